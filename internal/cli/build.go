@@ -1,0 +1,201 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/internal/layout"
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+func (a *app) buildCommand() *cobra.Command {
+	var o buildOptions
+	cmd := &cobra.Command{
+		Use:   "build -f DEFINITION",
+		Short: "build a bundle or a runtime from its definition",
+		Long: `Build fetches the sources of a definition, finds and locks the images, and packs it all
+into an artifact that is the same bytes on every machine.
+
+It prints the reference of the result with its digest. The result is tagged with its
+version. Images stay where they are until push or copy.`,
+		Example: `  krtpkg build -f runtime.yaml
+  krtpkg build -f bundles/contour --to oci:dist
+  krtpkg build -f runtime.yaml --to registry.example/krt/edge
+  krtpkg build -f runtime.yaml --source-mirror https://github.com/=./mirror/`,
+		GroupID: groupMake,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.build(cmd.Context(), o) },
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.definition, "file", "f", "", "definition to build: a file, or a folder with bundle.yaml or runtime.yaml")
+	flags.StringVar(&o.to, "to", "oci:dist", "where the result goes: oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]")
+	flags.StringSliceVar(&o.platforms, "platform", nil, "lock images to these platforms only, as os/arch[/variant]: changes digests, see the notes it prints")
+	_ = cmd.MarkFlagRequired("file")
+	outputFlag(cmd, &o.format)
+	return cmd
+}
+
+type buildOptions struct {
+	definition, to string
+	platforms      []string
+	format         ui.Format
+}
+
+func (a *app) build(ctx context.Context, o buildOptions) (err error) {
+	to, err := place.Parse(o.to)
+	if err != nil || to.Digest != "" {
+		return &usageError{errors.Join(err, fmt.Errorf("--to %s: want a place, with or without a tag", o.to))}
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	when, err := created(os.Getenv)
+	if err != nil {
+		return err
+	}
+	dir := to.Dir
+	if to.IsRegistry() {
+		if dir, err = os.MkdirTemp("", "krtpkg-build-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
+	store, err := layout.Create(dir)
+	if err != nil {
+		return err
+	}
+	resolver, err := images.ForPlatforms(client, client, store, o.platforms, a.ui.Progress("note:"))
+	if err != nil {
+		return &usageError{err}
+	}
+	built, err := build.Build(ctx, o.definition, build.Options{
+		Store:    store,
+		Images:   resolver,
+		Open:     opener(client),
+		Sources:  a.settings.sources,
+		Created:  when,
+		Progress: a.ui.Progress("built"),
+	})
+	if err != nil {
+		return err
+	}
+	if to.Tag == "" {
+		to.Tag = tagOf(built.Metadata().Version)
+	}
+	if to.IsRegistry() {
+		target, err := to.Create(ctx, client)
+		if err != nil {
+			return err
+		}
+		_, err = transfer.Copy(ctx, store, built.Descriptor, target, transfer.Options{
+			Origins: client, Tags: []string{to.Tag}, Progress: a.ui.Progress("push"),
+		})
+		if err != nil {
+			return err
+		}
+	} else if err := tagLayout(ctx, store, to, built); err != nil {
+		return err
+	}
+	return a.ui.Result(o.format, newBuiltView(to, built), func(w io.Writer) {
+		fmt.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)
+	})
+}
+
+// tagOf is the tag of a version: + is no character of tags, _ stands for it as in Helm.
+func tagOf(version string) string { return strings.ReplaceAll(version, "+", "_") }
+
+// tagLayout tags what was built, but takes no tag from another product: definitions that
+// are built into one folder often have equal versions.
+func tagLayout(ctx context.Context, store *layout.Store, to place.Place, built *build.Built) error {
+	at, err := store.Resolve(ctx, to.Tag)
+	if err != nil && !errors.Is(err, errdef.ErrNotFound) {
+		return err
+	}
+	if err == nil && at.Digest != built.Descriptor.Digest {
+		m, err := bundle.ReadManifest(ctx, store, at)
+		if err != nil && !errors.Is(err, bundle.ErrNotOurs) {
+			return err
+		}
+		if other := titleOf(m); other != built.Metadata().Name {
+			return fmt.Errorf("%s is taken by %s: build %s to a place of its own, such as --to oci:%s:%s-%s",
+				to, other, built.Metadata().Name, to.Dir, built.Metadata().Name, to.Tag)
+		}
+	}
+	return store.Tag(ctx, built.Descriptor, to.Tag)
+}
+
+func titleOf(m *ocispec.Manifest) string {
+	if m == nil {
+		return "something else"
+	}
+	return m.Annotations[ocispec.AnnotationTitle]
+}
+
+// opener opens bundles that a runtime names by reference; folders are relative to the
+// runtime's definition.
+func opener(client *registry.Client) func(context.Context, string, string) (content.Fetcher, ocispec.Descriptor, error) {
+	return func(ctx context.Context, ref, relativeTo string) (content.Fetcher, ocispec.Descriptor, error) {
+		p, err := place.Parse(ref)
+		if err != nil {
+			return nil, ocispec.Descriptor{}, err
+		}
+		if p.Dir != "" && !filepath.IsAbs(p.Dir) {
+			p.Dir = filepath.Join(relativeTo, p.Dir)
+		}
+		store, err := p.Open(ctx, client)
+		if err != nil {
+			return nil, ocispec.Descriptor{}, err
+		}
+		desc, err := p.Resolve(ctx, store)
+		return store, desc, err
+	}
+}
+
+// builtView is the result of build for programs.
+type builtView struct {
+	Reference string      `json:"reference"`
+	Digest    string      `json:"digest"`
+	Kind      string      `json:"kind"`
+	Name      string      `json:"name"`
+	Version   string      `json:"version"`
+	Bundles   []builtView `json:"bundles,omitempty"`
+	Images    int         `json:"images"`
+}
+
+func newBuiltView(at place.Place, b *build.Built) builtView {
+	m := b.Metadata()
+	v := builtView{Reference: at.String(), Digest: b.Descriptor.Digest.String(), Kind: bundle.KindBundle, Name: m.Name, Version: m.Version}
+	if b.Runtime == nil {
+		v.Images = len(b.Images.Digests())
+		return v
+	}
+	v.Kind = bundle.KindRuntime
+	seen := map[string]bool{}
+	for _, nested := range b.Bundles {
+		inner := at
+		inner.Tag, inner.Digest = "", nested.Descriptor.Digest
+		v.Bundles = append(v.Bundles, newBuiltView(inner, nested))
+		for _, d := range nested.Images.Digests() {
+			seen[d.DigestStr()] = true
+		}
+	}
+	v.Images = len(seen)
+	return v
+}

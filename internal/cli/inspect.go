@@ -1,0 +1,287 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+func (a *app) inspectCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "inspect REFERENCE",
+		Short: "show what is in a bundle or a runtime",
+		Long: `Inspect shows name, version, bundles by layer, sources, images and the signatures that
+there are. It verifies no signature: that is what verify does.`,
+		Example: `  krtpkg inspect registry.example/krt/edge:1.0.0
+  krtpkg inspect -o json oci:dist:1.0.0`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			view, err := a.look(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.ui.Result(format, view, view.text)
+		},
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+func (a *app) treeCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:     "tree REFERENCE",
+		Short:   "show a runtime as a tree of layers, bundles and images",
+		Example: `  krtpkg tree registry.example/krt/edge:1.0.0`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			view, err := a.look(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.ui.Result(format, view, view.tree)
+		},
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+// rootView is what inspect and tree show.
+type rootView struct {
+	Reference   string            `json:"reference"`
+	Kind        string            `json:"kind"`
+	Digest      string            `json:"digest"`
+	Metadata    bundle.Metadata   `json:"metadata"`
+	Annotations map[string]string `json:"annotations"`
+	Bundles     []bundleView      `json:"bundles"`
+	Signatures  []signatureView   `json:"signatures"`
+}
+
+type bundleView struct {
+	Name       string          `json:"name"`
+	Version    string          `json:"version"`
+	Digest     string          `json:"digest"`
+	Layer      int             `json:"layer"`
+	Category   string          `json:"category,omitempty"`
+	Kubernetes string          `json:"kubernetes,omitempty"`
+	Provides   []string        `json:"provides,omitempty"`
+	Requires   []string        `json:"requires,omitempty"`
+	Sources    []bundle.Source `json:"sources"`
+	Images     []imageView     `json:"images"`
+}
+
+type imageView struct {
+	Reference string `json:"reference"`
+	Image     string `json:"image"`
+}
+
+type signatureView struct {
+	Form   string `json:"form"`
+	Digest string `json:"digest"`
+}
+
+func (a *app) look(ctx context.Context, reference string) (*rootView, error) {
+	at, err := a.open(ctx, reference)
+	if err != nil {
+		return nil, err
+	}
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return nil, err
+	}
+	view := &rootView{
+		Reference: at.String(), Kind: bundle.KindBundle, Digest: at.root.Digest.String(),
+		Metadata: set.Root.Metadata(), Annotations: set.Root.Manifest.Annotations,
+		Signatures: []signatureView{},
+	}
+	if set.Root.Runtime != nil {
+		view.Kind = bundle.KindRuntime
+	}
+	for _, b := range set.Bundles {
+		view.Bundles = append(view.Bundles, newBundleView(b))
+	}
+	found, err := sign.Find(ctx, at.store, at.root)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range found {
+		view.Signatures = append(view.Signatures, signatureView{string(s.Form), s.Manifest.String()})
+	}
+	return view, nil
+}
+
+func newBundleView(b *bundle.Artifact) bundleView {
+	m, spec := b.Metadata(), b.Bundle.Spec
+	view := bundleView{
+		Name: m.Name, Version: m.Version, Digest: b.Descriptor.Digest.String(),
+		Layer: spec.Layer, Category: spec.Category, Kubernetes: spec.Kubernetes,
+		Provides: spec.Provides, Requires: spec.Requires, Sources: spec.Sources,
+		Images: []imageView{},
+	}
+	for _, locked := range b.Images {
+		view.Images = append(view.Images, imageView{locked.Reference, locked.Image.Name()})
+	}
+	return view
+}
+
+func (v *rootView) text(w io.Writer) {
+	m := v.Metadata
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(w, "%s\t%s\n", name, value)
+		}
+	}
+	row("Name", m.Name)
+	row("Version", m.Version)
+	row("Kind", v.Kind)
+	row("Digest", v.Digest)
+	row("Description", m.Description)
+	row("Licenses", m.Licenses)
+	row("Source", m.Source)
+	row("Revision", m.Revision)
+	row("Signatures", v.signatures())
+	fmt.Fprintf(w, "\nLAYER\tBUNDLE\tVERSION\tDIGEST\tREQUIRES\tIMAGES\n")
+	for _, b := range v.Bundles {
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\n", b.Layer, b.Name, b.Version, short(b.Digest), strings.Join(b.Requires, ","), len(b.Images))
+	}
+	fmt.Fprintf(w, "\nSOURCE\tSHA256\tBUNDLE\n")
+	for _, b := range v.Bundles {
+		for _, s := range b.Sources {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", s.Dir+s.File+s.URL, s.SHA256, b.Name)
+		}
+	}
+	fmt.Fprintf(w, "\nIMAGE\tLOCKED TO\tBUNDLE\n")
+	for _, b := range v.Bundles {
+		for _, i := range b.Images {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", i.Reference, i.Image[strings.Index(i.Image, "@")+1:], b.Name)
+		}
+	}
+}
+
+func (v *rootView) signatures() string {
+	if len(v.Signatures) == 0 {
+		return "none"
+	}
+	forms := make([]string, len(v.Signatures))
+	for i, s := range v.Signatures {
+		forms[i] = s.Form
+	}
+	return fmt.Sprintf("%d (%s), not verified here", len(forms), strings.Join(forms, ", "))
+}
+
+func (v *rootView) tree(w io.Writer) {
+	fmt.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, short(v.Digest))
+	byLayer := map[int][]bundleView{}
+	for _, b := range v.Bundles {
+		byLayer[b.Layer] = append(byLayer[b.Layer], b)
+	}
+	numbers := slices.Sorted(maps.Keys(byLayer))
+	for i, number := range numbers {
+		stem := branch(w, "", i == len(numbers)-1, fmt.Sprintf("%d %s", number, layers.Name(number)))
+		for j, b := range byLayer[number] {
+			inner := branch(w, stem, j == len(byLayer[number])-1, fmt.Sprintf("%s %s  %s", b.Name, b.Version, short(b.Digest)))
+			for k, image := range b.Images {
+				branch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, short(image.Image[strings.Index(image.Image, "@")+1:])))
+			}
+		}
+	}
+}
+
+// branch draws a line of a tree and gives the stem of what hangs on it.
+func branch(w io.Writer, stem string, last bool, text string) string {
+	if last {
+		fmt.Fprintf(w, "%s└── %s\n", stem, text)
+		return stem + "    "
+	}
+	fmt.Fprintf(w, "%s├── %s\n", stem, text)
+	return stem + "│   "
+}
+
+// short is a digest that people can tell from others.
+func short(digest string) string {
+	if i := strings.Index(digest, ":"); i >= 0 && len(digest) > i+13 {
+		return digest[:i+13]
+	}
+	return digest
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func (a *app) listCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "list PLACE",
+		Short: "list the versions of a runtime or bundle at a place",
+		Example: `  krtpkg list registry.example/krt/edge
+  krtpkg list oci:dist`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.list(cmd.Context(), args[0], format) },
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+type versionView struct {
+	Tag     string `json:"tag"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Kind    string `json:"kind"`
+	Digest  string `json:"digest"`
+}
+
+func (a *app) list(ctx context.Context, reference string, format ui.Format) error {
+	at, err := a.openPlace(ctx, reference)
+	if err != nil {
+		return err
+	}
+	views := []versionView{}
+	err = at.store.Tags(ctx, "", func(tags []string) error {
+		for _, tag := range tags {
+			if strings.HasPrefix(tag, "sha256-") { // signatures and referrers
+				continue
+			}
+			desc, err := at.store.Resolve(ctx, tag)
+			if err != nil {
+				return fmt.Errorf("%s: %w", at.At(tag), err)
+			}
+			m, err := bundle.ReadManifest(ctx, at.store, desc)
+			if errors.Is(err, bundle.ErrNotOurs) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			kind := bundle.KindBundle
+			if m.ArtifactType == bundle.TypeRuntime {
+				kind = bundle.KindRuntime
+			}
+			views = append(views, versionView{tag, titleOf(m), m.Annotations[ocispec.AnnotationVersion], kind, desc.Digest.String()})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.ui.Result(format, views, func(w io.Writer) {
+		fmt.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
+		for _, v := range views {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, short(v.Digest))
+		}
+	})
+}

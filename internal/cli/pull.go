@@ -1,0 +1,138 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+func (a *app) pullCommand() *cobra.Command {
+	var o struct {
+		dir   string
+		keys  []string
+		force bool
+	}
+	cmd := &cobra.Command{
+		Use:   "pull REFERENCE -o FOLDER",
+		Short: "fetch the content of a bundle or a runtime into a folder",
+		Long: `Pull writes the files of a bundle into a folder; those of a runtime's bundles go into
+bundles/NAME below it. With --key the signature is verified first.
+
+The folder must be new or empty. It appears under its name when everything is in it.`,
+		Example: `  krtpkg pull registry.example/krt/edge:1.0.0 -o edge
+  krtpkg pull --key cosign.pub registry.example/krt/edge:1.0.0 -o edge`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.pull(cmd.Context(), args[0], o.dir, o.keys)
+		},
+	}
+	cmd.Flags().StringVarP(&o.dir, "output", "o", "", "folder to write to")
+	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "public key to verify the signature with first")
+	_ = cmd.MarkFlagRequired("output")
+	return cmd
+}
+
+func (a *app) pull(ctx context.Context, reference, dir string, keys []string) error {
+	if err := checkEmpty(dir); err != nil {
+		return err
+	}
+	from, err := a.open(ctx, reference)
+	if err != nil {
+		return err
+	}
+	if len(keys) > 0 {
+		if _, err := a.verifyRoot(ctx, from, keys); err != nil {
+			return err
+		}
+	}
+	set, err := bundle.OpenSet(ctx, from.store, from.root)
+	if err != nil {
+		return err
+	}
+	n, err := write(set, dir)
+	if err != nil {
+		return err
+	}
+	a.ui.Say("%s: %s", from.pinned(), plural(n, "file"))
+	return nil
+}
+
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && len(entries) > 0 {
+		return fmt.Errorf("folder %s is not empty", dir)
+	}
+	return err
+}
+
+// write puts everything into a folder beside the target and renames that, so that the
+// target is whole or not there.
+func write(set *bundle.Set, dir string) (n int, err error) {
+	dir = filepath.Clean(dir)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return 0, err
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+"-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+	if n, err = writeFiles(temp, set); err != nil {
+		return n, err
+	}
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return n, err
+	}
+	// Only an empty folder is replaced: Remove refuses any other.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return n, err
+	}
+	return n, os.Rename(temp, dir)
+}
+
+func writeFiles(dir string, set *bundle.Set) (n int, err error) {
+	// Names were checked when the bundle was opened; a root holds them below the folder
+	// whatever they are.
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	put := func(prefix string, artifact *bundle.Artifact) error {
+		for _, f := range artifact.Tree() {
+			name := filepath.FromSlash(path.Join(prefix, f.Path))
+			if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+				return err
+			}
+			if err := root.WriteFile(name, f.Data, 0o644); err != nil {
+				return err
+			}
+			n++
+		}
+		return nil
+	}
+	if err := put("", set.Root); err != nil {
+		return n, err
+	}
+	if set.Root.Runtime == nil {
+		return n, nil
+	}
+	for _, b := range set.Bundles {
+		if err := put(path.Join("bundles", b.Metadata().Name), b); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}

@@ -1,0 +1,165 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+func (a *app) renderCommand() *cobra.Command {
+	var values string
+	var keys []string
+	cmd := &cobra.Command{
+		Use:   "render REFERENCE",
+		Short: "print the manifests that apply would send",
+		Long: `Render prints the manifests of every bundle in the order of apply, with the site's values
+filled in and the images relocated to where they are. With --key the signature is verified
+first.`,
+		Example: `  krtpkg render registry.example/krt/edge:1.0.0 --values site.yaml`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.render(cmd.Context(), args[0], values, keys)
+		},
+	}
+	valuesFlag(cmd, &values)
+	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key to verify the signature with first")
+	return cmd
+}
+
+func valuesFlag(cmd *cobra.Command, values *string) {
+	cmd.Flags().StringVar(values, "values", "", "file of the site's values: a mapping from bundle names to their values")
+}
+
+func (a *app) render(ctx context.Context, reference, values string, keys []string) error {
+	at, err := a.open(ctx, reference)
+	if err != nil {
+		return err
+	}
+	if len(keys) > 0 {
+		if _, err := a.verifyRoot(ctx, at, keys); err != nil {
+			return err
+		}
+	}
+	rendered, err := a.renderSet(ctx, at, values)
+	if err != nil {
+		return err
+	}
+	return a.ui.Result("", nil, func(w io.Writer) {
+		for _, b := range rendered.bundles {
+			for _, f := range b.files {
+				fmt.Fprintf(w, "---\n# %s/%s\n%s", b.Metadata().Name, f.Path, f.Data)
+				if n := len(f.Data); n > 0 && f.Data[n-1] != '\n' {
+					fmt.Fprintln(w)
+				}
+			}
+		}
+	})
+}
+
+// rendering is a root with every bundle's manifests as they go onto the cluster, in order.
+type rendering struct {
+	root    *bundle.Artifact
+	bundles []renderedBundle
+}
+
+type renderedBundle struct {
+	*bundle.Artifact
+	files []bundle.File
+}
+
+// renderSet opens what a reference leads to and renders every bundle.
+func (a *app) renderSet(ctx context.Context, at *opened, valuesFile string) (*rendering, error) {
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return nil, err
+	}
+	values, err := readValues(valuesFile, set)
+	if err != nil {
+		return nil, err
+	}
+	locate, err := a.locator(ctx, at, set)
+	if err != nil {
+		return nil, err
+	}
+	rendered := &rendering{root: set.Root}
+	for _, b := range set.Bundles {
+		files, err := render.Bundle(&b.Content, values, locate)
+		if err != nil {
+			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
+		rendered.bundles = append(rendered.bundles, renderedBundle{b, files})
+	}
+	return rendered, nil
+}
+
+func readValues(file string, set *bundle.Set) (*render.Values, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("values: %w", err)
+	}
+	values, err := render.ParseValues(file, data)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(set.Bundles))
+	for i, b := range set.Bundles {
+		names[i] = b.Metadata().Name
+	}
+	return values, values.Check(names)
+}
+
+// locator finds out where the images are: in the repository of the root, where push and
+// copy put them (the rule of imgpkg, so that kapp-controller comes to the same references),
+// or else at their origin, which is said.
+func (a *app) locator(ctx context.Context, at *opened, set *bundle.Set) (func(name.Digest) string, error) {
+	if !at.IsRegistry() {
+		return name.Digest.Name, nil
+	}
+	var wanted []name.Digest
+	for _, b := range set.Bundles {
+		wanted = append(wanted, b.Images.Digests()...)
+	}
+	beside := make([]bool, len(wanted))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i, image := range wanted {
+		group.Go(func() error {
+			_, err := at.store.Resolve(ctx, image.DigestStr())
+			beside[i] = err == nil
+			if errors.Is(err, errdef.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	here := map[string]bool{}
+	for i, image := range wanted {
+		here[image.DigestStr()] = beside[i]
+		if !beside[i] {
+			a.ui.Note("note: image %s is not in %s, it runs from its origin", image.Name(), at.Repository)
+		}
+	}
+	return func(image name.Digest) string {
+		if here[image.DigestStr()] {
+			return at.Repository + "@" + image.DigestStr()
+		}
+		return image.Name()
+	}, nil
+}

@@ -1,0 +1,155 @@
+// Package cli is the command line: a file a command, each of which parses its flags, calls
+// the library and renders what came back.
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/internal/ui"
+)
+
+// Run runs a command line and returns the exit code.
+func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	a := &app{ui: &ui.UI{In: in, Out: out, Err: errOut}}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	code, hint := explain(ctx, err)
+	if code == exitInterrupted {
+		a.ui.Note("interrupted")
+		return code
+	}
+	a.ui.Note("error: %v", err)
+	if hint != "" {
+		a.ui.Note("hint: %s", hint)
+	}
+	return code
+}
+
+// app is what commands share.
+type app struct {
+	ui       *ui.UI
+	settings settings
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "krtpkg",
+		Short: "bundle Kubernetes runtimes as signed OCI artifacts, carry them anywhere, apply them",
+		Long: `krtpkg assembles the components of a Kubernetes runtime into versioned, signed OCI
+artifacts, pushes them with all their images to any registry, and verifies and applies them
+with kapp on target clusters.
+
+References name a place:
+  registry.example/krt/edge:1.4.0    a registry
+  oci:./dist:1.4.0                   an OCI layout in a folder`,
+		Example: `  krtpkg build -f runtime.yaml
+  krtpkg push oci:dist:1.0.0 registry.example/krt/edge:1.0.0
+  krtpkg sign --key cosign.key registry.example/krt/edge:1.0.0
+  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+	})
+	a.settings.flags(root.PersistentFlags())
+	root.PersistentFlags().BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress, only results, notes and errors")
+	root.AddGroup(
+		&cobra.Group{ID: groupMake, Title: "Make and publish:"},
+		&cobra.Group{ID: groupTrust, Title: "Trust:"},
+		&cobra.Group{ID: groupLook, Title: "Look:"},
+		&cobra.Group{ID: groupCluster, Title: "On a cluster:"},
+	)
+	root.AddCommand(
+		a.buildCommand(), a.pushCommand(), a.copyCommand(), a.pullCommand(),
+		a.keygenCommand(), a.signCommand(), a.verifyCommand(),
+		a.inspectCommand(), a.treeCommand(), a.renderCommand(), a.schemaCommand(),
+		a.listCommand(), a.applyCommand(), a.statusCommand(), a.deleteCommand(),
+		a.versionCommand(),
+	)
+	for _, cmd := range root.Commands() {
+		cmd.Args = usageArgs(cmd.Args)
+	}
+	return root
+}
+
+const (
+	groupMake    = "make"
+	groupTrust   = "trust"
+	groupLook    = "look"
+	groupCluster = "cluster"
+)
+
+// usageArgs makes a wrong number of arguments a usage error.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return &usageError{fmt.Errorf("%w\nusage: %s", err, cmd.UseLine())}
+		}
+		return nil
+	}
+}
+
+// client reaches registries with the settings of the command line, the environment and the
+// config file.
+func (a *app) client() (*registry.Client, error) {
+	if err := a.settings.load(os.Getenv); err != nil {
+		return nil, err
+	}
+	options := a.settings.registry
+	options.UserAgent = "krtpkg/" + version()
+	return registry.New(options)
+}
+
+// released is set by the linker in releases.
+var released string
+
+// version is the release, or what the toolchain knows of the build.
+func version() string {
+	if released != "" {
+		return released
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "print the version",
+		Example: "  krtpkg version",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return a.ui.Result(format, map[string]string{"version": version()}, func(w io.Writer) {
+				fmt.Fprintf(w, "krtpkg %s\n", version())
+			})
+		},
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+func outputFlag(cmd *cobra.Command, format *ui.Format) {
+	cmd.Flags().VarP(format, "output", "o", "form of the result")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "text"}, cobra.ShellCompDirectiveNoFileComp))
+}

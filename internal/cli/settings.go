@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// settings are the flags that every command has. Each can also come from the environment
+// or from the config file; the command line comes before the environment, and that before
+// the file. Mirrors add up.
+type settings struct {
+	sourceMirrors []string
+	imageMirrors  []string
+
+	registry registry.Options
+	sources  source.Fetcher
+}
+
+// configFile is $KRTPKG_CONFIG, or krtpkg/config.yaml in the user's configuration folder.
+type configFile struct {
+	SourceMirrors []string `yaml:"sourceMirrors"`
+	ImageMirrors  []string `yaml:"imageMirrors"`
+	RegistryCA    string   `yaml:"registryCA"`
+}
+
+func (s *settings) flags(flags *pflag.FlagSet) {
+	flags.StringArrayVar(&s.sourceMirrors, "source-mirror", nil, "fetch source URLs that start with PREFIX from REPLACEMENT, an URL or a folder, as PREFIX=REPLACEMENT (also $KRTPKG_SOURCE_MIRROR)")
+	flags.StringArrayVar(&s.imageMirrors, "image-mirror", nil, "fetch images whose name starts with PREFIX (* for all) from REPLACEMENT, a registry or oci:FOLDER, as PREFIX=REPLACEMENT (also $KRTPKG_IMAGE_MIRROR)")
+	flags.StringVar(&s.registry.CAFile, "registry-ca", "", "file of certificate authorities to trust besides the system's (also $KRTPKG_REGISTRY_CA)")
+	flags.BoolVar(&s.registry.PlainHTTP, "plain-http", false, "speak HTTP without TLS to every registry")
+	flags.BoolVar(&s.registry.InsecureSkipTLSVerify, "insecure-skip-tls-verify", false, "accept any certificate of any registry")
+}
+
+// load completes the settings from the environment and the config file.
+func (s *settings) load(getenv func(string) string) error {
+	file, err := readConfig(getenv)
+	if err != nil {
+		return err
+	}
+	s.registry.CAFile = cmp.Or(s.registry.CAFile, getenv("KRTPKG_REGISTRY_CA"), file.RegistryCA)
+	for _, text := range concat(s.imageMirrors, getenv("KRTPKG_IMAGE_MIRROR"), file.ImageMirrors) {
+		mirror, err := registry.ParseMirror(text)
+		if err != nil {
+			return &usageError{err}
+		}
+		s.registry.Mirrors = append(s.registry.Mirrors, mirror)
+	}
+	for _, text := range concat(s.sourceMirrors, getenv("KRTPKG_SOURCE_MIRROR"), file.SourceMirrors) {
+		mirror, err := source.ParseMirror(text)
+		if err != nil {
+			return &usageError{err}
+		}
+		s.sources.Mirrors = append(s.sources.Mirrors, mirror)
+	}
+	if cache, err := os.UserCacheDir(); err == nil {
+		s.sources.Cache = filepath.Join(cache, "krtpkg", "sources")
+	}
+	return nil
+}
+
+// concat joins the values of flags, of a variable with commas, and of the file. The first
+// mirror of two for one prefix wins, so the order matters.
+func concat(flags []string, variable string, file []string) []string {
+	all := append([]string{}, flags...)
+	if variable != "" {
+		all = append(all, strings.Split(variable, ",")...)
+	}
+	return append(all, file...)
+}
+
+func readConfig(getenv func(string) string) (configFile, error) {
+	var config configFile
+	path := getenv("KRTPKG_CONFIG")
+	wanted := path != ""
+	if !wanted {
+		dir, err := os.UserConfigDir()
+		if err != nil {
+			return config, nil // no home, no file
+		}
+		path = filepath.Join(dir, "krtpkg", "config.yaml")
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !wanted {
+		return config, nil
+	}
+	if err != nil {
+		return config, fmt.Errorf("config file: %w", err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&config); err != nil && !errors.Is(err, io.EOF) {
+		return config, fmt.Errorf("config file %s: %w", path, err)
+	}
+	return config, nil
+}
+
+// created is the time that goes into artifacts (reproducible-builds.org/specs/source-date-epoch).
+func created(getenv func(string) string) (time.Time, error) {
+	text := getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Time{}, nil
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, &usageError{fmt.Errorf("SOURCE_DATE_EPOCH is %q, want seconds since 1970", text)}
+	}
+	return time.Unix(seconds, 0).UTC(), nil
+}

@@ -1,0 +1,164 @@
+// Package hack builds the programs that tests, the demo and the benchmarks need
+// (registries, clients, a control plane) from the modules under hack/, each pinned by
+// its own go.mod and go.sum, so that none of their dependencies reach users.
+//
+// Call [Build] with the name of a folder under hack/. The binary is kept in the user's
+// cache directory under a name that holds the hash of everything it is made from, so it is
+// built once a machine and rebuilt when a pin moves.
+package hack
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/lockedfile"
+	"golang.org/x/mod/modfile"
+)
+
+// Build returns the path of the program of hack/<name>, building it first if this machine
+// has not built these very inputs before.
+//
+// The folder is a Go module. If it has Go files, it is the program; otherwise the one
+// package of its go.mod's tool directive is. A file named ldflags adds linker flags.
+func Build(ctx context.Context, name string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(root, "hack", filepath.FromSlash(name))
+	sum, err := inputs(dir)
+	if err != nil {
+		return "", fmt.Errorf("hack/%s: %w", name, err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	cache = filepath.Join(cache, "krtpkg", "hack")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	base := filepath.Base(dir)
+	// A folder of its own for each build, so that the program keeps its plain name.
+	out := filepath.Join(cache, base+"-"+sum[:16], base)
+
+	// Test packages run side by side: one of them builds, the others wait for it.
+	unlock, err := lockedfile.MutexAt(filepath.Join(cache, base+".lock")).Lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(out); err == nil {
+		return out, nil
+	}
+	if err := build(ctx, dir, out); err != nil {
+		return "", fmt.Errorf("hack/%s: %w", name, err)
+	}
+	return out, nil
+}
+
+// Root is the top of the checkout: the nearest folder above the working directory that
+// holds hack/ and go.mod.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if isDir(filepath.Join(dir, "hack")) && isFile(filepath.Join(dir, "go.mod")) {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", fmt.Errorf("no checkout of krtpkg above the working directory: hack/ is needed to build test programs")
+		}
+		dir = parent
+	}
+}
+
+func build(ctx context.Context, dir, out string) error {
+	pkg, err := target(dir)
+	if err != nil {
+		return err
+	}
+	flags := "-s -w"
+	if extra, err := os.ReadFile(filepath.Join(dir, "ldflags")); err == nil {
+		flags += " " + strings.Join(strings.Fields(string(extra)), " ")
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", flags, "-o", out+".tmp", pkg)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", pkg, err, said.Bytes())
+	}
+	return os.Rename(out+".tmp", out)
+}
+
+// target is what go build is given: the folder itself, or the module's one tool.
+func target(dir string) (string, error) {
+	sources, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		return "", err
+	}
+	if len(sources) > 0 {
+		return ".", nil
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+	if err != nil {
+		return "", err
+	}
+	mod, err := modfile.Parse("go.mod", data, nil)
+	if err != nil {
+		return "", err
+	}
+	if len(mod.Tool) != 1 {
+		return "", fmt.Errorf("go.mod has %d tool directives, want one", len(mod.Tool))
+	}
+	return mod.Tool[0].Path, nil
+}
+
+// inputs is the hash over the module's files and the toolchain.
+func inputs(dir string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintln(h, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(h, rel, len(data))
+		h.Write(data)
+		return nil
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}

@@ -1,0 +1,191 @@
+// Package place reads what users type for where an artifact is: a registry's repository or
+// an OCI layout. [Parse] reads it, [Place.Open] gives the store behind it.
+package place
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/internal/layout"
+	"krtpkg.dev/krtpkg/internal/registry"
+)
+
+// Place is a parsed reference:
+//
+//	registry.example/krt/edge:1.4.0     a registry's repository
+//	oci:./dist:1.4.0                    an OCI layout's folder
+//
+// each with a tag, a digest (@sha256:…) or neither.
+type Place struct {
+	// Repository is host/path, or empty for a layout.
+	Repository string
+	// Dir is the layout's folder, or empty for a registry.
+	Dir string
+	// Tag and Digest are what is meant there; the digest wins.
+	Tag    string
+	Digest digest.Digest
+}
+
+// Store is the content of a place.
+type Store interface {
+	oras.GraphTarget
+	// Tags calls fn with the tags after last, in order, a page at a time.
+	Tags(ctx context.Context, last string, fn func(tags []string) error) error
+}
+
+// Parse reads a reference.
+func Parse(s string) (Place, error) {
+	if rest, ok := strings.CutPrefix(s, "oci:"); ok {
+		return parseLayout(s, rest)
+	}
+	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/") {
+		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout", s, s)
+	}
+	if s == "" || !strings.Contains(s, "/") {
+		return Place{}, fmt.Errorf("%q is no reference: want REGISTRY/REPOSITORY:TAG or oci:FOLDER:TAG", s)
+	}
+	p := Place{}
+	rest, pinned, hasDigest := strings.Cut(s, "@")
+	if hasDigest {
+		d, err := digest.Parse(pinned)
+		if err != nil {
+			return Place{}, fmt.Errorf("%q: %w", s, err)
+		}
+		p.Digest = d
+	}
+	repository := rest
+	if i := strings.LastIndex(rest, ":"); i > strings.LastIndex(rest, "/") {
+		repository, p.Tag = rest[:i], rest[i+1:]
+		if _, err := name.NewTag(rest, name.StrictValidation); err != nil {
+			return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+		}
+	}
+	repo, err := name.NewRepository(repository)
+	if err != nil {
+		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+	}
+	p.Repository = repo.Name()
+	return p, nil
+}
+
+func parseLayout(s, rest string) (Place, error) {
+	p := Place{}
+	rest, pinned, hasDigest := strings.Cut(rest, "@")
+	if hasDigest {
+		d, err := digest.Parse(pinned)
+		if err != nil {
+			return Place{}, fmt.Errorf("%q: %w", s, err)
+		}
+		p.Digest = d
+	}
+	p.Dir = rest
+	if i := strings.LastIndex(rest, ":"); i > strings.LastIndexAny(rest, `/\`) {
+		p.Dir, p.Tag = rest[:i], rest[i+1:]
+	}
+	if p.Dir == "" {
+		return Place{}, fmt.Errorf("%q names no folder: want oci:FOLDER or oci:FOLDER:TAG", s)
+	}
+	p.Dir = filepath.Clean(p.Dir)
+	return p, nil
+}
+
+// String is the reference as one would type it.
+func (p Place) String() string {
+	s := p.Location()
+	if p.Tag != "" {
+		s += ":" + p.Tag
+	}
+	if p.Digest != "" {
+		s += "@" + p.Digest.String()
+	}
+	return s
+}
+
+// Location is the place without its tag and digest.
+func (p Place) Location() string {
+	if p.Dir != "" {
+		return "oci:" + p.Dir
+	}
+	return p.Repository
+}
+
+// At is the place with another tag, and no digest.
+func (p Place) At(tag string) Place {
+	p.Tag, p.Digest = tag, ""
+	return p
+}
+
+// IsRegistry says whether the place is a registry's repository.
+func (p Place) IsRegistry() bool { return p.Repository != "" }
+
+// Open gives the store at a place that is there already.
+func (p Place) Open(ctx context.Context, client *registry.Client) (Store, error) {
+	if p.Dir != "" {
+		return layout.Open(p.Dir)
+	}
+	return client.Repository(ctx, p.Repository)
+}
+
+// Create gives the store at a place to write to; a layout is made if need be.
+func (p Place) Create(ctx context.Context, client *registry.Client) (Store, error) {
+	if p.Dir != "" {
+		return layout.Create(p.Dir)
+	}
+	return client.Repository(ctx, p.Repository)
+}
+
+// Resolve finds the manifest that the place means. Without tag and digest that is the only
+// tag there is.
+func (p Place) Resolve(ctx context.Context, store Store) (ocispec.Descriptor, error) {
+	reference := p.Tag
+	if p.Digest != "" {
+		reference = p.Digest.String()
+	}
+	if reference == "" {
+		only, err := p.onlyTag(ctx, store)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		reference = only
+	}
+	desc, err := store.Resolve(ctx, reference)
+	if errors.Is(err, errdef.ErrNotFound) {
+		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", p, errdef.ErrNotFound)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("resolve %s: %w", p, err)
+	}
+	return desc, nil
+}
+
+func (p Place) onlyTag(ctx context.Context, store Store) (string, error) {
+	if p.IsRegistry() {
+		return "", fmt.Errorf("%s names no version: want a tag or a digest, as in %s:1.0.0", p, path.Base(p.Repository))
+	}
+	var tags []string
+	err := store.Tags(ctx, "", func(page []string) error {
+		for _, tag := range page {
+			if !strings.HasPrefix(tag, "sha256-") { // signatures and referrers
+				tags = append(tags, tag)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	if len(tags) != 1 {
+		return "", fmt.Errorf("%s names no version, and there are %d: %s", p, len(tags), strings.Join(tags, ", "))
+	}
+	return tags[0], nil
+}

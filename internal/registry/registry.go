@@ -1,0 +1,295 @@
+// Package registry is the one place for how registries are reached: credentials, TLS,
+// plain HTTP, mirrors and retries. What it gives are oras-go targets.
+//
+// Make one [Client] a process and ask it for a [Client.Repository] to publish to or read
+// from, or for the [Client.Origin] of a workload image.
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"krtpkg.dev/krtpkg/internal/layout"
+)
+
+// Options say how to reach registries. The zero value follows the ecosystem's defaults:
+// docker's and podman's login files and credential helpers, the system's CAs and those in
+// certs.d, HTTPS but for registries on loopback that answer in plain HTTP, proxies from the
+// environment.
+type Options struct {
+	// PlainHTTP speaks HTTP without TLS to every registry.
+	PlainHTTP bool
+	// InsecureSkipTLSVerify accepts any certificate.
+	InsecureSkipTLSVerify bool
+	// CAFile holds more certificate authorities to trust, as PEM.
+	CAFile string
+	// Mirrors say where workload images are fetched from.
+	Mirrors []Mirror
+	// UserAgent is sent with each request.
+	UserAgent string
+}
+
+// Client reaches registries. It is safe for concurrent use.
+type Client struct {
+	options Options
+	roots   *x509.CertPool
+
+	mu    sync.Mutex
+	hosts map[string]*host
+}
+
+// host is what is known of one registry: found out once.
+type host struct {
+	once   sync.Once
+	client *auth.Client
+	plain  bool
+	err    error
+}
+
+// New makes a client.
+func New(options Options) (*Client, error) {
+	c := &Client{options: options, hosts: map[string]*host{}}
+	var err error
+	if c.roots, err = x509.SystemCertPool(); err != nil {
+		c.roots = x509.NewCertPool()
+	}
+	if options.CAFile != "" {
+		if err := addCAs(c.roots, options.CAFile); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func addCAs(pool *x509.CertPool, file string) error {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("%s holds no PEM certificate", file)
+	}
+	return nil
+}
+
+// Repository is a repository, named host/path.
+func (c *Client) Repository(ctx context.Context, repository string) (*remote.Repository, error) {
+	repo, err := remote.NewRepository(repository)
+	if err != nil {
+		return nil, fmt.Errorf("%q is no repository: %w", repository, err)
+	}
+	h, err := c.host(ctx, repo.Reference.Host())
+	if err != nil {
+		return nil, err
+	}
+	repo.Client = h.client
+	repo.PlainHTTP = h.plain
+	// Registries that keep referrers in a fallback tag rarely allow deletes; without this
+	// each push of a referrer there would end in an error.
+	repo.SkipReferrersGC = true
+	return repo, nil
+}
+
+func (c *Client) host(ctx context.Context, address string) (*host, error) {
+	c.mu.Lock()
+	h := c.hosts[address]
+	if h == nil {
+		h = &host{}
+		c.hosts[address] = h
+	}
+	c.mu.Unlock()
+	h.once.Do(func() { h.err = c.learn(ctx, address, h) })
+	return h, h.err
+}
+
+func (c *Client) learn(ctx context.Context, address string, h *host) error {
+	config, err := c.tls(address)
+	if err != nil {
+		return err
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.TLSClientConfig = config
+	transport.MaxIdleConnsPerHost = 16
+	h.client = &auth.Client{
+		Client:     &http.Client{Transport: retry.NewTransport(transport)},
+		Cache:      auth.NewCache(),
+		Credential: credential,
+		Header:     http.Header{},
+	}
+	if c.options.UserAgent != "" {
+		h.client.SetUserAgent(c.options.UserAgent)
+	}
+	h.plain = c.options.PlainHTTP || isLoopback(address) && speaksHTTP(ctx, transport, address)
+	return nil
+}
+
+// tls is the TLS configuration for a host, with the files that docker and podman read for
+// it: certs.d/HOST/*.crt are authorities, *.cert with *.key the client's certificate
+// (docs.docker.com/engine/security/certificates).
+func (c *Client) tls(address string) (*tls.Config, error) {
+	config := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		RootCAs:            c.roots,
+		InsecureSkipVerify: c.options.InsecureSkipTLSVerify,
+	}
+	for _, dir := range certDirs() {
+		dir = filepath.Join(dir, address)
+		authorities, _ := filepath.Glob(filepath.Join(dir, "*.crt"))
+		for _, file := range authorities {
+			if config.RootCAs == c.roots {
+				config.RootCAs = c.roots.Clone()
+			}
+			if err := addCAs(config.RootCAs, file); err != nil {
+				return nil, err
+			}
+		}
+		certificates, _ := filepath.Glob(filepath.Join(dir, "*.cert"))
+		for _, file := range certificates {
+			pair, err := tls.LoadX509KeyPair(file, strings.TrimSuffix(file, ".cert")+".key")
+			if err != nil {
+				return nil, fmt.Errorf("client certificate %s: %w", file, err)
+			}
+			config.Certificates = append(config.Certificates, pair)
+		}
+	}
+	return config, nil
+}
+
+func certDirs() []string {
+	dirs := []string{"/etc/docker/certs.d", "/etc/containers/certs.d"}
+	if config, err := os.UserConfigDir(); err == nil {
+		dirs = append(dirs, filepath.Join(config, "containers", "certs.d"))
+	}
+	return dirs
+}
+
+// credential asks docker's and podman's login files and credential helpers.
+func credential(ctx context.Context, address string) (auth.Credential, error) {
+	registry, err := name.NewRegistry(address, name.WeakValidation)
+	if err != nil {
+		return auth.EmptyCredential, err
+	}
+	authenticator, err := authn.Resolve(ctx, authn.DefaultKeychain, registry)
+	if err != nil {
+		return auth.EmptyCredential, fmt.Errorf("credentials for %s: %w", address, err)
+	}
+	config, err := authn.Authorization(ctx, authenticator)
+	if err != nil {
+		return auth.EmptyCredential, fmt.Errorf("credentials for %s: %w", address, err)
+	}
+	return auth.Credential{
+		Username: config.Username, Password: config.Password,
+		RefreshToken: config.IdentityToken, AccessToken: config.RegistryToken,
+	}, nil
+}
+
+func isLoopback(address string) bool {
+	hostname, _, err := net.SplitHostPort(address)
+	if err != nil {
+		hostname = address
+	}
+	ip := net.ParseIP(strings.Trim(hostname, "[]"))
+	return hostname == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// speaksHTTP tries TLS first, so that no credential ever goes out in the clear to a
+// registry that could do better.
+func speaksHTTP(ctx context.Context, transport *http.Transport, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/v2/", nil)
+	if err != nil {
+		return false
+	}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err == nil {
+		response.Body.Close()
+	}
+	return errors.Is(err, http.ErrSchemeMismatch)
+}
+
+// Mirror sends images whose name starts with Prefix elsewhere, and only there. Prefix "*"
+// is every image. Replacement is a registry with or without a path that the rest of the
+// name follows (the whole name for "*"), or oci:FOLDER, a layout whose tags are whole
+// references.
+type Mirror struct {
+	Prefix, Replacement string
+}
+
+// ParseMirror reads PREFIX=REPLACEMENT.
+func ParseMirror(s string) (Mirror, error) {
+	prefix, replacement, ok := strings.Cut(s, "=")
+	if !ok || prefix == "" || replacement == "" {
+		return Mirror{}, fmt.Errorf("image mirror %q: want PREFIX=REPLACEMENT", s)
+	}
+	return Mirror{strings.TrimSuffix(prefix, "/"), strings.TrimSuffix(replacement, "/")}, nil
+}
+
+// Origin is where an image is fetched from, a mirror or its own registry, and the reference
+// that it has there.
+func (c *Client) Origin(ctx context.Context, image name.Reference) (oras.ReadOnlyTarget, string, error) {
+	where := c.mirrored(image)
+	if dir, ok := strings.CutPrefix(where, "oci:"); ok {
+		store, err := layout.Open(dir)
+		if _, byDigest := image.(name.Digest); byDigest {
+			return store, image.Identifier(), err
+		}
+		return store, image.Name(), err
+	}
+	repo, err := c.Repository(ctx, where)
+	return repo, image.Identifier(), err
+}
+
+func (c *Client) mirrored(image name.Reference) string {
+	full := image.Context().Name()
+	var best Mirror
+	var where string
+	for _, m := range c.options.Mirrors {
+		prefix := m.Prefix
+		if prefix == "docker.io" || strings.HasPrefix(prefix, "docker.io/") {
+			prefix = "index." + prefix
+		}
+		rest, matches := strings.CutPrefix(full, prefix)
+		switch {
+		case m.Prefix == "*" && best.Prefix == "":
+			rest = "/" + full
+		case !matches || rest != "" && rest[0] != '/' || len(m.Prefix) <= len(best.Prefix):
+			continue
+		}
+		best, where = m, m.Replacement+rest
+		if strings.HasPrefix(m.Replacement, "oci:") {
+			where = m.Replacement
+		}
+	}
+	if best.Prefix == "" {
+		return full
+	}
+	return where
+}
+
+// Resolve finds the digest that a reference stands for now.
+func (c *Client) Resolve(ctx context.Context, image name.Reference) (ocispec.Descriptor, error) {
+	origin, reference, err := c.Origin(ctx, image)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return origin.Resolve(ctx, reference)
+}

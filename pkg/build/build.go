@@ -1,0 +1,338 @@
+// Package build makes artifacts of definitions: it fetches sources, finds and locks images,
+// puts bundles in order and packs it all into a store.
+//
+// Call [Build] with a definition's path.
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// Options are the parameters of a build.
+type Options struct {
+	// Store takes the artifacts. Nothing in it is tagged.
+	Store content.Storage
+	// Images resolves the references of workload images.
+	Images images.Resolver
+	// Open gives the place of a bundle that a runtime names by reference, and its
+	// descriptor. relativeTo is the folder of the runtime's definition.
+	Open func(ctx context.Context, ref, relativeTo string) (content.Fetcher, ocispec.Descriptor, error)
+	// Sources are the settings of fetching; its Dir is set here.
+	Sources source.Fetcher
+	// Created goes into the artifacts as their time; none when zero.
+	Created time.Time
+	// Progress takes events; nil drops them.
+	Progress progress.Func
+}
+
+// Built is a finished artifact.
+type Built struct {
+	Descriptor ocispec.Descriptor
+	*bundle.Content
+	// Bundles are the bundles of a runtime in the order to apply them.
+	Bundles []*Built
+}
+
+// definitionFiles are looked for when a path is a folder.
+var definitionFiles = []string{"runtime.yaml", "runtime.yml", "bundle.yaml", "bundle.yml"}
+
+// Build makes the artifact of the definition at a path: a file, or a folder that holds
+// bundle.yaml or runtime.yaml.
+func Build(ctx context.Context, definition string, o Options) (*Built, error) {
+	d, dir, err := read(definition)
+	if err != nil {
+		return nil, err
+	}
+	if d.Bundle != nil {
+		return o.bundle(ctx, d, dir)
+	}
+	return o.runtime(ctx, d, dir)
+}
+
+// Check reads a definition and, for a runtime, those of its bundles, and builds nothing.
+func read(definition string) (*bundle.Definition, string, error) {
+	file := definition
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		i := slices.IndexFunc(definitionFiles, func(f string) bool {
+			_, err := os.Stat(filepath.Join(definition, f))
+			return err == nil
+		})
+		if i < 0 {
+			return nil, "", fmt.Errorf("%s holds no definition: want a file named runtime.yaml or bundle.yaml", definition)
+		}
+		file = filepath.Join(definition, definitionFiles[i])
+	}
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("definition %s is not there", file)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	d, err := bundle.Parse(filepath.ToSlash(file), data)
+	return d, filepath.Dir(file), err
+}
+
+func (o Options) bundle(ctx context.Context, d *bundle.Definition, dir string) (*Built, error) {
+	o.Progress.Emit(progress.Event{Kind: progress.Started, Subject: d.Metadata().Name})
+	built := &bundle.Content{Bundle: d.Bundle}
+	fetcher := o.Sources
+	fetcher.Dir = dir
+	for i := range d.Bundle.Spec.Sources {
+		at := []any{"spec", "sources", i}
+		if err := addSource(ctx, &fetcher, built, &d.Bundle.Spec.Sources[i]); err != nil {
+			return nil, place(d, at, err)
+		}
+	}
+	wanted, err := references(built, d)
+	if err != nil {
+		return nil, err
+	}
+	if built.Images, err = images.Resolve(ctx, wanted, o.Images); err != nil {
+		return nil, err
+	}
+	return o.pack(ctx, built, nil)
+}
+
+// place puts an error at a field of the definition, unless it has a place of its own.
+func place(d *bundle.Definition, field []any, err error) error {
+	var placed *manifest.Error
+	if errors.As(err, &placed) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	at := d.Errorf(field, "%v", err)
+	at.Cause = err
+	return at
+}
+
+// addSource fetches a source into the content and pins it.
+func addSource(ctx context.Context, fetcher *source.Fetcher, built *bundle.Content, s *bundle.Source) error {
+	var tree *source.Tree
+	var err error
+	name := s.Dir + s.File + s.URL
+	switch {
+	case s.Dir != "":
+		tree, err = fetcher.Folder(s.Dir, s.Include, s.Exclude)
+	case s.File != "":
+		tree, err = fetcher.File(s.File)
+	default:
+		tree, err = fetcher.URL(ctx, s.URL, s.SHA256)
+	}
+	if err != nil {
+		return err
+	}
+	if s.SHA256 != "" && s.SHA256 != tree.SHA256 {
+		return &source.DigestError{Source: name, Got: tree.SHA256, Want: s.SHA256}
+	}
+	s.SHA256 = tree.SHA256
+	for _, f := range tree.Files {
+		target := path.Join(bundle.ConfigDir, s.Path, f.Path)
+		built.Files = append(built.Files, bundle.File{Path: target, Data: f.Data})
+		if s.Template == "" {
+			if err := checkManifest(path.Join(filepath.ToSlash(fetcher.Dir), name, f.Path), f.Data); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkManifest says whether every document of a file is a Kubernetes resource.
+func checkManifest(file string, data []byte) error {
+	parsed, err := manifest.Parse(file, data)
+	if err != nil {
+		return err
+	}
+	for _, doc := range parsed.Documents {
+		if err := parsed.CheckResource(doc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// references lists the images of what the target will render, with the defaults of the
+// templates' values, and those that the definition adds.
+func references(built *bundle.Content, d *bundle.Definition) ([]images.Want, error) {
+	rendered, err := render.Templates(built, nil)
+	if err != nil {
+		return nil, err
+	}
+	var wanted []images.Want
+	for _, f := range rendered {
+		parsed, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range parsed.Documents {
+			if err := parsed.CheckResource(doc); err != nil {
+				return nil, err
+			}
+		}
+		found, err := images.Find(parsed)
+		if err != nil {
+			return nil, err
+		}
+		for _, image := range found {
+			where := fmt.Sprintf("%s:%d:%d: %s", image.File, image.Line, image.Column, image.Resource)
+			wanted = append(wanted, images.Want{Image: image.Image, Where: where})
+		}
+	}
+	for i, extra := range d.Bundle.Spec.Images {
+		at := d.Errorf([]any{"spec", "images", i, "image"}, "spec.images")
+		wanted = append(wanted, images.Want{Image: extra.Image, Where: at.Error()})
+	}
+	return wanted, nil
+}
+
+func (o Options) pack(ctx context.Context, c *bundle.Content, bundles []*Built) (*Built, error) {
+	desc, err := c.Pack(ctx, o.Store, o.Created)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", c.Metadata().Name, c.Metadata().Version, err)
+	}
+	o.Progress.Emit(progress.Event{Kind: progress.Done, Subject: c.Metadata().Name, Detail: desc.Digest.String()})
+	return &Built{Descriptor: desc, Content: c, Bundles: bundles}, nil
+}
+
+func (o Options) runtime(ctx context.Context, d *bundle.Definition, dir string) (*Built, error) {
+	sources := d.Runtime.Spec.Bundles
+	bundles := make([]*Built, len(sources))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, s := range sources {
+		group.Go(func() (err error) {
+			if s.Path != "" {
+				bundles[i], err = o.nested(ctx, filepath.Join(dir, filepath.FromSlash(s.Path)))
+			} else {
+				bundles[i], err = o.fetch(ctx, s.Ref, dir)
+			}
+			if err != nil {
+				return place(d, []any{"spec", "bundles", i}, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	order, err := layers.Order(components(bundles), d.Runtime.Spec.Provided...)
+	if err != nil {
+		return nil, d.Errorf([]any{"spec", "bundles"}, "%v", err)
+	}
+	lock := &bundle.RuntimeLock{
+		APIVersion: bundle.APIVersion, Kind: bundle.KindRuntimeLock,
+		Metadata: d.Runtime.Metadata, Provided: d.Runtime.Spec.Provided,
+	}
+	built := &bundle.Content{Runtime: lock}
+	sorted := make([]*Built, len(order))
+	for i, at := range order {
+		b := bundles[at]
+		sorted[i] = b
+		spec := b.Bundle.Spec
+		lock.Bundles = append(lock.Bundles, bundle.LockedBundle{
+			Name: b.Bundle.Metadata.Name, Version: b.Bundle.Metadata.Version,
+			Layer: spec.Layer, Category: spec.Category, Digest: b.Descriptor.Digest.String(),
+			Provides: spec.Provides, Requires: spec.Requires,
+		})
+		image, err := nestedImage(b, sources[at])
+		if err != nil {
+			return nil, err
+		}
+		built.Images = append(built.Images, images.Locked{Image: image, Reference: image.Name()})
+	}
+	return o.pack(ctx, built, sorted)
+}
+
+// nestedRepository stands in the lock for the repository of a bundle that has been built
+// along with its runtime and has none of its own. No host is ever called so (RFC 2606):
+// the bundle is where the runtime is, by its digest.
+const nestedRepository = "krtpkg.invalid/bundles/"
+
+func nestedImage(b *Built, s bundle.BundleSource) (name.Digest, error) {
+	repository := nestedRepository + b.Bundle.Metadata.Name
+	if s.Ref != "" && !strings.HasPrefix(s.Ref, "oci:") {
+		return name.NewDigest(s.Ref)
+	}
+	return name.NewDigest(repository + "@" + b.Descriptor.Digest.String())
+}
+
+// nested builds a bundle of a runtime.
+func (o Options) nested(ctx context.Context, definition string) (*Built, error) {
+	d, dir, err := read(definition)
+	if err != nil {
+		return nil, err
+	}
+	if d.Bundle == nil {
+		return nil, d.Errorf([]any{"kind"}, "is a runtime: a runtime holds bundles only")
+	}
+	return o.bundle(ctx, d, dir)
+}
+
+// fetch brings a bundle that was built before into the store.
+func (o Options) fetch(ctx context.Context, ref, dir string) (*Built, error) {
+	from, desc, err := o.Open(ctx, ref, dir)
+	if err != nil {
+		return nil, err
+	}
+	artifact, err := bundle.Open(ctx, from, desc)
+	if err != nil {
+		return nil, fmt.Errorf("bundle %s: %w", ref, err)
+	}
+	if artifact.Bundle == nil {
+		return nil, fmt.Errorf("bundle %s: is a runtime: a runtime holds bundles only", ref)
+	}
+	for _, part := range []ocispec.Descriptor{artifact.Manifest.Config, artifact.Manifest.Layers[0], desc} {
+		if err := copyBlob(ctx, from, o.Store, part); err != nil {
+			return nil, fmt.Errorf("bundle %s: %w", ref, err)
+		}
+	}
+	return &Built{Descriptor: desc, Content: &artifact.Content}, nil
+}
+
+func copyBlob(ctx context.Context, from content.Fetcher, to content.Storage, desc ocispec.Descriptor) (err error) {
+	exists, err := to.Exists(ctx, desc)
+	if err != nil || exists {
+		return err
+	}
+	blob, err := from.Fetch(ctx, desc)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, blob.Close()) }()
+	return to.Push(ctx, desc, blob)
+}
+
+func components(bundles []*Built) []layers.Component {
+	list := make([]layers.Component, len(bundles))
+	for i, b := range bundles {
+		spec := b.Bundle.Spec
+		list[i] = layers.Component{
+			Name: b.Bundle.Metadata.Name, Layer: spec.Layer,
+			Provides: spec.Provides, Requires: spec.Requires,
+		}
+	}
+	return list
+}

@@ -1,0 +1,223 @@
+package bundle
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"gopkg.in/yaml.v3"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// ErrNotOurs says that a manifest is neither a bundle nor a runtime.
+var ErrNotOurs = errors.New("is no krtpkg bundle or runtime")
+
+// Artifact is an opened bundle or runtime.
+type Artifact struct {
+	// Descriptor is the manifest that was opened.
+	Descriptor ocispec.Descriptor
+	// Manifest is its parsed content.
+	Manifest ocispec.Manifest
+	Content
+	// all is every file of the layer, in its order.
+	all []File
+}
+
+// Tree is every file of the artifact, the locks included.
+func (a *Artifact) Tree() []File { return a.all }
+
+// Open reads a bundle or a runtime. Each byte is checked against the descriptor, so what
+// it returns can be trusted as far as the descriptor is. Content is capped at 512 MiB and
+// 100,000 files; anything but regular files and folders with confined names is an error.
+func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*Artifact, error) {
+	m, err := ReadManifest(ctx, store, desc)
+	if err != nil {
+		return nil, err
+	}
+	a := &Artifact{Descriptor: desc, Manifest: *m}
+	if err := a.read(ctx, store); err != nil {
+		return nil, fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	return a, nil
+}
+
+// ReadManifest reads the manifest of a bundle or runtime and nothing more. The error is
+// [ErrNotOurs] for a manifest of another kind.
+func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*ocispec.Manifest, error) {
+	if desc.Size > maxManifest {
+		return nil, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, maxManifest)
+	}
+	raw, err := content.FetchAll(ctx, store, desc)
+	if err != nil {
+		return nil, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, fmt.Errorf("%s: invalid manifest: %w", desc.Digest, err)
+	}
+	if m.ArtifactType != TypeBundle && m.ArtifactType != TypeRuntime {
+		return nil, fmt.Errorf("%s %w (artifactType %q, media type %s)", desc.Digest, ErrNotOurs, m.ArtifactType, desc.MediaType)
+	}
+	if len(m.Layers) != 1 || m.Layers[0].MediaType != mediaTypeLayer {
+		return nil, fmt.Errorf("%s: invalid manifest: want one layer of type %s", desc.Digest, mediaTypeLayer)
+	}
+	return &m, nil
+}
+
+func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) {
+	layer := a.Manifest.Layers[0]
+	if layer.Size > maxLayer {
+		return fmt.Errorf("layer %s of %d bytes is over the limit of %d", layer.Digest, layer.Size, maxLayer)
+	}
+	blob, err := store.Fetch(ctx, layer)
+	if err != nil {
+		return fmt.Errorf("read layer %s: %w", layer.Digest, err)
+	}
+	defer func() { err = errors.Join(err, blob.Close()) }()
+	verified := content.NewVerifyReader(blob, layer)
+	if a.all, err = unpack(verified); err != nil {
+		// The digest is the better reason: unpacking fails in odd ways on wrong bytes.
+		if _, drained := io.Copy(io.Discard, verified); drained == nil {
+			if wrong := verified.Verify(); wrong != nil {
+				return fmt.Errorf("layer %s: %w", layer.Digest, wrong)
+			}
+		}
+		return fmt.Errorf("layer %s: %w", layer.Digest, err)
+	}
+	if _, err := io.Copy(io.Discard, verified); err != nil {
+		return fmt.Errorf("read layer %s: %w", layer.Digest, err)
+	}
+	if err := verified.Verify(); err != nil {
+		return fmt.Errorf("layer %s: %w", layer.Digest, err)
+	}
+	return a.parse()
+}
+
+// unpack reads a tar+gzip stream into memory.
+func unpack(r io.Reader) ([]File, error) {
+	zip, err := gzip.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	seen := map[string]bool{}
+	left := int64(maxContent)
+	archive := tar.NewReader(zip)
+	for {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		name := strings.TrimSuffix(header.Name, "/")
+		switch {
+		case !confined(name) || path.Clean(name) != name:
+			return nil, fmt.Errorf("entry %q leaves the bundle", header.Name)
+		case header.Typeflag == tar.TypeDir:
+			continue
+		case header.Typeflag != tar.TypeReg:
+			return nil, fmt.Errorf("entry %q is neither file nor folder", header.Name)
+		case seen[name]:
+			return nil, fmt.Errorf("entry %q is there twice", header.Name)
+		case header.Size > left || len(files) == maxFiles:
+			return nil, fmt.Errorf("entry %q is over the limit of %d files and %d bytes", header.Name, maxFiles, maxContent)
+		}
+		seen[name] = true
+		left -= header.Size
+		data, err := io.ReadAll(archive)
+		if err != nil {
+			return nil, fmt.Errorf("entry %q: %w", header.Name, err)
+		}
+		files = append(files, File{name, data})
+	}
+}
+
+// parse reads the locks and keeps the rest as what the target renders.
+func (a *Artifact) parse() error {
+	var lock []byte
+	for _, f := range a.all {
+		var err error
+		switch f.Path {
+		case fileImages:
+			lock = f.Data
+		case fileBundle:
+			a.Bundle = &Bundle{}
+			err = unmarshal(f, a.Bundle)
+		case fileRuntime:
+			a.Runtime = &RuntimeLock{}
+			err = unmarshal(f, a.Runtime)
+		default:
+			if strings.HasPrefix(f.Path, ConfigDir+"/") {
+				a.Files = append(a.Files, f)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	switch {
+	case lock == nil:
+		return fmt.Errorf("%s is missing", fileImages)
+	case a.Manifest.ArtifactType == TypeBundle && (a.Bundle == nil || a.Runtime != nil):
+		return fmt.Errorf("%s is missing in a bundle", fileBundle)
+	case a.Manifest.ArtifactType == TypeRuntime && (a.Runtime == nil || a.Bundle != nil):
+		return fmt.Errorf("%s is missing in a runtime", fileRuntime)
+	}
+	var err error
+	if a.Images, err = images.UnmarshalLock(fileImages, lock); err != nil {
+		return err
+	}
+	return a.check()
+}
+
+// check holds the parts against each other: names go into the names of cluster objects
+// and folders, and every bundle of a runtime has to be in its lock.
+func (a *Artifact) check() error {
+	if m := a.Metadata(); !nameRule.MatchString(m.Name) {
+		return fmt.Errorf("name %q %s", m.Name, wanted["name"])
+	}
+	if a.Runtime == nil {
+		return nil
+	}
+	locked := map[string]bool{}
+	for _, d := range a.Images.Digests() {
+		locked[d.DigestStr()] = true
+	}
+	names := map[string]bool{}
+	for _, b := range a.Runtime.Bundles {
+		switch {
+		case !nameRule.MatchString(b.Name):
+			return fmt.Errorf("bundle name %q %s", b.Name, wanted["name"])
+		case names[b.Name]:
+			return fmt.Errorf("bundle %q is there twice", b.Name)
+		case !locked[b.Digest]:
+			return fmt.Errorf("bundle %s %s is not in %s", b.Name, b.Digest, fileImages)
+		}
+		names[b.Name] = true
+	}
+	return nil
+}
+
+// unmarshal reads a file that we wrote ourselves; a field of a newer version is an error,
+// since what it asks for would be left out without a word.
+func unmarshal(f File, into any) error {
+	decoder := yaml.NewDecoder(bytes.NewReader(f.Data))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(into); err != nil {
+		return &manifest.Error{File: f.Path, Problem: err.Error(), Hint: "made by a newer krtpkg?"}
+	}
+	return nil
+}

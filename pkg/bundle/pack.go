@@ -1,0 +1,246 @@
+package bundle
+
+import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"gopkg.in/yaml.v3"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/images"
+)
+
+// File is a file of an artifact. Path is relative and has slashes.
+type File struct {
+	Path string
+	Data []byte
+}
+
+// Content is everything that an artifact holds. Exactly one of Bundle and Runtime is set.
+type Content struct {
+	// Bundle is the definition as resolved: every source with its path and digest.
+	Bundle *Bundle
+	// Runtime is the runtime's lock.
+	Runtime *RuntimeLock
+	// Images are the workload images of a bundle, or the nested bundles of a runtime.
+	Images images.Lock
+	// Files are what the target renders, below config/.
+	Files []File
+}
+
+// Metadata is the content's name and version.
+func (c *Content) Metadata() Metadata {
+	if c.Bundle != nil {
+		return c.Bundle.Metadata
+	}
+	return c.Runtime.Metadata
+}
+
+// Pack writes the content to a store and returns its manifest's descriptor. The same
+// content gives the same bytes anywhere: entries are sorted, owners and modes are fixed,
+// and all times are created (the Unix epoch when zero), which goes into the image config
+// only when it is not zero.
+func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.Time) (ocispec.Descriptor, error) {
+	files, err := c.layout()
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	layer, diffID, err := compress(files, created)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	config, err := json.Marshal(c.config(diffID, created))
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	manifest := ocispec.Manifest{
+		Versioned:    specs.Versioned{SchemaVersion: 2},
+		MediaType:    ocispec.MediaTypeImageManifest,
+		ArtifactType: c.artifactType(),
+		Config:       content.NewDescriptorFromBytes(ocispec.MediaTypeImageConfig, config),
+		Layers:       []ocispec.Descriptor{content.NewDescriptorFromBytes(mediaTypeLayer, layer)},
+		Annotations:  c.annotations(),
+	}
+	raw, err := json.Marshal(manifest)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	root := content.NewDescriptorFromBytes(ocispec.MediaTypeImageManifest, raw)
+	for _, blob := range []struct {
+		desc ocispec.Descriptor
+		data []byte
+	}{{manifest.Config, config}, {manifest.Layers[0], layer}, {root, raw}} {
+		err := store.Push(ctx, blob.desc, bytes.NewReader(blob.data))
+		if err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
+			return ocispec.Descriptor{}, fmt.Errorf("write %s: %w", blob.desc.Digest, err)
+		}
+	}
+	root.ArtifactType = manifest.ArtifactType
+	return root, nil
+}
+
+func (c *Content) artifactType() string {
+	if c.Bundle != nil {
+		return TypeBundle
+	}
+	return TypeRuntime
+}
+
+// layout is every file of the layer, sorted by path.
+func (c *Content) layout() ([]File, error) {
+	lock, err := c.Images.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	about, err := c.imgpkgMetadata()
+	if err != nil {
+		return nil, err
+	}
+	files := []File{{fileImages, lock}, {fileImgpkg, about}}
+	var definition any = c.Bundle
+	name := fileBundle
+	if c.Runtime != nil {
+		definition, name = c.Runtime, fileRuntime
+	}
+	data, err := marshal(definition)
+	if err != nil {
+		return nil, err
+	}
+	files = append(files, File{name, data})
+	for _, f := range c.Files {
+		if !confined(f.Path) || path.Clean(f.Path) != f.Path {
+			return nil, fmt.Errorf("file %q has no place in a bundle", f.Path)
+		}
+		files = append(files, f)
+	}
+	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
+	for i := 1; i < len(files); i++ {
+		if files[i].Path == files[i-1].Path {
+			return nil, fmt.Errorf("two sources write the file %s", files[i].Path)
+		}
+	}
+	return files, nil
+}
+
+// imgpkgMetadata is imgpkg's own optional description
+// (carvel.dev/imgpkg/docs/latest/resources#bundle-metadata).
+func (c *Content) imgpkgMetadata() ([]byte, error) {
+	type named struct {
+		Name string `yaml:"name"`
+	}
+	return marshal(struct {
+		APIVersion string `yaml:"apiVersion"`
+		Kind       string `yaml:"kind"`
+		Metadata   named  `yaml:"metadata"`
+	}{"imgpkg.carvel.dev/v1alpha1", "Bundle", named{c.Metadata().Name}})
+}
+
+func marshal(value any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(value); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), encoder.Close()
+}
+
+// compress makes the layer and the digest of its tar stream.
+func compress(files []File, created time.Time) ([]byte, digest.Digest, error) {
+	var out bytes.Buffer
+	// The module's compressor, not the toolchain's: its output changes with go.mod only.
+	// Its header stays empty: no name, no time.
+	zip, err := gzip.NewWriterLevel(&out, gzip.DefaultCompression)
+	if err != nil {
+		return nil, "", err
+	}
+	diff := digest.SHA256.Digester()
+	archive := tar.NewWriter(io.MultiWriter(zip, diff.Hash()))
+	if created.IsZero() {
+		created = time.Unix(0, 0)
+	}
+	dirs := map[string]bool{".": true}
+	for _, f := range files {
+		if err := addDirs(archive, dirs, path.Dir(f.Path), created); err != nil {
+			return nil, "", err
+		}
+		header := &tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Mode: 0o644, Size: int64(len(f.Data)), ModTime: created, Format: tar.FormatPAX}
+		if err := archive.WriteHeader(header); err != nil {
+			return nil, "", err
+		}
+		if _, err := archive.Write(f.Data); err != nil {
+			return nil, "", err
+		}
+	}
+	if err := archive.Close(); err != nil {
+		return nil, "", err
+	}
+	if err := zip.Close(); err != nil {
+		return nil, "", err
+	}
+	return out.Bytes(), diff.Digest(), nil
+}
+
+func addDirs(archive *tar.Writer, done map[string]bool, dir string, created time.Time) error {
+	if done[dir] {
+		return nil
+	}
+	if err := addDirs(archive, done, path.Dir(dir), created); err != nil {
+		return err
+	}
+	done[dir] = true
+	return archive.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: created, Format: tar.FormatPAX})
+}
+
+func (c *Content) config(diffID digest.Digest, created time.Time) ocispec.Image {
+	labels := c.annotations()
+	labels[labelImgpkg] = "true"
+	config := ocispec.Image{
+		Config: ocispec.ImageConfig{Labels: labels},
+		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
+	}
+	if !created.IsZero() {
+		utc := created.UTC()
+		config.Created = &utc
+	}
+	return config
+}
+
+func (c *Content) annotations() map[string]string {
+	m := c.Metadata()
+	annotations := map[string]string{}
+	for key, value := range map[string]string{
+		ocispec.AnnotationTitle:       m.Name,
+		ocispec.AnnotationVersion:     m.Version,
+		ocispec.AnnotationDescription: m.Description,
+		ocispec.AnnotationLicenses:    m.Licenses,
+		ocispec.AnnotationSource:      m.Source,
+		ocispec.AnnotationRevision:    m.Revision,
+	} {
+		if value != "" {
+			annotations[key] = value
+		}
+	}
+	if c.Bundle != nil {
+		annotations[annotationLayer] = strconv.Itoa(c.Bundle.Spec.Layer)
+		if c.Bundle.Spec.Category != "" {
+			annotations[annotationCategory] = c.Bundle.Spec.Category
+		}
+	}
+	return annotations
+}

@@ -1,0 +1,457 @@
+package bundle
+
+import (
+	"bytes"
+	"cmp"
+	"embed"
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/agext/levenshtein"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// The schemas are generated from the Go types (go generate ./pkg/bundle) and are what
+// editors get: a definition is valid here if and only if it is valid there.
+//
+//go:generate go test -run TestSchemasAreCurrent -update .
+//go:embed schema/*.json
+var schemas embed.FS
+
+// Schema is the JSON schema (draft 2020-12) of definitions of a kind.
+func Schema(kind string) ([]byte, error) {
+	return schemas.ReadFile("schema/" + strings.ToLower(kind) + ".json")
+}
+
+// Definition is a parsed definition: exactly one of Bundle and Runtime is set.
+type Definition struct {
+	Bundle  *Bundle
+	Runtime *Runtime
+
+	file *manifest.File
+	root *yaml.Node
+}
+
+// Metadata is the definition's name and version.
+func (d *Definition) Metadata() Metadata {
+	if d.Bundle != nil {
+		return d.Bundle.Metadata
+	}
+	return d.Runtime.Metadata
+}
+
+// Errorf is an error at the place of a field, named by its path: "spec", "sources", 0, "url".
+func (d *Definition) Errorf(field []any, format string, args ...any) *manifest.Error {
+	return d.file.Errorf(find(d.root, field), format, args...)
+}
+
+// Parse reads a definition strictly: an unknown or mistyped field, a missing one and a
+// value that can't be are errors, each a [*manifest.Error] with its place; several are
+// joined, in the order of the file.
+func Parse(name string, data []byte) (*Definition, error) {
+	file, err := manifest.Parse(name, data)
+	if err != nil {
+		return nil, err
+	}
+	switch len(file.Documents) {
+	case 1:
+	case 0:
+		return nil, &manifest.Error{File: name, Problem: "the definition is empty", Hint: "want apiVersion, kind, metadata and spec"}
+	default:
+		return nil, file.Errorf(file.Documents[1], "a definition is one document, this is the second")
+	}
+	d := &Definition{file: file, root: file.Documents[0]}
+	if err := d.decode(); err != nil {
+		return nil, err
+	}
+	return d, d.check()
+}
+
+func (d *Definition) decode() error {
+	if d.root.Kind != yaml.MappingNode {
+		return d.file.Errorf(d.root, "a definition is a mapping with apiVersion, kind, metadata and spec")
+	}
+	kindNode := manifest.Get(d.root, "kind")
+	if kindNode == nil {
+		return d.file.Errorf(d.root, "kind is missing: want Bundle or Runtime")
+	}
+	var into any
+	switch kindNode.Value {
+	case KindBundle:
+		d.Bundle = &Bundle{}
+		into = d.Bundle
+	case KindRuntime:
+		d.Runtime = &Runtime{}
+		into = d.Runtime
+	default:
+		return d.file.Errorf(kindNode, "kind %q is no definition: want Bundle or Runtime", kindNode.Value)
+	}
+	if err := d.validate(kindNode.Value); err != nil {
+		return err
+	}
+	if err := d.root.Decode(into); err != nil {
+		return d.file.Errorf(d.root, "%v", err)
+	}
+	return nil
+}
+
+// validate holds the document against the schema of its kind.
+func (d *Definition) validate(kindName string) error {
+	schema, err := compiled(kindName)
+	if err != nil {
+		return err
+	}
+	value, err := d.plain(d.root)
+	if err != nil {
+		return err
+	}
+	err = schema.Validate(value)
+	var invalid *jsonschema.ValidationError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	var found []*manifest.Error
+	d.explain(invalid, schema, &found)
+	return join(found)
+}
+
+var compiled = func() func(string) (*jsonschema.Schema, error) {
+	var mu sync.Mutex
+	known := map[string]*jsonschema.Schema{}
+	return func(kindName string) (*jsonschema.Schema, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if s := known[kindName]; s != nil {
+			return s, nil
+		}
+		data, err := Schema(kindName)
+		if err != nil {
+			return nil, err
+		}
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+		if err != nil {
+			return nil, err
+		}
+		compiler := jsonschema.NewCompiler()
+		if err := compiler.AddResource(kindName, doc); err != nil {
+			return nil, err
+		}
+		schema, err := compiler.Compile(kindName)
+		if err != nil {
+			return nil, err
+		}
+		known[kindName] = schema
+		return schema, nil
+	}
+}()
+
+// plain turns nodes into the values that the schema library knows. Aliases are refused:
+// definitions are short, and an alias can make one endlessly long.
+func (d *Definition) plain(node *yaml.Node) (any, error) {
+	switch node.Kind {
+	case yaml.MappingNode:
+		m := make(map[string]any, len(node.Content)/2)
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			value, err := d.plain(node.Content[i+1])
+			if err != nil {
+				return nil, err
+			}
+			m[node.Content[i].Value] = value
+		}
+		return m, nil
+	case yaml.SequenceNode:
+		s := make([]any, len(node.Content))
+		for i, item := range node.Content {
+			value, err := d.plain(item)
+			if err != nil {
+				return nil, err
+			}
+			s[i] = value
+		}
+		return s, nil
+	case yaml.ScalarNode:
+		var value any
+		if err := node.Decode(&value); err != nil {
+			return nil, d.file.Errorf(node, "%v", err)
+		}
+		if _, isTime := value.(fmt.Stringer); isTime { // an unquoted date
+			return node.Value, nil
+		}
+		return value, nil
+	}
+	return nil, d.file.Errorf(node, "aliases are not allowed in a definition")
+}
+
+// explain collects an error for each leaf of the schema library's tree of causes.
+func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.Schema, found *[]*manifest.Error) {
+	for _, cause := range e.Causes {
+		d.explain(cause, schema, found)
+	}
+	if len(e.Causes) > 0 {
+		return
+	}
+	field := make([]any, len(e.InstanceLocation))
+	for i, token := range e.InstanceLocation {
+		field[i] = token
+	}
+	node := find(d.root, field)
+	name := strings.Join(e.InstanceLocation, ".")
+	last := ""
+	if len(field) > 0 {
+		last = e.InstanceLocation[len(field)-1]
+	}
+	switch k := e.ErrorKind.(type) {
+	case *kind.AdditionalProperties:
+		for _, unknown := range k.Properties {
+			problem := d.file.Errorf(key(node, unknown), "unknown field %q", unknown)
+			if near := nearest(unknown, fields(schema, e.InstanceLocation)); near != "" {
+				problem.Hint = fmt.Sprintf("did you mean %q?", near)
+			}
+			*found = append(*found, problem)
+		}
+	case *kind.Required:
+		for _, missing := range k.Missing {
+			*found = append(*found, d.file.Errorf(node, "%s is missing", strings.TrimPrefix(name+"."+missing, ".")))
+		}
+	case *kind.Type:
+		*found = append(*found, d.file.Errorf(node, "%s is %s, want %s", name, article(k.Got), article(strings.Join(k.Want, " or "))))
+	case *kind.Pattern:
+		problem := d.file.Errorf(node, "%s %q %s", name, k.Got, cmp.Or(wanted[last], "does not match "+k.Want))
+		*found = append(*found, problem)
+	case *kind.Enum:
+		*found = append(*found, d.file.Errorf(node, "%s is %v, want %s", name, k.Got, list(k.Want)))
+	case *kind.MinItems, *kind.MinLength:
+		*found = append(*found, d.file.Errorf(node, "%s is empty", name))
+	case *kind.Minimum, *kind.Maximum:
+		*found = append(*found, d.file.Errorf(node, "%s is %s, want a number from 0 to 6", name, node.Value))
+	default:
+		*found = append(*found, d.file.Errorf(node, "%s: %v", name, e))
+	}
+}
+
+// nameRule is the pattern of Metadata.Name.
+var nameRule = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// wanted says in words what the pattern of a field wants.
+var wanted = map[string]string{
+	"name":     "is no name: want lower-case letters, digits and dashes, at most 63",
+	"version":  "is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1",
+	"category": "is no category: want lower-case letters, digits and dashes",
+	"url":      "is no https URL",
+	"sha256":   "is no sha256 digest: want 64 hexadecimal digits in lower case",
+	"ref":      "is not pinned: want repository@sha256:… or oci:folder@sha256:…",
+}
+
+// check holds the definition against the rules that a schema can't express.
+func (d *Definition) check() error {
+	var found []*manifest.Error
+	report := func(field []any, format string, args ...any) {
+		found = append(found, d.Errorf(field, format, args...))
+	}
+	if _, err := semver.StrictNewVersion(d.Metadata().Version); err != nil {
+		report([]any{"metadata", "version"}, "metadata.version %q %s", d.Metadata().Version, wanted["version"])
+	}
+	if d.Bundle != nil {
+		d.checkBundle(report)
+	} else {
+		d.checkRuntime(report)
+	}
+	return join(found)
+}
+
+func (d *Definition) checkBundle(report func([]any, string, ...any)) {
+	spec := &d.Bundle.Spec
+	if spec.Kubernetes != "" {
+		if _, err := semver.NewConstraint(spec.Kubernetes); err != nil {
+			report([]any{"spec", "kubernetes"}, "spec.kubernetes %q is no version range, such as \">=1.29 <1.35\"", spec.Kubernetes)
+		}
+	}
+	paths := map[string]int{}
+	for i := range spec.Sources {
+		s := &spec.Sources[i]
+		at := func(field string) []any { return []any{"spec", "sources", i, field} }
+		if count(s.Dir, s.File, s.URL) != 1 {
+			report([]any{"spec", "sources", i}, "a source wants exactly one of dir, file and url")
+			continue
+		}
+		if s.URL != "" && s.SHA256 == "" {
+			report(at("url"), "source %s has no sha256: what comes over a network is pinned by digest", s.URL)
+		}
+		for field, value := range map[string]string{"dir": s.Dir, "file": s.File, "path": s.Path} {
+			if value != "" && !confined(value) {
+				report(at(field), "%s %q leaves its folder: want a relative path without ..", field, value)
+			}
+		}
+		if s.Dir == "" && len(s.Include)+len(s.Exclude) > 0 {
+			report([]any{"spec", "sources", i}, "include and exclude go with dir")
+		}
+		if s.Path == "" {
+			s.Path = landing(s)
+		}
+		if first, taken := paths[s.Path]; taken {
+			report([]any{"spec", "sources", i}, "sources %d and %d both go to config/%s: give one of them a path", first+1, i+1, s.Path)
+		}
+		paths[s.Path] = i
+	}
+	images := map[string]bool{}
+	for i, extra := range spec.Images {
+		if images[extra.Image] {
+			report([]any{"spec", "images", i, "image"}, "image %q is there twice", extra.Image)
+		}
+		images[extra.Image] = true
+	}
+}
+
+func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
+	seen := map[BundleSource]bool{}
+	for i, b := range d.Runtime.Spec.Bundles {
+		at := []any{"spec", "bundles", i}
+		if count(b.Path, b.Ref) != 1 {
+			report(at, "a bundle wants exactly one of path and ref")
+		}
+		if seen[b] {
+			report(at, "bundle %s is there twice", b.Path+b.Ref)
+		}
+		seen[b] = true
+		if path.IsAbs(b.Path) {
+			report(append(at, "path"), "path %q is absolute: the definition would build on this machine only", b.Path)
+		}
+	}
+}
+
+// landing is the folder or file below config/ that a source goes to by default.
+func landing(s *Source) string {
+	for _, from := range []string{s.Dir, s.File, s.URL} {
+		if from != "" && path.Base(from) != "." {
+			return path.Base(from)
+		}
+	}
+	return "manifests"
+}
+
+// confined says whether a slash-separated path stays below the folder it starts in.
+func confined(p string) bool {
+	return !path.IsAbs(p) && !strings.Contains(p, "\\") &&
+		!slices.Contains(strings.Split(p, "/"), "..")
+}
+
+func count(values ...string) (n int) {
+	for _, v := range values {
+		if v != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// find follows keys and indexes to a node; where a step is missing, the last node there is.
+func find(node *yaml.Node, field []any) *yaml.Node {
+	for _, step := range field {
+		var next *yaml.Node
+		switch node.Kind {
+		case yaml.MappingNode:
+			next = manifest.Get(node, fmt.Sprint(step))
+		case yaml.SequenceNode:
+			if i, err := strconv.Atoi(fmt.Sprint(step)); err == nil && i < len(node.Content) {
+				next = node.Content[i]
+			}
+		}
+		if next == nil {
+			return node
+		}
+		node = next
+	}
+	return node
+}
+
+// key is the node of a mapping's key itself.
+func key(mapping *yaml.Node, name string) *yaml.Node {
+	for i := 0; i < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Value == name {
+			return mapping.Content[i]
+		}
+	}
+	return mapping
+}
+
+// fields are the names that the schema knows at a place.
+func fields(schema *jsonschema.Schema, location []string) []string {
+	for _, token := range append([]string{""}, location...) {
+		if token != "" {
+			if item, isSchema := schema.Items2020, schema.Items2020 != nil; isSchema && isIndex(token) {
+				schema = item
+			} else {
+				schema = schema.Properties[token]
+			}
+		}
+		for schema != nil && schema.Ref != nil {
+			schema = schema.Ref
+		}
+		if schema == nil {
+			return nil
+		}
+	}
+	names := make([]string, 0, len(schema.Properties))
+	for name := range schema.Properties {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func isIndex(token string) bool {
+	_, err := strconv.Atoi(token)
+	return err == nil
+}
+
+// nearest is the name that a mistyped one was probably meant to be, or "".
+func nearest(typed string, names []string) string {
+	best, score := "", 0.6
+	for _, name := range names {
+		if s := levenshtein.Match(strings.ToLower(typed), strings.ToLower(name), nil); s > score {
+			best, score = name, s
+		}
+	}
+	return best
+}
+
+func article(what string) string {
+	if what == "null" {
+		return "empty"
+	}
+	if strings.ContainsAny(what[:1], "aeiou") {
+		return "an " + what
+	}
+	return "a " + what
+}
+
+func list(values []any) string {
+	words := make([]string, len(values))
+	for i, v := range values {
+		words[i] = fmt.Sprint(v)
+	}
+	return strings.Join(words, " or ")
+}
+
+// join sorts errors by place, so that the same file always gives the same text.
+func join(found []*manifest.Error) error {
+	slices.SortStableFunc(found, func(a, b *manifest.Error) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Problem, b.Problem))
+	})
+	all := make([]error, len(found))
+	for i, e := range found {
+		all[i] = e
+	}
+	return errors.Join(all...)
+}

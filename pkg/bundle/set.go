@@ -1,0 +1,73 @@
+package bundle
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/content"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// ReadStore is where artifacts are read from.
+type ReadStore interface {
+	content.Fetcher
+	content.Resolver
+}
+
+// Set is an opened root with its bundles.
+type Set struct {
+	// Root is the bundle or runtime that was asked for.
+	Root *Artifact
+	// Bundles are a runtime's bundles in the order to apply them; a bundle's own are
+	// itself.
+	Bundles []*Artifact
+}
+
+// Name is the name of the runtime or bundle.
+func (s *Set) Name() string { return s.Root.Metadata().Name }
+
+// OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest.
+func OpenSet(ctx context.Context, store ReadStore, root ocispec.Descriptor) (*Set, error) {
+	opened, err := Open(ctx, store, root)
+	if err != nil {
+		return nil, err
+	}
+	if opened.Bundle != nil {
+		return &Set{Root: opened, Bundles: []*Artifact{opened}}, nil
+	}
+	locked := opened.Runtime.Bundles
+	set := &Set{Root: opened, Bundles: make([]*Artifact, len(locked))}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i, b := range locked {
+		group.Go(func() (err error) {
+			if set.Bundles[i], err = openLocked(ctx, store, b); err != nil {
+				return fmt.Errorf("bundle %s %s: %w", b.Name, b.Version, err)
+			}
+			return nil
+		})
+	}
+	return set, group.Wait()
+}
+
+func openLocked(ctx context.Context, store ReadStore, b LockedBundle) (*Artifact, error) {
+	desc, err := store.Resolve(ctx, b.Digest)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := Open(ctx, store, desc)
+	if err != nil {
+		return nil, err
+	}
+	if opened.Bundle == nil {
+		return nil, fmt.Errorf("%s is no bundle", desc.Digest)
+	}
+	spec, m := opened.Bundle.Spec, opened.Metadata()
+	if m.Name != b.Name || m.Version != b.Version || spec.Layer != b.Layer {
+		return nil, fmt.Errorf("%s is %s %s of layer %d, the runtime's lock has %s %s of layer %d",
+			desc.Digest, m.Name, m.Version, spec.Layer, b.Name, b.Version, b.Layer)
+	}
+	return opened, nil
+}

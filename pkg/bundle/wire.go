@@ -1,0 +1,42 @@
+// Package bundle is what a bundle and a runtime are: their definitions, their form as OCI
+// artifacts, and how these are made and opened. It knows no network and no cluster.
+//
+// Call [Parse] to read a definition, [Content.Pack] to make an artifact, [Open] to read one.
+package bundle
+
+// Media types and annotations of the wire format.
+const (
+	// TypeBundle is the artifactType of a bundle's manifest.
+	TypeBundle = "application/vnd.krtpkg.bundle.v1"
+	// TypeRuntime is the artifactType of a runtime's manifest.
+	TypeRuntime = "application/vnd.krtpkg.runtime.v1"
+	// TypeClosure is the artifactType of the index over everything that a root needs.
+	TypeClosure = "application/vnd.krtpkg.closure.v1"
+
+	// mediaTypeLayer is Docker's: imgpkg copies no other, and every registry and client
+	// takes it in an OCI manifest.
+	mediaTypeLayer = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+	// labelImgpkg is the config label by which imgpkg and kapp-controller know a bundle.
+	labelImgpkg = "dev.carvel.imgpkg.bundle"
+
+	annotationLayer    = "dev.krtpkg.layer"
+	annotationCategory = "dev.krtpkg.category"
+)
+
+// Files inside the layer.
+const (
+	fileImages  = ".imgpkg/images.yml"
+	fileImgpkg  = ".imgpkg/bundle.yml"
+	fileBundle  = ".krtpkg/bundle.yaml"
+	fileRuntime = ".krtpkg/runtime.yaml"
+	// ConfigDir is the folder of what the target renders.
+	ConfigDir = "config"
+)
+
+// Limits on artifacts that come from outside.
+const (
+	maxManifest = 4 << 20   // as registries have it
+	maxLayer    = 256 << 20 // compressed
+	maxContent  = 512 << 20 // all files of an artifact, unpacked
+	maxFiles    = 100_000
+)

@@ -1,0 +1,184 @@
+package images
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// Locked is one image of a [Lock].
+type Locked struct {
+	// Image is the image by digest, repository@sha256:….
+	Image name.Digest
+	// Reference is the reference as the author wrote it.
+	Reference string
+}
+
+// Lock names images by digest, ordered by Reference. On the wire it is imgpkg's ImagesLock
+// (imgpkg.carvel.dev/v1alpha1, carvel.dev/imgpkg/docs/latest/resources).
+type Lock []Locked
+
+// Resolver knows the digest that a reference stands for now.
+type Resolver interface {
+	Resolve(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error)
+}
+
+// Want is a reference to lock and where it was found, for errors.
+type Want struct {
+	Image string
+	Where string
+}
+
+// ParseReference reads a reference as container runtimes do: without a registry it is
+// Docker Hub's, without a tag :latest.
+func ParseReference(image string) (name.Reference, error) {
+	ref, err := name.ParseReference(image)
+	if err != nil {
+		return nil, fmt.Errorf("%q is no image reference: %w", image, err)
+	}
+	return ref, nil
+}
+
+// Resolve locks every wanted reference, each distinct one once and several at a time.
+func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error) {
+	first := map[string]string{}
+	for _, w := range wanted {
+		if _, known := first[w.Image]; !known {
+			first[w.Image] = w.Where
+		}
+	}
+	lock := make(Lock, 0, len(first))
+	for image := range first {
+		lock = append(lock, Locked{Reference: image})
+	}
+	lock.sort()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i := range lock {
+		group.Go(func() error {
+			image := lock[i].Reference
+			ref, err := ParseReference(image)
+			if err != nil {
+				return fmt.Errorf("%s: %w", first[image], err)
+			}
+			desc, err := resolver.Resolve(ctx, ref)
+			if err != nil {
+				return fmt.Errorf("%s: image %s: %w", first[image], image, err)
+			}
+			lock[i].Image = ref.Context().Digest(desc.Digest.String())
+			return nil
+		})
+	}
+	return lock, group.Wait()
+}
+
+func (l Lock) sort() {
+	slices.SortFunc(l, func(a, b Locked) int { return cmp.Compare(a.Reference, b.Reference) })
+}
+
+// Digests are the distinct images, in order of their names.
+func (l Lock) Digests() []name.Digest {
+	var digests []name.Digest
+	seen := map[string]bool{}
+	for _, locked := range l {
+		if d := locked.Image.DigestStr(); !seen[d] {
+			seen[d] = true
+			digests = append(digests, locked.Image)
+		}
+	}
+	return digests
+}
+
+// The wire format. It is parsed strictly by imgpkg: not one field more.
+type imagesLock struct {
+	APIVersion string        `yaml:"apiVersion"`
+	Kind       string        `yaml:"kind"`
+	Images     []lockedImage `yaml:"images"`
+}
+
+type lockedImage struct {
+	Image       string            `yaml:"image"`
+	Annotations map[string]string `yaml:"annotations,omitempty"`
+}
+
+const (
+	lockAPIVersion = "imgpkg.carvel.dev/v1alpha1"
+	lockKind       = "ImagesLock"
+	// idAnnotation holds the reference that kbld and krtpkg replace.
+	idAnnotation = "kbld.carvel.dev/id"
+)
+
+// Marshal writes the lock as an ImagesLock.
+func (l Lock) Marshal() ([]byte, error) {
+	wire := imagesLock{APIVersion: lockAPIVersion, Kind: lockKind, Images: []lockedImage{}}
+	for _, locked := range l {
+		wire.Images = append(wire.Images, lockedImage{
+			Image:       locked.Image.Name(),
+			Annotations: map[string]string{idAnnotation: locked.Reference},
+		})
+	}
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(wire); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), encoder.Close()
+}
+
+// UnmarshalLock reads an ImagesLock. An image without a digest is an error.
+func UnmarshalLock(file string, data []byte) (Lock, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	decoder.KnownFields(true)
+	var wire imagesLock
+	if err := decoder.Decode(&wire); err != nil && err != io.EOF {
+		return nil, &manifest.Error{File: file, Problem: err.Error()}
+	}
+	if wire.APIVersion != lockAPIVersion || wire.Kind != lockKind {
+		return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("is %s %s, want %s %s", wire.APIVersion, wire.Kind, lockAPIVersion, lockKind)}
+	}
+	lock := make(Lock, 0, len(wire.Images))
+	for _, image := range wire.Images {
+		digest, err := name.NewDigest(image.Image)
+		if err != nil {
+			return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("image %q is not pinned by digest: %v", image.Image, err)}
+		}
+		lock = append(lock, Locked{Image: digest, Reference: cmp.Or(image.Annotations[idAnnotation], image.Image)})
+	}
+	lock.sort()
+	return lock, nil
+}
+
+// Relocate replaces each image that Find finds in the file by what the lock names, at the
+// place that locate gives for it, and returns the new bytes. An image that is not locked
+// is an error: nothing outside the lock is ever run.
+func (l Lock) Relocate(f *manifest.File, locate func(name.Digest) string) ([]byte, error) {
+	found, err := Find(f)
+	if err != nil {
+		return nil, err
+	}
+	byReference := make(map[string]name.Digest, len(l))
+	for _, locked := range l {
+		byReference[locked.Reference] = locked.Image
+	}
+	for _, image := range found {
+		locked, ok := byReference[image.Image]
+		if !ok {
+			return nil, f.Errorf(image.node, "%s: image %q is not in the image lock", image.Resource, image.Image)
+		}
+		if err := f.Replace(image.node, locate(locked)); err != nil {
+			return nil, err
+		}
+	}
+	return f.Bytes(), nil
+}
