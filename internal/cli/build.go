@@ -46,7 +46,7 @@ version. Images stay where they are until push or copy.`,
 	flags.StringVarP(&o.definition, "file", "f", "", "definition to build: a file, or a folder with bundle.yaml or runtime.yaml")
 	flags.StringVar(&o.to, "to", "oci:dist", "where the result goes: oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]")
 	flags.StringSliceVar(&o.platforms, "platform", nil, "lock images to these platforms only, as os/arch[/variant]: changes digests, see the notes it prints")
-	_ = cmd.MarkFlagRequired("file")
+	required(cmd, "file")
 	outputFlag(cmd, &o.format)
 	return cmd
 }

@@ -37,7 +37,7 @@ The folder must be new or empty. It appears under its name when everything is in
 	}
 	cmd.Flags().StringVarP(&o.dir, "output", "o", "", "folder to write to")
 	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "public key to verify the signature with first")
-	_ = cmd.MarkFlagRequired("output")
+	required(cmd, "output")
 	return cmd
 }
 

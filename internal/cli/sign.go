@@ -121,7 +121,7 @@ asked for.`,
 	flags.StringVar(&o.key, "key", "", "private key file: of cosign, or any PEM")
 	flags.StringToStringVarP(&o.annotations, "annotation", "a", nil, "claim to sign along, as KEY=VALUE")
 	flags.StringVar(&o.storage, "signature-format", "both", "how it is stored: bundle (cosign 3), legacy (cosign 2) or both")
-	_ = cmd.MarkFlagRequired("key")
+	required(cmd, "key")
 	_ = cmd.RegisterFlagCompletionFunc("signature-format", cobra.FixedCompletions([]string{"both", "bundle", "legacy"}, cobra.ShellCompDirectiveNoFileComp))
 	outputFlag(cmd, &o.format)
 	return cmd
@@ -201,7 +201,7 @@ The exit code is 3 if anything does not hold.`,
 		},
 	}
 	keyFlag(cmd, &o.keys)
-	_ = cmd.MarkFlagRequired("key")
+	required(cmd, "key")
 	outputFlag(cmd, &o.format)
 	return cmd
 }

@@ -37,6 +37,8 @@ const maxIndex = 64 << 20
 type Store struct {
 	*oci.Storage
 	dir string
+	// make turns a new folder into a layout, once.
+	make func() error
 
 	// mu guards index.json against this process, a lock file against others.
 	mu sync.Mutex
@@ -61,8 +63,9 @@ func Open(dir string) (*Store, error) {
 	return open(dir)
 }
 
-// Create opens the layout in a folder and makes it if it is not there. A folder that holds
-// anything else is an error.
+// Create opens the layout in a folder, to write to. A folder that is empty or not there
+// becomes a layout with the first write, so that work which fails before leaves nothing; one
+// that holds anything else is an error.
 func Create(dir string) (*Store, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -71,21 +74,12 @@ func Create(dir string) (*Store, error) {
 	if len(entries) > 0 {
 		return Open(dir)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, ocispec.ImageBlobsDir, "sha256"), 0o755); err != nil {
-		return nil, err
-	}
 	s, err := open(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.save(ocispec.Index{}); err != nil {
-		return nil, err
-	}
-	data, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
-	if err != nil {
-		return nil, err
-	}
-	return s, write(filepath.Join(dir, ocispec.ImageLayoutFile), data)
+	s.make = sync.OnceValue(s.initialize)
+	return s, nil
 }
 
 func open(dir string) (*Store, error) {
@@ -93,12 +87,30 @@ func open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{Storage: storage, dir: dir}, nil
+	return &Store{Storage: storage, dir: dir, make: func() error { return nil }}, nil
+}
+
+func (s *Store) initialize() error {
+	if err := os.MkdirAll(filepath.Join(s.dir, ocispec.ImageBlobsDir, "sha256"), 0o755); err != nil {
+		return err
+	}
+	data, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+	if err != nil {
+		return err
+	}
+	if err := write(filepath.Join(s.dir, ocispec.ImageLayoutFile), data); err != nil {
+		return err
+	}
+	// Another process may have made it at the same moment, and written to it.
+	return s.update(func(*ocispec.Index) {})
 }
 
 // Push writes content and checks its digest and size on the way; what fails leaves nothing.
 // A manifest with a subject is listed in the index, so that it is found by its subject.
 func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	if err := s.make(); err != nil {
+		return err
+	}
 	if !isManifest(desc.MediaType) {
 		return s.Storage.Push(ctx, desc, r)
 	}
@@ -280,6 +292,9 @@ func (s *Store) load() (ocispec.Index, error) {
 	var index ocispec.Index
 	file := filepath.Join(s.dir, ocispec.ImageIndexFile)
 	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return index, nil // a new layout
+	}
 	if err != nil {
 		return index, err
 	}

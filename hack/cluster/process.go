@@ -1,0 +1,87 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// stopLimit is how long a component gets to end by itself.
+const stopLimit = 5 * time.Second
+
+// process is a running component.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when it is gone
+	err   error         // how it ended, to be read after that
+}
+
+// startProcess runs a component of this binary in dir, without the environment of the
+// user: etcd and KWOK read settings from there and from the home folder.
+func startProcess(dir, log, component string, flags []string) (*process, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	out, err := os.Create(log)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+
+	cmd := exec.Command(exe, append([]string{component}, flags...)...)
+	cmd.Dir = dir
+	cmd.Env = []string{"HOME=" + dir, "TMPDIR=" + dir}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = detach()
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%s: %w", component, err)
+	}
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	go func() {
+		defer close(p.ended)
+		p.err = cmd.Wait()
+	}()
+	return p, nil
+}
+
+func (p *process) stop() {
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(stopLimit):
+		p.cmd.Process.Kill()
+		<-p.ended
+	}
+}
+
+// endedError is a component that ended although nobody told it to.
+type endedError struct {
+	component string
+	err       error  // nil for an exit status of 0
+	tail      []byte // of its log
+}
+
+func (e *endedError) Error() string {
+	state := "exit status 0"
+	if e.err != nil {
+		state = e.err.Error()
+	}
+	return fmt.Sprintf("%s ended: %s; its log ends with:\n%s", e.component, state, e.tail)
+}
+
+func (e *endedError) Unwrap() error { return e.err }
+
+// tail is the last lines of a log.
+func tail(path string) []byte {
+	const lines = 10
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	all := bytes.Split(bytes.TrimRight(data, "\n"), []byte("\n"))
+	return bytes.Join(all[max(0, len(all)-lines):], []byte("\n"))
+}

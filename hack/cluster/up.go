@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	nodefast "sigs.k8s.io/kwok/kustomize/stage/node/fast"
+	heartbeat "sigs.k8s.io/kwok/kustomize/stage/node/heartbeat-with-lease"
+	podfast "sigs.k8s.io/kwok/kustomize/stage/pod/fast"
+)
+
+// startLimit is far above the 4 to 5 s that a start takes: machines that build at the
+// same time are slow.
+const startLimit = 2 * time.Minute
+
+// up runs a cluster until ctx ends or one of its components does. It writes the path of
+// the kubeconfig to ready when the cluster can be used.
+func up(ctx context.Context, dir string, nodes int, ready io.Writer) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	ctx, fail := context.WithCancelCause(ctx)
+	c := &cluster{dir: dir, fail: fail}
+	defer c.stop()
+
+	if err := c.start(ctx, nodes); err != nil {
+		// Whoever cancelled knows more than the call that was interrupted.
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return fmt.Errorf("start: %w", err)
+	}
+	fmt.Fprintln(ready, c.path("kubeconfig"))
+
+	<-ctx.Done()
+	var ended *endedError
+	if errors.As(context.Cause(ctx), &ended) {
+		return ended
+	}
+	return nil
+}
+
+// cluster is the state of one run.
+type cluster struct {
+	dir     string
+	fail    context.CancelCauseFunc // takes the reason why the run cannot go on
+	running []*process              // in the order of their start
+}
+
+func (c *cluster) path(name ...string) string {
+	return filepath.Join(append([]string{c.dir}, name...)...)
+}
+
+func (c *cluster) start(ctx context.Context, nodes int) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready after %s", startLimit))
+	defer cancel()
+
+	if err := c.prepareDir(); err != nil {
+		return err
+	}
+	etcdPort, peerPort, apiPort, err := reservePorts()
+	if err != nil {
+		return err
+	}
+	if err := writePKI(c.path("pki"), c.path("kubeconfig"), fmt.Sprintf("https://127.0.0.1:%d", apiPort)); err != nil {
+		return err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", c.path("kubeconfig"))
+	if err != nil {
+		return err
+	}
+	config.QPS = -1 // polling is not to be slowed down
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+
+	if err := c.run("etcd", c.etcdFlags(etcdPort, peerPort)); err != nil {
+		return err
+	}
+	if err := waitPort(ctx, etcdPort); err != nil {
+		return err
+	}
+	if err := c.run("kube-apiserver", c.apiServerFlags(apiPort, etcdPort)); err != nil {
+		return err
+	}
+	// The others give up if the API server keeps them waiting.
+	if err := waitAPIServer(ctx, client); err != nil {
+		return err
+	}
+	if err := createNodes(ctx, client, nodes); err != nil {
+		return err
+	}
+	if err := c.run("kwok", c.kwokFlags()); err != nil {
+		return err
+	}
+	if err := c.run("kube-controller-manager", c.controllerManagerFlags()); err != nil {
+		return err
+	}
+	if err := c.run("kube-scheduler", c.schedulerFlags()); err != nil {
+		return err
+	}
+	return waitUsable(ctx, client, nodes)
+}
+
+// prepareDir refuses the folder of another run: its data belongs to other keys.
+func (c *cluster) prepareDir() error {
+	if err := os.MkdirAll(c.dir, 0o755); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s is not empty: each run needs a new folder", c.dir)
+	}
+	for _, sub := range []string{"pki", "logs", "etcd"} {
+		if err := os.Mkdir(c.path(sub), 0o700); err != nil {
+			return err
+		}
+	}
+	stages := []string{
+		nodefast.DefaultNodeInit,
+		heartbeat.DefaultNodeHeartbeatWithLease,
+		podfast.DefaultPodReady,
+		podfast.DefaultPodComplete,
+		podfast.DefaultPodDelete,
+	}
+	return os.WriteFile(c.path("kwok.yaml"), []byte(strings.Join(stages, "\n---\n")), 0o600)
+}
+
+// run starts a component. If it ends before it is told to, the whole run does.
+func (c *cluster) run(component string, flags []string) error {
+	log := c.path("logs", component+".log")
+	p, err := startProcess(c.dir, log, component, flags)
+	if err != nil {
+		return err
+	}
+	c.running = append(c.running, p)
+	go func() {
+		<-p.ended
+		c.fail(&endedError{component: component, err: p.err, tail: tail(log)})
+	}()
+	return nil
+}
+
+// stop ends the components, the last started first: a client before what it talks to, and
+// above all the API server before etcd, because without etcd it ignores SIGTERM.
+func (c *cluster) stop() {
+	for len(c.running) > 0 {
+		last := len(c.running) - 1
+		c.running[last].stop()
+		c.running = c.running[:last]
+	}
+}

@@ -1,0 +1,277 @@
+// Command demo shows the main job from end to end on defaults that it brings along: two
+// registries in this process, a key pair that lives as long as it does, and a real control
+// plane. It types what a user would type, and leaves nothing behind.
+//
+// With KUBECONFIG set it goes to that cluster instead; KRTPKG_DEMO_SITE then names the
+// repository of a registry that the cluster's nodes can pull from.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/olareg/olareg"
+	"github.com/olareg/olareg/config"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+)
+
+func main() {
+	krtpkg := flag.String("krtpkg", "bin/krtpkg", "the program to show")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	start := time.Now()
+	if err := run(ctx, *krtpkg); err != nil {
+		fmt.Fprintln(os.Stderr, "\ndemo:", err)
+		os.Exit(1)
+	}
+	fmt.Printf("\nDone in %s. Registries, cluster, keys and files of the demo are gone.\n", time.Since(start).Round(time.Second))
+}
+
+// demo is the stage: where things are, and how commands are typed.
+type demo struct {
+	krtpkg     string
+	dir        string
+	kubeconfig string
+	vendor     string // repository where the runtime is published
+	site       string // repository where the cluster pulls from
+	steps      int
+}
+
+func run(ctx context.Context, krtpkg string) (err error) {
+	d := &demo{}
+	if d.krtpkg, err = filepath.Abs(krtpkg); err != nil {
+		return err
+	}
+	if d.dir, err = os.MkdirTemp("", "krtpkg-demo-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
+
+	d.say("Set the stage: a vendor's registry, a site's registry, a cluster")
+	closeRegistries, err := d.registries()
+	if err != nil {
+		return err
+	}
+	defer closeRegistries()
+	stopCluster, err := d.cluster(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopCluster()) }()
+	fmt.Printf("   vendor   %s\n   site     %s\n   cluster  %s\n", d.vendor, d.site, d.kubeconfig)
+	return d.play(ctx)
+}
+
+// play is the main job, as a user would type it.
+func (d *demo) play(ctx context.Context) error {
+	d.say("Compile the workload's image, a static program of this repository")
+	images := filepath.Join(d.dir, "images")
+	for _, version := range []string{"1.0.0", "1.1.0"} {
+		if err := addHello(ctx, images, version); err != nil {
+			return err
+		}
+	}
+	first, second := d.site+":1.0.0", d.site+":1.1.0"
+	values := filepath.Join(d.dir, "site.yaml")
+	if err := os.WriteFile(values, []byte("hello:\n  replicas: 3\n  greeting: moin\n"), 0o644); err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		what     string
+		commands [][]string
+		then     func(context.Context) error
+	}{
+		{"Make a key pair", [][]string{{"keygen"}}, nil},
+		{"Build the runtime and publish it with its images", [][]string{
+			{"build", "-f", "bundles/runtimes/demo/1.0.0", "--to", "oci:" + d.path("dist"), "--image-mirror", "registry.krtpkg.dev=oci:" + images},
+			{"push", "oci:" + d.path("dist") + ":1.0.0", d.vendor + ":1.0.0", "--image-mirror", "registry.krtpkg.dev=oci:" + images},
+		}, nil},
+		{"Sign it: one signature covers every manifest and every image", [][]string{
+			{"sign", "--key", d.path("cosign.key"), d.vendor + ":1.0.0"},
+		}, nil},
+		{"Carry it to the site's registry: images and signatures come along", [][]string{
+			{"copy", d.vendor + ":1.0.0", first},
+			{"tree", first},
+		}, nil},
+		{"Verify it there, and apply it layer by layer with the site's values", [][]string{
+			{"verify", "--key", d.path("cosign.pub"), first},
+			{"apply", "--key", d.path("cosign.pub"), first, "--values", values, "--yes", "--quiet"},
+		}, d.showWorkloads},
+		{"Again: nothing differs, so nothing is written", [][]string{
+			{"apply", "--key", d.path("cosign.pub"), first, "--values", values, "--yes", "--quiet"},
+		}, nil},
+		{"The next version: built, published, signed, carried over, applied", [][]string{
+			{"build", "-f", "bundles/runtimes/demo/1.1.0", "--to", "oci:" + d.path("dist"), "--image-mirror", "registry.krtpkg.dev=oci:" + images, "--quiet"},
+			{"push", "oci:" + d.path("dist") + ":1.1.0", d.vendor + ":1.1.0", "--image-mirror", "registry.krtpkg.dev=oci:" + images, "--quiet"},
+			{"sign", "--key", d.path("cosign.key"), d.vendor + ":1.1.0", "--quiet"},
+			{"copy", d.vendor + ":1.1.0", second, "--quiet"},
+			{"apply", "--key", d.path("cosign.pub"), second, "--values", values, "--yes", "--quiet"},
+			{"status", "demo"},
+		}, d.showWorkloads},
+		{"What nobody signed is refused", nil, d.refused},
+		{"Clean up", [][]string{{"delete", "demo", "--yes", "--quiet"}}, nil},
+	} {
+		d.say(step.what)
+		for _, args := range step.commands {
+			if err := d.typed(ctx, args...); err != nil {
+				return err
+			}
+		}
+		if step.then != nil {
+			if err := step.then(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
+
+func (d *demo) say(what string) {
+	d.steps++
+	fmt.Printf("\n%d. %s\n", d.steps, what)
+}
+
+// typed runs krtpkg as a user would and shows both.
+func (d *demo) typed(ctx context.Context, args ...string) error {
+	if args[0] == "keygen" {
+		args = append(args, "--output-key-prefix", d.path("cosign"))
+	}
+	fmt.Printf("\n   $ krtpkg %s\n", strings.ReplaceAll(strings.Join(args, " "), d.dir+"/", ""))
+	cmd := exec.CommandContext(ctx, d.krtpkg, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+d.kubeconfig, "COSIGN_PASSWORD=demo", "KRTPKG_CONFIG="+os.DevNull)
+	out := &indent{to: os.Stdout}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("krtpkg %s: %w", args[0], err)
+	}
+	return nil
+}
+
+// refused applies what has no signature, which has to end with exit code 3.
+func (d *demo) refused(ctx context.Context) error {
+	dist := "oci:" + d.path("dist") + ":1.1.0"
+	err := d.typed(ctx, "apply", "--key", d.path("cosign.pub"), dist, "--yes")
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		return fmt.Errorf("an unsigned runtime was not refused: %w", err)
+	}
+	return nil
+}
+
+// indent sets lines off from the demo's own words.
+type indent struct {
+	to   io.Writer
+	rest string
+}
+
+func (i *indent) Write(p []byte) (int, error) {
+	lines := strings.Split(i.rest+string(p), "\n")
+	i.rest = lines[len(lines)-1]
+	for _, line := range lines[:len(lines)-1] {
+		fmt.Fprintf(i.to, "     %s\n", line)
+	}
+	return len(p), nil
+}
+
+// registries starts two registries on loopback, unless the site's is given.
+func (d *demo) registries() (func(), error) {
+	vendor, closeVendor, err := serve()
+	if err != nil {
+		return nil, err
+	}
+	d.vendor = vendor + "/vendor/demo"
+	if d.site = os.Getenv("KRTPKG_DEMO_SITE"); d.site != "" {
+		return closeVendor, nil
+	}
+	site, closeSite, err := serve()
+	if err != nil {
+		closeVendor()
+		return nil, err
+	}
+	d.site = site + "/krt/demo"
+	return func() { closeVendor(); closeSite() }, nil
+}
+
+func serve() (address string, stop func(), err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	registry := olareg.New(config.Config{
+		Storage: config.ConfigStorage{StoreType: config.StoreMem},
+		Log:     slog.New(slog.DiscardHandler),
+	})
+	server := &http.Server{Handler: registry, ReadHeaderTimeout: 10 * time.Second}
+	go server.Serve(listener)
+	return listener.Addr().String(), func() { server.Close(); registry.Close() }, nil
+}
+
+// cluster is the user's own, or a control plane that ends with the demo.
+func (d *demo) cluster(ctx context.Context) (func() error, error) {
+	if d.kubeconfig = os.Getenv("KUBECONFIG"); d.kubeconfig != "" {
+		if os.Getenv("KRTPKG_DEMO_SITE") == "" {
+			return nil, errors.New("your cluster (KUBECONFIG) can't pull from a registry on this machine's loopback: " +
+				"set KRTPKG_DEMO_SITE to a repository that it can pull from, or unset KUBECONFIG")
+		}
+		return func() error { return nil }, nil
+	}
+	fmt.Println("   (the first run on a machine compiles Kubernetes, which takes some minutes)")
+	cluster, err := clustertest.Run(ctx, d.path("cluster"))
+	if err != nil {
+		return nil, err
+	}
+	d.kubeconfig = cluster.Kubeconfig
+	return cluster.Stop, nil
+}
+
+// showWorkloads lists what runs, as the API server has it.
+func (d *demo) showWorkloads(ctx context.Context) error {
+	config, err := clientcmd.BuildConfigFromFlags("", d.kubeconfig)
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	apps := client.AppsV1()
+	deployments, err := apps.Deployments("applications").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	daemonSets, err := apps.DaemonSets("applications").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n   What runs now:\n")
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	for _, o := range deployments.Items {
+		fmt.Fprintf(w, "     Deployment %s\t%d of %d ready\t%s\n", o.Name, o.Status.ReadyReplicas, o.Status.Replicas, o.Spec.Template.Spec.Containers[0].Image)
+	}
+	for _, o := range daemonSets.Items {
+		fmt.Fprintf(w, "     DaemonSet %s\t%d of %d ready\t%s\n", o.Name, o.Status.NumberReady, o.Status.DesiredNumberScheduled, o.Spec.Template.Spec.Containers[0].Image)
+	}
+	return w.Flush()
+}

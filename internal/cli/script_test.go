@@ -1,0 +1,136 @@
+package cli_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"krtpkg.dev/krtpkg/internal/cli"
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/internal/imagetest"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+var update = flag.Bool("update", false, "write what commands print into the scripts' golden files")
+
+// The test binary is krtpkg too, for scripts and for tests that send it signals.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"krtpkg": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop)
+		os.Exit(cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}})
+}
+
+// The scripts are what users type. Those in registries/ run against each kind of registry.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, params("../../testdata/script", nil))
+}
+
+func TestScriptsOnRegistries(t *testing.T) {
+	t.Parallel()
+	for _, options := range registrytest.All() {
+		t.Run(options.String(), func(t *testing.T) {
+			t.Parallel()
+			registry := registrytest.Start(t, options)
+			testscript.Run(t, params("../../testdata/script/registries", func(e *testscript.Env) {
+				e.Setenv("REGISTRY", registry.Host)
+				e.Setenv("KRTPKG_REGISTRY_CA", registry.CAFile)
+				e.Vars = append(e.Vars, registry.Env(t)...)
+			}))
+		})
+	}
+}
+
+func params(dir string, setup func(*testscript.Env)) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       *update,
+		Setup: func(e *testscript.Env) error {
+			root, err := hack.Root()
+			if err != nil {
+				return err
+			}
+			e.Setenv("ROOT", root)
+			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("XDG_CACHE_HOME", filepath.Join(e.WorkDir, ".cache"))
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, ".config"))
+			e.Setenv("COSIGN_PASSWORD", "secret")
+			if setup != nil {
+				setup(e)
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"images":   images,
+			"exits":    exits,
+			"registry": registry,
+			"tool":     tool,
+			"cluster":  cluster,
+		},
+	}
+}
+
+// images DIR REFERENCE...: stand-ins in an OCI layout, for --image-mirror '*=oci:DIR'.
+func images(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(imagetest.Layout(ts.MkAbs(args[0]), args[1:]...))
+}
+
+// exits CODE PROGRAM ARGS...: runs a program that has to end with an exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	code := 0
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if code != want {
+		ts.Fatalf("%s ended with exit code %d, want %d", strings.Join(args[1:], " "), code, want)
+	}
+}
+
+// registry NAME...: starts a registry with the referrers API for each name and puts its
+// host:port into $NAME.
+func registry(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		r, err := registrytest.Run(context.Background(), registrytest.Options{Kind: registrytest.Olareg})
+		ts.Check(err)
+		ts.Defer(func() { ts.Check(r.Close()) })
+		ts.Setenv(name, r.Host)
+	}
+}
+
+// tool NAME...: puts real clients on PATH.
+func tool(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		path, err := hack.Build(context.Background(), "tools/"+name)
+		ts.Check(err)
+		ts.Setenv("PATH", filepath.Dir(path)+string(filepath.ListSeparator)+ts.Getenv("PATH"))
+	}
+}
+
+// cluster: starts a control plane and sets $KUBECONFIG.
+func cluster(ts *testscript.TestScript, _ bool, _ []string) {
+	c, err := clustertest.Run(context.Background(), ts.MkAbs(".cluster"))
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(c.Stop()) })
+	ts.Setenv("KUBECONFIG", c.Kubeconfig)
+}

@@ -1,0 +1,287 @@
+package clustertest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+func TestMain(m *testing.M) { os.Exit(Main(m)) }
+
+func TestNodesAreReady(t *testing.T) {
+	client := newClient(t, Shared(t))
+	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(nodes.Items) != 2 {
+		t.Errorf("%d nodes, want 2", len(nodes.Items))
+	}
+	for _, node := range nodes.Items {
+		for _, condition := range node.Status.Conditions {
+			if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
+				t.Errorf("node %s is not ready: %s", node.Name, condition.Message)
+			}
+		}
+	}
+}
+
+func TestVersionIsStamped(t *testing.T) {
+	version, err := newClient(t, Shared(t)).Discovery().ServerVersion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if version.Major != "1" || !strings.HasPrefix(version.GitVersion, "v1."+version.Minor+".") {
+		t.Errorf("server version %+v; hack/cluster/ldflags sets it", version)
+	}
+}
+
+// TestWorkloads takes a namespace with a Deployment, its Service and a Job from creation
+// to the end.
+func TestWorkloads(t *testing.T) {
+	ctx := t.Context()
+	client := newClient(t, Shared(t))
+	const ns = "workloads"
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}
+	if _, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.AppsV1().Deployments(ns).Create(ctx, deployment("web", 2), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.BatchV1().Jobs(ns).Create(ctx, job("once"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	service, err := client.CoreV1().Services(ns).Create(ctx, service("web"), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(service.Spec.ClusterIP, "10.96.") {
+		t.Errorf("service has cluster IP %q", service.Spec.ClusterIP)
+	}
+
+	eventually(t, "the Deployment is Available", func() error {
+		d, err := client.AppsV1().Deployments(ns).Get(ctx, "web", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if d.Status.AvailableReplicas != 2 {
+			return fmt.Errorf("%d of 2 replicas", d.Status.AvailableReplicas)
+		}
+		for _, condition := range d.Status.Conditions {
+			if condition.Type == appsv1.DeploymentAvailable && condition.Status == corev1.ConditionTrue {
+				return nil
+			}
+		}
+		return errors.New("no condition Available")
+	})
+	eventually(t, "the Job is complete", func() error {
+		j, err := client.BatchV1().Jobs(ns).Get(ctx, "once", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, condition := range j.Status.Conditions {
+			if condition.Type == batchv1.JobComplete && condition.Status == corev1.ConditionTrue {
+				return nil
+			}
+		}
+		return fmt.Errorf("status %+v", j.Status)
+	})
+	eventually(t, "the Service has the pods", func() error {
+		slices, err := client.DiscoveryV1().EndpointSlices(ns).List(ctx, metav1.ListOptions{
+			LabelSelector: discoveryv1.LabelServiceName + "=web",
+		})
+		if err != nil {
+			return err
+		}
+		addresses := 0
+		for _, slice := range slices.Items {
+			addresses += len(slice.Endpoints)
+		}
+		if addresses != 2 {
+			return fmt.Errorf("%d endpoints", addresses)
+		}
+		return nil
+	})
+
+	if err := client.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the namespace is gone", func() error {
+		_, err := client.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return cmp.Or(err, errors.New("it is there"))
+	})
+	pods, err := client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
+	if err != nil || len(pods.Items) > 0 {
+		t.Errorf("pods left: %v, error %v", pods.Items, err)
+	}
+}
+
+func TestStopLeavesNoProcess(t *testing.T) {
+	c := Start(t)
+	if got := processes(t, c.Dir); len(got) != 6 {
+		t.Fatalf("processes of a running cluster: %q, want its parent and 5 components", got)
+	}
+	began := time.Now()
+	if err := c.Stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("stopping took %s", took)
+	}
+	if left := processes(t, c.Dir); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestKillLeavesNoProcess kills the parent of the components, which then has no chance to
+// end them.
+func TestKillLeavesNoProcess(t *testing.T) {
+	skipShort(t)
+	c, err := Run(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Stop(); err == nil {
+		t.Error("Stop reports no error for a cluster that was killed")
+	}
+	eventually(t, "no process is left", func() error {
+		if left := processes(t, c.Dir); len(left) > 0 {
+			return fmt.Errorf("left behind: %q", left)
+		}
+		return nil
+	})
+}
+
+func TestRunWantsItsOwnFolder(t *testing.T) {
+	skipShort(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "kubeconfig"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("Run in a used folder: error %v", err)
+	}
+}
+
+func TestRunCanBeCanceled(t *testing.T) {
+	skipShort(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	dir := t.TempDir()
+	if _, err := Run(ctx, dir); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Run with a second to start: error %v", err)
+	}
+	if left := processes(t, dir); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func newClient(t *testing.T, c *Cluster) *kubernetes.Clientset {
+	t.Helper()
+	config, err := c.RESTConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// eventually waits for done to return nil.
+func eventually(t *testing.T, what string, done func() error) {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := done()
+		if err == nil {
+			t.Logf("%s after %s", what, time.Since(began).Round(time.Millisecond))
+			return
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatalf("waited for this: %s; but: %v", what, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// processes are the command lines that mention dir.
+func processes(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Skip("needs /proc to see processes")
+	}
+	var found []string
+	for _, file := range files {
+		args, err := os.ReadFile(file)
+		if err == nil && bytes.Contains(args, []byte(dir)) {
+			found = append(found, string(bytes.ReplaceAll(args, []byte{0}, []byte(" "))))
+		}
+	}
+	return found
+}
+
+func deployment(name string, replicas int32) *appsv1.Deployment {
+	labels := map[string]string{"app": name}
+	return &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &replicas,
+			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: labels},
+				Spec:       podSpec(),
+			},
+		},
+	}
+}
+
+func job(name string) *batchv1.Job {
+	spec := podSpec()
+	spec.RestartPolicy = corev1.RestartPolicyNever
+	return &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       batchv1.JobSpec{Template: corev1.PodTemplateSpec{Spec: spec}},
+	}
+}
+
+func service(name string) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.ServiceSpec{
+			Selector: map[string]string{"app": name},
+			Ports:    []corev1.ServicePort{{Port: 80}},
+		},
+	}
+}
+
+func podSpec() corev1.PodSpec {
+	return corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "registry.example/app:1"}}}
+}

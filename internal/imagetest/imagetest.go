@@ -1,0 +1,139 @@
+// Package imagetest makes images that stand in for real ones: small, different for each
+// reference, and the same bytes each time.
+package imagetest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is an image of one layer with one file.
+func Image(platform v1.Platform, file string, mode int64, data []byte, config v1.Config) (v1.Image, error) {
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: file, Mode: mode, Size: int64(len(data))}); err != nil {
+		return nil, err
+	}
+	if _, err := w.Write(data); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(archive.Bytes())), nil
+	}, tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return nil, err
+	}
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	image, err := mutate.AppendLayers(base, layer)
+	if err != nil {
+		return nil, err
+	}
+	full, err := image.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	full = full.DeepCopy()
+	full.OS, full.Architecture, full.Variant, full.Config = platform.OS, platform.Architecture, platform.Variant, config
+	return mutate.ConfigFile(image, full)
+}
+
+// Platforms are those of stand-ins.
+var Platforms = []v1.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}}
+
+// Index puts an image for each of the platforms into one index.
+func Index(image func(v1.Platform) (v1.Image, error)) (v1.ImageIndex, error) {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, platform := range Platforms {
+		one, err := image(platform)
+		if err != nil {
+			return nil, err
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: one, Descriptor: v1.Descriptor{Platform: &platform}})
+	}
+	return index, nil
+}
+
+// StandIn is the index that stands in for a reference.
+func StandIn(reference string) (v1.ImageIndex, error) {
+	return Index(func(p v1.Platform) (v1.Image, error) {
+		return Image(p, "stands-in-for", 0o644, fmt.Appendf(nil, "%s on %s\n", reference, p), v1.Config{})
+	})
+}
+
+// Layout puts stand-ins into the OCI layout in a folder, each tagged with its full
+// reference: what --image-mirror '*=oci:FOLDER' reads.
+func Layout(dir string, references ...string) error {
+	for _, reference := range references {
+		index, err := StandIn(reference)
+		if err != nil {
+			return err
+		}
+		if err := AddToLayout(dir, reference, index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AddToLayout adds an index to the layout in a folder, which is made if need be.
+func AddToLayout(dir, reference string, index v1.ImageIndex) error {
+	ref, err := name.ParseReference(reference)
+	if err != nil {
+		return err
+	}
+	path, err := layout.FromPath(dir)
+	if err != nil {
+		if path, err = layout.Write(dir, empty.Index); err != nil {
+			return err
+		}
+	}
+	return path.AppendIndex(index, layout.WithAnnotations(map[string]string{ocispec.AnnotationRefName: ref.Name()}))
+}
+
+// Registry pushes stand-ins to a registry at HOST/PREFIX/<full name>:<tag>, what
+// --image-mirror '*=HOST/PREFIX' reads.
+func Registry(ctx context.Context, prefix string, transport http.RoundTripper, references ...string) error {
+	for _, reference := range references {
+		ref, err := name.ParseReference(reference)
+		if err != nil {
+			return err
+		}
+		index, err := StandIn(reference)
+		if err != nil {
+			return err
+		}
+		to, err := name.NewTag(prefix+"/"+ref.Context().Name()+":"+tag(ref), name.Insecure)
+		if err != nil {
+			return err
+		}
+		if err := remote.WriteIndex(to, index, remote.WithContext(ctx), remote.WithTransport(transport)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tag is the reference's own, or one for a reference by digest.
+func tag(ref name.Reference) string {
+	if t, ok := ref.(name.Tag); ok {
+		return t.TagStr()
+	}
+	return "by-digest"
+}

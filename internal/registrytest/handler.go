@@ -1,0 +1,213 @@
+package registrytest
+
+import (
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+
+	ggcr "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/olareg/olareg"
+	"github.com/olareg/olareg/config"
+)
+
+// startHandler serves a registry that is an http.Handler.
+func (r *Registry) startHandler(certs *certificates, tokens *tokenServer) error {
+	var handler http.Handler
+	if r.Options.Kind == GGCR {
+		handler = newGGCR(r.Options)
+	} else {
+		server := newOlareg(r.Options)
+		r.onClose(server.Close)
+		handler = server
+	}
+	switch r.Options.Auth {
+	case Basic:
+		handler = requireBasic(handler, r.Username, r.Password)
+	case Token:
+		handler = tokens.require(handler)
+	}
+	return r.serveFront(handler, certs)
+}
+
+func newOlareg(o Options) *olareg.Server {
+	yes, referrers := true, !o.NoReferrers
+	conf := config.Config{
+		Storage: config.ConfigStorage{StoreType: config.StoreMem},
+		API: config.ConfigAPI{
+			DeleteEnabled: &yes,
+			Blob:          config.ConfigAPIBlob{DeleteEnabled: &yes},
+			Referrer:      config.ConfigAPIReferrer{Enabled: &referrers},
+		},
+	}
+	if o.Dir != "" {
+		conf.Storage.StoreType, conf.Storage.RootDir = config.StoreDir, o.Dir
+	}
+	// Content goes when a test deletes it and not by the hour.
+	conf.Storage.GC.Frequency = -1
+	return olareg.New(conf)
+}
+
+func newGGCR(o Options) http.Handler {
+	return ggcr.New(
+		ggcr.WithReferrersSupport(!o.NoReferrers),
+		ggcr.Logger(log.New(io.Discard, "", 0)),
+	)
+}
+
+// serveFront serves the handler, with what the options wrap around it, as the registry.
+func (r *Registry) serveFront(handler http.Handler, certs *certificates) error {
+	if r.Options.Middleware != nil {
+		handler = r.Options.Middleware(handler)
+	}
+	if r.Options.Record {
+		r.recorder = &recorder{next: handler}
+		handler = r.recorder
+	}
+	host, err := r.serve(handler, certs)
+	r.setAddress(host)
+	return err
+}
+
+// serve serves the handler on a free port until Close and returns the address.
+func (r *Registry) serve(handler http.Handler, certs *certificates) (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	server := &http.Server{
+		Handler: handler,
+		// Clients that break off, which is what tests make them do, are no news.
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	served := make(chan error, 1)
+	go func() {
+		if certs == nil {
+			served <- server.Serve(listener)
+			return
+		}
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certs.server}}
+		served <- server.ServeTLS(listener, "", "")
+	}()
+	r.onClose(func() error {
+		err := server.Close()
+		if served := <-served; !errors.Is(served, http.ErrServerClosed) {
+			err = errors.Join(err, served)
+		}
+		return err
+	})
+	return listener.Addr().String(), nil
+}
+
+// newProxy passes requests on to the address as if they had come there directly, so that the
+// registry behind makes its links for the front's address.
+func newProxy(host, scheme string) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.SetURL(&url.URL{Scheme: "http", Host: host})
+			p.Out.Host = p.In.Host
+			p.Out.Header.Set("X-Forwarded-Proto", scheme)
+		},
+		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0),
+	}
+}
+
+// requireBasic asks for the credentials.
+func requireBasic(next http.Handler, username, password string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !hasBasic(req, username, password) {
+			refuse(w, `Basic realm="registrytest"`)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+func hasBasic(req *http.Request, username, password string) bool {
+	u, p, ok := req.BasicAuth()
+	return ok && u == username && subtle.ConstantTimeCompare([]byte(p), []byte(password)) == 1
+}
+
+// refuse answers 401 as the distribution specification has it.
+func refuse(w http.ResponseWriter, challenge string) {
+	w.Header().Set("WWW-Authenticate", challenge)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusUnauthorized)
+	io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)
+}
+
+// Request is one request and its answer.
+type Request struct {
+	Method string
+	Path   string
+	Query  url.Values
+	Status int
+	// Received and Sent count the bytes of the request's and the answer's body.
+	Received, Sent int64
+}
+
+// recorder remembers each request once it is answered.
+type recorder struct {
+	next http.Handler
+	mu   sync.Mutex
+	seen []Request
+}
+
+func (rec *recorder) list() []Request {
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	return append([]Request(nil), rec.seen...)
+}
+
+func (rec *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body := &countingBody{ReadCloser: req.Body}
+	answer := &countingWriter{ResponseWriter: w, status: http.StatusOK}
+	seen := Request{Method: req.Method, Path: req.URL.Path, Query: req.URL.Query()}
+	// Deferred, since a handler that cuts the connection does so by a panic.
+	defer func() {
+		seen.Status, seen.Received, seen.Sent = answer.status, body.n, answer.n
+		rec.mu.Lock()
+		defer rec.mu.Unlock()
+		rec.seen = append(rec.seen, seen)
+	}()
+	req.Body = body
+	rec.next.ServeHTTP(answer, req)
+}
+
+type countingBody struct {
+	io.ReadCloser
+	n int64
+}
+
+func (b *countingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.n += int64(n)
+	return n, err
+}
+
+type countingWriter struct {
+	http.ResponseWriter
+	status int
+	n      int64
+}
+
+func (w *countingWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.n += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController flush through to the connection.
+func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,247 @@
+package registrytest
+
+import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// issuer and service name the two parties in Distribution's configuration and in tokens.
+const (
+	tokenIssuer  = "registrytest issuer"
+	tokenService = "registrytest registry"
+)
+
+// tokenServer issues the JSON Web Tokens of Distribution's token authentication and, for
+// registries that have none of their own, checks them.
+type tokenServer struct {
+	realm              string // its address
+	rootFile           string // the certificate that registries trust
+	cert               []byte
+	key                *ecdsa.PrivateKey
+	username, password string
+}
+
+// access is a claim: what may be done to what.
+type access struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name"`
+	Actions []string `json:"actions"`
+}
+
+type claims struct {
+	Issuer    string   `json:"iss"`
+	Subject   string   `json:"sub"`
+	Audience  string   `json:"aud"`
+	Expires   int64    `json:"exp"`
+	NotBefore int64    `json:"nbf"`
+	IssuedAt  int64    `json:"iat"`
+	ID        string   `json:"jti"`
+	Access    []access `json:"access"`
+}
+
+// serveTokens starts the server of tokens, on a port of its own as in the field.
+func (r *Registry) serveTokens(certs *certificates) (*tokenServer, error) {
+	cert, key, err := issue(&x509.Certificate{
+		Subject:  pkix.Name{CommonName: tokenIssuer},
+		IsCA:     true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &tokenServer{
+		rootFile: filepath.Join(r.run, "token.pem"),
+		cert:     cert.Raw,
+		key:      key,
+		username: r.Username,
+		password: r.Password,
+	}
+	if err := writePEM(s.rootFile, "CERTIFICATE", cert.Raw); err != nil {
+		return nil, err
+	}
+	host, err := r.serve(s, certs)
+	s.realm = r.scheme() + "://" + host + "/token"
+	return s, err
+}
+
+// ServeHTTP issues a token for the asked scopes to whoever has the credentials.
+func (s *tokenServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if req.Method != http.MethodGet {
+		// Clients try OAuth 2 by POST first, and take this as a sign to use GET.
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	if !hasBasic(req, s.username, s.password) {
+		refuse(w, `Basic realm="registrytest tokens"`)
+		return
+	}
+	query := req.URL.Query()
+	granted, err := parseScopes(query["scope"])
+	if err != nil || query.Get("service") != tokenService {
+		http.Error(w, fmt.Sprintf("service %q, scopes: %v", query.Get("service"), err), http.StatusBadRequest)
+		return
+	}
+	token, err := s.issue(granted)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(map[string]any{"token": token, "access_token": token, "expires_in": 300})
+}
+
+// parseScopes reads "repository:NAME:pull,push"; one value may hold several, parted by spaces.
+// The name may hold colons, the type and the actions not.
+func parseScopes(values []string) ([]access, error) {
+	var all []access
+	for _, scope := range strings.Fields(strings.Join(values, " ")) {
+		kind, rest, _ := strings.Cut(scope, ":")
+		last := strings.LastIndexByte(rest, ':')
+		if last < 0 {
+			return nil, fmt.Errorf("malformed scope %q", scope)
+		}
+		all = append(all, access{kind, rest[:last], strings.Split(rest[last+1:], ",")})
+	}
+	return all, nil
+}
+
+var base64URL = base64.RawURLEncoding
+
+func (s *tokenServer) issue(granted []access) (string, error) {
+	header, err := json.Marshal(map[string]any{
+		"typ": "JWT",
+		"alg": "ES256",
+		// Both generations of Distribution find the key by this chain; their key IDs differ.
+		"x5c": []string{base64.StdEncoding.EncodeToString(s.cert)},
+	})
+	if err != nil {
+		return "", err
+	}
+	now := time.Now()
+	body, err := json.Marshal(claims{
+		Issuer: tokenIssuer, Subject: s.username, Audience: tokenService,
+		Expires: now.Add(5 * time.Minute).Unix(), NotBefore: now.Unix(), IssuedAt: now.Unix(),
+		ID: rand.Text(), Access: granted,
+	})
+	if err != nil {
+		return "", err
+	}
+	signed := base64URL.EncodeToString(header) + "." + base64URL.EncodeToString(body)
+	sum := sha256.Sum256([]byte(signed))
+	x, y, err := ecdsa.Sign(rand.Reader, s.key, sum[:])
+	if err != nil {
+		return "", err
+	}
+	var signature [64]byte
+	x.FillBytes(signature[:32])
+	y.FillBytes(signature[32:])
+	return signed + "." + base64URL.EncodeToString(signature[:]), nil
+}
+
+// verify returns what a token of this server's grants.
+func (s *tokenServer) verify(token string) ([]access, error) {
+	signed, encoded, _ := cutLast(token, ".")
+	signature, err := base64URL.DecodeString(encoded)
+	if err != nil || len(signature) != 64 {
+		return nil, errors.New("malformed token")
+	}
+	sum := sha256.Sum256([]byte(signed))
+	x, y := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
+	if !ecdsa.Verify(&s.key.PublicKey, sum[:], x, y) {
+		return nil, errors.New("token of another issuer")
+	}
+	_, body, _ := strings.Cut(signed, ".")
+	data, err := base64URL.DecodeString(body)
+	if err != nil {
+		return nil, err
+	}
+	var c claims
+	if err := json.Unmarshal(data, &c); err != nil {
+		return nil, err
+	}
+	if time.Now().Unix() > c.Expires {
+		return nil, errors.New("token has expired")
+	}
+	return c.Access, nil
+}
+
+// require lets requests pass whose token grants what they are about to do.
+func (s *tokenServer) require(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		needed := scopeOf(req)
+		token, bearer := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+		challenge := fmt.Sprintf("Bearer realm=%q,service=%q", s.realm, tokenService)
+		if needed.Name != "" {
+			challenge += fmt.Sprintf(",scope=%q", needed.Type+":"+needed.Name+":"+strings.Join(needed.Actions, ","))
+		}
+		if !bearer {
+			refuse(w, challenge)
+			return
+		}
+		granted, err := s.verify(token)
+		if err != nil {
+			refuse(w, challenge+`,error="invalid_token"`)
+			return
+		}
+		if !covers(granted, needed) {
+			refuse(w, challenge+`,error="insufficient_scope"`)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// scopeOf is what a request needs: nothing but a valid token for the API's root.
+func scopeOf(req *http.Request) access {
+	path := strings.TrimPrefix(req.URL.Path, "/v2/")
+	if path == "_catalog" {
+		return access{"registry", "catalog", []string{"*"}}
+	}
+	// The last of these words is the API's: a repository may bear one in its name.
+	end := -1
+	for _, word := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/"} {
+		end = max(end, strings.LastIndex(path, word))
+	}
+	if end < 0 {
+		return access{}
+	}
+	actions := []string{"pull"}
+	switch req.Method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+		actions = []string{"pull", "push"}
+	case http.MethodDelete:
+		actions = []string{"delete"}
+	}
+	return access{"repository", path[:end], actions}
+}
+
+func covers(granted []access, needed access) bool {
+	for _, action := range needed.Actions {
+		if !slices.ContainsFunc(granted, func(a access) bool {
+			return a.Type == needed.Type && a.Name == needed.Name && slices.Contains(a.Actions, action)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}

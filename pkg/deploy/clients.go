@@ -1,0 +1,110 @@
+package deploy
+
+import (
+	"context"
+	"io"
+	"net/http"
+
+	cmdcore "carvel.dev/kapp/pkg/kapp/cmd/core"
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/klog/v2"
+)
+
+// configMaps is where kapp keeps its state.
+func (c *Cluster) configMaps() typedcorev1.ConfigMapInterface {
+	return c.client.CoreV1().ConfigMaps(c.namespace)
+}
+
+// quiet keeps client-go from logging that a request was cut off.
+func quiet(ctx context.Context) context.Context {
+	return klog.NewContext(ctx, logr.Discard())
+}
+
+// clients makes kapp's clients. kapp's own factory would read KAPP_* variables, and list
+// all nodes only to print a line about them.
+type clients struct {
+	config   *rest.Config
+	warnings rest.WarningHandler
+}
+
+var _ cmdcore.DepsFactory = (*clients)(nil)
+
+// newClients returns clients that work until ctx ends. Warnings of the API server go to out.
+func newClients(ctx context.Context, config *rest.Config, out io.Writer) *clients {
+	config = rest.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return &boundTransport{ctx: ctx, next: next}
+	})
+	warnings := rest.NewWarningWriter(out, rest.WarningWriterOptions{Deduplicate: true})
+	return &clients{config: config, warnings: warnings}
+}
+
+func (c *clients) DynamicClient(opts cmdcore.DynamicClientOpts) (dynamic.Interface, error) {
+	config := rest.CopyConfig(c.config)
+	if opts.Warnings {
+		config.WarningHandler = c.warnings
+	}
+	return dynamic.NewForConfig(config)
+}
+
+func (c *clients) CoreClient() (kubernetes.Interface, error) {
+	return kubernetes.NewForConfig(c.config)
+}
+
+func (c *clients) RESTMapper() (meta.RESTMapper, error) {
+	client, err := discovery.NewDiscoveryClientForConfig(c.config)
+	if err != nil {
+		return nil, err
+	}
+	return restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client)), nil
+}
+
+// ConfigureWarnings is for kapp's flag, which no one sets here.
+func (c *clients) ConfigureWarnings(bool) {}
+
+// boundTransport refuses requests after ctx has ended, and cuts off those without an answer:
+// the API server may hold a write back for seconds, and it should not happen behind the back
+// of the next call. An answer that has begun is read to its end, because client-go logs an
+// error otherwise. boundTransport keeps a context because kapp passes none of ours.
+type boundTransport struct {
+	ctx  context.Context
+	next http.RoundTripper
+}
+
+func (t *boundTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if err := t.ctx.Err(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(req.Context())
+	stop := context.AfterFunc(t.ctx, cancel)
+	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	if !stop() && err == nil {
+		resp.Body.Close()
+		err = t.ctx.Err()
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	resp.Body = &boundBody{resp.Body, cancel}
+	return resp, nil
+}
+
+// boundBody ends its request's context when it is closed.
+type boundBody struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (b *boundBody) Close() error {
+	defer b.cancel()
+	return b.ReadCloser.Close()
+}

@@ -1,0 +1,148 @@
+// Package deploy applies runtimes to a cluster and deletes them, with kapp, in process.
+//
+// Call [Connect] first, then [Cluster.Apply], [Cluster.List] or [Cluster.Delete]. The
+// manifests have to be ready to apply: verified, rendered, and with their images' references
+// relocated. This package trusts them.
+//
+// Each bundle of a runtime becomes one kapp app, "<runtime>.<bundle>", which kapp's own CLI
+// lists, inspects and deletes like any other. What kapp does not know (the runtime, the
+// layer, the order, version and digest) is in labels and annotations of the app's
+// ConfigMap, where any kubectl can read it. Change groups, change rules, wait rules and
+// whatever else kapp reads from annotations and Config documents stay as the bundle's author
+// wrote them; only kapp.k14s.io/deploy-logs has no effect, since kapp would print on the
+// standard output of the process.
+//
+// This is the only package that imports kapp or client-go.
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // a kubeconfig may ask for any of them
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Config says which cluster, by kubectl's rules: the zero value is the current context of
+// the files that KUBECONFIG names, or of ~/.kube/config, or the cluster around this process.
+type Config struct {
+	// Kubeconfig is the path of the one file to read. Default: kubectl's search.
+	Kubeconfig string
+	// Context is the context in it. Default: the current one.
+	Context string
+	// Namespace is where kapp keeps its state and where resources go that name no
+	// namespace. It must exist. Default: the context's, or "default".
+	Namespace string
+}
+
+// Cluster applies to one cluster and one namespace for kapp's state. It may be used by
+// several goroutines.
+type Cluster struct {
+	config    *rest.Config
+	client    kubernetes.Interface
+	namespace string
+}
+
+// Connect reads the kubeconfig. It makes no request.
+func Connect(cfg Config) (*Cluster, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = cfg.Kubeconfig
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: cfg.Context}
+	overrides.Context.Namespace = cfg.Namespace
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
+
+	config, err := loader.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	namespace, _, err := loader.Namespace()
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	// kapp is bursts of small requests, which the API server knows to queue; client-go's
+	// default of 5 a second would slow it to a crawl.
+	config.QPS = -1
+	// Without a handler client-go logs warnings on standard error.
+	config.WarningHandler = rest.NoWarnings{}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	return &Cluster{config: config, client: client, namespace: namespace}, nil
+}
+
+// Server is the address of the API server.
+func (c *Cluster) Server() string { return c.config.Host }
+
+// Namespace is where kapp keeps its state.
+func (c *Cluster) Namespace() string { return c.namespace }
+
+// Runtime is what Apply makes of the cluster.
+type Runtime struct {
+	// Name, a DNS label, is what later calls find the runtime by.
+	Name string
+	// Version and Digest are recorded with each bundle. Both may be empty.
+	Version, Digest string
+	// Units are the bundles in the order to apply them.
+	Units []Unit
+}
+
+// Unit is one bundle, to be one kapp app.
+type Unit struct {
+	// Bundle is its name, a DNS label. It is empty for a bundle that is applied without a
+	// runtime: then it is the only unit, and the app is named as the Runtime.
+	Bundle string
+	// Version and Digest are recorded when it is applied. Both may be empty.
+	Version, Digest string
+	Layer           int
+	// Manifests are plain YAML or JSON; all files named *.yaml, *.yml and *.json are read.
+	// That there is no resource at all is an error: to kapp it would mean to delete the
+	// bundle's resources.
+	Manifests fs.FS
+}
+
+// Options are how a call talks to its user and how long it waits.
+type Options struct {
+	// Confirm is asked before the cluster is changed, after kapp's summary of the changes
+	// went to Out; Apply asks for each bundle that changes, and once for all bundles that
+	// leave the runtime, Delete asks once. False ends the call with ErrNotConfirmed. With
+	// Confirm, kapp looks at the cluster twice, because it would write its own state
+	// before it asks. Default: go on without asking.
+	Confirm func(ctx context.Context, question string) (bool, error)
+	// OnEvent is told what happens, one call at a time. Default: nobody is.
+	OnEvent func(Event)
+	// Out gets what kapp writes, and nothing more once the call has returned. Default:
+	// discard.
+	Out io.Writer
+	// Color lets colors through. kapp itself looks whether the standard output of the
+	// process is a terminal, and has none if it is not.
+	Color bool
+	// WaitTimeout is how long kapp waits while nothing of a bundle becomes ready or, in a
+	// delete, goes away. For a limit to the whole call give ctx a deadline. Default: 15
+	// minutes.
+	WaitTimeout time.Duration
+	// PollInterval is the time between two looks at what is not ready. Default: 1 second.
+	PollInterval time.Duration
+}
+
+const (
+	defaultWaitTimeout  = 15 * time.Minute
+	defaultPollInterval = time.Second
+)
+
+func (o *Options) setDefaults() {
+	if o.WaitTimeout == 0 {
+		o.WaitTimeout = defaultWaitTimeout
+	}
+	if o.PollInterval == 0 {
+		o.PollInterval = defaultPollInterval
+	}
+	if o.OnEvent == nil {
+		o.OnEvent = func(Event) {}
+	}
+}

@@ -1,0 +1,427 @@
+package deploy
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/klog/v2"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+)
+
+// TestMain watches that nothing is logged behind the caller's back: client-go does it with
+// klog, which writes on standard error by default.
+func TestMain(m *testing.M) {
+	var logged bytes.Buffer
+	klog.LogToStderr(false)
+	klog.SetOutput(&logged)
+	code := clustertest.Main(m)
+	if klog.Flush(); logged.Len() > 0 {
+		fmt.Fprintf(os.Stderr, "this was logged:\n%s", &logged)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// rig is a cluster with a namespace for one test.
+type rig struct {
+	*Cluster
+	t          testing.TB
+	kubeconfig string
+	dynamic    dynamic.Interface
+}
+
+func newRig(t testing.TB) *rig {
+	t.Helper()
+	shared := clustertest.Shared(t)
+	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
+	c, err := Connect(Config{Kubeconfig: shared.Kubeconfig, Namespace: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Cluster: c, t: t, kubeconfig: shared.Kubeconfig, dynamic: dynamic.NewForConfigOrDie(c.config)}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	if _, err := c.client.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the namespace has what controllers put there", func() error {
+		_, err := c.client.CoreV1().ServiceAccounts(name).Get(t.Context(), "default", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		_, err = c.client.CoreV1().ConfigMaps(name).Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		return err
+	})
+	return r
+}
+
+func (r *rig) eventually(what string, done func() error) {
+	r.t.Helper()
+	var err error
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(50 * time.Millisecond) {
+		if err = done(); err == nil {
+			return
+		}
+	}
+	r.t.Fatalf("waited for this: %s; but: %v", what, err)
+}
+
+// objects are all objects of the cluster, with their resource versions, but for those that
+// come and go by themselves.
+func (r *rig) objects() map[string]string {
+	r.t.Helper()
+	_, lists, err := r.client.Discovery().ServerGroupsAndResources()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, resource := range list.APIResources {
+			switch resource.Name {
+			case "events", "leases", "nodes", "componentstatuses", "ipaddresses", "endpoints":
+				continue
+			}
+			if !slices.Contains(resource.Verbs, "list") {
+				continue
+			}
+			items, err := r.dynamic.Resource(gv.WithResource(resource.Name)).List(r.t.Context(), metav1.ListOptions{})
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			for _, item := range items.Items {
+				key := fmt.Sprintf("%s %s/%s", resource.Kind, item.GetNamespace(), item.GetName())
+				found[key] = item.GetResourceVersion()
+			}
+		}
+	}
+	return found
+}
+
+// wantBack waits until the cluster holds the objects that it held before, and no more.
+func (r *rig) wantBack(before map[string]string) {
+	r.t.Helper()
+	r.eventually("the cluster is as before", func() error {
+		now := r.objects()
+		maps.DeleteFunc(now, func(key, _ string) bool { _, ok := before[key]; return ok })
+		if len(now) > 0 {
+			return fmt.Errorf("left behind: %v", slices.Sorted(maps.Keys(now)))
+		}
+		return nil
+	})
+}
+
+func (r *rig) exists(gvr schema.GroupVersionResource, name string) bool {
+	r.t.Helper()
+	_, err := r.dynamic.Resource(gvr).Namespace(r.namespace).Get(r.t.Context(), name, metav1.GetOptions{})
+	return err == nil
+}
+
+func (r *rig) apply(rt Runtime) *Report {
+	r.t.Helper()
+	var out bytes.Buffer
+	report, err := r.Apply(r.t.Context(), rt, ApplyOptions{Options: quick(&out)})
+	if err != nil {
+		r.t.Fatalf("apply: %v\n%s", err, &out)
+	}
+	return report
+}
+
+func (r *rig) list(name string) []string {
+	r.t.Helper()
+	all, err := r.List(r.t.Context(), name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var lines []string
+	for _, i := range all {
+		state := "complete"
+		if !i.Complete {
+			state = "incomplete"
+		}
+		lines = append(lines, fmt.Sprintf("%d %s %s %s", i.Layer, i.App, cmp.Or(i.Version, "-"), state))
+	}
+	return lines
+}
+
+func quick(out *bytes.Buffer) Options {
+	return Options{Out: out, PollInterval: 50 * time.Millisecond, WaitTimeout: 30 * time.Second}
+}
+
+var (
+	configMaps  = schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
+	deployments = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
+)
+
+// unit is a bundle of one file.
+func unit(layer int, bundle, version string, docs ...string) Unit {
+	return Unit{
+		Bundle: bundle, Version: version, Layer: layer, Digest: "sha256:" + strings.Repeat("a", 64),
+		Manifests: fstest.MapFS{"config/all.yaml": {Data: []byte(strings.Join(docs, "\n---\n"))}},
+	}
+}
+
+func configMap(name, value string) string {
+	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {key: %q}", name, value)
+}
+
+func crd(plural, kind, group string) string {
+	return fmt.Sprintf(`apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: %[1]s.%[3]s}
+spec:
+  group: %[3]s
+  scope: Namespaced
+  names: {plural: %[1]s, kind: %[2]s}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}`, plural, kind, group)
+}
+
+// deployment is ready as soon as KWOK sees its pods; where selects nodes.
+func deployment(name, where string) string {
+	return fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s}}
+    spec:
+      nodeSelector: {%[2]s}
+      containers: [{name: main, image: registry.example/app:1}]`, name, where)
+}
+
+func TestLife(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	v1 := Runtime{Name: "edge", Version: "1.0.0", Digest: "sha256:1", Units: []Unit{
+		unit(1, "crds", "1.0.0", crd("gadgets", "Gadget", "life.example")),
+		unit(3, "old", "0.1.0", configMap("old", "old")),
+		unit(4, "app", "2.0.0",
+			"apiVersion: life.example/v1\nkind: Gadget\nmetadata: {name: one}",
+			configMap("settings", "1"),
+			deployment("web", "")),
+	}}
+
+	t.Log("install")
+	report := r.apply(v1)
+	if got, want := outcomes(report.Applied), []string{"crds: create 1", "old: create 1", "app: create 3"}; !slices.Equal(got, want) {
+		t.Errorf("applied %q, want %q", got, want)
+	}
+	web, err := r.client.AppsV1().Deployments(r.namespace).Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil || web.Status.AvailableReplicas != 2 {
+		t.Errorf("kapp did not wait: %v, error %v", web.Status, err)
+	}
+	want := []string{"1 edge.crds 1.0.0 complete", "3 edge.old 0.1.0 complete", "4 edge.app 2.0.0 complete"}
+	if got := r.list("edge"); !slices.Equal(got, want) {
+		t.Errorf("list %q, want %q", got, want)
+	}
+
+	t.Log("again")
+	installed := r.objects()
+	report = r.apply(v1)
+	if got, want := outcomes(report.Applied), []string{"crds: no changes", "old: no changes", "app: no changes"}; !slices.Equal(got, want) {
+		t.Errorf("applied again: %q, want %q", got, want)
+	}
+	for key, version := range r.objects() {
+		if installed[key] != version {
+			t.Errorf("%s was written by an apply without changes", key)
+		}
+	}
+
+	t.Log("upgrade: one comes first, so that others move, one changes, one leaves")
+	v2 := Runtime{Name: "edge", Version: "2.0.0", Digest: "sha256:2", Units: []Unit{
+		unit(0, "base", "1.0.0", configMap("base", "base")),
+		v1.Units[0],
+		unit(4, "app", "2.1.0",
+			"apiVersion: life.example/v1\nkind: Gadget\nmetadata: {name: one}",
+			configMap("settings", "2"),
+			deployment("web", "")),
+	}}
+	report = r.apply(v2)
+	if got, want := outcomes(report.Applied), []string{"base: create 1", "crds: no changes", "app: update 1"}; !slices.Equal(got, want) {
+		t.Errorf("upgraded %q, want %q", got, want)
+	}
+	if got, want := outcomes(report.Deleted), []string{"old: delete 1"}; !slices.Equal(got, want) {
+		t.Errorf("deleted %q, want %q", got, want)
+	}
+	want = []string{"0 edge.base 1.0.0 complete", "1 edge.crds 1.0.0 complete", "4 edge.app 2.1.0 complete"}
+	if got := r.list(""); !slices.Equal(got, want) {
+		t.Errorf("list %q, want %q", got, want)
+	}
+	all, _ := r.List(t.Context(), "edge")
+	if all[1].RuntimeVersion != "2.0.0" || all[1].RuntimeDigest != "sha256:2" || all[1].Digest != v1.Units[0].Digest {
+		t.Errorf("recorded of a bundle that did not change: %+v", all[1])
+	}
+	if r.exists(configMaps, "old") {
+		t.Error("the resources of a bundle that left are still there")
+	}
+
+	t.Log("delete")
+	var order []string
+	report, err = r.Delete(t.Context(), "edge", DeleteOptions{Options{
+		PollInterval: 50 * time.Millisecond,
+		OnEvent: func(e Event) {
+			t.Log(e.Phase, e.Bundle, e.Elapsed)
+			order = append(order, string(e.Phase)+" "+e.Bundle)
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = []string{"deleting app", "deleted app", "deleting crds", "deleted crds", "deleting base", "deleted base"}
+	if !slices.Equal(order, want) || len(report.Deleted) != 3 {
+		t.Errorf("events %q, want %q; report %+v", order, want, report.Deleted)
+	}
+	r.wantBack(before)
+
+	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{}); !errors.Is(err, ErrNotInstalled) {
+		t.Errorf("delete of nothing: %v", err)
+	}
+}
+
+func outcomes(all []Outcome) []string {
+	var lines []string
+	for _, o := range all {
+		lines = append(lines, fmt.Sprintf("%s: %v", o.Bundle, Changes{Create: o.Changes.Create, Update: o.Changes.Update, Delete: o.Changes.Delete}))
+	}
+	return lines
+}
+
+func TestConfirm(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	rt := Runtime{Name: "edge", Units: []Unit{
+		unit(1, "one", "1.0.0", configMap("one", "1"), "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {password: opensesame}"),
+		unit(2, "two", "", configMap("two", "1")),
+	}}
+	var out bytes.Buffer
+	var questions []string
+	answer := false
+	options := quick(&out)
+	options.Confirm = func(_ context.Context, question string) (bool, error) {
+		questions = append(questions, question)
+		return answer, nil
+	}
+
+	_, err := r.Apply(t.Context(), rt, ApplyOptions{Options: options})
+	var at *Error
+	if !errors.Is(err, ErrNotConfirmed) || !errors.As(err, &at) || at.Bundle != "one" {
+		t.Errorf("refused apply: %v", err)
+	}
+	if now := r.objects(); !maps.Equal(now, before) {
+		t.Errorf("refused apply left the cluster as %v, want %v", now, before)
+	}
+	for _, text := range []string{"@@ create configmap/one (v1)", "key: \"1\"", "<-- value not shown"} {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("diff lacks %q:\n%s", text, &out)
+		}
+	}
+
+	answer = true
+	out.Reset()
+	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: options, SummaryOnly: true}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "@@") || strings.Count(out.String(), "Namespace  ") != 2 {
+		t.Errorf("want no diff, and the table once for each bundle:\n%s", &out)
+	}
+	if strings.Contains(out.String(), "opensesame") {
+		t.Errorf("a secret was shown:\n%s", &out)
+	}
+	questions = nil
+	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: options}); err != nil || questions != nil {
+		t.Errorf("apply without changes asked %q, error %v", questions, err)
+	}
+
+	answer = false
+	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{options}); !errors.Is(err, ErrNotConfirmed) {
+		t.Errorf("refused delete: %v", err)
+	}
+	if !r.exists(configMaps, "one") || !r.exists(configMaps, "two") {
+		t.Error("refused delete has deleted")
+	}
+	answer = true
+	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{options}); err != nil {
+		t.Fatal(err)
+	}
+	r.wantBack(before)
+	if want := []string{"delete 2 bundles (edge): 3 resources", "delete 2 bundles (edge): 3 resources"}; !slices.Equal(questions, want) {
+		t.Errorf("questions %q, want %q", questions, want)
+	}
+}
+
+// TestInterrupt ends an apply while kapp waits; what holds it up goes away, and the next
+// apply completes.
+func TestInterrupt(t *testing.T) {
+	r := newRig(t)
+	rt := Runtime{Name: "edge", Units: []Unit{
+		unit(1, "first", "1.0.0", configMap("first", "1")),
+		unit(2, "second", "1.0.0", configMap("second", "1"), deployment("stuck", "interrupt-test: here")),
+		unit(3, "third", "1.0.0", configMap("third", "1")),
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out bytes.Buffer
+	options := quick(&out)
+	var ended time.Time
+	options.OnEvent = func(e Event) {
+		t.Log(e.Phase, e.Bundle, e.Elapsed)
+		if e.Bundle == "second" && e.Phase == Applying {
+			time.AfterFunc(1500*time.Millisecond, func() { ended = time.Now(); cancel() })
+		}
+	}
+	report, err := r.Apply(ctx, rt, ApplyOptions{Options: options})
+	took := time.Since(ended)
+	var at *Error
+	if !errors.Is(err, context.Canceled) || !errors.As(err, &at) || at.Bundle != "second" {
+		t.Fatalf("interrupted apply: %v\n%s", err, &out)
+	}
+	if took > 200*time.Millisecond {
+		t.Errorf("apply returned %s after the interrupt", took)
+	}
+	if len(report.Applied) != 1 || report.Applied[0].Bundle != "first" {
+		t.Errorf("report %+v", report)
+	}
+	if got, want := r.list("edge"), []string{"1 edge.first 1.0.0 complete", "2 edge.second - incomplete"}; !slices.Equal(got, want) {
+		t.Errorf("list %q, want %q", got, want)
+	}
+
+	nodes, err := r.client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.client.CoreV1().Nodes().Patch(t.Context(), nodes.Items[0].Name, types.MergePatchType,
+		[]byte(`{"metadata": {"labels": {"interrupt-test": "here"}}}`), metav1.PatchOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.apply(rt)
+	for _, line := range r.list("edge") {
+		if !strings.HasSuffix(line, " 1.0.0 complete") {
+			t.Errorf("after the next apply: %s", line)
+		}
+	}
+}

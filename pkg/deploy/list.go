@@ -1,0 +1,144 @@
+package deploy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	kapp "carvel.dev/kapp/pkg/kapp/app"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+)
+
+// Labels of an app's ConfigMap are there from its first moment, because kapp creates it
+// with them: an apply that was interrupted can be found, continued and deleted in order.
+// Label values are too short for a digest and too narrow for all versions, so what is known
+// of the last success is in annotations.
+const (
+	labelRuntime = "krtpkg.dev/runtime"
+	labelBundle  = "krtpkg.dev/bundle" // absent for a bundle applied without a runtime
+	labelLayer   = "krtpkg.dev/layer"
+	labelOrder   = "krtpkg.dev/order" // the place in the runtime, padded so that it sorts as text
+
+	annotationVersion        = "krtpkg.dev/version"
+	annotationDigest         = "krtpkg.dev/digest"
+	annotationRuntimeVersion = "krtpkg.dev/runtime-version"
+	annotationRuntimeDigest  = "krtpkg.dev/runtime-digest"
+	// annotationChange is the name of the last of kapp's changes when an Apply ended well.
+	annotationChange = "krtpkg.dev/change"
+)
+
+// Installed is a bundle on the cluster.
+type Installed struct {
+	Runtime string
+	// Bundle is its name, that of the runtime for a bundle applied without one.
+	Bundle string
+	App    string // the kapp app
+	Layer  int
+	// Version and Digest are those of the bundle, RuntimeVersion and RuntimeDigest those of
+	// the runtime that were last applied with success; empty if none was.
+	Version, Digest               string
+	RuntimeVersion, RuntimeDigest string
+	// Complete tells whether an Apply has ended well since the last change. It is false while
+	// one is going on, after one that failed or was interrupted (the next Apply continues
+	// it), and after a change by anything else than Apply, such as kapp's CLI.
+	Complete bool
+	// Changed is when the last change began; zero if none did.
+	Changed time.Time
+
+	alone     bool
+	order     int
+	configMap string
+	change    string
+	labels    map[string]string
+	notes     map[string]string
+}
+
+// List returns the bundles of the runtime with this name, or of all for "", in the order in
+// which they were applied; runtimes by name. None is not an error.
+func (c *Cluster) List(ctx context.Context, name string) ([]Installed, error) {
+	selector, err := appSelector(name)
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.configMaps().List(quiet(ctx), metav1.ListOptions{LabelSelector: selector.String()})
+	if err != nil {
+		return nil, fmt.Errorf("list what is installed, namespace %s: %w", c.namespace, err)
+	}
+	all := make([]Installed, 0, len(found.Items))
+	for _, cm := range found.Items {
+		one, err := readInstalled(&cm)
+		if err != nil {
+			return nil, fmt.Errorf("list what is installed, configmap %s/%s: %w", cm.Namespace, cm.Name, err)
+		}
+		all = append(all, one)
+	}
+	slices.SortFunc(all, applyOrder)
+	return all, nil
+}
+
+func appSelector(runtime string) (labels.Selector, error) {
+	isApp, err := labels.NewRequirement(kapp.KappIsAppLabelKey, selection.Exists, nil)
+	if err != nil {
+		return nil, err
+	}
+	ours, err := labels.NewRequirement(labelRuntime, selection.Exists, nil)
+	if runtime != "" {
+		ours, err = labels.NewRequirement(labelRuntime, selection.Equals, []string{runtime})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("runtime %q: %w", runtime, err)
+	}
+	return labels.NewSelector().Add(*isApp, *ours), nil
+}
+
+func readInstalled(cm *corev1.ConfigMap) (Installed, error) {
+	meta, err := kapp.NewAppMetaFromData(cm.Data)
+	if err != nil {
+		return Installed{}, err
+	}
+	layer, err := strconv.Atoi(cm.Labels[labelLayer])
+	if err != nil {
+		return Installed{}, fmt.Errorf("label %s: %w", labelLayer, err)
+	}
+	order, err := strconv.Atoi(cm.Labels[labelOrder])
+	if err != nil {
+		return Installed{}, fmt.Errorf("label %s: %w", labelOrder, err)
+	}
+	runtime, bundle := cm.Labels[labelRuntime], cm.Labels[labelBundle]
+	return Installed{
+		Runtime:        runtime,
+		Bundle:         cmp.Or(bundle, runtime),
+		App:            strings.TrimSuffix(cm.Name, kapp.AppSuffix),
+		Layer:          layer,
+		Version:        cm.Annotations[annotationVersion],
+		Digest:         cm.Annotations[annotationDigest],
+		RuntimeVersion: cm.Annotations[annotationRuntimeVersion],
+		RuntimeDigest:  cm.Annotations[annotationRuntimeDigest],
+		Complete:       meta.LastChangeName != "" && cm.Annotations[annotationChange] == meta.LastChangeName,
+		Changed:        meta.LastChange.StartedAt,
+		alone:          bundle == "",
+		order:          order,
+		configMap:      cm.Name,
+		change:         meta.LastChangeName,
+		labels:         cm.Labels,
+		notes:          cm.Annotations,
+	}, nil
+}
+
+// applyOrder compares layers before places: after an upgrade that was interrupted, places
+// are those of two versions.
+func applyOrder(a, b Installed) int {
+	return cmp.Or(
+		cmp.Compare(a.Runtime, b.Runtime),
+		cmp.Compare(a.Layer, b.Layer),
+		cmp.Compare(a.order, b.order),
+		cmp.Compare(a.App, b.App),
+	)
+}

@@ -1,0 +1,95 @@
+package sign
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+var (
+	// ErrUnsigned is the error of a root that has no signature at all.
+	ErrUnsigned = errors.New("no signature found")
+	// ErrNotVerified is the error of a root that has signatures, none of them valid.
+	ErrNotVerified = errors.New("no valid signature")
+	// ErrTooMany is the error of a root with more signatures or referrers than are examined.
+	ErrTooMany = errors.New("too many to examine")
+)
+
+// Object is one signature, as the store has it.
+type Object struct {
+	Form Form `json:"form"`
+	// Manifest is the manifest that holds the signature.
+	Manifest digest.Digest `json:"manifest"`
+	// Layer is its place among the manifest's layers; only the Legacy and Referrer forms
+	// hold more than one.
+	Layer int `json:"layer,omitempty"`
+}
+
+func (o Object) String() string {
+	if o.Layer > 0 {
+		return fmt.Sprintf("%s (%s form, layer %d)", o.Manifest, o.Form, o.Layer)
+	}
+	return fmt.Sprintf("%s (%s form)", o.Manifest, o.Form)
+}
+
+// Rejected is a signature that was found and not accepted.
+type Rejected struct {
+	Object
+	// Err says why.
+	Err error
+}
+
+// MarshalJSON writes Err as its message, "reason".
+func (r Rejected) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Object
+		Reason string `json:"reason"`
+	}{r.Object, r.Err.Error()})
+}
+
+// VerifyError is what [Verify] returns when it has read everything and nothing is valid.
+// It is ErrUnsigned if there was nothing, else ErrNotVerified, and it is each of the reasons.
+type VerifyError struct {
+	Root     digest.Digest `json:"root"`
+	Rejected []Rejected    `json:"rejected,omitempty"`
+}
+
+func (e *VerifyError) sentinel() error {
+	if len(e.Rejected) == 0 {
+		return ErrUnsigned
+	}
+	return ErrNotVerified
+}
+
+// The message names as many signatures as a reader can use.
+const maxReasons = 5
+
+func (e *VerifyError) Error() string {
+	n := len(e.Rejected)
+	if n == 0 {
+		return fmt.Sprintf("%s: %v", e.Root, ErrUnsigned)
+	}
+	var reasons []string
+	for _, r := range e.Rejected[:min(n, maxReasons)] {
+		reasons = append(reasons, fmt.Sprintf("%s: %v", r.Object, r.Err))
+	}
+	if n > maxReasons {
+		reasons = append(reasons, fmt.Sprintf("and %d more", n-maxReasons))
+	}
+	count := "1 signature, not valid"
+	if n > 1 {
+		count = fmt.Sprintf("%d signatures, none valid", n)
+	}
+	return fmt.Sprintf("%s: %s: %s", e.Root, count, strings.Join(reasons, "; "))
+}
+
+func (e *VerifyError) Unwrap() []error {
+	errs := []error{e.sentinel()}
+	for _, r := range e.Rejected {
+		errs = append(errs, r.Err)
+	}
+	return errs
+}

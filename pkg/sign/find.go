@@ -1,0 +1,23 @@
+package sign
+
+import (
+	"context"
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+)
+
+// Find lists the signatures of root that store has, in all three forms, and verifies none of
+// them: it is for showing what there is.
+func Find(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) ([]Object, error) {
+	var found []Object
+	err := walk(ctx, store, root, func(obj Object, _ envelope, _ error) error {
+		found = append(found, obj)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find signatures of %s: %w", root.Digest, err)
+	}
+	return found, nil
+}

@@ -1,0 +1,279 @@
+package sign
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+	"github.com/sigstore/cosign/v2/pkg/cosign"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/sigstore/sigstore/pkg/signature/options"
+)
+
+// ErrPassphrase is the error of an encrypted key that the passphrase does not open. Whether
+// the passphrase is wrong or the key is damaged cannot be told.
+var ErrPassphrase = errors.New("wrong passphrase, or the key is damaged")
+
+// GenerateKeyPair makes a new ECDSA P-256 key pair as cosign does: the private key in cosign's
+// own encryption, the public key as PKIX, both in PEM. An empty passphrase encrypts with the
+// empty passphrase, which protects nothing.
+func GenerateKeyPair(passphrase []byte) (private, public []byte, err error) {
+	keys, err := cosign.GenerateKeyPair(func(bool) ([]byte, error) { return passphrase, nil })
+	if err != nil {
+		return nil, nil, fmt.Errorf("generate key pair: %w", err)
+	}
+	return keys.PrivateBytes, keys.PublicBytes, nil
+}
+
+// Key is a public key.
+type Key struct {
+	id       string
+	verifier signature.Verifier
+}
+
+// LoadPublicKey reads a public key from PEM: ECDSA on P-256, P-384 or P-521, RSA of 2048, 3072
+// or 4096 bits, or Ed25519, and nothing beside it.
+func LoadPublicKey(pemBytes []byte) (*Key, error) {
+	block, err := onlyBlock(pemBytes)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
+	}
+	var pub crypto.PublicKey
+	switch block.Type {
+	case "PUBLIC KEY":
+		pub, err = x509.ParsePKIXPublicKey(block.Bytes)
+	case "RSA PUBLIC KEY":
+		pub, err = x509.ParsePKCS1PublicKey(block.Bytes)
+	default:
+		err = fmt.Errorf("this is %s (PEM %q)", kind(block.Type), block.Type)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
+	}
+	return newKey(pub)
+}
+
+// ID is the fingerprint of the key: the SHA-256 of its DER encoded SubjectPublicKeyInfo, in
+// hex. A Sigstore bundle names its key by the same bytes.
+func (k *Key) ID() string { return k.id }
+
+func newKey(pub crypto.PublicKey) (*Key, error) {
+	verifiers, err := verifiersOf(pub)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %s: %w", describe(pub), err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("public key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	return &Key{id: hex.EncodeToString(sum[:]), verifier: verifiers}, nil
+}
+
+// signed reports by nil that sig is this key's signature of message.
+func (k *Key) signed(message, sig []byte) error {
+	return k.verifier.VerifySignature(bytes.NewReader(sig), bytes.NewReader(message))
+}
+
+// verifiersOf are the algorithms that the field uses with one and the same key: sigstore's
+// default for it, and what cosign signs with as well, which is Ed25519ph for an Ed25519 key,
+// and SHA-256 on the larger curves before 2.5.
+func verifiersOf(pub crypto.PublicKey) (anyOf, error) {
+	first, err := signature.LoadDefaultVerifier(pub)
+	if err != nil {
+		return nil, err
+	}
+	var second signature.Verifier
+	switch pub := pub.(type) {
+	case ed25519.PublicKey:
+		second, err = signature.LoadDefaultVerifier(pub, options.WithED25519ph())
+	case *ecdsa.PublicKey:
+		if pub.Curve == elliptic.P256() {
+			return anyOf{first}, nil
+		}
+		second, err = signature.LoadVerifier(pub, crypto.SHA256)
+	default:
+		return anyOf{first}, nil
+	}
+	return anyOf{first, second}, err
+}
+
+// anyOf accepts what one of its verifiers accepts. They are all of the same key.
+type anyOf []signature.Verifier
+
+func (a anyOf) PublicKey(opts ...signature.PublicKeyOption) (crypto.PublicKey, error) {
+	return a[0].PublicKey(opts...)
+}
+
+func (a anyOf) VerifySignature(sig, message io.Reader, opts ...signature.VerifyOption) error {
+	s, err := io.ReadAll(sig)
+	if err != nil {
+		return err
+	}
+	m, err := io.ReadAll(message)
+	if err != nil {
+		return err
+	}
+	for _, v := range a {
+		if err = v.VerifySignature(bytes.NewReader(s), bytes.NewReader(m), opts...); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// Signer signs with a private key.
+type Signer struct {
+	key    *Key
+	signer signature.Signer
+	algo   signature.AlgorithmDetails
+	public crypto.PublicKey
+}
+
+// Key is the public key that verifies what s signs.
+func (s *Signer) Key() *Key { return s.key }
+
+// LoadSigner reads a private key from PEM: cosign's encrypted keys, or a key of the kinds of
+// [LoadPublicKey] as PKCS #8, SEC 1 ("EC PRIVATE KEY") or PKCS #1 ("RSA PRIVATE KEY").
+//
+// passphrase is called, once, only if the key is encrypted; it may be nil if it is not. A
+// passphrase that does not open the key is [ErrPassphrase].
+func LoadSigner(pemBytes []byte, passphrase func() ([]byte, error)) (*Signer, error) {
+	block, err := onlyBlock(pemBytes)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	private, err := parsePrivate(block, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	return newSigner(private)
+}
+
+// newSigner picks sigstore's default algorithm for the key, as cosign does when it signs; for
+// Ed25519 that is the pure form, the only one that cosign verifies.
+func newSigner(private crypto.Signer) (*Signer, error) {
+	algo, err := signature.GetDefaultAlgorithmDetails(private.Public())
+	if err != nil {
+		return nil, fmt.Errorf("private key: %s: %w", describe(private.Public()), err)
+	}
+	signer, err := signature.LoadDefaultSignerVerifier(private)
+	if err != nil {
+		return nil, fmt.Errorf("private key: %w", err)
+	}
+	key, err := newKey(private.Public())
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{key: key, signer: signer, algo: algo, public: private.Public()}, nil
+}
+
+func (s *Signer) sign(ctx context.Context, message []byte) ([]byte, error) {
+	return s.signer.SignMessage(bytes.NewReader(message), options.WithContext(ctx))
+}
+
+func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (crypto.Signer, error) {
+	var (
+		key any
+		err error
+	)
+	switch block.Type {
+	case cosign.CosignPrivateKeyPemType, cosign.SigstorePrivateKeyPemType:
+		der, err := decrypt(block.Bytes, passphrase)
+		if err != nil {
+			return nil, err
+		}
+		return parsePrivate(&pem.Block{Type: cosign.PrivateKeyPemType, Bytes: der}, nil)
+	case cosign.PrivateKeyPemType:
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
+		if block.Headers["DEK-Info"] != "" {
+			return nil, errors.New("old PEM encryption is not supported; import it with cosign import-key-pair")
+		}
+		if block.Type == cosign.ECPrivateKeyPemType {
+			key, err = x509.ParseECPrivateKey(block.Bytes)
+		} else {
+			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+		}
+	default:
+		return nil, fmt.Errorf("this is %s (PEM %q)", kind(block.Type), block.Type)
+	}
+	if err != nil {
+		return nil, err
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a %T cannot sign", key)
+	}
+	return signer, nil
+}
+
+func decrypt(data []byte, passphrase func() ([]byte, error)) ([]byte, error) {
+	if passphrase == nil {
+		return nil, errors.New("it is encrypted, and no passphrase was given")
+	}
+	pass, err := passphrase()
+	if err != nil {
+		return nil, fmt.Errorf("passphrase: %w", err)
+	}
+	der, err := encrypted.Decrypt(data, pass)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPassphrase, err)
+	}
+	return der, nil
+}
+
+// onlyBlock is the one PEM block of data. A second key would be ignored by some readers and
+// not by others, so it is refused; OpenSSL's curve parameters before an EC key are harmless.
+func onlyBlock(data []byte) (*pem.Block, error) {
+	block, rest := pem.Decode(data)
+	if block != nil && block.Type == "EC PARAMETERS" {
+		block, rest = pem.Decode(rest)
+	}
+	if block == nil {
+		return nil, errors.New("no PEM block found")
+	}
+	if second, _ := pem.Decode(rest); second != nil {
+		return nil, fmt.Errorf("a second PEM block, %q, follows the first, %q", second.Type, block.Type)
+	}
+	return block, nil
+}
+
+// kind says in words what a PEM type is, for messages.
+func kind(pemType string) string {
+	switch pemType {
+	case "PUBLIC KEY", "RSA PUBLIC KEY":
+		return "a public key"
+	case cosign.CosignPrivateKeyPemType, cosign.SigstorePrivateKeyPemType, cosign.PrivateKeyPemType,
+		cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
+		return "a private key"
+	case "ENCRYPTED PRIVATE KEY", "OPENSSH PRIVATE KEY":
+		return "a private key in a format that is not supported"
+	case "CERTIFICATE":
+		return "a certificate"
+	}
+	return "not a key"
+}
+
+// describe says which key sigstore does not support: its error does not.
+func describe(pub crypto.PublicKey) string {
+	switch pub := pub.(type) {
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA of %d bits", pub.N.BitLen())
+	case *ecdsa.PublicKey:
+		return "ECDSA on " + pub.Params().Name
+	}
+	return fmt.Sprintf("%T", pub)
+}
