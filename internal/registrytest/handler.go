@@ -1,6 +1,7 @@
 package registrytest
 
 import (
+	"context"
 	"crypto/subtle"
 	"crypto/tls"
 	"errors"
@@ -17,8 +18,55 @@ import (
 	"github.com/olareg/olareg/config"
 )
 
-// startHandler serves a registry that is an http.Handler.
-func (r *Registry) startHandler(certs *certificates, tokens *tokenServer) error {
+// startFronted serves the registry's address from this process. The listener comes first: it
+// decides the address, which a token's challenge names.
+func (r *Registry) startFronted(ctx context.Context, certs *certificates) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	r.onClose(func() error {
+		// For a start that fails: a server closes it first.
+		if err := listener.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	r.setAddress(listener.Addr().String())
+
+	var tokens *tokenServer
+	if r.Options.Auth == Token {
+		if tokens, err = r.newTokenServer(); err != nil {
+			return err
+		}
+	}
+	var handler http.Handler
+	if r.Options.inProcess() {
+		handler = r.newHandler(tokens)
+	} else {
+		// TLS ends at the front.
+		host, err := r.startProcess(ctx, nil, tokens)
+		if err != nil {
+			return err
+		}
+		handler = newProxy(host, r.scheme())
+	}
+	if tokens != nil {
+		handler = tokens.serveBefore(handler)
+	}
+	if r.Options.Middleware != nil {
+		handler = r.Options.Middleware(handler)
+	}
+	if r.Options.Record {
+		r.recorder = &recorder{next: handler}
+		handler = r.recorder
+	}
+	r.serve(listener, handler, certs)
+	return nil
+}
+
+// newHandler is a registry in process behind its authentication.
+func (r *Registry) newHandler(tokens *tokenServer) http.Handler {
 	var handler http.Handler
 	if r.Options.Kind == GGCR {
 		handler = newGGCR(r.Options)
@@ -29,11 +77,11 @@ func (r *Registry) startHandler(certs *certificates, tokens *tokenServer) error 
 	}
 	switch r.Options.Auth {
 	case Basic:
-		handler = requireBasic(handler, r.Username, r.Password)
+		return requireBasic(handler, r.Username, r.Password)
 	case Token:
-		handler = tokens.require(handler)
+		return tokens.require(handler)
 	}
-	return r.serveFront(handler, certs)
+	return handler
 }
 
 func newOlareg(o Options) *olareg.Server {
@@ -61,26 +109,8 @@ func newGGCR(o Options) http.Handler {
 	)
 }
 
-// serveFront serves the handler, with what the options wrap around it, as the registry.
-func (r *Registry) serveFront(handler http.Handler, certs *certificates) error {
-	if r.Options.Middleware != nil {
-		handler = r.Options.Middleware(handler)
-	}
-	if r.Options.Record {
-		r.recorder = &recorder{next: handler}
-		handler = r.recorder
-	}
-	host, err := r.serve(handler, certs)
-	r.setAddress(host)
-	return err
-}
-
-// serve serves the handler on a free port until Close and returns the address.
-func (r *Registry) serve(handler http.Handler, certs *certificates) (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
+// serve serves the handler until Close.
+func (r *Registry) serve(listener net.Listener, handler http.Handler, certs *certificates) {
 	server := &http.Server{
 		Handler: handler,
 		// Clients that break off, which is what tests make them do, are no news.
@@ -102,7 +132,6 @@ func (r *Registry) serve(handler http.Handler, certs *certificates) (string, err
 		}
 		return err
 	})
-	return listener.Addr().String(), nil
 }
 
 // newProxy passes requests on to the address as if they had come there directly, so that the

@@ -28,39 +28,32 @@ var programs = map[Kind]string{
 	Distribution2: "registry2",
 }
 
-// startProcess runs a Distribution. If something is to stand before it, that terminates TLS
-// and the process is plain behind it.
-func (r *Registry) startProcess(ctx context.Context, certs *certificates, tokens *tokenServer) error {
+// startDirect makes a process's address the registry's.
+func (r *Registry) startDirect(ctx context.Context, certs *certificates) error {
+	host, err := r.startProcess(ctx, certs, nil)
+	r.setAddress(host)
+	return err
+}
+
+// startProcess runs a Distribution until Close and returns its address once it answers.
+func (r *Registry) startProcess(ctx context.Context, certs *certificates, tokens *tokenServer) (string, error) {
 	bin, err := hack.Build(ctx, programs[r.Options.Kind])
 	if err != nil {
-		return err
+		return "", err
 	}
-	fronted := r.Options.Middleware != nil || r.Options.Record
-	own := certs
-	if fronted {
-		own = nil
-	}
-	config, err := r.writeConfig(own, tokens)
+	config, err := r.writeConfig(certs, tokens)
 	if err != nil {
-		return err
+		return "", err
 	}
-	r.process, err = startProcess(bin, "serve", config)
-	if err != nil {
-		return err
+	if r.process, err = startProcess(bin, "serve", config); err != nil {
+		return "", err
 	}
 	r.onClose(r.process.kill)
 	host, err := r.process.address(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := r.awaitReady(ctx, host, own); err != nil {
-		return err
-	}
-	if fronted {
-		return r.serveFront(newProxy(host, r.scheme()), certs)
-	}
-	r.setAddress(host)
-	return nil
+	return host, r.awaitReady(ctx, host, certs)
 }
 
 // awaitReady asks the process for the API's root. It listens already, so that the answer is
@@ -98,7 +91,7 @@ func (r *Registry) writeConfig(certs *certificates, tokens *tokenServer) (string
 	}
 	config := object{
 		"version": "0.1",
-		// Only at this level does it say which port it got.
+		// Only at this level does it say which port it got; follow drops the rest of it.
 		"log":  object{"level": "info", "accesslog": object{"disabled": true}},
 		"http": server,
 		"storage": object{
@@ -177,12 +170,14 @@ func startProcess(bin string, args ...string) (*process, error) {
 
 var listening = regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
 
-// follow reads the output to its end.
+// follow reads the output to its end. It keeps warnings and what is worse.
 func (p *process) follow(r io.Reader) {
 	lines := bufio.NewReader(r)
 	for found := false; ; {
 		line, err := lines.ReadBytes('\n')
-		p.output.Write(line)
+		if !bytes.Contains(line, []byte(" level=info ")) {
+			p.output.Write(line)
+		}
 		if match := listening.FindSubmatch(line); match != nil && !found {
 			p.bound <- string(match[1])
 			found = true

@@ -61,8 +61,8 @@ const (
 	None Auth = iota
 	// Basic asks for [Registry.Username] and [Registry.Password] at every request.
 	Basic
-	// Token sends clients to a server of tokens, which takes the same credentials and
-	// grants what they ask for and no more, as the large public registries do.
+	// Token sends clients for a token to a path of the same host, which takes the same
+	// credentials and grants what they ask for and no more, as large public registries do.
 	Token
 )
 
@@ -93,13 +93,13 @@ type Options struct {
 	// Record makes [Registry.Requests] tell what was asked and answered.
 	Record bool
 	// Middleware wraps the registry, in order to inject faults or to count. It sees every
-	// request, before authentication.
+	// request, also those for tokens, before authentication.
 	Middleware func(http.Handler) http.Handler
 }
 
 // HasReferrers tells whether the registry answers the referrers API.
 func (o Options) HasReferrers() bool {
-	return !o.NoReferrers && (o.Kind == Olareg || o.Kind == GGCR)
+	return !o.NoReferrers && o.inProcess()
 }
 
 // String names the combination, as a subtest is called.
@@ -200,17 +200,19 @@ func start(ctx context.Context, o Options) (_ *Registry, err error) {
 	if o.Auth != None {
 		r.Username, r.Password = "tester", rand.Text()
 	}
-	var tokens *tokenServer
-	if o.Auth == Token {
-		if tokens, err = r.serveTokens(certs); err != nil {
-			return nil, err
-		}
+	if !o.fronted() {
+		return r, r.startDirect(ctx, certs)
 	}
-	if o.Kind == Distribution3 || o.Kind == Distribution2 {
-		return r, r.startProcess(ctx, certs, tokens)
-	}
-	return r, r.startHandler(certs, tokens)
+	return r, r.startFronted(ctx, certs)
 }
+
+// fronted tells whether this process serves the registry's address. That of the Distribution
+// kinds is their own process's unless something is to stand before it.
+func (o Options) fronted() bool {
+	return o.inProcess() || o.Auth == Token || o.Record || o.Middleware != nil
+}
+
+func (o Options) inProcess() bool { return o.Kind == Olareg || o.Kind == GGCR }
 
 // authority makes the certificates if TLS is wanted; without, it returns nil.
 func (r *Registry) authority() (*certificates, error) {

@@ -232,6 +232,7 @@ func ask(t *testing.T, r *Registry, method, path, token string) answer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set("Accept", ocispec.MediaTypeImageManifest)
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}

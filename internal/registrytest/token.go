@@ -52,8 +52,12 @@ type claims struct {
 	Access    []access `json:"access"`
 }
 
-// serveTokens starts the server of tokens, on a port of its own as in the field.
-func (r *Registry) serveTokens(certs *certificates) (*tokenServer, error) {
+// tokenPath is on the registry's own host and port, since nothing else is accepted on the
+// loopback interface: go-containerregistry and oras-go refuse a realm there, lest a registry
+// make them send credentials to a service of their machine, unless it is the registry itself.
+const tokenPath = "/token"
+
+func (r *Registry) newTokenServer() (*tokenServer, error) {
 	cert, key, err := issue(&x509.Certificate{
 		Subject:  pkix.Name{CommonName: tokenIssuer},
 		IsCA:     true,
@@ -63,18 +67,25 @@ func (r *Registry) serveTokens(certs *certificates) (*tokenServer, error) {
 		return nil, err
 	}
 	s := &tokenServer{
+		realm:    r.URL + tokenPath,
 		rootFile: filepath.Join(r.run, "token.pem"),
 		cert:     cert.Raw,
 		key:      key,
 		username: r.Username,
 		password: r.Password,
 	}
-	if err := writePEM(s.rootFile, "CERTIFICATE", cert.Raw); err != nil {
-		return nil, err
-	}
-	host, err := r.serve(s, certs)
-	s.realm = r.scheme() + "://" + host + "/token"
-	return s, err
+	return s, writePEM(s.rootFile, "CERTIFICATE", cert.Raw)
+}
+
+// serveBefore answers at the realm and leaves the rest to next.
+func (s *tokenServer) serveBefore(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == tokenPath {
+			s.ServeHTTP(w, req)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
 }
 
 // ServeHTTP issues a token for the asked scopes to whoever has the credentials.

@@ -276,7 +276,8 @@ func TestSignBesideCosign(t *testing.T) {
 	}
 }
 
-// A provenance by the trusted key is no signature, whatever cosign makes of it.
+// An attestation by the trusted key is no signature, though verify of cosign 2.6 and 3.1 takes
+// it for one.
 func TestAttestationIsNoSignature(t *testing.T) {
 	c := cosigns(t)["cosign3"]
 	repo := repository(t, serve(t, newOlareg(t)))

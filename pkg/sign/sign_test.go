@@ -227,6 +227,23 @@ func TestSignKeepsWhatItCannotRead(t *testing.T) {
 	}
 }
 
+// Find shows what is there, whoever made it.
+func TestFind(t *testing.T) {
+	eachStore(t, func(t *testing.T, store oras.GraphTarget) {
+		root := newRoot(t, store, "edge")
+		if found, err := sign.Find(t.Context(), store, root); err != nil || len(found) != 0 {
+			t.Errorf("found %v, %v, want nothing", found, err)
+		}
+		var want []sign.Object
+		for _, a := range attach(t, store, root, sign.SignOptions{Signer: signer(t, "rsa")}) {
+			want = append(want, a.Object)
+		}
+		if found, err := sign.Find(t.Context(), store, root); err != nil || !slices.Equal(found, want) {
+			t.Errorf("found %v, %v, want %v", found, err, want)
+		}
+	})
+}
+
 func TestKeyPolicy(t *testing.T) {
 	if _, err := sign.KeyPolicy(); err == nil {
 		t.Error("a policy without a key was made")

@@ -1,0 +1,141 @@
+package cli_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"krtpkg.dev/krtpkg/internal/imagetest"
+)
+
+// site is a folder to work in, as a user has one, with stand-ins for images and a key pair.
+type site struct {
+	t   *testing.T
+	dir string
+	env []string
+}
+
+// result is what a command left.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func newSite(t *testing.T, images ...string) *site {
+	t.Helper()
+	s := &site{t: t, dir: t.TempDir()}
+	s.env = append(os.Environ(),
+		"HOME="+s.dir, "XDG_CACHE_HOME="+s.path("cache"), "XDG_CONFIG_HOME="+s.path("config"),
+		"COSIGN_PASSWORD=secret", "KRTPKG_IMAGE_MIRROR=*=oci:"+s.path("img"), "KUBECONFIG="+s.path("no-kubeconfig"))
+	if err := imagetest.Layout(s.path("img"), images...); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("keygen")
+	return s
+}
+
+func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
+
+// write puts files into the folder: name, content, name, content…
+func (s *site) write(files ...string) {
+	s.t.Helper()
+	for i := 0; i < len(files); i += 2 {
+		name := s.path(files[i])
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(files[i+1]), 0o644)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// command is krtpkg, ready to start: this very test binary under that name.
+func (s *site) command(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer) {
+	cmd := exec.Command("krtpkg", args...)
+	cmd.Dir, cmd.Env = s.dir, s.env
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	return cmd, &stdout, &stderr
+}
+
+func (s *site) run(args ...string) result {
+	s.t.Helper()
+	cmd, stdout, stderr := s.command(args...)
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		s.t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// ok runs a command that has to succeed and returns its output.
+func (s *site) ok(args ...string) string {
+	s.t.Helper()
+	r := s.run(args...)
+	if r.code != 0 {
+		s.t.Fatalf("krtpkg %s: exit code %d\n%s%s", strings.Join(args, " "), r.code, r.stdout, r.stderr)
+	}
+	return r.stdout
+}
+
+// refused runs a command that has to end with an exit code and a message.
+func (s *site) refused(code int, message string, args ...string) {
+	s.t.Helper()
+	r := s.run(args...)
+	if r.code != code || !strings.Contains(r.stderr, message) {
+		s.t.Errorf("krtpkg %s: exit code %d, want %d and a message with %q\n%s%s", strings.Join(args, " "), r.code, code, message, r.stdout, r.stderr)
+	}
+}
+
+// web is a runtime of two bundles with one image.
+var web = []string{
+	"runtime.yaml", `
+apiVersion: krtpkg.dev/v1alpha1
+kind: Runtime
+metadata: {name: edge, version: 1.0.0}
+spec:
+  bundles:
+    - path: base
+    - path: web
+`,
+	"base/bundle.yaml", `
+apiVersion: krtpkg.dev/v1alpha1
+kind: Bundle
+metadata: {name: base, version: 1.0.0}
+spec:
+  layer: 1
+  sources:
+    - file: base.yaml
+`,
+	"base/base.yaml", `
+apiVersion: v1
+kind: Namespace
+metadata: {name: web}
+`,
+	"web/bundle.yaml", `
+apiVersion: krtpkg.dev/v1alpha1
+kind: Bundle
+metadata: {name: web, version: 1.0.0}
+spec:
+  layer: 6
+  requires: [base]
+  sources:
+    - file: web.yaml
+`,
+	"web/web.yaml", `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - {name: web, image: ghcr.io/example/web:1.0}
+`,
+}
