@@ -42,16 +42,28 @@ func TestScripts(t *testing.T) {
 func TestScriptsOnRegistries(t *testing.T) {
 	t.Parallel()
 	for _, options := range registrytest.All() {
-		t.Run(options.String(), func(t *testing.T) {
-			t.Parallel()
-			registry := registrytest.Start(t, options)
-			testscript.Run(t, params("../../testdata/script/registries", func(e *testscript.Env) {
-				e.Setenv("REGISTRY", registry.Host)
-				e.Setenv("KRTPKG_REGISTRY_CA", registry.CAFile)
-				e.Vars = append(e.Vars, registry.Env(t)...)
-			}))
-		})
+		onRegistry(t, "registries", options)
 	}
+}
+
+// Real clients, on a registry with the referrers API and on one without.
+func TestClients(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []registrytest.Kind{registrytest.Distribution3, registrytest.Olareg} {
+		onRegistry(t, "clients", registrytest.Options{Kind: kind})
+	}
+}
+
+func onRegistry(t *testing.T, scripts string, options registrytest.Options) {
+	t.Run(options.String(), func(t *testing.T) {
+		t.Parallel()
+		registry := registrytest.Start(t, options)
+		testscript.Run(t, params("../../testdata/script/"+scripts, func(e *testscript.Env) {
+			e.Setenv("REGISTRY", registry.Host)
+			e.Setenv("KRTPKG_REGISTRY_CA", registry.CAFile)
+			e.Vars = append(e.Vars, registry.Env(t)...)
+		}))
+	})
 }
 
 func params(dir string, setup func(*testscript.Env)) testscript.Params {

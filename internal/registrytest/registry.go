@@ -255,7 +255,8 @@ func (r *Registry) Close() error {
 // Transport is a new transport that trusts the registry's authority. It does not authenticate.
 func (r *Registry) Transport() *http.Transport {
 	return &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: r.pool},
+		TLSClientConfig:   &tls.Config{RootCAs: r.pool},
+		ForceAttemptHTTP2: true, // as by default, but not with a TLS configuration of one's own
 		// Idle connections would outlive the test that asked for a transport.
 		DisableKeepAlives: true,
 	}
@@ -287,7 +288,8 @@ func (r *Registry) Repository(name string) (*remote.Repository, error) {
 	return repo, nil
 }
 
-// Output is the end of what the registry's process wrote; kinds in process write nothing.
+// Output is the end of what the registry's process wrote, warnings and worse; kinds in process
+// write nothing.
 func (r *Registry) Output() string {
 	if r.process == nil {
 		return ""

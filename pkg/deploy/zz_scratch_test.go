@@ -12,6 +12,9 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const up = "/work/shared/upstream/"
@@ -43,6 +46,20 @@ func TestUpstream(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
 	rt := Runtime{Name: "up", Version: "1.0.0", Units: products(t)}
+	go func() {
+		for t.Context().Err() == nil {
+			l, err := r.client.CoreV1().Services("").List(t.Context(), metav1.ListOptions{})
+			if err == nil {
+				for _, s := range l.Items {
+					if s.Spec.Type == "LoadBalancer" && len(s.Status.LoadBalancer.Ingress) == 0 {
+						s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.7"}}
+						r.client.CoreV1().Services(s.Namespace).UpdateStatus(t.Context(), &s, metav1.UpdateOptions{})
+					}
+				}
+			}
+			time.Sleep(time.Second)
+		}
+	}()
 	for _, step := range []string{"install", "again", "again", "delete", "install", "delete"} {
 		var out bytes.Buffer
 		opts := Options{Out: &out, OnEvent: func(e Event) {

@@ -1,3 +1,4 @@
+// The newest release that the checksum database knows: it has no entry for v0.47.0.
 module krtpkg.dev/krtpkg/hack/tools/imgpkg
 
 go 1.26.0
