@@ -8,11 +8,9 @@ import (
 	"testing"
 )
 
-// Start starts a cluster for one test and ends it with the test. With -short, it skips the
-// test.
+// Start starts a cluster for one test and ends it with the test.
 func Start(t testing.TB) *Cluster {
 	t.Helper()
-	skipShort(t)
 	c, err := Run(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -36,14 +34,12 @@ var shared struct {
 
 // Shared returns the one cluster of this package's tests, which the first call starts.
 // What a test creates is there for the others, so each should use a namespace of its own.
-// With -short, it skips the test.
 //
 // The package's TestMain must be
 //
 //	func TestMain(m *testing.M) { os.Exit(clustertest.Main(m)) }
 func Shared(t testing.TB) *Cluster {
 	t.Helper()
-	skipShort(t)
 	shared.Lock()
 	defer shared.Unlock()
 	if !shared.inMain {
@@ -83,11 +79,4 @@ func Main(m *testing.M) int {
 		return max(code, 1)
 	}
 	return code
-}
-
-func skipShort(t testing.TB) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("a cluster takes seconds to start, and minutes to build")
-	}
 }

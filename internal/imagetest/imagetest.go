@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/http"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -107,9 +106,9 @@ func AddToLayout(dir, reference string, index v1.ImageIndex) error {
 	return path.AppendIndex(index, layout.WithAnnotations(map[string]string{ocispec.AnnotationRefName: ref.Name()}))
 }
 
-// Registry pushes stand-ins to a registry at HOST/PREFIX/<full name>:<tag>, what
+// Registry pushes stand-ins to an open registry without TLS, at HOST/PREFIX/<full name>:<tag>, what
 // --image-mirror '*=HOST/PREFIX' reads.
-func Registry(ctx context.Context, prefix string, transport http.RoundTripper, references ...string) error {
+func Registry(ctx context.Context, prefix string, references ...string) error {
 	for _, reference := range references {
 		ref, err := name.ParseReference(reference)
 		if err != nil {
@@ -123,7 +122,7 @@ func Registry(ctx context.Context, prefix string, transport http.RoundTripper, r
 		if err != nil {
 			return err
 		}
-		if err := remote.WriteIndex(to, index, remote.WithContext(ctx), remote.WithTransport(transport)); err != nil {
+		if err := remote.WriteIndex(to, index, remote.WithContext(ctx)); err != nil {
 			return err
 		}
 	}

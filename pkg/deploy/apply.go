@@ -58,7 +58,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		}
 		report.Applied = append(report.Applied, outcome)
 	}
-	report.Deleted, err = s.deleteAll(ctx, leaving, "no longer part of "+rt.Name)
+	report.Deleted, err = s.deleteAll(ctx, leaving, "what left "+rt.Name)
 	return report, err
 }
 

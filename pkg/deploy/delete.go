@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // DeleteOptions are for Delete. The zero value works.
@@ -42,10 +43,14 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, what string) 
 	mode, err := s.confirm(ctx, func() (Changes, error) {
 		return s.previewDelete(ctx, apps)
 	}, func(changes Changes) string {
-		return fmt.Sprintf("delete %d bundles (%s): %d resources", len(apps), what, changes.Delete)
+		names := make([]string, len(apps))
+		for n, i := range apps {
+			names[n] = i.Bundle
+		}
+		return fmt.Sprintf("delete %s: bundles %s; %d resources", what, strings.Join(names, ", "), changes.Delete)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("delete (%s): %w", what, err)
+		return nil, fmt.Errorf("delete %s: %w", what, err)
 	}
 	var done []Outcome
 	for _, i := range apps {

@@ -368,7 +368,7 @@ func TestConfirm(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantBack(before)
-	if want := []string{"delete 2 bundles (edge): 3 resources", "delete 2 bundles (edge): 3 resources"}; !slices.Equal(questions, want) {
+	if want := []string{"delete edge: bundles two, one; 3 resources", "delete edge: bundles two, one; 3 resources"}; !slices.Equal(questions, want) {
 		t.Errorf("questions %q, want %q", questions, want)
 	}
 }

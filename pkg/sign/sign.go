@@ -31,9 +31,9 @@
 //
 // T may be a trusted root that is empty but for its media type; cosign 2.6 insists on
 // having one as soon as it sees a bundle, even where a valid Legacy signature is beside it.
-// Two things that both programs, or the older one, let pass: any
-// attestation bundle by the key passes their verify, and cosign 2.6 does not compare -a with
-// the annotations of a bundle.
+//
+// Their verify accepts what Verify does not: any attestation bundle by the key passes for a
+// signature, and cosign 2.6 does not compare -a with the annotations of a bundle.
 package sign
 
 import (
