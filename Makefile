@@ -3,13 +3,12 @@
 GO ?= go
 BIN := bin/krtpkg
 
-.PHONY: all build install demo test lint bench clean
+.PHONY: all build install demo test tools lint bench clean $(BIN)
 
 all: build
 
 build: $(BIN)
 
-.PHONY: $(BIN)
 $(BIN):
 	$(GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $@ ./cmd/krtpkg
 
@@ -20,12 +19,18 @@ install:
 demo: build
 	$(GO) run ./hack/demo -krtpkg $(BIN)
 
-# Two packages at a time: each starts registries or a cluster of its own.
-test:
+# Real registries, real clients and a real control plane: the first run on a machine
+# compiles them.
+test: tools
 	$(GO) test -p 2 -timeout 30m ./...
 
+tools:
+	$(GO) run ./hack/prebuild
+
 lint:
-	$(GO) run ./hack/lint
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt would change these"; exit 1; }
+	$(GO) vet ./...
+	$$($(GO) run ./hack/prebuild tools/staticcheck) ./...
 
 bench: build
 	$(GO) run ./hack/bench -krtpkg $(BIN)

@@ -33,9 +33,6 @@ type cosign struct {
 // cosigns are the programs that have to agree with this package, by major version.
 func cosigns(t *testing.T) map[string]cosign {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("builds cosign the first time, which takes minutes")
-	}
 	all := map[string]cosign{}
 	for _, name := range []string{"cosign2", "cosign3"} {
 		path, err := hack.Build(t.Context(), "tools/"+name)

@@ -1,0 +1,57 @@
+// Command prebuild builds every program of hack/ that tests need, one after the other, and
+// says what it does: on a new machine that takes minutes, and a test would look stuck. With
+// arguments it builds these alone and prints their paths.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"krtpkg.dev/krtpkg/internal/hack"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "prebuild:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	for _, name := range os.Args[1:] {
+		path, err := hack.Build(ctx, name)
+		if err != nil {
+			return err
+		}
+		fmt.Println(path)
+	}
+	if len(os.Args) > 1 {
+		return nil
+	}
+	root, err := hack.Root()
+	if err != nil {
+		return err
+	}
+	modules, err := filepath.Glob(filepath.Join(root, "hack", "tools", "*", "go.mod"))
+	if err != nil {
+		return err
+	}
+	names := []string{"cluster", "registry2"}
+	for _, module := range modules {
+		names = append(names, "tools/"+filepath.Base(filepath.Dir(module)))
+	}
+	for _, name := range names {
+		start := time.Now()
+		if _, err := hack.Build(ctx, name); err != nil {
+			return err
+		}
+		fmt.Printf("%-20s %s\n", name, time.Since(start).Round(time.Second/10))
+	}
+	return nil
+}

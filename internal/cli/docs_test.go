@@ -1,0 +1,112 @@
+package cli_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+// Every command in the documents runs: a console block's lines behind "$ " are typed one
+// after the other in one folder, where a block named by a path (```yaml site.yaml) is a file.
+// Two registries and a cluster stand behind the names that the documents use.
+func TestDocuments(t *testing.T) {
+	t.Parallel()
+	root, err := hack.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, document := range append(documents, filepath.Join(root, "README.md")) {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := codeBlock.FindAllStringSubmatch(string(text), -1)
+		if len(blocks) == 0 {
+			continue
+		}
+		t.Run(filepath.Base(document), func(t *testing.T) {
+			t.Parallel()
+			play(t, root, blocks)
+		})
+	}
+}
+
+var codeBlock = regexp.MustCompile("(?ms)^```(\\w+) ?([\\w./-]*)\n(.*?)^```$")
+
+func play(t *testing.T, root string, blocks [][]string) {
+	s := newSite(t, "registry.krtpkg.dev/demo/hello:1.0.0", "registry.krtpkg.dev/demo/hello:1.1.0", "ghcr.io/example/web:1.0", "ghcr.io/example/worker:1.0")
+	if err := os.Symlink(filepath.Join(root, "bundles"), s.path("bundles")); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"cosign.key", "cosign.pub"} { // the documents make their own
+		if err := os.Remove(s.path(key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var text strings.Builder
+	for _, b := range blocks {
+		text.WriteString(b[3])
+	}
+	var names []string
+	if strings.Contains(text.String(), ".example/") {
+		vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+		edge := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+		names = []string{"registry.example", vendor.Host, "site.example", edge.Host}
+	}
+	if strings.Contains(text.String(), "krtpkg apply") {
+		s.env = append(s.env, "KUBECONFIG="+clustertest.Start(t).Kubeconfig)
+	}
+	for _, tool := range []string{"cosign2", "cosign3", "imgpkg", "oras", "regctl"} {
+		if regexp.MustCompile(`(?m)^\$ ` + tool + " ").MatchString(text.String()) {
+			s.env = append(s.env, "PATH="+filepath.Dir(registrytest.Tool(t, tool))+":"+s.lookup("PATH"))
+		}
+	}
+	hosts := strings.NewReplacer(names...)
+	for _, b := range blocks {
+		kind, file, content := b[1], b[2], hosts.Replace(b[3])
+		switch {
+		case kind == "console":
+			for line := range strings.Lines(content) {
+				if command, ok := strings.CutPrefix(line, "$ "); ok && !strings.HasPrefix(command, "make ") {
+					s.typed(command)
+				}
+			}
+		case file != "":
+			s.write(file, content)
+		}
+	}
+}
+
+// lookup is the last value of a variable in the site's environment.
+func (s *site) lookup(name string) (value string) {
+	for _, v := range s.env {
+		if rest, ok := strings.CutPrefix(v, name+"="); ok {
+			value = rest
+		}
+	}
+	return value
+}
+
+// typed runs a line in a shell.
+func (s *site) typed(line string) {
+	s.t.Helper()
+	cmd := exec.Command("sh", "-euc", line)
+	cmd.Dir, cmd.Env = s.dir, s.env
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		s.t.Fatalf("$ %s%v\n%s", line, err, out.Bytes())
+	}
+}

@@ -1,0 +1,107 @@
+// Package rules holds the rules of the house that a compiler does not know, as tests.
+package rules
+
+import (
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "krtpkg.dev/krtpkg/"
+
+// order is the house in the order in which data flows: a package imports only what stands
+// below it (docs/DESIGN.md).
+var order = []string{
+	"cmd/krtpkg",
+	"internal/cli",
+	"internal/ui",
+	"internal/place",
+	"internal/registry",
+	"internal/layout",
+	"pkg/deploy",
+	"pkg/build",
+	"pkg/render",
+	"pkg/transfer",
+	"pkg/sign",
+	"pkg/bundle",
+	"pkg/images",
+	"pkg/source",
+	"pkg/layers",
+	"pkg/manifest",
+	"pkg/progress",
+}
+
+// only names the packages that may import a module: everything else goes through them.
+var only = map[string][]string{
+	"github.com/sigstore/":             {"pkg/sign"},
+	"carvel.dev/kapp":                  {"pkg/deploy"},
+	"k8s.io/":                          {"pkg/deploy"},
+	"carvel.dev/ytt":                   {"pkg/render"},
+	"github.com/spf13/cobra":           {"internal/cli", "pkg/deploy"}, // kapp's defaults are flags
+	"golang.org/x/term":                {"internal/ui"},
+	"oras.land/oras-go/v2/content/oci": {"internal/layout"},
+	"os/exec":                          {},
+	"log":                              {},
+	"log/slog":                         {},
+}
+
+// forTests are packages that only tests, the demo and the benchmarks import.
+var forTests = []string{"internal/hack", "internal/clustertest", "internal/registrytest", "internal/imagetest", "internal/rules"}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func TestImports(t *testing.T) {
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if strings.HasPrefix(name, "hack/") || slices.Contains(forTests, name) {
+			continue
+		}
+		rank := slices.Index(order, name)
+		if rank < 0 {
+			t.Errorf("%s has no place in the order of packages", name)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if inner, ours := strings.CutPrefix(imported, module); ours {
+				if slices.Index(order, inner) <= rank {
+					t.Errorf("%s imports %s, which does not stand below it", name, inner)
+				}
+				if strings.HasPrefix(name, "pkg/") && strings.HasPrefix(inner, "internal/") {
+					t.Errorf("%s imports %s: the library knows nothing of the program", name, inner)
+				}
+			}
+			for prefix, allowed := range only {
+				matches := imported == prefix || strings.HasSuffix(prefix, "/") && strings.HasPrefix(imported, prefix) || strings.HasPrefix(imported, prefix+"/")
+				if matches && !slices.Contains(allowed, name) {
+					t.Errorf("%s imports %s, which only %v may", name, imported, allowed)
+				}
+			}
+		}
+	}
+}
+
+func packages(t *testing.T) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []pkg
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	for decoder.More() {
+		var p pkg
+		if err := decoder.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	if len(all) < len(order) {
+		t.Fatalf("only %d packages found", len(all))
+	}
+	return all
+}
