@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -169,6 +170,21 @@ func (w *watcher) playLoadBalancer() {
 			_, _ = w.client.CoreV1().Services(service.Namespace).UpdateStatus(w.t.Context(), service, metav1.UpdateOptions{})
 		}
 	}()
+}
+
+// labelNodes gives every node a label.
+func (w *watcher) labelNodes(key, value string) {
+	w.t.Helper()
+	nodes, err := w.client.CoreV1().Nodes().List(w.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	patch := fmt.Appendf(nil, `{"metadata": {"labels": {%q: %q}}}`, key, value)
+	for _, node := range nodes.Items {
+		if _, err := w.client.CoreV1().Nodes().Patch(w.t.Context(), node.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // everything is each object on the cluster with its resource version, but for those that

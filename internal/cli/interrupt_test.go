@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
@@ -62,4 +64,76 @@ func TestInterruptedPush(t *testing.T) {
 			s.ok("inspect", reference)
 		})
 	}
+}
+
+// An interrupted apply ends at once with 130, and the next one completes it.
+func TestInterruptedApply(t *testing.T) {
+	t.Parallel()
+	cluster := clustertest.Start(t)
+	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		name := map[os.Signal]string{os.Interrupt: "sigint", syscall.SIGTERM: "sigterm"}[signal]
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, "ghcr.io/example/web:1.0")
+			// No node has the label yet, so the second bundle is waited for.
+			label := "krtpkg.dev/" + name
+			for i := 0; i < len(web); i += 2 {
+				s.write(web[i], strings.NewReplacer(
+					"name: edge", "name: "+name, "namespace: web", "namespace: "+name, "metadata: {name: web}", "metadata: {name: "+name+"}",
+					"      containers:", "      nodeSelector: {"+label+": here}\n      containers:",
+				).Replace(web[i+1]))
+			}
+			s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
+			s.ok("build", "-f", ".")
+			s.ok("sign", "--key", "cosign.key", "oci:dist:1.0.0")
+
+			cmd, _, stderr := s.command("apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes")
+			said := &waiter{want: "ongoing: reconcile deployment", seen: make(chan struct{})}
+			cmd.Stderr = io.MultiWriter(stderr, said)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-said.seen:
+			case <-time.After(time.Minute):
+				cmd.Process.Kill()
+				cmd.Wait()
+				t.Fatalf("apply never waited for the deployment:\n%s", stderr)
+			}
+			sent := time.Now()
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Wait()
+			if took := time.Since(sent); took > prompt || cmd.ProcessState.ExitCode() != 130 {
+				t.Errorf("ended after %s with exit code %d, want 130 at once\n%s", took, cmd.ProcessState.ExitCode(), stderr)
+			}
+			if status := s.ok("status", name); !strings.Contains(status, "false") {
+				t.Errorf("status calls an interrupted apply complete:\n%s", status)
+			}
+
+			newWatcher(t, cluster).labelNodes(label, "here")
+			s.ok("apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes", "--wait-timeout", "1m")
+			if status := s.ok("status", name); strings.Contains(status, "false") {
+				t.Errorf("not complete:\n%s", status)
+			}
+			s.ok("delete", name, "--yes")
+		})
+	}
+}
+
+// waiter sees when a text has been written.
+type waiter struct {
+	want string
+	seen chan struct{}
+	text strings.Builder
+	done bool
+}
+
+func (w *waiter) Write(p []byte) (int, error) {
+	w.text.Write(p)
+	if !w.done && strings.Contains(w.text.String(), w.want) {
+		w.done = true
+		close(w.seen)
+	}
+	return len(p), nil
 }
