@@ -81,7 +81,7 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	resolver, err := images.ForPlatforms(client, client, store, o.platforms, a.ui.Progress("note:"))
+	resolver, err := images.ForPlatforms(client, client, store, o.platforms, a.ui.Progress("lock"))
 	if err != nil {
 		return &usageError{err}
 	}

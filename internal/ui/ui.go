@@ -204,7 +204,7 @@ func (b *bar) take(e progress.Event) {
 	defer b.mu.Unlock()
 	switch e.Kind {
 	case progress.Note:
-		b.ui.Note("%s", strings.TrimSpace(e.Subject+" "+e.Detail))
+		b.ui.Note("note: %s %s", e.Subject, e.Detail)
 		return
 	case progress.Done:
 		b.ui.Say("%s %s %s", b.verb, e.Subject, e.Detail)
