@@ -5,6 +5,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ func Build(ctx context.Context, definition string, o Options) (*Built, error) {
 	return o.runtime(ctx, d, dir)
 }
 
-// Check reads a definition and, for a runtime, those of its bundles, and builds nothing.
+// read parses the definition at a path and gives the folder that it is in.
 func read(definition string) (*bundle.Definition, string, error) {
 	file := definition
 	if info, err := os.Stat(file); err == nil && info.IsDir() {
@@ -101,13 +102,14 @@ func (o Options) bundle(ctx context.Context, d *bundle.Definition, dir string) (
 	built := &bundle.Content{Bundle: d.Bundle}
 	fetcher := o.Sources
 	fetcher.Dir = dir
+	names := map[string]string{}
 	for i := range d.Bundle.Spec.Sources {
 		at := []any{"spec", "sources", i}
-		if err := addSource(ctx, &fetcher, built, &d.Bundle.Spec.Sources[i]); err != nil {
+		if err := addSource(ctx, &fetcher, built, &d.Bundle.Spec.Sources[i], names); err != nil {
 			return nil, place(d, at, err)
 		}
 	}
-	wanted, err := references(built, d)
+	wanted, err := references(built, d, names)
 	if err != nil {
 		return nil, err
 	}
@@ -128,62 +130,49 @@ func place(d *bundle.Definition, field []any, err error) error {
 	return at
 }
 
-// addSource fetches a source into the content and pins it.
-func addSource(ctx context.Context, fetcher *source.Fetcher, built *bundle.Content, s *bundle.Source) error {
+// addSource fetches a source into the content and pins it. names gets what its author calls
+// each file that the target will not render first, for errors.
+func addSource(ctx context.Context, fetcher *source.Fetcher, built *bundle.Content, s *bundle.Source, names map[string]string) error {
 	var tree *source.Tree
 	var err error
-	name := s.Dir + s.File + s.URL
+	name := path.Join(filepath.ToSlash(fetcher.Dir), s.Dir+s.File)
 	switch {
 	case s.Dir != "":
 		tree, err = fetcher.Folder(s.Dir, s.Include, s.Exclude)
 	case s.File != "":
 		tree, err = fetcher.File(s.File)
 	default:
+		name = s.URL
 		tree, err = fetcher.URL(ctx, s.URL, s.SHA256)
 	}
 	if err != nil {
 		return err
 	}
 	if s.SHA256 != "" && s.SHA256 != tree.SHA256 {
-		return &source.DigestError{Source: name, Got: tree.SHA256, Want: s.SHA256}
+		return &source.DigestError{Source: s.Dir + s.File, Got: tree.SHA256, Want: s.SHA256}
 	}
 	s.SHA256 = tree.SHA256
 	for _, f := range tree.Files {
 		target := path.Join(bundle.ConfigDir, s.Path, f.Path)
 		built.Files = append(built.Files, bundle.File{Path: target, Data: f.Data})
 		if s.Template == "" {
-			if err := checkManifest(path.Join(filepath.ToSlash(fetcher.Dir), name, f.Path), f.Data); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// checkManifest says whether every document of a file is a Kubernetes resource.
-func checkManifest(file string, data []byte) error {
-	parsed, err := manifest.Parse(file, data)
-	if err != nil {
-		return err
-	}
-	for _, doc := range parsed.Documents {
-		if err := parsed.CheckResource(doc); err != nil {
-			return err
+			names[target] = strings.TrimSuffix(name+"/"+f.Path, "/")
 		}
 	}
 	return nil
 }
 
 // references lists the images of what the target will render, with the defaults of the
-// templates' values, and those that the definition adds.
-func references(built *bundle.Content, d *bundle.Definition) ([]images.Want, error) {
+// templates' values, and those that the definition adds. Each document has to be a
+// Kubernetes resource.
+func references(built *bundle.Content, d *bundle.Definition, names map[string]string) ([]images.Want, error) {
 	rendered, err := render.Templates(built, nil)
 	if err != nil {
 		return nil, err
 	}
 	var wanted []images.Want
 	for _, f := range rendered {
-		parsed, err := manifest.Parse(f.Path, f.Data)
+		parsed, err := manifest.Parse(cmp.Or(names[f.Path], f.Path+" (rendered)"), f.Data)
 		if err != nil {
 			return nil, err
 		}
