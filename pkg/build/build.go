@@ -168,7 +168,7 @@ func addSource(ctx context.Context, fetcher *source.Fetcher, built *bundle.Conte
 func references(built *bundle.Content, d *bundle.Definition, names map[string]string) ([]images.Want, error) {
 	rendered, err := render.Templates(built, nil)
 	if err != nil {
-		return nil, err
+		return nil, place(d, []any{"spec", "sources"}, err)
 	}
 	var wanted []images.Want
 	for _, f := range rendered {

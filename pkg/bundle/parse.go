@@ -123,8 +123,25 @@ func (d *Definition) validate(kindName string) error {
 	}
 	var found []*manifest.Error
 	d.explain(invalid, schema, &found)
-	return join(found)
+	return join(withoutConsequences(found))
 }
+
+// withoutConsequences drops from the problems of one mapping that a field is missing where
+// the mistyped name of that field is reported already.
+func withoutConsequences(found []*manifest.Error) []*manifest.Error {
+	meant := map[string]bool{}
+	for _, e := range found {
+		if e.Hint != "" {
+			meant[e.Hint] = true
+		}
+	}
+	return slices.DeleteFunc(found, func(e *manifest.Error) bool {
+		field, missing := strings.CutSuffix(e.Problem, " is missing")
+		return missing && meant[didYouMean(field[strings.LastIndex(field, ".")+1:])]
+	})
+}
+
+func didYouMean(name string) string { return fmt.Sprintf("did you mean %q?", name) }
 
 var compiled = func() func(string) (*jsonschema.Schema, error) {
 	var mu sync.Mutex
@@ -206,7 +223,7 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 		field[i] = token
 	}
 	node := find(d.root, field)
-	name := strings.Join(e.InstanceLocation, ".")
+	name := fieldName(e.InstanceLocation)
 	last := ""
 	if len(field) > 0 {
 		last = e.InstanceLocation[len(field)-1]
@@ -216,7 +233,7 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 		for _, unknown := range k.Properties {
 			problem := d.file.Errorf(key(node, unknown), "unknown field %q", unknown)
 			if near := nearest(unknown, fields(schema, e.InstanceLocation)); near != "" {
-				problem.Hint = fmt.Sprintf("did you mean %q?", near)
+				problem.Hint = didYouMean(near)
 			}
 			*found = append(*found, problem)
 		}
@@ -225,7 +242,7 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 			*found = append(*found, d.file.Errorf(node, "%s is missing", strings.TrimPrefix(name+"."+missing, ".")))
 		}
 	case *kind.Type:
-		*found = append(*found, d.file.Errorf(node, "%s is %s, want %s", name, article(k.Got), article(strings.Join(k.Want, " or "))))
+		*found = append(*found, d.mistyped(node, name, last, k))
 	case *kind.Pattern:
 		problem := d.file.Errorf(node, "%s %q %s", name, k.Got, cmp.Or(wanted[last], "does not match "+k.Want))
 		*found = append(*found, problem)
@@ -417,23 +434,47 @@ func isIndex(token string) bool {
 
 // nearest is the name that a mistyped one was probably meant to be, or "".
 func nearest(typed string, names []string) string {
-	best, score := "", 0.6
+	best, score := "", 0.49 // two letters that changed places in a word of four
 	for _, name := range names {
-		if s := levenshtein.Match(strings.ToLower(typed), strings.ToLower(name), nil); s > score {
+		if s := levenshtein.Similarity(strings.ToLower(typed), strings.ToLower(name), nil); s > score {
 			best, score = name, s
 		}
 	}
 	return best
 }
 
-func article(what string) string {
-	if what == "null" {
-		return "empty"
+// mistyped explains a value of the wrong type.
+func (d *Definition) mistyped(node *yaml.Node, name, last string, k *kind.Type) *manifest.Error {
+	if k.Got == "number" && wanted[last] != "" {
+		return d.file.Errorf(node, "%s %s %s", name, node.Value, wanted[last])
 	}
-	if strings.ContainsAny(what[:1], "aeiou") {
-		return "an " + what
+	problem := d.file.Errorf(node, "%s is %s, want %s", name, typeName[k.Got], typeName[k.Want[0]])
+	if k.Want[0] == "string" && node.Kind == yaml.ScalarNode && k.Got != "null" {
+		problem.Hint = fmt.Sprintf("write it in quotes: %q", node.Value)
 	}
-	return "a " + what
+	return problem
+}
+
+// typeName is what YAML calls the types of JSON schema.
+var typeName = map[string]string{
+	"null": "empty", "object": "a mapping", "array": "a list", "string": "a string",
+	"number": "a number", "integer": "a whole number", "boolean": "true or false",
+}
+
+// fieldName writes a place as users do: spec.sources[0].url.
+func fieldName(location []string) string {
+	var name strings.Builder
+	for _, token := range location {
+		switch {
+		case isIndex(token):
+			fmt.Fprintf(&name, "[%s]", token)
+		case name.Len() == 0:
+			name.WriteString(token)
+		default:
+			name.WriteString("." + token)
+		}
+	}
+	return name.String()
 }
 
 func list(values []any) string {

@@ -7,6 +7,7 @@ package render
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -127,12 +128,12 @@ func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
 		})
 		out, err := ytt(own, values)
 		if err != nil {
-			return nil, fmt.Errorf("bundle %s: render %s: %w", b.Bundle.Metadata.Name, dir, err)
+			return nil, fmt.Errorf("render %s: %w", dir, err)
 		}
 		rendered = append(rendered, out...)
 	}
 	if len(values) > 0 && !templated {
-		return nil, fmt.Errorf("bundle %s takes no values: none of its sources is a template", b.Bundle.Metadata.Name)
+		return nil, errors.New("it takes no values: none of its sources is a template")
 	}
 	rendered = append(rendered, rest...)
 	slices.SortFunc(rendered, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })

@@ -96,6 +96,11 @@ func (f *Fetcher) Folder(dir string, include, exclude []string) (*Tree, error) {
 			return nil, fmt.Errorf("folder %s: invalid glob %q", dir, glob)
 		}
 	}
+	if info, err := root.Stat(filepath.FromSlash(dir)); err != nil {
+		return nil, confinement(dir, err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("%s is a file, want a folder", dir)
+	}
 	tree := &Tree{}
 	err = fs.WalkDir(root.FS(), path.Clean(dir), func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
