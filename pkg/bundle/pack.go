@@ -169,6 +169,7 @@ func compress(files []File, created time.Time) ([]byte, digest.Digest, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	zip.ModTime = time.Unix(0, 0) // "no time"; this writer takes the zero Time for a date
 	diff := digest.SHA256.Digester()
 	archive := tar.NewWriter(io.MultiWriter(zip, diff.Hash()))
 	if created.IsZero() {
