@@ -31,7 +31,9 @@ func (c *cluster) apiServerFlags(port, etcd int) []string {
 		"--permit-port-sharing", // see reservePort
 		// A loopback address is no valid endpoint of the Service "kubernetes".
 		"--endpoint-reconciler-type=none",
-		"--service-cluster-ip-range=10.96.0.0/16",
+		// Loopback, where nobody answers: the API server calls webhooks at these addresses, and
+		// is refused at once instead of waiting for packets that a network swallows.
+		"--service-cluster-ip-range=127.96.0.0/16",
 		"--authorization-mode=Node,RBAC",
 		"--allow-privileged=true",
 		"--client-ca-file=" + c.path("pki", "ca.crt"),

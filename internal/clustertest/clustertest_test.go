@@ -71,7 +71,7 @@ func TestWorkloads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(service.Spec.ClusterIP, "10.96.") {
+	if !strings.HasPrefix(service.Spec.ClusterIP, "127.96.") {
 		t.Errorf("service has cluster IP %q", service.Spec.ClusterIP)
 	}
 
