@@ -15,9 +15,13 @@ type edit struct {
 	value          string
 }
 
-// Replace puts a new value in the place of a scalar's, inside its own quotes. The value
-// must need no quoting or escaping in any style, as image references do. An error says
-// that the scalar stands in a form that can't be edited in place: folded over lines or
+// plainCharacters are those of image references. They mean themselves in every style of
+// scalar, so a value of them stands in the text as it is.
+const plainCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:@+"
+
+// Replace puts a new value in the place of a scalar's, inside its own quotes. Both consist of
+// the characters of image references, less white space around the old one. An error says that
+// the scalar does not, or stands in a form that can't be edited in place: folded over lines or
 // written with escapes.
 func (f *File) Replace(scalar *yaml.Node, value string) error {
 	offset, ok := f.find(scalar)
@@ -56,7 +60,7 @@ func (f *File) find(scalar *yaml.Node) (int, bool) {
 	}
 	text := strings.TrimSpace(scalar.Value)
 	start, ok := f.offset(scalar.Line, scalar.Column)
-	if !ok || text == "" || strings.ContainsAny(text, "\n\r") {
+	if !ok || text == "" || strings.Trim(text, plainCharacters) != "" {
 		return 0, false
 	}
 	start += properties(f.data[start:])
