@@ -54,8 +54,21 @@ func (f *clusterFlags) options(a *app) (deploy.Options, error) {
 		return o, &usageError{fmt.Errorf("there is no terminal to ask on before the cluster is changed: say --yes")}
 	}
 	o.Out = a.ui // what is asked about has to be seen
-	o.Confirm = func(ctx context.Context, question string) (bool, error) { return a.ui.Ask(ctx, question) }
+	o.Confirm = a.confirm()
 	return o, nil
+}
+
+// confirm asks each question until one is answered with all.
+func (a *app) confirm() func(context.Context, string) (bool, error) {
+	all := false
+	return func(ctx context.Context, question string) (bool, error) {
+		if all {
+			return true, nil
+		}
+		answer, err := a.ui.Ask(ctx, question+" [y/N/all]")
+		all = answer == "a" || answer == "all"
+		return all || answer == "y" || answer == "yes", err
+	}
 }
 
 func (a *app) say(e deploy.Event) {

@@ -127,9 +127,13 @@ func (u *UI) Write(p []byte) (int, error) {
 	return u.Err.Write(p)
 }
 
-// Ask puts a question with the answer no by default. Only y or yes is a yes.
-func (u *UI) Ask(ctx context.Context, question string) (bool, error) {
-	u.Note("%s [y/N] ", question)
+// Ask puts a question and returns the answer in lower case, without white space around it;
+// "" when there is none.
+func (u *UI) Ask(ctx context.Context, question string) (string, error) {
+	u.mu.Lock()
+	u.clear()
+	fmt.Fprintf(u.Err, "%s ", question)
+	u.mu.Unlock()
 	type reply struct {
 		text string
 		err  error
@@ -142,10 +146,10 @@ func (u *UI) Ask(ctx context.Context, question string) (bool, error) {
 	}()
 	select {
 	case r := <-replies:
-		answer := strings.ToLower(strings.TrimSpace(r.text))
-		return answer == "y" || answer == "yes", ignoreEOF(r.err)
+		return strings.ToLower(strings.TrimSpace(r.text)), ignoreEOF(r.err)
 	case <-ctx.Done():
-		return false, ctx.Err()
+		fmt.Fprintln(u.Err)
+		return "", ctx.Err()
 	}
 }
 
