@@ -1,0 +1,256 @@
+// Command bench measures krtpkg beside imgpkg: whole processes, in turn, in one run, on the
+// same registry and the same bytes. It prints medians and ratios as Markdown. Nothing in it
+// fails because something is slow: it measures, people judge.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+func main() {
+	krtpkg := flag.String("krtpkg", "bin/krtpkg", "the program to measure")
+	rounds := flag.Int("rounds", 9, "counted rounds, after one that is not")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *krtpkg, *rounds); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is what the measured commands share.
+type bench struct {
+	krtpkg, imgpkg string
+	dir            string
+	host           string
+	requests       atomic.Int64
+	rounds         int
+}
+
+// measured is one command's figures over all rounds.
+type measured struct {
+	wall, cpu []time.Duration
+	memory    []int64 // KiB, the peak of the process
+	requests  []int64
+}
+
+// contest is one job, done by one or two programs in turn. Each is given the number of the
+// round, so that it can use a fresh repository or folder.
+type contest struct {
+	name         string
+	krtpkg, peer func(round int) []string
+}
+
+func run(ctx context.Context, krtpkg string, rounds int) (err error) {
+	b := &bench{rounds: rounds}
+	if b.krtpkg, err = filepath.Abs(krtpkg); err != nil {
+		return err
+	}
+	if b.imgpkg, err = hack.Build(ctx, "tools/imgpkg"); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "krtpkg-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
+	if err != nil {
+		return err
+	}
+	defer registry.Close()
+	b.host = registry.Host
+	size, err := b.prepare()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s, %d cores, %s; imgpkg 0.46.1, distribution 3.1.2 on loopback; %d files, %.2f MB; medians of %d rounds in turn.\n\n",
+		runtime.Version(), runtime.NumCPU(), cpu(), files, float64(size)/1e6, rounds)
+	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall of krtpkg / imgpkg |")
+	fmt.Println("|---|---|---|---|---|---|---|")
+	for _, c := range b.contests() {
+		if err := b.play(ctx, c); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	info, err := os.Stat(b.krtpkg)
+	if err != nil {
+		return err
+	}
+	peer, err := os.Stat(b.imgpkg)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nSize of the program: krtpkg %.0f MB, imgpkg %.0f MB.\n", float64(info.Size())/1e6, float64(peer.Size())/1e6)
+	return nil
+}
+
+// count counts the requests that reach the registry.
+func (b *bench) count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.requests.Add(1)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// The corpus: as many files, and about as many bytes, as a large product's manifests.
+const (
+	files     = 300
+	fileBytes = 7_170
+)
+
+// prepare writes the definition and builds and pushes what the pull jobs read. The manifests
+// name no images, so that both programs move the same bytes.
+func (b *bench) prepare() (size int64, err error) {
+	manifests := filepath.Join(b.dir, "bundle", "manifests")
+	if err := os.MkdirAll(manifests, 0o755); err != nil {
+		return 0, err
+	}
+	for i := range files {
+		text := manifest(i)
+		size += int64(len(text))
+		if err := os.WriteFile(filepath.Join(manifests, fmt.Sprintf("%03d.yaml", i)), []byte(text), 0o644); err != nil {
+			return 0, err
+		}
+	}
+	definition := "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: bench, version: 1.0.0}\nspec: {layer: 6, sources: [{dir: manifests}]}\n"
+	if err := os.WriteFile(filepath.Join(b.dir, "bundle", "bundle.yaml"), []byte(definition), 0o644); err != nil {
+		return 0, err
+	}
+	for _, args := range [][]string{
+		{"build", "-q", "-f", b.path("bundle"), "--to", "oci:" + b.path("dist")},
+		{"push", "-q", "oci:" + b.path("dist") + ":1.0.0", b.host + "/pull/bench:1.0.0"},
+		// imgpkg's input is the very content that krtpkg packs.
+		{"pull", "-q", "oci:" + b.path("dist") + ":1.0.0", "-o", b.path("content")},
+	} {
+		if out, err := exec.Command(b.krtpkg, args...).CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("krtpkg %s: %w\n%s", args[0], err, out)
+		}
+	}
+	return size, nil
+}
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// manifest is a ConfigMap whose text differs in each file and compresses as manifests do.
+func manifest(n int) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: bench-%d\n  labels:\n    app.kubernetes.io/part-of: bench\ndata:\n", n)
+	seed := uint64(n + 1)
+	for line := 0; out.Len() < fileBytes; line++ {
+		seed = seed*6364136223846793005 + 1442695040888963407
+		fmt.Fprintf(&out, "  setting.%d: \"value-%x of component-%d, reconciled every %ds\"\n", line, seed>>40, seed>>60, seed>>58)
+	}
+	return out.String()
+}
+
+func (b *bench) contests() []contest {
+	one := func(args ...string) func(int) []string { return func(int) []string { return args } }
+	return []contest{
+		{"start (`version`)", one(b.krtpkg, "version"), one(b.imgpkg, "version")},
+		{"build a bundle of 300 files", func(round int) []string {
+			return []string{b.krtpkg, "build", "-q", "-f", b.path("bundle"), "--to", fmt.Sprintf("oci:%s/built-%d", b.dir, round)}
+		}, nil},
+		{"push it", func(round int) []string {
+			return []string{b.krtpkg, "push", "-q", "oci:" + b.path("dist") + ":1.0.0", fmt.Sprintf("%s/krtpkg/%d:1.0.0", b.host, round)}
+		}, func(round int) []string {
+			return []string{b.imgpkg, "push", "-b", fmt.Sprintf("%s/imgpkg/%d:1.0.0", b.host, round), "-f", b.path("content"), "--registry-insecure"}
+		}},
+		{"pull it", func(round int) []string {
+			return []string{b.krtpkg, "pull", "-q", b.host + "/pull/bench:1.0.0", "-o", fmt.Sprintf("%s/krtpkg-%d", b.dir, round)}
+		}, func(round int) []string {
+			return []string{b.imgpkg, "pull", "-b", b.host + "/pull/bench:1.0.0", "-o", fmt.Sprintf("%s/imgpkg-%d", b.dir, round), "--registry-insecure"}
+		}},
+	}
+}
+
+func (b *bench) play(ctx context.Context, c contest) error {
+	var ours, theirs measured
+	for round := range b.rounds + 1 {
+		for _, side := range []struct {
+			command func(int) []string
+			into    *measured
+		}{{c.krtpkg, &ours}, {c.peer, &theirs}} {
+			if side.command == nil {
+				continue
+			}
+			counted := side.into
+			if round == 0 {
+				counted = &measured{}
+			}
+			if err := b.once(ctx, side.command(round), counted); err != nil {
+				return err
+			}
+		}
+	}
+	ratio := ""
+	if c.peer != nil {
+		ratio = fmt.Sprintf("%.2f", float64(median(ours.wall))/float64(median(theirs.wall)))
+	}
+	row(c.name, "krtpkg", ours, ratio)
+	if c.peer != nil {
+		row("", "imgpkg", theirs, "")
+	}
+	return nil
+}
+
+func (b *bench) once(ctx context.Context, args []string, into *measured) error {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	before := b.requests.Load()
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	wall := time.Since(start)
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	state := cmd.ProcessState
+	into.wall = append(into.wall, wall)
+	into.cpu = append(into.cpu, state.UserTime()+state.SystemTime())
+	into.memory = append(into.memory, state.SysUsage().(*syscall.Rusage).Maxrss)
+	into.requests = append(into.requests, b.requests.Load()-before)
+	return nil
+}
+
+func row(job, program string, m measured, ratio string) {
+	fmt.Printf("| %s | %s | %.0f ms | %.0f ms | %d MiB | %d | %s |\n", job, program,
+		milliseconds(median(m.wall)), milliseconds(median(m.cpu)), median(m.memory)/1024, median(m.requests), ratio)
+}
+
+func milliseconds(d time.Duration) float64 { return math.Round(float64(d.Microseconds()) / 1000) }
+
+func median[T ~int64](values []T) T {
+	sorted := slices.Clone(values)
+	slices.Sort(sorted)
+	return sorted[len(sorted)/2]
+}
+
+// cpu is the processor's name where the system tells.
+func cpu() string {
+	data, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	for line := range strings.Lines(string(data)) {
+		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return runtime.GOARCH
+}
