@@ -66,14 +66,16 @@ func (a *app) copy(ctx context.Context, verb, source, target string, format ui.F
 		return err
 	}
 	if to.Tag == "" {
-		to.Tag = from.Tag
+		if to.Tag, err = from.version(ctx); err != nil {
+			return err
+		}
 	}
 	dst, err := to.Create(ctx, from.client)
 	if err != nil {
 		return err
 	}
 	report, err := transfer.Copy(ctx, from.store, from.root, dst, transfer.Options{
-		Origins: from.client, Tags: tags(to), Progress: a.ui.Progress(verb),
+		Origins: from.client, Tags: []string{to.Tag}, Progress: a.ui.Progress(verb),
 	})
 	if err != nil {
 		return err
@@ -81,13 +83,6 @@ func (a *app) copy(ctx context.Context, verb, source, target string, format ui.F
 	a.ui.Say("%s", summary(report))
 	to.Digest = from.root.Digest
 	return a.ui.Result(format, newCopyView(to, report), func(w io.Writer) { fmt.Fprintln(w, to) })
-}
-
-func tags(p place.Place) []string {
-	if p.Tag == "" {
-		return nil
-	}
-	return []string{p.Tag}
 }
 
 func summary(r *transfer.Report) string {

@@ -2,11 +2,16 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
 
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -35,6 +40,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		incomplete *transfer.IncompleteError
 		wrong      *source.DigestError
 		response   *errcode.ErrorResponse
+		request    *url.Error
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -50,8 +56,20 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "the content is not what its digest says: it was damaged or tampered with"
 	case errors.As(err, &wrong):
 		return exitUnverified, "if the source was meant to change, put the new digest into the definition"
-	case errors.As(err, &response) && (response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden):
-		return exitCode(err, incomplete), "log in to " + response.URL.Host + " as for docker: docker login, or a credential helper in the docker config"
+	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
+		return exitCode(err), "log in to " + response.URL.Host + " as for docker: docker login, or a credential helper in the docker config"
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		return exitCode(err), "log in to the registry as for docker: docker login, or a credential helper in the docker config"
+	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
+		return exitCode(err), "the login for " + response.URL.Host + " in the docker config has no right to this, or there is none: docker login"
+	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:
+		return exitCode(err), response.URL.Host + " limits requests: run the same command again later, it goes on where it stopped; to be logged in may raise the limit"
+	case errors.As(err, &response) && response.StatusCode >= http.StatusInternalServerError:
+		return exitCode(err), "the registry failed, see its log; the same command goes on where it stopped"
+	case errors.Is(err, syscall.ENOSPC):
+		return exitCode(err), "make room and run the same command again: it goes on where it stopped"
+	case errors.As(err, &request) && strings.Contains(request.URL, "/v2/"):
+		return exitCode(err), unanswered(request)
 	case errors.As(err, &incomplete):
 		return exitIncomplete, "make the images reachable, or name where they are with --image-mirror"
 	case errors.Is(err, errdef.ErrNotFound):
@@ -60,7 +78,21 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 	return exitFailure, ""
 }
 
-func exitCode(err error, incomplete *transfer.IncompleteError) int {
+// unanswered is what to do about a registry that gave no answer.
+func unanswered(request *url.Error) string {
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.Is(request, http.ErrSchemeMismatch):
+		return "the registry speaks HTTP without TLS: allow that with --plain-http"
+	case errors.As(request, &certificate):
+		return "if the certificate is right, name its authority with --registry-ca FILE"
+	}
+	return "is the name right, and the registry within reach? the same command goes on where it stopped"
+}
+
+// exitCode is that of a failure which may be why something is missing.
+func exitCode(err error) int {
+	var incomplete *transfer.IncompleteError
 	if errors.As(err, &incomplete) {
 		return exitIncomplete
 	}

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
 // opened is what a reference on the command line leads to. Its tag has been resolved, once:
@@ -47,4 +49,17 @@ func (o *opened) pinned() string {
 	p := o.Place
 	p.Digest = o.root.Digest
 	return p.String()
+}
+
+// version is the tag that a copy gets which is given none: the tag that was asked for, or
+// that of the version where it was a digest.
+func (o *opened) version(ctx context.Context) (string, error) {
+	if o.Tag != "" {
+		return o.Tag, nil
+	}
+	m, err := bundle.ReadManifest(ctx, o.store, o.root)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", o.Place, err)
+	}
+	return tagOf(m.Annotations[ocispec.AnnotationVersion]), nil
 }

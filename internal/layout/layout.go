@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -71,7 +72,7 @@ func Create(dir string) (*Store, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if len(entries) > 0 {
+	if slices.ContainsFunc(entries, isContent) {
 		return Open(dir)
 	}
 	s, err := open(dir)
@@ -80,6 +81,16 @@ func Create(dir string) (*Store, error) {
 	}
 	s.make = sync.OnceValue(s.initialize)
 	return s, nil
+}
+
+// isContent says whether an entry of a folder is more than what initialize makes on its way:
+// another process may be there at this moment, or have been stopped there.
+func isContent(entry fs.DirEntry) bool {
+	if entry.Name() == ocispec.ImageLayoutFile {
+		info, err := entry.Info()
+		return err != nil || info.Size() > 0
+	}
+	return entry.Name() != ocispec.ImageBlobsDir
 }
 
 func open(dir string) (*Store, error) {
@@ -98,11 +109,18 @@ func (s *Store) initialize() error {
 	if err != nil {
 		return err
 	}
-	if err := write(filepath.Join(s.dir, ocispec.ImageLayoutFile), data); err != nil {
+	// It stays the file that it is, since processes lock it.
+	name := filepath.Join(s.dir, ocispec.ImageLayoutFile)
+	err = lockedfile.Transform(name, func(there []byte) ([]byte, error) {
+		if len(there) > 0 {
+			return there, nil
+		}
+		return data, nil
+	})
+	if err != nil {
 		return err
 	}
-	// Another process may have made it at the same moment, and written to it.
-	return s.update(func(*ocispec.Index) {})
+	return errors.Join(os.Chmod(name, 0o644), s.update(func(*ocispec.Index) {}))
 }
 
 // Push writes content and checks its digest and size on the way; what fails leaves nothing.
@@ -112,30 +130,71 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 		return err
 	}
 	if !isManifest(desc.MediaType) {
-		return s.Storage.Push(ctx, desc, r)
+		return s.ingest(desc, r)
 	}
 	data, err := content.ReadAll(r, desc)
 	if err != nil {
 		return err
 	}
-	if err := s.Storage.Push(ctx, desc, bytes.NewReader(data)); err != nil {
-		return err
+	there := s.ingest(desc, bytes.NewReader(data))
+	if there != nil && !errors.Is(there, errdef.ErrAlreadyExists) {
+		return there
 	}
 	m, err := parse(data)
 	if err != nil || m.Subject == nil {
-		return err
+		return cmp.Or(err, there)
 	}
 	listed := ocispec.Descriptor{
 		MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size,
-		ArtifactType: cmp.Or(m.ArtifactType, m.Config.MediaType), Annotations: m.Annotations,
+		ArtifactType: cmp.Or(m.ArtifactType, m.Config.MediaType), Annotations: maps.Clone(m.Annotations),
 	}
-	return s.update(func(index *ocispec.Index) {
+	// In the index it would be a tag, of whoever made the manifest's choice.
+	delete(listed.Annotations, ocispec.AnnotationRefName)
+	// Also when the content was there: whoever wrote it may have been stopped before this.
+	err = s.update(func(index *ocispec.Index) {
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
 			return d.Digest == desc.Digest && d.Annotations[ocispec.AnnotationRefName] == ""
 		})
 		index.Manifests = append(index.Manifests, listed)
 	})
+	return cmp.Or(err, there)
 }
+
+// ingest writes a blob under a temporary name, which becomes the final one when size and
+// digest are right. oras-go's own store leaves the temporary file behind when they are not.
+func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
+	if err := desc.Digest.Validate(); err != nil {
+		return fmt.Errorf("%q: %w", desc.Digest, errdef.ErrInvalidDigest)
+	}
+	name := s.blob(desc.Digest)
+	if _, err := os.Stat(name); err == nil {
+		return fmt.Errorf("%s: %w", desc.Digest, errdef.ErrAlreadyExists)
+	}
+	dir := filepath.Join(s.dir, "ingest")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.MkdirAll(dir, 0o755)); err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(dir, desc.Digest.Encoded()+"_*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(temp.Name())
+	verified := content.NewVerifyReader(r, desc)
+	if _, err = io.Copy(temp, verified); err == nil {
+		err = verified.Verify()
+	}
+	if err := errors.Join(err, temp.Chmod(0o444), temp.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", desc.Digest, err)
+	}
+	return os.Rename(temp.Name(), name)
+}
+
+func (s *Store) blob(d digest.Digest) string {
+	return filepath.Join(s.dir, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
+}
+
+// String is the store's name for messages.
+func (s *Store) String() string { return "oci:" + s.dir }
 
 // Exists says whether content is here whole: an index counts only with everything in it,
 // since a layout, unlike a registry, takes an index before its manifests.
@@ -196,7 +255,7 @@ func (s *Store) Resolve(ctx context.Context, reference string) (ocispec.Descript
 
 // byDigest describes a manifest that the index does not list, from its bytes.
 func (s *Store) byDigest(d digest.Digest) (ocispec.Descriptor, error) {
-	file, err := os.Open(filepath.Join(s.dir, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded()))
+	file, err := os.Open(s.blob(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %s: %w", s.dir, d, errdef.ErrNotFound)
 	}
@@ -209,10 +268,10 @@ func (s *Store) byDigest(d digest.Digest) (ocispec.Descriptor, error) {
 		return ocispec.Descriptor{}, err
 	}
 	m, err := parse(data)
-	if err != nil || m.MediaType == "" {
+	if err != nil || m.mediaType() == "" {
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is no manifest: %w", s.dir, d, errdef.ErrNotFound)
 	}
-	return ocispec.Descriptor{MediaType: m.MediaType, Digest: d, Size: int64(len(data)), ArtifactType: m.ArtifactType}, nil
+	return ocispec.Descriptor{MediaType: m.mediaType(), Digest: d, Size: int64(len(data)), ArtifactType: m.ArtifactType}, nil
 }
 
 // Predecessors lists the manifests whose subject a node is: those that the index names, and
@@ -336,6 +395,19 @@ type node struct {
 	Subject      *ocispec.Descriptor  `json:"subject"`
 	Manifests    []ocispec.Descriptor `json:"manifests"`
 	Annotations  map[string]string    `json:"annotations"`
+}
+
+// mediaType is what the manifest says it is. It need not (image-spec v1.1, manifest.md), and
+// then its fields tell, if they tell of one kind only.
+func (n node) mediaType() string {
+	image, index := n.Config.Digest != "", n.Manifests != nil
+	switch {
+	case n.MediaType != "" || image == index:
+		return n.MediaType
+	case index:
+		return ocispec.MediaTypeImageIndex
+	}
+	return ocispec.MediaTypeImageManifest
 }
 
 func (s *Store) manifest(ctx context.Context, desc ocispec.Descriptor) (node, error) {

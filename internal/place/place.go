@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/errdef"
+	remote "oras.land/oras-go/v2/registry"
 
 	"krtpkg.dev/krtpkg/internal/layout"
 	"krtpkg.dev/krtpkg/internal/registry"
@@ -51,51 +52,65 @@ func Parse(s string) (Place, error) {
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/") {
 		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout", s, s)
 	}
-	if s == "" || !strings.Contains(s, "/") {
+	if strings.Contains(s, "://") {
+		return Place{}, fmt.Errorf("%q is an URL: write it without the scheme, REGISTRY/REPOSITORY:TAG", s)
+	}
+	host, _, hasPath := strings.Cut(s, "/")
+	if !hasPath || !isHost(host) {
 		return Place{}, fmt.Errorf("%q is no reference: want REGISTRY/REPOSITORY:TAG or oci:FOLDER:TAG", s)
 	}
-	p := Place{}
-	rest, pinned, hasDigest := strings.Cut(s, "@")
-	if hasDigest {
-		d, err := digest.Parse(pinned)
-		if err != nil {
-			return Place{}, fmt.Errorf("%q: %w", s, err)
-		}
-		p.Digest = d
-	}
-	repository := rest
-	if i := strings.LastIndex(rest, ":"); i > strings.LastIndex(rest, "/") {
-		repository, p.Tag = rest[:i], rest[i+1:]
-		if _, err := name.NewTag(rest, name.StrictValidation); err != nil {
-			return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
-		}
-	}
-	repo, err := name.NewRepository(repository)
+	repository, p, err := split(s)
 	if err != nil {
+		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+	}
+	repo, err := name.NewRepository(repository, name.StrictValidation)
+	if err != nil {
+		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+	}
+	ref := remote.Reference{Registry: repo.RegistryStr(), Repository: repo.RepositoryStr(), Reference: p.Tag}
+	if err := ref.Validate(); err != nil {
 		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
 	}
 	p.Repository = repo.Name()
 	return p, nil
 }
 
-func parseLayout(s, rest string) (Place, error) {
+// isHost says whether the first part of a name is a registry: container runtimes look for
+// krt/edge on Docker Hub, but nobody who forgets the registry means to publish there.
+func isHost(s string) bool {
+	return s == "localhost" || strings.ContainsAny(s, ".:")
+}
+
+// split takes the tag and the digest off a reference. Both are in its last part: folders may
+// have : and @ in their names.
+func split(s string) (string, Place, error) {
 	p := Place{}
-	rest, pinned, hasDigest := strings.Cut(rest, "@")
-	if hasDigest {
-		d, err := digest.Parse(pinned)
-		if err != nil {
-			return Place{}, fmt.Errorf("%q: %w", s, err)
+	last := strings.LastIndexAny(s, `/\`) + 1
+	if i := strings.Index(s[last:], "@"); i >= 0 {
+		var err error
+		if p.Digest, err = digest.Parse(s[last+i+1:]); err != nil {
+			return "", p, fmt.Errorf("digest %q: %w", s[last+i+1:], err)
 		}
-		p.Digest = d
+		s = s[:last+i]
 	}
-	p.Dir = rest
-	if i := strings.LastIndex(rest, ":"); i > strings.LastIndexAny(rest, `/\`) {
-		p.Dir, p.Tag = rest[:i], rest[i+1:]
+	if i := strings.LastIndex(s[last:], ":"); i >= 0 {
+		if p.Tag = s[last+i+1:]; p.Tag == "" {
+			return "", p, errors.New("the tag is empty")
+		}
+		s = s[:last+i]
 	}
-	if p.Dir == "" {
+	return s, p, nil
+}
+
+func parseLayout(s, rest string) (Place, error) {
+	dir, p, err := split(rest)
+	if err != nil {
+		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+	}
+	if dir == "" {
 		return Place{}, fmt.Errorf("%q names no folder: want oci:FOLDER or oci:FOLDER:TAG", s)
 	}
-	p.Dir = filepath.Clean(p.Dir)
+	p.Dir = filepath.Clean(dir)
 	return p, nil
 }
 
@@ -145,18 +160,18 @@ func (p Place) Create(ctx context.Context, client *registry.Client) (Store, erro
 }
 
 // Resolve finds the manifest that the place means. Without tag and digest that is the only
-// tag there is.
-func (p Place) Resolve(ctx context.Context, store Store) (ocispec.Descriptor, error) {
-	reference := p.Tag
-	if p.Digest != "" {
-		reference = p.Digest.String()
-	}
-	if reference == "" {
+// tag there is, which becomes the place's.
+func (p *Place) Resolve(ctx context.Context, store Store) (ocispec.Descriptor, error) {
+	if p.Tag == "" && p.Digest == "" {
 		only, err := p.onlyTag(ctx, store)
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
-		reference = only
+		p.Tag = only
+	}
+	reference := p.Tag
+	if p.Digest != "" {
+		reference = p.Digest.String()
 	}
 	desc, err := store.Resolve(ctx, reference)
 	if errors.Is(err, errdef.ErrNotFound) {

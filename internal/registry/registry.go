@@ -56,12 +56,11 @@ type Client struct {
 	hosts map[string]*host
 }
 
-// host is what is known of one registry: found out once.
+// host is what is known of one registry: found out once, by whoever asks first.
 type host struct {
-	once   sync.Once
+	mu     sync.Mutex
 	client *auth.Client
 	plain  bool
-	err    error
 }
 
 // New makes a client.
@@ -116,8 +115,12 @@ func (c *Client) host(ctx context.Context, address string) (*host, error) {
 		c.hosts[address] = h
 	}
 	c.mu.Unlock()
-	h.once.Do(func() { h.err = c.learn(ctx, address, h) })
-	return h, h.err
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.client != nil {
+		return h, nil
+	}
+	return h, c.learn(ctx, address, h)
 }
 
 func (c *Client) learn(ctx context.Context, address string, h *host) error {
@@ -128,16 +131,20 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = config
 	transport.MaxIdleConnsPerHost = 16
-	h.client = &auth.Client{
+	h.plain = c.options.PlainHTTP || isLoopback(address) && speaksHTTP(ctx, transport, address)
+	if ctx.Err() != nil {
+		return ctx.Err() // nothing was found out
+	}
+	client := &auth.Client{
 		Client:     &http.Client{Transport: retry.NewTransport(transport)},
 		Cache:      auth.NewCache(),
 		Credential: credential,
 		Header:     http.Header{},
 	}
 	if c.options.UserAgent != "" {
-		h.client.SetUserAgent(c.options.UserAgent)
+		client.SetUserAgent(c.options.UserAgent)
 	}
-	h.plain = c.options.PlainHTTP || isLoopback(address) && speaksHTTP(ctx, transport, address)
+	h.client = client
 	return nil
 }
 
@@ -236,11 +243,12 @@ type Mirror struct {
 
 // ParseMirror reads PREFIX=REPLACEMENT.
 func ParseMirror(s string) (Mirror, error) {
-	prefix, replacement, ok := strings.Cut(s, "=")
-	if !ok || prefix == "" || replacement == "" {
+	prefix, replacement, _ := strings.Cut(s, "=")
+	m := Mirror{strings.TrimSuffix(prefix, "/"), strings.TrimSuffix(replacement, "/")}
+	if m.Prefix == "" || m.Replacement == "" || m.Replacement == "oci:" {
 		return Mirror{}, fmt.Errorf("image mirror %q: want PREFIX=REPLACEMENT", s)
 	}
-	return Mirror{strings.TrimSuffix(prefix, "/"), strings.TrimSuffix(replacement, "/")}, nil
+	return m, nil
 }
 
 // Origin is where an image is fetched from, a mirror or its own registry, and the reference
@@ -260,27 +268,23 @@ func (c *Client) Origin(ctx context.Context, image name.Reference) (oras.ReadOnl
 
 func (c *Client) mirrored(image name.Reference) string {
 	full := image.Context().Name()
-	var best Mirror
-	var where string
+	where, longest := full, 0
 	for _, m := range c.options.Mirrors {
 		prefix := m.Prefix
 		if prefix == "docker.io" || strings.HasPrefix(prefix, "docker.io/") {
-			prefix = "index." + prefix
+			prefix = "index." + prefix // as it is in full
 		}
 		rest, matches := strings.CutPrefix(full, prefix)
-		switch {
-		case m.Prefix == "*" && best.Prefix == "":
-			rest = "/" + full
-		case !matches || rest != "" && rest[0] != '/' || len(m.Prefix) <= len(best.Prefix):
+		if prefix == "*" {
+			rest, matches = "/"+full, true
+		}
+		if !matches || rest != "" && rest[0] != '/' || len(prefix) <= longest {
 			continue
 		}
-		best, where = m, m.Replacement+rest
+		where, longest = m.Replacement+rest, len(prefix)
 		if strings.HasPrefix(m.Replacement, "oci:") {
 			where = m.Replacement
 		}
-	}
-	if best.Prefix == "" {
-		return full
 	}
 	return where
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+	"gopkg.in/yaml.v3"
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -125,7 +126,7 @@ func place(d *bundle.Definition, field []any, err error) error {
 	if errors.As(err, &placed) || errors.Is(err, context.Canceled) {
 		return err
 	}
-	at := d.Errorf(field, "%v", err)
+	at := d.Errorf(field, "%s", strings.TrimSpace(err.Error()))
 	at.Cause = err
 	return at
 }
@@ -135,14 +136,12 @@ func place(d *bundle.Definition, field []any, err error) error {
 func addSource(ctx context.Context, fetcher *source.Fetcher, built *bundle.Content, s *bundle.Source, names map[string]string) error {
 	var tree *source.Tree
 	var err error
-	name := path.Join(filepath.ToSlash(fetcher.Dir), s.Dir+s.File)
 	switch {
 	case s.Dir != "":
 		tree, err = fetcher.Folder(s.Dir, s.Include, s.Exclude)
 	case s.File != "":
 		tree, err = fetcher.File(s.File)
 	default:
-		name = s.URL
 		tree, err = fetcher.URL(ctx, s.URL, s.SHA256)
 	}
 	if err != nil {
@@ -156,7 +155,7 @@ func addSource(ctx context.Context, fetcher *source.Fetcher, built *bundle.Conte
 		target := path.Join(bundle.ConfigDir, s.Path, f.Path)
 		built.Files = append(built.Files, bundle.File{Path: target, Data: f.Data})
 		if s.Template == "" {
-			names[target] = strings.TrimSuffix(name+"/"+f.Path, "/")
+			names[target] = cmp.Or(s.URL, path.Join(filepath.ToSlash(fetcher.Dir), s.Dir+s.File, f.Path))
 		}
 	}
 	return nil
@@ -177,7 +176,7 @@ func references(built *bundle.Content, d *bundle.Definition, names map[string]st
 			return nil, err
 		}
 		for _, doc := range parsed.Documents {
-			if err := parsed.CheckResource(doc); err != nil {
+			if err := checkManifest(parsed, doc); err != nil {
 				return nil, err
 			}
 		}
@@ -195,6 +194,20 @@ func references(built *bundle.Content, d *bundle.Definition, names map[string]st
 		wanted = append(wanted, images.Want{Image: extra.Image, Where: at.Error()})
 	}
 	return wanted, nil
+}
+
+// checkManifest says whether a document can go onto a cluster.
+func checkManifest(f *manifest.File, doc *yaml.Node) error {
+	if err := f.CheckResource(doc); err != nil {
+		return err
+	}
+	// A source that is the definition's own folder takes the definition in.
+	if version := manifest.Get(doc, "apiVersion"); version.Value == bundle.APIVersion {
+		err := f.Errorf(doc, "a definition is no manifest for a cluster")
+		err.Hint = "leave it out with exclude"
+		return err
+	}
+	return nil
 }
 
 func (o Options) pack(ctx context.Context, c *bundle.Content, bundles []*Built) (*Built, error) {
@@ -229,7 +242,7 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, dir string) 
 	}
 	order, err := layers.Order(components(bundles), d.Runtime.Spec.Provided...)
 	if err != nil {
-		return nil, d.Errorf([]any{"spec", "bundles"}, "%v", err)
+		return nil, unordered(d, err)
 	}
 	lock := &bundle.RuntimeLock{
 		APIVersion: bundle.APIVersion, Kind: bundle.KindRuntimeLock,
@@ -253,6 +266,17 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, dir string) 
 		built.Images = append(built.Images, images.Locked{Image: image, Reference: image.Name()})
 	}
 	return o.pack(ctx, built, sorted)
+}
+
+// unordered puts an error of [layers.Order] at the runtime's bundles.
+func unordered(d *bundle.Definition, err error) error {
+	at := d.Errorf([]any{"spec", "bundles"}, "%v", err)
+	at.Cause = err
+	var missing *layers.MissingError
+	if errors.As(err, &missing) {
+		at.Hint = "add a bundle that does, or list it in spec.provided if it comes from outside"
+	}
+	return at
 }
 
 // nestedRepository stands in the lock for the repository of a bundle that has been built

@@ -113,18 +113,23 @@ func unpack(r io.Reader) ([]File, error) {
 	var files []File
 	seen := map[string]bool{}
 	left := int64(maxContent)
-	archive := tar.NewReader(zip)
+	// Folders and the archive's own headers take room as well.
+	stream := &io.LimitedReader{R: zip, N: maxStream}
+	archive := tar.NewReader(stream)
 	for {
 		header, err := archive.Next()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) && stream.N > 0 {
 			return files, nil
+		}
+		if stream.N <= 0 {
+			return nil, fmt.Errorf("the archive is over the limit of %d bytes", maxStream)
 		}
 		if err != nil {
 			return nil, err
 		}
 		name := strings.TrimSuffix(header.Name, "/")
 		switch {
-		case !confined(name) || path.Clean(name) != name:
+		case !confined(name) || path.Clean(name) != name || name == "." && header.Typeflag != tar.TypeDir:
 			return nil, fmt.Errorf("entry %q leaves the bundle", header.Name)
 		case header.Typeflag == tar.TypeDir:
 			continue

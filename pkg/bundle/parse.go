@@ -294,12 +294,13 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 			report([]any{"spec", "kubernetes"}, "spec.kubernetes %q is no version range, such as \">=1.29 <1.35\"", spec.Kubernetes)
 		}
 	}
-	paths := map[string]int{}
+	var paths []string
 	for i := range spec.Sources {
 		s := &spec.Sources[i]
 		at := func(field string) []any { return []any{"spec", "sources", i, field} }
 		if count(s.Dir, s.File, s.URL) != 1 {
 			report([]any{"spec", "sources", i}, "a source wants exactly one of dir, file and url")
+			paths = append(paths, "")
 			continue
 		}
 		if s.URL != "" && s.SHA256 == "" {
@@ -313,13 +314,17 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 		if s.Dir == "" && len(s.Include)+len(s.Exclude) > 0 {
 			report([]any{"spec", "sources", i}, "include and exclude go with dir")
 		}
-		if s.Path == "" {
-			s.Path = landing(s)
+		if s.Dir == "" && s.Path != "" && confined(s.Path) && !isManifestName(s.Path) {
+			report(at("path"), "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
 		}
-		if first, taken := paths[s.Path]; taken {
-			report([]any{"spec", "sources", i}, "sources %d and %d both go to config/%s: give one of them a path", first+1, i+1, s.Path)
+		s.Path = path.Clean(cmp.Or(s.Path, landing(s)))
+		for first, taken := range paths {
+			if overlap(taken, s.Path) {
+				report([]any{"spec", "sources", i}, "sources %d and %d both go to %s: give one of them a path", first+1, i+1, path.Join(ConfigDir, taken))
+				break
+			}
 		}
-		paths[s.Path] = i
+		paths = append(paths, s.Path)
 	}
 	images := map[string]bool{}
 	for i, extra := range spec.Images {
@@ -349,12 +354,32 @@ func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
 
 // landing is the folder or file below config/ that a source goes to by default.
 func landing(s *Source) string {
-	for _, from := range []string{s.Dir, s.File, s.URL} {
-		if from != "" && path.Base(from) != "." {
-			return path.Base(from)
+	if s.Dir != "" {
+		base := path.Base(s.Dir)
+		if base == "." {
+			base = "manifests"
 		}
+		return base
 	}
-	return "manifests"
+	from, _, _ := strings.Cut(s.File+s.URL, "?")
+	base := path.Base(from)
+	if !isManifestName(base) {
+		base += ".yaml"
+	}
+	return base
+}
+
+// isManifestName says whether a file has a name that kapp and kubectl read; they pass over
+// any other without a word.
+func isManifestName(name string) bool {
+	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name))
+}
+
+// overlap says whether one of two clean paths is or holds the other: what is rendered as a
+// template and what is left as it is would lie in one folder.
+func overlap(a, b string) bool {
+	within := func(a, b string) bool { return a == b || a == "." || strings.HasPrefix(b, a+"/") }
+	return a != "" && (within(a, b) || within(b, a))
 }
 
 // confined says whether a slash-separated path stays below the folder it starts in.

@@ -39,4 +39,5 @@ const (
 	maxLayer    = 256 << 20 // compressed
 	maxContent  = 512 << 20 // all files of an artifact, unpacked
 	maxFiles    = 100_000
+	maxStream   = maxContent + maxFiles*2<<10 // the archive of them
 )

@@ -52,6 +52,12 @@ type finder struct {
 }
 
 func (w *finder) walk(node *yaml.Node, path string) error {
+	// Each node once, however many aliases lead to it: one may lead to itself, and a few
+	// may multiply to millions.
+	if w.seen[node] {
+		return nil
+	}
+	w.seen[node] = true
 	switch node.Kind {
 	case yaml.AliasNode:
 		return w.walk(node.Alias, path)
@@ -62,13 +68,8 @@ func (w *finder) walk(node *yaml.Node, path string) error {
 			}
 		}
 	case yaml.MappingNode:
-		// Each node once, however many aliases lead to it.
-		if w.seen[node] {
-			return nil
-		}
-		w.seen[node] = true
 		for i := 0; i+1 < len(node.Content); i += 2 {
-			key, value := node.Content[i].Value, node.Content[i+1]
+			key, value := target(node.Content[i]).Value, node.Content[i+1]
 			at := strings.TrimPrefix(path+"."+key, ".")
 			if err := w.field(key, value, at); err != nil {
 				return err
@@ -96,21 +97,42 @@ func (w *finder) field(key string, value *yaml.Node, path string) error {
 		return nil
 	}
 	for i, item := range value.Content {
-		node := target(item)
-		for _, step := range within {
-			if node = target(manifest.Get(node, step)); node == nil {
-				break
-			}
-		}
-		if node == nil || node.Kind != yaml.ScalarNode {
-			continue
-		}
 		at := fmt.Sprintf("%s[%d].%s", path, i, strings.Join(within, "."))
-		if err := w.take(node, at); err != nil {
-			return err
+		for _, node := range values(item, within, map[*yaml.Node]bool{}) {
+			if err := w.take(node, at); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// values are the scalars that keys lead to in a mapping and in those that it merges
+// (yaml.org/type/merge.html). Readers differ in which of them wins, so each one counts.
+func values(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.Node {
+	node = target(node)
+	if len(keys) == 0 && node.Kind == yaml.ScalarNode {
+		return []*yaml.Node{node}
+	}
+	if len(keys) == 0 || node.Kind != yaml.MappingNode || seen[node] {
+		return nil
+	}
+	seen[node] = true
+	var found []*yaml.Node
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := target(node.Content[i]), target(node.Content[i+1])
+		switch {
+		case key.Tag == "!!merge" && value.Kind == yaml.SequenceNode:
+			for _, merged := range value.Content {
+				found = append(found, values(merged, keys, seen)...)
+			}
+		case key.Tag == "!!merge":
+			found = append(found, values(value, keys, seen)...)
+		case key.Value == keys[0]:
+			found = append(found, values(value, keys[1:], map[*yaml.Node]bool{})...)
+		}
+	}
+	return found
 }
 
 func (w *finder) take(node *yaml.Node, path string) error {

@@ -136,7 +136,8 @@ func (l Lock) Marshal() ([]byte, error) {
 	return out.Bytes(), encoder.Close()
 }
 
-// UnmarshalLock reads an ImagesLock. An image without a digest is an error.
+// UnmarshalLock reads an ImagesLock. An image without a digest is an error, and so is a
+// reference with two: which of them would run?
 func UnmarshalLock(file string, data []byte) (Lock, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
@@ -148,12 +149,18 @@ func UnmarshalLock(file string, data []byte) (Lock, error) {
 		return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("is %s %s, want %s %s", wire.APIVersion, wire.Kind, lockAPIVersion, lockKind)}
 	}
 	lock := make(Lock, 0, len(wire.Images))
+	locked := make(map[string]string, len(wire.Images))
 	for _, image := range wire.Images {
 		digest, err := name.NewDigest(image.Image)
 		if err != nil {
 			return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("image %q is not pinned by digest: %v", image.Image, err)}
 		}
-		lock = append(lock, Locked{Image: digest, Reference: cmp.Or(image.Annotations[idAnnotation], image.Image)})
+		reference := cmp.Or(image.Annotations[idAnnotation], image.Image)
+		if first, twice := locked[reference]; twice && first != digest.DigestStr() {
+			return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("reference %q is locked to two images", reference)}
+		}
+		locked[reference] = digest.DigestStr()
+		lock = append(lock, Locked{Image: digest, Reference: reference})
 	}
 	lock.sort()
 	return lock, nil

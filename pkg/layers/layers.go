@@ -68,24 +68,18 @@ func Order(components []Component, provided ...string) ([]int, error) {
 	for i, c := range components {
 		for _, r := range c.Requires {
 			from, found := providers[r]
-			switch {
-			case !found && slices.Contains(provided, r):
-				continue
-			case !found:
+			if !found && !slices.Contains(provided, r) {
 				return nil, &MissingError{Component: c.Name, Requirement: r}
 			}
-			for _, p := range from {
-				if p == i {
-					continue
+			// A provider above is too late, which matters only when there is no other.
+			below := slices.DeleteFunc(slices.Clone(from), func(p int) bool { return components[p].Layer > c.Layer })
+			if found && len(below) == 0 && !slices.Contains(provided, r) {
+				return nil, &UpwardError{
+					Component: c.Name, Layer: c.Layer, Requirement: r,
+					Provider: components[from[0]].Name, ProviderLayer: components[from[0]].Layer,
 				}
-				if components[p].Layer > c.Layer {
-					return nil, &UpwardError{
-						Component: c.Name, Layer: c.Layer, Requirement: r,
-						Provider: components[p].Name, ProviderLayer: components[p].Layer,
-					}
-				}
-				needs[i] = append(needs[i], p)
 			}
+			needs[i] = append(needs[i], slices.DeleteFunc(below, func(p int) bool { return p == i })...)
 		}
 	}
 	return sorted(components, needs)

@@ -14,14 +14,14 @@ import (
 func TestParseErrorsHaveAPlace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, data, want string }{
-		{"flow that is not closed", "a: 1\nb: [1, 2\nc: 3\n", "f.yaml:2: invalid YAML: did not find expected ',' or ']'"},
+		{"flow that is not closed", "a: 1\nb: [1, 2\nc: 3\n", "f.yaml:1: invalid YAML: did not find expected ',' or ']'"},
 		{"tab", "a:\n\tb: 1\n", "f.yaml:2: invalid YAML: found character that cannot start any token (a tab indents here? YAML wants spaces)"},
 		{"key twice", "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", `f.yaml:5:3: key "c" is there twice, first at line 3`},
 		{"key twice in a flow", "a: {b: 1, b: 2}\n", `f.yaml:1:11: key "b" is there twice, first at line 1`},
 		{"key twice in JSON", `{"a": [{"b": 1, "b": 2}]}`, `f.yaml:1:17: key "b" is there twice, first at line 1`},
 		{"key twice, once in quotes", "a: 1\n\"a\": 2\n", `f.yaml:2:1: key "a" is there twice, first at line 1`},
 		{"second document", "a: 1\n---\nb: 1\nb: 2\n", `f.yaml:4:1: key "b" is there twice, first at line 3`},
-		{"key twice below an anchor", "a: &x {b: 1, b: 2}\nc: *x\n", `f.yaml:1:15: key "b" is there twice, first at line 1`},
+		{"key twice below an anchor", "a: &x {b: 1, b: 2}\nc: *x\n", `f.yaml:1:14: key "b" is there twice, first at line 1`},
 		{"unknown anchor", "a: 1\nb: *x\n", "f.yaml: invalid YAML: unknown anchor 'x' referenced"},
 		{"control character", "a: \x01\n", "f.yaml: invalid YAML: control characters are not allowed"},
 		{"not UTF-8", "a: \xff\n", "f.yaml: invalid YAML: invalid leading UTF-8 octet"},

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -117,7 +118,7 @@ func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
 			continue
 		}
 		templated = true
-		dir := bundle.ConfigDir + "/" + source.Path
+		dir := path.Join(bundle.ConfigDir, source.Path)
 		var own []bundle.File
 		rest = slices.DeleteFunc(rest, func(f bundle.File) bool {
 			if f.Path != dir && !strings.HasPrefix(f.Path, dir+"/") {

@@ -1,11 +1,15 @@
 package sign
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -56,8 +60,53 @@ func attachLegacy(ctx context.Context, store oras.GraphTarget, root ocispec.Desc
 	m.MediaType = desc.MediaType // as the store has it, which is checked; the JSON may say anything
 	m.Layers = append(m.Layers, layer)
 	attached.Layer = len(m.Layers) - 1
-	attached.Manifest, err = pushSignatures(ctx, store, m, attached.Tag)
+	desc, err = pushSignatures(ctx, store, m, attached.Tag)
+	attached.Manifest = desc.Digest
 	return attached, err
+}
+
+// Merge adds what a manifest of the store holds to the one under one of cosign's tags there,
+// as [Sign] adds a signature: nothing that is under the tag is lost. It returns what the tag
+// names then. Manifests that do not have the form of signatures or attestations can't be
+// merged; the error names both.
+func Merge(ctx context.Context, store oras.GraphTarget, tag string, other ocispec.Descriptor) (ocispec.Descriptor, error) {
+	desc, m, err := fetchTagged(ctx, store, tag)
+	if err != nil {
+		return desc, fmt.Errorf("merge %s into %s: %w", other.Digest, cmp.Or(desc.Digest.String(), tag), err)
+	}
+	theirs, err := fetchManifest(ctx, store, other)
+	if err != nil {
+		return desc, fmt.Errorf("merge %s into %s: %w", other.Digest, desc.Digest, err)
+	}
+	added := without(theirs.Layers, m.Layers)
+	switch {
+	case len(added) == 0:
+		return desc, nil
+	case len(without(m.Layers, theirs.Layers)) == 0:
+		return other, store.Tag(ctx, other, tag)
+	case strings.HasSuffix(tag, ".sbom"), !isManifest(other.MediaType), !isImageConfig(m.Config.MediaType), !isImageConfig(theirs.Config.MediaType):
+		// Whoever reads an SBOM by its tag takes it for one layer.
+		return desc, fmt.Errorf("%s is there already, and %s can't be merged with it: delete one of them", desc.Digest, other.Digest)
+	case len(m.Layers)+len(added) > maxSignatures:
+		return desc, fmt.Errorf("merge %s into %s: %d signatures: %w", other.Digest, desc.Digest, len(m.Layers)+len(added), ErrTooMany)
+	}
+	m.MediaType = desc.MediaType
+	m.Layers = append(m.Layers, added...)
+	return pushSignatures(ctx, store, m, tag)
+}
+
+// without are the layers that are not among others. Signatures of one claim have the same
+// digest and differ in an annotation.
+func without(layers, others []ocispec.Descriptor) []ocispec.Descriptor {
+	return slices.DeleteFunc(slices.Clone(layers), func(l ocispec.Descriptor) bool {
+		return slices.ContainsFunc(others, func(o ocispec.Descriptor) bool {
+			return o.Digest == l.Digest && o.MediaType == l.MediaType && maps.Equal(o.Annotations, l.Annotations)
+		})
+	})
+}
+
+func isImageConfig(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == dockerConfig
 }
 
 // pushClaim signs and writes the payload, and describes it as the layer that it will be.
@@ -72,8 +121,8 @@ func pushClaim(ctx context.Context, store content.Pusher, claim []byte, signer *
 }
 
 // pushSignatures writes the manifest with a config that fits its layers, and tags it.
-func pushSignatures(ctx context.Context, store oras.GraphTarget, m *ocispec.Manifest, tag string) (digest.Digest, error) {
-	if t := m.Config.MediaType; t == ocispec.MediaTypeImageConfig || t == dockerConfig {
+func pushSignatures(ctx context.Context, store oras.GraphTarget, m *ocispec.Manifest, tag string) (ocispec.Descriptor, error) {
+	if t := m.Config.MediaType; isImageConfig(t) {
 		config := ocispec.Image{RootFS: ocispec.RootFS{Type: "layers"}}
 		for _, l := range m.Layers {
 			// Payloads are not compressed: the layer's digest is its diff id.
@@ -81,18 +130,17 @@ func pushSignatures(ctx context.Context, store oras.GraphTarget, m *ocispec.Mani
 		}
 		b, err := json.Marshal(config)
 		if err != nil {
-			return "", err
+			return ocispec.Descriptor{}, err
 		}
 		if m.Config, err = push(ctx, store, t, b); err != nil {
-			return "", err
+			return ocispec.Descriptor{}, err
 		}
 	}
 	b, err := json.Marshal(m)
 	if err != nil {
-		return "", err
+		return ocispec.Descriptor{}, err
 	}
-	desc, err := oras.TagBytes(ctx, store, m.MediaType, b, tag)
-	return desc.Digest, err
+	return oras.TagBytes(ctx, store, m.MediaType, b, tag)
 }
 
 // simplePayload is the claim that the Legacy form signs (containers-signature(5)).

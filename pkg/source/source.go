@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -84,7 +85,7 @@ func (e *DigestError) Error() string {
 
 // Folder reads the YAML and JSON files of a folder that match a glob of include (all, when
 // there is none) and none of exclude, sorted by path. A link that leads out of the
-// definition's folder is an error, and so is a folder without a file.
+// definition's folder is an error, and so are a link to a folder and a folder without a file.
 func (f *Fetcher) Folder(dir string, include, exclude []string) (*Tree, error) {
 	root, err := os.OpenRoot(f.Dir)
 	if err != nil {
@@ -109,6 +110,11 @@ func (f *Fetcher) Folder(dir string, include, exclude []string) (*Tree, error) {
 		rel := strings.TrimPrefix(strings.TrimPrefix(name, path.Clean(dir)), "/")
 		if path.Clean(dir) == "." {
 			rel = name
+		}
+		if entry.Type() == fs.ModeSymlink && !matches(rel, exclude) {
+			if err := checkLink(root, name); err != nil {
+				return err
+			}
 		}
 		if entry.IsDir() || !wanted(rel, include, exclude) {
 			return nil
@@ -135,13 +141,31 @@ func (f *Fetcher) Folder(dir string, include, exclude []string) (*Tree, error) {
 }
 
 func wanted(rel string, include, exclude []string) bool {
-	match := func(glob string) bool { return doublestar.MatchUnvalidated(glob, rel) }
 	switch path.Ext(rel) {
 	case ".yaml", ".yml", ".json":
 	default:
 		return false
 	}
-	return (len(include) == 0 || slices.ContainsFunc(include, match)) && !slices.ContainsFunc(exclude, match)
+	return (len(include) == 0 || matches(rel, include)) && !matches(rel, exclude)
+}
+
+func matches(rel string, globs []string) bool {
+	return slices.ContainsFunc(globs, func(glob string) bool { return doublestar.MatchUnvalidated(glob, rel) })
+}
+
+// checkLink refuses a link to a folder: the walk does not follow it, so that what is behind
+// would be left out without a word.
+func checkLink(root *os.Root, name string) error {
+	info, err := root.Stat(filepath.FromSlash(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // reading it fails, if it is wanted
+	case err != nil:
+		return confinement(name, err)
+	case info.IsDir():
+		return fmt.Errorf("%s is a link to a folder: make that folder a source of its own, or exclude the link", name)
+	}
+	return nil
 }
 
 func listing(files []File) string {
@@ -171,36 +195,55 @@ func single(data []byte) *Tree {
 }
 
 func read(root *os.Root, name string) ([]byte, error) {
-	file, err := root.Open(filepath.FromSlash(name))
+	name = filepath.FromSlash(name)
+	info, err := root.Stat(name)
+	if err != nil {
+		return nil, confinement(name, err)
+	}
+	// Before it is opened: opening a pipe waits for its other end.
+	if err := checkFile(name, info); err != nil {
+		return nil, err
+	}
+	file, err := root.Open(name)
 	if err != nil {
 		return nil, confinement(name, err)
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
+	return readAll(name, file)
+}
+
+func checkFile(name string, info fs.FileInfo) error {
 	switch {
 	case info.IsDir():
-		return nil, fmt.Errorf("%s is a folder, want a file", name)
+		return fmt.Errorf("%s is a folder, want a file", name)
 	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no regular file", name)
+		return fmt.Errorf("%s is no regular file", name)
 	case info.Size() > maxFile:
-		return nil, fmt.Errorf("%s: %d bytes are over the limit of %d", name, info.Size(), maxFile)
+		return fmt.Errorf("%s: %d bytes are over the limit of %d", name, info.Size(), maxFile)
 	}
-	return io.ReadAll(io.LimitReader(file, maxFile))
+	return nil
+}
+
+func readAll(name string, r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s is over the limit of %d bytes", name, maxFile)
+	}
+	return data, err
 }
 
 // confinement puts a failure to open in words.
 func confinement(name string, err error) error {
 	var at *fs.PathError
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%s is not there", name)
-	}
-	if errors.As(err, &at) && strings.Contains(at.Err.Error(), "escapes") {
+	case !errors.As(err, &at):
+		return err
+	case strings.Contains(at.Err.Error(), "escapes"):
 		return fmt.Errorf("%s is a link that leads out of the definition's folder", name)
 	}
-	return err
+	return fmt.Errorf("%s: %w", name, at.Err)
 }
 
 // URL fetches one file and checks its digest on the way. What is in the cache under that
@@ -249,7 +292,8 @@ func (f *Fetcher) mirrored(url string) string {
 	// Dots in what follows the prefix stay below the replacement.
 	rest := strings.TrimPrefix(url, best.Prefix)
 	if strings.Contains(rest, "..") {
-		rest = strings.TrimPrefix(path.Clean("/"+rest), "/")
+		clean := strings.TrimPrefix(path.Clean("/"+rest), "/")
+		rest = rest[:len(rest)-len(strings.TrimLeft(rest, "/"))] + clean
 	}
 	return best.Replacement + rest
 }
@@ -262,16 +306,21 @@ func localPath(from string) (string, bool) {
 	return from, !strings.Contains(from, "://")
 }
 
+// readLocal reads a file of a mirror's folder, through whatever links that is made of.
 func readLocal(name string) ([]byte, error) {
-	root, err := os.OpenRoot(filepath.Dir(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not there", name)
-	}
+	info, err := os.Stat(name)
 	if err != nil {
+		return nil, confinement(name, err)
+	}
+	if err := checkFile(name, info); err != nil {
 		return nil, err
 	}
-	defer root.Close()
-	return read(root, filepath.Base(name))
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, confinement(name, err)
+	}
+	defer file.Close()
+	return readAll(name, file)
 }
 
 // attempts is how often a request is made when the server or the network fails.
@@ -314,14 +363,9 @@ func (f *Fetcher) once(ctx context.Context, url string) (data []byte, retry bool
 		retry := response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests
 		return nil, retry, fmt.Errorf("HTTP status %s", response.Status)
 	}
-	data, err = io.ReadAll(io.LimitReader(response.Body, maxFile+1))
-	if err != nil {
-		return nil, true, err
-	}
-	if len(data) > maxFile {
-		return nil, false, fmt.Errorf("over the limit of %d bytes", maxFile)
-	}
-	return data, false, nil
+	data, err = readAll("it", response.Body)
+	// What is too long will be so next time.
+	return data, len(data) <= maxFile, err
 }
 
 // cached reads a download; one that was damaged since counts as none.

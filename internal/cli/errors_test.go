@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"testing"
+
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/source"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	status := func(code int) error {
+		return &errcode.ErrorResponse{
+			Method: http.MethodGet, URL: &url.URL{Scheme: "https", Host: "registry.example:5000", Path: "/v2/"}, StatusCode: code,
+		}
+	}
+	unanswered := func(err error) error {
+		return &url.Error{Op: "Get", URL: "https://registry.example:5000/v2/krt/edge/manifests/1", Err: err}
+	}
+	missing := func(reason error) error {
+		return &transfer.IncompleteError{Missing: []transfer.Missing{{Image: "web", Reason: reason}}}
+	}
+	for _, c := range []struct {
+		name string
+		err  error
+		code int
+		hint string
+	}{
+		{"usage", &usageError{errors.New("x")}, 2, ""},
+		{"anything", errors.New("x"), 1, ""},
+		{"unsigned", &sign.VerifyError{}, 3, "krtpkg sign"},
+		{"another key", sign.ErrNotVerified, 3, "is this the key"},
+		{"wrong bytes", content.ErrMismatchedDigest, 3, "damaged or tampered with"},
+		{"a changed source", &source.DigestError{}, 3, "new digest"},
+		{"not there", errdef.ErrNotFound, 1, "krtpkg list"},
+		{"missing", missing(errdef.ErrNotFound), 4, "--image-mirror"},
+		{"not logged in", status(401), 1, "log in to registry.example:5000"},
+		{"no login at all", auth.ErrBasicCredentialNotFound, 1, "log in to the registry"},
+		{"missing, for want of a login", missing(status(401)), 4, "log in to registry.example:5000"},
+		{"no right", status(403), 1, "has no right to this"},
+		{"too often", status(429), 1, "limits requests"},
+		{"a registry that fails", status(502), 1, "the registry failed"},
+		{"a full disk", syscall.ENOSPC, 1, "make room"},
+		{"plain HTTP", unanswered(http.ErrSchemeMismatch), 1, "--plain-http"},
+		{"an authority of one's own", unanswered(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), 1, "--registry-ca"},
+		{"out of reach", unanswered(syscall.ECONNREFUSED), 1, "within reach"},
+		{"missing, and out of reach", missing(unanswered(syscall.ECONNREFUSED)), 4, "within reach"},
+		{"a cluster out of reach", &url.Error{Op: "Get", URL: "https://cluster.example/api", Err: syscall.ECONNREFUSED}, 1, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, hint := explain(t.Context(), fmt.Errorf("while it was done: %w", c.err))
+			if code != c.code || !strings.Contains(hint, c.hint) || (hint == "") != (c.hint == "") {
+				t.Errorf("exit code %d and hint %q, want %d and %q", code, hint, c.code, c.hint)
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if code, hint := explain(ctx, status(401)); code != 130 || hint != "" {
+		t.Errorf("interrupted: exit code %d and hint %q", code, hint)
+	}
+}

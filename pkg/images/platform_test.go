@@ -1,0 +1,175 @@
+package images_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/memory"
+
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// origin holds one image for every reference.
+type origin struct {
+	*memory.Store
+	image ocispec.Descriptor
+}
+
+func (o origin) Origin(context.Context, name.Reference) (oras.ReadOnlyTarget, string, error) {
+	return o, "latest", nil
+}
+
+func (o origin) Resolve(context.Context, string) (ocispec.Descriptor, error) { return o.image, nil }
+
+// newOrigin makes an index over platforms written os/arch[/variant]; "" is a manifest without one.
+func newOrigin(t *testing.T, platforms ...string) (origin, ocispec.Index) {
+	t.Helper()
+	o := origin{Store: memory.New()}
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Annotations: map[string]string{"kept": "yes"}}
+	index.SchemaVersion = 2
+	for i, text := range platforms {
+		desc := o.push(t, ocispec.MediaTypeImageManifest, map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageManifest, "n": i})
+		if text != "" {
+			part := append(strings.Split(text, "/"), "")
+			desc.Platform = &ocispec.Platform{OS: part[0], Architecture: part[1], Variant: part[2]}
+		}
+		index.Manifests = append(index.Manifests, desc)
+	}
+	o.image = o.push(t, index.MediaType, index)
+	return o, index
+}
+
+func (o origin) push(t *testing.T, mediaType string, value any) ocispec.Descriptor {
+	t.Helper()
+	data, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desc := content.NewDescriptorFromBytes(mediaType, data)
+	if err := o.Push(t.Context(), desc, bytes.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+	return desc
+}
+
+func TestPlatformsChooseFromAnIndex(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, index, platforms string
+		kept                   []int // of the index; nil is an error
+		noted                  bool
+		err                    string
+	}{
+		{name: "one of two", index: "linux/amd64 linux/arm64", platforms: "linux/arm64", kept: []int{1}, noted: true},
+		{name: "all", index: "linux/amd64 linux/arm64", platforms: "linux/arm64 linux/amd64", kept: []int{0, 1}},
+		{name: "two of three, in the order of the index", index: "linux/s390x linux/amd64 linux/arm64", platforms: "linux/arm64 linux/amd64", kept: []int{1, 2}, noted: true},
+		{name: "every variant", index: "linux/arm/v6 linux/arm/v7 linux/amd64", platforms: "linux/arm", kept: []int{0, 1}, noted: true},
+		{name: "one variant", index: "linux/arm/v6 linux/arm/v7", platforms: "linux/arm/v7", kept: []int{1}, noted: true},
+		{name: "one that is missing of two", index: "linux/amd64 linux/arm64", platforms: "linux/amd64 windows/amd64", kept: []int{0}, noted: true},
+		{name: "none", index: "linux/amd64 linux/arm64", platforms: "windows/amd64", err: "it is not there for windows/amd64, only for linux/amd64, linux/arm64"},
+		{name: "attestation beside it", index: "linux/amd64 unknown/unknown", platforms: "linux/amd64", kept: []int{0}, noted: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			from, index := newOrigin(t, strings.Fields(c.index)...)
+			store := memory.New()
+			var notes []string
+			r, err := images.ForPlatforms(nil, from, store, strings.Fields(c.platforms), func(e progress.Event) {
+				notes = append(notes, fmt.Sprint(e.Subject, " ", e.Detail))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ref, err := name.ParseReference("ghcr.io/a/b:1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := r.Resolve(t.Context(), ref)
+			if c.err != "" {
+				if err == nil || err.Error() != c.err {
+					t.Errorf("got %v, want %s", err, c.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (len(notes) == 1) != c.noted || c.noted && !strings.Contains(notes[0], got.Digest.String()) {
+				t.Errorf("notes: %q", notes)
+			}
+			if len(c.kept) == 1 {
+				if want := index.Manifests[c.kept[0]]; got.Digest != want.Digest {
+					t.Errorf("got %v, want %v", got, want)
+				}
+				return
+			}
+			checkIndex(t, from, store, got, index, c.kept)
+		})
+	}
+}
+
+// checkIndex looks into an index: the same but for the manifests that are left out. It lies
+// in the store when it was made here.
+func checkIndex(t *testing.T, from origin, store *memory.Store, got ocispec.Descriptor, whole ocispec.Index, kept []int) {
+	t.Helper()
+	var fetcher content.Fetcher = store
+	if got.Digest == from.image.Digest {
+		fetcher = from
+	}
+	data, err := content.FetchAll(t.Context(), fetcher, got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var smaller ocispec.Index
+	if err := json.Unmarshal(data, &smaller); err != nil {
+		t.Fatal(err)
+	}
+	if smaller.Annotations["kept"] != "yes" || smaller.MediaType != whole.MediaType || got.MediaType != whole.MediaType {
+		t.Errorf("got %s", data)
+	}
+	if len(smaller.Manifests) != len(kept) {
+		t.Fatalf("got %d manifests, want %d", len(smaller.Manifests), len(kept))
+	}
+	for i, at := range kept {
+		if smaller.Manifests[i].Digest != whole.Manifests[at].Digest {
+			t.Errorf("manifest %d is %v", i, smaller.Manifests[i])
+		}
+	}
+}
+
+// An image of one platform has nothing to choose from.
+func TestPlatformsLeaveSingleImages(t *testing.T) {
+	t.Parallel()
+	from, index := newOrigin(t, "linux/amd64")
+	from.image = index.Manifests[0]
+	r, err := images.ForPlatforms(nil, from, memory.New(), []string{"linux/arm64"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.Resolve(t.Context(), name.MustParseReference("ghcr.io/a/b:1"))
+	if err != nil || got.Digest != from.image.Digest {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestPlatformsAreParsed(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"linux", "", "linux/", "/amd64", "a/b/c/d"} {
+		if _, err := images.ForPlatforms(nil, nil, nil, []string{text}, nil); err == nil || !strings.Contains(err.Error(), "want os/arch or os/arch/variant") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	plain := &registry{}
+	if r, err := images.ForPlatforms(plain, nil, nil, nil, nil); err != nil || r != images.Resolver(plain) {
+		t.Errorf("without platforms: %v, %v", r, err)
+	}
+}

@@ -1,0 +1,187 @@
+package source_test
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// tree writes files, by default with their own name as content, and returns their folder.
+func tree(t *testing.T, files ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range files {
+		file := filepath.Join(dir, filepath.FromSlash(name))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(name), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func link(t *testing.T, target, name string) {
+	t.Helper()
+	if err := os.Symlink(target, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func paths(tree *source.Tree) []string {
+	var names []string
+	for _, f := range tree.Files {
+		names = append(names, f.Path)
+	}
+	return names
+}
+
+func TestFolderTakesManifestsThatMatch(t *testing.T) {
+	t.Parallel()
+	dir := tree(t, "m/b.yaml", "m/a.yml", "m/c.json", "m/README.md", "m/x.yaml.bak", "m/sub/d.yaml", "m/sub/deep/e.yaml", "m/.hidden/f.yaml", "other/g.yaml")
+	for _, c := range []struct {
+		name, dir        string
+		include, exclude []string
+		want             []string
+	}{
+		{"all", "m", nil, nil, []string{".hidden/f.yaml", "a.yml", "b.yaml", "c.json", "sub/d.yaml", "sub/deep/e.yaml"}},
+		{"with a slash", "m/", nil, nil, []string{".hidden/f.yaml", "a.yml", "b.yaml", "c.json", "sub/d.yaml", "sub/deep/e.yaml"}},
+		{"with a dot", "./m/./sub", nil, nil, []string{"d.yaml", "deep/e.yaml"}},
+		{"one star stays in its folder", "m", []string{"*.yaml"}, nil, []string{"b.yaml"}},
+		{"two stars cross folders", "m", []string{"**/*.yaml"}, nil, []string{".hidden/f.yaml", "b.yaml", "sub/d.yaml", "sub/deep/e.yaml"}},
+		{"alternatives", "m", []string{"{a,c}.*"}, nil, []string{"a.yml", "c.json"}},
+		{"two globs", "m", []string{"a.yml", "sub/*"}, nil, []string{"a.yml", "sub/d.yaml"}},
+		{"but those", "m", nil, []string{"sub/**", ".*/**"}, []string{"a.yml", "b.yaml", "c.json"}},
+		{"exclude wins", "m", []string{"sub/**"}, []string{"**/e.yaml"}, []string{"sub/d.yaml"}},
+		{"the folder of the definition", ".", []string{"other/*"}, nil, []string{"other/g.yaml"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := (&source.Fetcher{Dir: dir}).Folder(c.dir, c.include, c.exclude)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(paths(got), c.want) {
+				t.Errorf("got %q, want %q", paths(got), c.want)
+			}
+		})
+	}
+}
+
+// The digest of a folder is what sha256sum's listing of it has.
+func TestFolderDigestIsThatOfItsListing(t *testing.T) {
+	t.Parallel()
+	fetcher := source.Fetcher{Dir: tree(t, "m/b.yaml", "m/a/c.yaml")}
+	got, err := fetcher.Folder("m", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := fmt.Sprintf("%x  a/c.yaml\n%x  b.yaml\n", sha256.Sum256([]byte("m/a/c.yaml")), sha256.Sum256([]byte("m/b.yaml")))
+	if want := fmt.Sprintf("%x", sha256.Sum256([]byte(list))); got.SHA256 != want {
+		t.Errorf("got %s, want %s", got.SHA256, want)
+	}
+}
+
+func TestLinksInsideTheTreeAreRead(t *testing.T) {
+	t.Parallel()
+	dir := tree(t, "m/a.yaml", "shared/b.yaml", "README.md")
+	link(t, "../shared/b.yaml", filepath.Join(dir, "m", "b.yaml"))
+	link(t, "../README.md", filepath.Join(dir, "m", "README.md"))
+	link(t, "nowhere", filepath.Join(dir, "m", "dangling"))
+	link(t, "m", filepath.Join(dir, "linked"))
+	fetcher := source.Fetcher{Dir: dir}
+	for _, name := range []string{"m", "linked"} {
+		got, err := fetcher.Folder(name, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(paths(got), []string{"a.yaml", "b.yaml"}) || string(got.Files[1].Data) != "shared/b.yaml" {
+			t.Errorf("%s: %q", name, got.Files)
+		}
+	}
+	if got, err := fetcher.File("m/b.yaml"); err != nil || string(got.Files[0].Data) != "shared/b.yaml" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestLocalSourcesRefuse(t *testing.T) {
+	t.Parallel()
+	outside := tree(t, "secret.yaml", "folder/a.yaml")
+	for _, c := range []struct {
+		name    string
+		prepare func(t *testing.T, dir string)
+		exclude []string
+		want    string
+	}{
+		{"file link out of the tree", func(t *testing.T, dir string) {
+			link(t, filepath.Join(outside, "secret.yaml"), filepath.Join(dir, "m", "x.yaml"))
+		}, nil, "m/x.yaml is a link that leads out of the definition's folder"},
+		{"relative link out of the tree", func(t *testing.T, dir string) {
+			link(t, "../../"+filepath.Base(outside)+"/secret.yaml", filepath.Join(dir, "m", "x.yaml"))
+		}, nil, "m/x.yaml is a link that leads out of the definition's folder"},
+		{"folder link out of the tree", func(t *testing.T, dir string) {
+			link(t, filepath.Join(outside, "folder"), filepath.Join(dir, "m", "more"))
+		}, nil, "m/more is a link that leads out of the definition's folder"},
+		{"folder link inside the tree", func(t *testing.T, dir string) { link(t, "../n", filepath.Join(dir, "m", "more")) },
+			nil, "m/more is a link to a folder: make that folder a source of its own, or exclude the link"},
+		{"folder link that is excluded", func(t *testing.T, dir string) { link(t, "../n", filepath.Join(dir, "m", "more")) },
+			[]string{"more"}, ""},
+		{"folder link whose content is excluded", func(t *testing.T, dir string) { link(t, "../n", filepath.Join(dir, "m", "more")) },
+			[]string{"more/**"}, ""},
+		{"link that leads nowhere", func(t *testing.T, dir string) { link(t, "nowhere", filepath.Join(dir, "m", "x.yaml")) },
+			nil, "m/x.yaml is not there"},
+		{"link to itself", func(t *testing.T, dir string) { link(t, "x.yaml", filepath.Join(dir, "m", "x.yaml")) },
+			nil, "m/x.yaml: too many levels of symbolic links"},
+		{"pipe", func(t *testing.T, dir string) {
+			if err := syscall.Mkfifo(filepath.Join(dir, "m", "x.yaml"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "m/x.yaml is no regular file"},
+		{"folder with a file's name", func(t *testing.T, dir string) {
+			if err := os.Mkdir(filepath.Join(dir, "m", "x.yaml"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, ""},
+		{"file that is too long", func(t *testing.T, dir string) {
+			if err := errors.Join(os.WriteFile(filepath.Join(dir, "m", "x.yaml"), nil, 0o644), os.Truncate(filepath.Join(dir, "m", "x.yaml"), 64<<20+1)); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "m/x.yaml: 67108865 bytes are over the limit of 67108864"},
+		{"bad glob", func(*testing.T, string) {}, []string{"[a"}, `folder m: invalid glob "[a"`},
+		{"nothing left", func(*testing.T, string) {}, []string{"**"}, "folder m has no YAML or JSON file that is included"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := tree(t, "m/a.yaml", "n/b.yaml")
+			c.prepare(t, dir)
+			got, err := (&source.Fetcher{Dir: dir}).Folder("m", nil, c.exclude)
+			switch {
+			case c.want == "" && (err != nil || !slices.Equal(paths(got), []string{"a.yaml"})):
+				t.Errorf("got %v, %v", got, err)
+			case c.want != "" && (err == nil || err.Error() != c.want):
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestFileRefuses(t *testing.T) {
+	t.Parallel()
+	dir := tree(t, "d/a.yaml")
+	link(t, "/etc/hostname", filepath.Join(dir, "x"))
+	for name, want := range map[string]string{
+		"d":          "d is a folder, want a file",
+		"e":          "e is not there",
+		"d/a.yaml/b": "d/a.yaml/b is not there",
+		"x":          "x is a link that leads out of the definition's folder",
+	} {
+		if _, err := (&source.Fetcher{Dir: dir}).File(name); err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
