@@ -2,19 +2,16 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
-	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
@@ -35,26 +32,6 @@ there are. It verifies no signature: that is what verify does.`,
 				return err
 			}
 			return a.ui.Result(format, view, view.text)
-		},
-	}
-	outputFlag(cmd, &format)
-	return cmd
-}
-
-func (a *app) treeCommand() *cobra.Command {
-	var format ui.Format
-	cmd := &cobra.Command{
-		Use:     "tree REFERENCE",
-		Short:   "show a runtime as a tree of layers, bundles and images",
-		Example: `  krtpkg tree registry.example/krt/edge:1.0.0`,
-		GroupID: groupLook,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			view, err := a.look(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return a.ui.Result(format, view, view.tree)
 		},
 	}
 	outputFlag(cmd, &format)
@@ -184,34 +161,6 @@ func (v *rootView) signatures() string {
 	return fmt.Sprintf("%d (%s), not verified here", len(forms), strings.Join(forms, ", "))
 }
 
-func (v *rootView) tree(w io.Writer) {
-	fmt.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, short(v.Digest))
-	byLayer := map[int][]bundleView{}
-	for _, b := range v.Bundles {
-		byLayer[b.Layer] = append(byLayer[b.Layer], b)
-	}
-	numbers := slices.Sorted(maps.Keys(byLayer))
-	for i, number := range numbers {
-		stem := branch(w, "", i == len(numbers)-1, fmt.Sprintf("%d %s", number, layers.Name(number)))
-		for j, b := range byLayer[number] {
-			inner := branch(w, stem, j == len(byLayer[number])-1, fmt.Sprintf("%s %s  %s", b.Name, b.Version, short(b.Digest)))
-			for k, image := range b.Images {
-				branch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, short(image.Image[strings.Index(image.Image, "@")+1:])))
-			}
-		}
-	}
-}
-
-// branch draws a line of a tree and gives the stem of what hangs on it.
-func branch(w io.Writer, stem string, last bool, text string) string {
-	if last {
-		fmt.Fprintf(w, "%s└── %s\n", stem, text)
-		return stem + "    "
-	}
-	fmt.Fprintf(w, "%s├── %s\n", stem, text)
-	return stem + "│   "
-}
-
 // short is a digest that people can tell from others.
 func short(digest string) string {
 	if i := strings.Index(digest, ":"); i >= 0 && len(digest) > i+13 {
@@ -221,67 +170,3 @@ func short(digest string) string {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-func (a *app) listCommand() *cobra.Command {
-	var format ui.Format
-	cmd := &cobra.Command{
-		Use:   "list PLACE",
-		Short: "list the versions of a runtime or bundle at a place",
-		Example: `  krtpkg list registry.example/krt/edge
-  krtpkg list oci:dist`,
-		GroupID: groupLook,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.list(cmd.Context(), args[0], format) },
-	}
-	outputFlag(cmd, &format)
-	return cmd
-}
-
-type versionView struct {
-	Tag     string `json:"tag"`
-	Name    string `json:"name"`
-	Version string `json:"version"`
-	Kind    string `json:"kind"`
-	Digest  string `json:"digest"`
-}
-
-func (a *app) list(ctx context.Context, reference string, format ui.Format) error {
-	at, err := a.openPlace(ctx, reference)
-	if err != nil {
-		return err
-	}
-	views := []versionView{}
-	err = at.store.Tags(ctx, "", func(tags []string) error {
-		for _, tag := range tags {
-			if strings.HasPrefix(tag, "sha256-") { // signatures and referrers
-				continue
-			}
-			desc, err := at.store.Resolve(ctx, tag)
-			if err != nil {
-				return fmt.Errorf("%s: %w", at.At(tag), err)
-			}
-			m, err := bundle.ReadManifest(ctx, at.store, desc)
-			if errors.Is(err, bundle.ErrNotOurs) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			kind := bundle.KindBundle
-			if m.ArtifactType == bundle.TypeRuntime {
-				kind = bundle.KindRuntime
-			}
-			views = append(views, versionView{tag, titleOf(m), m.Annotations[ocispec.AnnotationVersion], kind, desc.Digest.String()})
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return a.ui.Result(format, views, func(w io.Writer) {
-		fmt.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
-		for _, v := range views {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, short(v.Digest))
-		}
-	})
-}

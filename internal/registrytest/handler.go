@@ -111,8 +111,15 @@ func newGGCR(o Options) http.Handler {
 
 // serve serves the handler until Close.
 func (r *Registry) serve(listener net.Listener, handler http.Handler, certs *certificates) {
+	// Close waits for what is being answered: the registry behind is closed after it.
+	var open sync.RWMutex
 	server := &http.Server{
-		Handler: handler,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if open.TryRLock() {
+				defer open.RUnlock()
+				handler.ServeHTTP(w, req)
+			}
+		}),
 		// Clients that break off, which is what tests make them do, are no news.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
@@ -130,6 +137,7 @@ func (r *Registry) serve(listener net.Listener, handler http.Handler, certs *cer
 		if served := <-served; !errors.Is(served, http.ErrServerClosed) {
 			err = errors.Join(err, served)
 		}
+		open.Lock()
 		return err
 	})
 }

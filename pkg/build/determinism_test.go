@@ -107,6 +107,36 @@ func TestSameDigestEverywhere(t *testing.T) {
 	group.Wait()
 }
 
+// A time that is given is in the digest, and nothing else of the moment.
+func TestGivenTimeIsInTheDigest(t *testing.T) {
+	t.Parallel()
+	seen := map[string]time.Time{}
+	for _, when := range []time.Time{{}, time.Unix(1_700_000_000, 0), time.Unix(1_700_000_001, 0)} {
+		var first string
+		for _, zone := range []*time.Location{time.UTC, time.FixedZone("test", -11*3600)} {
+			o := options()
+			if o.Created = when; !when.IsZero() {
+				o.Created = when.In(zone)
+			}
+			built, err := build.Build(t.Context(), "../../bundles/runtimes/demo/1.0.0", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			digest := built.Descriptor.Digest.String()
+			if first == "" {
+				first = digest
+			}
+			if digest != first {
+				t.Errorf("%v in %v: %s, want %s", when, zone, digest, first)
+			}
+		}
+		if other, taken := seen[first]; taken {
+			t.Errorf("%v and %v give the same digest", when, other)
+		}
+		seen[first] = when
+	}
+}
+
 // A digest that changes here changes for every user: it wants a reason.
 func TestGoldenDigests(t *testing.T) {
 	var got strings.Builder

@@ -13,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"carvel.dev/ytt/pkg/cmd/template"
 	"carvel.dev/ytt/pkg/cmd/ui"
@@ -51,12 +52,36 @@ func ParseValues(fileName string, data []byte) (*Values, error) {
 	}
 	for i := 0; i+1 < len(v.root.Content); i += 2 {
 		key, value := v.root.Content[i], v.root.Content[i+1]
+		left := maxNodes
+		if value = expand(value, &left); left < 0 {
+			return nil, file.Errorf(key, "the values of bundle %q have over %d parts with their aliases", key.Value, maxNodes)
+		}
 		if value.Kind != yaml.MappingNode {
 			return nil, file.Errorf(value, "the values of bundle %q are no mapping", key.Value)
 		}
 		v.bundles[key.Value] = value
 	}
 	return v, nil
+}
+
+// maxNodes is the limit on a bundle's values, which aliases can make endless.
+const maxNodes = 100_000
+
+// expand puts what aliases lead to in their place, since a bundle gets its part of the file
+// without the part that has the anchor. left is counted down, to below 0 when it is too much.
+func expand(node *yaml.Node, left *int) *yaml.Node {
+	for node.Kind == yaml.AliasNode {
+		node = node.Alias
+	}
+	expanded := *node
+	expanded.Anchor, expanded.Content = "", make([]*yaml.Node, 0, len(node.Content))
+	for _, child := range node.Content {
+		if *left--; *left < 0 {
+			break
+		}
+		expanded.Content = append(expanded.Content, expand(child, left))
+	}
+	return &expanded
 }
 
 // Check holds the values against the bundles that there are, so that a mistyped name is an
@@ -144,6 +169,9 @@ func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
 // valuesFile is how ytt's messages call a site's values.
 const valuesFile = "site-values.yaml"
 
+// yttAtATime guards ytt, which counts its templates in a variable of its package.
+var yttAtATime sync.Mutex
+
 func ytt(sources []bundle.File, values []byte) ([]bundle.File, error) {
 	inputs := make([]*files.File, 0, len(sources))
 	for _, f := range sources {
@@ -161,6 +189,8 @@ func ytt(sources []bundle.File, values []byte) ([]bundle.File, error) {
 			return []*files.File{input}, err
 		}
 	}
+	yttAtATime.Lock()
+	defer yttAtATime.Unlock()
 	out := options.RunWithFiles(template.Input{Files: files.NewSortedFiles(inputs)},
 		ui.NewCustomWriterTTY(false, io.Discard, io.Discard))
 	if out.Err != nil {

@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+func (a *app) keygenCommand() *cobra.Command {
+	var prefix string
+	cmd := &cobra.Command{
+		Use:   "keygen",
+		Short: "make a key pair for signing, as cosign does",
+		Long: `Keygen writes PREFIX.key, encrypted, and PREFIX.pub. The passphrase is taken from
+$COSIGN_PASSWORD or asked for. Files that are there are never overwritten.`,
+		Example: "  krtpkg keygen",
+		GroupID: groupTrust,
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return a.keygen(prefix) },
+	}
+	cmd.Flags().StringVar(&prefix, "output-key-prefix", "cosign", "name of the files")
+	return cmd
+}
+
+func (a *app) keygen(prefix string) error {
+	keyFile, pubFile := prefix+".key", prefix+".pub"
+	for _, file := range []string{keyFile, pubFile} {
+		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is there already", file)
+		}
+	}
+	passphrase, err := a.newPassphrase()
+	if err != nil {
+		return err
+	}
+	private, public, err := sign.GenerateKeyPair(passphrase)
+	if err != nil {
+		return err
+	}
+	if err := create(keyFile, private, 0o600); err != nil {
+		return err
+	}
+	if err := create(pubFile, public, 0o644); err != nil {
+		return errors.Join(err, os.Remove(keyFile))
+	}
+	a.ui.Say("wrote %s (keep it secret) and %s", keyFile, pubFile)
+	return nil
+}
+
+func create(name string, data []byte, mode fs.FileMode) error {
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	return errors.Join(err, file.Close())
+}
+
+func (a *app) newPassphrase() ([]byte, error) {
+	if text, set := os.LookupEnv(passwordVariable); set {
+		return []byte(text), nil
+	}
+	first, err := a.ui.Password("Passphrase for the new key: ")
+	if err != nil {
+		return nil, fmt.Errorf("passphrase: %w: set %s", err, passwordVariable)
+	}
+	second, err := a.ui.Password("The same again: ")
+	if err != nil {
+		return nil, err
+	}
+	if string(first) != string(second) {
+		return nil, fmt.Errorf("the passphrases differ")
+	}
+	return first, nil
+}

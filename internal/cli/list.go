@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+func (a *app) listCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "list PLACE",
+		Short: "list the versions of a runtime or bundle at a place",
+		Example: `  krtpkg list registry.example/krt/edge
+  krtpkg list oci:dist`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.list(cmd.Context(), args[0], format) },
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+type versionView struct {
+	Tag     string `json:"tag"`
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Kind    string `json:"kind"`
+	Digest  string `json:"digest"`
+}
+
+func (a *app) list(ctx context.Context, reference string, format ui.Format) error {
+	at, err := a.openPlace(ctx, reference)
+	if err != nil {
+		return err
+	}
+	views := []versionView{}
+	err = at.store.Tags(ctx, "", func(tags []string) error {
+		for _, tag := range tags {
+			if strings.HasPrefix(tag, "sha256-") { // signatures and referrers
+				continue
+			}
+			desc, err := at.store.Resolve(ctx, tag)
+			if err != nil {
+				return fmt.Errorf("%s: %w", at.At(tag), err)
+			}
+			m, err := bundle.ReadManifest(ctx, at.store, desc)
+			if errors.Is(err, bundle.ErrNotOurs) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			kind := bundle.KindBundle
+			if m.ArtifactType == bundle.TypeRuntime {
+				kind = bundle.KindRuntime
+			}
+			views = append(views, versionView{tag, titleOf(m), m.Annotations[ocispec.AnnotationVersion], kind, desc.Digest.String()})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.ui.Result(format, views, func(w io.Writer) {
+		fmt.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
+		for _, v := range views {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, short(v.Digest))
+		}
+	})
+}

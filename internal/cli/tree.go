@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+func (a *app) treeCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:     "tree REFERENCE",
+		Short:   "show a runtime as a tree of layers, bundles and images",
+		Example: `  krtpkg tree registry.example/krt/edge:1.0.0`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			view, err := a.look(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.ui.Result(format, view, view.tree)
+		},
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+func (v *rootView) tree(w io.Writer) {
+	fmt.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, short(v.Digest))
+	byLayer := map[int][]bundleView{}
+	for _, b := range v.Bundles {
+		byLayer[b.Layer] = append(byLayer[b.Layer], b)
+	}
+	numbers := slices.Sorted(maps.Keys(byLayer))
+	for i, number := range numbers {
+		stem := branch(w, "", i == len(numbers)-1, fmt.Sprintf("%d %s", number, layers.Name(number)))
+		for j, b := range byLayer[number] {
+			inner := branch(w, stem, j == len(byLayer[number])-1, fmt.Sprintf("%s %s  %s", b.Name, b.Version, short(b.Digest)))
+			for k, image := range b.Images {
+				branch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, short(image.Image[strings.Index(image.Image, "@")+1:])))
+			}
+		}
+	}
+}
+
+// branch draws a line of a tree and gives the stem of what hangs on it.
+func branch(w io.Writer, stem string, last bool, text string) string {
+	if last {
+		fmt.Fprintf(w, "%s└── %s\n", stem, text)
+		return stem + "    "
+	}
+	fmt.Fprintf(w, "%s├── %s\n", stem, text)
+	return stem + "│   "
+}

@@ -1,0 +1,139 @@
+package bundle
+
+import (
+	"cmp"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// check holds the definition against the rules that a schema can't express.
+func (d *Definition) check() error {
+	var found []*manifest.Error
+	report := func(field []any, format string, args ...any) {
+		found = append(found, d.Errorf(field, format, args...))
+	}
+	if _, err := semver.StrictNewVersion(d.Metadata().Version); err != nil {
+		report([]any{"metadata", "version"}, "metadata.version %q %s", d.Metadata().Version, wanted["version"])
+	}
+	if d.Bundle != nil {
+		d.checkBundle(report)
+	} else {
+		d.checkRuntime(report)
+	}
+	return join(found)
+}
+
+func (d *Definition) checkBundle(report func([]any, string, ...any)) {
+	spec := &d.Bundle.Spec
+	if spec.Kubernetes != "" {
+		if _, err := semver.NewConstraint(spec.Kubernetes); err != nil {
+			report([]any{"spec", "kubernetes"}, "spec.kubernetes %q is no version range, such as \">=1.29 <1.35\"", spec.Kubernetes)
+		}
+	}
+	var paths []string
+	for i := range spec.Sources {
+		s := &spec.Sources[i]
+		at := func(field string) []any { return []any{"spec", "sources", i, field} }
+		if count(s.Dir, s.File, s.URL) != 1 {
+			report([]any{"spec", "sources", i}, "a source wants exactly one of dir, file and url")
+			paths = append(paths, "")
+			continue
+		}
+		if s.URL != "" && s.SHA256 == "" {
+			report(at("url"), "source %s has no sha256: what comes over a network is pinned by digest", s.URL)
+		}
+		for field, value := range map[string]string{"dir": s.Dir, "file": s.File, "path": s.Path} {
+			if value != "" && !confined(value) {
+				report(at(field), "%s %q leaves its folder: want a relative path without ..", field, value)
+			}
+		}
+		if s.Dir == "" && len(s.Include)+len(s.Exclude) > 0 {
+			report([]any{"spec", "sources", i}, "include and exclude go with dir")
+		}
+		if s.Dir == "" && s.Path != "" && confined(s.Path) && !isManifestName(s.Path) {
+			report(at("path"), "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
+		}
+		s.Path = path.Clean(cmp.Or(s.Path, landing(s)))
+		for first, taken := range paths {
+			if overlap(taken, s.Path) {
+				report([]any{"spec", "sources", i}, "sources %d and %d both go to %s: give one of them a path", first+1, i+1, path.Join(ConfigDir, taken))
+				break
+			}
+		}
+		paths = append(paths, s.Path)
+	}
+	images := map[string]bool{}
+	for i, extra := range spec.Images {
+		if images[extra.Image] {
+			report([]any{"spec", "images", i, "image"}, "image %q is there twice", extra.Image)
+		}
+		images[extra.Image] = true
+	}
+}
+
+func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
+	seen := map[BundleSource]bool{}
+	for i, b := range d.Runtime.Spec.Bundles {
+		at := []any{"spec", "bundles", i}
+		if count(b.Path, b.Ref) != 1 {
+			report(at, "a bundle wants exactly one of path and ref")
+		}
+		if seen[b] {
+			report(at, "bundle %s is there twice", b.Path+b.Ref)
+		}
+		seen[b] = true
+		if path.IsAbs(b.Path) {
+			report(append(at, "path"), "path %q is absolute: the definition would build on this machine only", b.Path)
+		}
+	}
+}
+
+// landing is the folder or file below config/ that a source goes to by default.
+func landing(s *Source) string {
+	if s.Dir != "" {
+		base := path.Base(s.Dir)
+		if base == "." {
+			base = "manifests"
+		}
+		return base
+	}
+	from, _, _ := strings.Cut(s.File+s.URL, "?")
+	base := path.Base(from)
+	if !isManifestName(base) {
+		base += ".yaml"
+	}
+	return base
+}
+
+// isManifestName says whether a file has a name that kapp and kubectl read; they pass over
+// any other without a word.
+func isManifestName(name string) bool {
+	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name))
+}
+
+// overlap says whether one of two clean paths is or holds the other: what is rendered as a
+// template and what is left as it is would lie in one folder.
+func overlap(a, b string) bool {
+	within := func(a, b string) bool { return a == b || a == "." || strings.HasPrefix(b, a+"/") }
+	return a != "" && (within(a, b) || within(b, a))
+}
+
+// confined says whether a slash-separated path stays below the folder it starts in.
+func confined(p string) bool {
+	return !path.IsAbs(p) && !strings.Contains(p, "\\") &&
+		!slices.Contains(strings.Split(p, "/"), "..")
+}
+
+func count(values ...string) (n int) {
+	for _, v := range values {
+		if v != "" {
+			n++
+		}
+	}
+	return n
+}
