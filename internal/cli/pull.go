@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
@@ -109,30 +110,34 @@ func writeFiles(dir string, set *bundle.Set) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer root.Close()
-	put := func(prefix string, artifact *bundle.Artifact) error {
-		for _, f := range artifact.Tree() {
-			name := filepath.FromSlash(path.Join(prefix, f.Path))
-			if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-				return err
-			}
-			if err := root.WriteFile(name, f.Data, 0o644); err != nil {
-				return err
-			}
-			n++
-		}
-		return nil
-	}
-	if err := put("", set.Root); err != nil {
-		return n, err
-	}
-	if set.Root.Runtime == nil {
-		return n, nil
-	}
-	for _, b := range set.Bundles {
-		if err := put(path.Join("bundles", b.Metadata().Name), b); err != nil {
-			return n, err
+	defer func() { err = errors.Join(err, root.Close()) }()
+	files := within("", set.Root)
+	if set.Root.Runtime != nil {
+		for _, b := range set.Bundles {
+			files = append(files, within(path.Join("bundles", b.Metadata().Name), b)...)
 		}
 	}
-	return n, nil
+	made := map[string]bool{}
+	group := errgroup.Group{}
+	group.SetLimit(4)
+	for _, f := range files {
+		name := filepath.FromSlash(f.Path)
+		if parent := filepath.Dir(name); !made[parent] {
+			made[parent] = true
+			if err := root.MkdirAll(parent, 0o755); err != nil {
+				return 0, errors.Join(err, group.Wait())
+			}
+		}
+		group.Go(func() error { return root.WriteFile(name, f.Data, 0o644) })
+	}
+	return len(files), group.Wait()
+}
+
+// within is the files of an artifact below a folder.
+func within(dir string, artifact *bundle.Artifact) []bundle.File {
+	files := make([]bundle.File, 0, len(artifact.Tree()))
+	for _, f := range artifact.Tree() {
+		files = append(files, bundle.File{Path: path.Join(dir, f.Path), Data: f.Data})
+	}
+	return files
 }
