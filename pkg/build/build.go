@@ -175,6 +175,11 @@ func references(built *bundle.Content, d *bundle.Definition, names map[string]st
 		if err != nil {
 			return nil, err
 		}
+		if names[f.Path] != "" {
+			if err := checkPlain(parsed); err != nil {
+				return nil, err
+			}
+		}
 		for _, doc := range parsed.Documents {
 			if err := checkManifest(parsed, doc); err != nil {
 				return nil, err
@@ -196,16 +201,51 @@ func references(built *bundle.Content, d *bundle.Definition, names map[string]st
 	return wanted, nil
 }
 
-// checkManifest says whether a document can go onto a cluster.
+// checkManifest says whether a document can go onto a cluster: it is a resource, and none
+// that only a tool on this side of it understands.
 func checkManifest(f *manifest.File, doc *yaml.Node) error {
 	if err := f.CheckResource(doc); err != nil {
 		return err
 	}
-	// A source that is the definition's own folder takes the definition in.
-	if version := manifest.Get(doc, "apiVersion"); version.Value == bundle.APIVersion {
-		err := f.Errorf(doc, "a definition is no manifest for a cluster")
-		err.Hint = "leave it out with exclude"
-		return err
+	group, _, _ := strings.Cut(manifest.Get(doc, "apiVersion").Value, "/")
+	var problem *manifest.Error
+	switch group {
+	case "krtpkg.dev":
+		// A source that is the definition's own folder takes the definition in.
+		problem = f.Errorf(doc, "a definition is no manifest for a cluster")
+	case "kustomize.config.k8s.io":
+		problem = f.Errorf(doc, "a kustomization is no manifest for a cluster")
+	default:
+		return nil
+	}
+	problem.Hint = "leave it out with exclude"
+	return problem
+}
+
+// checkPlain says whether a file that will not be rendered is a ytt template: each value that
+// ytt should fill in would be empty, images too.
+func checkPlain(f *manifest.File) error {
+	for _, doc := range f.Documents {
+		if at := annotated(doc); at != nil {
+			problem := f.Errorf(at, "a ytt template that nothing renders")
+			problem.Hint = "give its source the field template: ytt"
+			return problem
+		}
+	}
+	return nil
+}
+
+// annotated is the first node with a comment that is one of ytt's, or nil.
+func annotated(node *yaml.Node) *yaml.Node {
+	for _, comment := range []string{node.HeadComment, node.LineComment, node.FootComment} {
+		if strings.HasPrefix(comment, "#@") || strings.Contains(comment, "\n#@") {
+			return node
+		}
+	}
+	for _, child := range node.Content {
+		if at := annotated(child); at != nil {
+			return at
+		}
 	}
 	return nil
 }

@@ -137,6 +137,24 @@ func TestPackRefuses(t *testing.T) {
 	}
 }
 
+// What could not be opened again is not made.
+func TestPackKeepsToTheLimitsOfOpen(t *testing.T) {
+	t.Parallel()
+	many, big := web(t), web(t)
+	for i := range 100_000 {
+		many.Files = append(many.Files, bundle.File{Path: fmt.Sprint("config/", i)})
+	}
+	data := make([]byte, 64<<20)
+	for i := range 8 {
+		big.Files = append(big.Files, bundle.File{Path: fmt.Sprint("config/", i), Data: data})
+	}
+	for _, c := range []*bundle.Content{many, big} {
+		if _, err := c.Pack(t.Context(), memory.New(), time.Time{}); err == nil || !strings.Contains(err.Error(), "over the limit of 100000 files and 536870912 bytes") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 // layer is the parts of a layer that someone else made.
 type layer struct {
 	entries []tar.Header

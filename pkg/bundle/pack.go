@@ -129,10 +129,16 @@ func (c *Content) layout() ([]File, error) {
 		files = append(files, f)
 	}
 	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
-	for i := 1; i < len(files); i++ {
-		if files[i].Path == files[i-1].Path {
-			return nil, fmt.Errorf("two sources write the file %s", files[i].Path)
+	size := 0
+	for i, f := range files {
+		if i > 0 && f.Path == files[i-1].Path {
+			return nil, fmt.Errorf("two sources write the file %s", f.Path)
 		}
+		size += len(f.Data)
+	}
+	// What Open would refuse is not made.
+	if size > maxContent || len(files) > maxFiles {
+		return nil, fmt.Errorf("%d files of %d bytes are over the limit of %d files and %d bytes", len(files), size, maxFiles, maxContent)
 	}
 	return files, nil
 }

@@ -73,7 +73,7 @@ func Parse(name string, data []byte) (*File, error) {
 			return f, nil
 		}
 		if err != nil {
-			return nil, syntaxError(name, err)
+			return nil, f.syntaxError(err)
 		}
 		root := doc.Content[0]
 		if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
@@ -153,14 +153,23 @@ func (f *File) checkKeys(node *yaml.Node) error {
 // yaml.v3 keeps a syntax error's place only in its text.
 var syntaxPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
-func syntaxError(name string, err error) *Error {
-	e := &Error{File: name, Problem: "invalid YAML: " + err.Error()}
+func (f *File) syntaxError(err error) *Error {
+	e := &Error{File: f.Name, Problem: "invalid YAML: " + err.Error()}
 	if m := syntaxPlace.FindStringSubmatch(err.Error()); m != nil {
 		e.Line, _ = strconv.Atoi(m[1])
 		e.Problem = "invalid YAML: " + m[2]
 	}
-	if strings.Contains(e.Problem, "cannot start any token") {
-		e.Hint = "a tab indents here? YAML wants spaces"
+	if strings.Contains(e.Problem, "cannot start any token") && f.tabIndents(e.Line) {
+		e.Hint = "a tab indents here, YAML wants spaces"
 	}
 	return e
+}
+
+// tabIndents says whether a line begins with white space that has a tab in it.
+func (f *File) tabIndents(line int) bool {
+	if line < 1 || line > len(f.lines) {
+		return false
+	}
+	rest := f.data[f.lines[line-1]:]
+	return bytes.Contains(rest[:len(rest)-len(bytes.TrimLeft(rest, " \t"))], []byte("\t"))
 }

@@ -15,7 +15,8 @@ func TestParseErrorsHaveAPlace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, data, want string }{
 		{"flow that is not closed", "a: 1\nb: [1, 2\nc: 3\n", "f.yaml:1: invalid YAML: did not find expected ',' or ']'"},
-		{"tab", "a:\n\tb: 1\n", "f.yaml:2: invalid YAML: found character that cannot start any token (a tab indents here? YAML wants spaces)"},
+		{"tab", "a:\n\tb: 1\n", "f.yaml:2: invalid YAML: found character that cannot start any token (a tab indents here, YAML wants spaces)"},
+		{"character that starts nothing", "a:\n  b: %c\n", "f.yaml:2: invalid YAML: found character that cannot start any token"},
 		{"key twice", "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", `f.yaml:5:3: key "c" is there twice, first at line 3`},
 		{"key twice in a flow", "a: {b: 1, b: 2}\n", `f.yaml:1:11: key "b" is there twice, first at line 1`},
 		{"key twice in JSON", `{"a": [{"b": 1, "b": 2}]}`, `f.yaml:1:17: key "b" is there twice, first at line 1`},
