@@ -111,9 +111,11 @@ func newGGCR(o Options) http.Handler {
 
 // serve serves the handler until Close.
 func (r *Registry) serve(listener net.Listener, handler http.Handler, certs *certificates) {
-	// Close waits for what is being answered: the registry behind is closed after it.
+	// Close ends what is being answered and waits for it: the registry behind is closed next.
+	ctx, cancel := context.WithCancel(context.Background())
 	var open sync.RWMutex
 	server := &http.Server{
+		BaseContext: func(net.Listener) context.Context { return ctx },
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if open.TryRLock() {
 				defer open.RUnlock()
@@ -133,6 +135,7 @@ func (r *Registry) serve(listener net.Listener, handler http.Handler, certs *cer
 		served <- server.ServeTLS(listener, "", "")
 	}()
 	r.onClose(func() error {
+		cancel()
 		err := server.Close()
 		if served := <-served; !errors.Is(served, http.ErrServerClosed) {
 			err = errors.Join(err, served)
