@@ -87,7 +87,7 @@ func unanswered(request *url.Error) string {
 	case errors.As(request, &certificate):
 		return "if the certificate is right, name its authority with --registry-ca FILE"
 	}
-	return "is the name right, and the registry within reach? the same command goes on where it stopped"
+	return "is the name right, and the registry within reach? images can come from elsewhere by --image-mirror"
 }
 
 // exitCode is that of a failure which may be why something is missing.

@@ -1,122 +1,456 @@
-package bundle
+package bundle_test
 
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"reflect"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/klauspost/compress/gzip"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// opened opens a bundle whose layer is what write makes of an archive.
-func opened(t *testing.T, write func(raw io.Writer, archive *tar.Writer)) error {
+const (
+	zeros = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	ones  = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+
+	dockerLayer = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+)
+
+func image(t *testing.T, s string) name.Digest {
 	t.Helper()
-	var layer bytes.Buffer
-	zip, err := gzip.NewWriterLevel(&layer, gzip.BestSpeed)
+	d, err := name.NewDigest(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	archive := tar.NewWriter(zip)
-	write(zip, archive)
-	if err := errors.Join(archive.Close(), zip.Close()); err != nil {
+	return d
+}
+
+func web(t *testing.T) *bundle.Content {
+	return &bundle.Content{
+		Bundle: &bundle.Bundle{
+			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
+			Metadata: bundle.Metadata{Name: "web", Version: "1.0.0", Description: "a: \"web\"\n", Licenses: "MIT", Source: "https://example.org", Revision: "0755"},
+			Spec: bundle.BundleSpec{
+				Layer: 6, Category: "demo", Provides: []string{"http"}, Requires: []string{"dns"}, Kubernetes: ">=1.29",
+				Sources: []bundle.Source{{Dir: "m", SHA256: strings.Repeat("a", 64), Include: []string{"**"}, Path: "m"}},
+				Images:  []bundle.ExtraImage{{Image: "worker:1", Reason: "yes"}},
+			},
+		},
+		Images: images.Lock{
+			{Image: image(t, "ghcr.io/a/web@"+zeros), Reference: "ghcr.io/a/web:1"},
+			{Image: image(t, "index.docker.io/library/worker@"+ones), Reference: "worker:1"},
+		},
+		Files: []bundle.File{{Path: "config/a.yaml", Data: []byte("a")}, {Path: "config/m/b.yaml", Data: nil}, {Path: "config/ä/" + strings.Repeat("x", 120) + ".yaml", Data: []byte{0, 255}}},
+	}
+}
+
+func edge(t *testing.T) *bundle.Content {
+	return &bundle.Content{
+		Runtime: &bundle.RuntimeLock{
+			APIVersion: bundle.APIVersion, Kind: bundle.KindRuntimeLock,
+			Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0+build"}, Provided: []string{"dns"},
+			Bundles: []bundle.LockedBundle{{Name: "web", Version: "1.0.0", Layer: 6, Digest: zeros}},
+		},
+		Images: images.Lock{{Image: image(t, "krtpkg.invalid/bundles/web@"+zeros), Reference: "krtpkg.invalid/bundles/web@" + zeros}},
+	}
+}
+
+func TestPackAndOpenGiveBackTheContent(t *testing.T) {
+	t.Parallel()
+	for _, want := range []*bundle.Content{web(t), edge(t)} {
+		for _, created := range []time.Time{{}, time.Unix(1_700_000_000, 0)} {
+			store := memory.New()
+			desc, err := want.Pack(t.Context(), store, created)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := bundle.Open(t.Context(), store, desc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got.Bundle, want.Bundle) || !reflect.DeepEqual(got.Runtime, want.Runtime) {
+				t.Errorf("got  %+v %+v\nwant %+v %+v", got.Bundle, got.Runtime, want.Bundle, want.Runtime)
+			}
+			if fmt.Sprint(got.Images) != fmt.Sprint(want.Images) || fmt.Sprint(got.Files) != fmt.Sprint(want.Files) {
+				t.Errorf("got  %v %v\nwant %v %v", got.Images, got.Files, want.Images, want.Files)
+			}
+			checkManifest(t, store, got, created)
+		}
+	}
+}
+
+// The wire format of FORMAT.md §1 and §2.
+func checkManifest(t *testing.T, store content.Fetcher, a *bundle.Artifact, created time.Time) {
+	t.Helper()
+	m := a.Manifest
+	kind := map[bool]string{true: bundle.TypeBundle, false: bundle.TypeRuntime}[a.Bundle != nil]
+	if m.ArtifactType != kind || a.Descriptor.ArtifactType != kind || m.MediaType != ocispec.MediaTypeImageManifest ||
+		len(m.Layers) != 1 || m.Layers[0].MediaType != dockerLayer || m.Config.MediaType != ocispec.MediaTypeImageConfig {
+		t.Errorf("manifest %+v", m)
+	}
+	data, err := content.FetchAll(t.Context(), store, m.Config)
+	if err != nil {
 		t.Fatal(err)
 	}
-	store := memory.New()
-	put := func(mediaType string, data []byte) ocispec.Descriptor {
+	var config ocispec.Image
+	if err := json.Unmarshal(data, &config); err != nil {
+		t.Fatal(err)
+	}
+	labels := config.Config.Labels
+	if labels["dev.carvel.imgpkg.bundle"] != "true" || labels[ocispec.AnnotationTitle] != a.Metadata().Name || m.Annotations[ocispec.AnnotationVersion] != a.Metadata().Version {
+		t.Errorf("labels %v, annotations %v", labels, m.Annotations)
+	}
+	if (config.Created == nil) != created.IsZero() || config.Created != nil && !config.Created.Equal(created) {
+		t.Errorf("created %v, want %v", config.Created, created)
+	}
+}
+
+func TestPackRefuses(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]string{
+		"../a":          `file "../a" has no place in a bundle`,
+		"/a":            `file "/a" has no place in a bundle`,
+		"config//a":     `file "config//a" has no place in a bundle`,
+		"config/a.yaml": "two sources write the file config/a.yaml",
+	} {
+		c := web(t)
+		c.Files = append(c.Files, bundle.File{Path: path})
+		store := memory.New()
+		if _, err := c.Pack(t.Context(), store, time.Time{}); err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", path, err, want)
+		}
+	}
+}
+
+// What could not be opened again is not made.
+func TestPackKeepsToTheLimitsOfOpen(t *testing.T) {
+	t.Parallel()
+	many, big := web(t), web(t)
+	for i := range 100_000 {
+		many.Files = append(many.Files, bundle.File{Path: fmt.Sprint("config/", i)})
+	}
+	data := make([]byte, 64<<20)
+	for i := range 8 {
+		big.Files = append(big.Files, bundle.File{Path: fmt.Sprint("config/", i), Data: data})
+	}
+	for _, c := range []*bundle.Content{many, big} {
+		if _, err := c.Pack(t.Context(), memory.New(), time.Time{}); err == nil || !strings.Contains(err.Error(), "over the limit of 100000 files and 536870912 bytes") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// layer is the parts of a layer that someone else made.
+type layer struct {
+	entries []tar.Header
+	data    map[string]string
+	// after stands behind the end of the archive.
+	after string
+}
+
+const (
+	lockYAML    = "apiVersion: imgpkg.carvel.dev/v1alpha1\nkind: ImagesLock\nimages: []\n"
+	bundleYAML  = "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: web, version: 1.0.0}\nspec: {layer: 6, sources: [{dir: m}]}\n"
+	runtimeYAML = "apiVersion: krtpkg.dev/v1alpha1\nkind: RuntimeLock\nmetadata: {name: edge, version: 1.0.0}\nbundles: [{name: web, version: 1.0.0, layer: 6, digest: \"" + zeros + "\"}]\n"
+)
+
+// good is a bundle without a fault, and with more entries.
+func good(entries ...tar.Header) layer {
+	l := layer{data: map[string]string{".imgpkg/images.yml": lockYAML, ".krtpkg/bundle.yaml": bundleYAML}}
+	l.entries = append([]tar.Header{file(".imgpkg/images.yml"), file(".krtpkg/bundle.yaml")}, entries...)
+	return l
+}
+
+func file(name string) tar.Header { return tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644} }
+
+// with changes a file of the layer; "" leaves it out.
+func (l layer) with(name, data string) layer {
+	l.data[name] = data
+	for i, h := range l.entries {
+		if h.Name == name {
+			if data == "" {
+				l.entries = append(l.entries[:i:i], l.entries[i+1:]...)
+			}
+			return l
+		}
+	}
+	l.entries = append(l.entries, file(name))
+	return l
+}
+
+func (l layer) bytes(t *testing.T) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	zip := gzip.NewWriter(&out)
+	archive := tar.NewWriter(zip)
+	for _, h := range l.entries {
+		data := l.data[h.Name]
+		if h.Typeflag == tar.TypeReg {
+			h.Size = int64(len(data))
+		}
+		if err := archive.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			if _, err := io.WriteString(archive, data); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, err := io.WriteString(zip, l.after)
+	if err := errors.Join(err, archive.Close(), zip.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// pack puts a layer into a store as an artifact of a type.
+func pack(t *testing.T, store content.Pusher, artifactType string, layer []byte) ocispec.Descriptor {
+	t.Helper()
+	push := func(mediaType string, data []byte) ocispec.Descriptor {
 		desc := content.NewDescriptorFromBytes(mediaType, data)
 		if err := store.Push(t.Context(), desc, bytes.NewReader(data)); err != nil {
 			t.Fatal(err)
 		}
 		return desc
 	}
-	manifest, err := json.Marshal(ocispec.Manifest{
-		MediaType: ocispec.MediaTypeImageManifest, ArtifactType: TypeBundle,
-		Config: put(ocispec.MediaTypeImageConfig, []byte("{}")),
-		Layers: []ocispec.Descriptor{put(mediaTypeLayer, layer.Bytes())},
-	})
+	m := ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
+		Config: push(ocispec.MediaTypeImageConfig, []byte("{}")),
+		Layers: []ocispec.Descriptor{push(dockerLayer, layer)},
+	}
+	raw, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Open(t.Context(), store, put(ocispec.MediaTypeImageManifest, manifest))
-	return err
+	return push(m.MediaType, raw)
 }
 
-func TestOpenRefusesHostileArchives(t *testing.T) {
+func TestOpenTakesFolders(t *testing.T) {
 	t.Parallel()
-	file := func(name string) *tar.Header { return &tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644} }
+	l := good(tar.Header{Typeflag: tar.TypeDir, Name: "config/"}, tar.Header{Typeflag: tar.TypeDir, Name: "config/sub"}).with("config/sub/a.yaml", "a").with("packages/b.yaml", "b")
+	store := memory.New()
+	got, err := bundle.Open(t.Context(), store, pack(t, store, bundle.TypeBundle, l.bytes(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Files) != 1 || got.Files[0].Path != "config/sub/a.yaml" || len(got.Tree()) != 4 {
+		t.Errorf("got %v of %v", got.Files, got.Tree())
+	}
+}
+
+// Whatever a registry sends, it is a message and nothing else.
+func TestOpenRefusesHostileLayers(t *testing.T) {
+	t.Parallel()
+	entry := func(kind byte, name string) layer {
+		return good(tar.Header{Typeflag: kind, Name: name, Linkname: "target", Mode: 0o777})
+	}
 	for _, c := range []struct {
-		name, want string
-		entries    []*tar.Header
+		name  string
+		layer layer
+		want  string
 	}{
-		{"a name outside", `entry "../x" leaves the bundle`, []*tar.Header{file("../x")}},
-		{"an absolute name", `entry "/x" leaves the bundle`, []*tar.Header{file("/x")}},
-		{"a way around", `entry "config/../../x" leaves the bundle`, []*tar.Header{file("config/../../x")}},
-		{"a name that is not plain", `entry "config//x" leaves the bundle`, []*tar.Header{file("config//x")}},
-		{"a folder outside", `entry "../x/" leaves the bundle`, []*tar.Header{{Typeflag: tar.TypeDir, Name: "../x/"}}},
-		{"a symbolic link", `entry "config/x" is neither`, []*tar.Header{{Typeflag: tar.TypeSymlink, Name: "config/x", Linkname: "/etc"}}},
-		{"a hard link", `entry "config/x" is neither`, []*tar.Header{{Typeflag: tar.TypeLink, Name: "config/x", Linkname: "y"}}},
-		{"a device", `entry "config/x" is neither`, []*tar.Header{{Typeflag: tar.TypeChar, Name: "config/x"}}},
-		{"an entry twice", `entry "config/x" is there twice`, []*tar.Header{file("config/x"), file("config/x")}},
-		{"no lock", "images.yml is missing", []*tar.Header{file("config/x")}},
+		{"path traversal", good().with("../evil", "x"), `entry "../evil" leaves the bundle`},
+		{"path traversal inside", good().with("config/../../evil", "x"), `entry "config/../../evil" leaves the bundle`},
+		{"absolute path", good().with("/etc/passwd", "x"), `entry "/etc/passwd" leaves the bundle`},
+		{"backslashes", good().with(`config\..\evil`, "x"), `entry "config\\..\\evil" leaves the bundle`},
+		{"path that is not clean", good().with("config//a", "x"), `entry "config//a" leaves the bundle`},
+		{"path that is none", good().with(".", "x"), `entry "." leaves the bundle`},
+		{"folder out of the tree", entry(tar.TypeDir, "../evil/"), `entry "../evil/" leaves the bundle`},
+		{"symbolic link", entry(tar.TypeSymlink, "config/a"), `entry "config/a" is neither file nor folder`},
+		{"hard link", entry(tar.TypeLink, "config/a"), `entry "config/a" is neither file nor folder`},
+		{"character device", entry(tar.TypeChar, "config/a"), `entry "config/a" is neither file nor folder`},
+		{"block device", entry(tar.TypeBlock, "config/a"), `entry "config/a" is neither file nor folder`},
+		{"pipe", entry(tar.TypeFifo, "config/a"), `entry "config/a" is neither file nor folder`},
+		{"twice", good(file(".krtpkg/bundle.yaml")), `entry ".krtpkg/bundle.yaml" is there twice`},
+		{"no image lock", good().with(".imgpkg/images.yml", ""), ".imgpkg/images.yml is missing"},
+		{"image lock of another kind", good().with(".imgpkg/images.yml", "kind: x"), ".imgpkg/images.yml: is  x, want imgpkg.carvel.dev/v1alpha1 ImagesLock"},
+		{"image without digest", good().with(".imgpkg/images.yml", strings.Replace(lockYAML, "[]", "[{image: web}]", 1)), ".imgpkg/images.yml: image \"web\" is not pinned by digest: a digest must contain exactly one '@' separator (e.g. registry/repository@digest) saw: web"},
+		{"no definition", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/bundle.yaml is missing in a bundle"},
+		{"runtime in a bundle", good().with(".krtpkg/runtime.yaml", runtimeYAML), ".krtpkg/bundle.yaml is missing in a bundle"},
+		{"field of a newer version", good().with(".krtpkg/bundle.yaml", bundleYAML+"future: 1\n"), ".krtpkg/bundle.yaml: yaml: unmarshal errors:\n  line 5: field future not found in type bundle.Bundle (made by a newer krtpkg?)"},
+		{"name that escapes", good().with(".krtpkg/bundle.yaml", strings.Replace(bundleYAML, "web", "../web", 1)), `name "../web" is no name: want lower-case letters, digits and dashes, at most 63`},
+		{"nothing", layer{}, ".imgpkg/images.yml is missing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			err := opened(t, func(_ io.Writer, archive *tar.Writer) {
-				for _, h := range c.entries {
-					if err := archive.WriteHeader(h); err != nil {
-						t.Fatal(err)
-					}
-				}
-			})
-			if err == nil || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("got %v, want %q", err, c.want)
+			store := memory.New()
+			desc := pack(t, store, bundle.TypeBundle, c.layer.bytes(t))
+			_, err := bundle.Open(t.Context(), store, desc)
+			if err == nil || !strings.HasSuffix(err.Error(), ": "+c.want) || !strings.HasPrefix(err.Error(), desc.Digest.String()) {
+				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
 		})
 	}
 }
 
-// A file that is too large is refused by its header, and so is an archive that has no large
-// file in it but folders without end.
-func TestOpenRefusesBombs(t *testing.T) {
+// A runtime's lock and its image lock have to agree.
+func TestOpenRefusesRuntimesThatContradictThemselves(t *testing.T) {
 	t.Parallel()
-	err := opened(t, func(_ io.Writer, archive *tar.Writer) {
-		if err := archive.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "config/x", Size: maxContent + 1}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.CopyN(archive, zeros{}, maxContent+1); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if err == nil || !strings.Contains(err.Error(), `entry "config/x" is over the limit`) {
-		t.Errorf("a file: %v", err)
+	lock := strings.Replace(lockYAML, "[]", "[{image: \"krtpkg.invalid/bundles/web@"+zeros+"\"}]", 1)
+	l := func(lock, runtime string) layer {
+		return good().with(".krtpkg/bundle.yaml", "").with(".imgpkg/images.yml", lock).with(".krtpkg/runtime.yaml", runtime)
 	}
-	err = opened(t, func(raw io.Writer, archive *tar.Writer) {
-		var header bytes.Buffer
-		if err := tar.NewWriter(&header).WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: "config/"}); err != nil {
-			t.Fatal(err)
-		}
-		block := bytes.Repeat(header.Bytes(), 1000)
-		for n := 0; n <= maxStream; n += len(block) {
-			if _, err := raw.Write(block); err != nil {
-				t.Fatal(err)
+	for _, c := range []struct {
+		name  string
+		layer layer
+		want  string
+	}{
+		{"agreement", l(lock, runtimeYAML), ""},
+		{"bundle that is not locked", l(lockYAML, runtimeYAML), "bundle web " + zeros + " is not in .imgpkg/images.yml"},
+		{"bundle of another digest", l(lock, strings.Replace(runtimeYAML, zeros, ones, 1)), "bundle web " + ones + " is not in .imgpkg/images.yml"},
+		{"bundle with a path for a name", l(lock, strings.Replace(runtimeYAML, "name: web", "name: a/b", 1)), `bundle name "a/b" is no name: want lower-case letters, digits and dashes, at most 63`},
+		{"bundle twice", l(lock, strings.Replace(runtimeYAML, "]\n", ", {name: web, version: 2.0.0, layer: 6, digest: \""+zeros+"\"}]\n", 1)), `bundle "web" is there twice`},
+		{"no lock", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/runtime.yaml is missing in a runtime"},
+		{"field of a newer version", l(lock, runtimeYAML+"future: 1\n"), ".krtpkg/runtime.yaml: yaml: unmarshal errors:\n  line 5: field future not found in type bundle.RuntimeLock (made by a newer krtpkg?)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			store := memory.New()
+			_, err := bundle.Open(t.Context(), store, pack(t, store, bundle.TypeRuntime, c.layer.bytes(t)))
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasSuffix(err.Error(), ": "+c.want)) {
+				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
-		}
-	})
-	if err == nil || !strings.Contains(err.Error(), "the archive is over the limit") {
-		t.Errorf("folders: %v", err)
+		})
 	}
 }
 
-type zeros struct{}
+// Bytes that are not what the digest names are refused for that reason, whatever else is
+// wrong with them.
+func TestOpenChecksDigests(t *testing.T) {
+	t.Parallel()
+	whole := good().with("config/a.yaml", strings.Repeat("content\n", 1000)).bytes(t)
+	tampered := bytes.Clone(whole)
+	tampered[len(tampered)/2] ^= 1
+	other := good().with("config/a.yaml", "other").bytes(t)
+	for _, c := range []struct {
+		name string
+		sent []byte
+		want error
+	}{
+		{"one bit", tampered, content.ErrMismatchedDigest},
+		{"another layer of the same length", append(other, make([]byte, max(0, len(whole)-len(other)))...), content.ErrMismatchedDigest},
+		{"truncated", whole[:len(whole)-1], io.ErrUnexpectedEOF},
+		{"cut in half", whole[:len(whole)/2], io.ErrUnexpectedEOF},
+		{"empty", nil, io.ErrUnexpectedEOF},
+		{"more behind it", append(bytes.Clone(whole), 'x'), content.ErrTrailingData},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			store := memory.New()
+			desc := pack(t, store, bundle.TypeBundle, whole)
+			lying := &liar{Fetcher: store, digest: content.NewDescriptorFromBytes("", whole).Digest.String(), data: c.sent}
+			_, err := bundle.Open(t.Context(), lying, desc)
+			if !errors.Is(err, c.want) {
+				t.Errorf("got %v, want %v", err, c.want)
+			}
+		})
+	}
+}
 
-func (zeros) Read(p []byte) (int, error) {
-	clear(p)
-	return len(p), nil
+// The same for the manifest itself.
+func TestOpenChecksTheManifest(t *testing.T) {
+	t.Parallel()
+	store := memory.New()
+	desc := pack(t, store, bundle.TypeBundle, good().bytes(t))
+	raw, err := content.FetchAll(t.Context(), store, desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)/2] ^= 1
+	if _, err := bundle.Open(t.Context(), &liar{store, desc.Digest.String(), raw}, desc); !errors.Is(err, content.ErrMismatchedDigest) {
+		t.Errorf("got %v", err)
+	}
+	desc.Size = 5 << 20
+	if _, err := bundle.Open(t.Context(), store, desc); err == nil || !strings.Contains(err.Error(), "over the limit") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// liar sends other bytes for a digest.
+type liar struct {
+	content.Fetcher
+	digest string
+	data   []byte
+}
+
+func (l *liar) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if desc.Digest.String() == l.digest {
+		return io.NopCloser(bytes.NewReader(l.data)), nil
+	}
+	return l.Fetcher.Fetch(ctx, desc)
+}
+
+func TestOpenRefusesOtherArtifacts(t *testing.T) {
+	t.Parallel()
+	for _, artifactType := range []string{"", bundle.TypeClosure, "application/vnd.krtpkg.bundle.v2"} {
+		store := memory.New()
+		desc := pack(t, store, artifactType, good().bytes(t))
+		if _, err := bundle.Open(t.Context(), store, desc); !errors.Is(err, bundle.ErrNotOurs) {
+			t.Errorf("%q: %v", artifactType, err)
+		}
+	}
+}
+
+// Bombs are refused by what their headers announce, before any of it is unpacked.
+func TestOpenUnpacksNoBomb(t *testing.T) {
+	for name, headers := range map[string]func(*tar.Writer) error{
+		"one file": func(w *tar.Writer) error { return announce(w, "config/bomb", 1<<40) },
+		"files together": func(w *tar.Writer) error {
+			if err := announce(w, "config/a", 1); err != nil {
+				return err
+			}
+			if _, err := io.WriteString(w, "a"); err != nil {
+				return err
+			}
+			return announce(w, "config/b", 512<<20)
+		},
+		"number of files": func(w *tar.Writer) error {
+			for i := range 100_001 {
+				if err := announce(w, fmt.Sprint("config/", i), 0); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			zip := gzip.NewWriter(&out)
+			if err := errors.Join(headers(tar.NewWriter(zip)), zip.Close()); err != nil {
+				t.Fatal(err)
+			}
+			store := memory.New()
+			desc := pack(t, store, bundle.TypeBundle, out.Bytes())
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := bundle.Open(t.Context(), store, desc)
+			runtime.ReadMemStats(&after)
+			if err == nil || !strings.Contains(err.Error(), "is over the limit of 100000 files and 536870912 bytes") {
+				t.Errorf("got %v", err)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 448<<20 || n > 16<<20 && name != "number of files" {
+				t.Errorf("%d bytes were allocated", n)
+			}
+		})
+	}
+}
+
+func announce(w *tar.Writer, name string, size int64) error {
+	return w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size})
 }
