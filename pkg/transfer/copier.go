@@ -28,6 +28,8 @@ type copier struct {
 	*plan
 	dst    oras.GraphTarget
 	report Report
+	// moves are the copies of items that were begun, counted what the report has, by digest.
+	moves, counted sync.Map
 
 	mu sync.Mutex
 	// there are the referrers that the target held before, by their subjects.
@@ -101,25 +103,37 @@ func (c *copier) graph(ctx context.Context, root ocispec.Descriptor) (there bool
 // copy, which tries once, leaves it to the target to find wrong bytes, and fails where a
 // mount is refused.
 func (c *copier) move(ctx context.Context, desc ocispec.Descriptor) error {
-	n := c.nodes[desc.Digest]
-	var mounted bool
-	err := retried(ctx, func() (err error) {
-		mounted, err = c.send(ctx, n)
+	// Two things that are attached may need the same item at the same moment.
+	once, _ := c.moves.LoadOrStore(desc.Digest, sync.OnceValue(func() error { return c.carry(ctx, desc) }))
+	if err := once.(func() error)(); err != nil {
+		c.moves.Delete(desc.Digest) // oras-go tries again where a registry misses what it had
 		return err
-	})
-	switch {
-	case err != nil:
-		return err
-	case mounted:
-		c.count(&c.report.Mounted, progress.Mounted, desc)
-	default:
-		c.count(&c.report.Copied, progress.Copied, desc)
-		atomic.AddInt64(&c.report.CopiedBytes, desc.Size)
 	}
 	return oras.SkipNode
 }
 
+func (c *copier) carry(ctx context.Context, desc ocispec.Descriptor) error {
+	var mounted bool
+	err := retried(ctx, func() (err error) {
+		mounted, err = c.send(ctx, c.nodes[desc.Digest])
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if mounted {
+		c.count(&c.report.Mounted, progress.Mounted, desc)
+		return nil
+	}
+	c.count(&c.report.Copied, progress.Copied, desc)
+	atomic.AddInt64(&c.report.CopiedBytes, desc.Size)
+	return nil
+}
+
 func (c *copier) count(counter *int64, kind progress.Kind, desc ocispec.Descriptor) {
+	if _, twice := c.counted.LoadOrStore(desc.Digest, true); twice {
+		return // for something else that is attached
+	}
 	atomic.AddInt64(counter, 1)
 	c.options.Progress.Emit(progress.Event{Kind: kind, Subject: desc.Digest.String(), Bytes: desc.Size})
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,7 +37,7 @@ func retried(ctx context.Context, f func() error) error {
 func transient(err error) bool {
 	var response *errcode.ErrorResponse
 	if errors.As(err, &response) {
-		if response.Method != http.MethodPut {
+		if response.Method != http.MethodPut || strings.Contains(response.URL.Path, "/manifests/") {
 			return false // the transport has tried
 		}
 		switch code := response.StatusCode; code {

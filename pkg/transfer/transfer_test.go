@@ -40,8 +40,11 @@ func TestCopyBetweenAllPairs(t *testing.T) {
 	root := w.edge()
 	complete := newLayout(t)
 	first := w.mustCopy(root, complete)
+	if n := first.Copied + first.Mounted + first.Present; n != int64(len(contentItems(t, complete, root))) {
+		t.Errorf("%d items counted, want %d", n, len(contentItems(t, complete, root)))
+	}
 	want := contentOf(t, complete, root)
-	// Root, 2 bundles, 1 image, 1 index with 2 and the closure; 6 signatures and 5 more.
+	// Two signatures of the root and of a bundle each, and five texts.
 	if first.Bundles != 2 || first.Images != 2 || len(first.Attached) != 4+5 {
 		t.Errorf("%d bundles, %d images, %d attached", first.Bundles, first.Images, len(first.Attached))
 	}

@@ -333,6 +333,17 @@ func closureOf(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oc
 	return referrers[i]
 }
 
+// contentItems are the digests among the content.
+func contentItems(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) (items []string) {
+	t.Helper()
+	for key, value := range contentOf(t, store, root) {
+		if key == value {
+			items = append(items, key)
+		}
+	}
+	return items
+}
+
 func equal(t *testing.T, got, want map[string]string) {
 	t.Helper()
 	if maps.Equal(got, want) {
