@@ -100,7 +100,7 @@ written if nothing differs. An apply that was interrupted is completed by the ne
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], o) },
 	}
 	keyFlag(cmd, &o.keys)
-	valuesFlag(cmd, &o.values)
+	o.values.add(cmd)
 	cmd.Flags().BoolVar(&o.allowUnsigned, "allow-unsigned", false, "apply without verifying any signature")
 	o.cluster.addChanging(cmd)
 	return cmd
@@ -109,7 +109,7 @@ written if nothing differs. An apply that was interrupted is completed by the ne
 type applyOptions struct {
 	keys          []string
 	allowUnsigned bool
-	values        string
+	values        valuesFlags
 	cluster       clusterFlags
 }
 

@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/memory"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/layout"
@@ -43,10 +44,10 @@ version. Images stay where they are until push or copy.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.build(cmd.Context(), o) },
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&o.definition, "file", "f", "", "definition to build: a file, or a folder with bundle.yaml or runtime.yaml")
+	fileFlag(cmd, &o.definition)
 	flags.StringVar(&o.to, "to", "oci:dist", "where the result goes: oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]")
 	flags.StringSliceVar(&o.platforms, "platform", nil, "lock images to these platforms only, as os/arch[/variant]: changes digests, see the notes it prints")
-	required(cmd, "file")
+	flags.BoolVar(&o.locked, "locked", false, "refuse any source or image that is not as the lock file has it")
 	outputFlag(cmd, &o.format)
 	return cmd
 }
@@ -54,6 +55,7 @@ version. Images stay where they are until push or copy.`,
 type buildOptions struct {
 	definition, to string
 	platforms      []string
+	locked         bool
 	format         ui.Format
 }
 
@@ -85,14 +87,9 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 	if err != nil {
 		return &usageError{err}
 	}
-	built, err := build.Build(ctx, o.definition, build.Options{
-		Store:    store,
-		Images:   resolver,
-		Open:     opener(client),
-		Sources:  a.settings.sources,
-		Created:  when,
-		Progress: a.ui.Progress("built"),
-	})
+	options := a.buildOptionsWith(client)
+	options.Store, options.Images, options.Created, options.Locked = store, resolver, when, o.locked
+	built, err := build.Build(ctx, o.definition, options)
 	if err != nil {
 		return err
 	}
@@ -116,6 +113,24 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 	return a.ui.Result(o.format, newBuiltView(to, built), func(w io.Writer) {
 		fmt.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)
 	})
+}
+
+// buildOptions are the options of everything that reads a definition.
+func (a *app) buildOptions() (build.Options, error) {
+	client, err := a.client()
+	if err != nil {
+		return build.Options{}, err
+	}
+	return a.buildOptionsWith(client), nil
+}
+
+func (a *app) buildOptionsWith(client *registry.Client) build.Options {
+	sources := a.settings.sources
+	sources.Registry = client
+	return build.Options{
+		Store: memory.New(), Images: client, Upstream: client, Open: opener(client),
+		Sources: sources, Progress: a.ui.Progress("built"),
+	}
 }
 
 // tagOf is the tag of a version: + is no character of tags, _ stands for it as in Helm.

@@ -14,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -39,6 +40,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		usage      *usageError
 		incomplete *transfer.IncompleteError
 		wrong      *source.DigestError
+		unpinned   *build.UnpinnedError
+		moved      *build.MovedError
 		response   *errcode.ErrorResponse
 		request    *url.Error
 	)
@@ -56,6 +59,12 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "the content is not what its digest says: it was damaged or tampered with"
 	case errors.As(err, &wrong):
 		return exitUnverified, "if the source was meant to change, put the new digest into the definition"
+	case errors.As(err, &moved):
+		return exitUnverified, "if it was meant to move, krtpkg update takes the new one"
+	case errors.As(err, &unpinned):
+		return exitFailure, "krtpkg update pins it to what is there now"
+	case errors.Is(err, build.ErrSuspects):
+		return exitFailure, "say in the definition where it is (searchRules), lock it as it is (images), or allow it with a reason (notImages); krtpkg images lists all there are"
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
 		return exitCode(err), "log in to " + response.URL.Host + " as for docker: docker login, or a credential helper in the docker config"
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
@@ -17,7 +18,7 @@ import (
 )
 
 func (a *app) renderCommand() *cobra.Command {
-	var values string
+	var values valuesFlags
 	var keys []string
 	cmd := &cobra.Command{
 		Use:   "render REFERENCE",
@@ -25,23 +26,64 @@ func (a *app) renderCommand() *cobra.Command {
 		Long: `Render prints the manifests of every bundle in the order of apply, with the site's values
 filled in and the images relocated to where they are. With --key the signature is verified
 first.`,
-		Example: `  krtpkg render registry.example/krt/edge:1.0.0 --values site.yaml`,
+		Example: `  krtpkg render registry.example/krt/edge:1.0.0 --values site.yaml
+  krtpkg render oci:dist:1.0.0 --data-value hello.greeting=hi`,
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.render(cmd.Context(), args[0], values, keys)
 		},
 	}
-	valuesFlag(cmd, &values)
+	values.add(cmd)
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key to verify the signature with first")
 	return cmd
 }
 
-func valuesFlag(cmd *cobra.Command, values *string) {
-	cmd.Flags().StringVar(values, "values", "", "file of the site's values: a mapping from bundle names to their values")
+// valuesFlags are a site's values: a file, and single values over it.
+type valuesFlags struct {
+	file         string
+	texts, yamls []string
 }
 
-func (a *app) render(ctx context.Context, reference, values string, keys []string) error {
+func (f *valuesFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.file, "values", "", "file of the site's values: a mapping from bundle names to their values")
+	flags.StringArrayVar(&f.texts, "data-value", nil, "a value over those of the file, a string, as BUNDLE.KEY=VALUE")
+	flags.StringArrayVar(&f.yamls, "data-value-yaml", nil, "a value over those of the file, as BUNDLE.KEY=YAML")
+}
+
+// read gives the values, which have to be for bundles that there are.
+func (f *valuesFlags) read(set *bundle.Set) (*render.Values, error) {
+	var values *render.Values
+	if f.file != "" {
+		data, err := os.ReadFile(f.file)
+		if err != nil {
+			return nil, fmt.Errorf("values: %w", err)
+		}
+		if values, err = render.ParseValues(f.file, data); err != nil {
+			return nil, err
+		}
+	}
+	var assignments []render.Assignment
+	for i, text := range slices.Concat(f.texts, f.yamls) {
+		one, err := render.ParseAssignment(text, i >= len(f.texts))
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		assignments = append(assignments, one)
+	}
+	values, err := values.With(assignments...)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(set.Bundles))
+	for i, b := range set.Bundles {
+		names[i] = b.Metadata().Name
+	}
+	return values, values.Check(names)
+}
+
+func (a *app) render(ctx context.Context, reference string, values valuesFlags, keys []string) error {
 	at, err := a.open(ctx, reference)
 	if err != nil {
 		return err
@@ -79,12 +121,12 @@ type renderedBundle struct {
 }
 
 // renderSet opens what a reference leads to and renders every bundle.
-func (a *app) renderSet(ctx context.Context, at *opened, valuesFile string) (*rendering, error) {
+func (a *app) renderSet(ctx context.Context, at *opened, flags valuesFlags) (*rendering, error) {
 	set, err := bundle.OpenSet(ctx, at.store, at.root)
 	if err != nil {
 		return nil, err
 	}
-	values, err := readValues(valuesFile, set)
+	values, err := flags.read(set)
 	if err != nil {
 		return nil, err
 	}
@@ -101,25 +143,6 @@ func (a *app) renderSet(ctx context.Context, at *opened, valuesFile string) (*re
 		rendered.bundles = append(rendered.bundles, renderedBundle{b, files})
 	}
 	return rendered, nil
-}
-
-func readValues(file string, set *bundle.Set) (*render.Values, error) {
-	if file == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("values: %w", err)
-	}
-	values, err := render.ParseValues(file, data)
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, len(set.Bundles))
-	for i, b := range set.Bundles {
-		names[i] = b.Metadata().Name
-	}
-	return values, values.Check(names)
 }
 
 // locator finds out where the images are: in the repository of the root, where push and

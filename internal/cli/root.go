@@ -79,7 +79,8 @@ References name a place:
 		&cobra.Group{ID: groupCluster, Title: "On a cluster:"},
 	)
 	root.AddCommand(
-		a.buildCommand(), a.pushCommand(), a.copyCommand(), a.pullCommand(),
+		a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
+		a.pushCommand(), a.copyCommand(), a.pullCommand(),
 		a.keygenCommand(), a.signCommand(), a.verifyCommand(),
 		a.inspectCommand(), a.treeCommand(), a.renderCommand(), a.schemaCommand(),
 		a.listCommand(), a.applyCommand(), a.statusCommand(), a.deleteCommand(),

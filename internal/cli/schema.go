@@ -1,23 +1,36 @@
 package cli
 
 import (
-	"strings"
+	"context"
+	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
+
+// definitionKinds are the words that schema takes for a kind of definition.
+var definitionKinds = []string{"bundle", "runtime"}
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:       "schema bundle|runtime",
-		Short:     "print the JSON schema of definitions, for editors",
-		Example:   "  krtpkg schema bundle > bundle.schema.json",
+		Use:   "schema bundle|runtime|REFERENCE",
+		Short: "print the schema of definitions, or of the values that an artifact takes",
+		Long: `Schema prints the JSON schema of definitions, for editors; or for a reference the OpenAPI v3
+schema of the site's values: a bundle's own, or those of a runtime by bundle, as in the file
+that apply takes with --values.`,
+		Example:   "  krtpkg schema bundle > bundle.schema.json\n  krtpkg schema registry.example/krt/edge:1.0.0",
 		GroupID:   groupLook,
-		ValidArgs: []string{"bundle", "runtime"},
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		RunE: func(_ *cobra.Command, args []string) error {
-			schema, err := bundle.Schema(strings.ToLower(args[0]))
+		ValidArgs: definitionKinds,
+		Args:      cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !slices.Contains(definitionKinds, args[0]) {
+				return a.valuesSchema(cmd.Context(), args[0])
+			}
+			schema, err := bundle.Schema(args[0])
 			if err != nil {
 				return err
 			}
@@ -25,4 +38,40 @@ func (a *app) schemaCommand() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// valuesSchema prints what a bundle or a runtime takes as values.
+func (a *app) valuesSchema(ctx context.Context, reference string) error {
+	at, err := a.open(ctx, reference)
+	if err != nil {
+		return err
+	}
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return err
+	}
+	properties := map[string]*yaml.Node{}
+	for _, b := range set.Bundles {
+		schema, err := render.Schemas(&b.Content)
+		if err != nil {
+			return fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
+		if schema != nil {
+			properties[b.Metadata().Name] = schema
+		}
+	}
+	var whole any = map[string]any{"type": "object", "additionalProperties": false, "properties": properties}
+	if set.Root.Bundle != nil {
+		own, takes := properties[set.Root.Metadata().Name]
+		if !takes {
+			return fmt.Errorf("%s takes no values", reference)
+		}
+		whole = own
+	}
+	encoder := yaml.NewEncoder(a.ui.Out)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(whole); err != nil {
+		return err
+	}
+	return encoder.Close()
 }

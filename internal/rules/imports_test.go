@@ -39,16 +39,19 @@ var only = map[string][]string{
 	"carvel.dev/kapp":                  {"pkg/deploy"},
 	"k8s.io/":                          {"pkg/deploy"},
 	"carvel.dev/ytt":                   {"pkg/render"},
+	"helm.sh/helm":                     {"pkg/render"},
+	"sigs.k8s.io/kustomize":            {"pkg/render"},
+	"github.com/go-git":                {"pkg/source"},
 	"github.com/spf13/cobra":           {"internal/cli", "pkg/deploy"}, // kapp's defaults are flags
 	"golang.org/x/term":                {"internal/ui"},
 	"oras.land/oras-go/v2/content/oci": {"internal/layout"},
 	"os/exec":                          {},
-	"log":                              {},
+	"log":                              {"pkg/render"}, // to keep helm and kustomize off it
 	"log/slog":                         {},
 }
 
 // forTests are packages that only tests, the demo and the benchmarks import.
-var forTests = []string{"internal/hack", "internal/clustertest", "internal/registrytest", "internal/imagetest", "internal/rules"}
+var forTests = []string{"internal/hack", "internal/clustertest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/rules"}
 
 type pkg struct {
 	ImportPath string

@@ -5,13 +5,11 @@
 package build
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -21,7 +19,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
-	"gopkg.in/yaml.v3"
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -29,7 +26,6 @@ import (
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/progress"
-	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
@@ -39,6 +35,11 @@ type Options struct {
 	Store content.Storage
 	// Images resolves the references of workload images.
 	Images images.Resolver
+	// Upstream says what a tag stands for, for Locked and [Update]: Images, without what
+	// restricts images to platforms. Images when nil.
+	Upstream images.Resolver
+	// Locked refuses whatever is not as the lock file beside each definition says.
+	Locked bool
 	// Open gives the place of a bundle that a runtime names by reference, and its
 	// descriptor. relativeTo is the folder of the runtime's definition.
 	Open func(ctx context.Context, ref, relativeTo string) (content.Fetcher, ocispec.Descriptor, error)
@@ -64,18 +65,24 @@ var definitionFiles = []string{"runtime.yaml", "runtime.yml", "bundle.yaml", "bu
 // Build makes the artifact of the definition at a path: a file, or a folder that holds
 // bundle.yaml or runtime.yaml.
 func Build(ctx context.Context, definition string, o Options) (*Built, error) {
-	d, dir, err := read(definition)
+	d, at, err := read(definition)
 	if err != nil {
 		return nil, err
 	}
 	if d.Bundle != nil {
-		return o.bundle(ctx, d, dir)
+		return o.bundle(ctx, d, at)
 	}
-	return o.runtime(ctx, d, dir)
+	return o.runtime(ctx, d, at)
 }
 
-// read parses the definition at a path and gives the folder that it is in.
-func read(definition string) (*bundle.Definition, string, error) {
+// location is where a definition is.
+type location struct{ file string }
+
+// dir is the folder of the definition, which its paths are relative to.
+func (l location) dir() string { return filepath.Dir(l.file) }
+
+// read parses the definition at a path.
+func read(definition string) (*bundle.Definition, location, error) {
 	file := definition
 	if info, err := os.Stat(file); err == nil && info.IsDir() {
 		i := slices.IndexFunc(definitionFiles, func(f string) bool {
@@ -83,41 +90,42 @@ func read(definition string) (*bundle.Definition, string, error) {
 			return err == nil
 		})
 		if i < 0 {
-			return nil, "", fmt.Errorf("%s holds no definition: want a file named runtime.yaml or bundle.yaml", definition)
+			return nil, location{}, fmt.Errorf("%s holds no definition: want a file named runtime.yaml or bundle.yaml", definition)
 		}
 		file = filepath.Join(definition, definitionFiles[i])
 	}
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", fmt.Errorf("definition %s is not there", file)
+		return nil, location{}, fmt.Errorf("definition %s is not there", file)
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, location{}, err
 	}
 	d, err := bundle.Parse(filepath.ToSlash(file), data)
-	return d, filepath.Dir(file), err
+	return d, location{file}, err
 }
 
-func (o Options) bundle(ctx context.Context, d *bundle.Definition, dir string) (*Built, error) {
+func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) (*Built, error) {
 	o.Progress.Emit(progress.Event{Kind: progress.Started, Subject: d.Metadata().Name})
-	built := &bundle.Content{Bundle: d.Bundle}
-	fetcher := o.Sources
-	fetcher.Dir = dir
-	names := map[string]string{}
-	for i := range d.Bundle.Spec.Sources {
-		at := []any{"spec", "sources", i}
-		if err := addSource(ctx, &fetcher, built, &d.Bundle.Spec.Sources[i], names); err != nil {
-			return nil, place(d, at, err)
-		}
-	}
-	wanted, err := references(built, d, names)
+	pins, err := at.pins()
 	if err != nil {
 		return nil, err
 	}
-	if built.Images, err = images.Resolve(ctx, wanted, o.Images); err != nil {
+	if o.Locked && pins == nil {
+		return nil, &manifest.Error{File: at.file, Problem: "there is no " + at.lockFile() + " to hold it to", Hint: "krtpkg update writes it"}
+	}
+	a, err := o.assemble(ctx, d, at, pinned{pins, o.Locked}.pin)
+	if err != nil {
 		return nil, err
 	}
-	return o.pack(ctx, built, nil)
+	wanted, err := a.wanted()
+	if err != nil {
+		return nil, err
+	}
+	if a.Images, err = images.Resolve(ctx, wanted, o.resolver(pins, at)); err != nil {
+		return nil, err
+	}
+	return o.pack(ctx, a.Content, nil)
 }
 
 // place puts an error at a field of the definition, unless it has a place of its own.
@@ -131,125 +139,6 @@ func place(d *bundle.Definition, field []any, err error) error {
 	return at
 }
 
-// addSource fetches a source into the content and pins it. names gets what its author calls
-// each file that the target will not render first, for errors.
-func addSource(ctx context.Context, fetcher *source.Fetcher, built *bundle.Content, s *bundle.Source, names map[string]string) error {
-	var tree *source.Tree
-	var err error
-	switch {
-	case s.Dir != "":
-		tree, err = fetcher.Folder(s.Dir, s.Include, s.Exclude)
-	case s.File != "":
-		tree, err = fetcher.File(s.File)
-	default:
-		tree, err = fetcher.URL(ctx, s.URL, s.SHA256)
-	}
-	if err != nil {
-		return err
-	}
-	if s.SHA256 != "" && s.SHA256 != tree.SHA256 {
-		return &source.DigestError{Source: s.Dir + s.File, Got: tree.SHA256, Want: s.SHA256}
-	}
-	s.SHA256 = tree.SHA256
-	for _, f := range tree.Files {
-		target := path.Join(bundle.ConfigDir, s.Path, f.Path)
-		built.Files = append(built.Files, bundle.File{Path: target, Data: f.Data})
-		if s.Template == "" {
-			names[target] = cmp.Or(s.URL, path.Join(filepath.ToSlash(fetcher.Dir), s.Dir+s.File, f.Path))
-		}
-	}
-	return nil
-}
-
-// references lists the images of what the target will render, with the defaults of the
-// templates' values, and those that the definition adds. Each document has to be a
-// Kubernetes resource.
-func references(built *bundle.Content, d *bundle.Definition, names map[string]string) ([]images.Want, error) {
-	rendered, err := render.Templates(built, nil)
-	if err != nil {
-		return nil, place(d, []any{"spec", "sources"}, err)
-	}
-	var wanted []images.Want
-	for _, f := range rendered {
-		parsed, err := manifest.Parse(cmp.Or(names[f.Path], f.Path+" (rendered)"), f.Data)
-		if err != nil {
-			return nil, err
-		}
-		if names[f.Path] != "" {
-			if err := checkPlain(parsed); err != nil {
-				return nil, err
-			}
-		}
-		for _, doc := range parsed.Documents {
-			if err := checkManifest(parsed, doc); err != nil {
-				return nil, err
-			}
-		}
-		found, err := images.Find(parsed)
-		if err != nil {
-			return nil, err
-		}
-		for _, image := range found {
-			where := fmt.Sprintf("%s:%d:%d: %s", image.File, image.Line, image.Column, image.Resource)
-			wanted = append(wanted, images.Want{Image: image.Image, Where: where})
-		}
-	}
-	for i, extra := range d.Bundle.Spec.Images {
-		at := d.Errorf([]any{"spec", "images", i, "image"}, "spec.images")
-		wanted = append(wanted, images.Want{Image: extra.Image, Where: at.Error()})
-	}
-	return wanted, nil
-}
-
-// checkManifest says whether a document can go onto a cluster: it is a resource, and none
-// that only a tool on this side of it understands.
-func checkManifest(f *manifest.File, doc *yaml.Node) error {
-	if err := f.CheckResource(doc); err != nil {
-		return err
-	}
-	group, _, _ := strings.Cut(manifest.Get(doc, "apiVersion").Value, "/")
-	var problem *manifest.Error
-	switch group {
-	case "krtpkg.dev":
-		// A source that is the definition's own folder takes the definition in.
-		problem = f.Errorf(doc, "a definition is no manifest for a cluster")
-	case "kustomize.config.k8s.io":
-		problem = f.Errorf(doc, "a kustomization is no manifest for a cluster")
-	default:
-		return nil
-	}
-	problem.Hint = "leave it out with exclude"
-	return problem
-}
-
-// checkPlain says whether a file that will not be rendered is a ytt template: each value that
-// ytt should fill in would be empty, images too.
-func checkPlain(f *manifest.File) error {
-	for _, doc := range f.Documents {
-		if at := annotated(doc); at != nil {
-			problem := f.Errorf(at, "a ytt template that nothing renders")
-			problem.Hint = "give its source the field template: ytt"
-			return problem
-		}
-	}
-	return nil
-}
-
-// annotated is the first node with a comment that is one of ytt's, or nil.
-func annotated(node *yaml.Node) *yaml.Node {
-	for _, comment := range []string{node.HeadComment, node.LineComment, node.FootComment} {
-		if strings.HasPrefix(comment, "#@") || strings.Contains(comment, "\n#@") {
-			return node
-		}
-	}
-	for _, child := range node.Content {
-		if at := annotated(child); at != nil {
-			return at
-		}
-	}
-	return nil
-}
-
 func (o Options) pack(ctx context.Context, c *bundle.Content, bundles []*Built) (*Built, error) {
 	desc, err := c.Pack(ctx, o.Store, o.Created)
 	if err != nil {
@@ -259,7 +148,7 @@ func (o Options) pack(ctx context.Context, c *bundle.Content, bundles []*Built) 
 	return &Built{Descriptor: desc, Content: c, Bundles: bundles}, nil
 }
 
-func (o Options) runtime(ctx context.Context, d *bundle.Definition, dir string) (*Built, error) {
+func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location) (*Built, error) {
 	sources := d.Runtime.Spec.Bundles
 	bundles := make([]*Built, len(sources))
 	group, ctx := errgroup.WithContext(ctx)
@@ -267,9 +156,9 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, dir string) 
 	for i, s := range sources {
 		group.Go(func() (err error) {
 			if s.Path != "" {
-				bundles[i], err = o.nested(ctx, filepath.Join(dir, filepath.FromSlash(s.Path)))
+				bundles[i], err = o.nested(ctx, filepath.Join(at.dir(), filepath.FromSlash(s.Path)))
 			} else {
-				bundles[i], err = o.fetch(ctx, s.Ref, dir)
+				bundles[i], err = o.fetch(ctx, s.Ref, at.dir())
 			}
 			if err != nil {
 				return place(d, []any{"spec", "bundles", i}, err)
@@ -334,14 +223,14 @@ func nestedImage(b *Built, s bundle.BundleSource) (name.Digest, error) {
 
 // nested builds a bundle of a runtime.
 func (o Options) nested(ctx context.Context, definition string) (*Built, error) {
-	d, dir, err := read(definition)
+	d, at, err := read(definition)
 	if err != nil {
 		return nil, err
 	}
 	if d.Bundle == nil {
 		return nil, d.Errorf([]any{"kind"}, "is a runtime: a runtime holds bundles only")
 	}
-	return o.bundle(ctx, d, dir)
+	return o.bundle(ctx, d, at)
 }
 
 // fetch brings a bundle that was built before into the store.

@@ -1,13 +1,13 @@
 package bundle
 
 import (
-	"cmp"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
 
+	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -38,41 +38,35 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 	var paths []string
 	for i := range spec.Sources {
 		s := &spec.Sources[i]
-		at := func(field string) []any { return []any{"spec", "sources", i, field} }
-		if count(s.Dir, s.File, s.URL) != 1 {
-			report([]any{"spec", "sources", i}, "a source wants exactly one of dir, file and url")
+		at := []any{"spec", "sources", i}
+		s.check(func(field, format string, args ...any) {
+			where := at
+			if field != "" {
+				where = append(slices.Clip(at), field)
+			}
+			report(where, format, args...)
+		})
+		if s.Name() == "" {
 			paths = append(paths, "")
 			continue
 		}
-		if s.URL != "" && s.SHA256 == "" {
-			report(at("url"), "source %s has no sha256: what comes over a network is pinned by digest", s.URL)
-		}
-		for field, value := range map[string]string{"dir": s.Dir, "file": s.File, "path": s.Path} {
-			if value != "" && !confined(value) {
-				report(at(field), "%s %q leaves its folder: want a relative path without ..", field, value)
-			}
-		}
-		if s.Dir == "" && len(s.Include)+len(s.Exclude) > 0 {
-			report([]any{"spec", "sources", i}, "include and exclude go with dir")
-		}
-		if s.Dir == "" && s.Path != "" && confined(s.Path) && !isManifestName(s.Path) {
-			report(at("path"), "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
-		}
-		s.Path = path.Clean(cmp.Or(s.Path, landing(s)))
 		for first, taken := range paths {
 			if overlap(taken, s.Path) {
-				report([]any{"spec", "sources", i}, "sources %d and %d both go to %s: give one of them a path", first+1, i+1, path.Join(ConfigDir, taken))
+				report(at, "sources %d and %d both go to %s: give one of them a path", first+1, i+1, path.Join(ConfigDir, taken))
 				break
 			}
 		}
 		paths = append(paths, s.Path)
 	}
-	images := map[string]bool{}
+	if err := images.CheckRules(spec.SearchRules); err != nil {
+		report([]any{"spec", "searchRules"}, "spec.%v", err)
+	}
+	locked := map[string]bool{}
 	for i, extra := range spec.Images {
-		if images[extra.Image] {
+		if locked[extra.Image] {
 			report([]any{"spec", "images", i, "image"}, "image %q is there twice", extra.Image)
 		}
-		images[extra.Image] = true
+		locked[extra.Image] = true
 	}
 }
 
@@ -91,23 +85,6 @@ func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
 			report(append(at, "path"), "path %q is absolute: the definition would build on this machine only", b.Path)
 		}
 	}
-}
-
-// landing is the folder or file below config/ that a source goes to by default.
-func landing(s *Source) string {
-	if s.Dir != "" {
-		base := path.Base(s.Dir)
-		if base == "." {
-			base = "manifests"
-		}
-		return base
-	}
-	from, _, _ := strings.Cut(s.File+s.URL, "?")
-	base := path.Base(from)
-	if !isManifestName(base) {
-		base += ".yaml"
-	}
-	return base
 }
 
 // isManifestName says whether a file has a name that kapp and kubectl read; they pass over

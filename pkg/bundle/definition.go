@@ -1,5 +1,7 @@
 package bundle
 
+import "krtpkg.dev/krtpkg/pkg/images"
+
 // APIVersion is the version of the definitions' format.
 const APIVersion = "krtpkg.dev/v1alpha1"
 
@@ -53,31 +55,117 @@ type BundleSpec struct {
 	Sources []Source `json:"sources" yaml:"sources" jsonschema:"minItems=1"`
 	// Images names images that no manifest mentions, such as those an operator starts.
 	Images []ExtraImage `json:"images,omitempty" yaml:"images,omitempty"`
+	// SearchRules say where else in the manifests images are, as the searchRules of kbld do.
+	SearchRules []images.Rule `json:"searchRules,omitempty" yaml:"searchRules,omitempty"`
+	// NotImages allows what looks like an image and is not locked, each with a reason.
+	NotImages []images.NotImage `json:"notImages,omitempty" yaml:"notImages,omitempty"`
 }
 
-// Source is one place that manifests come from: exactly one of dir, file and url.
+// Source is one place that manifests come from, exactly one of dir, file, url, archive, git,
+// oci and chart, and what makes plain manifests of it: a template engine, then patches, then
+// overlays.
 type Source struct {
-	// Dir is a folder below the definition's: every YAML and JSON file in it.
+	// Dir is a folder below the definition's: every YAML and JSON file in it, or every file
+	// when it has a template.
 	Dir string `json:"dir,omitempty" yaml:"dir,omitempty"`
 	// File is a file below the definition's folder.
 	File string `json:"file,omitempty" yaml:"file,omitempty"`
-	// URL is an https URL of one file; it needs sha256.
+	// URL is an https URL of one file.
 	URL string `json:"url,omitempty" yaml:"url,omitempty" jsonschema:"pattern=^https://"`
-	// SHA256 is the digest that the source must have: of a file's bytes, or over the tree
-	// of a folder as `krtpkg inspect` prints it.
+	// Archive is a tar (plain, gzip or zstd) or a zip: an https URL, or a file below the
+	// definition's folder.
+	Archive string `json:"archive,omitempty" yaml:"archive,omitempty"`
+	// Git is the URL of a git repository: https, ssh, or the user@host:path form.
+	Git string `json:"git,omitempty" yaml:"git,omitempty"`
+	// OCI is an artifact of files in a registry: registry/repository, with a tag, a digest or both.
+	OCI string `json:"oci,omitempty" yaml:"oci,omitempty"`
+	// Chart is the name of a Helm chart in a repository. A chart from anywhere else is a
+	// source of that kind with the template helm.
+	Chart string `json:"chart,omitempty" yaml:"chart,omitempty" jsonschema:"pattern=^[a-zA-Z0-9]([-a-zA-Z0-9._/]*[a-zA-Z0-9])?$"`
+	// Repository is where a chart is: the https URL of a chart repository, or
+	// oci://registry/path.
+	Repository string `json:"repository,omitempty" yaml:"repository,omitempty" jsonschema:"pattern=^(https|oci)://"`
+	// Version is the chart's version, or a range of versions that krtpkg update chooses from.
+	Version string `json:"version,omitempty" yaml:"version,omitempty"`
+	// Ref is the tag or branch of a git repository that krtpkg update follows.
+	Ref string `json:"ref,omitempty" yaml:"ref,omitempty"`
+	// Commit is the commit of a git repository.
+	Commit string `json:"commit,omitempty" yaml:"commit,omitempty" jsonschema:"pattern=^[0-9a-f]{40}$"`
+	// SHA256 is the digest that the source must have: of the bytes of a file, an archive or a
+	// packed chart, or over the tree of what else is a folder, as `krtpkg inspect` prints it.
 	SHA256 string `json:"sha256,omitempty" yaml:"sha256,omitempty" jsonschema:"pattern=^[0-9a-f]{64}$"`
-	// Include keeps only the files of a folder that match one of these globs; ** crosses folders.
+	// Root is the folder of an archive, a git repository or an artifact that is the source.
+	Root string `json:"root,omitempty" yaml:"root,omitempty"`
+	// Include keeps only the files that match one of these globs; ** crosses folders.
 	Include []string `json:"include,omitempty" yaml:"include,omitempty"`
-	// Exclude leaves out the files of a folder that match one of these globs.
+	// Exclude leaves out the files that match one of these globs.
 	Exclude []string `json:"exclude,omitempty" yaml:"exclude,omitempty"`
-	// Template says how the target renders the files: "ytt", or as they are when empty.
-	Template string `json:"template,omitempty" yaml:"template,omitempty" jsonschema:"enum=ytt"`
+	// Template is the engine that renders the files: ytt, helm or kustomize; as they are when
+	// empty. A chart's is helm.
+	Template string `json:"template,omitempty" yaml:"template,omitempty" jsonschema:"enum=ytt,enum=helm,enum=kustomize"`
+	// Render is when the template is rendered: at the build, which leaves plain manifests to
+	// review, or at the target with the site's values. It is target for ytt and build for the
+	// others when empty; a kustomization can only be rendered at the build.
+	Render string `json:"render,omitempty" yaml:"render,omitempty" jsonschema:"enum=build,enum=target"`
+	// Values are given to the template engine helm or ytt; at the target, the site's go over them.
+	Values map[string]any `json:"values,omitempty" yaml:"values,omitempty"`
+	// ValuesFiles are files below the definition's folder that come before Values, in order.
+	ValuesFiles []string `json:"valuesFiles,omitempty" yaml:"valuesFiles,omitempty"`
+	// Helm is what else the engine helm wants to know.
+	Helm *Helm `json:"helm,omitempty" yaml:"helm,omitempty"`
+	// Patches change the manifests as kustomize's field of the same name does, at the build.
+	Patches []Patch `json:"patches,omitempty" yaml:"patches,omitempty"`
+	// Overlays are files or folders of ytt overlays below the definition's folder, applied last.
+	Overlays []string `json:"overlays,omitempty" yaml:"overlays,omitempty"`
 	// Path is where the files go below config/; the name of the folder or file when empty.
 	Path string `json:"path,omitempty" yaml:"path,omitempty"`
 }
 
-// TemplateYTT is the [Source] template that ytt renders with the site's values.
-const TemplateYTT = "ytt"
+// The template engines of a [Source].
+const (
+	TemplateYTT       = "ytt"
+	TemplateHelm      = "helm"
+	TemplateKustomize = "kustomize"
+)
+
+// The moments of [Source.Render].
+const (
+	RenderBuild  = "build"
+	RenderTarget = "target"
+)
+
+// Helm is what `helm template` takes besides values.
+type Helm struct {
+	// Release is the name of the release; the bundle's name when empty.
+	Release string `json:"release,omitempty" yaml:"release,omitempty" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]{0\\,51}[a-z0-9])?$"`
+	// Namespace is the namespace of the release; default when empty.
+	Namespace string `json:"namespace,omitempty" yaml:"namespace,omitempty" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]{0\\,61}[a-z0-9])?$"`
+	// Kubernetes is the version of the cluster that the chart is told, for example 1.34.0.
+	Kubernetes string `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty" jsonschema:"pattern=^v?[0-9]+\\.[0-9]+(\\.[0-9]+)?$"`
+	// APIVersions are told to the chart as served by the cluster besides Kubernetes' own.
+	APIVersions []string `json:"apiVersions,omitempty" yaml:"apiVersions,omitempty"`
+}
+
+// Patch is a patch of kustomize: strategic merge or JSON 6902, to one resource or to all that
+// its target selects.
+type Patch struct {
+	// Patch is the patch itself.
+	Patch string `json:"patch" yaml:"patch" jsonschema:"minLength=1"`
+	// Target selects the resources; the patch names its own when there is none.
+	Target *PatchTarget `json:"target,omitempty" yaml:"target,omitempty"`
+}
+
+// PatchTarget selects resources as kustomize does: each field is a regular expression.
+type PatchTarget struct {
+	Group     string `json:"group,omitempty" yaml:"group,omitempty"`
+	Version   string `json:"version,omitempty" yaml:"version,omitempty"`
+	Kind      string `json:"kind,omitempty" yaml:"kind,omitempty"`
+	Name      string `json:"name,omitempty" yaml:"name,omitempty"`
+	Namespace string `json:"namespace,omitempty" yaml:"namespace,omitempty"`
+	// LabelSelector and AnnotationSelector are selectors as kubectl takes them.
+	LabelSelector      string `json:"labelSelector,omitempty" yaml:"labelSelector,omitempty"`
+	AnnotationSelector string `json:"annotationSelector,omitempty" yaml:"annotationSelector,omitempty"`
+}
 
 // ExtraImage is an image that is locked though no manifest names it.
 type ExtraImage struct {

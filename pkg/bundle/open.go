@@ -165,7 +165,7 @@ func (a *Artifact) parse() error {
 			a.Runtime = &RuntimeLock{}
 			err = unmarshal(f, a.Runtime)
 		default:
-			if strings.HasPrefix(f.Path, ConfigDir+"/") {
+			if top, _, _ := strings.Cut(f.Path, "/"); top == ConfigDir || top == OverlaysDir {
 				a.Files = append(a.Files, f)
 			}
 		}

@@ -39,7 +39,7 @@ type Content struct {
 	Runtime *RuntimeLock
 	// Images are the workload images of a bundle, or the nested bundles of a runtime.
 	Images images.Lock
-	// Files are what the target renders, below config/.
+	// Files are what the target renders, below config/ and overlays/.
 	Files []File
 }
 

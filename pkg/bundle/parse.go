@@ -34,6 +34,20 @@ func (d *Definition) Errorf(field []any, format string, args ...any) *manifest.E
 	return d.file.Errorf(find(d.root, field), format, args...)
 }
 
+// Set puts another value into a field that has one, named as for [Definition.Errorf]; the
+// definition itself stays as it was parsed. Every other byte of [Definition.Source] is kept.
+func (d *Definition) Set(field []any, value string) error {
+	node := find(d.root, field)
+	span, err := d.file.Span(node, 0, len(node.Value))
+	if err != nil {
+		return err
+	}
+	return d.file.Edit(span, value)
+}
+
+// Source is the definition's text, with what was [Definition.Set].
+func (d *Definition) Source() []byte { return d.file.Bytes() }
+
 // Parse reads a definition strictly: an unknown or mistyped field, a missing one and a
 // value that can't be are errors, each a [*manifest.Error] with its place; several are
 // joined, in the order of the file.

@@ -15,8 +15,10 @@ var update = flag.Bool("update", false, "write the generated files instead of co
 // The committed schemas are what the Go types say today.
 func TestSchemasAreCurrent(t *testing.T) {
 	reflector := &jsonschema.Reflector{}
-	if err := reflector.AddGoComments("krtpkg.dev/krtpkg/pkg/bundle", "."); err != nil {
-		t.Fatal(err)
+	for from, dir := range map[string]string{"krtpkg.dev/krtpkg/pkg/bundle": ".", "krtpkg.dev/krtpkg/pkg/images": "../images"} {
+		if err := reflector.AddGoComments(from, dir); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, definition := range map[string]any{"bundle": &Bundle{}, "runtime": &Runtime{}} {
 		schema := reflector.Reflect(definition)

@@ -188,12 +188,17 @@ var nameRule = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // wanted says in words what the pattern of a field wants.
 var wanted = map[string]string{
-	"name":     "is no name: want lower-case letters, digits and dashes, at most 63",
-	"version":  "is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1",
-	"category": "is no category: want lower-case letters, digits and dashes",
-	"url":      "is no https URL",
-	"sha256":   "is no sha256 digest: want 64 hexadecimal digits in lower case",
-	"ref":      "is not pinned: want repository@sha256:… or oci:folder@sha256:…",
+	"name":       "is no name: want lower-case letters, digits and dashes, at most 63",
+	"version":    "is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1",
+	"category":   "is no category: want lower-case letters, digits and dashes",
+	"url":        "is no https URL",
+	"sha256":     "is no sha256 digest: want 64 hexadecimal digits in lower case",
+	"commit":     "is no commit: want its whole id, 40 hexadecimal digits in lower case",
+	"chart":      "is no name of a chart",
+	"repository": "is no repository of charts: want https://… or oci://…",
+	"release":    "is no name of a release: want lower-case letters, digits and dashes, at most 53",
+	"namespace":  "is no namespace: want lower-case letters, digits and dashes",
+	"ref":        "is not pinned: want repository@sha256:… or oci:folder@sha256:…",
 }
 
 // fields are the names that the schema knows at a place.

@@ -31,6 +31,9 @@ const (
 	fileRuntime = ".krtpkg/runtime.yaml"
 	// ConfigDir is the folder of what the target renders.
 	ConfigDir = "config"
+	// OverlaysDir is the folder of the overlays that the target lays over it, each source's
+	// below the source's path.
+	OverlaysDir = "overlays"
 )
 
 // Limits on artifacts that come from outside.

@@ -1,12 +1,14 @@
 // Package images finds the image references of Kubernetes manifests, locks them by digest
 // and rewrites them without harm to the YAML.
 //
-// Call [Find] on each manifest file, [Resolve] on what was found to get a [Lock], and on
-// the target [Relocate] to make the manifests run exactly what the lock names.
+// Call [Finder.Find] on each manifest file, [Resolve] on what was found to get a [Lock], and
+// on the target [Lock.Relocate] to make the manifests run exactly what the lock names.
 package images
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -14,44 +16,218 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Found is an image reference in a manifest.
+// State says what becomes of something that was found.
+type State string
+
+// The states.
+const (
+	// Image is an image: it is locked, and relocated on the target.
+	Image State = "image"
+	// Suspect looks like an image where none is known to be: it is reported and left alone.
+	Suspect State = "suspect"
+	// Ignored is allowed by a rule, with its reason.
+	Ignored State = "ignored"
+)
+
+// Found is something in a manifest that is, or looks like, an image reference.
 type Found struct {
-	// Image is the reference as the author wrote it.
+	// Image is the reference, put together when it is written in several fields.
 	Image string
+	State State
+	// How names the rule that found it, for example "container" or "argument".
+	How string
+	// Reason says why it is ignored.
+	Reason string
 	// File, Line and Column are where it stands; both count from 1.
 	File         string
 	Line, Column int
 	// Resource is the kind and name of the resource that it belongs to.
 	Resource string
-	// Path is the way from the resource to the field, as in spec.containers[0].image.
+	// Path is the way from the resource to the field, as in spec.containers[0].image; what is
+	// inside a string that holds a document comes after " | ".
 	Path string
 
-	node *yaml.Node
+	parts []part
+	err   error // why the parts can't be edited
 }
 
-// Find lists the images in container fields of any kind of resource, in the order of the
-// file: containers, initContainers and ephemeralContainers at any depth, so that a custom
-// resource with a pod template counts too, and image volumes (Kubernetes v1.Volume).
-func Find(f *manifest.File) ([]Found, error) {
+// Errorf is an error at the place of what was found, which begins with the resource.
+func (f *Found) Errorf(format string, args ...any) *manifest.Error {
+	return &manifest.Error{File: f.File, Line: f.Line, Column: f.Column, Problem: f.Resource + ": " + fmt.Sprintf(format, args...)}
+}
+
+// part is a piece of the source that a reference is written in.
+type part struct {
+	span manifest.Span
+	role role
+	text string
+}
+
+// role says what of a reference a part holds.
+type role int
+
+const (
+	whole role = iota
+	registry
+	repository // with or without the registry, as there is a part for it
+	tag
+	digest
+)
+
+// A Finder finds images. Its zero value has the built-in rules only.
+type Finder struct {
+	// Rules come before the built-in ones; the first that matches a field counts.
+	Rules []Rule
+	// NotImages are what is not to be locked.
+	NotImages []NotImage
+}
+
+// The rules, as [Found] calls them.
+const (
+	howContainer   = "container"
+	howVolume      = "image volume"
+	howField       = "image field"
+	howSplit       = "split fields"
+	howArgument    = "argument"
+	howEnvironment = "environment"
+	howText        = "text"
+	howAnnotation  = "annotation"
+	howRule        = "search rule"
+	howSweep       = "sweep"
+	howProvenance  = "provenance"
+)
+
+// Find lists what a file names, in the order of the file:
+//
+//   - images in container fields at any depth of any kind of resource, in image volumes
+//     (Kubernetes v1.Volume), and in the steps of Tekton and Argo Workflows;
+//   - in fields, annotations, arguments and environment variables that are called image, and
+//     in arguments and variables that hold a full reference;
+//   - images written over several fields, as repository, tag and digest;
+//   - all of these in the documents that strings hold, and full references in the text of
+//     ConfigMaps.
+//
+// Anything else that looks like a reference is a [Suspect]. An image field of a container that
+// is no string is an error.
+func (f *Finder) Find(file *manifest.File) ([]Found, error) {
+	rules, err := compile(f.Rules)
+	if err != nil {
+		return nil, err
+	}
 	var found []Found
-	for _, doc := range f.Documents {
-		finder := finder{file: f, resource: describe(doc), seen: map[*yaml.Node]bool{}}
-		if err := finder.walk(doc, ""); err != nil {
+	for _, doc := range file.Documents {
+		w := newWalker(doc, &scope{file: file}, rules)
+		w.resource, w.found = describe(doc), &found
+		if err := w.document(doc); err != nil {
 			return nil, err
 		}
-		found = append(found, finder.found...)
 	}
-	return found, nil
+	allowed := f.allowed()
+	for i := range found {
+		if reason, ok := allowed(found[i].Image); ok && found[i].State != Ignored {
+			found[i].State, found[i].Reason = Ignored, reason
+		}
+	}
+	return settle(found), nil
 }
 
-type finder struct {
-	file     *manifest.File
+// settle puts what was found in the order of the file, once for each place: what an alias leads
+// to can be found in several, as an image in one of them and as something less in others.
+func settle(found []Found) []Found {
+	slices.SortStableFunc(found, func(a, b Found) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.rank(), b.rank()))
+	})
+	return slices.CompactFunc(found, func(a, b Found) bool { return a.Line == b.Line && a.Column == b.Column })
+}
+
+// rank is lower the surer it is.
+func (f *Found) rank() int {
+	switch {
+	case f.How == howRule:
+		return 0
+	case f.How == howContainer || f.How == howVolume:
+		return 1
+	case f.State == Image:
+		return 2
+	}
+	return 3
+}
+
+// walker goes through a document. A walker of its own goes through each document that a string
+// of it holds.
+type walker struct {
+	rules    []rule
+	scope    *scope
 	resource string
-	seen     map[*yaml.Node]bool
-	found    []Found
+	inside   string // the path of the string that holds this document, with " | "
+	found    *[]Found
+
+	config bool // a ConfigMap or a Secret, or within one: its strings are what programs read
+	secret bool
+	schema bool // a CustomResourceDefinition
+	group  string
+	seen   map[*yaml.Node]bool
+	taken  map[*yaml.Node]bool // the scalars that are decided on
+	ruled  map[*yaml.Node]bool // those that the definition's rules have decided on
 }
 
-func (w *finder) walk(node *yaml.Node, path string) error {
+func newWalker(doc *yaml.Node, within *scope, rules []rule) *walker {
+	w := &walker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}, ruled: map[*yaml.Node]bool{}}
+	if kind := manifest.Get(doc, "kind"); kind != nil {
+		w.config = kind.Value == "ConfigMap" || kind.Value == "Secret"
+		w.secret = kind.Value == "Secret"
+		w.schema = kind.Value == "CustomResourceDefinition"
+	}
+	if version := manifest.Get(doc, "apiVersion"); version != nil {
+		w.group, _, _ = strings.Cut(version.Value, "/")
+	}
+	return w
+}
+
+// place is where in a document the walker is: the way there as users read it, and as keys
+// (string) and indexes (int).
+type place struct {
+	path string
+	way  []any
+}
+
+func (p place) key(key string) place {
+	return place{strings.TrimPrefix(p.path+"."+key, "."), append(slices.Clip(p.way), key)}
+}
+
+func (p place) item(i int) place {
+	return place{fmt.Sprintf("%s[%d]", p.path, i), append(slices.Clip(p.way), i)}
+}
+
+// field is the key of the field that the place is, or "".
+func (p place) field() string {
+	if len(p.way) == 0 {
+		return ""
+	}
+	key, _ := p.way[len(p.way)-1].(string)
+	return key
+}
+
+// parent is the key of the mapping that the place is in, or "".
+func (p place) parent() string {
+	if len(p.way) < 2 {
+		return ""
+	}
+	key, _ := p.way[len(p.way)-2].(string)
+	return key
+}
+
+// document finds all there is in a document: the definition's rules decide first.
+func (w *walker) document(doc *yaml.Node) error {
+	if len(w.rules) > 0 {
+		if err := w.byRules(doc, place{}, map[*yaml.Node]bool{}); err != nil {
+			return err
+		}
+	}
+	return w.walk(doc, place{})
+}
+
+func (w *walker) walk(node *yaml.Node, at place) error {
 	// Each node once, however many aliases lead to it: one may lead to itself, and a few
 	// may multiply to millions.
 	if w.seen[node] {
@@ -60,21 +236,32 @@ func (w *finder) walk(node *yaml.Node, path string) error {
 	w.seen[node] = true
 	switch node.Kind {
 	case yaml.AliasNode:
-		return w.walk(node.Alias, path)
+		return w.walk(node.Alias, at)
+	case yaml.ScalarNode:
+		return w.scalar(node, at)
 	case yaml.SequenceNode:
+		switch at.field() {
+		case "args", "command":
+			w.arguments(node, at)
+		case "env":
+			w.environment(node, at)
+		}
 		for i, item := range node.Content {
-			if err := w.walk(item, fmt.Sprintf("%s[%d]", path, i)); err != nil {
+			if err := w.walk(item, at.item(i)); err != nil {
 				return err
 			}
 		}
 	case yaml.MappingNode:
+		w.split(node, at)
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			key, value := target(node.Content[i]).Value, node.Content[i+1]
-			at := strings.TrimPrefix(path+"."+key, ".")
-			if err := w.field(key, value, at); err != nil {
+			if w.passOver(key, at) {
+				continue
+			}
+			if err := w.containers(key, value, at.key(key)); err != nil {
 				return err
 			}
-			if err := w.walk(value, at); err != nil {
+			if err := w.walk(value, at.key(key)); err != nil {
 				return err
 			}
 		}
@@ -82,73 +269,43 @@ func (w *finder) walk(node *yaml.Node, path string) error {
 	return nil
 }
 
-// field takes the images that a field of a pod holds, if it is one.
-func (w *finder) field(key string, value *yaml.Node, path string) error {
-	var within []string
-	switch key {
-	case "containers", "initContainers", "ephemeralContainers":
-		within = []string{"image"}
-	case "volumes":
-		within = []string{"image", "reference"}
+// passOver says whether a field is out of the rules' reach: what describes the values of a
+// schema, and text that a checksum beside it covers (Knative's ConfigMaps).
+func (w *walker) passOver(key string, at place) bool {
+	if w.schema {
+		return slices.Contains([]string{"description", "example", "examples", "pattern", "title"}, key)
+	}
+	return w.config && key == "_example" && at.path == "data"
+}
+
+// scalar looks at a value that no rule for lists and mappings has decided on.
+func (w *walker) scalar(node *yaml.Node, at place) error {
+	text, annotation := strings.TrimSpace(node.Value), at.parent() == "annotations"
+	if w.taken[node] || text == "" || node.Tag == "!!null" {
+		return nil
+	}
+	switch {
+	case annotation && isProvenance(at.field()):
+		w.report(node, at, Ignored, howProvenance)
+	case w.schema:
+		w.report(node, at, Suspect, howSweep)
+	case isImageKey(at.field()) && isNamed(text):
+		how := howField
+		if annotation {
+			how = howAnnotation
+		}
+		w.take(node, at, how)
+	case at.field() == "image" && node.Tag == "!!str" && isWord(text):
+		w.add(w.whole(node, at, Suspect, howField))
+	case w.config && isFull(text):
+		w.take(node, at, howText)
+	case w.secret && at.parent() == "data":
+		w.encoded(node, at)
+	case strings.Contains(text, "\n"), strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}"):
+		return w.text(node, at, w.rules)
 	default:
-		return nil
+		w.report(node, at, Suspect, howSweep)
 	}
-	if value = target(value); value.Kind != yaml.SequenceNode {
-		return nil
-	}
-	for i, item := range value.Content {
-		at := fmt.Sprintf("%s[%d].%s", path, i, strings.Join(within, "."))
-		for _, node := range values(item, within, map[*yaml.Node]bool{}) {
-			if err := w.take(node, at); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// values are the scalars that keys lead to in a mapping and in those that it merges
-// (yaml.org/type/merge.html). Readers differ in which of them wins, so each one counts.
-func values(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.Node {
-	node = target(node)
-	if len(keys) == 0 && node.Kind == yaml.ScalarNode {
-		return []*yaml.Node{node}
-	}
-	if len(keys) == 0 || node.Kind != yaml.MappingNode || seen[node] {
-		return nil
-	}
-	seen[node] = true
-	var found []*yaml.Node
-	for i := 0; i+1 < len(node.Content); i += 2 {
-		key, value := target(node.Content[i]), target(node.Content[i+1])
-		switch {
-		case key.Tag == "!!merge" && value.Kind == yaml.SequenceNode:
-			for _, merged := range value.Content {
-				found = append(found, values(merged, keys, seen)...)
-			}
-		case key.Tag == "!!merge":
-			found = append(found, values(value, keys, seen)...)
-		case key.Value == keys[0]:
-			found = append(found, values(value, keys[1:], map[*yaml.Node]bool{})...)
-		}
-	}
-	return found
-}
-
-func (w *finder) take(node *yaml.Node, path string) error {
-	image := strings.TrimSpace(node.Value)
-	if node.Tag == "!!null" || image == "" {
-		// Whoever owns the resource fills it in: Deployments can't leave it out, but
-		// templates of controllers can.
-		return nil
-	}
-	if node.Tag != "!!str" {
-		return w.file.Errorf(node, "%s: %s is %s, not an image reference", w.resource, path, node.Value)
-	}
-	w.found = append(w.found, Found{
-		Image: image, File: w.file.Name, Line: node.Line, Column: node.Column,
-		Resource: w.resource, Path: path, node: node,
-	})
 	return nil
 }
 
@@ -169,3 +326,6 @@ func describe(doc *yaml.Node) string {
 	}
 	return kind.Value + " " + name.Value
 }
+
+// Editable says why an image can't be rewritten in place, if so.
+func (f *Found) Editable() error { return f.err }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,6 +44,9 @@ type Want struct {
 // Docker Hub's, without a tag :latest.
 func ParseReference(image string) (name.Reference, error) {
 	ref, err := name.ParseReference(image)
+	if scheme, _, is := strings.Cut(image, "://"); is {
+		return nil, fmt.Errorf("%q is no image reference: it has the scheme %s", image, scheme)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%q is no image reference: %w", image, err)
 	}
@@ -166,11 +170,11 @@ func UnmarshalLock(file string, data []byte) (Lock, error) {
 	return lock, nil
 }
 
-// Relocate replaces each image that Find finds in the file by what the lock names, at the
+// Relocate replaces each image that a finder finds in the file by what the lock names, at the
 // place that locate gives for it, and returns the new bytes. An image that is not locked
 // is an error: nothing outside the lock is ever run.
-func (l Lock) Relocate(f *manifest.File, locate func(name.Digest) string) ([]byte, error) {
-	found, err := Find(f)
+func (l Lock) Relocate(f *manifest.File, finder *Finder, locate func(name.Digest) string) ([]byte, error) {
+	found, err := finder.Find(f)
 	if err != nil {
 		return nil, err
 	}
@@ -179,12 +183,24 @@ func (l Lock) Relocate(f *manifest.File, locate func(name.Digest) string) ([]byt
 		byReference[locked.Reference] = locked.Image
 	}
 	for _, image := range found {
+		switch isContainers := image.How == howContainer || image.How == howVolume; {
+		case image.State == Suspect && isContainers:
+			return nil, image.Errorf("image %q is no reference that could be in the image lock", image.Image)
+		case image.State != Image:
+			continue
+		}
 		locked, ok := byReference[image.Image]
 		if !ok {
-			return nil, f.Errorf(image.node, "%s: image %q is not in the image lock", image.Resource, image.Image)
+			return nil, image.Errorf("image %q is not in the image lock", image.Image)
 		}
-		if err := f.Replace(image.node, locate(locked)); err != nil {
+		values, err := image.rewrite(locate(locked))
+		if err != nil {
 			return nil, err
+		}
+		for i, value := range values {
+			if err := f.Edit(image.parts[i].span, value); err != nil {
+				return nil, image.Errorf("image %q: %v", image.Image, err)
+			}
 		}
 	}
 	return f.Bytes(), nil

@@ -2,140 +2,173 @@ package manifest
 
 import (
 	"bytes"
-	"cmp"
+	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 )
 
+// Span is a range of bytes of a file's source.
+type Span struct{ Start, End int }
+
 type edit struct {
-	offset, length int
-	value          string
+	span  Span
+	value string
+}
+
+// spelled is what is known of how a scalar is written.
+type spelled struct {
+	runs  []run
+	start int
+	ok    bool
 }
 
 // plainCharacters are those of image references. They mean themselves in every style of
 // scalar, so a value of them stands in the text as it is.
 const plainCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:@+"
 
-// Replace puts a new value in the place of a scalar's, inside its own quotes. Both consist of
-// the characters of image references, less white space around the old one. An error says that
-// the scalar does not, or stands in a form that can't be edited in place: folded over lines or
-// written with escapes.
-func (f *File) Replace(scalar *yaml.Node, value string) error {
-	offset, ok := f.find(scalar)
+// Span gives the bytes of the source that the bytes [start,end) of a scalar's Value stand for.
+// An error says that these can't be edited in place: a part of an escape or of a line fold,
+// and, outside of quotes, nothing or what begins or ends with white space.
+//
+// A value that is YAML or JSON itself nests: parsed as a file of its own, a Span of that file
+// is a range of this scalar's Value.
+func (f *File) Span(scalar *yaml.Node, start, end int) (Span, error) {
+	if scalar.Kind != yaml.ScalarNode {
+		return Span{}, f.Errorf(scalar, "is no scalar and can't be edited in place")
+	}
+	value := scalar.Value
+	if start < 0 || start > end || end > len(value) {
+		return Span{}, f.Errorf(scalar, "%s has no bytes %d to %d", short(value), start, end)
+	}
+	s, known := f.spelled[scalar]
+	if !known {
+		s.runs, s.start, s.ok = f.spell(scalar)
+		f.spelled[scalar] = s
+	}
+	quoted := scalar.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0
+	if s.ok && (quoted || s.hasText(value, start, end)) && !cutsCharacter(value, start) && !cutsCharacter(value, end) {
+		if span, ok := s.span(start, end); ok {
+			return span, nil
+		}
+	}
+	return Span{}, f.Errorf(scalar, "%s is written in a form that can't be edited in place", short(value[start:end]))
+}
+
+// span is the source of a range of the value, if no run is cut that is one whole.
+func (s *spelled) span(start, end int) (Span, bool) {
+	if start == end {
+		at, ok := s.at(start)
+		return Span{at, at}, ok
+	}
+	from, ok := s.at(start)
 	if !ok {
-		return f.Errorf(scalar, "%q is written with escapes or over several lines and can't be replaced in place", scalar.Value)
+		return Span{}, false
 	}
-	e := edit{offset: offset, length: len(strings.TrimSpace(scalar.Value)), value: value}
-	// A node can be reached twice, through an anchor and its alias.
-	if !slices.Contains(f.edits, e) {
-		f.edits = append(f.edits, e)
+	// The end belongs to the run before it: between two runs may stand source without value.
+	last := s.runs[s.run(end-1)]
+	if last.verbatim {
+		return Span{from, last.source + end - last.value}, true
 	}
+	return Span{from, last.source + last.width}, end == last.value+last.length
+}
+
+// at is the offset in the source of one in the value.
+func (s *spelled) at(offset int) (int, bool) {
+	i := s.run(offset)
+	if i < 0 {
+		return s.start, true
+	}
+	r := s.runs[i]
+	switch {
+	case r.verbatim:
+		return r.source + offset - r.value, true
+	case offset == r.value+r.length:
+		return r.source + r.width, true
+	}
+	return r.source, offset == r.value
+}
+
+// run is the index of the run that an offset in the value lies in; the last one's end counts
+// as in it.
+func (s *spelled) run(offset int) int {
+	return sort.Search(len(s.runs), func(i int) bool { return s.runs[i].value > offset }) - 1
+}
+
+// hasText says whether a range begins and ends with text. Where there are no quotes, white
+// space at its edges holds up the layout around it.
+func (s *spelled) hasText(value string, start, end int) bool {
+	return start < end && s.isText(value, start) && s.isText(value, end-1)
+}
+
+func (s *spelled) isText(value string, offset int) bool {
+	return s.runs[s.run(offset)].verbatim && value[offset] != ' ' && value[offset] != '\t'
+}
+
+func cutsCharacter(value string, offset int) bool {
+	return offset < len(value) && !utf8.RuneStart(value[offset])
+}
+
+// short quotes a value for an error, not more than the beginning of a long one.
+func short(value string) string {
+	if len(value) > 80 {
+		return fmt.Sprintf("%q…", strings.ToValidUTF8(value[:80], ""))
+	}
+	return fmt.Sprintf("%q", value)
+}
+
+// Edit puts a value in the place of a span: an image reference or a part of one, whose
+// characters mean themselves in every style of scalar. The same edit twice is one; edits that
+// overlap otherwise are an error.
+func (f *File) Edit(span Span, value string) error {
+	if span.Start < 0 || span.Start > span.End || span.End > len(f.data) {
+		return f.Errorf(nil, "has no bytes %d to %d", span.Start, span.End)
+	}
+	if strings.Trim(value, plainCharacters) != "" {
+		return f.errorAt(span.Start, "%s can't be put here: it has characters that image references don't have", short(value))
+	}
+	i := sort.Search(len(f.edits), func(i int) bool { return f.edits[i].span.Start >= span.Start })
+	e := edit{span, value}
+	if i < len(f.edits) && f.edits[i] == e {
+		// A node can be reached twice, through an anchor and its alias.
+		return nil
+	}
+	if i > 0 && f.edits[i-1].span.End > span.Start ||
+		i < len(f.edits) && (f.edits[i].span.Start < span.End || f.edits[i].span.Start == span.Start) {
+		return f.errorAt(span.Start, "is edited twice, the second time to %s", short(value))
+	}
+	f.edits = slices.Insert(f.edits, i, e)
 	return nil
 }
 
-// Bytes is the file with its replacements; without any, the very bytes it was parsed from.
+// Replace puts a new value in the place of a scalar's, inside its own quotes. Both consist of
+// the characters of image references, less white space around the old one. An error says that
+// the scalar does not, or is written with escapes or over several lines.
+func (f *File) Replace(scalar *yaml.Node, value string) error {
+	text := strings.TrimSpace(scalar.Value)
+	start := strings.Index(scalar.Value, text)
+	span, err := f.Span(scalar, start, start+len(text))
+	if err != nil || text == "" || strings.Trim(text, plainCharacters) != "" || string(f.data[span.Start:span.End]) != text {
+		return f.Errorf(scalar, "%s is written with escapes or over several lines and can't be replaced in place", short(scalar.Value))
+	}
+	return f.Edit(span, value)
+}
+
+// Bytes is the file with its edits; without any, the very bytes it was parsed from.
 func (f *File) Bytes() []byte {
 	if len(f.edits) == 0 {
 		return f.data
 	}
-	slices.SortFunc(f.edits, func(a, b edit) int { return cmp.Compare(a.offset, b.offset) })
 	var out bytes.Buffer
 	at := 0
 	for _, e := range f.edits {
-		out.Write(f.data[at:e.offset])
+		out.Write(f.data[at:e.span.Start])
 		out.WriteString(e.value)
-		at = e.offset + e.length
+		at = e.span.End
 	}
 	out.Write(f.data[at:])
 	return out.Bytes()
-}
-
-// find is the byte offset at which the trimmed value of a scalar stands.
-func (f *File) find(scalar *yaml.Node) (int, bool) {
-	if scalar.Kind != yaml.ScalarNode {
-		return 0, false
-	}
-	text := strings.TrimSpace(scalar.Value)
-	start, ok := f.offset(scalar.Line, scalar.Column)
-	if !ok || text == "" || strings.Trim(text, plainCharacters) != "" {
-		return 0, false
-	}
-	start += properties(f.data[start:])
-	source := f.data[start:]
-	switch scalar.Style &^ yaml.TaggedStyle {
-	case yaml.DoubleQuotedStyle, yaml.SingleQuotedStyle:
-		// The value may stand behind blanks inside the quotes.
-		source, start = source[1:], start+1
-	case yaml.LiteralStyle, yaml.FoldedStyle:
-		// Its only line is the first below the header that is not blank.
-		header := bytes.IndexAny(source, "\n\r")
-		if header < 0 {
-			return 0, false
-		}
-		source, start = source[header:], start+header
-	}
-	lead := len(source) - len(bytes.TrimLeft(source, " \t\r\n"))
-	if !bytes.HasPrefix(source[lead:], []byte(text)) {
-		return 0, false
-	}
-	return start + lead, true
-}
-
-// properties is the length of a node's tag and anchor in front of its content
-// (YAML 1.2.2 §6.9); yaml.v3 places a node at these.
-func properties(source []byte) int {
-	n := 0
-	for n < len(source) && (source[n] == '!' || source[n] == '&') {
-		end := bytes.IndexAny(source[n:], " \t\r\n")
-		if end < 0 {
-			return n
-		}
-		n += end
-		n += len(source[n:]) - len(bytes.TrimLeft(source[n:], " \t\r\n"))
-	}
-	return n
-}
-
-// offset turns a place into a byte offset; columns count characters, not bytes.
-func (f *File) offset(line, column int) (int, bool) {
-	if line < 1 || line > len(f.lines) || column < 1 {
-		return 0, false
-	}
-	at := f.lines[line-1]
-	if line == 1 {
-		at += len(f.data[at:]) - len(bytes.TrimPrefix(f.data[at:], []byte("\uFEFF")))
-	}
-	for range column - 1 {
-		if at >= len(f.data) {
-			return 0, false
-		}
-		_, size := utf8.DecodeRune(f.data[at:])
-		at += size
-	}
-	return at, at < len(f.data)
-}
-
-// lineStarts finds the lines as yaml.v3 counts them: after LF, CR LF, CR, NEL, LS and PS.
-func lineStarts(data []byte) []int {
-	starts := []int{0}
-	for i := 0; i < len(data); {
-		switch c := data[i]; {
-		case c == '\r' && i+1 < len(data) && data[i+1] == '\n':
-			i += 2
-		case c == '\n' || c == '\r':
-			i++
-		case bytes.HasPrefix(data[i:], []byte("\u0085")):
-			i += 2
-		case bytes.HasPrefix(data[i:], []byte("\u2028")), bytes.HasPrefix(data[i:], []byte("\u2029")):
-			i += 3
-		default:
-			i++
-			continue
-		}
-		starts = append(starts, i)
-	}
-	return starts
 }

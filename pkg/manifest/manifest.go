@@ -2,9 +2,9 @@
 // whose every node has a place, and edits of single scalars that leave each other byte
 // alone.
 //
-// Call [Parse] with a file's bytes; hand nodes of [File.Documents] to [File.Replace] to
-// change them and take the result from [File.Bytes]; report what is wrong with a node by
-// [File.Errorf], which names its place.
+// Call [Parse] with a file's bytes; find the [File.Span] of what to change in a scalar of
+// [File.Documents], hand it to [File.Edit] and take the result from [File.Bytes]; report what
+// is wrong with a node by [File.Errorf], which names its place.
 package manifest
 
 import (
@@ -12,8 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -26,9 +24,9 @@ type File struct {
 	// Documents are the root nodes of the documents, without those that are empty.
 	Documents []*yaml.Node
 
-	data  []byte
-	lines []int // byte offset of the start of each line
-	edits []edit
+	places
+	spelled map[*yaml.Node]spelled
+	edits   []edit // in the order of the file
 }
 
 // Error is a problem at a place of a file. Line and Column count from 1; 0 is unknown.
@@ -61,14 +59,17 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Parse reads a whole file. Its errors are of type [*Error]: invalid YAML, and a key that
-// a mapping has twice (YAML 1.2.2 §3.2.1.3), which readers resolve differently.
+// Parse reads a whole file, which is UTF-8. Its errors are of type [*Error]: invalid YAML, and
+// a key that a mapping has twice (YAML 1.2.2 §3.2.1.3), which readers resolve differently.
+// A File is for one goroutine at a time.
 func Parse(name string, data []byte) (*File, error) {
-	f := &File{Name: name, data: data, lines: lineStarts(data)}
+	f := &File{Name: name, places: newPlaces(data), spelled: map[*yaml.Node]spelled{}}
+	if err := f.checkCharacters(); err != nil {
+		return nil, err
+	}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
-		var doc yaml.Node
-		err := decoder.Decode(&doc)
+		doc, err := decode(decoder)
 		if errors.Is(err, io.EOF) {
 			return f, nil
 		}
@@ -79,11 +80,23 @@ func Parse(name string, data []byte) (*File, error) {
 		if root.Kind == yaml.ScalarNode && root.Tag == "!!null" {
 			continue
 		}
-		if err := f.checkKeys(root); err != nil {
+		if err := f.checkNodes(root); err != nil {
 			return nil, err
 		}
 		f.Documents = append(f.Documents, root)
 	}
+}
+
+// decode reads one document. What yaml.v3 panics with on input that it can't cope with is an
+// error: a file must not end the program that reads it.
+func decode(decoder *yaml.Decoder) (doc yaml.Node, err error) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			err = fmt.Errorf("yaml: %v", problem)
+		}
+	}()
+	err = decoder.Decode(&doc)
+	return doc, err
 }
 
 // Errorf is an [*Error] at the place of a node; a nil node is the file as a whole.
@@ -92,6 +105,17 @@ func (f *File) Errorf(node *yaml.Node, format string, args ...any) *Error {
 	if node != nil {
 		e.Line, e.Column = node.Line, node.Column
 	}
+	return e
+}
+
+// Position is the line and the column of a byte of the source, both from 1 and in characters,
+// as [Error] has them.
+func (f *File) Position(offset int) (line, column int) { return f.place(offset) }
+
+// errorAt is an [*Error] at an offset of the data.
+func (f *File) errorAt(offset int, format string, args ...any) *Error {
+	e := &Error{File: f.Name, Problem: fmt.Sprintf(format, args...)}
+	e.Line, e.Column = f.Position(offset)
 	return e
 }
 
@@ -124,52 +148,4 @@ func (f *File) CheckResource(doc *yaml.Node) error {
 		}
 	}
 	return nil
-}
-
-func (f *File) checkKeys(node *yaml.Node) error {
-	if node.Kind == yaml.MappingNode {
-		seen := make(map[string]*yaml.Node, len(node.Content)/2)
-		for i := 0; i < len(node.Content); i += 2 {
-			key := node.Content[i]
-			if key.Kind != yaml.ScalarNode {
-				continue
-			}
-			if first, twice := seen[key.Value]; twice && key.Tag == first.Tag {
-				return f.Errorf(key, "key %q is there twice, first at line %d", key.Value, first.Line)
-			}
-			seen[key.Value] = key
-		}
-	}
-	// An alias holds its anchor's node in Alias, not in Content: nothing is expanded here,
-	// so that no bomb of aliases costs more than its own bytes.
-	for _, child := range node.Content {
-		if err := f.checkKeys(child); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// yaml.v3 keeps a syntax error's place only in its text.
-var syntaxPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
-
-func (f *File) syntaxError(err error) *Error {
-	e := &Error{File: f.Name, Problem: "invalid YAML: " + err.Error()}
-	if m := syntaxPlace.FindStringSubmatch(err.Error()); m != nil {
-		e.Line, _ = strconv.Atoi(m[1])
-		e.Problem = "invalid YAML: " + m[2]
-	}
-	if strings.Contains(e.Problem, "cannot start any token") && f.tabIndents(e.Line) {
-		e.Hint = "a tab indents here, YAML wants spaces"
-	}
-	return e
-}
-
-// tabIndents says whether a line begins with white space that has a tab in it.
-func (f *File) tabIndents(line int) bool {
-	if line < 1 || line > len(f.lines) {
-		return false
-	}
-	rest := f.data[f.lines[line-1]:]
-	return bytes.Contains(rest[:len(rest)-len(bytes.TrimLeft(rest, " \t"))], []byte("\t"))
 }

@@ -123,7 +123,7 @@ func TestBundleRefuses(t *testing.T) {
 		"values for a bundle without templates": {"web: {replicas: 3}", func(c *bundle.Content) { c.Bundle.Spec.Sources[0].Template = "" },
 			"takes no values: none of its sources is a template"},
 		"a template that fails":      {"", func(c *bundle.Content) { c.Files[1].Data = []byte("a: #@ nothing\n") }, "undefined: nothing"},
-		"a template that is no YAML": {"", func(c *bundle.Content) { c.Files[1].Data = []byte("a: [\n") }, "config/config/web.yaml"},
+		"a template that is no YAML": {"", func(c *bundle.Content) { c.Files[1].Data = []byte("a: [\n") }, "render config/config: Unmarshaling YAML template 'web.yaml'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -187,7 +187,7 @@ func TestParseValuesRefuses(t *testing.T) {
 		"web: {}\n---\nb: {}\n": "site.yaml:3:1: a values file is one document, this is the second",
 		"web: {}\nweb: {}\n":    `site.yaml:2:1: key "web" is there twice, first at line 1`,
 		"web: &w {a: *w}\n":     `site.yaml:1:1: the values of bundle "web" have over 100000 parts with their aliases`,
-		"web: {\n":              "site.yaml:1: invalid YAML: did not find expected node content",
+		"web: {\n":              "site.yaml:2: invalid YAML: did not find expected node content",
 	} {
 		if _, err := render.ParseValues("site.yaml", []byte(data)); err == nil || err.Error() != want {
 			t.Errorf("%q: got %v, want %s", data, err, want)

@@ -62,7 +62,7 @@ func TestFolderTakesManifestsThatMatch(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := (&source.Fetcher{Dir: dir}).Folder(c.dir, c.include, c.exclude)
+			got, err := (&source.Fetcher{Dir: dir}).Folder(c.dir, source.Pick{Include: c.include, Exclude: c.exclude})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +77,7 @@ func TestFolderTakesManifestsThatMatch(t *testing.T) {
 func TestFolderDigestIsThatOfItsListing(t *testing.T) {
 	t.Parallel()
 	fetcher := source.Fetcher{Dir: tree(t, "m/b.yaml", "m/a/c.yaml")}
-	got, err := fetcher.Folder("m", nil, nil)
+	got, err := fetcher.Folder("m", source.Pick{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestLinksInsideTheTreeAreRead(t *testing.T) {
 	link(t, "m", filepath.Join(dir, "linked"))
 	fetcher := source.Fetcher{Dir: dir}
 	for _, name := range []string{"m", "linked"} {
-		got, err := fetcher.Folder(name, nil, nil)
+		got, err := fetcher.Folder(name, source.Pick{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func TestLocalSourcesRefuse(t *testing.T) {
 			t.Parallel()
 			dir := tree(t, "m/a.yaml", "n/b.yaml")
 			c.prepare(t, dir)
-			got, err := (&source.Fetcher{Dir: dir}).Folder("m", nil, c.exclude)
+			got, err := (&source.Fetcher{Dir: dir}).Folder("m", source.Pick{Include: nil, Exclude: c.exclude})
 			switch {
 			case c.want == "" && (err != nil || !slices.Equal(paths(got), []string{"a.yaml"})):
 				t.Errorf("got %v, %v", got, err)

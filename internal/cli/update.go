@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/build"
+)
+
+func (a *app) updateCommand() *cobra.Command {
+	var definition string
+	var latest bool
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "update -f DEFINITION",
+		Short: "pin every source and image of a definition to the newest of what it asks for",
+		Long: `Update asks upstream what the sources and the images of a definition are today, and pins them:
+in the definition where it has a digest or a commit already, in the lock file beside it
+(bundle.lock.yaml for bundle.yaml) else. It prints what has moved. Commit both files.
+
+Charts move within the range of versions that the definition asks for, git repositories to
+where the tag or branch is, images and artifacts to what their tag is. With --latest the
+definition asks for the newest versions there are from then on.`,
+		Example: `  krtpkg update -f bundle.yaml
+  krtpkg update -f runtime.yaml --latest`,
+		GroupID: groupMake,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.moves(cmd.Context(), format, "nothing has moved", func(ctx context.Context, o build.Options) ([]build.Move, error) {
+				return build.Update(ctx, definition, latest, o)
+			})
+		},
+	}
+	fileFlag(cmd, &definition)
+	cmd.Flags().BoolVar(&latest, "latest", false, "ask for the newest versions, whatever range the definition has")
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+func (a *app) outdatedCommand() *cobra.Command {
+	var definition string
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "outdated -f DEFINITION",
+		Short: "list the sources and images of a definition that have moved on upstream",
+		Long: `Outdated lists what krtpkg update would move, and what newer versions there are beyond what
+the definition asks for. It changes nothing.`,
+		Example: `  krtpkg outdated -f runtime.yaml`,
+		GroupID: groupMake,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.moves(cmd.Context(), format, "everything is up to date", func(ctx context.Context, o build.Options) ([]build.Move, error) {
+				return build.Outdated(ctx, definition, o)
+			})
+		},
+	}
+	fileFlag(cmd, &definition)
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+// fileFlag is the flag of commands that take a definition.
+func fileFlag(cmd *cobra.Command, definition *string) {
+	cmd.Flags().StringVarP(definition, "file", "f", "", "the definition: a file, or a folder with bundle.yaml or runtime.yaml")
+	required(cmd, "file")
+}
+
+// moves prints what is outdated or updated.
+func (a *app) moves(ctx context.Context, format ui.Format, none string, find func(context.Context, build.Options) ([]build.Move, error)) error {
+	o, err := a.buildOptions()
+	if err != nil {
+		return err
+	}
+	moves, err := find(ctx, o)
+	if err != nil {
+		return err
+	}
+	if moves == nil {
+		moves = []build.Move{}
+	}
+	return a.ui.Result(format, moves, func(w io.Writer) {
+		if len(moves) == 0 {
+			fmt.Fprintln(w, none)
+			return
+		}
+		fmt.Fprintln(w, "BUNDLE\tKIND\tNAME\tFROM\tTO\tNEWEST")
+		for _, m := range moves {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Bundle, m.Kind, m.Name, shortPin(m.From), shortPin(m.To), m.Newest)
+		}
+	})
+}
+
+// shortPin is a digest or a commit at a length that people compare; - when there is none.
+func shortPin(pin string) string {
+	switch {
+	case pin == "":
+		return "-"
+	case len(pin) == 40:
+		return pin[:12]
+	}
+	return short(pin)
+}

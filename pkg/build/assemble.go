@@ -1,0 +1,201 @@
+package build
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// assembly is a bundle's content before its images are locked.
+type assembly struct {
+	*bundle.Content
+	definition *bundle.Definition
+	// names are what the definition's author calls the files of the content, for errors.
+	names map[string]string
+	// plain are the files that nothing renders.
+	plain map[string]bool
+}
+
+// pinner sets the pins of a source before it is fetched.
+type pinner func(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source) error
+
+// assemble fetches a bundle's sources and renders those that are rendered at the build. The
+// content's definition has every source pinned to what was fetched.
+func (o Options) assemble(ctx context.Context, d *bundle.Definition, at location, pin pinner) (*assembly, error) {
+	a := &assembly{
+		Content: &bundle.Content{Bundle: d.Bundle}, definition: d,
+		names: map[string]string{}, plain: map[string]bool{},
+	}
+	fetcher := o.Sources
+	fetcher.Dir = at.dir()
+	for i := range d.Bundle.Spec.Sources {
+		s := &d.Bundle.Spec.Sources[i]
+		err := pin(ctx, &fetcher, s)
+		if err == nil {
+			err = a.add(ctx, &fetcher, s)
+		}
+		if err != nil {
+			return nil, place(d, []any{"spec", "sources", i}, err)
+		}
+	}
+	return a, nil
+}
+
+// add puts a source into the content.
+func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source) error {
+	tree, err := fetch(ctx, fetcher, s)
+	if err != nil {
+		return err
+	}
+	if s.SHA256 != "" && s.SHA256 != tree.SHA256 {
+		return &source.DigestError{Source: s.Name(), Got: tree.SHA256, Want: s.SHA256}
+	}
+	s.SHA256 = tree.SHA256
+	in := render.Input{Source: s, Name: a.Bundle.Metadata.Name}
+	for _, f := range tree.Files {
+		in.Files = append(in.Files, bundle.File{Path: cmp.Or(f.Path, path.Base(s.Path)), Data: f.Data})
+	}
+	if in.Values, err = values(fetcher, s); err != nil {
+		return err
+	}
+	if in.Overlays, err = overlays(fetcher, s.Overlays); err != nil {
+		return err
+	}
+	out := in.Files
+	if s.AtTarget() {
+		for _, f := range in.Overlays {
+			a.Files = append(a.Files, bundle.File{Path: path.Join(bundle.OverlaysDir, s.Path, f.Path), Data: f.Data})
+		}
+	} else if s.IsRendered() {
+		if out, err = render.Stable(in); err != nil {
+			return fmt.Errorf("render %s: %w", s.Name(), err)
+		}
+	}
+	for _, f := range out {
+		target := path.Join(bundle.ConfigDir, s.Path, f.Path)
+		if !s.IsTree() && len(out) == 1 {
+			target = path.Join(bundle.ConfigDir, s.Path)
+		}
+		a.Files = append(a.Files, bundle.File{Path: target, Data: f.Data})
+		switch {
+		case !s.IsRendered():
+			a.plain[target] = true
+			a.names[target] = author(fetcher, s, f.Path)
+		case !s.AtTarget():
+			a.names[target] = author(fetcher, s, f.Path) + " (rendered)"
+		}
+	}
+	return nil
+}
+
+// author is what the definition's author calls a file of a source.
+func author(fetcher *source.Fetcher, s *bundle.Source, file string) string {
+	switch {
+	case s.URL != "":
+		return s.URL
+	case s.File != "":
+		return path.Join(filepath.ToSlash(fetcher.Dir), s.File)
+	case s.Dir != "":
+		return path.Join(filepath.ToSlash(fetcher.Dir), s.Dir, file)
+	}
+	return s.Name() + "/" + file
+}
+
+func fetch(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tree, error) {
+	pick := source.Pick{Root: s.Root, Include: s.Include, Exclude: s.Exclude, All: s.Template != ""}
+	if s.Template == bundle.TemplateKustomize {
+		// A kustomization reaches up to its bases.
+		pick.Root = ""
+	}
+	switch {
+	case s.Dir != "":
+		return f.Folder(s.Dir, pick)
+	case s.File != "":
+		return f.File(s.File)
+	case s.URL != "":
+		return f.URL(ctx, s.URL, s.SHA256)
+	case s.Archive != "":
+		return f.Archive(ctx, s.Archive, s.SHA256, pick)
+	case s.Git != "":
+		return f.Git(ctx, s.Git, s.Commit, pick)
+	case s.OCI != "":
+		ref, err := name.NewDigest(s.OCI)
+		if err != nil {
+			return nil, fmt.Errorf("oci %s: %w", s.OCI, err)
+		}
+		return f.OCI(ctx, ref, pick)
+	}
+	return f.Chart(ctx, s.Repository, s.Chart, s.Version, s.SHA256)
+}
+
+// values puts the values of a source together in its field values, and gives them as a YAML
+// document.
+func values(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
+	merged := map[string]any{}
+	for _, file := range s.ValuesFiles {
+		tree, err := f.File(file)
+		if err != nil {
+			return nil, fmt.Errorf("values file: %w", err)
+		}
+		parsed, err := manifest.Parse(path.Join(filepath.ToSlash(f.Dir), file), tree.Files[0].Data)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range parsed.Documents {
+			var one map[string]any
+			if err := doc.Decode(&one); err != nil {
+				return nil, parsed.Errorf(doc, "values are a mapping: %v", err)
+			}
+			merge(merged, one)
+		}
+	}
+	merge(merged, s.Values)
+	s.Values, s.ValuesFiles = merged, nil
+	if len(merged) == 0 {
+		return nil, nil
+	}
+	data, err := yaml.Marshal(merged)
+	return [][]byte{data}, err
+}
+
+// merge puts values over others: mappings are joined, anything else is replaced.
+func merge(under, over map[string]any) {
+	for key, value := range over {
+		inner, isMap := value.(map[string]any)
+		below, wasMap := under[key].(map[string]any)
+		if isMap && wasMap {
+			merge(below, inner)
+			continue
+		}
+		under[key] = value
+	}
+}
+
+// overlays reads files and folders of overlays.
+func overlays(f *source.Fetcher, places []string) ([]bundle.File, error) {
+	var files []bundle.File
+	for _, at := range places {
+		tree, err := f.File(at)
+		base := path.Base(at)
+		if err != nil {
+			var folder error
+			if tree, folder = f.Folder(at, source.Pick{All: true}); folder != nil {
+				return nil, fmt.Errorf("overlay: %w", err)
+			}
+		}
+		for _, file := range tree.Files {
+			files = append(files, bundle.File{Path: path.Join(base, file.Path), Data: file.Data})
+		}
+	}
+	return files, nil
+}

@@ -1,0 +1,211 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// ImageUse is something that Images found, and what it resolves to.
+type ImageUse struct {
+	images.Found
+	// Bundle is the bundle that it is in; "" outside of one.
+	Bundle string
+	// Digest is what it stands for now; "" when it was not asked or there is none.
+	Digest string
+	// Err says why there is none.
+	Err error
+}
+
+// Images lists what is or looks like an image in a definition's manifests, or, when the path
+// is no definition, in the YAML and JSON files at it. With resolve, it asks what each stands
+// for; one that can't be had is no error here.
+func Images(ctx context.Context, at string, resolve bool, o Options) ([]ImageUse, error) {
+	uses, err := o.uses(ctx, at)
+	if err != nil || !resolve {
+		return uses, err
+	}
+	return uses, o.resolveAll(ctx, uses)
+}
+
+func (o Options) uses(ctx context.Context, at string) ([]ImageUse, error) {
+	isDefinition, err := holdsDefinition(at)
+	if err != nil {
+		return nil, err
+	}
+	if !isDefinition {
+		return inFiles(at)
+	}
+	d, where, err := read(at)
+	if err != nil {
+		return nil, err
+	}
+	if d.Bundle != nil {
+		return o.inBundle(ctx, d, where)
+	}
+	var uses []ImageUse
+	for i, b := range d.Runtime.Spec.Bundles {
+		var inner []ImageUse
+		if b.Path != "" {
+			inner, err = o.uses(ctx, filepath.Join(where.dir(), filepath.FromSlash(b.Path)))
+		} else {
+			inner, err = o.inLock(ctx, b.Ref, where.dir())
+		}
+		if err != nil {
+			return nil, place(d, []any{"spec", "bundles", i}, err)
+		}
+		uses = append(uses, inner...)
+	}
+	return uses, nil
+}
+
+// inBundle lists the images of a bundle's manifests and those that its definition adds.
+func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at location) ([]ImageUse, error) {
+	locked, err := at.pins()
+	if err != nil {
+		return nil, err
+	}
+	a, err := o.assemble(ctx, d, at, pinned{pins: locked}.pin)
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.find()
+	if err != nil {
+		return nil, err
+	}
+	var uses []ImageUse
+	for _, f := range found {
+		uses = append(uses, ImageUse{Found: f, Bundle: d.Metadata().Name})
+	}
+	for i, extra := range d.Bundle.Spec.Images {
+		where := d.Errorf([]any{"spec", "images", i, "image"}, "")
+		uses = append(uses, ImageUse{Bundle: d.Metadata().Name, Found: images.Found{
+			Image: extra.Image, State: images.Image, How: "definition", Reason: extra.Reason,
+			File: where.File, Line: where.Line, Column: where.Column, Path: "spec.images",
+		}})
+	}
+	return uses, nil
+}
+
+// inLock lists the images of a bundle that was built before.
+func (o Options) inLock(ctx context.Context, ref, dir string) ([]ImageUse, error) {
+	from, desc, err := o.Open(ctx, ref, dir)
+	if err != nil {
+		return nil, err
+	}
+	artifact, err := bundle.Open(ctx, from, desc)
+	if err != nil {
+		return nil, err
+	}
+	var uses []ImageUse
+	for _, locked := range artifact.Images {
+		uses = append(uses, ImageUse{
+			Bundle: artifact.Metadata().Name, Digest: locked.Image.DigestStr(),
+			Found: images.Found{Image: locked.Reference, State: images.Image, How: "lock", File: ref},
+		})
+	}
+	return uses, nil
+}
+
+// holdsDefinition says whether a path is a definition, or a folder with one.
+func holdsDefinition(at string) (bool, error) {
+	info, err := os.Stat(at)
+	if err != nil {
+		return false, err
+	}
+	if info.IsDir() {
+		return slices.ContainsFunc(definitionFiles, func(f string) bool {
+			_, err := os.Stat(filepath.Join(at, f))
+			return err == nil
+		}), nil
+	}
+	data, err := os.ReadFile(at)
+	if err != nil {
+		return false, err
+	}
+	var head struct {
+		APIVersion string `yaml:"apiVersion"`
+	}
+	// What is no YAML is no definition; whoever reads it as a manifest says what is wrong.
+	return yaml.Unmarshal(data, &head) == nil && head.APIVersion == bundle.APIVersion, nil
+}
+
+// inFiles lists the images of manifests.
+func inFiles(at string) ([]ImageUse, error) {
+	var uses []ImageUse
+	err := filepath.WalkDir(at, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		if file != at && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(file)) {
+			return nil
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		parsed, err := manifest.Parse(filepath.ToSlash(file), data)
+		if err != nil {
+			return err
+		}
+		found, err := new(images.Finder).Find(parsed)
+		for _, f := range found {
+			uses = append(uses, ImageUse{Found: f})
+		}
+		return err
+	})
+	return uses, err
+}
+
+// resolveAll asks for the digest of each distinct image.
+func (o Options) resolveAll(ctx context.Context, uses []ImageUse) error {
+	type answer struct {
+		digest string
+		err    error
+	}
+	answers := map[string]*answer{}
+	for _, u := range uses {
+		if u.State != images.Ignored && answers[u.Image] == nil {
+			answers[u.Image] = &answer{}
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for image, a := range answers {
+		group.Go(func() error {
+			a.digest, a.err = o.digest(ctx, image)
+			if errors.Is(a.err, context.Canceled) {
+				return a.err
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for i := range uses {
+		if a := answers[uses[i].Image]; a != nil {
+			uses[i].Digest, uses[i].Err = a.digest, a.err
+		}
+	}
+	return nil
+}
+
+func (o Options) digest(ctx context.Context, image string) (string, error) {
+	ref, err := images.ParseReference(image)
+	if err != nil {
+		return "", err
+	}
+	desc, err := o.Images.Resolve(ctx, ref)
+	return desc.Digest.String(), err
+}

@@ -1,0 +1,137 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/google/go-containerregistry/pkg/name"
+	"oras.land/oras-go/v2/registry"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// upstream is what a source could be pinned to now.
+type upstream struct {
+	// pin is the newest of what the definition asks for; nil when the source has no upstream.
+	pin *sourcePin
+	// newest is the newest version that there is, asked for or not; "" when versions are not
+	// what the source has.
+	newest string
+}
+
+// look asks where a source comes from what is there now.
+func look(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+	switch {
+	case s.Chart != "":
+		return lookForChart(ctx, f, s)
+	case s.Git != "" && s.Ref != "":
+		return lookForRef(ctx, f, s)
+	case s.OCI != "":
+		return lookForTag(ctx, f, s)
+	case s.URL != "" || strings.HasPrefix(s.Archive, "https://"):
+		sum, err := f.Now(ctx, s.URL+s.Archive)
+		return upstream{pin: &sourcePin{SHA256: sum}}, err
+	}
+	return upstream{}, nil
+}
+
+func lookForChart(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+	versions, err := f.ChartVersions(ctx, s.Repository, s.Chart)
+	if err != nil {
+		return upstream{}, err
+	}
+	constraint, err := semver.NewConstraint(s.Version)
+	if err != nil {
+		return upstream{}, err
+	}
+	var up upstream
+	for _, v := range versions {
+		parsed, err := semver.NewVersion(v.Version)
+		if err != nil {
+			continue
+		}
+		if up.newest == "" && parsed.Prerelease() == "" {
+			up.newest = v.Version
+		}
+		if up.pin == nil && (v.Version == s.Version || constraint.Check(parsed)) {
+			up.pin = &sourcePin{Version: v.Version, SHA256: v.SHA256}
+		}
+	}
+	if up.pin == nil {
+		return up, fmt.Errorf("chart %s has no version %s: the newest of %d is %s", s.Name(), s.Version, len(versions), up.newest)
+	}
+	return up, nil
+}
+
+func lookForRef(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+	refs, err := f.GitRefs(ctx, s.Git)
+	if err != nil {
+		return upstream{}, err
+	}
+	var up upstream
+	for _, full := range []string{s.Ref, "refs/tags/" + s.Ref, "refs/heads/" + s.Ref} {
+		if commit, ok := refs[full]; ok && up.pin == nil {
+			up.pin = &sourcePin{Commit: commit}
+		}
+	}
+	if up.pin == nil {
+		return up, fmt.Errorf("git %s has no tag and no branch %s", s.Git, s.Ref)
+	}
+	var tags []string
+	for full := range refs {
+		if tag, is := strings.CutPrefix(full, "refs/tags/"); is {
+			tags = append(tags, tag)
+		}
+	}
+	up.newest = newer(s.Ref, tags)
+	return up, nil
+}
+
+func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+	tagged, _, _ := strings.Cut(s.OCI, "@")
+	tag, err := name.NewTag(tagged, name.StrictValidation)
+	if err != nil {
+		return upstream{}, nil // a digest alone follows nothing
+	}
+	if f.Registry == nil {
+		return upstream{}, fmt.Errorf("oci %s: there is no registry to ask", s.OCI)
+	}
+	origin, reference, err := f.Registry.Origin(ctx, tag)
+	if err != nil {
+		return upstream{}, err
+	}
+	desc, err := origin.Resolve(ctx, reference)
+	if err != nil {
+		return upstream{}, fmt.Errorf("oci %s: %w", tagged, err)
+	}
+	up := upstream{pin: &sourcePin{Digest: desc.Digest.String()}}
+	if lister, ok := origin.(registry.TagLister); ok {
+		err = lister.Tags(ctx, "", func(tags []string) error {
+			up.newest = newer(max(up.newest, tag.TagStr()), tags)
+			return nil
+		})
+	}
+	return up, err
+}
+
+// newer is the greatest version among tags that is not below the one in use; "" when that is
+// no version.
+func newer(used string, tags []string) string {
+	best, err := semver.NewVersion(used)
+	if err != nil {
+		return ""
+	}
+	newest := used
+	slices.Sort(tags)
+	for _, tag := range tags {
+		v, err := semver.NewVersion(tag)
+		if err == nil && v.Prerelease() == "" && v.GreaterThan(best) {
+			best, newest = v, tag
+		}
+	}
+	return newest
+}

@@ -1,0 +1,253 @@
+package build
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// pins is the lock file beside a bundle's definition: what every source and every image was
+// when krtpkg update ran.
+type pins struct {
+	APIVersion string      `yaml:"apiVersion"`
+	Kind       string      `yaml:"kind"`
+	Sources    []sourcePin `yaml:"sources"`
+	Images     []imagePin  `yaml:"images"`
+
+	byName map[string]name.Digest // by the whole name of the reference
+}
+
+const pinsKind = "Lock"
+
+// sourcePin is a source and what it was. Path is where it goes, which no other source does;
+// Source is what the definition asks for: its name, with the version or the ref.
+type sourcePin struct {
+	Path    string `yaml:"path"`
+	Source  string `yaml:"source"`
+	Version string `yaml:"version,omitempty"`
+	Commit  string `yaml:"commit,omitempty"`
+	Digest  string `yaml:"digest,omitempty"`
+	SHA256  string `yaml:"sha256"`
+}
+
+type imagePin struct {
+	Reference string `yaml:"reference"`
+	Image     string `yaml:"image"`
+}
+
+// lockFile is the lock file of a definition: bundle.lock.yaml beside bundle.yaml.
+func (l location) lockFile() string {
+	return strings.TrimSuffix(l.file, filepath.Ext(l.file)) + ".lock.yaml"
+}
+
+// pins reads the lock file; nil when there is none.
+func (l location) pins() (*pins, error) {
+	file := l.lockFile()
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p := &pins{byName: map[string]name.Digest{}}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(p); err != nil && !errors.Is(err, io.EOF) {
+		return nil, &manifest.Error{File: file, Problem: err.Error(), Hint: "krtpkg update writes it anew"}
+	}
+	if p.APIVersion != bundle.APIVersion || p.Kind != pinsKind {
+		return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("is %s %s, want %s %s", p.APIVersion, p.Kind, bundle.APIVersion, pinsKind)}
+	}
+	for _, image := range p.Images {
+		ref, err := images.ParseReference(image.Reference)
+		if err != nil {
+			return nil, &manifest.Error{File: file, Problem: err.Error()}
+		}
+		digest, err := name.NewDigest(image.Image)
+		if err != nil {
+			return nil, &manifest.Error{File: file, Problem: err.Error()}
+		}
+		p.byName[ref.Name()] = digest
+	}
+	return p, nil
+}
+
+// asked is what a definition asks for in a source.
+func asked(s *bundle.Source) string {
+	return strings.TrimSpace(s.Name() + " " + cmp.Or(s.Version, s.Ref))
+}
+
+// of is the pin of a source; nil when there is none for what the definition asks for now.
+func (p *pins) of(s *bundle.Source) *sourcePin {
+	if p == nil {
+		return nil
+	}
+	i := slices.IndexFunc(p.Sources, func(pin sourcePin) bool { return pin.Path == s.Path && pin.Source == asked(s) })
+	if i < 0 {
+		return nil
+	}
+	return &p.Sources[i]
+}
+
+// pinned pins sources as the definition and the lock file say.
+type pinned struct {
+	*pins
+	strict bool
+}
+
+// UnpinnedError says that a source could be anything.
+type UnpinnedError struct{ Source, Wanted string }
+
+func (e *UnpinnedError) Error() string {
+	return fmt.Sprintf("source %s has no %s: what comes over a network is pinned by digest", e.Source, e.Wanted)
+}
+
+func (p pinned) pin(_ context.Context, _ *source.Fetcher, s *bundle.Source) error {
+	pin := p.of(s)
+	if pin == nil && p.strict {
+		return fmt.Errorf("source %s is not in the lock file: krtpkg update puts it in", s.Name())
+	}
+	local := s.Dir != "" || s.File != "" || s.Archive != "" && !strings.HasPrefix(s.Archive, "https://")
+	if pin != nil {
+		s.Commit = cmp.Or(s.Commit, pin.Commit)
+		if s.Chart != "" {
+			s.Version = pin.Version
+		}
+		if s.OCI != "" && pin.Digest != "" && !strings.Contains(s.OCI, "@") {
+			s.OCI += "@" + pin.Digest
+		}
+		// What lies beside the definition may change between updates, unless nothing may.
+		if !local || p.strict {
+			s.SHA256 = cmp.Or(s.SHA256, pin.SHA256)
+		}
+	}
+	switch {
+	case s.Git != "" && s.Commit == "":
+		return &UnpinnedError{s.Name(), "commit"}
+	case s.OCI != "" && !strings.Contains(s.OCI, "@"):
+		return &UnpinnedError{s.Name(), "digest"}
+	case !local && s.Git == "" && s.OCI == "" && s.SHA256 == "":
+		return &UnpinnedError{s.Name(), "sha256"}
+	}
+	return nil
+}
+
+// MovedError says that something is no longer what a lock file holds.
+type MovedError struct{ What, Now, Locked string }
+
+func (e *MovedError) Error() string {
+	return fmt.Sprintf("%s is %s now, the lock file has %s", e.What, e.Now, e.Locked)
+}
+
+// resolver gives each image of the lock file its digest from there. An image that is not in
+// it is resolved, and noted; with Locked that is an error, and so is a tag that has moved.
+func (o Options) resolver(p *pins, at location) images.Resolver {
+	if p == nil {
+		return o.Images
+	}
+	return resolverFunc(func(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error) {
+		locked, known := p.byName[ref.Name()]
+		switch {
+		case !known && o.Locked:
+			return ocispec.Descriptor{}, fmt.Errorf("it is not in %s: krtpkg update puts it in", at.lockFile())
+		case !known:
+			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: ref.Name(), Detail: "is not in " + at.lockFile() + ": its tag decides"})
+			return o.Images.Resolve(ctx, ref)
+		case o.Locked:
+			now, err := o.upstream().Resolve(ctx, ref)
+			if err != nil {
+				return now, err
+			}
+			if now.Digest.String() != locked.DigestStr() {
+				return now, &MovedError{ref.Name(), now.Digest.String(), locked.DigestStr()}
+			}
+		}
+		return o.Images.Resolve(ctx, ref.Context().Digest(locked.DigestStr()))
+	})
+}
+
+func (o Options) upstream() images.Resolver {
+	if o.Upstream != nil {
+		return o.Upstream
+	}
+	return o.Images
+}
+
+type resolverFunc func(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error)
+
+// Resolve implements [images.Resolver].
+func (f resolverFunc) Resolve(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error) {
+	return f(ctx, ref)
+}
+
+// newPins is the lock file of what was assembled, under the names that its sources have in the
+// definition as it is written.
+func newPins(written []bundle.Source, c *bundle.Content) *pins {
+	p := &pins{APIVersion: bundle.APIVersion, Kind: pinsKind, Sources: []sourcePin{}, Images: []imagePin{}}
+	for i := range written {
+		s := &c.Bundle.Spec.Sources[i]
+		pin := sourcePin{Path: s.Path, Source: asked(&written[i]), Commit: s.Commit, SHA256: s.SHA256}
+		if s.Chart != "" {
+			pin.Version = s.Version
+		}
+		if _, digest, ok := strings.Cut(s.OCI, "@"); ok {
+			pin.Digest = digest
+		}
+		p.Sources = append(p.Sources, pin)
+	}
+	for _, image := range c.Images {
+		p.Images = append(p.Images, imagePin{image.Reference, image.Image.Name()})
+	}
+	return p
+}
+
+// write replaces the lock file, whole or not at all, and says whether it changed.
+func (p *pins) write(file string) (changed bool, err error) {
+	var out bytes.Buffer
+	out.WriteString("# Written by krtpkg update; krtpkg build takes images and sources from here.\n")
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	if err := errors.Join(encoder.Encode(p), encoder.Close()); err != nil {
+		return false, err
+	}
+	return replaceFile(file, out.Bytes())
+}
+
+// replaceFile writes a file by renaming, unless it holds just that.
+func replaceFile(file string, data []byte) (changed bool, err error) {
+	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, data) {
+		return false, nil
+	}
+	temp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	if err != nil {
+		return false, err
+	}
+	_, err = temp.Write(data)
+	err = errors.Join(err, temp.Chmod(0o644), temp.Close())
+	if err == nil {
+		err = os.Rename(temp.Name(), file)
+	}
+	if err != nil {
+		return false, errors.Join(err, os.Remove(temp.Name()))
+	}
+	return true, nil
+}

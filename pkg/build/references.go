@@ -1,0 +1,139 @@
+package build
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+// find lists what the target will render names, with the defaults of the templates' values.
+// Each document has to be a Kubernetes resource.
+func (a *assembly) find() ([]images.Found, error) {
+	rendered, err := render.Templates(a.Content, nil)
+	if err != nil {
+		return nil, place(a.definition, []any{"spec", "sources"}, err)
+	}
+	finder := a.Bundle.Spec.Finder()
+	var all []images.Found
+	for _, f := range rendered {
+		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], f.Path+" (rendered)"), f.Data)
+		if err != nil {
+			return nil, err
+		}
+		if a.plain[f.Path] {
+			if err := checkPlain(parsed); err != nil {
+				return nil, err
+			}
+		}
+		for _, doc := range parsed.Documents {
+			if err := checkManifest(parsed, doc); err != nil {
+				return nil, err
+			}
+		}
+		found, err := finder.Find(parsed)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// ErrSuspects says that manifests hold what looks like images and is not known to be.
+var ErrSuspects = errors.New("looks like an image, and nothing says that it is one or that it is none")
+
+// wanted lists the images to lock: those of the manifests and those that the definition adds.
+// What looks like an image and is neither locked nor allowed is an error.
+func (a *assembly) wanted() ([]images.Want, error) {
+	found, err := a.find()
+	if err != nil {
+		return nil, err
+	}
+	var wanted []images.Want
+	added := map[string]bool{}
+	for i, extra := range a.Bundle.Spec.Images {
+		at := a.definition.Errorf([]any{"spec", "images", i, "image"}, "spec.images")
+		wanted = append(wanted, images.Want{Image: extra.Image, Where: at.Error()})
+		added[extra.Image] = true
+	}
+	var suspects []error
+	for _, f := range found {
+		switch {
+		case f.State == images.Image:
+			if err := f.Editable(); err != nil {
+				return nil, err
+			}
+			where := fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Column, f.Resource)
+			wanted = append(wanted, images.Want{Image: f.Image, Where: where})
+		case f.State == images.Suspect && !added[f.Image]:
+			suspects = append(suspects, suspect(f))
+		}
+	}
+	return wanted, errors.Join(suspects...)
+}
+
+// suspect says what is wrong with something that could be an image.
+func suspect(f images.Found) error {
+	problem := f.Errorf("%s %q %v", f.Path, f.Image, ErrSuspects)
+	if _, err := images.ParseReference(f.Image); err != nil {
+		problem = f.Errorf("%s %v", f.Path, err)
+	}
+	problem.Cause = ErrSuspects
+	return problem
+}
+
+// checkManifest says whether a document can go onto a cluster: it is a resource, and none
+// that only a tool on this side of it understands.
+func checkManifest(f *manifest.File, doc *yaml.Node) error {
+	if err := f.CheckResource(doc); err != nil {
+		return err
+	}
+	group, _, _ := strings.Cut(manifest.Get(doc, "apiVersion").Value, "/")
+	var problem *manifest.Error
+	switch group {
+	case "krtpkg.dev":
+		// A source that is the definition's own folder takes the definition in.
+		problem = f.Errorf(doc, "a definition is no manifest for a cluster")
+	case "kustomize.config.k8s.io":
+		problem = f.Errorf(doc, "a kustomization is no manifest for a cluster")
+	default:
+		return nil
+	}
+	problem.Hint = "leave it out with exclude"
+	return problem
+}
+
+// checkPlain says whether a file that will not be rendered is a ytt template: each value that
+// ytt should fill in would be empty, images too.
+func checkPlain(f *manifest.File) error {
+	for _, doc := range f.Documents {
+		if at := annotated(doc); at != nil {
+			problem := f.Errorf(at, "a ytt template that nothing renders")
+			problem.Hint = "give its source the field template: ytt"
+			return problem
+		}
+	}
+	return nil
+}
+
+// annotated is the first node with a comment that is one of ytt's, or nil.
+func annotated(node *yaml.Node) *yaml.Node {
+	for _, comment := range []string{node.HeadComment, node.LineComment, node.FootComment} {
+		if strings.HasPrefix(comment, "#@") || strings.Contains(comment, "\n#@") {
+			return node
+		}
+	}
+	for _, child := range node.Content {
+		if at := annotated(child); at != nil {
+			return at
+		}
+	}
+	return nil
+}

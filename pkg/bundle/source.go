@@ -1,0 +1,166 @@
+package bundle
+
+import (
+	"cmp"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+
+	"krtpkg.dev/krtpkg/pkg/images"
+)
+
+// Name is what errors call the source: where it comes from.
+func (s *Source) Name() string {
+	if s.Chart != "" {
+		return strings.TrimSuffix(s.Repository, "/") + "/" + s.Chart
+	}
+	return cmp.Or(s.Dir, s.File, s.URL, s.Archive, s.Git, s.OCI)
+}
+
+// IsTree says whether the source is a folder of files, not a single one.
+func (s *Source) IsTree() bool { return s.File == "" && s.URL == "" }
+
+// IsRendered says whether anything renders the source: an engine, patches or overlays.
+func (s *Source) IsRendered() bool {
+	return s.Template != "" || len(s.Patches)+len(s.Overlays) > 0
+}
+
+// AtTarget says whether it is the target that renders the source.
+func (s *Source) AtTarget() bool {
+	if s.Render != "" {
+		return s.Render == RenderTarget
+	}
+	return s.Template == TemplateYTT && len(s.Patches) == 0
+}
+
+// check holds the source against the rules that a schema can't express, and sets its path.
+func (s *Source) check(report func(field, format string, args ...any)) {
+	if count(s.Dir, s.File, s.URL, s.Archive, s.Git, s.OCI, s.Chart) != 1 {
+		report("", "a source wants exactly one of dir, file, url, archive, git, oci and chart")
+		return
+	}
+	for _, c := range []struct{ field, value string }{
+		{"dir", s.Dir}, {"file", s.File}, {"path", s.Path}, {"root", s.Root},
+	} {
+		s.confine(report, c.field, c.value)
+	}
+	for _, c := range []struct {
+		field  string
+		values []string
+	}{{"valuesFiles", s.ValuesFiles}, {"overlays", s.Overlays}} {
+		for _, value := range c.values {
+			s.confine(report, c.field, value)
+		}
+	}
+	if !strings.HasPrefix(s.Archive, "https://") {
+		s.confine(report, "archive", s.Archive)
+	}
+	if s.Chart != "" && s.Template == "" {
+		s.Template = TemplateHelm
+	}
+	s.checkOrigin(report)
+	s.checkRendering(report)
+	s.Path = path.Clean(cmp.Or(s.Path, s.landing()))
+	if !s.IsTree() && confined(s.Path) && !isManifestName(s.Path) {
+		report("path", "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
+	}
+}
+
+func (s *Source) confine(report func(field, format string, args ...any), field, value string) {
+	if value != "" && !confined(value) {
+		report(field, "%s %q leaves its folder: want a relative path without ..", field, value)
+	}
+}
+
+// checkOrigin looks at the fields that belong to one kind of source.
+func (s *Source) checkOrigin(report func(field, format string, args ...any)) {
+	for _, c := range []struct {
+		field string
+		is    bool
+		kind  string
+		fits  bool
+	}{
+		{"include", len(s.Include) > 0, "dir, archive, git and oci", s.IsTree() && s.Chart == ""},
+		{"exclude", len(s.Exclude) > 0, "dir, archive, git and oci", s.IsTree() && s.Chart == ""},
+		{"root", s.Root != "", "archive, git and oci", s.IsTree() && s.Chart == "" && s.Dir == "" || s.Template == TemplateKustomize},
+		{"repository", s.Repository != "", "chart", s.Chart != ""},
+		{"version", s.Version != "", "chart", s.Chart != ""},
+		{"ref", s.Ref != "", "git", s.Git != ""},
+		{"commit", s.Commit != "", "git", s.Git != ""},
+	} {
+		if c.is && !c.fits {
+			report(c.field, "%s goes with %s", c.field, c.kind)
+		}
+	}
+	switch {
+	case s.Chart != "" && (s.Repository == "" || s.Version == ""):
+		report("chart", "chart %s wants a repository and a version", s.Chart)
+	case s.Version != "":
+		if _, err := semver.NewConstraint(s.Version); err != nil {
+			report("version", "version %q is neither a version nor a range, such as \">=1.2 <2\"", s.Version)
+		}
+	case s.Git != "" && s.Ref == "" && s.Commit == "":
+		report("git", "git %s wants a commit, or the ref that krtpkg update takes it from", s.Git)
+	case s.OCI != "" && strings.Contains(s.OCI, "://"):
+		report("oci", "oci %q is an URL: want registry/repository, with a tag, a digest or both", s.OCI)
+	}
+	if u, err := url.Parse(s.Git); err == nil && u.User != nil {
+		if _, secret := u.User.Password(); secret {
+			report("git", "git holds a password: it would go into the bundle")
+		}
+	}
+}
+
+// checkRendering looks at the fields that say how the source is rendered.
+func (s *Source) checkRendering(report func(field, format string, args ...any)) {
+	engine := s.Template
+	switch {
+	case s.Chart != "" && s.Template != TemplateHelm:
+		report("template", "template %s is not for a chart: helm renders it", s.Template)
+	case !s.IsTree() && (engine == TemplateHelm || engine == TemplateKustomize):
+		report("template", "template %s wants a folder, not a file", engine)
+	case s.Render != "" && !s.IsRendered():
+		report("render", "render says when, and there is nothing to render: want a template, patches or overlays")
+	case s.Render == RenderTarget && engine == TemplateKustomize:
+		report("render", "a kustomization can't be rendered at the target: want render: build")
+	case s.Render == RenderTarget && len(s.Patches) > 0:
+		report("render", "patches can't be applied at the target: want render: build, or overlays")
+	}
+	if len(s.Values)+len(s.ValuesFiles) > 0 && engine != TemplateHelm && engine != TemplateYTT {
+		report("values", "values go with the templates helm and ytt")
+	}
+	if s.Helm != nil && engine != TemplateHelm {
+		report("helm", "helm goes with the template helm")
+	}
+}
+
+// landing is the folder or file below config/ that the source goes to by default.
+func (s *Source) landing() string {
+	from, _, _ := strings.Cut(s.Name(), "?")
+	base := path.Base(from)
+	switch {
+	case s.OCI != "":
+		base, _, _ = strings.Cut(base, "@")
+		base, _, _ = strings.Cut(base, ":")
+	case s.Git != "":
+		base = strings.TrimSuffix(base[strings.LastIndexByte(base, ':')+1:], ".git")
+	case s.Archive != "":
+		for _, suffix := range []string{".gz", ".zst", ".tgz", ".tar", ".zip"} {
+			base = strings.TrimSuffix(base, suffix)
+		}
+	case !s.IsTree() && !isManifestName(base):
+		base += ".yaml"
+	}
+	if slices.Contains([]string{".", "/", ""}, base) {
+		return "manifests"
+	}
+	return base
+}
+
+// Finder finds the images of the bundle's manifests by its own rules and the built-in ones.
+func (s *BundleSpec) Finder() *images.Finder {
+	return &images.Finder{Rules: s.SearchRules, NotImages: s.NotImages}
+}

@@ -1,0 +1,367 @@
+package images_test
+
+import (
+	"bytes"
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/internal/corpus"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+var update = flag.Bool("update", false, "write what is found into the table; review the difference then")
+
+// table has a line for each place of the corpus that was reviewed: product, digest of the
+// file, line, column, how it was found, what becomes of it, and the verdict: image, or no-image.
+const table = "../../testdata/corpus/images.tsv"
+
+// What is found in the corpus is what was reviewed, place by place.
+func TestCorpusFindsWhatWasReviewed(t *testing.T) {
+	t.Parallel()
+	reviewed, err := os.ReadFile(table)
+	if err != nil && !*update {
+		t.Fatal(err)
+	}
+	verdicts := map[string]string{}
+	for line := range strings.Lines(string(reviewed)) {
+		at := strings.LastIndexByte(strings.TrimSpace(line), '\t')
+		verdicts[line[:at]] = strings.TrimSpace(line[at:])
+	}
+	var out bytes.Buffer
+	var right, wrong int
+	seen := map[string]bool{}
+	for _, f := range parsable(t) {
+		for _, found := range find(t, f) {
+			key := fmt.Sprintf("%s\t%s\t%d\t%d\t%s\t%s", f.Product(), f.Digest(), found.Line, found.Column, found.How, found.State)
+			verdict := verdicts[key]
+			seen[key] = true // some files are there twice
+			if verdict == "" {
+				verdict = "unreviewed"
+				if !*update {
+					t.Errorf("%s:%d:%d: %s %q is %s (%s), and nobody has reviewed that", f.Path, found.Line, found.Column, found.Path, found.Image, found.State, found.How)
+				}
+			}
+			fmt.Fprintf(&out, "%s\t%s\n", key, verdict)
+			if found.State == images.Image {
+				if verdict == "image" {
+					right++
+				} else {
+					wrong++
+				}
+			}
+		}
+	}
+	if *update {
+		if err := os.WriteFile(table, out.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	for key := range verdicts {
+		if !seen[key] {
+			t.Errorf("no longer found: %s", key)
+		}
+	}
+	t.Logf("precision: %d of %d strings that are rewritten are images: %.3f", right, right+wrong, float64(right)/float64(right+wrong))
+	if wrong > 0 {
+		t.Errorf("%d strings are rewritten that are no images", wrong)
+	}
+}
+
+// Every image of a container field, found here by nothing but decoding the YAML, is found.
+func TestCorpusRecallOfContainers(t *testing.T) {
+	t.Parallel()
+	want, missed := 0, 0
+	for _, f := range parsable(t) {
+		found := map[string]int{}
+		for _, one := range find(t, f) {
+			found[one.Image]++
+		}
+		decoder := yaml.NewDecoder(bytes.NewReader(f.Data))
+		for {
+			var doc any
+			if err := decoder.Decode(&doc); err != nil {
+				break
+			}
+			for _, image := range containerImages(doc) {
+				want++
+				if found[image] == 0 {
+					missed++
+					t.Errorf("%s: %q of a container is not found", f.Path, image)
+				}
+				found[image]--
+			}
+		}
+	}
+	if want < 300 {
+		t.Errorf("only %d images in containers: the corpus has more", want)
+	}
+	t.Logf("recall on container fields: %d of %d: %.3f", want-missed, want, float64(want-missed)/float64(want))
+}
+
+func containerImages(value any) (found []string) {
+	switch v := value.(type) {
+	case []any:
+		for _, item := range v {
+			found = append(found, containerImages(item)...)
+		}
+	case map[string]any:
+		for key, item := range v {
+			if list, ok := item.([]any); ok && slices.Contains([]string{"containers", "initContainers", "ephemeralContainers"}, key) {
+				for _, c := range list {
+					if container, ok := c.(map[string]any); ok {
+						if image, ok := container["image"].(string); ok && image != "" {
+							found = append(found, image)
+						}
+					}
+				}
+			}
+			found = append(found, containerImages(item)...)
+		}
+	}
+	return found
+}
+
+// The corpus's own list of the places where images hide was made by other means than this
+// package's.
+func TestCorpusRecallOfHiddenPlaces(t *testing.T) {
+	t.Parallel()
+	places, err := os.ReadFile(filepath.Join(corpus.Dir(t), "image-places.tsv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := map[string][]images.Found{}
+	for _, f := range parsable(t) {
+		lines[f.Path] = find(t, f)
+	}
+	hit, all := map[string]int{}, map[string]int{}
+	for i, line := range strings.Split(strings.TrimSpace(string(places)), "\n") {
+		fields := strings.Split(line, "\t")
+		// Templates of charts are rendered before anything is looked for in them.
+		if i == 0 || strings.HasPrefix(fields[0], "helm-template-") {
+			continue
+		}
+		var at int
+		if _, err := fmt.Sscan(fields[2], &at); err != nil {
+			t.Fatalf("line %d: %v", i+1, err)
+		}
+		found, parsed := lines[fields[1]]
+		if !parsed {
+			t.Fatalf("%s is not parsed", fields[1])
+		}
+		all[fields[0]]++
+		if slices.ContainsFunc(found, func(f images.Found) bool { return covers(f, at, fields) }) {
+			hit[fields[0]]++
+		} else {
+			t.Logf("not found: %s", line)
+		}
+	}
+	var hits, total int
+	for kind, n := range all {
+		t.Logf("recall on %-20s %3d of %3d", kind, hit[kind], n)
+		// Split fields name no full reference.
+		if kind != "split-fields" {
+			hits, total = hits+hit[kind], total+n
+		}
+	}
+	if hits < total*97/100 || total < 150 {
+		t.Errorf("%d of %d places", hits, total)
+	}
+	if hit["split-fields"] < all["split-fields"]*9/10 {
+		t.Errorf("%d of %d images in split fields", hit["split-fields"], all["split-fields"])
+	}
+	t.Logf("recall on hidden places that name a full reference: %d of %d: %.3f", hits, total, float64(hits)/float64(total))
+}
+
+// covers says whether something found is what a line of the list means: the line itself, the
+// next for a name that another replaces, or a line of the block that begins there.
+func covers(f images.Found, line int, fields []string) bool {
+	field := fields[len(fields)-1]
+	switch {
+	case f.Line == line:
+		return true
+	case fields[0] == "split-fields":
+		return f.Line > line && f.Line <= line+4
+	case fields[0] == "embedded-text" || fields[0] == "configmap-data":
+		return f.Line > line && strings.Contains(f.Path, field[strings.LastIndexByte(field, '.')+1:]) && f.Line < line+80
+	}
+	return false
+}
+
+// Locks that Carvel's own tools made of manifests in the corpus name what is found in them.
+func TestCorpusLocksOfCarvelPackages(t *testing.T) {
+	t.Parallel()
+	byProduct, text := map[string][]string{}, map[string][]byte{}
+	for _, f := range parsable(t) {
+		if path.Base(f.Path) == "images.yml" {
+			continue
+		}
+		text[f.Product()] = append(text[f.Product()], f.Data...)
+		for _, found := range find(t, f) {
+			byProduct[f.Product()] = append(byProduct[f.Product()], found.Image)
+		}
+	}
+	locks, ids, absent := 0, 0, 0
+	for _, f := range corpus.Files(t) {
+		if !strings.HasSuffix(f.Path, "/bundle/.imgpkg/images.yml") {
+			continue
+		}
+		var lock struct {
+			Images []struct {
+				Image       string            `yaml:"image"`
+				Annotations map[string]string `yaml:"annotations"`
+			} `yaml:"images"`
+		}
+		if err := yaml.Unmarshal(f.Data, &lock); err != nil {
+			t.Fatal(err)
+		}
+		locks++
+		for _, image := range lock.Images {
+			ids++
+			// What kbld replaced, where it says so.
+			id := cmp.Or(image.Annotations["kbld.carvel.dev/id"], image.Image)
+			switch {
+			case slices.Contains(byProduct[f.Product()], id):
+			case !bytes.Contains(text[f.Product()], []byte(id)):
+				// The manifest that names it is not in the corpus.
+				absent++
+				t.Logf("%s: %s is in no file but the lock", f.Product(), id)
+			default:
+				t.Errorf("%s: %s is in its lock and not found in its manifests", f.Product(), id)
+			}
+		}
+	}
+	t.Logf("%d of %d images of %d locks are found, %d are in no file", ids-absent, ids, locks, absent)
+	if locks < 10 || ids < 40 || absent > 3 {
+		t.Errorf("%d images in %d locks, %d in no file", ids, locks, absent)
+	}
+}
+
+// Rewriting what is found changes nothing else: put back, the file is what it was.
+func TestCorpusRelocatesInPlace(t *testing.T) {
+	t.Parallel()
+	files, rewritten := 0, 0
+	for _, f := range parsable(t) {
+		file, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lock images.Lock
+		finder := new(images.Finder)
+		for _, found := range find(t, f) {
+			if found.State == images.Suspect {
+				// A placeholder in a container can't be relocated, and is not.
+				finder.NotImages = append(finder.NotImages, images.NotImage{Value: found.Image})
+			}
+			if found.State == images.Image {
+				lock = append(lock, images.Locked{Reference: found.Image, Image: digest(t, "site.example/moved@"+zeros)})
+				rewritten++
+			}
+		}
+		out, err := lock.Relocate(file, finder, atSite)
+		if err != nil {
+			t.Errorf("%s: %v", f.Path, err)
+			continue
+		}
+		files++
+		if err := onlyReferencesDiffer(f.Data, out); err != nil {
+			t.Errorf("%s: %v", f.Path, err)
+		}
+	}
+	t.Logf("%d files, %d references rewritten, every other byte is as it was", files, rewritten)
+	if files < 900 || rewritten < 500 {
+		t.Errorf("only %d files and %d references", files, rewritten)
+	}
+}
+
+// onlyReferencesDiffer compares line by line: where two differ, what is between their common
+// head and tail is characters of references only, and the new one has the site's name or its
+// digest there.
+func onlyReferencesDiffer(old, now []byte) error {
+	before, after := bytes.Split(old, []byte("\n")), bytes.Split(now, []byte("\n"))
+	if len(before) != len(after) {
+		return fmt.Errorf("%d lines became %d", len(before), len(after))
+	}
+	for i := range before {
+		a, b := before[i], after[i]
+		if bytes.Equal(a, b) {
+			continue
+		}
+		for _, reference := range []string{atSite(digestOf(zeros)), "site.example/krt", "site.example", "krt", "@" + zeros, zeros, strings.TrimPrefix(zeros, "sha256:")} {
+			b = bytes.ReplaceAll(b, []byte(reference), []byte("\x00"))
+		}
+		if !matchesWild(a, b) {
+			return fmt.Errorf("line %d: %.200q became %.200q", i+1, a, after[i])
+		}
+	}
+	return nil
+}
+
+// matchesWild says whether a line is a pattern's: each NUL of that stands for characters of
+// references.
+func matchesWild(line, pattern []byte) bool {
+	var expression strings.Builder
+	for i, part := range bytes.Split(pattern, []byte("\x00")) {
+		if i > 0 {
+			expression.WriteString(`[A-Za-z0-9._:/@+-]*`)
+		}
+		expression.WriteString(regexp.QuoteMeta(string(part)))
+	}
+	return regexp.MustCompile("(?s)^" + expression.String() + "$").Match(line)
+}
+
+func digestOf(d string) name.Digest {
+	parsed, err := name.NewDigest("site.example/moved@" + d)
+	if err != nil {
+		panic(err)
+	}
+	return parsed
+}
+
+// parsable are the corpus's files that are YAML or JSON as they lie there: no charts' templates,
+// and none of those that the corpus's index says need a substitution or ytt first.
+func parsable(t *testing.T) []corpus.File {
+	t.Helper()
+	notPlain := []string{
+		"k3s-addons/coredns.yaml", "pinniped/deploy/concierge/deployment.yaml",
+		"pinniped/deploy/supervisor/deployment.yaml", "dashboards/fluent-bit.json",
+	}
+	var files []corpus.File
+	for _, f := range corpus.Files(t) {
+		switch path.Ext(f.Path) {
+		case ".yaml", ".yml", ".json", ".golden", ".manifest":
+		default:
+			continue
+		}
+		isTemplate := strings.Contains(f.Path, "/templates/") && bytes.Contains(f.Data, []byte("{{"))
+		if !isTemplate && !slices.ContainsFunc(notPlain, func(end string) bool { return strings.HasSuffix(f.Path, end) }) {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+func find(t *testing.T, f corpus.File) []images.Found {
+	t.Helper()
+	file, err := manifest.Parse(f.Path, f.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := new(images.Finder).Find(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}

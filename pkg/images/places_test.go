@@ -1,0 +1,249 @@
+package images_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// Each place where images hide: what is found, how, and what becomes of the file at a site.
+func TestFindAndRelocateInEveryPlace(t *testing.T) {
+	t.Parallel()
+	const pinned = "site.example/krt@" + zeros
+	for _, c := range []struct {
+		name, data string
+		found      []string // state, how, path, image
+		relocated  string   // the part of the result that matters; the data itself when empty
+	}{
+		{"argument with =", "kind: Pod\nspec: {containers: [{args: [--agent-image=agent:1, --level=info:2]}]}\n",
+			[]string{"image argument spec.containers[0].args[0] agent:1"}, "[--agent-image=" + pinned + ", --level=info:2]"},
+		{"argument after its flag", "kind: Pod\nspec: {containers: [{args: [-shell-image, sh:1, -v, sh:1]}]}\n",
+			[]string{"image argument spec.containers[0].args[1] sh:1"}, "[-shell-image, " + pinned + ", -v, sh:1]"},
+		{"argument with a full reference", "kind: Pod\nspec: {containers: [{args: ['--reloader=quay.io/a/b:v1']}]}\n",
+			[]string{"image argument spec.containers[0].args[0] quay.io/a/b:v1"}, "'--reloader=" + pinned + "'"},
+		{"script in a command", "kind: Pod\nspec:\n  containers:\n  - command: [sh, -c]\n    args:\n    - |\n      ctr run quay.io/a/b:v1 x\n      curl https://quay.io/a/b:v1\n",
+			[]string{"image argument spec.containers[0].args[0] quay.io/a/b:v1"}, "ctr run " + pinned + " x\n      curl https://quay.io/a/b:v1"},
+		{"policy flags are no images", "kind: Pod\nspec: {containers: [{args: [--image-pull-policy=a:b, --image-pull-secret, x/y]}]}\n", nil, ""},
+		{"ko", "kind: Pod\nspec: {containers: [{args: [-image, ko://github.com/a/b]}]}\n",
+			[]string{"suspect sweep spec.containers[0].args[1] ko://github.com/a/b"}, ""},
+		{"environment", "kind: Pod\nspec: {containers: [{env: [{name: RELATED_IMAGE_A, value: a/b:1}, {name: IMAGE_TAG, value: 'v1:2'}, {name: X, value: plain}]}]}\n",
+			[]string{"image environment spec.containers[0].env[0].value a/b:1"}, "value: " + pinned + "}, {name: IMAGE_TAG, value: 'v1:2'}"},
+		{"table in the environment", "kind: Pod\nspec:\n  containers:\n  - env:\n    - name: TABLE\n      value: |\n        1.0=quay.io/a/b:1\n        2.0=quay.io/a/b:1 # old\n",
+			[]string{"image environment spec.containers[0].env[0].value quay.io/a/b:1", "image environment spec.containers[0].env[0].value quay.io/a/b:1"},
+			"1.0=" + pinned + "\n        2.0=" + pinned + " # old"},
+		{"single word in the environment", "kind: Pod\nspec: {containers: [{env: [{name: BASE_IMAGE, value: busybox}]}]}\n",
+			[]string{"suspect environment spec.containers[0].env[0].value busybox"}, ""},
+		{"ConfigMap that is YAML", "kind: ConfigMap\ndata:\n  pod.yaml: |\n    spec:\n      containers:\n      - image: \"web:1\" # x\n",
+			[]string{"image container data.pod.yaml | spec.containers[0].image web:1"}, "      - image: \"" + pinned + "\" # x"},
+		{"ConfigMap that is JSON in a quoted string", `kind: ConfigMap
+data: {c.json: "{\"WorkerImage\": \"a/b:1\"}"}
+`, []string{"image image field data.c.json | WorkerImage a/b:1"}, `\"WorkerImage\": \"` + pinned + `\"`},
+		{"ConfigMap that is text", "kind: ConfigMap\ndata:\n  run.sh: |\n    # quay.io/a/b:0\n    run quay.io/a/b:1.\n",
+			[]string{"image text data.run.sh quay.io/a/b:1"}, "# quay.io/a/b:0\n    run " + pinned + "."},
+		{"ConfigMap key", "kind: ConfigMap\ndata: {attacher: 'quay.io/a/b:1', sidecarImage: b:1, other: b:1}\n",
+			[]string{"image text data.attacher quay.io/a/b:1", "image image field data.sidecarImage b:1"}, "other: b:1"},
+		{"ConfigMap keys that share an image", "kind: ConfigMap\ndata: {scan.repository: a/b, scan.tag: \"1\"}\n",
+			[]string{"image split fields data.scan.repository a/b:1"}, "scan.repository: site.example/krt, scan.tag: \"1@" + zeros + `"`},
+		{"text that a checksum covers", "kind: ConfigMap\ndata:\n  _example: |\n    image: quay.io/a/b:1\n", nil, ""},
+		{"Secret", "kind: Secret\nstringData: {image: a/b:1}\ndata: {x: cXVheS5pby9hL2I6MQ==}\n",
+			[]string{"image image field stringData.image a/b:1", "suspect sweep data.x quay.io/a/b:1"}, "image: " + pinned},
+		{"custom resource", "kind: CephCluster\nspec: {cephVersion: {image: quay.io/a/b:1}}\n",
+			[]string{"image image field spec.cephVersion.image quay.io/a/b:1"}, "image: " + pinned},
+		{"single word in a custom resource", "kind: Machine\nspec: {image: ubuntu}\n",
+			[]string{"suspect image field spec.image ubuntu"}, ""},
+		{"steps of Tekton", "apiVersion: tekton.dev/v1\nkind: Task\nspec: {steps: [{image: golang}], stepTemplate: {image: sh}}\n",
+			[]string{"image container spec.steps[0].image golang", "image container spec.stepTemplate.image sh"}, "image: " + pinned},
+		{"repository and tag", "kind: X\nspec: {image: {repository: quay.io/a/b, tag: 1.10}}\n",
+			[]string{"image split fields spec.image.repository quay.io/a/b:1.10"}, "repository: site.example/krt, tag: 1.10@" + zeros},
+		{"registry, repository, tag and digest", "kind: X\nspec: {image: {registry: quay.io, repository: a/b, tag: v1, digest: '" + ones + "'}}\n",
+			[]string{"image split fields spec.image.repository quay.io/a/b:v1@" + ones}, "registry: site.example, repository: krt, tag: v1, digest: '" + zeros + "'"},
+		{"repository and a bare hash", "kind: X\nspec: {image: {repository: a/b, tag: v1, sha: " + ones[7:] + "}}\n",
+			[]string{"image split fields spec.image.repository a/b:v1@" + ones}, "tag: v1, sha: " + zeros[7:]},
+		{"repository without a tag", "kind: X\nspec: {image: {repository: quay.io/a/b, tag: ''}}\n",
+			[]string{"suspect split fields spec.image.repository quay.io/a/b"}, ""},
+		{"repository of something else", "kind: X\nspec: {git: {repository: github.com/a/b, tag: v1}, chart: {repository: 'https://a.example/b', tag: v1}}\n", nil, ""},
+		{"annotation", "kind: X\nmetadata: {annotations: {containerImage: a/b:1, sidecar: quay.io/a/c:1}}\n",
+			[]string{"image annotation metadata.annotations.containerImage a/b:1", "suspect sweep metadata.annotations.sidecar quay.io/a/c:1"}, "containerImage: " + pinned},
+		{"what tools noted before", "kind: X\nmetadata:\n  annotations:\n    kbld.k14s.io/images: |\n      - url: quay.io/a/b:1\n    kubectl.kubernetes.io/last-applied-configuration: '{\"image\":\"quay.io/a/b:1\"}'\n",
+			[]string{"ignored provenance metadata.annotations.kbld.k14s.io/images quay.io/a/b:1", "ignored provenance metadata.annotations.kubectl.kubernetes.io/last-applied-configuration quay.io/a/b:1"}, ""},
+		{"schema", "kind: CustomResourceDefinition\nspec: {schema: {description: 'such as quay.io/a/b:1', image: {default: quay.io/a/b:2}}}\n",
+			[]string{"suspect sweep spec.schema.image.default quay.io/a/b:2"}, ""},
+		{"artifact", "kind: OCIRepository\nspec: {url: 'oci://ghcr.io/a/b'}\n",
+			[]string{"suspect sweep spec.url oci://ghcr.io/a/b"}, ""},
+		{"any other field", "kind: X\nspec: {plugin: quay.io/a/b:1, page: 'https://quay.io/a/b:1', icon: a/image.png, image: /a.png}\n",
+			[]string{"suspect sweep spec.plugin quay.io/a/b:1"}, ""},
+		{"documents in documents", "kind: ConfigMap\ndata:\n  a.yaml: |\n    kind: ConfigMap\n    data:\n      b.json: '{\"image\": \"a/b:1\"}'\n",
+			[]string{"image image field data.a.yaml | data.b.json | image a/b:1"}, `'{"image": "` + pinned + `"}'`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			found, err := new(images.Finder).Find(parse(t, c.data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			var lock images.Lock
+			for _, f := range found {
+				got = append(got, fmt.Sprintf("%s %s %s %s", f.State, f.How, f.Path, f.Image))
+				lock = append(lock, images.Locked{Image: digest(t, "x.example/y@"+zeros), Reference: f.Image})
+			}
+			if !slices.Equal(got, c.found) {
+				t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(c.found, "\n"))
+			}
+			out, err := lock.Relocate(parse(t, c.data), new(images.Finder), atSite)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.relocated == "" && string(out) != c.data || !strings.Contains(string(out), c.relocated) {
+				t.Errorf("relocated:\n%s\nwant in it:\n%s", out, c.relocated)
+			}
+		})
+	}
+}
+
+// A definition's rules come first, and mean what they mean to kbld.
+func TestSearchRules(t *testing.T) {
+	t.Parallel()
+	const data = `kind: X
+spec:
+  image: a/b:1
+  list: [{sidecar: c}, {sidecar: d}]
+  config: |
+    plugin: e
+    image: f/g:1
+  other: docker.io/library/h:1
+`
+	for _, c := range []struct {
+		name, rules string
+		found       []string
+	}{
+		{"key by name", "- keyMatcher: {name: sidecar}", []string{"image image field spec.image", "image search rule spec.list[0].sidecar", "image search rule spec.list[1].sidecar", "image image field spec.config | image", "suspect sweep spec.other"}},
+		{"path with an index", "- keyMatcher: {path: [spec, list, {index: 1}, sidecar]}", []string{"image image field spec.image", "image search rule spec.list[1].sidecar", "image image field spec.config | image", "suspect sweep spec.other"}},
+		{"path with all indexes", "- keyMatcher: {path: [spec, list, {allIndexes: true}, sidecar]}", []string{"image image field spec.image", "image search rule spec.list[0].sidecar", "image search rule spec.list[1].sidecar", "image image field spec.config | image", "suspect sweep spec.other"}},
+		{"a field left alone", "- {keyMatcher: {name: image}, updateStrategy: {none: {}}}", []string{"ignored search rule spec.image", "ignored search rule spec.config | image", "suspect sweep spec.other"}},
+		{"value by repository", "- {valueMatcher: {imageRepo: h}}", []string{"image image field spec.image", "image image field spec.config | image", "image search rule spec.other"}},
+		{"value as a whole", "- {valueMatcher: {image: 'docker.io/library/h:1'}}", []string{"image image field spec.image", "image image field spec.config | image", "image search rule spec.other"}},
+		{"embedded YAML", "- {keyMatcher: {path: [spec, config]}, updateStrategy: {yaml: {searchRules: [{keyMatcher: {name: plugin}}]}}}", []string{"image image field spec.image", "image search rule spec.config | plugin", "image image field spec.config | image", "suspect sweep spec.other"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var finder images.Finder
+			if err := yaml.Unmarshal([]byte(c.rules), &finder.Rules); err != nil {
+				t.Fatal(err)
+			}
+			found, err := finder.Find(parse(t, data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, f := range found {
+				got = append(got, fmt.Sprintf("%s %s %s", f.State, f.How, f.Path))
+			}
+			if !slices.Equal(got, c.found) {
+				t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(c.found, "\n"))
+			}
+		})
+	}
+}
+
+func TestCheckRulesNamesThePlace(t *testing.T) {
+	t.Parallel()
+	for rules, want := range map[string]string{
+		"- {}":               "searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
+		"- {keyMatcher: {}}": "searchRules[0].keyMatcher: want one of name and path",
+		"- {keyMatcher: {path: [a, {index: x}]}}":                                                              "searchRules[0].keyMatcher.path[1]: map[index:x] is no part of a path: want a key, {index: N} or {allIndexes: true}",
+		"- {keyMatcher: {name: a}, updateStrategy: {none: {}, entireValue: {}}}":                               "searchRules[0].updateStrategy: want one of none, entireValue, json and yaml",
+		"- {keyMatcher: {name: a}, updateStrategy: {json: {searchRules: [{}]}}}":                               "searchRules[0].updateStrategy: searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
+		"- {keyMatcher: {name: a}, valueMatcher: {image: a, imageRepo: b}, updateStrategy: {entireValue: {}}}": "searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
+	} {
+		var list []images.Rule
+		if err := yaml.Unmarshal([]byte(rules), &list); err != nil {
+			t.Fatal(err)
+		}
+		if err := images.CheckRules(list); err == nil || err.Error() != want {
+			t.Errorf("%s: got %v\nwant %s", rules, err, want)
+		}
+	}
+}
+
+// What a definition allows is ignored, with its reason.
+func TestNotImages(t *testing.T) {
+	t.Parallel()
+	finder := images.Finder{NotImages: []images.NotImage{{Value: "ko://*", Reason: "built elsewhere"}, {Value: "a/b:1", Reason: "no image"}}}
+	found, err := finder.Find(parse(t, "kind: Pod\nspec: {containers: [{image: 'ko://x/y/z', args: [--image=a/b:1, --image=a/b:10]}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range found {
+		got = append(got, fmt.Sprintf("%s %s %s", f.State, f.Image, f.Reason))
+	}
+	want := []string{"ignored ko://x/y/z built elsewhere", "ignored a/b:1 no image", "image a/b:10 "}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Whatever is found can be relocated, and is then found again at the site, as often and in the
+// same places; nothing else changes in meaning.
+func FuzzFind(f *testing.F) {
+	for _, seed := range []string{
+		"kind: Pod\nspec: {containers: [{image: \"web:1\", args: [--image=a/b:1], env: [{name: IMAGE, value: a:1}]}]}\n",
+		"kind: ConfigMap\ndata:\n  a: |\n    image: {repository: a/b, tag: v1}\n  b: '{\"image\": \"a/b:1\"}'\n  c: quay.io/a/b:1\n",
+		"x: &x {image: a/b:1}\ny: *x\n", "image: {registry: a.io, repository: b, digest: " + zeros + "}\n",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, data string) {
+		file, err := manifest.Parse("f.yaml", []byte(data))
+		if err != nil {
+			return
+		}
+		found, err := new(images.Finder).Find(file)
+		if err != nil {
+			return
+		}
+		var lock images.Lock
+		var paths []string
+		for _, one := range found {
+			if one.Editable() != nil {
+				return
+			}
+			if one.State == images.Image {
+				lock = append(lock, images.Locked{Image: digest(t, "x.example/y@"+zeros), Reference: one.Image})
+				paths = append(paths, one.Path)
+			}
+		}
+		out, err := lock.Relocate(file, new(images.Finder), atSite)
+		if err != nil {
+			return // a placeholder in a container, or two references that overlap
+		}
+		again, err := manifest.Parse("f.yaml", out)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", data, out, err)
+		}
+		moved, err := new(images.Finder).Find(again)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", data, out, err)
+		}
+		var movedPaths []string
+		for _, one := range moved {
+			if one.State != images.Image {
+				continue
+			}
+			movedPaths = append(movedPaths, one.Path)
+			if !strings.HasPrefix(one.Image, "site.example/krt") || !strings.HasSuffix(one.Image, zeros) {
+				t.Errorf("%q became %q: %s is %s", data, out, one.Path, one.Image)
+			}
+		}
+		if !slices.Equal(paths, movedPaths) {
+			t.Errorf("%q became %q: found %q, then %q", data, out, paths, movedPaths)
+		}
+	})
+}

@@ -1,0 +1,260 @@
+package images
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Rule says where an image is, with the meaning of a search rule of kbld
+// (carvel.dev/kbld/docs/latest/config#searchrules): a place, a value or both have to match.
+type Rule struct {
+	// KeyMatcher matches places.
+	KeyMatcher *KeyMatcher `json:"keyMatcher,omitempty" yaml:"keyMatcher,omitempty"`
+	// ValueMatcher matches values.
+	ValueMatcher *ValueMatcher `json:"valueMatcher,omitempty" yaml:"valueMatcher,omitempty"`
+	// UpdateStrategy says what of the value is the image; all of it when empty.
+	UpdateStrategy *UpdateStrategy `json:"updateStrategy,omitempty" yaml:"updateStrategy,omitempty"`
+}
+
+// KeyMatcher matches a field by its key or by its way from the root; one of them is set.
+type KeyMatcher struct {
+	// Name is the field's key.
+	Name string `json:"name,omitempty" yaml:"name,omitempty"`
+	// Path is the field's way from the resource: keys of mappings, and for items of lists
+	// {index: N} or {allIndexes: true}.
+	Path []any `json:"path,omitempty" yaml:"path,omitempty"`
+}
+
+// ValueMatcher matches a value that is an image.
+type ValueMatcher struct {
+	// Image is the whole value.
+	Image string `json:"image,omitempty" yaml:"image,omitempty"`
+	// ImageRepo is the repository of the value's reference, without tag and digest.
+	ImageRepo string `json:"imageRepo,omitempty" yaml:"imageRepo,omitempty"`
+}
+
+// UpdateStrategy says what of a value is the image: exactly one is set.
+type UpdateStrategy struct {
+	// None leaves the value alone, whatever else matches it.
+	None *struct{} `json:"none,omitempty" yaml:"none,omitempty"`
+	// EntireValue is the whole value.
+	EntireValue *struct{} `json:"entireValue,omitempty" yaml:"entireValue,omitempty"`
+	// JSON is JSON text, with rules for what is in it.
+	JSON *Embedded `json:"json,omitempty" yaml:"json,omitempty"`
+	// YAML is YAML text, with rules for what is in it.
+	YAML *Embedded `json:"yaml,omitempty" yaml:"yaml,omitempty"`
+}
+
+// Embedded holds the rules for a value that is a document itself.
+type Embedded struct {
+	SearchRules []Rule `json:"searchRules" yaml:"searchRules"`
+}
+
+// NotImage allows strings that look like image references and are none, or none that the
+// target fetches.
+type NotImage struct {
+	// Value is a glob for the string that is reported; * crosses slashes.
+	Value string `json:"value" yaml:"value" jsonschema:"minLength=1"`
+	// Reason says why it is not locked.
+	Reason string `json:"reason" yaml:"reason" jsonschema:"minLength=1"`
+}
+
+// rule is a [Rule] made ready.
+type rule struct {
+	name     string
+	path     []any // string, int, or nil for every item
+	value    *ValueMatcher
+	strategy *UpdateStrategy
+	embedded []rule
+}
+
+// CheckRules says what is wrong with rules; its error begins with the place, as in
+// "searchRules[0].keyMatcher.path[1]: …".
+func CheckRules(rules []Rule) error {
+	_, err := compile(rules)
+	return err
+}
+
+// compile makes rules ready.
+func compile(rules []Rule) ([]rule, error) {
+	compiled := make([]rule, len(rules))
+	for i, r := range rules {
+		one, err := r.compile()
+		if err != nil {
+			return nil, fmt.Errorf("searchRules[%d]%w", i, err)
+		}
+		compiled[i] = one
+	}
+	return compiled, nil
+}
+
+func (r Rule) compile() (rule, error) {
+	c := rule{value: r.ValueMatcher, strategy: r.UpdateStrategy}
+	key := r.KeyMatcher
+	if key == nil && c.value == nil || c.value != nil && (c.value.Image == "") == (c.value.ImageRepo == "") {
+		return c, fmt.Errorf(": want keyMatcher, or valueMatcher with one of image and imageRepo, or both")
+	}
+	if key != nil {
+		if (key.Name == "") == (len(key.Path) == 0) {
+			return c, fmt.Errorf(".keyMatcher: want one of name and path")
+		}
+		c.name = key.Name
+		for i, part := range key.Path {
+			step, err := pathPart(part)
+			if err != nil {
+				return c, fmt.Errorf(".keyMatcher.path[%d]: %w", i, err)
+			}
+			c.path = append(c.path, step)
+		}
+	}
+	if s := c.strategy; s != nil {
+		set, within := 0, s.JSON
+		for _, is := range []bool{s.None != nil, s.EntireValue != nil, s.JSON != nil, s.YAML != nil} {
+			if is {
+				set++
+			}
+		}
+		if set != 1 {
+			return c, fmt.Errorf(".updateStrategy: want one of none, entireValue, json and yaml")
+		}
+		if within == nil {
+			within = s.YAML
+		}
+		if within != nil {
+			inner, err := compile(within.SearchRules)
+			if err != nil {
+				return c, fmt.Errorf(".updateStrategy: %w", err)
+			}
+			c.embedded = inner
+		}
+	}
+	return c, nil
+}
+
+// pathPart reads a part of a path: a key, or {index: N}, or {allIndexes: true}.
+func pathPart(part any) (any, error) {
+	switch p := part.(type) {
+	case string:
+		return p, nil
+	case map[string]any:
+		if all, ok := p["allIndexes"].(bool); ok && all && len(p) == 1 {
+			return nil, nil
+		}
+		if index, ok := p["index"].(int); ok && len(p) == 1 {
+			if index == -1 {
+				return nil, nil // kbld's older word for every item
+			}
+			return index, nil
+		}
+	}
+	return nil, fmt.Errorf("%v is no part of a path: want a key, {index: N} or {allIndexes: true}", part)
+}
+
+// matches says whether the rule is for a value at a place.
+func (r *rule) matches(node *yaml.Node, at place) bool {
+	switch {
+	case r.name != "" && r.name != at.field():
+		return false
+	case r.path != nil && !onPath(at.way, r.path):
+		return false
+	case r.value == nil:
+		return true
+	case r.value.Image != "":
+		return strings.TrimSpace(node.Value) == r.value.Image
+	}
+	ref, err := ParseReference(strings.TrimSpace(node.Value))
+	if err != nil {
+		return false
+	}
+	wanted, err := ParseReference(r.value.ImageRepo)
+	return err == nil && wanted.Context().Name() == ref.Context().Name()
+}
+
+func onPath(way, path []any) bool {
+	if len(way) != len(path) {
+		return false
+	}
+	for i, step := range path {
+		if _, isIndex := way[i].(int); step == nil && !isIndex || step != nil && step != way[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// byRules lets the definition's rules decide on each scalar of a document.
+func (w *walker) byRules(node *yaml.Node, at place, seen map[*yaml.Node]bool) error {
+	if seen[node] {
+		return nil
+	}
+	seen[node] = true
+	switch node.Kind {
+	case yaml.AliasNode:
+		return w.byRules(node.Alias, at, seen)
+	case yaml.ScalarNode:
+		return w.byRule(node, at)
+	case yaml.SequenceNode:
+		for i, item := range node.Content {
+			if err := w.byRules(item, at.item(i), seen); err != nil {
+				return err
+			}
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			if err := w.byRules(node.Content[i+1], at.key(target(node.Content[i]).Value), seen); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// byRule lets the first rule that matches a scalar decide on it.
+func (w *walker) byRule(node *yaml.Node, at place) error {
+	i := slices.IndexFunc(w.rules, func(r rule) bool { return r.matches(node, at) })
+	if i < 0 || strings.TrimSpace(node.Value) == "" {
+		return nil
+	}
+	w.taken[node], w.ruled[node] = true, true
+	strategy := w.rules[i].strategy
+	switch {
+	case strategy == nil || strategy.EntireValue != nil:
+		w.take(node, at, howRule)
+	case strategy.None != nil:
+		f := w.whole(node, at, Ignored, howRule)
+		f.Reason = "a search rule leaves it alone"
+		w.add(f)
+	default:
+		if _, ok := w.parse(node); !ok {
+			file, top := w.scope.top(node)
+			return file.Errorf(top, "%s: %s is no YAML or JSON, as a search rule says", w.resource, w.inside+at.path)
+		}
+		return w.text(node, at, w.rules[i].embedded)
+	}
+	return nil
+}
+
+// allowed tells by the rules of NotImages why a string is not locked.
+func (f *Finder) allowed() func(string) (string, bool) {
+	type pattern struct {
+		glob   *regexp.Regexp
+		reason string
+	}
+	patterns := make([]pattern, len(f.NotImages))
+	for i, n := range f.NotImages {
+		glob := strings.ReplaceAll(regexp.QuoteMeta(n.Value), `\*`, `.*`)
+		patterns[i] = pattern{regexp.MustCompile("^(?:" + glob + ")$"), n.Reason}
+	}
+	return func(text string) (string, bool) {
+		for _, p := range patterns {
+			if p.glob.MatchString(text) {
+				return p.reason, true
+			}
+		}
+		return "", false
+	}
+}

@@ -1,0 +1,165 @@
+package images
+
+import (
+	"encoding/base64"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// scope is a document's file: the manifest itself, or one that a string of an outer scope
+// holds.
+type scope struct {
+	file   *manifest.File
+	outer  *scope
+	holder *yaml.Node
+	depth  int
+}
+
+// maxDepth is how far documents are followed that strings of documents hold.
+const maxDepth = 8
+
+// span is the place of a part of a scalar in the outermost file.
+func (s *scope) span(node *yaml.Node, start, end int) (manifest.Span, error) {
+	span, err := s.file.Span(node, start, end)
+	if err != nil || s.outer == nil {
+		return span, err
+	}
+	return s.outer.span(s.holder, span.Start, span.End)
+}
+
+// top is the outermost file and the node of it that a node is or is in.
+func (s *scope) top(node *yaml.Node) (*manifest.File, *yaml.Node) {
+	for s.outer != nil {
+		node, s = s.holder, s.outer
+	}
+	return s.file, node
+}
+
+// piece is one part of something found, as bytes [start,end) of a scalar's value.
+type piece struct {
+	node       *yaml.Node
+	start, end int
+	role       role
+}
+
+// new is a thing found in pieces.
+func (w *walker) new(image string, at place, state State, how string, pieces ...piece) Found {
+	file, node := w.scope.top(pieces[0].node)
+	f := Found{
+		Image: image, State: state, How: how, File: file.Name, Line: node.Line, Column: node.Column,
+		Resource: w.resource, Path: w.inside + at.path,
+	}
+	for i, p := range pieces {
+		span, err := w.scope.span(p.node, p.start, p.end)
+		if err != nil {
+			f.err = err
+			return f
+		}
+		if isBlock := node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0; i == 0 && (isBlock || w.scope.outer != nil || strings.TrimSpace(node.Value[:p.start]) != "") {
+			f.Line, f.Column = file.Position(span.Start)
+		}
+		f.parts = append(f.parts, part{span, p.role, p.node.Value[p.start:p.end]})
+	}
+	return f
+}
+
+func (w *walker) add(f Found) { *w.found = append(*w.found, f) }
+
+// whole is a scalar that is a reference, less the white space around it.
+func (w *walker) whole(node *yaml.Node, at place, state State, how string) Found {
+	text := strings.TrimSpace(node.Value)
+	start := strings.Index(node.Value, text)
+	return w.new(text, at, state, how, piece{node: node, start: start, end: start + len(text)})
+}
+
+// take decides that a scalar is an image, if it can be one at all: templates have placeholders
+// in its place.
+func (w *walker) take(node *yaml.Node, at place, how string) {
+	w.taken[node] = true
+	state := Image
+	if _, err := ParseReference(strings.TrimSpace(node.Value)); err != nil {
+		state = Suspect
+	}
+	w.add(w.whole(node, at, state, how))
+}
+
+// takeIn decides that the full references in a text are images, and says whether there are any.
+func (w *walker) takeIn(node *yaml.Node, at place, state State, how string) bool {
+	found := scan(node.Value)
+	for _, m := range found {
+		w.taken[node] = true
+		w.add(w.new(node.Value[m.start:m.end], at, state, how, piece{node: node, start: m.start, end: m.end}))
+	}
+	return len(found) > 0
+}
+
+// report notes what looks like a reference in a scalar.
+func (w *walker) report(node *yaml.Node, at place, state State, how string) {
+	if !w.takeIn(node, at, state, how) && isPointer(strings.TrimSpace(node.Value)) {
+		w.add(w.whole(node, at, state, how))
+	}
+}
+
+// text looks into a string that is a document or several lines of text.
+func (w *walker) text(node *yaml.Node, at place, rules []rule) error {
+	if inner, ok := w.parse(node); ok {
+		for _, doc := range inner.file.Documents {
+			within := newWalker(doc, inner, rules)
+			within.resource, within.found, within.inside = w.resource, w.found, w.inside+at.path+" | "
+			within.config = within.config || w.config
+			if err := within.document(doc); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if !w.config {
+		w.report(node, at, Suspect, howSweep)
+		return nil
+	}
+	for _, m := range scan(node.Value) {
+		if !isComment(node.Value[:m.start]) {
+			w.add(w.new(node.Value[m.start:m.end], at, Image, howText, piece{node: node, start: m.start, end: m.end}))
+		}
+	}
+	return nil
+}
+
+// parse reads the YAML or JSON that a string holds, if it does.
+func (w *walker) parse(node *yaml.Node) (*scope, bool) {
+	if w.scope.depth == maxDepth {
+		return nil, false
+	}
+	file, err := manifest.Parse("", []byte(node.Value))
+	if err != nil || len(file.Documents) == 0 {
+		return nil, false
+	}
+	for _, doc := range file.Documents {
+		if doc.Kind != yaml.MappingNode && doc.Kind != yaml.SequenceNode {
+			return nil, false
+		}
+	}
+	return &scope{file: file, outer: w.scope, holder: node, depth: w.scope.depth + 1}, true
+}
+
+// isComment says whether a text ends within a line of comment.
+func isComment(text string) bool {
+	line := strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
+	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, "//") || strings.HasPrefix(line, ";")
+}
+
+// encoded reports what a Secret's data holds: it can't be edited in place.
+func (w *walker) encoded(node *yaml.Node, at place) {
+	data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(node.Value), ""))
+	if err != nil {
+		return
+	}
+	for _, m := range scan(string(data)) {
+		f := w.whole(node, at, Suspect, howSweep)
+		f.Image, f.parts = string(data[m.start:m.end]), nil
+		w.add(f)
+	}
+}

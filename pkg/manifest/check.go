@@ -1,0 +1,125 @@
+package manifest
+
+import (
+	"bytes"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"gopkg.in/yaml.v3"
+)
+
+// checkCharacters finds what YAML doesn't allow (YAML 1.2.2 §5.1), since yaml.v3 names no place
+// for it. A byte order mark may stand in front only: yaml.v3 takes others for text, and drops
+// characters that come after.
+func (f *File) checkCharacters() error {
+	rest := bytes.TrimPrefix(f.data, []byte(byteOrderMark))
+	if bytes.HasPrefix(rest, []byte("\xFF\xFE")) || bytes.HasPrefix(rest, []byte("\xFE\xFF")) {
+		return f.Errorf(nil, "is UTF-16, want UTF-8")
+	}
+	for at := len(f.data) - len(rest); at < len(f.data); {
+		character, size := utf8.DecodeRune(f.data[at:])
+		switch {
+		case character == utf8.RuneError && size == 1:
+			return f.errorAt(at, "invalid YAML: is not UTF-8")
+		case character == '\uFEFF':
+			return f.errorAt(at, "invalid YAML: a byte order mark stands inside the file")
+		case character < ' ' && strings.IndexByte("\t\n\r", byte(character)) < 0,
+			character >= 0x7F && character < 0xA0 && character != 0x85, character == 0xFFFE, character == 0xFFFF:
+			return f.errorAt(at, "invalid YAML: the control character %U is not allowed", character)
+		}
+		at += size
+	}
+	return nil
+}
+
+// checkNodes finds keys that are there twice, and aliases of other documents' anchors, which
+// yaml.v3 follows. It puts places inside the file.
+func (f *File) checkNodes(root *yaml.Node) error {
+	anchored := map[*yaml.Node]bool{}
+	var check func(*yaml.Node) error
+	check = func(node *yaml.Node) error {
+		if node.Line > len(f.lines) {
+			// yaml.v3 ends the last line, though the file does not.
+			node.Line, node.Column = f.Position(len(f.data))
+		}
+		switch {
+		case node.Kind == yaml.MappingNode:
+			if err := f.checkKeys(node); err != nil {
+				return err
+			}
+		case node.Kind == yaml.AliasNode && !anchored[node.Alias]:
+			return f.Errorf(node, "invalid YAML: the anchor of *%s is in another document", node.Value)
+		}
+		if node.Anchor != "" {
+			anchored[node] = true
+		}
+		// An alias holds its anchor's node in Alias, not in Content: nothing is expanded here,
+		// so that no bomb of aliases costs more than its own bytes.
+		for _, child := range node.Content {
+			if err := check(child); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return check(root)
+}
+
+func (f *File) checkKeys(mapping *yaml.Node) error {
+	type name struct{ tag, value string }
+	seen := make(map[name]*yaml.Node, len(mapping.Content)/2)
+	for i := 0; i < len(mapping.Content); i += 2 {
+		node := mapping.Content[i]
+		key := node
+		if key.Kind == yaml.AliasNode {
+			key = key.Alias
+		}
+		if key.Kind != yaml.ScalarNode {
+			continue
+		}
+		if first, twice := seen[name{key.Tag, key.Value}]; twice {
+			return f.Errorf(node, "key %q is there twice, first at line %d", key.Value, first.Line)
+		}
+		seen[name{key.Tag, key.Value}] = node
+	}
+	return nil
+}
+
+// yaml.v3 keeps a syntax error's place only in its text.
+var syntaxPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+
+// parserProblem is one for which yaml.v3 counts lines from 0.
+var parserProblem = regexp.MustCompile(`^(did not find expected (<|node content|'-'|key|','))|found (undefined|duplicate|incompatible) `)
+
+func (f *File) syntaxError(err error) *Error {
+	e := &Error{File: f.Name, Problem: "invalid YAML: " + err.Error()}
+	if m := syntaxPlace.FindStringSubmatch(err.Error()); m != nil {
+		e.Line, _ = strconv.Atoi(m[1])
+		e.Problem = "invalid YAML: " + m[2]
+		// It leaves out line 0. Of aliases it says no line at all.
+		if parserProblem.MatchString(m[2]) || e.Line == 0 && !strings.HasPrefix(m[2], "unknown anchor") {
+			e.Line++
+		}
+	}
+	switch {
+	case strings.Contains(e.Problem, "cannot start any token") && f.tabIndents(e.Line):
+		e.Hint = "a tab indents here, YAML wants spaces"
+	case strings.Contains(e.Problem, "found a tab character"):
+		// The line is the first one of the scalar.
+		e.Hint = "a tab indents a line of what begins here, YAML wants spaces"
+	case strings.Contains(e.Problem, "incompatible YAML document"):
+		e.Hint = "a %YAML directive can only say 1.1"
+	}
+	return e
+}
+
+// tabIndents says whether a line begins with white space that has a tab in it.
+func (f *File) tabIndents(line int) bool {
+	if line < 1 || line > len(f.lines) {
+		return false
+	}
+	rest := f.data[f.lines[line-1]:]
+	return bytes.Contains(rest[:len(rest)-len(bytes.TrimLeft(rest, " \t"))], []byte("\t"))
+}

@@ -1,0 +1,156 @@
+package render
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// Assignment is one value for one bundle, as a command line gives it.
+type Assignment struct {
+	// Bundle is the name of the bundle.
+	Bundle string
+	// Path leads to the value through the bundle's mappings.
+	Path []string
+
+	text  string
+	value *yaml.Node
+}
+
+// ParseAssignment reads bundle.key.path=value. The value is a string, or YAML if isYAML. A
+// dot that is part of a key is written \. and a backslash \\.
+func ParseAssignment(text string, isYAML bool) (Assignment, error) {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return Assignment{}, fmt.Errorf("%q is no assignment: want bundle.key=value", text)
+	}
+	keys, err := splitKeys(name)
+	if err != nil {
+		return Assignment{}, err
+	}
+	a := Assignment{Bundle: keys[0], Path: keys[1:], text: name}
+	a.value = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value, Style: yaml.DoubleQuotedStyle}
+	if !isYAML {
+		return a, nil
+	}
+	file, err := manifest.Parse(name, []byte(value))
+	if err != nil {
+		return Assignment{}, err
+	}
+	switch len(file.Documents) {
+	case 0:
+		a.value = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}
+	case 1:
+		left := maxNodes
+		if a.value = expand(file.Documents[0], &left); left < 0 {
+			return Assignment{}, fmt.Errorf("%s has over %d parts with its aliases", name, maxNodes)
+		}
+	default:
+		return Assignment{}, fmt.Errorf("%s: a value is one document", name)
+	}
+	return a, nil
+}
+
+// splitKeys takes the path of an assignment apart.
+func splitKeys(path string) ([]string, error) {
+	keys := []string{""}
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		switch {
+		case c == '\\' && i+1 < len(path) && (path[i+1] == '.' || path[i+1] == '\\'):
+			i++
+			keys[len(keys)-1] += path[i : i+1]
+		case c == '.':
+			keys = append(keys, "")
+		default:
+			keys[len(keys)-1] += path[i : i+1]
+		}
+	}
+	for _, key := range keys {
+		if key == "" || len(keys) < 2 {
+			return nil, fmt.Errorf("%q is no path to a value: want bundle.key or bundle.key.key", path)
+		}
+	}
+	return keys, nil
+}
+
+// With gives the values with assignments over them, later ones over earlier ones. It leaves
+// v, which may be nil, as it was.
+func (v *Values) With(assignments ...Assignment) (*Values, error) {
+	with := &Values{bundles: map[string]*yaml.Node{}}
+	if v != nil {
+		with.file, with.root = v.file, v.root
+		with.set = append(with.set, v.set...)
+		maps.Copy(with.bundles, v.bundles)
+	}
+	with.set = append(with.set, assignments...)
+	for _, a := range assignments {
+		top := with.bundles[a.Bundle]
+		if top == nil {
+			top = mapping()
+		}
+		changed, err := a.over(top, 0)
+		if err != nil {
+			return nil, err
+		}
+		with.bundles[a.Bundle] = changed
+	}
+	return with, nil
+}
+
+// over gives a mapping with the assignment's value in it; depth of its keys lead there.
+func (a Assignment) over(node *yaml.Node, depth int) (*yaml.Node, error) {
+	if depth == len(a.Path) {
+		return a.value, nil
+	}
+	if node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null" {
+		node = mapping()
+	}
+	if node.Kind != yaml.MappingNode {
+		through := strings.Join(append([]string{a.Bundle}, a.Path[:depth]...), ".")
+		return nil, fmt.Errorf("%s: %s is no mapping", a.text, through)
+	}
+	changed := *node
+	changed.Content = merged(node)
+	key := a.Path[depth]
+	for i := 0; i+1 < len(changed.Content); i += 2 {
+		if changed.Content[i].Value == key {
+			value, err := a.over(changed.Content[i+1], depth+1)
+			changed.Content[i+1] = value
+			return &changed, err
+		}
+	}
+	value, err := a.over(mapping(), depth+1)
+	changed.Content = append(changed.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key, Style: yaml.DoubleQuotedStyle}, value)
+	return &changed, err
+}
+
+func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} }
+
+// merged is the content of a mapping with its merge keys (<<) carried out.
+func merged(node *yaml.Node) []*yaml.Node {
+	var own, from []*yaml.Node
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i], node.Content[i+1]
+		switch {
+		case key.ShortTag() != "!!merge":
+			own = append(own, key, value)
+		case value.Kind == yaml.SequenceNode:
+			for _, item := range value.Content {
+				from = append(from, merged(item)...)
+			}
+		default:
+			from = append(from, merged(value)...)
+		}
+	}
+	for i := 0; i+1 < len(from); i += 2 {
+		if manifest.Get(&yaml.Node{Kind: yaml.MappingNode, Content: own}, from[i].Value) == nil {
+			own = append(own, from[i], from[i+1])
+		}
+	}
+	return own
+}

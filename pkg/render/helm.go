@@ -1,0 +1,236 @@
+package render
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"helm.sh/helm/v4/pkg/action"
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/loader/archive"
+	chart "helm.sh/helm/v4/pkg/chart/v2"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
+	"helm.sh/helm/v4/pkg/ignore"
+	release "helm.sh/helm/v4/pkg/release/v1"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+// manifests is the one file that helm and kustomize render to.
+const manifests = "manifests.yaml"
+
+// defaultKubernetes is what a chart is told where its source says nothing: the version that
+// helm 4.3 tells it. It stands here since helm takes it from the libraries it is built with.
+const defaultKubernetes = "v1.37.0"
+
+// helm renders a chart to the bytes that `helm template` prints, with functions over those
+// that templates have.
+func helm(in Input, functions template.FuncMap) (rendered []bundle.File, err error) {
+	quietly(func() { rendered, err = helmTemplate(in, functions) })
+	return rendered, err
+}
+
+func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
+	options := cmp.Or(in.Source.Helm, &bundle.Helm{})
+	kubernetes, err := common.ParseKubeVersion(cmp.Or(options.Kubernetes, defaultKubernetes))
+	if err != nil {
+		return nil, fmt.Errorf("helm.kubernetes: %q is no version", options.Kubernetes)
+	}
+	if err := checkChart(in, kubernetes); err != nil {
+		return nil, err
+	}
+	c, err := loadChart(in)
+	if err != nil {
+		return nil, err
+	}
+	values, err := helmValues(in.Values)
+	if err != nil {
+		return nil, err
+	}
+	config := &action.Configuration{CustomTemplateFuncs: functions}
+	config.SetLogger(nil) // drops it all
+	install := action.NewInstall(config)
+	install.DryRunStrategy = action.DryRunClient
+	install.Replace = true
+	install.IncludeCRDs = true
+	install.ReleaseName = cmp.Or(options.Release, in.Name)
+	install.Namespace = cmp.Or(options.Namespace, "default")
+	install.KubeVersion = kubernetes
+	install.APIVersions = options.APIVersions
+	// checkChart has done so, without fetching what a schema refers to.
+	install.SkipSchemaValidation = true
+	released, err := install.Run(c, values)
+	if err != nil {
+		return nil, oneLine(err, c.Name())
+	}
+	r, ok := released.(*release.Release)
+	if !ok {
+		return nil, fmt.Errorf("helm made a %T of the chart", released)
+	}
+	var out bytes.Buffer
+	fmt.Fprintln(&out, strings.TrimSpace(r.Manifest))
+	for _, hook := range r.Hooks {
+		if !slices.Contains(hook.Events, release.HookTest) {
+			fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", hook.Path, hook.Manifest)
+		}
+	}
+	return []bundle.File{{Path: manifests, Data: out.Bytes()}}, nil
+}
+
+// loadChart reads the chart of a source anew: rendering changes it.
+func loadChart(in Input) (*chart.Chart, error) {
+	rules, err := helmIgnore(in)
+	if err != nil {
+		return nil, err
+	}
+	// Byte order marks and the order of files are as helm has them of a folder.
+	var files []*archive.BufferedFile
+	for _, f := range in.Files {
+		if !ignored(rules, f.Path) {
+			files = append(files, &archive.BufferedFile{Name: f.Path, Data: bytes.TrimPrefix(f.Data, []byte("\uFEFF"))})
+		}
+	}
+	slices.SortStableFunc(files, func(a, b *archive.BufferedFile) int {
+		return slices.Compare(strings.Split(a.Name, "/"), strings.Split(b.Name, "/"))
+	})
+	c, err := loader.LoadFiles(files)
+	if err != nil {
+		return nil, oneLine(err, "")
+	}
+	sortDependencies(c)
+	return c, nil
+}
+
+// helmIgnore is the rules of a chart's .helmignore, which a packed chart has behind it.
+func helmIgnore(in Input) (*ignore.Rules, error) {
+	if in.Source.Chart != "" {
+		return ignore.Empty(), nil
+	}
+	rules := ignore.Empty()
+	for _, f := range in.Files {
+		if f.Path == ignore.HelmIgnore {
+			var err error
+			if rules, err = ignore.Parse(bytes.NewReader(f.Data)); err != nil {
+				return nil, fmt.Errorf("%s: %w", f.Path, err)
+			}
+		}
+	}
+	rules.AddDefaults()
+	return rules, nil
+}
+
+// ignored says whether rules leave a file out, or a folder that it is in.
+func ignored(rules *ignore.Rules, name string) bool {
+	for i, c := range name {
+		if c == '/' && rules.Ignore(name[:i], entry{name: name[:i], dir: true}) {
+			return true
+		}
+	}
+	return rules.Ignore(name, entry{name: name})
+}
+
+// entry is what helm's rules want to know of a file.
+type entry struct {
+	fs.FileInfo
+	name string
+	dir  bool
+}
+
+func (e entry) Name() string { return path.Base(e.name) }
+func (e entry) IsDir() bool  { return e.dir }
+
+// sortDependencies undoes that helm loads the charts of a chart in a random order, in which
+// their CRDs would come out.
+func sortDependencies(c *chart.Chart) {
+	charts := slices.Clone(c.Dependencies())
+	slices.SortStableFunc(charts, func(a, b *chart.Chart) int {
+		return cmp.Or(cmp.Compare(a.Name(), b.Name()), cmp.Compare(a.Metadata.Version, b.Metadata.Version))
+	})
+	c.SetDependencies(charts...)
+	for _, sub := range charts {
+		sortDependencies(sub)
+	}
+}
+
+// checkChart says what a chart lacks, in words that say what to do.
+func checkChart(in Input, kubernetes *common.KubeVersion) error {
+	c, err := loadChart(in)
+	if err != nil {
+		return err
+	}
+	if t := c.Metadata.Type; t != "" && t != "application" {
+		return fmt.Errorf("chart %s is of type %s, which renders nothing", c.Name(), t)
+	}
+	var missing []string
+	for _, d := range c.Metadata.Dependencies {
+		if !slices.ContainsFunc(c.Dependencies(), func(sub *chart.Chart) bool { return sub.Name() == d.Name }) {
+			missing = append(missing, strings.TrimSpace(d.Name+" "+d.Version))
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the chart needs %s, which is not under charts/: take the chart as it is packed, or run helm dependency build",
+			strings.Join(missing, " and "))
+	}
+	if wanted := c.Metadata.KubeVersion; wanted != "" && !chartutil.IsCompatibleRange(wanted, kubernetes.String()) {
+		return fmt.Errorf("chart %s wants Kubernetes %s and is told %s: set helm.kubernetes", c.Name(), wanted, kubernetes)
+	}
+	values, err := helmValues(in.Values)
+	if err != nil {
+		return err
+	}
+	return checkValues(c, values)
+}
+
+// helmValues merges values as helm does its files of them.
+func helmValues(documents [][]byte) (map[string]any, error) {
+	values := map[string]any{}
+	for _, document := range documents {
+		next, err := loader.LoadValues(bytes.NewReader(document))
+		if err != nil {
+			return nil, fmt.Errorf("values: %w", err)
+		}
+		values = loader.MergeMaps(values, next)
+	}
+	return values, nil
+}
+
+// oneLine is an error of helm's without line breaks and without the chart's name before the
+// files of the chart.
+func oneLine(err error, chartName string) error {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	for _, dir := range []string{"templates/", "charts/"} {
+		text = strings.ReplaceAll(text, chartName+"/"+dir, dir)
+	}
+	return errors.New(text)
+}
+
+// elsewhen are template functions at another time, for a chart that has the time in it.
+func elsewhen() template.FuncMap {
+	return template.FuncMap{
+		"now": func() time.Time { return time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC) },
+		"ago": func(any) string { return "1s" },
+	}
+}
+
+// differing is the template that the first difference of two renderings is of.
+func differing(a, b []byte) string {
+	name := ""
+	other := strings.Split(string(b), "\n")
+	for i, line := range strings.Split(string(a), "\n") {
+		if source, ok := strings.CutPrefix(line, "# Source: "); ok {
+			_, name, _ = strings.Cut(source, "/")
+		}
+		if i >= len(other) || line != other[i] {
+			break
+		}
+	}
+	return name
+}

@@ -1,0 +1,251 @@
+package render
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+	"sigs.k8s.io/kustomize/api/konfig"
+	"sigs.k8s.io/kustomize/api/types"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// tree is the files of a kustomization, to see before kustomize runs that it will find each
+// in it: what it does not, it would fetch.
+type tree struct {
+	files   map[string][]byte
+	folders map[string]bool
+	seen    map[string]bool
+}
+
+// checkKustomization says whether the kustomization in a folder, and each that it builds on,
+// names only what is in the source.
+func checkKustomization(files []bundle.File, root string) error {
+	t := &tree{files: map[string][]byte{}, folders: map[string]bool{".": true}, seen: map[string]bool{}}
+	for _, f := range files {
+		t.files[path.Clean(f.Path)] = f.Data
+		for dir := path.Dir(f.Path); dir != "."; dir = path.Dir(dir) {
+			t.folders[dir] = true
+		}
+	}
+	if name := t.kustomization(root); name == "" {
+		return fmt.Errorf("%s has no kustomization.yaml: set root to the folder that does", bundleFolder(root))
+	}
+	return t.check(root)
+}
+
+func bundleFolder(root string) string {
+	if root == "." {
+		return "the source's top"
+	}
+	return "folder " + root
+}
+
+// kustomization is the name of the kustomization of a folder, or nothing.
+func (t *tree) kustomization(dir string) string {
+	for _, name := range konfig.RecognizedKustomizationFileNames() {
+		if _, ok := t.files[path.Join(dir, name)]; ok {
+			return path.Join(dir, name)
+		}
+	}
+	return ""
+}
+
+// check looks through the kustomization in a folder; kustomize itself says what else is
+// wrong with one.
+func (t *tree) check(dir string) error {
+	name := t.kustomization(dir)
+	if name == "" || t.seen[name] {
+		return nil
+	}
+	t.seen[name] = true
+	var k types.Kustomization
+	if err := k.Unmarshal(t.files[name]); err != nil {
+		return fmt.Errorf("%s: %s", name, strings.Join(strings.Fields(err.Error()), " "))
+	}
+	k.FixKustomization()
+	if len(k.HelmCharts) > 0 || k.HelmGlobals != nil {
+		return t.at(name, "helmCharts", "helm charts of a kustomization are not rendered", "make each a source of its own")
+	}
+	for _, entry := range entries(&k) {
+		if err := t.entry(name, dir, entry); err != nil {
+			return err
+		}
+	}
+	for _, dirEntry := range slices.Concat(k.Resources, k.Components) {
+		if err := t.check(path.Join(dir, dirEntry)); err != nil {
+			return err
+		}
+	}
+	for _, config := range slices.Concat(k.Generators, k.Transformers, k.Validators) {
+		if t.folders[path.Join(dir, config)] {
+			// What a kustomization makes of a plugin's configuration is not seen here.
+			return t.at(name, config, config+" is a folder", "list the files of generators, transformers and validators")
+		}
+		if err := t.plugin(name, dir, config); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// entries are all of a kustomization that kustomize takes for a path or a URL.
+func entries(k *types.Kustomization) (all []reference) {
+	add := func(inline bool, paths ...string) {
+		for _, p := range paths {
+			if p != "" {
+				all = append(all, reference{p, inline})
+			}
+		}
+	}
+	add(false, k.Resources...)
+	add(false, k.Components...)
+	add(false, k.Crds...)
+	add(false, k.Configurations...)
+	add(false, k.OpenAPI["path"])
+	add(true, slices.Concat(k.Generators, k.Transformers, k.Validators)...)
+	for _, p := range k.PatchesStrategicMerge {
+		add(true, string(p))
+	}
+	for _, p := range slices.Concat(k.Patches, k.PatchesJson6902) {
+		add(false, p.Path)
+	}
+	for _, r := range k.Replacements {
+		add(false, r.Path)
+	}
+	sources := make([]types.KvPairSources, 0, len(k.ConfigMapGenerator)+len(k.SecretGenerator))
+	for _, g := range k.ConfigMapGenerator {
+		sources = append(sources, g.KvPairSources)
+	}
+	for _, g := range k.SecretGenerator {
+		sources = append(sources, g.KvPairSources)
+	}
+	for _, s := range sources {
+		add(false, s.EnvSources...)
+		for _, f := range s.FileSources {
+			if _, file, ok := strings.Cut(f, "="); ok {
+				f = file
+			}
+			add(false, f)
+		}
+	}
+	return all
+}
+
+// reference is a path or a URL in a kustomization, or YAML where inline.
+type reference struct {
+	path   string
+	inline bool
+}
+
+// entry says whether what a kustomization names is in the source.
+func (t *tree) entry(name, dir string, r reference) error {
+	if remote(r.path) {
+		return t.at(name, r.path, r.path+" is not in the source", notFetched)
+	}
+	at := path.Join(dir, r.path)
+	_, isFile := t.files[at]
+	if r.inline || (isFile || t.folders[at]) && !path.IsAbs(r.path) {
+		return nil
+	}
+	return t.at(name, r.path, r.path+" is not in the source", "")
+}
+
+const notFetched = "remote resources are not fetched, make it a source of its own"
+
+// scp is how git, and kustomize, write a repository that is reached by ssh.
+var scp = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
+
+// remote says whether kustomize takes a path for something to fetch.
+func remote(reference string) bool {
+	lower := strings.TrimPrefix(strings.ToLower(reference), "git::")
+	u, err := url.Parse(lower)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") || scp.MatchString(lower) ||
+		slices.ContainsFunc([]string{"github.com/", "github.com:", "ssh://", "http:", "https:", "file://"},
+			func(prefix string) bool { return strings.HasPrefix(lower, prefix) })
+}
+
+// plugin looks through the configuration of kustomize's own plugins, in a file or inline,
+// for what they would fetch.
+func (t *tree) plugin(name, dir, config string) error {
+	data, file := []byte(config), name
+	if content, ok := t.files[path.Join(dir, config)]; ok {
+		data, file = content, path.Join(dir, config)
+	}
+	parsed, err := manifest.Parse(file, data)
+	if err != nil {
+		return err
+	}
+	for _, doc := range parsed.Documents {
+		left := maxNodes
+		if doc = expand(doc, &left); left < 0 {
+			return parsed.Errorf(doc, "it has over %d parts with its aliases", maxNodes)
+		}
+		if found := fetched(doc, false); found != nil {
+			problem := parsed.Errorf(found, "%s is not in the source", found.Value)
+			if file == name {
+				problem.Line, problem.Column = 0, 0 // inline: these are of the text inside
+			}
+			problem.Hint = notFetched
+			return problem
+		}
+	}
+	return nil
+}
+
+// pathFields are the fields of kustomize's plugins that hold paths.
+var pathFields = []string{"path", "paths", "files", "envs", "env"}
+
+// fetched is the first node below a field of paths that is remote, or nil.
+func fetched(node *yaml.Node, isPath bool) *yaml.Node {
+	if node.Kind == yaml.ScalarNode {
+		_, file, _ := strings.Cut(node.Value, "=")
+		if isPath && (remote(node.Value) || remote(file)) {
+			return node
+		}
+		return nil
+	}
+	for i, child := range node.Content {
+		below := isPath
+		if node.Kind == yaml.MappingNode && i%2 == 1 {
+			below = isPath || slices.Contains(pathFields, strings.ToLower(node.Content[i-1].Value))
+		}
+		if found := fetched(child, below); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// at is an error at the place where a kustomization names something.
+func (t *tree) at(name, text, problem, hint string) error {
+	e := &manifest.Error{File: name, Problem: problem, Hint: hint}
+	if parsed, err := manifest.Parse(name, t.files[name]); err == nil {
+		for _, doc := range parsed.Documents {
+			if node := named(doc, text); node != nil {
+				e.Line, e.Column = node.Line, node.Column
+				break
+			}
+		}
+	}
+	return e
+}
+
+// named is the first scalar that is a text or ends in it behind a = sign, or nil.
+func named(node *yaml.Node, text string) *yaml.Node {
+	if node.Kind == yaml.ScalarNode && (strings.EqualFold(node.Value, text) || strings.HasSuffix(node.Value, "="+text)) {
+		return node
+	}
+	for _, child := range node.Content {
+		if found := named(child, text); found != nil {
+			return found
+		}
+	}
+	return nil
+}

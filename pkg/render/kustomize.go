@@ -1,0 +1,75 @@
+package render
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+	"sync"
+
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/resmap"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+// kustomizeAtATime guards kustomize, which keeps the schema of resources in a variable of a
+// package.
+var kustomizeAtATime sync.Mutex
+
+// kustomize renders the kustomization at the source's root to the bytes that `kustomize
+// build` prints.
+func kustomize(in Input) ([]bundle.File, error) {
+	if err := checkKustomization(in.Files, path.Clean(in.Source.Root)); err != nil {
+		return nil, err
+	}
+	m, err := runKustomize(in.Files, in.Source.Root, krusty.ReorderOptionUnspecified)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path.Join(in.Source.Root, "kustomization.yaml"), err)
+	}
+	data, err := m.AsYaml()
+	return []bundle.File{{Path: manifests, Data: data}}, err
+}
+
+// runKustomize builds a kustomization of files that have been checked, in memory and without
+// plugins.
+func runKustomize(files []bundle.File, root string, order krusty.ReorderOption) (m resmap.ResMap, err error) {
+	memory := filesys.MakeFsInMemory()
+	for _, f := range files {
+		if err := memory.WriteFile("/"+f.Path, f.Data); err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Path, err)
+		}
+	}
+	options := krusty.MakeDefaultOptions()
+	options.Reorder = order
+	kustomizeAtATime.Lock()
+	defer kustomizeAtATime.Unlock()
+	quietly(func() { m, err = krusty.MakeKustomizer(options).Run(memory, path.Join("/", root)) })
+	if err != nil {
+		return nil, kustomizeError(err)
+	}
+	return m, nil
+}
+
+// kustomizeError is the cause of an error of kustomize, which says of each folder on the way
+// that it is no file, and of a bad file that it is no folder, on one line.
+func kustomizeError(err error) error {
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	folder := ""
+	for _, step := range recursed.FindAllStringSubmatch(text, -1) {
+		folder = strings.TrimPrefix(step[1], "/") + ": "
+	}
+	if i := strings.LastIndex(text, attempt); i >= 0 {
+		text, _, _ = strings.Cut(text[i+len(attempt):], "': must build at directory")
+		if i := strings.LastIndex(text, "recursed accumulation of path"); i >= 0 {
+			_, text, _ = strings.Cut(text[i:], ": ")
+		}
+	}
+	return errors.New(folder + text)
+}
+
+const attempt = "accumulation err='"
+
+var recursed = regexp.MustCompile(`recursed accumulation of path '([^']*)'`)

@@ -1,0 +1,149 @@
+package render_test
+
+import (
+	"strings"
+	"testing"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+const pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n"
+
+func kustomization(root string, list ...string) render.Input {
+	return render.Input{Source: &bundle.Source{Template: bundle.TemplateKustomize, Root: root}, Files: files(list...)}
+}
+
+func TestKustomizeTakesBasesOfTheSource(t *testing.T) {
+	t.Parallel()
+	got, err := render.Stable(kustomization("overlays/east",
+		"overlays/east/kustomization.yaml", "resources: [../../base]\nnamePrefix: east-\n",
+		"base/kustomization.yml", "resources: [pod.yaml]\nconfigMapGenerator:\n- {name: c, files: [key=dir/data.txt], options: {disableNameSuffixHash: true}}\n",
+		"base/pod.yaml", pod, "base/dir/data.txt", "x", "elsewhere/kustomization.yaml", "resources: ['https://example.com']\n"))
+	const want = "manifests.yaml\napiVersion: v1\ndata:\n  key: x\nkind: ConfigMap\nmetadata:\n  name: east-c\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: east-a\n"
+	if err != nil || text(got) != want {
+		t.Errorf("%v\n%s", err, text(got))
+	}
+}
+
+// Whatever kustomize would fetch is an error before it runs, wherever it is named.
+func TestKustomizeFetchesNothing(t *testing.T) {
+	t.Parallel()
+	for text, place := range map[string]string{
+		"resources: [pod.yaml, https://127.0.0.1:1/x.yaml]\n":                                           "1:23",
+		"resources:\n- HTTP://127.0.0.1:1/x.yaml\n":                                                     "2:3",
+		"Resources:\n- http://127.0.0.1:1/x.yaml\n":                                                     "2:3",
+		"bases: ['github.com/example/base?ref=v1']\n":                                                   "1:9",
+		"resources: ['git@127.0.0.1:example/base']\n":                                                   "1:13",
+		"resources: ['git::https://127.0.0.1:1/x.git']\n":                                               "1:13",
+		"resources: [ssh://127.0.0.1:1/x.git]\n":                                                        "1:13",
+		"resources: [file:///etc]\n":                                                                    "1:13",
+		"components: [https://127.0.0.1:1/x.git]\n":                                                     "1:14",
+		"crds: [https://127.0.0.1:1/x]\n":                                                               "1:8",
+		"configurations: [https://127.0.0.1:1/x]\n":                                                     "1:18",
+		"generators: [https://127.0.0.1:1/x]\n":                                                         "1:14",
+		"transformers: [https://127.0.0.1:1/x]\n":                                                       "1:16",
+		"validators: [https://127.0.0.1:1/x]\n":                                                         "1:14",
+		"openapi: {path: https://127.0.0.1:1/x}\n":                                                      "1:17",
+		"patches: [{path: https://127.0.0.1:1/x}]\n":                                                    "1:18",
+		"patchesStrategicMerge: [https://127.0.0.1:1/x]\n":                                              "1:25",
+		"patchesJson6902: [{path: https://127.0.0.1:1/x, target: {version: v1, kind: Pod, name: a}}]\n": "1:26",
+		"replacements: [{path: https://127.0.0.1:1/x}]\n":                                               "1:23",
+		"configMapGenerator: [{name: a, files: ['k=https://127.0.0.1:1/x']}]\n":                         "1:40",
+		"configMapGenerator: [{name: a, envs: [https://127.0.0.1:1/x]}]\n":                              "1:39",
+		"configMapGenerator: [{name: a, env: https://127.0.0.1:1/x}]\n":                                 "1:37",
+		"secretGenerator: [{name: a, files: [https://127.0.0.1:1/x]}]\n":                                "1:37",
+		"x: &x {resources: [https://127.0.0.1:1/x]}\n<<: *x\n":                                          "",
+		"transformers: [plugin.yaml]\nresources: [pod.yaml]\n":                                          "plugin.yaml:4:9: https",
+		"transformers:\n- |\n  apiVersion: builtin\n  kind: PatchTransformer\n  metadata: {name: x}\n  Path: https://127.0.0.1:1/x\n": "kustomization.yaml: https",
+	} {
+		_, err := render.Render(kustomization("", "kustomization.yaml", text, "pod.yaml", pod,
+			"plugin.yaml", "apiVersion: builtin\nkind: PatchStrategicMergeTransformer\nmetadata: {name: x}\npaths: [https://127.0.0.1:1/x]\n"))
+		if err == nil || strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), place) ||
+			!strings.Contains(err.Error(), "remote resources are not fetched") && !strings.Contains(err.Error(), "unknown field") {
+			t.Errorf("%s: got %v", text, err)
+		}
+	}
+}
+
+func TestKustomizeRefuses(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"resources: [other.yaml]\n":                              "kustomization.yaml:1:13: other.yaml is not in the source",
+		"resources: [../above.yaml]\n":                           "kustomization.yaml:1:13: ../above.yaml is not in the source",
+		"resources: [/etc/hostname]\n":                           "kustomization.yaml:1:13: /etc/hostname is not in the source",
+		"resource: [pod.yaml]\n":                                 `kustomization.yaml: invalid Kustomization: json: unknown field "resource"`,
+		"resources: [pod.yaml, pod.yaml]\n":                      "kustomization.yaml: merging resources from 'pod.yaml': may not add resource with an already registered id: Pod.v1.[noGrp]/a.[noNs]",
+		"helmCharts: [{name: x, repo: 'https://example.com'}]\n": "kustomization.yaml:1:1: helm charts of a kustomization are not rendered (make each a source of its own)",
+		"generators: [dir]\n":                                    "kustomization.yaml:1:14: dir is a folder (list the files of generators, transformers and validators)",
+		"transformers: [fn.yaml]\nresources: [pod.yaml]\n":       "kustomization.yaml: ",
+	} {
+		_, err := render.Render(kustomization("", "kustomization.yaml", text, "pod.yaml", pod, "dir/kustomization.yaml", "",
+			"fn.yaml", "apiVersion: example.com/v1\nkind: F\nmetadata: {name: f, annotations: {config.kubernetes.io/function: 'exec: {path: /bin/true}'}}\n"))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v\nwant %s", text, err, want)
+		}
+	}
+	in := kustomization("", "kustomization.yaml", "resources: [base]\n", "base/kustomization.yaml", "resources: [pod.yaml]\npatches: [{path: patch.yaml}]\n",
+		"base/pod.yaml", pod, "base/patch.yaml", strings.ReplaceAll(pod, ": a", ": z"))
+	if _, err := render.Render(in); err == nil || !strings.HasPrefix(err.Error(), "kustomization.yaml: base: no resource matches strategic merge patch") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := render.Render(kustomization("x", "kustomization.yaml", "")); err == nil || err.Error() != "folder x has no kustomization.yaml: set root to the folder that does" {
+		t.Errorf("got %v", err)
+	}
+	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml]\n", "pod.yaml", pod)
+	in.Values = [][]byte{[]byte("a: 1\n")}
+	if _, err := render.Render(in); err == nil || !strings.Contains(err.Error(), "takes no values") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func patches(list ...bundle.Patch) render.Input {
+	return render.Input{Source: &bundle.Source{Patches: list}, Files: files(
+		"b.yaml", "# kept in order\n"+pod+"---\napiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: n}\n",
+		"a.json", `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "j"}}`, "README", "text\n")}
+}
+
+func TestPatches(t *testing.T) {
+	t.Parallel()
+	label := bundle.Patch{Patch: "- {op: add, path: /metadata/labels, value: {new: '1'}}", Target: &bundle.PatchTarget{Kind: "Pod"}}
+	for name, c := range map[string]struct {
+		patches []bundle.Patch
+		want    string
+	}{
+		"JSON 6902, to all":          {[]bundle.Patch{label}, "  labels:\n    new: \"1\"\n  name: a\n"},
+		"strategic merge":            {[]bundle.Patch{{Patch: pod + "spec: {hostNetwork: true}\n"}}, "spec:\n  hostNetwork: true\n"},
+		"strategic merge, to target": {[]bundle.Patch{{Patch: "apiVersion: v1\nkind: X\nmetadata: {name: x}\nspec: {type: NodePort}\n", Target: &bundle.PatchTarget{Kind: "Ser.*", Namespace: "n"}}}, "spec:\n  type: NodePort\n"},
+		"what one before it made":    {[]bundle.Patch{label, {Patch: `[{"op": "replace", "path": "/metadata/labels/new", "value": "2"}]`, Target: &bundle.PatchTarget{LabelSelector: "new=1"}}}, "new: \"2\"\n  name: j\n"},
+	} {
+		got, err := render.Stable(patches(c.patches...))
+		if err != nil || len(got) != 2 || got[0].Path != "manifests.yaml" || !strings.Contains(text(got), c.want) || got[1].Path != "README" {
+			t.Errorf("%s: %v\n%s", name, err, text(got))
+			continue
+		}
+		if data := string(got[0].Data); strings.Index(data, "name: a") > strings.Index(data, "name: s") || strings.Index(data, "name: s") > strings.Index(data, "name: j") {
+			t.Errorf("%s: another order:\n%s", name, data)
+		}
+	}
+}
+
+func TestPatchesRefuse(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		patch bundle.Patch
+		want  string
+	}{
+		"a target of nothing":   {bundle.Patch{Patch: "- {op: remove, path: /metadata}", Target: &bundle.PatchTarget{Kind: "Pod", Name: "z"}}, "patches[0] changes nothing: no resource is kind Pod, name z"},
+		"a resource of nothing": {bundle.Patch{Patch: strings.ReplaceAll(pod, ": a", ": z")}, "patches[0] changes nothing: no resource is Pod z"},
+		"JSON without a target": {bundle.Patch{Patch: "- {op: remove, path: /metadata}"}, "patches[0]: is no resource: a JSON patch wants a target"},
+		"a path that is not":    {bundle.Patch{Patch: "- {op: remove, path: /spec/x}", Target: &bundle.PatchTarget{Kind: "Pod"}}, "patches: "},
+		"no regular expression": {bundle.Patch{Patch: pod, Target: &bundle.PatchTarget{Kind: "("}}, "patches[0]: error parsing regexp"},
+		"no patch":              {bundle.Patch{Patch: "text", Target: &bundle.PatchTarget{Kind: "Pod"}}, "patches: "},
+	} {
+		_, err := render.Stable(patches(c.patch))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v\nwant %s", name, err, c.want)
+		}
+	}
+}

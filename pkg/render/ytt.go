@@ -1,0 +1,128 @@
+package render
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"carvel.dev/ytt/pkg/cmd/template"
+	"carvel.dev/ytt/pkg/cmd/ui"
+	"carvel.dev/ytt/pkg/files"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// yttAtATime guards ytt, which counts its templates in a variable of its package.
+var yttAtATime sync.Mutex
+
+// ytt renders templates with overlays behind them as `ytt -f templates -f overlays` does.
+func ytt(in Input) ([]bundle.File, error) {
+	var inputs []*files.File
+	for _, list := range [][]bundle.File{in.Files, in.Overlays} {
+		more, err := yttFiles(list)
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, more...)
+	}
+	out, err := runYTT(inputs, in.values(), template.NewOptions())
+	return yttOutput(out, err)
+}
+
+// overlaid applies ytt overlays to plain manifests. In these nothing is a template, whatever
+// their comments look like.
+func overlaid(plain, overlays []bundle.File, values [][]byte) ([]bundle.File, error) {
+	var resources, rest []bundle.File
+	for _, f := range plain {
+		if !isManifest(f.Path) {
+			rest = append(rest, f)
+			continue
+		}
+		// ytt takes the last of two values for one key.
+		if _, err := manifest.Parse(f.Path, f.Data); err != nil {
+			return nil, err
+		}
+		resources = append(resources, f)
+	}
+	inputs, err := yttFiles(resources)
+	if err != nil {
+		return nil, err
+	}
+	for _, input := range inputs {
+		input.MarkType(files.TypeYAML)
+		input.MarkTemplate(false)
+	}
+	more, err := yttFiles(overlays)
+	if err != nil {
+		return nil, err
+	}
+	out, err := runYTT(append(inputs, more...), values, template.NewOptions())
+	rendered, err := yttOutput(out, err)
+	return append(rendered, rest...), err
+}
+
+// yttFiles are files as ytt takes them, in the order of their paths as of a folder.
+func yttFiles(list []bundle.File) ([]*files.File, error) {
+	sorted := slices.Clone(list)
+	slices.SortStableFunc(sorted, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
+	inputs := make([]*files.File, 0, len(sorted))
+	for _, f := range sorted {
+		input, err := files.NewFileFromSource(files.NewBytesSource(f.Path, f.Data))
+		if err != nil {
+			return nil, err
+		}
+		inputs = append(inputs, input)
+	}
+	return inputs, nil
+}
+
+// runYTT runs ytt with documents of values, later over earlier.
+func runYTT(inputs []*files.File, values [][]byte, options *template.Options) (template.Output, error) {
+	documents := map[string][]byte{}
+	for i, value := range values {
+		// What ytt's messages call values; the site's are the last.
+		name := "values.yaml"
+		if i > 0 {
+			name = fmt.Sprintf("values-%d.yaml", i+1)
+		}
+		documents[name] = value
+		options.DataValuesFlags.FromFiles = append(options.DataValuesFlags.FromFiles, name)
+	}
+	options.DataValuesFlags.ReadFilesFunc = func(name string) ([]*files.File, error) {
+		input, err := files.NewFileFromSource(files.NewBytesSource(name, documents[name]))
+		return []*files.File{input}, err
+	}
+	yttAtATime.Lock()
+	defer yttAtATime.Unlock()
+	out := options.RunWithFiles(template.Input{Files: files.NewSortedFiles(inputs)},
+		ui.NewCustomWriterTTY(false, io.Discard, io.Discard))
+	if out.Err != nil {
+		return out, errors.New(strings.TrimSpace(out.Err.Error()))
+	}
+	return out, nil
+}
+
+// yttOutput are the files that ytt rendered. Two of one path would be one on disk.
+func yttOutput(out template.Output, err error) ([]bundle.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	rendered := make([]bundle.File, 0, len(out.Files))
+	seen := map[string]bool{}
+	for _, f := range out.Files {
+		name := path.Clean(f.RelativePath())
+		if seen[name] {
+			return nil, fmt.Errorf("%s is a file of the source and an overlay that adds resources: rename the overlay", name)
+		}
+		seen[name] = true
+		rendered = append(rendered, bundle.File{Path: name, Data: f.Bytes()})
+	}
+	slices.SortFunc(rendered, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
+	return rendered, nil
+}

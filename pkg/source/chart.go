@@ -1,0 +1,216 @@
+package source
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/google/go-containerregistry/pkg/name"
+	"gopkg.in/yaml.v3"
+	orascontent "oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry"
+)
+
+// ChartVersion is a version of a chart in a repository.
+type ChartVersion struct {
+	Version string
+	// SHA256 is the digest of the packed chart; "" where the repository does not say.
+	SHA256 string
+	// URL is where the packed chart is; "" in a registry.
+	URL string
+}
+
+// Chart reads a version of a Helm chart from a chart repository (https) or a registry (oci). The
+// packed chart's bytes have to have the digest want, unless that is empty, and the one that the
+// repository names. The chart's own folder is the tree's top.
+func (f *Fetcher) Chart(ctx context.Context, repository, chart, version, want string) (tree *Tree, err error) {
+	called := strings.TrimSuffix(repository, "/") + "/" + chart + " " + version
+	var file *os.File
+	var sum string
+	if strings.HasPrefix(repository, "oci://") {
+		file, sum, err = f.pullChart(ctx, repository, chart, version, want)
+	} else {
+		file, sum, err = f.downloadChart(ctx, repository, chart, version, want)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("chart %s: %w", called, err)
+	}
+	defer func() { err = errors.Join(err, discard(file)) }()
+	if tree, err = unpack(file, Pick{All: true}); err != nil {
+		return nil, fmt.Errorf("chart %s: %w", called, err)
+	}
+	for i, f := range tree.Files {
+		top, rest, _ := strings.Cut(f.Path, "/")
+		if top != path.Base(chart) || rest == "" {
+			return nil, fmt.Errorf("chart %s: %s is outside of the chart's folder", called, f.Path)
+		}
+		tree.Files[i].Path = rest
+	}
+	tree.SHA256 = sum
+	return tree, nil
+}
+
+func (f *Fetcher) downloadChart(ctx context.Context, repository, chart, version, want string) (*os.File, string, error) {
+	if file, ok := f.cached(want); ok {
+		return file, want, nil
+	}
+	versions, err := f.ChartVersions(ctx, repository, chart)
+	if err != nil {
+		return nil, "", err
+	}
+	i := slices.IndexFunc(versions, func(v ChartVersion) bool { return v.Version == version })
+	if i < 0 {
+		return nil, "", errors.New("the repository has no such version")
+	}
+	said := versions[i].SHA256
+	if want != "" && said != "" && said != want {
+		return nil, "", &DigestError{Source: "the repository's entry", Got: said, Want: want}
+	}
+	return f.download(ctx, versions[i].URL, cmp.Or(want, said))
+}
+
+func (f *Fetcher) pullChart(ctx context.Context, repository, chart, version, want string) (*os.File, string, error) {
+	if file, ok := f.cached(want); ok {
+		return file, want, nil
+	}
+	ref, err := chartTag(repository, chart, version)
+	if err != nil {
+		return nil, "", err
+	}
+	store, manifest, err := f.manifest(ctx, ref, "")
+	if err != nil {
+		return nil, "", err
+	}
+	for _, layer := range manifest.Layers {
+		if layer.MediaType != chartLayer {
+			continue
+		}
+		sum := layer.Digest.Encoded()
+		switch {
+		case want != "" && sum != want:
+			return nil, "", &DigestError{Source: ref.Name(), Got: sum, Want: want}
+		case layer.Size > maxArchive:
+			return nil, "", fmt.Errorf("it %w of %d bytes", errTooLong, maxArchive)
+		}
+		blob, err := store.Fetch(ctx, layer)
+		if err != nil {
+			return nil, "", err
+		}
+		file, err := os.CreateTemp("", "krtpkg-source-*")
+		if err != nil {
+			return nil, "", errors.Join(err, blob.Close())
+		}
+		verified := orascontent.NewVerifyReader(blob, layer)
+		_, err = spool(file, verified)
+		if err == nil {
+			err = verified.Verify()
+		}
+		if err = errors.Join(err, blob.Close()); err != nil {
+			return nil, "", errors.Join(err, discard(file))
+		}
+		f.keep(sum, io.NewSectionReader(file, 0, maxArchive))
+		return file, sum, nil
+	}
+	return nil, "", fmt.Errorf("%s is no Helm chart: it has no layer of type %s", ref.Name(), chartLayer)
+}
+
+// chartTag is where a registry has a version of a chart: + is no character of tags, _ stands for
+// it.
+func chartTag(repository, chart, version string) (name.Tag, error) {
+	at := strings.TrimSuffix(strings.TrimPrefix(repository, "oci://"), "/") + "/" + chart
+	return name.NewTag(at+":"+strings.ReplaceAll(version, "+", "_"), name.StrictValidation)
+}
+
+// ChartVersions lists the versions of a chart, the newest first.
+func (f *Fetcher) ChartVersions(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
+	list := f.indexed
+	if strings.HasPrefix(repository, "oci://") {
+		list = f.tagged
+	}
+	versions, err := list(ctx, repository, chart)
+	if err != nil {
+		return nil, err
+	}
+	if len(versions) == 0 {
+		return nil, fmt.Errorf("%s has no chart %s", repository, chart)
+	}
+	slices.SortStableFunc(versions, func(a, b ChartVersion) int {
+		return semver.MustParse(b.Version).Compare(semver.MustParse(a.Version))
+	})
+	return versions, nil
+}
+
+// tagged lists the versions that a registry has tags of.
+func (f *Fetcher) tagged(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
+	if f.Registry == nil {
+		return nil, errors.New("there is no registry to ask")
+	}
+	ref, err := chartTag(repository, chart, "0")
+	if err != nil {
+		return nil, err
+	}
+	store, _, err := f.Registry.Origin(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	lister, ok := store.(registry.TagLister)
+	if !ok {
+		return nil, fmt.Errorf("%s can't list its tags", ref.Context().Name())
+	}
+	var versions []ChartVersion
+	err = lister.Tags(ctx, "", func(tags []string) error {
+		for _, tag := range tags {
+			version := strings.ReplaceAll(tag, "_", "+")
+			if _, err := semver.NewVersion(version); err == nil {
+				versions = append(versions, ChartVersion{Version: version})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("tags of %s: %w", ref.Context().Name(), err)
+	}
+	return versions, nil
+}
+
+// indexed lists the versions in a chart repository's index (helm.sh/docs/topics/chart_repository).
+func (f *Fetcher) indexed(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
+	base, err := url.Parse(strings.TrimSuffix(repository, "/") + "/")
+	if err != nil {
+		return nil, err
+	}
+	data, err := f.bytes(ctx, base.String()+"index.yaml")
+	if err != nil {
+		return nil, err
+	}
+	var index struct {
+		Entries map[string][]struct {
+			Version string   `yaml:"version"`
+			Digest  string   `yaml:"digest"`
+			URLs    []string `yaml:"urls"`
+		} `yaml:"entries"`
+	}
+	if err := yaml.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("index of %s: %w", repository, err)
+	}
+	var versions []ChartVersion
+	for _, e := range index.Entries[chart] {
+		if _, err := semver.NewVersion(e.Version); err != nil || len(e.URLs) == 0 {
+			continue
+		}
+		at, err := base.Parse(e.URLs[0])
+		if err != nil {
+			return nil, fmt.Errorf("index of %s: %s %s: %w", repository, chart, e.Version, err)
+		}
+		versions = append(versions, ChartVersion{e.Version, strings.TrimPrefix(e.Digest, "sha256:"), at.String()})
+	}
+	return versions, nil
+}
