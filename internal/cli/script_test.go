@@ -98,8 +98,18 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 }
 
 // images DIR REFERENCE...: stand-ins in an OCI layout, for --image-mirror '*=oci:DIR'.
+// REFERENCE=OTHER is a tag that has moved: the image that stands in for OTHER.
 func images(ts *testscript.TestScript, _ bool, args []string) {
-	ts.Check(imagetest.Layout(ts.MkAbs(args[0]), args[1:]...))
+	for _, arg := range args[1:] {
+		reference, other, moved := strings.Cut(arg, "=")
+		if !moved {
+			ts.Check(imagetest.Layout(ts.MkAbs(args[0]), reference))
+			continue
+		}
+		image, err := imagetest.StandIn(other)
+		ts.Check(err)
+		ts.Check(imagetest.AddToLayout(ts.MkAbs(args[0]), reference, image))
+	}
 }
 
 // exits CODE PROGRAM ARGS...: runs a program that has to end with an exit code.

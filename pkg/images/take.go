@@ -91,7 +91,11 @@ func (w *walker) takeIn(node *yaml.Node, at place, state State, how string) bool
 	found := scan(node.Value)
 	for _, m := range found {
 		w.taken[node] = true
-		w.add(w.new(node.Value[m.start:m.end], at, state, how, piece{node: node, start: m.start, end: m.end}))
+		f := w.new(node.Value[m.start:m.end], at, state, how, piece{node: node, start: m.start, end: m.end})
+		if state == Ignored {
+			f.Reason = "says where an image came from"
+		}
+		w.add(f)
 	}
 	return len(found) > 0
 }

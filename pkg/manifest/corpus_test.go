@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,43 +70,50 @@ func oddCases(t *testing.T, dir string) []oddCase {
 func TestOddCasesOfUpstream(t *testing.T) {
 	t.Parallel()
 	dir := corpus(t)
-	cases := oddCases(t, dir)
-	duplicates := map[string][]int{}
-	for _, c := range cases {
-		if c.class == "duplicate-key" {
-			duplicates[c.file] = append(duplicates[c.file], c.line)
-		}
+	byFile := map[string][]oddCase{}
+	for _, c := range oddCases(t, dir) {
+		byFile[c.file] = append(byFile[c.file], c)
 	}
-	files := map[string]*oddFile{}
 	held, skipped := map[string]int{}, map[string]int{}
-	for _, c := range cases {
-		data, err := os.ReadFile(filepath.Join(dir, c.file))
+	for _, name := range slices.Sorted(maps.Keys(byFile)) {
+		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if isTemplate(c.file, data) || strings.HasSuffix(c.file, ".txt") || strings.HasSuffix(c.file, ".tpl") {
-			skipped[c.class]++
-			continue
-		}
-		if lines := duplicates[c.file]; lines != nil {
-			_, err := manifest.Parse("f", data)
+		count := held
+		if isTemplate(name, data) || strings.HasSuffix(name, ".txt") || strings.HasSuffix(name, ".tpl") {
+			count = skipped
+		} else if lines := duplicates(byFile[name]); lines != nil {
+			_, err := manifest.Parse(name, data)
 			problem, ok := err.(*manifest.Error)
 			if !ok || !slices.Contains(lines, problem.Line) || !strings.Contains(problem.Problem, "is there twice, first at line ") {
-				t.Errorf("%s: %v, want a key that is there twice at %v", c.file, err, lines)
+				t.Errorf("%s: %v, want a key that is there twice at %v", name, err, lines)
 			}
-			held[c.class]++
-			continue
+		} else {
+			odd := newOddFile(t, name, data)
+			for _, c := range byFile[name] {
+				if problem := odd.check(c); problem != "" {
+					t.Errorf("%s: %s:%d (%s): %s", c.class, c.file, c.line, c.detail, problem)
+				}
+			}
 		}
-		if files[c.file] == nil {
-			files[c.file] = newOddFile(t, c.file, data)
+		for _, c := range byFile[name] {
+			count[c.class]++
 		}
-		if problem := files[c.file].check(c); problem != "" {
-			t.Errorf("%s: %s:%d (%s): %s", c.class, c.file, c.line, c.detail, problem)
-		}
-		held[c.class]++
 	}
 	t.Logf("checked: %v", held)
 	t.Logf("of Helm templates: %v", skipped)
+}
+
+// duplicates are the lines with a key that was there before.
+func duplicates(cases []oddCase) []int {
+	var lines []int
+	for _, c := range cases {
+		if c.class == "duplicate-key" {
+			lines = append(lines, c.line)
+		}
+	}
+	return lines
 }
 
 // oddFile is a file of odd lines.
@@ -114,6 +122,7 @@ type oddFile struct {
 	data    []byte
 	lines   []string
 	scalars []*yaml.Node
+	last    map[*yaml.Node]int // the line that a scalar ends on
 }
 
 func newOddFile(t *testing.T, name string, data []byte) *oddFile {
@@ -125,9 +134,16 @@ func newOddFile(t *testing.T, name string, data []byte) *oddFile {
 	if !bytes.Equal(f.Bytes(), data) {
 		t.Errorf("%s: changed without an edit", name)
 	}
-	odd := &oddFile{File: f, data: data, lines: strings.Split(string(data), "\n")}
+	odd := &oddFile{File: f, data: data, lines: strings.Split(string(data), "\n"), last: map[*yaml.Node]int{}}
 	for _, doc := range f.Documents {
-		everyScalar(doc, func(n *yaml.Node) { odd.scalars = append(odd.scalars, n) })
+		everyScalar(doc, func(n *yaml.Node) {
+			odd.scalars = append(odd.scalars, n)
+			odd.last[n] = n.Line
+			end := strings.TrimRight(n.Value, " \t\n")
+			if span, err := f.Span(n, len(end)-len(strings.TrimLeft(end, " \t\n")), len(end)); err == nil {
+				odd.last[n], _ = f.Position(span.End)
+			}
+		})
 	}
 	return odd
 }
@@ -143,7 +159,7 @@ func (f *oddFile) check(c oddCase) string {
 	value = strings.TrimSuffix(value, " (str)")
 	is := func(want func(*yaml.Node) bool) string {
 		for _, n := range f.scalars {
-			if f.covers(n, c.line) && want(n) {
+			if n.Line <= c.line && c.line <= f.last[n] && want(n) {
 				return ""
 			}
 		}
@@ -236,24 +252,6 @@ func (f *oddFile) check(c oddCase) string {
 		return "is an unknown class"
 	}
 	return ""
-}
-
-// covers says whether a scalar begins on a line or goes on over it.
-func (f *oddFile) covers(n *yaml.Node, line int) bool {
-	if n.Line == line {
-		return true
-	}
-	end := strings.TrimRight(n.Value, " \t\n")
-	lead := len(end) - len(strings.TrimLeft(end, " \t\n"))
-	if n.Line > line || end == "" {
-		return false
-	}
-	span, err := f.Span(n, lead, len(end))
-	if err != nil {
-		return false
-	}
-	last, _ := f.Position(span.End)
-	return line <= last
 }
 
 // source is how a scalar's value is written.

@@ -141,7 +141,7 @@ func TestLongLine(t *testing.T) {
 		t.Error("the edits are not where the images are")
 	}
 	t.Logf("%d bytes: parsed in %v, %d spans edited in %v", len(data), parsed.Sub(start), count, time.Since(parsed))
-	fast(t, parsed, 5*time.Second)
+	fast(t, parsed, time.Minute)
 }
 
 // One scalar of megabytes is read once, however many spans it has.
@@ -170,7 +170,7 @@ func TestLongScalar(t *testing.T) {
 		t.Error("the edits are not where the images are")
 	}
 	t.Logf("%d bytes: %d spans edited in %v", len(data), count, time.Since(parsed))
-	fast(t, parsed, 5*time.Second)
+	fast(t, parsed, time.Minute)
 }
 
 func TestManyDocuments(t *testing.T) {
@@ -182,11 +182,11 @@ func TestManyDocuments(t *testing.T) {
 		t.Errorf("%d documents, want %d", len(f.Documents), count)
 	}
 	t.Logf("%d documents in %v", count, time.Since(start))
-	fast(t, start, 2*time.Second)
+	fast(t, start, 10*time.Second)
 }
 
 // fast fails where what began at a time took longer than it may. The bound is far above what
-// it takes, and far below what anything quadratic would.
+// it takes, even with the race detector, and far below what anything quadratic would.
 func fast(t *testing.T, since time.Time, bound time.Duration) {
 	t.Helper()
 	if took := time.Since(since); took > bound {
