@@ -8,12 +8,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/corpus"
@@ -276,7 +274,7 @@ func TestCorpusRelocatesInPlace(t *testing.T) {
 			continue
 		}
 		files++
-		if err := onlyReferencesDiffer(f.Data, out); err != nil {
+		if err := corpus.OnlyReferencesDiffer(f.Data, out, atSite(digest(t, "site.example/moved@"+zeros))); err != nil {
 			t.Errorf("%s: %v", f.Path, err)
 		}
 	}
@@ -284,50 +282,6 @@ func TestCorpusRelocatesInPlace(t *testing.T) {
 	if files < 900 || rewritten < 500 {
 		t.Errorf("only %d files and %d references", files, rewritten)
 	}
-}
-
-// onlyReferencesDiffer compares line by line: where two differ, what is between their common
-// head and tail is characters of references only, and the new one has the site's name or its
-// digest there.
-func onlyReferencesDiffer(old, now []byte) error {
-	before, after := bytes.Split(old, []byte("\n")), bytes.Split(now, []byte("\n"))
-	if len(before) != len(after) {
-		return fmt.Errorf("%d lines became %d", len(before), len(after))
-	}
-	for i := range before {
-		a, b := before[i], after[i]
-		if bytes.Equal(a, b) {
-			continue
-		}
-		for _, reference := range []string{atSite(digestOf(zeros)), "site.example/krt", "site.example", "krt", "@" + zeros, zeros, strings.TrimPrefix(zeros, "sha256:")} {
-			b = bytes.ReplaceAll(b, []byte(reference), []byte("\x00"))
-		}
-		if !matchesWild(a, b) {
-			return fmt.Errorf("line %d: %.200q became %.200q", i+1, a, after[i])
-		}
-	}
-	return nil
-}
-
-// matchesWild says whether a line is a pattern's: each NUL of that stands for characters of
-// references.
-func matchesWild(line, pattern []byte) bool {
-	var expression strings.Builder
-	for i, part := range bytes.Split(pattern, []byte("\x00")) {
-		if i > 0 {
-			expression.WriteString(`[A-Za-z0-9._:/@+-]*`)
-		}
-		expression.WriteString(regexp.QuoteMeta(string(part)))
-	}
-	return regexp.MustCompile("(?s)^" + expression.String() + "$").Match(line)
-}
-
-func digestOf(d string) name.Digest {
-	parsed, err := name.NewDigest("site.example/moved@" + d)
-	if err != nil {
-		panic(err)
-	}
-	return parsed
 }
 
 // parsable are the corpus's files that are YAML or JSON as they lie there: no charts' templates,
