@@ -3,7 +3,7 @@
 GO ?= go
 BIN := bin/krtpkg
 
-.PHONY: all build install demo test tools lint bench clean $(BIN)
+.PHONY: all build install demo test tools fuzz recall lint bench clean $(BIN)
 
 all: build
 
@@ -26,6 +26,20 @@ test: tools
 
 tools:
 	$(GO) run ./hack/prebuild
+
+# Each fuzz target for a while, beside its seeds, which run with the tests.
+FUZZTIME ?= 15s
+fuzz:
+	@for file in $$(git grep -l '^func Fuzz' -- '*_test.go'); do \
+	  for name in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\)(.*/\1/p' $$file); do \
+	    echo "$$name in $$(dirname $$file)"; \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./$$(dirname $$file) || exit 1; \
+	  done; \
+	done
+
+# How many of the images in real products' manifests are found, and what is found that is none.
+recall:
+	$(GO) test -count=1 -v -run '^TestCorpus' ./pkg/images
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt would change these"; exit 1; }

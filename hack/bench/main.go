@@ -85,7 +85,11 @@ func run(ctx context.Context, krtpkg string, rounds int) (err error) {
 		runtime.Version(), runtime.NumCPU(), cpu(), files, float64(size)/1e6, rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall of krtpkg / imgpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
-	for _, c := range b.contests() {
+	upstream, err := b.assembly(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range append(b.contests(), upstream...) {
 		if err := b.play(ctx, c); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}

@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/cli"
 	"krtpkg.dev/krtpkg/internal/clustertest"
@@ -93,6 +96,7 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 			"registry": registry,
 			"tool":     tool,
 			"cluster":  cluster,
+			"sameobj":  sameObjects,
 		},
 	}
 }
@@ -146,6 +150,34 @@ func tool(ts *testscript.TestScript, _ bool, args []string) {
 		path, err := hack.Build(context.Background(), "tools/"+name)
 		ts.Check(err)
 		ts.Setenv("PATH", filepath.Dir(path)+string(filepath.ListSeparator)+ts.Getenv("PATH"))
+	}
+}
+
+// sameobj FILE FILE: both hold the same Kubernetes objects, however they are written and in
+// whatever order.
+func sameObjects(ts *testscript.TestScript, _ bool, args []string) {
+	var texts [2]string
+	for i := range texts {
+		decoder := yaml.NewDecoder(strings.NewReader(ts.ReadFile(args[i])))
+		var objects []string
+		for {
+			var object any
+			err := decoder.Decode(&object)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			ts.Check(err)
+			if object != nil {
+				text, err := yaml.Marshal(object)
+				ts.Check(err)
+				objects = append(objects, string(text))
+			}
+		}
+		slices.Sort(objects)
+		texts[i] = strings.Join(objects, "---\n")
+	}
+	if texts[0] != texts[1] || texts[0] == "" {
+		ts.Fatalf("%s:\n%s\n%s:\n%s", args[0], texts[0], args[1], texts[1])
 	}
 }
 

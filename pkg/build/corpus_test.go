@@ -17,7 +17,6 @@ import (
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
-	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
@@ -154,8 +153,8 @@ func define(t *testing.T, p product, allowed []images.NotImage) (string, map[str
 				sources = append(sources, s)
 			}
 		}
-		if isPlain(f) {
-			if !slices.Contains(manifests, path.Ext(rel)) {
+		if f.IsManifests() {
+			if !slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(rel)) {
 				rel += ".yaml"
 			}
 			plain[rel] = f.Data
@@ -240,26 +239,4 @@ func renders(t *testing.T, dir string, s bundle.Source) bool {
 	}
 	out, err := render.Stable(in)
 	return err == nil && len(bytes.TrimSpace(out[0].Data)) > 0
-}
-
-// manifests are the extensions of what the target reads; others is what upstream calls
-// manifests besides.
-var manifests, others = []string{".yaml", ".yml", ".json"}, []string{".manifest", ".base", ".golden"}
-
-// isPlain says whether a file is manifests and nothing else: every document a resource for a
-// cluster.
-func isPlain(f corpus.File) bool {
-	if !slices.Contains(append(others, manifests...), path.Ext(f.Path)) || strings.Contains(f.Path, "/templates/") {
-		return false
-	}
-	parsed, err := manifest.Parse(f.Path, f.Data)
-	if err != nil || len(parsed.Documents) == 0 || bytes.Contains(f.Data, []byte("#@")) {
-		return false
-	}
-	for _, doc := range parsed.Documents {
-		if parsed.CheckResource(doc) != nil || strings.HasPrefix(manifest.Get(doc, "apiVersion").Value, "kustomize.config.k8s.io/") {
-			return false
-		}
-	}
-	return true
 }
