@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -136,10 +137,10 @@ func (v *rootView) text(w io.Writer) {
 	for _, b := range v.Bundles {
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\n", b.Layer, b.Name, b.Version, short(b.Digest), strings.Join(b.Requires, ","), len(b.Images))
 	}
-	fmt.Fprintf(w, "\nSOURCE\tSHA256\tBUNDLE\n")
+	fmt.Fprintf(w, "\nSOURCE\tVERSION\tSHA256\tBUNDLE\n")
 	for _, b := range v.Bundles {
 		for _, s := range b.Sources {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", s.Dir+s.File+s.URL, s.SHA256, b.Name)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name(), cmp.Or(s.Version, s.Commit, "-"), s.SHA256, b.Name)
 		}
 	}
 	fmt.Fprintf(w, "\nIMAGE\tLOCKED TO\tBUNDLE\n")

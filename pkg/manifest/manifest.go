@@ -60,7 +60,8 @@ func (e *Error) Error() string {
 }
 
 // Parse reads a whole file, which is UTF-8. Its errors are of type [*Error]: invalid YAML, and
-// a key that a mapping has twice (YAML 1.2.2 §3.2.1.3), which readers resolve differently.
+// a key that a mapping has twice (YAML 1.2.2 §3.2.1.3), which readers resolve differently, and
+// aliases that stand for endlessly much.
 // A File is for one goroutine at a time.
 func Parse(name string, data []byte) (*File, error) {
 	f := &File{Name: name, places: newPlaces(data), spelled: map[*yaml.Node]spelled{}}
@@ -81,6 +82,9 @@ func Parse(name string, data []byte) (*File, error) {
 			continue
 		}
 		if err := f.checkNodes(root); err != nil {
+			return nil, err
+		}
+		if err := f.checkAliases(root); err != nil {
 			return nil, err
 		}
 		f.Documents = append(f.Documents, root)

@@ -2,8 +2,10 @@ package manifest_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"gopkg.in/yaml.v3"
 
@@ -93,24 +95,36 @@ func TestParseCountsDocuments(t *testing.T) {
 	}
 }
 
-// A few bytes of aliases, which would be gigabytes when expanded, cost nothing.
-func TestParseExpandsNoAlias(t *testing.T) {
+// A few bytes of aliases that stand for gigabytes, or for themselves, are an error at once.
+func TestParseRefusesEndlessAliases(t *testing.T) {
 	t.Parallel()
-	var bomb strings.Builder
-	bomb.WriteString("l0: &l0 [x]\n")
-	for i := range 30 {
-		from, to := string(rune('a'+i)), string(rune('b'+i))
-		if i == 0 {
-			bomb.WriteString("b: &b [*l0, *l0]\n")
-			continue
+	bomb := func(levels int, join string) string {
+		text := "l0: &l0 {x: y}\n"
+		for i := range levels {
+			text += fmt.Sprintf("l%d: &l%d "+join+"\n", i+1, i+1, i, i)
 		}
-		bomb.WriteString(to + ": &" + to + " [*" + from + ", *" + from + "]\n")
-		if to == "z" {
-			break
-		}
+		return text
 	}
-	if _, err := manifest.Parse("f.yaml", []byte(bomb.String())); err != nil {
-		t.Fatal(err)
+	for data, want := range map[string]string{
+		bomb(40, "[*l%d, *l%d]"):          "its aliases stand for over 1000000 values",
+		bomb(40, "{<<: [*l%d, *l%d]}"):    "its aliases stand for over 1000000 values",
+		bomb(4000, "[*l%d, *l%d]"):        "its aliases stand for over 1000000 values",
+		bomb(15, "[*l%d, *l%d]"):          "",
+		"a: &a [*a]\n":                    "f.yaml:1:8: alias *a stands within its own anchor",
+		"a: &a\n  b: [{c: *a}]\n":         "f.yaml:2:11: alias *a stands within its own anchor",
+		"a: &a {x: y}\nb: [*a, *a, *a]\n": "",
+	} {
+		start := time.Now()
+		_, err := manifest.Parse("f.yaml", []byte(data))
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%.60q: %v", data, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%.60q: %v, want %s", data, err, want)
+		}
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("%.60q took %s", data, took)
+		}
 	}
 }
 

@@ -44,7 +44,6 @@ var odd = map[string]struct{ data, want string }{
 	"CR":                            {"a: 1\rb: |\r  x\r# c\r---\rc: 2\r", "{1:1 str a=1:4 int 1 2:1 str b=2:4 str x\\n} {6:1 str c=6:4 int 2}"},
 	"CR LF":                         {"a: 1\r\nb: |\r\n  x\r\n\r\n---\r\nc: 2\r\n", "{1:1 str a=1:4 int 1 2:1 str b=2:4 str x\\n} {6:1 str c=6:4 int 2}"},
 	"NEL, LS and PS":                {"a: 1\u0085b: 2\u2028c: 3\u2029d: 4", "{1:1 str a=1:4 int 1 2:1 str b=2:4 int 2 3:1 str c=3:4 int 3 4:1 str d=4:4 int 4}"},
-	"an alias of itself":            {"&a [*a]", "[*a]"},
 	"an anchor again":               {"a: &x 1\nb: &x 2\nc: *x\n", "{1:1 str a=1:4 int 1 2:1 str b=2:4 int 2 3:1 str c=*x}"},
 	"wide characters":               {"😀é: \U0001D11E\n", "{1:1 str 😀é=1:5 str \U0001D11E}"},
 	"tabs between":                  {"a:\t1\t# c\nb: [\t2\t]\n", "{1:1 str a=1:4 int 1 2:1 str b=[2:6 int 2]}"},

@@ -15,23 +15,6 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
-// corpus is the folder of upstream manifests beside the checkout.
-func corpus(t *testing.T) string {
-	t.Helper()
-	root, err := hack.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(root, "../shared/upstream")
-	if set := os.Getenv("KRTPKG_TEST_UPSTREAM"); set != "" {
-		dir = set
-	}
-	if _, err := os.Stat(dir); err != nil {
-		t.Fatalf("no upstream manifests to compare with: set KRTPKG_TEST_UPSTREAM to their folder: %v", err)
-	}
-	return dir
-}
-
 // tool is a program of hack/tools.
 func tool(t *testing.T, name string) string {
 	t.Helper()

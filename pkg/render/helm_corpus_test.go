@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
@@ -46,7 +47,7 @@ var charts = map[string]struct {
 // Each chart of the corpus becomes what `helm template` prints, byte for byte.
 func TestHelmAsTheTool(t *testing.T) {
 	t.Parallel()
-	top := corpus(t)
+	top := corpus.Dir(t)
 	helm := tool(t, "helm")
 	compared := 0
 	for _, dir := range folders(t, top, "Chart.yaml") {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
@@ -55,7 +56,7 @@ const notFetched = " is not in the source (remote resources are not fetched, mak
 // Each kustomization of the corpus becomes what the tool makes of it, byte for byte.
 func TestKustomizeAsTheTool(t *testing.T) {
 	t.Parallel()
-	top := corpus(t)
+	top := corpus.Dir(t)
 	kustomize := tool(t, "kustomize")
 	dirs := folders(t, top, "kustomization.yaml", "kustomization.yml", "Kustomization")
 	if built := len(dirs) - len(unbuildable); built < 73 {

@@ -186,7 +186,7 @@ func TestParseValuesRefuses(t *testing.T) {
 		"web: 1\n":              `site.yaml:1:6: the values of bundle "web" are no mapping`,
 		"web: {}\n---\nb: {}\n": "site.yaml:3:1: a values file is one document, this is the second",
 		"web: {}\nweb: {}\n":    `site.yaml:2:1: key "web" is there twice, first at line 1`,
-		"web: &w {a: *w}\n":     `site.yaml:1:1: the values of bundle "web" have over 100000 parts with their aliases`,
+		"web: &w {a: *w}\n":     `site.yaml:1:13: alias *w stands within its own anchor`,
 		"web: {\n":              "site.yaml:2: invalid YAML: did not find expected node content",
 	} {
 		if _, err := render.ParseValues("site.yaml", []byte(data)); err == nil || err.Error() != want {

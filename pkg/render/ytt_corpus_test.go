@@ -8,6 +8,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
@@ -61,7 +62,7 @@ _: #@ template.replace(defaultLabel())
 // their schema is what ytt says it is.
 func TestYTTAsTheTool(t *testing.T) {
 	t.Parallel()
-	pinniped := filepath.Join(corpus(t), "3-cluster-services/authentication/pinniped/deploy")
+	pinniped := filepath.Join(corpus.Dir(t), "3-cluster-services/authentication/pinniped/deploy")
 	ytt := tool(t, "ytt")
 	for name, c := range map[string]struct {
 		dir      string

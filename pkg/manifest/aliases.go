@@ -1,0 +1,52 @@
+package manifest
+
+import "gopkg.in/yaml.v3"
+
+// maxExpanded is how many nodes aliases may add to a document: whoever reads it puts what they
+// lead to in their place, and a few lines can stand for more than any memory holds.
+const maxExpanded = 1_000_000
+
+// checkAliases counts what a document is when its aliases are expanded, without expanding them.
+func (f *File) checkAliases(root *yaml.Node) error {
+	e := expansion{file: f, sizes: map[*yaml.Node]int{}, open: map[*yaml.Node]bool{}}
+	_, err := e.size(root)
+	return err
+}
+
+type expansion struct {
+	file  *File
+	sizes map[*yaml.Node]int  // of the anchors that are counted
+	open  map[*yaml.Node]bool // the anchors that are being counted
+}
+
+// size is the number of nodes at and below one.
+func (e *expansion) size(node *yaml.Node) (int, error) {
+	if node.Kind == yaml.AliasNode {
+		if e.open[node.Alias] {
+			return 0, e.file.Errorf(node, "alias *%s stands within its own anchor", node.Value)
+		}
+		if size, known := e.sizes[node.Alias]; known {
+			return size, nil
+		}
+		return e.size(node.Alias)
+	}
+	if node.Anchor != "" {
+		e.open[node] = true
+		defer delete(e.open, node)
+	}
+	total := 1
+	for _, child := range node.Content {
+		size, err := e.size(child)
+		if err != nil {
+			return 0, err
+		}
+		// A document without aliases has fewer nodes than bytes.
+		if total += size; total > maxExpanded+len(e.file.data) {
+			return 0, e.file.Errorf(node, "its aliases stand for over %d values", maxExpanded)
+		}
+	}
+	if node.Anchor != "" {
+		e.sizes[node] = total
+	}
+	return total, nil
+}
