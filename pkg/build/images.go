@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
 // ImageUse is something that Images found, and what it resolves to.
@@ -44,7 +45,7 @@ func (o Options) uses(ctx context.Context, at string) ([]ImageUse, error) {
 		return nil, err
 	}
 	if !isDefinition {
-		return inFiles(at)
+		return o.inFiles(at)
 	}
 	d, where, err := read(at)
 	if err != nil {
@@ -140,8 +141,9 @@ func holdsDefinition(at string) (bool, error) {
 	return yaml.Unmarshal(data, &head) == nil && head.APIVersion == bundle.APIVersion, nil
 }
 
-// inFiles lists the images of manifests.
-func inFiles(at string) ([]ImageUse, error) {
+// inFiles lists the images of manifests. In a folder, what is no YAML is passed over, and noted:
+// templates lie beside manifests.
+func (o Options) inFiles(at string) ([]ImageUse, error) {
 	var uses []ImageUse
 	err := filepath.WalkDir(at, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
@@ -155,6 +157,10 @@ func inFiles(at string) ([]ImageUse, error) {
 			return err
 		}
 		parsed, err := manifest.Parse(filepath.ToSlash(file), data)
+		if err != nil && file != at {
+			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: err.Error(), Detail: "(not listed)"})
+			return nil
+		}
 		if err != nil {
 			return err
 		}
