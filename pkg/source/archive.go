@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 )
@@ -26,10 +25,10 @@ func (f *Fetcher) Archive(ctx context.Context, location, want string, pick Pick)
 	}
 	defer func() { err = errors.Join(err, discard(file)) }()
 	if want != "" && sum != want {
-		return nil, &DigestError{Source: location, Got: sum, Want: want}
+		return nil, &DigestError{Source: redact(location), Got: sum, Want: want}
 	}
-	if tree, err = unpack(file, pick); err != nil {
-		return nil, fmt.Errorf("archive %s: %w", location, err)
+	if tree, err = unpack(ctx, file, pick); err != nil {
+		return nil, fmt.Errorf("archive %s: %w", redact(location), err)
 	}
 	tree.SHA256 = sum
 	return tree, nil
@@ -61,10 +60,4 @@ func (f *Fetcher) local(name string) (file *os.File, sum string, err error) {
 		return nil, "", errors.Join(fmt.Errorf("%s: %w", name, err), discard(file))
 	}
 	return file, sum, nil
-}
-
-// fromTop turns a path from the top of a tree into one from the folder of a file in it.
-func fromTop(file, to string) string {
-	up := strings.Count(path.Clean(file), "/")
-	return strings.Repeat("../", up) + to
 }

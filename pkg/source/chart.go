@@ -15,7 +15,6 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"github.com/google/go-containerregistry/pkg/name"
 	"gopkg.in/yaml.v3"
-	orascontent "oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry"
 )
 
@@ -32,7 +31,7 @@ type ChartVersion struct {
 // packed chart's bytes have to have the digest want, unless that is empty, and the one that the
 // repository names. The chart's own folder is the tree's top.
 func (f *Fetcher) Chart(ctx context.Context, repository, chart, version, want string) (tree *Tree, err error) {
-	called := strings.TrimSuffix(repository, "/") + "/" + chart + " " + version
+	called := strings.TrimSuffix(redact(repository), "/") + "/" + chart + " " + version
 	var file *os.File
 	var sum string
 	if strings.HasPrefix(repository, "oci://") {
@@ -44,7 +43,7 @@ func (f *Fetcher) Chart(ctx context.Context, repository, chart, version, want st
 		return nil, fmt.Errorf("chart %s: %w", called, err)
 	}
 	defer func() { err = errors.Join(err, discard(file)) }()
-	if tree, err = unpack(file, Pick{All: true}); err != nil {
+	if tree, err = unpack(ctx, file, Pick{All: true}); err != nil {
 		return nil, fmt.Errorf("chart %s: %w", called, err)
 	}
 	for i, f := range tree.Files {
@@ -93,28 +92,16 @@ func (f *Fetcher) pullChart(ctx context.Context, repository, chart, version, wan
 		if layer.MediaType != chartLayer {
 			continue
 		}
-		sum := layer.Digest.Encoded()
-		switch {
-		case want != "" && sum != want:
-			return nil, "", &DigestError{Source: ref.Name(), Got: sum, Want: want}
-		case layer.Size > maxArchive:
-			return nil, "", fmt.Errorf("it %w of %d bytes", errTooLong, maxArchive)
+		if !isSHA256(layer.Digest) {
+			return nil, "", fmt.Errorf("digest %q of the chart is no sha256", layer.Digest)
 		}
-		blob, err := store.Fetch(ctx, layer)
+		sum := layer.Digest.Encoded()
+		if want != "" && sum != want {
+			return nil, "", &DigestError{Source: ref.Name(), Got: sum, Want: want}
+		}
+		file, _, err := blob(ctx, store, layer)
 		if err != nil {
 			return nil, "", err
-		}
-		file, err := os.CreateTemp("", "krtpkg-source-*")
-		if err != nil {
-			return nil, "", errors.Join(err, blob.Close())
-		}
-		verified := orascontent.NewVerifyReader(blob, layer)
-		_, err = spool(file, verified)
-		if err == nil {
-			err = verified.Verify()
-		}
-		if err = errors.Join(err, blob.Close()); err != nil {
-			return nil, "", errors.Join(err, discard(file))
 		}
 		f.keep(sum, io.NewSectionReader(file, 0, maxArchive))
 		return file, sum, nil
@@ -140,7 +127,7 @@ func (f *Fetcher) ChartVersions(ctx context.Context, repository, chart string) (
 		return nil, err
 	}
 	if len(versions) == 0 {
-		return nil, fmt.Errorf("%s has no chart %s", repository, chart)
+		return nil, fmt.Errorf("%s has no chart %s", redact(repository), chart)
 	}
 	slices.SortStableFunc(versions, func(a, b ChartVersion) int {
 		return semver.MustParse(b.Version).Compare(semver.MustParse(a.Version))
@@ -148,10 +135,13 @@ func (f *Fetcher) ChartVersions(ctx context.Context, repository, chart string) (
 	return versions, nil
 }
 
+// maxTags is the limit on the tags in a registry.
+const maxTags = 100_000
+
 // tagged lists the versions that a registry has tags of.
 func (f *Fetcher) tagged(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
 	if f.Registry == nil {
-		return nil, errors.New("there is no registry to ask")
+		return nil, fmt.Errorf("chart %s/%s: there is no registry to ask", strings.TrimSuffix(repository, "/"), chart)
 	}
 	ref, err := chartTag(repository, chart, "0")
 	if err != nil {
@@ -166,9 +156,20 @@ func (f *Fetcher) tagged(ctx context.Context, repository, chart string) ([]Chart
 		return nil, fmt.Errorf("%s can't list its tags", ref.Context().Name())
 	}
 	var versions []ChartVersion
+	count := 0
 	err = lister.Tags(ctx, "", func(tags []string) error {
+		if count += len(tags); count > maxTags {
+			return fmt.Errorf("there are over %d", maxTags)
+		}
 		for _, tag := range tags {
+			// A layout's tags are whole references.
+			tag = strings.TrimPrefix(tag, ref.Context().Name()+":")
 			version := strings.ReplaceAll(tag, "_", "+")
+			// A tag such as 1 or 1.2 moves; it is no version.
+			if _, err := semver.StrictNewVersion(strings.TrimPrefix(version, "v")); err != nil {
+				continue
+			}
+			// With its v it may be too long.
 			if _, err := semver.NewVersion(version); err == nil {
 				versions = append(versions, ChartVersion{Version: version})
 			}
@@ -185,30 +186,37 @@ func (f *Fetcher) tagged(ctx context.Context, repository, chart string) ([]Chart
 func (f *Fetcher) indexed(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
 	base, err := url.Parse(strings.TrimSuffix(repository, "/") + "/")
 	if err != nil {
-		return nil, err
+		return nil, redactError(err)
 	}
 	data, err := f.bytes(ctx, base.String()+"index.yaml")
 	if err != nil {
 		return nil, err
 	}
 	var index struct {
-		Entries map[string][]struct {
-			Version string   `yaml:"version"`
-			Digest  string   `yaml:"digest"`
-			URLs    []string `yaml:"urls"`
-		} `yaml:"entries"`
+		// Decoded one by one: a chart that is described badly is no matter of the others.
+		Entries map[string]yaml.Node `yaml:"entries"`
 	}
 	if err := yaml.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("index of %s: %w", repository, err)
+		return nil, fmt.Errorf("index of %s: %w", redact(repository), err)
+	}
+	var entries []struct {
+		Version string   `yaml:"version"`
+		Digest  string   `yaml:"digest"`
+		URLs    []string `yaml:"urls"`
+	}
+	if node, ok := index.Entries[chart]; ok {
+		if err := node.Decode(&entries); err != nil {
+			return nil, fmt.Errorf("index of %s: chart %s: %w", redact(repository), chart, err)
+		}
 	}
 	var versions []ChartVersion
-	for _, e := range index.Entries[chart] {
+	for _, e := range entries {
 		if _, err := semver.NewVersion(e.Version); err != nil || len(e.URLs) == 0 {
 			continue
 		}
 		at, err := base.Parse(e.URLs[0])
 		if err != nil {
-			return nil, fmt.Errorf("index of %s: %s %s: %w", repository, chart, e.Version, err)
+			return nil, fmt.Errorf("index of %s: %s %s: %w", redact(repository), chart, e.Version, redactError(err))
 		}
 		versions = append(versions, ChartVersion{e.Version, strings.TrimPrefix(e.Digest, "sha256:"), at.String()})
 	}

@@ -5,21 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"net/url"
 	"os"
 	"path"
-	"slices"
+	"regexp"
 	"strings"
 
 	"github.com/go-git/go-git/v5"
-	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"github.com/go-git/go-git/v5/plumbing/hash"
 	"github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/storer"
-	"github.com/go-git/go-git/v5/storage/memory"
 )
 
 // Git picks files of a commit (its whole id) of a repository, over https or ssh. For ssh the
@@ -30,19 +26,22 @@ import (
 func (f *Fetcher) Git(ctx context.Context, repository, commit string, pick Pick) (*Tree, error) {
 	tree, err := f.git(ctx, repository, commit, pick)
 	if err != nil {
-		return nil, fmt.Errorf("git %s at %s: %w", redacted(repository), commit, err)
+		return nil, fmt.Errorf("git %s at %s: %w", describe(repository, f.mirrored(repository)), commit, err)
 	}
 	return tree, nil
 }
 
 func (f *Fetcher) git(ctx context.Context, repository, commit string, pick Pick) (tree *Tree, err error) {
+	if !plumbing.IsHash(commit) || len(commit) != hash.HexSize {
+		return nil, fmt.Errorf("want the whole id of a commit, %d hexadecimal digits: repositories with SHA-256 are not supported", hash.HexSize)
+	}
 	from, isLocal, err := f.gitOrigin(repository)
 	if err != nil {
 		return nil, err
 	}
 	var repo *git.Repository
 	if isLocal {
-		repo, err = git.PlainOpen(from)
+		repo, err = openRepository(from)
 	} else {
 		// On the disk: packs are as large as they are.
 		dir, failed := os.MkdirTemp("", "krtpkg-git-*")
@@ -50,21 +49,23 @@ func (f *Fetcher) git(ctx context.Context, repository, commit string, pick Pick)
 			return nil, failed
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-		repo, err = fetchCommit(ctx, dir, from, commit)
+		repo, err = f.fetchCommit(ctx, dir, from, plumbing.NewHash(commit))
 	}
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGatherer(pick)
-	if err != nil {
+	c := &gitCommit{ctx: ctx, store: repo.Storer, nodes: newNodes(),
+		folders: map[plumbing.Hash]*object.Tree{}, sizes: map[plumbing.Hash]int64{}}
+	if err := c.list(plumbing.NewHash(commit)); err != nil {
 		return nil, err
 	}
-	c := &gitCommit{store: repo.Storer, g: g, blobs: map[string]plumbing.Hash{}}
-	if err := c.gather(plumbing.NewHash(commit)); err != nil {
+	if tree, err = c.pick(pick); err != nil {
 		return nil, err
 	}
-	if tree, err = g.tree(c.file); err != nil {
-		return nil, err
+	for _, file := range tree.Files {
+		if bytes.HasPrefix(file.Data, lfs) {
+			return nil, fmt.Errorf("%s is kept by Git LFS and is not in the repository: exclude it, or bring it as a source of its own", path.Join(pick.Root, file.Path))
+		}
 	}
 	tree.Commit = commit
 	return tree, nil
@@ -73,68 +74,38 @@ func (f *Fetcher) git(ctx context.Context, repository, commit string, pick Pick)
 // gitOrigin is where a repository is: an URL, or a folder.
 func (f *Fetcher) gitOrigin(repository string) (from string, isLocal bool, err error) {
 	from = f.mirrored(repository)
-	if from != repository {
+	switch {
+	case isSCP.MatchString(from):
+		return from, false, nil
+	case from != repository:
 		local, isLocal := localPath(from)
 		return local, isLocal, nil
+	case strings.HasPrefix(from, "https://"), strings.HasPrefix(from, "ssh://"):
+		return from, false, nil
 	}
-	scheme, _, hasScheme := strings.Cut(from, "://")
-	isSCP := !hasScheme && strings.Contains(from, "@") && strings.Contains(from, ":")
-	if !isSCP && scheme != "https" && scheme != "ssh" {
-		return "", false, errors.New("only https and ssh are allowed")
-	}
-	return from, false, nil
+	return "", false, errors.New("only https and ssh are allowed")
 }
 
-// fetchCommit brings one commit into a new repository; all there is, where the server gives out
-// branches and tags alone.
-func fetchCommit(ctx context.Context, dir, from, commit string) (*git.Repository, error) {
-	repo, err := git.PlainInit(dir, true)
-	if err != nil {
-		return nil, err
-	}
-	remote, err := repo.CreateRemote(&config.RemoteConfig{Name: "origin", URLs: []string{from}})
-	if err != nil {
-		return nil, err
-	}
-	err = remote.FetchContext(ctx, &git.FetchOptions{
-		Depth: 1, Tags: git.NoTags,
-		RefSpecs: []config.RefSpec{config.RefSpec(commit + ":refs/heads/krtpkg")},
-	})
-	if err == nil || ctx.Err() != nil || errors.Is(err, git.NoErrAlreadyUpToDate) {
-		return repo, ctx.Err()
-	}
-	whole := remote.FetchContext(ctx, &git.FetchOptions{
-		Tags:     git.AllTags,
-		RefSpecs: []config.RefSpec{"+refs/heads/*:refs/heads/*"},
-	})
-	if whole != nil {
-		return nil, err // the first failure says more
-	}
-	return repo, nil
-}
-
-// redacted is an URL without the secret in it.
-func redacted(repository string) string {
-	if u, err := url.Parse(repository); err == nil && u.User != nil {
-		return u.Redacted()
-	}
-	return repository
-}
+// isSCP matches user@host:path, as ssh takes it.
+var isSCP = regexp.MustCompile(`^[^@:/]+@[^@:/]+:[^:]`)
 
 // gitCommit reads the files of a commit.
 type gitCommit struct {
+	ctx   context.Context
 	store storer.EncodedObjectStorer
-	g     *gatherer
-	blobs map[string]plumbing.Hash
+	// folders and sizes are what was read before: a commit may name one folder a million times.
+	folders map[plumbing.Hash]*object.Tree
+	sizes   map[plumbing.Hash]int64
+	*nodes
 }
 
-func (c *gitCommit) gather(id plumbing.Hash) error {
-	encoded, err := c.object(plumbing.CommitObject, id)
+func (c *gitCommit) list(id plumbing.Hash) error {
+	data, err := c.object(plumbing.CommitObject, id)
 	if err != nil {
 		return fmt.Errorf("there is no such commit: %w", err)
 	}
 	commit := &object.Commit{}
-	if err := commit.Decode(encoded); err != nil {
+	if err := commit.Decode(data); err != nil {
 		return err
 	}
 	return c.folder("", commit.TreeHash, 0)
@@ -145,69 +116,103 @@ const maxFolders = 100
 
 func (c *gitCommit) folder(at string, id plumbing.Hash, depth int) error {
 	if depth > maxFolders {
-		return fmt.Errorf("%s: over %d folders deep", at, maxFolders)
+		return fmt.Errorf("%.100s: over %d folders deep", at, maxFolders)
 	}
-	encoded, err := c.object(plumbing.TreeObject, id)
+	if c.ctx.Err() != nil {
+		return c.ctx.Err()
+	}
+	tree, err := c.entries(id)
 	if err != nil {
 		return err
 	}
-	tree := &object.Tree{}
-	if err := tree.Decode(encoded); err != nil {
-		return err
-	}
 	for _, e := range tree.Entries {
-		if strings.Contains(e.Name, "/") {
+		if strings.Contains(e.Name, "/") || e.Name == "." || e.Name == "" {
 			return fmt.Errorf("entry %q leaves the tree", e.Name)
 		}
-		name, picked, err := c.g.enter(path.Join(at, e.Name))
-		if err != nil {
-			return err
-		}
+		name := strings.TrimPrefix(at+"/"+e.Name, "/")
+		n := &node{kind: isFile, pack: c, key: e.Hash.String()}
 		switch e.Mode {
 		case filemode.Dir:
-			err = c.folder(name, e.Hash, depth+1)
+			n = newFolder()
 		case filemode.Submodule:
-			if rel, below := c.g.pick.below(name + "/"); below && !matches(strings.TrimSuffix(rel, "/"), c.g.pick.Exclude) {
-				err = fmt.Errorf("%s is a submodule, which is not fetched: make it a source of its own, or exclude it", name)
-			}
+			n.kind = isSubmodule
 		case filemode.Symlink:
-			var data []byte
-			if data, err = c.blob(e.Hash); err == nil {
-				c.g.links[name] = string(data)
+			if n.target, err = c.linkTarget(name, e.Hash); err != nil {
+				return err
 			}
+			n.kind = isLink
 		default:
-			c.blobs[name] = e.Hash
-			if picked {
-				var data []byte
-				if data, err = c.file(name); err == nil {
-					err = c.g.add(name, data)
-				}
-			}
+			n.size = c.size(e.Hash)
 		}
-		if err != nil {
+		if err := c.add(name, n); err != nil {
 			return err
+		}
+		if n.kind == isFolder {
+			if err := c.folder(name, e.Hash, depth+1); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+// entries reads a folder.
+func (c *gitCommit) entries(id plumbing.Hash) (*object.Tree, error) {
+	if tree := c.folders[id]; tree != nil {
+		return tree, nil
+	}
+	data, err := c.object(plumbing.TreeObject, id)
+	if err != nil {
+		return nil, err
+	}
+	tree := &object.Tree{}
+	if err := tree.Decode(data); err != nil {
+		return nil, err
+	}
+	c.folders[id] = tree
+	return tree, nil
+}
+
+// size is a file's size; 0 for one that is not there, which is an error when it is picked.
+func (c *gitCommit) size(id plumbing.Hash) int64 {
+	size, known := c.sizes[id]
+	if !known {
+		if there, err := c.store.EncodedObjectSize(id); err == nil {
+			size = there
+		}
+		c.sizes[id] = size
+	}
+	return size
+}
+
+func (c *gitCommit) linkTarget(name string, id plumbing.Hash) (string, error) {
+	if size, err := c.store.EncodedObjectSize(id); err != nil || size > maxName {
+		return "", errors.Join(fmt.Errorf("%s is a link of %d bytes", name, size), err)
+	}
+	data, err := c.blob(id)
+	return string(data), err
+}
+
 // lfs begins a file that Git LFS keeps elsewhere (git-lfs, docs/spec.md).
 var lfs = []byte("version https://git-lfs.github.com/spec/")
 
-// file reads a file of the commit.
-func (c *gitCommit) file(name string) ([]byte, error) {
-	id, ok := c.blobs[name]
-	if !ok {
-		return nil, errors.New("it is not there")
+// read implements [pack]: the keys are the ids of blobs.
+func (c *gitCommit) read(files map[string][]byte) error {
+	var size int64
+	for id := range files {
+		if c.ctx.Err() != nil {
+			return c.ctx.Err()
+		}
+		data, err := c.blob(plumbing.NewHash(id))
+		if err != nil {
+			return err
+		}
+		if size += int64(len(data)); size > maxTree {
+			return fmt.Errorf("the files that are picked are over the limit of %d bytes", maxTree)
+		}
+		files[id] = data
 	}
-	data, err := c.blob(id)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	if bytes.HasPrefix(data, lfs) {
-		return nil, fmt.Errorf("%s is kept by Git LFS and is not in the repository: exclude it, or bring it as a source of its own", name)
-	}
-	return data, nil
+	return nil
 }
 
 func (c *gitCommit) blob(id plumbing.Hash) ([]byte, error) {
@@ -234,7 +239,11 @@ func (c *gitCommit) object(kind plumbing.ObjectType, id plumbing.Hash) (plumbing
 	if got := plumbing.ComputeHash(kind, data); got != id {
 		return nil, &DigestError{Source: "git object", Got: got.String(), Want: id.String()}
 	}
-	return encoded, nil
+	// What was checked, should the store give something else the next time.
+	checked := &plumbing.MemoryObject{}
+	checked.SetType(kind)
+	_, err = checked.Write(data)
+	return checked, err
 }
 
 func content(encoded plumbing.EncodedObject) (data []byte, err error) {
@@ -243,57 +252,5 @@ func content(encoded plumbing.EncodedObject) (data []byte, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return io.ReadAll(r)
-}
-
-// GitRefs are the refs of a repository, by their whole names, and the commits they stand for.
-func (f *Fetcher) GitRefs(ctx context.Context, repository string) (map[string]string, error) {
-	refs, err := f.gitRefs(ctx, repository)
-	if err != nil {
-		return nil, fmt.Errorf("git %s: %w", redacted(repository), err)
-	}
-	commits := map[string]string{}
-	// What an annotated tag points to comes after it, as TAG^{}.
-	for _, name := range slices.Sorted(maps.Keys(refs)) {
-		commits[strings.TrimSuffix(name, "^{}")] = refs[name]
-	}
-	return commits, nil
-}
-
-func (f *Fetcher) gitRefs(ctx context.Context, repository string) (map[string]string, error) {
-	from, isLocal, err := f.gitOrigin(repository)
-	if err != nil {
-		return nil, err
-	}
-	found := map[string]string{}
-	if !isLocal {
-		remote := git.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{from}})
-		refs, err := remote.ListContext(ctx, &git.ListOptions{PeelingOption: git.AppendPeeled})
-		for _, ref := range refs {
-			if ref.Type() == plumbing.HashReference {
-				found[ref.Name().String()] = ref.Hash().String()
-			}
-		}
-		return found, err
-	}
-	repo, err := git.PlainOpen(from)
-	if err != nil {
-		return nil, err
-	}
-	refs, err := repo.References()
-	if err != nil {
-		return nil, err
-	}
-	err = refs.ForEach(func(ref *plumbing.Reference) error {
-		if ref.Type() != plumbing.HashReference {
-			return nil
-		}
-		id := ref.Hash()
-		if commit, err := repo.ResolveRevision(plumbing.Revision(ref.Name().String() + "^{commit}")); err == nil {
-			id = *commit
-		}
-		found[ref.Name().String()] = id.String()
-		return nil
-	})
-	return found, err
+	return readAll("it", r)
 }

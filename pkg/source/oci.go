@@ -1,28 +1,34 @@
 package source
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	orascontent "oras.land/oras-go/v2/content"
 )
 
-// maxManifest is the limit that registries have.
-const maxManifest = 4 << 20
+// Limits on an artifact. That on manifests is the registries' own.
+const (
+	maxManifest = 4 << 20
+	maxLayers   = 127
+)
 
-// chartLayer is the media type of a packed chart (helm.sh/docs/topics/registries).
-const chartLayer = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+// Media types of the layers of a chart (helm.sh/docs/topics/registries).
+const (
+	chartLayer      = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+	provenanceLayer = "application/vnd.cncf.helm.chart.provenance.v1.prov"
+)
 
 // OCI picks the files of an artifact: what its layers that are tar archives hold (those of
 // imgpkg, Flux, Helm and of images), and layers with a title, as oras makes them.
@@ -34,28 +40,42 @@ func (f *Fetcher) OCI(ctx context.Context, ref name.Digest, pick Pick) (*Tree, e
 	return tree, nil
 }
 
-func (f *Fetcher) oci(ctx context.Context, ref name.Digest, pick Pick) (*Tree, error) {
+func (f *Fetcher) oci(ctx context.Context, ref name.Digest, pick Pick) (tree *Tree, err error) {
 	store, manifest, err := f.manifest(ctx, ref, ref.DigestStr())
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGatherer(pick)
-	if err != nil {
-		return nil, err
-	}
-	// Links are only known at the end: every file counts until then.
-	g.pick = Pick{All: true}
+	var size int64
 	for _, layer := range manifest.Layers {
-		if err := g.layer(ctx, store, layer); err != nil {
-			return nil, fmt.Errorf("layer %s: %w", layer.Digest, err)
-		}
+		size += max(layer.Size, 0)
 	}
-	g.pick = pick
-	return g.tree(func(string) ([]byte, error) { return nil, errors.New("it is not there") })
+	if len(manifest.Layers) > maxLayers || size > maxArchive {
+		return nil, fmt.Errorf("%d layers of %d bytes are over the limit of %d of %d", len(manifest.Layers), size, maxLayers, maxArchive)
+	}
+	whole := newNodes()
+	for _, layer := range manifest.Layers {
+		if layer.MediaType == provenanceLayer {
+			continue
+		}
+		// Links may lead from any layer to any other: all stay until the end.
+		file, t, failed := openLayer(ctx, store, layer)
+		if file != nil {
+			defer func() { err = errors.Join(err, discard(file)) }()
+		}
+		if failed != nil {
+			return nil, fmt.Errorf("layer %s: %w", layer.Digest, failed)
+		}
+		whole.entries += t.entries
+		if whole.names += t.names; whole.entries > maxEntries || whole.names > maxNames {
+			return nil, errEntries
+		}
+		whole.top.cover(t.top)
+	}
+	return whole.pick(pick)
 }
 
 // manifest reads the manifest of an artifact.
-func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, digest string) (oras.ReadOnlyTarget, *ocispec.Manifest, error) {
+func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, want string) (oras.ReadOnlyTarget, *ocispec.Manifest, error) {
 	if f.Registry == nil {
 		return nil, nil, errors.New("there is no registry to fetch it from")
 	}
@@ -67,13 +87,17 @@ func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, digest strin
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case digest != "" && desc.Digest.String() != digest:
-		return nil, nil, &DigestError{Source: ref.Name(), Got: desc.Digest.String(), Want: digest}
+	case want != "" && desc.Digest.String() != want:
+		return nil, nil, digestError(ref.Name(), desc.Digest.String(), want)
 	case desc.Size > maxManifest:
 		return nil, nil, fmt.Errorf("manifest of %d bytes is over the limit of %d", desc.Size, maxManifest)
 	}
-	raw, err := orascontent.FetchAll(ctx, store, desc)
+	file, _, err := blob(ctx, store, desc)
 	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := readAll("manifest", file)
+	if err = errors.Join(err, discard(file)); err != nil {
 		return nil, nil, err
 	}
 	var manifest struct {
@@ -83,75 +107,145 @@ func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, digest strin
 	if err := json.Unmarshal(raw, &manifest); err != nil {
 		return nil, nil, fmt.Errorf("invalid manifest: %w", err)
 	}
-	if len(manifest.Manifests) > 0 {
+	if len(manifest.Manifests) > 0 || strings.Contains(desc.MediaType, "index") || strings.Contains(desc.MediaType, "manifest.list") {
 		return nil, nil, errors.New("it is an index, want one artifact")
 	}
 	return store, &manifest.Manifest, nil
 }
 
-// layer takes what a layer holds.
-func (g *gatherer) layer(ctx context.Context, store oras.ReadOnlyTarget, layer ocispec.Descriptor) (err error) {
-	title := layer.Annotations[ocispec.AnnotationTitle]
-	isArchive := slices.ContainsFunc([]string{".tar", ".tar.gzip", "+gzip", ".tar.zstd", "+zstd", "tar"}, func(end string) bool {
-		return strings.HasSuffix(layer.MediaType, end)
-	}) && (strings.Contains(layer.MediaType, "tar"))
+// isSHA256 has to come before any other question to a digest, which panics if it is none.
+func isSHA256(d digest.Digest) bool { return d.Validate() == nil && d.Algorithm() == digest.SHA256 }
+
+func digestError(source, got, want string) error {
+	return &DigestError{Source: source, Got: strings.TrimPrefix(got, "sha256:"), Want: strings.TrimPrefix(want, "sha256:")}
+}
+
+// blob puts what a descriptor names into a file, which is for [discard], and says its digest.
+func blob(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.Descriptor) (*os.File, string, error) {
 	switch {
-	case layer.Size > maxArchive:
-		return fmt.Errorf("%d bytes are over the limit of %d", layer.Size, maxArchive)
-	case title == "" && !isArchive:
-		return fmt.Errorf("media type %s is neither an archive nor a file with a title", layer.MediaType)
-	case title != "" && layer.Annotations["io.deis.oras.content.unpack"] == "true":
-		isArchive = true
-	case title != "" && layer.MediaType != chartLayer:
-		isArchive = false
+	case !isSHA256(desc.Digest):
+		return nil, "", fmt.Errorf("digest %q is no sha256", desc.Digest)
+	case desc.Size < 0 || desc.Size > maxArchive:
+		return nil, "", fmt.Errorf("%d bytes are over the limit of %d", desc.Size, maxArchive)
 	}
-	blob, err := store.Fetch(ctx, layer)
+	from, err := store.Fetch(ctx, desc)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
-	defer func() { err = errors.Join(err, blob.Close()) }()
-	verified := orascontent.NewVerifyReader(blob, layer)
+	file, err := os.CreateTemp("", "krtpkg-source-*")
+	if err != nil {
+		return nil, "", errors.Join(err, from.Close())
+	}
+	verified := orascontent.NewVerifyReader(from, desc)
+	sum, err := spool(file, verified)
+	if err == nil && sum != desc.Digest.Encoded() {
+		err = digestError("it", sum, desc.Digest.String())
+	} else if err == nil {
+		err = verified.Verify() // what comes after the size
+	}
+	if err == nil {
+		_, err = file.Seek(0, 0)
+	}
+	if err = errors.Join(err, from.Close()); err != nil {
+		return nil, "", errors.Join(err, discard(file))
+	}
+	return file, sum, nil
+}
+
+// isArchive tells a layer that is unpacked from one that is a file.
+func isArchive(layer ocispec.Descriptor) (bool, error) {
+	hasTitle := layer.Annotations[ocispec.AnnotationTitle] != ""
+	isTar := slices.ContainsFunc([]string{"tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd"}, func(end string) bool {
+		return strings.HasSuffix(layer.MediaType, "."+end) || strings.HasSuffix(layer.MediaType, "/"+end) || strings.HasSuffix(layer.MediaType, "/x-"+end)
+	})
+	switch {
+	case layer.Annotations["io.deis.oras.content.unpack"] == "true", isTar:
+		return true, nil
+	case hasTitle:
+		return false, nil
+	}
+	return false, fmt.Errorf("media type %s is neither an archive nor a file with a title", layer.MediaType)
+}
+
+// openLayer fetches a layer and says what it holds. The file, if there is one, is for [discard].
+func openLayer(ctx context.Context, store oras.ReadOnlyTarget, layer ocispec.Descriptor) (*os.File, *nodes, error) {
+	isArchive, err := isArchive(layer)
+	if err != nil {
+		return nil, nil, err
+	}
+	file, _, err := blob(ctx, store, layer)
+	if err != nil {
+		return nil, nil, err
+	}
 	if isArchive {
-		err = walkTar(bufio.NewReader(verified), g.over)
-	} else {
-		err = g.over(entry{name: title, mode: 0, size: layer.Size, body: verified})
+		t, err := list(ctx, file)
+		if err == nil {
+			t.settle(t.top)
+		}
+		return file, t, err
 	}
-	// The digest is the better reason: unpacking fails in odd ways on wrong bytes.
-	if _, drained := io.Copy(io.Discard, verified); drained != nil {
-		return errors.Join(drained, err)
-	}
-	if wrong := verified.Verify(); wrong != nil {
-		return wrong
-	}
+	t := newNodes()
+	return file, t, t.add(layer.Annotations[ocispec.AnnotationTitle], &node{kind: isFile, size: layer.Size, pack: &plain{file}})
+}
+
+// plain is a layer that is one file.
+type plain struct{ file *os.File }
+
+func (p *plain) read(files map[string][]byte) error {
+	var data bytes.Buffer
+	_, err := data.ReadFrom(p.file)
+	files[""] = data.Bytes()
 	return err
 }
 
-// over takes an entry of a layer, which replaces those below it (image-spec, layer.md).
-func (g *gatherer) over(e entry) error {
-	clean := path.Clean(strings.TrimSuffix(e.name, "/"))
-	dir, base := path.Split(clean)
-	removed, isWhiteout := strings.CutPrefix(base, ".wh.")
-	switch {
-	case base == ".wh..wh..opq":
-		g.remove(path.Clean(dir), false)
-		return nil
-	case isWhiteout:
-		g.remove(path.Join(dir, removed), true)
-		return nil
-	case !e.mode.IsDir():
-		g.remove(clean, true)
+// settle makes a layer's hard links the files that they lead to: a layer above may replace those.
+func (t *nodes) settle(dir *node) {
+	for name, n := range dir.children {
+		if n.kind == isFolder {
+			t.settle(n)
+		}
+		if n.kind != isLink || !n.fromTop {
+			continue
+		}
+		file := t.top
+		for element := range strings.SplitSeq(path.Clean(n.target), "/") {
+			if file = file.children[element]; file == nil {
+				break
+			}
+		}
+		if file != nil && file.kind == isFile {
+			dir.children[name] = file
+		}
 	}
-	return g.take(e)
 }
 
-// remove forgets what is below a path, and with itself what is at it.
-func (g *gatherer) remove(at string, itself bool) {
-	is := func(name string) bool { return itself && name == at || strings.HasPrefix(name, at+"/") || at == "." }
-	maps.DeleteFunc(g.files, func(name string, data []byte) bool {
-		if is(name) {
-			g.bytes -= int64(len(data))
+const (
+	whiteout = ".wh."
+	opaque   = ".wh..wh..opq"
+)
+
+// cover puts a layer over those below it: its files replace theirs, and a whiteout removes one
+// (image-spec, layer.md).
+func (n *node) cover(layer *node) {
+	if layer.children[opaque] != nil {
+		clear(n.children)
+	}
+	for name := range layer.children {
+		if removed, is := strings.CutPrefix(name, whiteout); is {
+			delete(n.children, removed)
 		}
-		return is(name)
-	})
-	maps.DeleteFunc(g.links, func(name, _ string) bool { return is(name) })
+	}
+	for name, above := range layer.children {
+		switch below := n.children[name]; {
+		case strings.HasPrefix(name, whiteout):
+		case above.kind != isFolder:
+			n.children[name] = above
+		default:
+			if below == nil || below.kind != isFolder {
+				below = newFolder()
+				n.children[name] = below
+			}
+			below.cover(above)
+		}
+	}
 }

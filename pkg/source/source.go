@@ -126,6 +126,9 @@ func (f *Fetcher) Folder(dir string, pick Pick) (*Tree, error) {
 		if entry.IsDir() || !pick.wants(rel) {
 			return nil
 		}
+		if err := printable(rel); err != nil {
+			return fmt.Errorf("folder %s: %w", dir, err)
+		}
 		if len(tree.Files) == maxFiles {
 			return fmt.Errorf("folder %s has over %d files", dir, maxFiles)
 		}

@@ -152,6 +152,11 @@ func TestLocalSourcesRefuse(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, nil, "m/x.yaml: 67108865 bytes are over the limit of 67108864"},
+		{"line break in a name", func(t *testing.T, dir string) {
+			if err := os.WriteFile(filepath.Join(dir, "m", "x\n.yaml"), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, `folder m: "x\n.yaml" is picked, but its name is not printable`},
 		{"bad glob", func(*testing.T, string) {}, []string{"[a"}, `folder m: invalid glob "[a"`},
 		{"nothing left", func(*testing.T, string) {}, []string{"**"}, "folder m has no YAML or JSON file that is included"},
 	} {

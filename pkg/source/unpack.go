@@ -5,11 +5,14 @@ import (
 	"archive/zip"
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
+	"path"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -20,93 +23,79 @@ const maxStream = 4 << 30
 
 // unpack picks files of a tar (plain, gzip, zstd) or a zip. A link inside the archive is the
 // file that it leads to.
-func unpack(archive *os.File, pick Pick) (*Tree, error) {
-	g, err := newGatherer(pick)
+func unpack(ctx context.Context, archive *os.File, pick Pick) (*Tree, error) {
+	t, err := list(ctx, archive)
 	if err != nil {
 		return nil, err
 	}
-	if err := walkArchive(archive, g.take); err != nil {
-		return nil, err
-	}
-	return g.tree(func(name string) ([]byte, error) { return readEntry(archive, name) })
+	return t.pick(pick)
 }
 
-// entry is one of an archive. Link is where it leads, for a link, from its own folder.
+// entry is one of an archive: a node, and how its bytes are read.
 type entry struct {
 	name string
-	mode fs.FileMode
-	link string
-	size int64
-	body io.Reader
+	node
+	bytes func() ([]byte, error)
 }
 
-// take is what a gatherer does with each entry of an archive.
-func (g *gatherer) take(e entry) error {
-	name, picked, err := g.enter(e.name)
-	switch {
-	case err != nil:
-		return err
-	case e.mode.IsDir():
-		if len(g.folders) < 1000 {
-			g.folders[name] = true
+// list goes through an archive for what is in it.
+func list(ctx context.Context, archive *os.File) (*nodes, error) {
+	t, p := newNodes(), &packed{ctx, archive}
+	return t, walkArchive(ctx, archive, func(e entry) error {
+		n := e.node
+		n.pack, n.key = p, path.Clean(e.name)
+		if n.kind == isFolder {
+			n = *newFolder()
 		}
-		return nil
-	case e.mode&fs.ModeSymlink != 0:
-		if _, twice := g.links[name]; twice {
-			return fmt.Errorf("entry %q is there twice", e.name)
-		}
-		g.links[name] = e.link
-		return nil
-	case !picked:
-		return nil
-	case !e.mode.IsRegular():
-		return fmt.Errorf("entry %q is neither file, folder nor link", e.name)
-	}
-	if err := g.room(name, e.size); err != nil {
-		return err
-	}
-	data, err := readAll(name, e.body)
-	if err != nil {
-		return fmt.Errorf("entry %q: %w", e.name, err)
-	}
-	return g.add(name, data)
-}
-
-var errFound = errors.New("found")
-
-// readEntry reads one file of an archive.
-func readEntry(archive *os.File, wanted string) ([]byte, error) {
-	var data []byte
-	names, err := newGatherer(Pick{})
-	if err != nil {
-		return nil, err
-	}
-	err = walkArchive(archive, func(e entry) error {
-		name, _, err := names.enter(e.name)
-		if err != nil || name != wanted || !e.mode.IsRegular() {
-			return err
-		}
-		if data, err = readAll(name, e.body); err != nil {
-			return err
-		}
-		return errFound
+		return t.add(e.name, &n)
 	})
-	if errors.Is(err, errFound) {
-		return data, nil
+}
+
+// packed reads files of an archive that was listed.
+type packed struct {
+	ctx     context.Context
+	archive *os.File
+}
+
+var errAll = errors.New("all is read")
+
+func (p *packed) read(files map[string][]byte) error {
+	left := len(files)
+	err := walkArchive(p.ctx, p.archive, func(e entry) (err error) {
+		name := path.Clean(e.name)
+		if _, wanted := files[name]; !wanted || e.kind != isFile {
+			return nil
+		}
+		if files[name], err = e.bytes(); err != nil {
+			return fmt.Errorf("entry %q: %w", e.name, err)
+		}
+		if left--; left == 0 {
+			return errAll
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errAll):
+		return nil
+	case err == nil:
+		err = errors.New("it changed while it was read")
 	}
-	if err == nil {
-		err = fs.ErrNotExist
-	}
-	return nil, err
+	return err
 }
 
 // walkArchive calls visit for each entry.
-func walkArchive(archive *os.File, visit func(entry) error) error {
+func walkArchive(ctx context.Context, archive *os.File, each func(entry) error) error {
+	visit := func(e entry) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return each(e)
+	}
 	var head [4]byte
 	if _, err := archive.ReadAt(head[:], 0); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if bytes.Equal(head[:], []byte("PK\x03\x04")) {
+	if head := string(head[:]); head == "PK\x03\x04" || head == "PK\x05\x06" {
 		return walkZip(archive, visit)
 	}
 	if _, err := archive.Seek(0, io.SeekStart); err != nil {
@@ -154,16 +143,18 @@ func walkTar(r *bufio.Reader, visit func(entry) error) error {
 		case header.Typeflag == tar.TypeXGlobalHeader:
 			continue
 		}
-		e := entry{name: header.Name, mode: header.FileInfo().Mode(), size: header.Size, body: archive}
+		e := entry{name: header.Name, node: node{kind: isOther, size: header.Size}}
+		e.bytes = func() ([]byte, error) { return readAll("it", archive) }
+		// By the type alone: the bits of the mode may say anything.
 		switch header.Typeflag {
+		case tar.TypeReg, tar.TypeGNUSparse:
+			e.kind = isFile
+		case tar.TypeDir:
+			e.kind = isFolder
 		case tar.TypeSymlink:
-			e.mode, e.link = fs.ModeSymlink, header.Linkname
+			e.kind, e.target = isLink, header.Linkname
 		case tar.TypeLink:
-			// A hard link's target counts from the top.
-			e.mode, e.link = fs.ModeSymlink, fromTop(header.Name, header.Linkname)
-		case tar.TypeReg, tar.TypeDir:
-		default:
-			e.mode = fs.ModeIrregular
+			e.kind, e.target, e.fromTop = isLink, header.Linkname, true
 		}
 		if err := visit(e); err != nil {
 			return err
@@ -171,37 +162,67 @@ func walkTar(r *bufio.Reader, visit func(entry) error) error {
 	}
 }
 
+// maxDirectory is the limit on the list of files in a zip, which is held whole.
+const maxDirectory = 32 << 20
+
 func walkZip(file *os.File, visit func(entry) error) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
-	archive, err := zip.NewReader(file, info.Size())
+	directory := &budget{file, maxDirectory}
+	archive, err := zip.NewReader(directory, info.Size())
 	if err != nil {
 		return fmt.Errorf("damaged archive: %w", err)
 	}
-	left := int64(maxStream)
+	directory.left = math.MaxInt64
 	for _, f := range archive.File {
-		body, err := f.Open()
-		if err != nil {
-			return fmt.Errorf("entry %q: %w", f.Name, err)
+		e := entry{name: f.Name, node: node{kind: isOther, size: int64(min(f.UncompressedSize64, math.MaxInt64))}}
+		e.bytes = func() ([]byte, error) { return readZipped(f, e.size) }
+		switch mode := f.Mode(); {
+		case mode.IsDir():
+			e.kind = isFolder
+		case mode.IsRegular():
+			e.kind = isFile
+		case mode&fs.ModeSymlink != 0:
+			to, err := readZipped(f, min(e.size, maxName))
+			if err != nil {
+				return fmt.Errorf("entry %q: %w", f.Name, err)
+			}
+			e.kind, e.target = isLink, string(to)
 		}
-		limited := &io.LimitedReader{R: body, N: left}
-		e := entry{name: f.Name, mode: f.Mode(), size: int64(min(f.UncompressedSize64, maxStream)), body: limited}
-		if e.mode&fs.ModeSymlink != 0 {
-			to, failed := io.ReadAll(io.LimitReader(limited, 4096))
-			e.link, err = string(to), failed
-		}
-		if err == nil {
-			err = visit(e)
-		}
-		left = limited.N
-		if err = errors.Join(err, body.Close()); err != nil {
+		if err := visit(e); err != nil {
 			return err
-		}
-		if left <= 0 {
-			return fmt.Errorf("it unpacks to over %d bytes", int64(maxStream))
 		}
 	}
 	return nil
+}
+
+func readZipped(f *zip.File, size int64) (data []byte, err error) {
+	if f.Flags&1 != 0 {
+		return nil, errors.New("it is encrypted")
+	}
+	body, err := f.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, body.Close()) }()
+	data, err = io.ReadAll(io.LimitReader(body, size+1))
+	if err == nil && int64(len(data)) > size {
+		err = fmt.Errorf("it %w of %d bytes", errTooLong, size)
+	}
+	return data, err
+}
+
+// budget reads until so many bytes are read.
+type budget struct {
+	io.ReaderAt
+	left int64
+}
+
+func (b *budget) ReadAt(p []byte, at int64) (int, error) {
+	if b.left -= int64(len(p)); b.left < 0 {
+		return 0, fmt.Errorf("the list of its files %w of %d bytes", errTooLong, int64(maxDirectory))
+	}
+	return b.ReaderAt.ReadAt(p, at)
 }

@@ -9,11 +9,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	neturl "net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // maxArchive is the limit on a download that is unpacked.
@@ -56,9 +59,9 @@ func (f *Fetcher) fetch(ctx context.Context, url string, take func(io.Reader) er
 	local, isLocal := localPath(from)
 	err := errors.New("only https is allowed")
 	switch {
-	case isLocal:
+	case isLocal && from != url: // files are for mirrors alone: an index may name anything
 		err = readLocal(local, take)
-	case from != url || strings.HasPrefix(url, "https://"):
+	case from != url && !isLocal || strings.HasPrefix(url, "https://"):
 		err = f.get(ctx, from, take)
 	}
 	if err != nil {
@@ -132,9 +135,35 @@ func discard(file *os.File) error {
 
 func describe(url, from string) string {
 	if url == from {
-		return url
+		return redact(url)
 	}
-	return url + " (mirrored by " + from + ")"
+	return redact(url) + " (mirrored by " + redact(from) + ")"
+}
+
+// redact leaves out of an URL what it says of a user: that may be a token, too.
+func redact(url string) string {
+	u, err := neturl.Parse(url)
+	switch {
+	case err != nil && strings.Contains(url, "@") && strings.Contains(url, "://"):
+		scheme, rest, _ := strings.Cut(url, "://")
+		return scheme + "://" + rest[strings.LastIndex(rest, "@")+1:]
+	case err != nil || u.User == nil:
+		return url
+	case u.Scheme == "ssh":
+		u.User = neturl.User(u.User.Username())
+	default:
+		u.User = nil
+	}
+	return u.String()
+}
+
+// redactError does so with the URL that an error of net/url and net/http names.
+func redactError(err error) error {
+	var at *neturl.Error
+	if errors.As(err, &at) {
+		at.URL = redact(at.URL)
+	}
+	return err
 }
 
 // mirrored is where a URL leads: by the longest prefix that matches.
@@ -188,6 +217,11 @@ func readLocal(name string, take func(io.Reader) error) (err error) {
 const attempts = 4
 
 func (f *Fetcher) get(ctx context.Context, url string, take func(io.Reader) error) error {
+	return again(ctx, func() (bool, error) { return f.once(ctx, url, take) })
+}
+
+// again does what may fail for a while.
+func again(ctx context.Context, once func() (retry bool, err error)) error {
 	var failed error
 	for attempt := range attempts {
 		if attempt > 0 {
@@ -197,7 +231,7 @@ func (f *Fetcher) get(ctx context.Context, url string, take func(io.Reader) erro
 				return ctx.Err()
 			}
 		}
-		retry, err := f.once(ctx, url, take)
+		retry, err := once()
 		if err == nil {
 			return nil
 		}
@@ -213,11 +247,15 @@ func (f *Fetcher) get(ctx context.Context, url string, take func(io.Reader) erro
 func (f *Fetcher) once(ctx context.Context, url string, take func(io.Reader) error) (retry bool, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return false, err
+		return false, redactError(err)
 	}
-	response, err := cmp.Or(f.Client, http.DefaultClient).Do(request)
+	// Else what is packed on the way would be unpacked, and have another digest.
+	request.Header.Set("Accept-Encoding", "identity")
+	client := *cmp.Or(f.Client, http.DefaultClient)
+	client.CheckRedirect = stayPrivate(client.CheckRedirect)
+	response, err := client.Do(request)
 	if err != nil {
-		return true, err
+		return !errors.Is(err, errHTTP), redactError(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
@@ -229,9 +267,27 @@ func (f *Fetcher) once(ctx context.Context, url string, take func(io.Reader) err
 	return !errors.Is(err, errTooLong), err
 }
 
+var errHTTP = errors.New("only https is allowed, also where it redirects to")
+
+// stayPrivate refuses redirects from https to http.
+func stayPrivate(next func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
+	return func(request *http.Request, via []*http.Request) error {
+		switch {
+		case via[0].URL.Scheme == "https" && request.URL.Scheme != "https":
+			return errHTTP
+		case next != nil:
+			return next(request, via)
+		case len(via) >= 10: // as net/http has it
+			return errors.New("stopped after 10 redirects")
+		}
+		return nil
+	}
+}
+
 // cached opens a download; one that was damaged since counts as none.
 func (f *Fetcher) cached(want string) (*os.File, bool) {
-	if f.Cache == "" || want == "" {
+	// An index may say anything of its charts.
+	if f.Cache == "" || !isSHA256(digest.NewDigestFromEncoded(digest.SHA256, want)) {
 		return nil, false
 	}
 	file, err := os.Open(filepath.Join(f.Cache, want))

@@ -1,0 +1,313 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	neturl "net/url"
+	"os"
+	"slices"
+
+	"github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/packfile"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
+	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
+	"github.com/go-git/go-git/v5/plumbing/transport"
+	githttp "github.com/go-git/go-git/v5/plumbing/transport/http"
+	gitssh "github.com/go-git/go-git/v5/plumbing/transport/ssh"
+)
+
+// Limits on what a git server sends.
+const (
+	maxPack    = 4 << 30
+	maxObject  = 512 << 20
+	maxObjects = 64 << 30 // all of them, unpacked
+)
+
+// session asks a git server for its refs. A name and a token of the URL go along, and into no
+// error.
+func (f *Fetcher) session(ctx context.Context, from string) (transport.UploadPackSession, *packp.AdvRefs, error) {
+	endpoint, err := transport.NewEndpoint(from)
+	if err != nil {
+		return nil, nil, redactError(err)
+	}
+	var s transport.UploadPackSession
+	switch endpoint.Protocol {
+	case "http", "https":
+		var auth transport.AuthMethod
+		if endpoint.User != "" || endpoint.Password != "" {
+			auth = &githttp.BasicAuth{Username: endpoint.User, Password: endpoint.Password}
+			endpoint.User, endpoint.Password = "", ""
+		}
+		s, err = githttp.NewClient(f.Client).NewUploadPackSession(endpoint, auth)
+	case "ssh":
+		s, err = gitssh.DefaultClient.NewUploadPackSession(endpoint, nil)
+	default:
+		err = errors.New("only https and ssh are allowed")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	refs, err := s.AdvertisedReferencesContext(ctx)
+	if err != nil {
+		return nil, nil, errors.Join(redactError(err), s.Close())
+	}
+	return s, refs, nil
+}
+
+// mayPass says whether a git server's failure may be none the next time.
+func mayPass(err error) bool {
+	var status *githttp.Err
+	var network *neturl.Error
+	var wrapped *plumbing.UnexpectedError
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err // it does not unwrap
+	}
+	if errors.As(err, &status) {
+		return status.StatusCode() >= 500 || status.StatusCode() == http.StatusTooManyRequests
+	}
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// fetchCommit brings one commit into a new repository; all there is, where the server gives out
+// branches and tags alone.
+func (f *Fetcher) fetchCommit(ctx context.Context, dir, from string, commit plumbing.Hash) (*git.Repository, error) {
+	repo, err := git.PlainInit(dir, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, whole := range []bool{false, true} {
+		err = again(ctx, func() (bool, error) {
+			err := f.fetchPack(ctx, repo, from, commit, whole)
+			return mayPass(err), err
+		})
+		if err == nil || ctx.Err() != nil || !errors.Is(err, errRefused) {
+			break
+		}
+	}
+	return repo, err
+}
+
+// errRefused says that a server does not give a commit by its id.
+var errRefused = errors.New("the server gives out branches and tags alone")
+
+func (f *Fetcher) fetchPack(ctx context.Context, repo *git.Repository, from string, commit plumbing.Hash, whole bool) (err error) {
+	s, refs, err := f.session(ctx, from)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// What closing finds wrong is the consequence of what was wrong before.
+		if closed := s.Close(); err == nil {
+			err = redactError(closed)
+		}
+	}()
+	request := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
+	byID := false
+	switch tip := advertised(refs, commit); {
+	case whole:
+		request.Wants = slices.Collect(maps.Values(refs.References))
+	case !tip.IsZero():
+		request.Wants = []plumbing.Hash{tip}
+	case refs.Capabilities.Supports(capability.AllowReachableSHA1InWant):
+		request.Wants, byID = []plumbing.Hash{commit}, true
+	default:
+		return errRefused
+	}
+	if !whole && refs.Capabilities.Supports(capability.Shallow) {
+		request.Depth = packp.DepthCommits(1)
+		if err := request.Capabilities.Set(capability.Shallow); err != nil {
+			return err
+		}
+	}
+	if refs.Capabilities.Supports(capability.NoProgress) {
+		if err := request.Capabilities.Set(capability.NoProgress); err != nil {
+			return err
+		}
+	}
+	response, err := s.UploadPack(ctx, request)
+	if err == nil {
+		defer response.Close()
+		err = store(repo, unbanded(request.Capabilities, response))
+	}
+	if byID && err != nil && !mayPass(err) {
+		return fmt.Errorf("%w: %w", errRefused, redactError(err))
+	}
+	return redactError(err)
+}
+
+// advertised is the ref to ask for, if one stands for the commit: an annotated tag by its own id.
+func advertised(refs *packp.AdvRefs, commit plumbing.Hash) plumbing.Hash {
+	for name, id := range refs.References {
+		if id == commit || refs.Peeled[name] == commit {
+			return id
+		}
+	}
+	return plumbing.ZeroHash
+}
+
+func unbanded(capabilities *capability.List, r io.Reader) io.Reader {
+	switch {
+	case capabilities.Supports(capability.Sideband64k):
+		return sideband.NewDemuxer(sideband.Sideband64k, r)
+	case capabilities.Supports(capability.Sideband):
+		return sideband.NewDemuxer(sideband.Sideband, r)
+	}
+	return r
+}
+
+// store puts a pack into a repository.
+func store(repo *git.Repository, r io.Reader) (err error) {
+	pack, err := os.CreateTemp("", "krtpkg-source-*")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, discard(pack)) }()
+	n, err := io.Copy(pack, io.LimitReader(r, maxPack+1))
+	if err == nil && n > maxPack {
+		err = fmt.Errorf("the repository %w of %d bytes", errTooLong, int64(maxPack))
+	}
+	if err == nil {
+		err = checkPack(pack)
+	}
+	if err == nil {
+		_, err = pack.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return err
+	}
+	return packfile.UpdateObjectStorage(repo.Storer, pack)
+}
+
+// checkPack goes through a pack for objects that would not fit into memory, where each is read
+// whole.
+func checkPack(pack *os.File) error {
+	if _, err := pack.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	scanner := packfile.NewScanner(pack)
+	_, count, err := scanner.Header()
+	if err != nil {
+		return err
+	}
+	var all int64
+	for range count {
+		header, err := scanner.NextObjectHeader()
+		if err != nil {
+			return err
+		}
+		size := header.Length
+		if header.Type.IsDelta() && size <= maxObject {
+			var delta start
+			if _, _, err := scanner.NextObject(&delta); err != nil {
+				return err
+			}
+			size = max(size, delta.target())
+		}
+		if all += size; size < 0 || size > maxObject || all > maxObjects {
+			return fmt.Errorf("an object of %d bytes is over the limit of %d, or all are over that of %d", size, maxObject, int64(maxObjects))
+		}
+	}
+	return nil
+}
+
+// start keeps the start of what is written.
+type start struct{ bytes.Buffer }
+
+func (s *start) Write(p []byte) (int, error) {
+	s.Buffer.Write(p[:min(len(p), max(2*binary.MaxVarintLen64-s.Len(), 0))])
+	return len(p), nil
+}
+
+// target is the size of what a delta makes: its second number.
+func (s *start) target() int64 {
+	var size uint64
+	for range 2 {
+		var err error
+		if size, err = binary.ReadUvarint(s); err != nil {
+			return 0 // the delta is damaged, which unpacking it finds
+		}
+	}
+	return int64(min(size, maxObject+1))
+}
+
+// openRepository opens one in a folder.
+func openRepository(dir string) (*git.Repository, error) {
+	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{EnableDotGitCommonDir: true})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return repo, nil
+}
+
+// GitRefs are the refs of a repository, HEAD too, by their whole names, and the commits they
+// stand for.
+func (f *Fetcher) GitRefs(ctx context.Context, repository string) (map[string]string, error) {
+	commits := map[string]string{}
+	from, isLocal, err := f.gitOrigin(repository)
+	switch {
+	case err != nil:
+	case isLocal:
+		err = localRefs(from, commits)
+	default:
+		err = again(ctx, func() (bool, error) {
+			err := f.remoteRefs(ctx, from, commits)
+			return mayPass(err), err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("git %s: %w", describe(repository, f.mirrored(repository)), err)
+	}
+	return commits, nil
+}
+
+func (f *Fetcher) remoteRefs(ctx context.Context, from string, commits map[string]string) error {
+	s, refs, err := f.session(ctx, from)
+	if err != nil {
+		return err
+	}
+	for name, id := range refs.References {
+		commits[name] = id.String()
+	}
+	for name, id := range refs.Peeled {
+		commits[name] = id.String()
+	}
+	if refs.Head != nil {
+		commits["HEAD"] = refs.Head.String()
+	}
+	return s.Close()
+}
+
+func localRefs(dir string, commits map[string]string) error {
+	repo, err := openRepository(dir)
+	if err != nil {
+		return err
+	}
+	refs, err := repo.References()
+	if err != nil {
+		return err
+	}
+	take := func(named *plumbing.Reference) error {
+		ref, err := repo.Reference(named.Name(), true)
+		if errors.Is(err, plumbing.ErrReferenceNotFound) {
+			return nil // HEAD, before the first commit
+		}
+		if err != nil {
+			return err
+		}
+		id := ref.Hash()
+		for tag, err := repo.TagObject(id); err == nil; tag, err = repo.TagObject(id) {
+			id = tag.Target
+		}
+		commits[named.Name().String()] = id.String()
+		return nil
+	}
+	return errors.Join(refs.ForEach(take), take(plumbing.NewHashReference(plumbing.HEAD, plumbing.ZeroHash)))
+}
