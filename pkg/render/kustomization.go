@@ -110,9 +110,11 @@ func entries(k *types.Kustomization) (all []reference) {
 	add(false, k.Configurations...)
 	add(false, k.OpenAPI["path"])
 	add(true, slices.Concat(k.Generators, k.Transformers, k.Validators)...)
+	//lint:ignore SA1019 kustomize still reads it
 	for _, p := range k.PatchesStrategicMerge {
 		add(true, string(p))
 	}
+	//lint:ignore SA1019 kustomize still reads it
 	for _, p := range slices.Concat(k.Patches, k.PatchesJson6902) {
 		add(false, p.Path)
 	}

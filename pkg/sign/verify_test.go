@@ -558,7 +558,7 @@ func FuzzVerifyManifest(f *testing.F) {
 		root := newRoot(t, store, "edge")
 		desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageManifest, manifest)
 		if store.Push(t.Context(), desc, bytes.NewReader(manifest)) != nil || store.Tag(t.Context(), desc, sign.Tag(root.Digest)) != nil {
-			t.Skip("no store takes it")
+			return // no store takes it
 		}
 		if res, err := sign.Verify(t.Context(), store, root, trust(t, key(t, "cosign"))); err == nil {
 			t.Errorf("verified %+v", res)

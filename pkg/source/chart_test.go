@@ -37,7 +37,7 @@ entries:
     - {version: 1.8.0, urls: []}
     - {version: 1.2.0, urls: ["file:///etc/hostname"]}
     - {version: 1.1.0, urls: ["http://charts.example/plain.tgz"]}
-    - {version: 1.0.0+build.1, urls: [/root/web-1.0.0.tgz], digest: DIGEST-wrong}
+    - {version: 1.0.0+build.1, urls: [/elsewhere/web-1.0.0.tgz], digest: DIGEST-wrong}
 `
 
 func indexed(t *testing.T) string {
@@ -65,7 +65,7 @@ func TestChartRepository(t *testing.T) {
 		asked.Add(1)
 		files := map[string]string{
 			"/stable/index.yaml": indexed(t), "/stable/charts/web-1.9.0.tgz": chart(t, "1.9.0"),
-			"/stable/charts/web-1.10.0.tgz": chart(t, "1.10.0"), "/root/web-1.0.0.tgz": chart(t, "1.0.0"),
+			"/stable/charts/web-1.10.0.tgz": chart(t, "1.10.0"), "/elsewhere/web-1.0.0.tgz": chart(t, "1.0.0"),
 		}
 		data, ok := files[request.URL.Path]
 		if user, password, _ := request.BasicAuth(); !ok || user+password != "usersecret" {
@@ -88,7 +88,7 @@ func TestChartRepository(t *testing.T) {
 		{Version: "1.9.0", SHA256: sum(chart(t, "1.9.0")), URL: repository + "/charts/web-1.9.0.tgz"},
 		{Version: "1.2.0", URL: "file:///etc/hostname"},
 		{Version: "1.1.0", URL: "http://charts.example/plain.tgz"},
-		{Version: "1.0.0+build.1", SHA256: sum("wrong"), URL: strings.TrimSuffix(repository, "/stable") + "/root/web-1.0.0.tgz"},
+		{Version: "1.0.0+build.1", SHA256: sum("wrong"), URL: strings.TrimSuffix(repository, "/stable") + "/elsewhere/web-1.0.0.tgz"},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v", got)
