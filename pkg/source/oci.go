@@ -152,17 +152,20 @@ func blob(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.Descripto
 	return file, sum, nil
 }
 
-// isArchive tells a layer that is unpacked from one that is a file.
+// isArchive tells a layer that is unpacked from one that is a file. oras gives files the type of
+// an image's layer too: there the title tells, and an annotation of its own for folders.
 func isArchive(layer ocispec.Descriptor) (bool, error) {
 	hasTitle := layer.Annotations[ocispec.AnnotationTitle] != ""
 	isTar := slices.ContainsFunc([]string{"tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd"}, func(end string) bool {
 		return strings.HasSuffix(layer.MediaType, "."+end) || strings.HasSuffix(layer.MediaType, "/"+end) || strings.HasSuffix(layer.MediaType, "/x-"+end)
 	})
 	switch {
-	case layer.Annotations["io.deis.oras.content.unpack"] == "true", isTar:
+	case layer.Annotations["io.deis.oras.content.unpack"] == "true", isTar && strings.HasPrefix(layer.MediaType, "application/vnd.cncf."):
 		return true, nil
 	case hasTitle:
 		return false, nil
+	case isTar:
+		return true, nil
 	}
 	return false, fmt.Errorf("media type %s is neither an archive nor a file with a title", layer.MediaType)
 }
