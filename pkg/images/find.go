@@ -122,9 +122,8 @@ func (f *Finder) Find(file *manifest.File) ([]Found, error) {
 			return nil, err
 		}
 	}
-	allowed := f.allowed()
 	for i := range found {
-		if reason, ok := allowed(found[i].Image); ok && found[i].State != Ignored {
+		if reason, ok := f.allowed(found[i].Image); ok && found[i].State != Ignored {
 			found[i].State, found[i].Reason = Ignored, reason
 		}
 	}

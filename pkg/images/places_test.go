@@ -190,6 +190,29 @@ func TestNotImages(t *testing.T) {
 	}
 }
 
+// In the globs of NotImages * is anything, and nothing else has a meaning.
+func TestNotImagesGlobs(t *testing.T) {
+	t.Parallel()
+	for glob, texts := range map[string][2][]string{
+		"a/b:1":     {{"a/b:1"}, {"a/b:10", "xa/b:1", "a/b.1"}},
+		"a/*":       {{"a/b:1", "a/b/c:1"}, {"b/a/c:1"}},
+		"*/b:*":     {{"a/b:1", "a.io/a/b:2"}, {"a/bb:1"}},
+		"a/*/c*:1":  {{"a/b/c:1", "a/b/d/cd:1"}, {"a/c:1", "a/b/c:2"}},
+		"a/b:1*b:1": {{"a/b:1/b:1"}, {"a/b:1"}},
+		"*":         {{"a/b:1"}, nil},
+	} {
+		finder := images.Finder{NotImages: []images.NotImage{{Value: glob, Reason: "r"}}}
+		for i, ignored := range []images.State{images.Ignored, images.Image} {
+			for _, text := range texts[i] {
+				found, err := finder.Find(parse(t, "spec: {containers: [{image: '"+text+"'}]}\n"))
+				if err != nil || len(found) != 1 || (found[0].State == images.Ignored) != (ignored == images.Ignored) {
+					t.Errorf("%s and %s: %+v, %v", glob, text, found, err)
+				}
+			}
+		}
+	}
+}
+
 // Whatever is found can be relocated, and is then found again at the site, as often and in the
 // same places; nothing else changes in meaning.
 func FuzzFind(f *testing.F) {

@@ -2,7 +2,6 @@ package images
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -239,22 +238,33 @@ func (w *walker) byRule(node *yaml.Node, at place) error {
 }
 
 // allowed tells by the rules of NotImages why a string is not locked.
-func (f *Finder) allowed() func(string) (string, bool) {
-	type pattern struct {
-		glob   *regexp.Regexp
-		reason string
-	}
-	patterns := make([]pattern, len(f.NotImages))
-	for i, n := range f.NotImages {
-		glob := strings.ReplaceAll(regexp.QuoteMeta(n.Value), `\*`, `.*`)
-		patterns[i] = pattern{regexp.MustCompile("^(?:" + glob + ")$"), n.Reason}
-	}
-	return func(text string) (string, bool) {
-		for _, p := range patterns {
-			if p.glob.MatchString(text) {
-				return p.reason, true
-			}
+func (f *Finder) allowed(text string) (reason string, ok bool) {
+	for _, n := range f.NotImages {
+		if matchesGlob(n.Value, text) {
+			return n.Reason, true
 		}
-		return "", false
 	}
+	return "", false
+}
+
+// matchesGlob says whether a text is what a glob means, in which * is any characters at all.
+func matchesGlob(glob, text string) bool {
+	parts := strings.Split(glob, "*")
+	last := len(parts) - 1
+	if last == 0 {
+		return glob == text
+	}
+	rest, ok := strings.CutPrefix(text, parts[0])
+	if !ok || !strings.HasSuffix(rest, parts[last]) {
+		return false
+	}
+	rest = strings.TrimSuffix(rest, parts[last])
+	for _, part := range parts[1:last] {
+		_, after, ok := strings.Cut(rest, part)
+		if !ok {
+			return false
+		}
+		rest = after
+	}
+	return true
 }
