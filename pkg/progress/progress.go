@@ -35,6 +35,12 @@ const (
 	Mounted
 	// Note is something that the user should know though nothing failed.
 	Note
+	// Began says that an item of the plan has begun to move: Bytes is its size. It ends with
+	// Copied.
+	Began
+	// Moved says that Bytes more of an item have arrived. Where they are sent again it is
+	// emitted again, and with a negative number for what was lost.
+	Moved
 )
 
 // Func takes events. Work calls it from several goroutines at once; a nil Func drops them.
