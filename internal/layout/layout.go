@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -29,14 +28,13 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
-)
 
-// maxIndex caps index.json, and manifests that are read to follow their references.
-const maxIndex = 64 << 20
+	"krtpkg.dev/krtpkg/pkg/layout"
+)
 
 // Store is a layout. It is an [oras.land/oras-go/v2.GraphTarget].
 type Store struct {
-	*oci.Storage
+	*layout.View
 	dir string
 	// make turns a new folder into a layout, once.
 	make func() error
@@ -98,7 +96,9 @@ func open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{Storage: storage, dir: dir, make: func() error { return nil }}, nil
+	s := &Store{dir: dir, make: func() error { return nil }}
+	s.View = &layout.View{Blobs: blobs{storage, dir}, Index: s.load, Name: "oci:" + dir}
+	return s, nil
 }
 
 func (s *Store) initialize() error {
@@ -129,7 +129,7 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 	if err := s.make(); err != nil {
 		return err
 	}
-	if !isManifest(desc.MediaType) {
+	if !layout.IsManifest(desc.MediaType) {
 		return s.ingest(desc, r)
 	}
 	data, err := content.ReadAll(r, desc)
@@ -140,14 +140,11 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 	if there != nil && !errors.Is(there, errdef.ErrAlreadyExists) {
 		return there
 	}
-	m, err := parse(data)
-	if err != nil || m.Subject == nil {
+	listed, err := layout.Referrer(desc, data)
+	if err != nil || listed == nil {
 		return cmp.Or(err, there)
 	}
-	listed := ocispec.Descriptor{
-		MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size,
-		ArtifactType: cmp.Or(m.ArtifactType, m.Config.MediaType), Annotations: maps.Clone(m.Annotations),
-	}
+	listed.Annotations = maps.Clone(listed.Annotations)
 	// In the index it would be a tag, of whoever made the manifest's choice.
 	delete(listed.Annotations, ocispec.AnnotationRefName)
 	// Also when the content was there: whoever wrote it may have been stopped before this.
@@ -155,7 +152,7 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
 			return d.Digest == desc.Digest && d.Annotations[ocispec.AnnotationRefName] == ""
 		})
-		index.Manifests = append(index.Manifests, listed)
+		index.Manifests = append(index.Manifests, *listed)
 	})
 	return cmp.Or(err, there)
 }
@@ -189,35 +186,33 @@ func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
 	return os.Rename(temp.Name(), name)
 }
 
-func (s *Store) blob(d digest.Digest) string {
-	return filepath.Join(s.dir, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
+func (s *Store) blob(d digest.Digest) string { return blob(s.dir, d) }
+
+func blob(dir string, d digest.Digest) string {
+	return filepath.Join(dir, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
-// String is the store's name for messages.
-func (s *Store) String() string { return "oci:" + s.dir }
+// blobs is the folder's content.
+type blobs struct {
+	*oci.Storage
+	dir string
+}
 
-// Exists says whether content is here whole: an index counts only with everything in it,
-// since a layout, unlike a registry, takes an index before its manifests.
-func (s *Store) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	exists, err := s.Storage.Exists(ctx, desc)
-	if err != nil || !exists || !isIndex(desc.MediaType) {
-		return exists, err
+// Stat gives the size of content.
+func (b blobs) Stat(d digest.Digest) (int64, error) {
+	info, err := os.Stat(blob(b.dir, d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, errdef.ErrNotFound
 	}
-	m, err := s.manifest(ctx, desc)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	for _, child := range m.Manifests {
-		if exists, err := s.Exists(ctx, child); err != nil || !exists {
-			return exists, err
-		}
-	}
-	return true, nil
+	return info.Size(), nil
 }
 
 // Tag names a manifest; a name that is taken moves.
 func (s *Store) Tag(ctx context.Context, desc ocispec.Descriptor, tag string) error {
-	exists, err := s.Storage.Exists(ctx, desc)
+	exists, err := s.Blobs.Exists(ctx, desc)
 	if err != nil {
 		return err
 	}
@@ -234,100 +229,6 @@ func (s *Store) Tag(ctx context.Context, desc ocispec.Descriptor, tag string) er
 		})
 		index.Manifests = append(index.Manifests, named)
 	})
-}
-
-// Resolve finds a manifest by its tag or digest.
-func (s *Store) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
-	index, err := s.load()
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] == reference || d.Digest.String() == reference {
-			return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType}, nil
-		}
-	}
-	if d, err := digest.Parse(reference); err == nil {
-		return s.byDigest(d)
-	}
-	return ocispec.Descriptor{}, fmt.Errorf("%s: tag %q: %w", s.dir, reference, errdef.ErrNotFound)
-}
-
-// byDigest describes a manifest that the index does not list, from its bytes.
-func (s *Store) byDigest(d digest.Digest) (ocispec.Descriptor, error) {
-	file, err := os.Open(s.blob(d))
-	if errors.Is(err, fs.ErrNotExist) {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %s: %w", s.dir, d, errdef.ErrNotFound)
-	}
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxIndex+1))
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	m, err := parse(data)
-	if err != nil || m.mediaType() == "" {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is no manifest: %w", s.dir, d, errdef.ErrNotFound)
-	}
-	return ocispec.Descriptor{MediaType: m.mediaType(), Digest: d, Size: int64(len(data)), ArtifactType: m.ArtifactType}, nil
-}
-
-// Predecessors lists the manifests whose subject a node is: those that the index names, and
-// those of a fallback index tagged sha256-<hex> (distribution-spec v1.1, referrers tag
-// schema), which other tools write into layouts too.
-func (s *Store) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	index, err := s.load()
-	if err != nil {
-		return nil, err
-	}
-	candidates := slices.Clone(index.Manifests)
-	fallback := strings.ReplaceAll(node.Digest.String(), ":", "-")
-	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] == fallback && isIndex(d.MediaType) {
-			m, err := s.manifest(ctx, d)
-			if err != nil {
-				return nil, err
-			}
-			candidates = append(candidates, m.Manifests...)
-		}
-	}
-	var found []ocispec.Descriptor
-	seen := map[digest.Digest]bool{}
-	for _, d := range candidates {
-		if seen[d.Digest] || !isManifest(d.MediaType) {
-			continue
-		}
-		seen[d.Digest] = true
-		m, err := s.manifest(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		if m.Subject != nil && m.Subject.Digest == node.Digest {
-			found = append(found, ocispec.Descriptor{
-				MediaType: d.MediaType, Digest: d.Digest, Size: d.Size,
-				ArtifactType: cmp.Or(m.ArtifactType, m.Config.MediaType), Annotations: m.Annotations,
-			})
-		}
-	}
-	return found, nil
-}
-
-// Tags lists the tags in order.
-func (s *Store) Tags(_ context.Context, _ string, fn func([]string) error) error {
-	index, err := s.load()
-	if err != nil {
-		return err
-	}
-	var tags []string
-	for _, d := range index.Manifests {
-		if tag := d.Annotations[ocispec.AnnotationRefName]; tag != "" {
-			tags = append(tags, tag)
-		}
-	}
-	slices.Sort(tags)
-	return fn(tags)
 }
 
 func (s *Store) update(change func(*ocispec.Index)) error {
@@ -357,8 +258,8 @@ func (s *Store) load() (ocispec.Index, error) {
 	if err != nil {
 		return index, err
 	}
-	if info.Size() > maxIndex {
-		return index, fmt.Errorf("%s: %d bytes are over the limit of %d", file, info.Size(), maxIndex)
+	if info.Size() > layout.MaxIndex {
+		return index, fmt.Errorf("%s: %d bytes are over the limit of %d", file, info.Size(), layout.MaxIndex)
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -385,54 +286,6 @@ func (s *Store) save(index ocispec.Index) error {
 		return err
 	}
 	return write(filepath.Join(s.dir, ocispec.ImageIndexFile), data)
-}
-
-// node is what manifests of every kind have in common.
-type node struct {
-	MediaType    string               `json:"mediaType"`
-	ArtifactType string               `json:"artifactType"`
-	Config       ocispec.Descriptor   `json:"config"`
-	Subject      *ocispec.Descriptor  `json:"subject"`
-	Manifests    []ocispec.Descriptor `json:"manifests"`
-	Annotations  map[string]string    `json:"annotations"`
-}
-
-// mediaType is what the manifest says it is. It need not (image-spec v1.1, manifest.md), and
-// then its fields tell, if they tell of one kind only.
-func (n node) mediaType() string {
-	image, index := n.Config.Digest != "", n.Manifests != nil
-	switch {
-	case n.MediaType != "" || image == index:
-		return n.MediaType
-	case index:
-		return ocispec.MediaTypeImageIndex
-	}
-	return ocispec.MediaTypeImageManifest
-}
-
-func (s *Store) manifest(ctx context.Context, desc ocispec.Descriptor) (node, error) {
-	if desc.Size > maxIndex {
-		return node{}, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, maxIndex)
-	}
-	data, err := content.FetchAll(ctx, s.Storage, desc)
-	if err != nil {
-		return node{}, err
-	}
-	return parse(data)
-}
-
-func parse(data []byte) (node, error) {
-	var n node
-	err := json.Unmarshal(data, &n)
-	return n, err
-}
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
-}
-
-func isManifest(mediaType string) bool {
-	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == "application/vnd.docker.distribution.manifest.v2+json"
 }
 
 // write replaces a file as a whole: a reader sees the old one or the new one.

@@ -1,0 +1,264 @@
+// Package archive is an OCI image layout as one tar (image-spec v1.1, image-layout.md), made
+// to be carried: the same content is the same bytes, every size is known before the first
+// byte, so that it is written in one pass to anything and read in one pass from anything.
+//
+// [WriteFile] and [Write] write one from [Contents]; [Open] reads one in place, without
+// unpacking it; [OpenStream] reads one as it arrives.
+//
+// The order is: oci-layout, index.json, the manifests with children before parents, then all
+// other blobs by digest. Every entry is a regular file of mode 0644, time 0 and no owner.
+package archive
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// What an archive says of itself, as annotations of its index.json.
+const (
+	// annotationManifests is how many entries after index.json are manifests.
+	annotationManifests = "dev.krtpkg.archive.manifests"
+	// annotationVolume is the number of this volume, from 1; annotationVolumes are the digests
+	// of the first blob of each of them.
+	annotationVolume  = "dev.krtpkg.archive.volume"
+	annotationVolumes = "dev.krtpkg.archive.volumes"
+	// annotationBase names, one on a line, what the target has to hold before.
+	annotationBase = "dev.krtpkg.archive.base"
+	// annotationContainerd is the name that containerd gives an image
+	// (github.com/containerd/containerd: core/images/annotations.go).
+	annotationContainerd = "io.containerd.image.name"
+)
+
+// Contents is what is in an archive.
+type Contents struct {
+	// Named are the entries of index.json: what has a name, as its ref.name annotation, and
+	// what has a subject.
+	Named []ocispec.Descriptor
+	// Manifests are all image manifests and indexes, children before parents.
+	Manifests []ocispec.Descriptor
+	// Blobs are everything else, by digest.
+	Blobs []ocispec.Descriptor
+	// Base names what the archive builds on: a reference with its digest each.
+	Base []string
+
+	// volume is this one's number from 1, or 0 where there is only one; starts are the first
+	// blobs of all volumes.
+	volume int
+	starts []digest.Digest
+}
+
+// Name gives a descriptor a name in index.json: reference is a tag or a whole reference, full
+// the whole reference by which containerd is to know it, or empty.
+func Name(desc ocispec.Descriptor, reference, full string) ocispec.Descriptor {
+	desc.Annotations = map[string]string{ocispec.AnnotationRefName: reference}
+	if full != "" {
+		desc.Annotations[annotationContainerd] = full
+	}
+	return desc
+}
+
+// FullName is the whole reference that a descriptor was given by [Name], or empty.
+func FullName(desc ocispec.Descriptor) string { return desc.Annotations[annotationContainerd] }
+
+func (c Contents) index() ([]byte, error) {
+	annotations := map[string]string{annotationManifests: strconv.Itoa(len(c.Manifests))}
+	if len(c.Base) > 0 {
+		annotations[annotationBase] = strings.Join(c.Base, "\n")
+	}
+	if c.volume > 0 {
+		annotations[annotationVolume] = strconv.Itoa(c.volume)
+		starts := make([]string, len(c.starts))
+		for i, d := range c.starts {
+			starts[i] = d.String()
+		}
+		annotations[annotationVolumes] = strings.Join(starts, " ")
+	}
+	named := c.Named
+	if named == nil {
+		named = []ocispec.Descriptor{}
+	}
+	return json.Marshal(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: named, Annotations: annotations,
+	})
+}
+
+// entry is a file of the archive: its header as it stands there, and its content, which is
+// data or what desc describes.
+type entry struct {
+	header []byte
+	data   []byte
+	desc   ocispec.Descriptor
+	// offset is where the header begins.
+	offset int64
+}
+
+func (e entry) size() int64 {
+	if e.data != nil {
+		return int64(len(e.data))
+	}
+	return e.desc.Size
+}
+
+// body is where the content begins, end where the next entry does.
+func (e entry) body() int64 { return e.offset + int64(len(e.header)) }
+func (e entry) end() int64  { return e.body() + padded(e.size()) }
+
+const block = 512
+
+func padded(n int64) int64 { return (n + block - 1) / block * block }
+
+// trailer ends a tar.
+var trailer = make([]byte, 2*block)
+
+// entries are all files, each with its place.
+func (c Contents) entries() ([]entry, error) {
+	layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
+	if err != nil {
+		return nil, err
+	}
+	index, err := c.index()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]entry, 0, 2+len(c.Manifests)+len(c.Blobs))
+	offset := int64(0)
+	add := func(name string, e entry) error {
+		e.offset = offset
+		if e.header, err = header(name, e.size()); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		all, offset = append(all, e), e.end()
+		return nil
+	}
+	if err := add(ocispec.ImageLayoutFile, entry{data: layout}); err != nil {
+		return nil, err
+	}
+	if err := add(ocispec.ImageIndexFile, entry{data: index}); err != nil {
+		return nil, err
+	}
+	for _, descs := range [][]ocispec.Descriptor{c.Manifests, c.Blobs} {
+		for _, desc := range descs {
+			if err := add(path(desc.Digest), entry{desc: desc}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+func path(d digest.Digest) string {
+	return ocispec.ImageBlobsDir + "/" + d.Algorithm().String() + "/" + d.Encoded()
+}
+
+// header is an entry's header. One of 8 GiB and more takes three blocks (PAX), others one.
+func header(name string, size int64) ([]byte, error) {
+	var out bytes.Buffer
+	err := tar.NewWriter(&out).WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0),
+	})
+	return out.Bytes(), err
+}
+
+// Size is how many bytes the archive has.
+func (c Contents) Size() (int64, error) {
+	all, err := c.entries()
+	if err != nil {
+		return 0, err
+	}
+	return all[len(all)-1].end() + int64(len(trailer)), nil
+}
+
+// Split divides the contents into volumes of at most limit bytes. Each holds all manifests,
+// so that it can be read and checked on its own; the blobs follow one another. It is an error
+// where a blob is larger than a volume.
+func (c Contents) Split(limit int64) ([]Contents, error) {
+	// The index is largest where it names all volumes, of which there are at most as many as
+	// blobs: what is reserved for it is right for the number that comes out.
+	for guess := 1; ; {
+		volumes, err := c.split(limit, guess)
+		if err != nil || len(volumes) <= guess {
+			return volumes, err
+		}
+		guess = len(volumes)
+	}
+}
+
+func (c Contents) split(limit int64, guess int) ([]Contents, error) {
+	empty := Contents{Named: c.Named, Manifests: c.Manifests, Base: c.Base, volume: guess}
+	for range guess {
+		empty.starts = append(empty.starts, digest.FromString(""))
+	}
+	fixed, err := empty.Size()
+	if err != nil {
+		return nil, err
+	}
+	var volumes []Contents
+	left := int64(-1)
+	for _, desc := range c.Blobs {
+		h, err := header(path(desc.Digest), desc.Size)
+		if err != nil {
+			return nil, err
+		}
+		size := int64(len(h)) + padded(desc.Size)
+		if fixed+size > limit {
+			return nil, &VolumeSizeError{Limit: limit, Need: fixed + size, Blob: desc}
+		}
+		if left < size {
+			left = limit - fixed
+			volumes = append(volumes, Contents{Named: c.Named, Manifests: c.Manifests, Base: c.Base, volume: len(volumes) + 1})
+		}
+		last := &volumes[len(volumes)-1]
+		last.Blobs = append(last.Blobs, desc)
+		left -= size
+	}
+	if len(volumes) == 0 {
+		if fixed > limit {
+			return nil, &VolumeSizeError{Limit: limit, Need: fixed}
+		}
+		volumes = []Contents{{Named: c.Named, Manifests: c.Manifests, Base: c.Base, volume: 1}}
+	}
+	var starts []digest.Digest
+	for _, v := range volumes {
+		first := digest.Digest("")
+		if len(v.Blobs) > 0 {
+			first = v.Blobs[0].Digest
+		}
+		starts = append(starts, first)
+	}
+	for i := range volumes {
+		volumes[i].starts = starts
+	}
+	return volumes, nil
+}
+
+// VolumeSizeError says that volumes are too small for something that is to go on one.
+type VolumeSizeError struct {
+	// Limit is the size of a volume, Need the smallest that would do for Blob, in bytes.
+	Limit, Need int64
+	// Blob is what is too large; without a digest it is the manifests, which are on each volume.
+	Blob ocispec.Descriptor
+}
+
+func (e *VolumeSizeError) Error() string {
+	what := "the manifests, which each volume holds,"
+	if e.Blob.Digest != "" {
+		what = "blob " + e.Blob.Digest.String()
+	}
+	return fmt.Sprintf("%s can't go on a volume of %d bytes: it takes %d", what, e.Limit, e.Need)
+}
+
+// Sort puts blobs into the order that an archive has them in.
+func Sort(blobs []ocispec.Descriptor) {
+	slices.SortFunc(blobs, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
+}

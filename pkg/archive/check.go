@@ -1,0 +1,65 @@
+package archive
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// Checked is what [Check] found.
+type Checked struct {
+	// Manifests and Blobs are how many there are, Bytes how many they have.
+	Manifests, Blobs int
+	Bytes            int64
+	// Absent are how many of the blobs that the manifests name are not there: those of other
+	// volumes, of the base, of platforms that were left out, or foreign layers.
+	Absent int
+	// Volume is which of Volumes this is; zeros where there is only one.
+	Volume, Volumes int
+	// Base names what a target has to hold before.
+	Base []string
+}
+
+// Check reads an archive to its end and checks every byte of it. Errors: [ErrDamaged],
+// [content.ErrMismatchedDigest].
+func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, error) {
+	s, err := OpenStream(r)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	c := &Checked{Manifests: len(s.manifests), Base: s.Base()}
+	c.Volume, c.Volumes = s.Volumes()
+	for d, data := range s.manifests {
+		c.Bytes += int64(len(data))
+		delete(s.sizes, d)
+	}
+	for ctx.Err() == nil {
+		desc, blob, err := s.Next()
+		if err == io.EOF {
+			c.Absent = len(s.sizes)
+			return c, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		event := progress.Event{Kind: progress.Began, Subject: desc.Digest.String(), Bytes: desc.Size}
+		report.Emit(event)
+		if _, err := io.Copy(io.Discard, blob); err != nil {
+			return nil, fmt.Errorf("blob %s: %w", desc.Digest, err)
+		}
+		if desc.Size == 0 && desc.Digest != desc.Digest.Algorithm().FromBytes(nil) {
+			return nil, fmt.Errorf("blob %s: %w", desc.Digest, content.ErrMismatchedDigest)
+		}
+		event.Kind = progress.Copied
+		report.Emit(event)
+		delete(s.sizes, desc.Digest)
+		c.Blobs++
+		c.Bytes += desc.Size
+	}
+	return nil, ctx.Err()
+}

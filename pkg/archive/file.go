@@ -1,0 +1,170 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/rogpeppe/go-internal/lockedfile"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// File says what was written.
+type File struct {
+	// Size is the archive's, Kept are the bytes of it that an earlier attempt had written.
+	Size, Kept int64
+}
+
+// partial is what a file is called until it is whole. It stands beside the final name, so
+// that the last step is a rename and nothing is copied.
+const partial = ".partial"
+
+// WriteFile writes an archive to a file, which has its name only when it is whole. What an
+// attempt that broke off has left beside it is checked, kept, and gone on with, within a blob
+// too. A file of that name which is something else is replaced, at the end.
+func WriteFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options) (*File, error) {
+	all, err := c.entries()
+	if err != nil {
+		return nil, err
+	}
+	size := all[len(all)-1].end() + int64(len(trailer))
+	if !o.Compress {
+		if done, err := isWhole(name, all, size); done || err != nil {
+			return &File{Size: size, Kept: size}, err
+		}
+	}
+	file, err := lockedfile.OpenFile(name+partial, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	written := &File{}
+	if o.Compress {
+		err = errors.Join(file.Truncate(0), compressed(file, true, func(w io.Writer) error {
+			return write(ctx, w, all, from, o.Progress, progressOf{})
+		}))
+	} else {
+		written.Kept, err = resume(ctx, file, all, from, o.Progress)
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	if info, statErr := file.Stat(); statErr == nil {
+		written.Size = info.Size()
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("write %s: %w", name, err)
+	}
+	return written, errors.Join(os.Rename(name+partial, name), syncFolder(filepath.Dir(name)))
+}
+
+// syncFolder makes a rename last, where folders can be synced at all.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	if err := d.Sync(); err != nil && !errors.Is(err, fs.ErrInvalid) && !errors.Is(err, errors.ErrUnsupported) {
+		return errors.Join(err, d.Close())
+	}
+	return d.Close()
+}
+
+// isWhole says whether a file is this very archive: of its size, and with its index and
+// headers. That its blobs are right is what Check is for.
+func isWhole(name string, all []entry, size int64) (bool, error) {
+	file, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return false, errors.Join(err, fmt.Errorf("%s is no file", name))
+	}
+	if info.Size() != size {
+		return false, nil
+	}
+	for _, e := range all {
+		if same, err := hasAt(file, e.offset, e.header); !same {
+			return false, err
+		}
+		if same, err := hasAt(file, e.body(), e.data); !same {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// hasAt says whether a file has these bytes there.
+func hasAt(file io.ReaderAt, offset int64, want []byte) (bool, error) {
+	have := make([]byte, len(want))
+	n, err := file.ReadAt(have, offset)
+	if n == len(want) || err == io.EOF {
+		err = nil
+	}
+	return bytes.Equal(have[:n], want), err
+}
+
+// resume writes what a file lacks.
+func resume(ctx context.Context, file *lockedfile.File, all []entry, from content.Fetcher, report progress.Func) (kept int64, err error) {
+	next, first, err := keep(ctx, file, all, report)
+	if err != nil {
+		return 0, err
+	}
+	kept = all[len(all)-1].end()
+	if next < len(all) {
+		kept = all[next].offset
+	}
+	if first.written > 0 {
+		kept = all[next].body() + first.written
+	}
+	// What follows may be anything; what is missing of the last padding is zeros.
+	if err := file.Truncate(kept); err != nil {
+		return 0, err
+	}
+	if _, err := file.Seek(kept, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return kept, write(ctx, file, all[next:], from, report, first)
+}
+
+// keep finds the first entry that is not there whole, and how much of it is.
+func keep(ctx context.Context, file *lockedfile.File, all []entry, report progress.Func) (next int, first progressOf, err error) {
+	for i, e := range all {
+		if ctx.Err() != nil {
+			return 0, first, ctx.Err()
+		}
+		if same, err := hasAt(file, e.offset, e.header); !same {
+			return i, first, err
+		}
+		if e.data != nil {
+			if same, err := hasAt(file, e.body(), e.data); !same {
+				return i, first, err
+			}
+			continue
+		}
+		hash := e.desc.Digest.Algorithm().Hash()
+		n, err := io.Copy(hash, io.NewSectionReader(file, e.body(), e.desc.Size))
+		if err != nil {
+			return 0, first, err
+		}
+		if n < e.desc.Size {
+			return i, progressOf{n, hash}, nil
+		}
+		if e.desc.Digest.Encoded() != fmt.Sprintf("%x", hash.Sum(nil)) {
+			return i, first, nil
+		}
+		report.Emit(progress.Event{Kind: progress.Skipped, Subject: e.desc.Digest.String(), Bytes: e.desc.Size})
+	}
+	return len(all), first, nil
+}

@@ -1,0 +1,36 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
+)
+
+// Fetch gives a manifest.
+func (m manifests) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	data, ok := m[desc.Digest]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+// Exists says whether a manifest is there.
+func (m manifests) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	_, ok := m[desc.Digest]
+	return ok, nil
+}
+
+// Stat gives the size of a manifest.
+func (m manifests) Stat(d digest.Digest) (int64, error) {
+	data, ok := m[d]
+	if !ok {
+		return 0, errdef.ErrNotFound
+	}
+	return int64(len(data)), nil
+}

@@ -1,0 +1,216 @@
+package archive
+
+import (
+	"archive/tar"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
+)
+
+// Archives come from outside, so all of it is capped.
+const (
+	// maxManifest is the limit that registries have; maxManifests is for all of a stream,
+	// which are held in memory.
+	maxManifest  = 4 << 20
+	maxManifests = 64 << 20
+	// maxEntries is ten times what a runtime of 2,000 images has.
+	maxEntries = 250_000
+	// maxPadding is how many zeros may follow the end of a tar: the largest record there is.
+	maxPadding = 1 << 20
+)
+
+// ErrDamaged says that a file is no archive, or not what was written.
+var ErrDamaged = errors.New("the archive is damaged, or none")
+
+// scanner goes through the files of a tar and refuses what has no place in a layout.
+type scanner struct {
+	tar  *tar.Reader
+	read *counter
+	seen map[string]bool
+	// end is where the last entry ends.
+	end int64
+}
+
+// counter counts what is read, and seeks if it can: archive/tar seeks over content then.
+type counter struct {
+	io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+type seekCounter struct{ *counter }
+
+func (c seekCounter) Seek(offset int64, whence int) (int64, error) {
+	n, err := c.Reader.(io.Seeker).Seek(offset, whence)
+	if err == nil {
+		c.n = n
+	}
+	return n, err
+}
+
+func newScanner(r io.Reader) *scanner {
+	c := &counter{Reader: r}
+	s := &scanner{read: c, seen: map[string]bool{}}
+	if _, ok := r.(io.Seeker); ok {
+		s.tar = tar.NewReader(seekCounter{c})
+	} else {
+		s.tar = tar.NewReader(c)
+	}
+	return s
+}
+
+// next gives the next regular file, and where its content begins. At the end it is io.EOF,
+// and the archive is whole.
+func (s *scanner) next() (name string, offset, size int64, err error) {
+	for {
+		h, err := s.tar.Next()
+		if err == io.EOF {
+			return "", 0, 0, s.finish()
+		}
+		if err != nil {
+			return "", 0, 0, fmt.Errorf("at byte %d: %w: %w", s.read.n, unexpected(err), ErrDamaged)
+		}
+		name, err := s.check(h)
+		if err != nil {
+			return "", 0, 0, fmt.Errorf("%w: %w", err, ErrDamaged)
+		}
+		s.end = s.read.n + padded(h.Size)
+		if h.Typeflag == tar.TypeReg {
+			return name, s.read.n, h.Size, nil
+		}
+	}
+}
+
+// check refuses what could lead out of a layout, or hide in it.
+func (s *scanner) check(h *tar.Header) (string, error) {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return "", fmt.Errorf("entry %q is sparse", h.Name)
+		}
+	}
+	if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir {
+		return "", fmt.Errorf("entry %q is neither a file nor a folder", h.Name)
+	}
+	name := strings.TrimSuffix(strings.TrimPrefix(h.Name, "./"), "/")
+	if name == "" && h.Typeflag == tar.TypeDir {
+		return ".", nil // of "tar -C layout -c ."
+	}
+	if name != filepath.ToSlash(filepath.Clean(name)) || !filepath.IsLocal(name) || strings.ContainsRune(name, '\\') {
+		return "", fmt.Errorf("entry %q has no place inside the archive", h.Name)
+	}
+	if s.seen[name] {
+		return "", fmt.Errorf("entry %q is there twice", name)
+	}
+	s.seen[name] = true
+	if len(s.seen) > maxEntries {
+		return "", fmt.Errorf("there are more than %d entries", maxEntries)
+	}
+	return name, nil
+}
+
+// finish checks that the tar has its end, and nothing after it.
+func (s *scanner) finish() error {
+	if s.read.n < s.end+int64(len(trailer)) {
+		return fmt.Errorf("it is cut off at byte %d: %w", s.read.n, ErrDamaged)
+	}
+	rest, err := io.ReadAll(io.LimitReader(s.read, maxPadding+1))
+	if err != nil {
+		return err
+	}
+	if strings.Trim(string(rest), "\x00") != "" || len(rest) > maxPadding {
+		return fmt.Errorf("something follows its end at byte %d: %w", s.end+int64(len(trailer)), ErrDamaged)
+	}
+	return io.EOF
+}
+
+// blobDigest is the digest that an entry's name stands for; ok is false where it names no blob.
+func blobDigest(name string) (d digest.Digest, ok bool, err error) {
+	rest, ok := strings.CutPrefix(name, ocispec.ImageBlobsDir+"/")
+	if !ok {
+		return "", false, nil
+	}
+	d = digest.Digest(strings.Replace(rest, "/", ":", 1))
+	if err := d.Validate(); err != nil {
+		return "", false, fmt.Errorf("entry %q: %w: %w", name, err, ErrDamaged)
+	}
+	return d, true, nil
+}
+
+// about is what an archive says of itself in its index.
+type about struct {
+	ocispec.Index
+	manifests int
+	base      []string
+	volume    int
+	starts    []string
+}
+
+func parseIndex(data []byte) (a about, err error) {
+	if err := json.Unmarshal(data, &a.Index); err != nil {
+		return a, fmt.Errorf("%s: %w: %w", ocispec.ImageIndexFile, err, ErrDamaged)
+	}
+	for _, d := range a.Manifests {
+		if err := d.Digest.Validate(); err != nil || d.Size < 0 {
+			return a, fmt.Errorf("%s names %q of %d bytes: %w", ocispec.ImageIndexFile, d.Digest, d.Size, ErrDamaged)
+		}
+	}
+	number := func(key string) (n int) {
+		if text, ok := a.Annotations[key]; ok && err == nil {
+			if n, err = strconv.Atoi(text); err != nil || n < 0 {
+				err = fmt.Errorf("%s: %s is %q: %w", ocispec.ImageIndexFile, key, text, ErrDamaged)
+			}
+		}
+		return n
+	}
+	a.manifests = number(annotationManifests)
+	a.volume = number(annotationVolume)
+	if text := a.Annotations[annotationBase]; text != "" {
+		a.base = strings.Split(text, "\n")
+	}
+	if text, ok := a.Annotations[annotationVolumes]; ok {
+		a.starts = strings.Split(text, " ")
+	}
+	if err == nil && a.volume > len(a.starts) {
+		err = fmt.Errorf("%s: it is volume %d of %d: %w", ocispec.ImageIndexFile, a.volume, len(a.starts), ErrDamaged)
+	}
+	return a, err
+}
+
+func checkLayout(data []byte) error {
+	var l ocispec.ImageLayout
+	if err := json.Unmarshal(data, &l); err != nil {
+		return fmt.Errorf("%s: %w: %w", ocispec.ImageLayoutFile, err, ErrDamaged)
+	}
+	if l.Version != ocispec.ImageLayoutVersion {
+		return fmt.Errorf("layout version %q, want %s: %w", l.Version, ocispec.ImageLayoutVersion, ErrDamaged)
+	}
+	return nil
+}
+
+// limited reads a file of the archive that has to fit in memory.
+func limited(r io.Reader, name string, size, limit int64) ([]byte, error) {
+	if size > limit {
+		return nil, fmt.Errorf("%s has %d bytes, over the limit of %d: %w", name, size, limit, ErrDamaged)
+	}
+	data := make([]byte, size)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", name, unexpected(err), ErrDamaged)
+	}
+	return data, nil
+}
+
+const maxIndex = layout.MaxIndex

@@ -1,0 +1,276 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
+)
+
+// Store is an archive, or several volumes of one, to read in place. It is an
+// [oras.land/oras-go/v2.ReadOnlyGraphTarget]; content that it gives seeks.
+type Store struct {
+	*layout.View
+	about   about
+	volumes map[int]string
+	files   []*os.File
+	blobs   blobs
+	// referrers are all there are, found once.
+	referrers func() (map[digest.Digest][]ocispec.Descriptor, error)
+}
+
+// blobs are the places of content in the files.
+type blobs map[digest.Digest]section
+
+type section struct {
+	file         *os.File
+	offset, size int64
+}
+
+// Open opens an archive, or any volumes of one. Every entry is looked at, so that what is
+// damaged or has no place in a layout is an error here; contents are checked as they are read.
+// Errors: [ErrDamaged].
+func Open(names ...string) (_ *Store, err error) {
+	s := &Store{blobs: blobs{}, volumes: map[int]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, name := range names {
+		if err := s.open(name); err != nil {
+			return nil, fmt.Errorf("archive %s: %w", name, err)
+		}
+	}
+	s.View = &layout.View{
+		Blobs: s.blobs, Name: strings.Join(names, ", "),
+		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
+	}
+	s.referrers = sync.OnceValues(func() (map[digest.Digest][]ocispec.Descriptor, error) {
+		return s.View.Referrers(context.Background())
+	})
+	return s, nil
+}
+
+func (s *Store) open(name string) error {
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	s.files = append(s.files, file)
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return errors.Join(err, errors.New("it is no file"))
+	}
+	if err := refuseCompressed(file); err != nil {
+		return err
+	}
+	a, err := s.scan(file)
+	if err != nil {
+		return err
+	}
+	if len(s.files) == 1 {
+		s.about = *a
+	}
+	if len(s.files) > 1 && (a.volume == 0 || s.about.set() != a.set()) {
+		return fmt.Errorf("it is no volume of the same archive as %s", s.files[0].Name())
+	}
+	if other := s.volumes[a.volume]; other != "" {
+		return fmt.Errorf("volume %d was given twice: it is %s too", a.volume, other)
+	}
+	s.volumes[a.volume] = name
+	return nil
+}
+
+var (
+	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+	gzipMagic = []byte{0x1f, 0x8b}
+)
+
+// ErrCompressed says that an archive can't be read in place.
+var ErrCompressed = errors.New("it is compressed as a whole, and can only be imported")
+
+func refuseCompressed(file io.ReaderAt) error {
+	magic := make([]byte, 4)
+	n, err := file.ReadAt(magic, 0)
+	switch {
+	case err != nil && err != io.EOF:
+		return err
+	case bytes.Equal(magic, zstdMagic):
+		return ErrCompressed
+	case bytes.HasPrefix(magic[:n], gzipMagic):
+		return fmt.Errorf("it is compressed by gzip: decompress it first: %w", ErrDamaged)
+	}
+	return nil
+}
+
+// scan finds where everything is.
+func (s *Store) scan(file *os.File) (*about, error) {
+	var a *about
+	hasLayout := false
+	scanner := newScanner(file)
+	for {
+		name, offset, size, err := scanner.next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		d, isBlob, err := blobDigest(name)
+		switch {
+		case err != nil:
+			return nil, err
+		case isBlob:
+			if known, twice := s.blobs[d]; twice && known.size != size {
+				return nil, fmt.Errorf("%s has %d bytes, and %d in another volume: %w", d, size, known.size, ErrDamaged)
+			}
+			s.blobs[d] = section{file, offset, size}
+		case name == ocispec.ImageLayoutFile:
+			hasLayout = true
+			data, err := limited(scanner.tar, name, size, maxManifest)
+			if err != nil {
+				return nil, err
+			}
+			if err := checkLayout(data); err != nil {
+				return nil, err
+			}
+		case name == ocispec.ImageIndexFile:
+			data, err := limited(scanner.tar, name, size, maxIndex)
+			if err != nil {
+				return nil, err
+			}
+			parsed, err := parseIndex(data)
+			if err != nil {
+				return nil, err
+			}
+			a = &parsed
+		}
+	}
+	if !hasLayout || a == nil {
+		return nil, fmt.Errorf("it has no %s or no %s: %w", ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ErrDamaged)
+	}
+	return a, nil
+}
+
+// set tells volumes of one archive from those of another.
+func (a about) set() string {
+	var id strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(a.Annotations)) {
+		if key != annotationVolume {
+			fmt.Fprintf(&id, "%s=%s\n", key, a.Annotations[key])
+		}
+	}
+	for _, d := range a.Manifests {
+		fmt.Fprintf(&id, "%s %s\n", d.Digest, d.Annotations[ocispec.AnnotationRefName])
+	}
+	return id.String()
+}
+
+// Predecessors lists the manifests whose subject a node is.
+func (s *Store) Predecessors(_ context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	all, err := s.referrers()
+	return all[node.Digest], err
+}
+
+// Close closes the files.
+func (s *Store) Close() error {
+	var errs []error
+	for _, file := range s.files {
+		errs = append(errs, file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Base names what a target has to hold before this archive, a reference each.
+func (s *Store) Base() []string { return s.about.base }
+
+// Volumes are how many there are in all; 0 where the archive is whole in one file.
+func (s *Store) Volumes() int { return len(s.about.starts) }
+
+// Absent are the volumes that were not opened, in order.
+func (s *Store) Absent() (absent []int) {
+	for n := range s.about.starts {
+		if _, ok := s.volumes[n+1]; !ok {
+			absent = append(absent, n+1)
+		}
+	}
+	return absent
+}
+
+// VolumeOf is the number of the volume that would have a blob, or 0 where there is only one.
+func (s *Store) VolumeOf(d digest.Digest) (n int) {
+	for i, start := range s.about.starts {
+		if start <= d.String() {
+			n = i + 1
+		}
+	}
+	return n
+}
+
+// Blobs lists the content that is no manifest of the archive's own, by digest.
+func (s *Store) Contents() []ocispec.Descriptor {
+	all := make([]ocispec.Descriptor, 0, len(s.blobs))
+	for d, at := range s.blobs {
+		all = append(all, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: at.size})
+	}
+	Sort(all)
+	return all
+}
+
+// Fetch gives content; it is an [io.ReadSeekCloser], and is not checked against its digest.
+func (b blobs) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	at, ok := b[desc.Digest]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
+	}
+	return sectionCloser{io.NewSectionReader(at.file, at.offset, at.size)}, nil
+}
+
+type sectionCloser struct{ *io.SectionReader }
+
+func (sectionCloser) Close() error { return nil }
+
+// Exists says whether content is there.
+func (b blobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	_, ok := b[desc.Digest]
+	return ok, nil
+}
+
+// Stat gives the size of content.
+func (b blobs) Stat(d digest.Digest) (int64, error) {
+	at, ok := b[d]
+	if !ok {
+		return 0, errdef.ErrNotFound
+	}
+	return at.size, nil
+}
+
+// VolumeNames are the names of the volumes of a file: edge.tar has edge.1-of-3.tar and so on.
+func VolumeNames(name string, n int) []string {
+	stem, ext := name, ""
+	for _, known := range []string{".tar.zst", ".tar"} {
+		if rest, ok := strings.CutSuffix(name, known); ok {
+			stem, ext = rest, known
+			break
+		}
+	}
+	names := make([]string, n)
+	width := len(strconv.Itoa(n))
+	for i := range names {
+		names[i] = fmt.Sprintf("%s.%0*d-of-%d%s", stem, width, i+1, n, ext)
+	}
+	return names
+}

@@ -1,0 +1,202 @@
+package archive
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
+)
+
+// Stream is an archive that is read as it arrives, compressed or not. Its manifests are there
+// when it is opened, the blobs follow: call [Stream.Next] until io.EOF, which says that the
+// archive was whole.
+type Stream struct {
+	// View holds the manifests.
+	*layout.View
+	about     about
+	scanner   *scanner
+	manifests manifests
+	// sizes are what the manifests say of the blobs that they name, and of the manifests.
+	sizes map[digest.Digest]int64
+	close func()
+}
+
+// OpenStream reads the beginning of an archive. Errors: [ErrDamaged].
+func OpenStream(r io.Reader) (_ *Stream, err error) {
+	buffered := bufio.NewReaderSize(r, 1<<20)
+	s := &Stream{manifests: manifests{}, sizes: map[digest.Digest]int64{}, close: func() {}}
+	magic, err := buffered.Peek(len(zstdMagic))
+	switch {
+	case err != nil && err != io.EOF:
+		return nil, err
+	case bytes.Equal(magic, zstdMagic):
+		decoder, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(32<<20), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, err
+		}
+		s.close, r = decoder.Close, io.Reader(decoder)
+	case bytes.HasPrefix(magic, gzipMagic):
+		return nil, fmt.Errorf("it is compressed by gzip: decompress it first: %w", ErrDamaged)
+	default:
+		r = buffered
+	}
+	s.scanner = newScanner(r)
+	if err := s.begin(); err != nil {
+		s.close()
+		return nil, err
+	}
+	s.View = &layout.View{
+		Blobs: s.manifests, Name: "the archive",
+		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
+	}
+	return s, nil
+}
+
+// begin reads all that comes before the blobs.
+func (s *Stream) begin() error {
+	data, err := s.file(ocispec.ImageLayoutFile, maxManifest)
+	if err != nil {
+		return err
+	}
+	if err := checkLayout(data); err != nil {
+		return err
+	}
+	if data, err = s.file(ocispec.ImageIndexFile, maxIndex); err != nil {
+		return err
+	}
+	if s.about, err = parseIndex(data); err != nil {
+		return err
+	}
+	if s.about.manifests == 0 {
+		return fmt.Errorf("it was not made by krtpkg, so that its order is unknown: import it from a file")
+	}
+	for _, d := range s.about.Manifests {
+		s.sizes[d.Digest] = d.Size
+	}
+	left := int64(maxManifests)
+	for range s.about.manifests {
+		n, err := s.manifest(left)
+		if err != nil {
+			return err
+		}
+		left -= n
+	}
+	return nil
+}
+
+func (s *Stream) file(want string, limit int64) ([]byte, error) {
+	name, _, size, err := s.scanner.next()
+	if err == io.EOF || err == nil && name != want {
+		return nil, fmt.Errorf("%s is not where an archive of krtpkg has it: %w", want, ErrDamaged)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return limited(s.scanner.tar, name, size, limit)
+}
+
+// manifest reads the next manifest and notes what it names.
+func (s *Stream) manifest(left int64) (int64, error) {
+	name, _, size, err := s.scanner.next()
+	if err == io.EOF {
+		err = fmt.Errorf("manifests are missing: %w", ErrDamaged)
+	}
+	if err != nil {
+		return 0, err
+	}
+	d, isBlob, err := blobDigest(name)
+	if err != nil {
+		return 0, err
+	}
+	if !isBlob {
+		return 0, fmt.Errorf("entry %q stands where a manifest should: %w", name, ErrDamaged)
+	}
+	data, err := limited(s.scanner.tar, "manifest "+d.String(), size, min(maxManifest, left))
+	if err != nil {
+		return 0, err
+	}
+	if d != d.Algorithm().FromBytes(data) {
+		return 0, fmt.Errorf("manifest %s: %w", d, content.ErrMismatchedDigest)
+	}
+	var m ocispec.Manifest
+	var index ocispec.Index
+	if json.Unmarshal(data, &m) != nil || json.Unmarshal(data, &index) != nil {
+		return 0, fmt.Errorf("manifest %s is no JSON of one: %w", d, ErrDamaged)
+	}
+	named := append(m.Layers, index.Manifests...)
+	if m.Config.Digest != "" {
+		named = append(named, m.Config)
+	}
+	for _, n := range named {
+		s.sizes[n.Digest] = n.Size
+	}
+	s.manifests[d] = data
+	return size, nil
+}
+
+// Next gives the next blob. Its content fails before its end when it is not what the digest
+// says; what is not read of it is passed over. Blobs that no manifest names, or by another
+// size, are errors.
+func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
+	for {
+		name, _, size, err := s.scanner.next()
+		if err != nil {
+			return ocispec.Descriptor{}, nil, err
+		}
+		d, isBlob, err := blobDigest(name)
+		if err != nil {
+			return ocispec.Descriptor{}, nil, err
+		}
+		if !isBlob {
+			return ocispec.Descriptor{}, nil, fmt.Errorf("entry %q has no place among the blobs: %w", name, ErrDamaged)
+		}
+		want, named := s.sizes[d]
+		if !named || want != size {
+			return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s of %d bytes is not what the manifests name: %w", d, size, ErrDamaged)
+		}
+		desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
+		return desc, &verified{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
+	}
+}
+
+// Base names what a target has to hold before this archive, a reference each.
+func (s *Stream) Base() []string { return s.about.base }
+
+// Volumes are how many there are in all, and which one this is; zeros where there is only one.
+func (s *Stream) Volumes() (volume, volumes int) { return s.about.volume, len(s.about.starts) }
+
+// Close ends the decompression.
+func (s *Stream) Close() { s.close() }
+
+// verified is content that fails at its end, before io.EOF, when it is not what it should be.
+type verified struct {
+	r    io.Reader
+	hash digest.Verifier
+	left int64
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	n, err := v.r.Read(p)
+	v.hash.Write(p[:n])
+	v.left -= int64(n)
+	switch {
+	case err != nil && err != io.EOF:
+		return n, fmt.Errorf("%w: %w", err, ErrDamaged)
+	case v.left == 0 && !v.hash.Verified():
+		return 0, content.ErrMismatchedDigest
+	case v.left > 0 && err == io.EOF:
+		return n, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// manifests is content in memory.
+type manifests map[digest.Digest][]byte

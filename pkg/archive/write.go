@@ -1,0 +1,214 @@
+package archive
+
+import (
+	"context"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// Options are the parameters of writing.
+type Options struct {
+	// Compress makes it a zstd stream. Layers are compressed already, so that this saves
+	// little, and such an archive can't be read in place.
+	Compress bool
+	// Progress takes events; nil drops them.
+	Progress progress.Func
+}
+
+// Write writes an archive in one pass. Content is checked against its digest on the way; an
+// error leaves w with the beginning of an archive, which no reader takes for a whole one.
+func Write(ctx context.Context, w io.Writer, c Contents, from content.Fetcher, o Options) error {
+	all, err := c.entries()
+	if err != nil {
+		return err
+	}
+	return compressed(w, o.Compress, func(w io.Writer) error {
+		return write(ctx, w, all, from, o.Progress, progressOf{})
+	})
+}
+
+func compressed(w io.Writer, compress bool, f func(io.Writer) error) error {
+	if !compress {
+		return f(w)
+	}
+	// One at a time, so that the bytes don't depend on the number of cores.
+	encoder, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
+	if err != nil {
+		return err
+	}
+	if err := f(encoder); err != nil {
+		return err
+	}
+	return encoder.Close()
+}
+
+// progressOf is how much of the first entry is written already, and the state of its digest.
+type progressOf struct {
+	written int64
+	hash    hash.Hash
+}
+
+// window is how many entries are fetched at once, ahead of the one that is being written.
+const window = 4
+
+// write writes entries, the first from where it stopped.
+func write(ctx context.Context, w io.Writer, all []entry, from content.Fetcher, report progress.Func, first progressOf) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var fetches sync.WaitGroup
+	defer fetches.Wait()
+	defer cancel()
+	queue := make(chan *stream, window-1)
+	fetches.Go(func() {
+		defer close(queue)
+		for i, e := range all {
+			s := &stream{entry: e, chunks: make(chan []byte, chunksAhead)}
+			if i == 0 {
+				s.start = first
+			}
+			select {
+			case queue <- s:
+			case <-ctx.Done():
+				return
+			}
+			if e.data == nil {
+				fetches.Go(func() { s.run(ctx, from) })
+			}
+		}
+	})
+	for s := range queue {
+		if err := s.writeTo(ctx, w, report); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err := w.Write(trailer)
+	return err
+}
+
+const (
+	chunk = 256 << 10
+	// chunksAhead of each entry wait to be written: 2 MiB.
+	chunksAhead = 8
+)
+
+var buffers = sync.Pool{New: func() any { return make([]byte, chunk) }}
+
+// stream is an entry on its way into the archive: one goroutine fetches it and checks its
+// digest, another writes it.
+type stream struct {
+	entry
+	start  progressOf
+	chunks chan []byte
+	// err is why the chunks ended, to be read after that.
+	err error
+}
+
+func (s *stream) run(ctx context.Context, from content.Fetcher) {
+	defer close(s.chunks)
+	if s.err = s.fetch(ctx, from); s.err != nil {
+		s.err = fmt.Errorf("read %s: %w", s.desc.Digest, s.err)
+	}
+}
+
+func (s *stream) fetch(ctx context.Context, from content.Fetcher) error {
+	hash := s.start.hash
+	if hash == nil {
+		hash = s.desc.Digest.Algorithm().Hash()
+	}
+	left := s.desc.Size - s.start.written
+	if left > 0 {
+		body, err := open(ctx, from, s.desc, s.start.written)
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		for left > 0 {
+			buffer := buffers.Get().([]byte)
+			n, err := io.ReadFull(body, buffer[:min(left, chunk)])
+			if err != nil {
+				return unexpected(err)
+			}
+			hash.Write(buffer[:n])
+			left -= int64(n)
+			select {
+			case s.chunks <- buffer[:n]:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if n, err := io.ReadFull(body, make([]byte, 1)); n > 0 {
+			return content.ErrTrailingData
+		} else if err != io.EOF {
+			return err
+		}
+	}
+	if s.desc.Digest.Encoded() != fmt.Sprintf("%x", hash.Sum(nil)) {
+		return content.ErrMismatchedDigest
+	}
+	return nil
+}
+
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// open opens content from an offset on.
+func open(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	body, err := from.Fetch(ctx, desc)
+	if err != nil || offset == 0 {
+		return body, err
+	}
+	if seeker, ok := body.(io.Seeker); ok {
+		_, err = seeker.Seek(offset, io.SeekStart)
+	} else {
+		_, err = io.CopyN(io.Discard, body, offset)
+	}
+	if err != nil {
+		body.Close()
+		return nil, err
+	}
+	return body, nil
+}
+
+func (s *stream) writeTo(ctx context.Context, w io.Writer, report progress.Func) error {
+	if s.start.written == 0 {
+		if _, err := w.Write(s.header); err != nil {
+			return err
+		}
+	}
+	if s.data != nil {
+		_, err := w.Write(append(s.data, trailer[:padded(s.size())-s.size()]...))
+		return err
+	}
+	subject := s.desc.Digest.String()
+	report.Emit(progress.Event{Kind: progress.Began, Subject: subject, Bytes: s.desc.Size})
+	for part := range s.chunks {
+		if _, err := w.Write(part); err != nil {
+			return fmt.Errorf("write %s: %w", s.desc.Digest, err)
+		}
+		report.Emit(progress.Event{Kind: progress.Moved, Subject: subject, Bytes: int64(len(part))})
+		buffers.Put(part[:chunk])
+	}
+	if s.err != nil {
+		return s.err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	report.Emit(progress.Event{Kind: progress.Copied, Subject: subject, Bytes: s.desc.Size})
+	_, err := w.Write(trailer[:padded(s.desc.Size)-s.desc.Size])
+	return err
+}

@@ -1,0 +1,235 @@
+// Package layout reads an OCI image layout (image-spec v1.1, image-layout.md) whatever holds
+// its files: a [View] over a folder, or over an archive, resolves tags, lists them, and finds
+// referrers.
+package layout
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+)
+
+// MaxIndex caps index.json, and manifests that are read to follow their references.
+const MaxIndex = 64 << 20
+
+// Blobs is the content of a layout, by digest.
+type Blobs interface {
+	content.ReadOnlyStorage
+	// Stat gives the size of content, or an error that is [errdef.ErrNotFound].
+	Stat(d digest.Digest) (int64, error)
+}
+
+// View is a layout to read. With its Blobs it is an [oras.land/oras-go/v2.ReadOnlyGraphTarget].
+type View struct {
+	Blobs
+	// Index gives index.json as it is now.
+	Index func() (ocispec.Index, error)
+	// Name is what errors call the layout.
+	Name string
+}
+
+// String is the layout's name for messages.
+func (v *View) String() string { return v.Name }
+
+// Exists says whether content is here whole: an index counts only with everything in it,
+// since a layout, unlike a registry, takes an index before its manifests.
+func (v *View) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	exists, err := v.Blobs.Exists(ctx, desc)
+	if err != nil || !exists || !isIndex(desc.MediaType) {
+		return exists, err
+	}
+	m, err := v.manifest(ctx, desc)
+	if err != nil {
+		return false, err
+	}
+	for _, child := range m.Manifests {
+		if exists, err := v.Exists(ctx, child); err != nil || !exists {
+			return exists, err
+		}
+	}
+	return true, nil
+}
+
+// Resolve finds a manifest by its tag or digest.
+func (v *View) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
+	index, err := v.Index()
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	for _, d := range index.Manifests {
+		if d.Annotations[ocispec.AnnotationRefName] == reference || d.Digest.String() == reference {
+			return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType}, nil
+		}
+	}
+	if d, err := digest.Parse(reference); err == nil {
+		return v.byDigest(ctx, d)
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("%s: tag %q: %w", v.Name, reference, errdef.ErrNotFound)
+}
+
+// byDigest describes a manifest that the index does not list, from its bytes.
+func (v *View) byDigest(ctx context.Context, d digest.Digest) (ocispec.Descriptor, error) {
+	size, err := v.Stat(d)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("%s: %s: %w", v.Name, d, err)
+	}
+	desc := ocispec.Descriptor{Digest: d, Size: size}
+	m, err := v.manifest(ctx, desc)
+	if errors.Is(err, content.ErrMismatchedDigest) {
+		return ocispec.Descriptor{}, err
+	}
+	if err != nil || m.mediaType() == "" {
+		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is no manifest: %w", v.Name, d, errdef.ErrNotFound)
+	}
+	desc.MediaType, desc.ArtifactType = m.mediaType(), m.ArtifactType
+	return desc, nil
+}
+
+// Predecessors lists the manifests whose subject a node is: those that the index names, and
+// those of a fallback index tagged sha256-<hex> (distribution-spec v1.1, referrers tag
+// schema), which other tools write into layouts too.
+func (v *View) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	index, err := v.Index()
+	if err != nil {
+		return nil, err
+	}
+	candidates := slices.Clone(index.Manifests)
+	fallback := strings.ReplaceAll(node.Digest.String(), ":", "-")
+	for _, d := range index.Manifests {
+		if d.Annotations[ocispec.AnnotationRefName] == fallback && isIndex(d.MediaType) {
+			m, err := v.manifest(ctx, d)
+			if err != nil {
+				return nil, err
+			}
+			candidates = append(candidates, m.Manifests...)
+		}
+	}
+	found, err := v.subjects(ctx, candidates)
+	return found[node.Digest], err
+}
+
+// Referrers gives the referrers of everything that the index names, by their subjects.
+func (v *View) Referrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error) {
+	index, err := v.Index()
+	if err != nil {
+		return nil, err
+	}
+	candidates := slices.Clone(index.Manifests)
+	for _, d := range index.Manifests {
+		if isIndex(d.MediaType) && strings.HasPrefix(d.Annotations[ocispec.AnnotationRefName], "sha256-") {
+			m, err := v.manifest(ctx, d)
+			if err != nil {
+				return nil, err
+			}
+			candidates = append(candidates, m.Manifests...)
+		}
+	}
+	return v.subjects(ctx, candidates)
+}
+
+// subjects reads manifests and sorts those that have a subject by it.
+func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (map[digest.Digest][]ocispec.Descriptor, error) {
+	found := map[digest.Digest][]ocispec.Descriptor{}
+	seen := map[digest.Digest]bool{}
+	for _, d := range candidates {
+		if seen[d.Digest] || !IsManifest(d.MediaType) {
+			continue
+		}
+		seen[d.Digest] = true
+		m, err := v.manifest(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		if m.Subject != nil {
+			found[m.Subject.Digest] = append(found[m.Subject.Digest], *m.referrer(d))
+		}
+	}
+	return found, nil
+}
+
+// Referrer is how a manifest is listed as a referrer, or nil where it has no subject.
+func Referrer(desc ocispec.Descriptor, manifest []byte) (*ocispec.Descriptor, error) {
+	var n node
+	if err := json.Unmarshal(manifest, &n); err != nil || n.Subject == nil {
+		return nil, err
+	}
+	return n.referrer(desc), nil
+}
+
+// referrer describes the manifest as the distribution-spec has it listed (v1.1, listing
+// referrers).
+func (n node) referrer(desc ocispec.Descriptor) *ocispec.Descriptor {
+	return &ocispec.Descriptor{
+		MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size,
+		ArtifactType: cmp.Or(n.ArtifactType, n.Config.MediaType), Annotations: n.Annotations,
+	}
+}
+
+// Tags lists the tags in order.
+func (v *View) Tags(_ context.Context, _ string, fn func([]string) error) error {
+	index, err := v.Index()
+	if err != nil {
+		return err
+	}
+	var tags []string
+	for _, d := range index.Manifests {
+		if tag := d.Annotations[ocispec.AnnotationRefName]; tag != "" {
+			tags = append(tags, tag)
+		}
+	}
+	slices.Sort(tags)
+	return fn(slices.Compact(tags))
+}
+
+// node is what manifests of every kind have in common.
+type node struct {
+	MediaType    string               `json:"mediaType"`
+	ArtifactType string               `json:"artifactType"`
+	Config       ocispec.Descriptor   `json:"config"`
+	Subject      *ocispec.Descriptor  `json:"subject"`
+	Manifests    []ocispec.Descriptor `json:"manifests"`
+	Annotations  map[string]string    `json:"annotations"`
+}
+
+// mediaType is what the manifest says it is. It need not (image-spec v1.1, manifest.md), and
+// then its fields tell, if they tell of one kind only.
+func (n node) mediaType() string {
+	image, index := n.Config.Digest != "", n.Manifests != nil
+	switch {
+	case n.MediaType != "" || image == index:
+		return n.MediaType
+	case index:
+		return ocispec.MediaTypeImageIndex
+	}
+	return ocispec.MediaTypeImageManifest
+}
+
+func (v *View) manifest(ctx context.Context, desc ocispec.Descriptor) (node, error) {
+	if desc.Size > MaxIndex {
+		return node{}, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, MaxIndex)
+	}
+	data, err := content.FetchAll(ctx, v.Blobs, desc)
+	if err != nil {
+		return node{}, fmt.Errorf("%s: %s: %w", v.Name, desc.Digest, err)
+	}
+	var n node
+	return n, json.Unmarshal(data, &n)
+}
+
+func isIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
+}
+
+// IsManifest is true of the media types of images and indexes, OCI's and Docker's.
+func IsManifest(mediaType string) bool {
+	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == "application/vnd.docker.distribution.manifest.v2+json"
+}
