@@ -101,8 +101,8 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 		if err != nil {
 			return err
 		}
-		_, err = transfer.Copy(ctx, store, built.Descriptor, target, transfer.Options{
-			Origins: client, Tags: []string{to.Tag}, Progress: a.ui.Progress("push"),
+		_, err = transfer.Copy(ctx, []transfer.Source{{Store: store, Root: built.Descriptor, Tags: []string{to.Tag}}}, target, transfer.Options{
+			Origins: client, Progress: a.ui.Progress("push"),
 		})
 		if err != nil {
 			return err

@@ -74,8 +74,8 @@ func (a *app) copy(ctx context.Context, verb, source, target string, format ui.F
 	if err != nil {
 		return err
 	}
-	report, err := transfer.Copy(ctx, from.store, from.root, dst, transfer.Options{
-		Origins: from.client, Tags: []string{to.Tag}, Progress: a.ui.Progress(verb),
+	report, err := transfer.Copy(ctx, []transfer.Source{{Store: from.store, Root: from.root, Tags: []string{to.Tag}}}, dst, transfer.Options{
+		Origins: from.client, Progress: a.ui.Progress(verb),
 	})
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func (a *app) copy(ctx context.Context, verb, source, target string, format ui.F
 
 func summary(r *transfer.Report) string {
 	return fmt.Sprintf("%s, %s, %s; %s (%s) copied, %d mounted, %d there already",
-		plural(r.Bundles, "nested bundle"), plural(r.Images, "image"), plural(len(r.Attached), "signature or other referrer"),
+		plural(r.Roots[0].Bundles, "nested bundle"), plural(r.Roots[0].Images, "image"), plural(len(r.Attached), "signature or other referrer"),
 		plural(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
 }
 
@@ -114,8 +114,8 @@ type copyView struct {
 
 func newCopyView(to place.Place, r *transfer.Report) copyView {
 	v := copyView{
-		Reference: to.String(), Digest: r.Root.Digest.String(), Closure: r.Closure.Digest.String(),
-		Bundles: r.Bundles, Images: r.Images, Attached: []string{},
+		Reference: to.String(), Digest: r.Roots[0].Root.Digest.String(), Closure: r.Roots[0].Closure.Digest.String(),
+		Bundles: r.Roots[0].Bundles, Images: r.Roots[0].Images, Attached: []string{},
 		Copied: r.Copied, CopiedBytes: r.CopiedBytes, Mounted: r.Mounted, Present: r.Present,
 	}
 	for _, d := range r.Attached {

@@ -24,6 +24,8 @@ var order = []string{
 	"pkg/build",
 	"pkg/render",
 	"pkg/transfer",
+	"pkg/archive",
+	"pkg/layout",
 	"pkg/sign",
 	"pkg/bundle",
 	"pkg/images",

@@ -60,7 +60,7 @@ func Open(names ...string) (_ *Store, err error) {
 		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
 	}
 	s.referrers = sync.OnceValues(func() (map[digest.Digest][]ocispec.Descriptor, error) {
-		return s.View.Referrers(context.Background())
+		return s.AllReferrers(context.Background())
 	})
 	return s, nil
 }

@@ -117,8 +117,8 @@ func (v *View) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]oci
 	return found[node.Digest], err
 }
 
-// Referrers gives the referrers of everything that the index names, by their subjects.
-func (v *View) Referrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error) {
+// AllReferrers gives the referrers of everything that the index names, by their subjects.
+func (v *View) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error) {
 	index, err := v.Index()
 	if err != nil {
 		return nil, err

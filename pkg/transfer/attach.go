@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 )
 
@@ -25,68 +26,113 @@ type attachment struct {
 // tagSuffixes are the tags by which cosign attaches to a digest without the referrers API.
 var tagSuffixes = []string{".sig", ".att", ".sbom"}
 
-// attach adds what is attached to the root and its bundles.
-func (p *plan) attach(ctx context.Context, src oras.ReadOnlyGraphTarget) error {
-	to := append([]ocispec.Descriptor{p.root}, p.bundles...)
-	found := make([][]attachment, len(to))
+// subject is what things may be attached to, and the place where they are.
+type subject struct {
+	desc ocispec.Descriptor
+	at   oras.ReadOnlyTarget
+	// own says that the place is the root's: its tags are listed as a whole.
+	own bool
+}
+
+// attach adds what is attached to a root, its bundles, and its images.
+func (p *Plan) attach(ctx context.Context, r *root) error {
+	var subjects []subject
+	for _, desc := range append([]ocispec.Descriptor{r.desc}, r.bundles...) {
+		subjects = append(subjects, subject{desc, r.Store, true})
+	}
+	if !p.options.NoImageSignatures && !r.complete {
+		subjects = append(subjects, p.imageSubjects(r)...)
+	}
+	found := make([][]attachment, len(subjects))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
-	for i, desc := range to {
+	for i, s := range subjects {
 		group.Go(func() (err error) {
-			if found[i], err = p.attachedTo(ctx, src, desc); err != nil {
-				return fmt.Errorf("what is attached to %s: %w", desc.Digest, err)
+			if found[i], err = p.attachedTo(ctx, s); err != nil {
+				return fmt.Errorf("what is attached to %s: %w", s.desc.Digest, err)
 			}
 			return nil
 		})
 	}
-	err := group.Wait()
-	p.attached = slices.Concat(found...)
-	return err
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, a := range p.attached {
+		known[a.subject.Digest.String()+a.tag+a.desc.Digest.String()] = true
+	}
+	for _, a := range slices.Concat(found...) {
+		if key := a.subject.Digest.String() + a.tag + a.desc.Digest.String(); !known[key] {
+			known[key] = true
+			p.attached = append(p.attached, a)
+		}
+	}
+	return nil
+}
+
+// imageSubjects are the images of a root, where they were found.
+func (p *Plan) imageSubjects(r *root) (subjects []subject) {
+	seen := map[string]bool{}
+	for _, image := range r.named {
+		n := p.nodes[image.desc.Digest]
+		if n == nil || seen[image.desc.Digest.String()] {
+			continue
+		}
+		seen[image.desc.Digest.String()] = true
+		from, own := n.from, false
+		if o, ok := from.(*overlay); ok {
+			from, own = o.first, true
+		}
+		if at, ok := from.(oras.ReadOnlyTarget); ok {
+			subjects = append(subjects, subject{image.desc, at, own})
+		}
+	}
+	return subjects
 }
 
 // attachedTo adds the referrers of a manifest, with theirs, and what cosign's tags name.
-func (p *plan) attachedTo(ctx context.Context, src oras.ReadOnlyGraphTarget, subject ocispec.Descriptor) ([]attachment, error) {
-	referrers, err := src.Predecessors(ctx, subject)
+func (p *Plan) attachedTo(ctx context.Context, s subject) ([]attachment, error) {
+	referrers, err := p.places.referrers(ctx, s.at, s.desc)
 	if err != nil {
-		return nil, fmt.Errorf("list referrers at source %s: %w", where(src), err)
+		return nil, fmt.Errorf("list referrers at source %s: %w", where(s.at), err)
 	}
-	slices.SortFunc(referrers, func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
+	referrers = slices.SortedFunc(slices.Values(referrers), func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
 	var found []attachment
 	for _, desc := range referrers {
-		added, err := p.addReferrer(ctx, src, desc, subject)
+		added, err := p.addReferrer(ctx, p.beside(s.at), desc, s.desc)
 		if err != nil {
 			return nil, err
 		}
 		if !added {
 			continue
 		}
-		deeper, err := p.attachedTo(ctx, src, desc)
+		deeper, err := p.attachedTo(ctx, subject{desc, s.at, s.own})
 		if err != nil {
 			return nil, err
 		}
-		found = append(append(found, attachment{desc: desc, subject: subject}), deeper...)
+		found = append(append(found, attachment{desc: desc, subject: s.desc}), deeper...)
 	}
 	for _, suffix := range tagSuffixes {
-		tag := strings.ReplaceAll(subject.Digest.String(), ":", "-") + suffix
-		desc, err := src.Resolve(ctx, tag)
+		tag := strings.ReplaceAll(s.desc.Digest.String(), ":", "-") + suffix
+		desc, err := p.places.attachedTag(ctx, s.at, tag, s.own)
 		if errors.Is(err, errdef.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("tag %s at source %s: %w", tag, where(src), err)
+			return nil, fmt.Errorf("tag %s at source %s: %w", tag, where(s.at), err)
 		}
-		if err := p.add(ctx, src, desc); err != nil {
+		if err := p.add(ctx, p.beside(s.at), desc); err != nil {
 			return nil, err
 		}
-		found = append(found, attachment{desc: desc, subject: subject, tag: tag})
+		found = append(found, attachment{desc: desc, subject: s.desc, tag: tag})
 	}
 	return found, nil
 }
 
-// addReferrer adds a manifest if it refers to a subject, and is not the closure, which every
+// addReferrer adds a manifest if it refers to a subject, and is not a closure, which every
 // copy makes anew. A listing may lie, and a layout's predecessors may be indexes too.
-func (p *plan) addReferrer(ctx context.Context, src oras.ReadOnlyGraphTarget, desc, subject ocispec.Descriptor) (bool, error) {
-	data, err := read(ctx, src, desc)
+func (p *Plan) addReferrer(ctx context.Context, from content.Fetcher, desc, subject ocispec.Descriptor) (bool, error) {
+	data, err := read(ctx, from, desc)
 	if err != nil {
 		return false, err
 	}
@@ -97,5 +143,5 @@ func (p *plan) addReferrer(ctx context.Context, src oras.ReadOnlyGraphTarget, de
 	if m.Subject == nil || m.Subject.Digest != subject.Digest || m.ArtifactType == closureType {
 		return false, nil
 	}
-	return true, p.addManifest(ctx, src, desc, data)
+	return true, p.addManifest(ctx, from, desc, data)
 }

@@ -231,7 +231,7 @@ func TestListingThatLies(t *testing.T) {
 		t.Fatalf("%v, error %v", report, err)
 	}
 	for _, d := range []ocispec.Descriptor{index, stranger} {
-		if there, err := dst.Storage.Exists(t.Context(), d); err != nil || there {
+		if there, err := dst.Blobs.Exists(t.Context(), d); err != nil || there {
 			t.Errorf("%s came along (%v)", d.Digest, err)
 		}
 	}

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,204 +18,61 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry"
-	"oras.land/oras-go/v2/registry/remote"
 
 	"krtpkg.dev/krtpkg/pkg/progress"
-	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// copier carries a plan out. oras-go walks it, bottom up; the bytes are moved here.
+// copier carries a plan out: it asks what the target has, moves blobs, the largest first, then
+// manifests from the bottom up, then what is attached, then the tags.
 type copier struct {
-	*plan
+	*Plan
 	dst    oras.GraphTarget
 	report Report
-	// moves are the copies of items that were begun, counted what the report has, by digest.
-	moves, counted sync.Map
 
 	mu sync.Mutex
-	// there are the referrers that the target held before, by their subjects.
-	there map[digest.Digest][]ocispec.Descriptor
+	// there are the items that the target had, or has by now.
+	there map[digest.Digest]bool
+	// before are the referrers that the target held before, by their subjects.
+	before map[digest.Digest][]ocispec.Descriptor
 }
 
-// copy copies everything, and sets no tag but cosign's.
+// Targets that can do more than the least.
+type (
+	// checker is a target that refuses content which is not what its digest says, as
+	// registries must (distribution-spec v1.1, pushing blobs). For others it is checked here.
+	checker interface{ ChecksDigests() }
+	// repository is one of a registry's.
+	repository interface {
+		registry.Mounter
+		Name() (host, repository string)
+	}
+)
+
+func newCopier(p *Plan, dst oras.GraphTarget) *copier {
+	return &copier{Plan: p, dst: dst, there: map[digest.Digest]bool{}, before: map[digest.Digest][]ocispec.Descriptor{}}
+}
+
 func (c *copier) copy(ctx context.Context) error {
-	if err := c.referrer(ctx, c.closure, c.root); err != nil {
+	tops := c.tops()
+	if err := c.compare(ctx, tops); err != nil {
 		return err
 	}
-	// One after the other for each subject: registries are known to lose one of two referrers
-	// that are added to a list at the same moment (olareg 0.1.2 does).
-	bySubject := map[digest.Digest][]int{}
-	for i, a := range c.attached {
-		bySubject[a.subject.Digest] = append(bySubject[a.subject.Digest], i)
-	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(c.options.Concurrency)
-	for _, places := range bySubject {
-		group.Go(func() error {
-			for _, i := range places {
-				if err := c.attachment(groupCtx, i); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	if err := c.each(ctx, c.lacking(tops, false), c.blob); err != nil {
 		return err
 	}
-	return c.list(ctx)
-}
-
-// attachment copies one of what is attached and reports it.
-func (c *copier) attachment(ctx context.Context, i int) (err error) {
-	a := c.attached[i]
-	c.report.Attached[i] = a.desc
-	if a.tag == "" {
-		return c.referrer(ctx, a.desc, a.subject)
-	}
-	c.report.Attached[i], err = c.tagged(ctx, a)
-	return err
-}
-
-// graph copies an item with everything that it needs and says whether it was there before.
-func (c *copier) graph(ctx context.Context, root ocispec.Descriptor) (there bool, err error) {
-	err = oras.CopyGraph(ctx, c.plan, c.dst, root, oras.CopyGraphOptions{
-		Concurrency: c.options.Concurrency,
-		FindSuccessors: func(_ context.Context, _ content.Fetcher, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-			return c.successors(desc), nil
-		},
-		PreCopy: c.move,
-		OnCopySkipped: func(_ context.Context, desc ocispec.Descriptor) error {
-			if desc.Digest == root.Digest {
-				there = true
-			}
-			c.count(&c.report.Present, progress.Skipped, desc)
-			return nil
-		},
-	})
-	var failed *oras.CopyError
-	if errors.As(err, &failed) && failed.Origin == oras.CopyErrorOriginDestination {
-		err = fmt.Errorf("target %s: %w", where(c.dst), failed.Err)
-	}
-	return there, err
-}
-
-// move copies one item, or has the registry mount it. It takes the place of oras-go's own
-// copy, which tries once, leaves it to the target to find wrong bytes, and fails where a
-// mount is refused.
-func (c *copier) move(ctx context.Context, desc ocispec.Descriptor) error {
-	// Two things that are attached may need the same item at the same moment.
-	once, _ := c.moves.LoadOrStore(desc.Digest, sync.OnceValue(func() error { return c.carry(ctx, desc) }))
-	if err := once.(func() error)(); err != nil {
-		c.moves.Delete(desc.Digest) // oras-go tries again where a registry misses what it had
+	inside := slices.DeleteFunc(tops, func(t top) bool { return t.attached })
+	if err := c.manifests(ctx, inside); err != nil {
 		return err
 	}
-	return oras.SkipNode
-}
-
-func (c *copier) carry(ctx context.Context, desc ocispec.Descriptor) error {
-	var mounted bool
-	err := retried(ctx, func() (err error) {
-		mounted, err = c.send(ctx, c.nodes[desc.Digest])
-		return err
-	})
-	if err != nil {
+	if err := c.attachments(ctx); err != nil {
 		return err
 	}
-	if mounted {
-		c.count(&c.report.Mounted, progress.Mounted, desc)
-		return nil
-	}
-	c.count(&c.report.Copied, progress.Copied, desc)
-	atomic.AddInt64(&c.report.CopiedBytes, desc.Size)
-	return nil
-}
-
-func (c *copier) count(counter *int64, kind progress.Kind, desc ocispec.Descriptor) {
-	if _, twice := c.counted.LoadOrStore(desc.Digest, true); twice {
-		return // for something else that is attached
-	}
-	atomic.AddInt64(counter, 1)
-	c.options.Progress.Emit(progress.Event{Kind: kind, Subject: desc.Digest.String(), Bytes: desc.Size})
-}
-
-// send tries once to get one item to the target.
-func (c *copier) send(ctx context.Context, n *node) (mounted bool, err error) {
-	if n.data != nil {
-		// As what it is, so that a request can be sent again.
-		return false, c.failed(n, nil, c.dst.Push(ctx, n.desc, bytes.NewReader(n.data)))
-	}
-	if target, repository := c.mount(n); repository != "" {
-		var blob *source
-		err := target.Mount(ctx, n.desc, repository, func() (io.ReadCloser, error) {
-			blob = n.source(ctx)
-			return blob, nil
-		})
-		if err == nil || blob != nil {
-			return blob == nil, c.failed(n, blob, err)
-		}
-		// Who may not mount may still write.
-	}
-	blob := n.source(ctx)
-	defer blob.Close()
-	return false, c.failed(n, blob, c.dst.Push(ctx, n.desc, blob))
-}
-
-// mount gives the repository that the target can mount a blob from, or none.
-func (c *copier) mount(n *node) (registry.Mounter, string) {
-	target, ok := c.dst.(*remote.Repository)
-	from := n.from
-	if o, ok := from.(*overlay); ok {
-		from = o.first
-	}
-	repository, remotely := from.(*remote.Repository)
-	if !ok || !remotely || repository.Reference.Registry != target.Reference.Registry ||
-		repository.Reference.Repository == target.Reference.Repository {
-		return nil, ""
-	}
-	return target, repository.Reference.Repository
-}
-
-// failed says on which side an item failed.
-func (c *copier) failed(n *node, blob *source, err error) error {
-	switch {
-	case err == nil, errors.Is(err, errdef.ErrAlreadyExists):
-		return nil
-	case blob != nil && blob.failed() != nil:
-		return fmt.Errorf("read %s from source %s: %w", n.desc.Digest, where(n.from), blob.failed())
-	}
-	return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, where(c.dst), err)
-}
-
-// referrer copies a manifest with its subject.
-func (c *copier) referrer(ctx context.Context, desc, subject ocispec.Descriptor) error {
-	there, err := c.graph(ctx, desc)
-	if err != nil || !there {
+	if err := c.list(ctx); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.there == nil {
-		c.there = map[digest.Digest][]ocispec.Descriptor{}
-	}
-	c.there[subject.Digest] = append(c.there[subject.Digest], desc)
-	return nil
-}
-
-// list has the target list the referrers that it held before. A copy that broke off between
-// a referrer and the fallback tag of its subject, or index.json, has left one that nobody
-// finds.
-func (c *copier) list(ctx context.Context) error {
-	for subject, referrers := range c.there {
-		listed, err := c.dst.Predecessors(ctx, c.nodes[subject].desc)
-		if err != nil {
-			return fmt.Errorf("list referrers of %s at target %s: %w", subject, where(c.dst), err)
-		}
-		for _, desc := range referrers {
-			if slices.ContainsFunc(listed, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
-				continue
-			}
-			if _, err := c.send(ctx, c.nodes[desc.Digest]); err != nil {
+	for _, r := range c.roots {
+		for _, tag := range r.Tags {
+			if err := setTag(ctx, c.dst, r.desc, tag); err != nil {
 				return err
 			}
 		}
@@ -222,24 +80,376 @@ func (c *copier) list(ctx context.Context) error {
 	return nil
 }
 
-// tagged copies what one of cosign's tags names. The site may have signed too: what the
-// target has under the tag stays, and what is new joins it.
-func (c *copier) tagged(ctx context.Context, a attachment) (ocispec.Descriptor, error) {
-	if _, err := c.graph(ctx, a.desc); err != nil {
-		return a.desc, err
+// top is a manifest that nothing else in the plan needs, or that is asked for by itself: if the
+// target has it, it has everything below.
+type top struct {
+	desc ocispec.Descriptor
+	// subject is what it is a referrer of.
+	subject digest.Digest
+	// attached says that it is no part of a root.
+	attached bool
+	// known says that the target has it, without asking.
+	known bool
+}
+
+// tops are all that there are. Closures come first: who has one has all of its root.
+func (c *copier) tops() (list []top) {
+	for _, r := range c.roots {
+		if r.closure.Digest != "" {
+			list = append(list, top{desc: r.closure, subject: r.desc.Digest, known: r.complete})
+		}
 	}
-	at, err := c.dst.Resolve(ctx, a.tag)
-	if errors.Is(err, errdef.ErrNotFound) || err == nil && at.Digest == a.desc.Digest {
-		return a.desc, setTag(ctx, c.dst, a.desc, a.tag)
+	for _, r := range c.roots {
+		for _, desc := range append(slices.Clone(r.bundles), r.desc) {
+			list = append(list, top{desc: c.nodes[desc.Digest].desc, known: r.complete})
+		}
+		for _, image := range r.named {
+			list = append(list, top{desc: c.nodes[image.desc.Digest].desc})
+		}
 	}
-	if err == nil {
-		err = retried(ctx, func() (err error) {
-			at, err = sign.Merge(ctx, c.dst, a.tag, a.desc)
+	for _, a := range c.attached {
+		t := top{desc: c.nodes[a.desc.Digest].desc, attached: true}
+		if a.tag == "" {
+			t.subject = a.subject.Digest
+		}
+		list = append(list, t)
+	}
+	return list
+}
+
+// compare finds out which manifests the target has.
+func (c *copier) compare(ctx context.Context, tops []top) error {
+	closures := 0
+	for closures < len(tops) && tops[closures].subject != "" && !tops[closures].attached {
+		closures++
+	}
+	for _, part := range [][]top{tops[:closures], tops[closures:]} {
+		err := c.each(ctx, part, func(ctx context.Context, t top) error {
+			there := t.known
+			var err error
+			if !there {
+				there, err = c.has(ctx, t.desc)
+			}
+			if err == nil && there && t.subject != "" {
+				c.mu.Lock()
+				c.before[t.subject] = append(c.before[t.subject], t.desc)
+				c.mu.Unlock()
+			}
 			return err
 		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// has asks whether the target has a manifest, and of an index that it lacks which of its
+// manifests it has.
+func (c *copier) has(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	c.mu.Lock()
+	there := c.there[desc.Digest]
+	c.mu.Unlock()
+	if there {
+		return true, nil
+	}
+	there, err := c.dst.Exists(ctx, desc)
+	if err != nil {
+		return false, fmt.Errorf("target %s: look for %s: %w", where(c.dst), desc.Digest, err)
+	}
+	if there {
+		c.present(desc)
+		return true, nil
+	}
+	if desc.Digest == c.closureOf(desc.Digest) {
+		return false, nil // what it names is asked for anyway
+	}
+	for _, next := range c.nodes[desc.Digest].next {
+		if c.nodes[next.Digest].data != nil {
+			if _, err := c.has(ctx, c.nodes[next.Digest].desc); err != nil {
+				return false, err
+			}
+		}
+	}
+	return false, nil
+}
+
+func (c *copier) closureOf(d digest.Digest) digest.Digest {
+	for _, r := range c.roots {
+		if r.closure.Digest == d {
+			return d
+		}
+	}
+	return ""
+}
+
+// present notes that the target has a manifest, and so what is below it.
+func (c *copier) present(desc ocispec.Descriptor) {
+	c.mu.Lock()
+	known := c.there[desc.Digest]
+	c.there[desc.Digest] = true
+	c.mu.Unlock()
+	if known {
+		return
+	}
+	c.count(&c.report.Present, progress.Skipped, desc)
+	if n := c.nodes[desc.Digest]; n != nil {
+		for _, next := range n.next {
+			c.present(next)
+		}
+	}
+}
+
+// lacking are the items below some manifests, themselves included, that the target is not
+// known to have: the blobs, the largest first, or the manifests, from the bottom up.
+func (c *copier) lacking(tops []top, manifests bool) (list []top) {
+	seen := map[digest.Digest]bool{}
+	var visit func(d digest.Digest)
+	visit = func(d digest.Digest) {
+		n := c.nodes[d]
+		if n == nil || seen[d] || c.there[d] {
+			return
+		}
+		seen[d] = true
+		for _, next := range n.next {
+			visit(next.Digest)
+		}
+		if manifests == (n.data != nil) {
+			list = append(list, top{desc: n.desc})
+		}
+	}
+	for _, t := range tops {
+		visit(t.desc.Digest)
+	}
+	if !manifests {
+		slices.SortStableFunc(list, func(a, b top) int { return cmp.Compare(b.desc.Size, a.desc.Size) })
+	}
+	return list
+}
+
+func (c *copier) each(ctx context.Context, list []top, do func(context.Context, top) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(c.options.Concurrency)
+	for _, t := range list {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return do(ctx, t)
+		})
+	}
+	return group.Wait()
+}
+
+// blob brings one blob to the target, unless it is there.
+func (c *copier) blob(ctx context.Context, t top) error {
+	there, err := c.dst.Exists(ctx, t.desc)
+	if err != nil {
+		return fmt.Errorf("target %s: look for %s: %w", where(c.dst), t.desc.Digest, err)
+	}
+	if there {
+		c.present(t.desc)
+		return nil
+	}
+	return c.send(ctx, c.nodes[t.desc.Digest])
+}
+
+// send moves one blob, or has the registry mount it.
+func (c *copier) send(ctx context.Context, n *node) error {
+	var mounted bool
+	var sent *blob
+	err := retried(ctx, func() (err error) {
+		mounted, sent, err = c.try(ctx, n)
+		return err
+	})
+	if err != nil {
+		return c.blame(ctx, n, sent, err)
+	}
+	c.mu.Lock()
+	c.there[n.desc.Digest] = true
+	c.mu.Unlock()
+	if mounted {
+		c.count(&c.report.Mounted, progress.Mounted, n.desc)
+		return nil
+	}
+	c.count(&c.report.Copied, progress.Copied, n.desc)
+	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
+	return nil
+}
+
+func (c *copier) try(ctx context.Context, n *node) (mounted bool, sent *blob, err error) {
+	open := func() (io.ReadCloser, error) {
+		content, b, err := c.open(ctx, n)
+		sent = b
+		return content, err
+	}
+	if target, from := c.mount(n); from != "" {
+		err := target.Mount(ctx, n.desc, from, open)
+		return err == nil && sent == nil, sent, err
+	}
+	content, err := open()
+	if err != nil {
+		return false, sent, err
+	}
+	defer content.Close()
+	if err = c.dst.Push(ctx, n.desc, content); errors.Is(err, errdef.ErrAlreadyExists) {
+		err = nil
+	}
+	return false, sent, err
+}
+
+// open opens a blob. Its error is in the blob too.
+func (c *copier) open(ctx context.Context, n *node) (io.ReadCloser, *blob, error) {
+	b := &blob{size: n.desc.Size}
+	if b.body, b.err = n.from.Fetch(ctx, n.desc); b.err != nil {
+		return nil, b, b.err
+	}
+	subject := n.desc.Digest.String()
+	b.moved = func(bytes int64) {
+		c.options.Progress.Emit(progress.Event{Kind: progress.Moved, Subject: subject, Bytes: bytes})
+	}
+	c.options.Progress.Emit(progress.Event{Kind: progress.Began, Subject: subject, Bytes: n.desc.Size})
+	_, seeks := b.body.(io.Seeker)
+	if _, checks := c.dst.(checker); !checks {
+		b.hash, seeks = n.desc.Digest.Verifier(), false
+	}
+	if seeks {
+		return seekable{b}, b, nil
+	}
+	return b, b, nil
+}
+
+// mount gives the repository that the target can mount a blob from, or none.
+func (c *copier) mount(n *node) (repository, string) {
+	target, ok := c.dst.(repository)
+	from := n.from
+	if o, ok := from.(*overlay); ok {
+		from = o.first
+	}
+	source, remotely := from.(repository)
+	if !ok || !remotely {
+		return nil, ""
+	}
+	targetHost, targetName := target.Name()
+	host, name := source.Name()
+	if host != targetHost || name == targetName {
+		return nil, ""
+	}
+	return target, name
+}
+
+// blame says on which side an item failed. Of wrong bytes the target complains, and reading
+// them once more shows whose they are.
+func (c *copier) blame(ctx context.Context, n *node, sent *blob, err error) error {
+	source := error(nil)
+	if sent != nil {
+		source = sent.failed()
+	}
+	if source == nil && errors.Is(err, content.ErrMismatchedDigest) && n.data == nil {
+		source = c.reread(ctx, n)
+	}
+	if source != nil {
+		return fmt.Errorf("read %s from source %s: %w", n.desc.Digest, where(n.from), source)
+	}
+	return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, where(c.dst), err)
+}
+
+func (c *copier) reread(ctx context.Context, n *node) error {
+	body, err := n.from.Fetch(ctx, n.desc)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	verified := content.NewVerifyReader(body, n.desc)
+	if _, err := io.Copy(io.Discard, verified); err != nil {
+		return err
+	}
+	return verified.Verify()
+}
+
+func (c *copier) count(counter *int64, kind progress.Kind, desc ocispec.Descriptor) {
+	atomic.AddInt64(counter, 1)
+	c.options.Progress.Emit(progress.Event{Kind: kind, Subject: desc.Digest.String(), Bytes: desc.Size})
+}
+
+// manifests brings manifests to the target, whose blobs are there, from the bottom up.
+func (c *copier) manifests(ctx context.Context, tops []top) error {
+	lacking := c.lacking(tops, true)
+	depths := map[digest.Digest]int{}
+	var levels [][]top
+	for _, t := range lacking { // below comes before above
+		depth := 0
+		for _, next := range c.nodes[t.desc.Digest].next {
+			if d, ok := depths[next.Digest]; ok {
+				depth = max(depth, d+1)
+			}
+		}
+		depths[t.desc.Digest] = depth
+		for len(levels) <= depth {
+			levels = append(levels, nil)
+		}
+		levels[depth] = append(levels[depth], t)
+	}
+	for _, level := range levels {
+		err := c.each(ctx, level, func(ctx context.Context, t top) error { return c.manifest(ctx, c.nodes[t.desc.Digest]) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manifest writes one manifest.
+func (c *copier) manifest(ctx context.Context, n *node) error {
+	err := c.put(ctx, n)
+	if err != nil && lacksContent(err) {
+		// The target said that it had something, and has not, or not any longer.
+		if err = c.again(ctx, n); err == nil {
+			err = c.put(ctx, n)
+		}
+	}
+	if err != nil && c.closureOf(n.desc.Digest) != "" && isRefusal(err) {
+		return c.closeByTag(ctx, n, err)
 	}
 	if err != nil {
-		return at, fmt.Errorf("tag %s at target %s: %w", a.tag, where(c.dst), err)
+		return c.blame(ctx, n, nil, err)
 	}
-	return at, nil
+	c.mu.Lock()
+	c.there[n.desc.Digest] = true
+	c.mu.Unlock()
+	c.count(&c.report.Copied, progress.Copied, n.desc)
+	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
+	return nil
+}
+
+// put tries to write a manifest.
+func (c *copier) put(ctx context.Context, n *node) error {
+	err := retried(ctx, func() error { return c.dst.Push(ctx, n.desc, bytes.NewReader(n.data)) })
+	if errors.Is(err, errdef.ErrAlreadyExists) {
+		return nil
+	}
+	return err
+}
+
+// again sends what a manifest needs, whatever the target says that it has.
+func (c *copier) again(ctx context.Context, n *node) error {
+	for _, next := range n.next {
+		below := c.nodes[next.Digest]
+		if below == nil {
+			continue
+		}
+		if below.data == nil {
+			if _, sent, err := c.try(ctx, below); err != nil {
+				return c.blame(ctx, below, sent, err)
+			}
+			continue
+		}
+		if err := c.again(ctx, below); err != nil {
+			return err
+		}
+		if err := c.put(ctx, below); err != nil {
+			return c.blame(ctx, below, nil, err)
+		}
+	}
+	return nil
 }

@@ -309,7 +309,7 @@ func TestCancelled(t *testing.T) {
 			})
 			on.Store(true)
 			dst := open(t, r, "krt/edge")
-			_, err := transfer.Copy(ctx, w.dist, root, dst, transfer.Options{Origins: w, Tags: []string{"1.0.0"}})
+			_, err := transfer.Copy(ctx, []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{Origins: w})
 			if !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v", err)
 			}
@@ -335,7 +335,7 @@ func TestCancelledPlan(t *testing.T) {
 		<-r.Context().Done()
 	})
 	on.Store(true)
-	_, err := transfer.Copy(ctx, w.dist, root, newLayout(t), transfer.Options{Origins: origins{open(t, r, "app")}})
+	_, err := transfer.Copy(ctx, []transfer.Source{{Store: w.dist, Root: root}}, newLayout(t), transfer.Options{Origins: origins{open(t, r, "app")}})
 	var incomplete *transfer.IncompleteError
 	if !errors.Is(err, context.Canceled) || errors.As(err, &incomplete) {
 		t.Errorf("got %v", err)

@@ -1,13 +1,13 @@
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -16,17 +16,33 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// overlay fetches from the place beside the bundle what is there, and the rest from the
-// image's origin: a layout can hold an index that was made for it without its manifests, and
-// a registry an index some of whose manifests were deleted.
+// overlay fetches from the place beside the bundle what is there, then from where an import
+// goes, and the rest from the image's origin: a layout can hold an index that was made for it
+// without its manifests, a registry an index some of whose manifests were deleted, and an
+// archive leaves out what its base has.
 type overlay struct {
 	first   content.Fetcher
+	beside  content.Fetcher
 	image   name.Digest
 	origins images.Origins
 }
 
+// beside fetches what a place lacks from where an import goes.
+func (p *Plan) beside(first content.Fetcher) content.Fetcher {
+	if p.options.Beside == nil {
+		return first
+	}
+	if _, ok := first.(*overlay); ok {
+		return first
+	}
+	return &overlay{first: first, beside: p.options.Beside}
+}
+
 func (o *overlay) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	blob, err := o.first.Fetch(ctx, desc)
+	if err != nil && o.beside != nil && errors.Is(err, errdef.ErrNotFound) {
+		blob, err = o.beside.Fetch(ctx, desc)
+	}
 	if err == nil || o.origins == nil || !errors.Is(err, errdef.ErrNotFound) {
 		return blob, err
 	}
@@ -40,62 +56,82 @@ func (o *overlay) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	return blob, nil
 }
 
-// source is the content of a blob. It is fetched when it is first read, and fails before its
-// end when it is not what the digest says, so that no target ever gets the whole of it.
-type source struct {
-	fetch func() (io.ReadCloser, error)
-	blob  io.ReadCloser
-	hash  digest.Verifier
-	left  int64
-	err   error
+// nopCloser is content in memory.
+func nopCloser(data []byte) io.ReadCloser { return memory{bytes.NewReader(data)} }
+
+type memory struct{ *bytes.Reader }
+
+func (memory) Close() error { return nil }
+
+// blob is the content of an item on its way to a target. It says how far it came, and
+// remembers what went wrong on its side.
+type blob struct {
+	body io.ReadCloser
+	size int64
+	// moved takes the number of bytes that were read, less those that are to be read again.
+	moved func(int64)
+
+	// at is how much was read.
+	at int64
+	// hash checks the content for a target that does not.
+	hash interface {
+		io.Writer
+		Verified() bool
+	}
+	err error
 }
 
-func (n *node) source(ctx context.Context) *source {
-	return &source{
-		fetch: func() (io.ReadCloser, error) { return n.from.Fetch(ctx, n.desc) },
-		hash:  n.desc.Digest.Verifier(), left: n.desc.Size,
+func (b *blob) Read(p []byte) (n int, err error) {
+	if b.err != nil {
+		return 0, b.err
 	}
-}
-
-func (s *source) Read(p []byte) (n int, err error) {
-	if s.err != nil {
-		return 0, s.err
+	n, b.err = b.body.Read(p)
+	b.at += int64(n)
+	b.moved(int64(n))
+	if b.hash != nil {
+		b.hash.Write(p[:n])
 	}
-	if s.blob == nil {
-		if s.blob, s.err = s.fetch(); s.err != nil {
-			return 0, s.err
-		}
-	}
-	n, s.err = s.blob.Read(p)
-	s.hash.Write(p[:n])
-	s.left -= int64(n)
 	switch {
-	case s.left < 0:
-		s.err = content.ErrTrailingData
-	case s.left == 0 && !s.hash.Verified():
-		s.err = content.ErrMismatchedDigest
-	case s.left > 0 && s.err == io.EOF:
-		s.err = io.ErrUnexpectedEOF
+	case b.at > b.size:
+		b.err = content.ErrTrailingData
+	case b.at == b.size && b.hash != nil && !b.hash.Verified():
+		b.err = content.ErrMismatchedDigest
+	case b.at < b.size && b.err == io.EOF:
+		b.err = io.ErrUnexpectedEOF
 	}
-	if s.failed() != nil {
-		return 0, s.err
+	if b.failed() != nil {
+		return 0, b.err
 	}
-	return n, s.err
+	return n, b.err
 }
 
 // failed is why the content can't be had, if that is so: what a target makes of it is no news.
-func (s *source) failed() error {
-	if s.err == io.EOF {
+func (b *blob) failed() error {
+	if b.err == io.EOF {
 		return nil
 	}
-	return s.err
+	return b.err
 }
 
-func (s *source) Close() error {
-	if s.blob == nil {
-		return nil
+func (b *blob) Close() error { return b.body.Close() }
+
+// seekable is a blob whose source seeks, so that a target can go on where it stopped.
+type seekable struct{ *blob }
+
+// Seek goes to an offset from the start.
+func (b seekable) Seek(offset int64, whence int) (int64, error) {
+	if whence != io.SeekStart {
+		return 0, fmt.Errorf("seek from %d: %w", whence, errors.ErrUnsupported)
 	}
-	return s.blob.Close()
+	if b.failed() != nil {
+		return 0, b.err
+	}
+	n, err := b.body.(io.Seeker).Seek(offset, io.SeekStart)
+	if err == nil {
+		b.moved(n - b.at)
+		b.at, b.err = n, nil
+	}
+	return n, err
 }
 
 // where is a store's name for errors.

@@ -1,10 +1,8 @@
 package transfer
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
@@ -22,22 +19,46 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
-	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// plan is the closure of a root and what is attached to it: every item with where it comes
-// from. As a content.ReadOnlyStorage it is the union of those places.
-type plan struct {
-	root, closure   ocispec.Descriptor
-	bundles, images []ocispec.Descriptor
-	attached        []attachment
+// Plan is the closure of some roots and what is attached to it: every item with where it
+// comes from.
+type Plan struct {
+	roots    []*root
+	attached []attachment
 
-	options Options
+	options   Options
+	platforms platforms
+	places    places
 
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*node
 	missing []Missing
+}
+
+// root is what one bundle or runtime needs.
+type root struct {
+	Source
+	desc    ocispec.Descriptor
+	bundles []ocispec.Descriptor
+	// opened are the root, if it is a bundle, or its bundles.
+	opened []*bundle.Artifact
+	// closure names all of it; it is empty where images are left out.
+	closure ocispec.Descriptor
+	// images is how many there are, named each with what it is called.
+	images int
+	named  []named
+	// complete says that the target has the closure, and so everything in it. Nothing was
+	// read of the images then.
+	complete bool
+}
+
+// named is a workload image, or what the lock calls it by.
+type named struct {
+	desc      ocispec.Descriptor
+	image     name.Digest
+	reference string
 }
 
 // node is an item of the plan.
@@ -56,34 +77,73 @@ const (
 	maxManifest = 4 << 20
 )
 
-// newPlan finds everything that the root needs. Manifests are read, and of blobs only the
-// layers of bundles.
-func newPlan(ctx context.Context, src oras.ReadOnlyGraphTarget, root ocispec.Descriptor, o Options) (*plan, error) {
-	p := &plan{root: plain(root), options: o, nodes: map[digest.Digest]*node{}}
-	artifact, err := openBundle(ctx, src, root)
-	if err != nil {
+// NewPlan finds everything that roots need. Manifests are read, and of blobs only the layers
+// of bundles. Errors: [*IncompleteError].
+func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
+	return plan(ctx, sources, nil, o)
+}
+
+// plan makes a plan that takes a shortcut where the target has a root's closure.
+func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
+	if o.Concurrency == 0 {
+		o.Concurrency = 4
+	}
+	p := &Plan{options: o, nodes: map[digest.Digest]*node{}}
+	var err error
+	if p.platforms, err = parsePlatforms(o.Platforms); err != nil {
 		return nil, err
 	}
-	p.root.ArtifactType = artifact.Manifest.ArtifactType
-	if err := p.add(ctx, src, p.root); err != nil {
-		return nil, err
-	}
-	bundles := []*bundle.Artifact{artifact}
-	if artifact.Runtime != nil {
-		if bundles, err = p.nested(ctx, src, artifact); err != nil {
+	for _, source := range sources {
+		r := &root{Source: source, desc: plain(source.Root)}
+		if err := p.addRoot(ctx, r, dst); err != nil {
 			return nil, err
 		}
-	}
-	if err := p.addImages(ctx, src, bundles); err != nil {
-		return nil, err
+		p.roots = append(p.roots, r)
 	}
 	if err := p.incomplete(); err != nil {
 		return nil, err
 	}
-	if err := p.close(); err != nil {
-		return nil, err
+	for _, r := range p.roots {
+		if err := p.finish(ctx, r); err != nil {
+			return nil, err
+		}
 	}
-	return p, p.attach(ctx, src)
+	return p, nil
+}
+
+// addRoot adds the bundles of a root, and the images unless the target has all.
+func (p *Plan) addRoot(ctx context.Context, r *root, dst content.ReadOnlyStorage) error {
+	artifact, err := p.openBundle(ctx, r.Store, r.desc)
+	if err != nil {
+		return err
+	}
+	r.desc.ArtifactType = artifact.Manifest.ArtifactType
+	if err := p.add(ctx, p.beside(r.Store), r.desc); err != nil {
+		return err
+	}
+	r.opened = []*bundle.Artifact{artifact}
+	if artifact.Runtime != nil {
+		if r.opened, err = p.nested(ctx, r, artifact); err != nil {
+			return err
+		}
+	}
+	if p.options.OnlyBundles {
+		return nil
+	}
+	if r.complete, err = p.isComplete(ctx, r, dst); err != nil || r.complete {
+		return err
+	}
+	return p.addImages(ctx, r)
+}
+
+// finish makes the closure of a root and finds what is attached to it.
+func (p *Plan) finish(ctx context.Context, r *root) error {
+	if !p.options.OnlyBundles && !r.complete {
+		if err := p.close(r); err != nil {
+			return err
+		}
+	}
+	return p.attach(ctx, r)
 }
 
 // plain drops what a descriptor says beyond media type, digest and size.
@@ -91,9 +151,9 @@ func plain(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 }
 
-func openBundle(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (a *bundle.Artifact, err error) {
+func (p *Plan) openBundle(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (a *bundle.Artifact, err error) {
 	err = retried(ctx, func() error {
-		a, err = bundle.Open(ctx, from, desc)
+		a, err = bundle.Open(ctx, p.beside(from), desc)
 		return err
 	})
 	if err != nil {
@@ -103,18 +163,18 @@ func openBundle(ctx context.Context, from content.Fetcher, desc ocispec.Descript
 }
 
 // nested opens the bundles of a runtime and adds them to the plan.
-func (p *plan) nested(ctx context.Context, src oras.ReadOnlyGraphTarget, runtime *bundle.Artifact) ([]*bundle.Artifact, error) {
+func (p *Plan) nested(ctx context.Context, r *root, runtime *bundle.Artifact) ([]*bundle.Artifact, error) {
 	digests := runtime.Images.Digests()
 	opened := make([]*bundle.Artifact, len(digests))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
 	for i, d := range digests {
 		group.Go(func() error {
-			from, desc, err := locate(ctx, src, d, p.options.Origins)
+			from, desc, err := p.locate(ctx, r.Store, d)
 			if err != nil {
 				return p.miss(ctx, d, err)
 			}
-			b, err := openBundle(ctx, from, desc)
+			b, err := p.openBundle(ctx, from, desc)
 			if err != nil {
 				return err
 			}
@@ -132,45 +192,58 @@ func (p *plan) nested(ctx context.Context, src oras.ReadOnlyGraphTarget, runtime
 	for _, b := range opened {
 		desc := plain(b.Descriptor)
 		desc.ArtifactType = b.Manifest.ArtifactType
-		p.bundles = append(p.bundles, desc)
+		r.bundles = append(r.bundles, desc)
 	}
 	return opened, nil
 }
 
-func (p *plan) addImages(ctx context.Context, src oras.ReadOnlyGraphTarget, bundles []*bundle.Artifact) error {
-	byDigest := map[string]name.Digest{}
-	for _, b := range bundles {
-		for _, d := range b.Images.Digests() {
-			byDigest[d.DigestStr()] = d
+// wanted are the images in the locks of a root's bundles, by digest, and by each name.
+func (r *root) wanted() []named {
+	var all []named
+	for _, b := range r.opened {
+		for _, locked := range b.Images {
+			all = append(all, named{image: locked.Image, reference: locked.Reference})
 		}
 	}
-	wanted := make([]name.Digest, 0, len(byDigest))
-	for _, d := range byDigest {
-		wanted = append(wanted, d)
-	}
-	slices.SortFunc(wanted, func(a, b name.Digest) int { return cmp.Compare(a.DigestStr(), b.DigestStr()) })
+	slices.SortFunc(all, func(a, b named) int {
+		return cmp.Or(cmp.Compare(a.image.DigestStr(), b.image.DigestStr()), cmp.Compare(a.reference, b.reference), cmp.Compare(a.image.Name(), b.image.Name()))
+	})
+	return all
+}
 
-	p.images = make([]ocispec.Descriptor, len(wanted))
+func (p *Plan) addImages(ctx context.Context, r *root) error {
+	r.named = r.wanted()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
-	for i, image := range wanted {
+	for i := range r.named {
+		// Of several names the first counts: it is the same image.
+		if i > 0 && r.named[i].image.DigestStr() == r.named[i-1].image.DigestStr() {
+			continue
+		}
+		r.images++
 		group.Go(func() error {
-			from, desc, err := locate(ctx, src, image, p.options.Origins)
+			from, desc, err := p.locate(ctx, r.Store, r.named[i].image)
 			if err == nil {
-				p.images[i] = plain(desc)
+				r.named[i].desc = plain(desc)
 				err = p.add(ctx, from, desc)
 			}
 			if err != nil {
-				return p.miss(ctx, image, err)
+				return p.miss(ctx, r.named[i].image, err)
 			}
 			return nil
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	for i := range r.named {
+		if r.named[i].desc.Digest == "" && i > 0 {
+			r.named[i].desc = r.named[i-1].desc
+		}
+	}
+	return err
 }
 
 // miss notes that an image can't be had: the search goes on, so that the error names all.
-func (p *plan) miss(ctx context.Context, image name.Digest, reason error) error {
+func (p *Plan) miss(ctx context.Context, image name.Digest, reason error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -180,22 +253,23 @@ func (p *plan) miss(ctx context.Context, image name.Digest, reason error) error 
 	return nil
 }
 
-func (p *plan) incomplete() error {
+func (p *Plan) incomplete() error {
 	if len(p.missing) == 0 {
 		return nil
 	}
 	slices.SortFunc(p.missing, func(a, b Missing) int { return cmp.Compare(a.Image, b.Image) })
-	return &IncompleteError{Root: p.root, Missing: p.missing}
+	return &IncompleteError{Root: p.roots[0].desc, Missing: p.missing}
 }
 
 // locate finds an image beside its bundle, or else at its origin.
-func locate(ctx context.Context, src oras.ReadOnlyTarget, image name.Digest, origins images.Origins) (content.Fetcher, ocispec.Descriptor, error) {
+func (p *Plan) locate(ctx context.Context, src oras.ReadOnlyTarget, image name.Digest) (content.Fetcher, ocispec.Descriptor, error) {
+	origins := p.options.Origins
 	if strings.HasSuffix(image.RegistryStr(), ".invalid") {
 		origins = nil // the image has no place of its own
 	}
 	desc, err := src.Resolve(ctx, image.DigestStr())
 	if err == nil {
-		return &overlay{first: src, image: image, origins: origins}, desc, nil
+		return &overlay{first: src, beside: p.options.Beside, image: image, origins: origins}, desc, nil
 	}
 	if !errors.Is(err, errdef.ErrNotFound) {
 		return nil, desc, fmt.Errorf("source %s: %w", where(src), err)
@@ -217,7 +291,7 @@ func locate(ctx context.Context, src oras.ReadOnlyTarget, image name.Digest, ori
 }
 
 // add puts a manifest and everything that it needs into the plan.
-func (p *plan) add(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) error {
+func (p *Plan) add(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) error {
 	p.mu.Lock()
 	n := p.nodes[desc.Digest]
 	p.mu.Unlock()
@@ -233,7 +307,7 @@ func (p *plan) add(ctx context.Context, from content.Fetcher, desc ocispec.Descr
 
 // addManifest adds a manifest that has been read. It is put last: what is in the plan is
 // there with everything below it.
-func (p *plan) addManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, data []byte) error {
+func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, data []byte) error {
 	if !isManifest(desc.MediaType) {
 		return fmt.Errorf("manifest %s has media type %q, which is none of an image or an index", desc.Digest, desc.MediaType)
 	}
@@ -241,8 +315,12 @@ func (p *plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 	if err != nil {
 		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
+	needs, err := p.platforms.of(desc, m)
+	if err != nil {
+		return err
+	}
 	n := &node{desc: plain(desc), from: from, data: data}
-	for _, next := range m.needs(desc.MediaType) {
+	for _, next := range needs {
 		if err := next.Digest.Validate(); err != nil || next.Size < 0 {
 			return fmt.Errorf("invalid manifest %s: it refers to %q of %d bytes", desc.Digest, next.Digest, next.Size)
 		}
@@ -270,7 +348,7 @@ func (p *plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 
 // addForeign adds a foreign layer if it is there, and notes if it is not: it is to be had
 // from its URLs alone then.
-func (p *plan) addForeign(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (bool, error) {
+func (p *Plan) addForeign(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (bool, error) {
 	blob, err := from.Fetch(ctx, desc)
 	if errors.Is(err, errdef.ErrNotFound) {
 		p.options.Progress.Emit(progress.Event{
@@ -287,7 +365,7 @@ func (p *plan) addForeign(ctx context.Context, from content.Fetcher, desc ocispe
 	return true, blob.Close()
 }
 
-func (p *plan) put(n *node) {
+func (p *Plan) put(n *node) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// Where one manifest calls a layer what is a manifest to another, the latter is right.
@@ -296,66 +374,23 @@ func (p *plan) put(n *node) {
 	}
 }
 
-// close makes the closure: an index over the root, its bundles and the images, with the
-// root as its subject, so that it is found from the root and keeps all of it alive. It is
-// made from the plan alone, so every copy makes the same one.
-func (p *plan) close() error {
-	manifests := append([]ocispec.Descriptor{p.root}, p.bundles...)
-	seen := map[digest.Digest]bool{}
-	manifests = slices.DeleteFunc(append(manifests, p.images...), func(d ocispec.Descriptor) bool {
-		twice := seen[d.Digest]
-		seen[d.Digest] = true
-		return twice
-	})
-	subject := plain(p.root)
-	data, err := json.Marshal(ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
-		ArtifactType: closureType, Subject: &subject, Manifests: manifests,
-	})
-	if err != nil {
-		return err
-	}
-	p.closure = content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, data)
-	p.put(&node{desc: p.closure, data: data, next: manifests})
-	return nil
-}
-
-// successors are what a manifest needs, as the plan describes them: two images may call one
-// blob by different media types, and it is one item all the same.
-func (p *plan) successors(desc ocispec.Descriptor) []ocispec.Descriptor {
-	n := p.nodes[desc.Digest]
-	if n == nil {
-		return nil
-	}
-	next := make([]ocispec.Descriptor, len(n.next))
-	for i, d := range n.next {
-		next[i] = p.nodes[d.Digest].desc
-	}
-	return next
-}
-
-// size is the bytes of all items.
-func (p *plan) size() (total int64) {
+// Size is the bytes of all items.
+func (p *Plan) Size() (total int64) {
 	for _, n := range p.nodes {
 		total += n.desc.Size
 	}
 	return total
 }
 
-// Fetch makes the plan a source of everything in it, wherever each item is.
-func (p *plan) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+// Fetch gives what is in the plan, from wherever it is, unchecked; blobs of registries and
+// archives seek.
+func (p *Plan) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	n, ok := p.nodes[desc.Digest]
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
 	}
 	if n.data != nil {
-		return io.NopCloser(bytes.NewReader(n.data)), nil
+		return nopCloser(n.data), nil
 	}
-	return n.source(ctx), nil
-}
-
-// Exists says whether an item is in the plan.
-func (p *plan) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
-	_, ok := p.nodes[desc.Digest]
-	return ok, nil
+	return n.from.Fetch(ctx, n.desc)
 }

@@ -1,32 +1,46 @@
-// Package transfer copies a bundle or a runtime with everything that it needs, its nested
-// bundles and its workload images, and with what is attached to it and its bundles, between
-// any two stores.
+// Package transfer copies bundles and runtimes with everything that they need, their nested
+// bundles and workload images, and with what is attached to any of it, between any two stores.
 //
-// Call [Copy]. It plans first: every item is found and counted before a byte is written, so
-// that what is missing is an error while the target is still untouched. Tags move last, when
-// everything that they name is there.
+// Call [Copy], or [NewPlan] and what a plan can do: it can be compared with a target, copied
+// there, written as an archive, or checked. Every item is found and counted before a byte is
+// written, so that what is missing is an error while the target is still untouched. Tags move
+// last, when everything that they name is there.
 package transfer
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
-	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// Options are the parameters of a copy.
+// Source is a bundle or a runtime to transfer.
+type Source struct {
+	Store oras.ReadOnlyGraphTarget
+	Root  ocispec.Descriptor
+	// Tags are set on the root when everything is there.
+	Tags []string
+}
+
+// Options are the parameters of a transfer.
 type Options struct {
 	// Origins gives the images that the source does not hold; nil when it has to hold all.
 	Origins images.Origins
-	// Tags are set on the root when everything is there.
-	Tags []string
-	// Concurrency is how many items are copied at once; 8 when zero.
+	// Beside is looked in for what the source lacks, before the origins: the target of an
+	// import, which may hold it already. Nil for nowhere.
+	Beside content.ReadOnlyStorage
+	// Platforms are those of an index that come along, as os/architecture[/variant]; all
+	// when empty. A registry has to take an index without all its platforms then.
+	Platforms []string
+	// OnlyBundles leaves the workload images where they are.
+	OnlyBundles bool
+	// NoImageSignatures leaves out what upstream attached to the workload images.
+	NoImageSignatures bool
+	// Concurrency is how many items are moved at once; 4 when zero.
 	Concurrency int
 	// Progress takes events; nil drops them.
 	Progress progress.Func
@@ -34,10 +48,8 @@ type Options struct {
 
 // Report says what a copy did.
 type Report struct {
-	// Root is the bundle or runtime, Closure the index over everything that came along.
-	Root, Closure ocispec.Descriptor
-	// Bundles and Images are how many of each the root has.
-	Bundles, Images int
+	// Roots are the bundles and runtimes, in the order in which they were asked for.
+	Roots []RootReport
 	// Attached are the signatures and other referrers that came along. Signatures under a
 	// tag that the target had too are one manifest with those of both.
 	Attached []ocispec.Descriptor
@@ -47,44 +59,34 @@ type Report struct {
 	CopiedBytes              int64
 }
 
-// Copy copies the root from a source to a target. Errors: [*IncompleteError] when something
-// that the root needs is nowhere to be found.
-func Copy(ctx context.Context, src oras.ReadOnlyGraphTarget, root ocispec.Descriptor, dst oras.GraphTarget, o Options) (*Report, error) {
-	if o.Concurrency == 0 {
-		o.Concurrency = 8
-	}
-	p, err := newPlan(ctx, src, root, o)
+// RootReport is about one root of a copy.
+type RootReport struct {
+	// Root is the bundle or runtime, Closure the index over everything that came along; the
+	// latter is empty where images were left out.
+	Root, Closure ocispec.Descriptor
+	// Bundles and Images are how many of each the root has.
+	Bundles, Images int
+}
+
+// Copy copies roots to a target. Errors: [*IncompleteError] when something that they need is
+// nowhere to be found.
+func Copy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options) (*Report, error) {
+	p, err := plan(ctx, sources, dst, o)
 	if err != nil {
 		return nil, err
 	}
-	o.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.size()})
-	c := &copier{plan: p, dst: dst, report: Report{
-		Root: p.root, Closure: p.closure, Bundles: len(p.bundles), Images: len(p.images),
-		Attached: make([]ocispec.Descriptor, len(p.attached)),
-	}}
-	if err := c.copy(ctx); err != nil {
-		return nil, fmt.Errorf("copy %s: %w", root.Digest, err)
-	}
-	for _, tag := range o.Tags {
-		if err := setTag(ctx, dst, p.root, tag); err != nil {
-			return nil, err
-		}
-	}
-	return &c.report, nil
+	return p.Copy(ctx, dst)
 }
 
-// setTag moves a tag, but not one that is right already: registries with immutable tags
-// refuse to write the same again.
-func setTag(ctx context.Context, dst oras.Target, desc ocispec.Descriptor, tag string) error {
-	at, err := dst.Resolve(ctx, tag)
-	if err == nil && at.Digest == desc.Digest {
-		return nil
+// Copy copies the plan to a target.
+func (p *Plan) Copy(ctx context.Context, dst oras.GraphTarget) (*Report, error) {
+	p.options.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
+	c := newCopier(p, dst)
+	if err := c.copy(ctx); err != nil {
+		return nil, err
 	}
-	if err == nil || errors.Is(err, errdef.ErrNotFound) {
-		err = retried(ctx, func() error { return dst.Tag(ctx, desc, tag) })
+	for _, r := range p.roots {
+		c.report.Roots = append(c.report.Roots, RootReport{Root: r.desc, Closure: r.closure, Bundles: len(r.bundles), Images: r.images})
 	}
-	if err != nil {
-		return fmt.Errorf("tag %s at target %s: %w", tag, where(dst), err)
-	}
-	return nil
+	return &c.report, nil
 }

@@ -45,8 +45,8 @@ func TestCopyBetweenAllPairs(t *testing.T) {
 	}
 	want := contentOf(t, complete, root)
 	// Two signatures of the root and of a bundle each, and five texts.
-	if first.Bundles != 2 || first.Images != 2 || len(first.Attached) != 4+5 {
-		t.Errorf("%d bundles, %d images, %d attached", first.Bundles, first.Images, len(first.Attached))
+	if first.Roots[0].Bundles != 2 || first.Roots[0].Images != 2 || len(first.Attached) != 4+5 {
+		t.Errorf("%d bundles, %d images, %d attached", first.Roots[0].Bundles, first.Roots[0].Images, len(first.Attached))
 	}
 	for from, source := range kinds {
 		t.Run(from, func(t *testing.T) {
@@ -57,12 +57,12 @@ func TestCopyBetweenAllPairs(t *testing.T) {
 			for to, target := range kinds {
 				t.Run(to, func(t *testing.T) {
 					dst := target(t)
-					report, err := transfer.Copy(t.Context(), src, root, dst, transfer.Options{Tags: []string{"1.0.0", "latest"}})
+					report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"1.0.0", "latest"}}}, dst, transfer.Options{})
 					if err != nil {
 						t.Fatal(err)
 					}
-					if report.Closure.Digest != first.Closure.Digest || closureOf(t, dst, root).Digest != first.Closure.Digest {
-						t.Errorf("closure is %s, want %s", report.Closure.Digest, first.Closure.Digest)
+					if report.Roots[0].Closure.Digest != first.Roots[0].Closure.Digest || closureOf(t, dst, root).Digest != first.Roots[0].Closure.Digest {
+						t.Errorf("closure is %s, want %s", report.Roots[0].Closure.Digest, first.Roots[0].Closure.Digest)
 					}
 					equal(t, contentOf(t, dst, root), want)
 					for _, tag := range []string{"1.0.0", "latest"} {
@@ -172,7 +172,7 @@ func TestNoOrigins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	root := w.bundle("a", w.image("1"))
-	_, err := transfer.Copy(t.Context(), w.dist, root, newLayout(t), transfer.Options{})
+	_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root}}, newLayout(t), transfer.Options{})
 	var incomplete *transfer.IncompleteError
 	if !errors.As(err, &incomplete) || !strings.Contains(err.Error(), "it is not beside the bundle") {
 		t.Errorf("got %v", err)
@@ -194,7 +194,7 @@ func TestSharedBlobsMoveOnce(t *testing.T) {
 	source := registrytest.Start(t, registrytest.Options{Record: true})
 	w.mustCopy(root, open(t, source, "krt/edge"))
 	target := registrytest.Start(t, registrytest.Options{Record: true})
-	if _, err := transfer.Copy(t.Context(), open(t, source, "krt/edge"), root, open(t, target, "krt/edge"), transfer.Options{}); err != nil {
+	if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: open(t, source, "krt/edge"), Root: root}}, open(t, target, "krt/edge"), transfer.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, side := range []*registrytest.Registry{source, target} {
@@ -248,7 +248,7 @@ func TestMount(t *testing.T) {
 			w.mustCopy(root, open(t, r, "krt/edge"))
 			src, dst := open(t, r, "krt/edge"), open(t, r, "site/edge")
 			before := len(r.Requests())
-			report, err := transfer.Copy(t.Context(), src, root, dst, transfer.Options{Tags: []string{"1.0.0"}})
+			report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func TestMountFromOrigin(t *testing.T) {
 	if err := oras.CopyGraph(t.Context(), w.origin, upstream, image, oras.CopyGraphOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	report, err := transfer.Copy(t.Context(), w.dist, root, open(t, r, "krt/edge"), transfer.Options{Origins: origins{upstream}})
+	report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root}}, open(t, r, "krt/edge"), transfer.Options{Origins: origins{upstream}})
 	if err != nil || report.Mounted != 3 {
 		t.Errorf("%d blobs mounted, want 3; error %v", report.Mounted, err)
 	}
@@ -337,12 +337,12 @@ func TestSourceWithHoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	dst := newLayout(t)
-	if _, err := transfer.Copy(t.Context(), src, root, dst, transfer.Options{Origins: w}); err != nil {
+	if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root}}, dst, transfer.Options{Origins: w}); err != nil {
 		t.Fatal(err)
 	}
 	contentOf(t, dst, root)
 	var incomplete *transfer.IncompleteError
-	if _, err := transfer.Copy(t.Context(), src, root, newLayout(t), transfer.Options{}); !errors.As(err, &incomplete) {
+	if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root}}, newLayout(t), transfer.Options{}); !errors.As(err, &incomplete) {
 		t.Errorf("without origins: %v", err)
 	}
 }
@@ -419,7 +419,7 @@ func TestImagesOfAllSorts(t *testing.T) {
 			root := w.bundle("a", c.image(t, w))
 			var notes []string
 			var planned int
-			options := transfer.Options{Origins: w, Tags: []string{"1.0.0"}, Concurrency: 1, Progress: func(e progress.Event) {
+			options := transfer.Options{Origins: w, Concurrency: 1, Progress: func(e progress.Event) {
 				switch e.Kind {
 				case progress.Note:
 					notes = append(notes, e.Detail)
@@ -430,7 +430,7 @@ func TestImagesOfAllSorts(t *testing.T) {
 			var closure string
 			for _, kind := range c.to {
 				dst := kinds[kind](t)
-				report, err := transfer.Copy(t.Context(), w.dist, root, dst, options)
+				report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, dst, options)
 				if err != nil {
 					t.Fatalf("%s: %v", kind, err)
 				}
@@ -438,14 +438,14 @@ func TestImagesOfAllSorts(t *testing.T) {
 					t.Errorf("%s: %d items planned and %d copied, want %d", kind, planned, report.Copied, 3+1+c.items)
 				}
 				// And on from there, where nobody helps.
-				again, err := transfer.Copy(t.Context(), dst, root, newLayout(t), transfer.Options{})
+				again, err := transfer.Copy(t.Context(), []transfer.Source{{Store: dst, Root: root}}, newLayout(t), transfer.Options{})
 				if err != nil {
 					t.Fatalf("from %s: %v", kind, err)
 				}
 				if closure == "" {
-					closure = again.Closure.Digest.String()
+					closure = again.Roots[0].Closure.Digest.String()
 				}
-				if d := again.Closure.Digest.String(); d != report.Closure.Digest.String() || d != closure {
+				if d := again.Roots[0].Closure.Digest.String(); d != report.Roots[0].Closure.Digest.String() || d != closure {
 					t.Errorf("from %s the closure is %s, want %s", kind, d, closure)
 				}
 			}
@@ -504,7 +504,7 @@ func TestNotOurs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	image := w.image("1")
-	_, err := transfer.Copy(t.Context(), w.origin, image, newLayout(t), transfer.Options{})
+	_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.origin, Root: image}}, newLayout(t), transfer.Options{})
 	if err == nil || !strings.Contains(err.Error(), image.Digest.String()+" is no krtpkg bundle or runtime") {
 		t.Errorf("got %v", err)
 	}

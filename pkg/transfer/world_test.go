@@ -238,7 +238,7 @@ func open(t *testing.T, r *registrytest.Registry, repository string) oras.GraphT
 }
 
 func (w *world) copy(root ocispec.Descriptor, dst oras.GraphTarget) (*transfer.Report, error) {
-	return transfer.Copy(w.t.Context(), w.dist, root, dst, transfer.Options{Origins: w, Tags: []string{"1.0.0"}})
+	return transfer.Copy(w.t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{Origins: w})
 }
 
 func (w *world) mustCopy(root ocispec.Descriptor, dst oras.GraphTarget) *transfer.Report {
@@ -252,7 +252,7 @@ func (w *world) mustCopy(root ocispec.Descriptor, dst oras.GraphTarget) *transfe
 
 // copyFrom copies from a place that has everything.
 func copyFrom(t *testing.T, src oras.ReadOnlyGraphTarget, root ocispec.Descriptor, dst oras.GraphTarget) (*transfer.Report, error) {
-	return transfer.Copy(t.Context(), src, root, dst, transfer.Options{Tags: []string{"1.0.0"}})
+	return transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{})
 }
 
 // contentOf is everything that a store has of a root, found without the code under test: each

@@ -1,0 +1,198 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+// attachments brings what is attached to the target. One after the other for each subject:
+// registries are known to lose one of two referrers that are added to a list at the same
+// moment (olareg 0.1.2 does).
+func (c *copier) attachments(ctx context.Context) error {
+	c.report.Attached = make([]ocispec.Descriptor, len(c.attached))
+	bySubject := map[digest.Digest][]int{}
+	for i, a := range c.attached {
+		bySubject[a.subject.Digest] = append(bySubject[a.subject.Digest], i)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(c.options.Concurrency)
+	for _, places := range bySubject {
+		group.Go(func() error {
+			for _, i := range places {
+				if err := c.attachment(ctx, i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// attachment copies one of what is attached and reports it.
+func (c *copier) attachment(ctx context.Context, i int) (err error) {
+	a := c.attached[i]
+	c.report.Attached[i] = a.desc
+	c.mu.Lock()
+	lacking := c.lacking([]top{{desc: a.desc}}, true)
+	c.mu.Unlock()
+	for _, t := range lacking {
+		err := c.manifest(ctx, c.nodes[t.desc.Digest])
+		if err != nil && a.tag == "" && isRefusal(err) && c.isSignedByTag(a.subject) {
+			c.note(a.desc, "is not there: "+where(c.dst)+" takes no manifest with a subject; the signature under the tag is")
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if a.tag != "" {
+		c.report.Attached[i], err = c.tagged(ctx, a)
+	}
+	return err
+}
+
+// isSignedByTag says whether a subject has a signature in the form that needs no referrers.
+func (c *copier) isSignedByTag(subject ocispec.Descriptor) bool {
+	return slices.ContainsFunc(c.attached, func(a attachment) bool {
+		return a.subject.Digest == subject.Digest && strings.HasSuffix(a.tag, ".sig")
+	})
+}
+
+func (c *copier) note(desc ocispec.Descriptor, detail string) {
+	c.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: desc.Digest.String(), Detail: detail})
+}
+
+// list has the target list the referrers that it held before. A copy that broke off between
+// a referrer and the fallback tag of its subject, or index.json, has left one that nobody
+// finds.
+func (c *copier) list(ctx context.Context) error {
+	for subject, referrers := range c.before {
+		listed, err := c.dst.Predecessors(ctx, c.nodes[subject].desc)
+		if err != nil {
+			return fmt.Errorf("list referrers of %s at target %s: %w", subject, where(c.dst), err)
+		}
+		for _, desc := range referrers {
+			if slices.ContainsFunc(listed, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
+				continue
+			}
+			if err := c.put(ctx, c.nodes[desc.Digest]); err != nil {
+				return c.blame(ctx, c.nodes[desc.Digest], nil, err)
+			}
+		}
+	}
+	return nil
+}
+
+// tagged names what one of cosign's tags names. The site may have signed too: what the
+// target has under the tag stays, and what is new joins it.
+func (c *copier) tagged(ctx context.Context, a attachment) (ocispec.Descriptor, error) {
+	at, err := c.dst.Resolve(ctx, a.tag)
+	if errors.Is(err, errdef.ErrNotFound) || err == nil && at.Digest == a.desc.Digest {
+		return a.desc, setTag(ctx, c.dst, a.desc, a.tag)
+	}
+	if err == nil {
+		err = retried(ctx, func() (err error) {
+			at, err = sign.Merge(ctx, c.dst, a.tag, a.desc)
+			return err
+		})
+	}
+	if err != nil {
+		return at, fmt.Errorf("tag %s at target %s: %w", a.tag, where(c.dst), err)
+	}
+	return at, nil
+}
+
+// setTag moves a tag, but not one that is right already: registries with immutable tags
+// refuse to write the same again.
+func setTag(ctx context.Context, dst oras.Target, desc ocispec.Descriptor, tag string) error {
+	at, err := dst.Resolve(ctx, tag)
+	if err == nil && at.Digest == desc.Digest {
+		return nil
+	}
+	if err == nil || errors.Is(err, errdef.ErrNotFound) {
+		err = retried(ctx, func() error { return dst.Tag(ctx, desc, tag) })
+	}
+	if err != nil {
+		return fmt.Errorf("tag %s at target %s: %w", tag, where(dst), err)
+	}
+	return nil
+}
+
+// closeByTag writes the closure for a registry that refuses it: without the fields that
+// distribution-spec 1.1 brought, under a tag of its own. What refuses even that gets none.
+func (c *copier) closeByTag(ctx context.Context, n *node, refused error) error {
+	m, err := parse(n.data)
+	if err != nil || m.Subject == nil {
+		return errors.Join(refused, err)
+	}
+	data, err := json.Marshal(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: plains(m.Manifests),
+	})
+	if err != nil {
+		return err
+	}
+	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, data)
+	tag := strings.ReplaceAll(m.Subject.Digest.String(), ":", "-") + ".closure"
+	err = retried(ctx, func() error { return c.dst.Push(ctx, desc, bytes.NewReader(data)) })
+	if err == nil || errors.Is(err, errdef.ErrAlreadyExists) {
+		err = setTag(ctx, c.dst, desc, tag)
+	}
+	switch {
+	case err == nil:
+		c.note(n.desc, fmt.Sprintf("is refused by %s, which takes no index that refers to a subject (%v): the closure is under tag %s", where(c.dst), refused, tag))
+	case isRefusal(err):
+		c.note(n.desc, fmt.Sprintf("is refused by %s (%v): nothing there keeps the images from garbage collection", where(c.dst), err))
+	default:
+		return fmt.Errorf("write the closure to target %s: %w", where(c.dst), err)
+	}
+	return nil
+}
+
+func plains(descs []ocispec.Descriptor) []ocispec.Descriptor {
+	list := make([]ocispec.Descriptor, len(descs))
+	for i, d := range descs {
+		list[i] = plain(d)
+	}
+	return list
+}
+
+// isRefusal says whether a registry understood a manifest and will not have it, whoever asks.
+func isRefusal(err error) bool {
+	var response *errcode.ErrorResponse
+	if !errors.As(err, &response) {
+		return false
+	}
+	switch response.StatusCode {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable,
+		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusNotImplemented:
+		return true
+	}
+	return false
+}
+
+// lacksContent says whether a registry refused a manifest because it lacks what that names.
+func lacksContent(err error) bool {
+	var response *errcode.ErrorResponse
+	return errors.As(err, &response) && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {
+		return e.Code == errcode.ErrorCodeManifestBlobUnknown || e.Code == errcode.ErrorCodeBlobUnknown || e.Code == errcode.ErrorCodeManifestUnknown
+	})
+}
