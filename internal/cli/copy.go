@@ -2,18 +2,85 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
+// transferFlags are those of every command that moves bundles and their images.
+type transferFlags struct {
+	platforms   []string
+	onlyBundles bool
+	noImageSigs bool
+	concurrency int
+	dryRun      bool
+	keys        []string
+	format      ui.Format
+}
+
+func (f *transferFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.platforms, "platform", nil, "take only these platforms of images, as os/architecture[/variant]; the target has to take incomplete indexes")
+	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out what upstream attached to its images")
+	f.addSpeed(cmd)
+}
+
+// addSpeed adds the flags that change nothing of what moves.
+func (f *transferFlags) addSpeed(cmd *cobra.Command) {
+	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many blobs move at once")
+	cmd.Flags().StringArrayVar(&f.keys, "key", nil, "verify the signature by this public key before anything is written; given more than once, any of them will do")
+	outputFlag(cmd, &f.format)
+}
+
+func (f *transferFlags) addBundles(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.onlyBundles, "only-bundles", false, "leave the workload images where they are")
+}
+
+func (f *transferFlags) addDryRun(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would move, and move nothing")
+}
+
+// options are the flags for the library.
+func (a *app) transferOptions(f *transferFlags, verb string) (transfer.Options, error) {
+	client, err := a.client()
+	if err != nil {
+		return transfer.Options{}, err
+	}
+	if f.concurrency < 1 || f.concurrency > 64 {
+		return transfer.Options{}, &usageError{fmt.Errorf("--concurrency %d: want 1 to 64", f.concurrency)}
+	}
+	o := transfer.Options{
+		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs,
+		Concurrency: f.concurrency, Progress: a.ui.Progress(verb),
+	}
+	if len(f.keys) > 0 {
+		policy, err := keyPolicy(f.keys)
+		if err != nil {
+			return o, err
+		}
+		o.Verify = func(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) error {
+			_, err := sign.Verify(ctx, store, root, policy)
+			if err == nil {
+				a.ui.Say("verified %s", root.Digest)
+			}
+			return err
+		}
+	}
+	return o, nil
+}
+
 func (a *app) pushCommand() *cobra.Command {
-	var format ui.Format
+	var f transferFlags
 	cmd := &cobra.Command{
 		Use:   "push oci:FOLDER[:TAG] REGISTRY/REPOSITORY[:TAG]",
 		Short: "publish what was built, with all its images",
@@ -27,67 +94,154 @@ goes on where it stopped when it is run again.`,
 		GroupID: groupMake,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.copy(cmd.Context(), "push", args[0], args[1], format)
+			return a.copy(cmd.Context(), "push", args[:1], args[1], &f)
 		},
 	}
-	outputFlag(cmd, &format)
+	f.add(cmd)
+	f.addBundles(cmd)
+	f.addDryRun(cmd)
 	return cmd
 }
 
 func (a *app) copyCommand() *cobra.Command {
-	var format ui.Format
+	var f transferFlags
 	cmd := &cobra.Command{
-		Use:   "copy SOURCE TARGET",
-		Short: "copy a bundle or a runtime, with all its images, from any place to any other",
-		Long: `Copy brings a bundle or a runtime with its nested bundles, images, signatures and other
-referrers from one place to another: to mirror, to promote, or to carry it into a folder.`,
+		Use:   "copy SOURCE... TARGET",
+		Short: "copy bundles and runtimes, with all their images, from any place to any other",
+		Long: `Copy brings bundles and runtimes with their nested bundles, images, signatures and other
+referrers from one place to another: to mirror, to promote, or to carry them into a folder or
+an archive. Without a tag the target gets that of the source.
+
+A copy that broke off goes on where it stopped when it is run again, within a blob too.`,
 		Example: `  krtpkg copy registry.example/krt/edge:1.0.0 site.example/krt/edge:1.0.0
-  krtpkg copy registry.example/krt/edge:1.0.0 oci:media`,
+  krtpkg copy registry.example/krt/edge:1.0.0 registry.example/krt/edge:1.1.0 oci:media
+  krtpkg copy --dry-run registry.example/krt/edge:1.1.0 site.example/krt/edge`,
 		GroupID: groupMake,
-		Args:    cobra.ExactArgs(2),
+		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.copy(cmd.Context(), "copy", args[0], args[1], format)
+			last := len(args) - 1
+			return a.copy(cmd.Context(), "copy", args[:last], args[last], &f)
 		},
 	}
-	outputFlag(cmd, &format)
+	f.add(cmd)
+	f.addBundles(cmd)
+	f.addDryRun(cmd)
 	return cmd
 }
 
-func (a *app) copy(ctx context.Context, verb, source, target string, format ui.Format) error {
+func (a *app) copy(ctx context.Context, verb string, sources []string, target string, f *transferFlags) error {
 	to, err := place.Parse(target)
 	if err != nil {
 		return &usageError{err}
 	}
+	if to.File != "" {
+		if to.Tag != "" {
+			return &usageError{fmt.Errorf("%s: an archive has the tags of what is in it", to)}
+		}
+		return a.export(ctx, sources, to.File, exportFlags{transferFlags: *f})
+	}
 	if to.Digest != "" {
 		return &usageError{fmt.Errorf("%s: a target has a tag, not a digest", to)}
 	}
-	from, err := a.open(ctx, source)
+	if to.Tag != "" && len(sources) > 1 {
+		return &usageError{fmt.Errorf("%s: of several sources each keeps its tag", to)}
+	}
+	roots, err := a.roots(ctx, sources, to.Tag)
 	if err != nil {
 		return err
 	}
-	if to.Tag == "" {
-		if to.Tag, err = from.version(ctx); err != nil {
-			return err
+	options, err := a.transferOptions(f, verb)
+	if err != nil {
+		return err
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	dst, err := to.Create(ctx, client)
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		return a.dryRun(ctx, roots, to, dst, options, f.format)
+	}
+	report, err := transfer.Copy(ctx, roots, dst, options)
+	if err != nil {
+		return err
+	}
+	return a.copied(to, report, f.format)
+}
+
+// roots open the sources of a transfer. Each gets its tag, or all get one.
+func (a *app) roots(ctx context.Context, references []string, tag string) ([]transfer.Source, error) {
+	var sources []transfer.Source
+	taken := map[string]string{}
+	for _, reference := range references {
+		from, err := a.open(ctx, reference)
+		if err != nil {
+			return nil, err
 		}
+		version := tag
+		if version == "" {
+			if version, err = from.version(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if other := taken[version]; other != "" {
+			return nil, &usageError{fmt.Errorf("%s and %s would both get the tag %s", other, reference, version)}
+		}
+		taken[version] = reference
+		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}})
 	}
-	dst, err := to.Create(ctx, from.client)
+	return sources, nil
+}
+
+func (a *app) dryRun(ctx context.Context, roots []transfer.Source, to place.Place, dst oras.GraphTarget, o transfer.Options, format ui.Format) error {
+	plan, err := transfer.NewPlan(ctx, roots, o)
 	if err != nil {
 		return err
 	}
-	report, err := transfer.Copy(ctx, []transfer.Source{{Store: from.store, Root: from.root, Tags: []string{to.Tag}}}, dst, transfer.Options{
-		Origins: from.client, Progress: a.ui.Progress(verb),
+	d, err := plan.Compare(ctx, dst)
+	if err != nil {
+		return err
+	}
+	view := map[string]any{
+		"target": to.Location(), "items": d.Items, "bytes": d.Bytes, "presentItems": d.ThereItems, "presentBytes": d.ThereBytes,
+	}
+	return a.ui.Result(format, view, func(w io.Writer) {
+		fmt.Fprintf(w, "%s would move to %s: %s; %s (%s) are there\n",
+			plural(d.Items-d.ThereItems, "item"), to.Location(), ui.Bytes(d.Bytes-d.ThereBytes), plural(d.ThereItems, "item"), ui.Bytes(d.ThereBytes))
 	})
-	if err != nil {
-		return err
-	}
+}
+
+// copied shows what a copy did.
+func (a *app) copied(to place.Place, report *transfer.Report, format ui.Format) error {
 	a.ui.Say("%s", summary(report))
-	to.Digest = from.root.Digest
-	return a.ui.Result(format, newCopyView(to, report), func(w io.Writer) { fmt.Fprintln(w, to) })
+	views := make([]copyView, len(report.Roots))
+	for i, r := range report.Roots {
+		at := to.At(strings.Join(r.Tags, ","))
+		at.Digest = r.Root.Digest
+		views[i] = newCopyView(at, r, report)
+	}
+	var value any = views
+	if len(views) == 1 {
+		value = views[0]
+	}
+	return a.ui.Result(format, value, func(w io.Writer) {
+		for _, v := range views {
+			fmt.Fprintln(w, v.Reference)
+		}
+	})
 }
 
 func summary(r *transfer.Report) string {
+	bundles, images := 0, 0
+	for _, root := range r.Roots {
+		bundles += root.Bundles
+		images += root.Images
+	}
 	return fmt.Sprintf("%s, %s, %s; %s (%s) copied, %d mounted, %d there already",
-		plural(r.Roots[0].Bundles, "nested bundle"), plural(r.Roots[0].Images, "image"), plural(len(r.Attached), "signature or other referrer"),
+		plural(bundles, "nested bundle"), plural(images, "image"), plural(len(r.Attached), "signature or other referrer"),
 		plural(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
 }
 
@@ -102,7 +256,7 @@ func plural(n int, what string) string {
 type copyView struct {
 	Reference   string   `json:"reference"`
 	Digest      string   `json:"digest"`
-	Closure     string   `json:"closure"`
+	Closure     string   `json:"closure,omitempty"`
 	Bundles     int      `json:"bundles"`
 	Images      int      `json:"images"`
 	Attached    []string `json:"attached"`
@@ -112,10 +266,10 @@ type copyView struct {
 	Present     int64    `json:"present"`
 }
 
-func newCopyView(to place.Place, r *transfer.Report) copyView {
+func newCopyView(to place.Place, root transfer.RootReport, r *transfer.Report) copyView {
 	v := copyView{
-		Reference: to.String(), Digest: r.Roots[0].Root.Digest.String(), Closure: r.Roots[0].Closure.Digest.String(),
-		Bundles: r.Roots[0].Bundles, Images: r.Roots[0].Images, Attached: []string{},
+		Reference: to.String(), Digest: root.Root.Digest.String(), Closure: root.Closure.Digest.String(),
+		Bundles: root.Bundles, Images: root.Images, Attached: []string{},
 		Copied: r.Copied, CopiedBytes: r.CopiedBytes, Mounted: r.Mounted, Present: r.Present,
 	}
 	for _, d := range r.Attached {
@@ -123,3 +277,5 @@ func newCopyView(to place.Place, r *transfer.Report) copyView {
 	}
 	return v
 }
+
+var errNoArchive = errors.New("want the name of an archive, FILE.tar or FILE.tar.zst, or - for a stream")

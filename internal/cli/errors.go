@@ -14,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
@@ -42,6 +43,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		wrong      *source.DigestError
 		unpinned   *build.UnpinnedError
 		moved      *build.MovedError
+		base       *transfer.BaseError
 		response   *errcode.ErrorResponse
 		request    *url.Error
 	)
@@ -57,6 +59,10 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
 		return exitUnverified, "the content is not what its digest says: it was damaged or tampered with"
+	case errors.Is(err, archive.ErrDamaged):
+		return exitUnverified, "copy the archive again from where it was made; krtpkg check reads all of it"
+	case errors.As(err, &base):
+		return exitIncomplete, ""
 	case errors.As(err, &wrong):
 		return exitUnverified, "if the source was meant to change, put the new digest into the definition"
 	case errors.As(err, &moved):

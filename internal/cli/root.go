@@ -56,7 +56,8 @@ with kapp on target clusters.
 
 References name a place:
   registry.example/krt/edge:1.4.0    a registry
-  oci:./dist:1.4.0                   an OCI layout in a folder`,
+  oci:./dist:1.4.0                   an OCI layout in a folder
+  ./edge-1.4.0.tar                   an archive, as export writes it`,
 		Example: `  krtpkg build -f runtime.yaml
   krtpkg push oci:dist:1.0.0 registry.example/krt/edge:1.0.0
   krtpkg sign --key cosign.key registry.example/krt/edge:1.0.0
@@ -74,6 +75,7 @@ References name a place:
 	root.PersistentFlags().BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress, only results, notes and errors")
 	root.AddGroup(
 		&cobra.Group{ID: groupMake, Title: "Make and publish:"},
+		&cobra.Group{ID: groupCarry, Title: "Carry:"},
 		&cobra.Group{ID: groupTrust, Title: "Trust:"},
 		&cobra.Group{ID: groupLook, Title: "Look:"},
 		&cobra.Group{ID: groupCluster, Title: "On a cluster:"},
@@ -81,6 +83,7 @@ References name a place:
 	root.AddCommand(
 		a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
 		a.pushCommand(), a.copyCommand(), a.pullCommand(),
+		a.exportCommand(), a.importCommand(), a.haveCommand(), a.checkCommand(),
 		a.keygenCommand(), a.signCommand(), a.verifyCommand(),
 		a.inspectCommand(), a.treeCommand(), a.renderCommand(), a.schemaCommand(),
 		a.listCommand(), a.applyCommand(), a.statusCommand(), a.deleteCommand(),
@@ -94,6 +97,7 @@ References name a place:
 
 const (
 	groupMake    = "make"
+	groupCarry   = "carry"
 	groupTrust   = "trust"
 	groupLook    = "look"
 	groupCluster = "cluster"

@@ -102,9 +102,18 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 }
 
 // images DIR REFERENCE...: stand-ins in an OCI layout, for --image-mirror '*=oci:DIR'.
-// REFERENCE=OTHER is a tag that has moved: the image that stands in for OTHER.
+// REFERENCE=OTHER is a tag that has moved: the image that stands in for OTHER; REFERENCE+SIZE
+// has layers of that many bytes.
 func images(ts *testscript.TestScript, _ bool, args []string) {
 	for _, arg := range args[1:] {
+		if reference, size, sized := strings.Cut(arg, "+"); sized {
+			n, err := strconv.Atoi(size)
+			ts.Check(err)
+			image, err := imagetest.Sized(reference, n)
+			ts.Check(err)
+			ts.Check(imagetest.AddToLayout(ts.MkAbs(args[0]), reference, image))
+			continue
+		}
 		reference, other, moved := strings.Cut(arg, "=")
 		if !moved {
 			ts.Check(imagetest.Layout(ts.MkAbs(args[0]), reference))

@@ -91,7 +91,11 @@ func (a *app) sign(ctx context.Context, reference string, o signOptions) error {
 	if name == "" {
 		name = titleOf(m)
 	}
-	attached, err := sign.Sign(ctx, at.store, at.root, sign.SignOptions{
+	store, err := at.Create(ctx, at.client)
+	if err != nil {
+		return err
+	}
+	attached, err := sign.Sign(ctx, store, at.root, sign.SignOptions{
 		Signer: signer, Reference: name, Annotations: o.annotations, Forms: forms,
 	})
 	if err != nil {

@@ -100,23 +100,32 @@ type verifyView struct {
 
 // verifyRoot verifies the signature of what a reference leads to.
 func (a *app) verifyRoot(ctx context.Context, at *opened, keyFiles []string) (*sign.Result, error) {
-	keys := make([]*sign.Key, len(keyFiles))
-	for i, file := range keyFiles {
-		pem, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("key: %w", err)
-		}
-		if keys[i], err = sign.LoadPublicKey(pem); err != nil {
-			return nil, fmt.Errorf("key %s: %w", file, err)
-		}
-	}
-	policy, err := sign.KeyPolicy(keys...)
+	policy, err := keyPolicy(keyFiles)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, err
 	}
 	result, err := sign.Verify(ctx, at.store, at.root, policy)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(at.pinned(), "@"+at.root.Digest.String()), err)
 	}
 	return result, nil
+}
+
+// keyPolicy trusts the keys in some files.
+func keyPolicy(keyFiles []string) (policy sign.Policy, err error) {
+	keys := make([]*sign.Key, len(keyFiles))
+	for i, file := range keyFiles {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return policy, fmt.Errorf("key: %w", err)
+		}
+		if keys[i], err = sign.LoadPublicKey(pem); err != nil {
+			return policy, fmt.Errorf("key %s: %w", file, err)
+		}
+	}
+	policy, err = sign.KeyPolicy(keys...)
+	if err != nil {
+		return policy, &usageError{err}
+	}
+	return policy, nil
 }

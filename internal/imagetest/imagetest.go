@@ -6,8 +6,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"math/rand/v2"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -73,6 +75,17 @@ func Index(image func(v1.Platform) (v1.Image, error)) (v1.ImageIndex, error) {
 func StandIn(reference string) (v1.ImageIndex, error) {
 	return Index(func(p v1.Platform) (v1.Image, error) {
 		return Image(p, "stands-in-for", 0o644, fmt.Appendf(nil, "%s on %s\n", reference, p), v1.Config{})
+	})
+}
+
+// Sized is a stand-in of about a size in bytes, for each of its platforms, that does not
+// compress.
+func Sized(reference string, size int) (v1.ImageIndex, error) {
+	return Index(func(p v1.Platform) (v1.Image, error) {
+		data := make([]byte, size)
+		seed := sha256.Sum256(fmt.Appendf(nil, "%s on %s", reference, p))
+		rand.NewChaCha8(seed).Read(data)
+		return Image(p, "stands-in-for", 0o644, data, v1.Config{})
 	})
 }
 

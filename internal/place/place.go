@@ -1,5 +1,5 @@
-// Package place reads what users type for where an artifact is: a registry's repository or
-// an OCI layout. [Parse] reads it, [Place.Open] gives the store behind it.
+// Package place reads what users type for where an artifact is: a registry's repository, an
+// OCI layout or an archive. [Parse] reads it, [Place.Open] gives the store behind it.
 package place
 
 import (
@@ -14,34 +14,42 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	remote "oras.land/oras-go/v2/registry"
 
 	"krtpkg.dev/krtpkg/internal/layout"
 	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/pkg/archive"
 )
 
 // Place is a parsed reference:
 //
 //	registry.example/krt/edge:1.4.0     a registry's repository
 //	oci:./dist:1.4.0                    an OCI layout's folder
+//	./edge-1.4.0.tar                    an archive
 //
 // each with a tag, a digest (@sha256:…) or neither.
 type Place struct {
-	// Repository is host/path, or empty for a layout.
-	Repository string
-	// Dir is the layout's folder, or empty for a registry.
-	Dir string
+	// One of these is set: a repository as host/path, a layout's folder, an archive's file.
+	Repository, Dir, File string
 	// Tag and Digest are what is meant there; the digest wins.
 	Tag    string
 	Digest digest.Digest
 }
 
-// Store is the content of a place.
+// Store is the content of a place, to read.
 type Store interface {
-	oras.GraphTarget
+	oras.ReadOnlyGraphTarget
 	// Tags calls fn with the tags after last, in order, a page at a time.
 	Tags(ctx context.Context, last string, fn func(tags []string) error) error
+}
+
+// Target is the content of a place that can be written to.
+type Target interface {
+	Store
+	content.Pusher
+	content.Tagger
 }
 
 // Parse reads a reference.
@@ -49,15 +57,19 @@ func Parse(s string) (Place, error) {
 	if rest, ok := strings.CutPrefix(s, "oci:"); ok {
 		return parseLayout(s, rest)
 	}
+	if file, p, err := split(s); err == nil && isArchive(file) {
+		p.File = filepath.Clean(file)
+		return p, nil
+	}
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/") {
-		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout", s, s)
+		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout; the names of archives end in .tar", s, s)
 	}
 	if strings.Contains(s, "://") {
 		return Place{}, fmt.Errorf("%q is an URL: write it without the scheme, REGISTRY/REPOSITORY:TAG", s)
 	}
 	host, _, hasPath := strings.Cut(s, "/")
 	if !hasPath || !isHost(host) {
-		return Place{}, fmt.Errorf("%q is no reference: want REGISTRY/REPOSITORY:TAG or oci:FOLDER:TAG", s)
+		return Place{}, fmt.Errorf("%q is no reference: want REGISTRY/REPOSITORY:TAG, oci:FOLDER:TAG or FILE.tar", s)
 	}
 	repository, p, err := split(s)
 	if err != nil {
@@ -73,6 +85,15 @@ func Parse(s string) (Place, error) {
 	}
 	p.Repository = repo.Name()
 	return p, nil
+}
+
+// isArchive says whether a name is an archive's: by its ending, unless it is a repository's.
+func isArchive(name string) bool {
+	if !strings.HasSuffix(name, ".tar") && !strings.HasSuffix(name, ".tar.zst") {
+		return false
+	}
+	host, _, hasPath := strings.Cut(filepath.ToSlash(name), "/")
+	return !hasPath || strings.HasPrefix(name, ".") || !isHost(host)
 }
 
 // isHost says whether the first part of a name is a registry: container runtimes look for
@@ -128,8 +149,11 @@ func (p Place) String() string {
 
 // Location is the place without its tag and digest.
 func (p Place) Location() string {
-	if p.Dir != "" {
+	switch {
+	case p.Dir != "":
 		return "oci:" + p.Dir
+	case p.File != "":
+		return p.File
 	}
 	return p.Repository
 }
@@ -145,16 +169,22 @@ func (p Place) IsRegistry() bool { return p.Repository != "" }
 
 // Open gives the store at a place that is there already.
 func (p Place) Open(ctx context.Context, client *registry.Client) (Store, error) {
-	if p.Dir != "" {
+	switch {
+	case p.Dir != "":
 		return layout.Open(p.Dir)
+	case p.File != "":
+		return archive.Open(p.File)
 	}
 	return client.Repository(ctx, p.Repository)
 }
 
 // Create gives the store at a place to write to; a layout is made if need be.
-func (p Place) Create(ctx context.Context, client *registry.Client) (Store, error) {
-	if p.Dir != "" {
+func (p Place) Create(ctx context.Context, client *registry.Client) (Target, error) {
+	switch {
+	case p.Dir != "":
 		return layout.Create(p.Dir)
+	case p.File != "":
+		return nil, fmt.Errorf("%s is an archive, which can't be changed: copy it to a folder (oci:FOLDER), and export that", p.File)
 	}
 	return client.Repository(ctx, p.Repository)
 }
@@ -190,7 +220,8 @@ func (p Place) onlyTag(ctx context.Context, store Store) (string, error) {
 	var tags []string
 	err := store.Tags(ctx, "", func(page []string) error {
 		for _, tag := range page {
-			if !strings.HasPrefix(tag, "sha256-") { // signatures and referrers
+			// Not signatures and referrers, nor images by their full names.
+			if !strings.HasPrefix(tag, "sha256-") && !strings.ContainsAny(tag, "/:") {
 				tags = append(tags, tag)
 			}
 		}

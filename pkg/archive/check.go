@@ -34,15 +34,15 @@ func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, er
 	defer s.Close()
 	c := &Checked{Manifests: len(s.manifests), Base: s.Base()}
 	c.Volume, c.Volumes = s.Volumes()
-	for d, data := range s.manifests {
+	for _, data := range s.manifests {
 		c.Bytes += int64(len(data))
-		delete(s.sizes, d)
 	}
 	for ctx.Err() == nil {
 		desc, blob, err := s.Next()
 		if err == io.EOF {
-			c.Absent = len(s.sizes)
-			return c, nil
+			absent, err := s.Lacking(ctx)
+			c.Absent = len(absent)
+			return c, err
 		}
 		if err != nil {
 			return nil, err
@@ -57,7 +57,6 @@ func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, er
 		}
 		event.Kind = progress.Copied
 		report.Emit(event)
-		delete(s.sizes, desc.Digest)
 		c.Blobs++
 		c.Bytes += desc.Size
 	}

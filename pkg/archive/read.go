@@ -213,4 +213,41 @@ func limited(r io.Reader, name string, size, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// blobsOf adds the blobs that a manifest names, with their sizes, but not foreign layers, which
+// an archive need not have.
+func blobsOf(d digest.Digest, data []byte, sizes map[digest.Digest]int64) error {
+	var m struct {
+		Config *ocispec.Descriptor  `json:"config"`
+		Layers []ocispec.Descriptor `json:"layers"`
+	}
+	if err := json.Unmarshal(data, &m); err != nil {
+		return fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
+	}
+	if m.Config != nil {
+		m.Layers = append(m.Layers, *m.Config)
+	}
+	for _, named := range m.Layers {
+		if err := named.Digest.Validate(); err != nil || named.Size < 0 {
+			return fmt.Errorf("manifest %s names %q of %d bytes: %w", d, named.Digest, named.Size, ErrDamaged)
+		}
+		if len(named.URLs) == 0 {
+			sizes[named.Digest] = named.Size
+		} else if _, known := sizes[named.Digest]; !known {
+			sizes[named.Digest] = -1 - named.Size
+		}
+	}
+	return nil
+}
+
+// lacking are those of the named blobs that are not there.
+func lacking(sizes map[digest.Digest]int64, there func(digest.Digest) bool) (list []ocispec.Descriptor) {
+	for d, size := range sizes {
+		if size >= 0 && !there(d) {
+			list = append(list, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
+		}
+	}
+	Sort(list)
+	return list
+}
+
 const maxIndex = layout.MaxIndex

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
@@ -28,6 +29,8 @@ type Store struct {
 	volumes map[int]string
 	files   []*os.File
 	blobs   blobs
+	// manifests are the entries that stand where manifests do.
+	manifests map[digest.Digest]bool
 	// referrers are all there are, found once.
 	referrers func() (map[digest.Digest][]ocispec.Descriptor, error)
 }
@@ -44,7 +47,7 @@ type section struct {
 // damaged or has no place in a layout is an error here; contents are checked as they are read.
 // Errors: [ErrDamaged].
 func Open(names ...string) (_ *Store, err error) {
-	s := &Store{blobs: blobs{}, volumes: map[int]string{}}
+	s := &Store{blobs: blobs{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -138,6 +141,10 @@ func (s *Store) scan(file *os.File) (*about, error) {
 				return nil, fmt.Errorf("%s has %d bytes, and %d in another volume: %w", d, size, known.size, ErrDamaged)
 			}
 			s.blobs[d] = section{file, offset, size}
+			if a != nil && a.manifests > 0 {
+				a.manifests--
+				s.manifests[d] = true
+			}
 		case name == ocispec.ImageLayoutFile:
 			hasLayout = true
 			data, err := limited(scanner.tar, name, size, maxManifest)
@@ -220,7 +227,32 @@ func (s *Store) VolumeOf(d digest.Digest) (n int) {
 	return n
 }
 
-// Blobs lists the content that is no manifest of the archive's own, by digest.
+// IsManifest says whether content stands among the archive's manifests.
+func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
+
+// Lacking lists the blobs that the manifests name and that are not there, less foreign layers.
+func (s *Store) Lacking(ctx context.Context) ([]ocispec.Descriptor, error) {
+	named := map[digest.Digest]int64{}
+	for d := range s.manifests {
+		size, err := s.Stat(d)
+		if err != nil {
+			return nil, err
+		}
+		if size > maxManifest {
+			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, maxManifest, ErrDamaged)
+		}
+		data, err := content.FetchAll(ctx, s, ocispec.Descriptor{Digest: d, Size: size})
+		if err != nil {
+			return nil, fmt.Errorf("archive %s: manifest %s: %w", s.Name, d, err)
+		}
+		if err := blobsOf(d, data, named); err != nil {
+			return nil, err
+		}
+	}
+	return lacking(named, func(d digest.Digest) bool { _, ok := s.blobs[d]; return ok }), nil
+}
+
+// Contents lists all content, manifests too, by digest.
 func (s *Store) Contents() []ocispec.Descriptor {
 	all := make([]ocispec.Descriptor, 0, len(s.blobs))
 	for d, at := range s.blobs {

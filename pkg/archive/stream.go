@@ -3,7 +3,7 @@ package archive
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
+	"context"
 	"fmt"
 	"io"
 
@@ -24,15 +24,16 @@ type Stream struct {
 	about     about
 	scanner   *scanner
 	manifests manifests
-	// sizes are what the manifests say of the blobs that they name, and of the manifests.
+	// sizes are what the manifests say of the blobs that they name, seen those that came.
 	sizes map[digest.Digest]int64
+	seen  map[digest.Digest]bool
 	close func()
 }
 
 // OpenStream reads the beginning of an archive. Errors: [ErrDamaged].
 func OpenStream(r io.Reader) (_ *Stream, err error) {
 	buffered := bufio.NewReaderSize(r, 1<<20)
-	s := &Stream{manifests: manifests{}, sizes: map[digest.Digest]int64{}, close: func() {}}
+	s := &Stream{manifests: manifests{}, sizes: map[digest.Digest]int64{}, seen: map[digest.Digest]bool{}, close: func() {}}
 	magic, err := buffered.Peek(len(zstdMagic))
 	switch {
 	case err != nil && err != io.EOF:
@@ -77,9 +78,6 @@ func (s *Stream) begin() error {
 	}
 	if s.about.manifests == 0 {
 		return fmt.Errorf("it was not made by krtpkg, so that its order is unknown: import it from a file")
-	}
-	for _, d := range s.about.Manifests {
-		s.sizes[d.Digest] = d.Size
 	}
 	left := int64(maxManifests)
 	for range s.about.manifests {
@@ -126,17 +124,8 @@ func (s *Stream) manifest(left int64) (int64, error) {
 	if d != d.Algorithm().FromBytes(data) {
 		return 0, fmt.Errorf("manifest %s: %w", d, content.ErrMismatchedDigest)
 	}
-	var m ocispec.Manifest
-	var index ocispec.Index
-	if json.Unmarshal(data, &m) != nil || json.Unmarshal(data, &index) != nil {
-		return 0, fmt.Errorf("manifest %s is no JSON of one: %w", d, ErrDamaged)
-	}
-	named := append(m.Layers, index.Manifests...)
-	if m.Config.Digest != "" {
-		named = append(named, m.Config)
-	}
-	for _, n := range named {
-		s.sizes[n.Digest] = n.Size
+	if err := blobsOf(d, data, s.sizes); err != nil {
+		return 0, err
 	}
 	s.manifests[d] = data
 	return size, nil
@@ -159,12 +148,21 @@ func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
 			return ocispec.Descriptor{}, nil, fmt.Errorf("entry %q has no place among the blobs: %w", name, ErrDamaged)
 		}
 		want, named := s.sizes[d]
+		if want < 0 {
+			want = -1 - want // a foreign layer that came along
+		}
 		if !named || want != size {
 			return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s of %d bytes is not what the manifests name: %w", d, size, ErrDamaged)
 		}
+		s.seen[d] = true
 		desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
 		return desc, &verified{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
 	}
+}
+
+// Lacking lists the blobs that the manifests name and that did not come, less foreign layers.
+func (s *Stream) Lacking(context.Context) ([]ocispec.Descriptor, error) {
+	return lacking(s.sizes, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil }), nil
 }
 
 // Base names what a target has to hold before this archive, a reference each.

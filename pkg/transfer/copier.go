@@ -127,7 +127,9 @@ func (c *copier) compare(ctx context.Context, tops []top) error {
 		err := c.each(ctx, part, func(ctx context.Context, t top) error {
 			there := t.known
 			var err error
-			if !there {
+			if there {
+				c.present(t.desc)
+			} else {
 				there, err = c.has(ctx, t.desc)
 			}
 			if err == nil && there && t.subject != "" {

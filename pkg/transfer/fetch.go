@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
@@ -36,6 +37,20 @@ func (p *Plan) beside(first content.Fetcher) content.Fetcher {
 		return first
 	}
 	return &overlay{first: first, beside: p.options.Beside}
+}
+
+// both is a place with what it lacks from where an import goes.
+type both struct {
+	oras.ReadOnlyGraphTarget
+	beside content.ReadOnlyStorage
+}
+
+func (b both) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	body, err := b.ReadOnlyGraphTarget.Fetch(ctx, desc)
+	if err != nil && b.beside != nil && errors.Is(err, errdef.ErrNotFound) {
+		return b.beside.Fetch(ctx, desc)
+	}
+	return body, err
 }
 
 func (o *overlay) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {

@@ -40,8 +40,9 @@ type Plan struct {
 // root is what one bundle or runtime needs.
 type root struct {
 	Source
-	desc    ocispec.Descriptor
-	bundles []ocispec.Descriptor
+	desc     ocispec.Descriptor
+	bundles  []ocispec.Descriptor
+	artifact *bundle.Artifact
 	// opened are the root, if it is a bundle, or its bundles.
 	opened []*bundle.Artifact
 	// closure names all of it; it is empty where images are left out.
@@ -85,15 +86,18 @@ func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
 
 // plan makes a plan that takes a shortcut where the target has a root's closure.
 func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
-	if o.Concurrency == 0 {
-		o.Concurrency = 4
-	}
+	o.defaults()
 	p := &Plan{options: o, nodes: map[digest.Digest]*node{}}
 	var err error
 	if p.platforms, err = parsePlatforms(o.Platforms); err != nil {
 		return nil, err
 	}
 	for _, source := range sources {
+		if o.Verify != nil {
+			if err := o.Verify(ctx, both{source.Store, o.Beside}, source.Root); err != nil {
+				return nil, err
+			}
+		}
 		r := &root{Source: source, desc: plain(source.Root)}
 		if err := p.addRoot(ctx, r, dst); err != nil {
 			return nil, err
@@ -121,7 +125,7 @@ func (p *Plan) addRoot(ctx context.Context, r *root, dst content.ReadOnlyStorage
 	if err := p.add(ctx, p.beside(r.Store), r.desc); err != nil {
 		return err
 	}
-	r.opened = []*bundle.Artifact{artifact}
+	r.artifact, r.opened = artifact, []*bundle.Artifact{artifact}
 	if artifact.Runtime != nil {
 		if r.opened, err = p.nested(ctx, r, artifact); err != nil {
 			return err
@@ -226,6 +230,9 @@ func (p *Plan) addImages(ctx context.Context, r *root) error {
 			if err == nil {
 				r.named[i].desc = plain(desc)
 				err = p.add(ctx, from, desc)
+			}
+			if errors.Is(err, ErrPlatform) {
+				return fmt.Errorf("image %s: %w", r.named[i].reference, err)
 			}
 			if err != nil {
 				return p.miss(ctx, r.named[i].image, err)

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,6 +9,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// ErrPlatform says that an image is for other platforms than those that are wanted.
+var ErrPlatform = errors.New("none of the wanted platforms")
 
 // platforms are those that are wanted; none is all.
 type platforms []v1.Platform
@@ -54,7 +58,7 @@ func (p platforms) of(desc ocispec.Descriptor, m manifest) ([]ocispec.Descriptor
 		}
 	}
 	if !platformed && len(others) > 0 {
-		return nil, fmt.Errorf("index %s has none of the wanted platforms, only %s", desc.Digest, strings.Join(others, ", "))
+		return nil, fmt.Errorf("index %s has %w, only %s", desc.Digest, ErrPlatform, strings.Join(others, ", "))
 	}
 	return slices.DeleteFunc(slices.Clone(needs), func(d ocispec.Descriptor) bool {
 		return !kept[d.Digest.String()] && !kept[d.Annotations[attestedDigest]]

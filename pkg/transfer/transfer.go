@@ -33,6 +33,8 @@ type Options struct {
 	// Beside is looked in for what the source lacks, before the origins: the target of an
 	// import, which may hold it already. Nil for nowhere.
 	Beside content.ReadOnlyStorage
+	// Verify is asked about every root before anything is written; nil asks nothing.
+	Verify func(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) error
 	// Platforms are those of an index that come along, as os/architecture[/variant]; all
 	// when empty. A registry has to take an index without all its platforms then.
 	Platforms []string
@@ -64,6 +66,8 @@ type RootReport struct {
 	// Root is the bundle or runtime, Closure the index over everything that came along; the
 	// latter is empty where images were left out.
 	Root, Closure ocispec.Descriptor
+	// Tags were set on the root.
+	Tags []string
 	// Bundles and Images are how many of each the root has.
 	Bundles, Images int
 }
@@ -86,7 +90,7 @@ func (p *Plan) Copy(ctx context.Context, dst oras.GraphTarget) (*Report, error) 
 		return nil, err
 	}
 	for _, r := range p.roots {
-		c.report.Roots = append(c.report.Roots, RootReport{Root: r.desc, Closure: r.closure, Bundles: len(r.bundles), Images: r.images})
+		c.report.Roots = append(c.report.Roots, RootReport{Root: r.desc, Tags: r.Tags, Closure: r.closure, Bundles: len(r.bundles), Images: r.images})
 	}
 	return &c.report, nil
 }

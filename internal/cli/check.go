@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/archive"
+)
+
+func (a *app) haveCommand() *cobra.Command {
+	var f transferFlags
+	cmd := &cobra.Command{
+		Use:   "have REFERENCE...",
+		Short: "write a site's inventory, small enough to carry back",
+		Long: `Have writes what a site has, as JSON on standard output: its versions by digest, and eight
+bytes for each blob of 4 KiB and more. Carried back to the connected side, it is what an
+export leaves out. A reference without a version means all versions there.`,
+		Example: `  krtpkg have site.example/krt/edge > have.json
+  krtpkg export registry.example/krt/edge:1.1.0 --base have.json edge-1.1.0.tar`,
+		GroupID: groupCarry,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.have(cmd.Context(), args, &f)
+		},
+	}
+	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many manifests are read at once")
+	return cmd
+}
+
+func (a *app) have(ctx context.Context, references []string, f *transferFlags) error {
+	options, err := a.transferOptions(f, "have")
+	if err != nil {
+		return err
+	}
+	options.Origins = nil // only what is there counts
+	plan, err := a.planAll(ctx, references, options)
+	if err != nil {
+		return err
+	}
+	names := plan.Names()
+	data, err := json.Marshal(plan.Inventory(names))
+	if err != nil {
+		return err
+	}
+	a.ui.Say("%s, %s", plural(len(names), "version"), ui.Bytes(int64(len(data)+1)))
+	_, err = fmt.Fprintf(a.ui.Out, "%s\n", data)
+	return err
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	var f transferFlags
+	cmd := &cobra.Command{
+		Use:   "check ARCHIVE|-|REFERENCE...",
+		Short: "read every byte of an archive, or of what is in a place, and check it",
+		Long: `Check reads an archive, one volume of one, or a bundle or runtime with all its images
+wherever it is, and checks every byte against its digest. It needs no key: that the content
+is whole says nothing of who made it, which is what verify is for.
+
+The exit code is 3 if something is damaged, 4 if something is missing.`,
+		Example: `  krtpkg check edge-1.0.0.tar
+  krtpkg check site.example/krt/edge:1.0.0`,
+		GroupID: groupCarry,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.check(cmd.Context(), args, &f)
+		},
+	}
+	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many blobs are read at once")
+	outputFlag(cmd, &f.format)
+	return cmd
+}
+
+func (a *app) check(ctx context.Context, references []string, f *transferFlags) error {
+	views := []checkView{}
+	for _, reference := range references {
+		view, err := a.checkOne(ctx, reference, f)
+		if err != nil {
+			return fmt.Errorf("check %s: %w", reference, err)
+		}
+		views = append(views, *view)
+	}
+	return a.ui.Result(f.format, views, func(w io.Writer) {
+		for _, v := range views {
+			fmt.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Name, plural(v.Items, "item"), ui.Bytes(v.Bytes), v.more())
+		}
+	})
+}
+
+func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) (*checkView, error) {
+	options, err := a.transferOptions(f, "check")
+	if err != nil {
+		return nil, err
+	}
+	p, parseErr := place.Parse(reference)
+	if reference != "-" && (parseErr != nil || p.File == "" || p.Tag != "" || p.Digest != "") {
+		options.Origins = nil
+		plan, err := a.planAll(ctx, []string{reference}, options)
+		if err != nil {
+			return nil, err
+		}
+		items, bytes, err := plan.Check(ctx)
+		return &checkView{Name: reference, Items: items, Bytes: bytes}, err
+	}
+	in := a.ui.In
+	if reference != "-" {
+		file, err := os.Open(p.File)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		in = file
+	}
+	c, err := archive.Check(ctx, in, options.Progress)
+	if err != nil {
+		return nil, err
+	}
+	return &checkView{
+		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, Base: c.Base,
+	}, nil
+}
+
+// checkView is the result of check for programs.
+type checkView struct {
+	Name    string   `json:"name"`
+	Items   int      `json:"items"`
+	Bytes   int64    `json:"bytes"`
+	Absent  int      `json:"absent"`
+	Volume  int      `json:"volume,omitempty"`
+	Volumes int      `json:"volumes,omitempty"`
+	Base    []string `json:"base,omitempty"`
+}
+
+// more is what an archive is a part of.
+func (v checkView) more() string {
+	var more strings.Builder
+	if v.Volumes > 0 {
+		fmt.Fprintf(&more, ", volume %d of %d", v.Volume, v.Volumes)
+	}
+	if len(v.Base) > 0 {
+		fmt.Fprintf(&more, ", builds on %s", strings.Join(v.Base, ", "))
+	}
+	if v.Absent > 0 {
+		fmt.Fprintf(&more, "; %s that it names are elsewhere", plural(v.Absent, "blob"))
+	}
+	return more.String()
+}

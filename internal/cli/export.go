@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+type exportFlags struct {
+	transferFlags
+	bases      []string
+	volumeSize string
+	zstd       bool
+}
+
+func (a *app) exportCommand() *cobra.Command {
+	var f exportFlags
+	cmd := &cobra.Command{
+		Use:   "export REFERENCE... FILE.tar|-",
+		Short: "write bundles and runtimes, with all their images, into an archive to carry",
+		Long: `Export writes one archive that holds bundles and runtimes with everything that they need
+and all that is attached to them: an OCI image layout in a tar. The same content is the same
+bytes. - writes it to standard output.
+
+With --base the archive leaves out what a site has: a version that it runs, an earlier
+archive, or the inventory that "krtpkg have" wrote there. With --volume-size it becomes
+several files, each of which can be checked and imported by itself, in any order.
+
+An export that broke off goes on where it stopped when it is run again.`,
+		Example: `  krtpkg export registry.example/krt/edge:1.0.0 edge-1.0.0.tar
+  krtpkg export registry.example/krt/edge:1.1.0 --base registry.example/krt/edge:1.0.0 edge-1.1.0.tar
+  krtpkg export registry.example/krt/edge:1.0.0 --volume-size 4GB edge.tar
+  krtpkg export registry.example/krt/edge:1.0.0 - | ssh site krtpkg import - site.example/krt/edge`,
+		GroupID: groupCarry,
+		Args:    cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			last := len(args) - 1
+			return a.export(cmd.Context(), args[:last], args[last], f)
+		},
+	}
+	f.add(cmd)
+	f.addDryRun(cmd)
+	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out what is there: a reference, an archive, or an inventory (*.json); may be given more than once")
+	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
+	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the archive as a whole; layers are compressed already, and it can only be imported then")
+	return cmd
+}
+
+func (a *app) export(ctx context.Context, references []string, file string, f exportFlags) error {
+	limit, err := f.check(file)
+	if err != nil {
+		return err
+	}
+	roots, err := a.roots(ctx, references, "")
+	if err != nil {
+		return err
+	}
+	options, err := a.transferOptions(&f.transferFlags, "export")
+	if err != nil {
+		return err
+	}
+	plan, err := transfer.NewPlan(ctx, roots, options)
+	if err != nil {
+		return err
+	}
+	has, base, err := a.base(ctx, f.bases, options)
+	if err != nil {
+		return err
+	}
+	contents := plan.Contents(has, base)
+	if file == "-" {
+		options.Progress.Emit(planned(contents))
+		return archive.Write(ctx, a.ui.Out, contents, plan, archive.Options{Compress: f.zstd, Progress: options.Progress})
+	}
+	volumes, names := []archive.Contents{contents}, []string{file}
+	if limit > 0 {
+		if volumes, err = contents.Split(limit); err != nil {
+			return err
+		}
+		names = archive.VolumeNames(file, len(volumes))
+	}
+	view := exportView{Roots: []string{}, Files: []fileView{}, Base: base, Bytes: plan.Size()}
+	for _, r := range roots {
+		view.Roots = append(view.Roots, fmt.Sprintf("%s@%s", r.Tags[0], r.Root.Digest))
+	}
+	for i, name := range names {
+		written, err := a.writeArchive(ctx, name, volumes[i], plan, f, options.Progress)
+		if err != nil {
+			return err
+		}
+		view.Files = append(view.Files, *written)
+	}
+	return a.ui.Result(f.format, view, func(w io.Writer) {
+		for _, file := range view.Files {
+			fmt.Fprintf(w, "%s\t%s\n", file.Name, ui.Bytes(file.Size))
+		}
+	})
+}
+
+func (f *exportFlags) check(file string) (limit int64, err error) {
+	if strings.HasSuffix(file, ".zst") {
+		f.zstd = true
+	}
+	if p, err := place.Parse(file); file != "-" && (err != nil || p.File == "") {
+		return 0, &usageError{fmt.Errorf("%q: %w", file, errNoArchive)}
+	}
+	if f.volumeSize == "" {
+		return 0, nil
+	}
+	size, err := humanize.ParseBytes(f.volumeSize)
+	switch {
+	case err != nil || size == 0 || size > 1<<62:
+		return 0, &usageError{fmt.Errorf("--volume-size %q: want a size such as 4GB or 700MiB", f.volumeSize)}
+	case file == "-" || f.zstd:
+		return 0, &usageError{fmt.Errorf("--volume-size needs files that are not compressed: their sizes have to be known")}
+	}
+	return int64(size), nil
+}
+
+func planned(c archive.Contents) progress.Event {
+	e := progress.Event{Kind: progress.Planned, Items: len(c.Manifests) + len(c.Blobs)}
+	for _, d := range append(c.Manifests[:len(c.Manifests):len(c.Manifests)], c.Blobs...) {
+		e.Bytes += d.Size
+	}
+	return e
+}
+
+func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents, plan *transfer.Plan, f exportFlags, report progress.Func) (*fileView, error) {
+	if f.dryRun {
+		size, err := c.Size()
+		return &fileView{Name: name, Size: size}, err
+	}
+	report.Emit(planned(c))
+	written, err := archive.WriteFile(ctx, name, c, plan, archive.Options{Compress: f.zstd, Progress: report})
+	if err != nil {
+		return nil, err
+	}
+	if written.Kept > 0 {
+		a.ui.Say("%s: %s of %s were there", name, ui.Bytes(written.Kept), ui.Bytes(written.Size))
+	}
+	return &fileView{Name: name, Size: written.Size, Kept: written.Kept}, nil
+}
+
+// exportView is the result of export for programs.
+type exportView struct {
+	Roots []string   `json:"roots"`
+	Files []fileView `json:"files"`
+	Base  []string   `json:"base,omitempty"`
+	// Bytes are all that the roots have, with what the base has of it.
+	Bytes int64 `json:"bytes"`
+}
+
+type fileView struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"`
+	Kept int64  `json:"kept"`
+}
+
+// base is what a site has: a function that says of a blob whether it is there, and the names
+// of the roots.
+func (a *app) base(ctx context.Context, bases []string, o transfer.Options) (func(digest.Digest) bool, []string, error) {
+	var all []func(digest.Digest) bool
+	var names []string
+	for _, b := range bases {
+		if filepath.Ext(b) == ".json" {
+			inventory, err := readInventory(b)
+			if err != nil {
+				return nil, nil, err
+			}
+			all, names = append(all, inventory.Has()), append(names, inventory.Roots...)
+			continue
+		}
+		plan, err := a.planAll(ctx, []string{b}, o)
+		if err != nil {
+			return nil, nil, fmt.Errorf("base %s: %w", b, err)
+		}
+		all, names = append(all, plan.Has()), append(names, plan.Names()...)
+	}
+	if len(all) == 0 {
+		return nil, nil, nil
+	}
+	return func(d digest.Digest) bool {
+		for _, has := range all {
+			if has(d) {
+				return true
+			}
+		}
+		return false
+	}, names, nil
+}
+
+func readInventory(name string) (*transfer.Inventory, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	inventory, err := transfer.ReadInventory(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return inventory, nil
+}
+
+// planAll plans what references name, or all that is there where one names no version.
+func (a *app) planAll(ctx context.Context, references []string, o transfer.Options) (*transfer.Plan, error) {
+	var sources []transfer.Source
+	for _, reference := range references {
+		at, err := a.openPlace(ctx, reference)
+		if err != nil {
+			return nil, err
+		}
+		var found []transfer.Source
+		if at.Tag == "" && at.Digest == "" {
+			found, err = transfer.RootsOf(ctx, at.store)
+		} else {
+			at.root, err = at.Resolve(ctx, at.store)
+			found = []transfer.Source{{Store: at.store, Root: at.root, Tags: []string{at.Tag}}}
+		}
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, found...)
+	}
+	return transfer.NewPlan(ctx, sources, o)
+}

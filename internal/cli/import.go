@@ -1,0 +1,117 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+func (a *app) importCommand() *cobra.Command {
+	var f transferFlags
+	cmd := &cobra.Command{
+		Use:   "import ARCHIVE...|- TARGET",
+		Short: "bring what is in an archive to a site's registry",
+		Long: `Import brings everything that an archive holds to a registry's repository, or to a folder
+(oci:FOLDER), and sets the tags last. An archive that leaves out what a base has is refused by
+the base's name where that is not there, before anything is written. - reads it from standard
+input.
+
+The volumes of an archive can be imported together or one by one, in any order: the last one
+completes it. An import that broke off goes on where it stopped when it is run again.`,
+		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
+  krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge
+  krtpkg export registry.example/krt/edge:1.0.0 - | krtpkg import - site.example/krt/edge`,
+		GroupID: groupCarry,
+		Args:    cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			last := len(args) - 1
+			return a.importArchives(cmd.Context(), args[:last], args[last], &f)
+		},
+	}
+	f.addSpeed(cmd)
+	return cmd
+}
+
+func (a *app) importArchives(ctx context.Context, archives []string, target string, f *transferFlags) error {
+	to, err := place.Parse(target)
+	if err != nil {
+		return &usageError{err}
+	}
+	if to.Tag != "" || to.Digest != "" {
+		return &usageError{fmt.Errorf("%s: what is imported keeps its tags", to)}
+	}
+	options, err := a.transferOptions(f, "import")
+	if err != nil {
+		return err
+	}
+	options.Origins = nil // an archive holds everything, or its base does
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	dst, err := to.Create(ctx, client)
+	if err != nil {
+		return err
+	}
+	imported, err := a.importFrom(ctx, archives, dst, options)
+	if err != nil {
+		return fmt.Errorf("import %s: %w", strings.Join(archives, ", "), err)
+	}
+	if len(imported.Absent) > 0 {
+		return a.ui.Result(f.format, map[string]any{"absentVolumes": imported.Absent}, func(w io.Writer) {
+			fmt.Fprintf(w, "%s (%s) copied; still missing: %s\n", plural(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes), volumes(imported.Absent))
+		})
+	}
+	return a.copied(to, imported.Report, f.format)
+}
+
+func (a *app) importFrom(ctx context.Context, archives []string, dst place.Target, o transfer.Options) (*transfer.Imported, error) {
+	if len(archives) == 1 && (archives[0] == "-" || strings.HasSuffix(archives[0], ".zst")) {
+		in := a.ui.In
+		if archives[0] != "-" {
+			file, err := os.Open(archives[0])
+			if err != nil {
+				return nil, err
+			}
+			defer file.Close()
+			in = file
+		}
+		stream, err := archive.OpenStream(in)
+		if err != nil {
+			return nil, err
+		}
+		defer stream.Close()
+		return transfer.ImportStream(ctx, stream, dst, o)
+	}
+	for _, name := range archives {
+		if name == "-" {
+			return nil, &usageError{fmt.Errorf("- can't be one of several archives")}
+		}
+	}
+	store, err := archive.Open(archives...)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	return transfer.Import(ctx, store, dst, o)
+}
+
+func volumes(numbers []int) string {
+	list := make([]string, len(numbers))
+	for i, n := range numbers {
+		list[i] = fmt.Sprint(n)
+	}
+	if len(list) == 1 {
+		return "volume " + list[0]
+	}
+	return "volumes " + strings.Join(list, ", ")
+}

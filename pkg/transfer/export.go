@@ -1,0 +1,198 @@
+package transfer
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// Contents is the plan as an archive has it, less the blobs that a site holds; base says what
+// that is, a reference with its digest each. It depends on the roots and what is attached to
+// them, and not on where they are.
+//
+// Roots are named by their tags, images by the references of the locks, so that an archive is
+// an image mirror too. Manifests and the blobs of bundles are always there: they are small,
+// and with them the archive can be read without the site.
+func (p *Plan) Contents(has func(digest.Digest) bool, base []string) archive.Contents {
+	c := archive.Contents{Named: p.namedEntries(), Base: base}
+	keep := p.bundleBlobs()
+	for d, n := range p.nodes {
+		if n.data == nil && (has == nil || keep[d] || !has(d)) {
+			c.Blobs = append(c.Blobs, n.desc)
+		}
+	}
+	archive.Sort(c.Blobs)
+	depths := map[digest.Digest]int{}
+	for d, n := range p.nodes {
+		if n.data != nil {
+			p.depth(d, depths)
+			c.Manifests = append(c.Manifests, n.desc)
+		}
+	}
+	slices.SortFunc(c.Manifests, func(a, b ocispec.Descriptor) int {
+		return cmp.Or(cmp.Compare(depths[a.Digest], depths[b.Digest]), cmp.Compare(a.Digest, b.Digest))
+	})
+	return c
+}
+
+// depth is how many manifests are below one another.
+func (p *Plan) depth(d digest.Digest, known map[digest.Digest]int) int {
+	n := p.nodes[d]
+	if n == nil || n.data == nil {
+		return 0
+	}
+	if depth, ok := known[d]; ok {
+		return depth
+	}
+	depth := 1
+	for _, next := range n.next {
+		depth = max(depth, p.depth(next.Digest, known)+1)
+	}
+	known[d] = depth
+	return depth
+}
+
+func (p *Plan) bundleBlobs() map[digest.Digest]bool {
+	keep := map[digest.Digest]bool{}
+	for _, r := range p.roots {
+		for _, desc := range append([]ocispec.Descriptor{r.desc}, r.bundles...) {
+			for _, next := range p.nodes[desc.Digest].next {
+				keep[next.Digest] = true
+			}
+		}
+	}
+	return keep
+}
+
+// namedEntries are the entries of index.json: what has a name, and what has a subject.
+func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
+	seen := map[string]bool{}
+	add := func(d ocispec.Descriptor) {
+		if key := d.Digest.String() + d.Annotations[ocispec.AnnotationRefName]; !seen[key] {
+			seen[key] = true
+			entries = append(entries, d)
+		}
+	}
+	for _, r := range p.roots {
+		for _, tag := range r.Tags {
+			title := cmp.Or(r.title(), "bundle")
+			add(archive.Name(r.desc, tag, title+":"+tag))
+		}
+		if r.closure.Digest != "" {
+			closure := r.closure
+			closure.ArtifactType = closureType
+			add(closure)
+		}
+		for _, image := range r.named {
+			// By the digest alone when that is all that it is called by.
+			full := strings.TrimSuffix(image.reference, "@"+image.image.DigestStr())
+			if !strings.Contains(full, "@") {
+				add(archive.Name(image.desc, full, full))
+			}
+		}
+	}
+	for _, a := range p.attached {
+		if a.tag != "" {
+			add(archive.Name(a.desc, a.tag, ""))
+		} else {
+			add(a.desc)
+		}
+	}
+	slices.SortFunc(entries, func(a, b ocispec.Descriptor) int {
+		return cmp.Or(cmp.Compare(a.Annotations[ocispec.AnnotationRefName], b.Annotations[ocispec.AnnotationRefName]), cmp.Compare(a.Digest, b.Digest))
+	})
+	return entries
+}
+
+// title is what a root calls itself.
+func (r *root) title() string { return r.artifact.Manifest.Annotations[ocispec.AnnotationTitle] }
+
+// Names are what to call the roots, wherever they are: NAME:TAG@DIGEST each.
+func (p *Plan) Names() []string {
+	names := make([]string, len(p.roots))
+	for i, r := range p.roots {
+		names[i] = cmp.Or(r.title(), "bundle")
+		if len(r.Tags) > 0 && r.Tags[0] != "" {
+			names[i] += ":" + r.Tags[0]
+		}
+		names[i] += "@" + r.desc.Digest.String()
+	}
+	return names
+}
+
+// Difference is what a plan would do at a target.
+type Difference struct {
+	// Items and Bytes are all of the plan, ThereItems and ThereBytes what the target has.
+	Items, ThereItems int
+	Bytes, ThereBytes int64
+}
+
+// Compare asks what a target has of the plan; it writes nothing.
+func (p *Plan) Compare(ctx context.Context, dst oras.GraphTarget) (*Difference, error) {
+	c := newCopier(p, dst)
+	tops := c.tops()
+	if err := c.compare(ctx, tops); err != nil {
+		return nil, err
+	}
+	err := c.each(ctx, c.lacking(tops, false), func(ctx context.Context, t top) error {
+		there, err := dst.Exists(ctx, t.desc)
+		if err == nil && there {
+			c.present(t.desc)
+		}
+		return err
+	})
+	d := &Difference{Items: len(p.nodes), Bytes: p.Size()}
+	for digest, n := range p.nodes {
+		if c.there[digest] {
+			d.ThereItems++
+			d.ThereBytes += n.desc.Size
+		}
+	}
+	return d, err
+}
+
+// Check reads every item of the plan and checks it against its digest.
+func (p *Plan) Check(ctx context.Context) (items int, bytes int64, err error) {
+	p.options.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.options.Concurrency)
+	for _, n := range p.nodes {
+		bytes += n.desc.Size
+		group.Go(func() error {
+			if err := p.checkOne(ctx, n); err != nil {
+				return fmt.Errorf("%s at %s: %w", n.desc.Digest, where(n.from), err)
+			}
+			p.options.Progress.Emit(progress.Event{Kind: progress.Copied, Subject: n.desc.Digest.String(), Bytes: n.desc.Size})
+			return nil
+		})
+	}
+	return len(p.nodes), bytes, group.Wait()
+}
+
+func (p *Plan) checkOne(ctx context.Context, n *node) error {
+	if n.data != nil {
+		return nil // read and checked for the plan
+	}
+	body, err := n.from.Fetch(ctx, n.desc)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	verified := content.NewVerifyReader(body, n.desc)
+	if _, err := io.Copy(io.Discard, verified); err != nil {
+		return err
+	}
+	return verified.Verify()
+}
