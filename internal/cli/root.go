@@ -148,6 +148,7 @@ func (a *app) client() (*registry.Client, error) {
 	}
 	options := a.settings.registry
 	options.UserAgent = "krtpkg/" + version()
+	options.StateDir = registry.DefaultStateDir()
 	return registry.New(options)
 }
 

@@ -45,6 +45,11 @@ type Options struct {
 	Mirrors []Mirror
 	// UserAgent is sent with each request.
 	UserAgent string
+	// StateDir keeps uploads that did not end, so that the next process can go on with them
+	// ([DefaultStateDir]); none are kept when empty.
+	StateDir string
+	// StallTimeout is how long a connection may stand still; 2 minutes when zero.
+	StallTimeout time.Duration
 }
 
 // Client reaches registries. It is safe for concurrent use.
@@ -66,6 +71,10 @@ type host struct {
 // New makes a client.
 func New(options Options) (*Client, error) {
 	c := &Client{options: options, hosts: map[string]*host{}}
+	if c.options.StallTimeout == 0 {
+		c.options.StallTimeout = 2 * time.Minute
+	}
+	sessions{options.StateDir}.clean()
 	var err error
 	if c.roots, err = x509.SystemCertPool(); err != nil {
 		c.roots = x509.NewCertPool()
@@ -90,7 +99,7 @@ func addCAs(pool *x509.CertPool, file string) error {
 }
 
 // Repository is a repository, named host/path.
-func (c *Client) Repository(ctx context.Context, repository string) (*remote.Repository, error) {
+func (c *Client) Repository(ctx context.Context, repository string) (*Repository, error) {
 	repo, err := remote.NewRepository(repository)
 	if err != nil {
 		return nil, fmt.Errorf("%q is no repository: %w", repository, err)
@@ -104,7 +113,7 @@ func (c *Client) Repository(ctx context.Context, repository string) (*remote.Rep
 	// Registries that keep referrers in a fallback tag rarely allow deletes; without this
 	// each push of a referrer there would end in an error.
 	repo.SkipReferrersGC = true
-	return repo, nil
+	return &Repository{Repository: repo, sessions: sessions{c.options.StateDir}, wait: pause}, nil
 }
 
 func (c *Client) host(ctx context.Context, address string) (*host, error) {
@@ -130,13 +139,14 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = config
-	transport.MaxIdleConnsPerHost = 16
+	transport.MaxIdleConnsPerHost = 64
+	transport.DialContext = dialer(c.options.StallTimeout)
 	h.plain = c.options.PlainHTTP || isLoopback(address) && speaksHTTP(ctx, transport, address)
 	if ctx.Err() != nil {
 		return ctx.Err() // nothing was found out
 	}
 	client := &auth.Client{
-		Client:     &http.Client{Transport: retry.NewTransport(transport)},
+		Client:     &http.Client{Transport: &retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{} }}},
 		Cache:      auth.NewCache(),
 		Credential: credential,
 		Header:     http.Header{},

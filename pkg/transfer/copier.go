@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
@@ -347,13 +349,20 @@ func (c *copier) blame(ctx context.Context, n *node, sent *blob, err error) erro
 	if sent != nil {
 		source = sent.failed()
 	}
-	if source == nil && errors.Is(err, content.ErrMismatchedDigest) && n.data == nil {
+	if source == nil && isWrongContent(err) && n.data == nil {
 		source = c.reread(ctx, n)
 	}
 	if source != nil {
 		return fmt.Errorf("read %s from source %s: %w", n.desc.Digest, where(n.from), source)
 	}
 	return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, where(c.dst), err)
+}
+
+// isWrongContent says whether a target complains of what it was given, or may: registries
+// have no one code for it.
+func isWrongContent(err error) bool {
+	var response *errcode.ErrorResponse
+	return errors.Is(err, content.ErrMismatchedDigest) || errors.As(err, &response) && response.StatusCode == http.StatusBadRequest
 }
 
 func (c *copier) reread(ctx context.Context, n *node) error {

@@ -1,0 +1,172 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
+)
+
+// Repository is a repository of a registry. Manifests are oras-go's business; blobs go up and
+// come down by this package, which goes on where a connection broke.
+type Repository struct {
+	*remote.Repository
+	sessions sessions
+	// wait is how long to pause before an attempt; it is a field for tests.
+	wait func(ctx context.Context, attempt int, err error) error
+}
+
+// String is the repository's name, host/path.
+func (r *Repository) String() string { return r.Reference.Registry + "/" + r.Reference.Repository }
+
+// Name is the registry's host, and the repository's path there.
+func (r *Repository) Name() (host, repository string) {
+	return r.Reference.Registry, r.Reference.Repository
+}
+
+// ChecksDigests says that a registry refuses what is not what its digest says, as it must
+// (distribution-spec v1.1, pushing blobs).
+func (r *Repository) ChecksDigests() {}
+
+// Fetch gives a manifest or a blob. A blob is an [io.ReadSeekCloser] that asks again, for the
+// rest, when its connection breaks.
+func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if layout.IsManifest(desc.MediaType) {
+		return r.Repository.Fetch(ctx, desc)
+	}
+	d := &download{repository: r, ctx: ctx, desc: desc}
+	if err := d.open(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Push writes a manifest or a blob. Of content that seeks only what has not arrived is sent
+// again when a connection breaks, and by the next process when this one ends; content that
+// does not is sent in chunks.
+func (r *Repository) Push(ctx context.Context, desc ocispec.Descriptor, body io.Reader) error {
+	if layout.IsManifest(desc.MediaType) {
+		return r.Repository.Push(ctx, desc, body)
+	}
+	return r.upload(ctx, desc, body, nil)
+}
+
+// Mount has the registry take a blob from another of its repositories, and uploads what
+// getContent gives where it does not.
+func (r *Repository) Mount(ctx context.Context, desc ocispec.Descriptor, from string, getContent func() (io.ReadCloser, error)) error {
+	source := r.Reference
+	source.Repository = from
+	scoped := auth.AppendRepositoryScope(ctx, source, auth.ActionPull)
+	query := url.Values{"mount": {desc.Digest.String()}, "from": {from}}
+	response, err := r.do(scoped, http.MethodPost, r.url("uploads/", query), nil, 0, nil)
+	var begun *session
+	switch {
+	case err == nil && response.StatusCode == http.StatusCreated:
+		return response.Body.Close()
+	case err == nil && response.StatusCode == http.StatusAccepted:
+		if begun, err = sessionOf(response); err != nil {
+			return err
+		}
+	case err == nil:
+		response.Body.Close() // who may not mount may still write
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	body, err := getContent()
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return r.upload(ctx, desc, body, begun)
+}
+
+// url is the address of something about the repository's blobs.
+func (r *Repository) url(path string, query url.Values) *url.URL {
+	u := &url.URL{
+		Scheme: "https", Host: r.Reference.Host(),
+		Path: "/v2/" + r.Reference.Repository + "/blobs/" + path, RawQuery: query.Encode(),
+	}
+	if r.PlainHTTP {
+		u.Scheme = "http"
+	}
+	return u
+}
+
+// do sends a request. Its body, if it has one, is read once.
+func (r *Repository) do(ctx context.Context, method string, u *url.URL, body io.Reader, size int64, header http.Header) (*http.Response, error) {
+	actions := []string{auth.ActionPull}
+	if method != http.MethodGet {
+		actions = append(actions, auth.ActionPush)
+	}
+	ctx = auth.AppendRepositoryScope(ctx, r.Reference, actions...)
+	request, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	request.ContentLength = size
+	for key, values := range header {
+		request.Header[key] = values
+	}
+	return r.Client.Do(request)
+}
+
+// attempts is how often something is tried without a further byte having arrived.
+const attempts = 5
+
+// retries decides whether to try again, and pauses before.
+type retries struct {
+	repository *Repository
+	failed     int
+}
+
+// again is nil when it is worth another try after err; progress says that something arrived
+// since the last one.
+func (t *retries) again(ctx context.Context, err error, progress bool) error {
+	if progress {
+		t.failed = 0
+	}
+	if ctx.Err() != nil || !passes(err) || t.failed+1 >= attempts {
+		return err
+	}
+	if t.repository.wait(ctx, t.failed, err) != nil {
+		return err
+	}
+	t.failed++
+	return nil
+}
+
+// pause waits as long as the registry asks for, or longer with each attempt.
+func pause(ctx context.Context, attempt int, err error) error {
+	wait := backoff(attempt)
+	var limited *limitedError
+	if errors.As(err, &limited) && limited.after > 0 {
+		wait = limited.after
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// wrongContent makes a registry's word that content is not what its digest says the error
+// that everybody knows.
+func wrongContent(err error) error {
+	if hasCode(err, "DIGEST_INVALID") {
+		return fmt.Errorf("%w: %w", content.ErrMismatchedDigest, err)
+	}
+	return err
+}
