@@ -157,11 +157,8 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 	return cmp.Or(err, there)
 }
 
-// ChecksDigests says that Push does.
-func (s *Store) ChecksDigests() {}
-
-// ingest writes a blob under a temporary name, which becomes the final one when size and
-// digest are right. oras-go's own store leaves the temporary file behind when they are not.
+// ingest writes a blob under another name, which becomes the final one when size and digest
+// are right. oras-go's own store leaves the temporary file behind when they are not.
 func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("%q: %w", desc.Digest, errdef.ErrInvalidDigest)
@@ -174,6 +171,21 @@ func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.MkdirAll(dir, 0o755)); err != nil {
 		return err
 	}
+	seeker, seeks := r.(io.ReadSeeker)
+	if !seeks || desc.Size < worthKeeping {
+		return s.ingestWhole(dir, name, desc, r)
+	}
+	err := s.ingestOn(filepath.Join(dir, desc.Digest.Encoded()+".partial"), name, desc, seeker)
+	if err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
+		return fmt.Errorf("write %s: %w", desc.Digest, err)
+	}
+	return err
+}
+
+// worthKeeping is the size from which on what has arrived of a blob is kept.
+const worthKeeping = 1 << 20
+
+func (s *Store) ingestWhole(dir, name string, desc ocispec.Descriptor, r io.Reader) error {
 	temp, err := os.CreateTemp(dir, desc.Digest.Encoded()+"_*")
 	if err != nil {
 		return err
@@ -188,6 +200,61 @@ func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
 	}
 	return os.Rename(temp.Name(), name)
 }
+
+// ingestOn goes on with a blob where an earlier attempt stopped. What has arrived stays when
+// this one breaks off too, unless it is wrong; one process at a time.
+func (s *Store) ingestOn(partial, name string, desc ocispec.Descriptor, r io.ReadSeeker) error {
+	file, err := lockedfile.OpenFile(partial, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := os.Stat(name); err == nil {
+		return fmt.Errorf("%s: %w", desc.Digest, errdef.ErrAlreadyExists) // by whoever held the lock
+	}
+	hash := desc.Digest.Algorithm().Hash()
+	n, err := io.Copy(hash, io.LimitReader(file, desc.Size))
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		if _, err := r.Seek(n, io.SeekStart); err != nil {
+			return err
+		}
+	}
+	if err := file.Truncate(n); err != nil {
+		return err
+	}
+	arrived, err := io.Copy(io.MultiWriter(file, hash), io.LimitReader(r, desc.Size-n))
+	if err == nil && n+arrived < desc.Size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return err
+	}
+	return s.settle(file, partial, name, desc, r, fmt.Sprintf("%x", hash.Sum(nil)))
+}
+
+// settle gives a blob its name, or removes what is wrong.
+func (s *Store) settle(file *lockedfile.File, partial, name string, desc ocispec.Descriptor, rest io.Reader, sum string) error {
+	extra, err := io.ReadFull(rest, make([]byte, 1))
+	switch {
+	case extra > 0:
+		err = content.ErrTrailingData
+	case err == io.EOF:
+		err = nil
+	}
+	if err == nil && sum != desc.Digest.Encoded() {
+		err = content.ErrMismatchedDigest
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(partial))
+	}
+	return errors.Join(file.Chmod(0o444), os.Rename(partial, name))
+}
+
+// ChecksDigests says that Push does.
+func (s *Store) ChecksDigests() {}
 
 func (s *Store) blob(d digest.Digest) string { return blob(s.dir, d) }
 

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/errcode"
-	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
 // maxWait is the longest that a registry may ask to be waited for.
@@ -69,12 +68,12 @@ func (e *WaitError) Error() string {
 	return fmt.Sprintf("registry %s takes no more requests for %s", e.Host, e.After.Round(time.Second))
 }
 
-var backoff = func(attempt int) time.Duration { return retry.DefaultBackoff(attempt, nil) }
-
 // policy is when a request is sent again that has no body, or one that can be read again.
-type policy struct{}
+type policy struct {
+	backoff func(attempt int) time.Duration
+}
 
-func (policy) Retry(attempt int, response *http.Response, err error) (time.Duration, error) {
+func (p policy) Retry(attempt int, response *http.Response, err error) (time.Duration, error) {
 	if response != nil {
 		after := retryAfter(response)
 		if after > maxWait {
@@ -84,14 +83,16 @@ func (policy) Retry(attempt int, response *http.Response, err error) (time.Durat
 			return after, nil
 		}
 	}
-	return retry.DefaultPolicy.Retry(attempt, response, err)
+	if attempt < attempts && (err != nil && breaks(err) || response != nil && mayPass(response.StatusCode)) {
+		return p.backoff(attempt), nil
+	}
+	return -1, nil
 }
 
 // passes says whether an error may pass when the same is tried again.
 func passes(err error) bool {
 	var broken *brokenError
 	var response *errcode.ErrorResponse
-	var network net.Error
 	var wait *WaitError
 	switch {
 	case errors.As(err, &broken):
@@ -99,20 +100,31 @@ func passes(err error) bool {
 	case errors.As(err, &wait):
 		return false
 	case errors.As(err, &response):
-		switch code := response.StatusCode; code {
-		case http.StatusRequestTimeout, http.StatusTooManyRequests:
-			return true
+		if response.Method != http.MethodPut && response.Method != http.MethodPatch {
+			return false // the transport has tried
+		}
+		switch response.StatusCode {
 		case http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable, http.StatusMethodNotAllowed,
 			http.StatusUnsupportedMediaType, http.StatusNotImplemented:
-			// Of an upload: its session is gone, or parts are not taken. Another begins.
-			return response.Method == http.MethodPut || response.Method == http.MethodPatch
-		default:
-			return code >= http.StatusInternalServerError
+			return true // the session is gone, or parts are not taken: another begins
 		}
+		return mayPass(response.StatusCode)
 	}
+	return breaks(err) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// mayPass says whether a status is worth another try.
+func mayPass(status int) bool {
+	return status == http.StatusRequestTimeout || status == http.StatusTooManyRequests ||
+		status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented
+}
+
+// breaks says whether an error is that of a connection that broke, or stood still.
+func breaks(err error) bool {
+	var network net.Error
 	return errors.As(err, &network) && network.Timeout() ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 func isStatus(err error, status int) bool {

@@ -50,6 +50,9 @@ type Options struct {
 	StateDir string
 	// StallTimeout is how long a connection may stand still; 2 minutes when zero.
 	StallTimeout time.Duration
+	// Backoff is how long to wait before another attempt, from 0; nil for a quarter of a
+	// second that doubles. A registry may ask for longer.
+	Backoff func(attempt int) time.Duration
 }
 
 // Client reaches registries. It is safe for concurrent use.
@@ -73,6 +76,9 @@ func New(options Options) (*Client, error) {
 	c := &Client{options: options, hosts: map[string]*host{}}
 	if c.options.StallTimeout == 0 {
 		c.options.StallTimeout = 2 * time.Minute
+	}
+	if c.options.Backoff == nil {
+		c.options.Backoff = func(attempt int) time.Duration { return retry.DefaultBackoff(attempt, nil) }
 	}
 	sessions{options.StateDir}.clean()
 	var err error
@@ -113,7 +119,7 @@ func (c *Client) Repository(ctx context.Context, repository string) (*Repository
 	// Registries that keep referrers in a fallback tag rarely allow deletes; without this
 	// each push of a referrer there would end in an error.
 	repo.SkipReferrersGC = true
-	return &Repository{Repository: repo, sessions: sessions{c.options.StateDir}, wait: pause}, nil
+	return &Repository{Repository: repo, sessions: sessions{c.options.StateDir}, backoff: c.options.Backoff}, nil
 }
 
 func (c *Client) host(ctx context.Context, address string) (*host, error) {
@@ -146,7 +152,7 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 		return ctx.Err() // nothing was found out
 	}
 	client := &auth.Client{
-		Client:     &http.Client{Transport: &retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{} }}},
+		Client:     &http.Client{Transport: &retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff} }}},
 		Cache:      auth.NewCache(),
 		Credential: credential,
 		Header:     http.Header{},

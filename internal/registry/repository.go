@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,8 +23,7 @@ import (
 type Repository struct {
 	*remote.Repository
 	sessions sessions
-	// wait is how long to pause before an attempt; it is a field for tests.
-	wait func(ctx context.Context, attempt int, err error) error
+	backoff  func(attempt int) time.Duration
 }
 
 // String is the repository's name, host/path.
@@ -105,7 +105,7 @@ func (r *Repository) url(path string, query url.Values) *url.URL {
 // do sends a request. Its body, if it has one, is read once.
 func (r *Repository) do(ctx context.Context, method string, u *url.URL, body io.Reader, size int64, header http.Header) (*http.Response, error) {
 	actions := []string{auth.ActionPull}
-	if method != http.MethodGet {
+	if method != http.MethodGet || strings.Contains(u.Path, "/blobs/uploads/") {
 		actions = append(actions, auth.ActionPush)
 	}
 	ctx = auth.AppendRepositoryScope(ctx, r.Reference, actions...)
@@ -138,7 +138,7 @@ func (t *retries) again(ctx context.Context, err error, progress bool) error {
 	if ctx.Err() != nil || !passes(err) || t.failed+1 >= attempts {
 		return err
 	}
-	if t.repository.wait(ctx, t.failed, err) != nil {
+	if t.repository.pause(ctx, t.failed, err) != nil {
 		return err
 	}
 	t.failed++
@@ -146,8 +146,8 @@ func (t *retries) again(ctx context.Context, err error, progress bool) error {
 }
 
 // pause waits as long as the registry asks for, or longer with each attempt.
-func pause(ctx context.Context, attempt int, err error) error {
-	wait := backoff(attempt)
+func (r *Repository) pause(ctx context.Context, attempt int, err error) error {
+	wait := r.backoff(attempt)
 	var limited *limitedError
 	if errors.As(err, &limited) && limited.after > 0 {
 		wait = limited.after

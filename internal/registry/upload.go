@@ -72,18 +72,20 @@ func (u *upload) run(ctx context.Context) error {
 		}
 	}
 	tries := retries{repository: u.Repository}
-	for {
-		before := u.far
+	renewed := false
+	for last := u.far; ; {
 		err := u.try(ctx, seeks)
 		if err == nil {
 			return nil
 		}
-		expired := isStatus(err, http.StatusUnauthorized) && u.session != nil && u.session.authorization != ""
-		if !expired {
-			if err := tries.again(ctx, err, u.far > before); err != nil {
+		// A token that has expired is renewed by the question for the status.
+		expired := isStatus(err, http.StatusUnauthorized) && u.session != nil && u.session.authorization != "" && !renewed
+		if renewed = expired; !expired {
+			if err := tries.again(ctx, err, u.far > last); err != nil {
 				return err
 			}
 		}
+		last = u.far
 		// The answer may be what got lost.
 		if there, existsErr := u.Exists(ctx, u.desc); existsErr == nil && there {
 			return nil
@@ -91,7 +93,7 @@ func (u *upload) run(ctx context.Context) error {
 		if !seeks {
 			return err // chunks were tried again one by one
 		}
-		if u.session != nil && u.status(ctx) != nil {
+		if u.session != nil && (u.whole || u.status(ctx) != nil) {
 			u.session = nil
 		}
 	}
@@ -308,15 +310,16 @@ func (u *upload) chunks(ctx context.Context) error {
 // chunk sends one chunk until it has arrived.
 func (u *upload) chunk(ctx context.Context, part []byte, offset int64) error {
 	tries := retries{repository: u.Repository}
+	last := u.far
 	for sent := int64(0); ; {
-		before := u.far
 		err := u.patch(ctx, bytes.NewReader(part[sent:]), offset+sent, int64(len(part))-sent)
 		if err == nil || u.whole {
 			return err
 		}
-		if err := tries.again(ctx, err, u.far > before); err != nil {
+		if err := tries.again(ctx, err, u.far > last); err != nil {
 			return err
 		}
+		last = u.far
 		if statusErr := u.status(ctx); statusErr != nil {
 			return fmt.Errorf("%w: %w", err, errLost)
 		}

@@ -260,12 +260,7 @@ func (c *copier) blob(ctx context.Context, t top) error {
 
 // send moves one blob, or has the registry mount it.
 func (c *copier) send(ctx context.Context, n *node) error {
-	var mounted bool
-	var sent *blob
-	err := retried(ctx, func() (err error) {
-		mounted, sent, err = c.try(ctx, n)
-		return err
-	})
+	mounted, sent, err := c.try(ctx, n)
 	if err != nil {
 		return c.blame(ctx, n, sent, err)
 	}

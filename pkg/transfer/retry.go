@@ -5,25 +5,21 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
-	"strings"
 	"syscall"
 	"time"
 
-	"oras.land/oras-go/v2/registry/remote/errcode"
 	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
-// attempts is how often one item is tried.
+// attempts is how often a manifest is tried.
 const attempts = 5
 
-// retried runs f again while it fails in a way that may pass. A registry's transport sends
-// requests again by itself, but not one whose body is a stream that has been read, and it
-// can't mend an answer that breaks off.
+// retried runs f again while a connection breaks. A registry's client sends requests again by
+// itself, but it can't mend a manifest that breaks off.
 func retried(ctx context.Context, f func() error) error {
 	for attempt := 0; ; attempt++ {
 		err := f()
-		if err == nil || ctx.Err() != nil || attempt+1 == attempts || !transient(err) {
+		if err == nil || ctx.Err() != nil || attempt+1 == attempts || !breaks(err) {
 			return err
 		}
 		select {
@@ -34,20 +30,7 @@ func retried(ctx context.Context, f func() error) error {
 	}
 }
 
-func transient(err error) bool {
-	var response *errcode.ErrorResponse
-	if errors.As(err, &response) {
-		if response.Method != http.MethodPut || strings.Contains(response.URL.Path, "/manifests/") {
-			return false // the transport has tried
-		}
-		switch code := response.StatusCode; code {
-		case http.StatusNotFound, // the upload's session got lost
-			http.StatusRequestTimeout, http.StatusTooManyRequests:
-			return true
-		default:
-			return code >= http.StatusInternalServerError
-		}
-	}
+func breaks(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) && network.Timeout() ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
