@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -105,15 +107,26 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 	}
 	for _, a := range p.attached {
 		if a.tag != "" {
-			add(archive.Name(a.desc, a.tag, ""))
+			add(archive.Name(plain(a.desc), a.tag, ""))
 		} else {
-			add(a.desc)
+			add(p.referrer(a.desc))
 		}
 	}
 	slices.SortFunc(entries, func(a, b ocispec.Descriptor) int {
 		return cmp.Or(cmp.Compare(a.Annotations[ocispec.AnnotationRefName], b.Annotations[ocispec.AnnotationRefName]), cmp.Compare(a.Digest, b.Digest))
 	})
 	return entries
+}
+
+// referrer lists a referrer by what its manifest says, and not by what some listing said.
+func (p *Plan) referrer(desc ocispec.Descriptor) ocispec.Descriptor {
+	listed, err := layout.Referrer(plain(desc), p.nodes[desc.Digest].data)
+	if err != nil || listed == nil {
+		return plain(desc) // it was parsed before
+	}
+	listed.Annotations = maps.Clone(listed.Annotations)
+	delete(listed.Annotations, ocispec.AnnotationRefName) // it would be a tag
+	return *listed
 }
 
 // title is what a root calls itself.

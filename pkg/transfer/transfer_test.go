@@ -1,9 +1,11 @@
 package transfer_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,6 +14,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
 	"krtpkg.dev/krtpkg/pkg/images"
@@ -27,6 +31,38 @@ var kinds = map[string]func(t *testing.T) oras.GraphTarget{
 	"ggcr":               onRegistry(registrytest.Options{Kind: registrytest.GGCR}),
 	"ggcr-noreferrers":   onRegistry(registrytest.Options{Kind: registrytest.GGCR, NoReferrers: true}),
 	"distribution3":      onRegistry(registrytest.Options{Kind: registrytest.Distribution3}),
+	"distribution2":      onRegistry(registrytest.Options{Kind: registrytest.Distribution2}),
+	"memory":             func(*testing.T) oras.GraphTarget { return inMemory{memory.New()} },
+}
+
+// inMemory is oras-go's store in memory, which lists everything that names a manifest, says
+// no artifact type, and knows only tags.
+type inMemory struct{ *memory.Store }
+
+func (m inMemory) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	if err := m.Store.Push(ctx, desc, r); err != nil || !strings.Contains(desc.MediaType, "manifest") && !strings.Contains(desc.MediaType, "index") {
+		return err
+	}
+	return m.Tag(ctx, desc, desc.Digest.String())
+}
+
+func (m inMemory) Predecessors(ctx context.Context, desc ocispec.Descriptor) (referrers []ocispec.Descriptor, err error) {
+	all, err := m.Store.Predecessors(ctx, desc)
+	for _, d := range all {
+		var manifest ocispec.Manifest
+		data, err := content.FetchAll(ctx, m.Store, d)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(data, &manifest); err != nil {
+			return nil, err
+		}
+		if manifest.Subject != nil && manifest.Subject.Digest == desc.Digest {
+			d.ArtifactType = cmp.Or(manifest.ArtifactType, manifest.Config.MediaType)
+			referrers = append(referrers, d)
+		}
+	}
+	return referrers, err
 }
 
 func onRegistry(o registrytest.Options) func(t *testing.T) oras.GraphTarget {
