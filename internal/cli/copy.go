@@ -12,6 +12,7 @@ import (
 	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -24,6 +25,8 @@ type transferFlags struct {
 	noImageSigs bool
 	concurrency int
 	dryRun      bool
+	paths       string
+	list        string
 	keys        []string
 	format      ui.Format
 }
@@ -33,6 +36,26 @@ func (f *transferFlags) add(cmd *cobra.Command) {
 	flags.StringSliceVar(&f.platforms, "platform", nil, "take only these platforms of images, as os/architecture[/variant]; the target has to take incomplete indexes")
 	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out what upstream attached to its images")
 	f.addSpeed(cmd)
+}
+
+func (f *transferFlags) addPaths(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.paths, "paths", "flat", "where images go: flat is the target's repository; preserve puts them under their own names below it too, TARGET/quay.io/org/app:tag, for nodes that use it as a mirror")
+	_ = cmd.RegisterFlagCompletionFunc("paths", cobra.FixedCompletions([]string{"flat", "preserve"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// preserve gives the repositories below a target.
+func (f *transferFlags) preserve(to place.Place, client *registry.Client) (func(context.Context, string) (oras.GraphTarget, error), error) {
+	switch {
+	case f.paths == "" || f.paths == "flat":
+		return nil, nil
+	case f.paths != "preserve":
+		return nil, &usageError{fmt.Errorf("--paths %q: want flat or preserve", f.paths)}
+	case !to.IsRegistry() || f.onlyBundles:
+		return nil, &usageError{fmt.Errorf("--paths preserve needs a registry as the target, and images")}
+	}
+	return func(ctx context.Context, path string) (oras.GraphTarget, error) {
+		return client.Repository(ctx, to.Repository+"/"+path)
+	}, nil
 }
 
 // addSpeed adds the flags that change nothing of what moves.
@@ -98,6 +121,7 @@ goes on where it stopped when it is run again.`,
 		},
 	}
 	f.add(cmd)
+	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
 	return cmd
@@ -112,20 +136,33 @@ func (a *app) copyCommand() *cobra.Command {
 referrers from one place to another: to mirror, to promote, or to carry them into a folder or
 an archive. Without a tag the target gets that of the source.
 
-A copy that broke off goes on where it stopped when it is run again, within a blob too.`,
+A copy that broke off goes on where it stopped when it is run again, within a blob too.
+
+With --list a file says what is copied where, by versions and tags (docs/MIRRORING.md).`,
 		Example: `  krtpkg copy registry.example/krt/edge:1.0.0 site.example/krt/edge:1.0.0
   krtpkg copy registry.example/krt/edge:1.0.0 registry.example/krt/edge:1.1.0 oci:media
-  krtpkg copy --dry-run registry.example/krt/edge:1.1.0 site.example/krt/edge`,
+  krtpkg copy --dry-run registry.example/krt/edge:1.1.0 site.example/krt/edge
+  krtpkg copy --list mirror.yaml`,
 		GroupID: groupMake,
-		Args:    cobra.MinimumNArgs(2),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if f.list != "" {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.MinimumNArgs(2)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.list != "" {
+				return a.copyList(cmd.Context(), f.list, &f)
+			}
 			last := len(args) - 1
 			return a.copy(cmd.Context(), "copy", args[:last], args[last], &f)
 		},
 	}
 	f.add(cmd)
+	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
+	cmd.Flags().StringVar(&f.list, "list", "", "file that lists what to copy where")
 	return cmd
 }
 
@@ -160,6 +197,9 @@ func (a *app) copy(ctx context.Context, verb string, sources []string, target st
 	}
 	dst, err := to.Create(ctx, client)
 	if err != nil {
+		return err
+	}
+	if options.Preserve, err = f.preserve(to, client); err != nil {
 		return err
 	}
 	if f.dryRun {

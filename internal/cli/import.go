@@ -38,6 +38,7 @@ completes it. An import that broke off goes on where it stopped when it is run a
 		},
 	}
 	f.addSpeed(cmd)
+	f.addPaths(cmd)
 	return cmd
 }
 
@@ -60,6 +61,9 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	}
 	dst, err := to.Create(ctx, client)
 	if err != nil {
+		return err
+	}
+	if options.Preserve, err = f.preserve(to, client); err != nil {
 		return err
 	}
 	imported, err := a.importFrom(ctx, archives, dst, options)

@@ -40,6 +40,9 @@ type Options struct {
 	Platforms []string
 	// OnlyBundles leaves the workload images where they are.
 	OnlyBundles bool
+	// Preserve gives repositories by path; if set, a copy also puts every image under its own
+	// name there ([UpstreamPath]), for what looks for it by that.
+	Preserve func(ctx context.Context, path string) (oras.GraphTarget, error)
 	// NoImageSignatures leaves out what upstream attached to the workload images.
 	NoImageSignatures bool
 	// Concurrency is how many items are moved at once; 4 when zero.
@@ -88,6 +91,11 @@ func (p *Plan) Copy(ctx context.Context, dst oras.GraphTarget) (*Report, error) 
 	c := newCopier(p, dst)
 	if err := c.copy(ctx); err != nil {
 		return nil, err
+	}
+	if p.options.Preserve != nil {
+		if err := p.preserve(ctx, dst); err != nil {
+			return nil, err
+		}
 	}
 	for _, r := range p.roots {
 		c.report.Roots = append(c.report.Roots, RootReport{Root: r.desc, Tags: r.Tags, Closure: r.closure, Bundles: len(r.bundles), Images: r.images})

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/internal/place"
+)
+
+// mirrorList is a file that says what to copy where.
+type mirrorList struct {
+	APIVersion string       `yaml:"apiVersion"`
+	Kind       string       `yaml:"kind"`
+	Copies     []mirrorItem `yaml:"copies"`
+}
+
+// mirrorItem copies versions from one place to another: those with a tag that one of the globs
+// matches, or a version in the range; all without either. Newest keeps the newest ones.
+type mirrorItem struct {
+	From     string   `yaml:"from"`
+	To       string   `yaml:"to"`
+	Tags     []string `yaml:"tags"`
+	Versions string   `yaml:"versions"`
+	Newest   int      `yaml:"newest"`
+}
+
+const (
+	mirrorListAPIVersion = "krtpkg.dev/v1alpha1"
+	mirrorListKind       = "MirrorList"
+)
+
+func readMirrorList(file string) (*mirrorList, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	decoder := yaml.NewDecoder(f)
+	decoder.KnownFields(true)
+	var list mirrorList
+	if err := decoder.Decode(&list); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if list.APIVersion != mirrorListAPIVersion || list.Kind != mirrorListKind {
+		return nil, fmt.Errorf("%s is %s %s, want %s %s", file, list.APIVersion, list.Kind, mirrorListAPIVersion, mirrorListKind)
+	}
+	for i, item := range list.Copies {
+		if err := item.check(); err != nil {
+			return nil, fmt.Errorf("%s: copies[%d]: %w", file, i, err)
+		}
+	}
+	return &list, nil
+}
+
+func (m mirrorItem) check() error {
+	for _, reference := range []string{m.From, m.To} {
+		if p, err := place.Parse(reference); err != nil {
+			return err
+		} else if p.Tag != "" || p.Digest != "" {
+			return fmt.Errorf("%s: the versions go into tags or versions", reference)
+		}
+	}
+	for _, glob := range m.Tags {
+		if _, err := path.Match(glob, ""); err != nil {
+			return fmt.Errorf("tag %q: %w", glob, err)
+		}
+	}
+	if _, err := semver.NewConstraint(m.Versions); m.Versions != "" && err != nil {
+		return fmt.Errorf("versions %q: %w", m.Versions, err)
+	}
+	return nil
+}
+
+// pick are the tags to copy of those that are there, the newest version first.
+func (m mirrorItem) pick(tags []string) (picked []string) {
+	constraint, err := semver.NewConstraint(m.Versions)
+	for _, tag := range tags {
+		if strings.HasPrefix(tag, "sha256-") || strings.ContainsAny(tag, "/:") || strings.HasSuffix(tag, ".argocd") {
+			continue // no version of its own
+		}
+		version := versionOf(tag)
+		matches := m.Versions == "" && len(m.Tags) == 0 ||
+			err == nil && m.Versions != "" && version != nil && constraint.Check(version) ||
+			slices.ContainsFunc(m.Tags, func(glob string) bool { ok, _ := path.Match(glob, tag); return ok })
+		if matches {
+			picked = append(picked, tag)
+		}
+	}
+	slices.SortStableFunc(picked, func(a, b string) int {
+		x, y := versionOf(a), versionOf(b)
+		switch {
+		case x != nil && y != nil:
+			return y.Compare(x)
+		case x != nil:
+			return -1
+		case y != nil:
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	if m.Newest > 0 && len(picked) > m.Newest {
+		picked = picked[:m.Newest]
+	}
+	return picked
+}
+
+// versionOf is the version that a tag stands for, or nil.
+func versionOf(tag string) *semver.Version {
+	v, err := semver.NewVersion(strings.ReplaceAll(tag, "_", "+"))
+	if err != nil {
+		return nil
+	}
+	return v
+}
+
+// copyList copies what a list says, one item after the other.
+func (a *app) copyList(ctx context.Context, file string, f *transferFlags) error {
+	list, err := readMirrorList(file)
+	if err != nil {
+		return &usageError{err}
+	}
+	for _, item := range list.Copies {
+		from, err := a.openPlace(ctx, item.From)
+		if err != nil {
+			return err
+		}
+		var tags []string
+		err = from.store.Tags(ctx, "", func(page []string) error {
+			tags = append(tags, page...)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", item.From, err)
+		}
+		picked := item.pick(tags)
+		if len(picked) == 0 {
+			return fmt.Errorf("%s: none of its %d tags is wanted by %s", item.From, len(tags), file)
+		}
+		sources := make([]string, len(picked))
+		for i, tag := range picked {
+			sources[i] = from.At(tag).String()
+		}
+		if err := a.copy(ctx, "copy", sources, item.To, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,87 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+)
+
+// UpstreamPath is where a mirror that keeps upstream's names has an image's repository: the
+// registry as the first part of the path, with _ for the : before a port.
+func UpstreamPath(repository name.Repository) string {
+	registry := repository.RegistryStr()
+	if registry == name.DefaultRegistry {
+		registry = "docker.io"
+	}
+	return strings.ReplaceAll(registry, ":", "_") + "/" + repository.RepositoryStr()
+}
+
+// preserve puts every image, with what is attached to it, under its own name too. All of it
+// is at the target already, so that a registry mounts it.
+func (p *Plan) preserve(ctx context.Context, dst oras.GraphTarget) error {
+	nodes := map[digest.Digest]*node{}
+	for d, n := range p.nodes {
+		there := *n
+		there.from = dst
+		nodes[d] = &there
+	}
+	for _, image := range p.byName() {
+		at, err := p.options.Preserve(ctx, UpstreamPath(image.repository))
+		if err != nil {
+			return err
+		}
+		sub := &Plan{
+			options: p.options, platforms: p.platforms, nodes: maps.Clone(nodes),
+			roots: []*root{{desc: image.desc, Source: Source{Tags: image.tags}}},
+		}
+		sub.options.Progress = nil
+		for _, a := range p.attached {
+			if a.subject.Digest == image.desc.Digest {
+				sub.attached = append(sub.attached, a)
+			}
+		}
+		if err := newCopier(sub, at).copy(ctx); err != nil {
+			return fmt.Errorf("image %s: %w", image.repository, err)
+		}
+	}
+	return nil
+}
+
+// upstream is an image in a repository of its own.
+type upstream struct {
+	desc       ocispec.Descriptor
+	repository name.Repository
+	tags       []string
+}
+
+// byName are the images of all roots by repository and digest, in order.
+func (p *Plan) byName() (list []*upstream) {
+	known := map[string]*upstream{}
+	for _, r := range p.roots {
+		for _, n := range r.named {
+			repository := n.image.Context()
+			tag := ""
+			if ref, err := name.ParseReference(strings.TrimSuffix(n.reference, "@"+n.image.DigestStr())); err == nil {
+				repository = ref.Context()
+				if tagged, ok := ref.(name.Tag); ok {
+					tag = tagged.TagStr()
+				}
+			}
+			key := repository.Name() + "@" + n.desc.Digest.String()
+			if known[key] == nil {
+				known[key] = &upstream{desc: n.desc, repository: repository}
+				list = append(list, known[key])
+			}
+			if tag != "" {
+				known[key].tags = append(known[key].tags, tag)
+			}
+		}
+	}
+	return list
+}
