@@ -114,6 +114,9 @@ func (e entry) size() int64 {
 func (e entry) body() int64 { return e.offset + int64(len(e.header)) }
 func (e entry) end() int64  { return e.body() + padded(e.size()) }
 
+// padding is what fills the last block of the content.
+func (e entry) padding() []byte { return trailer[:padded(e.size())-e.size()] }
+
 const block = 512
 
 func padded(n int64) int64 { return (n + block - 1) / block * block }

@@ -148,7 +148,7 @@ func keep(ctx context.Context, file *lockedfile.File, all []entry, report progre
 			return i, first, err
 		}
 		if e.data != nil {
-			if same, err := hasAt(file, e.body(), e.data); !same {
+			if same, err := hasAt(file, e.body(), append(e.data, e.padding()...)); !same {
 				return i, first, err
 			}
 			continue
@@ -163,6 +163,9 @@ func keep(ctx context.Context, file *lockedfile.File, all []entry, report progre
 		}
 		if e.desc.Digest.Encoded() != fmt.Sprintf("%x", hash.Sum(nil)) {
 			return i, first, nil
+		}
+		if same, err := hasAt(file, e.body()+e.desc.Size, e.padding()); !same {
+			return i, progressOf{e.desc.Size, hash}, err
 		}
 		report.Emit(progress.Event{Kind: progress.Skipped, Subject: e.desc.Digest.String(), Bytes: e.desc.Size})
 	}

@@ -190,7 +190,7 @@ func (s *stream) writeTo(ctx context.Context, w io.Writer, report progress.Func)
 		}
 	}
 	if s.data != nil {
-		_, err := w.Write(append(s.data, trailer[:padded(s.size())-s.size()]...))
+		_, err := w.Write(append(s.data, s.padding()...))
 		return err
 	}
 	subject := s.desc.Digest.String()
@@ -209,6 +209,6 @@ func (s *stream) writeTo(ctx context.Context, w io.Writer, report progress.Func)
 		return err
 	}
 	report.Emit(progress.Event{Kind: progress.Copied, Subject: subject, Bytes: s.desc.Size})
-	_, err := w.Write(trailer[:padded(s.desc.Size)-s.desc.Size])
+	_, err := w.Write(s.padding())
 	return err
 }
