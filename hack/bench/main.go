@@ -28,10 +28,34 @@ import (
 func main() {
 	krtpkg := flag.String("krtpkg", "bin/krtpkg", "the program to measure")
 	rounds := flag.Int("rounds", 9, "counted rounds, after one that is not")
+	jobs := flag.String("jobs", "bundle,mirror", "what to measure: bundle, mirror, scale")
+	scale := flag.Float64("scale", 1, "size of the layers to mirror, of 1.8 GB in all")
+	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy can't be faster than")
+	from := flag.String("from", "", "where the floor moves them from")
+	to := flag.String("to", "", "where the floor moves them to")
+	corpus := flag.String("corpus", "", "put the images to mirror into this registry and end")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *krtpkg, *rounds); err != nil {
+	var err error
+	switch {
+	case *floor != "":
+		err, *jobs = runFloor(ctx, *floor, *from, *to), "none"
+	case *corpus != "":
+		err, *jobs = runCorpus(ctx, *corpus, *scale), "none"
+	}
+	for _, job := range strings.Split(*jobs, ",") {
+		switch {
+		case err != nil || job == "none":
+		case job == "bundle":
+			err = run(ctx, *krtpkg, *rounds)
+		case job == "mirror":
+			err = mirror(ctx, *krtpkg, min(*rounds, 5), *scale)
+		default:
+			err = fmt.Errorf("there is no job %q", job)
+		}
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

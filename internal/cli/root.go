@@ -25,6 +25,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetOut(out)
 	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
+	a.ui.End(err)
 	if err == nil {
 		return 0
 	}
@@ -72,7 +73,7 @@ References name a place:
 		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})
 	a.settings.flags(root.PersistentFlags())
-	root.PersistentFlags().BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress, only results, notes and errors")
+	a.progressFlags(root)
 	root.AddGroup(
 		&cobra.Group{ID: groupMake, Title: "Make and publish:"},
 		&cobra.Group{ID: groupCarry, Title: "Carry:"},
@@ -93,6 +94,15 @@ References name a place:
 		cmd.Args = usageArgs(cmd.Args)
 	}
 	return root
+}
+
+// progressFlags adds --progress, and --quiet, which is the same as --progress none.
+func (a *app) progressFlags(root *cobra.Command) {
+	flags := root.PersistentFlags()
+	flags.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress, only results, notes and errors: --progress none")
+	flags.Var(&a.ui.Mode, "progress", "how progress is shown on standard error: auto is tty on a terminal and plain elsewhere")
+	_ = root.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(ui.Modes(), cobra.ShellCompDirectiveNoFileComp))
+	root.PersistentPreRun = func(*cobra.Command, []string) { a.ui.Quiet = a.ui.Quiet || a.ui.Mode == ui.None }
 }
 
 const (

@@ -1,5 +1,15 @@
 // Package ui is all that knows a terminal: results go to standard output, everything else
 // (progress, notes, questions, errors) to standard error, so that output can be piped.
+//
+// The display of progress is its own, some 200 lines in screen.go, and not mpb's, for three
+// reasons. Questions, passwords and the half lines of other programs come while work goes on, so
+// the display has to vanish at any time and come back, under the one lock through which all that
+// is written goes; mpb writes from a goroutine of its own, can't take its bars away for a while,
+// and puts only whole lines above them. The sums, rates and times left, which are most
+// of the code, are needed anyway for logs and programs, which mpb does not serve. And rows are
+// plain ASCII, so the widths of characters, which mpb brings modules for, do not matter.
+//
+// The display has no colours, so NO_COLOR has nothing to change in it.
 package ui
 
 import (
@@ -12,31 +22,36 @@ import (
 	"strings"
 	"sync"
 	"text/tabwriter"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
 	"gopkg.in/yaml.v3"
-
-	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
 // UI is how a command speaks to its user.
 type UI struct {
 	In       io.Reader
 	Out, Err io.Writer
-	// Quiet drops progress, not notes.
+	// Quiet drops progress, not notes, whatever Mode says.
 	Quiet bool
+	// Mode is how progress is shown. Default: Auto.
+	Mode Mode
 
-	mu   sync.Mutex
-	line bool // a progress line stands on the terminal
+	// mu guards all that is written, and the screen.
+	mu     sync.Mutex
+	screen screen
 }
 
 // IsTerminal says whether a person can be asked: input and messages are a terminal.
 func (u *UI) IsTerminal() bool { return isTerminal(u.In) && isTerminal(u.Err) }
 
 // Color says whether a stream may have colours (no-color.org).
-func (u *UI) Color(w io.Writer) bool { return isTerminal(w) && os.Getenv("NO_COLOR") == "" }
+func (u *UI) Color(w io.Writer) bool {
+	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && !dumb() && u.mode() != JSON
+}
+
+// dumb says that the terminal only knows the end of a line.
+func dumb() bool { return os.Getenv("TERM") == "dumb" }
 
 func isTerminal(stream any) bool {
 	file, ok := stream.(*os.File)
@@ -65,11 +80,12 @@ func (f *Format) Set(s string) error {
 // Type is what help calls the flag's value.
 func (f *Format) Type() string { return "json|yaml|text" }
 
-// Result writes a result: the value in a format for programs, or what text writes.
+// Result writes a result: the value in a format for programs, or what text writes. What has a
+// result has ended.
 func (u *UI) Result(format Format, value any, text func(w io.Writer)) error {
+	u.End(nil)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.clear()
 	switch format {
 	case "json":
 		encoder := json.NewEncoder(u.Out)
@@ -105,35 +121,41 @@ func blockStyle(n *yaml.Node) {
 }
 
 // Note says something that the user should know.
-func (u *UI) Note(format string, args ...any) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.clear()
-	fmt.Fprintf(u.Err, format+"\n", args...)
-}
+func (u *UI) Note(format string, args ...any) { u.say("note", fmt.Sprintf(format, args...)) }
 
 // Say reports a step of the work, unless the user wants it quiet.
 func (u *UI) Say(format string, args ...any) {
-	if !u.Quiet {
-		u.Note(format, args...)
+	if u.mode() != None {
+		u.say("summary", fmt.Sprintf(format, args...))
 	}
+}
+
+func (u *UI) say(event, text string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.mode() == JSON {
+		u.recordLocked(record{Event: event, Text: text})
+		return
+	}
+	u.above([]byte(text + "\n"))
 }
 
 // Write makes the UI a writer of other programs' progress, on standard error.
 func (u *UI) Write(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.clear()
-	return u.Err.Write(p)
+	if u.mode() == JSON {
+		u.lines(p)
+		return len(p), nil
+	}
+	return u.above(p)
 }
 
 // Ask puts a question and returns the answer in lower case, without white space around it;
 // "" when there is none.
 func (u *UI) Ask(ctx context.Context, question string) (string, error) {
-	u.mu.Lock()
-	u.clear()
-	fmt.Fprintf(u.Err, "%s ", question)
-	u.mu.Unlock()
+	u.ask(question)
+	defer u.answered()
 	type reply struct {
 		text string
 		err  error
@@ -153,6 +175,21 @@ func (u *UI) Ask(ctx context.Context, question string) (string, error) {
 	}
 }
 
+// ask puts a question. The display stays away until it is answered.
+func (u *UI) ask(question string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.paint(nil)
+	u.screen.asking = true
+	fmt.Fprintf(u.Err, "%s ", question)
+}
+
+func (u *UI) answered() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.screen.asking = false
+}
+
 func ignoreEOF(err error) error {
 	if err == io.EOF {
 		return nil
@@ -168,71 +205,11 @@ func (u *UI) Password(prompt string) ([]byte, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.clear()
+	u.paint(nil)
 	fmt.Fprint(u.Err, prompt)
 	password, err := term.ReadPassword(int(file.Fd()))
 	fmt.Fprintln(u.Err)
 	return password, err
-}
-
-func (u *UI) clear() {
-	if u.line {
-		fmt.Fprint(u.Err, "\r\033[K")
-		u.line = false
-	}
-}
-
-// Progress shows the events of a piece of work: on a terminal as a line that changes, else
-// as plain lines of what was planned and noted.
-func (u *UI) Progress(verb string) progress.Func {
-	bar := &bar{ui: u, verb: verb, live: isTerminal(u.Err) && !u.Quiet}
-	return bar.take
-}
-
-// interval is how often the line on a terminal changes.
-const interval = 100 * time.Millisecond
-
-type bar struct {
-	ui   *UI
-	verb string
-	live bool
-
-	mu          sync.Mutex
-	items, done int
-	bytes, have int64
-	shown       time.Time
-}
-
-func (b *bar) take(e progress.Event) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch e.Kind {
-	case progress.Note:
-		b.ui.Note("note: %s %s", e.Subject, e.Detail)
-		return
-	case progress.Done:
-		b.ui.Say("%s %s %s", b.verb, e.Subject, e.Detail)
-		return
-	case progress.Planned:
-		b.items, b.bytes = e.Items, e.Bytes
-		b.ui.Say("%s %d items, %s in all", b.verb, e.Items, Bytes(e.Bytes))
-		return
-	case progress.Copied, progress.Skipped, progress.Mounted:
-		b.done++
-		b.have += e.Bytes
-	}
-	if now := time.Now(); b.live && b.items > 0 && now.Sub(b.shown) > interval {
-		b.shown = now
-		b.ui.show(fmt.Sprintf("%s %d of %d items, %s of %s", b.verb, b.done, b.items, Bytes(b.have), Bytes(b.bytes)))
-	}
-}
-
-func (u *UI) show(line string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.clear()
-	fmt.Fprint(u.Err, line)
-	u.line = true
 }
 
 // Bytes is a number of bytes for people.

@@ -1,0 +1,438 @@
+package ui
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// terminal is a pseudo terminal and what a person sees on it.
+type terminal struct {
+	t            *testing.T
+	master, user *os.File
+
+	mu            sync.Mutex
+	arrived       []byte
+	raw           strings.Builder
+	width, height int
+	// lines are all that there are, those that have left the screen at its top too.
+	lines            []string
+	top, row, column int
+}
+
+func newTerminal(t *testing.T, width, height int) *terminal {
+	t.Helper()
+	t.Setenv("TERM", "xterm")
+	t.Setenv("COLUMNS", "")
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { master.Close() })
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	user, err := os.OpenFile("/dev/pts/"+strconv.Itoa(number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { user.Close() })
+	term := &terminal{t: t, master: master, user: user, lines: []string{""}}
+	term.resize(width, height)
+	go term.read()
+	return term
+}
+
+func (x *terminal) ui() *UI { return &UI{In: x.user, Out: x.user, Err: x.user} }
+
+// resize breaks lines that became too long, as today's terminals do.
+func (x *terminal) resize(width, height int) {
+	x.t.Helper()
+	size := &unix.Winsize{Col: uint16(width), Row: uint16(height)}
+	if err := unix.IoctlSetWinsize(int(x.master.Fd()), unix.TIOCSWINSZ, size); err != nil {
+		x.t.Fatal(err)
+	}
+	x.width, x.height = width, height
+	var lines []string
+	for i, line := range x.lines {
+		if i == x.row {
+			x.row = len(lines)
+		}
+		for len(line) > width {
+			lines, line = append(lines, line[:width]), line[width:]
+		}
+		lines = append(lines, line)
+	}
+	x.lines = lines
+	x.top = max(0, x.row-height+1)
+}
+
+// read takes what was written, for a terminal holds little, until the last user closes it.
+func (x *terminal) read() {
+	var b [1024]byte
+	for {
+		n, err := x.master.Read(b[:])
+		x.mu.Lock()
+		x.arrived = append(x.arrived, b[:n]...)
+		x.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// sees is the text on the terminal, once all that was written has arrived.
+func (x *terminal) sees() string {
+	x.t.Helper()
+	// What one end writes arrives at the other when the kernel finds the time, in order: a
+	// bell is the end of it.
+	if _, err := x.user.WriteString("\a"); err != nil {
+		x.t.Fatal(err)
+	}
+	for {
+		x.mu.Lock()
+		text, rest, found := bytes.Cut(x.arrived, []byte("\a"))
+		if found {
+			x.arrived = rest
+		}
+		x.mu.Unlock()
+		if found {
+			x.play(text)
+			return strings.TrimRight(strings.Join(x.lines, "\n"), "\n")
+		}
+		runtime.Gosched() // to sleep would be to sleep in the test's own time
+	}
+}
+
+// play does what the text says.
+func (x *terminal) play(text []byte) {
+	x.t.Helper()
+	x.raw.Write(text)
+	escape := ""
+	for _, b := range text {
+		switch {
+		case b == '\033' || escape != "":
+			escape += string(rune(b))
+			if b >= 'A' && b <= 'z' && b != '[' {
+				x.control(escape)
+				escape = ""
+			}
+		default:
+			x.put(b)
+		}
+	}
+}
+
+// control obeys what a display may say.
+func (x *terminal) control(escape string) {
+	x.t.Helper()
+	var up int
+	switch {
+	case escape == "\033[K":
+		x.lines[x.row] = x.lines[x.row][:min(x.column, len(x.lines[x.row]))]
+	case escape == "\033[J":
+		x.lines = append(x.lines[:x.row], x.lines[x.row][:min(x.column, len(x.lines[x.row]))])
+	case strings.HasSuffix(escape, "A"):
+		if _, err := fmt.Sscanf(escape, "\033[%dA", &up); err != nil {
+			x.t.Errorf("%q: %v", escape, err)
+		}
+		x.row -= up
+		if x.row < x.top {
+			x.t.Errorf("%q: the cursor leaves the screen", escape)
+			x.row = x.top
+		}
+	default:
+		x.t.Errorf("unexpected escape sequence %q", escape)
+	}
+}
+
+func (x *terminal) put(b byte) {
+	switch b {
+	case '\r':
+		x.column = 0
+		return
+	case '\n':
+		if x.row++; x.row == len(x.lines) {
+			x.lines = append(x.lines, "")
+		}
+		x.top = max(x.top, x.row-x.height+1)
+		return
+	}
+	if x.column == x.width {
+		x.column = 0
+		x.put('\n')
+	}
+	line := x.lines[x.row]
+	line += strings.Repeat(" ", max(0, x.column-len(line)))
+	x.lines[x.row] = line[:x.column] + string(rune(b)) + line[min(x.column+1, len(line)):]
+	x.column++
+}
+
+// on runs a test on a terminal with a clock of its own.
+func on(t *testing.T, width, height int, test func(t *testing.T, x *terminal, u *UI)) {
+	x := newTerminal(t, width, height)
+	synctest.Test(t, func(t *testing.T) {
+		x.t = t
+		u := x.ui()
+		defer u.End(nil)
+		test(t, x, u)
+	})
+}
+
+// tick lets the display catch up.
+func tick() {
+	time.Sleep(redrawn)
+	synctest.Wait()
+}
+
+func TestTerminal(t *testing.T) {
+	on(t, 90, 24, func(t *testing.T, x *terminal, u *UI) {
+		fmt.Fprintln(u.Err, "$ krtpkg copy")
+		take := u.Progress("copy")
+		take(planned(5, 100*mib))
+		take(event(progress.Skipped, "there", 20*mib))
+		take(progress.Event{Kind: progress.Began, Subject: "a", Detail: "quay.io/jetstack/cert-manager-controller:v1.16.2 layer", Bytes: 40 * mib})
+		take(event(progress.Began, "sha256:0123456789abcdef0123456789abcdef", 30*mib))
+		take(event(progress.Began, "tiny", mib-1))
+		tick()
+		same(t, x.sees(), `$ krtpkg copy
+copy 20 MiB of 100 MiB, 20%, 1 of 5 items
+  ...manager-controller:v1.16.2 layer [>                      ]   0%      0 B of 40 MiB
+  sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
+		stream(take, "a", 10)
+		tick()
+		same(t, x.sees(), `$ krtpkg copy
+copy 30 MiB of 100 MiB, 30%, 1006 KiB/s, 1m11s left, 1 of 5 items
+  ...manager-controller:v1.16.2 layer [=====>                 ]  25%   10 MiB of 40 MiB
+  sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
+		take(progress.Event{Kind: progress.Note, Subject: "a", Detail: "is large"})
+		same(t, x.sees(), `$ krtpkg copy
+note: a is large
+copy 30 MiB of 100 MiB, 30%, 1006 KiB/s, 1m11s left, 1 of 5 items
+  ...manager-controller:v1.16.2 layer [=====>                 ]  25%   10 MiB of 40 MiB
+  sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
+		take(event(progress.Copied, "a", 40*mib))
+		tick()
+		same(t, x.sees(), `$ krtpkg copy
+note: a is large
+copy 60 MiB of 100 MiB, 60%, 982 KiB/s, 41s left, 2 of 5 items
+  sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
+		take(event(progress.Copied, "sha256:0123456789abcdef0123456789abcdef", 30*mib))
+		take(event(progress.Copied, "tiny", mib-1))
+		take(event(progress.Copied, "rest", 9*mib+1))
+		same(t, x.sees(), "$ krtpkg copy\nnote: a is large")
+		u.Say("5 items")
+		err := u.Result("json", "result", nil)
+		same(t, x.sees(), "$ krtpkg copy\nnote: a is large\n5 items\n\"result\"")
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A terminal that becomes narrower breaks the display's rows, and none of them stays behind.
+func TestTerminalResize(t *testing.T) {
+	on(t, 100, 24, func(t *testing.T, x *terminal, u *UI) {
+		fmt.Fprintln(u.Err, "$ krtpkg push")
+		take := u.Progress("push")
+		take(planned(2, 100*mib))
+		take(event(progress.Began, "large", 90*mib))
+		stream(take, "large", 45)
+		tick()
+		for _, step := range []struct {
+			width int
+			want  string
+		}{
+			{100, `$ krtpkg push
+push 45 MiB of 100 MiB, 45%, 990 KiB/s, 56s left, 0 of 2 items
+  large                                   [==============>              ]  50%   45 MiB of 90 MiB`},
+			{60, `$ krtpkg push
+push 45 MiB of 100 MiB, 45%, 967 KiB/s, 56s left
+  large                     50%   45 MiB of 90 MiB`},
+			{35, `$ krtpkg push
+push 45 MiB of 100 MiB, 45%
+  large                 50%   45 M`},
+			{13, "$ krtpkg push\npush 45 MiB \n  large     "},
+			{80, `$ krtpkg push
+push 45 MiB of 100 MiB, 45%, 904 KiB/s, 57s left, 0 of 2 items
+  large                           [========>        ]  50%   45 MiB of 90 MiB`},
+		} {
+			x.sees()
+			x.resize(step.width, 24)
+			tick()
+			same(t, x.sees(), step.want)
+		}
+		x.resize(40, 24)
+		u.End(nil)
+		same(t, x.sees(), "$ krtpkg push")
+	})
+}
+
+// A display higher than the terminal would leave its upper rows behind.
+func TestTerminalHeight(t *testing.T) {
+	on(t, 80, 4, func(t *testing.T, x *terminal, u *UI) {
+		fmt.Fprint(u.Err, "1\n2\n3\n4\n5\n")
+		take := u.Progress("push")
+		take(planned(20, 20*mib))
+		for i := range 20 {
+			take(event(progress.Began, fmt.Sprint("item ", i), mib))
+		}
+		tick()
+		tick()
+		if n := strings.Count(x.sees(), "item "); n != 2 {
+			t.Errorf("there are rows for %d items, not 2:\n%s", n, x.sees())
+		}
+		x.resize(80, 50)
+		tick()
+		if n := strings.Count(x.sees(), "item "); n != shownItems {
+			t.Errorf("there are rows for %d items:\n%s", n, x.sees())
+		}
+		u.End(nil)
+		same(t, x.sees(), "1\n2\n3\n4\n5")
+	})
+}
+
+// Some work finds more to do than it had planned.
+func TestTerminalMore(t *testing.T) {
+	on(t, 80, 24, func(t *testing.T, x *terminal, u *UI) {
+		take := u.Progress("push")
+		take(planned(1, mib))
+		take(event(progress.Copied, "planned", mib))
+		tick()
+		same(t, x.sees(), "")
+		take(event(progress.Began, "more", 4*mib))
+		tick()
+		same(t, x.sees(), `push 1.0 MiB of 1.0 MiB, 100%, 1 of 1 item
+  more                            [>                ]   0%      0 B of 4.0 MiB`)
+		u.End(nil)
+		same(t, x.sees(), "")
+	})
+}
+
+// What drew often would be slow on a slow line.
+func TestTerminalPace(t *testing.T) {
+	on(t, 80, 24, func(t *testing.T, x *terminal, u *UI) {
+		take := u.Progress("push")
+		take(planned(2, 1000*mib))
+		take(event(progress.Began, "large", 1000*mib))
+		for range 1000 {
+			time.Sleep(time.Millisecond)
+			take(event(progress.Moved, "large", mib/2))
+		}
+		synctest.Wait()
+		x.sees()
+		if n := strings.Count(x.raw.String(), "large"); n < 9 || n > 10 {
+			t.Errorf("drawn %d times in a second", n)
+		}
+		time.Sleep(20 * time.Second) // nothing moves, and the time left is no longer known
+		synctest.Wait()
+		x.sees()
+		drawn := x.raw.Len()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		x.sees()
+		if more := x.raw.Len() - drawn; more > 0 {
+			t.Errorf("%d bytes more while nothing changed", more)
+		}
+	})
+}
+
+// While a line of another program has no end the display stays away from it.
+func TestTerminalHalfLine(t *testing.T) {
+	on(t, 80, 24, func(t *testing.T, x *terminal, u *UI) {
+		take := u.Progress("push")
+		take(planned(2, mib))
+		tick()
+		fmt.Fprint(u, "half a ")
+		tick()
+		same(t, x.sees(), "half a ")
+		fmt.Fprint(u, "line\n")
+		tick()
+		same(t, x.sees(), "half a line\npush 0 B of 1.0 MiB, 0%, 0 of 2 items")
+	})
+}
+
+// A question stands alone until it is answered.
+func TestTerminalQuestion(t *testing.T) {
+	x := newTerminal(t, 80, 24)
+	u := x.ui()
+	defer u.End(nil)
+	take := u.Progress("apply")
+	take(planned(2, mib))
+	u.redraw()
+	same(t, x.sees(), "apply 0 B of 1.0 MiB, 0%, 0 of 2 items")
+	answers := make(chan string)
+	go func() {
+		answer, err := u.Ask(context.Background(), "Go on? [y/N]")
+		answers <- fmt.Sprint(answer, err)
+	}()
+	for !strings.Contains(x.raw.String(), "Go on?") {
+		x.sees()
+	}
+	u.redraw()
+	same(t, x.sees(), "Go on? [y/N] ")
+	if _, err := x.master.WriteString("Yes\n"); err != nil {
+		t.Fatal(err)
+	}
+	same(t, <-answers, "yes<nil>")
+	u.redraw()
+	same(t, x.sees(), "Go on? [y/N] Yes\napply 0 B of 1.0 MiB, 0%, 0 of 2 items")
+}
+
+// Auto draws on a terminal only if it can move its cursor.
+func TestAuto(t *testing.T) {
+	x := newTerminal(t, 80, 24)
+	modes := func(want Mode, u *UI) {
+		t.Helper()
+		if got := u.mode(); got != want {
+			t.Errorf("the mode is %s, want %s", got, want)
+		}
+	}
+	modes(TTY, x.ui())
+	modes(Plain, &UI{Err: io.Discard})
+	modes(TTY, &UI{Err: io.Discard, Mode: TTY})
+	modes(Plain, &UI{Err: x.user, Mode: Plain})
+	modes(None, &UI{Err: x.user, Quiet: true})
+	if !x.ui().Color(x.user) {
+		t.Error("a terminal has no colours")
+	}
+	t.Setenv("TERM", "dumb")
+	modes(Plain, x.ui())
+	modes(TTY, &UI{Err: x.user, Mode: TTY})
+	if x.ui().Color(x.user) {
+		t.Error("a dumb terminal has colours")
+	}
+}
+
+func TestColumns(t *testing.T) {
+	x := newTerminal(t, 100, 30)
+	for columns, want := range map[string]int{"": 100, "70": 70, "200": 100, "0": 100, "-3": 100, "wide": 100} {
+		t.Setenv("COLUMNS", columns)
+		if width, height := x.ui().size(); width != want || height != 30 {
+			t.Errorf("COLUMNS=%s: %d x %d, want %d x 30", columns, width, height, want)
+		}
+	}
+	for columns, want := range map[string]int{"": 80, "200": 200} {
+		t.Setenv("COLUMNS", columns)
+		if width, height := (&UI{Err: io.Discard}).size(); width != want || height != 24 {
+			t.Errorf("COLUMNS=%s, no terminal: %d x %d, want %d x 24", columns, width, height, want)
+		}
+	}
+}
