@@ -27,7 +27,8 @@ import (
 // has not built these very inputs before.
 //
 // The folder is a Go module. If it has Go files, it is the program; otherwise the one
-// package of its go.mod's tool directive is. A file named ldflags adds linker flags.
+// package of its go.mod's tool directive is. A file named ldflags adds linker flags, one
+// named tags build tags.
 func Build(ctx context.Context, name string) (string, error) {
 	root, err := Root()
 	if err != nil {
@@ -93,10 +94,14 @@ func build(ctx context.Context, dir, out string) error {
 	if extra, err := os.ReadFile(filepath.Join(dir, "ldflags")); err == nil {
 		flags += " " + strings.Join(strings.Fields(string(extra)), " ")
 	}
+	tags := ""
+	if list, err := os.ReadFile(filepath.Join(dir, "tags")); err == nil {
+		tags = strings.Join(strings.Fields(string(list)), ",")
+	}
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", flags, "-o", out+".tmp", pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-tags", tags, "-ldflags", flags, "-o", out+".tmp", pkg)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	var said bytes.Buffer
