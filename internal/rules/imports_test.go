@@ -23,6 +23,7 @@ var order = []string{
 	"pkg/deploy",
 	"pkg/build",
 	"pkg/render",
+	"pkg/mirror",
 	"pkg/transfer",
 	"pkg/archive",
 	"pkg/layout",

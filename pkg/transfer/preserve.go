@@ -15,11 +15,15 @@ import (
 // UpstreamPath is where a mirror that keeps upstream's names has an image's repository: the
 // registry as the first part of the path, with _ for the : before a port.
 func UpstreamPath(repository name.Repository) string {
-	registry := repository.RegistryStr()
-	if registry == name.DefaultRegistry {
-		registry = "docker.io"
+	return strings.ReplaceAll(UpstreamRegistry(repository), ":", "_") + "/" + repository.RepositoryStr()
+}
+
+// UpstreamRegistry is a repository's registry as references name it.
+func UpstreamRegistry(repository name.Repository) string {
+	if registry := repository.RegistryStr(); registry != name.DefaultRegistry {
+		return registry
 	}
-	return strings.ReplaceAll(registry, ":", "_") + "/" + repository.RepositoryStr()
+	return "docker.io"
 }
 
 // preserve puts every image, with what is attached to it, under its own name too. All of it
