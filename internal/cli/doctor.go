@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/doctor"
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/ui"
+)
+
+// errUnfit says that a registry lacks what krtpkg needs.
+var errUnfit = errors.New("the registry is not fit for krtpkg")
+
+func (a *app) doctorCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "doctor REGISTRY/REPOSITORY",
+		Short: "find out what a registry can do, and what will not work with it",
+		Long: `Doctor tries everything that krtpkg may ask of a registry, in a repository that you may
+write to, and says what works and what that means. It writes a few small blobs and manifests,
+also to REPOSITORY/krtpkg-doctor, and deletes them where the registry lets it.
+
+The exit code is 1 if something is missing that krtpkg can't do without.`,
+		Example: "  krtpkg doctor registry.example/krt/scratch",
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.doctor(cmd.Context(), args[0], format)
+		},
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+func (a *app) doctor(ctx context.Context, reference string, format ui.Format) error {
+	at, err := place.Parse(reference)
+	if err != nil {
+		return &usageError{err}
+	}
+	if !at.IsRegistry() || at.Tag != "" || at.Digest != "" {
+		return &usageError{fmt.Errorf("%s: want REGISTRY/REPOSITORY", reference)}
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	repo, err := client.Repository(ctx, at.Repository)
+	if err != nil {
+		return err
+	}
+	second, err := client.Repository(ctx, at.Repository+"/krtpkg-doctor")
+	if err != nil {
+		return err
+	}
+	report, err := doctor.Examine(ctx, repo, second)
+	if err != nil {
+		return err
+	}
+	err = a.ui.Result(format, report, func(w io.Writer) {
+		for _, f := range report.Findings {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", word(f), f.Capability, f.Meaning)
+			if f.Reason != "" {
+				fmt.Fprintf(w, "\t\t(%s)\n", strings.ReplaceAll(f.Reason, "\n", " "))
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if len(report.Left) > 0 {
+		a.ui.Say("%s stayed: the registry deletes nothing, or not these", plural(len(report.Left), "tag or manifest"))
+	}
+	if failing := report.Failing(); len(failing) > 0 {
+		return fmt.Errorf("%w: it has no %s", errUnfit, strings.Join(failing, ", no "))
+	}
+	a.ui.Say("everything that krtpkg needs works")
+	return nil
+}
+
+func word(f doctor.Finding) string {
+	switch {
+	case f.Works:
+		return "ok"
+	case f.Needed:
+		return "FAILS"
+	}
+	return "no"
+}

@@ -1,0 +1,233 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+)
+
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	artifactType   = "application/vnd.krtpkg.doctor.v1"
+)
+
+var octets = http.Header{"Content-Type": {"application/octet-stream"}}
+
+// capabilities are what is tried, in this order: later ones build on what earlier ones wrote.
+var capabilities = []capability{
+	{"blobs in one piece", true, "blobs are pushed", "nothing can be pushed", func(context.Context, *examination) error {
+		return nil // the examination began with one
+	}},
+	{"wrong digests refused", true, "damaged blobs are not taken", "the registry takes blobs that are not what their digest says: don't trust it with anything", wrongDigest},
+	{"blobs in chunks", false, "streams can be imported in one pass", "a stream that breaks off can't be gone on with", chunks},
+	{"status of uploads", false, "an upload that broke off goes on where it stopped", "a blob whose upload broke off is sent anew", status},
+	{"ranges of blobs", false, "a download that broke off goes on where it stopped", "a blob whose download broke off is fetched anew", ranges},
+	{"mounts across repositories", false, "what another repository has is not sent again", "blobs are sent to each repository", mount},
+	{"OCI image manifests", true, "images and bundles are pushed", "nothing can be pushed", func(ctx context.Context, e *examination) (err error) {
+		e.image, err = e.manifest(ctx, ocispec.MediaTypeImageManifest, nil)
+		return err
+	}},
+	{"Docker's image manifests", false, "images in Docker's format are taken", "images in Docker's format can't be mirrored here", func(ctx context.Context, e *examination) error {
+		_, err := e.manifest(ctx, dockerManifest, func(m *ocispec.Manifest) {
+			m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
+			m.Layers[0].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+		})
+		return err
+	}},
+	{"manifests with artifactType", true, "bundles and runtimes are pushed", "no bundle can be pushed", func(ctx context.Context, e *examination) error {
+		_, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.ArtifactType = artifactType })
+		return err
+	}},
+	{"manifests with a subject", false, "signatures are stored as referrers", "only signatures under tags can be stored (--signature-format legacy)", subject},
+	{"referrers API", false, "referrers are listed by the registry", "referrers are listed in a fallback tag, sha256-DIGEST", referrers},
+	{"manifests of nearly 4 MiB", false, "large manifests are taken", "very large indexes can't be pushed", func(ctx context.Context, e *examination) error {
+		_, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
+			m.Annotations["padding"] = strings.Repeat("x", 4<<20-64<<10)
+		})
+		return err
+	}},
+	{"indexes", true, "images for several platforms are pushed", "no image for several platforms can be pushed", func(ctx context.Context, e *examination) error {
+		_, err := e.index(ctx, func(*ocispec.Index) {})
+		return err
+	}},
+	{"indexes with artifactType and subject", false, "the closure keeps everything from garbage collection", "the closure goes under a tag, sha256-DIGEST.closure", func(ctx context.Context, e *examination) error {
+		_, err := e.index(ctx, func(i *ocispec.Index) { i.ArtifactType, i.Subject = artifactType, &e.image })
+		return err
+	}},
+	{"indexes of indexes", false, "the closure names images of several platforms", "there is no closure: garbage collection takes what no tag names", func(ctx context.Context, e *examination) error {
+		inner, err := e.index(ctx, func(i *ocispec.Index) { i.Annotations["inner"] = "yes" })
+		if err != nil {
+			return err
+		}
+		_, err = e.index(ctx, func(i *ocispec.Index) { i.Manifests = []ocispec.Descriptor{inner} })
+		return err
+	}},
+	{"indexes that lack a manifest", false, "copies of some platforms only (--platform) are taken", "images have to come with all their platforms", func(ctx context.Context, e *examination) error {
+		_, err := e.index(ctx, func(i *ocispec.Index) {
+			i.Manifests = append(i.Manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent " + e.run), Size: 100})
+		})
+		return err
+	}},
+	{"tags", true, "versions are named", "nothing can be named", func(ctx context.Context, e *examination) error {
+		return e.tag(ctx, e.image, "krtpkg-doctor-"+e.run[:8])
+	}},
+	{"tags as signatures have them", true, "signatures of cosign's older form are stored", "signatures of cosign's older form can't be stored (--signature-format bundle)", func(ctx context.Context, e *examination) error {
+		return e.tag(ctx, e.image, strings.ReplaceAll(e.image.Digest.String(), ":", "-")+".sig")
+	}},
+	{"tags that move", false, "signatures join others under one tag, and channels move", "tags can't be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *examination) error {
+		other, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.Annotations["other"] = "yes" })
+		if err != nil {
+			return err
+		}
+		return e.tag(ctx, other, e.tags[0])
+	}},
+	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists don't work", func(ctx context.Context, e *examination) error {
+		found := false
+		err := e.repo.Tags(ctx, "", func(page []string) error {
+			found = found || slices.Contains(page, e.tags[0])
+			return nil
+		})
+		if err == nil && !found {
+			err = errors.New("the list lacks a tag that was just set")
+		}
+		return err
+	}},
+	{"deletes", false, "what was probed is removed", "what was probed stays, and so does what nobody needs any longer", func(ctx context.Context, e *examination) error {
+		last := len(e.written) - 1
+		_, err := e.do(ctx, http.MethodDelete, "manifests/"+e.written[last].Digest.String(), nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent)
+		return err
+	}},
+}
+
+func wrongDigest(ctx context.Context, e *examination) error {
+	to, err := e.upload(ctx)
+	if err != nil {
+		return err
+	}
+	wrong := digest.FromString("something else " + e.run).String()
+	_, err = e.do(ctx, http.MethodPut, withDigest(to, wrong), e.data, octets, http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable, http.StatusUnprocessableEntity)
+	if err != nil {
+		return fmt.Errorf("a blob under a digest that is not its own: %w", err)
+	}
+	return nil
+}
+
+func chunks(ctx context.Context, e *examination) error {
+	to, err := e.upload(ctx)
+	if err != nil {
+		return err
+	}
+	data := []byte("in chunks " + e.run)
+	for offset := 0; offset < len(data); {
+		part := data[offset:min(offset+20, len(data))]
+		header := http.Header{"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("%d-%d", offset, offset+len(part)-1)}}
+		response, err := e.do(ctx, http.MethodPatch, to.String(), part, header, http.StatusAccepted, http.StatusNoContent)
+		if err != nil {
+			return err
+		}
+		if to, err = response.Location(); err != nil {
+			return err
+		}
+		offset += len(part)
+	}
+	_, err = e.do(ctx, http.MethodPut, withDigest(to, digest.FromBytes(data).String()), nil, octets, http.StatusCreated, http.StatusNoContent)
+	return err
+}
+
+func status(ctx context.Context, e *examination) error {
+	to, err := e.upload(ctx)
+	if err != nil {
+		return err
+	}
+	response, err := e.do(ctx, http.MethodPatch, to.String(), e.data, http.Header{
+		"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("0-%d", len(e.data)-1)},
+	}, http.StatusAccepted, http.StatusNoContent)
+	if err != nil {
+		return err
+	}
+	if to, err = response.Location(); err != nil {
+		return err
+	}
+	if response, err = e.do(ctx, http.MethodGet, to.String(), nil, nil, http.StatusNoContent, http.StatusOK); err != nil {
+		return err
+	}
+	if got, want := response.Header.Get("Range"), fmt.Sprintf("0-%d", len(e.data)-1); strings.TrimPrefix(got, "bytes=") != want {
+		return fmt.Errorf("it says that it has range %q, want %q", got, want)
+	}
+	return nil
+}
+
+func ranges(ctx context.Context, e *examination) error {
+	response, err := e.do(ctx, http.MethodGet, "blobs/"+e.blob.Digest.String(), nil, http.Header{"Range": {"bytes=3-8"}}, http.StatusPartialContent)
+	if err != nil {
+		return err
+	}
+	part, err := io.ReadAll(response.Body)
+	if err == nil && !bytes.Equal(part, e.data[3:9]) {
+		err = fmt.Errorf("of bytes 3 to 8 it gives %d others", len(part))
+	}
+	return err
+}
+
+func mount(ctx context.Context, e *examination) error {
+	_, from := e.repo.Name()
+	refused := errors.New("it wants the content again")
+	err := e.second.Mount(ctx, e.blob, from, func() (io.ReadCloser, error) { return nil, refused })
+	if err != nil {
+		return err
+	}
+	there, err := e.second.Exists(ctx, e.blob)
+	if err == nil && !there {
+		err = errors.New("it says that it did, and did not")
+	}
+	return err
+}
+
+func subject(ctx context.Context, e *examination) error {
+	var err error
+	e.referrer, err = e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
+		m.ArtifactType, m.Subject = artifactType, &e.image
+		m.Annotations["subject"] = "yes"
+	})
+	return err
+}
+
+func referrers(ctx context.Context, e *examination) error {
+	response, err := e.do(ctx, http.MethodGet, "referrers/"+e.image.Digest.String(), nil, nil, http.StatusOK)
+	if err != nil {
+		return err
+	}
+	list, err := io.ReadAll(response.Body)
+	if err == nil && !strings.Contains(string(list), e.referrer.Digest.String()) {
+		err = errors.New("the list lacks a referrer that was just pushed")
+	}
+	return err
+}
+
+// tag names a manifest and looks it up.
+func (e *examination) tag(ctx context.Context, desc ocispec.Descriptor, tag string) error {
+	if err := e.repo.Tag(ctx, desc, tag); err != nil {
+		return err
+	}
+	if !slices.Contains(e.tags, tag) {
+		e.tags = append(e.tags, tag)
+	}
+	at, err := e.repo.Resolve(ctx, tag)
+	switch {
+	case errors.Is(err, errdef.ErrNotFound):
+		return errors.New("the tag is not there after it was set")
+	case err == nil && at.Digest != desc.Digest:
+		return fmt.Errorf("%w: the tag is still %s", content.ErrMismatchedDigest, at.Digest)
+	}
+	return err
+}

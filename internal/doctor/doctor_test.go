@@ -1,0 +1,163 @@
+package doctor_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"krtpkg.dev/krtpkg/internal/doctor"
+	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+// examine gives what does not work on a registry.
+func examine(t *testing.T, o registrytest.Options) (missing []string, report *doctor.Report) {
+	t.Helper()
+	r := registrytest.Start(t, o)
+	client, err := registry.New(registry.Options{CAFile: r.CAFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := client.Repository(t.Context(), r.Host+"/krt/scratch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := client.Repository(t.Context(), r.Host+"/krt/scratch/krtpkg-doctor")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report, err = doctor.Examine(t.Context(), repo, second); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range report.Findings {
+		if !f.Works {
+			missing = append(missing, f.Capability)
+			if f.Reason == "" {
+				t.Errorf("%s: no reason", f.Capability)
+			}
+		}
+	}
+	return missing, report
+}
+
+// What real registries can't do, and nothing else.
+func TestRealRegistries(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		options registrytest.Options
+		missing []string
+	}{
+		{registrytest.Options{Kind: registrytest.Distribution3}, []string{"referrers API", "indexes that lack a manifest"}},
+		{registrytest.Options{Kind: registrytest.Distribution3, TLS: true}, []string{"referrers API", "indexes that lack a manifest"}},
+		{registrytest.Options{Kind: registrytest.Distribution2}, []string{"referrers API", "indexes that lack a manifest"}},
+		{registrytest.Options{Kind: registrytest.Olareg}, []string{"indexes that lack a manifest"}},
+		{registrytest.Options{Kind: registrytest.Olareg, NoReferrers: true}, []string{"referrers API", "indexes that lack a manifest"}},
+		{registrytest.Options{Kind: registrytest.GGCR}, []string{"status of uploads", "mounts across repositories", "indexes that lack a manifest"}},
+		{registrytest.Options{Kind: registrytest.GGCR, NoReferrers: true}, []string{"status of uploads", "mounts across repositories", "referrers API", "indexes that lack a manifest"}},
+	} {
+		t.Run(c.options.String(), func(t *testing.T) {
+			t.Parallel()
+			missing, report := examine(t, c.options)
+			if !slices.Equal(missing, c.missing) {
+				t.Errorf("missing %q, want %q", missing, c.missing)
+			}
+			if failing := report.Failing(); len(failing) > 0 {
+				t.Errorf("%q fail", failing)
+			}
+		})
+	}
+}
+
+// What a registry refuses is found to be refused.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	refuse := func(is func(r *http.Request, body string) bool, status int) func(http.Handler) http.Handler {
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					panic(http.ErrAbortHandler)
+				}
+				if is(r, string(body)) {
+					http.Error(w, "refused", status)
+					return
+				}
+				r.Body = io.NopCloser(strings.NewReader(string(body)))
+				next.ServeHTTP(w, r)
+			})
+		}
+	}
+	for _, c := range []struct {
+		name       string
+		middleware func(http.Handler) http.Handler
+		want       []string
+		failing    bool
+	}{
+		{"no PATCH", refuse(func(r *http.Request, _ string) bool { return r.Method == http.MethodPatch }, 405), []string{"blobs in chunks", "status of uploads"}, false},
+		{"no subjects", refuse(func(r *http.Request, body string) bool { return strings.Contains(body, `"subject":{`) }, 405), []string{"manifests with a subject", "referrers API", "indexes with artifactType and subject"}, false},
+		{"no nested indexes", refuse(func(r *http.Request, body string) bool {
+			return strings.Contains(body, `"manifests":[{"mediaType":"application/vnd.oci.image.index`)
+		}, 400), []string{"indexes of indexes"}, false},
+		{"no artifactType", refuse(func(r *http.Request, body string) bool { return strings.Contains(body, `"artifactType"`) }, 400), []string{"manifests with artifactType"}, true},
+		{"tags that stay", func(next http.Handler) http.Handler {
+			set := map[string]bool{}
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if _, tag, ok := strings.Cut(r.URL.Path, "/manifests/krtpkg-doctor-"); ok && r.Method == http.MethodPut {
+					if set[tag] {
+						http.Error(w, "the tag is immutable", http.StatusConflict)
+						return
+					}
+					set[tag] = true
+				}
+				next.ServeHTTP(w, r)
+			})
+		}, []string{"tags that move"}, false},
+		{"no check of digests", func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				answer := httptest.NewRecorder()
+				next.ServeHTTP(answer, r)
+				if answer.Code == http.StatusBadRequest && r.URL.Query().Has("digest") {
+					answer.Code = http.StatusCreated
+				}
+				for key, values := range answer.Header() {
+					w.Header()[key] = values
+				}
+				w.WriteHeader(answer.Code)
+				w.Write(answer.Body.Bytes())
+			})
+		}, []string{"wrong digests refused"}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			missing, report := examine(t, registrytest.Options{Kind: registrytest.Olareg, Middleware: c.middleware})
+			for _, want := range c.want {
+				if !slices.Contains(missing, want) {
+					t.Errorf("%q is not among what is missing: %q", want, missing)
+				}
+			}
+			if c.failing != (len(report.Failing()) > 0) {
+				t.Errorf("%q fail", report.Failing())
+			}
+		})
+	}
+}
+
+// Who may not write is told so.
+func TestNoRights(t *testing.T) {
+	t.Parallel()
+	r := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, Auth: registrytest.Basic})
+	client, err := registry.New(registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo, err := client.Repository(t.Context(), r.Host+"/krt/scratch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := doctor.Examine(t.Context(), repo, repo); err == nil || !strings.Contains(err.Error(), "push a blob to "+r.Host+"/krt/scratch") {
+		t.Errorf("got %v", err)
+	}
+}
