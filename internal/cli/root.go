@@ -84,7 +84,7 @@ References name a place:
 	root.AddCommand(
 		a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
 		a.pushCommand(), a.copyCommand(), a.pullCommand(),
-		a.exportCommand(), a.importCommand(), a.haveCommand(), a.checkCommand(), a.mirrorConfigCommand(),
+		a.exportCommand(), a.importCommand(), a.haveCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(),
 		a.keygenCommand(), a.signCommand(), a.verifyCommand(),
 		a.inspectCommand(), a.treeCommand(), a.renderCommand(), a.schemaCommand(),

@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -98,6 +99,7 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 			"tool":     tool,
 			"cluster":  cluster,
 			"sameobj":  sameObjects,
+			"serving":  serving,
 		},
 	}
 }
@@ -152,6 +154,32 @@ func registry(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Defer(func() { ts.Check(r.Close()) })
 		ts.Setenv(name, r.Host)
 	}
+}
+
+// serving NAME ARGS...: starts krtpkg serve at a free port and puts its host:port into $NAME.
+// It ends with the script, interrupted, and has to say so by its exit code.
+func serving(ts *testscript.TestScript, _ bool, args []string) {
+	cmd := exec.Command("krtpkg", append([]string{"serve", "--listen", "127.0.0.1:0"}, args[1:]...)...)
+	cmd.Dir, cmd.Env = ts.MkAbs("."), append(os.Environ(), "HOME="+ts.Getenv("HOME"))
+	stderr, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		ts.Check(cmd.Process.Signal(os.Interrupt))
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
+			ts.Fatalf("serve: %v", err)
+		}
+	})
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		ts.Logf("%s", lines.Text())
+		if _, address, ok := strings.Cut(lines.Text(), "://"); ok && strings.HasPrefix(lines.Text(), "serving ") {
+			ts.Setenv(args[0], address)
+			go io.Copy(io.Discard, stderr)
+			return
+		}
+	}
+	ts.Fatalf("serve ended: %v", lines.Err())
 }
 
 // tool NAME...: puts real clients on PATH.

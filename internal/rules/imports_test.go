@@ -24,6 +24,7 @@ var order = []string{
 	"pkg/deploy",
 	"pkg/build",
 	"pkg/render",
+	"pkg/serve",
 	"pkg/mirror",
 	"pkg/transfer",
 	"pkg/archive",
