@@ -28,8 +28,9 @@ import (
 func main() {
 	krtpkg := flag.String("krtpkg", "bin/krtpkg", "the program to measure")
 	rounds := flag.Int("rounds", 9, "counted rounds, after one that is not")
-	jobs := flag.String("jobs", "bundle,mirror", "what to measure: bundle, mirror, scale")
-	scale := flag.Float64("scale", 1, "size of the layers to mirror, of 1.8 GB in all")
+	jobs := flag.String("jobs", "bundle,mirror,scale", "what to measure: bundle, mirror, scale")
+	svg := flag.String("svg", "", "file for the curve of the scale job")
+	size := flag.Float64("scale", 1, "size of the layers to mirror, of 1.8 GB in all")
 	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy can't be faster than")
 	from := flag.String("from", "", "where the floor moves them from")
 	to := flag.String("to", "", "where the floor moves them to")
@@ -42,7 +43,7 @@ func main() {
 	case *floor != "":
 		err, *jobs = runFloor(ctx, *floor, *from, *to), "none"
 	case *corpus != "":
-		err, *jobs = runCorpus(ctx, *corpus, *scale), "none"
+		err, *jobs = runCorpus(ctx, *corpus, *size), "none"
 	}
 	for _, job := range strings.Split(*jobs, ",") {
 		switch {
@@ -50,7 +51,9 @@ func main() {
 		case job == "bundle":
 			err = run(ctx, *krtpkg, *rounds)
 		case job == "mirror":
-			err = mirror(ctx, *krtpkg, min(*rounds, 5), *scale)
+			err = mirror(ctx, *krtpkg, min(*rounds, 5), *size)
+		case job == "scale":
+			err = scale(ctx, *krtpkg, *svg)
 		default:
 			err = fmt.Errorf("there is no job %q", job)
 		}

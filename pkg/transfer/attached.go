@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
@@ -55,12 +54,7 @@ func (c *copier) attachment(ctx context.Context, i int) (err error) {
 	lacking := c.lacking([]top{{desc: a.desc}}, true)
 	c.mu.Unlock()
 	for _, t := range lacking {
-		err := c.manifest(ctx, c.nodes[t.desc.Digest])
-		if err != nil && a.tag == "" && isRefusal(err) && c.isSignedByTag(a.subject) {
-			c.note(a.desc, "is not there: "+where(c.dst)+" takes no manifest with a subject; the signature under the tag is")
-			return nil
-		}
-		if err != nil {
+		if err := c.manifest(ctx, c.nodes[t.desc.Digest]); err != nil {
 			return err
 		}
 	}
@@ -68,13 +62,6 @@ func (c *copier) attachment(ctx context.Context, i int) (err error) {
 		c.report.Attached[i], err = c.tagged(ctx, a)
 	}
 	return err
-}
-
-// isSignedByTag says whether a subject has a signature in the form that needs no referrers.
-func (c *copier) isSignedByTag(subject ocispec.Descriptor) bool {
-	return slices.ContainsFunc(c.attached, func(a attachment) bool {
-		return a.subject.Digest == subject.Digest && strings.HasSuffix(a.tag, ".sig")
-	})
 }
 
 func (c *copier) note(desc ocispec.Descriptor, detail string) {
@@ -137,42 +124,44 @@ func setTag(ctx context.Context, dst oras.Target, desc ocispec.Descriptor, tag s
 	return nil
 }
 
-// closeByTag writes the closure for a registry that refuses it: without the fields that
-// distribution-spec 1.1 brought, under a tag of its own. What refuses even that gets none.
-func (c *copier) closeByTag(ctx context.Context, n *node, refused error) error {
+// byTag writes a referrer for a registry that takes none: without the fields that
+// distribution-spec 1.1 brought, under a tag that names its subject. A closure that is refused
+// even so, since it is an index of indexes, is left out. Each time a line says so.
+func (c *copier) byTag(ctx context.Context, n *node, refused error) error {
 	m, err := parse(n.data)
 	if err != nil || m.Subject == nil {
 		return errors.Join(refused, err)
 	}
-	data, err := json.Marshal(ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: plains(m.Manifests),
-	})
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(n.data, &fields); err != nil {
+		return errors.Join(refused, err)
+	}
+	suffix := "." + n.desc.Digest.Encoded()[:12]
+	isClosure := c.closureOf(n.desc.Digest) != ""
+	if isClosure {
+		suffix = ".closure"
+	}
+	delete(fields, "subject")
+	delete(fields, "artifactType")
+	data, err := json.Marshal(fields)
 	if err != nil {
 		return err
 	}
-	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, data)
-	tag := strings.ReplaceAll(m.Subject.Digest.String(), ":", "-") + ".closure"
+	desc := content.NewDescriptorFromBytes(n.desc.MediaType, data)
+	tag := strings.ReplaceAll(m.Subject.Digest.String(), ":", "-") + suffix
 	err = retried(ctx, func() error { return c.dst.Push(ctx, desc, bytes.NewReader(data)) })
 	if err == nil || errors.Is(err, errdef.ErrAlreadyExists) {
 		err = setTag(ctx, c.dst, desc, tag)
 	}
 	switch {
 	case err == nil:
-		c.note(n.desc, fmt.Sprintf("is refused by %s, which takes no index that refers to a subject (%v): the closure is under tag %s", where(c.dst), refused, tag))
-	case isRefusal(err):
+		c.note(n.desc, fmt.Sprintf("is refused by %s, which takes no referrers (%v): it is there without its subject, under tag %s", where(c.dst), refused, tag))
+	case isClosure && isRefusal(err):
 		c.note(n.desc, fmt.Sprintf("is refused by %s (%v): nothing there keeps the images from garbage collection", where(c.dst), err))
 	default:
-		return fmt.Errorf("write the closure to target %s: %w", where(c.dst), err)
+		return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, where(c.dst), err)
 	}
 	return nil
-}
-
-func plains(descs []ocispec.Descriptor) []ocispec.Descriptor {
-	list := make([]ocispec.Descriptor, len(descs))
-	for i, d := range descs {
-		list[i] = plain(d)
-	}
-	return list
 }
 
 // isRefusal says whether a registry understood a manifest and will not have it, whoever asks.

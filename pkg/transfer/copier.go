@@ -414,8 +414,8 @@ func (c *copier) manifest(ctx context.Context, n *node) error {
 			err = c.put(ctx, n)
 		}
 	}
-	if err != nil && c.closureOf(n.desc.Digest) != "" && isRefusal(err) {
-		return c.closeByTag(ctx, n, err)
+	if err != nil && isRefusal(err) && refers(n) {
+		return c.byTag(ctx, n, err)
 	}
 	if err != nil {
 		return c.blame(ctx, n, nil, err)
@@ -426,6 +426,12 @@ func (c *copier) manifest(ctx context.Context, n *node) error {
 	c.count(&c.report.Copied, progress.Copied, n.desc)
 	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
 	return nil
+}
+
+// refers says whether a manifest has a subject.
+func refers(n *node) bool {
+	m, err := parse(n.data)
+	return err == nil && m.Subject != nil
 }
 
 // put tries to write a manifest.

@@ -1,0 +1,110 @@
+package transfer_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+// A registry that takes no referrers, or no index of indexes, gets everything all the same: what
+// it refuses goes under tags, or is left out where only the closure is, and a line says so.
+func TestRegistryThatRefuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		refuses string
+		tags    []string
+		note    string
+	}{
+		{"referrers", `"subject":{`, []string{".closure", ".sig"}, "takes no referrers"},
+		{"indexes of indexes", `"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"ROOT"`, []string{".sig"}, "nothing there keeps the images from garbage collection"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			root := w.edge()
+			refuses := strings.ReplaceAll(c.refuses, "ROOT", root.Digest.String())
+			r := registrytest.Start(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+					body, err := io.ReadAll(req.Body)
+					if err != nil {
+						panic(http.ErrAbortHandler)
+					}
+					if strings.Contains(req.URL.Path, "/manifests/") && strings.Contains(string(body), refuses) {
+						http.Error(rw, "refused", http.StatusMethodNotAllowed)
+						return
+					}
+					req.Body = io.NopCloser(strings.NewReader(string(body)))
+					next.ServeHTTP(rw, req)
+				})
+			}})
+			dst := open(t, r, "krt/edge")
+			for range 2 { // the second time it is there
+				var notes []string
+				var mu sync.Mutex
+				_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{
+					Origins: w, Progress: func(e progress.Event) {
+						if e.Kind == progress.Note {
+							mu.Lock()
+							defer mu.Unlock()
+							notes = append(notes, e.Detail)
+						}
+					},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !strings.Contains(strings.Join(notes, "\n"), c.note) {
+					t.Errorf("no note of %q: %q", c.note, notes)
+				}
+			}
+			for _, suffix := range c.tags {
+				if _, err := dst.Resolve(t.Context(), cosignTag(root, suffix)); err != nil {
+					t.Errorf("%s: %v", suffix, err)
+				}
+			}
+			if _, err := copyFrom(t, dst, root, newLayout(t)); err != nil {
+				t.Errorf("on from there: %v", err)
+			}
+		})
+	}
+}
+
+// A copy with nothing to do asks as much for twenty images as for two.
+func TestNothingToDoDoesNotGrow(t *testing.T) {
+	t.Parallel()
+	asked := func(images int) int {
+		w := newWorld(t)
+		var list []ocispec.Descriptor
+		for i := range images {
+			list = append(list, w.index(w.image("base", fmt.Sprint("amd64 ", i)), w.image("base", fmt.Sprint("arm64 ", i))))
+		}
+		root := w.runtime(w.bundle("a", list...))
+		source := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3, Record: true})
+		target := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3, Record: true})
+		w.mustCopy(root, open(t, source, "krt/edge"))
+		for range 2 {
+			if _, err := copyFrom(t, open(t, source, "krt/edge"), root, open(t, target, "krt/edge")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := len(source.Requests()) + len(target.Requests())
+		report, err := copyFrom(t, open(t, source, "krt/edge"), root, open(t, target, "krt/edge"))
+		if err != nil || report.Copied != 0 || report.Roots[0].Images != images {
+			t.Errorf("%+v, error %v", report, err)
+		}
+		return len(source.Requests()) + len(target.Requests()) - before
+	}
+	if few, many := asked(2), asked(20); many > few || few > 15 {
+		t.Errorf("%d requests for 2 images, %d for 20", few, many)
+	}
+}
