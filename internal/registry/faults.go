@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -169,6 +170,17 @@ func (c *watched) Write(p []byte) (written int, err error) {
 		written += n
 	}
 	return written, err
+}
+
+// copies are buffers for what goes up: larger than those of io.Copy, so that a blob takes
+// fewer calls of the system.
+var copies = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+// ReadFrom sends all that a reader has.
+func (c *watched) ReadFrom(r io.Reader) (int64, error) {
+	buffer := copies.Get().(*[256 << 10]byte)
+	defer copies.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{c}, r, buffer[:])
 }
 
 // watch moves some bytes, and waits for longer while others move on the connection.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,7 +24,12 @@ import (
 type Repository struct {
 	*remote.Repository
 	sessions sessions
-	backoff  func(attempt int) time.Duration
+	// referrers remembers whether the registry lists referrers.
+	referrers struct {
+		sync.Mutex
+		known, listed bool
+	}
+	backoff func(attempt int) time.Duration
 }
 
 // String is the repository's name, host/path.
@@ -37,6 +43,35 @@ func (r *Repository) Name() (host, repository string) {
 // ChecksDigests says that a registry refuses what is not what its digest says, as it must
 // (distribution-spec v1.1, pushing blobs).
 func (r *Repository) ChecksDigests() {}
+
+// nobody is a digest that nothing has.
+const nobody = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+
+// ListsReferrers asks, once, whether the registry has the referrers API (distribution-spec
+// v1.1, listing referrers). Where it has not, referrers are listed under a fallback tag each.
+func (r *Repository) ListsReferrers(ctx context.Context) (bool, error) {
+	r.referrers.Lock()
+	defer r.referrers.Unlock()
+	if r.referrers.known {
+		return r.referrers.listed, nil
+	}
+	u := r.url("", nil)
+	u.Path = "/v2/" + r.Reference.Repository + "/referrers/" + nobody
+	response, err := r.do(ctx, http.MethodGet, u, nil, 0, nil)
+	if err != nil {
+		return false, err
+	}
+	defer response.Body.Close()
+	switch response.StatusCode {
+	case http.StatusOK:
+		r.referrers.listed = true
+	case http.StatusNotFound:
+	default:
+		return false, failure(response)
+	}
+	r.referrers.known = true
+	return r.referrers.listed, nil
+}
 
 // Fetch gives a manifest or a blob. A blob is an [io.ReadSeekCloser] that asks again, for the
 // rest, when its connection breaks.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/progress"
@@ -121,39 +122,65 @@ func (s *stream) run(ctx context.Context, from content.Fetcher) {
 }
 
 func (s *stream) fetch(ctx context.Context, from content.Fetcher) error {
-	hash := s.start.hash
-	if hash == nil {
-		hash = s.desc.Digest.Algorithm().Hash()
+	sum := s.start.hash
+	if sum == nil {
+		sum = s.desc.Digest.Algorithm().Hash()
 	}
-	left := s.desc.Size - s.start.written
-	if left > 0 {
-		body, err := open(ctx, from, s.desc, s.start.written)
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-		for left > 0 {
-			buffer := buffers.Get().([]byte)
-			n, err := io.ReadFull(body, buffer[:min(left, chunk)])
-			if err != nil {
-				return unexpected(err)
-			}
-			hash.Write(buffer[:n])
-			left -= int64(n)
+	// One goroutine reads, another hashes: together they are slower than a disk.
+	read := make(chan []byte, 2)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(read)
+		return s.read(ctx, from, read)
+	})
+	group.Go(func() error {
+		for part := range read {
+			sum.Write(part)
 			select {
-			case s.chunks <- buffer[:n]:
+			case s.chunks <- part:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
-		if n, err := io.ReadFull(body, make([]byte, 1)); n > 0 {
-			return content.ErrTrailingData
-		} else if err != io.EOF {
-			return err
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if s.desc.Digest.Encoded() != fmt.Sprintf("%x", sum.Sum(nil)) {
+		return content.ErrMismatchedDigest
+	}
+	return nil
+}
+
+// read reads what is missing of the content, and makes sure that it ends there.
+func (s *stream) read(ctx context.Context, from content.Fetcher, parts chan<- []byte) error {
+	left := s.desc.Size - s.start.written
+	if left == 0 {
+		return nil
+	}
+	body, err := open(ctx, from, s.desc, s.start.written)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	for left > 0 {
+		buffer := buffers.Get().([]byte)
+		n, err := io.ReadFull(body, buffer[:min(left, chunk)])
+		if err != nil {
+			return unexpected(err)
+		}
+		left -= int64(n)
+		select {
+		case parts <- buffer[:n]:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	if s.desc.Digest.Encoded() != fmt.Sprintf("%x", hash.Sum(nil)) {
-		return content.ErrMismatchedDigest
+	if n, err := io.ReadFull(body, make([]byte, 1)); n > 0 {
+		return content.ErrTrailingData
+	} else if err != io.EOF {
+		return err
 	}
 	return nil
 }

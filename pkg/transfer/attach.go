@@ -92,7 +92,7 @@ func (p *Plan) imageSubjects(r *root) (subjects []subject) {
 
 // attachedTo adds the referrers of a manifest, with theirs, and what cosign's tags name.
 func (p *Plan) attachedTo(ctx context.Context, s subject) ([]attachment, error) {
-	referrers, err := p.places.referrers(ctx, s.at, s.desc)
+	referrers, err := p.places.referrers(ctx, s.at, s.desc, s.own)
 	if err != nil {
 		return nil, fmt.Errorf("list referrers at source %s: %w", where(s.at), err)
 	}

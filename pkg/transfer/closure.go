@@ -49,7 +49,7 @@ func (p *Plan) isComplete(ctx context.Context, r *root, dst content.ReadOnlyStor
 	if dst == nil || len(p.platforms) > 0 || p.options.Preserve != nil {
 		return false, nil
 	}
-	referrers, err := p.places.referrers(ctx, r.Store, r.desc)
+	referrers, err := p.places.referrers(ctx, r.Store, r.desc, true)
 	if err != nil {
 		return false, fmt.Errorf("list referrers of %s at source %s: %w", r.desc.Digest, where(r.Store), err)
 	}

@@ -28,6 +28,10 @@ type (
 	referrersLister interface {
 		AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error)
 	}
+	// apiAsker is a registry, which may list referrers or keep them under fallback tags.
+	apiAsker interface {
+		ListsReferrers(ctx context.Context) (bool, error)
+	}
 	resolver interface {
 		Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error)
 	}
@@ -41,22 +45,30 @@ var errTooManyTags = errors.New("too many tags")
 // attachedTag finds what one of cosign's tags names. In a repository of our own the tags are
 // listed once; upstream's have too many.
 func (p *places) attachedTag(ctx context.Context, store resolver, tag string, own bool) (ocispec.Descriptor, error) {
-	if lister, ok := store.(tagLister); ok && own {
-		p.mu.Lock()
-		if p.tags == nil {
-			p.tags = map[any]func() (map[string]bool, error){}
-		}
-		if p.tags[store] == nil {
-			p.tags[store] = sync.OnceValues(func() (map[string]bool, error) { return listTags(ctx, lister) })
-		}
-		list := p.tags[store]
-		p.mu.Unlock()
-		// A registry that lists no tags is asked for each.
-		if tags, err := list(); err == nil && !tags[tag] {
-			return ocispec.Descriptor{}, errdef.ErrNotFound
-		}
+	if own && p.lacksTag(ctx, store, tag) {
+		return ocispec.Descriptor{}, errdef.ErrNotFound
 	}
 	return store.Resolve(ctx, tag)
+}
+
+// lacksTag says whether a store's list of tags is without one. A registry that lists no tags
+// is asked for each.
+func (p *places) lacksTag(ctx context.Context, store any, tag string) bool {
+	lister, ok := store.(tagLister)
+	if !ok {
+		return false
+	}
+	p.mu.Lock()
+	if p.tags == nil {
+		p.tags = map[any]func() (map[string]bool, error){}
+	}
+	if p.tags[store] == nil {
+		p.tags[store] = sync.OnceValues(func() (map[string]bool, error) { return listTags(ctx, lister) })
+	}
+	list := p.tags[store]
+	p.mu.Unlock()
+	tags, err := list()
+	return err == nil && !tags[tag]
 }
 
 func listTags(ctx context.Context, store tagLister) (map[string]bool, error) {
@@ -78,8 +90,9 @@ func listTags(ctx context.Context, store tagLister) (map[string]bool, error) {
 	return tags, err
 }
 
-// referrers lists what refers to a manifest.
-func (p *places) referrers(ctx context.Context, store any, subject ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+// referrers lists what refers to a manifest. Own says that the store is a repository of ours,
+// whose tags may be listed.
+func (p *places) referrers(ctx context.Context, store any, subject ocispec.Descriptor, own bool) ([]ocispec.Descriptor, error) {
 	if lister, ok := store.(referrersLister); ok {
 		p.mu.Lock()
 		if p.all == nil {
@@ -92,6 +105,13 @@ func (p *places) referrers(ctx context.Context, store any, subject ocispec.Descr
 		p.mu.Unlock()
 		all, err := list()
 		return all[subject.Digest], err
+	}
+	if asker, ok := store.(apiAsker); ok && own {
+		// Without the API a fallback tag would be there.
+		fallback := strings.ReplaceAll(subject.Digest.String(), ":", "-")
+		if listed, err := asker.ListsReferrers(ctx); err == nil && !listed && p.lacksTag(ctx, store, fallback) {
+			return nil, nil
+		}
 	}
 	finder, ok := store.(content.PredecessorFinder)
 	if !ok {
