@@ -86,17 +86,26 @@ func (u *upload) run(ctx context.Context) error {
 			}
 		}
 		last = u.far
-		// The answer may be what got lost.
-		if there, existsErr := u.Exists(ctx, u.desc); existsErr == nil && there {
+		if !seeks {
+			return u.unlessThere(ctx, err) // chunks were tried again one by one
+		}
+		if u.session != nil && !u.whole && u.status(ctx) == nil {
+			continue
+		}
+		// The session is gone: perhaps since it has ended well, and the answer got lost.
+		if err = u.unlessThere(ctx, err); err == nil {
 			return nil
 		}
-		if !seeks {
-			return err // chunks were tried again one by one
-		}
-		if u.session != nil && (u.whole || u.status(ctx) != nil) {
-			u.session = nil
-		}
+		u.session = nil
 	}
+}
+
+// unlessThere is nil where the registry has the blob, and err where it has not.
+func (u *upload) unlessThere(ctx context.Context, err error) error {
+	if there, existsErr := u.Exists(ctx, u.desc); existsErr == nil && there {
+		return nil
+	}
+	return err
 }
 
 func (u *upload) try(ctx context.Context, seeks bool) error {

@@ -37,6 +37,11 @@ func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, er
 	for _, data := range s.manifests {
 		c.Bytes += int64(len(data))
 	}
+	planned := progress.Event{Kind: progress.Planned, Items: len(s.manifests) + len(s.sizes), Bytes: c.Bytes}
+	for _, size := range s.sizes {
+		planned.Bytes += max(size, 0)
+	}
+	report.Emit(planned)
 	for ctx.Err() == nil {
 		desc, blob, err := s.Next()
 		if err == io.EOF {

@@ -196,11 +196,14 @@ func (c *copier) present(desc ocispec.Descriptor) {
 	if known {
 		return
 	}
+	n := c.nodes[desc.Digest]
+	if n == nil {
+		atomic.AddInt64(&c.report.Present, 1) // the closure names it, and nothing of it was read
+		return
+	}
 	c.count(&c.report.Present, progress.Skipped, desc)
-	if n := c.nodes[desc.Digest]; n != nil {
-		for _, next := range n.next {
-			c.present(next)
-		}
+	for _, next := range n.next {
+		c.present(next)
 	}
 }
 

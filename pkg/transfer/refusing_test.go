@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -106,5 +107,36 @@ func TestNothingToDoDoesNotGrow(t *testing.T) {
 	}
 	if few, many := asked(2), asked(20); many > few || few > 20 {
 		t.Errorf("%d requests for 2 images, %d for 20", few, many)
+	}
+}
+
+// What upstream attached to its images comes along, in each form, and can be left out.
+func TestImageSignatures(t *testing.T) {
+	t.Parallel()
+	for _, leaveOut := range []bool{false, true} {
+		w := newWorld(t)
+		image := w.image("1")
+		signature := attach(t, w.origin, image, ".sig", "upstream's signature")
+		sbom := refer(t, w.origin, image, "application/spdx+json", "upstream's SBOM")
+		root := w.bundle("a", image)
+		options := transfer.Options{Origins: w, NoImageSignatures: leaveOut}
+		for _, kind := range []string{"olareg", "distribution3", "layout"} {
+			dst := kinds[kind](t)
+			if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root}}, dst, options); err != nil {
+				t.Fatal(err)
+			}
+			at, err := dst.Resolve(t.Context(), cosignTag(image, ".sig"))
+			if there := err == nil && at.Digest == signature.Digest; there == leaveOut {
+				t.Errorf("%s: signature %s, error %v", kind, at.Digest, err)
+			}
+			referrers, err := dst.Predecessors(t.Context(), image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			listed := slices.ContainsFunc(referrers, func(d ocispec.Descriptor) bool { return d.Digest == sbom.Digest })
+			if listed == leaveOut {
+				t.Errorf("%s: referrers %v", kind, referrers)
+			}
+		}
 	}
 }
