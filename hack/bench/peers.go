@@ -9,13 +9,14 @@ import (
 type program struct {
 	name    string
 	command func(way) string
-	// before makes once what the command reads, into a folder that it shares with other
-	// programs; nil where there is nothing to make. It is not measured.
+	// before writes what the command finds among the archives into its folder, once, unmeasured;
+	// nil where there is nothing to write.
 	before func(way) string
 }
 
-// way is where a command reads and writes: the addresses of two registries, and a folder.
-type way struct{ source, target, dir string }
+// way is where a command reads and writes: the addresses of two registries, a folder that is
+// empty, and one with what the programs of a job read.
+type way struct{ source, target, dir, archives string }
 
 // root is the bundle in the source, with the closure of all images.
 const root = "krt/bench:1.0.0"
@@ -109,13 +110,13 @@ func (c *carry) imports() []program {
 	exports := c.exports()
 	return []program{
 		{name: "krtpkg", before: exports[0].command, command: func(w way) string {
-			return fmt.Sprintf("%s import -q %s/krtpkg.tar %s/krt/bench", c.krtpkg, w.dir, w.target)
+			return fmt.Sprintf("%s import -q %s/krtpkg.tar %s/krt/bench", c.krtpkg, w.archives, w.target)
 		}},
 		{name: "imgpkg", before: exports[1].command, command: func(w way) string {
-			return fmt.Sprintf("%s copy --tar %s/imgpkg.tar --to-repo %s/krt/bench --registry-insecure", c.tools["imgpkg"], w.dir, w.target)
+			return fmt.Sprintf("%s copy --tar %s/imgpkg.tar --to-repo %s/krt/bench --registry-insecure", c.tools["imgpkg"], w.archives, w.target)
 		}},
 		{name: "oras, krtpkg's file", command: func(w way) string {
-			return fmt.Sprintf("%s cp -r --no-tty --from-oci-layout %s/krtpkg.tar:1.0.0 --to-plain-http %s/%s", c.tools["oras"], w.dir, w.target, root)
+			return fmt.Sprintf("%s cp -r --no-tty --from-oci-layout %s/krtpkg.tar:1.0.0 --to-plain-http %s/%s", c.tools["oras"], w.archives, w.target, root)
 		}},
 		{name: "regctl, a file each", before: func(w way) string {
 			return c.each(func(image string) string {
@@ -123,7 +124,7 @@ func (c *carry) imports() []program {
 			})
 		}, command: func(w way) string {
 			return c.each(func(image string) string {
-				return c.regctl(w, "import", w.target+"/"+image, archive(w.dir, image))
+				return c.regctl(w, "import", w.target+"/"+image, archive(w.archives, image))
 			})
 		}},
 	}

@@ -80,11 +80,11 @@ func (p policy) Retry(attempt int, response *http.Response, err error) (time.Dur
 		if after > maxWait {
 			return -1, &WaitError{response.Request.URL.Host, after}
 		}
-		if after > 0 && attempt < attempts {
+		if after > 0 && attempt < resends {
 			return after, nil
 		}
 	}
-	if attempt < attempts && (err != nil && breaks(err) || response != nil && mayPass(response.StatusCode)) {
+	if attempt < resends && (err != nil && breaks(err) || response != nil && mayPass(response.StatusCode)) {
 		return p.backoff(attempt), nil
 	}
 	return -1, nil

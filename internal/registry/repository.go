@@ -155,8 +155,15 @@ func (r *Repository) do(ctx context.Context, method string, u *url.URL, body io.
 	return r.Client.Do(request)
 }
 
-// attempts is how often something is tried without a further byte having arrived.
-const attempts = 5
+const (
+	// attempts is how often a blob is tried without a further byte having arrived: more often
+	// than a single request, since one attempt takes several.
+	attempts = 8
+	// resends is how often a request is sent again.
+	resends = 5
+	// longest is what no pause is longer than, unless the registry asks for it.
+	longest = 8 * time.Second
+)
 
 // retries decides whether to try again, and pauses before.
 type retries struct {
@@ -182,7 +189,7 @@ func (t *retries) again(ctx context.Context, err error, progress bool) error {
 
 // pause waits as long as the registry asks for, or longer with each attempt.
 func (r *Repository) pause(ctx context.Context, attempt int, err error) error {
-	wait := r.backoff(attempt)
+	wait := min(r.backoff(attempt), longest)
 	var limited *limitedError
 	if errors.As(err, &limited) && limited.after > 0 {
 		wait = limited.after

@@ -41,11 +41,12 @@ func faulty(t *testing.T, fail fault) (r *registrytest.Registry, on *atomic.Bool
 
 type fault = func(next http.Handler, w http.ResponseWriter, r *http.Request)
 
-// every fails each nth request.
-func every(n int64, fail fault) fault {
-	var seen atomic.Int64
+// every fails one of n requests, not each nth: what is tried again would keep step with that.
+func every(n uint64, fail fault) fault {
+	var seen atomic.Uint64
 	return func(next http.Handler, w http.ResponseWriter, r *http.Request) {
-		if seen.Add(1)%n == 0 {
+		number := seen.Add(1) * 0x9e3779b97f4a7c15
+		if (number^number>>32)%n == 0 {
 			fail(next, w, r)
 			return
 		}
