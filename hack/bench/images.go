@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -10,11 +9,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"slices"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -25,25 +23,82 @@ import (
 // corpusImages is how many images there are to carry; every third is for two platforms.
 const corpusImages = 30
 
-// The layers that images share, and those that each has for itself, in MB at full scale.
-var (
-	sharedLayers = []float64{110, 60, 45, 35, 25, 20, 18, 12}
-	ownLayers    = []float64{26, 10, 0.9, 0.01}
-)
+// The layers that images share, and the range of their own ones, in MB at full scale.
+var shared = []float64{95, 70, 55, 40, 28, 80, 60, 45}
+
+// pushImages puts images into a registry, at HOST/app/N:1.0 each, and gives the bytes of their
+// distinct blobs. Half of every layer compresses. The same scale gives the same bytes.
+func pushImages(ctx context.Context, host string, scale float64) (*pushed, error) {
+	client, err := registry.New(registry.Options{})
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	var all pushed
+	base := make([][]byte, len(shared))
+	for i, size := range shared {
+		base[i] = layer(uint64(i), int(size*scale*1e6))
+	}
+	for n := range corpusImages {
+		repo, err := client.Repository(ctx, fmt.Sprintf("%s/app/%d", host, n))
+		if err != nil {
+			return nil, err
+		}
+		push := func(mediaType string, data []byte) (ocispec.Descriptor, error) {
+			desc := content.NewDescriptorFromBytes(mediaType, data)
+			err := repo.Push(ctx, desc, bytes.NewReader(data))
+			if errors.Is(err, errdef.ErrAlreadyExists) {
+				err = nil
+			}
+			if !known[desc.Digest.String()] {
+				known[desc.Digest.String()] = true
+				all.Bytes += desc.Size
+				if mediaType != ocispec.MediaTypeImageManifest && mediaType != ocispec.MediaTypeImageIndex {
+					all.Blobs = append(all.Blobs, desc.Digest.String())
+				}
+			}
+			return desc, err
+		}
+		platforms := []string{"amd64"}
+		if n%3 == 0 {
+			platforms = append(platforms, "arm64")
+		}
+		index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+		for p, arch := range platforms {
+			manifest, err := image(push, arch, base[(n+5*p)%len(base)], n, p, scale)
+			if err != nil {
+				return nil, err
+			}
+			manifest.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
+			index.Manifests = append(index.Manifests, manifest)
+		}
+		top := index.Manifests[0]
+		if len(platforms) > 1 {
+			data, err := json.Marshal(index)
+			if err != nil {
+				return nil, err
+			}
+			if top, err = push(ocispec.MediaTypeImageIndex, data); err != nil {
+				return nil, err
+			}
+		}
+		if err := oras.Target(repo).Tag(ctx, top, "1.0"); err != nil {
+			return nil, err
+		}
+		all.References = append(all.References, fmt.Sprintf("%s/app/%d:1.0", host, n))
+	}
+	return &all, nil
+}
 
 // pushed is what was put into a registry.
 type pushed struct {
-	// Images are NAME:TAG below the registry's address.
-	Images []string
-	// Blobs are the distinct ones, the largest first, without manifests.
-	Blobs []ocispec.Descriptor
-	// Distinct is the size of all distinct blobs and manifests, Sum that of all images, each
-	// with all of its own.
-	Distinct, Sum int64
+	References, Blobs []string
+	// Bytes are those of all distinct blobs and manifests.
+	Bytes int64
 }
 
-// runCorpus puts the images into a registry and prints what they are, as a process of its own:
-// what a process holds counts in the peak of those that it starts.
+// runCorpus is pushImages as a process of its own: what a process holds counts in the peak of
+// those that it starts.
 func runCorpus(ctx context.Context, host string, scale float64) error {
 	all, err := pushImages(ctx, host, scale)
 	if err != nil {
@@ -52,137 +107,61 @@ func runCorpus(ctx context.Context, host string, scale float64) error {
 	return json.NewEncoder(os.Stdout).Encode(all)
 }
 
-// pushImages puts images into a registry, at HOST/app/N:1.0 each. Half of every layer
-// compresses. The same scale gives the same bytes.
-func pushImages(ctx context.Context, host string, scale float64) (*pushed, error) {
-	client, err := registry.New(registry.Options{})
-	if err != nil {
-		return nil, err
-	}
-	c := &pusher{scale: scale, known: map[digest.Digest]bool{}}
-	for i, size := range sharedLayers {
-		c.shared = append(c.shared, layer(uint64(i), megabytes(size, scale)))
-	}
-	for n := range corpusImages {
-		name := fmt.Sprintf("app/%d", n)
-		repo, err := client.Repository(ctx, host+"/"+name)
-		if err != nil {
-			return nil, err
-		}
-		c.repo = repo
-		top, err := c.pushImage(ctx, n)
-		if err != nil {
-			return nil, err
-		}
-		if err := c.repo.Tag(ctx, top, "1.0"); err != nil {
-			return nil, err
-		}
-		c.Images = append(c.Images, name+":1.0")
-	}
-	slices.SortFunc(c.Blobs, func(a, b ocispec.Descriptor) int { return cmp.Compare(b.Size, a.Size) })
-	return &c.pushed, nil
-}
-
-// pusher fills a registry, one repository after the other.
-type pusher struct {
-	pushed
-	scale  float64
-	repo   oras.Target
-	shared [][]byte
-	known  map[digest.Digest]bool
-}
-
-// pushImage pushes one image, or an index of two.
-func (c *pusher) pushImage(ctx context.Context, n int) (ocispec.Descriptor, error) {
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
-	for p, arch := range []string{"amd64", "arm64"} {
-		if p > 0 && n%3 > 0 {
-			break
-		}
-		manifest, err := c.pushPlatform(ctx, n, p, arch)
-		if err != nil {
-			return manifest, err
-		}
-		manifest.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
-		index.Manifests = append(index.Manifests, manifest)
-	}
-	if len(index.Manifests) == 1 {
-		return index.Manifests[0], nil
-	}
-	return c.pushJSON(ctx, index.MediaType, index)
-}
-
-// pushPlatform pushes one manifest, of a layer that is shared and some of its own.
-func (c *pusher) pushPlatform(ctx context.Context, n, p int, arch string) (ocispec.Descriptor, error) {
+// image is an image of one shared layer and three of its own.
+func image(push func(string, []byte) (ocispec.Descriptor, error), arch string, base []byte, n, p int, scale float64) (ocispec.Descriptor, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}, Author: fmt.Sprint("image ", n)}
 	config.RootFS.Type = "layers"
-	layers := [][]byte{c.shared[(n+5*p)%len(c.shared)]}
-	for i, size := range ownLayers {
-		// From 0.7 to 1.3 of the size, so that no two images take the same time.
-		varied := size * (0.7 + 0.2*float64(n%4))
-		layers = append(layers, layer(uint64(1000+10*n+5*p+i), megabytes(varied, c.scale)))
+	own := []float64{24, 9, 0.4}
+	blobs := [][]byte{base}
+	for i, size := range own {
+		blobs = append(blobs, layer(uint64(1000+10*n+3*p+i)*7919, int(size*scale*1e6*(0.7+0.6*float64(n%4)/3))))
 	}
-	for _, data := range layers {
-		desc, err := c.push(ctx, ocispec.MediaTypeImageLayerGzip, data)
+	for _, data := range blobs {
+		desc, err := push(ocispec.MediaTypeImageLayerGzip, data)
 		if err != nil {
 			return desc, err
 		}
 		m.Layers = append(m.Layers, desc)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, desc.Digest) // nobody unpacks them
 	}
-	var err error
-	if m.Config, err = c.pushJSON(ctx, ocispec.MediaTypeImageConfig, config); err != nil {
+	data, err := json.Marshal(config)
+	if err != nil {
 		return m.Config, err
 	}
-	return c.pushJSON(ctx, m.MediaType, m)
+	if m.Config, err = push(ocispec.MediaTypeImageConfig, data); err != nil {
+		return m.Config, err
+	}
+	if data, err = json.Marshal(m); err != nil {
+		return m.Config, err
+	}
+	return push(ocispec.MediaTypeImageManifest, data)
 }
 
-func (c *pusher) pushJSON(ctx context.Context, mediaType string, value any) (ocispec.Descriptor, error) {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	return c.push(ctx, mediaType, data)
-}
-
-func (c *pusher) push(ctx context.Context, mediaType string, data []byte) (ocispec.Descriptor, error) {
-	desc := content.NewDescriptorFromBytes(mediaType, data)
-	c.Sum += desc.Size
-	if !c.known[desc.Digest] {
-		c.known[desc.Digest] = true
-		c.Distinct += desc.Size
-		if mediaType != ocispec.MediaTypeImageManifest && mediaType != ocispec.MediaTypeImageIndex {
-			c.Blobs = append(c.Blobs, desc)
-		}
-	}
-	err := c.repo.Push(ctx, desc, bytes.NewReader(data))
-	if errors.Is(err, errdef.ErrAlreadyExists) {
-		err = nil
-	}
-	return desc, err
-}
-
-func megabytes(size, scale float64) int { return int(size * scale * 1e6) }
-
-// layer is a gzip stream of about so many bytes: blocks of noise, and blocks of text that is
-// repeated. Its blocks are stored, which is as good to carry, and made in no time.
+// layer is a gzip stream of about so many bytes, of which half compresses: blocks of noise,
+// and blocks of text that is repeated.
 func layer(seed uint64, size int) []byte {
 	var out bytes.Buffer
-	w, err := gzip.NewWriterLevel(&out, gzip.NoCompression)
-	if err != nil {
-		panic(err) // no such level
-	}
-	noise := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	w, _ := gzip.NewWriterLevel(&out, gzip.NoCompression)
+	noise := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24)})
 	block := make([]byte, 64<<10)
-	line := fmt.Appendf(nil, "a line of layer %d, as files have them\n", seed)
-	text := bytes.Repeat(line, 1+len(block)/len(line))
-	for left := size; left > 0; left -= 2 * len(block) {
-		half := min(len(block), (left+1)/2)
-		noise.Read(block[:half])
-		w.Write(block[:half]) // a buffer takes all
-		w.Write(text[:min(half, left-half)])
+	text := bytes.Repeat(fmt.Appendf(nil, "a line of layer %d, as files have them\n", seed), 1+len(block)/30)[:len(block)]
+	for n := 0; n < size; n += 2 * len(block) {
+		noise.Read(block)
+		w.Write(block[:min(len(block), size-n)])
+		w.Write(text[:max(0, min(len(text), size-n-len(block)))])
 	}
 	w.Close()
 	return out.Bytes()
+}
+
+// floor moves blobs from one repository to another as plainly as can be: a GET each, whose body
+// is that of a PUT, four at a time. Nothing is asked and nothing is checked.
+func floor(ctx context.Context, from, to string, digests []string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(4)
+	for _, d := range digests {
+		group.Go(func() error { return pipe(ctx, from, to, d) })
+	}
+	return group.Wait()
 }

@@ -4,11 +4,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,7 +31,7 @@ func main() {
 	jobs := flag.String("jobs", "bundle,mirror,scale", "what to measure: bundle, mirror, scale")
 	svg := flag.String("svg", "", "file for the curve of the scale job")
 	size := flag.Float64("scale", 1, "size of the layers to mirror, of 1.8 GB in all")
-	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy is held against")
+	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy can't be faster than")
 	from := flag.String("from", "", "where the floor moves them from")
 	to := flag.String("to", "", "where the floor moves them to")
 	corpus := flag.String("corpus", "", "put the images to mirror into this registry and end")
@@ -68,7 +69,7 @@ type bench struct {
 	krtpkg, imgpkg string
 	dir            string
 	host           string
-	traffic        traffic
+	requests       atomic.Int64
 	rounds         int
 }
 
@@ -98,7 +99,7 @@ func run(ctx context.Context, krtpkg string, rounds int) (err error) {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
-	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.traffic.count})
+	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
 	if err != nil {
 		return err
 	}
@@ -135,6 +136,14 @@ func run(ctx context.Context, krtpkg string, rounds int) (err error) {
 	}
 	fmt.Printf("\nSize of the program: krtpkg %.0f MB, imgpkg %.0f MB.\n", float64(info.Size())/1e6, float64(peer.Size())/1e6)
 	return nil
+}
+
+// count counts the requests that reach the registry.
+func (b *bench) count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.requests.Add(1)
+		next.ServeHTTP(w, r)
+	})
 }
 
 // The corpus: as many files, and about as many bytes, as a large product's manifests.
@@ -239,27 +248,19 @@ func (b *bench) play(ctx context.Context, c contest) error {
 }
 
 func (b *bench) once(ctx context.Context, args []string, into *measured) error {
-	before := b.traffic.passed()
-	if err := into.run(exec.CommandContext(ctx, args[0], args[1:]...)); err != nil {
-		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
-	}
-	into.requests = append(into.requests, b.traffic.passed().since(before).requests)
-	return nil
-}
-
-// run runs a command to its end and adds its figures. A shell's are those of its children too,
-// since it has waited for them; memory is that of the largest.
-func (m *measured) run(cmd *exec.Cmd) error {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	before := b.requests.Load()
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
 	wall := time.Since(start)
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+		return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	state := cmd.ProcessState
-	m.wall = append(m.wall, wall)
-	m.cpu = append(m.cpu, state.UserTime()+state.SystemTime())
-	m.memory = append(m.memory, state.SysUsage().(*syscall.Rusage).Maxrss)
+	into.wall = append(into.wall, wall)
+	into.cpu = append(into.cpu, state.UserTime()+state.SystemTime())
+	into.memory = append(into.memory, state.SysUsage().(*syscall.Rusage).Maxrss)
+	into.requests = append(into.requests, b.requests.Load()-before)
 	return nil
 }
 

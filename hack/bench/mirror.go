@@ -5,31 +5,72 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
+// pipe moves one blob.
+func pipe(ctx context.Context, from, to, digest string) error {
+	get, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+from+"/blobs/"+digest, nil)
+	if err != nil {
+		return err
+	}
+	got, err := http.DefaultClient.Do(get)
+	if err != nil {
+		return err
+	}
+	defer got.Body.Close()
+	post, err := http.Post("http://"+to+"/blobs/uploads/", "", nil)
+	if err != nil {
+		return err
+	}
+	post.Body.Close()
+	location := post.Header.Get("Location") + "&digest=" + digest
+	put, err := http.NewRequestWithContext(ctx, http.MethodPut, location, got.Body)
+	if err != nil {
+		return err
+	}
+	put.ContentLength = got.ContentLength
+	done, err := http.DefaultClient.Do(put)
+	if err != nil {
+		return err
+	}
+	done.Body.Close()
+	if got.StatusCode != http.StatusOK || done.StatusCode != http.StatusCreated {
+		return fmt.Errorf("%s: GET %s, PUT %s", digest, got.Status, done.Status)
+	}
+	return nil
+}
+
 // carry is what the jobs of mirroring share.
 type carry struct {
 	*bench
-	self  string
-	tools map[string]string
-	// source has the images; counting is another process on the same content, behind a front.
-	source, counting string
-	// fromSource and toTarget are what passes the fronts.
-	fromSource, toTarget traffic
-	images               []string
-	floor                string // the file that lists the blobs
+	tools  map[string]string
+	source *registrytest.Registry
+	target *registrytest.Registry
+	images []string
+	floor  string // the file that lists the blobs
+	ram    string
+	self   string
 }
 
-// mirror measures carrying images with their bundle, beside peers and beside the floor.
+// program is one that does a job: its command, given the target's host and a folder that is
+// new in each round.
+type program struct {
+	name    string
+	command func(host, dir string) string
+}
+
+// mirror measures copying 30 images with their bundle, beside peers and beside the floor.
 func mirror(ctx context.Context, krtpkg string, rounds int, scale float64) (err error) {
 	c := &carry{bench: &bench{rounds: rounds}, tools: map[string]string{}}
 	if c.krtpkg, err = filepath.Abs(krtpkg); err != nil {
@@ -38,200 +79,191 @@ func mirror(ctx context.Context, krtpkg string, rounds int, scale float64) (err 
 	if c.self, err = os.Executable(); err != nil {
 		return err
 	}
-	for _, name := range []string{"imgpkg", "oras", "crane", "regctl", "skopeo"} {
+	// skopeo's modules are in no checksum database: it is the system's, where there is one.
+	c.tools["skopeo"] = "skopeo"
+	for _, name := range []string{"imgpkg", "oras", "crane", "regctl"} {
 		if c.tools[name], err = hack.Build(ctx, "tools/"+name); err != nil {
 			return err
 		}
 	}
-	if c.dir, err = os.MkdirTemp(memory(), "krtpkg-bench-"); err != nil {
+	// In memory, where there is such a place: the registries are to be measured, not the disk.
+	memory := "/dev/shm"
+	if _, err := os.Stat(memory); err != nil {
+		memory = ""
+	}
+	if c.ram, err = os.MkdirTemp(memory, "krtpkg-bench-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(c.dir)
-	source, err := c.registry(ctx, "source", nil)
+	defer os.RemoveAll(c.ram)
+	c.dir = c.ram
+	if c.source, err = registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(c.ram, "source")}); err != nil {
+		return err
+	}
+	defer c.source.Close()
+	unique, err := c.prepare(ctx, scale)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, source.Close()) }()
-	c.source = source.Host
-	all, err := c.fill(ctx, scale)
-	if err != nil {
-		return err
-	}
-	counting, err := c.registry(ctx, "source", c.fromSource.count)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, counting.Close()) }()
-	c.counting = counting.Host
-	if err := c.head(ctx, all); err != nil {
-		return err
-	}
+	fmt.Printf("%d images, %.2f GB of distinct content; distribution 3 on both sides, in memory; medians of %d rounds in turn.\n\n", corpusImages, float64(unique)/1e9, rounds)
+	fmt.Println("| job | program | wall | CPU | peak memory | requests | / floor | / imgpkg |")
+	fmt.Println("|---|---|---|---|---|---|---|---|")
 	return c.jobs(ctx)
 }
 
-// memory is where files are held in memory, or "" where there is no such place: registries and
-// programs are to be measured, not the disk.
-func memory() string {
-	const shared = "/dev/shm"
-	if info, err := os.Stat(shared); err != nil || !info.IsDir() {
-		return ""
-	}
-	return shared
-}
-
-// registry runs one on a folder of the benchmark's.
-func (c *carry) registry(ctx context.Context, dir string, front func(http.Handler) http.Handler) (*registrytest.Registry, error) {
-	return registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: c.path(dir), Middleware: front})
-}
-
-// fill puts the images into the source, and a bundle that names them, with all of them.
-func (c *carry) fill(ctx context.Context, scale float64) (*pushed, error) {
-	out, err := exec.CommandContext(ctx, c.self, "-corpus", c.source, "-scale", fmt.Sprint(scale)).Output()
+// prepare fills the source: the images, and a bundle that names them, pushed with all of them.
+func (c *carry) prepare(ctx context.Context, scale float64) (int64, error) {
+	out, err := exec.CommandContext(ctx, c.self, "-corpus", c.source.Host, "-scale", fmt.Sprint(scale)).Output()
 	if err != nil {
-		return nil, fmt.Errorf("corpus: %w", err)
+		return 0, fmt.Errorf("corpus: %w", err)
 	}
 	var all pushed
 	if err := json.Unmarshal(out, &all); err != nil {
-		return nil, fmt.Errorf("corpus: %w", err)
+		return 0, err
 	}
-	c.images = all.Images
-	if err := c.write(&all); err != nil {
-		return nil, err
+	c.images = all.References
+	var manifest strings.Builder
+	c.floor = c.path("blobs")
+	for i, reference := range all.References {
+		fmt.Fprintf(&manifest, "---\napiVersion: v1\nkind: Pod\nmetadata: {name: app-%d}\nspec:\n  containers: [{name: app, image: '%s'}]\n", i, reference)
+	}
+	definition := "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: bench, version: 1.0.0}\nspec: {layer: 6, sources: [{file: pods.yaml}]}\n"
+	err = errors.Join(os.MkdirAll(c.path("bundle"), 0o755),
+		os.WriteFile(c.floor, []byte(strings.Join(all.Blobs, "\n")), 0o644),
+		os.WriteFile(c.path("bundle/pods.yaml"), []byte(manifest.String()), 0o644),
+		os.WriteFile(c.path("bundle/bundle.yaml"), []byte(definition), 0o644))
+	if err != nil {
+		return 0, err
 	}
 	for _, args := range [][]string{
 		{"build", "-q", "-f", c.path("bundle"), "--to", "oci:" + c.path("dist")},
-		{"push", "-q", "oci:" + c.path("dist") + ":1.0.0", c.source + "/" + root},
+		{"push", "-q", "oci:" + c.path("dist") + ":1.0.0", c.source.Host + "/krt/bench:1.0.0"},
 	} {
 		if out, err := exec.CommandContext(ctx, c.krtpkg, args...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("krtpkg %s: %w\n%s", args[0], err, out)
+			return 0, fmt.Errorf("krtpkg %s: %w\n%s", args[0], err, out)
 		}
 	}
-	return &all, nil
+	return all.Bytes, nil
 }
 
-// write writes the definition, its manifests, and the list for the floor.
-func (c *carry) write(all *pushed) error {
-	var pods, blobs strings.Builder
-	for i, image := range all.Images {
-		fmt.Fprintf(&pods, "---\napiVersion: v1\nkind: Pod\nmetadata: {name: app-%d}\nspec:\n  containers: [{name: app, image: '%s/%s'}]\n", i, c.source, image)
+// each is a command for every image.
+func (c *carry) each(command func(from, repository string) string) string {
+	var all []string
+	for i, reference := range c.images {
+		all = append(all, command(reference, fmt.Sprintf("app/%d", i)))
 	}
-	for _, blob := range all.Blobs {
-		fmt.Fprintln(&blobs, blob.Digest)
-	}
-	definition := "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: bench, version: 1.0.0}\nspec: {layer: 6, sources: [{file: pods.yaml}]}\n"
-	c.floor = c.path("blobs")
-	return errors.Join(
-		os.MkdirAll(c.path("bundle"), 0o755),
-		os.WriteFile(c.path("bundle/bundle.yaml"), []byte(definition), 0o644),
-		os.WriteFile(c.path("bundle/pods.yaml"), []byte(pods.String()), 0o644),
-		os.WriteFile(c.floor, []byte(blobs.String()), 0o644))
-}
-
-// head prints what is measured and the head of the table.
-func (c *carry) head(ctx context.Context, all *pushed) error {
-	var least measured
-	if err := least.run(exec.CommandContext(ctx, "true")); err != nil {
-		return err
-	}
-	place := "in memory"
-	if memory() == "" {
-		place = "on disk"
-	}
-	fmt.Printf("\n%d images, %.2f GB, of which %.2f GB distinct; distribution on both sides, %s; medians of %d rounds in turn.\n",
-		corpusImages, float64(all.Sum)/1e9, float64(all.Distinct)/1e9, place, c.rounds)
-	fmt.Printf("%s.\n", strings.Join(c.versions(ctx), ", "))
-	fmt.Printf("Requests and bodies are of one more round, behind fronts. A peak under %d MiB can't be told.\n\n", least.memory[0]/1024+1)
-	fmt.Println("| job | program | wall | CPU | peak memory | source: requests, bodies | target: requests, bodies | / floor | / imgpkg |")
-	fmt.Println("|---|---|---|---|---|---|---|---|---|")
-	return nil
+	return strings.Join(all, " && ")
 }
 
 func (c *carry) jobs(ctx context.Context) error {
-	copies := c.copies()
-	for _, j := range []struct {
-		name     string
-		programs []program
-		again    bool
-	}{
-		{"mirror", copies, false},
-		{"nothing to do", copies[1:], true}, // the floor asks nothing
-		{"export", c.exports(), false},
-		{"import", c.imports(), false},
-	} {
-		if err := c.play(ctx, j.name, j.programs, j.again); err != nil {
-			return fmt.Errorf("%s: %w", j.name, err)
-		}
+	from := c.source.Host + "/krt/bench:1.0.0"
+	copies := []program{
+		{"floor", func(host, _ string) string {
+			return fmt.Sprintf("%s -floor %s -from %s/v2/krt/bench -to %s/v2/krt/bench", c.self, c.floor, c.source.Host, host)
+		}},
+		{"krtpkg", func(host, _ string) string {
+			return fmt.Sprintf("%s copy -q %s %s/krt/bench", c.krtpkg, from, host)
+		}},
+		{"imgpkg", func(host, _ string) string {
+			return fmt.Sprintf("%s copy -b %s --to-repo %s/krt/bench --registry-insecure", c.tools["imgpkg"], from, host)
+		}},
+		{"oras", func(host, _ string) string {
+			return fmt.Sprintf("%s cp -r --no-tty --from-plain-http --to-plain-http %s %s/krt/bench:1.0.0", c.tools["oras"], from, host)
+		}},
+		{"crane", func(host, _ string) string {
+			return c.each(func(image, repository string) string {
+				return fmt.Sprintf("%s copy --insecure %s %s/%s:1.0", c.tools["crane"], image, host, repository)
+			})
+		}},
+		{"regctl", func(host, _ string) string {
+			return c.each(func(image, repository string) string {
+				return fmt.Sprintf("%[1]s --host reg=%[3]s,tls=disabled --host reg=%[4]s,tls=disabled image copy %[2]s %[3]s/%[5]s:1.0", c.tools["regctl"], image, host, c.source.Host, repository)
+			})
+		}},
+		{"skopeo", func(host, _ string) string {
+			return c.each(func(image, repository string) string {
+				return fmt.Sprintf("%s --insecure-policy copy -q --all --src-tls-verify=false --dest-tls-verify=false docker://%s docker://%s/%s:1.0", c.tools["skopeo"], image, host, repository)
+			})
+		}},
 	}
-	return nil
-}
-
-// result is what one program did in a job.
-type result struct {
-	measured
-	source, target passed
-	// err is the first failure, after which the program is not run again.
-	err error
-}
-
-// play runs every program in turn in each round, on a target that is empty or, again, on one
-// that has everything. A program that fails is a row: only the end of ctx ends the job.
-func (c *carry) play(ctx context.Context, job string, programs []program, again bool) error {
-	results := make([]result, len(programs))
-	archives := c.path("archives")
-	if err := os.MkdirAll(archives, 0o755); err != nil {
+	exports := []program{
+		{"krtpkg", func(_, dir string) string {
+			return fmt.Sprintf("%s export -q %s %s/x.tar", c.krtpkg, from, dir)
+		}},
+		{"imgpkg", func(_, dir string) string {
+			return fmt.Sprintf("%s copy -b %s --to-tar %s/x.tar --registry-insecure", c.tools["imgpkg"], from, dir)
+		}},
+		{"oras and tar", func(_, dir string) string {
+			return fmt.Sprintf("%s cp -r --no-tty --from-plain-http %s --to-oci-layout %[3]s/l:1.0.0 && tar -C %[3]s/l -cf %[3]s/x.tar . && rm -r %[3]s/l", c.tools["oras"], from, dir)
+		}},
+	}
+	imports := []program{
+		{"krtpkg", func(host, _ string) string {
+			return fmt.Sprintf("%s import -q %s %s/krt/bench", c.krtpkg, c.path("krtpkg.tar"), host)
+		}},
+		{"imgpkg", func(host, _ string) string {
+			return fmt.Sprintf("%s copy --tar %s --to-repo %s/krt/bench --registry-insecure", c.tools["imgpkg"], c.path("imgpkg.tar"), host)
+		}},
+		{"oras", func(host, _ string) string {
+			return fmt.Sprintf("%s cp -r --no-tty --from-oci-layout %s:1.0.0 --to-plain-http %s/krt/bench:1.0.0", c.tools["oras"], c.path("krtpkg.tar"), host)
+		}},
+	}
+	if err := c.play(ctx, "mirror", copies, false); err != nil {
 		return err
 	}
-	for i, p := range programs {
-		if p.before != nil {
-			results[i].err = new(measured).run(shell(ctx, p.before(way{source: c.source, dir: archives})))
+	if err := c.play(ctx, "nothing to do", copies[1:], true); err != nil {
+		return err
+	}
+	if err := c.play(ctx, "export to one file", exports, false); err != nil {
+		return err
+	}
+	for _, p := range exports[:2] {
+		command := strings.ReplaceAll(p.command("", c.ram), "/x.tar", "/"+p.name+".tar")
+		if out, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", p.name, err, out)
 		}
 	}
-	// The round that is counted comes first, and fills the caches too.
-	for round := range c.rounds + 1 {
+	return c.play(ctx, "import", imports, false)
+}
+
+// play runs every program in turn, each round and each program on a target that is empty, or
+// one that has everything.
+func (c *carry) play(ctx context.Context, job string, programs []program, again bool) error {
+	all := make([]measured, len(programs))
+	failed := make([]error, len(programs))
+	requests := make([]int64, len(programs))
+	for round := range c.rounds {
 		for i, p := range programs {
-			if r := &results[i]; r.err == nil {
-				r.err = c.round(ctx, p, again, round == 0, r)
+			if failed[i] != nil {
+				continue
 			}
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
+			failed[i] = c.round(ctx, p, again, false, &all[i])
+			if failed[i] == nil && round == 0 {
+				requests[i], failed[i] = c.counted(ctx, p, again)
 			}
 		}
 	}
 	var floor, imgpkg time.Duration
 	for i, p := range programs {
-		switch {
-		case results[i].err != nil:
-		case p.name == "floor":
-			floor = median(results[i].wall)
-		case p.name == "imgpkg":
-			imgpkg = median(results[i].wall)
+		if failed[i] == nil {
+			switch p.name {
+			case "floor":
+				floor = median(all[i].wall)
+			case "imgpkg":
+				imgpkg = median(all[i].wall)
+			}
 		}
 	}
 	for i, p := range programs {
-		results[i].print(job, p.name, floor, imgpkg)
+		if failed[i] != nil {
+			line, _, _ := strings.Cut(failed[i].Error(), "\n")
+			fmt.Printf("| %s | %s | failed: %s | | | | | |\n", job, p.name, line)
+			continue
+		}
+		wall := median(all[i].wall)
+		fmt.Printf("| %s | %s | %.2f s | %.2f s | %d MiB | %d | %s | %s |\n", job, p.name, wall.Seconds(), median(all[i].cpu).Seconds(),
+			median(all[i].memory)/1024, requests[i], ratio(wall, floor), ratio(wall, imgpkg))
 	}
 	return nil
-}
-
-func (r *result) print(job, program string, floor, imgpkg time.Duration) {
-	if r.err != nil {
-		fmt.Printf("| %s | %s | failed: %s | | | | | | |\n", job, program, reason(r.err))
-		return
-	}
-	wall := median(r.wall)
-	fmt.Printf("| %s | %s | %.2f s | %.2f s | %d MiB | %v | %v | %s | %s |\n", job, program, wall.Seconds(), median(r.cpu).Seconds(),
-		median(r.memory)/1024, r.source, r.target, ratio(wall, floor), ratio(wall, imgpkg))
-}
-
-// reason is the line of a program's output that says what failed: some say first what they do.
-func reason(err error) string {
-	lines := strings.Split(err.Error(), "\n")
-	for _, line := range lines {
-		if lower := strings.ToLower(line); strings.Contains(lower, "error") || strings.Contains(lower, "fatal") {
-			return strings.ReplaceAll(line, "|", `\|`)
-		}
-	}
-	return strings.ReplaceAll(lines[0], "|", `\|`)
 }
 
 func ratio(a, b time.Duration) string {
@@ -241,43 +273,67 @@ func ratio(a, b time.Duration) string {
 	return fmt.Sprintf("%.2f", float64(a)/float64(b))
 }
 
-// round runs one program once on a fresh target. What is counted is not timed: the fronts take
-// time themselves.
-func (c *carry) round(ctx context.Context, p program, again, counted bool, into *result) (err error) {
+// round runs one program once on a fresh target.
+func (c *carry) round(ctx context.Context, p program, again, count bool, into *measured) (err error) {
 	dir := c.path("round")
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	w := way{source: c.source, dir: filepath.Join(dir, "out"), archives: c.path("archives")}
-	if err := os.MkdirAll(w.dir, 0o755); err != nil {
+	defer os.RemoveAll(dir)
+	if err := os.MkdirAll(filepath.Join(dir, "out"), 0o755); err != nil {
 		return err
 	}
-	var front func(http.Handler) http.Handler
-	if counted {
-		w.source, front = c.counting, c.toTarget.count
+	o := registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(dir, "target")}
+	if count {
+		o.Middleware = c.count
 	}
-	target, err := c.registry(ctx, "round/target", front)
+	target, err := registrytest.Run(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
-	w.target = target.Host
-	command := p.command(w)
-	var unmeasured measured
+	command := p.command(target.Host, filepath.Join(dir, "out"))
 	if again {
-		if err := unmeasured.run(shell(ctx, command)); err != nil {
-			return err
+		if out, err := shell(ctx, command).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
-	if !counted {
-		return into.run(shell(ctx, command))
+	cmd := shell(ctx, command)
+	before := c.requests.Load()
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	wall := time.Since(start)
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
 	}
-	source, sink := c.fromSource.passed(), c.toTarget.passed()
-	err = unmeasured.run(shell(ctx, command))
-	into.source, into.target = c.fromSource.passed().since(source), c.toTarget.passed().since(sink)
-	return err
+	// The shell's children count as its own once it has waited for them.
+	into.wall = append(into.wall, wall)
+	into.cpu = append(into.cpu, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+	into.memory = append(into.memory, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+	into.requests = append(into.requests, c.requests.Load()-before)
+	return nil
 }
 
-// shell runs a command line. The last word keeps the shell from becoming the program, whose
-// figures would be missing those of the others then.
 func shell(ctx context.Context, command string) *exec.Cmd {
 	return exec.CommandContext(ctx, "sh", "-c", command+"; exit $?")
+}
+
+// counted runs a program once more behind a counter, which costs time and so is not timed.
+func (c *carry) counted(ctx context.Context, p program, again bool) (int64, error) {
+	var m measured
+	if err := c.round(ctx, p, again, true, &m); err != nil {
+		return 0, err
+	}
+	return m.requests[0], nil
+}
+
+// runFloor is the floor as a process of its own.
+func runFloor(ctx context.Context, list, from, to string) error {
+	file, err := os.Open(list)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(file)
+	if err != nil {
+		return err
+	}
+	return floor(ctx, from, to, strings.Fields(string(data)))
 }

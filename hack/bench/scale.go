@@ -1,13 +1,26 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/internal/layout"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
 )
 
 // The largest runtime of the scale job.
@@ -17,29 +30,120 @@ const (
 	blobsPerImage   = 10
 )
 
-// point is one runtime on the curves: how long each job took.
+// synthetic is a runtime of tiny images in a folder.
+func synthetic(ctx context.Context, dir string, bundles int) error {
+	store, err := layout.Create(dir)
+	if err != nil {
+		return err
+	}
+	put := func(mediaType string, data []byte) (ocispec.Descriptor, error) {
+		desc := content.NewDescriptorFromBytes(mediaType, data)
+		err := store.Push(ctx, desc, bytes.NewReader(data))
+		if errors.Is(err, errdef.ErrAlreadyExists) {
+			err = nil
+		}
+		return desc, err
+	}
+	lock := func(repository string, descs []ocispec.Descriptor) (l images.Lock, err error) {
+		for i, d := range descs {
+			image, err := name.NewDigest(repository + "@" + d.Digest.String())
+			if err != nil {
+				return nil, err
+			}
+			l = append(l, images.Locked{Image: image, Reference: fmt.Sprintf("%s:%d", repository, i)})
+		}
+		return l, nil
+	}
+	var packed []ocispec.Descriptor
+	for b := range bundles {
+		var made []ocispec.Descriptor
+		for i := range imagesPerBundle {
+			m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+			for n := range blobsPerImage {
+				mediaType := ocispec.MediaTypeImageLayerGzip
+				if n == 0 {
+					mediaType = ocispec.MediaTypeImageConfig
+				}
+				desc, err := put(mediaType, fmt.Appendf(nil, `{"bundle":%d,"image":%d,"blob":%d}`, b, i, n))
+				if err != nil {
+					return err
+				}
+				if n == 0 {
+					m.Config = desc
+				} else {
+					m.Layers = append(m.Layers, desc)
+				}
+			}
+			data, err := json.Marshal(m)
+			if err != nil {
+				return err
+			}
+			desc, err := put(ocispec.MediaTypeImageManifest, data)
+			if err != nil {
+				return err
+			}
+			made = append(made, desc)
+		}
+		locked, err := lock(fmt.Sprintf("registry.example/app/%d", b), made)
+		if err != nil {
+			return err
+		}
+		c := &bundle.Content{
+			Bundle: &bundle.Bundle{
+				APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
+				Metadata: bundle.Metadata{Name: fmt.Sprintf("bundle-%d", b), Version: "1.0.0"}, Spec: bundle.BundleSpec{Layer: 6},
+			},
+			Images: locked,
+		}
+		desc, err := c.Pack(ctx, store, time.Time{})
+		if err != nil {
+			return err
+		}
+		packed = append(packed, desc)
+	}
+	locked, err := lock("krtpkg.invalid/bundles/any", packed)
+	if err != nil {
+		return err
+	}
+	runtime := &bundle.Content{
+		Runtime: &bundle.RuntimeLock{APIVersion: bundle.APIVersion, Kind: bundle.KindRuntimeLock, Metadata: bundle.Metadata{Name: "scale", Version: "1.0.0"}},
+		Images:  locked,
+	}
+	root, err := runtime.Pack(ctx, store, time.Time{})
+	if err != nil {
+		return err
+	}
+	return store.Tag(ctx, root, "1.0.0")
+}
+
+// point is one figure of the curve.
 type point struct {
 	images  int
 	seconds map[string]float64
 }
 
-// scale measures how time, memory and requests grow with the number of images.
+// scale measures how time and memory grow with the number of images.
 func scale(ctx context.Context, krtpkg, svg string) (err error) {
 	c := &carry{bench: &bench{rounds: 1}}
 	if c.krtpkg, err = filepath.Abs(krtpkg); err != nil {
 		return err
 	}
-	if c.dir, err = os.MkdirTemp(memory(), "krtpkg-scale-"); err != nil {
+	memory := "/dev/shm"
+	if _, err := os.Stat(memory); err != nil {
+		memory = ""
+	}
+	if c.ram, err = os.MkdirTemp(memory, "krtpkg-scale-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(c.dir)
-	fmt.Println("\n| bundles | images | blobs | job | wall | CPU | peak memory | requests at the source | at the target |")
-	fmt.Println("|---|---|---|---|---|---|---|---|---|")
+	defer os.RemoveAll(c.ram)
+	c.dir = c.ram
+	fmt.Println("| bundles | images | blobs | job | wall | CPU | peak memory | requests |")
+	fmt.Println("|---|---|---|---|---|---|---|---|")
 	var curve []point
 	for _, bundles := range []int{scaleBundles / 4, scaleBundles / 2, scaleBundles} {
-		p, err := c.grow(ctx, bundles)
+		p, err := c.size(ctx, bundles)
 		if err != nil {
-			return fmt.Errorf("%d bundles: %w", bundles, err)
+			return err
 		}
 		curve = append(curve, *p)
 	}
@@ -49,78 +153,71 @@ func scale(ctx context.Context, krtpkg, svg string) (err error) {
 	return os.WriteFile(svg, []byte(plot(curve)), 0o644)
 }
 
-// grow measures one runtime, and once more behind fronts, which count and take time.
-func (c *carry) grow(ctx context.Context, bundles int) (*point, error) {
-	if err := synthetic(ctx, c.path("layout"), bundles); err != nil {
+func (c *carry) size(ctx context.Context, bundles int) (_ *point, err error) {
+	dir := c.path(fmt.Sprint(bundles))
+	defer os.RemoveAll(dir)
+	if err := synthetic(ctx, filepath.Join(dir, "layout"), bundles); err != nil {
 		return nil, err
 	}
-	timed, err := c.chain(ctx, false)
-	if err != nil {
-		return nil, err
-	}
-	counted, err := c.chain(ctx, true)
-	if err != nil {
-		return nil, err
-	}
-	p := &point{bundles * imagesPerBundle, map[string]float64{}}
-	for i, s := range chain {
-		t := timed[i]
-		p.seconds[s.name] = t.wall[0].Seconds()
-		fmt.Printf("| %d | %d | %d | %s | %.2f s | %.2f s | %d MiB | %d | %d |\n", bundles, p.images, p.images*blobsPerImage, s.name,
-			t.wall[0].Seconds(), t.cpu[0].Seconds(), t.memory[0]/1024, counted[i].source.requests, counted[i].target.requests)
-	}
-	return p, os.RemoveAll(c.path("layout"))
-}
-
-// step is one job on what the jobs before it left.
-type step struct {
-	name string
-	args func(way) []string
-}
-
-// chain is the way of a runtime: from a folder into one registry, from there into another and
-// into a file.
-var chain = []step{
-	{"push from a folder", func(w way) []string {
-		return []string{"copy", "oci:" + w.dir + "/../layout:1.0.0", w.source + "/krt/scale"}
-	}},
-	{"copy", func(w way) []string {
-		return []string{"copy", w.source + "/krt/scale:1.0.0", w.target + "/krt/scale"}
-	}},
-	{"nothing to do", func(w way) []string {
-		return []string{"copy", w.source + "/krt/scale:1.0.0", w.target + "/krt/scale"}
-	}},
-	{"export", func(w way) []string {
-		return []string{"export", w.source + "/krt/scale:1.0.0", w.dir + "/scale.tar"}
-	}},
-}
-
-// chain runs the steps between two registries that are empty.
-func (c *carry) chain(ctx context.Context, counted bool) (_ []result, err error) {
-	w := way{dir: c.path("round")}
-	defer func() { err = errors.Join(err, os.RemoveAll(w.dir)) }()
-	var fronts [2]func(http.Handler) http.Handler
-	if counted {
-		fronts[0], fronts[1] = c.fromSource.count, c.toTarget.count
-	}
-	for i, host := range []*string{&w.source, &w.target} {
-		r, err := c.registry(ctx, fmt.Sprintf("round/%d", i), fronts[i])
+	var hosts []string
+	for _, name := range []string{"source", "target"} {
+		r, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(dir, name), Middleware: c.count})
 		if err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, r.Close()) }()
-		*host = r.Host
+		hosts = append(hosts, r.Host)
 	}
-	var all []result
-	for _, s := range chain {
-		var r result
-		source, target := c.fromSource.passed(), c.toTarget.passed()
-		args := append(s.args(w), "-q")
-		if err := r.run(exec.CommandContext(ctx, c.krtpkg, args...)); err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+	p := &point{bundles * imagesPerBundle, map[string]float64{}}
+	source, target := hosts[0]+"/krt/scale", hosts[1]+"/krt/scale"
+	for _, job := range []struct {
+		name string
+		args []string
+	}{
+		{"push from a folder", []string{"copy", "oci:" + filepath.Join(dir, "layout") + ":1.0.0", source}},
+		{"copy", []string{"copy", source + ":1.0.0", target}},
+		{"nothing to do", []string{"copy", source + ":1.0.0", target}},
+		{"export", []string{"export", source + ":1.0.0", filepath.Join(dir, "x.tar")}},
+	} {
+		var m measured
+		if err := c.once(ctx, append([]string{c.krtpkg, "-q", "-j", "8"}, job.args...), &m); err != nil {
+			return nil, err
 		}
-		r.source, r.target = c.fromSource.passed().since(source), c.toTarget.passed().since(target)
-		all = append(all, r)
+		p.seconds[job.name] = m.wall[0].Seconds()
+		fmt.Printf("| %d | %d | %d | %s | %.2f s | %.2f s | %d MiB | %d |\n", bundles, p.images, p.images*blobsPerImage, job.name,
+			m.wall[0].Seconds(), m.cpu[0].Seconds(), m.memory[0]/1024, m.requests[0])
 	}
-	return all, nil
+	return p, nil
+}
+
+// plot draws the curve; its text is text, and its colours follow the reader's.
+func plot(curve []point) string {
+	const width, height, left, bottom = 640, 320, 60, 280
+	last := curve[len(curve)-1]
+	most := 0.0
+	for _, s := range last.seconds {
+		most = max(most, s)
+	}
+	x := func(images int) float64 { return left + float64(images)/float64(last.images)*(width-left-150) }
+	y := func(seconds float64) float64 { return bottom - seconds/most*(bottom-30) }
+	var out strings.Builder
+	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">
+<style>:root{color:#222;background:#fff}@media (prefers-color-scheme:dark){:root{color:#ddd;background:#111}}text{fill:currentColor}path,line{stroke:currentColor;fill:none}</style>
+<title>Wall time by the number of images</title>
+<line x1="%d" y1="%d" x2="%d" y2="%d"/><line x1="%d" y1="30" x2="%d" y2="%d"/>
+<text x="%d" y="%d">images</text><text x="8" y="20">seconds</text>
+`, width, height, left, bottom, width-150, bottom, left, left, bottom, width-150-45, bottom+36)
+	for _, p := range curve {
+		fmt.Fprintf(&out, "<text x=\"%.0f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n", x(p.images), bottom+18, p.images)
+	}
+	for i, job := range []struct{ name, dash string }{{"push from a folder", ""}, {"copy", "8 4"}, {"export", "2 4"}, {"nothing to do", "12 3 2 3"}} {
+		path := fmt.Sprintf("M%d %d", left, bottom)
+		for _, p := range curve {
+			path += fmt.Sprintf(" L%.1f %.1f", x(p.images), y(p.seconds[job.name]))
+		}
+		end := last.seconds[job.name]
+		fmt.Fprintf(&out, "<path d=%q stroke-dasharray=%q stroke-width=\"2\"/>\n<text x=\"%d\" y=\"%d\">%s: %.1f s</text>\n<path d=\"M%d %d h24\" stroke-dasharray=%q stroke-width=\"2\"/>\n",
+			path, job.dash, left+50, 46+18*i, job.name, end, left+16, 42+18*i, job.dash)
+	}
+	return out.String() + "</svg>\n"
 }

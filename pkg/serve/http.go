@@ -1,7 +1,6 @@
 package serve
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,13 +27,8 @@ var (
 )
 
 const (
-	// maxManifest is the limit that registries have.
 	maxManifest = 4 << 20
-	// maxName is as long as names are in other registries (distribution-spec v1.1, pulling
-	// manifests).
-	maxName = 255
-	// refusedBody is how long a body that nobody reads may take to arrive.
-	refusedBody = 2 * time.Second
+	maxName     = 255
 )
 
 // problem is an error as the specification has it.
@@ -52,7 +46,13 @@ func unknown(code, what string) error {
 // ServeHTTP answers GET and HEAD.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	refuseBody(w, r)
+	if s.options.Authorize != nil {
+		if user, password, ok := r.BasicAuth(); !ok || !s.options.Authorize(user, password) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="krtpkg"`)
+			fail(w, r, &problem{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
+			return
+		}
+	}
 	if err := s.answer(w, r); err != nil {
 		fail(w, r, err)
 	}
@@ -76,19 +76,18 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	repo := s.repository(name, r.URL.Query().Get("ns"))
-	if repo == nil {
-		return unknown("NAME_UNKNOWN", "repository "+name)
+	if name, err = s.known(name, r.URL.Query().Get("ns")); err != nil {
+		return err
 	}
 	switch kind {
 	case "tags":
-		return listTags(w, r, name, repo)
+		return s.listTags(w, r, name)
 	case "manifests":
-		return s.manifest(w, r, repo, reference)
+		return s.manifest(w, r, name, reference)
 	case "blobs":
-		return s.blob(w, r, digest.Digest(reference))
+		return s.blob(w, r, reference)
 	default:
-		return s.referrers(w, r, digest.Digest(reference))
+		return s.referrers(w, r, reference)
 	}
 }
 
@@ -101,7 +100,7 @@ func parse(path string) (name, kind, reference string, err error) {
 	}
 	last := len(parts) - 1
 	name, kind, reference = strings.Join(parts[:last-1], "/"), parts[last-1], parts[last]
-	if !isRepository(name) {
+	if len(name) > maxName || !repositoryName.MatchString(name) {
 		return "", "", "", &problem{http.StatusBadRequest, "NAME_INVALID", "invalid repository name"}
 	}
 	byDigest := digest.Digest(reference).Validate() == nil
@@ -117,29 +116,40 @@ func parse(path string) (name, kind, reference string, err error) {
 	return "", "", "", unknown("NAME_UNKNOWN", path)
 }
 
-func isRepository(name string) bool { return len(name) <= maxName && repositoryName.MatchString(name) }
+// known is the name that a repository has here: containerd asks a mirror for the path alone,
+// and says which registry's it is.
+func (s *Server) known(name, registry string) (string, error) {
+	if registry != "" {
+		full := strings.ReplaceAll(registry, ":", "_") + "/" + name
+		if s.names[full] != nil {
+			return full, nil
+		}
+	}
+	if s.names[name] == nil {
+		return "", unknown("NAME_UNKNOWN", "repository "+name)
+	}
+	return name, nil
+}
 
 func (s *Server) catalog(w http.ResponseWriter, r *http.Request) error {
 	var list []string
-	for name, repo := range s.repositories {
-		if repo.stores != nil {
-			list = append(list, name)
-		}
+	for name := range s.own {
+		list = append(list, name)
 	}
 	slices.Sort(list)
-	return page(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
+	return s.page(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
 }
 
-func listTags(w http.ResponseWriter, r *http.Request, name string, repo *repository) error {
-	tags, err := repo.list(r.Context())
+func (s *Server) listTags(w http.ResponseWriter, r *http.Request, name string) error {
+	tags, err := s.tags(r.Context(), name)
 	if err != nil {
 		return err
 	}
-	return page(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
+	return s.page(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
 }
 
 // page answers with a part of a list (distribution-spec v1.1, listing tags).
-func page(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
+func (s *Server) page(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
 	query := r.URL.Query()
 	if last := query.Get("last"); last != "" {
 		at, found := slices.BinarySearch(list, last)
@@ -171,16 +181,18 @@ func page(w http.ResponseWriter, r *http.Request, list []string, view func([]str
 	return reply(w, r, "application/json", data)
 }
 
-// manifest sends a manifest that has been read, and is what its digest says.
-func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo *repository, reference string) error {
-	desc, err := s.resolve(r.Context(), repo, reference)
+func (s *Server) manifest(w http.ResponseWriter, r *http.Request, name, reference string) error {
+	store, desc, err := s.resolve(r.Context(), name, reference)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return unknown("MANIFEST_UNKNOWN", "manifest "+reference)
 	}
 	if err != nil {
 		return err
 	}
-	data, err := content.FetchAll(r.Context(), s.stores, desc)
+	if desc.Size > maxManifest {
+		return fmt.Errorf("manifest %s has %d bytes", desc.Digest, desc.Size)
+	}
+	data, err := content.FetchAll(r.Context(), store, desc)
 	if err != nil {
 		return err
 	}
@@ -189,83 +201,57 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo *reposito
 	return reply(w, r, desc.MediaType, data)
 }
 
-func (s *Server) resolve(ctx context.Context, repo *repository, reference string) (ocispec.Descriptor, error) {
-	d := digest.Digest(reference)
-	if d.Validate() != nil {
-		d = repo.tags[reference]
-	}
-	if d == "" && isAttached(reference) {
-		desc, err := s.stores.Resolve(ctx, reference)
-		if err != nil {
-			return desc, err
-		}
-		d = desc.Digest
-	}
-	if d == "" {
-		return ocispec.Descriptor{}, errdef.ErrNotFound
-	}
-	// Stores read what they are asked for as a manifest, and a layer may be asked for.
-	size, err := s.stores.Stat(d)
-	if err == nil && size > maxManifest {
-		err = errdef.ErrNotFound
-	}
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	return s.stores.Resolve(ctx, d.String())
-}
-
 // blob sends content as it lies there; who asked for it checks it, as of any registry.
-func (s *Server) blob(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
-	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d}
-	var err error
-	if desc.Size, err = s.stores.Stat(d); errors.Is(err, errdef.ErrNotFound) {
-		return unknown("BLOB_UNKNOWN", "blob "+d.String())
+func (s *Server) blob(w http.ResponseWriter, r *http.Request, reference string) error {
+	d := digest.Digest(reference)
+	for _, store := range s.stores {
+		size, err := store.Stat(d)
+		if errors.Is(err, errdef.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		body, err := store.Fetch(r.Context(), ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		seeker, ok := body.(io.ReadSeeker)
+		if !ok {
+			return fmt.Errorf("blob %s can't be read in place", d)
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Docker-Content-Digest", reference)
+		w.Header().Set("ETag", strconv.Quote(reference))
+		http.ServeContent(w, r, "", time.Time{}, seeker)
+		return nil
 	}
-	if err != nil {
-		return err
-	}
-	body, err := s.stores.Fetch(r.Context(), desc)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	seeker, ok := body.(io.ReadSeeker)
-	if !ok {
-		return fmt.Errorf("blob %s can't be read in place", d)
-	}
-	w.Header().Set("Content-Type", desc.MediaType)
-	w.Header().Set("Docker-Content-Digest", d.String())
-	w.Header().Set("ETag", strconv.Quote(d.String()))
-	http.ServeContent(w, r, "", time.Time{}, seeker)
-	return nil
+	return unknown("BLOB_UNKNOWN", "blob "+reference)
 }
 
-// referrers lists what has a digest as its subject (distribution-spec v1.1, listing referrers).
-func (s *Server) referrers(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
-	found, err := s.stores.Predecessors(r.Context(), ocispec.Descriptor{Digest: d})
-	if err != nil {
-		return err
+func (s *Server) referrers(w http.ResponseWriter, r *http.Request, reference string) error {
+	wanted := r.URL.Query().Get("artifactType")
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
+	for _, store := range s.stores {
+		found, err := store.Predecessors(r.Context(), ocispec.Descriptor{Digest: digest.Digest(reference)})
+		if err != nil {
+			return err
+		}
+		for _, desc := range found {
+			if wanted == "" || desc.ArtifactType == wanted {
+				index.Manifests = append(index.Manifests, desc)
+			}
+		}
 	}
-	if wanted := r.URL.Query().Get("artifactType"); wanted != "" {
+	if wanted != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
-		found = slices.DeleteFunc(found, func(desc ocispec.Descriptor) bool { return desc.ArtifactType != wanted })
 	}
-	data, err := json.Marshal(ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: found,
-	})
+	data, err := json.Marshal(index)
 	if err != nil {
 		return err
 	}
 	return reply(w, r, ocispec.MediaTypeImageIndex, data)
-}
-
-// refuseBody gives a body that nobody reads little time: who sends one slowly keeps no
-// connection by it.
-func refuseBody(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength != 0 {
-		http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBody)) // not every writer has one
-	}
 }
 
 func reply(w http.ResponseWriter, r *http.Request, mediaType string, data []byte) error {
