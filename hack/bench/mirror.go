@@ -56,7 +56,6 @@ type carry struct {
 	*bench
 	tools  map[string]string
 	source *registrytest.Registry
-	target *registrytest.Registry
 	images []string
 	floor  string // the file that lists the blobs
 	ram    string

@@ -135,29 +135,27 @@ func (s *Stream) manifest(left int64) (int64, error) {
 // says; what is not read of it is passed over. Blobs that no manifest names, or by another
 // size, are errors.
 func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
-	for {
-		name, _, size, err := s.scanner.next()
-		if err != nil {
-			return ocispec.Descriptor{}, nil, err
-		}
-		d, isBlob, err := blobDigest(name)
-		if err != nil {
-			return ocispec.Descriptor{}, nil, err
-		}
-		if !isBlob {
-			return ocispec.Descriptor{}, nil, fmt.Errorf("entry %q has no place among the blobs: %w", name, ErrDamaged)
-		}
-		want, named := s.sizes[d]
-		if want < 0 {
-			want = -1 - want // a foreign layer that came along
-		}
-		if !named || want != size {
-			return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s of %d bytes is not what the manifests name: %w", d, size, ErrDamaged)
-		}
-		s.seen[d] = true
-		desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
-		return desc, &verified{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
+	name, _, size, err := s.scanner.next()
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
 	}
+	d, isBlob, err := blobDigest(name)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	if !isBlob {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("entry %q has no place among the blobs: %w", name, ErrDamaged)
+	}
+	want, named := s.sizes[d]
+	if want < 0 {
+		want = -1 - want // a foreign layer that came along
+	}
+	if !named || want != size {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s of %d bytes is not what the manifests name: %w", d, size, ErrDamaged)
+	}
+	s.seen[d] = true
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
+	return desc, &verified{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
 }
 
 // Lacking lists the blobs that the manifests name and that did not come, less foreign layers.

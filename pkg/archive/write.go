@@ -102,7 +102,7 @@ const (
 	chunksAhead = 8
 )
 
-var buffers = sync.Pool{New: func() any { return make([]byte, chunk) }}
+var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
 
 // stream is an entry on its way into the archive: one goroutine fetches it and checks its
 // digest, another writes it.
@@ -165,7 +165,7 @@ func (s *stream) read(ctx context.Context, from content.Fetcher, parts chan<- []
 	}
 	defer body.Close()
 	for left > 0 {
-		buffer := buffers.Get().([]byte)
+		buffer := buffers.Get().(*[chunk]byte)
 		n, err := io.ReadFull(body, buffer[:min(left, chunk)])
 		if err != nil {
 			return unexpected(err)
@@ -227,7 +227,7 @@ func (s *stream) writeTo(ctx context.Context, w io.Writer, report progress.Func)
 			return fmt.Errorf("write %s: %w", s.desc.Digest, err)
 		}
 		report.Emit(progress.Event{Kind: progress.Moved, Subject: subject, Bytes: int64(len(part))})
-		buffers.Put(part[:chunk])
+		buffers.Put((*[chunk]byte)(part[:chunk]))
 	}
 	if s.err != nil {
 		return s.err
