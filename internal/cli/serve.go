@@ -1,22 +1,22 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/olareg/olareg"
 	"github.com/olareg/olareg/config"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/bcrypt"
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/serve"
@@ -35,7 +35,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "serve archives and folders as a registry, without unpacking them",
 		Long: `Serve is a registry that can only be read, straight from archives and folders, for a site
 that has none: krtpkg, kapp-controller and the nodes pull from it. Roots are found under their
-own names, images also under upstream's, so that nodes can use it as a mirror.
+own names, images also under upstream's, so that nodes can use it as a mirror. Archives that
+build on others, and volumes, are served together.
 
 With --writable a folder is an ordinary registry that also takes what is pushed, for labs.`,
 		Example: `  krtpkg serve edge-1.0.0.tar
@@ -51,69 +52,98 @@ With --writable a folder is an ordinary registry that also takes what is pushed,
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:5000", "address to listen at; port 0 is any that is free")
 	flags.StringVar(&f.cert, "tls-cert", "", "file of the certificate, with those between it and the authority")
 	flags.StringVar(&f.key, "tls-key", "", "file of the certificate's key")
-	flags.StringVar(&f.htpasswd, "htpasswd", "", "file of users and their bcrypt hashes (htpasswd -B); without, everybody may read")
+	flags.StringVar(&f.htpasswd, "htpasswd", "", "file of users and their bcrypt hashes (htpasswd -B); without, nobody has to log in")
 	flags.StringVar(&f.repository, "repository", "", "name under which roots are found, as in krt/edge")
 	flags.BoolVar(&f.writable, "writable", false, "also take what is pushed, into the folder that is given")
 	return cmd
 }
 
-func (a *app) serve(ctx context.Context, references []string, f serveFlags) error {
-	if (f.cert == "") != (f.key == "") {
-		return &usageError{errors.New("--tls-cert and --tls-key go together")}
-	}
-	authorize, err := readHtpasswd(f.htpasswd)
+func (a *app) serve(ctx context.Context, references []string, f serveFlags) (err error) {
+	certificate, err := f.certificate()
 	if err != nil {
 		return err
 	}
-	handler, err := a.serveHandler(ctx, references, f, authorize)
+	authorize, err := f.authorize()
 	if err != nil {
 		return err
+	}
+	handler, err := serveHandler(ctx, references, f)
+	if err != nil {
+		return err
+	}
+	if closer, ok := handler.(io.Closer); ok {
+		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
 	listener, err := net.Listen("tcp", f.listen)
 	if err != nil {
 		return err
 	}
-	address := listener.Addr().(*net.TCPAddr)
+	a.announce(listener.Addr().(*net.TCPAddr), references, f, handler)
+	return serve.Run(ctx, listener, serve.Guard(handler, authorize), certificate)
+}
+
+// announce says what is served where, and who may reach it.
+func (a *app) announce(address *net.TCPAddr, references []string, f serveFlags, handler http.Handler) {
 	scheme := "https"
 	if f.cert == "" {
 		scheme = "http"
-		if !address.IP.IsLoopback() {
-			a.ui.Note("note: whoever reaches %s reads along: there is no TLS (--tls-cert, --tls-key)", address)
-		}
+	}
+	if f.cert == "" && !address.IP.IsLoopback() {
+		a.ui.Note("note: whoever is on the way to %s reads along, and could change it: there is no TLS (--tls-cert, --tls-key)", address)
+	}
+	if f.writable && f.htpasswd == "" && !address.IP.IsLoopback() {
+		a.ui.Note("note: whoever reaches %s can push and delete (--htpasswd)", address)
 	}
 	a.ui.Note("serving %s at %s://%s", strings.Join(references, ", "), scheme, address)
+	host := address.String()
+	if address.IP.IsUnspecified() {
+		host = net.JoinHostPort("localhost", strconv.Itoa(address.Port))
+	}
 	if server, ok := handler.(*serve.Server); ok {
 		for _, root := range server.Roots() {
-			a.ui.Note("  %s/%s:%s@%s", address, root.Repository, root.Tag, root.Digest)
+			a.ui.Note("  %s/%s:%s@%s", host, root.Repository, root.Tag, root.Digest)
 		}
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
-	stop := context.AfterFunc(ctx, func() {
-		// What is under way gets a moment.
-		soon, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if server.Shutdown(soon) != nil {
-			server.Close()
-		}
-	})
-	defer stop()
-	if f.cert != "" {
-		err = server.ServeTLS(listener, f.cert, f.key)
-	} else {
-		err = server.Serve(listener)
-	}
-	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
 }
 
-func (a *app) serveHandler(ctx context.Context, references []string, f serveFlags, authorize func(string, string) bool) (http.Handler, error) {
+// certificate is nil where there is none.
+func (f serveFlags) certificate() (*tls.Certificate, error) {
+	if (f.cert == "") != (f.key == "") {
+		return nil, &usageError{errors.New("--tls-cert and --tls-key go together")}
+	}
+	if f.cert == "" {
+		return nil, nil
+	}
+	certificate, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if err != nil {
+		return nil, fmt.Errorf("certificate %s with key %s: %w", f.cert, f.key, err)
+	}
+	return &certificate, nil
+}
+
+// authorize is nil where nobody has to log in.
+func (f serveFlags) authorize() (func(user, password string) bool, error) {
+	if f.htpasswd == "" {
+		return nil, nil
+	}
+	file, err := os.Open(f.htpasswd)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	authorize, err := serve.Passwords(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.htpasswd, err)
+	}
+	return authorize, nil
+}
+
+func serveHandler(ctx context.Context, references []string, f serveFlags) (http.Handler, error) {
 	if f.writable {
 		if len(references) > 1 || f.repository != "" {
 			return nil, &usageError{errors.New("--writable takes one folder, and each repository has its own name there")}
 		}
-		return guarded(writable(strings.TrimPrefix(references[0], "oci:")), authorize), nil
+		return writable(strings.TrimPrefix(references[0], "oci:"))
 	}
 	var stores []serve.Store
 	for _, reference := range references {
@@ -130,11 +160,17 @@ func (a *app) serveHandler(ctx context.Context, references []string, f serveFlag
 		}
 		stores = append(stores, store.(serve.Store))
 	}
-	return serve.New(ctx, stores, serve.Options{Repository: f.repository, Authorize: authorize})
+	return serve.New(ctx, stores, serve.Options{Repository: f.repository})
 }
 
 // writable is a registry that keeps each repository as a layout in a folder.
-func writable(dir string) http.Handler {
+func writable(dir string) (http.Handler, error) {
+	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err == nil {
+		return nil, fmt.Errorf("%s is one layout, and --writable keeps one for each repository: give the folder above it, or another", dir)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
 	yes := true
 	return olareg.New(config.Config{
 		Storage: config.ConfigStorage{StoreType: config.StoreDir, RootDir: dir},
@@ -142,69 +178,5 @@ func writable(dir string) http.Handler {
 			PushEnabled: &yes, DeleteEnabled: &yes,
 			Blob: config.ConfigAPIBlob{DeleteEnabled: &yes}, Referrer: config.ConfigAPIReferrer{Enabled: &yes},
 		},
-	})
-}
-
-func guarded(next http.Handler, authorize func(string, string) bool) http.Handler {
-	if authorize == nil {
-		return next
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, ok := r.BasicAuth(); !ok || !authorize(user, password) {
-			w.Header().Set("WWW-Authenticate", `Basic realm="krtpkg"`)
-			http.Error(w, "log in", http.StatusUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// readHtpasswd reads Apache's file of users (httpd.apache.org/docs/2.4/misc/password_encryptions.html),
-// of which only bcrypt's hashes are taken.
-func readHtpasswd(name string) (func(user, password string) bool, error) {
-	if name == "" {
-		return nil, nil
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	hashes := map[string][]byte{}
-	lines := bufio.NewScanner(file)
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		user, hash, _ := strings.Cut(line, ":")
-		if _, err := bcrypt.Cost([]byte(hash)); err != nil {
-			return nil, fmt.Errorf("%s:%d: user %q has no bcrypt hash: make it with htpasswd -B", name, n, user)
-		}
-		hashes[user] = []byte(hash)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	// Who is not known takes as long as who is.
-	nobody, err := bcrypt.GenerateFromPassword([]byte(name), bcrypt.DefaultCost)
-	if err != nil {
-		return nil, err
-	}
-	var right sync.Map // logins that were right: bcrypt is slow, and each request has one
-	return func(user, password string) bool {
-		login := sha256.Sum256([]byte(user + "\x00" + password))
-		if _, ok := right.Load(login); ok {
-			return true
-		}
-		hash, known := hashes[user]
-		if !known {
-			hash = nobody
-		}
-		if bcrypt.CompareHashAndPassword(hash, []byte(password)) != nil || !known {
-			return false
-		}
-		right.Store(login, true)
-		return true
-	}, nil
+	}), nil
 }

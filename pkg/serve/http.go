@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,8 +28,13 @@ var (
 )
 
 const (
+	// maxManifest is the limit that registries have.
 	maxManifest = 4 << 20
-	maxName     = 255
+	// maxName is as long as names are in other registries (distribution-spec v1.1, pulling
+	// manifests).
+	maxName = 255
+	// refusedBody is how long a body that nobody reads may take to arrive.
+	refusedBody = 2 * time.Second
 )
 
 // problem is an error as the specification has it.
@@ -46,13 +52,7 @@ func unknown(code, what string) error {
 // ServeHTTP answers GET and HEAD.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if s.options.Authorize != nil {
-		if user, password, ok := r.BasicAuth(); !ok || !s.options.Authorize(user, password) {
-			w.Header().Set("WWW-Authenticate", `Basic realm="krtpkg"`)
-			fail(w, r, &problem{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
-			return
-		}
-	}
+	refuseBody(w, r)
 	if err := s.answer(w, r); err != nil {
 		fail(w, r, err)
 	}
@@ -76,18 +76,19 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if name, err = s.known(name, r.URL.Query().Get("ns")); err != nil {
-		return err
+	repo := s.repository(name, r.URL.Query().Get("ns"))
+	if repo == nil {
+		return unknown("NAME_UNKNOWN", "repository "+name)
 	}
 	switch kind {
 	case "tags":
-		return s.listTags(w, r, name)
+		return listTags(w, r, name, repo)
 	case "manifests":
-		return s.manifest(w, r, name, reference)
+		return s.manifest(w, r, repo, reference)
 	case "blobs":
-		return s.blob(w, r, reference)
+		return s.blob(w, r, digest.Digest(reference))
 	default:
-		return s.referrers(w, r, reference)
+		return s.referrers(w, r, digest.Digest(reference))
 	}
 }
 
@@ -100,7 +101,7 @@ func parse(path string) (name, kind, reference string, err error) {
 	}
 	last := len(parts) - 1
 	name, kind, reference = strings.Join(parts[:last-1], "/"), parts[last-1], parts[last]
-	if len(name) > maxName || !repositoryName.MatchString(name) {
+	if !isRepository(name) {
 		return "", "", "", &problem{http.StatusBadRequest, "NAME_INVALID", "invalid repository name"}
 	}
 	byDigest := digest.Digest(reference).Validate() == nil
@@ -116,40 +117,29 @@ func parse(path string) (name, kind, reference string, err error) {
 	return "", "", "", unknown("NAME_UNKNOWN", path)
 }
 
-// known is the name that a repository has here: containerd asks a mirror for the path alone,
-// and says which registry's it is.
-func (s *Server) known(name, registry string) (string, error) {
-	if registry != "" {
-		full := strings.ReplaceAll(registry, ":", "_") + "/" + name
-		if s.names[full] != nil {
-			return full, nil
-		}
-	}
-	if s.names[name] == nil {
-		return "", unknown("NAME_UNKNOWN", "repository "+name)
-	}
-	return name, nil
-}
+func isRepository(name string) bool { return len(name) <= maxName && repositoryName.MatchString(name) }
 
 func (s *Server) catalog(w http.ResponseWriter, r *http.Request) error {
 	var list []string
-	for name := range s.own {
-		list = append(list, name)
+	for name, repo := range s.repositories {
+		if repo.stores != nil {
+			list = append(list, name)
+		}
 	}
 	slices.Sort(list)
-	return s.page(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
+	return page(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
 }
 
-func (s *Server) listTags(w http.ResponseWriter, r *http.Request, name string) error {
-	tags, err := s.tags(r.Context(), name)
+func listTags(w http.ResponseWriter, r *http.Request, name string, repo *repository) error {
+	tags, err := repo.list(r.Context())
 	if err != nil {
 		return err
 	}
-	return s.page(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
+	return page(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
 }
 
 // page answers with a part of a list (distribution-spec v1.1, listing tags).
-func (s *Server) page(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
+func page(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
 	query := r.URL.Query()
 	if last := query.Get("last"); last != "" {
 		at, found := slices.BinarySearch(list, last)
@@ -181,18 +171,16 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request, list []string, vie
 	return reply(w, r, "application/json", data)
 }
 
-func (s *Server) manifest(w http.ResponseWriter, r *http.Request, name, reference string) error {
-	store, desc, err := s.resolve(r.Context(), name, reference)
+// manifest sends a manifest that has been read, and is what its digest says.
+func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo *repository, reference string) error {
+	desc, err := s.resolve(r.Context(), repo, reference)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return unknown("MANIFEST_UNKNOWN", "manifest "+reference)
 	}
 	if err != nil {
 		return err
 	}
-	if desc.Size > maxManifest {
-		return fmt.Errorf("manifest %s has %d bytes", desc.Digest, desc.Size)
-	}
-	data, err := content.FetchAll(r.Context(), store, desc)
+	data, err := content.FetchAll(r.Context(), s.stores, desc)
 	if err != nil {
 		return err
 	}
@@ -201,57 +189,83 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, name, referenc
 	return reply(w, r, desc.MediaType, data)
 }
 
-// blob sends content as it lies there; who asked for it checks it, as of any registry.
-func (s *Server) blob(w http.ResponseWriter, r *http.Request, reference string) error {
+func (s *Server) resolve(ctx context.Context, repo *repository, reference string) (ocispec.Descriptor, error) {
 	d := digest.Digest(reference)
-	for _, store := range s.stores {
-		size, err := store.Stat(d)
-		if errors.Is(err, errdef.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		body, err := store.Fetch(r.Context(), ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-		seeker, ok := body.(io.ReadSeeker)
-		if !ok {
-			return fmt.Errorf("blob %s can't be read in place", d)
-		}
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Docker-Content-Digest", reference)
-		w.Header().Set("ETag", strconv.Quote(reference))
-		http.ServeContent(w, r, "", time.Time{}, seeker)
-		return nil
+	if d.Validate() != nil {
+		d = repo.tags[reference]
 	}
-	return unknown("BLOB_UNKNOWN", "blob "+reference)
+	if d == "" && isAttached(reference) {
+		desc, err := s.stores.Resolve(ctx, reference)
+		if err != nil {
+			return desc, err
+		}
+		d = desc.Digest
+	}
+	if d == "" {
+		return ocispec.Descriptor{}, errdef.ErrNotFound
+	}
+	// Stores read what they are asked for as a manifest, and a layer may be asked for.
+	size, err := s.stores.Stat(d)
+	if err == nil && size > maxManifest {
+		err = errdef.ErrNotFound
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return s.stores.Resolve(ctx, d.String())
 }
 
-func (s *Server) referrers(w http.ResponseWriter, r *http.Request, reference string) error {
-	wanted := r.URL.Query().Get("artifactType")
-	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
-	for _, store := range s.stores {
-		found, err := store.Predecessors(r.Context(), ocispec.Descriptor{Digest: digest.Digest(reference)})
-		if err != nil {
-			return err
-		}
-		for _, desc := range found {
-			if wanted == "" || desc.ArtifactType == wanted {
-				index.Manifests = append(index.Manifests, desc)
-			}
-		}
+// blob sends content as it lies there; who asked for it checks it, as of any registry.
+func (s *Server) blob(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
+	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d}
+	var err error
+	if desc.Size, err = s.stores.Stat(d); errors.Is(err, errdef.ErrNotFound) {
+		return unknown("BLOB_UNKNOWN", "blob "+d.String())
 	}
-	if wanted != "" {
+	if err != nil {
+		return err
+	}
+	body, err := s.stores.Fetch(r.Context(), desc)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	seeker, ok := body.(io.ReadSeeker)
+	if !ok {
+		return fmt.Errorf("blob %s can't be read in place", d)
+	}
+	w.Header().Set("Content-Type", desc.MediaType)
+	w.Header().Set("Docker-Content-Digest", d.String())
+	w.Header().Set("ETag", strconv.Quote(d.String()))
+	http.ServeContent(w, r, "", time.Time{}, seeker)
+	return nil
+}
+
+// referrers lists what has a digest as its subject (distribution-spec v1.1, listing referrers).
+func (s *Server) referrers(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
+	found, err := s.stores.Predecessors(r.Context(), ocispec.Descriptor{Digest: d})
+	if err != nil {
+		return err
+	}
+	if wanted := r.URL.Query().Get("artifactType"); wanted != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
+		found = slices.DeleteFunc(found, func(desc ocispec.Descriptor) bool { return desc.ArtifactType != wanted })
 	}
-	data, err := json.Marshal(index)
+	data, err := json.Marshal(ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: found,
+	})
 	if err != nil {
 		return err
 	}
 	return reply(w, r, ocispec.MediaTypeImageIndex, data)
+}
+
+// refuseBody gives a body that nobody reads little time: who sends one slowly keeps no
+// connection by it.
+func refuseBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBody)) // not every writer has one
+	}
 }
 
 func reply(w http.ResponseWriter, r *http.Request, mediaType string, data []byte) error {

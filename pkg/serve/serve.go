@@ -1,5 +1,6 @@
 // Package serve is a read-only registry (OCI distribution-spec v1.1, pull and content
-// discovery) straight from archives and layouts: [New] makes it of what they hold.
+// discovery) straight from archives and layouts: [New] makes it of what they hold, [Guard]
+// asks for logins, [Run] answers at a listener.
 //
 // The handler is our own: registries that exist as libraries keep manifests in memory and know
 // each repository by one name, and here nothing is unpacked, and an image is found under the
@@ -9,36 +10,22 @@ package serve
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2"
-	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
-// Store is what is served: an archive or a layout.
-type Store interface {
-	oras.ReadOnlyGraphTarget
-	Tags(ctx context.Context, last string, fn func(tags []string) error) error
-	// Stat gives the size of content.
-	Stat(d digest.Digest) (int64, error)
-}
-
 // Options are the parameters of serving.
 type Options struct {
 	// Repository is the name under which roots are found; each root's own when empty.
 	Repository string
-	// Authorize says who may read; nil lets everybody.
-	Authorize func(username, password string) bool
 }
 
 // Root is a bundle or a runtime that is served.
@@ -49,28 +36,55 @@ type Root struct {
 }
 
 // Server serves what stores hold. It is an [net/http.Handler].
+//
+// Tags are those that the stores had when it was made. All content is found under each of its
+// repositories, by digest, as it is at the moment of the request.
 type Server struct {
-	options Options
-	stores  []Store
-	roots   []Root
-	// names are the tags of each repository: of the roots, and of images by upstream's names.
-	names map[string]map[string]digest.Digest
-	// own are the repositories of the roots, with the stores that they are in.
-	own map[string][]Store
+	stores stores
+	roots  []Root
+	// repositories are those of the roots, and of images by upstream's names.
+	repositories map[string]*repository
+	// short are those of images by upstream's names without the registry.
+	short map[string]*repository
 }
 
-// New makes a server of stores, each of which has to name a bundle or a runtime.
-func New(ctx context.Context, stores []Store, o Options) (*Server, error) {
-	s := &Server{options: o, stores: stores, names: map[string]map[string]digest.Digest{}, own: map[string][]Store{}}
-	for _, store := range stores {
+// repository is what is known by one name.
+type repository struct {
+	// tags are what they stand for; "" for one that stands for different things.
+	tags map[string]digest.Digest
+	// stores are those with roots of this name.
+	stores stores
+}
+
+// New makes a server of stores, each of which has to name a bundle or a runtime. What one
+// leaves out has to be in another. Of two locks that give an image's tag different digests the
+// first counts. Errors: [*LackingError].
+func New(ctx context.Context, list []Store, o Options) (*Server, error) {
+	s := &Server{stores: list, repositories: map[string]*repository{}, short: map[string]*repository{}}
+	if err := s.stores.complete(ctx); err != nil {
+		return nil, err
+	}
+	var sets []*bundle.Set
+	for _, store := range list {
 		sources, err := transfer.RootsOf(ctx, store)
 		if err != nil {
 			return nil, err
 		}
 		for _, source := range sources {
-			if err := s.add(ctx, store, source); err != nil {
+			set, err := bundle.OpenSet(ctx, s.stores, source.Root)
+			if err != nil {
 				return nil, err
 			}
+			if err := s.addRoot(store, source, cmp.Or(o.Repository, set.Name())); err != nil {
+				return nil, err
+			}
+			sets = append(sets, set)
+		}
+	}
+	// Roots come first: their names are theirs, whatever images are called.
+	for _, set := range sets {
+		for _, b := range set.Bundles {
+			s.addImages(b.Images)
 		}
 	}
 	slices.SortFunc(s.roots, func(a, b Root) int {
@@ -82,63 +96,79 @@ func New(ctx context.Context, stores []Store, o Options) (*Server, error) {
 // Roots are what is served, by name.
 func (s *Server) Roots() []Root { return s.roots }
 
-func (s *Server) add(ctx context.Context, store Store, source transfer.Source) error {
-	set, err := bundle.OpenSet(ctx, store, source.Root)
-	if err != nil {
-		return err
+func (s *Server) addRoot(store Store, source transfer.Source, name string) error {
+	if !isRepository(name) {
+		return fmt.Errorf("%q is no name of a repository", name)
 	}
-	repository := cmp.Or(s.options.Repository, set.Name())
-	if !repositoryName.MatchString(repository) {
-		return fmt.Errorf("%q is no name of a repository", repository)
-	}
-	if !slices.Contains(s.own[repository], store) {
-		s.own[repository] = append(s.own[repository], store)
+	r := named(s.repositories, name)
+	if !slices.Contains(r.stores, store) {
+		r.stores = append(r.stores, store)
 	}
 	for _, tag := range source.Tags {
-		if other, taken := s.names[repository][tag]; taken && other != source.Root.Digest {
-			return fmt.Errorf("%s:%s is %s, and %s too", repository, tag, other, source.Root.Digest)
-		}
-		s.name(repository, tag, source.Root.Digest)
-		s.roots = append(s.roots, Root{repository, tag, source.Root.Digest})
-	}
-	for _, b := range set.Bundles {
-		for _, locked := range b.Images {
-			s.addImage(locked)
+		switch other, taken := r.tags[tag]; {
+		case !taken:
+			r.tags[tag] = source.Root.Digest
+			s.roots = append(s.roots, Root{name, tag, source.Root.Digest})
+		case other != source.Root.Digest:
+			return fmt.Errorf("%s:%s is %s, and %s too", name, tag, other, source.Root.Digest)
 		}
 	}
 	return nil
 }
 
-// addImage makes an image known by upstream's name, with its registry (as a mirror that keeps
-// upstream's paths has it) and without (as containerd asks a mirror, with ?ns=REGISTRY).
-func (s *Server) addImage(locked images.Locked) {
-	repository, tag := locked.Image.Context(), ""
-	d := digest.Digest(locked.Image.DigestStr())
-	reference, _, _ := strings.Cut(locked.Reference, "@")
-	if ref, err := images.ParseReference(reference); err == nil {
-		repository, tag = ref.Context(), ref.Identifier()
-	}
-	for _, name := range []string{transfer.UpstreamPath(repository), repository.RepositoryStr()} {
-		s.name(name, tag, d)
+// addImages makes images known by upstream's names, with the registry (as a mirror that keeps
+// upstream's paths has them) and without (as a user may ask whom that name tells enough).
+func (s *Server) addImages(lock images.Lock) {
+	for _, locked := range lock {
+		repository, tag := locked.Image.Context(), ""
+		reference, _, _ := strings.Cut(locked.Reference, "@")
+		if ref, err := images.ParseReference(reference); err == nil {
+			repository, tag = ref.Context(), ref.Identifier()
+		}
+		full := named(s.repositories, transfer.UpstreamPath(repository))
+		short := named(s.short, repository.RepositoryStr())
+		if tag == "" {
+			continue
+		}
+		d := digest.Digest(locked.Image.DigestStr())
+		if _, taken := full.tags[tag]; !taken {
+			full.tags[tag] = d
+		}
+		if other, taken := short.tags[tag]; taken && other != full.tags[tag] {
+			d = "" // two registries have it, and the name does not say which
+		} else {
+			d = full.tags[tag]
+		}
+		short.tags[tag] = d
 	}
 }
 
-func (s *Server) name(repository, tag string, d digest.Digest) {
-	if s.names[repository] == nil {
-		s.names[repository] = map[string]digest.Digest{}
+func named(all map[string]*repository, name string) *repository {
+	if all[name] == nil {
+		all[name] = &repository{tags: map[string]digest.Digest{}}
 	}
-	if tag != "" {
-		s.names[repository][tag] = d
-	}
+	return all[name]
 }
 
-// tags are those of a repository, in order.
-func (s *Server) tags(ctx context.Context, repository string) ([]string, error) {
-	all := maps.Clone(s.names[repository])
-	for _, store := range s.own[repository] {
+// repository finds a repository by the name that it is asked for. containerd asks a mirror for
+// the path alone, and says by ns which registry's it is (containerd: docs/hosts.md): what
+// another registry has by that path is not it. Roots are found whatever ns is, since where
+// bundles are relocated to is the site's choice.
+func (s *Server) repository(name, ns string) *repository {
+	if ns == "" {
+		return cmp.Or(s.repositories[name], s.short[name])
+	}
+	return cmp.Or(s.repositories[strings.ReplaceAll(ns, ":", "_")+"/"+name], s.repositories[name])
+}
+
+// list gives the tags in order, also those by which signatures are attached.
+func (r *repository) list(ctx context.Context) ([]string, error) {
+	all := maps.Clone(r.tags)
+	maps.DeleteFunc(all, func(_ string, d digest.Digest) bool { return d == "" })
+	for _, store := range r.stores {
 		err := store.Tags(ctx, "", func(page []string) error {
 			for _, tag := range page {
-				if strings.HasPrefix(tag, "sha256-") {
+				if isAttached(tag) {
 					all[tag] = ""
 				}
 			}
@@ -151,25 +181,6 @@ func (s *Server) tags(ctx context.Context, repository string) ([]string, error) 
 	return slices.Sorted(maps.Keys(all)), nil
 }
 
-// resolve finds a manifest, and the store that has it.
-func (s *Server) resolve(ctx context.Context, repository, reference string) (Store, ocispec.Descriptor, error) {
-	if d, ok := s.names[repository][reference]; ok {
-		reference = d.String()
-	} else if digest.Digest(reference).Validate() != nil {
-		if !strings.HasPrefix(reference, "sha256-") {
-			return nil, ocispec.Descriptor{}, errdef.ErrNotFound
-		}
-		return find(ctx, s.own[repository], reference) // what is attached by a tag
-	}
-	return find(ctx, s.stores, reference)
-}
-
-func find(ctx context.Context, stores []Store, reference string) (Store, ocispec.Descriptor, error) {
-	for _, store := range stores {
-		desc, err := store.Resolve(ctx, reference)
-		if err == nil || !errors.Is(err, errdef.ErrNotFound) {
-			return store, desc, err
-		}
-	}
-	return nil, ocispec.Descriptor{}, errdef.ErrNotFound
-}
+// isAttached is true of tags that attach something to a digest: cosign's, and the referrers
+// tag schema's. They mean the same in every repository.
+func isAttached(tag string) bool { return strings.HasPrefix(tag, "sha256-") }

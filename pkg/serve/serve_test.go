@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +20,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/layout"
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -27,56 +30,90 @@ import (
 
 const layer = "the content of a layer"
 
-// served is a layout with a bundle and its image, behind a server.
-func served(t *testing.T, o serve.Options) (*httptest.Server, ocispec.Descriptor) {
+// newLayout is an empty layout.
+func newLayout(t *testing.T) *layout.Store {
 	t.Helper()
 	store, err := layout.Create(filepath.Join(t.TempDir(), "layout"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	put := func(mediaType string, data []byte) ocispec.Descriptor {
-		desc := content.NewDescriptorFromBytes(mediaType, data)
-		if err := store.Push(t.Context(), desc, bytes.NewReader(data)); err != nil {
-			t.Fatal(err)
-		}
-		return desc
+	return store
+}
+
+func push(t *testing.T, store *layout.Store, mediaType string, data []byte) ocispec.Descriptor {
+	t.Helper()
+	desc := content.NewDescriptorFromBytes(mediaType, data)
+	if err := store.Push(t.Context(), desc, bytes.NewReader(data)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
+		t.Fatal(err)
 	}
-	data, err := json.Marshal(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
-		Config: put(ocispec.MediaTypeImageConfig, []byte("{}")),
-		Layers: []ocispec.Descriptor{put(ocispec.MediaTypeImageLayerGzip, []byte(layer))},
+	return desc
+}
+
+func pushManifest(t *testing.T, store *layout.Store, m ocispec.Manifest) ocispec.Descriptor {
+	t.Helper()
+	m.Versioned, m.MediaType = specs.Versioned{SchemaVersion: 2}, ocispec.MediaTypeImageManifest
+	data, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return push(t, store, m.MediaType, data)
+}
+
+// addImage makes an image of one layer, which a lock calls by a reference.
+func addImage(t *testing.T, store *layout.Store, reference, layer string) images.Locked {
+	t.Helper()
+	ref, err := name.ParseReference(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desc := pushManifest(t, store, ocispec.Manifest{
+		Config: push(t, store, ocispec.MediaTypeImageConfig, []byte("{}")),
+		Layers: []ocispec.Descriptor{push(t, store, ocispec.MediaTypeImageLayerGzip, []byte(layer))},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	image := put(ocispec.MediaTypeImageManifest, data)
-	locked, err := name.NewDigest("registry.example:5000/org/web@" + image.Digest.String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	return images.Locked{Image: ref.Context().Digest(desc.Digest.String()), Reference: reference}
+}
+
+// attach makes a referrer.
+func attach(t *testing.T, store *layout.Store, subject ocispec.Descriptor, artifactType string) ocispec.Descriptor {
+	t.Helper()
+	empty := push(t, store, ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	return pushManifest(t, store, ocispec.Manifest{
+		ArtifactType: artifactType, Config: empty, Layers: []ocispec.Descriptor{empty},
+		Subject: &ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size},
+	})
+}
+
+// addBundle makes a bundle of images, tagged with its version and other tags.
+func addBundle(t *testing.T, store *layout.Store, name, version string, lock images.Lock, tags ...string) ocispec.Descriptor {
+	t.Helper()
 	c := &bundle.Content{
 		Bundle: &bundle.Bundle{
 			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
-			Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}, Spec: bundle.BundleSpec{Layer: 6},
+			Metadata: bundle.Metadata{Name: name, Version: version}, Spec: bundle.BundleSpec{Layer: 6},
 		},
-		Images: images.Lock{{Image: locked, Reference: "registry.example:5000/org/web:v1"}},
+		Images: lock,
 	}
 	root, err := c.Pack(t.Context(), store, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, tag := range []string{"1.0.0", "1.1.0", "latest"} {
+	for _, tag := range append(tags, version) {
 		if err := store.Tag(t.Context(), root, tag); err != nil {
 			t.Fatal(err)
 		}
 	}
-	handler, err := serve.New(t.Context(), []serve.Store{store}, o)
+	return root
+}
+
+func start(t *testing.T, o serve.Options, stores ...serve.Store) *httptest.Server {
+	t.Helper()
+	handler, err := serve.New(t.Context(), stores, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	return server, image
+	return server
 }
 
 func get(t *testing.T, method, url string, header ...string) (*http.Response, string) {
@@ -102,7 +139,13 @@ func get(t *testing.T, method, url string, header ...string) (*http.Response, st
 
 func TestRequests(t *testing.T) {
 	t.Parallel()
-	server, image := served(t, serve.Options{})
+	store := newLayout(t)
+	web := addImage(t, store, "registry.example:5000/org/web:v1", layer)
+	root := addBundle(t, store, "edge", "1.0.0", images.Lock{web}, "1.1.0", "latest")
+	signature := attach(t, store, root, "application/vnd.example.signature")
+	large := push(t, store, ocispec.MediaTypeImageLayer, fmt.Appendf(nil, `{"config":{},"mediaType":%q,"x":%q}`, ocispec.MediaTypeImageManifest, strings.Repeat("x", 4<<20)))
+	server := start(t, serve.Options{}, store)
+	image := web.Image.DigestStr()
 	blob := digest.FromString(layer).String()
 	absent := digest.FromString("absent").String()
 	for _, c := range []struct {
@@ -123,9 +166,10 @@ func TestRequests(t *testing.T) {
 		{"GET /v2/edge/manifests/1.0.0", nil, 200, "vnd.krtpkg.bundle.v1"},
 		{"HEAD /v2/edge/manifests/1.0.0", nil, 200, ""},
 		{"GET /v2/edge/manifests/9.9.9", nil, 404, "MANIFEST_UNKNOWN"},
-		{"GET /v2/edge/manifests/" + image.Digest.String(), nil, 200, "layers"},
+		{"GET /v2/edge/manifests/" + image, nil, 200, "layers"},
 		{"GET /v2/edge/manifests/" + absent, nil, 404, "MANIFEST_UNKNOWN"},
 		{"GET /v2/edge/manifests/" + blob, nil, 404, "MANIFEST_UNKNOWN"},
+		{"GET /v2/edge/manifests/" + large.Digest.String(), nil, 404, "MANIFEST_UNKNOWN"},
 		{"GET /v2/edge/manifests/sha256-abc.sig", nil, 404, "MANIFEST_UNKNOWN"},
 		{"GET /v2/edge/manifests/..%2f..%2fetc", nil, 400, "NAME_INVALID"},
 		{"GET /v2/edge/manifests/-x", nil, 400, "MANIFEST_INVALID"},
@@ -135,6 +179,12 @@ func TestRequests(t *testing.T) {
 		{"GET /v2/org/web/manifests/v1?ns=registry.example:5000", nil, 200, "layers"},
 		{"GET /v2/org/web/manifests/v1", nil, 200, "layers"},
 		{"GET /v2/org/web/manifests/v2?ns=registry.example:5000", nil, 404, "MANIFEST_UNKNOWN"},
+		{"GET /v2/org/web/manifests/v1?ns=other.example", nil, 404, "NAME_UNKNOWN"},
+		{"GET /v2/org/web/manifests/" + image + "?ns=registry.example:5000", nil, 200, "layers"},
+		{"GET /v2/org/web/blobs/" + blob + "?ns=registry.example:5000", nil, 200, layer},
+		{"GET /v2/registry.example_5000/org/web/manifests/v1?ns=registry.example:5000", nil, 200, "layers"},
+		{"GET /v2/edge/manifests/" + root.Digest.String() + "?ns=site.example", nil, 200, "vnd.krtpkg.bundle.v1"},
+		{"GET /v2/org/web/tags/list", nil, 200, `"tags":["v1"]`},
 		{"GET /v2/Edge/manifests/1.0.0", nil, 400, "NAME_INVALID"},
 		{"GET /v2/edge//manifests/1.0.0", nil, 400, "NAME_INVALID"},
 		{"GET /v2/" + strings.Repeat("a/", 200) + "a/manifests/1", nil, 400, "NAME_INVALID"},
@@ -147,6 +197,8 @@ func TestRequests(t *testing.T) {
 		{"GET /v2/edge/blobs/sha256:abc", nil, 400, "DIGEST_INVALID"},
 		{"GET /v2/edge/blobs/sha256:..%2f..%2f..%2fetc%2fpasswd", nil, 400, "NAME_INVALID"},
 		{"GET /v2/edge/referrers/" + absent, nil, 200, `"manifests":[]`},
+		{"GET /v2/edge/referrers/" + root.Digest.String(), nil, 200, signature.Digest.String()},
+		{"GET /v2/edge/referrers/" + root.Digest.String() + "?artifactType=other", nil, 200, `"manifests":[]`},
 		{"GET /v2/edge/referrers/latest", nil, 400, "DIGEST_INVALID"},
 		{"GET /v2/edge/uploads/x", nil, 404, "NAME_UNKNOWN"},
 		{"POST /v2/edge/blobs/uploads/", nil, 405, "UNSUPPORTED"},
@@ -159,9 +211,17 @@ func TestRequests(t *testing.T) {
 			t.Errorf("%s: %d %.200s, want %d %q", c.request, response.StatusCode, body, c.status, c.want)
 		}
 	}
-	response, _ := get(t, "HEAD", server.URL+"/v2/edge/manifests/"+image.Digest.String())
-	if got := response.Header; got.Get("Docker-Content-Digest") != image.Digest.String() || got.Get("Content-Type") != image.MediaType || got.Get("Content-Length") != fmt.Sprint(image.Size) {
-		t.Errorf("%v", got)
+	response, _ := get(t, "HEAD", server.URL+"/v2/edge/manifests/"+image)
+	if got := response.Header; got.Get("Docker-Content-Digest") != image || got.Get("Content-Type") != ocispec.MediaTypeImageManifest || response.ContentLength <= 0 || got.Get("ETag") == "" {
+		t.Errorf("manifest: %v", got)
+	}
+	response, _ = get(t, "HEAD", server.URL+"/v2/edge/blobs/"+blob)
+	if got := response.Header; got.Get("Docker-Content-Digest") != blob || got.Get("Accept-Ranges") != "bytes" || response.ContentLength != int64(len(layer)) {
+		t.Errorf("blob: %v", got)
+	}
+	response, body := get(t, "GET", server.URL+"/v2/edge/referrers/"+root.Digest.String()+"?artifactType=application/vnd.example.signature")
+	if response.Header.Get("OCI-Filters-Applied") != "artifactType" || response.Header.Get("Content-Type") != ocispec.MediaTypeImageIndex || !strings.Contains(body, signature.Digest.String()) {
+		t.Errorf("referrers: %v %s", response.Header, body)
 	}
 	response, _ = get(t, "GET", server.URL+"/v2/edge/tags/list?n=1")
 	if got := response.Header.Get("Link"); got != `</v2/edge/tags/list?last=1.0.0&n=1>; rel="next"` {
@@ -169,13 +229,97 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-func TestAuthorize(t *testing.T) {
+// A name that two have is not given to either of them, and a root's name is its own.
+func TestNames(t *testing.T) {
 	t.Parallel()
-	server, _ := served(t, serve.Options{Repository: "krt/edge", Authorize: func(user, password string) bool { return user == "a" && password == "b" }})
-	if response, body := get(t, "GET", server.URL+"/v2/"); response.StatusCode != 401 || response.Header.Get("WWW-Authenticate") == "" || !strings.Contains(body, "UNAUTHORIZED") {
-		t.Errorf("%d %s", response.StatusCode, body)
+	store := newLayout(t)
+	root := addBundle(t, store, "web", "1.0.0", images.Lock{
+		addImage(t, store, "one.example/org/web:v1", "one"),
+		addImage(t, store, "two.example/org/web:v1", "two"),
+		addImage(t, store, "two.example/org/web:v2", "only two's"),
+		addImage(t, store, "two.example/web:1.0.0", "called as the bundle is"),
+		addImage(t, store, "nginx:1.27", "of Docker Hub"),
+	})
+	server := start(t, serve.Options{}, store)
+	for _, c := range []struct {
+		path string
+		want string // the content of the layer; "" where nothing is to be found
+	}{
+		{"/v2/org/web/manifests/v1", ""},
+		{"/v2/org/web/manifests/v1?ns=one.example", "one"},
+		{"/v2/org/web/manifests/v1?ns=two.example", "two"},
+		{"/v2/org/web/manifests/v1?ns=quay.io", ""},
+		{"/v2/org/web/manifests/v2", "only two's"},
+		{"/v2/org/web/manifests/v2?ns=one.example", ""},
+		{"/v2/web/manifests/1.0.0?ns=two.example", "called as the bundle is"},
+		{"/v2/library/nginx/manifests/1.27?ns=docker.io", "of Docker Hub"},
+		{"/v2/docker.io/library/nginx/manifests/1.27", "of Docker Hub"},
+	} {
+		response, body := get(t, "GET", server.URL+c.path)
+		if c.want == "" {
+			if response.StatusCode != http.StatusNotFound {
+				t.Errorf("%s: %d %s", c.path, response.StatusCode, body)
+			}
+			continue
+		}
+		if d := digest.FromString(c.want).String(); !strings.Contains(body, d) {
+			t.Errorf("%s: %d %s, want layer %q", c.path, response.StatusCode, body, c.want)
+		}
 	}
-	if response, _ := get(t, "GET", server.URL+"/v2/krt/edge/manifests/1.0.0", "Authorization", "Basic YTpi"); response.StatusCode != 200 {
-		t.Errorf("with a login: %d", response.StatusCode)
+	response, _ := get(t, "HEAD", server.URL+"/v2/web/manifests/1.0.0")
+	if got := response.Header.Get("Docker-Content-Digest"); got != root.Digest.String() {
+		t.Errorf("web:1.0.0 is %s", got)
+	}
+	if _, body := get(t, "GET", server.URL+"/v2/org/web/tags/list"); !strings.Contains(body, `"tags":["v2"]`) {
+		t.Errorf("tags %s", body)
+	}
+}
+
+// Two folders with the same tag of different things are refused, as are names that are none.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	one, two := newLayout(t), newLayout(t)
+	addBundle(t, one, "one", "1.0.0", nil)
+	addBundle(t, two, "two", "1.0.0", nil)
+	for want, repository := range map[string]string{
+		"krt/edge:1.0.0 is sha256:":    "krt/edge",
+		`"../edge" is no name of a`:    "../edge",
+		`"krt/Edge" is no name of a`:   "krt/Edge",
+		`"krt/edge:1" is no name of a`: "krt/edge:1",
+		"is no name of a repository":   strings.Repeat("x", 256),
+	} {
+		_, err := serve.New(t.Context(), []serve.Store{one, two}, serve.Options{Repository: repository})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", repository, err, want)
+		}
+	}
+	if _, err := serve.New(t.Context(), []serve.Store{newLayout(t)}, serve.Options{}); err == nil {
+		t.Error("an empty folder is served")
+	}
+}
+
+// A manifest that is not what its digest says is not sent; of the others all is still there.
+func TestDamagedManifest(t *testing.T) {
+	t.Parallel()
+	store := newLayout(t)
+	root := addBundle(t, store, "edge", "1.0.0", images.Lock{addImage(t, store, "one.example/org/web:v1", layer)})
+	server := start(t, serve.Options{}, store)
+	file := filepath.Join(strings.TrimPrefix(store.String(), "oci:"), "blobs", "sha256", root.Digest.Encoded())
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := bytes.Replace(data, []byte("edge"), []byte("edgy"), 1)
+	if err := errors.Join(os.Chmod(file, 0o644), os.WriteFile(file, damaged, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, reference := range []string{"1.0.0", root.Digest.String()} {
+		response, body := get(t, "GET", server.URL+"/v2/edge/manifests/"+reference)
+		if response.StatusCode != http.StatusInternalServerError || strings.Contains(body, "edgy") {
+			t.Errorf("%s: %d %s", reference, response.StatusCode, body)
+		}
+	}
+	if response, _ := get(t, "GET", server.URL+"/v2/one.example/org/web/manifests/v1"); response.StatusCode != http.StatusOK {
+		t.Errorf("image: %d", response.StatusCode)
 	}
 }

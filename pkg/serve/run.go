@@ -1,0 +1,42 @@
+package serve
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+)
+
+// moment is how long what is under way may take when serving ends.
+const moment = time.Second
+
+// Run answers at a listener, with a certificate by TLS, until the context ends: then it takes
+// nothing new, gives what is under way a moment, and returns the context's error. The listener
+// is closed in any case.
+func Run(ctx context.Context, listener net.Listener, handler http.Handler, certificate *tls.Certificate) error {
+	// How long a transfer takes is not limited: layers are large and lines are thin.
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	ended := make(chan error, 1)
+	go func() {
+		if certificate == nil {
+			ended <- server.Serve(listener)
+			return
+		}
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12}
+		ended <- server.ServeTLS(listener, "", "")
+	}()
+	select {
+	case err := <-ended:
+		return errors.Join(err, server.Close())
+	case <-ctx.Done():
+	}
+	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), moment)
+	defer cancel()
+	if server.Shutdown(soon) != nil {
+		server.Close()
+	}
+	<-ended
+	return ctx.Err()
+}

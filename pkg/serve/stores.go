@@ -1,0 +1,141 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+// Store is what is served: an archive or a layout. Readers that it gives of content are
+// [io.ReadSeeker]s.
+type Store interface {
+	oras.ReadOnlyGraphTarget
+	Tags(ctx context.Context, last string, fn func(tags []string) error) error
+	// Stat gives the size of content, or an error that is [errdef.ErrNotFound].
+	Stat(d digest.Digest) (int64, error)
+}
+
+// lacker is a store that may leave out what another has: an archive with a base, or one of
+// several volumes.
+type lacker interface {
+	Lacking(ctx context.Context) ([]ocispec.Descriptor, error)
+	Base() []string
+}
+
+// LackingError says that a store builds on what is not served beside it.
+type LackingError struct {
+	// Store is its name.
+	Store string
+	// Base is what it builds on, as it says itself; it need not say.
+	Base []string
+	// Missing are the blobs that nothing served has.
+	Missing []digest.Digest
+}
+
+func (e *LackingError) Error() string {
+	rest := "its other volumes"
+	if len(e.Base) > 0 {
+		rest = strings.Join(e.Base, ", ")
+	}
+	return fmt.Sprintf("%s lacks %d blobs, %s among them: serve %s beside it", e.Store, len(e.Missing), e.Missing[0], rest)
+}
+
+// Unwrap is how package transfer calls the same.
+func (e *LackingError) Unwrap() error {
+	return &transfer.BaseError{Base: e.Base, Missing: e.Missing}
+}
+
+// stores are read as one: what the first of them lacks the next may have.
+type stores []Store
+
+// Fetch gives content from the first store that has it.
+func (s stores) Fetch(ctx context.Context, desc ocispec.Descriptor) (body io.ReadCloser, err error) {
+	err = s.first(func(store Store) (err error) {
+		body, err = store.Fetch(ctx, desc)
+		return err
+	})
+	return body, err
+}
+
+// Resolve finds a manifest in the first store that has it.
+func (s stores) Resolve(ctx context.Context, reference string) (desc ocispec.Descriptor, err error) {
+	err = s.first(func(store Store) (err error) {
+		desc, err = store.Resolve(ctx, reference)
+		return err
+	})
+	return desc, err
+}
+
+// Stat gives the size of content.
+func (s stores) Stat(d digest.Digest) (size int64, err error) {
+	err = s.first(func(store Store) (err error) {
+		size, err = store.Stat(d)
+		return err
+	})
+	return size, err
+}
+
+// first asks one store after the other, until one knows.
+func (s stores) first(ask func(Store) error) error {
+	for _, store := range s {
+		if err := ask(store); !errors.Is(err, errdef.ErrNotFound) {
+			return err
+		}
+	}
+	return errdef.ErrNotFound
+}
+
+// Predecessors are those in all stores, each once.
+func (s stores) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	all := []ocispec.Descriptor{}
+	for _, store := range s {
+		found, err := store.Predecessors(ctx, node)
+		if err != nil {
+			return nil, err
+		}
+		for _, desc := range found {
+			same := func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }
+			if !slices.ContainsFunc(all, same) {
+				all = append(all, desc)
+			}
+		}
+	}
+	return all, nil
+}
+
+// complete says by an error that a store lacks what none of the others has.
+func (s stores) complete(ctx context.Context) error {
+	for _, store := range s {
+		partial, ok := store.(lacker)
+		if !ok {
+			continue
+		}
+		list, err := partial.Lacking(ctx)
+		if err != nil {
+			return err
+		}
+		var missing []digest.Digest
+		for _, desc := range list {
+			_, err := s.Stat(desc.Digest)
+			if errors.Is(err, errdef.ErrNotFound) {
+				missing = append(missing, desc.Digest)
+			} else if err != nil {
+				return err
+			}
+		}
+		if len(missing) > 0 {
+			return &LackingError{Store: fmt.Sprint(store), Base: partial.Base(), Missing: missing}
+		}
+	}
+	return nil
+}
