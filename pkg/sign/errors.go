@@ -40,6 +40,9 @@ type Rejected struct {
 	Object
 	// Err says why.
 	Err error
+
+	// attestation says that it is not one of the signatures.
+	attestation bool
 }
 
 // MarshalJSON writes Err as its message, "reason".
@@ -50,15 +53,18 @@ func (r Rejected) MarshalJSON() ([]byte, error) {
 	}{r.Object, r.Err.Error()})
 }
 
-// VerifyError is what [Verify] returns when it has read everything and nothing is valid.
+// VerifyError is what [Verify] returns when it has read everything and too few have signed.
 // It is ErrUnsigned if there was nothing, else ErrNotVerified, and it is each of the reasons.
 type VerifyError struct {
 	Root     digest.Digest `json:"root"`
 	Rejected []Rejected    `json:"rejected,omitempty"`
+	// Signed are the authorities whose signatures are valid, fewer than Threshold.
+	Signed    []string `json:"signed,omitempty"`
+	Threshold int      `json:"threshold"`
 }
 
 func (e *VerifyError) sentinel() error {
-	if len(e.Rejected) == 0 {
+	if len(e.Rejected)+len(e.Signed) == 0 {
 		return ErrUnsigned
 	}
 	return ErrNotVerified
@@ -69,8 +75,12 @@ const maxReasons = 5
 
 func (e *VerifyError) Error() string {
 	n := len(e.Rejected)
-	if n == 0 {
+	few := fmt.Sprintf("%s: signed by %s, and %d have to sign", e.Root, strings.Join(e.Signed, ", "), e.Threshold)
+	switch {
+	case n+len(e.Signed) == 0:
 		return fmt.Sprintf("%s: %v", e.Root, ErrUnsigned)
+	case n == 0:
+		return few
 	}
 	var reasons []string
 	for _, r := range e.Rejected[:min(n, maxReasons)] {
@@ -82,6 +92,9 @@ func (e *VerifyError) Error() string {
 	count := "1 signature, not valid"
 	if n > 1 {
 		count = fmt.Sprintf("%d signatures, none valid", n)
+	}
+	if len(e.Signed) > 0 {
+		return fmt.Sprintf("%s; not counted: %s", few, strings.Join(reasons, "; "))
 	}
 	return fmt.Sprintf("%s: %s: %s", e.Root, count, strings.Join(reasons, "; "))
 }

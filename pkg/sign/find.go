@@ -12,7 +12,7 @@ import (
 // them: it is for showing what there is.
 func Find(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) ([]Object, error) {
 	var found []Object
-	err := walk(ctx, store, root, func(obj Object, _ envelope, _ error) error {
+	err := walk(ctx, store, root, onlySignatures, func(obj Object, _ *envelope, _ error) error {
 		found = append(found, obj)
 		return nil
 	})

@@ -2,7 +2,6 @@ package sign
 
 import (
 	"bytes"
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -16,7 +15,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/options"
@@ -132,107 +130,6 @@ func (a anyOf) VerifySignature(sig, message io.Reader, opts ...signature.VerifyO
 		}
 	}
 	return err
-}
-
-// Signer signs with a private key.
-type Signer struct {
-	key    *Key
-	signer signature.Signer
-	algo   signature.AlgorithmDetails
-	public crypto.PublicKey
-}
-
-// Key is the public key that verifies what s signs.
-func (s *Signer) Key() *Key { return s.key }
-
-// LoadSigner reads a private key from PEM: cosign's encrypted keys, or a key of the kinds of
-// [LoadPublicKey] as PKCS #8, SEC 1 ("EC PRIVATE KEY") or PKCS #1 ("RSA PRIVATE KEY").
-//
-// passphrase is called, once, only if the key is encrypted; it may be nil if it is not. A
-// passphrase that does not open the key is [ErrPassphrase].
-func LoadSigner(pemBytes []byte, passphrase func() ([]byte, error)) (*Signer, error) {
-	block, err := onlyBlock(pemBytes)
-	if err != nil {
-		return nil, fmt.Errorf("private key: %w", err)
-	}
-	private, err := parsePrivate(block, passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("private key: %w", err)
-	}
-	return newSigner(private)
-}
-
-// newSigner picks sigstore's default algorithm for the key, as cosign does when it signs; for
-// Ed25519 that is the pure form, the only one that cosign verifies.
-func newSigner(private crypto.Signer) (*Signer, error) {
-	algo, err := signature.GetDefaultAlgorithmDetails(private.Public())
-	if err != nil {
-		return nil, fmt.Errorf("private key: %s: %w", describe(private.Public()), err)
-	}
-	signer, err := signature.LoadDefaultSignerVerifier(private)
-	if err != nil {
-		return nil, fmt.Errorf("private key: %w", err)
-	}
-	key, err := newKey(private.Public())
-	if err != nil {
-		return nil, err
-	}
-	return &Signer{key: key, signer: signer, algo: algo, public: private.Public()}, nil
-}
-
-func (s *Signer) sign(ctx context.Context, message []byte) ([]byte, error) {
-	return s.signer.SignMessage(bytes.NewReader(message), options.WithContext(ctx))
-}
-
-func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (crypto.Signer, error) {
-	var (
-		key any
-		err error
-	)
-	switch block.Type {
-	case cosign.CosignPrivateKeyPemType, cosign.SigstorePrivateKeyPemType:
-		der, err := decrypt(block.Bytes, passphrase)
-		if err != nil {
-			return nil, err
-		}
-		return parsePrivate(&pem.Block{Type: cosign.PrivateKeyPemType, Bytes: der}, nil)
-	case cosign.PrivateKeyPemType:
-		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	case cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
-		if block.Headers["DEK-Info"] != "" {
-			return nil, errors.New("old PEM encryption is not supported; import it with cosign import-key-pair")
-		}
-		if block.Type == cosign.ECPrivateKeyPemType {
-			key, err = x509.ParseECPrivateKey(block.Bytes)
-		} else {
-			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		}
-	default:
-		return nil, fmt.Errorf("this is %s (PEM %q)", kind(block.Type), block.Type)
-	}
-	if err != nil {
-		return nil, err
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("a %T cannot sign", key)
-	}
-	return signer, nil
-}
-
-func decrypt(data []byte, passphrase func() ([]byte, error)) ([]byte, error) {
-	if passphrase == nil {
-		return nil, errors.New("it is encrypted, and no passphrase was given")
-	}
-	pass, err := passphrase()
-	if err != nil {
-		return nil, fmt.Errorf("passphrase: %w", err)
-	}
-	der, err := encrypted.Decrypt(data, pass)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrPassphrase, err)
-	}
-	return der, nil
 }
 
 // onlyBlock is the one PEM block of data. A second key would be ignored by some readers and

@@ -1,6 +1,7 @@
 package sign
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
@@ -14,28 +15,32 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	"github.com/sigstore/cosign/v2/pkg/types"
+	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 )
 
-// signatureType marks the Referrer form; cosign 2 writes it as the artifact type and as the
-// config's media type.
-const signatureType = "application/vnd.dev.cosign.artifact.sig.v1+json"
+// signatureType and attestationType mark the Referrer form; cosign 2 writes them as the artifact
+// type and as the config's media type.
+const (
+	signatureType   = "application/vnd.dev.cosign.artifact.sig.v1+json"
+	attestationType = "application/vnd.dev.cosign.artifact.att.v1+json"
+)
 
 const dockerConfig = "application/vnd.docker.container.image.v1+json"
 
-// attachLegacy adds a layer to the manifest under root's tag, or makes that manifest.
-func attachLegacy(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, opts SignOptions) (Attached, error) {
-	claim, err := simplePayload(root.Digest, opts)
-	if err != nil {
-		return Attached{}, err
-	}
-	attached := Attached{Object: Object{Form: Legacy}, Tag: Tag(root.Digest), KeyID: opts.Signer.Key().ID()}
-	desc, m, err := fetchTagged(ctx, store, attached.Tag)
+// simpleType is the media type of a simple signing claim in a layer.
+const simpleType = types.SimpleSigningMediaType
+
+// attachLegacy adds a layer to the manifest under one of root's tags, or makes that manifest.
+func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, add *addition) (attached Attached, err error) {
+	attached.Tag = add.tag
+	desc, m, err := fetchTagged(ctx, store, add.tag)
 	switch {
 	case errors.Is(err, errdef.ErrNotFound) && desc.Digest == "":
 		desc.MediaType = ocispec.MediaTypeImageManifest
@@ -45,24 +50,60 @@ func attachLegacy(ctx context.Context, store oras.GraphTarget, root ocispec.Desc
 		}
 	case err != nil:
 		// Other people's signatures may be in there: better to stop than to replace them.
-		return Attached{}, fmt.Errorf("%s: %w", attached.Tag, err)
+		return attached, fmt.Errorf("%s: %w", add.tag, err)
 	case len(m.Layers) >= maxSignatures:
-		return Attached{}, fmt.Errorf("%s: %d signatures already: %w", attached.Tag, len(m.Layers), ErrTooMany)
+		return attached, fmt.Errorf("%s: %d signatures already: %w", add.tag, len(m.Layers), ErrTooMany)
 	}
-	if attached.Layer = findClaim(m, claim, opts.Signer.Key()); attached.Layer >= 0 {
-		attached.Manifest, attached.Existing = desc.Digest, true
-		return attached, nil
+	if o.repeats() {
+		if attached.Layer = findLayer(ctx, store, m, add, o.Signer.Key()); attached.Layer >= 0 {
+			attached.Manifest, attached.Existing = desc.Digest, true
+			return attached, nil
+		}
 	}
-	layer, err := pushClaim(ctx, store, claim, opts.Signer)
+	layer, err := o.sealLayer(ctx, store, add)
 	if err != nil {
-		return Attached{}, err
+		return attached, err
 	}
 	m.MediaType = desc.MediaType // as the store has it, which is checked; the JSON may say anything
 	m.Layers = append(m.Layers, layer)
 	attached.Layer = len(m.Layers) - 1
-	desc, err = pushSignatures(ctx, store, m, attached.Tag)
+	desc, err = pushSignatures(ctx, store, m, add.tag)
 	attached.Manifest = desc.Digest
 	return attached, err
+}
+
+// sealLayer signs, writes what is signed, and describes it as the layer that it will be.
+func (o SignOptions) sealLayer(ctx context.Context, store content.Pusher, add *addition) (layer ocispec.Descriptor, err error) {
+	pb, err := o.seal(ctx, add.content)
+	if err != nil {
+		return layer, err
+	}
+	annotations, err := layerAnnotations(pb, o.Signer.chain)
+	if err != nil {
+		return layer, err
+	}
+	data := add.signed
+	if e := pb.GetDsseEnvelope(); e != nil {
+		if data, err = marshalEnvelope(e); err != nil {
+			return layer, err
+		}
+		annotations["predicateType"] = add.predicateType
+		annotations[static.SignatureAnnotationKey] = ""
+		delete(annotations, static.RFC3161TimestampAnnotationKey) // see openLayer
+	} else {
+		annotations[static.SignatureAnnotationKey] = base64.StdEncoding.EncodeToString(pb.GetMessageSignature().GetSignature())
+	}
+	layer, err = push(ctx, store, add.mediaType, data)
+	layer.Annotations = annotations
+	return layer, err
+}
+
+func marshalEnvelope(pb *protodsse.Envelope) ([]byte, error) {
+	e := dsse.Envelope{PayloadType: pb.GetPayloadType(), Payload: base64.StdEncoding.EncodeToString(pb.GetPayload())}
+	for _, s := range pb.GetSignatures() {
+		e.Signatures = append(e.Signatures, dsse.Signature{KeyID: s.GetKeyid(), Sig: base64.StdEncoding.EncodeToString(s.GetSig())})
+	}
+	return json.Marshal(e)
 }
 
 // Merge adds what a manifest of the store holds to the one under one of cosign's tags there,
@@ -109,17 +150,6 @@ func isImageConfig(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageConfig || mediaType == dockerConfig
 }
 
-// pushClaim signs and writes the payload, and describes it as the layer that it will be.
-func pushClaim(ctx context.Context, store content.Pusher, claim []byte, signer *Signer) (ocispec.Descriptor, error) {
-	sig, err := signer.sign(ctx, claim)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	layer, err := push(ctx, store, types.SimpleSigningMediaType, claim)
-	layer.Annotations = map[string]string{static.SignatureAnnotationKey: base64.StdEncoding.EncodeToString(sig)}
-	return layer, err
-}
-
 // pushSignatures writes the manifest with a config that fits its layers, and tags it.
 func pushSignatures(ctx context.Context, store oras.GraphTarget, m *ocispec.Manifest, tag string) (ocispec.Descriptor, error) {
 	if t := m.Config.MediaType; isImageConfig(t) {
@@ -162,85 +192,25 @@ func simplePayload(root digest.Digest, opts SignOptions) ([]byte, error) {
 	})
 }
 
-// findClaim is the layer of m in which key has signed that very claim, or -1.
-func findClaim(m *ocispec.Manifest, claim []byte, key *Key) int {
-	d := digest.FromBytes(claim)
+// findLayer is the layer of m in which key has signed that very claim or statement, or -1.
+func findLayer(ctx context.Context, store content.Fetcher, m *ocispec.Manifest, add *addition, key *Key) int {
+	policy := Policy{Authorities: []Authority{{Key: key}}}
+	claim := digest.FromBytes(add.signed)
 	for i, l := range m.Layers {
-		if l.Digest != d || l.MediaType != types.SimpleSigningMediaType {
+		if l.MediaType != add.mediaType || l.MediaType == simpleType && l.Digest != claim {
 			continue
 		}
-		sig, err := layerSignature(l)
-		if err == nil && key.signed(claim, sig) == nil {
+		data, err := fetch(ctx, store, l, maxStatement)
+		if err != nil {
+			continue // it is not ours to mend
+		}
+		e, err := openLayer(l, data)
+		if err != nil || !bytes.Equal(e.payload, add.signed) {
+			continue
+		}
+		if err := policy.signed(e); err == nil {
 			return i
 		}
 	}
 	return -1
-}
-
-// walkLayers visits the signatures of a Legacy or Referrer manifest.
-func walkLayers(ctx context.Context, store content.Fetcher, obj Object, m *ocispec.Manifest, see visit) error {
-	for i, l := range m.Layers {
-		obj.Layer = i
-		sig, err := fetchLayer(ctx, store, l)
-		if err := see(obj, sig, err); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func fetchLayer(ctx context.Context, store content.Fetcher, l ocispec.Descriptor) (envelope, error) {
-	if l.MediaType != types.SimpleSigningMediaType {
-		return nil, fmt.Errorf("layer media type %q, want %s", l.MediaType, types.SimpleSigningMediaType)
-	}
-	sig, err := layerSignature(l)
-	if err != nil {
-		return nil, err
-	}
-	claim, err := fetch(ctx, store, l, maxPayload)
-	if err != nil {
-		return nil, fmt.Errorf("payload: %w", err)
-	}
-	return simpleSigning{claim, sig}, nil
-}
-
-func layerSignature(l ocispec.Descriptor) ([]byte, error) {
-	s, ok := l.Annotations[static.SignatureAnnotationKey]
-	if !ok {
-		return nil, fmt.Errorf("no annotation %s", static.SignatureAnnotationKey)
-	}
-	sig, err := base64.StdEncoding.DecodeString(s)
-	if err != nil {
-		return nil, fmt.Errorf("annotation %s: %w", static.SignatureAnnotationKey, err)
-	}
-	return sig, nil
-}
-
-// simpleSigning is a signature over a simple signing payload.
-type simpleSigning struct {
-	payload, sig []byte
-}
-
-func (s simpleSigning) verify(root digest.Digest, keys []*Key) (claims, error) {
-	for _, key := range keys {
-		if key.signed(s.payload, s.sig) == nil {
-			return s.claims(root, key)
-		}
-	}
-	return claims{}, errUntrusted
-}
-
-// claims reads the payload, which key has signed, and holds it against root.
-func (s simpleSigning) claims(root digest.Digest, key *Key) (claims, error) {
-	var c payload.SimpleContainerImage
-	if err := json.Unmarshal(s.payload, &c); err != nil {
-		return claims{}, fmt.Errorf("payload: %w", err)
-	}
-	if c.Critical.Type != payload.CosignSignatureType {
-		return claims{}, fmt.Errorf("signed type %q, want %q", c.Critical.Type, payload.CosignSignatureType)
-	}
-	if d := c.Critical.Image.DockerManifestDigest; d != root.String() {
-		return claims{}, mismatch(d, root)
-	}
-	return claims{key, c.Critical.Identity.DockerReference, c.Optional}, nil
 }

@@ -39,12 +39,17 @@ package sign
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+	sigstore "github.com/sigstore/sigstore-go/pkg/sign"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -55,7 +60,7 @@ type Form string
 
 const (
 	// Legacy is cosign 2's default: a simple signing payload as a layer of the image that is
-	// tagged [Tag] of the root.
+	// tagged [Tag] of the root, or a DSSE envelope as one of the image tagged [AttestationTag].
 	Legacy Form = "legacy"
 	// Referrer is cosign 2's OCI 1.1 mode: the same layers in a referrer of the root. It is
 	// verified and never written. A referrer that cannot be read is reported under this name
@@ -70,28 +75,55 @@ func Tag(d digest.Digest) string {
 	return d.Algorithm().String() + "-" + d.Encoded() + ".sig"
 }
 
+// AttestationTag is the tag of a manifest's Legacy attestations: sha256-<hex>.att.
+func AttestationTag(d digest.Digest) string {
+	return d.Algorithm().String() + "-" + d.Encoded() + ".att"
+}
+
 // SignOptions says who signs what with which claims.
 type SignOptions struct {
 	// Signer makes the signatures. It is required.
 	Signer *Signer
 	// Reference is what the signer claims the root to be called (repository, or repository
-	// and tag). Only the Legacy form has a place for it. Default: no claim.
+	// and tag). Only the Legacy form of a signature has a place for it. Default: no claim.
 	Reference string
 	// Annotations are further claims, signed with the digest. Default: none.
 	Annotations map[string]string
 	// Forms are the forms to write, of Legacy and Bundle. Default: both.
 	Forms []Form
+	// Proofs are what else a signature comes with. Default: nothing.
+	Proofs Proofs
 }
 
-// Attached is a signature that the store now has.
+// Proofs are the services that prove when a signature was made, and that it was.
+type Proofs struct {
+	// Log is the URL of a transparency log, Rekor 1.
+	Log string
+	// Timestamp is the URL of a timestamp authority (RFC 3161).
+	Timestamp string
+}
+
+// Attached is a signature or an attestation that the store now has.
 type Attached struct {
 	Object
 	// Tag is the manifest's tag; only the Legacy form has one.
 	Tag   string `json:"tag,omitempty"`
 	KeyID string `json:"keyId"`
+	// Subject is whom the signer's certificate is for, if there is one.
+	Subject string `json:"subject,omitempty"`
+	// PredicateType is an attestation's; empty for a signature.
+	PredicateType string `json:"predicateType,omitempty"`
 	// Existing says that this very claim by this key was there already, so that nothing
 	// was written.
 	Existing bool `json:"existing,omitempty"`
+}
+
+// Statement is something to attest: a predicate of a type (in-toto attestation v1).
+type Statement struct {
+	// Type is the predicate's, as a URI.
+	Type string
+	// Predicate is a JSON value.
+	Predicate json.RawMessage
 }
 
 // Sign attaches signatures of root to it in store, one for each form, the Legacy form first.
@@ -105,26 +137,120 @@ func Sign(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, 
 	if err := opts.validate(root); err != nil {
 		return nil, fmt.Errorf("sign %s: %w", root.Digest, err)
 	}
+	statement, err := signStatement(root.Digest, opts.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	claim, err := simplePayload(root.Digest, opts)
+	if err != nil {
+		return nil, err
+	}
+	return opts.attach(ctx, store, root, newStatement(statement, ""), &addition{
+		tag: Tag(root.Digest), mediaType: simpleType, signed: claim,
+		content: &sigstore.PlainData{Data: claim},
+	})
+}
+
+// Attest attaches what the signer states about root, as Sign does with signatures: a statement
+// after the other. An attestation is no signature.
+func Attest(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, statements []Statement, opts SignOptions) ([]Attached, error) {
+	if err := opts.validate(root); err != nil {
+		return nil, fmt.Errorf("attest %s: %w", root.Digest, err)
+	}
+	var done []Attached
+	for _, s := range statements {
+		if u, err := url.Parse(s.Type); err != nil || u.Scheme == "" {
+			return done, fmt.Errorf("attest %s: predicate type %q is no URI", root.Digest, s.Type)
+		}
+		if isSignType(s.Type) {
+			return done, fmt.Errorf("attest %s: %s is the type of signatures", root.Digest, s.Type)
+		}
+		statement, err := inToto(root.Digest, opts, s)
+		if err != nil {
+			return done, fmt.Errorf("attest %s: %s: %w", root.Digest, s.Type, err)
+		}
+		if len(statement) > maxStatement/2 {
+			return done, fmt.Errorf("attest %s: %s: %d bytes, the limit is %d", root.Digest, s.Type, len(statement), maxStatement/2)
+		}
+		data := newStatement(statement, s.Type)
+		legacy := &addition{
+			tag: AttestationTag(root.Digest), mediaType: envelopeType, signed: statement,
+			content: data.content, predicateType: s.Type,
+		}
+		attached, err := opts.attach(ctx, store, root, data, legacy)
+		if done = append(done, attached...); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// addition is what is signed, and where it goes.
+type addition struct {
+	// tag and mediaType are those of the Legacy form.
+	tag, mediaType string
+	// signed is the claim or the statement.
+	signed        []byte
+	content       sigstore.Content
+	predicateType string
+}
+
+func newStatement(data []byte, predicateType string) *addition {
+	return &addition{
+		signed: data, predicateType: predicateType,
+		content: &sigstore.DSSEData{Data: data, PayloadType: bundle.IntotoMediaType},
+	}
+}
+
+// attach writes the forms that are wanted.
+func (o SignOptions) attach(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, statement, legacy *addition) ([]Attached, error) {
 	var done []Attached
 	for _, f := range []struct {
 		form   Form
-		attach func(context.Context, oras.GraphTarget, ocispec.Descriptor, SignOptions) (Attached, error)
+		attach func() (Attached, error)
 	}{
 		// Legacy first: should the second fail, cosign 2.6 is happier with this one alone.
-		{Legacy, attachLegacy},
-		{Bundle, attachBundle},
+		{Legacy, func() (Attached, error) { return o.attachLegacy(ctx, store, legacy) }},
+		{Bundle, func() (Attached, error) { return o.attachBundle(ctx, store, root, statement) }},
 	} {
-		if len(opts.Forms) > 0 && !slices.Contains(opts.Forms, f.form) {
+		if len(o.Forms) > 0 && !slices.Contains(o.Forms, f.form) {
 			continue
 		}
-		a, err := f.attach(ctx, store, root, opts)
+		a, err := f.attach()
 		if err != nil {
 			return done, fmt.Errorf("sign %s (%s): %w", root.Digest, f.form, err)
 		}
+		a.Form, a.KeyID, a.Subject, a.PredicateType = f.form, o.Signer.Key().ID(), o.Signer.subject(), legacy.predicateType
 		done = append(done, a)
 	}
 	return done, nil
 }
+
+// repeats says whether signing the same again adds nothing: a bare key makes no other claim
+// the second time, while a certificate or a log entry is of its moment.
+func (o SignOptions) repeats() bool {
+	return o.Signer.certificate == nil && o.Proofs == Proofs{}
+}
+
+// seal signs, and asks for the proofs.
+func (o SignOptions) seal(ctx context.Context, content sigstore.Content) (*protobundle.Bundle, error) {
+	options := sigstore.BundleOptions{Context: ctx}
+	if o.Signer.certificate != nil {
+		options.CertificateProvider = o.Signer
+	}
+	if o.Proofs.Timestamp != "" {
+		options.TimestampAuthorities = []*sigstore.TimestampAuthority{sigstore.NewTimestampAuthority(&sigstore.TimestampAuthorityOptions{
+			URL: o.Proofs.Timestamp, Retries: retries,
+		})}
+	}
+	if o.Proofs.Log != "" {
+		options.TransparencyLogs = []sigstore.Transparency{sigstore.NewRekor(&sigstore.RekorOptions{BaseURL: o.Proofs.Log, Retries: retries})}
+	}
+	return sigstore.Bundle(content, keypair{o.Signer}, options)
+}
+
+// retries of requests to Sigstore's services that fail for the moment.
+const retries = 3
 
 func (o SignOptions) validate(root ocispec.Descriptor) error {
 	if o.Signer == nil {

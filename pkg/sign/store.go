@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sigstore/cosign/v2/pkg/types"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -19,46 +20,117 @@ import (
 // Whoever can push to a repository can make a verifier read, so all of it is capped.
 const (
 	maxManifest   = 4 << 20 // what registries take, by the distribution spec's advice
-	maxPayload    = 1 << 20
-	maxSignatures = 1000 // signatures, and referrers of any kind, of one root
+	maxPayload    = 1 << 20 // a simple signing claim
+	maxStatement  = 16 << 20
+	maxRead       = 256 << 20 // all of them together
+	maxSignatures = 1000      // signatures and attestations, and referrers of any kind, of one root
 )
 
 const dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 
-// visit is given every signature found, or why one cannot be read. Its error ends the walk.
-type visit func(obj Object, sig envelope, err error) error
+// visit is given every signature and attestation found, or why one cannot be read. Its error
+// ends the walk.
+type visit func(obj Object, e *envelope, err error) error
 
-// walk visits all signatures of root, the tag's first, then the referrers' by digest. Its own
-// error means that it cannot tell what there is.
-func walk(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, see visit) error {
-	seen := 0
-	counted := func(obj Object, sig envelope, err error) error {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if seen++; seen > maxSignatures {
-			return fmt.Errorf("more than %d signatures: %w", maxSignatures, ErrTooMany)
-		}
-		return see(obj, sig, err)
-	}
-	if err := walkTag(ctx, store, root, counted); err != nil {
-		return err
-	}
-	return walkReferrers(ctx, store, root, counted)
+// wanted is what a walk looks at.
+type wanted bool
+
+const (
+	everything     wanted = true
+	onlySignatures wanted = false
+)
+
+// walker visits what is attached to a root.
+type walker struct {
+	store oras.ReadOnlyGraphTarget
+	root  ocispec.Descriptor
+	what  wanted
+	see   visit
+	seen  int
+	read  int64
 }
 
-// walkTag visits the signatures under the Legacy tag.
-func walkTag(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, see visit) error {
-	desc, m, err := fetchTagged(ctx, store, Tag(root.Digest))
+// walk visits all signatures of root, and its attestations too if they are wanted: those under
+// tags first, then the referrers by digest. Its own error means that it cannot tell what there
+// is.
+func walk(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, what wanted, see visit) error {
+	w := &walker{store: store, root: root, what: what, see: see}
+	tags := []string{Tag(root.Digest)}
+	if what == everything {
+		tags = append(tags, AttestationTag(root.Digest))
+	}
+	for _, tag := range tags {
+		if err := w.tag(ctx, tag); err != nil {
+			return err
+		}
+	}
+	return w.referrers(ctx)
+}
+
+func (w *walker) visit(ctx context.Context, obj Object, e *envelope, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if w.what == onlySignatures && e != nil && !e.isSignature() {
+		return nil
+	}
+	if w.seen++; w.seen > maxSignatures {
+		return fmt.Errorf("more than %d signatures: %w", maxSignatures, ErrTooMany)
+	}
+	return w.see(obj, e, err)
+}
+
+// fetch reads a signature or an attestation.
+func (w *walker) fetch(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	if w.read += max(desc.Size, 0); w.read > maxRead && desc.Size <= limit {
+		return nil, fmt.Errorf("%s: over the limit of %d bytes for all signatures: %w", desc.Digest, maxRead, ErrTooMany)
+	}
+	return fetch(ctx, w.store, desc, limit)
+}
+
+// tag visits what is under one of cosign's tags.
+func (w *walker) tag(ctx context.Context, tag string) error {
+	desc, m, err := fetchTagged(ctx, w.store, tag)
 	switch {
 	case errors.Is(err, errdef.ErrNotFound) && desc.Digest == "":
 		return nil
 	case err != nil && desc.Digest == "":
 		return err
 	case err != nil:
-		return see(Object{Form: Legacy, Manifest: desc.Digest}, nil, err)
+		return w.visit(ctx, Object{Form: Legacy, Manifest: desc.Digest}, nil, err)
 	}
-	return walkLayers(ctx, store, Object{Form: Legacy, Manifest: desc.Digest}, m, see)
+	return w.layers(ctx, Object{Form: Legacy, Manifest: desc.Digest}, m)
+}
+
+// layers visits what is in a Legacy or Referrer manifest.
+func (w *walker) layers(ctx context.Context, obj Object, m *ocispec.Manifest) error {
+	for i, l := range m.Layers {
+		obj.Layer = i
+		e, err := w.layer(ctx, l)
+		if err := w.visit(ctx, obj, e, err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *walker) layer(ctx context.Context, l ocispec.Descriptor) (*envelope, error) {
+	limit := int64(maxStatement)
+	switch l.MediaType {
+	case types.SimpleSigningMediaType:
+		limit = maxPayload
+		if _, err := layerSignature(l); err != nil {
+			return nil, err
+		}
+	case envelopeType:
+	default:
+		return nil, fmt.Errorf("layer media type %q, want %s", l.MediaType, types.SimpleSigningMediaType)
+	}
+	content, err := w.fetch(ctx, l, limit)
+	if err != nil {
+		return nil, fmt.Errorf("payload: %w", err)
+	}
+	return openLayer(l, content)
 }
 
 // fetchTagged reads the manifest that tag names. An error with a descriptor is about that
@@ -99,12 +171,12 @@ func open(ctx context.Context, store oras.ReadOnlyTarget, tag string) (ocispec.D
 	return desc, rc, err
 }
 
-// walkReferrers visits the signatures among root's referrers. A listing may lie or be stale,
-// and a layout's predecessors are more than referrers (an index that lists the root is one),
-// so that each manifest is read, and its own subject and type count: on a registry without the
-// referrers API cosign 2.6 lists its bundles as application/vnd.oci.empty.v1+json.
-func walkReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, see visit) error {
-	referrers, err := listReferrers(ctx, store, root)
+// referrers visits the signatures and attestations among root's referrers. A listing may lie or
+// be stale, and a layout's predecessors are more than referrers (an index that lists the root
+// is one), so that each manifest is read, and its own subject and type count: on a registry
+// without the referrers API cosign 2.6 lists its bundles as application/vnd.oci.empty.v1+json.
+func (w *walker) referrers(ctx context.Context) error {
+	referrers, err := listReferrers(ctx, w.store, w.root)
 	if err != nil {
 		return fmt.Errorf("list referrers: %w", err)
 	}
@@ -112,30 +184,49 @@ func walkReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root oci
 		if !isManifest(desc.MediaType) || desc.Digest.Validate() != nil {
 			continue
 		}
-		if err := walkReferrer(ctx, store, root, desc, see); err != nil {
+		if err := w.referrer(ctx, desc); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func walkReferrer(ctx context.Context, store content.Fetcher, root, desc ocispec.Descriptor, see visit) error {
-	m, err := fetchManifest(ctx, store, desc)
+func (w *walker) referrer(ctx context.Context, desc ocispec.Descriptor) error {
+	m, err := fetchManifest(ctx, w.store, desc)
 	switch {
 	case err != nil:
-		return see(Object{Form: Referrer, Manifest: desc.Digest}, nil, err)
-	case m.Subject == nil || m.Subject.Digest != root.Digest:
+		return w.visit(ctx, Object{Form: Referrer, Manifest: desc.Digest}, nil, err)
+	case m.Subject == nil || m.Subject.Digest != w.root.Digest:
 		return nil
-	case m.ArtifactType == signatureType || m.Config.MediaType == signatureType:
-		return walkLayers(ctx, store, Object{Form: Referrer, Manifest: desc.Digest}, m, see)
+	case isLayered(m):
+		return w.layers(ctx, Object{Form: Referrer, Manifest: desc.Digest}, m)
 	case !isBundle(m):
 		return nil
 	}
-	sig, err := fetchBundle(ctx, store, m)
-	if errors.Is(err, errAttestation) {
-		return nil
+	e, err := w.bundle(ctx, m)
+	return w.visit(ctx, Object{Form: Bundle, Manifest: desc.Digest}, e, err)
+}
+
+// isLayered is true of the Referrer form, of signatures and of attestations.
+func isLayered(m *ocispec.Manifest) bool {
+	for _, t := range []string{signatureType, attestationType} {
+		if m.ArtifactType == t || m.Config.MediaType == t {
+			return true
+		}
 	}
-	return see(Object{Form: Bundle, Manifest: desc.Digest}, sig, err)
+	return false
+}
+
+// bundle reads the bundle of a manifest.
+func (w *walker) bundle(ctx context.Context, m *ocispec.Manifest) (*envelope, error) {
+	if len(m.Layers) != 1 {
+		return nil, fmt.Errorf("%d layers, want 1", len(m.Layers))
+	}
+	raw, err := w.fetch(ctx, m.Layers[0], maxStatement)
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	return openBundle(raw)
 }
 
 // listReferrers lists what refers to root, sorted and each once.

@@ -313,10 +313,10 @@ var rejections = map[string]scene{
 	"bundle too large": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeBundle(t, store, newRoot(t, store, "core"), root, func(b *bundleJSON) {
-				b.DSSE.Payload = make([]byte, 1<<20)
+				b.DSSE.Payload = make([]byte, 12<<20)
 			})
 		},
-		want: "(bundle form): bundle: sha256:*bytes, the limit is 1048576: size exceeds limit",
+		want: "(bundle form): bundle: sha256:*bytes, the limit is 16777216: size exceeds limit",
 	},
 	"bundle in two layers": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {

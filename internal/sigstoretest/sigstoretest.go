@@ -1,0 +1,285 @@
+// Package sigstoretest is a Sigstore of one's own on the loopback, for tests: a certificate
+// authority with Fulcio's API, a transparency log with Rekor's, and a timestamp authority (RFC
+// 3161). They issue, log and stamp for real, in memory, and at any time that a test sets.
+package sigstoretest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/root"
+)
+
+// Sigstore is one that runs.
+type Sigstore struct {
+	// URL is Fulcio's and Rekor's, Timestamp that of the timestamp authority.
+	URL, Timestamp string
+
+	t  testing.TB
+	mu sync.Mutex
+	// clock is what time it is; the real one's when zero.
+	clock time.Time
+
+	authority, stamping chain
+	stamper             *x509.Certificate
+	stamperKey          *ecdsa.PrivateKey
+	log                 merkleLog
+	requests            int
+}
+
+// chain is a root with an intermediate.
+type chain struct {
+	root, intermediate *x509.Certificate
+	key                *ecdsa.PrivateKey
+}
+
+// Start runs one until the test ends.
+func Start(t testing.TB) *Sigstore {
+	t.Helper()
+	s := &Sigstore{t: t, authority: newChain(t, "certificates"), stamping: newChain(t, "timestamps")}
+	s.stamperKey = newKey(t)
+	s.stamper = s.issue(s.stamping, &x509.Certificate{
+		Subject:   pkix.Name{CommonName: "timestamp authority"},
+		NotBefore: years(-10), NotAfter: years(10),
+		KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtraExtensions: []pkix.Extension{{
+			// The extended key usage of a timestamp authority is critical (RFC 3161, 2.3).
+			Id: asn1.ObjectIdentifier{2, 5, 29, 37}, Critical: true,
+			Value: []byte{0x30, 0x0a, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x08},
+		}},
+	}, s.stamperKey.Public())
+	s.log.key = newKey(t)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v2/signingCert", s.signingCert)
+	mux.HandleFunc("POST /api/v1/signingCert", s.signingCertV1)
+	mux.HandleFunc("POST /api/v1/log/entries", s.addEntry)
+	mux.HandleFunc("GET /api/v1/log/publicKey", s.logKey)
+	mux.HandleFunc("POST /timestamp", s.stamp)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.requests++
+		s.mu.Unlock()
+		mux.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	s.URL, s.Timestamp = server.URL, server.URL+"/timestamp"
+	return s
+}
+
+// Requests is how often anyone asked for anything.
+func (s *Sigstore) Requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
+// SetTime stops the clock of all services there; the zero time lets it go on.
+func (s *Sigstore) SetTime(t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clock = t
+}
+
+func (s *Sigstore) now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clock.IsZero() {
+		return time.Now()
+	}
+	return s.clock
+}
+
+// Token is an OpenID Connect token, of an issuer that this Fulcio believes.
+func (s *Sigstore) Token(issuer, subject string) string {
+	claims := map[string]any{
+		"iss": issuer, "aud": "sigstore", "sub": subject,
+		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
+	}
+	if strings.Contains(subject, "@") {
+		claims["email"], claims["email_verified"] = subject, true
+	}
+	part := func(v any) string {
+		b, err := json.Marshal(v)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return base64.RawURLEncoding.EncodeToString(b)
+	}
+	return part(map[string]string{"alg": "none"}) + "." + part(claims) + "." + part("signature")
+}
+
+// Issue is a certificate for code signing, as a private PKI gives it, as PEM.
+func (s *Sigstore) Issue(subject string, key crypto.PublicKey, from, until time.Time) []byte {
+	return toPEM(s.issue(s.authority, leaf("", subject, from, until), key))
+}
+
+// Authorities are the root and the intermediate that certificates come from, as PEM.
+func (s *Sigstore) Authorities() []byte {
+	return append(toPEM(s.authority.root), toPEM(s.authority.intermediate)...)
+}
+
+// Intermediate is the certificate that issued the leaves, as PEM.
+func (s *Sigstore) Intermediate() []byte { return toPEM(s.authority.intermediate) }
+
+// TimestampAuthorities are the certificates of the timestamp authority, as PEM.
+func (s *Sigstore) TimestampAuthorities() []byte {
+	return append(append(toPEM(s.stamper), toPEM(s.stamping.intermediate)...), toPEM(s.stamping.root)...)
+}
+
+// LogID is the id of the log.
+func (s *Sigstore) LogID() string { return keyID(s.t, s.log.key.Public()) }
+
+// Parts says what a trusted root leaves out.
+type Parts struct {
+	NoLog, NoTimestamp bool
+	// CTLog adds a log of certificates, which this Fulcio does not write to.
+	CTLog bool
+}
+
+// TrustedRoot is the trusted root, as JSON.
+func (s *Sigstore) TrustedRoot(parts Parts) []byte {
+	s.t.Helper()
+	logs, ctLogs := map[string]*root.TransparencyLog{}, map[string]*root.TransparencyLog{}
+	id, err := hex.DecodeString(s.LogID())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	log := &root.TransparencyLog{
+		BaseURL: s.URL, ID: id, ValidityPeriodStart: years(-10), HashFunc: crypto.SHA256,
+		PublicKey: s.log.key.Public(), SignatureHashFunc: crypto.SHA256,
+	}
+	if !parts.NoLog {
+		logs[s.LogID()] = log
+	}
+	if parts.CTLog {
+		ctLogs[s.LogID()] = log
+	}
+	var stamps []root.TimestampingAuthority
+	if !parts.NoTimestamp {
+		stamps = append(stamps, &root.SigstoreTimestampingAuthority{
+			URI: s.Timestamp, Root: s.stamping.root, Intermediates: []*x509.Certificate{s.stamping.intermediate}, Leaf: s.stamper,
+			ValidityPeriodStart: years(-10),
+		})
+	}
+	r, err := root.NewTrustedRoot(root.TrustedRootMediaType01, []root.CertificateAuthority{&root.FulcioCertificateAuthority{
+		URI: s.URL, Root: s.authority.root, Intermediates: []*x509.Certificate{s.authority.intermediate}, ValidityPeriodStart: years(-10),
+	}}, ctLogs, stamps, logs)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	b, err := r.MarshalJSON()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return b
+}
+
+func years(n int) time.Time { return time.Now().AddDate(n, 0, 0) }
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func keyID(t testing.TB, key crypto.PublicKey) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+func newChain(t testing.TB, name string) chain {
+	t.Helper()
+	rootKey := newKey(t)
+	c := chain{key: newKey(t)}
+	usage := []x509.ExtKeyUsage(nil)
+	ca := func(name string) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: serial(t), Subject: pkix.Name{Organization: []string{"test"}, CommonName: name},
+			NotBefore: years(-10), NotAfter: years(10), IsCA: true, BasicConstraintsValid: true,
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ExtKeyUsage: usage,
+		}
+	}
+	template := ca(name + " root")
+	c.root = create(t, template, template, rootKey.Public(), rootKey)
+	// Those who sign have an intermediate whose usage is that of its leaves.
+	usage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	if name == "timestamps" {
+		usage = []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}
+	}
+	c.intermediate = create(t, ca(name+" intermediate"), c.root, c.key.Public(), rootKey)
+	return c
+}
+
+func create(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key *ecdsa.PrivateKey) *x509.Certificate {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func serial(t testing.TB) *big.Int {
+	t.Helper()
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (s *Sigstore) issue(by chain, template *x509.Certificate, key crypto.PublicKey) *x509.Certificate {
+	template.SerialNumber = serial(s.t)
+	return create(s.t, template, by.intermediate, key, by.key)
+}
+
+// leaf is a certificate for code signing by someone that an issuer vouches for, if there is one.
+func leaf(issuer, subject string, from, until time.Time) *x509.Certificate {
+	c := &x509.Certificate{
+		NotBefore: from, NotAfter: until,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	}
+	if u, err := url.Parse(subject); err == nil && u.Scheme != "" {
+		c.URIs = []*url.URL{u}
+	} else {
+		c.EmailAddresses = []string{subject}
+	}
+	if issuer != "" {
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 1}, Value: []byte(issuer)}}
+	}
+	return c
+}
+
+func toPEM(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}

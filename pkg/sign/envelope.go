@@ -1,0 +1,258 @@
+package sign
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	rekor "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
+	"github.com/sigstore/cosign/v2/pkg/oci/static"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
+	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+)
+
+// envelope is a signature or an attestation, read and not verified. Whatever form it was stored
+// in, it is a Sigstore bundle here, so that there is one way to verify.
+type envelope struct {
+	bundle *bundle.Bundle
+	// payload is what is signed: a simple signing claim, or else an in-toto statement.
+	payload []byte
+	// predicateType is the statement's, or empty for a simple signing claim.
+	predicateType string
+}
+
+// isSignature tells what says "this is ours" from what says something about it.
+func (e *envelope) isSignature() bool {
+	return e.isClaim() || isSignType(e.predicateType)
+}
+
+func (e *envelope) isClaim() bool { return e.predicateType == "" }
+
+// openBundle reads a Sigstore bundle with a statement.
+func openBundle(raw []byte) (*envelope, error) {
+	b := &bundle.Bundle{}
+	if err := b.UnmarshalJSON(raw); err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	return openStatement(b)
+}
+
+func openStatement(b *bundle.Bundle) (*envelope, error) {
+	if b.GetDsseEnvelope() == nil {
+		return nil, errors.New("bundle: no DSSE envelope")
+	}
+	e, err := b.Envelope()
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	s, err := e.Statement()
+	if err != nil {
+		return nil, fmt.Errorf("bundle: statement: %w", err)
+	}
+	if s.GetPredicateType() == "" {
+		return nil, errors.New("bundle: statement: no predicate type")
+	}
+	return &envelope{b, b.GetDsseEnvelope().GetPayload(), s.GetPredicateType()}, nil
+}
+
+// openLayer makes a bundle of a layer of the Legacy or Referrer form: the layer's content with
+// the annotations that cosign puts beside it (cosign: pkg/oci/static/options.go).
+func openLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
+	material, err := layerMaterial(l)
+	if err != nil {
+		return nil, err
+	}
+	pb := &protobundle.Bundle{MediaType: legacyBundleType, VerificationMaterial: material}
+	if l.MediaType == envelopeType {
+		// cosign's timestamp here is of the whole envelope, and not of the signature in it.
+		material.TimestampVerificationData = nil
+		if pb.Content, err = dsseContent(content); err != nil {
+			return nil, fmt.Errorf("envelope: %w", err)
+		}
+		b, err := bundle.NewBundle(pb)
+		if err != nil {
+			return nil, err
+		}
+		return openStatement(b)
+	}
+	sig, err := layerSignature(l)
+	if err != nil {
+		return nil, err
+	}
+	pb.Content = &protobundle.Bundle_MessageSignature{MessageSignature: &protocommon.MessageSignature{
+		MessageDigest: &protocommon.HashOutput{}, Signature: sig,
+	}}
+	b, err := bundle.NewBundle(pb)
+	if err != nil {
+		return nil, err
+	}
+	return &envelope{b, content, ""}, nil
+}
+
+// legacyBundleType is the version that allows a chain of certificates, and the log's promise of
+// inclusion instead of a proof, which is all that the annotations hold.
+const legacyBundleType = "application/vnd.dev.sigstore.bundle+json;version=0.1"
+
+// envelopeType is the media type of a DSSE envelope in a layer.
+const envelopeType = "application/vnd.dsse.envelope.v1+json"
+
+func dsseContent(raw []byte) (*protobundle.Bundle_DsseEnvelope, error) {
+	var e dsse.Envelope
+	if err := json.Unmarshal(raw, &e); err != nil {
+		return nil, err
+	}
+	payload, err := e.DecodeB64Payload()
+	if err != nil {
+		return nil, err
+	}
+	pb := &protodsse.Envelope{Payload: payload, PayloadType: e.PayloadType}
+	for _, s := range e.Signatures {
+		sig, err := base64.StdEncoding.DecodeString(s.Sig)
+		if err != nil {
+			return nil, err
+		}
+		pb.Signatures = append(pb.Signatures, &protodsse.Signature{Sig: sig, Keyid: s.KeyID})
+	}
+	return &protobundle.Bundle_DsseEnvelope{DsseEnvelope: pb}, nil
+}
+
+func layerSignature(l ocispec.Descriptor) ([]byte, error) {
+	s, ok := l.Annotations[static.SignatureAnnotationKey]
+	if !ok {
+		return nil, fmt.Errorf("no annotation %s", static.SignatureAnnotationKey)
+	}
+	sig, err := base64.StdEncoding.DecodeString(s)
+	if err != nil {
+		return nil, fmt.Errorf("annotation %s: %w", static.SignatureAnnotationKey, err)
+	}
+	return sig, nil
+}
+
+// layerMaterial is what a layer's annotations hold to verify it with.
+func layerMaterial(l ocispec.Descriptor) (*protobundle.VerificationMaterial, error) {
+	m := &protobundle.VerificationMaterial{
+		Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{}},
+	}
+	for _, a := range []struct {
+		key  string
+		read func(*protobundle.VerificationMaterial, string) error
+	}{
+		{static.CertificateAnnotationKey, readCertificate},
+		{static.BundleAnnotationKey, readLogEntry},
+		{static.RFC3161TimestampAnnotationKey, readTimestamp},
+	} {
+		if text := l.Annotations[a.key]; text != "" {
+			if err := a.read(m, text); err != nil {
+				return nil, fmt.Errorf("annotation %s: %w", a.key, err)
+			}
+		}
+	}
+	return m, nil
+}
+
+// readCertificate takes the signer's certificate. The chain that comes with it is left alone:
+// it proves nothing, and whoever is trusted is in the policy with all intermediates.
+func readCertificate(m *protobundle.VerificationMaterial, text string) error {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" {
+		return errors.New("no certificate in PEM")
+	}
+	m.Content = &protobundle.VerificationMaterial_X509CertificateChain{X509CertificateChain: &protocommon.X509CertificateChain{
+		Certificates: []*protocommon.X509Certificate{{RawBytes: block.Bytes}},
+	}}
+	return nil
+}
+
+// readLogEntry takes the entry of a log and its promise, the signed entry timestamp.
+func readLogEntry(m *protobundle.VerificationMaterial, text string) error {
+	var entry struct {
+		SignedEntryTimestamp []byte
+		Payload              struct {
+			Body           []byte `json:"body"`
+			IntegratedTime int64  `json:"integratedTime"`
+			LogIndex       int64  `json:"logIndex"`
+			LogID          string `json:"logID"`
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &entry); err != nil {
+		return err
+	}
+	id, err := hex.DecodeString(entry.Payload.LogID)
+	if err != nil {
+		return fmt.Errorf("log id: %w", err)
+	}
+	var kind struct {
+		Kind       string `json:"kind"`
+		APIVersion string `json:"apiVersion"`
+	}
+	if err := json.Unmarshal(entry.Payload.Body, &kind); err != nil {
+		return fmt.Errorf("entry: %w", err)
+	}
+	m.TlogEntries = []*protorekor.TransparencyLogEntry{{
+		LogIndex:          entry.Payload.LogIndex,
+		LogId:             &protocommon.LogId{KeyId: id},
+		KindVersion:       &protorekor.KindVersion{Kind: kind.Kind, Version: kind.APIVersion},
+		IntegratedTime:    entry.Payload.IntegratedTime,
+		InclusionPromise:  &protorekor.InclusionPromise{SignedEntryTimestamp: entry.SignedEntryTimestamp},
+		CanonicalizedBody: entry.Payload.Body,
+	}}
+	return nil
+}
+
+func readTimestamp(m *protobundle.VerificationMaterial, text string) error {
+	var t rekor.RFC3161Timestamp
+	if err := json.Unmarshal([]byte(text), &t); err != nil {
+		return err
+	}
+	m.TimestampVerificationData = &protobundle.TimestampVerificationData{
+		Rfc3161Timestamps: []*protocommon.RFC3161SignedTimestamp{{SignedTimestamp: t.SignedRFC3161Timestamp}},
+	}
+	return nil
+}
+
+// layerAnnotations are what [layerMaterial] reads: all that a new bundle holds beside the
+// signature. chain goes along for cosign, as PEM.
+func layerAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string, error) {
+	annotations := map[string]string{}
+	m := pb.GetVerificationMaterial()
+	if c := m.GetCertificate(); c != nil {
+		annotations[static.CertificateAnnotationKey] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.GetRawBytes()}))
+		annotations[static.ChainAnnotationKey] = string(chain)
+	}
+	entries, stamps := m.GetTlogEntries(), m.GetTimestampVerificationData().GetRfc3161Timestamps()
+	if len(entries) > 1 || len(stamps) > 1 {
+		return nil, fmt.Errorf("this form holds one log entry and one timestamp, and there are %d and %d", len(entries), len(stamps))
+	}
+	for _, e := range entries {
+		if e.GetInclusionPromise() == nil {
+			return nil, errors.New("this form holds a log's promise of inclusion, and the log gave none")
+		}
+		text, err := json.Marshal(rekor.RekorBundle{
+			SignedEntryTimestamp: e.GetInclusionPromise().GetSignedEntryTimestamp(),
+			Payload: rekor.RekorPayload{
+				Body: e.GetCanonicalizedBody(), IntegratedTime: e.GetIntegratedTime(), LogIndex: e.GetLogIndex(),
+				LogID: hex.EncodeToString(e.GetLogId().GetKeyId()),
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		annotations[static.BundleAnnotationKey] = string(text)
+	}
+	for _, s := range stamps {
+		text, err := json.Marshal(rekor.RFC3161Timestamp{SignedRFC3161Timestamp: s.GetSignedTimestamp()})
+		if err != nil {
+			return nil, err
+		}
+		annotations[static.RFC3161TimestampAnnotationKey] = string(text)
+	}
+	return annotations, nil
+}

@@ -1,0 +1,284 @@
+package sign
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
+	"github.com/sigstore/sigstore-go/pkg/root"
+)
+
+// Policy says whose signatures are good. The zero Policy trusts nobody, and [Verify] refuses
+// it.
+type Policy struct {
+	// Authorities are those who are trusted, in the order in which they are tried.
+	Authorities []Authority
+	// Threshold is how many of them have to have signed; 1 when zero.
+	Threshold int
+	// Revoked are the ids of keys (see [Key.ID]), of certificates too, whose signatures
+	// do not count any more, whenever they were made.
+	Revoked []string
+	// Now is the time for what has no proof of its time; the clock's when zero.
+	Now time.Time
+}
+
+// Authority is someone whose signatures count: the holder of a key, or whoever has a
+// certificate for an identity.
+type Authority struct {
+	// Name is what results call it; the key's id or the identity's subject when empty.
+	Name string
+	// Key is the public key of an authority that has one.
+	Key *Key
+	// Identity is whom a certificate has to be for, where there is no key; Roots say who may
+	// have issued it.
+	Identity *Identity
+	// Roots are the certificate authorities, timestamp authorities and transparency logs that
+	// are trusted. With a key they may be nil: nothing but the key is asked for then.
+	//
+	// What is there and can be checked against them has to be right, asked for or not.
+	Roots *TrustedRoot
+	// NotBefore and NotAfter bound the time of the signature; unbounded when zero. A signature
+	// without proof of its time is taken for one of now.
+	NotBefore, NotAfter time.Time
+	// RequireLog and RequireTimestamp ask for an entry in a transparency log of Roots, and for
+	// a proof of time by a log or a timestamp authority of Roots.
+	RequireLog, RequireTimestamp bool
+}
+
+// KeyPolicy trusts each of keys: one valid signature by one of them is enough. It asks for no
+// transparency log entry and no timestamp; a signature that has them is as good as one that
+// has not.
+func KeyPolicy(keys ...*Key) (Policy, error) {
+	p := Policy{}
+	for _, k := range keys {
+		p.Authorities = append(p.Authorities, Authority{Key: k})
+	}
+	return p, p.validate()
+}
+
+func (p Policy) validate() error {
+	if len(p.Authorities) == 0 {
+		return errors.New("the policy trusts nobody")
+	}
+	for _, a := range p.Authorities {
+		if err := a.validate(); err != nil {
+			return fmt.Errorf("policy: %w", err)
+		}
+	}
+	if p.Threshold < 0 || p.Threshold > len(p.Authorities) {
+		return fmt.Errorf("policy: a threshold of %d, and %d to sign", p.Threshold, len(p.Authorities))
+	}
+	return nil
+}
+
+func (a *Authority) validate() error {
+	switch {
+	case a.Key == nil && a.Identity == nil:
+		return errors.New("a key is nil")
+	case a.Key != nil && a.Identity != nil:
+		return fmt.Errorf("%s has a key and an identity", a.name())
+	case a.Identity != nil && (a.Roots == nil || len(a.Roots.material.FulcioCertificateAuthorities()) == 0):
+		return fmt.Errorf("identity %s: no certificate authority to trust", a.name())
+	case a.Identity != nil && a.Identity.Subject == "" && a.Identity.SubjectRegExp == nil:
+		return errors.New("an identity has no subject")
+	case a.RequireLog && (a.Roots == nil || len(a.Roots.material.RekorLogs()) == 0):
+		return fmt.Errorf("%s: a log entry is required, and no log is trusted", a.name())
+	case a.RequireTimestamp && (a.Roots == nil || len(a.Roots.material.RekorLogs())+len(a.Roots.material.TimestampingAuthorities()) == 0):
+		return fmt.Errorf("%s: a timestamp is required, and no timestamp authority is trusted", a.name())
+	}
+	return nil
+}
+
+func (a *Authority) name() string {
+	switch {
+	case a.Name != "":
+		return a.Name
+	case a.Key != nil:
+		return a.Key.ID()
+	case a.Identity != nil:
+		return a.Identity.subject()
+	}
+	return ""
+}
+
+// at says whether a signature of that time counts.
+func (a *Authority) at(t time.Time) error {
+	switch {
+	case !a.NotBefore.IsZero() && t.Before(a.NotBefore):
+		return fmt.Errorf("%s counts from %s on", a.name(), a.NotBefore.UTC().Format(time.RFC3339))
+	case !a.NotAfter.IsZero() && t.After(a.NotAfter):
+		return fmt.Errorf("%s counts until %s", a.name(), a.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Identity is whom a certificate is for: its subject alternative name, and for certificates of
+// Fulcio the OpenID Connect issuer that vouched for it.
+type Identity struct {
+	// Subject is the name, an e-mail address or a URI; SubjectRegExp a pattern for all of it.
+	Subject       string
+	SubjectRegExp *regexp.Regexp
+	// Issuer is the issuer, and IssuerRegExp a pattern for all of it; any will do when both
+	// are empty, which is right only where the certificate authority is one's own.
+	Issuer       string
+	IssuerRegExp *regexp.Regexp
+}
+
+func (i *Identity) subject() string {
+	if i.SubjectRegExp != nil {
+		return i.SubjectRegExp.String()
+	}
+	return i.Subject
+}
+
+func (i *Identity) issuer() string {
+	switch {
+	case i.IssuerRegExp != nil:
+		return i.IssuerRegExp.String()
+	case i.Issuer != "":
+		return i.Issuer
+	}
+	return "anyone"
+}
+
+func (i *Identity) String() string {
+	return fmt.Sprintf("%q, issued by %s", i.subject(), i.issuer())
+}
+
+// matches compares with what a certificate says.
+func (i *Identity) matches(c certificate.Summary) bool {
+	return match(c.SubjectAlternativeName, i.Subject, i.SubjectRegExp) &&
+		(i.Issuer == "" && i.IssuerRegExp == nil || match(c.Issuer, i.Issuer, i.IssuerRegExp))
+}
+
+// match compares the whole text: a pattern that is found somewhere inside would let others in.
+func match(text, exact string, pattern *regexp.Regexp) bool {
+	if pattern == nil {
+		return text == exact && text != ""
+	}
+	pattern = regexp.MustCompile(`^(?:` + pattern.String() + `)$`)
+	return pattern.MatchString(text)
+}
+
+// TrustedRoot is who is trusted to say who someone is, and when something was.
+type TrustedRoot struct {
+	material root.TrustedMaterial
+	// shortLived says that certificates live for minutes, as Fulcio's do, so that a proof of
+	// time is needed to tell whether one was valid.
+	shortLived bool
+}
+
+// LoadTrustedRoot reads a trusted root of Sigstore (protobuf-specs: sigstore_trustroot.proto),
+// as JSON. A certificate that one of its authorities issued needs a proof of time by one of
+// its logs or timestamp authorities, and an entry in a log where it has any.
+func LoadTrustedRoot(data []byte) (*TrustedRoot, error) {
+	r, err := root.NewTrustedRootFromJSON(data)
+	if err != nil {
+		return nil, fmt.Errorf("trusted root: %w", err)
+	}
+	return &TrustedRoot{r, len(r.RekorLogs())+len(r.TimestampingAuthorities()) > 0}, nil
+}
+
+// LoadCertificates reads the certificate authorities of a private PKI, and its timestamp
+// authorities, from PEM: in each, roots, which are self-signed, with their intermediates; and
+// the certificates of the timestamp authorities themselves. There may be no timestamp
+// authorities.
+//
+// A certificate that one of them issued has to be valid now, or at a time that a timestamp
+// proves.
+func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
+	m := &privateRoot{}
+	cas, err := parseCertificates(authorities)
+	if err != nil {
+		return nil, fmt.Errorf("certificate authorities: %w", err)
+	}
+	roots, intermediates, leaves := divide(cas)
+	if len(leaves) > 0 {
+		return nil, fmt.Errorf("certificate authorities: %q is not one", leaves[0].Subject)
+	}
+	if len(roots) == 0 && len(timestamp) == 0 {
+		return nil, errors.New("certificate authorities: no self-signed certificate: the root is missing")
+	}
+	for _, r := range roots {
+		m.authorities = append(m.authorities, &root.FulcioCertificateAuthority{Root: r, Intermediates: intermediates})
+	}
+	tsas, err := parseCertificates(timestamp)
+	if err != nil {
+		return nil, fmt.Errorf("timestamp authorities: %w", err)
+	}
+	roots, intermediates, leaves = divide(tsas)
+	for _, r := range roots {
+		if len(leaves) == 0 {
+			m.timestamps = append(m.timestamps, &root.SigstoreTimestampingAuthority{Root: r, Intermediates: intermediates})
+		}
+		for _, leaf := range leaves {
+			m.timestamps = append(m.timestamps, &root.SigstoreTimestampingAuthority{Root: r, Intermediates: intermediates, Leaf: leaf, URI: leaf.Subject.CommonName})
+		}
+	}
+	if len(tsas) > 0 && len(roots) == 0 {
+		return nil, errors.New("timestamp authorities: no self-signed certificate: the root is missing")
+	}
+	return &TrustedRoot{m, false}, nil
+}
+
+// privateRoot is a PKI of one's own.
+type privateRoot struct {
+	root.BaseTrustedMaterial
+	authorities []root.CertificateAuthority
+	timestamps  []root.TimestampingAuthority
+}
+
+func (p *privateRoot) FulcioCertificateAuthorities() []root.CertificateAuthority {
+	return p.authorities
+}
+func (p *privateRoot) TimestampingAuthorities() []root.TimestampingAuthority { return p.timestamps }
+
+func divide(all []*x509.Certificate) (roots, intermediates, leaves []*x509.Certificate) {
+	for _, c := range all {
+		switch {
+		case !c.IsCA:
+			leaves = append(leaves, c)
+		case bytes.Equal(c.RawSubject, c.RawIssuer) && c.CheckSignatureFrom(c) == nil:
+			roots = append(roots, c)
+		default:
+			intermediates = append(intermediates, c)
+		}
+	}
+	return roots, intermediates, leaves
+}
+
+func parseCertificates(data []byte) (all []*x509.Certificate, err error) {
+	for len(bytes.TrimSpace(data)) > 0 {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			return nil, errors.New("no PEM block found")
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("PEM %q is no certificate", block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		all, data = append(all, c), rest
+	}
+	return all, nil
+}
+
+// revoked says whether a key is.
+func (p *Policy) revoked(id string) bool { return slices.Contains(p.Revoked, id) }
+
+func (p *Policy) now() time.Time {
+	if p.Now.IsZero() {
+		return time.Now()
+	}
+	return p.Now
+}
+
+func (p *Policy) threshold() int { return max(p.Threshold, 1) }
