@@ -9,9 +9,9 @@ import (
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
-	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // mirrorList is a file that says what to copy where.
@@ -37,16 +37,13 @@ const (
 )
 
 func readMirrorList(file string) (*mirrorList, error) {
-	f, err := os.Open(file)
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	decoder := yaml.NewDecoder(f)
-	decoder.KnownFields(true)
 	var list mirrorList
-	if err := decoder.Decode(&list); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+	if _, err := manifest.Strict(file, data, &list); err != nil {
+		return nil, err
 	}
 	if list.APIVersion != mirrorListAPIVersion || list.Kind != mirrorListKind {
 		return nil, fmt.Errorf("%s is %s %s, want %s %s", file, list.APIVersion, list.Kind, mirrorListAPIVersion, mirrorListKind)

@@ -29,7 +29,10 @@ var order = []string{
 	"pkg/transfer",
 	"pkg/archive",
 	"pkg/layout",
+	"pkg/trust",
 	"pkg/sign",
+	"pkg/provenance",
+	"pkg/sbom",
 	"pkg/bundle",
 	"pkg/images",
 	"pkg/source",
@@ -56,7 +59,7 @@ var only = map[string][]string{
 }
 
 // forTests are packages that only tests, the demo and the benchmarks import.
-var forTests = []string{"internal/hack", "internal/clustertest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/rules"}
+var forTests = []string{"internal/hack", "internal/sigstoretest", "internal/clustertest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/rules"}
 
 type pkg struct {
 	ImportPath string

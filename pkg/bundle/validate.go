@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/agext/levenshtein"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"gopkg.in/yaml.v3"
@@ -158,7 +157,7 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 	case *kind.AdditionalProperties:
 		for _, unknown := range k.Properties {
 			problem := d.file.Errorf(key(node, unknown), "unknown field %q", unknown)
-			if near := nearest(unknown, fields(schema, e.InstanceLocation)); near != "" {
+			if near := manifest.Nearest(unknown, fields(schema, e.InstanceLocation)); near != "" {
 				problem.Hint = didYouMean(near)
 			}
 			*found = append(*found, problem)
@@ -229,17 +228,6 @@ func fields(schema *jsonschema.Schema, location []string) []string {
 func isIndex(token string) bool {
 	_, err := strconv.Atoi(token)
 	return err == nil
-}
-
-// nearest is the name that a mistyped one was probably meant to be, or "".
-func nearest(typed string, names []string) string {
-	best, score := "", 0.49 // two letters that changed places in a word of four
-	for _, name := range names {
-		if s := levenshtein.Similarity(strings.ToLower(typed), strings.ToLower(name), nil); s > score {
-			best, score = name, s
-		}
-	}
-	return best
 }
 
 // mistyped explains a value of the wrong type.

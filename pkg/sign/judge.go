@@ -21,15 +21,16 @@ import (
 // judge verifies an envelope against everyone who is trusted. The error is the most telling of
 // the reasons why none of them will do.
 func (p *Policy) judge(e *envelope, d digest.Digest) (*Verified, error) {
+	trusted := p.trusted(e)
 	leaf, err := e.leaf()
-	if err != nil && slices.ContainsFunc(p.Authorities, func(a Authority) bool { return a.Identity != nil }) {
+	if err != nil && slices.ContainsFunc(trusted, func(a Authority) bool { return a.Identity != nil }) {
 		return nil, err
 	} else if err != nil {
 		return nil, errOnlyKeys
 	}
 	var best *refusal
-	for i := range p.Authorities {
-		a := &p.Authorities[i]
+	for i := range trusted {
+		a := &trusted[i]
 		if (a.Key == nil) != (leaf != nil) {
 			continue
 		}
@@ -44,7 +45,7 @@ func (p *Policy) judge(e *envelope, d digest.Digest) (*Verified, error) {
 	if best != nil && best.rank > strange {
 		return nil, best.err
 	}
-	return nil, p.stranger(e, leaf, best)
+	return nil, stranger(e, leaf, best, trusted)
 }
 
 // signed says whether a key of the policy has signed, whatever it is.
@@ -358,7 +359,7 @@ var errUntrusted = errors.New("not signed by a trusted key, or changed since")
 var errOnlyKeys = errors.New("signed with a certificate, and only keys are trusted")
 
 // stranger is the reason where no authority has signed, as far as the envelope tells.
-func (p *Policy) stranger(e *envelope, leaf *x509.Certificate, best *refusal) error {
+func stranger(e *envelope, leaf *x509.Certificate, best *refusal, trusted []Authority) error {
 	id := e.hint()
 	switch {
 	case best == nil && leaf != nil:
@@ -367,7 +368,7 @@ func (p *Policy) stranger(e *envelope, leaf *x509.Certificate, best *refusal) er
 		return errors.New("signed with a key, and only certificates are trusted")
 	case leaf != nil:
 		return best.err
-	case id != "" && slices.ContainsFunc(p.Authorities, func(a Authority) bool { return a.Key != nil && a.Key.ID() == id }):
+	case id != "" && slices.ContainsFunc(trusted, func(a Authority) bool { return a.Key != nil && a.Key.ID() == id }):
 		return fmt.Errorf("names the trusted key %s, but the signature is not valid", id)
 	case id != "":
 		return fmt.Errorf("signed with key %s, which is not trusted", id)

@@ -19,6 +19,8 @@ import (
 type Policy struct {
 	// Authorities are those who are trusted, in the order in which they are tried.
 	Authorities []Authority
+	// Attesters are those whose attestations count; Authorities when empty.
+	Attesters []Authority
 	// Threshold is how many of them have to have signed; 1 when zero.
 	Threshold int
 	// Revoked are the ids of keys (see [Key.ID]), of certificates too, whose signatures
@@ -59,14 +61,15 @@ func KeyPolicy(keys ...*Key) (Policy, error) {
 	for _, k := range keys {
 		p.Authorities = append(p.Authorities, Authority{Key: k})
 	}
-	return p, p.validate()
+	return p, p.Check()
 }
 
-func (p Policy) validate() error {
+// Check says whether the policy is one: whether it trusts anyone, and whether what it asks for can be had.
+func (p Policy) Check() error {
 	if len(p.Authorities) == 0 {
 		return errors.New("the policy trusts nobody")
 	}
-	for _, a := range p.Authorities {
+	for _, a := range slices.Concat(p.Authorities, p.Attesters) {
 		if err := a.validate(); err != nil {
 			return fmt.Errorf("policy: %w", err)
 		}
@@ -279,6 +282,14 @@ func (p *Policy) now() time.Time {
 		return time.Now()
 	}
 	return p.Now
+}
+
+// trusted are those whose word counts for an envelope.
+func (p *Policy) trusted(e *envelope) []Authority {
+	if len(p.Attesters) > 0 && !e.isSignature() {
+		return p.Attesters
+	}
+	return p.Authorities
 }
 
 func (p *Policy) threshold() int { return max(p.Threshold, 1) }

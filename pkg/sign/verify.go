@@ -93,7 +93,7 @@ func authorities(facts []Verified) (names []string) {
 // Root is by digest; its content is not read. The caller compares what it fetches with that
 // digest.
 func Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, policy Policy) (*Result, error) {
-	if err := policy.validate(); err != nil {
+	if err := policy.Check(); err != nil {
 		return nil, fmt.Errorf("verify %s: %w", root.Digest, err)
 	}
 	if err := validRoot(root); err != nil {

@@ -1,0 +1,202 @@
+package provenance
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	attestation "github.com/in-toto/attestation/go/v1"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/sbom"
+)
+
+// The annotations of dependencies.
+const (
+	// annotationUses lists the bundles that a dependency is of, and what they took of a source:
+	// root, include and exclude as definitions have them, and where the dependency's own digest is
+	// not that of the files, treeSHA256, the digest of their list as sha256sum prints it.
+	annotationUses = "dev.krtpkg.uses"
+	// annotationIndirect is true for what this build did not fetch: it is of bundles that were
+	// built before and taken from a registry, which are dependencies themselves.
+	annotationIndirect = "dev.krtpkg.indirect"
+	// annotationReferences lists an image's names as manifests have them.
+	annotationReferences = "dev.krtpkg.references"
+)
+
+// The algorithms of digests (github.com/in-toto/attestation, spec/v1/digest_set.md).
+const (
+	algorithmSHA256 = string(attestation.AlgorithmSHA256)
+	algorithmCommit = string(attestation.AlgorithmGitCommit)
+	// algorithmDir is Go's Hash1 in hex. [bundle.Source] has the very same for a folder: the
+	// SHA-256 of the sorted listing that sha256sum prints.
+	algorithmDir = string(attestation.AlgorithmDirHash)
+)
+
+// dependency is a source, an image or a bundle.
+type dependency struct {
+	// id is the same for what is the same.
+	id         string
+	uri        string
+	digests    map[string]string
+	uses       []any // of map[string]any
+	indirect   bool
+	references []any // of string
+}
+
+// resolved lists what the artifact was made of, each once, ordered by URI.
+func resolved(set *bundle.Set) ([]*attestation.ResourceDescriptor, error) {
+	var all []*dependency
+	prebuilt := prebuilt(set)
+	for _, b := range set.Bundles {
+		name := b.Metadata().Name
+		at, indirect := prebuilt[b.Descriptor.Digest.String()]
+		if indirect {
+			all = append(all, newImage(at))
+		}
+		for i := range b.Bundle.Spec.Sources {
+			d, err := newSource(&b.Bundle.Spec.Sources[i], name)
+			if err != nil {
+				return nil, fmt.Errorf("bundle %s: %w", name, err)
+			}
+			d.indirect = indirect
+			all = append(all, d)
+		}
+		for _, l := range b.Images {
+			d := newImage(l)
+			d.uses, d.references, d.indirect = []any{map[string]any{"bundle": name}}, []any{l.Reference}, indirect
+			all = append(all, d)
+		}
+	}
+	var list []*attestation.ResourceDescriptor
+	for _, d := range merge(all) {
+		r, err := d.descriptor()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.uri, err)
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
+
+// nowhere is the host that a runtime's lock gives to the bundles that were built along with it,
+// and to those taken from a folder, which can't be told from them.
+const nowhere = "krtpkg.invalid"
+
+// prebuilt are the bundles that the runtime took from a registry, by digest.
+func prebuilt(set *bundle.Set) map[string]images.Locked {
+	found := map[string]images.Locked{}
+	if set.Root.Runtime == nil {
+		return found
+	}
+	for _, l := range set.Root.Images {
+		if l.Image.RegistryStr() != nowhere {
+			found[l.Image.DigestStr()] = l
+		}
+	}
+	return found
+}
+
+// newImage is an image, or a bundle, which is the same by whatever name.
+func newImage(l images.Locked) *dependency {
+	return &dependency{id: l.Image.DigestStr(), uri: sbom.ImageURL(l), digests: digests(l.Image.DigestStr())}
+}
+
+// newSource is a source with the digest of what its URI names. That is the source's own for a
+// file, packed or not, and for a folder; a commit and an artifact have digests of theirs.
+func newSource(s *bundle.Source, name string) (*dependency, error) {
+	uri, err := sbom.SourceURI(s)
+	if err != nil {
+		return nil, err
+	}
+	d := &dependency{uri: uri, digests: map[string]string{}}
+	use := map[string]any{"bundle": name, "root": s.Root, "include": values(s.Include), "exclude": values(s.Exclude)}
+	switch {
+	case s.Git != "":
+		d.digests[algorithmCommit], use["treeSHA256"] = s.Commit, s.SHA256
+	case s.OCI != "":
+		_, pinned, _ := strings.Cut(s.OCI, "@")
+		d.digests, use["treeSHA256"] = digests(pinned), s.SHA256
+	case s.Dir != "":
+		d.digests[algorithmDir] = s.SHA256
+	default:
+		d.digests[algorithmSHA256] = s.SHA256
+	}
+	maps.DeleteFunc(d.digests, func(_, digest string) bool { return digest == "" })
+	maps.DeleteFunc(use, func(_ string, v any) bool { return v == "" || v == nil })
+	d.id, d.uses = fmt.Sprintf("%s %v", uri, d.digests), []any{use}
+	return d, nil
+}
+
+func digests(digest string) map[string]string {
+	algorithm, hex, _ := strings.Cut(digest, ":")
+	return map[string]string{algorithm: hex}
+}
+
+// values is a list as structpb takes it; nil when empty.
+func values(texts []string) any {
+	var list []any
+	for _, text := range texts {
+		list = append(list, text)
+	}
+	if list == nil {
+		return nil
+	}
+	return list
+}
+
+// merge joins what is there several times, and sorts. Of an image with several names the first
+// gives the URI.
+func merge(all []*dependency) []*dependency {
+	slices.SortStableFunc(all, func(a, b *dependency) int {
+		return cmp.Or(cmp.Compare(a.uri, b.uri), cmp.Compare(a.id, b.id))
+	})
+	var kept []*dependency
+	seen := map[string]*dependency{}
+	for _, d := range all {
+		first, again := seen[d.id]
+		if !again {
+			seen[d.id] = d
+			kept = append(kept, d)
+			continue
+		}
+		first.uses = append(first.uses, d.uses...)
+		first.references = append(first.references, d.references...)
+		first.indirect = first.indirect && d.indirect
+	}
+	for _, d := range kept {
+		d.uses, d.references = sorted(d.uses), sorted(d.references)
+	}
+	return kept
+}
+
+// sorted puts values into the order in which they print, each once.
+func sorted(list []any) []any {
+	slices.SortFunc(list, func(a, b any) int { return cmp.Compare(fmt.Sprintf("%q", a), fmt.Sprintf("%q", b)) })
+	return slices.CompactFunc(list, reflect.DeepEqual)
+}
+
+func (d *dependency) descriptor() (*attestation.ResourceDescriptor, error) {
+	about := map[string]any{}
+	if d.uses != nil {
+		about[annotationUses] = d.uses
+	}
+	if d.references != nil {
+		about[annotationReferences] = d.references
+	}
+	if d.indirect {
+		about[annotationIndirect] = true
+	}
+	r := &attestation.ResourceDescriptor{Uri: d.uri, Digest: d.digests}
+	if len(about) == 0 {
+		return r, nil
+	}
+	var err error
+	r.Annotations, err = structpb.NewStruct(about)
+	return r, err
+}

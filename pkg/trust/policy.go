@@ -1,0 +1,443 @@
+// Package trust is the policy that says what may be applied, imported and copied: who has to
+// have signed it, how many of them, and what has to be attested about it.
+//
+// Call [Load] to read a policy file, or [KeyPolicy] and [New] to make one, and
+// [Policy.Verify] with what is to be trusted. What it returns is what was verified; an error
+// that is [ErrRefused] says that the policy does not let it pass.
+package trust
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
+	"github.com/google/cel-go/cel"
+	"github.com/opencontainers/go-digest"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+// The apiVersion and the kind of a policy file.
+const (
+	APIVersion = "krtpkg.dev/v1alpha1"
+	Kind       = "TrustPolicy"
+)
+
+// Local is what rules call everything that is in no registry: folders and archives.
+const Local = "local"
+
+// File is a policy file.
+type File struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+	// Authorities are those whom anything is taken from.
+	Authorities []Authority `yaml:"authorities"`
+	// Rules say what is needed for what; the first one that matches decides. What none of
+	// them matches is refused.
+	Rules []Rule `yaml:"rules"`
+	// Revoked counts no more, whoever signed it.
+	Revoked Revoked `yaml:"revoked,omitempty"`
+}
+
+// Authority is someone whose signatures count: the holder of a key, or whoever has a
+// certificate for an identity. Keys and certificates are PEM, in the file itself or in another
+// whose name is relative to it.
+type Authority struct {
+	// Name is what rules and results call it.
+	Name string `yaml:"name"`
+	// Key is a public key.
+	Key string `yaml:"key,omitempty"`
+	// Identity is whom a certificate has to be for.
+	Identity *Identity `yaml:"identity,omitempty"`
+	// TrustedRoot is a trusted root of Sigstore, as JSON.
+	TrustedRoot string `yaml:"trustedRoot,omitempty"`
+	// Certificates are the root and the intermediates of a private PKI, Timestamps those of
+	// its timestamp authorities.
+	Certificates string `yaml:"certificates,omitempty"`
+	Timestamps   string `yaml:"timestamps,omitempty"`
+	// NotBefore and NotAfter bound the time of the signature.
+	NotBefore time.Time `yaml:"notBefore,omitempty"`
+	NotAfter  time.Time `yaml:"notAfter,omitempty"`
+	// RequireLog and RequireTimestamp ask for an entry in a log of the trusted root, and for
+	// a proof of time.
+	RequireLog       bool `yaml:"requireLog,omitempty"`
+	RequireTimestamp bool `yaml:"requireTimestamp,omitempty"`
+}
+
+// Identity is whom a certificate is for, and who says so; see [sign.Identity].
+type Identity struct {
+	Subject       string `yaml:"subject,omitempty"`
+	SubjectRegExp string `yaml:"subjectRegExp,omitempty"`
+	Issuer        string `yaml:"issuer,omitempty"`
+	IssuerRegExp  string `yaml:"issuerRegExp,omitempty"`
+}
+
+// Rule is what is needed for some repositories.
+type Rule struct {
+	// Match are globs of REGISTRY/REPOSITORY, or local; ** crosses slashes.
+	Match []string `yaml:"match"`
+	// Authorities are the names of those who may sign; all when empty.
+	Authorities []string `yaml:"authorities,omitempty"`
+	// Threshold is how many of them have to; 1 when zero.
+	Threshold int `yaml:"threshold,omitempty"`
+	// Attestations are what has to be attested besides.
+	Attestations []Requirement `yaml:"attestations,omitempty"`
+}
+
+// Requirement is an attestation that a rule needs.
+type Requirement struct {
+	// Type is the predicate's, as a URI or by cosign's short name of it.
+	Type string `yaml:"type"`
+	// Authorities are the names of those who may attest; the rule's when empty.
+	Authorities []string `yaml:"authorities,omitempty"`
+	// Threshold is how many of them have to; 1 when zero.
+	Threshold int `yaml:"threshold,omitempty"`
+	// Condition is an expression in CEL about the variable predicate that has to be true.
+	Condition string `yaml:"condition,omitempty"`
+}
+
+// Revoked is what counts no more.
+type Revoked struct {
+	// Keys are ids of keys, of certificates' too: see [sign.Key.ID].
+	Keys []string `yaml:"keys,omitempty"`
+	// Digests are those of runtimes, bundles and images.
+	Digests []string `yaml:"digests,omitempty"`
+}
+
+// Policy is a policy that was read and checked.
+type Policy struct {
+	// Name is what messages call it: the name of its file.
+	Name string
+	File File
+
+	authorities map[string]*sign.Authority
+	rules       []*rule
+	revoked     map[digest.Digest]bool
+}
+
+// rule is a rule with what it names.
+type rule struct {
+	*Rule
+	signers      []sign.Authority
+	attestations []requirement
+}
+
+type requirement struct {
+	*Requirement
+	predicateType string
+	attesters     []sign.Authority
+	condition     cel.Program
+}
+
+// shortTypes are cosign's names of predicate types.
+var shortTypes = map[string]string{
+	"slsaprovenance":   "https://slsa.dev/provenance/v0.2",
+	"slsaprovenance02": "https://slsa.dev/provenance/v0.2",
+	"slsaprovenance1":  "https://slsa.dev/provenance/v1",
+	"link":             "https://in-toto.io/Link/v1",
+	"spdx":             "https://spdx.dev/Document",
+	"spdxjson":         "https://spdx.dev/Document",
+	"cyclonedx":        "https://cyclonedx.org/bom",
+	"vuln":             "https://cosign.sigstore.dev/attestation/vuln/v1",
+	"openvex":          "https://openvex.dev/ns",
+	"custom":           "https://cosign.sigstore.dev/attestation/v1",
+}
+
+// PredicateType is the URI that a short name of cosign stands for, or the name itself.
+func PredicateType(name string) string {
+	if uri, known := shortTypes[name]; known {
+		return uri
+	}
+	return name
+}
+
+// Load reads a policy file and all that it names. Errors are [*manifest.Error], with the place
+// in the file.
+func Load(name string) (*Policy, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("trust policy: %w", err)
+	}
+	return Parse(name, data, func(file string) ([]byte, error) {
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(filepath.Dir(name), file)
+		}
+		return os.ReadFile(file)
+	})
+}
+
+// Parse reads a policy; read gives the files that it names.
+func Parse(name string, data []byte, read func(string) ([]byte, error)) (*Policy, error) {
+	p := &Policy{Name: name, authorities: map[string]*sign.Authority{}, revoked: map[digest.Digest]bool{}}
+	file, err := manifest.Strict(name, data, &p.File)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{Policy: p, file: file, root: file.Documents[0], read: read}
+	return p, r.check()
+}
+
+// reader makes a policy of a file.
+type reader struct {
+	*Policy
+	file *manifest.File
+	root *yaml.Node
+	read func(string) ([]byte, error)
+}
+
+// fail is an error at the place of a field, or of the nearest one that is there.
+func (r *reader) fail(err error, path ...any) error {
+	node := r.root
+	for _, step := range path {
+		next := child(node, step)
+		if next == nil {
+			break
+		}
+		node = next
+	}
+	e := r.file.Errorf(node, "%v", err)
+	e.Cause = err
+	return e
+}
+
+func child(node *yaml.Node, step any) *yaml.Node {
+	switch step := step.(type) {
+	case string:
+		return manifest.Get(node, step)
+	case int:
+		if node.Kind == yaml.SequenceNode && step < len(node.Content) {
+			return node.Content[step]
+		}
+	}
+	return nil
+}
+
+func (r *reader) check() error {
+	f := &r.File
+	switch {
+	case f.APIVersion != APIVersion:
+		return r.fail(fmt.Errorf("apiVersion is %q, want %s", f.APIVersion, APIVersion), "apiVersion")
+	case f.Kind != Kind:
+		return r.fail(fmt.Errorf("kind is %q, want %s", f.Kind, Kind), "kind")
+	case len(f.Authorities) == 0:
+		return r.fail(errors.New("authorities is empty: nobody is trusted"), "authorities")
+	case len(f.Rules) == 0:
+		return r.fail(errors.New("rules is empty: want at least one, match: [\"**\"] is for everything"), "rules")
+	}
+	keys := map[string]string{}
+	for i := range f.Authorities {
+		if err := r.authority(&f.Authorities[i], keys, "authorities", i); err != nil {
+			return err
+		}
+	}
+	for i := range f.Rules {
+		if err := r.rule(&f.Rules[i], "rules", i); err != nil {
+			return err
+		}
+	}
+	for i, id := range f.Revoked.Keys {
+		if !keyID.MatchString(id) {
+			return r.fail(fmt.Errorf("%q is no id of a key: want the SHA-256 of it, 64 hexadecimal digits", id), "revoked", "keys", i)
+		}
+	}
+	for i, text := range f.Revoked.Digests {
+		d, err := digest.Parse(text)
+		if err != nil {
+			return r.fail(fmt.Errorf("%q: %w", text, err), "revoked", "digests", i)
+		}
+		r.revoked[d] = true
+	}
+	return nil
+}
+
+var keyID = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+func (r *reader) authority(a *Authority, keys map[string]string, path ...any) error {
+	at := func(fields ...any) []any { return append(slices.Clone(path), fields...) }
+	switch {
+	case a.Name == "":
+		return r.fail(errors.New("an authority has no name"), path...)
+	case r.authorities[a.Name] != nil:
+		return r.fail(fmt.Errorf("the name %q is taken", a.Name), at("name")...)
+	case (a.Key == "") == (a.Identity == nil):
+		return r.fail(fmt.Errorf("authority %s: want a key or an identity", a.Name), path...)
+	case a.TrustedRoot != "" && a.Certificates+a.Timestamps != "":
+		return r.fail(fmt.Errorf("authority %s: a trusted root has the certificates and timestamp authorities in it", a.Name), at("trustedRoot")...)
+	case !a.NotAfter.IsZero() && !a.NotAfter.After(a.NotBefore):
+		return r.fail(fmt.Errorf("authority %s: it ends before it begins", a.Name), at("notAfter")...)
+	}
+	made := &sign.Authority{
+		Name: a.Name, NotBefore: a.NotBefore, NotAfter: a.NotAfter,
+		RequireLog: a.RequireLog, RequireTimestamp: a.RequireTimestamp,
+	}
+	var err error
+	if a.Key != "" {
+		pem, err := r.text(a.Key, "-----BEGIN")
+		if err == nil {
+			made.Key, err = sign.LoadPublicKey(pem)
+		}
+		if err != nil {
+			return r.fail(err, at("key")...)
+		}
+		if other := keys[made.Key.ID()]; other != "" {
+			return r.fail(fmt.Errorf("%s has this key too: one holder would count twice", other), at("key")...)
+		}
+		keys[made.Key.ID()] = a.Name
+	} else if made.Identity, err = a.Identity.compile(); err != nil {
+		return r.fail(err, at("identity")...)
+	}
+	if made.Roots, err = r.roots(a); err != nil {
+		return r.fail(err, path...)
+	}
+	// As a policy alone it says what it lacks.
+	if err := (&sign.Policy{Authorities: []sign.Authority{*made}}).Check(); err != nil {
+		return r.fail(err, path...)
+	}
+	r.authorities[a.Name] = made
+	return nil
+}
+
+func (i *Identity) compile() (*sign.Identity, error) {
+	if (i.Subject == "") == (i.SubjectRegExp == "") {
+		return nil, errors.New("want subject or subjectRegExp")
+	}
+	if i.Issuer != "" && i.IssuerRegExp != "" {
+		return nil, errors.New("want issuer or issuerRegExp, not both")
+	}
+	made := &sign.Identity{Subject: i.Subject, Issuer: i.Issuer}
+	for _, p := range []struct {
+		text string
+		into **regexp.Regexp
+	}{{i.SubjectRegExp, &made.SubjectRegExp}, {i.IssuerRegExp, &made.IssuerRegExp}} {
+		if p.text == "" {
+			continue
+		}
+		compiled, err := regexp.Compile(p.text)
+		if err != nil {
+			return nil, err
+		}
+		*p.into = compiled
+	}
+	return made, nil
+}
+
+func (r *reader) roots(a *Authority) (*sign.TrustedRoot, error) {
+	if a.TrustedRoot != "" {
+		data, err := r.text(a.TrustedRoot, "{")
+		if err != nil {
+			return nil, err
+		}
+		return sign.LoadTrustedRoot(data)
+	}
+	if a.Certificates+a.Timestamps == "" {
+		return nil, nil
+	}
+	certificates, err := r.text(a.Certificates, "-----BEGIN")
+	if err != nil {
+		return nil, err
+	}
+	timestamps, err := r.text(a.Timestamps, "-----BEGIN")
+	if err != nil {
+		return nil, err
+	}
+	return sign.LoadCertificates(certificates, timestamps)
+}
+
+// text is what a field holds, or the file that it names.
+func (r *reader) text(value, inline string) ([]byte, error) {
+	if value == "" {
+		return nil, nil
+	}
+	if strings.Contains(value, inline) {
+		return []byte(value), nil
+	}
+	if r.read == nil {
+		return nil, fmt.Errorf("%s: no files here", value)
+	}
+	return r.read(value)
+}
+
+func (r *reader) rule(from *Rule, path ...any) error {
+	at := func(fields ...any) []any { return append(slices.Clone(path), fields...) }
+	made := &rule{Rule: from}
+	if len(from.Match) == 0 {
+		return r.fail(errors.New(`match is empty: want globs of REGISTRY/REPOSITORY, or local; "**" is everything`), at("match")...)
+	}
+	for i, glob := range from.Match {
+		if !doublestar.ValidatePattern(glob) {
+			return r.fail(fmt.Errorf("%q is no glob", glob), at("match", i)...)
+		}
+	}
+	var err error
+	if made.signers, err = r.named(from.Authorities, nil); err != nil {
+		return r.fail(err, at("authorities")...)
+	}
+	if from.Threshold < 0 || from.Threshold > len(made.signers) {
+		return r.fail(fmt.Errorf("threshold is %d, and there are %d to sign", from.Threshold, len(made.signers)), at("threshold")...)
+	}
+	for i := range from.Attestations {
+		q := &from.Attestations[i]
+		need := requirement{Requirement: q, predicateType: PredicateType(q.Type)}
+		if !strings.Contains(need.predicateType, ":") {
+			return r.fail(fmt.Errorf("type %q is neither a URI nor one of cosign's names", q.Type), at("attestations", i, "type")...)
+		}
+		if need.attesters, err = r.named(q.Authorities, made.signers); err != nil {
+			return r.fail(err, at("attestations", i, "authorities")...)
+		}
+		if q.Threshold < 0 || q.Threshold > len(need.attesters) {
+			return r.fail(fmt.Errorf("threshold is %d, and there are %d to attest", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
+		}
+		if need.condition, err = compile(q.Condition); err != nil {
+			return r.fail(err, at("attestations", i, "condition")...)
+		}
+		made.attestations = append(made.attestations, need)
+	}
+	r.rules = append(r.rules, made)
+	return nil
+}
+
+// named are the authorities of these names, or by default those, or all.
+func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign.Authority, err error) {
+	if len(names) == 0 && byDefault != nil {
+		return byDefault, nil
+	}
+	if len(names) == 0 {
+		for _, a := range r.File.Authorities {
+			names = append(names, a.Name)
+		}
+	}
+	for i, name := range names {
+		a := r.authorities[name]
+		if a == nil {
+			err := fmt.Errorf("there is no authority %q", name)
+			var all []string
+			for known := range r.authorities {
+				all = append(all, known)
+			}
+			slices.Sort(all)
+			if near := manifest.Nearest(name, all); near != "" {
+				err = fmt.Errorf("%w: did you mean %q?", err, near)
+			}
+			return nil, err
+		}
+		if slices.Contains(names[:i], name) {
+			return nil, fmt.Errorf("authority %q is there twice", name)
+		}
+		found = append(found, *a)
+	}
+	return found, nil
+}
+
+// New is the policy that trusts any one of some authorities with everything.
+func New(authorities ...sign.Authority) (*Policy, error) {
+	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*rule{{Rule: &Rule{Match: []string{"**"}}, signers: authorities}}}
+	return p, (&sign.Policy{Authorities: authorities}).Check()
+}
