@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -12,8 +11,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
 // clusterFlags are the flags of commands that go to a cluster.
@@ -99,26 +100,28 @@ written if nothing differs. An apply that was interrupted is completed by the ne
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], o) },
 	}
-	keyFlag(cmd, &o.keys)
+	o.trust.add(cmd)
+	o.trust.addUnsigned(cmd, "apply without verifying any signature")
+	cmd.Flags().BoolVar(&o.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
 	o.values.add(cmd)
-	cmd.Flags().BoolVar(&o.allowUnsigned, "allow-unsigned", false, "apply without verifying any signature")
 	o.cluster.addChanging(cmd)
 	return cmd
 }
 
 type applyOptions struct {
-	keys          []string
-	allowUnsigned bool
-	values        valuesFlags
-	cluster       clusterFlags
+	trust   trustFlags
+	images  bool
+	values  valuesFlags
+	cluster clusterFlags
 }
 
 func (a *app) apply(ctx context.Context, reference string, o applyOptions) error {
-	if len(o.keys) == 0 && !o.allowUnsigned {
-		return &usageError{errors.New("what is applied has to be verified: give --key with the public key it was signed with, or --allow-unsigned")}
+	policy, err := a.trust(ctx, &o.trust)
+	if err != nil {
+		return err
 	}
-	if len(o.keys) > 0 && o.allowUnsigned {
-		return &usageError{errors.New("--key and --allow-unsigned contradict each other")}
+	if policy == nil && !o.trust.allowUnsigned {
+		return &usageError{fmt.Errorf("%w, or apply it as it is with --allow-unsigned", errNobody)}
 	}
 	options, err := o.cluster.options(a)
 	if err != nil {
@@ -128,7 +131,7 @@ func (a *app) apply(ctx context.Context, reference string, o applyOptions) error
 	if err != nil {
 		return err
 	}
-	if err := a.trust(ctx, at, o); err != nil {
+	if err := a.checkBeforeApply(ctx, at, policy, o.images); err != nil {
 		return err
 	}
 	rendered, err := a.renderSet(ctx, at, o.values)
@@ -154,18 +157,26 @@ func (a *app) apply(ctx context.Context, reference string, o applyOptions) error
 	})
 }
 
-// trust verifies the root, or says loudly that nobody did.
-func (a *app) trust(ctx context.Context, at *opened, o applyOptions) error {
-	if o.allowUnsigned {
+// checkBeforeApply verifies the root, or says loudly that nobody did.
+func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Policy, images bool) error {
+	if policy == nil {
 		a.ui.Note("WARNING: %s is applied without verifying who signed it (--allow-unsigned)", at.pinned())
 		return nil
 	}
-	result, err := a.verifyRoot(ctx, at, o.keys)
+	result, err := a.verified(ctx, at, policy)
 	if err != nil {
 		return err
 	}
-	a.ui.Say("verified %s, signed by key %s", at.pinned(), result.Verified[0].KeyID)
-	return nil
+	a.ui.Say("verified %s, signed by %s", at.pinned(), signers(result))
+	if !images {
+		return nil
+	}
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return err
+	}
+	_, err = a.verifyImages(ctx, at.store, set, policy)
+	return err
 }
 
 // runtime is what the cluster gets: each bundle's manifests as a file system in memory.

@@ -36,7 +36,7 @@ export leaves out. A reference without a version means all versions there.`,
 }
 
 func (a *app) have(ctx context.Context, references []string, f *transferFlags) error {
-	options, err := a.transferOptions(f, "have")
+	options, err := a.transferOptions(ctx, f, "have")
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (a *app) check(ctx context.Context, references []string, f *transferFlags) 
 }
 
 func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) (*checkView, error) {
-	options, err := a.transferOptions(f, "check")
+	options, err := a.transferOptions(ctx, f, "check")
 	if err != nil {
 		return nil, err
 	}

@@ -7,14 +7,12 @@ import (
 	"io"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -27,7 +25,7 @@ type transferFlags struct {
 	dryRun      bool
 	paths       string
 	list        string
-	keys        []string
+	trust       trustFlags
 	format      ui.Format
 }
 
@@ -61,7 +59,7 @@ func (f *transferFlags) preserve(to place.Place, client *registry.Client) (func(
 // addSpeed adds the flags that change nothing of what moves.
 func (f *transferFlags) addSpeed(cmd *cobra.Command) {
 	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many blobs move at once")
-	cmd.Flags().StringArrayVar(&f.keys, "key", nil, "verify the signature by this public key before anything is written; given more than once, any of them will do")
+	f.trust.add(cmd)
 	outputFlag(cmd, &f.format)
 }
 
@@ -73,8 +71,9 @@ func (f *transferFlags) addDryRun(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would move, and move nothing")
 }
 
-// options are the flags for the library.
-func (a *app) transferOptions(f *transferFlags, verb string) (transfer.Options, error) {
+// transferOptions are the flags for the library. What is copied and imported is verified by the
+// policy file, if there is one; for the rest flags have to say so.
+func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string) (transfer.Options, error) {
 	client, err := a.client()
 	if err != nil {
 		return transfer.Options{}, err
@@ -86,20 +85,7 @@ func (a *app) transferOptions(f *transferFlags, verb string) (transfer.Options, 
 		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs,
 		Concurrency: f.concurrency, Progress: a.ui.Progress(verb),
 	}
-	if len(f.keys) > 0 {
-		policy, err := keyPolicy(f.keys)
-		if err != nil {
-			return o, err
-		}
-		o.Verify = func(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) error {
-			_, err := sign.Verify(ctx, store, root, policy)
-			if err == nil {
-				a.ui.Say("verified %s", root.Digest)
-			}
-			return err
-		}
-	}
-	return o, nil
+	return o, a.guard(ctx, &f.trust, verb == "copy" || verb == "import", &o)
 }
 
 func (a *app) pushCommand() *cobra.Command {
@@ -162,6 +148,7 @@ With --list a file says what is copied where, by versions and tags (docs/MIRRORI
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
+	f.trust.addUnsigned(cmd, "copy what no policy file would let pass")
 	cmd.Flags().StringVar(&f.list, "list", "", "file that lists what to copy where")
 	return cmd
 }
@@ -187,7 +174,7 @@ func (a *app) copy(ctx context.Context, verb string, sources []string, target st
 	if err != nil {
 		return err
 	}
-	options, err := a.transferOptions(f, verb)
+	options, err := a.transferOptions(ctx, f, verb)
 	if err != nil {
 		return err
 	}
@@ -231,7 +218,7 @@ func (a *app) roots(ctx context.Context, references []string, tag string) ([]tra
 			return nil, &usageError{fmt.Errorf("%s and %s would both get the tag %s", other, reference, version)}
 		}
 		taken[version] = reference
-		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}})
+		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}, Where: from.Repository})
 	}
 	return sources, nil
 }

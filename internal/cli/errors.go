@@ -16,9 +16,11 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
 // The exit codes.
@@ -55,10 +57,14 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 	case errors.Is(err, sign.ErrUnsigned):
 		return exitUnverified, "sign it with krtpkg sign, or apply it as it is with --allow-unsigned"
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):
-		return exitUnverified, "is this the key that it was signed with?"
+		return exitUnverified, "is this whom it was signed by? krtpkg inspect lists the signatures that there are"
+	case errors.Is(err, trust.ErrRefused):
+		return exitUnverified, "krtpkg trust show prints the policy, and krtpkg verify what was signed and attested"
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
 		return exitUnverified, "the content is not what its digest says: it was damaged or tampered with"
+	case errors.Is(err, layout.ErrAmbiguous):
+		return exitUnverified, "name it by its digest, or make the archive or the folder anew"
 	case errors.Is(err, archive.ErrDamaged):
 		return exitUnverified, "copy the archive again from where it was made; krtpkg check reads all of it"
 	case errors.As(err, &base):

@@ -44,7 +44,7 @@ func TestExplain(t *testing.T) {
 		{"usage", &usageError{errors.New("x")}, 2, ""},
 		{"anything", errors.New("x"), 1, ""},
 		{"unsigned", &sign.VerifyError{}, 3, "krtpkg sign"},
-		{"another key", sign.ErrNotVerified, 3, "is this the key"},
+		{"another key", sign.ErrNotVerified, 3, "is this whom it was signed by"},
 		{"wrong bytes", content.ErrMismatchedDigest, 3, "damaged or tampered with"},
 		{"a changed source", &source.DigestError{}, 3, "new digest"},
 		{"not there", errdef.ErrNotFound, 1, "krtpkg list"},

@@ -68,7 +68,7 @@ func (a *app) export(ctx context.Context, references []string, file string, f ex
 	if err != nil {
 		return err
 	}
-	options, err := a.transferOptions(&f.transferFlags, "export")
+	options, err := a.transferOptions(ctx, &f.transferFlags, "export")
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ completes it. An import that broke off goes on where it stopped when it is run a
 		},
 	}
 	f.addSpeed(cmd)
+	f.trust.addUnsigned(cmd, "import what no policy file would let pass")
 	f.addPaths(cmd)
 	return cmd
 }
@@ -50,7 +51,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	if to.Tag != "" || to.Digest != "" {
 		return &usageError{fmt.Errorf("%s: what is imported keeps its tags", to)}
 	}
-	options, err := a.transferOptions(f, "import")
+	options, err := a.transferOptions(ctx, f, "import")
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,9 @@ func (a *app) keygen(prefix string) error {
 
 func create(name string, data []byte, mode fs.FileMode) error {
 	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there already", name)
+	}
 	if err != nil {
 		return err
 	}

@@ -18,14 +18,15 @@ import (
 func (a *app) pullCommand() *cobra.Command {
 	var o struct {
 		dir   string
-		keys  []string
+		trust trustFlags
 		force bool
 	}
 	cmd := &cobra.Command{
 		Use:   "pull REFERENCE -o FOLDER",
 		Short: "fetch the content of a bundle or a runtime into a folder",
 		Long: `Pull writes the files of a bundle into a folder; those of a runtime's bundles go into
-bundles/NAME below it. With --key the signature is verified first.
+bundles/NAME below it. With --key, --certificate-identity or --policy the
+signature is verified first.
 
 The folder must be new or empty. It appears under its name when everything is in it.`,
 		Example: `  krtpkg pull registry.example/krt/edge:1.0.0 -o edge
@@ -33,16 +34,16 @@ The folder must be new or empty. It appears under its name when everything is in
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.pull(cmd.Context(), args[0], o.dir, o.keys)
+			return a.pull(cmd.Context(), args[0], o.dir, &o.trust)
 		},
 	}
 	cmd.Flags().StringVarP(&o.dir, "output", "o", "", "folder to write to")
-	cmd.Flags().StringArrayVar(&o.keys, "key", nil, "public key to verify the signature with first")
+	o.trust.add(cmd)
 	required(cmd, "output")
 	return cmd
 }
 
-func (a *app) pull(ctx context.Context, reference, dir string, keys []string) error {
+func (a *app) pull(ctx context.Context, reference, dir string, t *trustFlags) error {
 	if err := checkEmpty(dir); err != nil {
 		return err
 	}
@@ -50,10 +51,8 @@ func (a *app) pull(ctx context.Context, reference, dir string, keys []string) er
 	if err != nil {
 		return err
 	}
-	if len(keys) > 0 {
-		if _, err := a.verifyRoot(ctx, from, keys); err != nil {
-			return err
-		}
+	if err := a.verifiedIf(ctx, from, t); err != nil {
+		return err
 	}
 	set, err := bundle.OpenSet(ctx, from.store, from.root)
 	if err != nil {

@@ -19,23 +19,23 @@ import (
 
 func (a *app) renderCommand() *cobra.Command {
 	var values valuesFlags
-	var keys []string
+	var t trustFlags
 	cmd := &cobra.Command{
 		Use:   "render REFERENCE",
 		Short: "print the manifests that apply would send",
 		Long: `Render prints the manifests of every bundle in the order of apply, with the site's values
-filled in and the images relocated to where they are. With --key the signature is verified
-first.`,
+filled in and the images relocated to where they are. With --key, --certificate-identity or
+--policy the signature is verified first.`,
 		Example: `  krtpkg render registry.example/krt/edge:1.0.0 --values site.yaml
   krtpkg render oci:dist:1.0.0 --data-value hello.greeting=hi`,
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.render(cmd.Context(), args[0], values, keys)
+			return a.render(cmd.Context(), args[0], values, &t)
 		},
 	}
 	values.add(cmd)
-	cmd.Flags().StringArrayVar(&keys, "key", nil, "public key to verify the signature with first")
+	t.add(cmd)
 	return cmd
 }
 
@@ -83,15 +83,13 @@ func (f *valuesFlags) read(set *bundle.Set) (*render.Values, error) {
 	return values, values.Check(names)
 }
 
-func (a *app) render(ctx context.Context, reference string, values valuesFlags, keys []string) error {
+func (a *app) render(ctx context.Context, reference string, values valuesFlags, t *trustFlags) error {
 	at, err := a.open(ctx, reference)
 	if err != nil {
 		return err
 	}
-	if len(keys) > 0 {
-		if _, err := a.verifyRoot(ctx, at, keys); err != nil {
-			return err
-		}
+	if err := a.verifiedIf(ctx, at, t); err != nil {
+		return err
 	}
 	rendered, err := a.renderSet(ctx, at, values)
 	if err != nil {

@@ -86,8 +86,8 @@ References name a place:
 		a.pushCommand(), a.copyCommand(), a.pullCommand(),
 		a.exportCommand(), a.importCommand(), a.haveCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(),
-		a.keygenCommand(), a.signCommand(), a.verifyCommand(),
-		a.inspectCommand(), a.treeCommand(), a.renderCommand(), a.schemaCommand(),
+		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.verifyCommand(), a.trustCommand(),
+		a.inspectCommand(), a.treeCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(),
 		a.listCommand(), a.applyCommand(), a.statusCommand(), a.deleteCommand(),
 		a.versionCommand(),
 	)

@@ -3,8 +3,14 @@ package cli_test
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -15,6 +21,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"gopkg.in/yaml.v3"
@@ -24,6 +31,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/sigstoretest"
 )
 
 var update = flag.Bool("update", false, "write what commands print into the scripts' golden files")
@@ -100,6 +108,7 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 			"cluster":  cluster,
 			"sameobj":  sameObjects,
 			"serving":  serving,
+			"sigstore": sigstore,
 		},
 	}
 }
@@ -181,6 +190,34 @@ func serving(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	ts.Fatalf("serve ended: %v", lines.Err())
 }
+
+// sigstore: starts one, and sets $SIGSTORE (Fulcio and Rekor), $TIMESTAMP, and $SIGSTORE_ID_TOKEN
+// for release@krt.example of https://ci.example; writes trusted-root.json, ca.pem, tsa.pem, and
+// pki.crt for the key in pki.key, which it makes.
+func sigstore(ts *testscript.TestScript, _ bool, _ []string) {
+	s := sigstoretest.Start(scriptT{ts})
+	ts.Setenv("SIGSTORE", s.URL)
+	ts.Setenv("TIMESTAMP", s.Timestamp)
+	ts.Setenv("SIGSTORE_ID_TOKEN", s.Token("https://ci.example", "release@krt.example"))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ts.Check(err)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	for name, data := range map[string][]byte{
+		"trusted-root.json": s.TrustedRoot(sigstoretest.Parts{}), "ca.pem": s.Authorities(), "tsa.pem": s.TimestampAuthorities(),
+		"pki.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		"pki.crt": s.Issue("release@krt.example", key.Public(), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)),
+	} {
+		ts.Check(os.WriteFile(ts.MkAbs(name), data, 0o600))
+	}
+}
+
+// scriptT is a script where a test is wanted.
+type scriptT struct{ *testscript.TestScript }
+
+func (scriptT) Helper()             {}
+func (t scriptT) Fatal(args ...any) { t.Fatalf("%s", fmt.Sprint(args...)) }
+func (t scriptT) Cleanup(f func())  { t.Defer(f) }
 
 // tool NAME...: puts real clients on PATH.
 func tool(ts *testscript.TestScript, _ bool, args []string) {

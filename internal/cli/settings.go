@@ -36,6 +36,7 @@ type configFile struct {
 	SourceMirrors []string `yaml:"sourceMirrors"`
 	ImageMirrors  []string `yaml:"imageMirrors"`
 	RegistryCA    string   `yaml:"registryCA"`
+	TrustPolicy   string   `yaml:"trustPolicy"`
 }
 
 func (s *settings) flags(flags *pflag.FlagSet) {

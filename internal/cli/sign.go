@@ -1,13 +1,17 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -16,8 +20,18 @@ import (
 // passwordVariable is cosign's.
 const passwordVariable = "COSIGN_PASSWORD"
 
-func (a *app) passphrase(file string) func() ([]byte, error) {
+// The services of Sigstore that anyone may use.
+const (
+	publicFulcio = "https://fulcio.sigstore.dev"
+	publicRekor  = "https://rekor.sigstore.dev"
+)
+
+func (a *app) passphrase(file, passwordFile string) func() ([]byte, error) {
 	return func() ([]byte, error) {
+		if passwordFile != "" {
+			data, err := os.ReadFile(passwordFile)
+			return []byte(strings.TrimRight(string(data), "\r\n")), err
+		}
 		if text, set := os.LookupEnv(passwordVariable); set {
 			return []byte(text), nil
 		}
@@ -29,86 +43,234 @@ func (a *app) passphrase(file string) func() ([]byte, error) {
 	}
 }
 
-func (a *app) signCommand() *cobra.Command {
-	var o signOptions
-	cmd := &cobra.Command{
-		Use:   "sign --key KEY REFERENCE",
-		Short: "sign a bundle or a runtime",
-		Long: `Sign attaches a signature of the digest that the reference stands for. The root's lock
-names everything else by digest, so this one signature covers the whole runtime.
+// signFlags say who signs, and with which proofs.
+type signFlags struct {
+	key, passwordFile  string
+	certificate, chain string
+	keyless            bool
+	token, fulcio      string
+	rekor, timestamp   string
+	annotations        map[string]string
+	storage            string
+	format             ui.Format
+	logged             func() bool // whether --rekor-url was given
+}
 
-By default the signature is stored in both forms that cosign knows: the tag of cosign 2 and
-the bundle of cosign 3. The passphrase of an encrypted key is taken from $COSIGN_PASSWORD or
-asked for.`,
-		Example: `  krtpkg sign --key cosign.key registry.example/krt/edge:1.0.0
-  krtpkg sign --key cosign.key -a stage=candidate oci:dist:1.0.0`,
-		GroupID: groupTrust,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args[0], o) },
-	}
+func (f *signFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&o.key, "key", "", "private key file: of cosign, or any PEM")
-	flags.StringToStringVarP(&o.annotations, "annotation", "a", nil, "claim to sign along, as KEY=VALUE")
-	flags.StringVar(&o.storage, "signature-format", "both", "how it is stored: bundle (cosign 3), legacy (cosign 2) or both")
-	required(cmd, "key")
+	flags.StringVar(&f.key, "key", "", "private key: a file of cosign or any PEM, or a URI: hashivault://, awskms://, gcpkms://, azurekms://, pkcs11:")
+	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the passphrase of the key (default: $"+passwordVariable+", or asked for)")
+	flags.StringVar(&f.certificate, "certificate", "", "file of a certificate for the key, of a private PKI")
+	flags.StringVar(&f.chain, "certificate-chain", "", "file of the intermediates of that certificate")
+	flags.BoolVar(&f.keyless, "keyless", false, "have Fulcio certify a key for this run, and log the signature in Rekor")
+	flags.StringVar(&f.token, "identity-token", "", "OpenID Connect token for --keyless: a file, or the token (default: $SIGSTORE_ID_TOKEN, or what the CI offers)")
+	flags.StringVar(&f.fulcio, "fulcio-url", publicFulcio, "certificate authority for --keyless")
+	flags.StringVar(&f.rekor, "rekor-url", "", "transparency log to enter the signature in (with --keyless: "+publicRekor+"; \"\" for none)")
+	flags.StringVar(&f.timestamp, "timestamp-server-url", "", "timestamp authority (RFC 3161) to have the signature stamped by")
+	flags.StringToStringVarP(&f.annotations, "annotation", "a", nil, "claim to sign along, as KEY=VALUE")
+	flags.StringVar(&f.storage, "signature-format", "both", "how it is stored: bundle (cosign 3), legacy (cosign 2) or both")
 	_ = cmd.RegisterFlagCompletionFunc("signature-format", cobra.FixedCompletions([]string{"both", "bundle", "legacy"}, cobra.ShellCompDirectiveNoFileComp))
-	outputFlag(cmd, &o.format)
-	return cmd
+	f.logged = func() bool { return flags.Changed("rekor-url") }
+	outputFlag(cmd, &f.format)
+}
+
+// options are the flags for the library.
+func (a *app) signOptions(ctx context.Context, f *signFlags) (o sign.SignOptions, err error) {
+	forms, known := map[string][]sign.Form{
+		"both": nil, "bundle": {sign.Bundle}, "legacy": {sign.Legacy},
+	}[f.storage]
+	switch {
+	case !known:
+		err = fmt.Errorf("--signature-format %s: want bundle, legacy or both", f.storage)
+	case (f.key == "") != f.keyless:
+		err = errors.New("say who signs: --key, or --keyless")
+	case f.keyless && f.certificate+f.chain != "":
+		err = errors.New("--keyless gets its certificate from Fulcio: not --certificate besides")
+	case f.chain != "" && f.certificate == "":
+		err = errors.New("--certificate-chain wants --certificate")
+	}
+	if err != nil {
+		return o, &usageError{err}
+	}
+	o = sign.SignOptions{Annotations: f.annotations, Forms: forms, Proofs: sign.Proofs{Log: f.rekor, Timestamp: f.timestamp}}
+	if f.keyless && !f.logged() {
+		o.Proofs.Log = publicRekor
+	}
+	o.Signer, err = a.signer(ctx, f)
+	return o, err
+}
+
+func (a *app) signer(ctx context.Context, f *signFlags) (*sign.Signer, error) {
+	if f.keyless {
+		token, err := identityToken(ctx, f.token)
+		if err != nil {
+			return nil, err
+		}
+		return sign.NewKeylessSigner(ctx, f.fulcio, token)
+	}
+	if sign.IsKeyURI(f.key) {
+		return f.certified(sign.OpenSigner(ctx, f.key))
+	}
+	pem, err := os.ReadFile(f.key)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	signer, err := sign.LoadSigner(pem, a.passphrase(f.key, f.passwordFile))
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", f.key, err)
+	}
+	return f.certified(signer, nil)
+}
+
+// certified is the signer with its certificate, if it has one.
+func (f *signFlags) certified(signer *sign.Signer, err error) (*sign.Signer, error) {
+	if err != nil || f.certificate == "" {
+		return signer, err
+	}
+	certificate, err := os.ReadFile(f.certificate)
+	if err != nil {
+		return nil, err
+	}
+	var chain []byte
+	if f.chain != "" {
+		if chain, err = os.ReadFile(f.chain); err != nil {
+			return nil, err
+		}
+	}
+	return signer.WithCertificate(certificate, chain)
+}
+
+// identityToken is a token, one in a file, or the environment's.
+func identityToken(ctx context.Context, token string) (string, error) {
+	if token == "" {
+		return sign.IdentityToken(ctx)
+	}
+	data, err := os.ReadFile(token)
+	switch {
+	case err == nil:
+		return string(data), nil
+	case strings.Count(token, ".") == 2:
+		return token, nil
+	}
+	return "", fmt.Errorf("identity token: it is no token, and %w", err)
 }
 
 type signOptions struct {
-	key         string
-	annotations map[string]string
-	storage     string
-	format      ui.Format
+	signFlags
+	noAttestations bool
+	builder        builderFlags
 }
 
-func (a *app) sign(ctx context.Context, reference string, o signOptions) error {
-	forms, known := map[string][]sign.Form{
-		"both": nil, "bundle": {sign.Bundle}, "legacy": {sign.Legacy},
-	}[o.storage]
-	if !known {
-		return &usageError{fmt.Errorf("--signature-format %s: want bundle, legacy or both", o.storage)}
+func (a *app) signCommand() *cobra.Command {
+	var o signOptions
+	cmd := &cobra.Command{
+		Use:   "sign (--key KEY | --keyless) REFERENCE",
+		Short: "sign a bundle or a runtime",
+		Long: `Sign attaches a signature of the digest that the reference stands for: to what is in a
+registry, in a folder or in an archive. The root's lock names everything else by digest, so
+this one signature covers the whole runtime. Along with it go signed attestations of what the
+artifact is made of: its SBOM (CycloneDX and SPDX) and its provenance (SLSA).
+
+By default they are stored in both forms that cosign knows: the tags of cosign 2 and the
+bundles of cosign 3. The passphrase of an encrypted key is taken from $COSIGN_PASSWORD or
+asked for.`,
+		Example: `  krtpkg sign --key cosign.key registry.example/krt/edge:1.0.0
+  krtpkg sign --key hashivault://release -a stage=candidate registry.example/krt/edge:1.0.0
+  krtpkg sign --key release.pem --certificate release.crt --certificate-chain ca.pem edge-1.0.0.tar
+  krtpkg sign --keyless registry.example/krt/edge:1.0.0`,
+		GroupID: groupTrust,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args[0], &o) },
 	}
-	pem, err := os.ReadFile(o.key)
+	o.add(cmd)
+	o.builder.add(cmd)
+	cmd.Flags().BoolVar(&o.noAttestations, "no-attestations", false, "sign the root alone, and attest neither SBOM nor provenance")
+	return cmd
+}
+
+func (a *app) sign(ctx context.Context, reference string, o *signOptions) error {
+	options, err := a.signOptions(ctx, &o.signFlags)
 	if err != nil {
-		return fmt.Errorf("key: %w", err)
-	}
-	signer, err := sign.LoadSigner(pem, a.passphrase(o.key))
-	if err != nil {
-		return fmt.Errorf("key %s: %w", o.key, err)
+		return err
 	}
 	at, err := a.open(ctx, reference)
 	if err != nil {
 		return err
 	}
 	// A signature says: this is ours. It is given to nothing that we can't read.
-	m, err := bundle.ReadManifest(ctx, at.store, at.root)
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
 	if err != nil {
 		return err
 	}
-	name := at.Repository
-	if name == "" {
-		name = titleOf(m)
-	}
-	store, err := at.Create(ctx, at.client)
-	if err != nil {
-		return err
-	}
-	attached, err := sign.Sign(ctx, store, at.root, sign.SignOptions{
-		Signer: signer, Reference: name, Annotations: o.annotations, Forms: forms,
-	})
-	if err != nil {
-		return err
-	}
-	for _, s := range attached {
-		if s.Existing {
-			a.ui.Say("%s signature of %s by key %s was there already", s.Form, at.root.Digest, s.KeyID)
-			continue
+	options.Reference = nameOf(at, set)
+	var statements []sign.Statement
+	if !o.noAttestations {
+		if statements, err = o.builder.statements(set); err != nil {
+			return err
 		}
-		a.ui.Say("%s signature of %s by key %s", s.Form, at.root.Digest, s.KeyID)
 	}
-	return a.ui.Result(o.format, map[string]any{"digest": at.root.Digest, "signatures": attached}, func(w io.Writer) {
+	return a.attach(ctx, at, &o.signFlags, func(store place.Target) ([]sign.Attached, error) {
+		attached, err := sign.Sign(ctx, store, at.root, options)
+		if err != nil {
+			return attached, err
+		}
+		attested, err := sign.Attest(ctx, store, at.root, statements, options)
+		return append(attached, attested...), err
+	})
+}
+
+// nameOf is what a signature claims that the root is called.
+func nameOf(at *opened, set *bundle.Set) string {
+	return cmp.Or(at.Repository, titleOf(&set.Root.Manifest))
+}
+
+// attach has something attached to what a reference leads to, and says what.
+func (a *app) attach(ctx context.Context, at *opened, f *signFlags, do func(place.Target) ([]sign.Attached, error)) error {
+	store, save, err := a.writable(ctx, at)
+	if err != nil {
+		return err
+	}
+	attached, err := do(store)
+	if err == nil {
+		err = save()
+	}
+	if err != nil {
+		return err
+	}
+	a.sayAttached(at, attached)
+	return a.ui.Result(f.format, map[string]any{"digest": at.root.Digest, "signatures": attached}, func(w io.Writer) {
 		fmt.Fprintln(w, at.pinned())
 	})
+}
+
+// sayAttached says what was attached: a line for what is in both forms.
+func (a *app) sayAttached(at *opened, attached []sign.Attached) {
+	var order []string
+	forms := map[string][]string{}
+	for _, s := range attached {
+		what, by := "signed", "key "+s.KeyID
+		if s.PredicateType != "" {
+			what = "attested " + s.PredicateType + " of"
+		}
+		if s.Existing {
+			what = "already " + what
+		}
+		if s.Subject != "" {
+			by = s.Subject
+		}
+		line := fmt.Sprintf("%s %s by %s", what, at.root.Digest, by)
+		if forms[line] == nil {
+			order = append(order, line)
+		}
+		forms[line] = append(forms[line], string(s.Form))
+	}
+	for _, line := range order {
+		a.ui.Say("%s (%s)", line, strings.Join(forms[line], ", "))
+	}
+}
+
+// writable is the place of a reference to write to, and what makes it last.
+func (a *app) writable(ctx context.Context, at *opened) (place.Target, func() error, error) {
+	store, err := at.Create(ctx, at.client)
+	return store, func() error { return nil }, err
 }

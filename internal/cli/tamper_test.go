@@ -1,11 +1,9 @@
 package cli_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -14,50 +12,47 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
+// tampering is a way to change what was signed, or how.
+type tampering struct {
+	name string
+	// do changes the folder of a signed runtime.
+	do func(f *forger)
+	// message is in the refusal. {root}, {bundle} and what else the forger names are digests.
+	message string
+	// with is how it was signed, and trusts are the flags to verify with; by default both
+	// forms, and the policy of the site.
+	with, trusts []string
+}
+
+var byKey = []string{"--key", "cosign.pub"}
+
+// onlyBundle and onlyLegacy sign in one form, so that no other vouches for the root.
+var (
+	onlyBundle = []string{"--signature-format", "bundle"}
+	onlyLegacy = []string{"--signature-format", "legacy"}
+	byPKI      = []string{"--key", "pki.key", "--certificate", "pki.crt", "--signature-format", "bundle"}
+	trustsPKI  = []string{"--certificate-identity", "release@krt.example", "--ca-roots", "ca.pem"}
+)
+
 // What was not signed as it is never reaches the cluster: exit code 3, a message that names
 // the object, and not one request to the API server.
 func TestApplyRefusesWhatWasTamperedWith(t *testing.T) {
 	t.Parallel()
-	// parts are the digests of a layout's content by role.
-	type parts struct{ root, layer, bundle, bundleLayer string }
-	for _, c := range []struct {
-		name    string
-		tamper  func(t *testing.T, s *site, p parts)
-		args    []string
-		message func(p parts) string
-	}{
-		{"wrong key", func(t *testing.T, s *site, p parts) { s.ok("keygen", "--output-key-prefix", "other") },
-			[]string{"--key", "other.pub"}, func(p parts) string { return p.root + ": 2 signatures, none valid" }},
-		{"unsigned", func(t *testing.T, s *site, p parts) { drop(t, s, p.root) },
-			nil, func(p parts) string { return p.root + ": no signature found" }},
-		{"signature of another digest", func(t *testing.T, s *site, p parts) { move(t, s, p.root) },
-			nil, func(p parts) string { return p.root + ": 1 signature, not valid" }},
-		{"root manifest", func(t *testing.T, s *site, p parts) { flip(t, s, p.root) },
-			nil, func(p parts) string { return p.root }},
-		{"root layer", func(t *testing.T, s *site, p parts) { flip(t, s, p.layer) },
-			nil, func(p parts) string { return p.layer }},
-		{"nested bundle's manifest", func(t *testing.T, s *site, p parts) { flip(t, s, p.bundle) },
-			nil, func(p parts) string { return p.bundle }},
-		{"nested bundle's layer", func(t *testing.T, s *site, p parts) { flip(t, s, p.bundleLayer) },
-			nil, func(p parts) string { return p.bundleLayer }},
-	} {
-		t.Run(c.name, func(t *testing.T) {
+	for _, c := range tamperings {
+		t.Run(strings.ReplaceAll(c.name, ",", ""), func(t *testing.T) { // folders have the test's name
 			t.Parallel()
-			s := newSite(t, "ghcr.io/example/web:1.0")
-			s.write(web...)
-			requests := s.watchedCluster()
-			s.ok("build", "-f", ".")
-			s.ok("sign", "--key", "cosign.key", "oci:dist:1.0.0")
-			p := parts{}
-			p.root, p.layer = artifact(t, s, "oci:dist:1.0.0", "")
-			p.bundle, p.bundleLayer = artifact(t, s, "oci:dist:1.0.0", "web")
-			c.tamper(t, s, p)
-			args := c.args
-			if args == nil {
-				args = []string{"--key", "cosign.pub"}
+			f := newForger(t, c.with)
+			requests := f.watchedCluster()
+			trusts := c.trusts
+			if trusts == nil {
+				trusts = []string{"--policy", "trust.yaml"}
 			}
-			s.refused(3, c.message(p), append([]string{"apply", "oci:dist:1.0.0", "--yes"}, args...)...)
-			s.refused(3, c.message(p), append([]string{"verify", "oci:dist:1.0.0"}, args...)...)
+			// The very same passes before.
+			f.ok(append([]string{"verify", "oci:dist:1.0.0"}, trusts...)...)
+			c.do(f)
+			message := f.named(c.message)
+			f.refused(3, message, append([]string{"apply", "oci:dist:1.0.0", "--yes"}, trusts...)...)
+			f.refused(3, message, append([]string{"verify", "oci:dist:1.0.0"}, trusts...)...)
 			if n := requests.Load(); n != 0 {
 				t.Errorf("the API server got %d requests", n)
 			}
@@ -121,107 +116,6 @@ users: [{name: u, user: {}}]
 `, server.URL))
 	s.env = append(s.env, "KUBECONFIG="+s.path("kubeconfig"))
 	return &requests
-}
-
-// artifact gives the digests of the manifest and the layer of a reference, or of a nested
-// bundle of it.
-func artifact(t *testing.T, s *site, reference, bundle string) (manifest, layer string) {
-	t.Helper()
-	var view struct {
-		Digest  string
-		Bundles []struct{ Name, Digest string }
-	}
-	if err := json.Unmarshal([]byte(s.ok("inspect", "-o", "json", reference)), &view); err != nil {
-		t.Fatal(err)
-	}
-	manifest = view.Digest
-	for _, b := range view.Bundles {
-		if b.Name == bundle {
-			manifest = b.Digest
-		}
-	}
-	data, err := os.ReadFile(blob(s, manifest))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var m struct{ Layers []struct{ Digest string } }
-	if err := json.Unmarshal(data, &m); err != nil {
-		t.Fatal(err)
-	}
-	return manifest, m.Layers[0].Digest
-}
-
-func blob(s *site, digest string) string {
-	return s.path("dist/blobs/sha256/" + strings.TrimPrefix(digest, "sha256:"))
-}
-
-// flip changes one byte in the middle of a blob of the layout, whose size stays.
-func flip(t *testing.T, s *site, digest string) {
-	t.Helper()
-	flipFile(t, blob(s, digest))
-}
-
-func flipFile(t *testing.T, name string) {
-	t.Helper()
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	data[len(data)/2] ^= 1
-	if err := os.Chmod(name, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// drop takes everything but the root's own tag out of the layout's index.
-func drop(t *testing.T, s *site, root string) {
-	t.Helper()
-	editIndex(t, s, func(entry map[string]any) bool { return entry["digest"] == root })
-}
-
-// move signs another artifact and puts its signature under the root's tag.
-func move(t *testing.T, s *site, root string) {
-	t.Helper()
-	drop(t, s, root)
-	s.ok("build", "-f", "base", "--to", "oci:dist:base")
-	s.ok("sign", "--key", "cosign.key", "--signature-format", "legacy", "oci:dist:base")
-	editIndex(t, s, func(entry map[string]any) bool {
-		annotations, _ := entry["annotations"].(map[string]any)
-		name, _ := annotations["org.opencontainers.image.ref.name"].(string)
-		if strings.HasSuffix(name, ".sig") {
-			annotations["org.opencontainers.image.ref.name"] = strings.ReplaceAll(root, ":", "-") + ".sig"
-		}
-		return true
-	})
-}
-
-func editIndex(t *testing.T, s *site, keep func(entry map[string]any) bool) {
-	t.Helper()
-	name := s.path("dist/index.json")
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var index map[string]any
-	if err := json.Unmarshal(data, &index); err != nil {
-		t.Fatal(err)
-	}
-	var kept []any
-	for _, entry := range index["manifests"].([]any) {
-		if keep(entry.(map[string]any)) {
-			kept = append(kept, entry)
-		}
-	}
-	index["manifests"] = kept
-	if data, err = json.Marshal(index); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(name, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // stored is the file in which distribution keeps a blob.

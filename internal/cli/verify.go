@@ -4,52 +4,59 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
+type verifyOptions struct {
+	trust  trustFlags
+	images bool
+	format ui.Format
+}
+
 func (a *app) verifyCommand() *cobra.Command {
-	var o struct {
-		keys   []string
-		format ui.Format
-	}
+	var o verifyOptions
 	cmd := &cobra.Command{
-		Use:   "verify --key KEY REFERENCE",
-		Short: "verify the signature and every byte of a bundle or a runtime",
-		Long: `Verify checks that the root was signed by one of the keys, and then that the root and
-every nested bundle are, byte for byte, what the signed digest says. It asks nothing but the
-place that the reference names.
+		Use:   "verify REFERENCE",
+		Short: "verify the signatures and every byte of a bundle or a runtime",
+		Long: `Verify checks that the root was signed by whom the flags or the policy file trust, that
+all is attested that the policy asks for, and then that the root and every nested bundle are,
+byte for byte, what the signed digest says. It asks nothing but the place that the reference
+names: no log, no certificate authority, and no other host.
 
 The exit code is 3 if anything does not hold.`,
-		Example: "  krtpkg verify --key cosign.pub registry.example/krt/edge:1.0.0",
+		Example: `  krtpkg verify --key cosign.pub registry.example/krt/edge:1.0.0
+  krtpkg verify --policy trust.yaml --images registry.example/krt/edge:1.0.0
+  krtpkg verify --certificate-identity release@krt.example --ca-roots ca.pem edge-1.0.0.tar`,
 		GroupID: groupTrust,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.verify(cmd.Context(), args[0], o.keys, o.format)
-		},
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], o) },
 	}
-	keyFlag(cmd, &o.keys)
-	required(cmd, "key")
+	o.trust.add(cmd)
+	cmd.Flags().BoolVar(&o.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
 	outputFlag(cmd, &o.format)
 	return cmd
 }
 
-func keyFlag(cmd *cobra.Command, keys *[]string) {
-	cmd.Flags().StringArrayVar(keys, "key", nil, "file of a public key to trust; given more than once, any of them will do")
-}
-
-func (a *app) verify(ctx context.Context, reference string, keys []string, format ui.Format) error {
+func (a *app) verify(ctx context.Context, reference string, o verifyOptions) error {
+	policy, err := a.trust(ctx, &o.trust)
+	if err != nil {
+		return err
+	}
+	if policy == nil {
+		return &usageError{errNobody}
+	}
 	at, err := a.open(ctx, reference)
 	if err != nil {
 		return err
 	}
-	result, err := a.verifyRoot(ctx, at, keys)
+	result, err := a.verified(ctx, at, policy)
 	if err != nil {
 		return err
 	}
@@ -64,19 +71,51 @@ func (a *app) verify(ctx context.Context, reference string, keys []string, forma
 	for _, r := range result.Rejected {
 		view.Rejected = append(view.Rejected, fmt.Sprintf("%s: %v", r.Object, r.Err))
 	}
-	return a.ui.Result(format, view, func(w io.Writer) {
-		fmt.Fprintf(w, "%s\n", view.Reference)
-		for _, v := range result.Verified {
-			fmt.Fprintf(w, "  signed by\tkey %s\n  stored as\t%s\n", v.KeyID, v.Object)
-			for _, claim := range claims(v) {
-				fmt.Fprintf(w, "  claim\t%s\n", claim)
-			}
+	if o.images {
+		if view.Images, err = a.verifyImages(ctx, at.store, set, policy); err != nil {
+			return err
 		}
-		for _, r := range view.Rejected {
-			fmt.Fprintf(w, "  not counted\t%s\n", r)
+	}
+	return a.ui.Result(o.format, view, view.text)
+}
+
+func (v verifyView) text(w io.Writer) {
+	fmt.Fprintf(w, "%s\n", v.Reference)
+	for _, s := range v.Verified {
+		fmt.Fprintf(w, "  signed by\t%s\n  stored as\t%s\n", signer(s), s.Object)
+		proofs(w, s)
+		for _, claim := range claims(s) {
+			fmt.Fprintf(w, "  claim\t%s\n", claim)
 		}
-		fmt.Fprintf(w, "  intact\t%s\n", plural(len(view.Bundles), "bundle"))
-	})
+	}
+	said := map[string]bool{} // in one form or in two
+	for _, s := range v.Attestations {
+		line := fmt.Sprintf("%s, by %s", s.PredicateType, signer(s))
+		if !said[line] {
+			fmt.Fprintf(w, "  attested\t%s\n", line)
+		}
+		said[line] = true
+	}
+	for _, r := range v.Rejected {
+		fmt.Fprintf(w, "  not counted\t%s\n", r)
+	}
+	fmt.Fprintf(w, "  intact\t%s\n", plural(len(v.Bundles), "bundle"))
+	for _, image := range v.Images {
+		if image.Result == nil {
+			fmt.Fprintf(w, "  image\t%s: no rule is for it\n", image.Reference)
+		} else {
+			fmt.Fprintf(w, "  image\t%s signed by %s\n", image.Reference, signers(image.Result))
+		}
+	}
+}
+
+func proofs(w io.Writer, v sign.Verified) {
+	for _, t := range v.Times {
+		fmt.Fprintf(w, "  signed at\t%s, says a %s\n", t.Time.Format(time.RFC3339), t.Source)
+	}
+	for _, l := range v.Log {
+		fmt.Fprintf(w, "  logged\tentry %d of log %s\n", l.Index, l.LogID)
+	}
 }
 
 func claims(v sign.Verified) []string {
@@ -94,38 +133,7 @@ func claims(v sign.Verified) []string {
 type verifyView struct {
 	Reference string `json:"reference"`
 	*sign.Result
-	Rejected []string `json:"rejected"`
-	Bundles  []string `json:"bundles"`
-}
-
-// verifyRoot verifies the signature of what a reference leads to.
-func (a *app) verifyRoot(ctx context.Context, at *opened, keyFiles []string) (*sign.Result, error) {
-	policy, err := keyPolicy(keyFiles)
-	if err != nil {
-		return nil, err
-	}
-	result, err := sign.Verify(ctx, at.store, at.root, policy)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(at.pinned(), "@"+at.root.Digest.String()), err)
-	}
-	return result, nil
-}
-
-// keyPolicy trusts the keys in some files.
-func keyPolicy(keyFiles []string) (policy sign.Policy, err error) {
-	keys := make([]*sign.Key, len(keyFiles))
-	for i, file := range keyFiles {
-		pem, err := os.ReadFile(file)
-		if err != nil {
-			return policy, fmt.Errorf("key: %w", err)
-		}
-		if keys[i], err = sign.LoadPublicKey(pem); err != nil {
-			return policy, fmt.Errorf("key %s: %w", file, err)
-		}
-	}
-	policy, err = sign.KeyPolicy(keys...)
-	if err != nil {
-		return policy, &usageError{err}
-	}
-	return policy, nil
+	Rejected []string      `json:"rejected"`
+	Bundles  []string      `json:"bundles"`
+	Images   []trust.Image `json:"images,omitempty"`
 }

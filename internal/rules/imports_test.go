@@ -30,6 +30,7 @@ var order = []string{
 	"pkg/archive",
 	"pkg/layout",
 	"pkg/trust",
+	"pkg/sign/kms",
 	"pkg/sign",
 	"pkg/provenance",
 	"pkg/sbom",
@@ -43,7 +44,7 @@ var order = []string{
 
 // only names the packages that may import a module: everything else goes through them.
 var only = map[string][]string{
-	"github.com/sigstore/":             {"pkg/sign"},
+	"github.com/sigstore/":             {"pkg/sign", "pkg/sign/kms"},
 	"carvel.dev/kapp":                  {"pkg/deploy"},
 	"k8s.io/":                          {"pkg/deploy"},
 	"carvel.dev/ytt":                   {"pkg/render"},

@@ -22,7 +22,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -33,7 +32,7 @@ type Sigstore struct {
 	// URL is Fulcio's and Rekor's, Timestamp that of the timestamp authority.
 	URL, Timestamp string
 
-	t  testing.TB
+	t  T
 	mu sync.Mutex
 	// clock is what time it is; the real one's when zero.
 	clock time.Time
@@ -45,6 +44,13 @@ type Sigstore struct {
 	requests            int
 }
 
+// T is what a test or a script is to this package.
+type T interface {
+	Helper()
+	Fatal(args ...any)
+	Cleanup(func())
+}
+
 // chain is a root with an intermediate.
 type chain struct {
 	root, intermediate *x509.Certificate
@@ -52,7 +58,7 @@ type chain struct {
 }
 
 // Start runs one until the test ends.
-func Start(t testing.TB) *Sigstore {
+func Start(t T) *Sigstore {
 	t.Helper()
 	s := &Sigstore{t: t, authority: newChain(t, "certificates"), stamping: newChain(t, "timestamps")}
 	s.stamperKey = newKey(t)
@@ -123,7 +129,8 @@ func (s *Sigstore) Token(issuer, subject string) string {
 		}
 		return base64.RawURLEncoding.EncodeToString(b)
 	}
-	return part(map[string]string{"alg": "none"}) + "." + part(claims) + "." + part("signature")
+	// cosign reads no token without an algorithm; who checks the signature is Fulcio, if anyone.
+	return part(map[string]string{"alg": "RS256"}) + "." + part(claims) + "." + part("signature")
 }
 
 // Issue is a certificate for code signing, as a private PKI gives it, as PEM.
@@ -194,7 +201,7 @@ func (s *Sigstore) TrustedRoot(parts Parts) []byte {
 
 func years(n int) time.Time { return time.Now().AddDate(n, 0, 0) }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
+func newKey(t T) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -203,7 +210,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func keyID(t testing.TB, key crypto.PublicKey) string {
+func keyID(t T, key crypto.PublicKey) string {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
@@ -213,7 +220,7 @@ func keyID(t testing.TB, key crypto.PublicKey) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func newChain(t testing.TB, name string) chain {
+func newChain(t T, name string) chain {
 	t.Helper()
 	rootKey := newKey(t)
 	c := chain{key: newKey(t)}
@@ -236,7 +243,7 @@ func newChain(t testing.TB, name string) chain {
 	return c
 }
 
-func create(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key *ecdsa.PrivateKey) *x509.Certificate {
+func create(t T, template, parent *x509.Certificate, public crypto.PublicKey, key *ecdsa.PrivateKey) *x509.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {
@@ -249,7 +256,7 @@ func create(t testing.TB, template, parent *x509.Certificate, public crypto.Publ
 	return c
 }
 
-func serial(t testing.TB) *big.Int {
+func serial(t T) *big.Int {
 	t.Helper()
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {

@@ -74,7 +74,7 @@ func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.T
 		ArtifactType: c.artifactType(),
 		Config:       content.NewDescriptorFromBytes(ocispec.MediaTypeImageConfig, config),
 		Layers:       []ocispec.Descriptor{content.NewDescriptorFromBytes(mediaTypeLayer, layer)},
-		Annotations:  c.annotations(),
+		Annotations:  c.annotations(created),
 	}
 	raw, err := json.Marshal(manifest)
 	if err != nil {
@@ -215,7 +215,7 @@ func addDirs(archive *tar.Writer, done map[string]bool, dir string, created time
 }
 
 func (c *Content) config(diffID digest.Digest, created time.Time) ocispec.Image {
-	labels := c.annotations()
+	labels := c.annotations(time.Time{})
 	labels[labelImgpkg] = "true"
 	config := ocispec.Image{
 		Config: ocispec.ImageConfig{Labels: labels},
@@ -228,7 +228,7 @@ func (c *Content) config(diffID digest.Digest, created time.Time) ocispec.Image 
 	return config
 }
 
-func (c *Content) annotations() map[string]string {
+func (c *Content) annotations(created time.Time) map[string]string {
 	m := c.Metadata()
 	annotations := map[string]string{}
 	for key, value := range map[string]string{
@@ -242,6 +242,9 @@ func (c *Content) annotations() map[string]string {
 		if value != "" {
 			annotations[key] = value
 		}
+	}
+	if !created.IsZero() {
+		annotations[ocispec.AnnotationCreated] = created.UTC().Format(time.RFC3339)
 	}
 	if c.Bundle != nil {
 		annotations[annotationLayer] = strconv.Itoa(c.Bundle.Spec.Layer)

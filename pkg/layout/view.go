@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -40,6 +41,15 @@ type View struct {
 // String is the layout's name for messages.
 func (v *View) String() string { return v.Name }
 
+// Fetch opens content, which has to have the size that its descriptor says: a file that was cut
+// short is damaged, unlike a connection that broke.
+func (v *View) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if size, err := v.Stat(desc.Digest); err == nil && size != desc.Size {
+		return nil, fmt.Errorf("%s: %s has %d bytes, want %d: %w", v.Name, desc.Digest, size, desc.Size, content.ErrInvalidDescriptorSize)
+	}
+	return v.Blobs.Fetch(ctx, desc)
+}
+
 // Exists says whether content is here whole: an index counts only with everything in it,
 // since a layout, unlike a registry, takes an index before its manifests.
 func (v *View) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
@@ -59,16 +69,30 @@ func (v *View) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error
 	return true, nil
 }
 
+// ErrAmbiguous is the error of a tag that an index gives to two manifests: which one a reader
+// takes would be chance.
+var ErrAmbiguous = errors.New("one tag for two manifests")
+
 // Resolve finds a manifest by its tag or digest.
 func (v *View) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
 	index, err := v.Index()
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	var found *ocispec.Descriptor
 	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] == reference || d.Digest.String() == reference {
-			return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType}, nil
+		if d.Annotations[ocispec.AnnotationRefName] != reference && d.Digest.String() != reference {
+			continue
 		}
+		if found != nil && found.Digest != d.Digest {
+			return ocispec.Descriptor{}, fmt.Errorf("%s: tag %q names %s and %s: %w", v.Name, reference, found.Digest, d.Digest, ErrAmbiguous)
+		}
+		if found == nil {
+			found = &ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType}
+		}
+	}
+	if found != nil {
+		return *found, nil
 	}
 	if d, err := digest.Parse(reference); err == nil {
 		return v.byDigest(ctx, d)
@@ -217,7 +241,7 @@ func (v *View) manifest(ctx context.Context, desc ocispec.Descriptor) (node, err
 	if desc.Size > MaxIndex {
 		return node{}, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, MaxIndex)
 	}
-	data, err := content.FetchAll(ctx, v.Blobs, desc)
+	data, err := content.FetchAll(ctx, v, desc)
 	if err != nil {
 		return node{}, fmt.Errorf("%s: %s: %w", v.Name, desc.Digest, err)
 	}

@@ -122,7 +122,7 @@ type Attached struct {
 type Statement struct {
 	// Type is the predicate's, as a URI.
 	Type string
-	// Predicate is a JSON value.
+	// Predicate is a JSON object.
 	Predicate json.RawMessage
 }
 
@@ -164,6 +164,10 @@ func Attest(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor
 		}
 		if isSignType(s.Type) {
 			return done, fmt.Errorf("attest %s: %s is the type of signatures", root.Digest, s.Type)
+		}
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(s.Predicate, &object); err != nil || object == nil {
+			return done, fmt.Errorf("attest %s: %s: a predicate is a JSON object", root.Digest, s.Type)
 		}
 		statement, err := inToto(root.Digest, opts, s)
 		if err != nil {

@@ -122,14 +122,16 @@ func NewKeylessSigner(ctx context.Context, fulcio, token string) (*Signer, error
 // IdentityToken is the OpenID Connect token that the environment offers for Sigstore: in
 // $SIGSTORE_ID_TOKEN, in a file that Kubernetes mounts, or from the CI that this runs in.
 func IdentityToken(ctx context.Context) (string, error) {
-	if !providers.Enabled(ctx) {
-		return "", errors.New("no identity token: none was given, and this is no CI that offers one")
+	if providers.Enabled(ctx) {
+		token, err := providers.Provide(ctx, "sigstore")
+		if err != nil {
+			return "", fmt.Errorf("identity token: %w", err)
+		}
+		if token != "" {
+			return token, nil
+		}
 	}
-	token, err := providers.Provide(ctx, "sigstore")
-	if err != nil {
-		return "", fmt.Errorf("identity token: %w", err)
-	}
-	return token, nil
+	return "", errors.New("no identity token: none was given, and this is no CI that offers one")
 }
 
 // LoadSigner reads a private key from PEM: cosign's encrypted keys, or a key of the kinds of

@@ -94,7 +94,9 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 	}
 	for _, source := range sources {
 		if o.Verify != nil {
-			if err := o.Verify(ctx, both{source.Store, o.Beside}, source.Root); err != nil {
+			seen := source
+			seen.Store = both{source.Store, o.Beside}
+			if err := o.Verify(ctx, seen); err != nil {
 				return nil, err
 			}
 		}

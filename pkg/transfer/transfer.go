@@ -24,6 +24,8 @@ type Source struct {
 	Root  ocispec.Descriptor
 	// Tags are set on the root when everything is there.
 	Tags []string
+	// Where is where the root comes from, for [Options.Verify]: a repository, or empty.
+	Where string
 }
 
 // Options are the parameters of a transfer.
@@ -33,8 +35,9 @@ type Options struct {
 	// Beside is looked in for what the source lacks, before the origins: the target of an
 	// import, which may hold it already. Nil for nowhere.
 	Beside content.ReadOnlyStorage
-	// Verify is asked about every root before anything is written; nil asks nothing.
-	Verify func(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) error
+	// Verify is asked about every root before anything is written; nil asks nothing. The
+	// store of its source has what is beside, too.
+	Verify func(ctx context.Context, source Source) error
 	// Platforms are those of an index that come along, as os/architecture[/variant]; all
 	// when empty. A registry has to take an index without all its platforms then.
 	Platforms []string

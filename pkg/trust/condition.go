@@ -9,7 +9,7 @@ import (
 )
 
 // maxCost bounds what a condition may do: predicates come from outside.
-const maxCost = 10_000_000
+const maxCost = 300_000
 
 // compile makes a program of an expression in CEL (github.com/google/cel-spec) about the
 // variable predicate, or nil of none.

@@ -43,6 +43,9 @@ type File struct {
 	// Rules say what is needed for what; the first one that matches decides. What none of
 	// them matches is refused.
 	Rules []Rule `yaml:"rules"`
+	// Images are rules for workload images, by the names that upstream gave them. Images that
+	// none of them matches come with the bundle's own signature alone.
+	Images []Rule `yaml:"images,omitempty"`
 	// Revoked counts no more, whoever signed it.
 	Revoked Revoked `yaml:"revoked,omitempty"`
 }
@@ -120,6 +123,7 @@ type Policy struct {
 
 	authorities map[string]*sign.Authority
 	rules       []*rule
+	images      []*rule
 	revoked     map[digest.Digest]bool
 }
 
@@ -159,19 +163,23 @@ func PredicateType(name string) string {
 	return name
 }
 
-// Load reads a policy file and all that it names. Errors are [*manifest.Error], with the place
-// in the file.
+// Load reads a policy file and all that it names. A file that can't be read lets nothing pass:
+// the error is [ErrRefused], and a [*manifest.Error] where it has a place in the file.
 func Load(name string) (*Policy, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("trust policy: %w", err)
+		return nil, &refusal{fmt.Sprintf("trust policy: %v", err), err}
 	}
-	return Parse(name, data, func(file string) ([]byte, error) {
+	p, err := Parse(name, data, func(file string) ([]byte, error) {
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(name), file)
 		}
 		return os.ReadFile(file)
 	})
+	if err != nil {
+		return nil, &refusal{err.Error(), err}
+	}
+	return p, nil
 }
 
 // Parse reads a policy; read gives the files that it names.
@@ -239,9 +247,18 @@ func (r *reader) check() error {
 		}
 	}
 	for i := range f.Rules {
-		if err := r.rule(&f.Rules[i], "rules", i); err != nil {
+		made, err := r.rule(&f.Rules[i], "rules", i)
+		if err != nil {
 			return err
 		}
+		r.rules = append(r.rules, made)
+	}
+	for i := range f.Images {
+		made, err := r.rule(&f.Images[i], "images", i)
+		if err != nil {
+			return err
+		}
+		r.images = append(r.images, made)
 	}
 	for i, id := range f.Revoked.Keys {
 		if !keyID.MatchString(id) {
@@ -365,43 +382,42 @@ func (r *reader) text(value, inline string) ([]byte, error) {
 	return r.read(value)
 }
 
-func (r *reader) rule(from *Rule, path ...any) error {
+func (r *reader) rule(from *Rule, path ...any) (*rule, error) {
 	at := func(fields ...any) []any { return append(slices.Clone(path), fields...) }
 	made := &rule{Rule: from}
 	if len(from.Match) == 0 {
-		return r.fail(errors.New(`match is empty: want globs of REGISTRY/REPOSITORY, or local; "**" is everything`), at("match")...)
+		return nil, r.fail(errors.New(`match is empty: want globs of REGISTRY/REPOSITORY, or local; "**" is everything`), at("match")...)
 	}
 	for i, glob := range from.Match {
 		if !doublestar.ValidatePattern(glob) {
-			return r.fail(fmt.Errorf("%q is no glob", glob), at("match", i)...)
+			return nil, r.fail(fmt.Errorf("%q is no glob", glob), at("match", i)...)
 		}
 	}
 	var err error
 	if made.signers, err = r.named(from.Authorities, nil); err != nil {
-		return r.fail(err, at("authorities")...)
+		return nil, r.fail(err, at("authorities")...)
 	}
 	if from.Threshold < 0 || from.Threshold > len(made.signers) {
-		return r.fail(fmt.Errorf("threshold is %d, and there are %d to sign", from.Threshold, len(made.signers)), at("threshold")...)
+		return nil, r.fail(fmt.Errorf("threshold is %d, and there are %d to sign", from.Threshold, len(made.signers)), at("threshold")...)
 	}
 	for i := range from.Attestations {
 		q := &from.Attestations[i]
 		need := requirement{Requirement: q, predicateType: PredicateType(q.Type)}
 		if !strings.Contains(need.predicateType, ":") {
-			return r.fail(fmt.Errorf("type %q is neither a URI nor one of cosign's names", q.Type), at("attestations", i, "type")...)
+			return nil, r.fail(fmt.Errorf("type %q is neither a URI nor one of cosign's names", q.Type), at("attestations", i, "type")...)
 		}
 		if need.attesters, err = r.named(q.Authorities, made.signers); err != nil {
-			return r.fail(err, at("attestations", i, "authorities")...)
+			return nil, r.fail(err, at("attestations", i, "authorities")...)
 		}
 		if q.Threshold < 0 || q.Threshold > len(need.attesters) {
-			return r.fail(fmt.Errorf("threshold is %d, and there are %d to attest", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
+			return nil, r.fail(fmt.Errorf("threshold is %d, and there are %d to attest", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
 		}
 		if need.condition, err = compile(q.Condition); err != nil {
-			return r.fail(err, at("attestations", i, "condition")...)
+			return nil, r.fail(err, at("attestations", i, "condition")...)
 		}
 		made.attestations = append(made.attestations, need)
 	}
-	r.rules = append(r.rules, made)
-	return nil
+	return made, nil
 }
 
 // named are the authorities of these names, or by default those, or all.
@@ -440,4 +456,12 @@ func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign
 func New(authorities ...sign.Authority) (*Policy, error) {
 	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*rule{{Rule: &Rule{Match: []string{"**"}}, signers: authorities}}}
 	return p, (&sign.Policy{Authorities: authorities}).Check()
+}
+
+// KeyID is the id of an authority's key, or empty.
+func (p *Policy) KeyID(authority string) string {
+	if a := p.authorities[authority]; a != nil && a.Key != nil {
+		return a.Key.ID()
+	}
+	return ""
 }

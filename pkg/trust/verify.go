@@ -11,6 +11,7 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -20,38 +21,36 @@ import (
 // ErrRefused is the error of what a policy does not let pass, besides those of [sign.Verify].
 var ErrRefused = errors.New("refused by the trust policy")
 
-// refuse is an error that is [ErrRefused].
-type refusal struct{ problem string }
+// refusal is an error that is [ErrRefused].
+type refusal struct {
+	problem string
+	cause   error
+}
 
 func (r *refusal) Error() string   { return r.problem }
 func (r *refusal) Is(e error) bool { return e == ErrRefused }
+func (r *refusal) Unwrap() error   { return r.cause }
 
-func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...)} }
+func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), nil} }
 
 // Rule is the rule for what is at a place, a repository or [Local].
 func (p *Policy) Rule(where string) (*Rule, error) {
-	r, err := p.rule(where)
-	if err != nil {
-		return nil, err
+	if r := match(p.rules, where); r != nil {
+		return r.Rule, nil
 	}
-	return r.Rule, nil
+	return nil, refuse("%s: no rule of %s is for it", where, p.name())
 }
 
-// Matches says whether any rule is for a place.
-func (p *Policy) Matches(where string) bool {
-	_, err := p.rule(where)
-	return err == nil
-}
-
-func (p *Policy) rule(where string) (*rule, error) {
-	for _, r := range p.rules {
+// match is the first rule for a name, or nil.
+func match(rules []*rule, name string) *rule {
+	for _, r := range rules {
 		for _, glob := range r.Match {
-			if matched, err := doublestar.Match(glob, where); matched && err == nil {
-				return r, nil
+			if matched, err := doublestar.Match(glob, name); matched && err == nil {
+				return r
 			}
 		}
 	}
-	return nil, refuse("%s: no rule of %s is for it", where, p.name())
+	return nil
 }
 
 func (p *Policy) name() string { return cmp.Or(p.Name, "the trust policy") }
@@ -60,15 +59,15 @@ func (p *Policy) name() string { return cmp.Or(p.Name, "the trust policy") }
 // attestations, and that nothing of it is revoked, be it the root or a bundle or an image that
 // its lock names. Errors: as of [sign.Verify], and [ErrRefused].
 func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
-	result, err := p.VerifyImage(ctx, store, root, where)
+	r := match(p.rules, where)
+	if r == nil {
+		return nil, refuse("%s: no rule of %s is for it", where, p.name())
+	}
+	result, err := p.verify(ctx, store, root, r, where)
 	if err != nil || len(p.revoked) == 0 {
 		return result, err
 	}
-	resolver, ok := store.(bundle.ReadStore)
-	if !ok {
-		return nil, fmt.Errorf("%s: what it consists of can't be read here", root.Digest)
-	}
-	set, err := bundle.OpenSet(ctx, resolver, root)
+	set, err := bundle.OpenSet(ctx, store, root)
 	if err != nil {
 		return nil, err
 	}
@@ -85,14 +84,56 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 	return result, nil
 }
 
-// VerifyImage verifies what is no bundle or runtime, an image for example: as Verify does, but
-// for what its content names.
-func (p *Policy) VerifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
-	r, err := p.rule(where)
-	if err != nil {
-		return nil, err
+// Image is a workload image of a lock, and what was found out about it.
+type Image struct {
+	// Reference is what the lock calls it.
+	Reference string        `json:"reference"`
+	Digest    digest.Digest `json:"digest"`
+	// Result is what was verified; nil where no rule is for the image.
+	Result *sign.Result `json:"result,omitempty"`
+}
+
+// VerifyImages verifies what upstream attached to the workload images of a runtime or a bundle,
+// as far as the policy has rules for them, in the store where they are. Each image once.
+func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, set *bundle.Set) ([]Image, error) {
+	var found []Image
+	rules := map[digest.Digest]*rule{}
+	for _, b := range set.Bundles {
+		for _, image := range b.Images {
+			d := digest.Digest(image.Image.DigestStr())
+			if _, known := rules[d]; !known {
+				found = append(found, Image{Reference: image.Reference, Digest: d})
+			}
+			if rules[d] == nil {
+				rules[d] = match(p.images, image.Image.Context().Name())
+			}
+		}
 	}
-	if err := p.notRevoked(root.Digest, where); err != nil {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i := range found {
+		image := &found[i]
+		r := rules[image.Digest]
+		if r == nil {
+			continue
+		}
+		group.Go(func() error {
+			desc, err := store.Resolve(ctx, image.Digest.String())
+			if err == nil {
+				image.Result, err = p.verify(ctx, store, desc, r, image.Reference)
+			}
+			if err != nil {
+				return fmt.Errorf("image %s: %w", image.Reference, err)
+			}
+			return nil
+		})
+	}
+	return found, group.Wait()
+}
+
+// verify verifies something by a rule.
+func (p *Policy) verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, what string) (*sign.Result, error) {
+	if err := p.notRevoked(root.Digest, what); err != nil {
 		return nil, err
 	}
 	result, err := sign.Verify(ctx, store, root, sign.Policy{

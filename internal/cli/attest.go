@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/provenance"
+	"krtpkg.dev/krtpkg/pkg/sbom"
+	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+// The predicate types of what sign attests by itself.
+const (
+	typeCycloneDX  = "https://cyclonedx.org/bom"
+	typeSPDX       = "https://spdx.dev/Document"
+	typeProvenance = "https://slsa.dev/provenance/v1"
+)
+
+// builderFlags say who built what is signed.
+type builderFlags struct{ id string }
+
+func (f *builderFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.id, "builder-id", "", "URI of the builder in the provenance (default: the workflow or the pipeline, in GitHub's and GitLab's CI)")
+}
+
+// statements are what sign attests: the SBOM, twice, and the provenance. They are computed from
+// the artifact, so that nothing is signed but what it says.
+func (f *builderFlags) statements(set *bundle.Set) ([]sign.Statement, error) {
+	cyclonedx, err := sbom.CycloneDX(set)
+	if err != nil {
+		return nil, fmt.Errorf("SBOM: %w", err)
+	}
+	spdx, err := sbom.SPDX(set)
+	if err != nil {
+		return nil, fmt.Errorf("SBOM: %w", err)
+	}
+	slsa, err := provenance.SLSA(set, f.builder(os.Getenv))
+	if err != nil {
+		return nil, fmt.Errorf("provenance: %w", err)
+	}
+	return []sign.Statement{{Type: typeCycloneDX, Predicate: cyclonedx}, {Type: typeSPDX, Predicate: spdx}, {Type: typeProvenance, Predicate: slsa}}, nil
+}
+
+// builder is who builds, as far as the environment tells: on a CI the workflow, which is what
+// policies name, and its run.
+func (f *builderFlags) builder(getenv func(string) string) provenance.Builder {
+	b := provenance.Builder{ID: f.id, Version: version()}
+	if server, workflow := getenv("GITHUB_SERVER_URL"), getenv("GITHUB_WORKFLOW_REF"); server != "" && workflow != "" {
+		b.ID = cmp.Or(b.ID, server+"/"+workflow)
+		b.Invocation = fmt.Sprintf("%s/%s/actions/runs/%s/attempts/%s", server, getenv("GITHUB_REPOSITORY"), getenv("GITHUB_RUN_ID"), getenv("GITHUB_RUN_ATTEMPT"))
+	} else if project := getenv("CI_PROJECT_URL"); project != "" {
+		b.ID = cmp.Or(b.ID, project+"//"+cmp.Or(getenv("CI_CONFIG_PATH"), ".gitlab-ci.yml")+"@"+getenv("CI_COMMIT_REF_NAME"))
+		b.Invocation = getenv("CI_JOB_URL")
+	}
+	b.ID = cmp.Or(b.ID, "https://krtpkg.dev/cli")
+	return b
+}
+
+func (a *app) attestCommand() *cobra.Command {
+	var o struct {
+		signFlags
+		predicateType, predicate string
+	}
+	cmd := &cobra.Command{
+		Use:   "attest (--key KEY | --keyless) --type TYPE --predicate FILE REFERENCE",
+		Short: "attest something about a bundle or a runtime: test results, a vulnerability report",
+		Long: `Attest attaches a signed statement about the digest that the reference stands for: an
+in-toto attestation with the predicate in the file. It travels with every copy, verify shows
+it, and a policy file may ask for it. An attestation is no signature.
+
+Types are URIs, or cosign's names: slsaprovenance1, spdxjson, cyclonedx, vuln, openvex, custom.`,
+		Example: `  krtpkg attest --key cosign.key --type vuln --predicate report.json registry.example/krt/edge:1.0.0
+  krtpkg attest --key cosign.key --type https://krt.example/tests/v1 --predicate - oci:dist:1.0.0 < results.json`,
+		GroupID: groupTrust,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.attest(cmd.Context(), args[0], &o.signFlags, trust.PredicateType(o.predicateType), o.predicate)
+		},
+	}
+	o.add(cmd)
+	cmd.Flags().StringVar(&o.predicateType, "type", "", "type of the predicate")
+	cmd.Flags().StringVar(&o.predicate, "predicate", "", "file of the predicate, JSON; - is standard input")
+	required(cmd, "type", "predicate")
+	return cmd
+}
+
+// maxPredicate is half of what a verifier reads.
+const maxPredicate = 8 << 20
+
+func (a *app) attest(ctx context.Context, reference string, f *signFlags, predicateType, file string) error {
+	options, err := a.signOptions(ctx, f)
+	if err != nil {
+		return err
+	}
+	in := a.ui.In
+	if file != "-" {
+		opened, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("predicate: %w", err)
+		}
+		defer opened.Close()
+		in = opened
+	}
+	data, err := io.ReadAll(io.LimitReader(in, maxPredicate+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("predicate: %w", err)
+	case len(data) > maxPredicate:
+		return fmt.Errorf("predicate %s is over the limit of %d bytes", file, maxPredicate)
+	case !json.Valid(data):
+		return fmt.Errorf("predicate %s is no JSON", file)
+	}
+	at, err := a.open(ctx, reference)
+	if err != nil {
+		return err
+	}
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return err
+	}
+	options.Reference = nameOf(at, set)
+	return a.attach(ctx, at, f, func(store place.Target) ([]sign.Attached, error) {
+		return sign.Attest(ctx, store, at.root, []sign.Statement{{Type: predicateType, Predicate: data}}, options)
+	})
+}
+
+func (a *app) sbomCommand() *cobra.Command {
+	var t trustFlags
+	format := "cyclonedx"
+	cmd := &cobra.Command{
+		Use:   "sbom REFERENCE",
+		Short: "print the bill of materials of a bundle or a runtime",
+		Long: `Sbom prints what a runtime is made of, with versions, licences and digests: its bundles,
+their sources, and the images.
+
+With --key, --certificate-identity or --policy it prints the one that was attested, and
+refuses one that was not. Without, it is computed from the artifact.`,
+		Example: `  krtpkg sbom registry.example/krt/edge:1.0.0 > edge.cdx.json
+  krtpkg sbom --format spdx --key cosign.pub registry.example/krt/edge:1.0.0`,
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch format {
+			case "cyclonedx":
+				return a.predicate(cmd.Context(), args[0], &t, typeCycloneDX, sbom.CycloneDX)
+			case "spdx":
+				return a.predicate(cmd.Context(), args[0], &t, typeSPDX, sbom.SPDX)
+			}
+			return &usageError{fmt.Errorf("--format %s: want cyclonedx or spdx", format)}
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", format, "cyclonedx (1.6) or spdx (2.3)")
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"cyclonedx", "spdx"}, cobra.ShellCompDirectiveNoFileComp))
+	t.add(cmd)
+	return cmd
+}
+
+func (a *app) provenanceCommand() *cobra.Command {
+	var t trustFlags
+	cmd := &cobra.Command{
+		Use:   "provenance REFERENCE",
+		Short: "print from what, and by whom, a bundle or a runtime was built",
+		Long: `Provenance prints the SLSA provenance: every source with its digest, and the builder.
+
+With --key, --certificate-identity or --policy it prints the one that was attested, and
+refuses one that was not. Without, it is computed from the artifact, which does not know its
+builder.`,
+		Example: "  krtpkg provenance --key cosign.pub registry.example/krt/edge:1.0.0",
+		GroupID: groupLook,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.predicate(cmd.Context(), args[0], &t, typeProvenance, func(set *bundle.Set) ([]byte, error) {
+				return provenance.SLSA(set, provenance.Builder{ID: "https://krtpkg.dev/unknown"})
+			})
+		},
+	}
+	t.add(cmd)
+	return cmd
+}
+
+// predicate prints what was attested, if anyone is to be trusted, and else what the artifact
+// itself says.
+func (a *app) predicate(ctx context.Context, reference string, t *trustFlags, predicateType string, compute func(*bundle.Set) ([]byte, error)) error {
+	at, err := a.open(ctx, reference)
+	if err != nil {
+		return err
+	}
+	var document json.RawMessage
+	if t.given() {
+		policy, err := a.trust(ctx, t)
+		if err != nil {
+			return err
+		}
+		result, err := a.verified(ctx, at, policy)
+		if err != nil {
+			return err
+		}
+		for _, s := range result.Attestations {
+			if s.PredicateType == predicateType {
+				document = s.Predicate
+			}
+		}
+		if document == nil {
+			return fmt.Errorf("%s: %w: no attestation %s by anyone trusted", at.pinned(), trust.ErrRefused, predicateType)
+		}
+	} else {
+		set, err := bundle.OpenSet(ctx, at.store, at.root)
+		if err != nil {
+			return err
+		}
+		if document, err = compute(set); err != nil {
+			return err
+		}
+	}
+	var value any
+	if err := json.Unmarshal(document, &value); err != nil {
+		return errors.Join(errors.New("what was attested is no JSON"), err)
+	}
+	return a.ui.Result("json", document, nil)
+}

@@ -1,0 +1,333 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+func (a *app) trustCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "trust",
+		Short: "make, show and check the policy file that says whom to trust with what",
+		Long: `A policy file says who has to have signed what is applied, imported and copied, how many of
+them, and what has to be attested (docs/TRUST.md). It is looked for as --policy says, then
+$KRTPKG_TRUST_POLICY, trustPolicy of the config file, and trust.yaml beside that.`,
+		GroupID: groupTrust,
+		Args:    knownCommand,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.trustInitCommand(), a.trustShowCommand(), a.trustCheckCommand())
+	for _, sub := range cmd.Commands() {
+		sub.Args = usageArgs(sub.Args)
+	}
+	return cmd
+}
+
+func (a *app) trustInitCommand() *cobra.Command {
+	var f trustFlags
+	var match []string
+	var output string
+	cmd := &cobra.Command{
+		Use:   "init (--key KEY | --certificate-identity SUBJECT ...)",
+		Short: "write a policy file that trusts keys or an identity",
+		Long: `Init writes a policy file to start from, with the keys and certificates in it: it can be
+handed to a site as it is. A file that is there is never overwritten.`,
+		Example: `  krtpkg trust init --key cosign.pub
+  krtpkg trust init --key cosign.pub --match 'registry.example/krt/**' --output trust.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.trustInit(cmd.Context(), &f, match, output) },
+	}
+	f.add(cmd)
+	cmd.Flags().StringArrayVar(&match, "match", nil, "what the first rule is for: globs of REGISTRY/REPOSITORY, or local (default: everything)")
+	cmd.Flags().StringVar(&output, "output", "", "file to write (default: "+trustFileHelp()+")")
+	return cmd
+}
+
+func trustFileHelp() string { return "trust.yaml beside the config file" }
+
+func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, output string) error {
+	if f.policy != "" || !f.given() {
+		return &usageError{errors.New("say whom to trust with --key or --certificate-identity")}
+	}
+	if _, err := a.trust(ctx, f); err != nil {
+		return err
+	}
+	file, err := f.file(match)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	encoder := yaml.NewEncoder(&text)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(file); err != nil {
+		return err
+	}
+	if _, err := trust.Parse("trust.yaml", []byte(text.String()), nil); err != nil {
+		return err
+	}
+	if output == "" {
+		if output = defaultPolicyFile(); output == "" {
+			return &usageError{errors.New("there is no home for it: say where with --output")}
+		}
+		if err := os.MkdirAll(filepath.Dir(output), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := create(output, []byte(text.String()), 0o644); err != nil {
+		return err
+	}
+	a.ui.Say("wrote %s", output)
+	return nil
+}
+
+// file is the policy file that says what the flags say.
+func (f *trustFlags) file(match []string) (*trust.File, error) {
+	text := func(name string) (string, error) {
+		if name == "" {
+			return "", nil
+		}
+		data, err := os.ReadFile(name)
+		return string(data), err
+	}
+	if len(match) == 0 {
+		match = []string{"**"}
+	}
+	file := &trust.File{APIVersion: trust.APIVersion, Kind: trust.Kind, Rules: []trust.Rule{{Match: match}}}
+	add := func(a trust.Authority) (err error) {
+		if a.TrustedRoot, err = text(f.trustedRoot); err != nil {
+			return err
+		}
+		if a.Certificates, err = text(f.caRoots); err != nil {
+			return err
+		}
+		if a.Timestamps, err = text(f.timestamps); err != nil {
+			return err
+		}
+		file.Authorities = append(file.Authorities, a)
+		return nil
+	}
+	for _, name := range f.keys {
+		key, err := text(name)
+		if err != nil {
+			return nil, fmt.Errorf("key: %w", err)
+		}
+		// The file's name is what people call the key.
+		title := strings.TrimSuffix(filepath.Base(name), filepath.Ext(name))
+		if err := add(trust.Authority{Name: title, Key: key}); err != nil {
+			return nil, err
+		}
+	}
+	if f.identity+f.identityRegExp != "" {
+		err := add(trust.Authority{Name: f.identity + f.identityRegExp, Identity: &trust.Identity{
+			Subject: f.identity, SubjectRegExp: f.identityRegExp, Issuer: f.issuer, IssuerRegExp: f.issuerRegExp,
+		}})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return file, nil
+}
+
+// loadPolicy is the policy file that there has to be.
+func (a *app) loadPolicy(flag string) (*trust.Policy, error) {
+	file, err := a.policyFile(flag)
+	if err != nil {
+		return nil, err
+	}
+	if file == "" {
+		return nil, &usageError{fmt.Errorf("there is no policy file: krtpkg trust init writes one to %s, or name one with --policy", defaultPolicyFile())}
+	}
+	return trust.Load(file)
+}
+
+func policyFlag(cmd *cobra.Command, policy *string) {
+	cmd.Flags().StringVar(policy, "policy", "", "policy file (also $"+policyVariable+", or trust.yaml beside the config file)")
+}
+
+func (a *app) trustShowCommand() *cobra.Command {
+	var policy string
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:     "show",
+		Short:   "show whom the policy trusts with what",
+		Example: "  krtpkg trust show",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			p, err := a.loadPolicy(policy)
+			if err != nil {
+				return err
+			}
+			view := newPolicyView(p)
+			return a.ui.Result(format, view, view.text)
+		},
+	}
+	policyFlag(cmd, &policy)
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+// policyView is a policy for programs.
+type policyView struct {
+	File        string          `json:"file"`
+	Authorities []authorityView `json:"authorities"`
+	Rules       []ruleView      `json:"rules"`
+	Images      []ruleView      `json:"images"`
+	Revoked     []string        `json:"revoked"`
+}
+
+type authorityView struct {
+	Name      string `json:"name"`
+	KeyID     string `json:"keyId,omitempty"`
+	Subject   string `json:"subject,omitempty"`
+	Issuer    string `json:"issuer,omitempty"`
+	NotBefore string `json:"notBefore,omitempty"`
+	NotAfter  string `json:"notAfter,omitempty"`
+	// Counts says whether a signature of now does.
+	Counts bool `json:"counts"`
+}
+
+type ruleView struct {
+	Match        []string `json:"match"`
+	Authorities  []string `json:"authorities"`
+	Threshold    int      `json:"threshold"`
+	Attestations []string `json:"attestations"`
+}
+
+func newPolicyView(p *trust.Policy) policyView {
+	v := policyView{File: p.Name, Authorities: []authorityView{}, Rules: rules(p, p.File.Rules), Images: rules(p, p.File.Images), Revoked: []string{}}
+	for _, a := range p.File.Authorities {
+		one := authorityView{Name: a.Name, KeyID: p.KeyID(a.Name), Counts: true}
+		if i := a.Identity; i != nil {
+			one.Subject, one.Issuer = i.Subject+i.SubjectRegExp, i.Issuer+i.IssuerRegExp
+		}
+		now := time.Now()
+		if !a.NotBefore.IsZero() {
+			one.NotBefore, one.Counts = a.NotBefore.UTC().Format(time.RFC3339), one.Counts && !now.Before(a.NotBefore)
+		}
+		if !a.NotAfter.IsZero() {
+			one.NotAfter, one.Counts = a.NotAfter.UTC().Format(time.RFC3339), one.Counts && !now.After(a.NotAfter)
+		}
+		for _, id := range p.File.Revoked.Keys {
+			one.Counts = one.Counts && id != one.KeyID
+		}
+		v.Authorities = append(v.Authorities, one)
+	}
+	v.Revoked = append(append(v.Revoked, p.File.Revoked.Keys...), p.File.Revoked.Digests...)
+	return v
+}
+
+func rules(p *trust.Policy, from []trust.Rule) []ruleView {
+	views := []ruleView{}
+	for _, r := range from {
+		v := ruleView{Match: r.Match, Authorities: r.Authorities, Threshold: max(r.Threshold, 1), Attestations: []string{}}
+		if len(v.Authorities) == 0 {
+			for _, a := range p.File.Authorities {
+				v.Authorities = append(v.Authorities, a.Name)
+			}
+		}
+		for _, q := range r.Attestations {
+			v.Attestations = append(v.Attestations, trust.PredicateType(q.Type))
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+func (v policyView) text(w io.Writer) {
+	fmt.Fprintf(w, "%s\n\nAUTHORITY\tKEY OR IDENTITY\tFROM\tUNTIL\n", v.File)
+	for _, a := range v.Authorities {
+		who := a.KeyID
+		if a.Subject != "" {
+			who = strings.TrimSuffix(a.Subject+", issued by "+a.Issuer, ", issued by ")
+		}
+		if !a.Counts {
+			who += " (does not count now)"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.Name, who, dash(a.NotBefore), dash(a.NotAfter))
+	}
+	for _, list := range []struct {
+		title string
+		rules []ruleView
+	}{{"RULE FOR", v.Rules}, {"RULE FOR IMAGES", v.Images}} {
+		if len(list.rules) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s\tSIGNED BY\tATTESTED\n", list.title)
+		for _, r := range list.rules {
+			fmt.Fprintf(w, "%s\t%d of %s\t%s\n", strings.Join(r.Match, ", "), r.Threshold, strings.Join(r.Authorities, ", "), dash(strings.Join(r.Attestations, ", ")))
+		}
+	}
+	for _, id := range v.Revoked {
+		fmt.Fprintf(w, "\nrevoked: %s", id)
+	}
+	if len(v.Revoked) > 0 {
+		fmt.Fprintln(w)
+	}
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func (a *app) trustCheckCommand() *cobra.Command {
+	var policy string
+	cmd := &cobra.Command{
+		Use:   "check [REFERENCE]",
+		Short: "check the policy file, and what it makes of something",
+		Long: `Check reads the policy file and all that it names, and says if anyone in it does not count
+now. With a reference it says which rule is for it, and whether it passes. The exit code is 3
+if it does not.`,
+		Example: `  krtpkg trust check
+  krtpkg trust check registry.example/krt/edge:1.0.0`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.trustCheck(cmd.Context(), policy, args) },
+	}
+	policyFlag(cmd, &policy)
+	return cmd
+}
+
+func (a *app) trustCheck(ctx context.Context, file string, references []string) error {
+	policy, err := a.loadPolicy(file)
+	if err != nil {
+		return err
+	}
+	for _, one := range newPolicyView(policy).Authorities {
+		if !one.Counts {
+			a.ui.Note("%s: authority %s does not count now: it is revoked, or not in its time", policy.Name, one.Name)
+		}
+	}
+	if len(references) == 0 {
+		return a.ui.Result("", nil, func(w io.Writer) { fmt.Fprintf(w, "%s is a policy\n", policy.Name) })
+	}
+	at, err := a.open(ctx, references[0])
+	if err != nil {
+		return err
+	}
+	rule, err := policy.Rule(where(at.Place))
+	if err != nil {
+		return err
+	}
+	a.ui.Say("the rule for %s is that of %s", where(at.Place), strings.Join(rule.Match, ", "))
+	result, err := a.verified(ctx, at, policy)
+	if err != nil {
+		return err
+	}
+	return a.ui.Result("", nil, func(w io.Writer) {
+		fmt.Fprintf(w, "%s passes: signed by %s\n", at.pinned(), signers(result))
+	})
+}

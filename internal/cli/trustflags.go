@@ -1,0 +1,289 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2"
+
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/sign"
+	_ "krtpkg.dev/krtpkg/pkg/sign/kms" // the providers behind --key hashivault://… and its like
+	"krtpkg.dev/krtpkg/pkg/transfer"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+// policyVariable names the policy file that guards everything where no flag says otherwise.
+const policyVariable = "KRTPKG_TRUST_POLICY"
+
+// trustFlags say whose signatures count: keys, an identity, or a policy file.
+type trustFlags struct {
+	keys   []string
+	policy string
+
+	identity, identityRegExp, issuer, issuerRegExp string
+	trustedRoot, caRoots, timestamps               string
+
+	allowUnsigned bool
+}
+
+func (f *trustFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.keys, "key", nil, "public key to trust: a file, or the URI of a key management service; given more than once, any of them will do")
+	flags.StringVar(&f.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml beside the config file)")
+	flags.StringVar(&f.identity, "certificate-identity", "", "trust certificates for this subject: an e-mail address or a URI")
+	flags.StringVar(&f.identityRegExp, "certificate-identity-regexp", "", "as --certificate-identity, as a pattern for all of it")
+	flags.StringVar(&f.issuer, "certificate-oidc-issuer", "", "OpenID Connect issuer that has to vouch for the subject")
+	flags.StringVar(&f.issuerRegExp, "certificate-oidc-issuer-regexp", "", "as --certificate-oidc-issuer, as a pattern for all of it")
+	flags.StringVar(&f.trustedRoot, "trusted-root", "", "file of Sigstore's trusted root: certificate authorities, logs, timestamp authorities")
+	flags.StringVar(&f.caRoots, "ca-roots", "", "file of the certificate authorities of a private PKI, with their intermediates")
+	flags.StringVar(&f.timestamps, "timestamp-certificate-chain", "", "file of the certificates of a timestamp authority")
+}
+
+// addUnsigned adds the flag by which nothing is verified, in spite of a policy file.
+func (f *trustFlags) addUnsigned(cmd *cobra.Command, what string) {
+	cmd.Flags().BoolVar(&f.allowUnsigned, "allow-unsigned", false, what)
+}
+
+// given says whether a flag says whom to trust.
+func (f *trustFlags) given() bool {
+	return len(f.keys) > 0 || f.policy != "" || f.identity+f.identityRegExp != ""
+}
+
+// errNobody is the error of a command that has to verify and is not told by whom.
+var errNobody = errors.New("what is there has to be verified: say whom to trust with --key, --certificate-identity or --policy")
+
+// trust is the policy that the flags, the environment or the configuration say, or nil where
+// nothing does.
+func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
+	certificates := f.identity + f.identityRegExp
+	switch {
+	case f.allowUnsigned && f.given():
+		return nil, &usageError{errors.New("--allow-unsigned contradicts the flags that say whom to trust")}
+	case f.policy != "" && (len(f.keys) > 0 || certificates != ""):
+		return nil, &usageError{errors.New("--policy says whom to trust: not --key and --certificate-identity besides")}
+	case certificates == "" && f.issuer+f.issuerRegExp+f.caRoots != "":
+		return nil, &usageError{errors.New("the certificate flags want --certificate-identity: whom the certificate is for")}
+	case f.identity != "" && f.identityRegExp != "", f.issuer != "" && f.issuerRegExp != "":
+		return nil, &usageError{errors.New("a name and its -regexp contradict each other")}
+	case certificates != "" && (f.trustedRoot == "") == (f.caRoots == ""):
+		return nil, &usageError{errors.New("--certificate-identity wants --trusted-root (Sigstore) or --ca-roots (a private PKI): who may have issued the certificate")}
+	case f.trustedRoot != "" && certificates != "" && f.issuer+f.issuerRegExp == "":
+		return nil, &usageError{errors.New("--trusted-root wants --certificate-oidc-issuer: anyone may get a certificate for a subject from some issuer")}
+	case f.allowUnsigned:
+		return nil, nil
+	case len(f.keys) > 0 || certificates != "":
+		return a.trustFlagged(ctx, f)
+	}
+	file, err := a.policyFile(f.policy)
+	if err != nil || file == "" {
+		return nil, err
+	}
+	return trust.Load(file)
+}
+
+// policyFile is where the policy is, or empty where there is none.
+func (a *app) policyFile(flag string) (string, error) {
+	if file := cmp.Or(flag, os.Getenv(policyVariable)); file != "" {
+		return file, nil
+	}
+	config, err := readConfig(os.Getenv)
+	if err != nil || config.TrustPolicy != "" {
+		return config.TrustPolicy, err
+	}
+	file := defaultPolicyFile()
+	if file == "" {
+		return "", nil
+	}
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", fmt.Errorf("trust policy: %w", err) // it may forbid something
+	}
+	return file, nil
+}
+
+func defaultPolicyFile() string {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "" // no home, no file
+	}
+	return filepath.Join(dir, "krtpkg", "trust.yaml")
+}
+
+// trustFlagged is the policy that the flags alone make.
+func (a *app) trustFlagged(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
+	roots, err := f.roots()
+	if err != nil {
+		return nil, err
+	}
+	var authorities []sign.Authority
+	for _, name := range f.keys {
+		key, err := publicKey(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		authorities = append(authorities, sign.Authority{Key: key, Roots: roots})
+	}
+	if f.identity+f.identityRegExp != "" {
+		identity := &sign.Identity{Subject: f.identity, Issuer: f.issuer}
+		for _, p := range []struct {
+			text string
+			into **regexp.Regexp
+		}{{f.identityRegExp, &identity.SubjectRegExp}, {f.issuerRegExp, &identity.IssuerRegExp}} {
+			if p.text == "" {
+				continue
+			}
+			if *p.into, err = regexp.Compile(p.text); err != nil {
+				return nil, &usageError{err}
+			}
+		}
+		authorities = append(authorities, sign.Authority{Identity: identity, Roots: roots})
+	}
+	policy, err := trust.New(authorities...)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return policy, nil
+}
+
+func publicKey(ctx context.Context, name string) (*sign.Key, error) {
+	if sign.IsKeyURI(name) {
+		return sign.OpenPublicKey(ctx, name)
+	}
+	pem, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("key: %w", err)
+	}
+	key, err := sign.LoadPublicKey(pem)
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", name, err)
+	}
+	return key, nil
+}
+
+func (f *trustFlags) roots() (*sign.TrustedRoot, error) {
+	read := func(name string) ([]byte, error) {
+		if name == "" {
+			return nil, nil
+		}
+		return os.ReadFile(name)
+	}
+	if f.trustedRoot != "" {
+		data, err := read(f.trustedRoot)
+		if err != nil {
+			return nil, err
+		}
+		roots, err := sign.LoadTrustedRoot(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.trustedRoot, err)
+		}
+		return roots, nil
+	}
+	if f.caRoots+f.timestamps == "" {
+		return nil, nil
+	}
+	authorities, err := read(f.caRoots)
+	if err != nil {
+		return nil, err
+	}
+	timestamps, err := read(f.timestamps)
+	if err != nil {
+		return nil, err
+	}
+	return sign.LoadCertificates(authorities, timestamps)
+}
+
+// where is what a policy calls a place.
+func where(p place.Place) string { return cmp.Or(p.Repository, trust.Local) }
+
+// verified verifies what a reference leads to.
+func (a *app) verified(ctx context.Context, at *opened, policy *trust.Policy) (*sign.Result, error) {
+	if policy == nil {
+		return nil, &usageError{errNobody}
+	}
+	result, err := policy.Verify(ctx, at.store, at.root, where(at.Place))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(at.pinned(), "@"+at.root.Digest.String()), err)
+	}
+	return result, nil
+}
+
+// verifiedIf verifies what a reference leads to if the flags say by whom.
+func (a *app) verifiedIf(ctx context.Context, at *opened, f *trustFlags) error {
+	if !f.given() {
+		return nil
+	}
+	policy, err := a.trust(ctx, f)
+	if err != nil {
+		return err
+	}
+	_, err = a.verified(ctx, at, policy)
+	return err
+}
+
+// verifyImages verifies what upstream signed of the images of a runtime or a bundle.
+func (a *app) verifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, set *bundle.Set, policy *trust.Policy) ([]trust.Image, error) {
+	if len(policy.File.Images) == 0 {
+		return nil, &usageError{errors.New("--images wants a policy file that has rules for images")}
+	}
+	return policy.VerifyImages(ctx, store, set)
+}
+
+// guard has a transfer verify its roots, if anything says by whom; strictly says that what
+// is configured counts too, and not only flags.
+func (a *app) guard(ctx context.Context, f *trustFlags, strictly bool, o *transfer.Options) error {
+	if !strictly && !f.given() {
+		return nil
+	}
+	policy, err := a.trust(ctx, f)
+	if err != nil || policy == nil {
+		return err
+	}
+	o.Verify = func(ctx context.Context, source transfer.Source) error {
+		result, err := policy.Verify(ctx, source.Store, source.Root, cmp.Or(source.Where, trust.Local))
+		if err == nil {
+			a.ui.Say("verified %s, signed by %s", source.Root.Digest, signers(result))
+		}
+		return err
+	}
+	return nil
+}
+
+// signers names those who signed, for a line of text.
+func signers(r *sign.Result) string {
+	var all []string
+	for _, name := range r.Authorities() {
+		for _, v := range r.Verified {
+			if v.Authority == name {
+				all = append(all, signer(v))
+				break
+			}
+		}
+	}
+	return strings.Join(all, " and ")
+}
+
+// signer names who signed.
+func signer(v sign.Verified) string {
+	by := "key " + v.KeyID
+	if c := v.Certificate; c != nil {
+		by = c.Subject
+		if c.Issuer != "" {
+			by += " (" + c.Issuer + ")"
+		}
+	}
+	if v.Authority != v.KeyID && (v.Certificate == nil || v.Authority != v.Certificate.Subject) {
+		by = v.Authority + ", " + by
+	}
+	return by
+}

@@ -1,0 +1,5 @@
+//go:build !no_azurekms
+
+package kms
+
+import _ "github.com/sigstore/sigstore/pkg/signature/kms/azure"
