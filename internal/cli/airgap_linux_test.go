@@ -22,6 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/sigstoretest"
 )
 
 // An air gap, rehearsed: the site is in a network namespace that has a loopback interface and
@@ -46,6 +47,8 @@ func TestAirGap(t *testing.T) {
 		}
 	}
 	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	fulcio := sigstoretest.Start(t)
+	s.env = append(s.env, "SIGSTORE_ID_TOKEN="+fulcio.Token("https://ci.example", "release@krt.example"))
 	s.write(
 		"1.0.0/runtime.yaml", runtimeOf("1.0.0", "web"), "1.1.0/runtime.yaml", runtimeOf("1.1.0", "web", "db"),
 		"web/bundle.yaml", bundleOf("web"), "web/web.yaml", deploymentOf("web"),
@@ -56,12 +59,17 @@ func TestAirGap(t *testing.T) {
 		reference := vendor.Host + "/krt/edge:" + version
 		s.ok("push", "oci:dist:"+version, reference)
 		s.ok("sign", "--key", "cosign.key", reference)
+		s.ok("sign", "--keyless", "--fulcio-url", fulcio.URL, "--rekor-url", fulcio.URL, "--timestamp-server-url", fulcio.Timestamp, reference)
 		return reference
 	}
 	media := s.path("media")
 	if err := os.Mkdir(media, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// The site holds the vendor to a key and to an identity, both of which have to sign.
+	s.write("trusted-root.json", string(fulcio.TrustedRoot(sigstoretest.Parts{})))
+	s.ok("trust", "init", "--key", "cosign.pub", "--certificate-identity", "release@krt.example", "--certificate-oidc-issuer", "https://ci.example",
+		"--trusted-root", "trusted-root.json", "--output", "media/trust.yaml")
 	s.ok("export", published("1.0.0"), "media/edge-1.0.0.tar")
 	whole := fileSize(t, s.path("media/edge-1.0.0.tar"))
 
@@ -99,7 +107,7 @@ func TestAirGap(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("the site: %v\n%s", err, &said)
 	}
-	for _, want := range []string{"no way to the vendor", "1.0.0 runs from the site's registry: web", "1.1.0 runs from the site's registry: db web"} {
+	for _, want := range []string{"no way to the vendor", "signed by", "logged", "1.0.0 runs from the site's registry: web", "1.1.0 runs from the site's registry: db web"} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &said)
 		}
@@ -180,6 +188,8 @@ func siteSide(ctx context.Context, media, key, vendor, dir string) (err error) {
 		}
 		for _, args := range [][]string{
 			{"check", name},
+			{"verify", "--key", key, name},
+			{"verify", "--policy", filepath.Join(media, "trust.yaml"), name},
 			{"import", "--key", key, name, home},
 			{"verify", "--key", key, home + ":" + version},
 			{"apply", "--yes", "--key", key, home + ":" + version, "--kubeconfig", cluster.Kubeconfig, "--wait-timeout", "2m"},

@@ -21,6 +21,9 @@ type Policy struct {
 	Authorities []Authority
 	// Attesters are those whose attestations count; Authorities when empty.
 	Attesters []Authority
+	// SignaturesOnly leaves attestations alone: they are neither read nor reported, as far as
+	// that saves requests.
+	SignaturesOnly bool
 	// Threshold is how many of them have to have signed; 1 when zero.
 	Threshold int
 	// Revoked are the ids of keys (see [Key.ID]), of certificates too, whose signatures

@@ -101,7 +101,7 @@ func Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.De
 	}
 	result := &Result{Root: root.Digest}
 	found := 0
-	err := walk(ctx, store, root, everything, func(obj Object, e *envelope, err error) error {
+	err := walk(ctx, store, root, wanted(!policy.SignaturesOnly), func(obj Object, e *envelope, err error) error {
 		isSignature := e == nil || e.isSignature()
 		if isSignature {
 			found++

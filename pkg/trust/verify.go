@@ -63,7 +63,7 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 	if r == nil {
 		return nil, refuse("%s: no rule of %s is for it", where, p.name())
 	}
-	result, err := p.verify(ctx, store, root, r, where)
+	result, err := p.verify(ctx, store, root, r, where, false)
 	if err != nil || len(p.revoked) == 0 {
 		return result, err
 	}
@@ -120,7 +120,7 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 		group.Go(func() error {
 			desc, err := store.Resolve(ctx, image.Digest.String())
 			if err == nil {
-				image.Result, err = p.verify(ctx, store, desc, r, image.Reference)
+				image.Result, err = p.verify(ctx, store, desc, r, image.Reference, len(r.attestations) == 0)
 			}
 			if err != nil {
 				return fmt.Errorf("image %s: %w", image.Reference, err)
@@ -132,12 +132,13 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 }
 
 // verify verifies something by a rule.
-func (p *Policy) verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, what string) (*sign.Result, error) {
+func (p *Policy) verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, what string, signaturesOnly bool) (*sign.Result, error) {
 	if err := p.notRevoked(root.Digest, what); err != nil {
 		return nil, err
 	}
 	result, err := sign.Verify(ctx, store, root, sign.Policy{
 		Authorities: r.signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.attesters(),
+		SignaturesOnly: signaturesOnly,
 	})
 	if err != nil {
 		return nil, err
