@@ -8,10 +8,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/sigstoretest"
 )
 
 // Every command in the documents runs: a console block's lines behind "$ " are typed one
@@ -65,6 +67,14 @@ func play(t *testing.T, root string, blocks [][]string) {
 		edge := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
 		names = []string{"registry.example", vendor.Host, "site.example", edge.Host}
 	}
+	if strings.Contains(text.String(), "fulcio.example") {
+		names = append(names, s.sigstore()...)
+	}
+	if strings.Contains(text.String(), "hashivault://release") {
+		v := startVault(t)
+		v.call(t, "POST", "transit/keys/release", `{"type":"ecdsa-p256"}`)
+		s.env = append(s.env, "VAULT_ADDR="+v.address, "VAULT_TOKEN="+v.token)
+	}
 	if strings.Contains(text.String(), "krtpkg apply") {
 		s.env = append(s.env, "KUBECONFIG="+clustertest.Start(t).Kubeconfig)
 	}
@@ -87,6 +97,17 @@ func play(t *testing.T, root string, blocks [][]string) {
 			s.write(file, content)
 		}
 	}
+}
+
+// sigstore starts one, and a private PKI, with the names and the files of the documents.
+func (s *site) sigstore() []string {
+	s.t.Helper()
+	f := sigstoretest.Start(s.t)
+	private, public := newPEM(s.t)
+	s.write("release.pem", private, "release.crt", string(f.Issue("release@krt.example", public, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))),
+		"ca.pem", string(f.Authorities()), "tsa.pem", string(f.TimestampAuthorities()), "trusted-root.json", string(f.TrustedRoot(sigstoretest.Parts{})))
+	s.env = append(s.env, "SIGSTORE_ID_TOKEN="+f.Token("https://ci.example", "release@krt.example"))
+	return []string{"https://fulcio.example", f.URL, "https://rekor.example", f.URL, "https://tsa.example/timestamp", f.Timestamp}
 }
 
 // lookup is the last value of a variable in the site's environment.

@@ -13,6 +13,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -271,6 +272,16 @@ func (a *app) sayAttached(at *opened, attached []sign.Attached) {
 
 // writable is the place of a reference to write to, and what makes it last.
 func (a *app) writable(ctx context.Context, at *opened) (place.Target, func() error, error) {
-	store, err := at.Create(ctx, at.client)
-	return store, func() error { return nil }, err
+	if at.File == "" {
+		store, err := at.Create(ctx, at.client)
+		return store, func() error { return nil }, err
+	}
+	amended, err := archive.Amend(at.File)
+	if err != nil {
+		return nil, nil, err
+	}
+	return amended, func() error {
+		_, err := amended.Save(ctx, a.ui.Progress("write"))
+		return errors.Join(err, amended.Close())
+	}, nil
 }

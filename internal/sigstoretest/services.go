@@ -171,14 +171,7 @@ type merkleLog struct {
 	leaves [][]byte
 }
 
-func (s *Sigstore) logKey(w http.ResponseWriter, _ *http.Request) {
-	der, err := x509.MarshalPKIXPublicKey(s.log.key.Public())
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	w.Write(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-}
+func (s *Sigstore) logKey(w http.ResponseWriter, _ *http.Request) { w.Write(s.LogKey()) }
 
 // addEntry is createLogEntry of Rekor's API (rekor: openapi.yaml).
 func (s *Sigstore) addEntry(w http.ResponseWriter, r *http.Request) {

@@ -154,6 +154,15 @@ func (s *Sigstore) TimestampAuthorities() []byte {
 // LogID is the id of the log.
 func (s *Sigstore) LogID() string { return keyID(s.t, s.log.key.Public()) }
 
+// LogKey is the public key of the log, as PEM.
+func (s *Sigstore) LogKey() []byte {
+	der, err := x509.MarshalPKIXPublicKey(s.log.key.Public())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+}
+
 // Parts says what a trusted root leaves out.
 type Parts struct {
 	NoLog, NoTimestamp bool

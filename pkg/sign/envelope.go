@@ -17,6 +17,7 @@ import (
 	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // envelope is a signature or an attestation, read and not verified. Whatever form it was stored
@@ -38,8 +39,17 @@ func (e *envelope) isClaim() bool { return e.predicateType == "" }
 
 // openBundle reads a Sigstore bundle with a statement.
 func openBundle(raw []byte) (*envelope, error) {
-	b := &bundle.Bundle{}
-	if err := b.UnmarshalJSON(raw); err != nil {
+	pb := &protobundle.Bundle{}
+	if err := protojson.Unmarshal(raw, pb); err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	// cosign 3 adds the chain that it is given to sign with, though its version of bundles allows
+	// none; it is left alone, as in [readCertificate].
+	if chain := pb.GetVerificationMaterial().GetX509CertificateChain().GetCertificates(); len(chain) > 0 {
+		pb.VerificationMaterial.Content = &protobundle.VerificationMaterial_Certificate{Certificate: chain[0]}
+	}
+	b, err := bundle.NewBundle(pb)
+	if err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
 	}
 	return openStatement(b)

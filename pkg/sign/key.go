@@ -80,11 +80,6 @@ func newKey(pub crypto.PublicKey) (*Key, error) {
 	return &Key{id: hex.EncodeToString(sum[:]), verifier: verifiers}, nil
 }
 
-// signed reports by nil that sig is this key's signature of message.
-func (k *Key) signed(message, sig []byte) error {
-	return k.verifier.VerifySignature(bytes.NewReader(sig), bytes.NewReader(message))
-}
-
 // verifiersOf are the algorithms that the field uses with one and the same key: sigstore's
 // default for it, and what cosign signs with as well, which is Ed25519ph for an Ed25519 key,
 // and SHA-256 on the larger curves before 2.5.

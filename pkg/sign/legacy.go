@@ -15,10 +15,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	"github.com/sigstore/cosign/v2/pkg/types"
-	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -84,7 +82,9 @@ func (o SignOptions) sealLayer(ctx context.Context, store content.Pusher, add *a
 	}
 	data := add.signed
 	if e := pb.GetDsseEnvelope(); e != nil {
-		if data, err = marshalEnvelope(e); err != nil {
+		// As sigstore-go gives it to the log, to the byte: cosign compares the layer with the
+		// hash in the entry.
+		if data, err = json.Marshal(e); err != nil {
 			return layer, err
 		}
 		annotations["predicateType"] = add.predicateType
@@ -96,14 +96,6 @@ func (o SignOptions) sealLayer(ctx context.Context, store content.Pusher, add *a
 	layer, err = push(ctx, store, add.mediaType, data)
 	layer.Annotations = annotations
 	return layer, err
-}
-
-func marshalEnvelope(pb *protodsse.Envelope) ([]byte, error) {
-	e := dsse.Envelope{PayloadType: pb.GetPayloadType(), Payload: base64.StdEncoding.EncodeToString(pb.GetPayload())}
-	for _, s := range pb.GetSignatures() {
-		e.Signatures = append(e.Signatures, dsse.Signature{KeyID: s.GetKeyid(), Sig: base64.StdEncoding.EncodeToString(s.GetSig())})
-	}
-	return json.Marshal(e)
 }
 
 // Merge adds what a manifest of the store holds to the one under one of cosign's tags there,

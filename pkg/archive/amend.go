@@ -1,0 +1,334 @@
+package archive
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// maxAdded caps what is attached at once: it is held in memory.
+const maxAdded = 256 << 20
+
+// Amendment is an archive to which signatures and attestations can be attached: a store that
+// reads the archive, keeps in memory what is written, and writes it all anew at the end. The
+// result is what an export would have written of the same content. For one goroutine at a time.
+type Amendment struct {
+	*Store
+	file  string
+	added map[digest.Digest][]byte
+	// manifests are the added ones, tags the new names.
+	manifests map[digest.Digest]ocispec.Descriptor
+	tags      map[string]ocispec.Descriptor
+	size      int64
+}
+
+// Amend opens an archive to attach to what is in it. A volume of several can't be changed: each
+// of them has the same index. Errors: as of [Open].
+func Amend(file string) (*Amendment, error) {
+	s, err := Open(file)
+	if err != nil {
+		return nil, err
+	}
+	if s.Volumes() > 0 {
+		return nil, closing(s, fmt.Errorf("archive %s is a volume of %d, which all hold the same index: attach before it is split", file, s.Volumes()))
+	}
+	return &Amendment{
+		Store: s, file: file, added: map[digest.Digest][]byte{},
+		manifests: map[digest.Digest]ocispec.Descriptor{}, tags: map[string]ocispec.Descriptor{},
+	}, nil
+}
+
+func closing(s *Store, err error) error {
+	if closed := s.Close(); closed != nil {
+		return closed
+	}
+	return err
+}
+
+// Fetch gives content of the archive, or what was added.
+func (a *Amendment) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if data, ok := a.added[desc.Digest]; ok {
+		return io.NopCloser(bytes.NewReader(data)), nil
+	}
+	return a.Store.Fetch(ctx, desc)
+}
+
+// Exists says whether content is there.
+func (a *Amendment) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	if _, ok := a.added[desc.Digest]; ok {
+		return true, nil
+	}
+	return a.Store.Exists(ctx, desc)
+}
+
+// Push adds content, at most 256 MiB in all.
+func (a *Amendment) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	there, err := a.Exists(ctx, desc)
+	if err == nil && there {
+		return fmt.Errorf("%s: %w", desc.Digest, errdef.ErrAlreadyExists)
+	}
+	if a.size += desc.Size; err == nil && a.size > maxAdded {
+		err = fmt.Errorf("%s: more than %d bytes to attach: %w", desc.Digest, maxAdded, errdef.ErrSizeExceedsLimit)
+	}
+	if err != nil {
+		return err
+	}
+	data, err := content.ReadAll(r, desc)
+	if err != nil {
+		return fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	a.added[desc.Digest] = data
+	if desc.MediaType == ocispec.MediaTypeImageManifest || desc.MediaType == ocispec.MediaTypeImageIndex {
+		a.manifests[desc.Digest] = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+	}
+	return nil
+}
+
+// Tag names a manifest that is there.
+func (a *Amendment) Tag(ctx context.Context, desc ocispec.Descriptor, reference string) error {
+	there, err := a.Exists(ctx, desc)
+	if err == nil && !there {
+		err = fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
+	}
+	if err == nil {
+		a.tags[reference] = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
+	}
+	return err
+}
+
+// Resolve finds what a tag or a digest means.
+func (a *Amendment) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
+	if desc, ok := a.tags[reference]; ok {
+		return desc, nil
+	}
+	if desc, ok := a.manifests[digest.Digest(reference)]; ok {
+		return desc, nil
+	}
+	return a.Store.Resolve(ctx, reference)
+}
+
+// Predecessors lists the manifests whose subject a node is.
+func (a *Amendment) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	all, err := a.Store.Predecessors(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.Clone(all)
+	for d, desc := range a.manifests {
+		m, err := parseNode(d, a.added[d])
+		if err != nil {
+			return nil, err
+		}
+		if m.Subject == nil || m.Subject.Digest != node.Digest {
+			continue
+		}
+		listed, err := layout.Referrer(desc, a.added[d])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, *listed)
+	}
+	return all, nil
+}
+
+// Tags lists the tags in order.
+func (a *Amendment) Tags(ctx context.Context, last string, fn func([]string) error) error {
+	return a.Store.Tags(ctx, last, func(tags []string) error {
+		all := slices.Concat(tags, slices.Collect(maps.Keys(a.tags)))
+		slices.Sort(all)
+		return fn(slices.Compact(all))
+	})
+}
+
+// Save writes the archive anew if anything was attached. The file has its old content until the
+// new one is whole; what an attempt that broke off has left beside it is gone on with.
+func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed bool, err error) {
+	if len(a.added)+len(a.tags) == 0 {
+		return false, nil
+	}
+	c, err := a.contents(ctx)
+	if err != nil {
+		return false, fmt.Errorf("archive %s: %w", a.file, err)
+	}
+	items, size := len(c.Manifests)+len(c.Blobs), int64(0)
+	for _, d := range slices.Concat(c.Manifests, c.Blobs) {
+		size += d.Size
+	}
+	report.Emit(progress.Event{Kind: progress.Planned, Items: items, Bytes: size})
+	_, err = WriteFile(ctx, a.file, c, a, Options{Progress: report})
+	return err == nil, err
+}
+
+// contents are those of the archive with what was added, less what nothing names any more.
+func (a *Amendment) contents(ctx context.Context) (Contents, error) {
+	nodes, err := a.nodes(ctx)
+	if err != nil {
+		return Contents{}, err
+	}
+	c := Contents{Base: a.Base()}
+	if c.Named, err = a.named(); err != nil {
+		return c, err
+	}
+	before, after := map[digest.Digest]bool{}, map[digest.Digest]bool{}
+	for _, d := range a.about.Manifests {
+		reach(d.Digest, nodes, before)
+	}
+	for _, d := range c.Named {
+		reach(d.Digest, nodes, after)
+	}
+	// What only an old manifest under a tag named goes; what nobody ever named stays.
+	gone := func(d digest.Digest) bool {
+		_, added := a.added[d]
+		return (before[d] || added) && !after[d]
+	}
+	depths := map[digest.Digest]int{}
+	for d, n := range nodes {
+		if !gone(d) {
+			depth(d, nodes, depths)
+			c.Manifests = append(c.Manifests, n.desc)
+		}
+	}
+	slices.SortFunc(c.Manifests, func(x, y ocispec.Descriptor) int {
+		return cmp.Or(cmp.Compare(depths[x.Digest], depths[y.Digest]), cmp.Compare(x.Digest, y.Digest))
+	})
+	blob := func(d digest.Digest, size int64) {
+		if nodes[d] == nil && !gone(d) {
+			c.Blobs = append(c.Blobs, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
+		}
+	}
+	for d, at := range a.blobs {
+		blob(d, at.size)
+	}
+	for d, data := range a.added {
+		blob(d, int64(len(data)))
+	}
+	Sort(c.Blobs)
+	return c, nil
+}
+
+// manifestNode is a manifest and what it names.
+type manifestNode struct {
+	desc              ocispec.Descriptor
+	Subject           *ocispec.Descriptor `json:"subject"`
+	Config            *ocispec.Descriptor `json:"config"`
+	Layers, Manifests []ocispec.Descriptor
+}
+
+func parseNode(d digest.Digest, data []byte) (*manifestNode, error) {
+	var n manifestNode
+	if err := json.Unmarshal(data, &n); err != nil {
+		return nil, fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
+	}
+	return &n, nil
+}
+
+// nodes are all manifests.
+func (a *Amendment) nodes(ctx context.Context) (map[digest.Digest]*manifestNode, error) {
+	nodes := map[digest.Digest]*manifestNode{}
+	for d := range a.Store.manifests {
+		size, err := a.Stat(d)
+		if err != nil {
+			return nil, err
+		}
+		if size > maxManifest {
+			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, maxManifest, ErrDamaged)
+		}
+		data, err := content.FetchAll(ctx, a.Store, ocispec.Descriptor{Digest: d, Size: size})
+		if err != nil {
+			return nil, fmt.Errorf("manifest %s: %w", d, err)
+		}
+		if nodes[d], err = parseNode(d, data); err != nil {
+			return nil, err
+		}
+		nodes[d].desc = ocispec.Descriptor{Digest: d, Size: size}
+	}
+	for d, desc := range a.manifests {
+		var err error
+		if nodes[d], err = parseNode(d, a.added[d]); err != nil {
+			return nil, err
+		}
+		nodes[d].desc = desc
+	}
+	return nodes, nil
+}
+
+// named are the entries of the index: the old ones but for tags that moved, the new tags, and
+// the new referrers.
+func (a *Amendment) named() ([]ocispec.Descriptor, error) {
+	var entries []ocispec.Descriptor
+	for _, d := range a.about.Manifests {
+		if _, moved := a.tags[d.Annotations[ocispec.AnnotationRefName]]; !moved {
+			entries = append(entries, d)
+		}
+	}
+	for tag, desc := range a.tags {
+		entries = append(entries, Name(desc, tag, ""))
+	}
+	for d, desc := range a.manifests {
+		listed, err := layout.Referrer(desc, a.added[d])
+		if err != nil {
+			return nil, err
+		}
+		if listed != nil {
+			listed.Annotations = maps.Clone(listed.Annotations)
+			delete(listed.Annotations, ocispec.AnnotationRefName) // it would be a tag
+			entries = append(entries, *listed)
+		}
+	}
+	slices.SortFunc(entries, func(x, y ocispec.Descriptor) int {
+		return cmp.Or(cmp.Compare(x.Annotations[ocispec.AnnotationRefName], y.Annotations[ocispec.AnnotationRefName]), cmp.Compare(x.Digest, y.Digest))
+	})
+	return entries, nil
+}
+
+// reach notes everything that a manifest needs.
+func reach(d digest.Digest, nodes map[digest.Digest]*manifestNode, seen map[digest.Digest]bool) {
+	if seen[d] {
+		return
+	}
+	seen[d] = true
+	n := nodes[d]
+	if n == nil {
+		return
+	}
+	if n.Config != nil {
+		seen[n.Config.Digest] = true
+	}
+	for _, l := range n.Layers {
+		seen[l.Digest] = true
+	}
+	for _, m := range n.Manifests {
+		reach(m.Digest, nodes, seen)
+	}
+}
+
+// depth is how many manifests are below one another.
+func depth(d digest.Digest, nodes map[digest.Digest]*manifestNode, known map[digest.Digest]int) int {
+	n := nodes[d]
+	if n == nil {
+		return 0
+	}
+	if at, ok := known[d]; ok {
+		return at
+	}
+	known[d] = 1 // an index that names itself, which no digest allows, would not end
+	deepest := 1
+	for _, m := range n.Manifests {
+		deepest = max(deepest, depth(m.Digest, nodes, known)+1)
+	}
+	known[d] = deepest
+	return deepest
+}
