@@ -28,7 +28,7 @@ $KRTPKG_TRUST_POLICY, trustPolicy of the config file, and trust.yaml beside that
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.trustInitCommand(), a.trustShowCommand(), a.trustCheckCommand())
+	cmd.AddCommand(a.trustInitCommand(), a.trustShowCommand(), a.trustCheckCommand(), a.trustExportCommand())
 	for _, sub := range cmd.Commands() {
 		sub.Args = usageArgs(sub.Args)
 	}

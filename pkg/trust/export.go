@@ -1,0 +1,412 @@
+package trust
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+// ErrInexpressible is the error of what a policy asks for and the target of an export cannot be
+// told. Nothing is exported then: the cluster would let more pass than the policy does.
+var ErrInexpressible = errors.New("cannot be expressed")
+
+// ExportOptions say how a policy is turned into objects for a cluster.
+type ExportOptions struct {
+	// Name is what the names of the objects begin with; "krtpkg" when empty.
+	Name string
+	// Enforce refuses what the policy does not let pass. Otherwise it is let pass and reported.
+	Enforce bool
+	// Read gives the files that the policy names; when nil they are read as [Load] does.
+	Read func(name string) ([]byte, error)
+}
+
+var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// exporter is a policy on its way to a target.
+type exporter struct {
+	*Policy
+	o ExportOptions
+	// target is whom it is for.
+	target string
+	// takes adds what the target cannot be told about an authority.
+	takes     func(*holder)
+	now       time.Time
+	holders   map[string]*holder
+	problems  []error
+	documents []any
+}
+
+// holder is an authority with what the files hold that it names.
+type holder struct {
+	*sign.Authority
+	from *Authority
+	// number is the authority's in the file, from 1 on.
+	number int
+	// key is PEM, hash what it signs the SHA of where that is not 256 bits.
+	key  []byte
+	hash string
+	// root is the trusted root, and rootText its JSON.
+	root     *trustedRoot
+	rootText []byte
+	// certificates are those of a private PKI.
+	certificates []*x509.Certificate
+	// left out is an authority whose signatures do not count.
+	leftOut bool
+}
+
+// needsLog says that a signature with the key has to be in a log.
+func (h *holder) needsLog() bool { return h.Key != nil && h.RequireLog }
+
+// exportRule is a rule as far as it is for images.
+type exportRule struct {
+	*rule
+	// name is that of its object, label what messages call it.
+	name, label string
+	globs       []glob
+	// earlier are those of former rules that match some of the same images: those decide.
+	earlier []glob
+	// former are the labels of these rules.
+	former       []string
+	signers      []*holder
+	attestations []exportRequirement
+}
+
+type exportRequirement struct {
+	requirement
+	label     string
+	attesters []*holder
+}
+
+func (r *rule) need() int        { return max(r.Threshold, 1) }
+func (q *requirement) need() int { return max(q.Threshold, 1) }
+
+// problem is something that the target cannot be told.
+func (e *exporter) problem(format string, args ...any) {
+	err := fmt.Errorf("%s: %s: %w for %s", e.name(), fmt.Sprintf(format, args...), ErrInexpressible, e.target)
+	if !slices.ContainsFunc(e.problems, func(p error) bool { return p.Error() == err.Error() }) {
+		e.problems = append(e.problems, err)
+	}
+}
+
+// export are the rules of a policy as objects that emit makes of each, and last of what is
+// revoked. Rules and those for images are lists of their own: what one of each matches has to
+// satisfy both.
+func (e *exporter) export(emit func(*exportRule), notes func() []string, last func()) ([]byte, error) {
+	e.o.Name, e.now, e.holders = cmp.Or(e.o.Name, "krtpkg"), time.Now(), map[string]*holder{}
+	switch {
+	case !objectName.MatchString(e.o.Name):
+		return nil, fmt.Errorf("export: %q is no name for objects: want at most 63 small letters, digits and dashes", e.o.Name)
+	case len(e.File.Authorities) == 0:
+		return nil, errors.New("export: this policy was not read from a file")
+	}
+	for _, list := range []struct {
+		name  string
+		rules []*rule
+	}{{"rule", e.rules}, {"image", e.images}} {
+		if err := e.list(list.name, list.rules, emit); err != nil {
+			return nil, fmt.Errorf("export: %w", err)
+		}
+	}
+	last()
+	if len(e.problems) > 0 {
+		return nil, errors.Join(e.problems...)
+	}
+	return e.write(notes())
+}
+
+func (e *exporter) list(kind string, rules []*rule, emit func(*exportRule)) error {
+	var before []*exportRule
+	for i, from := range rules {
+		r := &exportRule{rule: from, name: fmt.Sprintf("%s-%s-%d", e.o.Name, kind, i+1)}
+		r.label = fmt.Sprintf("%s %d (%s)", map[string]string{"rule": "rule", "image": "image rule"}[kind], i+1, strings.Join(from.Match, ", "))
+		for _, pattern := range from.Match {
+			globs, err := parseGlob(pattern)
+			if err != nil {
+				e.problem("%s: %v", r.label, err)
+			}
+			r.globs = append(r.globs, globs...)
+		}
+		if len(r.globs) == 0 {
+			continue
+		}
+		for _, former := range before {
+			known := len(r.earlier)
+			for _, g := range former.globs {
+				if slices.ContainsFunc(r.globs, g.overlaps) {
+					r.earlier = append(r.earlier, g)
+				}
+			}
+			if len(r.earlier) > known {
+				r.former = append(r.former, former.label)
+			}
+		}
+		before = append(before, r)
+		if err := e.people(r); err != nil {
+			return err
+		}
+		emit(r)
+	}
+	return nil
+}
+
+// people finds out whose signatures a rule is about.
+func (e *exporter) people(r *exportRule) (err error) {
+	if r.signers, err = e.who(r.rule.signers, r.need(), r.label); err != nil {
+		return err
+	}
+	apart := r.need() == 1
+	for i, q := range r.rule.attestations {
+		label := fmt.Sprintf("%s: attestation %d (%s)", r.label, i+1, q.Type)
+		made := exportRequirement{requirement: q, label: label}
+		if made.attesters, err = e.who(q.attesters, q.need(), label); err != nil {
+			return err
+		}
+		r.attestations = append(r.attestations, made)
+		apart = apart && q.need() == 1 && slices.Equal(made.attesters, r.signers)
+	}
+	if apart {
+		return nil
+	}
+	// What a certificate signed is the first authority's that it fits, and no other's.
+	all := r.attesters()
+	for i := range all {
+		for j := range all[:i] {
+			if mayBeOne(all[j].Identity, all[i].Identity) {
+				e.problem("%s: %s and %s may be one: a signature counts for the first of them alone", r.label, all[j].Name, all[i].Name)
+			}
+		}
+	}
+	return nil
+}
+
+// who are those of authorities whose signatures count.
+func (e *exporter) who(authorities []sign.Authority, need int, label string) (found []*holder, err error) {
+	for i := range authorities {
+		h, err := e.holder(&authorities[i])
+		if err != nil {
+			return nil, err
+		}
+		if !h.leftOut {
+			found = append(found, h)
+		}
+	}
+	if len(found) < need {
+		e.problem("%s: %d have to sign, and %d can: the others are revoked or have expired", label, need, len(found))
+	}
+	return found, nil
+}
+
+// mayBeOne says whether a certificate could fit both.
+func mayBeOne(a, b *sign.Identity) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	differ := func(a, b string, x, y *regexp.Regexp) bool {
+		whole := func(r *regexp.Regexp, s string) bool { return regexp.MustCompile(anchored(r)).MatchString(s) }
+		switch {
+		case a != "" && b != "":
+			return a != b
+		case a != "" && y != nil:
+			return !whole(y, a)
+		case b != "" && x != nil:
+			return !whole(x, b)
+		}
+		return false
+	}
+	return !differ(a.Subject, b.Subject, a.SubjectRegExp, b.SubjectRegExp) && !differ(a.Issuer, b.Issuer, a.IssuerRegExp, b.IssuerRegExp)
+}
+
+// anchored is a pattern for all of a text, as identities mean it and targets do not.
+func anchored(r *regexp.Regexp) string { return "^(?:" + r.String() + ")$" }
+
+// exportIdentity is an identity as both targets write it.
+type exportIdentity struct {
+	Issuer        string `yaml:"issuer,omitempty"`
+	IssuerRegExp  string `yaml:"issuerRegExp,omitempty"`
+	Subject       string `yaml:"subject,omitempty"`
+	SubjectRegExp string `yaml:"subjectRegExp,omitempty"`
+}
+
+func newExportIdentity(i *sign.Identity) exportIdentity {
+	made := exportIdentity{Issuer: i.Issuer, Subject: i.Subject}
+	if i.SubjectRegExp != nil {
+		made.SubjectRegExp = anchored(i.SubjectRegExp)
+	}
+	if i.IssuerRegExp != nil {
+		made.IssuerRegExp = anchored(i.IssuerRegExp)
+	} else if i.Issuer == "" {
+		made.IssuerRegExp = ".*" // targets want one
+	}
+	return made
+}
+
+// holder reads what the file says of an authority.
+func (e *exporter) holder(a *sign.Authority) (*holder, error) {
+	if h := e.holders[a.Name]; h != nil {
+		return h, nil
+	}
+	n := slices.IndexFunc(e.File.Authorities, func(f Authority) bool { return f.Name == a.Name })
+	h := &holder{Authority: a, from: &e.File.Authorities[n], number: n + 1}
+	e.holders[a.Name] = h
+	if h.leftOut = e.gone(h); h.leftOut {
+		return h, nil
+	}
+	if err := e.read(h); err != nil {
+		return nil, fmt.Errorf("authority %s: %w", a.Name, err)
+	}
+	e.bounds(h)
+	if a.Key != nil && a.RequireTimestamp {
+		e.problem("authority %s: requireTimestamp with a key", a.Name)
+	}
+	if a.Identity != nil {
+		for _, id := range e.File.Revoked.Keys {
+			if !slices.ContainsFunc(e.File.Authorities, func(f Authority) bool { return e.KeyID(f.Name) == id }) {
+				e.problem("authority %s: the revoked key %s, which may be of a certificate", a.Name, id)
+			}
+		}
+	}
+	e.takes(h)
+	return h, nil
+}
+
+// gone says that no signature of an authority counts, nor will.
+func (e *exporter) gone(h *holder) bool {
+	expired := !h.NotAfter.IsZero() && e.now.After(h.NotAfter) && !h.provesTime()
+	return expired || h.Key != nil && slices.Contains(e.File.Revoked.Keys, h.Key.ID())
+}
+
+// provesTime says that signatures may come with a proof of their time, and count from then;
+// without they are of now.
+func (h *holder) provesTime() bool { return h.Roots != nil }
+
+// bounds looks at the period of an authority.
+func (e *exporter) bounds(h *holder) {
+	if !h.NotAfter.IsZero() {
+		e.problem("authority %s: notAfter", h.Name)
+	}
+	if !h.NotBefore.IsZero() && (h.provesTime() || h.NotBefore.After(e.now)) {
+		e.problem("authority %s: notBefore", h.Name)
+	}
+}
+
+func (e *exporter) read(h *holder) error {
+	r := &reader{read: e.o.Read}
+	if r.read == nil {
+		r.read = func(file string) ([]byte, error) {
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(filepath.Dir(e.Policy.Name), file)
+			}
+			return os.ReadFile(file)
+		}
+	}
+	if h.Key != nil {
+		text, err := r.text(h.from.Key, "-----BEGIN")
+		if err != nil {
+			return err
+		}
+		key, err := sign.LoadPublicKey(text)
+		if err != nil {
+			return err
+		}
+		if key.ID() != h.Key.ID() {
+			return fmt.Errorf("%s is not the key any more that it was", h.from.Key)
+		}
+		if h.key, h.hash, err = publicPEM(text); err != nil {
+			return err
+		}
+	}
+	if h.from.TrustedRoot != "" {
+		text, err := r.text(h.from.TrustedRoot, "{")
+		if err != nil {
+			return err
+		}
+		h.root, h.rootText, err = parseTrustedRoot(text)
+		return err
+	}
+	text, err := r.text(h.from.Certificates, "-----BEGIN")
+	if err != nil {
+		return err
+	}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return err
+		}
+		h.certificates = append(h.certificates, c)
+	}
+	return nil
+}
+
+// publicPEM is a key as every target reads it, and the hash where it has to be told.
+func publicPEM(text []byte) ([]byte, string, error) {
+	block, _ := pem.Decode(text)
+	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if block.Type == "RSA PUBLIC KEY" {
+		pub, err = x509.ParsePKCS1PublicKey(block.Bytes)
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	hash := ""
+	if key, is := pub.(*ecdsa.PublicKey); is {
+		hash = map[elliptic.Curve]string{elliptic.P384(): "sha384", elliptic.P521(): "sha512"}[key.Curve]
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), hash, err
+}
+
+// write is the objects as one text.
+func (e *exporter) write(notes []string) ([]byte, error) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# %s for %s. Images that nothing here matches are not judged.\n", filepath.Base(e.name()), e.target)
+	for _, note := range notes {
+		fmt.Fprintf(&b, "# %s\n", note)
+	}
+	for _, document := range e.documents {
+		b.WriteString("---\n")
+		encoder := yaml.NewEncoder(&b)
+		encoder.SetIndent(2)
+		if err := encoder.Encode(document); err != nil {
+			return nil, fmt.Errorf("export: %w", err)
+		}
+		if err := encoder.Close(); err != nil {
+			return nil, fmt.Errorf("export: %w", err)
+		}
+	}
+	return b.Bytes(), nil
+}
+
+// exportObject is what all objects begin with.
+type exportObject struct {
+	APIVersion string         `yaml:"apiVersion"`
+	Kind       string         `yaml:"kind"`
+	Metadata   exportMetadata `yaml:"metadata"`
+	Spec       any            `yaml:"spec"`
+}
+
+type exportMetadata struct {
+	Name string `yaml:"name"`
+}
+
+func nameAll(all []*holder) string {
+	names := make([]string, len(all))
+	for i, h := range all {
+		names[i] = h.Name
+	}
+	return strings.Join(names, ", ")
+}

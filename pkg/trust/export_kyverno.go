@@ -1,0 +1,285 @@
+package trust
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/ext"
+	"github.com/opencontainers/go-digest"
+)
+
+// Kyverno is the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
+// for images, in YAML.
+//
+// Where rules overlap, the later object leaves the earlier one's images out. Images by tag get
+// the digest when Enforce is set; otherwise tags are let be, and digests that are revoked are
+// found where the image names one. Where images have bundles, Kyverno takes an attestation for a
+// signature, as cosign does. A trusted root that has no log is enough for a certificate that is
+// valid now, without a proof of time. Kyverno fetches the root of a TUF repository, to be set in
+// its flags, before it uses a trusted root.
+//
+// What Kyverno cannot be told is [ErrInexpressible]: periods of authorities that have not passed,
+// requireTimestamp with a key, a private PKI, revoked keys that no authority of the policy has,
+// thresholds of identities that a certificate could fit two of, and conditions with functions
+// that it has not.
+func (p *Policy) Kyverno(o ExportOptions) ([]byte, error) {
+	e := &exporter{Policy: p, o: o, target: "Kyverno"}
+	e.takes = func(h *holder) {
+		switch {
+		case h.from.Certificates+h.from.Timestamps != "" && h.Key == nil:
+			e.problem("authority %s: certificates of a private PKI", h.Name)
+		case h.root != nil && len(h.root.Ctlogs) == 0 && h.Key == nil && h.hasLog() && h.root.Tlogs[0].BaseURL == "":
+			e.problem("authority %s: a log without a URL", h.Name)
+		}
+	}
+	return e.export(e.kyverno, func() []string {
+		return []string{"Kyverno takes an attestation in a bundle for a signature, as cosign does."}
+	}, func() {})
+}
+
+// hasLog says that the trusted root has logs: a signature needs an entry then.
+func (h *holder) hasLog() bool { return len(h.root.Tlogs) > 0 }
+
+type kyvernoSpec struct {
+	ValidationActions []string             `yaml:"validationActions"`
+	FailurePolicy     string               `yaml:"failurePolicy"`
+	Webhook           map[string]int       `yaml:"webhookConfiguration"`
+	Match             kyvernoMatch         `yaml:"matchConstraints"`
+	Images            []kyvernoImages      `yaml:"images"`
+	References        []kyvernoReference   `yaml:"matchImageReferences"`
+	Configurations    map[string]bool      `yaml:"validationConfigurations"`
+	Attestors         []kyvernoAttestor    `yaml:"attestors"`
+	Attestations      []kyvernoAttestation `yaml:"attestations,omitempty"`
+	Validations       []kyvernoValidation  `yaml:"validations"`
+}
+
+type kyvernoMatch struct {
+	ResourceRules []kyvernoResources `yaml:"resourceRules"`
+}
+
+type kyvernoResources struct {
+	APIGroups   []string `yaml:"apiGroups"`
+	APIVersions []string `yaml:"apiVersions"`
+	Operations  []string `yaml:"operations"`
+	Resources   []string `yaml:"resources"`
+}
+
+type kyvernoImages struct {
+	Name       string `yaml:"name"`
+	Expression string `yaml:"expression"`
+}
+
+type kyvernoReference struct {
+	Glob       string `yaml:"glob,omitempty"`
+	Expression string `yaml:"expression,omitempty"`
+}
+
+type kyvernoAttestor struct {
+	Name   string        `yaml:"name"`
+	Cosign kyvernoCosign `yaml:"cosign"`
+}
+
+type kyvernoCosign struct {
+	Key         *kyvernoKey     `yaml:"key,omitempty"`
+	Keyless     *kyvernoKeyless `yaml:"keyless,omitempty"`
+	CTLog       *kyvernoCTLog   `yaml:"ctlog,omitempty"`
+	TrustedRoot *kyvernoValue   `yaml:"trustedRoot,omitempty"`
+}
+
+type kyvernoKey struct {
+	Data          string `yaml:"data"`
+	HashAlgorithm string `yaml:"hashAlgorithm,omitempty"`
+}
+
+type kyvernoKeyless struct {
+	Identities []exportIdentity `yaml:"identities"`
+}
+
+type kyvernoCTLog struct {
+	URL                string `yaml:"url,omitempty"`
+	InsecureIgnoreTlog bool   `yaml:"insecureIgnoreTlog,omitempty"`
+	InsecureIgnoreSCT  bool   `yaml:"insecureIgnoreSCT,omitempty"`
+}
+
+type kyvernoValue struct {
+	Value string `yaml:"value"`
+}
+
+type kyvernoAttestation struct {
+	Name   string        `yaml:"name"`
+	InToto kyvernoInToto `yaml:"intoto"`
+}
+
+type kyvernoInToto struct {
+	Type string `yaml:"type"`
+}
+
+type kyvernoValidation struct {
+	Expression string `yaml:"expression"`
+	Message    string `yaml:"message"`
+}
+
+// Kyverno finds the images of containers by itself, but not those that are volumes.
+const (
+	kyvernoVolumes = "(object != null ? object : oldObject).spec.?volumes.orValue([])" +
+		".filter(v, has(v.image) && has(v.image.reference)).map(v, v.image.reference)"
+	kyvernoAll = "(images.containers + images.initContainers + images.ephemeralContainers + images.volumes).all(i, %s)"
+)
+
+// kyverno is the object of a rule.
+func (e *exporter) kyverno(r *exportRule) {
+	spec := kyvernoSpec{
+		ValidationActions: []string{"Audit"}, FailurePolicy: "Ignore",
+		Webhook: map[string]int{"timeoutSeconds": 30},
+		Match: kyvernoMatch{[]kyvernoResources{{
+			APIGroups: []string{""}, APIVersions: []string{"v1"}, Operations: []string{"CREATE", "UPDATE"},
+			Resources: []string{"pods", "pods/ephemeralcontainers"},
+		}}},
+		Images:         []kyvernoImages{{"volumes", kyvernoVolumes}},
+		References:     []kyvernoReference{r.reference()},
+		Configurations: map[string]bool{"required": true, "mutateDigest": e.o.Enforce, "verifyDigest": e.o.Enforce},
+	}
+	if e.o.Enforce {
+		spec.ValidationActions, spec.FailurePolicy = []string{"Deny"}, "Fail"
+	}
+	validate := func(message, format string, args ...any) {
+		spec.Validations = append(spec.Validations, kyvernoValidation{fmt.Sprintf(kyvernoAll, fmt.Sprintf(format, args...)), message})
+	}
+	if revoked := e.revokedDigests(); len(revoked) > 0 {
+		validate(r.label+": the digest is revoked", "!(image(i).digest() in [%s])", celStrings(revoked))
+	}
+	validate(fmt.Sprintf("%s: %d of %s have to sign", r.label, r.need(), nameAll(r.signers)),
+		"verifyImageSignatures(i, [%s]) >= %d", attestors(r.signers), r.need())
+	attest := append([]*holder{}, r.signers...)
+	for n, q := range r.attestations {
+		name := fmt.Sprintf("a%d", n+1)
+		spec.Attestations = append(spec.Attestations, kyvernoAttestation{name, kyvernoInToto{q.predicateType}})
+		validate(fmt.Sprintf("%s: %d of %s have to attest", q.label, q.need(), nameAll(q.attesters)), "%s", e.attested(&q, name))
+		attest = append(attest, q.attesters...)
+	}
+	known := map[*holder]bool{}
+	for _, h := range attest {
+		if !known[h] {
+			known[h] = true
+			spec.Attestors = append(spec.Attestors, kyvernoAttestor{h.Name, h.kyverno()})
+		}
+	}
+	e.documents = append(e.documents, exportObject{"policies.kyverno.io/v1", "ImageValidatingPolicy", exportMetadata{r.name}, spec})
+}
+
+// reference says which images a rule is for. Kyverno's globs are of what the pod says, which may
+// leave the registry out; names here are whole.
+func (r *exportRule) reference() kyvernoReference {
+	if len(r.earlier) == 0 {
+		for _, g := range r.globs {
+			if g.isEverything() {
+				return kyvernoReference{Glob: "*"}
+			}
+		}
+	}
+	expression := "name.matches(" + expressions(r.globs) + ")"
+	if len(r.earlier) > 0 {
+		expression += " && !name.matches(" + expressions(r.earlier) + ")"
+	}
+	return kyvernoReference{Expression: `[image(ref).registry() + "/" + image(ref).repository()].exists(name, ` + expression + ")"}
+}
+
+func expressions(globs []glob) string {
+	all := make([]string, len(globs))
+	for i, g := range globs {
+		all[i] = g.expression()
+	}
+	return celString("^(?:" + strings.Join(all, "|") + ")$")
+}
+
+// attested is the condition of a requirement on the image i. Kyverno keeps one predicate of a
+// type, the last that it verified: so each authority is asked for its own.
+func (e *exporter) attested(q *exportRequirement, name string) string {
+	if q.condition == nil {
+		return fmt.Sprintf("verifyAttestationSignatures(i, attestations.%s, [%s]) >= %d", name, attestors(q.attesters), q.need())
+	}
+	if err := kyvernoHas(q.Condition); err != nil {
+		e.problem("%s: the condition: %v", q.label, err)
+	}
+	condition := strings.TrimSpace(q.Condition)
+	if strings.Contains(condition, "//") {
+		condition += "\n" // it may be a comment
+	}
+	one := fmt.Sprintf("verifyAttestationSignatures(i, attestations.%s, [a]) > 0 && [extractPayload(i, attestations.%s).predicate].all(predicate, (%s))",
+		name, name, condition)
+	if q.need() == 1 {
+		return fmt.Sprintf("[%s].exists(a, %s)", attestors(q.attesters), one)
+	}
+	return fmt.Sprintf("[%s].filter(a, %s).size() >= %d", attestors(q.attesters), one, q.need())
+}
+
+// kyvernoHas says whether Kyverno can compile a condition (kyverno: pkg/cel/compiler/env.go).
+func kyvernoHas(condition string) error {
+	env, err := cel.NewEnv(cel.Variable("predicate", cel.DynType), cel.HomogeneousAggregateLiterals(), cel.CrossTypeNumericComparisons(true),
+		ext.Strings(ext.StringsVersion(2)), ext.Lists(ext.ListsVersion(3)), ext.Sets())
+	if err != nil {
+		return err
+	}
+	_, issues := env.Compile(condition)
+	return issues.Err()
+}
+
+// kyverno is an authority as an attestor.
+func (h *holder) kyverno() kyvernoCosign {
+	if h.Key != nil {
+		made := kyvernoCosign{Key: &kyvernoKey{string(h.key), h.hash}}
+		if h.needsLog() {
+			made.TrustedRoot = &kyvernoValue{string(h.rootText)}
+		} else {
+			made.CTLog = &kyvernoCTLog{InsecureIgnoreTlog: true, InsecureIgnoreSCT: true}
+		}
+		return made
+	}
+	made := kyvernoCosign{Keyless: &kyvernoKeyless{[]exportIdentity{newExportIdentity(h.Identity)}}}
+	if h.root == nil {
+		return made // and a problem
+	}
+	made.TrustedRoot = &kyvernoValue{string(h.rootText)}
+	noCT := len(h.root.Ctlogs) == 0
+	switch {
+	case !h.hasLog():
+		made.CTLog = &kyvernoCTLog{InsecureIgnoreTlog: true, InsecureIgnoreSCT: noCT}
+	case noCT:
+		made.CTLog = &kyvernoCTLog{URL: h.root.Tlogs[0].BaseURL, InsecureIgnoreSCT: true}
+	}
+	return made
+}
+
+func attestors(all []*holder) string {
+	made := make([]string, len(all))
+	for i, h := range all {
+		made[i] = "attestors[" + strconv.Quote(h.Name) + "]"
+	}
+	return strings.Join(made, ", ")
+}
+
+func (e *exporter) revokedDigests() []digest.Digest {
+	var all []digest.Digest
+	for _, text := range e.File.Revoked.Digests {
+		all = append(all, digest.Digest(text))
+	}
+	return all
+}
+
+func celStrings(all []digest.Digest) string {
+	made := make([]string, len(all))
+	for i, d := range all {
+		made[i] = strconv.Quote(d.String())
+	}
+	return strings.Join(made, ", ")
+}
+
+// celString is a text as CEL writes it, raw where it can be.
+func celString(text string) string {
+	if strings.ContainsAny(text, "\"\r\n") {
+		return strconv.Quote(text)
+	}
+	return `r"` + text + `"`
+}
