@@ -76,9 +76,6 @@ func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descr
 }
 
 func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) {
-	if err := a.checkConfig(ctx, store); err != nil {
-		return err
-	}
 	layer := a.Manifest.Layers[0]
 	if layer.Size > maxLayer {
 		return fmt.Errorf("layer %s of %d bytes is over the limit of %d", layer.Digest, layer.Size, maxLayer)
@@ -105,18 +102,6 @@ func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) 
 		return fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}
 	return a.parse()
-}
-
-// checkConfig reads the config, of which nothing is used here: imgpkg goes by its label.
-func (a *Artifact) checkConfig(ctx context.Context, store content.Fetcher) error {
-	config := a.Manifest.Config
-	if config.Size > maxManifest {
-		return fmt.Errorf("config %s of %d bytes is over the limit of %d", config.Digest, config.Size, maxManifest)
-	}
-	if _, err := content.FetchAll(ctx, store, config); err != nil {
-		return fmt.Errorf("read config %s: %w", config.Digest, err)
-	}
-	return nil
 }
 
 // unpack reads a tar+gzip stream into memory.

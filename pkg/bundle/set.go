@@ -28,9 +28,10 @@ type Set struct {
 // Name is the name of the runtime or bundle.
 func (s *Set) Name() string { return s.Root.Metadata().Name }
 
-// OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest.
+// OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest. Every
+// byte of each is read: its config too, of which nothing is used here, and imgpkg the label.
 func OpenSet(ctx context.Context, store ReadStore, root ocispec.Descriptor) (*Set, error) {
-	opened, err := Open(ctx, store, root)
+	opened, err := openWhole(ctx, store, root)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func openLocked(ctx context.Context, store ReadStore, b LockedBundle) (*Artifact
 	if err != nil {
 		return nil, err
 	}
-	opened, err := Open(ctx, store, desc)
+	opened, err := openWhole(ctx, store, desc)
 	if err != nil {
 		return nil, err
 	}
@@ -70,4 +71,19 @@ func openLocked(ctx context.Context, store ReadStore, b LockedBundle) (*Artifact
 			desc.Digest, m.Name, m.Version, spec.Layer, b.Name, b.Version, b.Layer)
 	}
 	return opened, nil
+}
+
+func openWhole(ctx context.Context, store ReadStore, desc ocispec.Descriptor) (*Artifact, error) {
+	a, err := Open(ctx, store, desc)
+	if err != nil {
+		return nil, err
+	}
+	config := a.Manifest.Config
+	if config.Size > maxManifest {
+		return nil, fmt.Errorf("%s: config %s of %d bytes is over the limit of %d", desc.Digest, config.Digest, config.Size, maxManifest)
+	}
+	if _, err := content.FetchAll(ctx, store, config); err != nil {
+		return nil, fmt.Errorf("%s: read config %s: %w", desc.Digest, config.Digest, err)
+	}
+	return a, nil
 }
