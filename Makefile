@@ -44,6 +44,7 @@ recall:
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt would change these"; exit 1; }
 	$(GO) vet ./...
+	CGO_ENABLED=1 $(GO) vet -tags pkcs11key ./pkg/sign
 	$$($(GO) run ./hack/prebuild tools/staticcheck) ./...
 
 bench: build

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -26,14 +27,17 @@ func IsKeyURI(name string) bool {
 func OpenSigner(ctx context.Context, uri string) (*Signer, error) {
 	sv, err := openURI(ctx, uri)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", uri, err)
+		return nil, fmt.Errorf("key %s: %w", pin.ReplaceAllString(uri, "pin-value=…"), err)
 	}
 	s, err := signerOf(sv)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", uri, err)
+		return nil, fmt.Errorf("key %s: %w", pin.ReplaceAllString(uri, "pin-value=…"), err)
 	}
 	return s, nil
 }
+
+// pin is the secret in a PKCS #11 URI (RFC 7512), which no message may have.
+var pin = regexp.MustCompile(`pin-value=[^&;?]*`)
 
 // OpenPublicKey asks for the public part of such a key.
 func OpenPublicKey(ctx context.Context, uri string) (*Key, error) {
