@@ -28,6 +28,9 @@ type envelope struct {
 	payload []byte
 	// predicateType is the statement's, or empty for a simple signing claim.
 	predicateType string
+	// stamps are the timestamps of a statement in a layer, and stamped what they are of: the
+	// whole DSSE envelope by cosign 2's verify, the signature in it by cosign 3's attest.
+	stamps, stamped [][]byte
 }
 
 // isSignature tells what says "this is ours" from what says something about it.
@@ -70,7 +73,7 @@ func openStatement(b *bundle.Bundle) (*envelope, error) {
 	if s.GetPredicateType() == "" {
 		return nil, errors.New("bundle: statement: no predicate type")
 	}
-	return &envelope{b, b.GetDsseEnvelope().GetPayload(), s.GetPredicateType()}, nil
+	return &envelope{bundle: b, payload: b.GetDsseEnvelope().GetPayload(), predicateType: s.GetPredicateType()}, nil
 }
 
 // openLayer makes a bundle of a layer of the Legacy or Referrer form: the layer's content with
@@ -82,7 +85,7 @@ func openLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
 	}
 	pb := &protobundle.Bundle{MediaType: legacyBundleType, VerificationMaterial: material}
 	if l.MediaType == envelopeType {
-		// cosign's timestamp here is of the whole envelope, and not of the signature in it.
+		stamps := material.GetTimestampVerificationData().GetRfc3161Timestamps()
 		material.TimestampVerificationData = nil
 		if pb.Content, err = dsseContent(content); err != nil {
 			return nil, fmt.Errorf("envelope: %w", err)
@@ -91,7 +94,18 @@ func openLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
 		if err != nil {
 			return nil, err
 		}
-		return openStatement(b)
+		e, err := openStatement(b)
+		if err != nil {
+			return nil, err
+		}
+		e.stamped = [][]byte{content}
+		for _, sig := range pb.GetDsseEnvelope().GetSignatures() {
+			e.stamped = append(e.stamped, sig.GetSig())
+		}
+		for _, s := range stamps {
+			e.stamps = append(e.stamps, s.GetSignedTimestamp())
+		}
+		return e, nil
 	}
 	sig, err := layerSignature(l)
 	if err != nil {
@@ -104,7 +118,7 @@ func openLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &envelope{b, content, ""}, nil
+	return &envelope{bundle: b, payload: content}, nil
 }
 
 // legacyBundleType is the version that allows a chain of certificates, and the log's promise of

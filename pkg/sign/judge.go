@@ -50,7 +50,7 @@ func (p *Policy) judge(e *envelope, d digest.Digest) (*Verified, error) {
 
 // signed says whether a key of the policy has signed, whatever it is.
 func (p *Policy) signed(e *envelope) error {
-	_, err := e.verify(&p.Authorities[0], nil, e.anything(), verify.WithNoObserverTimestamps())
+	_, err := e.verify(p.Authorities[0].material(), nil, e.anything(), verify.WithNoObserverTimestamps())
 	return err
 }
 
@@ -73,18 +73,18 @@ func (p *Policy) by(a *Authority, e *envelope, leaf *x509.Certificate, d digest.
 	fact := &Verified{Authority: a.name()}
 	if leaf == nil {
 		// The signature first: of a key that is not this one, nothing else matters.
-		if _, err := e.verify(a, nil, e.anything(), verify.WithNoObserverTimestamps()); err != nil {
+		if _, err := e.verify(a.material(), nil, e.anything(), verify.WithNoObserverTimestamps()); err != nil {
 			return nil, &refusal{strange, err}
 		}
 		fact.KeyID = a.Key.ID()
 	}
-	options, err := a.proofs(e, leaf)
+	proofs, err := a.proofs(e, leaf)
 	if err != nil {
 		return nil, &refusal{unproven, err}
 	}
-	res, err := e.verify(a, leaf, e.anything(), options...)
+	res, err := e.verify(proofs.material, leaf, e.anything(), proofs.options...)
 	if err != nil {
-		return nil, &refusal{unproven, a.explain(e, leaf, err)}
+		return nil, &refusal{unproven, a.explain(e, leaf, proofs, err)}
 	}
 	if leaf != nil {
 		c := res.Signature.Certificate
@@ -100,7 +100,7 @@ func (p *Policy) by(a *Authority, e *envelope, leaf *x509.Certificate, d digest.
 		return nil, &refusal{claims, fmt.Errorf("signed with key %s, which is revoked", fact.KeyID)}
 	}
 	fact.Log = a.logEntries(e)
-	if err := fact.times(a, res, p.now()); err != nil {
+	if err := fact.times(a, slices.Concat(res.VerifiedTimestamps, proofs.stamped), p.now()); err != nil {
 		return nil, &refusal{claims, err}
 	}
 	if err := fact.read(e, res, d); err != nil {
@@ -110,9 +110,9 @@ func (p *Policy) by(a *Authority, e *envelope, leaf *x509.Certificate, d digest.
 }
 
 // times takes the proofs of time, and holds them against the authority's bounds.
-func (v *Verified) times(a *Authority, res *verify.VerificationResult, now time.Time) error {
+func (v *Verified) times(a *Authority, verified []verify.TimestampVerificationResult, now time.Time) error {
 	proven := false
-	for _, t := range res.VerifiedTimestamps {
+	for _, t := range verified {
 		source := map[string]string{"Tlog": "transparency log", "TimestampAuthority": "timestamp authority"}[t.Type]
 		if source == "" {
 			continue
@@ -194,8 +194,8 @@ func (e *envelope) anything() verify.ArtifactPolicyOption {
 }
 
 // verify asks for a valid signature, and for what the options want.
-func (e *envelope) verify(a *Authority, leaf *x509.Certificate, artifact verify.ArtifactPolicyOption, options ...verify.VerifierOption) (*verify.VerificationResult, error) {
-	v, err := verify.NewVerifier(a.material(), options...)
+func (e *envelope) verify(material root.TrustedMaterial, leaf *x509.Certificate, artifact verify.ArtifactPolicyOption, options ...verify.VerifierOption) (*verify.VerificationResult, error) {
+	v, err := verify.NewVerifier(material, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -223,45 +223,110 @@ func (a *Authority) material() root.TrustedMaterial {
 
 // proofs are what a signature of an authority has to come with: what the authority asks for,
 // what its kind of certificate needs, and all that is there and can be checked.
-func (a *Authority) proofs(e *envelope, leaf *x509.Certificate) (options []verify.VerifierOption, err error) {
+type proofs struct {
+	material root.TrustedMaterial
+	options  []verify.VerifierOption
+	// stamped are the times of an envelope's timestamps, which the verifier does not know.
+	stamped []verify.TimestampVerificationResult
+}
+
+func (a *Authority) proofs(e *envelope, leaf *x509.Certificate) (p proofs, err error) {
+	m := a.material()
+	p.material = m
 	var logTimes []root.Timestamp
 	var stamps []*root.Timestamp
 	if a.Roots != nil {
-		m := a.material()
 		entries := len(a.logEntries(e))
 		if entries == 0 && (a.RequireLog || leaf != nil && a.Roots.shortLived && len(m.RekorLogs()) > 0) {
-			return nil, errors.New("no entry in a transparency log of anyone trusted")
+			return p, errors.New("no entry in a transparency log of anyone trusted")
 		}
 		if entries > 0 {
 			if logTimes, err = verify.VerifyTlogEntry(e.bundle, m, entries, true); err != nil {
-				return nil, fmt.Errorf("transparency log: %w", err)
+				return p, fmt.Errorf("transparency log: %w", err)
 			}
-			options = append(options, verify.WithTransparencyLog(entries))
+			p.options = append(p.options, verify.WithTransparencyLog(entries))
 		}
-		var why []error
 		if len(m.TimestampingAuthorities()) > 0 {
+			var why []error
 			stamps, why, err = verify.VerifySignedTimestamp(e.bundle, m)
 			if err == nil && len(stamps) == 0 && len(why) > 0 {
 				err = why[0]
 			}
+			if err == nil {
+				p.stamped, err = e.stampedAt(m)
+			}
 			if err != nil {
-				return nil, fmt.Errorf("timestamp: %w", err)
+				return p, fmt.Errorf("timestamp: %w", err)
 			}
 		}
 		if leaf != nil && a.Roots.shortLived && len(m.CTLogs()) > 0 {
-			options = append(options, verify.WithSignedCertificateTimestamps(1))
+			p.options = append(p.options, verify.WithSignedCertificateTimestamps(1))
 		}
 	}
-	proven := len(logTimes)+len(stamps) > 0
-	switch {
-	case proven:
-		return append(options, verify.WithObserverTimestamps(1)), nil
-	case a.RequireTimestamp, leaf != nil && a.Roots.shortLived:
-		return nil, errors.New("nothing proves when it was signed: no timestamp, and no log entry with a time, of anyone trusted")
-	case leaf != nil:
-		return append(options, verify.WithCurrentTime()), nil
+	for _, t := range p.stamped {
+		if leaf == nil {
+			break
+		}
+		if err := chain(m, leaf, t.Timestamp); err != nil {
+			return p, fmt.Errorf("certificate of %s: %w", subjectOf(leaf), err)
+		}
 	}
-	return append(options, verify.WithNoObserverTimestamps()), nil
+	switch {
+	case len(logTimes)+len(stamps) > 0:
+		p.options = append(p.options, verify.WithObserverTimestamps(1))
+	case len(p.stamped) > 0 && leaf != nil:
+		p.material, p.options = then{m, p.stamped[0].Timestamp}, append(p.options, verify.WithCurrentTime())
+	case len(p.stamped) == 0 && (a.RequireTimestamp || leaf != nil && a.Roots.shortLived):
+		return p, errors.New("nothing proves when it was signed: no timestamp, and no log entry with a time, of anyone trusted")
+	case leaf != nil:
+		p.options = append(p.options, verify.WithCurrentTime())
+	default:
+		p.options = append(p.options, verify.WithNoObserverTimestamps())
+	}
+	return p, nil
+}
+
+// stampedAt are the times that an envelope's timestamps prove. One that is there has to be of
+// this envelope, by an authority that is trusted.
+func (e *envelope) stampedAt(m root.TrustedMaterial) (times []verify.TimestampVerificationResult, err error) {
+	for _, stamp := range e.stamps {
+		var found *root.Timestamp
+		for _, tsa := range m.TimestampingAuthorities() {
+			for _, of := range e.stamped {
+				if found == nil {
+					found, err = tsa.Verify(stamp, of)
+				}
+			}
+		}
+		if found == nil {
+			return nil, fmt.Errorf("unable to verify signed timestamps: %w", err)
+		}
+		times = append(times, verify.TimestampVerificationResult{Type: "TimestampAuthority", URI: found.URI, Timestamp: found.Time})
+	}
+	return times, nil
+}
+
+// then is trusted material whose certificate authorities look at certificates as of a time that
+// was proven, and not of now.
+type then struct {
+	root.TrustedMaterial
+	at time.Time
+}
+
+func (t then) FulcioCertificateAuthorities() (all []root.CertificateAuthority) {
+	for _, ca := range t.TrustedMaterial.FulcioCertificateAuthorities() {
+		all = append(all, authorityThen{ca, t.at})
+	}
+	return all
+}
+
+type authorityThen struct {
+	root.CertificateAuthority
+	at time.Time
+}
+
+func (a authorityThen) Verify(c *x509.Certificate, _ time.Time) ([][]*x509.Certificate, error) {
+	return a.CertificateAuthority.Verify(c, a.at)
 }
 
 // logEntries are the entries in logs that the authority trusts.
@@ -280,11 +345,14 @@ func (a *Authority) logEntries(e *envelope) (entries []LogEntry) {
 }
 
 // explain says what is wrong with a certificate, which the verifier does not.
-func (a *Authority) explain(e *envelope, leaf *x509.Certificate, err error) error {
+func (a *Authority) explain(e *envelope, leaf *x509.Certificate, p proofs, err error) error {
 	if leaf == nil {
 		return err
 	}
 	times := []time.Time{}
+	for _, t := range p.stamped {
+		times = append(times, t.Timestamp)
+	}
 	m := a.material()
 	if logTimes, err := verify.VerifyTlogEntry(e.bundle, m, 1, true); err == nil {
 		for _, t := range logTimes {

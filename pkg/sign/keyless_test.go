@@ -396,3 +396,79 @@ func publicKey(t *testing.T, kind string) any {
 	}
 	return public
 }
+
+// A timestamp of an attestation in the Legacy form is of the whole envelope, and is held to that.
+func TestLegacyAttestationStamps(t *testing.T) {
+	const stampNote = "dev.sigstore.cosign/rfc3161timestamp"
+	s := sigstoretest.Start(t)
+	by, err := signer(t, "p256").WithCertificate(s.Issue("release@krt.example", publicKey(t, "p256"), hours(-9), hours(-7)), s.Intermediate())
+	if err != nil {
+		t.Fatal(err)
+	}
+	attest := func(store oras.GraphTarget, root ocispec.Descriptor, at int, from *sigstoretest.Sigstore) ocispec.Manifest {
+		from.SetTime(hours(at))
+		proofs := sign.Proofs{Timestamp: from.Timestamp}
+		options := sign.SignOptions{Signer: by, Proofs: proofs, Forms: []sign.Form{sign.Legacy}}
+		attach(t, store, root, options)
+		if _, err := sign.Attest(t.Context(), store, root, []sign.Statement{{Type: "https://krt.example/v1", Predicate: json.RawMessage(`{}`)}}, options); err != nil {
+			t.Fatal(err)
+		}
+		return tagged(t, store, sign.AttestationTag(root.Digest))
+	}
+	stranger := sigstoretest.Start(t)
+	for name, c := range map[string]struct {
+		change func(store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest
+		want   string
+	}{
+		"stamped in time": {func(store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest {
+			return attest(store, root, -8, s)
+		}, ""},
+		"stamped too late": {func(store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest {
+			m := attest(store, root, -8, s)
+			late := memory.New()
+			m.Layers = attest(late, newRoot(t, late, "edge"), -6, s).Layers
+			put(t, store, m.Layers[0].MediaType, fetch(t, late, m.Layers[0]))
+			return m
+		}, "certificate of release@krt.example: x509: certificate has expired"},
+		"stamp of another attestation": {func(store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest {
+			m := attest(store, root, -8, s)
+			other := memory.New()
+			m.Layers[0].Annotations[stampNote] = attest(other, newRoot(t, other, "core"), -8, s).Layers[0].Annotations[stampNote]
+			return m
+		}, "timestamp: unable to verify signed timestamps"},
+		"stamp of a stranger": {func(store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest {
+			m := attest(store, root, -8, s)
+			other := memory.New()
+			m.Layers[0].Annotations[stampNote] = attest(other, newRoot(t, other, "edge"), -8, stranger).Layers[0].Annotations[stampNote]
+			return m
+		}, "timestamp: unable to verify signed timestamps"},
+		"no stamp": {func(store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest {
+			m := attest(store, root, -8, s)
+			delete(m.Layers[0].Annotations, stampNote)
+			return m
+		}, "certificate of release@krt.example: x509: certificate has expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := memory.New()
+			root := newRoot(t, store, "edge")
+			m := c.change(store, root)
+			if err := store.Tag(t.Context(), putJSON(t, store, m.MediaType, m), sign.AttestationTag(root.Digest)); err != nil {
+				t.Fatal(err)
+			}
+			res, err := sign.Verify(t.Context(), store, root, sign.Policy{Authorities: []sign.Authority{byPKI(true)(t, s)}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.want == "" {
+				if len(res.Attestations) != 1 || len(res.Attestations[0].Times) != 1 {
+					t.Errorf("result %+v", res)
+				}
+				return
+			}
+			if len(res.Attestations) != 0 || len(res.Rejected) != 1 {
+				t.Fatalf("result %+v", res)
+			}
+			checkGlob(t, res.Rejected[0].Err, c.want)
+		})
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	rekor "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
 	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	"github.com/sigstore/cosign/v2/pkg/types"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
@@ -72,7 +73,11 @@ func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, a
 
 // sealLayer signs, writes what is signed, and describes it as the layer that it will be.
 func (o SignOptions) sealLayer(ctx context.Context, store content.Pusher, add *addition) (layer ocispec.Descriptor, err error) {
-	pb, err := o.seal(ctx, add.content)
+	sealing := o
+	if add.mediaType == envelopeType {
+		sealing.Proofs.Timestamp = "" // of the envelope, which there is not yet
+	}
+	pb, err := sealing.seal(ctx, add.content)
 	if err != nil {
 		return layer, err
 	}
@@ -89,7 +94,9 @@ func (o SignOptions) sealLayer(ctx context.Context, store content.Pusher, add *a
 		}
 		annotations["predicateType"] = add.predicateType
 		annotations[static.SignatureAnnotationKey] = ""
-		delete(annotations, static.RFC3161TimestampAnnotationKey) // see openLayer
+		if err := o.stampEnvelope(ctx, data, annotations); err != nil {
+			return layer, err
+		}
 	} else {
 		annotations[static.SignatureAnnotationKey] = base64.StdEncoding.EncodeToString(pb.GetMessageSignature().GetSignature())
 	}
@@ -140,6 +147,20 @@ func without(layers, others []ocispec.Descriptor) []ocispec.Descriptor {
 
 func isImageConfig(mediaType string) bool {
 	return mediaType == ocispec.MediaTypeImageConfig || mediaType == dockerConfig
+}
+
+// stampEnvelope has the whole envelope stamped, as cosign 2 does and verifies in this form.
+func (o SignOptions) stampEnvelope(ctx context.Context, envelope []byte, annotations map[string]string) error {
+	if o.Proofs.Timestamp == "" {
+		return nil
+	}
+	stamp, err := timestampAuthority(o.Proofs.Timestamp).GetTimestamp(ctx, envelope)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(rekor.RFC3161Timestamp{SignedRFC3161Timestamp: stamp})
+	annotations[static.RFC3161TimestampAnnotationKey] = string(text)
+	return err
 }
 
 // pushSignatures writes the manifest with a config that fits its layers, and tags it.

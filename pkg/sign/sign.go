@@ -243,14 +243,16 @@ func (o SignOptions) seal(ctx context.Context, content sigstore.Content) (*proto
 		options.CertificateProvider = o.Signer
 	}
 	if o.Proofs.Timestamp != "" {
-		options.TimestampAuthorities = []*sigstore.TimestampAuthority{sigstore.NewTimestampAuthority(&sigstore.TimestampAuthorityOptions{
-			URL: o.Proofs.Timestamp, Retries: retries,
-		})}
+		options.TimestampAuthorities = []*sigstore.TimestampAuthority{timestampAuthority(o.Proofs.Timestamp)}
 	}
 	if o.Proofs.Log != "" {
 		options.TransparencyLogs = []sigstore.Transparency{sigstore.NewRekor(&sigstore.RekorOptions{BaseURL: o.Proofs.Log, Retries: retries})}
 	}
 	return sigstore.Bundle(content, keypair{o.Signer}, options)
+}
+
+func timestampAuthority(url string) *sigstore.TimestampAuthority {
+	return sigstore.NewTimestampAuthority(&sigstore.TimestampAuthorityOptions{URL: url, Retries: retries})
 }
 
 // retries of requests to Sigstore's services that fail for the moment.
