@@ -65,7 +65,7 @@ type holder struct {
 	rootText []byte
 	// certificates are those of a private PKI.
 	certificates []*x509.Certificate
-	// left out is an authority whose signatures do not count.
+	// leftOut says that its signatures do not count.
 	leftOut bool
 }
 

@@ -14,11 +14,12 @@ import (
 // TrustRoot for each authority that has one, and a ClusterImagePolicy for each rule that is for
 // images, for each attestation that it requires, and for the digests that are revoked.
 //
-// All objects that match an image have to hold, and one authority of each: a threshold of two of
-// three is three objects, of each two of them. Signatures and attestations have to be in the
-// Legacy form. Logs and authorities of a trusted root whose time has passed, and logs whose key
-// is not ECDSA, are left out. A trusted root that has no log is enough for a certificate that is
-// valid now, without a proof of time.
+// What no rule matches is up to no-match-policy of its configuration. All objects that match an
+// image have to hold, and one authority of each: a threshold of two of three is three objects, of
+// each two of them. Signatures and attestations have to be in the Legacy form. Logs and
+// authorities of a trusted root whose time has passed, and logs whose key is not ECDSA, are left
+// out. A trusted root that has no log is enough for a certificate that is valid now, without a
+// proof of time.
 //
 // What policy-controller cannot be told is [ErrInexpressible]: besides what [Policy.Kyverno]
 // lists, rules that overlap, conditions, globs with other wildcards than * and **, timestamps of

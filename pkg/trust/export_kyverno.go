@@ -13,12 +13,15 @@ import (
 // Kyverno is the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
 // for images, in YAML.
 //
-// Where rules overlap, the later object leaves the earlier one's images out. Images by tag get
-// the digest when Enforce is set; otherwise tags are let be, and digests that are revoked are
-// found where the image names one. Where images have bundles, Kyverno takes an attestation for a
-// signature, as cosign does. A trusted root that has no log is enough for a certificate that is
-// valid now, without a proof of time. Kyverno fetches the root of a TUF repository, to be set in
-// its flags, before it uses a trusted root.
+// Where rules overlap, the later object leaves the earlier one's images out; the rules for
+// workload images are a list of their own, and what one of each list matches has to satisfy
+// both. What no rule matches is let pass. Images by tag get the digest when Enforce is set;
+// otherwise tags are let be, and digests that are revoked are found where the image names one.
+//
+// Where images have bundles, Kyverno takes an attestation for a signature, as cosign does. A
+// trusted root that has no log is enough for a certificate that is valid now, without a proof of
+// time. Before it uses a trusted root Kyverno asks the public Sigstore's TUF repository: where it
+// does not reach that, nothing is verified, and what has to be is refused.
 //
 // What Kyverno cannot be told is [ErrInexpressible]: periods of authorities that have not passed,
 // requireTimestamp with a key, a private PKI, revoked keys that no authority of the policy has,
@@ -34,9 +37,16 @@ func (p *Policy) Kyverno(o ExportOptions) ([]byte, error) {
 			e.problem("authority %s: a log without a URL", h.Name)
 		}
 	}
-	return e.export(e.kyverno, func() []string {
-		return []string{"Kyverno takes an attestation in a bundle for a signature, as cosign does."}
-	}, func() {})
+	notes := func() []string {
+		all := []string{"Kyverno takes an attestation in a bundle for a signature, as cosign does."}
+		for _, h := range e.holders {
+			if h.root != nil && (h.Key == nil || h.needsLog()) {
+				return append(all, "It has to know the field trustedRoot: a version that drops it trusts the public Sigstore.")
+			}
+		}
+		return all
+	}
+	return e.export(e.kyverno, notes, func() {})
 }
 
 // hasLog says that the trusted root has logs: a signature needs an entry then.

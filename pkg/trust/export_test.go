@@ -6,8 +6,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +17,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/corpus"
+	"krtpkg.dev/krtpkg/internal/sigstoretest"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
@@ -151,11 +154,11 @@ func TestExportRefuses(t *testing.T) {
 		return made
 	}
 	files := map[string]string{
-		"notx.json":   edited(`"2024-01-01T00:00:00Z"`, `"2024-01-01T00:00:00Z", "end": "2999-01-01T00:00:00Z"`),
+		"ending.json": edited(`"2024-01-01T00:00:00Z"`, `"2024-01-01T00:00:00Z", "end": "2999-01-01T00:00:00Z"`),
 		"ended.json":  edited(`"2024-01-01T00:00:00Z"`, `"2024-01-01T00:00:00Z", "end": "2025-01-01T00:00:00Z"`),
-		"other.json":  edited(`"mediaType"`, `"operator": "x", "mediaType"`),
-		"no-url.json": edited(`https://rekor.example`, ``),
 	}
+	noURL, _, _ := strings.Cut(edited("https://rekor.example", ""), ",\n \"ctlogs\"")
+	files["no-url.json"] = noURL + "}"
 	anyImage := "rules:\n- match: ['**']\n"
 	one := func(rest string) string { return "authorities:\n- {name: one, " + rest + "}\n" + anyImage }
 	identity := func(rest string) string { return one("trustedRoot: root.json, identity: {" + rest + "}") }
@@ -190,8 +193,9 @@ func TestExportRefuses(t *testing.T) {
 		"other subjects":    {two("{subject: b@x, issuer: z}", "{subject: a@x, issuer: z}"), passes, passes},
 		"other domains":     {two("{subjectRegExp: '.*@y', issuer: z}", "{subject: a@x, issuer: z}"), passes, passes},
 		"other issuers":     {two("{subjectRegExp: '.*', issuer: y}", "{subject: a@x, issuer: z}"), passes, passes},
-		"ends later":        {one("trustedRoot: notx.json, identity: {subject: x, issuer: y}"), passes, "authority one: the period of the log https://rekor.example"},
+		"ends later":        {one("trustedRoot: ending.json, identity: {subject: x, issuer: y}"), passes, "authority one: the period of the log https://rekor.example"},
 		"ended":             {one("trustedRoot: ended.json, identity: {subject: x, issuer: y}"), passes, "authority one: logs of which none has an ECDSA key and is trusted now"},
+		"log without a URL": {one("trustedRoot: no-url.json, identity: {subject: x, issuer: y}"), "authority one: a log without a URL", passes},
 		"identity":          {identity("subject: x, issuer: y"), passes, passes},
 		"threshold of many": {manyKeys(t, files, 8, 4), passes, "a threshold of 4 of 8, which is"},
 	} {
@@ -255,6 +259,64 @@ func TestExportFails(t *testing.T) {
 			text, err := c.policy.Kyverno(c.o)
 			if err == nil || text != nil || errors.Is(err, trust.ErrInexpressible) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+// What a trusted root lacks is not asked for, and what it has is.
+func TestExportRoots(t *testing.T) {
+	valid := validators(t)
+	sigstore := sigstoretest.Start(t)
+	for name, c := range map[string]struct {
+		parts sigstoretest.Parts
+		// kyverno is the ctlog of the attestor, controller what the authority has beside the
+		// identity, roots what is in the TrustRoot.
+		kyverno, controller, roots string
+	}{
+		"log and timestamps":  {sigstoretest.Parts{}, fmt.Sprintf(`{"insecureIgnoreSCT":true,"url":%q}`, sigstore.URL), "ctlog insecureIgnoreSCT", "certificateAuthorities tLogs"},
+		"log of certificates": {sigstoretest.Parts{CTLog: true}, "null", "ctlog", "certificateAuthorities ctLogs tLogs"},
+		"only timestamps":     {sigstoretest.Parts{NoLog: true}, `{"insecureIgnoreSCT":true,"insecureIgnoreTlog":true}`, "insecureIgnoreSCT rfc3161timestamp", "certificateAuthorities timestampAuthorities"},
+		"neither":             {sigstoretest.Parts{NoLog: true, NoTimestamp: true}, `{"insecureIgnoreSCT":true,"insecureIgnoreTlog":true}`, "insecureIgnoreSCT", "certificateAuthorities"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := map[string]string{"running.json": string(sigstore.TrustedRoot(c.parts))}
+			p := exported(t, "authorities:\n- {name: one, trustedRoot: running.json, identity: {subject: x, issuer: y}}\nrules:\n- match: ['**']\n", files)
+			o := trust.ExportOptions{Read: func(name string) ([]byte, error) { return []byte(files[name]), nil }}
+			var all []map[string]any
+			for _, export := range []func(trust.ExportOptions) ([]byte, error){p.Kyverno, p.PolicyController} {
+				text, err := export(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, documents(t, text)...)
+			}
+			for _, document := range all {
+				for _, v := range valid[document["kind"].(string)] {
+					if err := v.Validate(document); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			first := func(document map[string]any, list string) map[string]any {
+				return document["spec"].(map[string]any)[list].([]any)[0].(map[string]any)
+			}
+			ctlog, err := json.Marshal(first(all[0], "attestors")["cosign"].(map[string]any)["ctlog"])
+			if err != nil || string(ctlog) != c.kyverno {
+				t.Errorf("ctlog is %s, want %s", ctlog, c.kyverno)
+			}
+			roots := slices.Sorted(maps.Keys(all[1]["spec"].(map[string]any)["sigstoreKeys"].(map[string]any)))
+			if got := strings.Join(roots, " "); got != c.roots {
+				t.Errorf("in the TrustRoot are %s, want %s", got, c.roots)
+			}
+			authority := first(all[2], "authorities")
+			fields := slices.AppendSeq(slices.Collect(maps.Keys(authority)), maps.Keys(authority["keyless"].(map[string]any)))
+			fields = slices.DeleteFunc(fields, func(f string) bool {
+				return slices.Contains([]string{"name", "keyless", "url", "identities", "trustRootRef"}, f)
+			})
+			slices.Sort(fields)
+			if got := strings.Join(fields, " "); got != c.controller {
+				t.Errorf("the authority has %s, want %s", got, c.controller)
 			}
 		})
 	}
