@@ -23,7 +23,7 @@ func (a *app) importCommand() *cobra.Command {
 		Long: `Import brings everything that an archive holds to a registry's repository, or to a folder
 (oci:FOLDER), and sets the tags last. An archive that leaves out what a base has is refused by
 the base's name where that is not there, before anything is written. - reads it from standard
-input.
+input; its signatures come last, so that what is refused has left blobs that nothing names.
 
 The volumes of an archive can be imported together or one by one, in any order: the last one
 completes it. An import that broke off goes on where it stopped when it is run again.`,

@@ -56,7 +56,7 @@ func (f *trustFlags) addUnsigned(cmd *cobra.Command, what string) {
 
 // given says whether a flag says whom to trust.
 func (f *trustFlags) given() bool {
-	return len(f.keys) > 0 || f.policy != "" || f.identity+f.identityRegExp != ""
+	return len(f.keys) > 0 || f.policy != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
 
 // errNobody is the error of a command that has to verify and is not told by whom.
@@ -69,8 +69,12 @@ func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 	switch {
 	case f.allowUnsigned && f.given():
 		return nil, &usageError{errors.New("--allow-unsigned contradicts the flags that say whom to trust")}
-	case f.policy != "" && (len(f.keys) > 0 || certificates != ""):
-		return nil, &usageError{errors.New("--policy says whom to trust: not --key and --certificate-identity besides")}
+	case f.policy != "" && (len(f.keys) > 0 || certificates+f.trustedRoot+f.caRoots+f.timestamps != ""):
+		return nil, &usageError{errors.New("--policy says whom to trust: no keys, identities and certificates besides")}
+	case len(f.keys) == 0 && certificates+f.policy == "" && f.trustedRoot+f.timestamps != "":
+		return nil, &usageError{errors.New("certificates and logs to trust want --key or --certificate-identity: who has to have signed")}
+	case f.trustedRoot != "" && f.caRoots+f.timestamps != "":
+		return nil, &usageError{errors.New("--trusted-root has the certificate and timestamp authorities in it: not --ca-roots and --timestamp-certificate-chain besides")}
 	case certificates == "" && f.issuer+f.issuerRegExp+f.caRoots != "":
 		return nil, &usageError{errors.New("the certificate flags want --certificate-identity: whom the certificate is for")}
 	case f.identity != "" && f.identityRegExp != "", f.issuer != "" && f.issuerRegExp != "":

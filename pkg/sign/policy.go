@@ -168,8 +168,8 @@ func match(text, exact string, pattern *regexp.Regexp) bool {
 	if pattern == nil {
 		return text == exact && text != ""
 	}
-	pattern = regexp.MustCompile(`^(?:` + pattern.String() + `)$`)
-	return pattern.MatchString(text)
+	whole, err := regexp.Compile(`^(?:` + pattern.String() + `)$`)
+	return err == nil && whole.MatchString(text) // a \Q without its \E does not end
 }
 
 // TrustedRoot is who is trusted to say who someone is, and when something was.

@@ -65,6 +65,7 @@ authorities:
   notAfter: 2030-01-01T00:00:00Z
 rules:
 - match: [registry.example/krt/**, local]
+- match: [docker.io/krt/*]
 - match: ["**"]
   threshold: 1
 `, nil)
@@ -74,6 +75,8 @@ rules:
 	for where, want := range map[string]string{
 		"registry.example/krt/edge":     "registry.example/krt/**",
 		"registry.example/krt/a/b":      "registry.example/krt/**",
+		"Registry.EXAMPLE/krt/edge":     "registry.example/krt/**",
+		"index.docker.io/krt/edge":      "docker.io/krt/*",
 		trust.Local:                     "registry.example/krt/**",
 		"registry.example/krtx/edge":    "**",
 		"other.example/krt/edge":        "**",

@@ -41,12 +41,21 @@ func (p *Policy) Rule(where string) (*Rule, error) {
 	return nil, refuse("%s: no rule of %s is for it", where, p.name())
 }
 
-// match is the first rule for a name, or nil.
+// match is the first rule for a name, or nil. Hosts are the same in capitals, and Docker Hub has
+// two of them.
 func match(rules []*rule, name string) *rule {
+	host, path, _ := strings.Cut(name, "/")
+	host = strings.ToLower(host)
+	names := []string{strings.TrimSuffix(host+"/"+path, "/")}
+	if host == "index.docker.io" {
+		names = append(names, "docker.io/"+path)
+	}
 	for _, r := range rules {
 		for _, glob := range r.Match {
-			if matched, err := doublestar.Match(glob, name); matched && err == nil {
-				return r
+			for _, name := range names {
+				if matched, err := doublestar.Match(glob, name); matched && err == nil {
+					return r
+				}
 			}
 		}
 	}
