@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"krtpkg.dev/krtpkg/internal/sigstoretest"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -533,6 +534,7 @@ func FuzzVerifyBundle(f *testing.F) {
 	f.Add([]byte(`{"mediaType":"` + bundleType + `","verificationMaterial":{"publicKey":{"hint":""}},"dsseEnvelope":` +
 		`{"payload":"e30=","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AA=="}]}}`))
 	f.Add([]byte(`{"mediaType":"` + bundleType + `","dsseEnvelope":null}`))
+	policy := everyone(f)
 	f.Fuzz(func(t *testing.T, bundle []byte) {
 		store := memory.New()
 		root := newRoot(t, store, "edge")
@@ -544,15 +546,42 @@ func FuzzVerifyBundle(f *testing.F) {
 			Layers:       []ocispec.Descriptor{put(t, store, bundleType, bundle)},
 			Subject:      &root,
 		})
-		if res, err := sign.Verify(t.Context(), store, root, trust(t, key(t, "cosign"))); err == nil {
+		if res, err := sign.Verify(t.Context(), store, root, policy); err == nil {
 			t.Errorf("verified %+v", res)
 		}
 	})
 }
 
+// everyone trusts a key, an identity and a private PKI, with a log and a timestamp authority, so
+// that all that a signature may come with is looked at.
+func everyone(f *testing.F) sign.Policy {
+	s := sigstoretest.Start(f)
+	f.Add([]byte(`{"mediaType":"` + bundleType + `","verificationMaterial":{"certificate":{"rawBytes":"` + base64.StdEncoding.EncodeToString(s.Intermediate()) + `"},` +
+		`"tlogEntries":[{"logIndex":"1","logId":{"keyId":"AAAA"},"kindVersion":{"kind":"dsse","version":"0.0.1"},"integratedTime":"1700000000",` +
+		`"inclusionPromise":{"signedEntryTimestamp":"AAAA"},"inclusionProof":{"logIndex":"1","rootHash":"AAAA","treeSize":"2","hashes":["AAAA"],"checkpoint":{"envelope":"x"}},"canonicalizedBody":"e30="}],` +
+		`"timestampVerificationData":{"rfc3161Timestamps":[{"signedTimestamp":"MAA="}]}},"dsseEnvelope":{"payload":"e30=","payloadType":"application/vnd.in-toto+json","signatures":[{"sig":"AA=="}]}}`))
+	f.Add([]byte(`{"layers":[{"mediaType":"application/vnd.dsse.envelope.v1+json","annotations":{"dev.sigstore.cosign/certificate":"x","dev.sigstore.cosign/bundle":"{}","dev.sigstore.cosign/rfc3161timestamp":"{}"}}]}`))
+	roots, err := sign.LoadTrustedRoot(s.TrustedRoot(sigstoretest.Parts{}))
+	if err != nil {
+		f.Fatal(err)
+	}
+	private, err := sign.LoadCertificates(s.Authorities(), s.TimestampAuthorities())
+	if err != nil {
+		f.Fatal(err)
+	}
+	k, err := sign.LoadPublicKey(pairs()["cosign"].public)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return sign.Policy{Authorities: []sign.Authority{
+		{Key: k, Roots: roots}, {Identity: &sign.Identity{Subject: "a"}, Roots: roots}, {Identity: &sign.Identity{Subject: "b"}, Roots: private},
+	}}
+}
+
 // No manifest under the tag does either.
 func FuzzVerifyManifest(f *testing.F) {
 	f.Add([]byte(`{"layers":[{"mediaType":"` + simpleType + `","annotations":{"` + signatureKey + `":"AA=="}}]}`))
+	policy := everyone(f)
 	f.Fuzz(func(t *testing.T, manifest []byte) {
 		store := memory.New()
 		root := newRoot(t, store, "edge")
@@ -560,7 +589,7 @@ func FuzzVerifyManifest(f *testing.F) {
 		if store.Push(t.Context(), desc, bytes.NewReader(manifest)) != nil || store.Tag(t.Context(), desc, sign.Tag(root.Digest)) != nil {
 			return // no store takes it
 		}
-		if res, err := sign.Verify(t.Context(), store, root, trust(t, key(t, "cosign"))); err == nil {
+		if res, err := sign.Verify(t.Context(), store, root, policy); err == nil {
 			t.Errorf("verified %+v", res)
 		}
 	})
