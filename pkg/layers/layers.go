@@ -1,9 +1,10 @@
 // Package layers is the model of a Kubernetes runtime: seven layers, from the platform at
-// the bottom to applications at the top, and the order in which the components that fill
-// them go onto a cluster. It does no I/O.
+// the bottom to applications at the top, the categories and products of each, and the order in
+// which the components that fill them go onto a cluster. It does no I/O.
 //
-// Call [Order] with a runtime's components to get the order to apply them in, or the
-// error that says why there is none.
+// Call [Load] for the model, which a site can extend by [Model.Extend]. Call [Order] with a
+// runtime's components to get the order to apply them in, or the error that says why there is
+// none.
 package layers
 
 import (
@@ -20,6 +21,7 @@ type Layer struct {
 	Purpose string `json:"purpose"`
 }
 
+// all is the same as in model/*.yaml, so that a name needs no model.
 var all = []Layer{
 	{0, "platform", "infrastructure and the external services that the runtime stands on"},
 	{1, "orchestration", "scheduling, coordination and the container runtime"},

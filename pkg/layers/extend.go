@@ -1,0 +1,230 @@
+package layers
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// extension is a site's own part of the model.
+type extension struct {
+	Layers []struct {
+		Number     *int       `yaml:"number"`
+		Categories []Category `yaml:"categories"`
+	} `yaml:"layers"`
+}
+
+// Extend adds a site's own categories and products, written as
+//
+//	layers:
+//	  - number: 3
+//	    categories:
+//	      - id: networking          # of the model: gets products
+//	        products: [{id: acme-net, name: Acme Net, delivery: chart}]
+//	      - id: time                # of the site
+//	        title: Time
+//	        purpose: Keeps the clocks of the nodes together.
+//
+// Nothing is replaced: what is there already, under its id or its name, is an error. Errors are
+// [*manifest.Error] with their places, several are joined, and the model stays as it was.
+func (m *Model) Extend(name string, data []byte) error {
+	var e extension
+	file, err := manifest.Strict(name, data, &e)
+	if err != nil {
+		return err
+	}
+	next := m.clone()
+	var problems []error
+	for i, l := range e.Layers {
+		node := manifest.Get(file.Documents[0], "layers").Content[i]
+		switch {
+		case l.Number == nil:
+			problems = append(problems, file.Errorf(node, "number is missing"))
+		case *l.Number < 0 || *l.Number >= len(next.Layers):
+			problems = append(problems, file.Errorf(manifest.Get(node, "number"), "number is %d, want 0 to %d", *l.Number, len(next.Layers)-1))
+		default:
+			problems = append(problems, next.add(file, node, *l.Number, l.Categories))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	m.Layers = next.Layers
+	return nil
+}
+
+// idRule is the pattern of ids and capabilities, as in definitions.
+var idRule = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
+const wantedID = "want lower-case letters, digits and dashes"
+
+// adding is what is being added, and what is wrong with it.
+type adding struct {
+	model    *Model
+	file     *manifest.File
+	problems []error
+
+	categories map[string]string // ids by what a category is called, folded
+	names, ids map[string]string // names of products by their ids, and ids by their names, folded
+}
+
+// add puts categories that node has in its field of that name into a layer.
+func (m *Model) add(file *manifest.File, node *yaml.Node, layer int, categories []Category) error {
+	a := &adding{model: m, file: file, categories: map[string]string{}, names: map[string]string{}, ids: map[string]string{}}
+	for _, l := range m.Layers {
+		for _, c := range l.Categories {
+			a.categories[fold(c.ID)], a.categories[fold(c.Title)] = c.ID, c.ID
+			for _, p := range c.Products {
+				a.names[p.ID], a.ids[fold(p.Name)] = p.Name, p.ID
+			}
+		}
+	}
+	for i, c := range categories {
+		a.category(manifest.Get(node, "categories").Content[i], layer, c)
+	}
+	return errors.Join(a.problems...)
+}
+
+// errorf notes a problem at a field of a mapping, or at the mapping where it is missing.
+func (a *adding) errorf(mapping *yaml.Node, field, format string, args ...any) *manifest.Error {
+	node := manifest.Get(mapping, field)
+	if node == nil {
+		node = mapping
+	}
+	problem := a.file.Errorf(node, format, args...)
+	a.problems = append(a.problems, problem)
+	return problem
+}
+
+func (a *adding) category(node *yaml.Node, layer int, c Category) {
+	if !a.id(node, c.ID) {
+		return
+	}
+	products := manifest.Get(node, "products")
+	if there, in := a.model.category(c.ID); there != nil {
+		if in != layer {
+			a.errorf(node, "id", "category %q is there already, in layer %d", c.ID, in)
+			return
+		}
+		for _, field := range []string{"title", "purpose", "questions"} {
+			if manifest.Get(node, field) != nil {
+				a.errorf(node, field, "category %q is there already, only products can be added to it", c.ID)
+				return
+			}
+		}
+		for i, p := range c.Products {
+			a.product(products.Content[i], there, p)
+		}
+		return
+	}
+	if fold(c.Title) == "" {
+		problem := a.errorf(node, "title", "category %q is new and has no title", c.ID)
+		if near := manifest.Nearest(c.ID, a.model.categoryIDs(layer)); near != "" {
+			problem.Hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		return
+	}
+	if c.Purpose == "" {
+		a.errorf(node, "purpose", "category %q has no purpose", c.ID)
+	}
+	a.texts(node, "questions", c.Questions)
+	for _, called := range [][2]string{{"id", c.ID}, {"title", c.Title}} {
+		if other, taken := a.categories[fold(called[1])]; taken {
+			_, in := a.model.category(other)
+			a.errorf(node, called[0], "%s %q already names category %q, in layer %d", called[0], called[1], other, in)
+			return
+		}
+	}
+	a.categories[fold(c.ID)], a.categories[fold(c.Title)] = c.ID, c.ID
+	added := c
+	added.Products = nil
+	for i, p := range c.Products {
+		a.product(products.Content[i], &added, p)
+	}
+	a.model.Layers[layer].Categories = append(a.model.Layers[layer].Categories, added)
+}
+
+// id checks an id's spelling.
+func (a *adding) id(node *yaml.Node, id string) bool {
+	switch {
+	case id == "":
+		a.errorf(node, "id", "id is missing")
+	case !idRule.MatchString(id):
+		a.errorf(node, "id", "id %q: %s", id, wantedID)
+	default:
+		return true
+	}
+	return false
+}
+
+// texts checks that no text of a list is empty.
+func (a *adding) texts(node *yaml.Node, field string, list []string) {
+	for i, text := range list {
+		if strings.TrimSpace(text) == "" {
+			a.problems = append(a.problems, a.file.Errorf(manifest.Get(node, field).Content[i], "%s has an empty text", field))
+		}
+	}
+}
+
+func (a *adding) product(node *yaml.Node, category *Category, p Product) {
+	if !a.id(node, p.ID) {
+		return
+	}
+	if fold(p.Name) == "" {
+		a.errorf(node, "name", "product %q has no name", p.ID)
+		return
+	}
+	a.delivery(node, p)
+	a.texts(node, "aliases", p.Aliases)
+	for i, capability := range p.Provides {
+		if !idRule.MatchString(capability) {
+			a.problems = append(a.problems, a.file.Errorf(manifest.Get(node, "provides").Content[i], "capability %q: %s", capability, wantedID))
+		}
+	}
+	for _, other := range category.Products {
+		if other.ID == p.ID {
+			a.errorf(node, "id", "product %q is there already, in category %q", p.ID, category.ID)
+			return
+		}
+	}
+	name, sameID := a.names[p.ID]
+	id, sameName := a.ids[fold(p.Name)]
+	switch {
+	case sameID && fold(name) != fold(p.Name):
+		a.errorf(node, "name", "product %q is called %q elsewhere, not %q", p.ID, name, p.Name)
+		return
+	case sameName && id != p.ID:
+		a.errorf(node, "id", "product %q is there already, with the id %q", p.Name, id)
+		return
+	}
+	a.names[p.ID], a.ids[fold(p.Name)] = p.Name, p.ID
+	category.Products = append(category.Products, p)
+}
+
+func (a *adding) delivery(node *yaml.Node, p Product) {
+	var ways []string
+	for _, way := range Deliveries {
+		if way == p.Delivery {
+			return
+		}
+		ways = append(ways, string(way))
+	}
+	if p.Delivery == "" {
+		a.errorf(node, "delivery", "product %q has no delivery", p.ID).Hint = "one of " + strings.Join(ways, ", ")
+		return
+	}
+	a.errorf(node, "delivery", "delivery %q: want one of %s", p.Delivery, strings.Join(ways, ", "))
+}
+
+// categoryIDs are the ids of a layer's categories.
+func (m *Model) categoryIDs(layer int) (ids []string) {
+	for _, c := range m.Layers[layer].Categories {
+		ids = append(ids, c.ID)
+	}
+	return ids
+}

@@ -1,0 +1,225 @@
+package layers
+
+import (
+	"embed"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// Model is the layers with what can fill them: categories and their products. It is for one
+// goroutine at a time while it is extended.
+type Model struct {
+	// Layers are in order from the bottom up; a layer's number is its index.
+	Layers []LayerModel `json:"layers"`
+}
+
+// LayerModel is a layer with its categories.
+type LayerModel struct {
+	Layer
+	// Open says that the categories are only examples of what belongs into the layer.
+	Open       bool       `json:"open,omitempty"`
+	Categories []Category `json:"categories"`
+}
+
+// Category is one thing that a runtime needs, for example a service proxy. No other category
+// of any layer has its id or title.
+type Category struct {
+	ID      string `json:"id" yaml:"id"`
+	Title   string `json:"title" yaml:"title"`
+	Purpose string `json:"purpose" yaml:"purpose"`
+	// Questions are what has to be decided before a product is chosen.
+	Questions []string  `json:"questions,omitempty" yaml:"questions"`
+	Products  []Product `json:"products,omitempty" yaml:"products"`
+}
+
+// Product is something that fills a category. A product of several categories has one id and
+// one name in all of them; how it is delivered and the rest may differ.
+type Product struct {
+	ID   string `json:"id" yaml:"id"`
+	Name string `json:"name" yaml:"name"`
+	// Aliases are other names under which it is looked for.
+	Aliases  []string `json:"aliases,omitempty" yaml:"aliases"`
+	Delivery Delivery `json:"delivery" yaml:"delivery"`
+	// Provides are capabilities that others can require, as in [Component].
+	Provides []string `json:"provides,omitempty" yaml:"provides"`
+	// Note says what remains in the cluster, why it is retired and the like.
+	Note string `json:"note,omitempty" yaml:"note"`
+}
+
+// Delivery is how a product reaches a runtime.
+type Delivery string
+
+// The ways of delivery.
+const (
+	Manifests Delivery = "manifests" // a bundle of manifests
+	Chart     Delivery = "chart"     // a bundle with a Helm chart
+	Node      Delivery = "node"      // software of the node or its image
+	Service   Delivery = "service"   // runs elsewhere; only its configuration is in the cluster
+	Client    Delivery = "client"    // a tool of those who work with the cluster
+	Standard  Delivery = "standard"  // an interface that products implement
+	Retired   Delivery = "retired"   // not to be chosen any more
+)
+
+// Deliveries are all ways of delivery.
+var Deliveries = []Delivery{Manifests, Chart, Node, Service, Client, Standard, Retired}
+
+//go:embed model/*.yaml
+var modelFiles embed.FS
+
+// layerFile is how a layer is written down.
+type layerFile struct {
+	Number     int        `yaml:"number"`
+	Name       string     `yaml:"name"`
+	Purpose    string     `yaml:"purpose"`
+	Open       bool       `yaml:"open"`
+	Categories []Category `yaml:"categories"`
+}
+
+var embedded = sync.OnceValues(func() (*Model, error) {
+	m := &Model{}
+	for number := range Top + 1 {
+		name := fmt.Sprintf("model/%d.yaml", number)
+		data, err := modelFiles.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		var l layerFile
+		file, err := manifest.Strict(name, data, &l)
+		if err != nil {
+			return nil, err
+		}
+		if l.Number != number {
+			return nil, file.Errorf(manifest.Get(file.Documents[0], "number"), "number is %d, want %d", l.Number, number)
+		}
+		m.Layers = append(m.Layers, LayerModel{Layer: Layer{l.Number, l.Name, l.Purpose}, Open: l.Open})
+		if err := m.add(file, file.Documents[0], number, l.Categories); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+})
+
+// Load gives the model that is built in. It is the caller's own, to be extended.
+func Load() (*Model, error) {
+	m, err := embedded()
+	if err != nil {
+		return nil, err
+	}
+	return m.clone(), nil
+}
+
+// clone copies all that [Model.Extend] changes.
+func (m *Model) clone() *Model {
+	c := &Model{Layers: slices.Clone(m.Layers)}
+	for i := range c.Layers {
+		c.Layers[i].Categories = slices.Clone(c.Layers[i].Categories)
+		for j := range c.Layers[i].Categories {
+			category := &c.Layers[i].Categories[j]
+			category.Products = slices.Clone(category.Products)
+		}
+	}
+	return c
+}
+
+// Layer gives the layer of a number.
+func (m *Model) Layer(number int) (LayerModel, bool) {
+	if number < 0 || number >= len(m.Layers) {
+		return LayerModel{}, false
+	}
+	return m.Layers[number], true
+}
+
+// Category gives the category of an id, and the number of its layer.
+func (m *Model) Category(id string) (category Category, layer int, found bool) {
+	if c, number := m.category(id); c != nil {
+		return *c, number, true
+	}
+	return Category{}, 0, false
+}
+
+func (m *Model) category(id string) (*Category, int) {
+	for number := range m.Layers {
+		for i := range m.Layers[number].Categories {
+			if c := &m.Layers[number].Categories[i]; c.ID == id {
+				return c, number
+			}
+		}
+	}
+	return nil, 0
+}
+
+// Found is a place of the model: a layer, a category of it, or a product of that.
+type Found struct {
+	Layer    LayerModel
+	Category *Category // nil for a layer
+	Product  *Product  // nil for a layer and a category
+}
+
+// Find gives every place that a text names: layers by number and name, categories by id and
+// title, products by id, name and alias, in this order. A product has a place in each of its
+// categories. Only letters and digits count, in upper or lower case: argocd is Argo CD.
+//
+// Errors: [*UnknownError].
+func (m *Model) Find(text string) ([]Found, error) {
+	want := fold(text)
+	var inLayers, inCategories, inProducts []Found
+	var names []string
+	matches := func(called ...string) bool {
+		names = append(names, called...)
+		return slices.ContainsFunc(called, func(s string) bool { return fold(s) == want })
+	}
+	for _, l := range m.Layers {
+		// Folders of bundles are called 3-cluster-services.
+		if matches(l.Name) || want == strconv.Itoa(l.Number) || want == fold(fmt.Sprint(l.Number, l.Name)) {
+			inLayers = append(inLayers, Found{Layer: l})
+		}
+		for i := range l.Categories {
+			c := l.Categories[i]
+			if matches(c.ID, c.Title) {
+				inCategories = append(inCategories, Found{Layer: l, Category: &c})
+			}
+			for j := range c.Products {
+				p := c.Products[j]
+				if matches(p.ID, p.Name) || matches(p.Aliases...) {
+					inProducts = append(inProducts, Found{Layer: l, Category: &c, Product: &p})
+				}
+			}
+		}
+	}
+	all := slices.Concat(inLayers, inCategories, inProducts)
+	if len(all) == 0 || want == "" {
+		return nil, &UnknownError{Text: text, Nearest: manifest.Nearest(text, names)}
+	}
+	return all, nil
+}
+
+// fold reduces a name to what counts when it is looked for.
+func fold(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return unicode.ToLower(r)
+		}
+		return -1
+	}, name)
+}
+
+// UnknownError says that the model has nothing of a name.
+type UnknownError struct {
+	Text string
+	// Nearest is the name that may have been meant, or empty.
+	Nearest string
+}
+
+func (e *UnknownError) Error() string {
+	problem := fmt.Sprintf("no layer, category or product is called %q", e.Text)
+	if e.Nearest != "" {
+		problem += fmt.Sprintf(" (did you mean %q?)", e.Nearest)
+	}
+	return problem
+}
