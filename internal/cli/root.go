@@ -87,7 +87,7 @@ References name a place:
 		a.exportCommand(), a.importCommand(), a.haveCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(),
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.verifyCommand(), a.trustCommand(),
-		a.inspectCommand(), a.treeCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(),
+		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(),
 		a.listCommand(), a.applyCommand(), a.statusCommand(), a.deleteCommand(),
 		a.versionCommand(),
 	)

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+func (a *app) layersCommand() *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "layers [LAYER|CATEGORY|PRODUCT]",
+		Short: "show the layers of a runtime, their categories, and the products that fill them",
+		Long: `Layers prints the model of a Kubernetes runtime: seven layers from the platform up to
+applications, the categories of each with the questions that a decision has to answer, and the
+products that fill them, with how each is delivered.`,
+		Example: `  krtpkg layers
+  krtpkg layers 3
+  krtpkg layers service-proxy
+  krtpkg layers contour`,
+		GroupID: groupLook,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			model, err := layers.Load()
+			if err != nil {
+				return err
+			}
+			if len(args) == 0 {
+				return a.ui.Result(format, model, func(w io.Writer) { overview(w, model) })
+			}
+			found, err := model.Find(args[0])
+			if err != nil {
+				return &usageError{err}
+			}
+			return a.ui.Result(format, found, func(w io.Writer) {
+				for _, f := range found {
+					showFound(w, f)
+				}
+			})
+		},
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+func overview(w io.Writer, model *layers.Model) {
+	fmt.Fprintf(w, "LAYER\tCATEGORY\tPRODUCTS\n")
+	for _, l := range model.Layers {
+		for _, c := range l.Categories {
+			names := make([]string, len(c.Products))
+			for i, p := range c.Products {
+				names[i] = p.Name
+			}
+			fmt.Fprintf(w, "%d %s\t%s\t%s\n", l.Number, l.Name, c.ID, strings.Join(names, ", "))
+		}
+	}
+}
+
+func showFound(w io.Writer, f layers.Found) {
+	switch {
+	case f.Product != nil:
+		p := f.Product
+		fmt.Fprintf(w, "%s\t%s of layer %d, %s\tdelivered as %s\n", p.Name, f.Category.ID, f.Layer.Number, f.Layer.Name, p.Delivery)
+		if p.Note != "" {
+			fmt.Fprintf(w, "\t%s\t\n", p.Note)
+		}
+	case f.Category != nil:
+		showCategory(w, f.Category)
+	default:
+		fmt.Fprintf(w, "%d %s: %s\n", f.Layer.Number, f.Layer.Name, f.Layer.Purpose)
+		for i := range f.Layer.Categories {
+			showCategory(w, &f.Layer.Categories[i])
+		}
+	}
+}
+
+func showCategory(w io.Writer, c *layers.Category) {
+	fmt.Fprintf(w, "\n%s: %s\n", c.ID, c.Purpose)
+	for _, question := range c.Questions {
+		fmt.Fprintf(w, "  ? %s\n", question)
+	}
+	for _, p := range c.Products {
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", p.Name, p.Delivery, p.Note)
+	}
+}
