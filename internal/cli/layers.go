@@ -37,7 +37,11 @@ products that fill them, with how each is delivered.`,
 			if err != nil {
 				return &usageError{err}
 			}
-			return a.ui.Result(format, found, func(w io.Writer) {
+			views := make([]foundView, len(found))
+			for i, f := range found {
+				views[i] = newFoundView(f)
+			}
+			return a.ui.Result(format, views, func(w io.Writer) {
 				for _, f := range found {
 					showFound(w, f)
 				}
@@ -46,6 +50,29 @@ products that fill them, with how each is delivered.`,
 	}
 	outputFlag(cmd, &format)
 	return cmd
+}
+
+// foundView is what was looked for, for programs: a layer with its categories, a category with
+// its products, or a product.
+type foundView struct {
+	Layer      int               `json:"layer"`
+	LayerName  string            `json:"layerName"`
+	Categories []layers.Category `json:"categories,omitempty"`
+	Category   string            `json:"category,omitempty"`
+	Product    *layers.Product   `json:"product,omitempty"`
+}
+
+func newFoundView(f layers.Found) foundView {
+	v := foundView{Layer: f.Layer.Number, LayerName: f.Layer.Name}
+	switch {
+	case f.Product != nil:
+		v.Category, v.Product = f.Category.ID, f.Product
+	case f.Category != nil:
+		v.Category, v.Categories = f.Category.ID, []layers.Category{*f.Category}
+	default:
+		v.Categories = f.Layer.Categories
+	}
+	return v
 }
 
 func overview(w io.Writer, model *layers.Model) {
