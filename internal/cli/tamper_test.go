@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -57,6 +58,29 @@ func TestApplyRefusesWhatWasTamperedWith(t *testing.T) {
 				t.Errorf("the API server got %d requests", n)
 			}
 		})
+	}
+}
+
+// An index may call anything by the digest of a signed bundle: what has that digest is meant.
+func TestDigestIsNoName(t *testing.T) {
+	t.Parallel()
+	f := newForger(t, nil)
+	signed := f.ok("render", "oci:dist:1.0.0", "--policy", "trust.yaml")
+	f.write("web/web.yaml", strings.ReplaceAll(web[len(web)-1], "replicas: 2", "replicas: 3"))
+	f.ok("build", "-f", ".", "--to", "oci:dist:twin")
+	twin, _ := artifact(t, f.site, "oci:dist:twin", "web")
+	info, err := os.Stat(blob(f.site, twin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.entries(func(all []entry) []entry {
+		return append([]entry{{
+			"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": twin, "size": info.Size(),
+			"annotations": map[string]any{refName: f.digests["bundle"]},
+		}}, all...)
+	})
+	if got := f.ok("render", "oci:dist:1.0.0", "--policy", "trust.yaml"); got != signed {
+		t.Errorf("what was not signed is rendered:\n%s", got)
 	}
 }
 

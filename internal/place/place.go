@@ -210,6 +210,9 @@ func (p *Place) Resolve(ctx context.Context, store Store) (ocispec.Descriptor, e
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("resolve %s: %w", p, err)
 	}
+	if p.Digest != "" && desc.Digest != p.Digest {
+		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is given for it: %w", p, desc.Digest, content.ErrMismatchedDigest)
+	}
 	return desc, nil
 }
 

@@ -91,7 +91,9 @@ func (a *Amendment) Push(ctx context.Context, desc ocispec.Descriptor, r io.Read
 		return fmt.Errorf("%s: %w", desc.Digest, err)
 	}
 	a.added[desc.Digest] = data
-	if desc.MediaType == ocispec.MediaTypeImageManifest || desc.MediaType == ocispec.MediaTypeImageIndex {
+	switch desc.MediaType {
+	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex,
+		"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json":
 		a.manifests[desc.Digest] = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
 	}
 	return nil
@@ -111,10 +113,10 @@ func (a *Amendment) Tag(ctx context.Context, desc ocispec.Descriptor, reference 
 
 // Resolve finds what a tag or a digest means.
 func (a *Amendment) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
-	if desc, ok := a.tags[reference]; ok {
+	if desc, ok := a.manifests[digest.Digest(reference)]; ok {
 		return desc, nil
 	}
-	if desc, ok := a.manifests[digest.Digest(reference)]; ok {
+	if desc, ok := a.tags[reference]; ok && digest.Digest(reference).Validate() != nil {
 		return desc, nil
 	}
 	return a.Store.Resolve(ctx, reference)

@@ -58,6 +58,9 @@ func openLocked(ctx context.Context, store ReadStore, b LockedBundle) (*Artifact
 	if err != nil {
 		return nil, err
 	}
+	if desc.Digest.String() != b.Digest {
+		return nil, fmt.Errorf("%s is given for %s: %w", desc.Digest, b.Digest, content.ErrMismatchedDigest)
+	}
 	opened, err := openWhole(ctx, store, desc)
 	if err != nil {
 		return nil, err

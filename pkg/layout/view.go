@@ -79,9 +79,11 @@ func (v *View) Resolve(ctx context.Context, reference string) (ocispec.Descripto
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	// A digest means what has it, and never what an index calls so.
+	isDigest := digest.Digest(reference).Validate() == nil
 	var found *ocispec.Descriptor
 	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] != reference && d.Digest.String() != reference {
+		if d.Digest.String() != reference && (isDigest || d.Annotations[ocispec.AnnotationRefName] != reference) {
 			continue
 		}
 		if found != nil && found.Digest != d.Digest {

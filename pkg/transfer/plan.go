@@ -277,6 +277,9 @@ func (p *Plan) locate(ctx context.Context, src oras.ReadOnlyTarget, image name.D
 		origins = nil // the image has no place of its own
 	}
 	desc, err := src.Resolve(ctx, image.DigestStr())
+	if err == nil && desc.Digest.String() != image.DigestStr() {
+		return nil, desc, fmt.Errorf("source %s gives %s for it: %w", where(src), desc.Digest, content.ErrMismatchedDigest)
+	}
 	if err == nil {
 		return &overlay{first: src, beside: p.options.Beside, image: image, origins: origins}, desc, nil
 	}

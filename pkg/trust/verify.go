@@ -128,6 +128,9 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 		}
 		group.Go(func() error {
 			desc, err := store.Resolve(ctx, image.Digest.String())
+			if err == nil && desc.Digest != image.Digest {
+				err = refuse("%s is given for %s", desc.Digest, image.Digest)
+			}
 			if err == nil {
 				image.Result, err = p.verify(ctx, store, desc, r, image.Reference, len(r.attestations) == 0)
 			}
