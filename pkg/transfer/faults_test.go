@@ -103,8 +103,9 @@ func TestPassingFaults(t *testing.T) {
 		name  string
 		fault func() fault
 	}{
-		{"429 for a share of requests", func() fault { return every(4, answer(http.StatusTooManyRequests)) }},
-		{"500 for a share of requests", func() fault { return every(4, answer(http.StatusInternalServerError)) }},
+		// Not every fourth: of four that move at once it would always be the same one.
+		{"429 for a share of requests", func() fault { return every(5, answer(http.StatusTooManyRequests)) }},
+		{"500 for a share of requests", func() fault { return every(5, answer(http.StatusInternalServerError)) }},
 		{"503 at the end of an upload", func() fault { return once(http.MethodPut, "/blobs/", answer(http.StatusServiceUnavailable)) }},
 		{"upload sessions lost", func() fault { return once(http.MethodPut, "/blobs/", answer(http.StatusNotFound)) }},
 		{"uploads reset", func() fault { return once(http.MethodPut, "/blobs/", reset) }},
