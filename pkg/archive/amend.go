@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -33,20 +35,35 @@ type Amendment struct {
 	manifests map[digest.Digest]ocispec.Descriptor
 	tags      map[string]ocispec.Descriptor
 	size      int64
+	// was is the file as it was opened, or saved last.
+	was os.FileInfo
 }
 
 // Amend opens an archive to attach to what is in it. A volume of several can't be changed: each
-// of them has the same index. Errors: as of [Open].
+// of them has the same index; nor can what krtpkg did not make, which an export would write
+// otherwise. Errors: as of [Open].
 func Amend(file string) (*Amendment, error) {
+	// A link goes on leading to the archive.
+	file, err := filepath.EvalSymlinks(file)
+	if err != nil {
+		return nil, err
+	}
 	s, err := Open(file)
 	if err != nil {
 		return nil, err
+	}
+	was, err := s.files[0].Stat()
+	if err != nil {
+		return nil, closing(s, err)
+	}
+	if len(s.manifests) == 0 {
+		return nil, closing(s, fmt.Errorf("archive %s was not made by krtpkg, so that it can't be written anew: import it into a folder (oci:FOLDER), and attach there", file))
 	}
 	if s.Volumes() > 0 {
 		return nil, closing(s, fmt.Errorf("archive %s is a volume of %d, which all hold the same index: attach before it is split", file, s.Volumes()))
 	}
 	return &Amendment{
-		Store: s, file: file, added: map[digest.Digest][]byte{},
+		Store: s, file: file, was: was, added: map[digest.Digest][]byte{},
 		manifests: map[digest.Digest]ocispec.Descriptor{}, tags: map[string]ocispec.Descriptor{},
 	}, nil
 }
@@ -105,10 +122,15 @@ func (a *Amendment) Tag(ctx context.Context, desc ocispec.Descriptor, reference 
 	if err == nil && !there {
 		err = fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
 	}
-	if err == nil {
+	if err != nil {
+		return err
+	}
+	if at, err := a.Store.Resolve(ctx, reference); err == nil && at.Digest == desc.Digest {
+		delete(a.tags, reference) // it stays as it is there, with the name for containerd
+	} else {
 		a.tags[reference] = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
 	}
-	return err
+	return nil
 }
 
 // Resolve finds what a tag or a digest means.
@@ -128,22 +150,40 @@ func (a *Amendment) Predecessors(ctx context.Context, node ocispec.Descriptor) (
 	if err != nil {
 		return nil, err
 	}
-	all = slices.Clone(all)
+	added, err := a.addedReferrers()
+	return slices.Concat(all, added[node.Digest]), err
+}
+
+// AllReferrers gives the referrers of everything that is named, by their subjects.
+func (a *Amendment) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error) {
+	all, err := a.Store.AllReferrers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	added, err := a.addedReferrers()
+	for subject, referrers := range added {
+		all[subject] = append(all[subject], referrers...)
+	}
+	return all, err
+}
+
+// addedReferrers are the new ones, by their subjects.
+func (a *Amendment) addedReferrers() (map[digest.Digest][]ocispec.Descriptor, error) {
+	found := map[digest.Digest][]ocispec.Descriptor{}
 	for d, desc := range a.manifests {
 		m, err := parseNode(d, a.added[d])
 		if err != nil {
 			return nil, err
 		}
-		if m.Subject == nil || m.Subject.Digest != node.Digest {
-			continue
-		}
 		listed, err := layout.Referrer(desc, a.added[d])
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, *listed)
+		if listed != nil {
+			found[m.Subject.Digest] = append(found[m.Subject.Digest], *listed)
+		}
 	}
-	return all, nil
+	return found, nil
 }
 
 // Tags lists the tags in order.
@@ -170,8 +210,21 @@ func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed boo
 		size += d.Size
 	}
 	report.Emit(progress.Event{Kind: progress.Planned, Items: items, Bytes: size})
-	_, err = WriteFile(ctx, a.file, c, a, Options{Progress: report})
-	return err == nil, err
+	if _, err := writeFile(ctx, a.file, c, a, Options{Progress: report}, a.unchanged); err != nil {
+		return false, err
+	}
+	a.was, err = os.Stat(a.file)
+	return true, err
+}
+
+// unchanged makes sure that the file is the one that was read: what somebody else has attached
+// since would be lost.
+func (a *Amendment) unchanged() error {
+	now, err := os.Stat(a.file)
+	if err == nil && (!os.SameFile(a.was, now) || !a.was.ModTime().Equal(now.ModTime()) || a.was.Size() != now.Size()) {
+		err = fmt.Errorf("%s was changed by somebody else meanwhile: attach again", a.file)
+	}
+	return err
 }
 
 // contents are those of the archive with what was added, less what nothing names any more.

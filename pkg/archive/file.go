@@ -30,6 +30,11 @@ const partial = ".partial"
 // attempt that broke off has left beside it is checked, kept, and gone on with, within a blob
 // too. A file of that name which is something else is replaced, at the end.
 func WriteFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options) (*File, error) {
+	return writeFile(ctx, name, c, from, o, func() error { return nil })
+}
+
+// writeFile asks, while it alone may write, whether the file is still to be replaced.
+func writeFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options, still func() error) (*File, error) {
 	all, err := c.entries()
 	if err != nil {
 		return nil, err
@@ -40,9 +45,15 @@ func WriteFile(ctx context.Context, name string, c Contents, from content.Fetche
 			return &File{Size: size, Kept: size}, err
 		}
 	}
-	file, err := lockedfile.OpenFile(name+partial, os.O_RDWR|os.O_CREATE, 0o644)
+	file, err := openPartial(name + partial)
 	if err != nil {
 		return nil, err
+	}
+	if err := still(); err != nil {
+		if info, statErr := file.Stat(); statErr == nil && info.Size() == 0 {
+			err = errors.Join(err, os.Remove(name+partial))
+		}
+		return nil, errors.Join(err, file.Close())
 	}
 	written := &File{}
 	if o.Compress {
@@ -58,10 +69,36 @@ func WriteFile(ctx context.Context, name string, c Contents, from content.Fetche
 	if info, statErr := file.Stat(); statErr == nil {
 		written.Size = info.Size()
 	}
-	if err := errors.Join(err, file.Close()); err != nil {
-		return nil, fmt.Errorf("write %s: %w", name, err)
+	if err != nil {
+		return nil, fmt.Errorf("write %s: %w", name, errors.Join(err, file.Close()))
 	}
-	return written, errors.Join(os.Rename(name+partial, name), syncFolder(filepath.Dir(name)))
+	// Renamed while it is locked, so that who waits for it sees that it is no partial any more.
+	if err := errors.Join(os.Rename(name+partial, name), file.Close()); err != nil {
+		return nil, err
+	}
+	return written, syncFolder(filepath.Dir(name))
+}
+
+// openPartial opens and locks a partial file. Whoever had the lock before may have given the
+// file its name: it is an archive then, and not to be written to.
+func openPartial(name string) (*lockedfile.File, error) {
+	for {
+		file, err := lockedfile.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		locked, err := file.Stat()
+		if err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+		now, err := os.Stat(name)
+		if err == nil && os.SameFile(locked, now) {
+			return file, nil
+		}
+		if closed := file.Close(); closed != nil || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, closed)
+		}
+	}
 }
 
 // syncFolder makes a rename last, where folders can be synced at all.
