@@ -2,86 +2,20 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"path"
-	"testing/fstest"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
-	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
-
-// clusterFlags are the flags of commands that go to a cluster.
-type clusterFlags struct {
-	deploy.Config
-	yes         bool
-	waitTimeout time.Duration
-	format      ui.Format
-}
-
-func (f *clusterFlags) add(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
-	flags.StringVar(&f.Context, "context", "", "context of the kubeconfig (default: the current one)")
-	flags.StringVarP(&f.Namespace, "namespace", "n", "", "namespace for kapp's records and for resources that name none (default: the context's)")
-	outputFlag(cmd, &f.format)
-}
-
-func (f *clusterFlags) addChanging(cmd *cobra.Command) {
-	f.add(cmd)
-	cmd.Flags().BoolVarP(&f.yes, "yes", "y", false, "do not ask before the cluster is changed")
-	cmd.Flags().DurationVar(&f.waitTimeout, "wait-timeout", 15*time.Minute, "how long to wait while nothing becomes ready")
-}
-
-// options are kapp's words on standard error, and its questions on the terminal.
-func (f *clusterFlags) options(a *app) (deploy.Options, error) {
-	o := deploy.Options{
-		Out: a.ui, Color: a.ui.Color(a.ui.Err), WaitTimeout: f.waitTimeout,
-		OnEvent: func(e deploy.Event) { a.say(e) },
-	}
-	if a.ui.Quiet {
-		o.Out = nil
-	}
-	if f.yes {
-		return o, nil
-	}
-	if !a.ui.IsTerminal() {
-		return o, &usageError{fmt.Errorf("there is no terminal to ask on before the cluster is changed: say --yes")}
-	}
-	o.Out = a.ui // what is asked about has to be seen
-	o.Confirm = a.confirm()
-	return o, nil
-}
-
-// confirm asks each question until one is answered with all.
-func (a *app) confirm() func(context.Context, string) (bool, error) {
-	all := false
-	return func(ctx context.Context, question string) (bool, error) {
-		if all {
-			return true, nil
-		}
-		answer, err := a.ui.Ask(ctx, question+" [y/N/all]")
-		all = answer == "a" || answer == "all"
-		return all || answer == "y" || answer == "yes", err
-	}
-}
-
-func (a *app) say(e deploy.Event) {
-	at := fmt.Sprintf("layer %d %s: %s %s", e.Layer, layers.Name(e.Layer), e.Bundle, e.Version)
-	switch e.Phase {
-	case deploy.Applied, deploy.Deleted:
-		a.ui.Say("%s %s: %s, %s", at, e.Phase, e.Changes, e.Elapsed.Round(time.Millisecond*100))
-	case deploy.Failed:
-	default:
-		a.ui.Say("%s %s", at, e.Phase)
-	}
-}
 
 func (a *app) applyCommand() *cobra.Command {
 	var o applyOptions
@@ -89,115 +23,271 @@ func (a *app) applyCommand() *cobra.Command {
 		Use:   "apply REFERENCE --key KEY",
 		Short: "verify a runtime and apply it to a cluster, layer by layer",
 		Long: `Apply verifies the signature, renders every bundle with the site's values, relocates the
-images to where they are, and deploys with kapp, one kapp app a bundle, in layer order, each
-waited for until it is ready. kapp's diff is shown and asked about first; --yes asks nothing.
+images to where they are, looks whether the cluster is ready for it, shows what would change
+and asks, and deploys with kapp, one kapp app a bundle: layer by layer, in a layer what is
+required before what requires it, independent bundles at the same time, each waited for until
+it is ready. --yes asks nothing.
 
 Bundles that the runtime had before and has no more are deleted at the end. Nothing is
-written if nothing differs. An apply that was interrupted is completed by the next one.`,
+written if nothing differs. If a bundle fails, what needs it is not begun and the others are
+finished; the next apply goes on from there, also after one that was interrupted.
+
+A values file is all of the values. Without one, and without --values-from, those of the last
+apply are taken. They are kept on the cluster, in Secrets.`,
 		Example: `  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0
-  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --values site.yaml --yes`,
+  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --values site.yaml --yes
+  krtpkg apply --key cosign.pub edge-1.0.0.tar --registry site.example/krt
+  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --contexts north,south --yes`,
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], o) },
 	}
-	o.trust.add(cmd)
-	o.trust.addUnsigned(cmd, "apply without verifying any signature")
-	cmd.Flags().BoolVar(&o.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
-	o.values.add(cmd)
+	o.site.add(cmd)
 	o.cluster.addChanging(cmd)
+	o.cluster.addDiff(cmd)
+	flags := cmd.Flags()
+	flags.StringVar(&o.registry, "registry", "", "import an archive into this registry first, REGISTRY/FOLDER, and apply it from there")
+	flags.IntVar(&o.pauseAfter, "pause-after", -1, "end when this layer is ready; the next apply goes on")
+	o.fleet.add(cmd)
 	return cmd
 }
 
 type applyOptions struct {
-	trust   trustFlags
-	images  bool
-	values  valuesFlags
-	cluster clusterFlags
+	site       siteFlags
+	cluster    clusterFlags
+	registry   string
+	pauseAfter int
+	fleet      fleetFlags
 }
 
-func (a *app) apply(ctx context.Context, reference string, o applyOptions) error {
-	policy, err := a.trust(ctx, &o.trust)
-	if err != nil {
-		return err
+// siteFlags are what plan and apply need to know to come to the same manifests.
+type siteFlags struct {
+	trust    trustFlags
+	images   bool
+	values   valuesFlags
+	skip     []string
+	takeOver bool
+}
+
+func (f *siteFlags) add(cmd *cobra.Command) {
+	f.trust.add(cmd)
+	f.trust.addUnsigned(cmd, "go on without verifying any signature")
+	flags := cmd.Flags()
+	flags.BoolVar(&f.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
+	f.values.addCluster(cmd)
+	flags.StringSliceVar(&f.skip, "skip-check", nil, "leave out a look before the apply: "+strings.Join(deploy.Checks, ", "))
+	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(deploy.Checks, cobra.ShellCompDirectiveNoFileComp))
+	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources that belong to releases of Helm")
+}
+
+func (f *siteFlags) check() error {
+	for _, name := range f.skip {
+		if !slices.Contains(deploy.Checks, name) {
+			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(deploy.Checks, ", "))}
+		}
 	}
-	if policy == nil && !o.trust.allowUnsigned {
-		return &usageError{fmt.Errorf("%w, or apply it as it is with --allow-unsigned", errNobody)}
+	return nil
+}
+
+// prepared is a root that has been verified and opened, for any number of clusters.
+type prepared struct {
+	*opened
+	set      *bundle.Set
+	verified string
+	images   *located
+	// platforms and findings are of the images.
+	platforms []deploy.Image
+	findings  []deploy.Finding
+}
+
+// prepare verifies and opens.
+func (a *app) prepare(ctx context.Context, reference string, f *siteFlags, registry string) (*prepared, error) {
+	if err := f.check(); err != nil {
+		return nil, err
 	}
-	options, err := o.cluster.options(a)
+	policy, err := a.trust(ctx, &f.trust)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if policy == nil && !f.trust.allowUnsigned {
+		return nil, &usageError{fmt.Errorf("%w, or apply it as it is with --allow-unsigned", errNobody)}
 	}
 	at, err := a.open(ctx, reference)
 	if err != nil {
+		return nil, err
+	}
+	verified, err := a.checkBeforeApply(ctx, at, policy, f.images)
+	if err != nil {
+		return nil, err
+	}
+	if registry != "" {
+		if at, err = a.importFirst(ctx, at, registry, &f.trust); err != nil {
+			return nil, err
+		}
+	}
+	p := &prepared{opened: at, verified: verified}
+	if p.set, err = bundle.OpenSet(ctx, at.store, at.root); err != nil {
+		return nil, err
+	}
+	if p.images, err = a.locate(ctx, at, p.set); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(f.skip, deploy.CheckImages) {
+		p.platforms, p.findings, err = a.lookAtImages(ctx, at, p.set, p.images)
+	}
+	return p, err
+}
+
+// importFirst brings an archive to a registry and gives the same root there.
+func (a *app) importFirst(ctx context.Context, at *opened, registry string, t *trustFlags) (*opened, error) {
+	if at.File == "" {
+		return nil, &usageError{fmt.Errorf("--registry is for archives: bring %s there with krtpkg copy", at.Place)}
+	}
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return nil, err
+	}
+	f := transferFlags{concurrency: 4, trust: *t}
+	target := strings.TrimSuffix(registry, "/") + "/" + set.Name()
+	options, err := a.transferOptions(ctx, &f, "import")
+	if err != nil {
+		return nil, err
+	}
+	options.Origins = nil
+	to, err := place.Parse(target)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	client, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	dst, err := to.Create(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	imported, err := a.importFrom(ctx, []string{at.File}, dst, options)
+	if err != nil {
+		return nil, fmt.Errorf("import %s: %w", at.File, err)
+	}
+	a.ui.End(nil)
+	if len(imported.Absent) > 0 {
+		return nil, fmt.Errorf("import %s: %s missing", at.File, volumes(imported.Absent))
+	}
+	a.ui.Say("imported %s to %s", at.File, target)
+	return a.open(ctx, target+"@"+at.root.Digest.String())
+}
+
+// checkBeforeApply verifies the root and says who signed it, or loudly that nobody looked.
+func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Policy, images bool) (string, error) {
+	if policy == nil {
+		a.ui.Note("WARNING: %s is applied without verifying who signed it (--allow-unsigned)", at.pinned())
+		return "nobody (--allow-unsigned)", nil
+	}
+	result, err := a.verified(ctx, at, policy)
+	if err != nil {
+		return "", err
+	}
+	a.ui.Say("verified %s, signed by %s", at.pinned(), signers(result))
+	if !images {
+		return signers(result), nil
+	}
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return "", err
+	}
+	_, err = a.verifyImages(ctx, at.store, set, policy)
+	return signers(result), err
+}
+
+// runtime gives what one cluster is to have, rendered with its values.
+func (p *prepared) runtime(ctx context.Context, a *app, cluster *deploy.Cluster, values *valuesFlags) (deploy.Runtime, error) {
+	v, err := values.site(ctx, a, cluster, p.set.Name(), p.set)
+	if err != nil {
+		return deploy.Runtime{}, err
+	}
+	return p.with(v)
+}
+
+func (p *prepared) with(v siteValues) (deploy.Runtime, error) {
+	rendered, err := renderSet(p.set, v.all, p.images)
+	if err != nil {
+		return deploy.Runtime{}, err
+	}
+	rt, err := rendered.runtime()
+	if err != nil {
+		return rt, err
+	}
+	rt.Origin = deploy.Origin{Reference: p.pinned(), Verified: p.verified}
+	if p.Tag != "" { // what was asked for is no part of what it means
+		rt.Origin.Reference = strings.Replace(rt.Origin.Reference, ":"+p.Tag+"@", "@", 1)
+	}
+	rt.Values, err = v.encode()
+	return rt, err
+}
+
+func (a *app) apply(ctx context.Context, reference string, o applyOptions) error {
+	if err := errors.Join(o.cluster.check(a), o.fleet.check(&o)); err != nil {
 		return err
 	}
-	if err := a.checkBeforeApply(ctx, at, policy, o.images); err != nil {
-		return err
-	}
-	rendered, err := a.renderSet(ctx, at, o.values)
+	p, err := a.prepare(ctx, reference, &o.site, o.registry)
 	if err != nil {
 		return err
+	}
+	if len(o.fleet.contexts) > 0 {
+		return a.applyFleet(ctx, p, &o)
 	}
 	cluster, err := deploy.Connect(o.cluster.Config)
 	if err != nil {
 		return err
 	}
-	report, err := cluster.Apply(ctx, rendered.runtime(), deploy.ApplyOptions{Options: options})
+	report, err := a.applyTo(ctx, cluster, p, &o)
 	if err != nil {
 		return err
 	}
-	return a.ui.Result(o.cluster.format, newDeployView(report), func(w io.Writer) {
+	return a.deployed(report, o.cluster)
+}
+
+// applyTo applies to one cluster.
+func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *prepared, o *applyOptions) (*deploy.Report, error) {
+	rt, err := p.runtime(ctx, a, cluster, &o.site.values)
+	if err != nil {
+		return nil, err
+	}
+	return a.applyRuntime(ctx, cluster, p, rt, o)
+}
+
+func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prepared, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {
+	options, stop := o.cluster.options(a)
+	defer stop()
+	findings, err := cluster.Check(ctx, rt, deploy.CheckOptions{Options: options, Skip: o.site.skip, Images: p.platforms})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.sayFindings(slices.Concat(p.findings, findings)); err != nil {
+		return nil, err
+	}
+	apply := deploy.ApplyOptions{
+		Options: options, TakeOver: o.site.takeOver,
+		Confirm: o.cluster.confirm(a, cluster, "apply "+rt.Version+" of"),
+	}
+	if o.pauseAfter >= 0 {
+		apply.PauseAfter = &o.pauseAfter
+	}
+	return cluster.Apply(ctx, rt, apply)
+}
+
+// deployed prints what was done.
+func (a *app) deployed(report *deploy.Report, f clusterFlags) error {
+	return a.ui.Result(f.format, newDeployView(report), func(w io.Writer) {
 		fmt.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
 		for _, b := range report.Applied {
 			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
 		}
 		for _, b := range report.Deleted {
-			fmt.Fprintf(w, "%d\t%s\t%s\tdeleted (no longer in %s)\t%s\n", b.Layer, b.Bundle, b.Version, report.Runtime, b.Elapsed.Round(time.Millisecond*100))
+			fmt.Fprintf(w, "%d\t%s\t%s\tdeleted: %s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
 		}
 	})
-}
-
-// checkBeforeApply verifies the root, or says loudly that nobody did.
-func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Policy, images bool) error {
-	if policy == nil {
-		a.ui.Note("WARNING: %s is applied without verifying who signed it (--allow-unsigned)", at.pinned())
-		return nil
-	}
-	result, err := a.verified(ctx, at, policy)
-	if err != nil {
-		return err
-	}
-	a.ui.Say("verified %s, signed by %s", at.pinned(), signers(result))
-	if !images {
-		return nil
-	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
-	if err != nil {
-		return err
-	}
-	_, err = a.verifyImages(ctx, at.store, set, policy)
-	return err
-}
-
-// runtime is what the cluster gets: each bundle's manifests as a file system in memory.
-func (r *rendering) runtime() deploy.Runtime {
-	m := r.root.Metadata()
-	runtime := deploy.Runtime{Name: m.Name, Version: m.Version, Digest: r.root.Descriptor.Digest.String()}
-	for _, b := range r.bundles {
-		manifests := fstest.MapFS{}
-		for _, f := range b.files {
-			manifests[path.Clean(f.Path)] = &fstest.MapFile{Data: f.Data, Mode: 0o444}
-		}
-		unit := deploy.Unit{
-			Version: b.Metadata().Version, Digest: b.Descriptor.Digest.String(),
-			Layer: b.Bundle.Spec.Layer, Manifests: manifests,
-		}
-		if r.root.Runtime != nil {
-			unit.Bundle = b.Metadata().Name
-		}
-		runtime.Units = append(runtime.Units, unit)
-	}
-	return runtime
 }
 
 // deployView is the result of apply and delete for programs.
@@ -208,14 +298,11 @@ type deployView struct {
 }
 
 type outcomeView struct {
-	Bundle  string  `json:"bundle"`
-	App     string  `json:"app"`
-	Version string  `json:"version,omitempty"`
-	Layer   int     `json:"layer"`
-	Create  int     `json:"create"`
-	Update  int     `json:"update"`
-	Delete  int     `json:"delete"`
-	Wait    int     `json:"wait"`
+	Bundle  string `json:"bundle"`
+	App     string `json:"app"`
+	Version string `json:"version,omitempty"`
+	Layer   int    `json:"layer"`
+	countView
 	Seconds float64 `json:"seconds"`
 }
 
@@ -226,8 +313,7 @@ func newDeployView(r *deploy.Report) deployView {
 func outcomes(list []deploy.Outcome) []outcomeView {
 	views := make([]outcomeView, len(list))
 	for i, o := range list {
-		c := o.Changes
-		views[i] = outcomeView{o.Bundle, o.App, o.Version, o.Layer, c.Create, c.Update, c.Delete, c.Wait, o.Elapsed.Round(time.Millisecond).Seconds()}
+		views[i] = outcomeView{o.Bundle, o.App, o.Version, o.Layer, countView(o.Changes), o.Elapsed.Round(time.Millisecond).Seconds()}
 	}
 	return views
 }

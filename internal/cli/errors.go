@@ -16,6 +16,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
@@ -29,8 +30,12 @@ const (
 	exitUsage       = 2
 	exitUnverified  = 3
 	exitIncomplete  = 4
+	exitChanges     = 5
 	exitInterrupted = 130
 )
+
+// errChanges is for those who asked for an exit code that says so.
+var errChanges = errors.New("there are changes (--exit-code)")
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }
@@ -48,12 +53,24 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		base       *transfer.BaseError
 		response   *errcode.ErrorResponse
 		request    *url.Error
+		locked     *deploy.LockedError
+		foreign    *deploy.ForeignError
 	)
 	switch {
 	case ctx.Err() != nil:
 		return exitInterrupted, ""
 	case errors.As(err, &usage):
 		return exitUsage, ""
+	case errors.Is(err, errChanges):
+		return exitChanges, ""
+	case errors.As(err, &locked):
+		return exitFailure, "wait for its end; a lock whose holder is dead ends by itself, see --lock-timeout"
+	case errors.As(err, &foreign):
+		return exitFailure, "move it elsewhere, or let it go, too, with --delete-foreign"
+	case errors.Is(err, deploy.ErrOwned):
+		return exitFailure, "delete it there first, or take it over with --take-over"
+	case errors.Is(err, deploy.ErrFindings):
+		return exitFailure, "what was found can be left out of the look by --skip-check"
 	case errors.Is(err, sign.ErrUnsigned):
 		return exitUnverified, "sign it with krtpkg sign, or apply it as it is with --allow-unsigned"
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):

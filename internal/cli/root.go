@@ -88,7 +88,8 @@ References name a place:
 		a.doctorCommand(),
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.verifyCommand(), a.trustCommand(),
 		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(),
-		a.listCommand(), a.applyCommand(), a.statusCommand(), a.deleteCommand(),
+		a.listCommand(), a.planCommand(), a.applyCommand(), a.statusCommand(), a.historyCommand(), a.valuesCommand(),
+		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(),
 		a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {

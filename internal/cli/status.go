@@ -1,74 +1,263 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/Masterminds/semver/v3"
 	"github.com/spf13/cobra"
 
+	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 )
 
 func (a *app) statusCommand() *cobra.Command {
 	var f clusterFlags
+	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "show what is applied on a cluster",
+		Short: "show what is applied on a cluster, how it is, and what differs from what was applied",
+		Long: `Status prints the health of every runtime by layer and bundle, what differs on the cluster
+from what was applied (drift, by kapp's differences), and newer versions in the registry that
+it came from. --watch prints it again whenever it changes, and ends when all is healthy.`,
 		Example: `  krtpkg status
-  krtpkg status edge -o json`,
+  krtpkg status edge -o json
+  krtpkg status edge --watch`,
 		GroupID: groupCluster,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name := ""
-			if len(args) == 1 {
-				name = args[0]
-			}
-			return a.status(cmd.Context(), name, f)
+			return a.status(cmd.Context(), strings.Join(args, ""), o, f)
 		},
 	}
 	f.add(cmd)
+	flags := cmd.Flags()
+	flags.BoolVar(&f.full, "full", false, "print the differences, and every resource that is not healthy")
+	flags.BoolVarP(&o.watch, "watch", "w", false, "look again every few seconds until all is healthy")
+	flags.DurationVar(&o.every, "every", 2*time.Second, "how often --watch looks")
+	flags.BoolVar(&o.offline, "no-registry", false, "do not ask the registry for newer versions")
+	flags.BoolVar(&o.exitCode, "exit-code", false, "end with exit code 5 if anything is not healthy, or differs")
 	return cmd
 }
 
-type installedView struct {
-	Runtime        string `json:"runtime"`
-	RuntimeVersion string `json:"runtimeVersion"`
-	RuntimeDigest  string `json:"runtimeDigest"`
-	Bundle         string `json:"bundle"`
-	Version        string `json:"version"`
-	Digest         string `json:"digest"`
-	Layer          int    `json:"layer"`
-	App            string `json:"app"`
-	Complete       bool   `json:"complete"`
-	Changed        string `json:"changed"`
+type statusOptions struct {
+	watch, offline, exitCode bool
+	every                    time.Duration
 }
 
-func (a *app) status(ctx context.Context, name string, f clusterFlags) error {
+type statusView struct {
+	Runtime  string             `json:"runtime"`
+	Version  string             `json:"version"`
+	Digest   string             `json:"digest"`
+	Health   deploy.Health      `json:"health"`
+	Drifted  bool               `json:"drifted"`
+	Revision deploy.Revision    `json:"revision"`
+	Newer    []string           `json:"newer"`
+	Bundles  []bundleStatusView `json:"bundles"`
+}
+
+type bundleStatusView struct {
+	Bundle    string                  `json:"bundle"`
+	Layer     int                     `json:"layer"`
+	Version   string                  `json:"version"`
+	Digest    string                  `json:"digest"`
+	App       string                  `json:"app"`
+	Health    deploy.Health           `json:"health"`
+	Complete  bool                    `json:"complete"`
+	Changed   time.Time               `json:"changed"`
+	Resources int                     `json:"resources"`
+	Unready   []deploy.ResourceStatus `json:"unready"`
+	Drift     []deploy.ResourceChange `json:"drift"`
+}
+
+func (a *app) status(ctx context.Context, name string, o statusOptions, f clusterFlags) error {
+	if o.every < 100*time.Millisecond {
+		return &usageError{fmt.Errorf("--every %s: want 100ms at least", o.every)}
+	}
+	if err := f.check(a); err != nil {
+		return err
+	}
 	cluster, err := deploy.Connect(f.Config)
 	if err != nil {
 		return err
 	}
-	installed, err := cluster.List(ctx, name)
-	if err != nil {
-		return err
-	}
-	if name != "" && len(installed) == 0 {
-		return fmt.Errorf("%s, namespace %s: %w", name, cluster.Namespace(), deploy.ErrNotInstalled)
-	}
-	views := make([]installedView, len(installed))
-	for i, b := range installed {
-		views[i] = installedView{
-			b.Runtime, b.RuntimeVersion, b.RuntimeDigest, b.Bundle, b.Version, b.Digest,
-			b.Layer, b.App, b.Complete, b.Changed.UTC().Format(time.RFC3339),
+	newer := map[string][]string{}
+	for last := ""; ; {
+		all, err := cluster.Status(ctx, name, deploy.Options{Parallel: f.parallel})
+		if err != nil {
+			return err
+		}
+		views, well := []statusView{}, true
+		for _, s := range all {
+			if _, asked := newer[s.Revision.Digest]; !asked && !o.offline {
+				newer[s.Revision.Digest] = a.newer(ctx, s.Revision)
+			}
+			views = append(views, newStatusView(s, newer[s.Revision.Digest]))
+			well = well && s.Health() == deploy.Healthy && !s.Drifted()
+		}
+		var text strings.Builder
+		writeStatus(&text, views, f.full)
+		if text.String() != last || !o.watch {
+			last = text.String()
+			if err := a.ui.Result(f.format, views, func(w io.Writer) { writeStatus(w, views, f.full) }); err != nil {
+				return err
+			}
+		}
+		switch {
+		case !o.watch && o.exitCode && !well:
+			return errChanges
+		case !o.watch || well:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(o.every):
 		}
 	}
-	return a.ui.Result(f.format, views, func(w io.Writer) {
-		fmt.Fprintf(w, "RUNTIME\tVERSION\tLAYER\tBUNDLE\tVERSION\tDIGEST\tCOMPLETE\tCHANGED\n")
-		for _, v := range views {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%t\t%s\n",
-				v.Runtime, v.RuntimeVersion, v.Layer, v.Bundle, v.Version, short(v.Digest), v.Complete, v.Changed)
+}
+
+func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
+	v := statusView{
+		Runtime: s.Runtime, Version: s.Revision.Version, Digest: s.Revision.Digest, Health: s.Health(), Drifted: s.Drifted(),
+		Revision: s.Revision, Newer: append([]string{}, newer...), Bundles: []bundleStatusView{},
+	}
+	for _, b := range s.Bundles {
+		v.Bundles = append(v.Bundles, bundleStatusView{
+			b.Bundle, b.Layer, b.Version, b.Digest, b.App, b.Health, b.Complete, b.Changed.UTC(), b.Resources,
+			append([]deploy.ResourceStatus{}, b.Unready...), append([]deploy.ResourceChange{}, b.Drift...),
+		})
+	}
+	return v
+}
+
+func writeStatus(w io.Writer, views []statusView, full bool) {
+	for _, v := range views {
+		fmt.Fprintf(w, "%s %s\t%s\t%s\n", v.Runtime, v.Version, short(v.Digest), v.Health)
+		if r := v.Revision; r.Number > 0 {
+			fmt.Fprintf(w, "  revision %d %s, by %s, verified: %s\n", r.Number, strings.TrimSpace(string(r.State)+" "+r.Reason), r.By, cmp.Or(r.Verified, "not recorded"))
 		}
-	})
+		if len(v.Newer) > 0 {
+			fmt.Fprintf(w, "  newer: %s\n", strings.Join(v.Newer, ", "))
+		}
+		fmt.Fprintf(w, "  LAYER\tBUNDLE\tVERSION\tDIGEST\tHEALTH\tRESOURCES\tDRIFT\tCHANGED\n")
+		for _, b := range v.Bundles {
+			health := string(b.Health)
+			if !b.Complete {
+				health += " (apply not complete)"
+			}
+			fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, b.Version, short(b.Digest), health,
+				b.Resources, drift(b.Drift), b.Changed.Format(time.RFC3339))
+		}
+		for _, b := range v.Bundles {
+			details(w, b, full)
+		}
+	}
+}
+
+func drift(changes []deploy.ResourceChange) string {
+	if len(changes) == 0 {
+		return "none"
+	}
+	return deploy.Count(changes).String()
+}
+
+// details are what is wrong with a bundle; a few of them unless all are wanted.
+func details(w io.Writer, b bundleStatusView, full bool) {
+	unready, drift := b.Unready, b.Drift
+	if !full {
+		unready = unready[:min(len(unready), 5)]
+	}
+	for _, r := range unready {
+		fmt.Fprintf(w, "  %s: %s is %s: %s\n", b.Bundle, r.ResourceID, r.Health, r.Reason)
+	}
+	for _, c := range drift {
+		if c.Op == deploy.Create {
+			continue // it is missing, which has been said
+		}
+		fmt.Fprintf(w, "  %s: %s differs from what was applied\n", b.Bundle, c.ResourceID)
+		if full {
+			fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimRight(c.Diff, "\n"), "\n", "\n    "))
+		}
+	}
+}
+
+// newer are the versions above that of a revision where it came from. That they can't be looked
+// up is no error of the status.
+func (a *app) newer(ctx context.Context, r deploy.Revision) []string {
+	current, err := semver.NewVersion(r.Version)
+	if err != nil || r.Reference == "" {
+		return nil
+	}
+	p, err := place.Parse(r.Reference)
+	if err != nil || !p.IsRegistry() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	at, err := a.openPlace(ctx, p.Repository)
+	if err == nil {
+		var found []*semver.Version
+		err = at.store.Tags(ctx, "", func(tags []string) error {
+			for _, tag := range tags {
+				// Tags can't have a plus.
+				if v, err := semver.NewVersion(strings.Replace(tag, "_", "+", 1)); err == nil && v.GreaterThan(current) && (v.Prerelease() == "" || current.Prerelease() != "") {
+					found = append(found, v)
+				}
+			}
+			return nil
+		})
+		slices.SortFunc(found, func(a, b *semver.Version) int { return a.Compare(b) })
+		if err == nil {
+			names := make([]string, len(found))
+			for i, v := range found {
+				names[i] = v.Original()
+			}
+			return names
+		}
+	}
+	a.ui.Note("note: %s could not be asked for newer versions: %v", p.Repository, err)
+	return nil
+}
+
+func (a *app) historyCommand() *cobra.Command {
+	var f clusterFlags
+	cmd := &cobra.Command{
+		Use:   "history NAME",
+		Short: "show the revisions of a runtime on a cluster",
+		Example: `  krtpkg history edge
+  krtpkg history edge -o json`,
+		GroupID: groupCluster,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cluster, err := deploy.Connect(f.Config)
+			if err != nil {
+				return err
+			}
+			all, err := cluster.History(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.ui.Result(f.format, all, func(w io.Writer) { writeHistory(w, all) })
+		},
+	}
+	f.addConnection(cmd)
+	outputFlag(cmd, &f.format)
+	return cmd
+}
+
+func writeHistory(w io.Writer, all []deploy.Revision) {
+	fmt.Fprintf(w, "REVISION\tVERSION\tDIGEST\tVALUES\tSTATE\tSTARTED\tBY\tVERIFIED\n")
+	for _, r := range all {
+		state := string(r.State)
+		if r.Reason != "" {
+			state += ": " + fmt.Sprintf("%.60s", r.Reason)
+		}
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Number, r.Version, short(r.Digest), cmp.Or(short(r.Values), "none"),
+			state, r.Started.Format(time.RFC3339), r.By, cmp.Or(r.Verified, "not recorded"))
+	}
 }

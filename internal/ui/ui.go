@@ -40,6 +40,9 @@ type UI struct {
 	// mu guards all that is written, and the screen.
 	mu     sync.Mutex
 	screen screen
+	// hidden are texts that are not to be shown, which replace does.
+	hidden  []string
+	replace *strings.Replacer
 }
 
 // IsTerminal says whether a person can be asked: input and messages are a terminal.
@@ -86,9 +89,20 @@ func (u *UI) Result(format Format, value any, text func(w io.Writer)) error {
 	u.End(nil)
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.replace == nil {
+		return result(u.Out, format, value, text)
+	}
+	c := &censor{ui: u, out: u.Out}
+	if err := result(c, format, value, text); err != nil {
+		return err
+	}
+	return c.flush()
+}
+
+func result(out io.Writer, format Format, value any, text func(w io.Writer)) error {
 	switch format {
 	case "json":
-		encoder := json.NewEncoder(u.Out)
+		encoder := json.NewEncoder(out)
 		encoder.SetEscapeHTML(false)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(value)
@@ -103,11 +117,11 @@ func (u *UI) Result(format Format, value any, text func(w io.Writer)) error {
 			return err
 		}
 		blockStyle(&node)
-		encoder := yaml.NewEncoder(u.Out)
+		encoder := yaml.NewEncoder(out)
 		encoder.SetIndent(2)
 		return encoder.Encode(&node)
 	}
-	w := tabwriter.NewWriter(u.Out, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	text(w)
 	return w.Flush()
 }
@@ -133,6 +147,7 @@ func (u *UI) Say(format string, args ...any) {
 func (u *UI) say(event, text string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	text = u.shown(text)
 	if u.mode() == JSON {
 		u.recordLocked(record{Event: event, Text: text})
 		return
@@ -144,11 +159,13 @@ func (u *UI) say(event, text string) {
 func (u *UI) Write(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	text := []byte(u.shown(string(p)))
 	if u.mode() == JSON {
-		u.lines(p)
-		return len(p), nil
+		u.lines(text)
+	} else if _, err := u.above(text); err != nil {
+		return 0, err
 	}
-	return u.above(p)
+	return len(p), nil
 }
 
 // Ask puts a question and returns the answer in lower case, without white space around it;

@@ -6,10 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	kapp "carvel.dev/kapp/pkg/kapp/app"
+	"github.com/opencontainers/go-digest"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,47 +23,236 @@ import (
 // ApplyOptions are for Apply. The zero value works.
 type ApplyOptions struct {
 	Options
-	// SummaryOnly leaves the text of kapp's diff out of Out; the table of changes stays.
-	// The contents of Secrets are masked in either case.
-	SummaryOnly bool
+	// Confirm is asked once before the cluster is changed, with all that would change. False
+	// ends the call with ErrNotConfirmed. It is not asked if nothing would. Default: no plan is
+	// made, and nobody asked.
+	Confirm func(context.Context, *Plan) (bool, error)
+	// PauseAfter ends the call when this layer is ready. Default: all layers.
+	PauseAfter *int
+	// TakeOver takes resources over that belong to a release of Helm. Default: they are an error.
+	TakeOver bool
 }
 
-// Apply makes the cluster hold the runtime: it applies one unit after the other and waits
-// until each is ready; at last it deletes, in reverse order, the bundles that the runtime had
-// and has no more. Nothing is written if nothing differs. A resource that belongs to another
-// kapp app, be it of the same runtime, is an error that names the owner.
+// Apply makes the cluster hold the runtime: layer by layer, in a layer each bundle after those
+// that it needs, and waits until each is ready; at last it deletes, in reverse order, the
+// bundles that the runtime had and has no more. Nothing is written if nothing differs. A
+// resource that belongs to another kapp app is an error that names the owner; from one bundle
+// of the runtime to another it may move.
 //
-// At the first error Apply stops, with an *Error if a bundle is at fault; what came before
-// stays. Another Apply goes on from there. So it is when ctx ends: Apply returns promptly,
-// wrapping ctx's error, and sends nothing more to the cluster, though goroutines may need a
-// moment longer to end. It cannot undo a request that had been sent.
+// If a bundle fails, what is independent of it is finished, and what needs it is not begun;
+// what is done stays, and another Apply goes on from there. When ctx ends, Apply returns
+// promptly, wrapping ctx's error, and sends nothing more to the cluster but the record of that.
+// It cannot undo a request that had been sent.
 //
-// The report is never nil.
+// The report is never nil. Errors: [*Error] for each bundle at fault, [*LockedError],
+// [ErrNotConfirmed].
 func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Report, error) {
 	report := &Report{Runtime: rt.Name}
-	if err := rt.check(); err != nil {
-		return report, err
-	}
-	installed, err := c.List(ctx, rt.Name)
+	s, err := c.newSession(ctx, rt, opts.Options)
 	if err != nil {
 		return report, err
 	}
-	if err := c.checkNames(ctx, rt, installed); err != nil {
-		return report, err
-	}
-
-	s := c.newSession(opts.Options)
-	jobs, leaving := plan(rt, installed)
-	for _, j := range jobs {
-		j.fullDiff = !opts.SummaryOnly
-		outcome, err := s.apply(ctx, j)
+	s.engine.takeOver = opts.TakeOver
+	if opts.Confirm != nil {
+		plan, err := s.plan(ctx)
 		if err != nil {
 			return report, err
 		}
-		report.Applied = append(report.Applied, outcome)
+		if plan.Any() {
+			if ok, err := opts.Confirm(ctx, plan); err != nil || !ok {
+				return report, notConfirmed(err)
+			}
+		}
 	}
-	report.Deleted, err = s.deleteAll(ctx, leaving, "what left "+rt.Name)
-	return report, err
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	j := &journal{
+		cluster: c, runtime: rt.Name, record: s.record, next: s.revision(), values: rt.Values,
+		lasts: s.opts.LockDuration, lost: func() { cancel(ErrLockLost) },
+	}
+	state, err := s.applyAll(ctx, j, opts.PauseAfter, report)
+	if errors.Is(context.Cause(ctx), ErrLockLost) {
+		err = fmt.Errorf("%w: %w", ErrLockLost, err)
+	}
+	reason := ""
+	if err != nil {
+		reason = err.Error()
+	} else if state == Paused {
+		reason = fmt.Sprintf("after layer %d", *opts.PauseAfter)
+	}
+	return report, errors.Join(err, j.end(state, reason))
+}
+
+func notConfirmed(err error) error {
+	if err == nil {
+		err = ErrNotConfirmed
+	}
+	return err
+}
+
+// session is one call that holds a runtime against the cluster.
+type session struct {
+	cluster *Cluster
+	opts    Options
+	engine  *engine
+	runtime Runtime
+	record  *record
+	jobs    []job
+	leaving []Installed
+
+	mu sync.Mutex // of events, and of the report
+}
+
+func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*session, error) {
+	opts.setDefaults()
+	s := &session{cluster: c, opts: opts, runtime: rt, engine: &engine{cluster: c, served: &served{}, options: opts}}
+	if err := rt.check(); err != nil {
+		return nil, err
+	}
+	installed, err := c.List(ctx, rt.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkNames(ctx, rt, installed); err != nil {
+		return nil, err
+	}
+	if s.record, err = c.record(ctx, rt.Name); err != nil {
+		return nil, err
+	}
+	s.jobs, s.leaving = assign(rt, installed)
+	for _, i := range installed {
+		s.engine.family = append(s.engine.family, i.App)
+	}
+	return s, nil
+}
+
+// revision is what is recorded of the runtime.
+func (s *session) revision() Revision {
+	r := Revision{Version: s.runtime.Version, Digest: s.runtime.Digest, Origin: s.runtime.Origin, Alone: s.runtime.alone()}
+	if len(s.runtime.Values) > 0 {
+		r.Values = digest.FromBytes(s.runtime.Values).String()
+	}
+	return r
+}
+
+// job is a unit in its runtime.
+type job struct {
+	unit    Unit
+	runtime Runtime
+	order   int
+	was     *Installed // nil if it is new
+}
+
+// assign holds the runtime against what is installed of it.
+func assign(rt Runtime, installed []Installed) (jobs []job, leaving []Installed) {
+	was := map[string]*Installed{}
+	for _, i := range installed {
+		was[i.App] = &i
+	}
+	staying := map[string]bool{}
+	for order, unit := range rt.Units {
+		name := rt.appName(unit)
+		staying[name] = true
+		jobs = append(jobs, job{unit: unit, runtime: rt, order: order, was: was[name]})
+	}
+	leaving = slices.DeleteFunc(slices.Clone(installed), func(i Installed) bool { return staying[i.App] })
+	return jobs, leaving
+}
+
+// after are the jobs that have to be done before job i.
+func (s *session) after(i int) (before []int) {
+	for k, other := range s.jobs {
+		lower := other.unit.Layer < s.jobs[i].unit.Layer
+		if k != i && (lower || slices.Contains(s.jobs[i].unit.Needs, other.unit.Bundle)) {
+			before = append(before, k)
+		}
+	}
+	return before
+}
+
+// applyAll applies the jobs, and deletes what left.
+func (s *session) applyAll(ctx context.Context, j *journal, pauseAfter *int, report *Report) (State, error) {
+	if !s.record.holds(j.next) {
+		// That there is something to record is reason enough to lock.
+		if err := j.begin(ctx); err != nil {
+			return Incomplete, err
+		}
+	}
+	paused := false
+	var tasks []task
+	for i, one := range s.jobs {
+		if pauseAfter != nil && one.unit.Layer > *pauseAfter {
+			paused = true
+			continue
+		}
+		tasks = append(tasks, task{after: s.after(i), run: func(ctx context.Context) error {
+			outcome, err := s.apply(ctx, one, j)
+			if err == nil {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				report.Applied = append(report.Applied, outcome)
+			}
+			return err
+		}})
+	}
+	// Jobs are in order by layer, so that indexes are the same without those above a pause.
+	failed, blocked := schedule(ctx, tasks, s.opts.Parallel)
+	s.inOrder(report.Applied)
+	for i := range s.jobs {
+		if by := blocked[i]; by != nil {
+			o := s.jobs[i].outcome()
+			for _, b := range by {
+				o.WaitsFor = append(o.WaitsFor, s.jobs[b].outcome().Bundle)
+			}
+			report.Blocked = append(report.Blocked, o)
+			s.tell(Event{Phase: Blocked, Outcome: o})
+		}
+	}
+	if err := joined(ctx, failed); err != nil {
+		return Incomplete, err
+	}
+	if paused {
+		return Paused, nil
+	}
+	deleted, err := s.deleteAll(ctx, s.leaving, j)
+	report.Deleted = deleted
+	if err != nil {
+		return Incomplete, err
+	}
+	return Complete, nil
+}
+
+// inOrder sorts what was finished by the order of the runtime.
+func (s *session) inOrder(outcomes []Outcome) {
+	place := map[string]int{}
+	for i, j := range s.jobs {
+		place[j.runtime.appName(j.unit)] = i
+	}
+	slices.SortFunc(outcomes, func(a, b Outcome) int { return place[a.App] - place[b.App] })
+}
+
+// joined is the one error there is, or all of them in order.
+func joined(ctx context.Context, failed map[int]error) error {
+	var errs []error
+	for _, i := range slices.Sorted(maps.Keys(failed)) {
+		errs = append(errs, failed[i])
+	}
+	switch {
+	case len(errs) == 0:
+		return ctx.Err()
+	case len(errs) == 1:
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+func (j job) outcome() Outcome {
+	return Outcome{
+		Bundle:  cmp.Or(j.unit.Bundle, j.runtime.Name),
+		App:     j.runtime.appName(j.unit),
+		Version: j.unit.Version,
+		Layer:   j.unit.Layer,
+	}
 }
 
 // appName is unambiguous because names have no dots.
@@ -81,10 +274,18 @@ func (r Runtime) check() error {
 	if len(r.Units) == 0 {
 		return fmt.Errorf("runtime %s has no bundles; use Delete to delete it", r.Name)
 	}
+	if !slices.IsSortedFunc(r.Units, func(a, b Unit) int { return a.Layer - b.Layer }) {
+		return fmt.Errorf("runtime %s: its bundles are not in the order of their layers", r.Name)
+	}
 	seen := map[string]bool{}
 	for _, u := range r.Units {
 		if err := u.check(len(r.Units) == 1); err != nil {
 			return fmt.Errorf("runtime %s: bundle %q: %w", r.Name, u.Bundle, err)
+		}
+		for _, need := range u.Needs {
+			if !seen[need] {
+				return fmt.Errorf("runtime %s: bundle %q needs %q, which is not before it", r.Name, u.Bundle, need)
+			}
 		}
 		if seen[u.Bundle] {
 			return fmt.Errorf("runtime %s has two bundles named %q", r.Name, u.Bundle)
@@ -150,59 +351,6 @@ func (c *Cluster) checkFree(ctx context.Context, app string) error {
 	return nil
 }
 
-// session is one call of Apply or Delete.
-type session struct {
-	cluster *Cluster
-	opts    Options
-	engine  *engine
-}
-
-func (c *Cluster) newSession(opts Options) *session {
-	opts.setDefaults()
-	return &session{cluster: c, opts: opts, engine: &engine{
-		config:    c.config,
-		namespace: c.namespace,
-		out:       opts.Out,
-		color:     opts.Color,
-		timeout:   opts.WaitTimeout,
-		poll:      opts.PollInterval,
-	}}
-}
-
-// job is a unit in its runtime.
-type job struct {
-	unit     Unit
-	runtime  Runtime
-	order    int
-	was      *Installed // nil if it is new
-	fullDiff bool
-}
-
-// plan holds the runtime against what is installed of it.
-func plan(rt Runtime, installed []Installed) (jobs []job, leaving []Installed) {
-	was := map[string]*Installed{}
-	for _, i := range installed {
-		was[i.App] = &i
-	}
-	staying := map[string]bool{}
-	for order, unit := range rt.Units {
-		name := rt.appName(unit)
-		staying[name] = true
-		jobs = append(jobs, job{unit: unit, runtime: rt, order: order, was: was[name]})
-	}
-	leaving = slices.DeleteFunc(installed, func(i Installed) bool { return staying[i.App] })
-	return jobs, leaving
-}
-
-func (j job) outcome() Outcome {
-	return Outcome{
-		Bundle:  cmp.Or(j.unit.Bundle, j.runtime.Name),
-		App:     j.runtime.appName(j.unit),
-		Version: j.unit.Version,
-		Layer:   j.unit.Layer,
-	}
-}
-
 // labels hold the order with leading zeros so that kubectl sorts by it.
 func (j job) labels() map[string]string {
 	labels := map[string]string{
@@ -218,6 +366,7 @@ func (j job) labels() map[string]string {
 
 func (j job) annotations() map[string]string {
 	return map[string]string{
+		annotationNeeds:          strings.Join(j.unit.Needs, ","),
 		annotationVersion:        j.unit.Version,
 		annotationDigest:         j.unit.Digest,
 		annotationRuntimeVersion: j.runtime.Version,
@@ -225,9 +374,10 @@ func (j job) annotations() map[string]string {
 	}
 }
 
-func (s *session) apply(ctx context.Context, j job) (Outcome, error) {
-	return s.track("apply", Applying, j.outcome(), func() (Changes, Phase, error) {
-		changes, err := s.applyJob(ctx, j)
+func (s *session) apply(ctx context.Context, j job, journal *journal) (Outcome, error) {
+	return s.track(ctx, "apply", Applying, j.outcome(), func(told *messages) (Changes, Phase, error) {
+		found, err := s.applyJob(ctx, j, journal, told)
+		changes := Count(found.changes)
 		if changes.Any() {
 			return changes, Applied, err
 		}
@@ -235,93 +385,64 @@ func (s *session) apply(ctx context.Context, j job) (Outcome, error) {
 	})
 }
 
-// track tells of the phases of what do does to one bundle.
-func (s *session) track(op string, begin Phase, o Outcome, do func() (Changes, Phase, error)) (Outcome, error) {
+// track tells of the phases of what do does to one bundle, and why it failed if it did.
+func (s *session) track(ctx context.Context, op string, begin Phase, o Outcome, do func(*messages) (Changes, Phase, error)) (Outcome, error) {
 	started := time.Now()
-	s.opts.OnEvent(Event{Phase: begin, Outcome: o})
-	changes, end, err := do()
+	s.tell(Event{Phase: begin, Outcome: o})
+	told := newMessages(func(m Message) { s.tell(Event{Phase: begin, Outcome: o, Message: m}) })
+	changes, end, err := do(told)
 	o.Changes, o.Elapsed = changes, time.Since(started)
 	if err != nil {
-		s.opts.OnEvent(Event{Phase: Failed, Outcome: o, Err: err})
-		return o, &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
+		failure := &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
+		if ctx.Err() == nil {
+			failure.Waiting = told.pending()
+			failure.Symptoms = s.cluster.symptoms(ctx, o.App)
+		}
+		s.tell(Event{Phase: Failed, Outcome: o, Err: err})
+		return o, failure
 	}
-	s.opts.OnEvent(Event{Phase: end, Outcome: o})
+	s.tell(Event{Phase: end, Outcome: o})
 	return o, nil
 }
 
-func (s *session) applyJob(ctx context.Context, j job) (Changes, error) {
-	a := app{
-		name:      j.runtime.appName(j.unit),
-		labels:    j.labels(),
-		manifests: j.unit.Manifests,
-	}
-	mode, err := s.confirm(ctx, func() (Changes, error) {
-		return s.engine.deploy(ctx, a, preview, j.fullDiff)
-	}, j.question)
-	if err != nil {
-		return Changes{}, err
-	}
-	if err := s.cluster.relabel(ctx, j.was, a.labels); err != nil {
-		return Changes{}, err
-	}
-	changes, err := s.engine.deploy(ctx, a, mode, j.fullDiff)
-	if err != nil {
-		return changes, err
-	}
-	return changes, s.cluster.annotate(ctx, j, changes)
+func (s *session) tell(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.OnEvent(e)
 }
 
-// question is empty if there is nothing to ask.
-func (j job) question(changes Changes) string {
-	if !changes.Any() {
-		return ""
+func (s *session) applyJob(ctx context.Context, j job, journal *journal, told *messages) (done, error) {
+	a := app{name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests}
+	if j.was != nil && !contains(j.was.labels, a.labels) {
+		if err := journal.begin(ctx); err != nil {
+			return done{}, err
+		}
+		if err := s.cluster.relabel(ctx, j.was, a.labels); err != nil {
+			return done{}, err
+		}
 	}
-	o := j.outcome()
-	name := o.Bundle
-	if o.Version != "" {
-		name += " " + o.Version
-	}
-	return fmt.Sprintf("apply bundle %s (layer %d): %v", name, o.Layer, changes)
-}
-
-// confirm returns how to go on after looking at the changes and asking, if there is someone
-// to ask and a question.
-func (s *session) confirm(ctx context.Context, look func() (Changes, error), question func(Changes) string) (mode, error) {
-	if s.opts.Confirm == nil {
-		return direct, nil
-	}
-	changes, err := look()
+	found, err := s.engine.deploy(ctx, a, hooks{begin: journal.begin, told: told})
 	if err != nil {
-		return preview, err
+		return found, err
 	}
-	text := question(changes)
-	if text == "" {
-		return asPreviewed, nil
-	}
-	ok, err := s.opts.Confirm(ctx, text)
-	if err != nil {
-		return preview, err
-	}
-	if !ok {
-		return preview, ErrNotConfirmed
-	}
-	return asPreviewed, nil
+	return found, s.cluster.annotate(ctx, j, found, journal)
 }
 
 // relabel moves an app to another place: kapp refuses to change the value of a label, and
 // places move when a runtime gets another bundle.
 func (c *Cluster) relabel(ctx context.Context, was *Installed, labels map[string]string) error {
-	if was == nil || contains(was.labels, labels) {
-		return nil
-	}
 	return c.patch(ctx, was.configMap, map[string]any{"labels": labels})
 }
 
 // annotate records what has been applied, if that is news.
-func (c *Cluster) annotate(ctx context.Context, j job, changes Changes) error {
+func (c *Cluster) annotate(ctx context.Context, j job, found done, journal *journal) error {
 	news := j.annotations()
-	if changes == (Changes{}) && j.was != nil && j.was.Complete && contains(j.was.notes, news) {
+	news[annotationResources] = inventory(found.resources)
+	if len(found.changes) == 0 && j.was != nil && j.was.Complete && contains(j.was.notes, news) {
 		return nil
+	}
+	if err := journal.begin(ctx); err != nil {
+		return err
 	}
 	// Not j.was: kapp has created or renamed it, or begun a change.
 	installed, err := c.List(ctx, j.runtime.Name)

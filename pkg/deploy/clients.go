@@ -33,18 +33,19 @@ func quiet(ctx context.Context) context.Context {
 type clients struct {
 	config   *rest.Config
 	warnings rest.WarningHandler
+	served   *served
 }
 
 var _ cmdcore.DepsFactory = (*clients)(nil)
 
 // newClients returns clients that work until ctx ends. Warnings of the API server go to out.
-func newClients(ctx context.Context, config *rest.Config, out io.Writer) *clients {
+func newClients(ctx context.Context, config *rest.Config, out io.Writer, served *served) *clients {
 	config = rest.CopyConfig(config)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &boundTransport{ctx: ctx, next: next}
 	})
 	warnings := rest.NewWarningWriter(out, rest.WarningWriterOptions{Deduplicate: true})
-	return &clients{config: config, warnings: warnings}
+	return &clients{config: config, warnings: warnings, served: served}
 }
 
 func (c *clients) DynamicClient(opts cmdcore.DynamicClientOpts) (dynamic.Interface, error) {
@@ -56,7 +57,11 @@ func (c *clients) DynamicClient(opts cmdcore.DynamicClientOpts) (dynamic.Interfa
 }
 
 func (c *clients) CoreClient() (kubernetes.Interface, error) {
-	return kubernetes.NewForConfig(c.config)
+	client, err := kubernetes.NewForConfig(c.config)
+	if err != nil {
+		return nil, err
+	}
+	return newRememberingClient(client, c.served), nil
 }
 
 func (c *clients) RESTMapper() (meta.RESTMapper, error) {

@@ -1,13 +1,14 @@
 // Package deploy applies runtimes to a cluster and deletes them, with kapp, in process.
 //
-// Call [Connect] first, then [Cluster.Apply], [Cluster.List] or [Cluster.Delete]. The
-// manifests have to be ready to apply: verified, rendered, and with their images' references
-// relocated. This package trusts them.
+// Call [Connect] first, then [Cluster.Plan], [Cluster.Apply], [Cluster.Status] or
+// [Cluster.Delete]. The manifests have to be ready to apply: verified, rendered, and with their
+// images' references relocated. This package trusts them.
 //
 // Each bundle of a runtime becomes one kapp app, "<runtime>.<bundle>", which kapp's own CLI
 // lists, inspects and deletes like any other. What kapp does not know (the runtime, the
 // layer, the order, version and digest) is in labels and annotations of the app's
-// ConfigMap, where any kubectl can read it. Change groups, change rules, wait rules and
+// ConfigMap, where any kubectl can read it; what was applied when, and by whom, is in a ConfigMap
+// "<runtime>.krtpkg.dev", and the values in Secrets beside it. Change groups, change rules, wait rules and
 // whatever else kapp reads from annotations and Config documents stay as the bundle's author
 // wrote them; only kapp.k14s.io/deploy-logs has no effect, since kapp would print on the
 // standard output of the process.
@@ -16,10 +17,9 @@
 package deploy
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"time"
 
@@ -92,6 +92,9 @@ type Runtime struct {
 	Name string
 	// Version and Digest are recorded with each bundle. Both may be empty.
 	Version, Digest string
+	Origin
+	// Values are what the manifests were rendered with. They are kept in a Secret.
+	Values []byte
 	// Units are the bundles in the order to apply them.
 	Units []Unit
 }
@@ -104,48 +107,40 @@ type Unit struct {
 	// Version and Digest are recorded when it is applied. Both may be empty.
 	Version, Digest string
 	Layer           int
+	// Needs are the bundles of its layer, by name, that have to be ready before it. Those of
+	// the layers below have to be in any case.
+	Needs []string
+	// Kubernetes is the range of cluster versions that it runs on, as semver has it; "" for any.
+	Kubernetes string
 	// Manifests are plain YAML or JSON; all files named *.yaml, *.yml and *.json are read.
 	// That there is no resource at all is an error: to kapp it would mean to delete the
 	// bundle's resources.
 	Manifests fs.FS
 }
 
-// Options are how a call talks to its user and how long it waits.
+// Options are how a call tells of itself and how long it waits. The zero value works.
 type Options struct {
-	// Confirm is asked before the cluster is changed, after kapp's summary of the changes
-	// went to Out; Apply asks for each bundle that changes, and once for all bundles that
-	// leave the runtime, Delete asks once. False ends the call with ErrNotConfirmed. With
-	// Confirm, kapp looks at the cluster twice, because it would write its own state
-	// before it asks. Default: go on without asking.
-	Confirm func(ctx context.Context, question string) (bool, error)
 	// OnEvent is told what happens, one call at a time. Default: nobody is.
 	OnEvent func(Event)
-	// Out gets what kapp writes, and nothing more once the call has returned. Default:
-	// discard.
-	Out io.Writer
-	// Color lets colors through. kapp itself looks whether the standard output of the
-	// process is a terminal, and has none if it is not.
-	Color bool
+	// Parallel is how many bundles are worked on at a time, as far as they are independent.
+	// Default: 4.
+	Parallel int
 	// WaitTimeout is how long kapp waits while nothing of a bundle becomes ready or, in a
 	// delete, goes away. For a limit to the whole call give ctx a deadline. Default: 15
 	// minutes.
 	WaitTimeout time.Duration
 	// PollInterval is the time between two looks at what is not ready. Default: 1 second.
 	PollInterval time.Duration
+	// LockDuration is after which time without a sign of life the lock on the runtime is
+	// another's to take. Whole seconds. Default: 30 seconds.
+	LockDuration time.Duration
 }
 
-const (
-	defaultWaitTimeout  = 15 * time.Minute
-	defaultPollInterval = time.Second
-)
-
 func (o *Options) setDefaults() {
-	if o.WaitTimeout == 0 {
-		o.WaitTimeout = defaultWaitTimeout
-	}
-	if o.PollInterval == 0 {
-		o.PollInterval = defaultPollInterval
-	}
+	o.Parallel = cmp.Or(o.Parallel, 4)
+	o.WaitTimeout = cmp.Or(o.WaitTimeout, 15*time.Minute)
+	o.PollInterval = cmp.Or(o.PollInterval, time.Second)
+	o.LockDuration = cmp.Or(o.LockDuration, 30*time.Second)
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
 	}

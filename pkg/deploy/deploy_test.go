@@ -137,10 +137,9 @@ func (r *rig) exists(gvr schema.GroupVersionResource, name string) bool {
 
 func (r *rig) apply(rt Runtime) *Report {
 	r.t.Helper()
-	var out bytes.Buffer
-	report, err := r.Apply(r.t.Context(), rt, ApplyOptions{Options: quick(&out)})
+	report, err := r.Apply(r.t.Context(), rt, ApplyOptions{Options: quick()})
 	if err != nil {
-		r.t.Fatalf("apply: %v\n%s", err, &out)
+		r.t.Fatalf("apply: %v", err)
 	}
 	return report
 }
@@ -162,8 +161,8 @@ func (r *rig) list(name string) []string {
 	return lines
 }
 
-func quick(out *bytes.Buffer) Options {
-	return Options{Out: out, PollInterval: 50 * time.Millisecond, WaitTimeout: 30 * time.Second}
+func quick() Options {
+	return Options{PollInterval: 50 * time.Millisecond, WaitTimeout: 30 * time.Second}
 }
 
 var (
@@ -281,9 +280,12 @@ func TestLife(t *testing.T) {
 
 	t.Log("delete")
 	var order []string
-	report, err = r.Delete(t.Context(), "edge", DeleteOptions{Options{
+	report, err = r.Delete(t.Context(), "edge", DeleteOptions{Options: Options{
 		PollInterval: 50 * time.Millisecond,
 		OnEvent: func(e Event) {
+			if e.Message != (Message{}) {
+				return
+			}
 			t.Log(e.Phase, e.Bundle, e.Elapsed)
 			order = append(order, string(e.Phase)+" "+e.Bundle)
 		},
@@ -313,64 +315,78 @@ func outcomes(all []Outcome) []string {
 func TestConfirm(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
-	rt := Runtime{Name: "edge", Units: []Unit{
+	rt := Runtime{Name: "edge", Version: "1.0.0", Units: []Unit{
 		unit(1, "one", "1.0.0", configMap("one", "1"), "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {password: opensesame}"),
-		unit(2, "two", "", configMap("two", "1")),
+		unit(2, "crds", "1.0.0", crd("plans", "Planned", "confirm.example")),
+		unit(3, "two", "", "apiVersion: confirm.example/v1\nkind: Planned\nmetadata: {name: first}", configMap("two", "1")),
 	}}
-	var out bytes.Buffer
-	var questions []string
+	var asked []*Plan
 	answer := false
-	options := quick(&out)
-	options.Confirm = func(_ context.Context, question string) (bool, error) {
-		questions = append(questions, question)
+	options := ApplyOptions{Options: quick(), Confirm: func(_ context.Context, p *Plan) (bool, error) {
+		asked = append(asked, p)
 		return answer, nil
-	}
+	}}
 
-	_, err := r.Apply(t.Context(), rt, ApplyOptions{Options: options})
-	var at *Error
-	if !errors.Is(err, ErrNotConfirmed) || !errors.As(err, &at) || at.Bundle != "one" {
+	if _, err := r.Apply(t.Context(), rt, options); !errors.Is(err, ErrNotConfirmed) {
 		t.Errorf("refused apply: %v", err)
 	}
 	if now := r.objects(); !maps.Equal(now, before) {
 		t.Errorf("refused apply left the cluster as %v, want %v", now, before)
 	}
-	for _, text := range []string{"@@ create configmap/one (v1)", "key: \"1\"", "<-- value not shown"} {
-		if !strings.Contains(out.String(), text) {
-			t.Errorf("diff lacks %q:\n%s", text, &out)
-		}
+	if len(asked) != 1 || planned(asked[0]) != "install one: create 2; install crds: create 1; install two: create 2" {
+		t.Errorf("asked %d times, last: %s", len(asked), planned(asked[0]))
+	}
+	secret := asked[0].Bundles[0].Changes[1]
+	if secret.Kind != "Secret" || !strings.Contains(secret.Diff, "<-- value not shown") || strings.Contains(secret.Diff, "opensesame") {
+		t.Errorf("plan of a secret: %+v", secret)
+	}
+	if d := asked[0].Bundles[0].Changes[0].Diff; !strings.Contains(d, `+   key: "1"`) {
+		t.Errorf("diff of a config map:\n%s", d)
 	}
 
 	answer = true
-	out.Reset()
-	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: options, SummaryOnly: true}); err != nil {
+	if _, err := r.Apply(t.Context(), rt, options); err != nil {
 		t.Fatal(err)
 	}
-	if strings.Contains(out.String(), "@@") || strings.Count(out.String(), "Namespace  ") != 2 {
-		t.Errorf("want no diff, and the table once for each bundle:\n%s", &out)
+	asked = nil
+	if _, err := r.Apply(t.Context(), rt, options); err != nil || asked != nil {
+		t.Errorf("apply without changes asked %v, error %v", asked, err)
 	}
-	if strings.Contains(out.String(), "opensesame") {
-		t.Errorf("a secret was shown:\n%s", &out)
+	rt.Units = []Unit{rt.Units[0], unit(2, "three", "", configMap("two", "2"))}
+	if _, err := r.Apply(t.Context(), rt, options); err != nil {
+		t.Errorf("a resource that moves to another bundle of the runtime: %v", err)
 	}
-	questions = nil
-	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: options}); err != nil || questions != nil {
-		t.Errorf("apply without changes asked %q, error %v", questions, err)
+	if got := planned(asked[0]); got != "keep one: no changes; install three: update 1; remove two: delete 2; remove crds: delete 1" {
+		t.Errorf("plan of an upgrade: %s", got)
+	}
+	if !r.exists(configMaps, "two") {
+		t.Error("a resource that moved to another bundle was deleted with the one that had it")
 	}
 
-	answer = false
-	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{options}); !errors.Is(err, ErrNotConfirmed) {
+	answer, asked = false, nil
+	deletion := DeleteOptions{Options: quick(), Confirm: options.Confirm}
+	if _, err := r.Delete(t.Context(), "edge", deletion); !errors.Is(err, ErrNotConfirmed) {
 		t.Errorf("refused delete: %v", err)
 	}
 	if !r.exists(configMaps, "one") || !r.exists(configMaps, "two") {
 		t.Error("refused delete has deleted")
 	}
 	answer = true
-	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{options}); err != nil {
+	if _, err := r.Delete(t.Context(), "edge", deletion); err != nil {
 		t.Fatal(err)
 	}
 	r.wantBack(before)
-	if want := []string{"delete edge: bundles two, one; 3 resources", "delete edge: bundles two, one; 3 resources"}; !slices.Equal(questions, want) {
-		t.Errorf("questions %q, want %q", questions, want)
+	if got := planned(asked[1]); len(asked) != 2 || got != "remove three: delete 1; remove one: delete 2" {
+		t.Errorf("plan of a delete: %s", got)
 	}
+}
+
+func planned(p *Plan) string {
+	var lines []string
+	for _, b := range p.Bundles {
+		lines = append(lines, fmt.Sprintf("%s %s: %v", b.Action, b.Bundle, Count(b.Changes)))
+	}
+	return strings.Join(lines, "; ")
 }
 
 // TestInterrupt ends an apply while kapp waits; what holds it up goes away, and the next
@@ -384,12 +400,11 @@ func TestInterrupt(t *testing.T) {
 	}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var out bytes.Buffer
-	options := quick(&out)
+	options := quick()
 	var ended time.Time
 	options.OnEvent = func(e Event) {
 		t.Log(e.Phase, e.Bundle, e.Elapsed)
-		if e.Bundle == "second" && e.Phase == Applying {
+		if e.Bundle == "second" && e.Phase == Applying && e.Message == (Message{}) {
 			time.AfterFunc(1500*time.Millisecond, func() { ended = time.Now(); cancel() })
 		}
 	}
@@ -397,7 +412,7 @@ func TestInterrupt(t *testing.T) {
 	took := time.Since(ended)
 	var at *Error
 	if !errors.Is(err, context.Canceled) || !errors.As(err, &at) || at.Bundle != "second" {
-		t.Fatalf("interrupted apply: %v\n%s", err, &out)
+		t.Fatalf("interrupted apply: %v", err)
 	}
 	if took > 200*time.Millisecond {
 		t.Errorf("apply returned %s after the interrupt", took)

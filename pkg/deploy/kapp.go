@@ -1,31 +1,42 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
-	"io"
+	"errors"
+	"fmt"
 	"io/fs"
 	"regexp"
-	"time"
+	"slices"
 
+	kapp "carvel.dev/kapp/pkg/kapp/app"
+	"carvel.dev/kapp/pkg/kapp/clusterapply"
 	cmdapp "carvel.dev/kapp/pkg/kapp/cmd/app"
 	cmdcore "carvel.dev/kapp/pkg/kapp/cmd/core"
+	kappconfig "carvel.dev/kapp/pkg/kapp/config"
 	"carvel.dev/kapp/pkg/kapp/crdupgradesafety"
+	"carvel.dev/kapp/pkg/kapp/diff"
+	"carvel.dev/kapp/pkg/kapp/diffgraph"
 	"carvel.dev/kapp/pkg/kapp/logger"
 	"carvel.dev/kapp/pkg/kapp/permissions"
 	"carvel.dev/kapp/pkg/kapp/preflight"
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"github.com/cppforlife/go-cli-ui/ui"
-	"k8s.io/client-go/rest"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// engine calls kapp's commands as functions. Their options get their defaults from the
-// flags, so each call makes the command that it never executes.
+// engine does to kapp's apps what its commands deploy and delete do, from the same parts, and
+// in the same order; but what would change is a result, nothing is written if nothing changes,
+// and what the server serves is asked for once for all apps.
 type engine struct {
-	config    *rest.Config
-	namespace string
-	out       io.Writer // nil: discard
-	color     bool
-	timeout   time.Duration
-	poll      time.Duration
+	cluster *Cluster
+	served  *served
+	options Options
+	// family are the apps of the runtime: a resource may move from one to another.
+	family []string
+	// takeOver takes resources from Helm.
+	takeOver bool
 }
 
 // app is what kapp deploy wants to know.
@@ -33,89 +44,429 @@ type app struct {
 	name      string
 	labels    map[string]string // kapp refuses to change the value of one that is there
 	manifests fs.FS
+	// absent are kinds that an earlier bundle brings, when only looking.
+	absent sets.Set[schema.GroupKind]
 }
 
-// mode is how far a call goes.
-type mode int
-
-const (
-	preview     mode = iota // show and count the changes, write nothing
-	asPreviewed             // make the changes, which have been shown
-	direct                  // show the changes and make them
-)
-
-// deploy returns the changes that kapp found and, unless mode is preview, made.
-func (e *engine) deploy(ctx context.Context, a app, mode mode, fullDiff bool) (Changes, error) {
-	return e.run(ctx, mode, func(u ui.UI, deps cmdcore.DepsFactory) error {
-		o := cmdapp.NewDeployOptions(u, deps, logger.NewNoopLogger(), preflightChecks(deps))
-		cmdapp.NewDeployCmd(o, cmdcore.FlagsFactory{})
-		e.setCommon(&o.AppFlags, &o.ApplyFlags, a.name)
-		o.FileSystem = a.manifests
-		o.FileFlags.Files = []string{"."}
-		for key, value := range a.labels {
-			o.LabelFlags.Labels = append(o.LabelFlags.Labels, key+"="+value)
-		}
-		o.DiffFlags.Run = mode == preview
-		o.DiffFlags.Changes = fullDiff && mode != asPreviewed && e.out != nil
-		// Its watcher reports errors with fmt.Printf.
-		o.DeployFlags.Logs = false
-		return o.Run()
-	})
+// hooks are how a call tells of itself. The zero value tells nothing.
+type hooks struct {
+	// begin is called once, before the first write.
+	begin func(context.Context) error
+	told  *messages
 }
 
-// delete returns the changes that kapp found and, unless mode is preview, made. An app that
-// is not there is not an error.
-func (e *engine) delete(ctx context.Context, name string, mode mode) (Changes, error) {
-	return e.run(ctx, mode, func(u ui.UI, deps cmdcore.DepsFactory) error {
-		o := cmdapp.NewDeleteOptions(u, deps, logger.NewNoopLogger())
-		cmdapp.NewDeleteCmd(o, cmdcore.FlagsFactory{})
-		e.setCommon(&o.AppFlags, &o.ApplyFlags, name)
-		o.DiffFlags.Run = mode == preview
-		return o.Run()
-	})
+// done is what a call has found out, and done.
+type done struct {
+	changes []ResourceChange
+	// resources are those that the app has by its manifests.
+	resources []ResourceID
+	// refused is why a change that was only looked at would not be made.
+	refused error
 }
 
-func (e *engine) setCommon(app *cmdapp.Flags, apply *cmdapp.ApplyFlags, name string) {
-	app.Name = name
-	app.NamespaceFlags.Name = e.namespace
-	apply.WaitingChangesOpts.Timeout = e.timeout
-	apply.WaitingChangesOpts.CheckInterval = e.poll
-	apply.ApplyingChangesOpts.Timeout = e.timeout
+// look is what deploy would do. It writes nothing.
+func (e *engine) look(ctx context.Context, a app) (done, error) {
+	return e.run(ctx, hooks{}, func(parts *parts) (done, error) { return e.deployApp(ctx, parts, a, nil) })
 }
 
-// preflightChecks are off unless a Config document of the bundle turns them on; a document
-// that names a check that is not here would be refused.
-func preflightChecks(deps cmdcore.DepsFactory) *preflight.Registry {
-	return preflight.NewRegistry(map[string]preflight.Check{
-		"PermissionValidation": permissions.NewPreflight(deps, false),
-		"CRDUpgradeSafety":     crdupgradesafety.NewPreflight(deps, false),
-	})
+// deploy makes the cluster hold an app's manifests, and waits until they are ready.
+func (e *engine) deploy(ctx context.Context, a app, h hooks) (done, error) {
+	return e.run(ctx, h, func(parts *parts) (done, error) { return e.deployApp(ctx, parts, a, &h) })
+}
+
+// lookDelete is what delete would do. It writes nothing.
+func (e *engine) lookDelete(ctx context.Context, name string) (done, error) {
+	return e.run(ctx, hooks{}, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, nil) })
+}
+
+// delete deletes an app with its resources, and waits until they are gone. One that is not
+// there is no error.
+func (e *engine) delete(ctx context.Context, name string, h hooks) (done, error) {
+	return e.run(ctx, h, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, &h) })
 }
 
 // run calls kapp, which takes no context, in a goroutine. When ctx ends, run returns at
 // once. The goroutine ends later, at the next thing that it wants from the cluster: its
-// clients refuse every request from then on, and the console drops what it prints.
-func (e *engine) run(ctx context.Context, mode mode, call func(ui.UI, cmdcore.DepsFactory) error) (Changes, error) {
-	console := newConsole(e.out, e.color, mode != asPreviewed)
-	defer console.close()
+// clients refuse every request from then on, and nobody hears what it tells.
+func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, error)) (done, error) {
+	defer h.told.close()
 	bound, cancel := context.WithCancel(ctx)
 	defer cancel()
-	deps := newClients(bound, e.config, console)
-
-	done := make(chan error, 1)
-	go func() { done <- call(console.ui(), deps) }()
-	var err error
+	parts, err := e.parts(bound, h.told)
+	if err != nil {
+		return done{}, err
+	}
+	type answer struct {
+		done
+		error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		d, err := call(parts)
+		answered <- answer{d, err}
+	}()
+	var a answer
 	select {
-	case err = <-done:
+	case a = <-answered:
 	case <-ctx.Done():
-		err = ctx.Err()
+		a.error = ctx.Err()
 	}
-	if err != nil && ctx.Err() != nil {
-		err = ctx.Err() // not what kapp made of a request that was refused
-	} else if err != nil {
-		err = kappError{err}
+	if a.error != nil && ctx.Err() != nil {
+		a.error = ctx.Err() // not what kapp made of a request that was refused
 	}
-	return console.changes(), err
+	return a.done, a.error
+}
+
+// parts are those of kapp that a call on one app needs.
+type parts struct {
+	clients *clients
+	types   *kappres.ResourceTypesImpl
+	found   kappres.IdentifiedResources
+	apps    kapp.Apps
+	failing *cmdapp.FailingAPIServicesPolicy
+	told    *messages
+}
+
+func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
+	deps := newClients(ctx, e.cluster.config, told, e.served)
+	core, err := deps.CoreClient()
+	if err != nil {
+		return nil, err
+	}
+	objects, err := deps.DynamicClient(cmdcore.DynamicClientOpts{Warnings: true})
+	if err != nil {
+		return nil, err
+	}
+	muted, err := deps.DynamicClient(cmdcore.DynamicClientOpts{})
+	if err != nil {
+		return nil, err
+	}
+	failing := &cmdapp.FailingAPIServicesPolicy{}
+	types := kappres.NewResourceTypesImpl(core, kappres.ResourceTypesImplOpts{CanIgnoreFailingAPIService: failing.CanIgnore})
+	// Who may not list in all namespaces lists in those that the app uses.
+	options := kappres.ResourcesImplOpts{FallbackAllowedNamespaces: []string{e.cluster.namespace}}
+	silent := logger.NewNoopLogger()
+	resources := kappres.NewResourcesImpl(types, core, objects, muted, options, silent)
+	found := kappres.NewIdentifiedResources(core, types, resources, options.FallbackAllowedNamespaces, silent)
+	return &parts{
+		clients: deps, types: types, found: found, failing: failing, told: told,
+		apps: kapp.NewApps(e.cluster.namespace, core, found, silent),
+	}, nil
+}
+
+// deployFlags are the defaults of kapp deploy, which come from its flags.
+func (e *engine) deployFlags() *cmdapp.DeployOptions {
+	o := cmdapp.NewDeployOptions(ui.NewNoopUI(), nil, logger.NewNoopLogger(), preflight.NewRegistry(nil))
+	cmdapp.NewDeployCmd(o, cmdcore.FlagsFactory{})
+	e.limits(&o.ApplyFlags)
+	o.DeployFlags.PrepareResourcesOpts.DefaultNamespace = e.cluster.namespace
+	return o
+}
+
+func (e *engine) deleteFlags() *cmdapp.DeleteOptions {
+	o := cmdapp.NewDeleteOptions(ui.NewNoopUI(), nil, logger.NewNoopLogger())
+	cmdapp.NewDeleteCmd(o, cmdcore.FlagsFactory{})
+	e.limits(&o.ApplyFlags)
+	return o
+}
+
+func (e *engine) limits(f *cmdapp.ApplyFlags) {
+	f.WaitingChangesOpts.Timeout = e.options.WaitTimeout
+	f.WaitingChangesOpts.CheckInterval = e.options.PollInterval
+	f.ApplyingChangesOpts.Timeout = e.options.WaitTimeout
+}
+
+// deployApp is kapp deploy; without hooks it only looks.
+func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done, error) {
+	flags := e.deployFlags()
+	target, err := p.apps.Find(a.name)
+	if err != nil {
+		return done{}, err
+	}
+	there, _, err := target.Exists()
+	if err != nil {
+		return done{}, err
+	}
+	create := !there && h != nil
+	if create && h.begin != nil {
+		if err := h.begin(ctx); err != nil {
+			return done{}, err
+		}
+		h.begin = nil
+	}
+	if _, err := target.CreateOrUpdate("", a.labels, !create); err != nil {
+		return done{}, err
+	}
+
+	wanted, conf, err := e.wanted(p, target, a, flags)
+	if err != nil {
+		return done{}, err
+	}
+	existing, err := e.existing(p, target, wanted.resources, flags, !there)
+	if err != nil {
+		return done{}, err
+	}
+	if err := diff.NewRenewableResources(existing, wanted.resources).Prepare(); err != nil {
+		return done{}, err
+	}
+	factory := diff.NewChangeFactory(conf.RebaseMods(), conf.DiffAgainstLastAppliedFieldExclusionMods(),
+		conf.DiffAgainstExistingFieldExclusionMods(), diff.ChangeOpts{})
+	changes, err := diff.NewChangeSetWithVersionedRs(existing, wanted.resources, conf.TemplateRules(),
+		flags.DiffFlags.ChangeSetOpts, factory).Calculate()
+	if err != nil {
+		return done{}, err
+	}
+	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
+	steps, graph, err := set.Calculate()
+	if err != nil {
+		return done{}, err
+	}
+	result := done{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: identify(wanted.resources)}
+	if len(steps) == 0 {
+		return result, nil
+	}
+	refused := cmp.Or(e.takenOver(steps), runPreflight(ctx, p, conf, graph))
+	if h == nil {
+		result.refused = refused
+		return result, nil
+	}
+	if refused != nil {
+		return result, refused
+	}
+	if h.begin != nil {
+		if err := h.begin(ctx); err != nil {
+			return result, err
+		}
+	}
+	return result, e.change(p, target, set, graph, flags, wanted.resources, existing, summary(result.changes))
+}
+
+// wanted are the resources of an app by its manifests.
+type wanted struct {
+	resources []kappres.Resource
+	absent    []ResourceChange // of kinds that are not served yet
+}
+
+func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOptions) (wanted, kappconfig.Conf, error) {
+	var w wanted
+	all, err := readResources(a.manifests)
+	if err != nil {
+		return w, kappconfig.Conf{}, err
+	}
+	resources, conf, err := kappconfig.NewConfFromResourcesWithDefaults(all)
+	if err != nil {
+		return w, conf, err
+	}
+	if len(resources) == 0 {
+		return w, conf, errors.New("there is an empty set of resources, which kapp would take for a wish to delete all of them")
+	}
+	resources = slices.DeleteFunc(resources, func(r kappres.Resource) bool {
+		if !a.absent.Has(r.GroupKind()) {
+			return false
+		}
+		w.absent = append(w.absent, ResourceChange{ResourceID: identity(r), Op: Create})
+		return true
+	})
+	usedGVs, err := target.UsedGVs()
+	if err != nil {
+		return w, conf, err
+	}
+	p.failing.MarkRequiredGVs(usedGVs)
+	flags.DeployFlags.PrepareResourcesOpts.BeforeModificationFunc = func(rs []kappres.Resource) []kappres.Resource {
+		p.failing.MarkRequiredResources(rs)
+		return rs
+	}
+	resources, err = kapp.NewPreparation(p.types, flags.DeployFlags.PrepareResourcesOpts).PrepareResources(resources)
+	if err != nil {
+		return w, conf, err
+	}
+	selector, err := target.LabelSelector()
+	if err != nil {
+		return w, conf, err
+	}
+	w.resources = resources
+	return w, conf, kappres.NewLabeledResources(selector, p.found, logger.NewNoopLogger()).Prepare(resources,
+		conf.OwnershipLabelMods(), conf.LabelScopingMods(flags.DeployFlags.DefaultLabelScopingRules), conf.AdditionalLabels())
+}
+
+// existing are the resources on the cluster that are the app's, or are to be.
+func (e *engine) existing(p *parts, target kapp.App, resources []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool) ([]kappres.Resource, error) {
+	selector, err := target.LabelSelector()
+	if err != nil {
+		return nil, err
+	}
+	meta, err := target.Meta()
+	if err != nil {
+		return nil, err
+	}
+	used, err := target.UsedGKs()
+	if err != nil {
+		return nil, err
+	}
+	var scope []schema.GroupKind
+	if used != nil { // kapp looks at all kinds for an app that does not say which it has
+		scope = sets.New(append(cmdapp.NewUsedGKsScope(resources).GKs(), *used...)...).UnsortedList()
+	}
+	return kappres.NewLabeledResources(selector, p.found, logger.NewNoopLogger()).AllAndMatching(resources, kappres.AllAndMatchingOpts{
+		ExistingNonLabeledResourcesCheck:            true,
+		ExistingNonLabeledResourcesCheckConcurrency: flags.DeployFlags.ExistingNonLabeledResourcesCheckConcurrency,
+		SkipOwnershipCheckAllowedApps:               e.family,
+		IsNewApp:                                    isNew,
+		DisallowedResourcesByLabelKeys:              []string{kapp.KappIsAppLabelKey},
+		LabelErrorResolutionFunc:                    p.owner,
+		LabelValAppMapResolverFunc:                  p.appsByLabel,
+		IdentifiedResourcesListOpts: kappres.IdentifiedResourcesListOpts{
+			GKsScope: scope, ResourceNamespaces: append(meta.LastChange.Namespaces, namespaces(resources)...),
+		},
+	})
+}
+
+// owner names the app that a resource belongs to.
+func (p *parts) owner(key, value string) string {
+	all, _ := p.apps.List(nil)
+	for _, one := range all {
+		if meta, err := one.Meta(); err == nil && meta.LabelKey == key && meta.LabelValue == value {
+			return fmt.Sprintf("different %s (label '%s=%s')", one.Description(), key, value)
+		}
+	}
+	return ""
+}
+
+func (p *parts) appsByLabel() map[string]string {
+	byLabel := map[string]string{}
+	all, _ := p.apps.List(nil)
+	for _, one := range all {
+		if meta, err := one.Meta(); err == nil {
+			byLabel[meta.LabelValue] = one.Name()
+		}
+	}
+	return byLabel
+}
+
+func changeSet(p *parts, changes []diff.Change, factory diff.ChangeFactory, conf kappconfig.Conf, opts diff.ChangeSetOpts, apply cmdapp.ApplyFlags) clusterapply.ClusterChangeSet {
+	converged := clusterapply.NewConvergedResourceFactory(conf.WaitRules(), clusterapply.ConvergedResourceFactoryOpts{})
+	steps := clusterapply.NewClusterChangeFactory(apply.ClusterChangeOpts, p.found, factory,
+		diff.NewChangeSetFactory(opts, factory), converged, p.told, conf.DiffMaskRules())
+	return clusterapply.NewClusterChangeSet(changes, apply.ClusterChangeSetOpts, steps,
+		conf.ChangeGroupBindings(), conf.ChangeRuleBindings(), p.told, logger.NewNoopLogger())
+}
+
+// runPreflight runs kapp's own checks: that of CRD upgrades always, others if a Config document
+// of the bundle turns them on.
+func runPreflight(ctx context.Context, p *parts, conf kappconfig.Conf, graph *diffgraph.ChangeGraph) error {
+	checks := preflight.NewRegistry(map[string]preflight.Check{
+		"PermissionValidation": permissions.NewPreflight(p.clients, false),
+		"CRDUpgradeSafety":     crdupgradesafety.NewPreflight(p.clients, true),
+	})
+	if err := checks.SetConfig(conf.PreflightRules()); err != nil {
+		return fmt.Errorf("kapp's preflight rules: %w", err)
+	}
+	return checks.Run(ctx, graph)
+}
+
+// change writes, with a record of kapp's own that it began and how it ended.
+func (e *engine) change(p *parts, target kapp.App, set clusterapply.ClusterChangeSet, graph *diffgraph.ChangeGraph,
+	flags *cmdapp.DeployOptions, wanted, existing []kappres.Resource, summary string) error {
+	both := slices.Concat(wanted, existing)
+	if err := target.UpdateUsedGVsAndGKs(p.failing.GVs(both, nil), cmdapp.NewUsedGKsScope(both).GKs()); err != nil {
+		return err
+	}
+	defer e.served.forgetAfter(both)
+	// As with kapp, that old records stay is no reason to fail.
+	defer func() { _, _, _ = target.GCChanges(flags.DeployFlags.AppChangesMaxToKeep, nil) }()
+	touch := kapp.Touch{
+		App: target, Description: "update: " + summary, Namespaces: namespaces(wanted),
+		IgnoreSuccessErr: true, AppChangesMaxToKeep: flags.DeployFlags.AppChangesMaxToKeep,
+	}
+	return touch.Do(func() error {
+		if err := set.Apply(graph); err != nil {
+			return err
+		}
+		return target.UpdateUsedGVsAndGKs(p.failing.GVs(wanted, nil), cmdapp.NewUsedGKsScope(wanted).GKs())
+	})
+}
+
+// deleteApp is kapp delete; without hooks it only looks.
+func (e *engine) deleteApp(ctx context.Context, p *parts, name string, h *hooks) (done, error) {
+	flags := e.deleteFlags()
+	target, err := p.apps.Find(name)
+	if err != nil {
+		return done{}, err
+	}
+	there, _, err := target.Exists()
+	if err != nil || !there {
+		return done{}, err
+	}
+	used, err := target.UsedGVs()
+	if err != nil {
+		return done{}, err
+	}
+	p.failing.MarkRequiredGVs(used)
+	existing, err := p.belonging(target)
+	if err != nil {
+		return done{}, err
+	}
+	for _, r := range existing {
+		if _, ours := r.Annotations()["kapp.k14s.io/owned-for-deletion"]; ours {
+			r.MarkTransient(false)
+		}
+	}
+	_, conf, err := kappconfig.NewConfFromResourcesWithDefaults(nil)
+	if err != nil {
+		return done{}, err
+	}
+	factory := diff.NewChangeFactory(nil, nil, nil, diff.ChangeOpts{})
+	changes, err := diff.NewChangeSetFactory(flags.DiffFlags.ChangeSetOpts, factory).New(existing, nil).Calculate()
+	if err != nil {
+		return done{}, err
+	}
+	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
+	steps, graph, err := set.Calculate()
+	result := done{changes: resourceChanges(steps, conf), resources: identify(existing)}
+	if err != nil || h == nil {
+		return result, err
+	}
+	if h.begin != nil {
+		if err := h.begin(ctx); err != nil {
+			return result, err
+		}
+	}
+	defer e.served.forgetAfter(existing)
+	return result, kapp.Touch{App: target, Description: "delete", IgnoreSuccessErr: true}.Do(func() error {
+		if err := set.Apply(graph); err != nil {
+			_, _, _ = target.GCChanges(kapp.AppChangesMaxToKeepDefault, nil)
+			return err
+		}
+		return target.Delete()
+	})
+}
+
+// belonging are the resources on the cluster that have the app's label.
+func (p *parts) belonging(target kapp.App) ([]kappres.Resource, error) {
+	selector, err := target.LabelSelector()
+	if err != nil {
+		return nil, err
+	}
+	meta, err := target.Meta()
+	if err != nil {
+		return nil, err
+	}
+	used, err := target.UsedGKs()
+	if err != nil {
+		return nil, err
+	}
+	var scope []schema.GroupKind
+	if used != nil {
+		scope = sets.New(append(made, *used...)...).UnsortedList()
+	}
+	options := kappres.IdentifiedResourcesListOpts{GKsScope: scope, ResourceNamespaces: meta.LastChange.Namespaces}
+	return p.found.List(selector, nil, options)
+}
+
+// made are kinds that Kubernetes itself makes of an app's, with its labels.
+var made = []schema.GroupKind{
+	{Kind: "Pod"}, {Kind: "PersistentVolumeClaim"}, {Group: "apps", Kind: "ReplicaSet"},
+	{Group: "apps", Kind: "ControllerRevision"}, {Group: "batch", Kind: "Job"},
 }
 
 // kappError is an error of kapp without the blank lines in its text, which kapp's own CLI
@@ -127,3 +478,32 @@ var blankLines = regexp.MustCompile(`\n(\s*\n)+`)
 func (e kappError) Error() string { return blankLines.ReplaceAllString(e.error.Error(), "\n") }
 
 func (e kappError) Unwrap() error { return e.error }
+
+// readResources reads manifests as kapp does.
+func readResources(manifests fs.FS) ([]kappres.Resource, error) {
+	files, err := kappres.NewFileResources(manifests, ".")
+	if err != nil {
+		return nil, err
+	}
+	var all []kappres.Resource
+	for _, f := range files {
+		resources, err := f.Resources()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, resources...)
+	}
+	return all, nil
+}
+
+func namespaces(resources []kappres.Resource) []string {
+	names := sets.New[string]()
+	for _, r := range resources {
+		if r.Namespace() == "" {
+			names.Insert("(cluster)") // as kapp records it
+		} else {
+			names.Insert(r.Namespace())
+		}
+	}
+	return sets.List(names)
+}

@@ -32,6 +32,10 @@ const (
 	annotationRuntimeDigest  = "krtpkg.dev/runtime-digest"
 	// annotationChange is the name of the last of kapp's changes when an Apply ended well.
 	annotationChange = "krtpkg.dev/change"
+	// annotationNeeds are the names of the bundles of its layer that it needs, by commas.
+	annotationNeeds = "krtpkg.dev/needs"
+	// annotationResources are the resources that were applied, a line each.
+	annotationResources = "krtpkg.dev/resources"
 )
 
 // Installed is a bundle on the cluster.
@@ -51,6 +55,8 @@ type Installed struct {
 	Complete bool
 	// Changed is when the last change began; zero if none did.
 	Changed time.Time
+	// Needs are the bundles of its layer that it needs.
+	Needs []string
 
 	alone     bool
 	order     int
@@ -123,6 +129,7 @@ func readInstalled(cm *corev1.ConfigMap) (Installed, error) {
 		RuntimeDigest:  cm.Annotations[annotationRuntimeDigest],
 		Complete:       meta.LastChangeName != "" && cm.Annotations[annotationChange] == meta.LastChangeName,
 		Changed:        meta.LastChange.StartedAt,
+		Needs:          strings.FieldsFunc(cm.Annotations[annotationNeeds], func(r rune) bool { return r == ',' }),
 		alone:          bundle == "",
 		order:          order,
 		configMap:      cm.Name,

@@ -7,12 +7,14 @@ import (
 	"time"
 )
 
-// Report is what Apply or Delete did, in the order in which it was done. After an error it
-// holds what was finished before.
+// Report is what Apply or Delete did, in the order of the runtime. After an error it holds what
+// was finished.
 type Report struct {
 	Runtime string
 	Applied []Outcome
 	Deleted []Outcome
+	// Blocked were not begun, because something that they need failed.
+	Blocked []Outcome
 }
 
 // Outcome is what was done to one bundle.
@@ -24,42 +26,14 @@ type Outcome struct {
 	Layer   int
 	Changes Changes
 	Elapsed time.Duration
-}
-
-// Changes count resources by what kapp did to them or, before a confirmation, is to do.
-type Changes struct {
-	Create, Update, Delete int
-	// Wait counts those that needed no change but were not ready.
-	Wait int
-}
-
-// Any tells whether the cluster had to be changed, be it only by a wait for nothing.
-func (c Changes) Any() bool { return c.Create+c.Update+c.Delete > 0 }
-
-func (c Changes) add(d Changes) Changes {
-	return Changes{c.Create + d.Create, c.Update + d.Update, c.Delete + d.Delete, c.Wait + d.Wait}
-}
-
-// String is like "create 3, update 1"; "no changes" if there are none.
-func (c Changes) String() string {
-	var parts []string
-	for _, p := range []struct {
-		verb  string
-		count int
-	}{{"create", c.Create}, {"update", c.Update}, {"delete", c.Delete}, {"wait for", c.Wait}} {
-		if p.count > 0 {
-			parts = append(parts, fmt.Sprintf("%s %d", p.verb, p.count))
-		}
-	}
-	if parts == nil {
-		return "no changes"
-	}
-	return strings.Join(parts, ", ")
+	// WaitsFor are the bundles that failed or were blocked, if it was blocked.
+	WaitsFor []string
 }
 
 // Phase is what an Event tells.
 type Phase string
 
+// The phases.
 const (
 	Applying  Phase = "applying"
 	Applied   Phase = "applied"   // changed, and ready
@@ -67,13 +41,16 @@ const (
 	Deleting  Phase = "deleting"
 	Deleted   Phase = "deleted"
 	Failed    Phase = "failed"
+	Blocked   Phase = "blocked" // not begun, since what it needs failed
 )
 
-// Event tells that a bundle entered a phase. Each one that is begun ends in one of the others.
+// Event tells that a bundle entered a phase, or, if it has a message, something of the phase
+// that it is in. Each phase that is begun ends in another one.
 type Event struct {
 	Phase   Phase
-	Outcome       // Changes and Elapsed are zero as long as the phase is Applying or Deleting
-	Err     error // why, if Failed
+	Outcome // Changes and Elapsed are zero as long as the phase is Applying or Deleting
+	Message
+	Err error // why, if Failed
 }
 
 var (
@@ -81,19 +58,40 @@ var (
 	ErrNotConfirmed = errors.New("not confirmed")
 	// ErrNotInstalled means that nothing on the cluster has the given name.
 	ErrNotInstalled = errors.New("not installed")
+	// ErrOwned means that a resource is managed by something else.
+	ErrOwned = errors.New("it has another owner")
 )
 
-// Error says at which bundle a call ended.
+// Error says at which bundle a call ended, and what was to be seen on the cluster then.
 type Error struct {
 	Op     string // "apply" or "delete"
 	Bundle string
 	Layer  int
 	// Err is kapp's reason; the context's error if the call was interrupted.
 	Err error
+	// Waiting are the resources that kapp waited for.
+	Waiting []Waiting
+	// Symptoms are what pods of the bundle that are not ready, events and logs say.
+	Symptoms []string
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s bundle %s (layer %d): %v", e.Op, e.Bundle, e.Layer, e.Err)
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s bundle %s (layer %d): %v", e.Op, e.Bundle, e.Layer, kappError{e.Err})
+	for _, w := range e.Waiting {
+		fmt.Fprintf(&text, "\n  %s is not ready", w.Resource)
+		if e.Op == "delete" {
+			fmt.Fprintf(&text, " to go")
+		}
+		fmt.Fprintf(&text, " since %s", time.Since(w.Since).Round(time.Second))
+		if w.Reason != "" {
+			fmt.Fprintf(&text, ": %s", w.Reason)
+		}
+	}
+	for _, s := range e.Symptoms {
+		fmt.Fprintf(&text, "\n  %s", s)
+	}
+	return text.String()
 }
 
 func (e *Error) Unwrap() error { return e.Err }

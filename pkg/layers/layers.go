@@ -62,6 +62,18 @@ type Component struct {
 //
 // Errors: [*DuplicateError], [*MissingError], [*UpwardError], [*CycleError].
 func Order(components []Component, provided ...string) ([]int, error) {
+	needs, err := Needs(components, provided...)
+	if err != nil {
+		return nil, err
+	}
+	return sorted(components, needs)
+}
+
+// Needs returns, for each component, the indexes of those that provide what it requires, from
+// its layer and below; those of the layers above are none of its business.
+//
+// Errors: as of [Order], but for cycles.
+func Needs(components []Component, provided ...string) ([][]int, error) {
 	providers, err := index(components)
 	if err != nil {
 		return nil, err
@@ -84,7 +96,7 @@ func Order(components []Component, provided ...string) ([]int, error) {
 			needs[i] = append(needs[i], slices.DeleteFunc(below, func(p int) bool { return p == i })...)
 		}
 	}
-	return sorted(components, needs)
+	return needs, nil
 }
 
 // index maps what is provided to the components that provide it.

@@ -1,0 +1,245 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+// clusterFlags are the flags of commands that go to a cluster.
+type clusterFlags struct {
+	deploy.Config
+	yes         bool
+	waitTimeout time.Duration
+	lock        time.Duration
+	parallel    int
+	full        bool
+	format      ui.Format
+	// label is before what is told of one of several clusters.
+	label string
+}
+
+func (f *clusterFlags) addConnection(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
+	flags.StringVar(&f.Context, "context", "", "context of the kubeconfig (default: the current one)")
+	flags.StringVarP(&f.Namespace, "namespace", "n", "", "namespace for the records of kapp and krtpkg, and for resources that name none (default: the context's)")
+}
+
+func (f *clusterFlags) add(cmd *cobra.Command) {
+	f.addConnection(cmd)
+	cmd.Flags().IntVar(&f.parallel, "parallel", 4, "how many independent bundles to work on at a time")
+	outputFlag(cmd, &f.format)
+}
+
+// addDiff adds what concerns the plan's text.
+func (f *clusterFlags) addDiff(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.full, "full", false, "print also what is created and deleted, not only what is changed")
+}
+
+func (f *clusterFlags) addChanging(cmd *cobra.Command) {
+	f.add(cmd)
+	flags := cmd.Flags()
+	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask before the cluster is changed")
+	flags.DurationVar(&f.waitTimeout, "wait-timeout", 15*time.Minute, "how long to wait while nothing becomes ready")
+	flags.DurationVar(&f.lock, "lock-timeout", 30*time.Second, "after which time without a sign of life the lock on the runtime is another's to take")
+}
+
+// check refuses values that can't be, and a change that nobody could be asked about.
+func (f *clusterFlags) check(a *app) error {
+	switch {
+	case f.parallel < 1 || f.parallel > 64:
+		return &usageError{fmt.Errorf("--parallel %d: want 1 to 64", f.parallel)}
+	case f.waitTimeout < 0, f.lock < 0, f.lock > 0 && f.lock < time.Second:
+		return &usageError{fmt.Errorf("--wait-timeout and --lock-timeout are at least a second")}
+	case f.lock > 0 && !f.yes && !a.ui.IsTerminal():
+		return &usageError{fmt.Errorf("there is no terminal to ask on before the cluster is changed: say --yes")}
+	}
+	return nil
+}
+
+// options are the flags for the library. What is worked on is told of until stop is called.
+func (f *clusterFlags) options(a *app) (o deploy.Options, stop func()) {
+	w := &watch{app: a, label: f.label, waiting: map[string]deploy.Event{}, done: make(chan struct{})}
+	go w.remind()
+	return deploy.Options{
+		WaitTimeout: f.waitTimeout, LockDuration: f.lock, Parallel: f.parallel, OnEvent: w.tell,
+	}, sync.OnceFunc(func() { close(w.done) })
+}
+
+// watch tells what is applied, and what it waits for.
+type watch struct {
+	app     *app
+	label   string
+	mu      sync.Mutex
+	waiting map[string]deploy.Event // by bundle and resource
+	done    chan struct{}
+}
+
+func (w *watch) tell(e deploy.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := fmt.Sprintf("layer %d %s: %s", e.Layer, layers.Name(e.Layer), e.Bundle)
+	name := strings.TrimSpace(at + " " + e.Version)
+	switch {
+	case e.Warning != "":
+		w.say("%s: warning of the API server: %s", at, e.Warning)
+	case e.Waiting != nil:
+		w.waiting[e.App+" "+e.Waiting.Resource] = e
+		w.say("%s", waits(e))
+	case e.Phase == deploy.Applied, e.Phase == deploy.Deleted:
+		w.say("%s %s: %s, %s", name, e.Phase, e.Changes, e.Elapsed.Round(time.Millisecond*100))
+	case e.Phase == deploy.Failed:
+		w.say("%s failed after %s", name, e.Elapsed.Round(time.Millisecond*100))
+	case e.Phase == deploy.Blocked:
+		w.say("%s not begun: it needs %s", name, strings.Join(e.WaitsFor, ", "))
+	default:
+		w.say("%s %s", name, e.Phase)
+	}
+	if e.Waiting == nil && e.Warning == "" {
+		for key := range w.waiting {
+			if strings.HasPrefix(key, e.App+" ") {
+				delete(w.waiting, key)
+			}
+		}
+	}
+}
+
+func (w *watch) say(format string, args ...any) {
+	w.app.ui.Say("%s", w.label+fmt.Sprintf(format, args...))
+}
+
+func waits(e deploy.Event) string {
+	text := fmt.Sprintf("layer %d %s: %s waits", e.Layer, layers.Name(e.Layer), e.Bundle)
+	if since := time.Since(e.Waiting.Since); since >= time.Second {
+		text += " since " + since.Round(time.Second).String()
+	}
+	text += " for " + e.Waiting.Resource
+	if e.Waiting.Reason != "" {
+		text += ": " + e.Waiting.Reason
+	}
+	return text
+}
+
+// remind says again, from time to time, what is waited for.
+func (w *watch) remind() {
+	ticker := time.NewTicker(15 * time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-w.done:
+			return
+		case now := <-ticker.C:
+			w.mu.Lock()
+			for _, key := range sortedKeys(w.waiting) {
+				if e := w.waiting[key]; now.Sub(e.Waiting.Since) > 10*time.Second {
+					w.say("%s", waits(e))
+				}
+			}
+			w.mu.Unlock()
+		}
+	}
+}
+
+// confirm shows a plan and asks about it; nil if nobody is to be asked.
+func (f *clusterFlags) confirm(a *app, cluster *deploy.Cluster, question string) func(context.Context, *deploy.Plan) (bool, error) {
+	if f.yes {
+		return nil
+	}
+	return func(ctx context.Context, p *deploy.Plan) (bool, error) {
+		var text strings.Builder
+		writePlan(&text, p, f.full)
+		fmt.Fprint(a.ui, text.String())
+		answer, err := a.ui.Ask(ctx, fmt.Sprintf("%s %s on %s, namespace %s: %s [y/N]", question, p.Runtime, cluster.Server(), cluster.Namespace(), p.Count()))
+		return answer == "y" || answer == "yes", err
+	}
+}
+
+// writePlan writes a plan for people.
+func writePlan(w io.Writer, p *deploy.Plan, full bool) {
+	for _, b := range p.Bundles {
+		version := b.Version
+		if b.From != "" && b.From != b.Version {
+			version = strings.TrimSuffix(b.From+" → "+b.Version, " → ")
+		}
+		count := deploy.Count(b.Changes)
+		fmt.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.Name(b.Layer), b.Action, b.Bundle, version, count)
+		for _, c := range b.Changes {
+			whole := c.Op == deploy.Create || c.Op == deploy.Delete
+			if whole && b.Action != deploy.Change && !full {
+				continue // the count says it
+			}
+			fmt.Fprintf(w, "  %s %s\n", c.Op, c.ResourceID)
+			if c.Diff != "" && (!whole || full) {
+				fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimRight(c.Diff, "\n"), "\n", "\n    "))
+			}
+		}
+	}
+	for _, f := range p.Findings {
+		fmt.Fprintf(w, "%s\n", f)
+	}
+}
+
+// planView is a plan for programs.
+type planView struct {
+	Runtime  string           `json:"runtime"`
+	Version  string           `json:"version"`
+	Digest   string           `json:"digest"`
+	From     string           `json:"from,omitempty"`
+	Changes  bool             `json:"changes"`
+	Bundles  []bundlePlanView `json:"bundles"`
+	Findings []deploy.Finding `json:"findings"`
+	countView
+}
+
+type bundlePlanView struct {
+	Bundle    string                  `json:"bundle"`
+	Layer     int                     `json:"layer"`
+	Action    deploy.Action           `json:"action"`
+	Version   string                  `json:"version,omitempty"`
+	From      string                  `json:"from,omitempty"`
+	Resources []deploy.ResourceChange `json:"resources"`
+	countView
+}
+
+type countView struct {
+	Create int `json:"create"`
+	Update int `json:"update"`
+	Delete int `json:"delete"`
+	Wait   int `json:"wait"`
+}
+
+func newPlanView(p *deploy.Plan) planView {
+	v := planView{
+		Runtime: p.Runtime, Version: p.Version, Digest: p.Digest, From: p.From, Changes: p.Any(),
+		Bundles: []bundlePlanView{}, Findings: append([]deploy.Finding{}, p.Findings...), countView: countView(p.Count()),
+	}
+	for _, b := range p.Bundles {
+		v.Bundles = append(v.Bundles, bundlePlanView{
+			b.Bundle, b.Layer, b.Action, b.Version, b.From, append([]deploy.ResourceChange{}, b.Changes...), countView(deploy.Count(b.Changes)),
+		})
+	}
+	return v
+}
+
+// sayFindings notes warnings, and gives what is wrong as an error.
+func (a *app) sayFindings(findings []deploy.Finding) error {
+	slices.SortStableFunc(findings, func(x, y deploy.Finding) int { return cmp.Compare(x.Check, y.Check) })
+	for _, f := range findings {
+		if f.Severity == deploy.Warning {
+			a.ui.Note("%s", f)
+		}
+	}
+	return deploy.Refuse(findings)
+}

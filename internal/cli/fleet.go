@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"krtpkg.dev/krtpkg/pkg/deploy"
+)
+
+// fleetFlags are for a handful of clusters.
+type fleetFlags struct {
+	contexts       []string
+	maxParallel    int
+	maxUnavailable int
+}
+
+func (f *fleetFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.contexts, "contexts", nil, "apply to the clusters of these contexts of the kubeconfig, in this order")
+	flags.IntVar(&f.maxParallel, "max-parallel", 1, "how many of the clusters to work on at a time")
+	flags.IntVar(&f.maxUnavailable, "max-unavailable", 0, "how many clusters may fail before no other one is begun")
+}
+
+func (f *fleetFlags) check(o *applyOptions) error {
+	if len(f.contexts) == 0 {
+		return nil
+	}
+	sorted := slices.Sorted(slices.Values(f.contexts))
+	switch {
+	case o.cluster.Context != "":
+		return &usageError{errors.New("--context and --contexts contradict each other")}
+	case len(slices.Compact(sorted)) != len(f.contexts):
+		return &usageError{errors.New("--contexts names a cluster twice")}
+	case f.maxParallel < 1 || f.maxUnavailable < 0:
+		return &usageError{errors.New("--max-parallel is at least 1, --max-unavailable at least 0")}
+	case !o.cluster.yes:
+		return &usageError{errors.New("--contexts asks about no cluster: look with krtpkg plan, and say --yes")}
+	}
+	return nil
+}
+
+// fleetView is the result for one cluster.
+type fleetView struct {
+	Context string      `json:"context"`
+	State   string      `json:"state"` // applied, failed or not begun
+	Error   string      `json:"error,omitempty"`
+	Seconds float64     `json:"seconds,omitempty"`
+	Report  *deployView `json:"report,omitempty"`
+}
+
+// applyFleet applies to several clusters what has been verified once.
+func (a *app) applyFleet(ctx context.Context, p *prepared, o *applyOptions) error {
+	var clusters []*deploy.Cluster
+	for _, name := range o.fleet.contexts {
+		config := o.cluster.Config
+		config.Context = name
+		cluster, err := deploy.Connect(config)
+		if err != nil {
+			return err
+		}
+		clusters = append(clusters, cluster)
+	}
+	var mu sync.Mutex
+	views := make([]fleetView, len(clusters))
+	errs := make([]error, len(clusters))
+	failed := 0
+	var group errgroup.Group
+	group.SetLimit(o.fleet.maxParallel)
+	for i, cluster := range clusters {
+		views[i] = fleetView{Context: o.fleet.contexts[i], State: "not begun"}
+		group.Go(func() error {
+			mu.Lock()
+			stop := failed > o.fleet.maxUnavailable || ctx.Err() != nil
+			mu.Unlock()
+			if stop {
+				return nil
+			}
+			began := time.Now()
+			a.ui.Say("cluster %s: begun", o.fleet.contexts[i])
+			one := *o
+			one.cluster.label = o.fleet.contexts[i] + ": "
+			report, err := a.applyTo(ctx, cluster, p, &one)
+			mu.Lock()
+			defer mu.Unlock()
+			views[i].State, views[i].Seconds = "applied", time.Since(began).Round(time.Millisecond).Seconds()
+			if err != nil {
+				failed++
+				errs[i] = fmt.Errorf("cluster %s: %w", o.fleet.contexts[i], err)
+				views[i].State, views[i].Error = "failed", err.Error()
+				a.ui.Say("cluster %s: failed", o.fleet.contexts[i])
+				return nil
+			}
+			view := newDeployView(report)
+			views[i].Report = &view
+			a.ui.Say("cluster %s: applied", o.fleet.contexts[i])
+			return nil
+		})
+	}
+	_ = group.Wait() // errors are in errs
+	err := a.ui.Result(o.cluster.format, views, func(w io.Writer) {
+		fmt.Fprintf(w, "CONTEXT\tSTATE\tTIME\tREASON\n")
+		for _, v := range views {
+			reason, _, _ := strings.Cut(v.Error, "\n")
+			fmt.Fprintf(w, "%s\t%s\t%.1fs\t%s\n", v.Context, v.State, v.Seconds, reason)
+		}
+	})
+	if begun := slices.IndexFunc(views, func(v fleetView) bool { return v.State == "not begun" }); begun >= 0 {
+		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: others were not begun", failed, o.fleet.maxUnavailable))
+	}
+	return errors.Join(append(errs, err)...)
+}

@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/pkg/deploy"
+)
+
+func (a *app) planCommand() *cobra.Command {
+	var o planOptions
+	cmd := &cobra.Command{
+		Use:   "plan REFERENCE --key KEY",
+		Short: "show what an apply would change on a cluster, and what would keep it from that",
+		Long: `Plan does all that apply does but the change: it verifies, renders, looks whether the cluster
+is ready, and prints kapp's differences by layer and bundle. It writes nothing.
+
+It looks at the cluster's version, at kinds that are not served, removed or deprecated, at
+upgrades of CustomResourceDefinitions that would lose data, at resources that have another
+owner, at permissions, and at images: whether they are there, and for the platforms of the
+nodes. What is wrong is an error at the end.`,
+		Example: `  krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0
+  krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0 --exit-code -o json`,
+		GroupID: groupCluster,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.plan(cmd.Context(), args[0], o) },
+	}
+	o.site.add(cmd)
+	o.cluster.add(cmd)
+	o.cluster.addDiff(cmd)
+	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "end with exit code 5 if anything would change")
+	return cmd
+}
+
+type planOptions struct {
+	site     siteFlags
+	cluster  clusterFlags
+	exitCode bool
+}
+
+func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
+	if err := o.cluster.check(a); err != nil {
+		return err
+	}
+	p, err := a.prepare(ctx, reference, &o.site, "")
+	if err != nil {
+		return err
+	}
+	cluster, err := deploy.Connect(o.cluster.Config)
+	if err != nil {
+		return err
+	}
+	rt, err := p.runtime(ctx, a, cluster, &o.site.values)
+	if err != nil {
+		return err
+	}
+	plan, err := cluster.Plan(ctx, rt, deploy.CheckOptions{
+		Options: deploy.Options{Parallel: o.cluster.parallel}, Skip: o.site.skip, Images: p.platforms, TakeOver: o.site.takeOver,
+	})
+	if err != nil {
+		return err
+	}
+	plan.Findings = append(p.findings, plan.Findings...)
+	if err := a.ui.Result(o.cluster.format, newPlanView(plan), func(w io.Writer) {
+		writePlan(w, plan, o.cluster.full)
+		io.WriteString(w, plan.Count().String()+"\n")
+	}); err != nil {
+		return err
+	}
+	if err := deploy.Refuse(plan.Findings); err != nil {
+		return err
+	}
+	if o.exitCode && plan.Any() {
+		return errChanges
+	}
+	return nil
+}

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/deploy"
+)
+
+func (a *app) rbacCommand() *cobra.Command {
+	var o siteFlags
+	var account, namespace string
+	cmd := &cobra.Command{
+		Use:   "rbac REFERENCE",
+		Short: "print the roles that an apply of a runtime needs, and no more",
+		Long: `Rbac computes from the runtime's own resources what a service account needs to apply it, to
+upgrade and to delete it, and prints the roles and bindings as manifests, with the namespaces
+that they are in. Who makes roles has to hold what they give; so does this account, then.`,
+		Example: `  krtpkg rbac --key cosign.pub registry.example/krt/edge:1.0.0 > roles.yaml
+  krtpkg rbac oci:dist:1.0.0 --allow-unsigned --service-account deployer -n ops`,
+		GroupID: groupCluster,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.rbac(cmd.Context(), args[0], account, namespace, &o)
+		},
+	}
+	o.trust.add(cmd)
+	o.trust.addUnsigned(cmd, "go on without verifying any signature")
+	o.values.add(cmd)
+	cmd.Flags().StringVar(&account, "service-account", "krtpkg", "the account that applies")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "its namespace, where the records are kept")
+	return cmd
+}
+
+func (a *app) rbac(ctx context.Context, reference, account, namespace string, o *siteFlags) error {
+	o.skip = []string{deploy.CheckImages}
+	p, err := a.prepare(ctx, reference, o, "")
+	if err != nil {
+		return err
+	}
+	values, err := o.values.read(p.set)
+	if err != nil {
+		return err
+	}
+	rt, err := p.with(siteValues{all: values})
+	if err != nil {
+		return err
+	}
+	access, err := deploy.LeastAccess(rt, namespace, account)
+	if err != nil {
+		return err
+	}
+	if len(access.Unknown) > 0 {
+		a.ui.Note("note: neither Kubernetes nor the runtime defines %s: their plurals and scopes are guessed", strings.Join(access.Unknown, ", "))
+	}
+	var text bytes.Buffer
+	for _, object := range access.Objects() {
+		data, err := json.Marshal(object)
+		if err != nil {
+			return err
+		}
+		var node yaml.Node
+		if err := yaml.Unmarshal(data, &node); err != nil {
+			return err
+		}
+		plainStyle(&node)
+		fmt.Fprintln(&text, "---")
+		encoder := yaml.NewEncoder(&text)
+		encoder.SetIndent(2)
+		if err := encoder.Encode(&node); err != nil {
+			return err
+		}
+	}
+	return a.ui.Result("", nil, func(w io.Writer) { w.Write(text.Bytes()) })
+}
+
+// plainStyle undoes the quotes and braces of JSON.
+func plainStyle(n *yaml.Node) {
+	n.Style = 0
+	for _, child := range n.Content {
+		plainStyle(child)
+	}
+}

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/pkg/deploy"
+)
+
+func (a *app) rollbackCommand() *cobra.Command {
+	var o applyOptions
+	var to string
+	var from string
+	cmd := &cobra.Command{
+		Use:   "rollback NAME --key KEY",
+		Short: "go back to an earlier revision of a runtime, with the values of that revision",
+		Long: `Rollback applies what an earlier revision was, by the digest that is recorded, from where it
+came from, and with the values of that time. It is verified again: that it was once trusted
+does not say that it still is. Without --to it is the last revision before this one that
+was complete. The rollback is a new revision.`,
+		Example: `  krtpkg rollback edge --key cosign.pub
+  krtpkg rollback edge --key cosign.pub --to 1.0.0 --yes`,
+		GroupID: groupCluster,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.rollback(cmd.Context(), args[0], to, from, &o)
+		},
+	}
+	o.pauseAfter = -1
+	o.site.trust.add(cmd)
+	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
+	flags := cmd.Flags()
+	flags.StringVar(&to, "to", "", "the version, or the number of the revision, to go back to")
+	flags.StringVar(&from, "from", "", "a place that has it, REGISTRY/REPOSITORY, if it is no longer where it came from")
+	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "leave out a look before the apply, as with krtpkg apply")
+	o.cluster.addChanging(cmd)
+	o.cluster.addDiff(cmd)
+	return cmd
+}
+
+func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptions) error {
+	if err := o.cluster.check(a); err != nil {
+		return err
+	}
+	cluster, err := deploy.Connect(o.cluster.Config)
+	if err != nil {
+		return err
+	}
+	history, err := cluster.History(ctx, name)
+	if err != nil {
+		return err
+	}
+	target, err := earlier(name, history, to)
+	if err != nil {
+		return err
+	}
+	reference := target.Reference
+	if from != "" {
+		reference = from + "@" + target.Digest
+	}
+	if reference == "" {
+		return fmt.Errorf("revision %d of %s has no place recorded where it came from: name one with --from", target.Number, name)
+	}
+	p, err := a.prepare(ctx, reference, &o.site, "")
+	if err != nil {
+		return err
+	}
+	if got := p.root.Digest.String(); got != target.Digest {
+		return fmt.Errorf("%s is %s, and revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
+	}
+	kept, err := cluster.Values(ctx, name, target.Number)
+	if err != nil {
+		return err
+	}
+	values, err := decodeValues(fmt.Sprintf("the values of revision %d", target.Number), kept)
+	if err != nil {
+		return err
+	}
+	a.ui.Hide(values.secret.Texts()...)
+	rt, err := p.with(values)
+	if err != nil {
+		return err
+	}
+	a.ui.Say("going back to revision %d: %s %s", target.Number, name, target.Version)
+	report, err := a.applyRuntime(ctx, cluster, p, rt, o)
+	if err != nil {
+		return err
+	}
+	return a.deployed(report, o.cluster)
+}
+
+// earlier finds the revision to go back to.
+func earlier(name string, history []deploy.Revision, to string) (deploy.Revision, error) {
+	number, err := strconv.Atoi(to)
+	for i, r := range history {
+		switch {
+		case to == "" && (i == 0 || r.State != deploy.Complete || r.Digest == history[0].Digest && r.Values == history[0].Values):
+		case to == "", r.Version == to, err == nil && r.Number == number:
+			return r, nil
+		}
+	}
+	if to == "" {
+		return deploy.Revision{}, fmt.Errorf("%s has no complete revision before this one: see krtpkg history %s", name, name)
+	}
+	return deploy.Revision{}, &usageError{errors.New(name + " has no revision " + to + ": see krtpkg history " + name)}
+}

@@ -1,0 +1,265 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sync"
+	"testing/fstest"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+// rendering is a root with every bundle's manifests as they go onto a cluster, in order.
+type rendering struct {
+	set     *bundle.Set
+	bundles []renderedBundle
+}
+
+type renderedBundle struct {
+	*bundle.Artifact
+	files []bundle.File
+}
+
+// renderSet renders every bundle.
+func renderSet(set *bundle.Set, values *render.Values, images *located) (*rendering, error) {
+	rendered := &rendering{set: set}
+	for _, b := range set.Bundles {
+		files, err := render.Bundle(&b.Content, values, images.at)
+		if err != nil {
+			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
+		rendered.bundles = append(rendered.bundles, renderedBundle{b, files})
+	}
+	return rendered, nil
+}
+
+// located are the images of a root, and where they are.
+type located struct {
+	repository string // of the root; "" where that is no registry
+	beside     map[string]bool
+}
+
+// locate finds out where the images are: in the repository of the root, where push and copy
+// put them (the rule of imgpkg, so that kapp-controller comes to the same references), or else
+// at their origin, which is said.
+func (a *app) locate(ctx context.Context, at *opened, set *bundle.Set) (*located, error) {
+	l := &located{beside: map[string]bool{}}
+	if !at.IsRegistry() {
+		return l, nil
+	}
+	l.repository = at.Repository
+	wanted := imagesOf(set)
+	there := make([]bool, len(wanted))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i, image := range wanted {
+		group.Go(func() error {
+			_, err := at.store.Resolve(ctx, image.DigestStr())
+			there[i] = err == nil
+			if errors.Is(err, errdef.ErrNotFound) {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	for i, image := range wanted {
+		l.beside[image.DigestStr()] = there[i]
+		if !there[i] {
+			a.ui.Note("note: image %s is not in %s, it runs from its origin", image.Name(), at.Repository)
+		}
+	}
+	return l, nil
+}
+
+// at is the reference that a cluster pulls an image by.
+func (l *located) at(image name.Digest) string {
+	if l.beside[image.DigestStr()] {
+		return l.repository + "@" + image.DigestStr()
+	}
+	return image.Name()
+}
+
+// imagesOf are the images of all bundles, each digest once.
+func imagesOf(set *bundle.Set) []name.Digest {
+	var all []name.Digest
+	for _, b := range set.Bundles {
+		all = append(all, b.Images.Digests()...)
+	}
+	slices.SortStableFunc(all, func(a, b name.Digest) int { return cmp.Compare(a.DigestStr(), b.DigestStr()) })
+	return slices.CompactFunc(all, func(a, b name.Digest) bool { return a.DigestStr() == b.DigestStr() })
+}
+
+// runtime is what a cluster gets: each bundle's manifests as a file system in memory.
+func (r *rendering) runtime() (deploy.Runtime, error) {
+	m := r.set.Root.Metadata()
+	runtime := deploy.Runtime{Name: m.Name, Version: m.Version, Digest: r.set.Root.Descriptor.Digest.String()}
+	needs, err := r.needs()
+	if err != nil {
+		return runtime, err
+	}
+	for i, b := range r.bundles {
+		manifests := fstest.MapFS{}
+		for _, f := range b.files {
+			manifests[path.Clean(f.Path)] = &fstest.MapFile{Data: f.Data, Mode: 0o444}
+		}
+		unit := deploy.Unit{
+			Version: b.Metadata().Version, Digest: b.Descriptor.Digest.String(),
+			Layer: b.Bundle.Spec.Layer, Kubernetes: b.Bundle.Spec.Kubernetes, Manifests: manifests,
+		}
+		if r.set.Root.Runtime != nil {
+			unit.Bundle, unit.Needs = b.Metadata().Name, needs[i]
+		}
+		runtime.Units = append(runtime.Units, unit)
+	}
+	return runtime, nil
+}
+
+// needs are, for each bundle, those of its layer that it requires something of.
+func (r *rendering) needs() ([][]string, error) {
+	if r.set.Root.Runtime == nil {
+		return nil, nil
+	}
+	components := make([]layers.Component, len(r.bundles))
+	for i, b := range r.bundles {
+		spec := b.Bundle.Spec
+		components[i] = layers.Component{Name: b.Metadata().Name, Layer: spec.Layer, Provides: spec.Provides, Requires: spec.Requires}
+	}
+	indexes, err := layers.Needs(components, r.set.Root.Runtime.Provided...)
+	if err != nil {
+		return nil, err
+	}
+	names := make([][]string, len(components))
+	for i := range components {
+		for _, n := range indexes[i] {
+			if components[n].Layer == components[i].Layer && !slices.Contains(names[i], components[n].Name) {
+				names[i] = append(names[i], components[n].Name)
+			}
+		}
+		slices.Sort(names[i])
+	}
+	return names, nil
+}
+
+// lookAtImages finds out which images are where the cluster would pull them from, and for which
+// platforms they are. One that is not there is wrong; that a registry can't be asked from here
+// does not say that the nodes can't.
+func (a *app) lookAtImages(ctx context.Context, at *opened, set *bundle.Set, l *located) ([]deploy.Image, []deploy.Finding, error) {
+	client, err := a.client()
+	if err != nil {
+		return nil, nil, err
+	}
+	var (
+		mu       sync.Mutex
+		images   []deploy.Image
+		findings []deploy.Finding
+	)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	owner := map[string]string{}
+	for _, b := range set.Bundles {
+		for _, image := range b.Images.Digests() {
+			owner[image.DigestStr()] = b.Metadata().Name
+		}
+	}
+	for _, image := range imagesOf(set) {
+		group.Go(func() error {
+			var store oras.ReadOnlyTarget = at.store
+			var err error
+			if !l.beside[image.DigestStr()] {
+				store, err = client.Repository(ctx, image.Context().Name())
+			}
+			var platforms []string
+			if err == nil {
+				platforms, err = platformsOf(ctx, store, image.DigestStr())
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			one := deploy.Image{Bundle: owner[image.DigestStr()], Name: l.at(image), Platforms: platforms}
+			if err == nil {
+				images = append(images, one)
+				return nil
+			}
+			f := deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages, Bundle: one.Bundle,
+				Message: fmt.Sprintf("whether image %s is there could not be found out: %v", one.Name, err)}
+			if errors.Is(err, errdef.ErrNotFound) {
+				f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not there", one.Name)
+			}
+			findings = append(findings, f)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, nil, err
+	}
+	slices.SortFunc(images, func(a, b deploy.Image) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(findings, func(a, b deploy.Finding) int { return cmp.Compare(a.Message, b.Message) })
+	return images, findings, nil
+}
+
+// platformsOf are those of an image: of its index, or of its config.
+func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) ([]string, error) {
+	desc, err := store.Resolve(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	const limit = 4 << 20
+	if desc.Size > limit {
+		return nil, fmt.Errorf("manifest of %d bytes", desc.Size)
+	}
+	data, err := content.FetchAll(ctx, store, desc)
+	if err != nil {
+		return nil, err
+	}
+	var index struct {
+		Manifests []ocispec.Descriptor `json:"manifests"`
+		Config    *ocispec.Descriptor  `json:"config"`
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, err
+	}
+	var all []string
+	add := func(p *ocispec.Platform) {
+		if p == nil || p.OS == "" || p.OS == "unknown" {
+			return
+		}
+		if text := p.OS + "/" + p.Architecture; !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	for _, m := range index.Manifests {
+		add(m.Platform)
+	}
+	if c := index.Config; c != nil && c.Size <= limit {
+		data, err := content.FetchAll(ctx, store, *c)
+		if err != nil {
+			return nil, err
+		}
+		var p ocispec.Platform
+		if json.Unmarshal(data, &p) == nil {
+			add(&p)
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}

@@ -1,0 +1,253 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+// valuesFlags are a site's values: a file, and single values over it.
+type valuesFlags struct {
+	file         string
+	texts, yamls []string
+	// from and reset are for commands that go to a cluster.
+	from  []string
+	reset bool
+}
+
+func (f *valuesFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.file, "values", "", "file of the site's values: a mapping from bundle names to their values")
+	flags.StringArrayVar(&f.texts, "data-value", nil, "a value over those of the file, a string, as BUNDLE.KEY=VALUE")
+	flags.StringArrayVar(&f.yamls, "data-value-yaml", nil, "a value over those of the file, as BUNDLE.KEY=YAML")
+}
+
+func (f *valuesFlags) addCluster(cmd *cobra.Command) {
+	f.add(cmd)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.from, "values-from", nil, "values on the cluster, secret/NAME[:KEY] or configmap/NAME[:KEY], under those of --values; the key is values.yaml by default")
+	flags.BoolVar(&f.reset, "reset-values", false, "forget the values of the last apply, which are taken where no others are given")
+}
+
+// read gives the values, which have to be for bundles that there are.
+func (f *valuesFlags) read(set *bundle.Set) (*render.Values, error) {
+	values, err := f.whole(nil)
+	if err != nil {
+		return nil, err
+	}
+	if values, err = f.single(values); err != nil {
+		return nil, err
+	}
+	return values, values.Check(bundleNames(set))
+}
+
+// whole gives the values of the file over others.
+func (f *valuesFlags) whole(base *render.Values) (*render.Values, error) {
+	if f.file == "" {
+		return base, nil
+	}
+	data, err := os.ReadFile(f.file)
+	if err != nil {
+		return nil, fmt.Errorf("values: %w", err)
+	}
+	values, err := render.ParseValues(f.file, data)
+	if err != nil {
+		return nil, err
+	}
+	return values.Over(base), nil
+}
+
+// single gives the values with single ones over them.
+func (f *valuesFlags) single(values *render.Values) (*render.Values, error) {
+	var assignments []render.Assignment
+	for i, text := range slices.Concat(f.texts, f.yamls) {
+		one, err := render.ParseAssignment(text, i >= len(f.texts))
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		assignments = append(assignments, one)
+	}
+	return values.With(assignments...)
+}
+
+func bundleNames(set *bundle.Set) []string {
+	names := make([]string, len(set.Bundles))
+	for i, b := range set.Bundles {
+		names[i] = b.Metadata().Name
+	}
+	return names
+}
+
+// siteValues are the values of a runtime on a cluster.
+type siteValues struct {
+	all *render.Values
+	// secret is what of them came from Secrets, so that it is not shown.
+	secret *render.Values
+}
+
+// keptValues is how values are kept on the cluster.
+type keptValues struct {
+	Values yaml.Node `yaml:"values,omitempty"`
+	Secret yaml.Node `yaml:"fromSecrets,omitempty"`
+}
+
+func (v siteValues) encode() ([]byte, error) {
+	if v.all.Node() == nil {
+		return nil, nil
+	}
+	kept := keptValues{Values: *v.all.Node()}
+	if secret := v.secret.Node(); secret != nil {
+		kept.Secret = *secret
+	}
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	err := encoder.Encode(kept)
+	return out.Bytes(), err
+}
+
+func decodeValues(name string, data []byte) (v siteValues, err error) {
+	var kept keptValues
+	if err := yaml.Unmarshal(data, &kept); err != nil {
+		return v, fmt.Errorf("%s: %w", name, err)
+	}
+	if v.all, err = render.FromNode(name, &kept.Values); err != nil {
+		return v, err
+	}
+	v.secret, err = render.FromNode(name, &kept.Secret)
+	return v, err
+}
+
+// site gives the values for a cluster: those that are given, or, where none are, those of the
+// last apply; and single ones over either. What came from Secrets is hidden from now on.
+func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (siteValues, error) {
+	var v siteValues
+	names := bundleNames(set)
+	switch {
+	case f.reset && len(f.from) == 0 && f.file == "":
+	case len(f.from) > 0 || f.file != "":
+		for _, from := range f.from {
+			given, secret, err := clusterValues(ctx, cluster, from)
+			if err != nil {
+				return v, err
+			}
+			v.all = given.Over(v.all)
+			if secret {
+				v.secret = given.Over(v.secret)
+				a.ui.Hide(given.Texts()...)
+			}
+		}
+		var err error
+		if v.all, err = f.whole(v.all); err != nil {
+			return v, err
+		}
+	default:
+		kept, err := cluster.Values(ctx, runtime, 0)
+		if err != nil {
+			return v, err
+		}
+		if v, err = decodeValues("the values of the last apply", kept); err != nil {
+			return v, err
+		}
+		// A bundle that left takes its values along.
+		v.all, v.secret = v.all.Only(names), v.secret.Only(names)
+	}
+	a.ui.Hide(v.secret.Texts()...)
+	all, err := f.single(v.all)
+	if err != nil {
+		return v, err
+	}
+	v.all = all
+	return v, v.all.Check(names)
+}
+
+// clusterValues reads secret/NAME[:KEY] or configmap/NAME[:KEY].
+func clusterValues(ctx context.Context, cluster *deploy.Cluster, from string) (values *render.Values, secret bool, err error) {
+	kind, name, found := strings.Cut(from, "/")
+	name, key, _ := strings.Cut(name, ":")
+	secret = kind == "secret"
+	if !found || name == "" || !secret && kind != "configmap" {
+		return nil, false, &usageError{fmt.Errorf("--values-from %q: want secret/NAME[:KEY] or configmap/NAME[:KEY]", from)}
+	}
+	if key == "" {
+		key = "values.yaml"
+	}
+	data, err := cluster.Read(ctx, kind, name, key)
+	if err != nil {
+		return nil, false, fmt.Errorf("--values-from %s: %w", from, err)
+	}
+	values, err = render.ParseValues(from+":"+key, data)
+	if secret && err != nil {
+		// What is wrong with it may be part of the secret.
+		err = fmt.Errorf("--values-from %s: %s is not a mapping from bundle names to their values", from, key)
+	}
+	return values, secret, err
+}
+
+func (a *app) valuesCommand() *cobra.Command {
+	var f clusterFlags
+	var revision int
+	var show bool
+	cmd := &cobra.Command{
+		Use:   "values NAME",
+		Short: "show the values that a runtime was applied with",
+		Long: `Values prints the values of the last apply, as --values takes them. What came from Secrets is
+masked, unless --show-secrets says otherwise.`,
+		Example: `  krtpkg values edge
+  krtpkg values edge --revision 2 > site.yaml`,
+		GroupID: groupCluster,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.values(cmd.Context(), args[0], revision, show, f)
+		},
+	}
+	f.addConnection(cmd)
+	cmd.Flags().IntVar(&revision, "revision", 0, "a revision of krtpkg history (default: the last one)")
+	cmd.Flags().BoolVar(&show, "show-secrets", false, "print what came from Secrets, too")
+	return cmd
+}
+
+func (a *app) values(ctx context.Context, name string, revision int, show bool, f clusterFlags) error {
+	cluster, err := deploy.Connect(f.Config)
+	if err != nil {
+		return err
+	}
+	if _, err := cluster.History(ctx, name); err != nil {
+		return err
+	}
+	data, err := cluster.Values(ctx, name, revision)
+	if err != nil {
+		return err
+	}
+	v, err := decodeValues("the values of "+name, data)
+	if err != nil {
+		return err
+	}
+	if !show {
+		v.all = v.all.Masked(v.secret)
+	}
+	node := v.all.Node()
+	if node == nil {
+		a.ui.Note("%s was applied without values", name)
+		return nil
+	}
+	var text bytes.Buffer
+	encoder := yaml.NewEncoder(&text)
+	encoder.SetIndent(2)
+	if err := errors.Join(encoder.Encode(node), encoder.Close()); err != nil {
+		return err
+	}
+	return a.ui.Result("", nil, func(w io.Writer) { w.Write(text.Bytes()) })
+}

@@ -1,0 +1,164 @@
+package deploy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"carvel.dev/kapp/pkg/kapp/clusterapply"
+	kappconfig "carvel.dev/kapp/pkg/kapp/config"
+	"carvel.dev/kapp/pkg/kapp/diff"
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+)
+
+// ResourceID says which resource of a cluster is meant.
+type ResourceID struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name"`
+}
+
+// String is like "Deployment web (apps/v1) in namespace shop".
+func (r ResourceID) String() string {
+	text := fmt.Sprintf("%s %s (%s)", r.Kind, r.Name, r.APIVersion)
+	if r.Namespace != "" {
+		text += " in namespace " + r.Namespace
+	}
+	return text
+}
+
+// group is the API group, "" for the core one.
+func (r ResourceID) group() string {
+	group, _, found := strings.Cut(r.APIVersion, "/")
+	if !found {
+		return ""
+	}
+	return group
+}
+
+// sameAs looks away from the version in which a resource was written.
+func (r ResourceID) sameAs(o ResourceID) bool {
+	return r.group() == o.group() && r.Kind == o.Kind && r.Namespace == o.Namespace && r.Name == o.Name
+}
+
+func compareIDs(a, b ResourceID) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
+		cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.APIVersion, b.APIVersion))
+}
+
+func identity(r kappres.Resource) ResourceID {
+	return ResourceID{APIVersion: r.APIVersion(), Kind: r.Kind(), Namespace: r.Namespace(), Name: r.Name()}
+}
+
+// identify leaves out what others have made of the resources, such as pods.
+func identify(resources []kappres.Resource) []ResourceID {
+	ids := make([]ResourceID, 0, len(resources))
+	for _, r := range resources {
+		if !r.Transient() {
+			ids = append(ids, identity(r))
+		}
+	}
+	slices.SortFunc(ids, compareIDs)
+	return ids
+}
+
+// Op is what is done to a resource.
+type Op string
+
+// The operations.
+const (
+	Create Op = "create"
+	Update Op = "update"
+	Delete Op = "delete"
+	Wait   Op = "wait" // it needs no change, but it is not ready
+)
+
+// ResourceChange is what is to be done to one resource, or what was.
+type ResourceChange struct {
+	ResourceID
+	Op Op `json:"op"`
+	// Diff is kapp's, a line for each line of YAML: "-" and what was, "+" and what is to be,
+	// and unchanged lines around them. What Secrets hold is masked. It is empty for a kind
+	// that the cluster does not know yet, and where nothing changes.
+	Diff string `json:"diff,omitempty"`
+}
+
+func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf) []ResourceChange {
+	var changes []ResourceChange
+	for _, s := range steps {
+		c := ResourceChange{ResourceID: identity(s.Resource()), Op: Wait}
+		switch s.ApplyOp() {
+		case clusterapply.ClusterChangeApplyOpAdd:
+			c.Op = Create
+		case clusterapply.ClusterChangeApplyOpUpdate:
+			c.Op = Update
+		case clusterapply.ClusterChangeApplyOpDelete:
+			c.Op = Delete
+		}
+		if s.Resource().Transient() {
+			continue // it goes with its owner
+		}
+		if c.Op != Wait {
+			view := diff.NewTextDiffView(s.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
+			c.Diff = ansiColor.ReplaceAllString(view.String(), "")
+		}
+		changes = append(changes, c)
+	}
+	slices.SortFunc(changes, func(a, b ResourceChange) int { return compareIDs(a.ResourceID, b.ResourceID) })
+	return changes
+}
+
+// Changes count resources by what is done to them.
+type Changes struct {
+	Create, Update, Delete int
+	// Wait counts those that needed no change but were not ready.
+	Wait int
+}
+
+// Count counts changes.
+func Count(all []ResourceChange) Changes {
+	var c Changes
+	for _, one := range all {
+		switch one.Op {
+		case Create:
+			c.Create++
+		case Update:
+			c.Update++
+		case Delete:
+			c.Delete++
+		default:
+			c.Wait++
+		}
+	}
+	return c
+}
+
+// Any tells whether the cluster has to be changed, and not only waited for.
+func (c Changes) Any() bool { return c.Create+c.Update+c.Delete > 0 }
+
+// Add gives the sum of both.
+func (c Changes) Add(d Changes) Changes {
+	return Changes{c.Create + d.Create, c.Update + d.Update, c.Delete + d.Delete, c.Wait + d.Wait}
+}
+
+// String is like "create 3, update 1"; "no changes" if there are none.
+func (c Changes) String() string {
+	var parts []string
+	for _, p := range []struct {
+		verb  string
+		count int
+	}{{"create", c.Create}, {"update", c.Update}, {"delete", c.Delete}, {"wait for", c.Wait}} {
+		if p.count > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", p.verb, p.count))
+		}
+	}
+	if parts == nil {
+		return "no changes"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// summary is what kapp records of a change.
+func summary(changes []ResourceChange) string { return Count(changes).String() }

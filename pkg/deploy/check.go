@@ -1,0 +1,465 @@
+package deploy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"golang.org/x/sync/errgroup"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+// Severity is how bad a finding is.
+type Severity string
+
+// The severities.
+const (
+	Wrong   Severity = "error" // the apply would fail, or do harm
+	Warning Severity = "warning"
+)
+
+// Finding is something that a look before an apply has found.
+type Finding struct {
+	Severity Severity `json:"severity"`
+	// Check is what was looked at, one of [Checks] or "kapp".
+	Check    string `json:"check"`
+	Bundle   string `json:"bundle,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	Message  string `json:"message"`
+}
+
+func (f Finding) String() string {
+	at := make([]string, 0, 2)
+	for _, part := range []string{f.Bundle, f.Resource} {
+		if part != "" {
+			at = append(at, part)
+		}
+	}
+	text := f.Message
+	if len(at) > 0 {
+		text = strings.Join(at, ", ") + ": " + text
+	}
+	return fmt.Sprintf("%s (%s): %s", f.Severity, f.Check, text)
+}
+
+// The checks that a look before an apply does.
+const (
+	CheckKubernetes = "kubernetes" // the cluster's version against the bundles' ranges
+	CheckAPI        = "api"        // kinds that are served, removed, or deprecated
+	CheckAccess     = "access"     // permissions
+	CheckTwice      = "twice"      // one resource in two bundles
+	CheckImages     = "images"     // by the caller: that images are where the references point to
+	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
+)
+
+// Checks are all of them.
+var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckImages, CheckPlatforms}
+
+// CheckOptions are for Check and Plan. The zero value works.
+type CheckOptions struct {
+	Options
+	// Skip are checks not to do.
+	Skip []string
+	// Images are those that the runtime's pods run, with their platforms.
+	Images []Image
+	// TakeOver is as in [ApplyOptions].
+	TakeOver bool
+}
+
+// Image is one that a bundle runs.
+type Image struct {
+	Bundle, Name string
+	// Platforms are those that it is for, as OS/ARCHITECTURE; none if that is not known.
+	Platforms []string
+}
+
+// ErrFindings means that a look before an apply has found something wrong.
+var ErrFindings = errors.New("the cluster is not ready for it")
+
+// Refuse gives an error that lists what is wrong, or nil if there are only warnings.
+func Refuse(findings []Finding) error {
+	var lines []string
+	for _, f := range findings {
+		if f.Severity == Wrong {
+			lines = append(lines, "\n  "+strings.ReplaceAll(f.String(), "\n", "\n    "))
+		}
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w:%s", ErrFindings, strings.Join(lines, ""))
+}
+
+// Check looks whether the cluster is ready for a runtime, without what depends on its
+// resources' differences ([Cluster.Plan] looks at these, too). It writes nothing.
+func (c *Cluster) Check(ctx context.Context, rt Runtime, opts CheckOptions) ([]Finding, error) {
+	s, err := c.newSession(ctx, rt, opts.Options)
+	if err != nil {
+		return nil, err
+	}
+	return s.check(ctx, opts)
+}
+
+func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, error) {
+	in, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var findings []Finding
+	for _, one := range []struct {
+		name string
+		do   func(context.Context, *looked) ([]Finding, error)
+	}{
+		{CheckKubernetes, s.checkVersion},
+		{CheckAPI, s.checkAPI},
+		{CheckTwice, s.checkTwice},
+		{CheckAccess, s.checkAccess},
+		{CheckPlatforms, func(ctx context.Context, _ *looked) ([]Finding, error) { return s.checkPlatforms(ctx, opts.Images) }},
+	} {
+		if slices.Contains(opts.Skip, one.name) {
+			continue
+		}
+		found, err := one.do(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		for i := range found {
+			found[i].Check = one.name
+		}
+		findings = append(findings, found...)
+	}
+	return findings, nil
+}
+
+// looked is what the checks share.
+type looked struct {
+	resources [][]ResourceID // by job
+	defined   [][]definition // by job
+	aggregate []map[schema.GroupVersion]bool
+	served    map[schema.GroupVersionKind]metav1.APIResource
+}
+
+func (s *session) look(ctx context.Context) (*looked, error) {
+	served, err := s.servedKinds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	in := &looked{served: served}
+	for _, j := range s.jobs {
+		resources, err := readResources(j.unit.Manifests)
+		if err != nil {
+			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+		}
+		ids := make([]ResourceID, 0, len(resources))
+		aggregate := map[schema.GroupVersion]bool{}
+		for _, r := range resources {
+			if r.APIGroup() == "kapp.k14s.io" && r.Kind() == "Config" {
+				continue // for kapp, not for the cluster
+			}
+			if r.Kind() == "APIService" {
+				version, group, _ := strings.Cut(r.Name(), ".")
+				aggregate[schema.GroupVersion{Group: group, Version: version}] = true
+			}
+			ids = append(ids, identity(r))
+		}
+		in.resources = append(in.resources, ids)
+		in.defined = append(in.defined, definitions(resources))
+		in.aggregate = append(in.aggregate, aggregate)
+	}
+	return in, nil
+}
+
+// servedKinds are all that the API server has now.
+func (s *session) servedKinds(ctx context.Context) (map[schema.GroupVersionKind]metav1.APIResource, error) {
+	_, lists, err := s.engine.served.ask(ctx, s.cluster.client.Discovery())
+	if err != nil && len(lists) == 0 {
+		return nil, fmt.Errorf("ask %s what it serves: %w", s.cluster.Server(), err)
+	}
+	served := map[schema.GroupVersionKind]metav1.APIResource{}
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			continue
+		}
+		for _, r := range list.APIResources {
+			if !strings.Contains(r.Name, "/") {
+				r.Group, r.Version = gv.Group, gv.Version
+				served[gv.WithKind(r.Kind)] = r
+			}
+		}
+	}
+	return served, nil
+}
+
+func (s *session) checkVersion(ctx context.Context, _ *looked) ([]Finding, error) {
+	info, err := s.cluster.client.Discovery().ServerVersionWithContext(quiet(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its version: %w", s.cluster.Server(), err)
+	}
+	parsed, err := semver.NewVersion(info.GitVersion)
+	if err != nil {
+		return []Finding{{Severity: Warning, Message: fmt.Sprintf("the cluster's version %q is not known to be one", info.GitVersion)}}, nil
+	}
+	// What distributions add after a dash is no pre-release: v1.34.2-eks-1234.
+	plain := semver.New(parsed.Major(), parsed.Minor(), parsed.Patch(), "", "")
+	var found []Finding
+	for _, j := range s.jobs {
+		if j.unit.Kubernetes == "" {
+			continue
+		}
+		wanted, err := semver.NewConstraint(j.unit.Kubernetes)
+		if err != nil {
+			return nil, fmt.Errorf("bundle %s: kubernetes %q: %w", j.outcome().Bundle, j.unit.Kubernetes, err)
+		}
+		if !wanted.Check(plain) {
+			found = append(found, Finding{Severity: Wrong, Bundle: j.outcome().Bundle,
+				Message: fmt.Sprintf("it is for Kubernetes %s, and the cluster is %s", j.unit.Kubernetes, info.GitVersion)})
+		}
+	}
+	return found, nil
+}
+
+// lifecycle is what Kubernetes' own types know of their end.
+type (
+	deprecated interface{ APILifecycleDeprecated() (major, minor int) }
+	removed    interface{ APILifecycleRemoved() (major, minor int) }
+	replaced   interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	}
+)
+
+func (s *session) checkAPI(_ context.Context, in *looked) ([]Finding, error) {
+	var found []Finding
+	brought := map[schema.GroupVersionKind]string{}
+	groups := map[schema.GroupVersion]bool{}
+	for i, j := range s.jobs {
+		for _, d := range in.defined[i] {
+			for _, v := range d.versions {
+				brought[d.WithVersion(v)] = j.outcome().Bundle
+			}
+		}
+		for gv := range in.aggregate[i] {
+			groups[gv] = true
+		}
+		said := map[schema.GroupVersionKind]bool{}
+		for _, r := range in.resources[i] {
+			gvk := schema.FromAPIVersionAndKind(r.APIVersion, r.Kind)
+			if said[gvk] {
+				continue
+			}
+			_, served := in.served[gvk]
+			served = served || brought[gvk] != "" || groups[gvk.GroupVersion()]
+			if f, is := judge(gvk, served); is {
+				f.Bundle, f.Resource = j.outcome().Bundle, r.String()
+				if later := s.broughtLater(in, i, gvk); later != "" && !served {
+					f.Message += fmt.Sprintf("; bundle %s brings it, but later: require it", later)
+				}
+				found, said[gvk] = append(found, f), true
+			}
+		}
+	}
+	return found, nil
+}
+
+func (s *session) broughtLater(in *looked, at int, gvk schema.GroupVersionKind) string {
+	for i := at + 1; i < len(s.jobs); i++ {
+		for _, d := range in.defined[i] {
+			if d.GroupKind == gvk.GroupKind() {
+				return s.jobs[i].outcome().Bundle
+			}
+		}
+	}
+	return ""
+}
+
+// judge says what is wrong with a kind, by whether it is served and what its type knows.
+func judge(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
+	var hint string
+	typed, err := scheme.Scheme.New(gvk)
+	if err == nil {
+		if r, is := typed.(replaced); is && r.APILifecycleReplacement().Kind != "" {
+			hint = "; use " + r.APILifecycleReplacement().GroupVersion().String()
+		}
+	}
+	if !served {
+		if r, is := typed.(removed); err == nil && is {
+			major, minor := r.APILifecycleRemoved()
+			return Finding{Severity: Wrong, Message: fmt.Sprintf("%s %s was removed in Kubernetes %d.%d%s", gvk.GroupVersion(), gvk.Kind, major, minor, hint)}, true
+		}
+		return Finding{Severity: Wrong, Message: fmt.Sprintf("the cluster does not serve %s %s, and no bundle before brings it%s", gvk.GroupVersion(), gvk.Kind, hint)}, true
+	}
+	if d, is := typed.(deprecated); err == nil && is {
+		major, minor := d.APILifecycleDeprecated()
+		text := fmt.Sprintf("%s %s is deprecated since Kubernetes %d.%d", gvk.GroupVersion(), gvk.Kind, major, minor)
+		if r, is := typed.(removed); is {
+			major, minor := r.APILifecycleRemoved()
+			text += fmt.Sprintf(" and removed in %d.%d", major, minor)
+		}
+		// Versions that still are the newest are generated with dates, too.
+		if hint != "" {
+			return Finding{Severity: Warning, Message: text + hint}, true
+		}
+	}
+	return Finding{}, false
+}
+
+// checkTwice refuses what two bundles would change by turns.
+func (s *session) checkTwice(_ context.Context, in *looked) ([]Finding, error) {
+	var found []Finding
+	owners := map[ResourceID]string{}
+	for i, j := range s.jobs {
+		for _, r := range in.resources[i] {
+			key := r
+			key.APIVersion = r.group()
+			bundle := j.outcome().Bundle
+			if owner, twice := owners[key]; twice && owner != bundle {
+				found = append(found, Finding{Severity: Wrong, Bundle: bundle, Resource: r.String(), Message: "bundle " + owner + " has it, too"})
+			}
+			owners[key] = cmp.Or(owners[key], bundle)
+		}
+	}
+	return found, nil
+}
+
+// Verbs that kapp needs of what it applies.
+var applyVerbs = []string{"get", "list", "create", "update", "patch", "delete"}
+
+func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error) {
+	may := func(ctx context.Context, a authorizationv1.ResourceAttributes) (bool, error) {
+		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &a}}
+		answer, err := s.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(quiet(ctx), review, metav1.CreateOptions{})
+		if err != nil {
+			return false, fmt.Errorf("ask %s for permissions: %w", s.cluster.Server(), err)
+		}
+		return answer.Status.Allowed, nil
+	}
+	if all, err := may(ctx, authorizationv1.ResourceAttributes{Verb: "*", Group: "*", Version: "*", Resource: "*"}); err != nil || all {
+		return nil, err
+	}
+	type place struct{ group, resource, namespace string }
+	bundles := map[place]string{}
+	var order []place
+	add := func(p place, bundle string) {
+		if _, known := bundles[p]; !known {
+			bundles[p] = bundle
+			order = append(order, p)
+		}
+	}
+	for _, state := range []place{{"", "configmaps", ""}, {"", "secrets", ""}, {"coordination.k8s.io", "leases", ""}} {
+		state.namespace = s.cluster.namespace
+		add(state, "")
+	}
+	plurals := s.plurals(in)
+	for i, j := range s.jobs {
+		for _, r := range in.resources[i] {
+			kind, known := plurals[schema.GroupKind{Group: r.group(), Kind: r.Kind}]
+			if !known {
+				continue // checkAPI says so
+			}
+			namespace := ""
+			if kind.namespaced {
+				namespace = cmp.Or(r.Namespace, s.cluster.namespace)
+			}
+			add(place{r.group(), kind.plural, namespace}, j.outcome().Bundle)
+		}
+	}
+	lacking := make([][]string, len(order))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i, p := range order {
+		group.Go(func() error {
+			for _, verb := range applyVerbs {
+				ok, err := may(ctx, authorizationv1.ResourceAttributes{Verb: verb, Group: p.group, Resource: p.resource, Namespace: p.namespace})
+				if err != nil {
+					return err
+				}
+				if !ok {
+					lacking[i] = append(lacking[i], verb)
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var found []Finding
+	for i, p := range order {
+		if len(lacking[i]) == 0 {
+			continue
+		}
+		where := "in all namespaces"
+		if p.namespace != "" {
+			where = "in namespace " + p.namespace
+		}
+		what := schema.GroupResource{Group: p.group, Resource: p.resource}
+		// Who may act only on resources of certain names is refused here, and may succeed.
+		found = append(found, Finding{Severity: Warning, Bundle: bundles[p],
+			Message: fmt.Sprintf("this user may not %s %s %s; krtpkg rbac writes the role that it needs", strings.Join(lacking[i], ", "), what, where)})
+	}
+	return found, nil
+}
+
+// plurals are the kinds that are served, or brought by the runtime.
+func (s *session) plurals(in *looked) map[schema.GroupKind]definition {
+	all := map[schema.GroupKind]definition{}
+	for gvk, r := range in.served {
+		all[gvk.GroupKind()] = definition{GroupKind: gvk.GroupKind(), plural: r.Name, namespaced: r.Namespaced}
+	}
+	for _, defined := range in.defined {
+		for _, d := range defined {
+			all[d.GroupKind] = d
+		}
+	}
+	return all
+}
+
+func (s *session) checkPlatforms(ctx context.Context, images []Image) ([]Finding, error) {
+	if len(images) == 0 {
+		return nil, nil
+	}
+	nodes, err := s.cluster.client.CoreV1().Nodes().List(quiet(ctx), metav1.ListOptions{})
+	if apierrors.IsForbidden(err) {
+		return []Finding{{Severity: Warning, Message: "this user may not list nodes, so that their platforms are not known"}}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the nodes: %w", err)
+	}
+	var have []string
+	for _, n := range nodes.Items {
+		platform := n.Status.NodeInfo.OperatingSystem + "/" + n.Status.NodeInfo.Architecture
+		if platform != "/" && !slices.Contains(have, platform) {
+			have = append(have, platform)
+		}
+	}
+	slices.Sort(have)
+	var found []Finding
+	for _, image := range images {
+		if len(image.Platforms) == 0 || len(have) == 0 {
+			continue
+		}
+		var without []string
+		for _, platform := range have {
+			if !slices.Contains(image.Platforms, platform) {
+				without = append(without, platform)
+			}
+		}
+		f := Finding{Severity: Warning, Bundle: image.Bundle}
+		if len(without) == len(have) {
+			f.Severity = Wrong
+		}
+		f.Message = fmt.Sprintf("image %s is for %s, and there are nodes of %s", image.Name, strings.Join(image.Platforms, ", "), strings.Join(without, ", "))
+		if len(without) > 0 {
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}

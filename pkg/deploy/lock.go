@@ -1,0 +1,179 @@
+package deploy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// renewals is how often a lock's holder renews it in the time for which it lasts.
+const renewals = 3
+
+// LockedError says that somebody else changes the runtime.
+type LockedError struct {
+	Runtime, Holder string
+	Since           time.Time
+	// Renewed is when the holder was last known to be alive.
+	Renewed time.Time
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("runtime %s is being changed by %s since %s (last sign of life %s)",
+		e.Runtime, e.Holder, e.Since.UTC().Format(time.RFC3339), e.Renewed.UTC().Format(time.RFC3339))
+}
+
+// ErrLockLost means that the lock could not be renewed, so that somebody else may have it.
+var ErrLockLost = errors.New("the lock on the runtime was lost")
+
+// lock is a Lease that its holder renews.
+type lock struct {
+	cluster *Cluster
+	lease   *coordinationv1.Lease
+	lasts   time.Duration
+	stop    chan struct{}
+	ended   chan struct{}
+}
+
+// lock takes the Lease of a runtime, which lasts for a time unless it is renewed; lost is called
+// once if it can't be renewed any more. A lock whose holder gave no sign of life for as long as
+// it lasts, by the holder's clock and while we look, is taken over.
+//
+// Errors: [*LockedError].
+func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration, lost func()) (*lock, error) {
+	leases := c.client.CoordinationV1().Leases(c.namespace)
+	name := stateName(runtime)
+	held, err := leases.Get(quiet(ctx), name, metav1.GetOptions{})
+	if err == nil {
+		if held, err = c.outlive(ctx, runtime, held); err != nil {
+			return nil, err
+		}
+	}
+	now := metav1.NowMicro()
+	seconds, holder := int32(max(lasts/time.Second, 1)), me()
+	spec := coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now}
+	switch {
+	case err == nil:
+		held.Spec = spec
+		held, err = leases.Update(quiet(ctx), held, metav1.UpdateOptions{})
+	case apierrors.IsNotFound(err):
+		labels := map[string]string{labelRuntime: runtime}
+		held, err = leases.Create(quiet(ctx), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		if held, err := leases.Get(quiet(ctx), name, metav1.GetOptions{}); err == nil {
+			return nil, lockedBy(runtime, held)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock runtime %s by lease %s/%s: %w", runtime, c.namespace, name, err)
+	}
+	l := &lock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
+	go l.keep(context.WithoutCancel(ctx), lost)
+	return l, nil
+}
+
+// outlive waits for the end of a lock that looks dead, and refuses one that is not.
+func (c *Cluster) outlive(ctx context.Context, runtime string, held *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+	s := held.Spec
+	if deref(s.HolderIdentity) == "" || s.RenewTime == nil {
+		return held, nil
+	}
+	lasts := time.Duration(deref(s.LeaseDurationSeconds)) * time.Second
+	if time.Since(s.RenewTime.Time) < lasts {
+		return nil, lockedBy(runtime, held)
+	}
+	// The holder's clock may be behind ours. One that lives renews it while we look.
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(lasts / 2):
+	}
+	now, err := c.client.CoordinationV1().Leases(c.namespace).Get(quiet(ctx), held.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("look at lease %s/%s: %w", c.namespace, held.Name, err)
+	}
+	if now.ResourceVersion != held.ResourceVersion {
+		return nil, lockedBy(runtime, now)
+	}
+	return now, nil
+}
+
+func lockedBy(runtime string, l *coordinationv1.Lease) error {
+	e := &LockedError{Runtime: runtime, Holder: deref(l.Spec.HolderIdentity)}
+	if l.Spec.AcquireTime != nil {
+		e.Since = l.Spec.AcquireTime.Time
+	}
+	if l.Spec.RenewTime != nil {
+		e.Renewed = l.Spec.RenewTime.Time
+	}
+	return e
+}
+
+func deref[T any](p *T) (value T) {
+	if p != nil {
+		value = *p
+	}
+	return value
+}
+
+// keep renews the lock until it is released.
+func (l *lock) keep(ctx context.Context, lost func()) {
+	defer close(l.ended)
+	renewed := time.Now()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-time.After(l.lasts / renewals):
+		}
+		now := metav1.NowMicro()
+		next := l.lease.DeepCopy()
+		next.Spec.RenewTime = &now
+		attempt, cancel := context.WithTimeout(ctx, l.lasts/renewals)
+		updated, err := l.cluster.client.CoordinationV1().Leases(l.cluster.namespace).Update(quiet(attempt), next, metav1.UpdateOptions{})
+		cancel()
+		switch {
+		case err == nil:
+			l.lease, renewed = updated, time.Now()
+		case apierrors.IsConflict(err), apierrors.IsNotFound(err), time.Since(renewed) > l.lasts:
+			lost()
+			return
+		}
+	}
+}
+
+// release gives the lock back. It works also after the end of the context that it was taken
+// with; if the API server can't be reached, the lock ends by itself.
+func (l *lock) release() {
+	if l == nil {
+		return
+	}
+	close(l.stop)
+	<-l.ended
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	version := l.lease.ResourceVersion
+	_ = l.cluster.client.CoordinationV1().Leases(l.cluster.namespace).Delete(quiet(ctx), l.lease.Name,
+		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
+}
+
+// me is who holds a lock and who made a change: user@host, and the process.
+func me() string {
+	name := os.Getenv("USER")
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s@%s (process %d)", cmp.Or(name, "unknown"), host, os.Getpid())
+}

@@ -1,0 +1,126 @@
+package deploy
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"carvel.dev/kapp/pkg/kapp/clusterapply"
+)
+
+var ansiColor = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+// Waiting is a resource that is not ready, or not gone.
+type Waiting struct {
+	// Resource is as kapp describes it: "deployment/web (apps/v1) namespace: shop".
+	Resource string `json:"resource"`
+	Reason   string `json:"reason,omitempty"`
+	// Since is when it was first seen so.
+	Since time.Time `json:"since"`
+}
+
+// messages hear what kapp tells while it works on one app: what it waits for, and warnings of
+// the API server. They are safe for kapp's goroutines, and may be closed while those go on.
+type messages struct {
+	mu      sync.Mutex
+	closed  bool
+	tell    func(Message)
+	waiting []Waiting
+	rest    string // of a line of a warning
+}
+
+// Message is what there is to tell of a bundle while it is worked on: that it waits for
+// something, or for something else than before, or a warning of the API server.
+type Message struct {
+	Waiting *Waiting
+	Warning string
+}
+
+var _ clusterapply.UI = (*messages)(nil)
+
+func newMessages(tell func(Message)) *messages { return &messages{tell: tell} }
+
+// close makes messages forget whom they tell.
+func (m *messages) close() {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed = true
+}
+
+// pending are the resources that are waited for.
+func (m *messages) pending() []Waiting {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.waiting)
+}
+
+// NotifySection is told how many changes there are, which is known.
+func (m *messages) NotifySection(string, ...any) {}
+
+// Notify is told the state of one resource, "ongoing: reconcile RESOURCE", and then why, or
+// what is done to one.
+func (m *messages) Notify(lines []string) {
+	if m == nil || len(lines) == 0 {
+		return
+	}
+	state, what, found := strings.Cut(ansiColor.ReplaceAllString(lines[0], ""), ": ")
+	if !found {
+		return
+	}
+	_, resource, _ := strings.Cut(what, " ")
+	switch state {
+	case "ongoing", "fail", "error":
+		reasons := make([]string, 0, len(lines)-1)
+		for _, line := range lines[1:] {
+			reasons = append(reasons, strings.TrimLeft(ansiColor.ReplaceAllString(line, ""), " ^"))
+		}
+		m.waits(resource, strings.Join(reasons, "; "))
+	case "ok":
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.waiting = slices.DeleteFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
+	}
+}
+
+func (m *messages) waits(resource, reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.IndexFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
+	if i < 0 {
+		i = len(m.waiting)
+		m.waiting = append(m.waiting, Waiting{Resource: resource, Since: time.Now()})
+	} else if m.waiting[i].Reason == reason {
+		return
+	}
+	m.waiting[i].Reason = reason
+	w := m.waiting[i]
+	m.say(Message{Waiting: &w})
+}
+
+// Write takes the warnings of the API server, by lines.
+func (m *messages) Write(p []byte) (int, error) {
+	if m == nil {
+		return len(p), nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	lines := strings.Split(m.rest+ansiColor.ReplaceAllString(string(p), ""), "\n")
+	m.rest = lines[len(lines)-1]
+	for _, line := range lines[:len(lines)-1] {
+		if line = strings.TrimPrefix(strings.TrimSpace(line), "Warning: "); line != "" {
+			m.say(Message{Warning: line})
+		}
+	}
+	return len(p), nil
+}
+
+func (m *messages) say(one Message) {
+	if !m.closed && m.tell != nil {
+		m.tell(one)
+	}
+}

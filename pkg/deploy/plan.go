@@ -1,0 +1,228 @@
+package deploy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"carvel.dev/kapp/pkg/kapp/clusterapply"
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// Plan is what Apply or Delete would do.
+type Plan struct {
+	Runtime string
+	// Version and Digest are of the runtime to apply; From is the version that is there.
+	Version, Digest, From string
+	// Bundles are in the order in which they would be applied, and then deleted.
+	Bundles []BundlePlan
+	// Findings are what is wrong, or may be.
+	Findings []Finding
+	// records tells whether there is something to record although no resource changes.
+	records bool
+}
+
+// Action is what happens to a bundle.
+type Action string
+
+// The actions.
+const (
+	Install Action = "install"
+	Change  Action = "change"
+	Keep    Action = "keep"
+	Remove  Action = "remove"
+)
+
+// BundlePlan is what would be done to one bundle.
+type BundlePlan struct {
+	Bundle string
+	App    string // the kapp app
+	Layer  int
+	// Version is what is to be applied, From what is there. Both may be empty.
+	Version, From string
+	Action        Action
+	Changes       []ResourceChange
+
+	resources []ResourceID
+}
+
+// Any tells whether anything would be written.
+func (p *Plan) Any() bool {
+	return p.records || p.Count().Any()
+}
+
+// Count counts the changes of all bundles.
+func (p *Plan) Count() Changes {
+	var all Changes
+	for _, b := range p.Bundles {
+		all = all.Add(Count(b.Changes))
+	}
+	return all
+}
+
+// Plan looks at what Apply would do, and at what would keep it from that. It writes nothing.
+//
+// What a bundle needs of an earlier one that is not there yet counts as created; whether the
+// cluster would take it is not known before.
+func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Plan, error) {
+	s, err := c.newSession(ctx, rt, opts.Options)
+	if err != nil {
+		return nil, err
+	}
+	findings, err := s.check(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	s.engine.takeOver = opts.TakeOver
+	plan, err := s.plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	plan.Findings = append(findings, plan.Findings...)
+	return plan, nil
+}
+
+func (s *session) plan(ctx context.Context) (*Plan, error) {
+	plan := &Plan{
+		Runtime: s.runtime.Name, Version: s.runtime.Version, Digest: s.runtime.Digest,
+		From: s.record.newest().Version, records: !s.record.holds(s.revision()),
+	}
+	absent, err := s.absent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]BundlePlan, len(s.jobs))
+	problems := make([]error, len(s.jobs))
+	tasks := make([]task, len(s.jobs))
+	for i, j := range s.jobs {
+		tasks[i].run = func(ctx context.Context) error {
+			looked, err := s.engine.look(ctx, app{
+				name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, absent: absent[i],
+			})
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			o := j.outcome()
+			problems[i] = cmp.Or(err, looked.refused)
+			found[i] = BundlePlan{Bundle: o.Bundle, App: o.App, Layer: o.Layer, Version: o.Version, Changes: looked.changes, Action: Keep}
+			switch {
+			case j.was == nil:
+				found[i].Action = Install
+			case Count(looked.changes).Any():
+				found[i].Action = Change
+			}
+			if j.was != nil {
+				found[i].From = j.was.Version
+			}
+			return nil
+		}
+	}
+	failed, _ := schedule(ctx, tasks, s.opts.Parallel)
+	if err := joined(ctx, failed); err != nil {
+		return nil, err
+	}
+	plan.Bundles = found
+	for i, err := range problems {
+		if err != nil {
+			plan.Findings = append(plan.Findings, Finding{
+				Severity: Wrong, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(),
+			})
+		}
+	}
+	leaving, err := s.planDelete(ctx)
+	if err != nil {
+		return nil, err
+	}
+	plan.Bundles = append(plan.Bundles, leaving.Bundles...)
+	return plan, nil
+}
+
+// definition is what a CustomResourceDefinition says of its kind.
+type definition struct {
+	schema.GroupKind
+	plural     string
+	namespaced bool
+	versions   []string // those that are served
+}
+
+// definitions are those of a bundle.
+func definitions(resources []kappres.Resource) []definition {
+	var all []definition
+	for _, r := range resources {
+		if r.Kind() != "CustomResourceDefinition" || r.APIGroup() != "apiextensions.k8s.io" {
+			continue
+		}
+		raw := r.DeepCopyRaw()
+		d := definition{}
+		d.Group, _, _ = unstructured.NestedString(raw, "spec", "group")
+		d.Kind, _, _ = unstructured.NestedString(raw, "spec", "names", "kind")
+		d.plural, _, _ = unstructured.NestedString(raw, "spec", "names", "plural")
+		scope, _, _ := unstructured.NestedString(raw, "spec", "scope")
+		d.namespaced = scope != "Cluster"
+		versions, _, _ := unstructured.NestedSlice(raw, "spec", "versions")
+		for _, v := range versions {
+			one, _ := v.(map[string]any)
+			name, _, _ := unstructured.NestedString(one, "name")
+			if served, _, _ := unstructured.NestedBool(one, "served"); served {
+				d.versions = append(d.versions, name)
+			}
+		}
+		all = append(all, d)
+	}
+	return all
+}
+
+// absent are, for each job, the kinds that earlier bundles bring and the cluster does not have.
+func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupKind], error) {
+	served, err := s.servedKinds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there := sets.New[schema.GroupKind]()
+	for gvk := range served {
+		there.Insert(gvk.GroupKind())
+	}
+	all := make([]sets.Set[schema.GroupKind], len(s.jobs))
+	brought := sets.New[schema.GroupKind]()
+	for i, j := range s.jobs {
+		all[i] = brought.Clone()
+		resources, err := readResources(j.unit.Manifests)
+		if err != nil {
+			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+		}
+		for _, d := range definitions(resources) {
+			if !there.Has(d.GroupKind) {
+				brought.Insert(d.GroupKind)
+			}
+		}
+	}
+	return all, nil
+}
+
+// takenOver refuses to take what Helm manages, since two would change it then.
+func (e *engine) takenOver(steps []*clusterapply.ClusterChange) error {
+	if e.takeOver {
+		return nil
+	}
+	var owned []string
+	for _, s := range steps {
+		was := s.ClusterOriginalResource()
+		if was == nil || s.ApplyOp() != clusterapply.ClusterChangeApplyOpUpdate || was.Labels()["app.kubernetes.io/managed-by"] != "Helm" {
+			continue
+		}
+		if release := was.Annotations()["meta.helm.sh/release-name"]; release != "" && was.Labels()[kappLabel] == "" {
+			owned = append(owned, fmt.Sprintf("%s belongs to release %s/%s of Helm", identity(was),
+				was.Annotations()["meta.helm.sh/release-namespace"], release))
+		}
+	}
+	if len(owned) == 0 {
+		return nil
+	}
+	slices.Sort(owned)
+	return fmt.Errorf("%w: %s", ErrOwned, strings.Join(owned, "; "))
+}

@@ -1,0 +1,379 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"gopkg.in/yaml.v3"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// State is how far a revision came.
+type State string
+
+// The states of a revision.
+const (
+	InProgress State = "in progress" // or its apply was killed
+	Complete   State = "complete"
+	Incomplete State = "failed" // the next apply goes on
+	Paused     State = "paused"
+)
+
+// Origin is what is known of a runtime besides what is in it. It is recorded with the revision.
+type Origin struct {
+	// Reference is where it came from, by digest: REGISTRY/REPOSITORY@DIGEST.
+	Reference string `yaml:"reference,omitempty" json:"reference,omitempty"`
+	// Verified says who signed it, and by which key or identity that was seen.
+	Verified string `yaml:"verified,omitempty" json:"verified,omitempty"`
+}
+
+// Revision is one version of a runtime, with one set of values, that was put onto the cluster.
+type Revision struct {
+	Number  int    `yaml:"revision" json:"revision"`
+	Version string `yaml:"version" json:"version"`
+	Digest  string `yaml:"digest" json:"digest"`
+	Origin  `yaml:",inline"`
+	// Values is the digest of the values, "" if there are none.
+	Values string `yaml:"values,omitempty" json:"values,omitempty"`
+	State  State  `yaml:"state" json:"state"`
+	// Reason is why it failed or where it paused.
+	Reason  string    `yaml:"reason,omitempty" json:"reason,omitempty"`
+	Started time.Time `yaml:"started" json:"started"`
+	Ended   time.Time `yaml:"ended,omitempty" json:"ended,omitzero"`
+	By      string    `yaml:"by" json:"by"`
+	// Alone is true for a bundle that was applied without a runtime.
+	Alone bool `yaml:"alone,omitempty" json:"alone,omitempty"`
+}
+
+// historyLimit is how many revisions are kept.
+const historyLimit = 10
+
+// stateName is that of the ConfigMap, the Lease and, with a suffix, the Secrets of a runtime.
+// It can't be that of a kapp app, which has at most one dot.
+func stateName(runtime string) string { return runtime + ".krtpkg.dev" }
+
+func valuesName(runtime string, d digest.Digest) string {
+	return stateName(runtime) + ".values." + d.Encoded()[:16]
+}
+
+const (
+	labelRecord  = "krtpkg.dev/record" // on what is no app: "runtime" or "values"
+	recordKey    = "revisions.yaml"
+	valuesKey    = "values.yaml"
+	valuesSource = "krtpkg.dev/values"
+)
+
+// record is the history of a runtime as it is on the cluster.
+type record struct {
+	revisions []Revision // the newest first
+	configMap *corev1.ConfigMap
+}
+
+// History returns the revisions of a runtime, the newest first, at most ten.
+//
+// Errors: [ErrNotInstalled].
+func (c *Cluster) History(ctx context.Context, runtime string) ([]Revision, error) {
+	r, err := c.record(ctx, runtime)
+	if err == nil && len(r.revisions) == 0 {
+		err = fmt.Errorf("%s, namespace %s: %w", runtime, c.namespace, ErrNotInstalled)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.revisions, nil
+}
+
+// Runtimes returns the newest revision of every runtime in the namespace, by name.
+func (c *Cluster) Runtimes(ctx context.Context) (map[string]Revision, error) {
+	all, err := c.configMaps().List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime"})
+	if err != nil {
+		return nil, fmt.Errorf("list runtimes, namespace %s: %w", c.namespace, err)
+	}
+	found := map[string]Revision{}
+	for _, cm := range all.Items {
+		r, err := readRecord(&cm)
+		if err != nil {
+			return nil, err
+		}
+		if len(r.revisions) > 0 {
+			found[cm.Labels[labelRuntime]] = r.revisions[0]
+		}
+	}
+	return found, nil
+}
+
+func (c *Cluster) record(ctx context.Context, runtime string) (*record, error) {
+	cm, err := c.configMaps().Get(quiet(ctx), stateName(runtime), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return &record{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the record of runtime %s: %w", runtime, err)
+	}
+	return readRecord(cm)
+}
+
+func readRecord(cm *corev1.ConfigMap) (*record, error) {
+	r := &record{configMap: cm}
+	if err := yaml.Unmarshal([]byte(cm.Data[recordKey]), &r.revisions); err != nil {
+		return nil, fmt.Errorf("configmap %s/%s, %s: %w", cm.Namespace, cm.Name, recordKey, err)
+	}
+	return r, nil
+}
+
+// newest is the last revision; the zero one if there is none.
+func (r *record) newest() Revision {
+	if len(r.revisions) == 0 {
+		return Revision{}
+	}
+	return r.revisions[0]
+}
+
+// holds tells whether the newest revision is what is to be applied, and has been.
+func (r *record) holds(next Revision) bool {
+	n := r.newest()
+	return n.State == Complete && n.sameAs(next)
+}
+
+func (r Revision) sameAs(o Revision) bool {
+	return r.Digest == o.Digest && r.Values == o.Values && r.Version == o.Version && r.Origin == o.Origin
+}
+
+// with gives the revisions with a next one, which replaces the newest if it is the same.
+func (r *record) with(next Revision) []Revision {
+	rest := r.revisions
+	next.Number = 1
+	if n := r.newest(); n.Number > 0 {
+		next.Number = n.Number + 1
+		if n.sameAs(next) {
+			next.Number, rest = n.Number, rest[1:]
+		}
+	}
+	all := append([]Revision{next}, rest...)
+	return all[:min(len(all), historyLimit)]
+}
+
+// save writes the revisions, unless somebody else has written meanwhile, and forgets values
+// that no revision has any more.
+func (c *Cluster) save(ctx context.Context, runtime string, r *record, revisions []Revision) error {
+	data, err := yaml.Marshal(revisions)
+	if err != nil {
+		return err
+	}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Name: stateName(runtime), Namespace: c.namespace,
+		Labels: map[string]string{labelRuntime: runtime, labelRecord: "runtime"},
+	}}
+	if r.configMap != nil {
+		cm = r.configMap.DeepCopy()
+	}
+	newest := revisions[0]
+	cm.Data = map[string]string{
+		recordKey: string(data), "version": newest.Version, "digest": newest.Digest, "state": string(newest.State),
+	}
+	if r.configMap == nil {
+		cm, err = c.configMaps().Create(quiet(ctx), cm, metav1.CreateOptions{})
+	} else {
+		cm, err = c.configMaps().Update(quiet(ctx), cm, metav1.UpdateOptions{})
+	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("the record of runtime %s was changed by somebody else meanwhile: apply again", runtime)
+	}
+	if err != nil {
+		return fmt.Errorf("record runtime %s in configmap %s/%s: %w", runtime, c.namespace, stateName(runtime), err)
+	}
+	r.configMap, r.revisions = cm, revisions
+	return c.forgetValues(ctx, runtime, func(d string) bool {
+		return slices.ContainsFunc(revisions, func(v Revision) bool { return v.Values == d })
+	})
+}
+
+// Values returns the values of a revision of a runtime, as they were written; of the newest for
+// 0. It returns nothing for a revision without values, and for a runtime that is not installed.
+func (c *Cluster) Values(ctx context.Context, runtime string, revision int) ([]byte, error) {
+	r, err := c.record(ctx, runtime)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range r.revisions {
+		if revision != 0 && v.Number != revision {
+			continue
+		}
+		if v.Values == "" {
+			return nil, nil
+		}
+		return c.readValues(ctx, runtime, digest.Digest(v.Values))
+	}
+	if revision != 0 {
+		return nil, fmt.Errorf("runtime %s has no revision %d: see krtpkg history", runtime, revision)
+	}
+	return nil, nil
+}
+
+func (c *Cluster) readValues(ctx context.Context, runtime string, d digest.Digest) ([]byte, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("the record of runtime %s: values %q: %w", runtime, d, err)
+	}
+	name := valuesName(runtime, d)
+	secret, err := c.client.CoreV1().Secrets(c.namespace).Get(quiet(ctx), name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("read the values of runtime %s: %w", runtime, err)
+	}
+	data := secret.Data[valuesKey]
+	if digest.FromBytes(data) != d {
+		return nil, fmt.Errorf("secret %s/%s does not hold the values that were recorded (%s): somebody has changed it", c.namespace, name, d)
+	}
+	return data, nil
+}
+
+// keepValues makes sure that values are on the cluster, in a Secret named by their digest.
+func (c *Cluster) keepValues(ctx context.Context, runtime string, values []byte) error {
+	if len(values) == 0 {
+		return nil
+	}
+	name := valuesName(runtime, digest.FromBytes(values))
+	immutable := true
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelRuntime: runtime, labelRecord: "values"}},
+		Type:       valuesSource, Immutable: &immutable, Data: map[string][]byte{valuesKey: values},
+	}
+	_, err := c.client.CoreV1().Secrets(c.namespace).Create(quiet(ctx), secret, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		_, err = c.readValues(ctx, runtime, digest.FromBytes(values))
+	}
+	if err != nil {
+		return fmt.Errorf("keep the values of runtime %s in secret %s/%s: %w", runtime, c.namespace, name, err)
+	}
+	return nil
+}
+
+func (c *Cluster) forgetValues(ctx context.Context, runtime string, needed func(digest string) bool) error {
+	secrets := c.client.CoreV1().Secrets(c.namespace)
+	all, err := secrets.List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRuntime + "=" + runtime + "," + labelRecord + "=values"})
+	if err != nil {
+		return fmt.Errorf("list the values of runtime %s: %w", runtime, err)
+	}
+	var errs []error
+	for _, s := range all.Items {
+		if !needed(digest.FromBytes(s.Data[valuesKey]).String()) {
+			errs = append(errs, ignoreNotFound(secrets.Delete(quiet(ctx), s.Name, metav1.DeleteOptions{})))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forget removes all that is recorded of a runtime.
+func (c *Cluster) forget(ctx context.Context, runtime string) error {
+	return errors.Join(
+		c.forgetValues(ctx, runtime, func(string) bool { return false }),
+		ignoreNotFound(c.configMaps().Delete(quiet(ctx), stateName(runtime), metav1.DeleteOptions{})),
+	)
+}
+
+func ignoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// oneLine keeps a reason short enough for a record.
+func oneLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	if runes := []rune(line); len(runes) > 300 {
+		line = string(runes[:300]) + "…"
+	}
+	return line
+}
+
+// journal is what one apply does to the record: it begins at the first write.
+type journal struct {
+	cluster *Cluster
+	runtime string
+	record  *record
+	next    Revision
+	values  []byte
+	lasts   time.Duration
+	lost    func()
+
+	mu    sync.Mutex
+	begun bool
+	err   error
+	lock  *lock
+}
+
+// endTime is how long an apply that has ended takes at most to say so.
+const endTime = 5 * time.Second
+
+// begin takes the lock and records that a change has begun, once for all that call it.
+func (j *journal) begin(ctx context.Context) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.begun {
+		j.begun, j.err = true, j.write(ctx)
+	}
+	return j.err
+}
+
+func (j *journal) write(ctx context.Context) error {
+	var err error
+	if j.lock, err = j.cluster.lock(ctx, j.runtime, j.lasts, j.lost); err != nil {
+		return err
+	}
+	if err := j.cluster.keepValues(ctx, j.runtime, j.values); err != nil {
+		return err
+	}
+	j.next.State, j.next.Started, j.next.By = InProgress, now(), me()
+	return j.cluster.save(ctx, j.runtime, j.record, j.record.with(j.next))
+}
+
+// end records how it ended, if it began, and gives the lock back. It works after the end of the
+// apply's context.
+func (j *journal) end(state State, reason string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	defer j.lock.release()
+	if !j.begun || j.err != nil {
+		return nil // an error was that of the apply
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	revisions := slices.Clone(j.record.revisions)
+	revisions[0].State, revisions[0].Reason, revisions[0].Ended = state, oneLine(reason), now()
+	return j.cluster.save(ctx, j.runtime, j.record, revisions)
+}
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
+
+// Read reads a key of a ConfigMap or, if kind is "secret", of a Secret in the cluster's namespace.
+func (c *Cluster) Read(ctx context.Context, kind, name, key string) ([]byte, error) {
+	var data map[string][]byte
+	if kind == "secret" {
+		secret, err := c.client.CoreV1().Secrets(c.namespace).Get(quiet(ctx), name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		data = secret.Data
+	} else {
+		cm, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		data = cm.BinaryData
+		if text, there := cm.Data[key]; there {
+			return []byte(text), nil
+		}
+	}
+	if _, there := data[key]; !there {
+		return nil, fmt.Errorf("%s %s/%s has no key %s", kind, c.namespace, name, key)
+	}
+	return data[key], nil
+}

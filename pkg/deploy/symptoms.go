@@ -1,0 +1,161 @@
+package deploy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	kapp "carvel.dev/kapp/pkg/kapp/app"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// What is read of the cluster to say why something failed.
+const (
+	symptomTime   = 5 * time.Second
+	symptomPods   = 3
+	symptomEvents = 3
+	symptomLines  = 5
+	symptomBytes  = 16 << 10
+)
+
+// symptoms are what pods of an app that are not ready say, with the last of their events and
+// logs; and the last warnings about other resources of the app. That something can't be read is
+// no error: there is one already.
+func (c *Cluster) symptoms(ctx context.Context, app string) []string {
+	ctx, cancel := context.WithTimeout(ctx, symptomTime)
+	defer cancel()
+	selector := c.selectorOf(ctx, app)
+	if selector == "" {
+		return nil
+	}
+	pods, err := c.client.CoreV1().Pods("").List(quiet(ctx), metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		pods, err = c.client.CoreV1().Pods(c.namespace).List(quiet(ctx), metav1.ListOptions{LabelSelector: selector})
+	}
+	if err != nil {
+		return nil
+	}
+	var found []string
+	sick := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool { return podReason(&p) == "" })
+	for _, p := range sick[:min(len(sick), symptomPods)] {
+		found = append(found, fmt.Sprintf("pod %s/%s: %s", p.Namespace, p.Name, podReason(&p)))
+		found = append(found, c.events(ctx, p.Namespace, "involvedObject.uid="+string(p.UID))...)
+		found = append(found, c.logs(ctx, &p)...)
+	}
+	if more := len(sick) - symptomPods; more > 0 {
+		found = append(found, fmt.Sprintf("and %d more pods", more))
+	}
+	if len(sick) > 0 {
+		return found
+	}
+	// There may be no pod at all: a quota or an admission webhook stops them, which is told of
+	// what was to make them.
+	sets, err := c.client.AppsV1().ReplicaSets("").List(quiet(ctx), metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil
+	}
+	for _, r := range sets.Items {
+		if r.Status.Replicas >= deref(r.Spec.Replicas) {
+			continue
+		}
+		said := c.events(ctx, r.Namespace, "type=Warning,involvedObject.uid="+string(r.UID))
+		if len(said) > 0 && len(found) < symptomPods*symptomEvents {
+			found = append(append(found, fmt.Sprintf("replica set %s/%s makes no pods", r.Namespace, r.Name)), said...)
+		}
+	}
+	return found
+}
+
+// selectorOf is the label that kapp gives an app's resources; "" if the app is not there.
+func (c *Cluster) selectorOf(ctx context.Context, app string) string {
+	for _, name := range []string{app, app + kapp.AppSuffix} {
+		cm, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
+		if err != nil {
+			continue
+		}
+		if meta, err := kapp.NewAppMetaFromData(cm.Data); err == nil {
+			return meta.LabelKey + "=" + meta.LabelValue
+		}
+	}
+	return ""
+}
+
+// podReason says why a pod is not ready; "" if it is, or is done.
+func podReason(p *corev1.Pod) string {
+	if p.Status.Phase == corev1.PodSucceeded || p.DeletionTimestamp != nil {
+		return ""
+	}
+	for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+		if w := s.State.Waiting; w != nil && w.Reason != "" && w.Reason != "PodInitializing" && w.Reason != "ContainerCreating" {
+			return strings.TrimSuffix(fmt.Sprintf("container %s: %s: %s", s.Name, w.Reason, w.Message), ": ")
+		}
+		if t := s.State.Terminated; t != nil && t.ExitCode != 0 {
+			return fmt.Sprintf("container %s ended with exit code %d (%s)", s.Name, t.ExitCode, t.Reason)
+		}
+	}
+	for _, condition := range p.Status.Conditions {
+		if condition.Status == corev1.ConditionFalse && condition.Message != "" {
+			return fmt.Sprintf("%s: %s", condition.Reason, condition.Message)
+		}
+	}
+	for _, condition := range p.Status.Conditions {
+		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
+			return ""
+		}
+	}
+	return "phase " + string(p.Status.Phase)
+}
+
+// events are the last of an object.
+func (c *Cluster) events(ctx context.Context, namespace, selector string) []string {
+	list, err := c.client.CoreV1().Events(namespace).List(quiet(ctx), metav1.ListOptions{FieldSelector: selector, Limit: 100})
+	if err != nil {
+		return nil
+	}
+	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return eventTime(&a).Compare(eventTime(&b)) })
+	items := list.Items[max(0, len(list.Items)-symptomEvents):]
+	said := make([]string, len(items))
+	for i, e := range items {
+		said[i] = fmt.Sprintf("  event: %s: %s", e.Reason, oneLine(e.Message))
+	}
+	return said
+}
+
+func eventTime(e *corev1.Event) time.Time {
+	if !e.LastTimestamp.IsZero() {
+		return e.LastTimestamp.Time
+	}
+	return e.EventTime.Time
+}
+
+// logs are the last lines of the container that is not ready.
+func (c *Cluster) logs(ctx context.Context, p *corev1.Pod) []string {
+	for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+		started := s.State.Running != nil || s.State.Terminated != nil || s.RestartCount > 0
+		if s.Ready || !started {
+			continue
+		}
+		lines := int64(symptomLines)
+		limit := int64(symptomBytes)
+		body, err := c.client.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
+			Container: s.Name, TailLines: &lines, LimitBytes: &limit, Previous: s.State.Waiting != nil && s.RestartCount > 0,
+		}).Stream(quiet(ctx))
+		if err != nil {
+			return nil
+		}
+		data, _ := io.ReadAll(io.LimitReader(body, symptomBytes))
+		body.Close()
+		var said []string
+		for scanner := bufio.NewScanner(bytes.NewReader(data)); scanner.Scan(); {
+			said = append(said, fmt.Sprintf("  log of %s: %s", s.Name, oneLine(scanner.Text())))
+		}
+		return said
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package render_test
+
+import (
+	"testing"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+func blocks(t *testing.T, v *render.Values) string {
+	t.Helper()
+	node := v.Node()
+	if node == nil {
+		return ""
+	}
+	data, err := yaml.Marshal(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestValuesOverOthers(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ base, over, want string }{
+		"nothing over nothing":  {"", "", ""},
+		"something":             {"", "web: {a: 1} # comment\n", "web:\n    a: 1\n"},
+		"stays":                 {"web: {a: 1}\n", "", "web:\n    a: 1\n"},
+		"other bundles":         {"web: {a: 1}\n", "dns: {b: 2}\n", "dns:\n    b: 2\nweb:\n    a: 1\n"},
+		"mappings are merged":   {"web: {a: {b: 1, c: 2}, d: 3}\n", "web: {a: {b: 4}}\n", "web:\n    a:\n        b: 4\n        c: 2\n    d: 3\n"},
+		"lists are replaced":    {"web: {a: [1, 2]}\n", "web: {a: [3]}\n", "web:\n    a:\n        - 3\n"},
+		"a mapping by a scalar": {"web: {a: {b: 1}}\n", "web: {a: 2}\n", "web:\n    a: 2\n"},
+	} {
+		var base, over *render.Values
+		if c.base != "" {
+			base = values(t, c.base)
+		}
+		if c.over != "" {
+			over = values(t, c.over)
+		}
+		both := over.Over(base)
+		if got := blocks(t, both); got != c.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, got, c.want)
+		}
+		back, err := render.FromNode("kept", both.Node())
+		if err != nil || blocks(t, back) != c.want {
+			t.Errorf("%s: read back: %v\n%s", name, err, blocks(t, back))
+		}
+	}
+}
+
+func TestMaskedValues(t *testing.T) {
+	t.Parallel()
+	all := values(t, "web: {host: example.org, db: {user: app, password: hunter22}}\ndns: {key: [opensesame]}\n")
+	secret := values(t, "web: {db: {password: hunter22}}\ndns: {key: [opensesame]}\n")
+	want := "dns:\n    key: (from a Secret)\nweb:\n    host: example.org\n    db:\n        user: app\n        password: (from a Secret)\n"
+	if got := blocks(t, all.Masked(secret)); got != want {
+		t.Errorf("got\n%s", got)
+	}
+	if got := secret.Texts(); len(got) != 2 || got[0] != "hunter22" || got[1] != "opensesame" {
+		t.Errorf("texts %q", got)
+	}
+	if got := blocks(t, all.Only([]string{"dns", "other"})); got != "dns:\n    key:\n        - opensesame\n" {
+		t.Errorf("got\n%s", got)
+	}
+}
