@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -100,18 +100,20 @@ type prepared struct {
 	findings  []deploy.Finding
 }
 
-// prepare verifies and opens.
-func (a *app) prepare(ctx context.Context, reference string, f *siteFlags, registry string) (*prepared, error) {
+// whom gives whom to trust, which has to be said; nil for nobody.
+func (a *app) whom(ctx context.Context, f *siteFlags) (*trust.Policy, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
 	policy, err := a.trust(ctx, &f.trust)
-	if err != nil {
-		return nil, err
+	if err == nil && policy == nil && !f.trust.allowUnsigned {
+		err = &usageError{fmt.Errorf("%w, or apply it as it is with --allow-unsigned", errNobody)}
 	}
-	if policy == nil && !f.trust.allowUnsigned {
-		return nil, &usageError{fmt.Errorf("%w, or apply it as it is with --allow-unsigned", errNobody)}
-	}
+	return policy, err
+}
+
+// prepare verifies and opens.
+func (a *app) prepare(ctx context.Context, reference string, policy *trust.Policy, f *siteFlags, registry string) (*prepared, error) {
 	at, err := a.open(ctx, reference)
 	if err != nil {
 		return nil, err
@@ -227,10 +229,11 @@ func (p *prepared) with(v siteValues) (deploy.Runtime, error) {
 }
 
 func (a *app) apply(ctx context.Context, reference string, o applyOptions) error {
-	if err := errors.Join(o.cluster.check(a), o.fleet.check(&o)); err != nil {
+	policy, err := a.whom(ctx, &o.site)
+	if err := cmp.Or(err, o.cluster.check(a), o.fleet.check(&o)); err != nil {
 		return err
 	}
-	p, err := a.prepare(ctx, reference, &o.site, o.registry)
+	p, err := a.prepare(ctx, reference, policy, &o.site, o.registry)
 	if err != nil {
 		return err
 	}

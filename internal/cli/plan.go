@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"io"
 
@@ -41,10 +42,11 @@ type planOptions struct {
 }
 
 func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
-	if err := o.cluster.check(a); err != nil {
+	policy, err := a.whom(ctx, &o.site)
+	if err := cmp.Or(err, o.cluster.check(a)); err != nil {
 		return err
 	}
-	p, err := a.prepare(ctx, reference, &o.site, "")
+	p, err := a.prepare(ctx, reference, policy, &o.site, "")
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,11 @@ that they are in. Who makes roles has to hold what they give; so does this accou
 
 func (a *app) rbac(ctx context.Context, reference, account, namespace string, o *siteFlags) error {
 	o.skip = []string{deploy.CheckImages}
-	p, err := a.prepare(ctx, reference, o, "")
+	policy, err := a.whom(ctx, o)
+	if err != nil {
+		return err
+	}
+	p, err := a.prepare(ctx, reference, policy, o, "")
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,8 @@ was complete. The rollback is a new revision.`,
 }
 
 func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptions) error {
-	if err := o.cluster.check(a); err != nil {
+	policy, err := a.whom(ctx, &o.site)
+	if err := cmp.Or(err, o.cluster.check(a)); err != nil {
 		return err
 	}
 	cluster, err := deploy.Connect(o.cluster.Config)
@@ -65,7 +67,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if reference == "" {
 		return fmt.Errorf("revision %d of %s has no place recorded where it came from: name one with --from", target.Number, name)
 	}
-	p, err := a.prepare(ctx, reference, &o.site, "")
+	p, err := a.prepare(ctx, reference, policy, &o.site, "")
 	if err != nil {
 		return err
 	}

@@ -68,23 +68,49 @@ func (m *messages) Notify(lines []string) {
 	if m == nil || len(lines) == 0 {
 		return
 	}
-	state, what, found := strings.Cut(ansiColor.ReplaceAllString(lines[0], ""), ": ")
-	if !found {
-		return
+	first := ansiColor.ReplaceAllString(lines[0], "")
+	state, what, _ := strings.Cut(first, ": ")
+	switch state {
+	case "ongoing", "fail", "error", "ok":
+	default: // "create RESOURCE", and what kept it from that for now
+		what, state = first, "ok"
+		if len(lines) > 1 {
+			state = "ongoing"
+		}
 	}
 	_, resource, _ := strings.Cut(what, " ")
-	switch state {
-	case "ongoing", "fail", "error":
-		reasons := make([]string, 0, len(lines)-1)
-		for _, line := range lines[1:] {
-			reasons = append(reasons, strings.TrimLeft(ansiColor.ReplaceAllString(line, ""), " ^"))
-		}
-		m.waits(resource, strings.Join(reasons, "; "))
-	case "ok":
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.waiting = slices.DeleteFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
+	if state != "ok" {
+		m.waits(resource, reason(lines[1:]))
+		return
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waiting = slices.DeleteFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
+}
+
+// reason is the first line that says why, and the first of what was made of the resource that is
+// not well, either.
+func reason(lines []string) string {
+	var why, child string
+	for _, line := range lines {
+		line = strings.TrimLeft(ansiColor.ReplaceAllString(line, ""), " ^")
+		below, is := strings.CutPrefix(line, "L ")
+		switch {
+		case !is && child != "":
+			child += ": " + line // of the child that was named before
+			return why + "; " + oneLine(child)
+		case !is && why == "":
+			why = line
+		case is && child == "" && !strings.HasPrefix(below, "ok: "):
+			_, child, _ = strings.Cut(below, ": waiting on ")
+		case is && child != "":
+			return why + "; " + oneLine(child)
+		}
+	}
+	if child != "" {
+		why += "; " + oneLine(child)
+	}
+	return why
 }
 
 func (m *messages) waits(resource, reason string) {
