@@ -95,6 +95,8 @@ func (w *watch) tell(e deploy.Event) {
 	switch {
 	case e.Warning != "":
 		w.say("%s: warning of the API server: %s", at, e.Warning)
+	case e.Ready != "":
+		delete(w.waiting, e.App+" "+e.Ready)
 	case e.Waiting != nil:
 		w.waiting[e.App+" "+e.Waiting.Resource] = e
 		w.say("%s", waits(e))
@@ -107,7 +109,7 @@ func (w *watch) tell(e deploy.Event) {
 	default:
 		w.say("%s %s", name, e.Phase)
 	}
-	if e.Waiting == nil && e.Warning == "" {
+	if e.Message == (deploy.Message{}) {
 		for key := range w.waiting {
 			if strings.HasPrefix(key, e.App+" ") {
 				delete(w.waiting, key)

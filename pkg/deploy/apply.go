@@ -202,7 +202,9 @@ func (s *session) applyAll(ctx context.Context, j *journal, pauseAfter *int, rep
 		if by := blocked[i]; by != nil {
 			o := s.jobs[i].outcome()
 			for _, b := range by {
-				o.WaitsFor = append(o.WaitsFor, s.jobs[b].outcome().Bundle)
+				if failed[b] != nil { // others wait for one of these, too
+					o.WaitsFor = append(o.WaitsFor, s.jobs[b].outcome().Bundle)
+				}
 			}
 			report.Blocked = append(report.Blocked, o)
 			s.tell(Event{Phase: Blocked, Outcome: o})
@@ -396,7 +398,7 @@ func (s *session) track(ctx context.Context, op string, begin Phase, o Outcome, 
 		failure := &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
 		if ctx.Err() == nil {
 			failure.Waiting = told.pending()
-			failure.Symptoms = s.cluster.symptoms(ctx, o.App)
+			failure.Symptoms = s.cluster.symptoms(ctx, o.App, failure.Waiting)
 		}
 		s.tell(Event{Phase: Failed, Outcome: o, Err: err})
 		return o, failure

@@ -21,7 +21,7 @@ import (
 	"carvel.dev/kapp/pkg/kapp/permissions"
 	"carvel.dev/kapp/pkg/kapp/preflight"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
-	"github.com/cppforlife/go-cli-ui/ui"
+	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 )
@@ -154,18 +154,22 @@ func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
 	}, nil
 }
 
-// deployFlags are the defaults of kapp deploy, which come from its flags.
+// deployFlags are the defaults of kapp deploy, which come from its flags. The command itself is
+// not for several goroutines.
 func (e *engine) deployFlags() *cmdapp.DeployOptions {
-	o := cmdapp.NewDeployOptions(ui.NewNoopUI(), nil, logger.NewNoopLogger(), preflight.NewRegistry(nil))
-	cmdapp.NewDeployCmd(o, cmdcore.FlagsFactory{})
+	o, flags := &cmdapp.DeployOptions{}, &cobra.Command{}
+	o.DiffFlags.SetWithPrefix("diff", flags)
+	o.ApplyFlags.SetWithDefaults("", cmdapp.ApplyFlagsDeployDefaults, flags)
+	o.DeployFlags.Set(flags)
 	e.limits(&o.ApplyFlags)
 	o.DeployFlags.PrepareResourcesOpts.DefaultNamespace = e.cluster.namespace
 	return o
 }
 
 func (e *engine) deleteFlags() *cmdapp.DeleteOptions {
-	o := cmdapp.NewDeleteOptions(ui.NewNoopUI(), nil, logger.NewNoopLogger())
-	cmdapp.NewDeleteCmd(o, cmdcore.FlagsFactory{})
+	o, flags := &cmdapp.DeleteOptions{}, &cobra.Command{}
+	o.DiffFlags.SetWithPrefix("diff", flags)
+	o.ApplyFlags.SetWithDefaults("", cmdapp.ApplyFlagsDeleteDefaults, flags)
 	e.limits(&o.ApplyFlags)
 	return o
 }
@@ -253,7 +257,7 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 	if err != nil {
 		return w, kappconfig.Conf{}, err
 	}
-	resources, conf, err := kappconfig.NewConfFromResourcesWithDefaults(all)
+	resources, conf, err := withRules(all)
 	if err != nil {
 		return w, conf, err
 	}
@@ -386,87 +390,25 @@ func (e *engine) change(p *parts, target kapp.App, set clusterapply.ClusterChang
 	})
 }
 
-// deleteApp is kapp delete; without hooks it only looks.
-func (e *engine) deleteApp(ctx context.Context, p *parts, name string, h *hooks) (done, error) {
-	flags := e.deleteFlags()
-	target, err := p.apps.Find(name)
-	if err != nil {
-		return done{}, err
-	}
-	there, _, err := target.Exists()
-	if err != nil || !there {
-		return done{}, err
-	}
-	used, err := target.UsedGVs()
-	if err != nil {
-		return done{}, err
-	}
-	p.failing.MarkRequiredGVs(used)
-	existing, err := p.belonging(target)
-	if err != nil {
-		return done{}, err
-	}
-	for _, r := range existing {
-		if _, ours := r.Annotations()["kapp.k14s.io/owned-for-deletion"]; ours {
-			r.MarkTransient(false)
-		}
-	}
-	_, conf, err := kappconfig.NewConfFromResourcesWithDefaults(nil)
-	if err != nil {
-		return done{}, err
-	}
-	factory := diff.NewChangeFactory(nil, nil, nil, diff.ChangeOpts{})
-	changes, err := diff.NewChangeSetFactory(flags.DiffFlags.ChangeSetOpts, factory).New(existing, nil).Calculate()
-	if err != nil {
-		return done{}, err
-	}
-	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
-	steps, graph, err := set.Calculate()
-	result := done{changes: resourceChanges(steps, conf), resources: identify(existing)}
-	if err != nil || h == nil {
-		return result, err
-	}
-	if h.begin != nil {
-		if err := h.begin(ctx); err != nil {
-			return result, err
-		}
-	}
-	defer e.served.forgetAfter(existing)
-	return result, kapp.Touch{App: target, Description: "delete", IgnoreSuccessErr: true}.Do(func() error {
-		if err := set.Apply(graph); err != nil {
-			_, _, _ = target.GCChanges(kapp.AppChangesMaxToKeepDefault, nil)
-			return err
-		}
-		return target.Delete()
-	})
-}
+// rules are for what kapp's own leave out: of a CustomResourceDefinition that is too large for
+// kapp to remember what was applied of it, what the API server fills in would differ each time.
+const rules = `apiVersion: kapp.k14s.io/v1alpha1
+kind: Config
+rebaseRules:
+- path: [spec, conversion]
+  type: copy
+  sources: [new, existing]
+  resourceMatchers:
+  - apiVersionKindMatcher: {apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition}
+`
 
-// belonging are the resources on the cluster that have the app's label.
-func (p *parts) belonging(target kapp.App) ([]kappres.Resource, error) {
-	selector, err := target.LabelSelector()
+// withRules reads the Config documents among resources, and adds rules.
+func withRules(resources []kappres.Resource) ([]kappres.Resource, kappconfig.Conf, error) {
+	own, err := kappres.NewResourceFromBytes([]byte(rules))
 	if err != nil {
-		return nil, err
+		return nil, kappconfig.Conf{}, err
 	}
-	meta, err := target.Meta()
-	if err != nil {
-		return nil, err
-	}
-	used, err := target.UsedGKs()
-	if err != nil {
-		return nil, err
-	}
-	var scope []schema.GroupKind
-	if used != nil {
-		scope = sets.New(append(made, *used...)...).UnsortedList()
-	}
-	options := kappres.IdentifiedResourcesListOpts{GKsScope: scope, ResourceNamespaces: meta.LastChange.Namespaces}
-	return p.found.List(selector, nil, options)
-}
-
-// made are kinds that Kubernetes itself makes of an app's, with its labels.
-var made = []schema.GroupKind{
-	{Kind: "Pod"}, {Kind: "PersistentVolumeClaim"}, {Group: "apps", Kind: "ReplicaSet"},
-	{Group: "apps", Kind: "ControllerRevision"}, {Group: "batch", Kind: "Job"},
+	return kappconfig.NewConfFromResourcesWithDefaults(append([]kappres.Resource{own}, resources...))
 }
 
 // kappError is an error of kapp without the blank lines in its text, which kapp's own CLI

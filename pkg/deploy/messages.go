@@ -32,9 +32,11 @@ type messages struct {
 }
 
 // Message is what there is to tell of a bundle while it is worked on: that it waits for
-// something, or for something else than before, or a warning of the API server.
+// something, or for something else than before; that a resource which was waited for is ready;
+// or a warning of the API server.
 type Message struct {
 	Waiting *Waiting
+	Ready   string
 	Warning string
 }
 
@@ -85,7 +87,11 @@ func (m *messages) Notify(lines []string) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	before := len(m.waiting)
 	m.waiting = slices.DeleteFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
+	if len(m.waiting) < before {
+		m.say(Message{Ready: resource})
+	}
 }
 
 // reason is the first line that says why, and the first of what was made of the resource that is

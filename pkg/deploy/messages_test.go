@@ -16,6 +16,8 @@ func TestMessages(t *testing.T) {
 	m := newMessages(func(one Message) {
 		if one.Waiting != nil {
 			told = append(told, one.Waiting.Resource+" | "+one.Waiting.Reason)
+		} else if one.Ready != "" {
+			told = append(told, "ready "+one.Ready)
 		} else {
 			told = append(told, "warning "+one.Warning)
 		}
@@ -32,7 +34,7 @@ func TestMessages(t *testing.T) {
 	fmt.Fprint(m, "Warning: old\nWarn")
 	fmt.Fprint(m, "ing: older\n")
 	want := []string{
-		web + " | Retryable error: no webhook",
+		web + " | Retryable error: no webhook", "ready " + web,
 		web + " | Waiting for 1 replicas; pod/web-1-x (v1) namespace: shop: Pending",
 		"warning old", "warning older",
 	}
@@ -43,6 +45,7 @@ func TestMessages(t *testing.T) {
 		t.Errorf("pending %v", p)
 	}
 	m.Notify([]string{"ok: reconcile " + web})
+	want = append(want, "ready "+web)
 	m.close()
 	m.Notify([]string{"ongoing: reconcile " + web})
 	if len(told) != len(want) {

@@ -14,7 +14,8 @@ type task struct {
 
 // schedule runs tasks, at most limit at a time, each after those that it waits for. A task that
 // fails, or that ctx's end keeps from running, blocks those after it; others go on. It returns
-// the errors of those that ran, and which tasks were blocked by which. Where tasks wait for each
+// the errors of those that ran, and which tasks were blocked by which, the failed ones among
+// them. Where tasks wait for each
 // other, the first goes first.
 func schedule(ctx context.Context, tasks []task, limit int) (failed map[int]error, blocked map[int][]int) {
 	failed, blocked = map[int]error{}, map[int][]int{}

@@ -146,7 +146,7 @@ func (s *BundleStatus) read(p *parts, target kapp.App) error {
 	if err != nil {
 		return err
 	}
-	_, conf, err := kappconfig.NewConfFromResourcesWithDefaults(nil)
+	_, conf, err := withRules(nil)
 	if err != nil {
 		return err
 	}

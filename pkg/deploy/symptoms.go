@@ -25,18 +25,19 @@ const (
 )
 
 // symptoms are what pods of an app that are not ready say, with the last of their events and
-// logs; and the last warnings about other resources of the app. That something can't be read is
-// no error: there is one already.
-func (c *Cluster) symptoms(ctx context.Context, app string) []string {
+// logs; and the last warnings about resources that were waited for. That something can't be
+// read is no error: there is one already.
+func (c *Cluster) symptoms(ctx context.Context, app string, waiting []Waiting) []string {
 	ctx, cancel := context.WithTimeout(ctx, symptomTime)
 	defer cancel()
 	selector := c.selectorOf(ctx, app)
 	if selector == "" {
 		return nil
 	}
-	pods, err := c.client.CoreV1().Pods("").List(quiet(ctx), metav1.ListOptions{LabelSelector: selector})
+	options := metav1.ListOptions{LabelSelector: selector}
+	pods, err := c.client.CoreV1().Pods("").List(quiet(ctx), options)
 	if err != nil {
-		pods, err = c.client.CoreV1().Pods(c.namespace).List(quiet(ctx), metav1.ListOptions{LabelSelector: selector})
+		pods, err = c.client.CoreV1().Pods(c.namespace).List(quiet(ctx), options)
 	}
 	if err != nil {
 		return nil
@@ -56,17 +57,24 @@ func (c *Cluster) symptoms(ctx context.Context, app string) []string {
 	}
 	// There may be no pod at all: a quota or an admission webhook stops them, which is told of
 	// what was to make them.
-	sets, err := c.client.AppsV1().ReplicaSets("").List(quiet(ctx), metav1.ListOptions{LabelSelector: selector})
-	if err != nil {
-		return nil
-	}
-	for _, r := range sets.Items {
-		if r.Status.Replicas >= deref(r.Spec.Replicas) {
+	for _, w := range waiting[:min(len(waiting), symptomPods)] {
+		what, namespace, _ := strings.Cut(w.Resource, " namespace: ")
+		kind, name, _ := strings.Cut(strings.Fields(what + " ")[0], "/")
+		if namespace == "" {
 			continue
 		}
-		said := c.events(ctx, r.Namespace, "type=Warning,involvedObject.uid="+string(r.UID))
-		if len(said) > 0 && len(found) < symptomPods*symptomEvents {
-			found = append(append(found, fmt.Sprintf("replica set %s/%s makes no pods", r.Namespace, r.Name)), said...)
+		found = append(found, c.events(ctx, namespace, "type=Warning,involvedObject.name="+name)...)
+		if kind != "deployment" {
+			continue
+		}
+		sets, err := c.client.AppsV1().ReplicaSets(namespace).List(quiet(ctx), options)
+		if err != nil {
+			continue
+		}
+		for _, r := range sets.Items {
+			if strings.HasPrefix(r.Name, name+"-") && r.Status.Replicas < deref(r.Spec.Replicas) {
+				found = append(found, c.events(ctx, namespace, "type=Warning,involvedObject.uid="+string(r.UID))...)
+			}
 		}
 	}
 	return found

@@ -1,0 +1,133 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	kapp "carvel.dev/kapp/pkg/kapp/app"
+	"carvel.dev/kapp/pkg/kapp/diff"
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// deleteApp is kapp delete; without hooks it only looks.
+func (e *engine) deleteApp(ctx context.Context, p *parts, name string, h *hooks) (done, error) {
+	flags := e.deleteFlags()
+	target, err := p.apps.Find(name)
+	if err != nil {
+		return done{}, err
+	}
+	there, _, err := target.Exists()
+	if err != nil || !there {
+		return done{}, err
+	}
+	used, err := target.UsedGVs()
+	if err != nil {
+		return done{}, err
+	}
+	p.failing.MarkRequiredGVs(used)
+	existing, err := p.belonging(target)
+	if err != nil {
+		return done{}, err
+	}
+	for _, r := range existing {
+		if _, ours := r.Annotations()["kapp.k14s.io/owned-for-deletion"]; ours {
+			r.MarkTransient(false)
+		}
+	}
+	_, conf, err := withRules(nil)
+	if err != nil {
+		return done{}, err
+	}
+	factory := diff.NewChangeFactory(nil, nil, nil, diff.ChangeOpts{})
+	changes, err := diff.NewChangeSetFactory(flags.DiffFlags.ChangeSetOpts, factory).New(existing, nil).Calculate()
+	if err != nil {
+		return done{}, err
+	}
+	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
+	steps, graph, err := set.Calculate()
+	result := done{changes: resourceChanges(steps, conf), resources: identify(existing)}
+	if err != nil || h == nil {
+		return result, err
+	}
+	if h.begin != nil {
+		if err := h.begin(ctx); err != nil {
+			return result, err
+		}
+	}
+	defer e.served.forgetAfter(existing)
+	return result, kapp.Touch{App: target, Description: "delete", IgnoreSuccessErr: true}.Do(func() error {
+		if err := set.Apply(graph); err != nil {
+			_, _, _ = target.GCChanges(kapp.AppChangesMaxToKeepDefault, nil)
+			return err
+		}
+		if err := e.deleteAgain(ctx, existing); err != nil {
+			return err
+		}
+		return target.Delete()
+	})
+}
+
+// deleteAgain deletes cluster roles that Kubernetes makes anew: the controller that fills roles
+// from others writes what it is about to write even if the role has been deleted meanwhile.
+func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) error {
+	roles := e.cluster.client.RbacV1().ClusterRoles()
+	for range 3 {
+		looked := false
+		for _, r := range deleted {
+			rule, aggregates, _ := unstructured.NestedMap(r.DeepCopyRaw(), "aggregationRule")
+			if r.Kind() != "ClusterRole" || !aggregates || rule == nil {
+				continue
+			}
+			looked = true
+			role, err := roles.Get(quiet(ctx), r.Name(), metav1.GetOptions{})
+			if err == nil && len(role.Labels) == 0 {
+				err = roles.Delete(quiet(ctx), r.Name(), metav1.DeleteOptions{})
+			}
+			if err := ignoreNotFound(err); err != nil {
+				return fmt.Errorf("%s, which was made anew after it was deleted: %w", identity(r), err)
+			}
+		}
+		if !looked {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// belonging are the resources on the cluster that have the app's label.
+func (p *parts) belonging(target kapp.App) ([]kappres.Resource, error) {
+	selector, err := target.LabelSelector()
+	if err != nil {
+		return nil, err
+	}
+	meta, err := target.Meta()
+	if err != nil {
+		return nil, err
+	}
+	used, err := target.UsedGKs()
+	if err != nil {
+		return nil, err
+	}
+	var scope []schema.GroupKind
+	if used != nil {
+		scope = sets.New(append(made, *used...)...).UnsortedList()
+	}
+	options := kappres.IdentifiedResourcesListOpts{GKsScope: scope, ResourceNamespaces: meta.LastChange.Namespaces}
+	return p.found.List(selector, nil, options)
+}
+
+// made are kinds that Kubernetes itself makes of an app's, with its labels.
+var made = []schema.GroupKind{
+	{Kind: "Pod"}, {Kind: "PersistentVolumeClaim"}, {Group: "apps", Kind: "ReplicaSet"},
+	{Group: "apps", Kind: "ControllerRevision"}, {Group: "batch", Kind: "Job"},
+}
