@@ -398,7 +398,7 @@ func (s *session) track(ctx context.Context, op string, begin Phase, o Outcome, 
 		failure := &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
 		if ctx.Err() == nil {
 			failure.Waiting = told.pending()
-			failure.Symptoms = s.cluster.symptoms(ctx, o.App, failure.Waiting)
+			failure.Symptoms = s.symptoms(ctx, o.App, failure.Waiting)
 		}
 		s.tell(Event{Phase: Failed, Outcome: o, Err: err})
 		return o, failure

@@ -358,13 +358,15 @@ func changeSet(p *parts, changes []diff.Change, factory diff.ChangeFactory, conf
 // runPreflight runs kapp's own checks: that of CRD upgrades always, others if a Config document
 // of the bundle turns them on.
 func runPreflight(ctx context.Context, p *parts, conf kappconfig.Conf, graph *diffgraph.ChangeGraph) error {
+	upgrades := crdupgradesafety.NewPreflight(p.clients, true)
 	checks := preflight.NewRegistry(map[string]preflight.Check{
 		"PermissionValidation": permissions.NewPreflight(p.clients, false),
-		"CRDUpgradeSafety":     crdupgradesafety.NewPreflight(p.clients, true),
+		"CRDUpgradeSafety":     upgrades,
 	})
 	if err := checks.SetConfig(conf.PreflightRules()); err != nil {
 		return fmt.Errorf("kapp's preflight rules: %w", err)
 	}
+	upgrades.SetEnabled(true) // which the configuration has undone
 	return checks.Run(ctx, graph)
 }
 

@@ -73,11 +73,24 @@ func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration,
 		}
 	}
 	if err != nil {
+		c.unlock(name, now)
 		return nil, fmt.Errorf("lock runtime %s by lease %s/%s: %w", runtime, c.namespace, name, err)
 	}
 	l := &lock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
 	go l.keep(context.WithoutCancel(ctx), lost)
 	return l, nil
+}
+
+// unlock gives back a lock that may have been taken although nobody heard the answer.
+func (c *Cluster) unlock(name string, taken metav1.MicroTime) {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	leases := c.client.CoordinationV1().Leases(c.namespace)
+	l, err := leases.Get(quiet(ctx), name, metav1.GetOptions{})
+	if err != nil || deref(l.Spec.HolderIdentity) != me() || l.Spec.AcquireTime == nil || !l.Spec.AcquireTime.Time.Truncate(time.Microsecond).Equal(taken.Truncate(time.Microsecond)) {
+		return
+	}
+	_ = leases.Delete(quiet(ctx), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}})
 }
 
 // outlive waits for the end of a lock that looks dead, and refuses one that is not.

@@ -186,7 +186,7 @@ func (a *Access) roles(r kappres.Resource, whole, to grants) error {
 	switch r.Kind() {
 	case "ClusterRole", "Role":
 		var role rbacv1.ClusterRole
-		if err := r.AsTypedObj(&role); err != nil {
+		if err := r.AsUncheckedTypedObj(&role); err != nil {
 			return fmt.Errorf("%s: %w", identity(r), err)
 		}
 		for _, rule := range role.Rules {
@@ -198,7 +198,7 @@ func (a *Access) roles(r kappres.Resource, whole, to grants) error {
 		}
 	case "ClusterRoleBinding", "RoleBinding":
 		var binding rbacv1.ClusterRoleBinding
-		if err := r.AsTypedObj(&binding); err != nil {
+		if err := r.AsUncheckedTypedObj(&binding); err != nil {
 			return fmt.Errorf("%s: %w", identity(r), err)
 		}
 		plural := "roles"

@@ -13,6 +13,8 @@ import (
 	kapp "carvel.dev/kapp/pkg/kapp/app"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
 )
 
 // What is read of the cluster to say why something failed.
@@ -27,7 +29,8 @@ const (
 // symptoms are what pods of an app that are not ready say, with the last of their events and
 // logs; and the last warnings about resources that were waited for. That something can't be
 // read is no error: there is one already.
-func (c *Cluster) symptoms(ctx context.Context, app string, waiting []Waiting) []string {
+func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) []string {
+	c := s.cluster
 	ctx, cancel := context.WithTimeout(ctx, symptomTime)
 	defer cancel()
 	selector := c.selectorOf(ctx, app)
@@ -60,6 +63,7 @@ func (c *Cluster) symptoms(ctx context.Context, app string, waiting []Waiting) [
 	for _, w := range waiting[:min(len(waiting), symptomPods)] {
 		what, namespace, _ := strings.Cut(w.Resource, " namespace: ")
 		kind, name, _ := strings.Cut(strings.Fields(what + " ")[0], "/")
+		found = append(found, s.conditions(ctx, what, kind, namespace, name)...)
 		if namespace == "" {
 			continue
 		}
@@ -78,6 +82,38 @@ func (c *Cluster) symptoms(ctx context.Context, app string, waiting []Waiting) [
 		}
 	}
 	return found
+}
+
+// conditions are those of a resource that say no, and why; what is "kind/name (apiVersion)".
+func (s *session) conditions(ctx context.Context, what, kind, namespace, name string) []string {
+	served, err := s.servedKinds(ctx)
+	if err != nil {
+		return nil
+	}
+	for gvk, r := range served {
+		if strings.ToLower(gvk.Kind) != kind || !strings.Contains(what, "("+gvk.GroupVersion().String()+")") {
+			continue
+		}
+		objects, err := dynamic.NewForConfig(s.cluster.config)
+		if err != nil {
+			return nil
+		}
+		object, err := objects.Resource(gvk.GroupVersion().WithResource(r.Name)).Namespace(namespace).Get(quiet(ctx), name, metav1.GetOptions{})
+		if err != nil {
+			return nil
+		}
+		var found []string
+		all, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
+		for _, one := range all {
+			condition, _ := one.(map[string]any)
+			message, _ := condition["message"].(string)
+			if condition["status"] == "False" && message != "" {
+				found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], oneLine(message)))
+			}
+		}
+		return found
+	}
+	return nil
 }
 
 // selectorOf is the label that kapp gives an app's resources; "" if the app is not there.

@@ -1,0 +1,370 @@
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// failing applies a runtime that has to fail with all of some texts, and gives the report.
+func (r *rig) failing(rt Runtime, wait time.Duration, texts ...string) *Report {
+	r.t.Helper()
+	options := quick()
+	options.WaitTimeout = wait
+	report, err := r.Apply(r.t.Context(), rt, ApplyOptions{Options: options})
+	if err == nil {
+		r.t.Fatal("no error")
+	}
+	for _, text := range texts {
+		if !strings.Contains(err.Error(), text) {
+			r.t.Errorf("error lacks %q: %v", text, err)
+		}
+	}
+	if history, err := r.History(r.t.Context(), rt.Name); err != nil || history[0].State != Incomplete || history[0].Reason == "" {
+		r.t.Errorf("history %+v, %v", history, err)
+	}
+	return report
+}
+
+func (r *rig) deleted(name string) {
+	r.t.Helper()
+	if _, err := r.Delete(r.t.Context(), name, DeleteOptions{Options: quick()}); err != nil {
+		r.t.Error(err)
+	}
+}
+
+// What is independent of a failure is finished, what needs it is not begun, and the next apply
+// goes on from there.
+func TestFailureInAGraph(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	bad := unit(2, "bad", "1", deployment("bad", "no-such-label: here"))
+	needs := func(u Unit, names ...string) Unit { u.Needs = names; return u }
+	rt := Runtime{Name: "edge", Units: []Unit{
+		unit(1, "base", "1", configMap("base", "1")), bad, unit(2, "beside", "1", configMap("beside", "1")),
+		needs(unit(2, "dependent", "1", configMap("dependent", "1")), "bad"),
+		needs(unit(2, "other", "1", configMap("other", "1")), "beside"),
+		unit(3, "above", "1", configMap("above", "1")),
+	}}
+	report := r.failing(rt, 2*time.Second, "bundle bad")
+	done, blocked := outcomes(report.Applied), []string{}
+	for _, b := range report.Blocked {
+		blocked = append(blocked, b.Bundle+" by "+strings.Join(b.WaitsFor, ","))
+	}
+	if want := []string{"base: create 1", "beside: create 1", "other: create 1"}; !slices.Equal(done, want) {
+		t.Errorf("done %q, want %q", done, want)
+	}
+	if want := []string{"dependent by bad", "above by bad"}; !slices.Equal(blocked, want) {
+		t.Errorf("blocked %q, want %q", blocked, want)
+	}
+	rt.Units[1] = unit(2, "bad", "2", configMap("good", "1"))
+	r.apply(rt)
+	r.deleted("edge")
+	r.wantBack(before)
+}
+
+func TestLock(t *testing.T) {
+	r := newRig(t)
+	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("a", "1"))}}
+	held, err := r.lock(t.Context(), "edge", time.Minute, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var locked *LockedError
+	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); !errors.As(err, &locked) {
+		t.Fatalf("apply while somebody else does: %v", err)
+	}
+	if locked.Holder != me() || time.Since(locked.Since) > time.Minute {
+		t.Errorf("%+v", locked)
+	}
+	if r.exists(configMaps, "a") {
+		t.Error("applied without the lock")
+	}
+	held.release()
+	r.apply(rt)
+
+	// A holder that died renews nothing.
+	dead, err := r.lock(t.Context(), "edge", time.Second, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(dead.stop)
+	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{Options: quick()}); !errors.As(err, &locked) {
+		t.Errorf("delete while somebody else does: %v", err)
+	}
+	time.Sleep(1100 * time.Millisecond)
+	r.deleted("edge")
+
+	// Who loses the lock stops.
+	lost := make(chan struct{})
+	if held, err = r.lock(t.Context(), "edge", time.Second, func() { close(lost) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.client.CoordinationV1().Leases(r.namespace).Delete(t.Context(), stateName("edge"), metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+	case <-time.After(10 * time.Second):
+		t.Error("a lock that is gone was not noticed")
+	}
+	held.release()
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	for i := range historyLimit + 3 {
+		rt := Runtime{
+			Name: "edge", Version: fmt.Sprintf("1.0.%d", i), Digest: fmt.Sprint("sha256:", i), Values: fmt.Appendf(nil, "v: %d", i/2),
+			Units: []Unit{unit(1, "a", "1", configMap("a", fmt.Sprint(i)))},
+		}
+		r.apply(rt)
+		r.apply(rt)
+	}
+	history, err := r.History(t.Context(), "edge")
+	if err != nil || len(history) != historyLimit || history[0].Number != historyLimit+3 || history[0].Version != "1.0.12" || history[9].Number != 4 {
+		t.Errorf("history %+v, %v", history, err)
+	}
+	secrets, err := r.client.CoreV1().Secrets(r.namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(secrets.Items) != 6 {
+		t.Errorf("%d secrets of values, want those of the kept revisions: %v", len(secrets.Items), err)
+	}
+	if values, err := r.Values(t.Context(), "edge", 5); err != nil || string(values) != "v: 2" {
+		t.Errorf("values of revision 5: %q, %v", values, err)
+	}
+	if _, err := r.Values(t.Context(), "edge", 1); err == nil {
+		t.Error("values of a revision that is forgotten: no error")
+	}
+	r.deleted("edge")
+	r.wantBack(before)
+}
+
+func TestPause(t *testing.T) {
+	r := newRig(t)
+	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("a", "1")), unit(3, "b", "1", configMap("b", "1"))}}
+	layer := 1
+	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick(), PauseAfter: &layer}); err != nil {
+		t.Fatal(err)
+	}
+	history, err := r.History(t.Context(), "edge")
+	if err != nil || history[0].State != Paused || r.exists(configMaps, "b") {
+		t.Errorf("history %+v, %v", history, err)
+	}
+	r.apply(rt)
+	if !r.exists(configMaps, "b") {
+		t.Error("the next apply did not go on")
+	}
+	r.deleted("edge")
+}
+
+// A webhook that can't be reached, and a policy that says no.
+func TestAdmission(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	fail, none, path := admissionv1.Fail, admissionv1.SideEffectClassNone, "/"
+	seconds := int32(1)
+	hook := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: r.namespace}, Webhooks: []admissionv1.ValidatingWebhook{{
+		Name: "gate.keeper.example", FailurePolicy: &fail, SideEffects: &none, AdmissionReviewVersions: []string{"v1"}, TimeoutSeconds: &seconds,
+		ClientConfig:      admissionv1.WebhookClientConfig{Service: &admissionv1.ServiceReference{Name: "nobody", Namespace: r.namespace, Path: &path}},
+		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": r.namespace}},
+		Rules: []admissionv1.RuleWithOperations{{Operations: []admissionv1.OperationType{"CREATE"},
+			Rule: admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"services"}}}},
+	}}}
+	if _, err := r.client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), hook, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	service := "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}"
+	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "web", "1", configMap("web", "1"), service)}}
+	r.eventually("the webhook is called", func() error {
+		probe := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "probe"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 1}}}}
+		if _, err := r.client.CoreV1().Services(r.namespace).Create(t.Context(), probe, metav1.CreateOptions{}); err == nil {
+			_ = r.client.CoreV1().Services(r.namespace).Delete(t.Context(), "probe", metav1.DeleteOptions{})
+			return errors.New("created")
+		}
+		return nil
+	})
+	r.failing(rt, 2*time.Second, "service/web (v1)", `failed calling webhook "gate.keeper.example"`)
+	if err := r.client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Delete(t.Context(), r.namespace, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the webhook is not called any more", func() error {
+		_, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()})
+		return err
+	})
+	r.deleted("edge")
+	r.wantBack(before)
+}
+
+// A kind that is never established, since another one has its name.
+func TestUnestablishedKind(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	r.apply(Runtime{Name: "first", Units: []Unit{unit(1, "crds", "1", crd("things", "Thing", "faults.example"))}})
+	other := strings.Replace(crd("otherthings", "Thing", "faults.example"), "plural: otherthings", "plural: otherthings, singular: thing", 1)
+	rt := Runtime{Name: "second", Units: []Unit{unit(1, "crds", "1", other)}}
+	r.failing(rt, 2*time.Second, "otherthings.faults.example", "already in use")
+	r.deleted("first")
+	r.apply(rt)
+	r.deleted("second")
+	r.wantBack(before)
+}
+
+func TestQuota(t *testing.T) {
+	r := newRig(t)
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "none"}, Spec: corev1.ResourceQuotaSpec{
+		Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")},
+	}}
+	if _, err := r.client.CoreV1().ResourceQuotas(r.namespace).Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the quota counts", func() error {
+		q, err := r.client.CoreV1().ResourceQuotas(r.namespace).Get(t.Context(), "none", metav1.GetOptions{})
+		if err == nil && len(q.Status.Hard) == 0 {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "web", "1", deployment("web", ""))}}
+	r.failing(rt, 3*time.Second, "deployment/web", "exceeded quota: none")
+	if err := r.client.CoreV1().ResourceQuotas(r.namespace).Delete(t.Context(), "none", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// The controller waits longer from try to try.
+	if err := r.client.AppsV1().ReplicaSets(r.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.apply(rt)
+	r.deleted("edge")
+}
+
+// A namespace that does not end because of something in it.
+func TestStuckNamespace(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "space", "1", "apiVersion: v1\nkind: Namespace\nmetadata: {name: stuck-space}")}}
+	r.apply(rt)
+	held := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "held", Finalizers: []string{"faults.example/held"}}}
+	if _, err := r.client.CoreV1().ConfigMaps("stuck-space").Create(t.Context(), held, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	options := DeleteOptions{Options: quick()}
+	options.WaitTimeout = 2 * time.Second
+	var foreign *ForeignError
+	if _, err := r.Delete(t.Context(), "edge", options); !errors.As(err, &foreign) || foreign.Foreign[0].Name != "held" {
+		t.Errorf("delete of a namespace with what is not ours: %v", err)
+	}
+	options.DeleteForeign = true
+	if _, err := r.Delete(t.Context(), "edge", options); err == nil || !strings.Contains(err.Error(), "namespace/stuck-space") {
+		t.Errorf("delete of a namespace that does not end: %v", err)
+	}
+	if got := r.list("edge"); len(got) != 1 {
+		t.Errorf("what is there still is not known: %q", got)
+	}
+	if _, err := r.client.CoreV1().ConfigMaps("stuck-space").Patch(t.Context(), "held", types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`), metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
+	options.WaitTimeout = time.Minute // its controller looks again later and later
+	if _, err := r.Delete(t.Context(), "edge", options); err != nil {
+		t.Errorf("delete after the finalizer is gone: %v", err)
+	}
+	r.wantBack(before)
+}
+
+func TestImmutableField(t *testing.T) {
+	r := newRig(t)
+	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "web", "1", deployment("web", ""))}}
+	r.apply(rt)
+	changed := strings.ReplaceAll(deployment("web", ""), "app: web", "app: other")
+	rt.Units[0] = unit(1, "web", "2", changed)
+	r.failing(rt, 2*time.Second, "deployment/web", "field is immutable")
+	rt.Units[0] = unit(1, "web", "3", strings.Replace(changed, "metadata: {name: web}", "metadata: {name: web, annotations: {kapp.k14s.io/update-strategy: fallback-on-replace}}", 1))
+	r.apply(rt)
+	r.deleted("edge")
+}
+
+// Whose it is counts: Helm's is refused unless it is to be taken over, nobody's is adopted.
+func TestOwners(t *testing.T) {
+	r := newRig(t)
+	for name, meta := range map[string]metav1.ObjectMeta{
+		"by-hand": {Name: "by-hand"},
+		"helms": {Name: "helms", Labels: map[string]string{"app.kubernetes.io/managed-by": "Helm"},
+			Annotations: map[string]string{"meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "ops"}},
+	} {
+		if _, err := r.client.CoreV1().ConfigMaps(r.namespace).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(name, err)
+		}
+	}
+	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("by-hand", "1"))}}
+	r.apply(rt)
+	rt.Units = append(rt.Units, unit(2, "b", "1", configMap("helms", "1")))
+	r.failing(rt, 2*time.Second, "ConfigMap helms (v1) in namespace testowners belongs to release ops/shop of Helm")
+	plan, err := r.Plan(t.Context(), rt, CheckOptions{})
+	if err != nil || !errors.Is(Refuse(plan.Findings), ErrFindings) {
+		t.Errorf("plan: %v, findings %v", err, plan.Findings)
+	}
+	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick(), TakeOver: true}); err != nil {
+		t.Error(err)
+	}
+	r.deleted("edge")
+}
+
+func TestChecks(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	with := func(u Unit, kubernetes string) Unit { u.Kubernetes = kubernetes; return u }
+	rt := Runtime{Name: "edge", Units: []Unit{
+		with(unit(1, "old", "1", "apiVersion: policy/v1beta1\nkind: PodDisruptionBudget\nmetadata: {name: a}"), "<1.20"),
+		unit(1, "early", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: a}", configMap("same", "1")),
+		unit(2, "late", "1", crd("lates", "Late", "checks.example"), configMap("same", "1")),
+		unit(3, "fine", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: b}"),
+	}}
+	findings, err := r.Check(t.Context(), rt, CheckOptions{Images: []Image{
+		{Bundle: "fine", Name: "arm", Platforms: []string{"linux/arm64"}}, {Bundle: "fine", Name: "all", Platforms: []string{"linux/amd64", "linux/arm64"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range findings {
+		got = append(got, f.String())
+	}
+	for i, want := range []string{
+		"error (kubernetes): old: it is for Kubernetes <1.20, and the cluster is v",
+		"error (api): old, PodDisruptionBudget a (policy/v1beta1): policy/v1beta1 PodDisruptionBudget was removed in Kubernetes 1.25",
+		"error (api): early, Late a (checks.example/v1): the cluster does not serve checks.example/v1 Late, and no bundle before brings it; bundle late brings it, but later: require it",
+		"error (twice): late, ConfigMap same (v1): bundle early has it, too",
+		"error (platforms): fine: image arm is for linux/arm64, and there are nodes of linux/amd64",
+	} {
+		if i >= len(got) || !strings.HasPrefix(got[i], want) {
+			t.Errorf("finding %d: want %s\nall:\n%s", i, want, strings.Join(got, "\n"))
+		}
+	}
+	if len(got) != 5 {
+		t.Errorf("findings:\n%s", strings.Join(got, "\n"))
+	}
+	if findings, err = r.Check(t.Context(), rt, CheckOptions{Skip: Checks}); err != nil || len(findings) != 0 {
+		t.Errorf("skipped checks: %v, %v", findings, err)
+	}
+	r.wantBack(before)
+
+	// What would lose data.
+	r.apply(Runtime{Name: "data", Units: []Unit{unit(1, "crds", "1", crd("files", "File", "checks.example"))}})
+	narrower := Runtime{Name: "data", Version: "2", Units: []Unit{unit(1, "crds", "2", strings.Replace(crd("files", "File", "checks.example"), "scope: Namespaced", "scope: Cluster", 1))}}
+	plan, err := r.Plan(t.Context(), narrower, CheckOptions{})
+	if err != nil || Refuse(plan.Findings) == nil || !strings.Contains(Refuse(plan.Findings).Error(), "scope") {
+		t.Errorf("plan of a CRD that changes its scope: %v, findings %v", err, plan.Findings)
+	}
+	r.failing(narrower, 2*time.Second, "files.checks.example", "scope")
+	r.deleted("data")
+}
