@@ -37,6 +37,7 @@ var order = []string{
 	"pkg/bundle",
 	"pkg/images",
 	"pkg/source",
+	"pkg/graph",
 	"pkg/layers",
 	"pkg/manifest",
 	"pkg/progress",

@@ -223,14 +223,20 @@ func nestedImage(b *Built, s bundle.BundleSource) (name.Digest, error) {
 
 // nested builds a bundle of a runtime.
 func (o Options) nested(ctx context.Context, definition string) (*Built, error) {
-	d, at, err := read(definition)
+	d, at, err := readBundle(definition)
 	if err != nil {
 		return nil, err
 	}
-	if d.Bundle == nil {
-		return nil, d.Errorf([]any{"kind"}, "is a runtime: a runtime holds bundles only")
-	}
 	return o.bundle(ctx, d, at)
+}
+
+// readBundle parses the definition of a bundle of a runtime.
+func readBundle(definition string) (*bundle.Definition, location, error) {
+	d, at, err := read(definition)
+	if err == nil && d.Bundle == nil {
+		err = d.Errorf([]any{"kind"}, "is a runtime: a runtime holds bundles only")
+	}
+	return d, at, err
 }
 
 // fetch brings a bundle that was built before into the store.
@@ -270,11 +276,7 @@ func copyBlob(ctx context.Context, from content.Fetcher, to content.Storage, des
 func components(bundles []*Built) []layers.Component {
 	list := make([]layers.Component, len(bundles))
 	for i, b := range bundles {
-		spec := b.Bundle.Spec
-		list[i] = layers.Component{
-			Name: b.Bundle.Metadata.Name, Layer: spec.Layer,
-			Provides: spec.Provides, Requires: spec.Requires,
-		}
+		list[i] = b.Bundle.Component()
 	}
 	return list
 }

@@ -1,6 +1,9 @@
 package bundle
 
-import "krtpkg.dev/krtpkg/pkg/images"
+import (
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
 
 // APIVersion is the version of the definitions' format.
 const APIVersion = "krtpkg.dev/v1alpha1"
@@ -37,6 +40,11 @@ type Bundle struct {
 	Metadata Metadata `json:"metadata" yaml:"metadata"`
 	// Spec says what is in it.
 	Spec BundleSpec `json:"spec" yaml:"spec"`
+}
+
+// Component is what the order of bundles depends on.
+func (b *Bundle) Component() layers.Component {
+	return layers.Component{Name: b.Metadata.Name, Layer: b.Spec.Layer, Provides: b.Spec.Provides, Requires: b.Spec.Requires}
 }
 
 // BundleSpec says what a bundle holds and what it stands on.

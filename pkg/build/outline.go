@@ -1,0 +1,57 @@
+package build
+
+import (
+	"context"
+	"path/filepath"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+// Outline is what definitions say, without any of their sources.
+type Outline struct {
+	Metadata bundle.Metadata
+	// Bundles are in the order of the definition.
+	Bundles []*bundle.Bundle
+	// Provided is what comes from outside the runtime.
+	Provided []string
+	// Single says that the definition is that of a bundle.
+	Single bool
+}
+
+// Read reads a definition and those of the bundles that a runtime names by path. Bundles that
+// were built before are opened; nothing else is fetched.
+func Read(ctx context.Context, definition string, o Options) (*Outline, error) {
+	d, at, err := read(definition)
+	if err != nil {
+		return nil, err
+	}
+	outline := &Outline{Metadata: d.Metadata()}
+	if d.Bundle != nil {
+		outline.Single, outline.Bundles = true, []*bundle.Bundle{d.Bundle}
+		return outline, nil
+	}
+	outline.Provided = d.Runtime.Spec.Provided
+	for i, s := range d.Runtime.Spec.Bundles {
+		b, err := o.definitionOf(ctx, s, at)
+		if err != nil {
+			return nil, place(d, []any{"spec", "bundles", i}, err)
+		}
+		outline.Bundles = append(outline.Bundles, b)
+	}
+	return outline, nil
+}
+
+func (o Options) definitionOf(ctx context.Context, s bundle.BundleSource, at location) (*bundle.Bundle, error) {
+	if s.Path == "" {
+		built, err := o.fetch(ctx, s.Ref, at.dir())
+		if err != nil {
+			return nil, err
+		}
+		return built.Bundle, nil
+	}
+	d, _, err := readBundle(filepath.Join(at.dir(), filepath.FromSlash(s.Path)))
+	if err != nil {
+		return nil, err
+	}
+	return d.Bundle, nil
+}

@@ -1,0 +1,163 @@
+// Package graph draws a runtime as its layers with the bundles in them and what each stands on.
+//
+// Make a [Graph] and call [Graph.SVG] for a picture, [Graph.Text] for a terminal, and
+// [Graph.Mermaid] or [Graph.DOT] for other programs that draw. The same graph gives the same
+// bytes. Names and versions may hold anything: what can't be shown is replaced.
+package graph
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/dustin/go-humanize"
+
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+// Graph is a runtime, or a bundle on its own.
+type Graph struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Signed  Signed `json:"signed,omitempty"`
+	// Images and Bytes are those of all nodes, each image once; nil where that isn't known.
+	Images *int   `json:"images,omitempty"`
+	Bytes  *int64 `json:"bytes,omitempty"`
+	Nodes  []Node `json:"nodes"`
+}
+
+// Node is a bundle.
+type Node struct {
+	Name     string `json:"name"`
+	Version  string `json:"version"`
+	Layer    int    `json:"layer"`
+	Category string `json:"category,omitempty"`
+	// Requires are the names of the nodes that it stands on. Other names are passed over.
+	Requires []string `json:"requires,omitempty"`
+	Signed   Signed   `json:"signed,omitempty"`
+	// Images is how many there are, and Bytes what the bundle takes with them; nil where that
+	// isn't known.
+	Images *int   `json:"images,omitempty"`
+	Bytes  *int64 `json:"bytes,omitempty"`
+	Health Health `json:"health,omitempty"`
+}
+
+// Signed says whether there is a signature, not whether it is one to trust; "" is unknown.
+type Signed string
+
+// The states of signing.
+const (
+	WithSignature    Signed = "signed"
+	WithoutSignature Signed = "not signed"
+)
+
+// Health is how a bundle does on a cluster; "" is unknown.
+type Health string
+
+// The states of health.
+const (
+	Healthy     Health = "healthy"
+	Progressing Health = "progressing"
+	Failing     Health = "failing"
+	Drifted     Health = "drifted"
+	Absent      Health = "absent"
+)
+
+// band is a layer with its nodes, as indexes, in the order of their names.
+type band struct {
+	layer int
+	nodes []int
+}
+
+// bands are the layers that have nodes, from the bottom up.
+func (g *Graph) bands() []band {
+	order := make([]int, len(g.Nodes))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Or(cmp.Compare(g.Nodes[a].Layer, g.Nodes[b].Layer), cmp.Compare(g.Nodes[a].Name, g.Nodes[b].Name))
+	})
+	var all []band
+	for _, i := range order {
+		if len(all) == 0 || all[len(all)-1].layer != g.Nodes[i].Layer {
+			all = append(all, band{layer: g.Nodes[i].Layer})
+		}
+		last := &all[len(all)-1]
+		last.nodes = append(last.nodes, i)
+	}
+	return all
+}
+
+// required are the indexes of the nodes that each node stands on, each once and never itself.
+func (g *Graph) required() [][]int {
+	at := map[string]int{}
+	for i, n := range g.Nodes {
+		if _, taken := at[n.Name]; !taken {
+			at[n.Name] = i
+		}
+	}
+	all := make([][]int, len(g.Nodes))
+	for i, n := range g.Nodes {
+		for _, name := range n.Requires {
+			if on, found := at[name]; found && on != i && !slices.Contains(all[i], on) {
+				all[i] = append(all[i], on)
+			}
+		}
+	}
+	return all
+}
+
+// title is what the graph is of.
+func (g *Graph) title() string { return clean(strings.TrimSpace(g.Name + " " + g.Version)) }
+
+// summary is the graph in a line.
+func (g *Graph) summary() string {
+	parts := []string{plural(len(g.Nodes), "bundle")}
+	if what := weight(g.Images, g.Bytes); what != "" {
+		parts = append(parts, what)
+	}
+	if g.Signed != "" {
+		parts = append(parts, clean(string(g.Signed)))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// layerName is the number of a layer and its name.
+func layerName(number int) string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", number, layers.Name(number)))
+}
+
+// weight is a number of images and their size, or as much of it as is known.
+func weight(images *int, bytes *int64) string {
+	switch {
+	case images == nil:
+		return ""
+	case *images == 0:
+		return "no images"
+	case bytes == nil:
+		return plural(*images, "image")
+	}
+	return plural(*images, "image") + ", " + humanize.IBytes(uint64(max(*bytes, 0)))
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// clean replaces what is no text: control characters, which terminals obey and XML can't hold,
+// and those that turn the direction of what follows them.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == '\ufffe' || r == '\uffff' ||
+			r == '\u2028' || r == '\u2029' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.ToValidUTF8(s, string(unicode.ReplacementChar)))
+}
