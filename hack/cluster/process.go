@@ -14,6 +14,8 @@ const stopLimit = 5 * time.Second
 
 // process is a running component.
 type process struct {
+	component string
+
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when it is gone
 	err   error         // how it ended, to be read after that
@@ -26,7 +28,7 @@ func startProcess(dir, log, component string, flags []string) (*process, error) 
 	if err != nil {
 		return nil, err
 	}
-	out, err := os.Create(log)
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +42,29 @@ func startProcess(dir, log, component string, flags []string) (*process, error) 
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", component, err)
 	}
-	p := &process{cmd: cmd, ended: make(chan struct{})}
+	p := &process{component: component, cmd: cmd, ended: make(chan struct{})}
 	go func() {
 		defer close(p.ended)
 		p.err = cmd.Wait()
 	}()
 	return p, nil
+}
+
+// killed tells whether it was killed, and did not end by itself. It has ended.
+func (p *process) killed() bool {
+	status, is := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return is && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
+// rank is higher for what has to end earlier.
+func (p *process) rank() int {
+	switch p.component {
+	case "etcd":
+		return 0
+	case "kube-apiserver":
+		return 1
+	}
+	return 2
 }
 
 func (p *process) stop() {

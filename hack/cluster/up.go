@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -51,9 +53,12 @@ func up(ctx context.Context, dir string, nodes int, ready io.Writer) error {
 
 // cluster is the state of one run.
 type cluster struct {
-	dir     string
-	fail    context.CancelCauseFunc // takes the reason why the run cannot go on
-	running []*process              // in the order of their start
+	dir  string
+	fail context.CancelCauseFunc // takes the reason why the run cannot go on
+
+	mu      sync.Mutex
+	running []*process // in the order of their start
+	ending  bool
 }
 
 func (c *cluster) path(name ...string) string {
@@ -124,7 +129,7 @@ func (c *cluster) prepareDir() error {
 	if len(entries) > 0 {
 		return fmt.Errorf("%s is not empty: each run needs a new folder", c.dir)
 	}
-	for _, sub := range []string{"pki", "logs", "etcd"} {
+	for _, sub := range []string{"pki", "logs", "etcd", "pids"} {
 		if err := os.Mkdir(c.path(sub), 0o700); err != nil {
 			return err
 		}
@@ -139,27 +144,66 @@ func (c *cluster) prepareDir() error {
 	return os.WriteFile(c.path("kwok.yaml"), []byte(strings.Join(stages, "\n---\n")), 0o600)
 }
 
-// run starts a component. If it ends before it is told to, the whole run does.
+// run starts a component. If it ends before it is told to, the whole run does; but an API server
+// that was killed is started again, as a kubelet would do. The process id is in the pids folder.
 func (c *cluster) run(component string, flags []string) error {
 	log := c.path("logs", component+".log")
 	p, err := startProcess(c.dir, log, component, flags)
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending {
+		p.stop()
+		return nil
+	}
 	c.running = append(c.running, p)
 	go func() {
 		<-p.ended
+		if component == "kube-apiserver" && p.killed() && c.forget(p) {
+			p.err = c.run(component, flags)
+			if p.err == nil {
+				return
+			}
+		}
 		c.fail(&endedError{component: component, err: p.err, tail: tail(log)})
 	}()
-	return nil
+	pid := fmt.Sprint(p.cmd.Process.Pid)
+	return os.WriteFile(c.path("pids", component), []byte(pid), 0o600)
 }
 
-// stop ends the components, the last started first: a client before what it talks to, and
-// above all the API server before etcd, because without etcd it ignores SIGTERM.
+// forget takes out a process that has ended. It is false once all are to end.
+func (c *cluster) forget(p *process) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running = slices.DeleteFunc(c.running, func(o *process) bool { return o == p })
+	return !c.ending
+}
+
+// next takes out the process to end next: the last that was started, but the API server, which
+// may have been started again, after all its clients and before etcd, without which it ignores
+// SIGTERM.
+func (c *cluster) next() *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ending = true
+	last := -1
+	for i, p := range c.running {
+		if last < 0 || c.running[last].rank() <= p.rank() {
+			last = i
+		}
+	}
+	if last < 0 {
+		return nil
+	}
+	p := c.running[last]
+	c.running = slices.Delete(c.running, last, last+1)
+	return p
+}
+
 func (c *cluster) stop() {
-	for len(c.running) > 0 {
-		last := len(c.running) - 1
-		c.running[last].stop()
-		c.running = c.running[:last]
+	for p := c.next(); p != nil; p = c.next() {
+		p.stop()
 	}
 }

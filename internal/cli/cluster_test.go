@@ -386,7 +386,7 @@ func (w *watcher) stable(objects map[string]string) map[string]string {
 	kept := map[string]string{}
 	for name, version := range objects {
 		kind, rest, _ := strings.Cut(name, " ")
-		record := strings.HasPrefix(rest, "default/upstream.")
+		record := strings.HasPrefix(rest, "default/upstream.") || strings.HasPrefix(rest, "default/stack.")
 		if !record && !slices.Contains([]string{"Pod", "ReplicaSet", "ControllerRevision", "IPAddress"}, kind) {
 			kept[name] = version
 		}

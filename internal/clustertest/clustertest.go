@@ -18,8 +18,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -98,6 +100,24 @@ func (c *Cluster) end() error {
 		return fmt.Errorf("cluster in %s: %w\n%s", c.Dir, err, c.stderr)
 	}
 	return nil
+}
+
+// Signal sends a signal to a component: etcd, kube-apiserver, kube-controller-manager,
+// kube-scheduler or kwok. An API server that is killed is started again.
+func (c *Cluster) Signal(component string, signal os.Signal) error {
+	text, err := os.ReadFile(filepath.Join(c.Dir, "pids", component))
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(string(text))
+	if err != nil {
+		return err
+	}
+	process, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return process.Signal(signal)
 }
 
 // RESTConfig returns the configuration of a client that may do everything, as often as it

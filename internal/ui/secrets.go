@@ -28,8 +28,9 @@ func (u *UI) Hide(texts ...string) {
 	}
 	// The longest first: one may be part of another.
 	slices.SortFunc(u.hidden, func(a, b string) int { return len(b) - len(a) })
+	u.hidden = slices.Compact(u.hidden)
 	pairs := make([]string, 0, 2*len(u.hidden))
-	for _, one := range slices.Compact(u.hidden) {
+	for _, one := range u.hidden {
 		pairs = append(pairs, one, "***")
 	}
 	u.replace = strings.NewReplacer(pairs...)

@@ -257,12 +257,10 @@ func (j job) outcome() Outcome {
 	}
 }
 
-// appName is unambiguous because names have no dots.
+// appName is unambiguous because names have no dots. That of a lone bundle is not its own name,
+// which is often that of a ConfigMap that it has.
 func (r Runtime) appName(u Unit) string {
-	if u.Bundle == "" {
-		return r.Name
-	}
-	return r.Name + "." + u.Bundle
+	return r.Name + "." + cmp.Or(u.Bundle, "bundle")
 }
 
 // alone tells whether this is a bundle that is applied without a runtime.

@@ -96,11 +96,11 @@ func TestNames(t *testing.T) {
 	r := newRig(t)
 	lone := Runtime{Name: "lone", Version: "1.0.0", Units: []Unit{unit(4, "", "1.0.0", configMap("of-lone", "1"))}}
 	report := r.apply(lone)
-	if o := report.Applied[0]; o.App != "lone" || o.Bundle != "lone" {
+	if o := report.Applied[0]; o.App != "lone.bundle" || o.Bundle != "lone" {
 		t.Errorf("outcome %+v", o)
 	}
 	r.apply(Runtime{Name: "edge", Units: []Unit{unit(1, "lone", "", configMap("other", "1"))}})
-	foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "foreign"}}
+	foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "foreign.bundle"}}
 	if _, err := r.client.CoreV1().ConfigMaps(r.namespace).Create(t.Context(), foreign, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestNames(t *testing.T) {
 	}{
 		{Runtime{Name: "lone", Units: []Unit{unit(1, "a", "", some)}}, "is installed as a bundle of its own"},
 		{Runtime{Name: "edge", Units: []Unit{unit(1, "", "", some)}}, "is installed as a runtime"},
-		{Runtime{Name: "foreign", Units: []Unit{unit(1, "", "", some)}}, "configmap testnames/foreign, which kapp needs"},
+		{Runtime{Name: "foreign", Units: []Unit{unit(1, "", "", some)}}, "configmap testnames/foreign.bundle, which kapp needs"},
 		{Runtime{Name: "a.b", Units: []Unit{unit(1, "a", "", some)}}, `runtime name "a.b"`},
 		{Runtime{Name: "a", Units: []Unit{unit(1, "b.c", "", some)}}, `bundle "b.c"`},
 		{Runtime{Name: "a", Units: []Unit{unit(1, "b", "", some), unit(1, "", "", some)}}, `bundle ""`},

@@ -143,7 +143,11 @@ func walkScalars(n *yaml.Node, each func(*yaml.Node)) {
 func uncommented(n *yaml.Node) *yaml.Node {
 	plain := *n
 	plain.HeadComment, plain.LineComment, plain.FootComment = "", "", ""
-	plain.Style &^= yaml.FlowStyle
+	// A string that looks like something else is quoted all the same, by its tag.
+	plain.Style &= yaml.LiteralStyle | yaml.FoldedStyle
+	if plain.Kind == yaml.ScalarNode {
+		plain.Tag = n.ShortTag()
+	}
 	plain.Content = make([]*yaml.Node, len(n.Content))
 	for i, child := range n.Content {
 		plain.Content[i] = uncommented(child)

@@ -30,6 +30,7 @@ func TestValuesOverOthers(t *testing.T) {
 		"other bundles":         {"web: {a: 1}\n", "dns: {b: 2}\n", "dns:\n    b: 2\nweb:\n    a: 1\n"},
 		"mappings are merged":   {"web: {a: {b: 1, c: 2}, d: 3}\n", "web: {a: {b: 4}}\n", "web:\n    a:\n        b: 4\n        c: 2\n    d: 3\n"},
 		"lists are replaced":    {"web: {a: [1, 2]}\n", "web: {a: [3]}\n", "web:\n    a:\n        - 3\n"},
+		"strings stay strings":  {"", "web: {a: \"5\", b: 'true', c: \"x\", d: 5}\n", "web:\n    a: \"5\"\n    b: \"true\"\n    c: x\n    d: 5\n"},
 		"a mapping by a scalar": {"web: {a: {b: 1}}\n", "web: {a: 2}\n", "web:\n    a: 2\n"},
 	} {
 		var base, over *render.Values

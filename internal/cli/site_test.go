@@ -1,0 +1,315 @@
+package cli_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+// stack is a runtime of many small bundles in three layers, with a kind of its own.
+func (s *site) stack(version string) {
+	s.t.Helper()
+	runtime := "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: stack, version: " + version + "}\nspec:\n  bundles:\n"
+	for i := range 6 {
+		name := fmt.Sprintf("part-%d", i)
+		runtime += "    - path: " + name + "\n"
+		var docs strings.Builder
+		if i == 0 {
+			docs.WriteString("apiVersion: v1\nkind: Namespace\nmetadata: {name: stack}\n---\napiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: bricks.stack.example}\n" +
+				"spec: {group: stack.example, scope: Namespaced, names: {plural: bricks, kind: Brick}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]}\n")
+		} else {
+			for k := range 2 {
+				fmt.Fprintf(&docs, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c-%d-%d, namespace: stack}\ndata: {version: %q}\n---\n", i, k, version)
+			}
+			fmt.Fprintf(&docs, "apiVersion: stack.example/v1\nkind: Brick\nmetadata: {name: b-%d, namespace: stack}\n---\n", i)
+			fmt.Fprintf(&docs, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d-%[1]d, namespace: stack}\nspec:\n  replicas: 1\n  selector: {matchLabels: {app: d-%[1]d}}\n"+
+				"  template:\n    metadata: {labels: {app: d-%[1]d}}\n    spec: {containers: [{name: main, image: ghcr.io/example/web:1.0}]}\n", i)
+		}
+		s.write(name+"/bundle.yaml", fmt.Sprintf("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: %s, version: %s}\nspec: {layer: %d, sources: [{file: all.yaml}]}\n", name, version, 1+(i+2)/3),
+			name+"/all.yaml", docs.String())
+	}
+	s.write("runtime.yaml", runtime)
+	s.ok("build", "-f", ".")
+	s.ok("sign", "--key", "cosign.key", "oci:dist:"+version)
+}
+
+// Whatever kills an apply, the next one ends where a clean one does.
+func TestKilledApply(t *testing.T) {
+	t.Parallel()
+	cluster := clustertest.Start(t)
+	s := newSite(t, "ghcr.io/example/web:1.0")
+	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
+	s.stack("1.0.0")
+	w := newWatcher(t, cluster)
+	apply := []string{"apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes", "--wait-timeout", "30s", "--lock-timeout", "1s", "--skip-check", "images"}
+	began := time.Now()
+	s.ok(apply...)
+	took := time.Since(began)
+	clean := w.stable(w.everything())
+	s.ok("delete", "stack", "--yes", "--lock-timeout", "1s")
+
+	again := func(what string) {
+		t.Helper()
+		var r result
+		for range 20 { // an API server that starts again says no to some
+			if r = s.run(apply...); r.code == 0 {
+				break
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		if diff := leftovers(clean, w.stable(w.everything())); r.code != 0 || len(diff) > 0 {
+			t.Errorf("%s: exit code %d, not as after a clean apply:\n%s\n%s", what, r.code, strings.Join(diff, "\n"), r.stderr)
+		}
+		if r := s.run("status", "stack", "--exit-code"); r.code != 0 {
+			t.Errorf("%s: status\n%s%s", what, r.stdout, r.stderr)
+		}
+		s.ok("delete", "stack", "--yes", "--lock-timeout", "1s")
+	}
+	const moments = 10
+	for i := range moments {
+		cmd, _, stderr := s.command(apply...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(took * time.Duration(i+1) / (moments + 1))
+		cmd.Process.Kill()
+		cmd.Wait()
+		if history := s.run("history", "stack"); history.code != 0 && !strings.Contains(history.stderr, "not installed") {
+			t.Errorf("history is not readable:\n%s", history.stderr)
+		}
+		again(fmt.Sprintf("killed at moment %d, having said:\n%s", i+1, stderr))
+	}
+
+	during := func(what string, fault func()) {
+		t.Helper()
+		cmd, _, stderr := s.command(apply...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(took / 2)
+		fault()
+		cmd.Wait()
+		w.reachable()
+		again(what + ", with which the apply said:\n" + stderr.String())
+	}
+	during("the API server was killed", func() {
+		if err := cluster.Signal("kube-apiserver", syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	})
+	during("etcd was slow", func() {
+		for range 5 {
+			if err := cluster.Signal("etcd", syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(700 * time.Millisecond)
+			if err := cluster.Signal("etcd", syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+}
+
+// reachable waits for the API server.
+func (w *watcher) reachable() {
+	w.t.Helper()
+	var err error
+	for range 100 {
+		if _, err = w.client.CoreV1().Nodes().List(w.t.Context(), metav1.ListOptions{}); err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	w.t.Fatal(err)
+}
+
+// What comes from Secrets is in Secrets, and nowhere else: not in what is printed, not in what is
+// recorded, not in logs.
+func TestSecretValues(t *testing.T) {
+	t.Parallel()
+	cluster := clustertest.Start(t)
+	s := newSite(t)
+	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
+	s.write("bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: db, version: 1.0.0}\nspec: {layer: 5, sources: [{dir: config, template: ytt}]}\n",
+		"config/schema.yaml", "#@data/values-schema\n---\npassword: ''\nhost: localhost\nport: 5432\n",
+		"config/db.yaml", "#@ load(\"@ytt:data\", \"data\")\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: db}\nstringData:\n  url: #@ \"postgres://app:{}@{}\".format(data.values.password, data.values.host)\n"+
+			"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: db}\ndata: {host: #@ data.values.host\n  }\n")
+	s.ok("build", "-f", ".")
+	s.ok("sign", "--key", "cosign.key", "oci:dist:1.0.0")
+	const secret = "correct-horse-battery"
+	w := newWatcher(t, cluster)
+	w.secret("db-values", "values.yaml", "db: {password: "+secret+"}\n")
+	w.secret("db-wrong", "values.yaml", "db: {port: "+secret+"}\n")
+
+	var said strings.Builder
+	run := func(code int, args ...string) string {
+		t.Helper()
+		r := s.run(args...)
+		said.WriteString(r.stdout + r.stderr)
+		if r.code != code {
+			t.Errorf("krtpkg %s: exit code %d, want %d\n%s%s", strings.Join(args, " "), r.code, code, r.stdout, r.stderr)
+		}
+		return r.stdout + r.stderr
+	}
+	apply := func(more ...string) []string {
+		return append([]string{"apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes"}, more...)
+	}
+	run(0, "plan", "--key", "cosign.pub", "oci:dist:1.0.0", "--values-from", "secret/db-values", "--full")
+	run(0, "plan", "--key", "cosign.pub", "oci:dist:1.0.0", "--values-from", "secret/db-values", "-o", "json")
+	run(0, apply("--values-from", "secret/db-values", "--data-value", "db.host=one")...)
+	run(1, apply("--values-from", "secret/db-wrong")...)
+	run(0, apply("--data-value", "db.host=two", "--progress", "json")...)
+	if got := run(0, "values", "db"); !strings.Contains(got, "password: (from a Secret)") || !strings.Contains(got, "host: two") {
+		t.Errorf("values:\n%s", got)
+	}
+	for _, args := range [][]string{{"status", "db", "--full", "-o", "yaml"}, {"history", "db", "-o", "json"}} {
+		run(0, args...)
+	}
+	if strings.Contains(said.String(), secret) {
+		t.Errorf("the secret was printed:\n%s", &said)
+	}
+	if got := s.ok("values", "db", "--show-secrets"); !strings.Contains(got, "password: "+secret) {
+		t.Errorf("values with --show-secrets:\n%s", got)
+	}
+	for name, text := range w.contents() {
+		if strings.Contains(text, secret) && !strings.HasPrefix(name, "Secret ") {
+			t.Errorf("%s holds the secret", name)
+		}
+	}
+	layout := s.path("dist")
+	if err := filepath.Walk(layout, func(path string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() {
+			var data []byte
+			if data, err = os.ReadFile(path); err == nil && strings.Contains(string(data), secret) {
+				t.Errorf("%s holds the secret", path)
+			}
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	run(0, apply("--reset-values")...)
+	if got := run(0, "values", "db"); !strings.Contains(got, "applied without values") {
+		t.Errorf("values after a reset:\n%s", got)
+	}
+}
+
+func (w *watcher) secret(name, key, value string) {
+	w.t.Helper()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{key: value}}
+	if _, err := w.client.CoreV1().Secrets("default").Create(w.t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// contents is every object of the default namespace as JSON.
+func (w *watcher) contents() map[string]string {
+	w.t.Helper()
+	lists, err := w.discovery.ServerPreferredNamespacedResources()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, list := range lists {
+		for _, r := range list.APIResources {
+			if !slices.Contains(r.Verbs, "list") {
+				continue
+			}
+			gv, _, _ := strings.Cut(list.GroupVersion, "/")
+			group, version := gv, strings.TrimPrefix(list.GroupVersion, gv+"/")
+			if !strings.Contains(list.GroupVersion, "/") {
+				group, version = "", gv
+			}
+			objects, err := w.dynamic.Resource(gvr(group, version, r.Name)).Namespace("default").List(w.t.Context(), metav1.ListOptions{})
+			if err != nil {
+				w.t.Fatalf("list %s: %v", r.Name, err)
+			}
+			for _, o := range objects.Items {
+				data, err := json.Marshal(o.Object)
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				found[r.Kind+" "+o.GetName()] = string(data)
+			}
+		}
+	}
+	return found
+}
+
+// From an archive to a site's registry and several clusters in one step.
+func TestApplyToSeveralClusters(t *testing.T) {
+	t.Parallel()
+	north, south := clustertest.Start(t), clustertest.Start(t)
+	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	s := newSite(t, "ghcr.io/example/web:1.0")
+	s.stack("1.0.0")
+	s.ok("export", "oci:dist:1.0.0", "stack.tar")
+	s.contexts(map[string]*clustertest.Cluster{"north": north, "south": south})
+	s.env = append(s.env, "KUBECONFIG="+s.path("kubeconfig"), "KRTPKG_IMAGE_MIRROR=")
+
+	apply := []string{"apply", "stack.tar", "--registry", registry.Host + "/site", "--key", "cosign.pub", "--yes", "--wait-timeout", "1m", "-o", "json"}
+	var views []struct{ Context, State, Error string }
+	r := s.run(append(apply, "--contexts", "nowhere,north,south", "--max-unavailable", "0")...)
+	if err := json.Unmarshal([]byte(r.stdout), &views); err != nil || r.code != 1 {
+		t.Fatalf("exit code %d, %v\n%s%s", r.code, err, r.stdout, r.stderr)
+	}
+	if views[0].State != "failed" || views[1].State != "not begun" || views[2].State != "not begun" {
+		t.Errorf("%+v", views)
+	}
+	out := s.ok(append(apply, "--contexts", "north,south", "--max-parallel", "2")...)
+	if err := json.Unmarshal([]byte(out), &views); err != nil || len(views) != 2 || views[0].State != "applied" || views[1].State != "applied" {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, cluster := range []*clustertest.Cluster{north, south} {
+		web, err := newWatcher(t, cluster).client.AppsV1().Deployments("stack").Get(t.Context(), "d-1", metav1.GetOptions{})
+		if err != nil || !strings.HasPrefix(web.Spec.Template.Spec.Containers[0].Image, registry.Host+"/site/stack@sha256:") {
+			t.Errorf("%v, image %s", err, web.Spec.Template.Spec.Containers[0].Image)
+		}
+	}
+	status := s.ok("status", "stack", "--context", "south", "-o", "json")
+	if !strings.Contains(status, `"reference": "`+registry.Host+`/site/stack@sha256:`) || !strings.Contains(status, `"health": "healthy"`) {
+		t.Errorf("status:\n%s", status)
+	}
+	s.refused(2, "contradict each other", append(apply, "--contexts", "north", "--context", "south")...)
+	s.refused(2, "--registry is for archives", "apply", "oci:dist:1.0.0", "--registry", "x/y", "--key", "cosign.pub", "--yes")
+}
+
+// contexts writes a kubeconfig of several clusters, and of one that is not there.
+func (s *site) contexts(clusters map[string]*clustertest.Cluster) {
+	s.t.Helper()
+	merged := clientcmdapi.NewConfig()
+	for name, cluster := range clusters {
+		one, err := clientcmd.LoadFromFile(cluster.Kubeconfig)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		at := one.Contexts[one.CurrentContext]
+		merged.Clusters[name], merged.AuthInfos[name] = one.Clusters[at.Cluster], one.AuthInfos[at.AuthInfo]
+		merged.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
+	}
+	merged.Clusters["nowhere"] = &clientcmdapi.Cluster{Server: "https://127.0.0.1:1"}
+	merged.Contexts["nowhere"] = &clientcmdapi.Context{Cluster: "nowhere"}
+	if err := clientcmd.WriteToFile(*merged, s.path("kubeconfig")); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func gvr(group, version, resource string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
+}
