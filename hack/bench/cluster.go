@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/internal/imagetest"
+)
+
+// What is put onto the cluster: so many bundles of so many resources.
+const (
+	clusterBundles   = 50
+	clusterResources = 20
+)
+
+// cluster measures an apply of 1,000 resources on a real control plane, and another that changes
+// nothing, beside kapp with the same manifests: as one app, and as an app for each bundle, one
+// after the other. kapp looks as often as krtpkg does for what is ready, each second. Each round
+// has namespaces of its own.
+func cluster(ctx context.Context, krtpkg string, rounds int) (err error) {
+	b := &bench{rounds: rounds}
+	if b.krtpkg, err = filepath.Abs(krtpkg); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("", "krtpkg-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	kapp, err := hack.Build(ctx, "tools/kapp")
+	if err != nil {
+		return err
+	}
+	control, err := clustertest.Run(ctx, b.path("control"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, control.Stop()) }()
+	if err := os.Setenv("KUBECONFIG", control.Kubeconfig); err != nil {
+		return err
+	}
+	config, err := control.RESTConfig()
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	if err := b.prepareCluster(); err != nil {
+		return err
+	}
+	fmt.Printf("%s, %d cores, %s; %d resources in %d bundles on a control plane of the same machine, pods played by KWOK; medians of %d rounds in turn.\n\n",
+		runtime.Version(), runtime.NumCPU(), cpu(), clusterBundles*clusterResources, clusterBundles, rounds)
+	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall / krtpkg |")
+	fmt.Println("|---|---|---|---|---|---|---|")
+	apply := "exec " + b.krtpkg + " apply -q --key " + b.path("cosign.pub") + " oci:" + b.path("dist") + ":1.0.0 --yes --skip-check images -n %s >/dev/null"
+	deploy := kapp + " deploy -y -n %s --wait-check-interval 1s"
+	programs := []struct{ name, short, command string }{
+		{"krtpkg apply", "krtpkg", apply},
+		{"kapp deploy, one app", "one", "exec " + deploy + " -a all -f " + b.path("all") + " >/dev/null"},
+		{fmt.Sprintf("kapp deploy, %d apps one after the other", clusterBundles), "many",
+			"for i in " + b.path("all") + "/*; do " + deploy + " -a $(basename $i) -f $i >/dev/null || exit 1; done"},
+	}
+	jobs := []string{"1,000 resources", "the same again"}
+	figures := make([][]measured, len(jobs))
+	for i := range figures {
+		figures[i] = make([]measured, len(programs))
+	}
+	for round := range rounds {
+		for job := range jobs {
+			for i, p := range programs {
+				namespace := fmt.Sprintf("%s-%d", p.short, round)
+				if job == 0 {
+					if err := newNamespace(ctx, client, namespace); err != nil {
+						return err
+					}
+				}
+				command := strings.ReplaceAll(p.command, "%s", namespace)
+				if err := b.once(ctx, []string{"sh", "-c", command}, &figures[job][i]); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for job, name := range jobs {
+		for i, p := range programs {
+			row(name, p.name, figures[job][i], fmt.Sprintf("%.2f", float64(median(figures[job][i].wall))/float64(median(figures[job][0].wall))))
+		}
+	}
+	return nil
+}
+
+func newNamespace(ctx context.Context, client kubernetes.Interface, name string) error {
+	_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	return err
+}
+
+// prepareCluster writes and builds the runtime. Its manifests are what kapp gets, too.
+func (b *bench) prepareCluster() error {
+	const image = "ghcr.io/bench/app:1.0"
+	if err := imagetest.Layout(b.path("img"), image); err != nil {
+		return err
+	}
+	files, bundles := map[string]string{}, []string{}
+	for n := range clusterBundles {
+		name := fmt.Sprintf("bundle-%02d", n)
+		var docs strings.Builder
+		fmt.Fprintf(&docs, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: %[1]s}\nspec:\n  selector: {matchLabels: {app: %[1]s}}\n  template:\n    metadata: {labels: {app: %[1]s}}\n    spec: {containers: [{name: app, image: %[2]q}]}\n", name, image)
+		fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: Service\nmetadata: {name: %[1]s}\nspec: {selector: {app: %[1]s}, ports: [{port: 80}]}\n", name)
+		fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: %s}\n", name)
+		fmt.Fprintf(&docs, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: %s}\nrules: [{apiGroups: [''], resources: [pods], verbs: [get]}]\n", name)
+		for i := range clusterResources - 4 {
+			fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s-%02d}\ndata: {a: %q}\n", name, i, strings.Repeat("settings ", 50))
+		}
+		files["all/"+name+"/all.yaml"] = docs.String()
+		files["def/"+name+"/all.yaml"] = docs.String()
+		files["def/"+name+"/bundle.yaml"] = fmt.Sprintf("{apiVersion: krtpkg.dev/v1alpha1, kind: Bundle, metadata: {name: %s, version: 1.0.0}, spec: {layer: %d, sources: [{file: all.yaml}]}}\n", name, 1+n/10)
+		bundles = append(bundles, "{path: "+name+"}")
+	}
+	files["def/runtime.yaml"] = "{apiVersion: krtpkg.dev/v1alpha1, kind: Runtime, metadata: {name: edge, version: 1.0.0}, spec: {bundles: [" + strings.Join(bundles, ", ") + "]}}\n"
+	for name, text := range files {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(b.path(name)), 0o755), os.WriteFile(b.path(name), []byte(text), 0o644)); err != nil {
+			return err
+		}
+	}
+	for _, args := range [][]string{
+		{"keygen", "-q"},
+		{"build", "-q", "-f", "def", "--image-mirror", "*=oci:" + b.path("img")},
+		{"sign", "-q", "--key", "cosign.key", "oci:dist:1.0.0"},
+	} {
+		if err := b.prepared(b.krtpkg, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
