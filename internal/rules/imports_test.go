@@ -34,6 +34,7 @@ var order = []string{
 	"pkg/sign",
 	"pkg/provenance",
 	"pkg/sbom",
+	"bundles",
 	"pkg/bundle",
 	"pkg/images",
 	"pkg/source",

@@ -1,0 +1,270 @@
+package bundles_test
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/memory"
+
+	"krtpkg.dev/krtpkg/bundles"
+	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// own are the bundles that are no product's: what they hold is written here.
+var own = []string{"hello", "hello", "network-baseline", "priority-classes", "resource-quotas", "runtime-classes", "workload-policies"}
+
+// Every ready bundle is read strictly, lies where the model has its product, and has a name of
+// its own.
+func TestReadyBundlesAreOfTheModel(t *testing.T) {
+	t.Parallel()
+	model, err := layers.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known []string
+	for _, layer := range model.Layers {
+		for _, c := range layer.Categories {
+			for _, p := range c.Products {
+				known = append(known, p.Provides...)
+			}
+		}
+	}
+	ready := all(t)
+	var others []string
+	names := map[string]string{}
+	for _, r := range ready {
+		parts := strings.Split(r.Path, "/")
+		folder := fmt.Sprintf("%d-%s", r.Layer, strings.ReplaceAll(layers.Name(r.Layer), " ", "-"))
+		if parts[0] != folder || parts[1] != r.Category {
+			t.Errorf("%s is of layer %d and category %s: want it in %s/%s", r.Path, r.Layer, r.Category, folder, r.Category)
+		}
+		category, layer, found := model.Category(r.Category)
+		if !found || layer != r.Layer {
+			t.Errorf("%s: layer %d has no category %s", r.Path, r.Layer, r.Category)
+		}
+		i := slices.IndexFunc(category.Products, func(p layers.Product) bool { return p.ID == r.Product })
+		switch {
+		case i < 0:
+			others = append(others, r.Product)
+		case category.Products[i].Delivery == "retired":
+			t.Errorf("%s: the model says that %s is retired", r.Path, r.Product)
+		}
+		if at, taken := names[r.Name]; taken && path.Dir(at) != path.Dir(r.Path) {
+			t.Errorf("%s and %s are both called %s", at, r.Path, r.Name)
+		}
+		names[r.Name] = r.Path
+		for _, p := range provides(t, r) {
+			if i >= 0 && !slices.Contains(known, p) {
+				t.Errorf("%s provides %s, which no product of the model does", r.Path, p)
+			}
+		}
+	}
+	if slices.Sort(others); !slices.Equal(others, own) {
+		t.Errorf("bundles of no product: %v, want %v", others, own)
+	}
+	if len(names) < 45 {
+		t.Errorf("%d bundles, want 45 or more", len(names))
+	}
+}
+
+// What can be delivered as manifests or a chart has a ready bundle in each category, at least one.
+func TestEveryCategoryHasAReadyBundle(t *testing.T) {
+	t.Parallel()
+	model, err := layers.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := all(t)
+	var empty []string
+	for _, layer := range model.Layers {
+		for _, c := range layer.Categories {
+			deliverable := slices.ContainsFunc(c.Products, func(p layers.Product) bool { return p.Delivery == "manifests" || p.Delivery == "chart" })
+			filled := slices.ContainsFunc(ready, func(r bundles.Ready) bool {
+				return slices.ContainsFunc(c.Products, func(p layers.Product) bool { return p.ID == r.Product }) || r.Category == c.ID
+			})
+			switch {
+			case deliverable && !filled:
+				t.Errorf("category %s has no ready bundle", c.ID)
+			case !filled:
+				empty = append(empty, c.ID)
+			}
+		}
+	}
+	// A service's agent that is made for each cluster, tools of the nodes, and what a site has of its own.
+	if want := []string{"abac", "syscall-tracing", "business-applications"}; !slices.Equal(empty, want) {
+		t.Errorf("categories without a bundle: %v, want %v", empty, want)
+	}
+}
+
+// unpinned are the bundles whose data is not here: they are read, and build refuses them.
+var unpinned = []string{
+	"argo-cd",
+	"argo-workflows",
+	"artifact-hub",
+	"bamboo",
+	"bitbucket",
+	"cartographer",
+	"cilium",
+	"cloudnative-pg",
+	"cluster-api",
+	"coredns",
+	"descheduler",
+	"harbor",
+	"jaeger-operator",
+	"kapp-controller",
+	"keda",
+	"kpack",
+	"kuberay-operator",
+	"kyverno",
+	"linkerd-crds",
+	"nextcloud",
+	"pinniped-concierge",
+	"rabbitmq-cluster-operator",
+	"tekton-pipelines",
+	"traefik",
+	"vault",
+}
+
+// Every bundle whose data is in the corpus builds without a network and renders.
+func TestReadyBundlesBuild(t *testing.T) {
+	t.Parallel()
+	site := workspace(t)
+	var refused []string
+	for _, r := range all(t) {
+		if !r.Pinned {
+			refused = append(refused, r.Name)
+		}
+		t.Run(r.Name+"@"+r.Version, func(t *testing.T) {
+			t.Parallel()
+			built, err := build.Build(t.Context(), filepath.Join(site, r.Path), options(t))
+			if !r.Pinned {
+				if err == nil || !strings.Contains(err.Error(), "pinned by digest") {
+					t.Errorf("an unpinned bundle builds: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			renders(t, built)
+			for _, image := range built.Images {
+				if ref, err := name.ParseReference(image.Reference); err != nil || ref.Identifier() == "latest" {
+					t.Errorf("it runs %s, which is no version: %v", image.Reference, err)
+				}
+			}
+		})
+	}
+	if slices.Sort(refused); !slices.Equal(refused, unpinned) {
+		t.Errorf("unpinned are %q, want %q", refused, unpinned)
+	}
+}
+
+// The ready runtimes build in an order that holds.
+func TestReadyRuntimesBuild(t *testing.T) {
+	t.Parallel()
+	site := workspace(t)
+	for runtime, least := range map[string]int{"edge": 8, "enterprise": 30, "air-gapped": 10} {
+		t.Run(runtime, func(t *testing.T) {
+			t.Parallel()
+			definition := filepath.Join(site, "runtimes", runtime)
+			if runtime == "air-gapped" {
+				if _, err := build.Build(t.Context(), definition, options(t)); err == nil || !strings.Contains(err.Error(), "pinned by digest") {
+					t.Errorf("the registry is not pinned, and it builds: %v", err)
+				}
+				standInFor(t, filepath.Join(site, "3-cluster-services/container-registry/harbor"))
+				standInFor(t, filepath.Join(site, "4-security-and-observability/application-catalog/artifact-hub"))
+			}
+			built, err := build.Build(t.Context(), definition, options(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(built.Bundles) < least {
+				t.Errorf("%d bundles, want %d or more", len(built.Bundles), least)
+			}
+			seen := map[string]bool{}
+			filled := map[int]bool{}
+			last := 0
+			for _, b := range built.Bundles {
+				spec := b.Bundle.Spec
+				if spec.Layer < last {
+					t.Errorf("%s of layer %d comes after layer %d", b.Metadata().Name, spec.Layer, last)
+				}
+				last = spec.Layer
+				for _, r := range spec.Requires {
+					if !seen[r] {
+						t.Errorf("%s comes before the %s that it requires", b.Metadata().Name, r)
+					}
+				}
+				seen[b.Metadata().Name], filled[spec.Layer] = true, true
+				for _, p := range spec.Provides {
+					seen[p] = true
+				}
+			}
+			if runtime == "enterprise" && len(filled) != layers.Top+1 {
+				t.Errorf("layers filled: %v, want all", filled)
+			}
+		})
+	}
+}
+
+func all(t *testing.T) []bundles.Ready {
+	t.Helper()
+	ready, err := bundles.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ready
+}
+
+func provides(t *testing.T, r bundles.Ready) []string {
+	t.Helper()
+	data, err := bundles.Files.ReadFile(r.Path + "/bundle.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := bundle.Parse(r.Path, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Bundle.Spec.Provides
+}
+
+func renders(t *testing.T, built *build.Built) {
+	t.Helper()
+	files, err := render.Bundle(built.Content, nil, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Error("nothing is rendered")
+	}
+}
+
+func options(t *testing.T) build.Options {
+	return build.Options{
+		Store: memory.New(), Images: standIns{},
+		Open: func(_ context.Context, ref, _ string) (content.Fetcher, ocispec.Descriptor, error) {
+			return nil, ocispec.Descriptor{}, fmt.Errorf("%s is not there", ref)
+		},
+		Sources: source.Fetcher{Mirrors: mirrors(t)},
+	}
+}
+
+// standIns gives each image a digest of its own.
+type standIns struct{}
+
+func (standIns) Resolve(_ context.Context, ref name.Reference) (ocispec.Descriptor, error) {
+	return content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name())), nil
+}
