@@ -62,6 +62,9 @@ func (c *cluster) controllerManagerFlags() []string {
 		"--secure-port=0",
 		// With an account for each controller, the first service account comes seconds later.
 		"--use-service-account-credentials=false",
+		// So all of them share what each would have: 20 requests a second.
+		"--kube-api-qps=300",
+		"--kube-api-burst=500",
 		"--root-ca-file=" + c.path("pki", "ca.crt"),
 		"--service-account-private-key-file=" + c.path("pki", "sa.key"),
 		"--cluster-signing-cert-file=" + c.path("pki", "ca.crt"),

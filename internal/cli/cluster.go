@@ -39,7 +39,7 @@ func (f *clusterFlags) addConnection(cmd *cobra.Command) {
 
 func (f *clusterFlags) add(cmd *cobra.Command) {
 	f.addConnection(cmd)
-	cmd.Flags().IntVar(&f.parallel, "parallel", 4, "how many independent bundles to work on at a time")
+	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "how many independent bundles to work on at a time")
 	outputFlag(cmd, &f.format)
 }
 

@@ -161,7 +161,7 @@ func (s *session) look(ctx context.Context) (*looked, error) {
 		ids := make([]ResourceID, 0, len(resources))
 		aggregate := map[schema.GroupVersion]bool{}
 		for _, r := range resources {
-			if r.APIGroup() == "kapp.k14s.io" && r.Kind() == "Config" {
+			if r.APIGroup() == configGroup && r.Kind() == "Config" {
 				continue // for kapp, not for the cluster
 			}
 			if r.Kind() == "APIService" {

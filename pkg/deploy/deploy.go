@@ -123,13 +123,13 @@ type Options struct {
 	// OnEvent is told what happens, one call at a time. Default: nobody is.
 	OnEvent func(Event)
 	// Parallel is how many bundles are worked on at a time, as far as they are independent.
-	// Default: 4.
+	// Default: 8.
 	Parallel int
 	// WaitTimeout is how long kapp waits while nothing of a bundle becomes ready or, in a
 	// delete, goes away. For a limit to the whole call give ctx a deadline. Default: 15
 	// minutes.
 	WaitTimeout time.Duration
-	// PollInterval is the time between two looks at what is not ready. Default: 1 second.
+	// PollInterval is the time between two looks at what is not ready. Default: half a second.
 	PollInterval time.Duration
 	// LockDuration is after which time without a sign of life the lock on the runtime is
 	// another's to take. Whole seconds. Default: 30 seconds.
@@ -137,9 +137,9 @@ type Options struct {
 }
 
 func (o *Options) setDefaults() {
-	o.Parallel = cmp.Or(o.Parallel, 4)
+	o.Parallel = cmp.Or(o.Parallel, 8)
 	o.WaitTimeout = cmp.Or(o.WaitTimeout, 15*time.Minute)
-	o.PollInterval = cmp.Or(o.PollInterval, time.Second)
+	o.PollInterval = cmp.Or(o.PollInterval, 500*time.Millisecond)
 	o.LockDuration = cmp.Or(o.LockDuration, 30*time.Second)
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}

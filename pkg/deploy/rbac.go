@@ -126,7 +126,7 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 	}
 	access := &Access{}
 	for _, r := range all {
-		if r.APIGroup() == "kapp.k14s.io" && r.Kind() == "Config" {
+		if r.APIGroup() == configGroup && r.Kind() == "Config" {
 			continue
 		}
 		plural, namespaced, known := access.resource(r, defined)
