@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/layers"
 )
@@ -18,7 +19,8 @@ func (a *app) layersCommand() *cobra.Command {
 		Short: "show the layers of a runtime, their categories, and the products that fill them",
 		Long: `Layers prints the model of a Kubernetes runtime: seven layers from the platform up to
 applications, the categories of each with the questions that a decision has to answer, and the
-products that fill them, with how each is delivered.`,
+products that fill them, with how each is delivered and which ready bundle there is for it, in
+the folder bundles/. One that is not pinned is pinned by krtpkg update before it can be built.`,
 		Example: `  krtpkg layers
   krtpkg layers 3
   krtpkg layers service-proxy
@@ -30,8 +32,12 @@ products that fill them, with how each is delivered.`,
 			if err != nil {
 				return err
 			}
+			ready, err := readyBundles()
+			if err != nil {
+				return err
+			}
 			if len(args) == 0 {
-				return a.ui.Result(format, model, func(w io.Writer) { overview(w, model) })
+				return a.ui.Result(format, model, func(w io.Writer) { overview(w, model, ready) })
 			}
 			found, err := model.Find(args[0])
 			if err != nil {
@@ -39,11 +45,11 @@ products that fill them, with how each is delivered.`,
 			}
 			views := make([]foundView, len(found))
 			for i, f := range found {
-				views[i] = newFoundView(f)
+				views[i] = newFoundView(f, ready)
 			}
 			return a.ui.Result(format, views, func(w io.Writer) {
 				for _, f := range found {
-					showFound(w, f)
+					showFound(w, f, ready)
 				}
 			})
 		},
@@ -60,10 +66,47 @@ type foundView struct {
 	Categories []layers.Category `json:"categories,omitempty"`
 	Category   string            `json:"category,omitempty"`
 	Product    *layers.Product   `json:"product,omitempty"`
+	// Ready are the bundles for what was found.
+	Ready []bundles.Ready `json:"ready"`
 }
 
-func newFoundView(f layers.Found) foundView {
-	v := foundView{Layer: f.Layer.Number, LayerName: f.Layer.Name}
+// ready are the ready bundles by layer, category and product.
+type ready []bundles.Ready
+
+func readyBundles() (ready, error) { return bundles.All() }
+
+// of gives those of a place of the model.
+func (r ready) of(layer int, category, product string) ready {
+	found := ready{}
+	for _, b := range r {
+		if b.Layer == layer && (category == "" || b.Category == category) && (product == "" || b.Product == product) {
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
+// String lists them for people.
+func (r ready) String() string {
+	names := make([]string, len(r))
+	for i, b := range r {
+		names[i] = fmt.Sprintf("bundles/%s (%s)", b.Path, b.Version)
+		if !b.Pinned {
+			names[i] = fmt.Sprintf("bundles/%s (%s, not pinned)", b.Path, b.Version)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+func newFoundView(f layers.Found, all ready) foundView {
+	category, product := "", ""
+	if f.Category != nil {
+		category = f.Category.ID
+	}
+	if f.Product != nil {
+		product = f.Product.ID
+	}
+	v := foundView{Layer: f.Layer.Number, LayerName: f.Layer.Name, Ready: all.of(f.Layer.Number, category, product)}
 	switch {
 	case f.Product != nil:
 		v.Category, v.Product = f.Category.ID, f.Product
@@ -75,20 +118,20 @@ func newFoundView(f layers.Found) foundView {
 	return v
 }
 
-func overview(w io.Writer, model *layers.Model) {
-	fmt.Fprintf(w, "LAYER\tCATEGORY\tPRODUCTS\n")
+func overview(w io.Writer, model *layers.Model, all ready) {
+	fmt.Fprintf(w, "LAYER\tCATEGORY\tREADY\tPRODUCTS\n")
 	for _, l := range model.Layers {
 		for _, c := range l.Categories {
 			names := make([]string, len(c.Products))
 			for i, p := range c.Products {
 				names[i] = p.Name
 			}
-			fmt.Fprintf(w, "%d %s\t%s\t%s\n", l.Number, l.Name, c.ID, strings.Join(names, ", "))
+			fmt.Fprintf(w, "%d %s\t%s\t%d\t%s\n", l.Number, l.Name, c.ID, len(all.of(l.Number, c.ID, "")), strings.Join(names, ", "))
 		}
 	}
 }
 
-func showFound(w io.Writer, f layers.Found) {
+func showFound(w io.Writer, f layers.Found, all ready) {
 	switch {
 	case f.Product != nil:
 		p := f.Product
@@ -96,22 +139,25 @@ func showFound(w io.Writer, f layers.Found) {
 		if p.Note != "" {
 			fmt.Fprintf(w, "\t%s\t\n", p.Note)
 		}
+		if r := all.of(f.Layer.Number, f.Category.ID, p.ID); len(r) > 0 {
+			fmt.Fprintf(w, "\tready: %s\t\n", r)
+		}
 	case f.Category != nil:
-		showCategory(w, f.Category)
+		showCategory(w, f.Layer.Number, f.Category, all)
 	default:
 		fmt.Fprintf(w, "%d %s: %s\n", f.Layer.Number, f.Layer.Name, f.Layer.Purpose)
 		for i := range f.Layer.Categories {
-			showCategory(w, &f.Layer.Categories[i])
+			showCategory(w, f.Layer.Number, &f.Layer.Categories[i], all)
 		}
 	}
 }
 
-func showCategory(w io.Writer, c *layers.Category) {
+func showCategory(w io.Writer, layer int, c *layers.Category, all ready) {
 	fmt.Fprintf(w, "\n%s: %s\n", c.ID, c.Purpose)
 	for _, question := range c.Questions {
 		fmt.Fprintf(w, "  ? %s\n", question)
 	}
 	for _, p := range c.Products {
-		fmt.Fprintf(w, "  %s\t%s\t%s\n", p.Name, p.Delivery, p.Note)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", p.Name, p.Delivery, all.of(layer, c.ID, p.ID), p.Note)
 	}
 }
