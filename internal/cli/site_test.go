@@ -56,12 +56,12 @@ func TestKilledApply(t *testing.T) {
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
 	s.stack("1.0.0")
 	w := newWatcher(t, cluster)
-	apply := []string{"apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes", "--wait-timeout", "30s", "--lock-timeout", "1s", "--skip-check", "images"}
+	apply := []string{"apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes", "--wait-timeout", "30s", "--lock-timeout", "3s", "--skip-check", "images"}
 	began := time.Now()
 	s.ok(apply...)
 	took := time.Since(began)
 	clean := w.stable(w.everything())
-	s.ok("delete", "stack", "--yes", "--lock-timeout", "1s")
+	s.ok("delete", "stack", "--yes", "--lock-timeout", "3s")
 
 	again := func(what string) {
 		t.Helper()
@@ -78,7 +78,7 @@ func TestKilledApply(t *testing.T) {
 		if r := s.run("status", "stack", "--exit-code"); r.code != 0 {
 			t.Errorf("%s: status\n%s%s", what, r.stdout, r.stderr)
 		}
-		s.ok("delete", "stack", "--yes", "--lock-timeout", "1s")
+		s.ok("delete", "stack", "--yes", "--lock-timeout", "3s")
 	}
 	const moments = 10
 	for i := range moments {

@@ -105,6 +105,20 @@ func TestLock(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond)
 	r.deleted("edge")
 
+	// An answer that nobody heard does not cost the lock.
+	if held, err = r.lock(t.Context(), "edge", 10*time.Second, func() {}); err != nil {
+		t.Fatal(err)
+	}
+	before := held.lease.DeepCopy()
+	if err := held.renew(t.Context()); err != nil {
+		t.Error(err)
+	}
+	held.lease = before
+	if err := held.renew(t.Context()); err != nil {
+		t.Errorf("renewal of a lease that was renewed unheard: %v", err)
+	}
+	held.release()
+
 	// Who loses the lock stops.
 	lost := make(chan struct{})
 	if held, err = r.lock(t.Context(), "edge", time.Second, func() { close(lost) }); err != nil {

@@ -87,7 +87,9 @@ func (c *Cluster) unlock(name string, taken metav1.MicroTime) {
 	defer cancel()
 	leases := c.client.CoordinationV1().Leases(c.namespace)
 	l, err := leases.Get(quiet(ctx), name, metav1.GetOptions{})
-	if err != nil || deref(l.Spec.HolderIdentity) != me() || l.Spec.AcquireTime == nil || !l.Spec.AcquireTime.Time.Truncate(time.Microsecond).Equal(taken.Truncate(time.Microsecond)) {
+	holder := me()
+	mine := &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, AcquireTime: &taken}}
+	if err != nil || !sameLock(l, mine) {
 		return
 	}
 	_ = leases.Delete(quiet(ctx), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}})
@@ -147,20 +149,47 @@ func (l *lock) keep(ctx context.Context, lost func()) {
 			return
 		case <-time.After(l.lasts / renewals):
 		}
-		now := metav1.NowMicro()
-		next := l.lease.DeepCopy()
-		next.Spec.RenewTime = &now
-		attempt, cancel := context.WithTimeout(ctx, l.lasts/renewals)
-		updated, err := l.cluster.client.CoordinationV1().Leases(l.cluster.namespace).Update(quiet(attempt), next, metav1.UpdateOptions{})
-		cancel()
+		err := l.renew(ctx)
 		switch {
 		case err == nil:
-			l.lease, renewed = updated, time.Now()
-		case apierrors.IsConflict(err), apierrors.IsNotFound(err), time.Since(renewed) > l.lasts:
+			renewed = time.Now()
+		case errors.Is(err, ErrLockLost), time.Since(renewed) > l.lasts:
 			lost()
 			return
 		}
 	}
+}
+
+// renew says that the holder lives.
+//
+// Errors: [ErrLockLost] if the lock is somebody else's, or gone.
+func (l *lock) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.lasts/renewals)
+	defer cancel()
+	leases := l.cluster.client.CoordinationV1().Leases(l.cluster.namespace)
+	now := metav1.NowMicro()
+	next := l.lease.DeepCopy()
+	next.Spec.RenewTime = &now
+	updated, err := leases.Update(quiet(ctx), next, metav1.UpdateOptions{})
+	if apierrors.IsConflict(err) {
+		// An answer that nobody heard may have been to an update that was made.
+		if updated, err = leases.Get(quiet(ctx), next.Name, metav1.GetOptions{}); err == nil && !sameLock(updated, next) {
+			return ErrLockLost
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		return ErrLockLost
+	}
+	if err == nil {
+		l.lease = updated
+	}
+	return err
+}
+
+// sameLock tells whether both are of one holder, from one moment on.
+func sameLock(a, b *coordinationv1.Lease) bool {
+	same := deref(a.Spec.HolderIdentity) == deref(b.Spec.HolderIdentity) && a.Spec.AcquireTime != nil && b.Spec.AcquireTime != nil
+	return same && a.Spec.AcquireTime.Time.Truncate(time.Microsecond).Equal(b.Spec.AcquireTime.Time.Truncate(time.Microsecond))
 }
 
 // release gives the lock back. It works also after the end of the context that it was taken
