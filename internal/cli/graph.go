@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -26,6 +28,8 @@ var graphKinds = []string{"text", "svg", "mermaid", "dot"}
 func (a *app) graphCommand() *cobra.Command {
 	kind := graphKinds[0]
 	var format ui.Format
+	var f clusterFlags
+	var coloured bool
 	cmd := &cobra.Command{
 		Use:   "graph REFERENCE|DEFINITION",
 		Short: "draw a runtime: its layers, the bundles in them, and what each requires",
@@ -33,10 +37,13 @@ func (a *app) graphCommand() *cobra.Command {
 whether there is a signature, and lines to what each requires. It verifies no signature: that
 is what verify does.
 
-A definition is drawn without fetching its sources, so nothing is known of its images.`,
+A definition is drawn without fetching its sources, so nothing is known of its images.
+
+With --cluster it shows how each bundle is on a cluster.`,
 		Example: `  krtpkg graph registry.example/krt/edge:1.0.0
   krtpkg graph --format svg registry.example/krt/edge:1.0.0 > edge.svg
-  krtpkg graph --format mermaid runtime.yaml`,
+  krtpkg graph --format mermaid runtime.yaml
+  krtpkg graph --cluster registry.example/krt/edge:1.0.0`,
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,6 +62,11 @@ A definition is drawn without fetching its sources, so nothing is known of its i
 			if g, err = a.graph(cmd.Context(), args[0]); err != nil {
 				return err
 			}
+			if coloured {
+				if err := onCluster(cmd.Context(), g, f.Config); err != nil {
+					return err
+				}
+			}
 			if format != "" {
 				return a.ui.Result(format, g, nil)
 			}
@@ -66,7 +78,36 @@ A definition is drawn without fetching its sources, so nothing is known of its i
 	cmd.Flags().StringVar(&kind, "format", kind, strings.Join(graphKinds, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(graphKinds, cobra.ShellCompDirectiveNoFileComp))
 	outputFlag(cmd, &format)
+	cmd.Flags().BoolVar(&coloured, "cluster", false, "show how each bundle is on a cluster, too")
+	f.addConnection(cmd)
 	return cmd
+}
+
+// onCluster gives each node its health on a cluster.
+func onCluster(ctx context.Context, g *graph.Graph, at deploy.Config) error {
+	cluster, err := deploy.Connect(at)
+	if err != nil {
+		return err
+	}
+	all, err := cluster.Status(ctx, g.Name, deploy.Options{})
+	if err != nil {
+		return err
+	}
+	health := map[string]graph.Health{}
+	for _, b := range all[0].Bundles {
+		switch {
+		case b.Health == deploy.Healthy && len(b.Drift) > 0:
+			health[b.Bundle] = graph.Drifted
+		case b.Health == deploy.Missing:
+			health[b.Bundle] = graph.Drifted
+		default:
+			health[b.Bundle] = graph.Health(b.Health)
+		}
+	}
+	for i := range g.Nodes {
+		g.Nodes[i].Health = cmp.Or(health[g.Nodes[i].Name], graph.Absent)
+	}
+	return nil
 }
 
 func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {

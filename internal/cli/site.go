@@ -139,8 +139,7 @@ func (r *rendering) needs() ([][]string, error) {
 	}
 	components := make([]layers.Component, len(r.bundles))
 	for i, b := range r.bundles {
-		spec := b.Bundle.Spec
-		components[i] = layers.Component{Name: b.Metadata().Name, Layer: spec.Layer, Provides: spec.Provides, Requires: spec.Requires}
+		components[i] = b.Bundle.Component()
 	}
 	indexes, err := layers.Needs(components, r.set.Root.Runtime.Provided...)
 	if err != nil {
