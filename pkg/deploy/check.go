@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
-	"golang.org/x/sync/errgroup"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -325,85 +323,6 @@ func (s *session) checkTwice(_ context.Context, in *looked) ([]Finding, error) {
 			}
 			owners[key] = cmp.Or(owners[key], bundle)
 		}
-	}
-	return found, nil
-}
-
-// Verbs that kapp needs of what it applies.
-var applyVerbs = []string{"get", "list", "create", "update", "patch", "delete"}
-
-func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error) {
-	may := func(ctx context.Context, a authorizationv1.ResourceAttributes) (bool, error) {
-		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &a}}
-		answer, err := s.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(quiet(ctx), review, metav1.CreateOptions{})
-		if err != nil {
-			return false, fmt.Errorf("ask %s for permissions: %w", s.cluster.Server(), err)
-		}
-		return answer.Status.Allowed, nil
-	}
-	if all, err := may(ctx, authorizationv1.ResourceAttributes{Verb: "*", Group: "*", Version: "*", Resource: "*"}); err != nil || all {
-		return nil, err
-	}
-	type place struct{ group, resource, namespace string }
-	bundles := map[place]string{}
-	var order []place
-	add := func(p place, bundle string) {
-		if _, known := bundles[p]; !known {
-			bundles[p] = bundle
-			order = append(order, p)
-		}
-	}
-	for _, state := range []place{{"", "configmaps", ""}, {"", "secrets", ""}, {"coordination.k8s.io", "leases", ""}} {
-		state.namespace = s.cluster.namespace
-		add(state, "")
-	}
-	plurals := s.plurals(in)
-	for i, j := range s.jobs {
-		for _, r := range in.resources[i] {
-			kind, known := plurals[schema.GroupKind{Group: r.group(), Kind: r.Kind}]
-			if !known {
-				continue // checkAPI says so
-			}
-			namespace := ""
-			if kind.namespaced {
-				namespace = cmp.Or(r.Namespace, s.cluster.namespace)
-			}
-			add(place{r.group(), kind.plural, namespace}, j.outcome().Bundle)
-		}
-	}
-	lacking := make([][]string, len(order))
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(8)
-	for i, p := range order {
-		group.Go(func() error {
-			for _, verb := range applyVerbs {
-				ok, err := may(ctx, authorizationv1.ResourceAttributes{Verb: verb, Group: p.group, Resource: p.resource, Namespace: p.namespace})
-				if err != nil {
-					return err
-				}
-				if !ok {
-					lacking[i] = append(lacking[i], verb)
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	var found []Finding
-	for i, p := range order {
-		if len(lacking[i]) == 0 {
-			continue
-		}
-		where := "in all namespaces"
-		if p.namespace != "" {
-			where = "in namespace " + p.namespace
-		}
-		what := schema.GroupResource{Group: p.group, Resource: p.resource}
-		// Who may act only on resources of certain names is refused here, and may succeed.
-		found = append(found, Finding{Severity: Warning, Bundle: bundles[p],
-			Message: fmt.Sprintf("this user may not %s %s %s; krtpkg rbac writes the role that it needs", strings.Join(lacking[i], ", "), what, where)})
 	}
 	return found, nil
 }

@@ -55,7 +55,7 @@ func TestLeastAccess(t *testing.T) {
 	least := r.as("deployer")
 	for _, value := range []string{"1", "2"} {
 		findings, err := least.Check(t.Context(), version(value), CheckOptions{})
-		if err != nil || Refuse(findings) != nil {
+		if err != nil || len(findings) > 0 {
 			t.Errorf("check: %v, %v", err, findings)
 		}
 		if _, err := least.Apply(t.Context(), version(value), ApplyOptions{Options: quick()}); err != nil {

@@ -1,0 +1,128 @@
+package deploy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Verbs that kapp needs of what it applies: of the kind, and of the resource by its name.
+var (
+	kindVerbs = []string{"list", "create"}
+	nameVerbs = []string{"get", "update", "patch", "delete"}
+)
+
+// confirmations is how many single permissions are asked for at most: what the rules of a user
+// do not show may be allowed by something else than RBAC.
+const confirmations = 100
+
+// asker finds out what this user may.
+type asker struct {
+	cluster *Cluster
+	rules   map[string][]authorizationv1.ResourceRule // by namespace
+	left    int
+}
+
+func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error) {
+	ask := &asker{cluster: s.cluster, rules: map[string][]authorizationv1.ResourceRule{}, left: confirmations}
+	if all, err := ask.server(ctx, authorizationv1.ResourceAttributes{Verb: "*", Group: "*", Version: "*", Resource: "*"}); err != nil || all {
+		return nil, err
+	}
+	type place struct{ bundle, group, resource, namespace string }
+	lacking := map[place][]string{}
+	var order []place
+	check := func(p place, name string, verbs []string) error {
+		for _, verb := range verbs {
+			ok, err := ask.may(ctx, authorizationv1.ResourceAttributes{Verb: verb, Group: p.group, Resource: p.resource, Namespace: p.namespace, Name: name})
+			if err != nil {
+				return err
+			}
+			if !ok && !slices.Contains(lacking[p], verb) {
+				if lacking[p] == nil {
+					order = append(order, p)
+				}
+				lacking[p] = append(lacking[p], verb)
+			}
+		}
+		return nil
+	}
+	for _, state := range []place{{"", "", "configmaps", s.cluster.namespace}, {"", "", "secrets", s.cluster.namespace}} {
+		if err := check(state, "", slices.Concat(kindVerbs, nameVerbs)); err != nil {
+			return nil, err
+		}
+	}
+	plurals := s.plurals(in)
+	for i, j := range s.jobs {
+		for _, r := range in.resources[i] {
+			kind, known := plurals[schema.GroupKind{Group: r.group(), Kind: r.Kind}]
+			if !known {
+				continue // checkAPI says so
+			}
+			p := place{bundle: j.outcome().Bundle, group: r.group(), resource: kind.plural}
+			if kind.namespaced {
+				p.namespace = cmp.Or(r.Namespace, s.cluster.namespace)
+			}
+			if err := check(p, "", kindVerbs); err != nil {
+				return nil, err
+			}
+			if err := check(p, r.Name, nameVerbs); err != nil {
+				return nil, err
+			}
+		}
+	}
+	var found []Finding
+	for _, p := range order {
+		where := "in all namespaces"
+		if p.namespace != "" {
+			where = "in namespace " + p.namespace
+		}
+		what := schema.GroupResource{Group: p.group, Resource: p.resource}
+		found = append(found, Finding{Severity: Warning, Bundle: p.bundle,
+			Message: fmt.Sprintf("this user may not %s %s %s; krtpkg rbac writes the role that it needs", strings.Join(lacking[p], ", "), what, where)})
+	}
+	return found, nil
+}
+
+// may looks into the user's rules, and asks where they don't say yes.
+func (a *asker) may(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
+	namespace := cmp.Or(want.Namespace, a.cluster.namespace)
+	rules, known := a.rules[namespace]
+	if !known {
+		review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}
+		answer, err := a.cluster.client.AuthorizationV1().SelfSubjectRulesReviews().Create(quiet(ctx), review, metav1.CreateOptions{})
+		if err != nil {
+			return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
+		}
+		rules = answer.Status.ResourceRules
+		a.rules[namespace] = rules
+	}
+	has := func(list []string, one string) bool {
+		return slices.Contains(list, one) || slices.Contains(list, "*")
+	}
+	if slices.ContainsFunc(rules, func(r authorizationv1.ResourceRule) bool {
+		return has(r.Verbs, want.Verb) && has(r.APIGroups, want.Group) && has(r.Resources, want.Resource) &&
+			(len(r.ResourceNames) == 0 || want.Name != "" && slices.Contains(r.ResourceNames, want.Name))
+	}) {
+		return true, nil
+	}
+	if a.left--; a.left < 0 {
+		return true, nil // enough is known to be wrong
+	}
+	return a.server(ctx, want)
+}
+
+// server asks for one permission.
+func (a *asker) server(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
+	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &want}}
+	answer, err := a.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(quiet(ctx), review, metav1.CreateOptions{})
+	if err != nil {
+		return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
+	}
+	return answer.Status.Allowed, nil
+}
