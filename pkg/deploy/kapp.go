@@ -296,21 +296,9 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 
 // existing are the resources on the cluster that are the app's, or are to be.
 func (e *engine) existing(p *parts, target kapp.App, resources []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool) ([]kappres.Resource, error) {
-	selector, err := target.LabelSelector()
+	selector, options, err := p.whose(target, cmdapp.NewUsedGKsScope(resources).GKs(), namespaces(resources))
 	if err != nil {
 		return nil, err
-	}
-	meta, err := target.Meta()
-	if err != nil {
-		return nil, err
-	}
-	used, err := target.UsedGKs()
-	if err != nil {
-		return nil, err
-	}
-	var scope []schema.GroupKind
-	if used != nil { // kapp looks at all kinds for an app that does not say which it has
-		scope = sets.New(append(cmdapp.NewUsedGKsScope(resources).GKs(), *used...)...).UnsortedList()
 	}
 	return kappres.NewLabeledResources(selector, p.found, logger.NewNoopLogger()).AllAndMatching(resources, kappres.AllAndMatchingOpts{
 		ExistingNonLabeledResourcesCheck:            true,
@@ -320,9 +308,7 @@ func (e *engine) existing(p *parts, target kapp.App, resources []kappres.Resourc
 		DisallowedResourcesByLabelKeys:              []string{kapp.KappIsAppLabelKey},
 		LabelErrorResolutionFunc:                    p.owner,
 		LabelValAppMapResolverFunc:                  p.appsByLabel,
-		IdentifiedResourcesListOpts: kappres.IdentifiedResourcesListOpts{
-			GKsScope: scope, ResourceNamespaces: append(meta.LastChange.Namespaces, namespaces(resources)...),
-		},
+		IdentifiedResourcesListOpts:                 options,
 	})
 }
 

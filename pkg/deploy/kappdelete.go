@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	kapp "carvel.dev/kapp/pkg/kapp/app"
@@ -10,6 +11,7 @@ import (
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 )
@@ -106,24 +108,31 @@ func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) er
 
 // belonging are the resources on the cluster that have the app's label.
 func (p *parts) belonging(target kapp.App) ([]kappres.Resource, error) {
-	selector, err := target.LabelSelector()
+	selector, options, err := p.whose(target, made, nil)
 	if err != nil {
 		return nil, err
+	}
+	return p.found.List(selector, nil, options)
+}
+
+// whose says by which label an app's resources are found, and where to look: at kinds that it is
+// known to have, and at more, in namespaces that it is known to use, and in more.
+func (p *parts) whose(target kapp.App, more []schema.GroupKind, in []string) (labels.Selector, kappres.IdentifiedResourcesListOpts, error) {
+	options := kappres.IdentifiedResourcesListOpts{}
+	selector, err := target.LabelSelector()
+	if err != nil {
+		return nil, options, err
 	}
 	meta, err := target.Meta()
 	if err != nil {
-		return nil, err
+		return nil, options, err
 	}
+	options.ResourceNamespaces = append(meta.LastChange.Namespaces, in...)
 	used, err := target.UsedGKs()
-	if err != nil {
-		return nil, err
+	if used != nil { // kapp looks at all kinds for an app that does not say which it has
+		options.GKsScope = sets.New(append(slices.Clone(more), *used...)...).UnsortedList()
 	}
-	var scope []schema.GroupKind
-	if used != nil {
-		scope = sets.New(append(made, *used...)...).UnsortedList()
-	}
-	options := kappres.IdentifiedResourcesListOpts{GKsScope: scope, ResourceNamespaces: meta.LastChange.Namespaces}
-	return p.found.List(selector, nil, options)
+	return selector, options, err
 }
 
 // made are kinds that Kubernetes itself makes of an app's, with its labels.
