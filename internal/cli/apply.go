@@ -271,7 +271,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 		return nil, err
 	}
 	apply := deploy.ApplyOptions{
-		Options: options, TakeOver: o.site.takeOver,
+		Options: options, TakeOver: o.site.takeOver, Censor: a.ui.Shown,
 		Confirm: o.cluster.confirm(a, cluster, "apply "+rt.Version+" of"),
 	}
 	if o.pauseAfter >= 0 {

@@ -147,8 +147,8 @@ func TestSecretValues(t *testing.T) {
 	s := newSite(t)
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
 	s.write("bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: db, version: 1.0.0}\nspec: {layer: 5, sources: [{dir: config, template: ytt}]}\n",
-		"config/schema.yaml", "#@data/values-schema\n---\npassword: ''\nhost: localhost\nport: 5432\n",
-		"config/db.yaml", "#@ load(\"@ytt:data\", \"data\")\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: db}\nstringData:\n  url: #@ \"postgres://app:{}@{}\".format(data.values.password, data.values.host)\n"+
+		"config/schema.yaml", "#@data/values-schema\n---\npassword: ''\nlabel: fine\nhost: localhost\nport: 5432\n",
+		"config/db.yaml", "#@ load(\"@ytt:data\", \"data\")\n---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: db\n  labels: {kind: #@ data.values.label\n    }\nstringData:\n  url: #@ \"postgres://app:{}@{}\".format(data.values.password, data.values.host)\n"+
 			"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: db}\ndata: {host: #@ data.values.host\n  }\n")
 	s.ok("build", "-f", ".")
 	s.ok("sign", "--key", "cosign.key", "oci:dist:1.0.0")
@@ -156,6 +156,8 @@ func TestSecretValues(t *testing.T) {
 	w := newWatcher(t, cluster)
 	w.secret("db-values", "values.yaml", "db: {password: "+secret+"}\n")
 	w.secret("db-wrong", "values.yaml", "db: {port: "+secret+"}\n")
+
+	w.secret("db-refused", "values.yaml", "db: {label: "+secret+" is no label}\n")
 
 	var said strings.Builder
 	run := func(code int, args ...string) string {
@@ -174,6 +176,14 @@ func TestSecretValues(t *testing.T) {
 	run(0, "plan", "--key", "cosign.pub", "oci:dist:1.0.0", "--values-from", "secret/db-values", "-o", "json")
 	run(0, apply("--values-from", "secret/db-values", "--data-value", "db.host=one")...)
 	run(1, apply("--values-from", "secret/db-wrong")...)
+	// The API server quotes what it refuses.
+	if got := run(1, apply("--values-from", "secret/db-refused")...); !strings.Contains(got, "a valid label must be") {
+		t.Errorf("refused for another reason:\n%s", got)
+	}
+	if got := run(0, "history", "db"); !strings.Contains(got, "failed") {
+		t.Errorf("history after a refusal:\n%s", got)
+	}
+	run(0, apply("--values-from", "secret/db-values")...)
 	run(0, apply("--data-value", "db.host=two", "--progress", "json")...)
 	if got := run(0, "values", "db"); !strings.Contains(got, "password: (from a Secret)") || !strings.Contains(got, "host: two") {
 		t.Errorf("values:\n%s", got)

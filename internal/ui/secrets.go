@@ -36,6 +36,13 @@ func (u *UI) Hide(texts ...string) {
 	u.replace = strings.NewReplacer(pairs...)
 }
 
+// Shown is a text without what is hidden, for what is kept elsewhere.
+func (u *UI) Shown(text string) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.shown(text)
+}
+
 // shown is a text without what is hidden. The caller holds the lock.
 func (u *UI) shown(text string) string {
 	if u.replace == nil {

@@ -57,6 +57,10 @@ func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error
 			return nil, err
 		}
 	}
+	leases := place{"", "coordination.k8s.io", "leases", s.cluster.namespace}
+	if err := check(leases, "", []string{"get", "create", "update", "delete"}); err != nil {
+		return nil, err
+	}
 	plurals := s.plurals(in)
 	for i, j := range s.jobs {
 		for _, r := range in.resources[i] {

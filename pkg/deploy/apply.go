@@ -31,6 +31,9 @@ type ApplyOptions struct {
 	PauseAfter *int
 	// TakeOver takes resources over that belong to a release of Helm. Default: they are an error.
 	TakeOver bool
+	// Censor takes out of a reason what is not to be recorded outside Secrets: the API server
+	// quotes values that it refuses. Default: reasons are recorded as they are.
+	Censor func(string) string
 }
 
 // Apply makes the cluster hold the runtime: layer by layer, in a layer each bundle after those
@@ -79,6 +82,9 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		reason = err.Error()
 	} else if state == Paused {
 		reason = fmt.Sprintf("after layer %d", *opts.PauseAfter)
+	}
+	if opts.Censor != nil {
+		reason = opts.Censor(reason)
 	}
 	return report, errors.Join(err, j.end(state, reason))
 }

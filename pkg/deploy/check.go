@@ -169,7 +169,11 @@ func (s *session) look(ctx context.Context) (*looked, error) {
 			ids = append(ids, identity(r))
 		}
 		in.resources = append(in.resources, ids)
-		in.defined = append(in.defined, definitions(resources))
+		defined, err := definitions(resources)
+		if err != nil {
+			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+		}
+		in.defined = append(in.defined, defined)
 		in.aggregate = append(in.aggregate, aggregate)
 	}
 	return in, nil

@@ -312,7 +312,8 @@ func (e *engine) existing(p *parts, target kapp.App, resources []kappres.Resourc
 	})
 }
 
-// owner names the app that a resource belongs to.
+// owner names the app that a resource belongs to. kapp takes no error here: without a name it
+// gives the label instead.
 func (p *parts) owner(key, value string) string {
 	all, _ := p.apps.List(nil)
 	for _, one := range all {
@@ -323,6 +324,7 @@ func (p *parts) owner(key, value string) string {
 	return ""
 }
 
+// appsByLabel is for what may move inside the runtime. Without it nothing may.
 func (p *parts) appsByLabel() map[string]string {
 	byLabel := map[string]string{}
 	all, _ := p.apps.List(nil)

@@ -150,8 +150,8 @@ type definition struct {
 	versions   []string // those that are served
 }
 
-// definitions are those of a bundle.
-func definitions(resources []kappres.Resource) []definition {
+// definitions are those of a bundle. One that names no kind is an error.
+func definitions(resources []kappres.Resource) ([]definition, error) {
 	var all []definition
 	for _, r := range resources {
 		if r.Kind() != "CustomResourceDefinition" || r.APIGroup() != "apiextensions.k8s.io" {
@@ -162,6 +162,9 @@ func definitions(resources []kappres.Resource) []definition {
 		d.Group, _, _ = unstructured.NestedString(raw, "spec", "group")
 		d.Kind, _, _ = unstructured.NestedString(raw, "spec", "names", "kind")
 		d.plural, _, _ = unstructured.NestedString(raw, "spec", "names", "plural")
+		if d.Group == "" || d.Kind == "" || d.plural == "" {
+			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing, or no text", identity(r))
+		}
 		scope, _, _ := unstructured.NestedString(raw, "spec", "scope")
 		d.namespaced = scope != "Cluster"
 		versions, _, _ := unstructured.NestedSlice(raw, "spec", "versions")
@@ -174,7 +177,7 @@ func definitions(resources []kappres.Resource) []definition {
 		}
 		all = append(all, d)
 	}
-	return all
+	return all, nil
 }
 
 // absent are, for each job, the kinds that earlier bundles bring and the cluster does not have.
@@ -195,7 +198,11 @@ func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupKind], err
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
-		for _, d := range definitions(resources) {
+		defined, err := definitions(resources)
+		if err != nil {
+			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+		}
+		for _, d := range defined {
 			if !there.Has(d.GroupKind) {
 				brought.Insert(d.GroupKind)
 			}

@@ -121,7 +121,11 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 		all = append(all, resources...)
 	}
 	defined := map[schema.GroupKind]definition{}
-	for _, d := range definitions(all) {
+	known, err := definitions(all)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range known {
 		defined[d.GroupKind] = d
 	}
 	access := &Access{}
