@@ -4,14 +4,19 @@
 package bundles
 
 import (
+	"cmp"
 	"embed"
 	"errors"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
+	"gopkg.in/yaml.v3"
+
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // Files are the definitions with the files beside them. all: takes those whose names begin with
@@ -34,6 +39,11 @@ type Ready struct {
 	// that is no product's.
 	Product string `json:"product"`
 	Version string `json:"version"`
+	// Description says in a few words what it is.
+	Description string `json:"description,omitempty"`
+	// Provides and Requires are those of the definition; it provides its name, too.
+	Provides []string `json:"provides,omitempty"`
+	Requires []string `json:"requires,omitempty"`
 	// Pinned says that what it fetches is pinned, so that it builds without krtpkg update.
 	Pinned bool `json:"pinned"`
 }
@@ -60,12 +70,79 @@ func All() ([]Ready, error) {
 		dir := path.Dir(name)
 		all = append(all, Ready{
 			Path: dir, Name: d.Metadata().Name, Layer: d.Bundle.Spec.Layer, Category: d.Bundle.Spec.Category,
-			Product: strings.Split(dir, "/")[2], Version: d.Metadata().Version, Pinned: pinned,
+			Product: strings.Split(dir, "/")[2], Version: d.Metadata().Version, Description: d.Metadata().Description,
+			Provides: d.Bundle.Spec.Provides, Requires: d.Bundle.Spec.Requires, Pinned: pinned,
 		})
 		return nil
 	})
 	slices.SortFunc(all, func(a, b Ready) int { return strings.Compare(a.Path, b.Path) })
 	return all, err
+}
+
+// Of is the ready bundle of a path.
+func Of(all []Ready, at string) (Ready, bool) {
+	i := slices.IndexFunc(all, func(r Ready) bool { return r.Path == at })
+	if i < 0 {
+		return Ready{}, false
+	}
+	return all[i], true
+}
+
+// Runtimes are the names of the ready runtimes, which are folders of runtimes/.
+func Runtimes() ([]string, error) {
+	found, err := fs.Glob(Files, "runtimes/*/runtime.yaml")
+	for i, name := range found {
+		found[i] = path.Base(path.Dir(name))
+	}
+	return found, err
+}
+
+// Use is a bundle in a ready runtime.
+type Use struct {
+	Ready
+	// Why is the comment above it.
+	Why string
+}
+
+// Runtime gives the bundles of a ready runtime, in its order.
+func Runtime(name string, all []Ready) ([]Use, error) {
+	file := "runtimes/" + name + "/runtime.yaml"
+	data, err := Files.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := manifest.Parse("bundles/"+file, data)
+	if err != nil {
+		return nil, err
+	}
+	var uses []Use
+	why := ""
+	for _, entry := range manifest.Get(manifest.Get(parsed.Documents[0], "spec"), "bundles").Content {
+		// Bundles without a comment go with the one above.
+		if comment := reason(entry); comment != "" {
+			why = comment
+		}
+		at := path.Join("runtimes", name, manifest.Get(entry, "path").Value)
+		r, found := Of(all, at)
+		if !found {
+			return nil, parsed.Errorf(entry, "no ready bundle is in %s", at)
+		}
+		uses = append(uses, Use{Ready: r, Why: why})
+	}
+	return uses, nil
+}
+
+// heading is how the comments of a runtime name its layers.
+var heading = regexp.MustCompile(`^Layer \d\. `)
+
+// reason is the comment above an entry, as text.
+func reason(entry *yaml.Node) string {
+	comment := cmp.Or(entry.HeadComment, entry.Content[0].HeadComment)
+	var lines []string
+	for line := range strings.Lines(comment) {
+		lines = append(lines, strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#")))
+	}
+	return heading.ReplaceAllString(strings.Join(lines, " "), "")
 }
 
 // pinned says whether each source is pinned, in the definition or by the lock file beside it.

@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/graph"
@@ -155,34 +152,16 @@ func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {
 	return g, connect(g, components, provided, set.Root.Bundle != nil)
 }
 
-// isDefinition says whether an argument is a definition's file or folder, and no reference.
-func isDefinition(at string) bool {
-	if strings.HasPrefix(at, "oci:") {
-		return false
-	}
-	if ext := filepath.Ext(at); ext == ".yaml" || ext == ".yml" {
-		return true
-	}
-	info, err := os.Stat(at)
-	return err == nil && info.IsDir()
-}
-
 func (a *app) definitionGraph(ctx context.Context, at string) (*graph.Graph, error) {
-	o, err := a.buildOptions()
-	if err != nil {
-		return nil, err
-	}
-	outline, err := build.Read(ctx, at, o)
+	outline, err := a.outline(ctx, at)
 	if err != nil {
 		return nil, err
 	}
 	g := &graph.Graph{Name: outline.Metadata.Name, Version: outline.Metadata.Version}
-	var components []layers.Component
 	for _, b := range outline.Bundles {
-		components = append(components, b.Component())
 		g.Nodes = append(g.Nodes, newNode(b))
 	}
-	return g, connect(g, components, outline.Provided, outline.Single)
+	return g, connect(g, outline.Components(), outline.Provided, outline.Single)
 }
 
 func newNode(b *bundle.Bundle) graph.Node {

@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/ui"
@@ -14,27 +18,39 @@ import (
 
 func (a *app) layersCommand() *cobra.Command {
 	var format ui.Format
+	var model modelFlag
+	var tables bool
 	cmd := &cobra.Command{
 		Use:   "layers [LAYER|CATEGORY|PRODUCT]",
 		Short: "show the layers of a runtime, their categories, and the products that fill them",
 		Long: `Layers prints the model of a Kubernetes runtime: seven layers from the platform up to
 applications, the categories of each with the questions that a decision has to answer, and the
 products that fill them, with how each is delivered and which ready bundle there is for it, in
-the folder bundles/. One that is not pinned is pinned by krtpkg update before it can be built.`,
+the folder bundles/. One with a star, or that is not pinned, is pinned by krtpkg update before
+it can be built.`,
 		Example: `  krtpkg layers
   krtpkg layers 3
   krtpkg layers service-proxy
-  krtpkg layers contour`,
+  krtpkg layers contour
+  krtpkg layers check runtime.yaml`,
 		GroupID: groupLook,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			model, err := layers.Load()
+			model, err := model.load()
 			if err != nil {
 				return err
 			}
 			ready, err := readyBundles()
 			if err != nil {
 				return err
+			}
+			if tables && (len(args) > 0 || format != "") {
+				return &usageError{errors.New("--markdown is the whole model: leave out what to show, and --output")}
+			}
+			if tables {
+				a.ui.End(nil)
+				markdown(a.ui.Out, model, ready)
+				return nil
 			}
 			if len(args) == 0 {
 				return a.ui.Result(format, model, func(w io.Writer) { overview(w, model, ready) })
@@ -55,7 +71,29 @@ the folder bundles/. One that is not pinned is pinned by krtpkg update before it
 		},
 	}
 	outputFlag(cmd, &format)
+	cmd.Flags().BoolVar(&tables, "markdown", false, "print the whole model as tables in Markdown")
+	model.add(cmd.PersistentFlags())
+	cmd.AddCommand(a.layersCheckCommand(&model))
 	return cmd
+}
+
+// modelFlag is a site's own part of the model.
+type modelFlag struct{ file string }
+
+func (f *modelFlag) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.file, "model", "", "file with a site's own categories, products and rules besides those that are built in")
+}
+
+func (f *modelFlag) load() (*layers.Model, error) {
+	model, err := layers.Load()
+	if err != nil || f.file == "" {
+		return model, err
+	}
+	data, err := os.ReadFile(f.file)
+	if err != nil {
+		return nil, err
+	}
+	return model, model.Extend(f.file, data)
 }
 
 // foundView is what was looked for, for programs: a layer with its categories, a category with
@@ -84,6 +122,16 @@ func (r ready) of(layer int, category, product string) ready {
 		}
 	}
 	return found
+}
+
+// product gives the product that the ready bundle of a name is.
+func (r ready) product(name string) string {
+	for _, b := range r {
+		if b.Name == name {
+			return b.Product
+		}
+	}
+	return name
 }
 
 // String lists them for people.
@@ -118,17 +166,58 @@ func newFoundView(f layers.Found, all ready) foundView {
 	return v
 }
 
+// overview is a row for each category.
 func overview(w io.Writer, model *layers.Model, all ready) {
 	fmt.Fprintf(w, "LAYER\tCATEGORY\tREADY\tPRODUCTS\n")
 	for _, l := range model.Layers {
 		for _, c := range l.Categories {
-			names := make([]string, len(c.Products))
-			for i, p := range c.Products {
-				names[i] = p.Name
-			}
-			fmt.Fprintf(w, "%d %s\t%s\t%d\t%s\n", l.Number, l.Name, c.ID, len(all.of(l.Number, c.ID, "")), strings.Join(names, ", "))
+			fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\n", l.Number, l.Name, c.ID, all.of(l.Number, c.ID, "").products(), byDelivery(c))
 		}
 	}
+}
+
+// markdown is the overview as tables, one a layer.
+func markdown(w io.Writer, model *layers.Model, all ready) {
+	for _, l := range model.Layers {
+		fmt.Fprintf(w, "\n## %d %s\n\n%s.\n\n| category | products, by delivery | ready bundles |\n|---|---|---|\n", l.Number, l.Name, upperFirst(l.Purpose))
+		for _, c := range l.Categories {
+			fmt.Fprintf(w, "| %s | %s | %s |\n", c.Title, byDelivery(c), all.of(l.Number, c.ID, "").products())
+		}
+	}
+}
+
+func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// byDelivery lists a category's products by how they are delivered.
+func byDelivery(c layers.Category) string {
+	var parts []string
+	for _, way := range layers.Deliveries {
+		var names []string
+		for _, p := range c.Products {
+			if p.Delivery == way {
+				names = append(names, p.Name)
+			}
+		}
+		if len(names) > 0 {
+			parts = append(parts, string(way)+": "+strings.Join(names, ", "))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// products lists the products of bundles, with a star at those that krtpkg update has to pin.
+func (r ready) products() string {
+	var names []string
+	for _, b := range r {
+		name := b.Product
+		if !b.Pinned {
+			name += "*"
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 func showFound(w io.Writer, f layers.Found, all ready) {

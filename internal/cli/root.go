@@ -82,7 +82,7 @@ References name a place:
 		&cobra.Group{ID: groupCluster, Title: "On a cluster:"},
 	)
 	root.AddCommand(
-		a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
+		a.initCommand(), a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
 		a.pushCommand(), a.copyCommand(), a.pullCommand(),
 		a.exportCommand(), a.importCommand(), a.haveCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(),

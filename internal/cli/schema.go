@@ -9,17 +9,26 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 // definitionKinds are the words that schema takes for a kind of definition.
-var definitionKinds = []string{"bundle", "runtime"}
+var definitionKinds = []string{"bundle", "runtime", "model"}
+
+func definitionSchema(kind string) ([]byte, error) {
+	if kind == "model" {
+		return layers.Schema(), nil
+	}
+	return bundle.Schema(kind)
+}
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "schema bundle|runtime|REFERENCE",
+		Use:   "schema bundle|runtime|model|REFERENCE",
 		Short: "print the schema of definitions, or of the values that an artifact takes",
-		Long: `Schema prints the JSON schema of definitions, for editors; or for a reference the OpenAPI v3
+		Long: `Schema prints the JSON schema of definitions, or of a site's own part of the model of the
+layers, for editors; or for a reference the OpenAPI v3
 schema of the site's values: a bundle's own, or those of a runtime by bundle, as in the file
 that apply takes with --values.`,
 		Example:   "  krtpkg schema bundle > bundle.schema.json\n  krtpkg schema registry.example/krt/edge:1.0.0",
@@ -30,7 +39,7 @@ that apply takes with --values.`,
 			if !slices.Contains(definitionKinds, args[0]) {
 				return a.valuesSchema(cmd.Context(), args[0])
 			}
-			schema, err := bundle.Schema(args[0])
+			schema, err := definitionSchema(args[0])
 			if err != nil {
 				return err
 			}

@@ -17,6 +17,7 @@ var order = []string{
 	"cmd/krtpkg",
 	"internal/cli",
 	"internal/ui",
+	"internal/starter",
 	"internal/doctor",
 	"internal/place",
 	"internal/registry",

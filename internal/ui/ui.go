@@ -40,6 +40,7 @@ type UI struct {
 	// mu guards all that is written, and the screen.
 	mu     sync.Mutex
 	screen screen
+	typing *bufio.Reader
 	// hidden are texts that are not to be shown, which replace does.
 	hidden  []string
 	replace *strings.Replacer
@@ -171,6 +172,13 @@ func (u *UI) Write(p []byte) (int, error) {
 // Ask puts a question and returns the answer in lower case, without white space around it;
 // "" when there is none.
 func (u *UI) Ask(ctx context.Context, question string) (string, error) {
+	text, err := u.AskText(ctx, question)
+	return strings.ToLower(text), ignoreEOF(err)
+}
+
+// AskText is Ask for answers that stay as they were typed; at the end of the input it fails with
+// [io.EOF].
+func (u *UI) AskText(ctx context.Context, question string) (string, error) {
 	u.ask(question)
 	defer u.answered()
 	type reply struct {
@@ -180,16 +188,24 @@ func (u *UI) Ask(ctx context.Context, question string) (string, error) {
 	// Reading can't be interrupted; whoever interrupts ends the process.
 	replies := make(chan reply, 1)
 	go func() {
-		text, err := bufio.NewReader(u.In).ReadString('\n')
+		text, err := u.typed().ReadString('\n')
 		replies <- reply{text, err}
 	}()
 	select {
 	case r := <-replies:
-		return strings.ToLower(strings.TrimSpace(r.text)), ignoreEOF(r.err)
+		return strings.TrimSpace(r.text), r.err
 	case <-ctx.Done():
 		fmt.Fprintln(u.Err)
 		return "", ctx.Err()
 	}
+}
+
+// typed is what was typed, which may be further ahead than the questions.
+func (u *UI) typed() *bufio.Reader {
+	if u.typing == nil {
+		u.typing = bufio.NewReader(u.In)
+	}
+	return u.typing
 }
 
 // ask puts a question. The display stays away until it is answered.

@@ -173,9 +173,12 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 	if err != nil {
 		return nil, unordered(d, err)
 	}
+	if err := conflicts(d, components(bundles)); err != nil {
+		return nil, err
+	}
 	lock := &bundle.RuntimeLock{
 		APIVersion: bundle.APIVersion, Kind: bundle.KindRuntimeLock,
-		Metadata: d.Runtime.Metadata, Provided: d.Runtime.Spec.Provided,
+		Metadata: d.Runtime.Metadata, Provided: d.Runtime.Spec.Provided, Exceptions: d.Runtime.Spec.Exceptions,
 	}
 	built := &bundle.Content{Runtime: lock}
 	sorted := make([]*Built, len(order))
@@ -206,6 +209,27 @@ func unordered(d *bundle.Definition, err error) error {
 		at.Hint = "add a bundle that does, or list it in spec.provided if it comes from outside"
 	}
 	return at
+}
+
+// conflicts puts the errors of [layers.Model.Conflicts] where the definition has what they are about.
+func conflicts(d *bundle.Definition, components []layers.Component) error {
+	model, err := layers.Load()
+	if err != nil {
+		return err
+	}
+	exceptions := bundle.Excepted(d.Runtime.Spec.Exceptions)
+	problems := model.Conflicts(components, exceptions...)
+	for i, problem := range problems {
+		field, hint := []any{"spec", "bundles"}, "take one out, or say in spec.exceptions why the runtime has both"
+		var needless *layers.NeedlessError
+		if errors.As(problem, &needless) {
+			field, hint = []any{"spec", "exceptions", slices.Index(exceptions, needless.Capability), "capability"}, ""
+		}
+		at := d.Errorf(field, "%v", problem)
+		at.Cause, at.Hint = problem, hint
+		problems[i] = at
+	}
+	return errors.Join(problems...)
 }
 
 // nestedRepository stands in the lock for the repository of a bundle that has been built

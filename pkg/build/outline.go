@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/layers"
 )
 
 // Outline is what definitions say, without any of their sources.
@@ -14,8 +15,19 @@ type Outline struct {
 	Bundles []*bundle.Bundle
 	// Provided is what comes from outside the runtime.
 	Provided []string
+	// Exceptions are the capabilities that several bundles provide on purpose.
+	Exceptions []string
 	// Single says that the definition is that of a bundle.
 	Single bool
+}
+
+// Components are what order and rules need to know of the bundles.
+func (o *Outline) Components() []layers.Component {
+	all := make([]layers.Component, len(o.Bundles))
+	for i, b := range o.Bundles {
+		all[i] = b.Component()
+	}
+	return all
 }
 
 // Read reads a definition and those of the bundles that a runtime names by path. Bundles that
@@ -30,7 +42,7 @@ func Read(ctx context.Context, definition string, o Options) (*Outline, error) {
 		outline.Single, outline.Bundles = true, []*bundle.Bundle{d.Bundle}
 		return outline, nil
 	}
-	outline.Provided = d.Runtime.Spec.Provided
+	outline.Provided, outline.Exceptions = d.Runtime.Spec.Provided, bundle.Excepted(d.Runtime.Spec.Exceptions)
 	for i, s := range d.Runtime.Spec.Bundles {
 		b, err := o.definitionOf(ctx, s, at)
 		if err != nil {

@@ -44,7 +44,10 @@ type Bundle struct {
 
 // Component is what the order of bundles depends on.
 func (b *Bundle) Component() layers.Component {
-	return layers.Component{Name: b.Metadata.Name, Layer: b.Spec.Layer, Provides: b.Spec.Provides, Requires: b.Spec.Requires}
+	return layers.Component{
+		Name: b.Metadata.Name, Layer: b.Spec.Layer, Category: b.Spec.Category,
+		Provides: b.Spec.Provides, Requires: b.Spec.Requires,
+	}
 }
 
 // BundleSpec says what a bundle holds and what it stands on.
@@ -201,6 +204,25 @@ type RuntimeSpec struct {
 	Bundles []BundleSource `json:"bundles" yaml:"bundles" jsonschema:"minItems=1"`
 	// Provided names what bundles may require though it comes from outside the runtime.
 	Provided []string `json:"provided,omitempty" yaml:"provided,omitempty"`
+	// Exceptions are the capabilities that several bundles provide although the model of the
+	// layers has them once, as cni.
+	Exceptions []Exception `json:"exceptions,omitempty" yaml:"exceptions,omitempty"`
+}
+
+// Exception says why a rule of the model does not hold for a runtime.
+type Exception struct {
+	// Capability is what several bundles provide.
+	Capability string `json:"capability" yaml:"capability" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"`
+	// Reason says why that is meant, for those who read the definition.
+	Reason string `json:"reason" yaml:"reason" jsonschema:"minLength=1"`
+}
+
+// Excepted are the capabilities of exceptions.
+func Excepted(exceptions []Exception) (names []string) {
+	for _, e := range exceptions {
+		names = append(names, e.Capability)
+	}
+	return names
 }
 
 // BundleSource is where a bundle comes from: exactly one of path and ref.
@@ -220,6 +242,7 @@ type RuntimeLock struct {
 	Kind       string         `json:"kind" yaml:"kind"`
 	Metadata   Metadata       `json:"metadata" yaml:"metadata"`
 	Provided   []string       `json:"provided,omitempty" yaml:"provided,omitempty"`
+	Exceptions []Exception    `json:"exceptions,omitempty" yaml:"exceptions,omitempty"`
 	Bundles    []LockedBundle `json:"bundles" yaml:"bundles"`
 }
 

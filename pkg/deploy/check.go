@@ -54,12 +54,13 @@ const (
 	CheckAPI        = "api"        // kinds that are served, removed, or deprecated
 	CheckAccess     = "access"     // permissions
 	CheckTwice      = "twice"      // one resource in two bundles
+	CheckDefaults   = "defaults"   // two default classes of a kind
 	CheckImages     = "images"     // by the caller: that images are where the references point to
 	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
 )
 
 // Checks are all of them.
-var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckImages, CheckPlatforms}
+var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckImages, CheckPlatforms}
 
 // CheckOptions are for Check and Plan. The zero value works.
 type CheckOptions struct {
@@ -119,6 +120,7 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 		{CheckKubernetes, s.checkVersion},
 		{CheckAPI, s.checkAPI},
 		{CheckTwice, s.checkTwice},
+		{CheckDefaults, s.checkDefaults},
 		{CheckAccess, s.checkAccess},
 		{CheckPlatforms, func(ctx context.Context, _ *looked) ([]Finding, error) { return s.checkPlatforms(ctx, opts.Images) }},
 	} {
@@ -140,6 +142,7 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 // looked is what the checks share.
 type looked struct {
 	resources [][]ResourceID // by job
+	defaults  [][]ResourceID // the default classes among them
 	defined   [][]definition // by job
 	aggregate []map[schema.GroupVersion]bool
 	served    map[schema.GroupVersionKind]metav1.APIResource
@@ -157,6 +160,7 @@ func (s *session) look(ctx context.Context) (*looked, error) {
 			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		ids := make([]ResourceID, 0, len(resources))
+		var defaults []ResourceID
 		aggregate := map[schema.GroupVersion]bool{}
 		for _, r := range resources {
 			if r.APIGroup() == configGroup && r.Kind() == "Config" {
@@ -167,8 +171,11 @@ func (s *session) look(ctx context.Context) (*looked, error) {
 				aggregate[schema.GroupVersion{Group: group, Version: version}] = true
 			}
 			ids = append(ids, identity(r))
+			if isDefault(r) {
+				defaults = append(defaults, identity(r))
+			}
 		}
-		in.resources = append(in.resources, ids)
+		in.resources, in.defaults = append(in.resources, ids), append(in.defaults, defaults)
 		defined, err := definitions(resources)
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}

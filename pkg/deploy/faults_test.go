@@ -10,6 +10,7 @@ import (
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -333,6 +334,11 @@ func TestOwners(t *testing.T) {
 	r.deleted("edge")
 }
 
+func defaultStorage(name string) string {
+	return "apiVersion: storage.k8s.io/v1\nkind: StorageClass\nprovisioner: a.example/b\nmetadata:\n  name: " + name +
+		"\n  annotations: {storageclass.kubernetes.io/is-default-class: \"true\"}"
+}
+
 func TestChecks(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
@@ -341,8 +347,16 @@ func TestChecks(t *testing.T) {
 		with(unit(1, "old", "1", "apiVersion: policy/v1beta1\nkind: PodDisruptionBudget\nmetadata: {name: a}"), "<1.20"),
 		unit(1, "early", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: a}", configMap("same", "1")),
 		unit(2, "late", "1", crd("lates", "Late", "checks.example"), configMap("same", "1")),
-		unit(3, "fine", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: b}"),
+		unit(3, "fine", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: b}", defaultStorage("fine")),
+		unit(4, "other", "1", defaultStorage("other")),
 	}}
+	classes := r.client.StorageV1().StorageClasses()
+	site := &storagev1.StorageClass{Provisioner: "site.example/disk", ObjectMeta: metav1.ObjectMeta{
+		Name: "site", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"},
+	}}
+	if _, err := classes.Create(t.Context(), site, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	findings, err := r.Check(t.Context(), rt, CheckOptions{Images: []Image{
 		{Bundle: "fine", Name: "arm", Platforms: []string{"linux/arm64"}}, {Bundle: "fine", Name: "all", Platforms: []string{"linux/amd64", "linux/arm64"}},
 	}})
@@ -358,17 +372,22 @@ func TestChecks(t *testing.T) {
 		"error (api): old, PodDisruptionBudget a (policy/v1beta1): policy/v1beta1 PodDisruptionBudget was removed in Kubernetes 1.25",
 		"error (api): early, Late a (checks.example/v1): the cluster does not serve checks.example/v1 Late, and no bundle before brings it; bundle late brings it, but later: require it",
 		"error (twice): late, ConfigMap same (v1): bundle early has it, too",
+		"error (defaults): other, StorageClass other (storage.k8s.io/v1): it is a default class, and so is StorageClass fine (storage.k8s.io/v1) of bundle fine",
+		"warning (defaults): fine, StorageClass fine (storage.k8s.io/v1): it is a default class, and so is StorageClass site of the cluster",
 		"error (platforms): fine: image arm is for linux/arm64, and there are nodes of linux/amd64",
 	} {
 		if i >= len(got) || !strings.HasPrefix(got[i], want) {
 			t.Errorf("finding %d: want %s\nall:\n%s", i, want, strings.Join(got, "\n"))
 		}
 	}
-	if len(got) != 5 {
+	if len(got) != 7 {
 		t.Errorf("findings:\n%s", strings.Join(got, "\n"))
 	}
 	if findings, err = r.Check(t.Context(), rt, CheckOptions{Skip: Checks}); err != nil || len(findings) != 0 {
 		t.Errorf("skipped checks: %v, %v", findings, err)
+	}
+	if err := classes.Delete(t.Context(), "site", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
 	}
 	r.wantBack(before)
 

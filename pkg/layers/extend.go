@@ -1,9 +1,11 @@
 package layers
 
 import (
+	_ "embed" // the schema
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -13,16 +15,33 @@ import (
 
 // extension is a site's own part of the model.
 type extension struct {
-	Layers []struct {
-		Number     *int       `yaml:"number"`
-		Categories []Category `yaml:"categories"`
-	} `yaml:"layers"`
+	Layers []layerExtension `json:"layers" yaml:"layers"`
 }
 
-// Extend adds a site's own categories and products, written as
+// layerExtension is what a site adds to a layer.
+type layerExtension struct {
+	// Number is the layer's, 0 to 6.
+	Number *int `json:"number" yaml:"number" jsonschema:"minimum=0,maximum=6"`
+	// Capabilities are rules about what bundles provide.
+	Capabilities []Capability `json:"capabilities,omitempty" yaml:"capabilities"`
+	// Categories are new ones, and those of the model that get products.
+	Categories []Category `json:"categories,omitempty" yaml:"categories"`
+}
+
+// Schema is the JSON schema (draft 2020-12) of what [Model.Extend] takes.
+func Schema() []byte { return schema }
+
+//go:embed schema.json
+var schema []byte
+
+//go:generate go test -run TestSchemaIsCurrent -update .
+
+// Extend adds a site's own categories, products and rules, written as
 //
 //	layers:
 //	  - number: 3
+//	    capabilities:
+//	      - {name: time, purpose: The one source of time., exclusive: true}
 //	    categories:
 //	      - id: networking          # of the model: gets products
 //	        products: [{id: acme-net, name: Acme Net, delivery: chart}]
@@ -48,7 +67,7 @@ func (m *Model) Extend(name string, data []byte) error {
 		case *l.Number < 0 || *l.Number >= len(next.Layers):
 			problems = append(problems, file.Errorf(manifest.Get(node, "number"), "number is %d, want 0 to %d", *l.Number, len(next.Layers)-1))
 		default:
-			problems = append(problems, next.add(file, node, *l.Number, l.Categories))
+			problems = append(problems, next.add(file, node, *l.Number, l.Capabilities, l.Categories))
 		}
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -73,8 +92,8 @@ type adding struct {
 	names, ids map[string]string // names of products by their ids, and ids by their names, folded
 }
 
-// add puts categories that node has in its field of that name into a layer.
-func (m *Model) add(file *manifest.File, node *yaml.Node, layer int, categories []Category) error {
+// add puts what node has in its fields of that name into a layer.
+func (m *Model) add(file *manifest.File, node *yaml.Node, layer int, capabilities []Capability, categories []Category) error {
 	a := &adding{model: m, file: file, categories: map[string]string{}, names: map[string]string{}, ids: map[string]string{}}
 	for _, l := range m.Layers {
 		for _, c := range l.Categories {
@@ -83,6 +102,9 @@ func (m *Model) add(file *manifest.File, node *yaml.Node, layer int, categories 
 				a.names[p.ID], a.ids[fold(p.Name)] = p.Name, p.ID
 			}
 		}
+	}
+	for i, c := range capabilities {
+		a.capability(manifest.Get(node, "capabilities").Content[i], layer, c)
 	}
 	for i, c := range categories {
 		a.category(manifest.Get(node, "categories").Content[i], layer, c)
@@ -99,6 +121,27 @@ func (a *adding) errorf(mapping *yaml.Node, field, format string, args ...any) *
 	problem := a.file.Errorf(node, format, args...)
 	a.problems = append(a.problems, problem)
 	return problem
+}
+
+func (a *adding) capability(node *yaml.Node, layer int, c Capability) {
+	for _, l := range a.model.Layers {
+		if slices.ContainsFunc(l.Capabilities, func(other Capability) bool { return other.Name == c.Name }) {
+			a.errorf(node, "name", "capability %q is there already, in layer %d", c.Name, l.Number)
+			return
+		}
+	}
+	switch {
+	case c.Name == "":
+		a.errorf(node, "name", "name is missing")
+	case !idRule.MatchString(c.Name):
+		a.errorf(node, "name", "capability %q: %s", c.Name, wantedID)
+	case strings.TrimSpace(c.Purpose) == "":
+		a.errorf(node, "purpose", "capability %q has no purpose", c.Name)
+	case !c.Exclusive && !c.Expected:
+		a.errorf(node, "name", "capability %q has no rule: want exclusive or expected", c.Name)
+	default:
+		a.model.Layers[layer].Capabilities = append(a.model.Layers[layer].Capabilities, c)
+	}
 }
 
 func (a *adding) category(node *yaml.Node, layer int, c Category) {

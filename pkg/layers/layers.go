@@ -46,11 +46,13 @@ func Name(number int) string {
 	return all[number].Name
 }
 
-// Component is what ordering needs to know of a bundle. It provides its own name
+// Component is what order and rules need to know of a bundle. It provides its own name
 // besides what it lists.
 type Component struct {
-	Name     string
-	Layer    int
+	Name  string
+	Layer int
+	// Category is where the model has it. The order is the same without.
+	Category string
 	Provides []string
 	Requires []string
 }

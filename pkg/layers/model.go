@@ -23,16 +23,19 @@ type Model struct {
 type LayerModel struct {
 	Layer
 	// Open says that the categories are only examples of what belongs into the layer.
-	Open       bool       `json:"open,omitempty"`
-	Categories []Category `json:"categories"`
+	Open bool `json:"open,omitempty"`
+	// Capabilities are the rules about what bundles of the layer provide.
+	Capabilities []Capability `json:"capabilities,omitempty"`
+	Categories   []Category   `json:"categories"`
 }
 
 // Category is one thing that a runtime needs, for example a service proxy. No other category
 // of any layer has its id or title.
 type Category struct {
-	ID      string `json:"id" yaml:"id"`
-	Title   string `json:"title" yaml:"title"`
-	Purpose string `json:"purpose" yaml:"purpose"`
+	ID string `json:"id" yaml:"id" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"`
+	// Title and Purpose are those of the model where it has the category already.
+	Title   string `json:"title,omitempty" yaml:"title"`
+	Purpose string `json:"purpose,omitempty" yaml:"purpose"`
 	// Questions are what has to be decided before a product is chosen.
 	Questions []string  `json:"questions,omitempty" yaml:"questions"`
 	Products  []Product `json:"products,omitempty" yaml:"products"`
@@ -41,11 +44,11 @@ type Category struct {
 // Product is something that fills a category. A product of several categories has one id and
 // one name in all of them; how it is delivered and the rest may differ.
 type Product struct {
-	ID   string `json:"id" yaml:"id"`
+	ID   string `json:"id" yaml:"id" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"`
 	Name string `json:"name" yaml:"name"`
 	// Aliases are other names under which it is looked for.
 	Aliases  []string `json:"aliases,omitempty" yaml:"aliases"`
-	Delivery Delivery `json:"delivery" yaml:"delivery"`
+	Delivery Delivery `json:"delivery" yaml:"delivery" jsonschema:"enum=manifests,enum=chart,enum=node,enum=service,enum=client,enum=standard,enum=retired"`
 	// Provides are capabilities that others can require, as in [Component].
 	Provides []string `json:"provides,omitempty" yaml:"provides"`
 	// Note says what remains in the cluster, why it is retired and the like.
@@ -74,11 +77,12 @@ var modelFiles embed.FS
 
 // layerFile is how a layer is written down.
 type layerFile struct {
-	Number     int        `yaml:"number"`
-	Name       string     `yaml:"name"`
-	Purpose    string     `yaml:"purpose"`
-	Open       bool       `yaml:"open"`
-	Categories []Category `yaml:"categories"`
+	Number       int          `yaml:"number"`
+	Name         string       `yaml:"name"`
+	Purpose      string       `yaml:"purpose"`
+	Open         bool         `yaml:"open"`
+	Capabilities []Capability `yaml:"capabilities"`
+	Categories   []Category   `yaml:"categories"`
 }
 
 var embedded = sync.OnceValues(func() (*Model, error) {
@@ -98,7 +102,7 @@ var embedded = sync.OnceValues(func() (*Model, error) {
 			return nil, file.Errorf(manifest.Get(file.Documents[0], "number"), "number is %d, want %d", l.Number, number)
 		}
 		m.Layers = append(m.Layers, LayerModel{Layer: Layer{l.Number, l.Name, l.Purpose}, Open: l.Open})
-		if err := m.add(file, file.Documents[0], number, l.Categories); err != nil {
+		if err := m.add(file, file.Documents[0], number, l.Capabilities, l.Categories); err != nil {
 			return nil, err
 		}
 	}
@@ -119,6 +123,7 @@ func (m *Model) clone() *Model {
 	c := &Model{Layers: slices.Clone(m.Layers)}
 	for i := range c.Layers {
 		c.Layers[i].Categories = slices.Clone(c.Layers[i].Categories)
+		c.Layers[i].Capabilities = slices.Clone(c.Layers[i].Capabilities)
 		for j := range c.Layers[i].Categories {
 			category := &c.Layers[i].Categories[j]
 			category.Products = slices.Clone(category.Products)

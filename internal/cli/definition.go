@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+// isDefinition says whether an argument is a definition's file or folder, and no reference.
+func isDefinition(at string) bool {
+	if strings.HasPrefix(at, "oci:") {
+		return false
+	}
+	if ext := filepath.Ext(at); ext == ".yaml" || ext == ".yml" {
+		return true
+	}
+	info, err := os.Stat(at)
+	return err == nil && info.IsDir()
+}
+
+// outline is what a definition says, or what an artifact says of its own.
+func (a *app) outline(ctx context.Context, at string) (*build.Outline, error) {
+	if isDefinition(at) {
+		o, err := a.buildOptions()
+		if err != nil {
+			return nil, err
+		}
+		return build.Read(ctx, at, o)
+	}
+	o, err := a.open(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	set, err := bundle.OpenSet(ctx, o.store, o.root)
+	if err != nil {
+		return nil, err
+	}
+	outline := &build.Outline{Metadata: set.Root.Metadata(), Single: set.Root.Bundle != nil}
+	if set.Root.Runtime != nil {
+		outline.Provided, outline.Exceptions = set.Root.Runtime.Provided, bundle.Excepted(set.Root.Runtime.Exceptions)
+	}
+	for _, b := range set.Bundles {
+		outline.Bundles = append(outline.Bundles, b.Bundle)
+	}
+	return outline, nil
+}

@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/bundles"
+	"krtpkg.dev/krtpkg/internal/starter"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+type initOptions struct {
+	name, version, from, answers string
+	choose, because              []string
+	model                        modelFlag
+	yes, force                   bool
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var o initOptions
+	cmd := &cobra.Command{
+		Use:   "init [FOLDER]",
+		Short: "begin a runtime: decide what fills the layers, and write its definition",
+		Long: `Init writes runtime.yaml, which says of each bundle why it is there, the ready bundles that
+it names into bundles/, as the beginning of your own, and DECISIONS.md, with what was decided
+for each category of the layers and which questions are open.
+
+On a terminal it asks. Without one, or with --choose, --answers or --yes, it takes the ready
+runtime of --from with the decisions of --answers, and those of --choose before all. A product
+with no ready bundle is noted where its bundle belongs; one that is no bundle at all, a service
+or software of the nodes, comes from outside (spec.provided). What bundles require is added
+where one ready bundle alone provides it.`,
+		Example: `  krtpkg init
+  krtpkg init shop --from edge --choose networking=antrea --why 'networking=network policies'
+  krtpkg init --from none --choose networking=outside --choose certificate-management=cert-manager
+  krtpkg init --answers answers.yaml`,
+		GroupID: groupMake,
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.init(cmd.Context(), filepath.Clean(cmp.Or(slices.Concat(args, []string{"."})[0], ".")), &o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.name, "name", "", "the runtime's name (default: the folder's)")
+	flags.StringVar(&o.version, "version", "", "the runtime's version (default 0.1.0)")
+	flags.StringVar(&o.from, "from", "", "the ready runtime to begin with: edge (default), enterprise, air-gapped, or none")
+	flags.StringVar(&o.answers, "answers", "", "file with decisions, as docs/LAYERS.md shows")
+	flags.StringArrayVar(&o.choose, "choose", nil, "decide as CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or CATEGORY=none")
+	flags.StringArrayVar(&o.because, "why", nil, "say why, as CATEGORY=TEXT")
+	flags.BoolVarP(&o.yes, "yes", "y", false, "don't ask")
+	flags.BoolVar(&o.force, "force", false, "write over files that are there")
+	o.model.add(flags)
+	return cmd
+}
+
+func (a *app) init(ctx context.Context, folder string, o *initOptions) error {
+	model, err := o.model.load()
+	if err != nil {
+		return err
+	}
+	ready, err := bundles.All()
+	if err != nil {
+		return err
+	}
+	answers, err := o.read(model, folder)
+	if err != nil {
+		return err
+	}
+	if a.ui.IsTerminal() && !o.yes && o.answers == "" && len(o.choose) == 0 {
+		w := walk{ui: a.ui, model: model, ready: ready, answers: answers}
+		if err := w.all(ctx); err != nil {
+			return err
+		}
+	}
+	if answers.From == "none" {
+		answers.From = ""
+	}
+	start, err := starter.New(model, ready, answers)
+	if err != nil {
+		return err
+	}
+	files, err := start.Files()
+	if err != nil {
+		return err
+	}
+	if err := writeStart(folder, files, o.force); err != nil {
+		return err
+	}
+	a.begun(folder, start, len(files))
+	return nil
+}
+
+// read puts the answers together from the file and the flags.
+func (o *initOptions) read(model *layers.Model, folder string) (*starter.Answers, error) {
+	answers := &starter.Answers{}
+	if o.answers != "" {
+		data, err := os.ReadFile(o.answers)
+		if err != nil {
+			return nil, err
+		}
+		if answers, err = starter.Parse(o.answers, data, model); err != nil {
+			return nil, err
+		}
+	}
+	for _, text := range o.choose {
+		if err := answers.Choose(text, model); err != nil {
+			return nil, &usageError{fmt.Errorf("--choose %w", err)}
+		}
+	}
+	for _, text := range o.because {
+		if err := answers.Because(text, model); err != nil {
+			return nil, &usageError{fmt.Errorf("--why %w", err)}
+		}
+	}
+	absolute, err := filepath.Abs(folder)
+	if err != nil {
+		return nil, err
+	}
+	answers.Name = cmp.Or(o.name, answers.Name, spelled(filepath.Base(absolute)))
+	answers.Version = cmp.Or(o.version, answers.Version, "0.1.0")
+	answers.From = cmp.Or(o.from, answers.From, "edge")
+	return answers, nil
+}
+
+// spelled makes a name of what a folder is called.
+func spelled(folder string) string {
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(folder))
+	return cmp.Or(strings.Trim(name, "-"), "runtime")
+}
+
+// writeStart puts files below a folder, or none of them if one is there already.
+func writeStart(folder string, files []starter.File, force bool) error {
+	if !force {
+		for _, f := range files {
+			at := filepath.Join(folder, filepath.FromSlash(f.Path))
+			if _, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("%s is there already: take another folder, or write over it with --force", at)
+			}
+		}
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, f := range files {
+		at := filepath.FromSlash(f.Path)
+		if err := root.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			return err
+		}
+		if err := root.WriteFile(at, f.Data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begun says what was written and what comes next.
+func (a *app) begun(folder string, s *starter.Start, files int) {
+	a.ui.Say("wrote %s, DECISIONS.md and %s in %s", filepath.Join(folder, "runtime.yaml"), plural(len(s.Bundles), "bundle"), plural(files-2, "file"))
+	for _, w := range s.Wanting {
+		a.ui.Note("%s has no ready bundle: write it, see docs/DEFINITIONS.md", w.Product.Name)
+	}
+	for _, absent := range s.Absent() {
+		a.ui.Note("%v: choose a product, or --choose %s=outside if the platform brings it", absent, absent.Category)
+	}
+	if unpinned := s.Unpinned(); len(unpinned) > 0 {
+		a.ui.Note("not pinned: %s; krtpkg update -f %s does it on a connected machine", strings.Join(unpinned, ", "), filepath.Join(folder, "runtime.yaml"))
+	}
+	a.ui.Say("next: krtpkg layers check %[1]s, krtpkg build -f %[1]s", filepath.Join(folder, "runtime.yaml"))
+}

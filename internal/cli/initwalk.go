@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"krtpkg.dev/krtpkg/bundles"
+	"krtpkg.dev/krtpkg/internal/starter"
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+// walk asks for the decisions, category by category.
+type walk struct {
+	ui      *ui.UI
+	model   *layers.Model
+	ready   []bundles.Ready
+	answers *starter.Answers
+	// there are the bundles of the ready runtime.
+	there []bundles.Use
+}
+
+func (w *walk) all(ctx context.Context) error {
+	for _, field := range []struct {
+		question string
+		value    *string
+	}{
+		{"Name of the runtime", &w.answers.Name},
+		{"Ready runtime to begin with: edge, enterprise, air-gapped or none", &w.answers.From},
+	} {
+		answer, err := w.ui.Ask(ctx, fmt.Sprintf("%s [%s]:", field.question, *field.value))
+		if err != nil {
+			return err
+		}
+		*field.value = cmp.Or(answer, *field.value)
+	}
+	if w.answers.From != "none" {
+		var err error
+		if w.there, err = bundles.Runtime(w.answers.From, w.ready); err != nil {
+			return fmt.Errorf("no ready runtime is called %q", w.answers.From)
+		}
+	}
+	w.ui.Note("\nFor each category: products by number or name, with commas between; \"outside\" if it comes\n" +
+		"from elsewhere; \"none\" for nothing yet; ENTER for what is there; \"done\" to stop asking.")
+	for _, l := range w.model.Layers {
+		for _, c := range l.Categories {
+			done, err := w.category(ctx, l, c)
+			if err != nil || done {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// category asks about one until the answer can be taken.
+func (w *walk) category(ctx context.Context, l layers.LayerModel, c layers.Category) (done bool, err error) {
+	w.ui.Note("\nLayer %d, %s: %s. %s", l.Number, l.Name, c.Title, c.Purpose)
+	for _, q := range c.Questions {
+		w.ui.Note("  ? %s", q)
+	}
+	for i, p := range c.Products {
+		w.ui.Note("  %d %s%s", i+1, p.Name, w.mark(l.Number, c, p))
+	}
+	for {
+		answer, err := w.ui.AskText(ctx, fmt.Sprintf("%s [%s]:", c.Title, w.now(c)))
+		switch {
+		case err != nil || answer == "done":
+			return true, endOfInput(err)
+		case answer == "":
+			return false, nil
+		}
+		if err := w.answers.Choose(c.ID+"="+numbered(answer, c), w.model); err != nil {
+			w.ui.Note("%v", err)
+			continue
+		}
+		return false, w.reasons(ctx, c)
+	}
+}
+
+// reasons asks why, and the questions.
+func (w *walk) reasons(ctx context.Context, c layers.Category) error {
+	d := w.answers.Decisions[c.ID]
+	why, err := w.ui.AskText(ctx, "Why:")
+	if err := endOfInput(err); err != nil {
+		return err
+	}
+	d.Why, d.Answers = why, nil
+	for _, q := range c.Questions {
+		answer, err := w.ui.AskText(ctx, q)
+		if err := endOfInput(err); err != nil {
+			return err
+		}
+		d.Answers = append(d.Answers, answer)
+	}
+	w.answers.Decisions[c.ID] = d
+	return nil
+}
+
+// endOfInput takes the end of what is typed for the end of the questions.
+func endOfInput(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// now is what fills a category without an answer.
+func (w *walk) now(c layers.Category) string {
+	var names []string
+	for _, u := range w.there {
+		if u.Category == c.ID {
+			names = append(names, u.Product)
+		}
+	}
+	return cmp.Or(strings.Join(names, ", "), "none")
+}
+
+// mark says how a product is delivered and whether there is a bundle for it.
+func (w *walk) mark(layer int, c layers.Category, p layers.Product) string {
+	if p.Delivery == layers.Retired {
+		return " (retired)"
+	}
+	i := slices.IndexFunc(w.ready, func(r bundles.Ready) bool { return r.Layer == layer && r.Category == c.ID && r.Product == p.ID })
+	switch {
+	case i < 0:
+		return fmt.Sprintf(" (%s)", p.Delivery)
+	case !w.ready[i].Pinned:
+		return fmt.Sprintf(" (%s, ready, not pinned)", p.Delivery)
+	}
+	return fmt.Sprintf(" (%s, ready)", p.Delivery)
+}
+
+// numbered turns the numbers of an answer into ids.
+func numbered(answer string, c layers.Category) string {
+	parts := strings.Split(answer, ",")
+	for i, part := range parts {
+		if n, err := strconv.Atoi(strings.TrimSpace(part)); err == nil && n >= 1 && n <= len(c.Products) {
+			parts[i] = c.Products[n-1].ID
+		}
+	}
+	return strings.Join(parts, ",")
+}

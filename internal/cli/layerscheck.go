@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+func (a *app) layersCheckCommand(model *modelFlag) *cobra.Command {
+	var format ui.Format
+	cmd := &cobra.Command{
+		Use:   "check REFERENCE|DEFINITION",
+		Short: "show how a runtime fills the categories, and what breaks the rules of the layers",
+		Long: `Check shows for each category of the layers which bundle of a runtime fills it, whether a
+service elsewhere does, whether it comes from outside (spec.provided of the runtime names the
+category, a product of it, or what only its products provide), whether several bundles share
+it, or nothing is there.
+
+It fails where a rule is broken: two bundles provide what a runtime has once (a primary
+network, a default storage class, an ingress class), nothing provides what every runtime stands
+on, a requirement is not met, or bundles require each other in a cycle.
+
+A definition is read without fetching its sources.`,
+		Example: `  krtpkg layers check runtime.yaml
+  krtpkg layers check registry.example/krt/edge:1.0.0`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := model.load()
+			if err != nil {
+				return err
+			}
+			view, err := a.coverage(cmd.Context(), m, args[0])
+			if err != nil {
+				return err
+			}
+			if err := a.ui.Result(format, view, func(w io.Writer) { showCoverage(w, view) }); err != nil {
+				return err
+			}
+			return errors.Join(view.problems...)
+		},
+	}
+	outputFlag(cmd, &format)
+	return cmd
+}
+
+// coverageView is how a runtime fills the layers, for programs.
+type coverageView struct {
+	Name       string            `json:"name"`
+	Version    string            `json:"version"`
+	Categories []layers.Coverage `json:"categories"`
+	// Problems are the rules that are broken.
+	Problems []string `json:"problems"`
+
+	problems []error
+}
+
+func (a *app) coverage(ctx context.Context, model *layers.Model, at string) (*coverageView, error) {
+	all, err := readyBundles()
+	if err != nil {
+		return nil, err
+	}
+	outline, err := a.outline(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	if outline.Single {
+		return nil, &usageError{fmt.Errorf("%s is a bundle: only a runtime fills the layers", at)}
+	}
+	components := outline.Components()
+	v := &coverageView{
+		Name: outline.Metadata.Name, Version: outline.Metadata.Version,
+		Categories: model.Cover(components, outline.Provided, all.product), Problems: []string{},
+	}
+	v.problems = model.Conflicts(components, outline.Exceptions...)
+	for _, absent := range model.Absent(components, outline.Provided) {
+		v.problems = append(v.problems, fmt.Errorf("%w: add one of %s, or list %s in spec.provided if the platform brings it",
+			absent, strings.Join(absent.Products, ", "), absent.Capability))
+	}
+	if _, err := layers.Order(components, outline.Provided...); err != nil {
+		v.problems = append(v.problems, err)
+	}
+	for _, p := range v.problems {
+		v.Problems = append(v.Problems, p.Error())
+	}
+	return v, nil
+}
+
+func showCoverage(w io.Writer, v *coverageView) {
+	count := map[layers.State]int{}
+	fmt.Fprintf(w, "LAYER\tCATEGORY\tSTATE\tBY\n")
+	for _, c := range v.Categories {
+		count[c.State]++
+		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\n", c.Layer, layers.Name(c.Layer), c.Category, c.State, strings.Join(c.By, ", "))
+	}
+	fmt.Fprintf(w, "\n%d categories: %d with a bundle, %d with several, %d by a service, %d from outside, %d empty\n",
+		len(v.Categories), count[layers.Filled], count[layers.Several], count[layers.Served], count[layers.Outside], count[layers.Empty])
+}

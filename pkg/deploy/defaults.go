@@ -1,0 +1,92 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// marks are the annotations that make a class the default of its kind.
+var marks = map[string]string{
+	"StorageClass": "storageclass.kubernetes.io/is-default-class",
+	"IngressClass": "ingressclass.kubernetes.io/is-default-class",
+}
+
+// isDefault says whether a resource is the default class of its kind.
+func isDefault(r kappres.Resource) bool {
+	mark, is := marks[r.Kind()]
+	return is && r.Annotations()[mark] == "true"
+}
+
+// checkDefaults refuses two default classes of a kind in a runtime: which one holds would depend
+// on which is newer. One that the cluster has besides may be what the runtime is to replace.
+func (s *session) checkDefaults(ctx context.Context, in *looked) ([]Finding, error) {
+	var found []Finding
+	first := map[string]defaultClass{}
+	for i, j := range s.jobs {
+		for _, r := range in.defaults[i] {
+			bundle := j.outcome().Bundle
+			if other, there := first[r.Kind]; there && other.id.Name != r.Name {
+				found = append(found, Finding{Severity: Wrong, Bundle: bundle, Resource: r.String(), Message: fmt.Sprintf(
+					"it is a default class, and so is %s of bundle %s", other.id, other.bundle)})
+				continue
+			}
+			first[r.Kind] = defaultClass{bundle: bundle, id: r}
+		}
+	}
+	if len(first) == 0 {
+		return found, nil
+	}
+	there, err := s.cluster.defaultClasses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, kind := range []string{"StorageClass", "IngressClass"} {
+		ours, is := first[kind]
+		for _, name := range there[kind] {
+			if is && name != ours.id.Name {
+				found = append(found, Finding{Severity: Warning, Bundle: ours.bundle, Resource: ours.id.String(), Message: fmt.Sprintf(
+					"it is a default class, and so is %s %s of the cluster", kind, name)})
+			}
+		}
+	}
+	return found, nil
+}
+
+type defaultClass struct {
+	bundle string
+	id     ResourceID
+}
+
+// defaultClasses are the names of the cluster's default classes, by kind; none of those that
+// this user may not list.
+func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, error) {
+	all := map[string][]string{}
+	add := func(kind string, o metav1.Object) {
+		if o.GetAnnotations()[marks[kind]] == "true" {
+			all[kind] = append(all[kind], o.GetName())
+		}
+	}
+	storage, err := c.client.StorageV1().StorageClasses().List(quiet(ctx), metav1.ListOptions{})
+	if err != nil && !apierrors.IsForbidden(err) {
+		return nil, fmt.Errorf("list the storage classes: %w", err)
+	}
+	if err == nil {
+		for i := range storage.Items {
+			add("StorageClass", &storage.Items[i])
+		}
+	}
+	ingress, err := c.client.NetworkingV1().IngressClasses().List(quiet(ctx), metav1.ListOptions{})
+	if err != nil && !apierrors.IsForbidden(err) {
+		return nil, fmt.Errorf("list the ingress classes: %w", err)
+	}
+	if err == nil {
+		for i := range ingress.Items {
+			add("IngressClass", &ingress.Items[i])
+		}
+	}
+	return all, nil
+}
