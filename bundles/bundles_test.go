@@ -15,6 +15,7 @@ import (
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/bundles"
+	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
@@ -140,7 +141,7 @@ var unpinned = []string{
 // Every bundle whose data is in the corpus builds without a network and renders.
 func TestReadyBundlesBuild(t *testing.T) {
 	t.Parallel()
-	site := workspace(t)
+	site := bundletest.Workspace(t)
 	var refused []string
 	for _, r := range all(t) {
 		if !r.Pinned {
@@ -174,7 +175,7 @@ func TestReadyBundlesBuild(t *testing.T) {
 // The ready runtimes build in an order that holds.
 func TestReadyRuntimesBuild(t *testing.T) {
 	t.Parallel()
-	site := workspace(t)
+	site := bundletest.Workspace(t)
 	for runtime, least := range map[string]int{"edge": 8, "enterprise": 30, "air-gapped": 10} {
 		t.Run(runtime, func(t *testing.T) {
 			t.Parallel()
@@ -183,8 +184,8 @@ func TestReadyRuntimesBuild(t *testing.T) {
 				if _, err := build.Build(t.Context(), definition, options(t)); err == nil || !strings.Contains(err.Error(), "pinned by digest") {
 					t.Errorf("the registry is not pinned, and it builds: %v", err)
 				}
-				standInFor(t, filepath.Join(site, "3-cluster-services/container-registry/harbor"))
-				standInFor(t, filepath.Join(site, "4-security-and-observability/application-catalog/artifact-hub"))
+				bundletest.StandInFor(t, filepath.Join(site, "3-cluster-services/container-registry/harbor"))
+				bundletest.StandInFor(t, filepath.Join(site, "4-security-and-observability/application-catalog/artifact-hub"))
 			}
 			built, err := build.Build(t.Context(), definition, options(t))
 			if err != nil {
@@ -241,9 +242,21 @@ func provides(t *testing.T, r bundles.Ready) []string {
 	return d.Bundle.Spec.Provides
 }
 
+// siteValues are what a site has to say.
+const siteValues = `
+github-deploy-key: {privateKey: a-key}
+s3-bucket: {accessKey: a-name, secretKey: a-key}
+velero: {accessKey: a-name, secretKey: a-key}
+openstack-trove-database: {username: shop, password: a-password}
+`
+
 func renders(t *testing.T, built *build.Built) {
 	t.Helper()
-	files, err := render.Bundle(built.Content, nil, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
+	values, err := render.ParseValues("site.yaml", []byte(siteValues))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := render.Bundle(built.Content, values, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +271,7 @@ func options(t *testing.T) build.Options {
 		Open: func(_ context.Context, ref, _ string) (content.Fetcher, ocispec.Descriptor, error) {
 			return nil, ocispec.Descriptor{}, fmt.Errorf("%s is not there", ref)
 		},
-		Sources: source.Fetcher{Mirrors: mirrors(t)},
+		Sources: source.Fetcher{Mirrors: bundletest.Mirrors(t)},
 	}
 }
 

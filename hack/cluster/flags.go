@@ -31,9 +31,8 @@ func (c *cluster) apiServerFlags(port, etcd int) []string {
 		"--permit-port-sharing", // see reservePort
 		// A loopback address is no valid endpoint of the Service "kubernetes".
 		"--endpoint-reconciler-type=none",
-		// Loopback, where nobody answers: the API server calls webhooks at these addresses, and
-		// is refused at once instead of waiting for packets that a network swallows.
-		"--service-cluster-ip-range=127.96.0.0/16",
+		"--service-cluster-ip-range=" + serviceRange.String(),
+		"--egress-selector-config-file=" + c.path("egress.yaml"),
 		"--authorization-mode=Node,RBAC",
 		"--allow-privileged=true",
 		"--client-ca-file=" + c.path("pki", "ca.crt"),
@@ -88,7 +87,8 @@ func (c *cluster) kwokFlags() []string {
 		"--config=" + c.path("kwok.yaml"),
 		"--manage-all-nodes=false",
 		"--manage-nodes-with-annotation-selector=" + nodeAnnotation + "=" + nodeAnnotationValue,
-		"--node-ip=127.0.0.1",
+		// No node has a loopback address: endpoints with one are invalid. Nothing listens there.
+		"--node-ip=192.0.2.1",
 		"--cidr=10.244.0.0/16",
 		"--node-lease-duration-seconds=40",
 	}

@@ -25,15 +25,15 @@ const frontProxyName = "front-proxy-client"
 // writePKI makes the keys and certificates of a run in dir, and a kubeconfig for server
 // whose user may do everything. The components use that one too: the controller manager
 // must have all of its controllers' rights when they share its account, and an
-// account for each buys nothing here.
-func writePKI(dir, kubeconfig, server string) error {
+// account for each buys nothing here. It returns the cluster's authority.
+func writePKI(dir, kubeconfig, server string) (*authority, error) {
 	ca, err := newAuthority("kubernetes")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	frontProxyCA, err := newAuthority("front-proxy")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	serving, err := ca.issue(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: "kube-apiserver"},
@@ -43,31 +43,31 @@ func writePKI(dir, kubeconfig, server string) error {
 			"kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	admin, err := ca.issue(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: "kubernetes-admin", Organization: []string{"system:masters"}},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	frontProxy, err := frontProxyCA.issue(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: frontProxyName},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	serviceAccounts, err := newKey()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	serviceAccountsPEM, err := keyPEM(serviceAccounts)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(
+	return ca, errors.Join(
 		ca.write(dir, "ca"),
 		os.WriteFile(filepath.Join(dir, "front-proxy-ca.crt"), frontProxyCA.certPEM, 0o600),
 		serving.write(dir, "apiserver"),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +57,8 @@ type cluster struct {
 	dir  string
 	fail context.CancelCauseFunc // takes the reason why the run cannot go on
 
+	answering func() error // ends the services
+
 	mu      sync.Mutex
 	running []*process // in the order of their start
 	ending  bool
@@ -76,7 +79,11 @@ func (c *cluster) start(ctx context.Context, nodes int) error {
 	if err != nil {
 		return err
 	}
-	if err := writePKI(c.path("pki"), c.path("kubeconfig"), fmt.Sprintf("https://127.0.0.1:%d", apiPort)); err != nil {
+	authority, err := writePKI(c.path("pki"), c.path("kubeconfig"), fmt.Sprintf("https://127.0.0.1:%d", apiPort))
+	if err != nil {
+		return err
+	}
+	if err := c.serveServices(authority); err != nil {
 		return err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", c.path("kubeconfig"))
@@ -115,6 +122,22 @@ func (c *cluster) start(ctx context.Context, nodes int) error {
 		return err
 	}
 	return waitUsable(ctx, client, nodes)
+}
+
+// serveServices answers for the pods' services until the run ends.
+func (c *cluster) serveServices(a *authority) error {
+	// The path of a socket has some 100 bytes, and a folder of tests may have more.
+	dir, err := os.MkdirTemp("", "krtpkg")
+	if err != nil {
+		return err
+	}
+	socket := filepath.Join(dir, "egress")
+	answering, err := (&services{authority: a, certs: map[string]*tls.Certificate{}}).serve(socket)
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	c.answering = func() error { return errors.Join(answering.Close(), os.RemoveAll(dir)) }
+	return os.WriteFile(c.path("egress.yaml"), fmt.Appendf(nil, egressConfig, socket), 0o600)
 }
 
 // prepareDir refuses the folder of another run: its data belongs to other keys.
@@ -205,5 +228,8 @@ func (c *cluster) next() *process {
 func (c *cluster) stop() {
 	for p := c.next(); p != nil; p = c.next() {
 		p.stop()
+	}
+	if c.answering != nil {
+		_ = c.answering()
 	}
 }

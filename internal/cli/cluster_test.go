@@ -3,7 +3,6 @@ package cli_test
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,10 +14,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
+	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/imagetest"
@@ -34,7 +35,7 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 	edge := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
 	s := newSite(t)
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig,
-		"KRTPKG_IMAGE_MIRROR=*="+vendor.Host+"/mirror", "KRTPKG_SOURCE_MIRROR="+sourceMirrors(t))
+		"KRTPKG_IMAGE_MIRROR=*="+vendor.Host+"/mirror", bundletest.Variable(t))
 	root, err := hack.Root()
 	if err != nil {
 		t.Fatal(err)
@@ -200,33 +201,6 @@ func (s *site) otherKey() string {
 	return "other.pub"
 }
 
-// sourceMirrors sends the URLs of bundles/ to where the corpus lies beside the
-// checkout. Without a corpus there is no mirror, and the build fetches from upstream.
-func sourceMirrors(t *testing.T) string {
-	t.Helper()
-	root, err := hack.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	corpus := filepath.Join(root, "../shared/upstream")
-	if dir := os.Getenv("KRTPKG_TEST_UPSTREAM"); dir != "" {
-		corpus = dir
-	}
-	if _, err := os.Stat(corpus); err != nil {
-		return ""
-	}
-	list, err := os.ReadFile(filepath.Join(root, "bundles/mirrors.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var mirrors []string
-	for line := range strings.Lines(string(list)) {
-		prefix, dir, _ := strings.Cut(strings.TrimSpace(line), " ")
-		mirrors = append(mirrors, prefix+"="+filepath.Join(corpus, dir)+"/")
-	}
-	return strings.Join(mirrors, ",")
-}
-
 // watcher looks at the API server itself.
 type watcher struct {
 	t         *testing.T
@@ -268,6 +242,45 @@ func (w *watcher) playLoadBalancer() {
 			service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.10"}}
 			// A conflict brings another event, and with it another try.
 			_, _ = w.client.CoreV1().Services(service.Namespace).UpdateStatus(w.t.Context(), service, metav1.UpdateOptions{})
+		}
+	}()
+}
+
+// playStorage gives each claim a volume, as the provisioner of a real cluster does, and takes it
+// away with the claim.
+func (w *watcher) playStorage() {
+	claims, err := w.client.CoreV1().PersistentVolumeClaims("").Watch(w.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		volumes := w.client.CoreV1().PersistentVolumes()
+		for event := range claims.ResultChan() {
+			claim, ok := event.Object.(*corev1.PersistentVolumeClaim)
+			if !ok {
+				continue
+			}
+			name := "of-" + string(claim.UID)
+			if event.Type == watch.Deleted {
+				_ = volumes.Delete(w.t.Context(), name, metav1.DeleteOptions{})
+				continue
+			}
+			if claim.Spec.VolumeName != "" {
+				continue
+			}
+			class := ""
+			if claim.Spec.StorageClassName != nil {
+				class = *claim.Spec.StorageClassName
+			}
+			// That it is there already is as well.
+			_, _ = volumes.Create(w.t.Context(), &corev1.PersistentVolume{
+				ObjectMeta: metav1.ObjectMeta{Name: name},
+				Spec: corev1.PersistentVolumeSpec{
+					StorageClassName: class, AccessModes: claim.Spec.AccessModes, Capacity: corev1.ResourceList(claim.Spec.Resources.Requests),
+					ClaimRef:               &corev1.ObjectReference{Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID},
+					PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/nowhere"}},
+				},
+			}, metav1.CreateOptions{})
 		}
 	}()
 }

@@ -16,7 +16,7 @@ import (
 // find lists what the target will render names, with the defaults of the templates' values.
 // Each document has to be a Kubernetes resource.
 func (a *assembly) find() ([]images.Found, error) {
-	rendered, err := render.Templates(a.Content, nil)
+	rendered, err := render.Defaults(a.Content)
 	if err != nil {
 		return nil, place(a.definition, []any{"spec", "sources"}, err)
 	}

@@ -151,6 +151,8 @@ type Helm struct {
 	Release string `json:"release,omitempty" yaml:"release,omitempty" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]{0\\,51}[a-z0-9])?$"`
 	// Namespace is the namespace of the release; default when empty.
 	Namespace string `json:"namespace,omitempty" yaml:"namespace,omitempty" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]{0\\,61}[a-z0-9])?$"`
+	// CreateNamespace adds the namespace to what the chart renders, as few charts do.
+	CreateNamespace bool `json:"createNamespace,omitempty" yaml:"createNamespace,omitempty"`
 	// Kubernetes is the version of the cluster that the chart is told, for example 1.34.0.
 	Kubernetes string `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty" jsonschema:"pattern=^v?[0-9]+\\.[0-9]+(\\.[0-9]+)?$"`
 	// APIVersions are told to the chart as served by the cluster besides Kubernetes' own.

@@ -135,6 +135,9 @@ func (s *Source) checkRendering(report func(field, format string, args ...any)) 
 	if s.Helm != nil && engine != TemplateHelm {
 		report("helm", "helm goes with the template helm")
 	}
+	if s.Helm != nil && s.Helm.CreateNamespace && (s.Helm.Namespace == "" || s.Helm.Namespace == "default") {
+		report("helm", "createNamespace goes with a namespace of its own")
+	}
 }
 
 // landing is the folder or file below config/ that the source goes to by default.

@@ -382,7 +382,8 @@ func (e *engine) change(p *parts, target kapp.App, set clusterapply.ClusterChang
 }
 
 // rules are for what kapp's own leave out: of a CustomResourceDefinition that is too large for
-// kapp to remember what was applied of it, what the API server fills in would differ each time.
+// kapp to remember what was applied of it, what the API server fills in would differ each time;
+// and the tokens that the cluster puts into the Secrets of service accounts would be taken out.
 const rules = `apiVersion: kapp.k14s.io/v1alpha1
 kind: Config
 rebaseRules:
@@ -391,6 +392,17 @@ rebaseRules:
   sources: [new, existing]
   resourceMatchers:
   - apiVersionKindMatcher: {apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition}
+- paths:
+  - [data]
+  - [metadata, annotations, kubernetes.io/service-account.uid]
+  - [metadata, labels, kubernetes.io/legacy-token-last-used]
+  type: copy
+  sources: [new, existing]
+  resourceMatchers:
+  - andMatcher:
+      matchers:
+      - apiVersionKindMatcher: {apiVersion: v1, kind: Secret}
+      - hasAnnotationMatcher: {keys: [kubernetes.io/service-account.name]}
 `
 
 // withRules reads the Config documents among resources, and adds rules.

@@ -43,6 +43,14 @@ func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) 
 // Templates renders what the target renders of a bundle, with values as a YAML file (nil for
 // their defaults), and leaves images as they are. Files come out sorted by path.
 func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
+	return templates(b, values, false)
+}
+
+// Defaults is [Templates] for a build: values that a site has to set, because a rule of the
+// schema refuses their defaults, have those.
+func Defaults(b *bundle.Content) ([]bundle.File, error) { return templates(b, nil, true) }
+
+func templates(b *bundle.Content, values []byte, unset bool) ([]bundle.File, error) {
 	inputs, rendered, err := targets(b)
 	if err != nil {
 		return nil, err
@@ -53,6 +61,7 @@ func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
 			takes = true
 			in.Values = append(in.Values, values)
 		}
+		in.Unset = unset
 		out, err := Render(in.Input)
 		if err != nil {
 			return nil, fmt.Errorf("render %s: %w", in.at, err)

@@ -76,6 +76,9 @@ func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
 		return nil, fmt.Errorf("helm made a %T of the chart", released)
 	}
 	var out bytes.Buffer
+	if options.CreateNamespace {
+		fmt.Fprintf(&out, "---\n# Source: helm.createNamespace\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: %s\n", install.Namespace)
+	}
 	fmt.Fprintln(&out, strings.TrimSpace(r.Manifest))
 	for _, hook := range r.Hooks {
 		if !slices.Contains(hook.Events, release.HookTest) {

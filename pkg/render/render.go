@@ -29,6 +29,9 @@ type Input struct {
 	Values [][]byte
 	// Overlays are files of ytt overlays, by paths as ytt shall have them.
 	Overlays []bundle.File
+	// Unset says that a site's values are still to come: they are not held against the rules of
+	// ytt's schema, which may want what has no default.
+	Unset bool
 }
 
 // Render makes the plain manifests of a source. One without template, patches and overlays
@@ -92,9 +95,9 @@ func (in Input) change(out []bundle.File) ([]bundle.File, error) {
 	case len(in.Overlays) == 0, s.Template == bundle.TemplateYTT && len(s.Patches) == 0:
 		return out, nil
 	case s.Template == "":
-		return overlaid(out, in.Overlays, in.values())
+		return overlaid(out, in.Overlays, in.values(), in.Unset)
 	}
-	return overlaid(out, in.Overlays, nil)
+	return overlaid(out, in.Overlays, nil, in.Unset)
 }
 
 // values are the documents of values that hold any.

@@ -31,13 +31,13 @@ func ytt(in Input) ([]bundle.File, error) {
 		}
 		inputs = append(inputs, more...)
 	}
-	out, err := runYTT(inputs, in.values(), template.NewOptions())
+	out, err := runYTT(inputs, in.values(), yttOptions(in.Unset))
 	return yttOutput(out, err)
 }
 
 // overlaid applies ytt overlays to plain manifests. In these nothing is a template, whatever
 // their comments look like.
-func overlaid(plain, overlays []bundle.File, values [][]byte) ([]bundle.File, error) {
+func overlaid(plain, overlays []bundle.File, values [][]byte, unset bool) ([]bundle.File, error) {
 	var resources, rest []bundle.File
 	for _, f := range plain {
 		if !isManifest(f.Path) {
@@ -62,9 +62,16 @@ func overlaid(plain, overlays []bundle.File, values [][]byte) ([]bundle.File, er
 	if err != nil {
 		return nil, err
 	}
-	out, err := runYTT(append(inputs, more...), values, template.NewOptions())
+	out, err := runYTT(append(inputs, more...), values, yttOptions(unset))
 	rendered, err := yttOutput(out, err)
 	return append(rendered, rest...), err
+}
+
+// yttOptions are those of a run, without the rules of the values' schema where these are unset.
+func yttOptions(unset bool) *template.Options {
+	options := template.NewOptions()
+	options.DataValuesFlags.SkipValidation = unset
+	return options
 }
 
 // yttFiles are files as ytt takes them, in the order of their paths as of a folder.

@@ -1,0 +1,226 @@
+// Package bundletest makes the ready bundles buildable without a network: their sources come from
+// the corpus.
+package bundletest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/bundles"
+	"krtpkg.dev/krtpkg/internal/corpus"
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/source"
+)
+
+// Mirrors sends what the definitions fetch to the corpus, as bundles/mirrors.txt says.
+func Mirrors(t testing.TB) []source.Mirror {
+	t.Helper()
+	root, err := hack.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := os.ReadFile(filepath.Join(root, "bundles/mirrors.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []source.Mirror
+	for line := range strings.Lines(string(list)) {
+		prefix, folder, found := strings.Cut(strings.TrimSpace(line), " ")
+		if !found {
+			t.Fatalf("mirrors.txt: %q is no prefix and folder", line)
+		}
+		all = append(all, source.Mirror{Prefix: prefix, Replacement: corpus.Dir(t) + "/" + folder})
+	}
+	return all
+}
+
+// Variable is what Mirrors are as $KRTPKG_SOURCE_MIRROR.
+func Variable(t testing.TB) string {
+	t.Helper()
+	var all []string
+	for _, m := range Mirrors(t) {
+		all = append(all, m.Prefix+"="+m.Replacement)
+	}
+	return "KRTPKG_SOURCE_MIRROR=" + strings.Join(all, ",")
+}
+
+// Workspace is a copy of the ready definitions. The corpus has the files of repositories but not
+// their commits: where a definition names a commit, the copy has the corpus's files of it beside
+// it instead.
+func Workspace(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, bundles.Files); err != nil {
+		t.Fatal(err)
+	}
+	err := fs.WalkDir(bundles.Files, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.Name() != "bundle.yaml" {
+			return err
+		}
+		d, err := read(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		var changed bool
+		for i := range d.Bundle.Spec.Sources {
+			s := &d.Bundle.Spec.Sources[i]
+			if s.Git == "" {
+				continue
+			}
+			changed = true
+			if err := vendor(t, filepath.Join(dir, path.Dir(name)), s); err != nil {
+				return err
+			}
+		}
+		if !changed {
+			return nil
+		}
+		return write(filepath.Join(dir, name), d)
+	})
+	if err == nil {
+		prometheus := filepath.Join(dir, "4-security-and-observability/metrics/prometheus/manifests/setup/prometheuses.yaml")
+		err = os.WriteFile(prometheus, []byte(prometheuses), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// prometheuses stands in for a definition of 600 KB that the corpus left out.
+const prometheuses = `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: prometheuses.monitoring.coreos.com}
+spec:
+  group: monitoring.coreos.com
+  names: {kind: Prometheus, listKind: PrometheusList, plural: prometheuses, singular: prometheus}
+  scope: Namespaced
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+`
+
+// vendor makes a source of a commit one of a folder beside the definition. A kustomization comes
+// with the folders beside it, which it names.
+func vendor(t testing.TB, beside string, s *bundle.Source) error {
+	t.Helper()
+	folder, root := s.Root, ""
+	if s.Template == bundle.TemplateKustomize {
+		folder, root = path.Dir(s.Root), path.Base(s.Root)
+	}
+	url := strings.Replace(s.Git, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + s.Commit + "/" + folder
+	for _, m := range Mirrors(t) {
+		rest, matches := strings.CutPrefix(url, m.Prefix)
+		if !matches {
+			continue
+		}
+		copied := path.Base(folder)
+		if err := os.CopyFS(filepath.Join(beside, copied), os.DirFS(m.Replacement+rest)); err != nil {
+			return err
+		}
+		s.Dir, s.Root, s.Git, s.Ref, s.Commit = copied, root, "", "", ""
+		return nil
+	}
+	t.Errorf("%s is pinned, and mirrors.txt has no folder for %s", beside, url)
+	return nil
+}
+
+// StandInFor gives a bundle a manifest of its own for what it would fetch.
+func StandInFor(t testing.TB, dir string) {
+	t.Helper()
+	file := filepath.Join(dir, "bundle.yaml")
+	d, err := read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Bundle.Spec.Sources = []bundle.Source{{File: "standin.yaml"}}
+	manifest := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: standin, namespace: default}\n"
+	if err := errors.Join(write(file, d), os.WriteFile(filepath.Join(dir, "standin.yaml"), []byte(manifest), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// digests in references to images, which no stand-in can have.
+var digests = regexp.MustCompile(`([\w.-]+(?:/[\w.-]+)+)@sha256:[0-9a-f]{64}`)
+
+// Loosen lets stand-ins take the places of images that manifests name by digest: the bundles of a
+// workspace get copies of such files that name them by a tag. It returns the paths of the bundles.
+func Loosen(t testing.TB, workspace string) []string {
+	t.Helper()
+	all, err := bundles.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var changed []string
+	for _, r := range all {
+		if loosen(t, filepath.Join(workspace, filepath.FromSlash(r.Path))) {
+			changed = append(changed, r.Path)
+		}
+	}
+	return changed
+}
+
+func loosen(t testing.TB, dir string) (changed bool) {
+	t.Helper()
+	file := filepath.Join(dir, "bundle.yaml")
+	d, err := read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range d.Bundle.Spec.Sources {
+		s := &d.Bundle.Spec.Sources[i]
+		for _, m := range Mirrors(t) {
+			rest, matches := strings.CutPrefix(s.URL, m.Prefix)
+			if s.URL == "" || s.SHA256 == "" || !matches {
+				continue
+			}
+			text, err := os.ReadFile(m.Replacement + rest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if loose := digests.ReplaceAll(text, []byte("${1}:stand-in")); !bytes.Equal(loose, text) {
+				name := fmt.Sprintf("%d-%s", i, path.Base(s.URL))
+				if err := os.WriteFile(filepath.Join(dir, name), loose, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				s.URL, s.SHA256, s.File, changed = "", "", name, true
+			}
+			break
+		}
+	}
+	if changed {
+		if err := write(file, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return changed
+}
+
+func read(file string) (*bundle.Definition, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return bundle.Parse(file, data)
+}
+
+func write(file string, d *bundle.Definition) error {
+	data, err := yaml.Marshal(d.Bundle)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, data, 0o600)
+}
