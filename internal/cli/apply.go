@@ -95,9 +95,8 @@ type prepared struct {
 	set      *bundle.Set
 	verified string
 	images   *located
-	// platforms and findings are of the images.
-	platforms []deploy.Image
-	findings  []deploy.Finding
+	// look says to look whether the images are there.
+	look bool
 }
 
 // whom gives whom to trust, which has to be said; nil for nobody.
@@ -127,17 +126,24 @@ func (a *app) prepare(ctx context.Context, reference string, policy *trust.Polic
 			return nil, err
 		}
 	}
-	p := &prepared{opened: at, verified: verified}
+	p := &prepared{opened: at, verified: verified, look: !slices.Contains(f.skip, deploy.CheckImages)}
 	if p.set, err = bundle.OpenSet(ctx, at.store, at.root); err != nil {
 		return nil, err
 	}
-	if p.images, err = a.locate(ctx, at, p.set); err != nil {
-		return nil, err
-	}
-	if !slices.Contains(f.skip, deploy.CheckImages) {
-		p.platforms, p.findings, err = a.lookAtImages(ctx, at, p.set, p.images)
-	}
+	p.images, err = a.locate(ctx, at, p.set)
 	return p, err
+}
+
+// looked is what a look at the images found, with the logins of a cluster.
+func (p *prepared) looked(ctx context.Context, a *app, cluster *deploy.Cluster, rt deploy.Runtime) ([]deploy.Image, []deploy.Finding, error) {
+	if !p.look {
+		return nil, nil, nil
+	}
+	logins, err := cluster.PullSecrets(ctx, rt)
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.lookAtImages(ctx, p.set, p.images, logins)
 }
 
 // importFirst brings an archive to a registry and gives the same root there.
@@ -263,11 +269,15 @@ func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *prepared,
 func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prepared, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {
 	options, stop := o.cluster.options(a)
 	defer stop()
-	findings, err := cluster.Check(ctx, rt, deploy.CheckOptions{Options: options, Skip: o.site.skip, Images: p.platforms})
+	images, found, err := p.looked(ctx, a, cluster, rt)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.sayFindings(slices.Concat(p.findings, findings)); err != nil {
+	findings, err := cluster.Check(ctx, rt, deploy.CheckOptions{Options: options, Skip: o.site.skip, Images: images})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.sayFindings(slices.Concat(found, findings)); err != nil {
 		return nil, err
 	}
 	apply := deploy.ApplyOptions{

@@ -58,13 +58,17 @@ func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
 	if err != nil {
 		return err
 	}
+	images, found, err := p.looked(ctx, a, cluster, rt)
+	if err != nil {
+		return err
+	}
 	plan, err := cluster.Plan(ctx, rt, deploy.CheckOptions{
-		Options: deploy.Options{Parallel: o.cluster.parallel}, Skip: o.site.skip, Images: p.platforms, TakeOver: o.site.takeOver,
+		Options: deploy.Options{Parallel: o.cluster.parallel}, Skip: o.site.skip, Images: images, TakeOver: o.site.takeOver,
 	})
 	if err != nil {
 		return err
 	}
-	plan.Findings = append(p.findings, plan.Findings...)
+	plan.Findings = append(found, plan.Findings...)
 	if err := a.ui.Result(o.cluster.format, newPlanView(plan), func(w io.Writer) {
 		writePlan(w, plan, o.cluster.full)
 		io.WriteString(w, plan.Count().String()+"\n")

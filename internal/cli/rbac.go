@@ -40,7 +40,6 @@ that they are in. Who makes roles has to hold what they give; so does this accou
 }
 
 func (a *app) rbac(ctx context.Context, reference, account, namespace string, o *siteFlags) error {
-	o.skip = []string{deploy.CheckImages}
 	policy, err := a.whom(ctx, o)
 	if err != nil {
 		return err

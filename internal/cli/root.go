@@ -154,11 +154,15 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // client reaches registries with the settings of the command line, the environment and the
 // config file.
-func (a *app) client() (*registry.Client, error) {
+func (a *app) client() (*registry.Client, error) { return a.clientWith(nil) }
+
+// clientWith is a client with logins before those of the user, as docker configs.
+func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
 	if err := a.settings.load(os.Getenv); err != nil {
 		return nil, err
 	}
 	options := a.settings.registry
+	options.Logins = logins
 	options.UserAgent = "krtpkg/" + version()
 	options.StateDir = registry.DefaultStateDir()
 	return registry.New(options)

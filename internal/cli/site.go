@@ -157,11 +157,11 @@ func (r *rendering) needs() ([][]string, error) {
 	return names, nil
 }
 
-// lookAtImages finds out which images are where the cluster would pull them from, and for which
-// platforms they are. One that is not there is wrong; that a registry can't be asked from here
-// does not say that the nodes can't.
-func (a *app) lookAtImages(ctx context.Context, at *opened, set *bundle.Set, l *located) ([]deploy.Image, []deploy.Finding, error) {
-	client, err := a.client()
+// lookAtImages finds out which images are where the cluster would pull them from, with its logins
+// before this user's, and for which platforms they are. One that is not there is wrong; that a
+// registry can't be asked from here does not say that the nodes can't.
+func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, logins [][]byte) ([]deploy.Image, []deploy.Finding, error) {
+	client, err := a.clientWith(logins)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -180,11 +180,11 @@ func (a *app) lookAtImages(ctx context.Context, at *opened, set *bundle.Set, l *
 	}
 	for _, image := range imagesOf(set) {
 		group.Go(func() error {
-			var store oras.ReadOnlyTarget = at.store
-			var err error
-			if !l.beside[image.DigestStr()] {
-				store, err = client.Repository(ctx, image.Context().Name())
+			repository := image.Context().Name()
+			if l.beside[image.DigestStr()] {
+				repository = l.repository
 			}
+			store, err := client.Repository(ctx, repository)
 			var platforms []string
 			if err == nil {
 				platforms, err = platformsOf(ctx, store, image.DigestStr())

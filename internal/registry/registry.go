@@ -25,6 +25,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"krtpkg.dev/krtpkg/internal/layout"
@@ -41,6 +42,9 @@ type Options struct {
 	InsecureSkipTLSVerify bool
 	// CAFile holds more certificate authorities to trust, as PEM.
 	CAFile string
+	// Logins are docker configs (the JSON of config.json) whose logins come before those of docker's and
+	// podman's files, for the hosts that they name.
+	Logins [][]byte
 	// Mirrors say where workload images are fetched from.
 	Mirrors []Mirror
 	// UserAgent is sent with each request.
@@ -58,6 +62,7 @@ type Options struct {
 // Client reaches registries. It is safe for concurrent use.
 type Client struct {
 	options Options
+	logins  []credentials.Store
 	roots   *x509.CertPool
 
 	mu    sync.Mutex
@@ -81,6 +86,13 @@ func New(options Options) (*Client, error) {
 		c.options.Backoff = func(attempt int) time.Duration { return retry.DefaultBackoff(attempt, nil) }
 	}
 	sessions{options.StateDir}.clean()
+	for i, config := range options.Logins {
+		store, err := credentials.NewMemoryStoreFromDockerConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("login %d: %w", i+1, err)
+		}
+		c.logins = append(c.logins, store)
+	}
 	var err error
 	if c.roots, err = x509.SystemCertPool(); err != nil {
 		c.roots = x509.NewCertPool()
@@ -154,7 +166,7 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 	client := &auth.Client{
 		Client:     &http.Client{Transport: &retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff} }}},
 		Cache:      auth.NewCache(),
-		Credential: credential,
+		Credential: c.credential,
 		Header:     http.Header{},
 	}
 	if c.options.UserAgent != "" {
@@ -204,8 +216,18 @@ func certDirs() []string {
 	return dirs
 }
 
-// credential asks docker's and podman's login files and credential helpers.
-func credential(ctx context.Context, address string) (auth.Credential, error) {
+// credential asks the logins of the options, and then docker's and podman's login files and
+// credential helpers.
+func (c *Client) credential(ctx context.Context, address string) (auth.Credential, error) {
+	host := address
+	if host == "registry-1.docker.io" {
+		host = name.DefaultRegistry
+	}
+	for _, store := range c.logins {
+		if found, err := store.Get(ctx, host); err != nil || found != auth.EmptyCredential {
+			return found, err
+		}
+	}
 	registry, err := name.NewRegistry(address, name.WeakValidation)
 	if err != nil {
 		return auth.EmptyCredential, err

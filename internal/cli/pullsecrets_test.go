@@ -1,0 +1,63 @@
+package cli_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+// A plan looks for images with the login that the nodes would pull them with.
+func TestPullSecrets(t *testing.T) {
+	t.Parallel()
+	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, Auth: registrytest.Basic})
+	cluster := clustertest.Start(t)
+	w := newWatcher(t, cluster)
+	s := newSite(t, "ghcr.io/example/web:1.0")
+	s.env = append(append(s.env, registry.Env(t)...), "KUBECONFIG="+cluster.Kubeconfig)
+	s.write("shop/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: shop, version: 1.0.0}\nspec: {layer: 6, sources: [{file: all.yaml}]}\n",
+		"shop/all.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: shop}\nspec:\n  selector: {matchLabels: {app: web}}\n"+
+			"  template:\n    metadata: {labels: {app: web}}\n    spec: {containers: [{name: main, image: ghcr.io/example/web:1.0}]}\n")
+	s.ok("build", "-f", "shop")
+	reference := registry.Host + "/site/shop:1.0.0"
+	s.ok("push", "oci:dist:1.0.0", reference)
+
+	ctx := t.Context()
+	if _, err := w.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	plan := func(what string, refused bool) {
+		t.Helper()
+		r := s.run("plan", "--allow-unsigned", reference)
+		if said := strings.Contains(r.stdout+r.stderr, "whether image "+registry.Host+"/site/shop@sha256:"); r.code != 0 || said != refused {
+			t.Errorf("%s: exit code %d, says that the image can't be seen: %t, want %t\n%s%s", what, r.code, said, refused, r.stdout, r.stderr)
+		}
+	}
+	plan("no pull secret, so with the user's login", false)
+
+	secrets := w.client.CoreV1().Secrets("shop")
+	login := func(password string) *corev1.Secret {
+		return &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: "site"}, Type: corev1.SecretTypeDockerConfigJson,
+			StringData: map[string]string{corev1.DockerConfigJsonKey: fmt.Sprintf(`{"auths":{%q:{"username":%q,"password":%q}}}`, registry.Host, registry.Username, password)},
+		}
+	}
+	if _, err := secrets.Create(ctx, login("wrong"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	accounts := w.client.CoreV1().ServiceAccounts("shop")
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}, ImagePullSecrets: []corev1.LocalObjectReference{{Name: "site"}, {Name: "absent"}}}
+	if _, err := accounts.Update(ctx, account, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	plan("a pull secret that the registry refuses", true)
+	if _, err := secrets.Update(ctx, login(registry.Password), metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	plan("the right one", false)
+}

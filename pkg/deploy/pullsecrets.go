@@ -1,0 +1,174 @@
+package deploy
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// PullSecrets are the logins that the nodes would pull a runtime's images with, as docker configs
+// (the JSON of config.json): the pull secrets of its pods and of their service accounts, from the
+// cluster, or from the runtime itself. What this user may not read is left out, as is what is not
+// there.
+func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([][]byte, error) {
+	p := pulling{secrets: map[named][]byte{}, accounts: map[named][]string{}, wanted: map[named]bool{}, by: map[named]bool{}}
+	for _, u := range rt.Units {
+		resources, err := readResources(u.Manifests)
+		if err != nil {
+			return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
+		}
+		for _, r := range resources {
+			p.add(r.Kind(), named{r.Namespace(), r.Name()}, r.DeepCopyRaw())
+		}
+	}
+	for account := range p.by {
+		names, ours := p.accounts[account]
+		if !ours {
+			there, err := c.client.CoreV1().ServiceAccounts(account.namespace).Get(quiet(ctx), account.name, metav1.GetOptions{})
+			if unreadable(err) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("get service account %s in namespace %s: %w", account.name, account.namespace, err)
+			}
+			names = references(there.ImagePullSecrets)
+		}
+		for _, name := range names {
+			p.wanted[named{account.namespace, name}] = true
+		}
+	}
+	var logins [][]byte
+	for _, at := range sortedNames(p.wanted) {
+		login, ours := p.secrets[at]
+		if !ours {
+			there, err := c.client.CoreV1().Secrets(at.namespace).Get(quiet(ctx), at.name, metav1.GetOptions{})
+			if unreadable(err) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("get secret %s in namespace %s: %w", at.name, at.namespace, err)
+			}
+			login = dockerConfig(there.Data)
+		}
+		if login != nil {
+			logins = append(logins, login)
+		}
+	}
+	return logins, nil
+}
+
+// unreadable says that there is nothing, or nothing for this user.
+func unreadable(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) }
+
+// named is an object of a namespace.
+type named struct{ namespace, name string }
+
+// pulling is what a runtime's manifests say of how its images are pulled.
+type pulling struct {
+	secrets  map[named][]byte   // logins that the runtime brings
+	accounts map[named][]string // pull secrets of service accounts that it brings
+	wanted   map[named]bool     // pull secrets of its pods
+	by       map[named]bool     // service accounts of its pods
+}
+
+func (p *pulling) add(kind string, at named, raw map[string]any) {
+	if at.namespace == "" {
+		at.namespace = "default"
+	}
+	switch kind {
+	case "Secret":
+		data := map[string][]byte{}
+		for key, value := range texts(raw["data"]) {
+			data[key], _ = base64.StdEncoding.DecodeString(value)
+		}
+		for key, value := range texts(raw["stringData"]) {
+			data[key] = []byte(value)
+		}
+		p.secrets[at] = dockerConfig(data)
+	case "ServiceAccount":
+		p.accounts[at] = namesOf(raw["imagePullSecrets"])
+	default:
+		p.pods(at.namespace, raw)
+	}
+}
+
+// pods looks for pods' specs anywhere in a value: what has containers.
+func (p *pulling) pods(namespace string, value any) {
+	switch v := value.(type) {
+	case map[string]any:
+		if _, is := v["containers"].([]any); is {
+			for _, name := range namesOf(v["imagePullSecrets"]) {
+				p.wanted[named{namespace, name}] = true
+			}
+			account, _ := v["serviceAccountName"].(string)
+			if account == "" {
+				account = "default"
+			}
+			p.by[named{namespace, account}] = true
+		}
+		for _, inner := range v {
+			p.pods(namespace, inner)
+		}
+	case []any:
+		for _, inner := range v {
+			p.pods(namespace, inner)
+		}
+	}
+}
+
+// texts are the texts of a mapping.
+func texts(value any) map[string]string {
+	all := map[string]string{}
+	mapping, _ := value.(map[string]any)
+	for key, v := range mapping {
+		if text, is := v.(string); is {
+			all[key] = text
+		}
+	}
+	return all
+}
+
+// namesOf are the names of a list of references.
+func namesOf(value any) (names []string) {
+	list, _ := value.([]any)
+	for _, entry := range list {
+		if name := texts(entry)["name"]; name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func references(list []corev1.LocalObjectReference) (names []string) {
+	for _, r := range list {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+// dockerConfig is the login in a Secret's data, or nil. The older form is what is below auths in the
+// newer one.
+func dockerConfig(data map[string][]byte) []byte {
+	if config := data[corev1.DockerConfigJsonKey]; config != nil {
+		return config
+	}
+	old := data[corev1.DockerConfigKey]
+	if !json.Valid(old) {
+		return nil
+	}
+	return slices.Concat([]byte(`{"auths":`), old, []byte(`}`))
+}
+
+func sortedNames(set map[named]bool) []named {
+	return slices.SortedFunc(maps.Keys(set), func(a, b named) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.name, b.name))
+	})
+}
