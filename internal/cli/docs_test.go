@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
 	"krtpkg.dev/krtpkg/internal/sigstoretest"
 )
@@ -76,7 +79,13 @@ func play(t *testing.T, root string, blocks [][]string) {
 		s.env = append(s.env, "VAULT_ADDR="+v.address, "VAULT_TOKEN="+v.token)
 	}
 	if strings.Contains(text.String(), "krtpkg apply") {
-		s.env = append(s.env, "KUBECONFIG="+clustertest.Start(t).Kubeconfig)
+		cluster := clustertest.Start(t)
+		s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
+		newWatcher(t, cluster).playLoadBalancer()
+	}
+	var sources string // of ready bundles, for tests without a network
+	if strings.Contains(text.String(), "krtpkg build -f plant") {
+		sources = s.readySources()
 	}
 	for _, tool := range []string{"cosign2", "cosign3", "imgpkg", "oras", "regctl"} {
 		if regexp.MustCompile(`(?m)^\$ ` + tool + " ").MatchString(text.String()) {
@@ -91,6 +100,9 @@ func play(t *testing.T, root string, blocks [][]string) {
 			for line := range strings.Lines(content) {
 				if command, ok := strings.CutPrefix(line, "$ "); ok && !strings.HasPrefix(command, "make ") {
 					s.typed(command)
+					if sources != "" && strings.HasPrefix(command, "krtpkg init plant ") {
+						s.vendored("plant", sources)
+					}
 				}
 			}
 		case file != "":
@@ -110,6 +122,41 @@ func (s *site) sigstore() []string {
 	return []string{"https://fulcio.example", f.URL, "https://rekor.example", f.URL, "https://tsa.example/timestamp", f.Timestamp}
 }
 
+// readySources are the ready bundles with their sources from the corpus; their images are stood in
+// for.
+func (s *site) readySources() string {
+	s.t.Helper()
+	workspace := bundletest.Workspace(s.t)
+	images := registrytest.Start(s.t, registrytest.Options{Kind: registrytest.Olareg})
+	s.env = append(s.env, bundletest.Variable(s.t))
+	for _, definition := range []string{"runtimes/edge", "3-cluster-services/networking/antrea"} {
+		s.standIn(images.Host, filepath.Join(workspace, definition))
+	}
+	if err := imagetest.Registry(s.t.Context(), images.Host, "ghcr.io/example/web:1.0"); err != nil {
+		s.t.Fatal(err)
+	}
+	s.env = append(s.env, "KRTPKG_IMAGE_MIRROR=*="+images.Host)
+	return workspace
+}
+
+// vendored gives the bundles of a runtime their sources from the corpus.
+func (s *site) vendored(folder, workspace string) {
+	s.t.Helper()
+	found, err := filepath.Glob(filepath.Join(s.path(folder), "bundles/*/*/*"))
+	if err != nil || len(found) == 0 {
+		s.t.Fatalf("no bundles in %s: %v", folder, err)
+	}
+	for _, bundle := range found {
+		rest, err := filepath.Rel(filepath.Join(s.path(folder), "bundles"), bundle)
+		if err == nil {
+			err = errors.Join(os.RemoveAll(bundle), os.CopyFS(bundle, os.DirFS(filepath.Join(workspace, rest))))
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
 // lookup is the last value of a variable in the site's environment.
 func (s *site) lookup(name string) (value string) {
 	for _, v := range s.env {
@@ -123,6 +170,7 @@ func (s *site) lookup(name string) (value string) {
 // typed runs a line in a shell.
 func (s *site) typed(line string) {
 	s.t.Helper()
+	s.t.Logf("$ %s", strings.TrimSpace(line))
 	cmd := exec.Command("sh", "-euc", line)
 	cmd.Dir, cmd.Env = s.dir, s.env
 	var out bytes.Buffer

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
 // graphKinds are the forms of a graph for people and for programs that draw.
@@ -30,8 +32,8 @@ func (a *app) graphCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "graph REFERENCE|DEFINITION",
 		Short: "draw a runtime: its layers, the bundles in them, and what each requires",
-		Long: `Graph draws the bundles of a runtime in their layers, with versions, the number of images,
-whether there is a signature, and lines to what each requires. It verifies no signature: that
+		Long: `Graph draws the bundles of a runtime in their layers, with versions, the number of images and
+the bytes of them where all are in the same place, whether there is a signature, and lines to what each requires. It verifies no signature: that
 is what verify does.
 
 A definition is drawn without fetching its sources, so nothing is known of its images.
@@ -130,26 +132,57 @@ func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {
 	}
 	m := set.Root.Metadata()
 	g := &graph.Graph{Name: m.Name, Version: m.Version, Signed: signed}
+	weigh, err := weigher(ctx, o)
+	if err != nil {
+		return nil, err
+	}
 	var components []layers.Component
-	all := map[digest.Digest]bool{}
+	var all, everything []digest.Digest
 	for _, b := range set.Bundles {
 		components = append(components, b.Bundle.Component())
 		node := newNode(b.Bundle)
-		own := map[digest.Digest]bool{}
-		for _, image := range b.Images.Digests() {
-			own[digest.Digest(image.DigestStr())], all[digest.Digest(image.DigestStr())] = true, true
-		}
-		count := len(own)
-		node.Images, node.Signed = &count, signed
+		own := digests(b.Images.Digests())
+		node.Images, node.Signed, node.Bytes = count(own), signed, weigh(append(own, b.Descriptor.Digest))
+		all, everything = append(all, own...), append(append(everything, own...), b.Descriptor.Digest)
 		g.Nodes = append(g.Nodes, node)
 	}
-	count := len(all)
-	g.Images = &count
+	g.Images, g.Bytes = count(all), weigh(append(everything, o.root.Digest))
 	var provided []string
 	if set.Root.Runtime != nil {
 		provided = set.Root.Runtime.Provided
 	}
 	return g, connect(g, components, provided, set.Root.Bundle != nil)
+}
+
+// weigher gives the bytes of images and bundles, or nil where not all of them are in one place.
+func weigher(ctx context.Context, o *opened) (func([]digest.Digest) *int64, error) {
+	source := transfer.Source{Store: o.store, Root: o.root}
+	plan, err := transfer.NewPlan(ctx, []transfer.Source{source}, transfer.Options{Concurrency: 8, NoImageSignatures: true})
+	var incomplete *transfer.IncompleteError
+	if errors.As(err, &incomplete) {
+		return func([]digest.Digest) *int64 { return nil }, nil
+	}
+	return func(items []digest.Digest) *int64 {
+		size := plan.SizeOf(items...)
+		return &size
+	}, err
+}
+
+func digests(images []name.Digest) (all []digest.Digest) {
+	for _, image := range images {
+		all = append(all, digest.Digest(image.DigestStr()))
+	}
+	return all
+}
+
+// count is how many digests there are, each once.
+func count(list []digest.Digest) *int {
+	different := map[digest.Digest]bool{}
+	for _, d := range list {
+		different[d] = true
+	}
+	n := len(different)
+	return &n
 }
 
 func (a *app) definitionGraph(ctx context.Context, at string) (*graph.Graph, error) {

@@ -48,7 +48,7 @@ type ApplyOptions struct {
 // It cannot undo a request that had been sent.
 //
 // The report is never nil. Errors: [*Error] for each bundle at fault, [*LockedError],
-// [ErrNotConfirmed].
+// [ErrNotConfirmed], [ErrFindings] before it is asked.
 func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Report, error) {
 	report := &Report{Runtime: rt.Name}
 	s, err := c.newSession(ctx, rt, opts.Options)
@@ -59,6 +59,9 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	if opts.Confirm != nil {
 		plan, err := s.plan(ctx)
 		if err != nil {
+			return report, err
+		}
+		if err := Refuse(plan.Findings); err != nil {
 			return report, err
 		}
 		if plan.Any() {

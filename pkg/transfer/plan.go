@@ -394,6 +394,25 @@ func (p *Plan) Size() (total int64) {
 	return total
 }
 
+// SizeOf is the bytes of items with all that they need, each item once; nothing of what is not
+// in the plan.
+func (p *Plan) SizeOf(items ...digest.Digest) (total int64) {
+	seen := map[digest.Digest]bool{}
+	for len(items) > 0 {
+		n := p.nodes[items[0]]
+		items = items[1:]
+		if n == nil || seen[n.desc.Digest] {
+			continue
+		}
+		seen[n.desc.Digest] = true
+		total += n.desc.Size
+		for _, next := range n.next {
+			items = append(items, next.Digest)
+		}
+	}
+	return total
+}
+
 // Fetch gives what is in the plan, from wherever it is, unchecked; blobs of registries and
 // archives seek.
 func (p *Plan) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
