@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	_ "time/tzdata" // CronJobs name time zones
 
@@ -11,6 +12,7 @@ import (
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 	kwokconfig "sigs.k8s.io/kwok/pkg/config"
 	kwok "sigs.k8s.io/kwok/pkg/kwok/cmd"
 	kwoklog "sigs.k8s.io/kwok/pkg/log"
@@ -24,6 +26,7 @@ var components = map[string]func() error{
 	"kube-apiserver":          func() error { return run(apiserver.NewAPIServerCommand()) },
 	"kube-controller-manager": func() error { return run(controllermanager.NewControllerManagerCommand()) },
 	"kube-scheduler":          func() error { return run(scheduler.NewSchedulerCommand()) },
+	"kubelet":                 func() error { return run(kubelet.NewKubeletCommand(context.Background())) },
 	"kwok":                    runKWOK,
 }
 

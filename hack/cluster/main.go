@@ -13,7 +13,8 @@
 //
 //	cluster kube-apiserver --help
 //
-// and the like run one component by itself.
+// and the like run one component by itself; so does cluster kubelet, which up does not start: a
+// node that runs containers joins like any other.
 package main
 
 import (
@@ -30,7 +31,7 @@ import (
 
 const usage = `Usage:
   cluster up --dir RUNDIR [--nodes 2]
-  cluster {etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kwok} [FLAGS]`
+  cluster {etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kwok} [FLAGS]`
 
 func main() {
 	// The kernel ends a child when the thread that started it ends (see detach), so the

@@ -2,5 +2,6 @@
 
 package cli_test
 
-// runSite needs the network namespaces of Linux, as does the test that starts it.
+// runSite and runNode need the namespaces of Linux, as do the tests that start them.
 func runSite() { panic("only on Linux") }
+func runNode() { panic("only on Linux") }

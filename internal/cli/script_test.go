@@ -36,14 +36,14 @@ import (
 
 var update = flag.Bool("update", false, "write what commands print into the scripts' golden files")
 
-// The test binary is krtpkg too, for scripts and for tests that send it signals, and a site
+// The test binary is krtpkg too, for scripts and for tests that send it signals, and sites
 // behind an air gap.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"krtpkg": func() {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		context.AfterFunc(ctx, stop)
 		os.Exit(cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-	}, "krtpkg-site": runSite})
+	}, "krtpkg-site": runSite, "krtpkg-node": runNode})
 }
 
 // The scripts are what users type. Those in registries/ run against each kind of registry.

@@ -52,7 +52,10 @@ type Cluster struct {
 // returns when it is ready for pods. Canceling ctx gives up the start; it has no effect on
 // a cluster that runs. The caller must call Stop. If the process ends without, the cluster
 // does too, soon after.
-func Run(ctx context.Context, dir string) (*Cluster, error) {
+func Run(ctx context.Context, dir string) (*Cluster, error) { return RunNodes(ctx, dir, 2) }
+
+// RunNodes is [Run] with a number of nodes that KWOK plays; real ones can join.
+func RunNodes(ctx context.Context, dir string, nodes int) (*Cluster, error) {
 	program, err := hack.Build(ctx, "cluster")
 	if err != nil {
 		return nil, err
@@ -61,7 +64,7 @@ func Run(ctx context.Context, dir string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Dir: dir, cmd: exec.Command(program, "up", "--dir", dir), stderr: new(bytes.Buffer)}
+	c := &Cluster{Dir: dir, cmd: exec.Command(program, "up", "--dir", dir, "--nodes", strconv.Itoa(nodes)), stderr: new(bytes.Buffer)}
 	c.stop = sync.OnceValue(c.end)
 	c.cmd.Stderr = c.stderr
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {

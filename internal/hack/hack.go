@@ -28,7 +28,7 @@ import (
 //
 // The folder is a Go module. If it has Go files, it is the program; otherwise the one
 // package of its go.mod's tool directive is. A file named ldflags adds linker flags, one
-// named tags build tags.
+// named tags build tags, and one named cgo says that C is a part of it.
 func Build(ctx context.Context, name string) (string, error) {
 	root, err := Root()
 	if err != nil {
@@ -103,7 +103,11 @@ func build(ctx context.Context, dir, out string) error {
 	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-tags", tags, "-ldflags", flags, "-o", out+".tmp", pkg)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	cgo := "CGO_ENABLED=0"
+	if isFile(filepath.Join(dir, "cgo")) {
+		cgo = "CGO_ENABLED=1"
+	}
+	cmd.Env = append(os.Environ(), cgo, "GOWORK=off")
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {

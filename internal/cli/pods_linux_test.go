@@ -1,0 +1,224 @@
+package cli_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/internal/imagetest"
+	"krtpkg.dev/krtpkg/internal/nodetest"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+// Real pods: a node with a kubelet, containerd and runc is in a network of its own, with the
+// site's registry and nothing else. An archive is imported there and applied, the node pulls the
+// images that the bundle locks, and the program in them runs.
+func TestRealPods(t *testing.T) {
+	t.Parallel()
+	for _, tool := range nodetest.Tools { // there is no network to build them with
+		if _, err := hack.Build(t.Context(), tool); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newSite(t)
+	for _, reference := range []string{"ghcr.io/example/web:1.0", "registry.example/pause:1.0"} {
+		if err := imagetest.AddToLayout(s.path("img"), reference, podImage(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.write("web/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: web, version: 1.0.0}\nspec:\n  layer: 6\n  sources: [{file: web.yaml}]\n"+
+		"  images: [{image: 'registry.example/pause:1.0', reason: what nodes hold the namespaces of pods with}]\n",
+		"web/web.yaml", strings.Replace(deploymentOf("web"), "image: 'ghcr.io/example/web:1.0'",
+			"image: 'ghcr.io/example/web:1.0', args: [the bundle runs], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}", 1))
+	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	reference := vendor.Host + "/krt/web:1.0.0"
+	s.ok("build", "-f", "web")
+	s.ok("push", "oci:dist:1.0.0", reference)
+	s.ok("sign", "--key", "cosign.key", reference)
+	s.ok("export", reference, "web-1.0.0.tar")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	site := exec.CommandContext(ctx, "krtpkg-node", s.path("web-1.0.0.tar"), s.path("cosign.pub"), vendor.Host, t.TempDir())
+	site.Env = append(s.env, "KRTPKG_IMAGE_MIRROR=", "HOME="+os.Getenv("HOME"), "XDG_CACHE_HOME="+os.Getenv("XDG_CACHE_HOME"))
+	site.SysProcAttr = &syscall.SysProcAttr{Cloneflags: nodetest.Namespaces, Pdeathsig: syscall.SIGKILL}
+	t.Cleanup(nodetest.RemoveGroups)
+	out, err := site.CombinedOutput()
+	if err != nil {
+		t.Fatalf("the site, which takes root: %v\n%s", err, out)
+	}
+	for _, want := range []string{"no way to the vendor", "signed by", "the pod says: the bundle runs"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+}
+
+// podImage is an image of the program hack/pod.
+func podImage(t *testing.T) v1.ImageIndex {
+	t.Helper()
+	root, err := hack.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	index, err := imagetest.Index(func(p v1.Platform) (v1.Image, error) {
+		program := filepath.Join(dir, p.Architecture)
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./hack/pod")
+		build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0", "GOOS="+p.OS, "GOARCH="+p.Architecture)
+		if out, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("%w\n%s", err, out)
+		}
+		data, err := os.ReadFile(program)
+		if err != nil {
+			return nil, err
+		}
+		return imagetest.Image(p, "pod", 0o755, data, v1.Config{Entrypoint: []string{"/pod"}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+// runNode is the site's side, a process in namespaces of its own: krtpkg-node ARCHIVE KEY VENDOR DIR.
+func runNode() {
+	if err := nodeSide(context.Background(), os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+		fmt.Println("site:", err)
+		os.Exit(1)
+	}
+}
+
+func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error) {
+	if err := loopbackUp(); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	if conn, err := net.DialTimeout("tcp", vendor, time.Second); err == nil {
+		conn.Close()
+		return fmt.Errorf("the vendor's registry %s can be reached", vendor)
+	}
+	fmt.Println("no way to the vendor")
+	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Olareg, Record: true})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, registry.Close()) }()
+	home := registry.Host + "/site/web"
+	if err := krtpkg("import", "--key", key, archive, home); err != nil {
+		return err
+	}
+	images, err := lockedImages(home + ":1.0.0")
+	if err != nil {
+		return err
+	}
+	cluster, err := clustertest.RunNodes(ctx, filepath.Join(dir, "cluster"), 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cluster.Stop()) }()
+	imported := len(registry.Requests())
+	node, err := nodetest.Start(ctx, nodetest.Options{
+		Dir: filepath.Join(dir, "node"), Kubeconfig: cluster.Kubeconfig, CA: filepath.Join(cluster.Dir, "pki", "ca.crt"),
+		Sandbox: home + "@" + images["registry.example/pause"],
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, node.Stop()) }()
+	if err := krtpkg("apply", "--yes", "--key", key, home+":1.0.0", "--kubeconfig", cluster.Kubeconfig, "--wait-timeout", "90s"); err != nil {
+		return fmt.Errorf("%w\n%s", err, node.Logs())
+	}
+	image := images["ghcr.io/example/web"]
+	if err := podRuns(ctx, cluster, home+"@"+image); err != nil {
+		return err
+	}
+	// The node asked the site's registry for them, by digest.
+	for _, digest := range images {
+		asked := func(r registrytest.Request) bool {
+			return r.Method == "GET" && strings.HasSuffix(r.Path, "/v2/site/web/manifests/"+digest)
+		}
+		if !slices.ContainsFunc(registry.Requests()[imported:], asked) {
+			return fmt.Errorf("nobody pulled %s from the site's registry", digest)
+		}
+	}
+	return nil
+}
+
+// lockedImages are the digests that a reference locks, by the images' names.
+func lockedImages(reference string) (map[string]string, error) {
+	out, err := exec.Command("krtpkg", "inspect", reference, "-o", "json").Output()
+	if err != nil {
+		return nil, fmt.Errorf("inspect: %w", err)
+	}
+	var view struct {
+		Bundles []struct {
+			Images []struct{ Reference, Image string }
+		}
+	}
+	if err := json.Unmarshal(out, &view); err != nil {
+		return nil, err
+	}
+	all := map[string]string{}
+	for _, b := range view.Bundles {
+		for _, image := range b.Images {
+			name, _, _ := strings.Cut(image.Reference, ":")
+			_, all[name], _ = strings.Cut(image.Image, "@")
+		}
+	}
+	if len(all) != 2 {
+		return nil, fmt.Errorf("%d images are locked:\n%s", len(all), out)
+	}
+	return all, nil
+}
+
+// podRuns checks the one pod: ready, of the image by its digest, from the site's registry, and
+// answering.
+func podRuns(ctx context.Context, cluster *clustertest.Cluster, image string) error {
+	config, err := cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	pods, err := client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
+	if err != nil || len(pods.Items) != 1 {
+		return fmt.Errorf("%d pods: %w", len(pods.Items), err)
+	}
+	pod := pods.Items[0]
+	status := pod.Status.ContainerStatuses[0]
+	if pod.Status.Phase != corev1.PodRunning || !status.Ready || status.ContainerID == "" || pod.Spec.NodeName != "localhost" {
+		return fmt.Errorf("pod %s does not run: %+v", pod.Name, pod.Status)
+	}
+	if pod.Spec.Containers[0].Image != image || status.ImageID != image {
+		return fmt.Errorf("pod %s has image %s and runs %s, want %s", pod.Name, pod.Spec.Containers[0].Image, status.ImageID, image)
+	}
+	answer, err := http.Get("http://" + net.JoinHostPort(pod.Status.PodIP, "8080"))
+	if err != nil {
+		return fmt.Errorf("ask the pod: %w", err)
+	}
+	defer answer.Body.Close()
+	said, err := io.ReadAll(answer.Body)
+	fmt.Printf("the pod says: %s", said)
+	return err
+}
