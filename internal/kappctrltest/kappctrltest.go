@@ -1,0 +1,304 @@
+// Package kappctrltest runs the real kapp-controller beside the control plane of
+// internal/clustertest: its own manifests, but for the Deployment, whose two containers are
+// processes here, each in a mount namespace of its own that looks as its image does.
+//
+// A test calls [Start], a program [Run]. Making the namespaces takes Linux, and root or user
+// namespaces. The controller and its tools are those of hack/tools; the first use on a machine
+// builds them, which takes minutes.
+package kappctrltest
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/hack"
+)
+
+// The namespaces of the controller, and of repositories whose packages all namespaces see.
+const (
+	Namespace       = "kapp-controller"
+	GlobalNamespace = "kapp-controller-packaging-global"
+)
+
+const (
+	account    = "kapp-controller-sa"
+	controller = "tools/kapp-controller"
+	module     = "github.com/vmware-tanzu/carvel-kapp-controller"
+)
+
+// tools are what the controller starts.
+var tools = []string{"tools/vendir", "tools/imgpkg", "tools/ytt", "tools/kbld", "tools/kapp"}
+
+// overlay takes the Deployment out and leads the API server to the process.
+//
+//go:embed overlay.yaml
+var overlay []byte
+
+// container makes the file system that a container of the image would see.
+//
+//go:embed container.sh
+var container string
+
+// Controller is a running kapp-controller.
+type Controller struct {
+	// Dir is the folder of this run. Its logs folder has one file for each process.
+	Dir string
+
+	processes []*process
+	stop      func() error
+}
+
+// Run starts kapp-controller for a cluster, with files in dir, and returns when its API is
+// served. The caller must call Stop, before it stops the cluster.
+func Run(ctx context.Context, cluster *clustertest.Cluster, dir string) (*Controller, error) {
+	c := &Controller{Dir: dir}
+	c.stop = sync.OnceValue(c.end)
+	if err := c.start(ctx, cluster); err != nil {
+		return nil, errors.Join(fmt.Errorf("kapp-controller: %w\n%s", err, c.Output()), c.Stop())
+	}
+	return c, nil
+}
+
+// Start is [Run] for the time of a test, which fails if the controller does not start. What its
+// processes wrote is shown if the test fails.
+func Start(t testing.TB, cluster *clustertest.Cluster) *Controller {
+	t.Helper()
+	c, err := Run(t.Context(), cluster, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("kapp-controller wrote:\n%s", c.Output())
+		}
+		if err := c.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Stop ends both processes. It fails if one had ended before.
+func (c *Controller) Stop() error { return c.stop() }
+
+func (c *Controller) end() error {
+	var all error
+	for i := len(c.processes) - 1; i >= 0; i-- {
+		all = errors.Join(all, c.processes[i].kill())
+	}
+	return all
+}
+
+// Output is the end of what the processes wrote.
+func (c *Controller) Output() string {
+	var all strings.Builder
+	for _, p := range c.processes {
+		fmt.Fprintf(&all, "%s:\n%s", p.name, p.tail())
+	}
+	return all.String()
+}
+
+func (c *Controller) path(name ...string) string {
+	return filepath.Join(append([]string{c.Dir}, name...)...)
+}
+
+func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) error {
+	bin, err := hack.Build(ctx, controller)
+	if err != nil {
+		return err
+	}
+	var search []string
+	for _, name := range tools {
+		tool, err := hack.Build(ctx, name)
+		if err != nil {
+			return err
+		}
+		search = append(search, filepath.Dir(tool))
+	}
+	for _, sub := range []string{"logs", "account", "room", "sock"} {
+		if err := os.Mkdir(c.path(sub), 0o700); err != nil {
+			return err
+		}
+	}
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	config, err := cluster.RESTConfig()
+	if err != nil {
+		return err
+	}
+	if err := c.install(ctx, cluster, search, port); err != nil {
+		return err
+	}
+	if err := c.writeAccount(ctx, config); err != nil {
+		return err
+	}
+	server, err := url.Parse(config.Host)
+	if err != nil {
+		return err
+	}
+	// A socket's path has some 100 bytes, and a folder of tests may have more: it is in the
+	// room, which is a name of its own.
+	env := []string{
+		"PATH=" + strings.Join(append(search, os.Getenv("PATH")), string(os.PathListSeparator)),
+		"HOME=/home/kapp-controller",
+		"KAPPCTRL_MEM_TMP_DIR=/run/kappctrl",
+		"KAPPCTRL_SIDECAREXEC_SOCK=/run/kappctrl/sidecarexec.sock",
+		"KAPPCTRL_SYSTEM_NAMESPACE=" + Namespace,
+		"KAPPCTRL_API_PORT=" + strconv.Itoa(port),
+		"KUBERNETES_SERVICE_HOST=" + server.Hostname(),
+		"KUBERNETES_SERVICE_PORT=" + server.Port(),
+		// Where the controller writes the authorities of its configuration, as in its image.
+		"SSL_CERT_FILE=/etc/pki/tls/certs/ca-bundle.crt",
+		"SSL_CERT_DIR=/nowhere",
+	}
+	for _, p := range []struct {
+		name string
+		args []string
+	}{
+		{"sidecarexec", []string{"--sidecarexec"}},
+		{"controller", []string{"-packaging-global-namespace=" + GlobalNamespace, "-enable-api-priority-and-fairness=false", "-metrics-bind-address=0"}},
+	} {
+		args := append([]string{"-m"}, namespaced()...)
+		args = append(args, "sh", "-ec", container, "container", c.Dir, bin)
+		started, err := startProcess(p.name, c.path("logs", p.name+".log"), env, "unshare", append(args, p.args...)...)
+		if err != nil {
+			return err
+		}
+		c.processes = append(c.processes, started)
+	}
+	return c.awaitAPI(ctx, config)
+}
+
+// namespaced are the flags for who is not root.
+func namespaced() []string {
+	if os.Getuid() == 0 {
+		return nil
+	}
+	return []string{"--map-root-user"}
+}
+
+// install applies the manifests of the module that the controller is built from.
+func (c *Controller) install(ctx context.Context, cluster *clustertest.Cluster, search []string, port int) error {
+	root, err := hack.Root()
+	if err != nil {
+		return err
+	}
+	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
+	list.Dir = filepath.Join(root, "hack", filepath.FromSlash(controller))
+	list.Env = append(os.Environ(), "GOWORK=off")
+	at, err := output(list, nil)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.path("overlay.yaml"), overlay, 0o600); err != nil {
+		return err
+	}
+	tool := func(name string) string {
+		for i, t := range tools {
+			if filepath.Base(t) == name {
+				return filepath.Join(search[i], name)
+			}
+		}
+		return name
+	}
+	manifests, err := output(exec.CommandContext(ctx, tool("ytt"), "-f", filepath.Join(strings.TrimSpace(string(at)), "config"),
+		"-f", c.path("overlay.yaml"), "--data-value-yaml", "apiPort="+strconv.Itoa(port)), nil)
+	if err != nil {
+		return err
+	}
+	kapp := exec.CommandContext(ctx, tool("kapp"), "deploy", "-a", "kapp-controller", "-f", "-", "--yes", "--wait=false", "--kubeconfig", cluster.Kubeconfig)
+	_, err = output(kapp, manifests)
+	return err
+}
+
+func output(cmd *exec.Cmd, stdin []byte) ([]byte, error) {
+	var said bytes.Buffer
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(stdin), &said
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s%s", filepath.Base(cmd.Path), err, out, said.Bytes())
+	}
+	return out, nil
+}
+
+// writeAccount writes what a pod finds of its service account.
+func (c *Controller) writeAccount(ctx context.Context, config *rest.Config) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	hours := int64(24 * 3600)
+	token, err := client.CoreV1().ServiceAccounts(Namespace).CreateToken(ctx, account,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hours}}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	ca := config.CAData
+	if len(ca) == 0 {
+		if ca, err = os.ReadFile(config.CAFile); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		os.WriteFile(c.path("account", "token"), []byte(token.Status.Token), 0o600),
+		os.WriteFile(c.path("account", "ca.crt"), ca, 0o600),
+		os.WriteFile(c.path("account", "namespace"), []byte(Namespace), 0o600),
+	)
+}
+
+// awaitAPI waits until the API server passes requests for packages on.
+func (c *Controller) awaitAPI(ctx context.Context, config *rest.Config) error {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("its API is not served after 2 minutes"))
+	defer cancel()
+	for {
+		_, err := client.RESTClient().Get().AbsPath("/apis/data.packaging.carvel.dev/v1alpha1/packages").DoRaw(ctx)
+		if err == nil {
+			return nil
+		}
+		for _, p := range c.processes {
+			if p.hasEnded() {
+				return fmt.Errorf("%s has ended", p.name)
+			}
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+// freePort is one that was free a moment ago: the controller can't be told to choose.
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	return port, listener.Close()
+}
