@@ -110,6 +110,9 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 	} else if err := tagLayout(ctx, store, to, built); err != nil {
 		return err
 	}
+	for _, l := range built.Left {
+		a.ui.Note("note: %s is no package for kapp-controller: %s", l.Bundle, l.Reason)
+	}
 	return a.ui.Result(o.format, newBuiltView(to, built), func(w io.Writer) {
 		fmt.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)
 	})
@@ -192,6 +195,15 @@ type builtView struct {
 	Version   string      `json:"version"`
 	Bundles   []builtView `json:"bundles,omitempty"`
 	Images    int         `json:"images"`
+	// Packages are how many of the bundles kapp-controller can install, and Left the others.
+	Packages int        `json:"packages,omitempty"`
+	Left     []leftView `json:"left,omitempty"`
+}
+
+// leftView is a bundle that is no package.
+type leftView struct {
+	Bundle string `json:"bundle"`
+	Reason string `json:"reason"`
 }
 
 func newBuiltView(at place.Place, b *build.Built) builtView {
@@ -212,5 +224,9 @@ func newBuiltView(at place.Place, b *build.Built) builtView {
 		}
 	}
 	v.Images = len(seen)
+	v.Packages = len(b.Bundles) - len(b.Left)
+	for _, l := range b.Left {
+		v.Left = append(v.Left, leftView(l))
+	}
 	return v
 }

@@ -24,6 +24,7 @@ var order = []string{
 	"internal/layout",
 	"pkg/deploy",
 	"pkg/build",
+	"pkg/pkgrepo",
 	"pkg/render",
 	"pkg/serve",
 	"pkg/mirror",

@@ -25,6 +25,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
@@ -57,6 +58,8 @@ type Built struct {
 	*bundle.Content
 	// Bundles are the bundles of a runtime in the order to apply them.
 	Bundles []*Built
+	// Left are the bundles of a runtime that kapp-controller gets no package of.
+	Left []pkgrepo.Left
 }
 
 // definitionFiles are looked for when a path is a folder.
@@ -182,6 +185,7 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 	}
 	built := &bundle.Content{Runtime: lock}
 	sorted := make([]*Built, len(order))
+	packaged := make([]pkgrepo.Bundle, len(order))
 	for i, at := range order {
 		b := bundles[at]
 		sorted[i] = b
@@ -196,8 +200,17 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 			return nil, err
 		}
 		built.Images = append(built.Images, images.Locked{Image: image, Reference: image.Name()})
+		packaged[i] = pkgrepo.Bundle{Content: b.Content, Image: image}
 	}
-	return o.pack(ctx, built, sorted)
+	var left []pkgrepo.Left
+	if built.Files, left, err = pkgrepo.Files(lock.Metadata.Name, packaged, o.Created); err != nil {
+		return nil, err
+	}
+	made, err := o.pack(ctx, built, sorted)
+	if err == nil {
+		made.Left = left
+	}
+	return made, err
 }
 
 // unordered puts an error of [layers.Order] at the runtime's bundles.

@@ -39,7 +39,8 @@ type Content struct {
 	Runtime *RuntimeLock
 	// Images are the workload images of a bundle, or the nested bundles of a runtime.
 	Images images.Lock
-	// Files are what the target renders, below config/ and overlays/.
+	// Files are what the target renders, below config/ and overlays/, and the packages of a
+	// runtime, below packages/.
 	Files []File
 }
 

@@ -34,6 +34,8 @@ const (
 	// OverlaysDir is the folder of the overlays that the target lays over it, each source's
 	// below the source's path.
 	OverlaysDir = "overlays"
+	// PackagesDir is the folder of a runtime's packages, for kapp-controller.
+	PackagesDir = "packages"
 )
 
 // Limits on artifacts that come from outside.

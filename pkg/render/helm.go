@@ -27,9 +27,9 @@ import (
 // manifests is the one file that helm and kustomize render to.
 const manifests = "manifests.yaml"
 
-// defaultKubernetes is what a chart is told where its source says nothing: the version that
+// DefaultKubernetes is what a chart is told where its source says nothing: the version that
 // helm 4.3 tells it. It stands here since helm takes it from the libraries it is built with.
-const defaultKubernetes = "v1.37.0"
+const DefaultKubernetes = "v1.37.0"
 
 // helm renders a chart to the bytes that `helm template` prints, with functions over those
 // that templates have.
@@ -40,7 +40,7 @@ func helm(in Input, functions template.FuncMap) (rendered []bundle.File, err err
 
 func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
 	options := cmp.Or(in.Source.Helm, &bundle.Helm{})
-	kubernetes, err := common.ParseKubeVersion(cmp.Or(options.Kubernetes, defaultKubernetes))
+	kubernetes, err := common.ParseKubeVersion(cmp.Or(options.Kubernetes, DefaultKubernetes))
 	if err != nil {
 		return nil, fmt.Errorf("helm.kubernetes: %q is no version", options.Kubernetes)
 	}

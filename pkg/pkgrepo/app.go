@@ -1,0 +1,247 @@
+package pkgrepo
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+// appSpec is what kapp-controller does to a package: fetch, template, deploy.
+type appSpec struct {
+	Fetch    []fetch  `yaml:"fetch"`
+	Template []step   `yaml:"template"`
+	Deploy   []deploy `yaml:"deploy"`
+}
+
+type fetch struct {
+	ImgpkgBundle *imgpkgBundle `yaml:"imgpkgBundle,omitempty"`
+	Inline       *inline       `yaml:"inline,omitempty"`
+	// Path is the folder for what is fetched.
+	Path string `yaml:"path,omitempty"`
+}
+
+type imgpkgBundle struct {
+	Image string `yaml:"image"`
+}
+
+type inline struct {
+	Paths map[string]string `yaml:"paths"`
+}
+
+type step struct {
+	Ytt  *yttStep  `yaml:"ytt,omitempty"`
+	Helm *helmStep `yaml:"helmTemplate,omitempty"`
+	Kbld *kbldStep `yaml:"kbld,omitempty"`
+}
+
+type yttStep struct {
+	Paths      []string `yaml:"paths"`
+	FileMarks  []string `yaml:"fileMarks,omitempty"`
+	ValuesFrom []from   `yaml:"valuesFrom,omitempty"`
+}
+
+type helmStep struct {
+	Name              string    `yaml:"name"`
+	Namespace         string    `yaml:"namespace"`
+	Path              string    `yaml:"path"`
+	ValuesFrom        []from    `yaml:"valuesFrom,omitempty"`
+	KubernetesVersion version   `yaml:"kubernetesVersion"`
+	KubernetesAPIs    *versions `yaml:"kubernetesAPIs,omitempty"`
+}
+
+type from struct {
+	Path string `yaml:"path"`
+}
+
+type version struct {
+	Version string `yaml:"version"`
+}
+
+type versions struct {
+	GroupVersions []string `yaml:"groupVersions"`
+}
+
+type kbldStep struct {
+	Paths []string `yaml:"paths"`
+}
+
+type deploy struct {
+	Kapp kapp `yaml:"kapp"`
+}
+
+type kapp struct {
+	RawOptions []string `yaml:"rawOptions,omitempty"`
+}
+
+// Where a bundle with values of its own is fetched to, beside those. kapp-controller takes no
+// values for its engines but files and Secrets.
+const (
+	ownFolder  = "values"
+	ownValues  = "values.yaml"
+	mainFolder = "bundle"
+)
+
+// appOf says how kapp-controller comes to the manifests of a bundle, or why it can't.
+func appOf(b *Bundle) (appSpec, string) {
+	app := appSpec{Deploy: []deploy{{}}}
+	source, reason := rendered(b.Content)
+	if reason != "" {
+		return app, reason
+	}
+	root := ""
+	app.Fetch = []fetch{{ImgpkgBundle: &imgpkgBundle{b.Image.Name()}}}
+	var values []from
+	if source != nil && len(source.Values) > 0 {
+		data, err := yaml.Marshal(source.Values)
+		if err != nil {
+			return app, err.Error()
+		}
+		root = mainFolder
+		app.Fetch[0].Path = mainFolder
+		app.Fetch = append(app.Fetch, fetch{Inline: &inline{map[string]string{ownValues: string(data)}}, Path: ownFolder})
+		values = []from{{path.Join(ownFolder, ownValues)}}
+	}
+	kbld := &kbldStep{}
+	if source != nil {
+		engine, reason := engineOf(b.Content, source, root)
+		if reason != "" {
+			return app, reason
+		}
+		if engine.Ytt != nil {
+			engine.Ytt.ValuesFrom = values
+		} else {
+			engine.Helm.ValuesFrom = values
+		}
+		app.Template = append(app.Template, engine)
+		kbld.Paths = append(kbld.Paths, "-")
+	}
+	for _, s := range b.Bundle.Spec.Sources {
+		if !s.AtTarget() {
+			kbld.Paths = append(kbld.Paths, path.Join(root, bundle.ConfigDir, s.Path))
+		}
+	}
+	kbld.Paths = append(kbld.Paths, path.Join(root, ".imgpkg/images.yml"))
+	app.Template = append(app.Template, step{Kbld: kbld})
+	return app, ""
+}
+
+// rendered is the one source of a bundle that the target renders; nil where there is none.
+func rendered(b *bundle.Content) (*bundle.Source, string) {
+	var source *bundle.Source
+	for i := range b.Bundle.Spec.Sources {
+		s := &b.Bundle.Spec.Sources[i]
+		switch {
+		case !s.AtTarget():
+		case source != nil:
+			return nil, "the target renders several of its sources, and each with the values; kapp-controller gives values to the first"
+		default:
+			source = s
+		}
+	}
+	return source, ""
+}
+
+// testHook matches what marks tests in charts.
+var testHook = regexp.MustCompile(`helm\.sh/hook["']?\s*:.*\btest`)
+
+// engineOf is the step that renders a source.
+func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
+	at := path.Join(bundle.ConfigDir, s.Path)
+	overlays := path.Join(bundle.OverlaysDir, s.Path)
+	if s.Template != bundle.TemplateHelm {
+		ytt := &yttStep{Paths: []string{path.Join(root, at)}}
+		if len(s.Overlays) > 0 {
+			ytt.Paths = append(ytt.Paths, path.Join(root, overlays))
+		}
+		if s.Template == "" {
+			// Whatever their comments look like, nothing in plain manifests is a template.
+			for _, f := range b.Files {
+				if name, below := strings.CutPrefix(f.Path, at+"/"); below {
+					ytt.FileMarks = append(ytt.FileMarks, name+":type=yaml-plain")
+				} else if f.Path == at {
+					ytt.FileMarks = append(ytt.FileMarks, path.Base(at)+":type=yaml-plain")
+				}
+			}
+		}
+		return step{Ytt: ytt}, ""
+	}
+	options := cmp.Or(s.Helm, &bundle.Helm{})
+	switch {
+	case len(s.Overlays) > 0:
+		return step{}, "overlays over a chart that the target renders: kapp-controller gives values to the first engine only"
+	case options.CreateNamespace:
+		return step{}, "a chart that the target renders has helm.createNamespace, which kapp-controller has not"
+	case slices.ContainsFunc(b.Files, func(f bundle.File) bool { return strings.HasPrefix(f.Path, at+"/") && testHook.Match(f.Data) }):
+		return step{}, "a chart that the target renders has tests, which kapp-controller would install"
+	}
+	helm := &helmStep{
+		Name: cmp.Or(options.Release, b.Metadata().Name), Namespace: cmp.Or(options.Namespace, "default"), Path: path.Join(root, at),
+		KubernetesVersion: version{strings.TrimPrefix(cmp.Or(options.Kubernetes, render.DefaultKubernetes), "v")},
+	}
+	if len(options.APIVersions) > 0 {
+		helm.KubernetesAPIs = &versions{options.APIVersions}
+	}
+	return step{Helm: helm}, ""
+}
+
+// rewritable looks whether kbld, which replaces the values of keys called image, replaces what
+// krtpkg does: all images, and nothing else, since it would look for that in a registry.
+func rewritable(b *bundle.Content) (string, error) {
+	files, err := render.Defaults(b)
+	if err != nil {
+		return "", err
+	}
+	locked := map[string]bool{}
+	for _, l := range b.Images {
+		locked[l.Reference] = true
+	}
+	finder := b.Bundle.Spec.Finder()
+	for _, f := range files {
+		parsed, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			return "", err
+		}
+		found, err := finder.Find(parsed)
+		if err != nil {
+			return "", err
+		}
+		for _, image := range found {
+			inString := strings.Contains(image.Path, " | ")
+			if image.State == images.Image && (inString || !strings.HasSuffix("."+image.Path, ".image") || !locked[image.Image]) {
+				return fmt.Sprintf("kbld does not find image %q at %s of %s", image.Image, image.Path, image.Resource), nil
+			}
+		}
+		for _, doc := range parsed.Documents {
+			if at := imageKeyBut(doc, locked); at != nil {
+				return fmt.Sprintf("%s:%d: kbld would take %q for an image", f.Path, at.Line, at.Value), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// imageKey is the value of some key called image that is a string.
+func imageKey(n *yaml.Node) *yaml.Node { return imageKeyBut(n, nil) }
+
+func imageKeyBut(n *yaml.Node, known map[string]bool) *yaml.Node {
+	for i, child := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 1 && n.Content[i-1].Value == "image" &&
+			child.Kind == yaml.ScalarNode && child.Tag == "!!str" && !known[child.Value] {
+			return child
+		}
+		if at := imageKeyBut(child, known); at != nil {
+			return at
+		}
+	}
+	return nil
+}

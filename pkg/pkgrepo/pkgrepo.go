@@ -1,0 +1,237 @@
+// Package pkgrepo makes runtimes readable for kapp-controller, Flux and Argo CD: the resources
+// Package and PackageMetadata that lie in a runtime's artifact, and those that a cluster has to
+// be given to consume it. It does no I/O and knows no cluster.
+//
+// Call [Files] with the bundles of a runtime to get what goes below packages/.
+package pkgrepo
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+// domain ends the names of all packages: kapp-controller wants at least three segments.
+const domain = "krtpkg.dev"
+
+// apiVersion of the resources that describe packages.
+const apiVersion = "data.packaging.carvel.dev/v1alpha1"
+
+// Bundle is one of a runtime, and where its lock has it.
+type Bundle struct {
+	*bundle.Content
+	Image name.Digest
+}
+
+// Left is a bundle that can't be a package.
+type Left struct {
+	Bundle string
+	// Reason is why kapp-controller would not come to the manifests that krtpkg does.
+	Reason string
+}
+
+// RefName is what the packages of a bundle of a runtime are called, for all their versions.
+func RefName(bundle, runtime string) string { return bundle + "." + runtime + "." + domain }
+
+// Files are the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
+// Package of its version. Bundles that can't be packages are left out, and returned with the
+// reason. released is when the runtime was; zero when that is unknown.
+func Files(runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []Left, error) {
+	model, err := layers.Load()
+	if err != nil {
+		return nil, nil, err
+	}
+	var files []bundle.File
+	var left []Left
+	for _, b := range bundles {
+		m := b.Metadata()
+		spec, reason, err := packageOf(&b)
+		if err != nil {
+			return nil, nil, fmt.Errorf("package of %s: %w", m.Name, err)
+		}
+		if reason != "" {
+			left = append(left, Left{m.Name, reason})
+			continue
+		}
+		spec.RefName = RefName(m.Name, runtime)
+		if !released.IsZero() {
+			spec.ReleasedAt = released.UTC().Format(time.RFC3339)
+		}
+		dir := path.Join(bundle.PackagesDir, spec.RefName)
+		for _, f := range []struct {
+			name  string
+			value any
+		}{
+			{"metadata.yml", resource[metadataSpec]{apiVersion, "PackageMetadata", named{Name: spec.RefName}, metadataOf(b.Bundle, model)}},
+			{m.Version + ".yml", resource[packageSpec]{apiVersion, "Package", named{Name: spec.RefName + "." + m.Version}, spec}},
+		} {
+			data, err := marshal(f.value)
+			if err != nil {
+				return nil, nil, err
+			}
+			files = append(files, bundle.File{Path: path.Join(dir, f.name), Data: data})
+		}
+	}
+	slices.SortFunc(files, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
+	return files, left, nil
+}
+
+func marshal(value any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(value); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), encoder.Close()
+}
+
+// The resources, as far as they are written here.
+type resource[Spec any] struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+	Metadata   named  `yaml:"metadata"`
+	Spec       Spec   `yaml:"spec"`
+}
+
+type named struct {
+	Name        string            `yaml:"name"`
+	Namespace   string            `yaml:"namespace,omitempty"`
+	Labels      map[string]string `yaml:"labels,omitempty"`
+	Annotations map[string]string `yaml:"annotations,omitempty"`
+}
+
+type metadataSpec struct {
+	DisplayName        string   `yaml:"displayName"`
+	ShortDescription   string   `yaml:"shortDescription,omitempty"`
+	LongDescription    string   `yaml:"longDescription"`
+	Categories         []string `yaml:"categories"`
+	SupportDescription string   `yaml:"supportDescription,omitempty"`
+}
+
+type packageSpec struct {
+	RefName          string     `yaml:"refName"`
+	Version          string     `yaml:"version"`
+	Licenses         []string   `yaml:"licenses,omitempty"`
+	ReleasedAt       string     `yaml:"releasedAt,omitempty"`
+	ReleaseNotes     string     `yaml:"releaseNotes,omitempty"`
+	Kubernetes       *selection `yaml:"kubernetesVersionSelection,omitempty"`
+	IncludedSoftware []software `yaml:"includedSoftware,omitempty"`
+	ValuesSchema     *schema    `yaml:"valuesSchema,omitempty"`
+	Template         template   `yaml:"template"`
+}
+
+type selection struct {
+	Constraints string `yaml:"constraints"`
+}
+
+type software struct {
+	DisplayName string `yaml:"displayName"`
+	Version     string `yaml:"version,omitempty"`
+	Description string `yaml:"description,omitempty"`
+}
+
+type schema struct {
+	OpenAPIv3 *yaml.Node `yaml:"openAPIv3"`
+}
+
+type template struct {
+	Spec appSpec `yaml:"spec"`
+}
+
+// metadataOf says what a bundle is, for all its versions.
+func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
+	m := b.Metadata
+	layer := layers.All()[b.Spec.Layer]
+	spec := metadataSpec{
+		DisplayName: m.Name, ShortDescription: m.Description,
+		LongDescription: fmt.Sprintf("Layer %d, %s: %s.", layer.Number, layer.Name, layer.Purpose),
+		Categories:      []string{fmt.Sprintf("%d %s", layer.Number, layer.Name)},
+	}
+	if category, _, found := model.Category(b.Spec.Category); found {
+		spec.Categories = append(spec.Categories, category.Title)
+		spec.LongDescription += " " + category.Title + ": " + category.Purpose + "."
+		for _, p := range category.Products {
+			if p.ID == m.Name {
+				spec.DisplayName = p.Name
+			}
+		}
+	} else if b.Spec.Category != "" {
+		spec.Categories = append(spec.Categories, b.Spec.Category)
+	}
+	if m.Source != "" {
+		spec.SupportDescription = "Its source and its issues are at " + m.Source
+	}
+	return spec
+}
+
+// packageOf is a bundle as a Package, or the reason why it is none.
+func packageOf(b *Bundle) (packageSpec, string, error) {
+	m := b.Metadata()
+	spec := packageSpec{Version: m.Version, IncludedSoftware: includedSoftware(b.Content)}
+	if m.Licenses != "" {
+		spec.Licenses = []string{m.Licenses}
+	}
+	if m.Source != "" {
+		spec.ReleaseNotes = m.Source
+		if m.Revision != "" {
+			spec.ReleaseNotes += " at " + m.Revision
+		}
+	}
+	if b.Bundle.Spec.Kubernetes != "" {
+		constraints, err := constraints(b.Bundle.Spec.Kubernetes)
+		if err != nil {
+			return spec, fmt.Sprintf("its range of Kubernetes versions can't be said to kapp-controller: %v", err), nil
+		}
+		spec.Kubernetes = &selection{constraints}
+	}
+	var reason string
+	if spec.Template.Spec, reason = appOf(b); reason != "" {
+		return spec, reason, nil
+	}
+	reason, err := rewritable(b.Content)
+	if reason != "" || err != nil {
+		return spec, reason, err
+	}
+	node, err := render.Schemas(b.Content)
+	if err != nil {
+		return spec, "", err
+	}
+	if node != nil {
+		if at := imageKey(node); at != nil {
+			return spec, fmt.Sprintf("the schema of its values has an image %q as a default, which kapp-controller would take for one to fetch", at.Value), nil
+		}
+		spec.ValuesSchema = &schema{node}
+	}
+	return spec, "", nil
+}
+
+// includedSoftware are the charts and images of a bundle.
+func includedSoftware(b *bundle.Content) []software {
+	var all []software
+	for _, s := range b.Bundle.Spec.Sources {
+		if s.Chart != "" {
+			all = append(all, software{s.Chart, s.Version, "Helm chart of " + s.Repository})
+		}
+	}
+	for _, locked := range b.Images {
+		version := ""
+		reference, _, _ := strings.Cut(locked.Reference, "@")
+		if tag, err := name.NewTag(reference); err == nil {
+			version = tag.TagStr()
+		}
+		all = append(all, software{locked.Image.Context().Name(), version, "image " + locked.Image.DigestStr()})
+	}
+	return all
+}
