@@ -89,7 +89,7 @@ References name a place:
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.verifyCommand(), a.trustCommand(),
 		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(),
 		a.listCommand(), a.planCommand(), a.applyCommand(), a.statusCommand(), a.historyCommand(), a.valuesCommand(),
-		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(),
+		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(), a.packagesCommand(),
 		a.versionCommand(),
 	)
 	for _, cmd := range root.Commands() {

@@ -254,3 +254,32 @@ func (a *Access) Objects() []any {
 	}
 	return all
 }
+
+// Namespaces are the names of those that a bundle's own manifests make.
+func Namespaces(u Unit) (names []string, err error) {
+	resources, err := readResources(u.Manifests)
+	if err != nil {
+		return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
+	}
+	for _, r := range resources {
+		if r.Kind() == "Namespace" && r.APIGroup() == "" {
+			names = append(names, r.Name())
+		}
+	}
+	return names, nil
+}
+
+// Everywhere gives what is granted in some namespaces for all of them: no role can be made in a
+// namespace that is not there yet, and one that what is applied makes itself, with kapp, must not
+// be another's. What is granted by name stays so.
+func (a *Access) Everywhere(namespaces []string) {
+	in := func(namespace string) bool { return slices.Contains(namespaces, namespace) }
+	for _, role := range a.Roles {
+		if in(role.Namespace) {
+			a.ClusterRole.Rules = append(a.ClusterRole.Rules, role.Rules...)
+		}
+	}
+	a.Roles = slices.DeleteFunc(a.Roles, func(r rbacv1.Role) bool { return in(r.Namespace) })
+	a.Bindings = slices.DeleteFunc(a.Bindings, func(b rbacv1.RoleBinding) bool { return in(b.Namespace) })
+	a.Namespaces = slices.DeleteFunc(a.Namespaces, func(n corev1.Namespace) bool { return in(n.Name) })
+}

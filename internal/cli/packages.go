@@ -1,0 +1,271 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+)
+
+func (a *app) packagesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "packages",
+		Short: "write what kapp-controller, Flux and Argo CD need to consume a runtime",
+		Long: `Packages writes manifests for controllers that reconcile from the registry. What they fetch is
+the runtime itself, verified first and named by its digest: they verify nothing themselves, or
+less.`,
+		Example: "  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages",
+		GroupID: groupCluster,
+		Args:    knownCommand,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.packagesInstallCommand())
+	for _, sub := range cmd.Commands() {
+		sub.Args = usageArgs(sub.Args)
+	}
+	return cmd
+}
+
+type installOptions struct {
+	site   siteFlags
+	to     pkgrepo.Site
+	ca     string
+	leave  bool
+	dir    string
+	period time.Duration
+}
+
+func (a *app) packagesInstallCommand() *cobra.Command {
+	var o installOptions
+	cmd := &cobra.Command{
+		Use:   "install REFERENCE --key KEY",
+		Short: "write the manifests that make kapp-controller install a runtime",
+		Long: `Install verifies a runtime and writes the manifests that make kapp-controller install it: the
+PackageRepository, by digest, and for each bundle a PackageInstall with its values in a Secret,
+and a service account that may do what the bundle's own resources need, and no more.
+
+kapp applies them in the order of the layers, and waits for each. Anything else can apply them
+too: kapp-controller tries again what fails because something is not there yet.`,
+		Example: `  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages
+  krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --values site.yaml | kapp deploy -a edge -f -
+  krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesInstall(cmd.Context(), args[0], o) },
+	}
+	o.site.trust.add(cmd)
+	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
+	o.site.values.add(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and of what is installed")
+	flags.StringVar(&o.to.Constraints, "constraints", "", "versions of each package that may be installed, as in \">=1.0.0 <2.0.0\" (default: that of the runtime)")
+	flags.BoolVar(&o.to.Downgradable, "downgradable", false, "let packages go back to older versions")
+	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
+	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
+	flags.StringVar(&o.ca, "registry-ca", "", "file of the certificate authorities of the registry, for kapp-controller's own configuration")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply")
+	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
+	return cmd
+}
+
+func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
+	policy, err := a.whom(ctx, &o.site)
+	if err != nil {
+		return err
+	}
+	if o.period != 0 && o.period < 30*time.Second {
+		return &usageError{fmt.Errorf("--sync-period %s: kapp-controller looks every 30s at most", o.period)}
+	}
+	if o.period > 0 {
+		o.to.SyncPeriod = o.period.String()
+	}
+	p, err := a.prepare(ctx, reference, policy, &o.site, "")
+	if err != nil {
+		return err
+	}
+	if !p.IsRegistry() {
+		return &usageError{fmt.Errorf("%s: a cluster fetches from a registry: push or import it first", reference)}
+	}
+	o.to.Reference = p.Repository + "@" + p.root.Digest.String()
+	installs, err := a.installs(p, &o)
+	if err != nil {
+		return err
+	}
+	documents, err := pkgrepo.Installs(p.set.Root.Runtime, installs, o.to)
+	if err != nil {
+		return err
+	}
+	if o.ca != "" {
+		config, err := caConfig(o.ca)
+		if err != nil {
+			return err
+		}
+		documents = slices.Insert(documents, 0, config)
+	}
+	return a.writeDocuments(o.dir, documents)
+}
+
+// installs are the bundles of a runtime that are packages.
+func (a *app) installs(p *prepared, o *installOptions) ([]pkgrepo.Install, error) {
+	root := p.set.Root
+	if root.Runtime == nil {
+		return nil, &usageError{fmt.Errorf("%s is a bundle: packages are in runtimes", p.Place)}
+	}
+	left, err := leftOut(p.set)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range left {
+		if !o.leave {
+			return nil, fmt.Errorf("%s is no package for kapp-controller: %s; --leave-out goes on without it", l.Bundle, l.Reason)
+		}
+		a.ui.Note("note: %s is left out: %s", l.Bundle, l.Reason)
+	}
+	values, err := o.site.values.read(p.set)
+	if err != nil {
+		return nil, err
+	}
+	// What a bundle's rules refuse is refused here, not on the cluster.
+	rt, err := p.with(siteValues{all: values})
+	if err != nil {
+		return nil, err
+	}
+	made, err := namespacesOf(rt)
+	if err != nil {
+		return nil, err
+	}
+	var installs []pkgrepo.Install
+	for i, b := range p.set.Bundles {
+		bundleName := b.Metadata().Name
+		if slices.ContainsFunc(left, func(l pkgrepo.Left) bool { return l.Bundle == bundleName }) {
+			continue
+		}
+		one := pkgrepo.Install{Bundle: b.Bundle, Account: root.Metadata().Name + "-" + bundleName}
+		if node := values.Node(); node != nil {
+			one.Values = manifest.Get(node, bundleName)
+		}
+		unit := rt.Units[i]
+		unit.Bundle, unit.Needs = "", nil
+		access, err := deploy.LeastAccess(deploy.Runtime{Name: one.Account, Units: []deploy.Unit{unit}}, o.to.Namespace, one.Account)
+		if err != nil {
+			return nil, err
+		}
+		access.Everywhere(made)
+		access.Namespaces = nil // they are there, or not ours: who deleted the manifests would delete them
+		if one.Access, err = nodes(access.Objects()); err != nil {
+			return nil, err
+		}
+		installs = append(installs, one)
+	}
+	return installs, nil
+}
+
+// leftOut are the bundles of a runtime that are no packages.
+func leftOut(set *bundle.Set) ([]pkgrepo.Left, error) {
+	packaged := slices.ContainsFunc(set.Root.Tree(), func(f bundle.File) bool {
+		return strings.HasPrefix(f.Path, bundle.PackagesDir+"/")
+	})
+	if !packaged {
+		return nil, fmt.Errorf("%s %s holds no packages: none of its bundles can be one, or it was built by an older krtpkg", set.Name(), set.Root.Metadata().Version)
+	}
+	byDigest := map[string]name.Digest{}
+	for _, d := range set.Root.Images.Digests() {
+		byDigest[d.DigestStr()] = d
+	}
+	var all []pkgrepo.Bundle
+	for _, b := range set.Bundles {
+		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()]})
+	}
+	_, left, err := pkgrepo.Files(set.Name(), all, time.Time{})
+	return left, err
+}
+
+// namespacesOf are the namespaces that a runtime's own bundles make.
+func namespacesOf(rt deploy.Runtime) (names []string, err error) {
+	for _, unit := range rt.Units {
+		made, err := deploy.Namespaces(unit)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, made...)
+	}
+	return names, nil
+}
+
+// caConfig is kapp-controller's configuration with authorities of the site.
+func caConfig(file string) (pkgrepo.Document, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return pkgrepo.Document{}, fmt.Errorf("registry-ca: %w", err)
+	}
+	return pkgrepo.Document{Name: "00-kapp-controller-config.yaml", Resources: []any{pkgrepo.Config(string(pem))}}, nil
+}
+
+// nodes are Kubernetes' own types as YAML, without what only a server fills in.
+func nodes(objects []any) ([]*yaml.Node, error) {
+	var all []*yaml.Node
+	for _, object := range objects {
+		data, err := json.Marshal(object)
+		if err != nil {
+			return nil, err
+		}
+		var doc yaml.Node
+		if err := yaml.Unmarshal(data, &doc); err != nil {
+			return nil, err
+		}
+		plainStyle(&doc)
+		all = append(all, doc.Content[0])
+	}
+	return all, nil
+}
+
+// writeDocuments writes manifests into a folder, or one after the other to standard output.
+func (a *app) writeDocuments(dir string, documents []pkgrepo.Document) error {
+	var whole bytes.Buffer
+	files := make([][]byte, len(documents))
+	for i, d := range documents {
+		var out bytes.Buffer
+		for _, r := range d.Resources {
+			fmt.Fprintln(&out, "---")
+			encoder := yaml.NewEncoder(&out)
+			encoder.SetIndent(2)
+			if err := errors.Join(encoder.Encode(r), encoder.Close()); err != nil {
+				return err
+			}
+		}
+		files[i] = out.Bytes()
+		whole.Write(files[i])
+	}
+	if dir == "" {
+		return a.ui.Result("", nil, func(w io.Writer) { w.Write(whole.Bytes()) })
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for i, d := range documents {
+		// Values may be secrets.
+		if err := os.WriteFile(filepath.Join(dir, d.Name), files[i], 0o600); err != nil {
+			return err
+		}
+	}
+	return a.ui.Result("", nil, func(w io.Writer) {
+		for _, d := range documents {
+			fmt.Fprintln(w, filepath.Join(dir, d.Name))
+		}
+	})
+}

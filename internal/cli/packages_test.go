@@ -1,0 +1,416 @@
+package cli_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/restmapper"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/kappctrltest"
+	"krtpkg.dev/krtpkg/internal/registrytest"
+)
+
+// carvel is a cluster with kapp-controller, as its user sees it.
+type carvel struct {
+	t       testing.TB
+	cluster *clustertest.Cluster
+	dynamic dynamic.Interface
+	mapper  *restmapper.DeferredDiscoveryRESTMapper
+}
+
+func newCarvel(t testing.TB) *carvel {
+	t.Helper()
+	c := &carvel{t: t, cluster: clustertest.Start(t)}
+	kappctrltest.Start(t, c.cluster)
+	config, err := c.cluster.RESTConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(client))
+	if c.dynamic, err = dynamic.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c *carvel) at(kind schema.GroupVersionKind, namespace string) dynamic.ResourceInterface {
+	c.t.Helper()
+	mapping, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if mapping.Scope.Name() == "root" {
+		return c.dynamic.Resource(mapping.Resource)
+	}
+	return c.dynamic.Resource(mapping.Resource).Namespace(namespace)
+}
+
+// apply makes the cluster hold manifests, as kubectl apply --server-side does.
+func (c *carvel) apply(manifests string) {
+	c.t.Helper()
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(manifests), 4096)
+	for {
+		var u unstructured.Unstructured
+		err := decoder.Decode(&u.Object)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			c.t.Fatalf("%v:\n%s", err, manifests)
+		}
+		if len(u.Object) == 0 {
+			continue
+		}
+		data, err := json.Marshal(u.Object)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		force := true
+		_, err = c.at(u.GroupVersionKind(), u.GetNamespace()).Patch(c.t.Context(), u.GetName(), types.ApplyPatchType, data,
+			metav1.PatchOptions{FieldManager: "site", Force: &force})
+		if err != nil {
+			c.t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
+		}
+	}
+}
+
+var (
+	kindRepository = schema.GroupVersionKind{Group: "packaging.carvel.dev", Version: "v1alpha1", Kind: "PackageRepository"}
+	kindInstall    = schema.GroupVersionKind{Group: "packaging.carvel.dev", Version: "v1alpha1", Kind: "PackageInstall"}
+	kindPackage    = schema.GroupVersionKind{Group: "data.packaging.carvel.dev", Version: "v1alpha1", Kind: "Package"}
+	kindNamespace  = schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}
+	kindDeployment = schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
+)
+
+func (c *carvel) get(kind schema.GroupVersionKind, namespace, name string) (*unstructured.Unstructured, error) {
+	return c.at(kind, namespace).Get(context.Background(), name, metav1.GetOptions{})
+}
+
+// reconciled waits for kapp-controller to have come to an end with a resource's last change, and
+// gives the resource.
+func (c *carvel) reconciled(kind schema.GroupVersionKind, namespace, name string, succeeded bool) *unstructured.Unstructured {
+	c.t.Helper()
+	wanted := map[bool]string{true: "ReconcileSucceeded", false: "ReconcileFailed"}[succeeded]
+	var u *unstructured.Unstructured
+	c.eventually(fmt.Sprintf("%s %s %s", kind.Kind, name, wanted), func() (err error) {
+		if u, err = c.get(kind, namespace, name); err != nil {
+			return err
+		}
+		if observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration"); observed != u.GetGeneration() {
+			return errors.New("its last change has not been seen")
+		}
+		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		for _, condition := range conditions {
+			m, _ := condition.(map[string]any)
+			if m["type"] == wanted && m["status"] == "True" {
+				return nil
+			}
+		}
+		message, _, _ := unstructured.NestedString(u.Object, "status", "usefulErrorMessage")
+		return fmt.Errorf("%v\n%s", conditions, message)
+	})
+	return u
+}
+
+func (c *carvel) eventually(what string, done func() error) {
+	c.t.Helper()
+	began := time.Now()
+	for {
+		err := done()
+		if err == nil {
+			c.t.Logf("%s after %s", what, time.Since(began).Round(time.Millisecond))
+			return
+		}
+		if time.Since(began) > 90*time.Second {
+			c.t.Fatalf("%s: not after 90 s: %v", what, err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// gone waits until a resource is not there.
+func (c *carvel) gone(kind schema.GroupVersionKind, namespace, name string) {
+	c.t.Helper()
+	c.eventually(kind.Kind+" "+name+" is gone", func() error {
+		_, err := c.get(kind, namespace, name)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is there: %w", err)
+	})
+}
+
+// shop is a runtime of a namespace and a workload with values, in a version of its own.
+func (s *site) shop(version string) {
+	s.write(
+		version+"/runtime.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: shop, version: "+version+"}\n"+
+			"spec: {bundles: [{path: ../base}, {path: ../web-"+version+"}]}\n",
+		"base/bundle.yaml", `apiVersion: krtpkg.dev/v1alpha1
+kind: Bundle
+metadata: {name: base, version: 1.0.0, description: Where the shop is, licenses: Apache-2.0}
+spec: {layer: 3, category: networking, sources: [{file: base.yaml}]}
+`,
+		"base/base.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: base, namespace: shop}\ndata: {plain: \"#@ no template\"}\n",
+		"web-"+version+"/bundle.yaml", `apiVersion: krtpkg.dev/v1alpha1
+kind: Bundle
+metadata: {name: web, version: `+version+`, description: What the shop shows, licenses: MIT, source: "https://git.example/web", revision: abc}
+spec:
+  layer: 6
+  requires: [base]
+  kubernetes: ">=1.29, <2"
+  sources:
+    - {dir: config, template: ytt, values: {greeting: of the bundle}}
+    - {file: account.yaml}
+`,
+		"web-"+version+"/account.yaml", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: web, namespace: shop}\n---\n"+
+			"apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: web, namespace: shop}\nrules: [{apiGroups: [\"\"], resources: [configmaps], verbs: [get]}]\n",
+		"web-"+version+"/config/schema.yaml", "#@data/values-schema\n---\nreplicas: 1\ngreeting: hello\n#@schema/nullable\nhost: \"\"\n",
+		"web-"+version+"/config/web.yaml", `#@ load("@ytt:data", "data")
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop, annotations: {version: "`+version+`"}}
+spec:
+  replicas: #@ data.values.replicas
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {serviceAccountName: web, containers: [{name: main, image: "ghcr.io/example/web:1.0", env: [{name: GREETING, value: #@ data.values.greeting
+      }]}]}
+`)
+	s.ok("build", "-f", version)
+}
+
+// A runtime as kapp-controller has it, from the registry of its vendor and then from that of the
+// site, behind a login and a private authority, with the vendor's stopped.
+func TestKappController(t *testing.T) {
+	t.Parallel()
+	c := newCarvel(t)
+	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	mirror := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
+	s := newSite(t, "ghcr.io/example/web:1.0")
+	s.env = append(s.env, "KUBECONFIG="+c.cluster.Kubeconfig)
+	reference := func(version string) string { return vendor.Host + "/krt/shop:" + version }
+	for _, version := range []string{"1.0.0", "1.1.0"} {
+		s.shop(version)
+		s.ok("push", "oci:dist:"+version, reference(version))
+		s.ok("sign", "--key", "cosign.key", reference(version))
+	}
+	s.write("site.yaml", "web: {replicas: 3}\n")
+	install := func(reference string, more ...string) {
+		t.Helper()
+		c.apply(s.ok(append([]string{"packages", "install", "--key", "cosign.pub", reference, "--values", "site.yaml"}, more...)...))
+	}
+	step := func(name string, do func(*testing.T)) {
+		t.Helper()
+		t.Run(name, func(t *testing.T) {
+			outer := c.t
+			c.t, s.t = t, t
+			defer func() { c.t, s.t = outer, outer.(*testing.T) }()
+			do(t)
+		})
+		if t.Failed() {
+			t.FailNow() // what follows goes on from here
+		}
+	}
+	web := func(version, image string) *unstructured.Unstructured {
+		t.Helper()
+		var d *unstructured.Unstructured
+		c.eventually("web "+version+" is ready", func() (err error) {
+			if d, err = c.get(kindDeployment, "shop", "web"); err != nil {
+				return err
+			}
+			ready, _, _ := unstructured.NestedInt64(d.Object, "status", "readyReplicas")
+			containers, _, _ := unstructured.NestedSlice(d.Object, "spec", "template", "spec", "containers")
+			if got := containers[0].(map[string]any)["image"].(string); d.GetAnnotations()["version"] != version || ready != 3 || !strings.HasPrefix(got, image+"@sha256:") {
+				return fmt.Errorf("version %s, %d ready, image %s", d.GetAnnotations()["version"], ready, got)
+			}
+			return nil
+		})
+		return d
+	}
+	if r := s.run("packages", "install", reference("1.0.0")); r.code != 2 {
+		t.Errorf("without saying whom to trust: exit code %d\n%s", r.code, r.stderr)
+	}
+
+	install(reference("1.0.0"), "--constraints", ">=1.0.0 <2.0.0")
+	c.reconciled(kindRepository, "default", "shop", true)
+	step("packages are listed with their metadata", func(t *testing.T) {
+		list, err := c.at(kindPackage, "default").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range list.Items {
+			got = append(got, p.GetName())
+		}
+		if fmt.Sprint(got) != "[base.shop.krtpkg.dev.1.0.0 web.shop.krtpkg.dev.1.0.0]" {
+			t.Errorf("packages %v", got)
+		}
+		p, err := c.get(kindPackage, "default", "web.shop.krtpkg.dev.1.0.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []struct {
+			value string
+			path  []string
+		}{
+			{"1", []string{"spec", "valuesSchema", "openAPIv3", "properties", "replicas", "default"}},
+			{">=1.29.0 <2.0.0", []string{"spec", "kubernetesVersionSelection", "constraints"}},
+			{"[MIT]", []string{"spec", "licenses"}},
+			{"https://git.example/web at abc", []string{"spec", "releaseNotes"}},
+		} {
+			if got, _, _ := unstructured.NestedFieldNoCopy(p.Object, want.path...); fmt.Sprint(got) != want.value {
+				t.Errorf("%v is %v, want %s", want.path, got, want.value)
+			}
+		}
+		meta, err := c.get(schema.GroupVersionKind{Group: "data.packaging.carvel.dev", Version: "v1alpha1", Kind: "PackageMetadata"}, "default", "web.shop.krtpkg.dev")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _, _ := unstructured.NestedString(meta.Object, "spec", "shortDescription"); got != "What the shop shows" {
+			t.Errorf("metadata %v", meta.Object)
+		}
+	})
+	c.reconciled(kindInstall, "default", "shop.base", true)
+	c.reconciled(kindInstall, "default", "shop.web", true)
+	web("1.0.0", vendor.Host+"/krt/shop")
+
+	step("a value that the schema refuses changes nothing", func(t *testing.T) {
+		c.apply("{apiVersion: v1, kind: Secret, metadata: {name: shop-web-values, namespace: default}, stringData: {values.yaml: 'replicas: many'}}")
+		u := c.reconciled(kindInstall, "default", "shop.web", false)
+		if message, _, _ := unstructured.NestedString(u.Object, "status", "usefulErrorMessage"); !strings.Contains(message, "expected: integer") {
+			t.Errorf("message: %s", message)
+		}
+		web("1.0.0", vendor.Host+"/krt/shop")
+		install(reference("1.0.0"), "--constraints", ">=1.0.0 <2.0.0")
+		c.reconciled(kindInstall, "default", "shop.web", true)
+	})
+	step("a newer version that the constraint allows", func(t *testing.T) {
+		install(reference("1.1.0"), "--constraints", ">=1.0.0 <2.0.0")
+		web("1.1.0", vendor.Host+"/krt/shop")
+	})
+	step("back to the version before", func(t *testing.T) {
+		install(reference("1.0.0"), "--downgradable")
+		web("1.0.0", vendor.Host+"/krt/shop")
+		c.reconciled(kindInstall, "default", "shop.web", true)
+	})
+	step("what is removed is gone", func(t *testing.T) {
+		for _, name := range []string{"shop.web", "shop.base"} {
+			if err := c.at(kindInstall, "default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			c.gone(kindInstall, "default", name)
+		}
+		c.gone(kindDeployment, "shop", "web")
+		c.gone(kindNamespace, "", "shop")
+	})
+
+	// The site is another cluster: kapp-controller's cache of what it has fetched goes by digests.
+	c = newCarvel(t)
+	s.env = append(append(s.env, mirror.Env(t)...), "KUBECONFIG="+c.cluster.Kubeconfig)
+	at := mirror.Host + "/mirror/shop"
+	step("the same from the site's registry alone", func(t *testing.T) {
+		s.ok("copy", reference("1.0.0"), at+":1.0.0")
+		if err := vendor.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c.apply(fmt.Sprintf("{apiVersion: v1, kind: Secret, type: kubernetes.io/dockerconfigjson, metadata: {name: login, namespace: default}, stringData: {.dockerconfigjson: '{\"auths\": {%q: {\"username\": %q, \"password\": %q}}}'}}",
+			mirror.Host, mirror.Username, mirror.Password))
+		install(at+":1.0.0", "--pull-secret", "login", "--registry-ca", mirror.CAFile, "--sync-period", "30s")
+		c.reconciled(kindRepository, "default", "shop", true)
+		web("1.0.0", at)
+		c.reconciled(kindInstall, "default", "shop.web", true)
+	})
+	kinds := []schema.GroupVersionKind{
+		kindDeployment, {Version: "v1", Kind: "ConfigMap"}, {Version: "v1", Kind: "ServiceAccount"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"},
+	}
+	byController := c.normal("shop", kinds)
+	for _, name := range []string{"shop.web", "shop.base"} {
+		if err := c.at(kindInstall, "default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.gone(kindInstall, "default", "shop.base")
+	c.gone(kindNamespace, "", "shop")
+	step("krtpkg apply makes the same resources", func(t *testing.T) {
+		s.ok("apply", "--yes", "--key", "cosign.pub", mirror.Host+"/mirror/shop:1.0.0", "--values", "site.yaml", "--wait-timeout", "1m")
+		byApply := c.normal("shop", kinds)
+		for name := range byController {
+			if byApply[name] != byController[name] {
+				t.Errorf("%s: by kapp-controller\n%s\nby krtpkg apply\n%s", name, byController[name], byApply[name])
+			}
+		}
+		if len(byController) != len(byApply) || len(byController) < 5 {
+			t.Errorf("%d resources by kapp-controller, %d by krtpkg apply", len(byController), len(byApply))
+		}
+	})
+}
+
+// normal gives the resources of a namespace without what the cluster and kapp have added.
+func (c *carvel) normal(namespace string, kinds []schema.GroupVersionKind) map[string]string {
+	c.t.Helper()
+	all := map[string]string{}
+	for _, kind := range kinds {
+		list, err := c.at(kind, namespace).List(c.t.Context(), metav1.ListOptions{})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for _, item := range list.Items {
+			delete(item.Object, "status")
+			u := plainOf(item.Object).(map[string]any)
+			metadata := u["metadata"].(map[string]any)
+			for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"} {
+				delete(metadata, field)
+			}
+			data, err := json.MarshalIndent(u, "", "  ")
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			all[kind.Kind+" "+item.GetName()] = string(data)
+		}
+	}
+	return all
+}
+
+// plainOf takes out the keys by which kapp and the controllers of Kubernetes know resources.
+func plainOf(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for key, inner := range v {
+			own := strings.HasPrefix(key, "kapp.k14s.io/") || strings.HasPrefix(key, "krtpkg.dev/") || key == "deployment.kubernetes.io/revision"
+			if plain := plainOf(inner); !own && !(key == "annotations" || key == "labels") || !own && len(plain.(map[string]any)) > 0 {
+				out[key] = plain
+			}
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = plainOf(v[i])
+		}
+		return out
+	}
+	return value
+}

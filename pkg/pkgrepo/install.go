@@ -1,0 +1,221 @@
+package pkgrepo
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/layers"
+)
+
+// Site says how a cluster consumes a runtime.
+type Site struct {
+	// Reference is the runtime by digest, where the site has it: registry/repository@sha256:….
+	Reference string
+	// Namespace is that of the repository and of what is installed from it.
+	Namespace string
+	// SyncPeriod is how often the controller looks again, as Go writes durations; its own
+	// default where it is empty.
+	SyncPeriod string
+	// PullSecret is the name of a Secret with the login of the registry; "" for none.
+	PullSecret string
+	// Constraints are the versions of each package that may be installed; exactly that of the
+	// runtime where it is empty.
+	Constraints string
+	// Downgradable lets a package go back to an older version.
+	Downgradable bool
+}
+
+// Install is a bundle to install.
+type Install struct {
+	*bundle.Bundle
+	// Values are those of the site for this bundle; nil for none.
+	Values *yaml.Node
+	// Account is the name of the service account that deploys it.
+	Account string
+	// Access are the resources that make the account and what it may do.
+	Access []*yaml.Node
+}
+
+// Document is a file of manifests.
+type Document struct {
+	Name string
+	// Resources are resources that yaml can write.
+	Resources []any
+}
+
+// The annotations of kapp by which it orders what it applies, and what it waits for.
+const (
+	changeGroup = "kapp.k14s.io/change-group"
+	changeRule  = "kapp.k14s.io/change-rule"
+)
+
+// Installs are the manifests that make kapp-controller install a runtime: a PackageRepository, and
+// for each bundle, in the order to apply them, a PackageInstall with its values and its service
+// account. Applied by kapp, or as one App, each waits for what it stands on; applied by anything
+// else, what fails because something is not there yet is tried again by the controller.
+func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Document, error) {
+	name := runtime.Metadata.Name
+	repository := resource[repositorySpec]{installVersion, "PackageRepository", named{Name: name, Namespace: site.Namespace}, repositorySpec{SyncPeriod: site.SyncPeriod}}
+	repository.Metadata.Annotations = map[string]string{changeGroup: group(name, "repository")}
+	repository.Spec.Fetch.ImgpkgBundle.Image = site.Reference
+	if site.PullSecret != "" {
+		repository.Spec.Fetch.ImgpkgBundle.SecretRef = &secretRef{site.PullSecret}
+	}
+	documents := []Document{{"00-repository.yaml", []any{repository}}}
+	needs, err := before(runtime, bundles)
+	if err != nil {
+		return nil, err
+	}
+	for i, b := range bundles {
+		document := Document{Name: fmt.Sprintf("%02d-%s.yaml", i+1, b.Metadata.Name)}
+		for _, node := range b.Access {
+			annotate(node, changeGroup, group(name, b.Metadata.Name+"-access"))
+			document.Resources = append(document.Resources, node)
+		}
+		install := resource[installSpec]{installVersion, "PackageInstall", named{Name: name + "." + b.Metadata.Name, Namespace: site.Namespace}, installSpec{
+			ServiceAccountName: b.Account, SyncPeriod: site.SyncPeriod,
+		}}
+		install.Spec.PackageRef.RefName = RefName(b.Metadata.Name, name)
+		install.Spec.PackageRef.VersionSelection.Constraints = cmp.Or(site.Constraints, b.Metadata.Version)
+		if strings.Contains(b.Metadata.Version, "-") {
+			install.Spec.PackageRef.VersionSelection.Prereleases = &struct{}{}
+		}
+		rules := []string{group(name, "repository"), group(name, b.Metadata.Name+"-access")}
+		for _, other := range needs[i] {
+			rules = append(rules, group(name, other))
+		}
+		install.Metadata.Annotations = map[string]string{changeGroup: group(name, b.Metadata.Name)}
+		for k, rule := range rules {
+			install.Metadata.Annotations[fmt.Sprintf("%s.after-%d", changeRule, k)] = "upsert after upserting " + rule
+			install.Metadata.Annotations[fmt.Sprintf("%s.before-%d", changeRule, k)] = "delete before deleting " + rule
+		}
+		if site.Downgradable {
+			install.Metadata.Annotations["packaging.carvel.dev/downgradable"] = ""
+		}
+		if site.PullSecret != "" {
+			install.Metadata.Annotations["ext.packaging.carvel.dev/fetch-0-secret-name"] = site.PullSecret
+		}
+		if b.Values != nil {
+			text, err := marshal(b.Values)
+			if err != nil {
+				return nil, err
+			}
+			secret := valuesSecret{"v1", "Secret", named{Name: name + "-" + b.Metadata.Name + "-values", Namespace: site.Namespace}, map[string]string{ownValues: string(text)}}
+			secret.Metadata.Annotations = map[string]string{changeGroup: group(name, b.Metadata.Name+"-access")}
+			document.Resources = append(document.Resources, secret)
+			install.Spec.Values = []valuesFrom{{secretRef{secret.Metadata.Name}}}
+		}
+		document.Resources = append(document.Resources, install)
+		documents = append(documents, document)
+	}
+	return documents, nil
+}
+
+// group names a change group of kapp.
+func group(runtime, what string) string { return runtime + "." + domain + "/" + what }
+
+// before are the names of those that each bundle waits for: of the nearest layer below that has
+// any, since these wait in turn, and of its own what it requires.
+func before(runtime *bundle.RuntimeLock, bundles []Install) ([][]string, error) {
+	components := make([]layers.Component, len(bundles))
+	for i, b := range bundles {
+		components[i] = b.Component()
+	}
+	provided := slices.Clone(runtime.Provided)
+	for _, b := range runtime.Bundles { // also what is no package
+		provided = append(append(provided, b.Name), b.Provides...)
+	}
+	needs, err := layers.Needs(components, provided...)
+	if err != nil {
+		return nil, err
+	}
+	all := make([][]string, len(bundles))
+	for i, b := range bundles {
+		below := -1
+		for _, other := range bundles {
+			if other.Spec.Layer < b.Spec.Layer {
+				below = max(below, other.Spec.Layer)
+			}
+		}
+		for k, other := range bundles {
+			if other.Spec.Layer == below || other.Spec.Layer == b.Spec.Layer && slices.Contains(needs[i], k) {
+				all[i] = append(all[i], other.Metadata.Name)
+			}
+		}
+	}
+	return all, nil
+}
+
+// annotate adds an annotation to a resource.
+func annotate(resource *yaml.Node, key, value string) {
+	metadata := child(child(resource, "metadata"), "annotations")
+	metadata.Content = append(metadata.Content, text(key), text(value))
+}
+
+// child is a mapping in a mapping, made where it is not there.
+func child(in *yaml.Node, key string) *yaml.Node {
+	for i := 0; i+1 < len(in.Content); i += 2 {
+		if in.Content[i].Value == key {
+			return in.Content[i+1]
+		}
+	}
+	made := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	in.Content = append(in.Content, text(key), made)
+	return made
+}
+
+func text(value string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
+}
+
+// installVersion is the API version of what a cluster is given.
+const installVersion = "packaging.carvel.dev/v1alpha1"
+
+type secretRef struct {
+	Name string `yaml:"name"`
+}
+
+type repositorySpec struct {
+	SyncPeriod string `yaml:"syncPeriod,omitempty"`
+	Fetch      struct {
+		ImgpkgBundle struct {
+			Image     string     `yaml:"image"`
+			SecretRef *secretRef `yaml:"secretRef,omitempty"`
+		} `yaml:"imgpkgBundle"`
+	} `yaml:"fetch"`
+}
+
+type installSpec struct {
+	ServiceAccountName string `yaml:"serviceAccountName"`
+	SyncPeriod         string `yaml:"syncPeriod,omitempty"`
+	PackageRef         struct {
+		RefName          string `yaml:"refName"`
+		VersionSelection struct {
+			Constraints string    `yaml:"constraints"`
+			Prereleases *struct{} `yaml:"prereleases,omitempty"`
+		} `yaml:"versionSelection"`
+	} `yaml:"packageRef"`
+	Values []valuesFrom `yaml:"values,omitempty"`
+}
+
+type valuesFrom struct {
+	SecretRef secretRef `yaml:"secretRef"`
+}
+
+type valuesSecret struct {
+	APIVersion string            `yaml:"apiVersion"`
+	Kind       string            `yaml:"kind"`
+	Metadata   named             `yaml:"metadata"`
+	StringData map[string]string `yaml:"stringData"`
+}
+
+// Config is kapp-controller's own configuration with the certificate authorities of a registry, in
+// PEM. It is one for the whole controller.
+func Config(authorities string) any {
+	return valuesSecret{"v1", "Secret", named{Name: "kapp-controller-config", Namespace: "kapp-controller"}, map[string]string{"caCerts": authorities}}
+}
