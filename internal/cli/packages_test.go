@@ -393,13 +393,13 @@ func (c *carvel) normal(namespace string, kinds []schema.GroupVersionKind) map[s
 	return all
 }
 
-// plainOf takes out the keys by which kapp and the controllers of Kubernetes know resources.
+// plainOf takes out the keys by which kapp, kbld and the controllers of Kubernetes know resources.
 func plainOf(value any) any {
 	switch v := value.(type) {
 	case map[string]any:
 		out := map[string]any{}
 		for key, inner := range v {
-			own := strings.HasPrefix(key, "kapp.k14s.io/") || strings.HasPrefix(key, "krtpkg.dev/") || key == "deployment.kubernetes.io/revision"
+			own := strings.HasPrefix(key, "kapp.k14s.io/") || key == "kbld.k14s.io/images" || strings.HasPrefix(key, "krtpkg.dev/") || key == "deployment.kubernetes.io/revision"
 			if plain := plainOf(inner); !own && !(key == "annotations" || key == "labels") || !own && len(plain.(map[string]any)) > 0 {
 				out[key] = plain
 			}

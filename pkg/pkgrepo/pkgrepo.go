@@ -161,7 +161,7 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 	}
 	if category, _, found := model.Category(b.Spec.Category); found {
 		spec.Categories = append(spec.Categories, category.Title)
-		spec.LongDescription += " " + category.Title + ": " + category.Purpose + "."
+		spec.LongDescription += " " + category.Title + ": " + category.Purpose
 		for _, p := range category.Products {
 			if p.ID == m.Name {
 				spec.DisplayName = p.Name
