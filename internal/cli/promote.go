@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/user"
+	"regexp"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+// typePromotion is the predicate type of what promote attests.
+const typePromotion = "https://krtpkg.dev/promotion/v1"
+
+// promotion is its predicate.
+type promotion struct {
+	// Channel is the tag that was moved, in Repository.
+	Channel    string `json:"channel"`
+	Repository string `json:"repository"`
+	Version    string `json:"version"`
+	// Previous is the digest that the channel stood for before; empty for the first.
+	Previous string    `json:"previous,omitempty"`
+	By       string    `json:"by"`
+	At       time.Time `json:"at"`
+}
+
+type promoteOptions struct {
+	signFlags
+	trust trustFlags
+	to    string
+	by    string
+	back  bool
+}
+
+func (a *app) promoteCommand() *cobra.Command {
+	var o promoteOptions
+	cmd := &cobra.Command{
+		Use:   "promote REFERENCE --to CHANNEL --key KEY",
+		Short: "move the tag of a channel, such as stable, to a verified version",
+		Long: `Promote verifies a bundle or a runtime, attests who promotes it to the channel and when, signed
+with the key, and moves the channel's tag to the very digest that was verified. Sites that
+follow the tag take it from there.
+
+Whom to trust is in the policy file, or the keys of --trust-key; the attestation is signed with
+--key, or keyless, as sign does. A channel does not go back to an older version without --back.`,
+		Example: `  krtpkg promote --trust-key cosign.pub --key cosign.key --to candidate registry.example/krt/edge:1.0.0
+  krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate`,
+		GroupID: groupTrust,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.promote(cmd.Context(), args[0], &o) },
+	}
+	o.add(cmd)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.trust.keys, "trust-key", nil, "public key to trust; given more than once, any of them will do")
+	flags.StringVar(&o.trust.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml beside the config file)")
+	flags.StringVar(&o.to, "to", "", "the channel: a tag that is no version")
+	flags.StringVar(&o.by, "by", "", "who promotes (default: the user of this machine)")
+	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version")
+	required(cmd, "to")
+	return cmd
+}
+
+var tagRule = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9._-]{0,127}$`)
+
+func (a *app) promote(ctx context.Context, reference string, o *promoteOptions) error {
+	if _, err := semver.NewVersion(o.to); err == nil || !tagRule.MatchString(o.to) {
+		return &usageError{fmt.Errorf("--to %q: want the name of a channel, such as stable; versions never move", o.to)}
+	}
+	policy, err := a.trust(ctx, &o.trust)
+	if err != nil {
+		return err
+	}
+	if policy == nil {
+		return &usageError{errors.New("what is promoted has to be verified: say whom to trust with --trust-key or --policy")}
+	}
+	options, err := a.signOptions(ctx, &o.signFlags)
+	if err != nil {
+		return err
+	}
+	at, err := a.open(ctx, reference)
+	if err != nil {
+		return err
+	}
+	if at.File != "" {
+		return &usageError{fmt.Errorf("%s: an archive has no channels: promote in a registry or a folder", reference)}
+	}
+	result, err := a.verified(ctx, at, policy)
+	if err != nil {
+		return err
+	}
+	a.ui.Say("verified %s, signed by %s", at.pinned(), signers(result))
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return err
+	}
+	options.Reference = nameOf(at, set)
+	p := promotion{Channel: o.to, Repository: options.Reference, Version: set.Root.Metadata().Version, By: o.by, At: time.Now().UTC().Truncate(time.Second)}
+	if p.By == "" {
+		who, err := user.Current()
+		if err != nil {
+			return fmt.Errorf("who promotes is not known, say it with --by: %w", err)
+		}
+		p.By = who.Username
+	}
+	before, err := at.store.Resolve(ctx, o.to)
+	switch {
+	case errors.Is(err, errdef.ErrNotFound):
+	case err != nil:
+		return err
+	case before.Digest == at.root.Digest:
+		a.ui.Say("%s is at %s %s already", o.to, set.Name(), p.Version)
+		return a.promoted(at, o, p)
+	default:
+		p.Previous = before.Digest.String()
+		if err := older(ctx, at, before, set, o); err != nil {
+			return err
+		}
+	}
+	store, err := at.Create(ctx, at.client)
+	if err != nil {
+		return err
+	}
+	predicate, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	attached, err := sign.Attest(ctx, store, at.root, []sign.Statement{{Type: typePromotion, Predicate: predicate}}, options)
+	if err != nil {
+		return err
+	}
+	a.sayAttached(at, attached)
+	// The tag last: who follows it finds the attestation.
+	if err := store.Tag(ctx, at.root, o.to); err != nil {
+		return err
+	}
+	return a.promoted(at, o, p)
+}
+
+// older refuses what would take a channel back, or over from another product.
+func older(ctx context.Context, at *opened, before ocispec.Descriptor, set *bundle.Set, o *promoteOptions) error {
+	m, err := bundle.ReadManifest(ctx, at.store, before)
+	if err != nil {
+		return fmt.Errorf("what %s is at: %w", o.to, err)
+	}
+	if titleOf(m) != set.Name() {
+		return fmt.Errorf("%s is a channel of %s, not of %s", o.to, titleOf(m), set.Name())
+	}
+	was, err := semver.NewVersion(m.Annotations[ocispec.AnnotationVersion])
+	if err != nil {
+		return fmt.Errorf("what %s is at has no version: %w", o.to, err)
+	}
+	is, err := semver.NewVersion(set.Root.Metadata().Version)
+	if err != nil {
+		return err
+	}
+	if is.LessThan(was) && !o.back {
+		return fmt.Errorf("%s is at %s, which is newer than %s: --back takes it back", o.to, was, is)
+	}
+	return nil
+}
+
+func (a *app) promoted(at *opened, o *promoteOptions, p promotion) error {
+	channel := at.At(o.to)
+	channel.Digest = at.root.Digest
+	view := struct {
+		Reference string `json:"reference"`
+		promotion
+	}{channel.String(), p}
+	return a.ui.Result(o.format, view, func(w io.Writer) { fmt.Fprintln(w, channel) })
+}
