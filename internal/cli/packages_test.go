@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -364,6 +367,88 @@ func TestKappController(t *testing.T) {
 		if len(byController) != len(byApply) || len(byController) < 5 {
 			t.Errorf("%d resources by kapp-controller, %d by krtpkg apply", len(byController), len(byApply))
 		}
+	})
+}
+
+// What goes wrong at a registry changes nothing that runs.
+func TestKappControllerFaults(t *testing.T) {
+	t.Parallel()
+	c := newCarvel(t)
+	var down atomic.Bool
+	vendor := registrytest.Start(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if down.Load() {
+				http.Error(w, "down", http.StatusServiceUnavailable)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}})
+	s := newSite(t, "ghcr.io/example/web:1.0")
+	reference := func(version string) string { return vendor.Host + "/krt/shop:" + version }
+	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0"} {
+		s.shop(version)
+		s.ok("push", "oci:dist:"+version, reference(version))
+		if version != "1.2.0" {
+			s.ok("sign", "--key", "cosign.key", reference(version))
+		}
+	}
+	install := func(version, period string) string {
+		t.Helper()
+		return s.ok("packages", "install", "--key", "cosign.pub", reference(version), "--constraints", ">=1.0.0", "--sync-period", period)
+	}
+	version := func() string {
+		t.Helper()
+		d, err := c.get(kindDeployment, "shop", "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.GetAnnotations()["version"]
+	}
+	manifests := install("1.1.0", "30s")
+	c.apply(manifests)
+	c.reconciled(kindInstall, "default", "shop.web", true)
+
+	// An unsigned version: not a line is written.
+	if r := s.run("packages", "install", "--key", "cosign.pub", reference("1.2.0"), "-o", "unsigned"); r.code != 3 || r.stdout != "" {
+		t.Errorf("unsigned: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if _, err := os.Stat(s.path("unsigned")); err == nil {
+		t.Error("unsigned: files were written")
+	}
+	// It takes the tag of what is installed, and the cluster goes by the digest.
+	s.ok("copy", reference("1.2.0"), reference("1.1.0"))
+	c.apply(strings.ReplaceAll(manifests, "syncPeriod: 30s", "syncPeriod: 31s"))
+	c.reconciled(kindRepository, "default", "shop", true)
+	c.reconciled(kindInstall, "default", "shop.web", true)
+	if got := version(); got != "1.1.0" {
+		t.Errorf("after the tag moved: version %s", got)
+	}
+	// The repository goes back, which withdraws what is installed: that stays, and is reported.
+	c.apply(install("1.0.0", "32s"))
+	u := c.reconciled(kindInstall, "default", "shop.web", false)
+	if message, _, _ := unstructured.NestedString(u.Object, "status", "usefulErrorMessage"); !strings.Contains(message, "downgradable") {
+		t.Errorf("withdrawn: %s", message)
+	}
+	if got := version(); got != "1.1.0" {
+		t.Errorf("withdrawn: version %s", got)
+	}
+	// The registry is down when the next version comes: what runs, runs on, and the controller
+	// tries again by itself.
+	next := install("1.3.0", "30s")
+	down.Store(true)
+	c.apply(next)
+	c.reconciled(kindRepository, "default", "shop", false)
+	if got := version(); got != "1.1.0" {
+		t.Errorf("registry down: version %s", got)
+	}
+	down.Store(false)
+	c.reconciled(kindRepository, "default", "shop", true)
+	c.eventually("the next version is installed", func() error {
+		if got := version(); got != "1.3.0" {
+			return fmt.Errorf("version %s", got)
+		}
+		return nil
 	})
 }
 
