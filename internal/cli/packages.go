@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ less.`,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.packagesInstallCommand())
+	cmd.AddCommand(a.packagesInstallCommand(), a.packagesConfigCommand())
 	for _, sub := range cmd.Commands() {
 		sub.Args = usageArgs(sub.Args)
 	}
@@ -45,7 +46,6 @@ less.`,
 type installOptions struct {
 	site   siteFlags
 	to     pkgrepo.Site
-	ca     string
 	leave  bool
 	dir    string
 	period time.Duration
@@ -77,7 +77,6 @@ too: kapp-controller tries again what fails because something is not there yet.`
 	flags.BoolVar(&o.to.Downgradable, "downgradable", false, "let packages go back to older versions")
 	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.StringVar(&o.ca, "registry-ca", "", "file of the certificate authorities of the registry, for kapp-controller's own configuration")
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply")
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
@@ -109,13 +108,6 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	documents, err := pkgrepo.Installs(p.set.Root.Runtime, installs, o.to)
 	if err != nil {
 		return err
-	}
-	if o.ca != "" {
-		config, err := caConfig(o.ca)
-		if err != nil {
-			return err
-		}
-		documents = slices.Insert(documents, 0, config)
 	}
 	return a.writeDocuments(o.dir, documents)
 }
@@ -207,13 +199,30 @@ func namespacesOf(rt deploy.Runtime) (names []string, err error) {
 	return names, nil
 }
 
-// caConfig is kapp-controller's configuration with authorities of the site.
-func caConfig(file string) (pkgrepo.Document, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return pkgrepo.Document{}, fmt.Errorf("registry-ca: %w", err)
+func (a *app) packagesConfigCommand() *cobra.Command {
+	var ca string
+	cmd := &cobra.Command{
+		Use:   "config --ca FILE",
+		Short: "write the configuration by which kapp-controller trusts a site's registry",
+		Long: `Config writes kapp-controller's own configuration, one Secret for the whole controller, with the
+certificate authorities of a registry. It belongs to the installation of the controller, and
+not to what it installs: apply it with that.`,
+		Example: "  krtpkg packages config --ca site-ca.pem | kubectl apply --server-side --force-conflicts -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			pem, err := os.ReadFile(ca)
+			if err != nil {
+				return fmt.Errorf("ca: %w", err)
+			}
+			if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+				return fmt.Errorf("ca: %s holds no certificate in PEM", ca)
+			}
+			return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.Config(string(pem))}}})
+		},
 	}
-	return pkgrepo.Document{Name: "00-kapp-controller-config.yaml", Resources: []any{pkgrepo.Config(string(pem))}}, nil
+	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM")
+	required(cmd, "ca")
+	return cmd
 }
 
 // nodes are Kubernetes' own types as YAML, without what only a server fills in.

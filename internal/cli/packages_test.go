@@ -331,6 +331,7 @@ func TestKappController(t *testing.T) {
 	// The site is another cluster: kapp-controller's cache of what it has fetched goes by digests.
 	c = newCarvel(t)
 	s.env = append(append(s.env, mirror.Env(t)...), "KUBECONFIG="+c.cluster.Kubeconfig)
+	env := []string{"KUBECONFIG=" + c.cluster.Kubeconfig}
 	at := mirror.Host + "/mirror/shop"
 	step("the same from the site's registry alone", func(t *testing.T) {
 		s.ok("copy", reference("1.0.0"), at+":1.0.0")
@@ -339,7 +340,15 @@ func TestKappController(t *testing.T) {
 		}
 		c.apply(fmt.Sprintf("{apiVersion: v1, kind: Secret, type: kubernetes.io/dockerconfigjson, metadata: {name: login, namespace: default}, stringData: {.dockerconfigjson: '{\"auths\": {%q: {\"username\": %q, \"password\": %q}}}'}}",
 			mirror.Host, mirror.Username, mirror.Password))
-		install(at+":1.0.0", "--pull-secret", "login", "--registry-ca", mirror.CAFile, "--sync-period", "30s")
+		c.apply(s.ok("packages", "config", "--ca", mirror.CAFile))
+		// kapp applies the rest, in the order of the layers, and waits until each is installed.
+		s.ok("packages", "install", "--key", "cosign.pub", at+":1.0.0", "--values", "site.yaml", "-o", "packages",
+			"--pull-secret", "login", "--sync-period", "30s")
+		said := registrytest.Exec(t, env, registrytest.Tool(t, "kapp"), "deploy", "-a", "shop", "-f", s.path("packages"), "--yes")
+		base, web1 := strings.Index(said, "ok: reconcile packageinstall/shop.base"), strings.Index(said, "reconcile packageinstall/shop.web")
+		if base < 0 || web1 < base {
+			t.Errorf("kapp did not wait for the layer below:\n%s", said)
+		}
 		c.reconciled(kindRepository, "default", "shop", true)
 		web("1.0.0", at)
 		c.reconciled(kindInstall, "default", "shop.web", true)
@@ -349,11 +358,7 @@ func TestKappController(t *testing.T) {
 		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"},
 	}
 	byController := c.normal("shop", kinds)
-	for _, name := range []string{"shop.web", "shop.base"} {
-		if err := c.at(kindInstall, "default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	registrytest.Exec(t, env, registrytest.Tool(t, "kapp"), "delete", "-a", "shop", "--yes")
 	c.gone(kindInstall, "default", "shop.base")
 	c.gone(kindNamespace, "", "shop")
 	step("krtpkg apply makes the same resources", func(t *testing.T) {

@@ -157,8 +157,6 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 	if err != nil {
 		return err
 	}
-	// A socket's path has some 100 bytes, and a folder of tests may have more: it is in the
-	// room, which is a name of its own.
 	env := []string{
 		"PATH=" + strings.Join(append(search, os.Getenv("PATH")), string(os.PathListSeparator)),
 		"HOME=/home/kapp-controller",
