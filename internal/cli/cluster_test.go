@@ -285,6 +285,46 @@ func (w *watcher) playStorage() {
 	}()
 }
 
+// playOperators says of what operators would have made that it is there: their pods are played
+// by KWOK and do nothing.
+func (w *watcher) playOperators() {
+	available := `{"status": {"paused": false, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1, "unavailableReplicas": 0,
+		"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}`
+	done := map[schema.GroupVersionResource]string{
+		{Group: "cert-manager.io", Version: "v1", Resource: "clusterissuers"}:             `{"status": {"conditions": [{"type": "Ready", "status": "True"}]}}`,
+		{Group: "monitoring.coreos.com", Version: "v1", Resource: "prometheuses"}:         available,
+		{Group: "monitoring.coreos.com", Version: "v1", Resource: "alertmanagers"}:        available,
+		{Group: "velero.io", Version: "v1", Resource: "backupstoragelocations"}:           `{"status": {"phase": "Available"}}`,
+		{Group: "ceph.rook.io", Version: "v1", Resource: "cephclusters"}:                  `{"status": {"phase": "Ready"}}`,
+		{Group: "ceph.rook.io", Version: "v1", Resource: "cephblockpools"}:                `{"status": {"phase": "Ready"}}`,
+		{Group: "ceph.rook.io", Version: "v1", Resource: "cephobjectstores"}:              `{"status": {"phase": "Ready"}}`,
+		{Group: "ceph.rook.io", Version: "v1", Resource: "cephfilesystems"}:               `{"status": {"phase": "Ready"}}`,
+		{Group: "ceph.rook.io", Version: "v1", Resource: "cephfilesystemsubvolumegroups"}: `{"status": {"phase": "Ready"}}`,
+	}
+	ctx := w.t.Context()
+	go func() {
+		for ctx.Err() == nil {
+			for resource, status := range done {
+				// What is not served yet, or was changed meanwhile, is seen to the next time.
+				list, err := w.dynamic.Resource(resource).List(ctx, metav1.ListOptions{})
+				if err != nil {
+					continue
+				}
+				for _, o := range list.Items {
+					if o.Object["status"] != nil {
+						continue
+					}
+					at := w.dynamic.Resource(resource).Namespace(o.GetNamespace())
+					if _, err := at.Patch(ctx, o.GetName(), types.MergePatchType, []byte(status), metav1.PatchOptions{}, "status"); err != nil {
+						_, _ = at.Patch(ctx, o.GetName(), types.MergePatchType, []byte(status), metav1.PatchOptions{})
+					}
+				}
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+	}()
+}
+
 // labelNodes gives every node a label.
 func (w *watcher) labelNodes(key, value string) {
 	w.t.Helper()

@@ -146,6 +146,7 @@ func newReady(t *testing.T) *ready {
 	}
 	r.playLoadBalancer()
 	r.playStorage()
+	r.playOperators()
 	return r
 }
 
