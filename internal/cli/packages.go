@@ -58,7 +58,7 @@ func (a *app) packagesInstallCommand() *cobra.Command {
 		Short: "write the manifests that make kapp-controller install a runtime",
 		Long: `Install verifies a runtime and writes the manifests that make kapp-controller install it: the
 PackageRepository, by digest, and for each bundle a PackageInstall with its values in a Secret,
-and a service account that may do what the bundle's own resources need, and no more.
+and a service account that may do what the bundle's own resources and kapp's records need.
 
 kapp applies them in the order of the layers, and waits for each. Anything else can apply them
 too: kapp-controller tries again what fails because something is not there yet.`,
