@@ -157,14 +157,9 @@ func runSite() {
 }
 
 func siteSide(ctx context.Context, media, key, vendor, dir string) (err error) {
-	if err := loopbackUp(); err != nil {
-		return fmt.Errorf("loopback: %w", err)
+	if err := cutOff(vendor); err != nil {
+		return err
 	}
-	if conn, err := net.DialTimeout("tcp", vendor, time.Second); err == nil {
-		conn.Close()
-		return fmt.Errorf("the vendor's registry %s can be reached", vendor)
-	}
-	fmt.Println("no way to the vendor")
 	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3})
 	if err != nil {
 		return err
@@ -212,6 +207,19 @@ func siteSide(ctx context.Context, media, key, vendor, dir string) (err error) {
 			return err
 		}
 	}
+	return nil
+}
+
+// cutOff brings up loopback, and makes sure that there is no way to the vendor.
+func cutOff(vendor string) error {
+	if err := loopbackUp(); err != nil {
+		return fmt.Errorf("loopback: %w", err)
+	}
+	if conn, err := net.DialTimeout("tcp", vendor, time.Second); err == nil {
+		conn.Close()
+		return fmt.Errorf("the vendor's registry %s can be reached", vendor)
+	}
+	fmt.Println("no way to the vendor")
 	return nil
 }
 
