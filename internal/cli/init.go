@@ -142,7 +142,7 @@ func spelled(folder string) string {
 	return cmp.Or(strings.Trim(name, "-"), "runtime")
 }
 
-// writeStart puts files below a folder, or none of them if one is there already.
+// writeStart puts files below a folder, or none of them if one is there already or can't be written.
 func writeStart(folder string, files []starter.File, force bool) error {
 	if !force {
 		for _, f := range files {
@@ -160,14 +160,24 @@ func writeStart(folder string, files []starter.File, force bool) error {
 		return err
 	}
 	defer root.Close()
-	for _, f := range files {
+	for i, f := range files {
 		at := filepath.FromSlash(f.Path)
-		if err := root.MkdirAll(filepath.Dir(at), 0o755); err != nil {
-			return err
+		err := root.MkdirAll(filepath.Dir(at), 0o755)
+		if err == nil {
+			err = root.WriteFile(at, f.Data, 0o644)
 		}
-		if err := root.WriteFile(at, f.Data, 0o644); err != nil {
-			return err
+		if err == nil {
+			continue
 		}
+		err = fmt.Errorf("write %s: %w", filepath.Join(folder, at), err)
+		if !force { // what was there before can't be brought back
+			for _, written := range files[:i+1] {
+				if gone := root.Remove(filepath.FromSlash(written.Path)); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+					err = errors.Join(err, gone)
+				}
+			}
+		}
+		return err
 	}
 	return nil
 }

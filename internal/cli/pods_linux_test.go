@@ -11,13 +11,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -41,7 +44,7 @@ func TestRealPods(t *testing.T) {
 	}
 	s := newSite(t)
 	for _, reference := range []string{"ghcr.io/example/web:1.0", "registry.example/pause:1.0"} {
-		if err := imagetest.AddToLayout(s.path("img"), reference, podImage(t)); err != nil {
+		if err := imagetest.AddToLayout(s.path("img"), reference, podImage(t, reference)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,8 +76,8 @@ func TestRealPods(t *testing.T) {
 	}
 }
 
-// podImage is an image of the program hack/pod.
-func podImage(t *testing.T) v1.ImageIndex {
+// podImage is an image of the program hack/pod, another one for each reference.
+func podImage(t *testing.T, reference string) v1.ImageIndex {
 	t.Helper()
 	root, err := hack.Root()
 	if err != nil {
@@ -92,7 +95,8 @@ func podImage(t *testing.T) v1.ImageIndex {
 		if err != nil {
 			return nil, err
 		}
-		return imagetest.Image(p, "pod", 0o755, data, v1.Config{Entrypoint: []string{"/pod"}})
+		// What is behind a program is no part of it, and makes a layer that no other image has.
+		return imagetest.Image(p, "pod", 0o755, append(data, reference...), v1.Config{Entrypoint: []string{"/pod"}})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -146,16 +150,37 @@ func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error)
 	if err := podRuns(ctx, cluster, home+"@"+image); err != nil {
 		return err
 	}
-	// The node asked the site's registry for them, by digest.
-	for _, digest := range images {
+	// Whoever looks at images reads manifests. Only a node reads their layers.
+	for name, digest := range images {
+		layer, err := pulledLayer(home + "@" + digest)
+		if err != nil {
+			return err
+		}
 		asked := func(r registrytest.Request) bool {
-			return r.Method == "GET" && strings.HasSuffix(r.Path, "/v2/site/web/manifests/"+digest)
+			return r.Method == "GET" && strings.HasSuffix(r.Path, "/v2/site/web/blobs/"+layer)
 		}
 		if !slices.ContainsFunc(registry.Requests()[imported:], asked) {
-			return fmt.Errorf("nobody pulled %s from the site's registry", digest)
+			return fmt.Errorf("no node pulled %s (layer %s) from the site's registry", name, layer)
 		}
 	}
 	return nil
+}
+
+// pulledLayer is the digest of an image's one layer for this machine.
+func pulledLayer(reference string) (string, error) {
+	ref, err := name.ParseReference(reference)
+	if err != nil {
+		return "", err
+	}
+	image, err := remote.Image(ref, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}))
+	if err != nil {
+		return "", err
+	}
+	manifest, err := image.Manifest()
+	if err != nil {
+		return "", err
+	}
+	return manifest.Layers[0].Digest.String(), nil
 }
 
 // lockedImages are the digests that a reference locks, by the images' names.
