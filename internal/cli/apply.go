@@ -139,11 +139,11 @@ func (p *prepared) looked(ctx context.Context, a *app, cluster *deploy.Cluster, 
 	if !p.look {
 		return nil, nil, nil
 	}
-	logins, err := cluster.PullSecrets(ctx, rt)
+	secrets, err := cluster.PullSecrets(ctx, rt)
 	if err != nil {
 		return nil, nil, err
 	}
-	return a.lookAtImages(ctx, p.set, p.images, logins)
+	return a.lookAtImages(ctx, p.set, p.images, secrets)
 }
 
 // importFirst brings an archive to a registry and gives the same root there.

@@ -60,4 +60,13 @@ func TestPullSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan("the right one", false)
+
+	broken := login("")
+	broken.StringData[corev1.DockerConfigJsonKey] = fmt.Sprintf(`{"auths":{%q:{"auth":"not base64"}}}`, registry.Host)
+	if _, err := secrets.Update(ctx, broken, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.run("plan", "--allow-unsigned", reference); r.code != 0 || !strings.Contains(r.stdout+r.stderr, "pull secret site in namespace shop can't be read") {
+		t.Errorf("a secret that is broken: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
 }

@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
+	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layers"
@@ -160,16 +161,25 @@ func (r *rendering) needs() ([][]string, error) {
 // lookAtImages finds out which images are where the cluster would pull them from, with its logins
 // before this user's, and for which platforms they are. One that is not there is wrong; that a
 // registry can't be asked from here does not say that the nodes can't.
-func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, logins [][]byte) ([]deploy.Image, []deploy.Finding, error) {
-	client, err := a.clientWith(logins)
-	if err != nil {
-		return nil, nil, err
-	}
+func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, secrets []deploy.PullSecret) ([]deploy.Image, []deploy.Finding, error) {
 	var (
 		mu       sync.Mutex
 		images   []deploy.Image
 		findings []deploy.Finding
+		logins   [][]byte
 	)
+	for _, s := range secrets {
+		if err := registry.CheckLogin(s.Config); err != nil {
+			findings = append(findings, deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages,
+				Message: fmt.Sprintf("pull secret %s in namespace %s can't be read: %v", s.Name, s.Namespace, err)})
+			continue
+		}
+		logins = append(logins, s.Config)
+	}
+	client, err := a.clientWith(logins)
+	if err != nil {
+		return nil, nil, err
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	owner := map[string]string{}

@@ -105,6 +105,12 @@ func New(options Options) (*Client, error) {
 	return c, nil
 }
 
+// CheckLogin says what is wrong with a docker config as one of [Options.Logins].
+func CheckLogin(config []byte) error {
+	_, err := credentials.NewMemoryStoreFromDockerConfig(config)
+	return err
+}
+
 func addCAs(pool *x509.CertPool, file string) error {
 	pem, err := os.ReadFile(file)
 	if err != nil {

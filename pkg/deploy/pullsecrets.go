@@ -14,11 +14,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// PullSecrets are the logins that the nodes would pull a runtime's images with, as docker configs
-// (the JSON of config.json): the pull secrets of its pods and of their service accounts, from the
+// PullSecret is a Secret with logins to registries.
+type PullSecret struct {
+	Namespace, Name string
+	// Config is a docker config (the JSON of config.json), as it is in the Secret.
+	Config []byte
+}
+
+// PullSecrets are the logins that the nodes would pull a runtime's images with: the pull secrets of its pods and of their service accounts, from the
 // cluster, or from the runtime itself. What this user may not read is left out, as is what is not
 // there.
-func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([][]byte, error) {
+func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, error) {
 	p := pulling{secrets: map[named][]byte{}, accounts: map[named][]string{}, wanted: map[named]bool{}, by: map[named]bool{}}
 	for _, u := range rt.Units {
 		resources, err := readResources(u.Manifests)
@@ -45,7 +51,7 @@ func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([][]byte, error)
 			p.wanted[named{account.namespace, name}] = true
 		}
 	}
-	var logins [][]byte
+	var logins []PullSecret
 	for _, at := range sortedNames(p.wanted) {
 		login, ours := p.secrets[at]
 		if !ours {
@@ -59,7 +65,7 @@ func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([][]byte, error)
 			login = dockerConfig(there.Data)
 		}
 		if login != nil {
-			logins = append(logins, login)
+			logins = append(logins, PullSecret{at.namespace, at.name, login})
 		}
 	}
 	return logins, nil
