@@ -22,6 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
 func (a *app) packagesCommand() *cobra.Command {
@@ -36,7 +37,7 @@ less.`,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.packagesInstallCommand(), a.packagesConfigCommand())
+	cmd.AddCommand(a.packagesInstallCommand(), a.packagesConfigCommand(), a.packagesFluxCommand())
 	for _, sub := range cmd.Commands() {
 		sub.Args = usageArgs(sub.Args)
 	}
@@ -83,22 +84,15 @@ too: kapp-controller tries again what fails because something is not there yet.`
 }
 
 func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
-	policy, err := a.whom(ctx, &o.site)
-	if err != nil {
-		return err
-	}
 	if o.period != 0 && o.period < 30*time.Second {
 		return &usageError{fmt.Errorf("--sync-period %s: kapp-controller looks every 30s at most", o.period)}
 	}
 	if o.period > 0 {
 		o.to.SyncPeriod = o.period.String()
 	}
-	p, err := a.prepare(ctx, reference, policy, &o.site, "")
+	p, _, err := a.prepareForController(ctx, reference, &o.site)
 	if err != nil {
 		return err
-	}
-	if !p.IsRegistry() {
-		return &usageError{fmt.Errorf("%s: a cluster fetches from a registry: push or import it first", reference)}
 	}
 	o.to.Reference = p.Repository + "@" + p.root.Digest.String()
 	installs, err := a.installs(p, &o)
@@ -112,21 +106,48 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	return a.writeDocuments(o.dir, documents)
 }
 
+// prepareForController verifies and opens a runtime that a controller is to fetch from a registry.
+func (a *app) prepareForController(ctx context.Context, reference string, site *siteFlags) (*prepared, *trust.Policy, error) {
+	policy, err := a.whom(ctx, site)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := a.prepare(ctx, reference, policy, site, "")
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case !p.IsRegistry():
+		return nil, nil, &usageError{fmt.Errorf("%s: a cluster fetches from a registry: push or import it first", reference)}
+	case p.set.Root.Runtime == nil:
+		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", p.Place)}
+	}
+	return p, policy, nil
+}
+
+// leaveOut says which bundles a controller does not get, or stops at them.
+func (a *app) leaveOut(left []pkgrepo.Left, controller string, leave bool) error {
+	for _, l := range left {
+		if !leave {
+			return fmt.Errorf("%s is nothing for %s: %s; --leave-out goes on without it", l.Bundle, controller, l.Reason)
+		}
+		a.ui.Note("note: %s is left out: %s", l.Bundle, l.Reason)
+	}
+	return nil
+}
+
 // installs are the bundles of a runtime that are packages.
 func (a *app) installs(p *prepared, o *installOptions) ([]pkgrepo.Install, error) {
 	root := p.set.Root
-	if root.Runtime == nil {
-		return nil, &usageError{fmt.Errorf("%s is a bundle: packages are in runtimes", p.Place)}
-	}
-	left, err := leftOut(p.set)
+	all, err := inRuntime(p.set, bundle.PackagesDir)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range left {
-		if !o.leave {
-			return nil, fmt.Errorf("%s is no package for kapp-controller: %s; --leave-out goes on without it", l.Bundle, l.Reason)
-		}
-		a.ui.Note("note: %s is left out: %s", l.Bundle, l.Reason)
+	_, left, err := pkgrepo.Files(p.set.Name(), all, time.Time{})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.leaveOut(left, "kapp-controller", o.leave); err != nil {
+		return nil, err
 	}
 	values, err := o.site.values.read(p.set)
 	if err != nil {
@@ -167,13 +188,10 @@ func (a *app) installs(p *prepared, o *installOptions) ([]pkgrepo.Install, error
 	return installs, nil
 }
 
-// leftOut are the bundles of a runtime that are no packages.
-func leftOut(set *bundle.Set) ([]pkgrepo.Left, error) {
-	packaged := slices.ContainsFunc(set.Root.Tree(), func(f bundle.File) bool {
-		return strings.HasPrefix(f.Path, bundle.PackagesDir+"/")
-	})
-	if !packaged {
-		return nil, fmt.Errorf("%s %s holds no packages: none of its bundles can be one, or it was built by an older krtpkg", set.Name(), set.Root.Metadata().Version)
+// inRuntime are the bundles of a runtime as its build had them when it made the files in a folder.
+func inRuntime(set *bundle.Set, folder string) ([]pkgrepo.Bundle, error) {
+	if !slices.ContainsFunc(set.Root.Tree(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, folder+"/") }) {
+		return nil, fmt.Errorf("%s %s has no %s/ in it: none of its bundles can be there, or it was built by an older krtpkg", set.Name(), set.Root.Metadata().Version, folder)
 	}
 	byDigest := map[string]name.Digest{}
 	for _, d := range set.Root.Images.Digests() {
@@ -183,8 +201,7 @@ func leftOut(set *bundle.Set) ([]pkgrepo.Left, error) {
 	for _, b := range set.Bundles {
 		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()]})
 	}
-	_, left, err := pkgrepo.Files(set.Name(), all, time.Time{})
-	return left, err
+	return all, nil
 }
 
 // namespacesOf are the namespaces that a runtime's own bundles make.

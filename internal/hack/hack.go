@@ -85,6 +85,24 @@ func Root() (string, error) {
 	}
 }
 
+// ModuleDir is where the files are of a module that the program of hack/<name> is built from.
+func ModuleDir(ctx context.Context, name, module string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
+	cmd.Dir = filepath.Join(root, "hack", filepath.FromSlash(name))
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("go list -m %s: %w\n%s", module, err, said.Bytes())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
 func build(ctx context.Context, dir, out string) error {
 	pkg, err := target(dir)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -63,7 +62,7 @@ type Controller struct {
 	// Dir is the folder of this run. Its logs folder has one file for each process.
 	Dir string
 
-	processes []*process
+	processes []*hack.Process
 	stop      func() error
 }
 
@@ -103,7 +102,7 @@ func (c *Controller) Stop() error { return c.stop() }
 func (c *Controller) end() error {
 	var all error
 	for i := len(c.processes) - 1; i >= 0; i-- {
-		all = errors.Join(all, c.processes[i].kill())
+		all = errors.Join(all, c.processes[i].Kill())
 	}
 	return all
 }
@@ -112,7 +111,7 @@ func (c *Controller) end() error {
 func (c *Controller) Output() string {
 	var all strings.Builder
 	for _, p := range c.processes {
-		fmt.Fprintf(&all, "%s:\n%s", p.name, p.tail())
+		fmt.Fprintf(&all, "%s:\n%s", p.Name, p.Tail())
 	}
 	return all.String()
 }
@@ -139,7 +138,7 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 			return err
 		}
 	}
-	port, err := freePort()
+	port, err := hack.FreePort()
 	if err != nil {
 		return err
 	}
@@ -179,7 +178,7 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 	} {
 		args := append([]string{"-m"}, namespaced()...)
 		args = append(args, "sh", "-ec", container, "container", c.Dir, bin)
-		started, err := startProcess(p.name, c.path("logs", p.name+".log"), env, "unshare", append(args, p.args...)...)
+		started, err := hack.StartProcess(p.name, c.path("logs", p.name+".log"), env, "unshare", append(args, p.args...)...)
 		if err != nil {
 			return err
 		}
@@ -198,14 +197,7 @@ func namespaced() []string {
 
 // install applies the manifests of the module that the controller is built from.
 func (c *Controller) install(ctx context.Context, cluster *clustertest.Cluster, search []string, port int) error {
-	root, err := hack.Root()
-	if err != nil {
-		return err
-	}
-	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
-	list.Dir = filepath.Join(root, "hack", filepath.FromSlash(controller))
-	list.Env = append(os.Environ(), "GOWORK=off")
-	at, err := output(list, nil)
+	at, err := hack.ModuleDir(ctx, controller, module)
 	if err != nil {
 		return err
 	}
@@ -220,7 +212,7 @@ func (c *Controller) install(ctx context.Context, cluster *clustertest.Cluster, 
 		}
 		return name
 	}
-	manifests, err := output(exec.CommandContext(ctx, tool("ytt"), "-f", filepath.Join(strings.TrimSpace(string(at)), "config"),
+	manifests, err := output(exec.CommandContext(ctx, tool("ytt"), "-f", filepath.Join(at, "config"),
 		"-f", c.path("overlay.yaml"), "--data-value-yaml", "apiPort="+strconv.Itoa(port)), nil)
 	if err != nil {
 		return err
@@ -279,8 +271,8 @@ func (c *Controller) awaitAPI(ctx context.Context, config *rest.Config) error {
 			return nil
 		}
 		for _, p := range c.processes {
-			if p.hasEnded() {
-				return fmt.Errorf("%s has ended", p.name)
+			if p.HasEnded() {
+				return fmt.Errorf("%s has ended", p.Name)
 			}
 		}
 		select {
@@ -289,14 +281,4 @@ func (c *Controller) awaitAPI(ctx context.Context, config *rest.Config) error {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 	}
-}
-
-// freePort is one that was free a moment ago: the controller can't be told to choose.
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	return port, listener.Close()
 }

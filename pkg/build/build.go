@@ -206,6 +206,11 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 	if built.Files, left, err = pkgrepo.Files(lock.Metadata.Name, packaged, o.Created); err != nil {
 		return nil, err
 	}
+	flux, _, err := pkgrepo.Flux(lock, packaged)
+	if err != nil {
+		return nil, err
+	}
+	built.Files = append(built.Files, flux...)
 	made, err := o.pack(ctx, built, sorted)
 	if err == nil {
 		made.Left = left

@@ -39,8 +39,8 @@ type Content struct {
 	Runtime *RuntimeLock
 	// Images are the workload images of a bundle, or the nested bundles of a runtime.
 	Images images.Lock
-	// Files are what the target renders, below config/ and overlays/, and the packages of a
-	// runtime, below packages/.
+	// Files are what the target renders, below config/ and overlays/, and of a runtime what
+	// controllers take, below packages/, flux/ and argocd/.
 	Files []File
 }
 
@@ -123,6 +123,12 @@ func (c *Content) layout() ([]File, error) {
 		return nil, err
 	}
 	files = append(files, File{name, data})
+	if data, err = c.kustomization(); err != nil {
+		return nil, err
+	}
+	if data != nil {
+		files = append(files, File{fileKustomization, data})
+	}
 	for _, f := range c.Files {
 		if !confined(f.Path) || path.Clean(f.Path) != f.Path {
 			return nil, fmt.Errorf("file %q has no place in a bundle", f.Path)

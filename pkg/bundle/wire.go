@@ -36,6 +36,8 @@ const (
 	OverlaysDir = "overlays"
 	// PackagesDir is the folder of a runtime's packages, for kapp-controller.
 	PackagesDir = "packages"
+	// FluxDir is the folder of what Flux applies of a runtime.
+	FluxDir = "flux"
 )
 
 // Limits on artifacts that come from outside.

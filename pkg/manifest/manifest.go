@@ -136,6 +136,15 @@ func Get(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
+// Items are the resources that a document stands for: those of a list, or the document itself.
+func Items(doc *yaml.Node) []*yaml.Node {
+	kind, items := Get(doc, "kind"), Get(doc, "items")
+	if kind != nil && strings.HasSuffix(kind.Value, "List") && items != nil && items.Kind == yaml.SequenceNode {
+		return items.Content
+	}
+	return []*yaml.Node{doc}
+}
+
 // CheckResource says whether a document is a Kubernetes resource: a mapping with
 // apiVersion and kind. Its error names what is missing.
 func (f *File) CheckResource(doc *yaml.Node) error {

@@ -67,7 +67,11 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 		repository.Spec.Fetch.ImgpkgBundle.SecretRef = &secretRef{site.PullSecret}
 	}
 	documents := []Document{{"00-repository.yaml", []any{repository}}}
-	needs, err := before(runtime, bundles)
+	alone := make([]*bundle.Bundle, len(bundles))
+	for i, b := range bundles {
+		alone[i] = b.Bundle
+	}
+	needs, err := before(runtime, alone)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +125,7 @@ func group(runtime, what string) string { return runtime + "." + domain + "/" + 
 
 // before are the names of those that each bundle waits for: of the nearest layer below that has
 // any, since these wait in turn, and of its own what it requires.
-func before(runtime *bundle.RuntimeLock, bundles []Install) ([][]string, error) {
+func before(runtime *bundle.RuntimeLock, bundles []*bundle.Bundle) ([][]string, error) {
 	components := make([]layers.Component, len(bundles))
 	for i, b := range bundles {
 		components[i] = b.Component()

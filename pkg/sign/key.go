@@ -67,6 +67,23 @@ func LoadPublicKey(pemBytes []byte) (*Key, error) {
 // hex. A Sigstore bundle names its key by the same bytes.
 func (k *Key) ID() string { return k.id }
 
+// PEM is the key as every tool reads it: its SubjectPublicKeyInfo.
+func (k *Key) PEM() ([]byte, error) {
+	pub, err := k.verifier.PublicKey()
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), err
+}
+
+// HasWiderHash says that a signature with the key is of a longer hash than SHA-256.
+func (k *Key) HasWiderHash() bool {
+	pub, err := k.verifier.PublicKey()
+	key, is := pub.(*ecdsa.PublicKey)
+	return err == nil && is && key.Curve != elliptic.P256()
+}
+
 func newKey(pub crypto.PublicKey) (*Key, error) {
 	verifiers, err := verifiersOf(pub)
 	if err != nil {

@@ -178,7 +178,11 @@ type TrustedRoot struct {
 	// shortLived says that certificates live for minutes, as Fulcio's do, so that a proof of
 	// time is needed to tell whether one was valid.
 	shortLived bool
+	text       []byte
 }
+
+// JSON is the trusted root of Sigstore that was loaded; nil for one that is none.
+func (r *TrustedRoot) JSON() []byte { return r.text }
 
 // LoadTrustedRoot reads a trusted root of Sigstore (protobuf-specs: sigstore_trustroot.proto),
 // as JSON. A certificate that one of its authorities issued needs a proof of time by one of
@@ -188,7 +192,7 @@ func LoadTrustedRoot(data []byte) (*TrustedRoot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("trusted root: %w", err)
 	}
-	return &TrustedRoot{r, len(r.RekorLogs())+len(r.TimestampingAuthorities()) > 0}, nil
+	return &TrustedRoot{r, len(r.RekorLogs())+len(r.TimestampingAuthorities()) > 0, data}, nil
 }
 
 // LoadCertificates reads the certificate authorities of a private PKI, and its timestamp
@@ -230,7 +234,7 @@ func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
 	if len(tsas) > 0 && len(roots) == 0 {
 		return nil, errors.New("timestamp authorities: no self-signed certificate: the root is missing")
 	}
-	return &TrustedRoot{m, false}, nil
+	return &TrustedRoot{material: m}, nil
 }
 
 // privateRoot is a PKI of one's own.

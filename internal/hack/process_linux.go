@@ -1,4 +1,4 @@
-package kappctrltest
+package hack
 
 import "syscall"
 

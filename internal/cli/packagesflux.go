@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+type fluxOptions struct {
+	site        siteFlags
+	to          pkgrepo.FluxSite
+	interval    time.Duration
+	follow      bool
+	constraints string
+	leave       bool
+	dir         string
+}
+
+func (a *app) packagesFluxCommand() *cobra.Command {
+	var o fluxOptions
+	cmd := &cobra.Command{
+		Use:   "flux REFERENCE --key KEY",
+		Short: "write the manifests that make Flux install a runtime",
+		Long: `Flux verifies a runtime and writes the manifests that make Flux install it: an OCIRepository that
+Flux verifies by the same keys or identities, and a Kustomization over what lies in the runtime
+for Flux, which is an OCIRepository and a Kustomization for each bundle, by digest, in the order
+of the layers, with the images of the site.
+
+It goes by the digest that was verified. With --follow Flux follows the reference's tag, and with
+--constraints the newest version of a range: it takes what those keys or identities have signed,
+and whatever else the trust policy asks for is refused here, since Flux would not see to it.`,
+		Example: `  krtpkg packages flux --key cosign.pub site.example/krt/edge:1.0.0 | kubectl apply -f -
+  krtpkg packages flux --key cosign.pub site.example/krt/edge:stable --follow -o clusters/site-7
+  krtpkg packages flux --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesFlux(cmd.Context(), args[0], o) },
+	}
+	o.site.trust.add(cmd)
+	o.site.trust.addUnsigned(cmd, "go on without verifying any signature, and let Flux verify none")
+	flags := cmd.Flags()
+	flags.StringVarP(&o.to.Namespace, "namespace", "n", "flux-system", "namespace of Flux's resources")
+	flags.DurationVar(&o.interval, "interval", 10*time.Minute, "how often Flux looks at the registry and at the cluster")
+	flags.BoolVar(&o.follow, "follow", false, "follow the reference's tag")
+	flags.StringVar(&o.constraints, "constraints", "", "follow the newest version in a range, as in \">=1.0.0 <2.0.0\"")
+	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux can't apply: they are for krtpkg apply")
+	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
+	cmd.MarkFlagsMutuallyExclusive("follow", "constraints")
+	return cmd
+}
+
+func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions) error {
+	p, policy, err := a.prepareForController(ctx, reference, &o.site)
+	if err != nil {
+		return err
+	}
+	if o.to.Ref, err = o.ref(p); err != nil {
+		return err
+	}
+	if err := allBeside(p); err != nil {
+		return err
+	}
+	bundles, err := inRuntime(p.set, bundle.FluxDir)
+	if err != nil {
+		return err
+	}
+	_, left, err := pkgrepo.Flux(p.set.Root.Runtime, bundles)
+	if err != nil {
+		return err
+	}
+	if err := a.leaveOut(left, "Flux", o.leave); err != nil {
+		return err
+	}
+	if err := a.fluxTrust(p, policy, &o); err != nil {
+		return err
+	}
+	o.to.Repository, o.to.Interval = p.Repository, o.interval.String()
+	if r, is := p.store.(*registry.Repository); is {
+		o.to.Insecure = r.PlainHTTP
+	}
+	if file := a.settings.registry.CAFile; file != "" {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("registry-ca: %w", err)
+		}
+		o.to.Authorities = string(pem)
+	}
+	return a.writeDocuments(o.dir, pkgrepo.FluxDocuments(p.set.Root.Runtime, o.to))
+}
+
+// ref is what Flux follows.
+func (o *fluxOptions) ref(p *prepared) (map[string]string, error) {
+	switch {
+	case o.constraints != "":
+		return map[string]string{"semver": o.constraints}, nil
+	case o.follow && p.Tag == "":
+		return nil, &usageError{fmt.Errorf("--follow: %s has no tag", p.Place)}
+	case o.follow:
+		return map[string]string{"tag": p.Tag}, nil
+	}
+	return map[string]string{"digest": p.root.Digest.String()}, nil
+}
+
+// fluxTrust is whom Flux trusts, as far as it can be told.
+func (a *app) fluxTrust(p *prepared, policy *trust.Policy, o *fluxOptions) error {
+	if policy == nil {
+		return nil
+	}
+	follows := o.follow || o.constraints != ""
+	trusted, err := policy.Flux(p.Repository)
+	switch {
+	case errors.Is(err, trust.ErrInexpressible) && !follows:
+		a.ui.Note("note: Flux verifies no signature, it goes by the digest that was verified here: %v", err)
+		return nil
+	case err != nil:
+		return err
+	}
+	o.to.Keys, o.to.TrustedRoot = trusted.Keys, trusted.TrustedRoot
+	for _, identity := range trusted.Identities {
+		o.to.Identities = append(o.to.Identities, pkgrepo.FluxIdentity(identity))
+	}
+	return nil
+}
+
+// allBeside makes sure that all images of a runtime are in its own repository.
+func allBeside(p *prepared) error {
+	for _, image := range imagesOf(p.set) {
+		if !p.images.beside[image.DigestStr()] {
+			return fmt.Errorf("%s is not in %s, where the cluster would look for it: push without --thin, or copy the runtime there", image, p.Repository)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package hack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+)
+
+// Process is a program that ends with this one at the latest.
+type Process struct {
+	// Name is what messages call it.
+	Name string
+
+	log   string
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// StartProcess starts a program with just this environment, whose output goes to the end of a file.
+func StartProcess(name, log string, env []string, bin string, args ...string) (*Process, error) {
+	file, err := os.OpenFile(log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{Name: name, log: log, cmd: exec.Command(bin, args...), ended: make(chan struct{})}
+	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, file, file
+	p.cmd.SysProcAttr = dieWithParent()
+	started := make(chan error, 1)
+	go func() {
+		// Linux counts the thread as the parent, not the process: this one stays.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		file.Close()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+			close(p.ended)
+		}
+	}()
+	return p, <-started
+}
+
+// HasEnded says that it has.
+func (p *Process) HasEnded() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// Kill ends it. That it had ended before is an error.
+func (p *Process) Kill() error {
+	err := p.cmd.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = fmt.Errorf("%s had ended by itself:\n%s", p.Name, p.Tail())
+	}
+	<-p.ended
+	return err
+}
+
+// Tail is the end of what the process wrote.
+func (p *Process) Tail() string {
+	data, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	return string(data[max(0, len(data)-8<<10):])
+}
+
+// FreePort is one that was free a moment ago, for programs that can't be told to choose.
+func FreePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	return port, listener.Close()
+}

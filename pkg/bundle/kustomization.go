@@ -1,0 +1,104 @@
+package bundle
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// fileKustomization at the top makes a bundle a base for kustomize, and so for Flux, Argo CD and
+// kubectl apply -k.
+const fileKustomization = "kustomization.yaml"
+
+// kappGroup is the API group of what configures kapp and is in no cluster.
+const kappGroup = "kapp.k14s.io/"
+
+// Plain are the files of a bundle that hold its resources, sorted by path, where these are there
+// for anyone to take as they are. Otherwise it gives the reason: something has to be rendered at
+// the target, or kustomize would stop at it.
+func (c *Content) Plain() (files []string, reason string, err error) {
+	for i := range c.Bundle.Spec.Sources {
+		if s := &c.Bundle.Spec.Sources[i]; s.AtTarget() {
+			return nil, fmt.Sprintf("its source %s is a template, which the target renders with its values", s.Path), nil
+		}
+	}
+	seen := map[string]string{}
+	for _, f := range c.Files {
+		if !strings.HasPrefix(f.Path, ConfigDir+"/") || !slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(f.Path)) {
+			continue
+		}
+		parsed, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			return nil, "", err
+		}
+		resources, rules := 0, 0
+		for _, doc := range parsed.Documents {
+			if strings.HasPrefix(scalar(doc, "apiVersion"), kappGroup) {
+				rules++
+				continue
+			}
+			resources++
+			for _, r := range manifest.Items(doc) {
+				id := identity(r)
+				if first, twice := seen[id]; twice {
+					return nil, fmt.Sprintf("%s is both in %s and in %s", id, first, f.Path), nil
+				}
+				seen[id] = f.Path
+			}
+		}
+		switch {
+		case resources > 0 && rules > 0:
+			return nil, f.Path + " has rules for kapp beside resources", nil
+		case resources > 0:
+			files = append(files, f.Path)
+		}
+	}
+	if len(files) == 0 {
+		return nil, "it holds no resources", nil
+	}
+	slices.Sort(files)
+	return files, "", nil
+}
+
+// kustomization is that of a bundle of plain resources; nil for any other content.
+func (c *Content) kustomization() ([]byte, error) {
+	if c.Bundle == nil {
+		return nil, nil
+	}
+	files, _, err := c.Plain()
+	if err != nil || len(files) == 0 {
+		return nil, err
+	}
+	return marshal(struct {
+		APIVersion string   `yaml:"apiVersion"`
+		Kind       string   `yaml:"kind"`
+		Resources  []string `yaml:"resources"`
+	}{"kustomize.config.k8s.io/v1beta1", "Kustomization", files})
+}
+
+// identity is what kustomize knows a resource by, in words.
+func identity(resource *yaml.Node) string {
+	group, _, _ := strings.Cut(scalar(resource, "apiVersion"), "/")
+	metadata := manifest.Get(resource, "metadata")
+	words := []string{scalar(resource, "kind"), scalar(metadata, "name")}
+	if strings.Contains(scalar(resource, "apiVersion"), "/") {
+		words[0] += "." + group
+	}
+	if namespace := scalar(metadata, "namespace"); namespace != "" {
+		words = append(words, "in "+namespace)
+	}
+	return strings.Join(words, " ")
+}
+
+// scalar is the text at a key of a mapping, "" where there is none.
+func scalar(mapping *yaml.Node, key string) string {
+	if n := manifest.Get(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
+		return n.Value
+	}
+	return ""
+}

@@ -1,0 +1,239 @@
+package pkgrepo
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+// The API versions of Flux, as of its 2.6.
+const (
+	fluxSource    = "source.toolkit.fluxcd.io/v1"
+	fluxKustomize = "kustomize.toolkit.fluxcd.io/v1"
+)
+
+// fluxRepository is the variable of the site's repository, which Flux puts in
+// (fluxcd.io/flux/components/kustomize/kustomizations/#post-build-variable-substitution).
+const fluxRepository = "repository"
+
+// What Flux takes for a time in which a bundle is there, or it is a failure.
+const fluxTimeout = "10m"
+
+// Flux are the files below flux/ of a runtime: of each bundle an OCIRepository, by its digest, and
+// a Kustomization that applies it when those that it stands on are ready. Bundles that Flux can't
+// apply are left out, and returned with the reason.
+func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
+	plain, left, err := plainOf(runtime, bundles)
+	if err != nil {
+		return nil, nil, err
+	}
+	var files []bundle.File
+	for _, b := range plain {
+		name := fluxName(runtime, b.Metadata().Name)
+		source := resource[fluxSourceSpec]{fluxSource, "OCIRepository", named{Name: name}, fluxSourceSpec{
+			Interval: "1h", URL: "oci://${" + fluxRepository + "}", Ref: map[string]string{"digest": b.Image.DigestStr()},
+		}}
+		apply := resource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", named{Name: name}, fluxKustomizeSpec{
+			Interval: "10m", RetryInterval: "1m", Timeout: fluxTimeout, Path: "./", Prune: true, Wait: true,
+			SourceRef: fluxReference{"OCIRepository", name},
+		}}
+		for _, other := range b.needs {
+			apply.Spec.DependsOn = append(apply.Spec.DependsOn, nameReference{fluxName(runtime, other)})
+		}
+		for _, p := range b.patches {
+			// Whatever else has a dollar stays as it is.
+			p.Patch = strings.ReplaceAll(strings.ReplaceAll(p.Patch, "$", "$$"), siteRepository, "${"+fluxRepository+"}")
+			apply.Spec.Patches = append(apply.Spec.Patches, p)
+		}
+		data, err := stream(source, apply)
+		if err != nil {
+			return nil, nil, err
+		}
+		files = append(files, bundle.File{Path: path.Join(bundle.FluxDir, b.Metadata().Name+".yaml"), Data: data})
+	}
+	return files, left, nil
+}
+
+func fluxName(runtime *bundle.RuntimeLock, bundle string) string {
+	return runtime.Metadata.Name + "." + bundle
+}
+
+// FluxSite says how a cluster with Flux consumes a runtime.
+type FluxSite struct {
+	// Repository is that of the runtime at the site, registry/repository.
+	Repository string
+	// Ref is what of it: {digest: sha256:…}, {tag: …} or {semver: …}.
+	Ref map[string]string
+	// Namespace is that of Flux's resources.
+	Namespace string
+	// Interval is how often Flux looks whether a tag has moved, as Go writes durations.
+	Interval string
+	// PullSecret is the name of a Secret with the login of the registry; "" for none.
+	PullSecret string
+	// Authorities are certificate authorities of the registry, in PEM; "" for those of the image
+	// of Flux.
+	Authorities string
+	// Insecure says that the registry speaks HTTP.
+	Insecure bool
+	// Keys are public keys in PEM, of which one has to have signed, and Identities whom a
+	// certificate of Sigstore's may be for instead. With neither, Flux verifies nothing.
+	Keys       []string
+	Identities []FluxIdentity
+	// TrustedRoot is that of Sigstore which issues the certificates, as JSON.
+	TrustedRoot string
+}
+
+// FluxIdentity are regular expressions for whom a certificate is for.
+type FluxIdentity struct {
+	Issuer  string `yaml:"issuer"`
+	Subject string `yaml:"subject"`
+}
+
+// FluxDocuments are the manifests that make Flux install a runtime: an OCIRepository that verifies
+// it, and a Kustomization over what lies in it for Flux.
+func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
+	name := runtime.Metadata.Name
+	meta := named{Name: name, Namespace: site.Namespace}
+	var secrets []any
+	source := resource[fluxSourceSpec]{fluxSource, "OCIRepository", meta, fluxSourceSpec{
+		Interval: site.Interval, URL: "oci://" + site.Repository, Ref: site.Ref, Insecure: site.Insecure,
+	}}
+	// What the runtime's registry needs, those of its bundles need as well.
+	var each []operation
+	add := func(path string, value any) { each = append(each, operation{"add", "/spec/" + path, value}) }
+	if site.Insecure {
+		add("insecure", true)
+	}
+	if site.PullSecret != "" {
+		source.Spec.SecretRef = &nameReference{site.PullSecret}
+		add("secretRef", source.Spec.SecretRef)
+	}
+	if site.Authorities != "" {
+		secret := valuesSecret{"v1", "Secret", named{Name: name + "-registry", Namespace: site.Namespace}, map[string]string{"ca.crt": site.Authorities}}
+		secrets = append(secrets, secret)
+		source.Spec.CertSecretRef = &nameReference{secret.Metadata.Name}
+		add("certSecretRef", source.Spec.CertSecretRef)
+	}
+	if len(site.Keys)+len(site.Identities) > 0 {
+		source.Spec.Verify = &fluxVerify{Provider: "cosign", Identities: site.Identities}
+	}
+	if len(site.Keys) > 0 {
+		secret := valuesSecret{"v1", "Secret", named{Name: name + "-signers", Namespace: site.Namespace}, map[string]string{}}
+		for i, key := range site.Keys {
+			secret.StringData[fmt.Sprintf("key-%d.pub", i+1)] = key
+		}
+		secrets = append(secrets, secret)
+		source.Spec.Verify.SecretRef = &nameReference{secret.Metadata.Name}
+	}
+	if site.TrustedRoot != "" && len(site.Identities) > 0 {
+		secret := valuesSecret{"v1", "Secret", named{Name: name + "-sigstore", Namespace: site.Namespace}, map[string]string{"trusted_root.json": site.TrustedRoot}}
+		secrets = append(secrets, secret)
+		source.Spec.Verify.TrustedRoot = &nameReference{secret.Metadata.Name}
+	}
+	apply := resource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", meta, fluxKustomizeSpec{
+		Interval: site.Interval, RetryInterval: "1m", Timeout: fluxTimeout, Path: "./" + bundle.FluxDir, Prune: true, Wait: true,
+		SourceRef: fluxReference{"OCIRepository", name}, TargetNamespace: site.Namespace,
+		PostBuild: &fluxPostBuild{map[string]string{fluxRepository: site.Repository}},
+	}}
+	if len(each) > 0 {
+		text, _ := compact(each) // strings and booleans
+		apply.Spec.Patches = []patch{{patchTarget{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "OCIRepository"}, text}}
+	}
+	return []Document{{name + "-flux.yaml", append(secrets, source, apply)}}
+}
+
+type nameReference struct {
+	Name string `yaml:"name" json:"name"`
+}
+
+type fluxReference struct {
+	Kind string `yaml:"kind"`
+	Name string `yaml:"name"`
+}
+
+type fluxSourceSpec struct {
+	Interval      string            `yaml:"interval"`
+	URL           string            `yaml:"url"`
+	Ref           map[string]string `yaml:"ref"`
+	SecretRef     *nameReference    `yaml:"secretRef,omitempty"`
+	CertSecretRef *nameReference    `yaml:"certSecretRef,omitempty"`
+	Insecure      bool              `yaml:"insecure,omitempty"`
+	Verify        *fluxVerify       `yaml:"verify,omitempty"`
+}
+
+type fluxVerify struct {
+	Provider   string         `yaml:"provider"`
+	SecretRef  *nameReference `yaml:"secretRef,omitempty"`
+	Identities []FluxIdentity `yaml:"matchOIDCIdentity,omitempty"`
+	// TrustedRoot is there since Flux 2.8.
+	TrustedRoot *nameReference `yaml:"trustedRootSecretRef,omitempty"`
+}
+
+type fluxKustomizeSpec struct {
+	Interval        string          `yaml:"interval"`
+	RetryInterval   string          `yaml:"retryInterval"`
+	Timeout         string          `yaml:"timeout"`
+	SourceRef       fluxReference   `yaml:"sourceRef"`
+	Path            string          `yaml:"path"`
+	TargetNamespace string          `yaml:"targetNamespace,omitempty"`
+	Prune           bool            `yaml:"prune"`
+	Wait            bool            `yaml:"wait"`
+	DependsOn       []nameReference `yaml:"dependsOn,omitempty"`
+	PostBuild       *fluxPostBuild  `yaml:"postBuild,omitempty"`
+	Patches         []patch         `yaml:"patches,omitempty"`
+}
+
+type fluxPostBuild struct {
+	Substitute map[string]string `yaml:"substitute"`
+}
+
+// plainBundle is a bundle of plain resources, with what puts a site's images into them.
+type plainBundle struct {
+	Bundle
+	patches []patch
+	// needs are the names of those that have to be there before, of the plain ones.
+	needs []string
+}
+
+// plainOf are the bundles of a runtime that can be applied as they are, but for their images.
+func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle) (plain []plainBundle, left []Left, err error) {
+	var alone []*bundle.Bundle
+	for _, b := range bundles {
+		patches, reason, err := imagePatches(b.Content)
+		switch {
+		case err != nil:
+			return nil, nil, fmt.Errorf("%s: %w", b.Metadata().Name, err)
+		case reason != "":
+			left = append(left, Left{b.Metadata().Name, reason})
+		default:
+			plain = append(plain, plainBundle{Bundle: b, patches: patches})
+			alone = append(alone, b.Bundle)
+		}
+	}
+	needs, err := before(runtime, alone)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range plain {
+		plain[i].needs = needs[i]
+	}
+	return plain, left, nil
+}
+
+// stream writes values as the documents of one file.
+func stream(values ...any) ([]byte, error) {
+	var all []byte
+	for i, value := range values {
+		data, err := marshal(value)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			all = append(all, "---\n"...)
+		}
+		all = append(all, data...)
+	}
+	return all, nil
+}

@@ -1,0 +1,99 @@
+package trust
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+)
+
+// Flux is whom the source-controller of Flux is told to trust: holders of one of the keys, or, with
+// no keys, of a certificate for one of the identities.
+type Flux struct {
+	// Keys are PEM.
+	Keys []string
+	// Identities are regular expressions for all of an issuer and of a subject.
+	Identities []FluxIdentity
+	// TrustedRoot is that of Sigstore which issues these certificates, as JSON.
+	TrustedRoot string
+}
+
+// FluxIdentity is whom a certificate may be for.
+type FluxIdentity struct{ Issuer, Subject string }
+
+// Flux is what Flux verifies of what the rule for a repository asks for. What Flux cannot be told is
+// [ErrInexpressible]: more than one signature, attestations, periods, a log or a timestamp
+// demanded of a key, SHA-384 and SHA-512, a private PKI, keys beside identities, revoked digests.
+func (p *Policy) Flux(where string) (*Flux, error) {
+	r := match(p.rules, where)
+	if r == nil {
+		return nil, refuse("%s: no rule of %s is for it", where, p.name())
+	}
+	e := &exporter{Policy: p, target: "Flux"}
+	if r.Threshold > 1 {
+		e.problem("%d signatures", r.Threshold)
+	}
+	if len(r.attestations) > 0 {
+		e.problem("attestations")
+	}
+	if len(p.revoked) > 0 {
+		e.problem("revoked digests")
+	}
+	made := &Flux{}
+	for i := range r.signers {
+		a := &r.signers[i]
+		name := a.Name
+		if name == "" {
+			name = fmt.Sprint(i + 1)
+		}
+		about := func(what string) { e.problem("authority %s: %s", name, what) }
+		if !a.NotBefore.IsZero() || !a.NotAfter.IsZero() {
+			about("a period")
+		}
+		if a.Key != nil {
+			if slices.Contains(p.File.Revoked.Keys, a.Key.ID()) {
+				continue
+			}
+			if a.RequireLog || a.RequireTimestamp {
+				about("a log or a timestamp with a key")
+			}
+			if a.Key.HasWiderHash() {
+				about("a key of a curve over 256 bits")
+			}
+			pem, err := a.Key.PEM()
+			if err != nil {
+				return nil, err
+			}
+			made.Keys = append(made.Keys, string(pem))
+			continue
+		}
+		root := string(a.Roots.JSON())
+		switch {
+		case root == "":
+			about("a private PKI")
+		case made.TrustedRoot != "" && made.TrustedRoot != root:
+			about("a second trusted root")
+		}
+		if len(p.File.Revoked.Keys) > 0 {
+			about("revoked keys, which may be of certificates")
+		}
+		made.TrustedRoot = root
+		identity := newExportIdentity(a.Identity)
+		made.Identities = append(made.Identities, FluxIdentity{either(identity.Issuer, identity.IssuerRegExp), either(identity.Subject, identity.SubjectRegExp)})
+	}
+	if len(made.Keys) > 0 && len(made.Identities) > 0 {
+		e.problem("keys beside identities")
+	}
+	if len(e.problems) > 0 {
+		return nil, errors.Join(e.problems...)
+	}
+	return made, nil
+}
+
+// either is a pattern for all of a text, from the text or from the pattern.
+func either(text, pattern string) string {
+	if text != "" {
+		return "^" + regexp.QuoteMeta(text) + "$"
+	}
+	return pattern
+}
