@@ -39,8 +39,14 @@ type carvel struct {
 
 func newCarvel(t testing.TB) *carvel {
 	t.Helper()
-	c := &carvel{t: t, cluster: clustertest.Start(t)}
+	c := newControlled(t, clustertest.Start(t))
 	kappctrltest.Start(t, c.cluster)
+	return c
+}
+
+func newControlled(t testing.TB, cluster *clustertest.Cluster) *carvel {
+	t.Helper()
+	c := &carvel{t: t, cluster: cluster}
 	config, err := c.cluster.RESTConfig()
 	if err != nil {
 		t.Fatal(err)
