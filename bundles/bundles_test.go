@@ -160,6 +160,7 @@ func TestReadyBundlesBuild(t *testing.T) {
 				t.Fatal(err)
 			}
 			renders(t, built)
+			kustomizes(t, built)
 			for _, image := range built.Images {
 				if ref, err := name.ParseReference(image.Reference); err != nil || ref.Identifier() == "latest" {
 					t.Errorf("it runs %s, which is no version: %v", image.Reference, err)

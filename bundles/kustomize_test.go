@@ -1,0 +1,157 @@
+package bundles_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"gopkg.in/yaml.v3"
+	"oras.land/oras-go/v2/content/memory"
+
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/render"
+)
+
+// notPlain are bundles that kustomize can't build: they take values, and Knative has a resource in
+// two files.
+var notPlain = []string{
+	"github-deploy-key", "hello", "knative-serving", "lets-encrypt-issuer", "network-baseline", "openstack-trove-database", "s3-bucket", "velero",
+}
+
+// kustomizes holds what the real kustomize makes of a bundle, with the patches that Flux is given,
+// against what krtpkg renders.
+func kustomizes(t *testing.T, built *build.Built) {
+	t.Helper()
+	const place = "site.example/krt"
+	m := built.Metadata()
+	image, err := name.NewDigest(place + "@" + built.Descriptor.Digest.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "all", Version: "1.0.0"}, Provided: built.Bundle.Spec.Requires}
+	files, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{{Content: built.Content, Image: image}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) > 0 {
+		if !slices.Contains(notPlain, m.Name) {
+			t.Errorf("kustomize and Flux can't have it: %s", left[0].Reason)
+		}
+		return
+	}
+	if slices.Contains(notPlain, m.Name) {
+		t.Error("kustomize can have it after all")
+	}
+	store := memory.New()
+	desc, err := built.Pack(t.Context(), store, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	artifact, err := bundle.Open(t.Context(), store, desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, f := range artifact.Tree() {
+		write(t, filepath.Join(dir, "base", f.Path), f.Data)
+	}
+	write(t, filepath.Join(dir, "kustomization.yaml"), overlay(t, files[0].Data, place))
+	tool, err := hack.Build(t.Context(), "tools/kustomize")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	cmd := exec.Command(tool, "build", dir)
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("kustomize: %v\n%s", err, said.Bytes())
+	}
+	values := &render.Values{}
+	rendered, err := render.Bundle(built.Content, values, func(d name.Digest) string { return place + "@" + d.DigestStr() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := map[string]any{}, map[string]any{}
+	add(t, got, "kustomize", out)
+	for _, f := range rendered {
+		if strings.HasPrefix(f.Path, bundle.ConfigDir+"/") {
+			add(t, want, f.Path, f.Data)
+		}
+	}
+	for id, resource := range want {
+		if !reflect.DeepEqual(got[id], resource) {
+			t.Errorf("%s: kustomize makes\n%v\nkrtpkg\n%v", id, got[id], resource)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d resources by kustomize, %d by krtpkg", len(got), len(want))
+	}
+}
+
+// overlay is the kustomization that Flux makes of its Kustomization, once its variables are put in.
+func overlay(t *testing.T, files []byte, place string) []byte {
+	t.Helper()
+	var kustomization struct {
+		Spec struct {
+			Patches []any
+		}
+	}
+	_, text, _ := strings.Cut(string(files), "\n---\n")
+	text = strings.ReplaceAll(strings.ReplaceAll(text, "${repository}", place), "$$", "$")
+	if err := yaml.Unmarshal([]byte(text), &kustomization); err != nil {
+		t.Fatal(err)
+	}
+	data, err := yaml.Marshal(map[string]any{"resources": []string{"base"}, "patches": kustomization.Spec.Patches})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// add puts the resources of a file into a map, by what they are; rules for kapp are none.
+func add(t *testing.T, to map[string]any, file string, data []byte) {
+	t.Helper()
+	parsed, err := manifest.Parse(file, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, doc := range parsed.Documents {
+		for _, item := range manifest.Items(doc) {
+			var r map[string]any
+			if err := item.Decode(&r); err != nil {
+				t.Fatal(err)
+			}
+			metadata, _ := r["metadata"].(map[string]any)
+			if metadata["annotations"] == nil {
+				delete(metadata, "annotations") // kustomize drops what is empty
+			}
+			if r["apiVersion"] == "kapp.k14s.io/v1alpha1" {
+				continue
+			}
+			to[fmt.Sprint(r["apiVersion"], " ", r["kind"], " ", metadata["namespace"], "/", metadata["name"])] = r
+		}
+	}
+}
+
+func write(t *testing.T, file string, data []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
