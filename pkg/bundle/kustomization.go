@@ -21,10 +21,10 @@ const kappGroup = "kapp.k14s.io/"
 // Plain are the files of a bundle that hold its resources, sorted by path, where these are there
 // for anyone to take as they are. Otherwise it gives the reason: something has to be rendered at
 // the target, or kustomize would stop at it.
-func (c *Content) Plain() (files []string, reason string, err error) {
+func (c *Content) Plain() (files []string, reason string) {
 	for i := range c.Bundle.Spec.Sources {
 		if s := &c.Bundle.Spec.Sources[i]; s.AtTarget() {
-			return nil, fmt.Sprintf("its source %s is a template, which the target renders with its values", s.Path), nil
+			return nil, fmt.Sprintf("its source %s is a template, which the target renders with its values", s.Path)
 		}
 	}
 	seen := map[string]string{}
@@ -34,7 +34,7 @@ func (c *Content) Plain() (files []string, reason string, err error) {
 		}
 		parsed, err := manifest.Parse(f.Path, f.Data)
 		if err != nil {
-			return nil, "", err
+			return nil, err.Error()
 		}
 		resources, rules := 0, 0
 		for _, doc := range parsed.Documents {
@@ -46,23 +46,23 @@ func (c *Content) Plain() (files []string, reason string, err error) {
 			for _, r := range manifest.Items(doc) {
 				id := identity(r)
 				if first, twice := seen[id]; twice {
-					return nil, fmt.Sprintf("%s is both in %s and in %s", id, first, f.Path), nil
+					return nil, fmt.Sprintf("%s is both in %s and in %s", id, first, f.Path)
 				}
 				seen[id] = f.Path
 			}
 		}
 		switch {
 		case resources > 0 && rules > 0:
-			return nil, f.Path + " has rules for kapp beside resources", nil
+			return nil, f.Path + " has rules for kapp beside resources"
 		case resources > 0:
 			files = append(files, f.Path)
 		}
 	}
 	if len(files) == 0 {
-		return nil, "it holds no resources", nil
+		return nil, "it holds no resources"
 	}
 	slices.Sort(files)
-	return files, "", nil
+	return files, ""
 }
 
 // kustomization is that of a bundle of plain resources; nil for any other content.
@@ -70,9 +70,9 @@ func (c *Content) kustomization() ([]byte, error) {
 	if c.Bundle == nil {
 		return nil, nil
 	}
-	files, _, err := c.Plain()
-	if err != nil || len(files) == 0 {
-		return nil, err
+	files, _ := c.Plain()
+	if len(files) == 0 {
+		return nil, nil
 	}
 	return marshal(struct {
 		APIVersion string   `yaml:"apiVersion"`

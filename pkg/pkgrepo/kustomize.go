@@ -46,9 +46,9 @@ type operation struct {
 // imagePatches are what puts the locked images of a bundle, as a site has them, into its plain
 // resources: exactly where [render.Bundle] does. The reason says why they can't be.
 func imagePatches(b *bundle.Content) (patches []patch, reason string, err error) {
-	plain, reason, err := b.Plain()
-	if err != nil || reason != "" {
-		return nil, reason, err
+	plain, reason := b.Plain()
+	if reason != "" {
+		return nil, reason, nil
 	}
 	finder := b.Bundle.Spec.Finder()
 	locate := func(image name.Digest) string { return siteRepository + "@" + image.DigestStr() }
