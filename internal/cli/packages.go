@@ -37,7 +37,7 @@ less.`,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.packagesInstallCommand(), a.packagesConfigCommand(), a.packagesFluxCommand())
+	cmd.AddCommand(a.packagesInstallCommand(), a.packagesConfigCommand(), a.packagesFluxCommand(), a.packagesArgoCDCommand())
 	for _, sub := range cmd.Commands() {
 		sub.Args = usageArgs(sub.Args)
 	}
@@ -199,7 +199,7 @@ func inRuntime(set *bundle.Set, folder string) ([]pkgrepo.Bundle, error) {
 	}
 	var all []pkgrepo.Bundle
 	for _, b := range set.Bundles {
-		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()]})
+		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()], Manifest: &b.Manifest})
 	}
 	return all, nil
 }
@@ -217,16 +217,23 @@ func namespacesOf(rt deploy.Runtime) (names []string, err error) {
 }
 
 func (a *app) packagesConfigCommand() *cobra.Command {
-	var ca string
+	var ca, argoCD string
 	cmd := &cobra.Command{
-		Use:   "config --ca FILE",
-		Short: "write the configuration by which kapp-controller trusts a site's registry",
-		Long: `Config writes kapp-controller's own configuration, one Secret for the whole controller, with the
-certificate authorities of a registry. It belongs to the installation of the controller, and
-not to what it installs: apply it with that.`,
-		Example: "  krtpkg packages config --ca site-ca.pem | kubectl apply --server-side --force-conflicts -f -",
-		Args:    cobra.NoArgs,
+		Use:   "config (--ca FILE | --argocd NAMESPACE)",
+		Short: "write the part of a controller's own configuration that runtimes need",
+		Long: `Config writes what belongs to the installation of a controller, and not to what it installs: apply
+it with that.
+
+With --ca it is the Secret by which kapp-controller trusts the registry of a site. With --argocd it
+is the ConfigMap of Argo CD by which one layer waits for the one below: without, Argo CD takes an
+Application for healthy from the moment on that it is there.`,
+		Example: `  krtpkg packages config --ca site-ca.pem | kubectl apply --server-side --force-conflicts -f -
+  krtpkg packages config --argocd argocd | kubectl apply --server-side --force-conflicts -f -`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if argoCD != "" {
+				return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.ArgoCDConfig(argoCD)}}})
+			}
 			pem, err := os.ReadFile(ca)
 			if err != nil {
 				return fmt.Errorf("ca: %w", err)
@@ -237,8 +244,10 @@ not to what it installs: apply it with that.`,
 			return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.Config(string(pem))}}})
 		},
 	}
-	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM")
-	required(cmd, "ca")
+	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM, for kapp-controller")
+	cmd.Flags().StringVar(&argoCD, "argocd", "", "namespace of Argo CD")
+	cmd.MarkFlagsOneRequired("ca", "argocd")
+	cmd.MarkFlagsMutuallyExclusive("ca", "argocd")
 	return cmd
 }
 

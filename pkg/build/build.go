@@ -200,17 +200,23 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 			return nil, err
 		}
 		built.Images = append(built.Images, images.Locked{Image: image, Reference: image.Name()})
-		packaged[i] = pkgrepo.Bundle{Content: b.Content, Image: image}
+		made, err := bundle.ReadManifest(ctx, o.Store, b.Descriptor)
+		if err != nil {
+			return nil, err
+		}
+		packaged[i] = pkgrepo.Bundle{Content: b.Content, Image: image, Manifest: made}
 	}
 	var left []pkgrepo.Left
 	if built.Files, left, err = pkgrepo.Files(lock.Metadata.Name, packaged, o.Created); err != nil {
 		return nil, err
 	}
-	flux, _, err := pkgrepo.Flux(lock, packaged)
-	if err != nil {
-		return nil, err
+	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){pkgrepo.Flux, pkgrepo.ArgoCD} {
+		more, _, err := files(lock, packaged)
+		if err != nil {
+			return nil, err
+		}
+		built.Files = append(built.Files, more...)
 	}
-	built.Files = append(built.Files, flux...)
 	made, err := o.pack(ctx, built, sorted)
 	if err == nil {
 		made.Left = left

@@ -22,6 +22,13 @@ const kappGroup = "kapp.k14s.io/"
 // for anyone to take as they are. Otherwise it gives the reason: something has to be rendered at
 // the target, or kustomize would stop at it.
 func (c *Content) Plain() (files []string, reason string) {
+	if c.noBase {
+		return nil, "it was built by an older krtpkg and has no " + fileKustomization
+	}
+	return c.plain()
+}
+
+func (c *Content) plain() (files []string, reason string) {
 	for i := range c.Bundle.Spec.Sources {
 		if s := &c.Bundle.Spec.Sources[i]; s.AtTarget() {
 			return nil, fmt.Sprintf("its source %s is a template, which the target renders with its values", s.Path)
@@ -70,7 +77,7 @@ func (c *Content) kustomization() ([]byte, error) {
 	if c.Bundle == nil {
 		return nil, nil
 	}
-	files, _ := c.Plain()
+	files, _ := c.plain()
 	if len(files) == 0 {
 		return nil, nil
 	}

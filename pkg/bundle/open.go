@@ -153,6 +153,7 @@ func unpack(r io.Reader) ([]File, error) {
 // parse reads the locks and keeps the rest as what the target renders.
 func (a *Artifact) parse() error {
 	var lock []byte
+	a.noBase = true
 	for _, f := range a.all {
 		var err error
 		switch f.Path {
@@ -161,6 +162,8 @@ func (a *Artifact) parse() error {
 		case fileBundle:
 			a.Bundle = &Bundle{}
 			err = unmarshal(f, a.Bundle)
+		case fileKustomization:
+			a.noBase = false
 		case fileRuntime:
 			a.Runtime = &RuntimeLock{}
 			err = unmarshal(f, a.Runtime)

@@ -42,6 +42,8 @@ type Content struct {
 	// Files are what the target renders, below config/ and overlays/, and of a runtime what
 	// controllers take, below packages/, flux/ and argocd/.
 	Files []File
+	// noBase says that it was opened, and has no kustomization though it could.
+	noBase bool
 }
 
 // Metadata is the content's name and version.

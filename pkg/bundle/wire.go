@@ -12,6 +12,9 @@ const (
 	TypeRuntime = "application/vnd.krtpkg.runtime.v1"
 	// TypeClosure is the artifactType of the index over everything that a root needs.
 	TypeClosure = "application/vnd.krtpkg.closure.v1"
+	// TypeArgoCD is the artifactType of the manifests by which Argo CD fetches what is in a
+	// bundle or a runtime, and of the index over them.
+	TypeArgoCD = "application/vnd.krtpkg.argocd.v1"
 
 	// mediaTypeLayer is Docker's: imgpkg copies no other, and every registry and client
 	// takes it in an OCI manifest.
@@ -38,6 +41,8 @@ const (
 	PackagesDir = "packages"
 	// FluxDir is the folder of what Flux applies of a runtime.
 	FluxDir = "flux"
+	// ArgoCDDir is the folder of what Argo CD applies of a runtime: a chart.
+	ArgoCDDir = "argocd"
 )
 
 // Limits on artifacts that come from outside.

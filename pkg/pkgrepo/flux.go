@@ -111,7 +111,7 @@ func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 		add("secretRef", source.Spec.SecretRef)
 	}
 	if site.Authorities != "" {
-		secret := valuesSecret{"v1", "Secret", named{Name: name + "-registry", Namespace: site.Namespace}, map[string]string{"ca.crt": site.Authorities}}
+		secret := secretResource{"v1", "Secret", named{Name: name + "-registry", Namespace: site.Namespace}, map[string]string{"ca.crt": site.Authorities}}
 		secrets = append(secrets, secret)
 		source.Spec.CertSecretRef = &nameReference{secret.Metadata.Name}
 		add("certSecretRef", source.Spec.CertSecretRef)
@@ -120,7 +120,7 @@ func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 		source.Spec.Verify = &fluxVerify{Provider: "cosign", Identities: site.Identities}
 	}
 	if len(site.Keys) > 0 {
-		secret := valuesSecret{"v1", "Secret", named{Name: name + "-signers", Namespace: site.Namespace}, map[string]string{}}
+		secret := secretResource{"v1", "Secret", named{Name: name + "-signers", Namespace: site.Namespace}, map[string]string{}}
 		for i, key := range site.Keys {
 			secret.StringData[fmt.Sprintf("key-%d.pub", i+1)] = key
 		}
@@ -128,7 +128,7 @@ func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 		source.Spec.Verify.SecretRef = &nameReference{secret.Metadata.Name}
 	}
 	if site.TrustedRoot != "" && len(site.Identities) > 0 {
-		secret := valuesSecret{"v1", "Secret", named{Name: name + "-sigstore", Namespace: site.Namespace}, map[string]string{"trusted_root.json": site.TrustedRoot}}
+		secret := secretResource{"v1", "Secret", named{Name: name + "-sigstore", Namespace: site.Namespace}, map[string]string{"trusted_root.json": site.TrustedRoot}}
 		secrets = append(secrets, secret)
 		source.Spec.Verify.TrustedRoot = &nameReference{secret.Metadata.Name}
 	}

@@ -109,7 +109,7 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 			if err != nil {
 				return nil, err
 			}
-			secret := valuesSecret{"v1", "Secret", named{Name: name + "-" + b.Metadata.Name + "-values", Namespace: site.Namespace}, map[string]string{ownValues: string(text)}}
+			secret := secretResource{"v1", "Secret", named{Name: name + "-" + b.Metadata.Name + "-values", Namespace: site.Namespace}, map[string]string{ownValues: string(text)}}
 			secret.Metadata.Annotations = map[string]string{changeGroup: group(name, b.Metadata.Name+"-access")}
 			document.Resources = append(document.Resources, secret)
 			install.Spec.Values = []valuesFrom{{secretRef{secret.Metadata.Name}}}
@@ -211,7 +211,7 @@ type valuesFrom struct {
 	SecretRef secretRef `yaml:"secretRef"`
 }
 
-type valuesSecret struct {
+type secretResource struct {
 	APIVersion string            `yaml:"apiVersion"`
 	Kind       string            `yaml:"kind"`
 	Metadata   named             `yaml:"metadata"`
@@ -221,5 +221,5 @@ type valuesSecret struct {
 // Config is kapp-controller's own configuration with the certificate authorities of a registry, in
 // PEM. It is one for the whole controller.
 func Config(authorities string) any {
-	return valuesSecret{"v1", "Secret", named{Name: "kapp-controller-config", Namespace: "kapp-controller"}, map[string]string{"caCerts": authorities}}
+	return secretResource{"v1", "Secret", named{Name: "kapp-controller-config", Namespace: "kapp-controller"}, map[string]string{"caCerts": authorities}}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -32,6 +33,8 @@ const apiVersion = "data.packaging.carvel.dev/v1alpha1"
 type Bundle struct {
 	*bundle.Content
 	Image name.Digest
+	// Manifest is that of its artifact.
+	Manifest *ocispec.Manifest
 }
 
 // Left is a bundle that can't be a package.
@@ -110,6 +113,7 @@ type named struct {
 	Namespace   string            `yaml:"namespace,omitempty"`
 	Labels      map[string]string `yaml:"labels,omitempty"`
 	Annotations map[string]string `yaml:"annotations,omitempty"`
+	Finalizers  []string          `yaml:"finalizers,omitempty"`
 }
 
 type metadataSpec struct {
