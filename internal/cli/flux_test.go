@@ -2,7 +2,6 @@ package cli_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,7 +29,17 @@ func (s *site) stall(version string) {
 		"stall-"+version+"/runtime.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: stall, version: "+version+"}\n"+
 			"spec: {bundles: [{path: base}, {path: web}]}\n",
 		"stall-"+version+"/base/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: base, version: 1.0.0}\nspec: {layer: 3, sources: [{dir: base}]}\n",
-		"stall-"+version+"/base/base/base.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: stall}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: base, namespace: stall}\ndata: {text: \"${LEFT} $(ALONE) $$\"}\n",
+		"stall-"+version+"/base/base/base.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: stall}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: base, namespace: stall}\ndata: {text: \"${LEFT} $(ALONE) $$\"}\n"+`---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: gate, namespace: stall}
+spec:
+  minReadySeconds: 8
+  selector: {matchLabels: {app: gate}}
+  template:
+    metadata: {labels: {app: gate}}
+    spec: {containers: [{name: main, image: "ghcr.io/example/web:1.0"}]}
+`,
 		"stall-"+version+"/base/base/rules.yaml", "apiVersion: kapp.k14s.io/v1alpha1\nkind: Config\nminimumRequiredVersion: 0.30.0\n",
 		"stall-"+version+"/web/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: web, version: "+version+"}\nspec: {layer: 6, sources: [{file: web.yaml}]}\n",
 		"stall-"+version+"/web/web.yaml", `apiVersion: v1
@@ -107,31 +116,6 @@ func TestFlux(t *testing.T) {
 		s.t.Helper()
 		s.ok("promote", "--trust-key", "cosign.pub", "--key", "cosign.key", "--to", "stable", repository+":"+version)
 	}
-	// running waits for a version with its images at a place, wherever they are named.
-	running := func(version, place string) {
-		s.t.Helper()
-		c.eventually("web "+version+" runs", func() error {
-			d, err := c.get(kindDeployment, "stall", "web")
-			if err != nil {
-				return err
-			}
-			m, err := c.get(kindConfigMap, "stall", "web")
-			if err != nil {
-				return err
-			}
-			ready, _, _ := unstructured.NestedInt64(d.Object, "status", "readyReplicas")
-			template, _, _ := unstructured.NestedMap(d.Object, "spec", "template", "spec")
-			text, err := json.Marshal([]any{template["containers"], m.Object["data"]})
-			if err != nil {
-				return err
-			}
-			if d.GetAnnotations()["version"] != version || ready != 2 || strings.Count(string(text), place+"@sha256:") != 3 ||
-				strings.Contains(string(text), "ghcr.io") || !strings.Contains(string(text), "$(GREETING) ${KEPT}") || !strings.Contains(string(text), "${NAME}") {
-				return fmt.Errorf("version %s, %d ready, %s", d.GetAnnotations()["version"], ready, text)
-			}
-			return nil
-		})
-	}
 	flux := func(reference string, more ...string) {
 		s.t.Helper()
 		c.apply(s.ok(append([]string{"packages", "flux", "--key", "cosign.pub", reference, "--interval", "5s"}, more...)...))
@@ -143,7 +127,8 @@ func TestFlux(t *testing.T) {
 		t.Errorf("the source says %q", message)
 	}
 	c.ready(kindKustomization, fluxtest.Namespace, "stall", "True")
-	running("1.0.0", repository)
+	c.stallRuns("1.0.0", repository)
+	c.stallWaited()
 	u, err := c.get(kindSource, fluxtest.Namespace, "stall")
 	if err != nil {
 		t.Fatal(err)
@@ -157,20 +142,20 @@ func TestFlux(t *testing.T) {
 
 	// The channel moves, and Flux follows.
 	promote("1.1.0")
-	running("1.1.0", repository)
+	c.stallRuns("1.1.0", repository)
 
 	// What nobody has signed is not taken, though the tag is there.
 	registrytest.Exec(t, nil, registrytest.Tool(t, "crane"), "tag", "--insecure", repository+":1.2.0", "stable")
 	if message := c.ready(kindSource, fluxtest.Namespace, "stall", "False"); !strings.Contains(message, "signature") {
 		t.Errorf("the source says %q", message)
 	}
-	running("1.1.0", repository)
+	c.stallRuns("1.1.0", repository)
 	s.refused(3, "no signature", "packages", "flux", "--key", "cosign.pub", repository+":stable", "--follow")
 
 	// The newest of a range is the unsigned one; below it they are signed.
 	flux(repository+":1.0.0", "--constraints", "<1.1.0")
 	c.ready(kindSource, fluxtest.Namespace, "stall", "True")
-	running("1.0.0", repository)
+	c.stallRuns("1.0.0", repository)
 
 	// From the site's registry alone, by the digest.
 	s.env = append(s.env, mirror.Env(t)...)
@@ -184,7 +169,7 @@ func TestFlux(t *testing.T) {
 	flux(at+":1.1.0", "--pull-secret", "login", "--registry-ca", mirror.CAFile)
 	c.ready(kindSource, fluxtest.Namespace, "stall", "True")
 	c.ready(kindKustomization, fluxtest.Namespace, "stall", "True")
-	running("1.1.0", at)
+	c.stallRuns("1.1.0", at)
 
 	if err := c.at(kindKustomization, fluxtest.Namespace).Delete(context.Background(), "stall", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -8,15 +8,9 @@ package fluxtest
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/hack"
@@ -63,11 +57,10 @@ func (f *flux) start(ctx context.Context, cluster *clustertest.Cluster) error {
 	}
 	ports := make([]string, 3)
 	for i := range ports {
-		port, err := hack.FreePort()
-		if err != nil {
+		var err error
+		if ports[i], err = hack.FreeAddress(); err != nil {
 			return err
 		}
-		ports[i] = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	}
 	for _, c := range []struct {
 		name string
@@ -93,53 +86,18 @@ func (f *flux) start(ctx context.Context, cluster *clustertest.Cluster) error {
 		}
 		f.processes = append(f.processes, p)
 	}
-	return f.await(ctx, ports)
+	return hack.Await(ctx, ports, f.processes)
 }
 
 // install applies the resource definitions of the modules that the controllers are built from.
 func (f *flux) install(ctx context.Context, cluster *clustertest.Cluster) error {
-	kapp, err := hack.Build(ctx, "tools/kapp")
-	if err != nil {
-		return err
-	}
-	args := []string{"deploy", "-a", "flux", "-f", "-", "--yes", "--kubeconfig", cluster.Kubeconfig}
+	var files []string
 	for _, name := range []string{source, kustomize} {
 		at, err := hack.ModuleDir(ctx, "tools/"+name, "github.com/fluxcd/"+name)
 		if err != nil {
 			return err
 		}
-		args = append(args, "-f", filepath.Join(at, "config", "crd", "bases"))
+		files = append(files, filepath.Join(at, "config", "crd", "bases"))
 	}
-	cmd := exec.CommandContext(ctx, kapp, args...)
-	cmd.Stdin = strings.NewReader("apiVersion: v1\nkind: Namespace\nmetadata: {name: " + Namespace + "}\n")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("kapp: %w\n%s", err, out)
-	}
-	return nil
-}
-
-// await waits until something listens on all ports.
-func (f *flux) await(ctx context.Context, addresses []string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not ready after a minute"))
-	defer cancel()
-	for _, address := range addresses {
-		for {
-			connection, err := net.Dial("tcp", address)
-			if err == nil {
-				connection.Close()
-				break
-			}
-			for _, p := range f.processes {
-				if p.HasEnded() {
-					return fmt.Errorf("%s has ended", p.Name)
-				}
-			}
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
-				return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-			}
-		}
-	}
-	return nil
+	return cluster.Deploy(ctx, "flux", "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+Namespace+"}\n", files...)
 }

@@ -1,12 +1,15 @@
 package hack
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
+	"time"
 )
 
 // Process is a program that ends with this one at the latest.
@@ -71,6 +74,38 @@ func (p *Process) Tail() string {
 		return err.Error() + "\n"
 	}
 	return string(data[max(0, len(data)-8<<10):])
+}
+
+// Await waits until something listens on all addresses, or one of the processes has ended.
+func Await(ctx context.Context, addresses []string, processes []*Process) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not ready after a minute"))
+	defer cancel()
+	for _, address := range addresses {
+		for {
+			connection, err := net.Dial("tcp", address)
+			if err == nil {
+				connection.Close()
+				break
+			}
+			for _, p := range processes {
+				if p.HasEnded() {
+					return fmt.Errorf("%s has ended", p.Name)
+				}
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+			}
+		}
+	}
+	return nil
+}
+
+// FreeAddress is [FreePort] on loopback.
+func FreeAddress() (string, error) {
+	port, err := FreePort()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), err
 }
 
 // FreePort is one that was free a moment ago, for programs that can't be told to choose.

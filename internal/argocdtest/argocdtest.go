@@ -1,0 +1,129 @@
+// Package argocdtest runs the real repo-server and application controller of Argo CD, the parts that
+// need no user, beside the control plane of internal/clustertest: their own resource definitions,
+// and their programs as processes here instead of in pods.
+//
+// A test calls [Start]. The first use on a machine builds them, which takes minutes.
+package argocdtest
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/hack"
+)
+
+// Namespace is that of Argo CD.
+const Namespace = "argocd"
+
+// tools are what the repo-server starts.
+var tools = []string{"tools/helm", "tools/kustomize"}
+
+// installation is what Argo CD finds at its start, beside its resource definitions.
+const installation = `apiVersion: v1
+kind: Namespace
+metadata: {name: argocd}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: argocd-cm, namespace: argocd, labels: {app.kubernetes.io/part-of: argocd}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: argocd-secret, namespace: argocd, labels: {app.kubernetes.io/part-of: argocd}}
+stringData: {server.secretkey: for-tests}
+---
+apiVersion: argoproj.io/v1alpha1
+kind: AppProject
+metadata: {name: default, namespace: argocd}
+spec:
+  sourceRepos: ["*"]
+  destinations: [{namespace: "*", server: "*"}]
+  clusterResourceWhitelist: [{group: "*", kind: "*"}]
+`
+
+// Start runs Argo CD for the time of a test, which fails if it does not start. It looks for changes
+// every few seconds. What its programs wrote is shown if the test fails.
+func Start(t testing.TB, cluster *clustertest.Cluster) {
+	t.Helper()
+	a := &argoCD{dir: t.TempDir()}
+	t.Cleanup(func() {
+		for _, p := range a.processes {
+			if t.Failed() {
+				t.Logf("%s wrote:\n%s", p.Name, p.Tail())
+			}
+			if err := p.Kill(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err := a.start(t.Context(), cluster); err != nil {
+		t.Fatalf("argocd: %v", err)
+	}
+}
+
+type argoCD struct {
+	dir       string
+	processes []*hack.Process
+}
+
+func (a *argoCD) start(ctx context.Context, cluster *clustertest.Cluster) error {
+	module, err := hack.ModuleDir(ctx, "argocd", "github.com/argoproj/argo-cd/v3")
+	if err != nil {
+		return err
+	}
+	crds := filepath.Join(module, "manifests", "crds")
+	if err := cluster.Deploy(ctx, "argocd", installation, filepath.Join(crds, "application-crd.yaml"), filepath.Join(crds, "appproject-crd.yaml")); err != nil {
+		return err
+	}
+	bin, err := hack.Build(ctx, "argocd")
+	if err != nil {
+		return err
+	}
+	search := []string{os.Getenv("PATH")}
+	for _, name := range tools {
+		tool, err := hack.Build(ctx, name)
+		if err != nil {
+			return err
+		}
+		search = append([]string{filepath.Dir(tool)}, search...)
+	}
+	addresses := make([]string, 4)
+	ports := make([]string, len(addresses))
+	for i := range addresses {
+		if addresses[i], err = hack.FreeAddress(); err != nil {
+			return err
+		}
+		_, ports[i], _ = net.SplitHostPort(addresses[i])
+	}
+	redis := addresses[0]
+	env := []string{
+		"PATH=" + strings.Join(search, string(os.PathListSeparator)), "HOME=" + a.dir, "TMPDIR=" + a.dir,
+		"KUBECONFIG=" + cluster.Kubeconfig, "ARGOCD_GPG_ENABLED=false", "ARGOCD_FAKE_IN_CLUSTER=true", "POD_NAMESPACE=" + Namespace,
+		"ARGOCD_RECONCILIATION_TIMEOUT=3s", "ARGOCD_RECONCILIATION_JITTER=0s", "ARGOCD_REPO_ERROR_GRACE_PERIOD_SECONDS=0",
+	}
+	for _, p := range []struct {
+		name string
+		args []string
+	}{
+		{"redis", []string{redis}},
+		{"repo-server", []string{"--redis", redis, "--disable-tls", "--address", "127.0.0.1", "--port", ports[1], "--metrics-address", "127.0.0.1", "--metrics-port", ports[2]}},
+		{"application-controller", []string{"--redis", redis, "--repo-server", addresses[1], "--repo-server-plaintext", "--metrics-port", ports[3], "--namespace", Namespace}},
+	} {
+		started, err := hack.StartProcess(p.name, filepath.Join(a.dir, p.name+".log"), env, bin, append([]string{p.name}, p.args...)...)
+		if err != nil {
+			return err
+		}
+		a.processes = append(a.processes, started)
+		if p.name == "redis" { // the others end without
+			if err := hack.Await(ctx, addresses[:1], a.processes); err != nil {
+				return err
+			}
+		}
+	}
+	return hack.Await(ctx, addresses, a.processes)
+}
