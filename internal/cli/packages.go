@@ -128,7 +128,7 @@ func (a *app) prepareForController(ctx context.Context, reference string, site *
 func (a *app) leaveOut(left []pkgrepo.Left, controller string, leave bool) error {
 	for _, l := range left {
 		if !leave {
-			return fmt.Errorf("%s is nothing for %s: %s; --leave-out goes on without it", l.Bundle, controller, l.Reason)
+			return fmt.Errorf("%s is not for %s: %s; --leave-out goes on without it", l.Bundle, controller, l.Reason)
 		}
 		a.ui.Note("note: %s is left out: %s", l.Bundle, l.Reason)
 	}
@@ -231,6 +231,9 @@ Application for healthy from the moment on that it is there.`,
   krtpkg packages config --argocd argocd | kubectl apply --server-side --force-conflicts -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if (ca == "") == (argoCD == "") {
+				return &usageError{errors.New("want --ca or --argocd")}
+			}
 			if argoCD != "" {
 				return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.ArgoCDConfig(argoCD)}}})
 			}
@@ -246,8 +249,6 @@ Application for healthy from the moment on that it is there.`,
 	}
 	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM, for kapp-controller")
 	cmd.Flags().StringVar(&argoCD, "argocd", "", "namespace of Argo CD")
-	cmd.MarkFlagsOneRequired("ca", "argocd")
-	cmd.MarkFlagsMutuallyExclusive("ca", "argocd")
 	return cmd
 }
 

@@ -54,11 +54,13 @@ and whatever else the trust policy asks for is refused here, since Flux would no
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux can't apply: they are for krtpkg apply")
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
-	cmd.MarkFlagsMutuallyExclusive("follow", "constraints")
 	return cmd
 }
 
 func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions) error {
+	if o.follow && o.constraints != "" {
+		return &usageError{errors.New("--follow and --constraints contradict each other")}
+	}
 	p, policy, err := a.prepareForController(ctx, reference, &o.site)
 	if err != nil {
 		return err
@@ -135,7 +137,7 @@ func (a *app) fluxTrust(p *prepared, policy *trust.Policy, o *fluxOptions) error
 func allBeside(p *prepared) error {
 	for _, image := range imagesOf(p.set) {
 		if !p.images.beside[image.DigestStr()] {
-			return fmt.Errorf("%s is not in %s, where the cluster would look for it: push without --thin, or copy the runtime there", image, p.Repository)
+			return fmt.Errorf("%s is not in %s, where the cluster would look for it: push it there without --only-bundles, or copy it there", image, p.Repository)
 		}
 	}
 	return nil

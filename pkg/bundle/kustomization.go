@@ -22,10 +22,11 @@ const kappGroup = "kapp.k14s.io/"
 // for anyone to take as they are. Otherwise it gives the reason: something has to be rendered at
 // the target, or kustomize would stop at it.
 func (c *Content) Plain() (files []string, reason string) {
-	if c.noBase {
+	files, reason = c.plain()
+	if reason == "" && c.noBase {
 		return nil, "it was built by an older krtpkg and has no " + fileKustomization
 	}
-	return c.plain()
+	return files, reason
 }
 
 func (c *Content) plain() (files []string, reason string) {
