@@ -84,7 +84,7 @@ func kustomizes(t *testing.T, built *build.Built) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, want := map[string]any{}, map[string]any{}
+	got, want := map[string]map[string]any{}, map[string]map[string]any{}
 	add(t, got, "kustomize", out)
 	for _, f := range rendered {
 		if strings.HasPrefix(f.Path, bundle.ConfigDir+"/") {
@@ -92,6 +92,16 @@ func kustomizes(t *testing.T, built *build.Built) {
 		}
 	}
 	for id, resource := range want {
+		if namespaced, known := render.Scope(resource["apiVersion"].(string), resource["kind"].(string)); !known {
+			withoutNulls(resource)
+		} else if metadata := resource["metadata"].(map[string]any); namespaced && metadata["namespace"] == nil {
+			metadata["namespace"] = "default" // as kapp has it
+			if subjects, _ := resource["subjects"].([]any); resource["kind"] == "RoleBinding" {
+				for _, subject := range subjects { // which kustomize puts there
+					subject.(map[string]any)["namespace"] = "default"
+				}
+			}
+		}
 		if !reflect.DeepEqual(got[id], resource) {
 			t.Errorf("%s: kustomize makes\n%v\nkrtpkg\n%v", id, got[id], resource)
 		}
@@ -122,7 +132,7 @@ func overlay(t *testing.T, files []byte, place string) []byte {
 }
 
 // add puts the resources of a file into a map, by what they are; rules for kapp are none.
-func add(t *testing.T, to map[string]any, file string, data []byte) {
+func add(t *testing.T, to map[string]map[string]any, file string, data []byte) {
 	t.Helper()
 	parsed, err := manifest.Parse(file, data)
 	if err != nil {
@@ -141,7 +151,28 @@ func add(t *testing.T, to map[string]any, file string, data []byte) {
 			if r["apiVersion"] == "kapp.k14s.io/v1alpha1" {
 				continue
 			}
-			to[fmt.Sprint(r["apiVersion"], " ", r["kind"], " ", metadata["namespace"], "/", metadata["name"])] = r
+			namespace := metadata["namespace"]
+			if namespace == nil {
+				namespace = "default"
+			}
+			to[fmt.Sprint(r["apiVersion"], " ", r["kind"], " ", namespace, "/", metadata["name"])] = r
+		}
+	}
+}
+
+// withoutNulls takes out what is null.
+func withoutNulls(in any) {
+	switch in := in.(type) {
+	case map[string]any:
+		for key, value := range in {
+			if value == nil {
+				delete(in, key)
+			}
+			withoutNulls(value)
+		}
+	case []any:
+		for _, value := range in {
+			withoutNulls(value)
 		}
 	}
 }

@@ -125,6 +125,7 @@ var byDigest = []string{"3-cluster-services/package-management/secretgen-control
 // ready is a site that has the ready definitions, their sources, a vendor's registry with
 // stand-ins for their images, a registry of its own, and a cluster.
 type ready struct {
+	cluster *clustertest.Cluster
 	*site
 	*watcher
 	workspace    string
@@ -135,7 +136,7 @@ func newReady(t *testing.T) *ready {
 	t.Helper()
 	cluster := clustertest.Start(t)
 	r := &ready{
-		site: newSite(t), watcher: newWatcher(t, cluster), workspace: bundletest.Workspace(t),
+		cluster: cluster, site: newSite(t), watcher: newWatcher(t, cluster), workspace: bundletest.Workspace(t),
 		vendor: registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3}),
 		edge:   registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg}),
 	}

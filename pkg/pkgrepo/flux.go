@@ -200,8 +200,9 @@ type plainBundle struct {
 // plainOf are the bundles of a runtime that can be applied as they are, but for their images.
 func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle) (plain []plainBundle, left []Left, err error) {
 	var alone []*bundle.Bundle
+	known := scopesOf(bundles)
 	for _, b := range bundles {
-		patches, reason, err := imagePatches(b.Content)
+		patches, reason, err := sitePatches(b.Content, known)
 		switch {
 		case err != nil:
 			return nil, nil, fmt.Errorf("%s: %w", b.Metadata().Name, err)

@@ -14,6 +14,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 // siteRepository stands for the repository in which a site has a runtime, until that is known.
@@ -40,12 +41,14 @@ type patchTarget struct {
 type operation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
-	Value any    `json:"value"`
+	Value any    `json:"value,omitempty"`
 }
 
-// imagePatches are what puts the locked images of a bundle, as a site has them, into its plain
-// resources: exactly where [render.Bundle] does. The reason says why they can't be.
-func imagePatches(b *bundle.Content) (patches []patch, reason string, err error) {
+// sitePatches are what makes the plain resources of a bundle those that [render.Bundle] and kapp come
+// to at a site: the locked images as the site has them, the namespace where a resource names none,
+// and nothing where a custom resource has null, which API servers refuse in what is applied by
+// them. The reason says why they can't be.
+func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason string, err error) {
 	plain, reason := b.Plain()
 	if reason != "" {
 		return nil, reason, nil
@@ -68,9 +71,6 @@ func imagePatches(b *bundle.Content) (patches []patch, reason string, err error)
 		if err != nil {
 			return nil, "", err
 		}
-		if bytes.Equal(data, f.Data) {
-			continue
-		}
 		after, err := manifest.Parse(f.Path, data)
 		if err != nil {
 			return nil, "", err
@@ -82,6 +82,17 @@ func imagePatches(b *bundle.Content) (patches []patch, reason string, err error)
 				if at := difference(item, changed[k], "", &operations); at != nil {
 					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere can't be patched", f.Path, at.Line), nil
 				}
+				target := targetOf(item)
+				if target.Namespace == "" && known.namespaced(item) {
+					operations = append(operations, operation{"add", "/metadata/namespace", defaultNamespace})
+				}
+				if _, own := render.Scope(value(item, "apiVersion"), target.Kind); !own {
+					for n := 0; n+1 < len(item.Content); n += 2 {
+						if key := item.Content[n].Value; key != "metadata" {
+							nulls(item.Content[n+1], "/"+escape.Replace(key), &operations)
+						}
+					}
+				}
 				if len(operations) == 0 {
 					continue
 				}
@@ -89,11 +100,74 @@ func imagePatches(b *bundle.Content) (patches []patch, reason string, err error)
 				if err != nil {
 					return nil, "", err
 				}
-				patches = append(patches, patch{targetOf(item), text})
+				patches = append(patches, patch{target, text})
 			}
 		}
 	}
 	return patches, "", nil
+}
+
+// defaultNamespace is that of resources that name none, as for apply.
+const defaultNamespace = "default"
+
+// scopes says of kinds, as KIND.GROUP, that a runtime defines whether they are in namespaces.
+type scopes map[string]bool
+
+// scopesOf are the kinds that the bundles of a runtime define.
+func scopesOf(bundles []Bundle) scopes {
+	all := scopes{}
+	for _, b := range bundles {
+		for _, f := range b.Files {
+			if !bytes.Contains(f.Data, []byte("CustomResourceDefinition")) {
+				continue
+			}
+			parsed, err := manifest.Parse(f.Path, f.Data)
+			if err != nil {
+				continue // a template
+			}
+			for _, doc := range parsed.Documents {
+				for _, item := range manifest.Items(doc) {
+					if spec := manifest.Get(item, "spec"); value(item, "kind") == "CustomResourceDefinition" {
+						all[value(manifest.Get(spec, "names"), "kind")+"."+value(spec, "group")] = value(spec, "scope") == "Namespaced"
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+func (s scopes) namespaced(resource *yaml.Node) bool {
+	apiVersion, kind := value(resource, "apiVersion"), value(resource, "kind")
+	if namespaced, known := render.Scope(apiVersion, kind); known {
+		return namespaced
+	}
+	group, _, _ := strings.Cut(apiVersion, "/")
+	return s[kind+"."+group]
+}
+
+// nulls collects what takes the keys of mappings out that have null.
+func nulls(node *yaml.Node, pointer string, all *[]operation) {
+	switch node.Kind {
+	case yaml.AliasNode:
+		nulls(node.Alias, pointer, all)
+	case yaml.ScalarNode:
+		if node.Tag == "!!null" {
+			*all = append(*all, operation{Op: "remove", Path: pointer})
+		}
+	case yaml.SequenceNode:
+		for i, item := range node.Content {
+			if item.Tag != "!!null" { // an item that is null has its place
+				nulls(item, pointer+"/"+strconv.Itoa(i), all)
+			}
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			if key := node.Content[i]; key.Tag != "!!merge" {
+				nulls(node.Content[i+1], pointer+"/"+escape.Replace(key.Value), all)
+			}
+		}
+	}
 }
 
 // difference collects what makes a node of another that has the same shape and other texts. It
@@ -131,18 +205,20 @@ func difference(from, to *yaml.Node, pointer string, all *[]operation) (lost *ya
 var escape = strings.NewReplacer("~", "~0", "/", "~1")
 
 func targetOf(resource *yaml.Node) patchTarget {
-	value := func(in *yaml.Node, key string) string {
-		if n := manifest.Get(in, key); n != nil {
-			return n.Value
-		}
-		return ""
-	}
 	group, version, grouped := strings.Cut(value(resource, "apiVersion"), "/")
 	if !grouped {
 		group, version = "", group
 	}
 	metadata := manifest.Get(resource, "metadata")
 	return patchTarget{group, version, value(resource, "kind"), regexp.QuoteMeta(value(metadata, "name")), regexp.QuoteMeta(value(metadata, "namespace"))}
+}
+
+// value is the text at a key of a mapping, "" where there is none.
+func value(mapping *yaml.Node, key string) string {
+	if n := manifest.Get(mapping, key); n != nil {
+		return n.Value
+	}
+	return ""
 }
 
 // compact is JSON on one line, with <, > and & as they are.
