@@ -67,6 +67,7 @@ type siteFlags struct {
 	values   valuesFlags
 	skip     []string
 	takeOver bool
+	beside   string
 }
 
 func (f *siteFlags) add(cmd *cobra.Command) {
@@ -77,6 +78,8 @@ func (f *siteFlags) add(cmd *cobra.Command) {
 	f.values.addCluster(cmd)
 	flags.StringSliceVar(&f.skip, "skip-check", nil, "leave out a look before the apply: "+strings.Join(deploy.Checks, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(deploy.Checks, cobra.ShellCompDirectiveNoFileComp))
+	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that a controller leaves out, as NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
+	_ = cmd.RegisterFlagCompletionFunc("beside", cobra.FixedCompletions(controllerNames(), cobra.ShellCompDirectiveNoFileComp))
 	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources that belong to releases of Helm")
 }
 
@@ -85,6 +88,9 @@ func (f *siteFlags) check() error {
 		if !slices.Contains(deploy.Checks, name) {
 			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(deploy.Checks, ", "))}
 		}
+	}
+	if _, known := controllers[f.beside]; f.beside != "" && !known {
+		return &usageError{fmt.Errorf("--beside %q: want %s", f.beside, strings.Join(controllerNames(), ", "))}
 	}
 	return nil
 }
@@ -97,6 +103,8 @@ type prepared struct {
 	images   *located
 	// look says to look whether the images are there.
 	look bool
+	// beside is the controller that has the rest; "" where all is applied.
+	beside string
 }
 
 // whom gives whom to trust, which has to be said; nil for nobody.
@@ -126,7 +134,7 @@ func (a *app) prepare(ctx context.Context, reference string, policy *trust.Polic
 			return nil, err
 		}
 	}
-	p := &prepared{opened: at, verified: verified, look: !slices.Contains(f.skip, deploy.CheckImages)}
+	p := &prepared{opened: at, verified: verified, beside: f.beside, look: !slices.Contains(f.skip, deploy.CheckImages)}
 	if p.set, err = bundle.OpenSet(ctx, at.store, at.root); err != nil {
 		return nil, err
 	}
@@ -210,7 +218,7 @@ func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Po
 
 // runtime gives what one cluster is to have, rendered with its values.
 func (p *prepared) runtime(ctx context.Context, a *app, cluster *deploy.Cluster, values *valuesFlags) (deploy.Runtime, error) {
-	v, err := values.site(ctx, a, cluster, p.set.Name(), p.set)
+	v, err := values.site(ctx, a, cluster, p.name(), p.set)
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
@@ -225,6 +233,11 @@ func (p *prepared) with(v siteValues) (deploy.Runtime, error) {
 	rt, err := rendered.runtime()
 	if err != nil {
 		return rt, err
+	}
+	if p.beside != "" {
+		if err := p.onlyLeft(&rt); err != nil {
+			return rt, err
+		}
 	}
 	rt.Origin = deploy.Origin{Reference: p.pinned(), Verified: p.verified}
 	if p.Tag != "" { // what was asked for is no part of what it means

@@ -3,80 +3,87 @@ package cli_test
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"krtpkg.dev/krtpkg/internal/argocdtest"
 	"krtpkg.dev/krtpkg/internal/fluxtest"
 )
 
-func TestEnterpriseByFlux(t *testing.T) {
+// The ready enterprise runtime by the real Flux, and what Flux can't apply by krtpkg beside it.
+func TestEnterpriseRuntimeByFlux(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)
 	fluxtest.Start(t, r.cluster)
-	c := newControlled(t, r.cluster)
-	reference := r.publish("enterprise", "1.0.0", filepath.Join(r.workspace, "runtimes/enterprise"))
-	c.apply(r.ok("packages", "flux", "--key", "cosign.pub", "--leave-out", reference, "--interval", "10s"))
-	began := time.Now()
-	for {
-		list, err := c.at(kindKustomization, fluxtest.Namespace).List(t.Context(), metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		wait := ""
-		for _, k := range list.Items {
-			conditions, _, _ := unstructured.NestedSlice(k.Object, "status", "conditions")
-			for _, condition := range conditions {
-				m, _ := condition.(map[string]any)
-				if m["type"] == "Ready" && m["status"] != "True" {
-					wait += fmt.Sprintf("%s: %v\n", k.GetName(), m["message"])
+	r.byController("flux", kindKustomization, fluxtest.Namespace, func(u unstructured.Unstructured) string {
+		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		for _, condition := range conditions {
+			if m, _ := condition.(map[string]any); m["type"] == "Ready" {
+				if m["status"] == "True" {
+					return ""
 				}
+				return fmt.Sprint(m["message"])
 			}
 		}
-		if wait == "" && len(list.Items) > 20 {
-			t.Logf("%d ready after %s", len(list.Items), time.Since(began))
-			return
-		}
-		if time.Since(began) > 5*time.Minute {
-			t.Fatalf("%d:\n%s", len(list.Items), wait)
-		}
-		time.Sleep(time.Second)
-	}
+		return "not seen yet"
+	}, "--interval", "10s")
 }
 
-func TestEnterpriseByArgoCD(t *testing.T) {
+// The same by the real Argo CD.
+func TestEnterpriseRuntimeByArgoCD(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)
 	argocdtest.Start(t, r.cluster)
+	newControlled(t, r.cluster).apply(r.ok("packages", "config", "--argocd", argocdtest.Namespace))
+	r.byController("argocd", kindApplication, argocdtest.Namespace, func(u unstructured.Unstructured) string {
+		sync, _, _ := unstructured.NestedString(u.Object, "status", "sync", "status")
+		health, _, _ := unstructured.NestedString(u.Object, "status", "health", "status")
+		if sync == "Synced" && health == "Healthy" {
+			return ""
+		}
+		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+		operation, _, _ := unstructured.NestedString(u.Object, "status", "operationState", "message")
+		return fmt.Sprint(sync, ", ", health, ", ", conditions, ", ", operation)
+	})
+}
+
+// byController has a controller install the enterprise runtime, and krtpkg the bundles that it can't,
+// until each resource of a kind, one for each bundle and one for all, lacks nothing.
+func (r *ready) byController(called string, kind schema.GroupVersionKind, namespace string, lacks func(unstructured.Unstructured) string, more ...string) {
+	t := r.site.t
+	t.Helper()
 	c := newControlled(t, r.cluster)
 	reference := r.publish("enterprise", "1.0.0", filepath.Join(r.workspace, "runtimes/enterprise"))
-	c.apply(r.ok("packages", "config", "--argocd", "argocd"))
-	c.apply(r.ok("packages", "argocd", "--key", "cosign.pub", "--leave-out", reference))
-	began := time.Now()
+	r.write("site.yaml", "github-deploy-key: {privateKey: a-key}\nopenstack-trove-database: {username: shop, password: a-password}\n"+
+		"velero: {accessKey: a-name, secretKey: a-key}\n")
+	c.apply(r.ok(append([]string{"packages", called, "--key", "cosign.pub", "--leave-out", reference}, more...)...))
+	applied, began := false, time.Now()
 	for {
-		list, err := c.at(kindApplication, argocdtest.Namespace).List(t.Context(), metav1.ListOptions{})
+		if !applied { // what it needs is there once the controller has been at it
+			applied = r.run("apply", "--yes", "--key", "cosign.pub", reference, "--beside", called, "--values", "site.yaml", "--wait-timeout", "1m").code == 0
+		}
+		list, err := c.at(kind, namespace).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		wait := ""
-		for _, k := range list.Items {
-			sync, _, _ := unstructured.NestedString(k.Object, "status", "sync", "status")
-			health, _, _ := unstructured.NestedString(k.Object, "status", "health", "status")
-			if sync != "Synced" || health != "Healthy" {
-				conditions, _, _ := unstructured.NestedSlice(k.Object, "status", "conditions")
-				operation, _, _ := unstructured.NestedString(k.Object, "status", "operationState", "message")
-				wait += fmt.Sprintf("%s: %s %s %v %s\n", k.GetName(), sync, health, conditions, operation)
+		var waits []string
+		for _, u := range list.Items {
+			if reason := lacks(u); reason != "" {
+				waits = append(waits, u.GetName()+": "+reason)
 			}
 		}
-		if wait == "" && len(list.Items) > 20 {
-			t.Logf("%d ready after %s", len(list.Items), time.Since(began))
+		switch {
+		case applied && len(waits) == 0 && len(list.Items) == 31: // 35 bundles, of which 5 are templates
+			t.Logf("all is there after %s", time.Since(began).Round(time.Second))
+			r.healthy("enterprise-beside-"+called, 5)
 			return
-		}
-		if time.Since(began) > 5*time.Minute {
-			t.Fatalf("%d:\n%s", len(list.Items), wait)
+		case time.Since(began) > 5*time.Minute:
+			t.Fatalf("applied beside it: %t; %d resources, of which these are not ready:\n%s", applied, len(list.Items), strings.Join(waits, "\n"))
 		}
 		time.Sleep(time.Second)
 	}

@@ -11,14 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 
-	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
@@ -78,7 +75,7 @@ too: kapp-controller tries again what fails because something is not there yet.`
 	flags.BoolVar(&o.to.Downgradable, "downgradable", false, "let packages go back to older versions")
 	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply --beside")
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
 }
@@ -124,29 +121,11 @@ func (a *app) prepareForController(ctx context.Context, reference string, site *
 	return p, policy, nil
 }
 
-// leaveOut says which bundles a controller does not get, or stops at them.
-func (a *app) leaveOut(left []pkgrepo.Left, controller string, leave bool) error {
-	for _, l := range left {
-		if !leave {
-			return fmt.Errorf("%s is not for %s: %s; --leave-out goes on without it", l.Bundle, controller, l.Reason)
-		}
-		a.ui.Note("note: %s is left out: %s", l.Bundle, l.Reason)
-	}
-	return nil
-}
-
 // installs are the bundles of a runtime that are packages.
 func (a *app) installs(p *prepared, o *installOptions) ([]pkgrepo.Install, error) {
 	root := p.set.Root
-	all, err := inRuntime(p.set, bundle.PackagesDir)
+	left, err := a.leaveOut(p.set, "kapp-controller", o.leave)
 	if err != nil {
-		return nil, err
-	}
-	_, left, err := pkgrepo.Files(p.set.Name(), all, time.Time{})
-	if err != nil {
-		return nil, err
-	}
-	if err := a.leaveOut(left, "kapp-controller", o.leave); err != nil {
 		return nil, err
 	}
 	values, err := o.site.values.read(p.set)
@@ -186,22 +165,6 @@ func (a *app) installs(p *prepared, o *installOptions) ([]pkgrepo.Install, error
 		installs = append(installs, one)
 	}
 	return installs, nil
-}
-
-// inRuntime are the bundles of a runtime as its build had them when it made the files in a folder.
-func inRuntime(set *bundle.Set, folder string) ([]pkgrepo.Bundle, error) {
-	if !slices.ContainsFunc(set.Root.Tree(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, folder+"/") }) {
-		return nil, fmt.Errorf("%s %s has no %s/ in it: none of its bundles can be there, or it was built by an older krtpkg", set.Name(), set.Root.Metadata().Version, folder)
-	}
-	byDigest := map[string]name.Digest{}
-	for _, d := range set.Root.Images.Digests() {
-		byDigest[d.DigestStr()] = d
-	}
-	var all []pkgrepo.Bundle
-	for _, b := range set.Bundles {
-		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()], Manifest: &b.Manifest})
-	}
-	return all, nil
 }
 
 // namespacesOf are the namespaces that a runtime's own bundles make.

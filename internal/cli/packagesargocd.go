@@ -50,7 +50,7 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 	flags.StringVar(&o.to.Project, "project", "default", "project of the Applications")
 	flags.StringVar(&o.to.Server, "server", "https://kubernetes.default.svc", "API server of the cluster, as Argo CD knows it")
 	flags.BoolVar(&o.follow, "follow", false, "follow the tag TAG.argocd of the reference's TAG, and move it")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD can't apply: they are for krtpkg apply")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD can't apply: they are for krtpkg apply --beside")
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
 }
@@ -66,15 +66,7 @@ func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOpti
 	if err := allBeside(p); err != nil {
 		return err
 	}
-	bundles, err := inRuntime(p.set, bundle.ArgoCDDir)
-	if err != nil {
-		return err
-	}
-	_, left, err := pkgrepo.ArgoCD(p.set.Root.Runtime, bundles)
-	if err != nil {
-		return err
-	}
-	if err := a.leaveOut(left, "Argo CD", o.leave); err != nil {
+	if _, err := a.leaveOut(p.set, "argocd", o.leave); err != nil {
 		return err
 	}
 	store, err := p.Create(ctx, p.client)

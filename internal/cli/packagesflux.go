@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/registry"
-	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -52,7 +51,7 @@ and whatever else the trust policy asks for is refused here, since Flux would no
 	flags.BoolVar(&o.follow, "follow", false, "follow the reference's tag")
 	flags.StringVar(&o.constraints, "constraints", "", "follow the newest version in a range, as in \">=1.0.0 <2.0.0\"")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux can't apply: they are for krtpkg apply")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux can't apply: they are for krtpkg apply --beside")
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
 }
@@ -71,15 +70,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	if err := allBeside(p); err != nil {
 		return err
 	}
-	bundles, err := inRuntime(p.set, bundle.FluxDir)
-	if err != nil {
-		return err
-	}
-	_, left, err := pkgrepo.Flux(p.set.Root.Runtime, bundles)
-	if err != nil {
-		return err
-	}
-	if err := a.leaveOut(left, "Flux", o.leave); err != nil {
+	if _, err := a.leaveOut(p.set, "flux", o.leave); err != nil {
 		return err
 	}
 	if err := a.fluxTrust(p, policy, &o); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -73,6 +74,9 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	}
 	if got := p.root.Digest.String(); got != target.Digest {
 		return fmt.Errorf("%s is %s, and revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
+	}
+	if beside, partly := strings.CutPrefix(name, p.set.Name()+besideSeparator); partly && controllers[beside].title != "" {
+		p.beside = beside
 	}
 	kept, err := cluster.Values(ctx, name, target.Number)
 	if err != nil {

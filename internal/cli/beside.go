@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+)
+
+// controller is one that consumes runtimes.
+type controller struct {
+	// title is what messages call it, folder where a runtime has what it reads.
+	title, folder string
+	// left are the bundles that it can't apply.
+	left func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]pkgrepo.Left, error)
+}
+
+var controllers = map[string]controller{
+	"kapp-controller": {"kapp-controller", bundle.PackagesDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
+		_, left, err := pkgrepo.Files(lock.Metadata.Name, all, time.Time{})
+		return left, err
+	}},
+	"flux": {"Flux", bundle.FluxDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
+		_, left, err := pkgrepo.Flux(lock, all)
+		return left, err
+	}},
+	"argocd": {"Argo CD", bundle.ArgoCDDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
+		_, left, err := pkgrepo.ArgoCD(lock, all)
+		return left, err
+	}},
+}
+
+func controllerNames() []string { return slices.Sorted(maps.Keys(controllers)) }
+
+// leftBy are the bundles of a runtime that a controller can't apply.
+func leftBy(set *bundle.Set, called string) ([]pkgrepo.Left, error) {
+	c := controllers[called]
+	if set.Root.Runtime == nil {
+		return nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", set.Name())}
+	}
+	if !slices.ContainsFunc(set.Root.Tree(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, c.folder+"/") }) {
+		return nil, fmt.Errorf("%s %s has nothing for %s: it can apply none of its bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title)
+	}
+	byDigest := map[string]name.Digest{}
+	for _, d := range set.Root.Images.Digests() {
+		byDigest[d.DigestStr()] = d
+	}
+	var all []pkgrepo.Bundle
+	for _, b := range set.Bundles {
+		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()], Manifest: &b.Manifest})
+	}
+	return c.left(set.Root.Runtime, all)
+}
+
+// leaveOut says which bundles a controller does not get, or stops at them.
+func (a *app) leaveOut(set *bundle.Set, called string, leave bool) ([]pkgrepo.Left, error) {
+	left, err := leftBy(set, called)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range left {
+		if !leave {
+			return nil, fmt.Errorf("%s is not for %s: %s; --leave-out goes on without it, and krtpkg apply --beside %s is for what is left out",
+				l.Bundle, controllers[called].title, l.Reason, called)
+		}
+		a.ui.Note("note: %s is left out: %s", l.Bundle, l.Reason)
+	}
+	return left, nil
+}
+
+const besideSeparator = "-beside-"
+
+// name is what the cluster knows the runtime by: under one of its own, what is applied beside a
+// controller is never taken for the whole.
+func (p *prepared) name() string {
+	if p.beside == "" {
+		return p.set.Name()
+	}
+	return p.set.Name() + besideSeparator + p.beside
+}
+
+// onlyLeft leaves of a runtime what the controller beside can't apply.
+func (p *prepared) onlyLeft(rt *deploy.Runtime) error {
+	left, err := leftBy(p.set, p.beside)
+	if err != nil {
+		return err
+	}
+	if len(left) == 0 {
+		return fmt.Errorf("%s can apply all bundles of %s: none is left", controllers[p.beside].title, p.set.Name())
+	}
+	isLeft := func(name string) bool {
+		return slices.ContainsFunc(left, func(l pkgrepo.Left) bool { return l.Bundle == name })
+	}
+	rt.Name = p.name()
+	rt.Units = slices.DeleteFunc(rt.Units, func(u deploy.Unit) bool { return !isLeft(u.Bundle) })
+	for i := range rt.Units {
+		rt.Units[i].Needs = slices.DeleteFunc(rt.Units[i].Needs, func(name string) bool { return !isLeft(name) })
+	}
+	return nil
+}
