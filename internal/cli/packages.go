@@ -34,7 +34,7 @@ less.`,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.packagesInstallCommand(), a.packagesConfigCommand(), a.packagesFluxCommand(), a.packagesArgoCDCommand())
+	cmd.AddCommand(a.packagesInstallCommand(), a.packagesConfigCommand(), a.packagesFluxCommand(), a.packagesArgoCDCommand(), a.packagesRepoCommand())
 	for _, sub := range cmd.Commands() {
 		sub.Args = usageArgs(sub.Args)
 	}
@@ -42,11 +42,13 @@ less.`,
 }
 
 type installOptions struct {
-	site   siteFlags
-	to     pkgrepo.Site
-	leave  bool
-	dir    string
-	period time.Duration
+	site  siteFlags
+	to    pkgrepo.Site
+	leave bool
+	// without leaves the PackageRepository out.
+	without bool
+	dir     string
+	period  time.Duration
 }
 
 func (a *app) packagesInstallCommand() *cobra.Command {
@@ -76,16 +78,14 @@ too: kapp-controller tries again what fails because something is not there yet.`
 	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply --beside")
+	flags.BoolVar(&o.without, "without-repository", false, "leave the PackageRepository out: krtpkg packages repo writes one of several versions")
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
 }
 
 func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
-	if o.period != 0 && o.period < 30*time.Second {
-		return &usageError{fmt.Errorf("--sync-period %s: kapp-controller looks every 30s at most", o.period)}
-	}
-	if o.period > 0 {
-		o.to.SyncPeriod = o.period.String()
+	if err := syncPeriod(o.period, &o.to); err != nil {
+		return err
 	}
 	p, _, err := a.prepareForController(ctx, reference, &o.site)
 	if err != nil {
@@ -99,6 +99,9 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	documents, err := pkgrepo.Installs(p.set.Root.Runtime, installs, o.to)
 	if err != nil {
 		return err
+	}
+	if o.without {
+		documents = documents[1:]
 	}
 	return a.writeDocuments(o.dir, documents)
 }

@@ -334,6 +334,39 @@ func TestKappController(t *testing.T) {
 		c.gone(kindNamespace, "", "shop")
 	})
 
+	step("a catalogue of both versions", func(t *testing.T) {
+		c.apply(s.ok("packages", "repo", "--key", "cosign.pub", "--tag", "packages", reference("1.1.0"), reference("1.0.0")))
+		c.reconciled(kindRepository, "default", "shop", true)
+		c.eventually("packages of both versions are listed", func() error {
+			list, err := c.at(kindPackage, "default").List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			var got []string
+			for _, p := range list.Items {
+				got = append(got, p.GetName())
+			}
+			if fmt.Sprint(got) != "[base.shop.krtpkg.dev.1.0.0 web.shop.krtpkg.dev.1.0.0 web.shop.krtpkg.dev.1.1.0]" {
+				return fmt.Errorf("packages %v", got)
+			}
+			return nil
+		})
+		install(reference("1.0.0"), "--without-repository")
+		c.reconciled(kindInstall, "default", "shop.web", true)
+		web("1.0.0", vendor.Host+"/krt/shop")
+		install(reference("1.0.0"), "--without-repository", "--constraints", ">=1.0.0")
+		web("1.1.0", vendor.Host+"/krt/shop")
+		for _, name := range []string{"shop.web", "shop.base"} {
+			if err := c.at(kindInstall, "default").Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			c.gone(kindInstall, "default", name)
+		}
+		if out := registrytest.Exec(t, nil, registrytest.Tool(t, "imgpkg"), "describe", "-b", vendor.Host+"/krt/shop:packages", "--registry-insecure"); strings.Count(out, "Type: Bundle") < 3 {
+			t.Errorf("imgpkg describes\n%s", out)
+		}
+	})
+
 	// The site is another cluster: kapp-controller's cache of what it has fetched goes by digests.
 	c = newCarvel(t)
 	s.env = append(append(s.env, mirror.Env(t)...), "KUBECONFIG="+c.cluster.Kubeconfig)

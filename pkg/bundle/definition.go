@@ -248,6 +248,25 @@ type RuntimeLock struct {
 	Bundles    []LockedBundle `json:"bundles" yaml:"bundles"`
 }
 
+// Catalogue is what a built catalogue holds as .krtpkg/catalogue.yaml: the runtimes whose packages it
+// has, by digest, the oldest version first.
+type Catalogue struct {
+	APIVersion string          `json:"apiVersion" yaml:"apiVersion"`
+	Kind       string          `json:"kind" yaml:"kind"`
+	Metadata   Metadata        `json:"metadata" yaml:"metadata"`
+	Runtimes   []LockedRuntime `json:"runtimes" yaml:"runtimes"`
+}
+
+// KindCatalogue is the kind of a [Catalogue].
+const KindCatalogue = "Catalogue"
+
+// LockedRuntime is a runtime of a catalogue.
+type LockedRuntime struct {
+	Name    string `json:"name" yaml:"name"`
+	Version string `json:"version" yaml:"version"`
+	Digest  string `json:"digest" yaml:"digest"`
+}
+
 // KindRuntimeLock is the kind of a [RuntimeLock].
 const KindRuntimeLock = "RuntimeLock"
 

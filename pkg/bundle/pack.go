@@ -31,13 +31,17 @@ type File struct {
 	Data []byte
 }
 
-// Content is everything that an artifact holds. Exactly one of Bundle and Runtime is set.
+// Content is everything that an artifact holds. Exactly one of Bundle, Runtime and Catalogue is set.
 type Content struct {
 	// Bundle is the definition as resolved: every source with its path and digest.
 	Bundle *Bundle
 	// Runtime is the runtime's lock.
 	Runtime *RuntimeLock
-	// Images are the workload images of a bundle, or the nested bundles of a runtime.
+	// Catalogue says of which runtimes it has the packages. Such an artifact is made, and opened
+	// by kapp-controller alone.
+	Catalogue *Catalogue
+	// Images are the workload images of a bundle, or the nested bundles of a runtime or a
+	// catalogue.
 	Images images.Lock
 	// Files are what the target renders, below config/ and overlays/, and of a runtime what
 	// controllers take, below packages/, flux/ and argocd/.
@@ -48,8 +52,11 @@ type Content struct {
 
 // Metadata is the content's name and version.
 func (c *Content) Metadata() Metadata {
-	if c.Bundle != nil {
+	switch {
+	case c.Bundle != nil:
 		return c.Bundle.Metadata
+	case c.Catalogue != nil:
+		return c.Catalogue.Metadata
 	}
 	return c.Runtime.Metadata
 }
@@ -98,8 +105,11 @@ func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.T
 }
 
 func (c *Content) artifactType() string {
-	if c.Bundle != nil {
+	switch {
+	case c.Bundle != nil:
 		return TypeBundle
+	case c.Catalogue != nil:
+		return TypeCatalogue
 	}
 	return TypeRuntime
 }
@@ -117,8 +127,11 @@ func (c *Content) layout() ([]File, error) {
 	files := []File{{fileImages, lock}, {fileImgpkg, about}}
 	var definition any = c.Bundle
 	name := fileBundle
-	if c.Runtime != nil {
+	switch {
+	case c.Runtime != nil:
 		definition, name = c.Runtime, fileRuntime
+	case c.Catalogue != nil:
+		definition, name = c.Catalogue, fileCatalogue
 	}
 	data, err := marshal(definition)
 	if err != nil {

@@ -10,6 +10,8 @@ const (
 	TypeBundle = "application/vnd.krtpkg.bundle.v1"
 	// TypeRuntime is the artifactType of a runtime's manifest.
 	TypeRuntime = "application/vnd.krtpkg.runtime.v1"
+	// TypeCatalogue is the artifactType of the packages of several versions of runtimes.
+	TypeCatalogue = "application/vnd.krtpkg.catalogue.v1"
 	// TypeClosure is the artifactType of the index over everything that a root needs.
 	TypeClosure = "application/vnd.krtpkg.closure.v1"
 	// TypeArgoCD is the artifactType of the manifests by which Argo CD fetches what is in a
@@ -28,10 +30,11 @@ const (
 
 // Files inside the layer.
 const (
-	fileImages  = ".imgpkg/images.yml"
-	fileImgpkg  = ".imgpkg/bundle.yml"
-	fileBundle  = ".krtpkg/bundle.yaml"
-	fileRuntime = ".krtpkg/runtime.yaml"
+	fileImages    = ".imgpkg/images.yml"
+	fileImgpkg    = ".imgpkg/bundle.yml"
+	fileBundle    = ".krtpkg/bundle.yaml"
+	fileRuntime   = ".krtpkg/runtime.yaml"
+	fileCatalogue = ".krtpkg/catalogue.yaml"
 	// ConfigDir is the folder of what the target renders.
 	ConfigDir = "config"
 	// OverlaysDir is the folder of the overlays that the target lays over it, each source's

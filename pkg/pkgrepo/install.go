@@ -60,13 +60,7 @@ const (
 // else, what fails because something is not there yet is tried again by the controller.
 func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Document, error) {
 	name := runtime.Metadata.Name
-	repository := resource[repositorySpec]{installVersion, "PackageRepository", named{Name: name, Namespace: site.Namespace}, repositorySpec{SyncPeriod: site.SyncPeriod}}
-	repository.Metadata.Annotations = map[string]string{changeGroup: group(name, "repository")}
-	repository.Spec.Fetch.ImgpkgBundle.Image = site.Reference
-	if site.PullSecret != "" {
-		repository.Spec.Fetch.ImgpkgBundle.SecretRef = &secretRef{site.PullSecret}
-	}
-	documents := []Document{{"00-repository.yaml", []any{repository}}}
+	documents := []Document{Repository(name, site)}
 	alone := make([]*bundle.Bundle, len(bundles))
 	for i, b := range bundles {
 		alone[i] = b.Bundle
@@ -118,6 +112,17 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 		documents = append(documents, document)
 	}
 	return documents, nil
+}
+
+// Repository is the PackageRepository of a runtime, or of a catalogue of its versions.
+func Repository(name string, site Site) Document {
+	repository := resource[repositorySpec]{installVersion, "PackageRepository", named{Name: name, Namespace: site.Namespace}, repositorySpec{SyncPeriod: site.SyncPeriod}}
+	repository.Metadata.Annotations = map[string]string{changeGroup: group(name, "repository")}
+	repository.Spec.Fetch.ImgpkgBundle.Image = site.Reference
+	if site.PullSecret != "" {
+		repository.Spec.Fetch.ImgpkgBundle.SecretRef = &secretRef{site.PullSecret}
+	}
+	return Document{"00-repository.yaml", []any{repository}}
 }
 
 // group names a change group of kapp.

@@ -76,7 +76,7 @@ func Files(runtime string, bundles []Bundle, released time.Time) ([]bundle.File,
 			name  string
 			value any
 		}{
-			{"metadata.yml", resource[metadataSpec]{apiVersion, "PackageMetadata", named{Name: spec.RefName}, metadataOf(b.Bundle, model)}},
+			{metadataFile, resource[metadataSpec]{apiVersion, "PackageMetadata", named{Name: spec.RefName}, metadataOf(b.Bundle, model)}},
 			{m.Version + ".yml", resource[packageSpec]{apiVersion, "Package", named{Name: spec.RefName + "." + m.Version}, spec}},
 		} {
 			data, err := marshal(f.value)

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+)
+
+type repoOptions struct {
+	site   siteFlags
+	to     pkgrepo.Site
+	tag    string
+	period time.Duration
+	dir    string
+}
+
+func (a *app) packagesRepoCommand() *cobra.Command {
+	var o repoOptions
+	cmd := &cobra.Command{
+		Use:   "repo REFERENCE... --tag TAG --key KEY",
+		Short: "put the packages of several versions into one repository for kapp-controller",
+		Long: `Repo verifies versions of a runtime, which are in one repository of a registry, and puts the packages
+of all of them there as one catalogue, under a tag. What it writes is the PackageRepository, by
+the catalogue's digest; krtpkg packages install --without-repository writes the rest.
+
+The same versions make the same catalogue, wherever they were copied to.`,
+		Example: `  krtpkg packages repo --key cosign.pub --tag packages site.example/krt/edge:1.0.0 site.example/krt/edge:1.1.0 | kubectl apply -f -`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.packagesRepo(cmd.Context(), args, o) },
+	}
+	o.site.trust.add(cmd)
+	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
+	flags := cmd.Flags()
+	flags.StringVar(&o.tag, "tag", "packages", "tag of the catalogue")
+	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository")
+	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
+	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
+	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
+	return cmd
+}
+
+func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptions) error {
+	if err := syncPeriod(o.period, &o.to); err != nil {
+		return err
+	}
+	var first *prepared
+	var runtimes []*bundle.Artifact
+	for _, reference := range references {
+		p, _, err := a.prepareForController(ctx, reference, &o.site)
+		if err != nil {
+			return err
+		}
+		if first == nil {
+			first = p
+		}
+		if p.Repository != first.Repository {
+			return &usageError{fmt.Errorf("%s is in another repository than %s, where the packages would fetch from: copy it there", p.Place, first.Place)}
+		}
+		runtimes = append(runtimes, p.set.Root)
+	}
+	catalogue, err := pkgrepo.Catalogue(runtimes)
+	if err != nil {
+		return err
+	}
+	store, err := first.Create(ctx, first.client)
+	if err != nil {
+		return err
+	}
+	if err := o.free(ctx, first); err != nil {
+		return err
+	}
+	desc, err := catalogue.Pack(ctx, store, time.Time{})
+	if err != nil {
+		return err
+	}
+	if err := store.Tag(ctx, desc, o.tag); err != nil {
+		return fmt.Errorf("tag %s: %w", o.tag, err)
+	}
+	o.to.Reference = first.Repository + "@" + desc.Digest.String()
+	a.ui.Say("the packages of %s are in %s:%s@%s", plural(len(runtimes), "version"), first.Repository, o.tag, desc.Digest)
+	return a.writeDocuments(o.dir, []pkgrepo.Document{pkgrepo.Repository(catalogue.Metadata().Name, o.to)})
+}
+
+// free makes sure that the tag is that of a catalogue, or of nothing.
+func (o *repoOptions) free(ctx context.Context, p *prepared) error {
+	desc, err := p.store.Resolve(ctx, o.tag)
+	if errors.Is(err, errdef.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var m ocispec.Manifest
+	if desc.Size < 4<<20 { // as registries have it
+		data, err := content.FetchAll(ctx, p.store, desc)
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(data, &m); err != nil {
+			return fmt.Errorf("%s:%s: %w", p.Repository, o.tag, err)
+		}
+	}
+	if m.ArtifactType != bundle.TypeCatalogue {
+		return &usageError{fmt.Errorf("--tag %s: %s:%s is there and no catalogue: take another", o.tag, p.Repository, o.tag)}
+	}
+	return nil
+}
+
+// syncPeriod sets how often kapp-controller looks.
+func syncPeriod(period time.Duration, to *pkgrepo.Site) error {
+	if period != 0 && period < 30*time.Second {
+		return &usageError{fmt.Errorf("--sync-period %s: kapp-controller looks every 30s at most", period)}
+	}
+	if period > 0 {
+		to.SyncPeriod = period.String()
+	}
+	return nil
+}

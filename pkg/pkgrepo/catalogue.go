@@ -1,0 +1,115 @@
+package pkgrepo
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+)
+
+// Catalogue has the packages of several versions of runtimes, as one repository for kapp-controller.
+// Its name is the runtimes', its version the newest of them. A package that two runtimes have in the
+// same version is there once if its bundle is the same, and an error if not.
+func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
+	type versioned struct {
+		*bundle.Artifact
+		version *semver.Version
+	}
+	var all []versioned
+	for _, r := range runtimes {
+		v, err := semver.NewVersion(r.Metadata().Version)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", r.Metadata().Name, r.Metadata().Version, err)
+		}
+		if name := runtimes[0].Metadata().Name; r.Metadata().Name != name {
+			return nil, fmt.Errorf("%s is another product than %s: a catalogue has versions of one runtime", r.Metadata().Name, name)
+		}
+		all = append(all, versioned{r, v})
+	}
+	slices.SortStableFunc(all, func(a, b versioned) int { return a.version.Compare(b.version) })
+	newest := all[len(all)-1].Metadata()
+	made := &bundle.Content{Catalogue: &bundle.Catalogue{
+		APIVersion: bundle.APIVersion, Kind: bundle.KindCatalogue,
+		Metadata: bundle.Metadata{Name: newest.Name, Version: newest.Version, Description: "The packages of versions of " + newest.Name},
+	}}
+	known := map[string]packaged{}
+	metadata := map[string]bundle.File{}
+	locked := map[string]bool{}
+	for _, r := range all {
+		m, digest := r.Metadata(), r.Descriptor.Digest.String()
+		if slices.ContainsFunc(made.Catalogue.Runtimes, func(l bundle.LockedRuntime) bool { return l.Version == m.Version && l.Digest != digest }) {
+			return nil, fmt.Errorf("%s %s is there twice, as different artifacts", m.Name, m.Version)
+		}
+		made.Catalogue.Runtimes = append(made.Catalogue.Runtimes, bundle.LockedRuntime{Name: m.Name, Version: m.Version, Digest: digest})
+		for _, f := range r.Tree() {
+			switch {
+			case !strings.HasPrefix(f.Path, bundle.PackagesDir+"/"):
+			case strings.HasSuffix(f.Path, "/"+metadataFile):
+				metadata[f.Path] = f // the newest's
+			default:
+				one, err := fetched(f)
+				if err != nil {
+					return nil, err
+				}
+				one.of = m.Version
+				first, twice := known[f.Path]
+				if twice && first.image != one.image {
+					return nil, fmt.Errorf("%s is %s in %s %s, and %s in %s: a version has one content", strings.TrimSuffix(strings.TrimPrefix(f.Path, bundle.PackagesDir+"/"), ".yml"),
+						short(first.image), m.Name, first.of, short(one.image), one.of)
+				}
+				if !twice {
+					known[f.Path] = one
+					made.Files = append(made.Files, f)
+				}
+			}
+		}
+		for _, l := range r.Images {
+			if !locked[l.Reference] {
+				locked[l.Reference] = true
+				made.Images = append(made.Images, images.Locked{Image: l.Image, Reference: l.Reference})
+			}
+		}
+	}
+	if len(known) == 0 {
+		return nil, fmt.Errorf("%s has no packages: none of its bundles can be one, or an older krtpkg built it", newest.Name)
+	}
+	for _, f := range metadata {
+		made.Files = append(made.Files, f)
+	}
+	return made, nil
+}
+
+// metadataFile is that of a PackageMetadata.
+const metadataFile = "metadata.yml"
+
+// packaged is what a Package fetches, and the version of the first runtime that has it.
+type packaged struct{ image, of string }
+
+func fetched(f bundle.File) (packaged, error) {
+	var p struct {
+		Spec struct {
+			Template template `yaml:"template"`
+		} `yaml:"spec"`
+	}
+	if err := yaml.NewDecoder(bytes.NewReader(f.Data)).Decode(&p); err != nil {
+		return packaged{}, fmt.Errorf("%s: %w", f.Path, err)
+	}
+	for _, from := range p.Spec.Template.Spec.Fetch {
+		if from.ImgpkgBundle != nil {
+			return packaged{image: from.ImgpkgBundle.Image}, nil
+		}
+	}
+	return packaged{}, fmt.Errorf("%s fetches no bundle", f.Path)
+}
+
+// short is the digest of an image, as far as people read it.
+func short(image string) string {
+	_, digest, _ := strings.Cut(image, "@")
+	return digest[:min(len(digest), len("sha256:")+12)]
+}
