@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -187,10 +188,13 @@ spec:
   layer: 6
   requires: [base]
   kubernetes: ">=1.29, <2"
+  maintainers: [{name: The web team}]
+  iconFile: web.svg
   sources:
     - {dir: config, template: ytt, values: {greeting: of the bundle}}
     - {file: account.yaml}
 `,
+		"web-"+version+"/web.svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"><path d=\"M0 0h1\"/></svg>\n",
 		"web-"+version+"/account.yaml", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: web, namespace: shop}\n---\n"+
 			"apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: web, namespace: shop}\nrules: [{apiGroups: [\"\"], resources: [configmaps], verbs: [get]}]\n",
 		"web-"+version+"/config/schema.yaml", "#@data/values-schema\n---\nreplicas: 1\ngreeting: hello\n#@schema/nullable\nhost: \"\"\n",
@@ -298,6 +302,14 @@ func TestKappController(t *testing.T) {
 		}
 		if got, _, _ := unstructured.NestedString(meta.Object, "spec", "shortDescription"); got != "What the shop shows" {
 			t.Errorf("metadata %v", meta.Object)
+		}
+		icon, _, _ := unstructured.NestedString(meta.Object, "spec", "iconSVGBase64")
+		svg, err := os.ReadFile(s.path("web-1.0.0/web.svg"))
+		if err != nil || icon != base64.StdEncoding.EncodeToString(svg) {
+			t.Errorf("icon %q of %q (%v)", icon, svg, err)
+		}
+		if got, _, _ := unstructured.NestedSlice(meta.Object, "spec", "maintainers"); fmt.Sprint(got) != "[map[name:The web team]]" {
+			t.Errorf("maintainers %v", got)
 		}
 	})
 	c.reconciled(kindInstall, "default", "shop.base", true)

@@ -38,6 +38,9 @@ func (o Options) assemble(ctx context.Context, d *bundle.Definition, at location
 	}
 	fetcher := o.Sources
 	fetcher.Dir = at.dir()
+	if err := icon(&fetcher, &d.Bundle.Spec); err != nil {
+		return nil, place(d, []any{"spec", "iconFile"}, err)
+	}
 	for i := range d.Bundle.Spec.Sources {
 		s := &d.Bundle.Spec.Sources[i]
 		err := pin(ctx, &fetcher, s)
@@ -179,6 +182,23 @@ func merge(under, over map[string]any) {
 		}
 		under[key] = value
 	}
+}
+
+// icon puts the file of a bundle's icon in its field icon.
+func icon(f *source.Fetcher, spec *bundle.BundleSpec) error {
+	if spec.IconFile == "" {
+		return nil
+	}
+	tree, err := f.File(spec.IconFile)
+	if err != nil {
+		return err
+	}
+	icon := string(tree.Files[0].Data)
+	if err := bundle.CheckIcon(icon); err != nil {
+		return fmt.Errorf("%s: %w", spec.IconFile, err)
+	}
+	spec.Icon, spec.IconFile = icon, ""
+	return nil
 }
 
 // overlays reads files and folders of overlays.

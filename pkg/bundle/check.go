@@ -35,6 +35,16 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 			report([]any{"spec", "kubernetes"}, "spec.kubernetes %q is no version range, such as \">=1.29 <1.35\"", spec.Kubernetes)
 		}
 	}
+	switch {
+	case spec.Icon != "" && spec.IconFile != "":
+		report([]any{"spec", "iconFile"}, "a bundle wants one of icon and iconFile")
+	case !confined(spec.IconFile):
+		report([]any{"spec", "iconFile"}, "iconFile %q leaves its folder: want a relative path without ..", spec.IconFile)
+	case spec.Icon != "":
+		if err := CheckIcon(spec.Icon); err != nil {
+			report([]any{"spec", "icon"}, "%v", err)
+		}
+	}
 	var paths []string
 	for i := range spec.Sources {
 		s := &spec.Sources[i]

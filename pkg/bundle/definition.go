@@ -62,6 +62,12 @@ type BundleSpec struct {
 	Requires []string `json:"requires,omitempty" yaml:"requires,omitempty"`
 	// Kubernetes is the range of cluster versions that the bundle runs on, for example ">=1.29".
 	Kubernetes string `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty"`
+	// Maintainers are who looks after the bundle, for catalogues.
+	Maintainers []Maintainer `json:"maintainers,omitempty" yaml:"maintainers,omitempty"`
+	// Icon is the bundle's picture for catalogues, an SVG of at most 32 KiB.
+	Icon string `json:"icon,omitempty" yaml:"icon,omitempty"`
+	// IconFile is a file below the definition's folder that holds the icon.
+	IconFile string `json:"iconFile,omitempty" yaml:"iconFile,omitempty"`
 	// Sources are where the manifests come from.
 	Sources []Source `json:"sources" yaml:"sources" jsonschema:"minItems=1"`
 	// Images names images that no manifest mentions, such as those an operator starts.
@@ -70,6 +76,12 @@ type BundleSpec struct {
 	SearchRules []images.Rule `json:"searchRules,omitempty" yaml:"searchRules,omitempty"`
 	// NotImages allows what looks like an image and is not locked, each with a reason.
 	NotImages []images.NotImage `json:"notImages,omitempty" yaml:"notImages,omitempty"`
+}
+
+// Maintainer is a person or a team.
+type Maintainer struct {
+	// Name is what catalogues show.
+	Name string `json:"name" yaml:"name" jsonschema:"minLength=1"`
 }
 
 // Source is one place that manifests come from, exactly one of dir, file, url, archive, git,

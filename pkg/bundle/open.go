@@ -197,6 +197,11 @@ func (a *Artifact) check() error {
 	if m := a.Metadata(); !nameRule.MatchString(m.Name) {
 		return fmt.Errorf("name %q %s", m.Name, wanted["name"])
 	}
+	if a.Bundle != nil && a.Bundle.Spec.Icon != "" {
+		if err := CheckIcon(a.Bundle.Spec.Icon); err != nil {
+			return err
+		}
+	}
 	if a.Runtime == nil {
 		return nil
 	}

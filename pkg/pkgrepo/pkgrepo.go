@@ -8,6 +8,7 @@ package pkgrepo
 import (
 	"bytes"
 	"cmp"
+	"encoding/base64"
 	"fmt"
 	"path"
 	"slices"
@@ -117,11 +118,13 @@ type named struct {
 }
 
 type metadataSpec struct {
-	DisplayName        string   `yaml:"displayName"`
-	ShortDescription   string   `yaml:"shortDescription,omitempty"`
-	LongDescription    string   `yaml:"longDescription"`
-	Categories         []string `yaml:"categories"`
-	SupportDescription string   `yaml:"supportDescription,omitempty"`
+	DisplayName        string              `yaml:"displayName"`
+	ShortDescription   string              `yaml:"shortDescription,omitempty"`
+	LongDescription    string              `yaml:"longDescription"`
+	Categories         []string            `yaml:"categories"`
+	Icon               string              `yaml:"iconSVGBase64,omitempty"`
+	Maintainers        []bundle.Maintainer `yaml:"maintainers,omitempty"`
+	SupportDescription string              `yaml:"supportDescription,omitempty"`
 }
 
 type packageSpec struct {
@@ -162,6 +165,8 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 		DisplayName: m.Name, ShortDescription: m.Description,
 		LongDescription: fmt.Sprintf("Layer %d, %s: %s.", layer.Number, layer.Name, layer.Purpose),
 		Categories:      []string{fmt.Sprintf("%d %s", layer.Number, layer.Name)},
+		Icon:            base64.StdEncoding.EncodeToString([]byte(b.Spec.Icon)),
+		Maintainers:     b.Spec.Maintainers,
 	}
 	if category, _, found := model.Category(b.Spec.Category); found {
 		spec.Categories = append(spec.Categories, category.Title)
@@ -221,7 +226,8 @@ func packageOf(b *Bundle) (packageSpec, string, error) {
 	return spec, "", nil
 }
 
-// includedSoftware are the charts and images of a bundle.
+// includedSoftware are the charts and images of a bundle. A bill of materials knows no others:
+// it too is made of the definition and the lock, and looks into no image.
 func includedSoftware(b *bundle.Content) []software {
 	var all []software
 	for _, s := range b.Bundle.Spec.Sources {

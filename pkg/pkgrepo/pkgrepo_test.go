@@ -47,6 +47,8 @@ func TestGolden(t *testing.T) {
 	b := one(t, `  layer: 4
   category: metrics
   kubernetes: ">=1.29, <2"
+  maintainers: [{name: The web team}, {name: Ada}]
+  icon: <svg xmlns="http://www.w3.org/2000/svg"/>
   sources:
     - {dir: config, template: ytt, values: {greeting: hi}}
     - {dir: plain}
