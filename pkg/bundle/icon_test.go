@@ -3,6 +3,9 @@ package bundle_test
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
@@ -32,5 +35,26 @@ func TestCheckIcon(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.problem)
 			}
 		})
+	}
+}
+
+// What others have built is held to the same rules when it is opened.
+func TestOpenRefusesIcon(t *testing.T) {
+	t.Parallel()
+	for icon, problem := range map[string]string{
+		`<svg xmlns="http://www.w3.org/2000/svg"/>`:                        "",
+		`<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>`: "an element script",
+		strings.Repeat(" ", 32<<10+1):                                      "over the limit of 32768",
+	} {
+		content, store := web(t), memory.New()
+		content.Bundle.Spec.Icon = icon
+		desc, err := content.Pack(t.Context(), store, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = bundle.Open(t.Context(), store, desc)
+		if problem == "" && err != nil || problem != "" && (err == nil || !strings.Contains(err.Error(), problem)) {
+			t.Errorf("%.60q: got %v, want %q", icon, err, problem)
+		}
 	}
 }
