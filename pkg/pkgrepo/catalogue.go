@@ -59,9 +59,9 @@ func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 				}
 				one.of = m.Version
 				first, twice := known[f.Path]
-				if twice && first.image != one.image {
+				if twice && first.digest != one.digest {
 					return nil, fmt.Errorf("%s is %s in %s %s, and %s in %s: a version has one content", strings.TrimSuffix(strings.TrimPrefix(f.Path, bundle.PackagesDir+"/"), ".yml"),
-						short(first.image), m.Name, first.of, short(one.image), one.of)
+						short(first.digest), m.Name, first.of, short(one.digest), one.of)
 				}
 				if !twice {
 					known[f.Path] = one
@@ -88,8 +88,9 @@ func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 // metadataFile is that of a PackageMetadata.
 const metadataFile = "metadata.yml"
 
-// packaged is what a Package fetches, and the version of the first runtime that has it.
-type packaged struct{ image, of string }
+// packaged is the digest of what a Package fetches, and the version of the first runtime that has it.
+// The same bundle may be named by a repository of its own in one runtime and by none in another.
+type packaged struct{ digest, of string }
 
 func fetched(f bundle.File) (packaged, error) {
 	var p struct {
@@ -102,14 +103,17 @@ func fetched(f bundle.File) (packaged, error) {
 	}
 	for _, from := range p.Spec.Template.Spec.Fetch {
 		if from.ImgpkgBundle != nil {
-			return packaged{image: from.ImgpkgBundle.Image}, nil
+			_, digest, found := strings.Cut(from.ImgpkgBundle.Image, "@")
+			if !found {
+				return packaged{}, fmt.Errorf("%s fetches %s, which has no digest", f.Path, from.ImgpkgBundle.Image)
+			}
+			return packaged{digest: digest}, nil
 		}
 	}
 	return packaged{}, fmt.Errorf("%s fetches no bundle", f.Path)
 }
 
-// short is the digest of an image, as far as people read it.
-func short(image string) string {
-	_, digest, _ := strings.Cut(image, "@")
+// short is a digest, as far as people read it.
+func short(digest string) string {
 	return digest[:min(len(digest), len("sha256:")+12)]
 }
