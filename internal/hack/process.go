@@ -73,7 +73,7 @@ func (p *Process) Tail() string {
 	if err != nil {
 		return err.Error() + "\n"
 	}
-	return string(data[max(0, len(data)-4000<<10):])
+	return string(data[max(0, len(data)-8<<10):])
 }
 
 // Await waits until something listens on all addresses, or one of the processes has ended.

@@ -1,10 +1,13 @@
 package pkgrepo
 
 import (
+	"bytes"
 	_ "embed"
 	"path"
+	"slices"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // applications is the template of the chart in a runtime that makes an Application of each bundle.
@@ -29,7 +32,11 @@ func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Lef
 		if err != nil {
 			return nil, nil, err
 		}
-		one := argoBundle{Name: b.Metadata().Name, Revision: desc.Digest.String(), Patches: b.patches}
+		hooks, err := hooksOf(b.Content)
+		if err != nil {
+			return nil, nil, err
+		}
+		one := argoBundle{Name: b.Metadata().Name, Revision: desc.Digest.String(), Patches: append(b.patches, hooks...)}
 		for _, other := range b.needs { // which come before it
 			one.Wave = max(one.Wave, waves[other]+1)
 		}
@@ -52,6 +59,40 @@ func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Lef
 	}
 	return append(files, bundle.File{Path: path.Join(bundle.ArgoCDDir, "templates/applications.yaml"), Data: []byte(applications)}), left, nil
 }
+
+// hooksOf make hooks of the Jobs of a bundle that delete themselves when they are done: Argo CD would
+// make them again for ever (argo-cd.readthedocs.io/en/stable/user-guide/resource_hooks).
+func hooksOf(b *bundle.Content) (hooks []patch, err error) {
+	plain, _ := b.Plain()
+	for _, f := range b.Files {
+		if !slices.Contains(plain, f.Path) || !bytes.Contains(f.Data, []byte("ttlSecondsAfterFinished")) {
+			continue
+		}
+		parsed, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range parsed.Documents {
+			for _, item := range manifest.Items(doc) {
+				if value(item, "kind") != "Job" || manifest.Get(manifest.Get(item, "spec"), "ttlSecondsAfterFinished") == nil {
+					continue
+				}
+				add := []operation{{"add", "/metadata/annotations", map[string]string{argoHook: "Sync"}}}
+				if there := manifest.Get(manifest.Get(item, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
+					add = []operation{{"add", "/metadata/annotations/" + escape.Replace(argoHook), "Sync"}}
+				}
+				text, err := compact(add)
+				if err != nil {
+					return nil, err
+				}
+				hooks = append(hooks, patch{targetOf(item), text})
+			}
+		}
+	}
+	return hooks, nil
+}
+
+const argoHook = "argocd.argoproj.io/hook"
 
 // What a site has that says nothing else.
 const (
