@@ -2,6 +2,7 @@ package pkgrepo
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,7 +33,10 @@ func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 		}
 		all = append(all, versioned{r, v})
 	}
-	slices.SortStableFunc(all, func(a, b versioned) int { return a.version.Compare(b.version) })
+	slices.SortStableFunc(all, func(a, b versioned) int {
+		return cmp.Or(a.version.Compare(b.version), strings.Compare(a.Metadata().Version, b.Metadata().Version)) // build metadata too
+	})
+	all = slices.CompactFunc(all, func(a, b versioned) bool { return a.Descriptor.Digest == b.Descriptor.Digest })
 	newest := all[len(all)-1].Metadata()
 	made := &bundle.Content{Catalogue: &bundle.Catalogue{
 		APIVersion: bundle.APIVersion, Kind: bundle.KindCatalogue,

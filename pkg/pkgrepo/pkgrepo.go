@@ -226,8 +226,8 @@ func packageOf(b *Bundle) (packageSpec, string, error) {
 	return spec, "", nil
 }
 
-// includedSoftware are the charts and images of a bundle. A bill of materials knows no others:
-// it too is made of the definition and the lock, and looks into no image.
+// includedSoftware are the charts and images of a bundle. A bill of materials has its other sources
+// besides, and as little of what is inside of an image.
 func includedSoftware(b *bundle.Content) []software {
 	var all []software
 	for _, s := range b.Bundle.Spec.Sources {
