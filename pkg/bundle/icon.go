@@ -32,7 +32,7 @@ func CheckIcon(svg string) error {
 		}
 		switch t := token.(type) {
 		case xml.Directive:
-			return errors.New("the icon has a document type: take out what begins with <!")
+			return errors.New("the icon has a document type: take its declaration out")
 		case xml.StartElement:
 			if want := (xml.Name{Space: "http://www.w3.org/2000/svg", Local: "svg"}); root && t.Name != want {
 				return fmt.Errorf("the icon is no SVG: its root is %q in the namespace %q", t.Name.Local, t.Name.Space)
