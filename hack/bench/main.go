@@ -28,7 +28,7 @@ import (
 func main() {
 	krtpkg := flag.String("krtpkg", "bin/krtpkg", "the program to measure")
 	rounds := flag.Int("rounds", 9, "counted rounds, after one that is not")
-	jobs := flag.String("jobs", "bundle,verify,mirror,scale,cluster,catalogue", "what to measure: bundle, verify, mirror, scale, cluster, catalogue")
+	jobs := flag.String("jobs", "bundle,verify,mirror,scale,cluster,catalogue,fleet", "what to measure: bundle, verify, mirror, scale, cluster, catalogue, fleet")
 	svg := flag.String("svg", "", "file for the curve of the scale job")
 	size := flag.Float64("scale", 1, "size of the layers to mirror, of 1.8 GB in all")
 	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy can't be faster than")
@@ -60,6 +60,8 @@ func main() {
 			err = cluster(ctx, *krtpkg, min(*rounds, 3))
 		case job == "catalogue":
 			err = catalogue(ctx, *krtpkg)
+		case job == "fleet":
+			err = fleet(ctx, *krtpkg)
 		default:
 			err = fmt.Errorf("there is no job %q", job)
 		}

@@ -99,6 +99,9 @@ func (r *Registry) writeConfig(certs *certificates, tokens *tokenServer) (string
 			"delete":     object{"enabled": true},
 		},
 	}
+	if r.Options.Proxy != "" {
+		config["proxy"] = object{"remoteurl": r.Options.Proxy}
+	}
 	switch r.Options.Auth {
 	case Basic:
 		passwords, err := r.writePasswords()

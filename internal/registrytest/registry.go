@@ -90,6 +90,8 @@ type Options struct {
 	// the Distribution kinds in a folder that Close removes. GGCR cannot keep manifests
 	// anywhere else and refuses a Dir.
 	Dir string
+	// Proxy makes a Distribution kind a pull-through cache of the registry at this URL.
+	Proxy string
 	// Record makes [Registry.Requests] tell what was asked and answered.
 	Record bool
 	// Middleware wraps the registry, in order to inject faults or to count. It sees every
