@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -426,6 +427,8 @@ func TestKappController(t *testing.T) {
 	})
 }
 
+var outage = flag.Duration("outage", time.Second, "how long the registry is down that kapp-controller fetches from")
+
 // What goes wrong at a registry changes nothing that runs.
 func TestKappControllerFaults(t *testing.T) {
 	t.Parallel()
@@ -494,6 +497,8 @@ func TestKappControllerFaults(t *testing.T) {
 	next := install("1.3.0", "30s")
 	down.Store(true)
 	c.apply(next)
+	c.reconciled(kindRepository, "default", "shop", false)
+	time.Sleep(*outage)
 	c.reconciled(kindRepository, "default", "shop", false)
 	if got := version(); got != "1.1.0" {
 		t.Errorf("registry down: version %s", got)

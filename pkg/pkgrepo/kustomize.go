@@ -37,6 +37,46 @@ type patchTarget struct {
 	Namespace string `yaml:"namespace,omitempty"`
 }
 
+func (t patchTarget) String() string {
+	if t.Namespace == "" {
+		return t.Kind + " " + t.Name + " without a namespace"
+	}
+	return t.Kind + " " + t.Name + " in " + t.Namespace
+}
+
+// targets are all resources of a bundle.
+type targets []patchTarget
+
+func targetsOf(b *bundle.Content, plain []string) (all targets, err error) {
+	for _, f := range b.Files {
+		if !slices.Contains(plain, f.Path) {
+			continue
+		}
+		parsed, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range parsed.Documents {
+			for _, item := range manifest.Items(doc) {
+				all = append(all, targetOf(item))
+			}
+		}
+	}
+	return all, nil
+}
+
+// meant is a resource that a target selects besides the one that it is of: kustomize takes an empty
+// group or namespace for any.
+func (all targets) meant(t patchTarget) (patchTarget, bool) {
+	for _, other := range all {
+		if other != t && other.Kind == t.Kind && other.Name == t.Name && other.Version == t.Version &&
+			(t.Group == "" || t.Group == other.Group) && (t.Namespace == "" || t.Namespace == other.Namespace) {
+			return other, true
+		}
+	}
+	return patchTarget{}, false
+}
+
 // operation is one of a JSON patch.
 type operation struct {
 	Op    string `json:"op"`
@@ -52,6 +92,10 @@ func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason strin
 	plain, reason := b.Plain()
 	if reason != "" {
 		return nil, reason, nil
+	}
+	all, err := targetsOf(b, plain)
+	if err != nil {
+		return nil, "", err
 	}
 	finder := b.Bundle.Spec.Finder()
 	locate := func(image name.Digest) string { return siteRepository + "@" + image.DigestStr() }
@@ -95,6 +139,9 @@ func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason strin
 				}
 				if len(operations) == 0 {
 					continue
+				}
+				if other, twice := all.meant(target); twice {
+					return nil, fmt.Sprintf("a patch of %s is one of %s as well", target, other), nil
 				}
 				text, err := compact(operations)
 				if err != nil {

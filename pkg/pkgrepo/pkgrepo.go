@@ -1,8 +1,10 @@
-// Package pkgrepo makes runtimes readable for kapp-controller, Flux and Argo CD: the resources
-// Package and PackageMetadata that lie in a runtime's artifact, and those that a cluster has to
-// be given to consume it. It does no I/O and knows no cluster.
+// Package pkgrepo makes runtimes readable for kapp-controller, Flux and Argo CD: what lies for each
+// of them in a runtime's artifact, and what a cluster has to be given to consume it. It does no I/O
+// and knows no cluster.
 //
-// Call [Files] with the bundles of a runtime to get what goes below packages/.
+// Call [Files], [Flux] and [ArgoCD] with the bundles of a runtime to get what goes below packages/,
+// flux/ and argocd/; [Installs], [FluxDocuments] and [ArgoCDDocuments] for what a cluster is given;
+// [Catalogue] for the packages of several versions.
 package pkgrepo
 
 import (

@@ -1,0 +1,94 @@
+package pkgrepo_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+)
+
+// plain is a bundle that has all that a site's patches are for.
+func plain(t *testing.T) pkgrepo.Bundle {
+	t.Helper()
+	b := one(t, "  layer: 4\n  sources: [{dir: m}]\n",
+		file("config/m/crd.yaml", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: things.example.com}\n"+
+			"spec: {group: example.com, scope: Namespaced, names: {kind: Thing, plural: things}}\n"),
+		file("config/m/pods.yaml", `apiVersion: v1
+kind: List
+items:
+  - apiVersion: v1
+    kind: Pod
+    metadata: {name: web.1}
+    spec:
+      containers:
+        - &main {name: main, image: "ghcr.io/example/web:1.0", args: ["--with=ghcr.io/example/web:1.0", "${HOME} $(NAME)"]}
+---
+apiVersion: example.com/v1
+kind: Thing
+metadata: {name: thing, annotations: {a/b: c}}
+spec: {none: null, some: [{also: null}, null], "x/~y": {}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once, namespace: web, annotations: {a: b}}
+spec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, containers: [{name: main, image: "ghcr.io/example/web:1.0"}]}}}
+`),
+		file("config/m/rules.yaml", "apiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n"))
+	b.Manifest = &ocispec.Manifest{Layers: []ocispec.Descriptor{{MediaType: "application/vnd.docker.image.rootfs.diff.tar.gzip", Digest: "sha256:1", Size: 1}}}
+	return b
+}
+
+func TestGitOpsGolden(t *testing.T) {
+	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
+	var got strings.Builder
+	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){pkgrepo.Flux, pkgrepo.ArgoCD} {
+		made, left, err := files(lock, []pkgrepo.Bundle{plain(t)})
+		if err != nil || len(left) > 0 {
+			t.Fatal(left, err)
+		}
+		for _, f := range made {
+			got.WriteString("-- " + f.Path + " --\n" + string(f.Data))
+		}
+	}
+	const golden = "../../testdata/golden/gitops.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("go test ./pkg/pkgrepo -update, if it was meant to change. Got:\n%s", got.String())
+	}
+}
+
+// What can't be taken as it is is left out, with the reason.
+func TestNotPlain(t *testing.T) {
+	for _, test := range []struct {
+		reason string
+		bundle pkgrepo.Bundle
+	}{
+		{"its source m is a template, which the target renders with its values", one(t, "  layer: 6\n  sources: [{dir: m, template: ytt}]\n", file("config/m/a.yaml", pod))},
+		{"config/m/a.yaml has rules for kapp beside resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+			file("config/m/a.yaml", pod+"---\napiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n"))},
+		{"Pod web is both in config/m/a.yaml and in config/m/b.yaml", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod), file("config/m/b.yaml", pod))},
+		{"a patch of Pod web without a namespace is one of Pod web in other as well", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+			file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: web, namespace: other}", 1)), file("config/m/b.yaml", pod))},
+		{"it holds no resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", "# nothing\n"))},
+		{"config/m/a.yaml:9: an image in what is merged from elsewhere can't be patched", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+			file("config/m/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nx: &x {image: \"ghcr.io/example/web:1.0\"}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{<<: {image: \"ghcr.io/example/web:1.0\"}, name: p}]}\n"))},
+	} {
+		lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
+		_, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{test.bundle})
+		if err != nil || len(left) != 1 || left[0].Reason != test.reason {
+			t.Errorf("left %+v, %v; want %s", left, err, test.reason)
+		}
+	}
+}
