@@ -105,6 +105,8 @@ type prepared struct {
 	look bool
 	// beside is the controller that has the rest; "" where all is applied.
 	beside string
+	// by is the controller that has all of it, by manifests that are applied in its place.
+	by string
 }
 
 // whom gives whom to trust, which has to be said; nil for nobody.

@@ -22,8 +22,11 @@ type controller struct {
 	left func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]pkgrepo.Left, error)
 }
 
+// kappController is the controller that has packages.
+const kappController = "kapp-controller"
+
 var controllers = map[string]controller{
-	"kapp-controller": {"kapp-controller", bundle.PackagesDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
+	kappController: {"kapp-controller", bundle.PackagesDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
 		_, left, err := pkgrepo.Files(lock.Metadata.Name, all, time.Time{})
 		return left, err
 	}},
@@ -75,15 +78,33 @@ func (a *app) leaveOut(set *bundle.Set, called string, leave bool) ([]pkgrepo.Le
 	return left, nil
 }
 
-const besideSeparator = "-beside-"
+const (
+	besideSeparator = "-beside-"
+	bySeparator     = "-by-"
+)
 
 // name is what the cluster knows the runtime by: under one of its own, what is applied beside a
-// controller is never taken for the whole.
+// controller, or for it, is never taken for the whole.
 func (p *prepared) name() string {
-	if p.beside == "" {
-		return p.set.Name()
+	switch {
+	case p.beside != "":
+		return p.set.Name() + besideSeparator + p.beside
+	case p.by != "":
+		return p.set.Name() + bySeparator + p.by
 	}
-	return p.set.Name() + besideSeparator + p.beside
+	return p.set.Name()
+}
+
+// as takes a prepared root for what the cluster knows by a name.
+func (p *prepared) as(name string) error {
+	part, _ := strings.CutPrefix(name, p.set.Name())
+	if by, is := strings.CutPrefix(part, bySeparator); is && controllers[by].title != "" {
+		return &usageError{fmt.Errorf("%s is for %s: krtpkg packages install --apply --downgradable takes it to an earlier version", name, controllers[by].title)}
+	}
+	if beside, is := strings.CutPrefix(part, besideSeparator); is && controllers[beside].title != "" {
+		p.beside = beside
+	}
+	return nil
 }
 
 // onlyLeft leaves of a runtime what the controller beside can't apply.

@@ -30,17 +30,25 @@ type clusterFlags struct {
 	label string
 }
 
-func (f *clusterFlags) addConnection(cmd *cobra.Command) {
+func (f *clusterFlags) addKubeconfig(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
 	flags.StringVar(&f.Context, "context", "", "context of the kubeconfig (default: the current one)")
-	flags.StringVarP(&f.Namespace, "namespace", "n", "", "namespace for the records of kapp and krtpkg, and for resources that name none (default: the context's)")
+}
+
+func (f *clusterFlags) addConnection(cmd *cobra.Command) {
+	f.addKubeconfig(cmd)
+	cmd.Flags().StringVarP(&f.Namespace, "namespace", "n", "", "namespace for the records of kapp and krtpkg, and for resources that name none (default: the context's)")
 }
 
 func (f *clusterFlags) add(cmd *cobra.Command) {
 	f.addConnection(cmd)
-	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "how many independent bundles to work on at a time")
+	f.addParallel(cmd)
 	outputFlag(cmd, &f.format)
+}
+
+func (f *clusterFlags) addParallel(cmd *cobra.Command) {
+	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "how many independent bundles to work on at a time")
 }
 
 // addDiff adds what concerns the plan's text.
@@ -50,6 +58,10 @@ func (f *clusterFlags) addDiff(cmd *cobra.Command) {
 
 func (f *clusterFlags) addChanging(cmd *cobra.Command) {
 	f.add(cmd)
+	f.addWait(cmd)
+}
+
+func (f *clusterFlags) addWait(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask before the cluster is changed")
 	flags.DurationVar(&f.waitTimeout, "wait-timeout", 15*time.Minute, "how long to wait while nothing becomes ready")

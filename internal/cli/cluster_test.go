@@ -344,11 +344,21 @@ func (w *watcher) labelNodes(key, value string) {
 // move or come and go by themselves.
 func (w *watcher) everything() map[string]string {
 	w.t.Helper()
+	found := map[string]string{}
+	for name, o := range w.objects() {
+		found[name] = o.GetResourceVersion()
+	}
+	return found
+}
+
+// objects are all that the cluster has but what comes and goes, by kind, namespace and name.
+func (w *watcher) objects() map[string]unstructured.Unstructured {
+	w.t.Helper()
 	lists, err := w.discovery.ServerPreferredResources()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	found := map[string]string{}
+	found := map[string]unstructured.Unstructured{}
 	for _, list := range lists {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
 		if err != nil {
@@ -363,7 +373,7 @@ func (w *watcher) everything() map[string]string {
 				w.t.Fatalf("list %s: %v", r.Name, err)
 			}
 			for _, o := range objects.Items {
-				found[fmt.Sprintf("%s %s/%s", r.Kind, o.GetNamespace(), o.GetName())] = o.GetResourceVersion()
+				found[fmt.Sprintf("%s %s/%s", r.Kind, o.GetNamespace(), o.GetName())] = o
 			}
 		}
 	}

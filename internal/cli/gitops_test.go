@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/argocdtest"
 	"krtpkg.dev/krtpkg/internal/fluxtest"
+	"krtpkg.dev/krtpkg/internal/kappctrltest"
 )
 
 // The ready enterprise runtime by the real Flux, and what Flux can't apply by krtpkg beside it.
@@ -50,6 +52,55 @@ func TestEdgeRuntimeByArgoCD(t *testing.T) {
 		operation, _, _ := unstructured.NestedString(u.Object, "status", "operationState", "message")
 		return fmt.Sprint(sync, ", ", health, ", ", conditions, ", ", operation)
 	})
+}
+
+// The ready edge runtime by the real kapp-controller, with a chart that the controller renders by itself with
+// the site's values, is the same as by krtpkg apply.
+func TestEdgeRuntimeByKappController(t *testing.T) {
+	t.Parallel()
+	r := newReady(t)
+	kappctrltest.Start(t, r.cluster)
+	before := r.everything()
+	chart := filepath.Join(r.workspace, "4-security-and-observability/logging/fluent-bit")
+	for name, text := range map[string]string{
+		"namespace.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: logging}\n",
+		"bundle.yaml": `apiVersion: krtpkg.dev/v1alpha1
+kind: Bundle
+metadata: {name: fluent-bit, version: 0.58.1}
+spec:
+  layer: 4
+  category: logging
+  sources:
+    - file: namespace.yaml
+    - dir: fluent-bit
+      template: helm
+      render: target
+      values: {testFramework: {enabled: false}, podLabels: {of: the-bundle}}
+      helm: {namespace: logging}
+`} {
+		if err := os.WriteFile(filepath.Join(chart, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reference := r.publish("edge", "1.0.0", filepath.Join(r.workspace, "runtimes/edge"))
+	r.write("site.yaml", "fluent-bit: {logLevel: debug, podLabels: {at: the-site}}\n")
+	install := []string{"--yes", "--key", "cosign.pub", reference, "--values", "site.yaml", "--wait-timeout", "2m"}
+	r.ok(append([]string{"packages", "install", "--apply", "--leave-out"}, install...)...)
+	r.ok(append([]string{"apply", "--beside", "kapp-controller"}, install...)...)
+	r.healthy("edge-by-kapp-controller", 9)
+	r.workloadsReady(strings.TrimSuffix(reference, ":1.0.0") + "@sha256:")
+	byController := r.normal()
+	r.ok("delete", "edge-beside-kapp-controller", "--yes", "--delete-foreign")
+	r.ok("delete", "edge-by-kapp-controller", "--yes")
+	if diff := leftovers(before, r.everything()); len(diff) > 0 {
+		t.Errorf("left behind or lost:\n%s", strings.Join(diff, "\n"))
+	}
+	r.ok(append([]string{"apply"}, install...)...)
+	r.sameAs(byController, "edge", "Deployment cert-manager/cert-manager", "Deployment projectcontour/contour", "DaemonSet kube-flannel/kube-flannel-ds",
+		"Deployment metallb-system/controller", "DaemonSet logging/fluent-bit", "CustomResourceDefinition /bgppeers.metallb.io")
+	if pods := r.normal()["DaemonSet logging/fluent-bit"]; !strings.Contains(pods, `"of": "the-bundle"`) || !strings.Contains(pods, `"at": "the-site"`) {
+		t.Errorf("without the values:\n%s", pods)
+	}
 }
 
 // byController has a controller install a runtime, and krtpkg the bundles that are left, until each of so

@@ -10,14 +10,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 
-	"krtpkg.dev/krtpkg/pkg/deploy"
-	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -41,71 +37,6 @@ less.`,
 	return cmd
 }
 
-type installOptions struct {
-	site  siteFlags
-	to    pkgrepo.Site
-	leave bool
-	// without leaves the PackageRepository out.
-	without bool
-	dir     string
-	period  time.Duration
-}
-
-func (a *app) packagesInstallCommand() *cobra.Command {
-	var o installOptions
-	cmd := &cobra.Command{
-		Use:   "install REFERENCE --key KEY",
-		Short: "write the manifests that make kapp-controller install a runtime",
-		Long: `Install verifies a runtime and writes the manifests that make kapp-controller install it: the
-PackageRepository, by digest, and for each bundle a PackageInstall with its values in a Secret,
-and a service account that may do what the bundle's own resources and kapp's records need.
-
-kapp applies them in the order of the layers, and waits for each. Anything else can apply them
-too: kapp-controller tries again what fails because something is not there yet.`,
-		Example: `  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages
-  krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --values site.yaml | kapp deploy -a edge -f -
-  krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesInstall(cmd.Context(), args[0], o) },
-	}
-	o.site.trust.add(cmd)
-	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
-	o.site.values.add(cmd)
-	flags := cmd.Flags()
-	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and of what is installed")
-	flags.StringVar(&o.to.Constraints, "constraints", "", "versions of each package that may be installed, as in \">=1.0.0 <2.0.0\" (default: that of the runtime)")
-	flags.BoolVar(&o.to.Downgradable, "downgradable", false, "let packages go back to older versions")
-	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
-	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply --beside")
-	flags.BoolVar(&o.without, "without-repository", false, "leave the PackageRepository out: krtpkg packages repo writes one of several versions")
-	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
-	return cmd
-}
-
-func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
-	if err := syncPeriod(o.period, &o.to); err != nil {
-		return err
-	}
-	p, _, err := a.prepareForController(ctx, reference, &o.site)
-	if err != nil {
-		return err
-	}
-	o.to.Reference = p.Repository + "@" + p.root.Digest.String()
-	installs, err := a.installs(p, &o)
-	if err != nil {
-		return err
-	}
-	documents, err := pkgrepo.Installs(p.set.Root.Runtime, installs, o.to)
-	if err != nil {
-		return err
-	}
-	if o.without {
-		documents = documents[1:]
-	}
-	return a.writeDocuments(o.dir, documents)
-}
-
 // prepareForController verifies and opens a runtime that a controller is to fetch from a registry.
 func (a *app) prepareForController(ctx context.Context, reference string, site *siteFlags) (*prepared, *trust.Policy, error) {
 	policy, err := a.whom(ctx, site)
@@ -122,64 +53,6 @@ func (a *app) prepareForController(ctx context.Context, reference string, site *
 		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", p.Place)}
 	}
 	return p, policy, nil
-}
-
-// installs are the bundles of a runtime that are packages.
-func (a *app) installs(p *prepared, o *installOptions) ([]pkgrepo.Install, error) {
-	root := p.set.Root
-	left, err := a.leaveOut(p.set, "kapp-controller", o.leave)
-	if err != nil {
-		return nil, err
-	}
-	values, err := o.site.values.read(p.set)
-	if err != nil {
-		return nil, err
-	}
-	// What a bundle's rules refuse is refused here, not on the cluster.
-	rt, err := p.with(siteValues{all: values})
-	if err != nil {
-		return nil, err
-	}
-	made, err := namespacesOf(rt)
-	if err != nil {
-		return nil, err
-	}
-	var installs []pkgrepo.Install
-	for i, b := range p.set.Bundles {
-		bundleName := b.Metadata().Name
-		if slices.ContainsFunc(left, func(l pkgrepo.Left) bool { return l.Bundle == bundleName }) {
-			continue
-		}
-		one := pkgrepo.Install{Bundle: b.Bundle, Account: root.Metadata().Name + "-" + bundleName}
-		if node := values.Node(); node != nil {
-			one.Values = manifest.Get(node, bundleName)
-		}
-		unit := rt.Units[i]
-		unit.Bundle, unit.Needs = "", nil
-		access, err := deploy.LeastAccess(deploy.Runtime{Name: one.Account, Units: []deploy.Unit{unit}}, o.to.Namespace, one.Account)
-		if err != nil {
-			return nil, err
-		}
-		access.Everywhere(made)
-		access.Namespaces = nil // they are there, or not ours: who deleted the manifests would delete them
-		if one.Access, err = nodes(access.Objects()); err != nil {
-			return nil, err
-		}
-		installs = append(installs, one)
-	}
-	return installs, nil
-}
-
-// namespacesOf are the namespaces that a runtime's own bundles make.
-func namespacesOf(rt deploy.Runtime) (names []string, err error) {
-	for _, unit := range rt.Units {
-		made, err := deploy.Namespaces(unit)
-		if err != nil {
-			return nil, err
-		}
-		names = append(names, made...)
-	}
-	return names, nil
 }
 
 func (a *app) packagesConfigCommand() *cobra.Command {
@@ -236,25 +109,31 @@ func nodes(objects []any) ([]*yaml.Node, error) {
 	return all, nil
 }
 
+// documentText is the manifests of a document.
+func documentText(d pkgrepo.Document) ([]byte, error) {
+	var out bytes.Buffer
+	for _, r := range d.Resources {
+		fmt.Fprintln(&out, "---")
+		encoder := yaml.NewEncoder(&out)
+		encoder.SetIndent(2)
+		if err := errors.Join(encoder.Encode(r), encoder.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return out.Bytes(), nil
+}
+
 // writeDocuments writes manifests into a folder, or one after the other to standard output.
 func (a *app) writeDocuments(dir string, documents []pkgrepo.Document) error {
-	var whole bytes.Buffer
 	files := make([][]byte, len(documents))
 	for i, d := range documents {
-		var out bytes.Buffer
-		for _, r := range d.Resources {
-			fmt.Fprintln(&out, "---")
-			encoder := yaml.NewEncoder(&out)
-			encoder.SetIndent(2)
-			if err := errors.Join(encoder.Encode(r), encoder.Close()); err != nil {
-				return err
-			}
+		var err error
+		if files[i], err = documentText(d); err != nil {
+			return err
 		}
-		files[i] = out.Bytes()
-		whole.Write(files[i])
 	}
 	if dir == "" {
-		return a.ui.Result("", nil, func(w io.Writer) { w.Write(whole.Bytes()) })
+		return a.ui.Result("", nil, func(w io.Writer) { w.Write(bytes.Join(files, nil)) })
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

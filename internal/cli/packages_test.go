@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -179,7 +180,7 @@ func (s *site) shop(version string) {
 		"base/bundle.yaml", `apiVersion: krtpkg.dev/v1alpha1
 kind: Bundle
 metadata: {name: base, version: 1.0.0, description: Where the shop is, licenses: Apache-2.0}
-spec: {layer: 3, category: networking, sources: [{file: base.yaml}]}
+spec: {layer: 3, category: networking, releaseNotes: The namespace is new., sources: [{file: base.yaml}]}
 `,
 		"base/base.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: base, namespace: shop}\ndata: {plain: \"#@ no template\"}\n",
 		"web-"+version+"/bundle.yaml", `apiVersion: krtpkg.dev/v1alpha1
@@ -190,6 +191,7 @@ spec:
   requires: [base]
   kubernetes: ">=1.29, <2"
   maintainers: [{name: The web team}]
+  support: Ask the web team
   iconFile: web.svg
   sources:
     - {dir: config, template: ytt, values: {greeting: of the bundle}}
@@ -297,12 +299,25 @@ func TestKappController(t *testing.T) {
 				t.Errorf("%v is %v, want %s", want.path, got, want.value)
 			}
 		}
+		included, _, _ := unstructured.NestedSlice(p.Object, "spec", "includedSoftware")
+		if got := fmt.Sprint(included); len(included) != 1 || !strings.HasPrefix(got, "[map[description:pkg:oci/web@sha256%3A") ||
+			!strings.HasSuffix(got, "?repository_url=ghcr.io%2Fexample%2Fweb&tag=1.0 displayName:ghcr.io/example/web version:1.0]]") {
+			t.Errorf("included software %s", got)
+		}
+		if base, err := c.get(kindPackage, "default", "base.shop.krtpkg.dev.1.0.0"); err != nil {
+			t.Error(err)
+		} else if got, _, _ := unstructured.NestedString(base.Object, "spec", "releaseNotes"); got != "The namespace is new." {
+			t.Errorf("release notes %q", got)
+		}
 		meta, err := c.get(schema.GroupVersionKind{Group: "data.packaging.carvel.dev", Version: "v1alpha1", Kind: "PackageMetadata"}, "default", "web.shop.krtpkg.dev")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got, _, _ := unstructured.NestedString(meta.Object, "spec", "shortDescription"); got != "What the shop shows" {
 			t.Errorf("metadata %v", meta.Object)
+		}
+		if got, _, _ := unstructured.NestedString(meta.Object, "spec", "supportDescription"); got != "Ask the web team" {
+			t.Errorf("support %q", got)
 		}
 		icon, _, _ := unstructured.NestedString(meta.Object, "spec", "iconSVGBase64")
 		svg, err := os.ReadFile(s.path("web-1.0.0/web.svg"))
@@ -405,25 +420,35 @@ func TestKappController(t *testing.T) {
 		web("1.0.0", at)
 		c.reconciled(kindInstall, "default", "shop.web", true)
 	})
-	kinds := []schema.GroupVersionKind{
-		kindDeployment, {Version: "v1", Kind: "ConfigMap"}, {Version: "v1", Kind: "ServiceAccount"},
-		{Group: "rbac.authorization.k8s.io", Version: "v1", Kind: "Role"},
-	}
-	byController := c.normal("shop", kinds)
+	w := newWatcher(t, c.cluster)
+	byController := w.normal()
 	registrytest.Exec(t, env, registrytest.Tool(t, "kapp"), "delete", "-a", "shop", "--yes")
 	c.gone(kindInstall, "default", "shop.base")
 	c.gone(kindNamespace, "", "shop")
+	step("krtpkg gives it to the cluster by itself, and takes it away", func(t *testing.T) {
+		apply := []string{"packages", "install", "--key", "cosign.pub", at + ":1.0.0", "--pull-secret", "login", "--apply", "--wait-timeout", "1m"}
+		s.refused(2, "--yes", apply...)
+		said := s.ok(append(apply, "--yes", "--values", "site.yaml")...)
+		if fields := strings.Fields(said); strings.Count(said, "package-repository") != 1 || slices.Index(fields, "base") > slices.Index(fields, "web") {
+			t.Errorf("it says:\n%s", said)
+		}
+		web("1.0.0", at)
+		if status := s.run("status", "shop-by-kapp-controller", "--exit-code", "--no-registry"); status.code != 0 || strings.Count(status.stdout, "  healthy ") != 3 {
+			t.Errorf("status:\n%s%s", status.stdout, status.stderr)
+		}
+		again := s.ok(append(apply, "--yes")...) // with the values of the last time
+		if values := s.ok("values", "shop-by-kapp-controller"); !strings.Contains(values, "replicas: 3") || strings.Count(again, "no changes") != 3 {
+			t.Errorf("again:\n%svalues:\n%s", again, values)
+		}
+		s.refused(2, "packages install --apply", "rollback", "shop-by-kapp-controller", "--yes", "--key", "cosign.pub", "--to", "1")
+		s.ok("delete", "shop-by-kapp-controller", "--yes")
+		c.gone(kindInstall, "default", "shop.base")
+		c.gone(kindNamespace, "", "shop")
+	})
 	step("krtpkg apply makes the same resources", func(t *testing.T) {
-		s.ok("apply", "--yes", "--key", "cosign.pub", mirror.Host+"/mirror/shop:1.0.0", "--values", "site.yaml", "--wait-timeout", "1m")
-		byApply := c.normal("shop", kinds)
-		for name := range byController {
-			if byApply[name] != byController[name] {
-				t.Errorf("%s: by kapp-controller\n%s\nby krtpkg apply\n%s", name, byController[name], byApply[name])
-			}
-		}
-		if len(byController) != len(byApply) || len(byController) < 5 {
-			t.Errorf("%d resources by kapp-controller, %d by krtpkg apply", len(byController), len(byApply))
-		}
+		s.ok("apply", "--yes", "--key", "cosign.pub", at+":1.0.0", "--values", "site.yaml", "--wait-timeout", "1m")
+		w.t = t
+		w.sameAs(byController, "shop", "Namespace /shop", "ConfigMap shop/base", "Deployment shop/web", "ServiceAccount shop/web", "Role shop/web")
 	})
 }
 
@@ -485,12 +510,27 @@ func TestKappControllerFaults(t *testing.T) {
 	}
 	// The repository goes back, which withdraws what is installed: that stays, and is reported.
 	c.apply(install("1.0.0", "32s"))
-	u := c.reconciled(kindInstall, "default", "shop.web", false)
-	if message, _, _ := unstructured.NestedString(u.Object, "status", "usefulErrorMessage"); !strings.Contains(message, "downgradable") {
-		t.Errorf("withdrawn: %s", message)
-	}
+	c.eventually("the install asks for --downgradable", func() error {
+		u := c.reconciled(kindInstall, "default", "shop.web", false)
+		if message, _, _ := unstructured.NestedString(u.Object, "status", "usefulErrorMessage"); !strings.Contains(message, "downgradable") {
+			return fmt.Errorf("it says %q", message)
+		}
+		return nil
+	})
 	if got := version(); got != "1.1.0" {
 		t.Errorf("withdrawn: version %s", got)
+	}
+	// A repository that goes by a tag, which krtpkg writes none of, takes whatever the tag comes to be,
+	// unsigned or older.
+	c.apply("{apiVersion: v1, kind: Namespace, metadata: {name: by-tag}}")
+	for i, moved := range []string{"1.3.0", "1.2.0", "1.0.0"} {
+		s.ok("copy", reference(moved), reference("channel"))
+		c.apply(fmt.Sprintf("{apiVersion: packaging.carvel.dev/v1alpha1, kind: PackageRepository, metadata: {name: shop, namespace: by-tag}, spec: {syncPeriod: %ds, fetch: {imgpkgBundle: {image: %q}}}}",
+			30+i, reference("channel")))
+		c.eventually("packages of "+moved+" by tag", func() error {
+			_, err := c.get(kindPackage, "by-tag", "web.shop.krtpkg.dev."+moved)
+			return err
+		})
 	}
 	// The registry is down when the next version comes: what runs, runs on, and the controller
 	// tries again by itself.
@@ -513,31 +553,57 @@ func TestKappControllerFaults(t *testing.T) {
 	})
 }
 
-// normal gives the resources of a namespace without what the cluster and kapp have added.
-func (c *carvel) normal(namespace string, kinds []schema.GroupVersionKind) map[string]string {
-	c.t.Helper()
+// normal gives all that kapp has applied, without what the cluster and kapp have added, by kind,
+// namespace and name.
+func (w *watcher) normal() map[string]string {
+	w.t.Helper()
 	all := map[string]string{}
-	for _, kind := range kinds {
-		list, err := c.at(kind, namespace).List(c.t.Context(), metav1.ListOptions{})
+	for kind, u := range w.objects() {
+		labels := u.GetLabels()
+		if labels["kapp.k14s.io/app"] == "" || labels["kapp.k14s.io/is-app-change"] != "" || len(u.GetOwnerReferences()) > 0 {
+			continue
+		}
+		delete(u.Object, "status")
+		plain := plainOf(u.Object).(map[string]any)
+		metadata := plain["metadata"].(map[string]any)
+		for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"} {
+			delete(metadata, field)
+		}
+		data, err := json.MarshalIndent(plain, "", "  ")
 		if err != nil {
-			c.t.Fatal(err)
+			w.t.Fatal(err)
 		}
-		for _, item := range list.Items {
-			delete(item.Object, "status")
-			u := plainOf(item.Object).(map[string]any)
-			metadata := u["metadata"].(map[string]any)
-			for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"} {
-				delete(metadata, field)
-			}
-			data, err := json.MarshalIndent(u, "", "  ")
-			if err != nil {
-				c.t.Fatal(err)
-			}
-			all[kind.Kind+" "+item.GetName()] = string(data)
-		}
+		all[kind] = string(data)
 	}
 	return all
 }
+
+// sameAs checks that what krtpkg applies is what kapp-controller has applied, which besides has what it
+// was given, whose names begin with the runtime's; and that some are among it.
+func (w *watcher) sameAs(byController map[string]string, runtime string, some ...string) {
+	w.t.Helper()
+	byApply := w.normal()
+	for name, applied := range byApply {
+		if byController[name] != applied {
+			w.t.Errorf("%s: by kapp-controller\n%s\nby krtpkg apply\n%s", name, byController[name], applied)
+		}
+	}
+	for name := range byController {
+		kind, own, _ := strings.Cut(name, "/")
+		if byApply[name] == "" && !strings.Contains(kind, "Package") && !strings.HasPrefix(strings.TrimPrefix(own, "krtpkg:"), runtime) {
+			w.t.Errorf("%s is applied by kapp-controller alone", name)
+		}
+	}
+	for _, name := range some {
+		if byApply[name] == "" {
+			w.t.Errorf("%s is not there", name)
+		}
+	}
+	w.t.Logf("%d resources are the same", len(byApply))
+}
+
+// given are fields that the cluster fills in anew each time.
+var given = []string{"batch.kubernetes.io/controller-uid", "controller-uid", "clusterIP", "clusterIPs", "nodePort", "healthCheckNodePort", "volumeName"}
 
 // plainOf takes out the keys by which kapp, kbld and the controllers of Kubernetes know resources.
 func plainOf(value any) any {
@@ -545,7 +611,7 @@ func plainOf(value any) any {
 	case map[string]any:
 		out := map[string]any{}
 		for key, inner := range v {
-			own := strings.HasPrefix(key, "kapp.k14s.io/") || key == "kbld.k14s.io/images" || strings.HasPrefix(key, "krtpkg.dev/") || key == "deployment.kubernetes.io/revision"
+			own := strings.HasPrefix(key, "kapp.k14s.io/") || key == "kbld.k14s.io/images" || strings.HasPrefix(key, "krtpkg.dev/") || key == "deployment.kubernetes.io/revision" || slices.Contains(given, key)
 			if plain := plainOf(inner); !own && !(key == "annotations" || key == "labels") || !own && len(plain.(map[string]any)) > 0 {
 				out[key] = plain
 			}

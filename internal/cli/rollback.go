@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -75,8 +74,8 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if got := p.root.Digest.String(); got != target.Digest {
 		return fmt.Errorf("%s is %s, and revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
 	}
-	if beside, partly := strings.CutPrefix(name, p.set.Name()+besideSeparator); partly && controllers[beside].title != "" {
-		p.beside = beside
+	if err := p.as(name); err != nil {
+		return err
 	}
 	kept, err := cluster.Values(ctx, name, target.Number)
 	if err != nil {

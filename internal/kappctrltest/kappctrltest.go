@@ -45,7 +45,7 @@ const (
 )
 
 // tools are what the controller starts.
-var tools = []string{"tools/vendir", "tools/imgpkg", "tools/ytt", "tools/kbld", "tools/kapp"}
+var tools = []string{"tools/vendir", "tools/imgpkg", "tools/ytt", "tools/helm", "tools/kbld", "tools/kapp"}
 
 // overlay takes the Deployment out and leads the API server to the process.
 //
@@ -146,7 +146,7 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 	if err != nil {
 		return err
 	}
-	if err := c.install(ctx, cluster, search, port); err != nil {
+	if err := c.install(ctx, cluster, port); err != nil {
 		return err
 	}
 	if err := c.writeAccount(ctx, config); err != nil {
@@ -196,7 +196,7 @@ func namespaced() []string {
 }
 
 // install applies the manifests of the module that the controller is built from.
-func (c *Controller) install(ctx context.Context, cluster *clustertest.Cluster, search []string, port int) error {
+func (c *Controller) install(ctx context.Context, cluster *clustertest.Cluster, port int) error {
 	at, err := hack.ModuleDir(ctx, controller, module)
 	if err != nil {
 		return err
@@ -204,32 +204,18 @@ func (c *Controller) install(ctx context.Context, cluster *clustertest.Cluster, 
 	if err := os.WriteFile(c.path("overlay.yaml"), overlay, 0o600); err != nil {
 		return err
 	}
-	tool := func(name string) string {
-		for i, t := range tools {
-			if filepath.Base(t) == name {
-				return filepath.Join(search[i], name)
-			}
-		}
-		return name
-	}
-	manifests, err := output(exec.CommandContext(ctx, tool("ytt"), "-f", filepath.Join(at, "config"),
-		"-f", c.path("overlay.yaml"), "--data-value-yaml", "apiPort="+strconv.Itoa(port)), nil)
+	ytt, err := hack.Build(ctx, "tools/ytt")
 	if err != nil {
 		return err
 	}
-	kapp := exec.CommandContext(ctx, tool("kapp"), "deploy", "-a", "kapp-controller", "-f", "-", "--yes", "--wait=false", "--kubeconfig", cluster.Kubeconfig)
-	_, err = output(kapp, manifests)
-	return err
-}
-
-func output(cmd *exec.Cmd, stdin []byte) ([]byte, error) {
 	var said bytes.Buffer
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(stdin), &said
-	out, err := cmd.Output()
+	render := exec.CommandContext(ctx, ytt, "-f", filepath.Join(at, "config"), "-f", c.path("overlay.yaml"), "--data-value-yaml", "apiPort="+strconv.Itoa(port))
+	render.Stderr = &said
+	manifests, err := render.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s%s", filepath.Base(cmd.Path), err, out, said.Bytes())
+		return fmt.Errorf("ytt: %w\n%s", err, said.Bytes())
 	}
-	return out, nil
+	return cluster.Deploy(ctx, "kapp-controller", string(manifests))
 }
 
 // writeAccount writes what a pod finds of its service account.

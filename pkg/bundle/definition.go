@@ -64,6 +64,11 @@ type BundleSpec struct {
 	Kubernetes string `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty"`
 	// Maintainers are who looks after the bundle, for catalogues.
 	Maintainers []Maintainer `json:"maintainers,omitempty" yaml:"maintainers,omitempty"`
+	// Support says where help is to be had, for catalogues; the source where it is empty.
+	Support string `json:"support,omitempty" yaml:"support,omitempty" jsonschema:"maxLength=4096"`
+	// ReleaseNotes say what is new in the version, for catalogues; the source in its revision
+	// where they are empty.
+	ReleaseNotes string `json:"releaseNotes,omitempty" yaml:"releaseNotes,omitempty" jsonschema:"maxLength=32768"`
 	// Icon is the bundle's picture for catalogues, an SVG of at most 32 KiB.
 	Icon string `json:"icon,omitempty" yaml:"icon,omitempty"`
 	// IconFile is a file below the definition's folder that holds the icon.

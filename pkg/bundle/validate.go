@@ -175,6 +175,8 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 		*found = append(*found, d.file.Errorf(node, "%s is %v, want %s", name, k.Got, list(k.Want)))
 	case *kind.MinItems, *kind.MinLength:
 		*found = append(*found, d.file.Errorf(node, "%s is empty", name))
+	case *kind.MaxLength:
+		*found = append(*found, d.file.Errorf(node, "%s has %d characters, want %d at most", name, k.Got, k.Want))
 	case *kind.Minimum, *kind.Maximum:
 		*found = append(*found, d.file.Errorf(node, "%s is %s, want a number from 0 to 6", name, node.Value))
 	default:

@@ -158,7 +158,7 @@ func ArgoCDDocuments(runtime *bundle.RuntimeLock, site ArgoCDSite) []Document {
 			map[string]string{"type": "oci", "url": app.Spec.Source.RepoURL, "insecureOCIForceHttp": "true"},
 		}}, resources...)
 	}
-	return []Document{{name + "-argocd.yaml", resources}}
+	return []Document{{Name: name + "-argocd.yaml", Resources: resources}}
 }
 
 // ArgoCDConfig is the part of the configuration of Argo CD by which an Application is as healthy as

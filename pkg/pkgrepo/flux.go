@@ -141,7 +141,7 @@ func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 		text, _ := compact(each) // strings and booleans
 		apply.Spec.Patches = []patch{{patchTarget{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "OCIRepository"}, text}}
 	}
-	return []Document{{name + "-flux.yaml", append(secrets, source, apply)}}
+	return []Document{{Name: name + "-flux.yaml", Resources: append(secrets, source, apply)}}
 }
 
 type nameReference struct {

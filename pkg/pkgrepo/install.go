@@ -44,6 +44,8 @@ type Install struct {
 // Document is a file of manifests.
 type Document struct {
 	Name string
+	// Bundle is the name of the one that it installs; "" where it is for all.
+	Bundle string
 	// Resources are resources that yaml can write.
 	Resources []any
 }
@@ -70,7 +72,7 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 		return nil, err
 	}
 	for i, b := range bundles {
-		document := Document{Name: fmt.Sprintf("%02d-%s.yaml", i+1, b.Metadata.Name)}
+		document := Document{Name: fmt.Sprintf("%02d-%s.yaml", i+1, b.Metadata.Name), Bundle: b.Metadata.Name}
 		for _, node := range b.Access {
 			annotate(node, changeGroup, group(name, b.Metadata.Name+"-access"))
 			document.Resources = append(document.Resources, node)
@@ -122,7 +124,7 @@ func Repository(name string, site Site) Document {
 	if site.PullSecret != "" {
 		repository.Spec.Fetch.ImgpkgBundle.SecretRef = &secretRef{site.PullSecret}
 	}
-	return Document{"00-repository.yaml", []any{repository}}
+	return Document{Name: "00-repository.yaml", Resources: []any{repository}}
 }
 
 // group names a change group of kapp.

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -24,6 +23,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/sbom"
 )
 
 // domain ends the names of all packages: kapp-controller wants at least three segments.
@@ -168,7 +168,7 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 		LongDescription: fmt.Sprintf("Layer %d, %s: %s.", layer.Number, layer.Name, layer.Purpose),
 		Categories:      []string{fmt.Sprintf("%d %s", layer.Number, layer.Name)},
 		Icon:            base64.StdEncoding.EncodeToString([]byte(b.Spec.Icon)),
-		Maintainers:     b.Spec.Maintainers,
+		Maintainers:     b.Spec.Maintainers, SupportDescription: b.Spec.Support,
 	}
 	if category, _, found := model.Category(b.Spec.Category); found {
 		spec.Categories = append(spec.Categories, category.Title)
@@ -181,7 +181,7 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 	} else if b.Spec.Category != "" {
 		spec.Categories = append(spec.Categories, b.Spec.Category)
 	}
-	if m.Source != "" {
+	if spec.SupportDescription == "" && m.Source != "" {
 		spec.SupportDescription = "Its source and its issues are at " + m.Source
 	}
 	return spec
@@ -190,11 +190,18 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 // packageOf is a bundle as a Package, or the reason why it is none.
 func packageOf(b *Bundle) (packageSpec, string, error) {
 	m := b.Metadata()
-	spec := packageSpec{Version: m.Version, IncludedSoftware: includedSoftware(b.Content)}
+	spec := packageSpec{Version: m.Version, ReleaseNotes: b.Bundle.Spec.ReleaseNotes}
+	included, err := sbom.Included(b.Content)
+	if err != nil {
+		return spec, "", err
+	}
+	for _, s := range included {
+		spec.IncludedSoftware = append(spec.IncludedSoftware, software{s.Name, s.Version, s.At})
+	}
 	if m.Licenses != "" {
 		spec.Licenses = []string{m.Licenses}
 	}
-	if m.Source != "" {
+	if m.Source != "" && spec.ReleaseNotes == "" {
 		spec.ReleaseNotes = m.Source
 		if m.Revision != "" {
 			spec.ReleaseNotes += " at " + m.Revision
@@ -211,7 +218,7 @@ func packageOf(b *Bundle) (packageSpec, string, error) {
 	if spec.Template.Spec, reason = appOf(b); reason != "" {
 		return spec, reason, nil
 	}
-	reason, err := rewritable(b.Content)
+	reason, err = rewritable(b.Content)
 	if reason != "" || err != nil {
 		return spec, reason, err
 	}
@@ -226,24 +233,4 @@ func packageOf(b *Bundle) (packageSpec, string, error) {
 		spec.ValuesSchema = &schema{node}
 	}
 	return spec, "", nil
-}
-
-// includedSoftware are the charts and images of a bundle. A bill of materials has its other sources
-// besides, and as little of what is inside of an image.
-func includedSoftware(b *bundle.Content) []software {
-	var all []software
-	for _, s := range b.Bundle.Spec.Sources {
-		if s.Chart != "" {
-			all = append(all, software{s.Chart, s.Version, "Helm chart of " + s.Repository})
-		}
-	}
-	for _, locked := range b.Images {
-		version := ""
-		reference, _, _ := strings.Cut(locked.Reference, "@")
-		if tag, err := name.NewTag(reference); err == nil {
-			version = tag.TagStr()
-		}
-		all = append(all, software{locked.Image.Context().Name(), version, "image " + locked.Image.DigestStr()})
-	}
-	return all
 }

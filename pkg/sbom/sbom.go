@@ -352,3 +352,36 @@ func (inv *inventory) sort() {
 	}
 	slices.SortFunc(inv.rest, func(a, b *element) int { return cmp.Compare(a.ref, b.ref) })
 }
+
+// Software is what a bundle takes from elsewhere, by the names of its bill of materials.
+type Software struct {
+	Name, Version string
+	// At is its package URL, or the URL that it is downloaded from.
+	At string
+}
+
+// Included are the sources of a bundle that come from elsewhere, in the definition's order, and then the
+// images that it runs, in the lock's.
+func Included(b *bundle.Content) ([]Software, error) {
+	var all []Software
+	add := func(e *element, purls ...string) {
+		if at := cmp.Or(append(slices.Concat(purls, e.purls), e.download, e.repository)...); at != "" {
+			all = append(all, Software{e.name, e.version, at})
+		}
+	}
+	for i := range b.Bundle.Spec.Sources {
+		e, err := newSource(&b.Bundle.Spec.Sources[i])
+		if err != nil {
+			return nil, err
+		}
+		add(e)
+	}
+	for _, l := range b.Images {
+		e, err := newImage(l)
+		if err != nil {
+			return nil, err
+		}
+		add(e, ImageURL(l))
+	}
+	return all, nil
+}

@@ -1,0 +1,223 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"testing/fstest"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+)
+
+type installOptions struct {
+	site  siteFlags
+	to    pkgrepo.Site
+	leave bool
+	// without leaves the PackageRepository out.
+	without bool
+	dir     string
+	period  time.Duration
+	// apply has it applied, to cluster.
+	apply   bool
+	cluster clusterFlags
+}
+
+func (a *app) packagesInstallCommand() *cobra.Command {
+	var o installOptions
+	cmd := &cobra.Command{
+		Use:   "install REFERENCE --key KEY",
+		Short: "write or apply the manifests that make kapp-controller install a runtime",
+		Long: `Install verifies a runtime and writes the manifests that make kapp-controller install it: the
+PackageRepository, by digest, and for each bundle a PackageInstall with its values in a Secret,
+and a service account that may do what the bundle's own resources and kapp's records need.
+
+With --apply they are applied, layer by layer, each waited for until kapp-controller has installed
+it, as the runtime NAME-by-kapp-controller, which status, values and delete know. As with apply, the
+values of the last time are taken where no others are given.
+
+Without, anything can apply them: kapp does it in the order of the layers, and kapp-controller
+tries again what fails because something is not there yet.`,
+		Example: `  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages
+  krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --values site.yaml --apply
+  krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesInstall(cmd.Context(), args[0], o) },
+	}
+	o.site.trust.add(cmd)
+	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
+	o.site.values.addCluster(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and of what is installed")
+	flags.StringVar(&o.to.Constraints, "constraints", "", "versions of each package that may be installed, as in \">=1.0.0 <2.0.0\" (default: that of the runtime)")
+	flags.BoolVar(&o.to.Downgradable, "downgradable", false, "let packages go back to older versions")
+	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
+	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply --beside")
+	flags.BoolVar(&o.without, "without-repository", false, "leave the PackageRepository out: krtpkg packages repo writes one of several versions")
+	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
+	flags.BoolVar(&o.apply, "apply", false, "apply them, and wait until all is installed")
+	o.cluster.addKubeconfig(cmd)
+	o.cluster.addParallel(cmd)
+	o.cluster.addWait(cmd)
+	o.cluster.addDiff(cmd)
+	return cmd
+}
+
+func (o *installOptions) check(a *app) error {
+	switch {
+	case o.apply && o.dir != "":
+		return &usageError{errors.New("--apply and --output-dir contradict each other")}
+	case o.apply:
+		o.cluster.Namespace = o.to.Namespace
+		return o.cluster.check(a)
+	case len(o.site.values.from) > 0 || o.site.values.reset:
+		return &usageError{errors.New("--values-from and --reset-values are for --apply: without, no cluster is asked")}
+	}
+	return nil
+}
+
+func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
+	if err := cmp.Or(syncPeriod(o.period, &o.to), o.check(a)); err != nil {
+		return err
+	}
+	p, _, err := a.prepareForController(ctx, reference, &o.site)
+	if err != nil {
+		return err
+	}
+	o.to.Reference = p.Repository + "@" + p.root.Digest.String()
+	if o.apply {
+		return a.applyInstalls(ctx, p, &o)
+	}
+	values, err := o.site.values.read(p.set)
+	if err != nil {
+		return err
+	}
+	// What a bundle's rules refuse is refused here, not on the cluster.
+	rt, err := p.with(siteValues{all: values})
+	if err != nil {
+		return err
+	}
+	documents, err := a.installs(p, rt, siteValues{all: values}, &o)
+	if err != nil {
+		return err
+	}
+	return a.writeDocuments(o.dir, documents)
+}
+
+// installs are the manifests for the bundles of a runtime that are packages.
+func (a *app) installs(p *prepared, rt deploy.Runtime, values siteValues, o *installOptions) ([]pkgrepo.Document, error) {
+	root := p.set.Root
+	left, err := a.leaveOut(p.set, kappController, o.leave)
+	if err != nil {
+		return nil, err
+	}
+	made, err := namespacesOf(rt)
+	if err != nil {
+		return nil, err
+	}
+	var installs []pkgrepo.Install
+	for i, b := range p.set.Bundles {
+		bundleName := b.Metadata().Name
+		if slices.ContainsFunc(left, func(l pkgrepo.Left) bool { return l.Bundle == bundleName }) {
+			continue
+		}
+		one := pkgrepo.Install{Bundle: b.Bundle, Account: root.Metadata().Name + "-" + bundleName}
+		if node := values.all.Node(); node != nil {
+			one.Values = manifest.Get(node, bundleName)
+		}
+		unit := rt.Units[i]
+		unit.Bundle, unit.Needs = "", nil
+		access, err := deploy.LeastAccess(deploy.Runtime{Name: one.Account, Units: []deploy.Unit{unit}}, o.to.Namespace, one.Account)
+		if err != nil {
+			return nil, err
+		}
+		access.Everywhere(made)
+		access.Namespaces = nil // they are there, or not ours: who deleted the manifests would delete them
+		if one.Access, err = nodes(access.Objects()); err != nil {
+			return nil, err
+		}
+		installs = append(installs, one)
+	}
+	documents, err := pkgrepo.Installs(root.Runtime, installs, o.to)
+	if err == nil && o.without {
+		documents = documents[1:]
+	}
+	return documents, err
+}
+
+// namespacesOf are the namespaces that a runtime's own bundles make.
+func namespacesOf(rt deploy.Runtime) (names []string, err error) {
+	for _, unit := range rt.Units {
+		made, err := deploy.Namespaces(unit)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, made...)
+	}
+	return names, nil
+}
+
+// repositoryUnit is what the PackageRepository is applied as, before all bundles.
+const repositoryUnit = "package-repository"
+
+// applyInstalls gives a cluster what makes kapp-controller install a runtime.
+func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions) error {
+	cluster, err := deploy.Connect(o.cluster.Config)
+	if err != nil {
+		return err
+	}
+	p.by, p.look = kappController, false // the images are the controller's to find
+	values, err := o.site.values.site(ctx, a, cluster, p.name(), p.set)
+	if err != nil {
+		return err
+	}
+	rt, err := p.with(values)
+	if err != nil {
+		return err
+	}
+	documents, err := a.installs(p, rt, values, o)
+	if err != nil {
+		return err
+	}
+	if rt.Units, err = unitsOf(documents, rt.Units); err != nil {
+		return err
+	}
+	rt.Name = p.name()
+	report, err := a.applyRuntime(ctx, cluster, p, rt, &applyOptions{cluster: o.cluster, pauseAfter: -1})
+	if err != nil {
+		return err
+	}
+	return a.deployed(report, o.cluster)
+}
+
+// unitsOf has a controller's manifests for bundles instead of the bundles' own, in the same order.
+func unitsOf(documents []pkgrepo.Document, bundles []deploy.Unit) ([]deploy.Unit, error) {
+	var units []deploy.Unit
+	for _, d := range documents {
+		data, err := documentText(d)
+		if err != nil {
+			return nil, err
+		}
+		unit := deploy.Unit{Bundle: repositoryUnit, Layer: bundles[0].Layer}
+		if i := slices.IndexFunc(bundles, func(u deploy.Unit) bool { return u.Bundle == d.Bundle }); i >= 0 {
+			unit = bundles[i]
+		}
+		unit.Manifests = fstest.MapFS{d.Name: {Data: data, Mode: 0o444}}
+		units = append(units, unit)
+	}
+	for i := range units {
+		units[i].Needs = slices.DeleteFunc(units[i].Needs, func(name string) bool {
+			return !slices.ContainsFunc(units, func(u deploy.Unit) bool { return u.Bundle == name })
+		})
+		if first := &units[0]; first.Bundle == repositoryUnit && i > 0 && units[i].Layer == first.Layer {
+			units[i].Needs = append(units[i].Needs, repositoryUnit)
+		}
+	}
+	return units, nil
+}
