@@ -59,13 +59,15 @@ func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration,
 	now := metav1.NowMicro()
 	seconds, holder := int32(max(lasts/time.Second, 1)), me()
 	spec := coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now}
+	heard, cancel := hearing(ctx)
+	defer cancel()
 	switch {
 	case err == nil:
 		held.Spec = spec
-		held, err = leases.Update(quiet(ctx), held, metav1.UpdateOptions{})
+		held, err = leases.Update(quiet(heard), held, metav1.UpdateOptions{})
 	case apierrors.IsNotFound(err):
 		labels := map[string]string{labelRuntime: runtime}
-		held, err = leases.Create(quiet(ctx), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+		held, err = leases.Create(quiet(heard), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		if held, err := leases.Get(quiet(ctx), name, metav1.GetOptions{}); err == nil {
@@ -79,6 +81,14 @@ func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration,
 	l := &lock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
 	go l.keep(context.WithoutCancel(ctx), lost)
 	return l, nil
+}
+
+// hearing is a context that ends a moment after another: the API server may grant a lock although who
+// asked has gone, and then nobody would give it back.
+func hearing(ctx context.Context) (context.Context, context.CancelFunc) {
+	heard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(200*time.Millisecond, cancel) })
+	return heard, func() { stop(); cancel() }
 }
 
 // unlock gives back a lock that may have been taken although nobody heard the answer.

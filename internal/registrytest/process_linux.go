@@ -1,8 +1,0 @@
-package registrytest
-
-import "syscall"
-
-// dieWithParent ends the registry with a test that is killed and so cannot clean up.
-func dieWithParent() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-}
