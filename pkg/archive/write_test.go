@@ -136,15 +136,20 @@ func TestWriteFileGoesOn(t *testing.T) {
 func TestWriteFileReplacesAtTheEnd(t *testing.T) {
 	t.Parallel()
 	contents, from := small(t)
-	name := filepath.Join(t.TempDir(), "x.tar")
-	if err := os.WriteFile(name, []byte("before"), 0o644); err != nil {
-		t.Fatal(err)
+	before := func() (name string) {
+		t.Helper()
+		name = filepath.Join(t.TempDir(), "x.tar")
+		if err := os.WriteFile(name, []byte("before"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return name
 	}
 	for reason, change := range map[string]func([]byte) []byte{
 		"mismatched digest": func(b []byte) []byte { b[0] ^= 1; return b },
 		"unexpected EOF":    func(b []byte) []byte { return b[1:] },
 		"trailing data":     func(b []byte) []byte { return append(b, 'x') },
 	} {
+		name := before() // each its own: of a whole blob with more after it, what is right is kept
 		_, err := archive.WriteFile(t.Context(), name, contents, spoiled{from, contents.Blobs[1], change}, archive.Options{})
 		if err == nil || !strings.Contains(err.Error(), reason) || !strings.Contains(err.Error(), contents.Blobs[1].Digest.String()) {
 			t.Errorf("want %q of the blob, got %v", reason, err)
@@ -153,6 +158,7 @@ func TestWriteFileReplacesAtTheEnd(t *testing.T) {
 			t.Errorf("now it is %d bytes, error %v", len(data), err)
 		}
 	}
+	name := before()
 	if _, err := archive.WriteFile(t.Context(), name, contents, from, archive.Options{}); err != nil {
 		t.Fatal(err)
 	}
