@@ -32,15 +32,7 @@ const (
 // catalogue measures a PackageRepository of many versions beside one of a single version, in the real
 // kapp-controller: how large it is, how long it takes until its packages are listed, and what the API
 // server takes in memory. Each has a control plane of its own.
-func catalogue(ctx context.Context, krtpkg string) (err error) {
-	b := &bench{rounds: 1}
-	if b.krtpkg, err = filepath.Abs(krtpkg); err != nil {
-		return err
-	}
-	if b.dir, err = os.MkdirTemp("", "krtpkg-bench-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.dir)
+func catalogue(ctx context.Context, b *bench) (err error) {
 	vendor, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
 	if err != nil {
 		return err

@@ -28,15 +28,8 @@ const (
 // nothing, beside kapp with the same manifests: as one app, and as an app for each bundle, one
 // after the other. kapp looks as often as krtpkg does for what is ready, twice a second. Each round
 // has namespaces of its own.
-func cluster(ctx context.Context, krtpkg string, rounds int) (err error) {
-	b := &bench{rounds: rounds}
-	if b.krtpkg, err = filepath.Abs(krtpkg); err != nil {
-		return err
-	}
-	if b.dir, err = os.MkdirTemp("", "krtpkg-bench-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.dir)
+func cluster(ctx context.Context, b *bench) (err error) {
+	b.rounds = min(b.rounds, 3)
 	kapp, err := hack.Build(ctx, "tools/kapp")
 	if err != nil {
 		return err
@@ -61,7 +54,7 @@ func cluster(ctx context.Context, krtpkg string, rounds int) (err error) {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; %d resources in %d bundles on a control plane of the same machine, pods played by KWOK; medians of %d rounds in turn.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), clusterBundles*clusterResources, clusterBundles, rounds)
+		runtime.Version(), runtime.NumCPU(), cpu(), clusterBundles*clusterResources, clusterBundles, b.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall / krtpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	apply := "exec " + b.krtpkg + " apply -q --key " + b.path("cosign.pub") + " oci:" + b.path("dist") + ":1.0.0 --yes --skip-check images -n %s >/dev/null"
@@ -77,7 +70,7 @@ func cluster(ctx context.Context, krtpkg string, rounds int) (err error) {
 	for i := range figures {
 		figures[i] = make([]measured, len(programs))
 	}
-	for round := range rounds {
+	for round := range b.rounds {
 		for job := range jobs {
 			for i, p := range programs {
 				namespace := fmt.Sprintf("%s-%d", p.short, round)

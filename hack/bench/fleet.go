@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
@@ -78,15 +77,7 @@ func (c counted) Write(p []byte) (int, error) {
 // fleet plays many sites whose kapp-controllers poll one registry: what each asks is taken from the
 // real one, when it first sees a runtime and when nothing is new, and asked again by as many sites,
 // of the registry and of a pull-through cache before it.
-func fleet(ctx context.Context, krtpkg string) (err error) {
-	b := &bench{rounds: 1}
-	if b.krtpkg, err = filepath.Abs(krtpkg); err != nil {
-		return err
-	}
-	if b.dir, err = os.MkdirTemp("", "krtpkg-bench-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.dir)
+func fleet(ctx context.Context, b *bench) (err error) {
 	l := &log{keep: true}
 	origin, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: l.middleware})
 	if err != nil {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -25,12 +26,36 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
+type job struct {
+	name string
+	run  func(context.Context, *bench) error
+	// inMemory has the job's files in memory, where there is such a place: the registries are to be
+	// measured, not the disk.
+	inMemory bool
+}
+
+// jobs are what there is to measure, in order.
+var jobs = []job{
+	{"bundle", bundles, false},
+	{"verify", verify, false},
+	{"mirror", mirror, true},
+	{"scale", scale, true},
+	{"cluster", cluster, false},
+	{"catalogue", catalogue, false},
+	{"fleet", fleet, false},
+}
+
 func main() {
-	krtpkg := flag.String("krtpkg", "bin/krtpkg", "the program to measure")
-	rounds := flag.Int("rounds", 9, "counted rounds, after one that is not")
-	jobs := flag.String("jobs", "bundle,verify,mirror,scale,cluster,catalogue,fleet", "what to measure: bundle, verify, mirror, scale, cluster, catalogue, fleet")
-	svg := flag.String("svg", "", "file for the curve of the scale job")
-	size := flag.Float64("scale", 1, "size of the layers to mirror, of 1.8 GB in all")
+	var all []string
+	for _, job := range jobs {
+		all = append(all, job.name)
+	}
+	var o options
+	flag.StringVar(&o.krtpkg, "krtpkg", "bin/krtpkg", "the program to measure")
+	flag.IntVar(&o.rounds, "rounds", 9, "counted rounds, after one that is not")
+	flag.StringVar(&o.svg, "svg", "", "file for the curve of the scale job")
+	flag.Float64Var(&o.size, "scale", 1, "size of the layers to mirror, of 1.8 GB in all")
+	wanted := flag.String("jobs", strings.Join(all, ","), "what to measure")
 	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy can't be faster than")
 	from := flag.String("from", "", "where the floor moves them from")
 	to := flag.String("to", "", "where the floor moves them to")
@@ -41,30 +66,11 @@ func main() {
 	var err error
 	switch {
 	case *floor != "":
-		err, *jobs = runFloor(ctx, *floor, *from, *to), "none"
+		err = runFloor(ctx, *floor, *from, *to)
 	case *corpus != "":
-		err, *jobs = runCorpus(ctx, *corpus, *size), "none"
-	}
-	for _, job := range strings.Split(*jobs, ",") {
-		switch {
-		case err != nil || job == "none":
-		case job == "bundle":
-			err = run(ctx, *krtpkg, *rounds)
-		case job == "verify":
-			err = verify(ctx, *krtpkg, *rounds)
-		case job == "mirror":
-			err = mirror(ctx, *krtpkg, min(*rounds, 5), *size)
-		case job == "scale":
-			err = scale(ctx, *krtpkg, *svg)
-		case job == "cluster":
-			err = cluster(ctx, *krtpkg, min(*rounds, 3))
-		case job == "catalogue":
-			err = catalogue(ctx, *krtpkg)
-		case job == "fleet":
-			err = fleet(ctx, *krtpkg)
-		default:
-			err = fmt.Errorf("there is no job %q", job)
-		}
+		err = runCorpus(ctx, *corpus, o.size)
+	default:
+		err = measure(ctx, o, strings.Split(*wanted, ","))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -72,13 +78,48 @@ func main() {
 	}
 }
 
+const memory = "/dev/shm"
+
+// measure does jobs, one after the other, each in a folder of its own.
+func measure(ctx context.Context, o options, wanted []string) (err error) {
+	if o.krtpkg, err = filepath.Abs(o.krtpkg); err != nil {
+		return err
+	}
+	for _, name := range wanted {
+		i := slices.IndexFunc(jobs, func(j job) bool { return j.name == name })
+		if i < 0 {
+			return fmt.Errorf("there is no job %q", name)
+		}
+		b := &bench{options: o}
+		parent := ""
+		if _, err := os.Stat(memory); err == nil && jobs[i].inMemory {
+			parent = memory
+		}
+		if b.dir, err = os.MkdirTemp(parent, "krtpkg-bench-"); err != nil {
+			return err
+		}
+		if err := errors.Join(jobs[i].run(ctx, b), os.RemoveAll(b.dir)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// options are what the flags say.
+type options struct {
+	krtpkg string
+	rounds int
+	svg    string
+	size   float64
+}
+
 // bench is what the measured commands share.
 type bench struct {
-	krtpkg, imgpkg string
-	dir            string
-	host           string
-	requests       atomic.Int64
-	rounds         int
+	options
+	imgpkg   string
+	dir      string // of the job alone, removed after it
+	host     string
+	requests atomic.Int64
 }
 
 // measured is one command's figures over all rounds.
@@ -95,18 +136,11 @@ type contest struct {
 	krtpkg, peer func(round int) []string
 }
 
-func run(ctx context.Context, krtpkg string, rounds int) (err error) {
-	b := &bench{rounds: rounds}
-	if b.krtpkg, err = filepath.Abs(krtpkg); err != nil {
-		return err
-	}
+// bundles measures what is done to one bundle, and the assembly of a runtime.
+func bundles(ctx context.Context, b *bench) (err error) {
 	if b.imgpkg, err = hack.Build(ctx, "tools/imgpkg"); err != nil {
 		return err
 	}
-	if b.dir, err = os.MkdirTemp("", "krtpkg-bench-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.dir)
 	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
 	if err != nil {
 		return err
@@ -118,7 +152,7 @@ func run(ctx context.Context, krtpkg string, rounds int) (err error) {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; imgpkg 0.46.1, distribution 3.1.2 on loopback; %d files, %.2f MB; medians of %d rounds in turn.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), files, float64(size)/1e6, rounds)
+		runtime.Version(), runtime.NumCPU(), cpu(), files, float64(size)/1e6, b.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall of krtpkg / imgpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	// The corpus comes last: what this process holds counts in the peak of those that it starts.

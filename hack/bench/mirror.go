@@ -58,7 +58,6 @@ type carry struct {
 	source *registrytest.Registry
 	images []string
 	floor  string // the file that lists the blobs
-	ram    string
 	self   string
 }
 
@@ -70,11 +69,9 @@ type program struct {
 }
 
 // mirror measures copying 30 images with their bundle, beside peers and beside the floor.
-func mirror(ctx context.Context, krtpkg string, rounds int, scale float64) (err error) {
-	c := &carry{bench: &bench{rounds: rounds}, tools: map[string]string{}}
-	if c.krtpkg, err = filepath.Abs(krtpkg); err != nil {
-		return err
-	}
+func mirror(ctx context.Context, b *bench) (err error) {
+	c := &carry{bench: b, tools: map[string]string{}}
+	c.rounds = min(c.rounds, 5)
 	if c.self, err = os.Executable(); err != nil {
 		return err
 	}
@@ -85,33 +82,23 @@ func mirror(ctx context.Context, krtpkg string, rounds int, scale float64) (err 
 			return err
 		}
 	}
-	// In memory, where there is such a place: the registries are to be measured, not the disk.
-	memory := "/dev/shm"
-	if _, err := os.Stat(memory); err != nil {
-		memory = ""
-	}
-	if c.ram, err = os.MkdirTemp(memory, "krtpkg-bench-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(c.ram)
-	c.dir = c.ram
-	if c.source, err = registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(c.ram, "source")}); err != nil {
+	if c.source, err = registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(c.dir, "source")}); err != nil {
 		return err
 	}
 	defer c.source.Close()
-	unique, err := c.prepare(ctx, scale)
+	unique, err := c.prepare(ctx)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d images, %.2f GB of distinct content; distribution 3 on both sides, in memory; medians of %d rounds in turn.\n\n", corpusImages, float64(unique)/1e9, rounds)
+	fmt.Printf("%d images, %.2f GB of distinct content; distribution 3 on both sides, in memory; medians of %d rounds in turn.\n\n", corpusImages, float64(unique)/1e9, c.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | / floor | / imgpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	return c.jobs(ctx)
 }
 
 // prepare fills the source: the images, and a bundle that names them, pushed with all of them.
-func (c *carry) prepare(ctx context.Context, scale float64) (int64, error) {
-	out, err := exec.CommandContext(ctx, c.self, "-corpus", c.source.Host, "-scale", fmt.Sprint(scale)).Output()
+func (c *carry) prepare(ctx context.Context) (int64, error) {
+	out, err := exec.CommandContext(ctx, c.self, "-corpus", c.source.Host, "-scale", fmt.Sprint(c.size)).Output()
 	if err != nil {
 		return 0, fmt.Errorf("corpus: %w", err)
 	}
@@ -216,7 +203,7 @@ func (c *carry) jobs(ctx context.Context) error {
 		return err
 	}
 	for _, p := range exports[:2] {
-		command := strings.ReplaceAll(p.command("", c.ram), "/x.tar", "/"+p.name+".tar")
+		command := strings.ReplaceAll(p.command("", c.dir), "/x.tar", "/"+p.name+".tar")
 		if out, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", p.name, err, out)
 		}

@@ -123,37 +123,26 @@ type point struct {
 }
 
 // scale measures how time and memory grow with the number of images.
-func scale(ctx context.Context, krtpkg, svg string) (err error) {
-	c := &carry{bench: &bench{rounds: 1}}
-	if c.krtpkg, err = filepath.Abs(krtpkg); err != nil {
-		return err
-	}
-	memory := "/dev/shm"
-	if _, err := os.Stat(memory); err != nil {
-		memory = ""
-	}
-	if c.ram, err = os.MkdirTemp(memory, "krtpkg-scale-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(c.ram)
-	c.dir = c.ram
+func scale(ctx context.Context, b *bench) error {
+	b.rounds = 1
+	c := &carry{bench: b}
 	fmt.Println("| bundles | images | blobs | job | wall | CPU | peak memory | requests |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	var curve []point
 	for _, bundles := range []int{scaleBundles / 4, scaleBundles / 2, scaleBundles} {
-		p, err := c.size(ctx, bundles)
+		p, err := c.sized(ctx, bundles)
 		if err != nil {
 			return err
 		}
 		curve = append(curve, *p)
 	}
-	if svg == "" {
+	if c.svg == "" {
 		return nil
 	}
-	return os.WriteFile(svg, []byte(plot(curve)), 0o644)
+	return os.WriteFile(c.svg, []byte(plot(curve)), 0o644)
 }
 
-func (c *carry) size(ctx context.Context, bundles int) (_ *point, err error) {
+func (c *carry) sized(ctx context.Context, bundles int) (_ *point, err error) {
 	dir := c.path(fmt.Sprint(bundles))
 	defer os.RemoveAll(dir)
 	if err := synthetic(ctx, filepath.Join(dir, "layout"), bundles); err != nil {

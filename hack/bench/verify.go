@@ -23,15 +23,7 @@ const (
 
 // verify measures the verification of a whole runtime beside that of as many artifacts by
 // cosign, one after the other, by key and on the same registry.
-func verify(ctx context.Context, krtpkg string, rounds int) (err error) {
-	b := &bench{rounds: rounds}
-	if b.krtpkg, err = filepath.Abs(krtpkg); err != nil {
-		return err
-	}
-	if b.dir, err = os.MkdirTemp("", "krtpkg-bench-"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.dir)
+func verify(ctx context.Context, b *bench) (err error) {
 	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
 	if err != nil {
 		return err
@@ -42,7 +34,7 @@ func verify(ctx context.Context, krtpkg string, rounds int) (err error) {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; a runtime of %d bundles and %d images, distribution 3.1.2 on loopback; medians of %d rounds in turn.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), verifyBundles, verifyImages, rounds)
+		runtime.Version(), runtime.NumCPU(), cpu(), verifyBundles, verifyImages, b.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall / krtpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	reference := b.host + "/krt/edge:1.0.0"
@@ -64,7 +56,7 @@ func verify(ctx context.Context, krtpkg string, rounds int) (err error) {
 		programs = append(programs, program{fmt.Sprintf("%d times %s verify", verifyBundles, name), []string{"sh", "-c", command}})
 	}
 	figures := make([]measured, len(programs))
-	for round := range rounds + 1 {
+	for round := range b.rounds + 1 {
 		for i, p := range programs {
 			into := &figures[i]
 			if round == 0 {
