@@ -52,13 +52,11 @@ func Start(t testing.TB, cluster *clustertest.Cluster) {
 	t.Helper()
 	a := &argoCD{dir: t.TempDir()}
 	t.Cleanup(func() {
-		for _, p := range a.processes {
-			if t.Failed() {
-				t.Logf("%s wrote:\n%s", p.Name, p.Tail())
-			}
-			if err := p.Kill(); err != nil {
-				t.Error(err)
-			}
+		if t.Failed() {
+			t.Log(a.processes.Tail())
+		}
+		if err := a.processes.Kill(); err != nil {
+			t.Error(err)
 		}
 	})
 	if err := a.start(t.Context(), cluster); err != nil {
@@ -68,7 +66,7 @@ func Start(t testing.TB, cluster *clustertest.Cluster) {
 
 type argoCD struct {
 	dir       string
-	processes []*hack.Process
+	processes hack.Processes
 }
 
 func (a *argoCD) start(ctx context.Context, cluster *clustertest.Cluster) error {

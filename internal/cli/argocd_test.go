@@ -91,15 +91,23 @@ func (c *carvel) synced(name string) {
 		if err != nil {
 			return err
 		}
-		sync, _, _ := unstructured.NestedString(u.Object, "status", "sync", "status")
-		health, _, _ := unstructured.NestedString(u.Object, "status", "health", "status")
-		if sync != "Synced" || health != "Healthy" {
-			conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-			operation, _, _ := unstructured.NestedString(u.Object, "status", "operationState", "message")
-			return fmt.Errorf("%s, %s: %v; %s", sync, health, conditions, operation)
+		if lacks := outOfSync(u); lacks != "" {
+			return errors.New(lacks)
 		}
 		return nil
 	})
+}
+
+// outOfSync says what an Application lacks to be as its source says, and healthy; "" for nothing.
+func outOfSync(u *unstructured.Unstructured) string {
+	sync, _, _ := unstructured.NestedString(u.Object, "status", "sync", "status")
+	health, _, _ := unstructured.NestedString(u.Object, "status", "health", "status")
+	if sync == "Synced" && health == "Healthy" {
+		return ""
+	}
+	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	operation, _, _ := unstructured.NestedString(u.Object, "status", "operationState", "message")
+	return fmt.Sprintf("%s, %s: %v; %s", sync, health, conditions, operation)
 }
 
 // stallWaited looks whether the layer above came once the one below was ready, which takes it seconds.

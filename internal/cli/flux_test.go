@@ -81,15 +81,11 @@ func (c *carvel) ready(kind schema.GroupVersionKind, namespace, name, wanted str
 		if observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration"); observed != u.GetGeneration() {
 			return errors.New("its last change has not been seen")
 		}
-		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-		for _, condition := range conditions {
-			m, _ := condition.(map[string]any)
-			if m["type"] == "Ready" && m["status"] == wanted {
-				message, _ = m["message"].(string)
-				return nil
-			}
+		status, said := condition(u, "Ready")
+		if message = said; status != wanted {
+			return fmt.Errorf("%q: %s", status, said)
 		}
-		return fmt.Errorf("%v", conditions)
+		return nil
 	})
 	return message
 }

@@ -1,7 +1,7 @@
 package cli_test
 
 import (
-	"fmt"
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,17 +22,12 @@ func TestEnterpriseRuntimeByFlux(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)
 	fluxtest.Start(t, r.cluster)
-	r.byController("enterprise", "flux", 31, 5, kindKustomization, fluxtest.Namespace, func(u unstructured.Unstructured) string {
-		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-		for _, condition := range conditions {
-			if m, _ := condition.(map[string]any); m["type"] == "Ready" {
-				if m["status"] == "True" {
-					return ""
-				}
-				return fmt.Sprint(m["message"])
-			}
+	r.byController("enterprise", "flux", 31, 5, kindKustomization, fluxtest.Namespace, func(u *unstructured.Unstructured) string {
+		status, message := condition(u, "Ready")
+		if status == "True" {
+			return ""
 		}
-		return "not seen yet"
+		return cmp.Or(message, "not seen yet")
 	}, "--interval", "10s")
 }
 
@@ -42,16 +37,7 @@ func TestEdgeRuntimeByArgoCD(t *testing.T) {
 	r := newReady(t)
 	argocdtest.Start(t, r.cluster)
 	newControlled(t, r.cluster).apply(r.ok("packages", "config", "--argocd", argocdtest.Namespace))
-	r.byController("edge", "argocd", 9, 1, kindApplication, argocdtest.Namespace, func(u unstructured.Unstructured) string {
-		sync, _, _ := unstructured.NestedString(u.Object, "status", "sync", "status")
-		health, _, _ := unstructured.NestedString(u.Object, "status", "health", "status")
-		if sync == "Synced" && health == "Healthy" {
-			return ""
-		}
-		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-		operation, _, _ := unstructured.NestedString(u.Object, "status", "operationState", "message")
-		return fmt.Sprint(sync, ", ", health, ", ", conditions, ", ", operation)
-	})
+	r.byController("edge", "argocd", 9, 1, kindApplication, argocdtest.Namespace, outOfSync)
 }
 
 // The ready edge runtime by the real kapp-controller, with a chart that the controller renders by itself with
@@ -105,7 +91,7 @@ spec:
 
 // byController has a controller install a runtime, and krtpkg the bundles that are left, until each of so
 // many resources of a kind, one for each bundle and one for all, lacks nothing.
-func (r *ready) byController(runtime, called string, count, left int, kind schema.GroupVersionKind, namespace string, lacks func(unstructured.Unstructured) string, more ...string) {
+func (r *ready) byController(runtime, called string, count, left int, kind schema.GroupVersionKind, namespace string, lacks func(*unstructured.Unstructured) string, more ...string) {
 	t := r.site.t
 	t.Helper()
 	c := newControlled(t, r.cluster)
@@ -124,7 +110,7 @@ func (r *ready) byController(runtime, called string, count, left int, kind schem
 		}
 		var waits []string
 		for _, u := range list.Items {
-			if reason := lacks(u); reason != "" {
+			if reason := lacks(&u); reason != "" {
 				waits = append(waits, u.GetName()+": "+reason)
 			}
 		}

@@ -131,17 +131,24 @@ func (c *carvel) reconciled(kind schema.GroupVersionKind, namespace, name string
 		if observed, _, _ := unstructured.NestedInt64(u.Object, "status", "observedGeneration"); observed != u.GetGeneration() {
 			return errors.New("its last change has not been seen")
 		}
-		conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
-		for _, condition := range conditions {
-			m, _ := condition.(map[string]any)
-			if m["type"] == wanted && m["status"] == "True" {
-				return nil
-			}
+		if status, _ := condition(u, wanted); status == "True" {
+			return nil
 		}
-		message, _, _ := unstructured.NestedString(u.Object, "status", "usefulErrorMessage")
-		return fmt.Errorf("%v\n%s", conditions, message)
+		return fmt.Errorf("%v", u.Object["status"])
 	})
 	return u
+}
+
+// condition is the status and the message of one of a resource's conditions; "" where it is not there.
+func condition(u *unstructured.Unstructured, kind string) (status, message string) {
+	all, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	for _, one := range all {
+		if m, _ := one.(map[string]any); m["type"] == kind {
+			status, _ = m["status"].(string)
+			message, _ = m["message"].(string)
+		}
+	}
+	return status, message
 }
 
 func (c *carvel) eventually(what string, done func() error) {

@@ -30,13 +30,11 @@ func Start(t testing.TB, cluster *clustertest.Cluster) {
 	t.Helper()
 	f := &flux{dir: t.TempDir()}
 	t.Cleanup(func() {
-		for _, p := range f.processes {
-			if t.Failed() {
-				t.Logf("%s wrote:\n%s", p.Name, p.Tail())
-			}
-			if err := p.Kill(); err != nil {
-				t.Error(err)
-			}
+		if t.Failed() {
+			t.Log(f.processes.Tail())
+		}
+		if err := f.processes.Kill(); err != nil {
+			t.Error(err)
 		}
 	})
 	if err := f.start(t.Context(), cluster); err != nil {
@@ -46,7 +44,7 @@ func Start(t testing.TB, cluster *clustertest.Cluster) {
 
 type flux struct {
 	dir       string
-	processes []*hack.Process
+	processes hack.Processes
 }
 
 func (f *flux) path(name ...string) string { return filepath.Join(append([]string{f.dir}, name...)...) }

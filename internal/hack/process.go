@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -30,7 +32,7 @@ func StartProcess(name, log string, env []string, bin string, args ...string) (*
 	}
 	p := &Process{Name: name, log: log, cmd: exec.Command(bin, args...), ended: make(chan struct{})}
 	p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = env, file, file
-	p.cmd.SysProcAttr = dieWithParent()
+	p.cmd.SysProcAttr = DieWithParent()
 	started := make(chan error, 1)
 	go func() {
 		// Linux counts the thread as the parent, not the process: this one stays.
@@ -47,8 +49,7 @@ func StartProcess(name, log string, env []string, bin string, args ...string) (*
 	return p, <-started
 }
 
-// HasEnded says that it has.
-func (p *Process) HasEnded() bool {
+func (p *Process) hasEnded() bool {
 	select {
 	case <-p.ended:
 		return true
@@ -76,8 +77,38 @@ func (p *Process) Tail() string {
 	return string(data[max(0, len(data)-8<<10):])
 }
 
+// Processes are several, in the order of their start.
+type Processes []*Process
+
+// Kill ends them, the last first. That one had ended before is an error.
+func (all Processes) Kill() (err error) {
+	for _, p := range slices.Backward(all) {
+		err = errors.Join(err, p.Kill())
+	}
+	return err
+}
+
+// Tail is the end of what each wrote.
+func (all Processes) Tail() string {
+	var text strings.Builder
+	for _, p := range all {
+		fmt.Fprintf(&text, "%s wrote:\n%s", p.Name, p.Tail())
+	}
+	return text.String()
+}
+
+// Ended is an error that names one that has.
+func (all Processes) Ended() error {
+	for _, p := range all {
+		if p.hasEnded() {
+			return fmt.Errorf("%s has ended", p.Name)
+		}
+	}
+	return nil
+}
+
 // Await waits until something listens on all addresses, or one of the processes has ended.
-func Await(ctx context.Context, addresses []string, processes []*Process) error {
+func Await(ctx context.Context, addresses []string, processes Processes) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not ready after a minute"))
 	defer cancel()
 	for _, address := range addresses {
@@ -87,10 +118,8 @@ func Await(ctx context.Context, addresses []string, processes []*Process) error 
 				connection.Close()
 				break
 			}
-			for _, p := range processes {
-				if p.HasEnded() {
-					return fmt.Errorf("%s has ended", p.Name)
-				}
+			if err := processes.Ended(); err != nil {
+				return err
 			}
 			select {
 			case <-time.After(100 * time.Millisecond):

@@ -2,7 +2,7 @@ package hack
 
 import "syscall"
 
-// dieWithParent ends the controller with a test that is killed and so cannot clean up.
-func dieWithParent() *syscall.SysProcAttr {
+// DieWithParent ends a program with a test that is killed and so cannot clean up.
+func DieWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 }

@@ -4,5 +4,5 @@ package hack
 
 import "syscall"
 
-// dieWithParent is a service of Linux: elsewhere a killed test leaves its programs behind.
-func dieWithParent() *syscall.SysProcAttr { return nil }
+// DieWithParent is a service of Linux: elsewhere a killed test leaves its programs behind.
+func DieWithParent() *syscall.SysProcAttr { return nil }

@@ -62,7 +62,7 @@ type Controller struct {
 	// Dir is the folder of this run. Its logs folder has one file for each process.
 	Dir string
 
-	processes []*hack.Process
+	processes hack.Processes
 	stop      func() error
 }
 
@@ -70,9 +70,9 @@ type Controller struct {
 // served. The caller must call Stop, before it stops the cluster.
 func Run(ctx context.Context, cluster *clustertest.Cluster, dir string) (*Controller, error) {
 	c := &Controller{Dir: dir}
-	c.stop = sync.OnceValue(c.end)
+	c.stop = sync.OnceValue(func() error { return c.processes.Kill() })
 	if err := c.start(ctx, cluster); err != nil {
-		return nil, errors.Join(fmt.Errorf("kapp-controller: %w\n%s", err, c.Output()), c.Stop())
+		return nil, errors.Join(fmt.Errorf("kapp-controller: %w\n%s", err, c.processes.Tail()), c.Stop())
 	}
 	return c, nil
 }
@@ -87,7 +87,7 @@ func Start(t testing.TB, cluster *clustertest.Cluster) *Controller {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("kapp-controller wrote:\n%s", c.Output())
+			t.Log(c.processes.Tail())
 		}
 		if err := c.Stop(); err != nil {
 			t.Error(err)
@@ -98,23 +98,6 @@ func Start(t testing.TB, cluster *clustertest.Cluster) *Controller {
 
 // Stop ends both processes. It fails if one had ended before.
 func (c *Controller) Stop() error { return c.stop() }
-
-func (c *Controller) end() error {
-	var all error
-	for i := len(c.processes) - 1; i >= 0; i-- {
-		all = errors.Join(all, c.processes[i].Kill())
-	}
-	return all
-}
-
-// Output is the end of what the processes wrote.
-func (c *Controller) Output() string {
-	var all strings.Builder
-	for _, p := range c.processes {
-		fmt.Fprintf(&all, "%s:\n%s", p.Name, p.Tail())
-	}
-	return all.String()
-}
 
 func (c *Controller) path(name ...string) string {
 	return filepath.Join(append([]string{c.Dir}, name...)...)
@@ -256,10 +239,8 @@ func (c *Controller) awaitAPI(ctx context.Context, config *rest.Config) error {
 		if err == nil {
 			return nil
 		}
-		for _, p := range c.processes {
-			if p.HasEnded() {
-				return fmt.Errorf("%s has ended", p.Name)
-			}
+		if err := c.processes.Ended(); err != nil {
+			return err
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):

@@ -145,7 +145,7 @@ func startProcess(bin string, args ...string) (*process, error) {
 	// Nothing of ours: REGISTRY_ variables would override the configuration, and Distribution
 	// 3 sends traces to a collector unless told not to.
 	cmd.Env = []string{"OTEL_TRACES_EXPORTER=none"}
-	cmd.SysProcAttr = dieWithParent()
+	cmd.SysProcAttr = hack.DieWithParent()
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, err

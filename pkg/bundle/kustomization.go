@@ -46,7 +46,7 @@ func (c *Content) plain() (files []string, reason string) {
 		}
 		resources, rules := 0, 0
 		for _, doc := range parsed.Documents {
-			if strings.HasPrefix(scalar(doc, "apiVersion"), kappGroup) {
+			if strings.HasPrefix(manifest.Text(doc, "apiVersion"), kappGroup) {
 				rules++
 				continue
 			}
@@ -91,22 +91,14 @@ func (c *Content) kustomization() ([]byte, error) {
 
 // identity is what kustomize knows a resource by, in words.
 func identity(resource *yaml.Node) string {
-	group, _, _ := strings.Cut(scalar(resource, "apiVersion"), "/")
+	group, _, _ := strings.Cut(manifest.Text(resource, "apiVersion"), "/")
 	metadata := manifest.Get(resource, "metadata")
-	words := []string{scalar(resource, "kind"), scalar(metadata, "name")}
-	if strings.Contains(scalar(resource, "apiVersion"), "/") {
+	words := []string{manifest.Text(resource, "kind"), manifest.Text(metadata, "name")}
+	if strings.Contains(manifest.Text(resource, "apiVersion"), "/") {
 		words[0] += "." + group
 	}
-	if namespace := scalar(metadata, "namespace"); namespace != "" {
+	if namespace := manifest.Text(metadata, "namespace"); namespace != "" {
 		words = append(words, "in "+namespace)
 	}
 	return strings.Join(words, " ")
-}
-
-// scalar is the text at a key of a mapping, "" where there is none.
-func scalar(mapping *yaml.Node, key string) string {
-	if n := manifest.Get(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
-		return n.Value
-	}
-	return ""
 }

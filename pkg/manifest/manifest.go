@@ -136,6 +136,14 @@ func Get(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
+// Text is the scalar at a key of a mapping, "" where there is none.
+func Text(mapping *yaml.Node, key string) string {
+	if n := Get(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
+		return n.Value
+	}
+	return ""
+}
+
 // Items are the resources that a document stands for: those of a list, or the document itself.
 func Items(doc *yaml.Node) []*yaml.Node {
 	kind, items := Get(doc, "kind"), Get(doc, "items")

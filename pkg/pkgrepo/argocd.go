@@ -1,10 +1,8 @@
 package pkgrepo
 
 import (
-	"bytes"
 	_ "embed"
 	"path"
-	"slices"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
@@ -63,33 +61,22 @@ func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Lef
 // hooksOf make hooks of the Jobs of a bundle that delete themselves when they are done: Argo CD would
 // make them again for ever (argo-cd.readthedocs.io/en/stable/user-guide/resource_hooks).
 func hooksOf(b *bundle.Content) (hooks []patch, err error) {
-	plain, _ := b.Plain()
-	for _, f := range b.Files {
-		if !slices.Contains(plain, f.Path) || !bytes.Contains(f.Data, []byte("ttlSecondsAfterFinished")) {
+	files, _, err := plainFiles(b)
+	for job := range resources(files) {
+		if manifest.Text(job, "kind") != "Job" || manifest.Get(manifest.Get(job, "spec"), "ttlSecondsAfterFinished") == nil {
 			continue
 		}
-		parsed, err := manifest.Parse(f.Path, f.Data)
+		add := []operation{{"add", "/metadata/annotations", map[string]string{argoHook: "Sync"}}}
+		if there := manifest.Get(manifest.Get(job, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
+			add = []operation{{"add", "/metadata/annotations/" + escape.Replace(argoHook), "Sync"}}
+		}
+		text, err := compact(add)
 		if err != nil {
 			return nil, err
 		}
-		for _, doc := range parsed.Documents {
-			for _, item := range manifest.Items(doc) {
-				if value(item, "kind") != "Job" || manifest.Get(manifest.Get(item, "spec"), "ttlSecondsAfterFinished") == nil {
-					continue
-				}
-				add := []operation{{"add", "/metadata/annotations", map[string]string{argoHook: "Sync"}}}
-				if there := manifest.Get(manifest.Get(item, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
-					add = []operation{{"add", "/metadata/annotations/" + escape.Replace(argoHook), "Sync"}}
-				}
-				text, err := compact(add)
-				if err != nil {
-					return nil, err
-				}
-				hooks = append(hooks, patch{targetOf(item), text})
-			}
-		}
+		hooks = append(hooks, patch{targetOf(job), text})
 	}
-	return hooks, nil
+	return hooks, err
 }
 
 const argoHook = "argocd.argoproj.io/hook"

@@ -1,7 +1,6 @@
 package pkgrepo_test
 
 import (
-	"os"
 	"strings"
 	"testing"
 
@@ -44,29 +43,15 @@ spec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, conta
 
 func TestGitOpsGolden(t *testing.T) {
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
-	var got strings.Builder
+	var all []bundle.File
 	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){pkgrepo.Flux, pkgrepo.ArgoCD} {
 		made, left, err := files(lock, []pkgrepo.Bundle{plain(t)})
 		if err != nil || len(left) > 0 {
 			t.Fatal(left, err)
 		}
-		for _, f := range made {
-			got.WriteString("-- " + f.Path + " --\n" + string(f.Data))
-		}
+		all = append(all, made...)
 	}
-	const golden = "../../testdata/golden/gitops.txt"
-	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.String() != string(want) {
-		t.Errorf("go test ./pkg/pkgrepo -update, if it was meant to change. Got:\n%s", got.String())
-	}
+	golden(t, "gitops.txt", all)
 }
 
 // What can't be taken as it is is left out, with the reason.

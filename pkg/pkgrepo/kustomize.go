@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"regexp"
 	"slices"
 	"strconv"
@@ -47,22 +48,43 @@ func (t patchTarget) String() string {
 // targets are all resources of a bundle.
 type targets []patchTarget
 
-func targetsOf(b *bundle.Content, plain []string) (all targets, err error) {
+func targetsOf(files []*manifest.File) (all targets) {
+	for resource := range resources(files) {
+		all = append(all, targetOf(resource))
+	}
+	return all
+}
+
+// plainFiles are the files of a bundle's resources, which have their order; with the reason why there
+// are none.
+func plainFiles(b *bundle.Content) (files []*manifest.File, reason string, err error) {
+	plain, reason := b.Plain()
 	for _, f := range b.Files {
 		if !slices.Contains(plain, f.Path) {
 			continue
 		}
 		parsed, err := manifest.Parse(f.Path, f.Data)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
-		for _, doc := range parsed.Documents {
-			for _, item := range manifest.Items(doc) {
-				all = append(all, targetOf(item))
+		files = append(files, parsed)
+	}
+	return files, reason, nil
+}
+
+// resources are those in files, and in lists there.
+func resources(files []*manifest.File) iter.Seq[*yaml.Node] {
+	return func(yield func(*yaml.Node) bool) {
+		for _, f := range files {
+			for _, doc := range f.Documents {
+				for _, item := range manifest.Items(doc) {
+					if !yield(item) {
+						return
+					}
+				}
 			}
 		}
 	}
-	return all, nil
 }
 
 // meant is a resource that a target selects besides the one that it is of: kustomize takes an empty
@@ -89,33 +111,19 @@ type operation struct {
 // and nothing where a custom resource has null, which API servers refuse in what is applied by
 // them. The reason says why they can't be.
 func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason string, err error) {
-	plain, reason := b.Plain()
-	if reason != "" {
-		return nil, reason, nil
+	files, reason, err := plainFiles(b)
+	if reason != "" || err != nil {
+		return nil, reason, err
 	}
-	all, err := targetsOf(b, plain)
-	if err != nil {
-		return nil, "", err
-	}
+	all := targetsOf(files)
 	finder := b.Bundle.Spec.Finder()
 	locate := func(image name.Digest) string { return siteRepository + "@" + image.DigestStr() }
-	for _, f := range b.Files {
-		if !slices.Contains(plain, f.Path) {
-			continue
-		}
-		before, err := manifest.Parse(f.Path, f.Data)
+	for _, before := range files {
+		data, err := b.Images.Relocate(before, finder, locate)
 		if err != nil {
 			return nil, "", err
 		}
-		edited, err := manifest.Parse(f.Path, f.Data)
-		if err != nil {
-			return nil, "", err
-		}
-		data, err := b.Images.Relocate(edited, finder, locate)
-		if err != nil {
-			return nil, "", err
-		}
-		after, err := manifest.Parse(f.Path, data)
+		after, err := manifest.Parse(before.Name, data)
 		if err != nil {
 			return nil, "", err
 		}
@@ -124,13 +132,13 @@ func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason strin
 			for k, item := range items {
 				var operations []operation
 				if at := difference(item, changed[k], "", &operations); at != nil {
-					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere can't be patched", f.Path, at.Line), nil
+					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere can't be patched", before.Name, at.Line), nil
 				}
 				target := targetOf(item)
 				if target.Namespace == "" && known.namespaced(item) {
 					operations = append(operations, operation{"add", "/metadata/namespace", defaultNamespace})
 				}
-				if _, own := render.Scope(value(item, "apiVersion"), target.Kind); !own {
+				if _, own := render.Scope(manifest.Text(item, "apiVersion"), target.Kind); !own {
 					for n := 0; n+1 < len(item.Content); n += 2 {
 						if key := item.Content[n].Value; key != "metadata" {
 							nulls(item.Content[n+1], "/"+escape.Replace(key), &operations)
@@ -174,8 +182,8 @@ func scopesOf(bundles []Bundle) scopes {
 			}
 			for _, doc := range parsed.Documents {
 				for _, item := range manifest.Items(doc) {
-					if spec := manifest.Get(item, "spec"); value(item, "kind") == "CustomResourceDefinition" {
-						all[value(manifest.Get(spec, "names"), "kind")+"."+value(spec, "group")] = value(spec, "scope") == "Namespaced"
+					if spec := manifest.Get(item, "spec"); manifest.Text(item, "kind") == "CustomResourceDefinition" {
+						all[manifest.Text(manifest.Get(spec, "names"), "kind")+"."+manifest.Text(spec, "group")] = manifest.Text(spec, "scope") == "Namespaced"
 					}
 				}
 			}
@@ -185,7 +193,7 @@ func scopesOf(bundles []Bundle) scopes {
 }
 
 func (s scopes) namespaced(resource *yaml.Node) bool {
-	apiVersion, kind := value(resource, "apiVersion"), value(resource, "kind")
+	apiVersion, kind := manifest.Text(resource, "apiVersion"), manifest.Text(resource, "kind")
 	if namespaced, known := render.Scope(apiVersion, kind); known {
 		return namespaced
 	}
@@ -252,20 +260,12 @@ func difference(from, to *yaml.Node, pointer string, all *[]operation) (lost *ya
 var escape = strings.NewReplacer("~", "~0", "/", "~1")
 
 func targetOf(resource *yaml.Node) patchTarget {
-	group, version, grouped := strings.Cut(value(resource, "apiVersion"), "/")
+	group, version, grouped := strings.Cut(manifest.Text(resource, "apiVersion"), "/")
 	if !grouped {
 		group, version = "", group
 	}
 	metadata := manifest.Get(resource, "metadata")
-	return patchTarget{group, version, value(resource, "kind"), regexp.QuoteMeta(value(metadata, "name")), regexp.QuoteMeta(value(metadata, "namespace"))}
-}
-
-// value is the text at a key of a mapping, "" where there is none.
-func value(mapping *yaml.Node, key string) string {
-	if n := manifest.Get(mapping, key); n != nil {
-		return n.Value
-	}
-	return ""
+	return patchTarget{group, version, manifest.Text(resource, "kind"), regexp.QuoteMeta(manifest.Text(metadata, "name")), regexp.QuoteMeta(manifest.Text(metadata, "namespace"))}
 }
 
 // compact is JSON on one line, with <, > and & as they are.

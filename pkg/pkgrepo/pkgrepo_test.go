@@ -59,17 +59,23 @@ func TestGolden(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Fatal(left, err)
 	}
+	golden(t, "packages.txt", files)
+}
+
+// golden holds files against what they were in testdata/golden.
+func golden(t *testing.T, name string, files []bundle.File) {
+	t.Helper()
 	var got strings.Builder
 	for _, f := range files {
 		got.WriteString("-- " + f.Path + " --\n" + string(f.Data))
 	}
-	const golden = "../../testdata/golden/packages.txt"
+	at := "../../testdata/golden/" + name
 	if *update {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
+		if err := os.WriteFile(at, []byte(got.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	want, err := os.ReadFile(golden)
+	want, err := os.ReadFile(at)
 	if err != nil {
 		t.Fatal(err)
 	}
