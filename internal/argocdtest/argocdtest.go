@@ -48,9 +48,9 @@ spec:
 
 // Start runs Argo CD for the time of a test, which fails if it does not start. It looks for changes
 // every few seconds. What its programs wrote is shown if the test fails.
-func Start(t testing.TB, cluster *clustertest.Cluster) {
+func Start(t testing.TB, cluster *clustertest.Cluster) *ArgoCD {
 	t.Helper()
-	a := &argoCD{dir: t.TempDir()}
+	a := &ArgoCD{dir: t.TempDir()}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(a.processes.Tail())
@@ -62,14 +62,27 @@ func Start(t testing.TB, cluster *clustertest.Cluster) {
 	if err := a.start(t.Context(), cluster); err != nil {
 		t.Fatalf("argocd: %v", err)
 	}
+	return a
 }
 
-type argoCD struct {
+// ArgoCD is a running one.
+type ArgoCD struct {
 	dir       string
 	processes hack.Processes
 }
 
-func (a *argoCD) start(ctx context.Context, cluster *clustertest.Cluster) error {
+// Authorities gives the repo-server the files of its ConfigMap argocd-tls-certs-cm, which in a pod are
+// a volume.
+func (a *ArgoCD) Authorities(t testing.TB, data map[string]any) {
+	t.Helper()
+	for name, text := range data {
+		if err := os.WriteFile(filepath.Join(a.dir, "tls", name), []byte(text.(string)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (a *ArgoCD) start(ctx context.Context, cluster *clustertest.Cluster) error {
 	module, err := hack.ModuleDir(ctx, "argocd", "github.com/argoproj/argo-cd/v3")
 	if err != nil {
 		return err
@@ -103,6 +116,10 @@ func (a *argoCD) start(ctx context.Context, cluster *clustertest.Cluster) error 
 		"PATH=" + strings.Join(search, string(os.PathListSeparator)), "HOME=" + a.dir, "TMPDIR=" + a.dir,
 		"KUBECONFIG=" + cluster.Kubeconfig, "ARGOCD_GPG_ENABLED=false", "ARGOCD_FAKE_IN_CLUSTER=true", "POD_NAMESPACE=" + Namespace,
 		"ARGOCD_RECONCILIATION_TIMEOUT=3s", "ARGOCD_RECONCILIATION_JITTER=0s", "ARGOCD_REPO_ERROR_GRACE_PERIOD_SECONDS=0",
+		"ARGOCD_TLS_DATA_PATH=" + filepath.Join(a.dir, "tls"),
+	}
+	if err := os.Mkdir(filepath.Join(a.dir, "tls"), 0o700); err != nil {
+		return err
 	}
 	for _, p := range []struct {
 		name string

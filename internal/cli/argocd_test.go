@@ -23,9 +23,9 @@ var kindApplication = schema.GroupVersionKind{Group: "argoproj.io", Version: "v1
 func TestArgoCD(t *testing.T) {
 	t.Parallel()
 	c := newControlled(t, clustertest.Start(t))
-	argocdtest.Start(t, c.cluster)
+	installation := argocdtest.Start(t, c.cluster)
 	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
-	mirror := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+	mirror := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
 	s := newSite(t, "ghcr.io/example/web:1.0", "ghcr.io/example/helper:1.0")
 	s.env = append(s.env, "KUBECONFIG="+c.cluster.Kubeconfig)
 	repository := vendor.Host + "/krt/stall"
@@ -63,16 +63,26 @@ func TestArgoCD(t *testing.T) {
 	s.ok("packages", "argocd", "--key", "cosign.pub", repository+":stable", "--follow")
 	running("1.1.0", repository)
 
-	// From the site's registry alone, which a copy has brought the manifests for Argo CD to.
+	// From the site's registry alone, behind a login and a private authority, which a copy has brought the
+	// manifests for Argo CD to.
+	s.env = append(s.env, mirror.Env(t)...)
 	at := mirror.Host + "/mirror/stall"
 	s.ok("copy", repository+":1.1.0", at+":1.1.0")
-	before := registrytest.Exec(t, nil, registrytest.Tool(t, "oras"), "discover", "--plain-http", "--format", "json", at+":1.1.0")
+	before := registrytest.Exec(t, mirror.Env(t), registrytest.Tool(t, "oras"), "discover", "--ca-file", mirror.CAFile, "--format", "json", at+":1.1.0")
 	if !strings.Contains(before, "application/vnd.krtpkg.argocd.v1") {
 		t.Errorf("the copy has not brought the manifests for Argo CD:\n%s", before)
 	}
 	if err := vendor.Close(); err != nil {
 		t.Fatal(err)
 	}
+	c.apply(s.ok("packages", "config", "--argocd", argocdtest.Namespace, "--ca", mirror.CAFile, "--registry", mirror.Host))
+	c.apply(fmt.Sprintf("{apiVersion: v1, kind: Secret, metadata: {name: login, namespace: argocd, labels: {argocd.argoproj.io/secret-type: repo-creds}}, stringData: {type: oci, url: %q, username: %q, password: %q}}",
+		"oci://"+mirror.Host+"/mirror", mirror.Username, mirror.Password))
+	authorities, err := c.get(kindConfigMap, argocdtest.Namespace, "argocd-tls-certs-cm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	installation.Authorities(t, authorities.Object["data"].(map[string]any))
 	argocd(at + ":1.1.0")
 	running("1.1.0", at)
 

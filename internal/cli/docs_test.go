@@ -2,7 +2,9 @@ package cli_test
 
 import (
 	"bytes"
+	"encoding/pem"
 	"errors"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,6 +74,11 @@ func play(t *testing.T, root string, blocks [][]string) {
 	}
 	if strings.Contains(text.String(), "fulcio.example") {
 		names = append(names, s.sigstore()...)
+	}
+	if strings.Contains(text.String(), "site-ca.pem") {
+		server := httptest.NewTLSServer(nil)
+		server.Close()
+		s.write("site-ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
 	}
 	if strings.Contains(text.String(), "hashivault://release") {
 		v := startVault(t)

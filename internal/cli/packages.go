@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 
@@ -56,38 +57,54 @@ func (a *app) prepareForController(ctx context.Context, reference string, site *
 }
 
 func (a *app) packagesConfigCommand() *cobra.Command {
-	var ca, argoCD string
+	var ca, argoCD, host string
 	cmd := &cobra.Command{
-		Use:   "config (--ca FILE | --argocd NAMESPACE)",
+		Use:   "config (--ca FILE | --argocd NAMESPACE [--ca FILE --registry HOST])",
 		Short: "write the part of a controller's own configuration that runtimes need",
 		Long: `Config writes what belongs to the installation of a controller, and not to what it installs: apply
 it with that.
 
 With --ca it is the Secret by which kapp-controller trusts the registry of a site. With --argocd it
 is the ConfigMap of Argo CD by which one layer waits for the one below: without, Argo CD takes an
-Application for healthy from the moment on that it is there.`,
+Application for healthy from the moment on that it is there; and with --ca and --registry also that
+by which it trusts a registry.`,
 		Example: `  krtpkg packages config --ca site-ca.pem | kubectl apply --server-side --force-conflicts -f -
-  krtpkg packages config --argocd argocd | kubectl apply --server-side --force-conflicts -f -`,
+  krtpkg packages config --argocd argocd | kubectl apply --server-side --force-conflicts -f -
+  krtpkg packages config --argocd argocd --ca site-ca.pem --registry site.example | kubectl apply --server-side -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if (ca == "") == (argoCD == "") {
+			var pem []byte
+			switch {
+			case ca == "" && argoCD == "":
 				return &usageError{errors.New("want --ca or --argocd")}
+			case (host != "") != (ca != "" && argoCD != ""):
+				return &usageError{errors.New("--registry says whose authorities --ca has, for --argocd: want all three")}
+			case ca != "":
+				var err error
+				if pem, err = os.ReadFile(ca); err != nil {
+					return fmt.Errorf("ca: %w", err)
+				}
+				if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+					return fmt.Errorf("ca: %s holds no certificate in PEM", ca)
+				}
 			}
-			if argoCD != "" {
-				return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.ArgoCDConfig(argoCD)}}})
+			if argoCD == "" {
+				return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.Config(string(pem))}}})
 			}
-			pem, err := os.ReadFile(ca)
-			if err != nil {
-				return fmt.Errorf("ca: %w", err)
+			resources := []any{pkgrepo.ArgoCDConfig(argoCD)}
+			if host != "" {
+				registry, err := name.NewRegistry(host)
+				if err != nil {
+					return &usageError{fmt.Errorf("--registry: %w", err)}
+				}
+				resources = append(resources, pkgrepo.ArgoCDAuthorities(argoCD, registry.RegistryStr(), string(pem)))
 			}
-			if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-				return fmt.Errorf("ca: %s holds no certificate in PEM", ca)
-			}
-			return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.Config(string(pem))}}})
+			return a.writeDocuments("", []pkgrepo.Document{{Resources: resources}})
 		},
 	}
-	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM, for kapp-controller")
+	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM")
 	cmd.Flags().StringVar(&argoCD, "argocd", "", "namespace of Argo CD")
+	cmd.Flags().StringVar(&host, "registry", "", "registry whose authorities they are, HOST[:PORT]")
 	return cmd
 }
 

@@ -2,6 +2,7 @@ package pkgrepo
 
 import (
 	_ "embed"
+	"net/url"
 	"path"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -155,6 +156,14 @@ func ArgoCDConfig(namespace string) any {
 	return configMapResource{"v1", "ConfigMap", named{Name: "argocd-cm", Namespace: namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "argocd"}}, map[string]string{
 		"resource.customizations.health.argoproj.io_Application": argoHealth,
 	}}
+}
+
+// ArgoCDAuthorities is the configuration of Argo CD with the certificate authorities, in PEM, of the
+// registry HOST[:PORT]; it knows them by the host alone
+// (argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#repositories-using-self-signed-tls-certificates-or-are-signed-by-custom-ca).
+func ArgoCDAuthorities(namespace, registry, authorities string) any {
+	host := (&url.URL{Host: registry}).Hostname()
+	return configMapResource{"v1", "ConfigMap", named{Name: "argocd-tls-certs-cm", Namespace: namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "argocd"}}, map[string]string{host: authorities}}
 }
 
 type configMapResource struct {
