@@ -23,6 +23,13 @@ import (
 // ErrNotOurs says that a manifest is neither a bundle nor a runtime.
 var ErrNotOurs = errors.New("is no krtpkg bundle or runtime")
 
+// besides says what there is besides bundles and runtimes.
+var besides = map[string]string{
+	TypeCatalogue: "a catalogue of packages for kapp-controller: name one of its versions",
+	TypeClosure:   "the list of what goes along with a runtime: name that",
+	TypeArgoCD:    "for Argo CD: name the runtime that it belongs to",
+}
+
 // Artifact is an opened bundle or runtime.
 type Artifact struct {
 	// Descriptor is the manifest that was opened.
@@ -67,6 +74,9 @@ func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descr
 		return nil, fmt.Errorf("%s: invalid manifest: %w", desc.Digest, err)
 	}
 	if m.ArtifactType != TypeBundle && m.ArtifactType != TypeRuntime {
+		if of, known := besides[m.ArtifactType]; known {
+			return nil, fmt.Errorf("%s %w: it is %s", desc.Digest, ErrNotOurs, of)
+		}
 		return nil, fmt.Errorf("%s %w (artifactType %q, media type %s)", desc.Digest, ErrNotOurs, m.ArtifactType, desc.MediaType)
 	}
 	if len(m.Layers) != 1 || m.Layers[0].MediaType != mediaTypeLayer {
