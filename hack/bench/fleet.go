@@ -7,8 +7,11 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,13 +19,18 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"krtpkg.dev/krtpkg/internal/argocdtest"
 	"krtpkg.dev/krtpkg/internal/clustertest"
+	"krtpkg.dev/krtpkg/internal/fluxtest"
 	"krtpkg.dev/krtpkg/internal/kappctrltest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
 const (
-	fleetSites = 1000
+	fleetSites   = 1000
+	fleetBundles = 20
+	// fleetPeriod is how often a controller looks again.
+	fleetPeriod = 30 * time.Second
 	// fleetAtOnce is how many sites ask at the same time: in reality their periods spread them.
 	fleetAtOnce = 50
 )
@@ -74,9 +82,45 @@ func (c counted) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// fleet plays many sites whose kapp-controllers poll one registry: what each asks is taken from the
-// real one, when it first sees a runtime and when nothing is new, and asked again by as many sites,
-// of the registry and of a pull-through cache before it.
+// engine is a controller that consumes runtimes.
+type engine struct {
+	name string
+	// run starts it, with files in a folder.
+	run func(ctx context.Context, cluster *clustertest.Cluster, dir string) (interface{ Stop() error }, error)
+	// install is what krtpkg packages is told to write its manifests. follow makes them go by the tag.
+	install, follow []string
+}
+
+var engines = []engine{
+	{
+		"kapp-controller 0.51", func(ctx context.Context, cluster *clustertest.Cluster, dir string) (interface{ Stop() error }, error) {
+			return kappctrltest.Run(ctx, cluster, dir)
+		}, []string{"install", "--sync-period", fleetPeriod.String()}, nil,
+	},
+	{
+		"Flux, source-controller 1.9.6", func(ctx context.Context, cluster *clustertest.Cluster, dir string) (interface{ Stop() error }, error) {
+			return fluxtest.Run(ctx, cluster, dir)
+		}, []string{"flux", "--interval", fleetPeriod.String()}, []string{"--follow"},
+	},
+	{
+		"Argo CD 3.2.0", func(ctx context.Context, cluster *clustertest.Cluster, dir string) (interface{ Stop() error }, error) {
+			return argocdtest.Run(ctx, cluster, dir, fleetPeriod)
+		}, []string{"argocd"}, []string{"--follow"},
+	},
+}
+
+// learned is what an engine asks of the registry: when it first sees a runtime, and each time it looks
+// again, by the digest and by a tag.
+type learned struct {
+	engine                 string
+	first, byDigest, byTag []asked
+	// sent are the bytes of the answers to each.
+	sent [3]int64
+}
+
+// fleet plays many sites whose controllers poll one registry: what each asks is taken from the real one,
+// when it first sees a runtime and when nothing is new, and asked again by as many sites, of the
+// registry and of a pull-through cache before it.
 func fleet(ctx context.Context, b *bench) (err error) {
 	l := &log{keep: true}
 	origin, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: l.middleware})
@@ -85,105 +129,175 @@ func fleet(ctx context.Context, b *bench) (err error) {
 	}
 	defer func() { err = errors.Join(err, origin.Close()) }()
 	reference := origin.Host + "/krt/edge:1.0.0"
-	if err := b.prepareCluster(); err != nil {
+	if err := b.prepareFleet(reference); err != nil {
 		return err
 	}
-	for _, args := range [][]string{
-		{"push", "-q", "oci:dist:1.0.0", reference, "--image-mirror", "*=oci:" + b.path("img")},
-		{"packages", "install", "-q", "--key", "cosign.pub", reference, "--sync-period", "30s", "-o", "packages"},
-	} {
-		if err := b.prepared(b.krtpkg, args...); err != nil {
-			return err
+	fmt.Printf("%s, %d cores, %s; %d sites, %d at once, distribution 3.1.2 on loopback; a runtime of %d bundles. What a site asks is what its controller asked.\n\n",
+		runtime.Version(), runtime.NumCPU(), cpu(), fleetSites, fleetAtOnce, fleetBundles)
+	fmt.Println("| one site, with | a new version | each look, by digest | each look, by tag |")
+	fmt.Println("|---|---|---|---|")
+	var all []learned
+	for i := range engines {
+		one, err := b.learn(ctx, l, &engines[i], reference)
+		if err != nil {
+			return fmt.Errorf("%s: %w", engines[i].name, err)
 		}
-	}
-	first, byDigest, byTag, err := b.learn(ctx, l, reference)
-	if err != nil {
-		return err
+		cell := func(k int, requests []asked) string {
+			return fmt.Sprintf("%d requests, %.1f kB", len(requests), float64(one.sent[k])/1e3)
+		}
+		fmt.Printf("| %s | %s | %s | %s |\n", one.engine, cell(0, one.first), cell(1, one.byDigest), cell(2, one.byTag))
+		all = append(all, *one)
 	}
 	l.keep = false
-	fmt.Printf("%s, %d cores, %s; %d sites, %d at once, distribution 3.1.2 on loopback; a runtime of %d bundles. What a site asks is what kapp-controller 0.51 asked.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), fleetSites, fleetAtOnce, clusterBundles)
-	fmt.Println("| all sites | by way of | requests of a site | all sites took | requests at the registry | sent by it |")
+	fmt.Println("\n| all sites, with | do what | by way of | all sites took | requests at the registry | sent by it |")
 	fmt.Println("|---|---|---|---|---|---|")
-	for _, way := range []string{"the registry", "a cache, empty", "a cache, filled"} {
-		host := origin.Host
-		if way != "the registry" {
-			cache, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Proxy: "http://" + origin.Host})
-			if err != nil {
+	for _, one := range all {
+		for _, way := range []string{"the registry", "a cache, empty", "a cache, filled"} {
+			if err := one.play(ctx, l, origin.Host, way); err != nil {
 				return err
 			}
-			host = cache.Host
-			if way == "a cache, filled" {
-				if err := ask(ctx, http.DefaultClient, host, append(first, byTag...)); err != nil {
-					return errors.Join(err, cache.Close())
-				}
-			}
-			defer func() { err = errors.Join(err, cache.Close()) }()
-		}
-		for _, round := range []struct {
-			name     string
-			requests []asked
-		}{{"see a new version", first}, {"look, by digest", byDigest}, {"look, by tag", byTag}} {
-			if way == "a cache, empty" && round.name != "see a new version" {
-				continue
-			}
-			requests, bytes, began := l.count.Load(), l.bytes.Load(), time.Now()
-			if err := everybody(ctx, host, round.requests); err != nil {
-				return err
-			}
-			fmt.Printf("| %s | %s | %d | %.1f s | %d | %.1f MB |\n", round.name, way, len(round.requests), time.Since(began).Seconds(),
-				l.count.Load()-requests, float64(l.bytes.Load()-bytes)/1e6)
 		}
 	}
 	return nil
 }
 
-// learn has the real kapp-controller see a PackageRepository, and look again: by the digest, as krtpkg
-// writes it, and by a tag.
-func (b *bench) learn(ctx context.Context, l *log, reference string) (first, byDigest, byTag []asked, err error) {
-	control, err := clustertest.Run(ctx, b.path("control"))
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	defer func() { err = errors.Join(err, control.Stop()) }()
-	if err := os.Mkdir(b.path("controller"), 0o700); err != nil {
-		return nil, nil, nil, err
-	}
-	controller, err := kappctrltest.Run(ctx, control, b.path("controller"))
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	defer func() { err = errors.Join(controller.Stop(), err) }()
-	text, err := os.ReadFile(b.path("packages/00-repository.yaml"))
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	tagged := regexp.MustCompile(`image: .*`).ReplaceAllString(strings.Replace(string(text), "name: ", "name: by-tag-", 1), "image: "+reference)
-	l.taken()
-	for _, repository := range []struct {
-		app, manifests string
-		idle           *[]asked
-	}{{"by-digest", string(text), &byDigest}, {"by-tag", tagged, &byTag}} {
-		// kapp waits for it to be reconciled.
-		if err := control.Deploy(ctx, repository.app, repository.manifests); err != nil {
-			return nil, nil, nil, err
+// play has all sites do what one has done, by way of the registry or of a cache before it.
+func (one *learned) play(ctx context.Context, l *log, origin, way string) (err error) {
+	host := origin
+	if way != "the registry" {
+		cache, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Proxy: "http://" + origin})
+		if err != nil {
+			return err
 		}
-		if seen := l.taken(); first == nil {
-			first = seen
-		}
-		// It looks each 30 seconds, give or take; once it has begun, a moment is enough to end.
-		for deadline := time.Now().Add(50 * time.Second); len(*repository.idle) == 0 && time.Now().Before(deadline); {
-			time.Sleep(time.Second)
-			if *repository.idle = l.taken(); len(*repository.idle) > 0 {
-				time.Sleep(3 * time.Second)
-				*repository.idle = append(*repository.idle, l.taken()...)
+		defer func() { err = errors.Join(err, cache.Close()) }()
+		host = cache.Host
+		if way == "a cache, filled" {
+			if err := ask(ctx, http.DefaultClient, host, slices.Concat(one.first, one.byTag)); err != nil {
+				return err
 			}
 		}
 	}
-	if len(first) == 0 || len(byTag) == 0 {
-		return nil, nil, nil, fmt.Errorf("kapp-controller asked %d times at first, and %d times for the tag", len(first), len(byTag))
+	for _, round := range []struct {
+		name     string
+		requests []asked
+	}{{"take a new version", one.first}, {"look, by digest", one.byDigest}, {"look, by tag", one.byTag}} {
+		if len(round.requests) == 0 || way == "a cache, empty" && round.name != "take a new version" {
+			continue
+		}
+		requests, bytes, began := l.count.Load(), l.bytes.Load(), time.Now()
+		if err := everybody(ctx, host, round.requests); err != nil {
+			return err
+		}
+		fmt.Printf("| %s | %s | %s | %.1f s | %d | %.1f MB |\n", one.engine, round.name, way, time.Since(began).Seconds(),
+			l.count.Load()-requests, float64(l.bytes.Load()-bytes)/1e6)
 	}
-	return first, byDigest, byTag, nil
+	return nil
+}
+
+// prepareFleet publishes a runtime of small bundles, signed.
+func (b *bench) prepareFleet(reference string) error {
+	files, bundles := map[string]string{}, []string{}
+	for n := range fleetBundles {
+		name := fmt.Sprintf("bundle-%02d", n)
+		files[name+"/all.yaml"] = fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: default}\ndata: {a: %q}\n", name, strings.Repeat("settings ", 50))
+		files[name+"/bundle.yaml"] = fmt.Sprintf("{apiVersion: krtpkg.dev/v1alpha1, kind: Bundle, metadata: {name: %s, version: 1.0.0}, spec: {layer: 6, sources: [{file: all.yaml}]}}\n", name)
+		bundles = append(bundles, "{path: "+name+"}")
+	}
+	files["runtime.yaml"] = "{apiVersion: krtpkg.dev/v1alpha1, kind: Runtime, metadata: {name: edge, version: 1.0.0}, spec: {bundles: [" + strings.Join(bundles, ", ") + "]}}\n"
+	for name, text := range files {
+		at := b.path("def/" + name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(text), 0o644)); err != nil {
+			return err
+		}
+	}
+	for _, args := range [][]string{
+		{"keygen", "-q"},
+		{"build", "-q", "-f", "def"},
+		{"push", "-q", "oci:dist:1.0.0", reference},
+		{"sign", "-q", "--key", "cosign.key", reference},
+	} {
+		if err := b.prepared(b.krtpkg, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learn has a real controller, on a control plane of its own, take a runtime and look again: by the
+// digest, as krtpkg writes it, and by a tag.
+func (b *bench) learn(ctx context.Context, l *log, e *engine, reference string) (_ *learned, err error) {
+	dir := b.path(e.install[0])
+	if err := os.MkdirAll(filepath.Join(dir, "controller"), 0o700); err != nil {
+		return nil, err
+	}
+	control, err := clustertest.Run(ctx, filepath.Join(dir, "control"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, control.Stop()) }()
+	controller, err := e.run(ctx, control, filepath.Join(dir, "controller"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(controller.Stop(), err) }()
+	one := &learned{engine: e.name}
+	for k, more := range [][]string{nil, e.follow} {
+		out := filepath.Join(dir, strconv.Itoa(k))
+		if err := b.prepared(b.krtpkg, slices.Concat([]string{"packages"}, e.install, more, []string{"-q", "--key", "cosign.pub", reference, "-o", out})...); err != nil {
+			return nil, err
+		}
+		if k == 1 && more == nil { // which krtpkg does not write: whoever wants it changes the reference
+			if err := byTag(filepath.Join(out, "00-repository.yaml"), reference); err != nil {
+				return nil, err
+			}
+		}
+		l.taken()
+		sent := l.bytes.Load()
+		if err := control.Deploy(ctx, "fleet", "", out); err != nil {
+			return nil, err
+		}
+		seen := l.until(ctx, 2*fleetPeriod)
+		if k == 0 {
+			one.first, one.sent[0] = seen, l.bytes.Load()-sent
+		}
+		sent = l.bytes.Load()
+		look := l.until(ctx, 2*fleetPeriod)
+		if one.sent[k+1] = l.bytes.Load() - sent; k == 0 {
+			one.byDigest = look
+		} else {
+			one.byTag = look
+		}
+	}
+	if len(one.first) == 0 || len(one.byTag) == 0 {
+		return nil, fmt.Errorf("it asked %d times at first, and %d times for the tag", len(one.first), len(one.byTag))
+	}
+	return one, nil
+}
+
+// byTag makes a PackageRepository go by a tag.
+func byTag(file, reference string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, regexp.MustCompile(`image: .*`).ReplaceAll(text, []byte("image: "+reference)), 0o600)
+}
+
+// until are the requests from the next one on, if one comes in time, to the first moment in which none
+// comes.
+func (l *log) until(ctx context.Context, limit time.Duration) (all []asked) {
+	const quiet = 10 * time.Second
+	began, last := time.Now(), time.Time{}
+	for ctx.Err() == nil {
+		time.Sleep(200 * time.Millisecond)
+		if seen := l.taken(); len(seen) > 0 {
+			all, last = append(all, seen...), time.Now()
+		}
+		if len(all) > 0 && time.Since(last) > quiet || len(all) == 0 && time.Since(began) > limit {
+			break
+		}
+	}
+	return all
 }
 
 // everybody asks for each site, over connections of its own.

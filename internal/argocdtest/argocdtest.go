@@ -2,16 +2,19 @@
 // need no user, beside the control plane of internal/clustertest: their own resource definitions,
 // and their programs as processes here instead of in pods.
 //
-// A test calls [Start]. The first use on a machine builds them, which takes minutes.
+// A test calls [Start], a program [Run]. The first use on a machine builds them, which takes minutes.
 package argocdtest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/hack"
@@ -46,29 +49,42 @@ spec:
   clusterResourceWhitelist: [{group: "*", kind: "*"}]
 `
 
-// Start runs Argo CD for the time of a test, which fails if it does not start. It looks for changes
-// every few seconds. What its programs wrote is shown if the test fails.
-func Start(t testing.TB, cluster *clustertest.Cluster) *ArgoCD {
-	t.Helper()
-	a := &ArgoCD{dir: t.TempDir()}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(a.processes.Tail())
-		}
-		if err := a.processes.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := a.start(t.Context(), cluster); err != nil {
-		t.Fatalf("argocd: %v", err)
-	}
-	return a
-}
-
 // ArgoCD is a running one.
 type ArgoCD struct {
 	dir       string
 	processes hack.Processes
+}
+
+// Run starts Argo CD, which looks for changes in each period, with files in dir, and returns when it is
+// ready. The caller must call Stop.
+func Run(ctx context.Context, cluster *clustertest.Cluster, dir string, period time.Duration) (*ArgoCD, error) {
+	a := &ArgoCD{dir: dir}
+	if err := a.start(ctx, cluster, period); err != nil {
+		return nil, errors.Join(fmt.Errorf("argocd: %w\n%s", err, a.processes.Tail()), a.Stop())
+	}
+	return a, nil
+}
+
+// Stop ends it. It fails if one of its programs had ended before.
+func (a *ArgoCD) Stop() error { return a.processes.Kill() }
+
+// Start is [Run] for the time of a test, which fails if it does not start. It looks for changes every few
+// seconds. What its programs wrote is shown if the test fails.
+func Start(t testing.TB, cluster *clustertest.Cluster) *ArgoCD {
+	t.Helper()
+	a, err := Run(t.Context(), cluster, t.TempDir(), 3*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(a.processes.Tail())
+		}
+		if err := a.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return a
 }
 
 // Authorities gives the repo-server the files of its ConfigMap argocd-tls-certs-cm, which in a pod are
@@ -82,7 +98,7 @@ func (a *ArgoCD) Authorities(t testing.TB, data map[string]any) {
 	}
 }
 
-func (a *ArgoCD) start(ctx context.Context, cluster *clustertest.Cluster) error {
+func (a *ArgoCD) start(ctx context.Context, cluster *clustertest.Cluster, period time.Duration) error {
 	module, err := hack.ModuleDir(ctx, "argocd", "github.com/argoproj/argo-cd/v3")
 	if err != nil {
 		return err
@@ -115,7 +131,7 @@ func (a *ArgoCD) start(ctx context.Context, cluster *clustertest.Cluster) error 
 	env := []string{
 		"PATH=" + strings.Join(search, string(os.PathListSeparator)), "HOME=" + a.dir, "TMPDIR=" + a.dir,
 		"KUBECONFIG=" + cluster.Kubeconfig, "ARGOCD_GPG_ENABLED=false", "ARGOCD_FAKE_IN_CLUSTER=true", "POD_NAMESPACE=" + Namespace,
-		"ARGOCD_RECONCILIATION_TIMEOUT=3s", "ARGOCD_RECONCILIATION_JITTER=0s", "ARGOCD_REPO_ERROR_GRACE_PERIOD_SECONDS=0",
+		"ARGOCD_RECONCILIATION_TIMEOUT=" + period.String(), "ARGOCD_RECONCILIATION_JITTER=0s", "ARGOCD_REPO_ERROR_GRACE_PERIOD_SECONDS=0",
 		"ARGOCD_TLS_DATA_PATH=" + filepath.Join(a.dir, "tls"),
 	}
 	if err := os.Mkdir(filepath.Join(a.dir, "tls"), 0o700); err != nil {

@@ -2,12 +2,13 @@
 // control plane of internal/clustertest: their own resource definitions, and their programs as
 // processes here instead of in pods.
 //
-// A test calls [Start]. The first use on a machine builds them, which takes minutes.
+// A test calls [Start], a program [Run]. The first use on a machine builds them, which takes minutes.
 package fluxtest
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -24,32 +25,46 @@ const (
 	kustomize = "kustomize-controller"
 )
 
-// Start runs both controllers for the time of a test, which fails if they do not start. What they
-// wrote is shown if the test fails.
-func Start(t testing.TB, cluster *clustertest.Cluster) {
-	t.Helper()
-	f := &flux{dir: t.TempDir()}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(f.processes.Tail())
-		}
-		if err := f.processes.Kill(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := f.start(t.Context(), cluster); err != nil {
-		t.Fatalf("flux: %v", err)
-	}
-}
-
-type flux struct {
+// Flux are the running controllers.
+type Flux struct {
 	dir       string
 	processes hack.Processes
 }
 
-func (f *flux) path(name ...string) string { return filepath.Join(append([]string{f.dir}, name...)...) }
+// Run starts both controllers, with files in dir, and returns when they are ready. The caller must call
+// Stop.
+func Run(ctx context.Context, cluster *clustertest.Cluster, dir string) (*Flux, error) {
+	f := &Flux{dir: dir}
+	if err := f.start(ctx, cluster); err != nil {
+		return nil, errors.Join(fmt.Errorf("flux: %w\n%s", err, f.processes.Tail()), f.Stop())
+	}
+	return f, nil
+}
 
-func (f *flux) start(ctx context.Context, cluster *clustertest.Cluster) error {
+// Stop ends them. It fails if one had ended before.
+func (f *Flux) Stop() error { return f.processes.Kill() }
+
+// Start is [Run] for the time of a test, which fails if they do not start. What they wrote is shown if
+// the test fails.
+func Start(t testing.TB, cluster *clustertest.Cluster) {
+	t.Helper()
+	f, err := Run(t.Context(), cluster, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(f.processes.Tail())
+		}
+		if err := f.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (f *Flux) path(name ...string) string { return filepath.Join(append([]string{f.dir}, name...)...) }
+
+func (f *Flux) start(ctx context.Context, cluster *clustertest.Cluster) error {
 	if err := f.install(ctx, cluster); err != nil {
 		return err
 	}
@@ -88,7 +103,7 @@ func (f *flux) start(ctx context.Context, cluster *clustertest.Cluster) error {
 }
 
 // install applies the resource definitions of the modules that the controllers are built from.
-func (f *flux) install(ctx context.Context, cluster *clustertest.Cluster) error {
+func (f *Flux) install(ctx context.Context, cluster *clustertest.Cluster) error {
 	var files []string
 	for _, name := range []string{source, kustomize} {
 		at, err := hack.ModuleDir(ctx, "tools/"+name, "github.com/fluxcd/"+name)

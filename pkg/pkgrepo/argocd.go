@@ -139,6 +139,9 @@ func ArgoCDDocuments(runtime *bundle.RuntimeLock, site ArgoCDSite) []Document {
 	}}
 	app.Metadata.Finalizers = []string{"resources-finalizer.argocd.argoproj.io"}
 	app.Spec.SyncPolicy.Automated.Prune, app.Spec.SyncPolicy.Automated.SelfHeal = true, true
+	// A bundle that is degraded for a moment, as it starts, is no reason to give up.
+	app.Spec.SyncPolicy.Retry.Limit = -1
+	app.Spec.SyncPolicy.Retry.Backoff = argoBackoff{"10s", 2, "1m"}
 	resources := []any{app}
 	if site.Insecure {
 		resources = append([]any{secretResource{
@@ -196,7 +199,17 @@ type argoSpec struct {
 			Prune    bool `yaml:"prune"`
 			SelfHeal bool `yaml:"selfHeal"`
 		} `yaml:"automated"`
+		Retry struct {
+			Limit   int         `yaml:"limit"` // none where it is negative
+			Backoff argoBackoff `yaml:"backoff"`
+		} `yaml:"retry"`
 	} `yaml:"syncPolicy"`
+}
+
+type argoBackoff struct {
+	Duration    string `yaml:"duration"`
+	Factor      int    `yaml:"factor"`
+	MaxDuration string `yaml:"maxDuration"`
 }
 
 type argoDestination struct {
