@@ -28,7 +28,7 @@ import (
 
 const (
 	fleetSites   = 1000
-	fleetBundles = 20
+	fleetBundles = 10
 	// fleetPeriod is how often a controller looks again.
 	fleetPeriod = 30 * time.Second
 	// fleetAtOnce is how many sites ask at the same time: in reality their periods spread them.
@@ -256,12 +256,12 @@ func (b *bench) learn(ctx context.Context, l *log, e *engine, reference string) 
 		if err := control.Deploy(ctx, "fleet", "", out); err != nil {
 			return nil, err
 		}
-		seen := l.until(ctx, 2*fleetPeriod)
+		seen := l.until(ctx, 2*fleetPeriod, 10*time.Second, 5*time.Minute)
 		if k == 0 {
 			one.first, one.sent[0] = seen, l.bytes.Load()-sent
 		}
 		sent = l.bytes.Load()
-		look := l.until(ctx, 2*fleetPeriod)
+		look := l.until(ctx, 2*fleetPeriod, fleetPeriod, fleetPeriod-time.Second) // each has its own moment in the period
 		if one.sent[k+1] = l.bytes.Load() - sent; k == 0 {
 			one.byDigest = look
 		} else {
@@ -283,17 +283,19 @@ func byTag(file, reference string) error {
 	return os.WriteFile(file, regexp.MustCompile(`image: .*`).ReplaceAll(text, []byte("image: "+reference)), 0o600)
 }
 
-// until are the requests from the next one on, if one comes in time, to the first moment in which none
-// comes.
-func (l *log) until(ctx context.Context, limit time.Duration) (all []asked) {
-	const quiet = 10 * time.Second
-	began, last := time.Now(), time.Time{}
+// until are the requests from the next one on, if one comes in time, to the first pause in which none
+// comes, or for a time at most.
+func (l *log) until(ctx context.Context, limit, pause, most time.Duration) (all []asked) {
+	began, first, last := time.Now(), time.Time{}, time.Time{}
 	for ctx.Err() == nil {
 		time.Sleep(200 * time.Millisecond)
 		if seen := l.taken(); len(seen) > 0 {
-			all, last = append(all, seen...), time.Now()
+			if last = time.Now(); len(all) == 0 {
+				first = last
+			}
+			all = append(all, seen...)
 		}
-		if len(all) > 0 && time.Since(last) > quiet || len(all) == 0 && time.Since(began) > limit {
+		if len(all) > 0 && (time.Since(last) > pause || time.Since(first) > most) || len(all) == 0 && time.Since(began) > limit {
 			break
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing/fstest"
 	"time"
@@ -47,7 +48,14 @@ tries again what fails because something is not there yet.`,
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --values site.yaml --apply
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesInstall(cmd.Context(), args[0], o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, name := range []string{"kubeconfig", "context", "parallel", "yes", "wait-timeout", "lock-timeout", "full", "values-from", "reset-values"} {
+				if cmd.Flags().Changed(name) && !o.apply {
+					return &usageError{fmt.Errorf("--%s is for --apply: without, no cluster is asked", name)}
+				}
+			}
+			return a.packagesInstall(cmd.Context(), args[0], o)
+		},
 	}
 	o.site.trust.add(cmd)
 	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
@@ -71,15 +79,13 @@ tries again what fails because something is not there yet.`,
 
 func (o *installOptions) check(a *app) error {
 	switch {
-	case o.apply && o.dir != "":
+	case !o.apply:
+		return nil
+	case o.dir != "":
 		return &usageError{errors.New("--apply and --output-dir contradict each other")}
-	case o.apply:
-		o.cluster.Namespace = o.to.Namespace
-		return o.cluster.check(a)
-	case len(o.site.values.from) > 0 || o.site.values.reset:
-		return &usageError{errors.New("--values-from and --reset-values are for --apply: without, no cluster is asked")}
 	}
-	return nil
+	o.cluster.Namespace = o.to.Namespace
+	return o.cluster.check(a)
 }
 
 func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
