@@ -119,7 +119,7 @@ func build(ctx context.Context, dir, out string) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-tags", tags, "-ldflags", flags, "-o", out+".tmp", pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", tags, "-ldflags", flags, "-o", out+".tmp", pkg)
 	cmd.Dir = dir
 	cgo := "CGO_ENABLED=0"
 	if isFile(filepath.Join(dir, "cgo")) {
