@@ -28,8 +28,9 @@ and asks, and deploys with kapp, one kapp app a bundle: layer by layer, in a lay
 required before what requires it, independent bundles at the same time, each waited for until
 it is ready. --yes asks nothing.
 
-Bundles that the runtime had before and has no more are deleted at the end. Nothing is
-written if nothing differs. If a bundle fails, what needs it is not begun and the others are
+Bundles that the runtime had before and no longer has are deleted at the end. What moved to
+another bundle is handed over, and a namespace or a kind that holds what is not part of the
+runtime is only deleted with --delete-foreign. Nothing is written if nothing differs. If a bundle fails, what needs it is not begun and the others are
 finished; the next apply goes on from there, also after one that was interrupted.
 
 A values file is all of the values. Without one, and without --values-from, those of the last
@@ -67,7 +68,9 @@ type siteFlags struct {
 	values   valuesFlags
 	skip     []string
 	takeOver bool
-	beside   string
+	// deleteForeign deletes what others have put into what the new version drops.
+	deleteForeign bool
+	beside        string
 }
 
 func (f *siteFlags) add(cmd *cobra.Command) {
@@ -81,6 +84,7 @@ func (f *siteFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that a controller leaves out, as NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("beside", cobra.FixedCompletions(controllerNames(), cobra.ShellCompDirectiveNoFileComp))
 	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources that belong to releases of Helm")
+	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "delete what is not part of the runtime, too, in namespaces and of kinds that the new version drops")
 }
 
 func (f *siteFlags) check() error {
@@ -296,7 +300,8 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 		return nil, err
 	}
 	apply := deploy.ApplyOptions{
-		Options: options, TakeOver: o.site.takeOver, Censor: a.ui.Shown,
+		Options: options, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign,
+		SkipDryRun: slices.Contains(o.site.skip, deploy.CheckDryRun), Censor: a.ui.Shown,
 		Confirm: o.cluster.confirm(a, cluster, "apply "+rt.Version+" of"),
 	}
 	if o.pauseAfter >= 0 {

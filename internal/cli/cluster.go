@@ -190,11 +190,11 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 		count := deploy.Count(b.Changes)
 		fmt.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.Name(b.Layer), b.Action, b.Bundle, version, count)
 		for _, c := range b.Changes {
-			whole := c.Op == deploy.Create || c.Op == deploy.Delete
-			if whole && b.Action != deploy.Change && !full {
+			whole := c.Op == deploy.Create || c.Op == deploy.Delete || c.Op == deploy.Release
+			if c.Op == deploy.Create && b.Action != deploy.Change && !full {
 				continue // the count says it
 			}
-			fmt.Fprintf(w, "  %s %s\n", c.Op, c.ResourceID)
+			fmt.Fprintf(w, "  %s %s\n", operation(c), c.ResourceID)
 			if c.Diff != "" && (!whole || full) {
 				fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimRight(c.Diff, "\n"), "\n", "\n    "))
 			}
@@ -203,6 +203,17 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 	for _, f := range p.Findings {
 		fmt.Fprintf(w, "%s\n", f)
 	}
+}
+
+// operation is what is done to a resource, in a word or a few.
+func operation(c deploy.ResourceChange) string {
+	switch {
+	case c.Replace:
+		return "replace (delete and create)"
+	case c.Op == deploy.Release:
+		return "release (keep on the cluster)"
+	}
+	return string(c.Op)
 }
 
 // planView is a plan for programs.
@@ -232,6 +243,8 @@ type countView struct {
 	Update int `json:"update"`
 	Delete int `json:"delete"`
 	Wait   int `json:"wait"`
+	// Release counts what stays on the cluster without being the runtime's any more.
+	Release int `json:"release"`
 }
 
 func newPlanView(p *deploy.Plan) planView {

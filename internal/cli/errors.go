@@ -55,6 +55,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		request    *url.Error
 		locked     *deploy.LockedError
 		foreign    *deploy.ForeignError
+		findings   *deploy.FindingsError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -66,11 +67,11 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 	case errors.As(err, &locked):
 		return exitFailure, "wait for its end; a lock whose holder is dead ends by itself, see --lock-timeout"
 	case errors.As(err, &foreign):
-		return exitFailure, "move it elsewhere, or let it go, too, with --delete-foreign"
+		return exitFailure, "move it elsewhere first, or delete it too with --delete-foreign"
 	case errors.Is(err, deploy.ErrOwned):
 		return exitFailure, "delete it there first, or take it over with --take-over"
-	case errors.Is(err, deploy.ErrFindings):
-		return exitFailure, "what was found can be left out of the look by --skip-check"
+	case errors.As(err, &findings) && findings.CanBeSkipped():
+		return exitFailure, "to go ahead without a check: --skip-check NAME, with the name in parentheses"
 	case errors.Is(err, sign.ErrUnsigned):
 		return exitUnverified, "sign it with krtpkg sign, or apply it as it is with --allow-unsigned"
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):

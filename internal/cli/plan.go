@@ -20,8 +20,10 @@ is ready, and prints kapp's differences by layer and bundle. It writes nothing.
 
 It looks at the cluster's version, at kinds that are not served, removed or deprecated, at
 upgrades of CustomResourceDefinitions that would lose data, at resources that have another
-owner, at permissions, and at images: whether they are there, and for the platforms of the
-nodes. What is wrong is an error at the end.`,
+owner, at what others would lose with what is deleted, at permissions, and at images: whether
+they are there, and for the platforms of the nodes. Each change is sent to the API server as a
+dry run, which finds immutable fields and what admission refuses. What is wrong is an error at
+the end.`,
 		Example: `  krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0
   krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0 --exit-code -o json`,
 		GroupID: groupCluster,
@@ -64,6 +66,7 @@ func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
 	}
 	plan, err := cluster.Plan(ctx, rt, deploy.CheckOptions{
 		Options: deploy.Options{Parallel: o.cluster.parallel}, Skip: o.site.skip, Images: images, TakeOver: o.site.takeOver,
+		DeleteForeign: o.site.deleteForeign,
 	})
 	if err != nil {
 		return err

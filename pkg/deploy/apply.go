@@ -24,13 +24,18 @@ import (
 type ApplyOptions struct {
 	Options
 	// Confirm is asked once before the cluster is changed, with all that would change. False
-	// ends the call with ErrNotConfirmed. It is not asked if nothing would. Default: no plan is
-	// made, and nobody asked.
+	// ends the call with ErrNotConfirmed. It is not asked if nothing would. Default: nobody is
+	// asked.
 	Confirm func(context.Context, *Plan) (bool, error)
 	// PauseAfter ends the call when this layer is ready. Default: all layers.
 	PauseAfter *int
 	// TakeOver takes resources over that belong to a release of Helm. Default: they are an error.
 	TakeOver bool
+	// DeleteForeign also deletes what others have put into namespaces, and made of kinds, that
+	// the new version no longer has. Default: that is an error.
+	DeleteForeign bool
+	// SkipDryRun leaves out asking the API server for each change whether it would take it.
+	SkipDryRun bool
 	// Censor takes out of a reason what is not to be recorded outside Secrets: the API server
 	// quotes values that it refuses. Default: reasons are recorded as they are.
 	Censor func(string) string
@@ -40,7 +45,8 @@ type ApplyOptions struct {
 // that it needs, and waits until each is ready; at last it deletes, in reverse order, the
 // bundles that the runtime had and has no more. Nothing is written if nothing differs. A
 // resource that belongs to another kapp app is an error that names the owner; from one bundle
-// of the runtime to another it may move.
+// of the runtime to another it may move, and is not deleted on the way. What others have put
+// into a namespace that would be deleted, or made of a kind, is an error too.
 //
 // If a bundle fails, what is independent of it is finished, and what needs it is not begun;
 // what is done stays, and another Apply goes on from there. When ctx ends, Apply returns
@@ -48,7 +54,7 @@ type ApplyOptions struct {
 // It cannot undo a request that had been sent.
 //
 // The report is never nil. Errors: [*Error] for each bundle at fault, [*LockedError],
-// [ErrNotConfirmed], [ErrFindings] before it is asked.
+// [ErrNotConfirmed]; before anything is written [*ForeignError] and [*FindingsError].
 func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Report, error) {
 	report := &Report{Runtime: rt.Name}
 	s, err := c.newSession(ctx, rt, opts.Options)
@@ -56,20 +62,23 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		return report, err
 	}
 	s.engine.takeOver = opts.TakeOver
-	if opts.Confirm != nil {
-		plan, err := s.plan(ctx)
-		if err != nil {
-			return report, err
-		}
-		if err := Refuse(plan.Findings); err != nil {
-			return report, err
-		}
-		if plan.Any() {
-			if ok, err := opts.Confirm(ctx, plan); err != nil || !ok {
-				return report, notConfirmed(err)
-			}
+	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !opts.SkipDryRun})
+	if err != nil {
+		return report, err
+	}
+	if err := plan.refuse(opts.DeleteForeign); err != nil {
+		return report, err
+	}
+	if plan.Any() && opts.Confirm != nil {
+		if ok, err := opts.Confirm(ctx, plan); err != nil || !ok {
+			return report, notConfirmed(err)
 		}
 	}
+	if s.isUpToDate(plan) {
+		s.reportUnchanged(report)
+		return report, nil
+	}
+	s.foreign = plan.foreign
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	j := &journal{
@@ -92,6 +101,24 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	return report, errors.Join(err, j.end(state, reason))
 }
 
+// refuse returns why the plan can't be carried out; what others would lose comes first.
+func (p *Plan) refuse(deleteForeign bool) error {
+	if len(p.foreign) > 0 && !deleteForeign {
+		return &ForeignError{Runtime: p.Runtime, Foreign: p.foreign}
+	}
+	return Refuse(p.Findings)
+}
+
+// reportUnchanged tells of a runtime in which there is nothing to do.
+func (s *session) reportUnchanged(report *Report) {
+	for _, j := range s.jobs {
+		o := j.outcome()
+		s.tell(Event{Phase: Applying, Outcome: o})
+		s.tell(Event{Phase: Unchanged, Outcome: o})
+		report.Applied = append(report.Applied, o)
+	}
+}
+
 func notConfirmed(err error) error {
 	if err == nil {
 		err = ErrNotConfirmed
@@ -108,6 +135,7 @@ type session struct {
 	record  *record
 	jobs    []job
 	leaving []Installed
+	foreign []Foreign // what is deleted although it is not of the runtime
 
 	mu sync.Mutex // of events, and of the report
 }
@@ -131,6 +159,9 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	s.jobs, s.leaving = assign(rt, installed)
 	for _, i := range installed {
 		s.engine.family = append(s.engine.family, i.App)
+	}
+	if s.engine.claims, err = s.claimResources(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -402,16 +433,21 @@ func (s *session) track(ctx context.Context, op string, begin Phase, o Outcome, 
 	changes, end, err := do(told)
 	o.Changes, o.Elapsed = changes, time.Since(started)
 	if err != nil {
-		failure := &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
-		if ctx.Err() == nil {
-			failure.Waiting = told.pending()
-			failure.Symptoms = s.symptoms(ctx, o.App, failure.Waiting)
-		}
-		s.tell(Event{Phase: Failed, Outcome: o, Err: err})
-		return o, failure
+		return o, s.fail(ctx, op, o, err, told)
 	}
 	s.tell(Event{Phase: end, Outcome: o})
 	return o, nil
+}
+
+// fail tells that a bundle failed, and returns why.
+func (s *session) fail(ctx context.Context, op string, o Outcome, err error, told *messages) error {
+	failure := &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
+	if ctx.Err() == nil {
+		failure.Waiting = told.pending()
+		failure.Symptoms = s.symptoms(ctx, o.App, failure.Waiting)
+	}
+	s.tell(Event{Phase: Failed, Outcome: o, Err: err})
+	return failure
 }
 
 func (s *session) tell(e Event) {

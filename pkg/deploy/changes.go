@@ -73,12 +73,17 @@ const (
 	Update Op = "update"
 	Delete Op = "delete"
 	Wait   Op = "wait" // it needs no change, but it is not ready
+	// Release is for what is no longer wanted, but says that it is to be kept.
+	Release Op = "release"
 )
 
 // ResourceChange is what is to be done to one resource, or what was.
 type ResourceChange struct {
 	ResourceID
 	Op Op `json:"op"`
+	// Replace tells that an update deletes the resource and creates it again, since the API
+	// server takes no other way.
+	Replace bool `json:"replace,omitempty"`
 	// Diff is kapp's, a line for each line of YAML: "-" and what was, "+" and what is to be,
 	// and unchanged lines around them. What Secrets hold is masked. It is empty for a kind
 	// that the cluster does not know yet, and where nothing changes.
@@ -96,6 +101,9 @@ func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf) 
 			c.Op = Update
 		case clusterapply.ClusterChangeApplyOpDelete:
 			c.Op = Delete
+			if strategy, err := s.ApplyStrategyOp(); err == nil && strategy == orphan {
+				c.Op = Release
+			}
 		}
 		if s.Resource().Transient() {
 			continue // it goes with its owner
@@ -115,6 +123,8 @@ type Changes struct {
 	Create, Update, Delete int
 	// Wait counts those that needed no change but were not ready.
 	Wait int
+	// Release counts those that stay on the cluster without being the runtime's any more.
+	Release int
 }
 
 // Count counts changes.
@@ -128,6 +138,8 @@ func Count(all []ResourceChange) Changes {
 			c.Update++
 		case Delete:
 			c.Delete++
+		case Release:
+			c.Release++
 		default:
 			c.Wait++
 		}
@@ -136,11 +148,11 @@ func Count(all []ResourceChange) Changes {
 }
 
 // Any tells whether the cluster has to be changed, and not only waited for.
-func (c Changes) Any() bool { return c.Create+c.Update+c.Delete > 0 }
+func (c Changes) Any() bool { return c.Create+c.Update+c.Delete+c.Release > 0 }
 
 // Add gives the sum of both.
 func (c Changes) Add(d Changes) Changes {
-	return Changes{c.Create + d.Create, c.Update + d.Update, c.Delete + d.Delete, c.Wait + d.Wait}
+	return Changes{c.Create + d.Create, c.Update + d.Update, c.Delete + d.Delete, c.Wait + d.Wait, c.Release + d.Release}
 }
 
 // String is like "create 3, update 1"; "no changes" if there are none.
@@ -149,7 +161,7 @@ func (c Changes) String() string {
 	for _, p := range []struct {
 		verb  string
 		count int
-	}{{"create", c.Create}, {"update", c.Update}, {"delete", c.Delete}, {"wait for", c.Wait}} {
+	}{{"create", c.Create}, {"update", c.Update}, {"delete", c.Delete}, {"release", c.Release}, {"wait for", c.Wait}} {
 		if p.count > 0 {
 			parts = append(parts, fmt.Sprintf("%s %d", p.verb, p.count))
 		}

@@ -32,6 +32,8 @@ type Finding struct {
 	Bundle   string `json:"bundle,omitempty"`
 	Resource string `json:"resource,omitempty"`
 	Message  string `json:"message"`
+
+	err error // where there is one to branch on
 }
 
 func (f Finding) String() string {
@@ -57,10 +59,12 @@ const (
 	CheckDefaults   = "defaults"   // two default classes of a kind
 	CheckImages     = "images"     // by the caller: that images are where the references point to
 	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
+	CheckDryRun     = "dry-run"    // what the API server would refuse, and what can't be changed
+	CheckForeign    = "foreign"    // by Plan: what others have put into what would be deleted
 )
 
 // Checks are all of them.
-var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckImages, CheckPlatforms}
+var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckImages, CheckPlatforms, CheckDryRun}
 
 // CheckOptions are for Check and Plan. The zero value works.
 type CheckOptions struct {
@@ -69,8 +73,8 @@ type CheckOptions struct {
 	Skip []string
 	// Images are those that the runtime's pods run, with their platforms.
 	Images []Image
-	// TakeOver is as in [ApplyOptions].
-	TakeOver bool
+	// TakeOver and DeleteForeign are as in [ApplyOptions].
+	TakeOver, DeleteForeign bool
 }
 
 // Image is one that a bundle runs.
@@ -83,18 +87,41 @@ type Image struct {
 // ErrFindings means that a look before an apply has found something wrong.
 var ErrFindings = errors.New("the cluster is not ready for it")
 
-// Refuse gives an error that lists what is wrong, or nil if there are only warnings.
-func Refuse(findings []Finding) error {
-	var lines []string
-	for _, f := range findings {
-		if f.Severity == Wrong {
-			lines = append(lines, "\n  "+strings.ReplaceAll(f.String(), "\n", "\n    "))
+// FindingsError lists what is wrong.
+type FindingsError struct{ Findings []Finding }
+
+func (e *FindingsError) Error() string {
+	var text strings.Builder
+	text.WriteString(ErrFindings.Error() + ":")
+	for _, f := range e.Findings {
+		text.WriteString("\n  " + strings.ReplaceAll(f.String(), "\n", "\n    "))
+	}
+	return text.String()
+}
+
+// Unwrap returns ErrFindings, and the errors that are behind findings.
+func (e *FindingsError) Unwrap() []error {
+	all := []error{ErrFindings}
+	for _, f := range e.Findings {
+		if f.err != nil {
+			all = append(all, f.err)
 		}
 	}
-	if len(lines) == 0 {
+	return all
+}
+
+// CanBeSkipped reports whether every finding is of a check that CheckOptions.Skip leaves out.
+func (e *FindingsError) CanBeSkipped() bool {
+	return !slices.ContainsFunc(e.Findings, func(f Finding) bool { return !slices.Contains(Checks, f.Check) })
+}
+
+// Refuse returns a [*FindingsError] with what is wrong, or nil if there are only warnings.
+func Refuse(findings []Finding) error {
+	wrong := slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.Severity != Wrong })
+	if len(wrong) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w:%s", ErrFindings, strings.Join(lines, ""))
+	return &FindingsError{Findings: wrong}
 }
 
 // Check looks whether the cluster is ready for a runtime, without what depends on its

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // DeleteOptions are for Delete. The zero value works.
@@ -41,9 +42,11 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 	if len(s.leaving) == 0 && len(s.record.revisions) == 0 {
 		return report, fmt.Errorf("%s, namespace %s: %w", name, c.namespace, ErrNotInstalled)
 	}
-	if err := s.beforeDelete(ctx, opts); err != nil {
+	plan, err := s.beforeDelete(ctx, opts)
+	if err != nil {
 		return report, err
 	}
+	s.foreign = plan.foreign
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	held, err := c.lock(ctx, name, opts.LockDuration, func() { cancel(ErrLockLost) })
@@ -61,27 +64,25 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 }
 
 // beforeDelete looks for what is not the runtime's but would go with it, and asks.
-func (s *session) beforeDelete(ctx context.Context, opts DeleteOptions) error {
+func (s *session) beforeDelete(ctx context.Context, opts DeleteOptions) (*Plan, error) {
 	plan, err := s.planDelete(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if !opts.DeleteForeign {
-		foreign, err := s.foreign(ctx, plan)
-		if err != nil {
-			return err
-		}
-		if len(foreign) > 0 {
-			return &ForeignError{Runtime: s.runtime.Name, Foreign: foreign}
-		}
+	if plan.foreign, err = s.findForeign(ctx, plan, opts.DeleteForeign); err != nil {
+		return nil, err
 	}
+	if len(plan.foreign) > 0 && !opts.DeleteForeign {
+		return nil, &ForeignError{Runtime: s.runtime.Name, Foreign: plan.foreign}
+	}
+	plan.Findings = foreignFindings(plan.foreign, opts.DeleteForeign)
 	if opts.Confirm == nil {
-		return nil
+		return plan, nil
 	}
 	if ok, err := opts.Confirm(ctx, plan); err != nil || !ok {
-		return notConfirmed(err)
+		return nil, notConfirmed(err)
 	}
-	return nil
+	return plan, nil
 }
 
 // planDelete is what the delete of all that leaves would do.
@@ -97,7 +98,7 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 			}
 			found[i] = BundlePlan{
 				Bundle: app.Bundle, App: app.App, Layer: app.Layer, From: app.Version,
-				Action: Remove, Changes: looked.changes, resources: looked.resources,
+				Action: Remove, Changes: looked.changes, found: looked,
 			}
 			return nil
 		}
@@ -111,11 +112,13 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 	return plan, nil
 }
 
-// deleteAll deletes apps, each after those that need it.
+// deleteAll deletes apps, each after those that need it. Namespaces go last, all at the same
+// time, since each takes seconds; only if something foreign is deleted, whose controller may be
+// among the apps, does each go with its app.
 func (s *session) deleteAll(ctx context.Context, apps []Installed, j *journal) ([]Outcome, error) {
 	apps = slices.Clone(apps)
 	slices.Reverse(apps)
-	done := make([]*Outcome, len(apps))
+	deletions := make([]deletion, len(apps))
 	tasks := make([]task, len(apps))
 	for i, app := range apps {
 		for k, other := range apps {
@@ -129,27 +132,68 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, j *journal) (
 					return err
 				}
 			}
-			outcome, err := s.delete(ctx, app)
-			if err == nil {
-				done[i] = &outcome
-			}
-			return err
+			return s.deleteApp(ctx, app, &deletions[i])
 		}
 	}
 	failed, _ := schedule(ctx, tasks, s.opts.Parallel)
+	if len(failed) == 0 {
+		var last []task
+		for i, app := range apps {
+			if deletions[i].namespacesLeft {
+				last = append(last, task{run: func(ctx context.Context) error { return s.deleteNamespaces(ctx, app, &deletions[i]) }})
+			}
+		}
+		failed, _ = schedule(ctx, last, max(len(last), 1))
+	}
 	var outcomes []Outcome
-	for _, o := range done {
-		if o != nil {
-			outcomes = append(outcomes, *o)
+	for _, d := range deletions {
+		if d.ended {
+			outcomes = append(outcomes, d.outcome)
 		}
 	}
-	return outcomes, joined(ctx, failed)
+	if err := joined(ctx, failed); err != nil || len(apps) == 0 {
+		return outcomes, err
+	}
+	return outcomes, s.checkNothingLeft(ctx, apps)
 }
 
-func (s *session) delete(ctx context.Context, i Installed) (Outcome, error) {
-	outcome := Outcome{Bundle: i.Bundle, App: i.App, Version: i.Version, Layer: i.Layer}
-	return s.track(ctx, "delete", Deleting, outcome, func(told *messages) (Changes, Phase, error) {
-		found, err := s.engine.delete(ctx, i.App, hooks{told: told})
-		return Count(found.changes), Deleted, err
-	})
+// deletion is how far the deletion of an app has come.
+type deletion struct {
+	outcome        Outcome
+	started        time.Time
+	namespacesLeft bool
+	ended          bool
+}
+
+// deleteApp deletes what an app has, but for its namespaces if these go last.
+func (s *session) deleteApp(ctx context.Context, i Installed, d *deletion) error {
+	d.started = time.Now()
+	d.outcome = Outcome{Bundle: i.Bundle, App: i.App, Version: i.Version, Layer: i.Layer}
+	s.tell(Event{Phase: Deleting, Outcome: d.outcome})
+	return s.deleteStep(ctx, i, d, len(s.foreign) == 0)
+}
+
+// deleteNamespaces deletes what is left of an app.
+func (s *session) deleteNamespaces(ctx context.Context, i Installed, d *deletion) error {
+	return s.deleteStep(ctx, i, d, false)
+}
+
+func (s *session) deleteStep(ctx context.Context, i Installed, d *deletion, namespacesLater bool) error {
+	told := newMessages(func(m Message) { s.tell(Event{Phase: Deleting, Outcome: d.outcome, Message: m}) })
+	found, err := s.engine.delete(ctx, i.App, namespacesLater, hooks{told: told})
+	changes := Count(found.changes)
+	if d.namespacesLeft { // and counted
+		changes = d.outcome.Changes
+	}
+	outcome := d.outcome
+	outcome.Changes, outcome.Elapsed = changes, time.Since(d.started)
+	if err != nil {
+		return s.fail(ctx, "delete", outcome, err, told)
+	}
+	d.outcome.Changes, d.namespacesLeft = changes, found.namespacesLeft
+	if !d.namespacesLeft {
+		d.ended, d.outcome = true, outcome
+		s.tell(Event{Phase: Deleted, Outcome: outcome})
+	}
+	return nil
 }

@@ -41,6 +41,9 @@ type Config struct {
 	Namespace string
 }
 
+// fieldManager is the name under which the API server records who has set a field.
+const fieldManager = "krtpkg"
+
 // Cluster applies to one cluster and one namespace for kapp's state. It may be used by
 // several goroutines.
 type Cluster struct {
@@ -71,6 +74,7 @@ func Connect(cfg Config) (*Cluster, error) {
 	// kapp is bursts of small requests, which the API server knows to queue; client-go's
 	// default of 5 a second would slow it to a crawl.
 	config.QPS = -1
+	config.UserAgent = fieldManager // the API server records it as the owner of fields
 	// Without a handler client-go logs warnings on standard error.
 	config.WarningHandler = rest.NoWarnings{}
 	client, err := kubernetes.NewForConfig(config)

@@ -356,7 +356,7 @@ func TestConfirm(t *testing.T) {
 	if _, err := r.Apply(t.Context(), rt, options); err != nil {
 		t.Errorf("a resource that moves to another bundle of the runtime: %v", err)
 	}
-	if got := planned(asked[0]); got != "keep one: no changes; install three: update 1; remove two: delete 2; remove crds: delete 1" {
+	if got := planned(asked[0]); got != "keep one: no changes; install three: update 1; remove two: delete 1; remove crds: delete 1" {
 		t.Errorf("plan of an upgrade: %s", got)
 	}
 	if !r.exists(configMaps, "two") {

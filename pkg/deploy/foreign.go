@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
-	kapp "carvel.dev/kapp/pkg/kapp/app"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,7 +18,7 @@ import (
 // kappLabel says which kapp app a resource belongs to.
 const kappLabel = "kapp.k14s.io/app"
 
-// ForeignError says what a delete would take with it that is not the runtime's.
+// ForeignError lists what a change would delete that is not the runtime's.
 type ForeignError struct {
 	Runtime string
 	Foreign []Foreign
@@ -39,15 +39,58 @@ func (e *ForeignError) Error() string {
 	if more := len(e.Foreign) - 20; more > 0 {
 		lines = append(lines, fmt.Sprintf("\n  and %d more", more))
 	}
-	return fmt.Sprintf("to delete %s would delete what is not of it:%s", e.Runtime, strings.Join(lines, ""))
+	return fmt.Sprintf("delete from runtime %s: what is not part of it would be deleted too:%s", e.Runtime, strings.Join(lines, ""))
 }
 
-// foreign finds what is in namespaces that would be deleted, and what is of kinds whose
-// definition would be, without being of the runtime or made from something that is.
-func (s *session) foreign(ctx context.Context, plan *Plan) ([]Foreign, error) {
-	ours, err := s.labels(ctx)
-	if err != nil {
-		return nil, err
+// foreignFindings says of each what would be lost.
+func foreignFindings(foreign []Foreign, allowed bool) []Finding {
+	var findings []Finding
+	for _, f := range foreign {
+		one := Finding{Severity: Wrong, Check: CheckForeign, Resource: f.ResourceID.String(),
+			Message: fmt.Sprintf("it is not part of the runtime, and would be deleted with %s %s", f.With.Kind, f.With.Name)}
+		if allowed {
+			one.Severity = Warning
+		}
+		findings = append(findings, one)
+	}
+	return findings
+}
+
+// deletions are what a plan deletes, and what goes with it.
+type deletions struct {
+	resources  sets.Set[ResourceID] // by claimKey
+	namespaces sets.Set[string]
+	kinds      map[schema.GroupResource]ResourceID // with their definitions
+}
+
+func deletionsOf(plan *Plan) deletions {
+	d := deletions{resources: sets.New[ResourceID](), namespaces: sets.New[string](), kinds: map[schema.GroupResource]ResourceID{}}
+	for _, b := range plan.Bundles {
+		for _, c := range b.Changes {
+			if c.Op != Delete {
+				continue
+			}
+			d.resources.Insert(claimKey(c.ResourceID))
+			switch {
+			case c.Kind == "Namespace" && c.group() == "":
+				d.namespaces.Insert(c.Name)
+			case c.Kind == "CustomResourceDefinition":
+				plural, group, _ := strings.Cut(c.Name, ".")
+				d.kinds[schema.GroupResource{Group: group, Resource: plural}] = c.ResourceID
+			}
+		}
+	}
+	return d
+}
+
+// findForeign returns what is in namespaces that a plan deletes, and what is of kinds whose
+// definitions it deletes, unless the plan deletes it itself or it was made from something else.
+//
+// Who is not allowed to list a kind can't know: that is an error unless tolerant.
+func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([]Foreign, error) {
+	deleted := deletionsOf(plan)
+	if len(deleted.namespaces) == 0 && len(deleted.kinds) == 0 {
+		return nil, nil
 	}
 	client, err := metadata.NewForConfig(s.cluster.config)
 	if err != nil {
@@ -57,87 +100,148 @@ func (s *session) foreign(ctx context.Context, plan *Plan) ([]Foreign, error) {
 	if err != nil {
 		return nil, err
 	}
-	namespaces, kinds := sets.New[string](), map[schema.GroupResource]ResourceID{}
-	for _, b := range plan.Bundles {
-		for _, r := range b.resources {
-			switch {
-			case r.Kind == "Namespace" && r.group() == "":
-				namespaces.Insert(r.Name)
-			case r.Kind == "CustomResourceDefinition":
-				plural, group, _ := strings.Cut(r.Name, ".")
-				kinds[schema.GroupResource{Group: group, Resource: plural}] = r
-			}
-		}
-	}
-	if len(namespaces) == 0 && len(kinds) == 0 {
-		return nil, nil
-	}
-	found := make(chan []Foreign)
+	var (
+		mu  sync.Mutex
+		all []Foreign
+	)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
-	var all []Foreign
-	collected := make(chan struct{})
-	go func() {
-		defer close(collected)
-		for some := range found {
-			all = append(all, some...)
-		}
-	}()
-	for gvk, r := range served {
+	for gvk, r := range servedOnce(served) {
 		gvr := schema.GroupVersionResource{Group: r.Group, Version: r.Version, Resource: r.Name}
-		crd, ofKind := kinds[gvr.GroupResource()]
-		if !slices.Contains(r.Verbs, "list") || passing(gvr) || !ofKind && (!r.Namespaced || len(namespaces) == 0) {
+		_, ofKind := deleted.kinds[gvr.GroupResource()]
+		if !slices.Contains(r.Verbs, "list") || passing(gvr) || !ofKind && (!r.Namespaced || len(deleted.namespaces) == 0) {
 			continue
 		}
 		group.Go(func() error {
-			list, err := client.Resource(gvr).List(quiet(ctx), metav1.ListOptions{})
-			if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
-				return nil
+			found, err := deleted.foreignOfKind(ctx, client, gvk, gvr)
+			if apierrors.IsForbidden(err) && tolerant {
+				err = nil
 			}
-			if err != nil {
-				return fmt.Errorf("look for what would be deleted along, %s: %w", gvr.GroupResource(), err)
-			}
-			var some []Foreign
-			for _, item := range list.Items {
-				if ours.Has(item.Labels[kappLabel]) || len(item.OwnerReferences) > 0 || inEveryNamespace(gvk, item.Name) {
-					continue
-				}
-				f := Foreign{ResourceID: ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}, With: crd}
-				if namespaces.Has(item.Namespace) {
-					f.With = ResourceID{APIVersion: "v1", Kind: "Namespace", Name: item.Namespace}
-				} else if !ofKind {
-					continue
-				}
-				some = append(some, f)
-			}
-			found <- some
-			return nil
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, found...)
+			return err
 		})
 	}
 	err = group.Wait()
-	close(found)
-	<-collected
 	slices.SortFunc(all, func(a, b Foreign) int { return compareIDs(a.ResourceID, b.ResourceID) })
-	// One resource may be served in several versions, and groups.
+	// One resource may be served in several groups.
 	all = slices.CompactFunc(all, func(a, b Foreign) bool { return a.sameAs(b.ResourceID) })
 	return all, err
 }
 
-// labels are those that kapp gives the resources of the runtime.
-func (s *session) labels(ctx context.Context) (sets.Set[string], error) {
-	ours := sets.New[string]()
-	for _, i := range s.leaving {
-		cm, err := s.cluster.configMaps().Get(quiet(ctx), i.configMap, metav1.GetOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("read kapp's record of %s: %w", i.App, err)
-		}
-		data, err := kapp.NewAppMetaFromData(cm.Data)
-		if err != nil {
-			return nil, fmt.Errorf("read kapp's record of %s: %w", i.App, err)
-		}
-		ours.Insert(data.LabelValue)
+// foreignPage is how many objects are listed at a time.
+const foreignPage = 500
+
+// foreignOfKind lists a kind: everywhere if its definition is deleted, else in the namespaces
+// that are.
+func (d deletions) foreignOfKind(ctx context.Context, client metadata.Interface, gvk schema.GroupVersionKind, gvr schema.GroupVersionResource) ([]Foreign, error) {
+	var found []Foreign
+	definition, ofKind := d.kinds[gvr.GroupResource()]
+	places := []string{metav1.NamespaceAll}
+	if !ofKind {
+		places = sets.List(d.namespaces)
 	}
-	return ours, nil
+	for _, place := range places {
+		items, err := listMetadata(ctx, client.Resource(gvr).Namespace(place), metav1.ListOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("look for what would be deleted along, %s: %w", gvr.GroupResource(), err)
+		}
+		for _, item := range items {
+			id := ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}
+			if d.resources.Has(claimKey(id)) || len(item.OwnerReferences) > 0 || inEveryNamespace(gvk, item.Name) {
+				continue
+			}
+			f := Foreign{ResourceID: id, With: definition}
+			if d.namespaces.Has(item.Namespace) {
+				f.With = ResourceID{APIVersion: "v1", Kind: "Namespace", Name: item.Namespace}
+			}
+			found = append(found, f)
+		}
+	}
+	return found, nil
+}
+
+// listMetadata lists all objects, by pages. A kind that is gone, or can't be listed, has none.
+func listMetadata(ctx context.Context, client metadata.ResourceInterface, options metav1.ListOptions) ([]metav1.PartialObjectMetadata, error) {
+	var items []metav1.PartialObjectMetadata
+	options.Limit = foreignPage
+	for {
+		list, err := client.List(quiet(ctx), options)
+		if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
+			return items, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, list.Items...)
+		if options.Continue = list.Continue; options.Continue == "" {
+			return items, nil
+		}
+	}
+}
+
+// checkNothingLeft looks once, at every kind, for resources that belong to apps that are
+// deleted. What it is not allowed to list it passes over.
+func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error {
+	var values []string
+	for _, a := range apps {
+		values = append(values, a.label)
+	}
+	client, err := metadata.NewForConfig(s.cluster.config)
+	if err != nil {
+		return err
+	}
+	s.engine.served.forget() // kinds may have gone
+	served, err := s.servedKinds(ctx)
+	if err != nil {
+		return err
+	}
+	var (
+		mu   sync.Mutex
+		left []string
+	)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	options := metav1.ListOptions{LabelSelector: kappLabel + " in (" + strings.Join(values, ",") + ")"}
+	for gvk, r := range servedOnce(served) {
+		gvr := schema.GroupVersionResource{Group: r.Group, Version: r.Version, Resource: r.Name}
+		if !slices.Contains(r.Verbs, "list") || passing(gvr) {
+			continue
+		}
+		group.Go(func() error {
+			items, err := listMetadata(ctx, client.Resource(gvr), options)
+			if err != nil {
+				return ctx.Err() // a kind whose server is down keeps nothing of ours from going
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, item := range items {
+				// Without kapp's mark it was made from a resource by a controller.
+				if item.Annotations["kapp.k14s.io/identity"] != "" && item.DeletionTimestamp == nil {
+					left = append(left, "\n  "+ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}.String())
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil || len(left) == 0 {
+		return err
+	}
+	slices.Sort(left)
+	return fmt.Errorf("delete %s: these resources of it are left:%s", s.runtime.Name, strings.Join(left, ""))
+}
+
+// servedOnce leaves one version of each kind.
+func servedOnce(served map[schema.GroupVersionKind]metav1.APIResource) map[schema.GroupVersionKind]metav1.APIResource {
+	once, seen := map[schema.GroupVersionKind]metav1.APIResource{}, sets.New[schema.GroupKind]()
+	for gvk, r := range served {
+		if !seen.Has(gvk.GroupKind()) {
+			seen.Insert(gvk.GroupKind())
+			once[gvk] = r
+		}
+	}
+	return once
 }
 
 // passing are kinds that come and go by themselves, and hold nothing of anybody's.

@@ -23,8 +23,10 @@ import (
 	"carvel.dev/kapp/pkg/kapp/preflight"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/client-go/dynamic"
 )
 
 // engine does to kapp's apps what its commands deploy and delete do, from the same parts, and
@@ -38,6 +40,8 @@ type engine struct {
 	family []string
 	// takeOver takes resources from Helm.
 	takeOver bool
+	// claims are what the runtime is to have; nil where all of it goes.
+	claims *claims
 }
 
 // app is what kapp deploy wants to know.
@@ -46,7 +50,13 @@ type app struct {
 	labels    map[string]string // kapp refuses to change the value of one that is there
 	manifests fs.FS
 	// absent are kinds that an earlier bundle brings, when only looking.
-	absent sets.Set[schema.GroupKind]
+	absent sets.Set[schema.GroupVersionKind]
+	// newNamespaces are those that the runtime creates, when only looking.
+	newNamespaces sets.Set[string]
+	// ownKinds are those whose definitions the runtime has.
+	ownKinds sets.Set[schema.GroupKind]
+	// rehearse sends what would be written to the API server as a dry run, when only looking.
+	rehearse bool
 }
 
 // hooks are how a call tells of itself. The zero value tells nothing.
@@ -63,6 +73,10 @@ type done struct {
 	resources []ResourceID
 	// refused is why a change that was only looked at would not be made.
 	refused error
+	// findings are what a dry run has found.
+	findings []Finding
+	// namespacesLeft tells that the namespaces of a deleted app are still there.
+	namespacesLeft bool
 }
 
 // look is what deploy would do. It writes nothing.
@@ -77,13 +91,14 @@ func (e *engine) deploy(ctx context.Context, a app, h hooks) (done, error) {
 
 // lookDelete is what delete would do. It writes nothing.
 func (e *engine) lookDelete(ctx context.Context, name string) (done, error) {
-	return e.run(ctx, hooks{}, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, nil) })
+	return e.run(ctx, hooks{}, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, false, nil) })
 }
 
 // delete deletes an app with its resources, and waits until they are gone. One that is not
 // there is no error.
-func (e *engine) delete(ctx context.Context, name string, h hooks) (done, error) {
-	return e.run(ctx, h, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, &h) })
+// If namespacesLater, the app's namespaces are left, and with them the app.
+func (e *engine) delete(ctx context.Context, name string, namespacesLater bool, h hooks) (done, error) {
+	return e.run(ctx, h, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, namespacesLater, &h) })
 }
 
 // run calls kapp, which takes no context, in a goroutine. When ctx ends, run returns at
@@ -121,6 +136,7 @@ func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, erro
 // parts are those of kapp that a call on one app needs.
 type parts struct {
 	clients *clients
+	objects dynamic.Interface
 	types   *kappres.ResourceTypesImpl
 	found   kappres.IdentifiedResources
 	apps    kapp.Apps
@@ -150,7 +166,7 @@ func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
 	resources := kappres.NewResourcesImpl(types, core, objects, muted, options, silent)
 	found := kappres.NewIdentifiedResources(core, types, resources, options.FallbackAllowedNamespaces, silent)
 	return &parts{
-		clients: deps, types: types, found: found, failing: failing, told: told,
+		clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
 		apps: kapp.NewApps(e.cluster.namespace, core, found, silent),
 	}, nil
 }
@@ -164,6 +180,8 @@ func (e *engine) deployFlags() *cmdapp.DeployOptions {
 	o.DeployFlags.Set(flags)
 	e.limits(&o.ApplyFlags)
 	o.DeployFlags.PrepareResourcesOpts.DefaultNamespace = e.cluster.namespace
+	// Selectors are immutable, and an app's label in them ties a workload to one bundle.
+	o.DeployFlags.DefaultLabelScopingRules = false
 	return o
 }
 
@@ -211,11 +229,16 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	if err != nil {
 		return done{}, err
 	}
+	existing, handedOver := e.splitHandedOver(a.name, existing)
+	existing = wanted.dropAbsent(existing)
+	keepOnDelete(existing, wanted.resources, func(kappres.Resource) bool { return false })
 	if err := diff.NewRenewableResources(existing, wanted.resources).Prepare(); err != nil {
 		return done{}, err
 	}
-	factory := diff.NewChangeFactory(conf.RebaseMods(), conf.DiffAgainstLastAppliedFieldExclusionMods(),
-		conf.DiffAgainstExistingFieldExclusionMods(), diff.ChangeOpts{})
+	factory, err := changeFactory(conf, existing)
+	if err != nil {
+		return done{}, err
+	}
 	changes, err := diff.NewChangeSetWithVersionedRs(existing, wanted.resources, conf.TemplateRules(),
 		flags.DiffFlags.ChangeSetOpts, factory).Calculate()
 	if err != nil {
@@ -233,6 +256,9 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	refused := cmp.Or(e.takenOver(steps), runPreflight(ctx, p, conf, graph))
 	if h == nil {
 		result.refused = refused
+		if a.rehearse && refused == nil {
+			result.findings = rehearse(ctx, a, p, steps, &result)
+		}
 		return result, nil
 	}
 	if refused != nil {
@@ -243,13 +269,27 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 			return result, err
 		}
 	}
-	return result, e.change(p, target, set, graph, flags, wanted.resources, existing, summary(result.changes))
+	run := changeRun{target: target, set: set, graph: graph, flags: flags, wanted: slices.Concat(wanted.resources, handedOver), existing: existing}
+	return result, e.adopting(ctx, a, steps, func() error { return e.change(p, run, summary(result.changes)) })
 }
 
 // wanted are the resources of an app by its manifests.
 type wanted struct {
 	resources []kappres.Resource
 	absent    []ResourceChange // of kinds that are not served yet
+}
+
+// dropAbsent leaves out existing resources that are wanted in a version which is not served yet.
+func (w *wanted) dropAbsent(existing []kappres.Resource) []kappres.Resource {
+	return slices.DeleteFunc(existing, func(r kappres.Resource) bool {
+		for i, a := range w.absent {
+			if a.sameAs(identity(r)) {
+				w.absent[i].Op = Update
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOptions) (wanted, kappconfig.Conf, error) {
@@ -266,12 +306,14 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 		return w, conf, errors.New("there is an empty set of resources, which kapp would take for a wish to delete all of them")
 	}
 	resources = slices.DeleteFunc(resources, func(r kappres.Resource) bool {
-		if !a.absent.Has(r.GroupKind()) {
+		if !a.absent.Has(r.GroupVersion().WithKind(r.Kind())) {
 			return false
 		}
 		w.absent = append(w.absent, ResourceChange{ResourceID: identity(r), Op: Create})
 		return true
 	})
+	dropStatus(resources)
+	replaceJobs(resources)
 	usedGVs, err := target.UsedGVs()
 	if err != nil {
 		return w, conf, err
@@ -290,8 +332,60 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 		return w, conf, err
 	}
 	w.resources = resources
-	return w, conf, kappres.NewLabeledResources(selector, p.found, logger.NewNoopLogger()).Prepare(resources,
+	err = kappres.NewLabeledResources(selector, p.found, logger.NewNoopLogger()).Prepare(resources,
 		conf.OwnershipLabelMods(), conf.LabelScopingMods(flags.DeployFlags.DefaultLabelScopingRules), conf.AdditionalLabels())
+	if err != nil {
+		return w, conf, err
+	}
+	return w, conf, recordApplied(resources)
+}
+
+// dropStatus removes what a manifest says of an object's status: controllers write that.
+func dropStatus(resources []kappres.Resource) {
+	for _, r := range resources {
+		delete(r.UnstructuredObject(), "status")
+	}
+}
+
+// replaceJobs has a Job that can't be changed, since its pod template is immutable, replaced.
+func replaceJobs(resources []kappres.Resource) {
+	for _, r := range resources {
+		if r.Kind() != "Job" || r.APIGroup() != "batch" || r.Annotations()[updateStrategy] != "" {
+			continue
+		}
+		u := unstructured.Unstructured{Object: r.UnstructuredObject()}
+		annotations := u.GetAnnotations()
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[updateStrategy] = fallbackOnReplace
+		u.SetAnnotations(annotations)
+	}
+}
+
+const (
+	updateStrategy    = "kapp.k14s.io/update-strategy"
+	fallbackOnReplace = "fallback-on-replace"
+)
+
+// changeFactory compares resources by kapp's rules and fieldMerge.
+func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.ChangeFactory, error) {
+	usual, err := usualRules()
+	if err != nil {
+		return diff.ChangeFactory{}, err
+	}
+	merge := fieldMerge{unrecorded: sets.New[string]()}
+	for _, r := range existing {
+		if r.Labels()[kappLabel] != "" && appliedManifest(r.UnstructuredObject()) == nil {
+			merge.unrecorded.Insert(r.UID())
+		}
+	}
+	// kapp's own rules come first in a configuration, then ours and those of the bundle.
+	first := len(usual.RebaseMods())
+	rebase := slices.Insert(slices.Clone(conf.RebaseMods()), first, kappres.ResourceModWithMultiple(merge))
+	// kapp leaves status out of what it compares; fieldMerge keeps it as it is.
+	exclude := conf.DiffAgainstExistingFieldExclusionMods()[len(usual.DiffAgainstExistingFieldExclusionMods()):]
+	return diff.NewChangeFactory(rebase, conf.DiffAgainstLastAppliedFieldExclusionMods(), exclude, diff.ChangeOpts{}), nil
 }
 
 // existing are the resources on the cluster that are the app's, or are to be.
@@ -359,25 +453,36 @@ func runPreflight(ctx context.Context, p *parts, conf kappconfig.Conf, graph *di
 	return checks.Run(ctx, graph)
 }
 
+// changeRun is a calculated change of an app that is about to be written.
+type changeRun struct {
+	target kapp.App
+	set    clusterapply.ClusterChangeSet
+	graph  *diffgraph.ChangeGraph
+	flags  *cmdapp.DeployOptions
+	// wanted are the app's resources by its manifests, and those that it keeps until another
+	// app has taken them.
+	wanted, existing []kappres.Resource
+}
+
 // change writes, with a record of kapp's own that it began and how it ended.
-func (e *engine) change(p *parts, target kapp.App, set clusterapply.ClusterChangeSet, graph *diffgraph.ChangeGraph,
-	flags *cmdapp.DeployOptions, wanted, existing []kappres.Resource, summary string) error {
-	both := slices.Concat(wanted, existing)
-	if err := target.UpdateUsedGVsAndGKs(p.failing.GVs(both, nil), cmdapp.NewUsedGKsScope(both).GKs()); err != nil {
+func (e *engine) change(p *parts, run changeRun, summary string) error {
+	both := slices.Concat(run.wanted, run.existing)
+	if err := run.target.UpdateUsedGVsAndGKs(p.failing.GVs(both, nil), cmdapp.NewUsedGKsScope(both).GKs()); err != nil {
 		return err
 	}
 	defer e.served.forgetAfter(both)
 	// As with kapp, that old records stay is no reason to fail.
-	defer func() { _, _, _ = target.GCChanges(flags.DeployFlags.AppChangesMaxToKeep, nil) }()
+	keep := run.flags.DeployFlags.AppChangesMaxToKeep
+	defer func() { _, _, _ = run.target.GCChanges(keep, nil) }()
 	touch := kapp.Touch{
-		App: target, Description: "update: " + summary, Namespaces: namespaces(wanted),
-		IgnoreSuccessErr: true, AppChangesMaxToKeep: flags.DeployFlags.AppChangesMaxToKeep,
+		App: run.target, Description: "update: " + summary, Namespaces: namespaces(run.wanted),
+		IgnoreSuccessErr: true, AppChangesMaxToKeep: keep,
 	}
 	return touch.Do(func() error {
-		if err := set.Apply(graph); err != nil {
+		if err := run.set.Apply(run.graph); err != nil {
 			return err
 		}
-		return target.UpdateUsedGVsAndGKs(p.failing.GVs(wanted, nil), cmdapp.NewUsedGKsScope(wanted).GKs())
+		return run.target.UpdateUsedGVsAndGKs(p.failing.GVs(run.wanted, nil), cmdapp.NewUsedGKsScope(run.wanted).GKs())
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // deleteApp is kapp delete; without hooks it only looks.
-func (e *engine) deleteApp(ctx context.Context, p *parts, name string, h *hooks) (done, error) {
+func (e *engine) deleteApp(ctx context.Context, p *parts, name string, namespacesLater bool, h *hooks) (done, error) {
 	flags := e.deleteFlags()
 	target, err := p.apps.Find(name)
 	if err != nil {
@@ -41,6 +41,13 @@ func (e *engine) deleteApp(ctx context.Context, p *parts, name string, h *hooks)
 			r.MarkTransient(false)
 		}
 	}
+	existing, _ = e.splitHandedOver(name, existing)
+	existing = dropChildrenOfOthers(existing)
+	inPart, err := e.cluster.adoptedInPart(ctx, name)
+	if err != nil {
+		return done{}, err
+	}
+	keepOnDelete(existing, nil, inPart)
 	_, conf, err := withRules(nil)
 	if err != nil {
 		return done{}, err
@@ -61,17 +68,66 @@ func (e *engine) deleteApp(ctx context.Context, p *parts, name string, h *hooks)
 			return result, err
 		}
 	}
+	now := slices.DeleteFunc(slices.Clone(changes), func(c diff.Change) bool {
+		r := c.ExistingResource()
+		later := namespacesLater && r.Kind() == "Namespace" && r.APIGroup() == "" && r.Annotations()[deleteStrategy] != orphan
+		result.namespacesLeft = result.namespacesLeft || later
+		return later
+	})
+	if result.namespacesLeft {
+		set = changeSet(p, now, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
+		if _, graph, err = set.Calculate(); err != nil {
+			return result, err
+		}
+	}
 	defer e.served.forgetAfter(existing)
 	return result, kapp.Touch{App: target, Description: "delete", IgnoreSuccessErr: true}.Do(func() error {
 		if err := set.Apply(graph); err != nil {
 			_, _, _ = target.GCChanges(kapp.AppChangesMaxToKeepDefault, nil)
 			return err
 		}
-		if err := e.deleteAgain(ctx, existing); err != nil {
+		if err := e.deleteAgain(ctx, existing); err != nil || result.namespacesLeft {
 			return err
 		}
-		return target.Delete()
+		return e.deleteRecord(ctx, target)
 	})
+}
+
+// deleteRecord deletes what kapp has recorded of an app. kapp itself looks at every kind of the
+// cluster before, for each app; deleteAll does so once, for all of them.
+func (e *engine) deleteRecord(ctx context.Context, target kapp.App) error {
+	if _, _, err := target.GCChanges(0, nil); err != nil {
+		return fmt.Errorf("delete kapp's record of changes: %w", err)
+	}
+	name, err := e.cluster.appConfigMap(ctx, target.Name())
+	if err != nil {
+		return err
+	}
+	if err := ignoreNotFound(e.cluster.configMaps().Delete(quiet(ctx), name, metav1.DeleteOptions{})); err != nil {
+		return fmt.Errorf("delete kapp's record of %s: %w", target.Name(), err)
+	}
+	return nil
+}
+
+// dropChildrenOfOthers leaves out what controllers have made of resources that are not deleted:
+// kapp would wait until it is gone. Pods of a workload that has moved to another app keep the
+// label of the one that they were made for.
+func dropChildrenOfOthers(existing []kappres.Resource) []kappres.Resource {
+	going := sets.New[string]() // UIDs
+	for _, r := range existing {
+		if !r.Transient() && !isKept(r) {
+			going.Insert(r.UID())
+		}
+	}
+	for before := -1; before < len(going); { // children of children follow
+		before = len(going)
+		for _, r := range existing {
+			if slices.ContainsFunc(r.OwnerRefs(), func(o metav1.OwnerReference) bool { return going.Has(string(o.UID)) }) {
+				going.Insert(r.UID())
+			}
+		}
+	}
+	return slices.DeleteFunc(existing, func(r kappres.Resource) bool { return r.Transient() && !going.Has(r.UID()) })
 }
 
 // deleteAgain deletes cluster roles that Kubernetes makes anew: the controller that fills roles

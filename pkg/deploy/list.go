@@ -61,6 +61,7 @@ type Installed struct {
 	alone     bool
 	order     int
 	configMap string
+	label     string // the value of kappLabel on its resources
 	change    string
 	labels    map[string]string
 	notes     map[string]string
@@ -133,6 +134,7 @@ func readInstalled(cm *corev1.ConfigMap) (Installed, error) {
 		alone:          bundle == "",
 		order:          order,
 		configMap:      cm.Name,
+		label:          meta.LabelValue,
 		change:         meta.LastChangeName,
 		labels:         cm.Labels,
 		notes:          cm.Annotations,

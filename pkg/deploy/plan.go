@@ -25,6 +25,8 @@ type Plan struct {
 	Findings []Finding
 	// records tells whether there is something to record although no resource changes.
 	records bool
+	// foreign is what would go with what is deleted.
+	foreign []Foreign
 }
 
 // Action is what happens to a bundle.
@@ -48,7 +50,7 @@ type BundlePlan struct {
 	Action        Action
 	Changes       []ResourceChange
 
-	resources []ResourceID
+	found done
 }
 
 // Any tells whether anything would be written.
@@ -79,7 +81,7 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 		return nil, err
 	}
 	s.engine.takeOver = opts.TakeOver
-	plan, err := s.plan(ctx)
+	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
 	if err != nil {
 		return nil, err
 	}
@@ -87,12 +89,20 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 	return plan, nil
 }
 
-func (s *session) plan(ctx context.Context) (*Plan, error) {
+// planOptions are for plan.
+type planOptions struct {
+	// deleteForeign makes a warning of what others would lose.
+	deleteForeign bool
+	// dryRun asks the API server of each change whether it would take it.
+	dryRun bool
+}
+
+func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 	plan := &Plan{
 		Runtime: s.runtime.Name, Version: s.runtime.Version, Digest: s.runtime.Digest,
 		From: s.record.newest().Version, records: !s.record.holds(s.revision()),
 	}
-	absent, err := s.absent(ctx)
+	absent, ownKinds, err := s.absent(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -103,13 +113,16 @@ func (s *session) plan(ctx context.Context) (*Plan, error) {
 		tasks[i].run = func(ctx context.Context) error {
 			looked, err := s.engine.look(ctx, app{
 				name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, absent: absent[i],
+				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun,
 			})
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			o := j.outcome()
 			problems[i] = cmp.Or(err, looked.refused)
-			found[i] = BundlePlan{Bundle: o.Bundle, App: o.App, Layer: o.Layer, Version: o.Version, Changes: looked.changes, Action: Keep}
+			found[i] = BundlePlan{
+				Bundle: o.Bundle, App: o.App, Layer: o.Layer, Version: o.Version, Changes: looked.changes, Action: Keep, found: looked,
+			}
 			switch {
 			case j.was == nil:
 				found[i].Action = Install
@@ -130,8 +143,12 @@ func (s *session) plan(ctx context.Context) (*Plan, error) {
 	for i, err := range problems {
 		if err != nil {
 			plan.Findings = append(plan.Findings, Finding{
-				Severity: Wrong, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(),
+				Severity: Wrong, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(), err: err,
 			})
+		}
+		for _, f := range found[i].found.findings {
+			f.Bundle = found[i].Bundle
+			plan.Findings = append(plan.Findings, f)
 		}
 	}
 	leaving, err := s.planDelete(ctx)
@@ -139,7 +156,26 @@ func (s *session) plan(ctx context.Context) (*Plan, error) {
 		return nil, err
 	}
 	plan.Bundles = append(plan.Bundles, leaving.Bundles...)
+	if plan.foreign, err = s.findForeign(ctx, plan, opts.deleteForeign); err != nil {
+		return nil, err
+	}
+	plan.Findings = append(plan.Findings, foreignFindings(plan.foreign, opts.deleteForeign)...)
 	return plan, nil
+}
+
+// isUpToDate reports whether there is nothing to write, to wait for or to record.
+func (s *session) isUpToDate(plan *Plan) bool {
+	if plan.Count() != (Changes{}) || plan.records || len(s.leaving) > 0 {
+		return false
+	}
+	for i, j := range s.jobs {
+		news := j.annotations()
+		news[annotationResources] = inventory(plan.Bundles[i].found.resources)
+		if j.was == nil || !j.was.Complete || !contains(j.was.labels, j.labels()) || !contains(j.was.notes, news) {
+			return false
+		}
+	}
+	return true
 }
 
 // definition is what a CustomResourceDefinition says of its kind.
@@ -180,35 +216,35 @@ func definitions(resources []kappres.Resource) ([]definition, error) {
 	return all, nil
 }
 
-// absent are, for each job, the kinds that earlier bundles bring and the cluster does not have.
-func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupKind], error) {
+// absent returns, for each job, the kinds in the versions that earlier bundles bring and the
+// cluster does not serve yet, and all kinds that the runtime defines.
+func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupVersionKind], sets.Set[schema.GroupKind], error) {
 	served, err := s.servedKinds(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	there := sets.New[schema.GroupKind]()
-	for gvk := range served {
-		there.Insert(gvk.GroupKind())
-	}
-	all := make([]sets.Set[schema.GroupKind], len(s.jobs))
-	brought := sets.New[schema.GroupKind]()
+	all := make([]sets.Set[schema.GroupVersionKind], len(s.jobs))
+	brought, ownKinds := sets.New[schema.GroupVersionKind](), sets.New[schema.GroupKind]()
 	for i, j := range s.jobs {
 		all[i] = brought.Clone()
 		resources, err := readResources(j.unit.Manifests)
 		if err != nil {
-			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		defined, err := definitions(resources)
 		if err != nil {
-			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		for _, d := range defined {
-			if !there.Has(d.GroupKind) {
-				brought.Insert(d.GroupKind)
+			ownKinds.Insert(d.GroupKind)
+			for _, version := range d.versions {
+				if _, there := served[d.WithVersion(version)]; !there {
+					brought.Insert(d.WithVersion(version))
+				}
 			}
 		}
 	}
-	return all, nil
+	return all, ownKinds, nil
 }
 
 // takenOver refuses to take what Helm manages, since two would change it then.

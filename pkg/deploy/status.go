@@ -150,8 +150,10 @@ func (s *BundleStatus) read(p *parts, target kapp.App) error {
 	if err != nil {
 		return err
 	}
-	factory := diff.NewChangeFactory(conf.RebaseMods(), conf.DiffAgainstLastAppliedFieldExclusionMods(),
-		conf.DiffAgainstExistingFieldExclusionMods(), diff.ChangeOpts{})
+	factory, err := changeFactory(conf, all)
+	if err != nil {
+		return err
+	}
 	converged := clusterapply.NewConvergedResourceFactory(conf.WaitRules(), clusterapply.ConvergedResourceFactoryOpts{})
 	there := map[ResourceID]bool{}
 	for _, r := range all {

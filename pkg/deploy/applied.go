@@ -1,0 +1,239 @@
+package deploy
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// What was applied of an object is recorded on the object: kapp keeps the manifest in the
+// annotation kapp.k14s.io/original. For a Secret that would be its values in clear, where
+// kubectl describe prints them, and for an object of more than some 200 KiB there is no room in
+// annotations. For these krtpkg keeps the manifest's outline: of Secrets the names of keys, and
+// of others the manifest with digests in the place of long strings.
+const (
+	annotationApplied         = "krtpkg.dev/applied"
+	annotationDisableOriginal = "kapp.k14s.io/disable-original"
+
+	// annotationsLimit is Kubernetes' for all annotations of an object.
+	annotationsLimit = 256 << 10
+	// annotationsReserve is left for annotations that others add.
+	annotationsReserve = 8 << 10
+	// longString is from which length on a string is recorded as its digest.
+	longString = 128
+	// outlineLimit bounds what is unpacked of a record, which others may have changed.
+	outlineLimit = 8 << 20
+)
+
+// recordApplied decides for each resource how it is recorded what is applied.
+func recordApplied(resources []kappres.Resource) error {
+	for _, r := range resources {
+		object := r.UnstructuredObject()
+		isSecret := r.Kind() == "Secret" && r.APIGroup() == ""
+		if isSecret {
+			encodeStringData(object)
+		}
+		compact, err := r.AsCompactBytes()
+		if err != nil {
+			return fmt.Errorf("%s: %w", identity(r), err)
+		}
+		others := 0
+		for key, value := range r.Annotations() {
+			others += len(key) + len(value)
+		}
+		if !isSecret && len(compact)+others < annotationsLimit-annotationsReserve {
+			continue
+		}
+		u := unstructured.Unstructured{Object: object}
+		annotations := u.GetAnnotations()
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		packed, err := packOutline(outlineOf(object, isSecret))
+		if err != nil {
+			return fmt.Errorf("%s: %w", identity(r), err)
+		}
+		annotations[annotationDisableOriginal] = ""
+		if len(packed)+others < annotationsLimit-annotationsReserve {
+			annotations[annotationApplied] = packed
+		}
+		u.SetAnnotations(annotations)
+	}
+	return nil
+}
+
+// encodeStringData moves what a Secret has in stringData to data, where the API server puts it.
+func encodeStringData(secret map[string]any) {
+	plain, found := secret["stringData"].(map[string]any)
+	if !found {
+		return
+	}
+	data, isMap := secret["data"].(map[string]any)
+	if !isMap {
+		data = map[string]any{}
+	}
+	for key, value := range plain {
+		text, isString := value.(string)
+		if !isString {
+			return // the API server's to refuse
+		}
+		data[key] = base64.StdEncoding.EncodeToString([]byte(text))
+	}
+	delete(secret, "stringData")
+	secret["data"] = data
+}
+
+// digestKey is the key of the only field of a map that stands for a string.
+const digestKey = "$sha256"
+
+// outlineOf returns a manifest without long strings and, of Secrets, without any value.
+func outlineOf(object map[string]any, isSecret bool) map[string]any {
+	outline := outlineValue(object).(map[string]any)
+	if data, found := object["data"].(map[string]any); found && isSecret {
+		keys := map[string]any{}
+		for key := range data {
+			keys[key] = nil
+		}
+		outline["data"] = keys
+	}
+	return outline
+}
+
+func outlineValue(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		outline := make(map[string]any, len(value))
+		for key, v := range value {
+			outline[key] = outlineValue(v)
+		}
+		return outline
+	case []any:
+		outline := make([]any, len(value))
+		for i, v := range value {
+			outline[i] = outlineValue(v)
+		}
+		return outline
+	case string:
+		if len(value) > longString {
+			return map[string]any{digestKey: digestText(value)}
+		}
+	}
+	return value
+}
+
+func digestText(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:16])
+}
+
+// equalRecorded reports whether a value is the one that a record has, or a digest of.
+func equalRecorded(value, recorded any) bool {
+	if outline, isMap := recorded.(map[string]any); isMap && len(outline) == 1 && outline[digestKey] != nil {
+		text, isString := value.(string)
+		return isString && outline[digestKey] == digestText(text)
+	}
+	switch recorded := recorded.(type) {
+	case map[string]any:
+		value, isMap := value.(map[string]any)
+		return isMap && len(value) == len(recorded) && !slices.ContainsFunc(slices.Collect(maps.Keys(recorded)), func(key string) bool {
+			v, found := value[key]
+			return !found || !equalRecorded(v, recorded[key])
+		})
+	case []any:
+		value, isList := value.([]any)
+		if !isList || len(value) != len(recorded) {
+			return false
+		}
+		for i := range recorded {
+			if !equalRecorded(value[i], recorded[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	return equalScalars(value, recorded)
+}
+
+func packOutline(outline map[string]any) (string, error) {
+	data, err := json.Marshal(outline)
+	if err != nil {
+		return "", err
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	_, _ = z.Write(data) // to memory
+	_ = z.Close()
+	return base64.StdEncoding.EncodeToString(packed.Bytes()), nil
+}
+
+// unpackOutline returns nil for what is not a record.
+func unpackOutline(text string) map[string]any {
+	data, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil
+	}
+	z, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil
+	}
+	plain, err := io.ReadAll(io.LimitReader(z, outlineLimit))
+	if err != nil {
+		return nil
+	}
+	u := unstructured.Unstructured{}
+	if err := u.UnmarshalJSON(plain); err != nil {
+		return nil
+	}
+	return u.Object
+}
+
+// appliedManifest returns what is recorded of the manifest that was last applied; nil if
+// nothing is, or nothing that can be read.
+func appliedManifest(live map[string]any) map[string]any {
+	annotations := (&unstructured.Unstructured{Object: live}).GetAnnotations()
+	if original := annotations["kapp.k14s.io/original"]; original != "" {
+		return decodeManifest(original)
+	}
+	if packed := annotations[annotationApplied]; packed != "" {
+		return unpackOutline(packed)
+	}
+	return nil
+}
+
+// kubectlManifest returns what kubectl apply has left on an object that nobody else manages.
+func kubectlManifest(live map[string]any) map[string]any {
+	annotations := (&unstructured.Unstructured{Object: live}).GetAnnotations()
+	return decodeManifest(annotations["kubectl.kubernetes.io/last-applied-configuration"])
+}
+
+func decodeManifest(text string) map[string]any {
+	u := unstructured.Unstructured{}
+	if err := u.UnmarshalJSON([]byte(text)); err != nil {
+		return nil
+	}
+	return u.Object
+}
+
+// keepEqualRecord leaves the record on an object as it is if it says the same: how it is
+// compressed may differ from one version of krtpkg to the next.
+func keepEqualRecord(live, merged map[string]any) {
+	was := (&unstructured.Unstructured{Object: live}).GetAnnotations()[annotationApplied]
+	u := unstructured.Unstructured{Object: merged}
+	annotations := u.GetAnnotations()
+	now := annotations[annotationApplied]
+	if was != "" && now != "" && was != now && reflect.DeepEqual(unpackOutline(was), unpackOutline(now)) {
+		annotations[annotationApplied] = was
+		u.SetAnnotations(annotations)
+	}
+}

@@ -1,0 +1,152 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"carvel.dev/kapp/pkg/kapp/clusterapply"
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+)
+
+// rehearsals is how many dry runs of a bundle are sent at a time.
+const rehearsals = 8
+
+// rehearse sends what would be written to the API server as a dry run, so that an object which
+// it would refuse is found before the first write. Updates that it refuses and that are to be
+// replaced then are marked in result.
+//
+// What is refused only because something is missing that the runtime brings is no finding.
+func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.ClusterChange, result *done) []Finding {
+	var (
+		mu       sync.Mutex
+		findings []Finding
+		group    errgroup.Group
+	)
+	group.SetLimit(rehearsals)
+	for _, s := range steps {
+		op, r := s.ApplyOp(), s.Resource()
+		if op != clusterapply.ClusterChangeApplyOpAdd && op != clusterapply.ClusterChangeApplyOpUpdate || r.Transient() {
+			continue
+		}
+		group.Go(func() error {
+			err := dryRun(ctx, p, op, r)
+			if err == nil || ctx.Err() != nil {
+				return nil
+			}
+			strategy, _ := s.ApplyStrategyOp()
+			mu.Lock()
+			defer mu.Unlock()
+			if op == clusterapply.ClusterChangeApplyOpUpdate && apierrors.IsInvalid(err) && strategy == fallbackOnReplace {
+				result.markReplaced(identity(r))
+				return nil
+			}
+			if f, is := a.judgeRefusal(op, r, err); is {
+				findings = append(findings, f)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // no error: findings are the result
+	return findings
+}
+
+// dryRun is one request that the API server checks and does not carry out.
+func dryRun(ctx context.Context, p *parts, op clusterapply.ClusterChangeApplyOp, r kappres.Resource) error {
+	served, err := p.types.Find(r)
+	if err != nil {
+		return nil // the same bundle brings the kind
+	}
+	object := &unstructured.Unstructured{Object: r.DeepCopyRaw()}
+	var client dynamic.ResourceInterface = p.objects.Resource(served.GroupVersionResource)
+	if served.Namespaced() {
+		client = p.objects.Resource(served.GroupVersionResource).Namespace(r.Namespace())
+	}
+	all := []string{metav1.DryRunAll}
+	if op == clusterapply.ClusterChangeApplyOpAdd {
+		_, err = client.Create(quiet(ctx), object, metav1.CreateOptions{DryRun: all})
+	} else {
+		_, err = client.Update(quiet(ctx), object, metav1.UpdateOptions{DryRun: all})
+	}
+	return err
+}
+
+// markReplaced notes that a resource will be deleted and created.
+func (d *done) markReplaced(id ResourceID) {
+	for i, c := range d.changes {
+		if c.sameAs(id) {
+			d.changes[i].Replace = true
+		}
+	}
+}
+
+// judgeRefusal decides what a refused dry run means for the apply.
+func (a app) judgeRefusal(op clusterapply.ClusterChangeApplyOp, r kappres.Resource, err error) (Finding, bool) {
+	f := Finding{Severity: Wrong, Check: CheckDryRun, Resource: identity(r).String(), Message: refusal(err)}
+	isCreate := op == clusterapply.ClusterChangeApplyOpAdd
+	ownDefinition := a.ownKinds.Has(r.GroupKind())
+	switch {
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
+		return f, false // it changes just now; kapp tries again
+	case strings.Contains(err.Error(), "does not support dry run"), apierrors.IsMethodNotSupported(err):
+		return f, false
+	case apierrors.IsNotFound(err) && a.newNamespaces.Has(r.Namespace()):
+		return f, false
+	case apierrors.IsNotFound(err) && isCreate && namespaceIsMissing(err, r.Namespace()):
+		f.Message = fmt.Sprintf("namespace %s does not exist, and no bundle brings it", r.Namespace())
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+		if ownDefinition {
+			f.Severity = Warning // its definition may be about to change
+		}
+		if !isCreate && isImmutable(err) {
+			f.Message += "; annotate it with " + updateStrategy + ": " + fallbackOnReplace + " to have it deleted and created again"
+		}
+	case strings.Contains(err.Error(), "admission webhook") && strings.Contains(err.Error(), "denied the request"),
+		strings.Contains(err.Error(), "exceeded quota"), strings.Contains(err.Error(), "is being terminated"):
+	case apierrors.IsForbidden(err) && !isCreate:
+	default: // what it refers to may come with the runtime; a webhook may be down for the moment
+		f.Severity = Warning
+	}
+	return f, true
+}
+
+func namespaceIsMissing(err error, namespace string) bool {
+	return strings.Contains(err.Error(), fmt.Sprintf("namespaces %q not found", namespace))
+}
+
+func isImmutable(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "immutable") || strings.Contains(text, "updates to statefulset spec") || strings.Contains(text, "may not change") ||
+		strings.Contains(text, "is forbidden after creation") || strings.Contains(text, "pod updates may not")
+}
+
+// refusal is what the API server says, without the values that it quotes: a Secret's among them.
+func refusal(err error) string {
+	status, is := err.(apierrors.APIStatus)
+	if !is || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {
+		return oneLine(err.Error())
+	}
+	var causes []string
+	for _, cause := range status.Status().Details.Causes {
+		causes = append(causes, oneLine(strings.TrimSpace(cause.Field+": "+withoutQuotedValue(cause.Message))))
+	}
+	return strings.Join(causes, "; ")
+}
+
+// withoutQuotedValue shortens "Invalid value: {…}: field is immutable" to what follows the value.
+func withoutQuotedValue(message string) string {
+	prefix, rest, found := strings.Cut(message, ": ")
+	if !found || prefix != "Invalid value" && prefix != "Unsupported value" {
+		return message
+	}
+	if i := strings.LastIndex(rest, ": "); i >= 0 && len(rest) > 80 {
+		return prefix + ": " + rest[i+2:]
+	}
+	return message
+}
