@@ -265,7 +265,7 @@ func (a *app) apply(ctx context.Context, reference string, o applyOptions) error
 	if len(o.fleet.contexts) > 0 {
 		return a.applyFleet(ctx, p, &o)
 	}
-	cluster, err := deploy.Connect(o.cluster.Config)
+	cluster, err := o.cluster.connect(a)
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ func (f *clusterFlags) addKubeconfig(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
 	flags.StringVar(&f.Context, "context", "", "context of the kubeconfig (default: the current one)")
+	flags.DurationVar(&f.RetryTimeout, "retry-timeout", 2*time.Minute, "how long to wait for an API server that stops answering; 0 for not at all")
 }
 
 func (f *clusterFlags) addConnection(cmd *cobra.Command) {
@@ -49,6 +50,18 @@ func (f *clusterFlags) add(cmd *cobra.Command) {
 
 func (f *clusterFlags) addParallel(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "how many independent bundles to work on at a time")
+}
+
+// connect gives the cluster. That its API server does not answer is said.
+func (f *clusterFlags) connect(a *app) (*deploy.Cluster, error) {
+	config := f.Config
+	if config.RetryTimeout <= 0 { // to the library 0 is the default
+		config.RetryTimeout = -1
+	}
+	config.OnRetry = func(cause error, failing time.Duration) {
+		a.ui.Note("%snote: no answer from the API server for %s, trying again: %v", f.label, failing.Round(time.Second), cause)
+	}
+	return deploy.Connect(config)
 }
 
 // addDiff adds what concerns the plan's text.

@@ -35,7 +35,7 @@ func (a *app) delete(ctx context.Context, name string, foreign bool, f clusterFl
 	if err := f.check(a); err != nil {
 		return err
 	}
-	cluster, err := deploy.Connect(f.Config)
+	cluster, err := f.connect(a)
 	if err != nil {
 		return err
 	}

@@ -61,9 +61,9 @@ type fleetView struct {
 func (a *app) applyFleet(ctx context.Context, p *prepared, o *applyOptions) error {
 	var clusters []*deploy.Cluster
 	for _, name := range o.fleet.contexts {
-		config := o.cluster.Config
-		config.Context = name
-		cluster, err := deploy.Connect(config)
+		at := o.cluster
+		at.Context, at.label = name, name+": "
+		cluster, err := at.connect(a)
 		if err != nil {
 			return err
 		}

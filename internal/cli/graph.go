@@ -62,7 +62,11 @@ With --cluster it shows how each bundle is on a cluster.`,
 				return err
 			}
 			if coloured {
-				if err := onCluster(cmd.Context(), g, f.Config); err != nil {
+				cluster, err := f.connect(a)
+				if err != nil {
+					return err
+				}
+				if err := onCluster(cmd.Context(), g, cluster); err != nil {
 					return err
 				}
 			}
@@ -83,11 +87,7 @@ With --cluster it shows how each bundle is on a cluster.`,
 }
 
 // onCluster gives each node its health on a cluster.
-func onCluster(ctx context.Context, g *graph.Graph, at deploy.Config) error {
-	cluster, err := deploy.Connect(at)
-	if err != nil {
-		return err
-	}
+func onCluster(ctx context.Context, g *graph.Graph, cluster *deploy.Cluster) error {
 	all, err := cluster.Status(ctx, g.Name, deploy.Options{})
 	if err != nil {
 		return err

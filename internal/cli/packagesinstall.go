@@ -49,7 +49,7 @@ tries again what fails because something is not there yet.`,
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, name := range []string{"kubeconfig", "context", "parallel", "yes", "wait-timeout", "lock-timeout", "full", "values-from", "reset-values"} {
+			for _, name := range []string{"kubeconfig", "context", "retry-timeout", "parallel", "yes", "wait-timeout", "lock-timeout", "full", "values-from", "reset-values"} {
 				if cmd.Flags().Changed(name) && !o.apply {
 					return &usageError{fmt.Errorf("--%s is for --apply: without, no cluster is asked", name)}
 				}
@@ -174,7 +174,7 @@ const repositoryUnit = "package-repository"
 
 // applyInstalls gives a cluster what makes kapp-controller install a runtime.
 func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions) error {
-	cluster, err := deploy.Connect(o.cluster.Config)
+	cluster, err := o.cluster.connect(a)
 	if err != nil {
 		return err
 	}

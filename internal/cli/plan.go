@@ -52,7 +52,7 @@ func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
 	if err != nil {
 		return err
 	}
-	cluster, err := deploy.Connect(o.cluster.Config)
+	cluster, err := o.cluster.connect(a)
 	if err != nil {
 		return err
 	}

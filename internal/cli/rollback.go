@@ -48,7 +48,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if err := cmp.Or(err, o.cluster.check(a)); err != nil {
 		return err
 	}
-	cluster, err := deploy.Connect(o.cluster.Config)
+	cluster, err := o.cluster.connect(a)
 	if err != nil {
 		return err
 	}

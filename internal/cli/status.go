@@ -81,7 +81,7 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 	if err := f.check(a); err != nil {
 		return err
 	}
-	cluster, err := deploy.Connect(f.Config)
+	cluster, err := f.connect(a)
 	if err != nil {
 		return err
 	}
@@ -234,7 +234,7 @@ func (a *app) historyCommand() *cobra.Command {
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cluster, err := deploy.Connect(f.Config)
+			cluster, err := f.connect(a)
 			if err != nil {
 				return err
 			}

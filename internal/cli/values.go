@@ -220,7 +220,7 @@ masked, unless --show-secrets says otherwise.`,
 }
 
 func (a *app) values(ctx context.Context, name string, revision int, show bool, f clusterFlags) error {
-	cluster, err := deploy.Connect(f.Config)
+	cluster, err := f.connect(a)
 	if err != nil {
 		return err
 	}

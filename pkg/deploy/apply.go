@@ -79,15 +79,15 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		return report, nil
 	}
 	s.foreign = plan.foreign
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(withFence(ctx))
 	defer cancel(nil)
 	j := &journal{
 		cluster: c, runtime: rt.Name, record: s.record, next: s.revision(), values: rt.Values,
-		lasts: s.opts.LockDuration, lost: func() { cancel(ErrLockLost) },
+		lasts: s.opts.LockDuration, lost: cancel,
 	}
 	state, err := s.applyAll(ctx, j, opts.PauseAfter, report)
-	if errors.Is(context.Cause(ctx), ErrLockLost) {
-		err = fmt.Errorf("%w: %w", ErrLockLost, err)
+	if cause := context.Cause(ctx); errors.Is(cause, ErrLockLost) {
+		err = fmt.Errorf("%w: %w", cause, err)
 	}
 	reason := ""
 	if err != nil {
@@ -98,7 +98,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	if opts.Censor != nil {
 		reason = opts.Censor(reason)
 	}
-	return report, errors.Join(err, j.end(state, reason))
+	return report, errors.Join(err, j.end(ctx, state, reason))
 }
 
 // refuse returns why the plan can't be carried out; what others would lose comes first.

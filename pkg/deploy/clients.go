@@ -88,7 +88,7 @@ func (t *boundTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := t.ctx.Err(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(req.Context())
+	ctx, cancel := context.WithCancel(sameFence(req.Context(), t.ctx))
 	stop := context.AfterFunc(t.ctx, cancel)
 	resp, err := t.next.RoundTrip(req.WithContext(ctx))
 	if !stop() && err == nil {

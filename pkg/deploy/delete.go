@@ -47,16 +47,16 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 		return report, err
 	}
 	s.foreign = plan.foreign
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(withFence(ctx))
 	defer cancel(nil)
-	held, err := c.lock(ctx, name, opts.LockDuration, func() { cancel(ErrLockLost) })
+	held, err := c.lock(ctx, name, opts.LockDuration, cancel)
 	if err != nil {
 		return report, err
 	}
 	defer held.release()
 	if report.Deleted, err = s.deleteAll(ctx, s.leaving, nil); err != nil {
-		if errors.Is(context.Cause(ctx), ErrLockLost) {
-			err = fmt.Errorf("%w: %w", ErrLockLost, err)
+		if cause := context.Cause(ctx); errors.Is(cause, ErrLockLost) {
+			err = fmt.Errorf("%w: %w", cause, err)
 		}
 		return report, err
 	}

@@ -39,6 +39,13 @@ type Config struct {
 	// Namespace is where kapp keeps its state and where resources go that name no
 	// namespace. It must exist. Default: the context's, or "default".
 	Namespace string
+	// RetryTimeout is how long a request is sent again that the API server does not answer, or
+	// refuses for now. Only a server that has answered once is waited for. Whole seconds make
+	// sense. Default: two minutes; less than zero: requests are sent once.
+	RetryTimeout time.Duration
+	// OnRetry is told every few seconds while the API server does not answer, with the last
+	// reason and since when. Default: nobody is.
+	OnRetry func(cause error, failing time.Duration)
 }
 
 // fieldManager is the name under which the API server records who has set a field.
@@ -50,6 +57,8 @@ type Cluster struct {
 	config    *rest.Config
 	client    kubernetes.Interface
 	namespace string
+	// retryTimeout is how long an API server that does not answer is waited for.
+	retryTimeout time.Duration
 }
 
 // Connect reads the kubeconfig. It makes no request.
@@ -77,11 +86,15 @@ func Connect(cfg Config) (*Cluster, error) {
 	config.UserAgent = fieldManager // the API server records it as the owner of fields
 	// Without a handler client-go logs warnings on standard error.
 	config.WarningHandler = rest.NoWarnings{}
+	limit := max(cmp.Or(cfg.RetryTimeout, 2*time.Minute), 0)
+	if config, err = withRetries(config, limit, cfg.OnRetry); err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return &Cluster{config: config, client: client, namespace: namespace}, nil
+	return &Cluster{config: config, client: client, namespace: namespace, retryTimeout: limit}, nil
 }
 
 // Server is the address of the API server.

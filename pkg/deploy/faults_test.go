@@ -95,7 +95,7 @@ func TestFailureInAGraph(t *testing.T) {
 func TestLock(t *testing.T) {
 	r := newRig(t)
 	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("a", "1"))}}
-	held, err := r.lock(t.Context(), "edge", time.Minute, func() {})
+	held, err := r.lock(t.Context(), "edge", time.Minute, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestLock(t *testing.T) {
 	r.apply(rt)
 
 	// A holder that died renews nothing.
-	dead, err := r.lock(t.Context(), "edge", time.Second, func() {})
+	dead, err := r.lock(t.Context(), "edge", time.Second, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestLock(t *testing.T) {
 	r.deleted("edge")
 
 	// An answer that nobody heard does not cost the lock.
-	if held, err = r.lock(t.Context(), "edge", 10*time.Second, func() {}); err != nil {
+	if held, err = r.lock(t.Context(), "edge", 10*time.Second, func(error) {}); err != nil {
 		t.Fatal(err)
 	}
 	before := held.lease.DeepCopy()
@@ -140,7 +140,7 @@ func TestLock(t *testing.T) {
 
 	// Who loses the lock stops.
 	lost := make(chan struct{})
-	if held, err = r.lock(t.Context(), "edge", time.Second, func() { close(lost) }); err != nil {
+	if held, err = r.lock(t.Context(), "edge", time.Second, func(error) { close(lost) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.client.CoordinationV1().Leases(r.namespace).Delete(t.Context(), stateName("edge"), metav1.DeleteOptions{}); err != nil {

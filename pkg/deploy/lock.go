@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -40,6 +41,41 @@ type lock struct {
 	lasts   time.Duration
 	stop    chan struct{}
 	ended   chan struct{}
+	renewed atomic.Pointer[time.Time] // when the API server last said that it is ours
+}
+
+// fence keeps the writes of a call back while it is not known that the lock is still its own: the
+// API server may have been away for longer than the lock lasts, and have given it to somebody else.
+type fence struct{ lock atomic.Pointer[lock] }
+
+type fenceKey struct{}
+
+// withFence returns a context whose writes wait for the lock that is taken with it.
+func withFence(ctx context.Context) context.Context {
+	return context.WithValue(ctx, fenceKey{}, &fence{})
+}
+
+// sameFence gives a context the fence of another one, or none.
+func sameFence(ctx, as context.Context) context.Context {
+	return context.WithValue(ctx, fenceKey{}, as.Value(fenceKey{}))
+}
+
+// holdBack waits until the lock is known to be held, if the context has a fence and a lock.
+func holdBack(ctx context.Context) error {
+	f, _ := ctx.Value(fenceKey{}).(*fence)
+	if f == nil {
+		return nil
+	}
+	for l := f.lock.Load(); l != nil && time.Since(*l.renewed.Load()) > l.lasts; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.ended:
+			return ErrLockLost
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // lock takes the Lease of a runtime, which lasts for a time unless it is renewed; lost is called
@@ -47,7 +83,7 @@ type lock struct {
 // it lasts, by the holder's clock and while we look, is taken over.
 //
 // Errors: [*LockedError].
-func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration, lost func()) (*lock, error) {
+func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration, lost func(error)) (*lock, error) {
 	leases := c.client.CoordinationV1().Leases(c.namespace)
 	name := stateName(runtime)
 	held, err := leases.Get(quiet(ctx), name, metav1.GetOptions{})
@@ -79,7 +115,11 @@ func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration,
 		return nil, fmt.Errorf("lock runtime %s by lease %s/%s: %w", runtime, c.namespace, name, err)
 	}
 	l := &lock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
-	go l.keep(context.WithoutCancel(ctx), lost)
+	l.renewed.Store(&now.Time)
+	if f, _ := ctx.Value(fenceKey{}).(*fence); f != nil {
+		f.lock.Store(l)
+	}
+	go l.keep(sameFence(context.WithoutCancel(ctx), context.Background()), lost)
 	return l, nil
 }
 
@@ -149,23 +189,32 @@ func deref[T any](p *T) (value T) {
 	return value
 }
 
-// keep renews the lock until it is released.
-func (l *lock) keep(ctx context.Context, lost func()) {
+// keep renews the lock until it is released. While the API server does not answer nobody else can
+// take it, either; see [fence] for what comes after that.
+func (l *lock) keep(ctx context.Context, lost func(error)) {
 	defer close(l.ended)
-	renewed := time.Now()
+	pause := l.lasts / renewals
 	for {
 		select {
 		case <-l.stop:
 			return
-		case <-time.After(l.lasts / renewals):
+		case <-time.After(pause):
 		}
+		began := time.Now()
 		err := l.renew(ctx)
 		switch {
 		case err == nil:
-			renewed = time.Now()
-		case errors.Is(err, ErrLockLost), time.Since(renewed) > l.lasts:
-			lost()
+			l.renewed.Store(&began)
+			pause = l.lasts / renewals
+		case errors.Is(err, ErrLockLost):
+			lost(err)
 			return
+		case time.Since(*l.renewed.Load()) > l.lasts+l.cluster.retryTimeout:
+			since := time.Since(*l.renewed.Load()).Round(time.Second)
+			lost(fmt.Errorf("%w: no answer from the API server for %s", ErrLockLost, since))
+			return
+		default:
+			pause = min(l.lasts/renewals, time.Second)
 		}
 	}
 }

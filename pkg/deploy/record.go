@@ -302,7 +302,7 @@ type journal struct {
 	next    Revision
 	values  []byte
 	lasts   time.Duration
-	lost    func()
+	lost    func(error)
 
 	mu    sync.Mutex
 	begun bool
@@ -310,7 +310,7 @@ type journal struct {
 	lock  *lock
 }
 
-// endTime is how long an apply that has ended takes at most to say so.
+// endTime is how long an apply that was interrupted takes at most to say so.
 const endTime = 5 * time.Second
 
 // begin takes the lock and records that a change has begun, once for all that call it.
@@ -336,15 +336,19 @@ func (j *journal) write(ctx context.Context) error {
 }
 
 // end records how it ended, if it began, and gives the lock back. It works after the end of the
-// apply's context.
-func (j *journal) end(state State, reason string) error {
+// apply's context, but does not wait for an API server then.
+func (j *journal) end(ctx context.Context, state State, reason string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	defer j.lock.release()
 	if !j.begun || j.err != nil {
 		return nil // an error was that of the apply
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	limit := endTime
+	if ctx.Err() == nil {
+		limit += j.cluster.retryTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	revisions := slices.Clone(j.record.revisions)
 	revisions[0].State, revisions[0].Reason, revisions[0].Ended = state, oneLine(reason), now()

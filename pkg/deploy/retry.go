@@ -1,0 +1,430 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"path"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
+)
+
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
+	// longestPause is how long the server may ask to stay away.
+	longestPause = 15 * time.Second
+	// groupTime is how long one API group may be unavailable on a server that answers otherwise.
+	groupTime = 5 * time.Second
+	// tokenTries is how often a request is sent again with another token.
+	tokenTries = 3
+	// toldEvery is how often it is told that the server does not answer.
+	toldEvery = 10 * time.Second
+)
+
+// retryTransport sends a request again while the API server does not answer or asks to come back:
+// it restarts, is overloaded, a connection breaks, a token expires. It gives up when a request, or
+// all of them, have failed for limit. A server that has never answered is not waited for.
+//
+// A request that may have been carried out is sent again only if that does no harm; if the server
+// then says that its work is done already, the answer is the one that nobody heard.
+type retryTransport struct {
+	next  http.RoundTripper
+	limit time.Duration
+	told  func(cause error, failing time.Duration)
+	// renews is set if a request that is sent again may get another token.
+	renews bool
+
+	mu       sync.Mutex
+	answered bool
+	failing  time.Time // since when nothing was answered; zero if the last request was
+	failed   time.Time // when a request failed last
+	toldAt   time.Time
+	broken   map[string]time.Time // API groups that were unavailable, and when
+}
+
+// withRetries gives the configuration of clients that send requests again, see [retryTransport].
+// Authentication is below that, so that a request gets the token of the moment each time.
+func withRetries(config *rest.Config, limit time.Duration, told func(error, time.Duration)) (*rest.Config, error) {
+	inner := rest.CopyConfig(config)
+	if file := config.BearerTokenFile; file != "" {
+		// client-go's own way reads the file once a minute; this one does so when a token is refused, too.
+		inner.BearerToken, inner.BearerTokenFile = "", ""
+		inner.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(file)))
+	}
+	next, err := rest.TransportFor(inner)
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, err
+	}
+	return &rest.Config{
+		Host: host.String(), UserAgent: config.UserAgent, QPS: config.QPS, Burst: config.Burst,
+		ContentConfig: rest.ContentConfig{ContentType: "application/json"}, // which can be compared, see unheard
+		Timeout:       config.Timeout, WarningHandler: config.WarningHandler, WarningHandlerWithContext: config.WarningHandlerWithContext,
+		Transport: &retryTransport{
+			next: next, limit: limit, told: told, broken: map[string]time.Time{},
+			renews: config.ExecProvider != nil || config.AuthProvider != nil || config.BearerTokenFile != "",
+		},
+	}, nil
+}
+
+// verdict is what an attempt came to.
+type verdict int
+
+const (
+	settled   verdict = iota // the answer counts
+	untouched                // the request was not carried out
+	doubtful                 // nobody knows
+)
+
+func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	var (
+		ctx     = req.Context()
+		began   = time.Now()
+		pause   = firstPause
+		doubt   bool
+		denials int
+	)
+	for attempt := 0; ; attempt++ {
+		if isWrite(req) {
+			if err := holdBack(ctx); err != nil {
+				return nil, err
+			}
+		}
+		one, err := rewind(req, attempt)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := t.next.RoundTrip(one)
+		if err == nil && !isStream(req) {
+			if err = readAll(resp); err != nil {
+				resp = nil
+			}
+		}
+		what, cause := t.judge(req, resp, err, denials)
+		if what == settled {
+			if err == nil && doubt {
+				return t.unheard(req, resp)
+			}
+			return resp, err
+		}
+		if resp != nil && resp.StatusCode == http.StatusUnauthorized {
+			denials++
+		}
+		repeatable := req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+		if what == doubtful {
+			doubt, repeatable = true, repeatable && isRepeatable(req)
+		}
+		if !repeatable || t.givesUp(began, cause) || resp != nil && t.isGroupBroken(ctx, req, resp, began) {
+			return final(resp, err, attempt, time.Since(began))
+		}
+		wait := min(max(pause, retryAfter(resp)), longestPause)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait + rand.N(wait/2)):
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// judge tells what an attempt came to, and why it is not settled.
+func (t *retryTransport) judge(req *http.Request, resp *http.Response, err error, denials int) (verdict, error) {
+	if err != nil {
+		what := judgeError(req, err)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if what == untouched && !t.answered {
+			what = settled // is there a server at all?
+		}
+		return what, err
+	}
+	cause := errors.New(resp.Status)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.answered = true
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return untouched, cause
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		return doubtful, cause
+	case http.StatusUnauthorized:
+		if t.renews && denials < tokenTries {
+			return untouched, cause
+		}
+	}
+	t.failing = time.Time{}
+	delete(t.broken, groupOf(req))
+	return settled, nil
+}
+
+// judgeError looks for what comes from connections: all else, such as a certificate that is wrong,
+// stays as it is.
+func judgeError(req *http.Request, err error) verdict {
+	var (
+		dial   *net.OpError
+		away   http2.GoAwayError
+		stream http2.StreamError
+		broken http2.ConnectionError
+	)
+	switch {
+	case req.Context().Err() != nil:
+		return settled
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return untouched
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), utilnet.IsProbableEOF(err), utilnet.IsConnectionReset(err),
+		utilnet.IsHTTP2ConnectionLost(err), utilnet.IsTimeout(err), errors.As(err, &dial),
+		errors.As(err, &away), errors.As(err, &stream), errors.As(err, &broken):
+		return doubtful
+	}
+	return settled
+}
+
+// givesUp reports whether a request, or the server, has failed for too long; if not, it tells
+// about it from time to time.
+func (t *retryTransport) givesUp(began time.Time, cause error) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if t.failing.IsZero() || now.Sub(t.failed) > time.Minute {
+		t.failing = now
+	}
+	t.failed = now
+	if now.Sub(began) >= t.limit || now.Sub(t.failing) >= t.limit {
+		return true
+	}
+	if failing := now.Sub(t.failing); t.told != nil && failing > time.Second && now.Sub(t.toldAt) > toldEvery {
+		t.toldAt = now
+		t.told(cause, failing)
+	}
+	return false
+}
+
+// isGroupBroken reports whether the request is for an API group that is unavailable while the
+// server itself answers: what serves that group is down, and may stay so.
+func (t *retryTransport) isGroupBroken(ctx context.Context, req *http.Request, resp *http.Response, began time.Time) bool {
+	group := groupOf(req)
+	if resp.StatusCode != http.StatusServiceUnavailable || group == "" || resp.Header.Get("Retry-After") != "" {
+		return false
+	}
+	t.mu.Lock()
+	known := time.Since(t.broken[group]) < t.limit
+	t.mu.Unlock()
+	if known {
+		return true
+	}
+	if time.Since(began) < groupTime {
+		return false
+	}
+	probe := req.Clone(ctx)
+	probe.Method, probe.Body, probe.GetBody, probe.ContentLength = http.MethodGet, nil, nil, 0
+	probe.URL.Path, probe.URL.RawQuery = strings.TrimSuffix(req.URL.Path[:strings.Index(req.URL.Path, "/apis/")], "/")+"/version", ""
+	answer, err := t.next.RoundTrip(probe)
+	if err != nil {
+		return false
+	}
+	_ = readAll(answer)
+	if answer.StatusCode >= http.StatusInternalServerError {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.broken[group], t.failing = time.Now(), time.Time{}
+	return true
+}
+
+// groupOf is the API group and version of a request, "" for the core group, which no other server
+// serves.
+func groupOf(req *http.Request) string {
+	_, rest, found := strings.Cut(req.URL.Path, "/apis/")
+	parts := strings.SplitN(rest, "/", 3)
+	if !found || len(parts) < 2 {
+		return ""
+	}
+	return parts[0] + "/" + parts[1]
+}
+
+// final is the last answer, which is not to be asked for again by client-go.
+func final(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
+	if err == nil {
+		resp.Header.Del("Retry-After")
+		return resp, nil
+	}
+	if attempts == 0 {
+		return nil, err
+	}
+	return nil, fmt.Errorf("no answer for %s: %w", after.Round(time.Second), err)
+}
+
+// rewind gives the request for an attempt: a copy, since some of client-go leave their token on it.
+func rewind(req *http.Request, attempt int) (*http.Request, error) {
+	again := req.Clone(req.Context())
+	if attempt > 0 && req.GetBody != nil {
+		body, err := req.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		again.Body = body
+	}
+	return again, nil
+}
+
+// readAll reads the body, so that a connection that breaks in it is a failure like any other.
+func readAll(resp *http.Response) error {
+	data, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		return err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(data))
+	return nil
+}
+
+// isStream tells of answers that may have no end.
+func isStream(req *http.Request) bool {
+	return strings.HasSuffix(req.URL.Path, "/log") || req.URL.Query().Get("watch") != ""
+}
+
+func retryAfter(resp *http.Response) time.Duration {
+	if resp == nil {
+		return 0
+	}
+	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil || seconds < 0 {
+		return 0
+	}
+	return min(time.Duration(seconds), longestPause) * time.Second
+}
+
+func isWrite(req *http.Request) bool {
+	return req.Method != http.MethodGet && req.Method != http.MethodHead
+}
+
+// isRepeatable reports whether a request may be carried out twice. A creation is refused the second
+// time, or, if the server chooses the name, is one of kapp's records, which goes with its app; an
+// update holds the version that it is for; a deletion finds nothing more. A JSON patch may remove
+// what is no longer there.
+func isRepeatable(req *http.Request) bool {
+	return req.Method != http.MethodPatch || req.Header.Get("Content-Type") != string(types.JSONPatchType)
+}
+
+// unheard is the answer to a request that was sent again, and that may have been carried out the
+// first time: if the cluster holds what was to be written, the writing was ours.
+func (t *retryTransport) unheard(req *http.Request, resp *http.Response) (*http.Response, error) {
+	switch {
+	case req.Method == http.MethodDelete && resp.StatusCode == http.StatusNotFound:
+		body, err := json.Marshal(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess})
+		if err != nil {
+			return nil, err
+		}
+		return answer(resp, http.StatusOK, body), nil
+	case resp.StatusCode != http.StatusConflict || req.Method != http.MethodPost && req.Method != http.MethodPut || req.GetBody == nil:
+		return resp, nil
+	}
+	sent, err := readSent(req)
+	if err != nil {
+		return resp, nil // not JSON: the server's answer has to do
+	}
+	get := req.Clone(req.Context())
+	get.Method, get.Body, get.GetBody, get.ContentLength = http.MethodGet, nil, nil, 0
+	get.URL.RawQuery = ""
+	if req.Method == http.MethodPost {
+		metadata, _ := sent["metadata"].(map[string]any)
+		name, _ := metadata["name"].(string)
+		if name == "" {
+			return resp, nil
+		}
+		get.URL.Path = path.Join(req.URL.Path, name)
+	}
+	there, err := t.RoundTrip(get)
+	if err != nil || there.StatusCode != http.StatusOK {
+		return resp, nil
+	}
+	data, err := io.ReadAll(there.Body)
+	if err != nil {
+		return nil, err
+	}
+	var stored map[string]any
+	if json.Unmarshal(data, &stored) != nil || !holds(stored, sent) {
+		return resp, nil
+	}
+	return answer(there, http.StatusOK, data), nil
+}
+
+func readSent(req *http.Request) (map[string]any, error) {
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	var sent map[string]any
+	if err := json.NewDecoder(body).Decode(&sent); err != nil {
+		return nil, err
+	}
+	// What the server decides, and what it does not give back.
+	delete(sent, "status")
+	if sent["kind"] == "Secret" {
+		delete(sent, "stringData")
+	}
+	if metadata, is := sent["metadata"].(map[string]any); is {
+		for _, key := range []string{"resourceVersion", "managedFields", "creationTimestamp", "generation", "uid", "selfLink"} {
+			delete(metadata, key)
+		}
+	}
+	return sent, nil
+}
+
+// holds reports whether a value has all of another one.
+func holds(all, some any) bool {
+	switch want := some.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		have, is := all.(map[string]any)
+		for key, value := range want {
+			if !holds(have[key], value) {
+				return false
+			}
+		}
+		return is || len(want) == 0
+	case []any:
+		have, _ := all.([]any)
+		if len(have) != len(want) {
+			return false
+		}
+		for i := range want {
+			if !holds(have[i], want[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	return reflect.DeepEqual(all, some)
+}
+
+func answer(like *http.Response, status int, body []byte) *http.Response {
+	made := *like
+	made.StatusCode, made.Status = status, fmt.Sprintf("%d %s", status, http.StatusText(status))
+	made.Header = http.Header{"Content-Type": {"application/json"}}
+	made.Body, made.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	return &made
+}
