@@ -300,8 +300,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 		return nil, err
 	}
 	apply := deploy.ApplyOptions{
-		Options: options, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign,
-		SkipDryRun: slices.Contains(o.site.skip, deploy.CheckDryRun), Censor: a.ui.Shown,
+		Options: options, Skip: o.site.skip, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign, Censor: a.ui.Shown,
 		Confirm: o.cluster.confirm(a, cluster, "apply "+rt.Version+" of"),
 	}
 	if o.pauseAfter >= 0 {

@@ -70,8 +70,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, "move it elsewhere first, or delete it too with --delete-foreign"
 	case errors.Is(err, deploy.ErrOwned):
 		return exitFailure, "delete it there first, or take it over with --take-over"
-	case errors.As(err, &findings) && findings.CanBeSkipped():
-		return exitFailure, "to go ahead without a check: --skip-check NAME, with the name in parentheses"
+	case errors.As(err, &findings):
+		return exitFailure, skipHint(findings)
 	case errors.Is(err, sign.ErrUnsigned):
 		return exitUnverified, "sign it with krtpkg sign, or apply it as it is with --allow-unsigned"
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):
@@ -115,6 +115,14 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, "see what is there with krtpkg list"
 	}
 	return exitFailure, ""
+}
+
+// skipHint offers to leave checks out if that is enough.
+func skipHint(e *deploy.FindingsError) string {
+	if names := e.Skippable(); len(names) > 0 {
+		return "to apply it all the same, leave out what found that: --skip-check " + strings.Join(names, ",")
+	}
+	return ""
 }
 
 // unanswered is what to do about a registry that gave no answer.

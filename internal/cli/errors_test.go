@@ -17,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -34,6 +35,13 @@ func TestExplain(t *testing.T) {
 	}
 	missing := func(reason error) error {
 		return &transfer.IncompleteError{Missing: []transfer.Missing{{Image: "web", Reason: reason}}}
+	}
+	found := func(checks ...string) error {
+		var findings []deploy.Finding
+		for _, check := range checks {
+			findings = append(findings, deploy.Finding{Severity: deploy.Wrong, Check: check})
+		}
+		return deploy.Refuse(findings)
 	}
 	for _, c := range []struct {
 		name string
@@ -60,6 +68,8 @@ func TestExplain(t *testing.T) {
 		{"an authority of one's own", unanswered(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), 1, "--registry-ca"},
 		{"out of reach", unanswered(syscall.ECONNREFUSED), 1, "within reach"},
 		{"missing, and out of reach", missing(unanswered(syscall.ECONNREFUSED)), 4, "within reach"},
+		{"findings that can be skipped", found("images", "twice", "images"), 1, "--skip-check images,twice"},
+		{"a finding that can't be", found("images", "kapp"), 1, ""},
 		{"a cluster out of reach", &url.Error{Op: "Get", URL: "https://cluster.example/api", Err: syscall.ECONNREFUSED}, 1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

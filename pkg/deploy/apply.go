@@ -29,13 +29,13 @@ type ApplyOptions struct {
 	Confirm func(context.Context, *Plan) (bool, error)
 	// PauseAfter ends the call when this layer is ready. Default: all layers.
 	PauseAfter *int
+	// Skip is as in [CheckOptions]. Of the checks only those of the plan are done here.
+	Skip []string
 	// TakeOver takes resources over that belong to a release of Helm. Default: they are an error.
 	TakeOver bool
 	// DeleteForeign also deletes what others have put into namespaces, and made of kinds, that
 	// the new version no longer has. Default: that is an error.
 	DeleteForeign bool
-	// SkipDryRun leaves out asking the API server for each change whether it would take it.
-	SkipDryRun bool
 	// Censor takes out of a reason what is not to be recorded outside Secrets: the API server
 	// quotes values that it refuses. Default: reasons are recorded as they are.
 	Censor func(string) string
@@ -43,7 +43,8 @@ type ApplyOptions struct {
 
 // Apply makes the cluster hold the runtime: layer by layer, in a layer each bundle after those
 // that it needs, and waits until each is ready; at last it deletes, in reverse order, the
-// bundles that the runtime had and has no more. Nothing is written if nothing differs. A
+// bundles that the runtime had and has no more. Before the first write it plans, and refuses what
+// [Cluster.Plan] finds wrong. Nothing is written if nothing differs. A
 // resource that belongs to another kapp app is an error that names the owner; from one bundle
 // of the runtime to another it may move, and is not deleted on the way. What others have put
 // into a namespace that would be deleted, or made of a kind, is an error too.
@@ -62,7 +63,8 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		return report, err
 	}
 	s.engine.takeOver = opts.TakeOver
-	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !opts.SkipDryRun})
+	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
+	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
 	if err != nil {
 		return report, err
 	}
@@ -136,6 +138,9 @@ type session struct {
 	jobs    []job
 	leaving []Installed
 	foreign []Foreign // what is deleted although it is not of the runtime
+	// assumeKinds takes it that the cluster has kinds by the time they are needed, which it does
+	// not serve now and no bundle brings: what an operator defines when it starts.
+	assumeKinds bool
 
 	mu sync.Mutex // of events, and of the report
 }

@@ -33,7 +33,8 @@ type Finding struct {
 	Resource string `json:"resource,omitempty"`
 	Message  string `json:"message"`
 
-	err error // where there is one to branch on
+	cause error // what it was found from, if that is an error
+	fixed bool  // to leave the check out would not help
 }
 
 func (f Finding) String() string {
@@ -87,35 +88,44 @@ type Image struct {
 // ErrFindings means that a look before an apply has found something wrong.
 var ErrFindings = errors.New("the cluster is not ready for it")
 
-// FindingsError lists what is wrong.
+// FindingsError lists what keeps a runtime from being applied. It is [ErrFindings], and what it was
+// found from.
 type FindingsError struct{ Findings []Finding }
 
 func (e *FindingsError) Error() string {
 	var text strings.Builder
-	text.WriteString(ErrFindings.Error() + ":")
+	fmt.Fprintf(&text, "%v:", ErrFindings)
 	for _, f := range e.Findings {
 		text.WriteString("\n  " + strings.ReplaceAll(f.String(), "\n", "\n    "))
 	}
 	return text.String()
 }
 
-// Unwrap returns ErrFindings, and the errors that are behind findings.
 func (e *FindingsError) Unwrap() []error {
-	all := []error{ErrFindings}
+	causes := []error{ErrFindings}
 	for _, f := range e.Findings {
-		if f.err != nil {
-			all = append(all, f.err)
+		if f.cause != nil {
+			causes = append(causes, f.cause)
 		}
 	}
-	return all
+	return causes
 }
 
-// CanBeSkipped reports whether every finding is of a check that CheckOptions.Skip leaves out.
-func (e *FindingsError) CanBeSkipped() bool {
-	return !slices.ContainsFunc(e.Findings, func(f Finding) bool { return !slices.Contains(Checks, f.Check) })
+// Skippable are the checks to leave out so that nothing is found; none if that is not possible.
+func (e *FindingsError) Skippable() []string {
+	var names []string
+	for _, f := range e.Findings {
+		if f.fixed || !slices.Contains(Checks, f.Check) {
+			return nil
+		}
+		if !slices.Contains(names, f.Check) {
+			names = append(names, f.Check)
+		}
+	}
+	return names
 }
 
-// Refuse returns a [*FindingsError] with what is wrong, or nil if there are only warnings.
+// Refuse gives a [*FindingsError] that lists what is wrong, or nil if there are only warnings.
 func Refuse(findings []Finding) error {
 	wrong := slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.Severity != Wrong })
 	if len(wrong) == 0 {
@@ -328,7 +338,7 @@ func judge(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
 	if !served {
 		if r, is := typed.(removed); err == nil && is {
 			major, minor := r.APILifecycleRemoved()
-			return Finding{Severity: Wrong, Message: fmt.Sprintf("%s %s was removed in Kubernetes %d.%d%s", gvk.GroupVersion(), gvk.Kind, major, minor, hint)}, true
+			return Finding{Severity: Wrong, fixed: true, Message: fmt.Sprintf("%s %s was removed in Kubernetes %d.%d%s", gvk.GroupVersion(), gvk.Kind, major, minor, hint)}, true
 		}
 		return Finding{Severity: Wrong, Message: fmt.Sprintf("the cluster does not serve %s %s, and no bundle before brings it%s", gvk.GroupVersion(), gvk.Kind, hint)}, true
 	}

@@ -14,7 +14,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 )
 
 // failing applies a runtime that has to fail with all of some texts, and gives the report.
@@ -37,21 +40,24 @@ func (r *rig) failing(rt Runtime, wait time.Duration, texts ...string) *Report {
 	return report
 }
 
-// refusing applies a runtime that is refused, with all of some texts, before anything is written.
-func (r *rig) refusing(rt Runtime, texts ...string) {
+// refused applies a runtime that has to be refused before anything is written.
+func (r *rig) refused(rt Runtime, texts ...string) {
 	r.t.Helper()
-	before, _ := r.History(r.t.Context(), rt.Name)
+	before := r.objects()
 	_, err := r.Apply(r.t.Context(), rt, ApplyOptions{Options: quick()})
 	if !errors.Is(err, ErrFindings) {
-		r.t.Fatalf("apply: %v, want findings", err)
+		r.t.Errorf("not refused: %v", err)
+		return
 	}
 	for _, text := range texts {
 		if !strings.Contains(err.Error(), text) {
 			r.t.Errorf("error lacks %q: %v", text, err)
 		}
 	}
-	if after, _ := r.History(r.t.Context(), rt.Name); !slices.Equal(before, after) {
-		r.t.Errorf("history was %+v and is %+v", before, after)
+	for key, version := range r.objects() {
+		if was, there := before[key]; !there || was != version {
+			r.t.Errorf("%s was written", key)
+		}
 	}
 }
 
@@ -320,7 +326,7 @@ func TestImmutableField(t *testing.T) {
 	r.apply(rt)
 	changed := strings.ReplaceAll(deployment("web", ""), "app: web", "app: other")
 	rt.Units[0] = unit(1, "web", "2", changed)
-	r.refusing(rt, "Deployment web", "field is immutable", "kapp.k14s.io/update-strategy: fallback-on-replace")
+	r.refused(rt, "Deployment web", "field is immutable", "kapp.k14s.io/update-strategy: fallback-on-replace")
 	rt.Units[0] = unit(1, "web", "3", strings.Replace(changed, "metadata: {name: web}", "metadata: {name: web, annotations: {kapp.k14s.io/update-strategy: fallback-on-replace}}", 1))
 	r.apply(rt)
 	r.deleted("edge")
@@ -341,7 +347,7 @@ func TestOwners(t *testing.T) {
 	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("by-hand", "1"))}}
 	r.apply(rt)
 	rt.Units = append(rt.Units, unit(2, "b", "1", configMap("helms", "1")))
-	r.refusing(rt, "ConfigMap helms (v1) in namespace testowners belongs to release ops/shop of Helm")
+	r.refused(rt, "ConfigMap helms (v1) in namespace testowners belongs to release ops/shop of Helm")
 	plan, err := r.Plan(t.Context(), rt, CheckOptions{})
 	if err != nil || !errors.Is(Refuse(plan.Findings), ErrFindings) {
 		t.Errorf("plan: %v, findings %v", err, plan.Findings)
@@ -350,6 +356,58 @@ func TestOwners(t *testing.T) {
 		t.Error(err)
 	}
 	r.deleted("edge")
+}
+
+// What plan refuses is refused by an apply that nobody is asked about; what only an apply can know
+// is not.
+func TestPlanFirst(t *testing.T) {
+	r := newRig(t)
+	r.apply(Runtime{Name: "other", Units: []Unit{unit(1, "owner", "1", configMap("owned", "1"))}})
+	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{
+		unit(1, "base", "1", configMap("base", "1"), crd("plugs", "Plug", "first.example")),
+		unit(3, "app", "1", configMap("owned", "2")),
+	}}
+	r.refused(rt, "error (kapp): app: ", "other.owner")
+
+	// A kind that an operator defines as soon as it runs, and a version that the runtime brings.
+	rt.Units[1] = unit(3, "app", "1", "apiVersion: first.example/v1\nkind: Plug\nmetadata: {name: a}", "apiVersion: late.example/v1\nkind: Late\nmetadata: {name: a}")
+	r.refused(rt, "error (kapp): app: ", "late.example/v1")
+	operator := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(crd("lates", "Late", "late.example")), &operator.Object); err != nil {
+		t.Fatal(err)
+	}
+	definitions := r.dynamic.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	options := ApplyOptions{Options: quick(), Skip: []string{CheckAPI}}
+	options.OnEvent = func(e Event) {
+		if e.Phase == Applied && e.Bundle == "base" {
+			if _, err := definitions.Create(t.Context(), operator, metav1.CreateOptions{}); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+		}
+	}
+	if _, err := r.Apply(t.Context(), rt, options); err != nil {
+		t.Errorf("apply of what an operator defines: %v", err)
+	}
+	next := strings.Replace(crd("plugs", "Plug", "first.example"), "versions:\n", `versions:
+  - name: v2
+    served: true
+    storage: false
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+`, 1)
+	rt.Version = "2"
+	rt.Units[0] = unit(1, "base", "2", configMap("base", "1"), next)
+	rt.Units[1] = unit(3, "app", "2", "apiVersion: first.example/v2\nkind: Plug\nmetadata: {name: a}\nspec: {new: true}", "apiVersion: late.example/v1\nkind: Late\nmetadata: {name: a}")
+	plan, err := r.Plan(t.Context(), rt, CheckOptions{})
+	if err != nil || Refuse(plan.Findings) != nil || planned(plan) != "change base: update 1; change app: update 1" {
+		t.Errorf("plan of a version that is not served yet: %s, findings %v, %v", planned(plan), plan.Findings, err)
+	}
+	r.apply(rt)
+	r.deleted("edge")
+	r.deleted("other")
+	if err := definitions.Delete(t.Context(), "lates.late.example", metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
 }
 
 func defaultStorage(name string) string {
@@ -416,6 +474,6 @@ func TestChecks(t *testing.T) {
 	if err != nil || Refuse(plan.Findings) == nil || !strings.Contains(Refuse(plan.Findings).Error(), "scope") {
 		t.Errorf("plan of a CRD that changes its scope: %v, findings %v", err, plan.Findings)
 	}
-	r.refusing(narrower, "files.checks.example", "scope")
+	r.refused(narrower, "files.checks.example", "scope")
 	r.deleted("data")
 }

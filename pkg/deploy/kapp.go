@@ -230,7 +230,7 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 		return done{}, err
 	}
 	existing, handedOver := e.splitHandedOver(a.name, existing)
-	existing = wanted.dropAbsent(existing)
+	existing = wanted.leaveOut(existing, e.cluster.namespace)
 	keepOnDelete(existing, wanted.resources, func(kappres.Resource) bool { return false })
 	if err := diff.NewRenewableResources(existing, wanted.resources).Prepare(); err != nil {
 		return done{}, err
@@ -279,16 +279,21 @@ type wanted struct {
 	absent    []ResourceChange // of kinds that are not served yet
 }
 
-// dropAbsent leaves out existing resources that are wanted in a version which is not served yet.
-func (w *wanted) dropAbsent(existing []kappres.Resource) []kappres.Resource {
+// leaveOut leaves out resources that are to have a version which is not served yet: what would
+// change is not known, but not that they go.
+func (w *wanted) leaveOut(existing []kappres.Resource, namespace string) []kappres.Resource {
 	return slices.DeleteFunc(existing, func(r kappres.Resource) bool {
-		for i, a := range w.absent {
-			if a.sameAs(identity(r)) {
-				w.absent[i].Op = Update
-				return true
+		id := identity(r)
+		i := slices.IndexFunc(w.absent, func(c ResourceChange) bool {
+			if c.Namespace == "" && id.Namespace != "" {
+				c.Namespace = namespace // which kapp has not set on those
 			}
+			return c.sameAs(id)
+		})
+		if i >= 0 {
+			w.absent[i].Op = Update
 		}
-		return false
+		return i >= 0
 	})
 }
 

@@ -81,6 +81,7 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 		return nil, err
 	}
 	s.engine.takeOver = opts.TakeOver
+	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
 	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
 	if err != nil {
 		return nil, err
@@ -143,7 +144,7 @@ func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 	for i, err := range problems {
 		if err != nil {
 			plan.Findings = append(plan.Findings, Finding{
-				Severity: Wrong, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(), err: err,
+				Severity: Wrong, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(), cause: err,
 			})
 		}
 		for _, f := range found[i].found.findings {
@@ -238,10 +239,16 @@ func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupVersionKin
 		for _, d := range defined {
 			ownKinds.Insert(d.GroupKind)
 			for _, version := range d.versions {
-				if _, there := served[d.WithVersion(version)]; !there {
-					brought.Insert(d.WithVersion(version))
-				}
+				brought.Insert(d.WithVersion(version))
 			}
+		}
+		for _, r := range resources {
+			if s.assumeKinds && r.APIGroup() != configGroup {
+				all[i].Insert(schema.FromAPIVersionAndKind(r.APIVersion(), r.Kind()))
+			}
+		}
+		for gvk := range served {
+			all[i].Delete(gvk)
 		}
 	}
 	return all, ownKinds, nil
