@@ -124,11 +124,16 @@ func short(value string) string {
 // characters mean themselves in every style of scalar. The same edit twice is one; edits that
 // overlap otherwise are an error.
 func (f *File) Edit(span Span, value string) error {
+	if strings.Trim(value, plainCharacters) != "" && span.Start >= 0 && span.Start <= span.End && span.End <= len(f.data) {
+		return f.errorAt(span.Start, "%s can't be put here: it has characters that image references don't have", short(value))
+	}
+	return f.replace(span, value)
+}
+
+// replace is [File.Edit] for any text.
+func (f *File) replace(span Span, value string) error {
 	if span.Start < 0 || span.Start > span.End || span.End > len(f.data) {
 		return f.Errorf(nil, "has no bytes %d to %d", span.Start, span.End)
-	}
-	if strings.Trim(value, plainCharacters) != "" {
-		return f.errorAt(span.Start, "%s can't be put here: it has characters that image references don't have", short(value))
 	}
 	i := sort.Search(len(f.edits), func(i int) bool { return f.edits[i].span.Start >= span.Start })
 	e := edit{span, value}
