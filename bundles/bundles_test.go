@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
@@ -276,9 +277,13 @@ func options(t *testing.T) build.Options {
 	}
 }
 
-// standIns gives each image a digest of its own.
+// standIns gives each image its digest, or one of its own.
 type standIns struct{}
 
 func (standIns) Resolve(_ context.Context, ref name.Reference) (ocispec.Descriptor, error) {
-	return content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name())), nil
+	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name()))
+	if pinned, is := ref.(name.Digest); is {
+		desc.Digest = digest.Digest(pinned.DigestStr())
+	}
+	return desc, nil
 }

@@ -46,7 +46,7 @@ version. Images stay where they are until push or copy.`,
 	flags := cmd.Flags()
 	fileFlag(cmd, &o.definition)
 	flags.StringVar(&o.to, "to", "oci:dist", "where the result goes: oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]")
-	flags.StringSliceVar(&o.platforms, "platform", nil, "lock images to these platforms only, as os/arch[/variant]: changes digests, see the notes it prints")
+	flags.StringSliceVar(&o.platforms, "platform", nil, "lock images to these platforms only, as os/arch[/variant]: changes digests, see the notes it prints; an image with a digest is locked whole")
 	flags.BoolVar(&o.locked, "locked", false, "refuse any source or image that is not as the lock file has it")
 	outputFlag(cmd, &o.format)
 	return cmd

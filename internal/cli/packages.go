@@ -16,6 +16,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
@@ -52,6 +53,12 @@ func (a *app) prepareForController(ctx context.Context, reference string, site *
 		return nil, nil, &usageError{fmt.Errorf("%s: a cluster fetches from a registry: push or import it first", reference)}
 	case p.set.Root.Runtime == nil:
 		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", p.Place)}
+	}
+	// What the controller will apply has to be what apply would.
+	for _, b := range p.set.Bundles {
+		if err := render.CheckImages(&b.Content); err != nil {
+			return nil, nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
 	}
 	return p, policy, nil
 }

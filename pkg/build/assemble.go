@@ -24,6 +24,8 @@ type assembly struct {
 	names map[string]string
 	// plain are the files that nothing renders.
 	plain map[string]bool
+	// notes are what an author may not have meant.
+	notes []string
 }
 
 // pinner sets the pins of a source before it is fetched.

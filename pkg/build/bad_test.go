@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/txtar"
 	"oras.land/oras-go/v2/content"
@@ -113,12 +114,16 @@ func options() build.Options {
 	}
 }
 
-// resolver gives each reference a digest of its own, always the same.
+// resolver gives each reference its digest, or one of its own, always the same.
 type resolver struct{}
 
 func (resolver) Resolve(_ context.Context, ref name.Reference) (ocispec.Descriptor, error) {
 	if ref.Context().RegistryStr() == "missing.example" {
 		return ocispec.Descriptor{}, errors.New("not found")
 	}
-	return content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name())), nil
+	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name()))
+	if pinned, is := ref.(name.Digest); is {
+		desc.Digest = digest.Digest(pinned.DigestStr())
+	}
+	return desc, nil
 }

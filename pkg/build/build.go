@@ -125,6 +125,9 @@ func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) 
 	if err != nil {
 		return nil, err
 	}
+	for _, note := range a.notes {
+		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: note})
+	}
 	if a.Images, err = images.Resolve(ctx, wanted, o.resolver(pins, at)); err != nil {
 		return nil, err
 	}

@@ -160,11 +160,15 @@ func (e *MovedError) Error() string {
 
 // resolver gives each image of the lock file its digest from there. An image that is not in
 // it is resolved, and noted; with Locked that is an error, and so is a tag that has moved.
+// A reference with a digest is that image: it is not restricted to platforms.
 func (o Options) resolver(p *pins, at location) images.Resolver {
-	if p == nil {
-		return o.Images
-	}
 	return resolverFunc(func(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error) {
+		if _, pinned := ref.(name.Digest); pinned && (p == nil || !o.Locked) {
+			return o.upstream().Resolve(ctx, ref)
+		}
+		if p == nil {
+			return o.Images.Resolve(ctx, ref)
+		}
 		locked, known := p.byName[ref.Name()]
 		switch {
 		case !known && o.Locked:
@@ -179,6 +183,9 @@ func (o Options) resolver(p *pins, at location) images.Resolver {
 			}
 			if now.Digest.String() != locked.DigestStr() {
 				return now, &MovedError{ref.Name(), now.Digest.String(), locked.DigestStr()}
+			}
+			if _, pinned := ref.(name.Digest); pinned {
+				return now, nil
 			}
 		}
 		return o.Images.Resolve(ctx, ref.Context().Digest(locked.DigestStr()))

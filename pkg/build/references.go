@@ -21,6 +21,7 @@ func (a *assembly) find() ([]images.Found, error) {
 		return nil, place(a.definition, []any{"spec", "sources"}, err)
 	}
 	finder := a.Bundle.Spec.Finder()
+	var files []*manifest.File
 	var all []images.Found
 	for _, f := range rendered {
 		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], f.Path+" (rendered)"), f.Data)
@@ -41,9 +42,9 @@ func (a *assembly) find() ([]images.Found, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, found...)
+		files, all = append(files, parsed), append(all, found...)
 	}
-	return all, nil
+	return all, render.CheckKappRules(files, all)
 }
 
 // ErrSuspects says that manifests hold what looks like images and is not known to be.
@@ -56,6 +57,7 @@ func (a *assembly) wanted() ([]images.Want, error) {
 	if err != nil {
 		return nil, err
 	}
+	finder := a.Bundle.Spec.Finder()
 	var wanted []images.Want
 	added := map[string]bool{}
 	for i, extra := range a.Bundle.Spec.Images {
@@ -69,6 +71,9 @@ func (a *assembly) wanted() ([]images.Want, error) {
 		case f.State == images.Image:
 			if err := f.Editable(); err != nil {
 				return nil, err
+			}
+			if _, allowed := finder.Allows(f.Image); allowed {
+				a.notes = append(a.notes, f.Errorf("%s %q is an image, and is locked: notImages are for what only looks like one", f.Path, f.Image).Error())
 			}
 			where := fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Column, f.Resource)
 			wanted = append(wanted, images.Want{Image: f.Image, Where: where})

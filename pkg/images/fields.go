@@ -49,7 +49,7 @@ var containerFields = map[string][]string{
 
 func (w *walker) container(node *yaml.Node, at place, how string) error {
 	image := strings.TrimSpace(node.Value)
-	if node.Tag == "!!null" || image == "" || w.ruled[node] {
+	if node.Tag == "!!null" || image == "" {
 		// Whoever owns the resource fills it in: Deployments can't leave it out, but
 		// templates of controllers can.
 		return nil

@@ -78,7 +78,8 @@ const (
 type Finder struct {
 	// Rules come before the built-in ones; the first that matches a field counts.
 	Rules []Rule
-	// NotImages are what is not to be locked.
+	// NotImages are suspects that are not to be locked. They have no effect on images, nor on what a
+	// container names, unless that is a placeholder that no runtime could take for a reference.
 	NotImages []NotImage
 }
 
@@ -123,8 +124,10 @@ func (f *Finder) Find(file *manifest.File) ([]Found, error) {
 		}
 	}
 	for i := range found {
-		if reason, ok := f.allowed(found[i].Image); ok && found[i].State != Ignored {
-			found[i].State, found[i].Reason = Ignored, reason
+		if one := &found[i]; one.State == Suspect && !(one.IsRun() && canBeReference(one.Image)) {
+			if reason, ok := f.Allows(one.Image); ok {
+				one.State, one.Reason = Ignored, reason
+			}
 		}
 	}
 	return settle(found), nil
@@ -142,9 +145,9 @@ func settle(found []Found) []Found {
 // rank is lower the surer it is.
 func (f *Found) rank() int {
 	switch {
-	case f.How == howRule:
+	case f.IsRun():
 		return 0
-	case f.How == howContainer || f.How == howVolume:
+	case f.How == howRule:
 		return 1
 	case f.State == Image:
 		return 2
@@ -167,11 +170,10 @@ type walker struct {
 	group  string
 	seen   map[*yaml.Node]bool
 	taken  map[*yaml.Node]bool // the scalars that are decided on
-	ruled  map[*yaml.Node]bool // those that the definition's rules have decided on
 }
 
 func newWalker(doc *yaml.Node, within *scope, rules []rule) *walker {
-	w := &walker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}, ruled: map[*yaml.Node]bool{}}
+	w := &walker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}}
 	if kind := manifest.Get(doc, "kind"); kind != nil {
 		w.config = kind.Value == "ConfigMap" || kind.Value == "Secret"
 		w.secret = kind.Value == "Secret"
@@ -325,6 +327,10 @@ func describe(doc *yaml.Node) string {
 	}
 	return kind.Value + " " + name.Value
 }
+
+// IsRun reports whether a node of the cluster fetches the image as the field names it: it is that of a
+// container or of an image volume. No rule of a definition takes such an image out of the lock.
+func (f *Found) IsRun() bool { return f.How == howContainer || f.How == howVolume }
 
 // Editable says why an image can't be rewritten in place, if so.
 func (f *Found) Editable() error { return f.err }

@@ -80,10 +80,22 @@ func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error
 				return fmt.Errorf("%s: image %s: %w", first[image], image, err)
 			}
 			lock[i].Image = ref.Context().Digest(desc.Digest.String())
+			if err := lock[i].check(); err != nil {
+				return fmt.Errorf("%s: %w", first[image], err)
+			}
 			return nil
 		})
 	}
 	return lock, group.Wait()
+}
+
+// check holds a reference that has a digest to it: it is that image and no other.
+func (l Locked) check() error {
+	_, digest, pinned := strings.Cut(l.Reference, "@")
+	if pinned && digest != l.Image.DigestStr() {
+		return fmt.Errorf("image %s is locked to %s: a reference with a digest is that image and no other", l.Reference, l.Image.DigestStr())
+	}
+	return nil
 }
 
 func (l Lock) sort() {
@@ -140,8 +152,8 @@ func (l Lock) Marshal() ([]byte, error) {
 	return out.Bytes(), encoder.Close()
 }
 
-// UnmarshalLock reads an ImagesLock. An image without a digest is an error, and so is a
-// reference with two: which of them would run?
+// UnmarshalLock reads an ImagesLock. An image without a digest is an error, and so is a reference
+// with two, in the lock or in itself and the lock: which of them would run?
 func UnmarshalLock(file string, data []byte) (Lock, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
@@ -164,7 +176,11 @@ func UnmarshalLock(file string, data []byte) (Lock, error) {
 			return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("reference %q is locked to two images", reference)}
 		}
 		locked[reference] = digest.DigestStr()
-		lock = append(lock, Locked{Image: digest, Reference: reference})
+		one := Locked{Image: digest, Reference: reference}
+		if err := one.check(); err != nil {
+			return nil, &manifest.Error{File: file, Problem: err.Error()}
+		}
+		lock = append(lock, one)
 	}
 	lock.sort()
 	return lock, nil
@@ -178,13 +194,18 @@ func (l Lock) Relocate(f *manifest.File, finder *Finder, locate func(name.Digest
 	if err != nil {
 		return nil, err
 	}
+	return l.RelocateFound(f, found, locate)
+}
+
+// RelocateFound is [Lock.Relocate] for all that was found in the file.
+func (l Lock) RelocateFound(f *manifest.File, found []Found, locate func(name.Digest) string) ([]byte, error) {
 	byReference := make(map[string]name.Digest, len(l))
 	for _, locked := range l {
 		byReference[locked.Reference] = locked.Image
 	}
 	for _, image := range found {
-		switch isContainers := image.How == howContainer || image.How == howVolume; {
-		case image.State == Suspect && isContainers:
+		switch {
+		case image.State == Suspect && image.IsRun():
 			return nil, image.Errorf("image %q is no reference that could be in the image lock", image.Image)
 		case image.State != Image:
 			continue

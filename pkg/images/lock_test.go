@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	digestlib "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
@@ -29,7 +30,11 @@ func (r *registry) Resolve(_ context.Context, ref name.Reference) (ocispec.Descr
 	if strings.Contains(ref.Name(), "missing") {
 		return ocispec.Descriptor{}, errMissing
 	}
-	return content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name())), nil
+	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name()))
+	if pinned, is := ref.(name.Digest); is && !strings.Contains(ref.Name(), "lies") {
+		desc.Digest = digestlib.Digest(pinned.DigestStr())
+	}
+	return desc, nil
 }
 
 var errMissing = errors.New("not there")
@@ -68,9 +73,10 @@ func TestResolveAsksOnceForEachReference(t *testing.T) {
 func TestResolveErrorsSayWhere(t *testing.T) {
 	t.Parallel()
 	for image, want := range map[string]string{
-		"missing:1":  "a.yaml:3:4: image missing:1: not there",
-		"UPPER/case": `a.yaml:3:4: "UPPER/case" is no image reference: could not parse reference: UPPER/case`,
-		"a b":        `a.yaml:3:4: "a b" is no image reference: could not parse reference: a b`,
+		"missing:1":     "a.yaml:3:4: image missing:1: not there",
+		"UPPER/case":    `a.yaml:3:4: "UPPER/case" is no image reference: could not parse reference: UPPER/case`,
+		"lies@" + zeros: "a.yaml:3:4: image lies@" + zeros + " is locked to sha256:ab5057a5d079d5c8383b29f164df5a23bfd40c35d6bc8a93e9fcd4400d61c32d: a reference with a digest is that image and no other",
+		"a b":           `a.yaml:3:4: "a b" is no image reference: could not parse reference: a b`,
 	} {
 		_, err := images.Resolve(t.Context(), []images.Want{{Image: image, Where: "a.yaml:3:4"}, {Image: image, Where: "b.yaml:1:1"}}, &registry{})
 		if err == nil || err.Error() != want {
@@ -145,6 +151,10 @@ func TestUnmarshalLockRefuses(t *testing.T) {
 		head + "images: [{image: ghcr.io/a}]":  `images.yml: image "ghcr.io/a" is not pinned by digest: a digest must contain exactly one '@' separator (e.g. registry/repository@digest) saw: ghcr.io/a`,
 		head + "images: [{image: x@sha256:1}]": `images.yml: image "x@sha256:1" is not pinned by digest: invalid checksum digest length: sha256:1`,
 		head + "images:\n- {image: a@" + zeros + ", annotations: {kbld.carvel.dev/id: web}}\n- {image: b@" + ones + ", annotations: {kbld.carvel.dev/id: web}}\n": `images.yml: reference "web" is locked to two images`,
+		// The manifest says which image it wants, and the lock says another one.
+		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: nginx@" + zeros + "}}\n":     "images.yml: image nginx@" + zeros + " is locked to " + ones + ": a reference with a digest is that image and no other",
+		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: 'nginx:1@" + zeros + "'}}\n": "images.yml: image nginx:1@" + zeros + " is locked to " + ones + ": a reference with a digest is that image and no other",
+		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: 'nginx@sha512:00'}}\n":       "images.yml: image nginx@sha512:00 is locked to " + ones + ": a reference with a digest is that image and no other",
 	} {
 		_, err := images.UnmarshalLock("images.yml", []byte(data))
 		if err == nil || err.Error() != want {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"gopkg.in/yaml.v3"
 )
@@ -53,8 +54,8 @@ type Embedded struct {
 	SearchRules []Rule `json:"searchRules" yaml:"searchRules"`
 }
 
-// NotImage allows strings that look like image references and are none, or none that the
-// target fetches.
+// NotImage allows suspects: strings that look like image references and are none, or none that
+// the target fetches.
 type NotImage struct {
 	// Value is a glob for the string that is reported; * crosses slashes.
 	Value string `json:"value" yaml:"value" jsonschema:"minLength=1"`
@@ -218,7 +219,7 @@ func (w *walker) byRule(node *yaml.Node, at place) error {
 	if i < 0 || strings.TrimSpace(node.Value) == "" {
 		return nil
 	}
-	w.taken[node], w.ruled[node] = true, true
+	w.taken[node] = true
 	strategy := w.rules[i].strategy
 	switch {
 	case strategy == nil || strategy.EntireValue != nil:
@@ -237,14 +238,32 @@ func (w *walker) byRule(node *yaml.Node, at place) error {
 	return nil
 }
 
-// allowed tells by the rules of NotImages why a string is not locked.
-func (f *Finder) allowed(text string) (reason string, ok bool) {
+// Allows tells by the rules of NotImages why a string is not an image.
+func (f *Finder) Allows(text string) (reason string, ok bool) {
 	for _, n := range f.NotImages {
 		if matchesGlob(n.Value, text) {
 			return n.Reason, true
 		}
 	}
 	return "", false
+}
+
+// canBeReference reports whether some container runtime could take a text for an image reference. It
+// has to err on that side: the grammars differ (github.com/distribution/reference), and what none of
+// them knows is a placeholder, which fails to start until something on the cluster fills it in.
+func canBeReference(text string) bool {
+	if strings.Contains(text, "//") || strings.ContainsFunc(text, func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-+/:@[]", r)
+	}) {
+		return false
+	}
+	repository := text // without the host, which alone may be in capitals
+	if _, after, ok := strings.Cut(text, "/"); ok {
+		repository = after
+	}
+	repository, _, _ = strings.Cut(repository, "@")
+	repository, _, _ = strings.Cut(repository, ":")
+	return repository == strings.ToLower(repository)
 }
 
 // matchesGlob says whether a text is what a glob means, in which * is any characters at all.

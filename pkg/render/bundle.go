@@ -12,12 +12,13 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // Bundle renders a bundle. locate gives the reference under which the target finds a locked
 // image. An image in the rendered manifests that the bundle's lock does not name is an
-// error, even where a site's value brought it in.
+// error, even where a site's value brought it in, and so are rules for kapp that would change one.
 func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) ([]bundle.File, error) {
 	own, err := values.of(b.Bundle.Metadata.Name)
 	if err != nil {
@@ -27,17 +28,40 @@ func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) 
 	if err != nil {
 		return nil, err
 	}
+	return relocate(b, rendered, locate)
+}
+
+// relocate puts the locked images into rendered files.
+func relocate(b *bundle.Content, rendered []bundle.File, locate func(name.Digest) string) ([]bundle.File, error) {
 	finder := b.Bundle.Spec.Finder()
+	files := make([]*manifest.File, len(rendered))
+	var all []images.Found
 	for i, f := range rendered {
 		parsed, err := manifest.Parse(f.Path, f.Data)
 		if err != nil {
 			return nil, err
 		}
-		if rendered[i].Data, err = b.Images.Relocate(parsed, finder, locate); err != nil {
+		found, err := finder.Find(parsed)
+		if err != nil {
+			return nil, err
+		}
+		files[i], all = parsed, append(all, found...)
+		if rendered[i].Data, err = b.Images.RelocateFound(parsed, found, locate); err != nil {
 			return nil, err
 		}
 	}
-	return rendered, nil
+	return rendered, CheckKappRules(files, all)
+}
+
+// CheckImages refuses a bundle whose manifests, with the defaults of their values, name an image for a
+// node to run that its lock does not have: such a bundle was not made by a build.
+func CheckImages(b *bundle.Content) error {
+	files, err := Defaults(b)
+	if err != nil {
+		return err
+	}
+	_, err = relocate(b, files, name.Digest.Name)
+	return err
 }
 
 // Templates renders what the target renders of a bundle, with values as a YAML file (nil for

@@ -1,10 +1,14 @@
 package render_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
@@ -55,5 +59,83 @@ func TestRenderedTakesNoValues(t *testing.T) {
 	}
 	if got, err := render.Templates(content, nil); err != nil || strings.Contains(text(got), "overlays/") {
 		t.Errorf("%v\n%s", err, text(got))
+	}
+}
+
+// What a bundle says of itself does not take an image out of its lock: each of these was signed by
+// whoever made it, and would run what the lock does not have.
+func TestBundleHoldsToItsLock(t *testing.T) {
+	t.Parallel()
+	const (
+		pinned  = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+		web     = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {template: {spec: {containers: [{name: a, image: %s}]}}}\n"
+		locked  = "ghcr.io/example/web:1.0"
+		movable = "ghcr.io/example/web:latest"
+		kapp    = "---\napiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n"
+		ytt     = "- {ytt: {overlayContractV1: {overlay.yml: ''}}, resourceMatchers: [{allMatcher: {}}]}\n"
+		leads   = "[0] leads to images of containers, which are those of the image lock and no others"
+	)
+	none := &images.UpdateStrategy{None: &struct{}{}}
+	deployment := func(image string) string { return fmt.Sprintf(web, image) }
+	rules := func(text string) string { return deployment(locked) + kapp + text }
+	for _, c := range []struct {
+		name string
+		spec bundle.BundleSpec
+		data string
+		want string // "" where nothing is wrong
+	}{
+		{"locked", bundle.BundleSpec{}, deployment(locked), ""},
+		{"not an image", bundle.BundleSpec{NotImages: []images.NotImage{{Value: "ghcr.io/example/*", Reason: "r"}}}, deployment(movable),
+			`b.yaml:4:56: Deployment web: image "` + movable + `" is not in the image lock`},
+		{"spared by key", bundle.BundleSpec{SearchRules: []images.Rule{{KeyMatcher: &images.KeyMatcher{Name: "image"}, UpdateStrategy: none}}}, deployment(movable),
+			`b.yaml:4:56: Deployment web: image "` + movable + `" is not in the image lock`},
+		{"spared by value", bundle.BundleSpec{SearchRules: []images.Rule{{ValueMatcher: &images.ValueMatcher{ImageRepo: "ghcr.io/example/web"}, UpdateStrategy: none}}}, deployment(movable),
+			`b.yaml:4:56: Deployment web: image "` + movable + `" is not in the image lock`},
+		{"said to be needed by someone else", bundle.BundleSpec{Images: []bundle.ExtraImage{{Image: movable, Reason: "r"}}}, deployment(movable),
+			`b.yaml:4:56: Deployment web: image "` + movable + `" is not in the image lock`},
+		{"another digest", bundle.BundleSpec{}, deployment("ghcr.io/example/web@sha256:2222222222222222222222222222222222222222222222222222222222222222"),
+			`b.yaml:4:56: Deployment web: image "ghcr.io/example/web@sha256:2222222222222222222222222222222222222222222222222222222222222222" is not in the image lock`},
+
+		// kapp changes resources after the images were relocated.
+		{"kapp waits", bundle.BundleSpec{}, rules("waitRules: [{ytt: {funcContractV1: {resource.star: ''}}}]\n"), ""},
+		{"kapp keeps replicas", bundle.BundleSpec{}, rules("rebaseRules: [{path: [spec, replicas], type: copy, sources: [existing, new]}]\n"), ""},
+		{"kapp keeps a container's resources", bundle.BundleSpec{}, rules("rebaseRules: [{path: [spec, template, spec, containers, {allIndexes: true}, resources], type: copy, sources: [existing, new]}]\n"), ""},
+		{"kapp overlays", bundle.BundleSpec{}, rules("rebaseRules:\n" + ytt), "b.yaml:6:1: rules for kapp: rebaseRules[0] is in ytt, which could give a container any image"},
+		{"kapp overlays, in other letters", bundle.BundleSpec{}, rules("REBASErules:\n" + ytt), "b.yaml:6:1: rules for kapp: rebaseRules[0] is in ytt, which could give a container any image"},
+		{"kapp overlays, under an escaped key", bundle.BundleSpec{}, rules("\"rebase\\x52ules\":\n" + ytt), "b.yaml:6:1: rules for kapp: rebaseRules[0] is in ytt, which could give a container any image"},
+		{"kapp overlays, by an alias", bundle.BundleSpec{}, rules("x: &x\n" + ytt + "rebaseRules: *x\n"), "b.yaml:6:1: rules for kapp: rebaseRules[0] is in ytt, which could give a container any image"},
+		{"kapp overlays, from a ConfigMap", bundle.BundleSpec{}, deployment(locked) + "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, labels: {kapp.k14s.io/config: ''}}\ndata:\n  config.yml: |\n    apiVersion: kapp.k14s.io/v1alpha1\n    kind: Config\n    rebaseRules:\n    " + ytt,
+			"b.yaml:6:1: rules for kapp: rebaseRules[0] is in ytt, which could give a container any image"},
+		{"kapp keeps the cluster's image", bundle.BundleSpec{}, rules("rebaseRules: [{path: [spec, template, spec, containers, {allIndexes: true}, image], type: copy, sources: [existing]}]\n"), "b.yaml:6:1: rules for kapp: rebaseRules" + leads},
+		{"kapp keeps the cluster's containers", bundle.BundleSpec{}, rules("rebaseRules: [{paths: [[data], [spec, template, spec, initContainers]], type: copy, sources: [existing]}]\n"), "b.yaml:6:1: rules for kapp: rebaseRules" + leads},
+		{"kapp keeps the cluster's pods", bundle.BundleSpec{}, rules("rebaseRules: [{path: [spec, template], type: copy, sources: [existing]}]\n"), "b.yaml:6:1: rules for kapp: rebaseRules" + leads},
+		{"kapp keeps what a pattern says", bundle.BundleSpec{}, rules("rebaseRules: [{path: [spec, {regex: '^temp'}, spec], type: copy, sources: [existing]}]\n"), "b.yaml:6:1: rules for kapp: rebaseRules" + leads},
+		{"kapp passes over images", bundle.BundleSpec{}, rules("diffAgainstExistingFieldExclusionRules: [{path: [spec, template, spec, containers, {index: 0}, image]}]\n"), "b.yaml:6:1: rules for kapp: diffAgainstExistingFieldExclusionRules" + leads},
+		{"kapp labels a container with an image", bundle.BundleSpec{}, rules("additionalLabels: {image: busybox}\nownershipLabelRules: [{path: [spec, template, spec, containers, {allIndexes: true}]}]\n"), "b.yaml:6:1: rules for kapp: ownershipLabelRules" + leads},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			image, err := name.NewDigest("ghcr.io/example/web@" + pinned)
+			if err != nil {
+				t.Fatal(err)
+			}
+			content := &bundle.Content{
+				Bundle: &bundle.Bundle{Metadata: bundle.Metadata{Name: "web"}, Spec: c.spec},
+				Images: images.Lock{{Image: image, Reference: locked}},
+				Files:  files("b.yaml", c.data),
+			}
+			content.Bundle.Spec.Sources = []bundle.Source{{Path: "b.yaml"}}
+			got, err := render.Bundle(content, nil, name.Digest.Name)
+			checked := render.CheckImages(content)
+			if c.want == "" {
+				if err != nil || checked != nil || !strings.Contains(text(got), "image: ghcr.io/example/web@"+pinned) {
+					t.Errorf("%v, %v\n%s", err, checked, text(got))
+				}
+				return
+			}
+			if err == nil || err.Error() != c.want || checked == nil || checked.Error() != c.want {
+				t.Errorf("got %v and %v\nwant %s\n%s", err, checked, c.want, text(got))
+			}
+		})
 	}
 }
