@@ -18,6 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -51,6 +52,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		unpinned   *build.UnpinnedError
 		moved      *build.MovedError
 		base       *transfer.BaseError
+		memory     *oci.BudgetError
 		response   *errcode.ErrorResponse
 		request    *url.Error
 		locked     *deploy.LockedError
@@ -85,6 +87,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "name it by its digest, or make the archive or the folder anew"
 	case errors.Is(err, archive.ErrDamaged):
 		return exitUnverified, "copy the archive again from where it was made; krtpkg check reads all of it"
+	case errors.As(err, &memory):
+		return exitFailure, "if this is what you mean to read, give it more: --memory 512MiB"
 	case errors.As(err, &base):
 		return exitIncomplete, ""
 	case errors.As(err, &wrong):

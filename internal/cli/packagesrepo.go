@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 )
 
@@ -101,12 +101,12 @@ func (o *repoOptions) free(ctx context.Context, p *prepared) error {
 		return err
 	}
 	var m ocispec.Manifest
-	if desc.Size < 4<<20 { // as registries have it
+	if desc.Size <= oci.MaxManifest {
 		data, err := content.FetchAll(ctx, p.store, desc)
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(data, &m); err != nil {
+		if err := oci.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("%s:%s: %w", p.Repository, o.tag, err)
 		}
 	}

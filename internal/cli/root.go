@@ -104,7 +104,12 @@ func (a *app) progressFlags(root *cobra.Command) {
 	flags.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress, only results, notes and errors: --progress none")
 	flags.Var(&a.ui.Mode, "progress", "how progress is shown on standard error: auto is tty on a terminal and plain elsewhere")
 	_ = root.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(ui.Modes(), cobra.ShellCompDirectiveNoFileComp))
-	root.PersistentPreRun = func(*cobra.Command, []string) { a.ui.Quiet = a.ui.Quiet || a.ui.Mode == ui.None }
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		a.ui.Quiet = a.ui.Quiet || a.ui.Mode == ui.None
+		ctx, err := a.settings.withMemory(cmd.Context(), os.Getenv)
+		cmd.SetContext(ctx)
+		return err
+	}
 }
 
 const (

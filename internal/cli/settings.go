@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,10 +14,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
@@ -26,6 +29,7 @@ import (
 type settings struct {
 	sourceMirrors []string
 	imageMirrors  []string
+	memory        string
 
 	registry registry.Options
 	sources  source.Fetcher
@@ -43,8 +47,22 @@ func (s *settings) flags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&s.sourceMirrors, "source-mirror", nil, "fetch source URLs that start with PREFIX from REPLACEMENT, an URL or a folder, as PREFIX=REPLACEMENT (also $KRTPKG_SOURCE_MIRROR)")
 	flags.StringArrayVar(&s.imageMirrors, "image-mirror", nil, "fetch images whose name starts with PREFIX (* for all) from REPLACEMENT, a registry or oci:FOLDER, as PREFIX=REPLACEMENT (also $KRTPKG_IMAGE_MIRROR)")
 	flags.StringVar(&s.registry.CAFile, "registry-ca", "", "file of certificate authorities to trust besides the system's (also $KRTPKG_REGISTRY_CA)")
+	flags.StringVar(&s.memory, "memory", "", "how much content of artifacts one operation keeps in memory, such as 512MiB; 128MiB by default (also $KRTPKG_MEMORY)")
 	flags.BoolVar(&s.registry.PlainHTTP, "plain-http", false, "speak HTTP without TLS to every registry")
 	flags.BoolVar(&s.registry.InsecureSkipTLSVerify, "insecure-skip-tls-verify", false, "accept any certificate of any registry")
+}
+
+// withMemory gives operations the memory that the settings say.
+func (s *settings) withMemory(ctx context.Context, getenv func(string) string) (context.Context, error) {
+	text := cmp.Or(s.memory, getenv("KRTPKG_MEMORY"))
+	if text == "" {
+		return ctx, nil
+	}
+	size, err := humanize.ParseBytes(text)
+	if err != nil || size == 0 || size > 1<<40 {
+		return ctx, &usageError{fmt.Errorf("--memory %q: want a size such as 512MiB", text)}
+	}
+	return oci.WithMemory(ctx, int64(size)), nil
 }
 
 // load completes the settings from the environment and the config file.

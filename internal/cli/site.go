@@ -22,6 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
@@ -232,8 +233,7 @@ func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) 
 	if err != nil {
 		return nil, err
 	}
-	const limit = 4 << 20
-	if desc.Size > limit {
+	if desc.Size > oci.MaxManifest {
 		return nil, fmt.Errorf("manifest of %d bytes", desc.Size)
 	}
 	data, err := content.FetchAll(ctx, store, desc)
@@ -244,7 +244,7 @@ func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) 
 		Manifests []ocispec.Descriptor `json:"manifests"`
 		Config    *ocispec.Descriptor  `json:"config"`
 	}
-	if err := json.Unmarshal(data, &index); err != nil {
+	if err := oci.Unmarshal(data, &index); err != nil {
 		return nil, err
 	}
 	var all []string
@@ -259,7 +259,7 @@ func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) 
 	for _, m := range index.Manifests {
 		add(m.Platform)
 	}
-	if c := index.Config; c != nil && c.Size <= limit {
+	if c := index.Config; c != nil && c.Size <= oci.MaxManifest {
 		data, err := content.FetchAll(ctx, store, *c)
 		if err != nil {
 			return nil, err

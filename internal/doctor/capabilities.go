@@ -14,6 +14,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 const (
@@ -172,7 +174,7 @@ func ranges(ctx context.Context, e *examination) error {
 	if err != nil {
 		return err
 	}
-	part, err := io.ReadAll(response.Body)
+	part, err := io.ReadAll(io.LimitReader(response.Body, oci.MaxManifest))
 	if err == nil && !bytes.Equal(part, e.data[3:9]) {
 		err = fmt.Errorf("of bytes 3 to 8 it gives %d others", len(part))
 	}
@@ -207,7 +209,7 @@ func referrers(ctx context.Context, e *examination) error {
 	if err != nil {
 		return err
 	}
-	list, err := io.ReadAll(response.Body)
+	list, err := io.ReadAll(io.LimitReader(response.Body, oci.MaxManifest))
 	if err == nil && !strings.Contains(string(list), e.referrer.Digest.String()) {
 		err = errors.New("the list lacks a referrer that was just pushed")
 	}

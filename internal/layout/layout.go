@@ -26,10 +26,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/lockedfile"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/content/oci"
+	orasoci "oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Store is a layout. It is an [oras.land/oras-go/v2.GraphTarget].
@@ -53,7 +54,7 @@ func Open(dir string) (*Store, error) {
 		return nil, err
 	}
 	var l ocispec.ImageLayout
-	if err := json.Unmarshal(data, &l); err != nil {
+	if err := oci.Unmarshal(data, &l); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, ocispec.ImageLayoutFile), err)
 	}
 	if l.Version != ocispec.ImageLayoutVersion {
@@ -92,7 +93,7 @@ func isContent(entry fs.DirEntry) bool {
 }
 
 func open(dir string) (*Store, error) {
-	storage, err := oci.NewStorage(dir)
+	storage, err := orasoci.NewStorage(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +265,7 @@ func blob(dir string, d digest.Digest) string {
 
 // blobs is the folder's content.
 type blobs struct {
-	*oci.Storage
+	*orasoci.Storage
 	dir string
 }
 
@@ -321,21 +322,15 @@ func (s *Store) update(change func(*ocispec.Index)) error {
 func (s *Store) load() (ocispec.Index, error) {
 	var index ocispec.Index
 	file := filepath.Join(s.dir, ocispec.ImageIndexFile)
-	info, err := os.Stat(file)
+	opened, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return index, nil // a new layout
 	}
 	if err != nil {
 		return index, err
 	}
-	if info.Size() > layout.MaxIndex {
-		return index, fmt.Errorf("%s: %d bytes are over the limit of %d", file, info.Size(), layout.MaxIndex)
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return index, err
-	}
-	if err := json.Unmarshal(data, &index); err != nil {
+	defer opened.Close()
+	if index, err = oci.ReadIndex(opened); err != nil {
 		return index, fmt.Errorf("%s: %w", file, err)
 	}
 	return index, nil

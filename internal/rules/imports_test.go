@@ -44,6 +44,7 @@ var order = []string{
 	"pkg/layers",
 	"pkg/manifest",
 	"pkg/progress",
+	"pkg/oci",
 }
 
 // only names the packages that may import a module: everything else goes through them.
@@ -64,7 +65,7 @@ var only = map[string][]string{
 }
 
 // forTests are packages that only tests, the demo and the benchmarks import.
-var forTests = []string{"internal/hack", "internal/sigstoretest", "internal/clustertest", "internal/kappctrltest", "internal/fluxtest", "internal/argocdtest", "internal/nodetest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/bundletest", "internal/rules"}
+var forTests = []string{"internal/hack", "internal/sigstoretest", "internal/clustertest", "internal/kappctrltest", "internal/fluxtest", "internal/argocdtest", "internal/nodetest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/bundletest", "internal/peaktest", "internal/rules"}
 
 type pkg struct {
 	ImportPath string

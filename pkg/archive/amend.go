@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -284,7 +284,7 @@ type manifestNode struct {
 
 func parseNode(d digest.Digest, data []byte) (*manifestNode, error) {
 	var n manifestNode
-	if err := json.Unmarshal(data, &n); err != nil {
+	if err := oci.Unmarshal(data, &n); err != nil {
 		return nil, fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
 	}
 	return &n, nil
@@ -298,8 +298,8 @@ func (a *Amendment) nodes(ctx context.Context) (map[digest.Digest]*manifestNode,
 		if err != nil {
 			return nil, err
 		}
-		if size > maxManifest {
-			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, maxManifest, ErrDamaged)
+		if size > oci.MaxManifest {
+			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, oci.MaxManifest, ErrDamaged)
 		}
 		data, err := content.FetchAll(ctx, a.Store, ocispec.Descriptor{Digest: d, Size: size})
 		if err != nil {

@@ -2,7 +2,6 @@ package archive
 
 import (
 	"archive/tar"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,17 +12,19 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Archives come from outside, so all of it is capped.
 const (
-	// maxManifest is the limit that registries have; maxManifests is for all of a stream,
-	// which are held in memory.
-	maxManifest  = 4 << 20
+	// maxManifests is for all manifests of a stream, which are held in memory.
 	maxManifests = 64 << 20
+	// maxNamed is how many blobs the manifests may name, which all are remembered.
+	maxNamed = 1_000_000
 	// maxEntries is ten times what a runtime of 2,000 images has.
 	maxEntries = 250_000
+	// maxLayout is for the file oci-layout, which has 30 bytes.
+	maxLayout = 64 << 10
 	// maxPadding is how many zeros may follow the end of a tar: the largest record there is.
 	maxPadding = 1 << 20
 )
@@ -159,8 +160,8 @@ type about struct {
 	starts    []string
 }
 
-func parseIndex(data []byte) (a about, err error) {
-	if err := json.Unmarshal(data, &a.Index); err != nil {
+func parseIndex(r io.Reader) (a about, err error) {
+	if a.Index, err = oci.ReadIndex(r); err != nil {
 		return a, fmt.Errorf("%s: %w: %w", ocispec.ImageIndexFile, err, ErrDamaged)
 	}
 	for _, d := range a.Manifests {
@@ -190,9 +191,16 @@ func parseIndex(data []byte) (a about, err error) {
 	return a, err
 }
 
-func checkLayout(data []byte) error {
+func checkLayout(r io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(r, maxLayout+1))
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", ocispec.ImageLayoutFile, err, ErrDamaged)
+	}
+	if len(data) > maxLayout {
+		return fmt.Errorf("%s is over the limit of %d bytes: %w", ocispec.ImageLayoutFile, maxLayout, ErrDamaged)
+	}
 	var l ocispec.ImageLayout
-	if err := json.Unmarshal(data, &l); err != nil {
+	if err := oci.Unmarshal(data, &l); err != nil {
 		return fmt.Errorf("%s: %w: %w", ocispec.ImageLayoutFile, err, ErrDamaged)
 	}
 	if l.Version != ocispec.ImageLayoutVersion {
@@ -220,8 +228,11 @@ func blobsOf(d digest.Digest, data []byte, sizes map[digest.Digest]int64) error 
 		Config *ocispec.Descriptor  `json:"config"`
 		Layers []ocispec.Descriptor `json:"layers"`
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := oci.Unmarshal(data, &m); err != nil {
 		return fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
+	}
+	if len(sizes) > maxNamed {
+		return fmt.Errorf("the manifests name more than %d blobs: %w", maxNamed, ErrDamaged)
 	}
 	if m.Config != nil {
 		m.Layers = append(m.Layers, *m.Config)
@@ -249,5 +260,3 @@ func lacking(sizes map[digest.Digest]int64, there func(digest.Digest) bool) (lis
 	Sort(list)
 	return list
 }
-
-const maxIndex = layout.MaxIndex

@@ -19,6 +19,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Store is an archive, or several volumes of one, to read in place. It is an
@@ -147,19 +148,11 @@ func (s *Store) scan(file *os.File) (*about, error) {
 			}
 		case name == ocispec.ImageLayoutFile:
 			hasLayout = true
-			data, err := limited(scanner.tar, name, size, maxManifest)
-			if err != nil {
-				return nil, err
-			}
-			if err := checkLayout(data); err != nil {
+			if err := checkLayout(scanner.tar); err != nil {
 				return nil, err
 			}
 		case name == ocispec.ImageIndexFile:
-			data, err := limited(scanner.tar, name, size, maxIndex)
-			if err != nil {
-				return nil, err
-			}
-			parsed, err := parseIndex(data)
+			parsed, err := parseIndex(scanner.tar)
 			if err != nil {
 				return nil, err
 			}
@@ -238,8 +231,8 @@ func (s *Store) Lacking(ctx context.Context) ([]ocispec.Descriptor, error) {
 		if err != nil {
 			return nil, err
 		}
-		if size > maxManifest {
-			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, maxManifest, ErrDamaged)
+		if size > oci.MaxManifest {
+			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, oci.MaxManifest, ErrDamaged)
 		}
 		data, err := content.FetchAll(ctx, s, ocispec.Descriptor{Digest: d, Size: size})
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Stream is an archive that is read as it arrives, compressed or not. Its manifests are there
@@ -63,17 +64,17 @@ func OpenStream(r io.Reader) (_ *Stream, err error) {
 
 // begin reads all that comes before the blobs.
 func (s *Stream) begin() error {
-	data, err := s.file(ocispec.ImageLayoutFile, maxManifest)
-	if err != nil {
+	if err := s.find(ocispec.ImageLayoutFile); err != nil {
 		return err
 	}
-	if err := checkLayout(data); err != nil {
+	if err := checkLayout(s.scanner.tar); err != nil {
 		return err
 	}
-	if data, err = s.file(ocispec.ImageIndexFile, maxIndex); err != nil {
+	if err := s.find(ocispec.ImageIndexFile); err != nil {
 		return err
 	}
-	if s.about, err = parseIndex(data); err != nil {
+	var err error
+	if s.about, err = parseIndex(s.scanner.tar); err != nil {
 		return err
 	}
 	if s.about.manifests == 0 {
@@ -90,15 +91,13 @@ func (s *Stream) begin() error {
 	return nil
 }
 
-func (s *Stream) file(want string, limit int64) ([]byte, error) {
-	name, _, size, err := s.scanner.next()
+// find goes to the next entry, which has to be the one that is wanted.
+func (s *Stream) find(want string) error {
+	name, _, _, err := s.scanner.next()
 	if err == io.EOF || err == nil && name != want {
-		return nil, fmt.Errorf("%s is not where an archive of krtpkg has it: %w", want, ErrDamaged)
+		return fmt.Errorf("%s is not where an archive of krtpkg has it: %w", want, ErrDamaged)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return limited(s.scanner.tar, name, size, limit)
+	return err
 }
 
 // manifest reads the next manifest and notes what it names.
@@ -117,7 +116,7 @@ func (s *Stream) manifest(left int64) (int64, error) {
 	if !isBlob {
 		return 0, fmt.Errorf("entry %q stands where a manifest should: %w", name, ErrDamaged)
 	}
-	data, err := limited(s.scanner.tar, "manifest "+d.String(), size, min(maxManifest, left))
+	data, err := limited(s.scanner.tar, "manifest "+d.String(), size, min(oci.MaxManifest, left))
 	if err != nil {
 		return 0, err
 	}

@@ -2,9 +2,7 @@ package bundle
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,11 +11,11 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"gopkg.in/yaml.v3"
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // ErrNotOurs says that a manifest is neither a bundle nor a runtime.
@@ -46,8 +44,10 @@ func (a *Artifact) Tree() []File { return a.all }
 
 // Open reads a bundle or a runtime. Each byte is checked against the descriptor, so what
 // it returns can be trusted as far as the descriptor is. Content is capped at 512 MiB and
-// 100,000 files; anything but regular files and folders with confined names is an error.
+// 100,000 files, and by what memory the operation has ([oci.Begin]); anything but regular files
+// and folders with confined names is an error.
 func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*Artifact, error) {
+	ctx, _ = oci.Begin(ctx)
 	m, err := ReadManifest(ctx, store, desc)
 	if err != nil {
 		return nil, err
@@ -62,15 +62,15 @@ func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (
 // ReadManifest reads the manifest of a bundle or runtime and nothing more. The error is
 // [ErrNotOurs] for a manifest of another kind.
 func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*ocispec.Manifest, error) {
-	if desc.Size > maxManifest {
-		return nil, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, maxManifest)
+	if desc.Size > oci.MaxManifest {
+		return nil, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, oci.MaxManifest)
 	}
 	raw, err := content.FetchAll(ctx, store, desc)
 	if err != nil {
 		return nil, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
 	}
 	var m ocispec.Manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
+	if err := oci.Unmarshal(raw, &m); err != nil {
 		return nil, fmt.Errorf("%s: invalid manifest: %w", desc.Digest, err)
 	}
 	if m.ArtifactType != TypeBundle && m.ArtifactType != TypeRuntime {
@@ -96,7 +96,12 @@ func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) 
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
 	verified := content.NewVerifyReader(blob, layer)
-	if a.all, err = unpack(verified); err != nil {
+	_, budget := oci.Begin(ctx)
+	if a.all, err = unpack(verified, budget); err != nil {
+		// What is over a limit need not be read to its end.
+		if errors.Is(err, oci.ErrTooLarge) {
+			return fmt.Errorf("layer %s: %w", layer.Digest, err)
+		}
 		// The digest is the better reason: unpacking fails in odd ways on wrong bytes.
 		if _, drained := io.Copy(io.Discard, verified); drained == nil {
 			if wrong := verified.Verify(); wrong != nil {
@@ -114,13 +119,21 @@ func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) 
 	return a.parse()
 }
 
+// perFile is about what a file takes in memory besides its content.
+const perFile = 256
+
 // unpack reads a tar+gzip stream into memory.
-func unpack(r io.Reader) ([]File, error) {
+func unpack(r io.Reader, budget *oci.Budget) (files []File, err error) {
+	taken := int64(0)
+	defer func() {
+		if err != nil {
+			budget.Release(taken)
+		}
+	}()
 	zip, err := gzip.NewReader(r)
 	if err != nil {
 		return nil, err
 	}
-	var files []File
 	seen := map[string]bool{}
 	left := int64(maxContent)
 	// Folders and the archive's own headers take room as well.
@@ -152,12 +165,26 @@ func unpack(r io.Reader) ([]File, error) {
 		}
 		seen[name] = true
 		left -= header.Size
-		data, err := io.ReadAll(archive)
-		if err != nil {
+		if isMetadata(name) && header.Size > oci.MaxMetadataFile {
+			return nil, fmt.Errorf("entry %q of %d bytes, of at most %d: %w", header.Name, header.Size, oci.MaxMetadataFile, oci.ErrTooLarge)
+		}
+		cost := header.Size + perFile + int64(len(name))
+		if err := budget.Take(cost); err != nil {
+			return nil, fmt.Errorf("entry %q: %w", header.Name, err)
+		}
+		taken += cost
+		data := make([]byte, header.Size)
+		if _, err := io.ReadFull(archive, data); err != nil {
 			return nil, fmt.Errorf("entry %q: %w", header.Name, err)
 		}
 		files = append(files, File{name, data})
 	}
+}
+
+// isMetadata reports whether a file is one that is parsed as soon as an artifact is opened.
+func isMetadata(name string) bool {
+	top, _, _ := strings.Cut(name, "/")
+	return top == path.Dir(fileImages) || top == path.Dir(fileBundle) || name == fileKustomization
 }
 
 // parse reads the locks and keeps the rest as what the target renders.
@@ -237,9 +264,11 @@ func (a *Artifact) check() error {
 // unmarshal reads a file that we wrote ourselves; a field of a newer version is an error,
 // since what it asks for would be left out without a word.
 func unmarshal(f File, into any) error {
-	decoder := yaml.NewDecoder(bytes.NewReader(f.Data))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(into); err != nil {
+	err := manifest.DecodeMetadata(f.Path, f.Data, into)
+	if errors.Is(err, oci.ErrTooLarge) {
+		return err
+	}
+	if err != nil {
 		return &manifest.Error{File: f.Path, Problem: err.Error(), Hint: "made by a newer krtpkg?"}
 	}
 	return nil

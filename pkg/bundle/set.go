@@ -7,6 +7,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/content"
 
+	"krtpkg.dev/krtpkg/pkg/oci"
+
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -29,8 +31,10 @@ type Set struct {
 func (s *Set) Name() string { return s.Root.Metadata().Name }
 
 // OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest. Every
-// byte of each is read: its config too, of which nothing is used here, and imgpkg the label.
+// byte of each is read: its config too, of which nothing is used here, and imgpkg the label. All
+// share the memory of one operation ([oci.Begin]).
 func OpenSet(ctx context.Context, store ReadStore, root ocispec.Descriptor) (*Set, error) {
+	ctx, _ = oci.Begin(ctx)
 	opened, err := openWhole(ctx, store, root)
 	if err != nil {
 		return nil, err
@@ -82,8 +86,8 @@ func openWhole(ctx context.Context, store ReadStore, desc ocispec.Descriptor) (*
 		return nil, err
 	}
 	config := a.Manifest.Config
-	if config.Size > maxManifest {
-		return nil, fmt.Errorf("%s: config %s of %d bytes is over the limit of %d", desc.Digest, config.Digest, config.Size, maxManifest)
+	if config.Size > oci.MaxManifest {
+		return nil, fmt.Errorf("%s: config %s of %d bytes is over the limit of %d", desc.Digest, config.Digest, config.Size, oci.MaxManifest)
 	}
 	if _, err := content.FetchAll(ctx, store, config); err != nil {
 		return nil, fmt.Errorf("%s: read config %s: %w", desc.Digest, config.Digest, err)

@@ -50,9 +50,8 @@ const (
 
 // Limits on artifacts that come from outside.
 const (
-	maxManifest = 4 << 20   // as registries have it
-	maxLayer    = 256 << 20 // compressed
-	maxContent  = 512 << 20 // all files of an artifact, unpacked
-	maxFiles    = 100_000
-	maxStream   = maxContent + maxFiles*2<<10 // the archive of them
+	maxLayer   = 256 << 20 // compressed
+	maxContent = 512 << 20 // all files of an artifact, unpacked
+	maxFiles   = 100_000
+	maxStream  = maxContent + maxFiles*2<<10 // the archive of them
 )

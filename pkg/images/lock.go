@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -155,10 +156,12 @@ func (l Lock) Marshal() ([]byte, error) {
 // UnmarshalLock reads an ImagesLock. An image without a digest is an error, and so is a reference
 // with two, in the lock or in itself and the lock: which of them would run?
 func UnmarshalLock(file string, data []byte) (Lock, error) {
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	decoder.KnownFields(true)
 	var wire imagesLock
-	if err := decoder.Decode(&wire); err != nil && err != io.EOF {
+	if err := manifest.DecodeMetadata(file, data, &wire); err != nil && err != io.EOF {
+		var placed *manifest.Error
+		if errors.As(err, &placed) {
+			return nil, placed
+		}
 		return nil, &manifest.Error{File: file, Problem: err.Error()}
 	}
 	if wire.APIVersion != lockAPIVersion || wire.Kind != lockKind {

@@ -15,6 +15,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -22,9 +23,6 @@ import (
 type Origins interface {
 	Origin(ctx context.Context, image name.Reference) (oras.ReadOnlyTarget, string, error)
 }
-
-// maxIndex is the limit that registries have on manifests.
-const maxIndex = 4 << 20
 
 // ForPlatforms makes a resolver that restricts multi-platform images to some platforms
 // (os/arch or os/arch/variant): to the one manifest that is left, or to a smaller index,
@@ -68,8 +66,8 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 	default:
 		return whole, nil // one platform, whichever it is
 	}
-	if whole.Size > maxIndex {
-		return ocispec.Descriptor{}, fmt.Errorf("index of %d bytes is over the limit of %d", whole.Size, maxIndex)
+	if whole.Size > oci.MaxManifest {
+		return ocispec.Descriptor{}, fmt.Errorf("index of %d bytes is over the limit of %d", whole.Size, oci.MaxManifest)
 	}
 	raw, err := content.FetchAll(ctx, origin, whole)
 	if err != nil {
@@ -96,7 +94,7 @@ func (r *platformResolver) wanted() string {
 
 func (r *platformResolver) restrict(ctx context.Context, whole ocispec.Descriptor, raw []byte) (ocispec.Descriptor, error) {
 	var index ocispec.Index
-	if err := json.Unmarshal(raw, &index); err != nil {
+	if err := oci.Unmarshal(raw, &index); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("invalid index %s: %w", whole.Digest, err)
 	}
 	var kept []ocispec.Descriptor

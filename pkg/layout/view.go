@@ -6,7 +6,6 @@ package layout
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,10 +16,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
-)
 
-// MaxIndex caps index.json, and manifests that are read to follow their references.
-const MaxIndex = 64 << 20
+	"krtpkg.dev/krtpkg/pkg/oci"
+)
 
 // Blobs is the content of a layout, by digest.
 type Blobs interface {
@@ -53,6 +51,15 @@ func (v *View) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClose
 // Exists says whether content is here whole: an index counts only with everything in it,
 // since a layout, unlike a registry, takes an index before its manifests.
 func (v *View) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	return v.existsWhole(ctx, desc, map[digest.Digest]bool{})
+}
+
+// existsWhole looks at each index once: a few that name one another many times would not end.
+func (v *View) existsWhole(ctx context.Context, desc ocispec.Descriptor, seen map[digest.Digest]bool) (bool, error) {
+	if seen[desc.Digest] {
+		return true, nil // or the search would have ended
+	}
+	seen[desc.Digest] = true
 	exists, err := v.Blobs.Exists(ctx, desc)
 	if err != nil || !exists || !isIndex(desc.MediaType) {
 		return exists, err
@@ -62,7 +69,7 @@ func (v *View) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error
 		return false, err
 	}
 	for _, child := range m.Manifests {
-		if exists, err := v.Exists(ctx, child); err != nil || !exists {
+		if exists, err := v.existsWhole(ctx, child, seen); err != nil || !exists {
 			return exists, err
 		}
 	}
@@ -156,7 +163,9 @@ func (v *View) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.De
 			if err != nil {
 				return nil, err
 			}
-			candidates = append(candidates, m.Manifests...)
+			if candidates = append(candidates, m.Manifests...); len(candidates) > 2*oci.MaxListed {
+				return nil, fmt.Errorf("%s: more than %d manifests that may be referrers: %w", v.Name, oci.MaxListed, oci.ErrTooLarge)
+			}
 		}
 	}
 	return v.subjects(ctx, candidates)
@@ -166,9 +175,13 @@ func (v *View) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.De
 func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (map[digest.Digest][]ocispec.Descriptor, error) {
 	found := map[digest.Digest][]ocispec.Descriptor{}
 	seen := map[digest.Digest]bool{}
+	annotations := 0
 	for _, d := range candidates {
 		if seen[d.Digest] || !IsManifest(d.MediaType) {
 			continue
+		}
+		if len(seen) == oci.MaxListed {
+			return nil, fmt.Errorf("%s: more than %d manifests that may be referrers: %w", v.Name, oci.MaxListed, oci.ErrTooLarge)
 		}
 		seen[d.Digest] = true
 		m, err := v.manifest(ctx, d)
@@ -176,6 +189,12 @@ func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (m
 			return nil, err
 		}
 		if m.Subject != nil {
+			for key, value := range m.Annotations {
+				annotations += len(key) + len(value)
+			}
+			if annotations > oci.MaxAnnotations {
+				return nil, fmt.Errorf("%s: annotations of referrers have more than %d bytes: %w", v.Name, oci.MaxAnnotations, oci.ErrTooLarge)
+			}
 			found[m.Subject.Digest] = append(found[m.Subject.Digest], *m.referrer(d))
 		}
 	}
@@ -185,7 +204,7 @@ func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (m
 // Referrer is how a manifest is listed as a referrer, or nil where it has no subject.
 func Referrer(desc ocispec.Descriptor, manifest []byte) (*ocispec.Descriptor, error) {
 	var n node
-	if err := json.Unmarshal(manifest, &n); err != nil || n.Subject == nil {
+	if err := oci.Unmarshal(manifest, &n); err != nil || n.Subject == nil {
 		return nil, err
 	}
 	return n.referrer(desc), nil
@@ -240,15 +259,18 @@ func (n node) mediaType() string {
 }
 
 func (v *View) manifest(ctx context.Context, desc ocispec.Descriptor) (node, error) {
-	if desc.Size > MaxIndex {
-		return node{}, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, MaxIndex)
+	if desc.Size > oci.MaxManifest {
+		return node{}, fmt.Errorf("%s: manifest of %d bytes, of at most %d: %w", desc.Digest, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
 	}
 	data, err := content.FetchAll(ctx, v, desc)
 	if err != nil {
 		return node{}, fmt.Errorf("%s: %s: %w", v.Name, desc.Digest, err)
 	}
 	var n node
-	return n, json.Unmarshal(data, &n)
+	if err := oci.Unmarshal(data, &n); err != nil {
+		return node{}, fmt.Errorf("%s: manifest %s: %w", v.Name, desc.Digest, err)
+	}
+	return n, nil
 }
 
 func isIndex(mediaType string) bool {

@@ -18,6 +18,8 @@ import (
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"google.golang.org/protobuf/encoding/protojson"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // envelope is a signature or an attestation, read and not verified. Whatever form it was stored
@@ -42,6 +44,9 @@ func (e *envelope) isClaim() bool { return e.predicateType == "" }
 
 // openBundle reads a Sigstore bundle with a statement.
 func openBundle(raw []byte) (*envelope, error) {
+	if err := oci.CheckJSON(raw, oci.MaxElements); err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
 	pb := &protobundle.Bundle{}
 	if err := protojson.Unmarshal(raw, pb); err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
@@ -61,6 +66,10 @@ func openBundle(raw []byte) (*envelope, error) {
 func openStatement(b *bundle.Bundle) (*envelope, error) {
 	if b.GetDsseEnvelope() == nil {
 		return nil, errors.New("bundle: no DSSE envelope")
+	}
+	// An SBOM has more values than a manifest.
+	if err := oci.CheckJSON(b.GetDsseEnvelope().GetPayload(), oci.MaxStatementElements); err != nil {
+		return nil, fmt.Errorf("bundle: statement: %w", err)
 	}
 	e, err := b.Envelope()
 	if err != nil {
@@ -130,7 +139,7 @@ const envelopeType = "application/vnd.dsse.envelope.v1+json"
 
 func dsseContent(raw []byte) (*protobundle.Bundle_DsseEnvelope, error) {
 	var e dsse.Envelope
-	if err := json.Unmarshal(raw, &e); err != nil {
+	if err := oci.Unmarshal(raw, &e); err != nil {
 		return nil, err
 	}
 	payload, err := e.DecodeB64Payload()

@@ -2,7 +2,6 @@ package sign
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,11 +14,12 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Whoever can push to a repository can make a verifier read, so all of it is capped.
 const (
-	maxManifest   = 4 << 20 // what registries take, by the distribution spec's advice
 	maxPayload    = 1 << 20 // a simple signing claim
 	maxStatement  = 16 << 20
 	maxRead       = 256 << 20 // all of them together
@@ -146,7 +146,7 @@ func fetchTagged(ctx context.Context, store oras.ReadOnlyTarget, tag string) (oc
 	if !isManifest(desc.MediaType) {
 		return desc, nil, fmt.Errorf("media type %q, want an image manifest", desc.MediaType)
 	}
-	if err := allowed(desc, maxManifest); err != nil {
+	if err := allowed(desc, oci.MaxManifest); err != nil {
 		return desc, nil, fmt.Errorf("manifest: %w", err)
 	}
 	b, err := content.ReadAll(rc, desc)
@@ -255,7 +255,7 @@ func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root oci
 }
 
 func fetchManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*ocispec.Manifest, error) {
-	b, err := fetch(ctx, store, desc, maxManifest)
+	b, err := fetch(ctx, store, desc, oci.MaxManifest)
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
@@ -286,7 +286,7 @@ func allowed(desc ocispec.Descriptor, limit int64) error {
 
 func parseManifest(b []byte) (*ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err := oci.Unmarshal(b, &m); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	return &m, nil

@@ -16,13 +16,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	orascontent "oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// Limits on an artifact. That on manifests is the registries' own.
-const (
-	maxManifest = 4 << 20
-	maxLayers   = 127
-)
+// maxLayers is how many layers an artifact has.
+const maxLayers = 127
 
 // Media types of the layers of a chart (helm.sh/docs/topics/registries).
 const (
@@ -89,8 +88,8 @@ func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, want string)
 		return nil, nil, err
 	case want != "" && desc.Digest.String() != want:
 		return nil, nil, digestError(ref.Name(), desc.Digest.String(), want)
-	case desc.Size > maxManifest:
-		return nil, nil, fmt.Errorf("manifest of %d bytes is over the limit of %d", desc.Size, maxManifest)
+	case desc.Size > oci.MaxManifest:
+		return nil, nil, fmt.Errorf("manifest of %d bytes is over the limit of %d", desc.Size, oci.MaxManifest)
 	}
 	file, _, err := blob(ctx, store, desc)
 	if err != nil {
@@ -104,7 +103,7 @@ func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, want string)
 		ocispec.Manifest
 		Manifests []json.RawMessage `json:"manifests"`
 	}
-	if err := json.Unmarshal(raw, &manifest); err != nil {
+	if err := oci.Unmarshal(raw, &manifest); err != nil {
 		return nil, nil, fmt.Errorf("invalid manifest: %w", err)
 	}
 	if len(manifest.Manifests) > 0 || strings.Contains(desc.MediaType, "index") || strings.Contains(desc.MediaType, "manifest.list") {

@@ -12,6 +12,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // close makes the closure: an index over the root, its bundles and the images, with the
@@ -54,7 +56,7 @@ func (p *Plan) isComplete(ctx context.Context, r *root, dst content.ReadOnlyStor
 		return false, fmt.Errorf("list referrers of %s at source %s: %w", r.desc.Digest, where(r.Store), err)
 	}
 	for _, desc := range referrers {
-		if desc.MediaType != ocispec.MediaTypeImageIndex || desc.Size > maxManifest {
+		if desc.MediaType != ocispec.MediaTypeImageIndex || desc.Size > oci.MaxManifest {
 			continue
 		}
 		data, err := read(ctx, r.Store, desc)

@@ -2,11 +2,12 @@ package transfer
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // manifest is what manifests of every kind say of themselves.
@@ -20,7 +21,7 @@ type manifest struct {
 
 func parse(data []byte) (manifest, error) {
 	var m manifest
-	err := json.Unmarshal(data, &m)
+	err := oci.Unmarshal(data, &m)
 	return m, err
 }
 
@@ -38,8 +39,8 @@ func (m manifest) needs(mediaType string) []ocispec.Descriptor {
 
 // read reads a manifest and checks it against its descriptor.
 func read(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
-	if desc.Size > maxManifest {
-		return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d", desc.Digest, desc.Size, maxManifest)
+	if desc.Size > oci.MaxManifest {
+		return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d", desc.Digest, desc.Size, oci.MaxManifest)
 	}
 	var data []byte
 	err := retried(ctx, func() (err error) {

@@ -19,6 +19,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -31,6 +32,9 @@ type Plan struct {
 	options   Options
 	platforms platforms
 	places    places
+
+	// budget is what memory the manifests and the bundles of the plan may take.
+	budget *oci.Budget
 
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*node
@@ -72,11 +76,10 @@ type node struct {
 	next []ocispec.Descriptor
 }
 
-const (
-	closureType = bundle.TypeClosure
-	// maxManifest is the limit that registries have.
-	maxManifest = 4 << 20
-)
+// perNode is about what an item of the plan takes in memory.
+const perNode = 512
+
+const closureType = bundle.TypeClosure
 
 // NewPlan finds everything that roots need. Manifests are read, and of blobs only the layers
 // of bundles. Errors: [*IncompleteError].
@@ -87,7 +90,8 @@ func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
 // plan makes a plan that takes a shortcut where the target has a root's closure.
 func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
 	o.defaults()
-	p := &Plan{options: o, nodes: map[digest.Digest]*node{}}
+	ctx, budget := oci.Begin(ctx)
+	p := &Plan{options: o, nodes: map[digest.Digest]*node{}, budget: budget}
 	var err error
 	if p.platforms, err = parsePlatforms(o.Platforms); err != nil {
 		return nil, err
@@ -330,6 +334,9 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 	needs, err := p.platforms.of(desc, m)
 	if err != nil {
 		return err
+	}
+	if err := p.budget.Take(int64(len(data)) + int64(len(needs))*perNode); err != nil {
+		return fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
 	n := &node{desc: plain(desc), from: from, data: data}
 	for _, next := range needs {

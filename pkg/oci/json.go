@@ -1,0 +1,82 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// ErrTooLarge is the error of JSON that would take far more memory than its bytes do.
+var ErrTooLarge = errors.New("over the limit")
+
+// Unmarshal is [json.Unmarshal] for what strangers wrote: JSON of more than [MaxElements] values
+// or nested deeper than [MaxDepth] is refused before anything is decoded. A descriptor takes
+// three bytes of JSON and over a hundred in memory.
+func Unmarshal(data []byte, into any) error {
+	if err := CheckJSON(data, MaxElements); err != nil {
+		return err
+	}
+	return json.Unmarshal(data, into)
+}
+
+// CheckJSON refuses JSON of more values than the limit, or nested deeper than [MaxDepth]. It does
+// not check that it is valid.
+func CheckJSON(data []byte, limit int) error {
+	s := shape{limit: limit}
+	return s.add(data)
+}
+
+// shape counts the values of JSON as its bytes pass: what opens an object or a list, and commas.
+// That is no fewer than there are values.
+type shape struct {
+	limit, elements, depth int
+	inString, escaped      bool
+}
+
+func (s *shape) add(data []byte) error {
+	for _, c := range data {
+		switch {
+		case s.escaped:
+			s.escaped = false
+		case s.inString:
+			s.escaped, s.inString = c == '\\', c != '"'
+		case c == '"':
+			s.inString = true
+		case c == '{' || c == '[':
+			s.elements++
+			s.depth++
+		case c == '}' || c == ']':
+			s.depth--
+		case c == ',':
+			s.elements++
+		default:
+			continue
+		}
+		switch {
+		case s.elements > s.limit:
+			return fmt.Errorf("JSON of more than %d values: %w", s.limit, ErrTooLarge)
+		case s.depth > MaxDepth:
+			return fmt.Errorf("JSON nested deeper than %d levels: %w", MaxDepth, ErrTooLarge)
+		}
+	}
+	return nil
+}
+
+// shapeReader refuses JSON over the limits while it is read.
+type shapeReader struct {
+	io.Reader
+	shape shape
+	left  int64
+}
+
+func (r *shapeReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.left -= int64(n); r.left < 0 {
+		return 0, fmt.Errorf("more than %d bytes: %w", MaxIndex, ErrTooLarge)
+	}
+	if wrong := r.shape.add(p[:n]); wrong != nil {
+		return 0, wrong
+	}
+	return n, err
+}
