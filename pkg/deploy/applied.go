@@ -132,6 +132,66 @@ func outlineValue(value any) any {
 	return value
 }
 
+// changedText stands for a string that is not the one that was applied.
+const changedText = "(changed)"
+
+// expandOutline returns the manifest behind an outline, with the live object's strings where
+// these are known to be the applied ones. A value of a Secret counts as changed if somebody else
+// has written it since krtpkg last wrote the Secret.
+func expandOutline(outline, live map[string]any) map[string]any {
+	manifest := expandValue(outline, live).(map[string]any)
+	annotations := (&unstructured.Unstructured{Object: live}).GetAnnotations()
+	for _, key := range []string{annotationApplied, annotationDisableOriginal} {
+		if value, found := annotations[key]; found {
+			_ = unstructured.SetNestedField(manifest, value, "metadata", "annotations", key)
+		}
+	}
+	if keys, isMap := outline["data"].(map[string]any); isMap && manifest["kind"] == "Secret" {
+		data := map[string]any{}
+		now, _ := live["data"].(map[string]any)
+		others := laterOwners(live).field("data")
+		for key := range keys {
+			value, found := now[key]
+			if !found || others.has(key) {
+				value = base64.StdEncoding.EncodeToString([]byte(changedText))
+			}
+			data[key] = value
+		}
+		manifest["data"] = data
+	}
+	return manifest
+}
+
+func expandValue(outline, live any) any {
+	switch outline := outline.(type) {
+	case map[string]any:
+		if len(outline) == 1 && outline[digestKey] != nil {
+			if equalRecorded(live, outline) {
+				return live
+			}
+			return changedText
+		}
+		now, _ := live.(map[string]any)
+		manifest := make(map[string]any, len(outline))
+		for key, v := range outline {
+			manifest[key] = expandValue(v, now[key])
+		}
+		return manifest
+	case []any:
+		now, _ := live.([]any)
+		manifest := make([]any, len(outline))
+		for i, v := range outline {
+			var item any
+			if i < len(now) {
+				item = now[i]
+			}
+			manifest[i] = expandValue(v, item)
+		}
+		return manifest
+	}
+	return outline
+}
+
 func digestText(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:16])

@@ -42,12 +42,12 @@ func (e *engine) deleteApp(ctx context.Context, p *parts, name string, namespace
 		}
 	}
 	existing, _ = e.splitHandedOver(name, existing)
-	existing = dropChildrenOfOthers(existing)
 	inPart, err := e.cluster.adoptedInPart(ctx, name)
 	if err != nil {
 		return done{}, err
 	}
 	keepOnDelete(existing, nil, inPart)
+	existing = dropChildrenOfOthers(existing)
 	_, conf, err := withRules(nil)
 	if err != nil {
 		return done{}, err

@@ -7,10 +7,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -451,6 +452,22 @@ func otherOwners(object map[string]any) ownedFields {
 	return owned
 }
 
+// laterOwners are the owners of fields that were written after krtpkg's last write.
+func laterOwners(object map[string]any) ownedFields {
+	u := unstructured.Unstructured{Object: object}
+	entries := u.GetManagedFields()
+	var last time.Time
+	for _, entry := range entries {
+		if isOwnManager(entry.Manager) && entry.Time != nil && entry.Time.After(last) {
+			last = entry.Time.Time
+		}
+	}
+	later := slices.DeleteFunc(slices.Clone(entries), func(e metav1.ManagedFieldsEntry) bool { return e.Time == nil || e.Time.Time.Before(last) })
+	copied := unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{}}}
+	copied.SetManagedFields(later)
+	return otherOwners(copied.Object)
+}
+
 // isOwnManager reports whether writes under this name are krtpkg's, or kapp's.
 func isOwnManager(manager string) bool { return manager == fieldManager || manager == "kapp" }
 
@@ -551,8 +568,37 @@ func keepTemplateLabels(live, merged map[string]any) {
 		return
 	}
 	copyTemplateLabels(was, now)
-	if reflect.DeepEqual(runtime.DeepCopyJSON(was), now) {
+	dropEmpty(now, was)
+	if reflect.DeepEqual(was, now) {
 		_ = unstructured.SetNestedMap(merged, now, place...)
+	}
+}
+
+// dropEmpty removes empty maps and lists that the live object does not have: the API server
+// has left them out. An empty selector means something.
+func dropEmpty(object, live map[string]any) {
+	for key, value := range object {
+		now, found := live[key]
+		switch value := value.(type) {
+		case map[string]any:
+			if below, isMap := now.(map[string]any); isMap {
+				dropEmpty(value, below)
+			} else if !found && len(value) == 0 && (key == "nodeSelector" || !strings.HasSuffix(key, "Selector")) {
+				delete(object, key)
+			}
+		case []any:
+			below, isList := now.([]any)
+			if !found && len(value) == 0 {
+				delete(object, key)
+			}
+			for i := 0; isList && i < min(len(value), len(below)); i++ {
+				item, isMap1 := value[i].(map[string]any)
+				was, isMap2 := below[i].(map[string]any)
+				if isMap1 && isMap2 {
+					dropEmpty(item, was)
+				}
+			}
+		}
 	}
 }
 

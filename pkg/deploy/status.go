@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -220,15 +221,11 @@ func associated(all []kappres.Resource) func(kappres.Resource, []kappres.Resourc
 	}
 }
 
-// drifted compares a resource with what was applied of it, which kapp has left on it.
+// drifted compares a resource with what was applied of it, as far as that is recorded on it.
 func drifted(factory diff.ChangeFactory, conf kappconfig.Conf, r kappres.Resource) ([]ResourceChange, error) {
-	original := r.Annotations()["kapp.k14s.io/original"]
-	if original == "" || factory.NewResourceWithHistory(r).LastAppliedResource() != nil {
-		return nil, nil
-	}
-	applied, err := kappres.NewResourceFromBytes([]byte(original))
-	if err != nil {
-		return nil, fmt.Errorf("%s, annotation kapp.k14s.io/original: %w", identity(r), err)
+	applied, err := expectedOf(factory, r)
+	if err != nil || applied == nil {
+		return nil, err
 	}
 	change, err := factory.NewChangeAgainstLastApplied(r, applied)
 	if err != nil {
@@ -239,4 +236,29 @@ func drifted(factory diff.ChangeFactory, conf kappconfig.Conf, r kappres.Resourc
 	}
 	view := diff.NewTextDiffView(change.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
 	return []ResourceChange{{ResourceID: identity(r), Op: Update, Diff: ansiColor.ReplaceAllString(view.String(), "")}}, nil
+}
+
+// expectedOf returns the manifest that a resource should agree with; nil if it is known to, or
+// if nothing is recorded.
+func expectedOf(factory diff.ChangeFactory, r kappres.Resource) (kappres.Resource, error) {
+	if original := r.Annotations()["kapp.k14s.io/original"]; original != "" {
+		if factory.NewResourceWithHistory(r).LastAppliedResource() != nil {
+			return nil, nil
+		}
+		applied, err := kappres.NewResourceFromBytes([]byte(original))
+		if err != nil {
+			return nil, fmt.Errorf("%s, annotation kapp.k14s.io/original: %w", identity(r), err)
+		}
+		return applied, nil
+	}
+	live := r.DeepCopyRaw()
+	outline := appliedManifest(live)
+	if outline == nil {
+		return nil, nil
+	}
+	data, err := json.Marshal(expandOutline(outline, live))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", identity(r), err)
+	}
+	return kappres.NewResourceFromBytes(data)
 }
