@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,12 +98,20 @@ func onCluster(ctx context.Context, g *graph.Graph, cluster *deploy.Cluster) err
 			health[b.Bundle] = graph.Drifted
 		case b.Health == deploy.Missing:
 			health[b.Bundle] = graph.Drifted
+		case b.Health == deploy.NotBegun:
+			health[b.Bundle] = graph.Absent
+		case b.Health == deploy.Unknown:
+			health[b.Bundle] = "" // as for a cluster that nobody asked
 		default:
 			health[b.Bundle] = graph.Health(b.Health)
 		}
 	}
 	for i := range g.Nodes {
-		g.Nodes[i].Health = cmp.Or(health[g.Nodes[i].Name], graph.Absent)
+		h, known := health[g.Nodes[i].Name]
+		if !known {
+			h = graph.Absent
+		}
+		g.Nodes[i].Health = h
 	}
 	return nil
 }

@@ -107,13 +107,13 @@ func TestInterruptedApply(t *testing.T) {
 			if took := time.Since(sent); took > prompt || cmd.ProcessState.ExitCode() != 130 {
 				t.Errorf("ended after %s with exit code %d, want 130 at once\n%s", took, cmd.ProcessState.ExitCode(), stderr)
 			}
-			if status := s.ok("status", name); !strings.Contains(status, "apply not complete") {
+			if status := s.ok("status", name); !strings.Contains(status, "incomplete") {
 				t.Errorf("status calls an interrupted apply complete:\n%s", status)
 			}
 
 			newWatcher(t, cluster).labelNodes(label, "here")
 			s.ok("apply", "--key", "cosign.pub", "oci:dist:1.0.0", "--yes", "--wait-timeout", "1m")
-			if status := s.ok("status", name); strings.Contains(status, "apply not complete") {
+			if status := s.ok("status", name); strings.Contains(status, "incomplete") {
 				t.Errorf("not complete:\n%s", status)
 			}
 			s.ok("delete", name, "--yes")

@@ -67,8 +67,11 @@ type bundleStatusView struct {
 	Digest    string                  `json:"digest"`
 	App       string                  `json:"app"`
 	Health    deploy.Health           `json:"health"`
+	Reason    string                  `json:"reason,omitempty"`
 	Complete  bool                    `json:"complete"`
-	Changed   time.Time               `json:"changed"`
+	Stage     deploy.Stage            `json:"stage"`
+	Target    string                  `json:"target,omitempty"` // the version that is to be there
+	Changed   time.Time               `json:"changed,omitzero"`
 	Resources int                     `json:"resources"`
 	Unready   []deploy.ResourceStatus `json:"unready"`
 	Drift     []deploy.ResourceChange `json:"drift"`
@@ -127,8 +130,9 @@ func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
 		Revision: s.Revision, Newer: append([]string{}, newer...), Bundles: []bundleStatusView{},
 	}
 	for _, b := range s.Bundles {
+		target, _ := s.Target(b.App)
 		v.Bundles = append(v.Bundles, bundleStatusView{
-			b.Bundle, b.Layer, b.Version, b.Digest, b.App, b.Health, b.Complete, b.Changed.UTC(), b.Resources,
+			b.Bundle, b.Layer, b.Version, b.Digest, b.App, b.Health, b.Reason, b.Complete, b.Stage, target.Version, b.Changed.UTC(), b.Resources,
 			append([]deploy.ResourceStatus{}, b.Unready...), append([]deploy.ResourceChange{}, b.Drift...),
 		})
 	}
@@ -137,21 +141,20 @@ func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
 
 func writeStatus(w io.Writer, views []statusView, full bool) {
 	for _, v := range views {
-		fmt.Fprintf(w, "%s %s\t%s\t%s\n", v.Runtime, v.Version, short(v.Digest), v.Health)
+		fmt.Fprintf(w, "%s %s  %s  %s\n", v.Runtime, v.Version, short(v.Digest), v.Health)
 		if r := v.Revision; r.Number > 0 {
 			fmt.Fprintf(w, "  revision %d %s, by %s, verified: %s\n", r.Number, strings.TrimSpace(string(r.State)+" "+r.Reason), r.By, cmp.Or(r.Verified, "not recorded"))
 		}
 		if len(v.Newer) > 0 {
 			fmt.Fprintf(w, "  newer: %s\n", strings.Join(v.Newer, ", "))
 		}
-		fmt.Fprintf(w, "  LAYER\tBUNDLE\tVERSION\tDIGEST\tHEALTH\tRESOURCES\tDRIFT\tCHANGED\n")
+		fmt.Fprintf(w, "  LAYER\tBUNDLE\tVERSION\tHEALTH\tRESOURCES\tDRIFT\tCHANGED\n")
 		for _, b := range v.Bundles {
-			health := string(b.Health)
-			if !b.Complete {
-				health += " (apply not complete)"
+			changed := "never"
+			if !b.Changed.IsZero() {
+				changed = b.Changed.Format("2006-01-02 15:04Z")
 			}
-			fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, b.Version, short(b.Digest), health,
-				b.Resources, drift(b.Drift), b.Changed.Format(time.RFC3339))
+			fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, versionsOf(b), healthOf(b), b.Resources, drift(b.Drift), changed)
 		}
 		for _, b := range v.Bundles {
 			details(w, b, full)
@@ -159,16 +162,40 @@ func writeStatus(w io.Writer, views []statusView, full bool) {
 	}
 }
 
+// versionsOf is the version that is there, and the one that is to be.
+func versionsOf(b bundleStatusView) string {
+	if b.Target != "" && b.Version != "" && b.Target != b.Version {
+		return b.Version + " → " + b.Target
+	}
+	return cmp.Or(b.Version, b.Target, "-")
+}
+
+// healthOf tells how a bundle is, and how far the newest revision is with it.
+func healthOf(b bundleStatusView) string {
+	switch {
+	case b.Stage == deploy.StageLeaving:
+		return string(b.Health) + ", to be deleted"
+	case b.Stage == deploy.StageNotBegun && b.Health != deploy.NotBegun:
+		return string(b.Health) + ", not begun"
+	case b.Stage == deploy.StageIncomplete:
+		return string(b.Health) + ", incomplete"
+	}
+	return string(b.Health)
+}
+
 func drift(changes []deploy.ResourceChange) string {
 	if len(changes) == 0 {
 		return "none"
 	}
-	return deploy.Count(changes).String()
+	return fmt.Sprint(len(changes))
 }
 
 // details are what is wrong with a bundle; a few of them unless all are wanted.
 func details(w io.Writer, b bundleStatusView, full bool) {
 	unready, drift := b.Unready, b.Drift
+	if b.Reason != "" {
+		fmt.Fprintf(w, "  %s: %s\n", b.Bundle, b.Reason)
+	}
 	if !full {
 		unready = unready[:min(len(unready), 5)]
 	}

@@ -177,6 +177,10 @@ func (s *session) revision() Revision {
 	if len(s.runtime.Values) > 0 {
 		r.Values = digest.FromBytes(s.runtime.Values).String()
 	}
+	for _, j := range s.jobs {
+		o := j.outcome()
+		r.Bundles = append(r.Bundles, RevisionBundle{o.Bundle, o.App, o.Layer, o.Version, j.unit.Digest})
+	}
 	return r
 }
 

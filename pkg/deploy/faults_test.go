@@ -3,8 +3,10 @@ package deploy
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 )
 
@@ -355,6 +358,99 @@ func TestOwners(t *testing.T) {
 	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick(), TakeOver: true}); err != nil {
 		t.Error(err)
 	}
+	r.deleted("edge")
+}
+
+// Healthy is what is complete: an upgrade that failed, was interrupted or paused is not, and shows
+// what it has not begun.
+func TestStatusOfRevision(t *testing.T) {
+	r := newRig(t)
+	status := func(name string) string {
+		t.Helper()
+		all, err := r.Status(t.Context(), name, quick())
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprintf("%s %s:", all[0].Revision.State, all[0].Health())
+		for _, b := range all[0].Bundles {
+			text += fmt.Sprintf(" %s %s %s;", b.Bundle, b.Health, b.Stage)
+		}
+		return text
+	}
+	want := func(name, want string) {
+		t.Helper()
+		if got := status(name); got != want {
+			t.Errorf("status %q, want %q", got, want)
+		}
+	}
+	v1 := Runtime{Name: "edge", Version: "1", Digest: "sha256:1", Units: []Unit{
+		unit(1, "base", "1", configMap("base", "1")), unit(2, "old", "1", configMap("old", "1")), unit(5, "app", "1", configMap("app", "1")),
+	}}
+	r.apply(v1)
+	want("edge", "complete healthy: base healthy complete; old healthy complete; app healthy complete;")
+	v2 := Runtime{Name: "edge", Version: "2", Digest: "sha256:2", Units: []Unit{
+		unit(1, "base", "1", configMap("base", "1")), unit(3, "stuck", "2", deployment("stuck", "no-such-label: here")),
+		unit(4, "new", "2", configMap("new", "2")), unit(5, "app", "2", configMap("app", "2")),
+	}}
+	r.failing(v2, time.Second, "bundle stuck")
+	want("edge", "failed failing: base healthy complete; old healthy leaving; stuck progressing incomplete; new not begun not begun; app healthy not begun;")
+	history, err := r.History(t.Context(), "edge")
+	if err != nil || len(history[0].Bundles) != 4 || history[1].Bundles != nil {
+		t.Errorf("history %+v, %v", history, err)
+	}
+
+	// A record of before bundles were recorded.
+	cm, err := r.configMaps().Get(t.Context(), stateName("edge"), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, _ := strings.Cut(cm.Data[recordKey], "  bundles:\n")
+	_, after, _ = strings.Cut(after, "- revision: 1")
+	cm.Data[recordKey] = before + "- revision: 1" + after
+	if _, err := r.configMaps().Update(t.Context(), cm, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want("edge", "failed failing: base healthy complete; old healthy complete; stuck progressing incomplete; app healthy complete;")
+	r.apply(v1)
+	want("edge", "complete healthy: base healthy complete; old healthy complete; app healthy complete;")
+	layer := 1
+	v2.Units[1] = unit(3, "stuck", "3", configMap("fine", "3"))
+	if _, err := r.Apply(t.Context(), v2, ApplyOptions{Options: quick(), PauseAfter: &layer}); err != nil {
+		t.Fatal(err)
+	}
+	want("edge", "paused progressing: base healthy complete; old healthy leaving; stuck not begun not begun; new not begun not begun; app healthy not begun;")
+
+	// One whose process ended without a word.
+	var dead atomic.Bool
+	p := newFaultyProxy(r, true, func(*http.Request) fault {
+		if dead.Load() {
+			return cut
+		}
+		return passes
+	})
+	c := p.connect(Config{RetryTimeout: -1}, &clientcmdapi.AuthInfo{})
+	options := quick()
+	options.LockDuration = 2 * time.Second
+	var during string
+	options.OnEvent = func(e Event) {
+		if e.Phase == Applying && e.Bundle == "new" && e.Message == (Message{}) {
+			during = status("edge")
+			dead.Store(true)
+		}
+	}
+	if _, err := c.Apply(t.Context(), v2, ApplyOptions{Options: options}); err == nil {
+		t.Error("an apply that reaches nobody: no error")
+	}
+	if want := "in progress progressing: base healthy complete; old healthy leaving; stuck healthy complete; new not begun not begun; app healthy not begun;"; during != want {
+		t.Errorf("status during an apply: %s, want %s", during, want)
+	}
+	time.Sleep(2 * time.Second)
+	want("edge", "interrupted failing: base healthy complete; old healthy leaving; stuck healthy complete; new not begun not begun; app healthy not begun;")
+	if history, err := r.History(t.Context(), "edge"); err != nil || history[0].State != Interrupted {
+		t.Errorf("history %+v, %v", history[0], err)
+	}
+	r.apply(v2)
+	want("edge", "complete healthy: base healthy complete; stuck healthy complete; new healthy complete; app healthy complete;")
 	r.deleted("edge")
 }
 

@@ -27,8 +27,14 @@ type LockedError struct {
 }
 
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("runtime %s is being changed by %s since %s (last sign of life %s)",
-		e.Runtime, e.Holder, e.Since.UTC().Format(time.RFC3339), e.Renewed.UTC().Format(time.RFC3339))
+	text := fmt.Sprintf("runtime %s is being changed by %s", e.Runtime, cmp.Or(e.Holder, "somebody"))
+	if !e.Since.IsZero() {
+		text += " since " + e.Since.UTC().Format(time.RFC3339)
+	}
+	if !e.Renewed.IsZero() {
+		text += " (last sign of life " + e.Renewed.UTC().Format(time.RFC3339) + ")"
+	}
+	return text
 }
 
 // ErrLockLost means that the lock could not be renewed, so that somebody else may have it.
@@ -169,6 +175,15 @@ func (c *Cluster) outlive(ctx context.Context, runtime string, held *coordinatio
 		return nil, lockedBy(runtime, now)
 	}
 	return now, nil
+}
+
+// isExpired reports whether the holder of a lock has given no sign of life for as long as it lasts.
+func isExpired(l *coordinationv1.Lease) bool {
+	return deref(l.Spec.HolderIdentity) == "" || l.Spec.RenewTime == nil || time.Since(l.Spec.RenewTime.Time) > duration(l)
+}
+
+func duration(l *coordinationv1.Lease) time.Duration {
+	return time.Duration(deref(l.Spec.LeaseDurationSeconds)) * time.Second
 }
 
 func lockedBy(runtime string, l *coordinationv1.Lease) error {

@@ -25,6 +25,8 @@ const (
 	Complete   State = "complete"
 	Incomplete State = "failed" // the next apply goes on
 	Paused     State = "paused"
+	// Interrupted is never recorded: it is what InProgress means once nobody holds the lock.
+	Interrupted State = "interrupted"
 )
 
 // Origin is what is known of a runtime besides what is in it. It is recorded with the revision.
@@ -51,6 +53,18 @@ type Revision struct {
 	By      string    `yaml:"by" json:"by"`
 	// Alone is true for a bundle that was applied without a runtime.
 	Alone bool `yaml:"alone,omitempty" json:"alone,omitempty"`
+	// Bundles are those of the revision, in order. Only of the newest it is known, and only if
+	// it was recorded since this is.
+	Bundles []RevisionBundle `yaml:"bundles,omitempty" json:"bundles,omitempty"`
+}
+
+// RevisionBundle is a bundle of a revision.
+type RevisionBundle struct {
+	Bundle  string `yaml:"bundle" json:"bundle"`
+	App     string `yaml:"app" json:"app"`
+	Layer   int    `yaml:"layer" json:"layer"`
+	Version string `yaml:"version,omitempty" json:"version,omitempty"`
+	Digest  string `yaml:"digest,omitempty" json:"digest,omitempty"`
 }
 
 // historyLimit is how many revisions are kept.
@@ -88,7 +102,34 @@ func (c *Cluster) History(ctx context.Context, runtime string) ([]Revision, erro
 	if err != nil {
 		return nil, err
 	}
+	if r.revisions[0], err = c.settle(ctx, runtime, r.revisions[0]); err != nil {
+		return nil, err
+	}
 	return r.revisions, nil
+}
+
+// settle tells an apply that was interrupted from one that goes on.
+func (c *Cluster) settle(ctx context.Context, runtime string, newest Revision) (Revision, error) {
+	if newest.State != InProgress {
+		return newest, nil
+	}
+	held, err := c.client.CoordinationV1().Leases(c.namespace).Get(quiet(ctx), stateName(runtime), metav1.GetOptions{})
+	if err == nil && !isExpired(held) || apierrors.IsForbidden(err) {
+		return newest, nil
+	}
+	if ignoreNotFound(err) != nil {
+		return newest, fmt.Errorf("look at lease %s/%s: %w", c.namespace, stateName(runtime), err)
+	}
+	// It may have ended between the two looks: how it ended is recorded first.
+	now, err := c.record(ctx, runtime)
+	if err != nil {
+		return newest, err
+	}
+	if now.newest().State != InProgress {
+		return now.newest(), nil
+	}
+	newest.State = Interrupted
+	return newest, nil
 }
 
 // Runtimes returns the newest revision of every runtime in the namespace, by name.
@@ -158,6 +199,9 @@ func (r *record) with(next Revision) []Revision {
 		}
 	}
 	all := append([]Revision{next}, rest...)
+	for i := range all[1:] {
+		all[i+1].Bundles = nil // the room of a record has an end
+	}
 	return all[:min(len(all), historyLimit)]
 }
 

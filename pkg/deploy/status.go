@@ -12,6 +12,7 @@ import (
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // Health is how a bundle is, or a resource.
@@ -21,11 +22,13 @@ type Health string
 const (
 	Healthy     Health = "healthy"
 	Progressing Health = "progressing" // not ready, and may become so
+	NotBegun    Health = "not begun"   // nothing of it is there yet
 	Failing     Health = "failing"
+	Unknown     Health = "unknown" // it could not be read
 	Missing     Health = "missing" // it was applied, and is not there
 )
 
-var healthOrder = []Health{Healthy, Progressing, Failing, Missing}
+var healthOrder = []Health{Healthy, Progressing, NotBegun, Failing, Unknown, Missing}
 
 func worse(a, b Health) Health {
 	return healthOrder[max(slices.Index(healthOrder, a), slices.Index(healthOrder, b))]
@@ -39,11 +42,22 @@ type RuntimeStatus struct {
 	Bundles  []BundleStatus
 }
 
-// Health is that of the worst bundle.
+// Health is that of the worst bundle, and at best progressing, or failing, as long as the newest
+// revision is not complete.
 func (s RuntimeStatus) Health() Health {
 	health := Healthy
+	switch s.Revision.State {
+	case InProgress, Paused:
+		health = Progressing
+	case Incomplete, Interrupted:
+		health = Failing
+	}
 	for _, b := range s.Bundles {
-		health = worse(health, b.Health)
+		if b.Health == NotBegun {
+			health = worse(health, Progressing)
+		} else {
+			health = worse(health, b.Health)
+		}
 	}
 	return health
 }
@@ -53,10 +67,24 @@ func (s RuntimeStatus) Drifted() bool {
 	return slices.ContainsFunc(s.Bundles, func(b BundleStatus) bool { return len(b.Drift) > 0 })
 }
 
+// Stage is how far the newest revision is with a bundle.
+type Stage string
+
+// The stages.
+const (
+	StageComplete   Stage = "complete"
+	StageIncomplete Stage = "incomplete"
+	StageNotBegun   Stage = "not begun" // what is there, if anything, is of an earlier revision
+	StageLeaving    Stage = "leaving"   // the revision does not have it: it is to be deleted
+)
+
 // BundleStatus is how a bundle is on the cluster.
 type BundleStatus struct {
 	Installed
 	Health Health
+	Stage  Stage
+	// Reason is why the health is unknown.
+	Reason string
 	// Resources are how many it has.
 	Resources int
 	// Unready are the resources that are not healthy.
@@ -89,6 +117,9 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	byName := map[string]*RuntimeStatus{}
 	for runtime, revision := range records {
 		if name == "" || name == runtime {
+			if revision, err = c.settle(ctx, runtime, revision); err != nil {
+				return nil, err
+			}
 			byName[runtime] = &RuntimeStatus{Runtime: runtime, Revision: revision}
 		}
 	}
@@ -116,12 +147,55 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	}
 	var all []RuntimeStatus
 	for _, s := range byName {
+		s.stage()
 		all = append(all, *s)
 	}
 	slices.SortFunc(all, func(a, b RuntimeStatus) int {
 		return compareIDs(ResourceID{Name: a.Runtime}, ResourceID{Name: b.Runtime})
 	})
 	return all, nil
+}
+
+// stage holds the bundles that are there against those of the newest revision.
+func (s *RuntimeStatus) stage() {
+	place := map[string]int{}
+	for i, b := range s.Revision.Bundles {
+		place[b.App] = i
+	}
+	there := map[string]bool{}
+	for i := range s.Bundles {
+		b := &s.Bundles[i]
+		there[b.App] = true
+		at, known := place[b.App]
+		switch {
+		case !known && len(place) > 0:
+			b.Stage = StageLeaving
+		case !b.Complete:
+			b.Stage = StageIncomplete
+		case known && (b.RuntimeDigest != s.Revision.Digest || b.Digest != s.Revision.Bundles[at].Digest):
+			b.Stage = StageNotBegun
+		default:
+			b.Stage = StageComplete
+		}
+	}
+	for _, b := range s.Revision.Bundles {
+		if !there[b.App] {
+			s.Bundles = append(s.Bundles, BundleStatus{
+				Installed: Installed{Runtime: s.Runtime, Bundle: b.Bundle, App: b.App, Layer: b.Layer, order: place[b.App]},
+				Health:    NotBegun, Stage: StageNotBegun,
+			})
+		}
+	}
+	slices.SortFunc(s.Bundles, func(a, b BundleStatus) int { return applyOrder(a.Installed, b.Installed) })
+}
+
+// Target is what the newest revision has of a bundle.
+func (s RuntimeStatus) Target(app string) (RevisionBundle, bool) {
+	i := slices.IndexFunc(s.Revision.Bundles, func(b RevisionBundle) bool { return b.App == app })
+	if i < 0 {
+		return RevisionBundle{}, false
+	}
+	return s.Revision.Bundles[i], true
 }
 
 func (e *engine) status(ctx context.Context, i Installed) (BundleStatus, error) {
@@ -136,14 +210,17 @@ func (e *engine) status(ctx context.Context, i Installed) (BundleStatus, error) 
 		}
 		return done{}, s.read(p, target)
 	})
-	if err != nil {
-		return s, fmt.Errorf("look at bundle %s: %w", i.Bundle, err)
+	if ctx.Err() != nil {
+		return s, ctx.Err()
+	}
+	if err != nil { // no reason to be silent about the others
+		s.Health, s.Reason = Unknown, oneLine(kappError{err}.Error())
 	}
 	return s, nil
 }
 
 func (s *BundleStatus) read(p *parts, target kapp.App) error {
-	all, err := p.belonging(target)
+	all, unread, err := p.readable(target)
 	if err != nil {
 		return err
 	}
@@ -191,6 +268,10 @@ func (s *BundleStatus) read(p *parts, target kapp.App) error {
 		return fmt.Errorf("configmap %s, annotation %s: %w", s.configMap, annotationResources, err)
 	}
 	for _, id := range applied {
+		if err := unread[schema.GroupKind{Group: id.group(), Kind: id.Kind}]; err != nil {
+			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: oneLine(err.Error())})
+			continue
+		}
 		if !there[ResourceID{id.group(), id.Kind, id.Namespace, id.Name}] {
 			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Missing, Reason: "it was applied, and is not there"})
 			s.Drift = append(s.Drift, ResourceChange{ResourceID: id, Op: Create})
@@ -205,6 +286,33 @@ func (s *BundleStatus) read(p *parts, target kapp.App) error {
 	slices.SortFunc(s.Unready, func(a, b ResourceStatus) int { return compareIDs(a.ResourceID, b.ResourceID) })
 	slices.SortFunc(s.Drift, func(a, b ResourceChange) int { return compareIDs(a.ResourceID, b.ResourceID) })
 	return nil
+}
+
+// readable are the resources of an app, and the kinds of which they can't be read: a webhook that
+// converts one may be down.
+func (p *parts) readable(target kapp.App) ([]kappres.Resource, map[schema.GroupKind]error, error) {
+	selector, options, err := p.whose(target, made, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := p.found.List(selector, nil, options)
+	if err == nil || len(options.GKsScope) == 0 {
+		return all, nil, err
+	}
+	unread := map[schema.GroupKind]error{}
+	for _, gk := range options.GKsScope {
+		one := options
+		one.GKsScope = []schema.GroupKind{gk}
+		some, err := p.found.List(selector, nil, one)
+		if err != nil {
+			unread[gk] = err
+		}
+		all = append(all, some...)
+	}
+	if len(unread) == len(options.GKsScope) {
+		return nil, nil, err
+	}
+	return all, unread, nil
 }
 
 // associated finds what was made of a resource among what has been listed.
