@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 // A runtime with what makes permissions hard: roles, bindings, kinds of its own, cluster-scoped
@@ -128,7 +129,11 @@ func (r *rig) as(account string) *Cluster {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	config := rest.AnonymousClientConfig(r.config)
+	admin, err := clientcmd.BuildConfigFromFlags("", r.kubeconfig)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	config := rest.AnonymousClientConfig(admin)
 	config.BearerToken, config.QPS, config.WarningHandler = token.Status.Token, -1, rest.NoWarnings{}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
