@@ -26,6 +26,8 @@ type assembly struct {
 	plain map[string]bool
 	// notes are what an author may not have meant.
 	notes []string
+	// hooks are those of Helm that run at a deletion or a rollback, and tests those left out.
+	hooks, tests []render.Hook
 }
 
 // pinner sets the pins of a source before it is fetched.
@@ -52,6 +54,9 @@ func (o Options) assemble(ctx context.Context, d *bundle.Definition, at location
 		if err != nil {
 			return nil, place(d, []any{"spec", "sources", i}, err)
 		}
+	}
+	if err := render.Finish(a.Content); err != nil {
+		return nil, place(d, []any{"spec", "sources"}, err)
 	}
 	return a, nil
 }

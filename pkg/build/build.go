@@ -27,6 +27,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
@@ -128,10 +129,41 @@ func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) 
 	for _, note := range a.notes {
 		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: note})
 	}
+	o.noteHooks(a)
 	if a.Images, err = images.Resolve(ctx, wanted, o.resolver(pins, at)); err != nil {
 		return nil, err
 	}
 	return o.pack(ctx, a.Content, nil)
+}
+
+// noteHooks says which hooks of Helm are not applied with the rest.
+func (o Options) noteHooks(a *assembly) {
+	note := func(hooks []render.Hook, one, many string) {
+		if len(hooks) == 0 {
+			return
+		}
+		names := make([]string, len(hooks))
+		for i, h := range hooks {
+			names[i] = h.String()
+		}
+		text := fmt.Sprintf("%d hooks %s", len(hooks), many)
+		if len(hooks) == 1 {
+			text = "1 hook " + one
+		}
+		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: a.Metadata().Name + ":", Detail: text + ": " + strings.Join(names, "; ")})
+	}
+	at := func(events ...string) (some []render.Hook) {
+		for _, h := range a.hooks {
+			if h.At(events...) {
+				some = append(some, h)
+			}
+		}
+		return some
+	}
+	const asked = " if --run-hooks says so"
+	note(at("pre-delete", "post-delete"), "runs at delete"+asked, "run at delete"+asked)
+	note(at("pre-rollback", "post-rollback"), "runs at rollback"+asked, "run at rollback"+asked)
+	note(a.tests, "is a test of Helm's and left out", "are tests of Helm's and left out")
 }
 
 // place puts an error at a field of the definition, unless it has a place of its own.

@@ -50,10 +50,11 @@ func TestCorpusGoesThrough(t *testing.T) {
 			for _, d := range artifact.Images.Digests() {
 				located = append(located, site(d))
 			}
-			rendered, err := render.Bundle(&artifact.Content, nil, site)
+			all, err := render.All(&artifact.Content, nil, site)
 			if err != nil {
 				t.Fatal(err)
 			}
+			rendered := slices.Concat(all.Files, all.Later)
 			after := map[string][]byte{}
 			for _, f := range rendered {
 				after[f.Path] = f.Data

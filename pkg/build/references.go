@@ -4,10 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
@@ -22,9 +25,11 @@ func (a *assembly) find() ([]images.Found, error) {
 	}
 	finder := a.Bundle.Spec.Finder()
 	var files []*manifest.File
+	a.hooks, a.tests = rendered.Hooks, rendered.Tests
 	var all []images.Found
-	for _, f := range rendered {
-		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], f.Path+" (rendered)"), f.Data)
+	for _, f := range slices.Concat(rendered.Files, rendered.Later) {
+		inConfig := path.Join(bundle.ConfigDir, strings.TrimPrefix(f.Path, bundle.HooksDir+"/"))
+		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], a.names[inConfig], f.Path+" (rendered)"), f.Data)
 		if err != nil {
 			return nil, err
 		}

@@ -205,7 +205,7 @@ func (a *Artifact) parse() error {
 			a.Runtime = &RuntimeLock{}
 			err = unmarshal(f, a.Runtime)
 		default:
-			if top, _, _ := strings.Cut(f.Path, "/"); top == ConfigDir || top == OverlaysDir {
+			if top, _, _ := strings.Cut(f.Path, "/"); top == ConfigDir || top == OverlaysDir || top == HooksDir {
 				a.Files = append(a.Files, f)
 			}
 		}

@@ -43,8 +43,9 @@ type Content struct {
 	// Images are the workload images of a bundle, or the nested bundles of a runtime or a
 	// catalogue.
 	Images images.Lock
-	// Files are what the target renders, below config/ and overlays/, and of a runtime what
-	// controllers take, below packages/, flux/ and argocd/.
+	// Files are what the target renders, below config/ and overlays/, and hooks of Helm that it
+	// does not apply, below hooks/; of a runtime what controllers take, below packages/, flux/
+	// and argocd/.
 	Files []File
 	// noBase says that it was opened, and has no kustomization though it could.
 	noBase bool

@@ -24,6 +24,10 @@ const (
 	// labelImgpkg is the config label by which imgpkg and kapp-controller know a bundle.
 	labelImgpkg = "dev.carvel.imgpkg.bundle"
 
+	// HookAnnotation is on each hook of Helm among what is applied: RELEASE@DIGEST, the release that it
+	// is of, and the digest of all that belongs to that. A hook runs once for a digest.
+	HookAnnotation = "krtpkg.dev/hook"
+
 	annotationLayer    = "dev.krtpkg.layer"
 	annotationCategory = "dev.krtpkg.category"
 )
@@ -40,6 +44,9 @@ const (
 	// OverlaysDir is the folder of the overlays that the target lays over it, each source's
 	// below the source's path.
 	OverlaysDir = "overlays"
+	// HooksDir is the folder of Helm's hooks that nothing applies with the rest: those of a deletion
+	// and of a rollback, each source's below the source's path.
+	HooksDir = "hooks"
 	// PackagesDir is the folder of a runtime's packages, for kapp-controller.
 	PackagesDir = "packages"
 	// FluxDir is the folder of what Flux applies of a runtime.

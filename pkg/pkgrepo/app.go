@@ -206,7 +206,7 @@ func rewritable(b *bundle.Content) (string, error) {
 		locked[l.Reference] = true
 	}
 	finder := b.Bundle.Spec.Finder()
-	for _, f := range files {
+	for _, f := range files.Files {
 		parsed, err := manifest.Parse(f.Path, f.Data)
 		if err != nil {
 			return "", err

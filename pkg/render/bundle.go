@@ -16,65 +16,155 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
+// Manifests are what a bundle comes to at a target.
+type Manifests struct {
+	// Files are what is applied, sorted by path.
+	Files []bundle.File
+	// Later are the hooks of Helm that run when the bundle is deleted, or goes back to this version.
+	Later []bundle.File
+	// Hooks are those in Later, in the order in which they run, and Tests those that are left out.
+	Hooks, Tests []Hook
+	// Namespaces are, by paths of Files, where resources belong that name no namespace and are of a
+	// kind of which only the cluster knows whether it is in namespaces.
+	Namespaces map[string]string
+}
+
 // Bundle renders a bundle. locate gives the reference under which the target finds a locked
 // image. An image in the rendered manifests that the bundle's lock does not name is an
 // error, even where a site's value brought it in, and so are rules for kapp that would change one.
 func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) ([]bundle.File, error) {
+	m, err := All(b, values, locate)
+	if err != nil {
+		return nil, err
+	}
+	return m.Files, nil
+}
+
+// All is [Bundle] with what the target does not apply with the rest.
+func All(b *bundle.Content, values *Values, locate func(name.Digest) string) (*Manifests, error) {
 	own, err := values.of(b.Bundle.Metadata.Name)
 	if err != nil {
 		return nil, err
 	}
-	rendered, err := Templates(b, own)
+	m, err := templates(b, own, false)
 	if err != nil {
 		return nil, err
 	}
-	return relocate(b, rendered, locate)
+	return relocate(b, m, locate)
 }
 
 // relocate puts the locked images into rendered files.
-func relocate(b *bundle.Content, rendered []bundle.File, locate func(name.Digest) string) ([]bundle.File, error) {
+func relocate(b *bundle.Content, m *Manifests, locate func(name.Digest) string) (*Manifests, error) {
 	finder := b.Bundle.Spec.Finder()
-	files := make([]*manifest.File, len(rendered))
+	var files []*manifest.File
 	var all []images.Found
-	for i, f := range rendered {
-		parsed, err := manifest.Parse(f.Path, f.Data)
-		if err != nil {
-			return nil, err
-		}
-		found, err := finder.Find(parsed)
-		if err != nil {
-			return nil, err
-		}
-		files[i], all = parsed, append(all, found...)
-		if rendered[i].Data, err = b.Images.RelocateFound(parsed, found, locate); err != nil {
-			return nil, err
+	for _, rendered := range [][]bundle.File{m.Files, m.Later} {
+		for i, f := range rendered {
+			parsed, err := manifest.Parse(f.Path, f.Data)
+			if err != nil {
+				return nil, err
+			}
+			found, err := finder.Find(parsed)
+			if err != nil {
+				return nil, err
+			}
+			files, all = append(files, parsed), append(all, found...)
+			if rendered[i].Data, err = b.Images.RelocateFound(parsed, found, locate); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return rendered, CheckKappRules(files, all)
+	return m, CheckKappRules(files, all)
 }
 
 // CheckImages refuses a bundle whose manifests, with the defaults of their values, name an image for a
 // node to run that its lock does not have: such a bundle was not made by a build.
 func CheckImages(b *bundle.Content) error {
-	files, err := Defaults(b)
+	m, err := Defaults(b)
 	if err != nil {
 		return err
 	}
-	_, err = relocate(b, files, name.Digest.Name)
+	_, err = relocate(b, m, name.Digest.Name)
 	return err
 }
 
 // Templates renders what the target renders of a bundle, with values as a YAML file (nil for
 // their defaults), and leaves images as they are. Files come out sorted by path.
 func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
-	return templates(b, values, false)
+	m, err := templates(b, values, false)
+	if err != nil {
+		return nil, err
+	}
+	return m.Files, nil
 }
 
 // Defaults is [Templates] for a build: values that a site has to set, because a rule of the
 // schema refuses their defaults, have those.
-func Defaults(b *bundle.Content) ([]bundle.File, error) { return templates(b, nil, true) }
+func Defaults(b *bundle.Content) (*Manifests, error) { return templates(b, nil, true) }
 
-func templates(b *bundle.Content, values []byte, unset bool) ([]bundle.File, error) {
+// Finish makes of the files that were rendered at the build those of a bundle: resources are in the
+// namespace of their source, and hooks of Helm are told to kapp, or lie apart in [bundle.HooksDir].
+// What the target renders is left to it.
+func Finish(b *bundle.Content) error {
+	own := slices.Clone(b.Files)
+	_, built, err := targets(b)
+	if err != nil {
+		return err
+	}
+	m, err := finish(&b.Bundle.Spec, built, b.Files)
+	if err != nil {
+		return err
+	}
+	isBuilt := map[string]bool{}
+	for _, f := range built {
+		isBuilt[f.Path] = true
+	}
+	own = slices.DeleteFunc(own, func(f bundle.File) bool { return isBuilt[f.Path] })
+	b.Files = slices.Concat(own, m.Files, m.Later)
+	return nil
+}
+
+// finish places the resources of rendered files and separates the hooks from them, source by source.
+// all are the files among which kinds are defined.
+func finish(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, error) {
+	m := &Manifests{Namespaces: map[string]string{}}
+	var scopes Scopes
+	rest := rendered
+	for _, s := range append(slices.Clone(spec.Sources), bundle.Source{}) {
+		own, release := rest, "."
+		if s.Path != "" {
+			release = s.Path
+			rest, own = apart(rest, path.Join(bundle.ConfigDir, s.Path))
+		}
+		if s.Helm != nil && s.Helm.Namespace != "" {
+			if scopes == nil {
+				scopes = ScopesOf(all)
+			}
+			own = slices.Clone(own)
+			for i, f := range own {
+				placed, unknown, err := place(f, s.Helm.Namespace, scopes)
+				if err != nil {
+					return nil, err
+				}
+				if own[i] = placed; unknown {
+					m.Namespaces[f.Path] = s.Helm.Namespace
+				}
+			}
+		}
+		l, err := live(release, own)
+		if err != nil {
+			return nil, err
+		}
+		m.Files, m.Tests = append(m.Files, l.applied...), append(m.Tests, l.tests...)
+		for _, f := range l.later {
+			f.Path = path.Join(bundle.HooksDir, strings.TrimPrefix(f.Path, bundle.ConfigDir+"/"))
+			m.Later = append(m.Later, f)
+		}
+	}
+	return m, nil
+}
+
+func templates(b *bundle.Content, values []byte, unset bool) (*Manifests, error) {
 	inputs, rendered, err := targets(b)
 	if err != nil {
 		return nil, err
@@ -97,8 +187,17 @@ func templates(b *bundle.Content, values []byte, unset bool) ([]bundle.File, err
 	if len(values) > 0 && !takes {
 		return nil, errors.New("it takes no values: none of its sources is a template")
 	}
-	slices.SortFunc(rendered, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
-	return rendered, nil
+	m, err := finish(&b.Bundle.Spec, rendered, slices.Concat(rendered, b.Files))
+	if err != nil {
+		return nil, err
+	}
+	_, kept := apart(b.Files, bundle.HooksDir)
+	m.Later = append(m.Later, kept...)
+	for _, files := range [][]bundle.File{m.Files, m.Later} {
+		slices.SortFunc(files, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
+	}
+	m.Hooks, _, err = ParseHooks(m.Later)
+	return m, err
 }
 
 // target is what the target renders of one source: what is at a place of the bundle, and the
@@ -112,6 +211,7 @@ type target struct {
 // rest.
 func targets(b *bundle.Content) (inputs []target, rest []bundle.File, err error) {
 	rest, overlays := apart(b.Files, bundle.OverlaysDir)
+	rest, _ = apart(rest, bundle.HooksDir)
 	for i := range b.Bundle.Spec.Sources {
 		source := &b.Bundle.Spec.Sources[i]
 		if !source.AtTarget() {

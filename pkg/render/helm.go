@@ -81,7 +81,7 @@ func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
 	}
 	fmt.Fprintln(&out, strings.TrimSpace(r.Manifest))
 	for _, hook := range r.Hooks {
-		if !slices.Contains(hook.Events, release.HookTest) {
+		if slices.ContainsFunc(hook.Events, func(e release.HookEvent) bool { return e != release.HookTest }) {
 			fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", hook.Path, hook.Manifest)
 		}
 	}

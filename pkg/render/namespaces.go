@@ -1,0 +1,77 @@
+package render
+
+import (
+	"bytes"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// Scopes reports of kinds, as KIND.GROUP, that manifests define whether they are in namespaces.
+type Scopes map[string]bool
+
+// ScopesOf are the kinds that CustomResourceDefinitions in files define. What is no YAML defines none.
+func ScopesOf(files []bundle.File) Scopes {
+	all := Scopes{}
+	for _, f := range files {
+		if !bytes.Contains(f.Data, []byte("CustomResourceDefinition")) {
+			continue
+		}
+		parsed, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			continue // a template
+		}
+		for _, doc := range parsed.Documents {
+			for _, item := range manifest.Items(doc) {
+				if spec := manifest.Get(item, "spec"); manifest.Text(item, "kind") == "CustomResourceDefinition" {
+					all[manifest.Text(manifest.Get(spec, "names"), "kind")+"."+manifest.Text(spec, "group")] = manifest.Text(spec, "scope") == "Namespaced"
+				}
+			}
+		}
+	}
+	return all
+}
+
+// Of reports whether a resource is in a namespace; known is false for a kind that is neither one of
+// Kubernetes' own nor defined.
+func (s Scopes) Of(resource *yaml.Node) (namespaced, known bool) {
+	apiVersion, kind := manifest.Text(resource, "apiVersion"), manifest.Text(resource, "kind")
+	if namespaced, known := Scope(apiVersion, kind); known {
+		return namespaced, true
+	}
+	group, _, _ := strings.Cut(apiVersion, "/")
+	namespaced, known = s[kind+"."+group]
+	return namespaced, known
+}
+
+// place puts resources that name no namespace into one, as Helm does with those of a release. Unknown
+// reports whether there are resources left of whose kind is not known whether it is in namespaces.
+func place(f bundle.File, namespace string, scopes Scopes) (placed bundle.File, unknown bool, err error) {
+	if !isManifest(f.Path) {
+		return f, false, nil
+	}
+	parsed, err := manifest.Parse(f.Path, f.Data)
+	if err != nil {
+		return f, false, err
+	}
+	for _, doc := range parsed.Documents {
+		for _, item := range manifest.Items(doc) {
+			if manifest.Text(manifest.Get(item, "metadata"), "namespace") != "" || isConfig(item) {
+				continue
+			}
+			namespaced, known := scopes.Of(item)
+			unknown = unknown || !known
+			if !namespaced {
+				continue
+			}
+			if err := parsed.SetMetadata(item, manifest.Metadata{Namespace: namespace}); err != nil {
+				return f, unknown, err
+			}
+		}
+	}
+	f.Data = parsed.Bytes()
+	return f, unknown, nil
+}
