@@ -49,6 +49,7 @@ apply are taken. They are kept on the cluster, in Secrets.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.registry, "registry", "", "import an archive into this registry first, REGISTRY/FOLDER, and apply it from there")
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "end when this layer is ready; the next apply goes on")
+	addRunHooks(cmd, &o.runHooks, "run the hooks of charts that are for a deletion, of bundles that leave")
 	o.fleet.add(cmd)
 	return cmd
 }
@@ -58,6 +59,8 @@ type applyOptions struct {
 	cluster    clusterFlags
 	registry   string
 	pauseAfter int
+	runHooks   bool
+	isRollback bool
 	fleet      fleetFlags
 }
 
@@ -301,6 +304,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 	}
 	apply := deploy.ApplyOptions{
 		Options: options, Skip: o.site.skip, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign, Censor: a.ui.Shown,
+		RunHooks: o.runHooks, Rollback: o.isRollback,
 		Confirm: o.cluster.confirm(a, cluster, "apply "+rt.Version+" of"),
 	}
 	if o.pauseAfter >= 0 {
@@ -311,6 +315,13 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 
 // deployed prints what was done.
 func (a *app) deployed(report *deploy.Report, f clusterFlags) error {
+	if n := len(report.Skipped); n > 0 {
+		all := make([]string, n)
+		for i, h := range report.Skipped {
+			all[i] = fmt.Sprintf("%s of %s (%s)", h.Resource, h.Bundle, h.Event)
+		}
+		a.ui.Note("note: hooks that were not run, as nothing said --run-hooks: %s", strings.Join(all, ", "))
+	}
 	return a.ui.Result(f.format, newDeployView(report), func(w io.Writer) {
 		fmt.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
 		for _, b := range report.Applied {
@@ -327,6 +338,8 @@ type deployView struct {
 	Runtime string        `json:"runtime"`
 	Applied []outcomeView `json:"applied"`
 	Deleted []outcomeView `json:"deleted"`
+	// Skipped are the hooks that were not run, as nothing said so.
+	Skipped []deploy.SkippedHook `json:"skippedHooks,omitempty"`
 }
 
 type outcomeView struct {
@@ -339,7 +352,7 @@ type outcomeView struct {
 }
 
 func newDeployView(r *deploy.Report) deployView {
-	return deployView{Runtime: r.Runtime, Applied: outcomes(r.Applied), Deleted: outcomes(r.Deleted)}
+	return deployView{Runtime: r.Runtime, Applied: outcomes(r.Applied), Deleted: outcomes(r.Deleted), Skipped: r.Skipped}
 }
 
 func outcomes(list []deploy.Outcome) []outcomeView {

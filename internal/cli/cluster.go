@@ -120,6 +120,8 @@ func (w *watch) tell(e deploy.Event) {
 	switch {
 	case e.Warning != "":
 		w.say("%s: warning of the API server: %s", at, e.Warning)
+	case e.Hook != "":
+		w.say("%s: hook %s", at, e.Hook)
 	case e.Ready != "":
 		delete(w.waiting, e.App+" "+e.Ready)
 	case e.Waiting != nil:

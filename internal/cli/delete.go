@@ -10,7 +10,7 @@ import (
 
 func (a *app) deleteCommand() *cobra.Command {
 	var f clusterFlags
-	var foreign bool
+	var foreign, hooks bool
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "delete a runtime, or a lone bundle, from a cluster",
@@ -18,20 +18,31 @@ func (a *app) deleteCommand() *cobra.Command {
 of each are gone before it goes on.
 
 It refuses to delete a namespace that holds what is not of the runtime, and the definition of
-a kind that others have made resources of, unless --delete-foreign says that they go, too.`,
+a kind that others have made resources of, unless --delete-foreign says that they go, too.
+
+Hooks of Helm charts that are for a deletion (pre-delete, post-delete) run with --run-hooks, before
+and after the resources of their bundle are deleted. Without it they are named and left out.`,
 		Example: `  krtpkg delete edge
-  krtpkg delete edge --yes`,
+  krtpkg delete edge --yes
+  krtpkg delete edge --run-hooks`,
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.delete(cmd.Context(), args[0], foreign, f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.delete(cmd.Context(), args[0], deploy.DeleteOptions{DeleteForeign: foreign, RunHooks: hooks}, f)
+		},
 	}
 	f.addChanging(cmd)
 	f.addDiff(cmd)
 	cmd.Flags().BoolVar(&foreign, "delete-foreign", false, "delete also what is not of the runtime, in its namespaces and of its kinds")
+	addRunHooks(cmd, &hooks, "run the hooks of charts that are for a deletion")
 	return cmd
 }
 
-func (a *app) delete(ctx context.Context, name string, foreign bool, f clusterFlags) error {
+func addRunHooks(cmd *cobra.Command, run *bool, usage string) {
+	cmd.Flags().BoolVar(run, "run-hooks", false, usage)
+}
+
+func (a *app) delete(ctx context.Context, name string, o deploy.DeleteOptions, f clusterFlags) error {
 	if err := f.check(a); err != nil {
 		return err
 	}
@@ -41,9 +52,8 @@ func (a *app) delete(ctx context.Context, name string, foreign bool, f clusterFl
 	}
 	options, stop := f.options(a)
 	defer stop()
-	report, err := cluster.Delete(ctx, name, deploy.DeleteOptions{
-		Options: options, DeleteForeign: foreign, Confirm: f.confirm(a, cluster, "delete"),
-	})
+	o.Options, o.Confirm = options, f.confirm(a, cluster, "delete")
+	report, err := cluster.Delete(ctx, name, o)
 	if err != nil {
 		return err
 	}

@@ -56,9 +56,14 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 	if err != nil {
 		return err
 	}
+	for _, b := range rendered.bundles {
+		for _, h := range b.Hooks {
+			a.ui.Note("note: %s: hook %s is not among what is applied", b.Metadata().Name, h)
+		}
+	}
 	return a.ui.Result("", nil, func(w io.Writer) {
 		for _, b := range rendered.bundles {
-			for _, f := range b.files {
+			for _, f := range b.Manifests.Files {
 				fmt.Fprintf(w, "---\n# %s/%s\n%s", b.Metadata().Name, f.Path, f.Data)
 				if n := len(f.Data); n > 0 && f.Data[n-1] != '\n' {
 					fmt.Fprintln(w)

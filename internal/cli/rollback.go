@@ -22,7 +22,10 @@ func (a *app) rollbackCommand() *cobra.Command {
 		Long: `Rollback applies what an earlier revision was, by the digest that is recorded, from where it
 came from, and with the values of that time. It is verified again: that it was once trusted
 does not say that it still is. Without --to it is the last revision before this one that
-was complete. The rollback is a new revision.`,
+was complete. The rollback is a new revision.
+
+Hooks of Helm charts that are for a rollback (pre-rollback, post-rollback) run with --run-hooks, those
+of the version that it goes back to. Hooks of an install or an upgrade do not run.`,
 		Example: `  krtpkg rollback edge --key cosign.pub
   krtpkg rollback edge --key cosign.pub --to 1.0.0 --yes`,
 		GroupID: groupCluster,
@@ -31,13 +34,14 @@ was complete. The rollback is a new revision.`,
 			return a.rollback(cmd.Context(), args[0], to, from, &o)
 		},
 	}
-	o.pauseAfter = -1
+	o.pauseAfter, o.isRollback = -1, true
 	o.site.trust.add(cmd)
 	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
 	flags := cmd.Flags()
 	flags.StringVar(&to, "to", "", "the version, or the number of the revision, to go back to")
 	flags.StringVar(&from, "from", "", "a place that has it, REGISTRY/REPOSITORY, if it is no longer where it came from")
 	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "leave out a look before the apply, as with krtpkg apply")
+	addRunHooks(cmd, &o.runHooks, "run the hooks of charts that are for a rollback, or for a deletion where a bundle leaves")
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
 	return cmd

@@ -34,18 +34,18 @@ type rendering struct {
 
 type renderedBundle struct {
 	*bundle.Artifact
-	files []bundle.File
+	*render.Manifests
 }
 
 // renderSet renders every bundle.
 func renderSet(set *bundle.Set, values *render.Values, images *located) (*rendering, error) {
 	rendered := &rendering{set: set}
 	for _, b := range set.Bundles {
-		files, err := render.Bundle(&b.Content, values, images.at)
+		manifests, err := render.All(&b.Content, values, images.at)
 		if err != nil {
 			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}
-		rendered.bundles = append(rendered.bundles, renderedBundle{b, files})
+		rendered.bundles = append(rendered.bundles, renderedBundle{b, manifests})
 	}
 	return rendered, nil
 }
@@ -119,12 +119,15 @@ func (r *rendering) runtime() (deploy.Runtime, error) {
 	}
 	for i, b := range r.bundles {
 		manifests := fstest.MapFS{}
-		for _, f := range b.files {
+		for _, f := range b.Manifests.Files {
 			manifests[path.Clean(f.Path)] = &fstest.MapFile{Data: f.Data, Mode: 0o444}
 		}
 		unit := deploy.Unit{
 			Version: b.Metadata().Version, Digest: b.Descriptor.Digest.String(),
-			Layer: b.Bundle.Spec.Layer, Kubernetes: b.Bundle.Spec.Kubernetes, Manifests: manifests,
+			Layer: b.Bundle.Spec.Layer, Kubernetes: b.Bundle.Spec.Kubernetes, Manifests: manifests, Namespaces: b.Namespaces,
+		}
+		if unit.Hooks, err = laterHooks(b.Manifests); err != nil {
+			return runtime, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}
 		if r.set.Root.Runtime != nil {
 			unit.Bundle, unit.Needs = b.Metadata().Name, needs[i]
@@ -132,6 +135,19 @@ func (r *rendering) runtime() (deploy.Runtime, error) {
 		runtime.Units = append(runtime.Units, unit)
 	}
 	return runtime, nil
+}
+
+// laterHooks are the hooks of a bundle that run at a deletion or a rollback.
+func laterHooks(m *render.Manifests) ([]deploy.Hook, error) {
+	hooks, texts, err := render.ParseHooks(m.Later)
+	if err != nil {
+		return nil, err
+	}
+	var all []deploy.Hook
+	for i, h := range hooks {
+		all = append(all, deploy.Hook{Events: h.Events, Policies: h.Policies, Manifest: string(texts[i])})
+	}
+	return all, nil
 }
 
 // needs are, for each bundle, those of its layer that it requires something of.

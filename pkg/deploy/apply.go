@@ -36,6 +36,12 @@ type ApplyOptions struct {
 	// DeleteForeign also deletes what others have put into namespaces, and made of kinds, that
 	// the new version no longer has. Default: that is an error.
 	DeleteForeign bool
+	// RunHooks runs the hooks of bundles that leave and, if Rollback, those of a rollback. Default:
+	// the report names them.
+	RunHooks bool
+	// Rollback tells that this goes back to an earlier revision: no hook of an install or an upgrade
+	// runs.
+	Rollback bool
 	// Censor takes out of a reason what is not to be recorded outside Secrets: the API server
 	// quotes values that it refuses. Default: reasons are recorded as they are.
 	Censor func(string) string
@@ -63,6 +69,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		return report, err
 	}
 	s.engine.takeOver = opts.TakeOver
+	s.isRunningHooks, s.isRollback = opts.RunHooks, opts.Rollback
 	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
 	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
 	if err != nil {
@@ -88,6 +95,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		lasts: s.opts.LockDuration, lost: cancel,
 	}
 	state, err := s.applyAll(ctx, j, opts.PauseAfter, report)
+	report.Skipped = s.skipped
 	if cause := context.Cause(ctx); errors.Is(cause, ErrLockLost) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
@@ -142,6 +150,9 @@ type session struct {
 	// not serve now and no bundle brings: what an operator defines when it starts.
 	assumeKinds bool
 
+	isRunningHooks, isRollback bool
+	skipped                    []SkippedHook
+
 	mu sync.Mutex // of events, and of the report
 }
 
@@ -161,6 +172,10 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	if s.record, err = c.record(ctx, rt.Name); err != nil {
 		return nil, err
 	}
+	if rt.Units, err = s.placeResources(ctx, rt.Units); err != nil {
+		return nil, err
+	}
+	s.runtime = rt
 	s.jobs, s.leaving = assign(rt, installed)
 	for _, i := range installed {
 		s.engine.family = append(s.engine.family, i.App)
@@ -424,14 +439,20 @@ func (j job) annotations() map[string]string {
 }
 
 func (s *session) apply(ctx context.Context, j job, journal *journal) (Outcome, error) {
-	return s.track(ctx, "apply", Applying, j.outcome(), func(told *messages) (Changes, Phase, error) {
-		found, err := s.applyJob(ctx, j, journal, told)
+	var found done
+	outcome, err := s.track(ctx, "apply", Applying, j.outcome(), func(told *messages) (_ Changes, _ Phase, err error) {
+		found, err = s.applyJob(ctx, j, journal, told)
 		changes := Count(found.changes)
 		if changes.Any() {
 			return changes, Applied, err
 		}
 		return changes, Unchanged, err
 	})
+	if err != nil && ctx.Err() == nil {
+		// The symptoms have been read.
+		err = errors.Join(err, s.endHooks(ctx, found.ran, true))
+	}
+	return outcome, err
 }
 
 // track tells of the phases of what do does to one bundle, and why it failed if it did.
@@ -466,7 +487,7 @@ func (s *session) tell(e Event) {
 }
 
 func (s *session) applyJob(ctx context.Context, j job, journal *journal, told *messages) (done, error) {
-	a := app{name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests}
+	a := app{name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, moment: j.moment(s.isRollback)}
 	if j.was != nil && !contains(j.was.labels, a.labels) {
 		if err := journal.begin(ctx); err != nil {
 			return done{}, err
@@ -475,11 +496,28 @@ func (s *session) applyJob(ctx context.Context, j job, journal *journal, told *m
 			return done{}, err
 		}
 	}
-	found, err := s.engine.deploy(ctx, a, hooks{begin: journal.begin, told: told})
+	kept, digest, err := encodeHooks(j.unit.Hooks)
+	if err != nil {
+		return done{}, err
+	}
+	if was := j.was; was == nil && kept != nil || was != nil && was.notes[annotationHooks] != digest {
+		if err := journal.begin(ctx); err != nil {
+			return done{}, err
+		}
+		if err := s.cluster.keepHooks(ctx, j.runtime.Name, j.outcome().Bundle, kept); err != nil {
+			return done{}, err
+		}
+	}
+	found, err := s.rollBack(ctx, j, a, journal, func() (done, error) {
+		return s.engine.deploy(ctx, a, hooks{begin: journal.begin, told: told})
+	})
 	if err != nil {
 		return found, err
 	}
-	return found, s.cluster.annotate(ctx, j, found, journal)
+	if err := s.cluster.annotate(ctx, j, found, digest, journal); err != nil || !Count(found.changes).Any() {
+		return found, err
+	}
+	return found, s.endHooks(ctx, found.ran, false)
 }
 
 // relabel moves an app to another place: kapp refuses to change the value of a label, and
@@ -489,9 +527,10 @@ func (c *Cluster) relabel(ctx context.Context, was *Installed, labels map[string
 }
 
 // annotate records what has been applied, if that is news.
-func (c *Cluster) annotate(ctx context.Context, j job, found done, journal *journal) error {
+func (c *Cluster) annotate(ctx context.Context, j job, found done, hooks string, journal *journal) error {
 	news := j.annotations()
 	news[annotationResources] = inventory(found.resources)
+	news[annotationReleases], news[annotationHooks] = found.releases, hooks
 	if len(found.changes) == 0 && j.was != nil && j.was.Complete && contains(j.was.notes, news) {
 		return nil
 	}

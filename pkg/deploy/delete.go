@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // DeleteOptions are for Delete. The zero value works.
@@ -17,6 +19,9 @@ type DeleteOptions struct {
 	// DeleteForeign deletes also what others have put into namespaces of the runtime, and made
 	// of its kinds. Default: that is an error.
 	DeleteForeign bool
+	// RunHooks runs the hooks of the bundles that are for a deletion. Default: the report names
+	// them.
+	RunHooks bool
 }
 
 // Delete deletes all bundles of a runtime, each after those that need it, by layers from the
@@ -32,6 +37,8 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 	opts.setDefaults()
 	s := &session{cluster: c, opts: opts.Options, runtime: Runtime{Name: name}}
 	s.engine = &engine{cluster: c, served: &served{}, options: opts.Options}
+	s.isRunningHooks = opts.RunHooks
+	defer func() { report.Skipped = s.skipped }()
 	var err error
 	if s.leaving, err = c.List(ctx, name); err != nil {
 		return report, err
@@ -163,6 +170,9 @@ type deletion struct {
 	started        time.Time
 	namespacesLeft bool
 	ended          bool
+	// hooks are those that run when its resources are gone, in namespaces that may be, too.
+	hooks      []Hook
+	namespaces map[string]*corev1.Namespace
 }
 
 // deleteApp deletes what an app has, but for its namespaces if these go last.
@@ -170,6 +180,9 @@ func (s *session) deleteApp(ctx context.Context, i Installed, d *deletion) error
 	d.started = time.Now()
 	d.outcome = Outcome{Bundle: i.Bundle, App: i.App, Version: i.Version, Layer: i.Layer}
 	s.tell(Event{Phase: Deleting, Outcome: d.outcome})
+	if err := s.beforeDeletion(ctx, d); err != nil {
+		return s.fail(ctx, "delete", d.outcome, err, newMessages(nil))
+	}
 	return s.deleteStep(ctx, i, d, len(s.foreign) == 0)
 }
 
@@ -181,6 +194,9 @@ func (s *session) deleteNamespaces(ctx context.Context, i Installed, d *deletion
 func (s *session) deleteStep(ctx context.Context, i Installed, d *deletion, namespacesLater bool) error {
 	told := newMessages(func(m Message) { s.tell(Event{Phase: Deleting, Outcome: d.outcome, Message: m}) })
 	found, err := s.engine.delete(ctx, i.App, namespacesLater, hooks{told: told})
+	if err == nil {
+		err = s.afterDeletion(ctx, d)
+	}
 	changes := Count(found.changes)
 	if d.namespacesLeft { // and counted
 		changes = d.outcome.Changes

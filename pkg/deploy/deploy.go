@@ -129,6 +129,11 @@ type Unit struct {
 	Needs []string
 	// Kubernetes is the range of cluster versions that it runs on, as semver has it; "" for any.
 	Kubernetes string
+	// Hooks are those of a deletion and a rollback.
+	Hooks []Hook
+	// Namespaces are, by paths of Manifests, where resources belong that name no namespace. Default:
+	// that of [Config].
+	Namespaces map[string]string
 	// Manifests are plain YAML or JSON; all files named *.yaml, *.yml and *.json are read.
 	// That there is no resource at all is an error: to kapp it would mean to delete the
 	// bundle's resources.

@@ -57,6 +57,8 @@ type app struct {
 	ownKinds sets.Set[schema.GroupKind]
 	// rehearse sends what would be written to the API server as a dry run, when only looking.
 	rehearse bool
+	// moment says which of its hooks run.
+	moment moment
 }
 
 // hooks are how a call tells of itself. The zero value tells nothing.
@@ -71,6 +73,9 @@ type done struct {
 	changes []ResourceChange
 	// resources are those that the app has by its manifests.
 	resources []ResourceID
+	// ran are the hooks among what is applied, and releases what is recorded of them all.
+	ran      []ranHook
+	releases string
 	// refused is why a change that was only looked at would not be made.
 	refused error
 	// findings are what a dry run has found.
@@ -232,6 +237,7 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	existing, handedOver := e.splitHandedOver(a.name, existing)
 	existing = wanted.leaveOut(existing, e.cluster.namespace)
 	keepOnDelete(existing, wanted.resources, func(kappres.Resource) bool { return false })
+	existing = without(existing, wanted.resting)
 	if err := diff.NewRenewableResources(existing, wanted.resources).Prepare(); err != nil {
 		return done{}, err
 	}
@@ -249,7 +255,8 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	if err != nil {
 		return done{}, err
 	}
-	result := done{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: identify(wanted.resources)}
+	result := done{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: identify(notHooks(wanted.resources))}
+	result.ran, result.releases = ranHooks(wanted.resources), wanted.releases
 	if len(steps) == 0 {
 		return result, nil
 	}
@@ -277,6 +284,8 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 type wanted struct {
 	resources []kappres.Resource
 	absent    []ResourceChange // of kinds that are not served yet
+	resting   []ResourceID     // hooks that do not run
+	releases  string           // of the hooks
 }
 
 // leaveOut leaves out resources that are to have a version which is not served yet: what would
@@ -319,6 +328,10 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 	})
 	dropStatus(resources)
 	replaceJobs(resources)
+	w.releases = releasesOf(resources)
+	if err := a.moment.arm(resources); err != nil {
+		return w, conf, err
+	}
 	usedGVs, err := target.UsedGVs()
 	if err != nil {
 		return w, conf, err
@@ -332,6 +345,7 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 	if err != nil {
 		return w, conf, err
 	}
+	resources, w.resting = a.moment.split(resources)
 	selector, err := target.LabelSelector()
 	if err != nil {
 		return w, conf, err

@@ -33,11 +33,13 @@ type messages struct {
 
 // Message is what there is to tell of a bundle while it is worked on: that it waits for
 // something, or for something else than before; that a resource which was waited for is ready;
-// or a warning of the API server.
+// a warning of the API server; or that a hook runs.
 type Message struct {
 	Waiting *Waiting
 	Ready   string
 	Warning string
+	// Hook is one of a deletion or a rollback that runs now.
+	Hook string
 }
 
 var _ clusterapply.UI = (*messages)(nil)

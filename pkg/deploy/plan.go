@@ -114,7 +114,7 @@ func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 		tasks[i].run = func(ctx context.Context) error {
 			looked, err := s.engine.look(ctx, app{
 				name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, absent: absent[i],
-				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun,
+				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun, moment: j.moment(s.isRollback),
 			})
 			if ctx.Err() != nil {
 				return ctx.Err()

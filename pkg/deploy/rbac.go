@@ -104,6 +104,11 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 	if err := rt.check(); err != nil {
 		return nil, err
 	}
+	placed, err := placeUnits(rt.Units, map[schema.GroupKind]bool{})
+	if err != nil {
+		return nil, err
+	}
+	rt.Units = placed
 	byNamespace := map[string]grants{namespace: {}}
 	whole := grants{}
 	in := func(namespace string) grants {
@@ -119,6 +124,13 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 			return nil, &Error{Op: "read", Bundle: cmp.Or(u.Bundle, rt.Name), Layer: u.Layer, Err: err}
 		}
 		all = append(all, resources...)
+		for _, h := range u.Hooks {
+			r, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
+			if err != nil {
+				return nil, &Error{Op: "read", Bundle: cmp.Or(u.Bundle, rt.Name), Layer: u.Layer, Err: err}
+			}
+			all = append(all, r)
+		}
 	}
 	defined := map[schema.GroupKind]definition{}
 	known, err := definitions(all)

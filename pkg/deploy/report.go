@@ -15,6 +15,8 @@ type Report struct {
 	Deleted []Outcome
 	// Blocked were not begun, because something that they need failed.
 	Blocked []Outcome
+	// Skipped are the hooks that were not run, since nobody said so.
+	Skipped []SkippedHook
 }
 
 // Outcome is what was done to one bundle.
