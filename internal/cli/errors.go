@@ -14,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/deploy"
@@ -58,6 +59,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		locked     *deploy.LockedError
 		foreign    *deploy.ForeignError
 		findings   *deploy.FindingsError
+		repository *registry.MissingRepositoryError
+		fixed      *registry.ImmutableTagError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -99,12 +102,16 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, "krtpkg update pins it to what is there now"
 	case errors.Is(err, build.ErrSuspects):
 		return exitFailure, "say in the definition where it is (searchRules), lock it as it is (images), or allow it with a reason (notImages); krtpkg images lists all there are"
+	case errors.As(err, &repository):
+		return exitFailure, createRepository(repository)
+	case errors.As(err, &fixed):
+		return exitFailure, moveTag(fixed)
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
-		return exitCode(err), "log in to " + response.URL.Host + " as for docker: docker login, or a credential helper in the docker config"
+		return exitCode(err), "log in to " + response.URL.Host + ": docker login, podman login, or a credential helper in the docker config"
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return exitCode(err), "log in to the registry as for docker: docker login, or a credential helper in the docker config"
+		return exitCode(err), "log in to the registry: docker login, podman login, or a credential helper in the docker config"
 	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
-		return exitCode(err), "the login for " + response.URL.Host + " in the docker config has no right to this, or there is none: docker login"
+		return exitCode(err), "the login for " + response.URL.Host + " has no right to this, or there is none: docker login, or podman login"
 	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:
 		return exitCode(err), response.URL.Host + " limits requests: run the same command again later, it goes on where it stopped; to be logged in may raise the limit"
 	case errors.As(err, &response) && response.StatusCode >= http.StatusInternalServerError:
@@ -127,6 +134,31 @@ func skipHint(e *deploy.FindingsError) string {
 		return "to apply it all the same, leave out what found that: --skip-check " + strings.Join(names, ",")
 	}
 	return ""
+}
+
+// createRepository is how the repository is created that a registry wants to exist first.
+func createRepository(missing *registry.MissingRepositoryError) string {
+	switch {
+	case strings.Contains(missing.Host, ".dkr.ecr."):
+		return "create it: aws ecr create-repository --repository-name " + missing.Repository
+	case strings.HasSuffix(missing.Host, "-docker.pkg.dev"):
+		if parts := strings.Split(missing.Repository, "/"); len(parts) > 1 {
+			return "create it: gcloud artifacts repositories create " + parts[1] + " --project " + parts[0] + " --repository-format docker --location " + strings.TrimSuffix(missing.Host, "-docker.pkg.dev")
+		}
+	}
+	return "create " + missing.Repository + " at " + missing.Host + " first, or the project that its path begins with, and run the same command again"
+}
+
+// moveTag is what to do about a tag that can't be moved. What is attached to a digest is under
+// tags that begin with sha256-, of which a registry can make an exception.
+func moveTag(fixed *registry.ImmutableTagError) string {
+	switch {
+	case strings.HasSuffix(fixed.Tag, ".sig") || strings.HasSuffix(fixed.Tag, ".att"):
+		return "attach it as a referrer alone with --signature-format bundle, or except tags that begin with sha256- from immutability"
+	case strings.HasPrefix(fixed.Tag, "sha256-"):
+		return "the registry lists referrers under this tag: except tags that begin with sha256- from immutability, or sign and attest in one run before anything else refers to it"
+	}
+	return "give it a tag that is not taken, or allow at " + fixed.Host + " that tags are moved"
 }
 
 // unanswered is what to do about a registry that gave no answer.

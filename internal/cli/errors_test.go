@@ -17,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
@@ -61,6 +62,12 @@ func TestExplain(t *testing.T) {
 		{"no login at all", auth.ErrBasicCredentialNotFound, 1, "log in to the registry"},
 		{"missing, for want of a login", missing(status(401)), 4, "log in to registry.example:5000"},
 		{"no right", status(403), 1, "has no right to this"},
+		{"a repository to create", &registry.MissingRepositoryError{Host: "1.dkr.ecr.eu-west-1.amazonaws.com", Repository: "krt/edge", Err: status(404)}, 1, "aws ecr create-repository --repository-name krt/edge"},
+		{"a project to create", &registry.MissingRepositoryError{Host: "europe-docker.pkg.dev", Repository: "acme/krt/edge", Err: status(404)}, 1, "gcloud artifacts repositories create krt --project acme --repository-format docker --location europe"},
+		{"a repository to create anywhere", &registry.MissingRepositoryError{Host: "registry.example", Repository: "krt/edge", Err: status(404)}, 1, "create krt/edge at registry.example first"},
+		{"a tag that stays", &registry.ImmutableTagError{Host: "registry.example", Tag: "1.0.0", Err: status(403)}, 1, "a tag that is not taken"},
+		{"a signature's tag that stays", &registry.ImmutableTagError{Tag: "sha256-0.att", Err: status(400)}, 1, "--signature-format bundle"},
+		{"a list that stays", &registry.ImmutableTagError{Tag: "sha256-0", Err: status(400)}, 1, "except tags that begin with sha256-"},
 		{"too often", status(429), 1, "limits requests"},
 		{"a registry that fails", status(502), 1, "the registry failed"},
 		{"a full disk", syscall.ENOSPC, 1, "make room"},

@@ -231,7 +231,11 @@ func (a *app) attach(ctx context.Context, at *opened, f *signFlags, do func(plac
 	if err != nil {
 		return err
 	}
-	attached, err := do(store)
+	var attached []sign.Attached
+	err = sign.Gather(ctx, store, func(context.Context) (err error) {
+		attached, err = do(store)
+		return err
+	})
 	if err == nil {
 		err = save()
 	}

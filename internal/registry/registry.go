@@ -19,13 +19,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"krtpkg.dev/krtpkg/internal/layout"
@@ -62,7 +60,7 @@ type Options struct {
 // Client reaches registries. It is safe for concurrent use.
 type Client struct {
 	options Options
-	logins  []credentials.Store
+	logins  *logins
 	roots   *x509.CertPool
 
 	mu    sync.Mutex
@@ -71,9 +69,13 @@ type Client struct {
 
 // host is what is known of one registry: found out once, by whoever asks first.
 type host struct {
-	mu     sync.Mutex
-	client *auth.Client
-	plain  bool
+	mu        sync.Mutex
+	transport http.RoundTripper
+	plain     bool
+	// clients are one for each login, since tokens are of a login.
+	clients map[string]*auth.Client
+	// deviations are seen as the host is used.
+	deviations deviations
 }
 
 // New makes a client.
@@ -86,14 +88,10 @@ func New(options Options) (*Client, error) {
 		c.options.Backoff = func(attempt int) time.Duration { return retry.DefaultBackoff(attempt, nil) }
 	}
 	sessions{options.StateDir}.clean()
-	for i, config := range options.Logins {
-		store, err := credentials.NewMemoryStoreFromDockerConfig(config)
-		if err != nil {
-			return nil, fmt.Errorf("login %d: %w", i+1, err)
-		}
-		c.logins = append(c.logins, store)
-	}
 	var err error
+	if c.logins, err = newLogins(options.Logins); err != nil {
+		return nil, err
+	}
 	if c.roots, err = x509.SystemCertPool(); err != nil {
 		c.roots = x509.NewCertPool()
 	}
@@ -103,12 +101,6 @@ func New(options Options) (*Client, error) {
 		}
 	}
 	return c, nil
-}
-
-// CheckLogin says what is wrong with a docker config as one of [Options.Logins].
-func CheckLogin(config []byte) error {
-	_, err := credentials.NewMemoryStoreFromDockerConfig(config)
-	return err
 }
 
 func addCAs(pool *x509.CertPool, file string) error {
@@ -132,12 +124,13 @@ func (c *Client) Repository(ctx context.Context, repository string) (*Repository
 	if err != nil {
 		return nil, err
 	}
-	repo.Client = h.client
+	repo.Client = &tolerantClient{c.clientFor(h, repo.Reference.Host(), repo.Reference.Repository), &h.deviations}
 	repo.PlainHTTP = h.plain
-	// Registries that keep referrers in a fallback tag rarely allow deletes; without this
-	// each push of a referrer there would end in an error.
-	repo.SkipReferrersGC = true
-	return &Repository{Repository: repo, sessions: sessions{c.options.StateDir}, backoff: c.options.Backoff}, nil
+	// Referrers are listed by this package, so that oras-go has nothing to add.
+	if err := repo.SetReferrersCapability(true); err != nil {
+		return nil, err
+	}
+	return &Repository{Repository: repo, sessions: sessions{c.options.StateDir}, backoff: c.options.Backoff, deviations: &h.deviations}, nil
 }
 
 func (c *Client) host(ctx context.Context, address string) (*host, error) {
@@ -150,7 +143,7 @@ func (c *Client) host(ctx context.Context, address string) (*host, error) {
 	c.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.client != nil {
+	if h.transport != nil {
 		return h, nil
 	}
 	return h, c.learn(ctx, address, h)
@@ -169,17 +162,32 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // nothing was found out
 	}
-	client := &auth.Client{
-		Client:     &http.Client{Transport: &retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff} }}},
-		Cache:      auth.NewCache(),
-		Credential: c.credential,
-		Header:     http.Header{},
-	}
-	if c.options.UserAgent != "" {
-		client.SetUserAgent(c.options.UserAgent)
-	}
-	h.client = client
+	h.transport = &challengeTransport{&retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff} }}, &h.deviations}
+	h.clients = map[string]*auth.Client{}
 	return nil
+}
+
+// clientFor is the client with the login for a repository: one organisation's must not go to
+// another's repository.
+func (c *Client) clientFor(h *host, address, repository string) *auth.Client {
+	scope := c.logins.scope(address, repository)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.clients[scope] == nil {
+		client := &auth.Client{
+			Client: &http.Client{Transport: h.transport},
+			Cache:  auth.NewCache(),
+			Header: http.Header{},
+			Credential: func(ctx context.Context, _ string) (auth.Credential, error) {
+				return c.logins.find(ctx, address, repository)
+			},
+		}
+		if c.options.UserAgent != "" {
+			client.SetUserAgent(c.options.UserAgent)
+		}
+		h.clients[scope] = client
+	}
+	return h.clients[scope]
 }
 
 // tls is the TLS configuration for a host, with the files that docker and podman read for
@@ -220,36 +228,6 @@ func certDirs() []string {
 		dirs = append(dirs, filepath.Join(config, "containers", "certs.d"))
 	}
 	return dirs
-}
-
-// credential asks the logins of the options, and then docker's and podman's login files and
-// credential helpers.
-func (c *Client) credential(ctx context.Context, address string) (auth.Credential, error) {
-	host := address
-	if host == "registry-1.docker.io" {
-		host = name.DefaultRegistry
-	}
-	for _, store := range c.logins {
-		if found, err := store.Get(ctx, host); err != nil || found != auth.EmptyCredential {
-			return found, err
-		}
-	}
-	registry, err := name.NewRegistry(address, name.WeakValidation)
-	if err != nil {
-		return auth.EmptyCredential, err
-	}
-	authenticator, err := authn.Resolve(ctx, authn.DefaultKeychain, registry)
-	if err != nil {
-		return auth.EmptyCredential, fmt.Errorf("credentials for %s: %w", address, err)
-	}
-	config, err := authn.Authorization(ctx, authenticator)
-	if err != nil {
-		return auth.EmptyCredential, fmt.Errorf("credentials for %s: %w", address, err)
-	}
-	return auth.Credential{
-		Username: config.Username, Password: config.Password,
-		RefreshToken: config.IdentityToken, AccessToken: config.RegistryToken,
-	}, nil
 }
 
 func isLoopback(address string) bool {

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,13 +22,10 @@ import (
 // come down by this package, which goes on where a connection broke.
 type Repository struct {
 	*remote.Repository
-	sessions sessions
-	// referrers remembers whether the registry lists referrers.
-	referrers struct {
-		sync.Mutex
-		known, listed bool
-	}
-	backoff func(attempt int) time.Duration
+	sessions   sessions
+	referrers  referrersAPI
+	deviations *deviations
+	backoff    func(attempt int) time.Duration
 }
 
 // String is the repository's name, host/path.
@@ -43,35 +39,6 @@ func (r *Repository) Name() (host, repository string) {
 // ChecksDigests says that a registry refuses what is not what its digest says, as it must
 // (distribution-spec v1.1, pushing blobs).
 func (r *Repository) ChecksDigests() {}
-
-// nobody is a digest that nothing has.
-const nobody = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
-
-// ListsReferrers asks, once, whether the registry has the referrers API (distribution-spec
-// v1.1, listing referrers). Where it has not, referrers are listed under a fallback tag each.
-func (r *Repository) ListsReferrers(ctx context.Context) (bool, error) {
-	r.referrers.Lock()
-	defer r.referrers.Unlock()
-	if r.referrers.known {
-		return r.referrers.listed, nil
-	}
-	u := r.url("", nil)
-	u.Path = "/v2/" + r.Reference.Repository + "/referrers/" + nobody
-	response, err := r.do(ctx, http.MethodGet, u, nil, 0, nil)
-	if err != nil {
-		return false, err
-	}
-	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusOK:
-		r.referrers.listed = true
-	case http.StatusNotFound:
-	default:
-		return false, failure(response)
-	}
-	r.referrers.known = true
-	return r.referrers.listed, nil
-}
 
 // Fetch gives a manifest or a blob. A blob is an [io.ReadSeekCloser] that asks again, for the
 // rest, when its connection breaks.
@@ -91,7 +58,7 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 // does not is sent in chunks.
 func (r *Repository) Push(ctx context.Context, desc ocispec.Descriptor, body io.Reader) error {
 	if layout.IsManifest(desc.MediaType) {
-		return r.Repository.Push(ctx, desc, body)
+		return r.pushManifest(ctx, desc, body, desc.Digest.String())
 	}
 	return r.upload(ctx, desc, body, nil)
 }
@@ -106,16 +73,22 @@ func (r *Repository) Mount(ctx context.Context, desc ocispec.Descriptor, from st
 	response, err := r.do(scoped, http.MethodPost, r.url("uploads/", query), nil, 0, nil)
 	var begun *session
 	switch {
-	case err == nil && response.StatusCode == http.StatusCreated:
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+	case response.StatusCode == http.StatusCreated:
 		return response.Body.Close()
-	case err == nil && response.StatusCode == http.StatusAccepted:
-		if begun, err = sessionOf(response); err != nil {
+	case response.Header.Get("Location") != "" && (response.StatusCode == http.StatusAccepted || response.StatusCode == http.StatusOK):
+		response.Body.Close()
+		// 200 may stand for 201 as well as for 202.
+		if there, err := r.Exists(ctx, desc); response.StatusCode == http.StatusOK && err == nil && there {
+			return nil
+		}
+		if begun, err = r.sessionOf(response); err != nil {
 			return err
 		}
-	case err == nil:
+	default:
 		response.Body.Close() // who may not mount may still write
-	case ctx.Err() != nil:
-		return ctx.Err()
 	}
 	body, err := getContent()
 	if err != nil {
@@ -123,6 +96,37 @@ func (r *Repository) Mount(ctx context.Context, desc ocispec.Descriptor, from st
 	}
 	defer body.Close()
 	return r.upload(ctx, desc, body, begun)
+}
+
+// Exists reports whether a manifest or a blob is there.
+func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	if layout.IsManifest(desc.MediaType) {
+		return r.Repository.Exists(ctx, desc)
+	}
+	response, err := r.do(ctx, http.MethodHead, r.url(desc.Digest.String(), nil), nil, 0, nil)
+	if err != nil {
+		return false, err
+	}
+	response.Body.Close()
+	switch response.StatusCode {
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		refused := response.StatusCode
+		response, err = r.do(ctx, http.MethodGet, r.url(desc.Digest.String(), nil), nil, 0, http.Header{"Range": {"bytes=0-0"}})
+		if err != nil {
+			return false, err
+		}
+		defer response.Body.Close()
+		if response.StatusCode < http.StatusBadRequest {
+			r.deviations.note("HEAD of a blob is refused with %d: its first byte is asked for", refused)
+		}
+	}
+	switch response.StatusCode {
+	case http.StatusOK, http.StatusPartialContent, http.StatusRequestedRangeNotSatisfiable:
+		return true, nil
+	case http.StatusNotFound:
+		return false, nil
+	}
+	return false, failure(response)
 }
 
 // url is the address of something about the repository's blobs.
@@ -140,7 +144,7 @@ func (r *Repository) url(path string, query url.Values) *url.URL {
 // do sends a request. Its body, if it has one, is read once.
 func (r *Repository) do(ctx context.Context, method string, u *url.URL, body io.Reader, size int64, header http.Header) (*http.Response, error) {
 	actions := []string{auth.ActionPull}
-	if method != http.MethodGet || strings.Contains(u.Path, "/blobs/uploads/") {
+	if method != http.MethodGet && method != http.MethodHead || strings.Contains(u.Path, "/blobs/uploads/") {
 		actions = append(actions, auth.ActionPush)
 	}
 	ctx = auth.AppendRepositoryScope(ctx, r.Reference, actions...)

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
 // chunkSize is how much of content that can't be read twice is held to be sent again.
@@ -138,24 +139,55 @@ func (u *upload) begin(ctx context.Context) error {
 		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusAccepted {
+	switch response.StatusCode {
+	case http.StatusAccepted:
+	case http.StatusOK, http.StatusCreated:
+		u.deviations.note("an upload begins with %d, where 202 is usual: it is taken for that", response.StatusCode)
+	case http.StatusNotFound:
+		err := failure(response)
+		if hasCode(err, errcode.ErrorCodeNameUnknown) {
+			err = &MissingRepositoryError{u.Reference.Registry, u.Reference.Repository, err}
+		}
+		return err
+	default:
 		return failure(response)
 	}
-	if u.session, err = sessionOf(response); err != nil {
+	if u.session, err = u.sessionOf(response); err != nil {
 		return err
 	}
 	u.sessions.save(u.Repository, u.desc, u.session)
 	return nil
 }
 
+// MissingRepositoryError says that a registry takes nothing for a repository that has to be
+// created first.
+type MissingRepositoryError struct {
+	Host, Repository string
+	Err              error
+}
+
+func (e *MissingRepositoryError) Error() string {
+	return fmt.Sprintf("%s has no repository %s, and does not create it: %v", e.Host, e.Repository, e.Err)
+}
+
+// Unwrap gives the registry's answer.
+func (e *MissingRepositoryError) Unwrap() error { return e.Err }
+
 // sessionOf is the upload that an answer names. It has to be on the registry's own host, since
 // credentials go there.
-func sessionOf(response *http.Response) (*session, error) {
-	location, err := response.Location()
+func (r *Repository) sessionOf(response *http.Response) (*session, error) {
+	asked := response.Request.URL
+	text := response.Header.Get("Location")
+	if text == "" {
+		return nil, http.ErrNoLocation
+	}
+	location, err := resolveLocation(asked, text)
 	if err != nil {
 		return nil, err
 	}
-	asked := response.Request.URL
+	if strings.HasPrefix(text, asked.Hostname()) || strings.HasPrefix(text, asked.Host) {
+		r.deviations.note("Location of an upload stands without a scheme: that of the request is taken")
+	}
 	if location.Port() == "" && asked.Port() == "443" && location.Hostname() == asked.Hostname() {
 		location.Host = asked.Host
 	}
@@ -221,14 +253,14 @@ func (u *upload) patch(ctx context.Context, body io.Reader, offset, size int64) 
 	}
 	defer response.Body.Close()
 	switch response.StatusCode {
-	case http.StatusAccepted, http.StatusNoContent, http.StatusCreated:
+	case http.StatusAccepted, http.StatusNoContent, http.StatusCreated, http.StatusOK:
 	case http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusNotImplemented:
 		u.whole = true
 		fallthrough
 	default:
 		return failure(response)
 	}
-	next, err := sessionOf(response)
+	next, err := u.sessionOf(response)
 	if err != nil {
 		return err
 	}
@@ -258,10 +290,14 @@ func (u *upload) finish(ctx context.Context, body io.Reader, size int64) error {
 		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusNoContent {
-		return failure(response)
+	switch response.StatusCode {
+	case http.StatusCreated, http.StatusNoContent:
+		return nil
+	case http.StatusOK, http.StatusAccepted:
+		u.deviations.note("an upload ends with %d, where 201 is usual: it is taken for that", response.StatusCode)
+		return nil
 	}
-	return nil
+	return failure(response)
 }
 
 // status asks how much has arrived. An answer that can't be right is an error: then the
@@ -282,7 +318,7 @@ func (u *upload) status(ctx context.Context) error {
 	}
 	next := &session{url: u.session.url, authorization: response.Request.Header.Get("Authorization")}
 	if response.Header.Get("Location") != "" {
-		if next, err = sessionOf(response); err != nil {
+		if next, err = u.sessionOf(response); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,11 @@ import (
 // startFronted serves the registry's address from this process. The listener comes first: it
 // decides the address, which a token's challenge names.
 func (r *Registry) startFronted(ctx context.Context, certs *certificates) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address := "127.0.0.1:0"
+	if r.Options.has(IPv6) {
+		address = "[::1]:0"
+	}
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -54,6 +58,9 @@ func (r *Registry) startFronted(ctx context.Context, certs *certificates) error 
 	if tokens != nil {
 		handler = tokens.serveBefore(handler)
 	}
+	if len(r.Options.Quirks) > 0 {
+		handler = &quirky{Options: r.Options, next: handler}
+	}
 	if r.Options.Middleware != nil {
 		handler = r.Options.Middleware(handler)
 	}
@@ -77,7 +84,11 @@ func (r *Registry) newHandler(tokens *tokenServer) http.Handler {
 	}
 	switch r.Options.Auth {
 	case Basic:
-		return requireBasic(handler, r.Username, r.Password)
+		guarded := requireBasic(handler, r.Username, r.Password)
+		if r.Options.has(AnonymousPull) {
+			return requireToWrite(handler, guarded)
+		}
+		return guarded
 	case Token:
 		return tokens.require(handler)
 	}
@@ -85,7 +96,7 @@ func (r *Registry) newHandler(tokens *tokenServer) http.Handler {
 }
 
 func newOlareg(o Options) *olareg.Server {
-	yes, referrers := true, !o.NoReferrers
+	yes, referrers := true, o.HasReferrers()
 	conf := config.Config{
 		Storage: config.ConfigStorage{StoreType: config.StoreMem},
 		API: config.ConfigAPI{

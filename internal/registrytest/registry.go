@@ -86,6 +86,9 @@ type Options struct {
 	Auth Auth
 	// NoReferrers takes the referrers API away. The Distribution kinds never have it.
 	NoReferrers bool
+	// Quirks are what it does otherwise than the specification; only the kinds in process
+	// have any.
+	Quirks []Quirk
 	// Dir keeps the content beyond Close. By default olareg and GGCR hold it in memory and
 	// the Distribution kinds in a folder that Close removes. GGCR cannot keep manifests
 	// anywhere else and refuses a Dir.
@@ -101,7 +104,7 @@ type Options struct {
 
 // HasReferrers tells whether the registry answers the referrers API.
 func (o Options) HasReferrers() bool {
-	return !o.NoReferrers && o.inProcess()
+	return !o.NoReferrers && o.inProcess() && o.refusesReferrers() == 0
 }
 
 // String names the combination, as a subtest is called.
@@ -116,6 +119,9 @@ func (o Options) String() string {
 	if o.NoReferrers {
 		parts = append(parts, "noreferrers")
 	}
+	for _, quirk := range o.Quirks {
+		parts = append(parts, string(quirk))
+	}
 	return strings.Join(parts, "-")
 }
 
@@ -128,6 +134,9 @@ func (o Options) check() error {
 	}
 	if o.Kind == GGCR && o.Dir != "" {
 		return errors.New("keeps its manifests in memory: Dir is of no use")
+	}
+	if len(o.Quirks) > 0 && !o.inProcess() {
+		return errors.New("only registries in process have quirks")
 	}
 	return nil
 }
@@ -152,7 +161,7 @@ func All() []Options {
 type Registry struct {
 	// Options are those it was started with.
 	Options Options
-	// Host is its address as it stands in references: 127.0.0.1 and a port.
+	// Host is its address as it stands in references: 127.0.0.1, or [::1], and a port.
 	Host string
 	// URL is the root of its API's address, without a slash at the end.
 	URL string

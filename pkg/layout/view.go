@@ -203,11 +203,28 @@ func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (m
 
 // Referrer is how a manifest is listed as a referrer, or nil where it has no subject.
 func Referrer(desc ocispec.Descriptor, manifest []byte) (*ocispec.Descriptor, error) {
+	_, listed, err := ReferrerOf(desc, manifest)
+	return listed, err
+}
+
+// ReferrerOf gives the digest of a manifest's subject, and how the manifest is listed as its
+// referrer; both are empty where it has none.
+func ReferrerOf(desc ocispec.Descriptor, manifest []byte) (digest.Digest, *ocispec.Descriptor, error) {
 	var n node
 	if err := oci.Unmarshal(manifest, &n); err != nil || n.Subject == nil {
-		return nil, err
+		return "", nil, err
 	}
-	return n.referrer(desc), nil
+	return n.Subject.Digest, n.referrer(desc), nil
+}
+
+// MediaTypeOf is the media type of a manifest as its content says it, or empty where that does
+// not tell.
+func MediaTypeOf(manifest []byte) string {
+	var n node
+	if oci.Unmarshal(manifest, &n) != nil {
+		return ""
+	}
+	return n.mediaType()
 }
 
 // referrer describes the manifest as the distribution-spec has it listed (v1.1, listing

@@ -36,10 +36,11 @@ const dockerConfig = "application/vnd.docker.container.image.v1+json"
 // simpleType is the media type of a simple signing claim in a layer.
 const simpleType = types.SimpleSigningMediaType
 
-// attachLegacy adds a layer to the manifest under one of root's tags, or makes that manifest.
-func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, add *addition) (attached Attached, err error) {
-	attached.Tag = add.tag
-	desc, m, err := fetchTagged(ctx, store, add.tag)
+// attachLegacy adds a layer for each claim to the manifest under their tag, or makes that
+// manifest. The tag is written once: it may not be movable.
+func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, claims []claim) ([]Attached, error) {
+	tag := claims[0].legacy.tag
+	desc, m, err := fetchTagged(ctx, store, tag)
 	switch {
 	case errors.Is(err, errdef.ErrNotFound) && desc.Digest == "":
 		desc.MediaType = ocispec.MediaTypeImageManifest
@@ -49,26 +50,44 @@ func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, a
 		}
 	case err != nil:
 		// Other people's signatures may be in there: better to stop than to replace them.
-		return attached, fmt.Errorf("%s: %w", add.tag, err)
-	case len(m.Layers) >= maxSignatures:
-		return attached, fmt.Errorf("%s: %d signatures already: %w", add.tag, len(m.Layers), ErrTooMany)
+		return nil, fmt.Errorf("%s: %w", tag, err)
 	}
-	if o.repeats() {
-		if attached.Layer = findLayer(ctx, store, m, add, o.Signer.Key()); attached.Layer >= 0 {
-			attached.Manifest, attached.Existing = desc.Digest, true
-			return attached, nil
+	all := make([]Attached, len(claims))
+	before := len(m.Layers)
+	for i, c := range claims {
+		all[i].Tag = tag
+		if all[i].Layer = o.existingLayer(ctx, store, m, c.legacy); all[i].Layer >= 0 {
+			all[i].Existing = true
+			continue
+		}
+		if len(m.Layers) >= maxSignatures {
+			return nil, fmt.Errorf("%s: %d signatures already: %w", tag, len(m.Layers), ErrTooMany)
+		}
+		layer, err := o.sealLayer(ctx, store, c.legacy)
+		if err != nil {
+			return nil, err
+		}
+		m.Layers = append(m.Layers, layer)
+		all[i].Layer = len(m.Layers) - 1
+	}
+	if len(m.Layers) > before {
+		m.MediaType = desc.MediaType // as the store has it, which is checked; the JSON may say anything
+		if desc, err = pushSignatures(ctx, store, m, tag); err != nil {
+			return nil, err
 		}
 	}
-	layer, err := o.sealLayer(ctx, store, add)
-	if err != nil {
-		return attached, err
+	for i := range all {
+		all[i].Manifest = desc.Digest
 	}
-	m.MediaType = desc.MediaType // as the store has it, which is checked; the JSON may say anything
-	m.Layers = append(m.Layers, layer)
-	attached.Layer = len(m.Layers) - 1
-	desc, err = pushSignatures(ctx, store, m, add.tag)
-	attached.Manifest = desc.Digest
-	return attached, err
+	return all, nil
+}
+
+// existingLayer is the layer in which the signer has made that very claim, or -1.
+func (o SignOptions) existingLayer(ctx context.Context, store content.Fetcher, m *ocispec.Manifest, add *addition) int {
+	if !o.repeats() {
+		return -1
+	}
+	return findLayer(ctx, store, m, add, o.Signer.Key())
 }
 
 // sealLayer signs, writes what is signed, and describes it as the layer that it will be.

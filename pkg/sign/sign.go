@@ -141,53 +141,73 @@ func Sign(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, 
 	if err != nil {
 		return nil, err
 	}
-	claim, err := simplePayload(root.Digest, opts)
+	payload, err := simplePayload(root.Digest, opts)
 	if err != nil {
 		return nil, err
 	}
-	return opts.attach(ctx, store, root, newStatement(statement, ""), &addition{
-		tag: Tag(root.Digest), mediaType: simpleType, signed: claim,
-		content: &sigstore.PlainData{Data: claim},
-	})
+	return opts.attach(ctx, store, root, []claim{{newStatement(statement, ""), &addition{
+		tag: Tag(root.Digest), mediaType: simpleType, signed: payload,
+		content: &sigstore.PlainData{Data: payload},
+	}}})
 }
 
-// Attest attaches what the signer states about root, as Sign does with signatures: a statement
-// after the other. An attestation is no signature.
+// Attest attaches what the signer states about root, as Sign does with signatures; the Legacy
+// form of all statements is one write. An attestation is no signature.
 func Attest(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, statements []Statement, opts SignOptions) ([]Attached, error) {
 	if err := opts.validate(root); err != nil {
 		return nil, fmt.Errorf("attest %s: %w", root.Digest, err)
 	}
-	var done []Attached
+	var all []claim
 	for _, s := range statements {
-		if u, err := url.Parse(s.Type); err != nil || u.Scheme == "" {
-			return done, fmt.Errorf("attest %s: predicate type %q is no URI", root.Digest, s.Type)
-		}
-		if isSignType(s.Type) {
-			return done, fmt.Errorf("attest %s: %s is the type of signatures", root.Digest, s.Type)
-		}
-		var object map[string]json.RawMessage
-		if err := json.Unmarshal(s.Predicate, &object); err != nil || object == nil {
-			return done, fmt.Errorf("attest %s: %s: a predicate is a JSON object", root.Digest, s.Type)
-		}
-		statement, err := inToto(root.Digest, opts, s)
+		statement, err := opts.statement(root, s)
 		if err != nil {
-			return done, fmt.Errorf("attest %s: %s: %w", root.Digest, s.Type, err)
-		}
-		if len(statement) > maxStatement/2 {
-			return done, fmt.Errorf("attest %s: %s: %d bytes, the limit is %d", root.Digest, s.Type, len(statement), maxStatement/2)
+			return nil, fmt.Errorf("attest %s: %w", root.Digest, err)
 		}
 		data := newStatement(statement, s.Type)
-		legacy := &addition{
+		all = append(all, claim{bundle: data, legacy: &addition{
 			tag: AttestationTag(root.Digest), mediaType: envelopeType, signed: statement,
 			content: data.content, predicateType: s.Type,
-		}
-		attached, err := opts.attach(ctx, store, root, data, legacy)
-		if done = append(done, attached...); err != nil {
-			return done, err
-		}
+		}})
 	}
-	return done, nil
+	return opts.attach(ctx, store, root, all)
 }
+
+// statement is the in-toto statement of what is to be attested.
+func (o SignOptions) statement(root ocispec.Descriptor, s Statement) ([]byte, error) {
+	if u, err := url.Parse(s.Type); err != nil || u.Scheme == "" {
+		return nil, fmt.Errorf("predicate type %q is no URI", s.Type)
+	}
+	if isSignType(s.Type) {
+		return nil, fmt.Errorf("%s is the type of signatures", s.Type)
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(s.Predicate, &object); err != nil || object == nil {
+		return nil, fmt.Errorf("%s: a predicate is a JSON object", s.Type)
+	}
+	statement, err := inToto(root.Digest, o, s)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Type, err)
+	}
+	if len(statement) > maxStatement/2 {
+		return nil, fmt.Errorf("%s: %d bytes, the limit is %d", s.Type, len(statement), maxStatement/2)
+	}
+	return statement, nil
+}
+
+// Gather calls attach, which attaches to what is in store. Where referrers are listed in a
+// manifest under a tag that may not be movable, that is written once for all of them.
+func Gather(ctx context.Context, store any, attach func(context.Context) error) error {
+	gatherer, ok := store.(interface {
+		GatherReferrers(ctx context.Context, push func(context.Context) error) error
+	})
+	if !ok {
+		return attach(ctx)
+	}
+	return gatherer.GatherReferrers(ctx, attach)
+}
+
+// claim is what is signed, in each form; all claims of one call have the same tag.
+type claim struct{ bundle, legacy *addition }
 
 // addition is what is signed, and where it goes.
 type addition struct {
@@ -207,27 +227,48 @@ func newStatement(data []byte, predicateType string) *addition {
 }
 
 // attach writes the forms that are wanted.
-func (o SignOptions) attach(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, statement, legacy *addition) ([]Attached, error) {
-	var done []Attached
-	for _, f := range []struct {
-		form   Form
-		attach func() (Attached, error)
-	}{
-		// Legacy first: should the second fail, cosign 2.6 is happier with this one alone.
-		{Legacy, func() (Attached, error) { return o.attachLegacy(ctx, store, legacy) }},
-		{Bundle, func() (Attached, error) { return o.attachBundle(ctx, store, root, statement) }},
-	} {
-		if len(o.Forms) > 0 && !slices.Contains(o.Forms, f.form) {
+func (o SignOptions) attach(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, claims []claim) (done []Attached, err error) {
+	err = Gather(ctx, store, func(ctx context.Context) (err error) {
+		done, err = o.attachForms(ctx, store, root, claims)
+		return err
+	})
+	return done, err
+}
+
+func (o SignOptions) attachForms(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, claims []claim) (done []Attached, err error) {
+	failed := func(form Form, err error) error { return fmt.Errorf("sign %s (%s): %w", root.Digest, form, err) }
+	// Legacy first: should the second fail, cosign 2.6 is happier with this one alone.
+	var legacy []Attached
+	if o.writes(Legacy) && len(claims) > 0 {
+		if legacy, err = o.attachLegacy(ctx, store, claims); err != nil {
+			return nil, failed(Legacy, err)
+		}
+	}
+	for i, c := range claims {
+		if legacy != nil {
+			done = append(done, o.attached(legacy[i], Legacy, c))
+		}
+		if !o.writes(Bundle) || err != nil {
 			continue
 		}
-		a, err := f.attach()
-		if err != nil {
-			return done, fmt.Errorf("sign %s (%s): %w", root.Digest, f.form, err)
+		a, attachErr := o.attachBundle(ctx, store, root, c.bundle)
+		if attachErr != nil {
+			err = failed(Bundle, attachErr)
+			continue
 		}
-		a.Form, a.KeyID, a.Subject, a.PredicateType = f.form, o.Signer.Key().ID(), o.Signer.subject(), legacy.predicateType
-		done = append(done, a)
+		done = append(done, o.attached(a, Bundle, c))
 	}
-	return done, nil
+	return done, err
+}
+
+func (o SignOptions) writes(form Form) bool {
+	return len(o.Forms) == 0 || slices.Contains(o.Forms, form)
+}
+
+// attached completes what is said of a claim that was attached.
+func (o SignOptions) attached(a Attached, form Form, c claim) Attached {
+	a.Form, a.KeyID, a.Subject, a.PredicateType = form, o.Signer.Key().ID(), o.Signer.subject(), c.legacy.predicateType
+	return a
 }
 
 // repeats says whether signing the same again adds nothing: a bare key makes no other claim

@@ -22,6 +22,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
 // copier carries a plan out: it asks what the target has, moves blobs, the largest first, then
@@ -63,13 +64,17 @@ func (c *copier) copy(ctx context.Context) error {
 		return err
 	}
 	inside := slices.DeleteFunc(tops, func(t top) bool { return t.attached })
-	if err := c.manifests(ctx, inside); err != nil {
-		return err
-	}
-	if err := c.attachments(ctx); err != nil {
-		return err
-	}
-	if err := c.list(ctx); err != nil {
+	// A root's closure and signatures may share a list of referrers.
+	err := sign.Gather(ctx, c.dst, func(ctx context.Context) error {
+		if err := c.manifests(ctx, inside); err != nil {
+			return err
+		}
+		if err := c.attachments(ctx); err != nil {
+			return err
+		}
+		return c.list(ctx)
+	})
+	if err != nil {
 		return err
 	}
 	for _, r := range c.roots {

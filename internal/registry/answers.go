@@ -1,0 +1,321 @@
+package registry
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
+)
+
+// maxManifest is the size up to which registries take manifests (distribution-spec v1.1,
+// pushing manifests).
+const maxManifest = 4 << 20
+
+// deviations collects what a registry does otherwise than the specification says, as it is
+// seen. The zero value is ready.
+type deviations struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+func (d *deviations) note(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.seen == nil {
+		d.seen = map[string]bool{}
+	}
+	d.seen[fmt.Sprintf(format, args...)] = true
+}
+
+// Deviations lists what the registry was seen to do otherwise than the specification says, and
+// what is done about it, in order.
+func (r *Repository) Deviations() []string {
+	r.deviations.mu.Lock()
+	defer r.deviations.mu.Unlock()
+	list := []string{}
+	for text := range r.deviations.seen {
+		list = append(list, text)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// tolerantClient sends requests and gives answers as the specification has them, whatever the
+// registry makes of it, so that nothing above has to know.
+type tolerantClient struct {
+	*auth.Client
+	deviations *deviations
+}
+
+// Do sends a request.
+func (c *tolerantClient) Do(request *http.Request) (*http.Response, error) {
+	isManifest := strings.Contains(request.URL.Path, "/manifests/")
+	response, err := c.Client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case isManifest && request.Method == http.MethodHead:
+		return c.completeHead(request, response)
+	case isManifest && request.Method == http.MethodGet:
+		return c.completeManifest(request, response)
+	case isManifest && request.Method == http.MethodPut:
+		c.replaceStatus(response, http.StatusCreated)
+	case request.Method == http.MethodDelete:
+		c.replaceStatus(response, http.StatusAccepted)
+	case request.Method == http.MethodGet:
+		c.completeLink(response)
+	}
+	return response, nil
+}
+
+// replaceStatus takes any success for the one that is usual.
+func (c *tolerantClient) replaceStatus(response *http.Response, usual int) {
+	switch response.StatusCode {
+	case http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusNoContent:
+		c.noteStatus(response.Request.Method, response.StatusCode, usual)
+		response.StatusCode = usual
+	}
+}
+
+func (c *tolerantClient) noteStatus(method string, status, usual int) {
+	if status != usual {
+		c.deviations.note("%s is answered by %d, where %d is usual: it is taken for that", method, status, usual)
+	}
+}
+
+// completeHead reads a manifest where the answer to HEAD does not describe it.
+func (c *tolerantClient) completeHead(request *http.Request, response *http.Response) (*http.Response, error) {
+	switch response.StatusCode {
+	case http.StatusOK:
+		if isDescribed(request, response) {
+			return response, nil
+		}
+		c.deviations.note("HEAD of a manifest lacks its media type, its size or its digest: the manifest is read instead")
+	case http.StatusBadRequest, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		// Also for the reason, which an answer to HEAD has no body for.
+	default:
+		return response, nil
+	}
+	refused := response.StatusCode
+	response.Body.Close()
+	get := request.Clone(request.Context())
+	get.Method = http.MethodGet
+	response, err := c.Client.Do(get)
+	if err != nil || response.StatusCode != http.StatusOK {
+		return response, err
+	}
+	if refused != http.StatusOK {
+		c.deviations.note("HEAD of a manifest is refused with %d: the manifest is read instead", refused)
+	}
+	return c.describe(request, response)
+}
+
+// completeManifest makes an answer describe the manifest that it gives.
+func (c *tolerantClient) completeManifest(request *http.Request, response *http.Response) (*http.Response, error) {
+	if response.StatusCode != http.StatusOK {
+		return response, nil
+	}
+	if !hasMediaType(response) {
+		c.deviations.note("manifests come as %q: their media type is taken from their content", response.Header.Get("Content-Type"))
+		return c.describe(request, response)
+	}
+	if response.ContentLength < 0 {
+		return c.describe(request, response)
+	}
+	return response, nil
+}
+
+// isDescribed reports whether an answer says of a manifest what a descriptor does.
+func isDescribed(request *http.Request, response *http.Response) bool {
+	_, err := digest.Parse(response.Header.Get("Docker-Content-Digest"))
+	return hasMediaType(response) && response.ContentLength >= 0 && (err == nil || referenced(request) != "")
+}
+
+// referenced is the digest that a request names, or empty.
+func referenced(request *http.Request) digest.Digest {
+	at := strings.LastIndexByte(request.URL.Path, '/')
+	d, err := digest.Parse(request.URL.Path[at+1:])
+	if err != nil {
+		return ""
+	}
+	return d
+}
+
+// hasMediaType reports whether an answer names a manifest's media type. Some registries and
+// proxies call everything application/json or application/octet-stream.
+func hasMediaType(response *http.Response) bool {
+	mediaType, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	return err == nil && strings.HasPrefix(mediaType, "application/vnd.")
+}
+
+// describe reads the manifest of an answer and puts what is missing into the header.
+func (c *tolerantClient) describe(request *http.Request, response *http.Response) (*http.Response, error) {
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxManifest+1))
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		return nil, fmt.Errorf("%s %q: %w", request.Method, request.URL, err)
+	}
+	if len(data) > maxManifest {
+		return nil, fmt.Errorf("%s %q: the manifest is over the limit of %d bytes: %w", request.Method, request.URL, maxManifest, errdef.ErrSizeExceedsLimit)
+	}
+	algorithm := digest.SHA256
+	if d := referenced(request); d != "" {
+		algorithm = d.Algorithm()
+	}
+	if !hasMediaType(response) {
+		if mediaType := layout.MediaTypeOf(data); mediaType != "" {
+			response.Header.Set("Content-Type", mediaType)
+		}
+	}
+	response.Header.Set("Docker-Content-Digest", algorithm.FromBytes(data).String())
+	response.Header.Set("Content-Length", strconv.Itoa(len(data)))
+	response.ContentLength = int64(len(data))
+	response.Body = io.NopCloser(bytes.NewReader(data))
+	if request.Method == http.MethodHead {
+		response.Body = http.NoBody
+	}
+	return response, nil
+}
+
+// completeLink makes a link to the next page one as RFC 8288 has it, on the registry's own
+// address.
+func (c *tolerantClient) completeLink(response *http.Response) {
+	values := response.Header.Values("Link")
+	if len(values) == 0 {
+		return
+	}
+	next, ok := nextPage(response.Request.URL, values)
+	if !ok {
+		response.Header.Del("Link")
+		return
+	}
+	if fixed := "<" + next + `>; rel="next"`; values[0] != fixed {
+		if !strings.HasPrefix(values[0], "<") {
+			c.deviations.note("links to further pages stand without < and >: they are followed")
+		}
+		response.Header.Set("Link", fixed)
+	}
+}
+
+// nextPage finds the link to the next page among the values of Link headers.
+func nextPage(asked *url.URL, values []string) (string, bool) {
+	for _, value := range values {
+		for _, link := range splitList(value) {
+			target, parameters, _ := strings.Cut(link, ";")
+			if rest, ok := strings.CutPrefix(link, "<"); ok {
+				if target, parameters, ok = strings.Cut(rest, ">"); !ok {
+					continue
+				}
+			}
+			rel := strings.ToLower(strings.ReplaceAll(parameters, `"`, ""))
+			if strings.Contains(rel, "rel=") && !strings.Contains(rel, "rel=next") {
+				continue
+			}
+			if u, err := resolveLocation(asked, strings.TrimSpace(target)); err == nil {
+				return u.String(), true
+			}
+		}
+	}
+	return "", false
+}
+
+// resolveLocation is the address that a header names: in full, without the scheme, by its path,
+// or relative to what was asked.
+func resolveLocation(asked *url.URL, location string) (*url.URL, error) {
+	for _, host := range []string{asked.Host, asked.Hostname()} {
+		if rest, ok := strings.CutPrefix(location, host); ok && (rest == "" || rest[0] == '/' || rest[0] == ':') {
+			location = "//" + location
+			break
+		}
+	}
+	return asked.Parse(location)
+}
+
+// splitList parts what commas part, but for those in quotes and in < >.
+func splitList(value string) (items []string) {
+	quoted, angled, from := false, false, 0
+	for i := 0; i < len(value); i++ {
+		switch c := value[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && c == '<':
+			angled = true
+		case !quoted && c == '>':
+			angled = false
+		case !quoted && !angled && c == ',':
+			items = append(items, strings.TrimSpace(value[from:i]))
+			from = i + 1
+		}
+	}
+	return append(items, strings.TrimSpace(value[from:]))
+}
+
+// challengeTransport leaves of the challenges that a registry offers the one that can be met:
+// oras-go reads the first, which may be Negotiate.
+type challengeTransport struct {
+	base       http.RoundTripper
+	deviations *deviations
+}
+
+// RoundTrip sends a request.
+func (t *challengeTransport) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := t.base.RoundTrip(request)
+	if err != nil || response.StatusCode != http.StatusUnauthorized {
+		return response, err
+	}
+	values := response.Header.Values("Www-Authenticate")
+	if chosen := chooseChallenge(values); chosen != "" && (len(values) > 1 || values[0] != chosen) {
+		t.deviations.note("several ways to log in are offered, Basic or Bearer not first: that one is taken")
+		response.Header.Set("Www-Authenticate", chosen)
+	}
+	return response, nil
+}
+
+// chooseChallenge picks Bearer, or else Basic, from the values of WWW-Authenticate headers
+// (RFC 9110, 11.6.1), or nothing.
+func chooseChallenge(values []string) (chosen string) {
+	for _, challenge := range splitChallenges(values) {
+		scheme, parameters, _ := strings.Cut(challenge, " ")
+		switch {
+		case strings.EqualFold(scheme, "bearer") && strings.Contains(strings.ToLower(parameters), "realm"):
+			return challenge
+		case strings.EqualFold(scheme, "basic") && chosen == "":
+			chosen = challenge
+		}
+	}
+	return chosen
+}
+
+// splitChallenges parts challenges, whose parameters are parted by commas as they are.
+func splitChallenges(values []string) (all []string) {
+	for _, value := range values {
+		for i, item := range splitList(value) {
+			word := item
+			if end := strings.IndexAny(item, " \t="); end >= 0 {
+				word = item[:end]
+			}
+			rest := strings.TrimSpace(item[len(word):])
+			if isParameter := strings.HasPrefix(rest, "="); isParameter && i > 0 {
+				all[len(all)-1] += "," + item
+			} else if item != "" {
+				all = append(all, item)
+			}
+		}
+	}
+	return all
+}
