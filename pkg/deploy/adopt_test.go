@@ -100,7 +100,9 @@ func TestAdoption(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRig(t)
-			foreign := func(manifest string) string { return strings.Replace(manifest, "metadata: {name: web}", "metadata: "+test.meta, 1) }
+			foreign := func(manifest string) string {
+				return strings.Replace(manifest, "metadata: {name: web}", "metadata: "+test.meta, 1)
+			}
 			web := r.createObject(deployments, r.namespace, foreign(deployment("web", "")))
 			service := r.createObject(services, r.namespace, foreign(webService))
 			r.wantReady()
