@@ -24,6 +24,7 @@ type transferFlags struct {
 	concurrency int
 	dryRun      bool
 	paths       string
+	attached    string
 	list        string
 	trust       trustFlags
 	format      ui.Format
@@ -33,7 +34,15 @@ func (f *transferFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.platforms, "platform", nil, "take only these platforms of images, as os/architecture[/variant]; the target has to take incomplete indexes")
 	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out what upstream attached to its images")
+	f.addAttached(cmd)
 	f.addSpeed(cmd)
+}
+
+// addAttached adds the flag of what comes along with what is asked for.
+func (f *transferFlags) addAttached(cmd *cobra.Command) {
+	values := []string{string(transfer.AttachedVerified), string(transfer.AttachedKnown), string(transfer.AttachedAll)}
+	cmd.Flags().StringVar(&f.attached, "attached", string(transfer.AttachedKnown), "which referrers come along: verified (signatures and attestations of the root by whom you trust), known (signatures, attestations, SBOMs and reports, 64 MiB each), all")
+	_ = cmd.RegisterFlagCompletionFunc("attached", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (f *transferFlags) addPaths(cmd *cobra.Command) {
@@ -85,7 +94,18 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs,
 		Concurrency: f.concurrency, Progress: a.ui.Progress(verb),
 	}
-	return o, a.guard(ctx, &f.trust, verb == "copy" || verb == "import", &o)
+	switch o.Attached = transfer.Attached(f.attached); o.Attached {
+	case "", transfer.AttachedKnown, transfer.AttachedVerified, transfer.AttachedAll:
+	default:
+		return o, &usageError{fmt.Errorf("--attached %q: want verified, known or all", f.attached)}
+	}
+	if err := a.guard(ctx, &f.trust, verb == "copy" || verb == "import", &o); err != nil {
+		return o, err
+	}
+	if o.Attached == transfer.AttachedVerified && o.Verify == nil {
+		return o, &usageError{errors.New("--attached verified: nothing is verified; pass --key, --certificate-identity or --policy")}
+	}
+	return o, nil
 }
 
 func (a *app) pushCommand() *cobra.Command {

@@ -53,6 +53,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		unpinned   *build.UnpinnedError
 		moved      *build.MovedError
 		base       *transfer.BaseError
+		attached   *transfer.AttachedError
 		memory     *oci.BudgetError
 		response   *errcode.ErrorResponse
 		request    *url.Error
@@ -92,6 +93,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "copy the archive again from where it was made; krtpkg check reads all of it"
 	case errors.As(err, &memory):
 		return exitFailure, "if this is what you mean to read, give it more: --memory 512MiB"
+	case errors.As(err, &attached):
+		return exitFailure, "take only what was verified with --attached verified, or all of it with --attached all"
 	case errors.As(err, &base):
 		return exitIncomplete, ""
 	case errors.As(err, &wrong):

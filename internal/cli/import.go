@@ -37,6 +37,7 @@ completes it. An import that broke off goes on where it stopped when it is run a
 			return a.importArchives(cmd.Context(), args[:last], args[last], &f)
 		},
 	}
+	f.addAttached(cmd)
 	f.addSpeed(cmd)
 	f.trust.addUnsigned(cmd, "import what no policy file would let pass")
 	f.addPaths(cmd)

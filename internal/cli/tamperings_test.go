@@ -257,12 +257,12 @@ var tamperings = []tampering{
 		f.entries(func(all []entry) []entry {
 			for i := range 1001 {
 				d, size := f.putJSON(map[string]any{
-					"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": "application/vnd.example",
+					"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "artifactType": "application/vnd.dev.sigstore.bundle.v0.3+json",
 					"config": map[string]any{"mediaType": "application/vnd.oci.empty.v1+json", "digest": f.digests["config"], "size": 2},
 					"layers": []any{}, "annotations": map[string]any{"n": fmt.Sprint(i)},
 					"subject": map[string]any{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": f.digests["root"], "size": 1},
 				})
-				all = append(all, entry{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": d, "size": size, "artifactType": "application/vnd.example"})
+				all = append(all, entry{"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": d, "size": size})
 			}
 			return all
 		})

@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2"
 
@@ -253,9 +256,21 @@ func (a *app) guard(ctx context.Context, f *trustFlags, strictly bool, o *transf
 	if err != nil || policy == nil {
 		return err
 	}
+	var mu sync.Mutex
+	verified := map[digest.Digest]bool{}
+	o.IsVerified = func(d digest.Digest) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return verified[d]
+	}
 	o.Verify = func(ctx context.Context, source transfer.Source) error {
 		result, err := policy.Verify(ctx, source.Store, source.Root, cmp.Or(source.Where, trust.Local))
 		if err == nil {
+			mu.Lock()
+			for _, v := range slices.Concat(result.Verified, result.Attestations) {
+				verified[v.Manifest] = true
+			}
+			mu.Unlock()
 			a.ui.Say("verified %s, signed by %s", source.Root.Digest, signers(result))
 		}
 		return err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -20,6 +21,7 @@ type download struct {
 	ctx        context.Context
 	desc       ocispec.Descriptor
 	body       io.ReadCloser
+	pace       pace
 	// at is what is read next.
 	at     int64
 	closed bool
@@ -75,7 +77,11 @@ func (d *download) Read(p []byte) (int, error) {
 	}
 	tries := retries{repository: d.repository}
 	for {
+		start := time.Now()
 		n, err := d.read(p)
+		if slow := d.pace.add(d.repository.Reference.Host(), n, time.Since(start)); slow != nil {
+			return 0, slow
+		}
 		if n > 0 || err == nil {
 			return n, nil
 		}

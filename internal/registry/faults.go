@@ -71,7 +71,8 @@ func (e *WaitError) Error() string {
 
 // policy is when a request is sent again that has no body, or one that can be read again.
 type policy struct {
-	backoff func(attempt int) time.Duration
+	backoff  func(attempt int) time.Duration
+	patience *patience
 }
 
 func (p policy) Retry(attempt int, response *http.Response, err error) (time.Duration, error) {
@@ -81,6 +82,9 @@ func (p policy) Retry(attempt int, response *http.Response, err error) (time.Dur
 			return -1, &WaitError{response.Request.URL.Host, after}
 		}
 		if after > 0 && attempt < resends {
+			if !p.patience.allows(after) {
+				return -1, &WaitError{response.Request.URL.Host, after}
+			}
 			return after, nil
 		}
 	}
@@ -95,10 +99,11 @@ func passes(err error) bool {
 	var broken *brokenError
 	var response *errcode.ErrorResponse
 	var wait *WaitError
+	var slow *SlowError
 	switch {
 	case errors.As(err, &broken):
 		return true
-	case errors.As(err, &wait):
+	case errors.As(err, &wait), errors.As(err, &slow), errors.Is(err, ErrEndless):
 		return false
 	case errors.As(err, &response):
 		if response.Method != http.MethodPut && response.Method != http.MethodPatch {

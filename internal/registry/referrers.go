@@ -54,7 +54,8 @@ func (r *Repository) ListsReferrers(ctx context.Context) (bool, error) {
 	if r.referrers.known {
 		return r.referrers.listed, nil
 	}
-	_, _, err := r.referrersPage(ctx, r.referrersURL(nobody))
+	probe := context.WithValue(ctx, listingKey{}, nil) // it is no page of a listing that it comes before
+	_, _, err := r.referrersPage(probe, r.referrersURL(nobody))
 	switch {
 	case err == nil:
 		r.referrers.known, r.referrers.listed = true, true
@@ -151,8 +152,13 @@ func (r *Repository) Predecessors(ctx context.Context, node ocispec.Descriptor) 
 
 // Referrers calls fn with the referrers of a manifest, those of an artifact type if that is not
 // empty, a page at a time: as the registry's API lists them, or else the list under the fallback
-// tag, and with those that were pushed and are not listed yet.
+// tag, and with those that were pushed and are not listed yet. A listing that goes in circles is
+// [ErrEndless].
 func (r *Repository) Referrers(ctx context.Context, subject ocispec.Descriptor, artifactType string, fn func([]ocispec.Descriptor) error) error {
+	return r.listed(ctx, func(ctx context.Context) error { return r.listReferrers(ctx, subject, artifactType, fn) })
+}
+
+func (r *Repository) listReferrers(ctx context.Context, subject ocispec.Descriptor, artifactType string, fn func([]ocispec.Descriptor) error) error {
 	seen := map[digest.Digest]bool{}
 	emit := func(page []ocispec.Descriptor) error {
 		page = slices.DeleteFunc(slices.Clone(page), func(d ocispec.Descriptor) bool {

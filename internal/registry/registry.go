@@ -52,6 +52,9 @@ type Options struct {
 	StateDir string
 	// StallTimeout is how long a connection may stand still; 2 minutes when zero.
 	StallTimeout time.Duration
+	// MetadataTimeout is how long an answer that is no blob may take from its first byte to its
+	// last, and a listing three times; 5 minutes when zero.
+	MetadataTimeout time.Duration
 	// Backoff is how long to wait before another attempt, from 0; nil for a quarter of a
 	// second that doubles. A registry may ask for longer.
 	Backoff func(attempt int) time.Duration
@@ -76,6 +79,8 @@ type host struct {
 	clients map[string]*auth.Client
 	// deviations are seen as the host is used.
 	deviations deviations
+	// patience is for all that waits for the registry.
+	patience *patience
 }
 
 // New makes a client.
@@ -83,6 +88,9 @@ func New(options Options) (*Client, error) {
 	c := &Client{options: options, hosts: map[string]*host{}}
 	if c.options.StallTimeout == 0 {
 		c.options.StallTimeout = 2 * time.Minute
+	}
+	if c.options.MetadataTimeout == 0 {
+		c.options.MetadataTimeout = 5 * time.Minute
 	}
 	if c.options.Backoff == nil {
 		c.options.Backoff = func(attempt int) time.Duration { return retry.DefaultBackoff(attempt, nil) }
@@ -124,13 +132,17 @@ func (c *Client) Repository(ctx context.Context, repository string) (*Repository
 	if err != nil {
 		return nil, err
 	}
-	repo.Client = &tolerantClient{c.clientFor(h, repo.Reference.Host(), repo.Reference.Repository), &h.deviations}
+	client := &tolerantClient{c.clientFor(h, repo.Reference.Host(), repo.Reference.Repository), &h.deviations}
+	repo.Client = &guard{client, c.options.MetadataTimeout}
 	repo.PlainHTTP = h.plain
 	// Referrers are listed by this package, so that oras-go has nothing to add.
 	if err := repo.SetReferrersCapability(true); err != nil {
 		return nil, err
 	}
-	return &Repository{Repository: repo, sessions: sessions{c.options.StateDir}, backoff: c.options.Backoff, deviations: &h.deviations}, nil
+	return &Repository{
+		Repository: repo, sessions: sessions{c.options.StateDir}, backoff: c.options.Backoff, deviations: &h.deviations,
+		patience: h.patience, metadata: c.options.MetadataTimeout, stall: c.options.StallTimeout,
+	}, nil
 }
 
 func (c *Client) host(ctx context.Context, address string) (*host, error) {
@@ -158,11 +170,15 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 	transport.TLSClientConfig = config
 	transport.MaxIdleConnsPerHost = 64
 	transport.DialContext = dialer(c.options.StallTimeout)
+	// Headers that drip end as well.
+	transport.ResponseHeaderTimeout = max(c.options.MetadataTimeout, 2*c.options.StallTimeout)
+	transport.MaxResponseHeaderBytes = 256 << 10
+	h.patience = &patience{}
 	h.plain = c.options.PlainHTTP || isLoopback(address) && speaksHTTP(ctx, transport, address)
 	if ctx.Err() != nil {
 		return ctx.Err() // nothing was found out
 	}
-	h.transport = &challengeTransport{&retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff} }}, &h.deviations}
+	h.transport = &challengeTransport{&retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff, h.patience} }}, &h.deviations}
 	h.clients = map[string]*auth.Client{}
 	return nil
 }

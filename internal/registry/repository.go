@@ -26,6 +26,10 @@ type Repository struct {
 	referrers  referrersAPI
 	deviations *deviations
 	backoff    func(attempt int) time.Duration
+	patience   *patience
+	// metadata is how long an answer that is no blob may take, stall how long a connection may
+	// stand still.
+	metadata, stall time.Duration
 }
 
 // String is the repository's name, host/path.
@@ -46,7 +50,7 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 	if layout.IsManifest(desc.MediaType) {
 		return r.Repository.Fetch(ctx, desc)
 	}
-	d := &download{repository: r, ctx: ctx, desc: desc}
+	d := &download{repository: r, ctx: ctx, desc: desc, pace: pace{window: 5 * r.stall}}
 	if err := d.open(); err != nil {
 		return nil, err
 	}
@@ -196,7 +200,9 @@ func (r *Repository) pause(ctx context.Context, attempt int, err error) error {
 	wait := min(r.backoff(attempt), longest)
 	var limited *limitedError
 	if errors.As(err, &limited) && limited.after > 0 {
-		wait = limited.after
+		if wait = limited.after; !r.patience.allows(wait) {
+			return &WaitError{r.Reference.Host(), wait}
+		}
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

@@ -14,7 +14,7 @@ import (
 // is there twice, which readers resolve differently, and anything after the end are errors.
 func ReadIndex(r io.Reader) (ocispec.Index, error) {
 	var index ocispec.Index
-	decoder := json.NewDecoder(&shapeReader{Reader: r, shape: shape{limit: MaxIndexElements}, left: MaxIndex})
+	decoder := json.NewDecoder(LimitJSON(r, MaxIndex, MaxIndexElements))
 	if err := expect(decoder, '{'); err != nil {
 		return index, err
 	}

@@ -63,17 +63,21 @@ func (s *shape) add(data []byte) error {
 	return nil
 }
 
-// shapeReader refuses JSON over the limits while it is read.
+// LimitJSON refuses JSON over the limits, nested deeper than [MaxDepth] too, while it is read.
+func LimitJSON(r io.Reader, bytes int64, elements int) io.Reader {
+	return &shapeReader{Reader: r, shape: shape{limit: elements}, limit: bytes, left: bytes}
+}
+
 type shapeReader struct {
 	io.Reader
-	shape shape
-	left  int64
+	shape       shape
+	limit, left int64
 }
 
 func (r *shapeReader) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
 	if r.left -= int64(n); r.left < 0 {
-		return 0, fmt.Errorf("more than %d bytes: %w", MaxIndex, ErrTooLarge)
+		return 0, fmt.Errorf("more than %d bytes: %w", r.limit, ErrTooLarge)
 	}
 	if wrong := r.shape.add(p[:n]); wrong != nil {
 		return 0, wrong

@@ -23,7 +23,7 @@ const (
 	maxPayload    = 1 << 20 // a simple signing claim
 	maxStatement  = 16 << 20
 	maxRead       = 256 << 20 // all of them together
-	maxSignatures = 1000      // signatures and attestations, and referrers of any kind, of one root
+	maxSignatures = 1000      // signatures and attestations of one root
 )
 
 const dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
@@ -233,7 +233,14 @@ func (w *walker) bundle(ctx context.Context, m *ocispec.Manifest) (*envelope, er
 func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	var all []ocispec.Descriptor
 	add := func(page []ocispec.Descriptor) error {
-		if all = append(all, page...); len(all) > maxSignatures {
+		// Foreign ones are not counted: they would be for whoever may push to keep others from
+		// verifying.
+		for _, desc := range page {
+			if !isForeign(desc.ArtifactType) {
+				all = append(all, desc)
+			}
+		}
+		if len(all) > maxSignatures {
 			return fmt.Errorf("more than %d: %w", maxSignatures, ErrTooMany)
 		}
 		return nil
@@ -252,6 +259,17 @@ func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root oci
 		return strings.Compare(a.Digest.String(), b.Digest.String())
 	})
 	return slices.CompactFunc(all, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest }), err
+}
+
+// isForeign reports whether a listing says of a referrer that it is neither a signature nor an
+// attestation. A listing that lies can hide a signature, as it can by leaving it out.
+func isForeign(artifactType string) bool {
+	for _, prefix := range []string{signatureType, attestationType, bundlePrefix, "application/vnd.oci.empty.", "application/vnd.oci.image.config."} {
+		if strings.HasPrefix(artifactType, prefix) {
+			return false
+		}
+	}
+	return artifactType != ""
 }
 
 func fetchManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*ocispec.Manifest, error) {

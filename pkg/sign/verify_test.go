@@ -663,3 +663,28 @@ func attachRaw(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor, pa
 		Layers:    []ocispec.Descriptor{l},
 	}), root)
 }
+
+// Referrers of other kinds, however many, do not keep anybody from verifying.
+func TestForeignReferrersDoNoHarm(t *testing.T) {
+	t.Parallel()
+	store := newLayout(t)
+	root, by := newRoot(t, store, "a"), signer(t, "p256")
+	if _, err := sign.Sign(t.Context(), store, root, sign.SignOptions{Signer: by}); err != nil {
+		t.Fatal(err)
+	}
+	policy, err := sign.KeyPolicy(by.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := listing{ReadOnlyGraphTarget: store}
+	if l.referrers, err = store.Predecessors(t.Context(), root); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5000 {
+		l.referrers = append(l.referrers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(fmt.Sprint(i)), ArtifactType: "application/vnd.example"})
+	}
+	result, err := sign.Verify(t.Context(), l, root, policy)
+	if err != nil || len(result.Verified) != 2 {
+		t.Errorf("%+v, %v", result, err)
+	}
+}

@@ -164,7 +164,7 @@ func TestAmendmentIsASource(t *testing.T) {
 	if changed, err := a.Save(t.Context(), nil); changed || err != nil || sum(t, file) != was {
 		t.Errorf("changed %v, %v", changed, err)
 	}
-	added := refer(t, a, root, "text/plain", "a note")
+	added := refer(t, a, root, "application/vnd.in-toto+json", "a note")
 	dst := newLayout(t)
 	if _, err := copyFrom(t, a.Amendment, root, dst); err != nil {
 		t.Fatal(err)

@@ -92,36 +92,78 @@ func (p *Plan) imageSubjects(r *root) (subjects []subject) {
 
 // attachedTo adds the referrers of a manifest, with theirs, and what cosign's tags name.
 func (p *Plan) attachedTo(ctx context.Context, s subject) ([]attachment, error) {
-	referrers, err := p.places.referrers(ctx, s.at, s.desc, s.own)
+	g := &gathering{Plan: p, subject: s.desc.Digest}
+	found, err := g.gather(ctx, s, 1)
+	if err == nil {
+		g.say()
+	}
+	return found, err
+}
+
+func (g *gathering) gather(ctx context.Context, s subject, depth int) ([]attachment, error) {
+	referrers, err := g.places.referrers(ctx, s.at, s.desc, s.own)
 	if err != nil {
 		return nil, fmt.Errorf("list referrers at source %s: %w", where(s.at), err)
+	}
+	if depth > maxAttachedDepth {
+		g.deeper = g.deeper || len(referrers) > 0
+		return nil, nil
 	}
 	referrers = slices.SortedFunc(slices.Values(referrers), func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
 	var found []attachment
 	for _, desc := range referrers {
-		added, err := p.addReferrer(ctx, p.beside(s.at), desc, s.desc)
+		if desc.ArtifactType == closureType {
+			continue // every copy makes it anew
+		}
+		if !g.wants(desc) {
+			g.left++
+			continue
+		}
+		added, err := g.addReferrer(ctx, g.beside(s.at), desc, s.desc)
 		if err != nil {
 			return nil, err
 		}
 		if !added {
 			continue
 		}
-		deeper, err := p.attachedTo(ctx, subject{desc, s.at, s.own})
+		deeper, err := g.gather(ctx, subject{desc, s.at, s.own}, depth+1)
 		if err != nil {
 			return nil, err
 		}
 		found = append(append(found, attachment{desc: desc, subject: s.desc}), deeper...)
 	}
+	tagged, err := g.tagged(ctx, s)
+	return append(found, tagged...), err
+}
+
+// tagged adds what cosign's tags name.
+func (g *gathering) tagged(ctx context.Context, s subject) (found []attachment, err error) {
 	for _, suffix := range tagSuffixes {
 		tag := strings.ReplaceAll(s.desc.Digest.String(), ":", "-") + suffix
-		desc, err := p.places.attachedTag(ctx, s.at, tag, s.own)
+		desc, err := g.places.attachedTag(ctx, s.at, tag, s.own)
 		if errors.Is(err, errdef.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("tag %s at source %s: %w", tag, where(s.at), err)
 		}
-		if err := p.add(ctx, p.beside(s.at), desc); err != nil {
+		if g.options.Attached == AttachedVerified && !g.wants(desc) {
+			g.left++
+			continue
+		}
+		from := g.beside(s.at)
+		data, err := read(ctx, from, desc)
+		if err != nil {
+			return nil, err
+		}
+		m, err := parse(data)
+		if err != nil {
+			return nil, fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
+		}
+		if err := g.take(desc, m); err != nil {
+			return nil, err
+		}
+		if err := g.addManifest(ctx, from, desc, data); err != nil {
 			return nil, err
 		}
 		found = append(found, attachment{desc: desc, subject: s.desc, tag: tag})
@@ -131,7 +173,7 @@ func (p *Plan) attachedTo(ctx context.Context, s subject) ([]attachment, error) 
 
 // addReferrer adds a manifest if it refers to a subject, and is not a closure, which every
 // copy makes anew. A listing may lie, and a layout's predecessors may be indexes too.
-func (p *Plan) addReferrer(ctx context.Context, from content.Fetcher, desc, subject ocispec.Descriptor) (bool, error) {
+func (g *gathering) addReferrer(ctx context.Context, from content.Fetcher, desc, subject ocispec.Descriptor) (bool, error) {
 	data, err := read(ctx, from, desc)
 	if err != nil {
 		return false, err
@@ -143,5 +185,12 @@ func (p *Plan) addReferrer(ctx context.Context, from content.Fetcher, desc, subj
 	if m.Subject == nil || m.Subject.Digest != subject.Digest || m.ArtifactType == closureType {
 		return false, nil
 	}
-	return true, p.addManifest(ctx, from, desc, data)
+	if (g.options.Attached == "" || g.options.Attached == AttachedKnown) && !m.isKnown() {
+		g.left++
+		return false, nil
+	}
+	if err := g.take(desc, m); err != nil {
+		return false, err
+	}
+	return true, g.addManifest(ctx, from, desc, data)
 }

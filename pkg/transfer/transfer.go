@@ -10,6 +10,7 @@ package transfer
 import (
 	"context"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -46,6 +47,11 @@ type Options struct {
 	// Preserve gives repositories by path; if set, a copy also puts every image under its own
 	// name there ([UpstreamPath]), for what looks for it by that.
 	Preserve func(ctx context.Context, path string) (oras.GraphTarget, error)
+	// Attached says which of what is attached comes along; [AttachedKnown] when empty.
+	Attached Attached
+	// IsVerified reports whether a manifest holds signatures or attestations that were verified
+	// by Verify, for [AttachedVerified].
+	IsVerified func(manifest digest.Digest) bool
 	// NoImageSignatures leaves out what upstream attached to the workload images.
 	NoImageSignatures bool
 	// Concurrency is how many items are moved at once; 4 when zero.

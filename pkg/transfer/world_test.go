@@ -160,8 +160,8 @@ func (w *world) edge() ocispec.Descriptor {
 		signed(w.t, w.dist, desc, signer)
 	}
 	sbom := refer(w.t, w.dist, root, "application/spdx+json", "an SBOM")
-	review := refer(w.t, w.dist, sbom, "text/plain", "a review of the SBOM")
-	refer(w.t, w.dist, review, "text/plain", "a comment on the review")
+	review := refer(w.t, w.dist, sbom, "application/vnd.in-toto+json", "a review of the SBOM")
+	refer(w.t, w.dist, review, "application/vnd.in-toto+json", "a comment on the review")
 	attach(w.t, w.dist, root, ".att", "an attestation")
 	attach(w.t, w.dist, sbom, ".sbom", "an SBOM of the SBOM")
 	return root
