@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
@@ -44,18 +46,81 @@ func (r *Repository) Name() (host, repository string) {
 // (distribution-spec v1.1, pushing blobs).
 func (r *Repository) ChecksDigests() {}
 
-// Fetch gives a manifest or a blob. A blob is an [io.ReadSeekCloser] that asks again, for the
-// rest, when its connection breaks.
+// wholeBlob is the size up to which a blob is read, and checked, before it is given.
+const wholeBlob = 1 << 20
+
+// Fetch gives a manifest or a blob. A manifest or a small blob is read and checked before, and
+// read again once when it is not what its digest says: a byte may have changed on the way. A
+// larger blob is an [io.ReadSeekCloser] that asks again, for the rest, when its connection breaks.
 func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	if layout.IsManifest(desc.MediaType) {
-		return r.Repository.Fetch(ctx, desc)
+	open := func() (io.ReadCloser, error) { return r.Repository.Fetch(ctx, desc) }
+	whole := desc.Size <= maxManifest
+	if !layout.IsManifest(desc.MediaType) {
+		whole = desc.Size <= wholeBlob
+		open = func() (io.ReadCloser, error) {
+			d := &download{repository: r, ctx: ctx, desc: desc, pace: pace{window: 5 * r.stall}}
+			return d, d.open()
+		}
 	}
-	d := &download{repository: r, ctx: ctx, desc: desc, pace: pace{window: 5 * r.stall}}
-	if err := d.open(); err != nil {
+	if !whole {
+		return open()
+	}
+	data, err := r.readTwice(ctx, func() (ocispec.Descriptor, io.ReadCloser, error) {
+		body, err := open()
+		return desc, body, err
+	})
+	if err != nil {
 		return nil, err
 	}
-	return d, nil
+	return inMemory{bytes.NewReader(data)}, nil
 }
+
+// FetchReference gives the manifest that a tag or a digest names, read and checked as by Fetch.
+func (r *Repository) FetchReference(ctx context.Context, reference string) (desc ocispec.Descriptor, body io.ReadCloser, err error) {
+	data, err := r.readTwice(ctx, func() (ocispec.Descriptor, io.ReadCloser, error) {
+		desc, body, err = r.Repository.FetchReference(ctx, reference)
+		if err == nil && desc.Size > maxManifest {
+			err = errors.Join(body.Close(), fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", desc.Digest, desc.Size, maxManifest, errdef.ErrSizeExceedsLimit))
+		}
+		return desc, body, err
+	})
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	return desc, inMemory{bytes.NewReader(data)}, nil
+}
+
+// readTwice reads content, again while connections break, and once more when it is not what its
+// digest says.
+func (r *Repository) readTwice(ctx context.Context, open func() (ocispec.Descriptor, io.ReadCloser, error)) ([]byte, error) {
+	tries := retries{repository: r}
+	reread := false
+	for {
+		desc, body, err := open()
+		if err != nil {
+			return nil, err
+		}
+		data, err := content.ReadAll(body, desc)
+		body.Close()
+		switch {
+		case err == nil:
+			return data, nil
+		case errors.Is(err, content.ErrMismatchedDigest) && !reread:
+			reread = true
+			continue
+		case errors.Is(err, content.ErrMismatchedDigest):
+			return nil, fmt.Errorf("%s at %s: %w", desc.Digest, r, err)
+		}
+		if err := tries.again(ctx, err, false); err != nil {
+			return nil, fmt.Errorf("%s at %s: %w", desc.Digest, r, err)
+		}
+	}
+}
+
+// inMemory is content that was read.
+type inMemory struct{ *bytes.Reader }
+
+func (inMemory) Close() error { return nil }
 
 // Push writes a manifest or a blob. Of content that seeks only what has not arrived is sent
 // again when a connection breaks, and by the next process when this one ends; content that

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
@@ -54,11 +55,12 @@ func (r *Repository) upload(ctx context.Context, desc ocispec.Descriptor, body i
 		body = bytes.NewReader(data)
 	}
 	u := &upload{Repository: r, desc: desc, body: body, session: begun}
-	err := u.run(ctx)
-	if err == nil || errors.Is(err, errLost) {
+	err := wrongContent(u.run(ctx))
+	// What arrived wrong must not be gone on with.
+	if err == nil || errors.Is(err, errLost) || errors.Is(err, content.ErrMismatchedDigest) {
 		r.sessions.forget(r, desc)
 	}
-	return wrongContent(err)
+	return err
 }
 
 // errLost says that an upload can't go on where it stopped.

@@ -56,12 +56,22 @@ func writeFile(ctx context.Context, name string, c Contents, from content.Fetche
 		return nil, errors.Join(err, file.Close())
 	}
 	written := &File{}
-	if o.Compress {
-		err = errors.Join(file.Truncate(0), compressed(file, true, func(w io.Writer) error {
-			return write(ctx, w, all, from, o.Progress, progressOf{})
-		}))
-	} else {
-		written.Kept, err = resume(ctx, file, all, from, o.Progress)
+	attempt := func() error {
+		if o.Compress {
+			_, err := file.Seek(0, io.SeekStart)
+			return errors.Join(err, file.Truncate(0), compressed(file, true, func(w io.Writer) error {
+				return write(ctx, w, all, from, o.Progress, progressOf{})
+			}))
+		}
+		kept, err := resume(ctx, file, all, from, o.Progress)
+		written.Kept = kept
+		return err
+	}
+	if err = attempt(); errors.Is(err, content.ErrMismatchedDigest) && ctx.Err() == nil {
+		// A byte may have changed on the way: what is right is kept, and the rest read again.
+		kept := written.Kept
+		err = attempt()
+		written.Kept = kept
 	}
 	if err == nil {
 		err = file.Sync()

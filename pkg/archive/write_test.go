@@ -188,6 +188,54 @@ func (s spoiled) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	return io.NopCloser(bytes.NewReader(data)), err
 }
 
+// flipping changes a byte of one blob, as often as it says.
+type flipping struct {
+	content.Fetcher
+	of    ocispec.Descriptor
+	times *atomic.Int64
+}
+
+func (f flipping) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if desc.Digest != f.of.Digest || f.times.Add(-1) < 0 {
+		return f.Fetcher.Fetch(ctx, desc)
+	}
+	data, err := content.FetchAll(ctx, f.Fetcher, desc)
+	if err == nil {
+		data[0] ^= 1
+	}
+	return io.NopCloser(bytes.NewReader(data)), err
+}
+
+// A byte that changes once on the way is read again; the second time it ends the export.
+func TestWriteFileReadsAgain(t *testing.T) {
+	t.Parallel()
+	contents, from := small(t)
+	want := mustWrite(t, contents, from)
+	for times, works := range map[int64]bool{1: true, 2: false} {
+		for _, name := range []string{"a.tar", "a.tar.zst"} {
+			file := filepath.Join(t.TempDir(), name)
+			left := &atomic.Int64{}
+			left.Store(times)
+			o := archive.Options{Compress: strings.HasSuffix(name, ".zst")}
+			_, err := archive.WriteFile(t.Context(), file, contents, flipping{from, contents.Blobs[len(contents.Blobs)-1], left}, o)
+			if works != (err == nil) || err != nil && !errors.Is(err, content.ErrMismatchedDigest) {
+				t.Errorf("%s, %d times: %v", name, times, err)
+			}
+			data, err := os.ReadFile(file)
+			switch {
+			case !works && !errors.Is(err, fs.ErrNotExist):
+				t.Errorf("%s: it has its name, error %v", name, err)
+			case works && !o.Compress && !bytes.Equal(data, want):
+				t.Errorf("%s: other bytes, error %v", name, err)
+			case works && o.Compress:
+				if _, err := archive.Check(t.Context(), bytes.NewReader(data), nil); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	}
+}
+
 // Volumes hold everything between them, none is larger than asked for, and what can't go on
 // one is an error that says how large it would have to be.
 func TestSplit(t *testing.T) {

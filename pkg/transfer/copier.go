@@ -269,6 +269,10 @@ func (c *copier) blob(ctx context.Context, t top) error {
 // send moves one blob, or has the registry mount it.
 func (c *copier) send(ctx context.Context, n *node) error {
 	mounted, sent, err := c.try(ctx, n)
+	if _, streamed := n.from.(once); err != nil && isWrongContent(err) && !streamed && ctx.Err() == nil {
+		// A byte may have changed on the way. Who is to blame shows when it happens twice.
+		mounted, sent, err = c.tryJudged(ctx, n)
+	}
 	if err != nil {
 		return c.blame(ctx, n, sent, err)
 	}
@@ -285,9 +289,18 @@ func (c *copier) send(ctx context.Context, n *node) error {
 }
 
 func (c *copier) try(ctx context.Context, n *node) (mounted bool, sent *blob, err error) {
+	return c.tryWith(ctx, n, nil)
+}
+
+// tryJudged is try with the content hashed on the way.
+func (c *copier) tryJudged(ctx context.Context, n *node) (mounted bool, sent *blob, err error) {
+	return c.tryWith(ctx, n, n.desc.Digest.Verifier())
+}
+
+func (c *copier) tryWith(ctx context.Context, n *node, judge digest.Verifier) (mounted bool, sent *blob, err error) {
 	open := func() (io.ReadCloser, error) {
 		content, b, err := c.open(ctx, n)
-		sent = b
+		sent, b.judge = b, judge
 		return content, err
 	}
 	if target, from := c.mount(n); from != "" {
@@ -345,15 +358,24 @@ func (c *copier) mount(n *node) (repository, string) {
 	return target, name
 }
 
-// blame says on which side an item failed. Of wrong bytes the target complains, and reading
-// them once more shows whose they are.
+// blame says on which side an item failed. Of wrong bytes the target has complained twice, and
+// reading them once more shows whose they are.
 func (c *copier) blame(ctx context.Context, n *node, sent *blob, err error) error {
 	source := error(nil)
 	if sent != nil {
 		source = sent.failed()
 	}
 	if source == nil && isWrongContent(err) && n.data == nil {
-		source = c.reread(ctx, n)
+		right, known := false, false
+		if sent != nil {
+			right, known = sent.isRight()
+		}
+		switch {
+		case !known:
+			source = readWhole(ctx, n)
+		case !right:
+			source = content.ErrMismatchedDigest
+		}
 	}
 	if source != nil {
 		return fmt.Errorf("read %s from source %s: %w", n.desc.Digest, where(n.from), source)
@@ -366,19 +388,6 @@ func (c *copier) blame(ctx context.Context, n *node, sent *blob, err error) erro
 func isWrongContent(err error) bool {
 	var response *errcode.ErrorResponse
 	return errors.Is(err, content.ErrMismatchedDigest) || errors.As(err, &response) && response.StatusCode == http.StatusBadRequest
-}
-
-func (c *copier) reread(ctx context.Context, n *node) error {
-	body, err := n.from.Fetch(ctx, n.desc)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	verified := content.NewVerifyReader(body, n.desc)
-	if _, err := io.Copy(io.Discard, verified); err != nil {
-		return err
-	}
-	return verified.Verify()
 }
 
 func (c *copier) count(counter *int64, kind progress.Kind, desc ocispec.Descriptor) {

@@ -198,6 +198,11 @@ func (p *Plan) checkOne(ctx context.Context, n *node) error {
 	if n.data != nil {
 		return nil // read and checked for the plan
 	}
+	return retried(ctx, func() error { return readWhole(ctx, n) })
+}
+
+// readWhole reads an item and checks it.
+func readWhole(ctx context.Context, n *node) error {
 	body, err := n.from.Fetch(ctx, n.desc)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -94,6 +95,10 @@ type blob struct {
 		Verified() bool
 	}
 	err error
+	// judge hashes the content for a target that checks it, so that it shows who is to blame.
+	judge digest.Verifier
+	// judged is up to where.
+	judged int64
 }
 
 func (b *blob) Read(p []byte) (n int, err error) {
@@ -101,6 +106,10 @@ func (b *blob) Read(p []byte) (n int, err error) {
 		return 0, b.err
 	}
 	n, b.err = b.body.Read(p)
+	if b.judge != nil && b.judged == b.at {
+		b.judge.Write(p[:n])
+		b.judged += int64(n)
+	}
 	b.at += int64(n)
 	b.moved(int64(n))
 	if b.hash != nil {
@@ -126,6 +135,15 @@ func (b *blob) failed() error {
 		return nil
 	}
 	return b.err
+}
+
+// isRight reports whether the content that was read is what its digest says; known is false
+// where not all of it was read.
+func (b *blob) isRight() (right, known bool) {
+	if b.judge == nil || b.judged != b.size {
+		return false, false
+	}
+	return b.judge.Verified(), true
 }
 
 func (b *blob) Close() error { return b.body.Close() }

@@ -14,11 +14,17 @@ import (
 // attempts is how often a manifest is tried.
 const attempts = 5
 
-// retried runs f again while a connection breaks. A registry's client sends requests again by
-// itself, but it can't mend a manifest that breaks off.
+// retried runs f again while a connection breaks, and once more when content arrived that is not
+// what its digest says: a byte may have changed on the way. A registry's client sends requests
+// again by itself, but it can't mend a manifest that breaks off.
 func retried(ctx context.Context, f func() error) error {
+	again := false
 	for attempt := 0; ; attempt++ {
 		err := f()
+		if err != nil && !again && isWrongContent(err) && ctx.Err() == nil {
+			again = true
+			continue
+		}
 		if err == nil || ctx.Err() != nil || attempt+1 == attempts || !breaks(err) {
 			return err
 		}

@@ -203,6 +203,30 @@ func changed(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	next.ServeHTTP(&flipped{ResponseWriter: w}, r)
 }
 
+// changedBody changes a bit in the first byte of a request.
+func changedBody(next http.Handler, w http.ResponseWriter, r *http.Request) {
+	body := r.Body
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{&flippedReader{Reader: body}, body}
+	next.ServeHTTP(w, r)
+}
+
+type flippedReader struct {
+	io.Reader
+	done bool
+}
+
+func (f *flippedReader) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if !f.done && n > 0 {
+		f.done = true
+		p[0] ^= 1
+	}
+	return n, err
+}
+
 // flipped changes a bit in the first byte of an answer.
 type flipped struct {
 	http.ResponseWriter
@@ -253,6 +277,8 @@ func TestFaults(t *testing.T) {
 		within time.Duration
 		// again says that the second run, without faults, may send a blob anew.
 		again bool
+		// resent says that a blob is sent a second time before it is given up.
+		resent bool
 		// breaks is how often a download may be begun again for a fault of the target.
 		breaks int64
 	}{
@@ -283,7 +309,13 @@ func TestFaults(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		})},
 		{name: "manifests cut", source: once(http.MethodGet, "/manifests/sha256:", cut)},
-		{name: "wrong bytes of the right length", source: when(isBig(big), changed), want: []string{"read " + big + " from source", "digest"}, again: true},
+		{name: "a byte of a blob changed once on the way", source: times(1, isBig(big), changed), breaks: 2, again: true},
+		{name: "a byte of a small blob changed once on the way", source: times(1, isGet("/blobs/"+digestOf("more").String()), changed), breaks: 2},
+		{name: "a byte of a manifest changed once on the way", source: times(1, isGet("/manifests/sha256:"), changed)},
+		{name: "a byte of a list changed once on the way", source: times(1, isGet("/manifests/sha256-"), changed), target: times(1, isGet("/manifests/sha256-"), changed)},
+		{name: "a byte of a blob changed once before the target", target: times(1, isUpload, changedBody), breaks: 2, again: true},
+		{name: "a byte of a manifest changed once before the target", target: times(1, method("PUT", "/manifests/sha256:"), changedBody)},
+		{name: "wrong bytes of the right length", source: when(isBig(big), changed), want: []string{"read " + big + " from source", "digest"}, again: true, resent: true},
 		{name: "a body that is longer than said", source: when(isBig(big), func(next http.Handler, w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusOK)
 			next.ServeHTTP(w, r)
@@ -363,6 +395,9 @@ func TestFaults(t *testing.T) {
 			up, down := target.up[repository].Load(), source.down[repository].Load()
 			limit := int64(large + inFlight)
 			if c.again {
+				limit += large
+			}
+			if c.resent {
 				limit += large
 			}
 			if up > limit {
