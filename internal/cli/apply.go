@@ -144,7 +144,7 @@ func (a *app) prepare(ctx context.Context, reference string, policy *trust.Polic
 		}
 	}
 	p := &prepared{opened: at, verified: verified, beside: f.beside, look: !slices.Contains(f.skip, deploy.CheckImages)}
-	if p.set, err = bundle.OpenSet(ctx, at.store, at.root); err != nil {
+	if p.set, err = a.openSet(ctx, at); err != nil {
 		return nil, err
 	}
 	p.images, err = a.locate(ctx, at, p.set)
@@ -168,7 +168,7 @@ func (a *app) importFirst(ctx context.Context, at *opened, registry string, t *t
 	if at.File == "" {
 		return nil, &usageError{fmt.Errorf("--registry is for archives: bring %s there with krtpkg copy", at.Place)}
 	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -213,13 +213,14 @@ func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Po
 	if err != nil {
 		return "", err
 	}
-	a.ui.Say("verified %s, signed by %s", at.pinned(), signers(result))
-	if !images {
-		return signers(result), nil
-	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return "", err
+	}
+	m := set.Root.Metadata()
+	a.ui.Say("verified %s, %s %s, signed by %s", at.pinned(), m.Name, m.Version, signers(result))
+	if !images {
+		return signers(result), nil
 	}
 	_, err = a.verifyImages(ctx, at.store, set, policy)
 	return signers(result), err
@@ -291,6 +292,9 @@ func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *prepared,
 func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prepared, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {
 	options, stop := o.cluster.options(a)
 	defer stop()
+	if err := a.checkRecord(ctx, cluster, p, rt, o.site.trust.expectName); err != nil {
+		return nil, err
+	}
 	images, found, err := p.looked(ctx, a, cluster, rt)
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func (a *app) attest(ctx context.Context, reference string, f *signFlags, predic
 	if err != nil {
 		return err
 	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
 	}
@@ -210,11 +210,14 @@ func (a *app) predicate(ctx context.Context, reference string, t *trustFlags, pr
 				document = s.Predicate
 			}
 		}
+		if _, err := a.openSet(ctx, at); err != nil {
+			return err
+		}
 		if document == nil {
 			return fmt.Errorf("%s: %w: no attestation %s by anyone trusted", at.pinned(), trust.ErrRefused, predicateType)
 		}
 	} else {
-		set, err := bundle.OpenSet(ctx, at.store, at.root)
+		set, err := a.openSet(ctx, at)
 		if err != nil {
 			return err
 		}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -94,7 +93,7 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 		return err
 	}
 	if to.Tag == "" {
-		to.Tag = tagOf(built.Metadata().Version)
+		to.Tag = bundle.Tag(built.Metadata().Version)
 	}
 	if to.IsRegistry() {
 		target, err := to.Create(ctx, client)
@@ -135,9 +134,6 @@ func (a *app) buildOptionsWith(client *registry.Client) build.Options {
 		Sources: sources, Progress: a.ui.Progress("built"),
 	}
 }
-
-// tagOf is the tag of a version: + is no character of tags, _ stands for it as in Helm.
-func tagOf(version string) string { return strings.ReplaceAll(version, "+", "_") }
 
 // tagLayout tags what was built, but takes no tag from another product: definitions that
 // are built into one folder often have equal versions.

@@ -91,7 +91,7 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 		return transfer.Options{}, &usageError{fmt.Errorf("--concurrency %d: want 1 to 64", f.concurrency)}
 	}
 	o := transfer.Options{
-		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs,
+		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs, AllowRenamedTags: a.settings.allowRenamed,
 		Concurrency: f.concurrency, Progress: a.ui.Progress(verb),
 	}
 	switch o.Attached = transfer.Attached(f.attached); o.Attached {
@@ -238,7 +238,7 @@ func (a *app) roots(ctx context.Context, references []string, tag string) ([]tra
 			return nil, &usageError{fmt.Errorf("%s and %s would both get the tag %s", other, reference, version)}
 		}
 		taken[version] = reference
-		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}, Where: from.Repository})
+		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}, From: from.Tag, Where: from.Repository})
 	}
 	return sources, nil
 }

@@ -35,7 +35,7 @@ func (a *app) outline(ctx context.Context, at string) (*build.Outline, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := bundle.OpenSet(ctx, o.store, o.root)
+	set, err := a.lookInto(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
@@ -62,6 +63,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		findings   *deploy.FindingsError
 		repository *registry.MissingRepositoryError
 		fixed      *registry.ImmutableTagError
+		renamed    *bundle.TagError
+		mixedUp    *mixedUpError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -82,6 +85,10 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "sign it with krtpkg sign, or apply it as it is with --allow-unsigned"
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):
 		return exitUnverified, "is this whom it was signed by? krtpkg inspect lists the signatures that there are"
+	case errors.As(err, &renamed):
+		return exitUnverified, "signatures cover the version, not the tag: name it by the digest that is meant, or pass --allow-renamed-tag if somebody here renamed it"
+	case errors.As(err, &mixedUp):
+		return exitUnverified, "if that is meant, pass --expect-name " + mixedUp.name
 	case errors.Is(err, trust.ErrRefused):
 		return exitUnverified, "krtpkg trust show prints the policy, and krtpkg verify what was signed and attested"
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),

@@ -280,6 +280,20 @@ func (f *forger) other(with ...string) string {
 	return root
 }
 
+// retag has 1.0.0 lead to what another tag leads to.
+func (f *forger) retag(from string) {
+	f.t.Helper()
+	f.drop(func(e entry) bool { return e.note(refName) == "1.0.0" })
+	f.entries(func(all []entry) []entry {
+		for _, e := range all {
+			if e.note(refName) == from {
+				e["annotations"].(map[string]any)[refName] = "1.0.0"
+			}
+		}
+		return all
+	})
+}
+
 // steal moves what is attached to another runtime to the root: under its tags, or by its
 // subject.
 func (f *forger) steal(is func(entry) bool) {

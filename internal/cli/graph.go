@@ -124,7 +124,7 @@ func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := bundle.OpenSet(ctx, o.store, o.root)
+	set, err := a.lookInto(ctx, o)
 	if err != nil {
 		return nil, err
 	}

@@ -78,7 +78,7 @@ func (a *app) look(ctx context.Context, reference string) (*rootView, error) {
 	if err != nil {
 		return nil, err
 	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.lookInto(ctx, at)
 	if err != nil {
 		return nil, err
 	}

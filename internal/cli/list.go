@@ -63,7 +63,11 @@ func (a *app) list(ctx context.Context, reference string, format ui.Format) erro
 			if m.ArtifactType == bundle.TypeRuntime {
 				kind = bundle.KindRuntime
 			}
-			views = append(views, versionView{tag, titleOf(m), m.Annotations[ocispec.AnnotationVersion], kind, desc.Digest.String()})
+			view := versionView{tag, titleOf(m), m.Annotations[ocispec.AnnotationVersion], kind, desc.Digest.String()}
+			if err := (bundle.Metadata{Name: view.Name, Version: view.Version}).CheckTag(tag); err != nil {
+				a.ui.Note("note: %s: %v", at.Location(), err)
+			}
+			views = append(views, view)
 		}
 		return nil
 	})

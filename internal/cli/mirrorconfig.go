@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/mirror"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -98,7 +97,7 @@ func (a *app) registriesOf(ctx context.Context, reference string) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -108,10 +109,11 @@ func (m mirrorItem) pick(tags []string) (picked []string) {
 	return picked
 }
 
-// versionOf is the version that a tag stands for, or nil.
+// versionOf is the version that a tag claims, or nil for a channel. What is copied is held to it.
 func versionOf(tag string) *semver.Version {
-	v, err := semver.NewVersion(strings.ReplaceAll(tag, "_", "+"))
-	if err != nil {
+	text, claims := bundle.TaggedVersion(tag)
+	v, err := semver.NewVersion(text)
+	if err != nil || !claims {
 		return nil
 	}
 	return v

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"path"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -18,6 +19,8 @@ type opened struct {
 	client *registry.Client
 	store  place.Store
 	root   ocispec.Descriptor
+	// noted says that the user knows of a repository with another name.
+	noted bool
 }
 
 // open opens the place that a reference names and resolves what it means there.
@@ -44,6 +47,40 @@ func (a *app) openPlace(ctx context.Context, reference string) (*opened, error) 
 	return &opened{Place: p, client: client, store: store}, err
 }
 
+// openSet opens the artifact that was resolved with its bundles, and holds the tag that led there and the
+// name of its repository to what it is: a registry can put any tag on anything that was signed.
+func (a *app) openSet(ctx context.Context, at *opened) (*bundle.Set, error) {
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err == nil {
+		err = a.checkTag(at, set)
+	}
+	return set, err
+}
+
+func (a *app) checkTag(at *opened, set *bundle.Set) error {
+	m := set.Root.Metadata()
+	if base := path.Base(at.Repository); at.IsRegistry() && base != m.Name && !at.noted {
+		at.noted = true
+		a.ui.Note("note: %s holds %s %s, and is called otherwise", at.Repository, m.Name, m.Version)
+	}
+	if err := m.CheckTag(at.Tag); err != nil && !a.settings.allowRenamed {
+		return fmt.Errorf("%s: %w", at.Location(), err)
+	}
+	return nil
+}
+
+// lookInto is [app.openSet] for commands that only show what is there: a tag that lies is noted.
+func (a *app) lookInto(ctx context.Context, at *opened) (*bundle.Set, error) {
+	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	if err != nil {
+		return nil, err
+	}
+	if err := set.Root.Metadata().CheckTag(at.Tag); err != nil {
+		a.ui.Note("note: %s: %v", at.Location(), err)
+	}
+	return set, nil
+}
+
 // pinned is the reference with the digest that was resolved.
 func (o *opened) pinned() string {
 	p := o.Place
@@ -61,5 +98,5 @@ func (o *opened) version(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", o.Place, err)
 	}
-	return tagOf(m.Annotations[ocispec.AnnotationVersion]), nil
+	return bundle.Tag(m.Annotations[ocispec.AnnotationVersion]), nil
 }

@@ -508,7 +508,7 @@ func TestKappControllerFaults(t *testing.T) {
 		t.Error("unsigned: files were written")
 	}
 	// It takes the tag of what is installed, and the cluster goes by the digest.
-	s.ok("copy", reference("1.2.0"), reference("1.1.0"))
+	s.ok("copy", "--allow-renamed-tag", reference("1.2.0"), reference("1.1.0"))
 	c.apply(strings.ReplaceAll(manifests, "syncPeriod: 30s", "syncPeriod: 31s"))
 	c.reconciled(kindRepository, "default", "shop", true)
 	c.reconciled(kindInstall, "default", "shop.web", true)

@@ -60,6 +60,9 @@ func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := a.checkRecord(ctx, cluster, p, rt, o.site.trust.expectName); err != nil {
+		return err
+	}
 	images, found, err := p.looked(ctx, a, cluster, rt)
 	if err != nil {
 		return err

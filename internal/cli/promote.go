@@ -99,7 +99,7 @@ func (a *app) promote(ctx context.Context, reference string, o *promoteOptions) 
 		return err
 	}
 	a.ui.Say("verified %s, signed by %s", at.pinned(), signers(result))
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (a *app) pull(ctx context.Context, reference, dir string, t *trustFlags) er
 	if err := a.verifiedIf(ctx, from, t); err != nil {
 		return err
 	}
-	set, err := bundle.OpenSet(ctx, from.store, from.root)
+	set, err := a.openSet(ctx, from)
 	if err != nil {
 		return err
 	}

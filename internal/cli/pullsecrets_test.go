@@ -69,4 +69,33 @@ func TestPullSecrets(t *testing.T) {
 	if r := s.run("plan", "--allow-unsigned", reference); r.code != 0 || !strings.Contains(r.stdout+r.stderr, "pull secret site in namespace shop can't be read") {
 		t.Errorf("a secret that is broken: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
+	t.Run("a repository that gives another runtime", func(t *testing.T) { otherRuntime(s, registry.Host+"/site/settings:1.0.0", reference) })
+}
+
+// otherRuntime applies a runtime from the repository that is called so, and puts another one there, which
+// the same key signed, under the same tag.
+func otherRuntime(s *site, reference, other string) {
+	s.write("settings/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: settings, version: 1.0.0}\nspec: {layer: 6, sources: [{file: all.yaml}]}\n",
+		"settings/all.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: shop}\n")
+	s.ok("build", "-f", "settings", "--to", "oci:settings-dist")
+	s.ok("push", "oci:settings-dist", reference)
+	s.ok("sign", "--key", "cosign.key", reference)
+	s.ok("sign", "--key", "cosign.key", other)
+	s.ok("apply", "--yes", "--key", "cosign.pub", reference)
+	s.ok("plan", "--key", "cosign.pub", reference)
+
+	s.write("settings/all.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: shop, labels: {a: b}}\n")
+	s.ok("build", "-f", "settings", "--to", "oci:rebuilt")
+	s.ok("sign", "--key", "cosign.key", "oci:rebuilt")
+	s.ok("copy", "oci:rebuilt", reference)
+	if r := s.run("plan", "--key", "cosign.pub", reference); r.code != 0 || !strings.Contains(r.stderr, "this is another build of it") {
+		s.t.Errorf("another build: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+
+	s.ok("copy", other, reference)
+	said := "/site/settings leads to shop, and the cluster has settings from there"
+	s.refused(3, said, "plan", "--key", "cosign.pub", reference)
+	s.refused(3, said, "apply", "--yes", "--key", "cosign.pub", reference)
+	s.refused(3, "what was signed is shop, want settings", "plan", "--key", "cosign.pub", "--expect-name", "settings", reference)
+	s.ok("plan", "--key", "cosign.pub", "--expect-name", "shop", reference)
 }

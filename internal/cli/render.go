@@ -6,8 +6,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-
-	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
 func (a *app) renderCommand() *cobra.Command {
@@ -40,7 +38,7 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 	if err := a.verifiedIf(ctx, at, t); err != nil {
 		return err
 	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
 	}

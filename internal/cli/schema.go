@@ -55,7 +55,7 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 	if err != nil {
 		return err
 	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
 	}

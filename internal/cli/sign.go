@@ -199,7 +199,7 @@ func (a *app) sign(ctx context.Context, reference string, o *signOptions) error 
 		return err
 	}
 	// A signature says: this is ours. It is given to nothing that we can't read.
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
 	}

@@ -122,6 +122,17 @@ var tamperings = []tampering{
 			return all
 		})
 	}, "{other}: no signature found", nil, nil},
+	{"tag of another version", func(f *forger) {
+		f.write("runtime.yaml", strings.Replace(web[1], "1.0.0", "0.9.0", 1))
+		f.ok("build", "-f", ".")
+		f.ok("sign", "oci:dist:0.9.0", "--key", "cosign.key", "--builder-id", "https://ci.example")
+		f.retag("0.9.0")
+	}, "oci:dist: tag 1.0.0 leads to edge 0.9.0", nil, nil},
+	{"tag of another runtime", func(f *forger) {
+		f.write("trust.yaml", strictPolicy+"  names: [edge]\n")
+		f.other()
+		f.retag("base")
+	}, "local: what was signed is base, and the rule of trust.yaml is for edge", nil, nil},
 	{"one tag for two roots", func(f *forger) {
 		f.ok("build", "-f", "base", "--to", "oci:dist:base")
 		f.entries(func(all []entry) []entry {

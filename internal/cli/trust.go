@@ -203,6 +203,7 @@ type ruleView struct {
 	Authorities  []string `json:"authorities"`
 	Threshold    int      `json:"threshold"`
 	Attestations []string `json:"attestations"`
+	Names        []string `json:"names,omitempty"`
 }
 
 func newPolicyView(p *trust.Policy) policyView {
@@ -228,10 +229,19 @@ func newPolicyView(p *trust.Policy) policyView {
 	return v
 }
 
+// named is what a rule is for.
+func named(r ruleView) string {
+	match := strings.Join(r.Match, ", ")
+	if len(r.Names) > 0 {
+		match += " named " + strings.Join(r.Names, ", ")
+	}
+	return match
+}
+
 func rules(p *trust.Policy, from []trust.Rule) []ruleView {
 	views := []ruleView{}
 	for _, r := range from {
-		v := ruleView{Match: r.Match, Authorities: r.Authorities, Threshold: max(r.Threshold, 1), Attestations: []string{}}
+		v := ruleView{Match: r.Match, Authorities: r.Authorities, Threshold: max(r.Threshold, 1), Attestations: []string{}, Names: r.Names}
 		if len(v.Authorities) == 0 {
 			for _, a := range p.File.Authorities {
 				v.Authorities = append(v.Authorities, a.Name)
@@ -266,7 +276,7 @@ func (v policyView) text(w io.Writer) {
 		}
 		fmt.Fprintf(w, "\n%s\tSIGNED BY\tATTESTED\n", list.title)
 		for _, r := range list.rules {
-			fmt.Fprintf(w, "%s\t%d of %s\t%s\n", strings.Join(r.Match, ", "), r.Threshold, strings.Join(r.Authorities, ", "), dash(strings.Join(r.Attestations, ", ")))
+			fmt.Fprintf(w, "%s\t%d of %s\t%s\n", named(r), r.Threshold, strings.Join(r.Authorities, ", "), dash(strings.Join(r.Attestations, ", ")))
 		}
 	}
 	for _, id := range v.Revoked {
@@ -325,6 +335,9 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 	a.ui.Say("the rule for %s is that of %s", where(at.Place), strings.Join(rule.Match, ", "))
 	result, err := a.verified(ctx, at, policy)
 	if err != nil {
+		return err
+	}
+	if _, err := a.openSet(ctx, at); err != nil {
 		return err
 	}
 	return a.ui.Result("", nil, func(w io.Writer) {

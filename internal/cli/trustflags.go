@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2"
 
@@ -36,6 +37,7 @@ type trustFlags struct {
 	identity, identityRegExp, issuer, issuerRegExp string
 	trustedRoot, caRoots, timestamps               string
 
+	expectName    string
 	allowUnsigned bool
 }
 
@@ -49,6 +51,7 @@ func (f *trustFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.issuerRegExp, "certificate-oidc-issuer-regexp", "", "as --certificate-oidc-issuer, as a pattern for all of it")
 	flags.StringVar(&f.trustedRoot, "trusted-root", "", "file of Sigstore's trusted root: certificate authorities, logs, timestamp authorities")
 	flags.StringVar(&f.caRoots, "ca-roots", "", "file of the certificate authorities of a private PKI, with their intermediates")
+	flags.StringVar(&f.expectName, "expect-name", "", "name that what is verified has to have been signed under, as its definition calls it")
 	flags.StringVar(&f.timestamps, "timestamp-certificate-chain", "", "file of the certificates of a timestamp authority")
 }
 
@@ -59,7 +62,7 @@ func (f *trustFlags) addUnsigned(cmd *cobra.Command, what string) {
 
 // given says whether a flag says whom to trust.
 func (f *trustFlags) given() bool {
-	return len(f.keys) > 0 || f.policy != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
+	return len(f.keys) > 0 || f.policy != "" || f.expectName != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
 
 // errNobody is the error of a command that has to verify and is not told by whom.
@@ -88,7 +91,22 @@ func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 		return nil, &usageError{errors.New("--trusted-root wants --certificate-oidc-issuer: anyone may get a certificate for a subject from some issuer")}
 	case f.allowUnsigned:
 		return nil, nil
-	case len(f.keys) > 0 || certificates != "":
+	}
+	policy, err := a.chosenPolicy(ctx, f)
+	switch {
+	case err != nil:
+		return nil, err
+	case policy != nil:
+		policy.ExpectName = f.expectName
+	case f.expectName != "":
+		return nil, &usageError{errors.New("--expect-name wants to verify it: say whom to trust with --key, --certificate-identity or --policy")}
+	}
+	return policy, nil
+}
+
+// chosenPolicy is that of the flags, or of the file that they or the configuration name.
+func (a *app) chosenPolicy(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
+	if len(f.keys) > 0 || f.identity+f.identityRegExp != "" {
 		return a.trustFlagged(ctx, f)
 	}
 	file, err := a.policyFile(f.policy)
@@ -265,13 +283,17 @@ func (a *app) guard(ctx context.Context, f *trustFlags, strictly bool, o *transf
 	}
 	o.Verify = func(ctx context.Context, source transfer.Source) error {
 		result, err := policy.Verify(ctx, source.Store, source.Root, cmp.Or(source.Where, trust.Local))
+		if err != nil {
+			return err
+		}
+		m, err := bundle.ReadManifest(ctx, source.Store, source.Root)
 		if err == nil {
 			mu.Lock()
 			for _, v := range slices.Concat(result.Verified, result.Attestations) {
 				verified[v.Manifest] = true
 			}
 			mu.Unlock()
-			a.ui.Say("verified %s, signed by %s", source.Root.Digest, signers(result))
+			a.ui.Say("verified %s, %s %s, signed by %s", source.Root.Digest, titleOf(m), m.Annotations[ocispec.AnnotationVersion], signers(result))
 		}
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -60,11 +59,12 @@ func (a *app) verify(ctx context.Context, reference string, o verifyOptions) err
 	if err != nil {
 		return err
 	}
-	set, err := bundle.OpenSet(ctx, at.store, at.root)
+	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
 	}
-	view := verifyView{Reference: at.pinned(), Result: result, Bundles: []string{}, Rejected: []string{}}
+	m := set.Root.Metadata()
+	view := verifyView{Reference: at.pinned(), Name: m.Name, Version: m.Version, Result: result, Bundles: []string{}, Rejected: []string{}}
 	for _, b := range set.Bundles {
 		view.Bundles = append(view.Bundles, b.Descriptor.Digest.String())
 	}
@@ -80,7 +80,7 @@ func (a *app) verify(ctx context.Context, reference string, o verifyOptions) err
 }
 
 func (v verifyView) text(w io.Writer) {
-	fmt.Fprintf(w, "%s\n", v.Reference)
+	fmt.Fprintf(w, "%s\n  is\t%s %s\n", v.Reference, v.Name, v.Version)
 	for _, s := range v.Verified {
 		fmt.Fprintf(w, "  signed by\t%s\n  stored as\t%s\n", signer(s), s.Object)
 		proofs(w, s)
@@ -132,6 +132,9 @@ func claims(v sign.Verified) []string {
 // verifyView is the result of verify for programs.
 type verifyView struct {
 	Reference string `json:"reference"`
+	// Name and Version are what was signed, whatever the reference says.
+	Name    string `json:"name"`
+	Version string `json:"version"`
 	*sign.Result
 	Rejected []string      `json:"rejected"`
 	Bundles  []string      `json:"bundles"`

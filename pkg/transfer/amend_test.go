@@ -117,14 +117,14 @@ func TestAmendIsSignThenExport(t *testing.T) {
 			for _, root := range []ocispec.Descriptor{first, second, bundles[0]} {
 				w.mustCopy(root, src)
 			}
-			old, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: src, Root: first, Tags: []string{"0.9.0"}}}, c.options)
+			old, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: src, Root: first, Tags: []string{"previous"}}}, c.options)
 			if err != nil {
 				t.Fatal(err)
 			}
 			exported := func() string {
 				var sources []transfer.Source
 				for i, root := range c.roots {
-					sources = append(sources, transfer.Source{Store: src, Root: root, Tags: [][]string{{"1.0.0", "stable"}, {"1.1.0"}}[i]})
+					sources = append(sources, transfer.Source{Store: src, Root: root, Tags: [][]string{{"1.0.0", "stable"}, {"next"}}[i]})
 				}
 				plan, err := transfer.NewPlan(t.Context(), sources, c.options)
 				if err != nil {

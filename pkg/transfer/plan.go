@@ -82,7 +82,7 @@ const perNode = 512
 const closureType = bundle.TypeClosure
 
 // NewPlan finds everything that roots need. Manifests are read, and of blobs only the layers
-// of bundles. Errors: [*IncompleteError].
+// of bundles. Errors: [*IncompleteError], and [*bundle.TagError].
 func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
 	return plan(ctx, sources, nil, o)
 }
@@ -107,6 +107,11 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 		r := &root{Source: source, desc: plain(source.Root)}
 		if err := p.addRoot(ctx, r, dst); err != nil {
 			return nil, err
+		}
+		for _, tag := range append([]string{r.From}, r.Tags...) {
+			if err := r.artifact.Metadata().CheckTag(tag); err != nil && !o.AllowRenamedTags {
+				return nil, err
+			}
 		}
 		p.roots = append(p.roots, r)
 	}

@@ -25,6 +25,8 @@ type Source struct {
 	Root  ocispec.Descriptor
 	// Tags are set on the root when everything is there.
 	Tags []string
+	// From is the tag that led to the root; empty where none did.
+	From string
 	// Where is where the root comes from, for [Options.Verify]: a repository, or empty.
 	Where string
 }
@@ -39,6 +41,8 @@ type Options struct {
 	// Verify is asked about every root before anything is written; nil asks nothing. The
 	// store of its source has what is beside, too.
 	Verify func(ctx context.Context, source Source) error
+	// AllowRenamedTags lets a tag that is a version lead to another one; see [bundle.TagError].
+	AllowRenamedTags bool
 	// Platforms are those of an index that come along, as os/architecture[/variant]; all
 	// when empty. A registry has to take an index without all its platforms then.
 	Platforms []string
@@ -85,7 +89,7 @@ type RootReport struct {
 }
 
 // Copy copies roots to a target. Errors: [*IncompleteError] when something that they need is
-// nowhere to be found.
+// nowhere to be found, and [*bundle.TagError].
 func Copy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options) (*Report, error) {
 	p, err := plan(ctx, sources, dst, o)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -543,5 +544,53 @@ func TestNotOurs(t *testing.T) {
 	_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.origin, Root: image}}, newLayout(t), transfer.Options{})
 	if err == nil || !strings.Contains(err.Error(), image.Digest.String()+" is no krtpkg bundle or runtime") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A version is not set on another one, however it comes: the target is untouched.
+func TestTagsAreTheSignedVersion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.edge()
+	lying := newLayout(t) // as a registry serves it, or an archive names it
+	w.mustCopy(root, lying)
+	if err := lying.Tag(t.Context(), root, "2.0.0"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		copy func(dst oras.GraphTarget, o transfer.Options) error
+	}{
+		{"a tag of the target", func(dst oras.GraphTarget, o transfer.Options) error {
+			_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: lying, Root: root, Tags: []string{"stable", "2.0.0"}}}, dst, o)
+			return err
+		}},
+		{"the tag that led there", func(dst oras.GraphTarget, o transfer.Options) error {
+			_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: lying, Root: root, Tags: []string{"1.0.0"}, From: "2.0.0"}}, dst, o)
+			return err
+		}},
+		{"an archive's", func(dst oras.GraphTarget, o transfer.Options) error {
+			plan, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: lying, Root: root, Tags: []string{"2.0.0"}}}, transfer.Options{AllowRenamedTags: true})
+			if err != nil {
+				return err
+			}
+			_, err = transfer.Import(t.Context(), openArchive(t, export(t, plan, plan.Contents(nil, nil))), dst, o)
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dst := newLayout(t)
+			err := c.copy(dst, transfer.Options{})
+			var renamed *bundle.TagError
+			if !errors.As(err, &renamed) || err.Error() != "tag 2.0.0 leads to edge 1.0.0" {
+				t.Errorf("got %v", err)
+			}
+			if there, err := dst.Exists(t.Context(), root); there || err != nil {
+				t.Errorf("the root is there: %v, %v", there, err)
+			}
+			if err := c.copy(dst, transfer.Options{AllowRenamedTags: true}); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

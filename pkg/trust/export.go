@@ -134,6 +134,9 @@ func (e *exporter) list(kind string, rules []*rule, emit func(*exportRule)) erro
 	for i, from := range rules {
 		r := &exportRule{rule: from, name: fmt.Sprintf("%s-%s-%d", e.o.Name, kind, i+1)}
 		r.label = fmt.Sprintf("%s %d (%s)", map[string]string{"rule": "rule", "image": "image rule"}[kind], i+1, strings.Join(from.Match, ", "))
+		if len(from.Names) > 0 {
+			e.problem("%s: names of what is signed", r.label)
+		}
 		for _, pattern := range from.Match {
 			globs, err := parseGlob(pattern)
 			if err != nil {

@@ -93,6 +93,9 @@ type Rule struct {
 	Threshold int `yaml:"threshold,omitempty"`
 	// Attestations are what has to be attested besides.
 	Attestations []Requirement `yaml:"attestations,omitempty"`
+	// Names are globs of the names that a runtime or a bundle may have there, as it was signed; any
+	// when empty.
+	Names []string `yaml:"names,omitempty"`
 }
 
 // Requirement is an attestation that a rule needs.
@@ -120,6 +123,9 @@ type Policy struct {
 	// Name is what messages call it: the name of its file.
 	Name string
 	File File
+	// ExpectName is the name that whatever is verified has to have, besides what the rules say; any
+	// when empty.
+	ExpectName string
 
 	authorities map[string]*sign.Authority
 	rules       []*rule
@@ -399,6 +405,11 @@ func (r *reader) rule(from *Rule, path ...any) (*rule, error) {
 	}
 	if from.Threshold < 0 || from.Threshold > len(made.signers) {
 		return nil, r.fail(fmt.Errorf("threshold is %d, and there are %d to sign", from.Threshold, len(made.signers)), at("threshold")...)
+	}
+	for i, glob := range from.Names {
+		if !doublestar.ValidatePattern(glob) || path[0] == "images" {
+			return nil, r.fail(fmt.Errorf("names: %q: want the name of a runtime or a bundle, in rules", glob), at("names", i)...)
+		}
 	}
 	for i := range from.Attestations {
 		q := &from.Attestations[i]

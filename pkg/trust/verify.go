@@ -66,13 +66,16 @@ func (p *Policy) name() string { return cmp.Or(p.Name, "the trust policy") }
 
 // Verify verifies what is at a place, a repository or [Local], by its rule: the signatures, the
 // attestations, and that nothing of it is revoked, be it the root or a bundle or an image that
-// its lock names. Errors: as of [sign.Verify], and [ErrRefused].
+// its lock names, and that it has a name that is expected there. Errors: as of [sign.Verify], and [ErrRefused].
 func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
 	r := match(p.rules, where)
 	if r == nil {
 		return nil, refuse("%s: no rule of %s is for it", where, p.name())
 	}
 	result, err := p.verify(ctx, store, root, r, where, false)
+	if err == nil {
+		err = p.checkName(ctx, store, root, r, where)
+	}
 	if err != nil || len(p.revoked) == 0 {
 		return result, err
 	}
@@ -91,6 +94,25 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 		}
 	}
 	return result, nil
+}
+
+// checkName holds the signed name of a root to those that are expected there.
+func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, where string) error {
+	if p.ExpectName == "" && len(r.Names) == 0 {
+		return nil
+	}
+	m, err := bundle.ReadManifest(ctx, store, root)
+	if err != nil {
+		return err
+	}
+	name := m.Annotations[ocispec.AnnotationTitle]
+	if p.ExpectName != "" && name != p.ExpectName {
+		return refuse("%s: what was signed is %s, want %s", where, name, p.ExpectName)
+	}
+	if len(r.Names) > 0 && !slices.ContainsFunc(r.Names, func(glob string) bool { return doublestar.MatchUnvalidated(glob, name) }) {
+		return refuse("%s: what was signed is %s, and the rule of %s is for %s", where, name, p.name(), strings.Join(r.Names, ", "))
+	}
+	return nil
 }
 
 // Image is a workload image of a lock, and what was found out about it.

@@ -144,6 +144,8 @@ func TestVerify(t *testing.T) {
 		"revoked key":         {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "revoked: {keys: [{build}]}\n", "", "which is revoked", sign.ErrNotVerified},
 		"revoked root":        {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "revoked: {digests: ['{root}']}\n", "", "is revoked by trust.yaml", trust.ErrRefused},
 		"revoked image":       {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "revoked: {digests: ['{image}']}\n", "", "image ghcr.io/example/web:1.0: sha256:", trust.ErrRefused},
+		"named":               {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "  names: [shop, e*]\n", "", "", nil},
+		"named otherwise":     {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "  names: [shop]\n", "", "registry.example/krt/edge: what was signed is edge, and the rule of trust.yaml is for shop", trust.ErrRefused},
 		"attested":            {func(t *testing.T, w *world) { w.sign(t, "release", w.root); w.attest(t, "build", provenance, good) }, wanted, "", "", nil},
 		"not attested":        {func(t *testing.T, w *world) { w.sign(t, "release", w.root) }, wanted, "", "0 of 1 attestations of " + provenance + " by build for which", trust.ErrRefused},
 		"attested by another": {func(t *testing.T, w *world) { w.sign(t, "release", w.root); w.attest(t, "release", provenance, good) }, wanted, "", "0 of 1 attestations", trust.ErrRefused},
