@@ -61,35 +61,47 @@ func (r *Repository) Tags(ctx context.Context, last string, fn func(tags []strin
 	return r.listed(ctx, func(ctx context.Context) error { return r.Repository.Tags(ctx, last, fn) })
 }
 
-// guard is the client of a repository. It holds what is no blob to a time, and the pages of
-// listings to what they may be.
-type guard struct {
-	remote.Client
-	within time.Duration
-}
+// guard is the client of a repository. It holds the pages of listings to what they may be.
+type guard struct{ remote.Client }
 
 // Do sends a request.
 func (g *guard) Do(request *http.Request) (*http.Response, error) {
-	if strings.Contains(request.URL.Path, "/blobs/") {
-		return g.Client.Do(request)
+	response, err := g.Client.Do(request)
+	if err != nil || response.StatusCode != http.StatusOK || !isListing(request.URL.Path) {
+		return response, err
+	}
+	if err := page(request, response); err != nil {
+		return nil, errors.Join(fmt.Errorf("list %s: %w", request.URL.Path, err), response.Body.Close())
+	}
+	return response, nil
+}
+
+// timedTransport holds answers that are no blobs to a time, those of token servers too.
+type timedTransport struct {
+	http.RoundTripper
+	within time.Duration
+}
+
+// RoundTrip sends a request.
+func (t *timedTransport) RoundTrip(request *http.Request) (*http.Response, error) {
+	asked := request
+	for asked.Response != nil { // it was redirected
+		asked = asked.Response.Request
+	}
+	if strings.Contains(asked.URL.Path, "/blobs/") {
+		return t.RoundTripper.RoundTrip(request)
 	}
 	ctx, cancel := context.WithCancelCause(request.Context())
-	response, err := g.Client.Do(request.WithContext(ctx))
+	response, err := t.RoundTripper.RoundTrip(request.WithContext(ctx))
 	if err != nil {
 		cancel(nil)
 		return nil, err
 	}
 	body := &timedBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel}
-	body.timer = time.AfterFunc(g.within, func() {
-		cancel(&SlowError{request.URL.Host, body.count(0), g.within})
+	body.timer = time.AfterFunc(t.within, func() {
+		cancel(&SlowError{request.URL.Host, body.count(0), t.within})
 	})
 	response.Body = body
-	if response.StatusCode != http.StatusOK || !isListing(request.URL.Path) {
-		return response, nil
-	}
-	if err := page(request, response); err != nil {
-		return nil, errors.Join(fmt.Errorf("list %s: %w", request.URL.Path, err), body.Close())
-	}
 	return response, nil
 }
 

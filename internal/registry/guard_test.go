@@ -199,3 +199,23 @@ func TestPatience(t *testing.T) {
 		}
 	}
 }
+
+// A token server that drips ends as well.
+func TestTokenThatDrips(t *testing.T) {
+	t.Parallel()
+	repo := endless(t, Options{MetadataTimeout: 300 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			drip(w, r, `{"token":"`)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="x"`, r.Host))
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err := repo.Resolve(ctx, "1.0.0")
+	var slow *SlowError
+	if !errors.As(err, &slow) || ctx.Err() != nil {
+		t.Error(err)
+	}
+}

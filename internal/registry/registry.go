@@ -133,7 +133,7 @@ func (c *Client) Repository(ctx context.Context, repository string) (*Repository
 		return nil, err
 	}
 	client := &tolerantClient{c.clientFor(h, repo.Reference.Host(), repo.Reference.Repository), &h.deviations}
-	repo.Client = &guard{client, c.options.MetadataTimeout}
+	repo.Client = &guard{client}
 	repo.PlainHTTP = h.plain
 	// Referrers are listed by this package, so that oras-go has nothing to add.
 	if err := repo.SetReferrersCapability(true); err != nil {
@@ -178,7 +178,8 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // nothing was found out
 	}
-	h.transport = &challengeTransport{&retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff, h.patience} }}, &h.deviations}
+	retrying := &retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff, h.patience} }}
+	h.transport = &challengeTransport{&timedTransport{retrying, c.options.MetadataTimeout}, &h.deviations}
 	h.clients = map[string]*auth.Client{}
 	return nil
 }

@@ -181,7 +181,7 @@ func TestBase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature := attach(t, store, image, "application/vnd.example.signature")
+	signature := attach(t, store, image, "application/vnd.cncf.notary.signature")
 	first := planOf(t, source)
 	next := addBundle(t, store, "edge", "1.1.0", images.Lock{web, addImage(t, store, "one.example/org/new:v1", layer)})
 	second := planOf(t, transfer.Source{Store: store, Root: next, Tags: []string{"1.1.0"}})

@@ -142,7 +142,7 @@ func TestRequests(t *testing.T) {
 	store := newLayout(t)
 	web := addImage(t, store, "registry.example:5000/org/web:v1", layer)
 	root := addBundle(t, store, "edge", "1.0.0", images.Lock{web}, "1.1.0", "latest")
-	signature := attach(t, store, root, "application/vnd.example.signature")
+	signature := attach(t, store, root, "application/vnd.cncf.notary.signature")
 	large := push(t, store, ocispec.MediaTypeImageLayer, fmt.Appendf(nil, `{"config":{},"mediaType":%q,"x":%q}`, ocispec.MediaTypeImageManifest, strings.Repeat("x", 4<<20)))
 	server := start(t, serve.Options{}, store)
 	image := web.Image.DigestStr()
@@ -219,7 +219,7 @@ func TestRequests(t *testing.T) {
 	if got := response.Header; got.Get("Docker-Content-Digest") != blob || got.Get("Accept-Ranges") != "bytes" || response.ContentLength != int64(len(layer)) {
 		t.Errorf("blob: %v", got)
 	}
-	response, body := get(t, "GET", server.URL+"/v2/edge/referrers/"+root.Digest.String()+"?artifactType=application/vnd.example.signature")
+	response, body := get(t, "GET", server.URL+"/v2/edge/referrers/"+root.Digest.String()+"?artifactType=application/vnd.cncf.notary.signature")
 	if response.Header.Get("OCI-Filters-Applied") != "artifactType" || response.Header.Get("Content-Type") != ocispec.MediaTypeImageIndex || !strings.Contains(body, signature.Digest.String()) {
 		t.Errorf("referrers: %v %s", response.Header, body)
 	}

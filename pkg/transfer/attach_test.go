@@ -250,7 +250,7 @@ func TestReferrerWithATagOfItsOwn(t *testing.T) {
 	w.mustCopy(root, src)
 	subject := ocispec.Descriptor{MediaType: root.MediaType, Digest: root.Digest, Size: root.Size}
 	fake := put(t, src, ocispec.MediaTypeImageManifest, ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "text/plain",
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.in-toto+json",
 		Config: put(t, src, ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{}, Subject: &subject,
 		Annotations: map[string]string{ocispec.AnnotationRefName: "2.0.0"},
 	})
