@@ -25,9 +25,14 @@ type transferFlags struct {
 	dryRun      bool
 	paths       string
 	attached    string
-	list        string
-	trust       trustFlags
-	format      ui.Format
+
+	// maxUnverified and unverifiedVolumes are import's.
+	maxUnverified     string
+	unverifiedVolumes bool
+
+	list   string
+	trust  trustFlags
+	format ui.Format
 }
 
 func (f *transferFlags) add(cmd *cobra.Command) {

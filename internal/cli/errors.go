@@ -54,6 +54,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		unpinned   *build.UnpinnedError
 		moved      *build.MovedError
 		base       *transfer.BaseError
+		unverified *transfer.UnverifiedError
 		attached   *transfer.AttachedError
 		memory     *oci.BudgetError
 		response   *errcode.ErrorResponse
@@ -100,6 +101,10 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "copy the archive again from where it was made; krtpkg check reads all of it"
 	case errors.As(err, &memory):
 		return exitFailure, "if this is what you mean to read, give it more: --memory 512MiB"
+	case errors.As(err, &unverified) && unverified.Limit > 0:
+		return exitUnverified, "import it from a file, which is read twice, or hold more of it in memory: --max-unverified 1GiB --memory 1GiB"
+	case errors.As(err, &unverified):
+		return exitUnverified, "import all volumes with one command, or write what can't be verified yet with --allow-unverified-volumes"
 	case errors.As(err, &attached):
 		return exitFailure, "take only what was verified with --attached verified, or all of it with --attached all"
 	case errors.As(err, &base):

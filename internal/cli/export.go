@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -131,8 +132,8 @@ func (f *exportFlags) check(file string) (limit int64, err error) {
 }
 
 func planned(c archive.Contents) progress.Event {
-	e := progress.Event{Kind: progress.Planned, Items: len(c.Manifests) + len(c.Blobs)}
-	for _, d := range append(c.Manifests[:len(c.Manifests):len(c.Manifests)], c.Blobs...) {
+	e := progress.Event{Kind: progress.Planned, Items: len(c.Manifests) + len(c.Front) + len(c.Blobs)}
+	for _, d := range slices.Concat(c.Manifests, c.Front, c.Blobs) {
 		e.Bytes += d.Size
 	}
 	return e

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/place"
@@ -23,7 +24,11 @@ func (a *app) importCommand() *cobra.Command {
 		Long: `Import brings everything that an archive holds to a registry's repository, or to a folder
 (oci:FOLDER), and sets the tags last. An archive that leaves out what a base has is refused by
 the base's name where that is not there, before anything is written. - reads it from standard
-input; its signatures come last, so that what is refused has left blobs that nothing names.
+input.
+
+Where flags or a policy say whom to trust, nothing is written before that is verified, of a stream
+and of a single volume too: signatures stand in front. Archives that earlier versions wrote have
+them anywhere; files are read twice then, and a stream is held in memory up to --max-unverified.
 
 The volumes of an archive can be imported together or one by one, in any order: the last one
 completes it. An import that broke off goes on where it stopped when it is run again.`,
@@ -40,6 +45,8 @@ completes it. An import that broke off goes on where it stopped when it is run a
 	f.addAttached(cmd)
 	f.addSpeed(cmd)
 	f.trust.addUnsigned(cmd, "import what no policy file would let pass")
+	cmd.Flags().StringVar(&f.maxUnverified, "max-unverified", "32MiB", "how much of a stream is held in memory before its signatures are there; archives of krtpkg have them in front")
+	cmd.Flags().BoolVar(&f.unverifiedVolumes, "allow-unverified-volumes", false, "write what is on a volume without knowing who signed it, where the signatures are on another; the last one is verified before a tag is set")
 	f.addPaths(cmd)
 	return cmd
 }
@@ -52,10 +59,15 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	if to.Tag != "" || to.Digest != "" {
 		return &usageError{fmt.Errorf("%s: what is imported keeps its tags", to)}
 	}
+	maxUnverified, err := humanize.ParseBytes(f.maxUnverified)
+	if err != nil || maxUnverified == 0 || maxUnverified > 1<<40 {
+		return &usageError{fmt.Errorf("--max-unverified %q: want a size such as 256MiB", f.maxUnverified)}
+	}
 	options, err := a.transferOptions(ctx, f, "import")
 	if err != nil {
 		return err
 	}
+	options.MaxUnverified, options.UnverifiedVolumes = int64(maxUnverified), f.unverifiedVolumes
 	options.Origins = nil // an archive holds everything, or its base does
 	client, err := a.client()
 	if err != nil {
@@ -89,6 +101,9 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 				return nil, err
 			}
 			defer file.Close()
+			if info, err := file.Stat(); err == nil && info.Mode().IsRegular() {
+				return transfer.ImportFile(ctx, file, dst, o)
+			}
 			in = file
 		}
 		stream, err := archive.OpenStream(in)

@@ -205,8 +205,8 @@ func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed boo
 	if err != nil {
 		return false, fmt.Errorf("archive %s: %w", a.file, err)
 	}
-	items, size := len(c.Manifests)+len(c.Blobs), int64(0)
-	for _, d := range slices.Concat(c.Manifests, c.Blobs) {
+	items, size := len(c.Manifests)+len(c.Front)+len(c.Blobs), int64(0)
+	for _, d := range slices.Concat(c.Manifests, c.Front, c.Blobs) {
 		size += d.Size
 	}
 	report.Emit(progress.Event{Kind: progress.Planned, Items: items, Bytes: size})
@@ -259,8 +259,18 @@ func (a *Amendment) contents(ctx context.Context) (Contents, error) {
 	slices.SortFunc(c.Manifests, func(x, y ocispec.Descriptor) int {
 		return cmp.Or(cmp.Compare(depths[x.Digest], depths[y.Digest]), cmp.Compare(x.Digest, y.Digest))
 	})
+	stay := maps.Clone(nodes)
+	maps.DeleteFunc(stay, func(d digest.Digest, _ *manifestNode) bool { return gone(d) })
+	first := map[digest.Digest]bool{}
+	for _, desc := range frontOf(c.Named, stay) {
+		first[desc.Digest] = true
+	}
 	blob := func(d digest.Digest, size int64) {
-		if nodes[d] == nil && !gone(d) {
+		switch {
+		case nodes[d] != nil || gone(d):
+		case first[d]:
+			c.Front = append(c.Front, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
+		default:
 			c.Blobs = append(c.Blobs, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
 		}
 	}
@@ -270,6 +280,7 @@ func (a *Amendment) contents(ctx context.Context) (Contents, error) {
 	for d, data := range a.added {
 		blob(d, int64(len(data)))
 	}
+	Sort(c.Front)
 	Sort(c.Blobs)
 	return c, nil
 }
@@ -277,6 +288,7 @@ func (a *Amendment) contents(ctx context.Context) (Contents, error) {
 // manifestNode is a manifest and what it names.
 type manifestNode struct {
 	desc              ocispec.Descriptor
+	ArtifactType      string              `json:"artifactType"`
 	Subject           *ocispec.Descriptor `json:"subject"`
 	Config            *ocispec.Descriptor `json:"config"`
 	Layers, Manifests []ocispec.Descriptor
@@ -294,21 +306,14 @@ func parseNode(d digest.Digest, data []byte) (*manifestNode, error) {
 func (a *Amendment) nodes(ctx context.Context) (map[digest.Digest]*manifestNode, error) {
 	nodes := map[digest.Digest]*manifestNode{}
 	for d := range a.Store.manifests {
-		size, err := a.Stat(d)
+		data, err := a.manifest(ctx, d)
 		if err != nil {
 			return nil, err
-		}
-		if size > oci.MaxManifest {
-			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, oci.MaxManifest, ErrDamaged)
-		}
-		data, err := content.FetchAll(ctx, a.Store, ocispec.Descriptor{Digest: d, Size: size})
-		if err != nil {
-			return nil, fmt.Errorf("manifest %s: %w", d, err)
 		}
 		if nodes[d], err = parseNode(d, data); err != nil {
 			return nil, err
 		}
-		nodes[d].desc = ocispec.Descriptor{Digest: d, Size: size}
+		nodes[d].desc = ocispec.Descriptor{Digest: d, Size: int64(len(data))}
 	}
 	for d, desc := range a.manifests {
 		var err error

@@ -5,8 +5,10 @@
 // [WriteFile] and [Write] write one from [Contents]; [Open] reads one in place, without
 // unpacking it; [OpenStream] reads one as it arrives.
 //
-// The order is: oci-layout, index.json, the manifests with children before parents, then all
-// other blobs by digest. Every entry is a regular file of mode 0644, time 0 and no owner.
+// The order is: oci-layout, index.json, the manifests with children before parents, the blobs of
+// bundles, runtimes and their signatures ([Front]), then all other blobs by digest. So a reader
+// knows who signed what arrives before most of it does. Every entry is a regular file of mode
+// 0644, time 0 and no owner. Archives of earlier versions have all blobs by digest.
 package archive
 
 import (
@@ -46,6 +48,8 @@ type Contents struct {
 	Named []ocispec.Descriptor
 	// Manifests are all image manifests and indexes, children before parents.
 	Manifests []ocispec.Descriptor
+	// Front are the blobs that stand in front ([Front]), by digest.
+	Front []ocispec.Descriptor
 	// Blobs are everything else, by digest.
 	Blobs []ocispec.Descriptor
 	// Base names what the archive builds on: a reference with its digest each.
@@ -134,7 +138,7 @@ func (c Contents) entries() ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]entry, 0, 2+len(c.Manifests)+len(c.Blobs))
+	all := make([]entry, 0, 2+len(c.Manifests)+len(c.Front)+len(c.Blobs))
 	offset := int64(0)
 	add := func(name string, e entry) error {
 		e.offset = offset
@@ -150,7 +154,7 @@ func (c Contents) entries() ([]entry, error) {
 	if err := add(ocispec.ImageIndexFile, entry{data: index}); err != nil {
 		return nil, err
 	}
-	for _, descs := range [][]ocispec.Descriptor{c.Manifests, c.Blobs} {
+	for _, descs := range [][]ocispec.Descriptor{c.Manifests, c.Front, c.Blobs} {
 		for _, desc := range descs {
 			if err := add(path(desc.Digest), entry{desc: desc}); err != nil {
 				return nil, err
@@ -182,8 +186,8 @@ func (c Contents) Size() (int64, error) {
 	return all[len(all)-1].end() + int64(len(trailer)), nil
 }
 
-// Split divides the contents into volumes of at most limit bytes. Each holds all manifests,
-// so that it can be read and checked on its own; the blobs follow one another. It is an error
+// Split divides the contents into volumes of at most limit bytes. Each holds all manifests and
+// what stands in front, so that it can be verified and checked on its own; the blobs follow one another. It is an error
 // where a blob is larger than a volume.
 func (c Contents) Split(limit int64) ([]Contents, error) {
 	// The index is largest where it names all volumes, of which there are at most as many as
@@ -198,7 +202,7 @@ func (c Contents) Split(limit int64) ([]Contents, error) {
 }
 
 func (c Contents) split(limit int64, guess int) ([]Contents, error) {
-	empty := Contents{Named: c.Named, Manifests: c.Manifests, Base: c.Base, volume: guess}
+	empty := Contents{Named: c.Named, Manifests: c.Manifests, Front: c.Front, Base: c.Base, volume: guess}
 	for range guess {
 		empty.starts = append(empty.starts, digest.FromString(""))
 	}
@@ -219,7 +223,7 @@ func (c Contents) split(limit int64, guess int) ([]Contents, error) {
 		}
 		if left < size {
 			left = limit - fixed
-			volumes = append(volumes, Contents{Named: c.Named, Manifests: c.Manifests, Base: c.Base, volume: len(volumes) + 1})
+			volumes = append(volumes, Contents{Named: c.Named, Manifests: c.Manifests, Front: c.Front, Base: c.Base, volume: len(volumes) + 1})
 		}
 		last := &volumes[len(volumes)-1]
 		last.Blobs = append(last.Blobs, desc)
@@ -249,12 +253,12 @@ func (c Contents) split(limit int64, guess int) ([]Contents, error) {
 type VolumeSizeError struct {
 	// Limit is the size of a volume, Need the smallest that would do for Blob, in bytes.
 	Limit, Need int64
-	// Blob is what is too large; without a digest it is the manifests, which are on each volume.
+	// Blob is what is too large; without a digest it is what is on each volume.
 	Blob ocispec.Descriptor
 }
 
 func (e *VolumeSizeError) Error() string {
-	what := "the manifests, which each volume holds,"
+	what := "the manifests, bundles and signatures, which each volume holds,"
 	if e.Blob.Digest != "" {
 		what = "blob " + e.Blob.Digest.String()
 	}

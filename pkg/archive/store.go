@@ -15,11 +15,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
-	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Store is an archive, or several volumes of one, to read in place. It is an
@@ -227,16 +225,9 @@ func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
 func (s *Store) Lacking(ctx context.Context) ([]ocispec.Descriptor, error) {
 	named := map[digest.Digest]int64{}
 	for d := range s.manifests {
-		size, err := s.Stat(d)
+		data, err := s.manifest(ctx, d)
 		if err != nil {
 			return nil, err
-		}
-		if size > oci.MaxManifest {
-			return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", d, size, oci.MaxManifest, ErrDamaged)
-		}
-		data, err := content.FetchAll(ctx, s, ocispec.Descriptor{Digest: d, Size: size})
-		if err != nil {
-			return nil, fmt.Errorf("archive %s: manifest %s: %w", s.Name, d, err)
 		}
 		if err := blobsOf(d, data, named); err != nil {
 			return nil, err

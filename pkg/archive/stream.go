@@ -20,11 +20,13 @@ import (
 // when it is opened, the blobs follow: call [Stream.Next] until io.EOF, which says that the
 // archive was whole.
 type Stream struct {
-	// View holds the manifests.
+	// View holds the manifests, and what was kept.
 	*layout.View
 	about     about
 	scanner   *scanner
 	manifests manifests
+	// kept are blobs that are in memory.
+	kept manifests
 	// sizes are what the manifests say of the blobs that they name, seen those that came.
 	sizes map[digest.Digest]int64
 	seen  map[digest.Digest]bool
@@ -34,7 +36,7 @@ type Stream struct {
 // OpenStream reads the beginning of an archive. Errors: [ErrDamaged].
 func OpenStream(r io.Reader) (_ *Stream, err error) {
 	buffered := bufio.NewReaderSize(r, 1<<20)
-	s := &Stream{manifests: manifests{}, sizes: map[digest.Digest]int64{}, seen: map[digest.Digest]bool{}, close: func() {}}
+	s := &Stream{manifests: manifests{}, kept: manifests{}, sizes: map[digest.Digest]int64{}, seen: map[digest.Digest]bool{}, close: func() {}}
 	magic, err := buffered.Peek(len(zstdMagic))
 	switch {
 	case err != nil && err != io.EOF:
@@ -56,7 +58,7 @@ func OpenStream(r io.Reader) (_ *Stream, err error) {
 		return nil, err
 	}
 	s.View = &layout.View{
-		Blobs: s.manifests, Name: "the archive",
+		Blobs: held{s.manifests, s.kept}, Name: "the archive",
 		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
 	}
 	return s, nil
@@ -159,7 +161,7 @@ func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
 
 // Lacking lists the blobs that the manifests name and that did not come, less foreign layers.
 func (s *Stream) Lacking(context.Context) ([]ocispec.Descriptor, error) {
-	return lacking(s.sizes, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil }), nil
+	return lacking(s.sizes, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
 }
 
 // Base names what a target has to hold before this archive, a reference each.

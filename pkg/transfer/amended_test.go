@@ -127,7 +127,7 @@ func TestAmendRefuses(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
 	plan := planOf(t, complete, root, transfer.Options{})
-	volumes, err := plan.Contents(nil, nil).Split(40 << 10)
+	volumes, err := plan.Contents(nil, nil).Split(50 << 10)
 	if err != nil || len(volumes) < 2 {
 		t.Fatalf("%d volumes, %v", len(volumes), err)
 	}

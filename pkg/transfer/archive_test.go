@@ -137,7 +137,7 @@ func TestVolumesInAnyOrder(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
 	plan := planOf(t, complete, root, transfer.Options{})
-	volumes, err := plan.Contents(nil, nil).Split(30 << 10)
+	volumes, err := plan.Contents(nil, nil).Split(36 << 10)
 	if err != nil || len(volumes) != 3 {
 		t.Fatalf("%d volumes, error %v", len(volumes), err)
 	}

@@ -25,16 +25,31 @@ import (
 // them, and not on where they are.
 //
 // Roots are named by their tags, images by the references of the locks, so that an archive is
-// an image mirror too. Manifests and the blobs of bundles are always there: they are small,
-// and with them the archive can be read without the site.
+// an image mirror too. Manifests, bundles and their signatures are always there: they are small,
+// and with them the archive can be verified and read without the site.
 func (p *Plan) Contents(has func(digest.Digest) bool, base []string) archive.Contents {
 	c := archive.Contents{Named: p.namedEntries(), Base: base}
-	keep := p.bundleBlobs()
+	front := archive.Front(c.Named, func(yield func(digest.Digest, []byte) bool) {
+		for d, n := range p.nodes {
+			if n.data != nil && !yield(d, n.data) {
+				return
+			}
+		}
+	})
+	first := map[digest.Digest]bool{}
+	for _, desc := range front {
+		first[desc.Digest] = true
+	}
 	for d, n := range p.nodes {
-		if n.data == nil && (has == nil || keep[d] || !has(d)) {
+		switch {
+		case n.data != nil:
+		case first[d]:
+			c.Front = append(c.Front, n.desc)
+		case has == nil || !has(d):
 			c.Blobs = append(c.Blobs, n.desc)
 		}
 	}
+	archive.Sort(c.Front)
 	archive.Sort(c.Blobs)
 	depths := map[digest.Digest]int{}
 	for d, n := range p.nodes {
@@ -64,18 +79,6 @@ func (p *Plan) depth(d digest.Digest, known map[digest.Digest]int) int {
 	}
 	known[d] = depth
 	return depth
-}
-
-func (p *Plan) bundleBlobs() map[digest.Digest]bool {
-	keep := map[digest.Digest]bool{}
-	for _, r := range p.roots {
-		for _, desc := range append([]ocispec.Descriptor{r.desc}, r.bundles...) {
-			for _, next := range p.nodes[desc.Digest].next {
-				keep[next.Digest] = true
-			}
-		}
-	}
-	return keep
 }
 
 // namedEntries are the entries of index.json: what has a name, and what has a subject.

@@ -43,6 +43,12 @@ type Options struct {
 	Verify func(ctx context.Context, source Source) error
 	// AllowRenamedTags lets a tag that is a version lead to another one; see [bundle.TagError].
 	AllowRenamedTags bool
+	// MaxUnverified is how many bytes of a stream an import holds before it can ask Verify; 32 MiB
+	// when zero. Archives that are written today have in front what that takes.
+	MaxUnverified int64
+	// UnverifiedVolumes lets an import write what is on a volume without asking Verify, where the
+	// signatures are on another one. The last volume is verified before tags are set.
+	UnverifiedVolumes bool
 	// Platforms are those of an index that come along, as os/architecture[/variant]; all
 	// when empty. A registry has to take an index without all its platforms then.
 	Platforms []string

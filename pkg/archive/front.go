@@ -1,0 +1,203 @@
+package archive
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
+)
+
+// Front lists the blobs that stand in front of all others, by digest: what bundles and runtimes
+// consist of, and their signatures and attestations. With them and the manifests a reader knows
+// who signed the archive, and what belongs to it, before anything else arrives. Named are the
+// entries of index.json. What is no manifest has nothing to do with it, and is passed over.
+func Front(named []ocispec.Descriptor, manifests iter.Seq2[digest.Digest, []byte]) []ocispec.Descriptor {
+	nodes := map[digest.Digest]*manifestNode{}
+	for d, data := range manifests {
+		if n, err := parseNode(d, data); err == nil {
+			nodes[d] = n
+		}
+	}
+	return frontOf(named, nodes)
+}
+
+func frontOf(named []ocispec.Descriptor, nodes map[digest.Digest]*manifestNode) []ocispec.Descriptor {
+	isArtifact := func(d digest.Digest) bool {
+		n := nodes[d]
+		return n != nil && (n.ArtifactType == bundle.TypeBundle || n.ArtifactType == bundle.TypeRuntime)
+	}
+	sizes := map[digest.Digest]int64{}
+	add := func(n *manifestNode) {
+		for _, desc := range n.blobs() {
+			if nodes[desc.Digest] == nil {
+				sizes[desc.Digest] = desc.Size
+			}
+		}
+	}
+	for d, n := range nodes {
+		if isArtifact(d) || n.Subject != nil && isArtifact(n.Subject.Digest) && n.isSignature() {
+			add(n)
+		}
+	}
+	for _, desc := range named {
+		// cosign's tags: sha256-<hex>.sig and .att.
+		tag := desc.Annotations[ocispec.AnnotationRefName]
+		subject, suffix, _ := strings.Cut(tag, ".")
+		if n := nodes[desc.Digest]; n != nil && (suffix == "sig" || suffix == "att") && isArtifact(digest.Digest(strings.Replace(subject, "-", ":", 1))) {
+			add(n)
+		}
+	}
+	front := make([]ocispec.Descriptor, 0, len(sizes))
+	for d, size := range sizes {
+		front = append(front, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
+	}
+	Sort(front)
+	return front
+}
+
+// blobs are what a manifest consists of, besides other manifests.
+func (n *manifestNode) blobs() []ocispec.Descriptor {
+	if n.Config == nil {
+		return n.Layers
+	}
+	return append([]ocispec.Descriptor{*n.Config}, n.Layers...)
+}
+
+// isSignature reports whether a referrer is a signature or an attestation, in one of the forms of
+// cosign.
+func (n *manifestNode) isSignature() bool {
+	types := []string{n.ArtifactType}
+	for _, desc := range n.blobs() {
+		types = append(types, desc.MediaType)
+	}
+	for _, t := range types {
+		if strings.HasPrefix(t, "application/vnd.dev.cosign.") || strings.HasPrefix(t, "application/vnd.dev.sigstore.bundle") {
+			return true
+		}
+	}
+	return false
+}
+
+// Front lists the blobs that have to be there before it is known who signed the archive, and that
+// are neither kept nor were passed.
+func (s *Stream) Front() []ocispec.Descriptor {
+	front := Front(s.about.Manifests, maps.All(s.manifests))
+	left := front[:0]
+	for _, desc := range front {
+		if _, kept := s.kept[desc.Digest]; !kept {
+			left = append(left, desc)
+		}
+	}
+	return left
+}
+
+// Keep reads a blob that [Stream.Next] gave, so that the stream holds it as it does manifests. The
+// budget pays for it.
+func (s *Stream) Keep(desc ocispec.Descriptor, r io.Reader, budget *oci.Budget) error {
+	if err := budget.Take(desc.Size); err != nil {
+		return fmt.Errorf("blob %s: %w", desc.Digest, err)
+	}
+	data, err := readBlob(desc, r)
+	if err != nil {
+		budget.Release(desc.Size)
+		return err
+	}
+	s.kept[desc.Digest] = data
+	return nil
+}
+
+// IsKept reports whether the stream holds a blob.
+func (s *Stream) IsKept(d digest.Digest) bool { return s.kept[d] != nil }
+
+// Kept lists the blobs that the stream holds.
+func (s *Stream) Kept() (list []ocispec.Descriptor) {
+	for d, data := range s.kept {
+		list = append(list, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: int64(len(data))})
+	}
+	Sort(list)
+	return list
+}
+
+// KeepOf holds what another stream kept, of the same archive that is read once more.
+func (s *Stream) KeepOf(other *Stream) {
+	for d, data := range other.kept {
+		s.kept[d] = data
+	}
+}
+
+func readBlob(desc ocispec.Descriptor, r io.Reader) ([]byte, error) {
+	data := make([]byte, desc.Size)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, fmt.Errorf("read %s from the archive: %w", desc.Digest, unexpected(err))
+	}
+	if desc.Digest != desc.Digest.Algorithm().FromBytes(data) {
+		return nil, fmt.Errorf("read %s from the archive: %w", desc.Digest, content.ErrMismatchedDigest)
+	}
+	return data, nil
+}
+
+// held is the content of a stream that is in memory.
+type held struct{ manifests, kept manifests }
+
+func (h held) of(d digest.Digest) manifests {
+	if _, ok := h.kept[d]; ok {
+		return h.kept
+	}
+	return h.manifests
+}
+
+func (h held) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return h.of(desc.Digest).Fetch(ctx, desc)
+}
+
+func (h held) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	return h.of(desc.Digest).Exists(ctx, desc)
+}
+
+func (h held) Stat(d digest.Digest) (int64, error) { return h.of(d).Stat(d) }
+
+var _ layout.Blobs = held{}
+
+// Front lists the blobs that have to be there before it is known who signed the archive.
+func (s *Store) Front(ctx context.Context) ([]ocispec.Descriptor, error) {
+	var failed error
+	front := Front(s.about.Manifests, func(yield func(digest.Digest, []byte) bool) {
+		for d := range s.manifests {
+			data, err := s.manifest(ctx, d)
+			if err != nil {
+				failed = err
+				return
+			}
+			if !yield(d, data) {
+				return
+			}
+		}
+	})
+	return front, failed
+}
+
+// manifest reads a manifest that stands where manifests do.
+func (s *Store) manifest(ctx context.Context, d digest.Digest) ([]byte, error) {
+	size, err := s.Stat(d)
+	if err != nil {
+		return nil, err
+	}
+	if size > oci.MaxManifest {
+		return nil, fmt.Errorf("manifest %s of %d bytes, of at most %d: %w", d, size, oci.MaxManifest, ErrDamaged)
+	}
+	data, err := content.FetchAll(ctx, s, ocispec.Descriptor{Digest: d, Size: size})
+	if err != nil {
+		return nil, fmt.Errorf("archive %s: manifest %s: %w", s.Name, d, err)
+	}
+	return data, nil
+}
