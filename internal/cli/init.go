@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -142,12 +143,18 @@ func spelled(folder string) string {
 	return cmp.Or(strings.Trim(name, "-"), "runtime")
 }
 
-// writeStart puts files below a folder, or none of them if one is there already or can't be written.
+// writeStart puts files below a folder, or none of them if another is there already or one can't be
+// written.
 func writeStart(folder string, files []starter.File, force bool) error {
 	if !force {
 		for _, f := range files {
 			at := filepath.Join(folder, filepath.FromSlash(f.Path))
-			if _, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+			if info, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+				if err == nil && info.Mode().IsRegular() && info.Size() == int64(len(f.Data)) {
+					if data, err := os.ReadFile(at); err == nil && bytes.Equal(data, f.Data) {
+						continue
+					}
+				}
 				return fmt.Errorf("%s is there already: take another folder, or write over it with --force", at)
 			}
 		}

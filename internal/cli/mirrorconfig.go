@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"krtpkg.dev/krtpkg/internal/starter"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/mirror"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -22,6 +22,7 @@ func (a *app) mirrorConfigCommand() *cobra.Command {
 		config  mirror.Config
 		runtime string
 		dir     string
+		force   bool
 	}
 	runtimes := slices.Sorted(maps.Keys(mirror.Runtimes))
 	cmd := &cobra.Command{
@@ -38,7 +39,7 @@ operators that make up image names when they run.`,
 		GroupID: groupCarry,
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.mirrorConfig(cmd.Context(), o.runtime, o.config, args, o.dir)
+			return a.mirrorConfig(cmd.Context(), o.runtime, o.config, args, o.dir, o.force)
 		},
 	}
 	flags := cmd.Flags()
@@ -49,12 +50,13 @@ operators that make up image names when they run.`,
 	flags.BoolVar(&o.config.PlainHTTP, "mirror-plain-http", false, "the mirror has no TLS")
 	flags.BoolVar(&o.config.Fallback, "fallback", false, "nodes may ask upstream for what the mirror lacks")
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, one file goes to standard output")
+	flags.BoolVar(&o.force, "force", false, "write over files of the folder that are others")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(runtimes, cobra.ShellCompDirectiveNoFileComp))
 	required(cmd, "for", "mirror")
 	return cmd
 }
 
-func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config, references []string, dir string) error {
+func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config, references []string, dir string, force bool) error {
 	for _, reference := range references {
 		found, err := a.registriesOf(ctx, reference)
 		if err != nil {
@@ -74,14 +76,12 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 		_, err := a.ui.Out.Write(files[0].Data)
 		return err
 	}
+	var written []starter.File
 	for _, f := range files {
-		name := filepath.Join(dir, filepath.FromSlash(f.Name))
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(name, f.Data, 0o644); err != nil {
-			return err
-		}
+		written = append(written, starter.File{Path: f.Name, Data: f.Data})
+	}
+	if err := writeStart(dir, written, force); err != nil {
+		return err
 	}
 	a.ui.Say("the files belong to %s", mirror.Runtimes[runtime])
 	return a.ui.Result("", nil, func(w io.Writer) {

@@ -6,6 +6,7 @@ package mirror
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -44,10 +45,17 @@ var Runtimes = map[string]string{
 	"openshift":  "the cluster, by kubectl apply -f",
 }
 
-// Files is the configuration for a runtime.
+var (
+	// isHost holds for a name or an address, with or without a port.
+	isHost = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$`)
+	// isMirrorPath holds for what repositories are called (distribution-spec v1.1, pulling manifests).
+	isMirrorPath = regexp.MustCompile(`^(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*/?$`)
+)
+
+// Files is the configuration for a runtime. Names that are none of registries are errors.
 func Files(runtime string, c Config) ([]File, error) {
 	host, _, _ := strings.Cut(c.Mirror, "/")
-	if c.Mirror == "" || host == "" || strings.Contains(c.Mirror, "://") || strings.ContainsAny(c.Mirror, " @\"") {
+	if !isHost.MatchString(host) || !isMirrorPath.MatchString(strings.TrimPrefix(c.Mirror, host)) {
 		return nil, fmt.Errorf("mirror %q: want REGISTRY or REGISTRY/PATH", c.Mirror)
 	}
 	if len(c.Registries) == 0 {
@@ -56,6 +64,12 @@ func Files(runtime string, c Config) ([]File, error) {
 	c.Registries = slices.Clone(c.Registries)
 	slices.Sort(c.Registries)
 	c.Registries = slices.Compact(c.Registries)
+	// Their names come from the locks of bundles, and become names of folders on nodes.
+	for _, registry := range c.Registries {
+		if !isHost.MatchString(registry) {
+			return nil, fmt.Errorf("registry %q: want HOST or HOST:PORT", registry)
+		}
+	}
 	switch runtime {
 	case "containerd":
 		return c.containerd()
