@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
@@ -235,8 +236,8 @@ func (p *prepared) runtime(ctx context.Context, a *app, cluster *deploy.Cluster,
 	return p.with(v)
 }
 
-func (p *prepared) with(v siteValues) (deploy.Runtime, error) {
-	rendered, err := renderSet(p.set, v.all, p.images)
+func (p *prepared) with(v render.Kept) (deploy.Runtime, error) {
+	rendered, err := renderSet(p.set, v.All, p.images)
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
@@ -253,7 +254,7 @@ func (p *prepared) with(v siteValues) (deploy.Runtime, error) {
 	if p.Tag != "" { // what was asked for is no part of what it means
 		rt.Origin.Reference = strings.Replace(rt.Origin.Reference, ":"+p.Tag+"@", "@", 1)
 	}
-	rt.Values, err = v.encode()
+	rt.Values, err = v.Encode()
 	return rt, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 type installOptions struct {
@@ -105,11 +106,11 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 		return err
 	}
 	// What a bundle's rules refuse is refused here, not on the cluster.
-	rt, err := p.with(siteValues{all: values})
+	rt, err := p.with(render.Kept{All: values})
 	if err != nil {
 		return err
 	}
-	documents, err := a.installs(p, rt, siteValues{all: values}, &o)
+	documents, err := a.installs(p, rt, render.Kept{All: values}, &o)
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 }
 
 // installs are the manifests for the bundles of a runtime that are packages.
-func (a *app) installs(p *prepared, rt deploy.Runtime, values siteValues, o *installOptions) ([]pkgrepo.Document, error) {
+func (a *app) installs(p *prepared, rt deploy.Runtime, values render.Kept, o *installOptions) ([]pkgrepo.Document, error) {
 	root := p.set.Root
 	left, err := a.leaveOut(p.set, kappController, o.leave)
 	if err != nil {
@@ -134,7 +135,7 @@ func (a *app) installs(p *prepared, rt deploy.Runtime, values siteValues, o *ins
 			continue
 		}
 		one := pkgrepo.Install{Bundle: b.Bundle, Account: root.Metadata().Name + "-" + bundleName}
-		if node := values.all.Node(); node != nil {
+		if node := values.All.Node(); node != nil {
 			one.Values = manifest.Get(node, bundleName)
 		}
 		unit := rt.Units[i]

@@ -12,6 +12,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 func (a *app) rbacCommand() *cobra.Command {
@@ -52,7 +53,7 @@ func (a *app) rbac(ctx context.Context, reference, account, namespace string, o 
 	if err != nil {
 		return err
 	}
-	rt, err := p.with(siteValues{all: values})
+	rt, err := p.with(render.Kept{All: values})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 func (a *app) rollbackCommand() *cobra.Command {
@@ -85,11 +86,11 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if err != nil {
 		return err
 	}
-	values, err := decodeValues(fmt.Sprintf("the values of revision %d", target.Number), kept)
+	values, err := render.DecodeKept(fmt.Sprintf("the values of revision %d", target.Number), kept)
 	if err != nil {
 		return err
 	}
-	a.ui.Hide(values.secret.Texts()...)
+	a.ui.Hide(values.Secret.Texts()...)
 	rt, err := p.with(values)
 	if err != nil {
 		return err

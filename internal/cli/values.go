@@ -90,50 +90,10 @@ func bundleNames(set *bundle.Set) []string {
 	return names
 }
 
-// siteValues are the values of a runtime on a cluster.
-type siteValues struct {
-	all *render.Values
-	// secret is what of them came from Secrets, so that it is not shown.
-	secret *render.Values
-}
-
-// keptValues is how values are kept on the cluster.
-type keptValues struct {
-	Values yaml.Node `yaml:"values,omitempty"`
-	Secret yaml.Node `yaml:"fromSecrets,omitempty"`
-}
-
-func (v siteValues) encode() ([]byte, error) {
-	if v.all.Node() == nil {
-		return nil, nil
-	}
-	kept := keptValues{Values: *v.all.Node()}
-	if secret := v.secret.Node(); secret != nil {
-		kept.Secret = *secret
-	}
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	err := encoder.Encode(kept)
-	return out.Bytes(), err
-}
-
-func decodeValues(name string, data []byte) (v siteValues, err error) {
-	var kept keptValues
-	if err := yaml.Unmarshal(data, &kept); err != nil {
-		return v, fmt.Errorf("%s: %w", name, err)
-	}
-	if v.all, err = render.FromNode(name, &kept.Values); err != nil {
-		return v, err
-	}
-	v.secret, err = render.FromNode(name, &kept.Secret)
-	return v, err
-}
-
 // site gives the values for a cluster: those that are given, or, where none are, those of the
 // last apply; and single ones over either. What came from Secrets is hidden from now on.
-func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (siteValues, error) {
-	var v siteValues
+func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (render.Kept, error) {
+	var v render.Kept
 	names := bundleNames(set)
 	switch {
 	case f.reset && len(f.from) == 0 && f.file == "":
@@ -143,14 +103,14 @@ func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster,
 			if err != nil {
 				return v, err
 			}
-			v.all = given.Over(v.all)
+			v.All = given.Over(v.All)
 			if secret {
-				v.secret = given.Over(v.secret)
+				v.Secret = given.Over(v.Secret)
 				a.ui.Hide(given.Texts()...)
 			}
 		}
 		var err error
-		if v.all, err = f.whole(v.all); err != nil {
+		if v.All, err = f.whole(v.All); err != nil {
 			return v, err
 		}
 	default:
@@ -158,19 +118,19 @@ func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster,
 		if err != nil {
 			return v, err
 		}
-		if v, err = decodeValues("the values of the last apply", kept); err != nil {
+		if v, err = render.DecodeKept("the values of the last apply", kept); err != nil {
 			return v, err
 		}
 		// A bundle that left takes its values along.
-		v.all, v.secret = v.all.Only(names), v.secret.Only(names)
+		v.All, v.Secret = v.All.Only(names), v.Secret.Only(names)
 	}
-	a.ui.Hide(v.secret.Texts()...)
-	all, err := f.single(v.all)
+	a.ui.Hide(v.Secret.Texts()...)
+	all, err := f.single(v.All)
 	if err != nil {
 		return v, err
 	}
-	v.all = all
-	return v, v.all.Check(names)
+	v.All = all
+	return v, v.All.Check(names)
 }
 
 // clusterValues reads secret/NAME[:KEY] or configmap/NAME[:KEY].
@@ -231,14 +191,14 @@ func (a *app) values(ctx context.Context, name string, revision int, show bool, 
 	if err != nil {
 		return err
 	}
-	v, err := decodeValues("the values of "+name, data)
+	v, err := render.DecodeKept("the values of "+name, data)
 	if err != nil {
 		return err
 	}
 	if !show {
-		v.all = v.all.Masked(v.secret)
+		v.All = v.All.Masked(v.Secret)
 	}
-	node := v.all.Node()
+	node := v.All.Node()
 	if node == nil {
 		a.ui.Note("%s was applied without values", name)
 		return nil

@@ -75,7 +75,7 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 	for _, f := range tree.Files {
 		in.Files = append(in.Files, bundle.File{Path: cmp.Or(f.Path, path.Base(s.Path)), Data: f.Data})
 	}
-	if in.Values, err = values(fetcher, s); err != nil {
+	if in.Values, err = a.values(fetcher, s); err != nil {
 		return err
 	}
 	if in.Overlays, err = overlays(fetcher, s.Overlays); err != nil {
@@ -149,9 +149,16 @@ func fetch(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tr
 }
 
 // values puts the values of a source together in its field values, and gives them as a YAML
-// document.
-func values(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
-	merged := map[string]any{}
+// document. The definition's own go over those of files, later files over earlier ones.
+func (a *assembly) values(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
+	var merged *yaml.Node
+	over := func(name string, node *yaml.Node) error {
+		merged = manifest.Overlay(merged, node)
+		if s.Template != bundle.TemplateYTT {
+			return nil
+		}
+		return manifest.CheckKeys(node, func(*yaml.Node) string { return name })
+	}
 	for _, file := range s.ValuesFiles {
 		tree, err := f.File(file)
 		if err != nil {
@@ -162,33 +169,29 @@ func values(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
 			return nil, err
 		}
 		for _, doc := range parsed.Documents {
-			var one map[string]any
-			if err := doc.Decode(&one); err != nil {
-				return nil, parsed.Errorf(doc, "values are a mapping: %v", err)
+			one, ok := manifest.Expand(doc)
+			switch {
+			case one.Kind != yaml.MappingNode:
+				return nil, parsed.Errorf(doc, "values are a mapping")
+			case !ok:
+				return nil, parsed.Errorf(doc, "the values have over %d parts with their aliases", manifest.MaxValues)
 			}
-			merge(merged, one)
+			if err := over(parsed.Name, one); err != nil {
+				return nil, err
+			}
 		}
 	}
-	merge(merged, s.Values)
-	s.Values, s.ValuesFiles = merged, nil
-	if len(merged) == 0 {
-		return nil, nil
+	if own := s.Values.Node(); own != nil {
+		if err := over(a.definition.Errorf(nil, "").File, own); err != nil {
+			return nil, err
+		}
 	}
-	data, err := yaml.Marshal(merged)
+	s.Values, s.ValuesFiles = manifest.NewValues(merged), nil
+	data, err := s.Values.Bytes()
+	if data == nil {
+		return nil, err
+	}
 	return [][]byte{data}, err
-}
-
-// merge puts values over others: mappings are joined, anything else is replaced.
-func merge(under, over map[string]any) {
-	for key, value := range over {
-		inner, isMap := value.(map[string]any)
-		below, wasMap := under[key].(map[string]any)
-		if isMap && wasMap {
-			merge(below, inner)
-			continue
-		}
-		under[key] = value
-	}
 }
 
 // icon puts the file of a bundle's icon in its field icon.

@@ -17,6 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
@@ -123,9 +124,17 @@ func suspects(t *testing.T) map[string][]images.NotImage {
 
 // chartValues are what charts of the corpus want to be told before they render, or render the same
 // twice.
-var chartValues = map[string]map[string]any{
-	"grafana":      {"adminPassword": "of-the-test"},
-	"external-dns": {"policy": "sync"},
+var chartValues = map[string]string{
+	"grafana":      "adminPassword: of-the-test",
+	"external-dns": "policy: sync",
+}
+
+func valuesOf(t *testing.T, text string) (v manifest.Values) {
+	t.Helper()
+	if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 // define writes a product's files and a definition of them into a folder: its manifests as they
@@ -144,7 +153,7 @@ func define(t *testing.T, p product, allowed []images.NotImage) (string, map[str
 		switch {
 		case base == "Chart.yaml":
 			vendor(t, filepath.Join(dir, "all", folder))
-			s := bundle.Source{Dir: path.Join("all", folder), Template: bundle.TemplateHelm, Path: "charts/" + flat(folder), Values: chartValues[path.Base(folder)]}
+			s := bundle.Source{Dir: path.Join("all", folder), Template: bundle.TemplateHelm, Path: "charts/" + flat(folder), Values: valuesOf(t, chartValues[path.Base(folder)])}
 			if renders(t, dir, s) {
 				sources = append(sources, s)
 			}
@@ -231,13 +240,11 @@ func renders(t *testing.T, dir string, s bundle.Source) bool {
 	for _, f := range tree.Files {
 		in.Files = append(in.Files, bundle.File{Path: f.Path, Data: f.Data})
 	}
-	if len(s.Values) > 0 {
-		values, err := yaml.Marshal(s.Values)
-		if err != nil {
-			t.Fatal(err)
-		}
-		in.Values = [][]byte{values}
+	values, err := s.Values.Bytes()
+	if err != nil {
+		t.Fatal(err)
 	}
+	in.Values = [][]byte{values}
 	out, err := render.Stable(in)
 	return err == nil && len(bytes.TrimSpace(out[0].Data)) > 0
 }

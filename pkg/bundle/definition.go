@@ -3,6 +3,7 @@ package bundle
 import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // APIVersion is the version of the definitions' format.
@@ -136,7 +137,7 @@ type Source struct {
 	// others when empty; a kustomization can only be rendered at the build.
 	Render string `json:"render,omitempty" yaml:"render,omitempty" jsonschema:"enum=build,enum=target"`
 	// Values are given to the template engine helm or ytt; at the target, the site's go over them.
-	Values map[string]any `json:"values,omitempty" yaml:"values,omitempty"`
+	Values manifest.Values `json:"values,omitempty" yaml:"values,omitempty"`
 	// ValuesFiles are files below the definition's folder that come before Values, in order.
 	ValuesFiles []string `json:"valuesFiles,omitempty" yaml:"valuesFiles,omitempty"`
 	// Helm is what else the engine helm wants to know.

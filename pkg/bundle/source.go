@@ -129,7 +129,7 @@ func (s *Source) checkRendering(report func(field, format string, args ...any)) 
 	case s.Render == RenderTarget && len(s.Patches) > 0:
 		report("render", "patches can't be applied at the target: want render: build, or overlays")
 	}
-	if len(s.Values)+len(s.ValuesFiles) > 0 && engine != TemplateHelm && engine != TemplateYTT {
+	if (!s.Values.IsZero() || len(s.ValuesFiles) > 0) && engine != TemplateHelm && engine != TemplateYTT {
 		report("values", "values go with the templates helm and ytt")
 	}
 	if s.Helm != nil && engine != TemplateHelm {

@@ -125,7 +125,7 @@ func (d *Definition) plain(node *yaml.Node) (any, error) {
 	case yaml.ScalarNode:
 		var value any
 		if err := node.Decode(&value); err != nil {
-			return nil, d.file.Errorf(node, "%v", err)
+			return node.Value, nil // a tag that does not fit: as text, which is what the schema refuses
 		}
 		if _, isTime := value.(fmt.Stringer); isTime { // an unquoted date
 			return node.Value, nil

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -26,7 +27,9 @@ type File struct {
 
 	places
 	spelled map[*yaml.Node]spelled
-	edits   []edit // in the order of the file
+	// bareTags says that there may be scalars with the tag !.
+	bareTags bool
+	edits    []edit // in the order of the file
 }
 
 // Error is a problem at a place of a file. Line and Column count from 1; 0 is unknown.
@@ -68,6 +71,7 @@ func Parse(name string, data []byte) (*File, error) {
 	if err := f.checkCharacters(); err != nil {
 		return nil, err
 	}
+	f.bareTags = bareTag.Match(data)
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		doc, err := decode(decoder)
@@ -90,6 +94,12 @@ func Parse(name string, data []byte) (*File, error) {
 		f.Documents = append(f.Documents, root)
 	}
 }
+
+// The tag that is ! alone: somewhere, and in front of a node.
+var (
+	bareTag    = regexp.MustCompile(`![\s\x{85}\x{2028}\x{2029}]`)
+	bareTagged = regexp.MustCompile(`^(&\S+[\s\x{85}\x{2028}\x{2029}]+)?![\s\x{85}\x{2028}\x{2029}]`)
+)
 
 // decode reads one document. What yaml.v3 panics with on input that it can't cope with is an
 // error: a file must not end the program that reads it.

@@ -30,7 +30,7 @@ var odd = map[string]struct{ data, want string }{
 	"markers in a block":            {"a: |\n  ---\n  ...\n   ---\nb: 1\n", "{1:1 str a=1:4 str ---\\n...\\n ---\\n 5:1 str b=5:4 int 1}"},
 	"indented markers":              {"a:\n  ---\nb: x\n ---\n", "{1:1 str a=2:3 str --- 3:1 str b=3:4 str x ---}"},
 	"markers in quotes":             {"a: '\n ---\n ...'\n", "{1:1 str a=1:4 str  --- ...}"},
-	"tags":                          {"a: !!str 1\nb: !!binary eA==\nc: !own 1\nd: !<x:y> 2\ne: ! 3\n", "{1:1 str a=1:4 str 1 2:1 str b=2:4 binary eA== 3:1 str c=3:4 !own 1 4:1 str d=4:4 x:y 2 5:1 str e=5:4 int 3}"},
+	"tags":                          {"a: !!str 1\nb: !!binary eA==\nc: !own 1\nd: !<x:y> 2\ne: ! 3\n", "{1:1 str a=1:4 str 1 2:1 str b=2:4 binary eA== 3:1 str c=3:4 !own 1 4:1 str d=4:4 x:y 2 5:1 str e=5:4 str 3}"},
 	"merge keys":                    {"a: &a {b: 1}\nc:\n  <<: *a\n  '<<': 1\n  b: 2\n", "{1:1 str a={1:8 str b=1:11 int 1} 2:1 str c={3:3 merge <<=*a 4:3 str <<=4:9 int 1 5:3 str b=5:6 int 2}}"},
 	"base 60":                       {"[190:20:30, 12:30, 1:1]", "[1:2 str 190:20:30 1:13 str 12:30 1:20 str 1:1]"},
 	"floats":                        {"[.inf, -.Inf, .nan, 1e3, 1_0.5, .5]", "[1:2 float .inf 1:8 float -.Inf 1:15 float .nan 1:21 float 1e3 1:26 float 1_0.5 1:33 float .5]"},

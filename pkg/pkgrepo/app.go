@@ -101,8 +101,8 @@ func appOf(b *Bundle) (appSpec, string) {
 	root := ""
 	app.Fetch = []fetch{{ImgpkgBundle: &imgpkgBundle{b.Image.Name()}}}
 	var values []from
-	if source != nil && len(source.Values) > 0 {
-		data, err := yaml.Marshal(source.Values)
+	if source != nil && !source.Values.IsZero() {
+		data, err := source.Values.Bytes()
 		if err != nil {
 			return app, err.Error()
 		}

@@ -3,7 +3,9 @@ package render
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 
@@ -28,6 +30,9 @@ func ParseAssignment(text string, isYAML bool) (Assignment, error) {
 	if !ok {
 		return Assignment{}, fmt.Errorf("%q is no assignment: want bundle.key=value", text)
 	}
+	if !utf8.ValidString(text) {
+		return Assignment{}, fmt.Errorf("%q is not UTF-8", text)
+	}
 	keys, err := splitKeys(name)
 	if err != nil {
 		return Assignment{}, err
@@ -45,9 +50,8 @@ func ParseAssignment(text string, isYAML bool) (Assignment, error) {
 	case 0:
 		a.value = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}
 	case 1:
-		left := maxNodes
-		if a.value = expand(file.Documents[0], &left); left < 0 {
-			return Assignment{}, fmt.Errorf("%s has over %d parts with its aliases", name, maxNodes)
+		if a.value, ok = manifest.Expand(file.Documents[0]); !ok {
+			return Assignment{}, fmt.Errorf("%s has over %d parts with its aliases", name, manifest.MaxValues)
 		}
 	default:
 		return Assignment{}, fmt.Errorf("%s: a value is one document", name)
@@ -81,8 +85,9 @@ func splitKeys(path string) ([]string, error) {
 // With gives the values with assignments over them, later ones over earlier ones. It leaves
 // v, which may be nil, as it was.
 func (v *Values) With(assignments ...Assignment) (*Values, error) {
-	with := &Values{bundles: map[string]*yaml.Node{}}
+	with := &Values{bundles: map[string]*yaml.Node{}, files: map[*yaml.Node]string{}}
 	if v != nil {
+		maps.Copy(with.files, v.files)
 		with.file, with.root = v.file, v.root
 		with.set = append(with.set, v.set...)
 		maps.Copy(with.bundles, v.bundles)
@@ -98,6 +103,7 @@ func (v *Values) With(assignments ...Assignment) (*Values, error) {
 			return nil, err
 		}
 		with.bundles[a.Bundle] = changed
+		with.place(a.value, a.text)
 	}
 	return with, nil
 }
@@ -115,10 +121,10 @@ func (a Assignment) over(node *yaml.Node, depth int) (*yaml.Node, error) {
 		return nil, fmt.Errorf("%s: %s is no mapping", a.text, through)
 	}
 	changed := *node
-	changed.Content = merged(node)
+	changed.Content = slices.Clone(node.Content)
 	key := a.Path[depth]
 	for i := 0; i+1 < len(changed.Content); i += 2 {
-		if changed.Content[i].Value == key {
+		if manifest.Key(changed.Content[i]) == key {
 			value, err := a.over(changed.Content[i+1], depth+1)
 			changed.Content[i+1] = value
 			return &changed, err
@@ -130,27 +136,3 @@ func (a Assignment) over(node *yaml.Node, depth int) (*yaml.Node, error) {
 }
 
 func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} }
-
-// merged is the content of a mapping with its merge keys (<<) carried out.
-func merged(node *yaml.Node) []*yaml.Node {
-	var own, from []*yaml.Node
-	for i := 0; i+1 < len(node.Content); i += 2 {
-		key, value := node.Content[i], node.Content[i+1]
-		switch {
-		case key.ShortTag() != "!!merge":
-			own = append(own, key, value)
-		case value.Kind == yaml.SequenceNode:
-			for _, item := range value.Content {
-				from = append(from, merged(item)...)
-			}
-		default:
-			from = append(from, merged(value)...)
-		}
-	}
-	for i := 0; i+1 < len(from); i += 2 {
-		if manifest.Get(&yaml.Node{Kind: yaml.MappingNode, Content: own}, from[i].Value) == nil {
-			own = append(own, from[i], from[i+1])
-		}
-	}
-	return own
-}

@@ -43,7 +43,7 @@ func TestAssignments(t *testing.T) {
 		"later over earlier":      {"", []assignment{{"web.a.b=x", false}, {"web.a.b=y", false}}, "a:\n    b: \"y\"\n"},
 		"a key with a dot":        {"", []assignment{{`web.a.example\.com/x\\y=1`, true}}, "a:\n    example.com/x\\y: 1\n"},
 		"through null":            {"web: {a: null}\n", []assignment{{"web.a.b=x", false}}, "a:\n    b: x\n"},
-		"beside a merge":          {"dns: &d {a: {b: 1, c: 2}}\nweb: {<<: *d, z: 0}\n", []assignment{{"web.a.b=x", false}}, "z: 0\na:\n    b: x\n    c: 2\n"},
+		"beside a merge":          {"dns: &d {a: {b: 1, c: 2}}\nweb: {<<: *d, z: 0}\n", []assignment{{"web.a.b=x", false}}, "a:\n    b: x\n    c: 2\nz: 0\n"},
 		"beside a list of merges": {"dns: &d {a: 1}\nweb: {<<: [*d, {a: 2, b: 3}]}\n", []assignment{{"web.c=x", false}}, "a: 1\nb: 3\nc: x\n"},
 		"dates stay as they are":  {"web: {a: 2024-01-02}\n", []assignment{{"web.b=2024-01-02", true}}, "a: 2024-01-02\nb: 2024-01-02\n"},
 	} {

@@ -42,6 +42,9 @@ func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) 
 
 // All is [Bundle] with what the target does not apply with the rest.
 func All(b *bundle.Content, values *Values, locate func(name.Digest) string) (*Manifests, error) {
+	if err := values.checkKeys(b.Bundle); err != nil {
+		return nil, err
+	}
 	own, err := values.of(b.Bundle.Metadata.Name)
 	if err != nil {
 		return nil, err
@@ -226,11 +229,11 @@ func targets(b *bundle.Content) (inputs []target, rest []bundle.File, err error)
 		_, in.Overlays = apart(overlays, path.Join(bundle.OverlaysDir, source.Path))
 		in.Files = below(in.Files, in.at)
 		in.Overlays = below(in.Overlays, path.Join(bundle.OverlaysDir, source.Path))
-		if len(source.Values) > 0 {
-			own, err := yaml.Marshal(source.Values)
-			if err != nil {
-				return nil, nil, err
-			}
+		own, err := source.Values.Bytes()
+		if err != nil {
+			return nil, nil, err
+		}
+		if own != nil {
 			in.Values = append(in.Values, own)
 		}
 		inputs = append(inputs, in)

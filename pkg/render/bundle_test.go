@@ -6,14 +6,24 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
+func valuesOf(t *testing.T, text string) (v manifest.Values) {
+	t.Helper()
+	if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // built is a bundle of one source of each kind, as a build leaves it.
-func built() *bundle.Content {
+func built(t *testing.T) *bundle.Content {
 	var all []bundle.File
 	add := func(dir string, list []bundle.File) {
 		for _, f := range list {
@@ -25,8 +35,8 @@ func built() *bundle.Content {
 	add("overlays/", files("plain/o.yaml", overlay, "t.yaml/o.yaml", overlay+"spec:\n"))
 	return &bundle.Content{
 		Bundle: &bundle.Bundle{Metadata: bundle.Metadata{Name: "mixed"}, Spec: bundle.BundleSpec{Sources: []bundle.Source{
-			{Path: "chart", Template: bundle.TemplateHelm, Render: bundle.RenderTarget, Values: map[string]any{"b": 1, "c": 1}},
-			{Path: "done", Template: bundle.TemplateHelm, Values: map[string]any{"x": 1}},
+			{Path: "chart", Template: bundle.TemplateHelm, Render: bundle.RenderTarget, Values: valuesOf(t, "{b: 1, c: 1}")},
+			{Path: "done", Template: bundle.TemplateHelm, Values: valuesOf(t, "{x: 1}")},
 			{Path: "plain", Render: bundle.RenderTarget},
 			{Path: "plain-more"},
 		}}},
@@ -41,7 +51,7 @@ func TestTemplatesOfEachKind(t *testing.T) {
 	const labelled = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels:\n    site: east\n"
 	const want = "config/chart/manifests.yaml\n---\n# Source: chart/templates/a.yaml\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: mixed}\ndata: {v: '012'}\n" +
 		"config/done/manifests.yaml\nkind: Rendered\n" + "config/plain-more/p.yaml\n" + pod + "config/plain/p.yaml\n" + labelled + "config/t.yaml\nkind: T\n"
-	content := built()
+	content := built(t)
 	content.Files = content.Files[:len(content.Files)-1]
 	got, err := render.Templates(content, []byte("c: 2\n"))
 	if err != nil || text(got) != want {
@@ -52,7 +62,7 @@ func TestTemplatesOfEachKind(t *testing.T) {
 // A bundle whose templates have all been rendered takes no values.
 func TestRenderedTakesNoValues(t *testing.T) {
 	t.Parallel()
-	content := built()
+	content := built(t)
 	content.Bundle.Spec.Sources = content.Bundle.Spec.Sources[1:2]
 	if _, err := render.Templates(content, []byte("c: 2\n")); err == nil || err.Error() != "it takes no values: none of its sources is a template" {
 		t.Errorf("got %v", err)

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 
@@ -18,35 +19,14 @@ func (v *Values) Over(base *Values) *Values {
 	if v == nil {
 		return base
 	}
-	both := &Values{file: v.file, root: v.root, bundles: maps.Clone(base.bundles)}
+	both := &Values{file: v.file, root: v.root, bundles: maps.Clone(base.bundles), files: map[*yaml.Node]string{}}
+	maps.Copy(both.files, base.files)
+	maps.Copy(both.files, v.files)
 	both.set = append(slices.Clone(base.set), v.set...)
 	for name, node := range v.bundles {
-		both.bundles[name] = over(node, both.bundles[name])
+		both.bundles[name] = manifest.Overlay(both.bundles[name], node)
 	}
 	return both
-}
-
-func over(node, base *yaml.Node) *yaml.Node {
-	if base == nil || base.Kind != yaml.MappingNode || node.Kind != yaml.MappingNode {
-		return node
-	}
-	both := *base
-	both.Content = slices.Clone(merged(base))
-	content := merged(node)
-	for i := 0; i+1 < len(content); i += 2 {
-		at := -1
-		for k := 0; k+1 < len(both.Content); k += 2 {
-			if both.Content[k].Value == content[i].Value {
-				at = k
-			}
-		}
-		if at < 0 {
-			both.Content = append(both.Content, content[i], content[i+1])
-		} else {
-			both.Content[at+1] = over(content[i+1], both.Content[at+1])
-		}
-	}
-	return &both
 }
 
 // Only gives the values of the bundles that are named; those of others are not known any more.
@@ -54,7 +34,7 @@ func (v *Values) Only(bundles []string) *Values {
 	if v == nil {
 		return nil
 	}
-	kept := &Values{bundles: map[string]*yaml.Node{}}
+	kept := &Values{bundles: map[string]*yaml.Node{}, files: v.files}
 	for name, node := range v.bundles {
 		if slices.Contains(bundles, name) {
 			kept.bundles[name] = node
@@ -63,7 +43,8 @@ func (v *Values) Only(bundles []string) *Values {
 	return kept
 }
 
-// Node gives the values as one mapping from the names of bundles, in order; nil if there are none.
+// Node gives the values as one mapping from the names of bundles, in order, in their normal form:
+// equal values have the same bytes. It is nil if there are none.
 func (v *Values) Node() *yaml.Node {
 	if v == nil || len(v.bundles) == 0 {
 		return nil
@@ -71,21 +52,57 @@ func (v *Values) Node() *yaml.Node {
 	all := mapping()
 	for _, name := range slices.Sorted(maps.Keys(v.bundles)) {
 		key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}
-		all.Content = append(all.Content, key, uncommented(v.bundles[name]))
+		all.Content = append(all.Content, key, manifest.Normalize(v.bundles[name]))
 	}
 	return all
 }
 
-// FromNode is the other way of [Values.Node].
-func FromNode(name string, node *yaml.Node) (*Values, error) {
-	if node == nil || node.IsZero() {
+// Kept are the values of a runtime, as a cluster keeps them.
+type Kept struct {
+	// All are the values that it is rendered with.
+	All *Values
+	// Secret is what of them came from Secrets, so that it is not shown.
+	Secret *Values
+}
+
+// keptValues is how values are written.
+type keptValues struct {
+	Values yaml.Node `yaml:"values,omitempty"`
+	Secret yaml.Node `yaml:"fromSecrets,omitempty"`
+}
+
+// Encode writes the values; equal ones to equal bytes, and to none where there are no values.
+func (k Kept) Encode() ([]byte, error) {
+	node := k.All.Node()
+	if node == nil {
 		return nil, nil
 	}
-	data, err := yaml.Marshal(node)
-	if err != nil {
-		return nil, err
+	kept := keptValues{Values: *node}
+	if secret := k.Secret.Node(); secret != nil {
+		kept.Secret = *secret
 	}
-	return ParseValues(name, data)
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	err := encoder.Encode(kept)
+	return out.Bytes(), err
+}
+
+// DecodeKept reads what [Kept.Encode] has written. name is what errors call it.
+func DecodeKept(name string, data []byte) (k Kept, err error) {
+	file, err := manifest.Parse(name, data)
+	if err != nil || len(file.Documents) == 0 {
+		return k, err
+	}
+	if all := manifest.Get(file.Documents[0], "values"); all != nil {
+		if k.All, err = fromNode(file, all); err != nil {
+			return k, err
+		}
+	}
+	if secret := manifest.Get(file.Documents[0], "fromSecrets"); secret != nil {
+		k.Secret, err = fromNode(file, secret)
+	}
+	return k, err
 }
 
 // Texts are all scalars of the values that are not empty.
@@ -121,9 +138,9 @@ func mask(node, secret *yaml.Node) *yaml.Node {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: "(from a Secret)"}
 	}
 	masked := *node
-	masked.Content = slices.Clone(merged(node))
+	masked.Content = slices.Clone(node.Content)
 	for i := 0; i+1 < len(masked.Content); i += 2 {
-		masked.Content[i+1] = mask(masked.Content[i+1], manifest.Get(secret, masked.Content[i].Value))
+		masked.Content[i+1] = mask(masked.Content[i+1], manifest.Find(secret, masked.Content[i]))
 	}
 	return &masked
 }
@@ -137,20 +154,4 @@ func walkScalars(n *yaml.Node, each func(*yaml.Node)) {
 			walkScalars(child, each)
 		}
 	}
-}
-
-// uncommented makes the bytes of equal values equal: comments and flow style are no values.
-func uncommented(n *yaml.Node) *yaml.Node {
-	plain := *n
-	plain.HeadComment, plain.LineComment, plain.FootComment = "", "", ""
-	// A string that looks like something else is quoted all the same, by its tag.
-	plain.Style &= yaml.LiteralStyle | yaml.FoldedStyle
-	if plain.Kind == yaml.ScalarNode {
-		plain.Tag = n.ShortTag()
-	}
-	plain.Content = make([]*yaml.Node, len(n.Content))
-	for i, child := range n.Content {
-		plain.Content[i] = uncommented(child)
-	}
-	return &plain
 }

@@ -185,9 +185,9 @@ func (t *tree) plugin(name, dir, config string) error {
 		return err
 	}
 	for _, doc := range parsed.Documents {
-		left := maxNodes
-		if doc = expand(doc, &left); left < 0 {
-			return parsed.Errorf(doc, "it has over %d parts with its aliases", maxNodes)
+		doc, ok := manifest.Expand(doc)
+		if !ok {
+			return parsed.Errorf(doc, "it has over %d parts with its aliases", manifest.MaxValues)
 		}
 		if found := fetched(doc, false); found != nil {
 			problem := parsed.Errorf(found, "%s is not in the source", found.Value)

@@ -88,10 +88,10 @@ func openAPI(data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &converter{root: root, left: maxNodes}
+	c := &converter{root: root, left: manifest.MaxValues}
 	schema := c.schema(root)
 	if c.left < 0 {
-		return nil, fmt.Errorf("it has over %d parts with what it refers to", maxNodes)
+		return nil, fmt.Errorf("it has over %d parts with what it refers to", manifest.MaxValues)
 	}
 	plain, err := json.Marshal(schema)
 	if err != nil {

@@ -1,11 +1,13 @@
 package render
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -16,6 +18,8 @@ type Values struct {
 	root    *yaml.Node
 	bundles map[string]*yaml.Node
 	set     []Assignment
+	// files are what the files are called that keys which ytt can't take stand in.
+	files map[*yaml.Node]string
 }
 
 // ParseValues reads a site's values file.
@@ -24,49 +28,55 @@ func ParseValues(fileName string, data []byte) (*Values, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &Values{file: file, bundles: map[string]*yaml.Node{}}
-	if len(file.Documents) == 0 {
-		return v, nil
+	switch len(file.Documents) {
+	case 0:
+		return &Values{file: file, bundles: map[string]*yaml.Node{}}, nil
+	case 1:
+		return fromNode(file, file.Documents[0])
 	}
-	if len(file.Documents) > 1 {
-		return nil, file.Errorf(file.Documents[1], "a values file is one document, this is the second")
-	}
-	v.root = file.Documents[0]
+	return nil, file.Errorf(file.Documents[1], "a values file is one document, this is the second")
+}
+
+// fromNode returns the values that a node of a file holds.
+func fromNode(file *manifest.File, root *yaml.Node) (*Values, error) {
+	v := &Values{file: file, root: root, bundles: map[string]*yaml.Node{}, files: map[*yaml.Node]string{}}
 	if v.root.Kind != yaml.MappingNode {
 		return nil, file.Errorf(v.root, "values are a mapping from bundle names to their values")
 	}
 	for i := 0; i+1 < len(v.root.Content); i += 2 {
 		key, value := v.root.Content[i], v.root.Content[i+1]
-		left := maxNodes
-		if value = expand(value, &left); left < 0 {
-			return nil, file.Errorf(key, "the values of bundle %q have over %d parts with their aliases", key.Value, maxNodes)
+		value, ok := manifest.Expand(value)
+		if !ok {
+			return nil, file.Errorf(key, "the values of bundle %q have over %d parts with their aliases", key.Value, manifest.MaxValues)
 		}
 		if value.Kind != yaml.MappingNode {
 			return nil, file.Errorf(value, "the values of bundle %q are no mapping", key.Value)
 		}
 		v.bundles[key.Value] = value
+		v.place(value, file.Name)
 	}
 	return v, nil
 }
 
-// maxNodes is the limit on a bundle's values, which aliases can make endless.
-const maxNodes = 100_000
+func (v *Values) place(node *yaml.Node, fileName string) {
+	for key := range manifest.OddKeys(node) {
+		v.files[key] = fileName
+	}
+}
 
-// expand puts what aliases lead to in their place, since a bundle gets its part of the file
-// without the part that has the anchor. left is counted down, to below 0 when it is too much.
-func expand(node *yaml.Node, left *int) *yaml.Node {
-	for node.Kind == yaml.AliasNode {
-		node = node.Alias
+// checkKeys refuses keys that ytt can't take, where ytt takes a bundle's values.
+func (v *Values) checkKeys(b *bundle.Bundle) error {
+	if v == nil || v.bundles[b.Metadata.Name] == nil || !slices.ContainsFunc(b.Spec.Sources, takesByYTT) {
+		return nil
 	}
-	expanded := *node
-	expanded.Anchor, expanded.Content = "", make([]*yaml.Node, 0, len(node.Content))
-	for _, child := range node.Content {
-		if *left--; *left < 0 {
-			break
-		}
-		expanded.Content = append(expanded.Content, expand(child, left))
-	}
-	return &expanded
+	return manifest.CheckKeys(v.bundles[b.Metadata.Name], func(key *yaml.Node) string {
+		return cmp.Or(v.files[key], "the values of bundle "+b.Metadata.Name)
+	})
+}
+
+// takesByYTT reports whether a source gives the values of a site to ytt.
+func takesByYTT(s bundle.Source) bool {
+	return s.AtTarget() && (s.Template == bundle.TemplateYTT || s.Template == "" && len(s.Overlays) > 0)
 }
 
 // Check holds the values against the bundles that there are, so that a mistyped name is an
@@ -98,5 +108,5 @@ func (v *Values) of(bundleName string) ([]byte, error) {
 	if v == nil || v.bundles[bundleName] == nil {
 		return nil, nil
 	}
-	return yaml.Marshal(v.bundles[bundleName])
+	return manifest.NewValues(v.bundles[bundleName]).Bytes()
 }
