@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing/fstest"
 	"time"
@@ -128,6 +129,10 @@ func (a *app) installs(p *prepared, rt deploy.Runtime, values render.Kept, o *in
 	if err != nil {
 		return nil, err
 	}
+	defined := render.Scopes{}
+	for _, b := range p.set.Bundles {
+		maps.Copy(defined, render.ScopesOf(b.Content.Files))
+	}
 	var installs []pkgrepo.Install
 	for i, b := range p.set.Bundles {
 		bundleName := b.Metadata().Name
@@ -137,6 +142,9 @@ func (a *app) installs(p *prepared, rt deploy.Runtime, values render.Kept, o *in
 		one := pkgrepo.Install{Bundle: b.Bundle, Account: root.Metadata().Name + "-" + bundleName}
 		if node := values.All.Node(); node != nil {
 			one.Values = manifest.Get(node, bundleName)
+		}
+		if one.DefaultNamespace, _, err = pkgrepo.DefaultNamespace(&b.Content, defined); err != nil {
+			return nil, err
 		}
 		unit := rt.Units[i]
 		unit.Bundle, unit.Needs = "", nil
@@ -215,7 +223,7 @@ func unitsOf(documents []pkgrepo.Document, bundles []deploy.Unit) ([]deploy.Unit
 		if i := slices.IndexFunc(bundles, func(u deploy.Unit) bool { return u.Bundle == d.Bundle }); i >= 0 {
 			unit = bundles[i]
 		}
-		unit.Manifests = fstest.MapFS{d.Name: {Data: data, Mode: 0o444}}
+		unit.Manifests, unit.Namespaces = fstest.MapFS{d.Name: {Data: data, Mode: 0o444}}, nil
 		units = append(units, unit)
 	}
 	for i := range units {

@@ -48,6 +48,9 @@ const (
 	hookFailed         = "hook-failed"
 )
 
+// alwaysReplace has kapp delete and create what it would change.
+const alwaysReplace = "always-replace"
+
 const (
 	annotationHelmHook   = "helm.sh/hook"
 	annotationHookDelete = "helm.sh/hook-delete-policy"
@@ -159,9 +162,9 @@ func (m moment) arm(resources []kappres.Resource) error {
 		if !isHook(r) || !m.runs(r) {
 			continue
 		}
-		set := map[string]string{"kapp.k14s.io/update-strategy": "fallback-on-replace"}
+		set := map[string]string{updateStrategy: fallbackOnReplace}
 		if r.Kind() == "Job" || r.Kind() == "Pod" {
-			set = map[string]string{"kapp.k14s.io/update-strategy": "always-replace", "kapp.k14s.io/nonce": ""}
+			set = map[string]string{updateStrategy: alwaysReplace, "kapp.k14s.io/nonce": ""}
 		}
 		add := kappres.StringMapAppendMod{
 			ResourceMatcher: kappres.AllMatcher{}, Path: kappres.NewPathFromStrings([]string{"metadata", "annotations"}), KVs: set,

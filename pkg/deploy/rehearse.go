@@ -43,7 +43,7 @@ func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.Cluste
 			strategy, _ := s.ApplyStrategyOp()
 			mu.Lock()
 			defer mu.Unlock()
-			if op == clusterapply.ClusterChangeApplyOpUpdate && apierrors.IsInvalid(err) && strategy == fallbackOnReplace {
+			if op == clusterapply.ClusterChangeApplyOpUpdate && apierrors.IsInvalid(err) && (strategy == fallbackOnReplace || strategy == alwaysReplace) {
 				result.markReplaced(identity(r))
 				return nil
 			}

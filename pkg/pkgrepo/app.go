@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path"
 	"regexp"
-	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -151,8 +150,8 @@ func rendered(b *bundle.Content) (*bundle.Source, string) {
 	return source, ""
 }
 
-// testHook matches what marks tests in charts.
-var testHook = regexp.MustCompile(`helm\.sh/hook["']?\s*:.*\btest`)
+// lifecycle matches what marks hooks in charts, and what is to stay on a cluster.
+var lifecycle = regexp.MustCompile(`helm\.sh/(hook|resource-policy)["']?\s*:`)
 
 // engineOf is the step that renders a source.
 func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
@@ -181,8 +180,15 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
 		return step{}, "overlays over a chart that the target renders: kapp-controller gives values to the first engine only"
 	case options.CreateNamespace:
 		return step{}, "a chart that the target renders has helm.createNamespace, which kapp-controller has not"
-	case slices.ContainsFunc(b.Files, func(f bundle.File) bool { return strings.HasPrefix(f.Path, at+"/") && testHook.Match(f.Data) }):
-		return step{}, "a chart that the target renders has tests, which kapp-controller would install"
+	}
+	for _, f := range b.Files {
+		if match := lifecycle.FindSubmatch(f.Data); match != nil && strings.HasPrefix(f.Path, at+"/") && strings.Contains(f.Path, "/templates/") {
+			what := "hooks or tests, which kapp-controller would install with the rest"
+			if string(match[1]) == "resource-policy" {
+				what = "resources to keep, which kapp-controller would delete"
+			}
+			return step{}, fmt.Sprintf("a chart that the target renders has %s: %s", what, strings.TrimPrefix(f.Path, at+"/"))
+		}
 	}
 	helm := &helmStep{
 		Name: cmp.Or(options.Release, b.Metadata().Name), Namespace: cmp.Or(options.Namespace, "default"), Path: path.Join(root, at),
@@ -195,7 +201,8 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
 }
 
 // rewritable looks whether kbld, which replaces the values of keys called image, replaces what
-// krtpkg does: all images, and nothing else, since it would look for that in a registry.
+// krtpkg does: all images, and nothing else, since it would look for that in a registry; and whether
+// its hooks run as they are to.
 func rewritable(b *bundle.Content) (string, error) {
 	files, err := render.Defaults(b)
 	if err != nil {
@@ -205,12 +212,14 @@ func rewritable(b *bundle.Content) (string, error) {
 	for _, l := range b.Images {
 		locked[l.Reference] = true
 	}
+	var all []*manifest.File
 	finder := b.Bundle.Spec.Finder()
 	for _, f := range files.Files {
 		parsed, err := manifest.Parse(f.Path, f.Data)
 		if err != nil {
 			return "", err
 		}
+		all = append(all, parsed)
 		found, err := finder.Find(parsed)
 		if err != nil {
 			return "", err
@@ -227,7 +236,7 @@ func rewritable(b *bundle.Content) (string, error) {
 			}
 		}
 	}
-	return "", nil
+	return packageHooks(all), nil
 }
 
 // imageKey is the value of some key called image that is a string.

@@ -18,7 +18,7 @@ var applications string
 // bundle, by the digest of its second manifest, in waves by which those that it stands on come
 // before it. Bundles that Argo CD can't apply are left out, and returned with the reason.
 func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
-	plain, left, err := plainOf(runtime, bundles)
+	plain, left, err := plainOf(runtime, bundles, argoHooks)
 	if err != nil || len(plain) == 0 {
 		return nil, left, err
 	}
@@ -66,6 +66,9 @@ func hooksOf(b *bundle.Content) (hooks []patch, err error) {
 	for job := range resources(files) {
 		if manifest.Text(job, "kind") != "Job" || manifest.Get(manifest.Get(job, "spec"), "ttlSecondsAfterFinished") == nil {
 			continue
+		}
+		if manifest.Text(manifest.Get(manifest.Get(job, "metadata"), "annotations"), bundle.HookAnnotation) != "" {
+			continue // one of Helm, which Argo CD knows
 		}
 		add := []operation{{"add", "/metadata/annotations", map[string]string{argoHook: "Sync"}}}
 		if there := manifest.Get(manifest.Get(job, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {

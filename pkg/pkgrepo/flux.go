@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // The API versions of Flux, as of its 2.6.
@@ -25,7 +26,7 @@ const fluxTimeout = "10m"
 // a Kustomization that applies it when those that it stands on are ready. Bundles that Flux can't
 // apply are left out, and returned with the reason.
 func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
-	plain, left, err := plainOf(runtime, bundles)
+	plain, left, err := plainOf(runtime, bundles, fluxHooks)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -197,12 +198,19 @@ type plainBundle struct {
 	needs []string
 }
 
-// plainOf are the bundles of a runtime that can be applied as they are, but for their images.
-func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle) (plain []plainBundle, left []Left, err error) {
+// plainOf are the bundles of a runtime that can be applied as they are, but for their images. hooks
+// gives the reason why the hooks among them can't be.
+func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manifest.File) string) (plain []plainBundle, left []Left, err error) {
 	var alone []*bundle.Bundle
 	known := scopesOf(bundles)
 	for _, b := range bundles {
 		patches, reason, err := sitePatches(b.Content, known)
+		if reason == "" && err == nil {
+			var files []*manifest.File
+			if files, _, err = plainFiles(b.Content); err == nil {
+				reason = hooks(files)
+			}
+		}
 		switch {
 		case err != nil:
 			return nil, nil, fmt.Errorf("%s: %w", b.Metadata().Name, err)

@@ -54,6 +54,41 @@ func TestGitOpsGolden(t *testing.T) {
 	golden(t, "gitops.txt", all)
 }
 
+// Hooks of Helm that run are not for Flux, and for Argo CD where they run at each sync; resources of a
+// source with a namespace are in it where a kind of the runtime is.
+func TestGitOpsOfCharts(t *testing.T) {
+	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
+	for name, c := range map[string]struct{ file, flux, argo string }{
+		"both":    {hook("pre-install,pre-upgrade", ""), "hook Pod web (pre-install, pre-upgrade) runs before or after the rest, at each upgrade, and Flux applies all at once", ""},
+		"install": {hook("post-install", ""), "hook Pod web (post-install) runs before or after the rest, at each upgrade, and Flux applies all at once", "hook Pod web (post-install) is not for installs and upgrades alike, and Argo CD runs it at each sync"},
+		"none":    {pod, "", ""},
+		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines"},
+	} {
+		b := one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", c.file))
+		b.Manifest = plain(t).Manifest
+		for tool, files := range map[string]func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){c.flux: pkgrepo.Flux, c.argo + " ": pkgrepo.ArgoCD} {
+			_, left, err := files(lock, []pkgrepo.Bundle{b})
+			if err != nil {
+				t.Fatal(err)
+			}
+			reason := ""
+			if len(left) > 0 {
+				reason = left[0].Reason
+			}
+			if want := strings.TrimSuffix(tool, " "); reason != want {
+				t.Errorf("%s: left out since %q, want %q", name, reason, want)
+			}
+		}
+	}
+	kinds := plain(t)
+	kinds.Bundle.Metadata.Name = "kinds"
+	b := one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: thing}\n"))
+	files, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{kinds, b})
+	if err != nil || len(left) > 0 || !strings.Contains(string(files[1].Data), `{"op":"add","path":"/metadata/namespace","value":"ns"}`) {
+		t.Errorf("a resource of a kind of another bundle: left %v, error %v, %s", left, err, files[len(files)-1].Data)
+	}
+}
+
 // What can't be taken as it is is left out, with the reason.
 func TestNotPlain(t *testing.T) {
 	for _, test := range []struct {

@@ -37,6 +37,8 @@ type Install struct {
 	Values *yaml.Node
 	// Account is the name of the service account that deploys it.
 	Account string
+	// DefaultNamespace is where resources go that name no namespace; "" for that of the install.
+	DefaultNamespace string
 	// Access are the resources that make the account and what it may do.
 	Access []*yaml.Node
 }
@@ -78,7 +80,7 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 			document.Resources = append(document.Resources, node)
 		}
 		install := resource[installSpec]{installVersion, "PackageInstall", named{Name: name + "." + b.Metadata.Name, Namespace: site.Namespace}, installSpec{
-			ServiceAccountName: b.Account, SyncPeriod: site.SyncPeriod,
+			ServiceAccountName: b.Account, SyncPeriod: site.SyncPeriod, DefaultNamespace: b.DefaultNamespace,
 		}}
 		install.Spec.PackageRef.RefName = RefName(b.Metadata.Name, name)
 		install.Spec.PackageRef.VersionSelection.Constraints = cmp.Or(site.Constraints, b.Metadata.Version)
@@ -204,6 +206,7 @@ type repositorySpec struct {
 type installSpec struct {
 	ServiceAccountName string `yaml:"serviceAccountName"`
 	SyncPeriod         string `yaml:"syncPeriod,omitempty"`
+	DefaultNamespace   string `yaml:"defaultNamespace,omitempty"`
 	PackageRef         struct {
 		RefName          string `yaml:"refName"`
 		VersionSelection struct {

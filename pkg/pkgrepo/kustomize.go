@@ -1,10 +1,12 @@
 package pkgrepo
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -110,7 +112,7 @@ type operation struct {
 // to at a site: the locked images as the site has them, the namespace where a resource names none,
 // and nothing where a custom resource has null, which API servers refuse in what is applied by
 // them. The reason says why they can't be.
-func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason string, err error) {
+func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reason string, err error) {
 	files, reason, err := plainFiles(b)
 	if reason != "" || err != nil {
 		return nil, reason, err
@@ -135,8 +137,15 @@ func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason strin
 					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere can't be patched", before.Name, at.Line), nil
 				}
 				target := targetOf(item)
-				if target.Namespace == "" && known.namespaced(item) {
-					operations = append(operations, operation{"add", "/metadata/namespace", defaultNamespace})
+				if target.Namespace == "" {
+					namespaced, isKnown := known.Of(item)
+					own := namespaceOf(b.Bundle, before.Name)
+					if !isKnown && own != "" {
+						return nil, fmt.Sprintf("%s belongs in %s if it has a namespace, which no bundle of the runtime defines", target, own), nil
+					}
+					if namespaced {
+						operations = append(operations, operation{"add", "/metadata/namespace", cmp.Or(own, defaultNamespace)})
+					}
 				}
 				if _, own := render.Scope(manifest.Text(item, "apiVersion"), target.Kind); !own {
 					for n := 0; n+1 < len(item.Content); n += 2 {
@@ -162,43 +171,28 @@ func sitePatches(b *bundle.Content, known scopes) (patches []patch, reason strin
 	return patches, "", nil
 }
 
+// namespaceOf is that of the source which a file is of, for resources that name none; "" where the
+// source has none.
+func namespaceOf(b *bundle.Bundle, file string) string {
+	for _, s := range b.Spec.Sources {
+		at := path.Join(bundle.ConfigDir, s.Path)
+		if s.Helm != nil && (file == at || strings.HasPrefix(file, at+"/")) {
+			return s.Helm.Namespace
+		}
+	}
+	return ""
+}
+
 // defaultNamespace is that of resources that name none, as for apply.
 const defaultNamespace = "default"
 
-// scopes says of kinds, as KIND.GROUP, that a runtime defines whether they are in namespaces.
-type scopes map[string]bool
-
 // scopesOf are the kinds that the bundles of a runtime define.
-func scopesOf(bundles []Bundle) scopes {
-	all := scopes{}
+func scopesOf(bundles []Bundle) render.Scopes {
+	all := render.Scopes{}
 	for _, b := range bundles {
-		for _, f := range b.Files {
-			if !bytes.Contains(f.Data, []byte("CustomResourceDefinition")) {
-				continue
-			}
-			parsed, err := manifest.Parse(f.Path, f.Data)
-			if err != nil {
-				continue // a template
-			}
-			for _, doc := range parsed.Documents {
-				for _, item := range manifest.Items(doc) {
-					if spec := manifest.Get(item, "spec"); manifest.Text(item, "kind") == "CustomResourceDefinition" {
-						all[manifest.Text(manifest.Get(spec, "names"), "kind")+"."+manifest.Text(spec, "group")] = manifest.Text(spec, "scope") == "Namespaced"
-					}
-				}
-			}
-		}
+		maps.Copy(all, render.ScopesOf(b.Files))
 	}
 	return all
-}
-
-func (s scopes) namespaced(resource *yaml.Node) bool {
-	apiVersion, kind := manifest.Text(resource, "apiVersion"), manifest.Text(resource, "kind")
-	if namespaced, known := render.Scope(apiVersion, kind); known {
-		return namespaced
-	}
-	group, _, _ := strings.Cut(apiVersion, "/")
-	return s[kind+"."+group]
 }
 
 // nulls collects what takes the keys of mappings out that have null.

@@ -60,9 +60,13 @@ func Files(runtime string, bundles []Bundle, released time.Time) ([]bundle.File,
 	}
 	var files []bundle.File
 	var left []Left
+	defined := scopesOf(bundles)
 	for _, b := range bundles {
 		m := b.Metadata()
 		spec, reason, err := packageOf(&b)
+		if err == nil && reason == "" {
+			_, reason, err = DefaultNamespace(b.Content, defined)
+		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("package of %s: %w", m.Name, err)
 		}

@@ -43,6 +43,11 @@ func file(path, data string) bundle.File { return bundle.File{Path: path, Data: 
 
 const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: web, image: ghcr.io/example/web:1.0}]}\n"
 
+// hook is a Pod as a build leaves one that is a hook of Helm.
+func hook(events, spec string) string {
+	return strings.Replace(strings.Replace(pod, "metadata: {", "metadata: {annotations: {krtpkg.dev/hook: \"m@1\", helm.sh/hook: \""+events+"\"}, ", 1), "spec: {", "spec: {"+spec, 1)
+}
+
 func TestGolden(t *testing.T) {
 	b := one(t, `  layer: 4
   category: metrics
@@ -98,9 +103,18 @@ func TestLeft(t *testing.T) {
 			file("config/m/a.yaml", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: a}\nspec: {image: none}\n")}},
 		{"two templates", "the target renders several of its sources", "  layer: 6\n  sources: [{dir: a, template: ytt}, {dir: b, template: ytt}]\n", []bundle.File{
 			file("config/a/a.yaml", pod), file("config/b/b.yaml", pod)}},
-		{"a chart with tests", "has tests", "  layer: 6\n  sources: [{dir: c, template: helm, render: target}]\n", []bundle.File{
+		{"a chart with tests", "has hooks or tests, which kapp-controller would install with the rest: templates/a.yaml", "  layer: 6\n  sources: [{dir: c, template: helm, render: target}]\n", []bundle.File{
 			file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"),
 			file("config/c/templates/a.yaml", strings.Replace(pod, "metadata: {", "metadata: {annotations: {\"helm.sh/hook\": test}, ", 1))}},
+		{"a chart that keeps", "has resources to keep, which kapp-controller would delete: templates/a.yaml", "  layer: 6\n  sources: [{dir: c, template: helm, render: target}]\n", []bundle.File{
+			file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"),
+			file("config/c/templates/a.yaml", strings.Replace(pod, "metadata: {", "metadata: {annotations: {helm.sh/resource-policy: keep}, ", 1))}},
+		{"a hook of upgrades", "hook Pod web (post-upgrade) is for upgrades only", "  layer: 6\n  sources: [{dir: m}]\n", []bundle.File{
+			file("config/m/a.yaml", hook("post-upgrade", ""))}},
+		{"a hook that deletes itself", "hook Pod web (pre-install, pre-upgrade) deletes itself", "  layer: 6\n  sources: [{dir: m}]\n", []bundle.File{
+			file("config/m/a.yaml", hook("pre-install,pre-upgrade", "ttlSecondsAfterFinished: 5, "))}},
+		{"two namespaces", "resources that name no namespace belong in its own and in ns", "  layer: 6\n  sources: [{dir: c, template: helm, render: target, helm: {namespace: ns}}, {dir: m}]\n", []bundle.File{
+			file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"), file("config/c/templates/a.yaml", pod), file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: other}", 1))}},
 		{"an image in the schema", "the schema of its values has an image", "  layer: 6\n  sources: [{dir: a, template: ytt}]\n", []bundle.File{
 			file("config/a/schema.yaml", "#@data/values-schema\n---\n#@schema/default [{\"image\": \"nginx\"}]\nall:\n- image: \"\"\n"), file("config/a/a.yaml", pod)}},
 	} {
@@ -134,6 +148,10 @@ func TestChartAtTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	helm, _ := p.Spec.Template.Spec.Template[0]["helmTemplate"].(map[string]any)
+	namespace, reason, err := pkgrepo.DefaultNamespace(b.Content, nil)
+	if namespace != "web" || reason != "" || err != nil {
+		t.Errorf("its resources go to %q, %s, error %v", namespace, reason, err)
+	}
 	if helm["name"] != "shop" || helm["namespace"] != "web" || helm["path"] != "bundle/config/c" {
 		t.Errorf("helmTemplate %v", helm)
 	}
