@@ -208,7 +208,8 @@ func TestHooksAsHelm(t *testing.T) {
 	}
 	v1, v2 := lifeChart("1.0.0"), lifeChart("2.0.0")
 	broken := lifeChart("3.0.0", failing(hookJob("broken", "pre-upgrade", "-1", "hook-failed", "3.0.0")), hookJob("fine", "pre-upgrade", "-2", "hook-succeeded", "3.0.0"))
-	v3 := lifeChart("3.0.0")
+	v3 := lifeChart("3.0.0") // without what is to be kept
+	v3["templates/main.yaml"] = v3["templates/main.yaml"][:strings.LastIndex(v3["templates/main.yaml"], "---")]
 
 	for _, step := range []struct {
 		name         string
@@ -259,6 +260,36 @@ func TestHooksAsHelm(t *testing.T) {
 	}
 	if _, err := r.Delete(t.Context(), "kinds", DeleteOptions{Options: quick(), DeleteForeign: true}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestHooksInOwnNamespace deletes a bundle whose hooks run in a namespace that it makes itself: that is
+// there for them, also where it had to go with what is foreign in it.
+func TestHooksInOwnNamespace(t *testing.T) {
+	r := newRig(t)
+	before := r.objects()
+	const namespace = "hooks-in-own-namespace"
+	created := r.watchJobs(namespace)
+	rt := Runtime{Name: "rel", Version: "1", Units: []Unit{rendered(t, map[string]string{
+		"Chart.yaml":           "apiVersion: v2\nname: life\nversion: 1.0.0\n",
+		"templates/main.yaml":  "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + namespace + "}\n---\n" + configMap("settings", "1"),
+		"templates/hooks.yaml": hookJob("out", "pre-delete", "0", "", "1") + "---\n" + hookJob("gone", "post-delete", "0", "", "1"),
+	}, "1", namespace)}}
+	for _, foreign := range []bool{false, true} {
+		r.apply(rt)
+		if foreign {
+			cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "foreign"}}
+			if _, err := r.client.CoreV1().ConfigMaps(namespace).Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := r.Delete(t.Context(), "rel", DeleteOptions{Options: quick(), RunHooks: true, DeleteForeign: foreign}); err != nil {
+			t.Fatal(err)
+		}
+		if got := created.since(); got != "out gone" {
+			t.Errorf("foreign %v: jobs: %s", foreign, got)
+		}
+		r.wantBack(before)
 	}
 }
 
