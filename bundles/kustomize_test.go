@@ -3,6 +3,7 @@ package bundles_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,10 +25,10 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// notPlain are bundles that kustomize can't build: they take values, and Knative has a resource in
-// two files.
+// notPlain are bundles that kustomize can't build: they take values, Knative has a resource in two files,
+// and Flux's has a hook that comes before all else in its own namespace.
 var notPlain = []string{
-	"github-deploy-key", "hello", "knative-serving", "lets-encrypt-issuer", "network-baseline", "openstack-trove-database", "s3-bucket", "velero",
+	"flux", "github-deploy-key", "hello", "knative-serving", "lets-encrypt-issuer", "network-baseline", "openstack-trove-database", "s3-bucket", "velero",
 }
 
 // kustomizes holds what the real kustomize makes of a bundle, with the patches that Flux is given,
@@ -67,25 +68,33 @@ func kustomizes(t *testing.T, built *build.Built) {
 	for _, f := range artifact.Tree() {
 		write(t, filepath.Join(dir, "base", f.Path), f.Data)
 	}
-	write(t, filepath.Join(dir, "kustomization.yaml"), overlay(t, files[0].Data, place))
 	tool, err := hack.Build(t.Context(), "tools/kustomize")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said bytes.Buffer
-	cmd := exec.Command(tool, "build", dir)
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("kustomize: %v\n%s", err, said.Bytes())
+	got, want := map[string]map[string]any{}, map[string]map[string]any{}
+	for _, overlay := range overlays(t, files[0].Data, place) {
+		write(t, filepath.Join(dir, "kustomization.yaml"), overlay)
+		var said bytes.Buffer
+		cmd := exec.Command(tool, "build", dir)
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("kustomize: %v\n%s", err, said.Bytes())
+		}
+		before := len(got)
+		some := map[string]map[string]any{}
+		add(t, some, "kustomize", out)
+		maps.Copy(got, some)
+		if len(some) == 0 || len(got) != before+len(some) {
+			t.Errorf("%d resources of a part of the bundle, %d of them of other parts as well", len(some), before+len(some)-len(got))
+		}
 	}
 	values := &render.Values{}
 	rendered, err := render.Bundle(built.Content, values, func(d name.Digest) string { return place + "@" + d.DigestStr() })
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, want := map[string]map[string]any{}, map[string]map[string]any{}
-	add(t, got, "kustomize", out)
 	for _, f := range rendered {
 		if strings.HasPrefix(f.Path, bundle.ConfigDir+"/") {
 			add(t, want, f.Path, f.Data)
@@ -102,6 +111,7 @@ func kustomizes(t *testing.T, built *build.Built) {
 				}
 			}
 		}
+		withoutFlux(got[id])
 		if !reflect.DeepEqual(got[id], resource) {
 			t.Errorf("%s: kustomize makes\n%v\nkrtpkg\n%v", id, got[id], resource)
 		}
@@ -111,24 +121,34 @@ func kustomizes(t *testing.T, built *build.Built) {
 	}
 }
 
-// overlay is the kustomization that Flux makes of its Kustomization, once its variables are put in.
-func overlay(t *testing.T, files []byte, place string) []byte {
+// overlays are the kustomizations that Flux makes of its Kustomizations, once its variables are put in.
+func overlays(t *testing.T, files []byte, place string) (all [][]byte) {
 	t.Helper()
-	var kustomization struct {
-		Spec struct {
-			Patches []any
+	for _, text := range strings.Split(string(files), "\n---\n")[1:] {
+		var kustomization struct {
+			Spec struct {
+				Patches []any
+			}
 		}
+		text = strings.ReplaceAll(strings.ReplaceAll(text, "${repository}", place), "$$", "$")
+		if err := yaml.Unmarshal([]byte(text), &kustomization); err != nil {
+			t.Fatal(err)
+		}
+		data, err := yaml.Marshal(map[string]any{"resources": []string{"base"}, "patches": kustomization.Spec.Patches})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data)
 	}
-	_, text, _ := strings.Cut(string(files), "\n---\n")
-	text = strings.ReplaceAll(strings.ReplaceAll(text, "${repository}", place), "$$", "$")
-	if err := yaml.Unmarshal([]byte(text), &kustomization); err != nil {
-		t.Fatal(err)
+	return all
+}
+
+// withoutFlux takes out what tells Flux to create a hook once.
+func withoutFlux(resource map[string]any) {
+	metadata, _ := resource["metadata"].(map[string]any)
+	if annotations, is := metadata["annotations"].(map[string]any); is {
+		delete(annotations, "kustomize.toolkit.fluxcd.io/ssa")
 	}
-	data, err := yaml.Marshal(map[string]any{"resources": []string{"base"}, "patches": kustomization.Spec.Patches})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 // add puts the resources of a file into a map, by what they are; rules for kapp are none.

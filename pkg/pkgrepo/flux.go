@@ -3,6 +3,7 @@ package pkgrepo
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -31,24 +32,40 @@ func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left,
 		return nil, nil, err
 	}
 	var files []bundle.File
+	last := map[string]string{} // by names of bundles, the Kustomization after which all of one is there
 	for _, b := range plain {
 		name := fluxName(runtime, b.Metadata().Name)
 		source := resource[fluxSourceSpec]{fluxSource, "OCIRepository", named{Name: name}, fluxSourceSpec{
 			Interval: "1h", URL: "oci://${" + fluxRepository + "}", Ref: map[string]string{"digest": b.Image.DigestStr()},
 		}}
-		apply := resource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", named{Name: name}, fluxKustomizeSpec{
-			Interval: "10m", RetryInterval: "1m", Timeout: fluxTimeout, Path: "./", Prune: true, Wait: true,
-			SourceRef: fluxReference{"OCIRepository", name},
-		}}
+		documents := []any{source}
+		var after []nameReference
 		for _, other := range b.needs {
-			apply.Spec.DependsOn = append(apply.Spec.DependsOn, nameReference{fluxName(runtime, other)})
+			after = append(after, nameReference{last[other]})
 		}
-		for _, p := range b.patches {
-			// Whatever else has a dollar stays as it is.
-			p.Patch = strings.ReplaceAll(strings.ReplaceAll(p.Patch, "$", "$$"), siteRepository, "${"+fluxRepository+"}")
-			apply.Spec.Patches = append(apply.Spec.Patches, p)
+		contents, _, err := plainFiles(b.Content)
+		if err != nil {
+			return nil, nil, err
 		}
-		data, err := stream(source, apply)
+		stages := fluxStages(contents)
+		for _, stage := range stages {
+			apply := resource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", named{Name: name + stage.suffix}, fluxKustomizeSpec{
+				Interval: "10m", RetryInterval: "1m", Timeout: fluxTimeout, Path: "./", Prune: true, Wait: true, Force: len(stage.hooks) > 0,
+				SourceRef: fluxReference{"OCIRepository", name}, DependsOn: after,
+			}}
+			own, err := stage.patches(stages)
+			if err != nil {
+				return nil, nil, err
+			}
+			for _, p := range slices.Concat(own, b.patches) {
+				// Whatever else has a dollar stays as it is.
+				p.Patch = strings.ReplaceAll(strings.ReplaceAll(p.Patch, "$", "$$"), siteRepository, "${"+fluxRepository+"}")
+				apply.Spec.Patches = append(apply.Spec.Patches, p)
+			}
+			documents = append(documents, apply)
+			last[b.Metadata().Name], after = apply.Metadata.Name, []nameReference{{apply.Metadata.Name}}
+		}
+		data, err := stream(documents...)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -181,6 +198,7 @@ type fluxKustomizeSpec struct {
 	TargetNamespace string          `yaml:"targetNamespace,omitempty"`
 	Prune           bool            `yaml:"prune"`
 	Wait            bool            `yaml:"wait"`
+	Force           bool            `yaml:"force,omitempty"`
 	DependsOn       []nameReference `yaml:"dependsOn,omitempty"`
 	PostBuild       *fluxPostBuild  `yaml:"postBuild,omitempty"`
 	Patches         []patch         `yaml:"patches,omitempty"`

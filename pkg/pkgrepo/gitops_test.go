@@ -1,6 +1,7 @@
 package pkgrepo_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -41,8 +42,21 @@ spec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, conta
 	return b
 }
 
+// hookOf is a hook as a build leaves it, at a place in the order.
+func hookOf(kind, name, namespace, place, events, spec string) string {
+	return fmt.Sprintf("apiVersion: batch/v1\nkind: %s\nmetadata: {name: %s, namespace: %s, annotations: {krtpkg.dev/hook: m@1, kapp.k14s.io/change-group.hook-order: hooks.krtpkg.dev/r-m-%s, helm.sh/hook: %q}}\nspec: {%s}\n",
+		kind, name, namespace, place, events, spec)
+}
+
 func TestGitOpsGolden(t *testing.T) {
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
+	hooked := one(t, "  layer: 5\n  sources: [{dir: m}]\n",
+		file("config/m/hooks.yaml", hookOf("ConfigMap", "settings", "web", "before-0", "pre-install,pre-upgrade", "")+"---\n"+
+			hookOf("Job", "migrate", "web", "before-1", "pre-install,pre-upgrade", "template: {metadata: {labels: {a: b}}}")+"---\n"+
+			hookOf("Job", "second", "web", "before-2", "pre-install,pre-upgrade", "template: {}")+"---\n"+
+			hookOf("Job", "once", "web", "after-0", "post-install", "template: {}")),
+		file("config/m/pod.yaml", pod))
+	hooked.Bundle.Metadata.Name, hooked.Manifest = "hooked", plain(t).Manifest
 	var all []bundle.File
 	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){pkgrepo.Flux, pkgrepo.ArgoCD} {
 		made, left, err := files(lock, []pkgrepo.Bundle{plain(t)})
@@ -51,6 +65,11 @@ func TestGitOpsGolden(t *testing.T) {
 		}
 		all = append(all, made...)
 	}
+	made, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{hooked})
+	if err != nil || len(left) > 0 {
+		t.Fatal(left, err)
+	}
+	all = append(all, made...)
 	golden(t, "gitops.txt", all)
 }
 
@@ -59,9 +78,14 @@ func TestGitOpsGolden(t *testing.T) {
 func TestGitOpsOfCharts(t *testing.T) {
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
 	for name, c := range map[string]struct{ file, flux, argo string }{
-		"both":    {hook("pre-install,pre-upgrade", ""), "hook Pod web (pre-install, pre-upgrade) runs before or after the rest, at each upgrade, and Flux applies all at once", ""},
-		"install": {hook("post-install", ""), "hook Pod web (post-install) runs before or after the rest, at each upgrade, and Flux applies all at once", "hook Pod web (post-install) is not for installs and upgrades alike, and Argo CD runs it at each sync"},
+		"both":    {hook("pre-install,pre-upgrade", ""), "hook Pod web (pre-install, pre-upgrade) is a Pod, which Flux can't run again", ""},
+		"upgrade": {hook("post-upgrade", ""), "hook Pod web (post-upgrade) is for upgrades only, and Flux would run it at the install", "hook Pod web (post-upgrade) is not for installs and upgrades alike, and Argo CD runs it at each sync"},
+		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux can't run again", "hook Pod web (post-install) is not for installs and upgrades alike, and Argo CD runs it at each sync"},
 		"none":    {pod, "", ""},
+		"its own namespace": {"apiVersion: v1\nkind: Namespace\nmetadata: {name: ns}\n---\n" + hookOf("ConfigMap", "one", "ns", "before-0", "pre-install,pre-upgrade", ""),
+			"it has hooks that come before all else in namespace ns, which it makes itself: Flux would have to apply that twice", ""},
+		"for a while": {hookOf("Job", "one", "ns", "after-0", "post-install,post-upgrade", "ttlSecondsAfterFinished: 1"),
+			"hook Job one (post-install, post-upgrade) deletes itself when it is done, and Flux would run it again and again", ""},
 		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines"},
 	} {
 		b := one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", c.file))

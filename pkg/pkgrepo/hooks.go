@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -47,11 +48,133 @@ func runningHooks(files []*manifest.File) (all []helmHook) {
 
 // fluxHooks gives the reason why Flux can't apply a bundle with hooks.
 func fluxHooks(files []*manifest.File) string {
-	if hooks := runningHooks(files); len(hooks) > 0 {
-		return fmt.Sprintf("hook %s runs before or after the rest, at each upgrade, and Flux applies all at once", hooks[0])
+	before := map[string]bool{}
+	for r := range resources(files) {
+		if s := placeOf(r); s.isBefore {
+			before[manifest.Text(manifest.Get(r, "metadata"), "namespace")] = true
+		}
+	}
+	for r := range resources(files) {
+		if name := manifest.Text(manifest.Get(r, "metadata"), "name"); manifest.Text(r, "kind") == "Namespace" && before[name] {
+			return fmt.Sprintf("it has hooks that come before all else in namespace %s, which it makes itself: Flux would have to apply that twice", name)
+		}
+	}
+	for _, h := range runningHooks(files) {
+		switch {
+		case !h.at("pre-install", "post-install"):
+			return fmt.Sprintf("hook %s is for upgrades only, and Flux would run it at the install", h)
+		case manifest.Text(h.node, "kind") == "Pod":
+			return fmt.Sprintf("hook %s is a Pod, which Flux can't run again", h)
+		case manifest.Get(manifest.Get(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
+			return fmt.Sprintf("hook %s deletes itself when it is done, and Flux would run it again and again", h)
+		}
 	}
 	return ""
 }
+
+// hookPlace is that of a hook in the order of its bundle: before all else, or after.
+type hookPlace struct {
+	isHook, isBefore bool
+	place            int
+	release          string
+}
+
+// placeOf reads what a build has written for kapp.
+func placeOf(resource *yaml.Node) hookPlace {
+	annotations := manifest.Get(manifest.Get(resource, "metadata"), "annotations")
+	release, _, isHook := strings.Cut(manifest.Text(annotations, bundle.HookAnnotation), "@")
+	group := manifest.Text(annotations, changeGroup+".hook-order")
+	i := strings.LastIndexByte(group, '-')
+	if !isHook || i < 0 {
+		return hookPlace{}
+	}
+	place, err := strconv.Atoi(group[i+1:])
+	return hookPlace{isHook: err == nil, isBefore: strings.HasSuffix(group[:i], "-before"), place: place, release: release}
+}
+
+// fluxStage is a part of a bundle that Flux applies and waits for before it goes on.
+type fluxStage struct {
+	// suffix is behind the name of the bundle.
+	suffix string
+	// hooks are those of the stage; none in the one of all else.
+	hooks []*yaml.Node
+}
+
+// fluxStages are the parts of a bundle in order. Each hook that runs ends one.
+func fluxStages(files []*manifest.File) []fluxStage {
+	var before, after []*yaml.Node
+	for r := range resources(files) {
+		switch s := placeOf(r); {
+		case s.isBefore:
+			before = append(before, r)
+		case s.isHook:
+			after = append(after, r)
+		}
+	}
+	cut := func(hooks []*yaml.Node, name string) (stages []fluxStage) {
+		slices.SortStableFunc(hooks, func(a, b *yaml.Node) int {
+			x, y := placeOf(a), placeOf(b)
+			return cmp.Or(cmp.Compare(x.place, y.place), cmp.Compare(x.release, y.release))
+		})
+		var some []*yaml.Node
+		for i, h := range hooks {
+			some = append(some, h)
+			if manifest.Text(h, "kind") == "Job" || i == len(hooks)-1 {
+				stages = append(stages, fluxStage{suffix: fmt.Sprintf("-%s-%d", name, len(stages)+1), hooks: some})
+				some = nil
+			}
+		}
+		return stages
+	}
+	return slices.Concat(cut(before, "before"), []fluxStage{{}}, cut(after, "after"))
+}
+
+// patches leave of a bundle what is of the stage, and have its Jobs run once for each content of
+// their release.
+func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
+	for _, other := range all {
+		if len(all) == 1 || other.suffix == s.suffix {
+			continue
+		}
+		if len(other.hooks) == 0 {
+			patches = append(patches, patch{patchTarget{Annotations: "!" + bundle.HookAnnotation}, leaveOut})
+		}
+		for _, h := range other.hooks {
+			patches = append(patches, patch{targetOf(h), leaveOut})
+		}
+	}
+	for _, h := range s.hooks {
+		if manifest.Text(h, "kind") != "Job" {
+			continue
+		}
+		annotations := manifest.Get(manifest.Get(h, "metadata"), "annotations")
+		var add []operation
+		if events := manifest.Text(annotations, "helm.sh/hook"); !strings.Contains(events, "-upgrade") {
+			add = append(add, operation{"add", "/metadata/annotations/" + escape.Replace("kustomize.toolkit.fluxcd.io/ssa"), "IfNotPresent"})
+		} else {
+			// A pod template can't be changed, so Flux deletes the Job and creates it.
+			digest := map[string]any{bundle.HookAnnotation: manifest.Text(annotations, bundle.HookAnnotation)}
+			metadata := manifest.Get(manifest.Get(manifest.Get(h, "spec"), "template"), "metadata")
+			switch there := manifest.Get(metadata, "annotations"); {
+			case metadata == nil:
+				add = append(add, operation{"add", "/spec/template/metadata", map[string]any{"annotations": digest}})
+			case there == nil || len(there.Content) == 0:
+				add = append(add, operation{"add", "/spec/template/metadata/annotations", digest})
+			default:
+				add = append(add, operation{"add", "/spec/template/metadata/annotations/" + escape.Replace(bundle.HookAnnotation), digest[bundle.HookAnnotation]})
+			}
+		}
+		text, err := compact(add)
+		if err != nil {
+			return nil, err
+		}
+		patches = append(patches, patch{targetOf(h), text})
+	}
+	return patches, nil
+}
+
+// leaveOut is a patch that takes out what its target selects; its own name does not matter.
+const leaveOut = "$patch: delete\napiVersion: v1\nkind: any\nmetadata:\n  name: any\n"
 
 // argoHooks gives the reason why Argo CD can't apply a bundle with hooks: it runs those of Helm at each
 // sync (argo-cd.readthedocs.io/en/stable/user-guide/helm/#helm-hooks).

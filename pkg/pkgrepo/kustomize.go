@@ -34,10 +34,12 @@ type patch struct {
 // patchTarget selects a resource. kustomize takes name and namespace for regular expressions.
 type patchTarget struct {
 	Group     string `yaml:"group,omitempty"`
-	Version   string `yaml:"version"`
-	Kind      string `yaml:"kind"`
+	Version   string `yaml:"version,omitempty"`
+	Kind      string `yaml:"kind,omitempty"`
 	Name      string `yaml:"name,omitempty"`
 	Namespace string `yaml:"namespace,omitempty"`
+	// Annotations is a selector of annotations.
+	Annotations string `yaml:"annotationSelector,omitempty"`
 }
 
 func (t patchTarget) String() string {
@@ -259,7 +261,10 @@ func targetOf(resource *yaml.Node) patchTarget {
 		group, version = "", group
 	}
 	metadata := manifest.Get(resource, "metadata")
-	return patchTarget{group, version, manifest.Text(resource, "kind"), regexp.QuoteMeta(manifest.Text(metadata, "name")), regexp.QuoteMeta(manifest.Text(metadata, "namespace"))}
+	return patchTarget{
+		Group: group, Version: version, Kind: manifest.Text(resource, "kind"),
+		Name: regexp.QuoteMeta(manifest.Text(metadata, "name")), Namespace: regexp.QuoteMeta(manifest.Text(metadata, "namespace")),
+	}
 }
 
 // compact is JSON on one line, with <, > and & as they are.
