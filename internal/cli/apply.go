@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -154,6 +156,7 @@ func (a *app) prepare(ctx context.Context, reference string, policy *trust.Polic
 
 // looked is what a look at the images found, with the logins of a cluster.
 func (p *prepared) looked(ctx context.Context, a *app, cluster *deploy.Cluster, rt deploy.Runtime) ([]deploy.Image, []deploy.Finding, error) {
+	a.ui.ShowInErrors(namesOf(rt)...)
 	if !p.look {
 		return nil, nil, nil
 	}
@@ -163,6 +166,29 @@ func (p *prepared) looked(ctx context.Context, a *app, cluster *deploy.Cluster, 
 	}
 	return a.lookAtImages(ctx, p.set, p.images, secrets)
 }
+
+// namesOf are the names that a runtime's resources have and refer to by, which are no secret.
+func namesOf(rt deploy.Runtime) []string {
+	var names []string
+	for _, unit := range rt.Units {
+		names = append(names, unit.Bundle)
+		_ = fs.WalkDir(unit.Manifests, ".", func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			data, err := fs.ReadFile(unit.Manifests, path)
+			for _, match := range nameLine.FindAllSubmatch(data, -1) {
+				names = append(names, string(match[1]))
+			}
+			return err
+		})
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// nameLine is a line of YAML with the name of something, as names of resources are.
+var nameLine = regexp.MustCompile(`(?m)^[ -]*(?:name|namespace|[a-z]+Name): *["']?([a-z0-9]([a-z0-9.-]*[a-z0-9])?)["']? *$`)
 
 // importFirst brings an archive to a registry and gives the same root there.
 func (a *app) importFirst(ctx context.Context, at *opened, registry string, t *trustFlags) (*opened, error) {
@@ -308,7 +334,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 		return nil, err
 	}
 	apply := deploy.ApplyOptions{
-		Options: options, Skip: o.site.skip, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign, Censor: a.ui.Shown,
+		Options: options, Skip: o.site.skip, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign, Censor: a.ui.ErrorText,
 		RunHooks: o.runHooks, Rollback: o.isRollback,
 		Confirm: o.cluster.confirm(a, cluster, "apply "+rt.Version+" of"),
 	}

@@ -119,14 +119,14 @@ func (w *watch) tell(e deploy.Event) {
 	name := strings.TrimSpace(at + " " + e.Version)
 	switch {
 	case e.Warning != "":
-		w.say("%s: warning of the API server: %s", at, e.Warning)
+		w.say("%s: warning of the API server: %s", at, w.app.ui.ErrorText(e.Warning))
 	case e.Hook != "":
 		w.say("%s: hook %s", at, e.Hook)
 	case e.Ready != "":
 		delete(w.waiting, e.App+" "+e.Ready)
 	case e.Waiting != nil:
 		w.waiting[e.App+" "+e.Waiting.Resource] = e
-		w.say("%s", waits(e))
+		w.say("%s", w.app.ui.ErrorText(waits(e)))
 	case e.Phase == deploy.Applied, e.Phase == deploy.Deleted:
 		w.say("%s %s: %s, %s", name, e.Phase, e.Changes, e.Elapsed.Round(time.Millisecond*100))
 	case e.Phase == deploy.Failed:
@@ -173,7 +173,7 @@ func (w *watch) remind() {
 			w.mu.Lock()
 			for _, key := range sortedKeys(w.waiting) {
 				if e := w.waiting[key]; now.Sub(e.Waiting.Since) > 10*time.Second {
-					w.say("%s", waits(e))
+					w.say("%s", w.app.ui.ErrorText(waits(e)))
 				}
 			}
 			w.mu.Unlock()
@@ -188,6 +188,7 @@ func (f *clusterFlags) confirm(a *app, cluster *deploy.Cluster, question string)
 	}
 	return func(ctx context.Context, p *deploy.Plan) (bool, error) {
 		var text strings.Builder
+		a.censor(p.Findings)
 		writePlan(&text, p, f.full)
 		fmt.Fprint(a.ui, text.String())
 		answer, err := a.ui.Ask(ctx, fmt.Sprintf("%s %s on %s, namespace %s: %s [y/N]", question, p.Runtime, cluster.Server(), cluster.Namespace(), p.Count()))
@@ -275,12 +276,19 @@ func newPlanView(p *deploy.Plan) planView {
 	return v
 }
 
+// censor takes out of findings what errors must not quote.
+func (a *app) censor(findings []deploy.Finding) {
+	for i := range findings {
+		findings[i].Message = a.ui.ErrorText(findings[i].Message)
+	}
+}
+
 // sayFindings notes warnings, and gives what is wrong as an error.
 func (a *app) sayFindings(findings []deploy.Finding) error {
 	slices.SortStableFunc(findings, func(x, y deploy.Finding) int { return cmp.Compare(x.Check, y.Check) })
 	for _, f := range findings {
 		if f.Severity == deploy.Warning {
-			a.ui.Note("%s", f)
+			a.ui.Note("%s", a.ui.ErrorText(f.String()))
 		}
 	}
 	return deploy.Refuse(findings)

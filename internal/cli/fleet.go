@@ -95,7 +95,7 @@ func (a *app) applyFleet(ctx context.Context, p *prepared, o *applyOptions) erro
 			if err != nil {
 				failed++
 				errs[i] = fmt.Errorf("cluster %s: %w", o.fleet.contexts[i], err)
-				views[i].State, views[i].Error = "failed", err.Error()
+				views[i].State, views[i].Error = "failed", a.ui.ErrorText(err.Error())
 				a.ui.Say("cluster %s: failed", o.fleet.contexts[i])
 				return nil
 			}

@@ -102,7 +102,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	if o.apply {
 		return a.applyInstalls(ctx, p, &o)
 	}
-	values, err := o.site.values.read(p.set)
+	values, err := o.site.values.read(a, p.set)
 	if err != nil {
 		return err
 	}

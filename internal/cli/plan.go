@@ -75,6 +75,7 @@ func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
 		return err
 	}
 	plan.Findings = append(found, plan.Findings...)
+	a.censor(plan.Findings)
 	if err := a.ui.Result(o.cluster.format, newPlanView(plan), func(w io.Writer) {
 		writePlan(w, plan, o.cluster.full)
 		io.WriteString(w, plan.Count().String()+"\n")

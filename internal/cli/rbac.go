@@ -49,7 +49,7 @@ func (a *app) rbac(ctx context.Context, reference, account, namespace string, o 
 	if err != nil {
 		return err
 	}
-	values, err := o.values.read(p.set)
+	values, err := o.values.read(a, p.set)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 	if err != nil {
 		return err
 	}
-	given, err := values.read(set)
+	given, err := values.read(a, set)
 	if err != nil {
 		return err
 	}

@@ -91,6 +91,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 		return err
 	}
 	a.ui.Hide(values.Secret.Texts()...)
+	a.ui.HideInErrors(values.All.Confidential()...)
 	rt, err := p.with(values)
 	if err != nil {
 		return err

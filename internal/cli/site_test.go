@@ -180,8 +180,16 @@ func TestSecretValues(t *testing.T) {
 	if got := run(1, apply("--values-from", "secret/db-refused")...); !strings.Contains(got, "a valid label must be") {
 		t.Errorf("refused for another reason:\n%s", got)
 	}
-	if got := run(0, "history", "db"); !strings.Contains(got, "failed") {
-		t.Errorf("history after a refusal:\n%s", got)
+	// So it does of a file.
+	s.write("refused.yaml", "db: {label: "+secret+" is no label}\n", "wrong.yaml", "db: {port: "+secret+"}\n")
+	run(1, apply("--values", "wrong.yaml")...)
+	if got := run(1, apply("--values", "refused.yaml")...); !strings.Contains(got, "a valid label must be") {
+		t.Errorf("refused for another reason:\n%s", got)
+	}
+	looked := s.run("plan", "--key", "cosign.pub", "oci:dist:1.0.0", "--values", "refused.yaml")
+	_, finding, found := strings.Cut(looked.stdout, "error (dry-run)") // above it is the difference, with the value
+	if said.WriteString(finding + looked.stderr); !found || looked.code != 1 {
+		t.Errorf("plan, exit code %d:\n%s%s", looked.code, looked.stdout, looked.stderr)
 	}
 	run(0, apply("--values-from", "secret/db-values")...)
 	run(0, apply("--data-value", "db.host=two", "--progress", "json")...)

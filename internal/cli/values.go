@@ -42,7 +42,7 @@ func (f *valuesFlags) addCluster(cmd *cobra.Command) {
 }
 
 // read gives the values, which have to be for bundles that there are.
-func (f *valuesFlags) read(set *bundle.Set) (*render.Values, error) {
+func (f *valuesFlags) read(a *app, set *bundle.Set) (*render.Values, error) {
 	values, err := f.whole(nil)
 	if err != nil {
 		return nil, err
@@ -50,6 +50,7 @@ func (f *valuesFlags) read(set *bundle.Set) (*render.Values, error) {
 	if values, err = f.single(values); err != nil {
 		return nil, err
 	}
+	a.ui.HideInErrors(values.Confidential()...)
 	return values, values.Check(bundleNames(set))
 }
 
@@ -130,6 +131,7 @@ func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster,
 		return v, err
 	}
 	v.All = all
+	a.ui.HideInErrors(all.Confidential()...)
 	return v, v.All.Check(names)
 }
 

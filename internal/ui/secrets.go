@@ -14,33 +14,58 @@ const shortest = 4
 func (u *UI) Hide(texts ...string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.hidden = withForms(u.hidden, texts)
+	u.replace = newMask(u.hidden)
+}
+
+// HideInErrors keeps texts from what [UI.ErrorText] gives.
+func (u *UI) HideInErrors(texts ...string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.hiddenInErrors = withForms(u.hiddenInErrors, texts)
+}
+
+// ShowInErrors takes texts back that HideInErrors was called with.
+func (u *UI) ShowInErrors(texts ...string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.hiddenInErrors = slices.DeleteFunc(u.hiddenInErrors, func(one string) bool { return slices.Contains(texts, one) })
+}
+
+// ErrorText is the text of an error without what is hidden in errors, or everywhere: whoever refuses a
+// value quotes it.
+func (u *UI) ErrorText(text string) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return newMask(slices.Concat(u.hidden, u.hiddenInErrors)).Replace(text)
+}
+
+// withForms adds texts, in the forms in which they may be written.
+func withForms(all, texts []string) []string {
 	for _, text := range texts {
 		for _, one := range append(strings.Split(text, "\n"), text) {
 			if one = strings.TrimSpace(one); len(one) < shortest {
 				continue
 			}
-			u.hidden = append(u.hidden, one)
+			all = append(all, one)
 			// As it stands in JSON and, quoted, in YAML.
 			if quoted, err := json.Marshal(one); err == nil {
-				u.hidden = append(u.hidden, strings.Trim(string(quoted), `"`))
+				all = append(all, strings.Trim(string(quoted), `"`))
 			}
 		}
 	}
-	// The longest first: one may be part of another.
-	slices.SortFunc(u.hidden, func(a, b string) int { return len(b) - len(a) })
-	u.hidden = slices.Compact(u.hidden)
-	pairs := make([]string, 0, 2*len(u.hidden))
-	for _, one := range u.hidden {
-		pairs = append(pairs, one, "***")
-	}
-	u.replace = strings.NewReplacer(pairs...)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
-// Shown is a text without what is hidden, for what is kept elsewhere.
-func (u *UI) Shown(text string) string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.shown(text)
+func newMask(hidden []string) *strings.Replacer {
+	// The longest first: one may be part of another.
+	sorted := slices.SortedFunc(slices.Values(hidden), func(a, b string) int { return len(b) - len(a) })
+	pairs := make([]string, 0, 2*len(sorted))
+	for _, one := range sorted {
+		pairs = append(pairs, one, "***")
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 // shown is a text without what is hidden. The caller holds the lock.

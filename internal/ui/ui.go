@@ -44,6 +44,8 @@ type UI struct {
 	// hidden are texts that are not to be shown, which replace does.
 	hidden  []string
 	replace *strings.Replacer
+	// hiddenInErrors are texts that ErrorText takes out, too.
+	hiddenInErrors []string
 }
 
 // IsTerminal says whether a person can be asked: input and messages are a terminal.

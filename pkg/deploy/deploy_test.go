@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -104,6 +105,9 @@ func (r *rig) objects() map[string]string {
 				continue
 			}
 			items, err := r.dynamic.Resource(gv.WithResource(resource.Name)).List(r.t.Context(), metav1.ListOptions{})
+			if apierrors.IsNotFound(err) {
+				continue // an earlier test's kind, which has just gone
+			}
 			if err != nil {
 				r.t.Fatal(err)
 			}

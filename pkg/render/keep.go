@@ -3,6 +3,7 @@ package render
 import (
 	"bytes"
 	"maps"
+	"regexp"
 	"slices"
 
 	"gopkg.in/yaml.v3"
@@ -116,6 +117,40 @@ func (v *Values) Texts() []string {
 	}
 	slices.Sort(texts)
 	return slices.DeleteFunc(slices.Compact(texts), func(s string) bool { return s == "" })
+}
+
+// shortestConfidential is the length from which on a text may be more than a word of everyday.
+const shortestConfidential = 6
+
+// secretKey matches keys of values that are kept from others.
+var secretKey = regexp.MustCompile(`(?i)pass|secret|token|credential|private|api_?key|auth`)
+
+// Confidential are the texts among the values that should not be quoted in errors: all but numbers,
+// switches and short words, and whatever has a key that says so.
+func (v *Values) Confidential() []string {
+	if v == nil {
+		return nil
+	}
+	var texts []string
+	var walk func(n *yaml.Node, secret bool)
+	walk = func(n *yaml.Node, secret bool) {
+		if n.Kind == yaml.ScalarNode && (secret || n.ShortTag() == "!!str" && len(n.Value) >= shortestConfidential) {
+			texts = append(texts, n.Value)
+		}
+		for i, child := range n.Content {
+			switch {
+			case n.Kind != yaml.MappingNode:
+				walk(child, secret)
+			case i%2 == 1:
+				walk(child, secret || secretKey.MatchString(n.Content[i-1].Value))
+			}
+		}
+	}
+	for _, node := range v.bundles {
+		walk(node, false)
+	}
+	slices.Sort(texts)
+	return slices.Compact(texts)
 }
 
 // Masked gives the values with every scalar that v has in common with secret hidden.

@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"slices"
 	"testing"
 
 	"gopkg.in/yaml.v3"
@@ -69,6 +70,10 @@ func TestMaskedValues(t *testing.T) {
 	}
 	if got := secret.Texts(); len(got) != 2 || got[0] != "hunter22" || got[1] != "opensesame" {
 		t.Errorf("texts %q", got)
+	}
+	some := values(t, "web: {replicas: 3, host: example.org, mode: fast, db: {password: 1234, tokens: [abcd]}, on: true}\n")
+	if got := some.Confidential(); !slices.Equal(got, []string{"1234", "abcd", "example.org"}) {
+		t.Errorf("confidential %q", got)
 	}
 	if got := blocks(t, all.Only([]string{"dns", "other"})); got != "dns:\n    key:\n        - opensesame\n" {
 		t.Errorf("got\n%s", got)
