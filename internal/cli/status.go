@@ -73,6 +73,7 @@ type bundleStatusView struct {
 	Target    string                  `json:"target,omitempty"` // the version that is to be there
 	Changed   time.Time               `json:"changed,omitzero"`
 	Resources int                     `json:"resources"`
+	Done      []deploy.ResourceID     `json:"done"`
 	Unready   []deploy.ResourceStatus `json:"unready"`
 	Drift     []deploy.ResourceChange `json:"drift"`
 }
@@ -132,7 +133,7 @@ func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
 	for _, b := range s.Bundles {
 		target, _ := s.Target(b.App)
 		v.Bundles = append(v.Bundles, bundleStatusView{
-			b.Bundle, b.Layer, b.Version, b.Digest, b.App, b.Health, b.Reason, b.Complete, b.Stage, target.Version, b.Changed.UTC(), b.Resources,
+			b.Bundle, b.Layer, b.Version, b.Digest, b.App, b.Health, b.Reason, b.Complete, b.Stage, target.Version, b.Changed.UTC(), b.Resources, append([]deploy.ResourceID{}, b.Done...),
 			append([]deploy.ResourceStatus{}, b.Unready...), append([]deploy.ResourceChange{}, b.Drift...),
 		})
 	}
@@ -198,6 +199,11 @@ func details(w io.Writer, b bundleStatusView, full bool) {
 	}
 	if !full {
 		unready = unready[:min(len(unready), 5)]
+	}
+	if full {
+		for _, id := range b.Done {
+			fmt.Fprintf(w, "  %s: %s is done, and gone by its spec.ttlSecondsAfterFinished\n", b.Bundle, id)
+		}
 	}
 	for _, r := range unready {
 		fmt.Fprintf(w, "  %s: %s is %s: %s\n", b.Bundle, r.ResourceID, r.Health, r.Reason)

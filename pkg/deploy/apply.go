@@ -487,7 +487,7 @@ func (s *session) tell(e Event) {
 }
 
 func (s *session) applyJob(ctx context.Context, j job, journal *journal, told *messages) (done, error) {
-	a := app{name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, moment: j.moment(s.isRollback)}
+	a := app{name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, moment: j.moment(s.isRollback), done: s.doneJobs()}
 	if j.was != nil && !contains(j.was.labels, a.labels) {
 		if err := journal.begin(ctx); err != nil {
 			return done{}, err
@@ -529,7 +529,7 @@ func (c *Cluster) relabel(ctx context.Context, was *Installed, labels map[string
 // annotate records what has been applied, if that is news.
 func (c *Cluster) annotate(ctx context.Context, j job, found done, hooks string, journal *journal) error {
 	news := j.annotations()
-	news[annotationResources] = inventory(found.resources)
+	news[annotationResources], news[annotationDone] = inventory(found.resources), found.jobs.String()
 	news[annotationReleases], news[annotationHooks] = found.releases, hooks
 	if len(found.changes) == 0 && j.was != nil && j.was.Complete && contains(j.was.notes, news) {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"time"
 
 	kapp "carvel.dev/kapp/pkg/kapp/app"
 	"carvel.dev/kapp/pkg/kapp/clusterapply"
@@ -59,6 +60,8 @@ type app struct {
 	rehearse bool
 	// moment says which of its hooks run.
 	moment moment
+	// done are Jobs that are not to run again.
+	done doneJobs
 }
 
 // hooks are how a call tells of itself. The zero value tells nothing.
@@ -76,6 +79,8 @@ type done struct {
 	// ran are the hooks among what is applied, and releases what is recorded of them all.
 	ran      []ranHook
 	releases string
+	// jobs are those that are done when the app is.
+	jobs doneJobs
 	// refused is why a change that was only looked at would not be made.
 	refused error
 	// findings are what a dry run has found.
@@ -169,7 +174,8 @@ func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
 	options := kappres.ResourcesImplOpts{FallbackAllowedNamespaces: []string{e.cluster.namespace}}
 	silent := logger.NewNoopLogger()
 	resources := kappres.NewResourcesImpl(types, core, objects, muted, options, silent)
-	found := kappres.NewIdentifiedResources(core, types, resources, options.FallbackAllowedNamespaces, silent)
+	finished := finishedJobs{Resources: resources, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
+	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
 	return &parts{
 		clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
 		apps: kapp.NewApps(e.cluster.namespace, core, found, silent),
@@ -237,7 +243,7 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	existing, handedOver := e.splitHandedOver(a.name, existing)
 	existing = wanted.leaveOut(existing, e.cluster.namespace)
 	keepOnDelete(existing, wanted.resources, func(kappres.Resource) bool { return false })
-	existing = without(existing, wanted.resting)
+	existing = without(existing, slices.Concat(wanted.resting, wanted.done))
 	if err := diff.NewRenewableResources(existing, wanted.resources).Prepare(); err != nil {
 		return done{}, err
 	}
@@ -256,7 +262,11 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 		return done{}, err
 	}
 	result := done{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: identify(notHooks(wanted.resources))}
-	result.ran, result.releases = ranHooks(wanted.resources), wanted.releases
+	result.ran, result.releases, result.jobs = ranHooks(wanted.resources), wanted.releases, wanted.jobs
+	if len(wanted.done) > 0 {
+		result.resources = append(result.resources, wanted.done...)
+		slices.SortFunc(result.resources, compareIDs)
+	}
 	if len(steps) == 0 {
 		return result, nil
 	}
@@ -286,6 +296,8 @@ type wanted struct {
 	absent    []ResourceChange // of kinds that are not served yet
 	resting   []ResourceID     // hooks that do not run
 	releases  string           // of the hooks
+	jobs      doneJobs         // Jobs that will be done, with those that are
+	done      []ResourceID     // Jobs that have run before
 }
 
 // leaveOut leaves out resources that are to have a version which is not served yet: what would
@@ -326,6 +338,12 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 		w.absent = append(w.absent, ResourceChange{ResourceID: identity(r), Op: Create})
 		return true
 	})
+	if err := refuseGeneratedNames(resources); err != nil {
+		return w, conf, err
+	}
+	if w.jobs, err = passingJobs(resources, e.cluster.namespace); err != nil {
+		return w, conf, err
+	}
 	dropStatus(resources)
 	replaceJobs(resources)
 	w.releases = releasesOf(resources)
@@ -346,6 +364,7 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 		return w, conf, err
 	}
 	resources, w.resting = a.moment.split(resources)
+	resources, w.done = splitDone(resources, w.jobs, a.done)
 	selector, err := target.LabelSelector()
 	if err != nil {
 		return w, conf, err

@@ -36,6 +36,8 @@ const (
 	annotationNeeds = "krtpkg.dev/needs"
 	// annotationResources are the resources that were applied, a line each.
 	annotationResources = "krtpkg.dev/resources"
+	// annotationDone are Jobs that have run and need not be there any more, see doneJobs.
+	annotationDone = "krtpkg.dev/done"
 )
 
 // Installed is a bundle on the cluster.

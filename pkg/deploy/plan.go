@@ -114,7 +114,7 @@ func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 		tasks[i].run = func(ctx context.Context) error {
 			looked, err := s.engine.look(ctx, app{
 				name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, absent: absent[i],
-				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun, moment: j.moment(s.isRollback),
+				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun, moment: j.moment(s.isRollback), done: s.doneJobs(),
 			})
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -172,6 +172,7 @@ func (s *session) isUpToDate(plan *Plan) bool {
 	for i, j := range s.jobs {
 		news := j.annotations()
 		news[annotationResources] = inventory(plan.Bundles[i].found.resources)
+		news[annotationDone] = plan.Bundles[i].found.jobs.String()
 		if j.was == nil || !j.was.Complete || !contains(j.was.labels, j.labels()) || !contains(j.was.notes, news) {
 			return false
 		}

@@ -87,6 +87,8 @@ type BundleStatus struct {
 	Reason string
 	// Resources are how many it has.
 	Resources int
+	// Done are Jobs among them that have run and are no longer there.
+	Done []ResourceID
 	// Unready are the resources that are not healthy.
 	Unready []ResourceStatus
 	// Drift is what the next apply of the same would change, as kapp sees it.
@@ -267,12 +269,19 @@ func (s *BundleStatus) read(p *parts, target kapp.App) error {
 	if err != nil {
 		return fmt.Errorf("configmap %s, annotation %s: %w", s.configMap, annotationResources, err)
 	}
+	done := readDoneJobs(s.notes[annotationDone])
 	for _, id := range applied {
 		if err := unread[schema.GroupKind{Group: id.group(), Kind: id.Kind}]; err != nil {
 			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: oneLine(err.Error())})
 			continue
 		}
-		if !there[ResourceID{id.group(), id.Kind, id.Namespace, id.Name}] {
+		if there[ResourceID{id.group(), id.Kind, id.Namespace, id.Name}] {
+			continue
+		}
+		if done.has(id) {
+			s.Resources++
+			s.Done = append(s.Done, id)
+		} else {
 			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Missing, Reason: "it was applied, and is not there"})
 			s.Drift = append(s.Drift, ResourceChange{ResourceID: id, Op: Create})
 		}
