@@ -346,13 +346,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 
 // deployed prints what was done.
 func (a *app) deployed(report *deploy.Report, f clusterFlags) error {
-	if n := len(report.Skipped); n > 0 {
-		all := make([]string, n)
-		for i, h := range report.Skipped {
-			all[i] = fmt.Sprintf("%s of %s (%s)", h.Resource, h.Bundle, h.Event)
-		}
-		a.ui.Note("note: hooks that were not run, as nothing said --run-hooks: %s", strings.Join(all, ", "))
-	}
+	a.noteSkipped("", report)
 	return a.ui.Result(f.format, newDeployView(report), func(w io.Writer) {
 		fmt.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
 		for _, b := range report.Applied {
@@ -362,6 +356,17 @@ func (a *app) deployed(report *deploy.Report, f clusterFlags) error {
 			fmt.Fprintf(w, "%d\t%s\t%s\tdeleted: %s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
 		}
 	})
+}
+
+// noteSkipped names the hooks that were not run; label is that of one of several clusters.
+func (a *app) noteSkipped(label string, report *deploy.Report) {
+	all := make([]string, len(report.Skipped))
+	for i, h := range report.Skipped {
+		all[i] = fmt.Sprintf("%s of %s (%s)", h.Resource, h.Bundle, h.Event)
+	}
+	if len(all) > 0 {
+		a.ui.Note("note: %shooks that were not run, as nothing said --run-hooks: %s", label, strings.Join(all, ", "))
+	}
 }
 
 // deployView is the result of apply and delete for programs.

@@ -99,6 +99,7 @@ func (a *app) applyFleet(ctx context.Context, p *prepared, o *applyOptions) erro
 				a.ui.Say("cluster %s: failed", o.fleet.contexts[i])
 				return nil
 			}
+			a.noteSkipped(one.cluster.label, report)
 			view := newDeployView(report)
 			views[i].Report = &view
 			a.ui.Say("cluster %s: applied", o.fleet.contexts[i])

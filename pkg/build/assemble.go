@@ -55,7 +55,8 @@ func (o Options) assemble(ctx context.Context, d *bundle.Definition, at location
 			return nil, place(d, []any{"spec", "sources", i}, err)
 		}
 	}
-	if err := render.Finish(a.Content); err != nil {
+	var err error
+	if a.tests, err = render.Finish(a.Content); err != nil {
 		return nil, place(d, []any{"spec", "sources"}, err)
 	}
 	return a, nil
@@ -80,6 +81,11 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 	}
 	if in.Overlays, err = overlays(fetcher, s.Overlays); err != nil {
 		return err
+	}
+	if s.Template == bundle.TemplateHelm {
+		for _, note := range render.UnknownHooks(in.Files) {
+			a.notes = append(a.notes, a.Metadata().Name+": "+note)
+		}
 	}
 	out := in.Files
 	if s.AtTarget() {

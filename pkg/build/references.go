@@ -25,7 +25,7 @@ func (a *assembly) find() ([]images.Found, error) {
 	}
 	finder := a.Bundle.Spec.Finder()
 	var files []*manifest.File
-	a.hooks, a.tests = rendered.Hooks, rendered.Tests
+	a.hooks, a.tests = rendered.Hooks, append(a.tests, rendered.Tests...)
 	var all []images.Found
 	for _, f := range slices.Concat(rendered.Files, rendered.Later) {
 		inConfig := path.Join(bundle.ConfigDir, strings.TrimPrefix(f.Path, bundle.HooksDir+"/"))

@@ -452,8 +452,12 @@ func (o *objects) run(ctx context.Context, h Hook, u *unstructured.Unstructured,
 	if _, err := at.Create(quiet(ctx), u, metav1.CreateOptions{FieldManager: "krtpkg"}); err != nil {
 		return err
 	}
+	_, deletesItself, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished")
 	return o.wait(ctx, "it has not ended", func() (bool, error) {
 		now, err := at.Get(quiet(ctx), id.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) && deletesItself {
+			return true, nil // what failed deletes itself as well, but nobody can know any more
+		}
 		if err != nil {
 			return false, err
 		}
@@ -558,6 +562,20 @@ func (c *Cluster) keepHooks(ctx context.Context, runtime, bundle string, data []
 		return fmt.Errorf("keep the hooks of bundle %s in secret %s/%s: %w", bundle, c.namespace, name, err)
 	}
 	return nil
+}
+
+// forgetHooks removes the hooks of all bundles of a runtime.
+func (c *Cluster) forgetHooks(ctx context.Context, runtime string) error {
+	secrets := c.client.CoreV1().Secrets(c.namespace)
+	all, err := secrets.List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRuntime + "=" + runtime + "," + labelRecord + "=hooks"})
+	if err != nil {
+		return fmt.Errorf("list the hooks of runtime %s: %w", runtime, err)
+	}
+	var errs []error
+	for _, s := range all.Items {
+		errs = append(errs, ignoreNotFound(secrets.Delete(quiet(ctx), s.Name, metav1.DeleteOptions{})))
+	}
+	return errors.Join(errs...)
 }
 
 // keptHooks are the hooks of a bundle that run when it is deleted.

@@ -321,3 +321,42 @@ func TestHooksNotRun(t *testing.T) {
 	}
 	r.wantBack(before)
 }
+
+// TestHooksByKapp has the real kapp apply what a bundle holds, as kapp-controller does: its hooks run in
+// Helm's order, those of an install once, and none again where nothing is new.
+func TestHooksByKapp(t *testing.T) {
+	r := newRig(t)
+	program, err := hack.Build(t.Context(), "tools/kapp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	created := r.watchJobs(r.namespace)
+	for _, step := range []struct{ version, want string }{{"1", "setup migrate seed check-a check-b"}, {"2", "migrate check-a check-b"}, {"2", ""}} {
+		u := rendered(t, map[string]string{
+			"Chart.yaml":          "apiVersion: v2\nname: life\nversion: 1.0.0\n",
+			"templates/main.yaml": configMap("settings", step.version),
+			"templates/hooks.yaml": strings.Join([]string{
+				hookJob("seed", "post-install", "0", "", step.version), hookJob("check-b", "post-install,post-upgrade", "1", "", step.version),
+				hookJob("check-a", "post-install,post-upgrade", "1", "", "same"), hookJob("migrate", "pre-install,pre-upgrade", "0", "", step.version),
+				hookJob("setup", "pre-install", "-5", "", step.version), hookJob("out", "pre-delete", "0", "", step.version),
+			}, "---\n"),
+		}, step.version, r.namespace)
+		dir := t.TempDir()
+		for name, f := range u.Manifests.(fstest.MapFS) {
+			if err := os.WriteFile(filepath.Join(dir, filepath.Base(name)), f.Data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.CommandContext(t.Context(), program, "deploy", "-a", "life", "-n", r.namespace, "-f", dir, "-y", "--kubeconfig", r.kubeconfig)
+		cmd.Env = []string{"HOME=" + dir}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("kapp deploy: %v\n%s", err, out)
+		}
+		if got := created.since(); got != step.want {
+			t.Errorf("version %s: jobs: %s, want %s", step.version, got, step.want)
+		}
+	}
+	if out, err := exec.CommandContext(t.Context(), program, "delete", "-a", "life", "-n", r.namespace, "-y", "--kubeconfig", r.kubeconfig).CombinedOutput(); err != nil {
+		t.Errorf("kapp delete: %v\n%s", err, out)
+	}
+}

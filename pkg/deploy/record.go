@@ -318,6 +318,7 @@ func (c *Cluster) forgetValues(ctx context.Context, runtime string, needed func(
 func (c *Cluster) forget(ctx context.Context, runtime string) error {
 	return errors.Join(
 		c.forgetValues(ctx, runtime, func(string) bool { return false }),
+		c.forgetHooks(ctx, runtime),
 		ignoreNotFound(c.configMaps().Delete(quiet(ctx), stateName(runtime), metav1.DeleteOptions{})),
 	)
 }

@@ -107,16 +107,16 @@ func Defaults(b *bundle.Content) (*Manifests, error) { return templates(b, nil, 
 
 // Finish makes of the files that were rendered at the build those of a bundle: resources are in the
 // namespace of their source, and hooks of Helm are told to kapp, or lie apart in [bundle.HooksDir].
-// What the target renders is left to it.
-func Finish(b *bundle.Content) error {
+// What the target renders is left to it. It returns the tests of Helm that it has left out.
+func Finish(b *bundle.Content) (tests []Hook, err error) {
 	own := slices.Clone(b.Files)
 	_, built, err := targets(b)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m, err := finish(&b.Bundle.Spec, built, b.Files)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	isBuilt := map[string]bool{}
 	for _, f := range built {
@@ -124,7 +124,7 @@ func Finish(b *bundle.Content) error {
 	}
 	own = slices.DeleteFunc(own, func(f bundle.File) bool { return isBuilt[f.Path] })
 	b.Files = slices.Concat(own, m.Files, m.Later)
-	return nil
+	return m.Tests, nil
 }
 
 // finish places the resources of rendered files and separates the hooks from them, source by source.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +104,27 @@ func hookOf(f *manifest.File, doc *yaml.Node) (Hook, bool) {
 	}
 	return h, true
 }
+
+// UnknownHooks tells of hooks in a chart's templates that Helm leaves out without a word, since it knows
+// no such event.
+func UnknownHooks(files []bundle.File) (notes []string) {
+	known := slices.Concat(beforeEvents, afterEvents, laterEvents, testEvents)
+	for _, f := range files {
+		if !strings.Contains("/"+f.Path, "/templates/") || !isManifest(f.Path) {
+			continue
+		}
+		for _, match := range hookLine.FindAllSubmatch(f.Data, -1) {
+			for _, event := range words(string(match[1])) {
+				if !slices.Contains(known, event) {
+					notes = append(notes, fmt.Sprintf("%s: Helm knows no hook %q and leaves the resource out", f.Path, event))
+				}
+			}
+		}
+	}
+	return slices.Compact(notes)
+}
+
+var hookLine = regexp.MustCompile(`helm\.sh/hook["']?\s*:\s*["']?([a-z][a-z, -]*)`)
 
 func words(list string) []string {
 	var all []string

@@ -171,7 +171,7 @@ func TestHooksOfABuild(t *testing.T) {
 		content := &bundle.Content{Bundle: &bundle.Bundle{Metadata: bundle.Metadata{Name: "hooked"}, Spec: bundle.BundleSpec{Sources: []bundle.Source{source}}}}
 		content.Files = []bundle.File{{Path: "config/chart/manifests.yaml", Data: rendered[0].Data}}
 		if !old {
-			if err := render.Finish(content); err != nil {
+			if _, err := render.Finish(content); err != nil {
 				t.Fatal(err)
 			}
 			if got := paths(content.Files); got != "config/chart/manifests.yaml hooks/chart/manifests.yaml" {
@@ -194,6 +194,18 @@ func paths(files []bundle.File) string {
 		all = append(all, f.Path)
 	}
 	return strings.Join(all, " ")
+}
+
+// Helm drops what it knows no event for; that is told.
+func TestUnknownHooks(t *testing.T) {
+	t.Parallel()
+	got := render.UnknownHooks(files("templates/a.yaml", "helm.sh/hook: \"crd-install, pre-install\"\nhelm.sh/hook-weight: x\nhelm.sh/hook: {{ .x }}\n",
+		"charts/b/templates/b.yaml", "'helm.sh/hook': test-failure", "README.md", "helm.sh/hook: never", "values.yaml", "helm.sh/hook: never"))
+	want := `templates/a.yaml: Helm knows no hook "crd-install" and leaves the resource out
+charts/b/templates/b.yaml: Helm knows no hook "test-failure" and leaves the resource out`
+	if strings.Join(got, "\n") != want {
+		t.Errorf("got %s", strings.Join(got, "\n"))
+	}
 }
 
 // Manifests without a word of Helm's stay as they are, byte for byte; those of a file that is all hooks
