@@ -26,6 +26,9 @@ func (a *app) doctorCommand() *cobra.Command {
 write to, and says what works and what that means. It writes a few small blobs and manifests,
 also to REPOSITORY/krtpkg-doctor, and deletes them where the registry lets it.
 
+A note is something that the registry does otherwise than the specification says, and that
+krtpkg copes with.
+
 The exit code is 1 if something is missing that krtpkg can't do without.`,
 		Example: "  krtpkg doctor registry.example/krt/scratch",
 		GroupID: groupLook,
@@ -69,6 +72,9 @@ func (a *app) doctor(ctx context.Context, reference string, format ui.Format) er
 				fmt.Fprintf(w, "\t\t(%s)\n", strings.ReplaceAll(f.Reason, "\n", " "))
 			}
 		}
+		for _, d := range report.Deviations {
+			fmt.Fprintf(w, "note\t%s\n", d)
+		}
 	})
 	if err != nil {
 		return err
@@ -78,6 +84,10 @@ func (a *app) doctor(ctx context.Context, reference string, format ui.Format) er
 	}
 	if failing := report.Failing(); len(failing) > 0 {
 		return fmt.Errorf("%w: it has no %s", errUnfit, strings.Join(failing, ", no "))
+	}
+	if limits := report.Limits(); len(limits) > 0 {
+		a.ui.Say("krtpkg works here within limits: %s", strings.Join(limits, "; "))
+		return nil
 	}
 	a.ui.Say("everything that krtpkg needs works")
 	return nil

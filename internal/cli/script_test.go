@@ -59,6 +59,14 @@ func TestScriptsOnRegistries(t *testing.T) {
 	}
 }
 
+// The main verbs, on a registry with each quirk.
+func TestScriptsOnQuirks(t *testing.T) {
+	t.Parallel()
+	for _, options := range registrytest.Quirky() {
+		onRegistry(t, "quirks", options)
+	}
+}
+
 // Real clients, on a registry with the referrers API and on one without.
 func TestClients(t *testing.T) {
 	t.Parallel()
@@ -71,11 +79,24 @@ func onRegistry(t *testing.T, scripts string, options registrytest.Options) {
 	t.Run(options.String(), func(t *testing.T) {
 		t.Parallel()
 		registry := registrytest.Start(t, options)
-		testscript.Run(t, params("../../testdata/script/"+scripts, func(e *testscript.Env) {
+		p := params("../../testdata/script/"+scripts, func(e *testscript.Env) {
 			e.Setenv("REGISTRY", registry.Host)
 			e.Setenv("KRTPKG_REGISTRY_CA", registry.CAFile)
 			e.Vars = append(e.Vars, registry.Env(t)...)
-		}))
+		})
+		p.Condition = func(name string) (bool, error) {
+			fixed := slices.Contains(options.Quirks, registrytest.ImmutableTags)
+			switch name {
+			case "fixed": // tags
+				return fixed, nil
+			case "limited": // to what one run signs
+				return fixed && options.NoReferrers, nil
+			case "created": // repositories, before they take anything
+				return slices.Contains(options.Quirks, registrytest.RepositoriesFirst), nil
+			}
+			return false, fmt.Errorf("unknown condition %q", name)
+		}
+		testscript.Run(t, p)
 	})
 }
 

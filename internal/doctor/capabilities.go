@@ -15,7 +15,9 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
+	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
 const (
@@ -83,7 +85,7 @@ var capabilities = []capability{
 	{"tags", true, "versions are named", "nothing can be named", func(ctx context.Context, e *examination) error {
 		return e.tag(ctx, e.image, "krtpkg-doctor-"+e.run[:8])
 	}},
-	{"tags as signatures have them", true, "signatures of cosign's older form are stored", "signatures of cosign's older form can't be stored (--signature-format bundle)", func(ctx context.Context, e *examination) error {
+	{"tags as signatures have them", false, "signatures of cosign's older form are stored", "signatures of cosign's older form can't be stored (--signature-format bundle)", func(ctx context.Context, e *examination) error {
 		return e.tag(ctx, e.image, strings.ReplaceAll(e.image.Digest.String(), ":", "-")+".sig")
 	}},
 	{"tags that move", false, "signatures join others under one tag, and channels move", "tags can't be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *examination) error {
@@ -93,6 +95,19 @@ var capabilities = []capability{
 		}
 		return e.tag(ctx, other, e.tags[0])
 	}},
+	{signatureBundles, false, "sign --signature-format bundle works", "signatures can't be stored as referrers: sign needs --signature-format legacy", func(ctx context.Context, e *examination) error {
+		return e.sign(ctx, sign.Bundle)
+	}},
+	{signatureTags, false, "sign --signature-format legacy works", "signatures can't be stored under tags: sign needs --signature-format bundle", func(ctx context.Context, e *examination) error {
+		return e.sign(ctx, sign.Legacy)
+	}},
+	{"signatures", true, "sign, attest and verify work", "nothing can be signed here: sign in a folder (oci:FOLDER) or an archive, and verify there", func(_ context.Context, e *examination) error {
+		if len(e.forms) == 0 {
+			return errors.New("neither form of signatures can be stored and read back")
+		}
+		return nil
+	}},
+	{furtherSignatures, false, "what is signed and attested later joins what is there", "only what one run signs and attests can be stored: except tags that begin with sha256- from immutability", furtherAttestation},
 	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists don't work", func(ctx context.Context, e *examination) error {
 		found := false
 		err := e.repo.Tags(ctx, "", func(page []string) error {
@@ -133,16 +148,16 @@ func chunks(ctx context.Context, e *examination) error {
 	for offset := 0; offset < len(data); {
 		part := data[offset:min(offset+20, len(data))]
 		header := http.Header{"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("%d-%d", offset, offset+len(part)-1)}}
-		response, err := e.do(ctx, http.MethodPatch, to.String(), part, header, http.StatusAccepted, http.StatusNoContent)
+		response, err := e.do(ctx, http.MethodPatch, to.String(), part, header, http.StatusAccepted, http.StatusNoContent, http.StatusOK, http.StatusCreated)
 		if err != nil {
 			return err
 		}
-		if to, err = response.Location(); err != nil {
+		if to, err = registry.Location(response); err != nil {
 			return err
 		}
 		offset += len(part)
 	}
-	_, err = e.do(ctx, http.MethodPut, withDigest(to, digest.FromBytes(data).String()), nil, octets, http.StatusCreated, http.StatusNoContent)
+	_, err = e.do(ctx, http.MethodPut, withDigest(to, digest.FromBytes(data).String()), nil, octets, http.StatusCreated, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
 	return err
 }
 
@@ -153,11 +168,11 @@ func status(ctx context.Context, e *examination) error {
 	}
 	response, err := e.do(ctx, http.MethodPatch, to.String(), e.data, http.Header{
 		"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("0-%d", len(e.data)-1)},
-	}, http.StatusAccepted, http.StatusNoContent)
+	}, http.StatusAccepted, http.StatusNoContent, http.StatusOK, http.StatusCreated)
 	if err != nil {
 		return err
 	}
-	if to, err = response.Location(); err != nil {
+	if to, err = registry.Location(response); err != nil {
 		return err
 	}
 	if response, err = e.do(ctx, http.MethodGet, to.String(), nil, nil, http.StatusNoContent, http.StatusOK); err != nil {

@@ -40,6 +40,9 @@ type Finding struct {
 // Report is what was found of a registry.
 type Report struct {
 	Findings []Finding `json:"findings"`
+	// Deviations are what the registry does otherwise than the specification says, and what is
+	// done about it.
+	Deviations []string `json:"deviations"`
 	// Left are the tags and manifests that the registry did not let go of.
 	Left []string `json:"left"`
 }
@@ -76,6 +79,8 @@ type examination struct {
 	data     []byte
 	written  []ocispec.Descriptor
 	tags     []string
+	// forms are those in which an image could be signed.
+	forms []signed
 }
 
 // Examine probes a repository; second is another of the same registry, to mount into. Its error
@@ -97,7 +102,9 @@ func Examine(ctx context.Context, repo, second *registry.Repository) (*Report, e
 		}
 		report.Findings = append(report.Findings, f)
 	}
-	return report, e.clean(ctx, report)
+	err := e.clean(ctx, report)
+	report.Deviations = repo.Deviations()
+	return report, err
 }
 
 // prepare pushes what everything else needs.
@@ -198,11 +205,11 @@ func (e *examination) do(ctx context.Context, method, path string, body []byte, 
 
 // upload begins an upload and gives its address.
 func (e *examination) upload(ctx context.Context) (*url.URL, error) {
-	response, err := e.do(ctx, http.MethodPost, "blobs/uploads/", nil, nil, http.StatusAccepted)
+	response, err := e.do(ctx, http.MethodPost, "blobs/uploads/", nil, nil, http.StatusAccepted, http.StatusOK, http.StatusCreated)
 	if err != nil {
 		return nil, err
 	}
-	return response.Location()
+	return registry.Location(response)
 }
 
 func withDigest(u *url.URL, digest string) string {
@@ -215,6 +222,11 @@ func withDigest(u *url.URL, digest string) string {
 
 // clean deletes what was written, as far as the registry lets it.
 func (e *examination) clean(ctx context.Context, report *Report) error {
+	for _, tag := range e.tags {
+		if at, err := e.repo.Resolve(ctx, tag); err == nil && !slices.ContainsFunc(e.written, func(d ocispec.Descriptor) bool { return d.Digest == at.Digest }) {
+			e.written = append(e.written, at) // a list of referrers
+		}
+	}
 	for i := len(e.written) - 1; i >= 0; i-- {
 		d := e.written[i].Digest.String()
 		if _, err := e.do(ctx, http.MethodDelete, "manifests/"+d, nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent, http.StatusNotFound); err != nil {

@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,15 +19,19 @@ import (
 func examine(t *testing.T, o registrytest.Options) (missing []string, report *doctor.Report) {
 	t.Helper()
 	r := registrytest.Start(t, o)
-	client, err := registry.New(registry.Options{CAFile: r.CAFile})
+	login, err := os.ReadFile(filepath.Join(r.DockerConfig(t), "config.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo, err := client.Repository(t.Context(), r.Host+"/krt/scratch")
+	client, err := registry.New(registry.Options{CAFile: r.CAFile, Logins: [][]byte{login}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := client.Repository(t.Context(), r.Host+"/krt/scratch/krtpkg-doctor")
+	repo, err := client.Repository(t.Context(), r.Host+"/created/scratch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := client.Repository(t.Context(), r.Host+"/created/scratch/krtpkg-doctor")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +69,62 @@ func TestRealRegistries(t *testing.T) {
 			missing, report := examine(t, c.options)
 			if !slices.Equal(missing, c.missing) {
 				t.Errorf("missing %q, want %q", missing, c.missing)
+			}
+			if failing := report.Failing(); len(failing) > 0 {
+				t.Errorf("%q fail", failing)
+			}
+		})
+	}
+}
+
+// Each quirk is told, and what follows from it for signatures.
+func TestQuirks(t *testing.T) {
+	t.Parallel()
+	const noAPI, holes = "referrers API", "indexes that lack a manifest"
+	for _, o := range registrytest.Quirky() {
+		t.Run(o.String(), func(t *testing.T) {
+			t.Parallel()
+			missing, report := examine(t, o)
+			var want []string
+			deviation, limit := "", ""
+			switch quirk := o.Quirks[0]; quirk {
+			case registrytest.Referrers401, registrytest.Referrers403:
+				want, deviation = []string{noAPI}, "the referrers API is denied to who may read"
+			case registrytest.ReferrersHTML:
+				want, deviation = []string{noAPI}, "there is no referrers API, and asking for it is answered by something else"
+			case registrytest.Referrers400, registrytest.Referrers405, registrytest.Referrers406, registrytest.Referrers501:
+				want, deviation = []string{noAPI}, "is answered by "+strings.TrimPrefix(string(quirk), "referrers-")+", not 404"
+			case registrytest.HeadWithoutDigest, registrytest.HeadWithoutLength:
+				deviation = "HEAD of a manifest lacks"
+			case registrytest.HeadRefused:
+				deviation = "HEAD of a manifest is refused with 405"
+			case registrytest.PlainMediaTypes:
+				deviation = "manifests come as \"application/json"
+			case registrytest.OtherStatuses:
+				deviation = "is answered by 200, where 201 is usual"
+			case registrytest.LocationsWithoutScheme:
+				deviation = "Location of an upload stands without a scheme"
+			case registrytest.NegotiateFirst, registrytest.NegotiateHeader:
+				deviation = "several ways to log in are offered"
+			case registrytest.BareLinks:
+				deviation = "links to further pages stand without"
+			case registrytest.ImmutableTags:
+				want = []string{"tags that move"}
+				if o.NoReferrers {
+					want, limit = []string{noAPI, "tags that move", "further signatures"}, "only what one run signs and attests"
+				}
+			}
+			want = append(want, holes)
+			slices.Sort(want)
+			slices.Sort(missing)
+			if !slices.Equal(missing, want) {
+				t.Errorf("missing %q, want %q", missing, want)
+			}
+			if told := strings.Join(report.Deviations, "\n"); !strings.Contains(told, deviation) || deviation == "" && told != "" {
+				t.Errorf("deviations %q, want %q", told, deviation)
+			}
+			if limits := strings.Join(report.Limits(), "; "); !strings.Contains(limits, limit) || limit == "" && limits != "" {
+				t.Errorf("limits %q, want %q", limits, limit)
 			}
 			if failing := report.Failing(); len(failing) > 0 {
 				t.Errorf("%q fail", failing)

@@ -18,11 +18,12 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // maxManifest is the size up to which registries take manifests (distribution-spec v1.1,
 // pushing manifests).
-const maxManifest = 4 << 20
+const maxManifest = oci.MaxManifest
 
 // deviations collects what a registry does otherwise than the specification says, as it is
 // seen. The zero value is ready.
@@ -230,6 +231,15 @@ func nextPage(asked *url.URL, values []string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// Location is the address that an answer names, in whichever way it does.
+func Location(response *http.Response) (*url.URL, error) {
+	text := response.Header.Get("Location")
+	if text == "" {
+		return nil, http.ErrNoLocation
+	}
+	return resolveLocation(response.Request.URL, text)
 }
 
 // resolveLocation is the address that a header names: in full, without the scheme, by its path,

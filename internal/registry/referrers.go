@@ -23,6 +23,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // referrersAPI is what is known of a repository's referrers, and those that are to be listed.
@@ -118,7 +119,7 @@ func (r *Repository) referrersPage(ctx context.Context, at *url.URL) (page []oci
 		SchemaVersion int                  `json:"schemaVersion"`
 		Manifests     []ocispec.Descriptor `json:"manifests"`
 	}
-	if json.Unmarshal(data, &index) != nil || index.SchemaVersion == 0 && index.Manifests == nil {
+	if oci.Unmarshal(data, &index) != nil || index.SchemaVersion == 0 && index.Manifests == nil {
 		r.deviations.note("there is no referrers API, and asking for it is answered by something else: referrers are listed under fallback tags")
 		return nil, nil, fmt.Errorf("referrers API: the answer is not an index: %w", errdef.ErrUnsupported)
 	}
@@ -241,7 +242,7 @@ func (r *Repository) fallbackList(ctx context.Context, subject digest.Digest) ([
 	}
 	var index ocispec.Index
 	if err == nil {
-		err = json.Unmarshal(data, &index)
+		err = oci.Unmarshal(data, &index)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tag %s at %s: %w", tag, r, err)

@@ -149,9 +149,13 @@ func (r *Repository) Mount(ctx context.Context, desc ocispec.Descriptor, from st
 		return response.Body.Close()
 	case response.Header.Get("Location") != "" && (response.StatusCode == http.StatusAccepted || response.StatusCode == http.StatusOK):
 		response.Body.Close()
-		// 200 may stand for 201 as well as for 202.
-		if there, err := r.Exists(ctx, desc); response.StatusCode == http.StatusOK && err == nil && there {
-			return nil
+		if location, err := Location(response); err == nil && strings.HasSuffix(location.Path, "/blobs/"+desc.Digest.String()) {
+			// That is where the blob is, and not where to send it.
+			if there, err := r.Exists(ctx, desc); err == nil && there {
+				r.deviations.note("a mount ends with %d, where 201 is usual: it is taken for that", response.StatusCode)
+				return nil
+			}
+			break
 		}
 		if begun, err = r.sessionOf(response); err != nil {
 			return err

@@ -179,15 +179,11 @@ func (e *MissingRepositoryError) Unwrap() error { return e.Err }
 // credentials go there.
 func (r *Repository) sessionOf(response *http.Response) (*session, error) {
 	asked := response.Request.URL
-	text := response.Header.Get("Location")
-	if text == "" {
-		return nil, http.ErrNoLocation
-	}
-	location, err := resolveLocation(asked, text)
+	location, err := Location(response)
 	if err != nil {
 		return nil, err
 	}
-	if strings.HasPrefix(text, asked.Hostname()) || strings.HasPrefix(text, asked.Host) {
+	if strings.HasPrefix(response.Header.Get("Location"), asked.Hostname()) || strings.HasPrefix(response.Header.Get("Location"), asked.Host) {
 		r.deviations.note("Location of an upload stands without a scheme: that of the request is taken")
 	}
 	if location.Port() == "" && asked.Port() == "443" && location.Hostname() == asked.Hostname() {
