@@ -26,7 +26,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/rogpeppe/go-internal/lockedfile"
 	"oras.land/oras-go/v2/content"
-	orasoci "oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
@@ -36,7 +35,7 @@ import (
 // Store is a layout. It is an [oras.land/oras-go/v2.GraphTarget].
 type Store struct {
 	*layout.View
-	dir string
+	folder *folder
 	// make turns a new folder into a layout, once.
 	make func() error
 
@@ -46,7 +45,8 @@ type Store struct {
 
 // Open opens the layout in a folder, which has to be there.
 func Open(dir string) (*Store, error) {
-	data, err := os.ReadFile(filepath.Join(dir, ocispec.ImageLayoutFile))
+	at := &folder{dir: dir}
+	data, err := at.read(ocispec.ImageLayoutFile, maxLayoutFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s is no OCI layout: it has no file %s", dir, ocispec.ImageLayoutFile)
 	}
@@ -60,8 +60,11 @@ func Open(dir string) (*Store, error) {
 	if l.Version != ocispec.ImageLayoutVersion {
 		return nil, fmt.Errorf("%s has layout version %q, want %s", dir, l.Version, ocispec.ImageLayoutVersion)
 	}
-	return open(dir)
+	return open(at), nil
 }
+
+// maxLayoutFile is for the file oci-layout, which has 30 bytes.
+const maxLayoutFile = 64 << 10
 
 // Create opens the layout in a folder, to write to. A folder that is empty or not there
 // becomes a layout with the first write, so that work which fails before leaves nothing; one
@@ -74,10 +77,7 @@ func Create(dir string) (*Store, error) {
 	if slices.ContainsFunc(entries, isContent) {
 		return Open(dir)
 	}
-	s, err := open(dir)
-	if err != nil {
-		return nil, err
-	}
+	s := open(&folder{dir: dir})
 	s.make = sync.OnceValue(s.initialize)
 	return s, nil
 }
@@ -92,18 +92,17 @@ func isContent(entry fs.DirEntry) bool {
 	return entry.Name() != ocispec.ImageBlobsDir
 }
 
-func open(dir string) (*Store, error) {
-	storage, err := orasoci.NewStorage(dir)
-	if err != nil {
-		return nil, err
-	}
-	s := &Store{dir: dir, make: func() error { return nil }}
-	s.View = &layout.View{Blobs: blobs{storage, dir}, Index: s.load, Name: "oci:" + dir}
-	return s, nil
+func open(at *folder) *Store {
+	s := &Store{folder: at, make: func() error { return nil }}
+	s.View = &layout.View{Blobs: blobs{at}, Index: s.load, Name: "oci:" + at.dir}
+	return s
 }
 
 func (s *Store) initialize() error {
-	if err := os.MkdirAll(filepath.Join(s.dir, ocispec.ImageBlobsDir, "sha256"), 0o755); err != nil {
+	if err := os.MkdirAll(s.folder.dir, 0o755); err != nil {
+		return err
+	}
+	if err := s.folder.makeAll(filepath.Join(ocispec.ImageBlobsDir, "sha256")); err != nil {
 		return err
 	}
 	data, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
@@ -111,7 +110,10 @@ func (s *Store) initialize() error {
 		return err
 	}
 	// It stays the file that it is, since processes lock it.
-	name := filepath.Join(s.dir, ocispec.ImageLayoutFile)
+	name, err := s.folder.path(ocispec.ImageLayoutFile)
+	if err != nil {
+		return err
+	}
 	err = lockedfile.Transform(name, func(there []byte) ([]byte, error) {
 		if len(there) > 0 {
 			return there, nil
@@ -164,19 +166,18 @@ func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("%q: %w", desc.Digest, errdef.ErrInvalidDigest)
 	}
-	name := s.blob(desc.Digest)
-	if _, err := os.Stat(name); err == nil {
+	name := blob(desc.Digest)
+	if _, err := s.folder.stat(name); err == nil {
 		return fmt.Errorf("%s: %w", desc.Digest, errdef.ErrAlreadyExists)
 	}
-	dir := filepath.Join(s.dir, "ingest")
-	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.MkdirAll(dir, 0o755)); err != nil {
+	if err := errors.Join(s.folder.makeAll(filepath.Dir(name)), s.folder.makeAll("ingest")); err != nil {
 		return err
 	}
 	seeker, seeks := r.(io.ReadSeeker)
 	if !seeks || desc.Size < worthKeeping {
-		return s.ingestWhole(dir, name, desc, r)
+		return s.ingestWhole(name, desc, r)
 	}
-	err := s.ingestOn(filepath.Join(dir, desc.Digest.Encoded()+".partial"), name, desc, seeker)
+	err := s.ingestOn(filepath.Join("ingest", desc.Digest.Encoded()+".partial"), name, desc, seeker)
 	if err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
 		return fmt.Errorf("write %s: %w", desc.Digest, err)
 	}
@@ -186,12 +187,12 @@ func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
 // worthKeeping is the size from which on what has arrived of a blob is kept.
 const worthKeeping = 1 << 20
 
-func (s *Store) ingestWhole(dir, name string, desc ocispec.Descriptor, r io.Reader) error {
-	temp, err := os.CreateTemp(dir, desc.Digest.Encoded()+"_*")
+func (s *Store) ingestWhole(name string, desc ocispec.Descriptor, r io.Reader) error {
+	temp, tempName, err := s.folder.createTemp(filepath.Join("ingest", desc.Digest.Encoded()))
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temp.Name())
+	defer s.folder.remove(tempName)
 	verified := content.NewVerifyReader(r, desc)
 	if _, err = io.Copy(temp, verified); err == nil {
 		err = verified.Verify()
@@ -199,18 +200,22 @@ func (s *Store) ingestWhole(dir, name string, desc ocispec.Descriptor, r io.Read
 	if err := errors.Join(err, temp.Chmod(0o444), temp.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", desc.Digest, err)
 	}
-	return os.Rename(temp.Name(), name)
+	return s.folder.rename(tempName, name)
 }
 
 // ingestOn goes on with a blob where an earlier attempt stopped. What has arrived stays when
 // this one breaks off too, unless it is wrong; one process at a time.
 func (s *Store) ingestOn(partial, name string, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	file, err := lockedfile.OpenFile(partial, os.O_RDWR|os.O_CREATE, 0o644)
+	path, err := s.folder.path(partial)
+	if err != nil {
+		return err
+	}
+	file, err := lockedfile.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	if _, err := os.Stat(name); err == nil {
+	if _, err := s.folder.stat(name); err == nil {
 		return fmt.Errorf("%s: %w", desc.Digest, errdef.ErrAlreadyExists) // by whoever held the lock
 	}
 	hash := desc.Digest.Algorithm().Hash()
@@ -249,29 +254,49 @@ func (s *Store) settle(file *lockedfile.File, partial, name string, desc ocispec
 		err = content.ErrMismatchedDigest
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(partial))
+		return errors.Join(err, s.folder.remove(partial))
 	}
-	return errors.Join(file.Chmod(0o444), os.Rename(partial, name))
+	return errors.Join(file.Chmod(0o444), s.folder.rename(partial, name))
 }
 
 // ChecksDigests says that Push does.
 func (s *Store) ChecksDigests() {}
 
-func (s *Store) blob(d digest.Digest) string { return blob(s.dir, d) }
-
-func blob(dir string, d digest.Digest) string {
-	return filepath.Join(dir, ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
+// blob is the name of content; its digest is valid.
+func blob(d digest.Digest) string {
+	return filepath.Join(ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
 // blobs is the folder's content.
-type blobs struct {
-	*orasoci.Storage
-	dir string
+type blobs struct{ folder *folder }
+
+// Fetch opens content; it is an [io.ReadSeekCloser], and is not checked against its digest.
+func (b blobs) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if err := desc.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("%q: %w", desc.Digest, errdef.ErrInvalidDigest)
+	}
+	file, err := b.folder.open(blob(desc.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
+	}
+	return file, err
+}
+
+// Exists reports whether content is there.
+func (b blobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	_, err := b.Stat(desc.Digest)
+	if errors.Is(err, errdef.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Stat gives the size of content.
 func (b blobs) Stat(d digest.Digest) (int64, error) {
-	info, err := os.Stat(blob(b.dir, d))
+	if err := d.Validate(); err != nil {
+		return 0, fmt.Errorf("%q: %w", d, errdef.ErrInvalidDigest)
+	}
+	info, err := b.folder.stat(blob(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, errdef.ErrNotFound
 	}
@@ -306,7 +331,11 @@ func (s *Store) update(change func(*ocispec.Index)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// The file oci-layout never changes, so it can be what processes lock.
-	lock, err := lockedfile.Edit(filepath.Join(s.dir, ocispec.ImageLayoutFile))
+	name, err := s.folder.path(ocispec.ImageLayoutFile)
+	if err != nil {
+		return err
+	}
+	lock, err := lockedfile.Edit(name)
 	if err != nil {
 		return err
 	}
@@ -321,8 +350,7 @@ func (s *Store) update(change func(*ocispec.Index)) error {
 
 func (s *Store) load() (ocispec.Index, error) {
 	var index ocispec.Index
-	file := filepath.Join(s.dir, ocispec.ImageIndexFile)
-	opened, err := os.Open(file)
+	opened, err := s.folder.open(ocispec.ImageIndexFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return index, nil // a new layout
 	}
@@ -331,7 +359,7 @@ func (s *Store) load() (ocispec.Index, error) {
 	}
 	defer opened.Close()
 	if index, err = oci.ReadIndex(opened); err != nil {
-		return index, fmt.Errorf("%s: %w", file, err)
+		return index, fmt.Errorf("%s: %w", filepath.Join(s.folder.dir, ocispec.ImageIndexFile), err)
 	}
 	return index, nil
 }
@@ -350,19 +378,5 @@ func (s *Store) save(index ocispec.Index) error {
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(s.dir, ocispec.ImageIndexFile), data)
-}
-
-// write replaces a file as a whole: a reader sees the old one or the new one.
-func write(path string, data []byte) error {
-	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp.Name())
-	_, err = temp.Write(data)
-	if err := errors.Join(err, temp.Chmod(0o644), temp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp.Name(), path)
+	return s.folder.replace(ocispec.ImageIndexFile, data)
 }

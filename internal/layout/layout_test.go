@@ -40,14 +40,14 @@ func push(t *testing.T, s *Store, mediaType, text string) ocispec.Descriptor {
 func TestCreate(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	if _, err := os.Stat(s.dir); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(s.folder.dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the folder is there already (%v)", err)
 	}
 	if _, err := s.Resolve(t.Context(), "1.0.0"); !errors.Is(err, errdef.ErrNotFound) {
 		t.Error(err)
 	}
 	push(t, s, "text/plain", "1")
-	if _, err := Open(s.dir); err != nil {
+	if _, err := Open(s.folder.dir); err != nil {
 		t.Error(err)
 	}
 

@@ -58,7 +58,7 @@ var only = map[string][]string{
 	"github.com/go-git":                {"pkg/source"},
 	"github.com/spf13/cobra":           {"internal/cli", "pkg/deploy"}, // kapp's defaults are flags
 	"golang.org/x/term":                {"internal/ui"},
-	"oras.land/oras-go/v2/content/oci": {"internal/layout"},
+	"oras.land/oras-go/v2/content/oci": {},
 	"os/exec":                          {},
 	"log":                              {"pkg/render"}, // to keep helm and kustomize off it
 	"log/slog":                         {},

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -68,7 +69,8 @@ func Open(names ...string) (_ *Store, err error) {
 }
 
 func (s *Store) open(name string) error {
-	file, err := os.Open(name)
+	// A pipe would keep us waiting, and can't be read in place.
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

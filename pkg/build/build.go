@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/render"
@@ -90,15 +92,15 @@ func read(definition string) (*bundle.Definition, location, error) {
 	file := definition
 	if info, err := os.Stat(file); err == nil && info.IsDir() {
 		i := slices.IndexFunc(definitionFiles, func(f string) bool {
-			_, err := os.Stat(filepath.Join(definition, f))
-			return err == nil
+			info, err := os.Stat(filepath.Join(definition, f))
+			return err == nil && info.Mode().IsRegular()
 		})
 		if i < 0 {
 			return nil, location{}, fmt.Errorf("%s holds no definition: want a file named runtime.yaml or bundle.yaml", definition)
 		}
 		file = filepath.Join(definition, definitionFiles[i])
 	}
-	data, err := os.ReadFile(file)
+	data, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, location{}, fmt.Errorf("definition %s is not there", file)
 	}
@@ -107,6 +109,23 @@ func read(definition string) (*bundle.Definition, location, error) {
 	}
 	d, err := bundle.Parse(filepath.ToSlash(file), data)
 	return d, location{file}, err
+}
+
+// maxFile is how many bytes a definition, a lock or a manifest has.
+const maxFile = 64 << 20
+
+// readFile reads a file that may be a stranger's: it may have no end.
+func readFile(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("%s: more than %d bytes: %w", name, maxFile, oci.ErrTooLarge)
+	}
+	return data, err
 }
 
 func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) (*Built, error) {

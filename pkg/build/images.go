@@ -126,11 +126,11 @@ func holdsDefinition(at string) (bool, error) {
 	}
 	if info.IsDir() {
 		return slices.ContainsFunc(definitionFiles, func(f string) bool {
-			_, err := os.Stat(filepath.Join(at, f))
-			return err == nil
+			info, err := os.Stat(filepath.Join(at, f))
+			return err == nil && info.Mode().IsRegular()
 		}), nil
 	}
-	data, err := os.ReadFile(at)
+	data, err := readFile(at)
 	if err != nil {
 		return false, err
 	}
@@ -149,10 +149,14 @@ func (o Options) inFiles(at string) ([]ImageUse, error) {
 		if err != nil || entry.IsDir() {
 			return err
 		}
+		// Neither a pipe nor a device of a stranger's folder is waited for.
+		if info, err := os.Stat(file); file != at && (err != nil || !info.Mode().IsRegular()) {
+			return nil
+		}
 		if file != at && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(file)) {
 			return nil
 		}
-		data, err := os.ReadFile(file)
+		data, err := readFile(file)
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,10 @@ func (l location) lockFile() string {
 // pins reads the lock file; nil when there is none.
 func (l location) pins() (*pins, error) {
 	file := l.lockFile()
-	data, err := os.ReadFile(file)
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", file)
+	}
+	data, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
