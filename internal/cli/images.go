@@ -16,9 +16,7 @@ import (
 )
 
 func (a *app) imagesCommand() *cobra.Command {
-	var at string
-	var offline bool
-	var format ui.Format
+	var list imageList
 	cmd := &cobra.Command{
 		Use:   "images -f DEFINITION|FILE|FOLDER",
 		Short: "list every image that manifests name, and what only looks like one",
@@ -32,20 +30,30 @@ where it stands, how it was found, what it resolves to, and what to know of it:
                searchRules, images or notImages of the definition say what it is
   ignored      a rule says why it is not locked
 
-It asks registries for digests, unless --offline.`,
+An image that several fields make up, and of which a search rule rewrites some, has the fields
+that point upstream still. It asks registries for digests, unless --offline.`,
 		Example: `  krtpkg images -f bundle.yaml
+  krtpkg images -f bundle.yaml --context
   krtpkg images -f manifests --offline -o json`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.images(cmd.Context(), at, offline, format)
+			return a.images(cmd.Context(), list)
 		},
 	}
-	cmd.Flags().StringVarP(&at, "file", "f", "", "a definition, or manifests: a file or a folder")
-	cmd.Flags().BoolVar(&offline, "offline", false, "ask no registry for digests")
+	cmd.Flags().StringVarP(&list.at, "file", "f", "", "a definition, or manifests: a file or a folder")
+	cmd.Flags().BoolVar(&list.offline, "offline", false, "ask no registry for digests")
+	cmd.Flags().BoolVar(&list.withContext, "context", false, "show the lines around each, as they are rendered")
 	required(cmd, "file")
-	outputFlag(cmd, &format)
+	outputFlag(cmd, &list.format)
 	return cmd
+}
+
+// imageList is what is listed, and how.
+type imageList struct {
+	at                   string
+	offline, withContext bool
+	format               ui.Format
 }
 
 // imageUseView is a reference for programs.
@@ -63,14 +71,21 @@ type imageUseView struct {
 	Column   int      `json:"column,omitempty"`
 	Reason   string   `json:"reason,omitempty"`
 	Error    string   `json:"error,omitempty"`
+	// Upstream are the fields of an image that still point upstream when it is relocated.
+	Upstream []string `json:"upstream,omitempty"`
+	// Settle is what to put into the definition for a suspect.
+	Settle  string   `json:"settle,omitempty"`
+	Context []string `json:"context,omitempty"`
+
+	contextLine int
 }
 
-func (a *app) images(ctx context.Context, at string, offline bool, format ui.Format) error {
+func (a *app) images(ctx context.Context, list imageList) error {
 	o, err := a.buildOptions()
 	if err != nil {
 		return err
 	}
-	uses, err := build.Images(ctx, at, !offline, o)
+	uses, err := build.Images(ctx, list.at, !list.offline, o)
 	if err != nil {
 		return err
 	}
@@ -83,8 +98,18 @@ func (a *app) images(ctx context.Context, at string, offline bool, format ui.For
 		if u.Err != nil {
 			views[i].Error = u.Err.Error()
 		}
+		if u.State == images.Image {
+			views[i].Upstream = u.Kept()
+		}
+		if u.State == images.Suspect {
+			field, entry := u.Advice()
+			views[i].Settle = fmt.Sprintf("%s: [%s]", field, entry)
+		}
+		if list.withContext {
+			views[i].Context, views[i].contextLine = u.Context, u.ContextLine
+		}
 	}
-	return a.ui.Result(format, views, func(w io.Writer) {
+	return a.ui.Result(list.format, views, func(w io.Writer) {
 		if len(views) == 0 {
 			fmt.Fprintln(w, "no images")
 			return
@@ -99,9 +124,27 @@ func (a *app) images(ctx context.Context, at string, offline bool, format ui.For
 			if v.Reason != "" {
 				said = strings.TrimPrefix(said+": "+v.Reason, ": ")
 			}
+			if len(v.Upstream) > 0 {
+				said = strings.TrimPrefix(said+", points upstream: "+strings.Join(v.Upstream, ", "), ", ")
+			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", where, v.How, v.Image, shortPin(v.Digest), cmp.Or(said, "-"))
+			v.writeContext(w)
 		}
 	})
+}
+
+// writeContext shows the lines around a reference, and what settles it.
+func (v *imageUseView) writeContext(w io.Writer) {
+	for i, line := range v.Context {
+		mark := " "
+		if v.contextLine+i == v.Line {
+			mark = ">"
+		}
+		fmt.Fprintf(w, "%s %5d  %s\n", mark, v.contextLine+i, strings.ReplaceAll(line, "\t", "  "))
+	}
+	if len(v.Context) > 0 && v.Settle != "" {
+		fmt.Fprintf(w, "  %s\n", v.Settle)
+	}
 }
 
 // notes is what to know of an image.

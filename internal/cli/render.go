@@ -2,32 +2,76 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/pkg/build"
 )
 
 func (a *app) renderCommand() *cobra.Command {
 	var values valuesFlags
 	var t trustFlags
+	var definition string
 	cmd := &cobra.Command{
-		Use:   "render REFERENCE",
+		Use:   "render REFERENCE | -f DEFINITION",
 		Short: "print the manifests that apply would send",
 		Long: `Render prints the manifests of every bundle in the order of apply, with the site's values
 filled in and the images relocated to where they are. With --key, --certificate-identity or
---policy the signature is verified first.`,
+--policy the signature is verified first.
+
+With -f it prints the manifests of a bundle's definition before anything is built, with the
+defaults of its values and with images as they are written: build may still refuse some of them.`,
 		Example: `  krtpkg render registry.example/krt/edge:1.0.0 --values site.yaml
-  krtpkg render oci:dist:1.0.0 --data-value hello.greeting=hi`,
+  krtpkg render oci:dist:1.0.0 --data-value hello.greeting=hi
+  krtpkg render -f bundle.yaml`,
 		GroupID: groupLook,
-		Args:    cobra.ExactArgs(1),
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if (len(args) == 1) == (definition != "") {
+				return &usageError{errors.New("want the reference of what was built, or a definition with -f")}
+			}
+			if definition != "" {
+				return a.renderDefinition(cmd.Context(), definition)
+			}
 			return a.render(cmd.Context(), args[0], values, &t)
 		},
 	}
+	cmd.Flags().StringVarP(&definition, "file", "f", "", "the definition of a bundle, or its folder")
 	values.add(cmd)
 	t.add(cmd)
+	for _, flag := range []string{"values", "data-value", "key", "policy"} {
+		if cmd.Flags().Lookup(flag) != nil {
+			cmd.MarkFlagsMutuallyExclusive("file", flag)
+		}
+	}
 	return cmd
+}
+
+// renderDefinition prints the manifests of a definition that nothing was built of.
+func (a *app) renderDefinition(ctx context.Context, at string) error {
+	o, err := a.buildOptions()
+	if err != nil {
+		return err
+	}
+	files, err := build.Manifests(ctx, at, o)
+	if err != nil {
+		return err
+	}
+	return a.ui.Result("", nil, func(w io.Writer) {
+		for _, f := range files {
+			writeManifest(w, f.Path, f.Data)
+		}
+	})
+}
+
+func writeManifest(w io.Writer, name string, data []byte) {
+	fmt.Fprintf(w, "---\n# %s\n%s", name, data)
+	if n := len(data); n > 0 && data[n-1] != '\n' {
+		fmt.Fprintln(w)
+	}
 }
 
 func (a *app) render(ctx context.Context, reference string, values valuesFlags, t *trustFlags) error {
@@ -62,10 +106,7 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 	return a.ui.Result("", nil, func(w io.Writer) {
 		for _, b := range rendered.bundles {
 			for _, f := range b.Manifests.Files {
-				fmt.Fprintf(w, "---\n# %s/%s\n%s", b.Metadata().Name, f.Path, f.Data)
-				if n := len(f.Data); n > 0 && f.Data[n-1] != '\n' {
-					fmt.Fprintln(w)
-				}
+				writeManifest(w, b.Metadata().Name+"/"+f.Path, f.Data)
 			}
 		}
 	})

@@ -1,6 +1,6 @@
-// Package corpus finds the upstream manifests that tests work on: real products' files beside
-// the checkout, in ../shared/upstream, or where KRTPKG_TEST_UPSTREAM says. None of them are part
-// of the project.
+// Package corpus finds the upstream manifests that tests work on: real products' files next to
+// the checkout, in ../shared/upstream and ../shared/upstream-more, or in the list of folders that
+// KRTPKG_TEST_UPSTREAM holds, the first of which has the tables. None of them are part of the project.
 package corpus
 
 import (
@@ -19,30 +19,33 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Dir is the corpus's folder. Where there is none the test fails: it would prove nothing.
+// Dir is the corpus's first folder. Where it is absent the test fails: it would prove nothing.
 func Dir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := Locate()
+	dirs, err := Locate()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return dir
+	return dirs[0]
 }
 
-// Locate is [Dir] outside of tests.
-func Locate() (string, error) {
-	dir := os.Getenv("KRTPKG_TEST_UPSTREAM")
-	if dir == "" {
+// Locate lists the corpus's folders.
+func Locate() ([]string, error) {
+	dirs := filepath.SplitList(os.Getenv("KRTPKG_TEST_UPSTREAM"))
+	if len(dirs) == 0 {
 		root, err := hack.Root()
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		dir = filepath.Join(root, "..", "shared", "upstream")
+		shared := filepath.Join(root, "..", "shared")
+		dirs = []string{filepath.Join(shared, "upstream"), filepath.Join(shared, "upstream-more")}
 	}
-	if _, err := os.Stat(filepath.Join(dir, "INDEX.md")); err != nil {
-		return "", fmt.Errorf("there are no upstream manifests in %s: name their folder with KRTPKG_TEST_UPSTREAM", dir)
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, "INDEX.md")); err != nil {
+			return nil, fmt.Errorf("no upstream manifests in %s: name their folders with KRTPKG_TEST_UPSTREAM", dir)
+		}
 	}
-	return dir, nil
+	return dirs, nil
 }
 
 // File is a file of the corpus. Path is relative to the corpus, with slashes.
@@ -79,7 +82,7 @@ func (f File) IsManifests() bool {
 	return true
 }
 
-// Files are the products' files, in order, without the corpus's own notes on them.
+// Files are the products' files in the corpus's first folder, in order, without the corpus's own notes on them.
 func Files(tb testing.TB) []File {
 	tb.Helper()
 	files, err := Read()
@@ -89,14 +92,40 @@ func Files(tb testing.TB) []File {
 	return files
 }
 
+// All are the products' files in all of the corpus's folders, in the order of the folders.
+func All(tb testing.TB) []File {
+	tb.Helper()
+	dirs, err := Locate()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var all []File
+	for _, dir := range dirs {
+		files, err := read(dir)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		all = append(all, files...)
+	}
+	return all
+}
+
 // Read is [Files] outside of tests.
 func Read() ([]File, error) {
-	dir, err := Locate()
+	dirs, err := Locate()
 	if err != nil {
 		return nil, err
 	}
+	files, err := read(dirs[0])
+	if err == nil && len(files) < 1000 {
+		err = fmt.Errorf("only %d files in %s", len(files), dirs[0])
+	}
+	return files, err
+}
+
+func read(dir string) ([]File, error) {
 	var files []File
-	err = filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -112,8 +141,5 @@ func Read() ([]File, error) {
 		files = append(files, File{rel, data})
 		return err
 	})
-	if err == nil && len(files) < 1000 {
-		err = fmt.Errorf("only %d files in %s", len(files), dir)
-	}
 	return files, err
 }

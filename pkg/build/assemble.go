@@ -24,6 +24,8 @@ type assembly struct {
 	names map[string]string
 	// plain are the files that nothing renders.
 	plain map[string]bool
+	// texts are the rendered manifests, by the names that errors have for them.
+	texts map[string][]byte
 	// notes are what an author may not have meant.
 	notes []string
 	// hooks are those of Helm that run at a deletion or a rollback, and tests those left out.
@@ -38,7 +40,7 @@ type pinner func(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source)
 func (o Options) assemble(ctx context.Context, d *bundle.Definition, at location, pin pinner) (*assembly, error) {
 	a := &assembly{
 		Content: &bundle.Content{Bundle: d.Bundle}, definition: d,
-		names: map[string]string{}, plain: map[string]bool{},
+		names: map[string]string{}, plain: map[string]bool{}, texts: map[string][]byte{},
 	}
 	fetcher := o.Sources
 	fetcher.Dir = at.dir()
@@ -124,7 +126,7 @@ func author(fetcher *source.Fetcher, s *bundle.Source, file string) string {
 	case s.Dir != "":
 		return path.Join(filepath.ToSlash(fetcher.Dir), s.Dir, file)
 	}
-	return s.Name() + "/" + file
+	return s.Name() + "/" + path.Join(s.Root, file)
 }
 
 func fetch(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tree, error) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"gopkg.in/yaml.v3"
@@ -15,6 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 // ImageUse is something that Images found, and what it resolves to.
@@ -26,6 +28,58 @@ type ImageUse struct {
 	Digest string
 	// Err says why there is none.
 	Err error
+	// Context are the lines around it in what is rendered, the first of which is ContextLine.
+	Context     []string
+	ContextLine int
+}
+
+// contextLines is how many lines are around each.
+const contextLines = 2
+
+// around are the lines around a line of a text.
+func around(text []byte, line int) (lines []string, first int) {
+	at := 0
+	for one := range strings.Lines(string(text)) {
+		at++
+		if at > line+contextLines {
+			break
+		}
+		if at >= line-contextLines {
+			lines = append(lines, strings.TrimRight(one, "\r\n"))
+		}
+	}
+	return lines, max(1, line-contextLines)
+}
+
+func (u *ImageUse) addContext(text []byte) {
+	if u.Line > 0 {
+		u.Context, u.ContextLine = around(text, u.Line)
+	}
+}
+
+// Manifests are the manifests of a bundle's definition as the target renders them with the defaults
+// of its values, before anything is built: with images as they are written, and whether or not each is known.
+func Manifests(ctx context.Context, at string, o Options) ([]bundle.File, error) {
+	d, where, err := read(at)
+	if err != nil {
+		return nil, err
+	}
+	if d.Bundle == nil {
+		return nil, d.Errorf([]any{"kind"}, "is a runtime: want the definition of one of its bundles")
+	}
+	locked, err := where.pins()
+	if err != nil {
+		return nil, err
+	}
+	a, err := o.assemble(ctx, d, where, pinned{pins: locked}.pin)
+	if err != nil {
+		return nil, err
+	}
+	rendered, err := render.Defaults(a.Content)
+	if err != nil {
+		return nil, place(d, []any{"spec", "sources"}, err)
+	}
+	return slices.Concat(rendered.Files, rendered.Later), nil
 }
 
 // Images lists what is or looks like an image in a definition's manifests, or, when the path
@@ -84,9 +138,14 @@ func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at location
 	if err != nil {
 		return nil, err
 	}
+	for _, note := range a.notes {
+		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: note})
+	}
 	var uses []ImageUse
 	for _, f := range found {
-		uses = append(uses, ImageUse{Found: f, Bundle: d.Metadata().Name})
+		use := ImageUse{Found: f, Bundle: d.Metadata().Name}
+		use.addContext(a.texts[f.File])
+		uses = append(uses, use)
 	}
 	for i, extra := range d.Bundle.Spec.Images {
 		where := d.Errorf([]any{"spec", "images", i, "image"}, "")
@@ -170,7 +229,9 @@ func (o Options) inFiles(at string) ([]ImageUse, error) {
 		}
 		found, err := new(images.Finder).Find(parsed)
 		for _, f := range found {
-			uses = append(uses, ImageUse{Found: f})
+			use := ImageUse{Found: f}
+			use.addContext(data)
+			uses = append(uses, use)
 		}
 		return err
 	})

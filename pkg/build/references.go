@@ -48,8 +48,23 @@ func (a *assembly) find() ([]images.Found, error) {
 			return nil, err
 		}
 		files, all = append(files, parsed), append(all, found...)
+		a.texts[parsed.Name] = f.Data
+	}
+	if operands := images.UnlockedOperands(files, all); len(operands) > 0 && len(a.Bundle.Spec.Images) == 0 {
+		a.notes = append(a.notes, noteOperands(operands))
 	}
 	return all, render.CheckKappRules(files, all)
+}
+
+// noteOperands says of which kinds nothing is locked that a controller could start.
+func noteOperands(operands []images.Operand) string {
+	var kinds []string
+	for _, o := range operands {
+		kinds = append(kinds, fmt.Sprintf("%s (%s)", o.Kind, strings.Join(o.Fields, ", ")))
+	}
+	first := operands[0]
+	return fmt.Sprintf("%s:%d: resources of these kinds name images, and nothing here says which their controller starts where they do not: %s; if it starts any, add them to images",
+		first.File, first.Line, strings.Join(kinds, ", "))
 }
 
 // ErrSuspects says that manifests hold what looks like images and is not known to be.
@@ -64,11 +79,9 @@ func (a *assembly) wanted() ([]images.Want, error) {
 	}
 	finder := a.Bundle.Spec.Finder()
 	var wanted []images.Want
-	added := map[string]bool{}
 	for i, extra := range a.Bundle.Spec.Images {
 		at := a.definition.Errorf([]any{"spec", "images", i, "image"}, "spec.images")
 		wanted = append(wanted, images.Want{Image: extra.Image, Where: at.Error()})
-		added[extra.Image] = true
 	}
 	var suspects []error
 	for _, f := range found {
@@ -77,12 +90,12 @@ func (a *assembly) wanted() ([]images.Want, error) {
 			if err := f.Editable(); err != nil {
 				return nil, err
 			}
-			if _, allowed := finder.Allows(f.Image); allowed {
+			if _, allowed := finder.Allows(&f); allowed {
 				a.notes = append(a.notes, f.Errorf("%s %q is an image, and is locked: notImages are for what only looks like one", f.Path, f.Image).Error())
 			}
-			where := fmt.Sprintf("%s:%d:%d: %s", f.File, f.Line, f.Column, f.Resource)
+			where := fmt.Sprintf("%s:%d:%d: %s: %s (%s)", f.File, f.Line, f.Column, f.Resource, f.Path, f.How)
 			wanted = append(wanted, images.Want{Image: f.Image, Where: where})
-		case f.State == images.Suspect && !added[f.Image]:
+		case f.State == images.Suspect:
 			suspects = append(suspects, suspect(f))
 		}
 	}
@@ -95,7 +108,8 @@ func suspect(f images.Found) error {
 	if _, err := images.ParseReference(f.Image); err != nil {
 		problem = f.Errorf("%s %v", f.Path, err)
 	}
-	problem.Cause = ErrSuspects
+	field, entry := f.Advice()
+	problem.Cause, problem.Hint = ErrSuspects, fmt.Sprintf("%s: [%s]", field, entry)
 	return problem
 }
 

@@ -165,5 +165,9 @@ func (s *Source) landing() string {
 
 // Finder finds the images of the bundle's manifests by its own rules and the built-in ones.
 func (s *BundleSpec) Finder() *images.Finder {
-	return &images.Finder{Rules: s.SearchRules, NotImages: s.NotImages}
+	added := map[string]string{}
+	for _, extra := range s.Images {
+		added[extra.Image] = extra.Reason
+	}
+	return &images.Finder{Rules: s.SearchRules, NotImages: s.NotImages, Added: added}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // containers takes the images of a field of a pod, or of what a kind of resource has like it.
@@ -91,160 +93,123 @@ func values(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.No
 }
 
 // arguments takes the images of a command line: --flag=image, a flag and the image after it,
-// and full references anywhere.
+// and what a text names.
 func (w *walker) arguments(list *yaml.Node, at place) {
-	isFlag := func(text string) bool {
-		return strings.HasPrefix(text, "-") && strings.Contains(strings.ToLower(text), "image") && !policyKey.MatchString(text)
+	flags := w.flags(list, at)
+	w.split(flags, place{})
+	for i := range flags.list {
+		one := &flags.list[i]
+		if !w.taken[one.value] && !w.isVariable(one.text()) {
+			w.named(flags, one, labelOf(strings.TrimLeft(one.name, "-")), howArgument)
+		}
 	}
-	before := ""
+	for i, item := range list.Content {
+		if node := target(item); node.Kind == yaml.ScalarNode && !w.taken[node] {
+			w.inText(node, at.item(i), Image, howArgument)
+		}
+	}
+}
+
+// flags are the values of the flags of a command line.
+func (w *walker) flags(list *yaml.Node, at place) *fields {
+	f := &fields{isLoose: true, place: func(one *field) place { return at.item(one.index) }}
 	for i, item := range list.Content {
 		node := target(item)
-		if node.Kind != yaml.ScalarNode || w.taken[node] {
-			before = ""
+		if node.Kind != yaml.ScalarNode || !strings.HasPrefix(node.Value, "-") || strings.ContainsAny(node.Value, " \t\n") {
 			continue
 		}
-		text := node.Value
-		flag, value, assigned := strings.Cut(text, "=")
-		switch {
-		case assigned && isFlag(flag) && isNamed(value):
-			w.taken[node] = true
-			w.add(w.new(value, at.item(i), Image, howArgument, piece{node: node, start: len(flag) + 1, end: len(text)}))
-		case isFlag(before) && isNamed(text):
-			w.take(node, at.item(i), howArgument)
-		default:
-			w.takeIn(node, at.item(i), Image, howArgument)
+		if name, _, assigned := strings.Cut(node.Value, "="); assigned {
+			f.add(field{name: name, value: node, start: len(name) + 1, index: i})
+		} else if i+1 < len(list.Content) {
+			if next := target(list.Content[i+1]); !strings.HasPrefix(next.Value, "-") && !strings.ContainsAny(next.Value, " \t\n") {
+				f.add(field{name: name, value: next, index: i + 1})
+			}
 		}
-		before = text
 	}
+	return f
+}
+
+// isVariable reports whether a text is nothing but a variable that the container's environment
+// has, where its value is looked at.
+func (w *walker) isVariable(text string) bool {
+	name, ok := strings.CutPrefix(text, "$(")
+	if !ok || !strings.HasSuffix(name, ")") || w.near == nil {
+		return false
+	}
+	env := target(manifest.Get(w.near.mapping, "env"))
+	if env == nil {
+		return false
+	}
+	for _, item := range env.Content {
+		if manifest.Text(target(item), "name") == strings.TrimSuffix(name, ")") {
+			return true
+		}
+	}
+	return false
 }
 
 // environment takes the images of a container's variables: of those that are called image, and
-// full references in any other, a table of them too.
+// what a text names in any other, a table too.
 func (w *walker) environment(list *yaml.Node, at place) {
+	vars := &fields{isLoose: true, place: func(one *field) place { return at.item(one.index).key("value") }}
 	for i, item := range list.Content {
 		names := values(item, []string{"name"}, map[*yaml.Node]bool{})
 		for _, node := range values(item, []string{"value"}, map[*yaml.Node]bool{}) {
-			valueAt, text := at.item(i).key("value"), strings.TrimSpace(node.Value)
-			switch {
-			case len(names) == 0 || w.taken[node]:
-			case isImageKey(names[0].Value) && isNamed(text):
-				w.take(node, valueAt, howEnvironment)
-			case isImageKey(names[0].Value) && isWord(text):
-				w.taken[node] = true
-				w.add(w.whole(node, valueAt, Suspect, howEnvironment))
-			default:
-				w.takeIn(node, valueAt, Image, howEnvironment)
+			if len(names) > 0 {
+				vars.add(field{name: names[0].Value, value: node, index: i})
 			}
+		}
+	}
+	w.split(vars, place{})
+	for i := range vars.list {
+		one := &vars.list[i]
+		if !w.taken[one.value] && !w.isVariable(one.text()) {
+			w.named(vars, one, labelOf(one.name), howEnvironment)
+		}
+		if !w.taken[one.value] {
+			w.inText(one.value, vars.place(one), Image, howEnvironment)
 		}
 	}
 }
 
-// split takes the images that a mapping holds in several fields: repository and tag with
-// whatever comes before them in the fields' names, registry and digest besides.
-func (w *walker) split(mapping *yaml.Node, at place) {
-	if w.schema {
-		return
-	}
-	fields := map[string]*yaml.Node{}
-	var keys []string
-	for i := 0; i+1 < len(mapping.Content); i += 2 {
-		key, value := target(mapping.Content[i]).Value, target(mapping.Content[i+1])
-		if value.Kind == yaml.ScalarNode && value.Tag != "!!null" && value.Value != "" {
-			fields[key], keys = value, append(keys, key)
-		}
-	}
-	first := func(names []string) *yaml.Node {
-		for _, name := range names {
-			if fields[name] != nil {
-				return fields[name]
+// named takes what a value is whose name speaks of images: one, or several.
+func (w *walker) named(f *fields, one *field, said label, how string) {
+	text, at := one.text(), f.place(one)
+	whole := one.piece(whole)
+	inner := elements(text)
+	if said >= mentions && (len(inner) > 1 || len(inner) == 1 && inner[0].end-inner[0].start < len(text)) {
+		for _, m := range inner {
+			state, ok := judge(said, text[m.start:m.end])
+			if !ok || !isComplete(text[m.start:m.end]) && !strings.Contains(text[m.start:m.end], "/") {
+				continue
 			}
+			w.taken[one.value] = true
+			w.add(w.new(text[m.start:m.end], at, w.atMost(state), how, piece{node: one.value, start: whole.start + m.start, end: whole.start + m.end}))
 		}
-		return nil
+		if w.taken[one.value] {
+			return
+		}
 	}
-	called := isImageKey(at.field()) || at.parent() == "images"
-	for _, key := range keys {
-		repo := fields[key]
-		beside, ok := companions(key, called)
-		if !ok || w.taken[repo] || !isRepository(repo.Value) || key == "name" && fields["newName"] != nil {
-			continue
-		}
-		host, version, sum := first(beside.registry), first(beside.tag), first(beside.digest)
-		alone := version == nil && sum == nil && host == nil
-		if alone && (!called || key == "name" || key == "image") {
-			continue
-		}
-		w.add(w.joined(at.key(key), host, repo, version, sum))
-	}
-}
-
-// siblings are the names of the fields beside a repository.
-type siblings struct{ registry, tag, digest []string }
-
-// companions are the fields that go with a field that may hold a repository. called says that
-// the mapping is called image, so that a plain name in it is an image's.
-func companions(key string, called bool) (siblings, bool) {
-	for _, suffix := range []string{"repository", "Repository", "REPOSITORY"} {
-		prefix, ok := strings.CutSuffix(key, suffix)
-		if !ok {
-			continue
-		}
-		same := func(names ...string) (list []string) {
-			for _, n := range names {
-				switch suffix {
-				case "Repository":
-					n = strings.ToUpper(n[:1]) + n[1:]
-				case "REPOSITORY":
-					n = strings.ToUpper(n)
-				}
-				list = append(list, prefix+n)
-			}
-			return list
-		}
-		return siblings{same("registry"), same("tag"), same("digest", "sha", "sha256")}, true
-	}
+	state, ok := judge(said, text)
 	switch {
-	case key == "newName" && called, key == "name" && called:
-		return siblings{[]string{"registry"}, []string{"newTag", "tag"}, []string{"digest"}}, true
-	case key == "image":
-		return siblings{[]string{"registry"}, []string{"tag"}, []string{"digest"}}, true
+	case !ok, one.value.Tag != "!!str" && !isComplete(text):
+		return
+	case state == Image:
+		if parts, is := f.isPartial(one); is {
+			w.addJoined(joinParts(parts), at, Suspect, how, parts).isLoose = f.isLoose
+			return
+		}
 	}
-	return siblings{}, false
+	w.taken[one.value] = true
+	w.add(w.new(text, at, w.atMost(state), how, whole))
 }
 
-// isRepository says whether a text names a repository alone, without a tag.
-func isRepository(text string) bool {
-	if !isWord(text) || strings.Contains(text, "@") {
-		return false
+// atMost is what becomes of an image: a schema only speaks of them.
+func (w *walker) atMost(state State) State {
+	if w.schema {
+		return Suspect
 	}
-	last := text[strings.LastIndexByte(text, '/')+1:]
-	return !strings.Contains(last, ":")
-}
-
-// joined puts a reference together.
-func (w *walker) joined(at place, host, repo, version, sum *yaml.Node) Found {
-	all := func(node *yaml.Node, r role) piece { return piece{node, 0, len(node.Value), r} }
-	image, pieces := repo.Value, []piece{all(repo, repository)}
-	if host != nil {
-		image = host.Value + "/" + image
-		pieces = append(pieces, all(host, registry))
-	}
-	if version != nil {
-		image += ":" + version.Value
-		pieces = append(pieces, all(version, tag))
-	}
-	if sum != nil {
-		image += "@sha256:" + strings.TrimPrefix(sum.Value, "sha256:")
-		pieces = append(pieces, all(sum, digest))
-	}
-	state := Image
-	if version == nil && sum == nil || !isWord(image) {
-		// Whoever reads it has a tag of its own for it.
-		state = Suspect
-	}
-	for _, p := range pieces {
-		w.taken[p.node] = true
-	}
-	return w.new(image, at, state, howSplit, pieces...)
+	return state
 }
 
 // provenance are annotations that say where an image came from, for people and for tools that
@@ -257,7 +222,7 @@ func isProvenance(annotation string) bool {
 	return slices.ContainsFunc(provenance, func(prefix string) bool { return strings.HasPrefix(annotation, prefix) })
 }
 
-// parts of what was found are rewritten to what a reference says.
+// rewrite is what the parts of what was found become, for a reference that is pinned.
 func (f *Found) rewrite(to string) (map[int]string, error) {
 	if f.err != nil {
 		return nil, f.err
@@ -266,27 +231,44 @@ func (f *Found) rewrite(to string) (map[int]string, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s is not pinned by digest", to)
 	}
-	values := map[int]string{}
-	split := slices.ContainsFunc(f.parts, func(p part) bool { return p.role == registry })
-	pinned := slices.ContainsFunc(f.parts, func(p part) bool { return p.role == digest })
+	var path []int
+	isPinned, hasDigest := false, false
 	for i, p := range f.parts {
-		switch p.role {
-		case whole:
-			values[i] = to
-		case registry:
-			values[i], _, _ = strings.Cut(repo, "/")
-		case repository:
-			values[i] = repo
-			if split {
-				_, values[i], _ = strings.Cut(repo, "/")
-			}
-		case tag:
-			values[i] = p.text
-			if !pinned {
+		switch {
+		case p.isKept:
+		case p.role == tag:
+			isPinned = true
+		case p.role == digest:
+			isPinned, hasDigest = true, true
+		default:
+			path = append(path, i)
+		}
+	}
+	// What comes first is the part that is reported; the registry comes before it.
+	slices.SortStableFunc(path, func(a, b int) int { return f.parts[a].order - f.parts[b].order })
+	spread, err := spread(repo, len(path))
+	if err != nil {
+		return nil, err
+	}
+	values := map[int]string{}
+	for n, i := range path {
+		values[i] = spread[n]
+		if n == len(path)-1 && !isPinned {
+			values[i] += "@" + sum
+		}
+	}
+	for i, p := range f.parts {
+		switch {
+		case p.isKept:
+		case p.role == tag && f.pinsDigest:
+			values[i] = sum
+		case p.role == tag:
+			values[i], _, _ = strings.Cut(p.text, "@")
+			if !hasDigest {
 				// Who joins repository and tag gets repository:tag@digest.
 				values[i] += "@" + sum
 			}
-		case digest:
+		case p.role == digest:
 			values[i] = sum
 			if !strings.HasPrefix(p.text, "sha256:") {
 				values[i] = strings.TrimPrefix(sum, "sha256:")
@@ -294,4 +276,22 @@ func (f *Found) rewrite(to string) (map[int]string, error) {
 		}
 	}
 	return values, nil
+}
+
+// spread divides a repository over fields: the host in the first of several, the last name in
+// the last of three or more.
+func spread(repo string, n int) ([]string, error) {
+	if n < 2 {
+		return []string{repo}, nil
+	}
+	host, rest, _ := strings.Cut(repo, "/")
+	parts := []string{host}
+	for range n - 2 {
+		first, more, ok := strings.Cut(rest, "/")
+		if !ok {
+			return nil, fmt.Errorf("%s has too few parts for %d fields: let the search rule rewrite fewer", repo, n)
+		}
+		parts, rest = append(parts, first), more
+	}
+	return append(parts, rest), nil
 }

@@ -8,6 +8,7 @@ package images
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -48,7 +49,14 @@ type Found struct {
 	Path string
 
 	parts []part
-	err   error // why the parts can't be edited
+	way   []any // as [place] has it, in the innermost document
+	// isWhole says that it is all of a scalar, isLoose that a program joins it of flags or variables.
+	isWhole, isLoose bool
+	// fields are the names of the fields of which the parts are, as a search rule has them.
+	fields []string
+	// pinsDigest says that the field of the tag takes a digest alone.
+	pinsDigest bool
+	err        error // why the parts can't be edited
 }
 
 // Errorf is an error at the place of what was found, which begins with the resource.
@@ -58,9 +66,11 @@ func (f *Found) Errorf(format string, args ...any) *manifest.Error {
 
 // part is a piece of the source that a reference is written in.
 type part struct {
-	span manifest.Span
-	role role
-	text string
+	span   manifest.Span
+	role   role
+	text   string
+	order  int
+	isKept bool
 }
 
 // role says what of a reference a part holds.
@@ -81,6 +91,9 @@ type Finder struct {
 	// NotImages are suspects that are not to be locked. They have no effect on images, nor on what a
 	// container names, unless that is a placeholder that no runtime could take for a reference.
 	NotImages []NotImage
+	// Added are the images that the definition adds to the lock, with the reason for each. A suspect
+	// that is one of them, or its repository, is settled: it stays as it is written.
+	Added map[string]string
 }
 
 // The rules, as [Found] calls them.
@@ -125,7 +138,11 @@ func (f *Finder) Find(file *manifest.File) ([]Found, error) {
 	}
 	for i := range found {
 		if one := &found[i]; one.State == Suspect && !(one.IsRun() && canBeReference(one.Image)) {
-			if reason, ok := f.Allows(one.Image); ok {
+			reason, ok := f.Allows(one)
+			if !ok {
+				reason, ok = f.locks(one)
+			}
+			if ok {
 				one.State, one.Reason = Ignored, reason
 			}
 		}
@@ -133,13 +150,38 @@ func (f *Finder) Find(file *manifest.File) ([]Found, error) {
 	return settle(found), nil
 }
 
+// locks reports whether the definition adds what a suspect names to the lock, and why.
+func (f *Finder) locks(suspect *Found) (reason string, ok bool) {
+	image := strings.TrimPrefix(strings.TrimPrefix(suspect.Image, "docker://"), "oci://")
+	reason, ok = f.Added[image]
+	if ok || !isRepository(image) {
+		return asWritten + reason, ok
+	}
+	wanted, err := ParseReference(image)
+	if err != nil {
+		return "", false
+	}
+	for _, added := range slices.Sorted(maps.Keys(f.Added)) {
+		if ref, err := ParseReference(added); err == nil && ref.Context().Name() == wanted.Context().Name() {
+			return asWritten + f.Added[added], true
+		}
+	}
+	return "", false
+}
+
+// asWritten begins the reason of what is locked and not rewritten.
+const asWritten = "locked, and left as it is written: "
+
 // settle puts what was found in the order of the file, once for each place: what an alias leads
 // to can be found in several, as an image in one of them and as something less in others.
 func settle(found []Found) []Found {
 	slices.SortStableFunc(found, func(a, b Found) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.rank(), b.rank()))
 	})
-	return slices.CompactFunc(found, func(a, b Found) bool { return a.Line == b.Line && a.Column == b.Column })
+	return slices.CompactFunc(found, func(a, b Found) bool {
+		// What is encoded has one place and may be several.
+		return a.Line == b.Line && a.Column == b.Column && (len(a.parts) > 0 || a.Image == b.Image)
+	})
 }
 
 // rank is lower the surer it is.
@@ -164,7 +206,9 @@ type walker struct {
 	inside   string // the path of the string that holds this document, with " | "
 	found    *[]Found
 
-	config bool // a ConfigMap or a Secret, or within one: its strings are what programs read
+	near   *fields // the mapping that the walker is in
+	label  label   // what is said of the string that holds this document
+	config bool    // a ConfigMap or a Secret, or within one: its strings are what programs read
 	secret bool
 	schema bool // a CustomResourceDefinition
 	group  string
@@ -179,6 +223,7 @@ func newWalker(doc *yaml.Node, within *scope, rules []rule) *walker {
 		w.secret = kind.Value == "Secret"
 		w.schema = kind.Value == "CustomResourceDefinition"
 	}
+	w.schema = w.schema || manifest.Get(doc, "$schema") != nil
 	if version := manifest.Get(doc, "apiVersion"); version != nil {
 		w.group, _, _ = strings.Cut(version.Value, "/")
 	}
@@ -253,7 +298,9 @@ func (w *walker) walk(node *yaml.Node, at place) error {
 			}
 		}
 	case yaml.MappingNode:
-		w.split(node, at)
+		w.near = fieldsOf(node, at, w.near)
+		defer func(outer *fields) { w.near = outer }(w.near.outer)
+		w.split(w.near, at)
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			key, value := target(node.Content[i]).Value, node.Content[i+1]
 			if w.passOver(key, at) {
@@ -274,7 +321,7 @@ func (w *walker) walk(node *yaml.Node, at place) error {
 // schema, and text that a checksum beside it covers (Knative's ConfigMaps).
 func (w *walker) passOver(key string, at place) bool {
 	if w.schema {
-		return slices.Contains([]string{"description", "example", "examples", "pattern", "title"}, key)
+		return slices.Contains([]string{"description", "example", "examples", "pattern", "required", "title"}, key)
 	}
 	return w.config && key == "_example" && at.path == "data"
 }
@@ -288,22 +335,30 @@ func (w *walker) scalar(node *yaml.Node, at place) error {
 	switch {
 	case annotation && isProvenance(at.field()):
 		w.report(node, at, Ignored, howProvenance)
-	case w.schema:
-		w.report(node, at, Suspect, howSweep)
-	case isImageKey(at.field()) && isNamed(text):
-		how := howField
-		if annotation {
-			how = howAnnotation
-		}
-		w.take(node, at, how)
-	case at.field() == "image" && node.Tag == "!!str" && isWord(text):
-		w.add(w.whole(node, at, Suspect, howField))
-	case w.config && isFull(text):
-		w.take(node, at, howText)
+		return nil
 	case w.secret && at.parent() == "data":
-		w.encoded(node, at)
-	case strings.Contains(text, "\n"), strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}"):
+		return w.encoded(node, at)
+	case w.schema:
+	case strings.Contains(text, "\n"), strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}"), strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]"):
 		return w.text(node, at, w.rules)
+	}
+	how := howField
+	if annotation {
+		how = howAnnotation
+	}
+	one := &field{name: at.field(), value: node}
+	near := &fields{place: func(*field) place { return at }}
+	if w.near != nil {
+		near.list, near.mapping, near.outer = w.near.list, w.near.mapping, w.near.outer
+	}
+	w.named(near, one, w.labelAt(at), how)
+	switch {
+	case w.taken[node]:
+	case w.config && !annotation && !w.schema:
+		w.inText(node, at, Image, howText)
+		if !w.taken[node] && isPointer(text) {
+			w.add(w.whole(node, at, Suspect, howText))
+		}
 	default:
 		w.report(node, at, Suspect, howSweep)
 	}
@@ -331,6 +386,19 @@ func describe(doc *yaml.Node) string {
 // IsRun reports whether a node of the cluster fetches the image as the field names it: it is that of a
 // container or of an image volume. No rule of a definition takes such an image out of the lock.
 func (f *Found) IsRun() bool { return f.How == howContainer || f.How == howVolume }
+
+// Kept are the fields of an image that stay as they are when the rest of it points to the locked one,
+// each with its value: what they say is upstream's.
+func (f *Found) Kept() (kept []string) {
+	parts := slices.Clone(f.parts)
+	slices.SortFunc(parts, func(a, b part) int { return a.order - b.order })
+	for _, p := range parts {
+		if p.isKept {
+			kept = append(kept, f.fields[p.order]+" "+p.text)
+		}
+	}
+	return kept
+}
 
 // Editable says why an image can't be rewritten in place, if so.
 func (f *Found) Editable() error { return f.err }

@@ -93,8 +93,8 @@ kind: CustomResourceDefinition
 spec:
   containers: {properties: {image: {type: string}}}
   initContainers: many
-  image: web:1
-  containers2: [{image: web:1}]
+  image: 3
+  containers2: [{image: {a: b}}]
 `, nil},
 		{"white space around it", "spec: {containers: [{image: ' web:1 '}]}\n", []string{"1:29 document spec.containers[0].image web:1"}},
 	} {

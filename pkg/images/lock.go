@@ -45,6 +45,9 @@ type Want struct {
 // Docker Hub's, without a tag :latest.
 func ParseReference(image string) (name.Reference, error) {
 	ref, err := name.ParseReference(image)
+	if strings.HasPrefix(image, "/") {
+		return nil, fmt.Errorf("%q is no image reference: it begins with a slash", image)
+	}
 	if scheme, _, is := strings.Cut(image, "://"); is {
 		return nil, fmt.Errorf("%q is no image reference: it has the scheme %s", image, scheme)
 	}
@@ -54,7 +57,8 @@ func ParseReference(image string) (name.Reference, error) {
 	return ref, nil
 }
 
-// Resolve locks every wanted reference, each distinct one once and several at a time.
+// Resolve locks every wanted reference, each distinct one once and several at a time. Its error
+// is about all that can't be locked, in the order of the references.
 func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error) {
 	first := map[string]string{}
 	for _, w := range wanted {
@@ -67,27 +71,34 @@ func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error
 		lock = append(lock, Locked{Reference: image})
 	}
 	lock.sort()
-	group, ctx := errgroup.WithContext(ctx)
+	failed := make([]error, len(lock))
+	group, resolving := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for i := range lock {
 		group.Go(func() error {
-			image := lock[i].Reference
-			ref, err := ParseReference(image)
-			if err != nil {
-				return fmt.Errorf("%s: %w", first[image], err)
+			if err := lock[i].resolve(resolving, resolver); err != nil {
+				failed[i] = fmt.Errorf("%s: %w", first[lock[i].Reference], err)
 			}
-			desc, err := resolver.Resolve(ctx, ref)
-			if err != nil {
-				return fmt.Errorf("%s: image %s: %w", first[image], image, err)
-			}
-			lock[i].Image = ref.Context().Digest(desc.Digest.String())
-			if err := lock[i].check(); err != nil {
-				return fmt.Errorf("%s: %w", first[image], err)
-			}
-			return nil
+			return resolving.Err()
 		})
 	}
-	return lock, group.Wait()
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return lock, errors.Join(failed...)
+}
+
+func (l *Locked) resolve(ctx context.Context, resolver Resolver) error {
+	ref, err := ParseReference(l.Reference)
+	if err != nil {
+		return err
+	}
+	desc, err := resolver.Resolve(ctx, ref)
+	if err != nil {
+		return fmt.Errorf("image %s: %w", l.Reference, err)
+	}
+	l.Image = ref.Context().Digest(desc.Digest.String())
+	return l.check()
 }
 
 // check holds a reference that has a digest to it: it is that image and no other.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/images"
@@ -31,7 +32,7 @@ func TestFindAndRelocateInEveryPlace(t *testing.T) {
 			[]string{"image argument spec.containers[0].args[0] quay.io/a/b:v1"}, "ctr run " + pinned + " x\n      curl https://quay.io/a/b:v1"},
 		{"policy flags are no images", "kind: Pod\nspec: {containers: [{args: [--image-pull-policy=a:b, --image-pull-secret, x/y]}]}\n", nil, ""},
 		{"ko", "kind: Pod\nspec: {containers: [{args: [-image, ko://github.com/a/b]}]}\n",
-			[]string{"suspect sweep spec.containers[0].args[1] ko://github.com/a/b"}, ""},
+			[]string{"suspect argument spec.containers[0].args[1] ko://github.com/a/b"}, ""},
 		{"environment", "kind: Pod\nspec: {containers: [{env: [{name: RELATED_IMAGE_A, value: a/b:1}, {name: IMAGE_TAG, value: 'v1:2'}, {name: X, value: plain}]}]}\n",
 			[]string{"image environment spec.containers[0].env[0].value a/b:1"}, "value: " + pinned + "}, {name: IMAGE_TAG, value: 'v1:2'}"},
 		{"table in the environment", "kind: Pod\nspec:\n  containers:\n  - env:\n    - name: TABLE\n      value: |\n        1.0=quay.io/a/b:1\n        2.0=quay.io/a/b:1 # old\n",
@@ -73,7 +74,7 @@ data: {c.json: "{\"WorkerImage\": \"a/b:1\"}"}
 		{"what tools noted before", "kind: X\nmetadata:\n  annotations:\n    kbld.k14s.io/images: |\n      - url: quay.io/a/b:1\n    kubectl.kubernetes.io/last-applied-configuration: '{\"image\":\"quay.io/a/b:1\"}'\n",
 			[]string{"ignored provenance metadata.annotations.kbld.k14s.io/images quay.io/a/b:1", "ignored provenance metadata.annotations.kubectl.kubernetes.io/last-applied-configuration quay.io/a/b:1"}, ""},
 		{"schema", "kind: CustomResourceDefinition\nspec: {schema: {description: 'such as quay.io/a/b:1', image: {default: quay.io/a/b:2}}}\n",
-			[]string{"suspect sweep spec.schema.image.default quay.io/a/b:2"}, ""},
+			[]string{"suspect image field spec.schema.image.default quay.io/a/b:2"}, ""},
 		{"artifact", "kind: OCIRepository\nspec: {url: 'oci://ghcr.io/a/b'}\n",
 			[]string{"suspect sweep spec.url oci://ghcr.io/a/b"}, ""},
 		{"any other field", "kind: X\nspec: {plugin: quay.io/a/b:1, page: 'https://quay.io/a/b:1', icon: a/image.png, image: /a.png}\n",
@@ -152,12 +153,98 @@ spec:
 	}
 }
 
+// A rule that joins fields makes one image of them, and says which of them point to the mirror.
+func TestSearchRulesJoinFields(t *testing.T) {
+	t.Parallel()
+	const repo, at = "site.example/org/krt", "@" + zeros
+	for _, c := range []struct{ name, rules, data, image, relocated, kept string }{
+		{"all of three", "- {join: [base, image, tag]}",
+			"kind: X\nspec: {base: quay.io/org, image: server, tag: v1}\n", "quay.io/org/server:v1",
+			"{base: site.example, image: org/krt, tag: v1" + at + "}", ""},
+		{"all of four", "- {join: [registry, repository, image, version]}",
+			"kind: X\nspec: {registry: nvcr.io, repository: nvidia, image: driver, version: 550.1}\n", "nvcr.io/nvidia/driver:550.1",
+			"{registry: site.example, repository: org, image: krt, version: 550.1" + at + "}", ""},
+		{"a digest where the tag was", "- {join: [repository, image, version], pin: digest}",
+			"kind: X\nspec: {repository: nvcr.io/nvidia, image: driver, version: 550.1}\n", "nvcr.io/nvidia/driver:550.1",
+			"{repository: site.example, image: org/krt, version: " + zeros + "}", ""},
+		{"one field that takes all", "- {join: [hub, image, tag], rewrite: [image]}",
+			"kind: X\nspec: {hub: quay.io/org, image: server, tag: v1}\n", "quay.io/org/server:v1",
+			"{hub: quay.io/org, image: " + repo + at + ", tag: v1}", "hub quay.io/org, tag v1"},
+		{"two of three", "- {join: [hub, image, tag], rewrite: [image, tag]}",
+			"kind: X\nspec: {hub: quay.io/org, image: server, tag: v1}\n", "quay.io/org/server:v1",
+			"{hub: quay.io/org, image: " + repo + ", tag: v1" + at + "}", "hub quay.io/org"},
+		{"an image with its tag", "- {join: [hub, image]}",
+			"kind: X\nspec: {hub: quay.io/org, image: 'server:v1'}\n", "quay.io/org/server:v1",
+			"{hub: site.example, image: 'org/krt" + at + "'}", ""},
+		{"fields by other names", "- {join: [where, what, ':rev', '@sum']}",
+			"kind: X\nspec: {where: quay.io, what: org/server, rev: r1, sum: '" + ones + "'}\n", "quay.io/org/server:r1@" + ones,
+			"{where: site.example, what: org/krt, rev: r1, sum: '" + zeros + "'}", ""},
+		{"a parent's base", "- {join: [../../base, image, tag], keyMatcher: {path: [spec, operands, server]}}",
+			"kind: X\nspec:\n  base: quay.io/org\n  operands:\n    server: {image: server, tag: v1}\n", "quay.io/org/server:v1",
+			"base: site.example\n  operands:\n    server: {image: org/krt, tag: v1" + at + "}", ""},
+		{"in a string", "- {join: [image, defaultImageVersion]}",
+			"kind: ConfigMap\ndata:\n  explainers: '{\"image\": \"org/explainer\", \"defaultImageVersion\": \"latest\"}'\n", "org/explainer:latest",
+			`{"image": "` + repo + `", "defaultImageVersion": "latest` + at + `"}`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var finder images.Finder
+			if err := yaml.Unmarshal([]byte(c.rules), &finder.Rules); err != nil {
+				t.Fatal(err)
+			}
+			found, err := finder.Find(parse(t, c.data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(found) != 1 || found[0].State != images.Image || found[0].Image != c.image || strings.Join(found[0].Kept(), ", ") != c.kept {
+				t.Errorf("got %+v, want the image %s with %q kept", found, c.image, c.kept)
+			}
+			lock := images.Lock{{Image: digest(t, "x.example/y@"+zeros), Reference: c.image}}
+			out, err := lock.Relocate(parse(t, c.data), &finder, func(name.Digest) string { return repo + at })
+			if err != nil || !strings.Contains(string(out), c.relocated) {
+				t.Errorf("got %v\n%s\nwant in it\n%s", err, out, c.relocated)
+			}
+		})
+	}
+}
+
+// What a rule can't do it refuses, and without its fields it decides on nothing.
+func TestSearchRulesJoinWhatIsThere(t *testing.T) {
+	t.Parallel()
+	finder := images.Finder{Rules: []images.Rule{{Join: []string{"registry", "repository", "image", "tag"}}}}
+	const all = "kind: X\nspec: {registry: quay.io, repository: org, image: a, tag: v1}\n"
+	lock := images.Lock{{Image: digest(t, "x.example/y@"+zeros), Reference: "quay.io/org/a:v1"}}
+	if out, err := lock.Relocate(parse(t, all), &finder, atSite); err == nil || !strings.Contains(err.Error(), "site.example/krt has too few parts for 3 fields") {
+		t.Errorf("got %s, %v", out, err)
+	}
+	for data, want := range map[string]string{
+		"kind: X\nspec: {repository: quay.io/org, image: a, tag: v1}\n":                 "suspect split fields quay.io/org/a:v1",
+		"kind: X\nspec: {registry: '<registry>', repository: org, image: a, tag: v1}\n": "suspect search rule <registry>/org/a:v1",
+	} {
+		found, err := finder.Find(parse(t, data))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%s: %+v, %v", data, found, err)
+		}
+		if got := fmt.Sprintf("%s %s %s", found[0].State, found[0].How, found[0].Image); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 func TestCheckRulesNamesThePlace(t *testing.T) {
 	t.Parallel()
 	for rules, want := range map[string]string{
-		"- {}":               "searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
-		"- {keyMatcher: {}}": "searchRules[0].keyMatcher: want one of name and path",
-		"- {keyMatcher: {path: [a, {index: x}]}}":                                                              "searchRules[0].keyMatcher.path[1]: map[index:x] is no part of a path: want a key, {index: N} or {allIndexes: true}",
+		"- {}":                                    "searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
+		"- {join: [a]}":                           "searchRules[0].join: want two fields or more",
+		"- {join: [a, tag, b]}":                   `searchRules[0].join[2]: "b" comes after the tag: want the fields in the order of the reference`,
+		"- {join: [':a', tag]}":                   "searchRules[0].join: want a field with a repository",
+		"- {join: [a, '../']}":                    `searchRules[0].join[1]: "../" names no field`,
+		"- {join: [a, tag], rewrite: [b]}":        `searchRules[0].rewrite[0]: "b" is not in join`,
+		"- {join: [a, tag], pin: tag}":            `searchRules[0].pin is "tag", want tag@digest or digest`,
+		"- {keyMatcher: {name: a}, rewrite: [a]}": "searchRules[0]: rewrite and pin go with join",
+		"- {join: [a, b], updateStrategy: {json: {searchRules: []}}}": "searchRules[0].updateStrategy: want none or nothing with join",
+		"- {keyMatcher: {}}":                      "searchRules[0].keyMatcher: want one of name and path",
+		"- {keyMatcher: {path: [a, {index: x}]}}": "searchRules[0].keyMatcher.path[1]: map[index:x] is no part of a path: want a key, {index: N} or {allIndexes: true}",
 		"- {keyMatcher: {name: a}, updateStrategy: {none: {}, entireValue: {}}}":                               "searchRules[0].updateStrategy: want one of none, entireValue, json and yaml",
 		"- {keyMatcher: {name: a}, updateStrategy: {json: {searchRules: [{}]}}}":                               "searchRules[0].updateStrategy: searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
 		"- {keyMatcher: {name: a}, valueMatcher: {image: a, imageRepo: b}, updateStrategy: {entireValue: {}}}": "searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
@@ -234,7 +321,7 @@ func TestNotImagesGlobs(t *testing.T) {
 		finder := images.Finder{NotImages: []images.NotImage{{Value: glob, Reason: "r"}}}
 		for i, allowed := range []bool{true, false} {
 			for _, text := range texts[i] {
-				if _, got := finder.Allows(text); got != allowed {
+				if _, got := finder.Allows(&images.Found{Image: text}); got != allowed {
 					t.Errorf("%s and %s: %v", glob, text, got)
 				}
 			}

@@ -18,6 +18,17 @@ type Rule struct {
 	ValueMatcher *ValueMatcher `json:"valueMatcher,omitempty" yaml:"valueMatcher,omitempty"`
 	// UpdateStrategy says what of the value is the image; all of it when empty.
 	UpdateStrategy *UpdateStrategy `json:"updateStrategy,omitempty" yaml:"updateStrategy,omitempty"`
+	// Join names the fields of a mapping that make up one reference, in its order, for example
+	// [registry, repository, tag]; ../NAME is a field of the mapping around. A field called tag,
+	// version, digest or the like holds that, and so does one that is written with a colon (":rev")
+	// or an @ before it; the others are joined by slashes. KeyMatcher matches the mapping then.
+	Join []string `json:"join,omitempty" yaml:"join,omitempty" jsonschema:"minItems=2"`
+	// Rewrite names the fields of Join that point to the locked image on the target; all of
+	// them when empty. Of several that hold a path, the first takes the host.
+	Rewrite []string `json:"rewrite,omitempty" yaml:"rewrite,omitempty"`
+	// Pin is what the field of the tag becomes: tag@digest (TAG@sha256:…), which is the default, or
+	// digest (sha256:…), for a product that puts an @ before it then.
+	Pin string `json:"pin,omitempty" yaml:"pin,omitempty" jsonschema:"enum=tag@digest,enum=digest"`
 }
 
 // KeyMatcher matches a field by its key or by its way from the root; one of them is set.
@@ -59,6 +70,11 @@ type Embedded struct {
 type NotImage struct {
 	// Value is a glob for the string that is reported; * crosses slashes.
 	Value string `json:"value" yaml:"value" jsonschema:"minLength=1"`
+	// Resource is a glob for the kind and name of the resource that it is in, as in "Deployment web";
+	// any resource when empty.
+	Resource string `json:"resource,omitempty" yaml:"resource,omitempty"`
+	// Path is a glob for the field, as it is reported; any field when empty.
+	Path string `json:"path,omitempty" yaml:"path,omitempty"`
 	// Reason says why it is not locked.
 	Reason string `json:"reason" yaml:"reason" jsonschema:"minLength=1"`
 }
@@ -70,6 +86,16 @@ type rule struct {
 	value    *ValueMatcher
 	strategy *UpdateStrategy
 	embedded []rule
+	join     []joinPart
+	pin      string
+}
+
+// joinPart is a field of a [Rule.Join].
+type joinPart struct {
+	name   string
+	steps  int // mappings out
+	is     role
+	isKept bool
 }
 
 // CheckRules says what is wrong with rules; its error begins with the place, as in
@@ -93,9 +119,12 @@ func compile(rules []Rule) ([]rule, error) {
 }
 
 func (r Rule) compile() (rule, error) {
-	c := rule{value: r.ValueMatcher, strategy: r.UpdateStrategy}
+	c := rule{value: r.ValueMatcher, strategy: r.UpdateStrategy, pin: r.Pin}
 	key := r.KeyMatcher
-	if key == nil && c.value == nil || c.value != nil && (c.value.Image == "") == (c.value.ImageRepo == "") {
+	if err := c.compileJoin(r); err != nil {
+		return c, err
+	}
+	if key == nil && c.value == nil && c.join == nil || c.value != nil && (c.value.Image == "") == (c.value.ImageRepo == "") {
 		return c, fmt.Errorf(": want keyMatcher, or valueMatcher with one of image and imageRepo, or both")
 	}
 	if key != nil {
@@ -135,6 +164,63 @@ func (r Rule) compile() (rule, error) {
 	return c, nil
 }
 
+// compileJoin makes the fields of a rule ready that joins several.
+func (c *rule) compileJoin(r Rule) error {
+	switch {
+	case len(r.Join) == 0 && (len(r.Rewrite) > 0 || r.Pin != ""):
+		return fmt.Errorf(": rewrite and pin go with join")
+	case len(r.Join) == 0:
+		return nil
+	case len(r.Join) == 1:
+		return fmt.Errorf(".join: want two fields or more")
+	case r.UpdateStrategy != nil && r.UpdateStrategy.None == nil:
+		return fmt.Errorf(".updateStrategy: want none or nothing with join")
+	case r.Pin != "" && r.Pin != pinTag && r.Pin != pinDigest:
+		return fmt.Errorf(".pin is %q, want %s or %s", r.Pin, pinTag, pinDigest)
+	}
+	for i, name := range r.Rewrite {
+		if !slices.Contains(r.Join, name) {
+			return fmt.Errorf(".rewrite[%d]: %q is not in join", i, name)
+		}
+	}
+	paths := 0
+	for i, name := range r.Join {
+		p := joinPart{name: name, is: repository, isKept: len(r.Rewrite) > 0 && !slices.Contains(r.Rewrite, name)}
+		for strings.HasPrefix(p.name, "../") {
+			p.name, p.steps = p.name[3:], p.steps+1
+		}
+		switch first := p.name[:min(1, len(p.name))]; first {
+		case "":
+			return fmt.Errorf(".join[%d]: %q names no field", i, name)
+		case ":":
+			p.name, p.is = p.name[1:], tag
+		case "@":
+			p.name, p.is = p.name[1:], digest
+		default:
+			if _, is, ok := roleOf(p.name); ok && (is == tag || is == digest) {
+				p.is = is
+			}
+		}
+		if p.is == repository {
+			if len(c.join) > paths {
+				return fmt.Errorf(".join[%d]: %q comes after the tag: want the fields in the order of the reference", i, name)
+			}
+			paths++
+		}
+		c.join = append(c.join, p)
+	}
+	if paths == 0 {
+		return fmt.Errorf(".join: want a field with a repository")
+	}
+	return nil
+}
+
+// The values of [Rule.Pin].
+const (
+	pinTag    = "tag@digest"
+	pinDigest = "digest"
+)
+
 // pathPart reads a part of a path: a key, or {index: N}, or {allIndexes: true}.
 func pathPart(part any) (any, error) {
 	switch p := part.(type) {
@@ -155,7 +241,7 @@ func pathPart(part any) (any, error) {
 }
 
 // matches says whether the rule is for a value at a place.
-func (r *rule) matches(node *yaml.Node, at place) bool {
+func (r *rule) matches(text string, at place) bool {
 	switch {
 	case r.name != "" && r.name != at.field():
 		return false
@@ -164,9 +250,9 @@ func (r *rule) matches(node *yaml.Node, at place) bool {
 	case r.value == nil:
 		return true
 	case r.value.Image != "":
-		return strings.TrimSpace(node.Value) == r.value.Image
+		return text == r.value.Image
 	}
-	ref, err := ParseReference(strings.TrimSpace(node.Value))
+	ref, err := ParseReference(text)
 	if err != nil {
 		return false
 	}
@@ -204,6 +290,9 @@ func (w *walker) byRules(node *yaml.Node, at place, seen map[*yaml.Node]bool) er
 			}
 		}
 	case yaml.MappingNode:
+		w.near = fieldsOf(node, at, w.near)
+		defer func(outer *fields) { w.near = outer }(w.near.outer)
+		w.byJoins(at)
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			if err := w.byRules(node.Content[i+1], at.key(target(node.Content[i]).Value), seen); err != nil {
 				return err
@@ -213,10 +302,59 @@ func (w *walker) byRules(node *yaml.Node, at place, seen map[*yaml.Node]bool) er
 	return nil
 }
 
+// byJoins lets the rules that join fields decide on those of the mapping that the walker is in.
+func (w *walker) byJoins(at place) {
+	for _, r := range w.rules {
+		parts, main := r.fieldsIn(w.near)
+		if parts == nil || slices.ContainsFunc(parts, func(p joinedField) bool { return p.steps == 0 && w.taken[p.value] }) {
+			continue
+		}
+		image := joinParts(parts)
+		if !r.matches(image, at) {
+			continue
+		}
+		state := Image
+		if _, err := ParseReference(image); err != nil {
+			state = Suspect
+		}
+		if r.strategy != nil {
+			state = Ignored
+		}
+		found := w.addJoined(image, w.near.place(main.field), state, howRule, parts)
+		found.pinsDigest = r.pin == pinDigest
+		if state == Ignored {
+			found.Reason = "a search rule leaves it alone"
+		}
+	}
+}
+
+// fieldsIn are the fields that a rule joins, and the one of them that holds the name of the
+// image, or nil where one of them is not set.
+func (r *rule) fieldsIn(near *fields) (parts []joinedField, main joinedField) {
+	for _, p := range r.join {
+		in := near
+		for range p.steps {
+			if in != nil {
+				in = in.outer
+			}
+		}
+		one := in.named(p.name)
+		if one == nil {
+			return nil, main
+		}
+		part := joinedField{field: one, steps: p.steps, is: p.is, isKept: p.isKept}
+		if parts = append(parts, part); p.is == repository && p.steps == 0 || main.field == nil {
+			main = part
+		}
+	}
+	return parts, main
+}
+
 // byRule lets the first rule that matches a scalar decide on it.
 func (w *walker) byRule(node *yaml.Node, at place) error {
-	i := slices.IndexFunc(w.rules, func(r rule) bool { return r.matches(node, at) })
-	if i < 0 || strings.TrimSpace(node.Value) == "" {
+	text := strings.TrimSpace(node.Value)
+	i := slices.IndexFunc(w.rules, func(r rule) bool { return r.join == nil && r.matches(text, at) })
+	if i < 0 || w.taken[node] || text == "" {
 		return nil
 	}
 	w.taken[node] = true
@@ -238,10 +376,10 @@ func (w *walker) byRule(node *yaml.Node, at place) error {
 	return nil
 }
 
-// Allows tells by the rules of NotImages why a string is not an image.
-func (f *Finder) Allows(text string) (reason string, ok bool) {
+// Allows tells by the rules of NotImages why something is not an image.
+func (f *Finder) Allows(found *Found) (reason string, ok bool) {
 	for _, n := range f.NotImages {
-		if matchesGlob(n.Value, text) {
+		if matchesGlob(n.Value, found.Image) && (n.Resource == "" || matchesGlob(n.Resource, found.Resource)) && (n.Path == "" || matchesGlob(n.Path, found.Path)) {
 			return n.Reason, true
 		}
 	}

@@ -7,12 +7,19 @@ import (
 	"strings"
 )
 
-// full is a reference that nothing else looks like: a host, a path, and a tag or a digest
-// (github.com/distribution/reference, "Grammar").
-var full = regexp.MustCompile(
-	`(?:(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z](?:[a-z0-9-]*[a-z0-9])?|(?:[0-9]{1,3}\.){3}[0-9]{1,3}|localhost|[a-z0-9](?:[a-z0-9-]*[a-z0-9])?:[0-9]{2,5})(?::[0-9]{1,5})?` +
-		`(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)+` +
+const (
+	hostPattern = `(?:(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z](?:[a-z0-9-]*[a-z0-9])?|(?:[0-9]{1,3}\.){3}[0-9]{1,3}|localhost|[a-z0-9](?:[a-z0-9-]*[a-z0-9])?:[0-9]{2,5})(?::[0-9]{1,5})?`
+	pathPattern = `(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)+`
+)
+
+var (
+	// full is a reference that nothing else looks like: a host, a path, and a tag or a digest
+	// (github.com/distribution/reference, "Grammar").
+	full = regexp.MustCompile(hostPattern + pathPattern +
 		`(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?:@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})`)
+	// bare is a repository with its host.
+	bare = regexp.MustCompile(hostPattern + pathPattern)
+)
 
 // The characters that a reference in a text stands between.
 const (
@@ -23,8 +30,11 @@ const (
 // noRegistry are hosts of paths with a colon that are no images: Go packages, mostly.
 var noRegistry = []string{"github.com", "k8s.io", "sigs.k8s.io", "golang.org", "pkg.go.dev"}
 
-// match is a reference in a text, as the bytes [start,end) of it.
-type match struct{ start, end int }
+// match is a reference in a text, as the bytes [start,end) of it, and what a name before it says.
+type match struct {
+	start, end int
+	said       label
+}
 
 // scan finds the full references of a text.
 func scan(text string) []match {
@@ -33,49 +43,202 @@ func scan(text string) []match {
 	}
 	var found []match
 	for _, at := range full.FindAllStringIndex(text, -1) {
-		m := match{at[0], at[1]}
+		m := match{start: at[0], end: at[1]}
 		// What ends a sentence is no part of a tag.
 		m.end = m.start + len(strings.TrimRight(text[m.start:m.end], ".-_"))
-		switch {
-		case m.start > 0 && !strings.Contains(before, text[m.start-1:m.start]),
-			m.end < len(text) && !strings.Contains(after, text[m.end:m.end+1]),
-			!isWord(text[m.start:m.end]):
-			continue
+		if standsAlone(text, m) && isWord(text[m.start:m.end]) {
+			found = append(found, m)
 		}
-		found = append(found, m)
 	}
 	return found
 }
 
+func standsAlone(text string, m match) bool {
+	return (m.start == 0 || strings.Contains(before, text[m.start-1:m.start])) &&
+		(m.end >= len(text) || strings.Contains(after, text[m.end:m.end+1]))
+}
+
+// scanLoose finds what only looks like references in a text: the values of names that say image,
+// without a host too, repositories of registries, and references of which a part is a variable.
+func scanLoose(text string) []match {
+	found := scanNamed(text)
+	if !strings.Contains(text, "/") {
+		return found
+	}
+	for _, scheme := range pointers {
+		for i := strings.Index(text, scheme); i >= 0; {
+			end := word(text, i, elementEnds)
+			found = append(found, match{start: i, end: end})
+			next := strings.Index(text[end:], scheme)
+			if i = end + next; next < 0 {
+				break
+			}
+		}
+	}
+	for _, at := range bare.FindAllStringIndex(text, -1) {
+		m := match{start: at[0], end: at[1]}
+		switch {
+		case standsAlone(text, m) && inRegistry(text[m.start:m.end]):
+			found = append(found, m)
+		case m.end+1 < len(text) && strings.Contains(":@", text[m.end:m.end+1]) && (m.start == 0 || strings.Contains(before, text[m.start-1:m.start])):
+			// A repository and a tag that is put in later.
+			if end := word(text, m.end+1, wordEnds); variable.MatchString(text[m.end:end]) && !slices.Contains(noRegistry, host(text[m.start:m.end])) {
+				found = append(found, match{start: m.start, end: end})
+			}
+		}
+	}
+	return found
+}
+
+func host(text string) string {
+	host, _, _ := strings.Cut(text, "/")
+	return host
+}
+
+// imageWord is in each name that says image.
+var imageWord = regexp.MustCompile(`(?i)image`)
+
+// nameCharacters are those of fields, flags and variables.
+const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+
+// scanNamed finds what stands after the names in a text that say image: name=value, "name":
+// value, --name value; and several values where commas or quotes hold them together.
+func scanNamed(text string) []match {
+	var found []match
+	for i := 0; i < len(text); {
+		at := imageWord.FindStringIndex(text[i:])
+		if at == nil {
+			break
+		}
+		begin, end := i+at[0], i+at[1]
+		for begin > i && strings.IndexByte(nameCharacters, text[begin-1]) >= 0 {
+			begin--
+		}
+		for end < len(text) && strings.IndexByte(nameCharacters, text[end]) >= 0 {
+			end++
+		}
+		i = end
+		said := labelOf(strings.Trim(text[begin:end], ".-_"))
+		if said < location || begin > 0 && strings.Contains("/@:", text[begin-1:begin]) {
+			continue
+		}
+		start, ok := value(text, end, text[begin] == '-')
+		if !ok {
+			continue
+		}
+		start, stop := quoted(text, start)
+		for _, m := range elements(text[start:stop]) {
+			found = append(found, match{start + m.start, start + m.end, said})
+		}
+	}
+	return found
+}
+
+// value is where the value of a name begins that ends at i: after =, := or a colon and a space,
+// or, for a flag, after spaces.
+func value(text string, i int, isFlag bool) (start int, ok bool) {
+	rest := strings.TrimPrefix(text[i:], `\`)
+	closed := len(rest) > 0 && strings.Contains(`"'`, rest[:1])
+	if closed {
+		rest = rest[1:]
+	}
+	spaced := strings.TrimLeft(rest, " \t")
+	switch {
+	case strings.HasPrefix(spaced, "="), strings.HasPrefix(spaced, ":="):
+		rest = strings.TrimLeft(spaced, ":=")
+	case strings.HasPrefix(spaced, ":") && (closed || len(spaced) > 1 && strings.Contains(" \t\"'[", spaced[1:2])):
+		rest = spaced[1:]
+	case isFlag && !closed && len(spaced) < len(rest):
+		rest = spaced
+	default:
+		return 0, false
+	}
+	return len(text) - len(strings.TrimLeft(rest, " \t")), true
+}
+
+// quoted is the text of a value that begins at i: what its quotes or brackets hold, or else a word.
+func quoted(text string, i int) (start, end int) {
+	open := strings.TrimPrefix(text[i:], `\`)
+	for _, pair := range []string{`""`, "''", "[]"} {
+		if strings.HasPrefix(open, pair[:1]) {
+			start = len(text) - len(open) + 1
+			if n := strings.IndexAny(text[start:], pair[1:]+"\n"); n >= 0 {
+				return start, start + len(strings.TrimSuffix(text[start:start+n], `\`))
+			}
+			return start, len(text)
+		}
+	}
+	return i, word(text, i, wordEnds)
+}
+
+// The characters that end a word of a text, and a value among several.
+const (
+	wordEnds    = " \t\r\n\"'`;)|&\\]}"
+	elementEnds = wordEnds + ",["
+)
+
+// word is the end of the word that begins at i. A variable is a part of it, with its blanks.
+func word(text string, i int, ends string) int {
+	for i < len(text) {
+		if strings.Contains("{$%", text[i:i+1]) {
+			if m := variable.FindStringIndex(text[i:min(len(text), i+maxVariable)]); m != nil && m[0] == 0 {
+				i += m[1]
+				continue
+			}
+		}
+		if strings.Contains(ends, text[i:i+1]) {
+			return i
+		}
+		i++
+	}
+	return i
+}
+
+// maxVariable bounds how far the end of a variable is looked for.
+const maxVariable = 256
+
+// elements are the values of a text that commas, semicolons, quotes and blanks separate, less
+// the key and = before each.
+func elements(text string) []match {
+	var found []match
+	for i := 0; i < len(text); {
+		end := word(text, i, elementEnds)
+		if end == i {
+			i++
+			continue
+		}
+		start := i
+		if key := assigned.FindString(text[i:end]); key != "" {
+			start += len(key)
+		}
+		if trimmed := strings.TrimRight(text[start:end], ".:"); trimmed != "" {
+			found = append(found, match{start: start, end: start + len(trimmed)})
+		}
+		i = end
+	}
+	return found
+}
+
+// assigned are names with an equals sign each.
+var assigned = regexp.MustCompile(`^(?:[A-Za-z0-9_.-]+=)+`)
+
 // isFull says whether all of a text is a full reference.
 func isFull(text string) bool {
 	found := scan(text)
-	return len(found) == 1 && found[0] == match{0, len(text)}
-}
-
-// isNamed says whether a text is a reference in the eyes of someone who expects one: with a
-// path, a tag or a digest. A single word can be anything.
-func isNamed(text string) bool {
-	return strings.ContainsAny(text, "/:@") && isWord(text)
+	return len(found) == 1 && found[0].start == 0 && found[0].end == len(text)
 }
 
 // isWord says whether a text can be a reference at all.
 func isWord(text string) bool {
-	host, _, _ := strings.Cut(text, "/")
 	_, err := ParseReference(text)
-	return err == nil && !slices.Contains(noRegistry, host) && !slices.Contains(pictures, path.Ext(text))
+	return err == nil && !slices.Contains(noRegistry, host(text)) && !isPicture(text) && !strings.HasPrefix(text, "sha256:")
 }
+
+// isPicture reports whether a text names the other kind of image.
+func isPicture(text string) bool { return slices.Contains(pictures, path.Ext(text)) }
 
 // pictures are the extensions of the other kind of images.
 var pictures = []string{".png", ".svg", ".jpg", ".jpeg", ".gif", ".ico", ".webp"}
-
-// imageKey are names of fields, flags and variables that hold an image.
-var imageKey = regexp.MustCompile(`(?i)image(?:[._-]?(?:ref|reference|name|url|uri))?$|^related_image_`)
-
-// policyKey are names that speak of images and hold none.
-var policyKey = regexp.MustCompile(`(?i)(?:pull|policy|secret)`)
-
-func isImageKey(key string) bool { return imageKey.MatchString(key) && !policyKey.MatchString(key) }
 
 // pointers are schemes of references that are not a runtime's to pull: what ko builds, and
 // artifacts.

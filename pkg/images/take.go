@@ -2,7 +2,9 @@ package images
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 
@@ -43,6 +45,8 @@ type piece struct {
 	node       *yaml.Node
 	start, end int
 	role       role
+	order      int  // among the parts of the reference
+	isKept     bool // whether it stays as it is
 }
 
 // new is a thing found in pieces.
@@ -50,7 +54,8 @@ func (w *walker) new(image string, at place, state State, how string, pieces ...
 	file, node := w.scope.top(pieces[0].node)
 	f := Found{
 		Image: image, State: state, How: how, File: file.Name, Line: node.Line, Column: node.Column,
-		Resource: w.resource, Path: w.inside + at.path,
+		Resource: w.resource, Path: w.inside + at.path, way: at.way,
+		isWhole: len(pieces) == 1 && strings.TrimSpace(pieces[0].node.Value) == pieces[0].node.Value[pieces[0].start:pieces[0].end],
 	}
 	for i, p := range pieces {
 		span, err := w.scope.span(p.node, p.start, p.end)
@@ -61,7 +66,7 @@ func (w *walker) new(image string, at place, state State, how string, pieces ...
 		if isBlock := node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0; i == 0 && (isBlock || w.scope.outer != nil || strings.TrimSpace(node.Value[:p.start]) != "") {
 			f.Line, f.Column = file.Position(span.Start)
 		}
-		f.parts = append(f.parts, part{span, p.role, p.node.Value[p.start:p.end]})
+		f.parts = append(f.parts, part{span: span, role: p.role, text: p.node.Value[p.start:p.end], order: p.order, isKept: p.isKept})
 	}
 	return f
 }
@@ -86,10 +91,9 @@ func (w *walker) take(node *yaml.Node, at place, how string) {
 	w.add(w.whole(node, at, state, how))
 }
 
-// takeIn decides that the full references in a text are images, and says whether there are any.
-func (w *walker) takeIn(node *yaml.Node, at place, state State, how string) bool {
-	found := scan(node.Value)
-	for _, m := range found {
+// inText decides on what stands in a text: full references, and what only looks like one.
+func (w *walker) inText(node *yaml.Node, at place, state State, how string) {
+	add := func(m match, state State) {
 		w.taken[node] = true
 		f := w.new(node.Value[m.start:m.end], at, state, how, piece{node: node, start: m.start, end: m.end})
 		if state == Ignored {
@@ -97,12 +101,30 @@ func (w *walker) takeIn(node *yaml.Node, at place, state State, how string) bool
 		}
 		w.add(f)
 	}
-	return len(found) > 0
+	found := scan(node.Value)
+	for _, m := range found {
+		if how != howText || !isComment(node.Value[:m.start]) {
+			add(m, state)
+		}
+	}
+	for _, m := range scanLoose(node.Value) {
+		becomes, ok := judgeInText(m.said, node.Value[m.start:m.end])
+		overlaps := slices.ContainsFunc(found, func(f match) bool { return m.start < f.end && f.start < m.end })
+		if !ok || overlaps || isComment(node.Value[:m.start]) {
+			continue
+		}
+		if state != Image {
+			becomes = state
+		}
+		found = append(found, m)
+		add(m, becomes)
+	}
 }
 
 // report notes what looks like a reference in a scalar.
 func (w *walker) report(node *yaml.Node, at place, state State, how string) {
-	if !w.takeIn(node, at, state, how) && isPointer(strings.TrimSpace(node.Value)) {
+	w.inText(node, at, state, how)
+	if !w.taken[node] && isPointer(strings.TrimSpace(node.Value)) {
 		w.add(w.whole(node, at, state, how))
 	}
 }
@@ -113,21 +135,25 @@ func (w *walker) text(node *yaml.Node, at place, rules []rule) error {
 		for _, doc := range inner.file.Documents {
 			within := newWalker(doc, inner, rules)
 			within.resource, within.found, within.inside = w.resource, w.found, w.inside+at.path+" | "
-			within.config = within.config || w.config
+			within.config, within.label = within.config || w.config, w.labelAt(at)
+			if doc.Kind == yaml.MappingNode {
+				within.label = min(within.label, mentions)
+			}
 			if err := within.document(doc); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if !w.config {
-		w.report(node, at, Suspect, howSweep)
-		return nil
+	if said := w.labelAt(at); said >= mentions {
+		w.named(&fields{place: func(*field) place { return at }}, &field{value: node}, said, howField)
 	}
-	for _, m := range scan(node.Value) {
-		if !isComment(node.Value[:m.start]) {
-			w.add(w.new(node.Value[m.start:m.end], at, Image, howText, piece{node: node, start: m.start, end: m.end}))
-		}
+	switch {
+	case w.taken[node]:
+	case w.config:
+		w.inText(node, at, Image, howText)
+	default:
+		w.report(node, at, Suspect, howSweep)
 	}
 	return nil
 }
@@ -156,14 +182,32 @@ func isComment(text string) bool {
 }
 
 // encoded reports what a Secret's data holds: it can't be edited in place.
-func (w *walker) encoded(node *yaml.Node, at place) {
+func (w *walker) encoded(node *yaml.Node, at place) error {
 	data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(node.Value), ""))
-	if err != nil {
-		return
+	if err != nil || !utf8.Valid(data) {
+		return nil
 	}
-	for _, m := range scan(string(data)) {
-		f := w.whole(node, at, Suspect, howSweep)
-		f.Image, f.parts = string(data[m.start:m.end]), nil
-		w.add(f)
+	// What the Secret would say in clear.
+	holder := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: string(data)}
+	key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: at.field()}
+	clear := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Content: []*yaml.Node{key, holder}}
+	var found []Found
+	within := newWalker(clear, &scope{file: w.scope.file, depth: w.scope.depth}, nil)
+	within.resource, within.found, within.config = w.resource, &found, true
+	if err := within.walk(clear, place{}); err != nil {
+		return err
 	}
+	for _, f := range found {
+		if f.State == Ignored {
+			continue
+		}
+		what := w.whole(node, at, Suspect, howSweep)
+		_, inside, isInside := strings.Cut(f.Path, " | ")
+		if isInside {
+			what.Path += " | " + inside
+		}
+		what.Image, what.parts, what.isWhole = f.Image, nil, false
+		w.add(what)
+	}
+	return nil
 }

@@ -1,0 +1,192 @@
+package images
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// label is how much a name says of its value: a field's key, a flag, a variable.
+type label int
+
+const (
+	unlabelled label = iota
+	unrelated        // a part or a property of an image: a tag, a pull policy
+	location         // where images are: a registry or a repository
+	mentions         // has to do with images: IMAGE_AGENT, imageK8S
+	denotes          // is an image, or several: image, sidecarImage, RELATED_IMAGE_AGENT
+)
+
+// The ends of names, in lower case.
+var (
+	referenceWords = []string{"references", "reference", "refs", "ref", "names", "name", "urls", "url", "uris", "uri"}
+	locationWords  = []string{"registry", "registries", "repository", "repositories", "repo", "repos", "hub", "prefix", "base"}
+	propertyWords  = []string{
+		"tag", "version", "digest", "sha", "sha256", "size", "dir", "directory", "path", "file", "format", "type", "mode",
+		"count", "width", "height", "timeout", "interval", "endpoint", "addr", "address", "port", "service", "class",
+		"quality", "ttl", "enabled", "id",
+	}
+	policyWords = []string{"pull", "policy", "secret"}
+)
+
+// labelOf reads a name.
+func labelOf(name string) label {
+	name = strings.ToLower(name)
+	speaks := strings.Contains(name, "image")
+	switch {
+	case containsAny(name, policyWords), endsIn(name, propertyWords), endsIn(strings.TrimSuffix(name, "s"), propertyWords):
+		return unrelated
+	case endsIn(name, locationWords):
+		if speaks {
+			return location
+		}
+		return unrelated
+	case !speaks:
+		return unlabelled
+	case namesImage(name):
+		return denotes
+	}
+	return mentions
+}
+
+func endsIn(name string, words []string) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return strings.HasSuffix(name, w) })
+}
+
+func containsAny(name string, words []string) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(name, w) })
+}
+
+// cutWord cuts the first of some words that a name ends in, and what joins it to the rest.
+func cutWord(name string, words ...string) (rest string, ok bool) {
+	for _, w := range words {
+		if rest, ok := strings.CutSuffix(name, w); ok {
+			return strings.TrimRight(rest, "._-"), true
+		}
+	}
+	return name, false
+}
+
+// namesImage reports whether a name in lower case is that of an image, or of several.
+func namesImage(name string) bool {
+	if strings.HasPrefix(name, "related_image_") || strings.HasPrefix(name, "related_images_") {
+		return true
+	}
+	name, _ = cutWord(name, referenceWords...)
+	_, ok := cutWord(name, "images", "image")
+	return ok
+}
+
+// isImageKey reports whether a name is that of an image.
+func isImageKey(name string) bool { return labelOf(name) == denotes }
+
+// isPlural reports whether a name is that of several images.
+func isPlural(name string) bool {
+	return isImageKey(name) && strings.HasSuffix(strings.ToLower(name), "s") && !strings.HasSuffix(strings.ToLower(name), "8s")
+}
+
+// labelAt is what the names on the way to a value say of it, the nearest first: images is said
+// of each item of its list and of each value of its mapping.
+func (w *walker) labelAt(at place) label {
+	steps := 0
+	for i := len(at.way) - 1; i >= 0; i-- {
+		key, isKey := at.way[i].(string)
+		if isKey && w.schema && schemaWords[key] {
+			continue
+		}
+		if said := labelOf(key); isKey && said != unlabelled {
+			if steps == 0 || said == denotes && isPlural(key) && steps == 1 {
+				return said
+			}
+			return min(said, mentions)
+		}
+		steps++
+	}
+	if steps <= 1 {
+		return w.label
+	}
+	return min(w.label, mentions)
+}
+
+// schemaWords stand between a property and what a schema says of its values.
+var schemaWords = map[string]bool{"default": true, "enum": true, "properties": true, "items": true, "additionalProperties": true, "const": true}
+
+// registryHosts are hosts that hold images and nothing else: what lies there is one without a
+// tag too.
+var registryHosts = regexp.MustCompile(`^(?:docker\.io|index\.docker\.io|registry-1\.docker\.io|quay\.io|ghcr\.io|gcr\.io|(?:us|eu|asia|mirror|k8s|marketplace)\.gcr\.io|[a-z0-9-]+-docker\.pkg\.dev|nvcr\.io|mcr\.microsoft\.com|[a-z0-9]+\.azurecr\.io|public\.ecr\.aws|[0-9]{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?|cr\.[a-z0-9.-]+\.[a-z]+|registry\.[a-z0-9.-]+\.[a-z]+|icr\.io|[a-z]+\.icr\.io)(?::[0-9]+)?/`)
+
+// inRegistry reports whether a text is a repository of a host that holds nothing but images.
+func inRegistry(text string) bool { return registryHosts.MatchString(text) && isRepository(text) }
+
+// hasHost reports whether a reference names its registry.
+func hasHost(text string) bool {
+	host, _, isPath := strings.Cut(text, "/")
+	return isPath && (strings.ContainsAny(host, ".:") || host == "localhost")
+}
+
+// isComplete reports whether a text is a reference with a tag or a digest.
+func isComplete(text string) bool {
+	return isWord(text) && !isRepository(text) && !isToDo(text[strings.LastIndexByte(text, ':')+1:])
+}
+
+// isToDo reports whether a tag is a note of what will be filled in, as in TAG_OF_THE_RELEASE.
+func isToDo(tag string) bool { return toDo.MatchString(tag) }
+
+var toDo = regexp.MustCompile(`^[A-Z]+_[A-Z_]+$`)
+
+// judge decides on a value that a name speaks of. A tag is never guessed: what has none is
+// looked at by people, and so is what is no reference where there should be one.
+func judge(said label, text string) (State, bool) {
+	switch {
+	case said < location || text == "":
+	case said == location:
+		return Suspect, isWord(text) && strings.Contains(text, "/") && (isComplete(text) || hasHost(text))
+	case isComplete(text) && said == denotes:
+		return Image, true
+	case isComplete(text):
+		return Suspect, !isFull(text) // which says enough without a name
+	case isWord(text):
+		return Suspect, said == denotes && !isConstant(text) || inRegistry(text)
+	case said == denotes:
+		return Suspect, isPlaceholder(text)
+	}
+	return "", false
+}
+
+// judgeInText decides on a word of a text. A text has words of every kind: without a tag, it
+// takes a path at least.
+func judgeInText(said label, text string) (State, bool) {
+	switch {
+	case said == unlabelled:
+		return Suspect, true
+	case isWord(text):
+		state, ok := judge(said, text)
+		return state, ok && (isComplete(text) || strings.Contains(text, "/"))
+	}
+	// A part of it is put in later, and a part of it is there.
+	rest := variable.ReplaceAllString(text, "")
+	return Suspect, said == denotes && rest != text && strings.Contains(rest, "/") && lettered.MatchString(rest)
+}
+
+var (
+	// variable is what something else is put in the place of: by shells and Kubernetes, by Go
+	// templates, by sed.
+	variable = regexp.MustCompile(`\{\{[^{}]*\}\}|\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Za-z_][A-Za-z0-9_]*|%\{[^{}]*\}%?|%[A-Z_]+%|<[A-Za-z_-]+>`)
+	// elsewhere begins what is no image that a registry holds: a URL, a path, a colour.
+	elsewhere = regexp.MustCompile(`^(?:[a-z]+:|[./#~-])`)
+	// lettered is a text with a word in it.
+	lettered = regexp.MustCompile(`[A-Za-z]{2}`)
+	constant = regexp.MustCompile(`^(?:true|false|yes|no|on|off|null|none|[0-9.]+)$`)
+)
+
+// isPlaceholder reports whether a text could have been written where an image is filled in later.
+func isPlaceholder(text string) bool {
+	rest := variable.ReplaceAllString(text, "")
+	return len(text) < 256 && !strings.ContainsAny(rest, " \t\r\n") && (!elsewhere.MatchString(text) || isPointer(text)) &&
+		!isConstant(text) && !isPicture(text) && strings.Trim(text, plainJunk) != ""
+}
+
+func isConstant(text string) bool { return constant.MatchString(strings.ToLower(text)) }
+
+// plainJunk are characters that make no word.
+const plainJunk = " \t{}[]()<>|,;:'\"*/-_.=@"
