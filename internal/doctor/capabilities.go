@@ -83,7 +83,7 @@ var capabilities = []capability{
 		return err
 	}},
 	{"tags", true, "versions are named", "nothing can be named", func(ctx context.Context, e *examination) error {
-		return e.tag(ctx, e.image, "krtpkg-doctor-"+e.run[:8])
+		return e.tag(ctx, e.image, e.version())
 	}},
 	{"tags as signatures have them", false, "signatures of cosign's older form are stored", "signatures of cosign's older form can't be stored (--signature-format bundle)", func(ctx context.Context, e *examination) error {
 		return e.tag(ctx, e.image, strings.ReplaceAll(e.image.Digest.String(), ":", "-")+".sig")
@@ -93,7 +93,7 @@ var capabilities = []capability{
 		if err != nil {
 			return err
 		}
-		return e.tag(ctx, other, e.tags[0])
+		return e.tag(ctx, other, e.version())
 	}},
 	{signatureBundles, false, "sign --signature-format bundle works", "signatures can't be stored as referrers: sign needs --signature-format legacy", func(ctx context.Context, e *examination) error {
 		return e.sign(ctx, sign.Bundle)
@@ -111,7 +111,7 @@ var capabilities = []capability{
 	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists don't work", func(ctx context.Context, e *examination) error {
 		found := false
 		err := e.repo.Tags(ctx, "", func(page []string) error {
-			found = found || slices.Contains(page, e.tags[0])
+			found = found || slices.Contains(page, e.version())
 			return nil
 		})
 		if err == nil && !found {

@@ -107,6 +107,9 @@ func Examine(ctx context.Context, repo, second *registry.Repository) (*Report, e
 	return report, err
 }
 
+// version is the tag that stands for those of versions. It may not be there.
+func (e *examination) version() string { return "krtpkg-doctor-" + e.run[:8] }
+
 // prepare pushes what everything else needs.
 func (e *examination) prepare(ctx context.Context) error {
 	e.data = []byte("krtpkg doctor " + e.run)

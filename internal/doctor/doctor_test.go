@@ -164,6 +164,10 @@ func TestRefusals(t *testing.T) {
 			return strings.Contains(body, `"manifests":[{"mediaType":"application/vnd.oci.image.index`)
 		}, 400), []string{"indexes of indexes"}, false},
 		{"no artifactType", refuse(func(r *http.Request, body string) bool { return strings.Contains(body, `"artifactType"`) }, 400), []string{"manifests with artifactType"}, true},
+		{"no tags", refuse(func(r *http.Request, _ string) bool {
+			return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") && !strings.Contains(r.URL.Path, "/manifests/sha256:")
+		}, 403), []string{"tags", "tags as signatures have them", "tags that move", "lists of tags"}, true},
+		{"no lists of tags", refuse(func(r *http.Request, _ string) bool { return strings.HasSuffix(r.URL.Path, "/tags/list") }, 500), []string{"lists of tags"}, false},
 		{"tags that stay", func(next http.Handler) http.Handler {
 			set := map[string]bool{}
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

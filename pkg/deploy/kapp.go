@@ -128,8 +128,14 @@ func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, erro
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		d, err := call(parts)
-		answered <- answer{d, err}
+		var a answer
+		defer func() {
+			if problem := recover(); problem != nil {
+				a.error = fmt.Errorf("kapp stopped at what it cannot take: %v", problem)
+			}
+			answered <- a
+		}()
+		a.done, a.error = call(parts)
 	}()
 	var a answer
 	select {

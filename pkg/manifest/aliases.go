@@ -1,6 +1,10 @@
 package manifest
 
-import "gopkg.in/yaml.v3"
+import (
+	"bytes"
+
+	"gopkg.in/yaml.v3"
+)
 
 // maxExpanded is how many nodes aliases may add to a document: whoever reads it puts what they
 // lead to in their place, and a few lines can stand for more than any memory holds.
@@ -11,6 +15,42 @@ func (f *File) checkAliases(root *yaml.Node) error {
 	e := expansion{file: f, sizes: map[*yaml.Node]int{}, open: map[*yaml.Node]bool{}}
 	_, err := e.size(root)
 	return err
+}
+
+// CheckAliases refuses YAML with an alias that stands within its own anchor or for endlessly much, in
+// documents and in texts that are YAML themselves: kustomize follows such an alias until the program
+// has no memory left, which nothing can recover from. What is no YAML is no error here.
+func CheckAliases(name string, data []byte) error {
+	if !bytes.Contains(data, []byte("*")) || !bytes.Contains(data, []byte("&")) {
+		return nil
+	}
+	f := &File{Name: name, places: newPlaces(data)}
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		doc, err := decode(decoder)
+		if err != nil {
+			return nil
+		}
+		if err := f.checkAliases(&doc); err != nil {
+			return err
+		}
+		if err := checkTexts(name, &doc, len(data)); err != nil {
+			return err
+		}
+	}
+}
+
+// checkTexts looks at texts that are shorter than the YAML that holds them: a scalar can be all of it.
+func checkTexts(name string, node *yaml.Node, shorter int) error {
+	if node.Kind == yaml.ScalarNode && len(node.Value) < shorter {
+		return CheckAliases(name, []byte(node.Value))
+	}
+	for _, child := range node.Content {
+		if err := checkTexts(name, child, shorter); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type expansion struct {

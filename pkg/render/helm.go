@@ -34,6 +34,7 @@ const DefaultKubernetes = "v1.37.0"
 // helm renders a chart to the bytes that `helm template` prints, with functions over those
 // that templates have.
 func helm(in Input, functions template.FuncMap) (rendered []bundle.File, err error) {
+	defer guard("helm", &err)
 	quietly(func() { rendered, err = helmTemplate(in, functions) })
 	return rendered, err
 }

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // kustomizeAtATime guards kustomize, which keeps the schema of resources in a variable of a
@@ -21,7 +22,8 @@ var kustomizeAtATime sync.Mutex
 
 // kustomize renders the kustomization at the source's root to the bytes that `kustomize
 // build` prints.
-func kustomize(in Input) ([]bundle.File, error) {
+func kustomize(in Input) (rendered []bundle.File, err error) {
+	defer guard("kustomize", &err)
 	if err := checkKustomization(in.Files, path.Clean(in.Source.Root)); err != nil {
 		return nil, err
 	}
@@ -38,6 +40,9 @@ func kustomize(in Input) ([]bundle.File, error) {
 func runKustomize(files []bundle.File, root string, order krusty.ReorderOption) (m resmap.ResMap, err error) {
 	memory := filesys.MakeFsInMemory()
 	for _, f := range files {
+		if err := manifest.CheckAliases(f.Path, f.Data); err != nil {
+			return nil, err
+		}
 		if err := memory.WriteFile("/"+f.Path, f.Data); err != nil {
 			return nil, fmt.Errorf("%s: %w", f.Path, err)
 		}

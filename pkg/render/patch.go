@@ -12,10 +12,12 @@ import (
 	"sigs.k8s.io/kustomize/api/types"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // patched applies a source's patches to manifests, which become one file. Other files stay.
-func patched(files []bundle.File, patches []bundle.Patch) ([]bundle.File, error) {
+func patched(files []bundle.File, patches []bundle.Patch) (rendered []bundle.File, err error) {
+	defer guard("kustomize", &err)
 	var resources, rest []bundle.File
 	for _, f := range files {
 		if isManifest(f.Path) {
@@ -31,6 +33,9 @@ func patched(files []bundle.File, patches []bundle.Patch) ([]bundle.File, error)
 	}
 	for i, p := range patches {
 		at := fmt.Sprintf("patches[%d]", i)
+		if err := manifest.CheckAliases(at, []byte(p.Patch)); err != nil {
+			return nil, err
+		}
 		wanted, found, err := selects(before, p)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", at, kustomizeError(err))

@@ -83,7 +83,8 @@ type converter struct {
 	left int      // parts that it may still have, since references can make it endless
 }
 
-func openAPI(data []byte) ([]byte, error) {
+func openAPI(data []byte) (converted []byte, err error) {
+	defer guard("the converter of schemas", &err)
 	root, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
 	if err != nil {
 		return nil, err

@@ -1,11 +1,13 @@
 package render
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"carvel.dev/ytt/pkg/cmd/template"
 	"carvel.dev/ytt/pkg/cmd/ui"
 	"carvel.dev/ytt/pkg/files"
+	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
@@ -90,7 +93,12 @@ func yttFiles(list []bundle.File) ([]*files.File, error) {
 }
 
 // runYTT runs ytt with documents of values, later over earlier.
-func runYTT(inputs []*files.File, values [][]byte, options *template.Options) (template.Output, error) {
+func runYTT(inputs []*files.File, values [][]byte, options *template.Options) (out template.Output, err error) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			err = yttCause(inputs, values, fmt.Errorf("ytt stopped at what it cannot take: %v", problem))
+		}
+	}()
 	documents := map[string][]byte{}
 	for i, value := range values {
 		// What ytt's messages call values; the site's are the last.
@@ -107,12 +115,51 @@ func runYTT(inputs []*files.File, values [][]byte, options *template.Options) (t
 	}
 	yttAtATime.Lock()
 	defer yttAtATime.Unlock()
-	out := options.RunWithFiles(template.Input{Files: files.NewSortedFiles(inputs)},
+	out = options.RunWithFiles(template.Input{Files: files.NewSortedFiles(inputs)},
 		ui.NewCustomWriterTTY(false, io.Discard, io.Discard))
 	if out.Err != nil {
-		return out, errors.New(strings.TrimSpace(out.Err.Error()))
+		return out, errors.New(withoutTrace(out.Err.Error()))
 	}
 	return out, nil
+}
+
+// trace matches what ytt puts into an error where one of its functions has panicked.
+var trace = regexp.MustCompile(` \(backtrace: goroutine \d+ \[running\]:|\n {4}reason:\n {5}runtime/debug\.Stack\(\)\n(?: {5}.*\n?)*`)
+
+func withoutTrace(text string) string {
+	return strings.TrimSpace(strings.ReplaceAll(trace.ReplaceAllString(text, ""), "- (p) ", "- "))
+}
+
+// yttCause is why ytt has panicked: a key that is not text, in the values or in what describes them. It
+// is err where there is none.
+func yttCause(inputs []*files.File, values [][]byte, err error) error {
+	find := func(name string, data []byte) error {
+		parsed, invalid := manifest.Parse(name, data)
+		if invalid != nil {
+			return nil
+		}
+		for _, doc := range parsed.Documents {
+			if found := manifest.CheckKeys(doc, func(*yaml.Node) string { return name }); found != nil {
+				return found
+			}
+		}
+		return nil
+	}
+	for _, input := range inputs {
+		data, unread := input.Bytes()
+		if unread != nil || !bytes.Contains(data, []byte("#@data/values")) {
+			continue
+		}
+		if found := find(input.RelativePath(), data); found != nil {
+			return found
+		}
+	}
+	for _, data := range values {
+		if found := find("values", data); found != nil {
+			return found
+		}
+	}
+	return err
 }
 
 // yttOutput are the files that ytt rendered. Two of one path would be one on disk.

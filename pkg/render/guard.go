@@ -1,0 +1,11 @@
+package render
+
+import "fmt"
+
+// guard turns what an engine panics with into an error: no input may end the program. It has to be
+// deferred.
+func guard(engine string, err *error) {
+	if problem := recover(); problem != nil {
+		*err = fmt.Errorf("%s stopped at what it cannot take: %v", engine, problem)
+	}
+}
