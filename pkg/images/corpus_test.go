@@ -15,6 +15,8 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/google/go-containerregistry/pkg/name"
+
 	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
@@ -388,6 +390,64 @@ func TestCorpusRelocatesInPlace(t *testing.T) {
 	t.Logf("%d files, %d references rewritten, every other byte is as it was", files, rewritten)
 	if files < 900 || rewritten < 500 {
 		t.Errorf("only %d files and %d references", files, rewritten)
+	}
+}
+
+// A registry at an IPv6 address is put into every place of the corpus, and found there again.
+func TestCorpusRelocatesToIPv6(t *testing.T) {
+	t.Parallel()
+	moved := func(d name.Digest) string { return "[2001:db8::1]:5000/krt/edge@" + d.DigestStr() }
+	rewritten := 0
+	for _, f := range parsable(t) {
+		file, err := manifest.Parse(f.Path, f.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lock images.Lock
+		finder := new(images.Finder)
+		before := find(t, f)
+		for _, found := range before {
+			switch found.State {
+			case images.Suspect:
+				finder.NotImages = append(finder.NotImages, images.NotImage{Value: found.Image})
+			case images.Image:
+				lock = append(lock, images.Locked{Reference: found.Image, Image: digest(t, "site.example/moved@"+zeros)})
+			}
+		}
+		out, err := lock.Relocate(file, finder, moved)
+		if err != nil {
+			t.Errorf("%s: %v", f.Path, err)
+			continue
+		}
+		after, err := manifest.Parse(f.Path, out)
+		if err != nil {
+			t.Errorf("%s: %v", f.Path, err)
+			continue
+		}
+		again, err := new(images.Finder).Find(after)
+		if err != nil {
+			t.Errorf("%s: %v", f.Path, err)
+			continue
+		}
+		there := 0
+		for _, found := range again {
+			if strings.HasPrefix(found.Image, "[2001:db8::1]:5000/krt/edge") && strings.HasSuffix(found.Image, "@"+zeros) {
+				there++
+			}
+		}
+		want := 0
+		for _, found := range before {
+			if found.State == images.Image {
+				want++
+			}
+		}
+		if there != want {
+			t.Errorf("%s: %d of %d images are found where they were put", f.Path, there, want)
+		}
+		rewritten += want
+	}
+	if rewritten < 500 {
+		t.Errorf("only %d references", rewritten)
 	}
 }
 

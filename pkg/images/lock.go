@@ -238,5 +238,5 @@ func (l Lock) RelocateFound(f *manifest.File, found []Found, locate func(name.Di
 			}
 		}
 	}
-	return f.Bytes(), nil
+	return f.Edited()
 }

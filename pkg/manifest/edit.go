@@ -123,11 +123,95 @@ func short(value string) string {
 // Edit puts a value in the place of a span: an image reference or a part of one, whose
 // characters mean themselves in every style of scalar. The same edit twice is one; edits that
 // overlap otherwise are an error.
+//
+// A registry with an IPv6 address begins with [, which plain scalars can't: such a value gets
+// quotes where it needs them, and [File.Edited] makes sure that the file still means the same.
 func (f *File) Edit(span Span, value string) error {
+	inRange := span.Start >= 0 && span.Start <= span.End && span.End <= len(f.data)
+	if inRange && strings.HasPrefix(value, "[") && strings.Trim(value, plainCharacters+"[]") == "" {
+		f.bracketed = true
+		return f.replace(span, f.quoted(span, value))
+	}
 	if strings.Trim(value, plainCharacters) != "" && span.Start >= 0 && span.Start <= span.End && span.End <= len(f.data) {
 		return f.errorAt(span.Start, "%s can't be put here: it has characters that image references don't have", short(value))
 	}
 	return f.replace(span, value)
+}
+
+// quoted puts quotes around a value that takes the place of a whole word outside of quotes, in
+// the file or in a document inside of one of its scalars.
+func (f *File) quoted(span Span, value string) string {
+	at := func(i int) string {
+		if i < 0 || i >= len(f.data) {
+			return ""
+		}
+		return string(f.data[i])
+	}
+	before, after := at(span.Start-1), at(span.End)
+	if !strings.Contains(" \t\n,[{", before) || !strings.Contains(" \t\r\n,]}\\", after) {
+		return value
+	}
+	scalar := f.scalarAt(span)
+	switch {
+	case scalar == nil:
+	case scalar.Style&yaml.DoubleQuotedStyle != 0:
+		return "'" + value + "'"
+	case scalar.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0 && strings.TrimSpace(scalar.Value) == string(f.data[span.Start:span.End]):
+		return value
+	}
+	return `"` + value + `"`
+}
+
+// scalarAt finds the scalar of the file in which a span of it was found.
+func (f *File) scalarAt(span Span) *yaml.Node {
+	for scalar, s := range f.spelled {
+		if len(s.runs) == 0 || s.start > span.Start {
+			continue
+		}
+		last := s.runs[len(s.runs)-1]
+		if span.End <= last.source+max(last.width, last.length) {
+			return scalar
+		}
+	}
+	return nil
+}
+
+// Edited is [File.Bytes], or an error where an edit has changed more than the scalar in whose
+// place it stands.
+func (f *File) Edited() ([]byte, error) {
+	data := f.Bytes()
+	if !f.bracketed {
+		return data, nil
+	}
+	after, err := Parse(f.Name, data)
+	if err != nil || len(after.Documents) != len(f.Documents) {
+		return nil, f.Errorf(nil, "can't hold the address of a registry in brackets: %v", err)
+	}
+	for i, doc := range f.Documents {
+		if at := f.firstChange(doc, after.Documents[i]); at != nil {
+			return nil, f.Errorf(at, "can't hold the address of a registry in brackets")
+		}
+	}
+	return data, nil
+}
+
+// firstChange finds the first node that differs from what stands in its place after the edits,
+// but for scalars that hold an address in brackets now.
+func (f *File) firstChange(before, after *yaml.Node) *yaml.Node {
+	switch {
+	case before.Kind != after.Kind || len(before.Content) != len(after.Content):
+		return before
+	case before.Kind == yaml.ScalarNode && before.Value != after.Value:
+		if _, edited := f.spelled[before]; !edited {
+			return before
+		}
+	}
+	for i := range before.Content {
+		if at := f.firstChange(before.Content[i], after.Content[i]); at != nil {
+			return at
+		}
+	}
+	return nil
 }
 
 // replace is [File.Edit] for any text.
