@@ -30,7 +30,6 @@ type File struct {
 	// bareTags says that there may be scalars with the tag !.
 	bareTags bool
 	edits    []edit // in the order of the file
-	edits    []edit // in the order of the file
 	// bracketed says that an edit has put a registry's address in brackets into the file.
 	bracketed bool
 }
