@@ -159,6 +159,9 @@ func value(text string, i int, isFlag bool) (start int, ok bool) {
 // quoted is the text of a value that begins at i: what its quotes or brackets hold, or else a word.
 func quoted(text string, i int) (start, end int) {
 	open := strings.TrimPrefix(text[i:], `\`)
+	if bracketed.MatchString(open) {
+		return i, word(text, i, wordEnds)
+	}
 	for _, pair := range []string{`""`, "''", "[]"} {
 		if strings.HasPrefix(open, pair[:1]) {
 			start = len(text) - len(open) + 1
@@ -186,6 +189,10 @@ func word(text string, i int, ends string) int {
 				continue
 			}
 		}
+		if at := bracketed.FindString(text[i:min(len(text), i+maxVariable)]); at != "" {
+			i += len(at)
+			continue
+		}
 		if strings.Contains(ends, text[i:i+1]) {
 			return i
 		}
@@ -193,6 +200,9 @@ func word(text string, i int, ends string) int {
 	}
 	return i
 }
+
+// bracketed is the host of a registry at an IPv6 address.
+var bracketed = regexp.MustCompile(`^\[[0-9a-fA-F]*:[0-9a-fA-F:]+\](?::[0-9]{1,5})?/`)
 
 // maxVariable bounds how far the end of a variable is looked for.
 const maxVariable = 256
