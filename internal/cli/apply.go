@@ -259,11 +259,11 @@ func (p *prepared) runtime(ctx context.Context, a *app, cluster *deploy.Cluster,
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
-	return p.with(v)
+	return p.with(a, v)
 }
 
-func (p *prepared) with(v render.Kept) (deploy.Runtime, error) {
-	rendered, err := renderSet(p.set, v.All, p.images)
+func (p *prepared) with(a *app, v render.Kept) (deploy.Runtime, error) {
+	rendered, err := a.renderSet(p.set, v.All, p.images)
 	if err != nil {
 		return deploy.Runtime{}, err
 	}

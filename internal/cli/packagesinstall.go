@@ -107,7 +107,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 		return err
 	}
 	// What a bundle's rules refuse is refused here, not on the cluster.
-	rt, err := p.with(render.Kept{All: values})
+	rt, err := p.with(a, render.Kept{All: values})
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions)
 	if err != nil {
 		return err
 	}
-	rt, err := p.with(values)
+	rt, err := p.with(a, values)
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 	if err != nil {
 		return err
 	}
-	rendered, err := renderSet(set, given, images)
+	rendered, err := a.renderSet(set, given, images)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	}
 	a.ui.Hide(values.Secret.Texts()...)
 	a.ui.HideInErrors(values.All.Confidential()...)
-	rt, err := p.with(values)
+	rt, err := p.with(a, values)
 	if err != nil {
 		return err
 	}

@@ -38,12 +38,15 @@ type renderedBundle struct {
 }
 
 // renderSet renders every bundle.
-func renderSet(set *bundle.Set, values *render.Values, images *located) (*rendering, error) {
+func (a *app) renderSet(set *bundle.Set, values *render.Values, images *located) (*rendering, error) {
 	rendered := &rendering{set: set}
 	for _, b := range set.Bundles {
 		manifests, err := render.All(&b.Content, values, images.at)
 		if err != nil {
 			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
+		for _, note := range manifests.Notes {
+			a.ui.Note("note: %s: %s", b.Metadata().Name, note)
 		}
 		rendered.bundles = append(rendered.bundles, renderedBundle{b, manifests})
 	}

@@ -74,7 +74,7 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 		return &source.DigestError{Source: s.Name(), Got: tree.SHA256, Want: s.SHA256}
 	}
 	s.SHA256 = tree.SHA256
-	in := render.Input{Source: s, Name: a.Bundle.Metadata.Name}
+	in := render.Input{Source: s, Name: a.Bundle.Metadata.Name, Note: func(text string) { a.notes = append(a.notes, s.Name()+": "+text) }}
 	for _, f := range tree.Files {
 		in.Files = append(in.Files, bundle.File{Path: cmp.Or(f.Path, path.Base(s.Path)), Data: f.Data})
 	}

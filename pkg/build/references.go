@@ -26,6 +26,7 @@ func (a *assembly) find() ([]images.Found, error) {
 	finder := a.Bundle.Spec.Finder()
 	var files []*manifest.File
 	a.hooks, a.tests = rendered.Hooks, append(a.tests, rendered.Tests...)
+	a.notes = append(a.notes, rendered.Notes...)
 	var all []images.Found
 	for _, f := range slices.Concat(rendered.Files, rendered.Later) {
 		inConfig := path.Join(bundle.ConfigDir, strings.TrimPrefix(f.Path, bundle.HooksDir+"/"))

@@ -73,23 +73,33 @@ func (f *File) checkNodes(root *yaml.Node) error {
 }
 
 func (f *File) checkKeys(mapping *yaml.Node) error {
-	type name struct{ tag, value string }
-	seen := make(map[name]*yaml.Node, len(mapping.Content)/2)
+	seen := make(map[keyName]*yaml.Node, len(mapping.Content)/2)
 	for i := 0; i < len(mapping.Content); i += 2 {
 		node := mapping.Content[i]
-		key := node
-		if key.Kind == yaml.AliasNode {
-			key = key.Alias
-		}
-		if key.Kind != yaml.ScalarNode {
+		key := nameOf(node)
+		if key == (keyName{}) {
 			continue
 		}
-		if first, twice := seen[name{key.Tag, key.Value}]; twice {
-			return f.Errorf(node, "key %q is there twice, first at line %d", key.Value, first.Line)
+		if first, twice := seen[key]; twice {
+			return f.Errorf(node, "key %q is there twice, first at line %d", key.value, first.Line)
 		}
-		seen[name{key.Tag, key.Value}] = node
+		seen[key] = node
 	}
 	return nil
+}
+
+// keyName is what makes a key of a mapping differ from another.
+type keyName struct{ tag, value string }
+
+// nameOf is the name of a key; none of what is no scalar.
+func nameOf(key *yaml.Node) keyName {
+	if key.Kind == yaml.AliasNode {
+		key = key.Alias
+	}
+	if key.Kind != yaml.ScalarNode {
+		return keyName{}
+	}
+	return keyName{key.Tag, key.Value}
 }
 
 // yaml.v3 keeps a syntax error's place only in its text.

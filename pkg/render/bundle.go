@@ -24,6 +24,8 @@ type Manifests struct {
 	Later []bundle.File
 	// Hooks are those in Later, in the order in which they run, and Tests those that are left out.
 	Hooks, Tests []Hook
+	// Notes are what the user should know of.
+	Notes []string
 	// Namespaces are, by paths of Files, where resources belong that name no namespace and are of a
 	// kind of which only the cluster knows whether it is in namespaces.
 	Namespaces map[string]string
@@ -173,7 +175,9 @@ func templates(b *bundle.Content, values []byte, unset bool) (*Manifests, error)
 		return nil, err
 	}
 	takes := false
+	var notes []string
 	for _, in := range inputs {
+		in.Note = func(text string) { notes = append(notes, in.at+": "+text) }
 		if in.Source.Template != "" || len(in.Overlays) > 0 {
 			takes = true
 			in.Values = append(in.Values, values)
@@ -194,6 +198,7 @@ func templates(b *bundle.Content, values []byte, unset bool) (*Manifests, error)
 	if err != nil {
 		return nil, err
 	}
+	m.Notes = notes
 	_, kept := apart(b.Files, bundle.HooksDir)
 	m.Later = append(m.Later, kept...)
 	for _, files := range [][]bundle.File{m.Files, m.Later} {

@@ -224,6 +224,22 @@ func elsewhen() template.FuncMap {
 	}
 }
 
+// templateAt is the template that a line of what a chart renders is of.
+func templateAt(rendered []byte, line int) string {
+	name := "a template"
+	for i, text := range strings.Split(string(rendered), "\n") {
+		if source, ok := strings.CutPrefix(text, "# Source: "); ok {
+			if _, below, found := strings.Cut(source, "/"); found {
+				name = below
+			}
+		}
+		if i+1 >= line {
+			break
+		}
+	}
+	return name
+}
+
 // differing is the template that the first difference of two renderings is of.
 func differing(a, b []byte) string {
 	name := ""

@@ -5,9 +5,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"log"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/render"
@@ -247,4 +250,60 @@ func TestPackedChart(t *testing.T) {
 	if err != nil || !slices.Contains(strings.Split(text(got), "\n"), "kind: ConfigMap") {
 		t.Errorf("%v\n%s", err, text(got))
 	}
+}
+
+// A key that a template writes twice is taken as Helm takes it: the last one, with a note that names
+// the template. Nothing else changes.
+func TestHelmTakesTheLastOfTwoKeys(t *testing.T) {
+	t.Parallel()
+	in := chartInput("templates/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\n  labels:\n    app: one # first\n    team: {{ .Values.team | default \"x\" }}\n    app: two\ndata: {v: 1}\ndata: {v: '2', w: '3', v: '4'}\n",
+		"templates/b.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {v: '2'}\n")
+	var notes []string
+	in.Note = func(text string) { notes = append(notes, text) }
+	got, err := render.Stable(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write(t, dir, in.Files)
+	tool, err := run(t, tool(t, "helm"), "template", in.Name, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.NewReplacer("    app: one # first\n", "", "data: {v: 1}\n", "", "v: '2', w", "w").Replace(string(tool))
+	if string(got[0].Data) != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got[0].Data, want)
+	}
+	for _, document := range []string{"a", "b"} {
+		ours, theirs := parts(t, got[0].Data)[document], parts(t, tool)[document]
+		if theirs == nil || !reflect.DeepEqual(ours, theirs) {
+			t.Errorf("%s: got %v, helm reads %v", document, ours, theirs)
+		}
+	}
+	// In the order of the lines.
+	if want := []string{"templates/a.yaml writes the key app twice: the last one is taken, as by Helm",
+		"templates/a.yaml writes the key data twice: the last one is taken, as by Helm",
+		"templates/a.yaml writes the key v twice: the last one is taken, as by Helm"}; !slices.Equal(notes, want) {
+		t.Errorf("notes %q", notes)
+	}
+	plain := render.Input{Source: &bundle.Source{}, Files: files("a.yaml", pod+"kind: Pod\n"), Overlays: files("o.yaml", overlay)}
+	if _, err := render.Stable(plain); err == nil || !strings.Contains(err.Error(), `key "kind" is there twice`) {
+		t.Errorf("a plain manifest: %v", err)
+	}
+}
+
+// parts are documents as helm reads them, by name.
+func parts(t *testing.T, data []byte) map[string]map[string]any {
+	t.Helper()
+	all := map[string]map[string]any{}
+	for document := range strings.SplitSeq(string(data), "---\n") {
+		values, err := loader.LoadValues(strings.NewReader(document))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if metadata, ok := values["metadata"].(map[string]any); ok {
+			all[metadata["name"].(string)] = values
+		}
+	}
+	return all
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // Input is a source's files with what its engine needs beside them.
@@ -32,6 +33,8 @@ type Input struct {
 	// Unset says that a site's values are still to come: they are not held against the rules of
 	// ytt's schema, which may want what has no default.
 	Unset bool
+	// Note takes what the user should know of; nil drops it.
+	Note func(text string)
 }
 
 // Render makes the plain manifests of a source. One without template, patches and overlays
@@ -39,6 +42,9 @@ type Input struct {
 func Render(in Input) ([]bundle.File, error) {
 	out, err := in.template()
 	if err != nil {
+		return nil, err
+	}
+	if out, err = in.dropRepeated(out); err != nil {
 		return nil, err
 	}
 	return in.change(out)
@@ -60,7 +66,34 @@ func Stable(in Input) ([]bundle.File, error) {
 				differing(out[0].Data, again[0].Data))
 		}
 	}
+	if out, err = in.dropRepeated(out); err != nil {
+		return nil, err
+	}
 	return in.change(out)
+}
+
+// dropRepeated leaves the last one of keys that a chart's templates write twice, as Helm does, and
+// notes each template that does so.
+func (in Input) dropRepeated(out []bundle.File) ([]bundle.File, error) {
+	if in.Source.Template != bundle.TemplateHelm {
+		return out, nil
+	}
+	for i, f := range out {
+		data, repeated, err := manifest.DropRepeated(f.Path, f.Data)
+		if err != nil {
+			return nil, err
+		}
+		noted := map[string]bool{}
+		for _, r := range repeated {
+			note := fmt.Sprintf("%s writes the key %s twice: the last one is taken, as by Helm", templateAt(f.Data, r.Line), r.Key)
+			if in.Note != nil && !noted[note] {
+				in.Note(note)
+			}
+			noted[note] = true
+		}
+		out[i].Data = data
+	}
+	return out, nil
 }
 
 // template is what the template engine makes of the files.
