@@ -123,7 +123,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 		return nil, err
 	}
 	return &checkView{
-		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, Base: c.Base,
+		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms,
 	}, nil
 }
 
@@ -136,6 +136,8 @@ type checkView struct {
 	Volume  int      `json:"volume,omitempty"`
 	Volumes int      `json:"volumes,omitempty"`
 	Base    []string `json:"base,omitempty"`
+	// Platforms are those to which it is limited.
+	Platforms []string `json:"platforms,omitempty"`
 }
 
 // more is what an archive is a part of.
@@ -146,6 +148,9 @@ func (v checkView) more() string {
 	}
 	if len(v.Base) > 0 {
 		fmt.Fprintf(&more, ", builds on %s", strings.Join(v.Base, ", "))
+	}
+	if len(v.Platforms) > 0 {
+		fmt.Fprintf(&more, ", for %s only", strings.Join(v.Platforms, " and "))
 	}
 	if v.Absent > 0 {
 		fmt.Fprintf(&more, "; %s that it names are elsewhere", plural(v.Absent, "blob"))

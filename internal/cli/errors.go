@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -66,6 +67,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		fixed      *registry.ImmutableTagError
 		renamed    *bundle.TagError
 		mixedUp    *mixedUpError
+		holes      *archive.IncompleteError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -109,6 +111,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, "take only what was verified with --attached verified, or all of it with --attached all"
 	case errors.As(err, &base):
 		return exitIncomplete, ""
+	case errors.As(err, &holes):
+		return exitIncomplete, "export it again from where it was made; an older krtpkg did not write into it what --platform leaves out"
 	case errors.As(err, &wrong):
 		return exitUnverified, "if the source was meant to change, put the new digest into the definition"
 	case errors.As(err, &moved):
@@ -121,6 +125,10 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, createRepository(repository)
 	case errors.As(err, &fixed):
 		return exitFailure, moveTag(fixed)
+	case errors.As(err, &response) && response.Method == http.MethodPut && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {
+		return e.Code == errcode.ErrorCodeManifestBlobUnknown
+	}):
+		return exitFailure, "the registry takes an index only with all its manifests: copy without --platform, or lock single platforms with krtpkg build --platform"
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
 		return exitCode(err), "log in to " + response.URL.Host + ": docker login, podman login, or a credential helper in the docker config"
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):

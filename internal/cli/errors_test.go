@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
@@ -19,6 +20,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -68,6 +70,8 @@ func TestExplain(t *testing.T) {
 		{"a tag that stays", &registry.ImmutableTagError{Host: "registry.example", Tag: "1.0.0", Err: status(403)}, 1, "a tag that is not taken"},
 		{"a signature's tag that stays", &registry.ImmutableTagError{Tag: "sha256-0.att", Err: status(400)}, 1, "--signature-format bundle"},
 		{"a list that stays", &registry.ImmutableTagError{Tag: "sha256-0", Err: status(400)}, 1, "except tags that begin with sha256-"},
+		{"an index with holes", &errcode.ErrorResponse{Method: http.MethodPut, URL: &url.URL{Host: "registry.example"}, StatusCode: 404, Errors: errcode.Errors{{Code: errcode.ErrorCodeManifestBlobUnknown}}}, 1, "without --platform"},
+		{"an archive with holes", &archive.IncompleteError{Missing: []ocispec.Descriptor{{}}}, 4, "export it again"},
 		{"too often", status(429), 1, "limits requests"},
 		{"a registry that fails", status(502), 1, "the registry failed"},
 		{"a full disk", syscall.ENOSPC, 1, "make room"},

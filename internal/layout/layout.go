@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -308,6 +309,11 @@ func (b blobs) Stat(d digest.Digest) (int64, error) {
 
 // Tag names a manifest; a name that is taken moves.
 func (s *Store) Tag(ctx context.Context, desc ocispec.Descriptor, tag string) error {
+	return s.TagPlatforms(ctx, desc, tag, nil)
+}
+
+// TagPlatforms is [Store.Tag] of a root of which only some platforms are there.
+func (s *Store) TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag string, platforms []string) error {
 	exists, err := s.Blobs.Exists(ctx, desc)
 	if err != nil {
 		return err
@@ -318,6 +324,9 @@ func (s *Store) Tag(ctx context.Context, desc ocispec.Descriptor, tag string) er
 	named := ocispec.Descriptor{
 		MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size, ArtifactType: desc.ArtifactType,
 		Annotations: map[string]string{ocispec.AnnotationRefName: tag},
+	}
+	if len(platforms) > 0 {
+		named.Annotations[layout.AnnotationPlatforms] = strings.Join(platforms, ",")
 	}
 	return s.update(func(index *ocispec.Index) {
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {

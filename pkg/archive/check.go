@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/progress"
@@ -22,23 +24,37 @@ type Checked struct {
 	Volume, Volumes int
 	// Base names what a target has to hold before.
 	Base []string
+	// Platforms are those to which roots are limited; none where all are there.
+	Platforms []string
+}
+
+// complete is an error where something is absent that neither a base, nor another volume, nor a
+// limit to platforms accounts for: no target would take the archive.
+func (c *Checked) complete(absent []ocispec.Descriptor) error {
+	if c.Volumes > 0 || len(c.Base) > 0 {
+		absent = slices.DeleteFunc(absent, func(d ocispec.Descriptor) bool { return d.MediaType == octets })
+	}
+	if len(absent) > 0 {
+		return &IncompleteError{absent}
+	}
+	return nil
 }
 
 // Check reads an archive to its end and checks every byte of it. Errors: [ErrDamaged],
-// [content.ErrMismatchedDigest].
+// [content.ErrMismatchedDigest], [*IncompleteError].
 func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, error) {
 	s, err := OpenStream(r)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	c := &Checked{Manifests: len(s.manifests), Base: s.Base()}
+	c := &Checked{Manifests: len(s.manifests), Base: s.Base(), Platforms: s.about.platforms()}
 	c.Volume, c.Volumes = s.Volumes()
 	for _, data := range s.manifests {
 		c.Bytes += int64(len(data))
 	}
-	planned := progress.Event{Kind: progress.Planned, Items: len(s.manifests) + len(s.sizes), Bytes: c.Bytes}
-	for _, size := range s.sizes {
+	planned := progress.Event{Kind: progress.Planned, Items: len(s.manifests) + len(s.wanted.blobs), Bytes: c.Bytes}
+	for _, size := range s.wanted.blobs {
 		planned.Bytes += max(size, 0)
 	}
 	report.Emit(planned)
@@ -46,8 +62,11 @@ func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, er
 		desc, blob, err := s.Next()
 		if err == io.EOF {
 			absent, err := s.Lacking(ctx)
+			if err != nil {
+				return nil, err
+			}
 			c.Absent = len(absent)
-			return c, err
+			return c, c.complete(absent)
 		}
 		if err != nil {
 			return nil, err

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
@@ -221,17 +223,30 @@ func limited(r io.Reader, name string, size, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// blobsOf adds the blobs that a manifest names, with their sizes, but not foreign layers, which
-// an archive need not have.
-func blobsOf(d digest.Digest, data []byte, sizes map[digest.Digest]int64) error {
+// wanted is what the manifests of an archive name.
+type wanted struct {
+	// blobs are sizes; those of foreign layers, which an archive need not have, are -1 less.
+	blobs map[digest.Digest]int64
+	// manifests are those that indexes name.
+	manifests map[digest.Digest]ocispec.Descriptor
+}
+
+func newWanted() wanted {
+	return wanted{blobs: map[digest.Digest]int64{}, manifests: map[digest.Digest]ocispec.Descriptor{}}
+}
+
+// add adds what a manifest names.
+func (w wanted) add(d digest.Digest, data []byte) error {
 	var m struct {
-		Config *ocispec.Descriptor  `json:"config"`
-		Layers []ocispec.Descriptor `json:"layers"`
+		Config    *ocispec.Descriptor  `json:"config"`
+		Layers    []ocispec.Descriptor `json:"layers"`
+		Manifests []ocispec.Descriptor `json:"manifests"`
 	}
+	sizes := w.blobs
 	if err := oci.Unmarshal(data, &m); err != nil {
 		return fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
 	}
-	if len(sizes) > maxNamed {
+	if len(sizes)+len(w.manifests) > maxNamed {
 		return fmt.Errorf("the manifests name more than %d blobs: %w", maxNamed, ErrDamaged)
 	}
 	if m.Config != nil {
@@ -247,16 +262,68 @@ func blobsOf(d digest.Digest, data []byte, sizes map[digest.Digest]int64) error 
 			sizes[named.Digest] = -1 - named.Size
 		}
 	}
+	for _, named := range m.Manifests {
+		if err := named.Digest.Validate(); err != nil || named.Size < 0 {
+			return fmt.Errorf("manifest %s names %q of %d bytes: %w", d, named.Digest, named.Size, ErrDamaged)
+		}
+		w.manifests[named.Digest] = named
+	}
 	return nil
 }
 
-// lacking are those of the named blobs that are not there.
-func lacking(sizes map[digest.Digest]int64, there func(digest.Digest) bool) (list []ocispec.Descriptor) {
-	for d, size := range sizes {
+// lacking are those that are not there, less what is for platforms that the archive says that it
+// leaves out.
+func (w wanted) lacking(a about, there func(digest.Digest) bool) (list []ocispec.Descriptor) {
+	for d, size := range w.blobs {
 		if size >= 0 && !there(d) {
-			list = append(list, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
+			list = append(list, ocispec.Descriptor{MediaType: octets, Digest: d, Size: size})
+		}
+	}
+	for d, named := range w.manifests {
+		if !there(d) && !a.leavesOut(named.Platform) {
+			list = append(list, ocispec.Descriptor{MediaType: named.MediaType, Digest: d, Size: named.Size})
 		}
 	}
 	Sort(list)
 	return list
+}
+
+const octets = "application/octet-stream"
+
+// leavesOut reports whether a root of the archive is limited to other platforms than one.
+func (a about) leavesOut(platform *ocispec.Platform) bool {
+	if platform == nil {
+		return false
+	}
+	for _, root := range a.Manifests {
+		text := root.Annotations[layout.AnnotationPlatforms]
+		if text != "" && !slices.ContainsFunc(strings.Split(text, ","), func(want string) bool { return isPlatform(want, platform) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// isPlatform reports whether a platform is the one of os/architecture[/variant].
+func isPlatform(want string, p *ocispec.Platform) bool {
+	parts := strings.Split(want, "/")
+	return len(parts) >= 2 && p.OS == parts[0] && p.Architecture == parts[1] && (len(parts) < 3 || p.Variant == parts[2])
+}
+
+// platforms are those to which the roots are limited, in order.
+func (a about) platforms() (list []string) {
+	for _, root := range a.Manifests {
+		if text := root.Annotations[layout.AnnotationPlatforms]; text != "" {
+			list = append(list, strings.Split(text, ",")...)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// IncompleteError says that an archive lacks what nothing in it says that it leaves out.
+type IncompleteError struct{ Missing []ocispec.Descriptor }
+
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("the archive lacks %d of the items that its manifests name, %s among them, and does not say that it leaves them out", len(e.Missing), e.Missing[0].Digest)
 }

@@ -223,19 +223,20 @@ func (s *Store) VolumeOf(d digest.Digest) (n int) {
 // IsManifest says whether content stands among the archive's manifests.
 func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
 
-// Lacking lists the blobs that the manifests name and that are not there, less foreign layers.
+// Lacking lists what the manifests name and what is not there, less foreign layers and the
+// platforms that a root is not limited to.
 func (s *Store) Lacking(ctx context.Context) ([]ocispec.Descriptor, error) {
-	named := map[digest.Digest]int64{}
+	named := newWanted()
 	for d := range s.manifests {
 		data, err := s.manifest(ctx, d)
 		if err != nil {
 			return nil, err
 		}
-		if err := blobsOf(d, data, named); err != nil {
+		if err := named.add(d, data); err != nil {
 			return nil, err
 		}
 	}
-	return lacking(named, func(d digest.Digest) bool { _, ok := s.blobs[d]; return ok }), nil
+	return named.lacking(s.about, func(d digest.Digest) bool { _, ok := s.blobs[d]; return ok }), nil
 }
 
 // Contents lists all content, manifests too, by digest.

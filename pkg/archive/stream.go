@@ -27,16 +27,16 @@ type Stream struct {
 	manifests manifests
 	// kept are blobs that are in memory.
 	kept manifests
-	// sizes are what the manifests say of the blobs that they name, seen those that came.
-	sizes map[digest.Digest]int64
-	seen  map[digest.Digest]bool
-	close func()
+	// wanted is what the manifests name, seen are the blobs that came.
+	wanted wanted
+	seen   map[digest.Digest]bool
+	close  func()
 }
 
 // OpenStream reads the beginning of an archive. Errors: [ErrDamaged].
 func OpenStream(r io.Reader) (_ *Stream, err error) {
 	buffered := bufio.NewReaderSize(r, 1<<20)
-	s := &Stream{manifests: manifests{}, kept: manifests{}, sizes: map[digest.Digest]int64{}, seen: map[digest.Digest]bool{}, close: func() {}}
+	s := &Stream{manifests: manifests{}, kept: manifests{}, wanted: newWanted(), seen: map[digest.Digest]bool{}, close: func() {}}
 	magic, err := buffered.Peek(len(zstdMagic))
 	switch {
 	case err != nil && err != io.EOF:
@@ -125,7 +125,7 @@ func (s *Stream) manifest(left int64) (int64, error) {
 	if d != d.Algorithm().FromBytes(data) {
 		return 0, fmt.Errorf("manifest %s: %w", d, content.ErrMismatchedDigest)
 	}
-	if err := blobsOf(d, data, s.sizes); err != nil {
+	if err := s.wanted.add(d, data); err != nil {
 		return 0, err
 	}
 	s.manifests[d] = data
@@ -147,7 +147,7 @@ func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
 	if !isBlob {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("entry %q has no place among the blobs: %w", name, ErrDamaged)
 	}
-	want, named := s.sizes[d]
+	want, named := s.wanted.blobs[d]
 	if want < 0 {
 		want = -1 - want // a foreign layer that came along
 	}
@@ -159,9 +159,10 @@ func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
 	return desc, &verified{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
 }
 
-// Lacking lists the blobs that the manifests name and that did not come, less foreign layers.
+// Lacking lists what the manifests name and what did not come, less foreign layers and the
+// platforms that a root is not limited to.
 func (s *Stream) Lacking(context.Context) ([]ocispec.Descriptor, error) {
-	return lacking(s.sizes, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
+	return s.wanted.lacking(s.about, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
 }
 
 // Base names what a target has to hold before this archive, a reference each.

@@ -236,6 +236,25 @@ func (n node) referrer(desc ocispec.Descriptor) *ocispec.Descriptor {
 	}
 }
 
+// AnnotationPlatforms is of a root in an index.json: the platforms that are there of it, as
+// os/architecture[/variant], parted by commas. Manifests of an index that are for others may be
+// absent then; without it nothing may.
+const AnnotationPlatforms = "dev.krtpkg.platforms"
+
+// PlatformsOf lists the platforms to which a root is limited here; none where it is whole.
+func (v *View) PlatformsOf(d digest.Digest) ([]string, error) {
+	index, err := v.Index()
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range index.Manifests {
+		if text := entry.Annotations[AnnotationPlatforms]; entry.Digest == d && text != "" {
+			return strings.Split(text, ","), nil
+		}
+	}
+	return nil, nil
+}
+
 // Tags lists the tags in order.
 func (v *View) Tags(_ context.Context, _ string, fn func([]string) error) error {
 	index, err := v.Index()

@@ -124,6 +124,27 @@ func setTag(ctx context.Context, dst oras.Target, desc ocispec.Descriptor, tag s
 	return nil
 }
 
+// tagRoot names a root. A folder notes to which platforms it is limited, or that it is whole.
+func (c *copier) tagRoot(ctx context.Context, r *root, tag string) error {
+	type folder interface {
+		limiter
+		TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag string, platforms []string) error
+	}
+	dst, ok := c.dst.(folder)
+	if !ok {
+		return setTag(ctx, c.dst, r.desc, tag)
+	}
+	at, err := c.dst.Resolve(ctx, tag)
+	limit, limitErr := dst.PlatformsOf(r.desc.Digest)
+	if err == nil && limitErr == nil && at.Digest == r.desc.Digest && slices.Equal(limit, r.platforms) {
+		return nil
+	}
+	if err := dst.TagPlatforms(ctx, r.desc, tag, r.platforms); err != nil {
+		return fmt.Errorf("tag %s at target %s: %w", tag, where(c.dst), err)
+	}
+	return nil
+}
+
 // byTag writes a referrer for a registry that takes none: without the fields that
 // distribution-spec 1.1 brought, under a tag that names its subject. A closure that is refused
 // even so, since it is an index of indexes, is left out. Each time a line says so.

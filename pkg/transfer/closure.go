@@ -48,7 +48,7 @@ func (p *Plan) close(r *root) error {
 // target has it, then it has all of that, since a registry takes no index before its manifests
 // and no manifest before its blobs. So nothing need be asked of the images one by one.
 func (p *Plan) isComplete(ctx context.Context, r *root, dst content.ReadOnlyStorage) (bool, error) {
-	if dst == nil || len(p.platforms) > 0 || p.options.Preserve != nil {
+	if dst == nil || len(r.platforms) > 0 || p.options.Preserve != nil {
 		return false, nil
 	}
 	referrers, err := p.places.referrers(ctx, r.Store, r.desc, true)

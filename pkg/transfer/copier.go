@@ -79,7 +79,7 @@ func (c *copier) copy(ctx context.Context) error {
 	}
 	for _, r := range c.roots {
 		for _, tag := range r.Tags {
-			if err := setTag(ctx, c.dst, r.desc, tag); err != nil {
+			if err := c.tagRoot(ctx, r, tag); err != nil {
 				return err
 			}
 		}

@@ -93,7 +93,11 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 	for _, r := range p.roots {
 		for _, tag := range r.Tags {
 			title := cmp.Or(r.title(), "bundle")
-			add(archive.Name(r.desc, tag, title+":"+tag))
+			named := archive.Name(r.desc, tag, title+":"+tag)
+			if len(r.platforms) > 0 {
+				named.Annotations[layout.AnnotationPlatforms] = strings.Join(r.platforms, ",")
+			}
+			add(named)
 		}
 		if r.closure.Digest != "" {
 			closure := r.closure

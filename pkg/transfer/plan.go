@@ -31,7 +31,10 @@ type Plan struct {
 
 	options   Options
 	platforms platforms
-	places    places
+	// limit are the platforms to which the source says that the root is limited that is being
+	// added: manifests for others are taken if they are there.
+	limit  platforms
+	places places
 
 	// budget is what memory the manifests and the bundles of the plan may take.
 	budget *oci.Budget
@@ -54,6 +57,9 @@ type root struct {
 	// images is how many there are, named each with what it is called.
 	images int
 	named  []named
+	// platforms are those to which the copy is limited, asked for or since the source is; none
+	// for all.
+	platforms []string
 	// complete says that the target has the closure, and so everything in it. Nothing was
 	// read of the images then.
 	complete bool
@@ -105,15 +111,26 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 			}
 		}
 		r := &root{Source: source, desc: plain(source.Root)}
-		if err := p.addRoot(ctx, r, dst); err != nil {
+		if r.platforms, err = p.limitOf(source); err != nil {
 			return nil, err
 		}
-		for _, tag := range append([]string{r.From}, r.Tags...) {
-			if err := r.artifact.Metadata().CheckTag(tag); err != nil && !o.AllowRenamedTags {
+		p.roots = append(p.roots, r)
+	}
+	// Those that have to be whole come first: what a limited one shares with them is whole then.
+	for _, limited := range []bool{false, true} {
+		for _, r := range p.roots {
+			if limited != (len(r.platforms) > 0) {
+				continue
+			}
+			if err := p.addRoot(ctx, r, dst); err != nil {
 				return nil, err
 			}
+			for _, tag := range append([]string{r.From}, r.Tags...) {
+				if err := r.artifact.Metadata().CheckTag(tag); err != nil && !o.AllowRenamedTags {
+					return nil, err
+				}
+			}
 		}
-		p.roots = append(p.roots, r)
 	}
 	if err := p.incomplete(); err != nil {
 		return nil, err
@@ -127,7 +144,10 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 }
 
 // addRoot adds the bundles of a root, and the images unless the target has all.
-func (p *Plan) addRoot(ctx context.Context, r *root, dst content.ReadOnlyStorage) error {
+func (p *Plan) addRoot(ctx context.Context, r *root, dst content.ReadOnlyStorage) (err error) {
+	if p.limit, err = p.limitTo(r); err != nil {
+		return err
+	}
 	artifact, err := p.openBundle(ctx, r.Store, r.desc)
 	if err != nil {
 		return err
@@ -157,6 +177,10 @@ func (p *Plan) finish(ctx context.Context, r *root) error {
 		if err := p.close(r); err != nil {
 			return err
 		}
+	}
+	var err error
+	if p.limit, err = p.limitTo(r); err != nil {
+		return err
 	}
 	return p.attach(ctx, r)
 }
@@ -337,6 +361,9 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
 	needs, err := p.platforms.of(desc, m)
+	if err == nil && len(p.limit) > 0 {
+		needs, err = p.limit.present(ctx, from, desc, needs)
+	}
 	if err != nil {
 		return err
 	}

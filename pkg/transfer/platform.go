@@ -1,13 +1,16 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 )
 
 // ErrPlatform says that an image is for other platforms than those that are wanted.
@@ -63,4 +66,66 @@ func (p platforms) of(desc ocispec.Descriptor, m manifest) ([]ocispec.Descriptor
 	return slices.DeleteFunc(slices.Clone(needs), func(d ocispec.Descriptor) bool {
 		return !kept[d.Digest.String()] && !kept[d.Annotations[attestedDigest]]
 	}), nil
+}
+
+// limiter is a store that says of roots that only some platforms are there.
+type limiter interface {
+	PlatformsOf(root digest.Digest) ([]string, error)
+}
+
+// limitOf are the platforms to which the copy of a root is limited.
+func (p *Plan) limitOf(source Source) ([]string, error) {
+	if len(p.options.Platforms) > 0 {
+		return slices.Compact(slices.Sorted(slices.Values(p.options.Platforms))), nil
+	}
+	store, ok := source.Store.(limiter)
+	if !ok {
+		return nil, nil
+	}
+	limit, err := store.PlatformsOf(source.Root.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", where(source.Store), err)
+	}
+	return limit, nil
+}
+
+// limitTo is the limit of a root by its source, where no platforms were asked for.
+func (p *Plan) limitTo(r *root) (platforms, error) {
+	if len(p.platforms) > 0 {
+		return nil, nil
+	}
+	limit, err := parsePlatforms(r.platforms)
+	if err != nil {
+		return nil, fmt.Errorf("source %s: %w", where(r.Store), err)
+	}
+	return limit, nil
+}
+
+// present are what an index needs on the platforms of a source that is limited to them, and of
+// the rest what is there.
+func (p platforms) present(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, needs []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	if !isIndex(desc.MediaType) {
+		return needs, nil
+	}
+	if o, ok := from.(*overlay); ok {
+		from = o.first
+	}
+	store, ok := from.(content.ReadOnlyStorage)
+	if !ok {
+		return needs, nil
+	}
+	var kept []ocispec.Descriptor
+	for _, d := range needs {
+		there := d.Platform == nil || p.want(d)
+		if !there {
+			var err error
+			if there, err = store.Exists(ctx, d); err != nil {
+				return nil, fmt.Errorf("source %s: look for %s: %w", where(from), d.Digest, err)
+			}
+		}
+		if there {
+			kept = append(kept, d)
+		}
+	}
+	return kept, nil
 }

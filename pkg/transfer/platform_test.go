@@ -1,0 +1,179 @@
+package transfer_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+// forPlatforms is an index of an image for each platform.
+func (w *world) forPlatforms(text string, architectures ...string) ocispec.Descriptor {
+	var list []ocispec.Descriptor
+	for _, arch := range architectures {
+		desc := w.image("base", text+" on "+arch)
+		desc.Platform = &ocispec.Platform{OS: "linux", Architecture: arch}
+		list = append(list, desc)
+	}
+	return w.index(list...)
+}
+
+// What an archive may lack is written into it, and everything that reads it goes by that: check,
+// import into a folder, and what is done from there.
+func TestPlatformArchive(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.runtime(w.bundle("a", w.forPlatforms("first", "amd64", "arm64")), w.bundle("b", w.forPlatforms("second", "arm64", "amd64")))
+	sources := []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}
+	plan, err := transfer.NewPlan(t.Context(), sources, transfer.Options{Origins: w, Platforms: []string{"linux/amd64"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := export(t, plan, plan.Contents(nil, nil))
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked, err := archive.Check(t.Context(), bytes.NewReader(data), nil)
+	if err != nil || !slices.Equal(checked.Platforms, []string{"linux/amd64"}) || checked.Absent != 0 {
+		t.Errorf("check: %+v, error %v", checked, err)
+	}
+	dir := newLayout(t)
+	if _, err := transfer.Import(t.Context(), openArchive(t, file), dir, transfer.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := archive.OpenStream(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	streamed := newLayout(t)
+	if _, err := transfer.ImportStream(t.Context(), stream, streamed, transfer.Options{}); err != nil {
+		t.Fatal(err)
+	}
+
+	// The folder says so too: it can be checked, copied on, and exported to the same bytes.
+	from := []transfer.Source{{Store: dir, Root: root, Tags: []string{"1.0.0"}}}
+	again, err := transfer.NewPlan(t.Context(), from, transfer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := again.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if second, err := os.ReadFile(export(t, again, again.Contents(nil, nil))); err != nil || !bytes.Equal(second, data) {
+		t.Errorf("an export from there has other bytes, error %v", err)
+	}
+	if _, err := copyFrom(t, dir, root, newLayout(t)); err != nil {
+		t.Error(err)
+	}
+	// A registry takes no index with holes, unless it has the rest.
+	r := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	if _, err := copyFrom(t, dir, root, open(t, r, "krt/edge")); err == nil {
+		t.Error("a registry took an index with holes")
+	}
+	full := open(t, r, "krt/full")
+	w.mustCopy(root, full)
+	if _, err := transfer.Import(t.Context(), openArchive(t, file), full, transfer.Options{}); err != nil {
+		t.Errorf("to a registry that has the rest: %v", err)
+	}
+	// When the rest arrives, the folder is whole, and says so.
+	if _, err := copyFrom(t, full, root, dir); err != nil {
+		t.Fatal(err)
+	}
+	if limit, err := dir.PlatformsOf(root.Digest); err != nil || len(limit) > 0 {
+		t.Errorf("it is whole, and limited to %q, error %v", limit, err)
+	}
+	equal(t, contentOf(t, dir, root), contentOf(t, full, root))
+}
+
+// A root that has to be whole is not less so beside one that is limited.
+func TestLimitedBesideWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	shared := w.forPlatforms("shared", "amd64", "arm64")
+	limited, whole := w.bundle("limited", shared), w.bundle("whole", shared)
+	store := newLayout(t)
+	_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: limited, Tags: []string{"limited"}}}, store, transfer.Options{Origins: w, Platforms: []string{"linux/amd64"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The other root says nothing of platforms, and its image has a hole.
+	if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: whole, Tags: []string{"whole"}}}, store, transfer.Options{Origins: w, OnlyBundles: true}); err != nil {
+		t.Fatal(err)
+	}
+	sources := []transfer.Source{{Store: store, Root: limited, Tags: []string{"limited"}}, {Store: store, Root: whole, Tags: []string{"whole"}}}
+	var incomplete *transfer.IncompleteError
+	if _, err := transfer.NewPlan(t.Context(), sources, transfer.Options{}); !errors.As(err, &incomplete) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := transfer.NewPlan(t.Context(), sources[:1], transfer.Options{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// An archive that lacks a manifest or a blob, and does not say why, is incomplete to all.
+func TestArchiveWithHoles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.bundle("a", w.forPlatforms("web", "amd64", "arm64"))
+	plan, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, transfer.Options{Origins: w})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := plan.Contents(nil, nil)
+	arm := w.image("base", "web on arm64").Digest
+	blob := content.NewDescriptorFromBytes("", []byte("web on arm64")).Digest
+	var m ocispec.Manifest
+	data, err := content.FetchAll(t.Context(), w.origin, w.image("base", "web on arm64"))
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, lost := range map[string][]digest.Digest{"a manifest": {arm, blob, m.Config.Digest}, "a blob": {blob}} {
+		for _, stated := range []bool{false, true} {
+			c := whole
+			is := func(d ocispec.Descriptor) bool { return slices.Contains(lost, d.Digest) }
+			c.Manifests = slices.DeleteFunc(slices.Clone(c.Manifests), is)
+			c.Blobs = slices.DeleteFunc(slices.Clone(c.Blobs), is)
+			c.Named = slices.Clone(c.Named)
+			if stated { // of another platform than the one that is lost
+				for i, d := range c.Named {
+					if d.Digest == root.Digest {
+						c.Named[i] = archive.Name(d, "1.0.0", "")
+						c.Named[i].Annotations[layout.AnnotationPlatforms] = "linux/arm64"
+					}
+				}
+			}
+			file := filepath.Join(t.TempDir(), "a.tar")
+			if _, err := archive.WriteFile(t.Context(), file, c, plan, archive.Options{}); err != nil {
+				t.Fatal(err)
+			}
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var incomplete *archive.IncompleteError
+			if _, err := archive.Check(t.Context(), bytes.NewReader(data), nil); !errors.As(err, &incomplete) || incomplete.Missing[0].Digest != lost[0] {
+				t.Errorf("%s: check: %v", name, err)
+			}
+			var base *transfer.BaseError
+			if _, err := transfer.Import(t.Context(), openArchive(t, file), newLayout(t), transfer.Options{}); !errors.As(err, &base) {
+				t.Errorf("%s: import: %v", name, err)
+			}
+		}
+	}
+}
