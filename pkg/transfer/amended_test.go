@@ -29,7 +29,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 	before := planOf(t, complete, old, transfer.Options{})
 	both, err := transfer.NewPlan(t.Context(), []transfer.Source{
 		{Store: complete, Root: old, Tags: []string{"1.0.0"}}, {Store: complete, Root: new, Tags: []string{"1.1.0", "stable"}},
-	}, transfer.Options{})
+	}, transfer.Options{AllowRenamedTags: true})
 	if err != nil {
 		t.Fatal(err)
 	}
