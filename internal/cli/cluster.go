@@ -158,6 +158,9 @@ func waits(e deploy.Event) string {
 	if e.Waiting.Reason != "" {
 		text += ": " + e.Waiting.Reason
 	}
+	if e.Waiting.Hint != "" {
+		text += "; " + e.Waiting.Hint
+	}
 	return text
 }
 

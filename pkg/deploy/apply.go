@@ -460,6 +460,7 @@ func (s *session) track(ctx context.Context, op string, begin Phase, o Outcome, 
 	started := time.Now()
 	s.tell(Event{Phase: begin, Outcome: o})
 	told := newMessages(func(m Message) { s.tell(Event{Phase: begin, Outcome: o, Message: m}) })
+	told.hint = func(resource string) string { return s.hint(ctx, resource) }
 	changes, end, err := do(told)
 	o.Changes, o.Elapsed = changes, time.Since(started)
 	if err != nil {
@@ -474,6 +475,11 @@ func (s *session) fail(ctx context.Context, op string, o Outcome, err error, tol
 	failure := &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
 	if ctx.Err() == nil {
 		failure.Waiting = told.pending()
+		for i, w := range failure.Waiting[:min(len(failure.Waiting), symptomPods)] {
+			if w.Hint == "" {
+				failure.Waiting[i].Hint = s.hint(ctx, w.Resource)
+			}
+		}
 		failure.Symptoms = s.symptoms(ctx, o.App, failure.Waiting)
 	}
 	s.tell(Event{Phase: Failed, Outcome: o, Err: err})

@@ -61,6 +61,7 @@ const (
 	CheckImages     = "images"     // by the caller: that images are where the references point to
 	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
 	CheckDryRun     = "dry-run"    // what the API server would refuse, and what can't be changed
+	CheckNamespaces = "namespaces" // that they are there to stay, and take the records; not to be skipped
 	CheckForeign    = "foreign"    // by Plan: what others have put into what would be deleted
 )
 
@@ -154,6 +155,7 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 		name string
 		do   func(context.Context, *looked) ([]Finding, error)
 	}{
+		{CheckNamespaces, s.checkNamespaces},
 		{CheckKubernetes, s.checkVersion},
 		{CheckAPI, s.checkAPI},
 		{CheckTwice, s.checkTwice},
@@ -161,7 +163,7 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 		{CheckAccess, s.checkAccess},
 		{CheckPlatforms, func(ctx context.Context, _ *looked) ([]Finding, error) { return s.checkPlatforms(ctx, opts.Images) }},
 	} {
-		if slices.Contains(opts.Skip, one.name) {
+		if slices.Contains(opts.Skip, one.name) && one.name != CheckNamespaces {
 			continue
 		}
 		found, err := one.do(ctx, in)

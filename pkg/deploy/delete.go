@@ -47,7 +47,7 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 		return report, err
 	}
 	if len(s.leaving) == 0 && len(s.record.revisions) == 0 {
-		return report, fmt.Errorf("%s, namespace %s: %w", name, c.namespace, ErrNotInstalled)
+		return report, c.notInstalled(ctx, name)
 	}
 	plan, err := s.beforeDelete(ctx, opts)
 	if err != nil {

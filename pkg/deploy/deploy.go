@@ -57,6 +57,7 @@ type Cluster struct {
 	config    *rest.Config
 	client    kubernetes.Interface
 	namespace string
+	retry     *retryTransport
 	// retryTimeout is how long an API server that does not answer is waited for.
 	retryTimeout time.Duration
 }
@@ -87,14 +88,15 @@ func Connect(cfg Config) (*Cluster, error) {
 	// Without a handler client-go logs warnings on standard error.
 	config.WarningHandler = rest.NoWarnings{}
 	limit := max(cmp.Or(cfg.RetryTimeout, 2*time.Minute), 0)
-	if config, err = withRetries(config, limit, cfg.OnRetry); err != nil {
+	config, retry, err := withRetries(config, limit, cfg.OnRetry)
+	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
-	return &Cluster{config: config, client: client, namespace: namespace, retryTimeout: limit}, nil
+	return &Cluster{config: config, client: client, namespace: namespace, retry: retry, retryTimeout: limit}, nil
 }
 
 // Server is the address of the API server.

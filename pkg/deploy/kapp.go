@@ -137,9 +137,16 @@ func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, erro
 		}()
 		a.done, a.error = call(parts)
 	}()
+	stuck := make(chan error, 1)
+	go func() {
+		if err := e.watchProgress(bound, h.told); err != nil {
+			stuck <- err
+		}
+	}()
 	var a answer
 	select {
 	case a = <-answered:
+	case a.error = <-stuck:
 	case <-ctx.Done():
 		a.error = ctx.Err()
 	}
@@ -151,6 +158,8 @@ func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, erro
 
 // parts are those of kapp that a call on one app needs.
 type parts struct {
+	ctx     context.Context // kapp passes none to those that it calls back
+	cluster *Cluster
 	clients *clients
 	objects dynamic.Interface
 	types   *kappres.ResourceTypesImpl
@@ -183,7 +192,7 @@ func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
 	finished := finishedJobs{Resources: resources, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
 	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
 	return &parts{
-		clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
+		ctx: ctx, cluster: e.cluster, clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
 		apps: kapp.NewApps(e.cluster.namespace, core, found, silent),
 	}, nil
 }
@@ -458,6 +467,9 @@ func (p *parts) owner(key, value string) string {
 		if meta, err := one.Meta(); err == nil && meta.LabelKey == key && meta.LabelValue == value {
 			return fmt.Sprintf("different %s (label '%s=%s')", one.Description(), key, value)
 		}
+	}
+	if name, namespace := p.cluster.appOf(p.ctx, key, value); name != "" {
+		return fmt.Sprintf("different app '%s' namespace: %s (label '%s=%s'); if that is what you mean, say --namespace %s", name, namespace, key, value, namespace)
 	}
 	return ""
 }

@@ -157,15 +157,21 @@ func (c *Cluster) outlive(ctx context.Context, runtime string, held *coordinatio
 	if deref(s.HolderIdentity) == "" || s.RenewTime == nil {
 		return held, nil
 	}
-	lasts := time.Duration(deref(s.LeaseDurationSeconds)) * time.Second
-	if time.Since(s.RenewTime.Time) < lasts {
+	// Clocks differ: the holder's may be behind ours, so that it looks dead, or ahead, so that it
+	// would look alive for as long as that. One that lives renews the lock while we look.
+	lasts := duration(held)
+	age := time.Since(s.RenewTime.Time)
+	look := lasts / 2
+	switch {
+	case age < -lasts:
+		look = lasts
+	case age < lasts:
 		return nil, lockedBy(runtime, held)
 	}
-	// The holder's clock may be behind ours. One that lives renews it while we look.
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(lasts / 2):
+	case <-time.After(look):
 	}
 	now, err := c.client.CoordinationV1().Leases(c.namespace).Get(quiet(ctx), held.Name, metav1.GetOptions{})
 	if err != nil {

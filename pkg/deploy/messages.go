@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +18,8 @@ type Waiting struct {
 	// Resource is as kapp describes it: "deployment/web (apps/v1) namespace: shop".
 	Resource string `json:"resource"`
 	Reason   string `json:"reason,omitempty"`
+	// Hint says what would keep it from ever becoming ready, if that is known.
+	Hint string `json:"hint,omitempty"`
 	// Since is when it was first seen so.
 	Since time.Time `json:"since"`
 }
@@ -29,6 +32,12 @@ type messages struct {
 	tell    func(Message)
 	waiting []Waiting
 	rest    string // of a line of a warning
+	// hint says what would keep a resource from ever becoming ready; it may take its time.
+	hint   func(resource string) string
+	hinted map[string]bool
+
+	section    string    // how far kapp is with its changes
+	progressed time.Time // since when it is that far; zero before it has begun
 }
 
 // Message is what there is to tell of a bundle while it is worked on: that it waits for
@@ -44,7 +53,9 @@ type Message struct {
 
 var _ clusterapply.UI = (*messages)(nil)
 
-func newMessages(tell func(Message)) *messages { return &messages{tell: tell} }
+func newMessages(tell func(Message)) *messages {
+	return &messages{tell: tell, hinted: map[string]bool{}}
+}
 
 // close makes messages forget whom they tell.
 func (m *messages) close() {
@@ -63,8 +74,38 @@ func (m *messages) pending() []Waiting {
 	return slices.Clone(m.waiting)
 }
 
-// NotifySection is told how many changes there are, which is known.
-func (m *messages) NotifySection(string, ...any) {}
+// NotifySection is told how many changes are done, and how many not.
+func (m *messages) NotifySection(format string, args ...any) {
+	if m == nil {
+		return
+	}
+	section := fmt.Sprintf(format, args...)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	// What it does to them by turns is no progress, but their number is.
+	if _, counts, found := strings.Cut(section, "["); found && counts != m.section {
+		m.section, m.progressed = counts, time.Now()
+	}
+}
+
+// progress takes it that something has just become ready, if anything has begun.
+func (m *messages) progress() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.progressed.IsZero() {
+		m.progressed = time.Now()
+	}
+}
+
+// sinceProgress is how long ago something became ready, or kapp began to change things.
+func (m *messages) sinceProgress() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.progressed.IsZero() {
+		return 0
+	}
+	return time.Since(m.progressed)
+}
 
 // Notify is told the state of one resource, "ongoing: reconcile RESOURCE", and then why, or
 // what is done to one.
@@ -92,6 +133,7 @@ func (m *messages) Notify(lines []string) {
 	before := len(m.waiting)
 	m.waiting = slices.DeleteFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
 	if len(m.waiting) < before {
+		m.progressed = time.Now()
 		m.say(Message{Ready: resource})
 	}
 }
@@ -125,13 +167,32 @@ func (m *messages) waits(resource, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i := slices.IndexFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
-	if i < 0 {
+	known := i >= 0
+	if !known {
 		i = len(m.waiting)
 		m.waiting = append(m.waiting, Waiting{Resource: resource, Since: time.Now()})
-	} else if m.waiting[i].Reason == reason {
+	} else if m.hint != nil && !m.hinted[resource] && time.Since(m.waiting[i].Since) > hintAfter {
+		m.hinted[resource] = true
+		go m.addHint(resource)
+	}
+	if known && m.waiting[i].Reason == reason {
 		return
 	}
 	m.waiting[i].Reason = reason
+	w := m.waiting[i]
+	m.say(Message{Waiting: &w})
+}
+
+// addHint looks for what is known of a resource that is waited for, and tells it.
+func (m *messages) addHint(resource string) {
+	hint := m.hint(resource)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.IndexFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
+	if hint == "" || i < 0 {
+		return
+	}
+	m.waiting[i].Hint = hint
 	w := m.waiting[i]
 	m.say(Message{Waiting: &w})
 }

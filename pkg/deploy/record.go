@@ -97,7 +97,7 @@ type record struct {
 func (c *Cluster) History(ctx context.Context, runtime string) ([]Revision, error) {
 	r, err := c.record(ctx, runtime)
 	if err == nil && len(r.revisions) == 0 {
-		err = fmt.Errorf("%s, namespace %s: %w", runtime, c.namespace, ErrNotInstalled)
+		err = c.notInstalled(ctx, runtime)
 	}
 	if err != nil {
 		return nil, err

@@ -89,6 +89,9 @@ func (e *Error) Error() string {
 		if w.Reason != "" {
 			fmt.Fprintf(&text, ": %s", w.Reason)
 		}
+		if w.Hint != "" {
+			fmt.Fprintf(&text, "; %s", w.Hint)
+		}
 	}
 	for _, s := range e.Symptoms {
 		fmt.Fprintf(&text, "\n  %s", s)

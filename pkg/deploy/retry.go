@@ -30,8 +30,8 @@ const (
 	lastPause  = 5 * time.Second
 	// longestPause is how long the server may ask to stay away.
 	longestPause = 15 * time.Second
-	// groupTime is how long one API group may be unavailable on a server that answers otherwise.
-	groupTime = 5 * time.Second
+	// kindTime is how long one kind may be unavailable on a server that answers otherwise.
+	kindTime = 8 * time.Second
 	// tokenTries is how often a request is sent again with another token.
 	tokenTries = 3
 	// toldEvery is how often it is told that the server does not answer.
@@ -56,12 +56,12 @@ type retryTransport struct {
 	failing  time.Time // since when nothing was answered; zero if the last request was
 	failed   time.Time // when a request failed last
 	toldAt   time.Time
-	broken   map[string]time.Time // API groups that were unavailable, and when
+	broken   map[string]time.Time // kinds that were unavailable, and when
 }
 
 // withRetries gives the configuration of clients that send requests again, see [retryTransport].
 // Authentication is below that, so that a request gets the token of the moment each time.
-func withRetries(config *rest.Config, limit time.Duration, told func(error, time.Duration)) (*rest.Config, error) {
+func withRetries(config *rest.Config, limit time.Duration, told func(error, time.Duration)) (*rest.Config, *retryTransport, error) {
 	inner := rest.CopyConfig(config)
 	if file := config.BearerTokenFile; file != "" {
 		// client-go's own way reads the file once a minute; this one does so when a token is refused, too.
@@ -70,21 +70,29 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 	}
 	next, err := rest.TransportFor(inner)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	host, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	retry := &retryTransport{
+		next: next, limit: limit, told: told, broken: map[string]time.Time{},
+		renews: config.ExecProvider != nil || config.AuthProvider != nil || config.BearerTokenFile != "",
 	}
 	return &rest.Config{
 		Host: host.String(), UserAgent: config.UserAgent, QPS: config.QPS, Burst: config.Burst,
 		ContentConfig: rest.ContentConfig{ContentType: "application/json"}, // which can be compared, see unheard
 		Timeout:       config.Timeout, WarningHandler: config.WarningHandler, WarningHandlerWithContext: config.WarningHandlerWithContext,
-		Transport: &retryTransport{
-			next: next, limit: limit, told: told, broken: map[string]time.Time{},
-			renews: config.ExecProvider != nil || config.AuthProvider != nil || config.BearerTokenFile != "",
-		},
-	}, nil
+		Transport: retry,
+	}, retry, nil
+}
+
+// isFailing reports whether no request is answered just now.
+func (t *retryTransport) isFailing() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.failing.IsZero()
 }
 
 // verdict is what an attempt came to.
@@ -134,7 +142,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if what == doubtful {
 			doubt, repeatable = true, repeatable && isRepeatable(req)
 		}
-		if !repeatable || t.givesUp(began, cause) || resp != nil && t.isGroupBroken(ctx, req, resp, began) {
+		if !repeatable || t.givesUp(began, cause) || resp != nil && t.isKindBroken(ctx, req, resp, began) {
 			return final(resp, err, attempt, time.Since(began))
 		}
 		wait := min(max(pause, retryAfter(resp)), longestPause)
@@ -173,7 +181,7 @@ func (t *retryTransport) judge(req *http.Request, resp *http.Response, err error
 		}
 	}
 	t.failing = time.Time{}
-	delete(t.broken, groupOf(req))
+	delete(t.broken, kindOf(req))
 	return settled, nil
 }
 
@@ -219,48 +227,52 @@ func (t *retryTransport) givesUp(began time.Time, cause error) bool {
 	return false
 }
 
-// isGroupBroken reports whether the request is for an API group that is unavailable while the
-// server itself answers: what serves that group is down, and may stay so.
-func (t *retryTransport) isGroupBroken(ctx context.Context, req *http.Request, resp *http.Response, began time.Time) bool {
-	group := groupOf(req)
-	if resp.StatusCode != http.StatusServiceUnavailable || group == "" || resp.Header.Get("Retry-After") != "" {
+// isKindBroken reports whether the request is for a kind that is unavailable while the server itself
+// answers: the server behind an API group may be down for good, or the webhook that converts a
+// kind.
+func (t *retryTransport) isKindBroken(ctx context.Context, req *http.Request, resp *http.Response, began time.Time) bool {
+	kind := kindOf(req)
+	if kind == "" || resp.StatusCode == http.StatusUnauthorized {
 		return false
 	}
 	t.mu.Lock()
-	known := time.Since(t.broken[group]) < t.limit
+	known := time.Since(t.broken[kind]) < t.limit
 	t.mu.Unlock()
 	if known {
 		return true
 	}
-	if time.Since(began) < groupTime {
+	if time.Since(began) < kindTime {
 		return false
 	}
 	probe := req.Clone(ctx)
 	probe.Method, probe.Body, probe.GetBody, probe.ContentLength = http.MethodGet, nil, nil, 0
-	probe.URL.Path, probe.URL.RawQuery = strings.TrimSuffix(req.URL.Path[:strings.Index(req.URL.Path, "/apis/")], "/")+"/version", ""
+	probe.URL.Path, probe.URL.RawQuery = req.URL.Path[:strings.Index(req.URL.Path, "/apis/")]+"/version", ""
 	answer, err := t.next.RoundTrip(probe)
 	if err != nil {
 		return false
 	}
 	_ = readAll(answer)
-	if answer.StatusCode >= http.StatusInternalServerError {
+	if answer.StatusCode != http.StatusOK && answer.StatusCode != http.StatusForbidden {
 		return false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.broken[group], t.failing = time.Now(), time.Time{}
+	t.broken[kind], t.failing = time.Now(), time.Time{}
 	return true
 }
 
-// groupOf is the API group and version of a request, "" for the core group, which no other server
-// serves.
-func groupOf(req *http.Request) string {
+// kindOf is the group, version and resource of a request, "" for the core group, which nothing
+// but the API server itself serves.
+func kindOf(req *http.Request) string {
 	_, rest, found := strings.Cut(req.URL.Path, "/apis/")
-	parts := strings.SplitN(rest, "/", 3)
+	parts := strings.Split(rest, "/")
 	if !found || len(parts) < 2 {
 		return ""
 	}
-	return parts[0] + "/" + parts[1]
+	if len(parts) > 4 && parts[2] == "namespaces" {
+		parts = append(parts[:2:2], parts[4])
+	}
+	return strings.Join(parts[:min(len(parts), 3)], "/")
 }
 
 // final is the last answer, which is not to be asked for again by client-go.

@@ -323,7 +323,7 @@ func TestBrokenGroup(t *testing.T) {
 		}
 		return nil
 	})
-	if took := time.Since(began); took > 3*groupTime {
+	if took := time.Since(began); took > 3*kindTime {
 		t.Errorf("found out after %s", took)
 	}
 	began = time.Now()

@@ -11,6 +11,8 @@ import (
 	kappconfig "carvel.dev/kapp/pkg/kapp/config"
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -145,7 +147,7 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 		byName[b.Runtime].Bundles = append(byName[b.Runtime].Bundles, b)
 	}
 	if name != "" && byName[name] == nil {
-		return nil, fmt.Errorf("%s, namespace %s: %w", name, c.namespace, ErrNotInstalled)
+		return nil, c.notInstalled(ctx, name)
 	}
 	var all []RuntimeStatus
 	for _, s := range byName {
@@ -314,7 +316,7 @@ func (p *parts) readable(target kapp.App) ([]kappres.Resource, map[schema.GroupK
 		one.GKsScope = []schema.GroupKind{gk}
 		some, err := p.found.List(selector, nil, one)
 		if err != nil {
-			unread[gk] = err
+			unread[gk] = p.withConverter(gk, err)
 		}
 		all = append(all, some...)
 	}
@@ -322,6 +324,35 @@ func (p *parts) readable(target kapp.App) ([]kappres.Resource, map[schema.GroupK
 		return nil, nil, err
 	}
 	return all, unread, nil
+}
+
+// withConverter adds to why a kind can't be read that a webhook has to convert it.
+func (p *parts) withConverter(gk schema.GroupKind, err error) error {
+	types, failed := p.types.All(false)
+	i := slices.IndexFunc(types, func(t kappres.ResourceType) bool {
+		return t.APIResource.Group == gk.Group && t.APIResource.Kind == gk.Kind
+	})
+	if failed != nil || i < 0 {
+		return err
+	}
+	name := types[i].APIResource.Name + "." + gk.Group
+	at := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	definition, failed := p.objects.Resource(at).Get(quiet(p.ctx), name, metav1.GetOptions{})
+	if failed != nil {
+		return err
+	}
+	field := func(path ...string) string {
+		text, _, _ := unstructured.NestedString(definition.Object, append([]string{"spec", "conversion"}, path...)...)
+		return text
+	}
+	if field("strategy") != "Webhook" {
+		return err
+	}
+	where := field("webhook", "clientConfig", "url")
+	if name := field("webhook", "clientConfig", "service", "name"); name != "" {
+		where = "service " + field("webhook", "clientConfig", "service", "namespace") + "/" + name
+	}
+	return fmt.Errorf("the conversion webhook of %s, %s, may be down: %w", name, where, err)
 }
 
 // associated finds what was made of a resource among what has been listed.

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic"
 )
 
 // What is read of the cluster to say why something failed.
@@ -63,7 +62,7 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 	for _, w := range waiting[:min(len(waiting), symptomPods)] {
 		what, namespace, _ := strings.Cut(w.Resource, " namespace: ")
 		kind, name, _ := strings.Cut(strings.Fields(what + " ")[0], "/")
-		found = append(found, s.conditions(ctx, what, kind, namespace, name)...)
+		found = append(found, s.conditions(ctx, w.Resource)...)
 		if namespace == "" {
 			continue
 		}
@@ -84,36 +83,22 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 	return found
 }
 
-// conditions are those of a resource that say no, and why; what is "kind/name (apiVersion)".
-func (s *session) conditions(ctx context.Context, what, kind, namespace, name string) []string {
-	served, err := s.servedKinds(ctx)
-	if err != nil {
+// conditions are those of a resource that say no, and why.
+func (s *session) conditions(ctx context.Context, resource string) []string {
+	object := s.liveObject(ctx, resource)
+	if object == nil {
 		return nil
 	}
-	for gvk, r := range served {
-		if strings.ToLower(gvk.Kind) != kind || !strings.Contains(what, "("+gvk.GroupVersion().String()+")") {
-			continue
+	var found []string
+	all, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
+	for _, one := range all {
+		condition, _ := one.(map[string]any)
+		message, _ := condition["message"].(string)
+		if condition["status"] == "False" && message != "" {
+			found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], oneLine(message)))
 		}
-		objects, err := dynamic.NewForConfig(s.cluster.config)
-		if err != nil {
-			return nil
-		}
-		object, err := objects.Resource(gvk.GroupVersion().WithResource(r.Name)).Namespace(namespace).Get(quiet(ctx), name, metav1.GetOptions{})
-		if err != nil {
-			return nil
-		}
-		var found []string
-		all, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
-		for _, one := range all {
-			condition, _ := one.(map[string]any)
-			message, _ := condition["message"].(string)
-			if condition["status"] == "False" && message != "" {
-				found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], oneLine(message)))
-			}
-		}
-		return found
 	}
-	return nil
+	return found
 }
 
 // selectorOf is the label that kapp gives an app's resources; "" if the app is not there.

@@ -1,0 +1,167 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	kapp "carvel.dev/kapp/pkg/kapp/app"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// checkNamespaces looks at the namespaces that the runtime needs: that of the records has to be
+// there and take them, and none may be about to go. It tells of a runtime of the same name in
+// another one, too, which may be what was meant.
+func (s *session) checkNamespaces(ctx context.Context, in *looked) ([]Finding, error) {
+	found, err := s.checkRecords(ctx)
+	if err != nil {
+		return nil, err
+	}
+	used := map[string]Finding{s.cluster.namespace: {}}
+	for i, j := range s.jobs {
+		for _, r := range in.resources[i] {
+			name := r.Namespace
+			if r.Kind == "Namespace" && r.group() == "" {
+				name = r.Name
+			}
+			if _, known := used[name]; name != "" && !known {
+				used[name] = Finding{Bundle: j.outcome().Bundle, Resource: r.String()}
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(used)) {
+		namespace, err := s.cluster.client.CoreV1().Namespaces().Get(quiet(ctx), name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+			continue // the runtime may bring it
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look at namespace %s: %w", name, err)
+		}
+		if namespace.DeletionTimestamp != nil {
+			f := used[name]
+			f.Severity, f.Message = Wrong, "namespace "+name+" is being deleted, since "+rfc3339(namespace.DeletionTimestamp)+heldBy(namespace)
+			found = append(found, f)
+		}
+	}
+	if len(s.installed()) == 0 && len(s.record.revisions) == 0 {
+		if others := s.cluster.elsewhere(ctx, s.runtime.Name); len(others) > 0 {
+			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
+				"%s is installed in namespace %s; this installs it in namespace %s, too. To upgrade it: --namespace %s",
+				s.runtime.Name, strings.Join(others, ", "), s.cluster.namespace, others[0])})
+		}
+	}
+	return found, nil
+}
+
+// heldBy says what a namespace that is being deleted waits for.
+func heldBy(namespace *corev1.Namespace) string {
+	var why []string
+	for _, c := range namespace.Status.Conditions {
+		if c.Status == corev1.ConditionTrue && c.Message != "" {
+			why = append(why, oneLine(c.Message))
+		}
+	}
+	if len(why) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(why, "; ")
+}
+
+func rfc3339(t *metav1.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+
+// checkRecords finds out whether the records could be written, by dry runs: a webhook may fail, a
+// quota be used up, the namespace be missing.
+func (s *session) checkRecords(ctx context.Context) ([]Finding, error) {
+	c, dry := s.cluster, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	meta := metav1.ObjectMeta{Name: stateName(s.runtime.Name) + ".probe", Labels: map[string]string{labelRuntime: s.runtime.Name}}
+	var found []Finding
+	for _, one := range []struct {
+		kind string
+		try  func() error
+	}{
+		{"leases", func() error {
+			_, err := c.client.CoordinationV1().Leases(c.namespace).Create(quiet(ctx), &coordinationv1.Lease{ObjectMeta: meta}, dry)
+			return err
+		}},
+		{"configmaps", func() error {
+			_, err := c.configMaps().Create(quiet(ctx), &corev1.ConfigMap{ObjectMeta: meta}, dry)
+			return err
+		}},
+		{"secrets", func() error {
+			if len(s.runtime.Values) == 0 {
+				return nil
+			}
+			_, err := c.client.CoreV1().Secrets(c.namespace).Create(quiet(ctx), &corev1.Secret{ObjectMeta: meta}, dry)
+			return err
+		}},
+	} {
+		err := one.try()
+		if err == nil || apierrors.IsForbidden(err) && !isAdmission(err) {
+			continue // permissions are looked at on their own
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if apierrors.IsNotFound(err) {
+			return []Finding{{Severity: Wrong, Message: fmt.Sprintf(
+				"namespace %s, for the records, does not exist: create it, or name another one with --namespace", c.namespace)}}, nil
+		}
+		if strings.Contains(err.Error(), "does not support dry run") {
+			continue
+		}
+		found = append(found, Finding{Severity: Wrong, Message: fmt.Sprintf(
+			"%s of the records can't be written in namespace %s: %s", one.kind, c.namespace, oneLine(err.Error()))})
+	}
+	return found, nil
+}
+
+// isAdmission tells what admission refuses from what permissions do.
+func isAdmission(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "exceeded quota") || strings.Contains(text, "denied the request") || strings.Contains(text, "webhook")
+}
+
+// elsewhere are the other namespaces that have a record of a runtime; none of those that this user
+// may not see.
+func (c *Cluster) elsewhere(ctx context.Context, runtime string) []string {
+	all, err := c.client.CoreV1().ConfigMaps("").List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime," + labelRuntime + "=" + runtime})
+	if err != nil {
+		return nil
+	}
+	var namespaces []string
+	for _, cm := range all.Items {
+		if cm.Namespace != c.namespace {
+			namespaces = append(namespaces, cm.Namespace)
+		}
+	}
+	slices.Sort(namespaces)
+	return namespaces
+}
+
+// notInstalled says where a runtime is that is not in this namespace.
+func (c *Cluster) notInstalled(ctx context.Context, runtime string) error {
+	err := fmt.Errorf("%s, namespace %s: %w", runtime, c.namespace, ErrNotInstalled)
+	if others := c.elsewhere(ctx, runtime); len(others) > 0 {
+		err = fmt.Errorf("%w: it is in namespace %s (--namespace %s)", err, strings.Join(others, ", "), others[0])
+	}
+	return err
+}
+
+// appOf finds the app that a label of kapp belongs to, in whichever namespace.
+func (c *Cluster) appOf(ctx context.Context, key, value string) (app, namespace string) {
+	all, err := c.client.CoreV1().ConfigMaps("").List(quiet(ctx), metav1.ListOptions{LabelSelector: kapp.KappIsAppLabelKey})
+	if err != nil {
+		return "", ""
+	}
+	for _, cm := range all.Items {
+		if meta, err := kapp.NewAppMetaFromData(cm.Data); err == nil && meta.LabelKey == key && meta.LabelValue == value {
+			return strings.TrimSuffix(cm.Name, kapp.AppSuffix), cm.Namespace
+		}
+	}
+	return "", ""
+}
