@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -51,6 +52,7 @@ apply are taken. They are kept on the cluster, in Secrets.`,
 	o.cluster.addDiff(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&o.registry, "registry", "", "import an archive into this registry first, REGISTRY/FOLDER, and apply it from there")
+	flags.BoolVar(&o.allowDowngrade, "allow-downgrade", false, "with --yes: apply a version that is older than the one on the cluster")
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "end when this layer is ready; the next apply goes on")
 	addRunHooks(cmd, &o.runHooks, "run the hooks of charts that are for a deletion, of bundles that leave")
 	o.fleet.add(cmd)
@@ -64,7 +66,9 @@ type applyOptions struct {
 	pauseAfter int
 	runHooks   bool
 	isRollback bool
-	fleet      fleetFlags
+	// allowDowngrade applies an older version although nobody is asked.
+	allowDowngrade bool
+	fleet          fleetFlags
 }
 
 // siteFlags are what plan and apply need to know to come to the same manifests.
@@ -326,12 +330,21 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 	if err != nil {
 		return nil, err
 	}
-	findings, err := cluster.Check(ctx, rt, deploy.CheckOptions{Options: options, Skip: o.site.skip, Images: images})
+	skip := slices.Clone(o.site.skip)
+	if o.isRollback {
+		skip = append(skip, deploy.CheckDowngrade) // it is what was asked for
+	}
+	findings, err := cluster.Check(ctx, rt, deploy.CheckOptions{Options: options, Skip: skip, Images: images})
 	if err != nil {
 		return nil, err
 	}
 	if err := a.sayFindings(slices.Concat(found, findings)); err != nil {
 		return nil, err
+	}
+	if o.cluster.yes && !o.allowDowngrade {
+		if err := refuseDowngrade(findings); err != nil {
+			return nil, err
+		}
 	}
 	apply := deploy.ApplyOptions{
 		Options: options, Skip: o.site.skip, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign, Censor: a.ui.ErrorText,
@@ -342,6 +355,19 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 		apply.PauseAfter = &o.pauseAfter
 	}
 	return cluster.Apply(ctx, rt, apply)
+}
+
+// errDowngrade means that nobody was asked about a version older than what is there.
+var errDowngrade = errors.New("it is older than what is there")
+
+// refuseDowngrade refuses an older version of the runtime, not of single bundles of a newer one.
+func refuseDowngrade(findings []deploy.Finding) error {
+	for _, f := range findings {
+		if f.Check == deploy.CheckDowngrade && f.Bundle == "" {
+			return fmt.Errorf("%w: %s", errDowngrade, f.Message)
+		}
+	}
+	return nil
 }
 
 // deployed prints what was done.

@@ -150,23 +150,25 @@ func (w *watch) say(format string, args ...any) {
 }
 
 func waits(e deploy.Event) string {
-	text := fmt.Sprintf("layer %d %s: %s waits", e.Layer, layers.Name(e.Layer), e.Bundle)
-	if since := time.Since(e.Waiting.Since); since >= time.Second {
-		text += " since " + since.Round(time.Second).String()
-	}
-	text += " for " + e.Waiting.Resource
+	text := fmt.Sprintf("layer %d %s: %s waits for %s", e.Layer, layers.Name(e.Layer), e.Bundle, e.Waiting.Resource)
 	if e.Waiting.Reason != "" {
 		text += ": " + e.Waiting.Reason
 	}
 	if e.Waiting.Hint != "" {
 		text += "; " + e.Waiting.Hint
 	}
+	if elapsed := time.Since(e.Waiting.Since); elapsed >= time.Second {
+		text += " (" + elapsed.Round(time.Second).String() + " so far)"
+	}
 	return text
 }
 
+// remindEvery is how often it is said again what is waited for.
+const remindEvery = 15 * time.Second
+
 // remind says again, from time to time, what is waited for.
 func (w *watch) remind() {
-	ticker := time.NewTicker(15 * time.Second)
+	ticker := time.NewTicker(remindEvery)
 	defer ticker.Stop()
 	for {
 		select {

@@ -82,6 +82,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, "move it elsewhere first, or delete it too with --delete-foreign"
 	case errors.Is(err, deploy.ErrOwned):
 		return exitFailure, "delete it there first, or take it over with --take-over"
+	case errors.Is(err, errDowngrade):
+		return exitFailure, "krtpkg rollback goes back to an earlier revision, with its values; --allow-downgrade applies this one"
 	case errors.As(err, &findings):
 		return exitFailure, skipHint(findings)
 	case errors.Is(err, sign.ErrUnsigned):

@@ -204,7 +204,7 @@ func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions)
 		return err
 	}
 	rt.Name = p.name()
-	report, err := a.applyRuntime(ctx, cluster, p, rt, &applyOptions{cluster: o.cluster, pauseAfter: -1})
+	report, err := a.applyRuntime(ctx, cluster, p, rt, &applyOptions{cluster: o.cluster, pauseAfter: -1, allowDowngrade: o.to.Downgradable})
 	if err != nil {
 		return err
 	}

@@ -90,6 +90,8 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 		return err
 	}
 	newer := map[string][]string{}
+	began := time.Now()
+	said := began
 	for last := ""; ; {
 		all, err := cluster.Status(ctx, name, deploy.Options{Parallel: f.parallel})
 		if err != nil {
@@ -106,7 +108,7 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 		var text strings.Builder
 		writeStatus(&text, views, f.full)
 		if text.String() != last || !o.watch {
-			last = text.String()
+			last, said = text.String(), time.Now()
 			if err := a.ui.Result(f.format, views, func(w io.Writer) { writeStatus(w, views, f.full) }); err != nil {
 				return err
 			}
@@ -117,12 +119,33 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 		case !o.watch || well:
 			return nil
 		}
+		if time.Since(said) >= remindEvery {
+			said = time.Now()
+			a.ui.Say("waiting for %s (%s so far)", strings.Join(unwell(views), ", "), time.Since(began).Round(time.Second))
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(o.every):
 		}
 	}
+}
+
+// unwell are the bundles that are not healthy or not as they were applied.
+func unwell(views []statusView) []string {
+	var names []string
+	for _, v := range views {
+		found := false
+		for _, b := range v.Bundles {
+			if b.Health != deploy.Healthy || len(b.Drift) > 0 {
+				names, found = append(names, b.Bundle), true
+			}
+		}
+		if !found && v.Health != deploy.Healthy {
+			names = append(names, v.Runtime)
+		}
+	}
+	return names
 }
 
 func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {

@@ -61,6 +61,7 @@ const (
 	CheckImages     = "images"     // by the caller: that images are where the references point to
 	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
 	CheckDryRun     = "dry-run"    // what the API server would refuse, and what can't be changed
+	CheckDowngrade  = "downgrade"  // an older version over a newer one: a warning
 	CheckNamespaces = "namespaces" // that they are there to stay, and take the records; not to be skipped
 	CheckForeign    = "foreign"    // by Plan: what others have put into what would be deleted
 )
@@ -156,6 +157,7 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 		do   func(context.Context, *looked) ([]Finding, error)
 	}{
 		{CheckNamespaces, s.checkNamespaces},
+		{CheckDowngrade, s.checkDowngrade},
 		{CheckKubernetes, s.checkVersion},
 		{CheckAPI, s.checkAPI},
 		{CheckTwice, s.checkTwice},

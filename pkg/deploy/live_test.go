@@ -67,6 +67,46 @@ func TestClockAhead(t *testing.T) {
 	r.deleted("edge")
 }
 
+// An older version over a newer one is told of, and over one that failed.
+func TestDowngrade(t *testing.T) {
+	r := newRig(t)
+	rt := func(version, bundle string) Runtime {
+		return Runtime{Name: "edge", Version: version, Units: []Unit{unit(1, "a", bundle, configMap("a", bundle))}}
+	}
+	warnings := func(rt Runtime) string {
+		t.Helper()
+		plan, err := r.Plan(t.Context(), rt, CheckOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []string
+		for _, f := range plan.Findings {
+			found = append(found, f.String())
+		}
+		return strings.Join(found, "; ")
+	}
+	r.apply(rt("1.9.0", "3.0.0"))
+	r.apply(rt("1.10.0", "3.1.0"))
+	for version, want := range map[string]string{
+		"1.10.0": "", "1.11.0-rc.1": "", "nightly": "",
+		"1.9.0": "warning (downgrade): edge 1.9.0 is older than 1.10.0, revision 2 on the cluster (complete)",
+	} {
+		if got := warnings(rt(version, "3.1.0")); got != want {
+			t.Errorf("%s: %s", version, got)
+		}
+	}
+	if got := warnings(rt("1.11.0", "3.0.0")); got != "warning (downgrade): a: 3.0.0 is older than 3.1.0 on the cluster" {
+		t.Errorf("an older bundle of a newer runtime: %s", got)
+	}
+	failed := rt("2.0.0", "3.1.0")
+	failed.Units = append(failed.Units, unit(2, "b", "1", deployment("stuck", "no-such-label: here")))
+	r.failing(failed, time.Second, "stuck")
+	if got := warnings(rt("1.10.0", "3.1.0")); !strings.Contains(got, "edge 1.10.0 is older than 2.0.0, revision 3 on the cluster (failed)") {
+		t.Errorf("over one that failed: %s", got)
+	}
+	r.deleted("edge")
+}
+
 // Who forgets --namespace is told where it is, and leaves nothing behind.
 func TestForgottenNamespace(t *testing.T) {
 	r := newRig(t)

@@ -1,0 +1,37 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+// checkDowngrade tells of versions older than those that are there: of the runtime, as recorded,
+// and of its bundles. Versions that are not semver can't be compared.
+func (s *session) checkDowngrade(context.Context, *looked) ([]Finding, error) {
+	var found []Finding
+	for _, r := range s.record.revisions {
+		if isOlder(s.runtime.Version, r.Version) {
+			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
+				"%s %s is older than %s, revision %d on the cluster (%s)", s.runtime.Name, s.runtime.Version, r.Version, r.Number, r.State)})
+			break
+		}
+		if r.State == Complete {
+			break // what was before it is gone
+		}
+	}
+	for _, j := range s.jobs {
+		if j.was != nil && isOlder(j.unit.Version, j.was.Version) {
+			found = append(found, Finding{Severity: Warning, Bundle: j.outcome().Bundle, Message: fmt.Sprintf(
+				"%s is older than %s on the cluster", j.unit.Version, j.was.Version)})
+		}
+	}
+	return found, nil
+}
+
+func isOlder(version, than string) bool {
+	a, err1 := semver.NewVersion(version)
+	b, err2 := semver.NewVersion(than)
+	return err1 == nil && err2 == nil && a.LessThan(b)
+}
