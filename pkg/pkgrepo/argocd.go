@@ -18,7 +18,7 @@ var applications string
 // bundle, by the digest of its second manifest, in waves by which those that it stands on come
 // before it. Bundles that Argo CD can't apply are left out, and returned with the reason.
 func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
-	plain, left, err := plainOf(runtime, bundles, argoHooks)
+	plain, left, err := plainOf(runtime, bundles, earlyHooks)
 	if err != nil || len(plain) == 0 {
 		return nil, left, err
 	}

@@ -73,17 +73,17 @@ func TestGitOpsGolden(t *testing.T) {
 	golden(t, "gitops.txt", all)
 }
 
-// Hooks of Helm that run are not for Flux, and for Argo CD where they run at each sync; resources of a
+// Hooks of Helm that Flux can't run as Helm does are left out; resources of a
 // source with a namespace are in it where a kind of the runtime is.
 func TestGitOpsOfCharts(t *testing.T) {
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
 	for name, c := range map[string]struct{ file, flux, argo string }{
 		"both":    {hook("pre-install,pre-upgrade", ""), "hook Pod web (pre-install, pre-upgrade) is a Pod, which Flux can't run again", ""},
-		"upgrade": {hook("post-upgrade", ""), "hook Pod web (post-upgrade) is for upgrades only, and Flux would run it at the install", "hook Pod web (post-upgrade) is not for installs and upgrades alike, and Argo CD runs it at each sync"},
-		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux can't run again", "hook Pod web (post-install) is not for installs and upgrades alike, and Argo CD runs it at each sync"},
+		"upgrade": {hook("post-upgrade", ""), "hook Pod web (post-upgrade) is for upgrades only, and Flux would run it at the install", ""},
+		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux can't run again", ""},
 		"none":    {pod, "", ""},
 		"its own namespace": {"apiVersion: v1\nkind: Namespace\nmetadata: {name: ns}\n---\n" + hookOf("ConfigMap", "one", "ns", "before-0", "pre-install,pre-upgrade", ""),
-			"it has hooks that come before all else in namespace ns, which it makes itself: Flux would have to apply that twice", ""},
+			"it has hooks that come before all else, in namespace ns, which it makes itself", "it has hooks that come before all else, in namespace ns, which it makes itself"},
 		"for a while": {hookOf("Job", "one", "ns", "after-0", "post-install,post-upgrade", "ttlSecondsAfterFinished: 1"),
 			"hook Job one (post-install, post-upgrade) deletes itself when it is done, and Flux would run it again and again", ""},
 		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines"},

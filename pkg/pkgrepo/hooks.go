@@ -46,8 +46,8 @@ func runningHooks(files []*manifest.File) (all []helmHook) {
 	return all
 }
 
-// fluxHooks gives the reason why Flux can't apply a bundle with hooks.
-func fluxHooks(files []*manifest.File) string {
+// earlyHooks gives the reason why a controller that has hooks before everything can't apply a bundle.
+func earlyHooks(files []*manifest.File) string {
 	before := map[string]bool{}
 	for r := range resources(files) {
 		if s := placeOf(r); s.isBefore {
@@ -56,8 +56,16 @@ func fluxHooks(files []*manifest.File) string {
 	}
 	for r := range resources(files) {
 		if name := manifest.Text(manifest.Get(r, "metadata"), "name"); manifest.Text(r, "kind") == "Namespace" && before[name] {
-			return fmt.Sprintf("it has hooks that come before all else in namespace %s, which it makes itself: Flux would have to apply that twice", name)
+			return fmt.Sprintf("it has hooks that come before all else, in namespace %s, which it makes itself", name)
 		}
+	}
+	return ""
+}
+
+// fluxHooks gives the reason why Flux can't apply a bundle with hooks.
+func fluxHooks(files []*manifest.File) string {
+	if reason := earlyHooks(files); reason != "" {
+		return reason
 	}
 	for _, h := range runningHooks(files) {
 		switch {
@@ -175,17 +183,6 @@ func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
 
 // leaveOut is a patch that takes out what its target selects; its own name does not matter.
 const leaveOut = "$patch: delete\napiVersion: v1\nkind: any\nmetadata:\n  name: any\n"
-
-// argoHooks gives the reason why Argo CD can't apply a bundle with hooks: it runs those of Helm at each
-// sync (argo-cd.readthedocs.io/en/stable/user-guide/helm/#helm-hooks).
-func argoHooks(files []*manifest.File) string {
-	for _, h := range runningHooks(files) {
-		if h.at("pre-install", "post-install") != h.at("pre-upgrade", "post-upgrade") {
-			return fmt.Sprintf("hook %s is not for installs and upgrades alike, and Argo CD runs it at each sync", h)
-		}
-	}
-	return ""
-}
 
 // packageHooks gives the reason why kapp-controller can't run the hooks of a bundle.
 func packageHooks(files []*manifest.File) string {

@@ -147,3 +147,18 @@ func TestPatchesRefuse(t *testing.T) {
 		}
 	}
 }
+
+// The namespace of a kustomization is where its resources go that name none, and those of unknown kinds;
+// what Kubernetes has outside of namespaces stays there.
+func TestKustomizeNamespace(t *testing.T) {
+	t.Parallel()
+	got, err := render.Stable(kustomization("", "kustomization.yaml", "namespace: east\nresources: [all.yaml]\n", "all.yaml",
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: example.com/v1\nkind: Thing\nmetadata: {name: b}\n---\n"+
+			"apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: c}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := sorted(strings.Join(resources(t, got), "\n")); lines != "ClusterRole c\nPod a in east\nThing b in east" {
+		t.Errorf("got %s", lines)
+	}
+}
