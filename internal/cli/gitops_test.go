@@ -22,7 +22,7 @@ func TestEnterpriseRuntimeByFlux(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)
 	fluxtest.Start(t, r.cluster)
-	r.byController("enterprise", "flux", 31, 6, kindKustomization, fluxtest.Namespace, func(u *unstructured.Unstructured) string {
+	r.byController("enterprise", "flux", 33, 5, kindKustomization, fluxtest.Namespace, func(u *unstructured.Unstructured) string {
 		status, message := condition(u, "Ready")
 		if status == "True" {
 			return ""

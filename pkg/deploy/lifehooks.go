@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -232,8 +233,9 @@ func notHooks(resources []kappres.Resource) []kappres.Resource {
 
 // objects reads and writes resources of any kind.
 type objects struct {
-	client dynamic.Interface
-	mapper meta.RESTMapper
+	cluster *Cluster
+	client  dynamic.Interface
+	mapper  meta.RESTMapper
 	// namespace is where resources go that name none.
 	namespace string
 	poll      time.Duration
@@ -250,7 +252,7 @@ func (s *session) objects() (*objects, error) {
 		return nil, err
 	}
 	return &objects{
-		client: client, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discover)),
+		cluster: s.cluster, client: client, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discover)),
 		namespace: s.cluster.namespace, poll: s.opts.PollInterval, limit: s.opts.WaitTimeout,
 	}, nil
 }
@@ -317,6 +319,9 @@ func (o *objects) wait(ctx context.Context, what string, done func() (bool, erro
 		}
 	}
 }
+
+// eventTimeout is how long the event of a Job that has deleted itself is waited for.
+const eventTimeout = 5 * time.Second
 
 // errHookFailed means that a Job or a Pod of a hook ended badly.
 var errHookFailed = errors.New("it failed")
@@ -440,6 +445,7 @@ func (s *session) runHooks(ctx context.Context, outcome Outcome, phase Phase, ho
 
 // run creates a hook, in the place of one of before, and waits until it has ended.
 func (o *objects) run(ctx context.Context, h Hook, u *unstructured.Unstructured, id ResourceID) error {
+	began := time.Now().Add(-time.Second) // events have whole seconds
 	if len(h.Policies) == 0 || slices.Contains(h.Policies, beforeHookCreation) {
 		if err := o.remove(ctx, id); err != nil {
 			return err
@@ -452,11 +458,25 @@ func (o *objects) run(ctx context.Context, h Hook, u *unstructured.Unstructured,
 	if _, err := at.Create(quiet(ctx), u, metav1.CreateOptions{FieldManager: "krtpkg"}); err != nil {
 		return err
 	}
-	_, deletesItself, _ := unstructured.NestedFieldNoCopy(u.Object, "spec", "ttlSecondsAfterFinished")
+	job, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
+	if err != nil {
+		return err
+	}
+	job.SetNamespace(cmp.Or(id.Namespace, o.namespace))
+	var gone time.Time
 	return o.wait(ctx, "it has not ended", func() (bool, error) {
 		now, err := at.Get(quiet(ctx), id.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) && deletesItself {
-			return true, nil // what failed deletes itself as well, but nobody can know any more
+		if apierrors.IsNotFound(err) && isPassing(job) {
+			if gone.IsZero() {
+				gone = time.Now()
+			}
+			if finished := (finishedJobs{cluster: o.cluster, since: began}); finished.hasCompleted(job) {
+				return true, nil
+			}
+			if time.Since(gone) < eventTimeout {
+				return false, nil
+			}
+			return false, errors.New("it has deleted itself, and no event tells that it completed")
 		}
 		if err != nil {
 			return false, err

@@ -273,7 +273,7 @@ func TestHooksInOwnNamespace(t *testing.T) {
 	rt := Runtime{Name: "rel", Version: "1", Units: []Unit{rendered(t, map[string]string{
 		"Chart.yaml":           "apiVersion: v2\nname: life\nversion: 1.0.0\n",
 		"templates/main.yaml":  "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + namespace + "}\n---\n" + configMap("settings", "1"),
-		"templates/hooks.yaml": hookJob("out", "pre-delete", "0", "", "1") + "---\n" + hookJob("gone", "post-delete", "0", "", "1"),
+		"templates/hooks.yaml": strings.Replace(hookJob("out", "pre-delete", "0", "", "1"), "spec:\n", "spec:\n  ttlSecondsAfterFinished: 0\n", 1) + "---\n" + hookJob("gone", "post-delete", "0", "", "1"),
 	}, "1", namespace)}}
 	for _, foreign := range []bool{false, true} {
 		r.apply(rt)

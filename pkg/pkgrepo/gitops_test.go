@@ -54,7 +54,7 @@ func TestGitOpsGolden(t *testing.T) {
 		file("config/m/hooks.yaml", hookOf("ConfigMap", "settings", "web", "before-0", "pre-install,pre-upgrade", "")+"---\n"+
 			hookOf("Job", "migrate", "web", "before-1", "pre-install,pre-upgrade", "template: {metadata: {labels: {a: b}}}")+"---\n"+
 			hookOf("Job", "second", "web", "before-2", "pre-install,pre-upgrade", "template: {}")+"---\n"+
-			hookOf("Job", "once", "web", "after-0", "post-install", "template: {}")),
+			"apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n---\n"+hookOf("Job", "once", "web", "after-0", "post-install", "template: {}")),
 		file("config/m/pod.yaml", pod))
 	hooked.Bundle.Metadata.Name, hooked.Manifest = "hooked", plain(t).Manifest
 	var all []bundle.File
@@ -83,7 +83,7 @@ func TestGitOpsOfCharts(t *testing.T) {
 		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux can't run again", ""},
 		"none":    {pod, "", ""},
 		"its own namespace": {"apiVersion: v1\nkind: Namespace\nmetadata: {name: ns}\n---\n" + hookOf("ConfigMap", "one", "ns", "before-0", "pre-install,pre-upgrade", ""),
-			"it has hooks that come before all else, in namespace ns, which it makes itself", "it has hooks that come before all else, in namespace ns, which it makes itself"},
+			"", "it has hooks that come before all else, in namespace ns, which it makes itself"},
 		"for a while": {hookOf("Job", "one", "ns", "after-0", "post-install,post-upgrade", "ttlSecondsAfterFinished: 1"),
 			"hook Job one (post-install, post-upgrade) deletes itself when it is done, and Flux would run it again and again", ""},
 		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines"},

@@ -64,9 +64,6 @@ func earlyHooks(files []*manifest.File) string {
 
 // fluxHooks gives the reason why Flux can't apply a bundle with hooks.
 func fluxHooks(files []*manifest.File) string {
-	if reason := earlyHooks(files); reason != "" {
-		return reason
-	}
 	for _, h := range runningHooks(files) {
 		switch {
 		case !h.at("pre-install", "post-install"):
@@ -106,6 +103,8 @@ type fluxStage struct {
 	suffix string
 	// hooks are those of the stage; none in the one of all else.
 	hooks []*yaml.Node
+	// namespaces are those of the bundle that hooks need before all else.
+	namespaces []*yaml.Node
 }
 
 // fluxStages are the parts of a bundle in order. Each hook that runs ends one.
@@ -134,12 +133,39 @@ func fluxStages(files []*manifest.File) []fluxStage {
 		}
 		return stages
 	}
-	return slices.Concat(cut(before, "before"), []fluxStage{{}}, cut(after, "after"))
+	first := cut(before, "before")
+	needed := map[string]bool{}
+	for _, h := range before {
+		needed[manifest.Text(manifest.Get(h, "metadata"), "namespace")] = true
+	}
+	for r := range resources(files) {
+		if manifest.Text(r, "kind") == "Namespace" && needed[manifest.Text(manifest.Get(r, "metadata"), "name")] {
+			first[0].namespaces = append(first[0].namespaces, r)
+		}
+	}
+	return slices.Concat(first, []fluxStage{{}}, cut(after, "after"))
 }
 
 // patches leave of a bundle what is of the stage, and have its Jobs run once for each content of
 // their release.
 func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
+	for _, n := range s.namespaces {
+		// It is created if it is not there, and left to the Kustomization of all else, which
+		// takes these annotations off again.
+		own := map[string]any{bundle.HookAnnotation: "namespace", fluxApply: "IfNotPresent", fluxPrune: "disabled"}
+		add := []operation{{"add", "/metadata/annotations", own}}
+		if there := manifest.Get(manifest.Get(n, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
+			add = nil
+			for _, key := range slices.Sorted(maps.Keys(own)) {
+				add = append(add, operation{"add", "/metadata/annotations/" + escape.Replace(key), own[key]})
+			}
+		}
+		text, err := compact(add)
+		if err != nil {
+			return nil, err
+		}
+		patches = append(patches, patch{targetOf(n), text})
+	}
 	for _, other := range all {
 		if len(all) == 1 || other.suffix == s.suffix {
 			continue
@@ -158,7 +184,7 @@ func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
 		annotations := manifest.Get(manifest.Get(h, "metadata"), "annotations")
 		var add []operation
 		if events := manifest.Text(annotations, "helm.sh/hook"); !strings.Contains(events, "-upgrade") {
-			add = append(add, operation{"add", "/metadata/annotations/" + escape.Replace("kustomize.toolkit.fluxcd.io/ssa"), "IfNotPresent"})
+			add = append(add, operation{"add", "/metadata/annotations/" + escape.Replace(fluxApply), "IfNotPresent"})
 		} else {
 			// A pod template can't be changed, so Flux deletes the Job and creates it.
 			digest := map[string]any{bundle.HookAnnotation: manifest.Text(annotations, bundle.HookAnnotation)}
@@ -180,6 +206,13 @@ func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
 	}
 	return patches, nil
 }
+
+// Annotations of Flux: how a resource is applied, and whether it is deleted when it goes from the
+// manifests (fluxcd.io/flux/components/kustomize/kustomizations/#controlling-the-apply-behavior-of-resources).
+const (
+	fluxApply = "kustomize.toolkit.fluxcd.io/ssa"
+	fluxPrune = "kustomize.toolkit.fluxcd.io/prune"
+)
 
 // leaveOut is a patch that takes out what its target selects; its own name does not matter.
 const leaveOut = "$patch: delete\napiVersion: v1\nkind: any\nmetadata:\n  name: any\n"
