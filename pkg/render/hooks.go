@@ -356,7 +356,7 @@ func annotateAll(f *manifest.File, doc *yaml.Node, hooks map[*yaml.Node]map[stri
 				own[key] = value
 			}
 		}
-		if len(own) == 0 {
+		if len(own) == 0 || manifest.Get(item, "metadata") == nil { // what kbld or kapp reads
 			continue
 		}
 		if err := f.SetMetadata(item, manifest.Metadata{Annotations: own}); err != nil {
