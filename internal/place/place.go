@@ -115,7 +115,8 @@ func split(s string) (string, Place, error) {
 		s = s[:last+i]
 	}
 	if i := strings.LastIndex(s[last:], ":"); i >= 0 {
-		if p.Tag = s[last+i+1:]; p.Tag == "" {
+		// A version's + is _ in its tag, which has no +.
+		if p.Tag = strings.ReplaceAll(s[last+i+1:], "+", "_"); p.Tag == "" {
 			return "", p, errors.New("the tag is empty")
 		}
 		s = s[:last+i]

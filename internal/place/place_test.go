@@ -37,6 +37,8 @@ func TestParse(t *testing.T) {
 		{"127.0.0.1:5000/edge:1", Place{Repository: "127.0.0.1:5000/edge", Tag: "1"}},
 		{"[::1]:5000/edge:1", Place{Repository: "[::1]:5000/edge", Tag: "1"}},
 		{"[2001:db8::1]/edge", Place{Repository: "[2001:db8::1]/edge"}},
+		{"registry.example/edge:1.0.0+build.5", Place{Repository: "registry.example/edge", Tag: "1.0.0_build.5"}},
+		{"oci:dist:1.0.0+build.5", Place{Dir: "dist", Tag: "1.0.0_build.5"}},
 		{"docker.io/krt/edge:1", Place{Repository: "index.docker.io/krt/edge", Tag: "1"}},
 
 		{"oci:dist", Place{Dir: "dist"}},
