@@ -235,3 +235,37 @@ func TestWrongContent(t *testing.T) {
 		}
 	}
 }
+
+// The names that Docker Hub's images go by are one, whichever a tool has written.
+func TestDockerHubsNames(t *testing.T) {
+	t.Parallel()
+	for written, same := range map[string][]string{
+		"docker.io/library/nginx:1":      {"docker.io/library/nginx:1", "index.docker.io/library/nginx:1", "docker.io/nginx:1", "index.docker.io/nginx:1"},
+		"index.docker.io/krt/web:1":      {"docker.io/krt/web:1", "index.docker.io/krt/web:1"},
+		"docker.io/nginx:1":              {"index.docker.io/library/nginx:1"},
+		"registry.example/docker.io/x:1": {"registry.example/docker.io/x:1"},
+	} {
+		store, err := Create(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		data := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
+		desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, data)
+		if err := store.Push(t.Context(), desc, bytes.NewReader(data)); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Tag(t.Context(), desc, written); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range same {
+			if found, err := store.Resolve(t.Context(), name); err != nil || found.Digest != desc.Digest {
+				t.Errorf("%s as %s: %v, error %v", written, name, found.Digest, err)
+			}
+		}
+		for _, name := range []string{"docker.io/krt/other:1", "docker.io/library/web:1", "nginx:1", "evil.example/docker.io/nginx:1", "docker.io.example/nginx:1"} {
+			if _, err := store.Resolve(t.Context(), name); !errors.Is(err, errdef.ErrNotFound) {
+				t.Errorf("%s as %s: %v", written, name, err)
+			}
+		}
+	}
+}

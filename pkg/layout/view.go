@@ -6,6 +6,7 @@ package layout
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -88,17 +89,14 @@ func (v *View) Resolve(ctx context.Context, reference string) (ocispec.Descripto
 	}
 	// A digest means what has it, and never what an index calls so.
 	isDigest := digest.Digest(reference).Validate() == nil
-	var found *ocispec.Descriptor
-	for _, d := range index.Manifests {
-		if d.Digest.String() != reference && (isDigest || d.Annotations[ocispec.AnnotationRefName] != reference) {
-			continue
-		}
-		if found != nil && found.Digest != d.Digest {
-			return ocispec.Descriptor{}, fmt.Errorf("%s: tag %q names %s and %s: %w", v.Name, reference, found.Digest, d.Digest, ErrAmbiguous)
-		}
-		if found == nil {
-			found = &ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType}
-		}
+	found, err := v.find(index, reference, func(d ocispec.Descriptor) bool {
+		return d.Digest.String() == reference || !isDigest && d.Annotations[ocispec.AnnotationRefName] == reference
+	})
+	if same := hubName(reference); err == nil && found == nil && same != "" {
+		found, err = v.find(index, reference, func(d ocispec.Descriptor) bool { return hubName(d.Annotations[ocispec.AnnotationRefName]) == same })
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	if found != nil {
 		return *found, nil
@@ -107,6 +105,34 @@ func (v *View) Resolve(ctx context.Context, reference string) (ocispec.Descripto
 		return v.byDigest(ctx, d)
 	}
 	return ocispec.Descriptor{}, fmt.Errorf("%s: tag %q: %w", v.Name, reference, errdef.ErrNotFound)
+}
+
+// hubName is the one name of an image of Docker Hub, which has several, or empty.
+func hubName(reference string) string {
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(reference, "index."), "docker.io/")
+	switch {
+	case !ok:
+		return ""
+	case strings.Contains(rest, "/"):
+		return rest
+	}
+	return "library/" + rest
+}
+
+// find is the one manifest of an index that is meant, or nil.
+func (v *View) find(index ocispec.Index, reference string, isMeant func(ocispec.Descriptor) bool) (found *ocispec.Descriptor, err error) {
+	for _, d := range index.Manifests {
+		if !isMeant(d) {
+			continue
+		}
+		if found != nil && found.Digest != d.Digest {
+			return nil, fmt.Errorf("%s: tag %q names %s and %s: %w", v.Name, reference, found.Digest, d.Digest, ErrAmbiguous)
+		}
+		if found == nil {
+			found = &ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, ArtifactType: d.ArtifactType}
+		}
+	}
+	return found, nil
 }
 
 // byDigest describes a manifest that the index does not list, from its bytes.
@@ -221,8 +247,15 @@ func ReferrerOf(desc ocispec.Descriptor, manifest []byte) (digest.Digest, *ocisp
 // not tell.
 func MediaTypeOf(manifest []byte) string {
 	var n node
-	if oci.Unmarshal(manifest, &n) != nil {
+	var old struct {
+		SchemaVersion int               `json:"schemaVersion"`
+		FSLayers      []json.RawMessage `json:"fsLayers"`
+	}
+	if oci.Unmarshal(manifest, &n) != nil || oci.Unmarshal(manifest, &old) != nil {
 		return ""
+	}
+	if old.SchemaVersion == 1 && old.FSLayers != nil {
+		return "application/vnd.docker.distribution.manifest.v1+prettyjws"
 	}
 	return n.mediaType()
 }
