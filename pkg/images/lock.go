@@ -97,8 +97,18 @@ func (l *Locked) resolve(ctx context.Context, resolver Resolver) error {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", l.Reference, err)
 	}
+	if kind := oldManifests[desc.MediaType]; kind != "" {
+		return fmt.Errorf("image %s: %s is %s (%s), which registries no longer take: push it again with a current tool", l.Reference, desc.Digest, kind, desc.MediaType)
+	}
 	l.Image = ref.Context().Digest(desc.Digest.String())
 	return l.check()
+}
+
+// oldManifests are the kinds that no registry of today takes in, and some still give.
+var oldManifests = map[string]string{
+	"application/vnd.docker.distribution.manifest.v1+prettyjws": "a manifest of Docker's schema 1",
+	"application/vnd.docker.distribution.manifest.v1+json":      "a manifest of Docker's schema 1",
+	"application/vnd.oci.artifact.manifest.v1+json":             "an artifact manifest, which OCI took back",
 }
 
 // check holds a reference that has a digest to it: it is that image and no other.

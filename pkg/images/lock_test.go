@@ -162,3 +162,25 @@ func TestUnmarshalLockRefuses(t *testing.T) {
 		}
 	}
 }
+
+// oldImage is a registry of one image, of a media type.
+type oldImage string
+
+func (o oldImage) Resolve(context.Context, name.Reference) (ocispec.Descriptor, error) {
+	return ocispec.Descriptor{MediaType: string(o), Digest: digestlib.Digest(zeros), Size: 1}, nil
+}
+
+// What can't be pushed anywhere is refused when it is locked, by its name, and not at the push.
+func TestOldManifestsAreRefused(t *testing.T) {
+	t.Parallel()
+	for mediaType, want := range map[string]string{
+		"application/vnd.docker.distribution.manifest.v1+prettyjws": "a.yaml:3:4: image old.example/web:1: " + zeros + " is a manifest of Docker's schema 1",
+		"application/vnd.docker.distribution.manifest.v1+json":      "Docker's schema 1",
+		"application/vnd.oci.artifact.manifest.v1+json":             "an artifact manifest",
+	} {
+		_, err := images.Resolve(t.Context(), []images.Want{{Image: "old.example/web:1", Where: "a.yaml:3:4"}}, oldImage(mediaType))
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "push it again") {
+			t.Errorf("%s: %v", mediaType, err)
+		}
+	}
+}
