@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,6 +69,8 @@ func (a *app) renderDefinition(ctx context.Context, at string) error {
 }
 
 func writeManifest(w io.Writer, name string, data []byte) {
+	// A byte order mark belongs to the beginning of a file, which this is no longer.
+	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
 	fmt.Fprintf(w, "---\n# %s\n%s", name, data)
 	if n := len(data); n > 0 && data[n-1] != '\n' {
 		fmt.Fprintln(w)

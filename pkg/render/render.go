@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -113,7 +114,18 @@ func (in Input) template() ([]bundle.File, error) {
 	if in.Source.Template == bundle.TemplateKustomize {
 		return kustomize(in)
 	}
-	return in.Files, nil
+	return plain(in.Files), nil
+}
+
+// plain are manifests that no engine makes, as YAML reads them: some JSON is none.
+func plain(files []bundle.File) []bundle.File {
+	files = slices.Clone(files)
+	for i, f := range files {
+		if path.Ext(f.Path) == ".json" {
+			files[i].Data = manifest.PlainJSON(f.Data)
+		}
+	}
+	return files
 }
 
 // change applies the patches and the overlays to plain manifests.
