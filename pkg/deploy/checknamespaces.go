@@ -52,7 +52,7 @@ func (s *session) checkNamespaces(ctx context.Context, in *looked) ([]Finding, e
 		if others := s.cluster.elsewhere(ctx, s.runtime.Name); len(others) > 0 {
 			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
 				"%s is installed in namespace %s; this installs it in namespace %s, too. To upgrade it: --namespace %s",
-				s.runtime.Name, strings.Join(others, ", "), s.cluster.namespace, others[0])})
+				s.runtime.Name, some(others), s.cluster.namespace, others[0])})
 		}
 	}
 	return found, nil
@@ -147,9 +147,18 @@ func (c *Cluster) elsewhere(ctx context.Context, runtime string) []string {
 func (c *Cluster) notInstalled(ctx context.Context, runtime string) error {
 	err := fmt.Errorf("%s, namespace %s: %w", runtime, c.namespace, ErrNotInstalled)
 	if others := c.elsewhere(ctx, runtime); len(others) > 0 {
-		err = fmt.Errorf("%w: it is in namespace %s (--namespace %s)", err, strings.Join(others, ", "), others[0])
+		err = fmt.Errorf("%w: it is in namespace %s (--namespace %s)", err, some(others), others[0])
 	}
 	return err
+}
+
+// some names the first few.
+func some(names []string) string {
+	text := strings.Join(names[:min(len(names), 3)], ", ")
+	if more := len(names) - 3; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // appOf finds the app that a label of kapp belongs to, in whichever namespace.

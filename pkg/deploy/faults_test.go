@@ -515,7 +515,7 @@ func TestChecks(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
 	with := func(u Unit, kubernetes string) Unit { u.Kubernetes = kubernetes; return u }
-	rt := Runtime{Name: "edge", Units: []Unit{
+	rt := Runtime{Name: "checks", Units: []Unit{
 		with(unit(1, "old", "1", "apiVersion: policy/v1beta1\nkind: PodDisruptionBudget\nmetadata: {name: a}"), "<1.20"),
 		unit(1, "early", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: a}", configMap("same", "1")),
 		unit(2, "late", "1", crd("lates", "Late", "checks.example"), configMap("same", "1")),

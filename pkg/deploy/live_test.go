@@ -110,7 +110,7 @@ func TestDowngrade(t *testing.T) {
 // Who forgets --namespace is told where it is, and leaves nothing behind.
 func TestForgottenNamespace(t *testing.T) {
 	r := newRig(t)
-	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "base", "1", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: "+r.namespace+"}")}}
+	rt := Runtime{Name: "lost", Version: "1", Units: []Unit{unit(1, "base", "1", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: "+r.namespace+"}")}}
 	r.apply(rt)
 	other := "forgotten"
 	if _, err := r.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: other}}, metav1.CreateOptions{}); err != nil {
@@ -122,16 +122,16 @@ func TestForgottenNamespace(t *testing.T) {
 	}
 	rt.Version = "2"
 	_, err = c.Apply(t.Context(), rt, ApplyOptions{Options: quick()})
-	if !errors.Is(err, ErrFindings) || !strings.Contains(err.Error(), "app 'edge.base' namespace: "+r.namespace) || !strings.Contains(err.Error(), "--namespace "+r.namespace) {
+	if !errors.Is(err, ErrFindings) || !strings.Contains(err.Error(), "app 'lost.base' namespace: "+r.namespace) || !strings.Contains(err.Error(), "--namespace "+r.namespace) {
 		t.Errorf("apply: %v", err)
 	}
 	findings, err := c.Check(t.Context(), rt, CheckOptions{})
-	if err != nil || len(findings) != 1 || findings[0].Severity != Warning || !strings.Contains(findings[0].Message, "edge is installed in namespace "+r.namespace) {
+	if err != nil || len(findings) != 1 || findings[0].Severity != Warning || !strings.Contains(findings[0].Message, "lost is installed in namespace "+r.namespace) {
 		t.Errorf("check: %v, %v", findings, err)
 	}
-	_, e1 := c.Status(t.Context(), "edge", quick())
-	_, e2 := c.History(t.Context(), "edge")
-	_, e3 := c.Delete(t.Context(), "edge", DeleteOptions{Options: quick()})
+	_, e1 := c.Status(t.Context(), "lost", quick())
+	_, e2 := c.History(t.Context(), "lost")
+	_, e3 := c.Delete(t.Context(), "lost", DeleteOptions{Options: quick()})
 	for _, err := range []error{e1, e2, e3} {
 		if !errors.Is(err, ErrNotInstalled) || !strings.Contains(err.Error(), "it is in namespace "+r.namespace) {
 			t.Errorf("%v", err)
@@ -140,7 +140,7 @@ func TestForgottenNamespace(t *testing.T) {
 	if all, err := r.client.CoreV1().ConfigMaps(other).List(t.Context(), metav1.ListOptions{LabelSelector: labelRuntime}); err != nil || len(all.Items) > 0 {
 		t.Errorf("left behind: %v, %v", all.Items, err)
 	}
-	r.deleted("edge")
+	r.deleted("lost")
 
 	// A namespace that is not there.
 	if c, err = Connect(Config{Kubeconfig: r.kubeconfig, Namespace: "nowhere"}); err != nil {
@@ -327,8 +327,8 @@ func TestWatchdog(t *testing.T) {
 	}
 	rt.Units[0] = unit(1, "a", "2", strings.Replace(configMap("a", "2"), "{name: a}", "{name: a, annotations: {kapp.k14s.io/update-strategy: always-replace}}", 1))
 	began := time.Now()
-	r.failing(rt, 2*time.Second, "nothing has become ready for 4s")
-	if took := time.Since(began); took > 10*time.Second {
+	r.failing(rt, 2*time.Second, "nothing has become ready for 10s")
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("took %s", took)
 	}
 	if _, err := r.client.CoreV1().ConfigMaps(r.namespace).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`), metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {

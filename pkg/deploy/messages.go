@@ -121,6 +121,8 @@ func (m *messages) Notify(lines []string) {
 		what, state = first, "ok"
 		if len(lines) > 1 {
 			state = "ongoing"
+		} else {
+			m.progress()
 		}
 	}
 	_, resource, _ := strings.Cut(what, " ")

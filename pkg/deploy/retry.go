@@ -90,6 +90,9 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 
 // isFailing reports whether no request is answered just now.
 func (t *retryTransport) isFailing() bool {
+	if t == nil {
+		return false
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return !t.failing.IsZero()

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// watchdogGrace is what kapp gets on top of the time to wait, to say itself what it waited for.
-const watchdogGrace = 2 * time.Second
+// watchdogGrace is what kapp gets on top of the time to wait, to say itself what it waited for: it
+// tries for 5 seconds what a webhook keeps from it.
+const watchdogGrace = 8 * time.Second
 
 // watchProgress returns an error when nothing has become ready, or gone, for as long as a call may
 // wait, and nil when ctx ends. kapp looks at its own limit only between two requests: where each
