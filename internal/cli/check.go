@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -109,21 +108,17 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 		items, bytes, err := plan.Check(ctx)
 		return &checkView{Name: reference, Items: items, Bytes: bytes}, err
 	}
-	in := a.ui.In
-	if reference != "-" {
-		file, err := os.Open(p.File)
-		if err != nil {
-			return nil, err
-		}
-		defer file.Close()
-		in = file
+	var c *archive.Checked
+	if reference == "-" {
+		c, err = archive.Check(ctx, a.ui.In, options.Progress)
+	} else {
+		c, err = archive.CheckFile(ctx, p.File, options.Progress)
 	}
-	c, err := archive.Check(ctx, in, options.Progress)
 	if err != nil {
 		return nil, err
 	}
 	return &checkView{
-		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms,
+		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms, Foreign: c.Foreign,
 	}, nil
 }
 
@@ -136,6 +131,8 @@ type checkView struct {
 	Volume  int      `json:"volume,omitempty"`
 	Volumes int      `json:"volumes,omitempty"`
 	Base    []string `json:"base,omitempty"`
+	// Foreign are layers that are at their URLs alone.
+	Foreign int `json:"foreign,omitempty"`
 	// Platforms are those to which it is limited.
 	Platforms []string `json:"platforms,omitempty"`
 }
@@ -151,6 +148,9 @@ func (v checkView) more() string {
 	}
 	if len(v.Platforms) > 0 {
 		fmt.Fprintf(&more, ", for %s only", strings.Join(v.Platforms, " and "))
+	}
+	if v.Foreign > 0 {
+		fmt.Fprintf(&more, "; %s at their URLs alone", plural(v.Foreign, "foreign layer"))
 	}
 	if v.Absent > 0 {
 		fmt.Fprintf(&more, "; %s that it names are elsewhere", plural(v.Absent, "blob"))

@@ -68,6 +68,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		renamed    *bundle.TagError
 		mixedUp    *mixedUpError
 		holes      *archive.IncompleteError
+		other      *archive.ForeignError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -113,6 +114,10 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, "take only what was verified with --attached verified, or all of it with --attached all"
 	case errors.As(err, &base):
 		return exitIncomplete, ""
+	case errors.As(err, &other):
+		return exitFailure, other.Hint
+	case errors.Is(err, archive.ErrOrder):
+		return exitFailure, "save it to a file, and name that: a file is read in any order"
 	case errors.As(err, &holes):
 		return exitIncomplete, "export it again from where it was made; an older krtpkg did not write into it what --platform leaves out"
 	case errors.As(err, &wrong):

@@ -71,6 +71,8 @@ func TestExplain(t *testing.T) {
 		{"a signature's tag that stays", &registry.ImmutableTagError{Tag: "sha256-0.att", Err: status(400)}, 1, "--signature-format bundle"},
 		{"a list that stays", &registry.ImmutableTagError{Tag: "sha256-0", Err: status(400)}, 1, "except tags that begin with sha256-"},
 		{"an index with holes", &errcode.ErrorResponse{Method: http.MethodPut, URL: &url.URL{Host: "registry.example"}, StatusCode: 404, Errors: errcode.Errors{{Code: errcode.ErrorCodeManifestBlobUnknown}}}, 1, "without --platform"},
+		{"another tool's archive", &archive.ForeignError{Is: "something else", Hint: "do this"}, 1, "do this"},
+		{"an archive in another order", archive.ErrOrder, 1, "save it to a file"},
 		{"an archive with holes", &archive.IncompleteError{Missing: []ocispec.Descriptor{{}}}, 4, "export it again"},
 		{"too often", status(429), 1, "limits requests"},
 		{"a registry that fails", status(502), 1, "the registry failed"},

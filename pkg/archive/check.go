@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
@@ -20,6 +21,8 @@ type Checked struct {
 	// Absent are how many of the blobs that the manifests name are not there: those of other
 	// volumes, of the base, of platforms that were left out, or foreign layers.
 	Absent int
+	// Foreign are how many foreign layers are not there, but at their URLs.
+	Foreign int
 	// Volume is which of Volumes this is; zeros where there is only one.
 	Volume, Volumes int
 	// Base names what a target has to hold before.
@@ -65,7 +68,7 @@ func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, er
 			if err != nil {
 				return nil, err
 			}
-			c.Absent = len(absent)
+			c.Absent, c.Foreign = len(absent), s.wanted.foreign(func(d digest.Digest) bool { return s.seen[d] })
 			return c, c.complete(absent)
 		}
 		if err != nil {

@@ -88,6 +88,9 @@ func (s *scanner) next() (name string, offset, size int64, err error) {
 			return "", 0, 0, fmt.Errorf("at byte %d: %w: %w", s.read.n, unexpected(err), ErrDamaged)
 		}
 		name, err := s.check(h)
+		if err == errDockerSave {
+			return "", 0, 0, err
+		}
 		if err != nil {
 			return "", 0, 0, fmt.Errorf("%w: %w", err, ErrDamaged)
 		}
@@ -104,6 +107,9 @@ func (s *scanner) check(h *tar.Header) (string, error) {
 		if strings.HasPrefix(key, "GNU.sparse.") {
 			return "", fmt.Errorf("entry %q is sparse", h.Name)
 		}
+	}
+	if (h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink) && (dockerLayer.MatchString(h.Name) || isDockerSave(s.seen)) {
+		return "", errDockerSave
 	}
 	if h.Typeflag != tar.TypeReg && h.Typeflag != tar.TypeDir {
 		return "", fmt.Errorf("entry %q is neither a file nor a folder", h.Name)
@@ -157,9 +163,13 @@ func blobDigest(name string) (d digest.Digest, ok bool, err error) {
 type about struct {
 	ocispec.Index
 	manifests int
-	base      []string
-	volume    int
-	starts    []string
+	// hasOrder says that the index tells how many entries are manifests, as krtpkg's does, and
+	// named how many those are.
+	hasOrder bool
+	named    int
+	base     []string
+	volume   int
+	starts   []string
 }
 
 func parseIndex(r io.Reader) (a about, err error) {
@@ -180,6 +190,7 @@ func parseIndex(r io.Reader) (a about, err error) {
 		return n
 	}
 	a.manifests = number(annotationManifests)
+	a.hasOrder, a.named = a.manifests > 0, a.manifests
 	a.volume = number(annotationVolume)
 	if text := a.Annotations[annotationBase]; text != "" {
 		a.base = strings.Split(text, "\n")
@@ -286,6 +297,16 @@ func (w wanted) lacking(a about, there func(digest.Digest) bool) (list []ocispec
 	}
 	Sort(list)
 	return list
+}
+
+// foreign are how many foreign layers are not there: they are at their URLs alone.
+func (w wanted) foreign(there func(digest.Digest) bool) (n int) {
+	for d, size := range w.blobs {
+		if size < 0 && !there(d) {
+			n++
+		}
+	}
+	return n
 }
 
 const octets = "application/octet-stream"

@@ -31,6 +31,9 @@ type Store struct {
 	blobs   blobs
 	// manifests are the entries that stand where manifests do.
 	manifests map[digest.Digest]bool
+	// inOrder says that every file begins as krtpkg writes it; dockerManifest that there is a
+	// file by which docker reads it too.
+	inOrder, dockerManifest bool
 	// referrers are all there are, found once.
 	referrers func() (map[digest.Digest][]ocispec.Descriptor, error)
 }
@@ -47,7 +50,7 @@ type section struct {
 // damaged or has no place in a layout is an error here; contents are checked as they are read.
 // Errors: [ErrDamaged].
 func Open(names ...string) (_ *Store, err error) {
-	s := &Store{blobs: blobs{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}}
+	s := &Store{blobs: blobs{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, inOrder: true}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -61,6 +64,11 @@ func Open(names ...string) (_ *Store, err error) {
 	s.View = &layout.View{
 		Blobs: s.blobs, Name: strings.Join(names, ", "),
 		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
+	}
+	if s.about.hasOrder {
+		if err := s.reorder(context.Background()); err != nil {
+			return nil, fmt.Errorf("archive %s: %w", s.Name, err)
+		}
 	}
 	s.referrers = sync.OnceValues(func() (map[digest.Digest][]ocispec.Descriptor, error) {
 		return s.AllReferrers(context.Background())
@@ -115,7 +123,7 @@ func refuseCompressed(file io.ReaderAt) error {
 	case bytes.Equal(magic, zstdMagic):
 		return ErrCompressed
 	case bytes.HasPrefix(magic[:n], gzipMagic):
-		return fmt.Errorf("it is compressed by gzip: decompress it first: %w", ErrDamaged)
+		return errGzip
 	}
 	return nil
 }
@@ -125,10 +133,13 @@ func (s *Store) scan(file *os.File) (*about, error) {
 	var a *about
 	hasLayout := false
 	scanner := newScanner(file)
-	for {
+	for n := 0; ; n++ {
 		name, offset, size, err := scanner.next()
 		if err == io.EOF {
 			break
+		}
+		if n < 2 && name != []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile}[n] {
+			s.inOrder = false
 		}
 		if err != nil {
 			return nil, err
@@ -158,6 +169,10 @@ func (s *Store) scan(file *os.File) (*about, error) {
 			}
 			a = &parsed
 		}
+	}
+	s.dockerManifest = s.dockerManifest || scanner.seen["manifest.json"]
+	if (!hasLayout || a == nil) && isDockerSave(scanner.seen) {
+		return nil, errDockerSave
 	}
 	if !hasLayout || a == nil {
 		return nil, fmt.Errorf("it has no %s or no %s: %w", ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ErrDamaged)
@@ -226,17 +241,26 @@ func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
 // Lacking lists what the manifests name and what is not there, less foreign layers and the
 // platforms that a root is not limited to.
 func (s *Store) Lacking(ctx context.Context) ([]ocispec.Descriptor, error) {
+	named, err := s.named(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return named.lacking(s.about, s.holds), nil
+}
+
+// named is what the manifests name.
+func (s *Store) named(ctx context.Context) (wanted, error) {
 	named := newWanted()
 	for d := range s.manifests {
 		data, err := s.manifest(ctx, d)
 		if err != nil {
-			return nil, err
+			return named, err
 		}
 		if err := named.add(d, data); err != nil {
-			return nil, err
+			return named, err
 		}
 	}
-	return named.lacking(s.about, func(d digest.Digest) bool { _, ok := s.blobs[d]; return ok }), nil
+	return named, nil
 }
 
 // Contents lists all content, manifests too, by digest.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -30,7 +31,9 @@ type Stream struct {
 	// wanted is what the manifests name, seen are the blobs that came.
 	wanted wanted
 	seen   map[digest.Digest]bool
-	close  func()
+	// odd says that what stood where a manifest should may be none.
+	odd   bool
+	close func()
 }
 
 // OpenStream reads the beginning of an archive. Errors: [ErrDamaged].
@@ -48,7 +51,7 @@ func OpenStream(r io.Reader) (_ *Stream, err error) {
 		}
 		s.close, r = decoder.Close, io.Reader(decoder)
 	case bytes.HasPrefix(magic, gzipMagic):
-		return nil, fmt.Errorf("it is compressed by gzip: decompress it first: %w", ErrDamaged)
+		return nil, errGzip
 	default:
 		r = buffered
 	}
@@ -80,7 +83,7 @@ func (s *Stream) begin() error {
 		return err
 	}
 	if s.about.manifests == 0 {
-		return fmt.Errorf("it was not made by krtpkg, so that its order is unknown: import it from a file")
+		return fmt.Errorf("it was not made by krtpkg: %w", ErrOrder)
 	}
 	left := int64(maxManifests)
 	for range s.about.manifests {
@@ -96,8 +99,11 @@ func (s *Stream) begin() error {
 // find goes to the next entry, which has to be the one that is wanted.
 func (s *Stream) find(want string) error {
 	name, _, _, err := s.scanner.next()
-	if err == io.EOF || err == nil && name != want {
-		return fmt.Errorf("%s is not where an archive of krtpkg has it: %w", want, ErrDamaged)
+	switch {
+	case err == io.EOF:
+		return fmt.Errorf("it has no %s: %w", want, ErrDamaged)
+	case err == nil && name != want:
+		return fmt.Errorf("%s is not where an archive of krtpkg has it: %w", want, ErrOrder)
 	}
 	return err
 }
@@ -118,14 +124,20 @@ func (s *Stream) manifest(left int64) (int64, error) {
 	if !isBlob {
 		return 0, fmt.Errorf("entry %q stands where a manifest should: %w", name, ErrDamaged)
 	}
-	data, err := limited(s.scanner.tar, "manifest "+d.String(), size, min(oci.MaxManifest, left))
+	if size > oci.MaxManifest {
+		return 0, fmt.Errorf("blob %s stands where a manifest should: %w", d, ErrOrder)
+	}
+	data, err := limited(s.scanner.tar, "manifest "+d.String(), size, left)
 	if err != nil {
 		return 0, err
 	}
 	if d != d.Algorithm().FromBytes(data) {
 		return 0, fmt.Errorf("manifest %s: %w", d, content.ErrMismatchedDigest)
 	}
-	if err := s.wanted.add(d, data); err != nil {
+	s.odd = s.odd || !layout.IsManifest(layout.MediaTypeOf(data))
+	if err := s.wanted.add(d, data); err != nil && !json.Valid(data) {
+		return 0, fmt.Errorf("blob %s stands where a manifest should: %w", d, ErrOrder)
+	} else if err != nil {
 		return 0, err
 	}
 	s.manifests[d] = data
@@ -150,6 +162,9 @@ func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
 	want, named := s.wanted.blobs[d]
 	if want < 0 {
 		want = -1 - want // a foreign layer that came along
+	}
+	if !named && s.odd {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s is not what the manifests name: %w", d, ErrOrder)
 	}
 	if !named || want != size {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s of %d bytes is not what the manifests name: %w", d, size, ErrDamaged)

@@ -223,6 +223,11 @@ func RootsOf(ctx context.Context, store oras.ReadOnlyGraphTarget) (sources []Sou
 	})
 	if err == nil && len(sources) == 0 {
 		err = fmt.Errorf("%s names no bundle and no runtime", where(store))
+		if maker, ok := store.(interface{ MadeBy() string }); ok && maker.MadeBy() != "" {
+			err = fmt.Errorf("%w: %w", err, &archive.ForeignError{
+				Is: "a layout that was written by " + maker.MadeBy(), Hint: "krtpkg carries what krtpkg export writes; images alone go to a registry with skopeo copy, crane push or docker push",
+			})
+		}
 	}
 	return sources, err
 }

@@ -1,0 +1,174 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// ErrOrder says that a stream has its files in another order than [Write] writes them in, as
+// after it was unpacked and packed again: what is read in one pass has to know what comes.
+var ErrOrder = errors.New("its files are in another order than krtpkg writes them in, so that it can't be read as a stream")
+
+// ForeignError says that a file is something else than an archive that [WriteFile] writes.
+type ForeignError struct {
+	// Is is what it is, and Hint what to do with it.
+	Is, Hint string
+}
+
+func (e *ForeignError) Error() string { return "it is " + e.Is }
+
+var (
+	errGzip       = &ForeignError{"compressed by gzip, which krtpkg does not do", "decompress it with gunzip, and name the result"}
+	errDockerSave = &ForeignError{"an archive of docker save or podman save, and not of krtpkg export", "krtpkg carries what krtpkg export writes; images alone go to a registry with docker load and docker push, and build finds them by --image-mirror"}
+)
+
+// dockerLayer is what docker save calls layers, some of which are links.
+var dockerLayer = regexp.MustCompile(`^[0-9a-f]{64}(/layer)?\.?(tar|json)?$`)
+
+// isDockerSave reports whether an archive without a layout is docker's, by the names in it.
+func isDockerSave(seen map[string]bool) bool { return seen["manifest.json"] || seen["repositories"] }
+
+// MadeBy is which other tool has written a layout, or empty where krtpkg has.
+func (s *Store) MadeBy() string {
+	switch {
+	case s.about.hasOrder:
+		return ""
+	case s.dockerManifest:
+		return "docker save, podman save or ctr images export"
+	}
+	return "another tool, such as skopeo or oras"
+}
+
+// reorder finds out which entries are manifests where they are not in the order in which krtpkg
+// writes them.
+func (s *Store) reorder(ctx context.Context) error {
+	if s.inOrder {
+		inOrder := true
+		for d := range s.manifests {
+			isManifest, err := s.looksLikeManifest(ctx, d)
+			if err != nil {
+				return err
+			}
+			inOrder = inOrder && isManifest
+		}
+		if inOrder {
+			return nil
+		}
+	}
+	found := map[digest.Digest]bool{}
+	for d := range s.blobs {
+		isManifest, err := s.looksLikeManifest(ctx, d)
+		if err != nil {
+			return err
+		}
+		if isManifest {
+			found[d] = true
+		}
+	}
+	switch {
+	case len(found) == s.about.named:
+		s.manifests = found
+	case !s.inOrder:
+		return fmt.Errorf("there are %d manifests, and %s says %d: %w", len(found), ocispec.ImageIndexFile, s.about.named, ErrDamaged)
+	}
+	return nil // what stands where manifests should is what is wrong
+}
+
+func (s *Store) looksLikeManifest(_ context.Context, d digest.Digest) (bool, error) {
+	at := s.blobs[d]
+	if at.size > oci.MaxManifest || at.size == 0 {
+		return false, nil
+	}
+	begin := make([]byte, 1)
+	if _, err := at.file.ReadAt(begin, at.offset); err != nil || begin[0] != '{' && begin[0] != ' ' && begin[0] != '\n' {
+		return false, err
+	}
+	data := make([]byte, at.size)
+	if _, err := at.file.ReadAt(data, at.offset); err != nil {
+		return false, err
+	}
+	return layout.IsManifest(layout.MediaTypeOf(data)), nil
+}
+
+// CheckFile is [Check] of a file, which may have its entries in any order: what was unpacked and
+// packed again is whole all the same.
+func CheckFile(ctx context.Context, name string, report progress.Func) (*Checked, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	c, err := Check(ctx, file, report)
+	if !errors.Is(err, ErrOrder) {
+		return c, err
+	}
+	store, err := Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	return store.check(ctx, report)
+}
+
+// check reads all that is there.
+func (s *Store) check(ctx context.Context, report progress.Func) (*Checked, error) {
+	c := &Checked{Base: s.Base(), Volumes: s.Volumes(), Volume: s.about.volume, Platforms: s.about.platforms()}
+	contents := s.Contents()
+	planned := progress.Event{Kind: progress.Planned, Items: len(contents)}
+	for _, desc := range contents {
+		planned.Bytes += desc.Size
+	}
+	report.Emit(planned)
+	for _, desc := range contents {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err := s.verify(ctx, desc); err != nil {
+			return nil, fmt.Errorf("blob %s: %w", desc.Digest, err)
+		}
+		report.Emit(progress.Event{Kind: progress.Copied, Subject: desc.Digest.String(), Bytes: desc.Size})
+		c.Bytes += desc.Size
+		if s.manifests[desc.Digest] {
+			c.Manifests++
+		} else {
+			c.Blobs++
+		}
+	}
+	named, err := s.named(ctx)
+	if err != nil {
+		return nil, err
+	}
+	absent := named.lacking(s.about, s.holds)
+	c.Absent, c.Foreign = len(absent), named.foreign(s.holds)
+	return c, c.complete(absent)
+}
+
+func (s *Store) holds(d digest.Digest) bool {
+	_, ok := s.blobs[d]
+	return ok
+}
+
+func (s *Store) verify(ctx context.Context, desc ocispec.Descriptor) error {
+	body, err := s.Fetch(ctx, desc)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	verified := content.NewVerifyReader(body, desc)
+	if _, err := io.Copy(io.Discard, verified); err != nil {
+		return err
+	}
+	return verified.Verify()
+}
