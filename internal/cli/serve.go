@@ -38,7 +38,8 @@ that has none: krtpkg, kapp-controller and the nodes pull from it. Roots are fou
 own names, images also under upstream's, so that nodes can use it as a mirror. Archives that
 build on others, and volumes, are served together.
 
-With --writable a folder is an ordinary registry that also takes what is pushed, for labs.`,
+With --writable a folder is an ordinary registry that also takes what is pushed, for labs. Without
+--htpasswd it listens at the loopback only, and answers to localhost.`,
 		Example: `  krtpkg serve edge-1.0.0.tar
   krtpkg serve --listen :5000 --tls-cert site.crt --tls-key site.key --htpasswd users edge-1.0.0.tar extras.tar
   krtpkg serve --writable lab`,
@@ -63,7 +64,7 @@ func (a *app) serve(ctx context.Context, references []string, f serveFlags) (err
 	if err != nil {
 		return err
 	}
-	authorize, err := f.authorize()
+	login, err := f.login()
 	if err != nil {
 		return err
 	}
@@ -74,16 +75,27 @@ func (a *app) serve(ctx context.Context, references []string, f serveFlags) (err
 	if closer, ok := handler.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
+	var roots []serve.Root
+	if server, ok := handler.(*serve.Server); ok {
+		roots = server.Roots()
+	}
 	listener, err := net.Listen("tcp", f.listen)
 	if err != nil {
 		return err
 	}
-	a.announce(listener.Addr().(*net.TCPAddr), references, f, handler)
-	return serve.Run(ctx, listener, serve.Guard(handler, authorize), certificate)
+	address := listener.Addr().(*net.TCPAddr)
+	if f.writable && login == nil && !address.IP.IsLoopback() {
+		return &usageError{errors.Join(fmt.Errorf("--writable at %s: whoever reaches it could push and delete; pass --htpasswd, or listen at 127.0.0.1", address), listener.Close())}
+	}
+	if f.writable {
+		handler = serve.KeepOutPages(handler, login == nil)
+	}
+	a.announce(address, references, f, roots)
+	return serve.Run(ctx, listener, serve.Guard(handler, login), certificate)
 }
 
 // announce says what is served where, and who may reach it.
-func (a *app) announce(address *net.TCPAddr, references []string, f serveFlags, handler http.Handler) {
+func (a *app) announce(address *net.TCPAddr, references []string, f serveFlags, roots []serve.Root) {
 	scheme := "https"
 	if f.cert == "" {
 		scheme = "http"
@@ -91,18 +103,13 @@ func (a *app) announce(address *net.TCPAddr, references []string, f serveFlags, 
 	if f.cert == "" && !address.IP.IsLoopback() {
 		a.ui.Note("note: whoever is on the way to %s reads along, and could change it: there is no TLS (--tls-cert, --tls-key)", address)
 	}
-	if f.writable && f.htpasswd == "" && !address.IP.IsLoopback() {
-		a.ui.Note("note: whoever reaches %s can push and delete (--htpasswd)", address)
-	}
 	a.ui.Note("serving %s at %s://%s", strings.Join(references, ", "), scheme, address)
 	host := address.String()
 	if address.IP.IsUnspecified() {
 		host = net.JoinHostPort("localhost", strconv.Itoa(address.Port))
 	}
-	if server, ok := handler.(*serve.Server); ok {
-		for _, root := range server.Roots() {
-			a.ui.Note("  %s/%s:%s@%s", host, root.Repository, root.Tag, root.Digest)
-		}
+	for _, root := range roots {
+		a.ui.Note("  %s/%s:%s@%s", host, root.Repository, root.Tag, root.Digest)
 	}
 }
 
@@ -121,8 +128,8 @@ func (f serveFlags) certificate() (*tls.Certificate, error) {
 	return &certificate, nil
 }
 
-// authorize is nil where nobody has to log in.
-func (f serveFlags) authorize() (func(user, password string) bool, error) {
+// login is nil where nobody has to log in.
+func (f serveFlags) login() (serve.Login, error) {
 	if f.htpasswd == "" {
 		return nil, nil
 	}
@@ -131,11 +138,11 @@ func (f serveFlags) authorize() (func(user, password string) bool, error) {
 		return nil, err
 	}
 	defer file.Close()
-	authorize, err := serve.Passwords(file)
+	login, err := serve.Passwords(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.htpasswd, err)
 	}
-	return authorize, nil
+	return login, nil
 }
 
 func serveHandler(ctx context.Context, references []string, f serveFlags) (http.Handler, error) {

@@ -2,24 +2,49 @@ package serve
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Guard lets only those pass whom authorize takes. With nil it lets everybody.
-func Guard(next http.Handler, authorize func(user, password string) bool) http.Handler {
-	if authorize == nil {
+// Login reports whether a login is right. Client is the address that it comes from. Errors:
+// [ErrBusy].
+type Login func(ctx context.Context, client, user, password string) (bool, error)
+
+// ErrBusy is the error of a login that would have to wait for too many others.
+var ErrBusy = errors.New("too many logins at once")
+
+// Guard lets only those pass whose login is right. With nil it lets everybody.
+func Guard(next http.Handler, login Login) http.Handler {
+	if login == nil {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, ok := r.BasicAuth(); !ok || !authorize(user, password) {
+		user, password, ok := r.BasicAuth()
+		if ok {
+			client, _, err := net.SplitHostPort(r.RemoteAddr)
+			if err != nil {
+				client = r.RemoteAddr
+			}
+			if ok, err = login(r.Context(), client, user, password); err != nil {
+				refuseBody(w, r)
+				w.Header().Set("Retry-After", "1")
+				fail(w, r, &problem{http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many logins at once"})
+				return
+			}
+		}
+		if !ok {
 			refuseBody(w, r)
 			w.Header().Set("WWW-Authenticate", `Basic realm="krtpkg"`)
 			fail(w, r, &problem{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
@@ -29,10 +54,70 @@ func Guard(next http.Handler, authorize func(user, password string) bool) http.H
 	})
 }
 
+// KeepOutPages refuses requests that the pages of other sites make in a browser. Local says that
+// only this machine is to be served: then names that are not its own are refused too, since a page
+// can give its own name the address of the loopback.
+func KeepOutPages(next http.Handler, local bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case isOfAnotherSite(r):
+			refuseBody(w, r)
+			fail(w, r, &problem{http.StatusForbidden, "DENIED", "pages of other sites have no access"})
+		case local && !isLoopback(r.Host):
+			refuseBody(w, r)
+			fail(w, r, &problem{http.StatusForbidden, "DENIED", "this registry is localhost, and has no other name"})
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// isOfAnotherSite reports whether a page of another site makes a request. Programs that are no
+// browsers send neither header (fetch.spec.whatwg.org; w3c.github.io/webappsec-fetch-metadata).
+func isOfAnotherSite(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+	default:
+		return true
+	}
+	origin, sent := r.Header["Origin"]
+	if !sent {
+		return false
+	}
+	u, err := url.Parse(strings.Join(origin, " "))
+	return err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host)
+}
+
+// isLoopback reports whether a host, with or without a port, is a name of this machine alone.
+func isLoopback(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") { // RFC 6761, 6.3
+		return true
+	}
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return ip != nil && ip.IsLoopback()
+}
+
+const (
+	// maxWaiting is how many logins wait to be compared, maxWaitingClient how many of them from
+	// one address.
+	maxWaiting       = 32
+	maxWaitingClient = 4
+	// maxRight is how many logins that were right are remembered.
+	maxRight = 10_000
+)
+
 // Passwords reads Apache's file of users (httpd.apache.org/docs/2.4/misc/password_encryptions.html),
 // of which only bcrypt's hashes are taken, and gives what [Guard] asks.
-func Passwords(r io.Reader) (authorize func(user, password string) bool, err error) {
-	p := &passwords{hashes: map[string][]byte{}}
+//
+// Each login that is not known to be right takes the same time, whoever it is for: it is compared
+// once with each cost that the file has. One is compared at a time, so that whoever guesses takes
+// no more than one CPU, and an address has few that wait.
+func Passwords(r io.Reader) (Login, error) {
+	p := &passwords{hashes: map[string][]byte{}, nobody: map[int][]byte{}, clients: map[string]int{}, tried: map[[sha256.Size]byte]*attempt{}, right: map[[sha256.Size]byte]bool{}}
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
@@ -40,10 +125,11 @@ func Passwords(r io.Reader) (authorize func(user, password string) bool, err err
 			continue
 		}
 		user, hash, _ := strings.Cut(line, ":")
-		if _, err := bcrypt.Cost([]byte(hash)); err != nil {
+		cost, err := bcrypt.Cost([]byte(hash))
+		if err != nil {
 			return nil, fmt.Errorf("line %d: user %q has no bcrypt hash: make it with htpasswd -B", n, user)
 		}
-		p.hashes[user], p.nobody = []byte(hash), []byte(hash)
+		p.hashes[user], p.nobody[cost] = []byte(hash), []byte(hash)
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
@@ -51,33 +137,104 @@ func Passwords(r io.Reader) (authorize func(user, password string) bool, err err
 	if len(p.hashes) == 0 {
 		return nil, errors.New("it names no user")
 	}
-	return p.authorize, nil
+	p.costs = slices.Sorted(maps.Keys(p.nobody))
+	return p.login, nil
 }
 
 type passwords struct {
 	hashes map[string][]byte
-	// nobody is compared with for users that are not there, which takes as long.
-	nobody []byte
-	// right are the logins that were right: bcrypt is slow, and each request has one.
-	right sync.Map
-	// mu lets one login at a time be compared: whoever guesses takes no more than one CPU.
+	// costs are those of the hashes, nobody is one of each, to compare with where the user has
+	// another cost, or is not there.
+	costs  []int
+	nobody map[int][]byte
+	// turn lets one login at a time be compared.
+	turn sync.Mutex
+
 	mu sync.Mutex
+	// tried are the logins that wait or are compared.
+	tried map[[sha256.Size]byte]*attempt
+	// waiting are the logins that wait or are compared, clients how many of each address.
+	waiting int
+	clients map[string]int
+	// right are the logins that were right: bcrypt is slow, and each request has one.
+	right map[[sha256.Size]byte]bool
 }
 
-func (p *passwords) authorize(user, password string) bool {
+// attempt is a login that is compared, for all who try the same at once.
+type attempt struct {
+	done  chan struct{}
+	right bool
+}
+
+func (p *passwords) login(ctx context.Context, client, user, password string) (bool, error) {
 	login := sha256.Sum256([]byte(user + "\x00" + password))
-	if _, ok := p.right.Load(login); ok {
-		return true
+	tried, known, err := p.enter(client, login, func() bool { return p.compare(user, password) })
+	if known || err != nil {
+		return known, err
 	}
-	hash, known := p.hashes[user]
-	if !known {
-		hash = p.nobody
+	select {
+	case <-tried.done:
+		return tried.right, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
 	}
+}
+
+// enter says that a login is known to be right, or has it wait for its turn.
+func (p *passwords) enter(client string, login [sha256.Size]byte, compare func() bool) (tried *attempt, known bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if bcrypt.CompareHashAndPassword(hash, []byte(password)) != nil || !known {
-		return false
+	tried = p.tried[login]
+	switch {
+	case p.right[login]:
+		return nil, true, nil
+	case tried != nil:
+		return tried, false, nil
+	case p.waiting >= maxWaiting || p.clients[client] >= maxWaitingClient:
+		return nil, false, ErrBusy
 	}
-	p.right.Store(login, true)
-	return true
+	p.waiting++
+	p.clients[client]++
+	tried = &attempt{done: make(chan struct{})}
+	p.tried[login] = tried
+	go func() {
+		p.turn.Lock()
+		right := compare()
+		p.turn.Unlock()
+		p.leave(client, login, right)
+	}()
+	return tried, false, nil
+}
+
+func (p *passwords) leave(client string, login [sha256.Size]byte, right bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if right && len(p.right) < maxRight {
+		p.right[login] = true
+	}
+	tried := p.tried[login]
+	tried.right = right
+	close(tried.done)
+	delete(p.tried, login)
+	p.waiting--
+	if p.clients[client]--; p.clients[client] == 0 {
+		delete(p.clients, client)
+	}
+}
+
+// compare takes the same time for every user.
+func (p *passwords) compare(user, password string) (right bool) {
+	hash, known := p.hashes[user]
+	cost := 0
+	if known {
+		cost, _ = bcrypt.Cost(hash) // it was read before
+	}
+	for _, c := range p.costs {
+		if c == cost {
+			right = bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil
+		} else {
+			_ = bcrypt.CompareHashAndPassword(p.nobody[c], []byte(password))
+		}
+	}
+	return right
 }
