@@ -58,7 +58,7 @@ func (w *walker) container(node *yaml.Node, at place, how string) error {
 	}
 	if node.Tag != "!!str" {
 		file, top := w.scope.top(node)
-		return file.Errorf(top, "%s: %s is %s, not an image reference", w.resource, w.inside+at.path, node.Value)
+		return file.Errorf(top, "%s: %s is %s, not an image reference", w.resource, w.inside+at.path(), node.Value)
 	}
 	w.take(node, at, how)
 	return nil

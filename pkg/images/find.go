@@ -230,37 +230,62 @@ func newWalker(doc *yaml.Node, within *scope, rules []rule) *walker {
 	return w
 }
 
-// place is where in a document the walker is: the way there as users read it, and as keys
-// (string) and indexes (int).
+// place is where in a document the walker is: the last step, a key (string) or an index (int), and
+// the place before.
 type place struct {
-	path string
-	way  []any
+	up *place
+	// step is the last one, nil at the root.
+	step any
 }
 
 func (p place) key(key string) place {
-	return place{strings.TrimPrefix(p.path+"."+key, "."), append(slices.Clip(p.way), key)}
+	return place{&p, key}
 }
 
 func (p place) item(i int) place {
-	return place{fmt.Sprintf("%s[%d]", p.path, i), append(slices.Clip(p.way), i)}
+	return place{&p, i}
+}
+
+// way are all steps from the root. They are put together where they are asked for: each node has
+// one, and a path for each takes the square of the depth.
+func (p place) way() []any {
+	var steps []any
+	for at := &p; at.up != nil; at = at.up {
+		steps = append(steps, at.step)
+	}
+	slices.Reverse(steps)
+	return steps
+}
+
+// path is the way as users read it.
+func (p place) path() string {
+	var text strings.Builder
+	for _, step := range p.way() {
+		key, isKey := step.(string)
+		switch {
+		case !isKey:
+			fmt.Fprintf(&text, "[%d]", step)
+		case text.Len() > 0:
+			text.WriteString("." + key)
+		default:
+			text.WriteString(key)
+		}
+	}
+	return text.String()
 }
 
 // field is the key of the field that the place is, or "".
 func (p place) field() string {
-	if len(p.way) == 0 {
-		return ""
-	}
-	key, _ := p.way[len(p.way)-1].(string)
+	key, _ := p.step.(string)
 	return key
 }
 
 // parent is the key of the mapping that the place is in, or "".
 func (p place) parent() string {
-	if len(p.way) < 2 {
+	if p.up == nil {
 		return ""
 	}
-	key, _ := p.way[len(p.way)-2].(string)
-	return key
+	return p.up.field()
 }
 
 // document finds all there is in a document: the definition's rules decide first.
@@ -323,7 +348,7 @@ func (w *walker) passOver(key string, at place) bool {
 	if w.schema {
 		return slices.Contains([]string{"description", "example", "examples", "pattern", "required", "title"}, key)
 	}
-	return w.config && key == "_example" && at.path == "data"
+	return w.config && key == "_example" && at.path() == "data"
 }
 
 // scalar looks at a value that no rule for lists and mappings has decided on.

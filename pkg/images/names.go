@@ -89,8 +89,8 @@ func isPlural(name string) bool {
 // of each item of its list and of each value of its mapping.
 func (w *walker) labelAt(at place) label {
 	steps := 0
-	for i := len(at.way) - 1; i >= 0; i-- {
-		key, isKey := at.way[i].(string)
+	for at := &at; at.up != nil; at = at.up {
+		key, isKey := at.step.(string)
 		if isKey && w.schema && schemaWords[key] {
 			continue
 		}

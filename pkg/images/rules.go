@@ -245,7 +245,7 @@ func (r *rule) matches(text string, at place) bool {
 	switch {
 	case r.name != "" && r.name != at.field():
 		return false
-	case r.path != nil && !onPath(at.way, r.path):
+	case r.path != nil && !onPath(at.way(), r.path):
 		return false
 	case r.value == nil:
 		return true
@@ -369,7 +369,7 @@ func (w *walker) byRule(node *yaml.Node, at place) error {
 	default:
 		if _, ok := w.parse(node); !ok {
 			file, top := w.scope.top(node)
-			return file.Errorf(top, "%s: %s is no YAML or JSON, as a search rule says", w.resource, w.inside+at.path)
+			return file.Errorf(top, "%s: %s is no YAML or JSON, as a search rule says", w.resource, w.inside+at.path())
 		}
 		return w.text(node, at, w.rules[i].embedded)
 	}

@@ -54,7 +54,7 @@ func (w *walker) new(image string, at place, state State, how string, pieces ...
 	file, node := w.scope.top(pieces[0].node)
 	f := Found{
 		Image: image, State: state, How: how, File: file.Name, Line: node.Line, Column: node.Column,
-		Resource: w.resource, Path: w.inside + at.path, way: at.way,
+		Resource: w.resource, Path: w.inside + at.path(), way: at.way(),
 		isWhole: len(pieces) == 1 && strings.TrimSpace(pieces[0].node.Value) == pieces[0].node.Value[pieces[0].start:pieces[0].end],
 	}
 	for i, p := range pieces {
@@ -134,7 +134,7 @@ func (w *walker) text(node *yaml.Node, at place, rules []rule) error {
 	if inner, ok := w.parse(node); ok {
 		for _, doc := range inner.file.Documents {
 			within := newWalker(doc, inner, rules)
-			within.resource, within.found, within.inside = w.resource, w.found, w.inside+at.path+" | "
+			within.resource, within.found, within.inside = w.resource, w.found, w.inside+at.path()+" | "
 			within.config, within.label = within.config || w.config, w.labelAt(at)
 			if doc.Kind == yaml.MappingNode {
 				within.label = min(within.label, mentions)

@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // checkCharacters finds what YAML doesn't allow (YAML 1.2.2 §5.1), since yaml.v3 names no place
@@ -38,8 +40,11 @@ func (f *File) checkCharacters() error {
 // yaml.v3 follows. It puts places inside the file.
 func (f *File) checkNodes(root *yaml.Node) error {
 	anchored := map[*yaml.Node]bool{}
-	var check func(*yaml.Node) error
-	check = func(node *yaml.Node) error {
+	var check func(*yaml.Node, int) error
+	check = func(node *yaml.Node, depth int) error {
+		if depth > oci.MaxDepth {
+			return f.Errorf(node, "nested deeper than %d levels", oci.MaxDepth)
+		}
 		if node.Line > len(f.lines) {
 			// yaml.v3 ends the last line, though the file does not.
 			node.Line, node.Column = f.Position(len(f.data))
@@ -63,13 +68,13 @@ func (f *File) checkNodes(root *yaml.Node) error {
 		// An alias holds its anchor's node in Alias, not in Content: nothing is expanded here,
 		// so that no bomb of aliases costs more than its own bytes.
 		for _, child := range node.Content {
-			if err := check(child); err != nil {
+			if err := check(child, depth+1); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	return check(root)
+	return check(root, 1)
 }
 
 func (f *File) checkKeys(mapping *yaml.Node) error {
