@@ -74,7 +74,9 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 		return &source.DigestError{Source: s.Name(), Got: tree.SHA256, Want: s.SHA256}
 	}
 	s.SHA256 = tree.SHA256
-	in := render.Input{Source: s, Name: a.Bundle.Metadata.Name, Note: func(text string) { a.notes = append(a.notes, s.Name()+": "+text) }}
+	in := render.Input{Source: s, Name: a.Bundle.Metadata.Name, Absent: tree.Absent, Note: func(note string) {
+		a.notes = append(a.notes, s.Name()+": "+note)
+	}}
 	for _, f := range tree.Files {
 		in.Files = append(in.Files, bundle.File{Path: cmp.Or(f.Path, path.Base(s.Path)), Data: f.Data})
 	}
@@ -133,7 +135,7 @@ func fetch(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tr
 	pick := source.Pick{Root: s.Root, Include: s.Include, Exclude: s.Exclude, All: s.Template != ""}
 	if s.Template == bundle.TemplateKustomize {
 		// A kustomization reaches up to its bases.
-		pick.Root = ""
+		pick.Root, pick.Lazy = "", true
 	}
 	switch {
 	case s.Dir != "":

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"path"
@@ -10,6 +11,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 	"sigs.k8s.io/kustomize/api/konfig"
+	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -21,13 +23,16 @@ import (
 type tree struct {
 	files   map[string][]byte
 	folders map[string]bool
+	absent  map[string]string // why files can't be had that the source names
 	seen    map[string]bool
+	source  []bundle.File
+	note    func(string)
 }
 
 // checkKustomization says whether the kustomization in a folder, and each that it builds on,
 // names only what is in the source.
-func checkKustomization(files []bundle.File, root string) error {
-	t := &tree{files: map[string][]byte{}, folders: map[string]bool{".": true}, seen: map[string]bool{}}
+func checkKustomization(files []bundle.File, absent map[string]string, root string, note func(string)) error {
+	t := &tree{files: map[string][]byte{}, folders: map[string]bool{".": true}, absent: absent, seen: map[string]bool{}, source: files, note: note}
 	for _, f := range files {
 		t.files[path.Clean(f.Path)] = f.Data
 		for dir := path.Dir(f.Path); dir != "."; dir = path.Dir(dir) {
@@ -69,6 +74,11 @@ func (t *tree) check(dir string) error {
 	if err := k.Unmarshal(t.files[name]); err != nil {
 		return fmt.Errorf("%s: %s", name, strings.Join(strings.Fields(err.Error()), " "))
 	}
+	if old := k.CheckDeprecatedFields(); old != nil && t.note != nil {
+		for _, warning := range *old {
+			t.note(name + ": " + oneLineWarning(warning))
+		}
+	}
 	k.FixKustomization()
 	if len(k.HelmCharts) > 0 || k.HelmGlobals != nil {
 		return t.at(name, "helmCharts", "helm charts of a kustomization are not rendered", "make each a source of its own")
@@ -84,15 +94,26 @@ func (t *tree) check(dir string) error {
 		}
 	}
 	for _, config := range slices.Concat(k.Generators, k.Transformers, k.Validators) {
-		if t.folders[path.Join(dir, config)] {
-			// What a kustomization makes of a plugin's configuration is not seen here.
-			return t.at(name, config, config+" is a folder", "list the files of generators, transformers and validators")
+		if at := path.Join(dir, config); t.folders[at] {
+			if err := t.plugins(at); err != nil {
+				return err
+			}
+			continue
 		}
 		if err := t.plugin(name, dir, config); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// oneLineWarning is a warning of an engine as the end of a line.
+func oneLineWarning(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	for _, before := range []string{"# Warning: ", "Warning: ", "WARNING: ", "warning: "} {
+		text = strings.TrimPrefix(text, before)
+	}
+	return text
 }
 
 // entries are all of a kustomization that kustomize takes for a path or a URL.
@@ -156,6 +177,9 @@ func (t *tree) entry(name, dir string, r reference) error {
 	if r.inline || (isFile || t.folders[at]) && !path.IsAbs(r.path) {
 		return nil
 	}
+	if why := t.absent[at]; why != "" {
+		return t.at(name, r.path, r.path+" can't be taken from the source: "+why, "")
+	}
 	return t.at(name, r.path, r.path+" is not in the source", "")
 }
 
@@ -180,6 +204,15 @@ func (t *tree) plugin(name, dir, config string) error {
 	if content, ok := t.files[path.Join(dir, config)]; ok {
 		data, file = content, path.Join(dir, config)
 	}
+	err := checkPlugins(file, data)
+	if problem := (*manifest.Error)(nil); file == name && errors.As(err, &problem) && problem.Hint == notFetched {
+		problem.Line, problem.Column = 0, 0 // inline: these are of the text inside
+	}
+	return err
+}
+
+// checkPlugins refuses configuration of plugins with something to fetch.
+func checkPlugins(file string, data []byte) error {
 	parsed, err := manifest.Parse(file, data)
 	if err != nil {
 		return err
@@ -191,14 +224,32 @@ func (t *tree) plugin(name, dir, config string) error {
 		}
 		if found := fetched(doc, false); found != nil {
 			problem := parsed.Errorf(found, "%s is not in the source", found.Value)
-			if file == name {
-				problem.Line, problem.Column = 0, 0 // inline: these are of the text inside
-			}
 			problem.Hint = notFetched
 			return problem
 		}
 	}
 	return nil
+}
+
+// plugins looks through what a folder's kustomization makes, which is configuration of plugins, for
+// what they would fetch.
+func (t *tree) plugins(dir string) error {
+	if t.seen["plugins of "+dir] {
+		return nil
+	}
+	t.seen["plugins of "+dir] = true
+	if err := t.check(dir); err != nil {
+		return err
+	}
+	made, err := runKustomize(t.source, dir, krusty.ReorderOptionUnspecified)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	data, err := made.AsYaml()
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return checkPlugins(path.Join(dir, "(what its kustomization makes)"), data)
 }
 
 // pathFields are the fields of kustomize's plugins that hold paths.

@@ -10,10 +10,8 @@ import (
 
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/resmap"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
-	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // kustomizeAtATime guards kustomize, which keeps the schema of resources in a variable of a
@@ -24,7 +22,7 @@ var kustomizeAtATime sync.Mutex
 // build` prints.
 func kustomize(in Input) (rendered []bundle.File, err error) {
 	defer guard("kustomize", &err)
-	if err := checkKustomization(in.Files, path.Clean(in.Source.Root)); err != nil {
+	if err := checkKustomization(in.Files, in.Absent, path.Clean(in.Source.Root), in.Note); err != nil {
 		return nil, err
 	}
 	m, err := runKustomize(in.Files, in.Source.Root, krusty.ReorderOptionUnspecified)
@@ -38,20 +36,12 @@ func kustomize(in Input) (rendered []bundle.File, err error) {
 // runKustomize builds a kustomization of files that have been checked, in memory and without
 // plugins.
 func runKustomize(files []bundle.File, root string, order krusty.ReorderOption) (m resmap.ResMap, err error) {
-	memory := filesys.MakeFsInMemory()
-	for _, f := range files {
-		if err := manifest.CheckAliases(f.Path, f.Data); err != nil {
-			return nil, err
-		}
-		if err := memory.WriteFile("/"+f.Path, f.Data); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.Path, err)
-		}
-	}
 	options := krusty.MakeDefaultOptions()
 	options.Reorder = order
 	kustomizeAtATime.Lock()
 	defer kustomizeAtATime.Unlock()
-	quietly(func() { m, err = krusty.MakeKustomizer(options).Run(memory, path.Join("/", root)) })
+	defer muteStderr()()
+	quietly(func() { m, err = krusty.MakeKustomizer(options).Run(newSourceFiles(files), path.Join("/", root)) })
 	if err != nil {
 		return nil, kustomizeError(err)
 	}

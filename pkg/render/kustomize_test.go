@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,7 +76,6 @@ func TestKustomizeRefuses(t *testing.T) {
 		"resource: [pod.yaml]\n":                                 `kustomization.yaml: invalid Kustomization: json: unknown field "resource"`,
 		"resources: [pod.yaml, pod.yaml]\n":                      "kustomization.yaml: merging resources from 'pod.yaml': may not add resource with an already registered id: Pod.v1.[noGrp]/a.[noNs]",
 		"helmCharts: [{name: x, repo: 'https://example.com'}]\n": "kustomization.yaml:1:1: helm charts of a kustomization are not rendered (make each a source of its own)",
-		"generators: [dir]\n":                                    "kustomization.yaml:1:14: dir is a folder (list the files of generators, transformers and validators)",
 		"transformers: [fn.yaml]\nresources: [pod.yaml]\n":       "kustomization.yaml: ",
 	} {
 		_, err := render.Render(kustomization("", "kustomization.yaml", text, "pod.yaml", pod, "dir/kustomization.yaml", "",
@@ -160,5 +160,67 @@ func TestKustomizeNamespace(t *testing.T) {
 	}
 	if lines := sorted(strings.Join(resources(t, got), "\n")); lines != "ClusterRole c\nPod a in east\nThing b in east" {
 		t.Errorf("got %s", lines)
+	}
+}
+
+// A source is read as kustomize reads a disk: by any name, and nothing that is not used.
+func TestKustomizeReadsWhatItUses(t *testing.T) {
+	t.Parallel()
+	in := kustomization("a folder", "a folder/kustomization.yaml", "resources: [the pod.yaml]\nconfigMapGenerator:\n- {name: c, files: ['Bild ä.txt'], options: {disableNameSuffixHash: true}}\n",
+		"a folder/the pod.yaml", pod, "a folder/Bild ä.txt", "x", "other/bad.yaml", "a: &a [*a]\n", "other/…/x", "", "other/a\tb", "")
+	got, err := render.Stable(in)
+	if err != nil || !strings.Contains(text(got), "Bild ä.txt: x") || !strings.Contains(text(got), "kind: Pod") {
+		t.Errorf("%v\n%s", err, text(got))
+	}
+	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml, big.yaml]\n", "pod.yaml", pod)
+	in.Absent = map[string]string{"big.yaml": "it is a link that leads to what is not there"}
+	const want = "kustomization.yaml:1:23: big.yaml can't be taken from the source: it is a link that leads to what is not there"
+	if _, err := render.Stable(in); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// Generators, transformers, validators and components may be folders; what their kustomizations
+// make is looked through for what would be fetched.
+func TestKustomizeTakesFoldersOfPlugins(t *testing.T) {
+	t.Parallel()
+	label := "apiVersion: builtin\nkind: LabelTransformer\nmetadata: {name: l}\nlabels: {from: folder}\nfieldSpecs: [{path: metadata/labels, create: true}]\n"
+	generator := "apiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: made}\nliterals: [a=b]\noptions: {disableNameSuffixHash: true}\n"
+	got, err := render.Stable(kustomization("", "kustomization.yaml", "resources: [pod.yaml]\ntransformers: [t]\ngenerators: [g]\ncomponents: [c]\n", "pod.yaml", pod,
+		"t/kustomization.yaml", "resources: [label.yaml]\n", "t/label.yaml", label,
+		"g/kustomization.yaml", "resources: [made.yaml]\n", "g/made.yaml", generator,
+		"c/kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nnamePrefix: c-\n"))
+	if err != nil || !strings.Contains(text(got), "from: folder") || !strings.Contains(text(got), "name: c-made") {
+		t.Errorf("%v\n%s", err, text(got))
+	}
+	for _, files := range [][]string{
+		{"t/kustomization.yaml", "resources: [x.yaml]\n", "t/x.yaml", "apiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: x}\npath: https://127.0.0.1:1/x\n"},
+		{"t/kustomization.yaml", "resources: [x.yaml]\npatches:\n- target: {kind: PatchTransformer}\n  patch: |-\n    - {op: replace, path: /path, value: 'https://127.0.0.1:1/x'}\n",
+			"t/x.yaml", "apiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: x}\npath: y.yaml\n"},
+		{"t/kustomization.yaml", "resources: [https://127.0.0.1:1/x]\n"},
+		{"t/kustomization.yaml", "transformers: [u]\n", "u/kustomization.yaml", "", "t/u/kustomization.yaml", "resources: [https://127.0.0.1:1/x]\n"},
+	} {
+		_, err := render.Stable(kustomization("", append([]string{"kustomization.yaml", "resources: [pod.yaml]\ntransformers: [t]\n", "pod.yaml", pod}, files...)...))
+		if err == nil || !strings.Contains(err.Error(), "is not in the source (remote resources are not fetched") {
+			t.Errorf("%q: %v", files, err)
+		}
+	}
+}
+
+// What kustomize warns of is a note, and nothing of it goes to standard error.
+func TestKustomizeWarnsByNotes(t *testing.T) {
+	t.Parallel()
+	in := kustomization("", "kustomization.yaml", "bases: [base]\n", "base/kustomization.yaml", "resources: [pod.yaml]\ncommonLabels: {a: b}\n", "base/pod.yaml", pod)
+	var notes []string
+	in.Note = func(note string) { notes = append(notes, note) }
+	if _, err := render.Stable(in); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"kustomization.yaml: 'bases' is deprecated. Please use 'resources' instead. Run 'kustomize edit fix' to update your Kustomization automatically.",
+		"base/kustomization.yaml: 'commonLabels' is deprecated. Please use 'labels' instead. Run 'kustomize edit fix' to update your Kustomization automatically.",
+	}
+	if !slices.Equal(notes, want) {
+		t.Errorf("got %q, want %q", notes, want)
 	}
 }

@@ -31,10 +31,12 @@ type Input struct {
 	Values [][]byte
 	// Overlays are files of ytt overlays, by paths as ytt shall have them.
 	Overlays []bundle.File
+	// Absent are files that the source names and does not have, by their paths, with the reason.
+	Absent map[string]string
 	// Unset says that a site's values are still to come: they are not held against the rules of
 	// ytt's schema, which may want what has no default.
 	Unset bool
-	// Note takes what the user should know of; nil drops it.
+	// Note takes what the user should know of, as what the engines warn of, a line each; nil drops it.
 	Note func(text string)
 }
 

@@ -62,10 +62,19 @@ func (f *Fetcher) git(ctx context.Context, repository, commit string, pick Pick)
 	if tree, err = c.pick(pick); err != nil {
 		return nil, err
 	}
+	kept := tree.Files[:0]
 	for _, file := range tree.Files {
-		if bytes.HasPrefix(file.Data, lfs) {
-			return nil, fmt.Errorf("%s is kept by Git LFS and is not in the repository: exclude it, or bring it as a source of its own", path.Join(pick.Root, file.Path))
+		if !bytes.HasPrefix(file.Data, lfs) {
+			kept = append(kept, file)
+			continue
 		}
+		err := fmt.Errorf("%s is kept by Git LFS and is not in the repository: exclude it, or bring it as a source of its own", path.Join(pick.Root, file.Path))
+		if err := tree.leave(pick, file.Path, err); err != nil {
+			return nil, err
+		}
+	}
+	if len(kept) < len(tree.Files) {
+		tree.Files, tree.SHA256 = kept, listing(kept)
 	}
 	tree.Commit = commit
 	return tree, nil
@@ -122,6 +131,9 @@ func (c *gitCommit) folder(at string, id plumbing.Hash, depth int) error {
 		return c.ctx.Err()
 	}
 	tree, err := c.entries(id)
+	if err != nil && at != "" {
+		return fmt.Errorf("folder %s: %w", at, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -197,7 +209,7 @@ func (c *gitCommit) linkTarget(name string, id plumbing.Hash) (string, error) {
 var lfs = []byte("version https://git-lfs.github.com/spec/")
 
 // read implements [pack]: the keys are the ids of blobs.
-func (c *gitCommit) read(files map[string][]byte) error {
+func (c *gitCommit) read(files map[string][]byte, failed func(string, error) error) error {
 	var size int64
 	for id := range files {
 		if c.ctx.Err() != nil {
@@ -205,7 +217,10 @@ func (c *gitCommit) read(files map[string][]byte) error {
 		}
 		data, err := c.blob(plumbing.NewHash(id))
 		if err != nil {
-			return err
+			if err := failed(id, err); err != nil {
+				return err
+			}
+			continue
 		}
 		if size += int64(len(data)); size > maxTree {
 			return fmt.Errorf("the files that are picked are over the limit of %d bytes", maxTree)

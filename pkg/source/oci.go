@@ -193,7 +193,7 @@ func openLayer(ctx context.Context, store oras.ReadOnlyTarget, layer ocispec.Des
 // plain is a layer that is one file.
 type plain struct{ file *os.File }
 
-func (p *plain) read(files map[string][]byte) error {
+func (p *plain) read(files map[string][]byte, _ func(string, error) error) error {
 	var data bytes.Buffer
 	_, err := data.ReadFrom(p.file)
 	files[""] = data.Bytes()

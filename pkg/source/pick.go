@@ -18,6 +18,9 @@ type Pick struct {
 	Include, Exclude []string
 	// All takes every kind of file, not YAML and JSON alone.
 	All bool
+	// Lazy leaves out what is picked and can't be had: links that lead nowhere, out of the tree or in a
+	// circle, submodules, files that Git LFS keeps, that are over limits or missing. [Tree.Absent] has them.
+	Lazy bool
 }
 
 // check says whether the globs are globs.

@@ -48,6 +48,20 @@ type Tree struct {
 	SHA256 string
 	// Commit is the commit of a git repository.
 	Commit string
+	// Absent are the files that a lazy pick left out, by their paths, with the reason.
+	Absent map[string]string
+}
+
+// leave leaves a file out of a lazy pick; any other has the error.
+func (t *Tree) leave(pick Pick, rel string, err error) error {
+	if err == nil || !pick.Lazy {
+		return err
+	}
+	if t.Absent == nil {
+		t.Absent = map[string]string{}
+	}
+	t.Absent[rel] = err.Error()
+	return nil
 }
 
 // Fetcher fetches sources. The zero value of each field but Dir is useful.
@@ -94,7 +108,8 @@ func (e *DigestError) Error() string {
 }
 
 // Folder reads the files of a folder that are picked, sorted by path. A link that leads out of
-// the definition's folder is an error, and so are a link to a folder and a folder without a file.
+// the definition's folder is an error, and so is a folder without a file. A link to a folder is that
+// folder where every kind of file is picked, and an error otherwise.
 func (f *Fetcher) Folder(dir string, pick Pick) (*Tree, error) {
 	root, err := os.OpenRoot(f.Dir)
 	if err != nil {
@@ -119,25 +134,20 @@ func (f *Fetcher) Folder(dir string, pick Pick) (*Tree, error) {
 			rel = name
 		}
 		if entry.Type() == fs.ModeSymlink && !matches(rel, pick.Exclude) {
-			if err := checkLink(root, name); err != nil {
-				return err
+			info, err := root.Stat(filepath.FromSlash(name))
+			switch {
+			case err == nil && info.IsDir() && pick.All:
+				return tree.leave(pick, rel, f.linkedFolder(root, tree, name, rel, pick, nil))
+			case err != nil || info.IsDir():
+				if err := tree.leave(pick, rel, checkLink(root, name)); err != nil {
+					return err
+				}
 			}
 		}
 		if entry.IsDir() || !pick.wants(rel) {
 			return nil
 		}
-		if err := printable(rel); err != nil {
-			return fmt.Errorf("folder %s: %w", dir, err)
-		}
-		if len(tree.Files) == maxFiles {
-			return fmt.Errorf("folder %s has over %d files", dir, maxFiles)
-		}
-		data, err := read(root, name)
-		if err != nil {
-			return err
-		}
-		tree.Files = append(tree.Files, File{rel, data})
-		return nil
+		return tree.take(root, dir, name, rel, pick)
 	})
 	if err != nil {
 		return nil, err
@@ -151,6 +161,77 @@ func (f *Fetcher) Folder(dir string, pick Pick) (*Tree, error) {
 	slices.SortFunc(tree.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
 	tree.SHA256 = listing(tree.Files)
 	return tree, nil
+}
+
+// take reads a file of a folder.
+func (t *Tree) take(root *os.Root, dir, name, rel string, pick Pick) error {
+	if err := printable(rel); err != nil {
+		return t.leave(pick, rel, fmt.Errorf("folder %s: %w", dir, err))
+	}
+	if len(t.Files) == maxFiles {
+		return fmt.Errorf("folder %s has over %d files", dir, maxFiles)
+	}
+	data, err := read(root, name)
+	if err != nil {
+		return t.leave(pick, rel, err)
+	}
+	t.Files = append(t.Files, File{rel, data})
+	return nil
+}
+
+// linkedFolder takes the files of a folder that a link leads to, as if they were where the link is.
+// inside are the folders of links that it is in.
+func (f *Fetcher) linkedFolder(root *os.Root, tree *Tree, link, rel string, pick Pick, inside []string) error {
+	at, err := f.realPath(link)
+	if err != nil {
+		return err
+	}
+	for _, outer := range append(slices.Clone(inside), path.Dir(link)) {
+		if at == "." || outer == at || strings.HasPrefix(outer, at+"/") {
+			return fmt.Errorf("%s is a link to a folder that it is in", link)
+		}
+	}
+	if len(inside) == maxLinks {
+		return fmt.Errorf("%s %w", link, errLinks)
+	}
+	return fs.WalkDir(root.FS(), at, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return confinement(name, err)
+		}
+		here := path.Join(rel, strings.TrimPrefix(strings.TrimPrefix(name, at), "/"))
+		if entry.Type() == fs.ModeSymlink && !matches(here, pick.Exclude) {
+			if info, err := root.Stat(filepath.FromSlash(name)); err == nil && info.IsDir() {
+				return tree.leave(pick, here, f.linkedFolder(root, tree, name, here, pick, append(slices.Clone(inside), at)))
+			}
+		}
+		if entry.IsDir() || !pick.wants(here) {
+			return nil
+		}
+		return tree.take(root, link, name, here, pick)
+	})
+}
+
+// realPath is where a link below the fetcher's folder leads, from that folder.
+func (f *Fetcher) realPath(link string) (string, error) {
+	to, err := filepath.EvalSymlinks(filepath.Join(f.Dir, filepath.FromSlash(link)))
+	if err != nil {
+		return "", confinement(link, err)
+	}
+	top, err := filepath.EvalSymlinks(cmp.Or(f.Dir, "."))
+	if err != nil {
+		return "", err
+	}
+	if top, err = filepath.Abs(top); err == nil {
+		to, err = filepath.Abs(to)
+	}
+	if err != nil {
+		return "", err
+	}
+	at, err := filepath.Rel(top, to)
+	if err != nil || !filepath.IsLocal(at) {
+		return "", fmt.Errorf("%s is a link that leads out of the definition's folder", link)
+	}
+	return filepath.ToSlash(at), nil
 }
 
 // checkLink refuses a link to a folder: the walk does not follow it, so that what is behind

@@ -52,9 +52,10 @@ type node struct {
 	size int64
 }
 
-// pack reads files: those that are keys of the map.
+// pack reads files: those that are keys of the map. For one that can't be read it has the error that
+// failed makes of it, and goes on where that is nil.
 type pack interface {
-	read(files map[string][]byte) error
+	read(files map[string][]byte, failed func(key string, err error) error) error
 }
 
 func newNodes() *nodes { return &nodes{top: newFolder()} }
@@ -185,6 +186,8 @@ type chooser struct {
 	chosen []choice
 	size   int64
 	links  int
+	inside [][]string // the linked folders that the walk is in
+	tree   *Tree
 }
 
 // pick reads the files that are picked.
@@ -201,7 +204,7 @@ func (t *nodes) pick(pick Pick) (*Tree, error) {
 	case root.kind != isFolder:
 		return nil, fmt.Errorf("%s is no folder", pick.Root)
 	}
-	c := &chooser{nodes: t, pick: pick}
+	c := &chooser{nodes: t, pick: pick, tree: &Tree{}}
 	if err := c.walk(root, at, ""); err != nil {
 		return nil, err
 	}
@@ -257,6 +260,9 @@ func (c *chooser) walk(dir *node, at []string, rel string) error {
 		case c.pick.wants(rel):
 			err = c.take(n, rel, path.Join(here...))
 		}
+		if n.kind != isFolder && !isExcess(err) {
+			err = c.tree.leave(c.pick, rel, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -264,19 +270,31 @@ func (c *chooser) walk(dir *node, at []string, rel string) error {
 	return nil
 }
 
-// link takes the file that a link leads to.
+// excessError says that too much is picked, which leaving out a file does not change.
+type excessError string
+
+func (e excessError) Error() string { return string(e) }
+
+func isExcess(err error) bool {
+	var excess excessError
+	return errors.As(err, &excess)
+}
+
+// link takes the file that a link leads to, or the files of a folder.
 func (c *chooser) link(n *node, at []string, rel, name string) error {
 	if !c.pick.wants(rel) && !c.pick.mayHold(rel) {
 		return nil
 	}
 	if c.links++; c.links > maxFiles {
-		return fmt.Errorf("over %d links are picked", maxFiles)
+		return excessError(fmt.Sprintf("over %d links are picked", maxFiles))
 	}
 	if n.fromTop {
 		at = nil
 	}
-	end, _, err := c.follow(at, n.target)
+	end, where, err := c.follow(at, n.target)
 	switch {
+	case err == nil && end.kind == isFolder && c.pick.All && c.pick.mayHold(rel):
+		return c.linked(end, where, rel, name)
 	case err == nil && end.kind == isFolder && c.pick.mayHold(rel):
 		return fmt.Errorf("%s is a link to a folder: make that folder a source of its own, or exclude the link", name)
 	case !c.pick.wants(rel):
@@ -287,20 +305,42 @@ func (c *chooser) link(n *node, at []string, rel, name string) error {
 	return c.take(end, rel, name)
 }
 
+// linked takes the files of a folder that a link leads to, as if they were where the link is.
+func (c *chooser) linked(dir *node, at []string, rel, name string) error {
+	var from []string
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		from = strings.Split(name[:i], "/")
+	}
+	for _, outer := range append(c.inside, from) {
+		if len(outer) >= len(at) && slices.Equal(outer[:len(at)], at) {
+			return fmt.Errorf("%s is a link to a folder that it is in", name)
+		}
+	}
+	if len(c.inside) == maxLinks {
+		return fmt.Errorf("%s %w", name, errLinks)
+	}
+	c.inside = append(c.inside, at)
+	defer func() { c.inside = c.inside[:len(c.inside)-1] }()
+	return c.walk(dir, at, rel)
+}
+
 func (c *chooser) take(n *node, rel, name string) error {
-	c.size += n.size
 	switch {
 	case n.kind != isFile:
 		return fmt.Errorf("entry %q is no regular file", name)
 	case n.size > maxFile:
 		return fmt.Errorf("%s: %d bytes are over the limit of %d", name, n.size, maxFile)
-	case c.size > maxTree:
-		return fmt.Errorf("the files that are picked are over the limit of %d bytes", maxTree)
+	case c.size+n.size > maxTree:
+		return excessError(fmt.Sprintf("the files that are picked are over the limit of %d bytes", maxTree))
 	case len(c.chosen) == maxFiles:
-		return fmt.Errorf("over %d files are picked", maxFiles)
+		return excessError(fmt.Sprintf("over %d files are picked", maxFiles))
 	}
+	if err := printable(rel); err != nil {
+		return err
+	}
+	c.size += n.size
 	c.chosen = append(c.chosen, choice{rel, n})
-	return printable(rel)
+	return nil
 }
 
 // printable refuses names that a listing, a line for each, would be ambiguous with.
@@ -320,13 +360,28 @@ func (c *chooser) read() (*Tree, error) {
 		}
 		packs[file.node.pack][file.node.key] = nil
 	}
+	missing := map[string]error{}
 	for p, files := range packs {
-		if err := p.read(files); err != nil {
+		err := p.read(files, func(key string, err error) error {
+			i := slices.IndexFunc(c.chosen, func(f choice) bool { return f.node.pack == p && f.node.key == key })
+			if err = fmt.Errorf("%s: %w", path.Join(c.pick.Root, c.chosen[i].path), err); !c.pick.Lazy {
+				return err
+			}
+			missing[key] = err
+			return nil
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
-	tree := &Tree{}
+	tree := c.tree
 	for _, file := range c.chosen {
+		if err := missing[file.node.key]; err != nil {
+			if err := tree.leave(c.pick, file.path, err); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		tree.Files = append(tree.Files, File{file.path, packs[file.node.pack][file.node.key]})
 	}
 	slices.SortFunc(tree.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })

@@ -59,7 +59,7 @@ type packed struct {
 
 var errAll = errors.New("all is read")
 
-func (p *packed) read(files map[string][]byte) error {
+func (p *packed) read(files map[string][]byte, _ func(string, error) error) error {
 	left := len(files)
 	err := walkArchive(p.ctx, p.archive, func(e entry) (err error) {
 		name := path.Clean(e.name)
