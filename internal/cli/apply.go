@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/render"
@@ -374,12 +375,12 @@ func refuseDowngrade(findings []deploy.Finding) error {
 func (a *app) deployed(report *deploy.Report, f clusterFlags) error {
 	a.noteSkipped("", report)
 	return a.ui.Result(f.format, newDeployView(report), func(w io.Writer) {
-		fmt.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
+		ui.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
 		for _, b := range report.Applied {
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
+			ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
 		}
 		for _, b := range report.Deleted {
-			fmt.Fprintf(w, "%d\t%s\t%s\tdeleted: %s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
+			ui.Fprintf(w, "%d\t%s\t%s\tdeleted: %s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
 		}
 	})
 }

@@ -113,7 +113,7 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 		a.ui.Note("note: %s is no package for kapp-controller: %s", l.Bundle, l.Reason)
 	}
 	return a.ui.Result(o.format, newBuiltView(to, built), func(w io.Writer) {
-		fmt.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)
+		ui.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)
 	})
 }
 

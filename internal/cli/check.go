@@ -50,8 +50,7 @@ func (a *app) have(ctx context.Context, references []string, f *transferFlags) e
 		return err
 	}
 	a.ui.Say("%s, %s", plural(len(names), "version"), ui.Bytes(int64(len(data)+1)))
-	_, err = fmt.Fprintf(a.ui.Out, "%s\n", data)
-	return err
+	return a.ui.Data(append(data, '\n'))
 }
 
 func (a *app) checkCommand() *cobra.Command {
@@ -88,7 +87,7 @@ func (a *app) check(ctx context.Context, references []string, f *transferFlags) 
 	}
 	return a.ui.Result(f.format, views, func(w io.Writer) {
 		for _, v := range views {
-			fmt.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Name, plural(v.Items, "item"), ui.Bytes(v.Bytes), v.more())
+			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Name, plural(v.Items, "item"), ui.Bytes(v.Bytes), v.more())
 		}
 	})
 }

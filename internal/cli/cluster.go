@@ -196,7 +196,7 @@ func (f *clusterFlags) confirm(a *app, cluster *deploy.Cluster, question string)
 		a.censor(p.Findings)
 		writePlan(&text, p, f.full)
 		fmt.Fprint(a.ui, text.String())
-		answer, err := a.ui.Ask(ctx, fmt.Sprintf("%s %s on %s, namespace %s: %s [y/N]", question, p.Runtime, cluster.Server(), cluster.Namespace(), p.Count()))
+		answer, err := a.ui.Ask(ctx, ui.Sprintf("%s %s on %s, namespace %s: %s [y/N]", question, p.Runtime, cluster.Server(), cluster.Namespace(), p.Count()))
 		return answer == "y" || answer == "yes", err
 	}
 }
@@ -209,20 +209,20 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 			version = strings.TrimSuffix(b.From+" → "+b.Version, " → ")
 		}
 		count := deploy.Count(b.Changes)
-		fmt.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.Name(b.Layer), b.Action, b.Bundle, version, count)
+		ui.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.Name(b.Layer), b.Action, b.Bundle, version, count)
 		for _, c := range b.Changes {
 			whole := c.Op == deploy.Create || c.Op == deploy.Delete || c.Op == deploy.Release
 			if c.Op == deploy.Create && b.Action != deploy.Change && !full {
 				continue // the count says it
 			}
-			fmt.Fprintf(w, "  %s %s\n", operation(c), c.ResourceID)
+			ui.Fprintf(w, "  %s %s\n", operation(c), c.ResourceID)
 			if c.Diff != "" && (!whole || full) {
-				fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimRight(c.Diff, "\n"), "\n", "\n    "))
+				ui.WriteIndented(w, "    ", c.Diff)
 			}
 		}
 	}
 	for _, f := range p.Findings {
-		fmt.Fprintf(w, "%s\n", f)
+		ui.Fprintf(w, "%s\n", f)
 	}
 }
 

@@ -261,7 +261,7 @@ func (a *app) dryRun(ctx context.Context, roots []transfer.Source, to place.Plac
 		"target": to.Location(), "items": d.Items, "bytes": d.Bytes, "presentItems": d.ThereItems, "presentBytes": d.ThereBytes,
 	}
 	return a.ui.Result(format, view, func(w io.Writer) {
-		fmt.Fprintf(w, "%s would move to %s: %s; %s (%s) are there\n",
+		ui.Fprintf(w, "%s would move to %s: %s; %s (%s) are there\n",
 			plural(d.Items-d.ThereItems, "item"), to.Location(), ui.Bytes(d.Bytes-d.ThereBytes), plural(d.ThereItems, "item"), ui.Bytes(d.ThereBytes))
 	})
 }
@@ -281,7 +281,7 @@ func (a *app) copied(to place.Place, report *transfer.Report, format ui.Format) 
 	}
 	return a.ui.Result(format, value, func(w io.Writer) {
 		for _, v := range views {
-			fmt.Fprintln(w, v.Reference)
+			ui.Fprintln(w, v.Reference)
 		}
 	})
 }

@@ -67,13 +67,13 @@ func (a *app) doctor(ctx context.Context, reference string, format ui.Format) er
 	}
 	err = a.ui.Result(format, report, func(w io.Writer) {
 		for _, f := range report.Findings {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", word(f), f.Capability, f.Meaning)
+			ui.Fprintf(w, "%s\t%s\t%s\n", word(f), f.Capability, f.Meaning)
 			if f.Reason != "" {
-				fmt.Fprintf(w, "\t\t(%s)\n", strings.ReplaceAll(f.Reason, "\n", " "))
+				ui.Fprintf(w, "\t\t(%s)\n", strings.ReplaceAll(f.Reason, "\n", " "))
 			}
 		}
 		for _, d := range report.Deviations {
-			fmt.Fprintf(w, "note\t%s\n", d)
+			ui.Fprintf(w, "note\t%s\n", d)
 		}
 	})
 	if err != nil {

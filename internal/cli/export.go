@@ -106,7 +106,7 @@ func (a *app) export(ctx context.Context, references []string, file string, f ex
 	}
 	return a.ui.Result(f.format, view, func(w io.Writer) {
 		for _, file := range view.Files {
-			fmt.Fprintf(w, "%s\t%s\n", file.Name, ui.Bytes(file.Size))
+			ui.Fprintf(w, "%s\t%s\n", file.Name, ui.Bytes(file.Size))
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 )
 
@@ -108,10 +109,10 @@ func (a *app) applyFleet(ctx context.Context, p *prepared, o *applyOptions) erro
 	}
 	_ = group.Wait() // errors are in errs
 	err := a.ui.Result(o.cluster.format, views, func(w io.Writer) {
-		fmt.Fprintf(w, "CONTEXT\tSTATE\tTIME\tREASON\n")
+		ui.Fprintf(w, "CONTEXT\tSTATE\tTIME\tREASON\n")
 		for _, v := range views {
 			reason, _, _ := strings.Cut(v.Error, "\n")
-			fmt.Fprintf(w, "%s\t%s\t%.1fs\t%s\n", v.Context, v.State, v.Seconds, reason)
+			ui.Fprintf(w, "%s\t%s\t%.1fs\t%s\n", v.Context, v.State, v.Seconds, reason)
 		}
 	})
 	if begun := slices.IndexFunc(views, func(v fleetView) bool { return v.State == "not begun" }); begun >= 0 {

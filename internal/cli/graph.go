@@ -72,9 +72,10 @@ With --cluster it shows how each bundle is on a cluster.`,
 			if format != "" {
 				return a.ui.Result(format, g, nil)
 			}
-			a.ui.End(nil)
-			_, err = io.WriteString(a.ui.Out, draw())
-			return err
+			if kind == "text" {
+				return a.ui.Result("", nil, func(w io.Writer) { io.WriteString(w, draw()) })
+			}
+			return a.ui.Data([]byte(draw()))
 		},
 	}
 	cmd.Flags().StringVar(&kind, "format", kind, strings.Join(graphKinds, ", "))

@@ -111,10 +111,10 @@ func (a *app) images(ctx context.Context, list imageList) error {
 	}
 	return a.ui.Result(list.format, views, func(w io.Writer) {
 		if len(views) == 0 {
-			fmt.Fprintln(w, "no images")
+			ui.Fprintln(w, "no images")
 			return
 		}
-		fmt.Fprintln(w, "WHERE\tHOW\tIMAGE\tDIGEST\tNOTES")
+		ui.Fprintf(w, "WHERE\tHOW\tIMAGE\tDIGEST\tNOTES\n")
 		for _, v := range views {
 			where := v.File
 			if v.Line > 0 {
@@ -127,7 +127,7 @@ func (a *app) images(ctx context.Context, list imageList) error {
 			if len(v.Upstream) > 0 {
 				said = strings.TrimPrefix(said+", points upstream: "+strings.Join(v.Upstream, ", "), ", ")
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", where, v.How, v.Image, shortPin(v.Digest), cmp.Or(said, "-"))
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", where, v.How, v.Image, shortPin(v.Digest), cmp.Or(said, "-"))
 			v.writeContext(w)
 		}
 	})
@@ -140,10 +140,10 @@ func (v *imageUseView) writeContext(w io.Writer) {
 		if v.contextLine+i == v.Line {
 			mark = ">"
 		}
-		fmt.Fprintf(w, "%s %5d  %s\n", mark, v.contextLine+i, strings.ReplaceAll(line, "\t", "  "))
+		ui.Fprintf(w, "%s %5d  %s\n", mark, v.contextLine+i, strings.ReplaceAll(line, "\t", "  "))
 	}
 	if len(v.Context) > 0 && v.Settle != "" {
-		fmt.Fprintf(w, "  %s\n", v.Settle)
+		ui.Fprintf(w, "  %s\n", v.Settle)
 	}
 }
 

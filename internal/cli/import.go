@@ -86,7 +86,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	}
 	if len(imported.Absent) > 0 {
 		return a.ui.Result(f.format, map[string]any{"absentVolumes": imported.Absent}, func(w io.Writer) {
-			fmt.Fprintf(w, "%s (%s) copied; still missing: %s\n", plural(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes), volumes(imported.Absent))
+			ui.Fprintf(w, "%s (%s) copied; still missing: %s\n", plural(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes), volumes(imported.Absent))
 		})
 	}
 	return a.copied(to, imported.Report, f.format)

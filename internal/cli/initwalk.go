@@ -34,7 +34,7 @@ func (w *walk) all(ctx context.Context) error {
 		{"Name of the runtime", &w.answers.Name},
 		{"Ready runtime to begin with: edge, enterprise, air-gapped or none", &w.answers.From},
 	} {
-		answer, err := w.ui.Ask(ctx, fmt.Sprintf("%s [%s]:", field.question, *field.value))
+		answer, err := w.ui.Ask(ctx, ui.Sprintf("%s [%s]:", field.question, *field.value))
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func (w *walk) category(ctx context.Context, l layers.LayerModel, c layers.Categ
 		w.ui.Note("  %d %s%s", i+1, p.Name, w.mark(l.Number, c, p))
 	}
 	for {
-		answer, err := w.ui.AskText(ctx, fmt.Sprintf("%s [%s]:", c.Title, w.now(c)))
+		answer, err := w.ui.AskText(ctx, ui.Sprintf("%s [%s]:", c.Title, w.now(c)))
 		switch {
 		case err != nil || answer == "done":
 			return true, endOfInput(err)

@@ -121,7 +121,7 @@ func (v *rootView) text(w io.Writer) {
 	m := v.Metadata
 	row := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%s\t%s\n", name, value)
+			ui.Fprintf(w, "%s\t%s\n", name, value)
 		}
 	}
 	row("Name", m.Name)
@@ -133,20 +133,20 @@ func (v *rootView) text(w io.Writer) {
 	row("Source", m.Source)
 	row("Revision", m.Revision)
 	row("Signatures", v.signatures())
-	fmt.Fprintf(w, "\nLAYER\tBUNDLE\tVERSION\tDIGEST\tREQUIRES\tIMAGES\n")
+	ui.Fprintf(w, "\nLAYER\tBUNDLE\tVERSION\tDIGEST\tREQUIRES\tIMAGES\n")
 	for _, b := range v.Bundles {
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\n", b.Layer, b.Name, b.Version, short(b.Digest), strings.Join(b.Requires, ","), len(b.Images))
+		ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\n", b.Layer, b.Name, b.Version, short(b.Digest), strings.Join(b.Requires, ","), len(b.Images))
 	}
-	fmt.Fprintf(w, "\nSOURCE\tVERSION\tSHA256\tBUNDLE\n")
+	ui.Fprintf(w, "\nSOURCE\tVERSION\tSHA256\tBUNDLE\n")
 	for _, b := range v.Bundles {
 		for _, s := range b.Sources {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name(), cmp.Or(s.Version, s.Commit, "-"), s.SHA256, b.Name)
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Name(), cmp.Or(s.Version, s.Commit, "-"), s.SHA256, b.Name)
 		}
 	}
-	fmt.Fprintf(w, "\nIMAGE\tLOCKED TO\tBUNDLE\n")
+	ui.Fprintf(w, "\nIMAGE\tLOCKED TO\tBUNDLE\n")
 	for _, b := range v.Bundles {
 		for _, i := range b.Images {
-			fmt.Fprintf(w, "%s\t%s\t%s\n", i.Reference, i.Image[strings.Index(i.Image, "@")+1:], b.Name)
+			ui.Fprintf(w, "%s\t%s\t%s\n", i.Reference, i.Image[strings.Index(i.Image, "@")+1:], b.Name)
 		}
 	}
 }

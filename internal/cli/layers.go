@@ -168,10 +168,10 @@ func newFoundView(f layers.Found, all ready) foundView {
 
 // overview is a row for each category.
 func overview(w io.Writer, model *layers.Model, all ready) {
-	fmt.Fprintf(w, "LAYER\tCATEGORY\tREADY\tPRODUCTS\n")
+	ui.Fprintf(w, "LAYER\tCATEGORY\tREADY\tPRODUCTS\n")
 	for _, l := range model.Layers {
 		for _, c := range l.Categories {
-			fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\n", l.Number, l.Name, c.ID, all.of(l.Number, c.ID, "").products(), byDelivery(c))
+			ui.Fprintf(w, "%d %s\t%s\t%s\t%s\n", l.Number, l.Name, c.ID, all.of(l.Number, c.ID, "").products(), byDelivery(c))
 		}
 	}
 }
@@ -179,9 +179,9 @@ func overview(w io.Writer, model *layers.Model, all ready) {
 // markdown is the overview as tables, one a layer.
 func markdown(w io.Writer, model *layers.Model, all ready) {
 	for _, l := range model.Layers {
-		fmt.Fprintf(w, "\n## %d %s\n\n%s.\n\n| category | products, by delivery | ready bundles |\n|---|---|---|\n", l.Number, l.Name, upperFirst(l.Purpose))
+		ui.Fprintf(w, "\n## %d %s\n\n%s.\n\n| category | products, by delivery | ready bundles |\n|---|---|---|\n", l.Number, l.Name, upperFirst(l.Purpose))
 		for _, c := range l.Categories {
-			fmt.Fprintf(w, "| %s | %s | %s |\n", c.Title, byDelivery(c), all.of(l.Number, c.ID, "").products())
+			ui.Fprintf(w, "| %s | %s | %s |\n", c.Title, byDelivery(c), all.of(l.Number, c.ID, "").products())
 		}
 	}
 }
@@ -224,17 +224,17 @@ func showFound(w io.Writer, f layers.Found, all ready) {
 	switch {
 	case f.Product != nil:
 		p := f.Product
-		fmt.Fprintf(w, "%s\t%s of layer %d, %s\tdelivered as %s\n", p.Name, f.Category.ID, f.Layer.Number, f.Layer.Name, p.Delivery)
+		ui.Fprintf(w, "%s\t%s of layer %d, %s\tdelivered as %s\n", p.Name, f.Category.ID, f.Layer.Number, f.Layer.Name, p.Delivery)
 		if p.Note != "" {
-			fmt.Fprintf(w, "\t%s\t\n", p.Note)
+			ui.Fprintf(w, "\t%s\t\n", p.Note)
 		}
 		if r := all.of(f.Layer.Number, f.Category.ID, p.ID); len(r) > 0 {
-			fmt.Fprintf(w, "\tready: %s\t\n", r)
+			ui.Fprintf(w, "\tready: %s\t\n", r)
 		}
 	case f.Category != nil:
 		showCategory(w, f.Layer.Number, f.Category, all)
 	default:
-		fmt.Fprintf(w, "%d %s: %s\n", f.Layer.Number, f.Layer.Name, f.Layer.Purpose)
+		ui.Fprintf(w, "%d %s: %s\n", f.Layer.Number, f.Layer.Name, f.Layer.Purpose)
 		for i := range f.Layer.Categories {
 			showCategory(w, f.Layer.Number, &f.Layer.Categories[i], all)
 		}
@@ -242,11 +242,11 @@ func showFound(w io.Writer, f layers.Found, all ready) {
 }
 
 func showCategory(w io.Writer, layer int, c *layers.Category, all ready) {
-	fmt.Fprintf(w, "\n%s: %s\n", c.ID, c.Purpose)
+	ui.Fprintf(w, "\n%s: %s\n", c.ID, c.Purpose)
 	for _, question := range c.Questions {
-		fmt.Fprintf(w, "  ? %s\n", question)
+		ui.Fprintf(w, "  ? %s\n", question)
 	}
 	for _, p := range c.Products {
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", p.Name, p.Delivery, all.of(layer, c.ID, p.ID), p.Note)
+		ui.Fprintf(w, "  %s\t%s\t%s\t%s\n", p.Name, p.Delivery, all.of(layer, c.ID, p.ID), p.Note)
 	}
 }

@@ -94,11 +94,11 @@ func (a *app) coverage(ctx context.Context, model *layers.Model, at string) (*co
 
 func showCoverage(w io.Writer, v *coverageView) {
 	count := map[layers.State]int{}
-	fmt.Fprintf(w, "LAYER\tCATEGORY\tSTATE\tBY\n")
+	ui.Fprintf(w, "LAYER\tCATEGORY\tSTATE\tBY\n")
 	for _, c := range v.Categories {
 		count[c.State]++
-		fmt.Fprintf(w, "%d %s\t%s\t%s\t%s\n", c.Layer, layers.Name(c.Layer), c.Category, c.State, strings.Join(c.By, ", "))
+		ui.Fprintf(w, "%d %s\t%s\t%s\t%s\n", c.Layer, layers.Name(c.Layer), c.Category, c.State, strings.Join(c.By, ", "))
 	}
-	fmt.Fprintf(w, "\n%d categories: %d with a bundle, %d with several, %d by a service, %d from outside, %d empty\n",
+	ui.Fprintf(w, "\n%d categories: %d with a bundle, %d with several, %d by a service, %d from outside, %d empty\n",
 		len(v.Categories), count[layers.Filled], count[layers.Several], count[layers.Served], count[layers.Outside], count[layers.Empty])
 }

@@ -75,9 +75,9 @@ func (a *app) list(ctx context.Context, reference string, format ui.Format) erro
 		return err
 	}
 	return a.ui.Result(format, views, func(w io.Writer) {
-		fmt.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
+		ui.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
 		for _, v := range views {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, short(v.Digest))
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, short(v.Digest))
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/starter"
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/mirror"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -73,8 +74,7 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 	}
 	if dir == "" {
 		a.ui.Say("%s belongs to %s", files[0].Name, mirror.Runtimes[runtime])
-		_, err := a.ui.Out.Write(files[0].Data)
-		return err
+		return a.ui.Data(files[0].Data)
 	}
 	var written []starter.File
 	for _, f := range files {
@@ -86,7 +86,7 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 	a.ui.Say("the files belong to %s", mirror.Runtimes[runtime])
 	return a.ui.Result("", nil, func(w io.Writer) {
 		for _, f := range files {
-			fmt.Fprintln(w, filepath.Join(dir, filepath.FromSlash(f.Name)))
+			ui.Fprintln(w, filepath.Join(dir, filepath.FromSlash(f.Name)))
 		}
 	})
 }

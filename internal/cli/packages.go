@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/trust"
@@ -157,7 +158,7 @@ func (a *app) writeDocuments(dir string, documents []pkgrepo.Document) error {
 		}
 	}
 	if dir == "" {
-		return a.ui.Result("", nil, func(w io.Writer) { w.Write(bytes.Join(files, nil)) })
+		return a.ui.Data(bytes.Join(files, nil))
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -170,7 +171,7 @@ func (a *app) writeDocuments(dir string, documents []pkgrepo.Document) error {
 	}
 	return a.ui.Result("", nil, func(w io.Writer) {
 		for _, d := range documents {
-			fmt.Fprintln(w, filepath.Join(dir, d.Name))
+			ui.Fprintln(w, filepath.Join(dir, d.Name))
 		}
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2/errdef"
 
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -176,5 +177,5 @@ func (a *app) promoted(at *opened, o *promoteOptions, p promotion) error {
 		Reference string `json:"reference"`
 		promotion
 	}{channel.String(), p}
-	return a.ui.Result(o.format, view, func(w io.Writer) { fmt.Fprintln(w, channel) })
+	return a.ui.Result(o.format, view, func(w io.Writer) { ui.Fprintln(w, channel) })
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -82,7 +81,7 @@ func (a *app) rbac(ctx context.Context, reference, account, namespace string, o 
 			return err
 		}
 	}
-	return a.ui.Result("", nil, func(w io.Writer) { w.Write(text.Bytes()) })
+	return a.ui.Data(text.Bytes())
 }
 
 // plainStyle undoes the quotes and braces of JSON.

@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/build"
 )
 
@@ -61,19 +60,20 @@ func (a *app) renderDefinition(ctx context.Context, at string) error {
 	if err != nil {
 		return err
 	}
-	return a.ui.Result("", nil, func(w io.Writer) {
-		for _, f := range files {
-			writeManifest(w, f.Path, f.Data)
-		}
-	})
+	var text bytes.Buffer
+	for _, f := range files {
+		writeManifest(&text, f.Path, f.Data)
+	}
+	return a.ui.Data(text.Bytes())
 }
 
-func writeManifest(w io.Writer, name string, data []byte) {
+func writeManifest(w *bytes.Buffer, name string, data []byte) {
 	// A byte order mark belongs to the beginning of a file, which this is no longer.
 	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
-	fmt.Fprintf(w, "---\n# %s\n%s", name, data)
+	ui.Fprintf(w, "---\n# %s\n", name)
+	w.Write(data)
 	if n := len(data); n > 0 && data[n-1] != '\n' {
-		fmt.Fprintln(w)
+		w.WriteByte('\n')
 	}
 }
 
@@ -106,11 +106,11 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 			a.ui.Note("note: %s: hook %s is not among what is applied", b.Metadata().Name, h)
 		}
 	}
-	return a.ui.Result("", nil, func(w io.Writer) {
-		for _, b := range rendered.bundles {
-			for _, f := range b.Manifests.Files {
-				writeManifest(w, b.Metadata().Name+"/"+f.Path, f.Data)
-			}
+	var text bytes.Buffer
+	for _, b := range rendered.bundles {
+		for _, f := range b.Manifests.Files {
+			writeManifest(&text, b.Metadata().Name+"/"+f.Path, f.Data)
 		}
-	})
+	}
+	return a.ui.Data(text.Bytes())
 }

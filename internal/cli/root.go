@@ -196,7 +196,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return a.ui.Result(format, map[string]string{"version": version()}, func(w io.Writer) {
-				fmt.Fprintf(w, "krtpkg %s\n", version())
+				ui.Fprintf(w, "krtpkg %s\n", version())
 			})
 		},
 	}

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -43,8 +45,7 @@ that apply takes with --values.`,
 			if err != nil {
 				return err
 			}
-			_, err = a.ui.Out.Write(schema)
-			return err
+			return a.ui.Data(schema)
 		},
 	}
 }
@@ -77,10 +78,11 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 		}
 		whole = own
 	}
-	encoder := yaml.NewEncoder(a.ui.Out)
+	var text bytes.Buffer
+	encoder := yaml.NewEncoder(&text)
 	encoder.SetIndent(2)
-	if err := encoder.Encode(whole); err != nil {
+	if err := errors.Join(encoder.Encode(whole), encoder.Close()); err != nil {
 		return err
 	}
-	return encoder.Close()
+	return a.ui.Data(text.Bytes())
 }

@@ -244,7 +244,7 @@ func (a *app) attach(ctx context.Context, at *opened, f *signFlags, do func(plac
 	}
 	a.sayAttached(at, attached)
 	return a.ui.Result(f.format, map[string]any{"digest": at.root.Digest, "signatures": attached}, func(w io.Writer) {
-		fmt.Fprintln(w, at.pinned())
+		ui.Fprintln(w, at.pinned())
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 )
 
@@ -165,20 +166,20 @@ func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
 
 func writeStatus(w io.Writer, views []statusView, full bool) {
 	for _, v := range views {
-		fmt.Fprintf(w, "%s %s  %s  %s\n", v.Runtime, v.Version, short(v.Digest), v.Health)
+		ui.Fprintf(w, "%s %s  %s  %s\n", v.Runtime, v.Version, short(v.Digest), v.Health)
 		if r := v.Revision; r.Number > 0 {
-			fmt.Fprintf(w, "  revision %d %s, by %s, verified: %s\n", r.Number, strings.TrimSpace(string(r.State)+" "+r.Reason), r.By, cmp.Or(r.Verified, "not recorded"))
+			ui.Fprintf(w, "  revision %d %s, by %s, verified: %s\n", r.Number, strings.TrimSpace(string(r.State)+" "+r.Reason), r.By, cmp.Or(r.Verified, "not recorded"))
 		}
 		if len(v.Newer) > 0 {
-			fmt.Fprintf(w, "  newer: %s\n", strings.Join(v.Newer, ", "))
+			ui.Fprintf(w, "  newer: %s\n", strings.Join(v.Newer, ", "))
 		}
-		fmt.Fprintf(w, "  LAYER\tBUNDLE\tVERSION\tHEALTH\tRESOURCES\tDRIFT\tCHANGED\n")
+		ui.Fprintf(w, "  LAYER\tBUNDLE\tVERSION\tHEALTH\tRESOURCES\tDRIFT\tCHANGED\n")
 		for _, b := range v.Bundles {
 			changed := "never"
 			if !b.Changed.IsZero() {
 				changed = b.Changed.Format("2006-01-02 15:04Z")
 			}
-			fmt.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, versionsOf(b), healthOf(b), b.Resources, drift(b.Drift), changed)
+			ui.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, versionsOf(b), healthOf(b), b.Resources, drift(b.Drift), changed)
 		}
 		for _, b := range v.Bundles {
 			details(w, b, full)
@@ -218,26 +219,26 @@ func drift(changes []deploy.ResourceChange) string {
 func details(w io.Writer, b bundleStatusView, full bool) {
 	unready, drift := b.Unready, b.Drift
 	if b.Reason != "" {
-		fmt.Fprintf(w, "  %s: %s\n", b.Bundle, b.Reason)
+		ui.Fprintf(w, "  %s: %s\n", b.Bundle, b.Reason)
 	}
 	if !full {
 		unready = unready[:min(len(unready), 5)]
 	}
 	if full {
 		for _, id := range b.Done {
-			fmt.Fprintf(w, "  %s: %s is done, and gone by its spec.ttlSecondsAfterFinished\n", b.Bundle, id)
+			ui.Fprintf(w, "  %s: %s is done, and gone by its spec.ttlSecondsAfterFinished\n", b.Bundle, id)
 		}
 	}
 	for _, r := range unready {
-		fmt.Fprintf(w, "  %s: %s is %s: %s\n", b.Bundle, r.ResourceID, r.Health, r.Reason)
+		ui.Fprintf(w, "  %s: %s is %s: %s\n", b.Bundle, r.ResourceID, r.Health, r.Reason)
 	}
 	for _, c := range drift {
 		if c.Op == deploy.Create {
 			continue // it is missing, which has been said
 		}
-		fmt.Fprintf(w, "  %s: %s differs from what was applied\n", b.Bundle, c.ResourceID)
+		ui.Fprintf(w, "  %s: %s differs from what was applied\n", b.Bundle, c.ResourceID)
 		if full {
-			fmt.Fprintf(w, "    %s\n", strings.ReplaceAll(strings.TrimRight(c.Diff, "\n"), "\n", "\n    "))
+			ui.WriteIndented(w, "    ", c.Diff)
 		}
 	}
 }
@@ -307,13 +308,13 @@ func (a *app) historyCommand() *cobra.Command {
 }
 
 func writeHistory(w io.Writer, all []deploy.Revision) {
-	fmt.Fprintf(w, "REVISION\tVERSION\tDIGEST\tVALUES\tSTATE\tSTARTED\tBY\tVERIFIED\n")
+	ui.Fprintf(w, "REVISION\tVERSION\tDIGEST\tVALUES\tSTATE\tSTARTED\tBY\tVERIFIED\n")
 	for _, r := range all {
 		state := string(r.State)
 		if r.Reason != "" {
 			state += ": " + fmt.Sprintf("%.60s", r.Reason)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Number, r.Version, short(r.Digest), cmp.Or(short(r.Values), "none"),
+		ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Number, r.Version, short(r.Digest), cmp.Or(short(r.Values), "none"),
 			state, r.Started.Format(time.RFC3339), r.By, cmp.Or(r.Verified, "not recorded"))
 	}
 }

@@ -34,7 +34,7 @@ func (a *app) treeCommand() *cobra.Command {
 }
 
 func (v *rootView) tree(w io.Writer) {
-	fmt.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, short(v.Digest))
+	ui.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, short(v.Digest))
 	byLayer := map[int][]bundleView{}
 	for _, b := range v.Bundles {
 		byLayer[b.Layer] = append(byLayer[b.Layer], b)
@@ -54,9 +54,9 @@ func (v *rootView) tree(w io.Writer) {
 // branch draws a line of a tree and gives the stem of what hangs on it.
 func branch(w io.Writer, stem string, last bool, text string) string {
 	if last {
-		fmt.Fprintf(w, "%s└── %s\n", stem, text)
+		ui.Fprintf(w, "%s└── %s\n", stem, text)
 		return stem + "    "
 	}
-	fmt.Fprintf(w, "%s├── %s\n", stem, text)
+	ui.Fprintf(w, "%s├── %s\n", stem, text)
 	return stem + "│   "
 }

@@ -256,7 +256,7 @@ func rules(p *trust.Policy, from []trust.Rule) []ruleView {
 }
 
 func (v policyView) text(w io.Writer) {
-	fmt.Fprintf(w, "%s\n\nAUTHORITY\tKEY OR IDENTITY\tFROM\tUNTIL\n", v.File)
+	ui.Fprintf(w, "%s\n\nAUTHORITY\tKEY OR IDENTITY\tFROM\tUNTIL\n", v.File)
 	for _, a := range v.Authorities {
 		who := a.KeyID
 		if a.Subject != "" {
@@ -265,7 +265,7 @@ func (v policyView) text(w io.Writer) {
 		if !a.Counts {
 			who += " (does not count now)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.Name, who, dash(a.NotBefore), dash(a.NotAfter))
+		ui.Fprintf(w, "%s\t%s\t%s\t%s\n", a.Name, who, dash(a.NotBefore), dash(a.NotAfter))
 	}
 	for _, list := range []struct {
 		title string
@@ -274,16 +274,16 @@ func (v policyView) text(w io.Writer) {
 		if len(list.rules) == 0 {
 			continue
 		}
-		fmt.Fprintf(w, "\n%s\tSIGNED BY\tATTESTED\n", list.title)
+		ui.Fprintf(w, "\n%s\tSIGNED BY\tATTESTED\n", list.title)
 		for _, r := range list.rules {
-			fmt.Fprintf(w, "%s\t%d of %s\t%s\n", named(r), r.Threshold, strings.Join(r.Authorities, ", "), dash(strings.Join(r.Attestations, ", ")))
+			ui.Fprintf(w, "%s\t%d of %s\t%s\n", named(r), r.Threshold, strings.Join(r.Authorities, ", "), dash(strings.Join(r.Attestations, ", ")))
 		}
 	}
 	for _, id := range v.Revoked {
-		fmt.Fprintf(w, "\nrevoked: %s", id)
+		ui.Fprintf(w, "\nrevoked: %s", id)
 	}
 	if len(v.Revoked) > 0 {
-		fmt.Fprintln(w)
+		ui.Fprintln(w)
 	}
 }
 
@@ -322,7 +322,7 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 		}
 	}
 	if len(references) == 0 {
-		return a.ui.Result("", nil, func(w io.Writer) { fmt.Fprintf(w, "%s is a policy\n", policy.Name) })
+		return a.ui.Result("", nil, func(w io.Writer) { ui.Fprintf(w, "%s is a policy\n", policy.Name) })
 	}
 	at, err := a.open(ctx, references[0])
 	if err != nil {
@@ -341,6 +341,6 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 		return err
 	}
 	return a.ui.Result("", nil, func(w io.Writer) {
-		fmt.Fprintf(w, "%s passes: signed by %s\n", at.pinned(), signers(result))
+		ui.Fprintf(w, "%s passes: signed by %s\n", at.pinned(), signers(result))
 	})
 }

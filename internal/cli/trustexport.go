@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -34,7 +33,7 @@ left out.`,
 			if err != nil {
 				return err
 			}
-			return a.ui.Result("", nil, func(w io.Writer) { fmt.Fprintf(w, "%s", manifests) })
+			return a.ui.Data(manifests)
 		},
 	}
 	policyFlag(cmd, &policy)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -84,12 +83,12 @@ func (a *app) moves(ctx context.Context, format ui.Format, none string, find fun
 	}
 	return a.ui.Result(format, moves, func(w io.Writer) {
 		if len(moves) == 0 {
-			fmt.Fprintln(w, none)
+			ui.Fprintln(w, none)
 			return
 		}
-		fmt.Fprintln(w, "BUNDLE\tKIND\tNAME\tFROM\tTO\tNEWEST")
+		ui.Fprintf(w, "BUNDLE\tKIND\tNAME\tFROM\tTO\tNEWEST\n")
 		for _, m := range moves {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Bundle, m.Kind, m.Name, shortPin(m.From), shortPin(m.To), m.Newest)
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Bundle, m.Kind, m.Name, shortPin(m.From), shortPin(m.To), m.Newest)
 		}
 	})
 }

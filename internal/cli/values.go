@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -211,5 +210,5 @@ func (a *app) values(ctx context.Context, name string, revision int, show bool, 
 	if err := errors.Join(encoder.Encode(node), encoder.Close()); err != nil {
 		return err
 	}
-	return a.ui.Result("", nil, func(w io.Writer) { w.Write(text.Bytes()) })
+	return a.ui.Data(text.Bytes())
 }

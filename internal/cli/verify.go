@@ -80,41 +80,41 @@ func (a *app) verify(ctx context.Context, reference string, o verifyOptions) err
 }
 
 func (v verifyView) text(w io.Writer) {
-	fmt.Fprintf(w, "%s\n  is\t%s %s\n", v.Reference, v.Name, v.Version)
+	ui.Fprintf(w, "%s\n  is\t%s %s\n", v.Reference, v.Name, v.Version)
 	for _, s := range v.Verified {
-		fmt.Fprintf(w, "  signed by\t%s\n  stored as\t%s\n", signer(s), s.Object)
+		ui.Fprintf(w, "  signed by\t%s\n  stored as\t%s\n", signer(s), s.Object)
 		proofs(w, s)
 		for _, claim := range claims(s) {
-			fmt.Fprintf(w, "  claim\t%s\n", claim)
+			ui.Fprintf(w, "  claim\t%s\n", claim)
 		}
 	}
 	said := map[string]bool{} // in one form or in two
 	for _, s := range v.Attestations {
 		line := fmt.Sprintf("%s, by %s", s.PredicateType, signer(s))
 		if !said[line] {
-			fmt.Fprintf(w, "  attested\t%s\n", line)
+			ui.Fprintf(w, "  attested\t%s\n", line)
 		}
 		said[line] = true
 	}
 	for _, r := range v.Rejected {
-		fmt.Fprintf(w, "  not counted\t%s\n", r)
+		ui.Fprintf(w, "  not counted\t%s\n", r)
 	}
-	fmt.Fprintf(w, "  intact\t%s\n", plural(len(v.Bundles), "bundle"))
+	ui.Fprintf(w, "  intact\t%s\n", plural(len(v.Bundles), "bundle"))
 	for _, image := range v.Images {
 		if image.Result == nil {
-			fmt.Fprintf(w, "  image\t%s: no rule is for it\n", image.Reference)
+			ui.Fprintf(w, "  image\t%s: no rule is for it\n", image.Reference)
 		} else {
-			fmt.Fprintf(w, "  image\t%s signed by %s\n", image.Reference, signers(image.Result))
+			ui.Fprintf(w, "  image\t%s signed by %s\n", image.Reference, signers(image.Result))
 		}
 	}
 }
 
 func proofs(w io.Writer, v sign.Verified) {
 	for _, t := range v.Times {
-		fmt.Fprintf(w, "  signed at\t%s, says a %s\n", t.Time.Format(time.RFC3339), t.Source)
+		ui.Fprintf(w, "  signed at\t%s, says a %s\n", t.Time.Format(time.RFC3339), t.Source)
 	}
 	for _, l := range v.Log {
-		fmt.Fprintf(w, "  logged\tentry %d of log %s\n", l.Index, l.LogID)
+		ui.Fprintf(w, "  logged\tentry %d of log %s\n", l.Index, l.LogID)
 	}
 }
 

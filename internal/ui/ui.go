@@ -9,6 +9,9 @@
 // of the code, are needed anyway for logs and programs, which mpb does not serve. And rows are
 // plain ASCII, so the widths of characters, which mpb brings modules for, do not matter.
 //
+// All text for people goes through escape.go: arguments of [UI.Note], [UI.Say], [Fprintf] and [Sprintf]
+// come from outside, and stay within their line.
+//
 // The display has no colours, so NO_COLOR has nothing to change in it.
 package ui
 
@@ -16,6 +19,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -124,9 +128,24 @@ func result(out io.Writer, format Format, value any, text func(w io.Writer)) err
 		encoder.SetIndent(2)
 		return encoder.Encode(&node)
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	shown := &visibleWriter{out: out}
+	w := tabwriter.NewWriter(shown, 0, 0, 2, ' ', 0)
 	text(w)
-	return w.Flush()
+	return errors.Join(w.Flush(), shown.flush())
+}
+
+// Data writes a result that is for programs in itself, such as manifests: byte for byte, unless it goes to
+// a terminal. What has a result has ended.
+func (u *UI) Data(data []byte) error {
+	u.End(nil)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	text := u.shown(string(data))
+	if isTerminal(u.Out) {
+		text = visible(text, "\n\t")
+	}
+	_, err := io.WriteString(u.Out, text)
+	return err
 }
 
 // blockStyle undoes the quotes and braces of JSON.
@@ -137,25 +156,24 @@ func blockStyle(n *yaml.Node) {
 	}
 }
 
-// Note says something that the user should know.
-func (u *UI) Note(format string, args ...any) { u.say("note", fmt.Sprintf(format, args...)) }
+// Note says something that the user should know. Arguments stay within their line, but for errors.
+func (u *UI) Note(format string, args ...any) { u.say("note", format, args) }
 
-// Say reports a step of the work, unless the user wants it quiet.
+// Say reports a step of the work, as [UI.Note] does, unless the user wants it quiet.
 func (u *UI) Say(format string, args ...any) {
 	if u.mode() != None {
-		u.say("summary", fmt.Sprintf(format, args...))
+		u.say("summary", format, args)
 	}
 }
 
-func (u *UI) say(event, text string) {
+func (u *UI) say(event, format string, args []any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	text = u.shown(text)
 	if u.mode() == JSON {
-		u.recordLocked(record{Event: event, Text: text})
+		u.recordLocked(record{Event: event, Text: u.shown(fmt.Sprintf(format, args...))})
 		return
 	}
-	u.above([]byte(text + "\n"))
+	u.above([]byte(visible(u.shown(fmt.Sprintf(format, inMessage(args)...)), "\n\t") + "\n"))
 }
 
 // Write makes the UI a writer of other programs' progress, on standard error.
@@ -165,7 +183,7 @@ func (u *UI) Write(p []byte) (int, error) {
 	text := []byte(u.shown(string(p)))
 	if u.mode() == JSON {
 		u.lines(text)
-	} else if _, err := u.above(text); err != nil {
+	} else if _, err := u.above([]byte(visible(string(text), "\n\t"))); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -216,7 +234,7 @@ func (u *UI) ask(question string) {
 	defer u.mu.Unlock()
 	u.paint(nil)
 	u.screen.asking = true
-	fmt.Fprintf(u.Err, "%s ", question)
+	fmt.Fprintf(u.Err, "%s ", visible(question, "\n\t"))
 }
 
 func (u *UI) answered() {
@@ -241,7 +259,7 @@ func (u *UI) Password(prompt string) ([]byte, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.paint(nil)
-	fmt.Fprint(u.Err, prompt)
+	fmt.Fprint(u.Err, Line(prompt))
 	password, err := term.ReadPassword(int(file.Fd()))
 	fmt.Fprintln(u.Err)
 	return password, err
