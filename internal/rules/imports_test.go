@@ -25,6 +25,7 @@ var order = []string{
 	"pkg/deploy",
 	"pkg/build",
 	"pkg/pkgrepo",
+	"pkg/resources",
 	"pkg/render",
 	"pkg/serve",
 	"pkg/mirror",
@@ -50,7 +51,7 @@ var order = []string{
 // only names the packages that may import a module: everything else goes through them.
 var only = map[string][]string{
 	"github.com/sigstore/":             {"pkg/sign", "pkg/sign/kms"},
-	"carvel.dev/kapp":                  {"pkg/deploy"},
+	"carvel.dev/kapp":                  {"pkg/deploy", "pkg/resources"},
 	"k8s.io/":                          {"pkg/deploy"},
 	"carvel.dev/ytt":                   {"pkg/render"},
 	"helm.sh/helm":                     {"pkg/render"},

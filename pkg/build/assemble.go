@@ -13,6 +13,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/resources"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
@@ -26,6 +27,8 @@ type assembly struct {
 	plain map[string]bool
 	// texts are the rendered manifests, by the names that errors have for them.
 	texts map[string][]byte
+	// applied and later are the files of resources and of hooks, once they are found.
+	applied, later []resources.File
 	// notes are what an author may not have meant.
 	notes []string
 	// hooks are those of Helm that run at a deletion or a rollback, and tests those left out.

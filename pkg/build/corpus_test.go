@@ -2,6 +2,7 @@ package build_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/resources"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
@@ -32,53 +34,17 @@ func TestCorpusGoesThrough(t *testing.T) {
 	var files, locked, charts, kustomizations int
 	for _, product := range products {
 		t.Run(product.name, func(t *testing.T) {
-			definition, plain := define(t, product, allowed[product.name])
-			store := memory.New()
-			o := options()
-			o.Store = store
-			built, err := build.Build(t.Context(), definition, o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			artifact, err := bundle.Open(t.Context(), store, built.Descriptor)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var located []string
-			site := func(d name.Digest) string {
-				return "site.example/krt@" + d.DigestStr()
-			}
-			for _, d := range artifact.Images.Digests() {
-				located = append(located, site(d))
-			}
-			all, err := render.All(&artifact.Content, nil, site)
-			if err != nil {
-				t.Fatal(err)
-			}
-			rendered := slices.Concat(all.Files, all.Later)
-			after := map[string][]byte{}
-			for _, f := range rendered {
-				after[f.Path] = f.Data
-			}
-			for _, f := range artifact.Files {
-				if original, isPlain := plain[strings.TrimPrefix(f.Path, "config/plain/")]; isPlain && !bytes.Equal(f.Data, original) {
-					t.Errorf("%s is not as upstream has it", f.Path)
-				}
-				if err := corpus.OnlyReferencesDiffer(f.Data, after[f.Path], located...); err != nil {
-					t.Errorf("%s: %v", f.Path, err)
-				}
-				files++
-			}
-			if len(rendered) != len(artifact.Files) || len(rendered) < len(plain) {
-				t.Errorf("%d files of %d came out of %d", len(rendered), len(artifact.Files), len(plain))
-			}
-			locked += len(artifact.Images)
-			for _, s := range artifact.Bundle.Spec.Sources {
-				switch s.Template {
-				case bundle.TemplateHelm:
-					charts++
-				case bundle.TemplateKustomize:
-					kustomizations++
+			for _, definition := range define(t, product, allowed[product.name]) {
+				artifact := goThrough(t, definition)
+				files += len(artifact.Files)
+				locked += len(artifact.Images)
+				for _, s := range artifact.Bundle.Spec.Sources {
+					switch s.Template {
+					case bundle.TemplateHelm:
+						charts++
+					case bundle.TemplateKustomize:
+						kustomizations++
+					}
 				}
 			}
 		})
@@ -87,6 +53,50 @@ func TestCorpusGoesThrough(t *testing.T) {
 	if len(products) < 78 || files < 1100 || locked < 300 || charts < 13 || kustomizations < 70 {
 		t.Error("that is less than the corpus has")
 	}
+}
+
+// goThrough builds, opens and renders a bundle, and looks at each of its files.
+func goThrough(t *testing.T, d definition) *bundle.Artifact {
+	t.Helper()
+	store := memory.New()
+	o := options()
+	o.Store = store
+	built, err := build.Build(t.Context(), d.file, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	artifact, err := bundle.Open(t.Context(), store, built.Descriptor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var located []string
+	site := func(d name.Digest) string {
+		return "site.example/krt@" + d.DigestStr()
+	}
+	for _, d := range artifact.Images.Digests() {
+		located = append(located, site(d))
+	}
+	all, err := render.All(&artifact.Content, nil, site)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rendered := slices.Concat(all.Files, all.Later)
+	after := map[string][]byte{}
+	for _, f := range rendered {
+		after[f.Path] = f.Data
+	}
+	for _, f := range artifact.Files {
+		if original, isPlain := d.plain[strings.TrimPrefix(f.Path, "config/plain/")]; isPlain && !bytes.Equal(f.Data, original) {
+			t.Errorf("%s is not as upstream has it", f.Path)
+		}
+		if err := corpus.OnlyReferencesDiffer(f.Data, after[f.Path], located...); err != nil {
+			t.Errorf("%s: %v", f.Path, err)
+		}
+	}
+	if len(rendered) != len(artifact.Files) || len(rendered) < len(d.plain) {
+		t.Errorf("%d files of %d came out of %d", len(rendered), len(artifact.Files), len(d.plain))
+	}
+	return artifact
 }
 
 type product struct {
@@ -137,12 +147,20 @@ func valuesOf(t *testing.T, text string) (v manifest.Values) {
 	return v
 }
 
-// define writes a product's files and a definition of them into a folder: its manifests as they
-// are, each chart and each kustomization that can be rendered.
-func define(t *testing.T, p product, allowed []images.NotImage) (string, map[string][]byte) {
+// definition is a bundle's, with the plain files that go into it.
+type definition struct {
+	file  string
+	plain map[string][]byte
+}
+
+// define writes a product's files and definitions of them into a folder: of each chart and each
+// kustomization that can be rendered, and of its manifests as they are. Of these each resource is in a
+// bundle once, and files that are no resources are in none.
+func define(t *testing.T, p product, allowed []images.NotImage) (all []definition) {
 	t.Helper()
 	dir := t.TempDir()
-	plain := map[string][]byte{}
+	var plain []map[string][]byte
+	var taken []map[string]bool
 	for _, f := range p.files {
 		place(t, filepath.Join(dir, "all", strings.TrimPrefix(f.Path, p.name+"/")), f.Data)
 	}
@@ -167,23 +185,63 @@ func define(t *testing.T, p product, allowed []images.NotImage) (string, map[str
 			if !slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(rel)) {
 				rel += ".yaml"
 			}
-			plain[rel] = f.Data
-			place(t, filepath.Join(dir, "plain", rel), f.Data)
+			names, ok := resourcesOf(t, rel, f.Data)
+			if !ok {
+				continue
+			}
+			n := slices.IndexFunc(taken, func(t map[string]bool) bool {
+				return !slices.ContainsFunc(names, func(name string) bool { return t[name] })
+			})
+			if n < 0 {
+				n = len(plain)
+				plain, taken = append(plain, map[string][]byte{}), append(taken, map[string]bool{})
+			}
+			for _, name := range names {
+				taken[n][name] = true
+			}
+			plain[n][rel] = f.Data
+			place(t, filepath.Join(dir, fmt.Sprint("plain", n), rel), f.Data)
 		}
 	}
-	if len(plain) > 0 {
-		sources = append(sources, bundle.Source{Dir: "plain"})
+	add := func(s bundle.Source, plain map[string][]byte) {
+		data, err := yaml.Marshal(bundle.Bundle{
+			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
+			Metadata: bundle.Metadata{Name: path.Base(p.name), Version: "1.0.0"},
+			Spec:     bundle.BundleSpec{Sources: []bundle.Source{s}, NotImages: allowed},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, fmt.Sprintf("bundle-%d.yaml", len(all)))
+		place(t, file, data)
+		all = append(all, definition{file, plain})
 	}
-	data, err := yaml.Marshal(bundle.Bundle{
-		APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
-		Metadata: bundle.Metadata{Name: path.Base(p.name), Version: "1.0.0"},
-		Spec:     bundle.BundleSpec{Sources: sources, NotImages: allowed},
-	})
+	for _, s := range sources {
+		add(s, nil)
+	}
+	for n, files := range plain {
+		add(bundle.Source{Dir: fmt.Sprint("plain", n), Path: "plain"}, files)
+	}
+	return all
+}
+
+// resourcesOf names the resources of a file; it reports false where kapp would refuse it.
+func resourcesOf(t *testing.T, name string, data []byte) (names []string, ok bool) {
+	t.Helper()
+	parsed, err := manifest.Parse(name, data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	place(t, filepath.Join(dir, "bundle.yaml"), data)
-	return dir, plain
+	if err := resources.Check([]resources.File{{File: parsed, Data: data}}); err != nil {
+		return nil, false
+	}
+	for _, doc := range parsed.Documents {
+		for _, item := range manifest.Items(doc) {
+			metadata := manifest.Get(item, "metadata")
+			names = append(names, manifest.Text(item, "kind")+" "+manifest.Text(metadata, "namespace")+"/"+manifest.Text(metadata, "name"))
+		}
+	}
+	return names, true
 }
 
 // vendor puts the charts that a chart depends on below it: the one of that name beside it, or,
@@ -228,7 +286,7 @@ func place(t *testing.T, file string, data []byte) {
 	}
 }
 
-// renders says whether a source can be rendered: some lack files that the corpus does not have
+// renders says whether a source can be rendered and applied: some lack files that the corpus does not have
 // (pkg/render's own tests list these, and hold the rest against the real engines).
 func renders(t *testing.T, dir string, s bundle.Source) bool {
 	t.Helper()
@@ -246,5 +304,10 @@ func renders(t *testing.T, dir string, s bundle.Source) bool {
 	}
 	in.Values = [][]byte{values}
 	out, err := render.Stable(in)
-	return err == nil && len(bytes.TrimSpace(out[0].Data)) > 0
+	if err != nil || len(bytes.TrimSpace(out[0].Data)) == 0 {
+		return false
+	}
+	// One has a resource in two versions of its API, and to kapp that is one.
+	_, ok := resourcesOf(t, out[0].Path, out[0].Data)
+	return ok
 }

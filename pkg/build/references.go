@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // find lists what the target will render names, with the defaults of the templates' values.
@@ -28,7 +29,7 @@ func (a *assembly) find() ([]images.Found, error) {
 	a.hooks, a.tests = rendered.Hooks, append(a.tests, rendered.Tests...)
 	a.notes = append(a.notes, rendered.Notes...)
 	var all []images.Found
-	for _, f := range slices.Concat(rendered.Files, rendered.Later) {
+	for i, f := range slices.Concat(rendered.Files, rendered.Later) {
 		inConfig := path.Join(bundle.ConfigDir, strings.TrimPrefix(f.Path, bundle.HooksDir+"/"))
 		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], a.names[inConfig], f.Path+" (rendered)"), f.Data)
 		if err != nil {
@@ -49,12 +50,32 @@ func (a *assembly) find() ([]images.Found, error) {
 			return nil, err
 		}
 		files, all = append(files, parsed), append(all, found...)
+		checked := resources.File{File: parsed, Data: f.Data, Unset: a.names[f.Path] == "" && a.names[inConfig] == ""}
+		if i < len(rendered.Files) {
+			a.applied = append(a.applied, checked)
+		} else {
+			a.later = append(a.later, checked)
+		}
 		a.texts[parsed.Name] = f.Data
 	}
 	if operands := images.UnlockedOperands(files, all); len(operands) > 0 && len(a.Bundle.Spec.Images) == 0 {
 		a.notes = append(a.notes, noteOperands(operands))
 	}
 	return all, render.CheckKappRules(files, all)
+}
+
+// checkReading refuses what kapp would refuse at the site, or read as something else. Hooks that are
+// run alone are files of their own.
+func (a *assembly) checkReading() error {
+	if err := resources.Check(a.applied); err != nil {
+		return err
+	}
+	for _, hooks := range a.later {
+		if err := resources.Check([]resources.File{hooks}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // noteOperands says of which kinds nothing is locked that a controller could start.
@@ -76,6 +97,9 @@ var ErrSuspects = errors.New("looks like an image, and nothing says that it is o
 func (a *assembly) wanted() ([]images.Want, error) {
 	found, err := a.find()
 	if err != nil {
+		return nil, err
+	}
+	if err := a.checkReading(); err != nil {
 		return nil, err
 	}
 	finder := a.Bundle.Spec.Finder()

@@ -28,6 +28,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/dynamic"
+
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // engine does to kapp's apps what its commands deploy and delete do, from the same parts, and
@@ -605,21 +607,7 @@ func (e kappError) Error() string { return blankLines.ReplaceAllString(e.error.E
 func (e kappError) Unwrap() error { return e.error }
 
 // readResources reads manifests as kapp does.
-func readResources(manifests fs.FS) ([]kappres.Resource, error) {
-	files, err := kappres.NewFileResources(manifests, ".")
-	if err != nil {
-		return nil, err
-	}
-	var all []kappres.Resource
-	for _, f := range files {
-		resources, err := f.Resources()
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, resources...)
-	}
-	return all, nil
-}
+func readResources(manifests fs.FS) ([]kappres.Resource, error) { return resources.Read(manifests) }
 
 func namespaces(resources []kappres.Resource) []string {
 	names := sets.New[string]()

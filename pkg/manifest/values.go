@@ -247,6 +247,15 @@ func isPlain(scalar *yaml.Node) bool {
 	return scalar.Style&notPlain == 0
 }
 
+// IsText reports whether a scalar is text to helm, ytt, kapp and kubectl.
+func IsText(scalar *yaml.Node) bool {
+	if scalar.Kind != yaml.ScalarNode || scalar.ShortTag() == "!!binary" {
+		return scalar.Kind == yaml.ScalarNode
+	}
+	kind, _ := meaningOf(scalar.Value)
+	return !isPlain(scalar) && scalar.ShortTag() == "!!str" || isPlain(scalar) && kind == ""
+}
+
 var (
 	floatStyle = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)
 	sixtyStyle = regexp.MustCompile(`^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$`)

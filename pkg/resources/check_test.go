@@ -1,0 +1,162 @@
+package resources_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"krtpkg.dev/krtpkg/internal/corpus"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/resources"
+)
+
+func parse(t *testing.T, name, data string) resources.File {
+	t.Helper()
+	parsed, err := manifest.Parse(name, []byte(data))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, data)
+	}
+	return resources.File{File: parsed, Data: []byte(data)}
+}
+
+const (
+	one = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one}\ndata: {a: b}\n"
+	two = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: two}\n"
+)
+
+// What kapp would refuse at a site, read as something else, or lose without a word is refused.
+func TestCheckRefuses(t *testing.T) {
+	t.Parallel()
+	for data, want := range map[string]string{
+		one + "--- {apiVersion: v1, kind: ConfigMap, metadata: {name: two}}\n":                                                         "f.yaml:5:1: kapp can't read this: invalid Yaml document separator: {apiVersion: v1, kind: ConfigMap, metadata: {name: two}} (begin the document on the line after ---)",
+		"--- {apiVersion: v1, kind: ConfigMap, metadata: {name: one}}\n--- {apiVersion: v1, kind: ConfigMap, metadata: {name: two}}\n": "f.yaml:1:1: kapp can't read this: invalid Yaml document separator: {apiVersion: v1, kind: ConfigMap, metadata: {name: one}} (begin the document on the line after ---)",
+		one + "--- !!map\n" + two:                                                           "f.yaml:5:1: kapp can't read this: invalid Yaml document separator: !!map (begin",
+		"--- !!map\n" + one + "--- !!map\n" + two:                                           "f.yaml:1:1: kapp can't read this: invalid Yaml document separator: !!map (begin the document on the line after ---)",
+		one + "--- &a\n" + two:                                                              "f.yaml:5:1: kapp can't read this: invalid Yaml document separator: &a",
+		"%YAML 1.1\n---\n" + one:                                                            "f.yaml:3:1: kapp can't read this: yaml: line 1: did not find expected <document start> (leave out the % directive)",
+		"%TAG ! tag:x,2000:\n---\n" + one:                                                   "(leave out the % directive)",
+		strings.ReplaceAll(one+"---\n"+two, "\n", "\r"):                                     "f.yaml:6:1: kapp reads 1 resources of the file's 2 (lines end in CR alone: end them in LF)",
+		one + "---\r" + two:                                                                 "(lines end in CR alone: end them in LF)",
+		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .inf}\n":               "f.yaml:1:1: kapp can't read this: json: unsupported value: +Inf (JSON has no infinity and no NaN)",
+		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .nan}\n":               "unsupported value: NaN",
+		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {~: a}\n":                    "unsupported map key",
+		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {[a]: a}\n":                  "f.yaml:1:1: kapp can't read this: yaml: invalid map key",
+		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: [soup, fish]\n":          "f.yaml:4:8: Menu has a list of items, and kapp takes that for resources: nothing else of it would be applied",
+		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: [{a: 1}]\n":              "f.yaml:4:8: Menu has a list of items",
+		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: []\n":                    "f.yaml:4:8: Menu has a list of items",
+		"apiVersion: x/v1\nkind: WishList\nmetadata: {name: a}\nitems: [boat]\n":            "items member is not an object",
+		"apiVersion: x/v1\nkind: WishList\nmetadata: {name: a}\nitems: [{size: 1}]\n":       "f.yaml:4:9: a resource of a list has no kind or no apiVersion, and kapp does not take them from the list",
+		"apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items: []\n": "f.yaml:4:3: a list inside a list, which kapp does not take apart",
+		"apiVersion: v1\nkind: ConfigMapList\nitems:\n- metadata: {name: a}\n":              "f.yaml:4:3: a resource of a list has no kind or no apiVersion",
+		"apiVersion: v1\nkind: List\nitems: {a: 1}\n":                                       "f.yaml:1:1: List has no metadata.name",
+		"apiVersion: v1\nkind: ConfigMap\n":                                                 "f.yaml:1:1: ConfigMap has no metadata.name",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ''}\n":                           "f.yaml:1:1: ConfigMap has no metadata.name",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 5}\n":                            `f.yaml:3:18: metadata.name is not text (write it in quotes: "5")`,
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: on}\n":                           `f.yaml:3:18: metadata.name is not text (write it in quotes: "on")`,
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: [a]}\n":                          "f.yaml:3:18: metadata.name is not text",
+		"apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: a-}\n":                   "f.yaml:1:1: Job has generateName: each apply would make another one (give it a name)",
+		"apiVersion: a/b/c\nkind: A\nmetadata: {name: a}\n":                                 `f.yaml:1:1: kapp can't read this: apiVersion "a/b/c" is not of the form group/version`,
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {v: 1.10}}\n":         `f.yaml:3:33: metadata.labels: v is not text (write it in quotes: "1.10")`,
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {v: yes}}\n":     `f.yaml:3:38: metadata.annotations: v is not text (write it in quotes: "yes")`,
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: [v]}\n":               "f.yaml:3:29: metadata.labels is not a mapping",
+		one + "---\n" + strings.Replace(one, "a: b", "a: c", 1):                             "f.yaml:6:1: ConfigMap one is there twice with different content, first at f.yaml:1",
+		one + "---\n" + strings.Replace(one, "v1", "v2", 1):                                 "f.yaml:6:1: ConfigMap one is there twice with different content, first at f.yaml:1",
+	} {
+		err := resources.Check([]resources.File{parse(t, "f.yaml", data)})
+		var placed *manifest.Error
+		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &placed) || placed.Line == 0 {
+			t.Errorf("%s\n got %v\nwant %s", data, err, want)
+		}
+	}
+	err := resources.Check([]resources.File{parse(t, "a.yaml", one), parse(t, "b.yaml", strings.Replace(one, "a: b", "a: c", 1))})
+	if err == nil || err.Error() != "b.yaml:1:1: ConfigMap one is there twice with different content, first at a.yaml:1" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What kapp reads as it is written passes, however it is written.
+func TestCheckTakes(t *testing.T) {
+	t.Parallel()
+	for _, data := range []string{
+		"", "---\n", "# nothing\n", one, one + "---\n" + two, one + "---\n" + one, "--- # first\n" + one + "---   \n---\n" + two + "...\n",
+		strings.ReplaceAll(one+"---\n"+two, "\n", "\r\n"), "\uFEFF" + one,
+		`{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}}`,
+		"apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(one), "\n", "\n  ") + "\n- {apiVersion: v1, kind: Secret, metadata: {name: one}}\n",
+		"apiVersion: v1\nkind: List\nitems: []\n", "apiVersion: x/v1\nkind: A\nmetadata: &m {name: a, labels: {a: \"1\"}}\nspec: {items: [1, 2], no: on, big: 123456789012345678901234567890}\n",
+		"x: &m {name: merged}\napiVersion: &v v1\nkind: ConfigMap\nmetadata: {<<: *m, labels: {app: *v, none: ~}}\n",
+		"apiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: \"5\", annotations: ~}\n",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one}\ndata:\n  a: |\n    ---\n    b\n  x: \"" + strings.Repeat("x", 4096) + "\"",
+		// A last line without a break that fills the reader's buffer.
+		`{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": {"a": "` + strings.Repeat("x", 4096-88) + `"}}`,
+	} {
+		f := parse(t, "f.yaml", data)
+		if err := resources.Check([]resources.File{f}); err != nil {
+			t.Errorf("%.300s\n%v", data, err)
+		}
+		read, err := resources.Read(fstest.MapFS{"f.yaml": {Data: []byte(data)}, "other.txt": {Data: []byte("x")}})
+		count := 0
+		for _, doc := range f.Documents {
+			count += len(manifest.Items(doc))
+		}
+		if err != nil || len(read) != count {
+			t.Errorf("%.300s: %v, %d resources, want %d", data, err, len(read), count)
+		}
+	}
+	unset := parse(t, "f.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ''}\n")
+	unset.Unset = true
+	if err := resources.Check([]resources.File{unset}); err != nil {
+		t.Errorf("a name that a site's value brings: %v", err)
+	}
+}
+
+// Upstream's manifests pass, but for those whose faults are known.
+func TestCheckOfUpstream(t *testing.T) {
+	t.Parallel()
+	checked, refused := 0, map[string]bool{}
+	for _, f := range corpus.Files(t) {
+		if !f.IsManifests() {
+			continue
+		}
+		checked++
+		if err := resources.Check([]resources.File{parse(t, f.Path, string(f.Data))}); err != nil {
+			refused[err.Error()] = true
+		}
+	}
+	for problem := range refused {
+		if !slices.ContainsFunc(upstreamFaults, func(known string) bool { return strings.Contains(problem, known) }) {
+			t.Errorf("%s", problem)
+		}
+	}
+	if checked < 100 {
+		t.Errorf("only %d files", checked)
+	}
+}
+
+// upstreamFaults are what is wrong with upstream's manifests.
+var upstreamFaults = []string{
+	"has generateName",
+	// Files of programs, which look like resources.
+	"has no metadata.name",
+	// A template of salt's, and samples of which one is to be applied.
+	"kube-scheduler.manifest:1:1: kapp can't read this: yaml: invalid map key", "/samples/",
+}
+
+// Nothing that kapp is given ends the program.
+func TestReadEndsInNoPanic(t *testing.T) {
+	t.Parallel()
+	for _, data := range []string{
+		"\x00", "a: [", "- ~", "5", "[]", "{}", "a: &a [*a]", "a: &a {b: *a}", "{8080: web}", "on:", "? [a]\n: b", "<<: 5", "a: !!int x", "a: !!binary '!'", "%YAML 9.9\n---\na", strings.Repeat("[", 20000),
+		"apiVersion: a/b/c/d\nkind: X\nmetadata: {name: x}", "kind: {}\napiVersion: []\n", "apiVersion: v1\nkind: List\nitems: [5]", "apiVersion: v1\nkind: List\nitems: [{apiVersion: a/b/c}]",
+		"apiVersion: v1\nkind: Pod\nmetadata: 5", "apiVersion: v1\nkind: Pod\nmetadata: {name: [], namespace: {}, labels: 5, annotations: [a]}", "apiVersion: 5\nkind: 6\n",
+	} {
+		all, err := resources.Read(fstest.MapFS{"a.yaml": {Data: []byte(data)}})
+		if err != nil && strings.Contains(err.Error(), "goroutine") {
+			t.Errorf("%q: %v", data, err)
+		}
+		for _, r := range all {
+			_, _, _ = r.Description(), r.GroupKind(), r.APIGroup()
+		}
+	}
+}
