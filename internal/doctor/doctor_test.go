@@ -94,6 +94,8 @@ func TestQuirks(t *testing.T) {
 				want, deviation = []string{noAPI}, "there is no referrers API, and asking for it is answered by something else"
 			case registrytest.Referrers400, registrytest.Referrers405, registrytest.Referrers406, registrytest.Referrers501:
 				want, deviation = []string{noAPI}, "is answered by "+strings.TrimPrefix(string(quirk), "referrers-")+", not 404"
+			case registrytest.ForbiddenTags:
+				deviation = "tags that are not there are forbidden to who may read"
 			case registrytest.HeadWithoutDigest, registrytest.HeadWithoutLength:
 				deviation = "HEAD of a manifest lacks"
 			case registrytest.HeadRefused:

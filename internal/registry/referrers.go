@@ -55,8 +55,28 @@ func (r *Repository) ListsReferrers(ctx context.Context) (bool, error) {
 	if r.referrers.known {
 		return r.referrers.listed, nil
 	}
+	return r.learnReferrers(ctx, nobody)
+}
+
+// listsReferrersOf is [Repository.ListsReferrers], asked for a subject that is there.
+func (r *Repository) listsReferrersOf(ctx context.Context, subject digest.Digest) (bool, error) {
+	r.referrers.ask.Lock()
+	defer r.referrers.ask.Unlock()
+	if r.referrers.known {
+		return r.referrers.listed, nil
+	}
+	listed, err := r.learnReferrers(ctx, subject)
+	if isStatus(err, http.StatusBadRequest) {
+		r.noteNoAPI(http.StatusBadRequest)
+		return false, nil
+	}
+	return listed, err
+}
+
+// learnReferrers asks for the referrers of a subject, and notes what that says of the API.
+func (r *Repository) learnReferrers(ctx context.Context, subject digest.Digest) (bool, error) {
 	probe := context.WithValue(ctx, listingKey{}, nil) // it is no page of a listing that it comes before
-	_, _, err := r.referrersPage(probe, r.referrersURL(nobody))
+	_, _, err := r.referrersPage(probe, r.referrersURL(subject))
 	switch {
 	case err == nil:
 		r.referrers.known, r.referrers.listed = true, true
@@ -64,13 +84,19 @@ func (r *Repository) ListsReferrers(ctx context.Context) (bool, error) {
 		return false, nil // nothing is known of a repository that is still to come
 	case errors.Is(err, errdef.ErrUnsupported):
 		r.referrers.known = true
-	case r.deniesReferrers(ctx, nobody, err):
+	case r.deniesReferrers(ctx, subject, err):
 		r.referrers.known = true
 		r.deviations.note("the referrers API is denied to who may read: referrers are listed under fallback tags")
 	default:
+		// 400 among others: some answer so where there is no API, and Quay where there is no
+		// such subject.
 		return false, err
 	}
 	return r.referrers.listed, nil
+}
+
+func (r *Repository) noteNoAPI(status int) {
+	r.deviations.note("there is no referrers API, and asking for it is answered by %d, not 404: referrers are listed under fallback tags", status)
 }
 
 // deniesReferrers reports whether a registry refuses a question about referrers to somebody who
@@ -79,7 +105,7 @@ func (r *Repository) deniesReferrers(ctx context.Context, subject digest.Digest,
 	if !isStatus(err, http.StatusUnauthorized) && !isStatus(err, http.StatusForbidden) {
 		return false
 	}
-	_, err = r.Resolve(ctx, subject.String())
+	_, err = r.Repository.Resolve(ctx, subject.String())
 	return err == nil || errors.Is(err, errdef.ErrNotFound)
 }
 
@@ -104,9 +130,9 @@ func (r *Repository) referrersPage(ctx context.Context, at *url.URL) (page []oci
 			return nil, nil, err
 		}
 		return nil, nil, fmt.Errorf("referrers API: %w", errdef.ErrUnsupported)
-	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusGone,
+	case http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusGone,
 		http.StatusUnsupportedMediaType, http.StatusNotImplemented:
-		r.deviations.note("there is no referrers API, and asking for it is answered by %d, not 404: referrers are listed under fallback tags", response.StatusCode)
+		r.noteNoAPI(response.StatusCode)
 		return nil, nil, fmt.Errorf("referrers API: %w", errdef.ErrUnsupported)
 	default:
 		return nil, nil, failure(response)
@@ -172,7 +198,7 @@ func (r *Repository) listReferrers(ctx context.Context, subject ocispec.Descript
 		}
 		return fn(page)
 	}
-	listed, err := r.ListsReferrers(ctx)
+	listed, err := r.listsReferrersOf(ctx, subject.Digest)
 	if err != nil {
 		return err
 	}
@@ -225,7 +251,7 @@ func fallbackTag(subject digest.Digest) string {
 func (r *Repository) fallbackList(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
 	tag := fallbackTag(subject)
 	desc, body, err := r.FetchReference(ctx, tag)
-	if errors.Is(err, errdef.ErrNotFound) || err != nil && r.deniesReferrers(ctx, subject, err) {
+	if errors.Is(err, errdef.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {
@@ -248,6 +274,29 @@ func (r *Repository) fallbackList(ctx context.Context, subject digest.Digest) ([
 		return nil, fmt.Errorf("tag %s at %s: %w", tag, r, err)
 	}
 	return index.Manifests, nil
+}
+
+// Resolve finds what a tag or a digest names.
+func (r *Repository) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
+	desc, err := r.Repository.Resolve(ctx, reference)
+	return desc, r.unlessForbidden(ctx, reference, err)
+}
+
+// unlessForbidden turns a refusal to say that a tag is not there into just that, for tags that
+// name what is attached to a manifest which may be read: registries with permissions by path
+// forbid what is not there (github.com/sigstore/cosign/issues/2973).
+func (r *Repository) unlessForbidden(ctx context.Context, reference string, err error) error {
+	rest, ok := strings.CutPrefix(reference, "sha256-")
+	if !ok || err == nil {
+		return err
+	}
+	hex, _, _ := strings.Cut(rest, ".")
+	subject := digest.NewDigestFromEncoded(digest.SHA256, hex)
+	if subject.Validate() != nil || !r.deniesReferrers(ctx, subject, err) {
+		return err
+	}
+	r.deviations.note("tags that are not there are forbidden to who may read: those of signatures and referrers are taken for absent")
+	return fmt.Errorf("%s:%s: %w", r, reference, errdef.ErrNotFound)
 }
 
 // GatherReferrers calls push, and lists what that pushes to the repository as referrers when it

@@ -85,7 +85,7 @@ func (r *Repository) FetchReference(ctx context.Context, reference string) (desc
 		return desc, body, err
 	})
 	if err != nil {
-		return ocispec.Descriptor{}, nil, err
+		return ocispec.Descriptor{}, nil, r.unlessForbidden(ctx, reference, err)
 	}
 	return desc, inMemory{bytes.NewReader(data)}, nil
 }

@@ -30,6 +30,10 @@ const (
 )
 
 const (
+	// UnknownSubjects has the referrers API, and answers 400 for a subject that is not there.
+	UnknownSubjects Quirk = "unknown-subjects"
+	// ForbiddenTags answers 403 for a tag that is not there.
+	ForbiddenTags Quirk = "forbidden-tags"
 	// HeadWithoutDigest leaves Docker-Content-Digest out of every answer.
 	HeadWithoutDigest Quirk = "head-without-digest"
 	// HeadWithoutLength leaves Content-Length out of answers to HEAD.
@@ -64,7 +68,7 @@ const (
 func Quirky() (all []Options) {
 	for _, quirk := range []Quirk{
 		Referrers400, Referrers401, Referrers403, Referrers405, Referrers406, Referrers501, ReferrersHTML,
-		HeadWithoutDigest, HeadWithoutLength, HeadRefused, PlainMediaTypes, OtherStatuses,
+		UnknownSubjects, ForbiddenTags, HeadWithoutDigest, HeadWithoutLength, HeadRefused, PlainMediaTypes, OtherStatuses,
 		RelativeLocations, LocationsWithoutScheme, BareLinks, NegotiateFirst, NegotiateHeader, AnonymousPull,
 		ImmutableTags, RepositoriesFirst, IPv6,
 	} {
@@ -142,6 +146,8 @@ func (q *quirky) refuse(w http.ResponseWriter, req *http.Request) bool {
 		}
 		w.Header().Set("Content-Type", "text/html")
 		io.WriteString(w, "<html>Welcome</html>")
+	case q.has(UnknownSubjects) && strings.HasSuffix(req.URL.Path, "/referrers/sha256:"+strings.Repeat("0", 64)):
+		deny(w, http.StatusBadRequest, "MANIFEST_UNKNOWN", "manifest unknown")
 	case req.Method == http.MethodHead && q.has(HeadRefused):
 		w.WriteHeader(http.StatusMethodNotAllowed)
 	case q.has(RepositoriesFirst) && req.Method != http.MethodGet && req.Method != http.MethodHead && !strings.HasPrefix(req.URL.Path, "/v2/created/"):
@@ -179,6 +185,9 @@ func (q *quirky) isSet(req *http.Request) bool {
 // change changes the header of an answer and returns its status.
 func (q *quirky) change(req *http.Request, status int, header http.Header) int {
 	isManifest := strings.Contains(req.URL.Path, "/manifests/")
+	if q.has(ForbiddenTags) && isManifest && status == http.StatusNotFound && !strings.Contains(req.URL.Path, "sha256:") && strings.Contains(req.URL.Path, "/sha256-") {
+		return http.StatusForbidden
+	}
 	if q.has(HeadWithoutDigest) {
 		header.Del("Docker-Content-Digest")
 	}
