@@ -214,10 +214,11 @@ type walker struct {
 	group  string
 	seen   map[*yaml.Node]bool
 	taken  map[*yaml.Node]bool // the scalars that are decided on
+	labels map[string]label    // what names of fields say
 }
 
 func newWalker(doc *yaml.Node, within *scope, rules []rule) *walker {
-	w := &walker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}}
+	w := &walker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}, labels: map[string]label{}}
 	if kind := manifest.Get(doc, "kind"); kind != nil {
 		w.config = kind.Value == "ConfigMap" || kind.Value == "Secret"
 		w.secret = kind.Value == "Secret"

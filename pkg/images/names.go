@@ -85,16 +85,30 @@ func isPlural(name string) bool {
 	return isImageKey(name) && strings.HasSuffix(strings.ToLower(name), "s") && !strings.HasSuffix(strings.ToLower(name), "8s")
 }
 
+// labelOf is [labelOf], which is asked of the same names for every value below them.
+func (w *walker) labelOf(key string) label {
+	said, known := w.labels[key]
+	if !known {
+		said = labelOf(key)
+		w.labels[key] = said
+	}
+	return said
+}
+
 // labelAt is what the names on the way to a value say of it, the nearest first: images is said
 // of each item of its list and of each value of its mapping.
 func (w *walker) labelAt(at place) label {
 	steps := 0
 	for at := &at; at.up != nil; at = at.up {
 		key, isKey := at.step.(string)
-		if isKey && w.schema && schemaWords[key] {
+		if !isKey {
+			steps++
 			continue
 		}
-		if said := labelOf(key); isKey && said != unlabelled {
+		if w.schema && schemaWords[key] {
+			continue
+		}
+		if said := w.labelOf(key); said != unlabelled {
 			if steps == 0 || said == denotes && isPlural(key) && steps == 1 {
 				return said
 			}
