@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"gopkg.in/yaml.v3"
@@ -83,6 +85,9 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 	for _, f := range tree.Files {
 		in.Files = append(in.Files, bundle.File{Path: cmp.Or(f.Path, path.Base(s.Path)), Data: f.Data})
 	}
+	if err := addDependencies(ctx, fetcher, s, &in); err != nil {
+		return err
+	}
 	if in.Values, err = a.values(fetcher, s); err != nil {
 		return err
 	}
@@ -116,6 +121,26 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 			a.names[target] = author(fetcher, s, f.Path)
 		case !s.AtTarget():
 			a.names[target] = author(fetcher, s, f.Path) + " (rendered)"
+		}
+	}
+	return nil
+}
+
+// addDependencies puts the charts that a chart needs where helm looks for them.
+func addDependencies(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source, in *render.Input) error {
+	for _, d := range s.Dependencies {
+		from := d.Source()
+		tree, err := fetch(ctx, fetcher, from)
+		if err == nil && d.SHA256 != "" && d.SHA256 != tree.SHA256 {
+			err = &source.DigestError{Source: from.Name(), Got: tree.SHA256, Want: d.SHA256}
+		}
+		if err != nil {
+			return fmt.Errorf("dependency %s: %w", d.Name, err)
+		}
+		dir := path.Join("charts", d.Name)
+		in.Files = slices.DeleteFunc(in.Files, func(f bundle.File) bool { return strings.HasPrefix(f.Path, dir+"/") })
+		for _, f := range tree.Files {
+			in.Files = append(in.Files, bundle.File{Path: path.Join(dir, f.Path), Data: f.Data})
 		}
 	}
 	return nil

@@ -142,6 +142,8 @@ type Source struct {
 	ValuesFiles []string `json:"valuesFiles,omitempty" yaml:"valuesFiles,omitempty"`
 	// Helm is what else the engine helm wants to know.
 	Helm *Helm `json:"helm,omitempty" yaml:"helm,omitempty"`
+	// Dependencies are the charts that a chart needs and that are not under its charts/, each pinned.
+	Dependencies []Dependency `json:"dependencies,omitempty" yaml:"dependencies,omitempty"`
 	// Patches change the manifests as kustomize's field of the same name does, at the build.
 	Patches []Patch `json:"patches,omitempty" yaml:"patches,omitempty"`
 	// Overlays are files or folders of ytt overlays below the definition's folder, applied last.
@@ -169,12 +171,45 @@ type Helm struct {
 	Release string `json:"release,omitempty" yaml:"release,omitempty" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]{0\\,51}[a-z0-9])?$"`
 	// Namespace is the namespace of the release; default when empty.
 	Namespace string `json:"namespace,omitempty" yaml:"namespace,omitempty" jsonschema:"pattern=^[a-z0-9]([-a-z0-9]{0\\,61}[a-z0-9])?$"`
+	// ValuesFiles are files of the chart's own, by their paths in it, that come before the source's
+	// values, in order: the alternatives to its values.yaml that some charts have.
+	ValuesFiles []string `json:"valuesFiles,omitempty" yaml:"valuesFiles,omitempty"`
 	// CreateNamespace adds the namespace to what the chart renders, as few charts do.
 	CreateNamespace bool `json:"createNamespace,omitempty" yaml:"createNamespace,omitempty"`
 	// Kubernetes is the version of the cluster that the chart is told, for example 1.34.0.
 	Kubernetes string `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty" jsonschema:"pattern=^v?[0-9]+\\.[0-9]+(\\.[0-9]+)?$"`
 	// APIVersions are told to the chart as served by the cluster besides Kubernetes' own.
 	APIVersions []string `json:"apiVersions,omitempty" yaml:"apiVersions,omitempty"`
+}
+
+// Dependency is a chart that another needs: from git, an archive, or a repository of charts.
+type Dependency struct {
+	// Name is the name that the chart has among the dependencies of the other.
+	Name string `json:"name" yaml:"name" jsonschema:"pattern=^[a-zA-Z0-9]([-a-zA-Z0-9._]*[a-zA-Z0-9])?$"`
+	// Git is the URL of a git repository, Commit the commit.
+	Git    string `json:"git,omitempty" yaml:"git,omitempty"`
+	Commit string `json:"commit,omitempty" yaml:"commit,omitempty" jsonschema:"pattern=^[0-9a-f]{40}$"`
+	// Archive is a tar or a zip: an https URL, or a file below the definition's folder.
+	Archive string `json:"archive,omitempty" yaml:"archive,omitempty"`
+	// Repository is where a chart of this name is, Version its version.
+	Repository string `json:"repository,omitempty" yaml:"repository,omitempty" jsonschema:"pattern=^(https|oci)://"`
+	Version    string `json:"version,omitempty" yaml:"version,omitempty"`
+	// Root is the folder of a git repository or an archive that is the chart.
+	Root string `json:"root,omitempty" yaml:"root,omitempty"`
+	// SHA256 is the digest that an archive or a packed chart must have, and the tree of a folder may have.
+	SHA256 string `json:"sha256,omitempty" yaml:"sha256,omitempty" jsonschema:"pattern=^[0-9a-f]{64}$"`
+}
+
+// Source is the dependency as a source of its own.
+func (d *Dependency) Source() *Source {
+	s := &Source{
+		Git: d.Git, Commit: d.Commit, Archive: d.Archive, Repository: d.Repository, Version: d.Version,
+		Root: d.Root, SHA256: d.SHA256, Template: TemplateHelm,
+	}
+	if d.Repository != "" {
+		s.Chart = d.Name
+	}
+	return s
 }
 
 // Patch is a patch of kustomize: strategic merge or JSON 6902, to one resource or to all that

@@ -63,6 +63,7 @@ func (s *Source) check(report func(field, format string, args ...any)) {
 	}
 	s.checkOrigin(report)
 	s.checkRendering(report)
+	s.checkDependencies(report)
 	s.Path = path.Clean(cmp.Or(s.Path, s.landing()))
 	if !s.IsTree() && confined(s.Path) && !isManifestName(s.Path) {
 		report("path", "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
@@ -137,6 +138,36 @@ func (s *Source) checkRendering(report func(field, format string, args ...any)) 
 	}
 	if s.Helm != nil && s.Helm.CreateNamespace && (s.Helm.Namespace == "" || s.Helm.Namespace == "default") {
 		report("helm", "createNamespace goes with a namespace of its own")
+	}
+}
+
+// checkDependencies looks at the charts that a chart needs: they have their pins here.
+func (s *Source) checkDependencies(report func(field, format string, args ...any)) {
+	if len(s.Dependencies) > 0 && s.Template != TemplateHelm {
+		report("dependencies", "dependencies go with the template helm")
+	}
+	if s.Helm != nil {
+		for _, file := range s.Helm.ValuesFiles {
+			s.confine(report, "helm", file)
+		}
+	}
+	named := map[string]bool{}
+	for _, d := range s.Dependencies {
+		fail := func(_, format string, args ...any) {
+			report("dependencies", "dependency %s: "+format, append([]any{d.Name}, args...)...)
+		}
+		if named[d.Name] {
+			fail("", "is there twice")
+		}
+		named[d.Name] = true
+		if count(d.Git, d.Archive, d.Repository) != 1 {
+			fail("", "want exactly one of git, archive and repository")
+			continue
+		}
+		d.Source().check(fail)
+		if d.Git != "" && d.Commit == "" || d.Git == "" && d.SHA256 == "" {
+			fail("", "want its commit, or the sha256 of its archive: nothing else pins it")
+		}
 	}
 }
 

@@ -66,6 +66,14 @@ func resolved(set *bundle.Set) ([]*attestation.ResourceDescriptor, error) {
 			}
 			d.indirect = indirect
 			all = append(all, d)
+			for j := range b.Bundle.Spec.Sources[i].Dependencies {
+				d, err := newSource(b.Bundle.Spec.Sources[i].Dependencies[j].Source(), name)
+				if err != nil {
+					return nil, fmt.Errorf("bundle %s: %w", name, err)
+				}
+				d.indirect = indirect
+				all = append(all, d)
+			}
 		}
 		for _, l := range b.Images {
 			d := newImage(l)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -14,6 +15,7 @@ import (
 
 	"helm.sh/helm/v4/pkg/action"
 	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/loader/archive"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
@@ -35,8 +37,30 @@ const DefaultKubernetes = "v1.37.0"
 // that templates have.
 func helm(in Input, functions template.FuncMap) (rendered []bundle.File, err error) {
 	defer guard("helm", &err)
-	quietly(func() { rendered, err = helmTemplate(in, functions) })
+	warnings := quietly(func() { rendered, err = helmTemplate(in, functions) })
+	noted := map[string]bool{}
+	for _, line := range warnings {
+		note, ok := helmWarning(line)
+		if ok && in.Note != nil && functions == nil && !noted[note] {
+			in.Note(note)
+		}
+		noted[note] = true // helm merges values several times
+	}
 	return rendered, err
+}
+
+// logged begins a line of package log or slog.
+var logged = regexp.MustCompile(`^[0-9/]+ [0-9:.]+ `)
+
+// helmWarning is what a line of helm's log warns of, if it does.
+func helmWarning(line string) (note string, ok bool) {
+	line = logged.ReplaceAllString(line, "")
+	for _, level := range []string{"WARN ", "warning: ", "Warning: ", "WARNING: "} {
+		if note, ok := strings.CutPrefix(line, level); ok {
+			return oneLineWarning(note), true
+		}
+	}
+	return "", false
 }
 
 func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
@@ -52,7 +76,7 @@ func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	values, err := helmValues(in.Values)
+	values, err := in.helmValues()
 	if err != nil {
 		return nil, err
 	}
@@ -173,28 +197,72 @@ func checkChart(in Input, kubernetes *common.KubeVersion) error {
 	if t := c.Metadata.Type; t != "" && t != "application" {
 		return fmt.Errorf("chart %s is of type %s, which renders nothing", c.Name(), t)
 	}
+	values, err := in.helmValues()
+	if err != nil {
+		return err
+	}
+	all, err := util.CoalesceValues(c, values)
+	if err != nil {
+		return oneLine(err, c.Name())
+	}
 	var missing []string
 	for _, d := range c.Metadata.Dependencies {
-		if !slices.ContainsFunc(c.Dependencies(), func(sub *chart.Chart) bool { return sub.Name() == d.Name }) {
+		if isEnabled(d, all) && !slices.ContainsFunc(c.Dependencies(), func(sub *chart.Chart) bool { return sub.Name() == d.Name }) {
 			missing = append(missing, strings.TrimSpace(d.Name+" "+d.Version))
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("the chart needs %s, which is not under charts/: take the chart as it is packed, or run helm dependency build",
+		return fmt.Errorf("the chart needs %s, which is not under charts/: name it in dependencies, take the chart as it is packed, or run helm dependency build",
 			strings.Join(missing, " and "))
 	}
 	if wanted := c.Metadata.KubeVersion; wanted != "" && !chartutil.IsCompatibleRange(wanted, kubernetes.String()) {
 		return fmt.Errorf("chart %s wants Kubernetes %s and is told %s: set helm.kubernetes", c.Name(), wanted, kubernetes)
 	}
-	values, err := helmValues(in.Values)
-	if err != nil {
-		return err
-	}
 	return checkValues(c, values)
 }
 
-// helmValues merges values as helm does its files of them.
-func helmValues(documents [][]byte) (map[string]any, error) {
+// isEnabled reports whether a chart that another depends on is rendered with values: its first
+// condition that is set decides, and else its tags (helm.sh/docs/topics/charts, "Tags and Condition").
+func isEnabled(d *chart.Dependency, values common.Values) bool {
+	for condition := range strings.SplitSeq(d.Condition, ",") {
+		if value, err := values.PathValue(strings.TrimSpace(condition)); err == nil {
+			if isOn, isBool := value.(bool); isBool {
+				return isOn
+			}
+		}
+	}
+	tags, err := values.Table("tags")
+	if err != nil {
+		return true
+	}
+	isOff := false
+	for _, tag := range d.Tags {
+		if isOn, isBool := tags[tag].(bool); isBool && isOn {
+			return true
+		} else if isBool {
+			isOff = true
+		}
+	}
+	return !isOff
+}
+
+// helmValues merges values as helm does its files of them: files of the chart's own that the source
+// names, then the source's, then the site's.
+func (in Input) helmValues() (map[string]any, error) {
+	var documents [][]byte
+	if in.Source.Helm != nil {
+		for _, name := range in.Source.Helm.ValuesFiles {
+			i := slices.IndexFunc(in.Files, func(f bundle.File) bool { return f.Path == path.Clean(name) })
+			if i < 0 {
+				return nil, fmt.Errorf("helm.valuesFiles: the chart has no file %s", name)
+			}
+			documents = append(documents, in.Files[i].Data)
+		}
+	}
+	return mergeValues(append(documents, in.Values...))
+}
+
+func mergeValues(documents [][]byte) (map[string]any, error) {
 	values := map[string]any{}
 	for _, document := range documents {
 		next, err := loader.LoadValues(bytes.NewReader(document))

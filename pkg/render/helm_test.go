@@ -150,7 +150,7 @@ func TestHelmRefuses(t *testing.T) {
 		want   string
 	}{
 		"no chart":       {[]string{"Chart.yaml", ""}, "", "chart.metadata.name is required"},
-		"a dependency":   {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ndependencies: [{name: redis, version: 20.x.x}]\n"}, "", "the chart needs redis 20.x.x, which is not under charts/: take the chart as it is packed, or run helm dependency build"},
+		"a dependency":   {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ndependencies: [{name: redis, version: 20.x.x}]\n"}, "", "the chart needs redis 20.x.x, which is not under charts/: name it in dependencies, take the chart as it is packed, or run helm dependency build"},
 		"a library":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ntype: library\n"}, "", "chart c is of type library, which renders nothing"},
 		"a version":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\nkubeVersion: '>=1.99.0'\n"}, "", "chart c wants Kubernetes >=1.99.0 and is told v1.37.0: set helm.kubernetes"},
 		"a type":         {[]string{"values.schema.json", schema}, "tag: 1", "value tag: got number, want string (values.schema.json of the chart)"},
@@ -306,4 +306,77 @@ func parts(t *testing.T, data []byte) map[string]map[string]any {
 		}
 	}
 	return all
+}
+
+// A chart that is switched off needs not be there, as with `helm template` of the chart that has it.
+func TestHelmNeedsNoChartThatIsOff(t *testing.T) {
+	t.Parallel()
+	const about = "apiVersion: v2\nname: c\nversion: 1.0.0\ndependencies:\n" +
+		"- {name: redis, version: 20.x.x, condition: 'redis.external,redis.enabled'}\n- {name: probe, version: 1.x.x, tags: [extra, more]}\n"
+	for values, want := range map[string]string{
+		"redis: {enabled: false}\ntags: {extra: false}\n":                 "",
+		"redis: {external: false, enabled: true}\ntags: {extra: false}\n": "",
+		"tags: {extra: false}\n":                                          "the chart needs redis 20.x.x, which",
+		"redis: {enabled: 'false'}\ntags: {extra: false}\n":               "the chart needs redis 20.x.x, which",
+		"redis: {enabled: false}\n":                                       "the chart needs probe 1.x.x, which",
+		"redis: {enabled: false}\ntags: {extra: false, more: true}\n":     "the chart needs probe 1.x.x, which",
+	} {
+		in := chartInput("templates/a.yaml", configMap)
+		in.Files[0].Data = []byte(about)
+		in.Values = [][]byte{[]byte(values)}
+		_, err := render.Stable(in)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", values, err, want)
+		}
+	}
+}
+
+// Files of values that a chart has besides its values.yaml come under the source's values.
+func TestHelmTakesValuesFilesOfTheChart(t *testing.T) {
+	t.Parallel()
+	in := chartInput("values.yaml", "size: 1\nkind: small\nname: a\n", "ci/ha.yaml", "size: 3\nkind: large\n", "templates/a.yaml", configMap+"data: {v: '{{ .Values.size }} {{ .Values.kind }} {{ .Values.name }}'}\n")
+	in.Source.Helm = &bundle.Helm{ValuesFiles: []string{"ci/ha.yaml"}}
+	in.Values = [][]byte{[]byte("size: 5\n")}
+	got, err := render.Stable(in)
+	if err != nil || !strings.Contains(text(got), "data: {v: '5 large a'}") {
+		t.Errorf("%v\n%s", err, text(got))
+	}
+	in.Source.Helm.ValuesFiles = []string{"ha.yaml"}
+	if _, err := render.Stable(in); err == nil || err.Error() != "helm.valuesFiles: the chart has no file ha.yaml" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A chart with random passwords is refused with the values that settle it.
+func TestHelmNamesValuesThatSettleRandomOnes(t *testing.T) {
+	t.Parallel()
+	in := chartInput("values.yaml", "auth: {password: '', user: u}\nkey: ''\nexistingSecret: ''\nother: {}\n",
+		"templates/_helpers.tpl", `{{- define "key" -}}{{ .Values.key | default (randAlphaNum 9) }}{{- end -}}`,
+		"templates/secret.yaml", "{{ if not .Values.existingSecret }}\napiVersion: v1\nkind: Secret\nmetadata: {name: {{ .Values.auth.user }}}\n"+
+			"stringData:\n  password: {{ .Values.auth.password | default (randAlphaNum 9) }}\n  key: {{ include \"key\" . }}\n{{ end }}")
+	const want = "the chart renders differently each time: templates/secret.yaml uses random values or the time: give them as values (key, existingSecret, auth.password)"
+	if _, err := render.Stable(in); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	in.Values = [][]byte{[]byte("key: a\nauth: {password: b}\n")}
+	if _, err := render.Stable(in); err != nil {
+		t.Error(err)
+	}
+}
+
+// What helm warns of is a note.
+func TestHelmWarnsByNotes(t *testing.T) {
+	t.Parallel()
+	in := chartInput("values.yaml", "a: {b: {c: 1}}\n", "templates/a.yaml", configMap)
+	in.Values = [][]byte{[]byte("a: {b: text}\n")}
+	var notes []string
+	in.Note = func(note string) { notes = append(notes, note) }
+	if _, err := render.Stable(in); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(notes, func(note string) bool {
+		return note == "cannot overwrite table with non table for chart.a.b (map[c:1])"
+	}) {
+		t.Errorf("notes %q", notes)
+	}
 }

@@ -11,12 +11,11 @@ import (
 
 var logging struct {
 	sync.Mutex
-	quiet int
-	to    io.Writer
-	said  bytes.Buffer
+	to     io.Writer
+	quiets map[*bytes.Buffer]bool // of the engines that run
 }
 
-// said collects what an engine writes by package log.
+// said collects what engines write by package log.
 type said struct{}
 
 // maxSaid bounds what is kept of it.
@@ -26,31 +25,36 @@ const maxSaid = 64 << 10
 func (said) Write(p []byte) (int, error) {
 	logging.Lock()
 	defer logging.Unlock()
-	if logging.said.Len()+len(p) <= maxSaid {
-		logging.said.Write(p)
+	for kept := range logging.quiets {
+		if kept.Len()+len(p) <= maxSaid {
+			kept.Write(p)
+		}
 	}
 	return len(p), nil
 }
 
 // quietly runs an engine that warns through package log, whether it is asked to or not: a
-// library does not write to standard error. It gives the lines that the engine would have written;
-// of engines that run at the same time, one gets those of all.
+// library does not write to standard error. It gives the lines that were written meanwhile: an engine
+// that runs at the same time may have written some of them.
 func quietly(run func()) (warnings []string) {
+	kept := &bytes.Buffer{}
 	logging.Lock()
-	if logging.quiet++; logging.quiet == 1 {
+	if len(logging.quiets) == 0 {
+		logging.quiets = map[*bytes.Buffer]bool{}
 		logging.to = log.Writer()
 		log.SetOutput(said{})
 	}
+	logging.quiets[kept] = true
 	logging.Unlock()
 	defer func() {
 		logging.Lock()
 		defer logging.Unlock()
-		if logging.quiet--; logging.quiet == 0 {
+		delete(logging.quiets, kept)
+		if len(logging.quiets) == 0 {
 			log.SetOutput(logging.to)
-			for line := range strings.Lines(logging.said.String()) {
-				warnings = append(warnings, strings.TrimSpace(line))
-			}
-			logging.said.Reset()
+		}
+		for line := range strings.Lines(kept.String()) {
+			warnings = append(warnings, strings.TrimSpace(line))
 		}
 	}()
 	run()

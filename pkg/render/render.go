@@ -65,8 +65,7 @@ func Stable(in Input) ([]bundle.File, error) {
 			return nil, err
 		}
 		if !bytes.Equal(out[0].Data, again[0].Data) {
-			return nil, fmt.Errorf("the chart renders differently each time: %s uses random values or the time: give them as values",
-				differing(out[0].Data, again[0].Data))
+			return nil, in.unstable(out[0].Data, again[0].Data)
 		}
 	}
 	if out, err = in.dropRepeated(out); err != nil {

@@ -1,0 +1,64 @@
+package build_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"krtpkg.dev/krtpkg/pkg/build"
+)
+
+// A chart that another needs and does not have is taken from where the definition says, pinned.
+func TestChartsThatAChartNeeds(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var packed bytes.Buffer
+	w := tar.NewWriter(&packed)
+	for _, f := range [][2]string{
+		{"charts-1/common/Chart.yaml", "apiVersion: v2\nname: common\nversion: 1.2.0\ntype: library\n"},
+		{"charts-1/common/templates/_lib.tpl", `{{ define "common.name" }}from-common{{ end }}`},
+	} {
+		if err := w.WriteHeader(&tar.Header{Name: f[0], Mode: 0o644, Size: int64(len(f[1]))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(f[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	place(t, filepath.Join(dir, "common.tar"), packed.Bytes())
+	place(t, filepath.Join(dir, "chart/Chart.yaml"), []byte("apiVersion: v2\nname: web\nversion: 1.0.0\ndependencies: [{name: common, version: 1.x.x, repository: 'https://charts.example'}]\n"))
+	place(t, filepath.Join(dir, "chart/templates/a.yaml"), []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ include \"common.name\" . }}}\n"))
+	define := func(dependency string) {
+		place(t, filepath.Join(dir, "bundle.yaml"), []byte("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: web, version: 1.0.0}\n"+
+			"spec:\n  layer: 6\n  sources:\n  - dir: chart\n    template: helm\n    dependencies: ["+dependency+"]\n"))
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256(packed.Bytes()))
+	define("{name: common, archive: common.tar, root: charts-1/common, sha256: " + sum + "}")
+	files, err := build.Manifests(t.Context(), dir, options())
+	if err != nil || len(files) != 1 || !strings.Contains(string(files[0].Data), "name: from-common") {
+		t.Errorf("got %v, %v", files, err)
+	}
+	if _, err := build.Build(t.Context(), dir, options()); err != nil {
+		t.Error(err)
+	}
+	for dependency, want := range map[string]string{
+		"{name: common, archive: common.tar, root: charts-1/common}":                   "dependency common: want its commit, or the sha256 of its archive: nothing else pins it",
+		"{name: common, archive: common.tar, sha256: " + strings.Repeat("a", 64) + "}": "common.tar has sha256 " + sum + ", want aaa",
+		"{name: common}": "dependency common: want exactly one of git, archive and repository",
+		"{name: common, archive: ../x.tar, sha256: " + sum + "}":                                  `dependency common: archive "../x.tar" leaves its folder`,
+		"{name: common, git: 'https://a:b@c.example/x', commit: " + strings.Repeat("a", 40) + "}": "dependency common: git holds a password",
+	} {
+		define(dependency)
+		_, err := build.Manifests(t.Context(), dir, options())
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", dependency, err, want)
+		}
+	}
+}
