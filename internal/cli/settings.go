@@ -88,6 +88,9 @@ func (s *settings) load(getenv func(string) string) error {
 		}
 		s.sources.Mirrors = append(s.sources.Mirrors, mirror)
 	}
+	if s.sources.Logins, err = netrc(getenv); err != nil {
+		return err
+	}
 	if cache, err := os.UserCacheDir(); err == nil {
 		s.sources.Cache = filepath.Join(cache, "krtpkg", "sources")
 	}
@@ -128,6 +131,26 @@ func readConfig(getenv func(string) string) (configFile, error) {
 		return config, fmt.Errorf("config file %s: %w", path, err)
 	}
 	return config, nil
+}
+
+// netrc are the logins for sources, of $NETRC or ~/.netrc.
+func netrc(getenv func(string) string) (source.Logins, error) {
+	name := getenv("NETRC")
+	if name == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil, nil // no home, no file
+		}
+		name = filepath.Join(home, ".netrc")
+	}
+	data, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("logins for sources: %w", err)
+	}
+	return source.ParseNetrc(string(data)), nil
 }
 
 // created is the time that goes into artifacts (reproducible-builds.org/specs/source-date-epoch).

@@ -4,6 +4,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/Masterminds/semver/v3"
 
@@ -19,6 +21,9 @@ func (d *Definition) check() error {
 	}
 	if _, err := semver.StrictNewVersion(d.Metadata().Version); err != nil {
 		report([]any{"metadata", "version"}, "metadata.version %q %s", d.Metadata().Version, wanted["version"])
+	}
+	if holdsLogin(d.Metadata().Source) {
+		report([]any{"metadata", "source"}, "metadata.source holds a login, which would be published")
 	}
 	if d.Bundle != nil {
 		d.checkBundle(report)
@@ -97,9 +102,9 @@ func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
 	}
 }
 
-// isManifestName says whether a file has a name that kapp and kubectl read; they pass over
+// IsManifestName says whether a file has a name that kapp and kubectl read; they pass over
 // any other without a word.
-func isManifestName(name string) bool {
+func IsManifestName(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name))
 }
 
@@ -108,6 +113,12 @@ func isManifestName(name string) bool {
 func overlap(a, b string) bool {
 	within := func(a, b string) bool { return a == b || a == "." || strings.HasPrefix(b, a+"/") }
 	return a != "" && (within(a, b) || within(b, a))
+}
+
+// printable reports whether all of a name is shown, on one line and in its order: names go into what
+// is printed and piped, such as the comments between manifests.
+func printable(name string) bool {
+	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // confined says whether a slash-separated path stays below the folder it starts in.

@@ -9,6 +9,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	"github.com/klauspost/compress/gzip"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -154,6 +155,8 @@ func unpack(r io.Reader, budget *oci.Budget) (files []File, err error) {
 		switch {
 		case !confined(name) || path.Clean(name) != name || name == "." && header.Typeflag != tar.TypeDir:
 			return nil, fmt.Errorf("entry %q leaves the bundle", header.Name)
+		case !printable(name):
+			return nil, fmt.Errorf("entry %q has characters in its name that are not shown", header.Name)
 		case header.Typeflag == tar.TypeDir:
 			continue
 		case header.Typeflag != tar.TypeReg:
@@ -198,7 +201,10 @@ func (a *Artifact) parse() error {
 			lock = f.Data
 		case fileBundle:
 			a.Bundle = &Bundle{}
-			err = unmarshal(f, a.Bundle)
+			if err = unmarshal(f, a.Bundle); err == nil {
+				// What a definition has to be, a bundle is; what is missing was set by the build.
+				_, err = Parse(f.Path, f.Data)
+			}
 		case fileKustomization:
 			a.noBase = false
 		case fileRuntime:
@@ -229,18 +235,23 @@ func (a *Artifact) parse() error {
 }
 
 // check holds the parts against each other: names go into the names of cluster objects
-// and folders, and every bundle of a runtime has to be in its lock.
+// and folders, and every bundle of a runtime has to be in its lock. A bundle's own definition
+// has been checked by [Parse].
 func (a *Artifact) check() error {
-	if m := a.Metadata(); !nameRule.MatchString(m.Name) {
-		return fmt.Errorf("name %q %s", m.Name, wanted["name"])
-	}
-	if a.Bundle != nil && a.Bundle.Spec.Icon != "" {
-		if err := CheckIcon(a.Bundle.Spec.Icon); err != nil {
-			return err
+	m := a.Metadata()
+	for key, want := range map[string]string{ocispec.AnnotationTitle: m.Name, ocispec.AnnotationVersion: m.Version} {
+		if got, is := a.Manifest.Annotations[key]; is && got != want {
+			return fmt.Errorf("its manifest says %s %q, and what is in it %q", key, got, want)
 		}
 	}
 	if a.Runtime == nil {
 		return nil
+	}
+	if err := checkNamed("", m.Name, m.Version); err != nil {
+		return err
+	}
+	if holdsLogin(m.Source) {
+		return errors.New("source holds a login")
 	}
 	locked := map[string]bool{}
 	for _, d := range a.Images.Digests() {
@@ -248,15 +259,31 @@ func (a *Artifact) check() error {
 	}
 	names := map[string]bool{}
 	for _, b := range a.Runtime.Bundles {
+		if err := checkNamed("bundle ", b.Name, b.Version); err != nil {
+			return err
+		}
 		switch {
-		case !nameRule.MatchString(b.Name):
-			return fmt.Errorf("bundle name %q %s", b.Name, wanted["name"])
 		case names[b.Name]:
 			return fmt.Errorf("bundle %q is there twice", b.Name)
+		case b.Layer < 0 || b.Layer > 6:
+			return fmt.Errorf("bundle %s is of layer %d, want 0 to 6", b.Name, b.Layer)
+		case b.Category != "" && !nameRule.MatchString(b.Category):
+			return fmt.Errorf("bundle %s: category %q %s", b.Name, b.Category, wanted["category"])
 		case !locked[b.Digest]:
 			return fmt.Errorf("bundle %s %s is not in %s", b.Name, b.Digest, fileImages)
 		}
 		names[b.Name] = true
+	}
+	return nil
+}
+
+// checkNamed holds a name and a version to what they are in a definition.
+func checkNamed(of, name, version string) error {
+	if !nameRule.MatchString(name) {
+		return fmt.Errorf("%sname %q %s", of, name, wanted["name"])
+	}
+	if _, err := semver.StrictNewVersion(version); err != nil {
+		return fmt.Errorf("%sversion %q %s", of, version, wanted["version"])
 	}
 	return nil
 }

@@ -149,6 +149,9 @@ func (c *Content) layout() ([]File, error) {
 		if !confined(f.Path) || path.Clean(f.Path) != f.Path {
 			return nil, fmt.Errorf("file %q has no place in a bundle", f.Path)
 		}
+		if !printable(f.Path) {
+			return nil, fmt.Errorf("file %q has characters in its name that are not shown", f.Path)
+		}
 		files = append(files, f)
 	}
 	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })

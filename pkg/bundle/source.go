@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"cmp"
-	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -65,7 +64,7 @@ func (s *Source) check(report func(field, format string, args ...any)) {
 	s.checkRendering(report)
 	s.checkDependencies(report)
 	s.Path = path.Clean(cmp.Or(s.Path, s.landing()))
-	if !s.IsTree() && confined(s.Path) && !isManifestName(s.Path) {
+	if !s.IsTree() && confined(s.Path) && !IsManifestName(s.Path) {
 		report("path", "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
 	}
 }
@@ -108,11 +107,28 @@ func (s *Source) checkOrigin(report func(field, format string, args ...any)) {
 	case s.OCI != "" && strings.Contains(s.OCI, "://"):
 		report("oci", "oci %q is an URL: want registry/repository, with a tag, a digest or both", s.OCI)
 	}
-	if u, err := url.Parse(s.Git); err == nil && u.User != nil {
-		if _, secret := u.User.Password(); secret {
-			report("git", "git holds a password: it would go into the bundle")
+	for _, c := range []struct{ field, url string }{
+		{"url", s.URL}, {"archive", s.Archive}, {"git", s.Git}, {"oci", s.OCI}, {"repository", s.Repository},
+	} {
+		if holdsLogin(c.url) {
+			report(c.field, "%s holds a login, which would be published: put it into ~/.netrc, or into a --source-mirror", c.field)
 		}
 	}
+}
+
+// holdsLogin reports whether a URL has a name or a password in it. A name alone may be a token, but for
+// that of ssh. The text is taken apart by hand: what is no URL may hold one all the same.
+func holdsLogin(text string) bool {
+	scheme, rest, isURL := strings.Cut(text, "://")
+	if !isURL {
+		rest = text // user@host:path
+	}
+	authority := rest
+	if end := strings.IndexAny(rest, `/?#\`); end >= 0 {
+		authority = rest[:end]
+	}
+	end := strings.LastIndex(authority, "@")
+	return end >= 0 && (strings.Contains(authority[:end], ":") || isURL && !strings.Contains(scheme, "ssh"))
 }
 
 // checkRendering looks at the fields that say how the source is rendered.
@@ -185,7 +201,7 @@ func (s *Source) landing() string {
 		for _, suffix := range []string{".gz", ".zst", ".tgz", ".tar", ".zip"} {
 			base = strings.TrimSuffix(base, suffix)
 		}
-	case !s.IsTree() && !isManifestName(base):
+	case !s.IsTree() && !IsManifestName(base):
 		base += ".yaml"
 	}
 	if slices.Contains([]string{".", "/", ""}, base) {

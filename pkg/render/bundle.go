@@ -60,6 +60,8 @@ func All(b *bundle.Content, values *Values, locate func(name.Digest) string) (*M
 
 // relocate puts the locked images into rendered files.
 func relocate(b *bundle.Content, m *Manifests, locate func(name.Digest) string) (*Manifests, error) {
+	// kapp reads no others; whoever pipes what is rendered would.
+	m.Files = slices.DeleteFunc(m.Files, func(f bundle.File) bool { return !bundle.IsManifestName(f.Path) })
 	finder := b.Bundle.Spec.Finder()
 	var files []*manifest.File
 	var all []images.Found

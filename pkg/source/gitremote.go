@@ -42,6 +42,9 @@ func (f *Fetcher) session(ctx context.Context, from string) (transport.UploadPac
 	switch endpoint.Protocol {
 	case "http", "https":
 		var auth transport.AuthMethod
+		if user, password, known := f.login(endpoint.Protocol, endpoint.Host); known && endpoint.User+endpoint.Password == "" {
+			endpoint.User, endpoint.Password = user, password
+		}
 		if endpoint.User != "" || endpoint.Password != "" {
 			auth = &githttp.BasicAuth{Username: endpoint.User, Password: endpoint.Password}
 			endpoint.User, endpoint.Password = "", ""

@@ -74,6 +74,8 @@ type Fetcher struct {
 	Client *http.Client
 	// Cache keeps downloads by digest; "" keeps none.
 	Cache string
+	// Logins gives the logins for hosts, which URLs of definitions do not hold; nil for none.
+	Logins Logins
 	// Registry reaches artifacts and charts in registries.
 	Registry Registry
 }

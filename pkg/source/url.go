@@ -249,6 +249,9 @@ func (f *Fetcher) once(ctx context.Context, url string, take func(io.Reader) err
 	if err != nil {
 		return false, redactError(err)
 	}
+	if user, password, known := f.login(request.URL.Scheme, request.URL.Hostname()); known && request.URL.User == nil {
+		request.SetBasicAuth(user, password) // net/http leaves it out when it is redirected to another host
+	}
 	// Else what is packed on the way would be unpacked, and have another digest.
 	request.Header.Set("Accept-Encoding", "identity")
 	client := *cmp.Or(f.Client, http.DefaultClient)
