@@ -31,7 +31,7 @@ func TestLeastAccess(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
 	version := func(value string) Runtime {
-		return Runtime{Name: "edge", Version: value, Values: []byte("v: " + value), Units: []Unit{
+		return Runtime{Name: "least", Version: value, Values: []byte("v: " + value), Units: []Unit{
 			unit(1, "roles", "1", rbacDocs...), unit(1, "kinds", "1", crd("gizmos", "Gizmo", "rbac.example")),
 			unit(3, "app", value, "apiVersion: rbac.example/v1\nkind: Gizmo\nmetadata: {name: one, namespace: rbac-other}",
 				configMap("settings", value), deployment("web", "")),
@@ -63,7 +63,7 @@ func TestLeastAccess(t *testing.T) {
 			t.Fatalf("apply of %s: %v", value, err)
 		}
 	}
-	status, err := least.Status(t.Context(), "edge", Options{})
+	status, err := least.Status(t.Context(), "least", Options{})
 	if err != nil || status[0].Health() != Healthy || status[0].Drifted() {
 		t.Errorf("status %+v, %v", status, err)
 	}
@@ -76,7 +76,7 @@ func TestLeastAccess(t *testing.T) {
 	if _, err := least.Apply(t.Context(), more, ApplyOptions{Options: quick()}); err == nil || !strings.Contains(err.Error(), "forbidden") {
 		t.Errorf("apply of more than is allowed: %v", err)
 	}
-	if _, err := least.Delete(t.Context(), "edge", DeleteOptions{Options: quick(), DeleteForeign: true}); err != nil {
+	if _, err := least.Delete(t.Context(), "least", DeleteOptions{Options: quick(), DeleteForeign: true}); err != nil {
 		t.Errorf("delete: %v", err)
 	}
 	r.remove(access)

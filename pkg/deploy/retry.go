@@ -146,7 +146,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			doubt, repeatable = true, repeatable && isRepeatable(req)
 		}
 		if !repeatable || t.givesUp(began, cause) || resp != nil && t.isKindBroken(ctx, req, resp, began) {
-			return final(resp, err, attempt, time.Since(began))
+			return t.final(resp, err, attempt, time.Since(began))
 		}
 		wait := min(max(pause, retryAfter(resp)), longestPause)
 		select {
@@ -279,9 +279,11 @@ func kindOf(req *http.Request) string {
 }
 
 // final is the last answer, which is not to be asked for again by client-go.
-func final(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
+func (t *retryTransport) final(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
 	if err == nil {
-		resp.Header.Del("Retry-After")
+		if t.limit > 0 {
+			resp.Header.Del("Retry-After")
+		}
 		return resp, nil
 	}
 	if attempts == 0 {
