@@ -281,6 +281,7 @@ func (a *app) guard(ctx context.Context, f *trustFlags, strictly bool, o *transf
 		defer mu.Unlock()
 		return verified[d]
 	}
+	o.Accepts = policy.Accepts
 	o.Verify = func(ctx context.Context, source transfer.Source) error {
 		result, err := policy.Verify(ctx, source.Store, source.Root, cmp.Or(source.Where, trust.Local))
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -138,6 +139,13 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 	for _, r := range p.roots {
 		if err := p.finish(ctx, r); err != nil {
 			return nil, err
+		}
+	}
+	if o.Accepts != nil {
+		for _, d := range slices.Sorted(maps.Keys(p.nodes)) {
+			if err := o.Accepts(d); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return p, nil

@@ -41,6 +41,8 @@ type Options struct {
 	// Verify is asked about every root before anything is written; nil asks nothing. The
 	// store of its source has what is beside, too.
 	Verify func(ctx context.Context, source Source) error
+	// Accepts is asked about every item of the plan before anything is written; nil accepts all.
+	Accepts func(digest.Digest) error
 	// AllowRenamedTags lets a tag that is a version lead to another one; see [bundle.TagError].
 	AllowRenamedTags bool
 	// MaxUnverified is how many bytes of a stream an import holds before it can ask Verify; 32 MiB

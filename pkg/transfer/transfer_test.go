@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
@@ -592,5 +593,36 @@ func TestTagsAreTheSignedVersion(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Each item of a plan is asked about, those at their origins too, before anything is written.
+func TestItemsAreAcceptedFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.edge()
+	var asked []digest.Digest
+	accept := func(d digest.Digest) error { asked = append(asked, d); return nil }
+	if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, newLayout(t), transfer.Options{Origins: w, Accepts: accept}); err != nil {
+		t.Fatal(err)
+	}
+	revoked := errors.New("revoked")
+	for _, bad := range asked {
+		dst := newLayout(t)
+		_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{Origins: w, Accepts: func(d digest.Digest) error {
+			if d == bad {
+				return revoked
+			}
+			return nil
+		}})
+		if !errors.Is(err, revoked) {
+			t.Errorf("%s: %v", bad, err)
+		}
+		if there, err := dst.Exists(t.Context(), root); there || err != nil {
+			t.Errorf("%s: the root is there: %v, %v", bad, there, err)
+		}
+	}
+	if len(asked) < 10 {
+		t.Errorf("only %d items", len(asked))
 	}
 }

@@ -3,6 +3,7 @@ package trust
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,8 +14,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
@@ -41,20 +45,16 @@ func (p *Policy) Rule(where string) (*Rule, error) {
 	return nil, refuse("%s: no rule of %s is for it", where, p.name())
 }
 
-// match is the first rule for a name, or nil. Hosts are the same in capitals, and Docker Hub has
-// two of them.
+// match is the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
 func match(rules []*rule, name string) *rule {
-	host, path, _ := strings.Cut(name, "/")
-	host = strings.ToLower(host)
-	names := []string{strings.TrimSuffix(host+"/"+path, "/")}
-	if host == "index.docker.io" {
-		names = append(names, "docker.io/"+path)
-	}
+	names := spellings(name)
 	for _, r := range rules {
 		for _, glob := range r.Match {
-			for _, name := range names {
-				if matched, err := doublestar.Match(glob, name); matched && err == nil {
-					return r
+			for _, glob := range globSpellings(glob) {
+				for _, name := range names {
+					if matched, err := doublestar.Match(glob, name); matched && err == nil {
+						return r
+					}
 				}
 			}
 		}
@@ -88,13 +88,69 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 			return nil, err
 		}
 		for _, image := range b.Images {
-			if err := p.notRevoked(digest.Digest(image.Image.DigestStr()), "image "+image.Reference); err != nil {
+			if err := p.imageNotRevoked(ctx, store, image); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return result, nil
 }
+
+// Accepts refuses what is revoked, for a digest of anything that goes along with a root.
+func (p *Policy) Accepts(d digest.Digest) error { return p.notRevoked(d, "closure") }
+
+// imageNotRevoked looks at an image and at everything in it: the manifests of an index, and what these
+// name. An image that is elsewhere is looked at by its own digest alone.
+func (p *Policy) imageNotRevoked(ctx context.Context, store oras.ReadOnlyGraphTarget, image images.Locked) error {
+	what, seen := "image "+image.Reference, map[digest.Digest]bool{}
+	var look func(d digest.Digest) error
+	look = func(d digest.Digest) error {
+		if seen[d] {
+			return nil
+		}
+		seen[d] = true
+		if err := p.notRevoked(d, what); err != nil {
+			return err
+		}
+		desc, err := store.Resolve(ctx, d.String())
+		if errors.Is(err, errdef.ErrNotFound) {
+			return nil
+		}
+		if err == nil && desc.Size > maxManifest {
+			err = fmt.Errorf("manifest of %d bytes is over the limit of %d", desc.Size, maxManifest)
+		}
+		var data []byte
+		if err == nil {
+			data, err = content.FetchAll(ctx, store, desc)
+		}
+		var m struct {
+			Config    ocispec.Descriptor   `json:"config"`
+			Layers    []ocispec.Descriptor `json:"layers"`
+			Manifests []ocispec.Descriptor `json:"manifests"`
+		}
+		if err == nil {
+			err = json.Unmarshal(data, &m)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", what, d, err)
+		}
+		for _, blob := range append(m.Layers, m.Config) {
+			if err := p.notRevoked(blob.Digest, what); err != nil {
+				return err
+			}
+		}
+		for _, next := range m.Manifests {
+			if err := look(next.Digest); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return look(digest.Digest(image.Image.DigestStr()))
+}
+
+// maxManifest is the limit that registries have.
+const maxManifest = 4 << 20
 
 // checkName holds the signed name of a root to those that are expected there.
 func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, where string) error {
@@ -125,18 +181,25 @@ type Image struct {
 }
 
 // VerifyImages verifies what upstream attached to the workload images of a runtime or a bundle,
-// as far as the policy has rules for them, in the store where they are. Each image once.
+// as far as the policy has rules for them, in the store where they are. Each image is verified by the
+// rule of every name that it has: what it is locked from, and what the manifests call it.
 func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, set *bundle.Set) ([]Image, error) {
 	var found []Image
-	rules := map[digest.Digest]*rule{}
+	rules := map[digest.Digest][]*rule{}
 	for _, b := range set.Bundles {
 		for _, image := range b.Images {
 			d := digest.Digest(image.Image.DigestStr())
 			if _, known := rules[d]; !known {
-				found = append(found, Image{Reference: image.Reference, Digest: d})
+				found, rules[d] = append(found, Image{Reference: image.Reference, Digest: d}), nil
 			}
-			if rules[d] == nil {
-				rules[d] = match(p.images, image.Image.Context().Name())
+			names := []string{image.Image.Context().Name()}
+			if ref, err := images.ParseReference(image.Reference); err == nil {
+				names = append(names, ref.Context().Name())
+			}
+			for _, name := range names {
+				if r := match(p.images, name); r != nil && !slices.Contains(rules[d], r) {
+					rules[d] = append(rules[d], r)
+				}
 			}
 		}
 	}
@@ -144,25 +207,32 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 	group.SetLimit(8)
 	for i := range found {
 		image := &found[i]
-		r := rules[image.Digest]
-		if r == nil {
-			continue
+		for _, r := range rules[image.Digest] {
+			group.Go(func() error {
+				result, err := p.verifyImage(ctx, store, image, r)
+				if err == nil && r == rules[image.Digest][0] {
+					image.Result = result
+				}
+				return err
+			})
 		}
-		group.Go(func() error {
-			desc, err := store.Resolve(ctx, image.Digest.String())
-			if err == nil && desc.Digest != image.Digest {
-				err = refuse("%s is given for %s", desc.Digest, image.Digest)
-			}
-			if err == nil {
-				image.Result, err = p.verify(ctx, store, desc, r, image.Reference, len(r.attestations) == 0)
-			}
-			if err != nil {
-				return fmt.Errorf("image %s: %w", image.Reference, err)
-			}
-			return nil
-		})
 	}
 	return found, group.Wait()
+}
+
+func (p *Policy) verifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget, image *Image, r *rule) (*sign.Result, error) {
+	desc, err := store.Resolve(ctx, image.Digest.String())
+	if err == nil && desc.Digest != image.Digest {
+		err = refuse("%s is given for %s", desc.Digest, image.Digest)
+	}
+	var result *sign.Result
+	if err == nil {
+		result, err = p.verify(ctx, store, desc, r, image.Reference, len(r.attestations) == 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", image.Reference, err)
+	}
+	return result, nil
 }
 
 // verify verifies something by a rule.
