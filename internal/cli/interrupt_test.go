@@ -137,3 +137,25 @@ func (w *waiter) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// A template that does not end is interrupted as well, though engines hear nothing.
+func TestInterruptedRendering(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.write("bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: web, version: 1.0.0}\nspec:\n  layer: 6\n  sources: [{dir: chart, template: helm}]\n",
+		"chart/Chart.yaml", "apiVersion: v2\nname: web\nversion: 1.0.0\n",
+		"chart/templates/a.yaml", "{{ range until 100000 }}{{ range until 100000 }}{{ end }}{{ end }}")
+	cmd, _, stderr := s.command("build", "-f", ".")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	sent := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if took := time.Since(sent); took > 40*time.Second || cmd.ProcessState.ExitCode() != 130 || !strings.Contains(stderr.String(), "has not ended within") {
+		t.Errorf("ended after %s with exit code %d\n%s", took, cmd.ProcessState.ExitCode(), stderr)
+	}
+}

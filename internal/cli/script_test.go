@@ -14,12 +14,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -39,11 +37,7 @@ var update = flag.Bool("update", false, "write what commands print into the scri
 // The test binary is krtpkg too, for scripts and for tests that send it signals, and sites
 // behind an air gap.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"krtpkg": func() {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-		context.AfterFunc(ctx, stop)
-		os.Exit(cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-	}, "krtpkg-site": runSite, "krtpkg-node": runNode})
+	testscript.Main(m, map[string]func(){"krtpkg": cli.Main, "krtpkg-site": runSite, "krtpkg-node": runNode})
 }
 
 // The scripts are what users type. Those in registries/ run against each kind of registry.

@@ -42,7 +42,11 @@ type Input struct {
 
 // Render makes the plain manifests of a source. One without template, patches and overlays
 // comes back as it is; helm, kustomize and patches make one file of it, manifests.yaml.
-func Render(in Input) ([]bundle.File, error) {
+//
+// Errors: [ErrRunaway], where an engine has to be left behind.
+func Render(in Input) ([]bundle.File, error) { return bounded(in.render) }
+
+func (in Input) render() ([]bundle.File, error) {
 	out, err := in.template()
 	if err != nil {
 		return nil, err
@@ -54,7 +58,9 @@ func Render(in Input) ([]bundle.File, error) {
 }
 
 // Stable is [Render] for a build: a chart that renders differently each time is an error.
-func Stable(in Input) ([]bundle.File, error) {
+func Stable(in Input) ([]bundle.File, error) { return bounded(in.stable) }
+
+func (in Input) stable() ([]bundle.File, error) {
 	out, err := in.template()
 	if err != nil {
 		return nil, err
