@@ -162,6 +162,7 @@ refuses one that was not. Without, it is computed from the artifact.`,
 	cmd.Flags().StringVar(&format, "format", format, "cyclonedx (1.6) or spdx (2.3)")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"cyclonedx", "spdx"}, cobra.ShellCompDirectiveNoFileComp))
 	t.add(cmd)
+	t.addUnsigned(cmd, "print what the artifact says of itself, though a policy file would not let it pass")
 	return cmd
 }
 
@@ -185,6 +186,7 @@ builder.`,
 		},
 	}
 	t.add(cmd)
+	t.addUnsigned(cmd, "print what the artifact says of itself, though a policy file would not let it pass")
 	return cmd
 }
 
@@ -196,11 +198,11 @@ func (a *app) predicate(ctx context.Context, reference string, t *trustFlags, pr
 		return err
 	}
 	var document json.RawMessage
-	if t.given() {
-		policy, err := a.trust(ctx, t)
-		if err != nil {
-			return err
-		}
+	policy, err := a.trust(ctx, t)
+	if err != nil {
+		return err
+	}
+	if policy != nil {
 		result, err := a.verified(ctx, at, policy)
 		if err != nil {
 			return err

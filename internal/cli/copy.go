@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,8 +86,8 @@ func (f *transferFlags) addDryRun(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would move, and move nothing")
 }
 
-// transferOptions are the flags for the library. What is copied and imported is verified by the
-// policy file, if there is one; for the rest flags have to say so.
+// transferOptions are the flags for the library. What moves is verified by the policy files, if there are
+// any; what is only counted and checked, if flags say so.
 func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string) (transfer.Options, error) {
 	client, err := a.client()
 	if err != nil {
@@ -104,13 +105,25 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 	default:
 		return o, &usageError{fmt.Errorf("--attached %q: want verified, known or all", f.attached)}
 	}
-	if err := a.guard(ctx, &f.trust, verb == "copy" || verb == "import", &o); err != nil {
+	guarded := slices.Contains([]string{"copy", "import", "push", "export"}, verb)
+	if err := a.guard(ctx, &f.trust, guarded, &o); err != nil {
 		return o, err
 	}
 	if o.Attached == transfer.AttachedVerified && o.Verify == nil {
 		return o, &usageError{errors.New("--attached verified: nothing is verified; pass --key, --certificate-identity or --policy")}
 	}
+	if o.Verify == nil && guarded && verb != "push" {
+		a.ui.Note("note: nothing was verified: %s", unverified(f.trust.allowUnsigned))
+	}
 	return o, nil
+}
+
+// unverified is why nothing was verified.
+func unverified(allowed bool) string {
+	if allowed {
+		return "--allow-unsigned"
+	}
+	return "no policy and no flag says whom to trust (--key, --policy)"
 }
 
 func (a *app) pushCommand() *cobra.Command {
@@ -135,6 +148,7 @@ goes on where it stopped when it is run again.`,
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
+	f.trust.addUnsigned(cmd, "push what no policy file would let pass, as to sign it there")
 	return cmd
 }
 

@@ -53,6 +53,7 @@ An export that broke off goes on where it stopped when it is run again.`,
 		},
 	}
 	f.add(cmd)
+	f.trust.addUnsigned(cmd, "export what no policy file would let pass")
 	f.addDryRun(cmd)
 	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out what is there: a reference, an archive, or an inventory (*.json); may be given more than once")
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")

@@ -39,6 +39,7 @@ The folder must be new or empty. It appears under its name when everything is in
 	}
 	cmd.Flags().StringVarP(&o.dir, "output", "o", "", "folder to write to")
 	o.trust.add(cmd)
+	o.trust.addUnsigned(cmd, "fetch what no policy file would let pass")
 	required(cmd, "output")
 	return cmd
 }

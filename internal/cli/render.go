@@ -47,6 +47,7 @@ defaults of its values and with images as they are written: build may still refu
 			cmd.MarkFlagsMutuallyExclusive("file", flag)
 		}
 	}
+	t.addUnsigned(cmd, "render what no policy file would let pass")
 	return cmd
 }
 

@@ -37,7 +37,12 @@ var update = flag.Bool("update", false, "write what commands print into the scri
 // The test binary is krtpkg too, for scripts and for tests that send it signals, and sites
 // behind an air gap.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"krtpkg": cli.Main, "krtpkg-site": runSite, "krtpkg-node": runNode})
+	testscript.Main(m, map[string]func(){"krtpkg": func() {
+		if policy := os.Getenv("KRTPKG_TEST_SYSTEM_POLICY"); policy != "" {
+			cli.SetSystemPolicy(policy)
+		}
+		cli.Main()
+	}, "krtpkg-site": runSite, "krtpkg-node": runNode})
 }
 
 // The scripts are what users type. Those in registries/ run against each kind of registry.

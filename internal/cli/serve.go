@@ -20,12 +20,14 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/serve"
+	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
 type serveFlags struct {
 	listen, cert, key, htpasswd string
 	repository                  string
 	writable                    bool
+	trust                       trustFlags
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -55,6 +57,8 @@ With --writable a folder is an ordinary registry that also takes what is pushed,
 	flags.StringVar(&f.key, "tls-key", "", "file of the certificate's key")
 	flags.StringVar(&f.htpasswd, "htpasswd", "", "file of users and their bcrypt hashes (htpasswd -B); without, nobody has to log in")
 	flags.StringVar(&f.repository, "repository", "", "name under which roots are found, as in krt/edge")
+	f.trust.add(cmd)
+	f.trust.addUnsigned(cmd, "serve what no policy file would let pass")
 	flags.BoolVar(&f.writable, "writable", false, "also take what is pushed, into the folder that is given")
 	return cmd
 }
@@ -68,7 +72,7 @@ func (a *app) serve(ctx context.Context, references []string, f serveFlags) (err
 	if err != nil {
 		return err
 	}
-	handler, err := serveHandler(ctx, references, f)
+	handler, err := a.serveHandler(ctx, references, f)
 	if err != nil {
 		return err
 	}
@@ -145,7 +149,7 @@ func (f serveFlags) login() (serve.Login, error) {
 	return login, nil
 }
 
-func serveHandler(ctx context.Context, references []string, f serveFlags) (http.Handler, error) {
+func (a *app) serveHandler(ctx context.Context, references []string, f serveFlags) (http.Handler, error) {
 	if f.writable {
 		if len(references) > 1 || f.repository != "" {
 			return nil, &usageError{errors.New("--writable takes one folder, and each repository has its own name there")}
@@ -167,7 +171,11 @@ func serveHandler(ctx context.Context, references []string, f serveFlags) (http.
 		}
 		stores = append(stores, store.(serve.Store))
 	}
-	return serve.New(ctx, stores, serve.Options{Repository: f.repository})
+	var guarded transfer.Options
+	if err := a.guard(ctx, &f.trust, true, &guarded); err != nil {
+		return nil, err
+	}
+	return serve.New(ctx, stores, serve.Options{Repository: f.repository, Verify: guarded.Verify})
 }
 
 // writable is a registry that keeps each repository as a layout in a folder.

@@ -89,10 +89,18 @@ func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 		return nil, &usageError{errors.New("--certificate-identity wants --trusted-root (Sigstore) or --ca-roots (a private PKI): who may have issued the certificate")}
 	case f.trustedRoot != "" && certificates != "" && f.issuer+f.issuerRegExp == "":
 		return nil, &usageError{errors.New("--trusted-root wants --certificate-oidc-issuer: anyone may get a certificate for a subject from some issuer")}
+	}
+	system, err := systemPolicy()
+	switch {
+	case err != nil:
+		return nil, err
+	case f.allowUnsigned && system != nil:
+		return nil, fmt.Errorf("--allow-unsigned: %w: %s is for everyone on this machine", trust.ErrRefused, systemPolicyFile)
 	case f.allowUnsigned:
 		return nil, nil
 	}
-	policy, err := a.chosenPolicy(ctx, f)
+	policy, err := a.chosenPolicy(ctx, f, system)
+	policy = system.With(policy)
 	switch {
 	case err != nil:
 		return nil, err
@@ -104,17 +112,24 @@ func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 	return policy, nil
 }
 
-// chosenPolicy is that of the flags, or of the file that they or the configuration name.
-func (a *app) chosenPolicy(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
+// chosenPolicy is that of the flags, or of the file that they or the configuration name. Where no
+// configuration is to be found it may be that it would forbid something, unless there is one of the system.
+func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Policy) (*trust.Policy, error) {
 	if len(f.keys) > 0 || f.identity+f.identityRegExp != "" {
 		return a.trustFlagged(ctx, f)
 	}
 	file, err := a.policyFile(f.policy)
+	if errors.Is(err, errNoConfiguration) && system != nil {
+		return nil, nil
+	}
 	if err != nil || file == "" {
 		return nil, err
 	}
 	return trust.Load(file)
 }
+
+// errNoConfiguration says that nobody knows where a policy would be.
+var errNoConfiguration = errors.New("no folder for configuration: set HOME or XDG_CONFIG_HOME, or say whom to trust with --policy, $" + policyVariable + ", --key or --certificate-identity")
 
 // policyFile is where the policy is, or empty where there is none.
 func (a *app) policyFile(flag string) (string, error) {
@@ -127,7 +142,7 @@ func (a *app) policyFile(flag string) (string, error) {
 	}
 	file := defaultPolicyFile()
 	if file == "" {
-		return "", nil
+		return "", &usageError{fmt.Errorf("trust policy: %w", errNoConfiguration)}
 	}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
@@ -243,13 +258,10 @@ func (a *app) verified(ctx context.Context, at *opened, policy *trust.Policy) (*
 	return result, nil
 }
 
-// verifiedIf verifies what a reference leads to if the flags say by whom.
+// verifiedIf verifies what a reference leads to if flags or the configuration say by whom.
 func (a *app) verifiedIf(ctx context.Context, at *opened, f *trustFlags) error {
-	if !f.given() {
-		return nil
-	}
 	policy, err := a.trust(ctx, f)
-	if err != nil {
+	if err != nil || policy == nil {
 		return err
 	}
 	_, err = a.verified(ctx, at, policy)
@@ -258,7 +270,7 @@ func (a *app) verifiedIf(ctx context.Context, at *opened, f *trustFlags) error {
 
 // verifyImages verifies what upstream signed of the images of a runtime or a bundle.
 func (a *app) verifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, set *bundle.Set, policy *trust.Policy) ([]trust.Image, error) {
-	if len(policy.File.Images) == 0 {
+	if !policy.HasImageRules() {
 		return nil, &usageError{errors.New("--images wants a policy file that has rules for images")}
 	}
 	return policy.VerifyImages(ctx, store, set)

@@ -26,6 +26,8 @@ import (
 type Options struct {
 	// Repository is the name under which roots are found; each root's own when empty.
 	Repository string
+	// Verify is asked about every root before anything is served; nil asks nothing.
+	Verify func(ctx context.Context, source transfer.Source) error
 }
 
 // Root is a bundle or a runtime that is served.
@@ -71,6 +73,11 @@ func New(ctx context.Context, list []Store, o Options) (*Server, error) {
 			return nil, err
 		}
 		for _, source := range sources {
+			if o.Verify != nil {
+				if err := o.Verify(ctx, source); err != nil {
+					return nil, err
+				}
+			}
 			set, err := bundle.OpenSet(ctx, s.stores, source.Root)
 			if err != nil {
 				return nil, err

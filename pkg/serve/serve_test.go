@@ -89,7 +89,7 @@ func addBundle(t *testing.T, store *layout.Store, name, version string, lock ima
 	c := &bundle.Content{
 		Bundle: &bundle.Bundle{
 			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
-			Metadata: bundle.Metadata{Name: name, Version: version}, Spec: bundle.BundleSpec{Layer: 6},
+			Metadata: bundle.Metadata{Name: name, Version: version}, Spec: bundle.BundleSpec{Layer: 6, Sources: []bundle.Source{{Dir: "config"}}},
 		},
 		Images: lock,
 	}

@@ -122,7 +122,7 @@ func (w *world) bundle(name string, images ...ocispec.Descriptor) ocispec.Descri
 	return w.pack(&bundle.Content{
 		Bundle: &bundle.Bundle{
 			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
-			Metadata: bundle.Metadata{Name: name, Version: "1.0.0"}, Spec: bundle.BundleSpec{Layer: 6},
+			Metadata: bundle.Metadata{Name: name, Version: "1.0.0"}, Spec: bundle.BundleSpec{Layer: 6, Sources: []bundle.Source{{Dir: "config"}}},
 		},
 		Images: lockOf(w.t, "origin.example/app", images...),
 	})

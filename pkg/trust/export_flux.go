@@ -30,6 +30,9 @@ func (p *Policy) Flux(where string) (*Flux, error) {
 		return nil, refuse("%s: no rule of %s is for it", where, p.name())
 	}
 	e := &exporter{Policy: p, target: "Flux"}
+	if p.also != nil {
+		e.problem("a second policy, %s", p.also.name())
+	}
 	if len(r.Names) > 0 {
 		e.problem("names of what is signed")
 	}

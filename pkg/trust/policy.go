@@ -127,6 +127,8 @@ type Policy struct {
 	// when empty.
 	ExpectName string
 
+	// also has to let pass what this one does; nil for none.
+	also        *Policy
 	authorities map[string]*sign.Authority
 	rules       []*rule
 	images      []*rule
@@ -467,6 +469,24 @@ func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign
 func New(authorities ...sign.Authority) (*Policy, error) {
 	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*rule{{Rule: &Rule{Match: []string{"**"}}, signers: authorities}}}
 	return p, (&sign.Policy{Authorities: authorities}).Check()
+}
+
+// With is the policy that lets pass what both do. Either may be nil, which asks for nothing.
+func (p *Policy) With(other *Policy) *Policy {
+	if p == nil {
+		return other
+	}
+	if other == nil {
+		return p
+	}
+	both := *p
+	both.also = p.also.With(other)
+	return &both
+}
+
+// HasImageRules reports whether there are rules for workload images.
+func (p *Policy) HasImageRules() bool {
+	return len(p.images) > 0 || p.also != nil && p.also.HasImageRules()
 }
 
 // KeyID is the id of an authority's key, or empty.

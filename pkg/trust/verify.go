@@ -76,8 +76,14 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 	if err == nil {
 		err = p.checkName(ctx, store, root, r, where)
 	}
-	if err != nil || len(p.revoked) == 0 {
-		return result, err
+	if err == nil && p.also != nil {
+		_, err = p.also.Verify(ctx, store, root, where)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(p.revoked) == 0 {
+		return result, nil
 	}
 	set, err := bundle.OpenSet(ctx, store, root)
 	if err != nil {
@@ -97,7 +103,14 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 }
 
 // Accepts refuses what is revoked, for a digest of anything that goes along with a root.
-func (p *Policy) Accepts(d digest.Digest) error { return p.notRevoked(d, "closure") }
+func (p *Policy) Accepts(d digest.Digest) error {
+	if p.also != nil {
+		if err := p.also.Accepts(d); err != nil {
+			return err
+		}
+	}
+	return p.notRevoked(d, "closure")
+}
 
 // imageNotRevoked looks at an image and at everything in it: the manifests of an index, and what these
 // name. An image that is elsewhere is looked at by its own digest alone.
@@ -203,6 +216,7 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 			}
 		}
 	}
+	whole := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for i := range found {
@@ -217,7 +231,16 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 			})
 		}
 	}
-	return found, group.Wait()
+	if err := group.Wait(); err != nil || p.also == nil {
+		return found, err
+	}
+	also, err := p.also.VerifyImages(whole, store, set)
+	for i := range also {
+		if found[i].Result == nil {
+			found[i].Result = also[i].Result
+		}
+	}
+	return found, err
 }
 
 func (p *Policy) verifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget, image *Image, r *rule) (*sign.Result, error) {

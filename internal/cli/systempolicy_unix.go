@@ -1,0 +1,27 @@
+//go:build unix
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+)
+
+// systemOwner owns what counts for the whole machine.
+var systemOwner uint32
+
+// ownedBySystem says why others than root could change a file.
+func ownedBySystem(info fs.FileInfo) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !ok:
+		return errors.New("its owner is not known")
+	case stat.Uid != systemOwner:
+		return fmt.Errorf("it belongs to user %d, want root", stat.Uid)
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("others can write to it (mode %04o): chmod go-w", info.Mode().Perm())
+	}
+	return nil
+}
