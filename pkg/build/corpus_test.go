@@ -155,7 +155,7 @@ type definition struct {
 
 // define writes a product's files and definitions of them into a folder: of each chart and each
 // kustomization that can be rendered, and of its manifests as they are. Of these each resource is in a
-// bundle once, and files that are no resources are in none.
+// bundle once, and files that are not resources are in none.
 func define(t *testing.T, p product, allowed []images.NotImage) (all []definition) {
 	t.Helper()
 	dir := t.TempDir()

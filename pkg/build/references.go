@@ -26,6 +26,7 @@ func (a *assembly) find() ([]images.Found, error) {
 	}
 	finder := a.Bundle.Spec.Finder()
 	var files []*manifest.File
+	a.applied, a.later = nil, nil
 	a.hooks, a.tests = rendered.Hooks, append(a.tests, rendered.Tests...)
 	a.notes = append(a.notes, rendered.Notes...)
 	var all []images.Found
