@@ -49,8 +49,12 @@ func (m fieldMerge) ApplyFromMultiple(result kappres.Resource, sources map[kappr
 	merged := desired
 	if !m.unrecorded.Has(existing.UID()) {
 		applied := appliedManifest(live)
-		if applied == nil && existing.Labels()[kappLabel] == "" {
-			applied = kubectlManifest(live)
+		if existing.Labels()[kappLabel] == "" {
+			if applied == nil {
+				applied = kubectlManifest(live)
+			}
+			dropController(live)
+			dropController(desired) // kapp's rules have copied it
 		}
 		merged = mergeObject(live, applied, desired)
 	}
@@ -65,13 +69,28 @@ func (m fieldMerge) ApplyFromMultiple(result kappres.Resource, sources map[kappr
 	return nil
 }
 
+// dropController makes an object that is adopted independent of what controls it, with which it
+// would be deleted.
+func dropController(object map[string]any) {
+	u := unstructured.Unstructured{Object: object}
+	others := slices.DeleteFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool { return deref(o.Controller) })
+	if len(others) == 0 {
+		others = nil // which removes the field
+	}
+	u.SetOwnerReferences(others)
+}
+
 // Annotations and labels that belong to a tool that manages the object, not to its content.
 var (
 	ownAnnotations = []string{
 		"kapp.k14s.io/original", "kapp.k14s.io/original-diff-md5", "kapp.k14s.io/original-diff", "kapp.k14s.io/original-diff-full",
 		annotationDisableOriginal, annotationApplied, "meta.helm.sh/release-name", "meta.helm.sh/release-namespace",
+		argoTracking, "argocd.argoproj.io/installation-id",
 	}
-	ownLabels = map[string]string{"kapp.k14s.io/orphaned": "", "app.kubernetes.io/managed-by": "Helm"}
+	ownLabels = map[string]string{
+		"kapp.k14s.io/orphaned": "", "app.kubernetes.io/managed-by": "Helm",
+		fluxKustomization + "/name": "*", fluxKustomization + "/namespace": "*", fluxRelease + "/name": "*", fluxRelease + "/namespace": "*",
+	}
 )
 
 // mergeObject merges a whole object. The result shares values with its arguments.
@@ -100,6 +119,9 @@ func withoutToolMetadata(live, desired map[string]any) map[string]any {
 	}
 	if labels := object.GetLabels(); len(labels) > 0 {
 		for key, value := range ownLabels {
+			if value == "*" {
+				value = labels[key]
+			}
 			if labels[key] == value && wanted.GetLabels()[key] != value {
 				delete(labels, key)
 			}
@@ -196,6 +218,9 @@ func (m merger) mergeValue(key string, live, applied, desired any, t fieldType, 
 		}
 		applied, _ := applied.(map[string]any)
 		of, strategies, _ := lookUpStruct(t, key)
+		if slices.Contains(strategies, "replace") {
+			return desired
+		}
 		if slices.Contains(strategies, "retainKeys") {
 			live = onlyKeysOf(live, desired)
 		}

@@ -5,9 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
-	"carvel.dev/kapp/pkg/kapp/clusterapply"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -253,27 +251,4 @@ func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupVersionKin
 		}
 	}
 	return all, ownKinds, nil
-}
-
-// takenOver refuses to take what Helm manages, since two would change it then.
-func (e *engine) takenOver(steps []*clusterapply.ClusterChange) error {
-	if e.takeOver {
-		return nil
-	}
-	var owned []string
-	for _, s := range steps {
-		was := s.ClusterOriginalResource()
-		if was == nil || s.ApplyOp() != clusterapply.ClusterChangeApplyOpUpdate || was.Labels()["app.kubernetes.io/managed-by"] != "Helm" {
-			continue
-		}
-		if release := was.Annotations()["meta.helm.sh/release-name"]; release != "" && was.Labels()[kappLabel] == "" {
-			owned = append(owned, fmt.Sprintf("%s belongs to release %s/%s of Helm", identity(was),
-				was.Annotations()["meta.helm.sh/release-namespace"], release))
-		}
-	}
-	if len(owned) == 0 {
-		return nil
-	}
-	slices.Sort(owned)
-	return fmt.Errorf("%w: %s", ErrOwned, strings.Join(owned, "; "))
 }
