@@ -58,6 +58,7 @@ const (
 	CheckAccess     = "access"     // permissions
 	CheckTwice      = "twice"      // one resource in two bundles
 	CheckDefaults   = "defaults"   // two default classes of a kind
+	CheckWorkloads  = "workloads"  // replicas that two set, budgets that allow no eviction
 	CheckImages     = "images"     // by the caller: that images are where the references point to
 	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
 	CheckDryRun     = "dry-run"    // what the API server would refuse, and what can't be changed
@@ -67,7 +68,7 @@ const (
 )
 
 // Checks are all of them.
-var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckImages, CheckPlatforms, CheckDryRun}
+var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckWorkloads, CheckImages, CheckPlatforms, CheckDryRun}
 
 // CheckOptions are for Check and Plan. The zero value works.
 type CheckOptions struct {
@@ -162,6 +163,7 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 		{CheckAPI, s.checkAPI},
 		{CheckTwice, s.checkTwice},
 		{CheckDefaults, s.checkDefaults},
+		{CheckWorkloads, s.checkWorkloads},
 		{CheckAccess, s.checkAccess},
 		{CheckPlatforms, func(ctx context.Context, _ *looked) ([]Finding, error) { return s.checkPlatforms(ctx, opts.Images) }},
 	} {
