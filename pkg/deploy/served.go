@@ -2,6 +2,8 @@ package deploy
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -17,13 +19,15 @@ type served struct {
 	mu        sync.Mutex
 	groups    []*metav1.APIGroup
 	resources []*metav1.APIResourceList
+	// failing is the error for groups that are known and do not answer; nil if all do.
+	failing error
 }
 
 // forget is for when the kinds may have changed.
 func (s *served) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.groups, s.resources = nil, nil
+	s.groups, s.resources, s.failing = nil, nil, nil
 }
 
 // forgetAfter forgets if such resources bring kinds, or take them away.
@@ -39,13 +43,29 @@ func (s *served) ask(ctx context.Context, d discovery.DiscoveryInterfaceWithCont
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.resources != nil {
-		return s.groups, s.resources, nil
+		return s.groups, s.resources, s.failing
 	}
 	groups, resources, err := d.ServerGroupsAndResourcesWithContext(quiet(ctx))
-	if err == nil {
-		s.groups, s.resources = groups, resources
+	if err == nil || discovery.IsGroupDiscoveryFailedError(err) && len(resources) > 0 {
+		s.groups, s.resources, s.failing = groups, resources, err
 	}
 	return groups, resources, err
+}
+
+// failure returns why a group does not answer; nil if it does, or is not known.
+func (s *served) failure(group string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var failed *discovery.ErrGroupDiscoveryFailed
+	if !errors.As(s.failing, &failed) {
+		return nil
+	}
+	for gv, err := range failed.Groups {
+		if gv.Group == group {
+			return fmt.Errorf("%s is not available: %w", gv, err)
+		}
+	}
+	return nil
 }
 
 // rememberingClient answers the first question for what is served from memory, and those that

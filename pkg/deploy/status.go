@@ -212,7 +212,8 @@ func (e *engine) status(ctx context.Context, i Installed) (BundleStatus, error) 
 		if there, _, err := target.Exists(); err != nil || !there {
 			return done{}, err
 		}
-		return done{}, s.read(p, target)
+		p.failing.MarkRequiredGVs(nil) // of what can't be read the rest tells
+		return done{}, s.read(p, target, e.served)
 	})
 	if ctx.Err() != nil {
 		return s, ctx.Err()
@@ -223,8 +224,8 @@ func (e *engine) status(ctx context.Context, i Installed) (BundleStatus, error) 
 	return s, nil
 }
 
-func (s *BundleStatus) read(p *parts, target kapp.App) error {
-	all, unread, err := p.readable(target)
+func (s *BundleStatus) read(p *parts, target kapp.App, served *served) error {
+	all, unread, err := p.readable(target, served)
 	if err != nil {
 		return err
 	}
@@ -299,18 +300,23 @@ func (s *BundleStatus) read(p *parts, target kapp.App) error {
 	return nil
 }
 
-// readable are the resources of an app, and the kinds of which they can't be read: a webhook that
-// converts one may be down.
-func (p *parts) readable(target kapp.App) ([]kappres.Resource, map[schema.GroupKind]error, error) {
+// readable are the resources of an app, and the kinds of which they can't be read: what serves one,
+// or a webhook that converts it, may be down.
+func (p *parts) readable(target kapp.App, served *served) ([]kappres.Resource, map[schema.GroupKind]error, error) {
 	selector, options, err := p.whose(target, made, nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	all, err := p.found.List(selector, nil, options)
-	if err == nil || len(options.GKsScope) == 0 {
-		return all, nil, err
-	}
 	unread := map[schema.GroupKind]error{}
+	for _, gk := range options.GKsScope {
+		if failure := served.failure(gk.Group); failure != nil {
+			unread[gk] = failure
+		}
+	}
+	if err == nil || len(options.GKsScope) == 0 {
+		return all, unread, err
+	}
 	for _, gk := range options.GKsScope {
 		one := options
 		one.GKsScope = []schema.GroupKind{gk}

@@ -89,12 +89,16 @@ func (s *session) conditions(ctx context.Context, resource string) []string {
 	if object == nil {
 		return nil
 	}
+	bad := "False"
+	if object.GetKind() == "Namespace" {
+		bad = "True" // they are about what keeps it from ending
+	}
 	var found []string
 	all, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
 	for _, one := range all {
 		condition, _ := one.(map[string]any)
 		message, _ := condition["message"].(string)
-		if condition["status"] == "False" && message != "" {
+		if condition["status"] == bad && message != "" {
 			found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], oneLine(message)))
 		}
 	}
