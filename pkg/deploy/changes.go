@@ -99,6 +99,8 @@ func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf) 
 			c.Op = Create
 		case clusterapply.ClusterChangeApplyOpUpdate:
 			c.Op = Update
+			strategy, err := s.ApplyStrategyOp()
+			c.Replace = err == nil && strategy == alwaysReplace
 		case clusterapply.ClusterChangeApplyOpDelete:
 			c.Op = Delete
 			if strategy, err := s.ApplyStrategyOp(); err == nil && strategy == orphan {

@@ -61,16 +61,24 @@ type deletions struct {
 	resources  sets.Set[ResourceID] // by claimKey
 	namespaces sets.Set[string]
 	kinds      map[schema.GroupResource]ResourceID // with their definitions
+	// replaced are those that are created again.
+	replaced sets.Set[ResourceID] // by claimKey
+	// isClaimed reports whether the runtime is to have a resource: if it goes with what is replaced,
+	// it is created again, too.
+	isClaimed func(ResourceID) bool
 }
 
 func deletionsOf(plan *Plan) deletions {
-	d := deletions{resources: sets.New[ResourceID](), namespaces: sets.New[string](), kinds: map[schema.GroupResource]ResourceID{}}
+	d := deletions{resources: sets.New[ResourceID](), replaced: sets.New[ResourceID](), namespaces: sets.New[string](), kinds: map[schema.GroupResource]ResourceID{}}
 	for _, b := range plan.Bundles {
 		for _, c := range b.Changes {
-			if c.Op != Delete {
+			if c.Op != Delete && !c.Replace {
 				continue
 			}
 			d.resources.Insert(claimKey(c.ResourceID))
+			if c.Replace {
+				d.replaced.Insert(claimKey(c.ResourceID))
+			}
 			switch {
 			case c.Kind == "Namespace" && c.group() == "":
 				d.namespaces.Insert(c.Name)
@@ -89,6 +97,7 @@ func deletionsOf(plan *Plan) deletions {
 // Who is not allowed to list a kind can't know: that is an error unless tolerant.
 func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([]Foreign, error) {
 	deleted := deletionsOf(plan)
+	deleted.isClaimed = func(id ResourceID) bool { return s.engine.claims.has(id) }
 	if len(deleted.namespaces) == 0 && len(deleted.kinds) == 0 {
 		return nil, nil
 	}
@@ -156,7 +165,9 @@ func (d deletions) foreignOfKind(ctx context.Context, client metadata.Interface,
 			if d.namespaces.Has(item.Namespace) {
 				f.With = ResourceID{APIVersion: "v1", Kind: "Namespace", Name: item.Namespace}
 			}
-			found = append(found, f)
+			if !d.replaced.Has(claimKey(f.With)) || !d.isClaimed(id) {
+				found = append(found, f)
+			}
 		}
 	}
 	return found, nil
@@ -218,7 +229,7 @@ func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error 
 			defer mu.Unlock()
 			for _, item := range items {
 				// Without kapp's mark it was made from a resource by a controller.
-				if item.Annotations["kapp.k14s.io/identity"] != "" && item.DeletionTimestamp == nil {
+				if item.Annotations[annotationIdentity] != "" && !isCopy(item.Annotations, item.Namespace, item.Name) && item.DeletionTimestamp == nil {
 					left = append(left, "\n  "+ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}.String())
 				}
 			}

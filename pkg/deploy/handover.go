@@ -45,6 +45,9 @@ func (s *session) claimResources() (*claims, error) {
 	return c, nil
 }
 
+// has reports whether an app claims a resource.
+func (c *claims) has(id ResourceID) bool { return c != nil && c.apps[claimKey(id)] != "" }
+
 // owner returns the app that claims a resource on the cluster, "" if none does.
 func (c *claims) owner(r kappres.Resource) string {
 	if c == nil {

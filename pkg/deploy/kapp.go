@@ -24,6 +24,7 @@ import (
 	"carvel.dev/kapp/pkg/kapp/preflight"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -191,7 +192,7 @@ func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
 	options := kappres.ResourcesImplOpts{FallbackAllowedNamespaces: []string{e.cluster.namespace}}
 	silent := logger.NewNoopLogger()
 	resources := kappres.NewResourcesImpl(types, core, objects, muted, options, silent)
-	finished := finishedJobs{Resources: resources, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
+	finished := finishedJobs{Resources: originals{resources}, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
 	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
 	return &parts{
 		ctx: ctx, cluster: e.cluster, clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
@@ -253,7 +254,7 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	if err != nil {
 		return done{}, err
 	}
-	existing, err := e.existing(p, target, wanted.resources, flags, !there)
+	existing, going, err := e.lasting(ctx, p, target, wanted.resources, flags, !there, h)
 	if err != nil {
 		return done{}, err
 	}
@@ -289,9 +290,9 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	}
 	refused := cmp.Or(e.takenOver(steps), runPreflight(ctx, p, conf, graph))
 	if h == nil {
-		result.refused = refused
+		result.refused, result.findings = refused, terminatingFindings(going)
 		if a.rehearse && refused == nil {
-			result.findings = rehearse(ctx, a, p, steps, &result)
+			result.findings = append(result.findings, rehearse(ctx, a, p, steps, wanted.resources, &result)...)
 		}
 		return result, nil
 	}
@@ -547,6 +548,8 @@ func (e *engine) change(p *parts, run changeRun, summary string) error {
 // rules are for what kapp's own leave out: of a CustomResourceDefinition that is too large for
 // kapp to remember what was applied of it, what the API server fills in would differ each time;
 // and the tokens that the cluster puts into the Secrets of service accounts would be taken out.
+// Admission webhooks come as late as the pods that answer them: what these pods need may be among
+// what the webhooks guard, and nothing of that could be created before.
 const rules = `apiVersion: kapp.k14s.io/v1alpha1
 kind: Config
 rebaseRules:
@@ -566,6 +569,16 @@ rebaseRules:
       matchers:
       - apiVersionKindMatcher: {apiVersion: v1, kind: Secret}
       - hasAnnotationMatcher: {keys: [kubernetes.io/service-account.name]}
+changeRuleBindings:
+- rules:
+  - upsert after upserting change-groups.kapp.k14s.io/pod-related
+  - upsert after upserting change-groups.kapp.k14s.io/rbac
+  - upsert after upserting change-groups.kapp.k14s.io/storage-class
+  - upsert after upserting change-groups.kapp.k14s.io/storage
+  ignoreIfCyclical: true
+  resourceMatchers:
+  - apiGroupKindMatcher: {apiGroup: admissionregistration.k8s.io, kind: MutatingWebhookConfiguration}
+  - apiGroupKindMatcher: {apiGroup: admissionregistration.k8s.io, kind: ValidatingWebhookConfiguration}
 `
 
 // withRules reads the Config documents among resources, and adds rules.

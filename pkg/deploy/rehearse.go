@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -23,7 +24,7 @@ const rehearsals = 8
 // replaced then are marked in result.
 //
 // What is refused only because something is missing that the runtime brings is no finding.
-func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.ClusterChange, result *done) []Finding {
+func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.ClusterChange, wanted []kappres.Resource, result *done) []Finding {
 	var (
 		mu       sync.Mutex
 		findings []Finding
@@ -41,6 +42,7 @@ func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.Cluste
 				return nil
 			}
 			strategy, _ := s.ApplyStrategyOp()
+			isFixed := op == clusterapply.ClusterChangeApplyOpUpdate && apierrors.IsInvalid(err) && isValidByItself(ctx, p, manifestOf(r, wanted))
 			mu.Lock()
 			defer mu.Unlock()
 			if op == clusterapply.ClusterChangeApplyOpUpdate && apierrors.IsInvalid(err) && (strategy == fallbackOnReplace || strategy == alwaysReplace) {
@@ -48,6 +50,9 @@ func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.Cluste
 				return nil
 			}
 			if f, is := a.judgeRefusal(op, r, err); is {
+				if isFixed {
+					f.Message += "; annotate it with " + updateStrategy + ": " + fallbackOnReplace + " to have it deleted and created again"
+				}
 				findings = append(findings, f)
 			}
 			return nil
@@ -104,9 +109,6 @@ func (a app) judgeRefusal(op clusterapply.ClusterChangeApplyOp, r kappres.Resour
 		if ownDefinition {
 			f.Severity = Warning // its definition may be about to change
 		}
-		if !isCreate && isImmutable(err) {
-			f.Message += "; annotate it with " + updateStrategy + ": " + fallbackOnReplace + " to have it deleted and created again"
-		}
 	case strings.Contains(err.Error(), "admission webhook") && strings.Contains(err.Error(), "denied the request"),
 		strings.Contains(err.Error(), "exceeded quota"), strings.Contains(err.Error(), "is being terminated"):
 	case apierrors.IsForbidden(err) && !isCreate:
@@ -120,10 +122,24 @@ func namespaceIsMissing(err error, namespace string) bool {
 	return strings.Contains(err.Error(), fmt.Sprintf("namespaces %q not found", namespace))
 }
 
-func isImmutable(err error) bool {
-	text := err.Error()
-	return strings.Contains(text, "immutable") || strings.Contains(text, "updates to statefulset spec") || strings.Contains(text, "may not change") ||
-		strings.Contains(text, "is forbidden after creation") || strings.Contains(text, "pod updates may not")
+// manifestOf returns what kapp creates where it replaces a resource: the manifest, without what was
+// merged into it. A versioned resource has no other.
+func manifestOf(r kappres.Resource, wanted []kappres.Resource) kappres.Resource {
+	if i := slices.IndexFunc(wanted, func(w kappres.Resource) bool { return identity(w).sameAs(identity(r)) }); i >= 0 {
+		return wanted[i]
+	}
+	return r
+}
+
+// isValidByItself reports whether the API server would take a resource that it refuses as an update
+// if it were not there yet: only then does it help to delete it and create it again. It never does
+// for a definition, whose objects would be lost.
+func isValidByItself(ctx context.Context, p *parts, r kappres.Resource) bool {
+	if r.Kind() == "CustomResourceDefinition" {
+		return false
+	}
+	err := dryRun(ctx, p, clusterapply.ClusterChangeApplyOpAdd, r)
+	return err == nil || apierrors.IsAlreadyExists(err) // which it says after all else
 }
 
 // refusal is what the API server says, without the values that it quotes: a Secret's among them.

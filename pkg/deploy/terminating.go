@@ -1,0 +1,85 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	kapp "carvel.dev/kapp/pkg/kapp/app"
+	cmdapp "carvel.dev/kapp/pkg/kapp/cmd/app"
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// lasting are the resources of [engine.existing] without those that are being deleted although the
+// app is to have them: to write to these is to lose what is written. If h is nil they are returned
+// as going; otherwise lasting waits until they are gone.
+func (e *engine) lasting(ctx context.Context, p *parts, target kapp.App, wanted []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool, h *hooks) (existing, going []kappres.Resource, err error) {
+	told := map[string]bool{}
+	for began := time.Now(); ; {
+		existing, err = e.existing(p, target, wanted, flags, isNew)
+		if err != nil {
+			return nil, nil, err
+		}
+		if existing, going = splitTerminating(existing, wanted); h == nil || len(going) == 0 && len(told) == 0 {
+			return existing, going, nil
+		}
+		still := map[string]bool{}
+		for _, r := range going {
+			still[r.Description()], told[r.Description()] = true, true
+			h.told.Notify([]string{"ongoing: delete " + r.Description(), terminating(r)})
+		}
+		for description := range told {
+			if !still[description] {
+				h.told.Notify([]string{"ok: delete " + description})
+			}
+		}
+		if len(going) == 0 {
+			return existing, nil, nil
+		}
+		if time.Since(began) > e.options.WaitTimeout {
+			return nil, nil, fmt.Errorf("wait for %s to be gone: %s, after %s", identity(going[0]), terminating(going[0]), e.options.WaitTimeout)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(e.options.PollInterval):
+		}
+	}
+}
+
+// splitTerminating separates what is wanted and being deleted.
+func splitTerminating(existing, wanted []kappres.Resource) (lasting, going []kappres.Resource) {
+	keys := sets.New[string]()
+	for _, r := range wanted {
+		keys.Insert(kappres.NewUniqueResourceKey(r).String())
+	}
+	for _, r := range existing {
+		if r.IsDeleting() && keys.Has(kappres.NewUniqueResourceKey(r).String()) {
+			going = append(going, r)
+		} else {
+			lasting = append(lasting, r)
+		}
+	}
+	return lasting, going
+}
+
+// terminating says what a resource that is being deleted waits for.
+func terminating(r kappres.Resource) string {
+	if finalizers := slices.Clone(r.Finalizers()); len(finalizers) > 0 {
+		return "it is being deleted, and waits for its finalizers (" + strings.Join(finalizers, ", ") + ")"
+	}
+	return "it is being deleted"
+}
+
+// terminatingFindings say of each that an apply waits for its end.
+func terminatingFindings(going []kappres.Resource) []Finding {
+	var findings []Finding
+	for _, r := range going {
+		findings = append(findings, Finding{Severity: Warning, Check: CheckDryRun, Resource: identity(r).String(),
+			Message: terminating(r) + "; apply waits until it is gone, and creates it again"})
+	}
+	return findings
+}
