@@ -24,7 +24,6 @@ import (
 	"carvel.dev/kapp/pkg/kapp/preflight"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"github.com/spf13/cobra"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"

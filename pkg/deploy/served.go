@@ -9,6 +9,7 @@ import (
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 )
@@ -52,15 +53,20 @@ func (s *served) ask(ctx context.Context, d discovery.DiscoveryInterfaceWithCont
 	return groups, resources, err
 }
 
-// failure returns why a group does not answer; nil if it does, or is not known.
-func (s *served) failure(group string) error {
+// failures are the groups that do not answer, with the reasons.
+func (s *served) failures() map[schema.GroupVersion]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var failed *discovery.ErrGroupDiscoveryFailed
 	if !errors.As(s.failing, &failed) {
 		return nil
 	}
-	for gv, err := range failed.Groups {
+	return failed.Groups
+}
+
+// failure returns why a group does not answer; nil if it does, or is not known.
+func (s *served) failure(group string) error {
+	for gv, err := range s.failures() {
 		if gv.Group == group {
 			return fmt.Errorf("%s is not available: %w", gv, err)
 		}

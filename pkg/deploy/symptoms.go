@@ -59,6 +59,9 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 	}
 	// There may be no pod at all: a quota or an admission webhook stops them, which is told of
 	// what was to make them.
+	if slices.ContainsFunc(waiting, func(w Waiting) bool { return strings.HasPrefix(w.Resource, "namespace/") }) {
+		found = append(found, s.unavailable(ctx)...)
+	}
 	for _, w := range waiting[:min(len(waiting), symptomPods)] {
 		what, namespace, _ := strings.Cut(w.Resource, " namespace: ")
 		kind, name, _ := strings.Cut(strings.Fields(what + " ")[0], "/")
@@ -80,6 +83,20 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 			}
 		}
 	}
+	return found
+}
+
+// unavailable are the API groups that do not answer: Kubernetes ends no namespace until it knows
+// that nothing of theirs is in it.
+func (s *session) unavailable(ctx context.Context) []string {
+	if _, err := s.servedKinds(ctx); err != nil {
+		return nil
+	}
+	var found []string
+	for gv, err := range s.engine.served.failures() {
+		found = append(found, fmt.Sprintf("  API group %s does not answer, and no namespace ends before it does: %s", gv, oneLine(err.Error())))
+	}
+	slices.Sort(found)
 	return found
 }
 
