@@ -76,6 +76,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if err != nil {
 		return err
 	}
+	p.images.ranBefore = true
 	if got := p.root.Digest.String(); got != target.Digest {
 		return fmt.Errorf("%s is %s, and revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
 	}

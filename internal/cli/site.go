@@ -57,6 +57,9 @@ func (a *app) renderSet(set *bundle.Set, values *render.Values, images *located)
 type located struct {
 	repository string // of the root; "" where that is no registry
 	beside     map[string]bool
+	// ranBefore says that the cluster has run the images before: one that is no longer found
+	// anywhere is missing, and not merely out of reach from here.
+	ranBefore bool
 }
 
 // locate finds out where the images are: in the repository of the root, where push and copy
@@ -231,8 +234,11 @@ func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, sec
 			}
 			f := deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages, Bundle: one.Bundle,
 				Message: fmt.Sprintf("whether image %s is there could not be found out: %v", one.Name, err)}
-			if errors.Is(err, errdef.ErrNotFound) {
+			switch {
+			case errors.Is(err, errdef.ErrNotFound):
 				f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not there", one.Name)
+			case l.ranBefore && l.repository != "" && !l.beside[image.DigestStr()]:
+				f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not in %s, and its origin gives no answer: %v", one.Name, l.repository, err)
 			}
 			findings = append(findings, f)
 			return nil
@@ -246,7 +252,8 @@ func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, sec
 	return images, findings, nil
 }
 
-// platformsOf are those of an image: of its index, or of its config.
+// platformsOf are those of an image: of its index, as far as their manifests are there, or of its
+// config.
 func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) ([]string, error) {
 	desc, err := store.Resolve(ctx, digest)
 	if err != nil {
@@ -276,7 +283,17 @@ func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) 
 		}
 	}
 	for _, m := range index.Manifests {
-		add(m.Platform)
+		// A registry that is cleaned by tags loses these, and keeps the index.
+		_, err := store.Resolve(ctx, m.Digest.String())
+		if err != nil && !errors.Is(err, errdef.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil {
+			add(m.Platform)
+		}
+	}
+	if len(index.Manifests) > 0 && len(all) == 0 {
+		return nil, fmt.Errorf("%s lists manifests, of which none is there: %w", digest, errdef.ErrNotFound)
 	}
 	if c := index.Config; c != nil && c.Size <= oci.MaxManifest {
 		data, err := content.FetchAll(ctx, store, *c)

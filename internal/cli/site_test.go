@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
@@ -330,4 +331,86 @@ func (s *site) contexts(clusters map[string]*clustertest.Cluster) {
 
 func gvr(group, version, resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
+}
+
+// TestRollbackFromCleanedRegistry: what an earlier revision needs was deleted from the registry, as a
+// clean-up by tags or by age does. A rollback says what is missing, and writes nothing.
+func TestRollbackFromCleanedRegistry(t *testing.T) {
+	t.Parallel()
+	cluster := clustertest.Start(t)
+	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+	s := newSite(t, "ghcr.io/example/web:1.0", "ghcr.io/example/web:2.0")
+	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
+	w := newWatcher(t, cluster)
+	repository, err := registry.Repository("site/shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	images := map[string]string{} // digests by version
+	for _, version := range []string{"1.0", "2.0"} {
+		s.write("shop/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: shop, version: "+version+".0}\nspec: {layer: 6, sources: [{file: all.yaml}]}\n",
+			"shop/all.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: default}\nspec:\n  selector: {matchLabels: {app: web}}\n"+
+				"  template:\n    metadata: {labels: {app: web}}\n    spec: {containers: [{name: main, image: ghcr.io/example/web:"+version+"}]}\n")
+		s.ok("build", "-f", "shop")
+		reference := registry.Host + "/site/shop:" + version + ".0"
+		s.ok("push", "oci:dist:"+version+".0", reference)
+		s.ok("sign", "--key", "cosign.key", reference)
+		s.ok("apply", reference, "--key", "cosign.pub", "--yes", "--wait-timeout", "1m")
+		deployed, err := w.client.AppsV1().Deployments("default").Get(t.Context(), "web", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, images[version], _ = strings.Cut(deployed.Spec.Template.Spec.Containers[0].Image, registry.Host+"/site/shop@")
+	}
+	// The origin gives no answer, wherever the test runs.
+	s.env = append(s.env, "KRTPKG_IMAGE_MIRROR=", "HTTPS_PROXY=http://127.0.0.1:1", "NO_PROXY=127.0.0.1")
+	before := w.everything()
+	remove := func(digest string) {
+		t.Helper()
+		desc, err := repository.Resolve(t.Context(), digest)
+		if err == nil {
+			err = repository.Delete(t.Context(), desc)
+		}
+		if err != nil {
+			t.Fatalf("delete %s: %v", digest, err)
+		}
+	}
+	refused := func(what string, code int, wants ...string) {
+		t.Helper()
+		r := s.run("rollback", "shop", "--key", "cosign.pub", "--yes")
+		t.Logf("%s: exit code %d\n%s%s", what, r.code, r.stdout, r.stderr)
+		for _, want := range wants {
+			if r.code != code || !strings.Contains(r.stderr+r.stdout, want) {
+				t.Errorf("%s: exit code %d, want %d and %q", what, r.code, code, want)
+			}
+		}
+		if diff := written(before, w.everything()); len(diff) > 0 {
+			t.Errorf("%s: the cluster was written to:\n%s", what, strings.Join(diff, "\n"))
+		}
+	}
+	digest := images["1.0"]
+	desc, err := repository.Resolve(t.Context(), digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	children, err := content.Successors(t.Context(), repository, desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, child := range children {
+		remove(child.Digest.String())
+	}
+	refused("manifests that the image's index lists", 1, digest)
+	remove(digest)
+	refused("an image", 1, digest, "is not in "+registry.Host+"/site/shop")
+	var history []struct{ Version, Digest string }
+	if err := json.Unmarshal([]byte(s.ok("history", "shop", "-o", "json")), &history); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range history {
+		if h.Version == "1.0.0" {
+			remove(h.Digest)
+			refused("the bundle", 1, h.Digest)
+		}
+	}
 }
