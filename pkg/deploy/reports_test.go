@@ -151,7 +151,7 @@ func TestWriteConflicts(t *testing.T) {
 			}
 		}
 	}()
-	for i := range 4 {
+	for i := range 2 {
 		rt = Runtime{Name: "edge", Version: fmt.Sprint(i + 2), Units: []Unit{unit(1, "app", fmt.Sprint(i+2), docs(fmt.Sprint(i+2))...)}}
 		if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); err != nil {
 			t.Errorf("apply %d: %v", i, err)
