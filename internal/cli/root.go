@@ -34,7 +34,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		a.ui.Note("interrupted")
 		return code
 	}
-	a.ui.Note("error: %s", a.ui.ErrorText(err.Error()))
+	a.ui.Error(err)
 	if hint != "" {
 		a.ui.Note("hint: %s", hint)
 	}

@@ -39,6 +39,8 @@ func TestTextFromOutside(t *testing.T) {
 			"error: list: " + strings.Replace(escaped, `\nv`, "\n  v", 1) + "\n"},
 		{"several errors", func(u *UI) { u.Note("error: %v", fmt.Errorf("%w", joined)) },
 			"error: first\nsecond: " + strings.Replace(escaped, `\nv`, "\n  v", 1) + "\nEOF\n"},
+		{"why a command failed", func(u *UI) { u.HideInErrors("second"); u.Error(fmt.Errorf("%w", joined)) },
+			"error: first\n***: " + strings.Replace(escaped, `\nv`, "\n  v", 1) + "\nEOF\n"},
 		{"an error with lines of its own", func(u *UI) { u.Note("error: %v", errors.New("yaml: \n    line 3\nx")) }, "error: yaml: \n    line 3\n  x\n"},
 		{"another program", func(u *UI) { u.Write([]byte("one\x1b[2K\ntwo\u202e\n")) }, "one\\x1b[2K\ntwo\\u202e\n"},
 		{"a result", func(u *UI) {

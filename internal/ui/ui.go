@@ -157,23 +157,32 @@ func blockStyle(n *yaml.Node) {
 }
 
 // Note says something that the user should know. Arguments stay within their line, but for errors.
-func (u *UI) Note(format string, args ...any) { u.say("note", format, args) }
+func (u *UI) Note(format string, args ...any) {
+	u.say("note", fmt.Sprintf(format, args...), fmt.Sprintf(format, inMessage(args)...))
+}
+
+// Error says why a command failed, without what is hidden in errors: each of several errors on lines of
+// its own.
+func (u *UI) Error(err error) {
+	u.say("note", u.ErrorText("error: "+err.Error()), u.ErrorText("error: "+errorText(err)))
+}
 
 // Say reports a step of the work, as [UI.Note] does, unless the user wants it quiet.
 func (u *UI) Say(format string, args ...any) {
 	if u.mode() != None {
-		u.say("summary", format, args)
+		u.say("summary", fmt.Sprintf(format, args...), fmt.Sprintf(format, inMessage(args)...))
 	}
 }
 
-func (u *UI) say(event, format string, args []any) {
+// say writes a message: exact for programs, text for people.
+func (u *UI) say(event, exact, text string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.mode() == JSON {
-		u.recordLocked(record{Event: event, Text: u.shown(fmt.Sprintf(format, args...))})
+		u.recordLocked(record{Event: event, Text: u.shown(exact)})
 		return
 	}
-	u.above([]byte(visible(u.shown(fmt.Sprintf(format, inMessage(args)...)), "\n\t") + "\n"))
+	u.above([]byte(visible(u.shown(text), "\n\t") + "\n"))
 }
 
 // Write makes the UI a writer of other programs' progress, on standard error.
