@@ -186,9 +186,27 @@ func (m merger) mergeMap(live, applied, desired map[string]any, t fieldType, oth
 			delete(merged, key) // as kubectl apply does
 			continue
 		}
+		_, there := live[key]
 		merged[key] = m.mergeValue(key, live[key], applied[key], value, t, others.field(key))
+		if given, isMap := value.(map[string]any); isMap && t != nil && !there && len(given) > 0 && len(merged[key].(map[string]any)) == 0 {
+			delete(merged, key) // there was nothing but null in it
+		}
 	}
 	return merged
+}
+
+// withoutNulls returns a map without keys that are null, which Kubernetes' own kinds drop.
+func withoutNulls(object map[string]any) map[string]any {
+	kept := maps.Clone(object)
+	for key, value := range kept {
+		if value == nil {
+			delete(kept, key)
+		}
+		if below, isMap := value.(map[string]any); isMap {
+			kept[key] = withoutNulls(below)
+		}
+	}
+	return kept
 }
 
 // changesType reports whether the field "type" gets another value: what hangs on the old type is
@@ -213,6 +231,9 @@ func (m merger) mergeValue(key string, live, applied, desired any, t fieldType, 
 	switch desired := desired.(type) {
 	case map[string]any:
 		live, isMap := live.(map[string]any)
+		if !isMap && t != nil {
+			return withoutNulls(desired)
+		}
 		if !isMap {
 			return desired
 		}

@@ -59,6 +59,7 @@ func TestMergeObject(t *testing.T) {
 		{"a changed item of such a list is the manifest's", "NetworkPolicy", "{ingress: [{ports: [{port: 80, protocol: UDP}]}]}", "{ingress: [{ports: [{port: 80}]}]}", "{ingress: [{ports: [{port: 81}]}]}", "{ingress: [{ports: [{port: 81}]}]}"},
 		{"a custom resource's list is the manifest's", "Gadget", "{items: [{name: a}, {name: b}]}", "{items: [{name: a}]}", "{items: [{name: c}]}", "{items: [{name: c}]}"},
 		{"a custom resource's fields are merged", "Gadget", "{a: 1, defaulted: x, gone: 1}", "{a: 1, gone: 1}", "{a: 2}", "{a: 2, defaulted: x}"},
+		{"a map of nulls is none", "", "{replicas: 1}", "", "{replicas: 1, strategy: {rollingUpdate: null}}", "{replicas: 1}"},
 		{"null in a custom resource is a value", "Gadget", "{a: 1}", "{a: 1}", "{a: null}", "{a: null}"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

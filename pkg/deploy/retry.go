@@ -192,7 +192,8 @@ func (t *retryTransport) judge(req *http.Request, resp *http.Response, err error
 // stays as it is.
 func judgeError(req *http.Request, err error) verdict {
 	var (
-		dial   *net.OpError
+		dial *net.OpError
+		//lint:ignore SA1019 client-go's transport still returns it
 		away   http2.GoAwayError
 		stream http2.StreamError
 		broken http2.ConnectionError

@@ -5,9 +5,11 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -126,7 +128,7 @@ const shortestConfidential = 6
 var secretKey = regexp.MustCompile(`(?i)pass|secret|token|credential|private|api_?key|auth`)
 
 // Confidential are the texts among the values that should not be quoted in errors: all but numbers,
-// switches and short words, and whatever has a key that says so.
+// switches, short words and images, and whatever has a key that says so.
 func (v *Values) Confidential() []string {
 	if v == nil {
 		return nil
@@ -134,7 +136,7 @@ func (v *Values) Confidential() []string {
 	var texts []string
 	var walk func(n *yaml.Node, secret bool)
 	walk = func(n *yaml.Node, secret bool) {
-		if n.Kind == yaml.ScalarNode && (secret || n.ShortTag() == "!!str" && len(n.Value) >= shortestConfidential) {
+		if n.Kind == yaml.ScalarNode && (secret || n.ShortTag() == "!!str" && len(n.Value) >= shortestConfidential && !isImage(n.Value)) {
 			texts = append(texts, n.Value)
 		}
 		for i, child := range n.Content {
@@ -151,6 +153,16 @@ func (v *Values) Confidential() []string {
 	}
 	slices.Sort(texts)
 	return slices.Compact(texts)
+}
+
+// isImage reports whether a text is an image with its registry: errors name these.
+func isImage(text string) bool {
+	host, _, found := strings.Cut(text, "/")
+	if !found || !strings.ContainsAny(host, ".:") {
+		return false
+	}
+	_, err := images.ParseReference(text)
+	return err == nil
 }
 
 // Masked gives the values with every scalar that v has in common with secret hidden.
