@@ -21,7 +21,7 @@ var charts = map[string]struct {
 	fails         string
 }{
 	"bamboo/bamboo":                     {changed: "replicaCount: 0\nbamboo: {service: {port: 81}}\n", with: map[string]string{"common": "../common"}},
-	"bitbucket/bitbucket":               {fails: "the chart needs common 1.2.7 and opensearch"}, // opensearch is not in the corpus
+	"bitbucket/bitbucket":               {fails: "the chart needs common 1.2.7"},
 	"bamboo/common":                     {fails: "chart common is of type library"},
 	"bitbucket/common":                  {fails: "chart common is of type library"},
 	"falcosidekick/falcosidekick":       {changed: "replicaCount: 5\nwebui: {enabled: true}\n"},
@@ -31,7 +31,7 @@ var charts = map[string]struct {
 	// Without a password, it makes a random one.
 	"grafana/grafana":                         {base: "adminPassword: secret\n", changed: "replicas: 2\ningress: {enabled: true}\n"},
 	"cert-manager/deploy/charts/cert-manager": {changed: "crds: {enabled: true}\nreplicaCount: 3\n"},
-	"kubeapps/kubeapps":                       {fails: "the chart needs redis 20.x.x and postgresql 16.x.x and common 2.x.x"},
+	"kubeapps/kubeapps":                       {fails: "the chart needs postgresql 16.x.x and common 2.x.x"},
 	"artifact-hub/artifact-hub":               {fails: "the chart needs postgresql 18.0.15"},
 	"alertmanager/alertmanager":               {changed: "replicaCount: 3\nservice: {port: 90}\n"},
 	"flux-chart/flux2":                        {changed: "imageAutomationController: {create: false}\n"},
