@@ -24,10 +24,10 @@ const (
 	clusterResources = 20
 )
 
-// cluster measures an apply of 1,000 resources on a real control plane, and another that changes
-// nothing, beside kapp with the same manifests: as one app, and as an app for each bundle, one
-// after the other. kapp looks as often as krtpkg does for what is ready, twice a second. Each round
-// has namespaces of its own.
+// cluster measures an apply of 1,000 resources on a real control plane, another that changes
+// nothing, and their deletion, next to kapp with the same manifests: as one app, and as an app for
+// each bundle, one after the other. kapp looks as often as krtpkg does for what is ready, twice a
+// second. Each bundle has a namespace of its own.
 func cluster(ctx context.Context, b *bench) (err error) {
 	b.rounds = min(b.rounds, 3)
 	kapp, err := hack.Build(ctx, "tools/kapp")
@@ -59,27 +59,27 @@ func cluster(ctx context.Context, b *bench) (err error) {
 	fmt.Println("|---|---|---|---|---|---|---|")
 	apply := "exec " + b.krtpkg + " apply -q --key " + b.path("cosign.pub") + " oci:" + b.path("dist") + ":1.0.0 --yes --skip-check images -n %s >/dev/null"
 	deploy := kapp + " deploy -y -n %s --wait-check-interval 500ms"
-	programs := []struct{ name, short, command string }{
-		{"krtpkg apply", "krtpkg", apply},
-		{"kapp deploy, one app", "one", "exec " + deploy + " -a all -f " + b.path("all") + " >/dev/null"},
-		{fmt.Sprintf("kapp deploy, %d apps one after the other", clusterBundles), "many",
-			"for i in " + b.path("all") + "/*; do " + deploy + " -a $(basename $i) -f $i >/dev/null || exit 1; done"},
+	remove := kapp + " delete -y -n %s --wait-check-interval 500ms"
+	each := "for i in " + b.path("all") + "/*; do %s >/dev/null || exit 1; done"
+	programs := []struct{ name, short, apply, remove string }{
+		{"krtpkg", "krtpkg", apply, "exec " + b.krtpkg + " delete -q edge --yes -n %s >/dev/null"},
+		{"kapp, one app", "one", "exec " + deploy + " -a all -f " + b.path("all") + " >/dev/null", "exec " + remove + " -a all >/dev/null"},
+		{fmt.Sprintf("kapp, %d apps one after the other", clusterBundles), "many",
+			strings.Replace(each, "%s", deploy+" -a $(basename $i) -f $i", 1), strings.Replace(each, "%s", remove+" -a $(basename $i)", 1)},
 	}
-	jobs := []string{"1,000 resources", "the same again"}
+	jobs := []string{"apply 1,000 resources", "the same again", "delete"}
 	figures := make([][]measured, len(jobs))
 	for i := range figures {
 		figures[i] = make([]measured, len(programs))
 	}
 	for round := range b.rounds {
-		for job := range jobs {
-			for i, p := range programs {
-				namespace := fmt.Sprintf("%s-%d", p.short, round)
-				if job == 0 {
-					if err := newNamespace(ctx, client, namespace); err != nil {
-						return err
-					}
-				}
-				command := strings.ReplaceAll(p.command, "%s", namespace)
+		for i, p := range programs {
+			namespace := fmt.Sprintf("%s-%d", p.short, round)
+			if err := newNamespace(ctx, client, namespace); err != nil {
+				return err
+			}
+			for job, command := range []string{p.apply, p.apply, p.remove} {
+				command = strings.ReplaceAll(command, "%s", namespace)
 				if err := b.once(ctx, []string{"sh", "-c", command}, &figures[job][i]); err != nil {
 					return err
 				}
@@ -109,12 +109,13 @@ func (b *bench) prepareCluster() error {
 	for n := range clusterBundles {
 		name := fmt.Sprintf("bundle-%02d", n)
 		var docs strings.Builder
-		fmt.Fprintf(&docs, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: %[1]s}\nspec:\n  selector: {matchLabels: {app: %[1]s}}\n  template:\n    metadata: {labels: {app: %[1]s}}\n    spec: {containers: [{name: app, image: %[2]q}]}\n", name, image)
-		fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: Service\nmetadata: {name: %[1]s}\nspec: {selector: {app: %[1]s}, ports: [{port: 80}]}\n", name)
-		fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: %s}\n", name)
-		fmt.Fprintf(&docs, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: %s}\nrules: [{apiGroups: [''], resources: [pods], verbs: [get]}]\n", name)
-		for i := range clusterResources - 4 {
-			fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s-%02d}\ndata: {a: %q}\n", name, i, strings.Repeat("settings ", 50))
+		fmt.Fprintf(&docs, "apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n---\n", name)
+		fmt.Fprintf(&docs, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: %[1]s, namespace: %[1]s}\nspec:\n  selector: {matchLabels: {app: %[1]s}}\n  template:\n    metadata: {labels: {app: %[1]s}}\n    spec: {containers: [{name: app, image: %[2]q}]}\n", name, image)
+		fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: Service\nmetadata: {name: %[1]s, namespace: %[1]s}\nspec: {selector: {app: %[1]s}, ports: [{port: 80}]}\n", name)
+		fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: %[1]s, namespace: %[1]s}\n", name)
+		fmt.Fprintf(&docs, "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: %[1]s, namespace: %[1]s}\nrules: [{apiGroups: [''], resources: [pods], verbs: [get]}]\n", name)
+		for i := range clusterResources - 5 {
+			fmt.Fprintf(&docs, "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: %[1]s-%02[2]d, namespace: %[1]s}\ndata: {a: %[3]q}\n", name, i, strings.Repeat("settings ", 50))
 		}
 		files["all/"+name+"/all.yaml"] = docs.String()
 		files["def/"+name+"/all.yaml"] = docs.String()

@@ -43,6 +43,7 @@ func recordApplied(resources []kappres.Resource) error {
 		isSecret := r.Kind() == "Secret" && r.APIGroup() == ""
 		if isSecret {
 			encodeStringData(object)
+			dropNullData(object)
 		}
 		compact, err := r.AsCompactBytes()
 		if err != nil {
@@ -92,6 +93,19 @@ func encodeStringData(secret map[string]any) {
 	}
 	delete(secret, "stringData")
 	secret["data"] = data
+}
+
+// dropNullData removes keys of a Secret without a value, as the API server does.
+func dropNullData(secret map[string]any) {
+	data, isMap := secret["data"].(map[string]any)
+	if !isMap {
+		return
+	}
+	before := len(data)
+	maps.DeleteFunc(data, func(_ string, value any) bool { return value == nil })
+	if len(data) == 0 && before > 0 {
+		delete(secret, "data")
+	}
 }
 
 // digestKey is the key of the only field of a map that stands for a string.

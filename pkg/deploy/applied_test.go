@@ -49,8 +49,9 @@ func (r *rig) wantNoChanges(rt Runtime) {
 func TestSecretsAreNotRecorded(t *testing.T) {
 	r := newRig(t)
 	encoded := base64.StdEncoding.EncodeToString([]byte("opensesame-data"))
-	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {password: opensesame-text, user: me}\ndata: {key: " + encoded + "}"
-	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "app", "1", secret)}}
+	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {password: opensesame-text, user: me}\ndata: {key: " + encoded + ", none: null}"
+	nothing := "apiVersion: v1\nkind: Secret\nmetadata: {name: nothing}\ndata: {none: null}"
+	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "app", "1", secret, nothing)}}
 	r.apply(rt)
 	live := r.getObject(secrets, r.namespace, "login")
 	for key, value := range live.GetAnnotations() {
@@ -72,7 +73,7 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 	if drift := r.drift(); len(drift) != 1 || drift[0].Kind != "Secret" || strings.Contains(drift[0].Diff, "eW91") {
 		t.Errorf("drift after a change by hand: %+v", drift)
 	}
-	rt = Runtime{Name: "edge", Version: "2", Units: []Unit{unit(1, "app", "2", strings.Replace(secret, "password: opensesame-text, ", "", 1))}}
+	rt = Runtime{Name: "edge", Version: "2", Units: []Unit{unit(1, "app", "2", strings.Replace(secret, "password: opensesame-text, ", "", 1), nothing)}}
 	r.apply(rt)
 	data := fmt.Sprint(r.getObject(secrets, r.namespace, "login").Object["data"])
 	if strings.Contains(data, "password") || !strings.Contains(data, "user:bWU=") || !strings.Contains(data, "mine:eA==") {

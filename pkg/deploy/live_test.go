@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -283,6 +284,10 @@ func TestBrokenConversion(t *testing.T) {
 	r.eventually("the webhook is called", func() error {
 		if _, err := brokens.Namespace(r.namespace).List(t.Context(), metav1.ListOptions{}); err == nil || apierrors.IsNotFound(err) {
 			return fmt.Errorf("listed: %v", err)
+		}
+		_, lists, err := r.client.Discovery().ServerGroupsAndResources()
+		if !slices.ContainsFunc(lists, func(l *metav1.APIResourceList) bool { return l.GroupVersion == "live.example/v2" }) {
+			return fmt.Errorf("v2 is not served yet: %v", err)
 		}
 		return nil
 	})

@@ -64,6 +64,25 @@ func (s *served) failures() map[schema.GroupVersion]error {
 	return failed.Groups
 }
 
+// answering returns the group versions whose kinds are known.
+func (s *served) answering() []schema.GroupVersion {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	failing := discovery.ErrGroupDiscoveryFailed{}
+	var failed *discovery.ErrGroupDiscoveryFailed
+	if errors.As(s.failing, &failed) {
+		failing = *failed
+	}
+	var answering []schema.GroupVersion
+	for _, list := range s.resources {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err == nil && failing.Groups[gv] == nil {
+			answering = append(answering, gv)
+		}
+	}
+	return answering
+}
+
 // failure returns why a group does not answer; nil if it does, or is not known.
 func (s *served) failure(group string) error {
 	for gv, err := range s.failures() {

@@ -212,7 +212,8 @@ func (e *engine) status(ctx context.Context, i Installed) (BundleStatus, error) 
 		if there, _, err := target.Exists(); err != nil || !there {
 			return done{}, err
 		}
-		p.failing.MarkRequiredGVs(nil) // of what can't be read the rest tells
+		_, _, _ = e.served.ask(ctx, e.cluster.client.Discovery()) // what is wrong comes up in the lists
+		p.failing.MarkRequiredGVs(e.served.answering())           // of groups that do not answer the rest tells
 		return done{}, s.read(p, target, e.served)
 	})
 	if ctx.Err() != nil {

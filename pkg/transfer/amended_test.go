@@ -99,7 +99,9 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 			for _, root := range roots {
 				sources = append(sources, transfer.Source{Store: dst, Root: root.Root, Tags: root.Tags})
 			}
-			plan, err := transfer.NewPlan(t.Context(), sources, c.options)
+			planned := c.options
+			planned.AllowRenamedTags = true
+			plan, err := transfer.NewPlan(t.Context(), sources, planned)
 			if err != nil {
 				t.Fatal(err)
 			}

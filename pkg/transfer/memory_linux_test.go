@@ -120,7 +120,7 @@ func (blank) Read(p []byte) (int, error) {
 }
 
 func bundleYAML(name string) string {
-	return fmt.Sprintf("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: %s, version: 1.0.0}\nspec: {layer: 6, sources: []}\n", name)
+	return fmt.Sprintf("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: %s, version: 1.0.0}\nspec: {layer: 6, sources: [{file: all.yaml}]}\n", name)
 }
 
 const emptyLock = "apiVersion: imgpkg.carvel.dev/v1alpha1\nkind: ImagesLock\nimages: []\n"
@@ -240,7 +240,7 @@ func TestMemoryBombs(t *testing.T) {
 				text(".krtpkg/bundle.yaml", bundleYAML("web")+strings.Repeat("- a\n", 40_000_000))), "1.0.0", ""))
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
-		}, `entry ".krtpkg/bundle.yaml" of 160000113 bytes, of at most 4194304: over the limit`},
+		}, `entry ".krtpkg/bundle.yaml" of 160000129 bytes, of at most 4194304: over the limit`},
 		{"a bundle.yaml of 4 MB of letters", func(b bomb) {
 			b.layout(archive.Name(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock),
 				text(".krtpkg/bundle.yaml", "spec: ["+strings.Repeat("a,", 2_000_000)+"]")), "1.0.0", ""))
