@@ -154,12 +154,18 @@ const changedText = "(changed)"
 // has written it since krtpkg last wrote the Secret.
 func expandOutline(outline, live map[string]any) map[string]any {
 	manifest := expandValue(outline, live).(map[string]any)
-	annotations := (&unstructured.Unstructured{Object: live}).GetAnnotations()
+	u := unstructured.Unstructured{Object: manifest}
+	annotations := u.GetAnnotations() // none where the manifest has null
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	now := (&unstructured.Unstructured{Object: live}).GetAnnotations()
 	for _, key := range []string{annotationApplied, annotationDisableOriginal} {
-		if value, found := annotations[key]; found {
-			_ = unstructured.SetNestedField(manifest, value, "metadata", "annotations", key)
+		if value, found := now[key]; found {
+			annotations[key] = value
 		}
 	}
+	u.SetAnnotations(annotations)
 	if keys, isMap := outline["data"].(map[string]any); isMap && manifest["kind"] == "Secret" {
 		data := map[string]any{}
 		now, _ := live["data"].(map[string]any)

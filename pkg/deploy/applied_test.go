@@ -50,7 +50,7 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 	r := newRig(t)
 	encoded := base64.StdEncoding.EncodeToString([]byte("opensesame-data"))
 	secret := "apiVersion: v1\nkind: Secret\nmetadata: {name: login}\nstringData: {password: opensesame-text, user: me}\ndata: {key: " + encoded + ", none: null}"
-	nothing := "apiVersion: v1\nkind: Secret\nmetadata: {name: nothing}\ndata: {none: null}"
+	nothing := "apiVersion: v1\nkind: Secret\nmetadata: {name: nothing, annotations: null}\ndata: {none: null}"
 	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "app", "1", secret, nothing)}}
 	r.apply(rt)
 	live := r.getObject(secrets, r.namespace, "login")

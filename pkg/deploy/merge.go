@@ -95,11 +95,25 @@ var (
 
 // mergeObject merges a whole object. The result shares values with its arguments.
 func mergeObject(live, applied, desired map[string]any) map[string]any {
+	keepMetadataMaps(live, desired)
 	live = withoutToolMetadata(live, desired)
 	m := merger{owners: otherOwners(live)}
 	merged := m.mergeMap(live, applied, desired, typeOf(desired), m.owners)
 	keepReplicas(live, merged, desired)
 	return merged
+}
+
+// keepMetadataMaps has annotations and labels merged key by key also where the manifest has none,
+// or null: others' stay.
+func keepMetadataMaps(live, desired map[string]any) {
+	was, _ := live["metadata"].(map[string]any)
+	now, _ := desired["metadata"].(map[string]any)
+	for _, key := range []string{"annotations", "labels"} {
+		_, had := was[key].(map[string]any)
+		if _, has := now[key].(map[string]any); had && !has && now != nil {
+			now[key] = map[string]any{}
+		}
+	}
 }
 
 // withoutToolMetadata returns the object without what a tool has left on it to remember it by,

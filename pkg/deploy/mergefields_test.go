@@ -102,3 +102,16 @@ spec: {mine: 1, touched: 2, bundle: injected, same: 1}`)
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// TestMergeKeepsOthersMetadata: a manifest that drops its last annotation takes no other's along.
+func TestMergeKeepsOthersMetadata(t *testing.T) {
+	for _, annotations := range []string{"", ", annotations: null", ", annotations: {}"} {
+		live := parseObject(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: x, annotations: {mine: a, theirs: b}}}")
+		applied := parseObject(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: x, annotations: {mine: a}}}")
+		desired := parseObject(t, "{apiVersion: example.com/v1, kind: Gadget, metadata: {name: x"+annotations+"}}")
+		got := mergeObject(live, applied, desired)["metadata"].(map[string]any)["annotations"]
+		if want := map[string]any{"theirs": "b"}; !reflect.DeepEqual(got, want) {
+			t.Errorf("with %q: got %v, want %v", annotations, got, want)
+		}
+	}
+}
