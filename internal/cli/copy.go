@@ -47,7 +47,7 @@ func (f *transferFlags) add(cmd *cobra.Command) {
 // addAttached adds the flag of what comes along with what is asked for.
 func (f *transferFlags) addAttached(cmd *cobra.Command) {
 	values := []string{string(transfer.AttachedVerified), string(transfer.AttachedKnown), string(transfer.AttachedAll)}
-	cmd.Flags().StringVar(&f.attached, "attached", string(transfer.AttachedKnown), "which referrers come along: verified (signatures and attestations of the root by whom you trust), known (signatures, attestations, SBOMs and reports, 64 MiB each), all")
+	cmd.Flags().StringVar(&f.attached, "attached", string(transfer.AttachedKnown), "which referrers come along: verified (the root's signatures and attestations by trusted signers), known (signatures, attestations, SBOMs and reports, 64 MiB each), all")
 	_ = cmd.RegisterFlagCompletionFunc("attached", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
