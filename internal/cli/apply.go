@@ -94,8 +94,14 @@ func (f *siteFlags) add(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(deploy.Checks, cobra.ShellCompDirectiveNoFileComp))
 	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that a controller leaves out, as NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("beside", cobra.FixedCompletions(controllerNames(), cobra.ShellCompDirectiveNoFileComp))
+	f.addOwnership(cmd)
+}
+
+// addOwnership adds what goes ahead where resources are not the runtime's.
+func (f *siteFlags) addOwnership(cmd *cobra.Command) {
+	flags := cmd.Flags()
 	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources that belong to releases of Helm")
-	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "delete what is not part of the runtime, too, in namespaces and of kinds that the new version drops")
+	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "also delete what is not part of the runtime, in namespaces and of kinds that the version applied does not have")
 }
 
 func (f *siteFlags) check() error {

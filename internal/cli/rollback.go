@@ -42,6 +42,7 @@ of the version that it goes back to. Hooks of an install or an upgrade do not ru
 	flags.StringVar(&to, "to", "", "the version, or the number of the revision, to go back to")
 	flags.StringVar(&from, "from", "", "a place that has it, REGISTRY/REPOSITORY, if it is no longer where it came from")
 	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "leave out a look before the apply, as with krtpkg apply")
+	o.site.addOwnership(cmd)
 	addRunHooks(cmd, &o.runHooks, "run the hooks of charts that are for a rollback, or for a deletion where a bundle leaves")
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
