@@ -8,6 +8,7 @@ import (
 	kapp "carvel.dev/kapp/pkg/kapp/app"
 	"carvel.dev/kapp/pkg/kapp/clusterapply"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -49,7 +50,7 @@ func (e *engine) adopting(ctx context.Context, a app, steps []*clusterapply.Clus
 
 // noteAdoption records which resources an app is about to adopt.
 func (c *Cluster) noteAdoption(ctx context.Context, app string, resources []ResourceID) error {
-	name, err := c.appConfigMap(ctx, app)
+	configMap, err := c.appConfigMap(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -57,24 +58,24 @@ func (c *Cluster) noteAdoption(ctx context.Context, app string, resources []Reso
 	if len(resources) > 0 {
 		value = inventory(resources)
 	}
-	return c.patch(ctx, name, map[string]any{"annotations": map[string]any{annotationAdopting: value}})
+	return c.patch(ctx, configMap.Name, map[string]any{"annotations": map[string]any{annotationAdopting: value}})
 }
 
-// appConfigMap returns the name of the ConfigMap of a kapp app.
-func (c *Cluster) appConfigMap(ctx context.Context, app string) (string, error) {
+// appConfigMap returns the ConfigMap of a kapp app.
+func (c *Cluster) appConfigMap(ctx context.Context, app string) (*corev1.ConfigMap, error) {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
 		cm, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
-			return "", fmt.Errorf("read kapp's record of %s: %w", app, err)
+			return nil, fmt.Errorf("read kapp's record of %s: %w", app, err)
 		}
 		if _, isApp := cm.Labels[kapp.KappIsAppLabelKey]; isApp {
-			return name, nil
+			return cm, nil
 		}
 	}
-	return "", fmt.Errorf("read kapp's record of %s: no such app in namespace %s", app, c.namespace)
+	return nil, fmt.Errorf("read kapp's record of %s: no such app in namespace %s", app, c.namespace)
 }
 
 // giveBack writes resources as they were before an adoption that failed.
@@ -105,13 +106,9 @@ func (c *Cluster) giveBack(ctx context.Context, resources []kappres.Resource) er
 
 // adoptedInPart returns the resources whose adoption by an app has not ended.
 func (c *Cluster) adoptedInPart(ctx context.Context, app string) (func(kappres.Resource) bool, error) {
-	name, err := c.appConfigMap(ctx, app)
+	cm, err := c.appConfigMap(ctx, app)
 	if err != nil {
 		return nil, err
-	}
-	cm, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("read kapp's record of %s: %w", app, err)
 	}
 	ids, err := readInventory(cm.Annotations[annotationAdopting])
 	if err != nil {

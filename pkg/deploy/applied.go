@@ -282,7 +282,7 @@ func unpackOutline(text string) map[string]any {
 // nothing is, or nothing that can be read.
 func appliedManifest(live map[string]any) map[string]any {
 	annotations := (&unstructured.Unstructured{Object: live}).GetAnnotations()
-	if original := annotations["kapp.k14s.io/original"]; original != "" {
+	if original := annotations[annotationOriginal]; original != "" {
 		return decodeManifest(original)
 	}
 	if packed := annotations[annotationApplied]; packed != "" {

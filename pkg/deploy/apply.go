@@ -88,6 +88,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		return report, nil
 	}
 	s.foreign = plan.foreign
+	s.keepIdle(plan)
 	ctx, cancel := context.WithCancelCause(withFence(ctx))
 	defer cancel(nil)
 	j := &journal{
@@ -109,6 +110,21 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		reason = opts.Censor(reason)
 	}
 	return report, errors.Join(err, j.end(ctx, state, reason))
+}
+
+// keepIdle notes for which bundles the plan has found nothing to do. Where something is deleted, what
+// they have may go with it.
+func (s *session) keepIdle(plan *Plan) {
+	for _, b := range plan.Bundles {
+		if slices.ContainsFunc(b.Changes, func(c ResourceChange) bool { return c.Op == Delete || c.Replace }) {
+			return
+		}
+	}
+	for i := range s.jobs {
+		if found := plan.Bundles[i].found; found.idle && s.jobs[i].was != nil {
+			s.jobs[i].idle = &found
+		}
+	}
 }
 
 // refuse returns why the plan can't be carried out; what others would lose comes first.
@@ -205,6 +221,9 @@ type job struct {
 	runtime Runtime
 	order   int
 	was     *Installed // nil if it is new
+	// idle is what the plan has found, if there is nothing to do and nothing else in the plan can
+	// have changed that. Default: the apply looks for itself.
+	idle *done
 }
 
 // assign holds the runtime against what is installed of it.
@@ -515,6 +534,9 @@ func (s *session) applyJob(ctx context.Context, j job, journal *journal, told *m
 		}
 	}
 	found, err := s.rollBack(ctx, j, a, journal, func() (done, error) {
+		if j.idle != nil {
+			return *j.idle, nil
+		}
 		return s.engine.deploy(ctx, a, hooks{begin: journal.begin, told: told})
 	})
 	if err != nil {
@@ -544,17 +566,16 @@ func (c *Cluster) annotate(ctx context.Context, j job, found done, hooks string,
 		return err
 	}
 	// Not j.was: kapp has created or renamed it, or begun a change.
-	installed, err := c.List(ctx, j.runtime.Name)
+	configMap, err := c.appConfigMap(ctx, j.runtime.appName(j.unit))
 	if err != nil {
 		return err
 	}
-	for _, i := range installed {
-		if i.App == j.runtime.appName(j.unit) {
-			news[annotationChange] = i.change
-			return c.patch(ctx, i.configMap, map[string]any{"annotations": news})
-		}
+	installed, err := readInstalled(configMap)
+	if err != nil {
+		return fmt.Errorf("configmap %s/%s: %w", c.namespace, configMap.Name, err)
 	}
-	return errors.New("kapp has deployed it, but its app is not on the cluster")
+	news[annotationChange] = installed.change
+	return c.patch(ctx, configMap.Name, map[string]any{"annotations": news})
 }
 
 func (c *Cluster) patch(ctx context.Context, configMap string, metadata map[string]any) error {

@@ -72,7 +72,13 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 
 // beforeDelete looks for what is not the runtime's but would go with it, and asks.
 func (s *session) beforeDelete(ctx context.Context, opts DeleteOptions) (*Plan, error) {
+	shared, err := s.cluster.newListings(ctx, s.leaving)
+	if err != nil {
+		return nil, err
+	}
+	s.engine.listings = shared
 	plan, err := s.planDelete(ctx)
+	s.engine.listings = nil // what follows may write
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +156,14 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, j *journal) (
 				last = append(last, task{run: func(ctx context.Context) error { return s.deleteNamespaces(ctx, app, &deletions[i]) }})
 			}
 		}
+		// Each app deletes only what it has itself, so that one listing holds for all.
+		shared, err := s.cluster.newListings(ctx, apps)
+		if err != nil {
+			return nil, err
+		}
+		s.engine.listings = shared
 		failed, _ = schedule(ctx, last, max(len(last), 1))
+		s.engine.listings = nil
 	}
 	var outcomes []Outcome
 	for _, d := range deletions {

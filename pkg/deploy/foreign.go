@@ -139,57 +139,37 @@ func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([
 	return all, err
 }
 
-// foreignPage is how many objects are listed at a time.
-const foreignPage = 500
-
 // foreignOfKind lists a kind: everywhere if its definition is deleted, else in the namespaces
 // that are.
 func (d deletions) foreignOfKind(ctx context.Context, client metadata.Interface, gvk schema.GroupVersionKind, gvr schema.GroupVersionResource) ([]Foreign, error) {
-	var found []Foreign
+	var (
+		items []metav1.PartialObjectMetadata
+		err   error
+	)
 	definition, ofKind := d.kinds[gvr.GroupResource()]
-	places := []string{metav1.NamespaceAll}
-	if !ofKind {
-		places = sets.List(d.namespaces)
+	if ofKind {
+		items, err = listMetadata(ctx, client.Resource(gvr), metav1.ListOptions{})
+	} else {
+		items, err = listNamespaces(ctx, client.Resource(gvr), d.namespaces)
 	}
-	for _, place := range places {
-		items, err := listMetadata(ctx, client.Resource(gvr).Namespace(place), metav1.ListOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("look for what would be deleted along, %s: %w", gvr.GroupResource(), err)
+	if err != nil {
+		return nil, fmt.Errorf("look for what would be deleted along, %s: %w", gvr.GroupResource(), err)
+	}
+	var found []Foreign
+	for _, item := range items {
+		id := ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}
+		if d.resources.Has(claimKey(id)) || len(item.OwnerReferences) > 0 || inEveryNamespace(gvk, item.Name) {
+			continue
 		}
-		for _, item := range items {
-			id := ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}
-			if d.resources.Has(claimKey(id)) || len(item.OwnerReferences) > 0 || inEveryNamespace(gvk, item.Name) {
-				continue
-			}
-			f := Foreign{ResourceID: id, With: definition}
-			if d.namespaces.Has(item.Namespace) {
-				f.With = ResourceID{APIVersion: "v1", Kind: "Namespace", Name: item.Namespace}
-			}
-			if !d.replaced.Has(claimKey(f.With)) || !d.isClaimed(id) {
-				found = append(found, f)
-			}
+		f := Foreign{ResourceID: id, With: definition}
+		if d.namespaces.Has(item.Namespace) {
+			f.With = ResourceID{APIVersion: "v1", Kind: "Namespace", Name: item.Namespace}
+		}
+		if !d.replaced.Has(claimKey(f.With)) || !d.isClaimed(id) {
+			found = append(found, f)
 		}
 	}
 	return found, nil
-}
-
-// listMetadata lists all objects, by pages. A kind that is gone, or can't be listed, has none.
-func listMetadata(ctx context.Context, client metadata.ResourceInterface, options metav1.ListOptions) ([]metav1.PartialObjectMetadata, error) {
-	var items []metav1.PartialObjectMetadata
-	options.Limit = foreignPage
-	for {
-		list, err := client.List(quiet(ctx), options)
-		if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
-			return items, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		items = append(items, list.Items...)
-		if options.Continue = list.Continue; options.Continue == "" {
-			return items, nil
-		}
-	}
 }
 
 // checkNothingLeft looks once, at every kind, for resources that belong to apps that are

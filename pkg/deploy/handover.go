@@ -48,6 +48,14 @@ func (s *session) claimResources() (*claims, error) {
 // has reports whether an app claims a resource.
 func (c *claims) has(id ResourceID) bool { return c != nil && c.apps[claimKey(id)] != "" }
 
+// newNamespaces returns the namespaces that the runtime brings.
+func (c *claims) newNamespaces() sets.Set[string] {
+	if c == nil {
+		return nil
+	}
+	return c.namespaces
+}
+
 // owner returns the app that claims a resource on the cluster, "" if none does.
 func (c *claims) owner(r kappres.Resource) string {
 	if c == nil {

@@ -41,6 +41,8 @@ type engine struct {
 	options Options
 	// family are the apps of the runtime: a resource may move from one to another.
 	family []string
+	// listings are what all apps have, while nothing is written. Default: kapp lists for each app.
+	listings *listings
 	// takeOver takes resources from Helm.
 	takeOver bool
 	// claims are what the runtime is to have; nil where all of it goes.
@@ -83,6 +85,8 @@ type done struct {
 	releases string
 	// jobs are those that are done when the app is.
 	jobs doneJobs
+	// idle tells that there is nothing to write, and nothing to wait for.
+	idle bool
 	// refused is why a change that was only looked at would not be made.
 	refused error
 	// findings are what a dry run has found.
@@ -169,6 +173,9 @@ type parts struct {
 	apps    kapp.Apps
 	failing *cmdapp.FailingAPIServicesPolicy
 	told    *messages
+	// recording and known are what found asks.
+	recording *recordingResources
+	known     *knownResources
 }
 
 func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
@@ -191,10 +198,17 @@ func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
 	options := kappres.ResourcesImplOpts{FallbackAllowedNamespaces: []string{e.cluster.namespace}}
 	silent := logger.NewNoopLogger()
 	resources := kappres.NewResourcesImpl(types, core, objects, muted, options, silent)
-	finished := finishedJobs{Resources: originals{resources}, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
+	var listing kappres.Resources = resources
+	if e.listings != nil {
+		listing = listedResources{resources, e.listings}
+	}
+	recording := &recordingResources{Resources: originals{listing}}
+	known := newKnownResources(recording, e.claims.newNamespaces())
+	finished := finishedJobs{Resources: known, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
 	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
 	return &parts{
 		ctx: ctx, cluster: e.cluster, clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
+		recording: recording, known: known,
 		apps: kapp.NewApps(e.cluster.namespace, core, found, silent),
 	}, nil
 }
@@ -268,6 +282,7 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	if err != nil {
 		return done{}, err
 	}
+	p.recording.expect(wanted.resources, factory)
 	changes, err := diff.NewChangeSetWithVersionedRs(existing, wanted.resources, conf.TemplateRules(),
 		flags.DiffFlags.ChangeSetOpts, factory).Calculate()
 	if err != nil {
@@ -284,7 +299,7 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 		result.resources = append(result.resources, wanted.done...)
 		slices.SortFunc(result.resources, compareIDs)
 	}
-	if len(steps) == 0 {
+	if result.idle = len(steps) == 0 && len(wanted.absent) == 0; len(steps) == 0 {
 		return result, nil
 	}
 	refused := cmp.Or(e.takenOver(steps), runPreflight(ctx, p, conf, graph))
@@ -445,6 +460,7 @@ func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.Chan
 
 // existing are the resources on the cluster that are the app's, or are to be.
 func (e *engine) existing(p *parts, target kapp.App, resources []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool) ([]kappres.Resource, error) {
+	p.known.look()
 	selector, options, err := p.whose(target, cmdapp.NewUsedGKsScope(resources).GKs(), namespaces(resources))
 	if err != nil {
 		return nil, err
@@ -539,6 +555,9 @@ func (e *engine) change(p *parts, run changeRun, summary string) error {
 	return touch.Do(func() error {
 		if err := run.set.Apply(run.graph); err != nil {
 			return err
+		}
+		if len(run.existing) == 0 {
+			return nil // it has been recorded
 		}
 		return run.target.UpdateUsedGVsAndGKs(p.failing.GVs(run.wanted, nil), cmdapp.NewUsedGKsScope(run.wanted).GKs())
 	})

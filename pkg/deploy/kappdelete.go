@@ -99,11 +99,11 @@ func (e *engine) deleteRecord(ctx context.Context, target kapp.App) error {
 	if _, _, err := target.GCChanges(0, nil); err != nil {
 		return fmt.Errorf("delete kapp's record of changes: %w", err)
 	}
-	name, err := e.cluster.appConfigMap(ctx, target.Name())
+	configMap, err := e.cluster.appConfigMap(ctx, target.Name())
 	if err != nil {
 		return err
 	}
-	if err := ignoreNotFound(e.cluster.configMaps().Delete(quiet(ctx), name, metav1.DeleteOptions{})); err != nil {
+	if err := ignoreNotFound(e.cluster.configMaps().Delete(quiet(ctx), configMap.Name, metav1.DeleteOptions{})); err != nil {
 		return fmt.Errorf("delete kapp's record of %s: %w", target.Name(), err)
 	}
 	return nil

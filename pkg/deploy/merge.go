@@ -79,7 +79,7 @@ func dropController(object map[string]any) {
 // Annotations and labels that belong to a tool that manages the object, not to its content.
 var (
 	ownAnnotations = []string{
-		"kapp.k14s.io/original", "kapp.k14s.io/original-diff-md5", "kapp.k14s.io/original-diff", "kapp.k14s.io/original-diff-full",
+		annotationOriginal, annotationOriginalMD5, "kapp.k14s.io/original-diff", "kapp.k14s.io/original-diff-full",
 		annotationDisableOriginal, annotationApplied, "meta.helm.sh/release-name", "meta.helm.sh/release-namespace",
 		argoTracking, "argocd.argoproj.io/installation-id",
 	}

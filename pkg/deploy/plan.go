@@ -105,6 +105,10 @@ func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.engine.listings, err = s.cluster.newListings(ctx, s.installed()); err != nil {
+		return nil, err
+	}
+	defer func() { s.engine.listings = nil }() // what follows may write
 	found := make([]BundlePlan, len(s.jobs))
 	problems := make([]error, len(s.jobs))
 	tasks := make([]task, len(s.jobs))

@@ -13,7 +13,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes/scheme"
 )
 
 // rehearsals is how many dry runs of a bundle are sent at a time.
@@ -74,12 +76,28 @@ func dryRun(ctx context.Context, p *parts, op clusterapply.ClusterChangeApplyOp,
 		client = p.objects.Resource(served.GroupVersionResource).Namespace(r.Namespace())
 	}
 	all := []string{metav1.DryRunAll}
+	if op == clusterapply.ClusterChangeApplyOpAdd && p.known.lacksNamespace(r) {
+		return decode(object) // the API server would say only that there is no such namespace
+	}
 	if op == clusterapply.ClusterChangeApplyOpAdd {
 		_, err = client.Create(quiet(ctx), object, metav1.CreateOptions{DryRun: all})
 	} else {
 		_, err = client.Update(quiet(ctx), object, metav1.UpdateOptions{DryRun: all})
 	}
 	return err
+}
+
+// decode reads an object of Kubernetes' own kinds as the API server does before all else.
+func decode(object *unstructured.Unstructured) error {
+	data, err := object.MarshalJSON()
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	_, gvk, err := scheme.Codecs.UniversalDeserializer().Decode(data, nil, nil)
+	if err == nil || runtime.IsNotRegisteredError(err) {
+		return nil
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("%[1]s in version %[2]q cannot be handled as a %[1]s: %[3]v", gvk.Kind, gvk.GroupVersion(), err))
 }
 
 // markReplaced notes that a resource will be deleted and created.

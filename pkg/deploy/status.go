@@ -127,7 +127,11 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 			byName[runtime] = &RuntimeStatus{Runtime: runtime, Revision: revision}
 		}
 	}
-	e := &engine{cluster: c, served: &served{}, options: opts}
+	shared, err := c.newListings(ctx, installed)
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{cluster: c, served: &served{}, options: opts, listings: shared}
 	found := make([]BundleStatus, len(installed))
 	tasks := make([]task, len(installed))
 	for i, one := range installed {
@@ -396,7 +400,7 @@ func drifted(factory diff.ChangeFactory, conf kappconfig.Conf, r kappres.Resourc
 // expectedOf returns the manifest that a resource should agree with; nil if it is known to, or
 // if nothing is recorded.
 func expectedOf(factory diff.ChangeFactory, r kappres.Resource) (kappres.Resource, error) {
-	if original := r.Annotations()["kapp.k14s.io/original"]; original != "" {
+	if original := r.Annotations()[annotationOriginal]; original != "" {
 		if factory.NewResourceWithHistory(r).LastAppliedResource() != nil {
 			return nil, nil
 		}

@@ -1,0 +1,229 @@
+package deploy
+
+import (
+	"sync"
+
+	"carvel.dev/kapp/pkg/kapp/diff"
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
+)
+
+// recordingResources records on an object what is applied of it in the same request that writes
+// the object. kapp by itself sends a second one afterwards, which conflicts with what controllers
+// write meanwhile, so that it waits a second for each Deployment.
+//
+// kapp's record has the checksum of how the manifest, merged, and the object differ: the API server
+// writes some values in another way. Here it is that of no difference. If the answer differs, kapp
+// sends the second request after all.
+type recordingResources struct {
+	kappres.Resources
+	// manifests are what is wanted, by kapp's key of each resource.
+	manifests map[string]kappres.Resource
+	// changes compares resources. Until it is set kapp records all.
+	changes *diff.ChangeFactory
+}
+
+const (
+	// annotationOriginal is where kapp records what was applied.
+	annotationOriginal    = "kapp.k14s.io/original"
+	annotationOriginalMD5 = "kapp.k14s.io/original-diff-md5"
+)
+
+// noDifference is the checksum of two resources that do not differ.
+var noDifference = diff.OpsDiff(nil).MinimalMD5()
+
+func (w *recordingResources) expect(manifests []kappres.Resource, changes diff.ChangeFactory) {
+	w.changes = &changes
+	w.manifests = make(map[string]kappres.Resource, len(manifests))
+	for _, r := range manifests {
+		w.manifests[kappres.NewUniqueResourceKey(r).String()] = r
+	}
+}
+
+// Create creates what is itself the manifest.
+func (w *recordingResources) Create(r kappres.Resource) (kappres.Resource, error) {
+	return w.write(r, r, w.Resources.Create)
+}
+
+// Update writes what was merged from the manifest and the object on the cluster.
+func (w *recordingResources) Update(r kappres.Resource) (kappres.Resource, error) {
+	return w.write(r, w.manifests[kappres.NewUniqueResourceKey(r).String()], w.Resources.Update)
+}
+
+func (w *recordingResources) write(r, manifest kappres.Resource, send func(kappres.Resource) (kappres.Resource, error)) (kappres.Resource, error) {
+	if w.changes == nil || manifest == nil || isRecorded(r) {
+		return send(r)
+	}
+	manifest = manifest.DeepCopy()
+	setAnnotations(manifest, map[string]string{annotationIdentity: ""})
+	text, err := manifest.AsCompactBytes()
+	if err != nil {
+		return nil, err
+	}
+	recorded := r.DeepCopy()
+	setAnnotations(recorded, map[string]string{annotationOriginal: string(text), annotationOriginalMD5: noDifference})
+	answer, err := send(recorded)
+	if err != nil {
+		return nil, err
+	}
+	change, err := w.changes.NewResourceWithHistory(answer).CalculateChange(manifest)
+	if err == nil && change.OpsDiff().MinimalMD5() == noDifference {
+		setAnnotations(answer, map[string]string{annotationDisableOriginal: "true"}) // in memory: kapp need not write again
+	}
+	return answer, nil
+}
+
+// isRecorded reports whether a resource has the record, or is to have none of kapp's.
+func isRecorded(r kappres.Resource) bool {
+	_, disabled := r.Annotations()[annotationDisableOriginal]
+	return disabled || r.Annotations()[annotationOriginal] != ""
+}
+
+// setAnnotations sets annotations of a resource in memory; an empty value removes one.
+func setAnnotations(r kappres.Resource, values map[string]string) {
+	u := unstructured.Unstructured{Object: r.UnstructuredObject()}
+	annotations := u.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	for key, value := range values {
+		if value == "" {
+			delete(annotations, key)
+		} else {
+			annotations[key] = value
+		}
+	}
+	if len(annotations) == 0 {
+		annotations = nil // which removes the field
+	}
+	u.SetAnnotations(annotations)
+}
+
+// knownResources answers without a request what a call knows: that nothing is in a namespace which
+// does not exist, and what the API server has just answered to the creation of an object.
+type knownResources struct {
+	kappres.Resources
+	// newNamespaces are those that the runtime brings.
+	newNamespaces sets.Set[string]
+
+	mu sync.Mutex
+	// namespaces are looked up once, until something is written.
+	namespaces map[string]func() (bool, error)
+	// created are answers that nobody has asked for yet.
+	created map[string]kappres.Resource
+}
+
+func newKnownResources(asked kappres.Resources, newNamespaces sets.Set[string]) *knownResources {
+	return &knownResources{Resources: asked, newNamespaces: newNamespaces, created: map[string]kappres.Resource{}}
+}
+
+// look forgets what was found out of namespaces.
+func (k *knownResources) look() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.namespaces = map[string]func() (bool, error){}
+}
+
+// lacksNamespace reports whether a resource is to be in a namespace that the runtime brings and
+// that is not there yet.
+func (k *knownResources) lacksNamespace(r kappres.Resource) bool {
+	return r.Namespace() != "" && k.isMissing(r.Namespace())
+}
+
+// isMissing looks for a namespace that the runtime brings. It reports false for others, and where
+// that is not known.
+func (k *knownResources) isMissing(namespace string) bool {
+	if !k.newNamespaces.Has(namespace) {
+		return false
+	}
+	k.mu.Lock()
+	if k.namespaces == nil { // something has been written
+		k.mu.Unlock()
+		return false
+	}
+	exists := k.namespaces[namespace]
+	if exists == nil {
+		exists = sync.OnceValues(func() (bool, error) {
+			_, found, err := k.Resources.Exists(newNamespace(namespace), kappres.ExistsOpts{})
+			return found, err
+		})
+		k.namespaces[namespace] = exists
+	}
+	k.mu.Unlock()
+	found, err := exists()
+	return err == nil && !found
+}
+
+func newNamespace(name string) kappres.Resource {
+	return kappres.NewResourceUnstructured(unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name},
+	}}, kappres.ResourceType{
+		GroupVersionResource: schema.GroupVersionResource{Version: "v1", Resource: "namespaces"},
+		APIResource:          metav1.APIResource{Name: "namespaces", Kind: "Namespace"},
+	})
+}
+
+func isNamespace(r kappres.Resource) bool { return r.Kind() == "Namespace" && r.APIGroup() == "" }
+
+// Exists is what kapp asks of each resource that the app does not have yet.
+func (k *knownResources) Exists(r kappres.Resource, opts kappres.ExistsOpts) (kappres.Resource, bool, error) {
+	if k.lacksNamespace(r) || isNamespace(r) && k.isMissing(r.Name()) {
+		return nil, false, nil
+	}
+	return k.Resources.Exists(r, opts)
+}
+
+// Get is what kapp waits by. Its first look at an object that it has created is the answer to that:
+// what nobody has to make ready needs no second one.
+func (k *knownResources) Get(r kappres.Resource) (kappres.Resource, error) {
+	key := kappres.NewUniqueResourceKey(r).String()
+	k.mu.Lock()
+	answer := k.created[key]
+	delete(k.created, key)
+	k.mu.Unlock()
+	if answer != nil {
+		return answer, nil
+	}
+	return k.Resources.Get(r)
+}
+
+// Create keeps the answer.
+func (k *knownResources) Create(r kappres.Resource) (kappres.Resource, error) {
+	k.written()
+	answer, err := k.Resources.Create(r)
+	if err == nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.created[kappres.NewUniqueResourceKey(answer).String()] = answer.DeepCopy()
+	}
+	return answer, err
+}
+
+// Update forgets what was known.
+func (k *knownResources) Update(r kappres.Resource) (kappres.Resource, error) {
+	k.written()
+	k.forget(r)
+	return k.Resources.Update(r)
+}
+
+// Delete forgets what was known.
+func (k *knownResources) Delete(r kappres.Resource) error {
+	k.written()
+	k.forget(r)
+	return k.Resources.Delete(r)
+}
+
+func (k *knownResources) written() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.namespaces = nil
+}
+
+func (k *knownResources) forget(r kappres.Resource) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.created, kappres.NewUniqueResourceKey(r).String())
+}
