@@ -3,7 +3,7 @@
 GO ?= go
 BIN := bin/krtpkg
 
-.PHONY: all build install demo test tools fuzz recall lint bench clean $(BIN)
+.PHONY: all build install demo test tools fuzz recall lint names bench clean $(BIN)
 
 all: build
 
@@ -46,6 +46,10 @@ lint:
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) vet -tags pkcs11key ./pkg/sign
 	$$($(GO) run ./hack/prebuild tools/staticcheck) ./...
+
+# How much the names of functions say, per package and next to other codebases.
+names:
+	$(GO) run ./hack/names
 
 bench: build
 	$(GO) run ./hack/bench -krtpkg $(BIN)
