@@ -93,7 +93,7 @@ by which it trusts a registry.`,
 					return fmt.Errorf("ca: %w", err)
 				}
 				if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-					return fmt.Errorf("ca: %s holds no certificate in PEM", ca)
+					return fmt.Errorf("ca: %s holds no PEM certificate", ca)
 				}
 			}
 			if argoCD == "" {

@@ -232,7 +232,7 @@ func (a *app) attach(ctx context.Context, at *opened, f *signFlags, do func(plac
 		return err
 	}
 	var attached []sign.Attached
-	err = sign.Gather(ctx, store, func(context.Context) (err error) {
+	err = sign.GatherReferrers(ctx, store, func(context.Context) (err error) {
 		attached, err = do(store)
 		return err
 	})

@@ -36,7 +36,7 @@ func in(part string, change func([]byte) []byte) func(*forger) {
 	return func(f *forger) { f.rewrite(f.digests[part], change) }
 }
 
-const untrusted = "not signed by a trusted key, or changed since"
+const untrusted = "not signed by a trusted key, or changed after signing"
 
 // signatureOf changes the signature of a bundle's envelope.
 func signatureOf(b map[string]any, change func([]byte) []byte) {

@@ -53,7 +53,7 @@ func (e *examination) sign(ctx context.Context, form sign.Form) error {
 		return err
 	}
 	options := sign.SignOptions{Signer: signer, Forms: []sign.Form{form}}
-	err = sign.Gather(ctx, e.repo, func(ctx context.Context) error {
+	err = sign.GatherReferrers(ctx, e.repo, func(ctx context.Context) error {
 		attached, err := sign.Sign(ctx, e.repo, image, options)
 		e.attached(image, attached)
 		if err != nil {

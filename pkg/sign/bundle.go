@@ -17,26 +17,26 @@ import (
 )
 
 const (
-	bundleType   = "application/vnd.dev.sigstore.bundle.v0.3+json"
-	bundlePrefix = "application/vnd.dev.sigstore.bundle" // of any version
+	mediaTypeBundle       = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	mediaTypeBundlePrefix = "application/vnd.dev.sigstore.bundle" // of any version
 
 	statementType = "https://in-toto.io/Statement/v1"
 )
 
 // attachBundle adds a referrer of root that holds a Sigstore bundle, laid out as by cosign 3,
 // but for the annotation with the time.
-func (o SignOptions) attachBundle(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, add *addition) (attached Attached, err error) {
-	if o.repeats() {
+func (o SignOptions) attachBundle(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, add *signedContent) (attached Attached, err error) {
+	if o.isReproducible() {
 		attached.Manifest, err = findBundle(ctx, store, root, add.signed, o.Signer.Key())
 		if attached.Existing = attached.Manifest != ""; attached.Existing || err != nil {
 			return attached, err
 		}
 	}
-	pb, err := o.seal(ctx, add.content)
+	pb, err := o.signContent(ctx, add.content)
 	if err != nil {
 		return attached, err
 	}
-	b, err := marshal(pb)
+	b, err := marshalBundle(pb)
 	if err != nil {
 		return attached, err
 	}
@@ -49,18 +49,18 @@ func (o SignOptions) attachBundle(ctx context.Context, store oras.GraphTarget, r
 }
 
 func pushBundle(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, b []byte, predicateType string) (digest.Digest, error) {
-	layer, err := push(ctx, store, bundleType, b)
+	layer, err := pushBytes(ctx, store, mediaTypeBundle, b)
 	if err != nil {
 		return "", err
 	}
-	config, err := push(ctx, store, ocispec.MediaTypeEmptyJSON, []byte("{}"))
+	config, err := pushBytes(ctx, store, ocispec.MediaTypeEmptyJSON, []byte("{}"))
 	if err != nil {
 		return "", err
 	}
 	m, err := json.Marshal(ocispec.Manifest{
 		Versioned:    specs.Versioned{SchemaVersion: 2},
 		MediaType:    ocispec.MediaTypeImageManifest,
-		ArtifactType: bundleType,
+		ArtifactType: mediaTypeBundle,
 		Config:       config,
 		Layers:       []ocispec.Descriptor{layer},
 		Subject:      &ocispec.Descriptor{MediaType: root.MediaType, Digest: root.Digest, Size: root.Size},
@@ -72,28 +72,28 @@ func pushBundle(ctx context.Context, store oras.GraphTarget, root ocispec.Descri
 	if err != nil {
 		return "", err
 	}
-	desc, err := push(ctx, store, ocispec.MediaTypeImageManifest, m)
+	desc, err := pushBytes(ctx, store, ocispec.MediaTypeImageManifest, m)
 	return desc.Digest, err
 }
 
-// findBundle is the manifest of a bundle in which key has signed that very statement.
+// findBundle returns the manifest of a bundle in which key has signed that very statement.
 func findBundle(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, statement []byte, key *Key) (digest.Digest, error) {
 	policy := Policy{Authorities: []Authority{{Key: key}}}
 	var found digest.Digest
-	w := &walker{store: store, root: root, what: everything, see: func(obj Object, e *envelope, _ error) error {
+	w := &signatureWalker{store: store, root: root, scope: allAttached, visitor: func(obj Object, e *envelope, _ error) error {
 		if e == nil || obj.Form != Bundle || !bytes.Equal(e.payload, statement) {
 			return nil
 		}
-		if _, err := policy.judge(e, root.Digest); err == nil {
+		if _, err := policy.verifyEnvelope(e, root.Digest); err == nil {
 			found = obj.Manifest
 		}
 		return nil
 	}}
-	return found, w.referrers(ctx)
+	return found, w.walkReferrers(ctx)
 }
 
-// signStatement is the in-toto statement that cosign 3's sign makes.
-func signStatement(d digest.Digest, annotations map[string]string) ([]byte, error) {
+// encodeSignStatement returns the in-toto statement that cosign 3's sign makes.
+func encodeSignStatement(d digest.Digest, annotations map[string]string) ([]byte, error) {
 	type subject struct {
 		Digest      map[string]string `json:"digest"`
 		Annotations map[string]string `json:"annotations,omitempty"`
@@ -110,8 +110,8 @@ func signStatement(d digest.Digest, annotations map[string]string) ([]byte, erro
 	})
 }
 
-// inToto is the statement that attests something.
-func inToto(d digest.Digest, opts SignOptions, s Statement) ([]byte, error) {
+// encodeStatement encodes the in-toto statement of an attestation.
+func encodeStatement(d digest.Digest, opts SignOptions, s Statement) ([]byte, error) {
 	type subject struct {
 		Name        string            `json:"name,omitempty"`
 		Digest      map[string]string `json:"digest"`
@@ -130,9 +130,9 @@ func inToto(d digest.Digest, opts SignOptions, s Statement) ([]byte, error) {
 	})
 }
 
-// marshal writes a bundle. protojson puts in blanks that differ from one build of the program
-// to the next.
-func marshal(pb *protobundle.Bundle) ([]byte, error) {
+// marshalBundle encodes a bundle in compact form: the blanks of protojson differ between builds
+// of the program.
+func marshalBundle(pb *protobundle.Bundle) ([]byte, error) {
 	b, err := protojson.Marshal(pb)
 	if err != nil {
 		return nil, err
@@ -142,11 +142,12 @@ func marshal(pb *protobundle.Bundle) ([]byte, error) {
 	return compact.Bytes(), err
 }
 
-// isBundle goes by the artifact type and by the layer, as cosign looks at the layer alone.
+// isBundle reports whether the artifact type or a layer is a Sigstore bundle: cosign looks at the
+// layer alone.
 func isBundle(m *ocispec.Manifest) bool {
-	return strings.HasPrefix(m.ArtifactType, bundlePrefix) ||
-		slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return strings.HasPrefix(l.MediaType, bundlePrefix) })
+	return strings.HasPrefix(m.ArtifactType, mediaTypeBundlePrefix) ||
+		slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return strings.HasPrefix(l.MediaType, mediaTypeBundlePrefix) })
 }
 
-// isSignType is true of the statement that cosign 3's sign makes.
+// isSignType reports whether cosign 3's sign makes statements of this type.
 func isSignType(predicateType string) bool { return predicateType == types.CosignSignPredicateType }

@@ -29,7 +29,7 @@ import (
 
 func (c cosign) name() string { return filepath.Base(c.path) }
 
-// alone is the program with a home for this test, which may run beside others.
+// alone returns the program with a home for this test, which may run next to others.
 func (c cosign) alone(t *testing.T) cosign {
 	t.Helper()
 	return cosign{c.path, t.TempDir(), map[string]string{}}
@@ -156,7 +156,7 @@ func (c cosign) attest(t *testing.T, env []string, image string, all []sign.Stat
 	}
 }
 
-// attested is what was attested, by type.
+// attested returns what was attested, by type.
 func attested(t *testing.T, all []sign.Verified) map[string]string {
 	t.Helper()
 	got := map[string]string{}
@@ -269,7 +269,7 @@ func (c cosign) expand(t *testing.T, s *sigstoretest.Sigstore, flags string, cha
 
 func (m maker) certificate() bool { return strings.HasPrefix(m.flags, "--certificate") }
 
-// fails is what cosign says of what it cannot do, or empty.
+// fails returns what cosign says of what it cannot do, or empty.
 func (m maker) fails(c cosign, command []string, forms []sign.Form, pem bool) string {
 	legacy := !slices.Contains(forms, sign.Bundle)
 	switch {
@@ -322,7 +322,7 @@ var proving = []signing{
 	{"config", "cosign3", nil, []string{"--signing-config"}, sign.Bundle},
 }
 
-// signingConfig says where the services are that a program is to use.
+// signingConfig returns where the services are that a program is to use.
 func signingConfig(t *testing.T, s *sigstoretest.Sigstore, p sign.Proofs) []byte {
 	t.Helper()
 	at := func(url string) []sigstore.Service {
@@ -343,7 +343,7 @@ func signingConfig(t *testing.T, s *sigstoretest.Sigstore, p sign.Proofs) []byte
 	return b
 }
 
-// services are the flags with which a program asks for proofs.
+// services returns the flags with which a program asks for proofs.
 func (c cosign) services(t *testing.T, s *sigstoretest.Sigstore, how signing, p sign.Proofs) []string {
 	t.Helper()
 	flags := slices.Clone(how.flags)
@@ -430,7 +430,7 @@ func verifyTheirProofs(t *testing.T, c cosign, s *sigstoretest.Sigstore, repo *r
 	res, err := sign.Verify(t.Context(), repo, root, sign.Policy{Authorities: []sign.Authority{a}})
 	if slices.Contains(flags, "--certificate") && how.program == "cosign2" && how.name == "config" {
 		// cosign 2.6 leaves the certificate out.
-		checkError(t, err, "signed with a key, and only certificates are trusted")
+		checkError(t, err, "signed with a key, but only certificates are trusted")
 		return
 	}
 	if err != nil {
@@ -450,7 +450,7 @@ func verifyTheirProofs(t *testing.T, c cosign, s *sigstoretest.Sigstore, repo *r
 	}
 }
 
-// nothing is what cosign says of a folder without signatures or attestations that it can read.
+// nothing returns what cosign says of a folder without signatures or attestations that it can read.
 func nothing(c cosign) (sigs, atts string) {
 	sigs, atts = "no signatures associated with the image saved in", "no attestations provided"
 	if c.name() == "cosign2" {

@@ -30,12 +30,12 @@ type envelope struct {
 	payload []byte
 	// predicateType is the statement's, or empty for a simple signing claim.
 	predicateType string
-	// stamps are the timestamps of a statement in a layer, and stamped what they are of: the
+	// timestamps are the timestamps of a statement in a layer, and stamped what they are of: the
 	// whole DSSE envelope by cosign 2's verify, the signature in it by cosign 3's attest.
-	stamps, stamped [][]byte
+	timestamps, timestamped [][]byte
 }
 
-// isSignature tells what says "this is ours" from what says something about it.
+// isSignature reports whether the envelope signs the artifact; otherwise it attests something about it.
 func (e *envelope) isSignature() bool {
 	return e.isClaim() || isSignType(e.predicateType)
 }
@@ -85,18 +85,18 @@ func openStatement(b *bundle.Bundle) (*envelope, error) {
 	return &envelope{bundle: b, payload: b.GetDsseEnvelope().GetPayload(), predicateType: s.GetPredicateType()}, nil
 }
 
-// openLayer makes a bundle of a layer of the Legacy or Referrer form: the layer's content with
-// the annotations that cosign puts beside it (cosign: pkg/oci/static/options.go).
-func openLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
-	material, err := layerMaterial(l)
+// openLegacyLayer makes a bundle of a layer of the Legacy or Referrer form: the layer's content with
+// the annotations that cosign adds to it (cosign: pkg/oci/static/options.go).
+func openLegacyLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
+	material, err := readVerificationMaterial(l)
 	if err != nil {
 		return nil, err
 	}
-	pb := &protobundle.Bundle{MediaType: legacyBundleType, VerificationMaterial: material}
-	if l.MediaType == envelopeType {
+	pb := &protobundle.Bundle{MediaType: mediaTypeBundleV01, VerificationMaterial: material}
+	if l.MediaType == mediaTypeDSSE {
 		stamps := material.GetTimestampVerificationData().GetRfc3161Timestamps()
 		material.TimestampVerificationData = nil
-		if pb.Content, err = dsseContent(content); err != nil {
+		if pb.Content, err = parseDSSEContent(content); err != nil {
 			return nil, fmt.Errorf("envelope: %w", err)
 		}
 		b, err := bundle.NewBundle(pb)
@@ -107,16 +107,16 @@ func openLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
 		if err != nil {
 			return nil, err
 		}
-		e.stamped = [][]byte{content}
+		e.timestamped = [][]byte{content}
 		for _, sig := range pb.GetDsseEnvelope().GetSignatures() {
-			e.stamped = append(e.stamped, sig.GetSig())
+			e.timestamped = append(e.timestamped, sig.GetSig())
 		}
 		for _, s := range stamps {
-			e.stamps = append(e.stamps, s.GetSignedTimestamp())
+			e.timestamps = append(e.timestamps, s.GetSignedTimestamp())
 		}
 		return e, nil
 	}
-	sig, err := layerSignature(l)
+	sig, err := decodeSignature(l)
 	if err != nil {
 		return nil, err
 	}
@@ -130,14 +130,14 @@ func openLayer(l ocispec.Descriptor, content []byte) (*envelope, error) {
 	return &envelope{bundle: b, payload: content}, nil
 }
 
-// legacyBundleType is the version that allows a chain of certificates, and the log's promise of
-// inclusion instead of a proof, which is all that the annotations hold.
-const legacyBundleType = "application/vnd.dev.sigstore.bundle+json;version=0.1"
+// mediaTypeBundleV01 is the version that allows a chain of certificates, and the log's promise of
+// inclusion instead of a proof; the annotations hold nothing more.
+const mediaTypeBundleV01 = "application/vnd.dev.sigstore.bundle+json;version=0.1"
 
-// envelopeType is the media type of a DSSE envelope in a layer.
-const envelopeType = "application/vnd.dsse.envelope.v1+json"
+// mediaTypeDSSE is the media type of a DSSE envelope in a layer.
+const mediaTypeDSSE = "application/vnd.dsse.envelope.v1+json"
 
-func dsseContent(raw []byte) (*protobundle.Bundle_DsseEnvelope, error) {
+func parseDSSEContent(raw []byte) (*protobundle.Bundle_DsseEnvelope, error) {
 	var e dsse.Envelope
 	if err := oci.Unmarshal(raw, &e); err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func dsseContent(raw []byte) (*protobundle.Bundle_DsseEnvelope, error) {
 	return &protobundle.Bundle_DsseEnvelope{DsseEnvelope: pb}, nil
 }
 
-func layerSignature(l ocispec.Descriptor) ([]byte, error) {
+func decodeSignature(l ocispec.Descriptor) ([]byte, error) {
 	s, ok := l.Annotations[static.SignatureAnnotationKey]
 	if !ok {
 		return nil, fmt.Errorf("no annotation %s", static.SignatureAnnotationKey)
@@ -169,8 +169,8 @@ func layerSignature(l ocispec.Descriptor) ([]byte, error) {
 	return sig, nil
 }
 
-// layerMaterial is what a layer's annotations hold to verify it with.
-func layerMaterial(l ocispec.Descriptor) (*protobundle.VerificationMaterial, error) {
+// readVerificationMaterial returns what a layer's annotations hold to verify it with.
+func readVerificationMaterial(l ocispec.Descriptor) (*protobundle.VerificationMaterial, error) {
 	m := &protobundle.VerificationMaterial{
 		Content: &protobundle.VerificationMaterial_PublicKey{PublicKey: &protocommon.PublicKeyIdentifier{}},
 	}
@@ -191,12 +191,12 @@ func layerMaterial(l ocispec.Descriptor) (*protobundle.VerificationMaterial, err
 	return m, nil
 }
 
-// readCertificate takes the signer's certificate. The chain that comes with it is left alone:
-// it proves nothing, and whoever is trusted is in the policy with all intermediates.
+// readCertificate reads the signer's certificate and ignores the chain that comes with it: the
+// chain proves nothing, and the policy holds all trusted intermediates.
 func readCertificate(m *protobundle.VerificationMaterial, text string) error {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil || block.Type != "CERTIFICATE" {
-		return errors.New("no certificate in PEM")
+		return errors.New("no PEM certificate found")
 	}
 	m.Content = &protobundle.VerificationMaterial_X509CertificateChain{X509CertificateChain: &protocommon.X509CertificateChain{
 		Certificates: []*protocommon.X509Certificate{{RawBytes: block.Bytes}},
@@ -204,7 +204,7 @@ func readCertificate(m *protobundle.VerificationMaterial, text string) error {
 	return nil
 }
 
-// readLogEntry takes the entry of a log and its promise, the signed entry timestamp.
+// readLogEntry reads a log entry and the log's promise of inclusion, the signed entry timestamp.
 func readLogEntry(m *protobundle.VerificationMaterial, text string) error {
 	var entry struct {
 		SignedEntryTimestamp []byte
@@ -251,9 +251,9 @@ func readTimestamp(m *protobundle.VerificationMaterial, text string) error {
 	return nil
 }
 
-// layerAnnotations are what [layerMaterial] reads: all that a new bundle holds beside the
+// encodeAnnotations returns what [readVerificationMaterial] reads: all that a new bundle holds next to the
 // signature. chain goes along for cosign, as PEM.
-func layerAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string, error) {
+func encodeAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string, error) {
 	annotations := map[string]string{}
 	m := pb.GetVerificationMaterial()
 	if c := m.GetCertificate(); c != nil {
@@ -262,11 +262,11 @@ func layerAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string, 
 	}
 	entries, stamps := m.GetTlogEntries(), m.GetTimestampVerificationData().GetRfc3161Timestamps()
 	if len(entries) > 1 || len(stamps) > 1 {
-		return nil, fmt.Errorf("this form holds one log entry and one timestamp, and there are %d and %d", len(entries), len(stamps))
+		return nil, fmt.Errorf("the legacy form holds one log entry and one timestamp, got %d and %d", len(entries), len(stamps))
 	}
 	for _, e := range entries {
 		if e.GetInclusionPromise() == nil {
-			return nil, errors.New("this form holds a log's promise of inclusion, and the log gave none")
+			return nil, errors.New("the legacy form needs a promise of inclusion (signed entry timestamp), which the log did not return")
 		}
 		text, err := json.Marshal(rekor.RekorBundle{
 			SignedEntryTimestamp: e.GetInclusionPromise().GetSignedEntryTimestamp(),

@@ -38,10 +38,10 @@ func (o Object) String() string {
 // Rejected is a signature that was found and not accepted.
 type Rejected struct {
 	Object
-	// Err says why.
+	// Err is the reason.
 	Err error
 
-	// attestation says that it is not one of the signatures.
+	// attestation is set if it is an attestation and not a signature.
 	attestation bool
 }
 
@@ -53,7 +53,7 @@ func (r Rejected) MarshalJSON() ([]byte, error) {
 	}{r.Object, r.Err.Error()})
 }
 
-// VerifyError is what [Verify] returns when it has read everything and too few have signed.
+// VerifyError is the error of [Verify] if too few authorities have signed.
 // It is ErrUnsigned if there was nothing, else ErrNotVerified, and it is each of the reasons.
 type VerifyError struct {
 	Root     digest.Digest `json:"root"`
@@ -63,19 +63,19 @@ type VerifyError struct {
 	Threshold int      `json:"threshold"`
 }
 
-func (e *VerifyError) sentinel() error {
+func (e *VerifyError) cause() error {
 	if len(e.Rejected)+len(e.Signed) == 0 {
 		return ErrUnsigned
 	}
 	return ErrNotVerified
 }
 
-// The message names as many signatures as a reader can use.
+// maxReasons limits the signatures that an error message lists.
 const maxReasons = 5
 
 func (e *VerifyError) Error() string {
 	n := len(e.Rejected)
-	few := fmt.Sprintf("%s: signed by %s, and %d have to sign", e.Root, strings.Join(e.Signed, ", "), e.Threshold)
+	few := fmt.Sprintf("%s: signed by %s, but %d signers are required", e.Root, strings.Join(e.Signed, ", "), e.Threshold)
 	switch {
 	case n+len(e.Signed) == 0:
 		return fmt.Sprintf("%s: %v", e.Root, ErrUnsigned)
@@ -100,7 +100,7 @@ func (e *VerifyError) Error() string {
 }
 
 func (e *VerifyError) Unwrap() []error {
-	errs := []error{e.sentinel()}
+	errs := []error{e.cause()}
 	for _, r := range e.Rejected {
 		errs = append(errs, r.Err)
 	}

@@ -9,10 +9,10 @@ import (
 )
 
 // Find lists the signatures of root that store has, in all three forms, and verifies none of
-// them: it is for showing what there is.
+// them: it serves listings.
 func Find(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) ([]Object, error) {
 	var found []Object
-	err := walk(ctx, store, root, onlySignatures, func(obj Object, _ *envelope, _ error) error {
+	err := walkSignatures(ctx, store, root, onlySignatures, func(obj Object, _ *envelope, _ error) error {
 		found = append(found, obj)
 		return nil
 	})

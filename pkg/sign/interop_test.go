@@ -30,7 +30,7 @@ type cosign struct {
 	keys       map[string]string // imported private keys, by kind
 }
 
-// cosigns are the programs that have to agree with this package, by major version.
+// cosigns returns the programs that have to agree with this package, by major version.
 func cosigns(t *testing.T) map[string]cosign {
 	t.Helper()
 	all := map[string]cosign{}
@@ -44,7 +44,7 @@ func cosigns(t *testing.T) map[string]cosign {
 	return all
 }
 
-// run runs cosign with env beside what it needs, and returns all it printed.
+// run runs cosign with env next to what it needs, and returns all it printed.
 func (c cosign) run(ctx context.Context, env []string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, c.path, args...)
 	cmd.Dir = c.home
@@ -72,7 +72,7 @@ func (c cosign) file(t *testing.T, name string, b []byte) string {
 	return path
 }
 
-// imported is the private key as cosign can load it: it takes its own encryption only.
+// imported returns the private key as cosign can load it: it takes its own encryption only.
 func (c cosign) imported(t *testing.T, kind string) string {
 	t.Helper()
 	if kind == "cosign" {
@@ -96,7 +96,7 @@ func named(repo *remote.Repository, root ocispec.Descriptor) string {
 // The trusted root that cosign 2.6 wants as soon as it sees a bundle; it may be empty.
 const emptyTrustedRoot = `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`
 
-// verifyFlags are the flags with which cosign verifies what Sign wrote. See the package
+// verifyFlags returns the flags with which cosign verifies what Sign wrote. See the package
 // documentation, which has the same table.
 func verifyFlags(t *testing.T, c cosign, forms []sign.Form, kind string) []string {
 	flags := []string{"verify", "--insecure-ignore-tlog", "--key", c.file(t, kind+".pub", pairs()[kind].public)}
@@ -273,7 +273,7 @@ func TestSignBesideCosign(t *testing.T) {
 	}
 }
 
-// An attestation by the trusted key is no signature, though verify of cosign 2.6 and 3.1 takes
+// An attestation by the trusted key is not a signature, though verify of cosign 2.6 and 3.1 takes
 // it for one.
 func TestAttestationIsNoSignature(t *testing.T) {
 	c := cosigns(t)["cosign3"]

@@ -18,11 +18,11 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 )
 
-// judge verifies an envelope against everyone who is trusted. The error is the most telling of
-// the reasons why none of them will do.
-func (p *Policy) judge(e *envelope, d digest.Digest) (*Verified, error) {
-	trusted := p.trusted(e)
-	leaf, err := e.leaf()
+// verifyEnvelope verifies an envelope against all trusted authorities. On failure
+// the error is the most specific of their reasons.
+func (p *Policy) verifyEnvelope(e *envelope, d digest.Digest) (*Verified, error) {
+	trusted := p.authoritiesFor(e)
+	leaf, err := e.leafCertificate()
 	if err != nil && slices.ContainsFunc(trusted, func(a Authority) bool { return a.Identity != nil }) {
 		return nil, err
 	} else if err != nil {
@@ -34,7 +34,7 @@ func (p *Policy) judge(e *envelope, d digest.Digest) (*Verified, error) {
 		if (a.Key == nil) != (leaf != nil) {
 			continue
 		}
-		fact, refused := p.by(a, e, leaf, d)
+		fact, refused := p.verifyAuthority(a, e, leaf, d)
 		if refused == nil {
 			return fact, nil
 		}
@@ -42,75 +42,75 @@ func (p *Policy) judge(e *envelope, d digest.Digest) (*Verified, error) {
 			best = refused
 		}
 	}
-	if best != nil && best.rank > strange {
+	if best != nil && best.rank > rankOtherSigner {
 		return nil, best.err
 	}
-	return nil, stranger(e, leaf, best, trusted)
+	return nil, untrustedSignerError(e, leaf, best, trusted)
 }
 
-// signed says whether a key of the policy has signed, whatever it is.
-func (p *Policy) signed(e *envelope) error {
-	_, err := e.verify(p.Authorities[0].material(), nil, e.anything(), verify.WithNoObserverTimestamps())
+// checkKeySignature verifies the signature with the policy's first key, whatever it signs.
+func (p *Policy) checkKeySignature(e *envelope) error {
+	_, err := e.verifySignature(p.Authorities[0].trustedMaterial(), nil, e.artifactPolicy(), verify.WithNoObserverTimestamps())
 	return err
 }
 
-// refusal is why a signature is not an authority's. The further verification came, the more
-// telling it is.
+// refusal is the reason why a signature does not count as an authority's. The further verification
+// got, the higher its rank.
 type refusal struct {
 	rank int
 	err  error
 }
 
 const (
-	strange  = iota // signed by someone else, or changed since
-	unproven        // by a certificate that nothing trusted vouches for, or without proof
-	other           // by another identity
-	claims          // by the authority, but not what is asked for
+	rankOtherSigner   = iota // signed by someone else, or changed since
+	rankUnproven             // by a certificate that nothing trusted vouches for, or without proof
+	rankOtherIdentity        // by another identity
+	rankOtherClaims          // by the authority, but not what is asked for
 )
 
-// by verifies that one authority signed.
-func (p *Policy) by(a *Authority, e *envelope, leaf *x509.Certificate, d digest.Digest) (*Verified, *refusal) {
-	fact := &Verified{Authority: a.name()}
+// verifyAuthority verifies that one authority signed.
+func (p *Policy) verifyAuthority(a *Authority, e *envelope, leaf *x509.Certificate, d digest.Digest) (*Verified, *refusal) {
+	fact := &Verified{Authority: a.displayName()}
 	if leaf == nil {
-		// The signature first: of a key that is not this one, nothing else matters.
-		if _, err := e.verify(a.material(), nil, e.anything(), verify.WithNoObserverTimestamps()); err != nil {
-			return nil, &refusal{strange, err}
+		// The signature comes first: if another key made it, nothing else matters.
+		if _, err := e.verifySignature(a.trustedMaterial(), nil, e.artifactPolicy(), verify.WithNoObserverTimestamps()); err != nil {
+			return nil, &refusal{rankOtherSigner, err}
 		}
 		fact.KeyID = a.Key.ID()
 	}
-	proofs, err := a.proofs(e, leaf)
+	proofs, err := a.requiredProofs(e, leaf)
 	if err != nil {
-		return nil, &refusal{unproven, err}
+		return nil, &refusal{rankUnproven, err}
 	}
-	res, err := e.verify(proofs.material, leaf, e.anything(), proofs.options...)
+	res, err := e.verifySignature(proofs.material, leaf, e.artifactPolicy(), proofs.options...)
 	if err != nil {
-		return nil, &refusal{unproven, a.explain(e, leaf, proofs, err)}
+		return nil, &refusal{rankUnproven, a.explainCertificateError(e, leaf, proofs, err)}
 	}
 	if leaf != nil {
 		c := res.Signature.Certificate
 		fact.Certificate = &Certificate{Subject: c.SubjectAlternativeName, Issuer: c.Issuer, Authority: c.CertificateIssuer}
 		if fact.KeyID, err = certificateKeyID(leaf); err != nil {
-			return nil, &refusal{strange, err}
+			return nil, &refusal{rankOtherSigner, err}
 		}
-		if !a.Identity.matches(*c) {
-			return nil, &refusal{other, fmt.Errorf("signed by %q (issuer %q), want %s", c.SubjectAlternativeName, c.Issuer, a.Identity)}
+		if !a.Identity.matchesCertificate(*c) {
+			return nil, &refusal{rankOtherIdentity, fmt.Errorf("signed by %q (issuer %q), want %s", c.SubjectAlternativeName, c.Issuer, a.Identity)}
 		}
 	}
-	if p.revoked(fact.KeyID) {
-		return nil, &refusal{claims, fmt.Errorf("signed with key %s, which is revoked", fact.KeyID)}
+	if p.isRevoked(fact.KeyID) {
+		return nil, &refusal{rankOtherClaims, fmt.Errorf("signed with key %s, which is revoked", fact.KeyID)}
 	}
-	fact.Log = a.logEntries(e)
-	if err := fact.times(a, slices.Concat(res.VerifiedTimestamps, proofs.stamped), p.now()); err != nil {
-		return nil, &refusal{claims, err}
+	fact.Log = a.trustedLogEntries(e)
+	if err := fact.checkTimes(a, slices.Concat(res.VerifiedTimestamps, proofs.stampedTimes), p.currentTime()); err != nil {
+		return nil, &refusal{rankOtherClaims, err}
 	}
-	if err := fact.read(e, res, d); err != nil {
-		return nil, &refusal{claims, err}
+	if err := fact.readStatement(e, res, d); err != nil {
+		return nil, &refusal{rankOtherClaims, err}
 	}
 	return fact, nil
 }
 
-// times takes the proofs of time, and holds them against the authority's bounds.
-func (v *Verified) times(a *Authority, verified []verify.TimestampVerificationResult, now time.Time) error {
+// checkTimes records the proofs of time and compares them with the authority's bounds.
+func (v *Verified) checkTimes(a *Authority, verified []verify.TimestampVerificationResult, now time.Time) error {
 	proven := false
 	for _, t := range verified {
 		source := map[string]string{"Tlog": "transparency log", "TimestampAuthority": "timestamp authority"}[t.Type]
@@ -119,21 +119,21 @@ func (v *Verified) times(a *Authority, verified []verify.TimestampVerificationRe
 		}
 		proven = true
 		v.Times = append(v.Times, Time{t.Timestamp.UTC(), source, t.URI})
-		if err := a.at(t.Timestamp); err != nil {
+		if err := a.checkTime(t.Timestamp); err != nil {
 			return fmt.Errorf("signed at %s: %w", t.Timestamp.UTC().Format(time.RFC3339), err)
 		}
 	}
 	if proven {
 		return nil
 	}
-	if err := a.at(now); err != nil {
-		return fmt.Errorf("nothing proves when it was signed: %w", err)
+	if err := a.checkTime(now); err != nil {
+		return fmt.Errorf("no proof of the signing time: %w", err)
 	}
 	return nil
 }
 
-// read takes what was signed, and holds it against the root.
-func (v *Verified) read(e *envelope, res *verify.VerificationResult, d digest.Digest) error {
+// readStatement reads what was signed and compares its digest with the root's.
+func (v *Verified) readStatement(e *envelope, res *verify.VerificationResult, d digest.Digest) error {
 	if e.isClaim() {
 		return v.readClaim(e.payload, d)
 	}
@@ -159,14 +159,14 @@ func (v *Verified) read(e *envelope, res *verify.VerificationResult, d digest.Di
 		v.Predicate = statement.Predicate
 		return nil
 	}
-	signed := "of nothing"
+	signed := "(no subject)"
 	if len(subjects) > 0 {
 		signed = "sha256:" + subjects[0].GetDigest()["sha256"]
 	}
 	if len(subjects) > 1 {
 		signed = fmt.Sprintf("%s and %d more", signed, len(subjects)-1)
 	}
-	return mismatch(signed, d)
+	return digestMismatchError(signed, d)
 }
 
 func (v *Verified) readClaim(data []byte, d digest.Digest) error {
@@ -178,40 +178,40 @@ func (v *Verified) readClaim(data []byte, d digest.Digest) error {
 		return fmt.Errorf("signed type %q, want %q", c.Critical.Type, payload.CosignSignatureType)
 	}
 	if signed := c.Critical.Image.DockerManifestDigest; signed != d.String() {
-		return mismatch(signed, d)
+		return digestMismatchError(signed, d)
 	}
 	v.Reference, v.Annotations = c.Critical.Identity.DockerReference, c.Optional
 	return nil
 }
 
-// anything is that the signature is one of what the envelope holds; what that claims is
-// compared afterwards.
-func (e *envelope) anything() verify.ArtifactPolicyOption {
+// artifactPolicy asks for a signature over the envelope's own payload; the digest that it claims
+// is compared afterwards.
+func (e *envelope) artifactPolicy() verify.ArtifactPolicyOption {
 	if e.isClaim() {
 		return verify.WithArtifact(bytes.NewReader(e.payload))
 	}
 	return verify.WithoutArtifactUnsafe()
 }
 
-// verify asks for a valid signature, and for what the options want.
-func (e *envelope) verify(material root.TrustedMaterial, leaf *x509.Certificate, artifact verify.ArtifactPolicyOption, options ...verify.VerifierOption) (*verify.VerificationResult, error) {
+// verifySignature requires a valid signature and the proofs that options ask for.
+func (e *envelope) verifySignature(material root.TrustedMaterial, leaf *x509.Certificate, artifact verify.ArtifactPolicyOption, options ...verify.VerifierOption) (*verify.VerificationResult, error) {
 	v, err := verify.NewVerifier(material, options...)
 	if err != nil {
 		return nil, err
 	}
-	who := verify.WithKey()
+	signer := verify.WithKey()
 	if leaf != nil {
-		who = verify.WithoutIdentitiesUnsafe() // compared by the caller, for the sake of the message
+		signer = verify.WithoutIdentitiesUnsafe() // compared by the caller, for the sake of the message
 	}
-	return v.Verify(e.bundle, verify.NewPolicy(artifact, who))
+	return v.Verify(e.bundle, verify.NewPolicy(artifact, signer))
 }
 
-// material is everything that an authority's signatures are verified with.
-func (a *Authority) material() root.TrustedMaterial {
+// trustedMaterial returns everything that an authority's signatures are verified with.
+func (a *Authority) trustedMaterial() root.TrustedMaterial {
 	var all root.TrustedMaterialCollection
 	if a.Key != nil {
 		all = append(all, root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) {
-			// Whatever the bundle calls its key, this is the one that is trusted.
+			// The trusted key counts, whatever name the bundle has for its key.
 			return root.NewExpiringKey(a.Key.verifier, time.Time{}, time.Time{}), nil
 		}))
 	}
@@ -221,24 +221,24 @@ func (a *Authority) material() root.TrustedMaterial {
 	return all
 }
 
-// proofs are what a signature of an authority has to come with: what the authority asks for,
+// proofRequirements are what a signature of an authority has to come with: what the authority asks for,
 // what its kind of certificate needs, and all that is there and can be checked.
-type proofs struct {
+type proofRequirements struct {
 	material root.TrustedMaterial
 	options  []verify.VerifierOption
-	// stamped are the times of an envelope's timestamps, which the verifier does not know.
-	stamped []verify.TimestampVerificationResult
+	// stampedTimes are the times of an envelope's timestamps, which the verifier does not know.
+	stampedTimes []verify.TimestampVerificationResult
 }
 
-func (a *Authority) proofs(e *envelope, leaf *x509.Certificate) (p proofs, err error) {
-	m := a.material()
+func (a *Authority) requiredProofs(e *envelope, leaf *x509.Certificate) (p proofRequirements, err error) {
+	m := a.trustedMaterial()
 	p.material = m
 	var logTimes []root.Timestamp
 	var stamps []*root.Timestamp
 	if a.Roots != nil {
-		entries := len(a.logEntries(e))
+		entries := len(a.trustedLogEntries(e))
 		if entries == 0 && (a.RequireLog || leaf != nil && a.Roots.shortLived && len(m.RekorLogs()) > 0) {
-			return p, errors.New("no entry in a transparency log of anyone trusted")
+			return p, errors.New("no entry in a trusted transparency log")
 		}
 		if entries > 0 {
 			if logTimes, err = verify.VerifyTlogEntry(e.bundle, m, entries, true); err != nil {
@@ -253,7 +253,7 @@ func (a *Authority) proofs(e *envelope, leaf *x509.Certificate) (p proofs, err e
 				err = why[0]
 			}
 			if err == nil {
-				p.stamped, err = e.stampedAt(m)
+				p.stampedTimes, err = e.verifyTimestamps(m)
 			}
 			if err != nil {
 				return p, fmt.Errorf("timestamp: %w", err)
@@ -263,21 +263,21 @@ func (a *Authority) proofs(e *envelope, leaf *x509.Certificate) (p proofs, err e
 			p.options = append(p.options, verify.WithSignedCertificateTimestamps(1))
 		}
 	}
-	for _, t := range p.stamped {
+	for _, t := range p.stampedTimes {
 		if leaf == nil {
 			break
 		}
-		if err := chain(m, leaf, t.Timestamp); err != nil {
-			return p, fmt.Errorf("certificate of %s: %w", subjectOf(leaf), err)
+		if err := verifyChain(m, leaf, t.Timestamp); err != nil {
+			return p, fmt.Errorf("certificate of %s: %w", certificateSubject(leaf), err)
 		}
 	}
 	switch {
 	case len(logTimes)+len(stamps) > 0:
 		p.options = append(p.options, verify.WithObserverTimestamps(1))
-	case len(p.stamped) > 0 && leaf != nil:
-		p.material, p.options = then{m, p.stamped[0].Timestamp}, append(p.options, verify.WithCurrentTime())
-	case len(p.stamped) == 0 && (a.RequireTimestamp || leaf != nil && a.Roots.shortLived):
-		return p, errors.New("nothing proves when it was signed: no timestamp, and no log entry with a time, of anyone trusted")
+	case len(p.stampedTimes) > 0 && leaf != nil:
+		p.material, p.options = verificationMaterialAt{m, p.stampedTimes[0].Timestamp}, append(p.options, verify.WithCurrentTime())
+	case len(p.stampedTimes) == 0 && (a.RequireTimestamp || leaf != nil && a.Roots.shortLived):
+		return p, errors.New("no proof of the signing time: no trusted timestamp and no trusted log entry with a time")
 	case leaf != nil:
 		p.options = append(p.options, verify.WithCurrentTime())
 	default:
@@ -286,13 +286,13 @@ func (a *Authority) proofs(e *envelope, leaf *x509.Certificate) (p proofs, err e
 	return p, nil
 }
 
-// stampedAt are the times that an envelope's timestamps prove. One that is there has to be of
-// this envelope, by an authority that is trusted.
-func (e *envelope) stampedAt(m root.TrustedMaterial) (times []verify.TimestampVerificationResult, err error) {
-	for _, stamp := range e.stamps {
+// verifyTimestamps returns the times that an envelope's timestamps prove. Each timestamp must be
+// of this envelope and by a trusted authority.
+func (e *envelope) verifyTimestamps(m root.TrustedMaterial) (times []verify.TimestampVerificationResult, err error) {
+	for _, stamp := range e.timestamps {
 		var found *root.Timestamp
 		for _, tsa := range m.TimestampingAuthorities() {
-			for _, of := range e.stamped {
+			for _, of := range e.timestamped {
 				if found == nil {
 					found, err = tsa.Verify(stamp, of)
 				}
@@ -306,31 +306,31 @@ func (e *envelope) stampedAt(m root.TrustedMaterial) (times []verify.TimestampVe
 	return times, nil
 }
 
-// then is trusted material whose certificate authorities look at certificates as of a time that
-// was proven, and not of now.
-type then struct {
+// verificationMaterialAt is trusted material whose certificate authorities verify certificates at
+// a proven time instead of now.
+type verificationMaterialAt struct {
 	root.TrustedMaterial
 	at time.Time
 }
 
-func (t then) FulcioCertificateAuthorities() (all []root.CertificateAuthority) {
+func (t verificationMaterialAt) FulcioCertificateAuthorities() (all []root.CertificateAuthority) {
 	for _, ca := range t.TrustedMaterial.FulcioCertificateAuthorities() {
-		all = append(all, authorityThen{ca, t.at})
+		all = append(all, certificateAuthorityAt{ca, t.at})
 	}
 	return all
 }
 
-type authorityThen struct {
+type certificateAuthorityAt struct {
 	root.CertificateAuthority
 	at time.Time
 }
 
-func (a authorityThen) Verify(c *x509.Certificate, _ time.Time) ([][]*x509.Certificate, error) {
+func (a certificateAuthorityAt) Verify(c *x509.Certificate, _ time.Time) ([][]*x509.Certificate, error) {
 	return a.CertificateAuthority.Verify(c, a.at)
 }
 
-// logEntries are the entries in logs that the authority trusts.
-func (a *Authority) logEntries(e *envelope) (entries []LogEntry) {
+// trustedLogEntries returns the entries in logs that the authority trusts.
+func (a *Authority) trustedLogEntries(e *envelope) (entries []LogEntry) {
 	if a.Roots == nil {
 		return nil
 	}
@@ -344,16 +344,16 @@ func (a *Authority) logEntries(e *envelope) (entries []LogEntry) {
 	return entries
 }
 
-// explain says what is wrong with a certificate, which the verifier does not.
-func (a *Authority) explain(e *envelope, leaf *x509.Certificate, p proofs, err error) error {
+// explainCertificateError finds what is wrong with a certificate; the verifier does not tell.
+func (a *Authority) explainCertificateError(e *envelope, leaf *x509.Certificate, p proofRequirements, err error) error {
 	if leaf == nil {
 		return err
 	}
 	times := []time.Time{}
-	for _, t := range p.stamped {
+	for _, t := range p.stampedTimes {
 		times = append(times, t.Timestamp)
 	}
-	m := a.material()
+	m := a.trustedMaterial()
 	if logTimes, err := verify.VerifyTlogEntry(e.bundle, m, 1, true); err == nil {
 		for _, t := range logTimes {
 			times = append(times, t.Time)
@@ -368,15 +368,15 @@ func (a *Authority) explain(e *envelope, leaf *x509.Certificate, p proofs, err e
 		times = append(times, time.Now())
 	}
 	for _, t := range times {
-		if why := chain(m, leaf, t); why != nil {
-			return fmt.Errorf("certificate of %s: %w", subjectOf(leaf), why)
+		if why := verifyChain(m, leaf, t); why != nil {
+			return fmt.Errorf("certificate of %s: %w", certificateSubject(leaf), why)
 		}
 	}
 	return err
 }
 
-// chain is why no certificate authority vouches for a certificate at some time.
-func chain(m root.TrustedMaterial, leaf *x509.Certificate, t time.Time) (why error) {
+// verifyChain returns an error unless a certificate authority vouches for the certificate at t.
+func verifyChain(m root.TrustedMaterial, leaf *x509.Certificate, t time.Time) (why error) {
 	for _, ca := range m.FulcioCertificateAuthorities() {
 		_, err := ca.Verify(leaf, t)
 		var unknown x509.UnknownAuthorityError
@@ -390,7 +390,7 @@ func chain(m root.TrustedMaterial, leaf *x509.Certificate, t time.Time) (why err
 	return why
 }
 
-func subjectOf(leaf *x509.Certificate) string {
+func certificateSubject(leaf *x509.Certificate) string {
 	switch {
 	case len(leaf.EmailAddresses) > 0:
 		return leaf.EmailAddresses[0]
@@ -402,8 +402,8 @@ func subjectOf(leaf *x509.Certificate) string {
 	return fmt.Sprintf("%q", leaf.Subject)
 }
 
-// leaf is the certificate that an envelope comes with, or nil.
-func (e *envelope) leaf() (*x509.Certificate, error) {
+// leafCertificate returns the certificate that an envelope comes with, or nil.
+func (e *envelope) leafCertificate() (*x509.Certificate, error) {
 	content, err := e.bundle.VerificationContent()
 	if err != nil {
 		return nil, fmt.Errorf("certificate: %w", err)
@@ -420,20 +420,20 @@ func certificateKeyID(c *x509.Certificate) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// errUntrusted cannot be more precise: a changed payload, a changed signature and another key
+// errUntrustedKey cannot be more precise: a changed payload, a changed signature and another key
 // look the same.
-var errUntrusted = errors.New("not signed by a trusted key, or changed since")
+var errUntrustedKey = errors.New("not signed by a trusted key, or changed after signing")
 
-var errOnlyKeys = errors.New("signed with a certificate, and only keys are trusted")
+var errOnlyKeys = errors.New("signed with a certificate, but only keys are trusted")
 
-// stranger is the reason where no authority has signed, as far as the envelope tells.
-func stranger(e *envelope, leaf *x509.Certificate, best *refusal, trusted []Authority) error {
-	id := e.hint()
+// untrustedSignerError describes the signer if none of the trusted authorities has signed.
+func untrustedSignerError(e *envelope, leaf *x509.Certificate, best *refusal, trusted []Authority) error {
+	id := e.keyHint()
 	switch {
 	case best == nil && leaf != nil:
 		return errOnlyKeys
 	case best == nil:
-		return errors.New("signed with a key, and only certificates are trusted")
+		return errors.New("signed with a key, but only certificates are trusted")
 	case leaf != nil:
 		return best.err
 	case id != "" && slices.ContainsFunc(trusted, func(a Authority) bool { return a.Key != nil && a.Key.ID() == id }):
@@ -441,12 +441,12 @@ func stranger(e *envelope, leaf *x509.Certificate, best *refusal, trusted []Auth
 	case id != "":
 		return fmt.Errorf("signed with key %s, which is not trusted", id)
 	}
-	return errUntrusted
+	return errUntrustedKey
 }
 
-// hint is the id of the key that the bundle says it is signed with, if it says so as cosign
-// does: the base64 of the SHA-256 of the key.
-func (e *envelope) hint() string {
+// keyHint returns the key id that the bundle claims in cosign's spelling, the base64 of the key's
+// SHA-256, or "".
+func (e *envelope) keyHint() string {
 	b, err := base64.StdEncoding.DecodeString(e.bundle.GetVerificationMaterial().GetPublicKey().GetHint())
 	if err != nil || len(b) != sha256.Size {
 		return ""
@@ -454,7 +454,7 @@ func (e *envelope) hint() string {
 	return hex.EncodeToString(b)
 }
 
-// mismatch is the error of a good signature of something else.
-func mismatch(signed string, root digest.Digest) error {
+// digestMismatchError is the error of a valid signature of another digest.
+func digestMismatchError(signed string, root digest.Digest) error {
 	return fmt.Errorf("signed digest %s, want %s", signed, root)
 }

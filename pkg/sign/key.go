@@ -20,8 +20,8 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature/options"
 )
 
-// ErrPassphrase is the error of an encrypted key that the passphrase does not open. Whether
-// the passphrase is wrong or the key is damaged cannot be told.
+// ErrPassphrase is the error of an encrypted key that the passphrase does not decrypt. A wrong
+// passphrase and a damaged key look the same.
 var ErrPassphrase = errors.New("wrong passphrase, or the key is damaged")
 
 // GenerateKeyPair makes a new ECDSA P-256 key pair as cosign does: the private key in cosign's
@@ -42,9 +42,9 @@ type Key struct {
 }
 
 // LoadPublicKey reads a public key from PEM: ECDSA on P-256, P-384 or P-521, RSA of 2048, 3072
-// or 4096 bits, or Ed25519, and nothing beside it.
+// or 4096 bits, or Ed25519. More than one PEM block is an error.
 func LoadPublicKey(pemBytes []byte) (*Key, error) {
-	block, err := onlyBlock(pemBytes)
+	block, err := decodeSinglePEM(pemBytes)
 	if err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
 	}
@@ -55,19 +55,19 @@ func LoadPublicKey(pemBytes []byte) (*Key, error) {
 	case "RSA PUBLIC KEY":
 		pub, err = x509.ParsePKCS1PublicKey(block.Bytes)
 	default:
-		err = fmt.Errorf("this is %s (PEM %q)", kind(block.Type), block.Type)
+		err = fmt.Errorf("this is %s (PEM %q)", describePEMType(block.Type), block.Type)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
 	}
-	return newKey(pub)
+	return newPublicKey(pub)
 }
 
-// ID is the fingerprint of the key: the SHA-256 of its DER encoded SubjectPublicKeyInfo, in
+// ID returns the fingerprint of the key: the SHA-256 of its DER encoded SubjectPublicKeyInfo, in
 // hex. A Sigstore bundle names its key by the same bytes.
 func (k *Key) ID() string { return k.id }
 
-// PEM is the key as every tool reads it: its SubjectPublicKeyInfo.
+// PEM returns the key as every tool reads it: its SubjectPublicKeyInfo.
 func (k *Key) PEM() ([]byte, error) {
 	pub, err := k.verifier.PublicKey()
 	if err != nil {
@@ -77,17 +77,17 @@ func (k *Key) PEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), err
 }
 
-// HasWiderHash says that a signature with the key is of a longer hash than SHA-256.
-func (k *Key) HasWiderHash() bool {
+// NeedsLongHash reports whether the key signs a longer hash than SHA-256.
+func (k *Key) NeedsLongHash() bool {
 	pub, err := k.verifier.PublicKey()
 	key, is := pub.(*ecdsa.PublicKey)
 	return err == nil && is && key.Curve != elliptic.P256()
 }
 
-func newKey(pub crypto.PublicKey) (*Key, error) {
-	verifiers, err := verifiersOf(pub)
+func newPublicKey(pub crypto.PublicKey) (*Key, error) {
+	verifiers, err := loadVerifiers(pub)
 	if err != nil {
-		return nil, fmt.Errorf("public key: %s: %w", describe(pub), err)
+		return nil, fmt.Errorf("public key: %s: %w", describePublicKey(pub), err)
 	}
 	der, err := x509.MarshalPKIXPublicKey(pub)
 	if err != nil {
@@ -97,10 +97,10 @@ func newKey(pub crypto.PublicKey) (*Key, error) {
 	return &Key{id: hex.EncodeToString(sum[:]), verifier: verifiers}, nil
 }
 
-// verifiersOf are the algorithms that the field uses with one and the same key: sigstore's
+// loadVerifiers returns the algorithms that the field uses with one and the same key: sigstore's
 // default for it, and what cosign signs with as well, which is Ed25519ph for an Ed25519 key,
 // and SHA-256 on the larger curves before 2.5.
-func verifiersOf(pub crypto.PublicKey) (anyOf, error) {
+func loadVerifiers(pub crypto.PublicKey) (multiVerifier, error) {
 	first, err := signature.LoadDefaultVerifier(pub)
 	if err != nil {
 		return nil, err
@@ -111,23 +111,23 @@ func verifiersOf(pub crypto.PublicKey) (anyOf, error) {
 		second, err = signature.LoadDefaultVerifier(pub, options.WithED25519ph())
 	case *ecdsa.PublicKey:
 		if pub.Curve == elliptic.P256() {
-			return anyOf{first}, nil
+			return multiVerifier{first}, nil
 		}
 		second, err = signature.LoadVerifier(pub, crypto.SHA256)
 	default:
-		return anyOf{first}, nil
+		return multiVerifier{first}, nil
 	}
-	return anyOf{first, second}, err
+	return multiVerifier{first, second}, err
 }
 
-// anyOf accepts what one of its verifiers accepts. They are all of the same key.
-type anyOf []signature.Verifier
+// multiVerifier accepts what one of its verifiers accepts. They are all of the same key.
+type multiVerifier []signature.Verifier
 
-func (a anyOf) PublicKey(opts ...signature.PublicKeyOption) (crypto.PublicKey, error) {
+func (a multiVerifier) PublicKey(opts ...signature.PublicKeyOption) (crypto.PublicKey, error) {
 	return a[0].PublicKey(opts...)
 }
 
-func (a anyOf) VerifySignature(sig, message io.Reader, opts ...signature.VerifyOption) error {
+func (a multiVerifier) VerifySignature(sig, message io.Reader, opts ...signature.VerifyOption) error {
 	s, err := io.ReadAll(sig)
 	if err != nil {
 		return err
@@ -144,9 +144,9 @@ func (a anyOf) VerifySignature(sig, message io.Reader, opts ...signature.VerifyO
 	return err
 }
 
-// onlyBlock is the one PEM block of data. A second key would be ignored by some readers and
-// not by others, so it is refused; OpenSSL's curve parameters before an EC key are harmless.
-func onlyBlock(data []byte) (*pem.Block, error) {
+// decodeSinglePEM decodes the only PEM block of data. Some readers ignore a second key and others
+// do not, so it is refused; OpenSSL's curve parameters before an EC key are harmless.
+func decodeSinglePEM(data []byte) (*pem.Block, error) {
 	block, rest := pem.Decode(data)
 	if block != nil && block.Type == "EC PARAMETERS" {
 		block, rest = pem.Decode(rest)
@@ -160,8 +160,8 @@ func onlyBlock(data []byte) (*pem.Block, error) {
 	return block, nil
 }
 
-// kind says in words what a PEM type is, for messages.
-func kind(pemType string) string {
+// describePEMType returns the words for a PEM type in messages.
+func describePEMType(pemType string) string {
 	switch pemType {
 	case "PUBLIC KEY", "RSA PUBLIC KEY":
 		return "a public key"
@@ -176,8 +176,8 @@ func kind(pemType string) string {
 	return "not a key"
 }
 
-// describe says which key sigstore does not support: its error does not.
-func describe(pub crypto.PublicKey) string {
+// describePublicKey names a key that sigstore does not support; sigstore's error does not.
+func describePublicKey(pub crypto.PublicKey) string {
 	switch pub := pub.(type) {
 	case *rsa.PublicKey:
 		return fmt.Sprintf("RSA of %d bits", pub.N.BitLen())

@@ -159,7 +159,7 @@ func TestLoadSignerErrors(t *testing.T) {
 		},
 		"no passphrase": {
 			pem:  cosign.private,
-			want: "private key: it is encrypted, and no passphrase was given",
+			want: "private key: the key is encrypted, but no passphrase was given",
 		},
 		"passphrase fails": {
 			pem: cosign.private, pass: func() ([]byte, error) { return nil, noTerminal }, is: noTerminal,

@@ -22,7 +22,7 @@ const (
 	subject = "https://ci.example/krt/release.yaml@refs/heads/main"
 )
 
-// keyless is a signer with a certificate of Fulcio.
+// keyless returns a signer with a certificate of Fulcio.
 func keyless(t *testing.T, s *sigstoretest.Sigstore, subject string) *sign.Signer {
 	t.Helper()
 	signer, err := sign.NewKeylessSigner(t.Context(), s.URL, s.Token(issuer, subject))
@@ -50,10 +50,10 @@ func privateRoot(t *testing.T, authorities, timestamps []byte) *sign.TrustedRoot
 	return r
 }
 
-// ci is the identity that the tests sign as.
+// ci returns the identity that the tests sign as.
 func ci() *sign.Identity { return &sign.Identity{Subject: subject, Issuer: issuer} }
 
-// both are the proofs of a log and of a timestamp authority.
+// both returns the proofs of a log and of a timestamp authority.
 func both(s *sigstoretest.Sigstore) sign.Proofs {
 	return sign.Proofs{Log: s.URL, Timestamp: s.Timestamp}
 }
@@ -205,9 +205,9 @@ var provenCases = map[string]proven{
 	"a pattern that matches within": {byThem(0, both), byCI(sigstoretest.Parts{}, func(a *sign.Authority) {
 		a.Identity = &sign.Identity{SubjectRegExp: regexp.MustCompile(`ci\.example/krt`), Issuer: issuer}
 	}), "signed by"},
-	"no proof":                                                     {byThem(0, none), byCI(sigstoretest.Parts{}, nil), "no entry in a transparency log of anyone trusted"},
-	"a timestamp where a log is trusted":                           {byThem(0, stamp), byCI(sigstoretest.Parts{}, nil), "no entry in a transparency log of anyone trusted"},
-	"no timestamp where only those are trusted":                    {byThem(0, none), byCI(sigstoretest.Parts{NoLog: true}, nil), "nothing proves when it was signed"},
+	"no proof":                                                     {byThem(0, none), byCI(sigstoretest.Parts{}, nil), "no entry in a trusted transparency log"},
+	"a timestamp where a log is trusted":                           {byThem(0, stamp), byCI(sigstoretest.Parts{}, nil), "no entry in a trusted transparency log"},
+	"no timestamp where only those are trusted":                    {byThem(0, none), byCI(sigstoretest.Parts{NoLog: true}, nil), "no proof of the signing time"},
 	"a certificate log is trusted, and the certificate is in none": {byThem(0, both), byCI(sigstoretest.Parts{CTLog: true}, nil), "signed certificate timestamp"},
 	"stamped after the certificate's end": {func(t *testing.T, s *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
 		by := keyless(t, s, subject)
@@ -224,12 +224,12 @@ var provenCases = map[string]proven{
 	}, byCI(sigstoretest.Parts{}, nil), "certificate of " + subject + ": x509: certificate signed by unknown authority"},
 	"a log of another Sigstore": {func(t *testing.T, s *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
 		bundleBy(t, store, root, keyless(t, s, subject), both(sigstoretest.Start(t)))
-	}, byCI(sigstoretest.Parts{}, nil), "no entry in a transparency log of anyone trusted"},
+	}, byCI(sigstoretest.Parts{}, nil), "no entry in a trusted transparency log"},
 	"a timestamp of another Sigstore": {func(t *testing.T, s *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
 		bundleBy(t, store, root, keyless(t, s, subject), sign.Proofs{Log: s.URL, Timestamp: sigstoretest.Start(t).Timestamp})
 	}, byCI(sigstoretest.Parts{}, nil), "timestamp: unable to verify signed timestamps"},
-	"a key where an identity is trusted":   {withKey(0, none), byCI(sigstoretest.Parts{}, nil), "signed with a key, and only certificates are trusted"},
-	"a certificate where a key is trusted": {byThem(0, both), byKey(func(*testing.T, *sigstoretest.Sigstore, *sign.Authority) {}), "signed with a certificate, and only keys are trusted"},
+	"a key where an identity is trusted":   {withKey(0, none), byCI(sigstoretest.Parts{}, nil), "signed with a key, but only certificates are trusted"},
+	"a certificate where a key is trusted": {byThem(0, both), byKey(func(*testing.T, *sigstoretest.Sigstore, *sign.Authority) {}), "signed with a certificate, but only keys are trusted"},
 
 	"log entry of another signature": {moved("tlogEntries"), byCI(sigstoretest.Parts{}, nil), "transparency log: transparency log signature does not match"},
 	"timestamp of another signature": {moved("timestampVerificationData"), byCI(sigstoretest.Parts{}, nil), "timestamp: unable to verify signed timestamps"},
@@ -261,10 +261,10 @@ var provenCases = map[string]proven{
 	"key, proofs not asked for": {withKey(0, both), byKey(func(*testing.T, *sigstoretest.Sigstore, *sign.Authority) {}), ""},
 	"key with a log":            {withKey(0, both), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.RequireLog = true }), ""},
 	"key without a log": {withKey(0, none), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.RequireLog = true }),
-		"no entry in a transparency log of anyone trusted"},
+		"no entry in a trusted transparency log"},
 	"key with a timestamp": {withKey(0, stamp), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.RequireTimestamp = true }), ""},
 	"key without a timestamp": {withKey(0, none), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.RequireTimestamp = true }),
-		"nothing proves when it was signed"},
+		"no proof of the signing time"},
 	"key with a timestamp of a stranger": {func(t *testing.T, _ *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
 		bundleBy(t, store, root, signer(t, "cosign"), stamp(sigstoretest.Start(t)))
 	}, byKey(func(*testing.T, *sigstoretest.Sigstore, *sign.Authority) {}), "timestamp: unable to verify signed timestamps"},
@@ -272,7 +272,7 @@ var provenCases = map[string]proven{
 	"retired key, signed since": {withKey(-12, stamp), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotAfter = hours(-24) }),
 		"signed at *: release counts until"},
 	"retired key, no proof of time": {withKey(-48, none), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotAfter = hours(-24) }),
-		"nothing proves when it was signed: release counts until"},
+		"no proof of the signing time: release counts until"},
 	"key that does not count yet": {withKey(0, none), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotBefore = hours(24) }),
 		"release counts from"},
 }
@@ -329,10 +329,10 @@ func TestThreshold(t *testing.T) {
 	}}
 	attach(t, store, root, sign.SignOptions{Signer: signer(t, "cosign")})
 	_, err := sign.Verify(t.Context(), store, root, policy)
-	checkGlob(t, err, root.Digest.String()+": signed by build, and 2 have to sign")
+	checkGlob(t, err, root.Digest.String()+": signed by build, but 2 signers are required")
 	attach(t, store, root, sign.SignOptions{Signer: signer(t, "ed25519")})
 	_, err = sign.Verify(t.Context(), store, root, policy)
-	checkGlob(t, err, "signed by build, and 2 have to sign; not counted: ")
+	checkGlob(t, err, "signed by build, but 2 signers are required; not counted: ")
 	attach(t, store, root, sign.SignOptions{Signer: signer(t, "rsa")})
 	res, err := sign.Verify(t.Context(), store, root, policy)
 	if err != nil || strings.Join(res.Authorities(), " ") != "build security" {
@@ -340,7 +340,7 @@ func TestThreshold(t *testing.T) {
 	}
 	policy.Revoked = []string{key(t, "rsa").ID()}
 	_, err = sign.Verify(t.Context(), store, root, policy)
-	checkGlob(t, err, "signed by build, and 2 have to sign; not counted: *signed with key "+key(t, "rsa").ID()+", which is revoked")
+	checkGlob(t, err, "signed by build, but 2 signers are required; not counted: *signed with key "+key(t, "rsa").ID()+", which is revoked")
 }
 
 // Attestations are verified like signatures, and are none.
@@ -383,10 +383,10 @@ func TestAttest(t *testing.T) {
 		}
 	})
 	_, err := sign.Attest(t.Context(), memory.New(), newRoot(t, memory.New(), "edge"), []sign.Statement{{Type: "https://sigstore.dev/cosign/sign/v1"}}, sign.SignOptions{Signer: signer(t, "cosign")})
-	checkError(t, err, "is the type of signatures")
+	checkError(t, err, "is reserved for signatures")
 }
 
-// publicKey is the public key of a kind.
+// publicKey returns the public key of a kind.
 func publicKey(t *testing.T, kind string) any {
 	t.Helper()
 	block, _ := pem.Decode(pairs()[kind].public)

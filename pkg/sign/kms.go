@@ -14,32 +14,32 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature/kms"
 )
 
-// IsKeyURI says whether a name is that of a key which stays where it is, in a key management
-// service or a token, and is not a file: hashivault://NAME, awskms://…, gcpkms://…,
+// IsKeyURI reports whether name refers to a key in a key management service or a token instead
+// of a file: hashivault://NAME, awskms://…, gcpkms://…,
 // azurekms://…, pkcs11:….
 func IsKeyURI(name string) bool {
 	return strings.HasPrefix(name, pkcs11key.ReferenceScheme) || strings.Contains(name, "://")
 }
 
-// OpenSigner gives the signer for a key that stays where it is. The providers of key
-// management services are those that the program imports (see package kms); PKCS #11 is in
-// programs that are built with the tag pkcs11key.
+// OpenSigner returns a signer for a key that [IsKeyURI] accepts. It knows the key management
+// services whose providers the program imports (see package kms), and PKCS #11 in programs that
+// are built with the tag pkcs11key.
 func OpenSigner(ctx context.Context, uri string) (*Signer, error) {
-	sv, err := openURI(ctx, uri)
+	sv, err := openKeyURI(ctx, uri)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", pin.ReplaceAllString(uri, "pin-value=…"), err)
+		return nil, fmt.Errorf("key %s: %w", pinValue.ReplaceAllString(uri, "pin-value=…"), err)
 	}
-	s, err := signerOf(sv)
+	s, err := newKMSSigner(sv)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", pin.ReplaceAllString(uri, "pin-value=…"), err)
+		return nil, fmt.Errorf("key %s: %w", pinValue.ReplaceAllString(uri, "pin-value=…"), err)
 	}
 	return s, nil
 }
 
-// pin is the secret in a PKCS #11 URI (RFC 7512), which no message may have.
-var pin = regexp.MustCompile(`pin-value=[^&;?]*`)
+// pinValue is the secret in a PKCS #11 URI (RFC 7512), which messages must not show.
+var pinValue = regexp.MustCompile(`pin-value=[^&;?]*`)
 
-// OpenPublicKey asks for the public part of such a key.
+// OpenPublicKey fetches the public key of a key that [IsKeyURI] accepts.
 func OpenPublicKey(ctx context.Context, uri string) (*Key, error) {
 	s, err := OpenSigner(ctx, uri)
 	if err != nil {
@@ -48,7 +48,7 @@ func OpenPublicKey(ctx context.Context, uri string) (*Key, error) {
 	return s.Key(), nil
 }
 
-func openURI(ctx context.Context, uri string) (signature.SignerVerifier, error) {
+func openKeyURI(ctx context.Context, uri string) (signature.SignerVerifier, error) {
 	if strings.HasPrefix(uri, pkcs11key.ReferenceScheme) {
 		config := pkcs11key.NewPkcs11UriConfig()
 		if err := config.Parse(uri); err != nil {
@@ -66,15 +66,15 @@ func openURI(ctx context.Context, uri string) (signature.SignerVerifier, error) 
 	scheme, _, _ := strings.Cut(uri, "://")
 	known := slices.Sorted(slices.Values(kms.SupportedProviders()))
 	if !slices.Contains(known, scheme+"://") {
-		return nil, fmt.Errorf("no provider for %s://: there are %s", scheme, strings.Join(known, ", "))
+		return nil, fmt.Errorf("no provider for %s://, want one of %s", scheme, strings.Join(known, ", "))
 	}
 	return kms.Get(ctx, uri, crypto.SHA256)
 }
 
-func signerOf(sv signature.SignerVerifier) (*Signer, error) {
+func newKMSSigner(sv signature.SignerVerifier) (*Signer, error) {
 	public, err := sv.PublicKey()
 	if err != nil {
 		return nil, err
 	}
-	return signerWith(sv, public)
+	return newSignerWithKey(sv, public)
 }

@@ -27,20 +27,20 @@ import (
 // signatureType and attestationType mark the Referrer form; cosign 2 writes them as the artifact
 // type and as the config's media type.
 const (
-	signatureType   = "application/vnd.dev.cosign.artifact.sig.v1+json"
-	attestationType = "application/vnd.dev.cosign.artifact.att.v1+json"
+	artifactTypeSignature   = "application/vnd.dev.cosign.artifact.sig.v1+json"
+	artifactTypeAttestation = "application/vnd.dev.cosign.artifact.att.v1+json"
 )
 
-const dockerConfig = "application/vnd.docker.container.image.v1+json"
+const mediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
 
-// simpleType is the media type of a simple signing claim in a layer.
-const simpleType = types.SimpleSigningMediaType
+// mediaTypeSimpleSigning is the media type of a simple signing claim in a layer.
+const mediaTypeSimpleSigning = types.SimpleSigningMediaType
 
 // attachLegacy adds a layer for each claim to the manifest under their tag, or makes that
 // manifest. The tag is written once: it may not be movable.
-func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, claims []claim) ([]Attached, error) {
+func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, claims []signableClaim) ([]Attached, error) {
 	tag := claims[0].legacy.tag
-	desc, m, err := fetchTagged(ctx, store, tag)
+	desc, m, err := fetchTaggedManifest(ctx, store, tag)
 	switch {
 	case errors.Is(err, errdef.ErrNotFound) && desc.Digest == "":
 		desc.MediaType = ocispec.MediaTypeImageManifest
@@ -49,21 +49,21 @@ func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, c
 			Config:    ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig},
 		}
 	case err != nil:
-		// Other people's signatures may be in there: better to stop than to replace them.
+		// It may hold other people's signatures: stop rather than replace them.
 		return nil, fmt.Errorf("%s: %w", tag, err)
 	}
 	all := make([]Attached, len(claims))
 	before := len(m.Layers)
 	for i, c := range claims {
 		all[i].Tag = tag
-		if all[i].Layer = o.existingLayer(ctx, store, m, c.legacy); all[i].Layer >= 0 {
+		if all[i].Layer = o.findOwnLayer(ctx, store, m, c.legacy); all[i].Layer >= 0 {
 			all[i].Existing = true
 			continue
 		}
 		if len(m.Layers) >= maxSignatures {
-			return nil, fmt.Errorf("%s: %d signatures already: %w", tag, len(m.Layers), ErrTooMany)
+			return nil, fmt.Errorf("%s: has %d signatures: %w", tag, len(m.Layers), ErrTooMany)
 		}
-		layer, err := o.sealLayer(ctx, store, c.legacy)
+		layer, err := o.signLayer(ctx, store, c.legacy)
 		if err != nil {
 			return nil, err
 		}
@@ -82,25 +82,25 @@ func (o SignOptions) attachLegacy(ctx context.Context, store oras.GraphTarget, c
 	return all, nil
 }
 
-// existingLayer is the layer in which the signer has made that very claim, or -1.
-func (o SignOptions) existingLayer(ctx context.Context, store content.Fetcher, m *ocispec.Manifest, add *addition) int {
-	if !o.repeats() {
+// findOwnLayer returns the layer in which the signer has already made the same claim, or -1.
+func (o SignOptions) findOwnLayer(ctx context.Context, store content.Fetcher, m *ocispec.Manifest, add *signedContent) int {
+	if !o.isReproducible() {
 		return -1
 	}
-	return findLayer(ctx, store, m, add, o.Signer.Key())
+	return findLayerSignedBy(ctx, store, m, add, o.Signer.Key())
 }
 
-// sealLayer signs, writes what is signed, and describes it as the layer that it will be.
-func (o SignOptions) sealLayer(ctx context.Context, store content.Pusher, add *addition) (layer ocispec.Descriptor, err error) {
+// signLayer signs, pushes the signed content and returns its descriptor for the manifest.
+func (o SignOptions) signLayer(ctx context.Context, store content.Pusher, add *signedContent) (layer ocispec.Descriptor, err error) {
 	sealing := o
-	if add.mediaType == envelopeType {
-		sealing.Proofs.Timestamp = "" // of the envelope, which there is not yet
+	if add.mediaType == mediaTypeDSSE {
+		sealing.Proofs.Timestamp = "" // of the envelope, which does not exist yet
 	}
-	pb, err := sealing.seal(ctx, add.content)
+	pb, err := sealing.signContent(ctx, add.content)
 	if err != nil {
 		return layer, err
 	}
-	annotations, err := layerAnnotations(pb, o.Signer.chain)
+	annotations, err := encodeAnnotations(pb, o.Signer.chain)
 	if err != nil {
 		return layer, err
 	}
@@ -113,23 +113,23 @@ func (o SignOptions) sealLayer(ctx context.Context, store content.Pusher, add *a
 		}
 		annotations["predicateType"] = add.predicateType
 		annotations[static.SignatureAnnotationKey] = ""
-		if err := o.stampEnvelope(ctx, data, annotations); err != nil {
+		if err := o.timestampEnvelope(ctx, data, annotations); err != nil {
 			return layer, err
 		}
 	} else {
 		annotations[static.SignatureAnnotationKey] = base64.StdEncoding.EncodeToString(pb.GetMessageSignature().GetSignature())
 	}
-	layer, err = push(ctx, store, add.mediaType, data)
+	layer, err = pushBytes(ctx, store, add.mediaType, data)
 	layer.Annotations = annotations
 	return layer, err
 }
 
 // Merge adds what a manifest of the store holds to the one under one of cosign's tags there,
-// as [Sign] adds a signature: nothing that is under the tag is lost. It returns what the tag
-// names then. Manifests that do not have the form of signatures or attestations can't be
+// as [Sign] adds a signature: nothing under the tag is lost. It returns what the tag then
+// names. Manifests that do not have the form of signatures or attestations cannot be
 // merged; the error names both.
 func Merge(ctx context.Context, store oras.GraphTarget, tag string, other ocispec.Descriptor) (ocispec.Descriptor, error) {
-	desc, m, err := fetchTagged(ctx, store, tag)
+	desc, m, err := fetchTaggedManifest(ctx, store, tag)
 	if err != nil {
 		return desc, fmt.Errorf("merge %s into %s: %w", other.Digest, cmp.Or(desc.Digest.String(), tag), err)
 	}
@@ -137,15 +137,15 @@ func Merge(ctx context.Context, store oras.GraphTarget, tag string, other ocispe
 	if err != nil {
 		return desc, fmt.Errorf("merge %s into %s: %w", other.Digest, desc.Digest, err)
 	}
-	added := without(theirs.Layers, m.Layers)
+	added := subtractLayers(theirs.Layers, m.Layers)
 	switch {
 	case len(added) == 0:
 		return desc, nil
-	case len(without(m.Layers, theirs.Layers)) == 0:
+	case len(subtractLayers(m.Layers, theirs.Layers)) == 0:
 		return other, store.Tag(ctx, other, tag)
 	case strings.HasSuffix(tag, ".sbom"), !isManifest(other.MediaType), !isImageConfig(m.Config.MediaType), !isImageConfig(theirs.Config.MediaType):
 		// Whoever reads an SBOM by its tag takes it for one layer.
-		return desc, fmt.Errorf("%s is there already, and %s can't be merged with it: delete one of them", desc.Digest, other.Digest)
+		return desc, fmt.Errorf("merge %[2]s into %[1]s: not signatures that can be merged: delete one of them", desc.Digest, other.Digest)
 	case len(m.Layers)+len(added) > maxSignatures:
 		return desc, fmt.Errorf("merge %s into %s: %d signatures: %w", other.Digest, desc.Digest, len(m.Layers)+len(added), ErrTooMany)
 	}
@@ -154,9 +154,9 @@ func Merge(ctx context.Context, store oras.GraphTarget, tag string, other ocispe
 	return pushSignatures(ctx, store, m, tag)
 }
 
-// without are the layers that are not among others. Signatures of one claim have the same
+// subtractLayers returns the layers that others does not have. Signatures of one claim have the same
 // digest and differ in an annotation.
-func without(layers, others []ocispec.Descriptor) []ocispec.Descriptor {
+func subtractLayers(layers, others []ocispec.Descriptor) []ocispec.Descriptor {
 	return slices.DeleteFunc(slices.Clone(layers), func(l ocispec.Descriptor) bool {
 		return slices.ContainsFunc(others, func(o ocispec.Descriptor) bool {
 			return o.Digest == l.Digest && o.MediaType == l.MediaType && maps.Equal(o.Annotations, l.Annotations)
@@ -165,15 +165,15 @@ func without(layers, others []ocispec.Descriptor) []ocispec.Descriptor {
 }
 
 func isImageConfig(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageConfig || mediaType == dockerConfig
+	return mediaType == ocispec.MediaTypeImageConfig || mediaType == mediaTypeDockerConfig
 }
 
-// stampEnvelope has the whole envelope stamped, as cosign 2 does and verifies in this form.
-func (o SignOptions) stampEnvelope(ctx context.Context, envelope []byte, annotations map[string]string) error {
+// timestampEnvelope timestamps the whole envelope, as cosign 2 does and verifies in this form.
+func (o SignOptions) timestampEnvelope(ctx context.Context, envelope []byte, annotations map[string]string) error {
 	if o.Proofs.Timestamp == "" {
 		return nil
 	}
-	stamp, err := timestampAuthority(o.Proofs.Timestamp).GetTimestamp(ctx, envelope)
+	stamp, err := newTimestampAuthority(o.Proofs.Timestamp).GetTimestamp(ctx, envelope)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func pushSignatures(ctx context.Context, store oras.GraphTarget, m *ocispec.Mani
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
-		if m.Config, err = push(ctx, store, t, b); err != nil {
+		if m.Config, err = pushBytes(ctx, store, t, b); err != nil {
 			return ocispec.Descriptor{}, err
 		}
 	}
@@ -205,8 +205,8 @@ func pushSignatures(ctx context.Context, store oras.GraphTarget, m *ocispec.Mani
 	return oras.TagBytes(ctx, store, m.MediaType, b, tag)
 }
 
-// simplePayload is the claim that the Legacy form signs (containers-signature(5)).
-func simplePayload(root digest.Digest, opts SignOptions) ([]byte, error) {
+// encodeSimpleClaim returns the claim that the Legacy form signs (containers-signature(5)).
+func encodeSimpleClaim(root digest.Digest, opts SignOptions) ([]byte, error) {
 	var optional map[string]any
 	for k, v := range opts.Annotations {
 		if optional == nil {
@@ -224,23 +224,23 @@ func simplePayload(root digest.Digest, opts SignOptions) ([]byte, error) {
 	})
 }
 
-// findLayer is the layer of m in which key has signed that very claim or statement, or -1.
-func findLayer(ctx context.Context, store content.Fetcher, m *ocispec.Manifest, add *addition, key *Key) int {
+// findLayerSignedBy returns the layer of m in which key has signed that very claim or statement, or -1.
+func findLayerSignedBy(ctx context.Context, store content.Fetcher, m *ocispec.Manifest, add *signedContent, key *Key) int {
 	policy := Policy{Authorities: []Authority{{Key: key}}}
 	claim := digest.FromBytes(add.signed)
 	for i, l := range m.Layers {
-		if l.MediaType != add.mediaType || l.MediaType == simpleType && l.Digest != claim {
+		if l.MediaType != add.mediaType || l.MediaType == mediaTypeSimpleSigning && l.Digest != claim {
 			continue
 		}
-		data, err := fetch(ctx, store, l, maxStatement)
+		data, err := fetchVerified(ctx, store, l, maxStatement)
 		if err != nil {
-			continue // it is not ours to mend
+			continue // someone else's, and damaged
 		}
-		e, err := openLayer(l, data)
+		e, err := openLegacyLayer(l, data)
 		if err != nil || !bytes.Equal(e.payload, add.signed) {
 			continue
 		}
-		if err := policy.signed(e); err == nil {
+		if err := policy.checkKeySignature(e); err == nil {
 			return i
 		}
 	}

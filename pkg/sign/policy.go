@@ -14,8 +14,8 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 )
 
-// Policy says whose signatures are good. The zero Policy trusts nobody, and [Verify] refuses
-// it.
+// Policy is the set of authorities whose signatures are trusted. The zero Policy trusts nobody, and
+// [Verify] refuses it.
 type Policy struct {
 	// Authorities are those who are trusted, in the order in which they are tried.
 	Authorities []Authority
@@ -24,7 +24,7 @@ type Policy struct {
 	// SignaturesOnly leaves attestations alone: they are neither read nor reported, as far as
 	// that saves requests.
 	SignaturesOnly bool
-	// Threshold is how many of them have to have signed; 1 when zero.
+	// Threshold is how many authorities must have signed; 1 when zero.
 	Threshold int
 	// Revoked are the ids of keys (see [Key.ID]), of certificates too, whose signatures
 	// do not count any more, whenever they were made.
@@ -40,35 +40,34 @@ type Authority struct {
 	Name string
 	// Key is the public key of an authority that has one.
 	Key *Key
-	// Identity is whom a certificate has to be for, where there is no key; Roots say who may
-	// have issued it.
+	// Identity is the identity that the certificate must name, where there is no key; Roots are the
+	// authorities that may have issued it.
 	Identity *Identity
 	// Roots are the certificate authorities, timestamp authorities and transparency logs that
 	// are trusted. With a key they may be nil: nothing but the key is asked for then.
 	//
-	// What is there and can be checked against them has to be right, asked for or not.
+	// Whatever can be checked against them must be valid, required or not.
 	Roots *TrustedRoot
 	// NotBefore and NotAfter bound the time of the signature; unbounded when zero. A signature
-	// without proof of its time is taken for one of now.
+	// without proof of its time counts as made now.
 	NotBefore, NotAfter time.Time
-	// RequireLog and RequireTimestamp ask for an entry in a transparency log of Roots, and for
+	// RequireLog and RequireTimestamp require an entry in a transparency log of Roots, and for
 	// a proof of time by a log or a timestamp authority of Roots.
 	RequireLog, RequireTimestamp bool
 }
 
-// KeyPolicy trusts each of keys: one valid signature by one of them is enough. It asks for no
-// transparency log entry and no timestamp; a signature that has them is as good as one that
-// has not.
+// KeyPolicy trusts each of keys: one valid signature by one of them is enough. It requires no
+// transparency log entry and no timestamp.
 func KeyPolicy(keys ...*Key) (Policy, error) {
 	p := Policy{}
 	for _, k := range keys {
 		p.Authorities = append(p.Authorities, Authority{Key: k})
 	}
-	return p, p.Check()
+	return p, p.Validate()
 }
 
-// Check says whether the policy is one: whether it trusts anyone, and whether what it asks for can be had.
-func (p Policy) Check() error {
+// Validate returns an error if the policy trusts nobody or if nothing can satisfy it.
+func (p Policy) Validate() error {
 	if len(p.Authorities) == 0 {
 		return errors.New("the policy trusts nobody")
 	}
@@ -78,7 +77,7 @@ func (p Policy) Check() error {
 		}
 	}
 	if p.Threshold < 0 || p.Threshold > len(p.Authorities) {
-		return fmt.Errorf("policy: a threshold of %d, and %d to sign", p.Threshold, len(p.Authorities))
+		return fmt.Errorf("policy: threshold is %d, but there are %d authorities", p.Threshold, len(p.Authorities))
 	}
 	return nil
 }
@@ -88,62 +87,62 @@ func (a *Authority) validate() error {
 	case a.Key == nil && a.Identity == nil:
 		return errors.New("a key is nil")
 	case a.Key != nil && a.Identity != nil:
-		return fmt.Errorf("%s has a key and an identity", a.name())
+		return fmt.Errorf("%s has a key and an identity", a.displayName())
 	case a.Identity != nil && (a.Roots == nil || len(a.Roots.material.FulcioCertificateAuthorities()) == 0):
-		return fmt.Errorf("identity %s: no certificate authority to trust", a.name())
+		return fmt.Errorf("identity %s: no certificate authority to trust", a.displayName())
 	case a.Identity != nil && a.Identity.Subject == "" && a.Identity.SubjectRegExp == nil:
 		return errors.New("an identity has no subject")
 	case a.RequireLog && (a.Roots == nil || len(a.Roots.material.RekorLogs()) == 0):
-		return fmt.Errorf("%s: a log entry is required, and no log is trusted", a.name())
+		return fmt.Errorf("%s: a log entry is required, but no log is trusted", a.displayName())
 	case a.RequireTimestamp && (a.Roots == nil || len(a.Roots.material.RekorLogs())+len(a.Roots.material.TimestampingAuthorities()) == 0):
-		return fmt.Errorf("%s: a timestamp is required, and no timestamp authority is trusted", a.name())
+		return fmt.Errorf("%s: a timestamp is required, but no timestamp authority is trusted", a.displayName())
 	}
 	return nil
 }
 
-func (a *Authority) name() string {
+func (a *Authority) displayName() string {
 	switch {
 	case a.Name != "":
 		return a.Name
 	case a.Key != nil:
 		return a.Key.ID()
 	case a.Identity != nil:
-		return a.Identity.subject()
+		return a.Identity.subjectPattern()
 	}
 	return ""
 }
 
-// at says whether a signature of that time counts.
-func (a *Authority) at(t time.Time) error {
+// checkTime returns an error unless a signature made at t counts.
+func (a *Authority) checkTime(t time.Time) error {
 	switch {
 	case !a.NotBefore.IsZero() && t.Before(a.NotBefore):
-		return fmt.Errorf("%s counts from %s on", a.name(), a.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%s counts from %s on", a.displayName(), a.NotBefore.UTC().Format(time.RFC3339))
 	case !a.NotAfter.IsZero() && t.After(a.NotAfter):
-		return fmt.Errorf("%s counts until %s", a.name(), a.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%s counts until %s", a.displayName(), a.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// Identity is whom a certificate is for: its subject alternative name, and for certificates of
+// Identity is the holder of a certificate: its subject alternative name, and for certificates of
 // Fulcio the OpenID Connect issuer that vouched for it.
 type Identity struct {
 	// Subject is the name, an e-mail address or a URI; SubjectRegExp a pattern for all of it.
 	Subject       string
 	SubjectRegExp *regexp.Regexp
-	// Issuer is the issuer, and IssuerRegExp a pattern for all of it; any will do when both
-	// are empty, which is right only where the certificate authority is one's own.
+	// Issuer is the issuer, and IssuerRegExp a pattern for all of it; any issuer matches when
+	// both are empty, which is safe only with your own certificate authority.
 	Issuer       string
 	IssuerRegExp *regexp.Regexp
 }
 
-func (i *Identity) subject() string {
+func (i *Identity) subjectPattern() string {
 	if i.SubjectRegExp != nil {
 		return i.SubjectRegExp.String()
 	}
 	return i.Subject
 }
 
-func (i *Identity) issuer() string {
+func (i *Identity) issuerPattern() string {
 	switch {
 	case i.IssuerRegExp != nil:
 		return i.IssuerRegExp.String()
@@ -154,35 +153,35 @@ func (i *Identity) issuer() string {
 }
 
 func (i *Identity) String() string {
-	return fmt.Sprintf("%q, issued by %s", i.subject(), i.issuer())
+	return fmt.Sprintf("%q, issued by %s", i.subjectPattern(), i.issuerPattern())
 }
 
-// matches compares with what a certificate says.
-func (i *Identity) matches(c certificate.Summary) bool {
-	return match(c.SubjectAlternativeName, i.Subject, i.SubjectRegExp) &&
-		(i.Issuer == "" && i.IssuerRegExp == nil || match(c.Issuer, i.Issuer, i.IssuerRegExp))
+// matchesCertificate reports whether a certificate is for this identity.
+func (i *Identity) matchesCertificate(c certificate.Summary) bool {
+	return matchesWhole(c.SubjectAlternativeName, i.Subject, i.SubjectRegExp) &&
+		(i.Issuer == "" && i.IssuerRegExp == nil || matchesWhole(c.Issuer, i.Issuer, i.IssuerRegExp))
 }
 
-// match compares the whole text: a pattern that is found somewhere inside would let others in.
-func match(text, exact string, pattern *regexp.Regexp) bool {
+// matchesWhole compares the whole text: a pattern that may match a part of it would let others in.
+func matchesWhole(text, exact string, pattern *regexp.Regexp) bool {
 	if pattern == nil {
 		return text == exact && text != ""
 	}
 	whole, err := regexp.Compile(`^(?:` + pattern.String() + `)$`)
-	return err == nil && whole.MatchString(text) // a \Q without its \E does not end
+	return err == nil && whole.MatchString(text) // a \Q without \E does not end
 }
 
-// TrustedRoot is who is trusted to say who someone is, and when something was.
+// TrustedRoot holds the trusted certificate authorities, timestamp authorities and logs.
 type TrustedRoot struct {
 	material root.TrustedMaterial
-	// shortLived says that certificates live for minutes, as Fulcio's do, so that a proof of
-	// time is needed to tell whether one was valid.
+	// shortLived is set if certificates live for minutes, as Fulcio's do, so that only a proof of
+	// time shows that one was valid.
 	shortLived bool
-	text       []byte
+	json       []byte
 }
 
-// JSON is the trusted root of Sigstore that was loaded; nil for one that is none.
-func (r *TrustedRoot) JSON() []byte { return r.text }
+// JSON returns the trusted root as Sigstore's JSON; nil if it was not loaded from that.
+func (r *TrustedRoot) JSON() []byte { return r.json }
 
 // LoadTrustedRoot reads a trusted root of Sigstore (protobuf-specs: sigstore_trustroot.proto),
 // as JSON. A certificate that one of its authorities issued needs a proof of time by one of
@@ -208,7 +207,7 @@ func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate authorities: %w", err)
 	}
-	roots, intermediates, leaves := divide(cas)
+	roots, intermediates, leaves := splitCertificates(cas)
 	if len(leaves) > 0 {
 		return nil, fmt.Errorf("certificate authorities: %q is not one", leaves[0].Subject)
 	}
@@ -222,7 +221,7 @@ func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("timestamp authorities: %w", err)
 	}
-	roots, intermediates, leaves = divide(tsas)
+	roots, intermediates, leaves = splitCertificates(tsas)
 	for _, r := range roots {
 		if len(leaves) == 0 {
 			m.timestamps = append(m.timestamps, &root.SigstoreTimestampingAuthority{Root: r, Intermediates: intermediates})
@@ -237,7 +236,7 @@ func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
 	return &TrustedRoot{material: m}, nil
 }
 
-// privateRoot is a PKI of one's own.
+// privateRoot is a private PKI.
 type privateRoot struct {
 	root.BaseTrustedMaterial
 	authorities []root.CertificateAuthority
@@ -249,7 +248,7 @@ func (p *privateRoot) FulcioCertificateAuthorities() []root.CertificateAuthority
 }
 func (p *privateRoot) TimestampingAuthorities() []root.TimestampingAuthority { return p.timestamps }
 
-func divide(all []*x509.Certificate) (roots, intermediates, leaves []*x509.Certificate) {
+func splitCertificates(all []*x509.Certificate) (roots, intermediates, leaves []*x509.Certificate) {
 	for _, c := range all {
 		switch {
 		case !c.IsCA:
@@ -270,7 +269,7 @@ func parseCertificates(data []byte) (all []*x509.Certificate, err error) {
 			return nil, errors.New("no PEM block found")
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("PEM %q is no certificate", block.Type)
+			return nil, fmt.Errorf("PEM %q is not a certificate", block.Type)
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -281,22 +280,22 @@ func parseCertificates(data []byte) (all []*x509.Certificate, err error) {
 	return all, nil
 }
 
-// revoked says whether a key is.
-func (p *Policy) revoked(id string) bool { return slices.Contains(p.Revoked, id) }
+// isRevoked reports whether the policy revokes a key.
+func (p *Policy) isRevoked(id string) bool { return slices.Contains(p.Revoked, id) }
 
-func (p *Policy) now() time.Time {
+func (p *Policy) currentTime() time.Time {
 	if p.Now.IsZero() {
 		return time.Now()
 	}
 	return p.Now
 }
 
-// trusted are those whose word counts for an envelope.
-func (p *Policy) trusted(e *envelope) []Authority {
+// authoritiesFor returns the authorities that count for an envelope.
+func (p *Policy) authoritiesFor(e *envelope) []Authority {
 	if len(p.Attesters) > 0 && !e.isSignature() {
 		return p.Attesters
 	}
 	return p.Authorities
 }
 
-func (p *Policy) threshold() int { return max(p.Threshold, 1) }
+func (p *Policy) requiredSignatures() int { return max(p.Threshold, 1) }

@@ -3,16 +3,16 @@
 // cosign and sigstore.
 //
 // To sign, load a key with [LoadSigner] and call [Sign]. To verify, load public keys with
-// [LoadPublicKey], say whom to trust with [KeyPolicy] and call [Verify]; what it returns is a
+// [LoadPublicKey], make a policy of them with [KeyPolicy] and call [Verify]; it returns a
 // list of verified facts, and whatever is not in that list was not verified. The root is
 // always given by digest: resolve a tag once, and use that descriptor for everything.
 //
 // # Promises
 //
 // Verify reads nothing but the store and needs no network, transparency log or clock. It
-// trusts no tag, no referrers listing and no descriptor that it has not hashed itself: every
+// trusts no tags, referrers listings or descriptors that it has not hashed itself: every
 // byte is checked against its digest while it is read, and sizes and counts are capped.
-// Nothing counts as a signature but a statement of cosign's sign type: a provenance or an SBOM
+// Only a statement of cosign's sign type counts as a signature: a provenance or an SBOM
 // that was signed with the same key is not a signature of the artifact.
 //
 // Sign adds and never removes. It reads no clock: apart from the random part of an ECDSA
@@ -30,7 +30,7 @@
 //	Legacy, Bundle   --key K --trusted-root T             --key K
 //
 // T may be a trusted root that is empty but for its media type; cosign 2.6 insists on
-// having one as soon as it sees a bundle, even where a valid Legacy signature is beside it.
+// having one as soon as it sees a bundle, even where a valid Legacy signature is next to it.
 //
 // Their verify accepts what Verify does not: any attestation bundle by the key passes for a
 // signature, and cosign 2.6 does not compare -a with the annotations of a bundle.
@@ -55,7 +55,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 )
 
-// Form is a way in which the field stores a signature beside what it signs.
+// Form is a way to store a signature next to what it signs.
 type Form string
 
 const (
@@ -70,28 +70,28 @@ const (
 	Bundle Form = "bundle"
 )
 
-// Tag is the tag of a manifest's Legacy signatures: sha256-<hex>.sig.
+// Tag returns the tag of a manifest's Legacy signatures: sha256-<hex>.sig.
 func Tag(d digest.Digest) string {
 	return d.Algorithm().String() + "-" + d.Encoded() + ".sig"
 }
 
-// AttestationTag is the tag of a manifest's Legacy attestations: sha256-<hex>.att.
+// AttestationTag returns the tag of a manifest's Legacy attestations: sha256-<hex>.att.
 func AttestationTag(d digest.Digest) string {
 	return d.Algorithm().String() + "-" + d.Encoded() + ".att"
 }
 
-// SignOptions says who signs what with which claims.
+// SignOptions are the signer, the claims and the forms of a signature.
 type SignOptions struct {
 	// Signer makes the signatures. It is required.
 	Signer *Signer
-	// Reference is what the signer claims the root to be called (repository, or repository
+	// Reference is the name that the signer claims for the root (repository, or repository
 	// and tag). Only the Legacy form of a signature has a place for it. Default: no claim.
 	Reference string
 	// Annotations are further claims, signed with the digest. Default: none.
 	Annotations map[string]string
 	// Forms are the forms to write, of Legacy and Bundle. Default: both.
 	Forms []Form
-	// Proofs are what else a signature comes with. Default: nothing.
+	// Proofs are the services that prove the time of the signature. Default: none.
 	Proofs Proofs
 }
 
@@ -103,17 +103,17 @@ type Proofs struct {
 	Timestamp string
 }
 
-// Attached is a signature or an attestation that the store now has.
+// Attached is a signature or an attestation that [Sign] or [Attest] has attached.
 type Attached struct {
 	Object
 	// Tag is the manifest's tag; only the Legacy form has one.
 	Tag   string `json:"tag,omitempty"`
 	KeyID string `json:"keyId"`
-	// Subject is whom the signer's certificate is for, if there is one.
+	// Subject is the subject of the signer's certificate, if there is one.
 	Subject string `json:"subject,omitempty"`
 	// PredicateType is an attestation's; empty for a signature.
 	PredicateType string `json:"predicateType,omitempty"`
-	// Existing says that this very claim by this key was there already, so that nothing
+	// Existing is set if the store already had the same claim by the same key, so that nothing
 	// was written.
 	Existing bool `json:"existing,omitempty"`
 }
@@ -127,9 +127,9 @@ type Statement struct {
 }
 
 // Sign attaches signatures of root to it in store, one for each form, the Legacy form first.
-// Root is what the caller resolved in that store; its digest must be sha256.
+// Root is the descriptor that the caller resolved in that store; its digest must be sha256.
 //
-// A Legacy signature joins those that are under the tag already. The registry API has no
+// A Legacy signature is added to those under the tag. The registry API has no
 // compare and swap: when two signers do this at the same moment, one signature is lost.
 //
 // On an error, what is returned has been attached.
@@ -137,54 +137,54 @@ func Sign(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, 
 	if err := opts.validate(root); err != nil {
 		return nil, fmt.Errorf("sign %s: %w", root.Digest, err)
 	}
-	statement, err := signStatement(root.Digest, opts.Annotations)
+	statement, err := encodeSignStatement(root.Digest, opts.Annotations)
 	if err != nil {
 		return nil, err
 	}
-	payload, err := simplePayload(root.Digest, opts)
+	payload, err := encodeSimpleClaim(root.Digest, opts)
 	if err != nil {
 		return nil, err
 	}
-	return opts.attach(ctx, store, root, []claim{{newStatement(statement, ""), &addition{
-		tag: Tag(root.Digest), mediaType: simpleType, signed: payload,
+	return opts.attachClaims(ctx, store, root, []signableClaim{{newStatementContent(statement, ""), &signedContent{
+		tag: Tag(root.Digest), mediaType: mediaTypeSimpleSigning, signed: payload,
 		content: &sigstore.PlainData{Data: payload},
 	}}})
 }
 
-// Attest attaches what the signer states about root, as Sign does with signatures; the Legacy
-// form of all statements is one write. An attestation is no signature.
+// Attest attaches attestations of root, as Sign attaches signatures; the Legacy
+// form of all statements is one write. An attestation is not a signature.
 func Attest(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, statements []Statement, opts SignOptions) ([]Attached, error) {
 	if err := opts.validate(root); err != nil {
 		return nil, fmt.Errorf("attest %s: %w", root.Digest, err)
 	}
-	var all []claim
+	var all []signableClaim
 	for _, s := range statements {
-		statement, err := opts.statement(root, s)
+		statement, err := opts.buildStatement(root, s)
 		if err != nil {
 			return nil, fmt.Errorf("attest %s: %w", root.Digest, err)
 		}
-		data := newStatement(statement, s.Type)
-		all = append(all, claim{bundle: data, legacy: &addition{
-			tag: AttestationTag(root.Digest), mediaType: envelopeType, signed: statement,
+		data := newStatementContent(statement, s.Type)
+		all = append(all, signableClaim{bundle: data, legacy: &signedContent{
+			tag: AttestationTag(root.Digest), mediaType: mediaTypeDSSE, signed: statement,
 			content: data.content, predicateType: s.Type,
 		}})
 	}
-	return opts.attach(ctx, store, root, all)
+	return opts.attachClaims(ctx, store, root, all)
 }
 
-// statement is the in-toto statement of what is to be attested.
-func (o SignOptions) statement(root ocispec.Descriptor, s Statement) ([]byte, error) {
+// buildStatement returns the in-toto statement of what is to be attested.
+func (o SignOptions) buildStatement(root ocispec.Descriptor, s Statement) ([]byte, error) {
 	if u, err := url.Parse(s.Type); err != nil || u.Scheme == "" {
-		return nil, fmt.Errorf("predicate type %q is no URI", s.Type)
+		return nil, fmt.Errorf("predicate type %q is not a URI", s.Type)
 	}
 	if isSignType(s.Type) {
-		return nil, fmt.Errorf("%s is the type of signatures", s.Type)
+		return nil, fmt.Errorf("predicate type %s is reserved for signatures", s.Type)
 	}
 	var object map[string]json.RawMessage
 	if err := json.Unmarshal(s.Predicate, &object); err != nil || object == nil {
-		return nil, fmt.Errorf("%s: a predicate is a JSON object", s.Type)
+		return nil, fmt.Errorf("%s: the predicate is not a JSON object", s.Type)
 	}
-	statement, err := inToto(root.Digest, o, s)
+	statement, err := encodeStatement(root.Digest, o, s)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Type, err)
 	}
@@ -194,9 +194,9 @@ func (o SignOptions) statement(root ocispec.Descriptor, s Statement) ([]byte, er
 	return statement, nil
 }
 
-// Gather calls attach, which attaches to what is in store. Where referrers are listed in a
-// manifest under a tag that may not be movable, that is written once for all of them.
-func Gather(ctx context.Context, store any, attach func(context.Context) error) error {
+// GatherReferrers calls attach, which attaches referrers in store. Where a store lists referrers in
+// a manifest under a tag, which may be immutable, that manifest is written once for all of them.
+func GatherReferrers(ctx context.Context, store any, attach func(context.Context) error) error {
 	gatherer, ok := store.(interface {
 		GatherReferrers(ctx context.Context, push func(context.Context) error) error
 	})
@@ -206,11 +206,11 @@ func Gather(ctx context.Context, store any, attach func(context.Context) error) 
 	return gatherer.GatherReferrers(ctx, attach)
 }
 
-// claim is what is signed, in each form; all claims of one call have the same tag.
-type claim struct{ bundle, legacy *addition }
+// signableClaim is the signed content of both forms; all claims of one call have the same tag.
+type signableClaim struct{ bundle, legacy *signedContent }
 
-// addition is what is signed, and where it goes.
-type addition struct {
+// signedContent is what is signed and where it is stored.
+type signedContent struct {
 	// tag and mediaType are those of the Legacy form.
 	tag, mediaType string
 	// signed is the claim or the statement.
@@ -219,36 +219,36 @@ type addition struct {
 	predicateType string
 }
 
-func newStatement(data []byte, predicateType string) *addition {
-	return &addition{
+func newStatementContent(data []byte, predicateType string) *signedContent {
+	return &signedContent{
 		signed: data, predicateType: predicateType,
 		content: &sigstore.DSSEData{Data: data, PayloadType: bundle.IntotoMediaType},
 	}
 }
 
-// attach writes the forms that are wanted.
-func (o SignOptions) attach(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, claims []claim) (done []Attached, err error) {
-	err = Gather(ctx, store, func(ctx context.Context) (err error) {
+// attachClaims writes the requested forms.
+func (o SignOptions) attachClaims(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, claims []signableClaim) (done []Attached, err error) {
+	err = GatherReferrers(ctx, store, func(ctx context.Context) (err error) {
 		done, err = o.attachForms(ctx, store, root, claims)
 		return err
 	})
 	return done, err
 }
 
-func (o SignOptions) attachForms(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, claims []claim) (done []Attached, err error) {
+func (o SignOptions) attachForms(ctx context.Context, store oras.GraphTarget, root ocispec.Descriptor, claims []signableClaim) (done []Attached, err error) {
 	failed := func(form Form, err error) error { return fmt.Errorf("sign %s (%s): %w", root.Digest, form, err) }
 	// Legacy first: should the second fail, cosign 2.6 is happier with this one alone.
 	var legacy []Attached
-	if o.writes(Legacy) && len(claims) > 0 {
+	if o.writesForm(Legacy) && len(claims) > 0 {
 		if legacy, err = o.attachLegacy(ctx, store, claims); err != nil {
 			return nil, failed(Legacy, err)
 		}
 	}
 	for i, c := range claims {
 		if legacy != nil {
-			done = append(done, o.attached(legacy[i], Legacy, c))
+			done = append(done, o.describeAttached(legacy[i], Legacy, c))
 		}
-		if !o.writes(Bundle) || err != nil {
+		if !o.writesForm(Bundle) || err != nil {
 			continue
 		}
 		a, attachErr := o.attachBundle(ctx, store, root, c.bundle)
@@ -256,48 +256,48 @@ func (o SignOptions) attachForms(ctx context.Context, store oras.GraphTarget, ro
 			err = failed(Bundle, attachErr)
 			continue
 		}
-		done = append(done, o.attached(a, Bundle, c))
+		done = append(done, o.describeAttached(a, Bundle, c))
 	}
 	return done, err
 }
 
-func (o SignOptions) writes(form Form) bool {
+func (o SignOptions) writesForm(form Form) bool {
 	return len(o.Forms) == 0 || slices.Contains(o.Forms, form)
 }
 
-// attached completes what is said of a claim that was attached.
-func (o SignOptions) attached(a Attached, form Form, c claim) Attached {
-	a.Form, a.KeyID, a.Subject, a.PredicateType = form, o.Signer.Key().ID(), o.Signer.subject(), c.legacy.predicateType
+// describeAttached completes the facts of an attached claim.
+func (o SignOptions) describeAttached(a Attached, form Form, c signableClaim) Attached {
+	a.Form, a.KeyID, a.Subject, a.PredicateType = form, o.Signer.Key().ID(), o.Signer.certificateSubject(), c.legacy.predicateType
 	return a
 }
 
-// repeats says whether signing the same again adds nothing: a bare key makes no other claim
-// the second time, while a certificate or a log entry is of its moment.
-func (o SignOptions) repeats() bool {
+// isReproducible reports whether signing the same again adds nothing: a bare key repeats its claim,
+// while a certificate or a log entry belongs to its moment.
+func (o SignOptions) isReproducible() bool {
 	return o.Signer.certificate == nil && o.Proofs == Proofs{}
 }
 
-// seal signs, and asks for the proofs.
-func (o SignOptions) seal(ctx context.Context, content sigstore.Content) (*protobundle.Bundle, error) {
+// signContent signs and fetches the proofs.
+func (o SignOptions) signContent(ctx context.Context, content sigstore.Content) (*protobundle.Bundle, error) {
 	options := sigstore.BundleOptions{Context: ctx}
 	if o.Signer.certificate != nil {
 		options.CertificateProvider = o.Signer
 	}
 	if o.Proofs.Timestamp != "" {
-		options.TimestampAuthorities = []*sigstore.TimestampAuthority{timestampAuthority(o.Proofs.Timestamp)}
+		options.TimestampAuthorities = []*sigstore.TimestampAuthority{newTimestampAuthority(o.Proofs.Timestamp)}
 	}
 	if o.Proofs.Log != "" {
-		options.TransparencyLogs = []sigstore.Transparency{sigstore.NewRekor(&sigstore.RekorOptions{BaseURL: o.Proofs.Log, Retries: retries})}
+		options.TransparencyLogs = []sigstore.Transparency{sigstore.NewRekor(&sigstore.RekorOptions{BaseURL: o.Proofs.Log, Retries: serviceRetries})}
 	}
 	return sigstore.Bundle(content, keypair{o.Signer}, options)
 }
 
-func timestampAuthority(url string) *sigstore.TimestampAuthority {
-	return sigstore.NewTimestampAuthority(&sigstore.TimestampAuthorityOptions{URL: url, Retries: retries})
+func newTimestampAuthority(url string) *sigstore.TimestampAuthority {
+	return sigstore.NewTimestampAuthority(&sigstore.TimestampAuthorityOptions{URL: url, Retries: serviceRetries})
 }
 
-// retries of requests to Sigstore's services that fail for the moment.
-const retries = 3
+// serviceRetries is how often a failed request to Sigstore's services is repeated.
+const serviceRetries = 3
 
 func (o SignOptions) validate(root ocispec.Descriptor) error {
 	if o.Signer == nil {
@@ -308,12 +308,12 @@ func (o SignOptions) validate(root ocispec.Descriptor) error {
 			return fmt.Errorf("cannot write form %q", f)
 		}
 	}
-	return validRoot(root)
+	return checkRootDigest(root)
 }
 
-// validRoot refuses what no signature of the field can name: simple signing payloads and
-// cosign's statements know sha256 only.
-func validRoot(root ocispec.Descriptor) error {
+// checkRootDigest refuses digests other than sha256: simple signing payloads and cosign's
+// statements know no other.
+func checkRootDigest(root ocispec.Descriptor) error {
 	if err := root.Digest.Validate(); err != nil {
 		return fmt.Errorf("root digest %q: %w", root.Digest, err)
 	}
@@ -323,8 +323,8 @@ func validRoot(root ocispec.Descriptor) error {
 	return nil
 }
 
-// push writes b unless it is there.
-func push(ctx context.Context, store content.Pusher, mediaType string, b []byte) (ocispec.Descriptor, error) {
+// pushBytes pushes b unless the store has it.
+func pushBytes(ctx context.Context, store content.Pusher, mediaType string, b []byte) (ocispec.Descriptor, error) {
 	desc := content.NewDescriptorFromBytes(mediaType, b)
 	if err := store.Push(ctx, desc, bytes.NewReader(b)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
 		return ocispec.Descriptor{}, err

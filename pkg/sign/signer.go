@@ -36,20 +36,20 @@ type Signer struct {
 	signer signature.Signer
 	algo   signature.AlgorithmDetails
 	public crypto.PublicKey
-	// certificate says whose the key is, if anything does; chain is what vouches for that, as
-	// PEM, for cosign.
+	// certificate names the holder of the key, if there is one; chain holds its issuers as PEM,
+	// for cosign.
 	certificate *x509.Certificate
 	chain       []byte
 }
 
-// Key is the public key that verifies what s signs.
+// Key returns the public key that verifies what s signs.
 func (s *Signer) Key() *Key { return s.key }
 
-func (s *Signer) subject() string {
+func (s *Signer) certificateSubject() string {
 	if s.certificate == nil {
 		return ""
 	}
-	return subjectOf(s.certificate)
+	return certificateSubject(s.certificate)
 }
 
 // GetCertificate gives sigstore-go the certificate.
@@ -57,7 +57,7 @@ func (s *Signer) GetCertificate(context.Context, sigstore.Keypair, *sigstore.Cer
 	return s.certificate.Raw, nil
 }
 
-// WithCertificate is the signer with a certificate of a private PKI for its key, and the
+// WithCertificate returns a copy of the signer with a certificate of a private PKI for its key, and the
 // intermediates up to the root, both as PEM. The certificate has to be for code signing.
 func (s *Signer) WithCertificate(certificate, chain []byte) (*Signer, error) {
 	leaves, err := parseCertificates(certificate)
@@ -65,7 +65,7 @@ func (s *Signer) WithCertificate(certificate, chain []byte) (*Signer, error) {
 		return nil, fmt.Errorf("certificate: %w", err)
 	}
 	if len(leaves) == 0 {
-		return nil, errors.New("certificate: it is empty")
+		return nil, errors.New("certificate: no certificate found")
 	}
 	leaf := leaves[0]
 	id, err := certificateKeyID(leaf)
@@ -73,32 +73,32 @@ func (s *Signer) WithCertificate(certificate, chain []byte) (*Signer, error) {
 	case err != nil:
 		return nil, err
 	case id != s.key.ID():
-		return nil, fmt.Errorf("the certificate of %s is for another key, %s", subjectOf(leaf), id)
+		return nil, fmt.Errorf("the certificate of %s is for another key (%s)", certificateSubject(leaf), id)
 	case !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
-		return nil, fmt.Errorf("the certificate of %s is not for code signing", subjectOf(leaf))
+		return nil, fmt.Errorf("the certificate of %s is not for code signing", certificateSubject(leaf))
 	case len(leaf.EmailAddresses)+len(leaf.URIs)+len(leaf.DNSNames) == 0:
-		return nil, fmt.Errorf("the certificate of %s has no subject alternative name that a policy could name", subjectOf(leaf))
+		return nil, fmt.Errorf("the certificate of %s has no subject alternative name for a policy to match", certificateSubject(leaf))
 	}
 	if _, ed := s.public.(ed25519.PublicKey); ed {
-		return nil, errors.New("a certificate for an Ed25519 key: verifiers differ on how that signs; use an ECDSA or RSA key")
+		return nil, errors.New("certificates for Ed25519 keys are not supported, since verifiers disagree on them: use an ECDSA or RSA key")
 	}
 	if _, err := parseCertificates(chain); err != nil {
 		return nil, fmt.Errorf("certificate chain: %w", err)
 	}
 	with := *s
-	with.certificate, with.chain = leaf, slices.Concat(pemOf(leaves[1:]), chain)
+	with.certificate, with.chain = leaf, slices.Concat(encodePEM(leaves[1:]), chain)
 	return &with, nil
 }
 
-func pemOf(certificates []*x509.Certificate) (out []byte) {
+func encodePEM(certificates []*x509.Certificate) (out []byte) {
 	for _, c := range certificates {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
 	return out
 }
 
-// NewKeylessSigner makes a key for this process alone, and has Fulcio issue a certificate, good
-// for minutes, for whoever the OpenID Connect token says.
+// NewKeylessSigner generates a key that lives in this process only. Fulcio issues a certificate for
+// it, valid for minutes, in the name of the OpenID Connect token's subject.
 func NewKeylessSigner(ctx context.Context, fulcio, token string) (*Signer, error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -108,7 +108,7 @@ func NewKeylessSigner(ctx context.Context, fulcio, token string) (*Signer, error
 	if err != nil {
 		return nil, err
 	}
-	client := sigstore.NewFulcio(&sigstore.FulcioOptions{BaseURL: strings.TrimSuffix(fulcio, "/"), Retries: retries})
+	client := sigstore.NewFulcio(&sigstore.FulcioOptions{BaseURL: strings.TrimSuffix(fulcio, "/"), Retries: serviceRetries})
 	der, err := client.GetCertificate(ctx, keypair{s}, &sigstore.CertificateProviderOptions{IDToken: strings.TrimSpace(token)})
 	if err != nil {
 		return nil, fmt.Errorf("certificate from %s: %w", fulcio, err)
@@ -119,7 +119,7 @@ func NewKeylessSigner(ctx context.Context, fulcio, token string) (*Signer, error
 	return s, nil
 }
 
-// IdentityToken is the OpenID Connect token that the environment offers for Sigstore: in
+// IdentityToken returns the OpenID Connect token that the environment offers for Sigstore: in
 // $SIGSTORE_ID_TOKEN, in a file that Kubernetes mounts, or from the CI that this runs in.
 func IdentityToken(ctx context.Context) (string, error) {
 	if providers.Enabled(ctx) {
@@ -131,7 +131,7 @@ func IdentityToken(ctx context.Context) (string, error) {
 			return token, nil
 		}
 	}
-	return "", errors.New("no identity token: none was given, and this is no CI that offers one")
+	return "", errors.New("no identity token: pass --identity-token, set SIGSTORE_ID_TOKEN or run in a CI that provides one")
 }
 
 // LoadSigner reads a private key from PEM: cosign's encrypted keys, or a key of the kinds of
@@ -140,11 +140,11 @@ func IdentityToken(ctx context.Context) (string, error) {
 // passphrase is called, once, only if the key is encrypted; it may be nil if it is not. A
 // passphrase that does not open the key is [ErrPassphrase].
 func LoadSigner(pemBytes []byte, passphrase func() ([]byte, error)) (*Signer, error) {
-	block, err := onlyBlock(pemBytes)
+	block, err := decodeSinglePEM(pemBytes)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
-	private, err := parsePrivate(block, passphrase)
+	private, err := parsePrivateKey(block, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
@@ -155,43 +155,43 @@ func LoadSigner(pemBytes []byte, passphrase func() ([]byte, error)) (*Signer, er
 // Ed25519 that is the pure form, the only one that cosign verifies.
 func newSigner(private crypto.Signer) (*Signer, error) {
 	if _, err := signature.GetDefaultAlgorithmDetails(private.Public()); err != nil {
-		return nil, fmt.Errorf("private key: %s: %w", describe(private.Public()), err)
+		return nil, fmt.Errorf("private key: %s: %w", describePublicKey(private.Public()), err)
 	}
 	signer, err := signature.LoadDefaultSignerVerifier(private)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
 	}
-	return signerWith(signer, private.Public())
+	return newSignerWithKey(signer, private.Public())
 }
 
-func signerWith(signer signature.Signer, public crypto.PublicKey) (*Signer, error) {
+func newSignerWithKey(signer signature.Signer, public crypto.PublicKey) (*Signer, error) {
 	algo, err := signature.GetDefaultAlgorithmDetails(public)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", describe(public), err)
+		return nil, fmt.Errorf("%s: %w", describePublicKey(public), err)
 	}
-	key, err := newKey(public)
+	key, err := newPublicKey(public)
 	if err != nil {
 		return nil, err
 	}
 	return &Signer{key: key, signer: signer, algo: algo, public: public}, nil
 }
 
-func (s *Signer) sign(ctx context.Context, message []byte) ([]byte, error) {
+func (s *Signer) signMessage(ctx context.Context, message []byte) ([]byte, error) {
 	return s.signer.SignMessage(bytes.NewReader(message), options.WithContext(ctx))
 }
 
-func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (crypto.Signer, error) {
+func parsePrivateKey(block *pem.Block, passphrase func() ([]byte, error)) (crypto.Signer, error) {
 	var (
 		key any
 		err error
 	)
 	switch block.Type {
 	case cosign.CosignPrivateKeyPemType, cosign.SigstorePrivateKeyPemType:
-		der, err := decrypt(block.Bytes, passphrase)
+		der, err := decryptPrivateKey(block.Bytes, passphrase)
 		if err != nil {
 			return nil, err
 		}
-		return parsePrivate(&pem.Block{Type: cosign.PrivateKeyPemType, Bytes: der}, nil)
+		return parsePrivateKey(&pem.Block{Type: cosign.PrivateKeyPemType, Bytes: der}, nil)
 	case cosign.PrivateKeyPemType:
 		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 	case cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
@@ -204,7 +204,7 @@ func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (crypto.S
 			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 		}
 	default:
-		return nil, fmt.Errorf("this is %s (PEM %q)", kind(block.Type), block.Type)
+		return nil, fmt.Errorf("this is %s (PEM %q)", describePEMType(block.Type), block.Type)
 	}
 	if err != nil {
 		return nil, err
@@ -216,9 +216,9 @@ func parsePrivate(block *pem.Block, passphrase func() ([]byte, error)) (crypto.S
 	return signer, nil
 }
 
-func decrypt(data []byte, passphrase func() ([]byte, error)) ([]byte, error) {
+func decryptPrivateKey(data []byte, passphrase func() ([]byte, error)) ([]byte, error) {
 	if passphrase == nil {
-		return nil, errors.New("it is encrypted, and no passphrase was given")
+		return nil, errors.New("the key is encrypted, but no passphrase was given")
 	}
 	pass, err := passphrase()
 	if err != nil {
@@ -260,6 +260,6 @@ func (k keypair) SignData(ctx context.Context, data []byte) (sig, digest []byte,
 		hash.Write(data)
 		digest = hash.Sum(nil)
 	}
-	sig, err = k.sign(ctx, data)
+	sig, err = k.signMessage(ctx, data)
 	return sig, digest, err
 }

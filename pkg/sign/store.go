@@ -18,125 +18,124 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// Whoever can push to a repository can make a verifier read, so all of it is capped.
+// Anyone who can push to a repository makes verifiers read, so everything is limited.
 const (
-	maxPayload    = 1 << 20 // a simple signing claim
+	maxClaim      = 1 << 20 // a simple signing claim
 	maxStatement  = 16 << 20
-	maxRead       = 256 << 20 // all of them together
+	maxTotalBytes = 256 << 20 // all of them together
 	maxSignatures = 1000      // signatures and attestations of one root
 )
 
-const dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+const mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 
-// visit is given every signature and attestation found, or why one cannot be read. Its error
-// ends the walk.
-type visit func(obj Object, e *envelope, err error) error
+// signatureVisitor receives every signature and attestation found, or the error of one that cannot
+// be read. Its own error ends the walk.
+type signatureVisitor func(obj Object, e *envelope, err error) error
 
-// wanted is what a walk looks at.
-type wanted bool
+// walkScope selects what a walk visits.
+type walkScope bool
 
 const (
-	everything     wanted = true
-	onlySignatures wanted = false
+	allAttached    walkScope = true
+	onlySignatures walkScope = false
 )
 
-// walker visits what is attached to a root.
-type walker struct {
-	store oras.ReadOnlyGraphTarget
-	root  ocispec.Descriptor
-	what  wanted
-	see   visit
-	seen  int
-	read  int64
+// signatureWalker visits the signatures and attestations of a root.
+type signatureWalker struct {
+	store     oras.ReadOnlyGraphTarget
+	root      ocispec.Descriptor
+	scope     walkScope
+	visitor   signatureVisitor
+	visited   int
+	bytesRead int64
 }
 
-// walk visits all signatures of root, and its attestations too if they are wanted: those under
-// tags first, then the referrers by digest. Its own error means that it cannot tell what there
-// is.
-func walk(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, what wanted, see visit) error {
-	w := &walker{store: store, root: root, what: what, see: see}
+// walkSignatures visits all signatures of root, and its attestations too if they are wanted: those under
+// tags first, then the referrers by digest. An error means that the list is incomplete.
+func walkSignatures(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, what walkScope, see signatureVisitor) error {
+	w := &signatureWalker{store: store, root: root, scope: what, visitor: see}
 	tags := []string{Tag(root.Digest)}
-	if what == everything {
+	if what == allAttached {
 		tags = append(tags, AttestationTag(root.Digest))
 	}
 	for _, tag := range tags {
-		if err := w.tag(ctx, tag); err != nil {
+		if err := w.walkTag(ctx, tag); err != nil {
 			return err
 		}
 	}
-	return w.referrers(ctx)
+	return w.walkReferrers(ctx)
 }
 
-func (w *walker) visit(ctx context.Context, obj Object, e *envelope, err error) error {
+func (w *signatureWalker) visitSignature(ctx context.Context, obj Object, e *envelope, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if w.what == onlySignatures && e != nil && !e.isSignature() {
+	if w.scope == onlySignatures && e != nil && !e.isSignature() {
 		return nil
 	}
-	if w.seen++; w.seen > maxSignatures {
+	if w.visited++; w.visited > maxSignatures {
 		return fmt.Errorf("more than %d signatures: %w", maxSignatures, ErrTooMany)
 	}
-	return w.see(obj, e, err)
+	return w.visitor(obj, e, err)
 }
 
-// fetch reads a signature or an attestation.
-func (w *walker) fetch(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
-	if w.read += max(desc.Size, 0); w.read > maxRead && desc.Size <= limit {
-		return nil, fmt.Errorf("%s: over the limit of %d bytes for all signatures: %w", desc.Digest, maxRead, ErrTooMany)
+// fetchContent reads a signature or an attestation.
+func (w *signatureWalker) fetchContent(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	if w.bytesRead += max(desc.Size, 0); w.bytesRead > maxTotalBytes && desc.Size <= limit {
+		return nil, fmt.Errorf("%s: over the limit of %d bytes for all signatures: %w", desc.Digest, maxTotalBytes, ErrTooMany)
 	}
-	return fetch(ctx, w.store, desc, limit)
+	return fetchVerified(ctx, w.store, desc, limit)
 }
 
-// tag visits what is under one of cosign's tags.
-func (w *walker) tag(ctx context.Context, tag string) error {
-	desc, m, err := fetchTagged(ctx, w.store, tag)
+// walkTag visits the manifest under one of cosign's tags.
+func (w *signatureWalker) walkTag(ctx context.Context, tag string) error {
+	desc, m, err := fetchTaggedManifest(ctx, w.store, tag)
 	switch {
 	case errors.Is(err, errdef.ErrNotFound) && desc.Digest == "":
 		return nil
 	case err != nil && desc.Digest == "":
 		return err
 	case err != nil:
-		return w.visit(ctx, Object{Form: Legacy, Manifest: desc.Digest}, nil, err)
+		return w.visitSignature(ctx, Object{Form: Legacy, Manifest: desc.Digest}, nil, err)
 	}
-	return w.layers(ctx, Object{Form: Legacy, Manifest: desc.Digest}, m)
+	return w.walkLayers(ctx, Object{Form: Legacy, Manifest: desc.Digest}, m)
 }
 
-// layers visits what is in a Legacy or Referrer manifest.
-func (w *walker) layers(ctx context.Context, obj Object, m *ocispec.Manifest) error {
+// walkLayers visits the layers of a Legacy or Referrer manifest.
+func (w *signatureWalker) walkLayers(ctx context.Context, obj Object, m *ocispec.Manifest) error {
 	for i, l := range m.Layers {
 		obj.Layer = i
-		e, err := w.layer(ctx, l)
-		if err := w.visit(ctx, obj, e, err); err != nil {
+		e, err := w.readLayer(ctx, l)
+		if err := w.visitSignature(ctx, obj, e, err); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walker) layer(ctx context.Context, l ocispec.Descriptor) (*envelope, error) {
+func (w *signatureWalker) readLayer(ctx context.Context, l ocispec.Descriptor) (*envelope, error) {
 	limit := int64(maxStatement)
 	switch l.MediaType {
 	case types.SimpleSigningMediaType:
-		limit = maxPayload
-		if _, err := layerSignature(l); err != nil {
+		limit = maxClaim
+		if _, err := decodeSignature(l); err != nil {
 			return nil, err
 		}
-	case envelopeType:
+	case mediaTypeDSSE:
 	default:
 		return nil, fmt.Errorf("layer media type %q, want %s", l.MediaType, types.SimpleSigningMediaType)
 	}
-	content, err := w.fetch(ctx, l, limit)
+	content, err := w.fetchContent(ctx, l, limit)
 	if err != nil {
 		return nil, fmt.Errorf("payload: %w", err)
 	}
-	return openLayer(l, content)
+	return openLegacyLayer(l, content)
 }
 
-// fetchTagged reads the manifest that tag names. An error with a descriptor is about that
+// fetchTaggedManifest reads the manifest that tag names. An error with a descriptor is about that
 // manifest; an error without is about the tag.
-func fetchTagged(ctx context.Context, store oras.ReadOnlyTarget, tag string) (ocispec.Descriptor, *ocispec.Manifest, error) {
-	desc, rc, err := open(ctx, store, tag)
+func fetchTaggedManifest(ctx context.Context, store oras.ReadOnlyTarget, tag string) (ocispec.Descriptor, *ocispec.Manifest, error) {
+	desc, rc, err := openTagged(ctx, store, tag)
 	if err != nil && desc.Digest == "" {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("tag %s: %w", tag, err)
 	} else if err != nil {
@@ -146,7 +145,7 @@ func fetchTagged(ctx context.Context, store oras.ReadOnlyTarget, tag string) (oc
 	if !isManifest(desc.MediaType) {
 		return desc, nil, fmt.Errorf("media type %q, want an image manifest", desc.MediaType)
 	}
-	if err := allowed(desc, oci.MaxManifest); err != nil {
+	if err := checkSizeLimit(desc, oci.MaxManifest); err != nil {
 		return desc, nil, fmt.Errorf("manifest: %w", err)
 	}
 	b, err := content.ReadAll(rc, desc)
@@ -157,9 +156,9 @@ func fetchTagged(ctx context.Context, store oras.ReadOnlyTarget, tag string) (oc
 	return desc, m, err
 }
 
-// open is oras.Fetch, but a tag whose manifest is missing is an error with a descriptor, so
-// that it is not taken for no tag.
-func open(ctx context.Context, store oras.ReadOnlyTarget, tag string) (ocispec.Descriptor, io.ReadCloser, error) {
+// openTagged is oras.Fetch, except that a tag without its manifest is an error with a descriptor,
+// which tells it from a missing tag.
+func openTagged(ctx context.Context, store oras.ReadOnlyTarget, tag string) (ocispec.Descriptor, io.ReadCloser, error) {
 	if f, ok := store.(registry.ReferenceFetcher); ok {
 		return f.FetchReference(ctx, tag)
 	}
@@ -171,11 +170,11 @@ func open(ctx context.Context, store oras.ReadOnlyTarget, tag string) (ocispec.D
 	return desc, rc, err
 }
 
-// referrers visits the signatures and attestations among root's referrers. A listing may lie or
+// walkReferrers visits the signatures and attestations among root's referrers. A listing may lie or
 // be stale, and a layout's predecessors are more than referrers (an index that lists the root
-// is one), so that each manifest is read, and its own subject and type count: on a registry
+// is one), so each manifest is read, and its own subject and type decide: on a registry
 // without the referrers API cosign 2.6 lists its bundles as application/vnd.oci.empty.v1+json.
-func (w *walker) referrers(ctx context.Context) error {
+func (w *signatureWalker) walkReferrers(ctx context.Context) error {
 	referrers, err := listReferrers(ctx, w.store, w.root)
 	if err != nil {
 		return fmt.Errorf("list referrers: %w", err)
@@ -184,32 +183,32 @@ func (w *walker) referrers(ctx context.Context) error {
 		if !isManifest(desc.MediaType) || desc.Digest.Validate() != nil {
 			continue
 		}
-		if err := w.referrer(ctx, desc); err != nil {
+		if err := w.walkReferrer(ctx, desc); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walker) referrer(ctx context.Context, desc ocispec.Descriptor) error {
+func (w *signatureWalker) walkReferrer(ctx context.Context, desc ocispec.Descriptor) error {
 	m, err := fetchManifest(ctx, w.store, desc)
 	switch {
 	case err != nil:
-		return w.visit(ctx, Object{Form: Referrer, Manifest: desc.Digest}, nil, err)
+		return w.visitSignature(ctx, Object{Form: Referrer, Manifest: desc.Digest}, nil, err)
 	case m.Subject == nil || m.Subject.Digest != w.root.Digest:
 		return nil
-	case isLayered(m):
-		return w.layers(ctx, Object{Form: Referrer, Manifest: desc.Digest}, m)
+	case isReferrerForm(m):
+		return w.walkLayers(ctx, Object{Form: Referrer, Manifest: desc.Digest}, m)
 	case !isBundle(m):
 		return nil
 	}
-	e, err := w.bundle(ctx, m)
-	return w.visit(ctx, Object{Form: Bundle, Manifest: desc.Digest}, e, err)
+	e, err := w.readBundle(ctx, m)
+	return w.visitSignature(ctx, Object{Form: Bundle, Manifest: desc.Digest}, e, err)
 }
 
-// isLayered is true of the Referrer form, of signatures and of attestations.
-func isLayered(m *ocispec.Manifest) bool {
-	for _, t := range []string{signatureType, attestationType} {
+// isReferrerForm reports whether m holds signatures or attestations in the Referrer form.
+func isReferrerForm(m *ocispec.Manifest) bool {
+	for _, t := range []string{artifactTypeSignature, artifactTypeAttestation} {
 		if m.ArtifactType == t || m.Config.MediaType == t {
 			return true
 		}
@@ -217,24 +216,23 @@ func isLayered(m *ocispec.Manifest) bool {
 	return false
 }
 
-// bundle reads the bundle of a manifest.
-func (w *walker) bundle(ctx context.Context, m *ocispec.Manifest) (*envelope, error) {
+// readBundle reads the bundle of a manifest.
+func (w *signatureWalker) readBundle(ctx context.Context, m *ocispec.Manifest) (*envelope, error) {
 	if len(m.Layers) != 1 {
 		return nil, fmt.Errorf("%d layers, want 1", len(m.Layers))
 	}
-	raw, err := w.fetch(ctx, m.Layers[0], maxStatement)
+	raw, err := w.fetchContent(ctx, m.Layers[0], maxStatement)
 	if err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
 	}
 	return openBundle(raw)
 }
 
-// listReferrers lists what refers to root, sorted and each once.
+// listReferrers lists the referrers of root, sorted and without duplicates.
 func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	var all []ocispec.Descriptor
 	add := func(page []ocispec.Descriptor) error {
-		// Foreign ones are not counted: they would be for whoever may push to keep others from
-		// verifying.
+		// Foreign referrers do not count: otherwise anyone who can push could prevent verification.
 		for _, desc := range page {
 			if !isForeign(desc.ArtifactType) {
 				all = append(all, desc)
@@ -247,7 +245,7 @@ func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root oci
 	}
 	var err error
 	if lister, ok := store.(registry.ReferrerLister); ok {
-		// By pages, so that an endless listing ends here.
+		// Page by page, so that an endless listing ends at the limit.
 		err = lister.Referrers(ctx, root, "", add)
 	} else {
 		var page []ocispec.Descriptor
@@ -261,10 +259,10 @@ func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root oci
 	return slices.CompactFunc(all, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest }), err
 }
 
-// isForeign reports whether a listing says of a referrer that it is neither a signature nor an
-// attestation. A listing that lies can hide a signature, as it can by leaving it out.
+// isForeign reports whether a listing declares a referrer to be neither a signature nor an
+// attestation. A false listing can hide a signature this way, as it can by omitting it.
 func isForeign(artifactType string) bool {
-	for _, prefix := range []string{signatureType, attestationType, bundlePrefix, "application/vnd.oci.empty.", "application/vnd.oci.image.config."} {
+	for _, prefix := range []string{artifactTypeSignature, artifactTypeAttestation, mediaTypeBundlePrefix, "application/vnd.oci.empty.", "application/vnd.oci.image.config."} {
 		if strings.HasPrefix(artifactType, prefix) {
 			return false
 		}
@@ -273,16 +271,16 @@ func isForeign(artifactType string) bool {
 }
 
 func fetchManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*ocispec.Manifest, error) {
-	b, err := fetch(ctx, store, desc, oci.MaxManifest)
+	b, err := fetchVerified(ctx, store, desc, oci.MaxManifest)
 	if err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	return parseManifest(b)
 }
 
-// fetch reads what desc describes, checked against its digest.
-func fetch(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
-	if err := allowed(desc, limit); err != nil {
+// fetchVerified reads the content of desc and verifies its digest.
+func fetchVerified(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	if err := checkSizeLimit(desc, limit); err != nil {
 		return nil, err
 	}
 	b, err := content.FetchAll(ctx, store, desc)
@@ -292,7 +290,7 @@ func fetch(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor, 
 	return b, nil
 }
 
-func allowed(desc ocispec.Descriptor, limit int64) error {
+func checkSizeLimit(desc ocispec.Descriptor, limit int64) error {
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("digest %q: %w", desc.Digest, err)
 	}
@@ -310,8 +308,8 @@ func parseManifest(b []byte) (*ocispec.Manifest, error) {
 	return &m, nil
 }
 
-// isManifest is true of image manifests. cosign 2 writes Docker's type when
+// isManifest reports whether a media type is that of image manifests. cosign 2 writes Docker's type when
 // COSIGN_DOCKER_MEDIA_TYPES is set.
 func isManifest(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == mediaTypeDockerManifest
 }

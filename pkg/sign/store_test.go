@@ -133,7 +133,7 @@ func fetch(t *testing.T, store content.Fetcher, desc ocispec.Descriptor) []byte 
 	return b
 }
 
-// tagged is the manifest under tag.
+// tagged returns the manifest under tag.
 func tagged(t *testing.T, store oras.GraphTarget, tag string) ocispec.Manifest {
 	t.Helper()
 	desc, err := store.Resolve(t.Context(), tag)
@@ -145,7 +145,7 @@ func tagged(t *testing.T, store oras.GraphTarget, tag string) ocispec.Manifest {
 	return m
 }
 
-// referrer is the only referrer of root.
+// referrer returns the only referrer of root.
 func referrer(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest {
 	t.Helper()
 	all, err := store.Predecessors(t.Context(), root)

@@ -16,27 +16,27 @@ import (
 // something about it.
 type Verified struct {
 	Object
-	// Authority is the name of who is trusted and signed.
+	// Authority is the name of the trusted authority that signed.
 	Authority string `json:"authority"`
-	// KeyID is the id of the key that signed, be it the authority's own or a certificate's.
+	// KeyID is the id of the signing key: the authority's own or a certificate's.
 	KeyID string `json:"keyId"`
-	// Certificate is what was signed with, unless it was a bare key.
+	// Certificate is the signer's certificate; nil for a bare key.
 	Certificate *Certificate `json:"certificate,omitempty"`
-	// Times are the proofs of when it was signed.
+	// Times are the proofs of the signing time.
 	Times []Time `json:"times,omitempty"`
 	// Log are the verified entries in transparency logs.
 	Log []LogEntry `json:"log,omitempty"`
-	// Reference is what the signer claims the root to be called. Bundles do not say.
+	// Reference is the name that the signer claims for the root; empty in bundles.
 	Reference string `json:"reference,omitempty"`
 	// Annotations are the signer's further claims.
 	Annotations map[string]any `json:"annotations,omitempty"`
-	// PredicateType says what an attestation is about, as a URI; empty for a signature.
+	// PredicateType is the type of an attestation's predicate, a URI; empty for a signature.
 	PredicateType string `json:"predicateType,omitempty"`
-	// Predicate is what an attestation says.
+	// Predicate is the content of an attestation.
 	Predicate json.RawMessage `json:"-"`
 }
 
-// Certificate is whom a certificate is for, and who vouched for that.
+// Certificate describes the holder and the issuer of a certificate.
 type Certificate struct {
 	Subject string `json:"subject"`
 	Issuer  string `json:"issuer,omitempty"`
@@ -44,10 +44,10 @@ type Certificate struct {
 	Authority string `json:"authority"`
 }
 
-// Time is a proof of when a signature was there.
+// Time is a proof that a signature existed at a time.
 type Time struct {
 	Time time.Time `json:"time"`
-	// Source is who says so: "transparency log", "timestamp authority", or "clock", which is
+	// Source is the origin of the proof: "transparency log", "timestamp authority", or "clock", which is
 	// no proof.
 	Source string `json:"source"`
 	URI    string `json:"uri,omitempty"`
@@ -60,22 +60,22 @@ type LogEntry struct {
 	Index int64  `json:"index"`
 }
 
-// Result is what [Verify] found out about Root.
+// Result is what [Verify] found about Root.
 type Result struct {
 	Root digest.Digest `json:"root"`
-	// Verified are the signatures, by as many authorities as the policy asks for; the Legacy
+	// Verified are the valid signatures, by as many authorities as the policy requires; the Legacy
 	// form first, then by manifest digest.
 	Verified []Verified `json:"verified"`
 	// Attestations are what authorities attested about the root, in the same order.
 	Attestations []Verified `json:"attestations,omitempty"`
-	// Rejected are the other signatures and attestations; they do no harm.
+	// Rejected are the other signatures and attestations, which do not affect the result.
 	Rejected []Rejected `json:"rejected,omitempty"`
 }
 
-// Authorities are the names of those who signed, each once.
-func (r *Result) Authorities() []string { return authorities(r.Verified) }
+// Authorities returns the names of the authorities that signed, without duplicates.
+func (r *Result) Authorities() []string { return authorityNames(r.Verified) }
 
-func authorities(facts []Verified) (names []string) {
+func authorityNames(facts []Verified) (names []string) {
 	for _, v := range facts {
 		if !slices.Contains(names, v.Authority) {
 			names = append(names, v.Authority)
@@ -85,30 +85,30 @@ func authorities(facts []Verified) (names []string) {
 }
 
 // Verify reads every signature and attestation of root that store has, in all three forms, and
-// checks each against policy. As many authorities as the policy asks for have to have signed;
+// checks each against policy. As many authorities as the policy requires must have signed;
 // otherwise the error is a [*VerifyError], which is [ErrUnsigned] or [ErrNotVerified].
-// Attestations are never counted for signatures. What cannot be read is rejected with that
-// reason; a store that cannot say what there is is an error of its own.
+// Attestations never count as signatures. A signature that cannot be read is rejected with that
+// reason; a store that cannot list signatures is an error.
 //
 // Root is by digest; its content is not read. The caller compares what it fetches with that
 // digest.
 func Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, policy Policy) (*Result, error) {
-	if err := policy.Check(); err != nil {
+	if err := policy.Validate(); err != nil {
 		return nil, fmt.Errorf("verify %s: %w", root.Digest, err)
 	}
-	if err := validRoot(root); err != nil {
+	if err := checkRootDigest(root); err != nil {
 		return nil, fmt.Errorf("verify %s: %w", root.Digest, err)
 	}
 	result := &Result{Root: root.Digest}
 	found := 0
-	err := walk(ctx, store, root, wanted(!policy.SignaturesOnly), func(obj Object, e *envelope, err error) error {
+	err := walkSignatures(ctx, store, root, walkScope(!policy.SignaturesOnly), func(obj Object, e *envelope, err error) error {
 		isSignature := e == nil || e.isSignature()
 		if isSignature {
 			found++
 		}
 		var fact *Verified
 		if err == nil {
-			fact, err = policy.judge(e, root.Digest)
+			fact, err = policy.verifyEnvelope(e, root.Digest)
 		}
 		switch {
 		case err != nil:
@@ -125,14 +125,14 @@ func Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.De
 	if err != nil {
 		return nil, fmt.Errorf("verify %s: %w", root.Digest, err)
 	}
-	if signed := result.Authorities(); len(signed) < policy.threshold() {
+	if signed := result.Authorities(); len(signed) < policy.requiredSignatures() {
 		return nil, &VerifyError{
-			Root: root.Digest, Rejected: signatures(result.Rejected), Signed: signed, Threshold: policy.threshold(),
+			Root: root.Digest, Rejected: rejectedSignatures(result.Rejected), Signed: signed, Threshold: policy.requiredSignatures(),
 		}
 	}
 	return result, nil
 }
 
-func signatures(all []Rejected) []Rejected {
+func rejectedSignatures(all []Rejected) []Rejected {
 	return slices.DeleteFunc(slices.Clone(all), func(r Rejected) bool { return r.attestation })
 }

@@ -66,7 +66,7 @@ var rejections = map[string]scene{
 			attach(t, store, root, sign.SignOptions{Signer: signer(t, "p256"), Forms: []sign.Form{sign.Legacy}})
 			return store
 		},
-		want: "(legacy form): not signed by a trusted key, or changed since",
+		want: "(legacy form): not signed by a trusted key, or changed after signing",
 	},
 	"another key, bundle": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -109,7 +109,7 @@ var rejections = map[string]scene{
 				m.Layers[0] = l
 			})
 		},
-		want: "(legacy form): not signed by a trusted key, or changed since",
+		want: "(legacy form): not signed by a trusted key, or changed after signing",
 	},
 	"payload of another type": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -198,13 +198,13 @@ var rejections = map[string]scene{
 				m.Layers[0].Annotations[signatureKey] = base64.StdEncoding.EncodeToString(flipLast(sig))
 			})
 		},
-		want: "(legacy form): not signed by a trusted key, or changed since",
+		want: "(legacy form): not signed by a trusted key, or changed after signing",
 	},
 	"signature empty": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].Annotations[signatureKey] = "" })
 		},
-		want: "(legacy form): not signed by a trusted key, or changed since",
+		want: "(legacy form): not signed by a trusted key, or changed after signing",
 	},
 	"tag names an index": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -264,7 +264,7 @@ var rejections = map[string]scene{
 				b.DSSE.Signatures[0]["sig"] = ""
 			})
 		},
-		want: "(bundle form): not signed by a trusted key, or changed since",
+		want: "(bundle form): not signed by a trusted key, or changed after signing",
 	},
 	"bundle with two signatures": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -280,7 +280,7 @@ var rejections = map[string]scene{
 				b.Verification = json.RawMessage(`{"certificate":{"rawBytes":"AAAA"}}`)
 			})
 		},
-		want: "(bundle form): signed with a certificate, and only keys are trusted",
+		want: "(bundle form): signed with a certificate, but only keys are trusted",
 	},
 	"bundle of a later version": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -414,7 +414,7 @@ func checkGlob(t *testing.T, err error, want string) {
 	}
 }
 
-// A bad signature beside a good one does no harm, and is reported.
+// A bad signature next to a good one does no harm, and is reported.
 func TestVerifyReportsRejected(t *testing.T) {
 	store := memory.New()
 	root := newRoot(t, store, "edge")

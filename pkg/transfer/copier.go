@@ -65,7 +65,7 @@ func (c *copier) copy(ctx context.Context) error {
 	}
 	inside := slices.DeleteFunc(tops, func(t top) bool { return t.attached })
 	// A root's closure and signatures may share a list of referrers.
-	err := sign.Gather(ctx, c.dst, func(ctx context.Context) error {
+	err := sign.GatherReferrers(ctx, c.dst, func(ctx context.Context) error {
 		if err := c.manifests(ctx, inside); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func release(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) (*si
 	for _, name := range []string{"a", "b", "c"} {
 		statements = append(statements, sign.Statement{Type: "https://krt.example/" + name, Predicate: json.RawMessage(`{}`)})
 	}
-	return signer, sign.Gather(t.Context(), store, func(ctx context.Context) error {
+	return signer, sign.GatherReferrers(t.Context(), store, func(ctx context.Context) error {
 		if _, err := sign.Sign(ctx, store, root, options); err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func (p *Policy) Flux(where string) (*Flux, error) {
 			if a.RequireLog || a.RequireTimestamp {
 				about("a log or a timestamp with a key")
 			}
-			if a.Key.HasWiderHash() {
+			if a.Key.NeedsLongHash() {
 				about("a key of a curve over 256 bits")
 			}
 			pem, err := a.Key.PEM()

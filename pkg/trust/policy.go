@@ -69,7 +69,7 @@ type Authority struct {
 	// NotBefore and NotAfter bound the time of the signature.
 	NotBefore time.Time `yaml:"notBefore,omitempty"`
 	NotAfter  time.Time `yaml:"notAfter,omitempty"`
-	// RequireLog and RequireTimestamp ask for an entry in a log of the trusted root, and for
+	// RequireLog and RequireTimestamp require an entry in a log of the trusted root, and for
 	// a proof of time.
 	RequireLog       bool `yaml:"requireLog,omitempty"`
 	RequireTimestamp bool `yaml:"requireTimestamp,omitempty"`
@@ -323,7 +323,7 @@ func (r *reader) authority(a *Authority, keys map[string]string, path ...any) er
 		return r.fail(err, path...)
 	}
 	// As a policy alone it says what it lacks.
-	if err := (&sign.Policy{Authorities: []sign.Authority{*made}}).Check(); err != nil {
+	if err := (&sign.Policy{Authorities: []sign.Authority{*made}}).Validate(); err != nil {
 		return r.fail(err, path...)
 	}
 	r.authorities[a.Name] = made
@@ -468,7 +468,7 @@ func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign
 // New is the policy that trusts any one of some authorities with everything.
 func New(authorities ...sign.Authority) (*Policy, error) {
 	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*rule{{Rule: &Rule{Match: []string{"**"}}, signers: authorities}}}
-	return p, (&sign.Policy{Authorities: authorities}).Check()
+	return p, (&sign.Policy{Authorities: authorities}).Validate()
 }
 
 // With is the policy that lets pass what both do. Either may be nil, which asks for nothing.

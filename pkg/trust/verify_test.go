@@ -139,7 +139,7 @@ func TestVerify(t *testing.T) {
 		"by another":          {func(t *testing.T, w *world) { w.sign(t, "upstream", w.root) }, rule, "", "none valid", sign.ErrNotVerified},
 		"no rule":             {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule, "other.example/edge", "other.example/edge: no rule of trust.yaml is for it", trust.ErrRefused},
 		"from a folder":       {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule, trust.Local, "local: no rule of trust.yaml is for it", trust.ErrRefused},
-		"one of two":          {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "  threshold: 2\n", "", "signed by build, and 2 have to sign", sign.ErrNotVerified},
+		"one of two":          {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "  threshold: 2\n", "", "signed by build, but 2 signers are required", sign.ErrNotVerified},
 		"two of two":          {func(t *testing.T, w *world) { w.sign(t, "build", w.root); w.sign(t, "release", w.root) }, rule + "  threshold: 2\n", "", "", nil},
 		"revoked key":         {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "revoked: {keys: [{build}]}\n", "", "which is revoked", sign.ErrNotVerified},
 		"revoked root":        {func(t *testing.T, w *world) { w.sign(t, "build", w.root) }, rule + "revoked: {digests: ['{root}']}\n", "", "is revoked by trust.yaml", trust.ErrRefused},
