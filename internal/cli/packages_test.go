@@ -167,7 +167,7 @@ func (c *carvel) eventually(what string, done func() error) {
 	}
 }
 
-// gone waits until a resource is not there.
+// gone waits until a resource does not exist.
 func (c *carvel) gone(kind schema.GroupVersionKind, namespace, name string) {
 	c.t.Helper()
 	c.eventually(kind.Kind+" "+name+" is gone", func() error {

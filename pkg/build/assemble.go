@@ -167,23 +167,23 @@ func fetch(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tr
 	}
 	switch {
 	case s.Dir != "":
-		return f.Folder(s.Dir, pick)
+		return f.ReadFolder(s.Dir, pick)
 	case s.File != "":
-		return f.File(s.File)
+		return f.ReadFile(s.File)
 	case s.URL != "":
-		return f.URL(ctx, s.URL, s.SHA256)
+		return f.FetchURL(ctx, s.URL, s.SHA256)
 	case s.Archive != "":
-		return f.Archive(ctx, s.Archive, s.SHA256, pick)
+		return f.FetchArchive(ctx, s.Archive, s.SHA256, pick)
 	case s.Git != "":
-		return f.Git(ctx, s.Git, s.Commit, pick)
+		return f.FetchCommit(ctx, s.Git, s.Commit, pick)
 	case s.OCI != "":
 		ref, err := name.NewDigest(s.OCI)
 		if err != nil {
 			return nil, fmt.Errorf("oci %s: %w", s.OCI, err)
 		}
-		return f.OCI(ctx, ref, pick)
+		return f.FetchArtifact(ctx, ref, pick)
 	}
-	return f.Chart(ctx, s.Repository, s.Chart, s.Version, s.SHA256)
+	return f.FetchChart(ctx, s.Repository, s.Chart, s.Version, s.SHA256)
 }
 
 // values puts the values of a source together in its field values, and gives them as a YAML
@@ -198,7 +198,7 @@ func (a *assembly) values(f *source.Fetcher, s *bundle.Source) ([][]byte, error)
 		return manifest.CheckKeys(node, func(*yaml.Node) string { return name })
 	}
 	for _, file := range s.ValuesFiles {
-		tree, err := f.File(file)
+		tree, err := f.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("values file: %w", err)
 		}
@@ -237,7 +237,7 @@ func icon(f *source.Fetcher, spec *bundle.BundleSpec) error {
 	if spec.IconFile == "" {
 		return nil
 	}
-	tree, err := f.File(spec.IconFile)
+	tree, err := f.ReadFile(spec.IconFile)
 	if err != nil {
 		return err
 	}
@@ -253,11 +253,11 @@ func icon(f *source.Fetcher, spec *bundle.BundleSpec) error {
 func overlays(f *source.Fetcher, places []string) ([]bundle.File, error) {
 	var files []bundle.File
 	for _, at := range places {
-		tree, err := f.File(at)
+		tree, err := f.ReadFile(at)
 		base := path.Base(at)
 		if err != nil {
 			var folder error
-			if tree, folder = f.Folder(at, source.Pick{All: true}); folder != nil {
+			if tree, folder = f.ReadFolder(at, source.Pick{All: true}); folder != nil {
 				return nil, fmt.Errorf("overlay: %w", err)
 			}
 		}

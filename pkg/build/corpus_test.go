@@ -290,7 +290,7 @@ func place(t *testing.T, file string, data []byte) {
 // (pkg/render's own tests list these, and hold the rest against the real engines).
 func renders(t *testing.T, dir string, s bundle.Source) bool {
 	t.Helper()
-	tree, err := (&source.Fetcher{Dir: dir}).Folder(s.Dir, source.Pick{All: true})
+	tree, err := (&source.Fetcher{Dir: dir}).ReadFolder(s.Dir, source.Pick{All: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,14 +33,14 @@ func look(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, e
 	case s.OCI != "":
 		return lookForTag(ctx, f, s)
 	case s.URL != "" || strings.HasPrefix(s.Archive, "https://"):
-		sum, err := f.Now(ctx, s.URL+s.Archive)
+		sum, err := f.FetchDigest(ctx, s.URL+s.Archive)
 		return upstream{pin: &sourcePin{SHA256: sum}}, err
 	}
 	return upstream{}, nil
 }
 
 func lookForChart(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
-	versions, err := f.ChartVersions(ctx, s.Repository, s.Chart)
+	versions, err := f.ListChartVersions(ctx, s.Repository, s.Chart)
 	if err != nil {
 		return upstream{}, err
 	}
@@ -68,7 +68,7 @@ func lookForChart(ctx context.Context, f *source.Fetcher, s *bundle.Source) (ups
 }
 
 func lookForRef(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
-	refs, err := f.GitRefs(ctx, s.Git)
+	refs, err := f.ListRefs(ctx, s.Git)
 	if err != nil {
 		return upstream{}, err
 	}

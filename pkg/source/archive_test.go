@@ -155,7 +155,7 @@ func TestArchivesOfEachKind(t *testing.T) {
 			{source.Pick{Root: "top", Include: []string{"*.yaml"}, Exclude: []string{"link*"}}, []string{"z.yaml"}},
 			{source.Pick{Root: "top", All: true, Exclude: []string{"deploy/**", "outside"}}, []string{"README.md", "link.yaml", "z.yaml"}},
 		} {
-			got, err := archived(t, data).Archive(t.Context(), "a", sum(string(data)), c.pick)
+			got, err := archived(t, data).FetchArchive(t.Context(), "a", sum(string(data)), c.pick)
 			if err != nil {
 				t.Errorf("%s %v: %v", name, c.pick, err)
 				continue
@@ -182,7 +182,7 @@ func TestLinksInArchives(t *testing.T) {
 		item{name: "d/over.yaml", kind: tar.TypeSymlink, to: "../current/x"},
 		item{name: "d/back.yaml", kind: tar.TypeSymlink, to: "../current/../v1/x"},
 		item{name: "d/broken.txt", kind: tar.TypeSymlink, to: "nowhere"})
-	got, err := archived(t, data).Archive(t.Context(), "a", "", source.Pick{Root: "d"})
+	got, err := archived(t, data).FetchArchive(t.Context(), "a", "", source.Pick{Root: "d"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,15 +191,15 @@ func TestLinksInArchives(t *testing.T) {
 		t.Errorf("got %v", contents(got))
 	}
 	// The root may be behind a link; one to a folder that is picked is an error.
-	if got, err := archived(t, data).Archive(t.Context(), "a", "", source.Pick{Root: "current", All: true}); err != nil || contents(got)["x"] != "x: 1" {
+	if got, err := archived(t, data).FetchArchive(t.Context(), "a", "", source.Pick{Root: "current", All: true}); err != nil || contents(got)["x"] != "x: 1" {
 		t.Errorf("got %v, %v", got, err)
 	}
-	_, err = archived(t, data).Archive(t.Context(), "a", "", source.Pick{})
-	if err == nil || err.Error() != "archive a: current is a link to a folder: make that folder a source of its own, or exclude the link" {
+	_, err = archived(t, data).FetchArchive(t.Context(), "a", "", source.Pick{})
+	if err == nil || err.Error() != "archive a: current is a link to a folder: add that folder as a separate source, or exclude the link" {
 		t.Errorf("got %v", err)
 	}
 	for _, pick := range []source.Pick{{Exclude: []string{"current"}}, {Include: []string{"d/*.yaml"}}, {Include: []string{"versions/v1/x", "*/*.yaml"}, Exclude: []string{"current/**"}}} {
-		if got, err := archived(t, data).Archive(t.Context(), "a", "", pick); err != nil || len(got.Files) != 5 {
+		if got, err := archived(t, data).FetchArchive(t.Context(), "a", "", pick); err != nil || len(got.Files) != 5 {
 			t.Errorf("%v: got %v, %v", pick, got, err)
 		}
 	}
@@ -212,17 +212,17 @@ func TestArchiveOverTheNetwork(t *testing.T) {
 	server := &responses{answers: []any{broken, data, "tampered", "tampered"}}
 	fetcher := source.Fetcher{Client: &http.Client{Transport: server}, Cache: t.TempDir()}
 	for range 2 { // the second time from the cache
-		got, err := fetcher.Archive(t.Context(), "https://up.example/a.tgz", sum(data), source.Pick{})
+		got, err := fetcher.FetchArchive(t.Context(), "https://up.example/a.tgz", sum(data), source.Pick{})
 		if err != nil || got.SHA256 != sum(data) || server.asked != 2 {
 			t.Errorf("got %v, %v, asked %d times", got, err, server.asked)
 		}
 	}
 	// What there is now is not in the cache.
-	if got, err := fetcher.Now(t.Context(), "https://up.example/a.tgz"); err != nil || got != sum("tampered") {
+	if got, err := fetcher.FetchDigest(t.Context(), "https://up.example/a.tgz"); err != nil || got != sum("tampered") {
 		t.Errorf("got %s, %v", got, err)
 	}
 	fetcher.Cache = ""
-	_, err := fetcher.Archive(t.Context(), "https://user:secret@up.example/a.tgz", sum(data), source.Pick{})
+	_, err := fetcher.FetchArchive(t.Context(), "https://user:secret@up.example/a.tgz", sum(data), source.Pick{})
 	var wrong *source.DigestError
 	if !errors.As(err, &wrong) || *wrong != (source.DigestError{Source: "https://up.example/a.tgz", Got: sum("tampered"), Want: sum(data)}) {
 		t.Errorf("got %v", err)
@@ -235,16 +235,16 @@ func TestArchiveLocations(t *testing.T) {
 	link(t, "/etc/hostname", filepath.Join(dir, "out"))
 	fetcher := source.Fetcher{Dir: dir, Client: &http.Client{Transport: &responses{answers: []any{404}}}}
 	for location, want := range map[string]string{
-		"m":                            "m is no regular file",
+		"m":                            "m is not a regular file",
 		"out":                          "out is a link that leads out of the definition's folder",
 		"../a":                         "../a is a link that leads out of the definition's folder",
-		"none":                         "none is not there",
+		"none":                         "none does not exist",
 		"http://up.example/a":          "fetch http://up.example/a: only https is allowed",
 		"file://" + dir + "/a":         "fetch file://" + dir + "/a: only https is allowed",
 		"https://token@up.example/a":   "fetch https://up.example/a: HTTP status 404 Not Found",
 		"https://u:secret@up.exampl%e": `fetch https://up.exampl%e: parse "https://up.exampl%e": invalid URL escape "%e"`,
 	} {
-		if _, err := fetcher.Archive(t.Context(), location, "", source.Pick{}); err == nil || err.Error() != want {
+		if _, err := fetcher.FetchArchive(t.Context(), location, "", source.Pick{}); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", location, err, want)
 		}
 	}
@@ -252,7 +252,7 @@ func TestArchiveLocations(t *testing.T) {
 	fetcher.Client.Transport = &responses{answers: []any{errors.New("no route")}}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := fetcher.Archive(ctx, "https://token:x@up.example/a", "", source.Pick{}); err == nil || strings.Contains(err.Error(), "token") {
+	if _, err := fetcher.FetchArchive(ctx, "https://token:x@up.example/a", "", source.Pick{}); err == nil || strings.Contains(err.Error(), "token") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -261,7 +261,7 @@ func TestUnpackingEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := archived(t, tarOf(t, item{name: "x.yaml"})).Archive(ctx, "a", "", source.Pick{}); !errors.Is(err, context.Canceled) {
+	if _, err := archived(t, tarOf(t, item{name: "x.yaml"})).FetchArchive(ctx, "a", "", source.Pick{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -21,17 +21,17 @@ import (
 // ChartVersion is a version of a chart in a repository.
 type ChartVersion struct {
 	Version string
-	// SHA256 is the digest of the packed chart; "" where the repository does not say.
+	// SHA256 is the digest of the packed chart; "" where the repository does not name it.
 	SHA256 string
-	// URL is where the packed chart is; "" in a registry.
+	// URL is the location of the packed chart; "" in a registry.
 	URL string
 }
 
-// Chart reads a version of a Helm chart from a chart repository (https) or a registry (oci). The
-// packed chart's bytes have to have the digest want, unless that is empty, and the one that the
-// repository names. The chart's own folder is the tree's top.
-func (f *Fetcher) Chart(ctx context.Context, repository, chart, version, want string) (tree *Tree, err error) {
-	called := strings.TrimSuffix(redact(repository), "/") + "/" + chart + " " + version
+// FetchChart reads a version of a Helm chart from a chart repository (https) or a registry (oci). The
+// packed chart must have the digest want, unless that is empty, and the one that the
+// repository names. The chart's own folder is the root of the tree.
+func (f *Fetcher) FetchChart(ctx context.Context, repository, chart, version, want string) (tree *Tree, err error) {
+	label := strings.TrimSuffix(redactURL(repository), "/") + "/" + chart + " " + version
 	var file *os.File
 	var sum string
 	if strings.HasPrefix(repository, "oci://") {
@@ -40,16 +40,16 @@ func (f *Fetcher) Chart(ctx context.Context, repository, chart, version, want st
 		file, sum, err = f.downloadChart(ctx, repository, chart, version, want)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("chart %s: %w", called, err)
+		return nil, fmt.Errorf("chart %s: %w", label, err)
 	}
-	defer func() { err = errors.Join(err, discard(file)) }()
-	if tree, err = unpack(ctx, file, Pick{All: true}); err != nil {
-		return nil, fmt.Errorf("chart %s: %w", called, err)
+	defer func() { err = errors.Join(err, closeTemporary(file)) }()
+	if tree, err = unpackArchive(ctx, file, Pick{All: true}); err != nil {
+		return nil, fmt.Errorf("chart %s: %w", label, err)
 	}
 	for i, f := range tree.Files {
 		top, rest, _ := strings.Cut(f.Path, "/")
 		if top != path.Base(chart) || rest == "" {
-			return nil, fmt.Errorf("chart %s: %s is outside of the chart's folder", called, f.Path)
+			return nil, fmt.Errorf("chart %s: %s is outside of the chart's folder", label, f.Path)
 		}
 		tree.Files[i].Path = rest
 	}
@@ -58,33 +58,33 @@ func (f *Fetcher) Chart(ctx context.Context, repository, chart, version, want st
 }
 
 func (f *Fetcher) downloadChart(ctx context.Context, repository, chart, version, want string) (*os.File, string, error) {
-	if file, ok := f.cached(want); ok {
+	if file, ok := f.openCached(want); ok {
 		return file, want, nil
 	}
-	versions, err := f.ChartVersions(ctx, repository, chart)
+	versions, err := f.ListChartVersions(ctx, repository, chart)
 	if err != nil {
 		return nil, "", err
 	}
 	i := slices.IndexFunc(versions, func(v ChartVersion) bool { return v.Version == version })
 	if i < 0 {
-		return nil, "", errors.New("the repository has no such version")
+		return nil, "", errors.New("version not found in the repository")
 	}
-	said := versions[i].SHA256
-	if want != "" && said != "" && said != want {
-		return nil, "", &DigestError{Source: "the repository's entry", Got: said, Want: want}
+	listed := versions[i].SHA256
+	if want != "" && listed != "" && listed != want {
+		return nil, "", &DigestError{Source: "the repository's entry", Got: listed, Want: want}
 	}
-	return f.download(ctx, versions[i].URL, cmp.Or(want, said))
+	return f.download(ctx, versions[i].URL, cmp.Or(want, listed))
 }
 
 func (f *Fetcher) pullChart(ctx context.Context, repository, chart, version, want string) (*os.File, string, error) {
-	if file, ok := f.cached(want); ok {
+	if file, ok := f.openCached(want); ok {
 		return file, want, nil
 	}
-	ref, err := chartTag(repository, chart, version)
+	ref, err := chartReference(repository, chart, version)
 	if err != nil {
 		return nil, "", err
 	}
-	store, manifest, err := f.manifest(ctx, ref, "")
+	store, manifest, err := f.fetchManifest(ctx, ref, "")
 	if err != nil {
 		return nil, "", err
 	}
@@ -93,41 +93,41 @@ func (f *Fetcher) pullChart(ctx context.Context, repository, chart, version, wan
 			continue
 		}
 		if !isSHA256(layer.Digest) {
-			return nil, "", fmt.Errorf("digest %q of the chart is no sha256", layer.Digest)
+			return nil, "", fmt.Errorf("digest %q of the chart is not a sha256", layer.Digest)
 		}
 		sum := layer.Digest.Encoded()
 		if want != "" && sum != want {
 			return nil, "", &DigestError{Source: ref.Name(), Got: sum, Want: want}
 		}
-		file, _, err := blob(ctx, store, layer)
+		file, _, err := downloadBlob(ctx, store, layer)
 		if err != nil {
 			return nil, "", err
 		}
-		f.keep(sum, io.NewSectionReader(file, 0, maxArchive))
+		f.storeInCache(sum, io.NewSectionReader(file, 0, maxArchive))
 		return file, sum, nil
 	}
-	return nil, "", fmt.Errorf("%s is no Helm chart: it has no layer of type %s", ref.Name(), chartLayer)
+	return nil, "", fmt.Errorf("%s is not a Helm chart: it has no layer of type %s", ref.Name(), chartLayer)
 }
 
-// chartTag is where a registry has a version of a chart: + is no character of tags, _ stands for
-// it.
-func chartTag(repository, chart, version string) (name.Tag, error) {
+// chartReference returns the reference of a chart's version in a registry. Tags cannot contain +,
+// so _ stands for it.
+func chartReference(repository, chart, version string) (name.Tag, error) {
 	at := strings.TrimSuffix(strings.TrimPrefix(repository, "oci://"), "/") + "/" + chart
 	return name.NewTag(at+":"+strings.ReplaceAll(version, "+", "_"), name.StrictValidation)
 }
 
-// ChartVersions lists the versions of a chart, the newest first.
-func (f *Fetcher) ChartVersions(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
-	list := f.indexed
+// ListChartVersions lists the versions of a chart, the newest first.
+func (f *Fetcher) ListChartVersions(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
+	list := f.listIndexedVersions
 	if strings.HasPrefix(repository, "oci://") {
-		list = f.tagged
+		list = f.listTaggedVersions
 	}
 	versions, err := list(ctx, repository, chart)
 	if err != nil {
 		return nil, err
 	}
 	if len(versions) == 0 {
-		return nil, fmt.Errorf("%s has no chart %s", redact(repository), chart)
+		return nil, fmt.Errorf("%s has no chart %s", redactURL(repository), chart)
 	}
 	slices.SortStableFunc(versions, func(a, b ChartVersion) int {
 		return semver.MustParse(b.Version).Compare(semver.MustParse(a.Version))
@@ -138,12 +138,12 @@ func (f *Fetcher) ChartVersions(ctx context.Context, repository, chart string) (
 // maxTags is the limit on the tags in a registry.
 const maxTags = 100_000
 
-// tagged lists the versions that a registry has tags of.
-func (f *Fetcher) tagged(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
+// listTaggedVersions lists the versions that a registry has tags for.
+func (f *Fetcher) listTaggedVersions(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
 	if f.Registry == nil {
-		return nil, fmt.Errorf("chart %s/%s: there is no registry to ask", strings.TrimSuffix(repository, "/"), chart)
+		return nil, fmt.Errorf("chart %s/%s: no registry configured", strings.TrimSuffix(repository, "/"), chart)
 	}
-	ref, err := chartTag(repository, chart, "0")
+	ref, err := chartReference(repository, chart, "0")
 	if err != nil {
 		return nil, err
 	}
@@ -153,23 +153,23 @@ func (f *Fetcher) tagged(ctx context.Context, repository, chart string) ([]Chart
 	}
 	lister, ok := store.(registry.TagLister)
 	if !ok {
-		return nil, fmt.Errorf("%s can't list its tags", ref.Context().Name())
+		return nil, fmt.Errorf("%s cannot list tags", ref.Context().Name())
 	}
 	var versions []ChartVersion
 	count := 0
 	err = lister.Tags(ctx, "", func(tags []string) error {
 		if count += len(tags); count > maxTags {
-			return fmt.Errorf("there are over %d", maxTags)
+			return fmt.Errorf("more than %d tags", maxTags)
 		}
 		for _, tag := range tags {
 			// A layout's tags are whole references.
 			tag = strings.TrimPrefix(tag, ref.Context().Name()+":")
 			version := strings.ReplaceAll(tag, "_", "+")
-			// A tag such as 1 or 1.2 moves; it is no version.
+			// A tag such as 1 or 1.2 moves and is not a version.
 			if _, err := semver.StrictNewVersion(strings.TrimPrefix(version, "v")); err != nil {
 				continue
 			}
-			// With its v it may be too long.
+			// The v may make it too long.
 			if _, err := semver.NewVersion(version); err == nil {
 				versions = append(versions, ChartVersion{Version: version})
 			}
@@ -182,22 +182,22 @@ func (f *Fetcher) tagged(ctx context.Context, repository, chart string) ([]Chart
 	return versions, nil
 }
 
-// indexed lists the versions in a chart repository's index (helm.sh/docs/topics/chart_repository).
-func (f *Fetcher) indexed(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
+// listIndexedVersions lists the versions in a chart repository's index (helm.sh/docs/topics/chart_repository).
+func (f *Fetcher) listIndexedVersions(ctx context.Context, repository, chart string) ([]ChartVersion, error) {
 	base, err := url.Parse(strings.TrimSuffix(repository, "/") + "/")
 	if err != nil {
 		return nil, redactError(err)
 	}
-	data, err := f.bytes(ctx, base.String()+"index.yaml")
+	data, err := f.fetchBytes(ctx, base.String()+"index.yaml")
 	if err != nil {
 		return nil, err
 	}
 	var index struct {
-		// Decoded one by one: a chart that is described badly is no matter of the others.
+		// Decoded one by one, so that one bad entry does not affect other charts.
 		Entries map[string]yaml.Node `yaml:"entries"`
 	}
 	if err := yaml.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("index of %s: %w", redact(repository), err)
+		return nil, fmt.Errorf("index of %s: %w", redactURL(repository), err)
 	}
 	var entries []struct {
 		Version string   `yaml:"version"`
@@ -206,7 +206,7 @@ func (f *Fetcher) indexed(ctx context.Context, repository, chart string) ([]Char
 	}
 	if node, ok := index.Entries[chart]; ok {
 		if err := node.Decode(&entries); err != nil {
-			return nil, fmt.Errorf("index of %s: chart %s: %w", redact(repository), chart, err)
+			return nil, fmt.Errorf("index of %s: chart %s: %w", redactURL(repository), chart, err)
 		}
 	}
 	var versions []ChartVersion
@@ -216,7 +216,7 @@ func (f *Fetcher) indexed(ctx context.Context, repository, chart string) ([]Char
 		}
 		at, err := base.Parse(e.URLs[0])
 		if err != nil {
-			return nil, fmt.Errorf("index of %s: %s %s: %w", redact(repository), chart, e.Version, redactError(err))
+			return nil, fmt.Errorf("index of %s: %s %s: %w", redactURL(repository), chart, e.Version, redactError(err))
 		}
 		versions = append(versions, ChartVersion{e.Version, strings.TrimPrefix(e.Digest, "sha256:"), at.String()})
 	}

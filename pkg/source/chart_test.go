@@ -78,7 +78,7 @@ func TestChartRepository(t *testing.T) {
 	repository := strings.Replace(server.URL, "://", "://user:secret@", 1) + "/stable"
 	fetcher := source.Fetcher{Client: server.Client(), Cache: t.TempDir()}
 
-	got, err := fetcher.ChartVersions(t.Context(), repository+"/", "web")
+	got, err := fetcher.ListChartVersions(t.Context(), repository+"/", "web")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,12 +94,12 @@ func TestChartRepository(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 
-	tree, err := fetcher.Chart(t.Context(), repository, "web", "1.9.0", "")
+	tree, err := fetcher.FetchChart(t.Context(), repository, "web", "1.9.0", "")
 	checkChart(t, tree, err, "1.9.0")
-	tree, err = fetcher.Chart(t.Context(), repository+"/", "web", "v1.10.0", sum(chart(t, "1.10.0")))
+	tree, err = fetcher.FetchChart(t.Context(), repository+"/", "web", "v1.10.0", sum(chart(t, "1.10.0")))
 	checkChart(t, tree, err, "1.10.0")
 	before := asked.Load()
-	tree, err = fetcher.Chart(t.Context(), repository, "web", "v1.10.0", sum(chart(t, "1.10.0")))
+	tree, err = fetcher.FetchChart(t.Context(), repository, "web", "v1.10.0", sum(chart(t, "1.10.0")))
 	checkChart(t, tree, err, "1.10.0")
 	if asked.Load() != before {
 		t.Error("what is in the cache is asked for")
@@ -108,14 +108,14 @@ func TestChartRepository(t *testing.T) {
 	for _, c := range []struct{ chart, version, sha256, want string }{
 		{"web", "1.0.0+build.1", "", "has sha256 " + sum(chart(t, "1.0.0")) + ", want " + sum("wrong")},
 		{"web", "1.9.0", sum("another"), "want " + sum("another")},
-		{"web", "1.10.0", "", "the repository has no such version"},
-		{"web", "^1", "", "the repository has no such version"},
+		{"web", "1.10.0", "", "version not found in the repository"},
+		{"web", "^1", "", "version not found in the repository"},
 		{"web", "1.2.0", "", "fetch file:///etc/hostname: only https is allowed"},
 		{"web", "1.1.0", "", "fetch http://charts.example/plain.tgz: only https is allowed"},
 		{"none", "1.0.0", "", "has no chart none"},
 		{"broken", "1.0.0", "", "chart broken: yaml: unmarshal errors"},
 	} {
-		_, err := fetcher.Chart(t.Context(), repository, c.chart, c.version, c.sha256)
+		_, err := fetcher.FetchChart(t.Context(), repository, c.chart, c.version, c.sha256)
 		prefix := "chart " + server.URL + "/stable/" + c.chart + " " + c.version + ": "
 		if err == nil || !strings.HasPrefix(err.Error(), prefix) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("got %v, want %s", err, c.want)
@@ -137,10 +137,10 @@ func TestChartRepositoryInAFolder(t *testing.T) {
 		}
 	}
 	fetcher := source.Fetcher{Mirrors: []source.Mirror{{Prefix: "https://charts.example/", Replacement: dir + "/"}}}
-	got, err := fetcher.Chart(t.Context(), "https://charts.example", "web", "v1.10.0", "")
+	got, err := fetcher.FetchChart(t.Context(), "https://charts.example", "web", "v1.10.0", "")
 	checkChart(t, got, err, "1.10.0")
 	var wrong *source.DigestError
-	if _, err := fetcher.Chart(t.Context(), "https://charts.example", "web", "1.9.0", ""); !errors.As(err, &wrong) || wrong.Got != sum(chart(t, "tampered")) {
+	if _, err := fetcher.FetchChart(t.Context(), "https://charts.example", "web", "1.9.0", ""); !errors.As(err, &wrong) || wrong.Got != sum(chart(t, "tampered")) {
 		t.Errorf("got %v", err)
 	}
 	for data, want := range map[string]string{
@@ -150,7 +150,7 @@ func TestChartRepositoryInAFolder(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "index.yaml"), []byte(data), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := fetcher.ChartVersions(t.Context(), "https://charts.example", "web"); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := fetcher.ListChartVersions(t.Context(), "https://charts.example", "web"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
@@ -175,7 +175,7 @@ func TestChartsInARegistry(t *testing.T) {
 
 	repository := "oci://" + r.Host + "/charts"
 	fetcher := source.Fetcher{Registry: registries{r}}
-	got, err := fetcher.ChartVersions(t.Context(), repository, "web")
+	got, err := fetcher.ListChartVersions(t.Context(), repository, "web")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,24 +189,24 @@ func TestChartsInARegistry(t *testing.T) {
 	if want := []string{"v1.10.0", "1.10.0-rc.1", "1.9.0", "1.0.0+build.1", "0.2.0", "0.1.0"}; !slices.Equal(versions, want) {
 		t.Errorf("got %v", versions)
 	}
-	tree, err := fetcher.Chart(t.Context(), repository+"/", "web", "1.9.0", "")
+	tree, err := fetcher.FetchChart(t.Context(), repository+"/", "web", "1.9.0", "")
 	checkChart(t, tree, err, "1.9.0")
-	tree, err = fetcher.Chart(t.Context(), "oci://"+r.Host, "charts/web", "1.0.0+build.1", sum(chart(t, "1.0.0_build.1")))
+	tree, err = fetcher.FetchChart(t.Context(), "oci://"+r.Host, "charts/web", "1.0.0+build.1", sum(chart(t, "1.0.0_build.1")))
 	checkChart(t, tree, err, "1.0.0_build.1")
 	for _, c := range []struct{ version, sha256, want string }{
 		{"1.9.0", sum("another"), "has sha256 " + sum(chart(t, "1.9.0")) + ", want " + sum("another")},
-		{"0.1.0", "", "is no Helm chart: it has no layer of type " + helmLayer},
+		{"0.1.0", "", "is not a Helm chart: it has no layer of type " + helmLayer},
 		{"0.2.0", "", "Chart.yaml is outside of the chart's folder"},
 		{"3.0.0", "", "not found"},
 	} {
-		_, err := fetcher.Chart(t.Context(), repository, "web", c.version, c.sha256)
+		_, err := fetcher.FetchChart(t.Context(), repository, "web", c.version, c.sha256)
 		if err == nil || !strings.HasPrefix(err.Error(), "chart "+repository+"/web "+c.version+": ") || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("got %v, want %s", err, c.want)
 		}
 	}
 	for _, nowhere := range []source.Fetcher{{}, {Registry: stores{memory.New()}}} {
-		_, err := nowhere.ChartVersions(t.Context(), repository, "web")
-		_, failed := nowhere.Chart(t.Context(), repository, "web", "1.9.0", "")
+		_, err := nowhere.ListChartVersions(t.Context(), repository, "web")
+		_, failed := nowhere.FetchChart(t.Context(), repository, "web", "1.9.0", "")
 		if err == nil || failed == nil || !strings.Contains(err.Error(), "web") {
 			t.Errorf("got %v and %v", err, failed)
 		}

@@ -18,24 +18,23 @@ import (
 	"github.com/go-git/go-git/v5/plumbing/storer"
 )
 
-// Git picks files of a commit (its whole id) of a repository, over https or ssh. For ssh the
-// agent's keys and known_hosts count; for https a name and a token in the URL of a mirror. A
-// mirror may be a folder with a repository, too. Each object is checked against its id.
-// Submodules are not fetched: one that is picked is an error, and so is a file that Git LFS keeps
-// elsewhere.
-func (f *Fetcher) Git(ctx context.Context, repository, commit string, pick Pick) (*Tree, error) {
-	tree, err := f.git(ctx, repository, commit, pick)
+// FetchCommit picks files of a commit (by its full id) of a repository, over https or ssh. Ssh uses
+// the agent's keys and known_hosts, https a name and a token in the URL of a mirror. A mirror may
+// also be a folder with a repository. Each object is checked against its id. Submodules are not
+// fetched: picking one is an error, and so is picking a file that Git LFS stores elsewhere.
+func (f *Fetcher) FetchCommit(ctx context.Context, repository, commit string, pick Pick) (*Tree, error) {
+	tree, err := f.readCommit(ctx, repository, commit, pick)
 	if err != nil {
-		return nil, fmt.Errorf("git %s at %s: %w", describe(repository, f.mirrored(repository)), commit, err)
+		return nil, fmt.Errorf("git %s at %s: %w", describeURL(repository, f.mirrorURL(repository)), commit, err)
 	}
 	return tree, nil
 }
 
-func (f *Fetcher) git(ctx context.Context, repository, commit string, pick Pick) (tree *Tree, err error) {
+func (f *Fetcher) readCommit(ctx context.Context, repository, commit string, pick Pick) (tree *Tree, err error) {
 	if !plumbing.IsHash(commit) || len(commit) != hash.HexSize {
-		return nil, fmt.Errorf("want the whole id of a commit, %d hexadecimal digits: repositories with SHA-256 are not supported", hash.HexSize)
+		return nil, fmt.Errorf("want the full id of a commit, %d hexadecimal digits (SHA-256 repositories are not supported)", hash.HexSize)
 	}
-	from, isLocal, err := f.gitOrigin(repository)
+	from, isLocal, err := f.locateRepository(repository)
 	if err != nil {
 		return nil, err
 	}
@@ -43,46 +42,46 @@ func (f *Fetcher) git(ctx context.Context, repository, commit string, pick Pick)
 	if isLocal {
 		repo, err = openRepository(from)
 	} else {
-		// On the disk: packs are as large as they are.
+		// On disk, since packs can be large.
 		dir, failed := os.MkdirTemp("", "krtpkg-git-*")
 		if failed != nil {
 			return nil, failed
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-		repo, err = f.fetchCommit(ctx, dir, from, plumbing.NewHash(commit))
+		repo, err = f.fetchCommitInto(ctx, dir, from, plumbing.NewHash(commit))
 	}
 	if err != nil {
 		return nil, err
 	}
-	c := &gitCommit{ctx: ctx, store: repo.Storer, nodes: newNodes(),
+	c := &gitCommit{ctx: ctx, store: repo.Storer, entryTree: newEntryTree(),
 		folders: map[plumbing.Hash]*object.Tree{}, sizes: map[plumbing.Hash]int64{}}
-	if err := c.list(plumbing.NewHash(commit)); err != nil {
+	if err := c.listCommit(plumbing.NewHash(commit)); err != nil {
 		return nil, err
 	}
-	if tree, err = c.pick(pick); err != nil {
+	if tree, err = c.pickFiles(pick); err != nil {
 		return nil, err
 	}
 	kept := tree.Files[:0]
 	for _, file := range tree.Files {
-		if !bytes.HasPrefix(file.Data, lfs) {
+		if !bytes.HasPrefix(file.Data, lfsPrefix) {
 			kept = append(kept, file)
 			continue
 		}
-		err := fmt.Errorf("%s is kept by Git LFS and is not in the repository: exclude it, or bring it as a source of its own", path.Join(pick.Root, file.Path))
-		if err := tree.leave(pick, file.Path, err); err != nil {
+		err := fmt.Errorf("%s is stored in Git LFS, not in the repository: exclude it, or add it as a separate source", path.Join(pick.Root, file.Path))
+		if err := tree.leaveOut(pick, file.Path, err); err != nil {
 			return nil, err
 		}
 	}
 	if len(kept) < len(tree.Files) {
-		tree.Files, tree.SHA256 = kept, listing(kept)
+		tree.Files, tree.SHA256 = kept, listingDigest(kept)
 	}
 	tree.Commit = commit
 	return tree, nil
 }
 
-// gitOrigin is where a repository is: an URL, or a folder.
-func (f *Fetcher) gitOrigin(repository string) (from string, isLocal bool, err error) {
-	from = f.mirrored(repository)
+// locateRepository returns the URL or the folder of a repository, after mirrors.
+func (f *Fetcher) locateRepository(repository string) (from string, isLocal bool, err error) {
+	from = f.mirrorURL(repository)
 	switch {
 	case isSCP.MatchString(from):
 		return from, false, nil
@@ -102,35 +101,35 @@ var isSCP = regexp.MustCompile(`^[^@:/]+@[^@:/]+:[^:]`)
 type gitCommit struct {
 	ctx   context.Context
 	store storer.EncodedObjectStorer
-	// folders and sizes are what was read before: a commit may name one folder a million times.
+	// folders and sizes cache what was read: a commit may name one folder a million times.
 	folders map[plumbing.Hash]*object.Tree
 	sizes   map[plumbing.Hash]int64
-	*nodes
+	*entryTree
 }
 
-func (c *gitCommit) list(id plumbing.Hash) error {
-	data, err := c.object(plumbing.CommitObject, id)
+func (c *gitCommit) listCommit(id plumbing.Hash) error {
+	data, err := c.readObject(plumbing.CommitObject, id)
 	if err != nil {
-		return fmt.Errorf("there is no such commit: %w", err)
+		return fmt.Errorf("commit not found: %w", err)
 	}
 	commit := &object.Commit{}
 	if err := commit.Decode(data); err != nil {
 		return err
 	}
-	return c.folder("", commit.TreeHash, 0)
+	return c.listFolder("", commit.TreeHash, 0)
 }
 
-// maxFolders is how deep folders are followed.
+// maxFolders limits the depth of folders.
 const maxFolders = 100
 
-func (c *gitCommit) folder(at string, id plumbing.Hash, depth int) error {
+func (c *gitCommit) listFolder(at string, id plumbing.Hash, depth int) error {
 	if depth > maxFolders {
 		return fmt.Errorf("%.100s: over %d folders deep", at, maxFolders)
 	}
 	if c.ctx.Err() != nil {
 		return c.ctx.Err()
 	}
-	tree, err := c.entries(id)
+	tree, err := c.readFolder(id)
 	if err != nil && at != "" {
 		return fmt.Errorf("folder %s: %w", at, err)
 	}
@@ -149,18 +148,18 @@ func (c *gitCommit) folder(at string, id plumbing.Hash, depth int) error {
 		case filemode.Submodule:
 			n.kind = isSubmodule
 		case filemode.Symlink:
-			if n.target, err = c.linkTarget(name, e.Hash); err != nil {
+			if n.target, err = c.readLinkTarget(name, e.Hash); err != nil {
 				return err
 			}
 			n.kind = isLink
 		default:
-			n.size = c.size(e.Hash)
+			n.size = c.fileSize(e.Hash)
 		}
-		if err := c.add(name, n); err != nil {
+		if err := c.addEntry(name, n); err != nil {
 			return err
 		}
 		if n.kind == isFolder {
-			if err := c.folder(name, e.Hash, depth+1); err != nil {
+			if err := c.listFolder(name, e.Hash, depth+1); err != nil {
 				return err
 			}
 		}
@@ -168,12 +167,12 @@ func (c *gitCommit) folder(at string, id plumbing.Hash, depth int) error {
 	return nil
 }
 
-// entries reads a folder.
-func (c *gitCommit) entries(id plumbing.Hash) (*object.Tree, error) {
+// readFolder reads a folder.
+func (c *gitCommit) readFolder(id plumbing.Hash) (*object.Tree, error) {
 	if tree := c.folders[id]; tree != nil {
 		return tree, nil
 	}
-	data, err := c.object(plumbing.TreeObject, id)
+	data, err := c.readObject(plumbing.TreeObject, id)
 	if err != nil {
 		return nil, err
 	}
@@ -185,8 +184,8 @@ func (c *gitCommit) entries(id plumbing.Hash) (*object.Tree, error) {
 	return tree, nil
 }
 
-// size is a file's size; 0 for one that is not there, which is an error when it is picked.
-func (c *gitCommit) size(id plumbing.Hash) int64 {
+// fileSize returns the size of a file, or 0 if it is missing, which is an error once it is picked.
+func (c *gitCommit) fileSize(id plumbing.Hash) int64 {
 	size, known := c.sizes[id]
 	if !known {
 		if there, err := c.store.EncodedObjectSize(id); err == nil {
@@ -197,25 +196,25 @@ func (c *gitCommit) size(id plumbing.Hash) int64 {
 	return size
 }
 
-func (c *gitCommit) linkTarget(name string, id plumbing.Hash) (string, error) {
+func (c *gitCommit) readLinkTarget(name string, id plumbing.Hash) (string, error) {
 	if size, err := c.store.EncodedObjectSize(id); err != nil || size > maxName {
 		return "", errors.Join(fmt.Errorf("%s is a link of %d bytes", name, size), err)
 	}
-	data, err := c.blob(id)
+	data, err := c.readBlob(id)
 	return string(data), err
 }
 
-// lfs begins a file that Git LFS keeps elsewhere (git-lfs, docs/spec.md).
-var lfs = []byte("version https://git-lfs.github.com/spec/")
+// lfsPrefix begins the pointer to a file that Git LFS stores elsewhere (git-lfs, docs/spec.md).
+var lfsPrefix = []byte("version https://git-lfs.github.com/spec/")
 
-// read implements [pack]: the keys are the ids of blobs.
-func (c *gitCommit) read(files map[string][]byte, failed func(string, error) error) error {
+// readFiles implements [contentReader]: the keys are the ids of blobs.
+func (c *gitCommit) readFiles(files map[string][]byte, failed func(string, error) error) error {
 	var size int64
 	for id := range files {
 		if c.ctx.Err() != nil {
 			return c.ctx.Err()
 		}
-		data, err := c.blob(plumbing.NewHash(id))
+		data, err := c.readBlob(plumbing.NewHash(id))
 		if err != nil {
 			if err := failed(id, err); err != nil {
 				return err
@@ -223,23 +222,23 @@ func (c *gitCommit) read(files map[string][]byte, failed func(string, error) err
 			continue
 		}
 		if size += int64(len(data)); size > maxTree {
-			return fmt.Errorf("the files that are picked are over the limit of %d bytes", maxTree)
+			return fmt.Errorf("picked files are over the limit of %d bytes", maxTree)
 		}
 		files[id] = data
 	}
 	return nil
 }
 
-func (c *gitCommit) blob(id plumbing.Hash) ([]byte, error) {
-	encoded, err := c.object(plumbing.BlobObject, id)
+func (c *gitCommit) readBlob(id plumbing.Hash) ([]byte, error) {
+	encoded, err := c.readObject(plumbing.BlobObject, id)
 	if err != nil {
 		return nil, err
 	}
-	return content(encoded)
+	return readContent(encoded)
 }
 
-// object reads an object and checks it against its id.
-func (c *gitCommit) object(kind plumbing.ObjectType, id plumbing.Hash) (plumbing.EncodedObject, error) {
+// readObject reads an object and checks it against its id.
+func (c *gitCommit) readObject(kind plumbing.ObjectType, id plumbing.Hash) (plumbing.EncodedObject, error) {
 	encoded, err := c.store.EncodedObject(kind, id)
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", id, err)
@@ -247,21 +246,21 @@ func (c *gitCommit) object(kind plumbing.ObjectType, id plumbing.Hash) (plumbing
 	if encoded.Size() > maxFile {
 		return nil, fmt.Errorf("object %s: %d bytes are over the limit of %d", id, encoded.Size(), maxFile)
 	}
-	data, err := content(encoded)
+	data, err := readContent(encoded)
 	if err != nil {
 		return nil, fmt.Errorf("object %s: %w", id, err)
 	}
 	if got := plumbing.ComputeHash(kind, data); got != id {
 		return nil, &DigestError{Source: "git object", Got: got.String(), Want: id.String()}
 	}
-	// What was checked, should the store give something else the next time.
+	// Return the checked bytes: the store may return others the next time.
 	checked := &plumbing.MemoryObject{}
 	checked.SetType(kind)
 	_, err = checked.Write(data)
 	return checked, err
 }
 
-func content(encoded plumbing.EncodedObject) (data []byte, err error) {
+func readContent(encoded plumbing.EncodedObject) (data []byte, err error) {
 	r, err := encoded.Reader()
 	if err != nil {
 		return nil, err

@@ -170,7 +170,7 @@ func TestGit(t *testing.T) {
 			whole := 0
 			for commit, data := range want {
 				before := sent.Load()
-				got, err := fetcher.Git(t.Context(), gitURL, commit, source.Pick{Root: "deploy"})
+				got, err := fetcher.FetchCommit(t.Context(), gitURL, commit, source.Pick{Root: "deploy"})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -189,11 +189,11 @@ func TestGit(t *testing.T) {
 			if whole != c.whole {
 				t.Errorf("%d commits took all of the repository, want %d", whole, c.whole)
 			}
-			got, err := fetcher.GitRefs(t.Context(), gitURL)
+			got, err := fetcher.ListRefs(t.Context(), gitURL)
 			if err != nil || !maps.Equal(got, refs) {
 				t.Errorf("got %v, %v", got, err)
 			}
-			if _, err := fetcher.Git(t.Context(), gitURL, lost, source.Pick{Root: "deploy"}); c.lost != (err == nil) {
+			if _, err := fetcher.FetchCommit(t.Context(), gitURL, lost, source.Pick{Root: "deploy"}); c.lost != (err == nil) {
 				t.Errorf("the commit that no branch has: %v", err)
 			}
 		})
@@ -210,8 +210,8 @@ func TestGitLogsIn(t *testing.T) {
 	server := fetcher.Mirrors[0].Replacement
 	for user, works := range map[string]bool{"user:token@": true, "user:wrong@": false, "secret-token@": false, "": false} {
 		fetcher.Mirrors[0].Replacement = strings.Replace(server, "://", "://"+user, 1) + "/private"
-		_, err := fetcher.Git(t.Context(), gitURL, commit, source.Pick{})
-		_, failed := fetcher.GitRefs(t.Context(), gitURL)
+		_, err := fetcher.FetchCommit(t.Context(), gitURL, commit, source.Pick{})
+		_, failed := fetcher.ListRefs(t.Context(), gitURL)
 		for _, err := range []error{err, failed} {
 			if works != (err == nil) {
 				t.Errorf("%s: %v", user, err)
@@ -244,24 +244,24 @@ func TestGitRefuses(t *testing.T) {
 		pick              source.Pick
 		want              string
 	}{
-		{"submodule", gitURL, commit, source.Pick{Root: "mixed"}, "mixed/module is a submodule, which is not fetched: make it a source of its own, or exclude it"},
+		{"submodule", gitURL, commit, source.Pick{Root: "mixed"}, "mixed/module is a submodule, which is not fetched: add it as a separate source, or exclude it"},
 		{"submodule that is excluded", gitURL, commit, source.Pick{Root: "mixed", Exclude: []string{"module"}}, ""},
 		{"submodule whose files are excluded", gitURL, commit, source.Pick{Root: "mixed", Exclude: []string{"module/**"}}, ""},
 		{"submodule where nothing is included", gitURL, commit, source.Pick{Root: "mixed", Include: []string{"*.yaml"}}, ""},
 		{"submodule that is included", gitURL, commit, source.Pick{Root: "mixed", Include: []string{"m*/*.yaml"}}, "mixed/module is a submodule"},
 		{"submodule elsewhere", gitURL, commit, source.Pick{Root: "plain"}, ""},
-		{"link to a submodule", gitURL, commit, source.Pick{Root: "submodule"}, `entry "submodule/a.yaml" is no regular file`},
-		{"file of Git LFS", gitURL, commit, source.Pick{Root: "lfs"}, "lfs/a.yaml is kept by Git LFS and is not in the repository: exclude it, or bring it as a source of its own"},
+		{"link to a submodule", gitURL, commit, source.Pick{Root: "submodule"}, `entry "submodule/a.yaml" is not a regular file`},
+		{"file of Git LFS", gitURL, commit, source.Pick{Root: "lfs"}, "lfs/a.yaml is stored in Git LFS, not in the repository: exclude it, or add it as a separate source"},
 		{"link out", gitURL, commit, source.Pick{Root: "out"}, "out/a.yaml is a link that leads out of the tree"},
 		{"absolute link", gitURL, commit, source.Pick{Root: "absolute"}, "absolute/a.yaml is a link that leads out of the tree"},
-		{"link to nothing", gitURL, commit, source.Pick{Root: "nowhere"}, "nowhere/a.yaml is a link that leads to what is not there"},
+		{"link to nothing", gitURL, commit, source.Pick{Root: "nowhere"}, "nowhere/a.yaml is a link that leads to a missing file"},
 		{"link to a folder", gitURL, commit, source.Pick{Root: "folder"}, "folder/a is a link to a folder"},
-		{"no such root", gitURL, commit, source.Pick{Root: "deploy"}, "there is no folder deploy: at the top are absolute, folder, lfs, mixed, nowhere, out, plain, submodule"},
-		{"no such commit", gitURL, strings.Repeat("1", 40), source.Pick{}, "there is no such commit"},
-		{"no commit", gitURL, tree, source.Pick{}, "there is no such commit"},
-		{"a branch", gitURL, "main", source.Pick{}, "want the whole id of a commit, 40 hexadecimal digits"},
-		{"a short id", gitURL, commit[:8], source.Pick{}, "want the whole id of a commit"},
-		{"SHA-256", gitURL, commit + commit[:24], source.Pick{}, "repositories with SHA-256 are not supported"},
+		{"no such root", gitURL, commit, source.Pick{Root: "deploy"}, "there is not a folder deploy: at the top are absolute, folder, lfs, mixed, nowhere, out, plain, submodule"},
+		{"no such commit", gitURL, strings.Repeat("1", 40), source.Pick{}, "commit not found"},
+		{"no commit", gitURL, tree, source.Pick{}, "commit not found"},
+		{"a branch", gitURL, "main", source.Pick{}, "want the full id of a commit, 40 hexadecimal digits"},
+		{"a short id", gitURL, commit[:8], source.Pick{}, "want the full id of a commit"},
+		{"SHA-256", gitURL, commit + commit[:24], source.Pick{}, "SHA-256 repositories are not supported"},
 		{"no such repository", "https://git.example/none", commit, source.Pick{}, "repository not found"},
 		{"http", "http://git.example/x", commit, source.Pick{}, "only https and ssh are allowed"},
 		{"git", "git://git.example/x", commit, source.Pick{}, "only https and ssh are allowed"},
@@ -270,7 +270,7 @@ func TestGitRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fetcher, _ := r.serve("uploadpack.allowAnySHA1InWant=true")
-			_, err := fetcher.Git(t.Context(), c.url, c.commit, c.pick)
+			_, err := fetcher.FetchCommit(t.Context(), c.url, c.commit, c.pick)
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "git "+c.url)) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
@@ -308,7 +308,7 @@ func TestGitObjectsAreChecked(t *testing.T) {
 		if err := errors.Join(w.Close(), os.Remove(file), os.WriteFile(file, tampered.Bytes(), 0o644)); err != nil {
 			t.Fatal(err)
 		}
-		_, err = local(r.dir).Git(t.Context(), gitURL, commit, source.Pick{})
+		_, err = local(r.dir).FetchCommit(t.Context(), gitURL, commit, source.Pick{})
 		var wrong *source.DigestError
 		if !errors.As(err, &wrong) || wrong.Want != id {
 			t.Errorf("%s: got %v", what, err)
@@ -349,7 +349,7 @@ func TestGitServersThatFail(t *testing.T) {
 					return (&responses{answers: []any{body}}).RoundTrip(request)
 				}
 			})
-			_, err := fetcher.Git(t.Context(), gitURL, commit, source.Pick{})
+			_, err := fetcher.FetchCommit(t.Context(), gitURL, commit, source.Pick{})
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("got %v, want %s", err, c.want)
 			}

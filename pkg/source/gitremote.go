@@ -31,9 +31,9 @@ const (
 	maxObjects = 64 << 30 // all of them, unpacked
 )
 
-// session asks a git server for its refs. A name and a token of the URL go along, and into no
-// error.
-func (f *Fetcher) session(ctx context.Context, from string) (transport.UploadPackSession, *packp.AdvRefs, error) {
+// openSession asks a git server for its refs. The user and token of the URL are sent, but never
+// appear in errors.
+func (f *Fetcher) openSession(ctx context.Context, from string) (transport.UploadPackSession, *packp.AdvRefs, error) {
 	endpoint, err := transport.NewEndpoint(from)
 	if err != nil {
 		return nil, nil, redactError(err)
@@ -42,7 +42,7 @@ func (f *Fetcher) session(ctx context.Context, from string) (transport.UploadPac
 	switch endpoint.Protocol {
 	case "http", "https":
 		var auth transport.AuthMethod
-		if user, password, known := f.login(endpoint.Protocol, endpoint.Host); known && endpoint.User+endpoint.Password == "" {
+		if user, password, known := f.findLogin(endpoint.Protocol, endpoint.Host); known && endpoint.User+endpoint.Password == "" {
 			endpoint.User, endpoint.Password = user, password
 		}
 		if endpoint.User != "" || endpoint.Password != "" {
@@ -65,8 +65,8 @@ func (f *Fetcher) session(ctx context.Context, from string) (transport.UploadPac
 	return s, refs, nil
 }
 
-// mayPass says whether a git server's failure may be none the next time.
-func mayPass(err error) bool {
+// isTransient reports whether a retry may succeed after a git server's failure.
+func isTransient(err error) bool {
 	var status *githttp.Err
 	var network *neturl.Error
 	var wrapped *plumbing.UnexpectedError
@@ -79,42 +79,42 @@ func mayPass(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// fetchCommit brings one commit into a new repository; all there is, where the server gives out
-// branches and tags alone.
-func (f *Fetcher) fetchCommit(ctx context.Context, dir, from string, commit plumbing.Hash) (*git.Repository, error) {
+// fetchCommitInto fetches one commit into a new repository, or all commits where the server serves
+// only branches and tags.
+func (f *Fetcher) fetchCommitInto(ctx context.Context, dir, from string, commit plumbing.Hash) (*git.Repository, error) {
 	repo, err := git.PlainInit(dir, true)
 	if err != nil {
 		return nil, err
 	}
 	for _, whole := range []bool{false, true} {
-		err = again(ctx, func() (bool, error) {
+		err = retryTransient(ctx, func() (bool, error) {
 			err := f.fetchPack(ctx, repo, from, commit, whole)
-			return mayPass(err), err
+			return isTransient(err), err
 		})
-		if err == nil || ctx.Err() != nil || !errors.Is(err, errRefused) {
+		if err == nil || ctx.Err() != nil || !errors.Is(err, errCommitRefused) {
 			break
 		}
 	}
 	return repo, err
 }
 
-// errRefused says that a server does not give a commit by its id.
-var errRefused = errors.New("the server gives out branches and tags alone")
+// errCommitRefused is the error of a server that does not serve commits by id.
+var errCommitRefused = errors.New("the server serves only branches and tags")
 
 func (f *Fetcher) fetchPack(ctx context.Context, repo *git.Repository, from string, commit plumbing.Hash, whole bool) (err error) {
-	s, refs, err := f.session(ctx, from)
+	s, refs, err := f.openSession(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		// What closing finds wrong is the consequence of what was wrong before.
+		// An error of Close only follows from an earlier one.
 		if closed := s.Close(); err == nil {
 			err = redactError(closed)
 		}
 	}()
 	request := packp.NewUploadPackRequestFromCapabilities(refs.Capabilities)
 	byID := false
-	switch tip := advertised(refs, commit); {
+	switch tip := findAdvertised(refs, commit); {
 	case whole:
 		request.Wants = slices.Collect(maps.Values(refs.References))
 	case !tip.IsZero():
@@ -122,7 +122,7 @@ func (f *Fetcher) fetchPack(ctx context.Context, repo *git.Repository, from stri
 	case refs.Capabilities.Supports(capability.AllowReachableSHA1InWant):
 		request.Wants, byID = []plumbing.Hash{commit}, true
 	default:
-		return errRefused
+		return errCommitRefused
 	}
 	if !whole && refs.Capabilities.Supports(capability.Shallow) {
 		request.Depth = packp.DepthCommits(1)
@@ -138,16 +138,17 @@ func (f *Fetcher) fetchPack(ctx context.Context, repo *git.Repository, from stri
 	response, err := s.UploadPack(ctx, request)
 	if err == nil {
 		defer response.Close()
-		err = store(repo, unbanded(request.Capabilities, response))
+		err = storePack(repo, demuxSideband(request.Capabilities, response))
 	}
-	if byID && err != nil && !mayPass(err) {
-		return fmt.Errorf("%w: %w", errRefused, redactError(err))
+	if byID && err != nil && !isTransient(err) {
+		return fmt.Errorf("%w: %w", errCommitRefused, redactError(err))
 	}
 	return redactError(err)
 }
 
-// advertised is the ref to ask for, if one stands for the commit: an annotated tag by its own id.
-func advertised(refs *packp.AdvRefs, commit plumbing.Hash) plumbing.Hash {
+// findAdvertised returns the id to ask for if a ref points to the commit; an annotated tag has an
+// id of its own.
+func findAdvertised(refs *packp.AdvRefs, commit plumbing.Hash) plumbing.Hash {
 	for name, id := range refs.References {
 		if id == commit || refs.Peeled[name] == commit {
 			return id
@@ -156,7 +157,7 @@ func advertised(refs *packp.AdvRefs, commit plumbing.Hash) plumbing.Hash {
 	return plumbing.ZeroHash
 }
 
-func unbanded(capabilities *capability.List, r io.Reader) io.Reader {
+func demuxSideband(capabilities *capability.List, r io.Reader) io.Reader {
 	switch {
 	case capabilities.Supports(capability.Sideband64k):
 		return sideband.NewDemuxer(sideband.Sideband64k, r)
@@ -166,13 +167,13 @@ func unbanded(capabilities *capability.List, r io.Reader) io.Reader {
 	return r
 }
 
-// store puts a pack into a repository.
-func store(repo *git.Repository, r io.Reader) (err error) {
+// storePack adds a pack to a repository.
+func storePack(repo *git.Repository, r io.Reader) (err error) {
 	pack, err := os.CreateTemp("", "krtpkg-source-*")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, discard(pack)) }()
+	defer func() { err = errors.Join(err, closeTemporary(pack)) }()
 	n, err := io.Copy(pack, io.LimitReader(r, maxPack+1))
 	if err == nil && n > maxPack {
 		err = fmt.Errorf("the repository %w of %d bytes", errTooLong, int64(maxPack))
@@ -189,8 +190,7 @@ func store(repo *git.Repository, r io.Reader) (err error) {
 	return packfile.UpdateObjectStorage(repo.Storer, pack)
 }
 
-// checkPack goes through a pack for objects that would not fit into memory, where each is read
-// whole.
+// checkPack refuses packs with objects that would not fit into memory, where each is read whole.
 func checkPack(pack *os.File) error {
 	if _, err := pack.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -208,40 +208,40 @@ func checkPack(pack *os.File) error {
 		}
 		size := header.Length
 		if header.Type.IsDelta() && size <= maxObject {
-			var delta start
+			var delta deltaHeader
 			if _, _, err := scanner.NextObject(&delta); err != nil {
 				return err
 			}
-			size = max(size, delta.target())
+			size = max(size, delta.targetSize())
 		}
 		if all += size; size < 0 || size > maxObject || all > maxObjects {
-			return fmt.Errorf("an object of %d bytes is over the limit of %d, or all are over that of %d", size, maxObject, int64(maxObjects))
+			return fmt.Errorf("object of %d bytes: over the limit of %d, or all objects are over the limit of %d", size, maxObject, int64(maxObjects))
 		}
 	}
 	return nil
 }
 
-// start keeps the start of what is written.
-type start struct{ bytes.Buffer }
+// deltaHeader keeps the first bytes that are written to it.
+type deltaHeader struct{ bytes.Buffer }
 
-func (s *start) Write(p []byte) (int, error) {
+func (s *deltaHeader) Write(p []byte) (int, error) {
 	s.Buffer.Write(p[:min(len(p), max(2*binary.MaxVarintLen64-s.Len(), 0))])
 	return len(p), nil
 }
 
-// target is the size of what a delta makes: its second number.
-func (s *start) target() int64 {
+// targetSize returns the size of the object that a delta produces, its second number.
+func (s *deltaHeader) targetSize() int64 {
 	var size uint64
 	for range 2 {
 		var err error
 		if size, err = binary.ReadUvarint(s); err != nil {
-			return 0 // the delta is damaged, which unpacking it finds
+			return 0 // the delta is damaged, which unpacking will report
 		}
 	}
 	return int64(min(size, maxObject+1))
 }
 
-// openRepository opens one in a folder.
+// openRepository opens the repository in a folder.
 func openRepository(dir string) (*git.Repository, error) {
 	repo, err := git.PlainOpenWithOptions(dir, &git.PlainOpenOptions{EnableDotGitCommonDir: true})
 	if err != nil {
@@ -250,29 +250,28 @@ func openRepository(dir string) (*git.Repository, error) {
 	return repo, nil
 }
 
-// GitRefs are the refs of a repository, HEAD too, by their whole names, and the commits they
-// stand for.
-func (f *Fetcher) GitRefs(ctx context.Context, repository string) (map[string]string, error) {
+// ListRefs returns the commits of a repository's refs, HEAD included, by their full names.
+func (f *Fetcher) ListRefs(ctx context.Context, repository string) (map[string]string, error) {
 	commits := map[string]string{}
-	from, isLocal, err := f.gitOrigin(repository)
+	from, isLocal, err := f.locateRepository(repository)
 	switch {
 	case err != nil:
 	case isLocal:
-		err = localRefs(from, commits)
+		err = readLocalRefs(from, commits)
 	default:
-		err = again(ctx, func() (bool, error) {
-			err := f.remoteRefs(ctx, from, commits)
-			return mayPass(err), err
+		err = retryTransient(ctx, func() (bool, error) {
+			err := f.readRemoteRefs(ctx, from, commits)
+			return isTransient(err), err
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("git %s: %w", describe(repository, f.mirrored(repository)), err)
+		return nil, fmt.Errorf("git %s: %w", describeURL(repository, f.mirrorURL(repository)), err)
 	}
 	return commits, nil
 }
 
-func (f *Fetcher) remoteRefs(ctx context.Context, from string, commits map[string]string) error {
-	s, refs, err := f.session(ctx, from)
+func (f *Fetcher) readRemoteRefs(ctx context.Context, from string, commits map[string]string) error {
+	s, refs, err := f.openSession(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -288,7 +287,7 @@ func (f *Fetcher) remoteRefs(ctx context.Context, from string, commits map[strin
 	return s.Close()
 }
 
-func localRefs(dir string, commits map[string]string) error {
+func readLocalRefs(dir string, commits map[string]string) error {
 	repo, err := openRepository(dir)
 	if err != nil {
 		return err

@@ -74,11 +74,11 @@ func TestHostileArchives(t *testing.T) {
 		{"the top is a file", tarOf(t, fileOf(".")), source.Pick{All: true}, `entry "." has no name`},
 		{"long name", tarOf(t, fileOf(strings.Repeat("n/", 3000)+"x.yaml")), source.Pick{}, `entry "n/n/n/n/n/n/n/n/n/n/n/n/n/n/n/n/n/n/n/n/"… has a name of over 4096 bytes`},
 		{"line break in a name", tarOf(t, fileOf("a\n.yaml")), source.Pick{}, `"a\n.yaml" is picked, but its name is not printable`},
-		{"twice", tarOf(t, fileOf("x.yaml"), fileOf("./x.yaml")), source.Pick{}, `entry "./x.yaml" is there twice`},
-		{"twice in a zip", zipOf(t, fileOf("x.yaml"), fileOf("x.yaml")), source.Pick{}, `entry "x.yaml" is there twice`},
-		{"link and file", tarOf(t, linkTo("x.yaml", "y"), fileOf("x.yaml")), source.Pick{}, `entry "x.yaml" is there twice`},
-		{"file and folder", tarOf(t, fileOf("x.yaml"), fileOf("x.yaml/y.yaml")), source.Pick{}, `entry "x.yaml/y.yaml" is below x.yaml, which is no folder`},
-		{"below a link", tarOf(t, linkTo("x", "/etc"), fileOf("x/y.yaml")), source.Pick{}, `entry "x/y.yaml" is below x, which is no folder`},
+		{"twice", tarOf(t, fileOf("x.yaml"), fileOf("./x.yaml")), source.Pick{}, `duplicate entry "./x.yaml"`},
+		{"twice in a zip", zipOf(t, fileOf("x.yaml"), fileOf("x.yaml")), source.Pick{}, `duplicate entry "x.yaml"`},
+		{"link and file", tarOf(t, linkTo("x.yaml", "y"), fileOf("x.yaml")), source.Pick{}, `duplicate entry "x.yaml"`},
+		{"file and folder", tarOf(t, fileOf("x.yaml"), fileOf("x.yaml/y.yaml")), source.Pick{}, `entry "x.yaml/y.yaml" is below x.yaml, which is not a folder`},
+		{"below a link", tarOf(t, linkTo("x", "/etc"), fileOf("x/y.yaml")), source.Pick{}, `entry "x/y.yaml" is below x, which is not a folder`},
 		{"link out", tarOf(t, linkTo("x.yaml", "../y")), source.Pick{}, "x.yaml is a link that leads out of the tree"},
 		{"absolute link", tarOf(t, linkTo("x.yaml", "/etc/passwd")), source.Pick{}, "x.yaml is a link that leads out of the tree"},
 		{"absolute link in a zip", zipOf(t, linkTo("x.yaml", "/etc/passwd")), source.Pick{}, "x.yaml is a link that leads out of the tree"},
@@ -86,39 +86,39 @@ func TestHostileArchives(t *testing.T) {
 		{"link over a link that leads out", tarOf(t, linkTo("out", ".."), linkTo("x.yaml", "out/y")), source.Pick{}, "x.yaml is a link that leads out of the tree"},
 		{"hard link out", tarOf(t, item{name: "x.yaml", kind: tar.TypeLink, to: "../y"}), source.Pick{}, "x.yaml is a link that leads out of the tree"},
 		{"absolute hard link", tarOf(t, item{name: "x.yaml", kind: tar.TypeLink, to: "/etc/passwd"}), source.Pick{}, "x.yaml is a link that leads out of the tree"},
-		{"link to itself", tarOf(t, linkTo("x.yaml", "x.yaml")), source.Pick{}, "x.yaml is a link that leads over more than 8 links"},
-		{"link to nothing", tarOf(t, linkTo("x.yaml", "y")), source.Pick{}, "x.yaml is a link that leads to what is not there"},
-		{"pipe", tarOf(t, item{name: "x.yaml", kind: tar.TypeFifo}), source.Pick{}, `entry "x.yaml" is no regular file`},
-		{"pipe in a zip", zipOf(t, item{name: "x.yaml", kind: tar.TypeFifo}), source.Pick{}, `entry "x.yaml" is no regular file`},
-		{"device", tarOf(t, item{name: "x.yaml", kind: tar.TypeChar}), source.Pick{}, `entry "x.yaml" is no regular file`},
-		{"link to a device", tarOf(t, item{name: "dev", kind: tar.TypeBlock}, linkTo("x.yaml", "dev")), source.Pick{}, `entry "x.yaml" is no regular file`},
+		{"link to itself", tarOf(t, linkTo("x.yaml", "x.yaml")), source.Pick{}, "x.yaml is a link that leads through more than 8 links"},
+		{"link to nothing", tarOf(t, linkTo("x.yaml", "y")), source.Pick{}, "x.yaml is a link that leads to a missing file"},
+		{"pipe", tarOf(t, item{name: "x.yaml", kind: tar.TypeFifo}), source.Pick{}, `entry "x.yaml" is not a regular file`},
+		{"pipe in a zip", zipOf(t, item{name: "x.yaml", kind: tar.TypeFifo}), source.Pick{}, `entry "x.yaml" is not a regular file`},
+		{"device", tarOf(t, item{name: "x.yaml", kind: tar.TypeChar}), source.Pick{}, `entry "x.yaml" is not a regular file`},
+		{"link to a device", tarOf(t, item{name: "dev", kind: tar.TypeBlock}, linkTo("x.yaml", "dev")), source.Pick{}, `entry "x.yaml" is not a regular file`},
 		{"device that is not picked", tarOf(t, item{name: "dev", kind: tar.TypeChar}, fileOf("x.yaml")), source.Pick{}, ""},
 		{"link out that is not picked", tarOf(t, linkTo("x", "/"), fileOf("x.yaml")), source.Pick{}, ""},
 		{"large file", slices.Concat(zstdOf(t, rawTar(t, tar.Header{Name: "x.yaml", Size: 600 << 20})), large, end), source.Pick{}, "x.yaml: 629145600 bytes are over the limit of 67108864"},
 		{"large file that is not picked", slices.Concat(zstdOf(t, rawTar(t, tar.Header{Name: "x", Size: 600 << 20})), large, zstdOf(t, tarOf(t, fileOf("x.yaml")))), source.Pick{}, ""},
-		{"large files", slices.Concat(several, end), source.Pick{}, "the files that are picked are over the limit of 536870912 bytes"},
-		{"large file over and over", slices.Concat(zstdOf(t, again), zstdOf(t, rawTar(t, tar.Header{Name: "9", Size: 60 << 20})), zstdOf(t, zeros), end), source.Pick{}, "the files that are picked are over the limit of 536870912 bytes"},
-		{"many files", gzipOf(t, tarOf(t, many...)), source.Pick{}, "over 20000 files are picked"},
-		{"many links", zstdOf(t, tarOf(t, links...)), source.Pick{Exclude: []string{"a.yaml"}}, "over 20000 links are picked"},
-		{"encrypted", encrypted, source.Pick{}, `entry "x.yaml": it is encrypted`},
+		{"large files", slices.Concat(several, end), source.Pick{}, "picked files are over the limit of 536870912 bytes"},
+		{"large file over and over", slices.Concat(zstdOf(t, again), zstdOf(t, rawTar(t, tar.Header{Name: "9", Size: 60 << 20})), zstdOf(t, zeros), end), source.Pick{}, "picked files are over the limit of 536870912 bytes"},
+		{"many files", gzipOf(t, tarOf(t, many...)), source.Pick{}, "more than 20000 files are picked"},
+		{"many links", zstdOf(t, tarOf(t, links...)), source.Pick{Exclude: []string{"a.yaml"}}, "more than 20000 links are picked"},
+		{"encrypted", encrypted, source.Pick{}, `entry "x.yaml": is encrypted, which is not supported`},
 		{"longer than it says", lying, source.Pick{}, `entry "x.yaml": zip: not a valid zip file`},
 		{"broken off", valid[:1100], source.Pick{}, "damaged archive: unexpected EOF"},
 		{"broken gzip", gzipOf(t, valid)[:40], source.Pick{}, "damaged archive: unexpected EOF"},
 		{"broken zip", zipOf(t, fileOf("x.yaml"))[:40], source.Pick{}, "damaged archive: zip: not a valid zip file"},
-		{"empty file", nil, source.Pick{}, "it is no tar and no zip archive"},
-		{"something else", []byte(strings.Repeat("apiVersion: v1\n", 100)), source.Pick{}, "it is no tar and no zip archive"},
-		{"something else, packed", gzipOf(t, bytes.Repeat([]byte("apiVersion: v1\n"), 100)), source.Pick{}, "it is no tar and no zip archive"},
+		{"empty file", nil, source.Pick{}, "not a tar or zip archive"},
+		{"something else", []byte(strings.Repeat("apiVersion: v1\n", 100)), source.Pick{}, "not a tar or zip archive"},
+		{"something else, packed", gzipOf(t, bytes.Repeat([]byte("apiVersion: v1\n"), 100)), source.Pick{}, "not a tar or zip archive"},
 		{"bad glob", valid, source.Pick{Include: []string{"[a"}}, `invalid glob "[a"`},
-		{"nothing that is included", valid, source.Pick{Root: "e"}, "there is no YAML or JSON file that is included"},
-		{"nothing at all", valid, source.Pick{All: true, Exclude: []string{"**"}}, "there is no file that is included"},
-		{"no such root", valid, source.Pick{Root: "deploy/x"}, "there is no folder deploy/x: at the top are d, e"},
-		{"no such root below", valid, source.Pick{Root: "d/x"}, "there is no folder d/x: in d is none"},
-		{"root that is a file", valid, source.Pick{Root: "d/y.yaml"}, "d/y.yaml is no folder"},
+		{"nothing that is included", valid, source.Pick{Root: "e"}, "there is not YAML or JSON file that is included"},
+		{"nothing at all", valid, source.Pick{All: true, Exclude: []string{"**"}}, "there is not a file that is included"},
+		{"no such root", valid, source.Pick{Root: "deploy/x"}, "there is not a folder deploy/x: at the top are d, e"},
+		{"no such root below", valid, source.Pick{Root: "d/x"}, "there is not a folder d/x: in d is none"},
+		{"root that is a file", valid, source.Pick{Root: "d/y.yaml"}, "d/y.yaml is not a folder"},
 		{"root outside", valid, source.Pick{Root: "d/../../x"}, "d/../../x leads out of the tree"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := archived(t, c.data).Archive(t.Context(), "a", "", c.pick)
+			got, err := archived(t, c.data).FetchArchive(t.Context(), "a", "", c.pick)
 			switch {
 			case c.want == "" && (err != nil || len(got.Files) != 1):
 				t.Errorf("got %v, %v", got, err)
@@ -144,12 +144,12 @@ func TestBombs(t *testing.T) {
 		data []byte
 		want string
 	}{
-		{"stream", append(zstdOf(t, head), bytes.Repeat(zstdOf(t, zeros), 70)...), "it unpacks to over 4294967296 bytes"},
-		{"entries", tarOf(t, deep...), "there are over 1000000 entries, or over 268435456 bytes of names"},
+		{"stream", append(zstdOf(t, head), bytes.Repeat(zstdOf(t, zeros), 70)...), "the archive unpacks to more than 4294967296 bytes"},
+		{"entries", tarOf(t, deep...), "more than 1000000 entries or 268435456 bytes of names"},
 		{"sparse", sparse(t), "x.yaml: 1099511627776 bytes are over the limit of 67108864"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := archived(t, c.data).Archive(t.Context(), "a", "", source.Pick{})
+			_, err := archived(t, c.data).FetchArchive(t.Context(), "a", "", source.Pick{})
 			if err == nil || err.Error() != "archive a: "+c.want {
 				t.Errorf("got %v, want %s", err, c.want)
 			}
@@ -157,7 +157,7 @@ func TestBombs(t *testing.T) {
 	}
 }
 
-// sparse is a file of a tebibyte that takes up no room, as GNU tar has it.
+// sparse returns a file of a tebibyte that takes up no room, as GNU tar has it.
 func sparse(t *testing.T) []byte {
 	header := rawTar(t, tar.Header{Name: "x.yaml"})[:512]
 	header[156] = 'S'
@@ -187,8 +187,8 @@ func TestZipWithALongList(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err := archived(t, b.Bytes()).Archive(t.Context(), "a", "", source.Pick{All: true})
-	if err == nil || !strings.Contains(err.Error(), "the list of its files is over the limit of 33554432 bytes") {
+	_, err := archived(t, b.Bytes()).FetchArchive(t.Context(), "a", "", source.Pick{All: true})
+	if err == nil || !strings.Contains(err.Error(), "the list of files is over the limit of 33554432 bytes") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -202,7 +202,7 @@ func FuzzArchive(f *testing.F) {
 		f.Add(seed, "d", false)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, root string, everything bool) {
-		got, err := archived(t, data).Archive(t.Context(), "a", "", source.Pick{Root: root, All: everything})
+		got, err := archived(t, data).FetchArchive(t.Context(), "a", "", source.Pick{Root: root, All: everything})
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "archive a: ") && !errors.Is(err, io.EOF) {
 				t.Errorf("an error without the archive's name: %v", err)

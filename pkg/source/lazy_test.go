@@ -31,7 +31,7 @@ func TestLazyPickLeavesOutWhatCantBeHad(t *testing.T) {
 		t.Fatal(err)
 	}
 	fetcher := &source.Fetcher{Mirrors: []source.Mirror{{Prefix: gitURL, Replacement: r.dir}}}
-	got, err := fetcher.Git(t.Context(), gitURL, commit, source.Pick{All: true, Lazy: true})
+	got, err := fetcher.FetchCommit(t.Context(), gitURL, commit, source.Pick{All: true, Lazy: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,8 +39,8 @@ func TestLazyPickLeavesOutWhatCantBeHad(t *testing.T) {
 		t.Errorf("got %q", paths(got))
 	}
 	for name, why := range map[string]string{
-		"lfs.yaml": "is kept by Git LFS", "gone/x.txt": "gone/x.txt: object " + lost + ": object not found", "dead.yaml": "leads to what is not there",
-		"out": "leads out of the tree", "circle": "is a link to a folder that it is in", "module": "is a submodule",
+		"lfs.yaml": "is stored in Git LFS", "gone/x.txt": "gone/x.txt: object " + lost + ": object not found", "dead.yaml": "leads to a missing file",
+		"out": "leads out of the tree", "circle": "is a link to a folder that contains it", "module": "is a submodule",
 	} {
 		if !strings.Contains(got.Absent[name], why) {
 			t.Errorf("%s: got %q, want %q", name, got.Absent[name], why)
@@ -50,7 +50,7 @@ func TestLazyPickLeavesOutWhatCantBeHad(t *testing.T) {
 		t.Errorf("left out are %v", slices.Sorted(maps.Keys(got.Absent)))
 	}
 	// Any other pick ends, and names the file of an object that is missing.
-	_, err = fetcher.Git(t.Context(), gitURL, commit, source.Pick{All: true, Root: "gone"})
+	_, err = fetcher.FetchCommit(t.Context(), gitURL, commit, source.Pick{All: true, Root: "gone"})
 	if err == nil || !strings.Contains(err.Error(), "gone/x.txt: object "+lost) {
 		t.Errorf("got %v", err)
 	}
@@ -83,13 +83,13 @@ func TestLinkedFoldersOfTemplates(t *testing.T) {
 	git := &source.Fetcher{Mirrors: []source.Mirror{{Prefix: gitURL, Replacement: r.dir}}}
 	trees := map[string]*source.Tree{}
 	var err error
-	if trees["git"], err = git.Git(t.Context(), gitURL, r.commit(), pick); err != nil {
+	if trees["git"], err = git.FetchCommit(t.Context(), gitURL, r.commit(), pick); err != nil {
 		t.Error(err)
 	}
-	if trees["archive"], err = archived(t, tarOf(t, packed...)).Archive(t.Context(), "a", "", pick); err != nil {
+	if trees["archive"], err = archived(t, tarOf(t, packed...)).FetchArchive(t.Context(), "a", "", pick); err != nil {
 		t.Error(err)
 	}
-	if trees["folder"], err = (&source.Fetcher{Dir: dir}).Folder("app", source.Pick{All: true}); err != nil {
+	if trees["folder"], err = (&source.Fetcher{Dir: dir}).ReadFolder("app", source.Pick{All: true}); err != nil {
 		t.Error(err)
 	}
 	for from, tree := range trees {
@@ -99,15 +99,15 @@ func TestLinkedFoldersOfTemplates(t *testing.T) {
 	}
 	for name, to := range map[string]string{"circle": "..", "self": "."} {
 		packed = append(packed, item{name: "app/" + name, kind: tar.TypeSymlink, to: to})
-		_, err := archived(t, tarOf(t, packed...)).Archive(t.Context(), "a", "", pick)
-		if err == nil || !strings.Contains(err.Error(), "is a link to a folder that it is in") {
+		_, err := archived(t, tarOf(t, packed...)).FetchArchive(t.Context(), "a", "", pick)
+		if err == nil || !strings.Contains(err.Error(), "is a link to a folder that contains it") {
 			t.Errorf("%s: got %v", name, err)
 		}
 		packed = packed[:len(packed)-1]
 		at := filepath.Join(dir, "app", name)
 		link(t, to, at)
-		_, err = (&source.Fetcher{Dir: dir}).Folder("app", source.Pick{All: true})
-		if err == nil || !strings.Contains(err.Error(), "is a link to a folder that it is in") {
+		_, err = (&source.Fetcher{Dir: dir}).ReadFolder("app", source.Pick{All: true})
+		if err == nil || !strings.Contains(err.Error(), "is a link to a folder that contains it") {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if err := os.Remove(at); err != nil {

@@ -91,8 +91,8 @@ func TestManifestsThatLie(t *testing.T) {
 		l := lie(t, c.layer)
 		l.blobs[x] = []byte("x")
 		fetcher := source.Fetcher{Registry: stores{l}, Cache: t.TempDir()}
-		_, err := fetcher.OCI(t.Context(), digestOf(t, l.manifest), source.Pick{})
-		_, failed := fetcher.Chart(t.Context(), "oci://r.example/charts", "web", "1.0.0", "")
+		_, err := fetcher.FetchArtifact(t.Context(), digestOf(t, l.manifest), source.Pick{})
+		_, failed := fetcher.FetchChart(t.Context(), "oci://r.example/charts", "web", "1.0.0", "")
 		for _, err := range []error{err, failed} {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v: got %v, want %s", c.layer.Digest, err, c.want)
@@ -100,7 +100,7 @@ func TestManifestsThatLie(t *testing.T) {
 		}
 	}
 	for _, desc := range []ocispec.Descriptor{{Digest: "nonsense"}, {Digest: x, Size: 4<<20 + 1}} {
-		if _, err := (&source.Fetcher{Registry: stores{&liar{manifest: desc}}}).Chart(t.Context(), "oci://r.example/charts", "web", "1.0.0", ""); err == nil {
+		if _, err := (&source.Fetcher{Registry: stores{&liar{manifest: desc}}}).FetchChart(t.Context(), "oci://r.example/charts", "web", "1.0.0", ""); err == nil {
 			t.Errorf("%v is taken", desc)
 		}
 	}
@@ -111,14 +111,14 @@ func TestTagsThatLie(t *testing.T) {
 	t.Parallel()
 	for _, tag := range []string{"1.0.0", "latest"} {
 		endless := &source.Fetcher{Registry: stores{&liar{tags: append(make([]string, 10_000), tag)}}}
-		_, err := endless.ChartVersions(t.Context(), "oci://r.example/charts", "web")
-		if err == nil || err.Error() != "tags of r.example/charts/web: there are over 100000" {
+		_, err := endless.ListChartVersions(t.Context(), "oci://r.example/charts", "web")
+		if err == nil || err.Error() != "tags of r.example/charts/web: more than 100000 tags" {
 			t.Errorf("got %v", err)
 		}
 	}
 	long := "1.0.0-" + strings.Repeat("x", 250)
 	odd := []string{"1.0.0", "vv1.0.0", "v1.0.0", "v" + long, long, "", "v", "_", "1.0.0_", "18446744073709551616.0.0", "1.0.0-01", "01.0.0", "\x00"}
-	got, err := (&source.Fetcher{Registry: stores{once{&liar{tags: odd}}}}).ChartVersions(t.Context(), "oci://r.example/charts", "web")
+	got, err := (&source.Fetcher{Registry: stores{once{&liar{tags: odd}}}}).ListChartVersions(t.Context(), "oci://r.example/charts", "web")
 	if err != nil || fmt.Sprint(got) != fmt.Sprint([]source.ChartVersion{{Version: "1.0.0"}, {Version: "v1.0.0"}, {Version: long}}) {
 		t.Errorf("got %v, %v", got, err)
 	}
@@ -129,7 +129,7 @@ type once struct{ *liar }
 
 func (o once) Tags(_ context.Context, _ string, page func([]string) error) error { return page(o.tags) }
 
-// The digest that an index has for a chart is no path of the cache: the pipe there would be waited
+// The digest that an index has for a chart is not a path of the cache: the pipe there would be waited
 // for.
 func TestIndexesAreNoPathsOfTheCache(t *testing.T) {
 	t.Parallel()
@@ -144,7 +144,7 @@ func TestIndexesAreNoPathsOfTheCache(t *testing.T) {
 	}
 	failed := make(chan error, 1)
 	go func() {
-		_, err := fetcher.Chart(t.Context(), "https://charts.example", "web", "1.0.0", "")
+		_, err := fetcher.FetchChart(t.Context(), "https://charts.example", "web", "1.0.0", "")
 		failed <- err
 	}()
 	select {
@@ -178,16 +178,16 @@ func TestRedirectsStayPrivate(t *testing.T) {
 	}))
 	defer secure.Close()
 	fetcher := source.Fetcher{Client: secure.Client()}
-	_, err := fetcher.URL(t.Context(), secure.URL+"/down", sum("content"))
-	if err == nil || !strings.HasSuffix(err.Error(), "only https is allowed, also where it redirects to") || asked != 1 {
+	_, err := fetcher.FetchURL(t.Context(), secure.URL+"/down", sum("content"))
+	if err == nil || !strings.HasSuffix(err.Error(), "only https is allowed, also after a redirect") || asked != 1 {
 		t.Errorf("got %v, asked %d times", err, asked)
 	}
-	if got, err := fetcher.URL(t.Context(), secure.URL+"/on", sum("content")); err != nil || string(got.Files[0].Data) != "content" {
+	if got, err := fetcher.FetchURL(t.Context(), secure.URL+"/on", sum("content")); err != nil || string(got.Files[0].Data) != "content" {
 		t.Errorf("got %v, %v", got, err)
 	}
 	// A mirror by http is the user's own choice.
 	fetcher.Mirrors = []source.Mirror{{Prefix: "https://up.example", Replacement: plain.URL}}
-	if got, err := fetcher.URL(t.Context(), "https://up.example/x", sum("content")); err != nil || string(got.Files[0].Data) != "content" {
+	if got, err := fetcher.FetchURL(t.Context(), "https://up.example/x", sum("content")); err != nil || string(got.Files[0].Data) != "content" {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
@@ -203,7 +203,7 @@ func TestArchivesAreNotUnpackedOnTheWay(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	got, err := (&source.Fetcher{Client: server.Client()}).Archive(t.Context(), server.URL+"/a.tgz", sum(string(data)), source.Pick{})
+	got, err := (&source.Fetcher{Client: server.Client()}).FetchArchive(t.Context(), server.URL+"/a.tgz", sum(string(data)), source.Pick{})
 	if err != nil || contents(got)["x.yaml"] != "x.yaml" {
 		t.Errorf("got %v, %v", got, err)
 	}
@@ -214,7 +214,7 @@ func TestLinksWithLongTargets(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []byte{tar.TypeSymlink, tar.TypeLink} {
 		data := tarOf(t, item{name: "x.yaml"}, item{name: "l", kind: kind, to: strings.Repeat("t/", 2049)})
-		_, err := archived(t, data).Archive(t.Context(), "a", "", source.Pick{})
+		_, err := archived(t, data).FetchArchive(t.Context(), "a", "", source.Pick{})
 		if err == nil || err.Error() != `archive a: entry "l" is a link of over 4096 bytes` {
 			t.Errorf("got %v", err)
 		}
@@ -227,7 +227,7 @@ func TestHardLinksInLayers(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Options{})
 	layer := func(all ...item) blobOf { return blobOf{mediaType: imageLayer, data: gzipOf(t, tarOf(t, all...))} }
 	hard := func(name, to string) item { return item{name: name, kind: tar.TypeLink, to: to} }
-	got, err := (&source.Fetcher{Registry: registries{r}}).OCI(t.Context(), artifact(t, r,
+	got, err := (&source.Fetcher{Registry: registries{r}}).FetchArtifact(t.Context(), artifact(t, r,
 		layer(item{name: "d/a.yaml", data: "below"}, hard("b.yaml", "d/a.yaml"), hard("c.yaml", "./d/../d/a.yaml"), item{name: "gone.yaml"}, hard("kept.yaml", "gone.yaml")),
 		layer(item{name: "d/a.yaml", data: "above"}, item{name: ".wh.gone.yaml"}, hard("e.yaml", "b.yaml"))), source.Pick{})
 	if err != nil {

@@ -46,7 +46,7 @@ func ParseNetrc(text string) Logins {
 	}
 }
 
-// netrcWords are the words of a file without its comments and macros.
+// netrcWords returns the words of a file without its comments and macros.
 func netrcWords(text string) (words []string) {
 	inMacro := false
 	for line := range strings.Lines(text) {
@@ -64,8 +64,8 @@ func netrcWords(text string) (words []string) {
 	return words
 }
 
-// login is that of a host, if there is one and the connection is private.
-func (f *Fetcher) login(scheme, host string) (user, password string, ok bool) {
+// findLogin returns that of a host, if there is one and the connection is private.
+func (f *Fetcher) findLogin(scheme, host string) (user, password string, ok bool) {
 	if f.Logins == nil || scheme != "https" {
 		return "", "", false
 	}

@@ -64,12 +64,12 @@ func TestLoginsStayAtTheirHost(t *testing.T) {
 	fetcher := &source.Fetcher{Client: client, Logins: source.ParseNetrc("machine 127.0.0.1 login me password secret")}
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("a: b\n")))
 	for _, path := range []string{"/here", "/elsewhere"} {
-		if _, err := fetcher.URL(t.Context(), server.URL+path, sum); err != nil {
+		if _, err := fetcher.FetchURL(t.Context(), server.URL+path, sum); err != nil {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
 	fetcher.Logins = nil
-	if _, err := fetcher.URL(t.Context(), server.URL+"/here", sum); err == nil || !strings.Contains(err.Error(), "401") {
+	if _, err := fetcher.FetchURL(t.Context(), server.URL+"/here", sum); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("without a login: %v", err)
 	}
 }

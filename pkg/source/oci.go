@@ -20,7 +20,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// maxLayers is how many layers an artifact has.
+// maxLayers limits the layers of an artifact.
 const maxLayers = 127
 
 // Media types of the layers of a chart (helm.sh/docs/topics/registries).
@@ -29,18 +29,18 @@ const (
 	provenanceLayer = "application/vnd.cncf.helm.chart.provenance.v1.prov"
 )
 
-// OCI picks the files of an artifact: what its layers that are tar archives hold (those of
-// imgpkg, Flux, Helm and of images), and layers with a title, as oras makes them.
-func (f *Fetcher) OCI(ctx context.Context, ref name.Digest, pick Pick) (*Tree, error) {
-	tree, err := f.oci(ctx, ref, pick)
+// FetchArtifact picks the files of an artifact: the content of its tar layers (as in imgpkg, Flux,
+// Helm and images), and layers with a title, as oras pushes them.
+func (f *Fetcher) FetchArtifact(ctx context.Context, ref name.Digest, pick Pick) (*Tree, error) {
+	tree, err := f.fetchLayers(ctx, ref, pick)
 	if err != nil {
 		return nil, fmt.Errorf("artifact %s: %w", ref.Name(), err)
 	}
 	return tree, nil
 }
 
-func (f *Fetcher) oci(ctx context.Context, ref name.Digest, pick Pick) (tree *Tree, err error) {
-	store, manifest, err := f.manifest(ctx, ref, ref.DigestStr())
+func (f *Fetcher) fetchLayers(ctx context.Context, ref name.Digest, pick Pick) (tree *Tree, err error) {
+	store, manifest, err := f.fetchManifest(ctx, ref, ref.DigestStr())
 	if err != nil {
 		return nil, err
 	}
@@ -49,34 +49,34 @@ func (f *Fetcher) oci(ctx context.Context, ref name.Digest, pick Pick) (tree *Tr
 		size += max(layer.Size, 0)
 	}
 	if len(manifest.Layers) > maxLayers || size > maxArchive {
-		return nil, fmt.Errorf("%d layers of %d bytes are over the limit of %d of %d", len(manifest.Layers), size, maxLayers, maxArchive)
+		return nil, fmt.Errorf("%d layers of %d bytes in all are over the limit of %d layers and %d bytes", len(manifest.Layers), size, maxLayers, maxArchive)
 	}
-	whole := newNodes()
+	whole := newEntryTree()
 	for _, layer := range manifest.Layers {
 		if layer.MediaType == provenanceLayer {
 			continue
 		}
-		// Links may lead from any layer to any other: all stay until the end.
+		// Links may lead from any layer to any other, so all files stay until the end.
 		file, t, failed := openLayer(ctx, store, layer)
 		if file != nil {
-			defer func() { err = errors.Join(err, discard(file)) }()
+			defer func() { err = errors.Join(err, closeTemporary(file)) }()
 		}
 		if failed != nil {
 			return nil, fmt.Errorf("layer %s: %w", layer.Digest, failed)
 		}
 		whole.entries += t.entries
 		if whole.names += t.names; whole.entries > maxEntries || whole.names > maxNames {
-			return nil, errEntries
+			return nil, errTooManyEntries
 		}
-		whole.top.cover(t.top)
+		whole.root.overlay(t.root)
 	}
-	return whole.pick(pick)
+	return whole.pickFiles(pick)
 }
 
-// manifest reads the manifest of an artifact.
-func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, want string) (oras.ReadOnlyTarget, *ocispec.Manifest, error) {
+// fetchManifest reads the manifest of an artifact.
+func (f *Fetcher) fetchManifest(ctx context.Context, ref name.Reference, want string) (oras.ReadOnlyTarget, *ocispec.Manifest, error) {
 	if f.Registry == nil {
-		return nil, nil, errors.New("there is no registry to fetch it from")
+		return nil, nil, errors.New("no registry configured")
 	}
 	store, reference, err := f.Registry.Origin(ctx, ref)
 	if err != nil {
@@ -87,16 +87,16 @@ func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, want string)
 	case err != nil:
 		return nil, nil, err
 	case want != "" && desc.Digest.String() != want:
-		return nil, nil, digestError(ref.Name(), desc.Digest.String(), want)
+		return nil, nil, newDigestError(ref.Name(), desc.Digest.String(), want)
 	case desc.Size > oci.MaxManifest:
-		return nil, nil, fmt.Errorf("manifest of %d bytes is over the limit of %d", desc.Size, oci.MaxManifest)
+		return nil, nil, fmt.Errorf("the manifest has %d bytes, the limit is %d", desc.Size, oci.MaxManifest)
 	}
-	file, _, err := blob(ctx, store, desc)
+	file, _, err := downloadBlob(ctx, store, desc)
 	if err != nil {
 		return nil, nil, err
 	}
 	raw, err := readAll("manifest", file)
-	if err = errors.Join(err, discard(file)); err != nil {
+	if err = errors.Join(err, closeTemporary(file)); err != nil {
 		return nil, nil, err
 	}
 	var manifest struct {
@@ -107,23 +107,24 @@ func (f *Fetcher) manifest(ctx context.Context, ref name.Reference, want string)
 		return nil, nil, fmt.Errorf("invalid manifest: %w", err)
 	}
 	if len(manifest.Manifests) > 0 || strings.Contains(desc.MediaType, "index") || strings.Contains(desc.MediaType, "manifest.list") {
-		return nil, nil, errors.New("it is an index, want one artifact")
+		return nil, nil, errors.New("is an index, want a single artifact")
 	}
 	return store, &manifest.Manifest, nil
 }
 
-// isSHA256 has to come before any other question to a digest, which panics if it is none.
+// isSHA256 must be asked before other methods of a digest, which panic if it is invalid.
 func isSHA256(d digest.Digest) bool { return d.Validate() == nil && d.Algorithm() == digest.SHA256 }
 
-func digestError(source, got, want string) error {
+func newDigestError(source, got, want string) error {
 	return &DigestError{Source: source, Got: strings.TrimPrefix(got, "sha256:"), Want: strings.TrimPrefix(want, "sha256:")}
 }
 
-// blob puts what a descriptor names into a file, which is for [discard], and says its digest.
-func blob(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.Descriptor) (*os.File, string, error) {
+// downloadBlob fetches a blob into a temporary file and returns its digest. Close the file with
+// [closeTemporary].
+func downloadBlob(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.Descriptor) (*os.File, string, error) {
 	switch {
 	case !isSHA256(desc.Digest):
-		return nil, "", fmt.Errorf("digest %q is no sha256", desc.Digest)
+		return nil, "", fmt.Errorf("digest %q is not a sha256", desc.Digest)
 	case desc.Size < 0 || desc.Size > maxArchive:
 		return nil, "", fmt.Errorf("%d bytes are over the limit of %d", desc.Size, maxArchive)
 	}
@@ -136,23 +137,23 @@ func blob(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.Descripto
 		return nil, "", errors.Join(err, from.Close())
 	}
 	verified := orascontent.NewVerifyReader(from, desc)
-	sum, err := spool(file, verified)
+	sum, err := copyWithDigest(file, verified)
 	if err == nil && sum != desc.Digest.Encoded() {
-		err = digestError("it", sum, desc.Digest.String())
+		err = newDigestError("it", sum, desc.Digest.String())
 	} else if err == nil {
-		err = verified.Verify() // what comes after the size
+		err = verified.Verify() // nothing may follow
 	}
 	if err == nil {
 		_, err = file.Seek(0, 0)
 	}
 	if err = errors.Join(err, from.Close()); err != nil {
-		return nil, "", errors.Join(err, discard(file))
+		return nil, "", errors.Join(err, closeTemporary(file))
 	}
 	return file, sum, nil
 }
 
-// isArchive tells a layer that is unpacked from one that is a file. oras gives files the type of
-// an image's layer too: there the title tells, and an annotation of its own for folders.
+// isArchive tells layers to unpack from layers that are a file. oras gives files the media type of
+// image layers too; there the title decides, and for folders an annotation.
 func isArchive(layer ocispec.Descriptor) (bool, error) {
 	hasTitle := layer.Annotations[ocispec.AnnotationTitle] != ""
 	isTar := slices.ContainsFunc([]string{"tar", "tar+gzip", "tar.gzip", "tar+zstd", "tar.zstd"}, func(end string) bool {
@@ -169,47 +170,49 @@ func isArchive(layer ocispec.Descriptor) (bool, error) {
 	return false, fmt.Errorf("media type %s is neither an archive nor a file with a title", layer.MediaType)
 }
 
-// openLayer fetches a layer and says what it holds. The file, if there is one, is for [discard].
-func openLayer(ctx context.Context, store oras.ReadOnlyTarget, layer ocispec.Descriptor) (*os.File, *nodes, error) {
+// openLayer fetches a layer and lists its content. Close the file, if there is one, with
+// [closeTemporary].
+func openLayer(ctx context.Context, store oras.ReadOnlyTarget, layer ocispec.Descriptor) (*os.File, *entryTree, error) {
 	isArchive, err := isArchive(layer)
 	if err != nil {
 		return nil, nil, err
 	}
-	file, _, err := blob(ctx, store, layer)
+	file, _, err := downloadBlob(ctx, store, layer)
 	if err != nil {
 		return nil, nil, err
 	}
 	if isArchive {
-		t, err := list(ctx, file)
+		t, err := listArchive(ctx, file)
 		if err == nil {
-			t.settle(t.top)
+			t.resolveHardLinks(t.root)
 		}
 		return file, t, err
 	}
-	t := newNodes()
-	return file, t, t.add(layer.Annotations[ocispec.AnnotationTitle], &node{kind: isFile, size: layer.Size, pack: &plain{file}})
+	t := newEntryTree()
+	return file, t, t.addEntry(layer.Annotations[ocispec.AnnotationTitle], &node{kind: isFile, size: layer.Size, pack: &singleFilePack{file}})
 }
 
-// plain is a layer that is one file.
-type plain struct{ file *os.File }
+// singleFilePack is a layer that is one file.
+type singleFilePack struct{ file *os.File }
 
-func (p *plain) read(files map[string][]byte, _ func(string, error) error) error {
+func (p *singleFilePack) readFiles(files map[string][]byte, _ func(string, error) error) error {
 	var data bytes.Buffer
 	_, err := data.ReadFrom(p.file)
 	files[""] = data.Bytes()
 	return err
 }
 
-// settle makes a layer's hard links the files that they lead to: a layer above may replace those.
-func (t *nodes) settle(dir *node) {
+// resolveHardLinks replaces a layer's hard links by the files that they lead to, since a layer above
+// may replace those files.
+func (t *entryTree) resolveHardLinks(dir *node) {
 	for name, n := range dir.children {
 		if n.kind == isFolder {
-			t.settle(n)
+			t.resolveHardLinks(n)
 		}
 		if n.kind != isLink || !n.fromTop {
 			continue
 		}
-		file := t.top
+		file := t.root
 		for element := range strings.SplitSeq(path.Clean(n.target), "/") {
 			if file = file.children[element]; file == nil {
 				break
@@ -222,14 +225,14 @@ func (t *nodes) settle(dir *node) {
 }
 
 const (
-	whiteout = ".wh."
-	opaque   = ".wh..wh..opq"
+	whiteout       = ".wh."
+	opaqueWhiteout = ".wh..wh..opq"
 )
 
-// cover puts a layer over those below it: its files replace theirs, and a whiteout removes one
-// (image-spec, layer.md).
-func (n *node) cover(layer *node) {
-	if layer.children[opaque] != nil {
+// overlay applies a layer to the layers below it: its files replace theirs, and a whiteout removes
+// a file (image-spec, layer.md).
+func (n *node) overlay(layer *node) {
+	if layer.children[opaqueWhiteout] != nil {
 		clear(n.children)
 	}
 	for name := range layer.children {
@@ -247,7 +250,7 @@ func (n *node) cover(layer *node) {
 				below = newFolder()
 				n.children[name] = below
 			}
-			below.cover(above)
+			below.overlay(above)
 		}
 	}
 }

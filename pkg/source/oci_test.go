@@ -149,7 +149,7 @@ func TestArtifacts(t *testing.T) {
 			append(bytes.Repeat(gzipOf(t, make([]byte, 64<<20)), 2), gz(item{name: "a.yaml"})...)...)}}, source.Pick{}, map[string]string{"a.yaml": "a.yaml"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := fetcher.OCI(t.Context(), artifact(t, r, c.layers...), c.pick)
+			got, err := fetcher.FetchArtifact(t.Context(), artifact(t, r, c.layers...), c.pick)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,19 +179,19 @@ func TestArtifactsThatAreRefused(t *testing.T) {
 		{"media type", []blobOf{{mediaType: "application/vnd.wasm", data: []byte("wasm")}}, "layer sha256:" + sum("wasm") + ": media type application/vnd.wasm is neither an archive nor a file with a title"},
 		{"title", []blobOf{{mediaType: "text/plain", data: []byte("x"), title: "../x.yaml"}}, `entry "../x.yaml" leaves the tree`},
 		{"name in a layer", []blobOf{{mediaType: imageLayer, data: gz(item{name: "/x.yaml"})}}, `entry "/x.yaml" leaves the tree`},
-		{"no archive", []blobOf{{mediaType: imageLayer, data: bytes.Repeat([]byte("no"), 1000)}}, "it is no tar and no zip archive"},
+		{"no archive", []blobOf{{mediaType: imageLayer, data: bytes.Repeat([]byte("no"), 1000)}}, "not a tar or zip archive"},
 		{"link out", []blobOf{{mediaType: imageLayer, data: gz(item{name: "x.yaml", kind: tar.TypeSymlink, to: "/etc/x"})}}, "x.yaml is a link that leads out of the tree"},
-		{"no layer", nil, "there is no YAML or JSON file that is included"},
+		{"no layer", nil, "there is not YAML or JSON file that is included"},
 		{"many layers", slices.Repeat([]blobOf{{mediaType: fluxLayer, data: gz(item{name: "x.yaml"})}}, 128), "128 layers of "},
 	} {
 		ref := artifact(t, r, c.layers...)
-		_, err := (&source.Fetcher{Registry: registries{r}}).OCI(t.Context(), ref, source.Pick{})
+		_, err := (&source.Fetcher{Registry: registries{r}}).FetchArtifact(t.Context(), ref, source.Pick{})
 		if err == nil || !strings.HasPrefix(err.Error(), "artifact "+ref.Name()+": ") || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
 		}
 	}
 	ref := artifact(t, r)
-	if _, err := (&source.Fetcher{}).OCI(t.Context(), ref, source.Pick{}); err == nil || err.Error() != "artifact "+ref.Name()+": there is no registry to fetch it from" {
+	if _, err := (&source.Fetcher{}).FetchArtifact(t.Context(), ref, source.Pick{}); err == nil || err.Error() != "artifact "+ref.Name()+": no registry configured" {
 		t.Errorf("got %v", err)
 	}
 	repo, err := r.Repository("x/y")
@@ -203,8 +203,8 @@ func TestArtifactsThatAreRefused(t *testing.T) {
 	if err := repo.Push(t.Context(), desc, bytes.NewReader(index)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = (&source.Fetcher{Registry: registries{r}}).OCI(t.Context(), ref.Digest(desc.Digest.String()), source.Pick{})
-	if err == nil || !strings.HasSuffix(err.Error(), "it is an index, want one artifact") {
+	_, err = (&source.Fetcher{Registry: registries{r}}).FetchArtifact(t.Context(), ref.Digest(desc.Digest.String()), source.Pick{})
+	if err == nil || !strings.HasSuffix(err.Error(), "is an index, want a single artifact") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -244,7 +244,7 @@ func TestArtifactsThatAreTamperedWith(t *testing.T) {
 		}})
 		ref := artifact(t, r, blobOf{mediaType: "application/yaml", data: []byte("secret: 1"), title: "a.yaml"})
 		begun.Store(true)
-		_, err := (&source.Fetcher{Registry: registries{r}}).OCI(t.Context(), ref, source.Pick{})
+		_, err := (&source.Fetcher{Registry: registries{r}}).FetchArtifact(t.Context(), ref, source.Pick{})
 		var wrong *source.DigestError
 		if !errors.As(err, &wrong) || len(wrong.Got) != 64 || len(wrong.Want) != 64 {
 			t.Errorf("%s: got %v", what, err)
@@ -257,7 +257,7 @@ func TestArtifactsThatAreTamperedWith(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = (&source.Fetcher{Registry: stores{wrong{store}}}).OCI(t.Context(), ref, source.Pick{})
+	_, err = (&source.Fetcher{Registry: stores{wrong{store}}}).FetchArtifact(t.Context(), ref, source.Pick{})
 	var wrong *source.DigestError
 	if !errors.As(err, &wrong) || wrong.Got != other.Digest.Encoded() || wrong.Want != digest.FromString("").Encoded() {
 		t.Errorf("got %v", err)

@@ -38,13 +38,13 @@ func TestArchivesThatGitMakes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := archived(t, data).Archive(t.Context(), "a", "", source.Pick{Root: "app-1.0/deploy"})
+		got, err := archived(t, data).FetchArchive(t.Context(), "a", "", source.Pick{Root: "app-1.0/deploy"})
 		if err != nil {
 			t.Errorf("%s: %v", format, err)
 			continue
 		}
 		// The same as the commit itself gives, digest of the listing aside.
-		want, err := local(r.dir).Git(t.Context(), gitURL, commit, source.Pick{Root: "deploy"})
+		want, err := local(r.dir).FetchCommit(t.Context(), gitURL, commit, source.Pick{Root: "deploy"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestArchivesThatAreCutOff(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(fetcher.Dir, "a"), data[:n], 0o644); err != nil {
 				t.Fatal(err)
 			}
-			got, err := fetcher.Archive(t.Context(), "a", "", source.Pick{})
+			got, err := fetcher.FetchArchive(t.Context(), "a", "", source.Pick{})
 			switch {
 			case err != nil && !strings.HasPrefix(err.Error(), "archive a: "):
 				t.Errorf("%s, %d bytes: %v", name, n, err)
@@ -87,7 +87,7 @@ func TestArchivesWithMoreAtTheirEnd(t *testing.T) {
 		"tar": slices.Concat(plain, hidden), "tar.gz": append(gzipOf(t, plain), "garbage"...), "two tar.gz": append(gzipOf(t, plain), gzipOf(t, hidden)...),
 		"tar.zst": append(zstdOf(t, plain), zstdOf(t, hidden)...), "zip": append(zipOf(t, all...), "garbage"...),
 	} {
-		got, err := archived(t, data).Archive(t.Context(), "a", sum(string(data)), source.Pick{})
+		got, err := archived(t, data).FetchArchive(t.Context(), "a", sum(string(data)), source.Pick{})
 		if err != nil || !slices.Equal(paths(got), []string{"a.yaml"}) || got.SHA256 != sum(string(data)) {
 			t.Errorf("%s: got %v, %v", name, got, err)
 		}
@@ -116,26 +116,26 @@ func TestZipsThatAreDamaged(t *testing.T) {
 	} {
 		damaged := bytes.Clone(data)
 		damaged[c.at] = c.to
-		if _, err := archived(t, damaged).Archive(t.Context(), "a", "", source.Pick{}); err == nil || err.Error() != "archive a: "+c.want {
+		if _, err := archived(t, damaged).FetchArchive(t.Context(), "a", "", source.Pick{}); err == nil || err.Error() != "archive a: "+c.want {
 			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
 		}
 	}
 }
 
-// Names are bytes: what looks the same is not, and what is no text is not picked.
+// Names are bytes: what looks the same is not, and what is not text is not picked.
 func TestNamesThatLookAlike(t *testing.T) {
 	t.Parallel()
 	names := []string{"A.yaml", "a.yaml", "e\u0301.yaml", "\u00e9.yaml", "\u202ea.yaml", "\uff0e\uff0e/a.yaml", "\u2215etc\u2215x.yaml", "...", " .yaml", "con.yaml"}
-	got, err := archived(t, tarOf(t, items(names...)...)).Archive(t.Context(), "a", "", source.Pick{})
+	got, err := archived(t, tarOf(t, items(names...)...)).FetchArchive(t.Context(), "a", "", source.Pick{})
 	if err != nil || len(got.Files) != len(names)-1 {
 		t.Errorf("got %v, %v", got, err)
 	}
 	for _, bad := range []string{"\xff.yaml", "a\u0085.yaml", "\x1b[2J.yaml", "a\rb.yaml", "d\t/a.yaml"} {
-		_, err := archived(t, tarOf(t, item{name: bad}, item{name: "x.json"})).Archive(t.Context(), "a", "", source.Pick{})
+		_, err := archived(t, tarOf(t, item{name: bad}, item{name: "x.json"})).FetchArchive(t.Context(), "a", "", source.Pick{})
 		if want := fmt.Sprintf("archive a: %q is picked, but its name is not printable", bad); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
-		got, err := archived(t, tarOf(t, item{name: bad}, item{name: "x.json"})).Archive(t.Context(), "a", "", source.Pick{Include: []string{"x.json"}})
+		got, err := archived(t, tarOf(t, item{name: bad}, item{name: "x.json"})).FetchArchive(t.Context(), "a", "", source.Pick{Include: []string{"x.json"}})
 		if err != nil || len(got.Files) != 1 {
 			t.Errorf("%q: got %v, %v", bad, got, err)
 		}
@@ -156,7 +156,7 @@ func TestNowIsTriedAgain(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			server := &responses{answers: c.answers}
-			got, err := (&source.Fetcher{Client: &http.Client{Transport: server}}).Now(t.Context(), "https://up.example/x")
+			got, err := (&source.Fetcher{Client: &http.Client{Transport: server}}).FetchDigest(t.Context(), "https://up.example/x")
 			if c.want == "" && (err != nil || got != sum("content")) || c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want[:30])) || server.asked != c.asked {
 				t.Errorf("%v: got %s, %v, asked %d times", c.answers, got, err, server.asked)
 			}
@@ -186,7 +186,7 @@ func TestDownloadThatIsCut(t *testing.T) {
 		}))
 		defer server.Close()
 		fetcher := source.Fetcher{Client: server.Client(), Cache: t.TempDir()}
-		got, err := fetcher.Archive(t.Context(), server.URL+"/a.tgz", sum(data), source.Pick{})
+		got, err := fetcher.FetchArchive(t.Context(), server.URL+"/a.tgz", sum(data), source.Pick{})
 		if err != nil || contents(got)["x.yaml"] != "x.yaml" || asked != 2 {
 			t.Errorf("got %v, %v, asked %d times", got, err, asked)
 		}
@@ -250,13 +250,13 @@ func TestHostileGitTrees(t *testing.T) {
 		{"path out", file("../b.yaml"), source.Pick{}, `entry "../b.yaml" leaves the tree`},
 		{"no name", file(""), source.Pick{}, ``},
 		{"backslash", file(`..\a.yaml`), source.Pick{}, `entry "..\\a.yaml" leaves the tree`},
-		{"twice", file("a.yaml") + file("a.yaml"), source.Pick{}, `is there twice`},
-		{"file and folder", file("a") + treeEntry("40000", "a", r.object("tree", file("a.yaml"))), source.Pick{}, `is there twice`},
+		{"twice", file("a.yaml") + file("a.yaml"), source.Pick{}, `duplicate entry`},
+		{"file and folder", file("a") + treeEntry("40000", "a", r.object("tree", file("a.yaml"))), source.Pick{}, `duplicate entry`},
 		{"line break", file("a\n.yaml"), source.Pick{}, `"a\n.yaml" is picked, but its name is not printable`},
 		{"cut off", file("a.yaml")[:20], source.Pick{}, ``},
 		{"nonsense", "nonsense", source.Pick{}, ``},
 		{"mode", treeEntry("777777777777", "a.yaml", blob), source.Pick{}, ``},
-		{"bomb", treeEntry("40000", "d", wide), source.Pick{}, "there are over 1000000 entries, or over 268435456 bytes of names"},
+		{"bomb", treeEntry("40000", "d", wide), source.Pick{}, "more than 1000000 entries or 268435456 bytes of names"},
 		{"deep", treeEntry("40000", "d", deep), source.Pick{}, ": over 100 folders deep"},
 		{"long link", treeEntry("120000", "l", long), source.Pick{}, "l is a link of 4098 bytes"},
 		{"link that is not there", treeEntry("120000", "l", absent), source.Pick{}, "object not found"},
@@ -272,7 +272,7 @@ func TestHostileGitTrees(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			commit := r.commitOf(r.object("tree", c.tree))
 			began := time.Now()
-			got, err := local(r.dir).Git(t.Context(), gitURL, commit, c.pick)
+			got, err := local(r.dir).FetchCommit(t.Context(), gitURL, commit, c.pick)
 			switch {
 			case c.want == "-" && (err != nil || len(got.Files) != 1 || string(got.Files[0].Data) != "a: 1"):
 				t.Errorf("got %v, %v", got, err)
@@ -285,7 +285,7 @@ func TestHostileGitTrees(t *testing.T) {
 		})
 	}
 	for _, odd := range []string{r.object("commit", ""), r.object("commit", "tree nonsense\n"), r.object("commit", "tree "+blob+"\n\nm"), r.commitOf(absent)} {
-		if got, err := local(r.dir).Git(t.Context(), gitURL, odd, source.Pick{}); err == nil {
+		if got, err := local(r.dir).FetchCommit(t.Context(), gitURL, odd, source.Pick{}); err == nil {
 			t.Errorf("got %v", got)
 		}
 	}
@@ -307,11 +307,11 @@ func TestGitRepositoriesInFolders(t *testing.T) {
 		r.git(args...)
 	}
 	for _, name := range []string{"bare", "worktree", "shallow", "mirror"} {
-		got, err := local(filepath.Join(dir, name)).Git(t.Context(), gitURL, commit, source.Pick{})
+		got, err := local(filepath.Join(dir, name)).FetchCommit(t.Context(), gitURL, commit, source.Pick{})
 		if err != nil || !strings.HasSuffix(string(got.Files[0].Data), "a: 2\n") {
 			t.Errorf("%s: got %v, %v", name, got, err)
 		}
-		if refs, err := local(filepath.Join(dir, name)).GitRefs(t.Context(), gitURL); err != nil || refs["HEAD"] != commit {
+		if refs, err := local(filepath.Join(dir, name)).ListRefs(t.Context(), gitURL); err != nil || refs["HEAD"] != commit {
 			t.Errorf("%s: got %v, %v", name, refs, err)
 		}
 	}
@@ -327,7 +327,7 @@ func TestGitRepositoriesInFolders(t *testing.T) {
 	if err := os.Chmod(packs[0], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want, err := local(r.dir).Git(t.Context(), gitURL, commit, source.Pick{})
+	want, err := local(r.dir).FetchCommit(t.Context(), gitURL, commit, source.Pick{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,18 +338,18 @@ func TestGitRepositoriesInFolders(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The old file's part, and what the trailer sums up, are not read.
-		if got, err := local(dir+"/damaged").Git(t.Context(), gitURL, commit, source.Pick{}); err == nil && got.SHA256 != want.SHA256 {
+		if got, err := local(dir+"/damaged").FetchCommit(t.Context(), gitURL, commit, source.Pick{}); err == nil && got.SHA256 != want.SHA256 {
 			t.Errorf("byte %d: got %v", i, got)
 		}
 	}
 	for _, none := range []string{dir, filepath.Join(dir, "none"), packs[0]} {
-		if _, err := local(none).Git(t.Context(), gitURL, commit, source.Pick{}); err == nil || !strings.Contains(err.Error(), none) {
+		if _, err := local(none).FetchCommit(t.Context(), gitURL, commit, source.Pick{}); err == nil || !strings.Contains(err.Error(), none) {
 			t.Errorf("got %v", err)
 		}
 	}
 }
 
-// What the network says of an URL with a token leaves that out.
+// What the network says of a URL with a token leaves that out.
 func TestGitKeepsTokensToItself(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -361,8 +361,8 @@ func TestGitKeepsTokensToItself(t *testing.T) {
 			return nil, errors.New("no route")
 		})}
 		fetcher := source.Fetcher{Client: client, Mirrors: []source.Mirror{{Prefix: gitURL, Replacement: "https://user:secret@mirror.example/x"}}}
-		_, err := fetcher.Git(ctx, gitURL, strings.Repeat("1", 40), source.Pick{})
-		_, failed := fetcher.GitRefs(ctx, "https://user:secret@git.example/y")
+		_, err := fetcher.FetchCommit(ctx, gitURL, strings.Repeat("1", 40), source.Pick{})
+		_, failed := fetcher.ListRefs(ctx, "https://user:secret@git.example/y")
 		for _, err := range []error{err, failed} {
 			if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "no route") {
 				t.Errorf("got %v", err)

@@ -11,20 +11,21 @@ import (
 
 // Pick selects the files of a tree.
 type Pick struct {
-	// Root is the folder inside the tree that becomes its top; "" for all of it.
+	// Root is the folder whose content is picked; "" for the whole tree.
 	Root string
-	// Include keeps the files that match one of its globs, all when there is none; Exclude
-	// leaves out those that match one of its. They are relative to Root.
+	// Include keeps the files that match one of its globs, all if it is empty; Exclude leaves out
+	// those that match one of its globs. Globs are relative to Root.
 	Include, Exclude []string
-	// All takes every kind of file, not YAML and JSON alone.
+	// All picks every kind of file instead of YAML and JSON only.
 	All bool
-	// Lazy leaves out what is picked and can't be had: links that lead nowhere, out of the tree or in a
-	// circle, submodules, files that Git LFS keeps, that are over limits or missing. [Tree.Absent] has them.
+	// Lazy leaves out picked files that cannot be read: links that lead nowhere, out of the tree or in
+	// a circle, submodules, files in Git LFS, missing files and those over limits. [Tree.Absent] lists
+	// them.
 	Lazy bool
 }
 
-// check says whether the globs are globs.
-func (p Pick) check() error {
+// validate checks the globs.
+func (p Pick) validate() error {
 	for _, glob := range slices.Concat(p.Include, p.Exclude) {
 		if !doublestar.ValidatePattern(glob) {
 			return fmt.Errorf("invalid glob %q", glob)
@@ -33,8 +34,8 @@ func (p Pick) check() error {
 	return nil
 }
 
-// wants says whether a file is picked, by its path from Root.
-func (p Pick) wants(rel string) bool {
+// matches reports whether the file at a path from Root is picked.
+func (p Pick) matches(rel string) bool {
 	switch path.Ext(rel) {
 	case ".yaml", ".yml", ".json":
 	default:
@@ -42,16 +43,16 @@ func (p Pick) wants(rel string) bool {
 			return false
 		}
 	}
-	return (len(p.Include) == 0 || matches(rel, p.Include)) && !matches(rel, p.Exclude)
+	return (len(p.Include) == 0 || matchesAny(rel, p.Include)) && !matchesAny(rel, p.Exclude)
 }
 
-func matches(rel string, globs []string) bool {
+func matchesAny(rel string, globs []string) bool {
 	return slices.ContainsFunc(globs, func(glob string) bool { return doublestar.MatchUnvalidated(glob, rel) })
 }
 
-// mayHold says whether an include could match what is below a folder. A glob that would take
-// more than a look at each element of the path counts as one that could.
-func (p Pick) mayHold(folder string) bool {
+// mayMatchBelow reports whether an include could match a file below a folder. It compares element
+// by element, and counts globs that need more as a match.
+func (p Pick) mayMatchBelow(folder string) bool {
 	return len(p.Include) == 0 || slices.ContainsFunc(p.Include, func(glob string) bool {
 		globs := strings.Split(glob, "/")
 		for i, element := range strings.Split(folder, "/") {

@@ -1,8 +1,8 @@
-// Package source brings a bundle's files together: from folders, files and URLs, archives, git
-// repositories, registries and repositories of charts, each with the digest of what was there.
-// All of it but the folders is hostile: sizes are capped, names confined, digests checked.
+// Package source fetches the files of a bundle: from folders, files and URLs, archives, git
+// repositories, registries and chart repositories, each with the digest of its content.
+// Everything but folders is treated as hostile: sizes are limited, names confined, digests checked.
 //
-// Make a [Fetcher] for the folder of a definition and call the method of the kind.
+// Make a [Fetcher] for the folder of a definition and call its method for the kind of source.
 package source
 
 import (
@@ -39,7 +39,7 @@ type File struct {
 	Data []byte
 }
 
-// Tree is what a source gave.
+// Tree holds the picked files of a source.
 type Tree struct {
 	Files []File
 	// SHA256 is the digest in hex of the bytes of a file, an archive or a packed chart, or of
@@ -48,12 +48,12 @@ type Tree struct {
 	SHA256 string
 	// Commit is the commit of a git repository.
 	Commit string
-	// Absent are the files that a lazy pick left out, by their paths, with the reason.
+	// Absent holds the reasons for files that a lazy pick left out, by path.
 	Absent map[string]string
 }
 
-// leave leaves a file out of a lazy pick; any other has the error.
-func (t *Tree) leave(pick Pick, rel string, err error) error {
+// leaveOut records a file that a lazy pick leaves out; for other picks it returns err.
+func (t *Tree) leaveOut(pick Pick, rel string, err error) error {
 	if err == nil || !pick.Lazy {
 		return err
 	}
@@ -66,27 +66,27 @@ func (t *Tree) leave(pick Pick, rel string, err error) error {
 
 // Fetcher fetches sources. The zero value of each field but Dir is useful.
 type Fetcher struct {
-	// Dir is the folder that paths are relative to and can't leave.
+	// Dir is the folder that paths are relative to and must not leave.
 	Dir string
-	// Mirrors send URLs elsewhere.
+	// Mirrors replace prefixes of URLs.
 	Mirrors []Mirror
 	// Client makes the requests; http.DefaultClient when nil.
 	Client *http.Client
 	// Cache keeps downloads by digest; "" keeps none.
 	Cache string
-	// Logins gives the logins for hosts, which URLs of definitions do not hold; nil for none.
+	// Logins finds the login for a host, which URLs in definitions must not contain; nil for none.
 	Logins Logins
 	// Registry reaches artifacts and charts in registries.
 	Registry Registry
 }
 
-// Registry knows where an artifact is: a store, and the reference that it has there.
+// Registry finds the store of an artifact and its reference there.
 type Registry interface {
 	Origin(ctx context.Context, ref name.Reference) (oras.ReadOnlyTarget, string, error)
 }
 
-// Mirror sends every URL that starts with Prefix to Replacement plus the rest: an URL, or a
-// folder. What comes from there has to have the digest all the same.
+// Mirror sends every URL that starts with Prefix to Replacement plus the rest: a URL or a
+// folder. Digests are checked all the same.
 type Mirror struct {
 	Prefix, Replacement string
 }
@@ -100,7 +100,7 @@ func ParseMirror(s string) (Mirror, error) {
 	return Mirror{prefix, replacement}, nil
 }
 
-// DigestError says that a source is not what its definition pins.
+// DigestError is the error of a source whose digest differs from the one its definition pins.
 type DigestError struct {
 	Source, Got, Want string
 }
@@ -109,115 +109,115 @@ func (e *DigestError) Error() string {
 	return fmt.Sprintf("%s has sha256 %s, want %s", e.Source, e.Got, e.Want)
 }
 
-// Folder reads the files of a folder that are picked, sorted by path. A link that leads out of
-// the definition's folder is an error, and so is a folder without a file. A link to a folder is that
-// folder where every kind of file is picked, and an error otherwise.
-func (f *Fetcher) Folder(dir string, pick Pick) (*Tree, error) {
+// ReadFolder reads the picked files of a folder, sorted by path. A link that leads out of the
+// definition's folder is an error, and so is a folder without picked files. Links to folders are
+// followed if pick takes every kind of file, and are an error otherwise.
+func (f *Fetcher) ReadFolder(dir string, pick Pick) (*Tree, error) {
 	root, err := os.OpenRoot(f.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	if err := pick.check(); err != nil {
+	if err := pick.validate(); err != nil {
 		return nil, fmt.Errorf("folder %s: %w", dir, err)
 	}
 	if info, err := root.Stat(filepath.FromSlash(dir)); err != nil {
-		return nil, confinement(dir, err)
+		return nil, describeOpenError(dir, err)
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("%s is a file, want a folder", dir)
 	}
 	tree := &Tree{}
 	err = fs.WalkDir(root.FS(), path.Clean(dir), func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
-			return confinement(name, err)
+			return describeOpenError(name, err)
 		}
 		rel := strings.TrimPrefix(strings.TrimPrefix(name, path.Clean(dir)), "/")
 		if path.Clean(dir) == "." {
 			rel = name
 		}
-		if entry.Type() == fs.ModeSymlink && !matches(rel, pick.Exclude) {
+		if entry.Type() == fs.ModeSymlink && !matchesAny(rel, pick.Exclude) {
 			info, err := root.Stat(filepath.FromSlash(name))
 			switch {
 			case err == nil && info.IsDir() && pick.All:
-				return tree.leave(pick, rel, f.linkedFolder(root, tree, name, rel, pick, nil))
+				return tree.leaveOut(pick, rel, f.readLinkedFolder(root, tree, name, rel, pick, nil))
 			case err != nil || info.IsDir():
-				if err := tree.leave(pick, rel, checkLink(root, name)); err != nil {
+				if err := tree.leaveOut(pick, rel, checkLink(root, name)); err != nil {
 					return err
 				}
 			}
 		}
-		if entry.IsDir() || !pick.wants(rel) {
+		if entry.IsDir() || !pick.matches(rel) {
 			return nil
 		}
-		return tree.take(root, dir, name, rel, pick)
+		return tree.addFile(root, dir, name, rel, pick)
 	})
 	if err != nil {
 		return nil, err
 	}
 	if len(tree.Files) == 0 && pick.All {
-		return nil, fmt.Errorf("folder %s has no file that is included", dir)
+		return nil, fmt.Errorf("folder %s: no file is included", dir)
 	}
 	if len(tree.Files) == 0 {
-		return nil, fmt.Errorf("folder %s has no YAML or JSON file that is included", dir)
+		return nil, fmt.Errorf("folder %s: no YAML or JSON file is included", dir)
 	}
 	slices.SortFunc(tree.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
-	tree.SHA256 = listing(tree.Files)
+	tree.SHA256 = listingDigest(tree.Files)
 	return tree, nil
 }
 
-// take reads a file of a folder.
-func (t *Tree) take(root *os.Root, dir, name, rel string, pick Pick) error {
-	if err := printable(rel); err != nil {
-		return t.leave(pick, rel, fmt.Errorf("folder %s: %w", dir, err))
+// addFile reads a file of a folder.
+func (t *Tree) addFile(root *os.Root, dir, name, rel string, pick Pick) error {
+	if err := checkPrintable(rel); err != nil {
+		return t.leaveOut(pick, rel, fmt.Errorf("folder %s: %w", dir, err))
 	}
 	if len(t.Files) == maxFiles {
 		return fmt.Errorf("folder %s has over %d files", dir, maxFiles)
 	}
-	data, err := read(root, name)
+	data, err := readFile(root, name)
 	if err != nil {
-		return t.leave(pick, rel, err)
+		return t.leaveOut(pick, rel, err)
 	}
 	t.Files = append(t.Files, File{rel, data})
 	return nil
 }
 
-// linkedFolder takes the files of a folder that a link leads to, as if they were where the link is.
-// inside are the folders of links that it is in.
-func (f *Fetcher) linkedFolder(root *os.Root, tree *Tree, link, rel string, pick Pick, inside []string) error {
-	at, err := f.realPath(link)
+// readLinkedFolder adds the files of a folder that a link leads to, under the path of the link.
+// inside lists the folders of the links that it is in.
+func (f *Fetcher) readLinkedFolder(root *os.Root, tree *Tree, link, rel string, pick Pick, inside []string) error {
+	at, err := f.resolveLink(link)
 	if err != nil {
 		return err
 	}
 	for _, outer := range append(slices.Clone(inside), path.Dir(link)) {
 		if at == "." || outer == at || strings.HasPrefix(outer, at+"/") {
-			return fmt.Errorf("%s is a link to a folder that it is in", link)
+			return fmt.Errorf("%s is a link to a folder that contains it", link)
 		}
 	}
 	if len(inside) == maxLinks {
-		return fmt.Errorf("%s %w", link, errLinks)
+		return fmt.Errorf("%s %w", link, errTooManyLinks)
 	}
 	return fs.WalkDir(root.FS(), at, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
-			return confinement(name, err)
+			return describeOpenError(name, err)
 		}
 		here := path.Join(rel, strings.TrimPrefix(strings.TrimPrefix(name, at), "/"))
-		if entry.Type() == fs.ModeSymlink && !matches(here, pick.Exclude) {
+		if entry.Type() == fs.ModeSymlink && !matchesAny(here, pick.Exclude) {
 			if info, err := root.Stat(filepath.FromSlash(name)); err == nil && info.IsDir() {
-				return tree.leave(pick, here, f.linkedFolder(root, tree, name, here, pick, append(slices.Clone(inside), at)))
+				return tree.leaveOut(pick, here, f.readLinkedFolder(root, tree, name, here, pick, append(slices.Clone(inside), at)))
 			}
 		}
-		if entry.IsDir() || !pick.wants(here) {
+		if entry.IsDir() || !pick.matches(here) {
 			return nil
 		}
-		return tree.take(root, link, name, here, pick)
+		return tree.addFile(root, link, name, here, pick)
 	})
 }
 
-// realPath is where a link below the fetcher's folder leads, from that folder.
-func (f *Fetcher) realPath(link string) (string, error) {
+// resolveLink returns the target of a link below the fetcher's folder, relative to that folder.
+func (f *Fetcher) resolveLink(link string) (string, error) {
 	to, err := filepath.EvalSymlinks(filepath.Join(f.Dir, filepath.FromSlash(link)))
 	if err != nil {
-		return "", confinement(link, err)
+		return "", describeOpenError(link, err)
 	}
 	top, err := filepath.EvalSymlinks(cmp.Or(f.Dir, "."))
 	if err != nil {
@@ -236,22 +236,22 @@ func (f *Fetcher) realPath(link string) (string, error) {
 	return filepath.ToSlash(at), nil
 }
 
-// checkLink refuses a link to a folder: the walk does not follow it, so that what is behind
-// would be left out without a word.
+// checkLink refuses a link to a folder: the walk does not follow it and would leave out its files
+// silently.
 func checkLink(root *os.Root, name string) error {
 	info, err := root.Stat(filepath.FromSlash(name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil // reading it fails, if it is wanted
 	case err != nil:
-		return confinement(name, err)
+		return describeOpenError(name, err)
 	case info.IsDir():
-		return fmt.Errorf("%s is a link to a folder: make that folder a source of its own, or exclude the link", name)
+		return fmt.Errorf("%s is a link to a folder: add that folder as a separate source, or exclude the link", name)
 	}
 	return nil
 }
 
-func listing(files []File) string {
+func listingDigest(files []File) string {
 	h := sha256.New()
 	for _, f := range files {
 		fmt.Fprintf(h, "%x  %s\n", sha256.Sum256(f.Data), f.Path)
@@ -259,37 +259,37 @@ func listing(files []File) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// File reads one file.
-func (f *Fetcher) File(name string) (*Tree, error) {
+// ReadFile reads one file.
+func (f *Fetcher) ReadFile(name string) (*Tree, error) {
 	root, err := os.OpenRoot(f.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	data, err := read(root, path.Clean(name))
+	data, err := readFile(root, path.Clean(name))
 	if err != nil {
 		return nil, err
 	}
-	return single(data), nil
+	return newSingleFileTree(data), nil
 }
 
-func single(data []byte) *Tree {
+func newSingleFileTree(data []byte) *Tree {
 	return &Tree{Files: []File{{Data: data}}, SHA256: fmt.Sprintf("%x", sha256.Sum256(data))}
 }
 
-func read(root *os.Root, name string) ([]byte, error) {
+func readFile(root *os.Root, name string) ([]byte, error) {
 	name = filepath.FromSlash(name)
 	info, err := root.Stat(name)
 	if err != nil {
-		return nil, confinement(name, err)
+		return nil, describeOpenError(name, err)
 	}
-	// Before it is opened: opening a pipe waits for its other end.
+	// Check before opening: opening a pipe waits for its other end.
 	if err := checkFile(name, info); err != nil {
 		return nil, err
 	}
 	file, err := root.Open(name)
 	if err != nil {
-		return nil, confinement(name, err)
+		return nil, describeOpenError(name, err)
 	}
 	defer file.Close()
 	return readAll(name, file)
@@ -300,7 +300,7 @@ func checkFile(name string, info fs.FileInfo) error {
 	case info.IsDir():
 		return fmt.Errorf("%s is a folder, want a file", name)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file", name)
+		return fmt.Errorf("%s is not a regular file", name)
 	case info.Size() > maxFile:
 		return fmt.Errorf("%s: %d bytes are over the limit of %d", name, info.Size(), maxFile)
 	}
@@ -315,12 +315,12 @@ func readAll(name string, r io.Reader) ([]byte, error) {
 	return data, err
 }
 
-// confinement puts a failure to open in words.
-func confinement(name string, err error) error {
+// describeOpenError explains why a file cannot be opened.
+func describeOpenError(name string, err error) error {
 	var at *fs.PathError
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return fmt.Errorf("%s is not there", name)
+		return fmt.Errorf("%s does not exist", name)
 	case !errors.As(err, &at):
 		return err
 	case strings.Contains(at.Err.Error(), "escapes"):

@@ -62,7 +62,7 @@ func TestFolderTakesManifestsThatMatch(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := (&source.Fetcher{Dir: dir}).Folder(c.dir, source.Pick{Include: c.include, Exclude: c.exclude})
+			got, err := (&source.Fetcher{Dir: dir}).ReadFolder(c.dir, source.Pick{Include: c.include, Exclude: c.exclude})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +77,7 @@ func TestFolderTakesManifestsThatMatch(t *testing.T) {
 func TestFolderDigestIsThatOfItsListing(t *testing.T) {
 	t.Parallel()
 	fetcher := source.Fetcher{Dir: tree(t, "m/b.yaml", "m/a/c.yaml")}
-	got, err := fetcher.Folder("m", source.Pick{})
+	got, err := fetcher.ReadFolder("m", source.Pick{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestLinksInsideTheTreeAreRead(t *testing.T) {
 	link(t, "m", filepath.Join(dir, "linked"))
 	fetcher := source.Fetcher{Dir: dir}
 	for _, name := range []string{"m", "linked"} {
-		got, err := fetcher.Folder(name, source.Pick{})
+		got, err := fetcher.ReadFolder(name, source.Pick{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func TestLinksInsideTheTreeAreRead(t *testing.T) {
 			t.Errorf("%s: %q", name, got.Files)
 		}
 	}
-	if got, err := fetcher.File("m/b.yaml"); err != nil || string(got.Files[0].Data) != "shared/b.yaml" {
+	if got, err := fetcher.ReadFile("m/b.yaml"); err != nil || string(got.Files[0].Data) != "shared/b.yaml" {
 		t.Errorf("%v, %v", got, err)
 	}
 }
@@ -128,20 +128,20 @@ func TestLocalSourcesRefuse(t *testing.T) {
 			link(t, filepath.Join(outside, "folder"), filepath.Join(dir, "m", "more"))
 		}, nil, "m/more is a link that leads out of the definition's folder"},
 		{"folder link inside the tree", func(t *testing.T, dir string) { link(t, "../n", filepath.Join(dir, "m", "more")) },
-			nil, "m/more is a link to a folder: make that folder a source of its own, or exclude the link"},
+			nil, "m/more is a link to a folder: add that folder as a separate source, or exclude the link"},
 		{"folder link that is excluded", func(t *testing.T, dir string) { link(t, "../n", filepath.Join(dir, "m", "more")) },
 			[]string{"more"}, ""},
 		{"folder link whose content is excluded", func(t *testing.T, dir string) { link(t, "../n", filepath.Join(dir, "m", "more")) },
 			[]string{"more/**"}, ""},
 		{"link that leads nowhere", func(t *testing.T, dir string) { link(t, "nowhere", filepath.Join(dir, "m", "x.yaml")) },
-			nil, "m/x.yaml is not there"},
+			nil, "m/x.yaml does not exist"},
 		{"link to itself", func(t *testing.T, dir string) { link(t, "x.yaml", filepath.Join(dir, "m", "x.yaml")) },
 			nil, "m/x.yaml: too many levels of symbolic links"},
 		{"pipe", func(t *testing.T, dir string) {
 			if err := syscall.Mkfifo(filepath.Join(dir, "m", "x.yaml"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-		}, nil, "m/x.yaml is no regular file"},
+		}, nil, "m/x.yaml is not a regular file"},
 		{"folder with a file's name", func(t *testing.T, dir string) {
 			if err := os.Mkdir(filepath.Join(dir, "m", "x.yaml"), 0o755); err != nil {
 				t.Fatal(err)
@@ -158,13 +158,13 @@ func TestLocalSourcesRefuse(t *testing.T) {
 			}
 		}, nil, `folder m: "x\n.yaml" is picked, but its name is not printable`},
 		{"bad glob", func(*testing.T, string) {}, []string{"[a"}, `folder m: invalid glob "[a"`},
-		{"nothing left", func(*testing.T, string) {}, []string{"**"}, "folder m has no YAML or JSON file that is included"},
+		{"nothing left", func(*testing.T, string) {}, []string{"**"}, "folder m: no YAML or JSON file is included"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			dir := tree(t, "m/a.yaml", "n/b.yaml")
 			c.prepare(t, dir)
-			got, err := (&source.Fetcher{Dir: dir}).Folder("m", source.Pick{Include: nil, Exclude: c.exclude})
+			got, err := (&source.Fetcher{Dir: dir}).ReadFolder("m", source.Pick{Include: nil, Exclude: c.exclude})
 			switch {
 			case c.want == "" && (err != nil || !slices.Equal(paths(got), []string{"a.yaml"})):
 				t.Errorf("got %v, %v", got, err)
@@ -181,11 +181,11 @@ func TestFileRefuses(t *testing.T) {
 	link(t, "/etc/hostname", filepath.Join(dir, "x"))
 	for name, want := range map[string]string{
 		"d":          "d is a folder, want a file",
-		"e":          "e is not there",
-		"d/a.yaml/b": "d/a.yaml/b is not there",
+		"e":          "e does not exist",
+		"d/a.yaml/b": "d/a.yaml/b does not exist",
 		"x":          "x is a link that leads out of the definition's folder",
 	} {
-		if _, err := (&source.Fetcher{Dir: dir}).File(name); err == nil || err.Error() != want {
+		if _, err := (&source.Fetcher{Dir: dir}).ReadFile(name); err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}

@@ -13,27 +13,27 @@ import (
 	"unicode/utf8"
 )
 
-// Limits on what a tree is picked from.
+// Limits on the tree from which files are picked.
 const (
-	maxTree    = 512 << 20 // all the files that are picked
+	maxTree    = 512 << 20 // all picked files
 	maxEntries = 1_000_000
 	maxName    = 4096
-	maxNames   = 256 << 20 // the names of all entries, and where links lead
-	maxLinks   = 8         // one after the other
+	maxNames   = 256 << 20 // the names of all entries and the targets of links
+	maxLinks   = 8         // in a chain
 )
 
-// nodes is the tree of what an archive, a commit or an artifact holds, before anything of it is
-// read. Every name comes from outside.
-type nodes struct {
-	top     *node
+// entryTree is the tree of the entries of an archive, a commit or an artifact, before any file is
+// read. All names come from outside.
+type entryTree struct {
+	root    *node
 	entries int
 	names   int
 }
 
-type kind int
+type entryKind int
 
 const (
-	isFolder kind = iota
+	isFolder entryKind = iota
 	isFile
 	isLink
 	isSubmodule
@@ -42,28 +42,28 @@ const (
 
 // node is an entry. A link leads to target from its own folder, or from the top.
 type node struct {
-	kind     kind
+	kind     entryKind
 	children map[string]*node
 	target   string
 	fromTop  bool
 	// pack has the bytes of a file under key.
-	pack pack
+	pack contentReader
 	key  string
 	size int64
 }
 
-// pack reads files: those that are keys of the map. For one that can't be read it has the error that
-// failed makes of it, and goes on where that is nil.
-type pack interface {
-	read(files map[string][]byte, failed func(key string, err error) error) error
+// contentReader reads the files that are keys of the map. It calls failed for a file that it cannot
+// read, and goes on if that returns nil.
+type contentReader interface {
+	readFiles(files map[string][]byte, failed func(key string, err error) error) error
 }
 
-func newNodes() *nodes { return &nodes{top: newFolder()} }
+func newEntryTree() *entryTree { return &entryTree{root: newFolder()} }
 
 func newFolder() *node { return &node{kind: isFolder, children: map[string]*node{}} }
 
-// confine checks the name of an entry and makes it a path from the top.
-func confine(name string) (string, error) {
+// cleanEntryName checks the name of an entry and returns it as a path from the root.
+func cleanEntryName(name string) (string, error) {
 	clean := path.Clean(name)
 	switch {
 	case len(name) > maxName:
@@ -74,9 +74,9 @@ func confine(name string) (string, error) {
 	return clean, nil
 }
 
-// add puts an entry into the tree.
-func (t *nodes) add(name string, n *node) error {
-	clean, err := confine(name)
+// addEntry adds an entry to the tree.
+func (t *entryTree) addEntry(name string, n *node) error {
+	clean, err := cleanEntryName(name)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (t *nodes) add(name string, n *node) error {
 	t.entries++
 	t.names += len(name) + len(n.target)
 	if t.entries > maxEntries || t.names > maxNames {
-		return errEntries
+		return errTooManyEntries
 	}
 	if clean == "." {
 		if n.kind == isFolder {
@@ -94,7 +94,7 @@ func (t *nodes) add(name string, n *node) error {
 		}
 		return fmt.Errorf("entry %q has no name", name)
 	}
-	at := t.top
+	at := t.root
 	dir, base := path.Split(clean)
 	for element := range strings.SplitSeq(strings.TrimSuffix(dir, "/"), "/") {
 		if element == "" {
@@ -103,13 +103,13 @@ func (t *nodes) add(name string, n *node) error {
 		next := at.children[element]
 		if next == nil {
 			if t.entries++; t.entries > maxEntries {
-				return errEntries
+				return errTooManyEntries
 			}
 			next = newFolder()
 			at.children[element] = next
 		}
 		if at = next; at.kind != isFolder {
-			return fmt.Errorf("entry %q is below %s, which is no folder", name, element)
+			return fmt.Errorf("entry %q is below %s, which is not a folder", name, element)
 		}
 	}
 	before := at.children[base]
@@ -117,27 +117,27 @@ func (t *nodes) add(name string, n *node) error {
 	case before == nil:
 		at.children[base] = n
 	case before.kind != isFolder || n.kind != isFolder:
-		return fmt.Errorf("entry %q is there twice", name)
+		return fmt.Errorf("duplicate entry %q", name)
 	}
 	return nil
 }
 
-var errEntries = fmt.Errorf("there are over %d entries, or over %d bytes of names", maxEntries, maxNames)
+var errTooManyEntries = fmt.Errorf("more than %d entries or %d bytes of names", maxEntries, maxNames)
 
 var (
-	errOutside = errors.New("leads out of the tree")
-	errMissing = errors.New("leads to what is not there")
-	errLinks   = fmt.Errorf("leads over more than %d links", maxLinks)
+	errLinkOutside  = errors.New("leads out of the tree")
+	errLinkMissing  = errors.New("leads to a missing file")
+	errTooManyLinks = fmt.Errorf("leads through more than %d links", maxLinks)
 )
 
-// follow goes a path from a folder, through the links on it, and says where that ends.
-func (t *nodes) follow(from []string, to string) (*node, []string, error) {
-	at := []*node{t.top}
+// resolvePath follows a path from a folder, through links, and returns the node at its end.
+func (t *entryTree) resolvePath(from []string, to string) (*node, []string, error) {
+	at := []*node{t.root}
 	var names []string
 	links := 0
 	todo := append(slices.Clone(from), strings.Split(to, "/")...)
 	if path.IsAbs(to) {
-		return nil, nil, errOutside
+		return nil, nil, errLinkOutside
 	}
 	for len(todo) > 0 {
 		element := todo[0]
@@ -147,7 +147,7 @@ func (t *nodes) follow(from []string, to string) (*node, []string, error) {
 			continue
 		case "..":
 			if len(names) == 0 {
-				return nil, nil, errOutside
+				return nil, nil, errLinkOutside
 			}
 			at, names = at[:len(at)-1], names[:len(names)-1]
 			continue
@@ -155,15 +155,15 @@ func (t *nodes) follow(from []string, to string) (*node, []string, error) {
 		next := at[len(at)-1].children[element]
 		switch {
 		case next == nil:
-			return nil, names, errMissing
+			return nil, names, errLinkMissing
 		case next.kind != isLink:
 			at, names = append(at, next), append(names, element)
 			continue
 		case path.IsAbs(next.target):
-			return nil, nil, errOutside
+			return nil, nil, errLinkOutside
 		}
 		if links++; links > maxLinks {
-			return nil, nil, errLinks
+			return nil, nil, errTooManyLinks
 		}
 		if next.fromTop {
 			at, names = at[:1], names[:0]
@@ -173,53 +173,53 @@ func (t *nodes) follow(from []string, to string) (*node, []string, error) {
 	return at[len(at)-1], names, nil
 }
 
-// choice is a file that is picked, by its path from the root.
-type choice struct {
+// pickedFile is a picked file and its path from the root.
+type pickedFile struct {
 	path string
 	node *node
 }
 
-// chooser walks a tree for the files that are picked.
-type chooser struct {
-	*nodes
-	pick   Pick
-	chosen []choice
-	size   int64
-	links  int
-	inside [][]string // the linked folders that the walk is in
-	tree   *Tree
+// picker walks a tree and collects the picked files.
+type picker struct {
+	*entryTree
+	pick          Pick
+	picked        []pickedFile
+	size          int64
+	links         int
+	linkedFolders [][]string // the linked folders that the walk is in
+	tree          *Tree
 }
 
-// pick reads the files that are picked.
-func (t *nodes) pick(pick Pick) (*Tree, error) {
-	if err := pick.check(); err != nil {
+// pickFiles reads the picked files.
+func (t *entryTree) pickFiles(pick Pick) (*Tree, error) {
+	if err := pick.validate(); err != nil {
 		return nil, err
 	}
-	root, at, err := t.follow(nil, pick.Root)
+	root, at, err := t.resolvePath(nil, pick.Root)
 	switch {
-	case errors.Is(err, errMissing):
-		return nil, t.noFolder(pick.Root, at)
+	case errors.Is(err, errLinkMissing):
+		return nil, t.missingFolderError(pick.Root, at)
 	case err != nil:
 		return nil, fmt.Errorf("%s %w", pick.Root, err)
 	case root.kind != isFolder:
-		return nil, fmt.Errorf("%s is no folder", pick.Root)
+		return nil, fmt.Errorf("%s is not a folder", pick.Root)
 	}
-	c := &chooser{nodes: t, pick: pick, tree: &Tree{}}
-	if err := c.walk(root, at, ""); err != nil {
+	c := &picker{entryTree: t, pick: pick, tree: &Tree{}}
+	if err := c.walkFolder(root, at, ""); err != nil {
 		return nil, err
 	}
 	switch {
-	case len(c.chosen) > 0:
-		return c.read()
+	case len(c.picked) > 0:
+		return c.readPicked()
 	case pick.All:
-		return nil, errors.New("there is no file that is included")
+		return nil, errors.New("there is not a file that is included")
 	}
-	return nil, errors.New("there is no YAML or JSON file that is included")
+	return nil, errors.New("there is not YAML or JSON file that is included")
 }
 
-// noFolder says which folders there are, where one is not.
-func (t *nodes) noFolder(root string, at []string) error {
-	dir, where := t.top, "at the top"
+// missingFolderError lists the folders that exist where one is missing.
+func (t *entryTree) missingFolderError(root string, at []string) error {
+	dir, where := t.root, "at the top"
 	for _, element := range at {
 		dir = dir.children[element]
 	}
@@ -234,14 +234,14 @@ func (t *nodes) noFolder(root string, at []string) error {
 	}
 	switch {
 	case len(there) == 0:
-		return fmt.Errorf("there is no folder %s: %s is none", root, where)
+		return fmt.Errorf("there is not a folder %s: %s is none", root, where)
 	case len(there) > 8:
 		there = append(there[:8], "…")
 	}
-	return fmt.Errorf("there is no folder %s: %s are %s", root, where, strings.Join(there, ", "))
+	return fmt.Errorf("there is not a folder %s: %s are %s", root, where, strings.Join(there, ", "))
 }
 
-func (c *chooser) walk(dir *node, at []string, rel string) error {
+func (c *picker) walkFolder(dir *node, at []string, rel string) error {
 	for _, name := range slices.Sorted(maps.Keys(dir.children)) {
 		n := dir.children[name]
 		rel := path.Join(rel, name)
@@ -249,19 +249,19 @@ func (c *chooser) walk(dir *node, at []string, rel string) error {
 		var err error
 		switch {
 		case n.kind == isFolder:
-			err = c.walk(n, here, rel)
-		case matches(rel, c.pick.Exclude):
+			err = c.walkFolder(n, here, rel)
+		case matchesAny(rel, c.pick.Exclude):
 		case n.kind == isSubmodule:
-			if c.pick.mayHold(rel) {
-				err = fmt.Errorf("%s is a submodule, which is not fetched: make it a source of its own, or exclude it", path.Join(here...))
+			if c.pick.mayMatchBelow(rel) {
+				err = fmt.Errorf("%s is a submodule, which is not fetched: add it as a separate source, or exclude it", path.Join(here...))
 			}
 		case n.kind == isLink:
-			err = c.link(n, at, rel, path.Join(here...))
-		case c.pick.wants(rel):
-			err = c.take(n, rel, path.Join(here...))
+			err = c.addLink(n, at, rel, path.Join(here...))
+		case c.pick.matches(rel):
+			err = c.addFile(n, rel, path.Join(here...))
 		}
-		if n.kind != isFolder && !isExcess(err) {
-			err = c.tree.leave(c.pick, rel, err)
+		if n.kind != isFolder && !isLimitError(err) {
+			err = c.tree.leaveOut(c.pick, rel, err)
 		}
 		if err != nil {
 			return err
@@ -270,91 +270,91 @@ func (c *chooser) walk(dir *node, at []string, rel string) error {
 	return nil
 }
 
-// excessError says that too much is picked, which leaving out a file does not change.
-type excessError string
+// limitError is the error of picking too much; leaving out a single file does not help.
+type limitError string
 
-func (e excessError) Error() string { return string(e) }
+func (e limitError) Error() string { return string(e) }
 
-func isExcess(err error) bool {
-	var excess excessError
+func isLimitError(err error) bool {
+	var excess limitError
 	return errors.As(err, &excess)
 }
 
-// link takes the file that a link leads to, or the files of a folder.
-func (c *chooser) link(n *node, at []string, rel, name string) error {
-	if !c.pick.wants(rel) && !c.pick.mayHold(rel) {
+// addLink adds the file that a link leads to, or the files of a folder.
+func (c *picker) addLink(n *node, at []string, rel, name string) error {
+	if !c.pick.matches(rel) && !c.pick.mayMatchBelow(rel) {
 		return nil
 	}
 	if c.links++; c.links > maxFiles {
-		return excessError(fmt.Sprintf("over %d links are picked", maxFiles))
+		return limitError(fmt.Sprintf("more than %d links are picked", maxFiles))
 	}
 	if n.fromTop {
 		at = nil
 	}
-	end, where, err := c.follow(at, n.target)
+	end, where, err := c.resolvePath(at, n.target)
 	switch {
-	case err == nil && end.kind == isFolder && c.pick.All && c.pick.mayHold(rel):
-		return c.linked(end, where, rel, name)
-	case err == nil && end.kind == isFolder && c.pick.mayHold(rel):
-		return fmt.Errorf("%s is a link to a folder: make that folder a source of its own, or exclude the link", name)
-	case !c.pick.wants(rel):
+	case err == nil && end.kind == isFolder && c.pick.All && c.pick.mayMatchBelow(rel):
+		return c.addLinkedFolder(end, where, rel, name)
+	case err == nil && end.kind == isFolder && c.pick.mayMatchBelow(rel):
+		return fmt.Errorf("%s is a link to a folder: add that folder as a separate source, or exclude the link", name)
+	case !c.pick.matches(rel):
 		return nil
 	case err != nil:
 		return fmt.Errorf("%s is a link that %w", name, err)
 	}
-	return c.take(end, rel, name)
+	return c.addFile(end, rel, name)
 }
 
-// linked takes the files of a folder that a link leads to, as if they were where the link is.
-func (c *chooser) linked(dir *node, at []string, rel, name string) error {
+// addLinkedFolder adds the files of a folder that a link leads to, under the path of the link.
+func (c *picker) addLinkedFolder(dir *node, at []string, rel, name string) error {
 	var from []string
 	if i := strings.LastIndexByte(name, '/'); i >= 0 {
 		from = strings.Split(name[:i], "/")
 	}
-	for _, outer := range append(c.inside, from) {
+	for _, outer := range append(c.linkedFolders, from) {
 		if len(outer) >= len(at) && slices.Equal(outer[:len(at)], at) {
-			return fmt.Errorf("%s is a link to a folder that it is in", name)
+			return fmt.Errorf("%s is a link to a folder that contains it", name)
 		}
 	}
-	if len(c.inside) == maxLinks {
-		return fmt.Errorf("%s %w", name, errLinks)
+	if len(c.linkedFolders) == maxLinks {
+		return fmt.Errorf("%s %w", name, errTooManyLinks)
 	}
-	c.inside = append(c.inside, at)
-	defer func() { c.inside = c.inside[:len(c.inside)-1] }()
-	return c.walk(dir, at, rel)
+	c.linkedFolders = append(c.linkedFolders, at)
+	defer func() { c.linkedFolders = c.linkedFolders[:len(c.linkedFolders)-1] }()
+	return c.walkFolder(dir, at, rel)
 }
 
-func (c *chooser) take(n *node, rel, name string) error {
+func (c *picker) addFile(n *node, rel, name string) error {
 	switch {
 	case n.kind != isFile:
-		return fmt.Errorf("entry %q is no regular file", name)
+		return fmt.Errorf("entry %q is not a regular file", name)
 	case n.size > maxFile:
 		return fmt.Errorf("%s: %d bytes are over the limit of %d", name, n.size, maxFile)
 	case c.size+n.size > maxTree:
-		return excessError(fmt.Sprintf("the files that are picked are over the limit of %d bytes", maxTree))
-	case len(c.chosen) == maxFiles:
-		return excessError(fmt.Sprintf("over %d files are picked", maxFiles))
+		return limitError(fmt.Sprintf("picked files are over the limit of %d bytes", maxTree))
+	case len(c.picked) == maxFiles:
+		return limitError(fmt.Sprintf("more than %d files are picked", maxFiles))
 	}
-	if err := printable(rel); err != nil {
+	if err := checkPrintable(rel); err != nil {
 		return err
 	}
 	c.size += n.size
-	c.chosen = append(c.chosen, choice{rel, n})
+	c.picked = append(c.picked, pickedFile{rel, n})
 	return nil
 }
 
-// printable refuses names that a listing, a line for each, would be ambiguous with.
-func printable(rel string) error {
+// checkPrintable refuses names that would make a listing, one line a file, ambiguous.
+func checkPrintable(rel string) error {
 	if !utf8.ValidString(rel) || strings.ContainsFunc(rel, unicode.IsControl) {
 		return fmt.Errorf("%q is picked, but its name is not printable", rel)
 	}
 	return nil
 }
 
-// read reads the files that were chosen.
-func (c *chooser) read() (*Tree, error) {
-	packs := map[pack]map[string][]byte{}
-	for _, file := range c.chosen {
+// readPicked reads the picked files.
+func (c *picker) readPicked() (*Tree, error) {
+	packs := map[contentReader]map[string][]byte{}
+	for _, file := range c.picked {
 		if packs[file.node.pack] == nil {
 			packs[file.node.pack] = map[string][]byte{}
 		}
@@ -362,9 +362,9 @@ func (c *chooser) read() (*Tree, error) {
 	}
 	missing := map[string]error{}
 	for p, files := range packs {
-		err := p.read(files, func(key string, err error) error {
-			i := slices.IndexFunc(c.chosen, func(f choice) bool { return f.node.pack == p && f.node.key == key })
-			if err = fmt.Errorf("%s: %w", path.Join(c.pick.Root, c.chosen[i].path), err); !c.pick.Lazy {
+		err := p.readFiles(files, func(key string, err error) error {
+			i := slices.IndexFunc(c.picked, func(f pickedFile) bool { return f.node.pack == p && f.node.key == key })
+			if err = fmt.Errorf("%s: %w", path.Join(c.pick.Root, c.picked[i].path), err); !c.pick.Lazy {
 				return err
 			}
 			missing[key] = err
@@ -375,9 +375,9 @@ func (c *chooser) read() (*Tree, error) {
 		}
 	}
 	tree := c.tree
-	for _, file := range c.chosen {
+	for _, file := range c.picked {
 		if err := missing[file.node.key]; err != nil {
-			if err := tree.leave(c.pick, file.path, err); err != nil {
+			if err := tree.leaveOut(c.pick, file.path, err); err != nil {
 				return nil, err
 			}
 			continue
@@ -385,6 +385,6 @@ func (c *chooser) read() (*Tree, error) {
 		tree.Files = append(tree.Files, File{file.path, packs[file.node.pack][file.node.key]})
 	}
 	slices.SortFunc(tree.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
-	tree.SHA256 = listing(tree.Files)
+	tree.SHA256 = listingDigest(tree.Files)
 	return tree, nil
 }

@@ -18,74 +18,74 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxStream is how far an archive is decompressed.
-const maxStream = 4 << 30
+// maxUnpacked limits the decompressed size of an archive.
+const maxUnpacked = 4 << 30
 
-// unpack picks files of a tar (plain, gzip, zstd) or a zip. A link inside the archive is the
-// file that it leads to.
-func unpack(ctx context.Context, archive *os.File, pick Pick) (*Tree, error) {
-	t, err := list(ctx, archive)
+// unpackArchive picks files of a tar (plain, gzip, zstd) or a zip. Links inside the archive stand
+// for the files that they lead to.
+func unpackArchive(ctx context.Context, archive *os.File, pick Pick) (*Tree, error) {
+	t, err := listArchive(ctx, archive)
 	if err != nil {
 		return nil, err
 	}
-	return t.pick(pick)
+	return t.pickFiles(pick)
 }
 
-// entry is one of an archive: a node, and how its bytes are read.
-type entry struct {
+// archiveEntry is an entry of an archive, with a function that reads its bytes.
+type archiveEntry struct {
 	name string
 	node
-	bytes func() ([]byte, error)
+	readBytes func() ([]byte, error)
 }
 
-// list goes through an archive for what is in it.
-func list(ctx context.Context, archive *os.File) (*nodes, error) {
-	t, p := newNodes(), &packed{ctx, archive}
-	return t, walkArchive(ctx, archive, func(e entry) error {
+// listArchive lists the entries of an archive.
+func listArchive(ctx context.Context, archive *os.File) (*entryTree, error) {
+	t, p := newEntryTree(), &archivePack{ctx, archive}
+	return t, walkArchive(ctx, archive, func(e archiveEntry) error {
 		n := e.node
 		n.pack, n.key = p, path.Clean(e.name)
 		if n.kind == isFolder {
 			n = *newFolder()
 		}
-		return t.add(e.name, &n)
+		return t.addEntry(e.name, &n)
 	})
 }
 
-// packed reads files of an archive that was listed.
-type packed struct {
+// archivePack reads files of a listed archive.
+type archivePack struct {
 	ctx     context.Context
 	archive *os.File
 }
 
-var errAll = errors.New("all is read")
+var errAllRead = errors.New("all is read")
 
-func (p *packed) read(files map[string][]byte, _ func(string, error) error) error {
+func (p *archivePack) readFiles(files map[string][]byte, _ func(string, error) error) error {
 	left := len(files)
-	err := walkArchive(p.ctx, p.archive, func(e entry) (err error) {
+	err := walkArchive(p.ctx, p.archive, func(e archiveEntry) (err error) {
 		name := path.Clean(e.name)
 		if _, wanted := files[name]; !wanted || e.kind != isFile {
 			return nil
 		}
-		if files[name], err = e.bytes(); err != nil {
+		if files[name], err = e.readBytes(); err != nil {
 			return fmt.Errorf("entry %q: %w", e.name, err)
 		}
 		if left--; left == 0 {
-			return errAll
+			return errAllRead
 		}
 		return nil
 	})
 	switch {
-	case errors.Is(err, errAll):
+	case errors.Is(err, errAllRead):
 		return nil
 	case err == nil:
-		err = errors.New("it changed while it was read")
+		err = errors.New("the archive changed while it was read")
 	}
 	return err
 }
 
 // walkArchive calls visit for each entry.
-func walkArchive(ctx context.Context, archive *os.File, each func(entry) error) error {
-	visit := func(e entry) error {
+func walkArchive(ctx context.Context, archive *os.File, each func(archiveEntry) error) error {
+	visit := func(e archiveEntry) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -104,8 +104,8 @@ func walkArchive(ctx context.Context, archive *os.File, each func(entry) error) 
 	return walkTar(bufio.NewReader(archive), visit)
 }
 
-// walkTar goes through a tar stream, decompressing it if it is compressed.
-func walkTar(r *bufio.Reader, visit func(entry) error) error {
+// walkTar visits the entries of a tar stream, which may be compressed.
+func walkTar(r *bufio.Reader, visit func(archiveEntry) error) error {
 	head, err := r.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -127,25 +127,25 @@ func walkTar(r *bufio.Reader, visit func(entry) error) error {
 		defer unzipped.Close()
 		stream = unzipped
 	}
-	limited := &io.LimitedReader{R: stream, N: maxStream}
+	limited := &io.LimitedReader{R: stream, N: maxUnpacked}
 	archive := tar.NewReader(limited)
 	for first := true; ; first = false {
 		header, err := archive.Next()
 		switch {
 		case limited.N <= 0:
-			return fmt.Errorf("it unpacks to over %d bytes", int64(maxStream))
+			return fmt.Errorf("the archive unpacks to more than %d bytes", int64(maxUnpacked))
 		case errors.Is(err, io.EOF) && !first:
 			return nil
 		case first && (errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader)):
-			return errors.New("it is no tar and no zip archive")
+			return errors.New("not a tar or zip archive")
 		case err != nil:
 			return fmt.Errorf("damaged archive: %w", err)
 		case header.Typeflag == tar.TypeXGlobalHeader:
 			continue
 		}
-		e := entry{name: header.Name, node: node{kind: isOther, size: header.Size}}
-		e.bytes = func() ([]byte, error) { return readAll("it", archive) }
-		// By the type alone: the bits of the mode may say anything.
+		e := archiveEntry{name: header.Name, node: node{kind: isOther, size: header.Size}}
+		e.readBytes = func() ([]byte, error) { return readAll("it", archive) }
+		// The type alone decides: the mode's bits may say anything.
 		switch header.Typeflag {
 		case tar.TypeReg, tar.TypeGNUSparse:
 			e.kind = isFile
@@ -162,23 +162,23 @@ func walkTar(r *bufio.Reader, visit func(entry) error) error {
 	}
 }
 
-// maxDirectory is the limit on the list of files in a zip, which is held whole.
-const maxDirectory = 32 << 20
+// maxZipDirectory limits the list of files in a zip, which is kept in memory.
+const maxZipDirectory = 32 << 20
 
-func walkZip(file *os.File, visit func(entry) error) error {
+func walkZip(file *os.File, visit func(archiveEntry) error) error {
 	info, err := file.Stat()
 	if err != nil {
 		return err
 	}
-	directory := &budget{file, maxDirectory}
+	directory := &limitedReaderAt{file, maxZipDirectory}
 	archive, err := zip.NewReader(directory, info.Size())
 	if err != nil {
 		return fmt.Errorf("damaged archive: %w", err)
 	}
 	directory.left = math.MaxInt64
 	for _, f := range archive.File {
-		e := entry{name: f.Name, node: node{kind: isOther, size: int64(min(f.UncompressedSize64, math.MaxInt64))}}
-		e.bytes = func() ([]byte, error) { return readZipped(f, e.size) }
+		e := archiveEntry{name: f.Name, node: node{kind: isOther, size: int64(min(f.UncompressedSize64, math.MaxInt64))}}
+		e.readBytes = func() ([]byte, error) { return readZipped(f, e.size) }
 		switch mode := f.Mode(); {
 		case mode.IsDir():
 			e.kind = isFolder
@@ -200,7 +200,7 @@ func walkZip(file *os.File, visit func(entry) error) error {
 
 func readZipped(f *zip.File, size int64) (data []byte, err error) {
 	if f.Flags&1 != 0 {
-		return nil, errors.New("it is encrypted")
+		return nil, errors.New("is encrypted, which is not supported")
 	}
 	body, err := f.Open()
 	if err != nil {
@@ -214,15 +214,15 @@ func readZipped(f *zip.File, size int64) (data []byte, err error) {
 	return data, err
 }
 
-// budget reads until so many bytes are read.
-type budget struct {
+// limitedReaderAt reads at most left bytes in all.
+type limitedReaderAt struct {
 	io.ReaderAt
 	left int64
 }
 
-func (b *budget) ReadAt(p []byte, at int64) (int, error) {
+func (b *limitedReaderAt) ReadAt(p []byte, at int64) (int, error) {
 	if b.left -= int64(len(p)); b.left < 0 {
-		return 0, fmt.Errorf("the list of its files %w of %d bytes", errTooLong, int64(maxDirectory))
+		return 0, fmt.Errorf("the list of files %w of %d bytes", errTooLong, int64(maxZipDirectory))
 	}
 	return b.ReaderAt.ReadAt(p, at)
 }

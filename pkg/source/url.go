@@ -19,70 +19,70 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// maxArchive is the limit on a download that is unpacked.
+// maxArchive limits the size of a download to unpack.
 const maxArchive = 1 << 30
 
-// URL fetches one file and checks its digest on the way. What is in the cache under that
-// digest is not fetched again.
-func (f *Fetcher) URL(ctx context.Context, url, want string) (*Tree, error) {
-	if file, ok := f.cached(want); ok {
+// FetchURL fetches one file and checks its digest. A file with that digest in the cache is not
+// fetched again.
+func (f *Fetcher) FetchURL(ctx context.Context, url, want string) (*Tree, error) {
+	if file, ok := f.openCached(want); ok {
 		data, err := readAll(file.Name(), file)
 		if err = errors.Join(err, file.Close()); err == nil {
-			return single(data), nil
+			return newSingleFileTree(data), nil
 		}
 	}
-	data, err := f.bytes(ctx, url)
+	data, err := f.fetchBytes(ctx, url)
 	if err != nil {
 		return nil, err
 	}
-	tree := single(data)
+	tree := newSingleFileTree(data)
 	if tree.SHA256 != want {
-		return nil, &DigestError{Source: describe(url, f.mirrored(url)), Got: tree.SHA256, Want: want}
+		return nil, &DigestError{Source: describeURL(url, f.mirrorURL(url)), Got: tree.SHA256, Want: want}
 	}
-	f.keep(want, bytes.NewReader(data))
+	f.storeInCache(want, bytes.NewReader(data))
 	return tree, nil
 }
 
-// bytes reads all that is at an URL now.
-func (f *Fetcher) bytes(ctx context.Context, url string) (data []byte, err error) {
-	err = f.fetch(ctx, url, func(r io.Reader) error {
+// fetchBytes reads the current content of a URL.
+func (f *Fetcher) fetchBytes(ctx context.Context, url string) (data []byte, err error) {
+	err = f.fetchWithMirrors(ctx, url, func(r io.Reader) error {
 		data, err = readAll("it", r)
 		return err
 	})
 	return data, err
 }
 
-// fetch hands take what is at an URL, or at the mirror that it has; again, when that ends before
-// its time.
-func (f *Fetcher) fetch(ctx context.Context, url string, take func(io.Reader) error) error {
-	from := f.mirrored(url)
+// fetchWithMirrors passes the content of a URL, or of its mirror, to take; once more if the
+// connection breaks.
+func (f *Fetcher) fetchWithMirrors(ctx context.Context, url string, take func(io.Reader) error) error {
+	from := f.mirrorURL(url)
 	local, isLocal := localPath(from)
 	err := errors.New("only https is allowed")
 	switch {
-	case isLocal && from != url: // files are for mirrors alone: an index may name anything
+	case isLocal && from != url: // only mirrors may be files: an index may name anything
 		err = readLocal(local, take)
 	case from != url && !isLocal || strings.HasPrefix(url, "https://"):
-		err = f.get(ctx, from, take)
+		err = f.getWithRetry(ctx, from, take)
 	}
 	if err != nil {
-		return fmt.Errorf("fetch %s: %w", describe(url, from), err)
+		return fmt.Errorf("fetch %s: %w", describeURL(url, from), err)
 	}
 	return nil
 }
 
-// Now is the sha256 of what is at an URL at this moment, in hex.
-func (f *Fetcher) Now(ctx context.Context, url string) (string, error) {
+// FetchDigest returns the sha256 of the current content of a URL, in hex.
+func (f *Fetcher) FetchDigest(ctx context.Context, url string) (string, error) {
 	file, sum, err := f.download(ctx, url, "")
 	if err != nil {
 		return "", err
 	}
-	return sum, discard(file)
+	return sum, closeTemporary(file)
 }
 
-// download puts what is at an URL into a file and says its digest, which has to be want unless
-// that is empty. The file is for [discard].
+// download fetches a URL into a temporary file and returns its digest, which must be want unless
+// that is empty. Close the file with [closeTemporary].
 func (f *Fetcher) download(ctx context.Context, url, want string) (*os.File, string, error) {
-	if file, ok := f.cached(want); ok {
+	if file, ok := f.openCached(want); ok {
 		return file, want, nil
 	}
 	file, err := os.CreateTemp("", "krtpkg-source-*")
@@ -90,24 +90,24 @@ func (f *Fetcher) download(ctx context.Context, url, want string) (*os.File, str
 		return nil, "", err
 	}
 	var sum string
-	err = f.fetch(ctx, url, func(r io.Reader) (err error) {
-		sum, err = spool(file, r)
+	err = f.fetchWithMirrors(ctx, url, func(r io.Reader) (err error) {
+		sum, err = copyWithDigest(file, r)
 		return err
 	})
 	if err == nil && want != "" && sum != want {
-		err = &DigestError{Source: describe(url, f.mirrored(url)), Got: sum, Want: want}
+		err = &DigestError{Source: describeURL(url, f.mirrorURL(url)), Got: sum, Want: want}
 	}
 	if err != nil {
-		return nil, "", errors.Join(err, discard(file))
+		return nil, "", errors.Join(err, closeTemporary(file))
 	}
 	if want != "" {
-		f.keep(want, io.NewSectionReader(file, 0, maxArchive))
+		f.storeInCache(want, io.NewSectionReader(file, 0, maxArchive))
 	}
 	return file, sum, nil
 }
 
-// spool fills a file anew and says its digest.
-func spool(file *os.File, r io.Reader) (string, error) {
+// copyWithDigest replaces the content of a file and returns its digest.
+func copyWithDigest(file *os.File, r io.Reader) (string, error) {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
@@ -124,8 +124,8 @@ func spool(file *os.File, r io.Reader) (string, error) {
 
 var errTooLong = errors.New("is over the limit")
 
-// discard ends the use of a download: what is not in the cache is removed.
-func discard(file *os.File) error {
+// closeTemporary closes a download and removes it unless it is in the cache.
+func closeTemporary(file *os.File) error {
 	err := file.Close()
 	if strings.HasPrefix(filepath.Base(file.Name()), "krtpkg-source-") {
 		err = errors.Join(err, os.Remove(file.Name()))
@@ -133,15 +133,15 @@ func discard(file *os.File) error {
 	return err
 }
 
-func describe(url, from string) string {
+func describeURL(url, from string) string {
 	if url == from {
-		return redact(url)
+		return redactURL(url)
 	}
-	return redact(url) + " (mirrored by " + redact(from) + ")"
+	return redactURL(url) + " (mirrored by " + redactURL(from) + ")"
 }
 
-// redact leaves out of an URL what it says of a user: that may be a token, too.
-func redact(url string) string {
+// redactURL removes the user and the password from a URL: either may be a token.
+func redactURL(url string) string {
 	u, err := neturl.Parse(url)
 	switch {
 	case err != nil && strings.Contains(url, "@") && strings.Contains(url, "://"):
@@ -157,17 +157,17 @@ func redact(url string) string {
 	return u.String()
 }
 
-// redactError does so with the URL that an error of net/url and net/http names.
+// redactError does so with the URL in an error of net/url or net/http.
 func redactError(err error) error {
 	var at *neturl.Error
 	if errors.As(err, &at) {
-		at.URL = redact(at.URL)
+		at.URL = redactURL(at.URL)
 	}
 	return err
 }
 
-// mirrored is where a URL leads: by the longest prefix that matches.
-func (f *Fetcher) mirrored(url string) string {
+// mirrorURL returns the URL at the mirror with the longest matching prefix, or url itself.
+func (f *Fetcher) mirrorURL(url string) string {
 	var best Mirror
 	for _, m := range f.Mirrors {
 		if strings.HasPrefix(url, m.Prefix) && len(m.Prefix) > len(best.Prefix) {
@@ -177,7 +177,7 @@ func (f *Fetcher) mirrored(url string) string {
 	if best.Prefix == "" {
 		return url
 	}
-	// Dots in what follows the prefix stay below the replacement.
+	// Dots after the prefix must not leave the replacement.
 	rest := strings.TrimPrefix(url, best.Prefix)
 	if strings.Contains(rest, "..") {
 		clean := strings.TrimPrefix(path.Clean("/"+rest), "/")
@@ -186,7 +186,7 @@ func (f *Fetcher) mirrored(url string) string {
 	return best.Replacement + rest
 }
 
-// localPath tells a path from an URL.
+// localPath returns the path of a file URL or a plain path, and whether it is one.
 func localPath(from string) (string, bool) {
 	if p, ok := strings.CutPrefix(from, "file://"); ok {
 		return filepath.FromSlash(p), true
@@ -194,34 +194,34 @@ func localPath(from string) (string, bool) {
 	return from, !strings.Contains(from, "://")
 }
 
-// readLocal reads a file of a mirror's folder, through whatever links that is made of.
+// readLocal reads a file of a mirror's folder, following links.
 func readLocal(name string, take func(io.Reader) error) (err error) {
 	info, err := os.Stat(name)
 	switch {
 	case err != nil:
-		return confinement(name, err)
+		return describeOpenError(name, err)
 	case info.IsDir():
 		return fmt.Errorf("%s is a folder, want a file", name)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no regular file", name)
+		return fmt.Errorf("%s is not a regular file", name)
 	}
 	file, err := os.Open(name)
 	if err != nil {
-		return confinement(name, err)
+		return describeOpenError(name, err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	return take(file)
 }
 
-// attempts is how often a request is made when the server or the network fails.
+// attempts limits the requests when the server or the network fails.
 const attempts = 4
 
-func (f *Fetcher) get(ctx context.Context, url string, take func(io.Reader) error) error {
-	return again(ctx, func() (bool, error) { return f.once(ctx, url, take) })
+func (f *Fetcher) getWithRetry(ctx context.Context, url string, take func(io.Reader) error) error {
+	return retryTransient(ctx, func() (bool, error) { return f.getOnce(ctx, url, take) })
 }
 
-// again does what may fail for a while.
-func again(ctx context.Context, once func() (retry bool, err error)) error {
+// retryTransient calls once until it succeeds or fails for good.
+func retryTransient(ctx context.Context, once func() (retry bool, err error)) error {
 	var failed error
 	for attempt := range attempts {
 		if attempt > 0 {
@@ -243,22 +243,22 @@ func again(ctx context.Context, once func() (retry bool, err error)) error {
 	return fmt.Errorf("%w (%d attempts)", failed, attempts)
 }
 
-// once makes one request; retry says whether the failure may pass.
-func (f *Fetcher) once(ctx context.Context, url string, take func(io.Reader) error) (retry bool, err error) {
+// getOnce makes one request; retry reports whether the failure may pass.
+func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) error) (retry bool, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return false, redactError(err)
 	}
-	if user, password, known := f.login(request.URL.Scheme, request.URL.Hostname()); known && request.URL.User == nil {
-		request.SetBasicAuth(user, password) // net/http leaves it out when it is redirected to another host
+	if user, password, known := f.findLogin(request.URL.Scheme, request.URL.Hostname()); known && request.URL.User == nil {
+		request.SetBasicAuth(user, password) // net/http drops it on a redirect to another host
 	}
-	// Else what is packed on the way would be unpacked, and have another digest.
+	// Otherwise content that is compressed in transit would be unpacked and have another digest.
 	request.Header.Set("Accept-Encoding", "identity")
 	client := *cmp.Or(f.Client, http.DefaultClient)
-	client.CheckRedirect = stayPrivate(client.CheckRedirect)
+	client.CheckRedirect = refuseInsecureRedirects(client.CheckRedirect)
 	response, err := client.Do(request)
 	if err != nil {
-		return !errors.Is(err, errHTTP), redactError(err)
+		return !errors.Is(err, errInsecureURL), redactError(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
@@ -266,29 +266,29 @@ func (f *Fetcher) once(ctx context.Context, url string, take func(io.Reader) err
 		return retry, fmt.Errorf("HTTP status %s", response.Status)
 	}
 	err = take(response.Body)
-	// What is too long will be so next time.
+	// Too much content does not shrink by another attempt.
 	return !errors.Is(err, errTooLong), err
 }
 
-var errHTTP = errors.New("only https is allowed, also where it redirects to")
+var errInsecureURL = errors.New("only https is allowed, also after a redirect")
 
-// stayPrivate refuses redirects from https to http.
-func stayPrivate(next func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
+// refuseInsecureRedirects refuses redirects from https to http.
+func refuseInsecureRedirects(next func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	return func(request *http.Request, via []*http.Request) error {
 		switch {
 		case via[0].URL.Scheme == "https" && request.URL.Scheme != "https":
-			return errHTTP
+			return errInsecureURL
 		case next != nil:
 			return next(request, via)
-		case len(via) >= 10: // as net/http has it
+		case len(via) >= 10: // as in net/http
 			return errors.New("stopped after 10 redirects")
 		}
 		return nil
 	}
 }
 
-// cached opens a download; one that was damaged since counts as none.
-func (f *Fetcher) cached(want string) (*os.File, bool) {
+// openCached opens a cached download; a damaged one counts as missing.
+func (f *Fetcher) openCached(want string) (*os.File, bool) {
 	// An index may say anything of its charts.
 	if f.Cache == "" || !isSHA256(digest.NewDigestFromEncoded(digest.SHA256, want)) {
 		return nil, false
@@ -309,8 +309,8 @@ func (f *Fetcher) cached(want string) (*os.File, bool) {
 	return file, true
 }
 
-// keep fills the cache. Failing to is no error: the next build just fetches again.
-func (f *Fetcher) keep(sum string, data io.Reader) {
+// storeInCache adds a download to the cache. Failures are ignored: the next build fetches again.
+func (f *Fetcher) storeInCache(sum string, data io.Reader) {
 	if f.Cache == "" || os.MkdirAll(f.Cache, 0o755) != nil {
 		return
 	}

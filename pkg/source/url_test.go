@@ -42,7 +42,7 @@ func TestMirrorsByLongestPrefix(t *testing.T) {
 	} {
 		for i := range mirrors { // the order of the settings does not matter
 			fetcher := source.Fetcher{Mirrors: append(mirrors[i:len(mirrors):len(mirrors)], mirrors[:i]...)}
-			got, err := fetcher.URL(t.Context(), url, sum(want))
+			got, err := fetcher.FetchURL(t.Context(), url, sum(want))
 			if err != nil || string(got.Files[0].Data) != want || got.SHA256 != sum(want) {
 				t.Errorf("%s: %v, %v", url, got, err)
 			}
@@ -56,7 +56,7 @@ func TestMirrorsAreNotLeftByDots(t *testing.T) {
 	dir := tree(t, "mirror/x.yaml", "secret.yaml")
 	fetcher := source.Fetcher{Mirrors: []source.Mirror{{Prefix: "https://up.example/", Replacement: dir + "/mirror/"}}}
 	for _, url := range []string{"https://up.example/../secret.yaml", "https://up.example/a/../../secret.yaml", "https://up.example//../secret.yaml"} {
-		if _, err := fetcher.URL(t.Context(), url, sum("secret.yaml")); err == nil || !strings.HasSuffix(err.Error(), "secret.yaml is not there") {
+		if _, err := fetcher.FetchURL(t.Context(), url, sum("secret.yaml")); err == nil || !strings.HasSuffix(err.Error(), "secret.yaml does not exist") {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
@@ -67,11 +67,11 @@ func TestMirrorErrorsNameBoth(t *testing.T) {
 	dir := tree(t, "x.yaml", "d/y.yaml")
 	fetcher := source.Fetcher{Mirrors: []source.Mirror{{Prefix: "https://up.example/", Replacement: dir + "/"}}}
 	for url, want := range map[string]string{
-		"https://up.example/nope.yaml": "fetch https://up.example/nope.yaml (mirrored by DIR/nope.yaml): DIR/nope.yaml is not there",
+		"https://up.example/nope.yaml": "fetch https://up.example/nope.yaml (mirrored by DIR/nope.yaml): DIR/nope.yaml does not exist",
 		"https://up.example/d":         "fetch https://up.example/d (mirrored by DIR/d): DIR/d is a folder, want a file",
 		"https://up.example/x.yaml":    "https://up.example/x.yaml (mirrored by DIR/x.yaml) has sha256 " + sum("x.yaml") + ", want " + sum("other"),
 	} {
-		_, err := fetcher.URL(t.Context(), url, sum("other"))
+		_, err := fetcher.FetchURL(t.Context(), url, sum("other"))
 		if err == nil || strings.ReplaceAll(err.Error(), dir, "DIR") != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
@@ -146,7 +146,7 @@ func TestDownloadsAreTriedAgain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := &responses{answers: c.answers}
 				began := time.Now()
-				_, err := (&source.Fetcher{Client: &http.Client{Transport: server}}).URL(t.Context(), "https://up.example/x", sum("content"))
+				_, err := (&source.Fetcher{Client: &http.Client{Transport: server}}).FetchURL(t.Context(), "https://up.example/x", sum("content"))
 				if c.err == "" && err != nil || c.err != "" && (err == nil || err.Error() != c.err) {
 					t.Errorf("got %v, want %q", err, c.err)
 				}
@@ -174,7 +174,7 @@ func TestDownloadFromARealServer(t *testing.T) {
 	}))
 	defer server.Close()
 	fetcher := source.Fetcher{Client: server.Client(), Mirrors: []source.Mirror{{Prefix: "https://up.example", Replacement: server.URL}}}
-	got, err := fetcher.URL(t.Context(), "https://up.example/x", sum("content"))
+	got, err := fetcher.FetchURL(t.Context(), "https://up.example/x", sum("content"))
 	if err != nil || string(got.Files[0].Data) != "content" || asked != 2 {
 		t.Errorf("%v, %v, asked %d times", got, err, asked)
 	}
@@ -187,7 +187,7 @@ func TestDownloadEndsWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		_, err := (&source.Fetcher{Client: &http.Client{Transport: &responses{answers: []any{500}}}}).URL(ctx, "https://up.example/x", sum(""))
+		_, err := (&source.Fetcher{Client: &http.Client{Transport: &responses{answers: []any{500}}}}).FetchURL(ctx, "https://up.example/x", sum(""))
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 2*time.Second {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
@@ -197,7 +197,7 @@ func TestDownloadEndsWithItsContext(t *testing.T) {
 func TestDownloadsAreCapped(t *testing.T) {
 	t.Parallel()
 	server := &responses{answers: []any{io.LimitReader(zeros{}, 1<<40)}}
-	_, err := (&source.Fetcher{Client: &http.Client{Transport: server}}).URL(t.Context(), "https://up.example/x", sum(""))
+	_, err := (&source.Fetcher{Client: &http.Client{Transport: server}}).FetchURL(t.Context(), "https://up.example/x", sum(""))
 	if err == nil || !strings.Contains(err.Error(), "over the limit of 67108864 bytes") || server.asked != 1 {
 		t.Errorf("%v, asked %d times", err, server.asked)
 	}
@@ -215,7 +215,7 @@ func TestCache(t *testing.T) {
 	fetcher := source.Fetcher{Client: &http.Client{Transport: server}, Cache: cache}
 	get := func(want string, asked int) error {
 		t.Helper()
-		_, err := fetcher.URL(t.Context(), "https://up.example/x", sum(want))
+		_, err := fetcher.FetchURL(t.Context(), "https://up.example/x", sum(want))
 		if server.asked != asked {
 			t.Errorf("asked %d times, want %d", server.asked, asked)
 		}
@@ -250,12 +250,12 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// A cache that can't be written costs downloads, not the build.
+// A cache that cannot be written costs downloads, not the build.
 func TestCacheThatIsNone(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, "file")
 	fetcher := source.Fetcher{Client: &http.Client{Transport: &responses{answers: []any{"content"}}}, Cache: filepath.Join(dir, "file", "cache")}
-	if _, err := fetcher.URL(t.Context(), "https://up.example/x", sum("content")); err != nil {
+	if _, err := fetcher.FetchURL(t.Context(), "https://up.example/x", sum("content")); err != nil {
 		t.Error(err)
 	}
 }
