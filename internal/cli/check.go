@@ -104,7 +104,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 		if err != nil {
 			return nil, err
 		}
-		items, bytes, err := plan.Check(ctx)
+		items, bytes, err := plan.CheckContent(ctx)
 		return &checkView{Name: reference, Items: items, Bytes: bytes}, err
 	}
 	var c *archive.Checked

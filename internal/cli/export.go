@@ -82,7 +82,7 @@ func (a *app) export(ctx context.Context, references []string, file string, f ex
 	if err != nil {
 		return err
 	}
-	contents := plan.Contents(has, base)
+	contents := plan.ArchiveContents(has, base)
 	if file == "-" {
 		options.Progress.Emit(planned(contents))
 		return archive.Write(ctx, a.ui.Out, contents, plan, archive.Options{Compress: f.zstd, Progress: options.Progress})
@@ -182,14 +182,14 @@ func (a *app) base(ctx context.Context, bases []string, o transfer.Options) (fun
 			if err != nil {
 				return nil, nil, err
 			}
-			all, names = append(all, inventory.Has()), append(names, inventory.Roots...)
+			all, names = append(all, inventory.ContainsFunc()), append(names, inventory.Roots...)
 			continue
 		}
 		plan, err := a.planAll(ctx, []string{b}, o)
 		if err != nil {
 			return nil, nil, fmt.Errorf("base %s: %w", b, err)
 		}
-		all, names = append(all, plan.Has()), append(names, plan.Names()...)
+		all, names = append(all, plan.ContainsFunc()), append(names, plan.Names()...)
 	}
 	if len(all) == 0 {
 		return nil, nil, nil
@@ -227,7 +227,7 @@ func (a *app) planAll(ctx context.Context, references []string, o transfer.Optio
 		}
 		var found []transfer.Source
 		if at.Tag == "" && at.Digest == "" {
-			found, err = transfer.RootsOf(ctx, at.store)
+			found, err = transfer.FindRoots(ctx, at.store)
 		} else {
 			at.root, err = at.Resolve(ctx, at.store)
 			found = []transfer.Source{{Store: at.store, Root: at.root, Tags: []string{at.Tag}}}

@@ -102,7 +102,7 @@ func read(definition string) (*bundle.Definition, location, error) {
 	}
 	data, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, location{}, fmt.Errorf("definition %s is not there", file)
+		return nil, location{}, fmt.Errorf("definition %s does not exist", file)
 	}
 	if err != nil {
 		return nil, location{}, err

@@ -20,7 +20,7 @@ import (
 )
 
 // ErrNotOurs says that a manifest is neither a bundle nor a runtime.
-var ErrNotOurs = errors.New("is no krtpkg bundle or runtime")
+var ErrNotOurs = errors.New("is not a krtpkg bundle or runtime")
 
 // besides says what there is besides bundles and runtimes.
 var besides = map[string]string{

@@ -136,7 +136,7 @@ func TestPull(t *testing.T) {
 	t.Parallel()
 	store, source := edge(t)
 	plan := planOf(t, source)
-	contents := plan.Contents(nil, nil)
+	contents := plan.ArchiveContents(nil, nil)
 	volumes, err := contents.Split(webSize + webSize/2)
 	if err != nil {
 		t.Fatal(err)
@@ -185,8 +185,8 @@ func TestBase(t *testing.T) {
 	first := planOf(t, source)
 	next := addBundle(t, store, "edge", "1.1.0", images.Lock{web, addImage(t, store, "one.example/org/new:v1", layer)})
 	second := planOf(t, transfer.Source{Store: store, Root: next, Tags: []string{"1.1.0"}})
-	base := written(t, first.Contents(nil, nil), first)
-	update := written(t, second.Contents(first.Has(), []string{"site.example/edge:1.0.0@" + source.Root.Digest.String()}), second)
+	base := written(t, first.ArchiveContents(nil, nil), first)
+	update := written(t, second.ArchiveContents(first.ContainsFunc(), []string{"site.example/edge:1.0.0@" + source.Root.Digest.String()}), second)
 
 	var lacking *serve.LackingError
 	if _, err := serve.New(t.Context(), []serve.Store{update}, serve.Options{}); !errors.As(err, &lacking) || !strings.Contains(err.Error(), "serve site.example/edge:1.0.0@sha256:") {
@@ -219,7 +219,7 @@ func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	_, source := edge(t)
 	plan := planOf(t, source)
-	contents := plan.Contents(nil, nil)
+	contents := plan.ArchiveContents(nil, nil)
 	server := start(t, serve.Options{}, written(t, contents, plan))
 	var all sync.WaitGroup
 	for node := range 8 {

@@ -68,7 +68,7 @@ func New(ctx context.Context, list []Store, o Options) (*Server, error) {
 	}
 	var sets []*bundle.Set
 	for _, store := range list {
-		sources, err := transfer.RootsOf(ctx, store)
+		sources, err := transfer.FindRoots(ctx, store)
 		if err != nil {
 			return nil, err
 		}

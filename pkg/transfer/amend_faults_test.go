@@ -17,7 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
-// signable is an archive with one root.
+// signable returns an archive with one root.
 func signable(t *testing.T, store func(w *world, root ocispec.Descriptor)) (file string, root ocispec.Descriptor) {
 	t.Helper()
 	w := newWorld(t)
@@ -28,7 +28,7 @@ func signable(t *testing.T, store func(w *world, root ocispec.Descriptor)) (file
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
 	plan := planOf(t, complete, root, transfer.Options{})
-	return export(t, plan, plan.Contents(nil, nil)), root
+	return export(t, plan, plan.ArchiveContents(nil, nil)), root
 }
 
 // cosign 2 signs with Docker's media types if it is told to: who signs too joins that.

@@ -133,9 +133,9 @@ func TestAmendIsSignThenExport(t *testing.T) {
 				var has func(digest.Digest) bool
 				var base []string
 				if c.base {
-					has, base = old.Has(), old.Names()
+					has, base = old.ContainsFunc(), old.Names()
 				}
-				return export(t, plan, plan.Contents(has, base))
+				return export(t, plan, plan.ArchiveContents(has, base))
 			}
 			file := exported()
 			for range 2 { // the second signer joins the first
@@ -187,16 +187,16 @@ func whole(t *testing.T, file string, roots []ocispec.Descriptor, o transfer.Opt
 			t.Errorf("%d signatures of %s arrived, want 4; %v", len(found), root.Digest, err)
 		}
 	}
-	sources, err := transfer.RootsOf(t.Context(), store)
+	sources, err := transfer.FindRoots(t.Context(), store)
 	if err != nil || len(sources) != len(roots) {
 		t.Fatalf("%d roots, %v", len(sources), err)
 	}
-	o.Beside = dst
+	o.Fallback = dst
 	plan, err := transfer.NewPlan(t.Context(), sources, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := plan.Check(t.Context()); err != nil {
+	if _, _, err := plan.CheckContent(t.Context()); err != nil {
 		t.Errorf("check of the plan: %v", err)
 	}
 }
@@ -212,7 +212,7 @@ func TestAmendWritesNothingForNothing(t *testing.T) {
 	signer := newSigner(t)
 	signed(t, complete, root, signer)
 	plan := planOf(t, complete, root, transfer.Options{})
-	file := export(t, plan, plan.Contents(nil, nil))
+	file := export(t, plan, plan.ArchiveContents(nil, nil))
 	before, err := os.Stat(file)
 	if err != nil {
 		t.Fatal(err)
@@ -278,7 +278,7 @@ func TestAmendBreaksOff(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			file := export(t, plan, plan.Contents(nil, nil))
+			file := export(t, plan, plan.ArchiveContents(nil, nil))
 			was := sum(t, file)
 			a := amend(t, file)
 			signed(t, a, root, newSigner(t))
@@ -391,7 +391,7 @@ func TestAmendIsCapped(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
 	plan := planOf(t, complete, root, transfer.Options{})
-	file := export(t, plan, plan.Contents(nil, nil))
+	file := export(t, plan, plan.ArchiveContents(nil, nil))
 	a := amend(t, file)
 	large := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: digestOf("large"), Size: 256<<20 + 1}
 	if err := a.Amendment.Push(t.Context(), large, bytes.NewReader(nil)); !errors.Is(err, errdef.ErrSizeExceedsLimit) {

@@ -42,15 +42,15 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 		base     []string
 		options  transfer.Options
 	}{
-		"one root":     {before, before.Contents(nil, nil), nil, nil, transfer.Options{}},
-		"two roots":    {both, both.Contents(nil, nil), nil, nil, transfer.Options{}},
-		"with a base":  {update, update.Contents(before.Has(), before.Names()), before.Has(), before.Names(), transfer.Options{}},
-		"only bundles": {lean, lean.Contents(nil, nil), nil, nil, transfer.Options{OnlyBundles: true}},
+		"one root":     {before, before.ArchiveContents(nil, nil), nil, nil, transfer.Options{}},
+		"two roots":    {both, both.ArchiveContents(nil, nil), nil, nil, transfer.Options{}},
+		"with a base":  {update, update.ArchiveContents(before.ContainsFunc(), before.Names()), before.ContainsFunc(), before.Names(), transfer.Options{}},
+		"only bundles": {lean, lean.ArchiveContents(nil, nil), nil, nil, transfer.Options{OnlyBundles: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			file := export(t, c.plan, c.contents)
-			roots, err := transfer.RootsOf(t.Context(), openArchive(t, file))
+			roots, err := transfer.FindRoots(t.Context(), openArchive(t, file))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +89,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 				w.mustCopy(old, dst)
 			}
 			options := c.options
-			options.Beside, options.AllowRenamedTags = complete, true
+			options.Fallback, options.AllowRenamedTags = complete, true
 			for _, root := range roots {
 				if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: openArchive(t, file), Root: root.Root, Tags: root.Tags}}, dst, options); err != nil {
 					t.Fatal(err)
@@ -114,14 +114,14 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 				}
 				has = func(d digest.Digest) bool { return !in[d] }
 			}
-			if again := export(t, plan, plan.Contents(has, c.base)); sum(t, again) != sum(t, file) {
+			if again := export(t, plan, plan.ArchiveContents(has, c.base)); sum(t, again) != sum(t, file) {
 				t.Errorf("the export has %d bytes, the amended archive %d, or others", size(t, again), size(t, file))
 			}
 		})
 	}
 }
 
-// What can't be amended says so, and what breaks off leaves the archive as it was.
+// What cannot be amended says so, and what breaks off leaves the archive as it was.
 func TestAmendRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -129,7 +129,7 @@ func TestAmendRefuses(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
 	plan := planOf(t, complete, root, transfer.Options{})
-	volumes, err := plan.Contents(nil, nil).Split(50 << 10)
+	volumes, err := plan.ArchiveContents(nil, nil).Split(50 << 10)
 	if err != nil || len(volumes) < 2 {
 		t.Fatalf("%d volumes, %v", len(volumes), err)
 	}
@@ -137,14 +137,14 @@ func TestAmendRefuses(t *testing.T) {
 		t.Errorf("a volume: %v", err)
 	}
 	compressed := filepath.Join(t.TempDir(), "edge.tar")
-	if _, err := archive.WriteFile(t.Context(), compressed, plan.Contents(nil, nil), plan, archive.Options{Compress: true}); err != nil {
+	if _, err := archive.WriteFile(t.Context(), compressed, plan.ArchiveContents(nil, nil), plan, archive.Options{Compress: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := archive.Amend(compressed); err == nil || !strings.Contains(err.Error(), "compressed as a whole") {
 		t.Errorf("compressed: %v", err)
 	}
 
-	file := export(t, plan, plan.Contents(nil, nil))
+	file := export(t, plan, plan.ArchiveContents(nil, nil))
 	was := sum(t, file)
 	a, err := archive.Amend(file)
 	if err != nil {

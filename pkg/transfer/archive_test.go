@@ -88,7 +88,7 @@ func TestArchiveBetweenAllPairs(t *testing.T) {
 	w.mustCopy(root, complete)
 	want := contentOf(t, complete, root)
 	plan := planOf(t, complete, root, transfer.Options{})
-	first := export(t, plan, plan.Contents(nil, nil))
+	first := export(t, plan, plan.ArchiveContents(nil, nil))
 	equal(t, contentOf(t, readOnly{Store: openArchive(t, first)}, root), want)
 	for kind, make := range kinds {
 		t.Run(kind, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestArchiveBetweenAllPairs(t *testing.T) {
 			src := make(t)
 			w.mustCopy(root, src)
 			plan := planOf(t, src, root, transfer.Options{Concurrency: 1})
-			if again := export(t, plan, plan.Contents(nil, nil)); sum(t, again) != sum(t, first) {
+			if again := export(t, plan, plan.ArchiveContents(nil, nil)); sum(t, again) != sum(t, first) {
 				t.Errorf("the archive is another than that from a folder")
 			}
 			if kind == "memory" {
@@ -112,7 +112,7 @@ func TestArchiveBetweenAllPairs(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeBody(t, file)
-			stream, err := archive.OpenStream(io.MultiReader(file)) // a reader that doesn't seek
+			stream, err := archive.OpenStream(io.MultiReader(file)) // a reader that does not seek
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -137,7 +137,7 @@ func TestVolumesInAnyOrder(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
 	plan := planOf(t, complete, root, transfer.Options{})
-	volumes, err := plan.Contents(nil, nil).Split(36 << 10)
+	volumes, err := plan.ArchiveContents(nil, nil).Split(36 << 10)
 	if err != nil || len(volumes) != 3 {
 		t.Fatalf("%d volumes, error %v", len(volumes), err)
 	}
@@ -172,7 +172,7 @@ func TestVolumesInAnyOrder(t *testing.T) {
 		t.Errorf("one volume twice: %v", err)
 	}
 	other := planOf(t, complete, root, transfer.Options{OnlyBundles: true})
-	if _, err := archive.Open(names[0], export(t, other, other.Contents(nil, nil))); err == nil || !strings.Contains(err.Error(), "no volume of the same archive") {
+	if _, err := archive.Open(names[0], export(t, other, other.ArchiveContents(nil, nil))); err == nil || !strings.Contains(err.Error(), "no volume of the same archive") {
 		t.Errorf("a volume and a stranger: %v", err)
 	}
 }
@@ -190,11 +190,11 @@ func TestBase(t *testing.T) {
 	before := planOf(t, complete, old, transfer.Options{})
 	plan := planOf(t, complete, new, transfer.Options{})
 	inventory := before.Inventory(before.Names())
-	for name, has := range map[string]func(digest.Digest) bool{"plan": before.Has(), "inventory": inventory.Has()} {
+	for name, has := range map[string]func(digest.Digest) bool{"plan": before.ContainsFunc(), "inventory": inventory.ContainsFunc()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			increment := export(t, plan, plan.Contents(has, before.Names()))
-			whole := export(t, plan, plan.Contents(nil, nil))
+			increment := export(t, plan, plan.ArchiveContents(has, before.Names()))
+			whole := export(t, plan, plan.ArchiveContents(nil, nil))
 			if a, b := size(t, increment), size(t, whole); a > b-12000 {
 				t.Errorf("it has %d bytes of %d", a, b)
 			}

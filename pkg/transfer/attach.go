@@ -15,41 +15,41 @@ import (
 	"oras.land/oras-go/v2/errdef"
 )
 
-// attachment is what is attached to a manifest of the plan: a referrer, or what one of
-// cosign's tags names.
-type attachment struct {
+// attachedItem is attached to a manifest of the plan: a referrer, or the manifest under one of
+// cosign's tags.
+type attachedItem struct {
 	desc, subject ocispec.Descriptor
-	// tag is cosign's, or empty for a referrer.
+	// tag is cosign's tag, or empty for a referrer.
 	tag string
 }
 
 // tagSuffixes are the tags by which cosign attaches to a digest without the referrers API.
 var tagSuffixes = []string{".sig", ".att", ".sbom"}
 
-// subject is what things may be attached to, and the place where they are.
-type subject struct {
-	desc ocispec.Descriptor
-	at   oras.ReadOnlyTarget
-	// own says that the place is the root's: its tags are listed as a whole.
-	own bool
+// attachSubject is a manifest that others may be attached to, and its store.
+type attachSubject struct {
+	desc  ocispec.Descriptor
+	store oras.ReadOnlyTarget
+	// isOwn is set for the root's own store, whose tags are listed at once.
+	isOwn bool
 }
 
-// attach adds what is attached to a root, its bundles, and its images.
-func (p *Plan) attach(ctx context.Context, r *root) error {
-	var subjects []subject
+// attachAll adds everything attached to a root, its bundles and its images.
+func (p *Plan) attachAll(ctx context.Context, r *planRoot) error {
+	var subjects []attachSubject
 	for _, desc := range append([]ocispec.Descriptor{r.desc}, r.bundles...) {
-		subjects = append(subjects, subject{desc, r.Store, true})
+		subjects = append(subjects, attachSubject{desc, r.Store, true})
 	}
 	if !p.options.NoImageSignatures && !r.complete {
 		subjects = append(subjects, p.imageSubjects(r)...)
 	}
-	found := make([][]attachment, len(subjects))
+	found := make([][]attachedItem, len(subjects))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
 	for i, s := range subjects {
 		group.Go(func() (err error) {
-			if found[i], err = p.attachedTo(ctx, s); err != nil {
-				return fmt.Errorf("what is attached to %s: %w", s.desc.Digest, err)
+			if found[i], err = p.findAttached(ctx, s); err != nil {
+				return fmt.Errorf("find artifacts attached to %s: %w", s.desc.Digest, err)
 			}
 			return nil
 		})
@@ -70,115 +70,116 @@ func (p *Plan) attach(ctx context.Context, r *root) error {
 	return nil
 }
 
-// imageSubjects are the images of a root, where they were found.
-func (p *Plan) imageSubjects(r *root) (subjects []subject) {
+// imageSubjects returns the images of a root and the stores where they were found.
+func (p *Plan) imageSubjects(r *planRoot) (subjects []attachSubject) {
 	seen := map[string]bool{}
-	for _, image := range r.named {
+	for _, image := range r.images {
 		n := p.nodes[image.desc.Digest]
 		if n == nil || seen[image.desc.Digest.String()] {
 			continue
 		}
 		seen[image.desc.Digest.String()] = true
 		from, own := n.from, false
-		if o, ok := from.(*overlay); ok {
+		if o, ok := from.(*fallbackFetcher); ok {
 			from, own = o.first, true
 		}
 		if at, ok := from.(oras.ReadOnlyTarget); ok {
-			subjects = append(subjects, subject{image.desc, at, own})
+			subjects = append(subjects, attachSubject{image.desc, at, own})
 		}
 	}
 	return subjects
 }
 
-// attachedTo adds the referrers of a manifest, with theirs, and what cosign's tags name.
-func (p *Plan) attachedTo(ctx context.Context, s subject) ([]attachment, error) {
-	g := &gathering{Plan: p, subject: s.desc.Digest}
-	found, err := g.gather(ctx, s, 1)
+// findAttached adds the referrers of a manifest, their referrers, and the manifests under cosign's
+// tags.
+func (p *Plan) findAttached(ctx context.Context, s attachSubject) ([]attachedItem, error) {
+	g := &attachmentSearch{Plan: p, subject: s.desc.Digest}
+	found, err := g.search(ctx, s, 1)
 	if err == nil {
-		g.say()
+		g.reportLeftBehind()
 	}
 	return found, err
 }
 
-func (g *gathering) gather(ctx context.Context, s subject, depth int) ([]attachment, error) {
-	referrers, err := g.places.referrers(ctx, s.at, s.desc, s.own)
+func (g *attachmentSearch) search(ctx context.Context, s attachSubject, depth int) ([]attachedItem, error) {
+	referrers, err := g.stores.listReferrers(ctx, s.store, s.desc, s.isOwn)
 	if err != nil {
-		return nil, fmt.Errorf("list referrers at source %s: %w", where(s.at), err)
+		return nil, fmt.Errorf("list referrers at source %s: %w", storeName(s.store), err)
 	}
 	if depth > maxAttachedDepth {
-		g.deeper = g.deeper || len(referrers) > 0
+		g.hasDeeper = g.hasDeeper || len(referrers) > 0
 		return nil, nil
 	}
 	referrers = slices.SortedFunc(slices.Values(referrers), func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
-	var found []attachment
+	var found []attachedItem
 	for _, desc := range referrers {
 		if desc.ArtifactType == closureType {
-			continue // every copy makes it anew
+			continue // every copy makes a new one
 		}
-		if !g.wants(desc) {
-			g.left++
+		if !g.isWanted(desc) {
+			g.leftBehind++
 			continue
 		}
-		added, err := g.addReferrer(ctx, g.beside(s.at), desc, s.desc)
+		added, err := g.addReferrer(ctx, g.fetcherWithFallback(s.store), desc, s.desc)
 		if err != nil {
 			return nil, err
 		}
 		if !added {
 			continue
 		}
-		deeper, err := g.gather(ctx, subject{desc, s.at, s.own}, depth+1)
+		deeper, err := g.search(ctx, attachSubject{desc, s.store, s.isOwn}, depth+1)
 		if err != nil {
 			return nil, err
 		}
-		found = append(append(found, attachment{desc: desc, subject: s.desc}), deeper...)
+		found = append(append(found, attachedItem{desc: desc, subject: s.desc}), deeper...)
 	}
-	tagged, err := g.tagged(ctx, s)
+	tagged, err := g.findTagged(ctx, s)
 	return append(found, tagged...), err
 }
 
-// tagged adds what cosign's tags name.
-func (g *gathering) tagged(ctx context.Context, s subject) (found []attachment, err error) {
+// findTagged adds the manifests under cosign's tags.
+func (g *attachmentSearch) findTagged(ctx context.Context, s attachSubject) (found []attachedItem, err error) {
 	for _, suffix := range tagSuffixes {
 		tag := strings.ReplaceAll(s.desc.Digest.String(), ":", "-") + suffix
-		desc, err := g.places.attachedTag(ctx, s.at, tag, s.own)
+		desc, err := g.stores.resolveAttachedTag(ctx, s.store, tag, s.isOwn)
 		if errors.Is(err, errdef.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("tag %s at source %s: %w", tag, where(s.at), err)
+			return nil, fmt.Errorf("tag %s at source %s: %w", tag, storeName(s.store), err)
 		}
-		if g.options.Attached == AttachedVerified && !g.wants(desc) {
-			g.left++
+		if g.options.Attached == AttachedVerified && !g.isWanted(desc) {
+			g.leftBehind++
 			continue
 		}
-		from := g.beside(s.at)
-		data, err := read(ctx, from, desc)
+		from := g.fetcherWithFallback(s.store)
+		data, err := readManifest(ctx, from, desc)
 		if err != nil {
 			return nil, err
 		}
-		m, err := parse(data)
+		m, err := parseManifest(data)
 		if err != nil {
 			return nil, fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 		}
-		if err := g.take(desc, m); err != nil {
+		if err := g.countManifest(desc, m); err != nil {
 			return nil, err
 		}
 		if err := g.addManifest(ctx, from, desc, data); err != nil {
 			return nil, err
 		}
-		found = append(found, attachment{desc: desc, subject: s.desc, tag: tag})
+		found = append(found, attachedItem{desc: desc, subject: s.desc, tag: tag})
 	}
 	return found, nil
 }
 
-// addReferrer adds a manifest if it refers to a subject, and is not a closure, which every
-// copy makes anew. A listing may lie, and a layout's predecessors may be indexes too.
-func (g *gathering) addReferrer(ctx context.Context, from content.Fetcher, desc, subject ocispec.Descriptor) (bool, error) {
-	data, err := read(ctx, from, desc)
+// addReferrer adds a manifest if it refers to subject and is not a closure, which every copy makes
+// again. A listing may lie, and a layout's predecessors may be indexes too.
+func (g *attachmentSearch) addReferrer(ctx context.Context, from content.Fetcher, desc, subject ocispec.Descriptor) (bool, error) {
+	data, err := readManifest(ctx, from, desc)
 	if err != nil {
 		return false, err
 	}
-	m, err := parse(data)
+	m, err := parseManifest(data)
 	if err != nil {
 		return false, fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
@@ -186,10 +187,10 @@ func (g *gathering) addReferrer(ctx context.Context, from content.Fetcher, desc,
 		return false, nil
 	}
 	if (g.options.Attached == "" || g.options.Attached == AttachedKnown) && !m.isKnown() {
-		g.left++
+		g.leftBehind++
 		return false, nil
 	}
-	if err := g.take(desc, m); err != nil {
+	if err := g.countManifest(desc, m); err != nil {
 		return false, err
 	}
 	return true, g.addManifest(ctx, from, desc, data)

@@ -111,7 +111,7 @@ func TestSignaturesThatGrew(t *testing.T) {
 	}
 }
 
-// What can't be merged is an error that names both, and nothing under the tag changes.
+// What cannot be merged is an error that names both, and nothing under the tag changes.
 func TestAttachmentsThatCannotBeMerged(t *testing.T) {
 	t.Parallel()
 	odd := func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor, text string) ocispec.Descriptor {
@@ -205,7 +205,7 @@ func TestUnlistedReferrers(t *testing.T) {
 	})
 }
 
-// lying lists what is no referrer, and an index as a layout does.
+// lying lists what is not a referrer, and an index as a layout does.
 type lying struct {
 	oras.GraphTarget
 	more []ocispec.Descriptor

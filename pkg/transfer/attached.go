@@ -22,10 +22,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// attachments brings what is attached to the target. One after the other for each subject:
-// registries are known to lose one of two referrers that are added to a list at the same
-// moment (olareg 0.1.2 does).
-func (c *copier) attachments(ctx context.Context) error {
+// copyAttached copies what is attached, one after the other for each subject: some registries
+// lose one of two referrers that are added to a list at the same moment (olareg 0.1.2).
+func (c *copier) copyAttached(ctx context.Context) error {
 	c.report.Attached = make([]ocispec.Descriptor, len(c.attached))
 	bySubject := map[digest.Digest][]int{}
 	for i, a := range c.attached {
@@ -36,7 +35,7 @@ func (c *copier) attachments(ctx context.Context) error {
 	for _, places := range bySubject {
 		group.Go(func() error {
 			for _, i := range places {
-				if err := c.attachment(ctx, i); err != nil {
+				if err := c.copyAttachedItem(ctx, i); err != nil {
 					return err
 				}
 			}
@@ -46,88 +45,88 @@ func (c *copier) attachments(ctx context.Context) error {
 	return group.Wait()
 }
 
-// attachment copies one of what is attached and reports it.
-func (c *copier) attachment(ctx context.Context, i int) (err error) {
+// copyAttachedItem copies one attached manifest and reports it.
+func (c *copier) copyAttachedItem(ctx context.Context, i int) (err error) {
 	a := c.attached[i]
 	c.report.Attached[i] = a.desc
 	c.mu.Lock()
-	lacking := c.lacking([]top{{desc: a.desc}}, true)
+	lacking := c.lackingItems([]topManifest{{desc: a.desc}}, true)
 	c.mu.Unlock()
 	for _, t := range lacking {
-		if err := c.manifest(ctx, c.nodes[t.desc.Digest]); err != nil {
+		if err := c.copyManifest(ctx, c.nodes[t.desc.Digest]); err != nil {
 			return err
 		}
 	}
 	if a.tag != "" {
-		c.report.Attached[i], err = c.tagged(ctx, a)
+		c.report.Attached[i], err = c.tagAttached(ctx, a)
 	}
 	return err
 }
 
-func (c *copier) note(desc ocispec.Descriptor, detail string) {
+func (c *copier) emitNote(desc ocispec.Descriptor, detail string) {
 	c.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: desc.Digest.String(), Detail: detail})
 }
 
-// list has the target list the referrers that it held before. A copy that broke off between
-// a referrer and the fallback tag of its subject, or index.json, has left one that nobody
-// finds.
-func (c *copier) list(ctx context.Context) error {
-	for subject, referrers := range c.before {
+// relistReferrers makes the target list the referrers that it held before. A copy that broke off
+// between a referrer and the fallback tag of its subject, or index.json, leaves a referrer that
+// nobody finds.
+func (c *copier) relistReferrers(ctx context.Context) error {
+	for subject, referrers := range c.referrersBefore {
 		listed, err := c.dst.Predecessors(ctx, c.nodes[subject].desc)
 		if err != nil {
-			return fmt.Errorf("list referrers of %s at target %s: %w", subject, where(c.dst), err)
+			return fmt.Errorf("list referrers of %s at target %s: %w", subject, storeName(c.dst), err)
 		}
 		for _, desc := range referrers {
 			if slices.ContainsFunc(listed, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
 				continue
 			}
-			if err := c.put(ctx, c.nodes[desc.Digest]); err != nil {
-				return c.blame(ctx, c.nodes[desc.Digest], nil, err)
+			if err := c.pushManifest(ctx, c.nodes[desc.Digest]); err != nil {
+				return c.attributeError(ctx, c.nodes[desc.Digest], nil, err)
 			}
 		}
 	}
 	return nil
 }
 
-// tagged names what one of cosign's tags names. The site may have signed too: what the
-// target has under the tag stays, and what is new joins it.
-func (c *copier) tagged(ctx context.Context, a attachment) (ocispec.Descriptor, error) {
+// tagAttached sets one of cosign's tags. The site may have signed too: the target keeps what it
+// has under the tag, and new signatures are added.
+func (c *copier) tagAttached(ctx context.Context, a attachedItem) (ocispec.Descriptor, error) {
 	at, err := c.dst.Resolve(ctx, a.tag)
 	if errors.Is(err, errdef.ErrNotFound) || err == nil && at.Digest == a.desc.Digest {
 		return a.desc, setTag(ctx, c.dst, a.desc, a.tag)
 	}
 	if err == nil {
-		err = retried(ctx, func() (err error) {
+		err = withRetries(ctx, func() (err error) {
 			at, err = sign.Merge(ctx, c.dst, a.tag, a.desc)
 			return err
 		})
 	}
 	if err != nil {
-		return at, fmt.Errorf("tag %s at target %s: %w", a.tag, where(c.dst), err)
+		return at, fmt.Errorf("tag %s at target %s: %w", a.tag, storeName(c.dst), err)
 	}
 	return at, nil
 }
 
-// setTag moves a tag, but not one that is right already: registries with immutable tags
-// refuse to write the same again.
+// setTag sets a tag unless it is already right: registries with immutable tags refuse to write
+// the same tag again.
 func setTag(ctx context.Context, dst oras.Target, desc ocispec.Descriptor, tag string) error {
 	at, err := dst.Resolve(ctx, tag)
 	if err == nil && at.Digest == desc.Digest {
 		return nil
 	}
 	if err == nil || errors.Is(err, errdef.ErrNotFound) {
-		err = retried(ctx, func() error { return dst.Tag(ctx, desc, tag) })
+		err = withRetries(ctx, func() error { return dst.Tag(ctx, desc, tag) })
 	}
 	if err != nil {
-		return fmt.Errorf("tag %s at target %s: %w", tag, where(dst), err)
+		return fmt.Errorf("tag %s at target %s: %w", tag, storeName(dst), err)
 	}
 	return nil
 }
 
-// tagRoot names a root. A folder notes to which platforms it is limited, or that it is whole.
-func (c *copier) tagRoot(ctx context.Context, r *root, tag string) error {
+// tagRoot sets a tag of a root. A folder records the platforms that the root is limited to.
+func (c *copier) tagRoot(ctx context.Context, r *planRoot, tag string) error {
 	type folder interface {
-		limiter
+		platformLimiter
 		TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag string, platforms []string) error
 	}
 	dst, ok := c.dst.(folder)
@@ -140,16 +139,16 @@ func (c *copier) tagRoot(ctx context.Context, r *root, tag string) error {
 		return nil
 	}
 	if err := dst.TagPlatforms(ctx, r.desc, tag, r.platforms); err != nil {
-		return fmt.Errorf("tag %s at target %s: %w", tag, where(c.dst), err)
+		return fmt.Errorf("tag %s at target %s: %w", tag, storeName(c.dst), err)
 	}
 	return nil
 }
 
-// byTag writes a referrer for a registry that takes none: without the fields that
-// distribution-spec 1.1 brought, under a tag that names its subject. A closure that is refused
-// even so, since it is an index of indexes, is left out. Each time a line says so.
-func (c *copier) byTag(ctx context.Context, n *node, refused error) error {
-	m, err := parse(n.data)
+// pushWithoutSubject writes a referrer to a registry that accepts none: without the fields of
+// distribution-spec 1.1, under a tag that names its subject. A closure that is refused even then,
+// since it is an index of indexes, is left out. Either way a note reports it.
+func (c *copier) pushWithoutSubject(ctx context.Context, n *planNode, refused error) error {
+	m, err := parseManifest(n.data)
 	if err != nil || m.Subject == nil {
 		return errors.Join(refused, err)
 	}
@@ -170,22 +169,22 @@ func (c *copier) byTag(ctx context.Context, n *node, refused error) error {
 	}
 	desc := content.NewDescriptorFromBytes(n.desc.MediaType, data)
 	tag := strings.ReplaceAll(m.Subject.Digest.String(), ":", "-") + suffix
-	err = retried(ctx, func() error { return c.dst.Push(ctx, desc, bytes.NewReader(data)) })
+	err = withRetries(ctx, func() error { return c.dst.Push(ctx, desc, bytes.NewReader(data)) })
 	if err == nil || errors.Is(err, errdef.ErrAlreadyExists) {
 		err = setTag(ctx, c.dst, desc, tag)
 	}
 	switch {
 	case err == nil:
-		c.note(n.desc, fmt.Sprintf("is refused by %s, which takes no referrers (%v): it is there without its subject, under tag %s", where(c.dst), refused, tag))
+		c.emitNote(n.desc, fmt.Sprintf("was refused by %s, which accepts no referrers (%v): stored without its subject under tag %s", storeName(c.dst), refused, tag))
 	case isClosure && isRefusal(err):
-		c.note(n.desc, fmt.Sprintf("is refused by %s (%v): nothing there keeps the images from garbage collection", where(c.dst), err))
+		c.emitNote(n.desc, fmt.Sprintf("was refused by %s (%v): nothing protects the images there from garbage collection", storeName(c.dst), err))
 	default:
-		return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, where(c.dst), err)
+		return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, storeName(c.dst), err)
 	}
 	return nil
 }
 
-// isRefusal says whether a registry understood a manifest and will not have it, whoever asks.
+// isRefusal reports whether a registry understood a manifest and rejects it, whoever pushes it.
 func isRefusal(err error) bool {
 	var response *errcode.ErrorResponse
 	if !errors.As(err, &response) {
@@ -199,8 +198,8 @@ func isRefusal(err error) bool {
 	return false
 }
 
-// lacksContent says whether a registry refused a manifest because it lacks what that names.
-func lacksContent(err error) bool {
+// isMissingContent reports whether a registry refused a manifest because it lacks content of it.
+func isMissingContent(err error) bool {
 	var response *errcode.ErrorResponse
 	return errors.As(err, &response) && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {
 		return e.Code == errcode.ErrorCodeManifestBlobUnknown || e.Code == errcode.ErrorCodeBlobUnknown || e.Code == errcode.ErrorCodeManifestUnknown

@@ -16,12 +16,12 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// close makes the closure: an index over the root, its bundles and the images, with the
-// root as its subject, so that it is found from the root and keeps all of it alive. It is
-// made from the plan alone, so every copy makes the same one.
-func (p *Plan) close(r *root) error {
+// buildClosure builds the closure: an index of the root, its bundles and the images, with the root
+// as its subject, so that it is found from the root and keeps everything alive. It depends on the
+// plan alone, so every copy builds the same one.
+func (p *Plan) buildClosure(r *planRoot) error {
 	manifests := append([]ocispec.Descriptor{r.desc}, r.bundles...)
-	for _, n := range r.named {
+	for _, n := range r.images {
 		manifests = append(manifests, n.desc)
 	}
 	seen := map[digest.Digest]bool{}
@@ -30,7 +30,7 @@ func (p *Plan) close(r *root) error {
 		seen[d.Digest] = true
 		return twice
 	})
-	subject := plain(r.desc)
+	subject := bareDescriptor(r.desc)
 	data, err := json.Marshal(ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
 		ArtifactType: closureType, Subject: &subject, Manifests: manifests,
@@ -39,58 +39,58 @@ func (p *Plan) close(r *root) error {
 		return err
 	}
 	r.closure = content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, data)
-	p.put(&node{desc: r.closure, data: data, next: manifests})
+	p.addNode(&planNode{desc: r.closure, data: data, required: manifests})
 	return nil
 }
 
-// isComplete says whether the target has everything of a root. The source's closure tells
-// what that is, once it is held against the locks: if it names just what they name, and the
-// target has it, then it has all of that, since a registry takes no index before its manifests
-// and no manifest before its blobs. So nothing need be asked of the images one by one.
-func (p *Plan) isComplete(ctx context.Context, r *root, dst content.ReadOnlyStorage) (bool, error) {
+// isComplete reports whether the target has everything of a root. It compares the source's closure
+// with the locks: if the closure names exactly what they name, and the target has the closure, then
+// the target has everything, since a registry accepts no index before its manifests and no manifest
+// before its blobs. This saves a request for each image.
+func (p *Plan) isComplete(ctx context.Context, r *planRoot, dst content.ReadOnlyStorage) (bool, error) {
 	if dst == nil || len(r.platforms) > 0 || p.options.Preserve != nil {
 		return false, nil
 	}
-	referrers, err := p.places.referrers(ctx, r.Store, r.desc, true)
+	referrers, err := p.stores.listReferrers(ctx, r.Store, r.desc, true)
 	if err != nil {
-		return false, fmt.Errorf("list referrers of %s at source %s: %w", r.desc.Digest, where(r.Store), err)
+		return false, fmt.Errorf("list referrers of %s at source %s: %w", r.desc.Digest, storeName(r.Store), err)
 	}
 	for _, desc := range referrers {
 		if desc.MediaType != ocispec.MediaTypeImageIndex || desc.Size > oci.MaxManifest {
 			continue
 		}
-		data, err := read(ctx, r.Store, desc)
+		data, err := readManifest(ctx, r.Store, desc)
 		if errors.Is(err, errdef.ErrNotFound) {
-			continue // the listing is behind
+			continue // the listing is stale
 		}
 		if err != nil {
 			return false, err
 		}
-		m, err := parse(data)
+		m, err := parseManifest(data)
 		if err != nil || m.ArtifactType != closureType || !r.isClosedBy(m) {
 			continue
 		}
 		there, err := dst.Exists(ctx, desc)
 		if err != nil {
-			return false, fmt.Errorf("target %s: %w", where(dst), err)
+			return false, fmt.Errorf("target %s: %w", storeName(dst), err)
 		}
 		if there {
-			r.images = len(m.Manifests) - 1 - len(r.bundles)
-			r.closure = plain(desc)
-			p.put(&node{desc: r.closure, data: data, next: m.Manifests})
+			r.imageCount = len(m.Manifests) - 1 - len(r.bundles)
+			r.closure = bareDescriptor(desc)
+			p.addNode(&planNode{desc: r.closure, data: data, required: m.Manifests})
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// isClosedBy says whether an index names the root, its bundles and images, and nothing else.
-func (r *root) isClosedBy(m manifest) bool {
+// isClosedBy reports whether an index names exactly the root, its bundles and its images.
+func (r *planRoot) isClosedBy(m manifest) bool {
 	want := map[digest.Digest]bool{r.desc.Digest: true}
 	for _, b := range r.bundles {
 		want[b.Digest] = true
 	}
-	for _, n := range r.wanted() {
+	for _, n := range r.lockedImages() {
 		want[digest.Digest(n.image.DigestStr())] = true
 	}
 	for _, d := range m.Manifests {

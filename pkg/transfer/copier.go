@@ -25,54 +25,54 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// copier carries a plan out: it asks what the target has, moves blobs, the largest first, then
-// manifests from the bottom up, then what is attached, then the tags.
+// copier carries out a plan: it finds out what the target has, copies blobs, the largest first,
+// then manifests from the bottom up, then what is attached, and sets the tags last.
 type copier struct {
 	*Plan
 	dst    oras.GraphTarget
 	report Report
 
 	mu sync.Mutex
-	// there are the items that the target had, or has by now.
-	there map[digest.Digest]bool
-	// before are the referrers that the target held before, by their subjects.
-	before map[digest.Digest][]ocispec.Descriptor
+	// present holds the items that the target has by now.
+	present map[digest.Digest]bool
+	// referrersBefore holds the referrers that the target had before, by subject.
+	referrersBefore map[digest.Digest][]ocispec.Descriptor
 }
 
-// Targets that can do more than the least.
+// Optional abilities of targets.
 type (
-	// checker is a target that refuses content which is not what its digest says, as
-	// registries must (distribution-spec v1.1, pushing blobs). For others it is checked here.
-	checker interface{ ChecksDigests() }
-	// repository is one of a registry's.
-	repository interface {
+	// digestVerifier is a target that refuses content that does not match its digest, as registries
+	// must (distribution-spec v1.1, pushing blobs). For other targets the copier checks it.
+	digestVerifier interface{ ChecksDigests() }
+	// registryRepository is a repository of a registry.
+	registryRepository interface {
 		registry.Mounter
 		Name() (host, repository string)
 	}
 )
 
 func newCopier(p *Plan, dst oras.GraphTarget) *copier {
-	return &copier{Plan: p, dst: dst, there: map[digest.Digest]bool{}, before: map[digest.Digest][]ocispec.Descriptor{}}
+	return &copier{Plan: p, dst: dst, present: map[digest.Digest]bool{}, referrersBefore: map[digest.Digest][]ocispec.Descriptor{}}
 }
 
-func (c *copier) copy(ctx context.Context) error {
-	tops := c.tops()
-	if err := c.compare(ctx, tops); err != nil {
+func (c *copier) copyPlan(ctx context.Context) error {
+	tops := c.topManifests()
+	if err := c.findPresent(ctx, tops); err != nil {
 		return err
 	}
-	if err := c.each(ctx, c.lacking(tops, false), c.blob); err != nil {
+	if err := c.forEach(ctx, c.lackingItems(tops, false), c.copyBlob); err != nil {
 		return err
 	}
-	inside := slices.DeleteFunc(tops, func(t top) bool { return t.attached })
+	inside := slices.DeleteFunc(tops, func(t topManifest) bool { return t.attached })
 	// A root's closure and signatures may share a list of referrers.
 	err := sign.GatherReferrers(ctx, c.dst, func(ctx context.Context) error {
-		if err := c.manifests(ctx, inside); err != nil {
+		if err := c.copyManifests(ctx, inside); err != nil {
 			return err
 		}
-		if err := c.attachments(ctx); err != nil {
+		if err := c.copyAttached(ctx); err != nil {
 			return err
 		}
-		return c.list(ctx)
+		return c.relistReferrers(ctx)
 	})
 	if err != nil {
 		return err
@@ -87,35 +87,36 @@ func (c *copier) copy(ctx context.Context) error {
 	return nil
 }
 
-// top is a manifest that nothing else in the plan needs, or that is asked for by itself: if the
+// topManifest is a manifest that nothing else in the plan needs, or that was asked for: if the
 // target has it, it has everything below.
-type top struct {
+type topManifest struct {
 	desc ocispec.Descriptor
-	// subject is what it is a referrer of.
+	// subject is the manifest that it refers to.
 	subject digest.Digest
-	// attached says that it is no part of a root.
+	// attached is set if it is not part of a root.
 	attached bool
-	// known says that the target has it, without asking.
+	// known is set if the target is known to have it.
 	known bool
 }
 
-// tops are all that there are. Closures come first: who has one has all of its root.
-func (c *copier) tops() (list []top) {
+// topManifests lists the plan's top manifests. Closures come first: a target that has one has all
+// of its root.
+func (c *copier) topManifests() (list []topManifest) {
 	for _, r := range c.roots {
 		if r.closure.Digest != "" {
-			list = append(list, top{desc: r.closure, subject: r.desc.Digest, known: r.complete})
+			list = append(list, topManifest{desc: r.closure, subject: r.desc.Digest, known: r.complete})
 		}
 	}
 	for _, r := range c.roots {
 		for _, desc := range append(slices.Clone(r.bundles), r.desc) {
-			list = append(list, top{desc: c.nodes[desc.Digest].desc, known: r.complete})
+			list = append(list, topManifest{desc: c.nodes[desc.Digest].desc, known: r.complete})
 		}
-		for _, image := range r.named {
-			list = append(list, top{desc: c.nodes[image.desc.Digest].desc})
+		for _, image := range r.images {
+			list = append(list, topManifest{desc: c.nodes[image.desc.Digest].desc})
 		}
 	}
 	for _, a := range c.attached {
-		t := top{desc: c.nodes[a.desc.Digest].desc, attached: true}
+		t := topManifest{desc: c.nodes[a.desc.Digest].desc, attached: true}
 		if a.tag == "" {
 			t.subject = a.subject.Digest
 		}
@@ -124,24 +125,24 @@ func (c *copier) tops() (list []top) {
 	return list
 }
 
-// compare finds out which manifests the target has.
-func (c *copier) compare(ctx context.Context, tops []top) error {
+// findPresent finds the manifests that the target has.
+func (c *copier) findPresent(ctx context.Context, tops []topManifest) error {
 	closures := 0
 	for closures < len(tops) && tops[closures].subject != "" && !tops[closures].attached {
 		closures++
 	}
-	for _, part := range [][]top{tops[:closures], tops[closures:]} {
-		err := c.each(ctx, part, func(ctx context.Context, t top) error {
+	for _, part := range [][]topManifest{tops[:closures], tops[closures:]} {
+		err := c.forEach(ctx, part, func(ctx context.Context, t topManifest) error {
 			there := t.known
 			var err error
 			if there {
-				c.present(t.desc)
+				c.markPresent(t.desc)
 			} else {
-				there, err = c.has(ctx, t.desc)
+				there, err = c.hasManifest(ctx, t.desc)
 			}
 			if err == nil && there && t.subject != "" {
 				c.mu.Lock()
-				c.before[t.subject] = append(c.before[t.subject], t.desc)
+				c.referrersBefore[t.subject] = append(c.referrersBefore[t.subject], t.desc)
 				c.mu.Unlock()
 			}
 			return err
@@ -153,29 +154,29 @@ func (c *copier) compare(ctx context.Context, tops []top) error {
 	return nil
 }
 
-// has asks whether the target has a manifest, and of an index that it lacks which of its
-// manifests it has.
-func (c *copier) has(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+// hasManifest reports whether the target has a manifest. If it lacks an index, it asks for the
+// manifests of the index.
+func (c *copier) hasManifest(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	c.mu.Lock()
-	there := c.there[desc.Digest]
+	there := c.present[desc.Digest]
 	c.mu.Unlock()
 	if there {
 		return true, nil
 	}
 	there, err := c.dst.Exists(ctx, desc)
 	if err != nil {
-		return false, fmt.Errorf("target %s: look for %s: %w", where(c.dst), desc.Digest, err)
+		return false, fmt.Errorf("target %s: look for %s: %w", storeName(c.dst), desc.Digest, err)
 	}
 	if there {
-		c.present(desc)
+		c.markPresent(desc)
 		return true, nil
 	}
 	if desc.Digest == c.closureOf(desc.Digest) {
-		return false, nil // what it names is asked for anyway
+		return false, nil // its manifests are asked for anyway
 	}
-	for _, next := range c.nodes[desc.Digest].next {
+	for _, next := range c.nodes[desc.Digest].required {
 		if c.nodes[next.Digest].data != nil {
-			if _, err := c.has(ctx, c.nodes[next.Digest].desc); err != nil {
+			if _, err := c.hasManifest(ctx, c.nodes[next.Digest].desc); err != nil {
 				return false, err
 			}
 		}
@@ -192,54 +193,54 @@ func (c *copier) closureOf(d digest.Digest) digest.Digest {
 	return ""
 }
 
-// present notes that the target has a manifest, and so what is below it.
-func (c *copier) present(desc ocispec.Descriptor) {
+// markPresent records that the target has a manifest and everything below it.
+func (c *copier) markPresent(desc ocispec.Descriptor) {
 	c.mu.Lock()
-	known := c.there[desc.Digest]
-	c.there[desc.Digest] = true
+	known := c.present[desc.Digest]
+	c.present[desc.Digest] = true
 	c.mu.Unlock()
 	if known {
 		return
 	}
 	n := c.nodes[desc.Digest]
 	if n == nil {
-		atomic.AddInt64(&c.report.Present, 1) // the closure names it, and nothing of it was read
+		atomic.AddInt64(&c.report.Present, 1) // named by the closure, but not read
 		return
 	}
-	c.count(&c.report.Present, progress.Skipped, desc)
-	for _, next := range n.next {
-		c.present(next)
+	c.countItem(&c.report.Present, progress.Skipped, desc)
+	for _, next := range n.required {
+		c.markPresent(next)
 	}
 }
 
-// lacking are the items below some manifests, themselves included, that the target is not
+// lackingItems returns the items below some manifests, and those manifests, that the target is not
 // known to have: the blobs, the largest first, or the manifests, from the bottom up.
-func (c *copier) lacking(tops []top, manifests bool) (list []top) {
+func (c *copier) lackingItems(tops []topManifest, manifests bool) (list []topManifest) {
 	seen := map[digest.Digest]bool{}
 	var visit func(d digest.Digest)
 	visit = func(d digest.Digest) {
 		n := c.nodes[d]
-		if n == nil || seen[d] || c.there[d] {
+		if n == nil || seen[d] || c.present[d] {
 			return
 		}
 		seen[d] = true
-		for _, next := range n.next {
+		for _, next := range n.required {
 			visit(next.Digest)
 		}
 		if manifests == (n.data != nil) {
-			list = append(list, top{desc: n.desc})
+			list = append(list, topManifest{desc: n.desc})
 		}
 	}
 	for _, t := range tops {
 		visit(t.desc.Digest)
 	}
 	if !manifests {
-		slices.SortStableFunc(list, func(a, b top) int { return cmp.Compare(b.desc.Size, a.desc.Size) })
+		slices.SortStableFunc(list, func(a, b topManifest) int { return cmp.Compare(b.desc.Size, a.desc.Size) })
 	}
 	return list
 }
 
-func (c *copier) each(ctx context.Context, list []top, do func(context.Context, top) error) error {
+func (c *copier) forEach(ctx context.Context, list []topManifest, do func(context.Context, topManifest) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(c.options.Concurrency)
 	for _, t := range list {
@@ -253,57 +254,57 @@ func (c *copier) each(ctx context.Context, list []top, do func(context.Context, 
 	return group.Wait()
 }
 
-// blob brings one blob to the target, unless it is there.
-func (c *copier) blob(ctx context.Context, t top) error {
+// copyBlob copies one blob to the target unless it is there.
+func (c *copier) copyBlob(ctx context.Context, t topManifest) error {
 	there, err := c.dst.Exists(ctx, t.desc)
 	if err != nil {
-		return fmt.Errorf("target %s: look for %s: %w", where(c.dst), t.desc.Digest, err)
+		return fmt.Errorf("target %s: look for %s: %w", storeName(c.dst), t.desc.Digest, err)
 	}
 	if there {
-		c.present(t.desc)
+		c.markPresent(t.desc)
 		return nil
 	}
-	return c.send(ctx, c.nodes[t.desc.Digest])
+	return c.sendBlob(ctx, c.nodes[t.desc.Digest])
 }
 
-// send moves one blob, or has the registry mount it.
-func (c *copier) send(ctx context.Context, n *node) error {
-	mounted, sent, err := c.try(ctx, n)
-	if _, streamed := n.from.(once); err != nil && isWrongContent(err) && !streamed && ctx.Err() == nil {
-		// A byte may have changed on the way. Who is to blame shows when it happens twice.
-		mounted, sent, err = c.tryJudged(ctx, n)
+// sendBlob copies or mounts one blob.
+func (c *copier) sendBlob(ctx context.Context, n *planNode) error {
+	mounted, sent, err := c.tryBlob(ctx, n)
+	if _, streamed := n.from.(singleRead); err != nil && isWrongContent(err) && !streamed && ctx.Err() == nil {
+		// A byte may have changed in transit. If it happens again, find out on which side.
+		mounted, sent, err = c.tryBlobHashed(ctx, n)
 	}
 	if err != nil {
-		return c.blame(ctx, n, sent, err)
+		return c.attributeError(ctx, n, sent, err)
 	}
 	c.mu.Lock()
-	c.there[n.desc.Digest] = true
+	c.present[n.desc.Digest] = true
 	c.mu.Unlock()
 	if mounted {
-		c.count(&c.report.Mounted, progress.Mounted, n.desc)
+		c.countItem(&c.report.Mounted, progress.Mounted, n.desc)
 		return nil
 	}
-	c.count(&c.report.Copied, progress.Copied, n.desc)
+	c.countItem(&c.report.Copied, progress.Copied, n.desc)
 	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
 	return nil
 }
 
-func (c *copier) try(ctx context.Context, n *node) (mounted bool, sent *blob, err error) {
-	return c.tryWith(ctx, n, nil)
+func (c *copier) tryBlob(ctx context.Context, n *planNode) (mounted bool, sent *transferBlob, err error) {
+	return c.tryBlobWith(ctx, n, nil)
 }
 
-// tryJudged is try with the content hashed on the way.
-func (c *copier) tryJudged(ctx context.Context, n *node) (mounted bool, sent *blob, err error) {
-	return c.tryWith(ctx, n, n.desc.Digest.Verifier())
+// tryBlobHashed is tryBlob that hashes the content on the way.
+func (c *copier) tryBlobHashed(ctx context.Context, n *planNode) (mounted bool, sent *transferBlob, err error) {
+	return c.tryBlobWith(ctx, n, n.desc.Digest.Verifier())
 }
 
-func (c *copier) tryWith(ctx context.Context, n *node, judge digest.Verifier) (mounted bool, sent *blob, err error) {
+func (c *copier) tryBlobWith(ctx context.Context, n *planNode, judge digest.Verifier) (mounted bool, sent *transferBlob, err error) {
 	open := func() (io.ReadCloser, error) {
-		content, b, err := c.open(ctx, n)
-		sent, b.judge = b, judge
+		content, b, err := c.openBlob(ctx, n)
+		sent, b.verifier = b, judge
 		return content, err
 	}
-	if target, from := c.mount(n); from != "" {
+	if target, from := c.mountSource(n); from != "" {
 		err := target.Mount(ctx, n.desc, from, open)
 		return err == nil && sent == nil, sent, err
 	}
@@ -318,35 +319,35 @@ func (c *copier) tryWith(ctx context.Context, n *node, judge digest.Verifier) (m
 	return false, sent, err
 }
 
-// open opens a blob. Its error is in the blob too.
-func (c *copier) open(ctx context.Context, n *node) (io.ReadCloser, *blob, error) {
-	b := &blob{size: n.desc.Size}
+// openBlob opens a blob and records its error in the blob, too.
+func (c *copier) openBlob(ctx context.Context, n *planNode) (io.ReadCloser, *transferBlob, error) {
+	b := &transferBlob{size: n.desc.Size}
 	if b.body, b.err = n.from.Fetch(ctx, n.desc); b.err != nil {
 		return nil, b, b.err
 	}
 	subject := n.desc.Digest.String()
-	b.moved = func(bytes int64) {
+	b.onProgress = func(bytes int64) {
 		c.options.Progress.Emit(progress.Event{Kind: progress.Moved, Subject: subject, Bytes: bytes})
 	}
 	c.options.Progress.Emit(progress.Event{Kind: progress.Began, Subject: subject, Bytes: n.desc.Size})
 	_, seeks := b.body.(io.Seeker)
-	if _, checks := c.dst.(checker); !checks {
-		b.hash, seeks = n.desc.Digest.Verifier(), false
+	if _, checks := c.dst.(digestVerifier); !checks {
+		b.checker, seeks = n.desc.Digest.Verifier(), false
 	}
 	if seeks {
-		return seekable{b}, b, nil
+		return seekableBlob{b}, b, nil
 	}
 	return b, b, nil
 }
 
-// mount gives the repository that the target can mount a blob from, or none.
-func (c *copier) mount(n *node) (repository, string) {
-	target, ok := c.dst.(repository)
+// mountSource returns the target and the name of a repository that it can mount a blob from, or nil.
+func (c *copier) mountSource(n *planNode) (registryRepository, string) {
+	target, ok := c.dst.(registryRepository)
 	from := n.from
-	if o, ok := from.(*overlay); ok {
+	if o, ok := from.(*fallbackFetcher); ok {
 		from = o.first
 	}
-	source, remotely := from.(repository)
+	source, remotely := from.(registryRepository)
 	if !ok || !remotely {
 		return nil, ""
 	}
@@ -358,17 +359,17 @@ func (c *copier) mount(n *node) (repository, string) {
 	return target, name
 }
 
-// blame says on which side an item failed. Of wrong bytes the target has complained twice, and
-// reading them once more shows whose they are.
-func (c *copier) blame(ctx context.Context, n *node, sent *blob, err error) error {
+// attributeError reports on which side an item failed. If the target has complained twice of wrong
+// content, reading it once more shows whether the source is at fault.
+func (c *copier) attributeError(ctx context.Context, n *planNode, sent *transferBlob, err error) error {
 	source := error(nil)
 	if sent != nil {
-		source = sent.failed()
+		source = sent.sourceError()
 	}
 	if source == nil && isWrongContent(err) && n.data == nil {
 		right, known := false, false
 		if sent != nil {
-			right, known = sent.isRight()
+			right, known = sent.matchesDigest()
 		}
 		switch {
 		case !known:
@@ -378,31 +379,31 @@ func (c *copier) blame(ctx context.Context, n *node, sent *blob, err error) erro
 		}
 	}
 	if source != nil {
-		return fmt.Errorf("read %s from source %s: %w", n.desc.Digest, where(n.from), source)
+		return fmt.Errorf("read %s from source %s: %w", n.desc.Digest, storeName(n.from), source)
 	}
-	return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, where(c.dst), err)
+	return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, storeName(c.dst), err)
 }
 
-// isWrongContent says whether a target complains of what it was given, or may: registries
-// have no one code for it.
+// isWrongContent reports whether a target complains of wrong content, or may: registries do not
+// agree on a code for it.
 func isWrongContent(err error) bool {
 	var response *errcode.ErrorResponse
 	return errors.Is(err, content.ErrMismatchedDigest) || errors.As(err, &response) && response.StatusCode == http.StatusBadRequest
 }
 
-func (c *copier) count(counter *int64, kind progress.Kind, desc ocispec.Descriptor) {
+func (c *copier) countItem(counter *int64, kind progress.Kind, desc ocispec.Descriptor) {
 	atomic.AddInt64(counter, 1)
 	c.options.Progress.Emit(progress.Event{Kind: kind, Subject: desc.Digest.String(), Bytes: desc.Size})
 }
 
-// manifests brings manifests to the target, whose blobs are there, from the bottom up.
-func (c *copier) manifests(ctx context.Context, tops []top) error {
-	lacking := c.lacking(tops, true)
+// copyManifests writes manifests from the bottom up; their blobs are at the target.
+func (c *copier) copyManifests(ctx context.Context, tops []topManifest) error {
+	lacking := c.lackingItems(tops, true)
 	depths := map[digest.Digest]int{}
-	var levels [][]top
-	for _, t := range lacking { // below comes before above
+	var levels [][]topManifest
+	for _, t := range lacking { // children come before parents
 		depth := 0
-		for _, next := range c.nodes[t.desc.Digest].next {
+		for _, next := range c.nodes[t.desc.Digest].required {
 			if d, ok := depths[next.Digest]; ok {
 				depth = max(depth, d+1)
 			}
@@ -414,7 +415,7 @@ func (c *copier) manifests(ctx context.Context, tops []top) error {
 		levels[depth] = append(levels[depth], t)
 	}
 	for _, level := range levels {
-		err := c.each(ctx, level, func(ctx context.Context, t top) error { return c.manifest(ctx, c.nodes[t.desc.Digest]) })
+		err := c.forEach(ctx, level, func(ctx context.Context, t topManifest) error { return c.copyManifest(ctx, c.nodes[t.desc.Digest]) })
 		if err != nil {
 			return err
 		}
@@ -422,62 +423,62 @@ func (c *copier) manifests(ctx context.Context, tops []top) error {
 	return nil
 }
 
-// manifest writes one manifest.
-func (c *copier) manifest(ctx context.Context, n *node) error {
-	err := c.put(ctx, n)
-	if err != nil && lacksContent(err) {
-		// The target said that it had something, and has not, or not any longer.
-		if err = c.again(ctx, n); err == nil {
-			err = c.put(ctx, n)
+// copyManifest writes one manifest.
+func (c *copier) copyManifest(ctx context.Context, n *planNode) error {
+	err := c.pushManifest(ctx, n)
+	if err != nil && isMissingContent(err) {
+		// The target claimed content that it does not have, or has lost.
+		if err = c.resendContent(ctx, n); err == nil {
+			err = c.pushManifest(ctx, n)
 		}
 	}
-	if err != nil && isRefusal(err) && refers(n) {
-		return c.byTag(ctx, n, err)
+	if err != nil && isRefusal(err) && hasSubject(n) {
+		return c.pushWithoutSubject(ctx, n, err)
 	}
 	if err != nil {
-		return c.blame(ctx, n, nil, err)
+		return c.attributeError(ctx, n, nil, err)
 	}
 	c.mu.Lock()
-	c.there[n.desc.Digest] = true
+	c.present[n.desc.Digest] = true
 	c.mu.Unlock()
-	c.count(&c.report.Copied, progress.Copied, n.desc)
+	c.countItem(&c.report.Copied, progress.Copied, n.desc)
 	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
 	return nil
 }
 
-// refers says whether a manifest has a subject.
-func refers(n *node) bool {
-	m, err := parse(n.data)
+// hasSubject reports whether a manifest has a subject.
+func hasSubject(n *planNode) bool {
+	m, err := parseManifest(n.data)
 	return err == nil && m.Subject != nil
 }
 
-// put tries to write a manifest.
-func (c *copier) put(ctx context.Context, n *node) error {
-	err := retried(ctx, func() error { return c.dst.Push(ctx, n.desc, bytes.NewReader(n.data)) })
+// pushManifest tries to write a manifest.
+func (c *copier) pushManifest(ctx context.Context, n *planNode) error {
+	err := withRetries(ctx, func() error { return c.dst.Push(ctx, n.desc, bytes.NewReader(n.data)) })
 	if errors.Is(err, errdef.ErrAlreadyExists) {
 		return nil
 	}
 	return err
 }
 
-// again sends what a manifest needs, whatever the target says that it has.
-func (c *copier) again(ctx context.Context, n *node) error {
-	for _, next := range n.next {
+// resendContent sends everything that a manifest needs, whatever the target claims to have.
+func (c *copier) resendContent(ctx context.Context, n *planNode) error {
+	for _, next := range n.required {
 		below := c.nodes[next.Digest]
 		if below == nil {
 			continue
 		}
 		if below.data == nil {
-			if _, sent, err := c.try(ctx, below); err != nil {
-				return c.blame(ctx, below, sent, err)
+			if _, sent, err := c.tryBlob(ctx, below); err != nil {
+				return c.attributeError(ctx, below, sent, err)
 			}
 			continue
 		}
-		if err := c.again(ctx, below); err != nil {
+		if err := c.resendContent(ctx, below); err != nil {
 			return err
 		}
-		if err := c.put(ctx, below); err != nil {
-			return c.blame(ctx, below, nil, err)
+		if err := c.pushManifest(ctx, below); err != nil {
+			return c.attributeError(ctx, below, nil, err)
 		}
 	}
 	return nil

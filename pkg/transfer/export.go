@@ -20,14 +20,14 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// Contents is the plan as an archive has it, less the blobs that a site holds; base says what
-// that is, a reference with its digest each. It depends on the roots and what is attached to
-// them, and not on where they are.
+// ArchiveContents returns the plan as the contents of an archive, without the blobs that has reports.
+// base names the roots that the site has, references with digests. The result depends on the roots
+// and what is attached to them, and not on their location.
 //
 // Roots are named by their tags, images by the references of the locks, so that an archive is
-// an image mirror too. Manifests, bundles and their signatures are always there: they are small,
+// an image mirror too. Manifests, bundles and their signatures are always included: they are small,
 // and with them the archive can be verified and read without the site.
-func (p *Plan) Contents(has func(digest.Digest) bool, base []string) archive.Contents {
+func (p *Plan) ArchiveContents(has func(digest.Digest) bool, base []string) archive.Contents {
 	c := archive.Contents{Named: p.namedEntries(), Base: base}
 	front := archive.Front(c.Named, func(yield func(digest.Digest, []byte) bool) {
 		for d, n := range p.nodes {
@@ -54,7 +54,7 @@ func (p *Plan) Contents(has func(digest.Digest) bool, base []string) archive.Con
 	depths := map[digest.Digest]int{}
 	for d, n := range p.nodes {
 		if n.data != nil {
-			p.depth(d, depths)
+			p.manifestDepth(d, depths)
 			c.Manifests = append(c.Manifests, n.desc)
 		}
 	}
@@ -64,8 +64,8 @@ func (p *Plan) Contents(has func(digest.Digest) bool, base []string) archive.Con
 	return c
 }
 
-// depth is how many manifests are below one another.
-func (p *Plan) depth(d digest.Digest, known map[digest.Digest]int) int {
+// manifestDepth returns how deep manifests are nested.
+func (p *Plan) manifestDepth(d digest.Digest, known map[digest.Digest]int) int {
 	n := p.nodes[d]
 	if n == nil || n.data == nil {
 		return 0
@@ -74,14 +74,14 @@ func (p *Plan) depth(d digest.Digest, known map[digest.Digest]int) int {
 		return depth
 	}
 	depth := 1
-	for _, next := range n.next {
-		depth = max(depth, p.depth(next.Digest, known)+1)
+	for _, next := range n.required {
+		depth = max(depth, p.manifestDepth(next.Digest, known)+1)
 	}
 	known[d] = depth
 	return depth
 }
 
-// namedEntries are the entries of index.json: what has a name, and what has a subject.
+// namedEntries returns the entries of index.json: manifests with a name and those with a subject.
 func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 	seen := map[string]bool{}
 	add := func(d ocispec.Descriptor) {
@@ -104,8 +104,8 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 			closure.ArtifactType = closureType
 			add(closure)
 		}
-		for _, image := range r.named {
-			// By the digest alone when that is all that it is called by.
+		for _, image := range r.images {
+			// An image without a tag is named by its digest alone.
 			full := strings.TrimSuffix(image.reference, "@"+image.image.DigestStr())
 			if !strings.Contains(full, "@") {
 				add(archive.Name(image.desc, full, full))
@@ -114,9 +114,9 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 	}
 	for _, a := range p.attached {
 		if a.tag != "" {
-			add(archive.Name(plain(a.desc), a.tag, ""))
+			add(archive.Name(bareDescriptor(a.desc), a.tag, ""))
 		} else {
-			add(p.referrer(a.desc))
+			add(p.describeReferrer(a.desc))
 		}
 	}
 	slices.SortFunc(entries, func(a, b ocispec.Descriptor) int {
@@ -125,21 +125,21 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 	return entries
 }
 
-// referrer lists a referrer by what its manifest says, and not by what some listing said.
-func (p *Plan) referrer(desc ocispec.Descriptor) ocispec.Descriptor {
-	listed, err := layout.Referrer(plain(desc), p.nodes[desc.Digest].data)
+// describeReferrer describes a referrer by its manifest instead of a listing.
+func (p *Plan) describeReferrer(desc ocispec.Descriptor) ocispec.Descriptor {
+	listed, err := layout.Referrer(bareDescriptor(desc), p.nodes[desc.Digest].data)
 	if err != nil || listed == nil {
-		return plain(desc) // it was parsed before
+		return bareDescriptor(desc) // cannot happen: it was parsed before
 	}
 	listed.Annotations = maps.Clone(listed.Annotations)
-	delete(listed.Annotations, ocispec.AnnotationRefName) // it would be a tag
+	delete(listed.Annotations, ocispec.AnnotationRefName) // would be a tag
 	return *listed
 }
 
-// title is what a root calls itself.
-func (r *root) title() string { return r.artifact.Manifest.Annotations[ocispec.AnnotationTitle] }
+// title returns the title that a root gives itself.
+func (r *planRoot) title() string { return r.artifact.Manifest.Annotations[ocispec.AnnotationTitle] }
 
-// Names are what to call the roots, wherever they are: NAME:TAG@DIGEST each.
+// Names returns the names of the roots, independent of their location: NAME:TAG@DIGEST.
 func (p *Plan) Names() []string {
 	names := make([]string, len(p.roots))
 	for i, r := range p.roots {
@@ -152,30 +152,30 @@ func (p *Plan) Names() []string {
 	return names
 }
 
-// Difference is what a plan would do at a target.
+// Difference compares a plan with a target.
 type Difference struct {
-	// Items and Bytes are all of the plan, ThereItems and ThereBytes what the target has.
+	// Items and Bytes count the whole plan, ThereItems and ThereBytes what the target has of it.
 	Items, ThereItems int
 	Bytes, ThereBytes int64
 }
 
-// Compare asks what a target has of the plan; it writes nothing.
+// Compare finds out what a target has of the plan. It writes nothing.
 func (p *Plan) Compare(ctx context.Context, dst oras.GraphTarget) (*Difference, error) {
 	c := newCopier(p, dst)
-	tops := c.tops()
-	if err := c.compare(ctx, tops); err != nil {
+	tops := c.topManifests()
+	if err := c.findPresent(ctx, tops); err != nil {
 		return nil, err
 	}
-	err := c.each(ctx, c.lacking(tops, false), func(ctx context.Context, t top) error {
+	err := c.forEach(ctx, c.lackingItems(tops, false), func(ctx context.Context, t topManifest) error {
 		there, err := dst.Exists(ctx, t.desc)
 		if err == nil && there {
-			c.present(t.desc)
+			c.markPresent(t.desc)
 		}
 		return err
 	})
 	d := &Difference{Items: len(p.nodes), Bytes: p.Size()}
 	for digest, n := range p.nodes {
-		if c.there[digest] {
+		if c.present[digest] {
 			d.ThereItems++
 			d.ThereBytes += n.desc.Size
 		}
@@ -183,16 +183,16 @@ func (p *Plan) Compare(ctx context.Context, dst oras.GraphTarget) (*Difference, 
 	return d, err
 }
 
-// Check reads every item of the plan and checks it against its digest.
-func (p *Plan) Check(ctx context.Context) (items int, bytes int64, err error) {
+// CheckContent reads every item of the plan and verifies its digest.
+func (p *Plan) CheckContent(ctx context.Context) (items int, bytes int64, err error) {
 	p.options.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
 	for _, n := range p.nodes {
 		bytes += n.desc.Size
 		group.Go(func() error {
-			if err := p.checkOne(ctx, n); err != nil {
-				return fmt.Errorf("%s at %s: %w", n.desc.Digest, where(n.from), err)
+			if err := p.checkItem(ctx, n); err != nil {
+				return fmt.Errorf("%s at %s: %w", n.desc.Digest, storeName(n.from), err)
 			}
 			p.options.Progress.Emit(progress.Event{Kind: progress.Copied, Subject: n.desc.Digest.String(), Bytes: n.desc.Size})
 			return nil
@@ -201,15 +201,15 @@ func (p *Plan) Check(ctx context.Context) (items int, bytes int64, err error) {
 	return len(p.nodes), bytes, group.Wait()
 }
 
-func (p *Plan) checkOne(ctx context.Context, n *node) error {
+func (p *Plan) checkItem(ctx context.Context, n *planNode) error {
 	if n.data != nil {
-		return nil // read and checked for the plan
+		return nil // read and verified for the plan
 	}
-	return retried(ctx, func() error { return readWhole(ctx, n) })
+	return withRetries(ctx, func() error { return readWhole(ctx, n) })
 }
 
-// readWhole reads an item and checks it.
-func readWhole(ctx context.Context, n *node) error {
+// readWhole reads an item and verifies its digest.
+func readWhole(ctx context.Context, n *planNode) error {
 	body, err := n.from.Fetch(ctx, n.desc)
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
-// faulty is a registry before which a fault stands, once it is switched on.
+// faulty returns a registry before which a fault stands, once it is switched on.
 func faulty(t *testing.T, fail fault) (r *registrytest.Registry, on *atomic.Bool) {
 	t.Helper()
 	on = &atomic.Bool{}
@@ -325,7 +325,7 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-// A plan that is cancelled is no report of missing images.
+// A plan that is cancelled is not a report of missing images.
 func TestCancelledPlan(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -344,7 +344,7 @@ func TestCancelledPlan(t *testing.T) {
 	}
 }
 
-// A layout that can't be written to is named.
+// A layout that cannot be written to is named.
 func TestTargetThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

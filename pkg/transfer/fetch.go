@@ -18,46 +18,45 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// overlay fetches from the place beside the bundle what is there, then from where an import
-// goes, and the rest from the image's origin: a layout can hold an index that was made for it
-// without its manifests, a registry an index some of whose manifests were deleted, and an
-// archive leaves out what its base has.
-type overlay struct {
-	first   content.Fetcher
-	beside  content.Fetcher
-	image   name.Digest
-	origins images.Origins
+// fallbackFetcher fetches from the bundle's own store, then from the target of an import, then from
+// the image's origin: a layout can hold an index without its manifests, a registry may have deleted
+// some manifests of an index, and an archive leaves out what its base has.
+type fallbackFetcher struct {
+	first    content.Fetcher
+	fallback content.Fetcher
+	image    name.Digest
+	origins  images.Origins
 }
 
-// beside fetches what a place lacks from where an import goes.
-func (p *Plan) beside(first content.Fetcher) content.Fetcher {
-	if p.options.Beside == nil {
+// fetcherWithFallback fetches what a store lacks from [Options.Fallback].
+func (p *Plan) fetcherWithFallback(first content.Fetcher) content.Fetcher {
+	if p.options.Fallback == nil {
 		return first
 	}
-	if _, ok := first.(*overlay); ok {
+	if _, ok := first.(*fallbackFetcher); ok {
 		return first
 	}
-	return &overlay{first: first, beside: p.options.Beside}
+	return &fallbackFetcher{first: first, fallback: p.options.Fallback}
 }
 
-// both is a place with what it lacks from where an import goes.
-type both struct {
+// storeWithFallback is a store that fetches what it lacks from [Options.Fallback].
+type storeWithFallback struct {
 	oras.ReadOnlyGraphTarget
-	beside content.ReadOnlyStorage
+	fallback content.ReadOnlyStorage
 }
 
-func (b both) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (b storeWithFallback) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	body, err := b.ReadOnlyGraphTarget.Fetch(ctx, desc)
-	if err != nil && b.beside != nil && errors.Is(err, errdef.ErrNotFound) {
-		return b.beside.Fetch(ctx, desc)
+	if err != nil && b.fallback != nil && errors.Is(err, errdef.ErrNotFound) {
+		return b.fallback.Fetch(ctx, desc)
 	}
 	return body, err
 }
 
-func (o *overlay) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (o *fallbackFetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	blob, err := o.first.Fetch(ctx, desc)
-	if err != nil && o.beside != nil && errors.Is(err, errdef.ErrNotFound) {
-		blob, err = o.beside.Fetch(ctx, desc)
+	if err != nil && o.fallback != nil && errors.Is(err, errdef.ErrNotFound) {
+		blob, err = o.fallback.Fetch(ctx, desc)
 	}
 	if err == nil || o.origins == nil || !errors.Is(err, errdef.ErrNotFound) {
 		return blob, err
@@ -67,111 +66,111 @@ func (o *overlay) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 		return nil, err
 	}
 	if blob, err = from.Fetch(ctx, desc); err != nil {
-		return nil, fmt.Errorf("it is not there, and %s: %w", where(from), err)
+		return nil, fmt.Errorf("not found at the source, and %s: %w", storeName(from), err)
 	}
 	return blob, nil
 }
 
-// nopCloser is content in memory.
-func nopCloser(data []byte) io.ReadCloser { return memory{bytes.NewReader(data)} }
+// newMemoryReader returns a reader of content in memory.
+func newMemoryReader(data []byte) io.ReadCloser { return memoryReader{bytes.NewReader(data)} }
 
-type memory struct{ *bytes.Reader }
+type memoryReader struct{ *bytes.Reader }
 
-func (memory) Close() error { return nil }
+func (memoryReader) Close() error { return nil }
 
-// blob is the content of an item on its way to a target. It says how far it came, and
-// remembers what went wrong on its side.
-type blob struct {
+// transferBlob is the content of an item on its way to a target. It reports progress and keeps the
+// error of the source.
+type transferBlob struct {
 	body io.ReadCloser
 	size int64
-	// moved takes the number of bytes that were read, less those that are to be read again.
-	moved func(int64)
+	// onProgress receives the number of bytes read, negative when some are to be read again.
+	onProgress func(int64)
 
-	// at is how much was read.
-	at int64
-	// hash checks the content for a target that does not.
-	hash interface {
+	// offset is the number of bytes read.
+	offset int64
+	// checker verifies the content for a target that does not.
+	checker interface {
 		io.Writer
 		Verified() bool
 	}
 	err error
-	// judge hashes the content for a target that checks it, so that it shows who is to blame.
-	judge digest.Verifier
-	// judged is up to where.
-	judged int64
+	// verifier hashes the content for a target that verifies it, to show which side is at fault.
+	verifier digest.Verifier
+	// verifiedBytes is how much of the content verifier has seen.
+	verifiedBytes int64
 }
 
-func (b *blob) Read(p []byte) (n int, err error) {
+func (b *transferBlob) Read(p []byte) (n int, err error) {
 	if b.err != nil {
 		return 0, b.err
 	}
 	n, b.err = b.body.Read(p)
-	if b.judge != nil && b.judged == b.at {
-		b.judge.Write(p[:n])
-		b.judged += int64(n)
+	if b.verifier != nil && b.verifiedBytes == b.offset {
+		b.verifier.Write(p[:n])
+		b.verifiedBytes += int64(n)
 	}
-	b.at += int64(n)
-	b.moved(int64(n))
-	if b.hash != nil {
-		b.hash.Write(p[:n])
+	b.offset += int64(n)
+	b.onProgress(int64(n))
+	if b.checker != nil {
+		b.checker.Write(p[:n])
 	}
 	switch {
-	case b.at > b.size:
+	case b.offset > b.size:
 		b.err = content.ErrTrailingData
-	case b.at == b.size && b.hash != nil && !b.hash.Verified():
+	case b.offset == b.size && b.checker != nil && !b.checker.Verified():
 		b.err = content.ErrMismatchedDigest
-	case b.at < b.size && b.err == io.EOF:
+	case b.offset < b.size && b.err == io.EOF:
 		b.err = io.ErrUnexpectedEOF
 	}
-	if b.failed() != nil {
+	if b.sourceError() != nil {
 		return 0, b.err
 	}
 	return n, b.err
 }
 
-// failed is why the content can't be had, if that is so: what a target makes of it is no news.
-func (b *blob) failed() error {
+// sourceError is why the content cannot be had, if that is so: what a target makes of it is not a news.
+func (b *transferBlob) sourceError() error {
 	if b.err == io.EOF {
 		return nil
 	}
 	return b.err
 }
 
-// isRight reports whether the content that was read is what its digest says; known is false
-// where not all of it was read.
-func (b *blob) isRight() (right, known bool) {
-	if b.judge == nil || b.judged != b.size {
+// matchesDigest reports whether the content matches its digest; known is false if not all of it was
+// read.
+func (b *transferBlob) matchesDigest() (right, known bool) {
+	if b.verifier == nil || b.verifiedBytes != b.size {
 		return false, false
 	}
-	return b.judge.Verified(), true
+	return b.verifier.Verified(), true
 }
 
-func (b *blob) Close() error { return b.body.Close() }
+func (b *transferBlob) Close() error { return b.body.Close() }
 
-// seekable is a blob whose source seeks, so that a target can go on where it stopped.
-type seekable struct{ *blob }
+// seekableBlob is a blob with a source that seeks, so that a target can resume.
+type seekableBlob struct{ *transferBlob }
 
-// Seek goes to an offset from the start.
-func (b seekable) Seek(offset int64, whence int) (int64, error) {
+// Seek implements [io.Seeker] for offsets from the start.
+func (b seekableBlob) Seek(offset int64, whence int) (int64, error) {
 	if whence != io.SeekStart {
 		return 0, fmt.Errorf("seek from %d: %w", whence, errors.ErrUnsupported)
 	}
-	if b.failed() != nil {
+	if b.sourceError() != nil {
 		return 0, b.err
 	}
 	n, err := b.body.(io.Seeker).Seek(offset, io.SeekStart)
 	if err == nil {
-		b.moved(n - b.at)
-		b.at, b.err = n, nil
+		b.onProgress(n - b.offset)
+		b.offset, b.err = n, nil
 	}
 	return n, err
 }
 
-// where is a store's name for errors.
-func where(store any) string {
+// storeName returns a store's name for errors.
+func storeName(store any) string {
 	switch s := store.(type) {
-	case *overlay:
-		return where(s.first)
+	case *fallbackFetcher:
+		return storeName(s.first)
 	case *remote.Repository:
 		return s.Reference.Registry + "/" + s.Reference.Repository
 	case fmt.Stringer:

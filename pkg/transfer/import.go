@@ -24,10 +24,10 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// BaseError says that an archive builds on what the target does not have.
+// BaseError is the error of an archive that builds on content that the target does not have.
 type BaseError struct {
-	// Base is what has to be there first, a reference with its digest each; empty where the
-	// archive says nothing of it.
+	// Base lists the references, with digests, that must be imported first; empty if the archive
+	// names none.
 	Base []string
 	// Missing are blobs that are neither in the archive nor at the target.
 	Missing []digest.Digest
@@ -35,44 +35,43 @@ type BaseError struct {
 
 func (e *BaseError) Error() string {
 	if len(e.Base) == 0 {
-		return fmt.Sprintf("the archive lacks %d blobs, %s among them, and the target does too", len(e.Missing), e.Missing[0])
+		return fmt.Sprintf("%d blobs are neither in the archive nor at the target, the first is %s", len(e.Missing), e.Missing[0])
 	}
 	return fmt.Sprintf("the archive builds on %s, which the target does not have: import that first", strings.Join(e.Base, ", "))
 }
 
-// Imported says what an import did.
+// Imported is the result of an import.
 type Imported struct {
 	*Report
-	// Absent are the volumes that are still to come: blobs arrived, and no tag was set.
+	// Absent lists the volumes still to import: blobs were copied, but no tag was set.
 	Absent []int
 }
 
-// UnverifiedError says that content would be written, or held, of which it can't be known yet who
-// signed it.
+// UnverifiedError is the error of content that would be written, or held in memory, before its
+// signatures are known.
 type UnverifiedError struct {
-	// Limit is how many bytes of a stream may be held before its signatures are there; 0 where it
-	// is a volume that has no signatures on it.
+	// Limit is how many bytes of a stream may be held before its signatures arrive; 0 for a volume
+	// without signatures.
 	Limit int64
 }
 
 func (e *UnverifiedError) Error() string {
 	if e.Limit > 0 {
-		return fmt.Sprintf("the archive can't be verified: its signatures come after more than %d MiB of other content", e.Limit>>20)
+		return fmt.Sprintf("verify archive: its signatures come after more than %d MiB of other content", e.Limit>>20)
 	}
-	return "the volume can't be verified: the bundles and signatures that it belongs to are on another one"
+	return "verify volume: its bundles and signatures are on another volume"
 }
 
-// defaultUnverified is how much of a stream is held before it is verified.
+// defaultUnverified is how many bytes of a stream are held before verification.
 const defaultUnverified = 32 << 20
 
-// Import brings what is in an archive to a target: every root that it names, under its tag.
-// Of several volumes those that are there are imported, in any order; the last one sets the
-// tags. What is to be verified is verified before anything is written, and of a volume nothing is
-// written but what belongs to verified roots. Errors: [*BaseError], [*UnverifiedError], before
-// anything is written.
+// Import copies the content of an archive to a target: every root that it names, under its tag.
+// Volumes may be imported in any order; the last one sets the tags. With [Options.Verify] roots are
+// verified before anything is written, and of a volume only what belongs to verified roots is
+// written. It returns [*BaseError] and [*UnverifiedError] before anything is written.
 func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*Imported, error) {
-	o.defaults()
-	missing, err := absent(ctx, from.Lacking, dst, o.Concurrency)
+	o.setDefaults()
+	missing, err := findMissingBlobs(ctx, from.Lacking, dst, o.Concurrency)
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +90,8 @@ func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Op
 	return &Imported{Report: report}, err
 }
 
-// verifyVolumes verifies the roots of some volumes, and gives what belongs to them; nil where
-// nothing is to be verified.
+// verifyVolumes verifies the roots of some volumes and returns the plan of what belongs to them, or
+// nil without [Options.Verify].
 func verifyVolumes(ctx context.Context, from *archive.Store, dst oras.GraphTarget, missing []digest.Digest, o Options) (*Plan, error) {
 	if o.Verify == nil {
 		return nil, nil
@@ -112,7 +111,7 @@ func verifyVolumes(ctx context.Context, from *archive.Store, dst oras.GraphTarge
 	return planRoots(ctx, from, dst, o)
 }
 
-func (o *Options) defaults() {
+func (o *Options) setDefaults() {
 	if o.Concurrency == 0 {
 		o.Concurrency = 4
 	}
@@ -121,11 +120,11 @@ func (o *Options) defaults() {
 	}
 }
 
-// lister lists the blobs that an archive's manifests name and it does not hold.
-type lister = func(context.Context) ([]ocispec.Descriptor, error)
+// lackingLister lists the blobs that an archive's manifests name but the archive lacks.
+type lackingLister = func(context.Context) ([]ocispec.Descriptor, error)
 
-// absent are those that the target does not have either.
-func absent(ctx context.Context, lacking lister, dst content.ReadOnlyStorage, concurrency int) (missing []digest.Digest, err error) {
+// findMissingBlobs returns the blobs that neither the archive nor the target has.
+func findMissingBlobs(ctx context.Context, lacking lackingLister, dst content.ReadOnlyStorage, concurrency int) (missing []digest.Digest, err error) {
 	list, err := lacking(ctx)
 	if err != nil {
 		return nil, err
@@ -145,30 +144,29 @@ func absent(ctx context.Context, lacking lister, dst content.ReadOnlyStorage, co
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("target %s: %w", where(dst), err)
+		return nil, fmt.Errorf("target %s: %w", storeName(dst), err)
 	}
 	slices.Sort(missing)
 	return missing, nil
 }
 
-// importBlobs brings the blobs of some volumes, and none that are not allowed; all where nothing
-// says which are.
+// importBlobs copies the blobs of some volumes that are in allowed, or all if allowed is nil.
 func importBlobs(ctx context.Context, from *archive.Store, dst oras.GraphTarget, allowed *Plan, o Options) (*Report, error) {
-	p := &Plan{options: o, nodes: map[digest.Digest]*node{}}
-	var list []top
+	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}}
+	var list []topManifest
 	for _, desc := range from.Contents() {
 		if !from.IsManifest(desc.Digest) && (allowed == nil || allowed.nodes[desc.Digest] != nil) {
-			p.nodes[desc.Digest] = &node{desc: desc, from: from}
-			list = append(list, top{desc: desc})
+			p.nodes[desc.Digest] = &planNode{desc: desc, from: from}
+			list = append(list, topManifest{desc: desc})
 		}
 	}
 	o.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
 	c := newCopier(p, dst)
-	slices.SortStableFunc(list, func(a, b top) int { return int(min(max(b.desc.Size-a.desc.Size, -1), 1)) })
-	return &c.report, c.each(ctx, list, c.blob)
+	slices.SortStableFunc(list, func(a, b topManifest) int { return int(min(max(b.desc.Size-a.desc.Size, -1), 1)) })
+	return &c.report, c.forEach(ctx, list, c.copyBlob)
 }
 
-// importRoots copies the roots of an archive whose blobs are there, or at the target.
+// importRoots copies the roots of an archive; their blobs are in the archive or at the target.
 func importRoots(ctx context.Context, from oras.ReadOnlyGraphTarget, dst oras.GraphTarget, o Options) (*Report, error) {
 	p, err := planRoots(ctx, from, dst, o)
 	if err != nil {
@@ -177,27 +175,27 @@ func importRoots(ctx context.Context, from oras.ReadOnlyGraphTarget, dst oras.Gr
 	return p.Copy(ctx, dst)
 }
 
-// planRoots verifies the roots of an archive and finds what belongs to them.
+// planRoots verifies the roots of an archive and plans what belongs to them.
 func planRoots(ctx context.Context, from oras.ReadOnlyGraphTarget, dst oras.GraphTarget, o Options) (*Plan, error) {
-	sources, err := RootsOf(ctx, from)
+	sources, err := FindRoots(ctx, from)
 	if err != nil {
 		return nil, err
 	}
-	o.Beside = dst
-	return plan(ctx, sources, dst, o)
+	o.Fallback = dst
+	return makePlan(ctx, sources, dst, o)
 }
 
-// RootsOf are the bundles and runtimes that an archive or a layout names, each with its tags.
-func RootsOf(ctx context.Context, store oras.ReadOnlyGraphTarget) (sources []Source, err error) {
+// FindRoots returns the bundles and runtimes that an archive or a layout names, with their tags.
+func FindRoots(ctx context.Context, store oras.ReadOnlyGraphTarget) (sources []Source, err error) {
 	tags, ok := store.(tagLister)
 	if !ok {
-		return nil, fmt.Errorf("%s does not list what it has", where(store))
+		return nil, fmt.Errorf("%s cannot list its content", storeName(store))
 	}
 	byDigest := map[digest.Digest]int{}
 	err = tags.Tags(ctx, "", func(page []string) error {
 		for _, tag := range page {
 			if strings.ContainsAny(tag, "/:") || strings.HasPrefix(tag, "sha256-") {
-				continue // an image, or what is attached
+				continue // an image or an attached manifest
 			}
 			desc, err := store.Resolve(ctx, tag)
 			if err != nil {
@@ -222,7 +220,7 @@ func RootsOf(ctx context.Context, store oras.ReadOnlyGraphTarget) (sources []Sou
 		return nil
 	})
 	if err == nil && len(sources) == 0 {
-		err = fmt.Errorf("%s names no bundle and no runtime", where(store))
+		err = fmt.Errorf("%s contains no bundle or runtime", storeName(store))
 		if maker, ok := store.(interface{ MadeBy() string }); ok && maker.MadeBy() != "" {
 			err = fmt.Errorf("%w: %w", err, &archive.ForeignError{
 				Is: "a layout that was written by " + maker.MadeBy(), Hint: "krtpkg carries what krtpkg export writes; images alone go to a registry with skopeo copy, crane push or docker push",
@@ -236,20 +234,21 @@ func withArtifactType(ctx context.Context, store content.Fetcher, desc ocispec.D
 	if !isManifest(desc.MediaType) {
 		return desc, nil
 	}
-	data, err := read(ctx, store, desc)
+	data, err := readManifest(ctx, store, desc)
 	if err != nil {
 		return desc, err
 	}
-	m, err := parse(data)
+	m, err := parseManifest(data)
 	desc.ArtifactType = m.ArtifactType
 	return desc, err
 }
 
-// small is up to which size a blob of a stream is held in memory, so that several move at once.
-const small = 1 << 20
+// maxBufferedBlob is the size up to which a blob of a stream is held in memory, so that several are
+// copied at once.
+const maxBufferedBlob = 1 << 20
 
-// ImportFile is [ImportStream] from a file that seeks. Where something is to be verified it is
-// read twice: archives of earlier versions have their signatures anywhere.
+// ImportFile is [ImportStream] from a file that seeks. With [Options.Verify] it reads the file
+// twice: archives of earlier versions have their signatures anywhere.
 func ImportFile(ctx context.Context, file io.ReadSeeker, dst oras.GraphTarget, o Options) (*Imported, error) {
 	var first *archive.Stream
 	if o.Verify != nil {
@@ -272,7 +271,7 @@ func ImportFile(ctx context.Context, file io.ReadSeeker, dst oras.GraphTarget, o
 	return ImportStream(ctx, stream, dst, o)
 }
 
-// readFront reads a file until there is all that it takes to verify it.
+// readFront reads a file until everything needed for verification was read.
 func readFront(ctx context.Context, file io.Reader) (*archive.Stream, error) {
 	stream, err := archive.OpenStream(file)
 	if err != nil {
@@ -280,7 +279,7 @@ func readFront(ctx context.Context, file io.Reader) (*archive.Stream, error) {
 	}
 	defer stream.Close()
 	_, budget := oci.Begin(ctx)
-	front := digests(stream.Front())
+	front := digestSet(stream.Front())
 	for len(front) > 0 && ctx.Err() == nil {
 		desc, body, err := stream.Next()
 		if err == io.EOF {
@@ -297,7 +296,7 @@ func readFront(ctx context.Context, file io.Reader) (*archive.Stream, error) {
 	return stream, ctx.Err()
 }
 
-func digests(list []ocispec.Descriptor) map[digest.Digest]bool {
+func digestSet(list []ocispec.Descriptor) map[digest.Digest]bool {
 	set := make(map[digest.Digest]bool, len(list))
 	for _, desc := range list {
 		set[desc.Digest] = true
@@ -305,24 +304,24 @@ func digests(list []ocispec.Descriptor) map[digest.Digest]bool {
 	return set
 }
 
-// ImportStream is [Import] from an archive as it arrives. As soon as it is there who signed it and
-// what belongs to it, which stands in front, the roots are verified; from then on blobs go on to
-// the target as they come. Manifests and tags follow at the end, when the archive has shown itself
-// to be whole. Errors: those of [Import].
+// ImportStream is [Import] from an archive as it arrives. Signatures and bundles stand in front; once
+// they are read the roots are verified, and from then on blobs are passed to the target as they
+// arrive. Manifests and tags follow at the end, when the archive is known to be complete. It returns
+// the errors of [Import].
 func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarget, o Options) (*Imported, error) {
-	o.defaults()
-	if err := hasBase(ctx, from.Base(), dst); err != nil {
+	o.setDefaults()
+	if err := checkBase(ctx, from.Base(), dst); err != nil {
 		return nil, err
 	}
 	ctx, budget := oci.Begin(ctx)
-	s := &streamed{from: from, dst: dst, options: o, budget: budget, front: digests(from.Front())}
+	s := &streamImport{from: from, dst: dst, options: o, budget: budget, front: digestSet(from.Front())}
 	if volume, _ := from.Volumes(); volume > 0 && o.UnverifiedVolumes {
 		s.unverified = true
 	}
-	if err := s.read(ctx); err != nil {
+	if err := s.readStream(ctx); err != nil {
 		return nil, err
 	}
-	missing, err := absent(ctx, from.Lacking, dst, o.Concurrency)
+	missing, err := findMissingBlobs(ctx, from.Lacking, dst, o.Concurrency)
 	if err != nil {
 		return nil, err
 	}
@@ -353,40 +352,39 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 	return &Imported{Report: report}, nil
 }
 
-// streamed is an archive on its way to a target.
-type streamed struct {
+// streamImport is the state of an import from a stream.
+type streamImport struct {
 	from    *archive.Stream
 	dst     oras.GraphTarget
 	options Options
 	budget  *oci.Budget
-	// front are the blobs that are still to come before the plan can be made, plan is what belongs
-	// to the roots of the archive, once that is known.
+	// front holds the blobs that must arrive before the plan can be made; plan is nil until then.
 	front map[digest.Digest]bool
 	plan  *Plan
-	// heldBytes are those of the blobs that came before the plan, besides what is in front.
+	// heldBytes counts the blobs held before the plan, apart from those in front.
 	heldBytes int64
-	// unverified lets blobs pass before the roots are verified.
+	// unverified passes blobs on before the roots are verified.
 	unverified bool
 	report     Report
 }
 
-// read reads the archive to its end.
-func (s *streamed) read(ctx context.Context) error {
-	c := newCopier(&Plan{options: s.options, nodes: map[digest.Digest]*node{}}, s.dst)
+// readStream reads the archive to its end.
+func (s *streamImport) readStream(ctx context.Context) error {
+	c := newCopier(&Plan{options: s.options, nodes: map[digest.Digest]*planNode{}}, s.dst)
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(s.options.Concurrency)
-	first := s.pass(groupCtx, c, group)
+	first := s.readEntries(groupCtx, c, group)
 	err := errors.Join(first, group.Wait())
 	s.report = c.report
 	return err
 }
 
-func (s *streamed) pass(ctx context.Context, c *copier, group *errgroup.Group) error {
-	// What was kept of the first reading, and what is in front, is sent when the plan is there.
+func (s *streamImport) readEntries(ctx context.Context, c *copier, group *errgroup.Group) error {
+	// What the first reading kept, and what is in front, is sent once the plan is made.
 	kept := s.from.Kept()
 	for ctx.Err() == nil {
 		if s.plan == nil && len(s.front) == 0 {
-			if err := s.begin(ctx, c, group, kept); err != nil {
+			if err := s.startPlan(ctx, c, group, kept); err != nil {
 				return err
 			}
 		}
@@ -397,7 +395,7 @@ func (s *streamed) pass(ctx context.Context, c *copier, group *errgroup.Group) e
 		if err != nil {
 			return err
 		}
-		if err := s.take(ctx, c, group, desc, body); err != nil {
+		if err := s.handleBlob(ctx, c, group, desc, body); err != nil {
 			return err
 		}
 		if s.plan == nil && s.from.IsKept(desc.Digest) {
@@ -408,53 +406,53 @@ func (s *streamed) pass(ctx context.Context, c *copier, group *errgroup.Group) e
 	case s.plan != nil || ctx.Err() != nil:
 		return ctx.Err()
 	case s.options.Verify == nil || s.unverified:
-		return s.send(ctx, c, group, kept) // it is a volume, or the rest is at the target
+		return s.sendKept(ctx, c, group, kept) // a volume, or the rest is at the target
 	}
-	// What is in front may be at the target, but not where only a volume is here.
+	// What belongs in front may be at the target, but not if this is a single volume.
 	if volume, _ := s.from.Volumes(); volume > 0 {
-		if missing, err := absent(ctx, s.from.Lacking, s.dst, s.options.Concurrency); err != nil || len(missing) > 0 {
+		if missing, err := findMissingBlobs(ctx, s.from.Lacking, s.dst, s.options.Concurrency); err != nil || len(missing) > 0 {
 			return cmp.Or[error](err, &UnverifiedError{})
 		}
 	}
-	return s.begin(ctx, c, group, kept)
+	return s.startPlan(ctx, c, group, kept)
 }
 
-// begin makes the plan, and sends what was held of it.
-func (s *streamed) begin(ctx context.Context, c *copier, group *errgroup.Group, kept []ocispec.Descriptor) (err error) {
+// startPlan makes the plan and sends the blobs held for it.
+func (s *streamImport) startPlan(ctx context.Context, c *copier, group *errgroup.Group, kept []ocispec.Descriptor) (err error) {
 	if s.plan, err = planRoots(ctx, s.from, s.dst, s.options); err != nil {
 		return err
 	}
-	return s.send(ctx, c, group, slices.DeleteFunc(kept, func(desc ocispec.Descriptor) bool { return s.plan.nodes[desc.Digest] == nil }))
+	return s.sendKept(ctx, c, group, slices.DeleteFunc(kept, func(desc ocispec.Descriptor) bool { return s.plan.nodes[desc.Digest] == nil }))
 }
 
-// send sends what was kept.
-func (s *streamed) send(ctx context.Context, c *copier, group *errgroup.Group, kept []ocispec.Descriptor) error {
+// sendKept sends the blobs that were kept.
+func (s *streamImport) sendKept(ctx context.Context, c *copier, group *errgroup.Group, kept []ocispec.Descriptor) error {
 	for _, desc := range kept {
 		body, err := s.from.Fetch(ctx, desc)
 		if err != nil {
 			return err
 		}
-		if err := c.arrive(ctx, group, desc, body); err != nil {
+		if err := c.receiveBlob(ctx, group, desc, body); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// take does with a blob what is to be done at this time.
-func (s *streamed) take(ctx context.Context, c *copier, group *errgroup.Group, desc ocispec.Descriptor, body io.Reader) error {
+// handleBlob sends, keeps or skips a blob, depending on the state of the import.
+func (s *streamImport) handleBlob(ctx context.Context, c *copier, group *errgroup.Group, desc ocispec.Descriptor, body io.Reader) error {
 	switch {
 	case s.from.IsKept(desc.Digest):
-		return nil // it was sent, or will be
+		return nil // sent already, or will be
 	case s.plan != nil && s.plan.nodes[desc.Digest] == nil:
-		return nil // it does not belong to what is imported
+		return nil // not part of the import
 	case s.plan != nil:
-		return c.arrive(ctx, group, desc, body)
+		return c.receiveBlob(ctx, group, desc, body)
 	case s.front[desc.Digest]:
 		delete(s.front, desc.Digest)
 		return s.from.Keep(desc, body, s.budget)
 	case s.options.Verify == nil || s.unverified:
-		return c.arrive(ctx, group, desc, body)
+		return c.receiveBlob(ctx, group, desc, body)
 	}
 	if s.heldBytes += desc.Size; s.heldBytes > s.options.MaxUnverified {
 		return &UnverifiedError{Limit: s.options.MaxUnverified}
@@ -462,8 +460,8 @@ func (s *streamed) take(ctx context.Context, c *copier, group *errgroup.Group, d
 	return s.from.Keep(desc, body, s.budget)
 }
 
-// hasBase says early what an archive builds on that is not there.
-func hasBase(ctx context.Context, base []string, dst oras.GraphTarget) error {
+// checkBase returns an error early if the target lacks what the archive builds on.
+func checkBase(ctx context.Context, base []string, dst oras.GraphTarget) error {
 	var missing []string
 	for _, reference := range base {
 		_, d, _ := strings.Cut(reference, "@")
@@ -471,7 +469,7 @@ func hasBase(ctx context.Context, base []string, dst oras.GraphTarget) error {
 		if errors.Is(err, errdef.ErrNotFound) {
 			missing = append(missing, reference)
 		} else if err != nil {
-			return fmt.Errorf("target %s: %w", where(dst), err)
+			return fmt.Errorf("target %s: %w", storeName(dst), err)
 		}
 	}
 	if len(missing) > 0 {
@@ -480,10 +478,10 @@ func hasBase(ctx context.Context, base []string, dst oras.GraphTarget) error {
 	return nil
 }
 
-// arrive sends a blob on: a small one while the next arrives.
-func (c *copier) arrive(ctx context.Context, group *errgroup.Group, desc ocispec.Descriptor, r io.Reader) error {
-	n := &node{desc: desc, from: once{r}}
-	if desc.Size <= small {
+// receiveBlob passes a blob on to the target, small ones while the next arrives.
+func (c *copier) receiveBlob(ctx context.Context, group *errgroup.Group, desc ocispec.Descriptor, r io.Reader) error {
+	n := &planNode{desc: desc, from: singleRead{r}}
+	if desc.Size <= maxBufferedBlob {
 		data := make([]byte, desc.Size)
 		if _, err := io.ReadFull(r, data); err != nil {
 			return fmt.Errorf("read %s from the archive: %w", desc.Digest, err)
@@ -491,39 +489,39 @@ func (c *copier) arrive(ctx context.Context, group *errgroup.Group, desc ocispec
 		if desc.Digest != desc.Digest.Algorithm().FromBytes(data) {
 			return fmt.Errorf("read %s from the archive: %w", desc.Digest, content.ErrMismatchedDigest)
 		}
-		n.from = inMemory(data)
-		group.Go(func() error { return c.arrived(ctx, n) })
+		n.from = memoryContent(data)
+		group.Go(func() error { return c.copyReceived(ctx, n) })
 		return nil
 	}
-	return c.arrived(ctx, n)
+	return c.copyReceived(ctx, n)
 }
 
-func (c *copier) arrived(ctx context.Context, n *node) error {
+func (c *copier) copyReceived(ctx context.Context, n *planNode) error {
 	there, err := c.dst.Exists(ctx, n.desc)
 	if err != nil {
-		return fmt.Errorf("target %s: look for %s: %w", where(c.dst), n.desc.Digest, err)
+		return fmt.Errorf("target %s: look for %s: %w", storeName(c.dst), n.desc.Digest, err)
 	}
 	if there {
-		c.count(&c.report.Present, progress.Skipped, n.desc)
+		c.countItem(&c.report.Present, progress.Skipped, n.desc)
 		return nil
 	}
-	return c.send(ctx, n)
+	return c.sendBlob(ctx, n)
 }
 
-// once is content that can be read one time, as it arrives.
-type once struct{ io.Reader }
+// singleRead is content that can be read once, as it arrives.
+type singleRead struct{ io.Reader }
 
-func (o once) Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
+func (o singleRead) Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
 	return io.NopCloser(o.Reader), nil
 }
 
-func (once) String() string { return "the archive" }
+func (singleRead) String() string { return "the archive" }
 
-// inMemory is content that was read.
-type inMemory []byte
+// memoryContent is content in memory.
+type memoryContent []byte
 
-func (m inMemory) Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
-	return memory{bytes.NewReader(m)}, nil
+func (m memoryContent) Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
+	return memoryReader{bytes.NewReader(m)}, nil
 }
 
-func (inMemory) String() string { return "the archive" }
+func (memoryContent) String() string { return "the archive" }

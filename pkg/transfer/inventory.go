@@ -11,35 +11,34 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Inventory is what a site has, small enough to be carried back to where archives are made.
+// Inventory lists what a site has, small enough to carry back to where archives are made.
 type Inventory struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
-	// Roots are the bundles and runtimes that are there whole, references with digests.
+	// Roots are the complete bundles and runtimes, references with digests.
 	Roots []string `json:"roots"`
-	// Blobs are the blobs of 4 KiB and more, the first 8 bytes of each digest, sorted, as one
-	// base64 string. Two that begin alike would be taken for one, and the import would name
-	// the one that is missing.
+	// Blobs are the blobs of 4 KiB and more: the first 8 bytes of each digest, sorted, as one base64
+	// string. Of two with the same prefix one could be left out; the import then names it.
 	Blobs string `json:"blobs"`
 }
 
 const (
 	inventoryAPIVersion = "krtpkg.dev/v1alpha1"
 	inventoryKind       = "Inventory"
-	// prefix is how much of a digest stands for it.
-	prefix = 8
-	// smallBlob is what is sent rather than listed.
-	smallBlob = 4 << 10
-	// maxInventory is room for six million blobs.
+	// prefixLength is the number of bytes that stand for a digest.
+	prefixLength = 8
+	// minListedBlob is the size of listed blobs; smaller ones are sent again.
+	minListedBlob = 4 << 10
+	// maxInventory has room for six million blobs.
 	maxInventory = 64 << 20
 )
 
-// Inventory is what a target has that has all of the plan; roots are what to call the roots.
+// Inventory returns the inventory of a target that has the whole plan; roots are the names of the roots.
 func (p *Plan) Inventory(roots []string) Inventory {
 	var list [][]byte
 	for d, n := range p.nodes {
-		if n.data == nil && n.desc.Size >= smallBlob {
-			list = append(list, prefixOf(d))
+		if n.data == nil && n.desc.Size >= minListedBlob {
+			list = append(list, digestPrefix(d))
 		}
 	}
 	slices.SortFunc(list, bytes.Compare)
@@ -49,15 +48,15 @@ func (p *Plan) Inventory(roots []string) Inventory {
 	}
 }
 
-func prefixOf(d digest.Digest) []byte {
+func digestPrefix(d digest.Digest) []byte {
 	var raw []byte
-	if _, err := fmt.Sscanf(d.Encoded()[:2*prefix], "%x", &raw); err != nil {
-		return make([]byte, prefix) // no hex, no such blob
+	if _, err := fmt.Sscanf(d.Encoded()[:2*prefixLength], "%x", &raw); err != nil {
+		return make([]byte, prefixLength) // no hex, no such blob
 	}
 	return raw
 }
 
-// ReadInventory reads what [Plan.Inventory] gave, as JSON.
+// ReadInventory reads an [Inventory] as JSON.
 func ReadInventory(r io.Reader) (*Inventory, error) {
 	decoder := json.NewDecoder(io.LimitReader(r, maxInventory))
 	decoder.DisallowUnknownFields()
@@ -66,26 +65,26 @@ func ReadInventory(r io.Reader) (*Inventory, error) {
 		return nil, fmt.Errorf("read inventory: %w", err)
 	}
 	if i.APIVersion != inventoryAPIVersion || i.Kind != inventoryKind {
-		return nil, fmt.Errorf("it is %s %s, want %s %s", i.APIVersion, i.Kind, inventoryAPIVersion, inventoryKind)
+		return nil, fmt.Errorf("read inventory: is %s %s, want %s %s", i.APIVersion, i.Kind, inventoryAPIVersion, inventoryKind)
 	}
-	if raw, err := base64.StdEncoding.DecodeString(i.Blobs); err != nil || len(raw)%prefix != 0 {
-		return nil, fmt.Errorf("inventory: blobs are no list of digests")
+	if raw, err := base64.StdEncoding.DecodeString(i.Blobs); err != nil || len(raw)%prefixLength != 0 {
+		return nil, fmt.Errorf("read inventory: blobs are not a list of digest prefixes")
 	}
 	return &i, nil
 }
 
-// Has gives what says of a blob whether it is in the inventory.
-func (i *Inventory) Has() func(digest.Digest) bool {
+// ContainsFunc returns a function that reports whether a blob is in the inventory.
+func (i *Inventory) ContainsFunc() func(digest.Digest) bool {
 	raw, err := base64.StdEncoding.DecodeString(i.Blobs)
 	known := map[string]bool{}
-	for ; err == nil && len(raw) >= prefix; raw = raw[prefix:] {
-		known[string(raw[:prefix])] = true
+	for ; err == nil && len(raw) >= prefixLength; raw = raw[prefixLength:] {
+		known[string(raw[:prefixLength])] = true
 	}
-	return func(d digest.Digest) bool { return known[string(prefixOf(d))] }
+	return func(d digest.Digest) bool { return known[string(digestPrefix(d))] }
 }
 
-// Has gives what says of a blob whether it is in the plan.
-func (p *Plan) Has() func(digest.Digest) bool {
+// ContainsFunc returns a function that reports whether a blob is in the plan.
+func (p *Plan) ContainsFunc() func(digest.Digest) bool {
 	return func(d digest.Digest) bool {
 		n := p.nodes[d]
 		return n != nil && n.data == nil

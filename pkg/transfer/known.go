@@ -10,13 +10,13 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// Attached says which of what is attached comes along. Whoever may push to a repository can
-// attach to what is there, and nothing signed says what belongs to it.
+// Attached selects which attached artifacts are copied. Anyone who can push to a repository can
+// attach artifacts, and nothing signed says which belong to a manifest.
 type Attached string
 
 const (
-	// AttachedKnown are signatures, attestations, SBOMs and reports in the forms of the field,
-	// 64 MiB for each that they are attached to. It is what is meant when nothing is said.
+	// AttachedKnown are signatures, attestations, SBOMs and reports of known types, up to 64 MiB for
+	// each subject. It is the default.
 	AttachedKnown Attached = "known"
 	// AttachedVerified are the signatures and attestations of the roots that were verified.
 	AttachedVerified Attached = "verified"
@@ -24,17 +24,17 @@ const (
 	AttachedAll Attached = "all"
 )
 
-// The limits on what is attached to one root, bundle or image, with what is attached to that.
+// Limits on the artifacts attached to one root, bundle or image, directly or indirectly.
 const (
 	maxAttached      = 1000
 	maxAttachedBytes = 64 << 20
 	maxAttachedDepth = 4
 )
 
-// AttachedError says that too much is attached to something.
+// AttachedError is the error of a manifest with too many attached artifacts.
 type AttachedError struct {
 	Subject digest.Digest
-	// Limit is what there is more of, such as "64 MiB".
+	// Limit is the limit in words, such as "64 MiB".
 	Limit string
 }
 
@@ -42,8 +42,8 @@ func (e *AttachedError) Error() string {
 	return fmt.Sprintf("more than %s are attached to %s", e.Limit, e.Subject)
 }
 
-// knownTypes are how the types of artifacts begin that everybody knows. An empty one is what
-// cosign 2.6 says of its bundles where registries do not list referrers.
+// knownTypes are prefixes of well-known artifact types. cosign 2.6 declares its bundles as
+// application/vnd.oci.empty where registries do not list referrers.
 var knownTypes = []string{
 	"application/vnd.dev.cosign.", "application/vnd.dev.sigstore.", "application/vnd.dsse.", "application/vnd.in-toto",
 	"application/vnd.cncf.notary.", "application/vnd.krtpkg.",
@@ -61,7 +61,7 @@ func isKnownType(artifactType string) bool {
 	return false
 }
 
-// isKnown reports whether a referrer is of a kind that everybody knows, by its own words.
+// isKnown reports whether a referrer declares a well-known type.
 func (m manifest) isKnown() bool {
 	artifactType := m.ArtifactType
 	if artifactType == "" && m.Config != nil {
@@ -78,20 +78,20 @@ func (m manifest) isKnown() bool {
 	return false
 }
 
-// gathering is what is attached to one root, bundle or image, with what is attached to that.
-type gathering struct {
+// attachmentSearch collects what is attached to one root, bundle or image, directly or indirectly.
+type attachmentSearch struct {
 	*Plan
 	subject digest.Digest
 	count   int
 	bytes   int64
-	// left are those that stay behind, besides what is deeper than depth.
-	left   int
-	deeper bool
+	// leftBehind counts the referrers that are not copied, apart from those that are too deep.
+	leftBehind int
+	hasDeeper  bool
 }
 
-// wants reports whether a referrer comes along, before it is read, by what a listing says: that
-// it is of another kind is believed, that it is of a known one is not.
-func (g *gathering) wants(desc ocispec.Descriptor) bool {
+// isWanted reports whether a referrer may be copied, judged by a listing before it is read: an
+// unknown type is believed, a known one is checked again once it is read.
+func (g *attachmentSearch) isWanted(desc ocispec.Descriptor) bool {
 	switch g.options.Attached {
 	case AttachedAll:
 		return true
@@ -101,11 +101,11 @@ func (g *gathering) wants(desc ocispec.Descriptor) bool {
 	return desc.ArtifactType == "" || isKnownType(desc.ArtifactType)
 }
 
-// take counts a manifest that comes along.
-func (g *gathering) take(desc ocispec.Descriptor, m manifest) error {
+// countManifest counts a manifest that is copied.
+func (g *attachmentSearch) countManifest(desc ocispec.Descriptor, m manifest) error {
 	g.count++
 	g.bytes += desc.Size
-	for _, next := range m.needs(desc.MediaType) {
+	for _, next := range m.required(desc.MediaType) {
 		g.bytes += max(next.Size, 0)
 	}
 	switch {
@@ -117,15 +117,15 @@ func (g *gathering) take(desc ocispec.Descriptor, m manifest) error {
 	return nil
 }
 
-// say tells what stays behind.
-func (g *gathering) say() {
+// reportLeftBehind emits notes about what is not copied.
+func (g *attachmentSearch) reportLeftBehind() {
 	note := func(detail string) {
 		g.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: g.subject.String(), Detail: detail})
 	}
-	if g.left > 0 {
-		note(fmt.Sprintf("has referrers that stay behind, %d in number: they are of no known kind, or not verified", g.left))
+	if g.leftBehind > 0 {
+		note(fmt.Sprintf("has %d referrers that are not copied: unknown types or not verified", g.leftBehind))
 	}
-	if g.deeper {
-		note(fmt.Sprintf("has referrers of referrers, more than %d deep, that stay behind", maxAttachedDepth))
+	if g.hasDeeper {
+		note(fmt.Sprintf("has nested referrers, more than %d deep, that are not copied", maxAttachedDepth))
 	}
 }

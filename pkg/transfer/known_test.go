@@ -83,15 +83,15 @@ func TestWhatStrangersAttach(t *testing.T) {
 		along      int
 		note, want string
 	}{
-		{"a foreign referrer of 20 MB", &pushy{artifactType: "application/vnd.example", width: 1, size: 20 << 20}, "", 0, "that stay behind, 1 in number", ""},
-		{"one that the listing says nothing of", &pushy{artifactType: "application/vnd.example", width: 1, size: 20 << 20, silent: true}, "", 0, "that stay behind, 1 in number", ""},
-		{"5,000 foreign ones", &pushy{artifactType: "application/vnd.example", width: 5000}, "", 0, "that stay behind, 5000 in number", ""},
-		{"a chain without end", &pushy{artifactType: knownType, width: 1, size: 1}, "", 4, "more than 4 deep, that stay behind", ""},
-		{"a chain without end, all of it", &pushy{artifactType: "text/plain", width: 1, size: 1}, transfer.AttachedAll, 4, "more than 4 deep, that stay behind", ""},
+		{"a foreign referrer of 20 MB", &pushy{artifactType: "application/vnd.example", width: 1, size: 20 << 20}, "", 0, "has 1 referrers that are not copied", ""},
+		{"one that the listing says nothing of", &pushy{artifactType: "application/vnd.example", width: 1, size: 20 << 20, silent: true}, "", 0, "has 1 referrers that are not copied", ""},
+		{"5,000 foreign ones", &pushy{artifactType: "application/vnd.example", width: 5000}, "", 0, "has 5000 referrers that are not copied", ""},
+		{"a chain without end", &pushy{artifactType: knownType, width: 1, size: 1}, "", 4, "more than 4 deep, that are not copied", ""},
+		{"a chain without end, all of it", &pushy{artifactType: "text/plain", width: 1, size: 1}, transfer.AttachedAll, 4, "more than 4 deep, that are not copied", ""},
 		{"a tree without end", &pushy{artifactType: knownType, width: 40}, "", 0, "", "more than 1000 are attached to "},
 		{"more than 64 MiB", &pushy{artifactType: knownType, width: 4, size: 20 << 20}, "", 0, "", "more than 64 MiB are attached to "},
-		{"more than 64 MiB, all of it", &pushy{artifactType: "text/plain", width: 4, size: 20 << 20}, transfer.AttachedAll, 4 + 16 + 64 + 256, "more than 4 deep, that stay behind", ""},
-		{"more than 64 MiB, only what is verified", &pushy{artifactType: knownType, width: 4, size: 20 << 20}, transfer.AttachedVerified, 0, "that stay behind, 4 in number", ""},
+		{"more than 64 MiB, all of it", &pushy{artifactType: "text/plain", width: 4, size: 20 << 20}, transfer.AttachedAll, 4 + 16 + 64 + 256, "more than 4 deep, that are not copied", ""},
+		{"more than 64 MiB, only what is verified", &pushy{artifactType: knownType, width: 4, size: 20 << 20}, transfer.AttachedVerified, 0, "has 4 referrers that are not copied", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -125,7 +125,7 @@ func TestWhatStrangersAttach(t *testing.T) {
 				t.Fatal(err)
 			}
 			along := 0
-			for _, d := range plan.Contents(nil, nil).Named {
+			for _, d := range plan.ArchiveContents(nil, nil).Named {
 				if d.ArtifactType == c.store.artifactType {
 					along++
 				}

@@ -10,7 +10,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// manifest is what manifests of every kind say of themselves.
+// manifest holds the fields of all kinds of manifests.
 type manifest struct {
 	ArtifactType string               `json:"artifactType"`
 	Config       *ocispec.Descriptor  `json:"config"`
@@ -19,15 +19,15 @@ type manifest struct {
 	Subject      *ocispec.Descriptor  `json:"subject"`
 }
 
-func parse(data []byte) (manifest, error) {
+func parseManifest(data []byte) (manifest, error) {
 	var m manifest
 	err := oci.Unmarshal(data, &m)
 	return m, err
 }
 
-// needs is what a manifest is not whole without. Its subject is no part of that: it need
+// required returns what a manifest needs to be complete. Its subject is not part of that: it need
 // not exist (image-spec v1.1, manifest.md).
-func (m manifest) needs(mediaType string) []ocispec.Descriptor {
+func (m manifest) required(mediaType string) []ocispec.Descriptor {
 	if isIndex(mediaType) {
 		return m.Manifests
 	}
@@ -37,37 +37,37 @@ func (m manifest) needs(mediaType string) []ocispec.Descriptor {
 	return append([]ocispec.Descriptor{*m.Config}, m.Layers...)
 }
 
-// read reads a manifest and checks it against its descriptor.
-func read(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
+// readManifest reads a manifest and verifies its digest.
+func readManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
 	if desc.Size > oci.MaxManifest {
-		return nil, fmt.Errorf("manifest %s of %d bytes is over the limit of %d", desc.Digest, desc.Size, oci.MaxManifest)
+		return nil, fmt.Errorf("manifest %s has %d bytes, the limit is %d", desc.Digest, desc.Size, oci.MaxManifest)
 	}
 	var data []byte
-	err := retried(ctx, func() (err error) {
+	err := withRetries(ctx, func() (err error) {
 		data, err = content.FetchAll(ctx, from, desc)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read manifest %s from source %s: %w", desc.Digest, where(from), err)
+		return nil, fmt.Errorf("read manifest %s from source %s: %w", desc.Digest, storeName(from), err)
 	}
 	return data, nil
 }
 
 const (
-	dockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	mediaTypeDockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
+	mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 )
 
 func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerIndex
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == mediaTypeDockerIndex
 }
 
 func isManifest(mediaType string) bool {
-	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
+	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == mediaTypeDockerManifest
 }
 
-// isForeign is true of layers that registries need not have, since their descriptors say at
-// which URLs they are: Windows' base layers, for the most part.
+// isForeign reports whether a layer need not be in a registry, since its descriptor names URLs:
+// Windows base layers, for the most part.
 func isForeign(mediaType string) bool {
 	switch mediaType {
 	case "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",

@@ -77,7 +77,7 @@ func (b bomb) manifest(m ocispec.Manifest) ocispec.Descriptor {
 	return desc
 }
 
-// bundle is an artifact of the type whose layer has these files.
+// bundle returns an artifact of the type whose layer has these files.
 func (b bomb) bundle(artifactType string, files ...lump) ocispec.Descriptor {
 	var layer bytes.Buffer
 	zip := gzip.NewWriter(&layer)

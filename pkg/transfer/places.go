@@ -12,15 +12,15 @@ import (
 	"oras.land/oras-go/v2/errdef"
 )
 
-// places remember what was asked of stores as a whole, so that it need not be asked for each
-// item. The zero value is ready.
-type places struct {
-	mu   sync.Mutex
-	tags map[any]func() (map[string]bool, error)
-	all  map[any]func() (map[digest.Digest][]ocispec.Descriptor, error)
+// storeCache caches the tags and referrers of whole stores, which saves a request for each item.
+// The zero value is ready.
+type storeCache struct {
+	mu        sync.Mutex
+	tags      map[any]func() (map[string]bool, error)
+	referrers map[any]func() (map[digest.Digest][]ocispec.Descriptor, error)
 }
 
-// Stores that list their tags, and those that know all referrers at once.
+// Optional abilities of stores.
 type (
 	tagLister interface {
 		Tags(ctx context.Context, last string, fn func(tags []string) error) error
@@ -28,8 +28,8 @@ type (
 	referrersLister interface {
 		AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error)
 	}
-	// apiAsker is a registry, which may list referrers or keep them under fallback tags.
-	apiAsker interface {
+	// referrersAPIChecker is a registry, which lists referrers or keeps them under fallback tags.
+	referrersAPIChecker interface {
 		ListsReferrers(ctx context.Context) (bool, error)
 	}
 	resolver interface {
@@ -37,23 +37,23 @@ type (
 	}
 )
 
-// maxTags is how many of a store's tags are remembered; above it each is asked for.
+// maxTags limits the tags that are cached; beyond it each tag is asked for.
 const maxTags = 100_000
 
 var errTooManyTags = errors.New("too many tags")
 
-// attachedTag finds what one of cosign's tags names. In a repository of our own the tags are
-// listed once; upstream's have too many.
-func (p *places) attachedTag(ctx context.Context, store resolver, tag string, own bool) (ocispec.Descriptor, error) {
+// resolveAttachedTag resolves one of cosign's tags. In the root's own repository the tags are listed
+// once; upstream repositories have too many.
+func (p *storeCache) resolveAttachedTag(ctx context.Context, store resolver, tag string, own bool) (ocispec.Descriptor, error) {
 	if own && p.lacksTag(ctx, store, tag) {
 		return ocispec.Descriptor{}, errdef.ErrNotFound
 	}
 	return store.Resolve(ctx, tag)
 }
 
-// lacksTag says whether a store's list of tags is without one. A registry that lists no tags
-// is asked for each.
-func (p *places) lacksTag(ctx context.Context, store any, tag string) bool {
+// lacksTag reports whether a tag is missing from a store's list. It returns false for a store that
+// cannot list tags.
+func (p *storeCache) lacksTag(ctx context.Context, store any, tag string) bool {
 	lister, ok := store.(tagLister)
 	if !ok {
 		return false
@@ -90,24 +90,24 @@ func listTags(ctx context.Context, store tagLister) (map[string]bool, error) {
 	return tags, err
 }
 
-// referrers lists what refers to a manifest. Own says that the store is a repository of ours,
-// whose tags may be listed.
-func (p *places) referrers(ctx context.Context, store any, subject ocispec.Descriptor, own bool) ([]ocispec.Descriptor, error) {
+// listReferrers lists the referrers of a manifest. isOwn is set for the root's own repository, where
+// tags may be listed.
+func (p *storeCache) listReferrers(ctx context.Context, store any, subject ocispec.Descriptor, own bool) ([]ocispec.Descriptor, error) {
 	if lister, ok := store.(referrersLister); ok {
 		p.mu.Lock()
-		if p.all == nil {
-			p.all = map[any]func() (map[digest.Digest][]ocispec.Descriptor, error){}
+		if p.referrers == nil {
+			p.referrers = map[any]func() (map[digest.Digest][]ocispec.Descriptor, error){}
 		}
-		if p.all[store] == nil {
-			p.all[store] = sync.OnceValues(func() (map[digest.Digest][]ocispec.Descriptor, error) { return lister.AllReferrers(ctx) })
+		if p.referrers[store] == nil {
+			p.referrers[store] = sync.OnceValues(func() (map[digest.Digest][]ocispec.Descriptor, error) { return lister.AllReferrers(ctx) })
 		}
-		list := p.all[store]
+		list := p.referrers[store]
 		p.mu.Unlock()
 		all, err := list()
 		return all[subject.Digest], err
 	}
-	if asker, ok := store.(apiAsker); ok && own {
-		// Without the API a fallback tag would be there.
+	if asker, ok := store.(referrersAPIChecker); ok && own {
+		// Without the API there would be a fallback tag.
 		fallback := strings.ReplaceAll(subject.Digest.String(), ":", "-")
 		if listed, err := asker.ListsReferrers(ctx); err == nil && !listed && p.lacksTag(ctx, store, fallback) {
 			return nil, nil

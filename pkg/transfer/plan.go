@@ -24,81 +24,79 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// Plan is the closure of some roots and what is attached to it: every item with where it
-// comes from.
+// Plan is the closure of some roots and what is attached to it: every item and its source.
 type Plan struct {
-	roots    []*root
-	attached []attachment
+	roots    []*planRoot
+	attached []attachedItem
 
 	options   Options
-	platforms platforms
-	// limit are the platforms to which the source says that the root is limited that is being
-	// added: manifests for others are taken if they are there.
-	limit  platforms
-	places places
+	platforms platformSet
+	// sourceLimit holds the platforms to which the source limits the root being added: manifests
+	// for other platforms are copied if they exist.
+	sourceLimit platformSet
+	stores      storeCache
 
-	// budget is what memory the manifests and the bundles of the plan may take.
+	// budget limits the memory for the manifests and bundles of the plan.
 	budget *oci.Budget
 
 	mu      sync.Mutex
-	nodes   map[digest.Digest]*node
+	nodes   map[digest.Digest]*planNode
 	missing []Missing
 }
 
-// root is what one bundle or runtime needs.
-type root struct {
+// planRoot is a bundle or runtime with everything that it needs.
+type planRoot struct {
 	Source
 	desc     ocispec.Descriptor
 	bundles  []ocispec.Descriptor
 	artifact *bundle.Artifact
-	// opened are the root, if it is a bundle, or its bundles.
+	// opened holds the root itself if it is a bundle, or its bundles.
 	opened []*bundle.Artifact
-	// closure names all of it; it is empty where images are left out.
+	// closure names everything; it is empty if images are left out.
 	closure ocispec.Descriptor
-	// images is how many there are, named each with what it is called.
-	images int
-	named  []named
-	// platforms are those to which the copy is limited, asked for or since the source is; none
-	// for all.
+	// imageCount counts the images, images lists them by each of their names.
+	imageCount int
+	images     []namedImage
+	// platforms limits the copy, as requested or as the source is limited; empty for all.
 	platforms []string
-	// complete says that the target has the closure, and so everything in it. Nothing was
-	// read of the images then.
+	// complete is set if the target has the closure and so everything in it. Images are not read
+	// then.
 	complete bool
 }
 
-// named is a workload image, or what the lock calls it by.
-type named struct {
+// namedImage is a workload image and a name that the lock has for it.
+type namedImage struct {
 	desc      ocispec.Descriptor
 	image     name.Digest
 	reference string
 }
 
-// node is an item of the plan.
-type node struct {
+// planNode is an item of the plan.
+type planNode struct {
 	desc ocispec.Descriptor
 	from content.Fetcher
-	// data is a manifest's bytes; blobs stay where they are.
+	// data is the content of a manifest; nil for a blob.
 	data []byte
-	// next is what a manifest needs: all that it refers to but its subject.
-	next []ocispec.Descriptor
+	// required lists what a manifest refers to, apart from its subject.
+	required []ocispec.Descriptor
 }
 
-// perNode is about what an item of the plan takes in memory.
-const perNode = 512
+// memoryPerNode is roughly the memory that an item of the plan takes.
+const memoryPerNode = 512
 
 const closureType = bundle.TypeClosure
 
-// NewPlan finds everything that roots need. Manifests are read, and of blobs only the layers
-// of bundles. Errors: [*IncompleteError], and [*bundle.TagError].
+// NewPlan finds everything that sources need. It reads manifests, and of blobs only the layers of
+// bundles. It returns [*IncompleteError] and [*bundle.TagError].
 func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
-	return plan(ctx, sources, nil, o)
+	return makePlan(ctx, sources, nil, o)
 }
 
-// plan makes a plan that takes a shortcut where the target has a root's closure.
-func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
-	o.defaults()
+// makePlan makes a plan, with a shortcut if the target has a root's closure.
+func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
+	o.setDefaults()
 	ctx, budget := oci.Begin(ctx)
-	p := &Plan{options: o, nodes: map[digest.Digest]*node{}, budget: budget}
+	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}, budget: budget}
 	var err error
 	if p.platforms, err = parsePlatforms(o.Platforms); err != nil {
 		return nil, err
@@ -106,18 +104,18 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 	for _, source := range sources {
 		if o.Verify != nil {
 			seen := source
-			seen.Store = both{source.Store, o.Beside}
+			seen.Store = storeWithFallback{source.Store, o.Fallback}
 			if err := o.Verify(ctx, seen); err != nil {
 				return nil, err
 			}
 		}
-		r := &root{Source: source, desc: plain(source.Root)}
-		if r.platforms, err = p.limitOf(source); err != nil {
+		r := &planRoot{Source: source, desc: bareDescriptor(source.Root)}
+		if r.platforms, err = p.platformLimitOf(source); err != nil {
 			return nil, err
 		}
 		p.roots = append(p.roots, r)
 	}
-	// Those that have to be whole come first: what a limited one shares with them is whole then.
+	// Complete roots come first, so that what limited ones share with them is complete.
 	for _, limited := range []bool{false, true} {
 		for _, r := range p.roots {
 			if limited != (len(r.platforms) > 0) {
@@ -133,11 +131,11 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 			}
 		}
 	}
-	if err := p.incomplete(); err != nil {
+	if err := p.incompleteError(); err != nil {
 		return nil, err
 	}
 	for _, r := range p.roots {
-		if err := p.finish(ctx, r); err != nil {
+		if err := p.finishRoot(ctx, r); err != nil {
 			return nil, err
 		}
 	}
@@ -151,9 +149,9 @@ func plan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o 
 	return p, nil
 }
 
-// addRoot adds the bundles of a root, and the images unless the target has all.
-func (p *Plan) addRoot(ctx context.Context, r *root, dst content.ReadOnlyStorage) (err error) {
-	if p.limit, err = p.limitTo(r); err != nil {
+// addRoot adds the bundles of a root, and its images unless the target has all of it.
+func (p *Plan) addRoot(ctx context.Context, r *planRoot, dst content.ReadOnlyStorage) (err error) {
+	if p.sourceLimit, err = p.sourceLimitOf(r); err != nil {
 		return err
 	}
 	artifact, err := p.openBundle(ctx, r.Store, r.desc)
@@ -161,12 +159,12 @@ func (p *Plan) addRoot(ctx context.Context, r *root, dst content.ReadOnlyStorage
 		return err
 	}
 	r.desc.ArtifactType = artifact.Manifest.ArtifactType
-	if err := p.add(ctx, p.beside(r.Store), r.desc); err != nil {
+	if err := p.addTree(ctx, p.fetcherWithFallback(r.Store), r.desc); err != nil {
 		return err
 	}
 	r.artifact, r.opened = artifact, []*bundle.Artifact{artifact}
 	if artifact.Runtime != nil {
-		if r.opened, err = p.nested(ctx, r, artifact); err != nil {
+		if r.opened, err = p.addNestedBundles(ctx, r, artifact); err != nil {
 			return err
 		}
 	}
@@ -179,57 +177,57 @@ func (p *Plan) addRoot(ctx context.Context, r *root, dst content.ReadOnlyStorage
 	return p.addImages(ctx, r)
 }
 
-// finish makes the closure of a root and finds what is attached to it.
-func (p *Plan) finish(ctx context.Context, r *root) error {
+// finishRoot builds the closure of a root and finds what is attached to it.
+func (p *Plan) finishRoot(ctx context.Context, r *planRoot) error {
 	if !p.options.OnlyBundles && !r.complete {
-		if err := p.close(r); err != nil {
+		if err := p.buildClosure(r); err != nil {
 			return err
 		}
 	}
 	var err error
-	if p.limit, err = p.limitTo(r); err != nil {
+	if p.sourceLimit, err = p.sourceLimitOf(r); err != nil {
 		return err
 	}
-	return p.attach(ctx, r)
+	return p.attachAll(ctx, r)
 }
 
-// plain drops what a descriptor says beyond media type, digest and size.
-func plain(d ocispec.Descriptor) ocispec.Descriptor {
+// bareDescriptor keeps only the media type, digest and size of a descriptor.
+func bareDescriptor(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 }
 
 func (p *Plan) openBundle(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (a *bundle.Artifact, err error) {
-	err = retried(ctx, func() error {
-		a, err = bundle.Open(ctx, p.beside(from), desc)
+	err = withRetries(ctx, func() error {
+		a, err = bundle.Open(ctx, p.fetcherWithFallback(from), desc)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("source %s: %w", where(from), err)
+		return nil, fmt.Errorf("source %s: %w", storeName(from), err)
 	}
 	return a, nil
 }
 
-// nested opens the bundles of a runtime and adds them to the plan.
-func (p *Plan) nested(ctx context.Context, r *root, runtime *bundle.Artifact) ([]*bundle.Artifact, error) {
+// addNestedBundles opens the bundles of a runtime and adds them to the plan.
+func (p *Plan) addNestedBundles(ctx context.Context, r *planRoot, runtime *bundle.Artifact) ([]*bundle.Artifact, error) {
 	digests := runtime.Images.Digests()
 	opened := make([]*bundle.Artifact, len(digests))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
 	for i, d := range digests {
 		group.Go(func() error {
-			from, desc, err := p.locate(ctx, r.Store, d)
+			from, desc, err := p.locateImage(ctx, r.Store, d)
 			if err != nil {
-				return p.miss(ctx, d, err)
+				return p.recordMissing(ctx, d, err)
 			}
 			b, err := p.openBundle(ctx, from, desc)
 			if err != nil {
 				return err
 			}
 			if b.Bundle == nil {
-				return fmt.Errorf("%s is no bundle, and the lock of runtime %s names it as one", d, runtime.Descriptor.Digest)
+				return fmt.Errorf("%s is not a bundle, but the lock of runtime %s names it as one", d, runtime.Descriptor.Digest)
 			}
 			opened[i] = b
-			return p.add(ctx, from, desc)
+			return p.addTree(ctx, from, desc)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -237,63 +235,63 @@ func (p *Plan) nested(ctx context.Context, r *root, runtime *bundle.Artifact) ([
 	}
 	opened = slices.DeleteFunc(opened, func(b *bundle.Artifact) bool { return b == nil })
 	for _, b := range opened {
-		desc := plain(b.Descriptor)
+		desc := bareDescriptor(b.Descriptor)
 		desc.ArtifactType = b.Manifest.ArtifactType
 		r.bundles = append(r.bundles, desc)
 	}
 	return opened, nil
 }
 
-// wanted are the images in the locks of a root's bundles, by digest, and by each name.
-func (r *root) wanted() []named {
-	var all []named
+// lockedImages returns the images in the locks of a root's bundles, by digest and by each name.
+func (r *planRoot) lockedImages() []namedImage {
+	var all []namedImage
 	for _, b := range r.opened {
 		for _, locked := range b.Images {
-			all = append(all, named{image: locked.Image, reference: locked.Reference})
+			all = append(all, namedImage{image: locked.Image, reference: locked.Reference})
 		}
 	}
-	slices.SortFunc(all, func(a, b named) int {
+	slices.SortFunc(all, func(a, b namedImage) int {
 		return cmp.Or(cmp.Compare(a.image.DigestStr(), b.image.DigestStr()), cmp.Compare(a.reference, b.reference), cmp.Compare(a.image.Name(), b.image.Name()))
 	})
 	return all
 }
 
-func (p *Plan) addImages(ctx context.Context, r *root) error {
-	r.named = r.wanted()
+func (p *Plan) addImages(ctx context.Context, r *planRoot) error {
+	r.images = r.lockedImages()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
-	for i := range r.named {
-		// Of several names the first counts: it is the same image.
-		if i > 0 && r.named[i].image.DigestStr() == r.named[i-1].image.DigestStr() {
+	for i := range r.images {
+		// Several names of one digest are the same image.
+		if i > 0 && r.images[i].image.DigestStr() == r.images[i-1].image.DigestStr() {
 			continue
 		}
-		r.images++
+		r.imageCount++
 		group.Go(func() error {
-			from, desc, err := p.locate(ctx, r.Store, r.named[i].image)
+			from, desc, err := p.locateImage(ctx, r.Store, r.images[i].image)
 			if err == nil {
-				r.named[i].desc = plain(desc)
-				err = p.add(ctx, from, desc)
+				r.images[i].desc = bareDescriptor(desc)
+				err = p.addTree(ctx, from, desc)
 			}
 			if errors.Is(err, ErrPlatform) {
-				return fmt.Errorf("image %s: %w", r.named[i].reference, err)
+				return fmt.Errorf("image %s: %w", r.images[i].reference, err)
 			}
 			if err != nil {
-				return p.miss(ctx, r.named[i].image, err)
+				return p.recordMissing(ctx, r.images[i].image, err)
 			}
 			return nil
 		})
 	}
 	err := group.Wait()
-	for i := range r.named {
-		if r.named[i].desc.Digest == "" && i > 0 {
-			r.named[i].desc = r.named[i-1].desc
+	for i := range r.images {
+		if r.images[i].desc.Digest == "" && i > 0 {
+			r.images[i].desc = r.images[i-1].desc
 		}
 	}
 	return err
 }
 
-// miss notes that an image can't be had: the search goes on, so that the error names all.
-func (p *Plan) miss(ctx context.Context, image name.Digest, reason error) error {
+// recordMissing records a missing image. The search goes on, so that the error names all of them.
+func (p *Plan) recordMissing(ctx context.Context, image name.Digest, reason error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -303,7 +301,7 @@ func (p *Plan) miss(ctx context.Context, image name.Digest, reason error) error 
 	return nil
 }
 
-func (p *Plan) incomplete() error {
+func (p *Plan) incompleteError() error {
 	if len(p.missing) == 0 {
 		return nil
 	}
@@ -311,81 +309,81 @@ func (p *Plan) incomplete() error {
 	return &IncompleteError{Root: p.roots[0].desc, Missing: p.missing}
 }
 
-// locate finds an image beside its bundle, or else at its origin.
-func (p *Plan) locate(ctx context.Context, src oras.ReadOnlyTarget, image name.Digest) (content.Fetcher, ocispec.Descriptor, error) {
+// locateImage finds an image in its bundle's store, or else at its origin.
+func (p *Plan) locateImage(ctx context.Context, src oras.ReadOnlyTarget, image name.Digest) (content.Fetcher, ocispec.Descriptor, error) {
 	origins := p.options.Origins
 	if strings.HasSuffix(image.RegistryStr(), ".invalid") {
-		origins = nil // the image has no place of its own
+		origins = nil // a bundle without a repository
 	}
 	desc, err := src.Resolve(ctx, image.DigestStr())
 	if err == nil && desc.Digest.String() != image.DigestStr() {
-		return nil, desc, fmt.Errorf("source %s gives %s for it: %w", where(src), desc.Digest, content.ErrMismatchedDigest)
+		return nil, desc, fmt.Errorf("source %s returns %s: %w", storeName(src), desc.Digest, content.ErrMismatchedDigest)
 	}
 	if err == nil {
-		return &overlay{first: src, beside: p.options.Beside, image: image, origins: origins}, desc, nil
+		return &fallbackFetcher{first: src, fallback: p.options.Fallback, image: image, origins: origins}, desc, nil
 	}
 	if !errors.Is(err, errdef.ErrNotFound) {
-		return nil, desc, fmt.Errorf("source %s: %w", where(src), err)
+		return nil, desc, fmt.Errorf("source %s: %w", storeName(src), err)
 	}
 	if origins == nil {
-		return nil, desc, fmt.Errorf("it is not beside the bundle: %w", err)
+		return nil, desc, fmt.Errorf("not found next to the bundle: %w", err)
 	}
 	from, reference, err := origins.Origin(ctx, image)
 	if err != nil {
 		return nil, desc, err
 	}
 	if desc, err = from.Resolve(ctx, reference); err != nil {
-		return nil, desc, fmt.Errorf("it is not beside the bundle, and %s: %w", where(from), err)
+		return nil, desc, fmt.Errorf("not found next to the bundle, and %s: %w", storeName(from), err)
 	}
 	if desc.Digest.String() != image.DigestStr() {
-		return nil, desc, fmt.Errorf("%s gives %s for it: %w", where(from), desc.Digest, content.ErrMismatchedDigest)
+		return nil, desc, fmt.Errorf("%s returns %s: %w", storeName(from), desc.Digest, content.ErrMismatchedDigest)
 	}
 	return from, desc, nil
 }
 
-// add puts a manifest and everything that it needs into the plan.
-func (p *Plan) add(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) error {
+// addTree adds a manifest and everything that it needs to the plan.
+func (p *Plan) addTree(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) error {
 	p.mu.Lock()
 	n := p.nodes[desc.Digest]
 	p.mu.Unlock()
 	if n != nil && n.data != nil {
 		return nil
 	}
-	data, err := read(ctx, from, desc)
+	data, err := readManifest(ctx, from, desc)
 	if err != nil {
 		return err
 	}
 	return p.addManifest(ctx, from, desc, data)
 }
 
-// addManifest adds a manifest that has been read. It is put last: what is in the plan is
-// there with everything below it.
+// addManifest adds a manifest that was read. It comes last, so that everything below a manifest of
+// the plan is in the plan.
 func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, data []byte) error {
 	if !isManifest(desc.MediaType) {
-		return fmt.Errorf("manifest %s has media type %q, which is none of an image or an index", desc.Digest, desc.MediaType)
+		return fmt.Errorf("manifest %s has media type %q, want an image or an index", desc.Digest, desc.MediaType)
 	}
-	m, err := parse(data)
+	m, err := parseManifest(data)
 	if err != nil {
 		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
-	needs, err := p.platforms.of(desc, m)
-	if err == nil && len(p.limit) > 0 {
-		needs, err = p.limit.present(ctx, from, desc, needs)
+	needs, err := p.platforms.requiredBy(desc, m)
+	if err == nil && len(p.sourceLimit) > 0 {
+		needs, err = p.sourceLimit.presentOf(ctx, from, desc, needs)
 	}
 	if err != nil {
 		return err
 	}
-	if err := p.budget.Take(int64(len(data)) + int64(len(needs))*perNode); err != nil {
+	if err := p.budget.Take(int64(len(data)) + int64(len(needs))*memoryPerNode); err != nil {
 		return fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
-	n := &node{desc: plain(desc), from: from, data: data}
+	n := &planNode{desc: bareDescriptor(desc), from: from, data: data}
 	for _, next := range needs {
 		if err := next.Digest.Validate(); err != nil || next.Size < 0 {
 			return fmt.Errorf("invalid manifest %s: it refers to %q of %d bytes", desc.Digest, next.Digest, next.Size)
 		}
 		switch {
 		case isManifest(next.MediaType):
-			if err := p.add(ctx, from, next); err != nil {
+			if err := p.addTree(ctx, from, next); err != nil {
 				return err
 			}
 		case isForeign(next.MediaType):
@@ -397,43 +395,43 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 				continue
 			}
 		default:
-			p.put(&node{desc: plain(next), from: from})
+			p.addNode(&planNode{desc: bareDescriptor(next), from: from})
 		}
-		n.next = append(n.next, plain(next))
+		n.required = append(n.required, bareDescriptor(next))
 	}
-	p.put(n)
+	p.addNode(n)
 	return nil
 }
 
-// addForeign adds a foreign layer if it is there, and notes if it is not: it is to be had
-// from its URLs alone then.
+// addForeign adds a foreign layer if the source has it. Otherwise it emits a note: the layer is
+// available from its URLs only.
 func (p *Plan) addForeign(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (bool, error) {
 	blob, err := from.Fetch(ctx, desc)
 	if errors.Is(err, errdef.ErrNotFound) {
 		p.options.Progress.Emit(progress.Event{
 			Kind: progress.Note, Subject: desc.Digest.String(),
-			Detail: fmt.Sprintf("is a foreign layer that %s does not have, and is left at %s", where(from), strings.Join(desc.URLs, ", ")),
+			Detail: fmt.Sprintf("is a foreign layer that %s does not have; it stays at %s", storeName(from), strings.Join(desc.URLs, ", ")),
 		})
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read %s from source %s: %w", desc.Digest, where(from), err)
+		return false, fmt.Errorf("read %s from source %s: %w", desc.Digest, storeName(from), err)
 	}
-	desc.MediaType = "application/octet-stream" // by the other type oras-go leaves it out
-	p.put(&node{desc: plain(desc), from: from})
+	desc.MediaType = "application/octet-stream" // oras-go skips the foreign type
+	p.addNode(&planNode{desc: bareDescriptor(desc), from: from})
 	return true, blob.Close()
 }
 
-func (p *Plan) put(n *node) {
+func (p *Plan) addNode(n *planNode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// Where one manifest calls a layer what is a manifest to another, the latter is right.
+	// If one manifest refers to a blob as a layer and another as a manifest, it is a manifest.
 	if known := p.nodes[n.desc.Digest]; known == nil || known.data == nil && n.data != nil {
 		p.nodes[n.desc.Digest] = n
 	}
 }
 
-// Size is the bytes of all items.
+// Size returns the bytes of all items.
 func (p *Plan) Size() (total int64) {
 	for _, n := range p.nodes {
 		total += n.desc.Size
@@ -441,7 +439,7 @@ func (p *Plan) Size() (total int64) {
 	return total
 }
 
-// SizeOf is the bytes of items with all that they need, each item once; nothing of what is not
+// SizeOf returns the bytes of items with all that they need, each item once; nothing of what is not
 // in the plan.
 func (p *Plan) SizeOf(items ...digest.Digest) (total int64) {
 	seen := map[digest.Digest]bool{}
@@ -453,14 +451,14 @@ func (p *Plan) SizeOf(items ...digest.Digest) (total int64) {
 		}
 		seen[n.desc.Digest] = true
 		total += n.desc.Size
-		for _, next := range n.next {
+		for _, next := range n.required {
 			items = append(items, next.Digest)
 		}
 	}
 	return total
 }
 
-// Fetch gives what is in the plan, from wherever it is, unchecked; blobs of registries and
+// Fetch returns what is in the plan, from wherever it is, unchecked; blobs of registries and
 // archives seek.
 func (p *Plan) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	n, ok := p.nodes[desc.Digest]
@@ -468,7 +466,7 @@ func (p *Plan) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClose
 		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
 	}
 	if n.data != nil {
-		return nopCloser(n.data), nil
+		return newMemoryReader(n.data), nil
 	}
 	return n.from.Fetch(ctx, n.desc)
 }

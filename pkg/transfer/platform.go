@@ -13,13 +13,13 @@ import (
 	"oras.land/oras-go/v2/content"
 )
 
-// ErrPlatform says that an image is for other platforms than those that are wanted.
-var ErrPlatform = errors.New("none of the wanted platforms")
+// ErrPlatform is the error of an image that has none of the requested platforms.
+var ErrPlatform = errors.New("none of the requested platforms")
 
-// platforms are those that are wanted; none is all.
-type platforms []v1.Platform
+// platformSet holds the requested platforms; empty means all.
+type platformSet []v1.Platform
 
-func parsePlatforms(list []string) (parsed platforms, err error) {
+func parsePlatforms(list []string) (parsed platformSet, err error) {
 	for _, text := range list {
 		platform, err := v1.ParsePlatform(text)
 		if err != nil || platform.OS == "" || platform.Architecture == "" {
@@ -30,20 +30,20 @@ func parsePlatforms(list []string) (parsed platforms, err error) {
 	return parsed, nil
 }
 
-func (p platforms) want(d ocispec.Descriptor) bool {
+func (p platformSet) contains(d ocispec.Descriptor) bool {
 	return slices.ContainsFunc(p, func(want v1.Platform) bool {
 		return d.Platform.OS == want.OS && d.Platform.Architecture == want.Architecture &&
 			(want.Variant == "" || d.Platform.Variant == want.Variant)
 	})
 }
 
-// attestedDigest is where buildkit's attestations say which manifest of the index they are
-// about (github.com/moby/buildkit: docs/attestations/attestation-storage.md).
+// attestedDigest is the annotation by which buildkit's attestations name the manifest of the index
+// that they are about (github.com/moby/buildkit: docs/attestations/attestation-storage.md).
 const attestedDigest = "vnd.docker.reference.digest"
 
-// of is what a manifest needs on the wanted platforms.
-func (p platforms) of(desc ocispec.Descriptor, m manifest) ([]ocispec.Descriptor, error) {
-	needs := m.needs(desc.MediaType)
+// requiredBy returns what a manifest needs on the requested platforms.
+func (p platformSet) requiredBy(desc ocispec.Descriptor, m manifest) ([]ocispec.Descriptor, error) {
+	needs := m.required(desc.MediaType)
 	if len(p) == 0 || !isIndex(desc.MediaType) {
 		return needs, nil
 	}
@@ -54,7 +54,7 @@ func (p platforms) of(desc ocispec.Descriptor, m manifest) ([]ocispec.Descriptor
 		switch {
 		case d.Platform == nil:
 			kept[d.Digest.String()] = true
-		case p.want(d):
+		case p.contains(d):
 			kept[d.Digest.String()], platformed = true, true
 		case d.Platform.OS != "unknown":
 			others = append(others, d.Platform.OS+"/"+d.Platform.Architecture)
@@ -68,46 +68,46 @@ func (p platforms) of(desc ocispec.Descriptor, m manifest) ([]ocispec.Descriptor
 	}), nil
 }
 
-// limiter is a store that says of roots that only some platforms are there.
-type limiter interface {
+// platformLimiter is a store that records to which platforms its roots are limited.
+type platformLimiter interface {
 	PlatformsOf(root digest.Digest) ([]string, error)
 }
 
-// limitOf are the platforms to which the copy of a root is limited.
-func (p *Plan) limitOf(source Source) ([]string, error) {
+// platformLimitOf returns the platforms to which the copy of a root is limited.
+func (p *Plan) platformLimitOf(source Source) ([]string, error) {
 	if len(p.options.Platforms) > 0 {
 		return slices.Compact(slices.Sorted(slices.Values(p.options.Platforms))), nil
 	}
-	store, ok := source.Store.(limiter)
+	store, ok := source.Store.(platformLimiter)
 	if !ok {
 		return nil, nil
 	}
 	limit, err := store.PlatformsOf(source.Root.Digest)
 	if err != nil {
-		return nil, fmt.Errorf("source %s: %w", where(source.Store), err)
+		return nil, fmt.Errorf("source %s: %w", storeName(source.Store), err)
 	}
 	return limit, nil
 }
 
-// limitTo is the limit of a root by its source, where no platforms were asked for.
-func (p *Plan) limitTo(r *root) (platforms, error) {
+// sourceLimitOf returns the limit of a root by its source if no platforms were requested.
+func (p *Plan) sourceLimitOf(r *planRoot) (platformSet, error) {
 	if len(p.platforms) > 0 {
 		return nil, nil
 	}
 	limit, err := parsePlatforms(r.platforms)
 	if err != nil {
-		return nil, fmt.Errorf("source %s: %w", where(r.Store), err)
+		return nil, fmt.Errorf("source %s: %w", storeName(r.Store), err)
 	}
 	return limit, nil
 }
 
-// present are what an index needs on the platforms of a source that is limited to them, and of
-// the rest what is there.
-func (p platforms) present(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, needs []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+// presentOf returns what an index needs on the platforms of a limited source, and of the rest what
+// the source has.
+func (p platformSet) presentOf(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, needs []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	if !isIndex(desc.MediaType) {
 		return needs, nil
 	}
-	if o, ok := from.(*overlay); ok {
+	if o, ok := from.(*fallbackFetcher); ok {
 		from = o.first
 	}
 	store, ok := from.(content.ReadOnlyStorage)
@@ -116,11 +116,11 @@ func (p platforms) present(ctx context.Context, from content.Fetcher, desc ocisp
 	}
 	var kept []ocispec.Descriptor
 	for _, d := range needs {
-		there := d.Platform == nil || p.want(d)
+		there := d.Platform == nil || p.contains(d)
 		if !there {
 			var err error
 			if there, err = store.Exists(ctx, d); err != nil {
-				return nil, fmt.Errorf("source %s: look for %s: %w", where(from), d.Digest, err)
+				return nil, fmt.Errorf("source %s: look for %s: %w", storeName(from), d.Digest, err)
 			}
 		}
 		if there {

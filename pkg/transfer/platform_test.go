@@ -19,7 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
-// forPlatforms is an index of an image for each platform.
+// forPlatforms returns an index of an image for each platform.
 func (w *world) forPlatforms(text string, architectures ...string) ocispec.Descriptor {
 	var list []ocispec.Descriptor
 	for _, arch := range architectures {
@@ -41,7 +41,7 @@ func TestPlatformArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := export(t, plan, plan.Contents(nil, nil))
+	file := export(t, plan, plan.ArchiveContents(nil, nil))
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -69,10 +69,10 @@ func TestPlatformArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := again.Check(t.Context()); err != nil {
+	if _, _, err := again.CheckContent(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if second, err := os.ReadFile(export(t, again, again.Contents(nil, nil))); err != nil || !bytes.Equal(second, data) {
+	if second, err := os.ReadFile(export(t, again, again.ArchiveContents(nil, nil))); err != nil || !bytes.Equal(second, data) {
 		t.Errorf("an export from there has other bytes, error %v", err)
 	}
 	if _, err := copyFrom(t, dir, root, newLayout(t)); err != nil {
@@ -98,7 +98,7 @@ func TestPlatformArchive(t *testing.T) {
 	equal(t, contentOf(t, dir, root), contentOf(t, full, root))
 }
 
-// A root that has to be whole is not less so beside one that is limited.
+// A root that has to be whole is not less so next to one that is limited.
 func TestLimitedBesideWhole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -132,7 +132,7 @@ func TestArchiveWithHoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole := plan.Contents(nil, nil)
+	whole := plan.ArchiveContents(nil, nil)
 	arm := w.image("base", "web on arm64").Digest
 	blob := content.NewDescriptorFromBytes("", []byte("web on arm64")).Digest
 	var m ocispec.Manifest

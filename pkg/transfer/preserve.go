@@ -12,13 +12,13 @@ import (
 	"oras.land/oras-go/v2"
 )
 
-// UpstreamPath is where a mirror that keeps upstream's names has an image's repository: the
+// UpstreamPath returns where a mirror that keeps upstream's names has an image's repository: the
 // registry as the first part of the path, with _ for the : before a port.
 func UpstreamPath(repository name.Repository) string {
 	return strings.ReplaceAll(UpstreamRegistry(repository), ":", "_") + "/" + repository.RepositoryStr()
 }
 
-// UpstreamRegistry is a repository's registry as references name it.
+// UpstreamRegistry returns a repository's registry as references spell it.
 func UpstreamRegistry(repository name.Repository) string {
 	if registry := repository.RegistryStr(); registry != name.DefaultRegistry {
 		return registry
@@ -26,23 +26,23 @@ func UpstreamRegistry(repository name.Repository) string {
 	return "docker.io"
 }
 
-// preserve puts every image, with what is attached to it, under its own name too. All of it
-// is at the target already, so that a registry mounts it.
-func (p *Plan) preserve(ctx context.Context, dst oras.GraphTarget) error {
-	nodes := map[digest.Digest]*node{}
+// preserveNames copies every image, with what is attached to it, to its upstream name at the target.
+// Everything is at the target already, so a registry mounts it.
+func (p *Plan) preserveNames(ctx context.Context, dst oras.GraphTarget) error {
+	nodes := map[digest.Digest]*planNode{}
 	for d, n := range p.nodes {
 		there := *n
 		there.from = dst
 		nodes[d] = &there
 	}
-	for _, image := range p.byName() {
+	for _, image := range p.upstreamImages() {
 		at, err := p.options.Preserve(ctx, UpstreamPath(image.repository))
 		if err != nil {
 			return err
 		}
 		sub := &Plan{
 			options: p.options, platforms: p.platforms, nodes: maps.Clone(nodes),
-			roots: []*root{{desc: image.desc, Source: Source{Tags: image.tags}}},
+			roots: []*planRoot{{desc: image.desc, Source: Source{Tags: image.tags}}},
 		}
 		sub.options.Progress = nil
 		for _, a := range p.attached {
@@ -50,25 +50,25 @@ func (p *Plan) preserve(ctx context.Context, dst oras.GraphTarget) error {
 				sub.attached = append(sub.attached, a)
 			}
 		}
-		if err := newCopier(sub, at).copy(ctx); err != nil {
+		if err := newCopier(sub, at).copyPlan(ctx); err != nil {
 			return fmt.Errorf("image %s: %w", image.repository, err)
 		}
 	}
 	return nil
 }
 
-// upstream is an image in a repository of its own.
-type upstream struct {
+// upstreamImage is an image and its upstream repository.
+type upstreamImage struct {
 	desc       ocispec.Descriptor
 	repository name.Repository
 	tags       []string
 }
 
-// byName are the images of all roots by repository and digest, in order.
-func (p *Plan) byName() (list []*upstream) {
-	known := map[string]*upstream{}
+// upstreamImages returns the images of all roots by repository and digest, in order.
+func (p *Plan) upstreamImages() (list []*upstreamImage) {
+	known := map[string]*upstreamImage{}
 	for _, r := range p.roots {
-		for _, n := range r.named {
+		for _, n := range r.images {
 			repository := n.image.Context()
 			tag := ""
 			if ref, err := name.ParseReference(strings.TrimSuffix(n.reference, "@"+n.image.DigestStr())); err == nil {
@@ -79,7 +79,7 @@ func (p *Plan) byName() (list []*upstream) {
 			}
 			key := repository.Name() + "@" + n.desc.Digest.String()
 			if known[key] == nil {
-				known[key] = &upstream{desc: n.desc, repository: repository}
+				known[key] = &upstreamImage{desc: n.desc, repository: repository}
 				list = append(list, known[key])
 			}
 			if tag != "" {

@@ -26,8 +26,8 @@ func TestRegistryThatRefuses(t *testing.T) {
 		tags    []string
 		note    string
 	}{
-		{"referrers", `"subject":{`, []string{".closure", ".sig"}, "takes no referrers"},
-		{"indexes of indexes", `"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"ROOT"`, []string{".sig"}, "nothing there keeps the images from garbage collection"},
+		{"referrers", `"subject":{`, []string{".closure", ".sig"}, "accepts no referrers"},
+		{"indexes of indexes", `"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"ROOT"`, []string{".sig"}, "nothing protects the images there from garbage collection"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -11,13 +11,13 @@ import (
 	"oras.land/oras-go/v2/registry/remote/retry"
 )
 
-// attempts is how often a manifest is tried.
-const attempts = 5
+// maxAttempts limits the attempts for a manifest.
+const maxAttempts = 5
 
-// retried runs f again while a connection breaks, and once more when content arrived that is not
-// what its digest says: a byte may have changed on the way. A registry's client sends requests
-// again by itself, but it can't mend a manifest that breaks off.
-func retried(ctx context.Context, f func() error) error {
+// withRetries repeats f when a connection breaks, and once when content does not match its digest: a
+// byte may have changed in transit. A registry's client repeats requests by itself, but it cannot
+// resume a manifest.
+func withRetries(ctx context.Context, f func() error) error {
 	again := false
 	for attempt := 0; ; attempt++ {
 		err := f()
@@ -25,7 +25,7 @@ func retried(ctx context.Context, f func() error) error {
 			again = true
 			continue
 		}
-		if err == nil || ctx.Err() != nil || attempt+1 == attempts || !breaks(err) {
+		if err == nil || ctx.Err() != nil || attempt+1 == maxAttempts || !isBrokenConnection(err) {
 			return err
 		}
 		select {
@@ -36,7 +36,7 @@ func retried(ctx context.Context, f func() error) error {
 	}
 }
 
-func breaks(err error) bool {
+func isBrokenConnection(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) && network.Timeout() ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||

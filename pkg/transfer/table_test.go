@@ -172,7 +172,7 @@ func when(is func(r *http.Request) bool, f fault) fault {
 	}
 }
 
-// times is a fault that happens so often and then no more.
+// times returns a fault that happens so often and then no more.
 func times(n int64, is func(r *http.Request) bool, f fault) fault {
 	var seen atomic.Int64
 	return when(func(r *http.Request) bool { return is(r) && seen.Add(1) <= n }, f)
@@ -243,7 +243,7 @@ func (f *flipped) Write(p []byte) (int, error) {
 
 func (f *flipped) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
-// imageOf is an image of one layer.
+// imageOf returns an image of one layer.
 func (w *world) imageOf(layer []byte) ocispec.Descriptor {
 	return put(w.t, w.origin, ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
@@ -275,7 +275,7 @@ func TestFaults(t *testing.T) {
 		want []string
 		// within is how soon a hopeless copy has to end.
 		within time.Duration
-		// again says that the second run, without faults, may send a blob anew.
+		// again says that the second run, without faults, may send a blob again.
 		again bool
 		// resent says that a blob is sent a second time before it is given up.
 		resent bool
@@ -439,7 +439,7 @@ func (s *slowWriter) Write(p []byte) (int, error) {
 
 func (s *slowWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-// openImpatient is open for a program that doesn't wait for long.
+// openImpatient is open for a program that does not wait for long.
 func openImpatient(t *testing.T, r *registrytest.Registry, repository string) oras.GraphTarget {
 	t.Helper()
 	client, err := registry.New(registry.Options{

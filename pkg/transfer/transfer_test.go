@@ -205,14 +205,14 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// Images that are nowhere but beside the bundle need no origins, and are found nowhere else.
+// Images that are nowhere but next to the bundle need no origins, and are found nowhere else.
 func TestNoOrigins(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	root := w.bundle("a", w.image("1"))
 	_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.dist, Root: root}}, newLayout(t), transfer.Options{})
 	var incomplete *transfer.IncompleteError
-	if !errors.As(err, &incomplete) || !strings.Contains(err.Error(), "it is not beside the bundle") {
+	if !errors.As(err, &incomplete) || !strings.Contains(err.Error(), "not found next to the bundle") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -494,7 +494,7 @@ func TestImagesOfAllSorts(t *testing.T) {
 	}
 }
 
-// What can't be understood is not copied in part.
+// What cannot be understood is not copied in part.
 func TestImpossibleImages(t *testing.T) {
 	t.Parallel()
 	const schema1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
@@ -533,7 +533,7 @@ func TestRuntimeInRuntime(t *testing.T) {
 	w := newWorld(t)
 	inner := w.runtime(w.bundle("a", w.image("1")))
 	_, err := w.copy(w.runtime(inner), newLayout(t))
-	if err == nil || !strings.Contains(err.Error(), inner.Digest.String()+" is no bundle") {
+	if err == nil || !strings.Contains(err.Error(), inner.Digest.String()+" is not a bundle") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -543,7 +543,7 @@ func TestNotOurs(t *testing.T) {
 	w := newWorld(t)
 	image := w.image("1")
 	_, err := transfer.Copy(t.Context(), []transfer.Source{{Store: w.origin, Root: image}}, newLayout(t), transfer.Options{})
-	if err == nil || !strings.Contains(err.Error(), image.Digest.String()+" is no krtpkg bundle or runtime") {
+	if err == nil || !strings.Contains(err.Error(), image.Digest.String()+" is not a krtpkg bundle or runtime") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -575,7 +575,7 @@ func TestTagsAreTheSignedVersion(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			_, err = transfer.Import(t.Context(), openArchive(t, export(t, plan, plan.Contents(nil, nil))), dst, o)
+			_, err = transfer.Import(t.Context(), openArchive(t, export(t, plan, plan.ArchiveContents(nil, nil))), dst, o)
 			return err
 		}},
 	} {

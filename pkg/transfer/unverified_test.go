@@ -49,7 +49,7 @@ func (e either) Fetch(ctx context.Context, desc ocispec.Descriptor) (body io.Rea
 	return nil, err
 }
 
-// asEarlier is how earlier versions wrote archives: with signatures anywhere. Here they are last.
+// asEarlier returns how earlier versions wrote archives: with signatures anywhere. Here they are last.
 func asEarlier(c archive.Contents) archive.Contents {
 	c.Blobs, c.Front = append(slices.Clone(c.Blobs), c.Front...), nil
 	return c
@@ -121,7 +121,7 @@ func TestNothingIsWrittenBeforeItIsVerified(t *testing.T) {
 			signed(t, store, root, by)
 		}
 		plan := planOf(t, store, root, transfer.Options{})
-		c := plan.Contents(nil, nil)
+		c := plan.ArchiveContents(nil, nil)
 		if withJunk {
 			c.Manifests = append(slices.Clone(c.Manifests), junkImage)
 			c.Blobs = append(slices.Clone(c.Blobs), junk)
@@ -131,7 +131,7 @@ func TestNothingIsWrittenBeforeItIsVerified(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		made made
-		// earlier says that an earlier version wrote it, whole that it is no volume.
+		// earlier says that an earlier version wrote it, whole that it is not a volume.
 		earlier, whole bool
 		options        transfer.Options
 		// how it comes; in every way when empty.
@@ -230,7 +230,7 @@ func TestVerifiedVolumesOneByOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := planOf(t, complete, root, transfer.Options{})
-	volumes, err := plan.Contents(nil, nil).Split(350 << 10)
+	volumes, err := plan.ArchiveContents(nil, nil).Split(350 << 10)
 	if err != nil || len(volumes) != 2 {
 		t.Fatalf("%d volumes, %v", len(volumes), err)
 	}
@@ -270,7 +270,7 @@ func TestFront(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
 	plan := planOf(t, complete, root, transfer.Options{})
-	contents := plan.Contents(nil, nil)
+	contents := plan.ArchiveContents(nil, nil)
 	// Of the runtime and of each bundle a config and a layer; two forms of signatures of two; an
 	// attestation.
 	if n := len(contents.Front); n < 6+4+1 {

@@ -147,7 +147,7 @@ func (w *world) pack(c *bundle.Content) ocispec.Descriptor {
 	return desc
 }
 
-// edge is a runtime with one of everything: bundles that share an image, images that share
+// edge returns a runtime with one of everything: bundles that share an image, images that share
 // layers, an index, and everything that can be attached.
 func (w *world) edge() ocispec.Descriptor {
 	w.t.Helper()
@@ -223,7 +223,7 @@ func cosignTag(subject ocispec.Descriptor, suffix string) string {
 	return strings.ReplaceAll(subject.Digest.String(), ":", "-") + suffix
 }
 
-// open gives a repository of a registry as the program does.
+// open returns a repository of a registry as the program does.
 func open(t *testing.T, r *registrytest.Registry, repository string) oras.GraphTarget {
 	t.Helper()
 	client, err := registry.New(registry.Options{})
@@ -255,7 +255,7 @@ func copyFrom(t *testing.T, src oras.ReadOnlyGraphTarget, root ocispec.Descripto
 	return transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{})
 }
 
-// contentOf is everything that a store has of a root, found without the code under test: each
+// contentOf returns everything that a store has of a root, found without the code under test: each
 // digest with the digest of the bytes, and each tag and referrer with what it leads to.
 func contentOf(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) map[string]string {
 	t.Helper()
@@ -333,7 +333,7 @@ func closureOf(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oc
 	return referrers[i]
 }
 
-// contentItems are the digests among the content.
+// contentItems returns the digests among the content.
 func contentItems(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) (items []string) {
 	t.Helper()
 	for key, value := range contentOf(t, store, root) {
@@ -373,7 +373,7 @@ func isWrite(r registrytest.Request) bool {
 	return r.Method != http.MethodGet && r.Method != http.MethodHead
 }
 
-// writes are the requests of a registry that change something, as METHOD path.
+// writes returns the requests of a registry that change something, as METHOD path.
 func writes(requests []registrytest.Request) (list []string) {
 	for _, r := range requests {
 		if isWrite(r) {
