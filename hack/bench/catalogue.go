@@ -29,7 +29,7 @@ const (
 	catalogueVersions = 10
 )
 
-// catalogue measures a PackageRepository of many versions beside one of a single version, in the real
+// catalogue measures a PackageRepository of many versions next to one of a single version, in the real
 // kapp-controller: how large it is, how long it takes until its packages are listed, and what the API
 // server takes in memory. Each has a control plane of its own.
 func catalogue(ctx context.Context, b *bench) (err error) {
@@ -43,7 +43,7 @@ func catalogue(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s, %d cores, %s; kapp-controller 0.51 beside a control plane of its own, distribution 3.1.2 on loopback.\n\n", runtime.Version(), runtime.NumCPU(), cpu())
+	fmt.Printf("%s, %d cores, %s; kapp-controller 0.51 next to a control plane of its own, distribution 3.1.2 on loopback.\n\n", runtime.Version(), runtime.NumCPU(), cpu())
 	fmt.Println("| packages | layer | requests of krtpkg | until all are listed | API server before | after |")
 	fmt.Println("|---|---|---|---|---|---|")
 	for _, some := range [][]string{versions[:1], versions} {
@@ -103,7 +103,7 @@ func (b *bench) listed(ctx context.Context, repository string, versions []string
 	return nil
 }
 
-// layerSize is that of the one layer of what a tag names, in bytes.
+// layerSize returns that of the one layer of what a tag names, in bytes.
 func layerSize(ctx context.Context, repository, tag string) (int64, error) {
 	store, err := remote.NewRepository(repository)
 	if err != nil {
@@ -121,7 +121,7 @@ func layerSize(ctx context.Context, repository, tag string) (int64, error) {
 	return m.Layers[0].Size, nil
 }
 
-// residentMemory is that of the API server, in KiB.
+// residentMemory returns that of the API server, in KiB.
 func residentMemory(cluster string) (int64, error) {
 	pid, err := os.ReadFile(filepath.Join(cluster, "pids", "kube-apiserver"))
 	if err != nil {

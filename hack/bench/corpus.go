@@ -17,7 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// assembly is the job of building one bundle of all the manifests of the upstream corpus, with
+// assembly returns the job of building one bundle of all the manifests of the upstream corpus, with
 // every image that they name locked from a layout of stand-ins.
 func (b *bench) assembly(ctx context.Context) ([]contest, error) {
 	all, err := corpus.Read()
@@ -67,7 +67,7 @@ func (b *bench) found(ctx context.Context) (int, error) {
 	spec := bundle.BundleSpec{Sources: []bundle.Source{{Dir: "manifests"}}}
 	references := map[string]bool{}
 	for _, f := range found {
-		// A digest can't be stood in for.
+		// A digest cannot be stood in for.
 		isTag := !strings.Contains(f.Image, "@")
 		switch state := images.State(f.State); {
 		case state == images.Image && isTag:

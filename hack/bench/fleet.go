@@ -62,7 +62,7 @@ func (l *log) middleware(next http.Handler) http.Handler {
 	})
 }
 
-// taken are the requests since the last time.
+// taken returns the requests since the last time.
 func (l *log) taken() []asked {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -283,7 +283,7 @@ func byTag(file, reference string) error {
 	return os.WriteFile(file, regexp.MustCompile(`image: .*`).ReplaceAll(text, []byte("image: "+reference)), 0o600)
 }
 
-// until are the requests from the next one on, if one comes in time, to the first pause in which none
+// until returns the requests from the next one on, if one comes in time, to the first pause in which none
 // comes, or for a time at most.
 func (l *log) until(ctx context.Context, limit, pause, most time.Duration) (all []asked) {
 	began, first, last := time.Now(), time.Time{}, time.Time{}
@@ -331,7 +331,7 @@ func ask(ctx context.Context, client *http.Client, host string, requests []asked
 		if err := errors.Join(err, response.Body.Close()); err != nil {
 			return err
 		}
-		// What is asked for and is not there, as it was for kapp-controller, is no failure.
+		// What is asked for and is not there, as it was for kapp-controller, is not a failure.
 		if response.StatusCode >= 400 && response.StatusCode != http.StatusNotFound {
 			return fmt.Errorf("%s %s: %s", a.method, a.uri, response.Status)
 		}

@@ -107,7 +107,7 @@ func runCorpus(ctx context.Context, host string, scale float64) error {
 	return json.NewEncoder(os.Stdout).Encode(all)
 }
 
-// image is an image of one shared layer and three of its own.
+// image returns an image of one shared layer and three of its own.
 func image(push func(string, []byte) (ocispec.Descriptor, error), arch string, base []byte, n, p int, scale float64) (ocispec.Descriptor, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}, Author: fmt.Sprint("image ", n)}
@@ -138,7 +138,7 @@ func image(push func(string, []byte) (ocispec.Descriptor, error), arch string, b
 	return push(ocispec.MediaTypeImageManifest, data)
 }
 
-// layer is a gzip stream of about so many bytes, of which half compresses: blocks of noise,
+// layer returns a gzip stream of about so many bytes, of which half compresses: blocks of noise,
 // and blocks of text that is repeated.
 func layer(seed uint64, size int) []byte {
 	var out bytes.Buffer

@@ -1,4 +1,4 @@
-// Command bench measures krtpkg beside imgpkg: whole processes, in turn, in one run, on the
+// Command bench measures krtpkg next to imgpkg: whole processes, in turn, in one run, on the
 // same registry and the same bytes. It prints medians and ratios as Markdown. Nothing in it
 // fails because something is slow: it measures, people judge.
 package main
@@ -56,7 +56,7 @@ func main() {
 	flag.StringVar(&o.svg, "svg", "", "file for the curve of the scale job")
 	flag.Float64Var(&o.size, "scale", 1, "size of the layers to mirror, of 1.8 GB in all")
 	wanted := flag.String("jobs", strings.Join(all, ","), "what to measure")
-	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy can't be faster than")
+	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy cannot be faster than")
 	from := flag.String("from", "", "where the floor moves them from")
 	to := flag.String("to", "", "where the floor moves them to")
 	corpus := flag.String("corpus", "", "put the images to mirror into this registry and end")
@@ -227,7 +227,7 @@ func (b *bench) prepare() (size int64, err error) {
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
-// manifest is a ConfigMap whose text differs in each file and compresses as manifests do.
+// manifest returns a ConfigMap whose text differs in each file and compresses as manifests do.
 func manifest(n int) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: bench-%d\n  labels:\n    app.kubernetes.io/part-of: bench\ndata:\n", n)
@@ -319,7 +319,7 @@ func median[T ~int64](values []T) T {
 	return sorted[len(sorted)/2]
 }
 
-// cpu is the processor's name where the system tells.
+// cpu returns the processor's name where the system tells.
 func cpu() string {
 	data, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {

@@ -68,7 +68,7 @@ type program struct {
 	command func(host, dir string) string
 }
 
-// mirror measures copying 30 images with their bundle, beside peers and beside the floor.
+// mirror measures copying 30 images with their bundle, next to peers and next to the floor.
 func mirror(ctx context.Context, b *bench) (err error) {
 	c := &carry{bench: b, tools: map[string]string{}}
 	c.rounds = min(c.rounds, 5)
@@ -131,7 +131,7 @@ func (c *carry) prepare(ctx context.Context) (int64, error) {
 	return all.Bytes, nil
 }
 
-// each is a command for every image.
+// each returns a command for every image.
 func (c *carry) each(command func(from, repository string) string) string {
 	var all []string
 	for i, reference := range c.images {

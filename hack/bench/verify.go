@@ -21,7 +21,7 @@ const (
 	verifyImages  = 100
 )
 
-// verify measures the verification of a whole runtime beside that of as many artifacts by
+// verify measures the verification of a whole runtime next to that of as many artifacts by
 // cosign, one after the other, by key and on the same registry.
 func verify(ctx context.Context, b *bench) (err error) {
 	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})

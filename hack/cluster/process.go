@@ -55,7 +55,7 @@ func startProcess(dir, log, component string, flags []string) (*process, error) 
 	return p, nil
 }
 
-// killed tells whether it was killed, and did not end by itself. It has ended.
+// killed reports whether it was killed, and did not end by itself. It has ended.
 func (p *process) killed() bool {
 	status, is := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	return is && status.Signaled() && status.Signal() == syscall.SIGKILL
@@ -99,7 +99,7 @@ func (e *endedError) Error() string {
 
 func (e *endedError) Unwrap() error { return e.err }
 
-// tail is the last lines of a log.
+// tail returns the last lines of a log.
 func tail(path string) []byte {
 	const lines = 10
 	data, err := os.ReadFile(path)

@@ -228,11 +228,11 @@ func serve() (address string, stop func(), err error) {
 	return listener.Addr().String(), func() { server.Close(); registry.Close() }, nil
 }
 
-// cluster is the user's own, or a control plane that ends with the demo.
+// cluster returns the user's own, or a control plane that ends with the demo.
 func (d *demo) cluster(ctx context.Context) (func() error, error) {
 	if d.kubeconfig = os.Getenv("KUBECONFIG"); d.kubeconfig != "" {
 		if os.Getenv("KRTPKG_DEMO_SITE") == "" {
-			return nil, errors.New("your cluster (KUBECONFIG) can't pull from a registry on this machine's loopback: " +
+			return nil, errors.New("your cluster (KUBECONFIG) cannot pull from a registry on this machine's loopback: " +
 				"set KRTPKG_DEMO_SITE to a repository that it can pull from, or unset KUBECONFIG")
 		}
 		return func() error { return nil }, nil

@@ -1,5 +1,5 @@
 // Command runc is runc for the nodes of tests: it takes the seccomp profiles out of what
-// containers are made of, and then becomes the runc beside it that is called runc-itself. That one
+// containers are made of, and then becomes the runc next to it that is called runc-itself. That one
 // is built without libseccomp, which a machine with nothing but Go and gcc does not have, and
 // refuses profiles.
 package main

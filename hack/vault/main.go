@@ -1,5 +1,5 @@
 // Command vault is Vault for tests: the unchanged core and API, with transit/ as the only secrets
-// engine beside those built into the core. Upstream's command also wants every other engine and
+// engine next to those built into the core. Upstream's command also wants every other engine and
 // store. It unseals itself, keeps all in memory and forgets it when it ends.
 //
 //	vault -listen 127.0.0.1:0 -token TOKEN     TOKEN becomes a root token

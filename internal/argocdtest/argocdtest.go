@@ -1,5 +1,5 @@
 // Package argocdtest runs the real repo-server and application controller of Argo CD, the parts that
-// need no user, beside the control plane of internal/clustertest: their own resource definitions,
+// need no user, next to the control plane of internal/clustertest: their own resource definitions,
 // and their programs as processes here instead of in pods.
 //
 // A test calls [Start], a program [Run]. The first use on a machine builds them, which takes minutes.
@@ -26,7 +26,7 @@ const Namespace = "argocd"
 // tools are what the repo-server starts.
 var tools = []string{"tools/helm", "tools/kustomize"}
 
-// installation is what Argo CD finds at its start, beside its resource definitions.
+// installation is what Argo CD finds at its start, next to its resource definitions.
 const installation = `apiVersion: v1
 kind: Namespace
 metadata: {name: argocd}

@@ -38,14 +38,14 @@ func Mirrors(t testing.TB) []source.Mirror {
 	for line := range strings.Lines(string(list)) {
 		prefix, folder, found := strings.Cut(strings.TrimSpace(line), " ")
 		if !found {
-			t.Fatalf("mirrors.txt: %q is no prefix and folder", line)
+			t.Fatalf("mirrors.txt: %q is not a prefix and folder", line)
 		}
 		all = append(all, source.Mirror{Prefix: prefix, Replacement: corpus.Dir(t) + "/" + folder})
 	}
 	return all
 }
 
-// Variable is what Mirrors are as $KRTPKG_SOURCE_MIRROR.
+// Variable returns what Mirrors are as $KRTPKG_SOURCE_MIRROR.
 func Variable(t testing.TB) string {
 	t.Helper()
 	var all []string
@@ -55,8 +55,8 @@ func Variable(t testing.TB) string {
 	return "KRTPKG_SOURCE_MIRROR=" + strings.Join(all, ",")
 }
 
-// Workspace is a copy of the ready definitions. The corpus has the files of repositories but not
-// their commits: where a definition names a commit, the copy has the corpus's files of it beside
+// Workspace returns a copy of the ready definitions. The corpus has the files of repositories but not
+// their commits: where a definition names a commit, the copy has the corpus's files of it next to
 // it instead.
 func Workspace(t testing.TB) string {
 	t.Helper()
@@ -113,8 +113,8 @@ spec:
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 `
 
-// vendor makes a source of a commit one of a folder beside the definition. A kustomization comes
-// with the folders beside it, which it names.
+// vendor makes a source of a commit one of a folder next to the definition. A kustomization comes
+// with the folders next to it, which it names.
 func vendor(t testing.TB, beside string, s *bundle.Source) error {
 	t.Helper()
 	folder, root := s.Root, ""

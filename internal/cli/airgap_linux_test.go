@@ -232,7 +232,7 @@ func krtpkg(args ...string) error {
 	return nil
 }
 
-// workloads are the deployments that are ready, whose pods all name images of the site.
+// workloads returns the deployments that are ready, whose pods all name images of the site.
 func workloads(ctx context.Context, cluster *clustertest.Cluster, prefix string) (string, error) {
 	config, err := cluster.RESTConfig()
 	if err != nil {

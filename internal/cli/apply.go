@@ -124,7 +124,7 @@ type prepared struct {
 	images   *located
 	// look says to look whether the images are there.
 	look bool
-	// beside is the controller that has the rest; "" where all is applied.
+	// next to is the controller that has the rest; "" where all is applied.
 	beside string
 	// by is the controller that has all of it, by manifests that are applied in its place.
 	by string
@@ -165,7 +165,7 @@ func (a *app) prepare(ctx context.Context, reference string, policy *trust.Polic
 	return p, err
 }
 
-// looked is what a look at the images found, with the logins of a cluster.
+// looked returns what a look at the images found, with the logins of a cluster.
 func (p *prepared) looked(ctx context.Context, a *app, cluster *deploy.Cluster, rt deploy.Runtime) ([]deploy.Image, []deploy.Finding, error) {
 	a.ui.ShowInErrors(namesOf(rt)...)
 	if !p.look {
@@ -178,7 +178,7 @@ func (p *prepared) looked(ctx context.Context, a *app, cluster *deploy.Cluster, 
 	return a.lookAtImages(ctx, p.set, p.images, secrets)
 }
 
-// namesOf are the names that a runtime's resources have and refer to by, which are no secret.
+// namesOf returns the names that a runtime's resources have and refer to by, which are no secret.
 func namesOf(rt deploy.Runtime) []string {
 	var names []string
 	for _, unit := range rt.Units {
@@ -264,7 +264,7 @@ func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Po
 	return signers(result), err
 }
 
-// runtime gives what one cluster is to have, rendered with its values.
+// runtime returns what one cluster is to have, rendered with its values.
 func (p *prepared) runtime(ctx context.Context, a *app, cluster *deploy.Cluster, values *valuesFlags) (deploy.Runtime, error) {
 	v, err := values.site(ctx, a, cluster, p.name(), p.set)
 	if err != nil {
@@ -288,7 +288,7 @@ func (p *prepared) with(a *app, v render.Kept) (deploy.Runtime, error) {
 		}
 	}
 	rt.Origin = deploy.Origin{Reference: p.pinned(), Verified: p.verified}
-	if p.Tag != "" { // what was asked for is no part of what it means
+	if p.Tag != "" { // what was asked for is not part of what it means
 		rt.Origin.Reference = strings.Replace(rt.Origin.Reference, ":"+p.Tag+"@", "@", 1)
 	}
 	rt.Values, err = v.Encode()

@@ -108,7 +108,7 @@ func (c *carvel) synced(name string) {
 	})
 }
 
-// outOfSync says what an Application lacks to be as its source says, and healthy; "" for nothing.
+// outOfSync returns what an Application lacks to be as its source says, and healthy; "" for nothing.
 func outOfSync(u *unstructured.Unstructured) string {
 	sync, _, _ := unstructured.NestedString(u.Object, "status", "sync", "status")
 	health, _, _ := unstructured.NestedString(u.Object, "status", "health", "status")

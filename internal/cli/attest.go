@@ -33,7 +33,7 @@ func (f *builderFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.id, "builder-id", "", "URI of the builder in the provenance (default: the workflow or the pipeline, in GitHub's and GitLab's CI)")
 }
 
-// statements are what sign attests: the SBOM, twice, and the provenance. They are computed from
+// statements returns what sign attests: the SBOM, twice, and the provenance. They are computed from
 // the artifact, so that nothing is signed but what it says.
 func (f *builderFlags) statements(set *bundle.Set) ([]sign.Statement, error) {
 	cyclonedx, err := sbom.CycloneDX(set)
@@ -51,7 +51,7 @@ func (f *builderFlags) statements(set *bundle.Set) ([]sign.Statement, error) {
 	return []sign.Statement{{Type: typeCycloneDX, Predicate: cyclonedx}, {Type: typeSPDX, Predicate: spdx}, {Type: typeProvenance, Predicate: slsa}}, nil
 }
 
-// builder is who builds, as far as the environment tells: on a CI the workflow, which is what
+// builder returns who builds, as far as the environment tells: on a CI the workflow, which is what
 // policies name, and its run.
 func (f *builderFlags) builder(getenv func(string) string) provenance.Builder {
 	b := provenance.Builder{ID: f.id, Version: version()}
@@ -76,7 +76,7 @@ func (a *app) attestCommand() *cobra.Command {
 		Short: "attest something about a bundle or a runtime: test results, a vulnerability report",
 		Long: `Attest attaches a signed statement about the digest that the reference stands for: an
 in-toto attestation with the predicate in the file. It travels with every copy, verify shows
-it, and a policy file may ask for it. An attestation is no signature.
+it, and a policy file may ask for it. An attestation is not a signature.
 
 Types are URIs, or cosign's names: slsaprovenance1, spdxjson, cyclonedx, vuln, openvex, custom.`,
 		Example: `  krtpkg attest --key cosign.key --type vuln --predicate report.json registry.example/krt/edge:1.0.0
@@ -118,7 +118,7 @@ func (a *app) attest(ctx context.Context, reference string, f *signFlags, predic
 	case len(data) > maxPredicate:
 		return fmt.Errorf("predicate %s is over the limit of %d bytes", file, maxPredicate)
 	case !json.Valid(data):
-		return fmt.Errorf("predicate %s is no JSON", file)
+		return fmt.Errorf("predicate %s is not JSON", file)
 	}
 	at, err := a.open(ctx, reference)
 	if err != nil {
@@ -229,7 +229,7 @@ func (a *app) predicate(ctx context.Context, reference string, t *trustFlags, pr
 	}
 	var value any
 	if err := json.Unmarshal(document, &value); err != nil {
-		return errors.Join(errors.New("what was attested is no JSON"), err)
+		return errors.Join(errors.New("what was attested is not JSON"), err)
 	}
 	return a.ui.Result("json", document, nil)
 }

@@ -18,7 +18,7 @@ import (
 type controller struct {
 	// title is what messages call it, folder where a runtime has what it reads.
 	title, folder string
-	// left are the bundles that it can't apply.
+	// left are the bundles that it cannot apply.
 	left func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]pkgrepo.Left, error)
 }
 
@@ -42,7 +42,7 @@ var controllers = map[string]controller{
 
 func controllerNames() []string { return slices.Sorted(maps.Keys(controllers)) }
 
-// leftBy are the bundles of a runtime that a controller can't apply.
+// leftBy returns the bundles of a runtime that a controller cannot apply.
 func leftBy(set *bundle.Set, called string) ([]pkgrepo.Left, error) {
 	c := controllers[called]
 	if set.Root.Runtime == nil {
@@ -62,7 +62,7 @@ func leftBy(set *bundle.Set, called string) ([]pkgrepo.Left, error) {
 	return c.left(set.Root.Runtime, all)
 }
 
-// leaveOut says which bundles a controller does not get, or stops at them.
+// leaveOut returns which bundles a controller does not get, or stops at them.
 func (a *app) leaveOut(set *bundle.Set, called string, leave bool) ([]pkgrepo.Left, error) {
 	left, err := leftBy(set, called)
 	if err != nil {
@@ -83,7 +83,7 @@ const (
 	bySeparator     = "-by-"
 )
 
-// name is what the cluster knows the runtime by: under one of its own, what is applied beside a
+// name returns what the cluster knows the runtime by: under one of its own, what is applied next to a
 // controller, or for it, is never taken for the whole.
 func (p *prepared) name() string {
 	switch {
@@ -107,7 +107,7 @@ func (p *prepared) as(name string) error {
 	return nil
 }
 
-// onlyLeft leaves of a runtime what the controller beside can't apply.
+// onlyLeft leaves of a runtime what the controller next to cannot apply.
 func (p *prepared) onlyLeft(rt *deploy.Runtime) error {
 	left, err := leftBy(p.set, p.beside)
 	if err != nil {

@@ -110,14 +110,14 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 		return err
 	}
 	for _, l := range built.Left {
-		a.ui.Note("note: %s is no package for kapp-controller: %s", l.Bundle, l.Reason)
+		a.ui.Note("note: %s is not a package for kapp-controller: %s", l.Bundle, l.Reason)
 	}
 	return a.ui.Result(o.format, newBuiltView(to, built), func(w io.Writer) {
 		ui.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)
 	})
 }
 
-// buildOptions are the options of everything that reads a definition.
+// buildOptions returns the options of everything that reads a definition.
 func (a *app) buildOptions() (build.Options, error) {
 	client, err := a.client()
 	if err != nil {
@@ -196,7 +196,7 @@ type builtView struct {
 	Left     []leftView `json:"left,omitempty"`
 }
 
-// leftView is a bundle that is no package.
+// leftView is a bundle that is not a package.
 type leftView struct {
 	Bundle string `json:"bundle"`
 	Reason string `json:"reason"`

@@ -136,7 +136,7 @@ type checkView struct {
 	Platforms []string `json:"platforms,omitempty"`
 }
 
-// more is what an archive is a part of.
+// more returns what an archive is a part of.
 func (v checkView) more() string {
 	var more strings.Builder
 	if v.Volumes > 0 {

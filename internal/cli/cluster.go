@@ -52,7 +52,7 @@ func (f *clusterFlags) addParallel(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "how many independent bundles to work on at a time")
 }
 
-// connect gives the cluster. That its API server does not answer is said.
+// connect returns the cluster. That its API server does not answer is said.
 func (f *clusterFlags) connect(a *app) (*deploy.Cluster, error) {
 	config := f.Config
 	if config.RetryTimeout <= 0 { // to the library 0 is the default
@@ -81,7 +81,7 @@ func (f *clusterFlags) addWait(cmd *cobra.Command) {
 	flags.DurationVar(&f.lock, "lock-timeout", 30*time.Second, "after which time without a sign of life the lock on the runtime is another's to take")
 }
 
-// check refuses values that can't be, and a change that nobody could be asked about.
+// check refuses values that cannot be, and a change that nobody could be asked about.
 func (f *clusterFlags) check(a *app) error {
 	switch {
 	case f.parallel < 1 || f.parallel > 64:
@@ -94,7 +94,7 @@ func (f *clusterFlags) check(a *app) error {
 	return nil
 }
 
-// options are the flags for the library. What is worked on is told of until stop is called.
+// options returns the flags for the library. What is worked on is told of until stop is called.
 func (f *clusterFlags) options(a *app) (o deploy.Options, stop func()) {
 	w := &watch{app: a, label: f.label, waiting: map[string]deploy.Event{}, done: make(chan struct{})}
 	go w.remind()
@@ -226,7 +226,7 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 	}
 }
 
-// operation is what is done to a resource, in a word or a few.
+// operation returns what is done to a resource, in a word or a few.
 func operation(c deploy.ResourceChange) string {
 	switch {
 	case c.Replace:

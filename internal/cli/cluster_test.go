@@ -197,7 +197,7 @@ func (s *site) standIn(prefix, definition string) {
 	}
 }
 
-// otherKey is the public part of a key that signed nothing.
+// otherKey returns the public part of a key that signed nothing.
 func (s *site) otherKey() string {
 	s.t.Helper()
 	s.ok("keygen", "--output-key-prefix", "other")
@@ -343,7 +343,7 @@ func (w *watcher) labelNodes(key, value string) {
 	}
 }
 
-// everything is each object on the cluster with its resource version, but for those that
+// everything returns each object on the cluster with its resource version, but for those that
 // move or come and go by themselves.
 func (w *watcher) everything() map[string]string {
 	w.t.Helper()
@@ -354,7 +354,7 @@ func (w *watcher) everything() map[string]string {
 	return found
 }
 
-// objects are all that the cluster has but what comes and goes, by kind, namespace and name.
+// objects returns all that the cluster has but what comes and goes, by kind, namespace and name.
 func (w *watcher) objects() map[string]unstructured.Unstructured {
 	w.t.Helper()
 	lists, err := w.discovery.ServerPreferredResources()

@@ -56,7 +56,7 @@ func (f *transferFlags) addPaths(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("paths", cobra.FixedCompletions([]string{"flat", "preserve"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// preserve gives the repositories below a target.
+// preserve returns the repositories below a target.
 func (f *transferFlags) preserve(to place.Place, client *registry.Client) (func(context.Context, string) (oras.GraphTarget, error), error) {
 	switch {
 	case f.paths == "" || f.paths == "flat":
@@ -86,7 +86,7 @@ func (f *transferFlags) addDryRun(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would move, and move nothing")
 }
 
-// transferOptions are the flags for the library. What moves is verified by the policy files, if there are
+// transferOptions returns the flags for the library. What moves is verified by the policy files, if there are
 // any; what is only counted and checked, if flags say so.
 func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string) (transfer.Options, error) {
 	client, err := a.client()
@@ -118,7 +118,7 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 	return o, nil
 }
 
-// unverified is why nothing was verified.
+// unverified returns why nothing was verified.
 func unverified(allowed bool) string {
 	if allowed {
 		return "--allow-unsigned"

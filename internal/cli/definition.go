@@ -10,7 +10,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
-// isDefinition says whether an argument is a definition's file or folder, and no reference.
+// isDefinition reports whether an argument is a definition's file or folder, and no reference.
 func isDefinition(at string) bool {
 	if strings.HasPrefix(at, "oci:") {
 		return false
@@ -22,7 +22,7 @@ func isDefinition(at string) bool {
 	return err == nil && info.IsDir()
 }
 
-// outline is what a definition says, or what an artifact says of its own.
+// outline returns what a definition says, or what an artifact says of its own.
 func (a *app) outline(ctx context.Context, at string) (*build.Outline, error) {
 	if isDefinition(at) {
 		o, err := a.buildOptions()

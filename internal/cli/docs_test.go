@@ -129,7 +129,7 @@ func (s *site) sigstore() []string {
 	return []string{"https://fulcio.example", f.URL, "https://rekor.example", f.URL, "https://tsa.example/timestamp", f.Timestamp}
 }
 
-// readySources are the ready bundles with their sources from the corpus; their images are stood in
+// readySources returns the ready bundles with their sources from the corpus; their images are stood in
 // for.
 func (s *site) readySources() string {
 	s.t.Helper()
@@ -164,7 +164,7 @@ func (s *site) vendored(folder, workspace string) {
 	}
 }
 
-// lookup is the last value of a variable in the site's environment.
+// lookup returns the last value of a variable in the site's environment.
 func (s *site) lookup(name string) (value string) {
 	for _, v := range s.env {
 		if rest, ok := strings.CutPrefix(v, name+"="); ok {

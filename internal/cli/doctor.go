@@ -29,7 +29,7 @@ also to REPOSITORY/krtpkg-doctor, and deletes them where the registry lets it.
 A note is something that the registry does otherwise than the specification says, and that
 krtpkg copes with.
 
-The exit code is 1 if something is missing that krtpkg can't do without.`,
+The exit code is 1 if something is missing that krtpkg cannot do without.`,
 		Example: "  krtpkg doctor registry.example/krt/scratch",
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),

@@ -46,7 +46,7 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-// explain is the one table from errors to exit codes and hints.
+// explain returns the one table from errors to exit codes and hints.
 func explain(ctx context.Context, err error) (code int, hint string) {
 	var (
 		usage      *usageError
@@ -101,7 +101,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		errors.Is(err, content.ErrTrailingData):
 		return exitUnverified, "the content is not what its digest says: it was damaged or tampered with"
 	case errors.Is(err, layout.ErrAmbiguous):
-		return exitUnverified, "name it by its digest, or make the archive or the folder anew"
+		return exitUnverified, "name it by its digest, or make the archive or the folder again"
 	case errors.Is(err, archive.ErrDamaged):
 		return exitUnverified, "copy the archive again from where it was made; krtpkg check reads all of it"
 	case errors.As(err, &memory):
@@ -109,7 +109,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 	case errors.As(err, &unverified) && unverified.Limit > 0:
 		return exitUnverified, "import it from a file, which is read twice, or hold more of it in memory: --max-unverified 1GiB --memory 1GiB"
 	case errors.As(err, &unverified):
-		return exitUnverified, "import all volumes with one command, or write what can't be verified yet with --allow-unverified-volumes"
+		return exitUnverified, "import all volumes with one command, or write what cannot be verified yet with --allow-unverified-volumes"
 	case errors.As(err, &attached):
 		return exitFailure, "take only what was verified with --attached verified, or all of it with --attached all"
 	case errors.As(err, &base):
@@ -166,7 +166,7 @@ func skipHint(e *deploy.FindingsError) string {
 	return ""
 }
 
-// createRepository is how the repository is created that a registry wants to exist first.
+// createRepository returns how the repository is created that a registry wants to exist first.
 func createRepository(missing *registry.MissingRepositoryError) string {
 	switch {
 	case strings.Contains(missing.Host, ".dkr.ecr."):
@@ -179,7 +179,7 @@ func createRepository(missing *registry.MissingRepositoryError) string {
 	return "create " + missing.Repository + " at " + missing.Host + " first, or the project that its path begins with, and run the same command again"
 }
 
-// moveTag is what to do about a tag that can't be moved. What is attached to a digest is under
+// moveTag returns what to do about a tag that cannot be moved. What is attached to a digest is under
 // tags that begin with sha256-, of which a registry can make an exception.
 func moveTag(fixed *registry.ImmutableTagError) string {
 	switch {
@@ -191,7 +191,7 @@ func moveTag(fixed *registry.ImmutableTagError) string {
 	return "give it a tag that is not taken, or allow at " + fixed.Host + " that tags are moved"
 }
 
-// unanswered is what to do about a registry that gave no answer.
+// unanswered returns what to do about a registry that gave no answer.
 func unanswered(request *url.Error) string {
 	var certificate *tls.CertificateVerificationError
 	switch {
@@ -203,7 +203,7 @@ func unanswered(request *url.Error) string {
 	return "is the name right, and the registry within reach? images can come from elsewhere by --image-mirror"
 }
 
-// exitCode is that of a failure which may be why something is missing.
+// exitCode returns that of a failure which may be why something is missing.
 func exitCode(err error) int {
 	var incomplete *transfer.IncompleteError
 	if errors.As(err, &incomplete) {

@@ -171,7 +171,7 @@ type fileView struct {
 	Kept int64  `json:"kept"`
 }
 
-// base is what a site has: a function that says of a blob whether it is there, and the names
+// base returns what a site has: a function that says of a blob whether it is there, and the names
 // of the roots.
 func (a *app) base(ctx context.Context, bases []string, o transfer.Options) (func(digest.Digest) bool, []string, error) {
 	var all []func(digest.Digest) bool

@@ -23,7 +23,7 @@ var (
 )
 
 // stall is a runtime of plain manifests, in a version of its own: a namespace, rules for kapp
-// beside settings, and a workload that has images in several places.
+// next to settings, and a workload that has images in several places.
 func (s *site) stall(version string) {
 	s.write(
 		"stall-"+version+"/runtime.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: stall, version: "+version+"}\n"+

@@ -148,12 +148,12 @@ func (e entry) note(key string) string {
 	return text
 }
 
-// tagged says whether an entry is under one of cosign's tags.
+// tagged reports whether an entry is under one of cosign's tags.
 func tagged(suffix string) func(entry) bool {
 	return func(e entry) bool { return strings.HasSuffix(e.note(refName), suffix) }
 }
 
-// bundled says whether an entry is a bundle with a statement of a type.
+// bundled reports whether an entry is a bundle with a statement of a type.
 func bundled(predicateType string) func(entry) bool {
 	return func(e entry) bool {
 		return e["artifactType"] == bundleArtifact && e.note(predicateNote) == predicateType
@@ -185,7 +185,7 @@ func (f *forger) entries(change func([]entry) []entry) {
 	}
 }
 
-// find is the digest of the one entry that is looked for.
+// find returns the digest of the one entry that is looked for.
 func (f *forger) find(is func(entry) bool) string {
 	f.t.Helper()
 	var found []string
@@ -240,7 +240,7 @@ func (f *forger) forge(is func(entry) bool, change func(m map[string]any)) {
 	f.digests["forged"] = d
 }
 
-// layerOf is a manifest's layer.
+// layerOf returns a manifest's layer.
 func layerOf(m map[string]any, i int) map[string]any {
 	return m["layers"].([]any)[i].(map[string]any)
 }
@@ -325,7 +325,7 @@ func (f *forger) steal(is func(entry) bool) {
 	})
 }
 
-// artifact gives the digests of the manifest and the layer of a reference, or of a nested
+// artifact returns the digests of the manifest and the layer of a reference, or of a nested
 // bundle of it.
 func artifact(t *testing.T, s *site, reference, bundle string) (manifest, layer string) {
 	t.Helper()

@@ -17,7 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/kappctrltest"
 )
 
-// The ready enterprise runtime by the real Flux, and what Flux can't apply by krtpkg beside it.
+// The ready enterprise runtime by the real Flux, and what Flux cannot apply by krtpkg next to it.
 func TestEnterpriseRuntimeByFlux(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)
@@ -31,7 +31,7 @@ func TestEnterpriseRuntimeByFlux(t *testing.T) {
 	}, "--interval", "10s")
 }
 
-// The ready edge runtime by the real Argo CD, and krtpkg beside it.
+// The ready edge runtime by the real Argo CD, and krtpkg next to it.
 func TestEdgeRuntimeByArgoCD(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)

@@ -162,7 +162,7 @@ func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {
 	return g, connect(g, components, provided, set.Root.Bundle != nil)
 }
 
-// weigher gives the bytes of images and bundles, or nil where not all of them are in one place.
+// weigher returns the bytes of images and bundles, or nil where not all of them are in one place.
 func weigher(ctx context.Context, o *opened) (func([]digest.Digest) *int64, error) {
 	source := transfer.Source{Store: o.store, Root: o.root}
 	plan, err := transfer.NewPlan(ctx, []transfer.Source{source}, transfer.Options{Concurrency: 8, NoImageSignatures: true})
@@ -183,7 +183,7 @@ func digests(images []name.Digest) (all []digest.Digest) {
 	return all
 }
 
-// count is how many digests there are, each once.
+// count returns how many digests there are, each once.
 func count(list []digest.Digest) *int {
 	different := map[digest.Digest]bool{}
 	for _, d := range list {

@@ -147,7 +147,7 @@ func (v *imageUseView) writeContext(w io.Writer) {
 	}
 }
 
-// notes is what to know of an image.
+// notes returns what to know of an image.
 func notes(u build.ImageUse) []string {
 	var list []string
 	if u.State != images.Image {

@@ -115,7 +115,7 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 	}
 	for _, name := range archives {
 		if name == "-" {
-			return nil, &usageError{fmt.Errorf("- can't be one of several archives")}
+			return nil, &usageError{fmt.Errorf("- cannot be one of several archives")}
 		}
 	}
 	store, err := archive.Open(archives...)

@@ -37,7 +37,7 @@ for each category of the layers and which questions are open.
 
 On a terminal it asks. Without one, or with --choose, --answers or --yes, it takes the ready
 runtime of --from with the decisions of --answers, and those of --choose before all. A product
-with no ready bundle is noted where its bundle belongs; one that is no bundle at all, a service
+with no ready bundle is noted where its bundle belongs; one that is not a bundle at all, a service
 or software of the nodes, comes from outside (spec.provided). What bundles require is added
 where one ready bundle alone provides it.`,
 		Example: `  krtpkg init
@@ -57,7 +57,7 @@ where one ready bundle alone provides it.`,
 	flags.StringVar(&o.answers, "answers", "", "file with decisions, as docs/LAYERS.md shows")
 	flags.StringArrayVar(&o.choose, "choose", nil, "decide as CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or CATEGORY=none")
 	flags.StringArrayVar(&o.because, "why", nil, "say why, as CATEGORY=TEXT")
-	flags.BoolVarP(&o.yes, "yes", "y", false, "don't ask")
+	flags.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	flags.BoolVar(&o.force, "force", false, "write over files that are there")
 	o.model.add(flags)
 	return cmd
@@ -143,7 +143,7 @@ func spelled(folder string) string {
 	return cmp.Or(strings.Trim(name, "-"), "runtime")
 }
 
-// writeStart puts files below a folder, or none of them if another is there already or one can't be
+// writeStart puts files below a folder, or none of them if another is there already or one cannot be
 // written.
 func writeStart(folder string, files []starter.File, force bool) error {
 	if !force {
@@ -177,7 +177,7 @@ func writeStart(folder string, files []starter.File, force bool) error {
 			continue
 		}
 		err = fmt.Errorf("write %s: %w", filepath.Join(folder, at), err)
-		if !force { // what was there before can't be brought back
+		if !force { // what was there before cannot be brought back
 			for _, written := range files[:i+1] {
 				if gone := root.Remove(filepath.FromSlash(written.Path)); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
 					err = errors.Join(err, gone)

@@ -111,7 +111,7 @@ func endOfInput(err error) error {
 	return err
 }
 
-// now is what fills a category without an answer.
+// now returns what fills a category without an answer.
 func (w *walk) now(c layers.Category) string {
 	var names []string
 	for _, u := range w.there {
@@ -122,7 +122,7 @@ func (w *walk) now(c layers.Category) string {
 	return cmp.Or(strings.Join(names, ", "), "none")
 }
 
-// mark says how a product is delivered and whether there is a bundle for it.
+// mark returns how a product is delivered and whether there is a bundle for it.
 func (w *walk) mark(layer int, c layers.Category, p layers.Product) string {
 	if p.Delivery == layers.Retired {
 		return " (retired)"

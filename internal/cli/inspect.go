@@ -162,7 +162,7 @@ func (v *rootView) signatures() string {
 	return fmt.Sprintf("%d (%s), not verified here", len(forms), strings.Join(forms, ", "))
 }
 
-// short is a digest that people can tell from others.
+// short returns a digest that people can tell from others.
 func short(digest string) string {
 	if i := strings.Index(digest, ":"); i >= 0 && len(digest) > i+13 {
 		return digest[:i+13]

@@ -90,7 +90,7 @@ func (s *slowWriter) Write(p []byte) (int, error) {
 
 func (s *slowWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-// A process that is killed with no time to say goodbye leaves nothing that the next can't go
+// A process that is killed with no time to say goodbye leaves nothing that the next cannot go
 // on with, whatever it was doing; what had arrived is not sent again but for what was in
 // flight, and there is no tag, and no archive of that name, before the end.
 func TestKilled(t *testing.T) {

@@ -113,7 +113,7 @@ type ready []bundles.Ready
 
 func readyBundles() (ready, error) { return bundles.All() }
 
-// of gives those of a place of the model.
+// of returns those of a place of the model.
 func (r ready) of(layer int, category, product string) ready {
 	found := ready{}
 	for _, b := range r {
@@ -124,7 +124,7 @@ func (r ready) of(layer int, category, product string) ready {
 	return found
 }
 
-// product gives the product that the ready bundle of a name is.
+// product returns the product that the ready bundle of a name is.
 func (r ready) product(name string) string {
 	for _, b := range r {
 		if b.Name == name {

@@ -91,7 +91,7 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 	})
 }
 
-// registriesOf are the registries of the images in the locks of what a reference names.
+// registriesOf returns the registries of the images in the locks of what a reference names.
 func (a *app) registriesOf(ctx context.Context, reference string) ([]string, error) {
 	at, err := a.open(ctx, reference)
 	if err != nil {

@@ -76,7 +76,7 @@ func (m mirrorItem) check() error {
 	return nil
 }
 
-// pick are the tags to copy of those that are there, the newest version first.
+// pick returns the tags to copy of those that are there, the newest version first.
 func (m mirrorItem) pick(tags []string) (picked []string) {
 	constraint, err := semver.NewConstraint(m.Versions)
 	for _, tag := range tags {
@@ -109,7 +109,7 @@ func (m mirrorItem) pick(tags []string) (picked []string) {
 	return picked
 }
 
-// versionOf is the version that a tag claims, or nil for a channel. What is copied is held to it.
+// versionOf returns the version that a tag claims, or nil for a channel. What is copied is held to it.
 func versionOf(tag string) *semver.Version {
 	text, claims := bundle.TaggedVersion(tag)
 	v, err := semver.NewVersion(text)

@@ -81,14 +81,14 @@ func (a *app) lookInto(ctx context.Context, at *opened) (*bundle.Set, error) {
 	return set, nil
 }
 
-// pinned is the reference with the digest that was resolved.
+// pinned returns the reference with the digest that was resolved.
 func (o *opened) pinned() string {
 	p := o.Place
 	p.Digest = o.root.Digest
 	return p.String()
 }
 
-// version is the tag that a copy gets which is given none: the tag that was asked for, or
+// version returns the tag that a copy gets which is given none: the tag that was asked for, or
 // that of the version where it was a digest.
 func (o *opened) version(ctx context.Context) (string, error) {
 	if o.Tag != "" {

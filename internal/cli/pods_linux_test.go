@@ -76,7 +76,7 @@ func TestRealPods(t *testing.T) {
 	}
 }
 
-// podImage is an image of the program hack/pod, another one for each reference.
+// podImage returns an image of the program hack/pod, another one for each reference.
 func podImage(t *testing.T, reference string) v1.ImageIndex {
 	t.Helper()
 	root, err := hack.Root()
@@ -95,7 +95,7 @@ func podImage(t *testing.T, reference string) v1.ImageIndex {
 		if err != nil {
 			return nil, err
 		}
-		// What is behind a program is no part of it, and makes a layer that no other image has.
+		// What is behind a program is not part of it, and makes a layer that no other image has.
 		return imagetest.Image(p, "pod", 0o755, append(data, reference...), v1.Config{Entrypoint: []string{"/pod"}})
 	})
 	if err != nil {
@@ -166,7 +166,7 @@ func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error)
 	return nil
 }
 
-// pulledLayer is the digest of an image's one layer for this machine.
+// pulledLayer returns the digest of an image's one layer for this machine.
 func pulledLayer(reference string) (string, error) {
 	ref, err := name.ParseReference(reference)
 	if err != nil {
@@ -183,7 +183,7 @@ func pulledLayer(reference string) (string, error) {
 	return manifest.Layers[0].Digest.String(), nil
 }
 
-// lockedImages are the digests that a reference locks, by the images' names.
+// lockedImages returns the digests that a reference locks, by the images' names.
 func lockedImages(reference string) (map[string]string, error) {
 	out, err := exec.Command("krtpkg", "inspect", reference, "-o", "json").Output()
 	if err != nil {

@@ -78,7 +78,7 @@ func checkEmpty(dir string) error {
 	return err
 }
 
-// write puts everything into a folder beside the target and renames that, so that the
+// write puts everything into a folder next to the target and renames that, so that the
 // target is whole or not there.
 func write(set *bundle.Set, dir string) (n int, err error) {
 	dir = filepath.Clean(dir)
@@ -133,7 +133,7 @@ func writeFiles(dir string, set *bundle.Set) (n int, err error) {
 	return len(files), group.Wait()
 }
 
-// within is the files of an artifact below a folder.
+// within returns the files of an artifact below a folder.
 func within(dir string, artifact *bundle.Artifact) []bundle.File {
 	files := make([]bundle.File, 0, len(artifact.Tree()))
 	for _, f := range artifact.Tree() {

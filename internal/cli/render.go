@@ -69,7 +69,7 @@ func (a *app) renderDefinition(ctx context.Context, at string) error {
 }
 
 func writeManifest(w *bytes.Buffer, name string, data []byte) {
-	// A byte order mark belongs to the beginning of a file, which this is no longer.
+	// A byte order mark belongs to the beginning of a file, which this is not a longer.
 	data = bytes.TrimPrefix(data, []byte("\uFEFF"))
 	ui.Fprintf(w, "---\n# %s\n", name)
 	w.Write(data)

@@ -161,7 +161,7 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 // config file.
 func (a *app) client() (*registry.Client, error) { return a.clientWith(nil) }
 
-// clientWith is a client with logins before those of the user, as docker configs.
+// clientWith returns a client with logins before those of the user, as docker configs.
 func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
 	if err := a.settings.load(os.Getenv); err != nil {
 		return nil, err
@@ -176,7 +176,7 @@ func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
 // released is set by the linker in releases.
 var released string
 
-// version is the release, or what the toolchain knows of the build.
+// version returns the release, or what the toolchain knows of the build.
 func version() string {
 	if released != "" {
 		return released

@@ -45,7 +45,7 @@ type configFile struct {
 }
 
 func (s *settings) flags(flags *pflag.FlagSet) {
-	flags.StringArrayVar(&s.sourceMirrors, "source-mirror", nil, "fetch source URLs that start with PREFIX from REPLACEMENT, an URL or a folder, as PREFIX=REPLACEMENT (also $KRTPKG_SOURCE_MIRROR)")
+	flags.StringArrayVar(&s.sourceMirrors, "source-mirror", nil, "fetch source URLs that start with PREFIX from REPLACEMENT, a URL or a folder, as PREFIX=REPLACEMENT (also $KRTPKG_SOURCE_MIRROR)")
 	flags.StringArrayVar(&s.imageMirrors, "image-mirror", nil, "fetch images whose name starts with PREFIX (* for all) from REPLACEMENT, a registry or oci:FOLDER, as PREFIX=REPLACEMENT (also $KRTPKG_IMAGE_MIRROR)")
 	flags.BoolVar(&s.allowRenamed, "allow-renamed-tag", false, "let a tag that is a version lead to another version, which somebody renamed")
 	flags.StringVar(&s.registry.CAFile, "registry-ca", "", "file of certificate authorities to trust besides the system's (also $KRTPKG_REGISTRY_CA)")
@@ -133,7 +133,7 @@ func readConfig(getenv func(string) string) (configFile, error) {
 	return config, nil
 }
 
-// netrc are the logins for sources, of $NETRC or ~/.netrc.
+// netrc returns the logins for sources, of $NETRC or ~/.netrc.
 func netrc(getenv func(string) string) (source.Logins, error) {
 	name := getenv("NETRC")
 	if name == "" {
@@ -153,7 +153,7 @@ func netrc(getenv func(string) string) (source.Logins, error) {
 	return source.ParseNetrc(string(data)), nil
 }
 
-// created is the time that goes into artifacts (reproducible-builds.org/specs/source-date-epoch).
+// created returns the time that goes into artifacts (reproducible-builds.org/specs/source-date-epoch).
 func created(getenv func(string) string) (time.Time, error) {
 	text := getenv("SOURCE_DATE_EPOCH")
 	if text == "" {

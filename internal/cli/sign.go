@@ -123,7 +123,7 @@ func (a *app) signer(ctx context.Context, f *signFlags) (*sign.Signer, error) {
 	return f.certified(signer, nil)
 }
 
-// certified is the signer with its certificate, if it has one.
+// certified returns the signer with its certificate, if it has one.
 func (f *signFlags) certified(signer *sign.Signer, err error) (*sign.Signer, error) {
 	if err != nil || f.certificate == "" {
 		return signer, err
@@ -141,7 +141,7 @@ func (f *signFlags) certified(signer *sign.Signer, err error) (*sign.Signer, err
 	return signer.WithCertificate(certificate, chain)
 }
 
-// identityToken is a token, one in a file, or the environment's.
+// identityToken returns a token, one in a file, or the environment's.
 func identityToken(ctx context.Context, token string) (string, error) {
 	if token == "" {
 		return sign.IdentityToken(ctx)
@@ -153,7 +153,7 @@ func identityToken(ctx context.Context, token string) (string, error) {
 	case strings.Count(token, ".") == 2:
 		return token, nil
 	}
-	return "", fmt.Errorf("identity token: it is no token, and %w", err)
+	return "", fmt.Errorf("identity token: it is not a token, and %w", err)
 }
 
 type signOptions struct {
@@ -198,7 +198,7 @@ func (a *app) sign(ctx context.Context, reference string, o *signOptions) error 
 	if err != nil {
 		return err
 	}
-	// A signature says: this is ours. It is given to nothing that we can't read.
+	// A signature says: this is ours. It is given to nothing that we cannot read.
 	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
@@ -220,7 +220,7 @@ func (a *app) sign(ctx context.Context, reference string, o *signOptions) error 
 	})
 }
 
-// nameOf is what a signature claims that the root is called.
+// nameOf returns what a signature claims that the root is called.
 func nameOf(at *opened, set *bundle.Set) string {
 	return cmp.Or(at.Repository, titleOf(&set.Root.Manifest))
 }
@@ -274,7 +274,7 @@ func (a *app) sayAttached(at *opened, attached []sign.Attached) {
 	}
 }
 
-// writable is the place of a reference to write to, and what makes it last.
+// writable returns the place of a reference to write to, and what makes it last.
 func (a *app) writable(ctx context.Context, at *opened) (place.Target, func() error, error) {
 	if at.File == "" {
 		store, err := at.Create(ctx, at.client)

@@ -55,7 +55,7 @@ func (a *app) renderSet(set *bundle.Set, values *render.Values, images *located)
 
 // located are the images of a root, and where they are.
 type located struct {
-	repository string // of the root; "" where that is no registry
+	repository string // of the root; "" where that is not a registry
 	beside     map[string]bool
 	// ranBefore says that the cluster has run the images before: one that is no longer found
 	// anywhere is missing, and not merely out of reach from here.
@@ -97,7 +97,7 @@ func (a *app) locate(ctx context.Context, at *opened, set *bundle.Set) (*located
 	return l, nil
 }
 
-// at is the reference that a cluster pulls an image by.
+// at returns the reference that a cluster pulls an image by.
 func (l *located) at(image name.Digest) string {
 	if l.beside[image.DigestStr()] {
 		return l.repository + "@" + image.DigestStr()
@@ -105,7 +105,7 @@ func (l *located) at(image name.Digest) string {
 	return image.Name()
 }
 
-// imagesOf are the images of all bundles, each digest once.
+// imagesOf returns the images of all bundles, each digest once.
 func imagesOf(set *bundle.Set) []name.Digest {
 	var all []name.Digest
 	for _, b := range set.Bundles {
@@ -115,7 +115,7 @@ func imagesOf(set *bundle.Set) []name.Digest {
 	return slices.CompactFunc(all, func(a, b name.Digest) bool { return a.DigestStr() == b.DigestStr() })
 }
 
-// runtime is what a cluster gets: each bundle's manifests as a file system in memory.
+// runtime returns what a cluster gets: each bundle's manifests as a file system in memory.
 func (r *rendering) runtime() (deploy.Runtime, error) {
 	m := r.set.Root.Metadata()
 	runtime := deploy.Runtime{Name: m.Name, Version: m.Version, Digest: r.set.Root.Descriptor.Digest.String()}
@@ -143,7 +143,7 @@ func (r *rendering) runtime() (deploy.Runtime, error) {
 	return runtime, nil
 }
 
-// laterHooks are the hooks of a bundle that run at a deletion or a rollback.
+// laterHooks returns the hooks of a bundle that run at a deletion or a rollback.
 func laterHooks(m *render.Manifests) ([]deploy.Hook, error) {
 	hooks, texts, err := render.ParseHooks(m.Later)
 	if err != nil {
@@ -183,7 +183,7 @@ func (r *rendering) needs() ([][]string, error) {
 
 // lookAtImages finds out which images are where the cluster would pull them from, with its logins
 // before this user's, and for which platforms they are. One that is not there is wrong; that a
-// registry can't be asked from here does not say that the nodes can't.
+// registry cannot be asked from here does not say that the nodes cannot.
 func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, secrets []deploy.PullSecret) ([]deploy.Image, []deploy.Finding, error) {
 	var (
 		mu       sync.Mutex
@@ -194,7 +194,7 @@ func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, sec
 	for _, s := range secrets {
 		if err := registry.CheckLogin(s.Config); err != nil {
 			findings = append(findings, deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages,
-				Message: fmt.Sprintf("pull secret %s in namespace %s can't be read: %v", s.Name, s.Namespace, err)})
+				Message: fmt.Sprintf("pull secret %s in namespace %s cannot be read: %v", s.Name, s.Namespace, err)})
 			continue
 		}
 		logins = append(logins, s.Config)
@@ -252,7 +252,7 @@ func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, sec
 	return images, findings, nil
 }
 
-// platformsOf are those of an image: of its index, as far as their manifests are there, or of its
+// platformsOf returns those of an image: of its index, as far as their manifests are there, or of its
 // config.
 func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) ([]string, error) {
 	desc, err := store.Resolve(ctx, digest)

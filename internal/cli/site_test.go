@@ -237,7 +237,7 @@ func (w *watcher) secret(name, key, value string) {
 	}
 }
 
-// contents is every object of the default namespace as JSON.
+// contents returns every object of the default namespace as JSON.
 func (w *watcher) contents() map[string]string {
 	w.t.Helper()
 	lists, err := w.discovery.ServerPreferredNamespacedResources()

@@ -132,7 +132,7 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 	}
 }
 
-// unwell are the bundles that are not healthy or not as they were applied.
+// unwell returns the bundles that are not healthy or not as they were applied.
 func unwell(views []statusView) []string {
 	var names []string
 	for _, v := range views {
@@ -187,7 +187,7 @@ func writeStatus(w io.Writer, views []statusView, full bool) {
 	}
 }
 
-// versionsOf is the version that is there, and the one that is to be.
+// versionsOf returns the version that is there, and the one that is to be.
 func versionsOf(b bundleStatusView) string {
 	if b.Target != "" && b.Version != "" && b.Target != b.Version {
 		return b.Version + " → " + b.Target
@@ -243,8 +243,8 @@ func details(w io.Writer, b bundleStatusView, full bool) {
 	}
 }
 
-// newer are the versions above that of a revision where it came from. That they can't be looked
-// up is no error of the status.
+// newer returns the versions above that of a revision where it came from. That they cannot be looked
+// up is not an error of the status.
 func (a *app) newer(ctx context.Context, r deploy.Revision) []string {
 	current, err := semver.NewVersion(r.Version)
 	if err != nil || r.Reference == "" {
@@ -261,7 +261,7 @@ func (a *app) newer(ctx context.Context, r deploy.Revision) []string {
 		var found []*semver.Version
 		err = at.store.Tags(ctx, "", func(tags []string) error {
 			for _, tag := range tags {
-				// Tags can't have a plus.
+				// Tags cannot have a plus.
 				if v, err := semver.NewVersion(strings.Replace(tag, "_", "+", 1)); err == nil && v.GreaterThan(current) && (v.Prerelease() == "" || current.Prerelease() != "") {
 					found = append(found, v)
 				}

@@ -142,7 +142,7 @@ users: [{name: u, user: {}}]
 	return &requests
 }
 
-// stored is the file in which distribution keeps a blob.
+// stored returns the file in which distribution keeps a blob.
 func stored(t *testing.T, storage, digest string) string {
 	t.Helper()
 	hex := strings.TrimPrefix(digest, "sha256:")

@@ -23,7 +23,7 @@ func (a *app) trustCommand() *cobra.Command {
 		Short: "make, show and check the policy file that says whom to trust with what",
 		Long: `A policy file says who has to have signed what is applied, imported and copied, how many of
 them, and what has to be attested (docs/TRUST.md). It is looked for as --policy says, then
-$KRTPKG_TRUST_POLICY, trustPolicy of the config file, and trust.yaml beside that.`,
+$KRTPKG_TRUST_POLICY, trustPolicy of the config file, and trust.yaml next to that.`,
 		GroupID: groupTrust,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -55,7 +55,7 @@ handed to a site as it is. A file that is there is never overwritten.`,
 	return cmd
 }
 
-func trustFileHelp() string { return "trust.yaml beside the config file" }
+func trustFileHelp() string { return "trust.yaml next to the config file" }
 
 func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, output string) error {
 	if f.policy != "" || !f.given() {
@@ -92,7 +92,7 @@ func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, outp
 	return nil
 }
 
-// file is the policy file that says what the flags say.
+// file returns the policy file that says what the flags say.
 func (f *trustFlags) file(match []string) (*trust.File, error) {
 	text := func(name string) (string, error) {
 		if name == "" {
@@ -140,7 +140,7 @@ func (f *trustFlags) file(match []string) (*trust.File, error) {
 	return file, nil
 }
 
-// loadPolicy is the policy file that there has to be.
+// loadPolicy returns the policy file that there has to be.
 func (a *app) loadPolicy(flag string) (*trust.Policy, error) {
 	file, err := a.policyFile(flag)
 	if err != nil {
@@ -153,7 +153,7 @@ func (a *app) loadPolicy(flag string) (*trust.Policy, error) {
 }
 
 func policyFlag(cmd *cobra.Command, policy *string) {
-	cmd.Flags().StringVar(policy, "policy", "", "policy file (also $"+policyVariable+", or trust.yaml beside the config file)")
+	cmd.Flags().StringVar(policy, "policy", "", "policy file (also $"+policyVariable+", or trust.yaml next to the config file)")
 }
 
 func (a *app) trustShowCommand() *cobra.Command {
@@ -194,7 +194,7 @@ type authorityView struct {
 	Issuer    string `json:"issuer,omitempty"`
 	NotBefore string `json:"notBefore,omitempty"`
 	NotAfter  string `json:"notAfter,omitempty"`
-	// Counts says whether a signature of now does.
+	// Counts reports whether a signature of now does.
 	Counts bool `json:"counts"`
 }
 
@@ -229,7 +229,7 @@ func newPolicyView(p *trust.Policy) policyView {
 	return v
 }
 
-// named is what a rule is for.
+// named returns what a rule is for.
 func named(r ruleView) string {
 	match := strings.Join(r.Match, ", ")
 	if len(r.Names) > 0 {

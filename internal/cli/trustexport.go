@@ -15,7 +15,7 @@ func (a *app) trustExportCommand() *cobra.Command {
 		Use:   "export",
 		Short: "write the policy for what enforces it on a cluster",
 		Long: `Export writes the policy as manifests for Kyverno or for Sigstore's policy-controller, so
-that the cluster holds the images that run to it. What they can't express is an error, never
+that the cluster holds the images that run to it. What they cannot express is an error, never
 left out.`,
 		Example: `  krtpkg trust export --format kyverno | kubectl apply -f -
   krtpkg trust export --format policy-controller --enforce > policies.yaml`,

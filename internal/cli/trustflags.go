@@ -44,7 +44,7 @@ type trustFlags struct {
 func (f *trustFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.keys, "key", nil, "public key to trust: a file, or the URI of a key management service; given more than once, any of them will do")
-	flags.StringVar(&f.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml beside the config file)")
+	flags.StringVar(&f.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml next to the config file)")
 	flags.StringVar(&f.identity, "certificate-identity", "", "trust certificates for this subject: an e-mail address or a URI")
 	flags.StringVar(&f.identityRegExp, "certificate-identity-regexp", "", "as --certificate-identity, as a pattern for all of it")
 	flags.StringVar(&f.issuer, "certificate-oidc-issuer", "", "OpenID Connect issuer that has to vouch for the subject")
@@ -60,7 +60,7 @@ func (f *trustFlags) addUnsigned(cmd *cobra.Command, what string) {
 	cmd.Flags().BoolVar(&f.allowUnsigned, "allow-unsigned", false, what)
 }
 
-// given says whether a flag says whom to trust.
+// given reports whether a flag says whom to trust.
 func (f *trustFlags) given() bool {
 	return len(f.keys) > 0 || f.policy != "" || f.expectName != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
@@ -68,7 +68,7 @@ func (f *trustFlags) given() bool {
 // errNobody is the error of a command that has to verify and is not told by whom.
 var errNobody = errors.New("what is there has to be verified: say whom to trust with --key, --certificate-identity or --policy")
 
-// trust is the policy that the flags, the environment or the configuration say, or nil where
+// trust returns the policy that the flags, the environment or the configuration say, or nil where
 // nothing does.
 func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 	certificates := f.identity + f.identityRegExp
@@ -112,7 +112,7 @@ func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 	return policy, nil
 }
 
-// chosenPolicy is that of the flags, or of the file that they or the configuration name. Where no
+// chosenPolicy returns that of the flags, or of the file that they or the configuration name. Where no
 // configuration is to be found it may be that it would forbid something, unless there is one of the system.
 func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Policy) (*trust.Policy, error) {
 	if len(f.keys) > 0 || f.identity+f.identityRegExp != "" {
@@ -131,7 +131,7 @@ func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Pol
 // errNoConfiguration says that nobody knows where a policy would be.
 var errNoConfiguration = errors.New("no folder for configuration: set HOME or XDG_CONFIG_HOME, or say whom to trust with --policy, $" + policyVariable + ", --key or --certificate-identity")
 
-// policyFile is where the policy is, or empty where there is none.
+// policyFile returns where the policy is, or empty where there is none.
 func (a *app) policyFile(flag string) (string, error) {
 	if file := cmp.Or(flag, os.Getenv(policyVariable)); file != "" {
 		return file, nil
@@ -160,7 +160,7 @@ func defaultPolicyFile() string {
 	return filepath.Join(dir, "krtpkg", "trust.yaml")
 }
 
-// trustFlagged is the policy that the flags alone make.
+// trustFlagged returns the policy that the flags alone make.
 func (a *app) trustFlagged(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 	roots, err := f.roots()
 	if err != nil {
@@ -243,7 +243,7 @@ func (f *trustFlags) roots() (*sign.TrustedRoot, error) {
 	return sign.LoadCertificates(authorities, timestamps)
 }
 
-// where is what a policy calls a place.
+// where returns what a policy calls a place.
 func where(p place.Place) string { return cmp.Or(p.Repository, trust.Local) }
 
 // verified verifies what a reference leads to.

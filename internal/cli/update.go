@@ -18,7 +18,7 @@ func (a *app) updateCommand() *cobra.Command {
 		Use:   "update -f DEFINITION",
 		Short: "pin every source and image of a definition to the newest of what it asks for",
 		Long: `Update asks upstream what the sources and the images of a definition are today, and pins them:
-in the definition where it has a digest or a commit already, in the lock file beside it
+in the definition where it has a digest or a commit already, in the lock file next to it
 (bundle.lock.yaml for bundle.yaml) else. It prints what has moved. Commit both files.
 
 Charts move within the range of versions that the definition asks for, git repositories to
@@ -93,7 +93,7 @@ func (a *app) moves(ctx context.Context, format ui.Format, none string, find fun
 	})
 }
 
-// shortPin is a digest or a commit at a length that people compare; - when there is none.
+// shortPin returns a digest or a commit at a length that people compare; - when there is none.
 func shortPin(pin string) string {
 	switch {
 	case pin == "":

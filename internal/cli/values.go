@@ -40,7 +40,7 @@ func (f *valuesFlags) addCluster(cmd *cobra.Command) {
 	flags.BoolVar(&f.reset, "reset-values", false, "forget the values of the last apply, which are taken where no others are given")
 }
 
-// read gives the values, which have to be for bundles that there are.
+// read returns the values, which have to be for bundles that there are.
 func (f *valuesFlags) read(a *app, set *bundle.Set) (*render.Values, error) {
 	values, err := f.whole(nil)
 	if err != nil {
@@ -53,7 +53,7 @@ func (f *valuesFlags) read(a *app, set *bundle.Set) (*render.Values, error) {
 	return values, values.Check(bundleNames(set))
 }
 
-// whole gives the values of the file over others.
+// whole returns the values of the file over others.
 func (f *valuesFlags) whole(base *render.Values) (*render.Values, error) {
 	if f.file == "" {
 		return base, nil
@@ -69,7 +69,7 @@ func (f *valuesFlags) whole(base *render.Values) (*render.Values, error) {
 	return values.Over(base), nil
 }
 
-// single gives the values with single ones over them.
+// single returns the values with single ones over them.
 func (f *valuesFlags) single(values *render.Values) (*render.Values, error) {
 	var assignments []render.Assignment
 	for i, text := range slices.Concat(f.texts, f.yamls) {
@@ -90,7 +90,7 @@ func bundleNames(set *bundle.Set) []string {
 	return names
 }
 
-// site gives the values for a cluster: those that are given, or, where none are, those of the
+// site returns the values for a cluster: those that are given, or, where none are, those of the
 // last apply; and single ones over either. What came from Secrets is hidden from now on.
 func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (render.Kept, error) {
 	var v render.Kept

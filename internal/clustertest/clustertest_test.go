@@ -225,7 +225,7 @@ func eventually(t *testing.T, what string, done func() error) {
 	}
 }
 
-// processes are the command lines that mention dir.
+// processes returns the command lines that mention dir.
 func processes(t *testing.T, dir string) []string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -19,7 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Dir is the corpus's first folder. Where it is absent the test fails: it would prove nothing.
+// Dir returns the corpus's first folder. Where it is absent the test fails: it would prove nothing.
 func Dir(tb testing.TB) string {
 	tb.Helper()
 	dirs, err := Locate()
@@ -54,16 +54,16 @@ type File struct {
 	Data []byte
 }
 
-// Product is the path of the product that the file belongs to: layer/category/product.
+// Product returns the path of the product that the file belongs to: layer/category/product.
 func (f File) Product() string {
 	parts := strings.SplitN(f.Path, "/", 4)
 	return strings.Join(parts[:len(parts)-1], "/")
 }
 
-// Digest is the first 16 digits of the file's sha256, by which tables name it.
+// Digest returns the first 16 digits of the file's sha256, by which tables name it.
 func (f File) Digest() string { return fmt.Sprintf("%x", sha256.Sum256(f.Data))[:16] }
 
-// IsManifests says whether the file is manifests and nothing else: YAML or JSON, each document a
+// IsManifests reports whether the file is manifests and nothing else: YAML or JSON, each document a
 // resource for a cluster, no template.
 func (f File) IsManifests() bool {
 	isText := slices.Contains([]string{".yaml", ".yml", ".json", ".manifest", ".base", ".golden"}, path.Ext(f.Path))
@@ -82,7 +82,7 @@ func (f File) IsManifests() bool {
 	return true
 }
 
-// Files are the products' files in the corpus's first folder, in order, without the corpus's own notes on them.
+// Files returns the products' files in the corpus's first folder, in order, without the corpus's own notes on them.
 func Files(tb testing.TB) []File {
 	tb.Helper()
 	files, err := Read()
@@ -92,7 +92,7 @@ func Files(tb testing.TB) []File {
 	return files
 }
 
-// All are the products' files in all of the corpus's folders, in the order of the folders.
+// All returns the products' files in all of the corpus's folders, in the order of the folders.
 func All(tb testing.TB) []File {
 	tb.Helper()
 	dirs, err := Locate()

@@ -35,7 +35,7 @@ func OnlyReferencesDiffer(old, now []byte, located ...string) error {
 	return nil
 }
 
-// matchesWild says whether a line is a pattern's: each NUL of that stands for characters of
+// matchesWild reports whether a line is a pattern's: each NUL of that stands for characters of
 // references.
 func matchesWild(line []byte, pattern string) bool {
 	parts := strings.Split(pattern, "\x00")

@@ -32,16 +32,16 @@ var capabilities = []capability{
 	{"blobs in one piece", true, "blobs are pushed", "nothing can be pushed", func(context.Context, *examination) error {
 		return nil // the examination began with one
 	}},
-	{"wrong digests refused", true, "damaged blobs are not taken", "the registry takes blobs that are not what their digest says: don't trust it with anything", wrongDigest},
-	{"blobs in chunks", false, "streams can be imported in one pass", "a stream that breaks off can't be gone on with", chunks},
-	{"status of uploads", false, "an upload that broke off goes on where it stopped", "a blob whose upload broke off is sent anew", status},
-	{"ranges of blobs", false, "a download that broke off goes on where it stopped", "a blob whose download broke off is fetched anew", ranges},
+	{"wrong digests refused", true, "damaged blobs are not taken", "the registry takes blobs that are not what their digest says: do not trust it with anything", wrongDigest},
+	{"blobs in chunks", false, "streams can be imported in one pass", "a stream that breaks off cannot be gone on with", chunks},
+	{"status of uploads", false, "an upload that broke off goes on where it stopped", "a blob whose upload broke off is sent again", status},
+	{"ranges of blobs", false, "a download that broke off goes on where it stopped", "a blob whose download broke off is fetched again", ranges},
 	{"mounts across repositories", false, "what another repository has is not sent again", "blobs are sent to each repository", mount},
 	{"OCI image manifests", true, "images and bundles are pushed", "nothing can be pushed", func(ctx context.Context, e *examination) (err error) {
 		e.image, err = e.manifest(ctx, ocispec.MediaTypeImageManifest, nil)
 		return err
 	}},
-	{"Docker's image manifests", false, "images in Docker's format are taken", "images in Docker's format can't be mirrored here", func(ctx context.Context, e *examination) error {
+	{"Docker's image manifests", false, "images in Docker's format are taken", "images in Docker's format cannot be mirrored here", func(ctx context.Context, e *examination) error {
 		_, err := e.manifest(ctx, dockerManifest, func(m *ocispec.Manifest) {
 			m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
 			m.Layers[0].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -54,7 +54,7 @@ var capabilities = []capability{
 	}},
 	{"manifests with a subject", false, "signatures are stored as referrers", "only signatures under tags can be stored (--signature-format legacy)", subject},
 	{"referrers API", false, "referrers are listed by the registry", "referrers are listed in a fallback tag, sha256-DIGEST", referrers},
-	{"manifests of nearly 4 MiB", false, "large manifests are taken", "very large indexes can't be pushed", func(ctx context.Context, e *examination) error {
+	{"manifests of nearly 4 MiB", false, "large manifests are taken", "very large indexes cannot be pushed", func(ctx context.Context, e *examination) error {
 		_, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
 			m.Annotations["padding"] = strings.Repeat("x", 4<<20-64<<10)
 		})
@@ -85,20 +85,20 @@ var capabilities = []capability{
 	{"tags", true, "versions are named", "nothing can be named", func(ctx context.Context, e *examination) error {
 		return e.tag(ctx, e.image, e.version())
 	}},
-	{"tags as signatures have them", false, "signatures of cosign's older form are stored", "signatures of cosign's older form can't be stored (--signature-format bundle)", func(ctx context.Context, e *examination) error {
+	{"tags as signatures have them", false, "signatures of cosign's older form are stored", "signatures of cosign's older form cannot be stored (--signature-format bundle)", func(ctx context.Context, e *examination) error {
 		return e.tag(ctx, e.image, strings.ReplaceAll(e.image.Digest.String(), ":", "-")+".sig")
 	}},
-	{"tags that move", false, "signatures join others under one tag, and channels move", "tags can't be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *examination) error {
+	{"tags that move", false, "signatures join others under one tag, and channels move", "tags cannot be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *examination) error {
 		other, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.Annotations["other"] = "yes" })
 		if err != nil {
 			return err
 		}
 		return e.tag(ctx, other, e.version())
 	}},
-	{signatureBundles, false, "sign --signature-format bundle works", "signatures can't be stored as referrers: sign needs --signature-format legacy", func(ctx context.Context, e *examination) error {
+	{signatureBundles, false, "sign --signature-format bundle works", "signatures cannot be stored as referrers: sign needs --signature-format legacy", func(ctx context.Context, e *examination) error {
 		return e.sign(ctx, sign.Bundle)
 	}},
-	{signatureTags, false, "sign --signature-format legacy works", "signatures can't be stored under tags: sign needs --signature-format bundle", func(ctx context.Context, e *examination) error {
+	{signatureTags, false, "sign --signature-format legacy works", "signatures cannot be stored under tags: sign needs --signature-format bundle", func(ctx context.Context, e *examination) error {
 		return e.sign(ctx, sign.Legacy)
 	}},
 	{"signatures", true, "sign, attest and verify work", "nothing can be signed here: sign in a folder (oci:FOLDER) or an archive, and verify there", func(_ context.Context, e *examination) error {
@@ -108,7 +108,7 @@ var capabilities = []capability{
 		return nil
 	}},
 	{furtherSignatures, false, "what is signed and attested later joins what is there", "only what one run signs and attests can be stored: except tags that begin with sha256- from immutability", furtherAttestation},
-	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists don't work", func(ctx context.Context, e *examination) error {
+	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists do not work", func(ctx context.Context, e *examination) error {
 		found := false
 		err := e.repo.Tags(ctx, "", func(page []string) error {
 			found = found || slices.Contains(page, e.version())

@@ -28,7 +28,7 @@ import (
 // Finding is what was found of one capability.
 type Finding struct {
 	Capability string `json:"capability"`
-	// Works says whether it does, and Needed whether krtpkg can't do without.
+	// Works reports whether it does, and Needed whether krtpkg cannot do without.
 	Works  bool `json:"works"`
 	Needed bool `json:"needed"`
 	// Meaning is what follows from that for krtpkg.
@@ -47,7 +47,7 @@ type Report struct {
 	Left []string `json:"left"`
 }
 
-// Failing are the findings without which krtpkg does not work.
+// Failing returns the findings without which krtpkg does not work.
 func (r *Report) Failing() (list []string) {
 	for _, f := range r.Findings {
 		if f.Needed && !f.Works {
@@ -107,7 +107,7 @@ func Examine(ctx context.Context, repo, second *registry.Repository) (*Report, e
 	return report, err
 }
 
-// version is the tag that stands for those of versions. It may not be there.
+// version returns the tag that stands for those of versions. It may not be there.
 func (e *examination) version() string { return "krtpkg-doctor-" + e.run[:8] }
 
 // prepare pushes what everything else needs.
@@ -125,7 +125,7 @@ func (e *examination) prepare(ctx context.Context) error {
 	return nil
 }
 
-// manifest is an image of the one blob; change makes it a special one.
+// manifest returns an image of the one blob; change makes it a special one.
 func (e *examination) manifest(ctx context.Context, mediaType string, change func(*ocispec.Manifest)) (ocispec.Descriptor, error) {
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType, Config: e.config, Layers: []ocispec.Descriptor{e.blob},
@@ -146,7 +146,7 @@ func (e *examination) index(ctx context.Context, change func(*ocispec.Index)) (o
 	return e.put(ctx, ocispec.MediaTypeImageIndex, i)
 }
 
-// put writes a manifest and reads it back: some registries take what they then don't give.
+// put writes a manifest and reads it back: some registries take what they then do not give.
 func (e *examination) put(ctx context.Context, mediaType string, value any) (ocispec.Descriptor, error) {
 	data, err := json.Marshal(value)
 	if err != nil {

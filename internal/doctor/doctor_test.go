@@ -15,7 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
-// examine gives what does not work on a registry.
+// examine returns what does not work on a registry.
 func examine(t *testing.T, o registrytest.Options) (missing []string, report *doctor.Report) {
 	t.Helper()
 	r := registrytest.Start(t, o)
@@ -49,7 +49,7 @@ func examine(t *testing.T, o registrytest.Options) (missing []string, report *do
 	return missing, report
 }
 
-// What real registries can't do, and nothing else.
+// What real registries cannot do, and nothing else.
 func TestRealRegistries(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -25,7 +25,7 @@ const (
 	furtherSignatures = "further signatures"
 )
 
-// Limits are what follows for sign from what does not work, where sign works at all.
+// Limits returns what follows for sign from what does not work, where sign works at all.
 func (r *Report) Limits() (list []string) {
 	for _, f := range r.Findings {
 		if !f.Works && slices.Contains([]string{signatureBundles, signatureTags, furtherSignatures}, f.Capability) {

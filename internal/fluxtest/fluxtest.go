@@ -1,4 +1,4 @@
-// Package fluxtest runs the real source-controller and kustomize-controller of Flux beside the
+// Package fluxtest runs the real source-controller and kustomize-controller of Flux next to the
 // control plane of internal/clustertest: their own resource definitions, and their programs as
 // processes here instead of in pods.
 //

@@ -66,7 +66,7 @@ func Build(ctx context.Context, name string) (string, error) {
 	return out, nil
 }
 
-// Root is the top of the checkout: the nearest folder above the working directory that
+// Root returns the top of the checkout: the nearest folder above the working directory that
 // holds hack/ and go.mod.
 func Root() (string, error) {
 	dir, err := os.Getwd()
@@ -85,7 +85,7 @@ func Root() (string, error) {
 	}
 }
 
-// ModuleDir is where the files are of a module that the program of hack/<name> is built from.
+// ModuleDir returns where the files are of a module that the program of hack/<name> is built from.
 func ModuleDir(ctx context.Context, name, module string) (string, error) {
 	root, err := Root()
 	if err != nil {
@@ -134,7 +134,7 @@ func build(ctx context.Context, dir, out string) error {
 	return os.Rename(out+".tmp", out)
 }
 
-// target is what go build is given: the folder itself, or the module's one tool.
+// target returns what go build is given: the folder itself, or the module's one tool.
 func target(dir string) (string, error) {
 	sources, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
@@ -157,7 +157,7 @@ func target(dir string) (string, error) {
 	return mod.Tool[0].Path, nil
 }
 
-// inputs is the hash over the module's files and the toolchain.
+// inputs returns the hash over the module's files and the toolchain.
 func inputs(dir string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version(), runtime.GOOS, runtime.GOARCH)

@@ -68,7 +68,7 @@ func (p *Process) Kill() error {
 	return err
 }
 
-// Tail is the end of what the process wrote.
+// Tail returns the end of what the process wrote.
 func (p *Process) Tail() string {
 	data, err := os.ReadFile(p.log)
 	if err != nil {
@@ -88,7 +88,7 @@ func (all Processes) Kill() (err error) {
 	return err
 }
 
-// Tail is the end of what each wrote.
+// Tail returns the end of what each wrote.
 func (all Processes) Tail() string {
 	var text strings.Builder
 	for _, p := range all {
@@ -137,7 +137,7 @@ func FreeAddress() (string, error) {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), err
 }
 
-// FreePort is one that was free a moment ago, for programs that can't be told to choose.
+// FreePort returns one that was free a moment ago, for programs that cannot be told to choose.
 func FreePort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -4,5 +4,5 @@ package hack
 
 import "syscall"
 
-// DieWithParent is a service of Linux: elsewhere a killed test leaves its programs behind.
+// DieWithParent returns a service of Linux: elsewhere a killed test leaves its programs behind.
 func DieWithParent() *syscall.SysProcAttr { return nil }

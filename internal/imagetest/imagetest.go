@@ -22,7 +22,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Image is an image of one layer with one file.
+// Image returns an image of one layer with one file.
 func Image(platform v1.Platform, file string, mode int64, data []byte, config v1.Config) (v1.Image, error) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
@@ -71,14 +71,14 @@ func Index(image func(v1.Platform) (v1.Image, error)) (v1.ImageIndex, error) {
 	return index, nil
 }
 
-// StandIn is the index that stands in for a reference.
+// StandIn returns the index that stands in for a reference.
 func StandIn(reference string) (v1.ImageIndex, error) {
 	return Index(func(p v1.Platform) (v1.Image, error) {
 		return Image(p, "stands-in-for", 0o644, fmt.Appendf(nil, "%s on %s\n", reference, p), v1.Config{})
 	})
 }
 
-// Sized is a stand-in of about a size in bytes, for each of its platforms, that does not
+// Sized returns a stand-in of about a size in bytes, for each of its platforms, that does not
 // compress.
 func Sized(reference string, size int) (v1.ImageIndex, error) {
 	return Index(func(p v1.Platform) (v1.Image, error) {
@@ -142,7 +142,7 @@ func Registry(ctx context.Context, prefix string, references ...string) error {
 	return nil
 }
 
-// tag is the reference's own, or one for a reference by digest.
+// tag returns the reference's own, or one for a reference by digest.
 func tag(ref name.Reference) string {
 	if t, ok := ref.(name.Tag); ok {
 		return t.TagStr()

@@ -1,4 +1,4 @@
-// Package kappctrltest runs the real kapp-controller beside the control plane of
+// Package kappctrltest runs the real kapp-controller next to the control plane of
 // internal/clustertest: its own manifests, but for the Deployment, whose two containers are
 // processes here, each in a mount namespace of its own that looks as its image does.
 //
@@ -170,7 +170,7 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 	return c.awaitAPI(ctx, config)
 }
 
-// namespaced are the flags for who is not root.
+// namespaced returns the flags for who is not root.
 func namespaced() []string {
 	if os.Getuid() == 0 {
 		return nil

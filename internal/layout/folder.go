@@ -102,7 +102,7 @@ func (f *folder) stat(name string) (fs.FileInfo, error) {
 	return info, f.regular(name, info)
 }
 
-// path is where a file is, for what takes no root: a regular file inside of the folder, or none.
+// path returns where a file is, for what takes no root: a regular file inside of the folder, or none.
 func (f *folder) path(name string) (string, error) {
 	if _, err := f.stat(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err

@@ -49,7 +49,7 @@ func Open(dir string) (*Store, error) {
 	at := &folder{dir: dir}
 	data, err := at.read(ocispec.ImageLayoutFile, maxLayoutFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is no OCI layout: it has no file %s", dir, ocispec.ImageLayoutFile)
+		return nil, fmt.Errorf("%s is not an OCI layout: it has no file %s", dir, ocispec.ImageLayoutFile)
 	}
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func Create(dir string) (*Store, error) {
 	return s, nil
 }
 
-// isContent says whether an entry of a folder is more than what initialize makes on its way:
+// isContent reports whether an entry of a folder is more than what initialize makes on its way:
 // another process may be there at this moment, or have been stopped there.
 func isContent(entry fs.DirEntry) bool {
 	if entry.Name() == ocispec.ImageLayoutFile {
@@ -263,7 +263,7 @@ func (s *Store) settle(file *lockedfile.File, partial, name string, desc ocispec
 // ChecksDigests says that Push does.
 func (s *Store) ChecksDigests() {}
 
-// blob is the name of content; its digest is valid.
+// blob returns the name of content; its digest is valid.
 func blob(d digest.Digest) string {
 	return filepath.Join(ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
@@ -292,7 +292,7 @@ func (b blobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) 
 	return err == nil, err
 }
 
-// Stat gives the size of content.
+// Stat returns the size of content.
 func (b blobs) Stat(d digest.Digest) (int64, error) {
 	if err := d.Validate(); err != nil {
 		return 0, fmt.Errorf("%q: %w", d, errdef.ErrInvalidDigest)

@@ -55,7 +55,7 @@ func TestCreate(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Create(dir); err == nil || !strings.Contains(err.Error(), dir+" is no OCI layout") {
+	if _, err := Create(dir); err == nil || !strings.Contains(err.Error(), dir+" is not an OCI layout") {
 		t.Errorf("a folder of something else: %v", err)
 	}
 	for text, want := range map[string]string{

@@ -149,7 +149,7 @@ func TestOrderOfPushesDoesNotShow(t *testing.T) {
 	}
 }
 
-// snapshot is every file of a folder with its mode and content.
+// snapshot returns every file of a folder with its mode and content.
 func snapshot(t *testing.T, dir string) string {
 	t.Helper()
 	var all strings.Builder
@@ -334,7 +334,7 @@ func TestManyStartAtOnce(t *testing.T) {
 	}
 }
 
-// A process that was stopped while it made a layout is no obstacle.
+// A process that was stopped while it made a layout is not an obstacle.
 func TestCreateAfterAnInterrupt(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -213,7 +213,7 @@ func (n *Node) wait(ctx context.Context, socket string) error {
 	}
 }
 
-// Logs are the ends of what the programs wrote.
+// Logs returns the ends of what the programs wrote.
 func (n *Node) Logs() string {
 	var all strings.Builder
 	for _, name := range []string{"containerd", "cluster"} {

@@ -64,7 +64,7 @@ func Run(t *testing.T, prepare func(dir string), work func(dir string) error) (a
 	return r.Above, err
 }
 
-// memory is a line of /proc/self/status in bytes. The high-water mark is that of this program
+// memory returns a line of /proc/self/status in bytes. The high-water mark is that of this program
 // alone, unlike getrusage's, which includes the process that started it.
 func memory(t *testing.T, key string) int64 {
 	t.Helper()

@@ -65,29 +65,29 @@ func Parse(s string) (Place, error) {
 		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout; the names of archives end in .tar", s, s)
 	}
 	if strings.Contains(s, "://") {
-		return Place{}, fmt.Errorf("%q is an URL: write it without the scheme, REGISTRY/REPOSITORY:TAG", s)
+		return Place{}, fmt.Errorf("%q is a URL: write it without the scheme, REGISTRY/REPOSITORY:TAG", s)
 	}
 	host, _, hasPath := strings.Cut(s, "/")
 	if !hasPath || !isHost(host) {
-		return Place{}, fmt.Errorf("%q is no reference: want REGISTRY/REPOSITORY:TAG, oci:FOLDER:TAG or FILE.tar", s)
+		return Place{}, fmt.Errorf("%q is not a reference: want REGISTRY/REPOSITORY:TAG, oci:FOLDER:TAG or FILE.tar", s)
 	}
 	repository, p, err := split(s)
 	if err != nil {
-		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+		return Place{}, fmt.Errorf("%q is not a reference: %w", s, err)
 	}
 	repo, err := name.NewRepository(repository, name.StrictValidation)
 	if err != nil {
-		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+		return Place{}, fmt.Errorf("%q is not a reference: %w", s, err)
 	}
 	ref := remote.Reference{Registry: repo.RegistryStr(), Repository: repo.RepositoryStr(), Reference: p.Tag}
 	if err := ref.Validate(); err != nil {
-		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+		return Place{}, fmt.Errorf("%q is not a reference: %w", s, err)
 	}
 	p.Repository = repo.Name()
 	return p, nil
 }
 
-// isArchive says whether a name is an archive's: by its ending, unless it is a repository's.
+// isArchive reports whether a name is an archive's: by its ending, unless it is a repository's.
 func isArchive(name string) bool {
 	if !strings.HasSuffix(name, ".tar") && !strings.HasSuffix(name, ".tar.zst") {
 		return false
@@ -96,7 +96,7 @@ func isArchive(name string) bool {
 	return !hasPath || strings.HasPrefix(name, ".") || !isHost(host)
 }
 
-// isHost says whether the first part of a name is a registry: container runtimes look for
+// isHost reports whether the first part of a name is a registry: container runtimes look for
 // krt/edge on Docker Hub, but nobody who forgets the registry means to publish there.
 func isHost(s string) bool {
 	return s == "localhost" || strings.ContainsAny(s, ".:")
@@ -127,7 +127,7 @@ func split(s string) (string, Place, error) {
 func parseLayout(s, rest string) (Place, error) {
 	dir, p, err := split(rest)
 	if err != nil {
-		return Place{}, fmt.Errorf("%q is no reference: %w", s, err)
+		return Place{}, fmt.Errorf("%q is not a reference: %w", s, err)
 	}
 	if dir == "" {
 		return Place{}, fmt.Errorf("%q names no folder: want oci:FOLDER or oci:FOLDER:TAG", s)
@@ -136,7 +136,7 @@ func parseLayout(s, rest string) (Place, error) {
 	return p, nil
 }
 
-// String is the reference as one would type it.
+// String returns the reference as one would type it.
 func (p Place) String() string {
 	s := p.Location()
 	if p.Tag != "" {
@@ -148,7 +148,7 @@ func (p Place) String() string {
 	return s
 }
 
-// Location is the place without its tag and digest.
+// Location returns the place without its tag and digest.
 func (p Place) Location() string {
 	switch {
 	case p.Dir != "":
@@ -159,16 +159,16 @@ func (p Place) Location() string {
 	return p.Repository
 }
 
-// At is the place with another tag, and no digest.
+// At returns the place with another tag, and no digest.
 func (p Place) At(tag string) Place {
 	p.Tag, p.Digest = tag, ""
 	return p
 }
 
-// IsRegistry says whether the place is a registry's repository.
+// IsRegistry reports whether the place is a registry's repository.
 func (p Place) IsRegistry() bool { return p.Repository != "" }
 
-// Open gives the store at a place that is there already.
+// Open returns the store at a place that is there already.
 func (p Place) Open(ctx context.Context, client *registry.Client) (Store, error) {
 	switch {
 	case p.Dir != "":
@@ -179,13 +179,13 @@ func (p Place) Open(ctx context.Context, client *registry.Client) (Store, error)
 	return client.Repository(ctx, p.Repository)
 }
 
-// Create gives the store at a place to write to; a layout is made if need be.
+// Create returns the store at a place to write to; a layout is made if need be.
 func (p Place) Create(ctx context.Context, client *registry.Client) (Target, error) {
 	switch {
 	case p.Dir != "":
 		return layout.Create(p.Dir)
 	case p.File != "":
-		return nil, fmt.Errorf("%s is an archive, which can't be changed: copy it to a folder (oci:FOLDER), and export that", p.File)
+		return nil, fmt.Errorf("%s is an archive, which cannot be changed: copy it to a folder (oci:FOLDER), and export that", p.File)
 	}
 	return client.Repository(ctx, p.Repository)
 }

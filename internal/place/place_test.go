@@ -141,7 +141,7 @@ func TestResolve(t *testing.T) {
 		return p.Tag, desc.Digest.String(), err
 	}
 
-	if _, _, err := resolve("oci:" + dir); err == nil || !strings.Contains(err.Error(), dir+" is no OCI layout") {
+	if _, _, err := resolve("oci:" + dir); err == nil || !strings.Contains(err.Error(), dir+" is not an OCI layout") {
 		t.Errorf("a folder that is not there: %v", err)
 	}
 	for _, text := range []string{"oci:" + dir, r.Host + "/krt/edge"} {

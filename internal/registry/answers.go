@@ -146,7 +146,7 @@ func isDescribed(request *http.Request, response *http.Response) bool {
 	return hasMediaType(response) && response.ContentLength >= 0 && (err == nil || referenced(request) != "")
 }
 
-// referenced is the digest that a request names, or empty.
+// referenced returns the digest that a request names, or empty.
 func referenced(request *http.Request) digest.Digest {
 	at := strings.LastIndexByte(request.URL.Path, '/')
 	d, err := digest.Parse(request.URL.Path[at+1:])
@@ -233,7 +233,7 @@ func nextPage(asked *url.URL, values []string) (string, bool) {
 	return "", false
 }
 
-// Location is the address that an answer names, in whichever way it does.
+// Location returns the address that an answer names, in whichever way it does.
 func Location(response *http.Response) (*url.URL, error) {
 	text := response.Header.Get("Location")
 	if text == "" {
@@ -242,7 +242,7 @@ func Location(response *http.Response) (*url.URL, error) {
 	return resolveLocation(response.Request.URL, text)
 }
 
-// resolveLocation is the address that a header names: in full, without the scheme, by its path,
+// resolveLocation returns the address that a header names: in full, without the scheme, by its path,
 // or relative to what was asked.
 func resolveLocation(asked *url.URL, location string) (*url.URL, error) {
 	for _, host := range []string{asked.Host, asked.Hostname()} {

@@ -44,7 +44,7 @@ func failure(response *http.Response) error {
 	return err
 }
 
-// retryAfter is how long a registry asks to wait (RFC 9110, 10.2.3); 0 where it does not.
+// retryAfter returns how long a registry asks to wait (RFC 9110, 10.2.3); 0 where it does not.
 func retryAfter(response *http.Response) time.Duration {
 	text := response.Header.Get("Retry-After")
 	if response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusServiceUnavailable || text == "" {
@@ -94,7 +94,7 @@ func (p policy) Retry(attempt int, response *http.Response, err error) (time.Dur
 	return -1, nil
 }
 
-// passes says whether an error may pass when the same is tried again.
+// passes reports whether an error may pass when the same is tried again.
 func passes(err error) bool {
 	var broken *brokenError
 	var response *errcode.ErrorResponse
@@ -119,13 +119,13 @@ func passes(err error) bool {
 	return breaks(err) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// mayPass says whether a status is worth another try.
+// mayPass reports whether a status is worth another try.
 func mayPass(status int) bool {
 	return status == http.StatusRequestTimeout || status == http.StatusTooManyRequests ||
 		status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented
 }
 
-// breaks says whether an error is that of a connection that broke, or stood still.
+// breaks reports whether an error is that of a connection that broke, or stood still.
 func breaks(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) && network.Timeout() ||

@@ -18,7 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// endless is a registry that a stranger wrote.
+// endless returns a registry that a stranger wrote.
 func endless(t *testing.T, o Options, answer http.HandlerFunc) *Repository {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -200,7 +200,7 @@ func (f *loginFile) key(host, repository string) (string, bool) {
 	return "", false
 }
 
-// hostNames are the keys that a registry goes by. Docker Hub has several, the first of which
+// hostNames returns the keys that a registry goes by. Docker Hub has several, the first of which
 // docker login writes.
 func hostNames(host string) []string {
 	hub := []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"}
@@ -210,7 +210,7 @@ func hostNames(host string) []string {
 	return []string{host}
 }
 
-// credential is what an entry holds; nothing where it is empty.
+// credential returns what an entry holds; nothing where it is empty.
 func (e loginEntry) credential() (auth.Credential, error) {
 	c := auth.Credential{Username: e.Username, Password: e.Password, RefreshToken: e.IdentityToken, AccessToken: e.RegistryToken}
 	if e.Auth == "" {

@@ -19,7 +19,7 @@ func basic(user string) string {
 	return `{"auth":"` + base64.StdEncoding.EncodeToString([]byte(user+":secret of "+user)) + `"}`
 }
 
-// auths is a docker config: key, entry, key, entry…
+// auths returns a docker config: key, entry, key, entry…
 func auths(entries ...string) string {
 	var parts []string
 	for i := 0; i < len(entries); i += 2 {

@@ -22,7 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
-// loginTo is the docker config with the login for a registry.
+// loginTo returns the docker config with the login for a registry.
 func loginTo(t *testing.T, r *registrytest.Registry) [][]byte {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(r.DockerConfig(t), "config.json"))
@@ -172,7 +172,7 @@ func TestRepositoriesFirst(t *testing.T) {
 	}
 }
 
-// A tag that can't be moved is named, with what it names.
+// A tag that cannot be moved is named, with what it names.
 func TestImmutableTags(t *testing.T) {
 	t.Parallel()
 	r := registrytest.Start(t, registrytest.Options{NoReferrers: true, Quirks: []registrytest.Quirk{registrytest.ImmutableTags}})

@@ -75,7 +75,7 @@ func (r *Repository) listsReferrersOf(ctx context.Context, subject digest.Digest
 
 // learnReferrers asks for the referrers of a subject, and notes what that says of the API.
 func (r *Repository) learnReferrers(ctx context.Context, subject digest.Digest) (bool, error) {
-	probe := context.WithValue(ctx, listingKey{}, nil) // it is no page of a listing that it comes before
+	probe := context.WithValue(ctx, listingKey{}, nil) // it is not a page of a listing that it comes before
 	_, _, err := r.referrersPage(probe, r.referrersURL(subject))
 	switch {
 	case err == nil:
@@ -241,7 +241,7 @@ func (r *Repository) listByAPI(ctx context.Context, subject ocispec.Descriptor, 
 	return nil
 }
 
-// fallbackTag is the tag that lists the referrers of a manifest where there is no API
+// fallbackTag returns the tag that lists the referrers of a manifest where there is no API
 // (distribution-spec v1.1, referrers tag schema).
 func fallbackTag(subject digest.Digest) string {
 	return strings.ReplaceAll(subject.String(), ":", "-")
@@ -301,7 +301,7 @@ func (r *Repository) unlessForbidden(ctx context.Context, reference string, err 
 
 // GatherReferrers calls push, and lists what that pushes to the repository as referrers when it
 // has ended, well or not: a list under a fallback tag is written once then, which matters where
-// tags can't be moved. Until then [Repository.Referrers] gives them all the same.
+// tags cannot be moved. Until then [Repository.Referrers] gives them all the same.
 func (r *Repository) GatherReferrers(ctx context.Context, push func(context.Context) error) error {
 	r.referrers.mu.Lock()
 	r.referrers.gathering++

@@ -52,7 +52,7 @@ type Options struct {
 	StateDir string
 	// StallTimeout is how long a connection may stand still; 2 minutes when zero.
 	StallTimeout time.Duration
-	// MetadataTimeout is how long an answer that is no blob may take from its first byte to its
+	// MetadataTimeout is how long an answer that is not a blob may take from its first byte to its
 	// last, and a listing three times; 5 minutes when zero.
 	MetadataTimeout time.Duration
 	// Backoff is how long to wait before another attempt, from 0; nil for a quarter of a
@@ -122,11 +122,11 @@ func addCAs(pool *x509.CertPool, file string) error {
 	return nil
 }
 
-// Repository is a repository, named host/path.
+// Repository returns a repository, named host/path.
 func (c *Client) Repository(ctx context.Context, repository string) (*Repository, error) {
 	repo, err := remote.NewRepository(repository)
 	if err != nil {
-		return nil, fmt.Errorf("%q is no repository: %w", repository, err)
+		return nil, fmt.Errorf("%q is not a repository: %w", repository, err)
 	}
 	h, err := c.host(ctx, repo.Reference.Host())
 	if err != nil {
@@ -184,7 +184,7 @@ func (c *Client) learn(ctx context.Context, address string, h *host) error {
 	return nil
 }
 
-// clientFor is the client with the login for a repository: one organisation's must not go to
+// clientFor returns the client with the login for a repository: one organisation's must not go to
 // another's repository.
 func (c *Client) clientFor(h *host, address, repository string) *auth.Client {
 	scope := c.logins.scope(address, repository)
@@ -207,7 +207,7 @@ func (c *Client) clientFor(h *host, address, repository string) *auth.Client {
 	return h.clients[scope]
 }
 
-// tls is the TLS configuration for a host, with the files that docker and podman read for
+// tls returns the TLS configuration for a host, with the files that docker and podman read for
 // it: certs.d/HOST/*.crt are authorities, *.cert with *.key the client's certificate
 // (docs.docker.com/engine/security/certificates).
 func (c *Client) tls(address string) (*tls.Config, error) {
@@ -290,7 +290,7 @@ func ParseMirror(s string) (Mirror, error) {
 	return m, nil
 }
 
-// Origin is where an image is fetched from, a mirror or its own registry, and the reference
+// Origin returns where an image is fetched from, a mirror or its own registry, and the reference
 // that it has there.
 func (c *Client) Origin(ctx context.Context, image name.Reference) (oras.ReadOnlyTarget, string, error) {
 	where := c.mirrored(image)

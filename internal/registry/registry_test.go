@@ -376,7 +376,7 @@ func TestUserAgent(t *testing.T) {
 func TestNoRepository(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"", "registry.example", "registry.example/Upper", "registry.example/../other"} {
-		if _, err := newClient(t, Options{}).Repository(t.Context(), name); err == nil || !strings.Contains(err.Error(), "is no repository") {
+		if _, err := newClient(t, Options{}).Repository(t.Context(), name); err == nil || !strings.Contains(err.Error(), "is not a repository") {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

@@ -29,15 +29,15 @@ type Repository struct {
 	deviations *deviations
 	backoff    func(attempt int) time.Duration
 	patience   *patience
-	// metadata is how long an answer that is no blob may take, stall how long a connection may
+	// metadata is how long an answer that is not a blob may take, stall how long a connection may
 	// stand still.
 	metadata, stall time.Duration
 }
 
-// String is the repository's name, host/path.
+// String returns the repository's name, host/path.
 func (r *Repository) String() string { return r.Reference.Registry + "/" + r.Reference.Repository }
 
-// Name is the registry's host, and the repository's path there.
+// Name returns the registry's host, and the repository's path there.
 func (r *Repository) Name() (host, repository string) {
 	return r.Reference.Registry, r.Reference.Repository
 }
@@ -49,7 +49,7 @@ func (r *Repository) ChecksDigests() {}
 // wholeBlob is the size up to which a blob is read, and checked, before it is given.
 const wholeBlob = 1 << 20
 
-// Fetch gives a manifest or a blob. A manifest or a small blob is read and checked before, and
+// Fetch returns a manifest or a blob. A manifest or a small blob is read and checked before, and
 // read again once when it is not what its digest says: a byte may have changed on the way. A
 // larger blob is an [io.ReadSeekCloser] that asks again, for the rest, when its connection breaks.
 func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
@@ -75,7 +75,7 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 	return inMemory{bytes.NewReader(data)}, nil
 }
 
-// FetchReference gives the manifest that a tag or a digest names, read and checked as by Fetch.
+// FetchReference returns the manifest that a tag or a digest names, read and checked as by Fetch.
 func (r *Repository) FetchReference(ctx context.Context, reference string) (desc ocispec.Descriptor, body io.ReadCloser, err error) {
 	data, err := r.readTwice(ctx, func() (ocispec.Descriptor, io.ReadCloser, error) {
 		desc, body, err = r.Repository.FetchReference(ctx, reference)
@@ -202,7 +202,7 @@ func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool,
 	return false, failure(response)
 }
 
-// url is the address of something about the repository's blobs.
+// url returns the address of something about the repository's blobs.
 func (r *Repository) url(path string, query url.Values) *url.URL {
 	u := &url.URL{
 		Scheme: "https", Host: r.Reference.Host(),

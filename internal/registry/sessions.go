@@ -14,7 +14,7 @@ import (
 )
 
 // sessions are uploads that have begun, kept in a folder so that the next process can go on
-// with them. It is a convenience: what can't be kept begins anew, and no error says so.
+// with them. It is a convenience: what cannot be kept begins again, and no error says so.
 type sessions struct{ dir string }
 
 const (
@@ -24,7 +24,7 @@ const (
 	forgotten = 7 * 24 * time.Hour
 )
 
-// DefaultStateDir is where uploads are kept that a process did not end, or empty.
+// DefaultStateDir returns where uploads are kept that a process did not end, or empty.
 func DefaultStateDir() string {
 	cache, err := os.UserCacheDir()
 	if err != nil {

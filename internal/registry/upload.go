@@ -17,7 +17,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
-// chunkSize is how much of content that can't be read twice is held to be sent again.
+// chunkSize is how much of content that cannot be read twice is held to be sent again.
 const chunkSize = 4 << 20
 
 // upload brings one blob to the registry (distribution-spec v1.1, pushing blobs): all at once,
@@ -63,7 +63,7 @@ func (r *Repository) upload(ctx context.Context, desc ocispec.Descriptor, body i
 	return err
 }
 
-// errLost says that an upload can't go on where it stopped.
+// errLost says that an upload cannot go on where it stopped.
 var errLost = errors.New("the registry lost the upload")
 
 func (u *upload) run(ctx context.Context) error {
@@ -175,7 +175,7 @@ func (e *MissingRepositoryError) Error() string {
 // Unwrap gives the registry's answer.
 func (e *MissingRepositoryError) Unwrap() error { return e.Err }
 
-// sessionOf is the upload that an answer names. It has to be on the registry's own host, since
+// sessionOf returns the upload that an answer names. It has to be on the registry's own host, since
 // credentials go there.
 func (r *Repository) sessionOf(response *http.Response) (*session, error) {
 	asked := response.Request.URL
@@ -298,8 +298,8 @@ func (u *upload) finish(ctx context.Context, body io.Reader, size int64) error {
 	return failure(response)
 }
 
-// status asks how much has arrived. An answer that can't be right is an error: then the
-// upload begins anew.
+// status asks how much has arrived. An answer that cannot be right is an error: then the
+// upload begins again.
 func (u *upload) status(ctx context.Context) error {
 	response, err := u.do(ctx, http.MethodGet, u.session.url, nil, 0, nil)
 	if err != nil {

@@ -62,7 +62,7 @@ func newCertificates(dir string) (*certificates, error) {
 }
 
 // issue completes the template and signs it with the parent's key, or with its own if there
-// is no parent.
+// is not a parent.
 func issue(template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -72,7 +72,7 @@ func (r *Registry) startFronted(ctx context.Context, certs *certificates) error 
 	return nil
 }
 
-// newHandler is a registry in process behind its authentication.
+// newHandler returns a registry in process behind its authentication.
 func (r *Registry) newHandler(tokens *tokenServer) http.Handler {
 	var handler http.Handler
 	if r.Options.Kind == GGCR {

@@ -64,7 +64,7 @@ const (
 	IPv6 Quirk = "ipv6"
 )
 
-// Quirky is a registry for each quirk: olareg with what the quirk needs.
+// Quirky returns a registry for each quirk: olareg with what the quirk needs.
 func Quirky() (all []Options) {
 	for _, quirk := range []Quirk{
 		Referrers400, Referrers401, Referrers403, Referrers405, Referrers406, Referrers501, ReferrersHTML,
@@ -86,7 +86,7 @@ func Quirky() (all []Options) {
 
 func (o Options) has(q Quirk) bool { return slices.Contains(o.Quirks, q) }
 
-// refusesReferrers is how the referrers API is answered that was taken away, or 0.
+// refusesReferrers returns how the referrers API is answered that was taken away, or 0.
 func (o Options) refusesReferrers() int {
 	for _, q := range o.Quirks {
 		if text, ok := strings.CutPrefix(string(q), "referrers-"); ok {

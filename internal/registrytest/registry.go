@@ -102,7 +102,7 @@ type Options struct {
 	Middleware func(http.Handler) http.Handler
 }
 
-// HasReferrers tells whether the registry answers the referrers API.
+// HasReferrers reports whether the registry answers the referrers API.
 func (o Options) HasReferrers() bool {
 	return !o.NoReferrers && o.inProcess() && o.refusesReferrers() == 0
 }
@@ -141,7 +141,7 @@ func (o Options) check() error {
 	return nil
 }
 
-// All is the matrix of a conformance run: every kind, with and without referrers API,
+// All returns the matrix of a conformance run: every kind, with and without referrers API,
 // and every way to authenticate, in few registries rather than in every combination.
 func All() []Options {
 	return []Options{
@@ -217,7 +217,7 @@ func start(ctx context.Context, o Options) (_ *Registry, err error) {
 	return r, r.startFronted(ctx, certs)
 }
 
-// fronted tells whether this process serves the registry's address. That of the Distribution
+// fronted reports whether this process serves the registry's address. That of the Distribution
 // kinds is their own process's unless something is to stand before it.
 func (o Options) fronted() bool {
 	return o.inProcess() || o.Auth == Token || o.Record || o.Middleware != nil
@@ -263,17 +263,17 @@ func (r *Registry) Close() error {
 	return errors.Join(errs...)
 }
 
-// Transport is a new transport that trusts the registry's authority. It does not authenticate.
+// Transport returns a new transport that trusts the registry's authority. It does not authenticate.
 func (r *Registry) Transport() *http.Transport {
 	return &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: r.pool},
-		ForceAttemptHTTP2: true, // as by default, but not with a TLS configuration of one's own
+		ForceAttemptHTTP2: true, // as by default, but not with a TLS configuration of your own
 		// Idle connections would outlive the test that asked for a transport.
 		DisableKeepAlives: true,
 	}
 }
 
-// Client is a new client with the registry's credentials, which fails at once where a
+// Client returns a new client with the registry's credentials, which fails at once where a
 // production client would try again.
 func (r *Registry) Client() *auth.Client {
 	return &auth.Client{
@@ -288,7 +288,7 @@ func (r *Registry) Credential() auth.Credential {
 	return auth.Credential{Username: r.Username, Password: r.Password}
 }
 
-// Repository is an oras-go client of the named repository.
+// Repository returns an oras-go client of the named repository.
 func (r *Registry) Repository(name string) (*remote.Repository, error) {
 	repo, err := remote.NewRepository(r.Host + "/" + name)
 	if err != nil {
@@ -299,7 +299,7 @@ func (r *Registry) Repository(name string) (*remote.Repository, error) {
 	return repo, nil
 }
 
-// Output is the end of what the registry's process wrote, warnings and worse; kinds in process
+// Output returns the end of what the registry's process wrote, warnings and worse; kinds in process
 // write nothing.
 func (r *Registry) Output() string {
 	if r.process == nil {
@@ -308,7 +308,7 @@ func (r *Registry) Output() string {
 	return r.process.output.String()
 }
 
-// Requests are those answered so far, in the order of their ends. It panics unless
+// Requests returns those answered so far, in the order of their ends. It panics unless
 // Options.Record was set, so that a forgotten option is not taken for silence.
 func (r *Registry) Requests() []Request {
 	if r.recorder == nil {
@@ -317,7 +317,7 @@ func (r *Registry) Requests() []Request {
 	return r.recorder.list()
 }
 
-// contentDir is where a Distribution keeps its content.
+// contentDir returns where a Distribution keeps its content.
 func (r *Registry) contentDir() (string, error) {
 	if r.Options.Dir == "" {
 		return filepath.Join(r.run, "content"), nil

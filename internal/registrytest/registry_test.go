@@ -21,7 +21,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
-// everything is each kind in every combination.
+// everything returns each kind in every combination.
 func everything() []Options {
 	var all []Options
 	for kind := Olareg; kind <= Distribution2; kind++ {

@@ -43,7 +43,7 @@ func (r *Registry) DockerConfig(t testing.TB) string {
 	return dir
 }
 
-// Env is the environment that makes a real client written in Go trust the registry and log in
+// Env returns the environment that makes a real client written in Go trust the registry and log in
 // to it. That it speaks plain HTTP must be said by the client's own flag, but for regctl, which
 // has none and is told here.
 func (r *Registry) Env(t testing.TB) []string {
@@ -72,7 +72,7 @@ func writeJSON(t testing.TB, path string, v any) {
 	}
 }
 
-// Tool is the path of a real client, the program of hack/tools/<name>. The first use on a
+// Tool returns the path of a real client, the program of hack/tools/<name>. The first use on a
 // machine builds it.
 func Tool(t testing.TB, name string) string {
 	t.Helper()

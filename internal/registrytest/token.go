@@ -215,7 +215,7 @@ func (s *tokenServer) require(next http.Handler) http.Handler {
 	})
 }
 
-// scopeOf is what a request needs: nothing but a valid token for the API's root.
+// scopeOf returns what a request needs: nothing but a valid token for the API's root.
 func scopeOf(req *http.Request) access {
 	path := strings.TrimPrefix(req.URL.Path, "/v2/")
 	if path == "_catalog" {

@@ -248,7 +248,7 @@ func leafHash(body []byte) []byte {
 	return sum[:]
 }
 
-// split is the largest power of two below n.
+// split returns the largest power of two below n.
 func split(n int) int {
 	k := 1
 	for k*2 < n {

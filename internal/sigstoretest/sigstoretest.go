@@ -1,4 +1,4 @@
-// Package sigstoretest is a Sigstore of one's own on the loopback, for tests: a certificate
+// Package sigstoretest is a Sigstore of your own on the loopback, for tests: a certificate
 // authority with Fulcio's API, a transparency log with Rekor's, and a timestamp authority (RFC
 // 3161). They issue, log and stamp for real, in memory, and at any time that a test sets.
 package sigstoretest
@@ -90,7 +90,7 @@ func Start(t T) *Sigstore {
 	return s
 }
 
-// Requests is how often anyone asked for anything.
+// Requests returns how often anyone asked for anything.
 func (s *Sigstore) Requests() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +113,7 @@ func (s *Sigstore) now() time.Time {
 	return s.clock
 }
 
-// Token is an OpenID Connect token, of an issuer that this Fulcio believes.
+// Token returns an OpenID Connect token, of an issuer that this Fulcio believes.
 func (s *Sigstore) Token(issuer, subject string) string {
 	claims := map[string]any{
 		"iss": issuer, "aud": "sigstore", "sub": subject,
@@ -133,28 +133,28 @@ func (s *Sigstore) Token(issuer, subject string) string {
 	return part(map[string]string{"alg": "RS256"}) + "." + part(claims) + "." + part("signature")
 }
 
-// Issue is a certificate for code signing, as a private PKI gives it, as PEM.
+// Issue returns a certificate for code signing, as a private PKI gives it, as PEM.
 func (s *Sigstore) Issue(subject string, key crypto.PublicKey, from, until time.Time) []byte {
 	return toPEM(s.issue(s.authority, leaf("", subject, from, until), key))
 }
 
-// Authorities are the root and the intermediate that certificates come from, as PEM.
+// Authorities returns the root and the intermediate that certificates come from, as PEM.
 func (s *Sigstore) Authorities() []byte {
 	return append(toPEM(s.authority.root), toPEM(s.authority.intermediate)...)
 }
 
-// Intermediate is the certificate that issued the leaves, as PEM.
+// Intermediate returns the certificate that issued the leaves, as PEM.
 func (s *Sigstore) Intermediate() []byte { return toPEM(s.authority.intermediate) }
 
-// TimestampAuthorities are the certificates of the timestamp authority, as PEM.
+// TimestampAuthorities returns the certificates of the timestamp authority, as PEM.
 func (s *Sigstore) TimestampAuthorities() []byte {
 	return append(append(toPEM(s.stamper), toPEM(s.stamping.intermediate)...), toPEM(s.stamping.root)...)
 }
 
-// LogID is the id of the log.
+// LogID returns the id of the log.
 func (s *Sigstore) LogID() string { return keyID(s.t, s.log.key.Public()) }
 
-// LogKey is the public key of the log, as PEM.
+// LogKey returns the public key of the log, as PEM.
 func (s *Sigstore) LogKey() []byte {
 	der, err := x509.MarshalPKIXPublicKey(s.log.key.Public())
 	if err != nil {
@@ -170,7 +170,7 @@ type Parts struct {
 	CTLog bool
 }
 
-// TrustedRoot is the trusted root, as JSON.
+// TrustedRoot returns the trusted root, as JSON.
 func (s *Sigstore) TrustedRoot(parts Parts) []byte {
 	s.t.Helper()
 	logs, ctLogs := map[string]*root.TransparencyLog{}, map[string]*root.TransparencyLog{}
@@ -279,7 +279,7 @@ func (s *Sigstore) issue(by chain, template *x509.Certificate, key crypto.Public
 	return create(s.t, template, by.intermediate, key, by.key)
 }
 
-// leaf is a certificate for code signing by someone that an issuer vouches for, if there is one.
+// leaf returns a certificate for code signing by someone that an issuer vouches for, if there is one.
 func leaf(issuer, subject string, from, until time.Time) *x509.Certificate {
 	c := &x509.Certificate{
 		NotBefore: from, NotAfter: until,

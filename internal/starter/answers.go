@@ -99,7 +99,7 @@ func (a *Answers) set(category string, d Decision) {
 	a.Decisions[category] = d
 }
 
-// decided says whether it says more than a reason and answers.
+// decided reports whether it says more than a reason and answers.
 func (d Decision) decided() bool { return len(d.Products) > 0 || d.Outside != "" || d.Later }
 
 // check holds a decision against the model, and turns the names of its products into ids.

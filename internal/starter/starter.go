@@ -79,7 +79,7 @@ func (s *Start) begin() error {
 		if !s.Answers.Decisions[u.Category].decided() {
 			return false
 		}
-		// What is no product of the category goes with any of them.
+		// What is not a product of the category goes with any of them.
 		_, err := product(category, u.Product)
 		return err == nil
 	})
@@ -184,7 +184,7 @@ func (s *Start) supply(by bundles.Ready, requirement string) error {
 	return fmt.Errorf("%s requires %s, which several provide: %s", by.Name, requirement, strings.Join(choices, " or "))
 }
 
-// brings says whether a decision brings a product's capabilities without a ready bundle.
+// brings reports whether a decision brings a product's capabilities without a ready bundle.
 func (s *Start) brings(layer int, c layers.Category, p layers.Product) bool {
 	return s.Answers.Decisions[c.ID].Outside != "" || slices.ContainsFunc(s.Wanting, func(w Chosen) bool {
 		return w.Layer == layer && w.Category.ID == c.ID && w.Product.ID == p.ID
@@ -200,7 +200,7 @@ func (s *Start) rules() error {
 	return errors.Join(problems...)
 }
 
-// components are the bundles as order and rules need them.
+// components returns the bundles as order and rules need them.
 func (s *Start) components() (all []layers.Component) {
 	for _, u := range s.Bundles {
 		all = append(all, layers.Component{Name: u.Name, Layer: u.Layer, Category: u.Category, Provides: u.Provides, Requires: u.Requires})
@@ -215,7 +215,7 @@ func (s *Start) provided() (names []string) {
 	return names
 }
 
-// Unpinned are the bundles that krtpkg update has to pin.
+// Unpinned returns the bundles that krtpkg update has to pin.
 func (s *Start) Unpinned() (names []string) {
 	for _, u := range s.Bundles {
 		if !u.Pinned {
@@ -225,7 +225,7 @@ func (s *Start) Unpinned() (names []string) {
 	return names
 }
 
-// Absent are what every runtime stands on and nothing brings yet.
+// Absent returns what every runtime stands on and nothing brings yet.
 func (s *Start) Absent() []*layers.AbsentError {
 	components := s.components()
 	for _, w := range s.Wanting {

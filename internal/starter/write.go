@@ -19,7 +19,7 @@ type File struct {
 	Data []byte
 }
 
-// Files are the runtime's definition, the record of the decisions, and the ready bundles below
+// Files returns the runtime's definition, the record of the decisions, and the ready bundles below
 // bundles/, sorted by path.
 //
 // Errors: the definition is none, because of its name or version ([*manifest.Error]).
@@ -46,7 +46,7 @@ func (s *Start) Files() ([]File, error) {
 	return all, nil
 }
 
-// runtime is the definition.
+// runtime returns the definition.
 func (s *Start) runtime() []byte {
 	var b bytes.Buffer
 	from := ""
@@ -84,7 +84,7 @@ func (s *Start) runtime() []byte {
 	return b.Bytes()
 }
 
-// path is where the bundle of a product would be.
+// path returns where the bundle of a product would be.
 func (c Chosen) path() string {
 	layer := fmt.Sprintf("%d-%s", c.Layer, strings.ReplaceAll(layers.Name(c.Layer), " ", "-"))
 	return path.Join(layer, c.Category.ID, c.Product.ID)
@@ -105,7 +105,7 @@ func comment(b *bytes.Buffer, indent, text string) {
 	}
 }
 
-// decisions is the record: each category with its purpose, what fills it and why, and the
+// decisions returns the record: each category with its purpose, what fills it and why, and the
 // questions with their answers.
 func (s *Start) decisions() []byte {
 	var b bytes.Buffer

@@ -49,7 +49,7 @@ func visible(text, keep string) string {
 	return out.String()
 }
 
-// Line is a text from outside as a part of a line.
+// Line returns a text from outside as a part of a line.
 func Line(text string) string { return visible(text, "") }
 
 // Sprintf is [fmt.Sprintf] with arguments that stay within their line.
@@ -106,7 +106,7 @@ func (e escaping) Format(f fmt.State, verb rune) {
 	io.WriteString(f, e.escape(fmt.Sprintf(fmt.FormatString(f, verb), e.value)))
 }
 
-// errorText is an error for people: several that were joined begin a line each, and all other lines are
+// errorText returns an error for people: several that were joined begin a line each, and all other lines are
 // indented, so that no part of an error can be taken for a message of its own.
 func errorText(err error) string {
 	for inner := errors.Unwrap(err); inner != nil && inner.Error() == err.Error(); inner = errors.Unwrap(err) {

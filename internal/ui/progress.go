@@ -27,7 +27,7 @@ const (
 	None Mode = "none"
 )
 
-// Modes are all modes, for completion.
+// Modes returns all modes, for completion.
 func Modes() []string {
 	return []string{string(Auto), string(TTY), string(Plain), string(JSON), string(None)}
 }
@@ -49,7 +49,7 @@ func (m *Mode) Set(s string) error {
 	return nil
 }
 
-// Type is what help calls the flag's value.
+// Type returns what help calls the flag's value.
 func (m *Mode) Type() string { return strings.Join(Modes(), "|") }
 
 const (
@@ -190,7 +190,7 @@ func (t *tally) complete() bool {
 	return t.items > 0 && t.done >= t.items && len(t.active) == 0
 }
 
-// name is what people call an item.
+// name returns what people call an item.
 func name(e progress.Event) string {
 	if e.Detail != "" {
 		return printable(e.Detail)
@@ -260,7 +260,7 @@ func (w *work) finish(err error) {
 	}
 }
 
-// status is how far the work is, the most important first; nothing when it has ended.
+// status returns how far the work is, the most important first; nothing when it has ended.
 func (w *work) status(now time.Time) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -310,7 +310,7 @@ func percent(have, all int64) int {
 	return int(float64(max(have, 0)) / float64(all) * 100)
 }
 
-// brief is a duration for people, in at most two units.
+// brief returns a duration for people, in at most two units.
 func brief(d time.Duration) string {
 	switch s := int64(d.Round(time.Second) / time.Second); {
 	case s < 60:
@@ -351,7 +351,7 @@ func (r *rate) add(at time.Duration, bytes int64) {
 	r.any = true
 }
 
-// over is the bytes a second of the last few seconds, this one included. There is none in the
+// over returns the bytes a second of the last few seconds, this one included. There is none in the
 // first second, nor before any byte.
 func (r *rate) over(at time.Duration, seconds int64) (int64, bool) {
 	if at < time.Second || !r.any {

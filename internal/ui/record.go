@@ -44,7 +44,7 @@ func (u *UI) recordLocked(r record) {
 	r.Time = time.Now().UTC().Truncate(time.Second)
 	encoder := json.NewEncoder(u.Err)
 	encoder.SetEscapeHTML(false)
-	encoder.Encode(r) // who can't write to standard error has no one to tell
+	encoder.Encode(r) // who cannot write to standard error has no one to tell
 }
 
 // lines makes records of whole lines of others, and keeps the rest.

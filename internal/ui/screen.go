@@ -27,7 +27,7 @@ type screen struct {
 	output []byte
 }
 
-// mode is how progress is shown here.
+// mode returns how progress is shown here.
 func (u *UI) mode() Mode {
 	switch {
 	case u.Quiet:
@@ -114,7 +114,7 @@ func (u *UI) redraw() {
 	for _, w := range u.screen.works {
 		rows = append(rows, w.rows(time.Now(), width-1)...)
 	}
-	// The cursor stands below, and what has left the top of a screen can't be drawn again.
+	// The cursor stands below, and what has left the top of a screen cannot be drawn again.
 	u.paint(rows[:min(len(rows), height-1)])
 }
 
@@ -126,7 +126,7 @@ func (u *UI) paint(rows []string) {
 	var out bytes.Buffer
 	out.WriteString(u.top())
 	for _, row := range rows {
-		// A row is ended before the next, so that nothing of an older one is left beside it.
+		// A row is ended before the next, so that nothing of an older one is left next to it.
 		out.WriteString(row + "\033[K\n")
 	}
 	out.WriteString("\033[J")
@@ -162,7 +162,7 @@ func (u *UI) above(text []byte) (int, error) {
 	return n, err
 }
 
-// size is that of the terminal, or at most $COLUMNS wide. Asked for each time it follows every
+// size returns that of the terminal, or at most $COLUMNS wide. Asked for each time it follows every
 // change without signals, which not all systems have.
 func (u *UI) size() (width, height int) {
 	if file, ok := u.Err.(*os.File); ok {
@@ -183,7 +183,7 @@ const (
 	shownSize  = 1 << 20
 )
 
-// rows are a row for the whole and one for each item of some size that moves.
+// rows returns a row for the whole and one for each item of some size that moves.
 func (w *work) rows(now time.Time, width int) []string {
 	status := w.status(now)
 	if len(status) == 0 {
@@ -212,7 +212,7 @@ func fit(parts []string, width int) string {
 	return row[:min(len(row), max(width, 0))]
 }
 
-// row is a name, a bar where there is room, and numbers.
+// row returns a name, a bar where there is room, and numbers.
 func (i *item) row(width int) string {
 	moved := min(max(i.moved, 0), i.size)
 	numbers := fmt.Sprintf(" %3d%% %8s of %s", percent(moved, i.size), Bytes(moved), Bytes(i.size))

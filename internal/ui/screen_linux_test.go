@@ -98,7 +98,7 @@ func (x *terminal) read() {
 	}
 }
 
-// sees is the text on the terminal, once all that was written has arrived.
+// sees returns the text on the terminal, once all that was written has arrived.
 func (x *terminal) sees() string {
 	x.t.Helper()
 	// What one end writes arrives at the other when the kernel finds the time, in order: a

@@ -32,7 +32,7 @@ func (u *UI) ShowInErrors(texts ...string) {
 	u.hiddenInErrors = slices.DeleteFunc(u.hiddenInErrors, func(one string) bool { return slices.Contains(texts, one) })
 }
 
-// ErrorText is the text of an error without what is hidden in errors, or everywhere: whoever refuses a
+// ErrorText returns the text of an error without what is hidden in errors, or everywhere: whoever refuses a
 // value quotes it.
 func (u *UI) ErrorText(text string) string {
 	u.mu.Lock()
@@ -68,7 +68,7 @@ func newMask(hidden []string) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// shown is a text without what is hidden. The caller holds the lock.
+// shown returns a text without what is hidden. The caller holds the lock.
 func (u *UI) shown(text string) string {
 	if u.replace == nil {
 		return text

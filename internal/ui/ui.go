@@ -4,7 +4,7 @@
 // The display of progress is its own, some 200 lines in screen.go, and not mpb's, for three
 // reasons. Questions, passwords and the half lines of other programs come while work goes on, so
 // the display has to vanish at any time and come back, under the one lock through which all that
-// is written goes; mpb writes from a goroutine of its own, can't take its bars away for a while,
+// is written goes; mpb writes from a goroutine of its own, cannot take its bars away for a while,
 // and puts only whole lines above them. The sums, rates and times left, which are most
 // of the code, are needed anyway for logs and programs, which mpb does not serve. And rows are
 // plain ASCII, so the widths of characters, which mpb brings modules for, do not matter.
@@ -52,15 +52,15 @@ type UI struct {
 	hiddenInErrors []string
 }
 
-// IsTerminal says whether a person can be asked: input and messages are a terminal.
+// IsTerminal reports whether a person can be asked: input and messages are a terminal.
 func (u *UI) IsTerminal() bool { return isTerminal(u.In) && isTerminal(u.Err) }
 
-// Color says whether a stream may have colours (no-color.org).
+// Color reports whether a stream may have colours (no-color.org).
 func (u *UI) Color(w io.Writer) bool {
 	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && !dumb() && u.mode() != JSON
 }
 
-// dumb says that the terminal only knows the end of a line.
+// dumb reports whether the terminal only knows the end of a line.
 func dumb() bool { return os.Getenv("TERM") == "dumb" }
 
 func isTerminal(stream any) bool {
@@ -87,7 +87,7 @@ func (f *Format) Set(s string) error {
 	return nil
 }
 
-// Type is what help calls the flag's value.
+// Type returns what help calls the flag's value.
 func (f *Format) Type() string { return "json|yaml|text" }
 
 // Result writes a result: the value in a format for programs, or what text writes. What has a
@@ -214,7 +214,7 @@ func (u *UI) AskText(ctx context.Context, question string) (string, error) {
 		text string
 		err  error
 	}
-	// Reading can't be interrupted; whoever interrupts ends the process.
+	// Reading cannot be interrupted; whoever interrupts ends the process.
 	replies := make(chan reply, 1)
 	go func() {
 		text, err := u.typed().ReadString('\n')
@@ -229,7 +229,7 @@ func (u *UI) AskText(ctx context.Context, question string) (string, error) {
 	}
 }
 
-// typed is what was typed, which may be further ahead than the questions.
+// typed returns what was typed, which may be further ahead than the questions.
 func (u *UI) typed() *bufio.Reader {
 	if u.typing == nil {
 		u.typing = bufio.NewReader(u.In)
@@ -274,5 +274,5 @@ func (u *UI) Password(prompt string) ([]byte, error) {
 	return password, err
 }
 
-// Bytes is a number of bytes for people.
+// Bytes returns a number of bytes for people.
 func Bytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

@@ -25,7 +25,7 @@ import (
 const maxAdded = 256 << 20
 
 // Amendment is an archive to which signatures and attestations can be attached: a store that
-// reads the archive, keeps in memory what is written, and writes it all anew at the end. The
+// reads the archive, keeps in memory what is written, and writes it all again at the end. The
 // result is what an export would have written of the same content. For one goroutine at a time.
 type Amendment struct {
 	*Store
@@ -39,7 +39,7 @@ type Amendment struct {
 	was os.FileInfo
 }
 
-// Amend opens an archive to attach to what is in it. A volume of several can't be changed: each
+// Amend opens an archive to attach to what is in it. A volume of several cannot be changed: each
 // of them has the same index; nor can what krtpkg did not make, which an export would write
 // otherwise. Errors: as of [Open].
 func Amend(file string) (*Amendment, error) {
@@ -57,7 +57,7 @@ func Amend(file string) (*Amendment, error) {
 		return nil, closing(s, err)
 	}
 	if len(s.manifests) == 0 {
-		return nil, closing(s, fmt.Errorf("archive %s was not made by krtpkg, so that it can't be written anew: import it into a folder (oci:FOLDER), and attach there", file))
+		return nil, closing(s, fmt.Errorf("archive %s was not made by krtpkg, so that it cannot be written again: import it into a folder (oci:FOLDER), and attach there", file))
 	}
 	if s.Volumes() > 0 {
 		return nil, closing(s, fmt.Errorf("archive %s is a volume of %d, which all hold the same index: attach before it is split", file, s.Volumes()))
@@ -83,7 +83,7 @@ func (a *Amendment) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Read
 	return a.Store.Fetch(ctx, desc)
 }
 
-// Exists says whether content is there.
+// Exists reports whether content is there.
 func (a *Amendment) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	if _, ok := a.added[desc.Digest]; ok {
 		return true, nil
@@ -154,7 +154,7 @@ func (a *Amendment) Predecessors(ctx context.Context, node ocispec.Descriptor) (
 	return slices.Concat(all, added[node.Digest]), err
 }
 
-// AllReferrers gives the referrers of everything that is named, by their subjects.
+// AllReferrers returns the referrers of everything that is named, by their subjects.
 func (a *Amendment) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error) {
 	all, err := a.Store.AllReferrers(ctx)
 	if err != nil {
@@ -167,7 +167,7 @@ func (a *Amendment) AllReferrers(ctx context.Context) (map[digest.Digest][]ocisp
 	return all, err
 }
 
-// addedReferrers are the new ones, by their subjects.
+// addedReferrers returns the new ones, by their subjects.
 func (a *Amendment) addedReferrers() (map[digest.Digest][]ocispec.Descriptor, error) {
 	found := map[digest.Digest][]ocispec.Descriptor{}
 	for d, desc := range a.manifests {
@@ -195,8 +195,8 @@ func (a *Amendment) Tags(ctx context.Context, last string, fn func([]string) err
 	})
 }
 
-// Save writes the archive anew if anything was attached. The file has its old content until the
-// new one is whole; what an attempt that broke off has left beside it is gone on with.
+// Save writes the archive again if anything was attached. The file has its old content until the
+// new one is whole; what an attempt that broke off has left next to it is gone on with.
 func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed bool, err error) {
 	if len(a.added)+len(a.tags) == 0 {
 		return false, nil
@@ -227,7 +227,7 @@ func (a *Amendment) unchanged() error {
 	return err
 }
 
-// contents are those of the archive with what was added, less what nothing names any more.
+// contents returns those of the archive with what was added, less what nothing names any more.
 func (a *Amendment) contents(ctx context.Context) (Contents, error) {
 	nodes, err := a.nodes(ctx)
 	if err != nil {
@@ -302,7 +302,7 @@ func parseNode(d digest.Digest, data []byte) (*manifestNode, error) {
 	return &n, nil
 }
 
-// nodes are all manifests.
+// nodes returns all manifests.
 func (a *Amendment) nodes(ctx context.Context) (map[digest.Digest]*manifestNode, error) {
 	nodes := map[digest.Digest]*manifestNode{}
 	for d := range a.Store.manifests {
@@ -325,7 +325,7 @@ func (a *Amendment) nodes(ctx context.Context) (map[digest.Digest]*manifestNode,
 	return nodes, nil
 }
 
-// named are the entries of the index: the old ones but for tags that moved, the new tags, and
+// named returns the entries of the index: the old ones but for tags that moved, the new tags, and
 // the new referrers.
 func (a *Amendment) named() ([]ocispec.Descriptor, error) {
 	var entries []ocispec.Descriptor
@@ -375,7 +375,7 @@ func reach(d digest.Digest, nodes map[digest.Digest]*manifestNode, seen map[dige
 	}
 }
 
-// depth is how many manifests are below one another.
+// depth returns how many manifests are below one another.
 func depth(d digest.Digest, nodes map[digest.Digest]*manifestNode, known map[digest.Digest]int) int {
 	n := nodes[d]
 	if n == nil {

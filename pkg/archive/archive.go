@@ -61,7 +61,7 @@ type Contents struct {
 	starts []digest.Digest
 }
 
-// Name gives a descriptor a name in index.json: reference is a tag or a whole reference, full
+// Name returns a descriptor a name in index.json: reference is a tag or a whole reference, full
 // the whole reference by which containerd is to know it, or empty.
 func Name(desc ocispec.Descriptor, reference, full string) ocispec.Descriptor {
 	desc.Annotations = map[string]string{ocispec.AnnotationRefName: reference}
@@ -71,7 +71,7 @@ func Name(desc ocispec.Descriptor, reference, full string) ocispec.Descriptor {
 	return desc
 }
 
-// FullName is the whole reference that a descriptor was given by [Name], or empty.
+// FullName returns the whole reference that a descriptor was given by [Name], or empty.
 func FullName(desc ocispec.Descriptor) string { return desc.Annotations[annotationContainerd] }
 
 func (c Contents) index() ([]byte, error) {
@@ -114,11 +114,11 @@ func (e entry) size() int64 {
 	return e.desc.Size
 }
 
-// body is where the content begins, end where the next entry does.
+// body returns where the content begins, end where the next entry does.
 func (e entry) body() int64 { return e.offset + int64(len(e.header)) }
 func (e entry) end() int64  { return e.body() + padded(e.size()) }
 
-// padding is what fills the last block of the content.
+// padding returns what fills the last block of the content.
 func (e entry) padding() []byte { return trailer[:padded(e.size())-e.size()] }
 
 const block = 512
@@ -128,7 +128,7 @@ func padded(n int64) int64 { return (n + block - 1) / block * block }
 // trailer ends a tar.
 var trailer = make([]byte, 2*block)
 
-// entries are all files, each with its place.
+// entries returns all files, each with its place.
 func (c Contents) entries() ([]entry, error) {
 	layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
 	if err != nil {
@@ -168,7 +168,7 @@ func path(d digest.Digest) string {
 	return ocispec.ImageBlobsDir + "/" + d.Algorithm().String() + "/" + d.Encoded()
 }
 
-// header is an entry's header. One of 8 GiB and more takes three blocks (PAX), others one.
+// header returns an entry's header. One of 8 GiB and more takes three blocks (PAX), others one.
 func header(name string, size int64) ([]byte, error) {
 	var out bytes.Buffer
 	err := tar.NewWriter(&out).WriteHeader(&tar.Header{
@@ -177,7 +177,7 @@ func header(name string, size int64) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// Size is how many bytes the archive has.
+// Size returns how many bytes the archive has.
 func (c Contents) Size() (int64, error) {
 	all, err := c.entries()
 	if err != nil {
@@ -262,7 +262,7 @@ func (e *VolumeSizeError) Error() string {
 	if e.Blob.Digest != "" {
 		what = "blob " + e.Blob.Digest.String()
 	}
-	return fmt.Sprintf("%s can't go on a volume of %d bytes: it takes %d", what, e.Limit, e.Need)
+	return fmt.Sprintf("%s cannot go on a volume of %d bytes: it takes %d", what, e.Limit, e.Need)
 }
 
 // Sort puts blobs into the order that an archive has them in.

@@ -22,12 +22,12 @@ type File struct {
 	Size, Kept int64
 }
 
-// partial is what a file is called until it is whole. It stands beside the final name, so
+// partial is what a file is called until it is whole. It stands next to the final name, so
 // that the last step is a rename and nothing is copied.
 const partial = ".partial"
 
 // WriteFile writes an archive to a file, which has its name only when it is whole. What an
-// attempt that broke off has left beside it is checked, kept, and gone on with, within a blob
+// attempt that broke off has left next to it is checked, kept, and gone on with, within a blob
 // too. A file of that name which is something else is replaced, at the end.
 func WriteFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options) (*File, error) {
 	return writeFile(ctx, name, c, from, o, func() error { return nil })
@@ -82,7 +82,7 @@ func writeFile(ctx context.Context, name string, c Contents, from content.Fetche
 	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", name, errors.Join(err, file.Close()))
 	}
-	// Renamed while it is locked, so that who waits for it sees that it is no partial any more.
+	// Renamed while it is locked, so that who waits for it sees that it is not a partial any more.
 	if err := errors.Join(os.Rename(name+partial, name), file.Close()); err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func syncFolder(dir string) error {
 	return d.Close()
 }
 
-// isWhole says whether a file is this very archive: of its size, and with its index and
+// isWhole reports whether a file is this very archive: of its size, and with its index and
 // headers. That its blobs are right is what Check is for.
 func isWhole(name string, all []entry, size int64) (bool, error) {
 	file, err := os.Open(name)
@@ -136,7 +136,7 @@ func isWhole(name string, all []entry, size int64) (bool, error) {
 	defer file.Close()
 	info, err := file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return false, errors.Join(err, fmt.Errorf("%s is no file", name))
+		return false, errors.Join(err, fmt.Errorf("%s is not a file", name))
 	}
 	if info.Size() != size {
 		return false, nil
@@ -152,7 +152,7 @@ func isWhole(name string, all []entry, size int64) (bool, error) {
 	return true, nil
 }
 
-// hasAt says whether a file has these bytes there.
+// hasAt reports whether a file has these bytes there.
 func hasAt(file io.ReaderAt, offset int64, want []byte) (bool, error) {
 	have := make([]byte, len(want))
 	n, err := file.ReadAt(have, offset)

@@ -19,7 +19,7 @@ import (
 
 // ErrOrder says that a stream has its files in another order than [Write] writes them in, as
 // after it was unpacked and packed again: what is read in one pass has to know what comes.
-var ErrOrder = errors.New("its files are in another order than krtpkg writes them in, so that it can't be read as a stream")
+var ErrOrder = errors.New("its files are in another order than krtpkg writes them in, so that it cannot be read as a stream")
 
 // ForeignError says that a file is something else than an archive that [WriteFile] writes.
 type ForeignError struct {
@@ -40,7 +40,7 @@ var dockerLayer = regexp.MustCompile(`^[0-9a-f]{64}(/layer)?\.?(tar|json)?$`)
 // isDockerSave reports whether an archive without a layout is docker's, by the names in it.
 func isDockerSave(seen map[string]bool) bool { return seen["manifest.json"] || seen["repositories"] }
 
-// MadeBy is which other tool has written a layout, or empty where krtpkg has.
+// MadeBy returns which other tool has written a layout, or empty where krtpkg has.
 func (s *Store) MadeBy() string {
 	switch {
 	case s.about.hasOrder:

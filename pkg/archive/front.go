@@ -20,7 +20,7 @@ import (
 // Front lists the blobs that stand in front of all others, by digest: what bundles and runtimes
 // consist of, and their signatures and attestations. With them and the manifests a reader knows
 // who signed the archive, and what belongs to it, before anything else arrives. Named are the
-// entries of index.json. What is no manifest has nothing to do with it, and is passed over.
+// entries of index.json. What is not a manifest has nothing to do with it, and is passed over.
 func Front(named []ocispec.Descriptor, manifests iter.Seq2[digest.Digest, []byte]) []ocispec.Descriptor {
 	nodes := map[digest.Digest]*manifestNode{}
 	for d, data := range manifests {
@@ -65,7 +65,7 @@ func frontOf(named []ocispec.Descriptor, nodes map[digest.Digest]*manifestNode) 
 	return front
 }
 
-// blobs are what a manifest consists of, besides other manifests.
+// blobs returns what a manifest consists of, besides other manifests.
 func (n *manifestNode) blobs() []ocispec.Descriptor {
 	if n.Config == nil {
 		return n.Layers

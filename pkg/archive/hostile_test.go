@@ -54,7 +54,7 @@ func tarOf(t testing.TB, files ...file) []byte {
 	return out.Bytes()
 }
 
-// small is the contents of a small archive: one image of two layers, and what holds them.
+// small returns the contents of a small archive: one image of two layers, and what holds them.
 func small(t testing.TB) (archive.Contents, content.Fetcher) {
 	t.Helper()
 	store := memory.New()
@@ -82,7 +82,7 @@ func small(t testing.TB) (archive.Contents, content.Fetcher) {
 	}, store
 }
 
-// entries are those of the small archive, to be spoiled.
+// entries returns those of the small archive, to be spoiled.
 func entries(t testing.TB) []file {
 	t.Helper()
 	contents, from := small(t)
@@ -290,7 +290,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// claiming is a tar whose last entry says that it is larger than it is.
+// claiming returns a tar whose last entry says that it is larger than it is.
 func claiming(t *testing.T, files []file) []byte {
 	t.Helper()
 	n := len(files) - 1
@@ -401,7 +401,7 @@ func headerOf(t *testing.T, name string) []byte {
 	return out.Bytes()
 }
 
-// Archives that others make are read in place: with folders, in any order, with more beside.
+// Archives that others make are read in place: with folders, in any order, with more next to.
 func TestOfOthers(t *testing.T) {
 	t.Parallel()
 	files := []file{{Header: tar.Header{Typeflag: tar.TypeDir, Name: "./", Mode: 0o755}}, {Header: tar.Header{Typeflag: tar.TypeDir, Name: "./blobs/", Mode: 0o755}}}

@@ -11,7 +11,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 )
 
-// Fetch gives a manifest.
+// Fetch returns a manifest.
 func (m manifests) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	data, ok := m[desc.Digest]
 	if !ok {
@@ -20,13 +20,13 @@ func (m manifests) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadClo
 	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
-// Exists says whether a manifest is there.
+// Exists reports whether a manifest is there.
 func (m manifests) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
 	_, ok := m[desc.Digest]
 	return ok, nil
 }
 
-// Stat gives the size of a manifest.
+// Stat returns the size of a manifest.
 func (m manifests) Stat(d digest.Digest) (int64, error) {
 	data, ok := m[d]
 	if !ok {

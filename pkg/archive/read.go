@@ -31,7 +31,7 @@ const (
 	maxPadding = 1 << 20
 )
 
-// ErrDamaged says that a file is no archive, or not what was written.
+// ErrDamaged says that a file is not an archive, or not what was written.
 var ErrDamaged = errors.New("the archive is damaged, or none")
 
 // scanner goes through the files of a tar and refuses what has no place in a layout.
@@ -76,7 +76,7 @@ func newScanner(r io.Reader) *scanner {
 	return s
 }
 
-// next gives the next regular file, and where its content begins. At the end it is io.EOF,
+// next returns the next regular file, and where its content begins. At the end it is io.EOF,
 // and the archive is whole.
 func (s *scanner) next() (name string, offset, size int64, err error) {
 	for {
@@ -146,7 +146,7 @@ func (s *scanner) finish() error {
 	return io.EOF
 }
 
-// blobDigest is the digest that an entry's name stands for; ok is false where it names no blob.
+// blobDigest returns the digest that an entry's name stands for; ok is false where it names no blob.
 func blobDigest(name string) (d digest.Digest, ok bool, err error) {
 	rest, ok := strings.CutPrefix(name, ocispec.ImageBlobsDir+"/")
 	if !ok {
@@ -282,7 +282,7 @@ func (w wanted) add(d digest.Digest, data []byte) error {
 	return nil
 }
 
-// lacking are those that are not there, less what is for platforms that the archive says that it
+// lacking returns those that are not there, less what is for platforms that the archive says that it
 // leaves out.
 func (w wanted) lacking(a about, there func(digest.Digest) bool) (list []ocispec.Descriptor) {
 	for d, size := range w.blobs {
@@ -299,7 +299,7 @@ func (w wanted) lacking(a about, there func(digest.Digest) bool) (list []ocispec
 	return list
 }
 
-// foreign are how many foreign layers are not there: they are at their URLs alone.
+// foreign returns how many foreign layers are not there: they are at their URLs alone.
 func (w wanted) foreign(there func(digest.Digest) bool) (n int) {
 	for d, size := range w.blobs {
 		if size < 0 && !there(d) {
@@ -331,7 +331,7 @@ func isPlatform(want string, p *ocispec.Platform) bool {
 	return len(parts) >= 2 && p.OS == parts[0] && p.Architecture == parts[1] && (len(parts) < 3 || p.Variant == parts[2])
 }
 
-// platforms are those to which the roots are limited, in order.
+// platforms returns those to which the roots are limited, in order.
 func (a about) platforms() (list []string) {
 	for _, root := range a.Manifests {
 		if text := root.Annotations[layout.AnnotationPlatforms]; text != "" {

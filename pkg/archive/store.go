@@ -77,14 +77,14 @@ func Open(names ...string) (_ *Store, err error) {
 }
 
 func (s *Store) open(name string) error {
-	// A pipe would keep us waiting, and can't be read in place.
+	// A pipe would keep us waiting, and cannot be read in place.
 	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	s.files = append(s.files, file)
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return errors.Join(err, errors.New("it is no file"))
+		return errors.Join(err, errors.New("it is not a file"))
 	}
 	if err := refuseCompressed(file); err != nil {
 		return err
@@ -97,7 +97,7 @@ func (s *Store) open(name string) error {
 		s.about = *a
 	}
 	if len(s.files) > 1 && (a.volume == 0 || s.about.set() != a.set()) {
-		return fmt.Errorf("it is no volume of the same archive as %s", s.files[0].Name())
+		return fmt.Errorf("it is not a volume of the same archive as %s", s.files[0].Name())
 	}
 	if other := s.volumes[a.volume]; other != "" {
 		return fmt.Errorf("volume %d was given twice: it is %s too", a.volume, other)
@@ -111,7 +111,7 @@ var (
 	gzipMagic = []byte{0x1f, 0x8b}
 )
 
-// ErrCompressed says that an archive can't be read in place.
+// ErrCompressed says that an archive cannot be read in place.
 var ErrCompressed = errors.New("it is compressed as a whole, and can only be imported")
 
 func refuseCompressed(file io.ReaderAt) error {
@@ -212,10 +212,10 @@ func (s *Store) Close() error {
 // Base names what a target has to hold before this archive, a reference each.
 func (s *Store) Base() []string { return s.about.base }
 
-// Volumes are how many there are in all; 0 where the archive is whole in one file.
+// Volumes returns how many there are in all; 0 where the archive is whole in one file.
 func (s *Store) Volumes() int { return len(s.about.starts) }
 
-// Absent are the volumes that were not opened, in order.
+// Absent returns the volumes that were not opened, in order.
 func (s *Store) Absent() (absent []int) {
 	for n := range s.about.starts {
 		if _, ok := s.volumes[n+1]; !ok {
@@ -225,7 +225,7 @@ func (s *Store) Absent() (absent []int) {
 	return absent
 }
 
-// VolumeOf is the number of the volume that would have a blob, or 0 where there is only one.
+// VolumeOf returns the number of the volume that would have a blob, or 0 where there is only one.
 func (s *Store) VolumeOf(d digest.Digest) (n int) {
 	for i, start := range s.about.starts {
 		if start <= d.String() {
@@ -235,7 +235,7 @@ func (s *Store) VolumeOf(d digest.Digest) (n int) {
 	return n
 }
 
-// IsManifest says whether content stands among the archive's manifests.
+// IsManifest reports whether content stands among the archive's manifests.
 func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
 
 // Lacking lists what the manifests name and what is not there, less foreign layers and the
@@ -248,7 +248,7 @@ func (s *Store) Lacking(ctx context.Context) ([]ocispec.Descriptor, error) {
 	return named.lacking(s.about, s.holds), nil
 }
 
-// named is what the manifests name.
+// named returns what the manifests name.
 func (s *Store) named(ctx context.Context) (wanted, error) {
 	named := newWanted()
 	for d := range s.manifests {
@@ -286,13 +286,13 @@ type sectionCloser struct{ *io.SectionReader }
 
 func (sectionCloser) Close() error { return nil }
 
-// Exists says whether content is there.
+// Exists reports whether content is there.
 func (b blobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
 	_, ok := b[desc.Digest]
 	return ok, nil
 }
 
-// Stat gives the size of content.
+// Stat returns the size of content.
 func (b blobs) Stat(d digest.Digest) (int64, error) {
 	at, ok := b[d]
 	if !ok {
@@ -301,7 +301,7 @@ func (b blobs) Stat(d digest.Digest) (int64, error) {
 	return at.size, nil
 }
 
-// VolumeNames are the names of the volumes of a file: edge.tar has edge.1-of-3.tar and so on.
+// VolumeNames returns the names of the volumes of a file: edge.tar has edge.1-of-3.tar and so on.
 func VolumeNames(name string, n int) []string {
 	stem, ext := name, ""
 	for _, known := range []string{".tar.zst", ".tar"} {

@@ -144,7 +144,7 @@ func (s *Stream) manifest(left int64) (int64, error) {
 	return size, nil
 }
 
-// Next gives the next blob. Its content fails before its end when it is not what the digest
+// Next returns the next blob. Its content fails before its end when it is not what the digest
 // says; what is not read of it is passed over. Blobs that no manifest names, or by another
 // size, are errors.
 func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
@@ -183,7 +183,7 @@ func (s *Stream) Lacking(context.Context) ([]ocispec.Descriptor, error) {
 // Base names what a target has to hold before this archive, a reference each.
 func (s *Stream) Base() []string { return s.about.base }
 
-// Volumes are how many there are in all, and which one this is; zeros where there is only one.
+// Volumes returns how many there are in all, and which one this is; zeros where there is only one.
 func (s *Stream) Volumes() (volume, volumes int) { return s.about.volume, len(s.about.starts) }
 
 // Close ends the decompression.

@@ -18,7 +18,7 @@ import (
 // Options are the parameters of writing.
 type Options struct {
 	// Compress makes it a zstd stream. Layers are compressed already, so that this saves
-	// little, and such an archive can't be read in place.
+	// little, and such an archive cannot be read in place.
 	Compress bool
 	// Progress takes events; nil drops them.
 	Progress progress.Func
@@ -40,7 +40,7 @@ func compressed(w io.Writer, compress bool, f func(io.Writer) error) error {
 	if !compress {
 		return f(w)
 	}
-	// One at a time, so that the bytes don't depend on the number of cores.
+	// One at a time, so that the bytes do not depend on the number of cores.
 	encoder, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
 	if err != nil {
 		return err

@@ -236,7 +236,7 @@ func TestWriteFileReadsAgain(t *testing.T) {
 	}
 }
 
-// Volumes hold everything between them, none is larger than asked for, and what can't go on
+// Volumes hold everything between them, none is larger than asked for, and what cannot go on
 // one is an error that says how large it would have to be.
 func TestSplit(t *testing.T) {
 	t.Parallel()

@@ -146,7 +146,7 @@ func addDependencies(ctx context.Context, fetcher *source.Fetcher, s *bundle.Sou
 	return nil
 }
 
-// author is what the definition's author calls a file of a source.
+// author returns what the definition's author calls a file of a source.
 func author(fetcher *source.Fetcher, s *bundle.Source, file string) string {
 	switch {
 	case s.URL != "":

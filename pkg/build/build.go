@@ -42,7 +42,7 @@ type Options struct {
 	// Upstream says what a tag stands for, for Locked and [Update]: Images, without what
 	// restricts images to platforms. Images when nil.
 	Upstream images.Resolver
-	// Locked refuses whatever is not as the lock file beside each definition says.
+	// Locked refuses whatever is not as the lock file next to each definition says.
 	Locked bool
 	// Open gives the place of a bundle that a runtime names by reference, and its
 	// descriptor. relativeTo is the folder of the runtime's definition.
@@ -84,7 +84,7 @@ func Build(ctx context.Context, definition string, o Options) (*Built, error) {
 // location is where a definition is.
 type location struct{ file string }
 
-// dir is the folder of the definition, which its paths are relative to.
+// dir returns the folder of the definition, which its paths are relative to.
 func (l location) dir() string { return filepath.Dir(l.file) }
 
 // read parses the definition at a path.

@@ -117,7 +117,7 @@ func byProduct(t *testing.T) []product {
 	return products
 }
 
-// suspects is the reviewed list of what looks like an image in the corpus and is locked by no
+// suspects returns the reviewed list of what looks like an image in the corpus and is locked by no
 // rule.
 func suspects(t *testing.T) map[string][]images.NotImage {
 	t.Helper()
@@ -244,7 +244,7 @@ func resourcesOf(t *testing.T, name string, data []byte) (names []string, ok boo
 	return names, true
 }
 
-// vendor puts the charts that a chart depends on below it: the one of that name beside it, or,
+// vendor puts the charts that a chart depends on below it: the one of that name next to it, or,
 // where the corpus has none, an empty one.
 func vendor(t *testing.T, chart string) {
 	t.Helper()
@@ -286,7 +286,7 @@ func place(t *testing.T, file string, data []byte) {
 	}
 }
 
-// renders says whether a source can be rendered and applied: some lack files that the corpus does not have
+// renders reports whether a source can be rendered and applied: some lack files that the corpus does not have
 // (pkg/render's own tests list these, and hold the rest against the real engines).
 func renders(t *testing.T, dir string, s bundle.Source) bool {
 	t.Helper()

@@ -22,7 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
-// files are a runtime of two bundles.
+// files returns a runtime of two bundles.
 func files() map[string]string {
 	f := map[string]string{
 		"runtime.yaml":     "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: edge, version: 1.0.0, description: an edge}\nspec: {bundles: [{path: web}, {path: base}]}\n",

@@ -36,7 +36,7 @@ type ImageUse struct {
 // contextLines is how many lines are around each.
 const contextLines = 2
 
-// around are the lines around a line of a text.
+// around returns the lines around a line of a text.
 func around(text []byte, line int) (lines []string, first int) {
 	at := 0
 	for one := range strings.Lines(string(text)) {
@@ -57,7 +57,7 @@ func (u *ImageUse) addContext(text []byte) {
 	}
 }
 
-// Manifests are the manifests of a bundle's definition as the target renders them with the defaults
+// Manifests returns the manifests of a bundle's definition as the target renders them with the defaults
 // of its values, before anything is built: with images as they are written, and whether or not each is known.
 func Manifests(ctx context.Context, at string, o Options) ([]bundle.File, error) {
 	d, where, err := read(at)
@@ -83,8 +83,8 @@ func Manifests(ctx context.Context, at string, o Options) ([]bundle.File, error)
 }
 
 // Images lists what is or looks like an image in a definition's manifests, or, when the path
-// is no definition, in the YAML and JSON files at it. With resolve, it asks what each stands
-// for; one that can't be had is no error here.
+// is not a definition, in the YAML and JSON files at it. With resolve, it asks what each stands
+// for; one that cannot be had is not an error here.
 func Images(ctx context.Context, at string, resolve bool, o Options) ([]ImageUse, error) {
 	uses, err := o.uses(ctx, at)
 	if err != nil || !resolve {
@@ -177,7 +177,7 @@ func (o Options) inLock(ctx context.Context, ref, dir string) ([]ImageUse, error
 	return uses, nil
 }
 
-// holdsDefinition says whether a path is a definition, or a folder with one.
+// holdsDefinition reports whether a path is a definition, or a folder with one.
 func holdsDefinition(at string) (bool, error) {
 	info, err := os.Stat(at)
 	if err != nil {
@@ -196,12 +196,12 @@ func holdsDefinition(at string) (bool, error) {
 	var head struct {
 		APIVersion string `yaml:"apiVersion"`
 	}
-	// What is no YAML is no definition; whoever reads it as a manifest says what is wrong.
+	// What is not YAML is no definition; whoever reads it as a manifest says what is wrong.
 	return yaml.Unmarshal(data, &head) == nil && head.APIVersion == bundle.APIVersion, nil
 }
 
-// inFiles lists the images of manifests. In a folder, what is no YAML is passed over, and noted:
-// templates lie beside manifests.
+// inFiles lists the images of manifests. In a folder, what is not YAML is passed over, and noted:
+// templates lie next to manifests.
 func (o Options) inFiles(at string) ([]ImageUse, error) {
 	var uses []ImageUse
 	err := filepath.WalkDir(at, func(file string, entry fs.DirEntry, err error) error {

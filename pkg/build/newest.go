@@ -118,7 +118,7 @@ func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstr
 	return up, err
 }
 
-// newer is the greatest version among tags that is not below the one in use; "" when that is
+// newer returns the greatest version among tags that is not below the one in use; "" when that is
 // no version.
 func newer(used string, tags []string) string {
 	best, err := semver.NewVersion(used)

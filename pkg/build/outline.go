@@ -21,7 +21,7 @@ type Outline struct {
 	Single bool
 }
 
-// Components are what order and rules need to know of the bundles.
+// Components returns what order and rules need to know of the bundles.
 func (o *Outline) Components() []layers.Component {
 	all := make([]layers.Component, len(o.Bundles))
 	for i, b := range o.Bundles {

@@ -24,7 +24,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
-// pins is the lock file beside a bundle's definition: what every source and every image was
+// pins is the lock file next to a bundle's definition: what every source and every image was
 // when krtpkg update ran.
 type pins struct {
 	APIVersion string      `yaml:"apiVersion"`
@@ -53,7 +53,7 @@ type imagePin struct {
 	Image     string `yaml:"image"`
 }
 
-// lockFile is the lock file of a definition: bundle.lock.yaml beside bundle.yaml.
+// lockFile returns the lock file of a definition: bundle.lock.yaml next to bundle.yaml.
 func (l location) lockFile() string {
 	return strings.TrimSuffix(l.file, filepath.Ext(l.file)) + ".lock.yaml"
 }
@@ -75,7 +75,7 @@ func (l location) pins() (*pins, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(p); err != nil && !errors.Is(err, io.EOF) {
-		return nil, &manifest.Error{File: file, Problem: err.Error(), Hint: "krtpkg update writes it anew"}
+		return nil, &manifest.Error{File: file, Problem: err.Error(), Hint: "krtpkg update writes it again"}
 	}
 	if p.APIVersion != bundle.APIVersion || p.Kind != pinsKind {
 		return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("is %s %s, want %s %s", p.APIVersion, p.Kind, bundle.APIVersion, pinsKind)}
@@ -94,12 +94,12 @@ func (l location) pins() (*pins, error) {
 	return p, nil
 }
 
-// asked is what a definition asks for in a source.
+// asked returns what a definition asks for in a source.
 func asked(s *bundle.Source) string {
 	return strings.TrimSpace(s.Name() + " " + cmp.Or(s.Version, s.Ref))
 }
 
-// of is the pin of a source; nil when there is none for what the definition asks for now.
+// of returns the pin of a source; nil when there is none for what the definition asks for now.
 func (p *pins) of(s *bundle.Source) *sourcePin {
 	if p == nil {
 		return nil
@@ -138,7 +138,7 @@ func (p pinned) pin(_ context.Context, _ *source.Fetcher, s *bundle.Source) erro
 		if s.OCI != "" && pin.Digest != "" && !strings.Contains(s.OCI, "@") {
 			s.OCI += "@" + pin.Digest
 		}
-		// What lies beside the definition may change between updates, unless nothing may.
+		// What lies next to the definition may change between updates, unless nothing may.
 		if !local || p.strict {
 			s.SHA256 = cmp.Or(s.SHA256, pin.SHA256)
 		}
@@ -161,7 +161,7 @@ func (e *MovedError) Error() string {
 	return fmt.Sprintf("%s is %s now, the lock file has %s", e.What, e.Now, e.Locked)
 }
 
-// resolver gives each image of the lock file its digest from there. An image that is not in
+// resolver returns each image of the lock file its digest from there. An image that is not in
 // it is resolved, and noted; with Locked that is an error, and so is a tag that has moved.
 // A reference with a digest is that image: it is not restricted to platforms.
 func (o Options) resolver(p *pins, at location) images.Resolver {
@@ -209,7 +209,7 @@ func (f resolverFunc) Resolve(ctx context.Context, ref name.Reference) (ocispec.
 	return f(ctx, ref)
 }
 
-// newPins is the lock file of what was assembled, under the names that its sources have in the
+// newPins returns the lock file of what was assembled, under the names that its sources have in the
 // definition as it is written.
 func newPins(written []bundle.Source, c *bundle.Content) *pins {
 	p := &pins{APIVersion: bundle.APIVersion, Kind: pinsKind, Sources: []sourcePin{}, Images: []imagePin{}}
@@ -230,7 +230,7 @@ func newPins(written []bundle.Source, c *bundle.Content) *pins {
 	return p
 }
 
-// write replaces the lock file, whole or not at all, and says whether it changed.
+// write replaces the lock file, whole or not at all, and reports whether it changed.
 func (p *pins) write(file string) (changed bool, err error) {
 	var out bytes.Buffer
 	out.WriteString("# Written by krtpkg update; krtpkg build takes images and sources from here.\n")

@@ -124,7 +124,7 @@ func containerImages(value any) (found []string) {
 
 type corpusChart []bundle.File
 
-// corpusCharts are the files of the charts, by the names of products and charts.
+// corpusCharts returns the files of the charts, by the names of products and charts.
 func corpusCharts(t *testing.T) map[string]corpusChart {
 	t.Helper()
 	files := corpus.All(t)

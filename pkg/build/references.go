@@ -139,7 +139,7 @@ func suspect(f images.Found) error {
 	return problem
 }
 
-// checkManifest says whether a document can go onto a cluster: it is a resource, and none
+// checkManifest reports whether a document can go onto a cluster: it is a resource, and none
 // that only a tool on this side of it understands.
 func checkManifest(f *manifest.File, doc *yaml.Node) error {
 	if err := f.CheckResource(doc); err != nil {
@@ -150,9 +150,9 @@ func checkManifest(f *manifest.File, doc *yaml.Node) error {
 	switch group {
 	case "krtpkg.dev":
 		// A source that is the definition's own folder takes the definition in.
-		problem = f.Errorf(doc, "a definition is no manifest for a cluster")
+		problem = f.Errorf(doc, "a definition is not a manifest for a cluster")
 	case "kustomize.config.k8s.io":
-		problem = f.Errorf(doc, "a kustomization is no manifest for a cluster")
+		problem = f.Errorf(doc, "a kustomization is not a manifest for a cluster")
 	default:
 		return nil
 	}
@@ -160,7 +160,7 @@ func checkManifest(f *manifest.File, doc *yaml.Node) error {
 	return problem
 }
 
-// checkPlain says whether a file that will not be rendered is a ytt template: each value that
+// checkPlain reports whether a file that will not be rendered is a ytt template: each value that
 // ytt should fill in would be empty, images too.
 func checkPlain(f *manifest.File) error {
 	for _, doc := range f.Documents {
@@ -173,7 +173,7 @@ func checkPlain(f *manifest.File) error {
 	return nil
 }
 
-// annotated is the first node with a comment that is one of ytt's, or nil.
+// annotated returns the first node with a comment that is one of ytt's, or nil.
 func annotated(node *yaml.Node) *yaml.Node {
 	for _, comment := range []string{node.HeadComment, node.LineComment, node.FootComment} {
 		if strings.HasPrefix(comment, "#@") || strings.Contains(comment, "\n#@") {

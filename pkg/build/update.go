@@ -32,7 +32,7 @@ type Move struct {
 }
 
 // Update pins every source and image of a definition to the newest of what it asks for: in the
-// definition where the pin is written there, in the lock file beside it else. It does so for
+// definition where the pin is written there, in the lock file next to it else. It does so for
 // each bundle that a runtime builds, too. With latest, versions that the definition asks for
 // are moved to the newest there are. It returns what has moved.
 func Update(ctx context.Context, definition string, latest bool, o Options) ([]Move, error) {
@@ -69,7 +69,7 @@ func Update(ctx context.Context, definition string, latest bool, o Options) ([]M
 	return moves, err
 }
 
-// lookForBundle says where the tag of a nested bundle has moved; nil when it has not, or there
+// lookForBundle returns where the tag of a nested bundle has moved; nil when it has not, or there
 // is none.
 func (o Options) lookForBundle(ctx context.Context, d *bundle.Definition, ref string) (*Move, error) {
 	tagged, pinned, _ := strings.Cut(ref, "@")
@@ -216,7 +216,7 @@ func moved(bundleName string, from []string, old, now *pins) []Move {
 	return moves
 }
 
-// label is what a source is pinned to, in the words of its kind.
+// label returns what a source is pinned to, in the words of its kind.
 func (p *sourcePin) label() string {
 	switch {
 	case p.Version != "":
@@ -304,7 +304,7 @@ func (o Options) outdated(ctx context.Context, d *bundle.Definition, at location
 	return moves, nil
 }
 
-// current is what a source is pinned to, in the definition or the lock file.
+// current returns what a source is pinned to, in the definition or the lock file.
 func current(s *bundle.Source, p *pins) string {
 	own := sourcePin{Commit: s.Commit, SHA256: s.SHA256, Digest: digestOf(s.OCI)}
 	if pin := p.of(s); pin != nil {
@@ -318,7 +318,7 @@ func current(s *bundle.Source, p *pins) string {
 	return own.label()
 }
 
-// tagOf is the tag of a reference, or "".
+// tagOf returns the tag of a reference, or "".
 func tagOf(ref string) string {
 	tagged, _, _ := strings.Cut(ref, "@")
 	tag, err := name.NewTag(tagged, name.StrictValidation)

@@ -42,7 +42,7 @@ var scalars = []string{
 	"[no, 1e3, '017', ~]", "{'off': [y], a: on}", "[]", "{}",
 }
 
-// scalars are those that can stand where they are put.
+// scalars returns those that can stand where they are put.
 func (e engine) scalars(t *testing.T) (usable []string) {
 	t.Helper()
 	all := scalars
@@ -63,7 +63,7 @@ func (e engine) scalars(t *testing.T) (usable []string) {
 	return usable
 }
 
-// document is all scalars as values (v) and, one in a mapping each, as keys (k).
+// document returns all scalars as values (v) and, one in a mapping each, as keys (k).
 func (e engine) document(t *testing.T) string {
 	t.Helper()
 	var values, keys strings.Builder
@@ -160,7 +160,7 @@ func compare(t *testing.T, e engine, route string, got, want map[string]any) {
 	}
 }
 
-// run is what the engine's program makes of values.
+// run returns what the engine's program makes of values.
 func (e engine) run(t *testing.T, values string) map[string]any {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "values.yaml")
@@ -193,7 +193,7 @@ func (e engine) exec(t *testing.T, args func(dir string) []string) map[string]an
 	return said(t, out)
 }
 
-// said is what a rendered ConfigMap says of the values.
+// said returns what a rendered ConfigMap says of the values.
 func said(t *testing.T, rendered []byte) map[string]any {
 	t.Helper()
 	var cm struct{ Data struct{ All string } }
@@ -227,7 +227,7 @@ func said(t *testing.T, rendered []byte) map[string]any {
 	return all
 }
 
-// routes are what krtpkg makes of a document by each way that values go.
+// routes returns what krtpkg makes of a document by each way that values go.
 func routes(t *testing.T, e engine, doc string) map[string]map[string]any {
 	t.Helper()
 	indented := func(by string) string {
@@ -305,7 +305,7 @@ func only(t *testing.T, files []bundle.File) []byte {
 	return files[0].Data
 }
 
-// packageValues is the values file that kapp-controller gives the engine of a package.
+// packageValues returns the values file that kapp-controller gives the engine of a package.
 func packageValues(t *testing.T, files []bundle.File) string {
 	t.Helper()
 	for _, f := range files {
@@ -330,7 +330,7 @@ func packageValues(t *testing.T, files []bundle.File) string {
 	return ""
 }
 
-// installValues is the values file that a PackageInstall has kapp-controller give to the engine.
+// installValues returns the values file that a PackageInstall has kapp-controller give to the engine.
 func installValues(t *testing.T, b *bundle.Content, v *render.Values) string {
 	t.Helper()
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "r", Version: "1.0.0"}}
@@ -368,7 +368,7 @@ func again(t *testing.T, v *render.Values) *render.Values {
 	return kept.All
 }
 
-// assign gives each scalar by a --data-value-yaml of its own.
+// assign returns each scalar by a --data-value-yaml of its own.
 func (e engine) assign(t *testing.T, doc string) *render.Values {
 	t.Helper()
 	var all []render.Assignment
@@ -393,7 +393,7 @@ func (e engine) assign(t *testing.T, doc string) *render.Values {
 	return v
 }
 
-// single gives the text of each scalar by a --data-value of its own.
+// single returns the text of each scalar by a --data-value of its own.
 func (e engine) single(t *testing.T) map[string]any {
 	t.Helper()
 	var all []render.Assignment

@@ -8,7 +8,7 @@ import (
 	"oras.land/oras-go/v2/content"
 )
 
-// ForArgoCD is a second manifest over the layer of a bundle or a runtime. Argo CD takes none but OCI's
+// ForArgoCD returns a second manifest over the layer of a bundle or a runtime. Argo CD takes none but OCI's
 // media type of a layer, imgpkg none but Docker's.
 func ForArgoCD(m *ocispec.Manifest) (ocispec.Descriptor, []byte, error) {
 	second := ocispec.Manifest{
@@ -23,7 +23,7 @@ func ForArgoCD(m *ocispec.Manifest) (ocispec.Descriptor, []byte, error) {
 	return content.NewDescriptorFromBytes(ocispec.MediaTypeImageManifest, data), data, nil
 }
 
-// ArgoCDIndex is the index that keeps the second manifests of a runtime and of its bundles where the
+// ArgoCDIndex returns the index that keeps the second manifests of a runtime and of its bundles where the
 // runtime is, and brings them along wherever it goes: a referrer.
 func ArgoCDIndex(runtime ocispec.Descriptor, manifests []ocispec.Descriptor) (ocispec.Descriptor, []byte, error) {
 	subject := ocispec.Descriptor{MediaType: runtime.MediaType, Digest: runtime.Digest, Size: runtime.Size}

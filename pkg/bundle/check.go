@@ -13,7 +13,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// check holds the definition against the rules that a schema can't express.
+// check holds the definition against the rules that a schema cannot express.
 func (d *Definition) check() error {
 	var found []*manifest.Error
 	report := func(field []any, format string, args ...any) {
@@ -37,7 +37,7 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 	spec := &d.Bundle.Spec
 	if spec.Kubernetes != "" {
 		if _, err := semver.NewConstraint(spec.Kubernetes); err != nil {
-			report([]any{"spec", "kubernetes"}, "spec.kubernetes %q is no version range, such as \">=1.29 <1.35\"", spec.Kubernetes)
+			report([]any{"spec", "kubernetes"}, "spec.kubernetes %q is not a version range, such as \">=1.29 <1.35\"", spec.Kubernetes)
 		}
 	}
 	switch {
@@ -102,13 +102,13 @@ func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
 	}
 }
 
-// IsManifestName says whether a file has a name that kapp and kubectl read; they pass over
+// IsManifestName reports whether a file has a name that kapp and kubectl read; they pass over
 // any other without a word.
 func IsManifestName(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name))
 }
 
-// overlap says whether one of two clean paths is or holds the other: what is rendered as a
+// overlap reports whether one of two clean paths is or holds the other: what is rendered as a
 // template and what is left as it is would lie in one folder.
 func overlap(a, b string) bool {
 	within := func(a, b string) bool { return a == b || a == "." || strings.HasPrefix(b, a+"/") }
@@ -121,7 +121,7 @@ func printable(name string) bool {
 	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// confined says whether a slash-separated path stays below the folder it starts in.
+// confined reports whether a slash-separated path stays below the folder it starts in.
 func confined(p string) bool {
 	return !path.IsAbs(p) && !strings.Contains(p, "\\") &&
 		!slices.Contains(strings.Split(p, "/"), "..")

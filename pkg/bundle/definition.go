@@ -43,7 +43,7 @@ type Bundle struct {
 	Spec BundleSpec `json:"spec" yaml:"spec"`
 }
 
-// Component is what the order of bundles depends on.
+// Component returns what the order of bundles depends on.
 func (b *Bundle) Component() layers.Component {
 	return layers.Component{
 		Name: b.Metadata.Name, Layer: b.Spec.Layer, Category: b.Spec.Category,
@@ -200,7 +200,7 @@ type Dependency struct {
 	SHA256 string `json:"sha256,omitempty" yaml:"sha256,omitempty" jsonschema:"pattern=^[0-9a-f]{64}$"`
 }
 
-// Source is the dependency as a source of its own.
+// Source returns the dependency as a source of its own.
 func (d *Dependency) Source() *Source {
 	s := &Source{
 		Git: d.Git, Commit: d.Commit, Archive: d.Archive, Repository: d.Repository, Version: d.Version,
@@ -272,7 +272,7 @@ type Exception struct {
 	Reason string `json:"reason" yaml:"reason" jsonschema:"minLength=1"`
 }
 
-// Excepted are the capabilities of exceptions.
+// Excepted returns the capabilities of exceptions.
 func Excepted(exceptions []Exception) (names []string) {
 	for _, e := range exceptions {
 		names = append(names, e.Capability)

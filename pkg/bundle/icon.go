@@ -11,7 +11,7 @@ import (
 // maxIcon is in bytes: every cluster keeps the icon of each package, as base64 in a resource.
 const maxIcon = 32 << 10
 
-// CheckIcon says why a text is no picture for catalogues: a well-formed SVG of at most 32 KiB
+// CheckIcon says why a text is not a picture for catalogues: a well-formed SVG of at most 32 KiB
 // that runs nothing and declares no entities, since catalogues show it as it is.
 func CheckIcon(svg string) error {
 	if len(svg) > maxIcon {
@@ -25,17 +25,17 @@ func CheckIcon(svg string) error {
 			return nil
 		}
 		if errors.Is(err, io.EOF) {
-			return errors.New("the icon is no SVG: it has no element")
+			return errors.New("the icon is not an SVG: it has no element")
 		}
 		if err != nil {
-			return fmt.Errorf("the icon is no SVG: %w", err)
+			return fmt.Errorf("the icon is not an SVG: %w", err)
 		}
 		switch t := token.(type) {
 		case xml.Directive:
 			return errors.New("the icon has a document type: take its declaration out")
 		case xml.StartElement:
 			if want := (xml.Name{Space: "http://www.w3.org/2000/svg", Local: "svg"}); root && t.Name != want {
-				return fmt.Errorf("the icon is no SVG: its root is %q in the namespace %q", t.Name.Local, t.Name.Space)
+				return fmt.Errorf("the icon is not an SVG: its root is %q in the namespace %q", t.Name.Local, t.Name.Space)
 			}
 			root = false
 			if err := checkInert(t); err != nil {

@@ -18,7 +18,7 @@ const fileKustomization = "kustomization.yaml"
 // kappGroup is the API group of what configures kapp and is in no cluster.
 const kappGroup = "kapp.k14s.io/"
 
-// Plain are the files of a bundle that hold its resources, sorted by path, where these are there
+// Plain returns the files of a bundle that hold its resources, sorted by path, where these are there
 // for anyone to take as they are. Otherwise it gives the reason: something has to be rendered at
 // the target, or kustomize would stop at it.
 func (c *Content) Plain() (files []string, reason string) {
@@ -61,7 +61,7 @@ func (c *Content) plain() (files []string, reason string) {
 		}
 		switch {
 		case resources > 0 && rules > 0:
-			return nil, f.Path + " has rules for kapp beside resources"
+			return nil, f.Path + " has rules for kapp next to resources"
 		case resources > 0:
 			files = append(files, f.Path)
 		}
@@ -73,7 +73,7 @@ func (c *Content) plain() (files []string, reason string) {
 	return files, ""
 }
 
-// kustomization is that of a bundle of plain resources; nil for any other content.
+// kustomization returns that of a bundle of plain resources; nil for any other content.
 func (c *Content) kustomization() ([]byte, error) {
 	if c.Bundle == nil {
 		return nil, nil
@@ -89,7 +89,7 @@ func (c *Content) kustomization() ([]byte, error) {
 	}{"kustomize.config.k8s.io/v1beta1", "Kustomization", files})
 }
 
-// identity is what kustomize knows a resource by, in words.
+// identity returns what kustomize knows a resource by, in words.
 func identity(resource *yaml.Node) string {
 	group, _, _ := strings.Cut(manifest.Text(resource, "apiVersion"), "/")
 	metadata := manifest.Get(resource, "metadata")

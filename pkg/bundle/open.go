@@ -40,7 +40,7 @@ type Artifact struct {
 	all []File
 }
 
-// Tree is every file of the artifact, the locks included.
+// Tree returns every file of the artifact, the locks included.
 func (a *Artifact) Tree() []File { return a.all }
 
 // Open reads a bundle or a runtime. Each byte is checked against the descriptor, so what

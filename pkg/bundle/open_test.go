@@ -170,7 +170,7 @@ const (
 	runtimeYAML = "apiVersion: krtpkg.dev/v1alpha1\nkind: RuntimeLock\nmetadata: {name: edge, version: 1.0.0}\nbundles: [{name: web, version: 1.0.0, layer: 6, digest: \"" + zeros + "\"}]\n"
 )
 
-// good is a bundle without a fault, and with more entries.
+// good returns a bundle without a fault, and with more entries.
 func good(entries ...tar.Header) layer {
 	l := layer{data: map[string]string{".imgpkg/images.yml": lockYAML, ".krtpkg/bundle.yaml": bundleYAML}}
 	l.entries = append([]tar.Header{file(".imgpkg/images.yml"), file(".krtpkg/bundle.yaml")}, entries...)
@@ -255,7 +255,7 @@ func TestOpenTakesFolders(t *testing.T) {
 	}
 }
 
-// defined is a bundle with another definition.
+// defined returns a bundle with another definition.
 func defined(old, new string) layer {
 	return good().with(".krtpkg/bundle.yaml", strings.Replace(bundleYAML, old, new, 1))
 }
@@ -290,17 +290,17 @@ func TestOpenRefusesHostileLayers(t *testing.T) {
 		{"no definition", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/bundle.yaml is missing in a bundle"},
 		{"runtime in a bundle", good().with(".krtpkg/runtime.yaml", runtimeYAML), ".krtpkg/bundle.yaml is missing in a bundle"},
 		{"field of a newer version", good().with(".krtpkg/bundle.yaml", bundleYAML+"future: 1\n"), ".krtpkg/bundle.yaml: yaml: unmarshal errors:\n  line 5: field future not found in type bundle.Bundle (made by a newer krtpkg?)"},
-		{"name that escapes", good().with(".krtpkg/bundle.yaml", strings.Replace(bundleYAML, "web", "../web", 1)), `.krtpkg/bundle.yaml:3:18: metadata.name "../web" is no name: want lower-case letters, digits and dashes, at most 63`},
-		// What a definition can't be, a bundle can't either.
-		{"version that escapes", defined("1.0.0", "../../x"), `.krtpkg/bundle.yaml:3:32: metadata.version "../../x" is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1`},
+		{"name that escapes", good().with(".krtpkg/bundle.yaml", strings.Replace(bundleYAML, "web", "../web", 1)), `.krtpkg/bundle.yaml:3:18: metadata.name "../web" is not a name: want lower-case letters, digits and dashes, at most 63`},
+		// What a definition cannot be, a bundle cannot either.
+		{"version that escapes", defined("1.0.0", "../../x"), `.krtpkg/bundle.yaml:3:32: metadata.version "../../x" is not a semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1`},
 		{"layer below the first", defined("layer: 6", "layer: -1"), ".krtpkg/bundle.yaml:4:15: spec.layer is -1, want a number from 0 to 6"},
 		{"layer above the last", defined("layer: 6", "layer: 999999"), ".krtpkg/bundle.yaml:4:15: spec.layer is 999999, want a number from 0 to 6"},
-		{"range that is none", defined("layer: 6", "layer: 6, kubernetes: '!!!'"), `.krtpkg/bundle.yaml:4:30: spec.kubernetes "!!!" is no version range, such as ">=1.29 <1.35"`},
-		{"category with a line", defined("layer: 6", `layer: 6, category: "a\nb"`), ".krtpkg/bundle.yaml:4:28: spec.category \"a\\nb\" is no category: want lower-case letters, digits and dashes"},
+		{"range that is none", defined("layer: 6", "layer: 6, kubernetes: '!!!'"), `.krtpkg/bundle.yaml:4:30: spec.kubernetes "!!!" is not a version range, such as ">=1.29 <1.35"`},
+		{"category with a line", defined("layer: 6", `layer: 6, category: "a\nb"`), ".krtpkg/bundle.yaml:4:28: spec.category \"a\\nb\" is not a category: want lower-case letters, digits and dashes"},
 		{"source of no kind", defined("{dir: m}", "{path: m}"), ".krtpkg/bundle.yaml:4:28: a source wants exactly one of dir, file, url, archive, git, oci and chart"},
 		{"source that leaves its folder", defined("{dir: m}", "{dir: m, path: ../m}"), `.krtpkg/bundle.yaml:4:43: path "../m" leaves its folder: want a relative path without ..`},
 		{"rule that is none", defined("layer: 6", "layer: 6, searchRules: [{}]"), ".krtpkg/bundle.yaml:4:31: spec.searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both"},
-		{"icon with a script", defined("layer: 6", "layer: 6, icon: '<svg><script/></svg>'"), ".krtpkg/bundle.yaml:4:24: the icon is no SVG: its root is \"svg\" in the namespace \"\""},
+		{"icon with a script", defined("layer: 6", "layer: 6, icon: '<svg><script/></svg>'"), ".krtpkg/bundle.yaml:4:24: the icon is not an SVG: its root is \"svg\" in the namespace \"\""},
 		{"login in a source", defined("{dir: m}", "{url: 'https://me:secret@host.example/a.yaml'}"), ".krtpkg/bundle.yaml:4:34: url holds a login, which would be published: put it into ~/.netrc, or into a --source-mirror"},
 		{"name with another manifest", good().with("config/a\n---\napiVersion: v1\nkind: Pod\n#.yaml", "a"), `entry "config/a\n---\napiVersion: v1\nkind: Pod\n#.yaml" has characters in its name that are not shown`},
 		{"name that moves the cursor", good().with("config/\x1b[2Ka.yaml", "a"), `entry "config/\x1b[2Ka.yaml" has characters in its name that are not shown`},
@@ -335,13 +335,13 @@ func TestOpenRefusesRuntimesThatContradictThemselves(t *testing.T) {
 		{"agreement", l(lock, runtimeYAML), ""},
 		{"bundle that is not locked", l(lockYAML, runtimeYAML), "bundle web " + zeros + " is not in .imgpkg/images.yml"},
 		{"bundle of another digest", l(lock, strings.Replace(runtimeYAML, zeros, ones, 1)), "bundle web " + ones + " is not in .imgpkg/images.yml"},
-		{"bundle with a path for a name", l(lock, strings.Replace(runtimeYAML, "name: web", "name: a/b", 1)), `bundle name "a/b" is no name: want lower-case letters, digits and dashes, at most 63`},
+		{"bundle with a path for a name", l(lock, strings.Replace(runtimeYAML, "name: web", "name: a/b", 1)), `bundle name "a/b" is not a name: want lower-case letters, digits and dashes, at most 63`},
 		{"bundle twice", l(lock, strings.Replace(runtimeYAML, "]\n", ", {name: web, version: 2.0.0, layer: 6, digest: \""+zeros+"\"}]\n", 1)), `bundle "web" is there twice`},
-		{"version of a runtime that escapes", l(lock, strings.Replace(runtimeYAML, "1.0.0", "../../x", 1)), `version "../../x" is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1`},
-		{"version of a bundle that escapes", l(lock, strings.Replace(runtimeYAML, "version: 1.0.0, layer", "version: a/b, layer", 1)), `bundle version "a/b" is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1`},
+		{"version of a runtime that escapes", l(lock, strings.Replace(runtimeYAML, "1.0.0", "../../x", 1)), `version "../../x" is not a semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1`},
+		{"version of a bundle that escapes", l(lock, strings.Replace(runtimeYAML, "version: 1.0.0, layer", "version: a/b, layer", 1)), `bundle version "a/b" is not a semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1`},
 		{"bundle of no layer", l(lock, strings.Replace(runtimeYAML, "layer: 6", "layer: -1", 1)), "bundle web is of layer -1, want 0 to 6"},
 		{"bundle of a layer too high", l(lock, strings.Replace(runtimeYAML, "layer: 6", "layer: 999999", 1)), "bundle web is of layer 999999, want 0 to 6"},
-		{"category with a line", l(lock, strings.Replace(runtimeYAML, "layer: 6", `layer: 6, category: "a\nb"`, 1)), `bundle web: category "a\nb" is no category: want lower-case letters, digits and dashes`},
+		{"category with a line", l(lock, strings.Replace(runtimeYAML, "layer: 6", `layer: 6, category: "a\nb"`, 1)), `bundle web: category "a\nb" is not a category: want lower-case letters, digits and dashes`},
 		{"login in the source", l(lock, strings.Replace(runtimeYAML, "version: 1.0.0}", "version: 1.0.0, source: 'https://token@git.example/x'}", 1)), "source holds a login"},
 		{"no lock", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/runtime.yaml is missing in a runtime"},
 		{"field of a newer version", l(lock, runtimeYAML+"future: 1\n"), ".krtpkg/runtime.yaml: yaml: unmarshal errors:\n  line 5: field future not found in type bundle.RuntimeLock (made by a newer krtpkg?)"},

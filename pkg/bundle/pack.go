@@ -51,7 +51,7 @@ type Content struct {
 	noBase bool
 }
 
-// Metadata is the content's name and version.
+// Metadata returns the content's name and version.
 func (c *Content) Metadata() Metadata {
 	switch {
 	case c.Bundle != nil:
@@ -115,7 +115,7 @@ func (c *Content) artifactType() string {
 	return TypeRuntime
 }
 
-// layout is every file of the layer, sorted by path.
+// layout returns every file of the layer, sorted by path.
 func (c *Content) layout() ([]File, error) {
 	lock, err := c.Images.Marshal()
 	if err != nil {

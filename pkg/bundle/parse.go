@@ -21,7 +21,7 @@ type Definition struct {
 	root *yaml.Node
 }
 
-// Metadata is the definition's name and version.
+// Metadata returns the definition's name and version.
 func (d *Definition) Metadata() Metadata {
 	if d.Bundle != nil {
 		return d.Bundle.Metadata
@@ -29,7 +29,7 @@ func (d *Definition) Metadata() Metadata {
 	return d.Runtime.Metadata
 }
 
-// Errorf is an error at the place of a field, named by its path: "spec", "sources", 0, "url".
+// Errorf returns an error at the place of a field, named by its path: "spec", "sources", 0, "url".
 func (d *Definition) Errorf(field []any, format string, args ...any) *manifest.Error {
 	return d.file.Errorf(find(d.root, field), format, args...)
 }
@@ -45,11 +45,11 @@ func (d *Definition) Set(field []any, value string) error {
 	return d.file.Edit(span, value)
 }
 
-// Source is the definition's text, with what was [Definition.Set].
+// Source returns the definition's text, with what was [Definition.Set].
 func (d *Definition) Source() []byte { return d.file.Bytes() }
 
 // Parse reads a definition strictly: an unknown or mistyped field, a missing one and a
-// value that can't be are errors, each a [*manifest.Error] with its place; several are
+// value that cannot be are errors, each a [*manifest.Error] with its place; several are
 // joined, in the order of the file.
 func Parse(name string, data []byte) (*Definition, error) {
 	file, err := manifest.Parse(name, data)
@@ -87,7 +87,7 @@ func (d *Definition) decode() error {
 		d.Runtime = &Runtime{}
 		into = d.Runtime
 	default:
-		return d.file.Errorf(kindNode, "kind %q is no definition: want Bundle or Runtime", kindNode.Value)
+		return d.file.Errorf(kindNode, "kind %q is not a definition: want Bundle or Runtime", kindNode.Value)
 	}
 	if err := d.validate(kindNode.Value); err != nil {
 		return err
@@ -118,7 +118,7 @@ func find(node *yaml.Node, field []any) *yaml.Node {
 	return node
 }
 
-// key is the node of a mapping's key itself.
+// key returns the node of a mapping's key itself.
 func key(mapping *yaml.Node, name string) *yaml.Node {
 	for i := 0; i < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == name {

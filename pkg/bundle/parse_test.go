@@ -25,11 +25,11 @@ spec:
       sha256: ABC
     - {url: "ftp://x", extra: 1}
 `))
-	const want = `bundle.yaml:4:9: metadata.name "Web" is no name: want lower-case letters, digits and dashes, at most 63
-bundle.yaml:5:12: metadata.version "v1" is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1
+	const want = `bundle.yaml:4:9: metadata.name "Web" is not a name: want lower-case letters, digits and dashes, at most 63
+bundle.yaml:5:12: metadata.version "v1" is not a semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1
 bundle.yaml:7:10: spec.layer is 7, want a number from 0 to 6
 bundle.yaml:8:3: unknown field "categry" (did you mean "category"?)
-bundle.yaml:11:15: spec.sources[0].sha256 "ABC" is no sha256 digest: want 64 hexadecimal digits in lower case
+bundle.yaml:11:15: spec.sources[0].sha256 "ABC" is not a sha256 digest: want 64 hexadecimal digits in lower case
 bundle.yaml:12:13: spec.sources[1].url "ftp://x" is no https URL
 bundle.yaml:12:24: unknown field "extra"`
 	if err == nil || err.Error() != want {
@@ -41,7 +41,7 @@ bundle.yaml:12:24: unknown field "extra"`
 	}
 }
 
-// Where sources go when they don't say.
+// Where sources go when they do not say.
 func TestParseGivesSourcesAPath(t *testing.T) {
 	t.Parallel()
 	for source, want := range map[string]string{

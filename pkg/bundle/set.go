@@ -27,7 +27,7 @@ type Set struct {
 	Bundles []*Artifact
 }
 
-// Name is the name of the runtime or bundle.
+// Name returns the name of the runtime or bundle.
 func (s *Set) Name() string { return s.Root.Metadata().Name }
 
 // OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest. Every
@@ -70,7 +70,7 @@ func openLocked(ctx context.Context, store ReadStore, b LockedBundle) (*Artifact
 		return nil, err
 	}
 	if opened.Bundle == nil {
-		return nil, fmt.Errorf("%s is no bundle", desc.Digest)
+		return nil, fmt.Errorf("%s is not a bundle", desc.Digest)
 	}
 	spec, m := opened.Bundle.Spec, opened.Metadata()
 	if m.Name != b.Name || m.Version != b.Version || spec.Layer != b.Layer {

@@ -11,7 +11,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// Name is what errors call the source: where it comes from.
+// Name returns what errors call the source: where it comes from.
 func (s *Source) Name() string {
 	if s.Chart != "" {
 		return strings.TrimSuffix(s.Repository, "/") + "/" + s.Chart
@@ -19,15 +19,15 @@ func (s *Source) Name() string {
 	return cmp.Or(s.Dir, s.File, s.URL, s.Archive, s.Git, s.OCI)
 }
 
-// IsTree says whether the source is a folder of files, not a single one.
+// IsTree reports whether the source is a folder of files, not a single one.
 func (s *Source) IsTree() bool { return s.File == "" && s.URL == "" }
 
-// IsRendered says whether anything renders the source: an engine, patches or overlays.
+// IsRendered reports whether anything renders the source: an engine, patches or overlays.
 func (s *Source) IsRendered() bool {
 	return s.Template != "" || len(s.Patches)+len(s.Overlays) > 0
 }
 
-// AtTarget says whether it is the target that renders the source.
+// AtTarget reports whether it is the target that renders the source.
 func (s *Source) AtTarget() bool {
 	if s.Render != "" {
 		return s.Render == RenderTarget
@@ -35,7 +35,7 @@ func (s *Source) AtTarget() bool {
 	return s.Template == TemplateYTT && len(s.Patches) == 0
 }
 
-// check holds the source against the rules that a schema can't express, and sets its path.
+// check holds the source against the rules that a schema cannot express, and sets its path.
 func (s *Source) check(report func(field, format string, args ...any)) {
 	if count(s.Dir, s.File, s.URL, s.Archive, s.Git, s.OCI, s.Chart) != 1 {
 		report("", "a source wants exactly one of dir, file, url, archive, git, oci and chart")
@@ -105,7 +105,7 @@ func (s *Source) checkOrigin(report func(field, format string, args ...any)) {
 	case s.Git != "" && s.Ref == "" && s.Commit == "":
 		report("git", "git %s wants a commit, or the ref that krtpkg update takes it from", s.Git)
 	case s.OCI != "" && strings.Contains(s.OCI, "://"):
-		report("oci", "oci %q is an URL: want registry/repository, with a tag, a digest or both", s.OCI)
+		report("oci", "oci %q is a URL: want registry/repository, with a tag, a digest or both", s.OCI)
 	}
 	for _, c := range []struct{ field, url string }{
 		{"url", s.URL}, {"archive", s.Archive}, {"git", s.Git}, {"oci", s.OCI}, {"repository", s.Repository},
@@ -117,7 +117,7 @@ func (s *Source) checkOrigin(report func(field, format string, args ...any)) {
 }
 
 // holdsLogin reports whether a URL has a name or a password in it. A name alone may be a token, but for
-// that of ssh. The text is taken apart by hand: what is no URL may hold one all the same.
+// that of ssh. The text is taken apart by hand: what is not a URL may hold one all the same.
 func holdsLogin(text string) bool {
 	scheme, rest, isURL := strings.Cut(text, "://")
 	if !isURL {
@@ -142,9 +142,9 @@ func (s *Source) checkRendering(report func(field, format string, args ...any)) 
 	case s.Render != "" && !s.IsRendered():
 		report("render", "render says when, and there is nothing to render: want a template, patches or overlays")
 	case s.Render == RenderTarget && engine == TemplateKustomize:
-		report("render", "a kustomization can't be rendered at the target: want render: build")
+		report("render", "a kustomization cannot be rendered at the target: want render: build")
 	case s.Render == RenderTarget && len(s.Patches) > 0:
-		report("render", "patches can't be applied at the target: want render: build, or overlays")
+		report("render", "patches cannot be applied at the target: want render: build, or overlays")
 	}
 	if (!s.Values.IsZero() || len(s.ValuesFiles) > 0) && engine != TemplateHelm && engine != TemplateYTT {
 		report("values", "values go with the templates helm and ytt")
@@ -187,7 +187,7 @@ func (s *Source) checkDependencies(report func(field, format string, args ...any
 	}
 }
 
-// landing is the folder or file below config/ that the source goes to by default.
+// landing returns the folder or file below config/ that the source goes to by default.
 func (s *Source) landing() string {
 	from, _, _ := strings.Cut(s.Name(), "?")
 	base := path.Base(from)

@@ -26,7 +26,7 @@ import (
 //go:embed schema/*.json
 var schemas embed.FS
 
-// Schema is the JSON schema (draft 2020-12) of definitions of a kind.
+// Schema returns the JSON schema (draft 2020-12) of definitions of a kind.
 func Schema(kind string) ([]byte, error) {
 	return schemas.ReadFile("schema/" + strings.ToLower(kind) + ".json")
 }
@@ -189,20 +189,20 @@ var nameRule = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // wanted says in words what the pattern of a field wants.
 var wanted = map[string]string{
-	"name":       "is no name: want lower-case letters, digits and dashes, at most 63",
-	"version":    "is no semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1",
-	"category":   "is no category: want lower-case letters, digits and dashes",
+	"name":       "is not a name: want lower-case letters, digits and dashes, at most 63",
+	"version":    "is not a semantic version: want MAJOR.MINOR.PATCH, as in 1.2.3 or 2.0.0-rc.1",
+	"category":   "is not a category: want lower-case letters, digits and dashes",
 	"url":        "is no https URL",
-	"sha256":     "is no sha256 digest: want 64 hexadecimal digits in lower case",
-	"commit":     "is no commit: want its whole id, 40 hexadecimal digits in lower case",
-	"chart":      "is no name of a chart",
-	"repository": "is no repository of charts: want https://… or oci://…",
-	"release":    "is no name of a release: want lower-case letters, digits and dashes, at most 53",
-	"namespace":  "is no namespace: want lower-case letters, digits and dashes",
+	"sha256":     "is not a sha256 digest: want 64 hexadecimal digits in lower case",
+	"commit":     "is not a commit: want its whole id, 40 hexadecimal digits in lower case",
+	"chart":      "is not a name of a chart",
+	"repository": "is not a repository of charts: want https://… or oci://…",
+	"release":    "is not a name of a release: want lower-case letters, digits and dashes, at most 53",
+	"namespace":  "is not a namespace: want lower-case letters, digits and dashes",
 	"ref":        "is not pinned: want repository@sha256:… or oci:folder@sha256:…",
 }
 
-// fields are the names that the schema knows at a place.
+// fields returns the names that the schema knows at a place.
 func fields(schema *jsonschema.Schema, location []string) []string {
 	for _, token := range append([]string{""}, location...) {
 		if token != "" {

@@ -300,7 +300,7 @@ func TestBrokenConversion(t *testing.T) {
 		bundles[b.Bundle] = b
 	}
 	if b := bundles["broken"]; b.Health != Unknown || len(b.Unready) != 1 || b.Unready[0].Kind != "Broken" || !strings.Contains(b.Unready[0].Reason, "the conversion webhook of brokens.live.example, service "+r.namespace+"/nobody, may be down") {
-		t.Errorf("what can't be read: %+v", b)
+		t.Errorf("what cannot be read: %+v", b)
 	}
 	if all[0].Health() != Unknown || bundles["fine"].Health != Healthy || bundles["crds"].Health != Healthy {
 		t.Errorf("status %s: %+v", all[0].Health(), bundles)

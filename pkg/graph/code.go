@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Mermaid is the graph as a flowchart of Mermaid, which code hosts draw in Markdown.
+// Mermaid returns the graph as a flowchart of Mermaid, which code hosts draw in Markdown.
 func (g *Graph) Mermaid() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "%%%% %s: %s\nflowchart TB\n", g.title(), g.summary())
@@ -38,7 +38,7 @@ func mermaidText(s string) string {
 	return out.String()
 }
 
-// DOT is the graph in the language of Graphviz.
+// DOT returns the graph in the language of Graphviz.
 func (g *Graph) DOT() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "digraph {\n  label=%s; labelloc=t; rankdir=TB; compound=true;\n  node [shape=box, style=rounded];\n", quoted(g.title(), g.summary()))

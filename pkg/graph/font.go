@@ -8,7 +8,7 @@ import (
 
 // advances are the widths of the characters from U+0020 to U+007E in DejaVu Sans Bold, in
 // thousandths of the font's size. No font of the stack is wider, and none is bold where text
-// isn't, so what fits by these fits wherever the picture is shown.
+// is not, so what fits by these fits wherever the picture is shown.
 var advances = [...]int{
 	349, 457, 521, 838, 696, 1002, 873, 307, 458, 458, 523, 838, 380, 416, 380, 366,
 	696, 696, 696, 696, 696, 696, 696, 696, 696, 696, 400, 400, 838, 838, 838, 581,
@@ -21,7 +21,7 @@ var advances = [...]int{
 // elsewhere is the width of every other character: ideographs take 1000, emoji up to 1400.
 const elsewhere = 1400
 
-// textWidth is an upper bound of the width of a text, in the unit of the font's size.
+// textWidth returns an upper bound of the width of a text, in the unit of the font's size.
 func textWidth(s string, size int) int {
 	sum := 0
 	for _, r := range s {

@@ -2,7 +2,7 @@
 //
 // Make a [Graph] and call [Graph.SVG] for a picture, [Graph.Text] for a terminal, and
 // [Graph.Mermaid] or [Graph.DOT] for other programs that draw. The same graph gives the same
-// bytes. Names and versions may hold anything: what can't be shown is replaced.
+// bytes. Names and versions may hold anything: what cannot be shown is replaced.
 package graph
 
 import (
@@ -22,7 +22,7 @@ type Graph struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	Signed  Signed `json:"signed,omitempty"`
-	// Images and Bytes are those of all nodes, each image once; nil where that isn't known.
+	// Images and Bytes are those of all nodes, each image once; nil where that is not known.
 	Images *int   `json:"images,omitempty"`
 	Bytes  *int64 `json:"bytes,omitempty"`
 	Nodes  []Node `json:"nodes"`
@@ -38,13 +38,13 @@ type Node struct {
 	Requires []string `json:"requires,omitempty"`
 	Signed   Signed   `json:"signed,omitempty"`
 	// Images is how many there are, and Bytes what the bundle takes with them; nil where that
-	// isn't known.
+	// is not known.
 	Images *int   `json:"images,omitempty"`
 	Bytes  *int64 `json:"bytes,omitempty"`
 	Health Health `json:"health,omitempty"`
 }
 
-// Signed says whether there is a signature, not whether it is one to trust; "" is unknown.
+// Signed reports whether there is a signature, not whether it is one to trust; "" is unknown.
 type Signed string
 
 // The states of signing.
@@ -71,7 +71,7 @@ type band struct {
 	nodes []int
 }
 
-// bands are the layers that have nodes, from the bottom up.
+// bands returns the layers that have nodes, from the bottom up.
 func (g *Graph) bands() []band {
 	order := make([]int, len(g.Nodes))
 	for i := range order {
@@ -91,7 +91,7 @@ func (g *Graph) bands() []band {
 	return all
 }
 
-// required are the indexes of the nodes that each node stands on, each once and never itself.
+// required returns the indexes of the nodes that each node stands on, each once and never itself.
 func (g *Graph) required() [][]int {
 	at := map[string]int{}
 	for i, n := range g.Nodes {
@@ -110,10 +110,10 @@ func (g *Graph) required() [][]int {
 	return all
 }
 
-// title is what the graph is of.
+// title returns what the graph is of.
 func (g *Graph) title() string { return clean(strings.TrimSpace(g.Name + " " + g.Version)) }
 
-// summary is the graph in a line.
+// summary returns the graph in a line.
 func (g *Graph) summary() string {
 	parts := []string{plural(len(g.Nodes), "bundle")}
 	if what := weight(g.Images, g.Bytes); what != "" {
@@ -125,12 +125,12 @@ func (g *Graph) summary() string {
 	return strings.Join(parts, ", ")
 }
 
-// layerName is the number of a layer and its name.
+// layerName returns the number of a layer and its name.
 func layerName(number int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", number, layers.Name(number)))
 }
 
-// weight is a number of images and their size, or as much of it as is known.
+// weight returns a number of images and their size, or as much of it as is known.
 func weight(images *int, bytes *int64) string {
 	switch {
 	case images == nil:
@@ -150,7 +150,7 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// clean replaces what is no text: control characters, which terminals obey and XML can't hold,
+// clean replaces what is not text: control characters, which terminals obey and XML cannot hold,
 // and those that turn the direction of what follows them.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {

@@ -39,7 +39,7 @@ var needs = map[string][]string{
 	"shop-payments": {"cloudnative-pg", "vault", "istio"}, "reports": {"knative-serving", "minio", "shop-orders"},
 }
 
-// runtime is a runtime of so many of them, 60 at most, some of each layer.
+// runtime returns a runtime of so many of them, 60 at most, some of each layer.
 func runtime(nodes int) *graph.Graph {
 	g := &graph.Graph{Name: "enterprise", Version: "2026.2.0", Signed: graph.WithSignature}
 	total, all := 0, int64(0)
@@ -62,7 +62,7 @@ func runtime(nodes int) *graph.Graph {
 	return g
 }
 
-// hostile is a graph of what no one would write and someone might.
+// hostile returns a graph of what no one would write and someone might.
 func hostile() *graph.Graph {
 	many := 1234567
 	size := int64(1) << 62
@@ -87,7 +87,7 @@ func hostile() *graph.Graph {
 	return g
 }
 
-// states is a graph with every state of health.
+// states returns a graph with every state of health.
 func states() *graph.Graph {
 	g := runtime(30)
 	for i := range g.Nodes {

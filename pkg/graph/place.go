@@ -35,7 +35,7 @@ func newGrid(g *Graph, required [][]int) *grid {
 	return r
 }
 
-// columnsFor is how many columns make a picture that is a little wider than it is high.
+// columnsFor returns how many columns make a picture that is a little wider than it is high.
 func columnsFor(nodes int) int {
 	switch {
 	case nodes <= 20:
@@ -76,7 +76,7 @@ func (r *grid) stack(b band, required [][]int, most int) {
 	r.number()
 }
 
-// depths says how long the chains are that nodes of a layer stand on inside it. A chain that
+// depths returns how long the chains are that nodes of a layer stand on inside it. A chain that
 // comes back to where it was ends there.
 func depths(nodes []int, required [][]int) map[int]int {
 	depth := map[int]int{}
@@ -166,7 +166,7 @@ func (r *grid) sortRow(y int, neighbours [][]int) {
 	}
 }
 
-// tangle is how much lines cross, and a little of how far they go sideways. Beyond many lines
+// tangle returns how much lines cross, and a little of how far they go sideways. Beyond many lines
 // only the latter is looked at, since crossings are counted by pairs.
 func (r *grid) tangle(required [][]int) int {
 	type line struct{ from, to cell }

@@ -57,7 +57,7 @@ func newRoutes(r *grid, required [][]int) *routes {
 	return w
 }
 
-// newNet chooses the gutter beside the node, on the side that the lines come from.
+// newNet chooses the gutter next to the node, on the side that the lines come from.
 func newNet(r *grid, to int, sources []int, load []int) *net {
 	n := &net{to: to, gutter: -1, tracks: map[int]int{}}
 	at := r.at[to]
@@ -155,7 +155,7 @@ func (w *routes) share(r *grid) {
 	}
 }
 
-// tracks gives each span the first track on which it meets no other, and returns how many
+// tracks returns each span the first track on which it meets no other, and returns how many
 // tracks there are.
 func tracks(spans []span, apart int, give func(net, track int)) int {
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Or(cmp.Compare(a.low, b.low), cmp.Compare(a.net, b.net)) })

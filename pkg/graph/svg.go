@@ -55,7 +55,7 @@ type picture struct {
 	bandBottom  map[int]int
 }
 
-// SVG is the graph as a picture: the layers from the bottom up, and a line from each bundle to
+// SVG returns the graph as a picture: the layers from the bottom up, and a line from each bundle to
 // what it requires. It has a light and a dark form, as the reader's preference is.
 func (g *Graph) SVG() string {
 	p := &picture{Graph: g, boxes: make([]box, len(g.Nodes))}
@@ -154,14 +154,14 @@ func (p *picture) down() {
 	}
 }
 
-// channelY is where a net runs in a channel, and gutterX where in its gutter.
+// channelY returns where a net runs in a channel, and gutterX where in its gutter.
 func (p *picture) channelY(n *net, channel int) int {
 	return p.channelTop[channel] + n.tracks[channel]*trackGap + trackGap/2
 }
 
 func (p *picture) gutterX(n *net) int { return p.gutterLeft[n.gutter] + (n.track+1)*trackGap }
 
-// exitX is where a line leaves a node.
+// exitX returns where a line leaves a node.
 func (p *picture) exitX(e exit) int { return p.boxes[e.node].x + p.boxWidth*e.port/1000 }
 
 // hues is how many colours lines have.
@@ -253,7 +253,7 @@ func (p *picture) bandsTo(c *canvas) {
 	}
 }
 
-// layerLines is the name of a layer in lines beside its rows.
+// layerLines returns the name of a layer in lines next to its rows.
 func layerLines(number int) []string {
 	name := layers.Name(number)
 	if name == "" {
@@ -308,7 +308,7 @@ func (p *picture) boxTo(c *canvas, i int, required []int) {
 	c.linef("</g>")
 }
 
-// tip is all that there is to say of a node, nothing shortened.
+// tip returns all that there is to say of a node, nothing shortened.
 func (p *picture) tip(n *Node, required []int) string {
 	lines := append([]string{clean(n.Name)}, n.label()...)
 	lines = append(lines, "layer "+layerName(n.Layer))

@@ -180,7 +180,7 @@ func see(t *testing.T, svg string) *drawn {
 	}
 }
 
-// laidOut is the place of a text, with the sizes of the style sheet.
+// laidOut returns the place of a text, with the sizes of the style sheet.
 func laidOut(t *testing.T, text, class string, x, y float64) rect {
 	size, data := 12.0, dejavusans.TTF
 	switch class {
@@ -220,7 +220,7 @@ func laidOut(t *testing.T, text, class string, x, y float64) rect {
 
 var step = regexp.MustCompile(`[MHV](\d+)(?: (\d+))?`)
 
-// steps are the straight parts of a line.
+// steps returns the straight parts of a line.
 func steps(t *testing.T, path string) (parts []rect) {
 	var x, y float64
 	for _, s := range step.FindAllStringSubmatch(path, -1) {

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// Text is the graph for a terminal: the layers from the top down, and below each its bundles
+// Text returns the graph for a terminal: the layers from the top down, and below each its bundles
 // with what they require.
 func (g *Graph) Text() string {
 	var out strings.Builder
@@ -43,7 +43,7 @@ func (g *Graph) Text() string {
 	return out.String()
 }
 
-// names are what nodes are called, sorted.
+// names returns what nodes are called, sorted.
 func (g *Graph) names(nodes []int) []string {
 	names := make([]string, len(nodes))
 	for i, n := range nodes {
@@ -53,7 +53,7 @@ func (g *Graph) names(nodes []int) []string {
 	return names
 }
 
-// label is what is said of a node besides its name.
+// label returns what is said of a node besides its name.
 func (n *Node) label() []string {
 	var lines []string
 	for _, line := range []string{n.Version, weight(n.Images, n.Bytes), string(n.Signed), string(n.Health)} {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// Advice is what an author can put into the spec of a definition to settle a suspect: a field, and
+// Advice returns what an author can put into the spec of a definition to settle a suspect: a field, and
 // an entry for it in YAML. What is in capitals there is for the author to fill in.
 func (f *Found) Advice() (field, entry string) {
 	image := strings.TrimPrefix(strings.TrimPrefix(f.Image, "docker://"), "oci://")
@@ -28,7 +28,7 @@ func (f *Found) Advice() (field, entry string) {
 	return "images", fmt.Sprintf("{image: %s, reason: WHY}", quoteYAML(image))
 }
 
-// steps are the way to what was found as a search rule has it.
+// steps returns the way to what was found as a search rule has it.
 func (f *Found) steps() (steps []string) {
 	for _, step := range f.way {
 		if key, isKey := step.(string); isKey {

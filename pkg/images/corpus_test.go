@@ -107,7 +107,7 @@ type corpusProduct struct {
 	files []corpus.File
 }
 
-// corpusProducts are the products of both folders of the corpus, with the files that are parsable.
+// corpusProducts returns the products of both folders of the corpus, with the files that are parsable.
 func corpusProducts(t *testing.T) (products []corpusProduct) {
 	t.Helper()
 	index := map[string]int{}
@@ -128,7 +128,7 @@ func corpusProducts(t *testing.T) (products []corpusProduct) {
 }
 
 // unreported has the lines of the corpus that could name an image for someone who searches for
-// them, and don't: each was reviewed.
+// them, and do not: each was reviewed.
 const unreported = "../../testdata/corpus/unreported.tsv"
 
 // No line of the corpus that could name an image goes without a word: it is found, or it is a
@@ -292,7 +292,7 @@ func TestCorpusRecallOfHiddenPlaces(t *testing.T) {
 	t.Logf("recall on hidden places that name a full reference: %d of %d: %.3f", hits, total, float64(hits)/float64(total))
 }
 
-// covers says whether something found is what a line of the list means: the line itself, the
+// covers reports whether something found is what a line of the list means: the line itself, the
 // next for a name that another replaces, or a line of the block that begins there.
 func covers(f images.Found, line int, fields []string) bool {
 	field := fields[len(fields)-1]
@@ -369,7 +369,7 @@ func TestCorpusRelocatesInPlace(t *testing.T) {
 		finder := new(images.Finder)
 		for _, found := range find(t, f) {
 			if found.State == images.Suspect {
-				// A placeholder in a container can't be relocated, and is not.
+				// A placeholder in a container cannot be relocated, and is not.
 				finder.NotImages = append(finder.NotImages, images.NotImage{Value: found.Image})
 			}
 			if found.State == images.Image {
@@ -451,7 +451,7 @@ func TestCorpusRelocatesToIPv6(t *testing.T) {
 	}
 }
 
-// parsable are the corpus's files that are YAML or JSON as they lie there: no charts' templates,
+// parsable returns the corpus's files that are YAML or JSON as they lie there: no charts' templates,
 // and none of those that the corpus's index says need a substitution or ytt first.
 func parsable(t *testing.T) []corpus.File {
 	t.Helper()

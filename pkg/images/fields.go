@@ -52,7 +52,7 @@ var containerFields = map[string][]string{
 func (w *walker) container(node *yaml.Node, at place, how string) error {
 	image := strings.TrimSpace(node.Value)
 	if node.Tag == "!!null" || image == "" {
-		// Whoever owns the resource fills it in: Deployments can't leave it out, but
+		// Whoever owns the resource fills it in: Deployments cannot leave it out, but
 		// templates of controllers can.
 		return nil
 	}
@@ -64,7 +64,7 @@ func (w *walker) container(node *yaml.Node, at place, how string) error {
 	return nil
 }
 
-// values are the scalars that keys lead to in a mapping and in those that it merges
+// values returns the scalars that keys lead to in a mapping and in those that it merges
 // (yaml.org/type/merge.html). Readers differ in which of them wins, so each one counts.
 func values(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.Node {
 	node = target(node)
@@ -110,7 +110,7 @@ func (w *walker) arguments(list *yaml.Node, at place) {
 	}
 }
 
-// flags are the values of the flags of a command line.
+// flags returns the values of the flags of a command line.
 func (w *walker) flags(list *yaml.Node, at place) *fields {
 	f := &fields{isLoose: true, place: func(one *field) place { return at.item(one.index) }}
 	for i, item := range list.Content {
@@ -204,7 +204,7 @@ func (w *walker) named(f *fields, one *field, said label, how string) {
 	w.add(w.new(text, at, w.atMost(state), how, whole))
 }
 
-// atMost is what becomes of an image: a schema only speaks of them.
+// atMost returns what becomes of an image: a schema only speaks of them.
 func (w *walker) atMost(state State) State {
 	if w.schema {
 		return Suspect
@@ -222,7 +222,7 @@ func isProvenance(annotation string) bool {
 	return slices.ContainsFunc(provenance, func(prefix string) bool { return strings.HasPrefix(annotation, prefix) })
 }
 
-// rewrite is what the parts of what was found become, for a reference that is pinned.
+// rewrite returns what the parts of what was found become, for a reference that is pinned.
 func (f *Found) rewrite(to string) (map[int]string, error) {
 	if f.err != nil {
 		return nil, f.err

@@ -56,10 +56,10 @@ type Found struct {
 	fields []string
 	// pinsDigest says that the field of the tag takes a digest alone.
 	pinsDigest bool
-	err        error // why the parts can't be edited
+	err        error // why the parts cannot be edited
 }
 
-// Errorf is an error at the place of what was found, which begins with the resource.
+// Errorf returns an error at the place of what was found, which begins with the resource.
 func (f *Found) Errorf(format string, args ...any) *manifest.Error {
 	return &manifest.Error{File: f.File, Line: f.Line, Column: f.Column, Problem: f.Resource + ": " + fmt.Sprintf(format, args...)}
 }
@@ -122,7 +122,7 @@ const (
 //     ConfigMaps.
 //
 // Anything else that looks like a reference is a [Suspect]. An image field of a container that
-// is no string is an error.
+// is not a string is an error.
 func (f *Finder) Find(file *manifest.File) ([]Found, error) {
 	rules, err := compile(f.Rules)
 	if err != nil {
@@ -247,7 +247,7 @@ func (p place) item(i int) place {
 	return place{&p, i}
 }
 
-// way are all steps from the root. They are put together where they are asked for: each node has
+// way returns all steps from the root. They are put together where they are asked for: each node has
 // one, and a path for each takes the square of the depth.
 func (p place) way() []any {
 	var steps []any
@@ -258,7 +258,7 @@ func (p place) way() []any {
 	return steps
 }
 
-// path is the way as users read it.
+// path returns the way as users read it.
 func (p place) path() string {
 	var text strings.Builder
 	for _, step := range p.way() {
@@ -275,13 +275,13 @@ func (p place) path() string {
 	return text.String()
 }
 
-// field is the key of the field that the place is, or "".
+// field returns the key of the field that the place is, or "".
 func (p place) field() string {
 	key, _ := p.step.(string)
 	return key
 }
 
-// parent is the key of the mapping that the place is in, or "".
+// parent returns the key of the mapping that the place is in, or "".
 func (p place) parent() string {
 	if p.up == nil {
 		return ""
@@ -343,8 +343,8 @@ func (w *walker) walk(node *yaml.Node, at place) error {
 	return nil
 }
 
-// passOver says whether a field is out of the rules' reach: what describes the values of a
-// schema, and text that a checksum beside it covers (Knative's ConfigMaps).
+// passOver reports whether a field is out of the rules' reach: what describes the values of a
+// schema, and text that a checksum next to it covers (Knative's ConfigMaps).
 func (w *walker) passOver(key string, at place) bool {
 	if w.schema {
 		return slices.Contains([]string{"description", "example", "examples", "pattern", "required", "title"}, key)
@@ -413,7 +413,7 @@ func describe(doc *yaml.Node) string {
 // container or of an image volume. No rule of a definition takes such an image out of the lock.
 func (f *Found) IsRun() bool { return f.How == howContainer || f.How == howVolume }
 
-// Kept are the fields of an image that stay as they are when the rest of it points to the locked one,
+// Kept returns the fields of an image that stay as they are when the rest of it points to the locked one,
 // each with its value: what they say is upstream's.
 func (f *Found) Kept() (kept []string) {
 	parts := slices.Clone(f.parts)
@@ -426,5 +426,5 @@ func (f *Found) Kept() (kept []string) {
 	return kept
 }
 
-// Editable says why an image can't be rewritten in place, if so.
+// Editable says why an image cannot be rewritten in place, if so.
 func (f *Found) Editable() error { return f.err }

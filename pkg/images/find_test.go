@@ -156,7 +156,7 @@ func digest(t *testing.T, s string) name.Digest {
 	return d
 }
 
-// atSite is where a site has its images.
+// atSite returns where a site has its images.
 func atSite(d name.Digest) string { return "site.example/krt@" + d.DigestStr() }
 
 func TestRelocateChangesImagesOnly(t *testing.T) {

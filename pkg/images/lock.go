@@ -46,19 +46,19 @@ type Want struct {
 func ParseReference(image string) (name.Reference, error) {
 	ref, err := name.ParseReference(image)
 	if strings.HasPrefix(image, "/") {
-		return nil, fmt.Errorf("%q is no image reference: it begins with a slash", image)
+		return nil, fmt.Errorf("%q is not an image reference: it begins with a slash", image)
 	}
 	if scheme, _, is := strings.Cut(image, "://"); is {
-		return nil, fmt.Errorf("%q is no image reference: it has the scheme %s", image, scheme)
+		return nil, fmt.Errorf("%q is not an image reference: it has the scheme %s", image, scheme)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%q is no image reference: %w", image, err)
+		return nil, fmt.Errorf("%q is not an image reference: %w", image, err)
 	}
 	return ref, nil
 }
 
 // Resolve locks every wanted reference, each distinct one once and several at a time. Its error
-// is about all that can't be locked, in the order of the references.
+// is about all that cannot be locked, in the order of the references.
 func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error) {
 	first := map[string]string{}
 	for _, w := range wanted {
@@ -124,7 +124,7 @@ func (l Lock) sort() {
 	slices.SortFunc(l, func(a, b Locked) int { return cmp.Compare(a.Reference, b.Reference) })
 }
 
-// Digests are the distinct images, in order of their names.
+// Digests returns the distinct images, in order of their names.
 func (l Lock) Digests() []name.Digest {
 	var digests []name.Digest
 	seen := map[string]bool{}
@@ -230,7 +230,7 @@ func (l Lock) RelocateFound(f *manifest.File, found []Found, locate func(name.Di
 	for _, image := range found {
 		switch {
 		case image.State == Suspect && image.IsRun():
-			return nil, image.Errorf("image %q is no reference that could be in the image lock", image.Image)
+			return nil, image.Errorf("image %q is not a reference that could be in the image lock", image.Image)
 		case image.State != Image:
 			continue
 		}

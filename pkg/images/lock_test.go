@@ -74,9 +74,9 @@ func TestResolveErrorsSayWhere(t *testing.T) {
 	t.Parallel()
 	for image, want := range map[string]string{
 		"missing:1":     "a.yaml:3:4: image missing:1: not there",
-		"UPPER/case":    `a.yaml:3:4: "UPPER/case" is no image reference: could not parse reference: UPPER/case`,
+		"UPPER/case":    `a.yaml:3:4: "UPPER/case" is not an image reference: could not parse reference: UPPER/case`,
 		"lies@" + zeros: "a.yaml:3:4: image lies@" + zeros + " is locked to sha256:ab5057a5d079d5c8383b29f164df5a23bfd40c35d6bc8a93e9fcd4400d61c32d: a reference with a digest is that image and no other",
-		"a b":           `a.yaml:3:4: "a b" is no image reference: could not parse reference: a b`,
+		"a b":           `a.yaml:3:4: "a b" is not an image reference: could not parse reference: a b`,
 	} {
 		_, err := images.Resolve(t.Context(), []images.Want{{Image: image, Where: "a.yaml:3:4"}, {Image: image, Where: "b.yaml:1:1"}}, &registry{})
 		if err == nil || err.Error() != want {
@@ -170,7 +170,7 @@ func (o oldImage) Resolve(context.Context, name.Reference) (ocispec.Descriptor, 
 	return ocispec.Descriptor{MediaType: string(o), Digest: digestlib.Digest(zeros), Size: 1}, nil
 }
 
-// What can't be pushed anywhere is refused when it is locked, by its name, and not at the push.
+// What cannot be pushed anywhere is refused when it is locked, by its name, and not at the push.
 func TestOldManifestsAreRefused(t *testing.T) {
 	t.Parallel()
 	for mediaType, want := range map[string]string{

@@ -95,7 +95,7 @@ func (w *walker) labelOf(key string) label {
 	return said
 }
 
-// labelAt is what the names on the way to a value say of it, the nearest first: images is said
+// labelAt returns what the names on the way to a value say of it, the nearest first: images is said
 // of each item of its list and of each value of its mapping.
 func (w *walker) labelAt(at place) label {
 	steps := 0
@@ -149,7 +149,7 @@ func isToDo(tag string) bool { return toDo.MatchString(tag) }
 var toDo = regexp.MustCompile(`^[A-Z]+_[A-Z_]+$`)
 
 // judge decides on a value that a name speaks of. A tag is never guessed: what has none is
-// looked at by people, and so is what is no reference where there should be one.
+// looked at by people, and so is what is not a reference where there should be one.
 func judge(said label, text string) (State, bool) {
 	switch {
 	case said < location || text == "":
@@ -186,7 +186,7 @@ var (
 	// variable is what something else is put in the place of: by shells and Kubernetes, by Go
 	// templates, by sed.
 	variable = regexp.MustCompile(`\{\{[^{}]*\}\}|\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Za-z_][A-Za-z0-9_]*|%\{[^{}]*\}%?|%[A-Z_]+%|<[A-Za-z_-]+>`)
-	// elsewhere begins what is no image that a registry holds: a URL, a path, a colour.
+	// elsewhere begins what is not an image that a registry holds: a URL, a path, a colour.
 	elsewhere = regexp.MustCompile(`^(?:[a-z]+:|[./#~-])`)
 	// lettered is a text with a word in it.
 	lettered = regexp.MustCompile(`[A-Za-z]{2}`)

@@ -24,7 +24,7 @@ type Operand struct {
 // maxOperandFields is how many fields of an operand are named.
 const maxOperandFields = 3
 
-// UnlockedOperands are the kinds that files define with fields for images, and of which nothing
+// UnlockedOperands returns the kinds that files define with fields for images, and of which nothing
 // found says which images those are: no resource of the kind names one, and neither do the arguments
 // and the environment of any container, where controllers have their defaults.
 func UnlockedOperands(files []*manifest.File, found []Found) (operands []Operand) {
@@ -55,7 +55,7 @@ func UnlockedOperands(files []*manifest.File, found []Found) (operands []Operand
 	return operands
 }
 
-// imageFields are the properties of a schema that hold images, but for those of containers.
+// imageFields returns the properties of a schema that hold images, but for those of containers.
 func imageFields(node *yaml.Node, at string, fields []string, seen map[*yaml.Node]bool) []string {
 	node = target(node)
 	if node == nil || seen[node] {

@@ -18,7 +18,7 @@ type field struct {
 
 func (f *field) text() string { return strings.TrimSpace(f.value.Value[f.start:]) }
 
-// piece is the field as a part of a reference.
+// piece returns the field as a part of a reference.
 func (f *field) piece(is role) piece {
 	start := f.start + strings.Index(f.value.Value[f.start:], f.text())
 	return piece{node: f.value, start: start, end: start + len(f.text()), role: is}
@@ -34,7 +34,7 @@ type fields struct {
 	isLoose bool
 }
 
-// fieldsOf are the scalars of a mapping that are set.
+// fieldsOf returns the scalars of a mapping that are set.
 func fieldsOf(mapping *yaml.Node, at place, outer *fields) *fields {
 	f := &fields{mapping: mapping, outer: outer, place: func(one *field) place { return at.key(one.name) }}
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
@@ -121,7 +121,7 @@ func cut(name *string, words ...string) (ok bool) {
 	return ok
 }
 
-// part is the field that may hold another part of the reference that a field is a part of, or nil.
+// part returns the field that may hold another part of the reference that a field is a part of, or nil.
 func (f *fields) part(of string, is role, except *field) *field {
 	var found *field
 	for i := range f.list {
@@ -140,7 +140,7 @@ func (f *fields) part(of string, is role, except *field) *field {
 
 func isTagged(f *field) bool { return strings.HasSuffix(strings.ToLower(f.name), "tag") }
 
-// around is the nearest field around these that may hold another part, and how many mappings
+// around returns the nearest field around these that may hold another part, and how many mappings
 // out it is.
 func (f *fields) around(of string, is role, except *field) (*field, int) {
 	steps := 0
@@ -153,7 +153,7 @@ func (f *fields) around(of string, is role, except *field) (*field, int) {
 	return nil, 0
 }
 
-// origin is the field that may say where a reference without a host comes from.
+// origin returns the field that may say where a reference without a host comes from.
 func (f *fields) origin(of string, is role, one *field) (host *field, steps int) {
 	if host = f.part(of, registry, one); host != nil {
 		return host, 0
@@ -182,7 +182,7 @@ func canBe(is role, text string) bool {
 	return isWord(text)
 }
 
-// isRepository says whether a text names a repository alone, without a tag.
+// isRepository reports whether a text names a repository alone, without a tag.
 func isRepository(text string) bool {
 	if strings.Contains(text, "@") || !isWord(text) {
 		return false
@@ -282,10 +282,10 @@ type joinedField struct {
 	isKept bool
 }
 
-// path is the field as a search rule names it.
+// path returns the field as a search rule names it.
 func (j joinedField) path() string { return strings.Repeat("../", j.steps) + j.name }
 
-// joinParts is the reference that fields make up.
+// joinParts returns the reference that fields make up.
 func joinParts(parts []joinedField) (image string) {
 	for i, p := range parts {
 		switch text := p.text(); {

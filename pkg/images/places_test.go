@@ -208,7 +208,7 @@ func TestSearchRulesJoinFields(t *testing.T) {
 	}
 }
 
-// What a rule can't do it refuses, and without its fields it decides on nothing.
+// What a rule cannot do it refuses, and without its fields it decides on nothing.
 func TestSearchRulesJoinWhatIsThere(t *testing.T) {
 	t.Parallel()
 	finder := images.Finder{Rules: []images.Rule{{Join: []string{"registry", "repository", "image", "tag"}}}}
@@ -244,7 +244,7 @@ func TestCheckRulesNamesThePlace(t *testing.T) {
 		"- {keyMatcher: {name: a}, rewrite: [a]}": "searchRules[0]: rewrite and pin go with join",
 		"- {join: [a, b], updateStrategy: {json: {searchRules: []}}}": "searchRules[0].updateStrategy: want none or nothing with join",
 		"- {keyMatcher: {}}":                      "searchRules[0].keyMatcher: want one of name and path",
-		"- {keyMatcher: {path: [a, {index: x}]}}": "searchRules[0].keyMatcher.path[1]: map[index:x] is no part of a path: want a key, {index: N} or {allIndexes: true}",
+		"- {keyMatcher: {path: [a, {index: x}]}}": "searchRules[0].keyMatcher.path[1]: map[index:x] is not part of a path: want a key, {index: N} or {allIndexes: true}",
 		"- {keyMatcher: {name: a}, updateStrategy: {none: {}, entireValue: {}}}":                               "searchRules[0].updateStrategy: want one of none, entireValue, json and yaml",
 		"- {keyMatcher: {name: a}, updateStrategy: {json: {searchRules: [{}]}}}":                               "searchRules[0].updateStrategy: searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
 		"- {keyMatcher: {name: a}, valueMatcher: {image: a, imageRepo: b}, updateStrategy: {entireValue: {}}}": "searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",

@@ -237,10 +237,10 @@ func pathPart(part any) (any, error) {
 			return index, nil
 		}
 	}
-	return nil, fmt.Errorf("%v is no part of a path: want a key, {index: N} or {allIndexes: true}", part)
+	return nil, fmt.Errorf("%v is not part of a path: want a key, {index: N} or {allIndexes: true}", part)
 }
 
-// matches says whether the rule is for a value at a place.
+// matches reports whether the rule is for a value at a place.
 func (r *rule) matches(text string, at place) bool {
 	switch {
 	case r.name != "" && r.name != at.field():
@@ -328,7 +328,7 @@ func (w *walker) byJoins(at place) {
 	}
 }
 
-// fieldsIn are the fields that a rule joins, and the one of them that holds the name of the
+// fieldsIn returns the fields that a rule joins, and the one of them that holds the name of the
 // image, or nil where one of them is not set.
 func (r *rule) fieldsIn(near *fields) (parts []joinedField, main joinedField) {
 	for _, p := range r.join {
@@ -369,7 +369,7 @@ func (w *walker) byRule(node *yaml.Node, at place) error {
 	default:
 		if _, ok := w.parse(node); !ok {
 			file, top := w.scope.top(node)
-			return file.Errorf(top, "%s: %s is no YAML or JSON, as a search rule says", w.resource, w.inside+at.path())
+			return file.Errorf(top, "%s: %s is not YAML or JSON, as a search rule says", w.resource, w.inside+at.path())
 		}
 		return w.text(node, at, w.rules[i].embedded)
 	}
@@ -404,7 +404,7 @@ func canBeReference(text string) bool {
 	return repository == strings.ToLower(repository)
 }
 
-// matchesGlob says whether a text is what a glob means, in which * is any characters at all.
+// matchesGlob reports whether a text is what a glob means, in which * is any characters at all.
 func matchesGlob(glob, text string) bool {
 	parts := strings.Split(glob, "*")
 	last := len(parts) - 1

@@ -44,7 +44,7 @@ func scan(text string) []match {
 	var found []match
 	for _, at := range full.FindAllStringIndex(text, -1) {
 		m := match{start: at[0], end: at[1]}
-		// What ends a sentence is no part of a tag.
+		// What ends a sentence is not part of a tag.
 		m.end = m.start + len(strings.TrimRight(text[m.start:m.end], ".-_"))
 		if standsAlone(text, m) && isWord(text[m.start:m.end]) {
 			found = append(found, m)
@@ -134,7 +134,7 @@ func scanNamed(text string) []match {
 	return found
 }
 
-// value is where the value of a name begins that ends at i: after =, := or a colon and a space,
+// value returns where the value of a name begins that ends at i: after =, := or a colon and a space,
 // or, for a flag, after spaces.
 func value(text string, i int, isFlag bool) (start int, ok bool) {
 	rest := strings.TrimPrefix(text[i:], `\`)
@@ -156,7 +156,7 @@ func value(text string, i int, isFlag bool) (start int, ok bool) {
 	return len(text) - len(strings.TrimLeft(rest, " \t")), true
 }
 
-// quoted is the text of a value that begins at i: what its quotes or brackets hold, or else a word.
+// quoted returns the text of a value that begins at i: what its quotes or brackets hold, or else a word.
 func quoted(text string, i int) (start, end int) {
 	open := strings.TrimPrefix(text[i:], `\`)
 	if bracketed.MatchString(open) {
@@ -180,7 +180,7 @@ const (
 	elementEnds = wordEnds + ",["
 )
 
-// word is the end of the word that begins at i. A variable is a part of it, with its blanks.
+// word returns the end of the word that begins at i. A variable is a part of it, with its blanks.
 func word(text string, i int, ends string) int {
 	for i < len(text) {
 		if strings.Contains("{$%", text[i:i+1]) {
@@ -207,7 +207,7 @@ var bracketed = regexp.MustCompile(`^\[[0-9a-fA-F]*:[0-9a-fA-F:]+\](?::[0-9]{1,5
 // maxVariable bounds how far the end of a variable is looked for.
 const maxVariable = 256
 
-// elements are the values of a text that commas, semicolons, quotes and blanks separate, less
+// elements returns the values of a text that commas, semicolons, quotes and blanks separate, less
 // the key and = before each.
 func elements(text string) []match {
 	var found []match
@@ -232,13 +232,13 @@ func elements(text string) []match {
 // assigned are names with an equals sign each.
 var assigned = regexp.MustCompile(`^(?:[A-Za-z0-9_.-]+=)+`)
 
-// isFull says whether all of a text is a full reference.
+// isFull reports whether all of a text is a full reference.
 func isFull(text string) bool {
 	found := scan(text)
 	return len(found) == 1 && found[0].start == 0 && found[0].end == len(text)
 }
 
-// isWord says whether a text can be a reference at all.
+// isWord reports whether a text can be a reference at all.
 func isWord(text string) bool {
 	_, err := ParseReference(text)
 	return err == nil && !slices.Contains(noRegistry, host(text)) && !isPicture(text) && !strings.HasPrefix(text, "sha256:")

@@ -23,7 +23,7 @@ type scope struct {
 // maxDepth is how far documents are followed that strings of documents hold.
 const maxDepth = 8
 
-// span is the place of a part of a scalar in the outermost file.
+// span returns the place of a part of a scalar in the outermost file.
 func (s *scope) span(node *yaml.Node, start, end int) (manifest.Span, error) {
 	span, err := s.file.Span(node, start, end)
 	if err != nil || s.outer == nil {
@@ -32,7 +32,7 @@ func (s *scope) span(node *yaml.Node, start, end int) (manifest.Span, error) {
 	return s.outer.span(s.holder, span.Start, span.End)
 }
 
-// top is the outermost file and the node of it that a node is or is in.
+// top returns the outermost file and the node of it that a node is or is in.
 func (s *scope) top(node *yaml.Node) (*manifest.File, *yaml.Node) {
 	for s.outer != nil {
 		node, s = s.holder, s.outer
@@ -49,7 +49,7 @@ type piece struct {
 	isKept     bool // whether it stays as it is
 }
 
-// new is a thing found in pieces.
+// new returns a thing found in pieces.
 func (w *walker) new(image string, at place, state State, how string, pieces ...piece) Found {
 	file, node := w.scope.top(pieces[0].node)
 	f := Found{
@@ -73,7 +73,7 @@ func (w *walker) new(image string, at place, state State, how string, pieces ...
 
 func (w *walker) add(f Found) { *w.found = append(*w.found, f) }
 
-// whole is a scalar that is a reference, less the white space around it.
+// whole returns a scalar that is a reference, less the white space around it.
 func (w *walker) whole(node *yaml.Node, at place, state State, how string) Found {
 	text := strings.TrimSpace(node.Value)
 	start := strings.Index(node.Value, text)
@@ -175,13 +175,13 @@ func (w *walker) parse(node *yaml.Node) (*scope, bool) {
 	return &scope{file: file, outer: w.scope, holder: node, depth: w.scope.depth + 1}, true
 }
 
-// isComment says whether a text ends within a line of comment.
+// isComment reports whether a text ends within a line of comment.
 func isComment(text string) bool {
 	line := strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
 	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, "//") || strings.HasPrefix(line, ";")
 }
 
-// encoded reports what a Secret's data holds: it can't be edited in place.
+// encoded reports what a Secret's data holds: it cannot be edited in place.
 func (w *walker) encoded(node *yaml.Node, at place) error {
 	data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(node.Value), ""))
 	if err != nil || !utf8.Valid(data) {

@@ -28,7 +28,7 @@ type layerExtension struct {
 	Categories []Category `json:"categories,omitempty" yaml:"categories"`
 }
 
-// Schema is the JSON schema (draft 2020-12) of what [Model.Extend] takes.
+// Schema returns the JSON schema (draft 2020-12) of what [Model.Extend] takes.
 func Schema() []byte { return schema }
 
 //go:embed schema.json
@@ -264,7 +264,7 @@ func (a *adding) delivery(node *yaml.Node, p Product) {
 	a.errorf(node, "delivery", "delivery %q: want one of %s", p.Delivery, strings.Join(ways, ", "))
 }
 
-// categoryIDs are the ids of a layer's categories.
+// categoryIDs returns the ids of a layer's categories.
 func (m *Model) categoryIDs(layer int) (ids []string) {
 	for _, c := range m.Layers[layer].Categories {
 		ids = append(ids, c.ID)

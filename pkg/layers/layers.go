@@ -149,7 +149,7 @@ func sorted(components []Component, needs [][]int) ([]int, error) {
 	return order, nil
 }
 
-// cycle walks from a component that can't be taken along needs that can't be taken until
+// cycle walks from a component that cannot be taken along needs that cannot be taken until
 // it meets one again.
 func cycle(components []Component, needs [][]int, at int, taken []bool) error {
 	var path []int

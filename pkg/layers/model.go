@@ -109,7 +109,7 @@ var embedded = sync.OnceValues(func() (*Model, error) {
 	return m, nil
 })
 
-// Load gives the model that is built in. It is the caller's own, to be extended.
+// Load returns the model that is built in. It is the caller's own, to be extended.
 func Load() (*Model, error) {
 	m, err := embedded()
 	if err != nil {
@@ -132,7 +132,7 @@ func (m *Model) clone() *Model {
 	return c
 }
 
-// Layer gives the layer of a number.
+// Layer returns the layer of a number.
 func (m *Model) Layer(number int) (LayerModel, bool) {
 	if number < 0 || number >= len(m.Layers) {
 		return LayerModel{}, false
@@ -140,7 +140,7 @@ func (m *Model) Layer(number int) (LayerModel, bool) {
 	return m.Layers[number], true
 }
 
-// Category gives the category of an id, and the number of its layer.
+// Category returns the category of an id, and the number of its layer.
 func (m *Model) Category(id string) (category Category, layer int, found bool) {
 	if c, number := m.category(id); c != nil {
 		return *c, number, true
@@ -166,7 +166,7 @@ type Found struct {
 	Product  *Product  // nil for a layer and a category
 }
 
-// Find gives every place that a text names: layers by number and name, categories by id and
+// Find returns every place that a text names: layers by number and name, categories by id and
 // title, products by id, name and alias, in this order. A product has a place in each of its
 // categories. Only letters and digits count, in upper or lower case: argocd is Argo CD.
 //

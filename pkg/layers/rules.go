@@ -21,7 +21,7 @@ type Capability struct {
 	Named bool `json:"named,omitempty" yaml:"named"`
 }
 
-// covers says whether the capability's rule is about what a bundle provides.
+// covers reports whether the capability's rule is about what a bundle provides.
 func (c Capability) covers(provided string) bool {
 	if c.Named {
 		return strings.HasPrefix(provided, c.Name+"-")
@@ -29,7 +29,7 @@ func (c Capability) covers(provided string) bool {
 	return provided == c.Name
 }
 
-// Capability gives the rule about what a bundle provides.
+// Capability returns the rule about what a bundle provides.
 func (m *Model) Capability(provided string) (Capability, bool) {
 	for _, l := range m.Layers {
 		for _, c := range l.Capabilities {
@@ -59,7 +59,7 @@ func (e *NeedlessError) Error() string {
 	return fmt.Sprintf("no two bundles provide %q, or they may: nothing is excepted", e.Capability)
 }
 
-// Conflicts gives an error for each capability that several components provide and only one
+// Conflicts returns an error for each capability that several components provide and only one
 // can, but for those of the exceptions, and for each exception that excepts nothing:
 // [*ConflictError] and [*NeedlessError].
 func (m *Model) Conflicts(components []Component, exceptions ...string) (problems []error) {
@@ -99,7 +99,7 @@ func (e *AbsentError) Error() string {
 	return fmt.Sprintf("nothing provides %s: %s", e.Capability, lowerFirst(e.Purpose))
 }
 
-// Absent gives an [*AbsentError] for each capability that a runtime stands on and that neither
+// Absent returns an [*AbsentError] for each capability that a runtime stands on and that neither
 // its components nor what comes from outside provide.
 func (m *Model) Absent(components []Component, provided []string) (absent []*AbsentError) {
 	for _, l := range m.Layers {
@@ -116,7 +116,7 @@ func (m *Model) Absent(components []Component, provided []string) (absent []*Abs
 	return absent
 }
 
-// providers are the products that provide a capability and are not retired, and the category
+// providers returns the products that provide a capability and are not retired, and the category
 // of the first.
 func (m *Model) providers(c Capability) (category string, ids []string) {
 	for _, l := range m.Layers {
@@ -152,7 +152,7 @@ type Coverage struct {
 	By []string `json:"by,omitempty"`
 }
 
-// Cover gives how components and what comes from outside fill each category: those of the
+// Cover returns how components and what comes from outside fill each category: those of the
 // model, and those that only the components have. A component fills its own category, and
 // those whose products alone provide what it provides. What comes from outside fills a category
 // whose id it is, whose product it is, or whose products alone provide it. product gives the
@@ -206,7 +206,7 @@ func (m *Model) cover(layer int, c Category, components []Component, provided []
 	return row
 }
 
-// own are the categories that the model does not have.
+// own returns the categories that the model does not have.
 func own(components []Component) (all []Coverage) {
 	for _, b := range components {
 		i := slices.IndexFunc(all, func(c Coverage) bool { return c.Layer == b.Layer && c.Category == b.Category })
@@ -223,12 +223,12 @@ func own(components []Component) (all []Coverage) {
 	return all
 }
 
-// serves says whether a product of the category is a service.
+// serves reports whether a product of the category is a service.
 func (c Category) serves(product string) bool {
 	return slices.ContainsFunc(c.Products, func(p Product) bool { return p.ID == product && p.Delivery == Service })
 }
 
-// names says whether an id is the category's, or that of a product of it.
+// names reports whether an id is the category's, or that of a product of it.
 func (c Category) names(id string) bool {
 	return c.ID == id || slices.ContainsFunc(c.Products, func(p Product) bool { return p.ID == id })
 }
@@ -237,7 +237,7 @@ func (c Category) provides(capability string) bool {
 	return slices.ContainsFunc(c.Products, func(p Product) bool { return slices.Contains(p.Provides, capability) })
 }
 
-// only says whether the products of a category, and of no other, provide a capability.
+// only reports whether the products of a category, and of no other, provide a capability.
 func (m *Model) only(capability string, c Category) bool {
 	if !c.provides(capability) {
 		return false

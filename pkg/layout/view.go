@@ -37,7 +37,7 @@ type View struct {
 	Name string
 }
 
-// String is the layout's name for messages.
+// String returns the layout's name for messages.
 func (v *View) String() string { return v.Name }
 
 // Fetch opens content, which has to have the size that its descriptor says: a file that was cut
@@ -49,7 +49,7 @@ func (v *View) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClose
 	return v.Blobs.Fetch(ctx, desc)
 }
 
-// Exists says whether content is here whole: an index counts only with everything in it,
+// Exists reports whether content is here whole: an index counts only with everything in it,
 // since a layout, unlike a registry, takes an index before its manifests.
 func (v *View) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	return v.existsWhole(ctx, desc, map[digest.Digest]bool{})
@@ -107,7 +107,7 @@ func (v *View) Resolve(ctx context.Context, reference string) (ocispec.Descripto
 	return ocispec.Descriptor{}, fmt.Errorf("%s: tag %q: %w", v.Name, reference, errdef.ErrNotFound)
 }
 
-// hubName is the one name of an image of Docker Hub, which has several, or empty.
+// hubName returns the one name of an image of Docker Hub, which has several, or empty.
 func hubName(reference string) string {
 	rest, ok := strings.CutPrefix(strings.TrimPrefix(reference, "index."), "docker.io/")
 	switch {
@@ -119,7 +119,7 @@ func hubName(reference string) string {
 	return "library/" + rest
 }
 
-// find is the one manifest of an index that is meant, or nil.
+// find returns the one manifest of an index that is meant, or nil.
 func (v *View) find(index ocispec.Index, reference string, isMeant func(ocispec.Descriptor) bool) (found *ocispec.Descriptor, err error) {
 	for _, d := range index.Manifests {
 		if !isMeant(d) {
@@ -147,7 +147,7 @@ func (v *View) byDigest(ctx context.Context, d digest.Digest) (ocispec.Descripto
 		return ocispec.Descriptor{}, err
 	}
 	if err != nil || m.mediaType() == "" {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is no manifest: %w", v.Name, d, errdef.ErrNotFound)
+		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is not a manifest: %w", v.Name, d, errdef.ErrNotFound)
 	}
 	desc.MediaType, desc.ArtifactType = m.mediaType(), m.ArtifactType
 	return desc, nil
@@ -176,7 +176,7 @@ func (v *View) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]oci
 	return found[node.Digest], err
 }
 
-// AllReferrers gives the referrers of everything that the index names, by their subjects.
+// AllReferrers returns the referrers of everything that the index names, by their subjects.
 func (v *View) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.Descriptor, error) {
 	index, err := v.Index()
 	if err != nil {
@@ -227,13 +227,13 @@ func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (m
 	return found, nil
 }
 
-// Referrer is how a manifest is listed as a referrer, or nil where it has no subject.
+// Referrer returns how a manifest is listed as a referrer, or nil where it has no subject.
 func Referrer(desc ocispec.Descriptor, manifest []byte) (*ocispec.Descriptor, error) {
 	_, listed, err := ReferrerOf(desc, manifest)
 	return listed, err
 }
 
-// ReferrerOf gives the digest of a manifest's subject, and how the manifest is listed as its
+// ReferrerOf returns the digest of a manifest's subject, and how the manifest is listed as its
 // referrer; both are empty where it has none.
 func ReferrerOf(desc ocispec.Descriptor, manifest []byte) (digest.Digest, *ocispec.Descriptor, error) {
 	var n node
@@ -243,7 +243,7 @@ func ReferrerOf(desc ocispec.Descriptor, manifest []byte) (digest.Digest, *ocisp
 	return n.Subject.Digest, n.referrer(desc), nil
 }
 
-// MediaTypeOf is the media type of a manifest as its content says it, or empty where that does
+// MediaTypeOf returns the media type of a manifest as its content says it, or empty where that does
 // not tell.
 func MediaTypeOf(manifest []byte) string {
 	var n node
@@ -314,7 +314,7 @@ type node struct {
 	Annotations  map[string]string    `json:"annotations"`
 }
 
-// mediaType is what the manifest says it is. It need not (image-spec v1.1, manifest.md), and
+// mediaType returns what the manifest says it is. It need not (image-spec v1.1, manifest.md), and
 // then its fields tell, if they tell of one kind only.
 func (n node) mediaType() string {
 	image, index := n.Config.Digest != "", n.Manifests != nil

@@ -19,7 +19,7 @@ func (f *File) checkAliases(root *yaml.Node) error {
 
 // CheckAliases refuses YAML with an alias that stands within its own anchor or for endlessly much, in
 // documents and in texts that are YAML themselves: kustomize follows such an alias until the program
-// has no memory left, which nothing can recover from. What is no YAML is no error here.
+// has no memory left, which nothing can recover from. What is not YAML is no error here.
 func CheckAliases(name string, data []byte) error {
 	if !bytes.Contains(data, []byte("*")) || !bytes.Contains(data, []byte("&")) {
 		return nil
@@ -59,7 +59,7 @@ type expansion struct {
 	open  map[*yaml.Node]bool // the anchors that are being counted
 }
 
-// size is the number of nodes at and below one.
+// size returns the number of nodes at and below one.
 func (e *expansion) size(node *yaml.Node) (int, error) {
 	if node.Kind == yaml.AliasNode {
 		if e.open[node.Alias] {

@@ -49,7 +49,7 @@ func (s *speller) block(indicator byte) bool {
 
 // indent is by how many blanks the block that begins here is indented: those by which its
 // first line of text is further in than the same line of the value. What an indicator says
-// counts from a node that isn't known here.
+// counts from a node that is not known here.
 func (s *speller) indent() int {
 	source, ok := margin(s.data[s.at:])
 	value, found := margin([]byte(s.value))

@@ -12,7 +12,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// checkCharacters finds what YAML doesn't allow (YAML 1.2.2 §5.1), since yaml.v3 names no place
+// checkCharacters finds what YAML does not allow (YAML 1.2.2 §5.1), since yaml.v3 names no place
 // for it. A byte order mark may stand in front only: yaml.v3 takes others for text, and drops
 // characters that come after.
 func (f *File) checkCharacters() error {
@@ -96,7 +96,7 @@ func (f *File) checkKeys(mapping *yaml.Node) error {
 // keyName is what makes a key of a mapping differ from another.
 type keyName struct{ tag, value string }
 
-// nameOf is the name of a key; none of what is no scalar.
+// nameOf returns the name of a key; none of what is not a scalar.
 func nameOf(key *yaml.Node) keyName {
 	if key.Kind == yaml.AliasNode {
 		key = key.Alias
@@ -135,7 +135,7 @@ func (f *File) syntaxError(err error) *Error {
 	return e
 }
 
-// tabIndents says whether a line begins with white space that has a tab in it.
+// tabIndents reports whether a line begins with white space that has a tab in it.
 func (f *File) tabIndents(line int) bool {
 	if line < 1 || line > len(f.lines) {
 		return false

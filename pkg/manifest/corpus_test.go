@@ -17,7 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// corpus is the folder of upstream manifests, beside the checkout if nothing else is said.
+// corpus returns the folder of upstream manifests, next to the checkout if nothing else is said.
 func corpus(t *testing.T) string {
 	t.Helper()
 	dir := os.Getenv("KRTPKG_TEST_UPSTREAM")
@@ -33,7 +33,7 @@ func corpus(t *testing.T) string {
 // templates are those outside of folders of that name.
 var templates = []string{"k3s-addons/coredns.yaml", "fluent-bit/dashboards/fluent-bit.json"}
 
-// isTemplate says whether a file is only YAML when Helm, or k3s, has rendered it.
+// isTemplate reports whether a file is only YAML when Helm, or k3s, has rendered it.
 func isTemplate(path string, data []byte) bool {
 	return strings.Contains(path, "/templates/") && bytes.Contains(data, []byte("{{")) ||
 		slices.ContainsFunc(templates, func(name string) bool { return strings.HasSuffix(path, name) })
@@ -105,7 +105,7 @@ func TestOddCasesOfUpstream(t *testing.T) {
 	t.Logf("of Helm templates: %v", skipped)
 }
 
-// duplicates are the lines with a key that was there before.
+// duplicates returns the lines with a key that was there before.
 func duplicates(cases []oddCase) []int {
 	var lines []int
 	for _, c := range cases {
@@ -148,7 +148,7 @@ func newOddFile(t *testing.T, name string, data []byte) *oddFile {
 	return odd
 }
 
-// check says what is wrong with an odd line, if anything.
+// check returns what is wrong with an odd line, if anything.
 func (f *oddFile) check(c oddCase) string {
 	text := ""
 	if c.line > 0 && c.line <= len(f.lines) {
@@ -254,7 +254,7 @@ func (f *oddFile) check(c oddCase) string {
 	return ""
 }
 
-// source is how a scalar's value is written.
+// source returns how a scalar's value is written.
 func (f *oddFile) source(n *yaml.Node) string {
 	span, err := f.Span(n, 0, len(n.Value))
 	if err != nil {
@@ -309,7 +309,7 @@ func TestEditsOfUpstream(t *testing.T) {
 	}
 }
 
-// spells says what is wrong with the span of a whole scalar, less the edges of a block.
+// spells returns what is wrong with the span of a whole scalar, less the edges of a block.
 func spells(f *manifest.File, data []byte, n *yaml.Node) string {
 	start, end := 0, len(n.Value)
 	block := n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0

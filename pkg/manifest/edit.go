@@ -30,15 +30,15 @@ type spelled struct {
 // scalar, so a value of them stands in the text as it is.
 const plainCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:@+"
 
-// Span gives the bytes of the source that the bytes [start,end) of a scalar's Value stand for.
-// An error says that these can't be edited in place: a part of an escape or of a line fold,
+// Span returns the bytes of the source that the bytes [start,end) of a scalar's Value stand for.
+// An error says that these cannot be edited in place: a part of an escape or of a line fold,
 // and, outside of quotes, nothing or what begins or ends with white space.
 //
 // A value that is YAML or JSON itself nests: parsed as a file of its own, a Span of that file
 // is a range of this scalar's Value.
 func (f *File) Span(scalar *yaml.Node, start, end int) (Span, error) {
 	if scalar.Kind != yaml.ScalarNode {
-		return Span{}, f.Errorf(scalar, "is no scalar and can't be edited in place")
+		return Span{}, f.Errorf(scalar, "is not a scalar and cannot be edited in place")
 	}
 	value := scalar.Value
 	if start < 0 || start > end || end > len(value) {
@@ -55,10 +55,10 @@ func (f *File) Span(scalar *yaml.Node, start, end int) (Span, error) {
 			return span, nil
 		}
 	}
-	return Span{}, f.Errorf(scalar, "%s is written in a form that can't be edited in place", short(value[start:end]))
+	return Span{}, f.Errorf(scalar, "%s is written in a form that cannot be edited in place", short(value[start:end]))
 }
 
-// span is the source of a range of the value, if no run is cut that is one whole.
+// span returns the source of a range of the value, if no run is cut that is one whole.
 func (s *spelled) span(start, end int) (Span, bool) {
 	if start == end {
 		at, ok := s.at(start)
@@ -76,7 +76,7 @@ func (s *spelled) span(start, end int) (Span, bool) {
 	return Span{from, last.source + last.width}, end == last.value+last.length
 }
 
-// at is the offset in the source of one in the value.
+// at returns the offset in the source of one in the value.
 func (s *spelled) at(offset int) (int, bool) {
 	i := s.run(offset)
 	if i < 0 {
@@ -92,13 +92,13 @@ func (s *spelled) at(offset int) (int, bool) {
 	return r.source, offset == r.value
 }
 
-// run is the index of the run that an offset in the value lies in; the last one's end counts
+// run returns the index of the run that an offset in the value lies in; the last one's end counts
 // as in it.
 func (s *spelled) run(offset int) int {
 	return sort.Search(len(s.runs), func(i int) bool { return s.runs[i].value > offset }) - 1
 }
 
-// hasText says whether a range begins and ends with text. Where there are no quotes, white
+// hasText reports whether a range begins and ends with text. Where there are no quotes, white
 // space at its edges holds up the layout around it.
 func (s *spelled) hasText(value string, start, end int) bool {
 	return start < end && s.isText(value, start) && s.isText(value, end-1)
@@ -124,7 +124,7 @@ func short(value string) string {
 // characters mean themselves in every style of scalar. The same edit twice is one; edits that
 // overlap otherwise are an error.
 //
-// A registry with an IPv6 address begins with [, which plain scalars can't: such a value gets
+// A registry with an IPv6 address begins with [, which plain scalars cannot: such a value gets
 // quotes where it needs them, and [File.Edited] makes sure that the file still means the same.
 func (f *File) Edit(span Span, value string) error {
 	inRange := span.Start >= 0 && span.Start <= span.End && span.End <= len(f.data)
@@ -133,7 +133,7 @@ func (f *File) Edit(span Span, value string) error {
 		return f.replace(span, f.quoted(span, value))
 	}
 	if strings.Trim(value, plainCharacters) != "" && span.Start >= 0 && span.Start <= span.End && span.End <= len(f.data) {
-		return f.errorAt(span.Start, "%s can't be put here: it has characters that image references don't have", short(value))
+		return f.errorAt(span.Start, "%s cannot be put here: it has characters that image references do not have", short(value))
 	}
 	return f.replace(span, value)
 }
@@ -185,11 +185,11 @@ func (f *File) Edited() ([]byte, error) {
 	}
 	after, err := Parse(f.Name, data)
 	if err != nil || len(after.Documents) != len(f.Documents) {
-		return nil, f.Errorf(nil, "can't hold the address of a registry in brackets: %v", err)
+		return nil, f.Errorf(nil, "cannot hold the address of a registry in brackets: %v", err)
 	}
 	for i, doc := range f.Documents {
 		if at := f.firstChange(doc, after.Documents[i]); at != nil {
-			return nil, f.Errorf(at, "can't hold the address of a registry in brackets")
+			return nil, f.Errorf(at, "cannot hold the address of a registry in brackets")
 		}
 	}
 	return data, nil
@@ -241,12 +241,12 @@ func (f *File) Replace(scalar *yaml.Node, value string) error {
 	start := strings.Index(scalar.Value, text)
 	span, err := f.Span(scalar, start, start+len(text))
 	if err != nil || text == "" || strings.Trim(text, plainCharacters) != "" || string(f.data[span.Start:span.End]) != text {
-		return f.Errorf(scalar, "%s is written with escapes or over several lines and can't be replaced in place", short(scalar.Value))
+		return f.Errorf(scalar, "%s is written with escapes or over several lines and cannot be replaced in place", short(scalar.Value))
 	}
 	return f.Edit(span, value)
 }
 
-// Bytes is the file with its edits; without any, the very bytes it was parsed from.
+// Bytes returns the file with its edits; without any, the very bytes it was parsed from.
 func (f *File) Bytes() []byte {
 	if len(f.edits) == 0 {
 		return f.data

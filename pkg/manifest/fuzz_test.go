@@ -10,7 +10,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// seeds are what fuzzing begins with, beside the odd forms and what it has found before.
+// seeds are what fuzzing begins with, next to the odd forms and what it has found before.
 var seeds = []string{
 	"a: b\n", "a: 'b' # c\n", "- \"a\"\n- |\n  b\n- >-\n  c\n", "{\"a\": [\"b\", 1]}", "a: &x b\nc: *x\n",
 	"\uFEFFä: ü\r\nb: !!str c\r\n---\nd: |+\n  e\n\n", "a: \"\\x41\"\nb: 'c'''\n", "? a\n: b\n", "a:\n- b\n-\n  c\n",

@@ -20,7 +20,7 @@ type Metadata struct {
 
 // SetMetadata adds a namespace and annotations to a resource and leaves every other byte as it
 // was. A key that is there stays as its author wrote it, unless it is empty. An error says that the
-// metadata is written in a form that can't be edited in place. Call it once for a resource.
+// metadata is written in a form that cannot be edited in place. Call it once for a resource.
 func (f *File) SetMetadata(resource *yaml.Node, add Metadata) error {
 	metadata := Get(resource, "metadata")
 	switch {
@@ -77,7 +77,7 @@ func isEmpty(value *yaml.Node) bool {
 	return value.Kind == yaml.ScalarNode && (value.Value == "" || value.Tag == "!!null")
 }
 
-// pair is a key of a mapping with its value.
+// pair returns a key of a mapping with its value.
 func pair(mapping *yaml.Node, name string) (key, value *yaml.Node) {
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == name {
@@ -183,7 +183,7 @@ func (f *File) fill(key, value *yaml.Node, text string) error {
 
 func (f *File) insert(at int, text string) error { return f.replace(Span{at, at}, text) }
 
-// Segment is the source of one of [File.Documents], from its marker to the next one.
+// Segment returns the source of one of [File.Documents], from its marker to the next one.
 func (f *File) Segment(doc *yaml.Node) Span {
 	span := Span{0, len(f.data)}
 	for i, start := range f.lines {
@@ -200,7 +200,7 @@ func (f *File) Segment(doc *yaml.Node) Span {
 	return span
 }
 
-// Text is the source of a span.
+// Text returns the source of a span.
 func (f *File) Text(span Span) []byte { return f.data[span.Start:span.End] }
 
 // Remove takes a span out. No edit may lie in it.

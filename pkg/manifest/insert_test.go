@@ -48,7 +48,7 @@ func TestSetMetadata(t *testing.T) {
 	}
 }
 
-// What can't be added to in place is refused with its place.
+// What cannot be added to in place is refused with its place.
 func TestSetMetadataRefuses(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

@@ -37,7 +37,7 @@ func PlainJSON(data []byte) []byte {
 	return out
 }
 
-// unit is the UTF-16 code unit of an escape, or 0 where there is none.
+// unit returns the UTF-16 code unit of an escape, or 0 where there is none.
 func unit(data []byte) rune {
 	if len(data) < 6 || data[0] != '\\' || data[1] != 'u' {
 		return 0

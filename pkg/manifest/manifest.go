@@ -103,7 +103,7 @@ var (
 	bareTagged = regexp.MustCompile(`^(&\S+[\s\x{85}\x{2028}\x{2029}]+)?![\s\x{85}\x{2028}\x{2029}]`)
 )
 
-// decode reads one document. What yaml.v3 panics with on input that it can't cope with is an
+// decode reads one document. What yaml.v3 panics with on input that it cannot cope with is an
 // error: a file must not end the program that reads it.
 func decode(decoder *yaml.Decoder) (doc yaml.Node, err error) {
 	defer func() {
@@ -115,7 +115,7 @@ func decode(decoder *yaml.Decoder) (doc yaml.Node, err error) {
 	return doc, err
 }
 
-// Errorf is an [*Error] at the place of a node; a nil node is the file as a whole.
+// Errorf returns an [*Error] at the place of a node; a nil node is the file as a whole.
 func (f *File) Errorf(node *yaml.Node, format string, args ...any) *Error {
 	e := &Error{File: f.Name, Problem: fmt.Sprintf(format, args...)}
 	if node != nil {
@@ -124,11 +124,11 @@ func (f *File) Errorf(node *yaml.Node, format string, args ...any) *Error {
 	return e
 }
 
-// Position is the line and the column of a byte of the source, both from 1 and in characters,
+// Position returns the line and the column of a byte of the source, both from 1 and in characters,
 // as [Error] has them.
 func (f *File) Position(offset int) (line, column int) { return f.place(offset) }
 
-// errorAt is an [*Error] at an offset of the data.
+// errorAt returns an [*Error] at an offset of the data.
 func (f *File) errorAt(offset int, format string, args ...any) *Error {
 	e := &Error{File: f.Name, Problem: fmt.Sprintf(format, args...)}
 	e.Line, e.Column = f.Position(offset)
@@ -148,7 +148,7 @@ func Get(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// Text is the scalar at a key of a mapping, "" where there is none.
+// Text returns the scalar at a key of a mapping, "" where there is none.
 func Text(mapping *yaml.Node, key string) string {
 	if n := Get(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
 		return n.Value
@@ -156,7 +156,7 @@ func Text(mapping *yaml.Node, key string) string {
 	return ""
 }
 
-// Items are the resources that a document stands for: those of a list, or the document itself.
+// Items returns the resources that a document stands for: those of a list, or the document itself.
 func Items(doc *yaml.Node) []*yaml.Node {
 	kind, items := Get(doc, "kind"), Get(doc, "items")
 	if kind != nil && strings.HasSuffix(kind.Value, "List") && items != nil && items.Kind == yaml.SequenceNode {
@@ -165,11 +165,11 @@ func Items(doc *yaml.Node) []*yaml.Node {
 	return []*yaml.Node{doc}
 }
 
-// CheckResource says whether a document is a Kubernetes resource: a mapping with
+// CheckResource reports whether a document is a Kubernetes resource: a mapping with
 // apiVersion and kind. Its error names what is missing.
 func (f *File) CheckResource(doc *yaml.Node) error {
 	if doc.Kind != yaml.MappingNode {
-		return f.Errorf(doc, "not a Kubernetes resource: the document is no mapping")
+		return f.Errorf(doc, "not a Kubernetes resource: the document is not a mapping")
 	}
 	for _, key := range []string{"apiVersion", "kind"} {
 		value := Get(doc, key)

@@ -132,8 +132,8 @@ func TestCheckResourceNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	for data, want := range map[string]string{
 		"apiVersion: v1\nkind: Pod\n":  "",
-		"[1]\n":                        "f.yaml:1:1: not a Kubernetes resource: the document is no mapping",
-		"text\n":                       "f.yaml:1:1: not a Kubernetes resource: the document is no mapping",
+		"[1]\n":                        "f.yaml:1:1: not a Kubernetes resource: the document is not a mapping",
+		"text\n":                       "f.yaml:1:1: not a Kubernetes resource: the document is not a mapping",
 		"a: 1\n":                       "f.yaml:1:1: not a Kubernetes resource: apiVersion is missing",
 		"apiVersion: v1\n":             "f.yaml:1:1: not a Kubernetes resource: kind is missing",
 		"apiVersion: 1\nkind: Pod\n":   "f.yaml:1:13: not a Kubernetes resource: apiVersion is not a string",

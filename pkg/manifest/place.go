@@ -54,7 +54,7 @@ func newPlaces(data []byte) places {
 	return p
 }
 
-// offset is where a place lies in the data, if it does.
+// offset returns where a place lies in the data, if it does.
 func (p *places) offset(line, column int) (int, bool) {
 	if line < 1 || line > len(p.lines) || column < 1 {
 		return 0, false
@@ -75,7 +75,7 @@ func (p *places) offset(line, column int) (int, bool) {
 	return 0, false
 }
 
-// place is the line and the column of an offset.
+// place returns the line and the column of an offset.
 func (p *places) place(offset int) (line, column int) {
 	line = max(1, sort.Search(len(p.lines), func(i int) bool { return p.lines[i] > offset }))
 	return line, max(1, p.characters(offset)-p.characters(p.lines[line-1])+1)
@@ -96,7 +96,7 @@ func (p *places) characters(offset int) int {
 	return count
 }
 
-// lineBreak is what the line break at the start of a text stands for, and its length; none has
+// lineBreak returns what the line break at the start of a text stands for, and its length; none has
 // the length 0. YAML 1.1 §4.1.4: all but LS and PS are read as LF.
 func lineBreak(text []byte) (string, int) {
 	if len(text) == 0 {

@@ -18,7 +18,7 @@ type Repeated struct {
 
 // DropRepeated leaves of the values of a key that a mapping has more than once the last one, as helm
 // and kubectl take it (YAML 1.2.2 §3.2.1.3 wants it once). Every other byte stays. An error says that
-// what is left would mean something else; what is no YAML stays as it is.
+// what is left would mean something else; what is not YAML stays as it is.
 func DropRepeated(name string, data []byte) ([]byte, []Repeated, error) {
 	f := &File{Name: name, places: newPlaces(data)}
 	if f.checkCharacters() != nil {

@@ -105,7 +105,7 @@ func TestEditReplacesWhatSpellsTheRange(t *testing.T) {
 // What has no place of its own in the source is refused, with the scalar's place.
 func TestSpanRefusesWhatIsNotWhole(t *testing.T) {
 	t.Parallel()
-	const form = " is written in a form that can't be edited in place"
+	const form = " is written in a form that cannot be edited in place"
 	for name, c := range map[string]struct {
 		data       string
 		start, end int
@@ -120,7 +120,7 @@ func TestSpanRefusesWhatIsNotWhole(t *testing.T) {
 		"nothing":                       {"a:\n", 0, 0, `f.yaml:1:3: ""` + form},
 		"more than there is":            {"a: web\n", 0, 4, `f.yaml:1:4: "web" has no bytes 0 to 4`},
 		"an end before the start":       {"a: web\n", 2, 1, `f.yaml:1:4: "web" has no bytes 2 to 1`},
-		"a mapping":                     {"a: {b: 1}\n", 0, 0, `f.yaml:1:4: is no scalar and can't be edited in place`},
+		"a mapping":                     {"a: {b: 1}\n", 0, 0, `f.yaml:1:4: is not a scalar and cannot be edited in place`},
 		"a block of empty lines":        {"a: |+\n\n\n", 0, 1, `f.yaml:1:4: "\n"` + form},
 		"beginning of a long value":     {"a: '" + strings.Repeat("x", 100) + "é'\n", 0, 101, `f.yaml:1:4: "` + strings.Repeat("x", 80) + `"…` + form},
 		"a blank between plain words":   {"a: x y\n", 1, 2, `f.yaml:1:4: " "` + form},
@@ -169,8 +169,8 @@ func TestEditRefusesWhatItCantPut(t *testing.T) {
 		{manifest.Span{Start: 2, End: 4}, "x", `f.yaml:1:3: is edited twice, the second time to "x"`},
 		{manifest.Span{Start: 5, End: 7}, "x", `f.yaml:1:6: is edited twice, the second time to "x"`},
 		{manifest.Span{Start: 3, End: 3}, "x", `f.yaml:1:4: is edited twice, the second time to "x"`},
-		{manifest.Span{Start: 14, End: 20}, "a b", `f.yaml:2:7: "a b" can't be put here: it has characters that image references don't have`},
-		{manifest.Span{Start: 14, End: 20}, "a'", `f.yaml:2:7: "a'" can't be put here: it has characters that image references don't have`},
+		{manifest.Span{Start: 14, End: 20}, "a b", `f.yaml:2:7: "a b" cannot be put here: it has characters that image references do not have`},
+		{manifest.Span{Start: 14, End: 20}, "a'", `f.yaml:2:7: "a'" cannot be put here: it has characters that image references do not have`},
 		{manifest.Span{Start: -1, End: 2}, "x", "f.yaml: has no bytes -1 to 2"},
 		{manifest.Span{Start: 4, End: 3}, "x", "f.yaml: has no bytes 4 to 3"},
 		{manifest.Span{Start: 4, End: 40}, "x", "f.yaml: has no bytes 4 to 40"},
@@ -228,7 +228,7 @@ func parse(t *testing.T, data string) *manifest.File {
 	return f
 }
 
-// lastWith is the last scalar, key or value, that a text is in, and where in its value.
+// lastWith returns the last scalar, key or value, that a text is in, and where in its value.
 func lastWith(t *testing.T, f *manifest.File, part string) (*yaml.Node, int) {
 	t.Helper()
 	var found *yaml.Node

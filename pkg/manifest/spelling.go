@@ -17,7 +17,7 @@ type run struct {
 }
 
 // speller reads the source of a scalar by the rules of yaml.v3's scanner, along with the value
-// that yaml.v3 read there. Each of its steps says whether the source spells the value so far;
+// that yaml.v3 read there. Each of its steps reports whether the source spells the value so far;
 // so what is found by it is not a guess.
 type speller struct {
 	data  []byte
@@ -28,7 +28,7 @@ type speller struct {
 }
 
 // spell finds the runs of a scalar, in order and without gaps in its value, and where its
-// content begins: behind an opening quote. It says whether the source spells the value.
+// content begins: behind an opening quote. It reports whether the source spells the value.
 func (f *File) spell(scalar *yaml.Node) (runs []run, start int, ok bool) {
 	at, ok := f.offset(scalar.Line, scalar.Column)
 	if !ok {
@@ -102,7 +102,7 @@ func (s *speller) skipBlanks() {
 	}
 }
 
-// toBreak is the number of bytes up to the line's end.
+// toBreak returns the number of bytes up to the line's end.
 func (s *speller) toBreak() int {
 	n := s.at
 	for n < len(s.data) {
@@ -253,7 +253,7 @@ func (s *speller) escape() bool {
 	return s.whole(string(utf8.AppendRune(nil, character)), from)
 }
 
-// isSpace says whether a text begins with a blank or a line break.
+// isSpace reports whether a text begins with a blank or a line break.
 func isSpace(text []byte) bool {
 	if text[0] == ' ' || text[0] == '\t' {
 		return true

@@ -32,7 +32,7 @@ func Strict(name string, data []byte, into any) (*File, error) {
 	return f, f.decode(root, into)
 }
 
-// checkFields looks for fields that a type does not have, and values that it can't hold.
+// checkFields looks for fields that a type does not have, and values that it cannot hold.
 func (f *File) checkFields(node *yaml.Node, t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -113,7 +113,7 @@ func fieldOf(t reflect.Type, name string) (reflect.Type, bool) {
 	return nil, false
 }
 
-// Nearest is the name that someone may have meant, or empty.
+// Nearest returns the name that someone may have meant, or empty.
 func Nearest(typed string, names []string) string {
 	best, score := "", 0.49 // two letters that changed places in a word of four
 	for _, name := range names {

@@ -261,7 +261,7 @@ var (
 	sixtyStyle = regexp.MustCompile(`^[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?$`)
 )
 
-// meaningOf is what a plain scalar is to the YAML 1.1 of helm, ytt and kubectl: its kind, "" for
+// meaningOf returns what a plain scalar is to the YAML 1.1 of helm, ytt and kubectl: its kind, "" for
 // text, and how JSON writes it as a key.
 func meaningOf(text string) (kind, value string) {
 	switch text {

@@ -21,7 +21,7 @@ type Config struct {
 	// Registries are upstream's, as references name them: docker.io, quay.io, HOST:PORT.
 	Registries []string
 	// PlainHTTP speaks HTTP without TLS to the mirror; CAFile, on the nodes, holds the
-	// authority of its certificate, if that is no public one.
+	// authority of its certificate, if that is not a public one.
 	PlainHTTP bool
 	CAFile    string
 	// Fallback lets nodes ask upstream for what the mirror lacks. Behind an air gap nodes
@@ -52,7 +52,7 @@ var (
 	isMirrorPath = regexp.MustCompile(`^(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*/?$`)
 )
 
-// Files is the configuration for a runtime. Names that are none of registries are errors.
+// Files returns the configuration for a runtime. Names that are none of registries are errors.
 func Files(runtime string, c Config) ([]File, error) {
 	host, _, _ := strings.Cut(c.Mirror, "/")
 	if !isHost.MatchString(host) || !isMirrorPath.MatchString(strings.TrimPrefix(c.Mirror, host)) {
@@ -83,7 +83,7 @@ func Files(runtime string, c Config) ([]File, error) {
 	return nil, fmt.Errorf("runtime %q is unknown", runtime)
 }
 
-// path is where the mirror keeps a registry's images, without the mirror's host.
+// path returns where the mirror keeps a registry's images, without the mirror's host.
 func (c Config) path(registry string) string {
 	_, path, _ := strings.Cut(c.Mirror, "/")
 	return strings.TrimPrefix(path+"/"+strings.ReplaceAll(registry, ":", "_"), "/")
@@ -116,7 +116,7 @@ type hostTable struct {
 	CA           string   `toml:"ca,omitempty"`
 }
 
-// containerd is a hosts.toml for each registry. Without a fallback the mirror is the server
+// containerd returns a hosts.toml for each registry. Without a fallback the mirror is the server
 // itself: containerd asks the server when all hosts have failed.
 func (c Config) containerd() (files []File, err error) {
 	capabilities := []string{"pull", "resolve"}

@@ -8,7 +8,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/mirror"
 )
 
-// Names come from locks, and become folders and configuration on nodes: what is no name of a
+// Names come from locks, and become folders and configuration on nodes: what is not a name of a
 // registry is refused for every runtime.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()

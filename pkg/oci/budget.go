@@ -37,7 +37,7 @@ func WithMemory(ctx context.Context, bytes int64) context.Context {
 	return context.WithValue(ctx, memoryKey{}, bytes)
 }
 
-// Begin gives a context whose operations share a budget: the one that the context has, or a new
+// Begin returns a context whose operations share a budget: the one that the context has, or a new
 // one.
 func Begin(ctx context.Context) (context.Context, *Budget) {
 	if b, ok := ctx.Value(budgetKey{}).(*Budget); ok {

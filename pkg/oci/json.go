@@ -28,7 +28,7 @@ func CheckJSON(data []byte, limit int) error {
 }
 
 // shape counts the values of JSON as its bytes pass: what opens an object or a list, and commas.
-// That is no fewer than there are values.
+// That is not a fewer than there are values.
 type shape struct {
 	limit, elements, depth int
 	inString, escaped      bool

@@ -82,7 +82,7 @@ type kapp struct {
 	RawOptions []string `yaml:"rawOptions,omitempty"`
 }
 
-// Where a bundle with values of its own is fetched to, beside those. kapp-controller takes no
+// Where a bundle with values of its own is fetched to, next to those. kapp-controller takes no
 // values for its engines but files and Secrets.
 const (
 	ownFolder  = "values"
@@ -90,7 +90,7 @@ const (
 	mainFolder = "bundle"
 )
 
-// appOf says how kapp-controller comes to the manifests of a bundle, or why it can't.
+// appOf returns how kapp-controller comes to the manifests of a bundle, or why it cannot.
 func appOf(b *Bundle) (appSpec, string) {
 	app := appSpec{Deploy: []deploy{{}}}
 	source, reason := rendered(b.Content)
@@ -134,7 +134,7 @@ func appOf(b *Bundle) (appSpec, string) {
 	return app, ""
 }
 
-// rendered is the one source of a bundle that the target renders; nil where there is none.
+// rendered returns the one source of a bundle that the target renders; nil where there is none.
 func rendered(b *bundle.Content) (*bundle.Source, string) {
 	var source *bundle.Source
 	for i := range b.Bundle.Spec.Sources {
@@ -153,7 +153,7 @@ func rendered(b *bundle.Content) (*bundle.Source, string) {
 // lifecycle matches what marks hooks in charts, and what is to stay on a cluster.
 var lifecycle = regexp.MustCompile(`helm\.sh/(hook|resource-policy)["']?\s*:`)
 
-// engineOf is the step that renders a source.
+// engineOf returns the step that renders a source.
 func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
 	at := path.Join(bundle.ConfigDir, s.Path)
 	overlays := path.Join(bundle.OverlaysDir, s.Path)
@@ -239,7 +239,7 @@ func rewritable(b *bundle.Content) (string, error) {
 	return packageHooks(all), nil
 }
 
-// imageKey is the value of some key called image that is a string.
+// imageKey returns the value of some key called image that is a string.
 func imageKey(n *yaml.Node) *yaml.Node { return imageKeyBut(n, nil) }
 
 func imageKeyBut(n *yaml.Node, known map[string]bool) *yaml.Node {

@@ -14,9 +14,9 @@ import (
 //go:embed applications.yaml
 var applications string
 
-// ArgoCD are the files below argocd/ of a runtime: a chart that makes an Application of each
+// ArgoCD returns the files below argocd/ of a runtime: a chart that makes an Application of each
 // bundle, by the digest of its second manifest, in waves by which those that it stands on come
-// before it. Bundles that Argo CD can't apply are left out, and returned with the reason.
+// before it. Bundles that Argo CD cannot apply are left out, and returned with the reason.
 func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
 	plain, left, err := plainOf(runtime, bundles, earlyHooks)
 	if err != nil || len(plain) == 0 {
@@ -129,7 +129,7 @@ type ArgoCDSite struct {
 	Insecure bool
 }
 
-// ArgoCDDocuments are the manifests that make Argo CD install a runtime: an Application of the chart
+// ArgoCDDocuments returns the manifests that make Argo CD install a runtime: an Application of the chart
 // that lies in it.
 func ArgoCDDocuments(runtime *bundle.RuntimeLock, site ArgoCDSite) []Document {
 	name := runtime.Metadata.Name
@@ -155,7 +155,7 @@ func ArgoCDDocuments(runtime *bundle.RuntimeLock, site ArgoCDSite) []Document {
 	return []Document{{Name: name + "-argocd.yaml", Resources: resources}}
 }
 
-// ArgoCDConfig is the part of the configuration of Argo CD by which an Application is as healthy as
+// ArgoCDConfig returns the part of the configuration of Argo CD by which an Application is as healthy as
 // what it applies, without which no wave waits for the one before
 // (argo-cd.readthedocs.io/en/stable/operator-manual/health/#argocd-app).
 func ArgoCDConfig(namespace string) any {
@@ -164,7 +164,7 @@ func ArgoCDConfig(namespace string) any {
 	}}
 }
 
-// ArgoCDAuthorities is the configuration of Argo CD with the certificate authorities, in PEM, of the
+// ArgoCDAuthorities returns the configuration of Argo CD with the certificate authorities, in PEM, of the
 // registry HOST[:PORT]; it knows them by the host alone
 // (argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#repositories-using-self-signed-tls-certificates-or-are-signed-by-custom-ca).
 func ArgoCDAuthorities(namespace, registry, authorities string) any {

@@ -117,7 +117,7 @@ func fetched(f bundle.File) (packaged, error) {
 	return packaged{}, fmt.Errorf("%s fetches no bundle", f.Path)
 }
 
-// short is a digest, as far as people read it.
+// short returns a digest, as far as people read it.
 func short(digest string) string {
 	return digest[:min(len(digest), len("sha256:")+12)]
 }

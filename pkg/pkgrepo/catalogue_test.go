@@ -13,7 +13,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 )
 
-// version is a runtime of one bundle, which its lock names so.
+// version returns a runtime of one bundle, which its lock names so.
 func version(t *testing.T, version, image string) *bundle.Artifact {
 	t.Helper()
 	at, err := name.NewDigest(image)

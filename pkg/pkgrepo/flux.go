@@ -23,8 +23,8 @@ const fluxRepository = "repository"
 // What Flux takes for a time in which a bundle is there, or it is a failure.
 const fluxTimeout = "10m"
 
-// Flux are the files below flux/ of a runtime: of each bundle an OCIRepository, by its digest, and
-// a Kustomization that applies it when those that it stands on are ready. Bundles that Flux can't
+// Flux returns the files below flux/ of a runtime: of each bundle an OCIRepository, by its digest, and
+// a Kustomization that applies it when those that it stands on are ready. Bundles that Flux cannot
 // apply are left out, and returned with the reason.
 func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
 	plain, left, err := plainOf(runtime, bundles, fluxHooks)
@@ -109,7 +109,7 @@ type FluxIdentity struct {
 	Subject string `yaml:"subject"`
 }
 
-// FluxDocuments are the manifests that make Flux install a runtime: an OCIRepository that verifies
+// FluxDocuments returns the manifests that make Flux install a runtime: an OCIRepository that verifies
 // it, and a Kustomization over what lies in it for Flux.
 func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 	name := runtime.Metadata.Name
@@ -216,8 +216,8 @@ type plainBundle struct {
 	needs []string
 }
 
-// plainOf are the bundles of a runtime that can be applied as they are, but for their images. hooks
-// gives the reason why the hooks among them can't be.
+// plainOf returns the bundles of a runtime that can be applied as they are, but for their images. hooks
+// gives the reason why the hooks among them cannot be.
 func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manifest.File) string) (plain []plainBundle, left []Left, err error) {
 	var alone []*bundle.Bundle
 	known := scopesOf(bundles)

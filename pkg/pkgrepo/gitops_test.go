@@ -11,7 +11,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 )
 
-// plain is a bundle that has all that a site's patches are for.
+// plain returns a bundle that has all that a site's patches are for.
 func plain(t *testing.T) pkgrepo.Bundle {
 	t.Helper()
 	b := one(t, "  layer: 4\n  sources: [{dir: m}]\n",
@@ -42,7 +42,7 @@ spec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, conta
 	return b
 }
 
-// hookOf is a hook as a build leaves it, at a place in the order.
+// hookOf returns a hook as a build leaves it, at a place in the order.
 func hookOf(kind, name, namespace, place, events, spec string) string {
 	return fmt.Sprintf("apiVersion: batch/v1\nkind: %s\nmetadata: {name: %s, namespace: %s, annotations: {krtpkg.dev/hook: m@1, kapp.k14s.io/change-group.hook-order: hooks.krtpkg.dev/r-m-%s, helm.sh/hook: %q}}\nspec: {%s}\n",
 		kind, name, namespace, place, events, spec)
@@ -73,14 +73,14 @@ func TestGitOpsGolden(t *testing.T) {
 	golden(t, "gitops.txt", all)
 }
 
-// Hooks of Helm that Flux can't run as Helm does are left out; resources of a
+// Hooks of Helm that Flux cannot run as Helm does are left out; resources of a
 // source with a namespace are in it where a kind of the runtime is.
 func TestGitOpsOfCharts(t *testing.T) {
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
 	for name, c := range map[string]struct{ file, flux, argo string }{
-		"both":    {hook("pre-install,pre-upgrade", ""), "hook Pod web (pre-install, pre-upgrade) is a Pod, which Flux can't run again", ""},
+		"both":    {hook("pre-install,pre-upgrade", ""), "hook Pod web (pre-install, pre-upgrade) is a Pod, which Flux cannot run again", ""},
 		"upgrade": {hook("post-upgrade", ""), "hook Pod web (post-upgrade) is for upgrades only, and Flux would run it at the install", ""},
-		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux can't run again", ""},
+		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux cannot run again", ""},
 		"none":    {pod, "", ""},
 		"its own namespace": {"apiVersion: v1\nkind: Namespace\nmetadata: {name: ns}\n---\n" + hookOf("ConfigMap", "one", "ns", "before-0", "pre-install,pre-upgrade", ""),
 			"", "it has hooks that come before all else, in namespace ns, which it makes itself"},
@@ -113,20 +113,20 @@ func TestGitOpsOfCharts(t *testing.T) {
 	}
 }
 
-// What can't be taken as it is is left out, with the reason.
+// What cannot be taken as it is is left out, with the reason.
 func TestNotPlain(t *testing.T) {
 	for _, test := range []struct {
 		reason string
 		bundle pkgrepo.Bundle
 	}{
 		{"its source m is a template, which the target renders with its values", one(t, "  layer: 6\n  sources: [{dir: m, template: ytt}]\n", file("config/m/a.yaml", pod))},
-		{"config/m/a.yaml has rules for kapp beside resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+		{"config/m/a.yaml has rules for kapp next to resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", pod+"---\napiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n"))},
 		{"Pod web is both in config/m/a.yaml and in config/m/b.yaml", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod), file("config/m/b.yaml", pod))},
 		{"a patch of Pod web without a namespace is one of Pod web in other as well", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: web, namespace: other}", 1)), file("config/m/b.yaml", pod))},
 		{"it holds no resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", "# nothing\n"))},
-		{"config/m/a.yaml:9: an image in what is merged from elsewhere can't be patched", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+		{"config/m/a.yaml:9: an image in what is merged from elsewhere cannot be patched", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nx: &x {image: \"ghcr.io/example/web:1.0\"}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{<<: {image: \"ghcr.io/example/web:1.0\"}, name: p}]}\n"))},
 	} {
 		lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}

@@ -29,7 +29,7 @@ func (h helmHook) at(events ...string) bool {
 	return slices.ContainsFunc(h.events, func(e string) bool { return slices.Contains(events, e) })
 }
 
-// runningHooks are the Jobs and Pods among resources that are hooks of an install or an upgrade.
+// runningHooks returns the Jobs and Pods among resources that are hooks of an install or an upgrade.
 func runningHooks(files []*manifest.File) (all []helmHook) {
 	for r := range resources(files) {
 		annotations := manifest.Get(manifest.Get(r, "metadata"), "annotations")
@@ -46,7 +46,7 @@ func runningHooks(files []*manifest.File) (all []helmHook) {
 	return all
 }
 
-// earlyHooks gives the reason why a controller that has hooks before everything can't apply a bundle.
+// earlyHooks returns the reason why a controller that has hooks before everything cannot apply a bundle.
 func earlyHooks(files []*manifest.File) string {
 	before := map[string]bool{}
 	for r := range resources(files) {
@@ -62,14 +62,14 @@ func earlyHooks(files []*manifest.File) string {
 	return ""
 }
 
-// fluxHooks gives the reason why Flux can't apply a bundle with hooks.
+// fluxHooks returns the reason why Flux cannot apply a bundle with hooks.
 func fluxHooks(files []*manifest.File) string {
 	for _, h := range runningHooks(files) {
 		switch {
 		case !h.at("pre-install", "post-install"):
 			return fmt.Sprintf("hook %s is for upgrades only, and Flux would run it at the install", h)
 		case manifest.Text(h.node, "kind") == "Pod":
-			return fmt.Sprintf("hook %s is a Pod, which Flux can't run again", h)
+			return fmt.Sprintf("hook %s is a Pod, which Flux cannot run again", h)
 		case manifest.Get(manifest.Get(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
 			return fmt.Sprintf("hook %s deletes itself when it is done, and Flux would run it again and again", h)
 		}
@@ -107,7 +107,7 @@ type fluxStage struct {
 	namespaces []*yaml.Node
 }
 
-// fluxStages are the parts of a bundle in order. Each hook that runs ends one.
+// fluxStages returns the parts of a bundle in order. Each hook that runs ends one.
 func fluxStages(files []*manifest.File) []fluxStage {
 	var before, after []*yaml.Node
 	for r := range resources(files) {
@@ -186,7 +186,7 @@ func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
 		if events := manifest.Text(annotations, "helm.sh/hook"); !strings.Contains(events, "-upgrade") {
 			add = append(add, operation{"add", "/metadata/annotations/" + escape.Replace(fluxApply), "IfNotPresent"})
 		} else {
-			// A pod template can't be changed, so Flux deletes the Job and creates it.
+			// A pod template cannot be changed, so Flux deletes the Job and creates it.
 			digest := map[string]any{bundle.HookAnnotation: manifest.Text(annotations, bundle.HookAnnotation)}
 			metadata := manifest.Get(manifest.Get(manifest.Get(h, "spec"), "template"), "metadata")
 			switch there := manifest.Get(metadata, "annotations"); {
@@ -217,7 +217,7 @@ const (
 // leaveOut is a patch that takes out what its target selects; its own name does not matter.
 const leaveOut = "$patch: delete\napiVersion: v1\nkind: any\nmetadata:\n  name: any\n"
 
-// packageHooks gives the reason why kapp-controller can't run the hooks of a bundle.
+// packageHooks returns the reason why kapp-controller cannot run the hooks of a bundle.
 func packageHooks(files []*manifest.File) string {
 	for _, h := range runningHooks(files) {
 		switch {
@@ -230,8 +230,8 @@ func packageHooks(files []*manifest.File) string {
 	return ""
 }
 
-// DefaultNamespace is where a PackageInstall of a bundle puts resources that name no namespace; "" for
-// its own. The reason says why it can't be one for all.
+// DefaultNamespace returns where a PackageInstall of a bundle puts resources that name no namespace; "" for
+// its own. The reason says why it cannot be one for all.
 func DefaultNamespace(b *bundle.Content, defined render.Scopes) (namespace, reason string, err error) {
 	m, err := render.Defaults(b)
 	if err != nil {

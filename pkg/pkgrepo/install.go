@@ -58,7 +58,7 @@ const (
 	changeRule  = "kapp.k14s.io/change-rule"
 )
 
-// Installs are the manifests that make kapp-controller install a runtime: a PackageRepository, and
+// Installs returns the manifests that make kapp-controller install a runtime: a PackageRepository, and
 // for each bundle, in the order to apply them, a PackageInstall with its values and its service
 // account. Applied by kapp, or as one App, each waits for what it stands on; applied by anything
 // else, what fails because something is not there yet is tried again by the controller.
@@ -118,7 +118,7 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 	return documents, nil
 }
 
-// Repository is the PackageRepository of a runtime, or of a catalogue of its versions.
+// Repository returns the PackageRepository of a runtime, or of a catalogue of its versions.
 func Repository(name string, site Site) Document {
 	repository := resource[repositorySpec]{installVersion, "PackageRepository", named{Name: name, Namespace: site.Namespace}, repositorySpec{SyncPeriod: site.SyncPeriod}}
 	repository.Metadata.Annotations = map[string]string{changeGroup: group(name, "repository")}
@@ -132,7 +132,7 @@ func Repository(name string, site Site) Document {
 // group names a change group of kapp.
 func group(runtime, what string) string { return runtime + "." + domain + "/" + what }
 
-// before are the names of those that each bundle waits for: of the nearest layer below that has
+// before returns the names of those that each bundle waits for: of the nearest layer below that has
 // any, since these wait in turn, and of its own what it requires.
 func before(runtime *bundle.RuntimeLock, bundles []*bundle.Bundle) ([][]string, error) {
 	components := make([]layers.Component, len(bundles))
@@ -140,7 +140,7 @@ func before(runtime *bundle.RuntimeLock, bundles []*bundle.Bundle) ([][]string, 
 		components[i] = b.Component()
 	}
 	provided := slices.Clone(runtime.Provided)
-	for _, b := range runtime.Bundles { // also what is no package
+	for _, b := range runtime.Bundles { // also what is not a package
 		provided = append(append(provided, b.Name), b.Provides...)
 	}
 	needs, err := layers.Needs(components, provided...)
@@ -170,7 +170,7 @@ func annotate(resource *yaml.Node, key, value string) {
 	metadata.Content = append(metadata.Content, text(key), text(value))
 }
 
-// child is a mapping in a mapping, made where it is not there.
+// child returns a mapping in a mapping, made where it is not there.
 func child(in *yaml.Node, key string) *yaml.Node {
 	for i := 0; i+1 < len(in.Content); i += 2 {
 		if in.Content[i].Value == key {

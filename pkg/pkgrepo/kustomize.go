@@ -59,7 +59,7 @@ func targetsOf(files []*manifest.File) (all targets) {
 	return all
 }
 
-// plainFiles are the files of a bundle's resources, which have their order; with the reason why there
+// plainFiles returns the files of a bundle's resources, which have their order; with the reason why there
 // are none.
 func plainFiles(b *bundle.Content) (files []*manifest.File, reason string, err error) {
 	plain, reason := b.Plain()
@@ -76,7 +76,7 @@ func plainFiles(b *bundle.Content) (files []*manifest.File, reason string, err e
 	return files, reason, nil
 }
 
-// resources are those in files, and in lists there.
+// resources returns those in files, and in lists there.
 func resources(files []*manifest.File) iter.Seq[*yaml.Node] {
 	return func(yield func(*yaml.Node) bool) {
 		for _, f := range files {
@@ -91,7 +91,7 @@ func resources(files []*manifest.File) iter.Seq[*yaml.Node] {
 	}
 }
 
-// meant is a resource that a target selects besides the one that it is of: kustomize takes an empty
+// meant returns a resource that a target selects besides the one that it is of: kustomize takes an empty
 // group or namespace for any.
 func (all targets) meant(t patchTarget) (patchTarget, bool) {
 	for _, other := range all {
@@ -110,10 +110,10 @@ type operation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// sitePatches are what makes the plain resources of a bundle those that [render.Bundle] and kapp come
+// sitePatches returns what makes the plain resources of a bundle those that [render.Bundle] and kapp come
 // to at a site: the locked images as the site has them, the namespace where a resource names none,
 // and nothing where a custom resource has null, which API servers refuse in what is applied by
-// them. The reason says why they can't be.
+// them. The reason says why they cannot be.
 func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reason string, err error) {
 	files, reason, err := plainFiles(b)
 	if reason != "" || err != nil {
@@ -136,7 +136,7 @@ func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reaso
 			for k, item := range items {
 				var operations []operation
 				if at := difference(item, changed[k], "", &operations); at != nil {
-					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere can't be patched", before.Name, at.Line), nil
+					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere cannot be patched", before.Name, at.Line), nil
 				}
 				target := targetOf(item)
 				if target.Namespace == "" {
@@ -173,7 +173,7 @@ func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reaso
 	return patches, "", nil
 }
 
-// namespaceOf is that of the source which a file is of, for resources that name none; "" where the
+// namespaceOf returns that of the source which a file is of, for resources that name none; "" where the
 // source has none.
 func namespaceOf(b *bundle.Bundle, file string) string {
 	for _, s := range b.Spec.Sources {
@@ -188,7 +188,7 @@ func namespaceOf(b *bundle.Bundle, file string) string {
 // defaultNamespace is that of resources that name none, as for apply.
 const defaultNamespace = "default"
 
-// scopesOf are the kinds that the bundles of a runtime define.
+// scopesOf returns the kinds that the bundles of a runtime define.
 func scopesOf(bundles []Bundle) render.Scopes {
 	all := render.Scopes{}
 	for _, b := range bundles {

@@ -40,18 +40,18 @@ type Bundle struct {
 	Manifest *ocispec.Manifest
 }
 
-// Left is a bundle that can't be a package.
+// Left is a bundle that cannot be a package.
 type Left struct {
 	Bundle string
 	// Reason is why kapp-controller would not come to the manifests that krtpkg does.
 	Reason string
 }
 
-// RefName is what the packages of a bundle of a runtime are called, for all their versions.
+// RefName returns what the packages of a bundle of a runtime are called, for all their versions.
 func RefName(bundle, runtime string) string { return bundle + "." + runtime + "." + domain }
 
-// Files are the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
-// Package of its version. Bundles that can't be packages are left out, and returned with the
+// Files returns the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
+// Package of its version. Bundles that cannot be packages are left out, and returned with the
 // reason. released is when the runtime was; zero when that is unknown.
 func Files(runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []Left, error) {
 	model, err := layers.Load()
@@ -163,7 +163,7 @@ type template struct {
 	Spec appSpec `yaml:"spec"`
 }
 
-// metadataOf says what a bundle is, for all its versions.
+// metadataOf returns what a bundle is, for all its versions.
 func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 	m := b.Metadata
 	layer := layers.All()[b.Spec.Layer]
@@ -191,7 +191,7 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 	return spec
 }
 
-// packageOf is a bundle as a Package, or the reason why it is none.
+// packageOf returns a bundle as a Package, or the reason why it is none.
 func packageOf(b *Bundle) (packageSpec, string, error) {
 	m := b.Metadata()
 	spec := packageSpec{Version: m.Version, ReleaseNotes: b.Bundle.Spec.ReleaseNotes}
@@ -214,7 +214,7 @@ func packageOf(b *Bundle) (packageSpec, string, error) {
 	if b.Bundle.Spec.Kubernetes != "" {
 		constraints, err := constraints(b.Bundle.Spec.Kubernetes)
 		if err != nil {
-			return spec, fmt.Sprintf("its range of Kubernetes versions can't be said to kapp-controller: %v", err), nil
+			return spec, fmt.Sprintf("its range of Kubernetes versions cannot be said to kapp-controller: %v", err), nil
 		}
 		spec.Kubernetes = &selection{constraints}
 	}

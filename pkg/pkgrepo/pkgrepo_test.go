@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 const digest = "@sha256:f91f2ba0eb19898e7d0b59637d505a1ab9362b1416ca6ed017c8630294beb046"
 
-// one is a bundle of a source and files.
+// one returns a bundle of a source and files.
 func one(t *testing.T, spec string, files ...bundle.File) pkgrepo.Bundle {
 	t.Helper()
 	d, err := bundle.Parse("bundle.yaml", []byte("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\n"+
@@ -43,7 +43,7 @@ func file(path, data string) bundle.File { return bundle.File{Path: path, Data: 
 
 const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: web, image: ghcr.io/example/web:1.0}]}\n"
 
-// hook is a Pod as a build leaves one that is a hook of Helm.
+// hook returns a Pod as a build leaves one that is a hook of Helm.
 func hook(events, spec string) string {
 	return strings.Replace(strings.Replace(pod, "metadata: {", "metadata: {annotations: {krtpkg.dev/hook: \"m@1\", helm.sh/hook: \""+events+"\"}, ", 1), "spec: {", "spec: {"+spec, 1)
 }
@@ -89,7 +89,7 @@ func golden(t *testing.T, name string, files []bundle.File) {
 	}
 }
 
-// What kapp-controller would make something else of is no package.
+// What kapp-controller would make something else of is not a package.
 func TestLeft(t *testing.T) {
 	for _, test := range []struct {
 		name, reason, spec string

@@ -32,7 +32,7 @@ type Builder struct {
 	Invocation string
 }
 
-// SLSA is the predicate, without the statement around it, in JSON. The same set and builder give
+// SLSA returns the predicate, without the statement around it, in JSON. The same set and builder give
 // the same bytes.
 //
 // It holds what the artifact itself tells. The external parameters are the definition's kind,
@@ -45,7 +45,7 @@ type Builder struct {
 // runtime took from a registry. A folder has a dirHash of the files that were taken of it.
 func SLSA(set *bundle.Set, b Builder) ([]byte, error) {
 	if u, err := url.Parse(b.ID); err != nil || !u.IsAbs() {
-		return nil, fmt.Errorf("builder %q is no URI", b.ID)
+		return nil, fmt.Errorf("builder %q is not a URI", b.ID)
 	}
 	parameters, err := structpb.NewStruct(parameters(set.Root))
 	if err != nil {

@@ -48,7 +48,7 @@ func artifact(digit string, c bundle.Content) *bundle.Artifact {
 	return &bundle.Artifact{Descriptor: ocispec.Descriptor{Digest: digest.Digest("sha256:" + sum(digit))}, Content: c}
 }
 
-// edge is a runtime of a bundle that was built along with it and one that was there before.
+// edge returns a runtime of a bundle that was built along with it and one that was there before.
 func edge(t *testing.T) *bundle.Set {
 	t.Helper()
 	shared := bundle.Source{URL: "https://user:secret@example.org/crds.yaml", SHA256: sum("3")}

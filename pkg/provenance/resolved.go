@@ -93,10 +93,10 @@ func resolved(set *bundle.Set) ([]*attestation.ResourceDescriptor, error) {
 }
 
 // nowhere is the host that a runtime's lock gives to the bundles that were built along with it,
-// and to those taken from a folder, which can't be told from them.
+// and to those taken from a folder, which cannot be told from them.
 const nowhere = "krtpkg.invalid"
 
-// prebuilt are the bundles that the runtime took from a registry, by digest.
+// prebuilt returns the bundles that the runtime took from a registry, by digest.
 func prebuilt(set *bundle.Set) map[string]images.Locked {
 	found := map[string]images.Locked{}
 	if set.Root.Runtime == nil {
@@ -110,12 +110,12 @@ func prebuilt(set *bundle.Set) map[string]images.Locked {
 	return found
 }
 
-// newImage is an image, or a bundle, which is the same by whatever name.
+// newImage returns an image, or a bundle, which is the same by whatever name.
 func newImage(l images.Locked) *dependency {
 	return &dependency{id: l.Image.DigestStr(), uri: sbom.ImageURL(l), digests: digests(l.Image.DigestStr())}
 }
 
-// newSource is a source with the digest of what its URI names. That is the source's own for a
+// newSource returns a source with the digest of what its URI names. That is the source's own for a
 // file, packed or not, and for a folder; a commit and an artifact have digests of theirs.
 func newSource(s *bundle.Source, name string) (*dependency, error) {
 	uri, err := sbom.SourceURI(s)
@@ -146,7 +146,7 @@ func digests(digest string) map[string]string {
 	return map[string]string{algorithm: hex}
 }
 
-// values is a list as structpb takes it; nil when empty.
+// values returns a list as structpb takes it; nil when empty.
 func values(texts []string) any {
 	var list []any
 	for _, text := range texts {

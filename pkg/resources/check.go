@@ -58,7 +58,7 @@ type placed struct {
 	at string
 }
 
-// written are the resources of a file as its author has them. What a list of one kind holds is none of
+// written returns the resources of a file as its author has them. What a list of one kind holds is none of
 // them to kapp, unless each item says what it is.
 func (f File) written() (all []*yaml.Node, err error) {
 	for _, doc := range f.Documents {
@@ -86,7 +86,7 @@ func (f File) compare(written []*yaml.Node, read []kappres.Resource, readError e
 	}
 	if readError != nil {
 		cause := strings.TrimPrefix(strings.TrimPrefix(readError.Error(), f.Name+": "), "error converting YAML to JSON: ")
-		problem := f.differs(written, len(read), "can't read this: "+cause)
+		problem := f.differs(written, len(read), "cannot read this: "+cause)
 		problem.Cause = readError
 		return problem
 	}
@@ -96,7 +96,7 @@ func (f File) compare(written []*yaml.Node, read []kappres.Resource, readError e
 	return nil
 }
 
-// differs is an error at a resource that kapp reads otherwise, with the reason where it is known.
+// differs returns an error at a resource that kapp reads otherwise, with the reason where it is known.
 func (f File) differs(written []*yaml.Node, i int, what string) *manifest.Error {
 	var at *yaml.Node
 	if len(written) > 0 {
@@ -208,7 +208,7 @@ func describe(r kappres.Resource) string {
 	return strings.TrimSpace(r.Kind() + " " + strings.TrimPrefix(r.Namespace()+"/"+r.Name(), "/"))
 }
 
-// value is that of a key of a mapping, with what aliases and merge keys bring in; nil where there is
+// value returns that of a key of a mapping, with what aliases and merge keys bring in; nil where there is
 // none.
 func value(mapping *yaml.Node, key string) *yaml.Node {
 	mapping = resolve(mapping)

@@ -30,19 +30,19 @@ const (
 func TestCheckRefuses(t *testing.T) {
 	t.Parallel()
 	for data, want := range map[string]string{
-		one + "--- {apiVersion: v1, kind: ConfigMap, metadata: {name: two}}\n":                                                         "f.yaml:5:1: kapp can't read this: invalid Yaml document separator: {apiVersion: v1, kind: ConfigMap, metadata: {name: two}} (begin the document on the line after ---)",
-		"--- {apiVersion: v1, kind: ConfigMap, metadata: {name: one}}\n--- {apiVersion: v1, kind: ConfigMap, metadata: {name: two}}\n": "f.yaml:1:1: kapp can't read this: invalid Yaml document separator: {apiVersion: v1, kind: ConfigMap, metadata: {name: one}} (begin the document on the line after ---)",
-		one + "--- !!map\n" + two:                                                           "f.yaml:5:1: kapp can't read this: invalid Yaml document separator: !!map (begin",
-		"--- !!map\n" + one + "--- !!map\n" + two:                                           "f.yaml:1:1: kapp can't read this: invalid Yaml document separator: !!map (begin the document on the line after ---)",
-		one + "--- &a\n" + two:                                                              "f.yaml:5:1: kapp can't read this: invalid Yaml document separator: &a",
-		"%YAML 1.1\n---\n" + one:                                                            "f.yaml:3:1: kapp can't read this: yaml: line 1: did not find expected <document start> (leave out the % directive)",
+		one + "--- {apiVersion: v1, kind: ConfigMap, metadata: {name: two}}\n":                                                         "f.yaml:5:1: kapp cannot read this: invalid Yaml document separator: {apiVersion: v1, kind: ConfigMap, metadata: {name: two}} (begin the document on the line after ---)",
+		"--- {apiVersion: v1, kind: ConfigMap, metadata: {name: one}}\n--- {apiVersion: v1, kind: ConfigMap, metadata: {name: two}}\n": "f.yaml:1:1: kapp cannot read this: invalid Yaml document separator: {apiVersion: v1, kind: ConfigMap, metadata: {name: one}} (begin the document on the line after ---)",
+		one + "--- !!map\n" + two:                                                           "f.yaml:5:1: kapp cannot read this: invalid Yaml document separator: !!map (begin",
+		"--- !!map\n" + one + "--- !!map\n" + two:                                           "f.yaml:1:1: kapp cannot read this: invalid Yaml document separator: !!map (begin the document on the line after ---)",
+		one + "--- &a\n" + two:                                                              "f.yaml:5:1: kapp cannot read this: invalid Yaml document separator: &a",
+		"%YAML 1.1\n---\n" + one:                                                            "f.yaml:3:1: kapp cannot read this: yaml: line 1: did not find expected <document start> (leave out the % directive)",
 		"%TAG ! tag:x,2000:\n---\n" + one:                                                   "(leave out the % directive)",
 		strings.ReplaceAll(one+"---\n"+two, "\n", "\r"):                                     "f.yaml:6:1: kapp reads 1 resources of the file's 2 (lines end in CR alone: end them in LF)",
 		one + "---\r" + two:                                                                 "(lines end in CR alone: end them in LF)",
-		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .inf}\n":               "f.yaml:1:1: kapp can't read this: json: unsupported value: +Inf (JSON has no infinity and no NaN)",
+		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .inf}\n":               "f.yaml:1:1: kapp cannot read this: json: unsupported value: +Inf (JSON has no infinity and no NaN)",
 		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .nan}\n":               "unsupported value: NaN",
 		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {~: a}\n":                    "unsupported map key",
-		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {[a]: a}\n":                  "f.yaml:1:1: kapp can't read this: yaml: invalid map key",
+		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {[a]: a}\n":                  "f.yaml:1:1: kapp cannot read this: yaml: invalid map key",
 		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: [soup, fish]\n":          "f.yaml:4:8: Menu has a list of items, and kapp takes that for resources: nothing else of it would be applied",
 		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: [{a: 1}]\n":              "f.yaml:4:8: Menu has a list of items",
 		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: []\n":                    "f.yaml:4:8: Menu has a list of items",
@@ -57,7 +57,7 @@ func TestCheckRefuses(t *testing.T) {
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: on}\n":                           `f.yaml:3:18: metadata.name is not text (write it in quotes: "on")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: [a]}\n":                          "f.yaml:3:18: metadata.name is not text",
 		"apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: a-}\n":                   "f.yaml:1:1: Job has generateName: each apply would make another one (give it a name)",
-		"apiVersion: a/b/c\nkind: A\nmetadata: {name: a}\n":                                 `f.yaml:1:1: kapp can't read this: apiVersion "a/b/c" is not of the form group/version`,
+		"apiVersion: a/b/c\nkind: A\nmetadata: {name: a}\n":                                 `f.yaml:1:1: kapp cannot read this: apiVersion "a/b/c" is not of the form group/version`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {v: 1.10}}\n":         `f.yaml:3:33: metadata.labels: v is not text (write it in quotes: "1.10")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {v: yes}}\n":     `f.yaml:3:38: metadata.annotations: v is not text (write it in quotes: "yes")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: [v]}\n":               "f.yaml:3:29: metadata.labels is not a mapping",
@@ -140,7 +140,7 @@ var upstreamFaults = []string{
 	// Files of programs, which look like resources.
 	"has no metadata.name",
 	// A template of salt's, and samples of which one is to be applied.
-	"kube-scheduler.manifest:1:1: kapp can't read this: yaml: invalid map key", "/samples/",
+	"kube-scheduler.manifest:1:1: kapp cannot read this: yaml: invalid map key", "/samples/",
 }
 
 // Nothing that kapp is given ends the program.

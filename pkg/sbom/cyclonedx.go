@@ -11,7 +11,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
-// CycloneDX is the bill of materials of a set as a CycloneDX 1.6 document in JSON. Its serial
+// CycloneDX returns the bill of materials of a set as a CycloneDX 1.6 document in JSON. Its serial
 // number is made of the root's digest. The set's root is the document's subject.
 func CycloneDX(set *bundle.Set) ([]byte, error) {
 	inv, err := take(set)

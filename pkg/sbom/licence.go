@@ -17,7 +17,7 @@ var (
 	exceptions = strings.Fields(exceptionNames)
 )
 
-// isExpression says whether a text is an SPDX licence expression of listed licences and of
+// isExpression reports whether a text is an SPDX licence expression of listed licences and of
 // LicenseRefs (SPDX 2.3, annex D). A name that the list does not have makes a document invalid.
 func isExpression(text string) bool {
 	const (
@@ -54,14 +54,14 @@ func words(text string) []string {
 	return strings.Fields(strings.NewReplacer("(", " ( ", ")", " ) ").Replace(text))
 }
 
-// isLicence says whether a word names a licence, or one "or later".
+// isLicence reports whether a word names a licence, or one "or later".
 func isLicence(word string) bool {
 	older, orLater := strings.CutSuffix(word, "+")
 	return slices.Contains(licences, word) || isLicenceRef(word) ||
 		orLater && !strings.HasSuffix(older, "+") && slices.Contains(licences, older)
 }
 
-// isLicenceRef says whether a word names a licence that the document itself has to define.
+// isLicenceRef reports whether a word names a licence that the document itself has to define.
 func isLicenceRef(word string) bool {
 	id, ok := strings.CutPrefix(word, "LicenseRef-")
 	return ok && id != "" && !strings.ContainsFunc(id, func(r rune) bool {
@@ -70,7 +70,7 @@ func isLicenceRef(word string) bool {
 	})
 }
 
-// licenceRefs are the licences of an expression that no list has.
+// licenceRefs returns the licences of an expression that no list has.
 func licenceRefs(expression string) []string {
 	return slices.DeleteFunc(words(expression), func(word string) bool { return !isLicenceRef(word) })
 }

@@ -53,7 +53,7 @@ type element struct {
 	purls []string
 	// download is the URL of its bytes, or what SPDX takes for a commit.
 	download string
-	// repository is where its versions are: an URL of a chart repository or of source code.
+	// repository is where its versions are: a URL of a chart repository or of source code.
 	repository string
 	properties []property
 
@@ -68,7 +68,7 @@ const (
 	propertyCategory   = "dev.krtpkg.category"
 	propertyRequires   = "dev.krtpkg.requires" // what nothing in the set provides
 	propertyProvided   = "dev.krtpkg.provided" // what a runtime takes from outside
-	propertySource     = "dev.krtpkg.source"   // of an artifact, when it is no URL
+	propertySource     = "dev.krtpkg.source"   // of an artifact, when it is not a URL
 	propertyRevision   = "dev.krtpkg.revision"
 	propertyReference  = "dev.krtpkg.reference"   // an image as a manifest names it
 	propertySourceKind = "dev.krtpkg.source.kind" // as definitions call it
@@ -121,7 +121,7 @@ func take(set *bundle.Set) (*inventory, error) {
 	return inv, nil
 }
 
-// created is the time that the artifact's manifest gives; zero when it gives none.
+// created returns the time that the artifact's manifest gives; zero when it gives none.
 func created(a *bundle.Artifact) (time.Time, error) {
 	text, ok := a.Manifest.Annotations[ocispec.AnnotationCreated]
 	if !ok {
@@ -134,7 +134,7 @@ func created(a *bundle.Artifact) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-// repositories are the bundles of a runtime that have a repository of their own, by digest.
+// repositories returns the bundles of a runtime that have a repository of their own, by digest.
 // Those that were built along with the runtime have none.
 func repositories(root *bundle.Artifact) map[string]images.Locked {
 	found := map[string]images.Locked{}
@@ -155,7 +155,7 @@ const nowhere = "krtpkg.invalid"
 func newArtifact(a *bundle.Artifact) (*element, error) {
 	d := a.Descriptor.Digest
 	if err := d.Validate(); err != nil || d.Algorithm() != digest.SHA256 {
-		return nil, fmt.Errorf("%s: digest %q is no sha256", a.Metadata().Name, d)
+		return nil, fmt.Errorf("%s: digest %q is not a sha256", a.Metadata().Name, d)
 	}
 	m := a.Metadata()
 	e := &element{
@@ -212,7 +212,7 @@ func (inv *inventory) open(set *bundle.Set, b *bundle.Artifact, e *element) erro
 	return nil
 }
 
-// provides says whether a bundle provides a name, its own or one that it lists.
+// provides reports whether a bundle provides a name, its own or one that it lists.
 func provides(b *bundle.Artifact, need string) bool {
 	return b.Metadata().Name == need || slices.Contains(b.Bundle.Spec.Provides, need)
 }
@@ -254,7 +254,7 @@ func (inv *inventory) images(set *bundle.Set) error {
 func newImage(l images.Locked) (*element, error) {
 	hex, ok := strings.CutPrefix(l.Image.DigestStr(), "sha256:")
 	if !ok {
-		return nil, fmt.Errorf("digest of %s is no sha256", l.Image.Name())
+		return nil, fmt.Errorf("digest of %s is not a sha256", l.Image.Name())
 	}
 	return &element{
 		kind: isImage, ref: imageRef(l),
@@ -276,7 +276,7 @@ func distinct(values []string) []string {
 
 var sha256Rule = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// newSource is the element of a source. Its SHA-256 is a file's digest only for what is a file,
+// newSource returns the element of a source. Its SHA-256 is a file's digest only for what is a file,
 // packed or not; for a folder, a commit and an artifact it is that of the list of the files that
 // the bundle took from there, which no file has, so it is told as a property.
 func newSource(s *bundle.Source) (*element, error) {
@@ -285,7 +285,7 @@ func newSource(s *bundle.Source) (*element, error) {
 		return nil, err
 	}
 	if s.SHA256 != "" && !sha256Rule.MatchString(s.SHA256) {
-		return nil, fmt.Errorf("source %s: %q is no sha256", uri, s.SHA256)
+		return nil, fmt.Errorf("source %s: %q is not a sha256", uri, s.SHA256)
 	}
 	e := &element{kind: isFile, sha256: s.SHA256}
 	switch {
@@ -360,7 +360,7 @@ type Software struct {
 	At string
 }
 
-// Included are the sources of a bundle that come from elsewhere, in the definition's order, and then the
+// Included returns the sources of a bundle that come from elsewhere, in the definition's order, and then the
 // images that it runs, in the lock's.
 func Included(b *bundle.Content) ([]Software, error) {
 	var all []Software

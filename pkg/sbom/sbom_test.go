@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files instead of comparing them")
 
-// formats are the documents, with what says whether one is valid.
+// formats are the documents, with what reports whether one is valid.
 var formats = []struct {
 	file  string
 	make  func(*bundle.Set) ([]byte, error)

@@ -16,7 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// hex is a digest that is easy to read.
+// hex returns a digest that is easy to read.
 func hex(digit string) string { return strings.Repeat(digit, 64) }
 
 func locked(t *testing.T, reference, repository, digit string) images.Locked {
@@ -35,7 +35,7 @@ func artifact(digit string, c bundle.Content) *bundle.Artifact {
 	}
 }
 
-// edge is a runtime with a source of every kind.
+// edge returns a runtime with a source of every kind.
 func edge(t *testing.T) *bundle.Set {
 	t.Helper()
 	base := artifact("b", bundle.Content{
@@ -98,7 +98,7 @@ func (resolver) Resolve(_ context.Context, ref name.Reference) (ocispec.Descript
 	return content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, []byte(ref.Name())), nil
 }
 
-// demo is a runtime that was really built, and opened from where it is.
+// demo returns a runtime that was really built, and opened from where it is.
 func demo(t *testing.T) *bundle.Set {
 	t.Helper()
 	store := memory.New()

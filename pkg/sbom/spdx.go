@@ -22,7 +22,7 @@ const (
 	documentID = "DOCUMENT"
 )
 
-// SPDX is the bill of materials of a set as an SPDX 2.3 document in JSON. SPDX wants a time of
+// SPDX returns the bill of materials of a set as an SPDX 2.3 document in JSON. SPDX wants a time of
 // every document: it is 1970-01-01 for an artifact that has none.
 func SPDX(set *bundle.Set) ([]byte, error) {
 	inv, err := take(set)

@@ -13,7 +13,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// SourceURI is where a source comes from, pinned where URIs have a place for it: git+URL@COMMIT,
+// SourceURI returns where a source comes from, pinned where URIs have a place for it: git+URL@COMMIT,
 // an https URL, a pkg:oci URL, REPOSITORY/CHART@VERSION, or file:PATH, which is relative to the
 // bundle's definition. Passwords and whatever else precedes the host of an https URL are left out.
 func SourceURI(s *bundle.Source) (string, error) {
@@ -46,7 +46,7 @@ func SourceURI(s *bundle.Source) (string, error) {
 	return uri, nil
 }
 
-// artifact is the pinned artifact of a source, in the form of a locked image.
+// artifact returns the pinned artifact of a source, in the form of a locked image.
 func artifact(oci string) (images.Locked, error) {
 	ref, err := name.NewDigest(oci)
 	if err != nil {
@@ -55,7 +55,7 @@ func artifact(oci string) (images.Locked, error) {
 	return images.Locked{Image: ref, Reference: oci}, nil
 }
 
-// ImageURL is the package URL of a locked image: its digest, and as hints its repository and tag
+// ImageURL returns the package URL of a locked image: its digest, and as hints its repository and tag
 // (github.com/package-url/purl-spec, types/oci-definition.json).
 func ImageURL(l images.Locked) string {
 	repository := l.Image.Context().Name()
@@ -78,8 +78,8 @@ func purl(name, digest, repository, tag string) string {
 	return u
 }
 
-// tag is the tag of a reference as its author wrote it: latest when it has neither a tag nor a
-// digest, "" when it has a digest alone or is no reference.
+// tag returns the tag of a reference as its author wrote it: latest when it has neither a tag nor a
+// digest, "" when it has a digest alone or is not a reference.
 func tag(reference string) string {
 	before, _, pinned := strings.Cut(reference, "@")
 	t, err := name.NewTag(before)
@@ -89,7 +89,7 @@ func tag(reference string) string {
 	return t.TagStr()
 }
 
-// gitURL is the URL of a git repository, of one in the form user@host:path too.
+// gitURL returns the URL of a git repository, of one in the form user@host:path too.
 func gitURL(repository string) string {
 	if host, path, ok := strings.Cut(repository, ":"); ok && !strings.Contains(repository, "://") {
 		repository = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")
@@ -97,8 +97,8 @@ func gitURL(repository string) string {
 	return link(repository)
 }
 
-// link is an URL without what may be a secret in it; "" for what is no URL with a host. The user
-// of ssh is no secret, and nothing is reached without it.
+// link returns a URL without what may be a secret in it; "" for what is not a URL with a host. The user
+// of ssh is not a secret, and nothing is reached without it.
 func link(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme == "" || u.Host == "" {

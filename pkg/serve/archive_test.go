@@ -27,7 +27,7 @@ import (
 
 const webSize = 300_000
 
-// edge is a bundle of one real image, of all platforms, in a layout.
+// edge returns a bundle of one real image, of all platforms, in a layout.
 func edge(t *testing.T) (*layout.Store, transfer.Source) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "layout")
@@ -63,7 +63,7 @@ func planOf(t *testing.T, source transfer.Source) *transfer.Plan {
 	return plan
 }
 
-// written is an archive, opened.
+// written returns an archive, opened.
 func written(t *testing.T, c archive.Contents, plan *transfer.Plan) *archive.Store {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "edge.tar")
@@ -82,7 +82,7 @@ func written(t *testing.T, c archive.Contents, plan *transfer.Plan) *archive.Sto
 	return store
 }
 
-// pulled is the image as a registry's client has it, each byte checked.
+// pulled returns the image as a registry's client has it, each byte checked.
 func pulled(t *testing.T, host, reference string) v1.Hash {
 	t.Helper()
 	ref, err := name.ParseReference(host+"/"+reference, name.Insecure)
@@ -171,7 +171,7 @@ func TestPull(t *testing.T) {
 	}
 }
 
-// An archive that leaves out what another has is served beside it, and not alone. What both
+// An archive that leaves out what another has is served next to it, and not alone. What both
 // have attached is listed once.
 func TestBase(t *testing.T) {
 	t.Parallel()
@@ -204,7 +204,7 @@ func TestBase(t *testing.T) {
 	}
 }
 
-// lockOf is the only image of a bundle.
+// lockOf returns the only image of a bundle.
 func lockOf(t *testing.T, store *layout.Store, root ocispec.Descriptor) images.Locked {
 	t.Helper()
 	opened, err := bundle.Open(t.Context(), store, root)

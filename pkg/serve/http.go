@@ -151,7 +151,7 @@ func page(w http.ResponseWriter, r *http.Request, list []string, view func([]str
 	if text := query.Get("n"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 {
-			return &problem{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is no number"}
+			return &problem{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is not a number"}
 		}
 		if n < len(list) {
 			list = list[:n]
@@ -232,7 +232,7 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request, d digest.Digest) e
 	defer body.Close()
 	seeker, ok := body.(io.ReadSeeker)
 	if !ok {
-		return fmt.Errorf("blob %s can't be read in place", d)
+		return fmt.Errorf("blob %s cannot be read in place", d)
 	}
 	w.Header().Set("Content-Type", desc.MediaType)
 	w.Header().Set("Docker-Content-Digest", d.String())
@@ -279,7 +279,7 @@ func reply(w http.ResponseWriter, r *http.Request, mediaType string, data []byte
 }
 
 func fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := &problem{http.StatusInternalServerError, "UNKNOWN", "the content can't be read: it is damaged, or no longer there"}
+	p := &problem{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged, or no longer there"}
 	errors.As(err, &p)
 	data, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": p.code, "message": p.message}}})
 	if err != nil {

@@ -100,12 +100,12 @@ func New(ctx context.Context, list []Store, o Options) (*Server, error) {
 	return s, nil
 }
 
-// Roots are what is served, by name.
+// Roots returns what is served, by name.
 func (s *Server) Roots() []Root { return s.roots }
 
 func (s *Server) addRoot(store Store, source transfer.Source, name string) error {
 	if !isRepository(name) {
-		return fmt.Errorf("%q is no name of a repository", name)
+		return fmt.Errorf("%q is not a name of a repository", name)
 	}
 	r := named(s.repositories, name)
 	if !slices.Contains(r.stores, store) {
@@ -168,7 +168,7 @@ func (s *Server) repository(name, ns string) *repository {
 	return cmp.Or(s.repositories[strings.ReplaceAll(ns, ":", "_")+"/"+name], s.repositories[name])
 }
 
-// list gives the tags in order, also those by which signatures are attached.
+// list returns the tags in order, also those by which signatures are attached.
 func (r *repository) list(ctx context.Context) ([]string, error) {
 	all := maps.Clone(r.tags)
 	maps.DeleteFunc(all, func(_ string, d digest.Digest) bool { return d == "" })

@@ -30,7 +30,7 @@ import (
 
 const layer = "the content of a layer"
 
-// newLayout is an empty layout.
+// newLayout returns an empty layout.
 func newLayout(t *testing.T) *layout.Store {
 	t.Helper()
 	store, err := layout.Create(filepath.Join(t.TempDir(), "layout"))
@@ -286,7 +286,7 @@ func TestRefused(t *testing.T) {
 		`"../edge" is no name of a`:    "../edge",
 		`"krt/Edge" is no name of a`:   "krt/Edge",
 		`"krt/edge:1" is no name of a`: "krt/edge:1",
-		"is no name of a repository":   strings.Repeat("x", 256),
+		"is not a name of a repository":   strings.Repeat("x", 256),
 	} {
 		_, err := serve.New(t.Context(), []serve.Store{one, two}, serve.Options{Repository: repository})
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -32,7 +32,7 @@ type lacker interface {
 	Base() []string
 }
 
-// LackingError says that a store builds on what is not served beside it.
+// LackingError says that a store builds on what is not served next to it.
 type LackingError struct {
 	// Store is its name.
 	Store string
@@ -47,7 +47,7 @@ func (e *LackingError) Error() string {
 	if len(e.Base) > 0 {
 		rest = strings.Join(e.Base, ", ")
 	}
-	return fmt.Sprintf("%s lacks %d blobs, %s among them: serve %s beside it", e.Store, len(e.Missing), e.Missing[0], rest)
+	return fmt.Sprintf("%s lacks %d blobs, %s among them: serve %s next to it", e.Store, len(e.Missing), e.Missing[0], rest)
 }
 
 // Unwrap is how package transfer calls the same.
@@ -76,7 +76,7 @@ func (s stores) Resolve(ctx context.Context, reference string) (desc ocispec.Des
 	return desc, err
 }
 
-// Stat gives the size of content.
+// Stat returns the size of content.
 func (s stores) Stat(d digest.Digest) (size int64, err error) {
 	err = s.first(func(store Store) (err error) {
 		size, err = store.Stat(d)
@@ -95,7 +95,7 @@ func (s stores) first(ask func(Store) error) error {
 	return errdef.ErrNotFound
 }
 
-// Predecessors are those in all stores, each once.
+// Predecessors returns those in all stores, each once.
 func (s stores) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	all := []ocispec.Descriptor{}
 	for _, store := range s {

@@ -172,7 +172,7 @@ func TestVolumesInAnyOrder(t *testing.T) {
 		t.Errorf("one volume twice: %v", err)
 	}
 	other := planOf(t, complete, root, transfer.Options{OnlyBundles: true})
-	if _, err := archive.Open(names[0], export(t, other, other.ArchiveContents(nil, nil))); err == nil || !strings.Contains(err.Error(), "no volume of the same archive") {
+	if _, err := archive.Open(names[0], export(t, other, other.ArchiveContents(nil, nil))); err == nil || !strings.Contains(err.Error(), "not a volume of the same archive") {
 		t.Errorf("a volume and a stranger: %v", err)
 	}
 }

@@ -69,7 +69,7 @@ type holder struct {
 	leftOut bool
 }
 
-// needsLog says that a signature with the key has to be in a log.
+// needsLog reports whether a signature with the key has to be in a log.
 func (h *holder) needsLog() bool { return h.Key != nil && h.RequireLog }
 
 // exportRule is a rule as far as it is for images.
@@ -103,14 +103,14 @@ func (e *exporter) problem(format string, args ...any) {
 	}
 }
 
-// export are the rules of a policy as objects that emit makes of each, and last of what is
+// export returns the rules of a policy as objects that emit makes of each, and last of what is
 // revoked. Rules and those for images are lists of their own: what one of each matches has to
 // satisfy both.
 func (e *exporter) export(emit func(*exportRule), notes func() []string, last func()) ([]byte, error) {
 	e.o.Name, e.now, e.holders = cmp.Or(e.o.Name, "krtpkg"), time.Now(), map[string]*holder{}
 	switch {
 	case !objectName.MatchString(e.o.Name):
-		return nil, fmt.Errorf("export: %q is no name for objects: want at most 63 small letters, digits and dashes", e.o.Name)
+		return nil, fmt.Errorf("export: %q is not a name for objects: want at most 63 small letters, digits and dashes", e.o.Name)
 	case len(e.File.Authorities) == 0:
 		return nil, errors.New("export: this policy was not read from a file")
 	}
@@ -197,7 +197,7 @@ func (e *exporter) people(r *exportRule) (err error) {
 	return nil
 }
 
-// who are those of authorities whose signatures count.
+// who returns those of authorities whose signatures count.
 func (e *exporter) who(authorities []sign.Authority, need int, label string) (found []*holder, err error) {
 	for i := range authorities {
 		h, err := e.holder(&authorities[i])
@@ -214,7 +214,7 @@ func (e *exporter) who(authorities []sign.Authority, need int, label string) (fo
 	return found, nil
 }
 
-// mayBeOne says whether a certificate could fit both.
+// mayBeOne reports whether a certificate could fit both.
 func mayBeOne(a, b *sign.Identity) bool {
 	if a == nil || b == nil {
 		return false
@@ -234,7 +234,7 @@ func mayBeOne(a, b *sign.Identity) bool {
 	return !differ(a.Subject, b.Subject, a.SubjectRegExp, b.SubjectRegExp) && !differ(a.Issuer, b.Issuer, a.IssuerRegExp, b.IssuerRegExp)
 }
 
-// anchored is a pattern for all of a text, as identities mean it and targets do not.
+// anchored returns a pattern for all of a text, as identities mean it and targets do not.
 func anchored(r *regexp.Regexp) string { return "^(?:" + r.String() + ")$" }
 
 // exportIdentity is an identity as both targets write it.
@@ -287,13 +287,13 @@ func (e *exporter) holder(a *sign.Authority) (*holder, error) {
 	return h, nil
 }
 
-// gone says that no signature of an authority counts, nor will.
+// gone reports whether no signature of an authority counts, nor will.
 func (e *exporter) gone(h *holder) bool {
 	expired := !h.NotAfter.IsZero() && e.now.After(h.NotAfter) && !h.provesTime()
 	return expired || h.Key != nil && slices.Contains(e.File.Revoked.Keys, h.Key.ID())
 }
 
-// provesTime says that signatures may come with a proof of their time, and count from then;
+// provesTime reports whether signatures may come with a proof of their time, and count from then;
 // without they are of now.
 func (h *holder) provesTime() bool { return h.Roots != nil }
 
@@ -355,7 +355,7 @@ func (e *exporter) read(h *holder) error {
 	return nil
 }
 
-// publicPEM is a key as every target reads it, and the hash where it has to be told.
+// publicPEM returns a key as every target reads it, and the hash where it has to be told.
 func publicPEM(text []byte) ([]byte, string, error) {
 	block, _ := pem.Decode(text)
 	pub, err := x509.ParsePKIXPublicKey(block.Bytes)
@@ -373,7 +373,7 @@ func publicPEM(text []byte) ([]byte, string, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), hash, err
 }
 
-// write is the objects as one text.
+// write returns the objects as one text.
 func (e *exporter) write(notes []string) ([]byte, error) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# %s for %s. Images that nothing here matches are not judged.\n", filepath.Base(e.name()), e.target)

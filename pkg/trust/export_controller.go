@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// PolicyController is the policy as objects for Sigstore's policy-controller in YAML: a
+// PolicyController returns the policy as objects for Sigstore's policy-controller in YAML: a
 // TrustRoot for each authority that has one, and a ClusterImagePolicy for each rule that is for
 // images, for each attestation that it requires, and for the digests that are revoked.
 //
@@ -170,7 +170,7 @@ func (e *exporter) threshold(name, label string, images []controllerImage, from 
 	}
 }
 
-// subsets are all sets of that many of them, or more than maxObjects of these.
+// subsets returns all sets of that many of them, or more than maxObjects of these.
 func subsets(from []*holder, size int) (sets [][]*holder) {
 	if size == 0 {
 		return [][]*holder{nil}
@@ -209,7 +209,7 @@ func (e *exporter) revokedImages() {
 	}
 }
 
-// controller is a glob as policy-controller reads it, of a name with a digest behind
+// controller returns a glob as policy-controller reads it, of a name with a digest behind
 // (policy-controller: pkg/apis/glob/glob.go).
 func (g glob) controller() (string, error) {
 	var text []string
@@ -238,7 +238,7 @@ func (g glob) controller() (string, error) {
 
 const controllerCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_:/."
 
-// controller is an authority, without what it attests.
+// controller returns an authority, without what it attests.
 func (e *exporter) controller(h *holder) controllerAuthority {
 	a := controllerAuthority{Name: h.Name}
 	ref := e.rootName(h)
@@ -349,7 +349,7 @@ func (e *exporter) sigstoreKeys(h *holder, keys *sigstoreKeys) (err error) {
 	return nil
 }
 
-// lasts says whether a part of a trusted root is to be taken: what has ended is not.
+// lasts reports whether a part of a trusted root is to be taken: what has ended is not.
 func (e *exporter) lasts(h *holder, p period, what string) bool {
 	ended := !p.End.IsZero() && e.now.After(p.End)
 	if !ended && !p.End.IsZero() || p.Start.After(e.now) {

@@ -96,7 +96,7 @@ func (k *kyverno) environment() *cel.Env {
 	return env
 }
 
-// eval is what an expression gives; an error refuses.
+// eval returns what an expression gives; an error refuses.
 func (k *kyverno) eval(env *cel.Env, expression string, variables map[string]any) any {
 	k.t.Helper()
 	program := k.programs[expression]
@@ -118,7 +118,7 @@ func (k *kyverno) eval(env *cel.Env, expression string, variables map[string]any
 	return out.Value()
 }
 
-// matches says whether the object of an export is for an image.
+// matches reports whether the object of an export is for an image.
 func (k *kyverno) matches(env *cel.Env, document map[string]any, image string) bool {
 	for _, r := range document["spec"].(map[string]any)["matchImageReferences"].([]any) {
 		reference := r.(map[string]any)

@@ -21,9 +21,9 @@ type Flux struct {
 // FluxIdentity is whom a certificate may be for.
 type FluxIdentity struct{ Issuer, Subject string }
 
-// Flux is what Flux verifies of what the rule for a repository asks for. What Flux cannot be told is
+// Flux returns what Flux verifies of what the rule for a repository asks for. What Flux cannot be told is
 // [ErrInexpressible]: more than one signature, attestations, periods, a log or a timestamp
-// demanded of a key, SHA-384 and SHA-512, a private PKI, keys beside identities, revoked digests.
+// demanded of a key, SHA-384 and SHA-512, a private PKI, keys next to identities, revoked digests.
 func (p *Policy) Flux(where string) (*Flux, error) {
 	r := match(p.rules, where)
 	if r == nil {
@@ -88,7 +88,7 @@ func (p *Policy) Flux(where string) (*Flux, error) {
 		made.Identities = append(made.Identities, FluxIdentity{either(identity.Issuer, identity.IssuerRegExp), either(identity.Subject, identity.SubjectRegExp)})
 	}
 	if len(made.Keys) > 0 && len(made.Identities) > 0 {
-		e.problem("keys beside identities")
+		e.problem("keys next to identities")
 	}
 	if len(e.problems) > 0 {
 		return nil, errors.Join(e.problems...)
@@ -96,7 +96,7 @@ func (p *Policy) Flux(where string) (*Flux, error) {
 	return made, nil
 }
 
-// either is a pattern for all of a text, from the text or from the pattern.
+// either returns a pattern for all of a text, from the text or from the pattern.
 func either(text, pattern string) string {
 	if text != "" {
 		return "^" + regexp.QuoteMeta(text) + "$"

@@ -19,7 +19,7 @@ func TestFlux(t *testing.T) {
 		"keys":         {rules: twoRules, where: "registry.example/krt/edge", keys: 2},
 		"an identity":  {rules: twoRules, where: "registry.example/other", identity: trust.FluxIdentity{Issuer: `^https://token\.example$`, Subject: `^(?:https://github\.example/upstream/.*)$`}},
 		"two of them":  {rules: "rules: [{match: [\"**\"], authorities: [build, release], threshold: 2}]", where: "a/b", problem: "2 signatures"},
-		"both kinds":   {rules: "rules: [{match: [\"**\"], authorities: [build, upstream]}]", where: "a/b", problem: "keys beside identities"},
+		"both kinds":   {rules: "rules: [{match: [\"**\"], authorities: [build, upstream]}]", where: "a/b", problem: "keys next to identities"},
 		"SHA-384":      {rules: "rules: [{match: [\"**\"], authorities: [large]}]", where: "a/b", problem: "a key of a curve over 256 bits"},
 		"attestations": {rules: "rules: [{match: [\"**\"], authorities: [build], attestations: [{type: slsaprovenance1}]}]", where: "a/b", problem: "attestations"},
 		"revoked":      {rules: "rules: [{match: [\"**\"], authorities: [build]}]\nrevoked: {digests: [\"sha256:" + strings.Repeat("0", 64) + "\"]}", where: "a/b", problem: "revoked digests"},

@@ -13,7 +13,7 @@ import (
 type glob []part
 
 type part struct {
-	// text is the character, for what is no wildcard.
+	// text is the character, for what is not a wildcard.
 	text rune
 	// class is the regular expression of a wildcard, repeat says that it is for any number of
 	// characters.
@@ -61,7 +61,7 @@ var repository = glob{{set: every}, anything, {set: charset{}.with('/', '/')}, {
 // maxGlobs bounds what a pattern may stand for.
 const maxGlobs = 64
 
-// parseGlob is what a pattern stands for among the names of images; nothing of [Local].
+// parseGlob returns what a pattern stands for among the names of images; nothing of [Local].
 func parseGlob(pattern string) ([]glob, error) {
 	var found []glob
 	expanded, err := alternatives(pattern)
@@ -185,7 +185,7 @@ func parts(pattern string, start bool) ([]glob, error) {
 	return before(rest, p), nil
 }
 
-// isTail says that the rest of a pattern is for nothing, too.
+// isTail reports whether the rest of a pattern is for nothing, too.
 func isTail(pattern string) bool { return pattern == "/**" || pattern == "/**/" }
 
 func before(all []glob, parts ...part) []glob {
@@ -235,7 +235,7 @@ func class(pattern string) (p part, length int, err error) {
 	return p, len(string(runes[:i+1])), nil
 }
 
-// overlaps says whether a name could match both. It takes all characters beyond ASCII for one.
+// overlaps reports whether a name could match both. It takes all characters beyond ASCII for one.
 func (g glob) overlaps(h glob) bool {
 	known := map[[2]int]bool{}
 	var meet func(i, j int) bool
@@ -267,10 +267,10 @@ func (g glob) overlaps(h glob) bool {
 	return meet(0, 0)
 }
 
-// isEverything says that it is **.
+// isEverything reports whether it is **.
 func (g glob) isEverything() bool { return len(g) == 1 && g[0] == anything }
 
-// expression is a regular expression for all of a name.
+// expression returns a regular expression for all of a name.
 func (g glob) expression() string {
 	var b strings.Builder
 	for _, p := range g {

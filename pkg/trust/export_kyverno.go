@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Kyverno is the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
+// Kyverno returns the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
 // for images, in YAML.
 //
 // Where rules overlap, the later object leaves the earlier one's images out; the rules for
@@ -49,7 +49,7 @@ func (p *Policy) Kyverno(o ExportOptions) ([]byte, error) {
 	return e.export(e.kyverno, notes, func() {})
 }
 
-// hasLog says that the trusted root has logs: a signature needs an entry then.
+// hasLog reports whether the trusted root has logs: a signature needs an entry then.
 func (h *holder) hasLog() bool { return len(h.root.Tlogs) > 0 }
 
 type kyvernoSpec struct {
@@ -179,7 +179,7 @@ func (e *exporter) kyverno(r *exportRule) {
 	e.documents = append(e.documents, exportObject{"policies.kyverno.io/v1", "ImageValidatingPolicy", exportMetadata{r.name}, spec})
 }
 
-// reference says which images a rule is for. Kyverno's globs are of what the pod says, which may
+// reference returns which images a rule is for. Kyverno's globs are of what the pod says, which may
 // leave the registry out; names here are whole.
 func (r *exportRule) reference() kyvernoReference {
 	if len(r.earlier) == 0 {
@@ -204,7 +204,7 @@ func expressions(globs []glob) string {
 	return celString("^(?:" + strings.Join(all, "|") + ")$")
 }
 
-// attested is the condition of a requirement on the image i. Kyverno keeps one predicate of a
+// attested returns the condition of a requirement on the image i. Kyverno keeps one predicate of a
 // type, the last that it verified: so each authority is asked for its own.
 func (e *exporter) attested(q *exportRequirement, name string) string {
 	if q.condition == nil {
@@ -225,7 +225,7 @@ func (e *exporter) attested(q *exportRequirement, name string) string {
 	return fmt.Sprintf("[%s].filter(a, %s).size() >= %d", attestors(q.attesters), one, q.need())
 }
 
-// kyvernoHas says whether Kyverno can compile a condition (kyverno: pkg/cel/compiler/env.go).
+// kyvernoHas reports whether Kyverno can compile a condition (kyverno: pkg/cel/compiler/env.go).
 func kyvernoHas(condition string) error {
 	env, err := cel.NewEnv(cel.Variable("predicate", cel.DynType), cel.HomogeneousAggregateLiterals(), cel.CrossTypeNumericComparisons(true),
 		ext.Strings(ext.StringsVersion(2)), ext.Lists(ext.ListsVersion(3)), ext.Sets())
@@ -236,7 +236,7 @@ func kyvernoHas(condition string) error {
 	return issues.Err()
 }
 
-// kyverno is an authority as an attestor.
+// kyverno returns an authority as an attestor.
 func (h *holder) kyverno() kyvernoCosign {
 	if h.Key != nil {
 		made := kyvernoCosign{Key: &kyvernoKey{string(h.key), h.hash}}
@@ -286,7 +286,7 @@ func celStrings(all []digest.Digest) string {
 	return strings.Join(made, ", ")
 }
 
-// celString is a text as CEL writes it, raw where it can be.
+// celString returns a text as CEL writes it, raw where it can be.
 func celString(text string) string {
 	if strings.ContainsAny(text, "\"\r\n") {
 		return strconv.Quote(text)

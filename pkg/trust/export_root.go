@@ -74,7 +74,7 @@ func parseTrustedRoot(text []byte) (*trustedRoot, []byte, error) {
 	return r, short.Bytes(), nil
 }
 
-// key is the log's key as PEM; ecdsa says of which kind.
+// key returns the log's key as PEM; ecdsa says of which kind.
 func (l *trustedLog) key() (text []byte, isECDSA bool, err error) {
 	key, err := x509.ParsePKIXPublicKey(l.PublicKey.RawBytes)
 	if err != nil {
@@ -84,7 +84,7 @@ func (l *trustedLog) key() (text []byte, isECDSA bool, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: l.PublicKey.RawBytes}), isECDSA, nil
 }
 
-// chain is the certificates as PEM, the root last.
+// chain returns the certificates as PEM, the root last.
 func (a *trustedAuthority) chain() (text []byte, root *x509.Certificate, err error) {
 	for _, c := range a.CertChain.Certificates {
 		if root, err = x509.ParseCertificate(c.RawBytes); err != nil {

@@ -165,7 +165,7 @@ func TestExportRefuses(t *testing.T) {
 	two := func(a, b string) string {
 		return "authorities:\n- {name: one, trustedRoot: root.json, identity: " + a + "}\n- {name: two, trustedRoot: root.json, identity: " + b + "}\n" + anyImage + "  threshold: 2\n"
 	}
-	const passes = "" // what is no problem
+	const passes = "" // what is not a problem
 	for name, c := range map[string]struct{ policy, kyverno, controller string }{
 		"until later":        {one("key: a.pub, notAfter: 2999-01-01"), "authority one: notAfter", "authority one: notAfter"},
 		"expired":            {one("key: a.pub, notAfter: 2020-01-01"), "rule 1 (**): 1 have to sign, and 0 can", "rule 1 (**): 1 have to sign, and 0 can"},
@@ -225,7 +225,7 @@ func wantProblem(t *testing.T, target string, err error, want string) {
 	}
 }
 
-// manyKeys is a policy with a threshold of keys, which become files.
+// manyKeys returns a policy with a threshold of keys, which become files.
 func manyKeys(t *testing.T, files map[string]string, count, need int) string {
 	t.Helper()
 	text := "authorities:\n"
@@ -245,7 +245,7 @@ func TestExportFails(t *testing.T) {
 		o      trust.ExportOptions
 		want   string
 	}{
-		"name":        {p, trust.ExportOptions{Name: "Ünfit"}, "is no name for objects"},
+		"name":        {p, trust.ExportOptions{Name: "Ünfit"}, "is not a name for objects"},
 		"gone":        {p, trust.ExportOptions{Read: func(string) ([]byte, error) { return nil, os.ErrNotExist }}, "authority build: file does not exist"},
 		"another key": {p, trust.ExportOptions{Read: func(string) ([]byte, error) { return os.ReadFile("testdata/export/d.pub") }}, "authority build: a.pub is not the key any more that it was"},
 		"no file":     {&trust.Policy{}, trust.ExportOptions{}, "was not read from a file"},
@@ -270,7 +270,7 @@ func TestExportRoots(t *testing.T) {
 	sigstore := sigstoretest.Start(t)
 	for name, c := range map[string]struct {
 		parts sigstoretest.Parts
-		// kyverno is the ctlog of the attestor, controller what the authority has beside the
+		// kyverno is the ctlog of the attestor, controller what the authority has next to the
 		// identity, roots what is in the TrustRoot.
 		kyverno, controller, roots string
 	}{
@@ -338,7 +338,7 @@ func golden(t *testing.T, file string, text []byte) {
 	}
 }
 
-// documents are the objects of an export as JSON has them.
+// documents returns the objects of an export as JSON has them.
 func documents(t *testing.T, text []byte) (all []map[string]any) {
 	t.Helper()
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
@@ -364,7 +364,7 @@ func asJSON(t *testing.T, value any) any {
 	return made
 }
 
-// validators are the schemas of each kind: the shapes, and the custom resource definitions where
+// validators returns the schemas of each kind: the shapes, and the custom resource definitions where
 // the corpus has them.
 func validators(t *testing.T) map[string][]*jsonschema.Schema {
 	t.Helper()
@@ -431,7 +431,7 @@ func shapeSchema(shape any) map[string]any {
 	return map[string]any{"type": shape}
 }
 
-// definition is the schema that a custom resource definition has for a kind, if it is of it, with
+// definition returns the schema that a custom resource definition has for a kind, if it is of it, with
 // what an API server makes of unknown fields, which is to refuse them where it is asked to.
 func definition(crd map[string]any, kind, version string) any {
 	spec, _ := crd["spec"].(map[string]any)

@@ -13,7 +13,7 @@ import (
 // localhost:443, for 127.0.0.1 and for [::ffff:127.0.0.1]. So names and globs are compared in one
 // spelling, besides the one that they were written in.
 
-// spellings are the names to hold against globs: as it is written, but for capitals in the host, and in
+// spellings returns the names to hold against globs: as it is written, but for capitals in the host, and in
 // the one spelling of the place.
 func spellings(name string) []string {
 	host, path, hasPath := strings.Cut(name, "/")
@@ -23,7 +23,7 @@ func spellings(name string) []string {
 	return []string{strings.ToLower(host) + "/" + path, canonicalHost(host) + "/" + withLibrary(canonicalHost(host), path)}
 }
 
-// globSpellings are those of a glob: its host is a place where it has no pattern.
+// globSpellings returns those of a glob: its host is a place where it has no pattern.
 func globSpellings(glob string) []string {
 	host, path, hasPath := strings.Cut(glob, "/")
 	// The brackets of an IPv6 address are no class of characters.
@@ -38,7 +38,7 @@ func globSpellings(glob string) []string {
 	return []string{glob, strings.NewReplacer("[", `\[`, "]", `\]`).Replace(canonical) + "/" + withLibrary(canonical, path)}
 }
 
-// withLibrary is a path on Docker Hub, whose official images may be named without their folder.
+// withLibrary returns a path on Docker Hub, whose official images may be named without their folder.
 func withLibrary(host, path string) string {
 	if host == dockerHub && path != "" && !strings.ContainsAny(path, "/*?[{") {
 		return "library/" + path
@@ -48,7 +48,7 @@ func withLibrary(host, path string) string {
 
 const dockerHub = "docker.io"
 
-// canonicalHost is the one spelling of a host with its port.
+// canonicalHost returns the one spelling of a host with its port.
 func canonicalHost(host string) string {
 	name, port := host, ""
 	if h, p, err := net.SplitHostPort(host); err == nil {

@@ -163,7 +163,7 @@ var shortTypes = map[string]string{
 	"custom":           "https://cosign.sigstore.dev/attestation/v1",
 }
 
-// PredicateType is the URI that a short name of cosign stands for, or the name itself.
+// PredicateType returns the URI that a short name of cosign stands for, or the name itself.
 func PredicateType(name string) string {
 	if uri, known := shortTypes[name]; known {
 		return uri
@@ -171,7 +171,7 @@ func PredicateType(name string) string {
 	return name
 }
 
-// Load reads a policy file and all that it names. A file that can't be read lets nothing pass:
+// Load reads a policy file and all that it names. A file that cannot be read lets nothing pass:
 // the error is [ErrRefused], and a [*manifest.Error] where it has a place in the file.
 func Load(name string) (*Policy, error) {
 	data, err := os.ReadFile(name)
@@ -270,7 +270,7 @@ func (r *reader) check() error {
 	}
 	for i, id := range f.Revoked.Keys {
 		if !keyID.MatchString(id) {
-			return r.fail(fmt.Errorf("%q is no id of a key: want the SHA-256 of it, 64 hexadecimal digits", id), "revoked", "keys", i)
+			return r.fail(fmt.Errorf("%q is not an id of a key: want the SHA-256 of it, 64 hexadecimal digits", id), "revoked", "keys", i)
 		}
 	}
 	for i, text := range f.Revoked.Digests {
@@ -376,7 +376,7 @@ func (r *reader) roots(a *Authority) (*sign.TrustedRoot, error) {
 	return sign.LoadCertificates(certificates, timestamps)
 }
 
-// text is what a field holds, or the file that it names.
+// text returns what a field holds, or the file that it names.
 func (r *reader) text(value, inline string) ([]byte, error) {
 	if value == "" {
 		return nil, nil
@@ -398,7 +398,7 @@ func (r *reader) rule(from *Rule, path ...any) (*rule, error) {
 	}
 	for i, glob := range from.Match {
 		if !doublestar.ValidatePattern(glob) {
-			return nil, r.fail(fmt.Errorf("%q is no glob", glob), at("match", i)...)
+			return nil, r.fail(fmt.Errorf("%q is not a glob", glob), at("match", i)...)
 		}
 	}
 	var err error
@@ -433,7 +433,7 @@ func (r *reader) rule(from *Rule, path ...any) (*rule, error) {
 	return made, nil
 }
 
-// named are the authorities of these names, or by default those, or all.
+// named returns the authorities of these names, or by default those, or all.
 func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign.Authority, err error) {
 	if len(names) == 0 && byDefault != nil {
 		return byDefault, nil
@@ -465,13 +465,13 @@ func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign
 	return found, nil
 }
 
-// New is the policy that trusts any one of some authorities with everything.
+// New returns the policy that trusts any one of some authorities with everything.
 func New(authorities ...sign.Authority) (*Policy, error) {
 	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*rule{{Rule: &Rule{Match: []string{"**"}}, signers: authorities}}}
 	return p, (&sign.Policy{Authorities: authorities}).Validate()
 }
 
-// With is the policy that lets pass what both do. Either may be nil, which asks for nothing.
+// With returns the policy that lets pass what both do. Either may be nil, which asks for nothing.
 func (p *Policy) With(other *Policy) *Policy {
 	if p == nil {
 		return other
@@ -489,7 +489,7 @@ func (p *Policy) HasImageRules() bool {
 	return len(p.images) > 0 || p.also != nil && p.also.HasImageRules()
 }
 
-// KeyID is the id of an authority's key, or empty.
+// KeyID returns the id of an authority's key, or empty.
 func (p *Policy) KeyID(authority string) string {
 	if a := p.authorities[authority]; a != nil && a.Key != nil {
 		return a.Key.ID()

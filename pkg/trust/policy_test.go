@@ -16,7 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
-// newKey is a key pair: the signer, and the public key as PEM.
+// newKey returns a key pair: the signer, and the public key as PEM.
 func newKey(t *testing.T) (*sign.Signer, string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

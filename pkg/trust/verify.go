@@ -37,7 +37,7 @@ func (r *refusal) Unwrap() error   { return r.cause }
 
 func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), nil} }
 
-// Rule is the rule for what is at a place, a repository or [Local].
+// Rule returns the rule for what is at a place, a repository or [Local].
 func (p *Policy) Rule(where string) (*Rule, error) {
 	if r := match(p.rules, where); r != nil {
 		return r.Rule, nil
@@ -45,7 +45,7 @@ func (p *Policy) Rule(where string) (*Rule, error) {
 	return nil, refuse("%s: no rule of %s is for it", where, p.name())
 }
 
-// match is the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
+// match returns the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
 func match(rules []*rule, name string) *rule {
 	names := spellings(name)
 	for _, r := range rules {
@@ -285,7 +285,7 @@ func (p *Policy) notRevoked(d digest.Digest, what string) error {
 	return nil
 }
 
-// attesters are all whose attestations count for anything.
+// attesters returns all whose attestations count for anything.
 func (r *rule) attesters() []sign.Authority {
 	all := slices.Clone(r.signers)
 	for _, q := range r.attestations {

@@ -32,7 +32,7 @@ func image(t *testing.T, store *memory.Store, text string) ocispec.Descriptor {
 	return desc
 }
 
-// packed is a runtime of one bundle with one image.
+// packed returns a runtime of one bundle with one image.
 func packed(t *testing.T, store *memory.Store, img ocispec.Descriptor) (root, inner ocispec.Descriptor) {
 	t.Helper()
 	locked, err := name.NewDigest("ghcr.io/example/web@" + img.Digest.String())

@@ -82,7 +82,7 @@ func importArchive(ctx context.Context, name string) error {
 		if name == "" {
 			continue
 		}
-		// All of it is there: what is missing can't be read.
+		// All of it is there: what is missing cannot be read.
 		err := images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 			if _, err := store.Info(ctx, d.Digest); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
