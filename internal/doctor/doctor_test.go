@@ -89,27 +89,27 @@ func TestQuirks(t *testing.T) {
 			deviation, limit := "", ""
 			switch quirk := o.Quirks[0]; quirk {
 			case registrytest.Referrers401, registrytest.Referrers403:
-				want, deviation = []string{noAPI}, "the referrers API is denied to who may read"
+				want, deviation = []string{noAPI}, "the referrers API is forbidden to users who may read"
 			case registrytest.ReferrersHTML:
-				want, deviation = []string{noAPI}, "there is no referrers API, and asking for it is answered by something else"
+				want, deviation = []string{noAPI}, "a request for the referrers API, which is missing, is answered with something else"
 			case registrytest.Referrers400, registrytest.Referrers405, registrytest.Referrers406, registrytest.Referrers501:
-				want, deviation = []string{noAPI}, "is answered by "+strings.TrimPrefix(string(quirk), "referrers-")+", not 404"
+				want, deviation = []string{noAPI}, "is answered with "+strings.TrimPrefix(string(quirk), "referrers-")+" instead of 404"
 			case registrytest.ForbiddenTags:
-				deviation = "tags that are not there are forbidden to who may read"
+				deviation = "tags that do not exist are forbidden to users who may read"
 			case registrytest.HeadWithoutDigest, registrytest.HeadWithoutLength:
 				deviation = "HEAD of a manifest lacks"
 			case registrytest.HeadRefused:
 				deviation = "HEAD of a manifest is refused with 405"
 			case registrytest.PlainMediaTypes:
-				deviation = "manifests come as \"application/json"
+				deviation = "manifests are served as \"application/json"
 			case registrytest.OtherStatuses:
-				deviation = "is answered by 200, where 201 is usual"
+				deviation = "is answered with 200 instead of 201"
 			case registrytest.LocationsWithoutScheme:
-				deviation = "Location of an upload stands without a scheme"
+				deviation = "Location of an upload has no scheme"
 			case registrytest.NegotiateFirst, registrytest.NegotiateHeader:
-				deviation = "several ways to log in are offered"
+				deviation = "several challenges are offered"
 			case registrytest.BareLinks:
-				deviation = "links to further pages stand without"
+				deviation = "links to further pages lack"
 			case registrytest.ImmutableTags:
 				want = []string{"tags that move"}
 				if o.NoReferrers {

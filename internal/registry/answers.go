@@ -25,14 +25,14 @@ import (
 // pushing manifests).
 const maxManifest = oci.MaxManifest
 
-// deviations collects what a registry does otherwise than the specification says, as it is
-// seen. The zero value is ready.
-type deviations struct {
+// deviationLog collects observed deviations of a registry from the specification. The zero value is
+// ready.
+type deviationLog struct {
 	mu   sync.Mutex
 	seen map[string]bool
 }
 
-func (d *deviations) note(format string, args ...any) {
+func (d *deviationLog) record(format string, args ...any) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.seen == nil {
@@ -41,8 +41,7 @@ func (d *deviations) note(format string, args ...any) {
 	d.seen[fmt.Sprintf(format, args...)] = true
 }
 
-// Deviations lists what the registry was seen to do otherwise than the specification says, and
-// what is done about it, in order.
+// Deviations lists the observed deviations from the specification and how they are handled, sorted.
 func (r *Repository) Deviations() []string {
 	r.deviations.mu.Lock()
 	defer r.deviations.mu.Unlock()
@@ -54,11 +53,11 @@ func (r *Repository) Deviations() []string {
 	return list
 }
 
-// tolerantClient sends requests and gives answers as the specification has them, whatever the
-// registry makes of it, so that nothing above has to know.
+// tolerantClient sends requests and returns answers as the specification defines them, however the
+// registry deviates, so that its callers need not know.
 type tolerantClient struct {
 	*auth.Client
-	deviations *deviations
+	deviations *deviationLog
 }
 
 // Do sends a request.
@@ -83,7 +82,7 @@ func (c *tolerantClient) Do(request *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// replaceStatus takes any success for the one that is usual.
+// replaceStatus replaces any success status by the usual one.
 func (c *tolerantClient) replaceStatus(response *http.Response, usual int) {
 	switch response.StatusCode {
 	case http.StatusOK, http.StatusCreated, http.StatusAccepted, http.StatusNoContent:
@@ -94,20 +93,20 @@ func (c *tolerantClient) replaceStatus(response *http.Response, usual int) {
 
 func (c *tolerantClient) noteStatus(method string, status, usual int) {
 	if status != usual {
-		c.deviations.note("%s is answered by %d, where %d is usual: it is taken for that", method, status, usual)
+		c.deviations.record("%s is answered with %d instead of %d: accepted", method, status, usual)
 	}
 }
 
-// completeHead reads a manifest where the answer to HEAD does not describe it.
+// completeHead reads a manifest if the answer to HEAD does not describe it.
 func (c *tolerantClient) completeHead(request *http.Request, response *http.Response) (*http.Response, error) {
 	switch response.StatusCode {
 	case http.StatusOK:
 		if isDescribed(request, response) {
 			return response, nil
 		}
-		c.deviations.note("HEAD of a manifest lacks its media type, its size or its digest: the manifest is read instead")
+		c.deviations.record("HEAD of a manifest lacks its media type, size or digest: the manifest is read instead")
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
-		// Also for the reason, which an answer to HEAD has no body for.
+		// The answer to GET also has the reason, for which HEAD has no body.
 	default:
 		return response, nil
 	}
@@ -120,34 +119,34 @@ func (c *tolerantClient) completeHead(request *http.Request, response *http.Resp
 		return response, err
 	}
 	if refused != http.StatusOK {
-		c.deviations.note("HEAD of a manifest is refused with %d: the manifest is read instead", refused)
+		c.deviations.record("HEAD of a manifest is refused with %d: the manifest is read instead", refused)
 	}
-	return c.describe(request, response)
+	return c.completeDescription(request, response)
 }
 
-// completeManifest makes an answer describe the manifest that it gives.
+// completeManifest makes an answer describe its manifest.
 func (c *tolerantClient) completeManifest(request *http.Request, response *http.Response) (*http.Response, error) {
 	if response.StatusCode != http.StatusOK {
 		return response, nil
 	}
 	if !hasMediaType(response) {
-		c.deviations.note("manifests come as %q: their media type is taken from their content", response.Header.Get("Content-Type"))
-		return c.describe(request, response)
+		c.deviations.record("manifests are served as %q: the media type is taken from the content", response.Header.Get("Content-Type"))
+		return c.completeDescription(request, response)
 	}
 	if response.ContentLength < 0 {
-		return c.describe(request, response)
+		return c.completeDescription(request, response)
 	}
 	return response, nil
 }
 
-// isDescribed reports whether an answer says of a manifest what a descriptor does.
+// isDescribed reports whether the headers of an answer describe its manifest.
 func isDescribed(request *http.Request, response *http.Response) bool {
 	_, err := digest.Parse(response.Header.Get("Docker-Content-Digest"))
-	return hasMediaType(response) && response.ContentLength >= 0 && (err == nil || referenced(request) != "")
+	return hasMediaType(response) && response.ContentLength >= 0 && (err == nil || requestedDigest(request) != "")
 }
 
-// referenced returns the digest that a request names, or empty.
-func referenced(request *http.Request) digest.Digest {
+// requestedDigest returns the digest that a request names, or "".
+func requestedDigest(request *http.Request) digest.Digest {
 	at := strings.LastIndexByte(request.URL.Path, '/')
 	d, err := digest.Parse(request.URL.Path[at+1:])
 	if err != nil {
@@ -163,17 +162,17 @@ func hasMediaType(response *http.Response) bool {
 	return err == nil && strings.HasPrefix(mediaType, "application/vnd.")
 }
 
-// describe reads the manifest of an answer and puts what is missing into the header.
-func (c *tolerantClient) describe(request *http.Request, response *http.Response) (*http.Response, error) {
+// completeDescription reads the manifest of an answer and adds the missing headers.
+func (c *tolerantClient) completeDescription(request *http.Request, response *http.Response) (*http.Response, error) {
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxManifest+1))
 	if err = errors.Join(err, response.Body.Close()); err != nil {
 		return nil, fmt.Errorf("%s %q: %w", request.Method, request.URL, err)
 	}
 	if len(data) > maxManifest {
-		return nil, fmt.Errorf("%s %q: the manifest is over the limit of %d bytes: %w", request.Method, request.URL, maxManifest, errdef.ErrSizeExceedsLimit)
+		return nil, fmt.Errorf("%s %q: the manifest has more than %d bytes: %w", request.Method, request.URL, maxManifest, errdef.ErrSizeExceedsLimit)
 	}
 	algorithm := digest.SHA256
-	if d := referenced(request); d != "" {
+	if d := requestedDigest(request); d != "" {
 		algorithm = d.Algorithm()
 	}
 	if !hasMediaType(response) {
@@ -191,8 +190,7 @@ func (c *tolerantClient) describe(request *http.Request, response *http.Response
 	return response, nil
 }
 
-// completeLink makes a link to the next page one as RFC 8288 has it, on the registry's own
-// address.
+// completeLink rewrites a link to the next page as in RFC 8288, on the registry's own address.
 func (c *tolerantClient) completeLink(response *http.Response) {
 	values := response.Header.Values("Link")
 	if len(values) == 0 {
@@ -205,7 +203,7 @@ func (c *tolerantClient) completeLink(response *http.Response) {
 	}
 	if fixed := "<" + next + `>; rel="next"`; values[0] != fixed {
 		if !strings.HasPrefix(values[0], "<") {
-			c.deviations.note("links to further pages stand without < and >: they are followed")
+			c.deviations.record("links to further pages lack < and >: they are followed")
 		}
 		response.Header.Set("Link", fixed)
 	}
@@ -233,7 +231,7 @@ func nextPage(asked *url.URL, values []string) (string, bool) {
 	return "", false
 }
 
-// Location returns the address that an answer names, in whichever way it does.
+// Location returns the address in an answer's Location header, in whichever spelling.
 func Location(response *http.Response) (*url.URL, error) {
 	text := response.Header.Get("Location")
 	if text == "" {
@@ -242,8 +240,8 @@ func Location(response *http.Response) (*url.URL, error) {
 	return resolveLocation(response.Request.URL, text)
 }
 
-// resolveLocation returns the address that a header names: in full, without the scheme, by its path,
-// or relative to what was asked.
+// resolveLocation resolves an address of a header: absolute, without a scheme, a path, or relative
+// to the request.
 func resolveLocation(asked *url.URL, location string) (*url.URL, error) {
 	for _, host := range []string{asked.Host, asked.Hostname()} {
 		if rest, ok := strings.CutPrefix(location, host); ok && (rest == "" || rest[0] == '/' || rest[0] == ':') {
@@ -254,7 +252,7 @@ func resolveLocation(asked *url.URL, location string) (*url.URL, error) {
 	return asked.Parse(location)
 }
 
-// splitList parts what commas part, but for those in quotes and in < >.
+// splitList splits at commas, except in quotes and in < >.
 func splitList(value string) (items []string) {
 	quoted, angled, from := false, false, 0
 	for i := 0; i < len(value); i++ {
@@ -275,11 +273,11 @@ func splitList(value string) (items []string) {
 	return append(items, strings.TrimSpace(value[from:]))
 }
 
-// challengeTransport leaves of the challenges that a registry offers the one that can be met:
-// oras-go reads the first, which may be Negotiate.
+// challengeTransport keeps only the challenge that can be met: oras-go reads the first one, which
+// may be Negotiate.
 type challengeTransport struct {
 	base       http.RoundTripper
-	deviations *deviations
+	deviations *deviationLog
 }
 
 // RoundTrip sends a request.
@@ -290,7 +288,7 @@ func (t *challengeTransport) RoundTrip(request *http.Request) (*http.Response, e
 	}
 	values := response.Header.Values("Www-Authenticate")
 	if chosen := chooseChallenge(values); chosen != "" && (len(values) > 1 || values[0] != chosen) {
-		t.deviations.note("several ways to log in are offered, Basic or Bearer not first: that one is taken")
+		t.deviations.record("several challenges are offered and Basic or Bearer is not the first: it is used")
 		response.Header.Set("Www-Authenticate", chosen)
 	}
 	return response, nil
@@ -311,7 +309,7 @@ func chooseChallenge(values []string) (chosen string) {
 	return chosen
 }
 
-// splitChallenges parts challenges, whose parameters are parted by commas as they are.
+// splitChallenges splits challenges, whose parameters are separated by commas as they are.
 func splitChallenges(values []string) (all []string) {
 	for _, value := range values {
 		for i, item := range splitList(value) {

@@ -14,30 +14,30 @@ import (
 	"oras.land/oras-go/v2/errdef"
 )
 
-// download is a blob on its way. When its connection breaks it asks for the rest; that the
-// whole is right is for the reader to check.
+// download reads a blob. When the connection breaks it requests the rest; the reader verifies the
+// digest.
 type download struct {
 	repository *Repository
 	ctx        context.Context
 	desc       ocispec.Descriptor
 	body       io.ReadCloser
-	pace       pace
-	// at is what is read next.
-	at     int64
+	pace       paceMeter
+	// offset is the position of the next read.
+	offset int64
 	closed bool
 }
 
-// open asks for the content from where the reader is.
-func (d *download) open() error {
+// openRest requests the content from the current position.
+func (d *download) openRest() error {
 	header := http.Header{}
-	if d.at > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-%d", d.at, d.desc.Size-1))
+	if d.offset > 0 {
+		header.Set("Range", fmt.Sprintf("bytes=%d-%d", d.offset, d.desc.Size-1))
 	}
-	response, err := d.repository.do(d.ctx, http.MethodGet, d.repository.url(d.desc.Digest.String(), nil), nil, 0, header)
+	response, err := d.repository.sendRequest(d.ctx, http.MethodGet, d.repository.blobURL(d.desc.Digest.String(), nil), nil, 0, header)
 	if err != nil {
 		return err
 	}
-	if err := d.take(response); err != nil {
+	if err := d.checkResponse(response); err != nil {
 		response.Body.Close()
 		return err
 	}
@@ -45,82 +45,82 @@ func (d *download) open() error {
 	return nil
 }
 
-// take checks that an answer is what was asked for, and goes to where the reader is in one
-// that begins at the beginning.
-func (d *download) take(response *http.Response) error {
+// checkResponse checks that an answer has the requested range. It skips to the current position in
+// an answer that has the whole blob.
+func (d *download) checkResponse(response *http.Response) error {
 	switch response.StatusCode {
 	case http.StatusOK:
 		if n := response.ContentLength; n >= 0 && n != d.desc.Size {
 			return fmt.Errorf("%s has %d bytes at %s, want %d: %w", d.desc.Digest, n, d.repository, d.desc.Size, content.ErrInvalidDescriptorSize)
 		}
-		_, err := io.CopyN(io.Discard, response.Body, d.at)
+		_, err := io.CopyN(io.Discard, response.Body, d.offset)
 		return err
 	case http.StatusPartialContent:
-		want := fmt.Sprintf("bytes %d-%d/", d.at, d.desc.Size-1)
+		want := fmt.Sprintf("bytes %d-%d/", d.offset, d.desc.Size-1)
 		if got := response.Header.Get("Content-Range"); !strings.HasPrefix(got, want) {
-			return fmt.Errorf("%s gave %q of %s, want %q", d.repository, got, d.desc.Digest, want)
+			return fmt.Errorf("%s returned %q of %s, want %q", d.repository, got, d.desc.Digest, want)
 		}
 		return nil
 	case http.StatusNotFound:
 		return fmt.Errorf("%s: %w", d.desc.Digest, errdef.ErrNotFound)
 	}
-	return failure(response)
+	return responseError(response)
 }
 
-// Read reads on, over as many connections as that takes.
+// Read implements [io.Reader], over as many connections as needed.
 func (d *download) Read(p []byte) (int, error) {
 	if d.closed {
-		return 0, errors.New("read of a blob that was closed")
+		return 0, errors.New("read of a closed blob")
 	}
-	if d.at >= d.desc.Size {
-		return d.end()
+	if d.offset >= d.desc.Size {
+		return d.readEnd()
 	}
-	tries := retries{repository: d.repository}
+	tries := retryState{repository: d.repository}
 	for {
 		start := time.Now()
-		n, err := d.read(p)
-		if slow := d.pace.add(d.repository.Reference.Host(), n, time.Since(start)); slow != nil {
+		n, err := d.readOnce(p)
+		if slow := d.pace.addRead(d.repository.Reference.Host(), n, time.Since(start)); slow != nil {
 			return 0, slow
 		}
 		if n > 0 || err == nil {
 			return n, nil
 		}
-		if err := tries.again(d.ctx, err, false); err != nil {
+		if err := tries.waitForRetry(d.ctx, err, false); err != nil {
 			return 0, err
 		}
 	}
 }
 
-// read tries once. An error says that the connection is of no more use.
-func (d *download) read(p []byte) (int, error) {
+// readOnce reads once. After an error the connection is useless.
+func (d *download) readOnce(p []byte) (int, error) {
 	if d.body == nil {
-		if err := d.open(); err != nil {
+		if err := d.openRest(); err != nil {
 			return 0, err
 		}
 	}
 	n, err := d.body.Read(p)
-	d.at += int64(n)
-	if err != nil && d.at < d.desc.Size {
+	d.offset += int64(n)
+	if err != nil && d.offset < d.desc.Size {
 		d.body.Close()
 		d.body = nil
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
 		if d.ctx.Err() == nil {
-			// Whatever broke a body may pass.
+			// A broken body is worth another try, whatever broke it.
 			err = &brokenError{err}
 		}
 		return n, err
 	}
-	if d.at > d.desc.Size {
+	if d.offset > d.desc.Size {
 		return 0, fmt.Errorf("%s at %s: %w", d.desc.Digest, d.repository, content.ErrTrailingData)
 	}
 	return n, nil
 }
 
-// end is io.EOF, unless the registry has more to say.
-func (d *download) end() (int, error) {
-	if d.body != nil && d.at == d.desc.Size {
+// readEnd returns io.EOF unless the registry sends more than it should.
+func (d *download) readEnd() (int, error) {
+	if d.body != nil && d.offset == d.desc.Size {
 		if n, _ := io.ReadFull(d.body, make([]byte, 1)); n > 0 {
 			return 0, fmt.Errorf("%s at %s: %w", d.desc.Digest, d.repository, content.ErrTrailingData)
 		}
@@ -128,22 +128,22 @@ func (d *download) end() (int, error) {
 	return 0, io.EOF
 }
 
-// Seek goes to an offset; the next read asks for what is there.
+// Seek implements [io.Seeker]; the next read requests the content at the new offset.
 func (d *download) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
-		offset += d.at
+		offset += d.offset
 	case io.SeekEnd:
 		offset += d.desc.Size
 	}
 	if offset < 0 {
-		return 0, errors.New("seek before the beginning of a blob")
+		return 0, errors.New("seek before the start of a blob")
 	}
-	if offset != d.at && d.body != nil {
+	if offset != d.offset && d.body != nil {
 		d.body.Close()
 		d.body = nil
 	}
-	d.at = offset
+	d.offset = offset
 	return offset, nil
 }
 
@@ -156,7 +156,7 @@ func (d *download) Close() error {
 	return d.body.Close()
 }
 
-// brokenError is a body that broke off.
+// brokenError is the error of a body that broke off.
 type brokenError struct{ error }
 
 func (e *brokenError) Unwrap() error { return e.error }

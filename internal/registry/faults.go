@@ -18,19 +18,19 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
-// maxWait is the longest that a registry may ask to be waited for.
+// maxWait limits a single Retry-After of a registry.
 const maxWait = 5 * time.Minute
 
-// limitedError is a registry's answer that asks to be left alone for a while.
-type limitedError struct {
+// rateLimitError is an answer that asks to wait before the next request.
+type rateLimitError struct {
 	error
 	after time.Duration
 }
 
-func (e *limitedError) Unwrap() error { return e.error }
+func (e *rateLimitError) Unwrap() error { return e.error }
 
-// failure is the error that an answer says.
-func failure(response *http.Response) error {
+// responseError returns the error in an answer.
+func responseError(response *http.Response) error {
 	err := &errcode.ErrorResponse{Method: response.Request.Method, URL: response.Request.URL, StatusCode: response.StatusCode}
 	var body struct {
 		Errors errcode.Errors `json:"errors"`
@@ -39,12 +39,12 @@ func failure(response *http.Response) error {
 		err.Errors = body.Errors
 	}
 	if after := retryAfter(response); after > 0 {
-		return &limitedError{err, after}
+		return &rateLimitError{err, after}
 	}
 	return err
 }
 
-// retryAfter returns how long a registry asks to wait (RFC 9110, 10.2.3); 0 where it does not.
+// retryAfter returns how long a registry asks to wait (RFC 9110, 10.2.3), or 0.
 func retryAfter(response *http.Response) time.Duration {
 	text := response.Header.Get("Retry-After")
 	if response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusServiceUnavailable || text == "" {
@@ -59,43 +59,43 @@ func retryAfter(response *http.Response) time.Duration {
 	return 0
 }
 
-// WaitError says that a registry wants to be left alone for longer than anybody waits.
+// WaitError is the error of a registry that asks to wait for longer than is allowed.
 type WaitError struct {
 	Host  string
 	After time.Duration
 }
 
 func (e *WaitError) Error() string {
-	return fmt.Sprintf("registry %s takes no more requests for %s", e.Host, e.After.Round(time.Second))
+	return fmt.Sprintf("registry %s refuses requests for the next %s", e.Host, e.After.Round(time.Second))
 }
 
-// policy is when a request is sent again that has no body, or one that can be read again.
-type policy struct {
-	backoff  func(attempt int) time.Duration
-	patience *patience
+// retryPolicy decides when to repeat a request without a body, or with one that can be read again.
+type retryPolicy struct {
+	backoff    func(attempt int) time.Duration
+	waitBudget *waitBudget
 }
 
-func (p policy) Retry(attempt int, response *http.Response, err error) (time.Duration, error) {
+func (p retryPolicy) Retry(attempt int, response *http.Response, err error) (time.Duration, error) {
 	if response != nil {
 		after := retryAfter(response)
 		if after > maxWait {
 			return -1, &WaitError{response.Request.URL.Host, after}
 		}
-		if after > 0 && attempt < resends {
-			if !p.patience.allows(after) {
+		if after > 0 && attempt < maxResends {
+			if !p.waitBudget.allowWait(after) {
 				return -1, &WaitError{response.Request.URL.Host, after}
 			}
 			return after, nil
 		}
 	}
-	if attempt < resends && (err != nil && breaks(err) || response != nil && mayPass(response.StatusCode)) {
+	if attempt < maxResends && (err != nil && isBrokenConnection(err) || response != nil && isTransientStatus(response.StatusCode)) {
 		return p.backoff(attempt), nil
 	}
 	return -1, nil
 }
 
-// passes reports whether an error may pass when the same is tried again.
-func passes(err error) bool {
+// isWorthRetrying reports whether another attempt may succeed after err.
+func isWorthRetrying(err error) bool {
 	var broken *brokenError
 	var response *errcode.ErrorResponse
 	var wait *WaitError
@@ -112,21 +112,21 @@ func passes(err error) bool {
 		switch response.StatusCode {
 		case http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable, http.StatusMethodNotAllowed,
 			http.StatusUnsupportedMediaType, http.StatusNotImplemented:
-			return true // the session is gone, or parts are not taken: another begins
+			return true // the session is gone, or chunks are refused: begin another
 		}
-		return mayPass(response.StatusCode)
+		return isTransientStatus(response.StatusCode)
 	}
-	return breaks(err) || errors.Is(err, syscall.ECONNREFUSED)
+	return isBrokenConnection(err) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// mayPass reports whether a status is worth another try.
-func mayPass(status int) bool {
+// isTransientStatus reports whether another attempt may succeed after a status.
+func isTransientStatus(status int) bool {
 	return status == http.StatusRequestTimeout || status == http.StatusTooManyRequests ||
 		status >= http.StatusInternalServerError && status != http.StatusInsufficientStorage && status != http.StatusNotImplemented
 }
 
-// breaks reports whether an error is that of a connection that broke, or stood still.
-func breaks(err error) bool {
+// isBrokenConnection reports whether err is the error of a broken or stalled connection.
+func isBrokenConnection(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) && network.Timeout() ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
@@ -143,57 +143,56 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &response) && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool { return e.Code == code })
 }
 
-// dialer makes connections that fail when nothing moves on them for a while.
-func dialer(stall time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
+// newDialer returns a dial function for connections that fail when they stall.
+func newDialer(stall time.Duration) func(ctx context.Context, network, address string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := d.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		return &watched{Conn: conn, stall: stall}, nil
+		return &watchedConn{Conn: conn, stall: stall}, nil
 	}
 }
 
-// watched is a connection that fails when no byte moves in either direction. While a body
-// goes up nothing comes down, and the other way round, so one clock counts for both.
-type watched struct {
+// watchedConn is a connection that fails when no byte moves in either direction. One clock serves
+// both, since nothing arrives while a body is sent, and the other way round.
+type watchedConn struct {
 	net.Conn
 	stall time.Duration
-	// moved is when the last byte did, in nanoseconds since 1970.
-	moved atomic.Int64
+	// lastMoved is the time of the last byte, in nanoseconds since 1970.
+	lastMoved atomic.Int64
 }
 
-func (c *watched) Read(p []byte) (int, error) {
-	return c.watch(p, c.Conn.SetReadDeadline, c.Conn.Read)
+func (c *watchedConn) Read(p []byte) (int, error) {
+	return c.transferWatched(p, c.Conn.SetReadDeadline, c.Conn.Read)
 }
 
-func (c *watched) Write(p []byte) (written int, err error) {
+func (c *watchedConn) Write(p []byte) (written int, err error) {
 	for written < len(p) && err == nil {
 		var n int
-		n, err = c.watch(p[written:], c.Conn.SetWriteDeadline, c.Conn.Write)
+		n, err = c.transferWatched(p[written:], c.Conn.SetWriteDeadline, c.Conn.Write)
 		written += n
 	}
 	return written, err
 }
 
-// copies are buffers for what goes up: larger than those of io.Copy, so that a blob takes
-// fewer calls of the system.
-var copies = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+// copyBuffers are buffers for uploads, larger than those of io.Copy to save system calls.
+var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
-// ReadFrom sends all that a reader has.
-func (c *watched) ReadFrom(r io.Reader) (int64, error) {
-	buffer := copies.Get().(*[256 << 10]byte)
-	defer copies.Put(buffer)
+// ReadFrom implements [io.ReaderFrom].
+func (c *watchedConn) ReadFrom(r io.Reader) (int64, error) {
+	buffer := copyBuffers.Get().(*[256 << 10]byte)
+	defer copyBuffers.Put(buffer)
 	return io.CopyBuffer(struct{ io.Writer }{c}, r, buffer[:])
 }
 
-// watch moves some bytes, and waits for longer while others move on the connection.
-func (c *watched) watch(p []byte, deadline func(time.Time) error, move func([]byte) (int, error)) (int, error) {
-	// A connection that was idle has half of the time left.
-	c.moved.Store(max(c.moved.Load(), time.Now().UnixNano()-int64(c.stall)/2))
+// transferWatched moves some bytes, and waits longer while others move on the connection.
+func (c *watchedConn) transferWatched(p []byte, deadline func(time.Time) error, move func([]byte) (int, error)) (int, error) {
+	// An idle connection has half of the time left.
+	c.lastMoved.Store(max(c.lastMoved.Load(), time.Now().UnixNano()-int64(c.stall)/2))
 	for {
-		last := c.moved.Load()
+		last := c.lastMoved.Load()
 		if err := deadline(time.Unix(0, last).Add(c.stall)); err != nil {
 			return 0, err
 		}
@@ -202,14 +201,14 @@ func (c *watched) watch(p []byte, deadline func(time.Time) error, move func([]by
 		late := errors.As(err, &network) && network.Timeout()
 		switch {
 		case n > 0:
-			c.moved.Store(time.Now().UnixNano())
+			c.lastMoved.Store(time.Now().UnixNano())
 			if late {
 				err = nil
 			}
 			return n, err
 		case !late:
 			return n, err
-		case c.moved.Load() == last:
+		case c.lastMoved.Load() == last:
 			return n, &stallError{c.stall}
 		}
 	}

@@ -18,13 +18,13 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// ErrEndless says that a registry's listing does not come to an end.
+// ErrEndless is the error of a listing that does not end.
 var ErrEndless = errors.New("listing without end")
 
-// SlowError says that a registry answers too slowly to ever get done.
+// SlowError is the error of a registry that answers too slowly.
 type SlowError struct {
 	Host string
-	// Bytes are what arrived within the time.
+	// Bytes is the number of bytes that arrived in that time.
 	Bytes  int64
 	Within time.Duration
 }
@@ -33,22 +33,22 @@ func (e *SlowError) Error() string {
 	return fmt.Sprintf("registry %s sent %d bytes in %s: too slow", e.Host, e.Bytes, e.Within)
 }
 
-// maxEmptyPages is how many pages of a listing may hold nothing and still lead to another.
+// maxEmptyPages limits the empty pages of a listing that lead to another one.
 const maxEmptyPages = 10
 
-// listing is what is known of a listing on its way through its pages.
-type listing struct {
+// listingState tracks a listing through its pages.
+type listingState struct {
 	pages, empty, entries int
 	seen                  map[[sha256.Size]byte]bool
 }
 
 type listingKey struct{}
 
-// listed bounds a listing: its time, its pages and what is in them.
-func (r *Repository) listed(ctx context.Context, list func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 3*r.metadata, &SlowError{r.Reference.Host(), 0, 3 * r.metadata})
+// limitListing limits the time, the pages and the entries of a listing.
+func (r *Repository) limitListing(ctx context.Context, list func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*r.metadataTimeout, &SlowError{r.Reference.Host(), 0, 3 * r.metadataTimeout})
 	defer cancel()
-	err := list(context.WithValue(ctx, listingKey{}, &listing{seen: map[[sha256.Size]byte]bool{}}))
+	err := list(context.WithValue(ctx, listingKey{}, &listingState{seen: map[[sha256.Size]byte]bool{}}))
 	var slow *SlowError
 	if err != nil && errors.As(context.Cause(ctx), &slow) {
 		return fmt.Errorf("listing of %s: %w", r, slow)
@@ -58,25 +58,25 @@ func (r *Repository) listed(ctx context.Context, list func(context.Context) erro
 
 // Tags lists the tags. A listing that goes in circles is [ErrEndless].
 func (r *Repository) Tags(ctx context.Context, last string, fn func(tags []string) error) error {
-	return r.listed(ctx, func(ctx context.Context) error { return r.Repository.Tags(ctx, last, fn) })
+	return r.limitListing(ctx, func(ctx context.Context) error { return r.Repository.Tags(ctx, last, fn) })
 }
 
-// guard is the client of a repository. It holds the pages of listings to what they may be.
-type guard struct{ remote.Client }
+// listingGuard is a repository's client that enforces the limits on listings.
+type listingGuard struct{ remote.Client }
 
 // Do sends a request.
-func (g *guard) Do(request *http.Request) (*http.Response, error) {
+func (g *listingGuard) Do(request *http.Request) (*http.Response, error) {
 	response, err := g.Client.Do(request)
 	if err != nil || response.StatusCode != http.StatusOK || !isListing(request.URL.Path) {
 		return response, err
 	}
-	if err := page(request, response); err != nil {
+	if err := checkPage(request, response); err != nil {
 		return nil, errors.Join(fmt.Errorf("list %s: %w", request.URL.Path, err), response.Body.Close())
 	}
 	return response, nil
 }
 
-// timedTransport holds answers that are no blobs to a time, those of token servers too.
+// timedTransport limits the time of answers other than blobs, including those of token servers.
 type timedTransport struct {
 	http.RoundTripper
 	within time.Duration
@@ -99,7 +99,7 @@ func (t *timedTransport) RoundTrip(request *http.Request) (*http.Response, error
 	}
 	body := &timedBody{ReadCloser: response.Body, ctx: ctx, cancel: cancel}
 	body.timer = time.AfterFunc(t.within, func() {
-		cancel(&SlowError{request.URL.Host, body.count(0), t.within})
+		cancel(&SlowError{request.URL.Host, body.addRead(0), t.within})
 	})
 	response.Body = body
 	return response, nil
@@ -109,8 +109,8 @@ func isListing(path string) bool {
 	return strings.HasSuffix(path, "/tags/list") || strings.Contains(path, "/referrers/")
 }
 
-// page reads a page of a listing, and refuses what would not end.
-func page(request *http.Request, response *http.Response) error {
+// checkPage reads a page of a listing and refuses one that would not end.
+func checkPage(request *http.Request, response *http.Response) error {
 	data, err := io.ReadAll(oci.LimitJSON(response.Body, oci.MaxManifest, oci.MaxElements))
 	if err != nil {
 		return err
@@ -119,13 +119,13 @@ func page(request *http.Request, response *http.Response) error {
 		io.Reader
 		io.Closer
 	}{bytes.NewReader(data), response.Body}
-	l, ok := request.Context().Value(listingKey{}).(*listing)
+	l, ok := request.Context().Value(listingKey{}).(*listingState)
 	if !ok {
 		return nil
 	}
 	var found struct{ Tags, Manifests []json.RawMessage }
 	if err := json.Unmarshal(data, &found); err != nil {
-		return nil // for the caller to say
+		return nil // the caller reports it
 	}
 	n, sum := len(found.Tags)+len(found.Manifests), sha256.Sum256(data)
 	l.pages++
@@ -143,33 +143,33 @@ func page(request *http.Request, response *http.Response) error {
 	case l.empty > maxEmptyPages:
 		return fmt.Errorf("more than %d empty pages: %w", maxEmptyPages, ErrEndless)
 	case n > 0 && l.seen[sum]:
-		return fmt.Errorf("a page that was there before: %w", ErrEndless)
+		return fmt.Errorf("repeated page: %w", ErrEndless)
 	}
 	l.seen[sum] = true
 	return nil
 }
 
-// timedBody is an answer that has to arrive within a time.
+// timedBody is the body of an answer that must arrive in time.
 type timedBody struct {
 	io.ReadCloser
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
 
-	mu   sync.Mutex
-	read int64
+	mu        sync.Mutex
+	bytesRead int64
 }
 
-func (b *timedBody) count(n int) int64 {
+func (b *timedBody) addRead(n int) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.read += int64(n)
-	return b.read
+	b.bytesRead += int64(n)
+	return b.bytesRead
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.count(n)
+	b.addRead(n)
 	var slow *SlowError
 	if err != nil && errors.As(context.Cause(b.ctx), &slow) {
 		return n, slow
@@ -184,41 +184,41 @@ func (b *timedBody) Close() error {
 	return err
 }
 
-// leastRate is how many bytes a second of a blob have to arrive, on average over a while.
-const leastRate = 1 << 10
+// minBytesPerSecond is the least rate of a blob, averaged over a while.
+const minBytesPerSecond = 1 << 10
 
-// pace measures how fast a blob arrives. Only the time counts for which its reader waits.
-type pace struct {
+// paceMeter measures how fast a blob arrives. Only the time that its reader waits counts.
+type paceMeter struct {
 	window, waited time.Duration
 	bytes          int64
 }
 
-// add counts what arrived meanwhile, and says by an error that it is too little.
-func (p *pace) add(host string, n int, waited time.Duration) error {
+// addRead counts bytes that arrived, and returns an error if they are too few.
+func (p *paceMeter) addRead(host string, n int, waited time.Duration) error {
 	p.bytes += int64(n)
 	if p.waited += waited; p.waited < p.window {
 		return nil
 	}
-	if float64(p.bytes) < leastRate*p.waited.Seconds() {
+	if float64(p.bytes) < minBytesPerSecond*p.waited.Seconds() {
 		return &SlowError{host, p.bytes, p.waited.Round(time.Second)}
 	}
 	p.waited, p.bytes = 0, 0
 	return nil
 }
 
-// maxPatience is how long a registry may have itself waited for in all, by Retry-After.
-const maxPatience = 15 * time.Minute
+// maxTotalWait limits the sum of the waits that a registry asks for by Retry-After.
+const maxTotalWait = 15 * time.Minute
 
-// patience is what is left of the time that a registry may have itself waited for. Requests that
-// wait at once count once.
-type patience struct {
+// waitBudget is the rest of the time that a registry may ask to wait. Requests that wait at the same
+// time count once.
+type waitBudget struct {
 	mu     sync.Mutex
 	until  time.Time
 	waited time.Duration
 }
 
-// allows counts a wait, or says that it would be too much.
-func (p *patience) allows(after time.Duration) bool {
+// allowWait counts a wait and reports whether it is allowed.
+func (p *waitBudget) allowWait(after time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -229,7 +229,7 @@ func (p *patience) allows(after time.Duration) bool {
 	if !to.After(from) {
 		return true
 	}
-	if p.waited+to.Sub(from) > maxPatience {
+	if p.waited+to.Sub(from) > maxTotalWait {
 		return false
 	}
 	p.waited += to.Sub(from)

@@ -71,7 +71,7 @@ func TestListingsWithoutEnd(t *testing.T) {
 		{"the same page again and again", func(w http.ResponseWriter, r *http.Request) {
 			next(w, r, fmt.Sprint(number(r)+1))
 			fmt.Fprintf(w, `{"tags":["1.0.0"],"manifests":[{"mediaType":"m","digest":%q,"size":1}]}`, subject.Digest)
-		}, "a page that was there before", ErrEndless},
+		}, "repeated page", ErrEndless},
 		{"pages of one that are all new", func(w http.ResponseWriter, r *http.Request) {
 			n := number(r)
 			next(w, r, fmt.Sprint(n+1))
@@ -173,11 +173,11 @@ func TestPatience(t *testing.T) {
 	t.Parallel()
 	request := httptest.NewRequest(http.MethodGet, "https://registry.example/v2/a/manifests/1", nil)
 	answer := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"290"}}, Request: request}
-	all := &patience{}
+	all := &waitBudget{}
 	var waited time.Duration
 	var err error
 	for range 20 {
-		p := policy{func(int) time.Duration { return 0 }, all}
+		p := retryPolicy{func(int) time.Duration { return 0 }, all}
 		var wait time.Duration
 		if wait, err = p.Retry(0, answer, nil); err != nil {
 			break
@@ -188,13 +188,13 @@ func TestPatience(t *testing.T) {
 		all.mu.Unlock()
 	}
 	var over *WaitError
-	if !errors.As(err, &over) || waited > maxPatience || waited < maxPatience/2 {
+	if !errors.As(err, &over) || waited > maxTotalWait || waited < maxTotalWait/2 {
 		t.Errorf("waited for %s, then %v", waited, err)
 	}
 	// Many that wait at once wait once.
-	together := &patience{}
+	together := &waitBudget{}
 	for range 1000 {
-		if !together.allows(time.Minute) {
+		if !together.allowWait(time.Minute) {
 			t.Fatal("requests that wait at once are counted each")
 		}
 	}

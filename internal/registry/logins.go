@@ -19,8 +19,8 @@ import (
 	"oras.land/oras-go/v2/registry/remote/credentials"
 )
 
-// Logins are read as containers-auth.json(5) has it: a key is a registry, or a registry with
-// the beginning of a repository's path, of which the longest one counts.
+// Logins are read as in containers-auth.json(5): a key is a registry, or a registry with the
+// beginning of a repository's path, of which the longest one counts.
 
 // loginFile is a docker config, or podman's auth.json.
 type loginFile struct {
@@ -39,33 +39,33 @@ type loginEntry struct {
 	RegistryToken string `json:"registrytoken"`
 }
 
-// logins are the files in which logins are looked for, the first of which that has one counts.
-type logins struct {
-	given []*loginFile
-	found func() []*loginFile
+// loginSources are the files with logins; the first one that has a login counts.
+type loginSources struct {
+	explicit  []*loginFile
+	userFiles func() []*loginFile
 }
 
-// newLogins reads docker configs, which come before the files of the user.
-func newLogins(configs [][]byte) (*logins, error) {
-	l := &logins{found: sync.OnceValue(userLogins)}
+// newLogins reads docker configs, which come before the user's files.
+func newLogins(configs [][]byte) (*loginSources, error) {
+	l := &loginSources{userFiles: sync.OnceValue(userLogins)}
 	for i, config := range configs {
 		file, err := parseLogins(fmt.Sprintf("login %d", i+1), config)
 		if err != nil {
 			return nil, err
 		}
-		l.given = append(l.given, file)
+		l.explicit = append(l.explicit, file)
 	}
 	return l, nil
 }
 
-// CheckLogin reports what is wrong with a docker config as one of [Options.Logins].
+// CheckLogin validates a docker config as one of [Options.Logins].
 func CheckLogin(config []byte) error {
 	file, err := parseLogins("login", config)
 	if err != nil {
 		return err
 	}
 	for _, key := range slices.Sorted(maps.Keys(file.Auths)) {
-		if _, err := file.Auths[key].credential(); err != nil {
+		if _, err := file.Auths[key].decodeCredential(); err != nil {
 			return fmt.Errorf("login for %s: %w", key, err)
 		}
 	}
@@ -116,12 +116,12 @@ func userLogins() (files []*loginFile) {
 	return files
 }
 
-func (l *logins) files() []*loginFile { return slices.Concat(l.given, l.found()) }
+func (l *loginSources) allFiles() []*loginFile { return slices.Concat(l.explicit, l.userFiles()) }
 
-// find looks for the login for a repository. The error names the file, and no secret.
-func (l *logins) find(ctx context.Context, host, repository string) (auth.Credential, error) {
-	for _, file := range l.files() {
-		found, err := file.find(ctx, host, repository)
+// findLogin finds the login for a repository. The error names the file, but no secret.
+func (l *loginSources) findLogin(ctx context.Context, host, repository string) (auth.Credential, error) {
+	for _, file := range l.allFiles() {
+		found, err := file.findLogin(ctx, host, repository)
 		if err != nil {
 			return auth.EmptyCredential, fmt.Errorf("credentials for %s: %w", host, err)
 		}
@@ -132,44 +132,44 @@ func (l *logins) find(ctx context.Context, host, repository string) (auth.Creden
 	return auth.EmptyCredential, nil
 }
 
-// scope tells repositories of a host with different logins apart: it is the same for those that
-// have one login.
-func (l *logins) scope(host, repository string) string {
+// loginScope identifies the login of a repository: repositories of a host with the same login have
+// the same scope.
+func (l *loginSources) loginScope(host, repository string) string {
 	var keys []string
-	for _, file := range l.files() {
-		key, _ := file.key(host, repository)
+	for _, file := range l.allFiles() {
+		key, _ := file.findKey(host, repository)
 		keys = append(keys, key)
 	}
 	return strings.Join(keys, "\n")
 }
 
-func (f *loginFile) find(ctx context.Context, host, repository string) (auth.Credential, error) {
+func (f *loginFile) findLogin(ctx context.Context, host, repository string) (auth.Credential, error) {
 	if f.err != nil {
 		return auth.EmptyCredential, f.err
 	}
 	for _, name := range hostNames(host) {
 		if helper, ok := f.Helpers[name]; ok && helper != "" {
-			return ask(ctx, helper, name)
+			return queryHelper(ctx, helper, name)
 		}
 	}
 	if f.Store != "" {
-		found, err := ask(ctx, f.Store, hostNames(host)[0])
+		found, err := queryHelper(ctx, f.Store, hostNames(host)[0])
 		if err != nil || found != auth.EmptyCredential {
 			return found, err
 		}
 	}
-	key, ok := f.key(host, repository)
+	key, ok := f.findKey(host, repository)
 	if !ok {
 		return auth.EmptyCredential, nil
 	}
-	found, err := f.Auths[key].credential()
+	found, err := f.Auths[key].decodeCredential()
 	if err != nil {
 		return auth.EmptyCredential, fmt.Errorf("%s: login for %s: %w", f.name, key, err)
 	}
 	return found, nil
 }
 
-func ask(ctx context.Context, helper, name string) (auth.Credential, error) {
+func queryHelper(ctx context.Context, helper, name string) (auth.Credential, error) {
 	found, err := credentials.NewNativeStore(helper).Get(ctx, name)
 	if err != nil {
 		return found, fmt.Errorf("docker-credential-%s: %w", helper, err)
@@ -177,8 +177,8 @@ func ask(ctx context.Context, helper, name string) (auth.Credential, error) {
 	return found, nil
 }
 
-// key finds the entry for a repository: that of the longest path, or else of the registry.
-func (f *loginFile) key(host, repository string) (string, bool) {
+// findKey finds the entry for a repository: the one with the longest path, or else the registry's.
+func (f *loginFile) findKey(host, repository string) (string, bool) {
 	names := hostNames(host)
 	for path := "/" + repository; ; path = path[:strings.LastIndexByte(path, '/')] {
 		for _, name := range names {
@@ -190,7 +190,7 @@ func (f *loginFile) key(host, repository string) (string, bool) {
 			break
 		}
 	}
-	// docker login has taken URLs for a long time.
+	// docker login used to write URLs.
 	for _, key := range slices.Sorted(maps.Keys(f.Auths)) {
 		_, rest, isURL := strings.Cut(key, "://")
 		if name, _, _ := strings.Cut(rest, "/"); isURL && slices.Contains(names, name) {
@@ -200,8 +200,7 @@ func (f *loginFile) key(host, repository string) (string, bool) {
 	return "", false
 }
 
-// hostNames returns the keys that a registry goes by. Docker Hub has several, the first of which
-// docker login writes.
+// hostNames returns the keys for a registry. Docker Hub has several; docker login writes the first.
 func hostNames(host string) []string {
 	hub := []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"}
 	if slices.Contains(hub, host) {
@@ -210,8 +209,8 @@ func hostNames(host string) []string {
 	return []string{host}
 }
 
-// credential returns what an entry holds; nothing where it is empty.
-func (e loginEntry) credential() (auth.Credential, error) {
+// decodeCredential returns the credential of an entry, which may be empty.
+func (e loginEntry) decodeCredential() (auth.Credential, error) {
 	c := auth.Credential{Username: e.Username, Password: e.Password, RefreshToken: e.IdentityToken, AccessToken: e.RegistryToken}
 	if e.Auth == "" {
 		return c, nil
@@ -222,7 +221,7 @@ func (e loginEntry) credential() (auth.Credential, error) {
 	}
 	username, password, ok := strings.Cut(string(data), ":")
 	if !ok {
-		return auth.EmptyCredential, errors.New("auth is not a name and a password, parted by a colon")
+		return auth.EmptyCredential, errors.New("auth is not a user name and a password, separated by a colon")
 	}
 	c.Username, c.Password = username, strings.Trim(password, "\x00")
 	return c, nil

@@ -142,7 +142,7 @@ func TestLogins(t *testing.T) {
 			auth.Credential{Username: "00000000-0000-0000-0000-000000000000", RefreshToken: "a token"}, both},
 		{"an identity token alone", map[string]string{config: auths("registry.example", `{"identitytoken":"a token"}`)}, "registry.example/edge", auth.Credential{RefreshToken: "a token"}, docker},
 		{"a password with colons", map[string]string{config: `{"auths":{"registry.example":{"auth":"` + base64.StdEncoding.EncodeToString([]byte("ann:a:b:c")) + `"}}}`}, "registry.example/edge", auth.Credential{Username: "ann", Password: "a:b:c"}, both},
-		{"a name and a password", map[string]string{config: auths("registry.example", `{"username":"ann","password":"plain"}`)}, "registry.example/edge", auth.Credential{Username: "ann", Password: "plain"}, docker},
+		{"a user name and a password", map[string]string{config: auths("registry.example", `{"username":"ann","password":"plain"}`)}, "registry.example/edge", auth.Credential{Username: "ann", Password: "plain"}, docker},
 		{"an empty entry", map[string]string{config: auths("registry.example", `{}`)}, "registry.example/edge", auth.EmptyCredential, both},
 
 		{"a helper for a registry", map[string]string{config: `{"credHelpers":{"registry.example":"desk"}}`}, "registry.example/edge", user("helped"), both},
@@ -165,7 +165,7 @@ func TestLogins(t *testing.T) {
 			if host == "docker.io" {
 				host = "registry-1.docker.io" // as oras-go has it
 			}
-			got, err := l.find(t.Context(), host, path)
+			got, err := l.findLogin(t.Context(), host, path)
 			if err != nil || got != c.want {
 				t.Errorf("%+v, error %v; want %+v", got, err, c.want)
 			}
@@ -200,7 +200,7 @@ func TestBadLogins(t *testing.T) {
 	}{
 		"not JSON":            {map[string]string{"docker/config.json": "auths: {}"}, "config.json"},
 		"not base64":          {map[string]string{"docker/config.json": auths("registry.example", `{"auth":"c2VjcmV0!"}`)}, "login for registry.example: auth is not base64"},
-		"no colon":            {map[string]string{"docker/config.json": auths("registry.example", `{"auth":"c2VjcmV0"}`)}, "login for registry.example: auth is not a name and a password"},
+		"no colon":            {map[string]string{"docker/config.json": auths("registry.example", `{"auth":"c2VjcmV0"}`)}, "login for registry.example: auth is not a user name and a password"},
 		"a helper that fails": {map[string]string{"docker/config.json": `{"credHelpers":{"registry.example":"missing"}}`}, "docker-credential-missing"},
 		"a locked keychain":   {map[string]string{"docker/config.json": `{"credHelpers":{"registry.example":"locked"}}`, "bin/docker-credential-locked": "#!/bin/sh\necho the keychain is locked\nexit 1\n"}, "the keychain is locked"},
 	} {
@@ -210,14 +210,14 @@ func TestBadLogins(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = l.find(t.Context(), "registry.example", "edge")
+			_, err = l.findLogin(t.Context(), "registry.example", "edge")
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "credentials for registry.example: ") || strings.Contains(err.Error(), "c2VjcmV0") {
 				t.Errorf("got %v", err)
 			}
 			if strings.Contains(name, "JSON") {
 				return
 			}
-			if _, err := l.find(t.Context(), "other.example", "edge"); err != nil {
+			if _, err := l.findLogin(t.Context(), "other.example", "edge"); err != nil {
 				t.Errorf("for another registry: %v", err)
 			}
 		})
@@ -228,7 +228,7 @@ func TestBadLogins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.find(t.Context(), "registry.example", "edge"); err == nil || !strings.Contains(err.Error(), "gone.json") {
+	if _, err := l.findLogin(t.Context(), "registry.example", "edge"); err == nil || !strings.Contains(err.Error(), "gone.json") {
 		t.Errorf("a file that was named and is not there: %v", err)
 	}
 }

@@ -26,81 +26,81 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// referrersAPI is what is known of a repository's referrers, and those that are to be listed.
+// referrersAPI is what is known of a repository's referrers API, and the referrers to list.
 type referrersAPI struct {
-	// ask is held while the registry is asked whether it has the API.
-	ask           sync.Mutex
+	// asking is held while the registry is asked for the API.
+	asking        sync.Mutex
 	known, listed bool
 
 	mu sync.Mutex
-	// unsure says that a push was answered without OCI-Subject, the sign that the API has
-	// taken note of the referrer: it is under the fallback tag then, whatever the API lists.
-	unsure bool
-	// gathering counts the calls of GatherReferrers that go on, and pending are the referrers
-	// that they have pushed, by their subjects.
+	// mayMissReferrers is set if a push was answered without OCI-Subject, the sign that the API lists
+	// the referrer: then it is under the fallback tag, whatever the API lists.
+	mayMissReferrers bool
+	// gathering counts the running calls of GatherReferrers, pending holds the referrers that they
+	// have pushed, by subject.
 	gathering int
 	pending   map[digest.Digest][]ocispec.Descriptor
-	// lists is held while the lists under fallback tags are written.
+	// lists is held while lists under fallback tags are written.
 	lists sync.Mutex
 }
 
-// nobody is a digest that nothing has.
-const nobody = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+// zeroDigest is a digest that no content has.
+const zeroDigest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 
 // ListsReferrers asks, once, whether the registry has the referrers API (distribution-spec
-// v1.1, listing referrers). Where it has not, referrers are listed under a fallback tag each.
+// v1.1, listing referrers). Without it, referrers are listed under a fallback tag of each subject.
 func (r *Repository) ListsReferrers(ctx context.Context) (bool, error) {
-	r.referrers.ask.Lock()
-	defer r.referrers.ask.Unlock()
+	r.referrers.asking.Lock()
+	defer r.referrers.asking.Unlock()
 	if r.referrers.known {
 		return r.referrers.listed, nil
 	}
-	return r.learnReferrers(ctx, nobody)
+	return r.probeReferrersAPI(ctx, zeroDigest)
 }
 
-// listsReferrersOf is [Repository.ListsReferrers], asked for a subject that is there.
+// listsReferrersOf is [Repository.ListsReferrers], probed with a subject that exists.
 func (r *Repository) listsReferrersOf(ctx context.Context, subject digest.Digest) (bool, error) {
-	r.referrers.ask.Lock()
-	defer r.referrers.ask.Unlock()
+	r.referrers.asking.Lock()
+	defer r.referrers.asking.Unlock()
 	if r.referrers.known {
 		return r.referrers.listed, nil
 	}
-	listed, err := r.learnReferrers(ctx, subject)
+	listed, err := r.probeReferrersAPI(ctx, subject)
 	if isStatus(err, http.StatusBadRequest) {
-		r.noteNoAPI(http.StatusBadRequest)
+		r.recordNoAPI(http.StatusBadRequest)
 		return false, nil
 	}
 	return listed, err
 }
 
-// learnReferrers asks for the referrers of a subject, and notes what that says of the API.
-func (r *Repository) learnReferrers(ctx context.Context, subject digest.Digest) (bool, error) {
-	probe := context.WithValue(ctx, listingKey{}, nil) // it is not a page of a listing that it comes before
+// probeReferrersAPI asks for the referrers of a subject, and records whether there is an API.
+func (r *Repository) probeReferrersAPI(ctx context.Context, subject digest.Digest) (bool, error) {
+	probe := context.WithValue(ctx, listingKey{}, nil) // not a page of the listing that follows
 	_, _, err := r.referrersPage(probe, r.referrersURL(subject))
 	switch {
 	case err == nil:
 		r.referrers.known, r.referrers.listed = true, true
 	case hasCode(err, errcode.ErrorCodeNameUnknown):
-		return false, nil // nothing is known of a repository that is still to come
+		return false, nil // unknown until the repository exists
 	case errors.Is(err, errdef.ErrUnsupported):
 		r.referrers.known = true
 	case r.deniesReferrers(ctx, subject, err):
 		r.referrers.known = true
-		r.deviations.note("the referrers API is denied to who may read: referrers are listed under fallback tags")
+		r.deviations.record("the referrers API is forbidden to users who may read: referrers are listed under fallback tags")
 	default:
-		// 400 among others: some answer so where there is no API, and Quay where there is no
-		// such subject.
+		// Among others 400: some registries answer so without the API, and Quay for an unknown
+		// subject.
 		return false, err
 	}
 	return r.referrers.listed, nil
 }
 
-func (r *Repository) noteNoAPI(status int) {
-	r.deviations.note("there is no referrers API, and asking for it is answered by %d, not 404: referrers are listed under fallback tags", status)
+func (r *Repository) recordNoAPI(status int) {
+	r.deviations.record("a request for the referrers API, which is missing, is answered with %d instead of 404: referrers are listed under fallback tags", status)
 }
 
-// deniesReferrers reports whether a registry refuses a question about referrers to somebody who
-// may read manifests: who may not would be told so for these too.
+// deniesReferrers reports whether a registry refuses to list referrers to a user who may read
+// manifests: others are refused manifests, too.
 func (r *Repository) deniesReferrers(ctx context.Context, subject digest.Digest, err error) bool {
 	if !isStatus(err, http.StatusUnauthorized) && !isStatus(err, http.StatusForbidden) {
 		return false
@@ -110,15 +110,15 @@ func (r *Repository) deniesReferrers(ctx context.Context, subject digest.Digest,
 }
 
 func (r *Repository) referrersURL(subject digest.Digest) *url.URL {
-	u := r.url("", nil)
+	u := r.blobURL("", nil)
 	u.Path = "/v2/" + r.Reference.Repository + "/referrers/" + subject.String()
 	return u
 }
 
-// referrersPage asks the referrers API for a page, and gives the address of the next one, if
-// there is one. The error is ErrUnsupported where the answer is not the API's.
+// referrersPage requests a page of the referrers API, and returns the address of the next one, if
+// any. The error is ErrUnsupported if the answer is not the API's.
 func (r *Repository) referrersPage(ctx context.Context, at *url.URL) (page []ocispec.Descriptor, next *url.URL, err error) {
-	response, err := r.do(ctx, http.MethodGet, at, nil, 0, nil)
+	response, err := r.sendRequest(ctx, http.MethodGet, at, nil, 0, nil)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,16 +126,16 @@ func (r *Repository) referrersPage(ctx context.Context, at *url.URL) (page []oci
 	switch response.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotFound:
-		if err := failure(response); hasCode(err, errcode.ErrorCodeNameUnknown) {
+		if err := responseError(response); hasCode(err, errcode.ErrorCodeNameUnknown) {
 			return nil, nil, err
 		}
 		return nil, nil, fmt.Errorf("referrers API: %w", errdef.ErrUnsupported)
 	case http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusGone,
 		http.StatusUnsupportedMediaType, http.StatusNotImplemented:
-		r.noteNoAPI(response.StatusCode)
+		r.recordNoAPI(response.StatusCode)
 		return nil, nil, fmt.Errorf("referrers API: %w", errdef.ErrUnsupported)
 	default:
-		return nil, nil, failure(response)
+		return nil, nil, responseError(response)
 	}
 	data, err := r.readMetadata(response.Body)
 	if err != nil {
@@ -146,13 +146,13 @@ func (r *Repository) referrersPage(ctx context.Context, at *url.URL) (page []oci
 		Manifests     []ocispec.Descriptor `json:"manifests"`
 	}
 	if oci.Unmarshal(data, &index) != nil || index.SchemaVersion == 0 && index.Manifests == nil {
-		r.deviations.note("there is no referrers API, and asking for it is answered by something else: referrers are listed under fallback tags")
+		r.deviations.record("a request for the referrers API, which is missing, is answered with something else: referrers are listed under fallback tags")
 		return nil, nil, fmt.Errorf("referrers API: the answer is not an index: %w", errdef.ErrUnsupported)
 	}
 	if link := response.Header.Values("Link"); len(link) > 0 {
 		if text, ok := nextPage(response.Request.URL, link); ok {
 			if next, err = url.Parse(text); err == nil && (next.Host != at.Host || next.Scheme != at.Scheme) {
-				err = fmt.Errorf("GET %q: the next page is elsewhere, at %q", at, text)
+				err = fmt.Errorf("GET %q: the next page is on another host, at %q", at, text)
 			}
 		}
 	}
@@ -163,12 +163,12 @@ func (r *Repository) readMetadata(body io.Reader) ([]byte, error) {
 	limit := cmp.Or(max(r.MaxMetadataBytes, 0), maxManifest)
 	data, err := io.ReadAll(io.LimitReader(body, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("the answer is over the limit of %d bytes: %w", limit, errdef.ErrSizeExceedsLimit)
+		err = fmt.Errorf("the answer has more than %d bytes: %w", limit, errdef.ErrSizeExceedsLimit)
 	}
 	return data, err
 }
 
-// Predecessors lists the manifests whose subject a node is.
+// Predecessors lists the referrers of a manifest.
 func (r *Repository) Predecessors(ctx context.Context, node ocispec.Descriptor) (all []ocispec.Descriptor, err error) {
 	err = r.Referrers(ctx, node, "", func(page []ocispec.Descriptor) error {
 		all = append(all, page...)
@@ -177,12 +177,11 @@ func (r *Repository) Predecessors(ctx context.Context, node ocispec.Descriptor) 
 	return all, err
 }
 
-// Referrers calls fn with the referrers of a manifest, those of an artifact type if that is not
-// empty, a page at a time: as the registry's API lists them, or else the list under the fallback
-// tag, and with those that were pushed and are not listed yet. A listing that goes in circles is
-// [ErrEndless].
+// Referrers calls fn with the referrers of a manifest, page by page, only those of artifactType
+// unless it is empty: from the registry's API or the list under the fallback tag, and those pushed
+// but not listed yet. A listing that goes in circles is [ErrEndless].
 func (r *Repository) Referrers(ctx context.Context, subject ocispec.Descriptor, artifactType string, fn func([]ocispec.Descriptor) error) error {
-	return r.listed(ctx, func(ctx context.Context) error { return r.listReferrers(ctx, subject, artifactType, fn) })
+	return r.limitListing(ctx, func(ctx context.Context) error { return r.listReferrers(ctx, subject, artifactType, fn) })
 }
 
 func (r *Repository) listReferrers(ctx context.Context, subject ocispec.Descriptor, artifactType string, fn func([]ocispec.Descriptor) error) error {
@@ -203,7 +202,7 @@ func (r *Repository) listReferrers(ctx context.Context, subject ocispec.Descript
 		return err
 	}
 	r.referrers.mu.Lock()
-	pending, unsure := slices.Clone(r.referrers.pending[subject.Digest]), r.referrers.unsure
+	pending, unsure := slices.Clone(r.referrers.pending[subject.Digest]), r.referrers.mayMissReferrers
 	r.referrers.mu.Unlock()
 	if !listed || unsure {
 		page, err := r.fallbackList(ctx, subject.Digest)
@@ -228,7 +227,7 @@ func (r *Repository) listByAPI(ctx context.Context, subject ocispec.Descriptor, 
 		}
 		page, next, err := r.referrersPage(ctx, at)
 		if pages == 0 && errors.Is(err, errdef.ErrUnsupported) {
-			return nil // of a manifest that is not there, some say
+			return nil // some registries answer so for a missing manifest
 		}
 		if err != nil {
 			return err
@@ -258,7 +257,7 @@ func (r *Repository) fallbackList(ctx context.Context, subject digest.Digest) ([
 		return nil, err
 	}
 	defer body.Close()
-	// Some registries take the tag for the digest, and give the subject itself.
+	// Some registries mistake the tag for the digest and return the subject itself.
 	if desc.MediaType != ocispec.MediaTypeImageIndex || desc.Digest == subject {
 		return nil, nil
 	}
@@ -276,16 +275,16 @@ func (r *Repository) fallbackList(ctx context.Context, subject digest.Digest) ([
 	return index.Manifests, nil
 }
 
-// Resolve finds what a tag or a digest names.
+// Resolve returns the descriptor of a tag or a digest.
 func (r *Repository) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
 	desc, err := r.Repository.Resolve(ctx, reference)
-	return desc, r.unlessForbidden(ctx, reference, err)
+	return desc, r.hideForbiddenTag(ctx, reference, err)
 }
 
-// unlessForbidden turns a refusal to say that a tag is not there into just that, for tags that
-// name what is attached to a manifest which may be read: registries with permissions by path
-// forbid what is not there (github.com/sigstore/cosign/issues/2973).
-func (r *Repository) unlessForbidden(ctx context.Context, reference string, err error) error {
+// hideForbiddenTag turns the error of a forbidden tag into ErrNotFound, for the tags of signatures
+// and referrers of a manifest that may be read: registries with permissions by path forbid tags
+// that do not exist (github.com/sigstore/cosign/issues/2973).
+func (r *Repository) hideForbiddenTag(ctx context.Context, reference string, err error) error {
 	rest, ok := strings.CutPrefix(reference, "sha256-")
 	if !ok || err == nil {
 		return err
@@ -295,13 +294,13 @@ func (r *Repository) unlessForbidden(ctx context.Context, reference string, err 
 	if subject.Validate() != nil || !r.deniesReferrers(ctx, subject, err) {
 		return err
 	}
-	r.deviations.note("tags that are not there are forbidden to who may read: those of signatures and referrers are taken for absent")
+	r.deviations.record("tags that do not exist are forbidden to users who may read: those of signatures and referrers count as missing")
 	return fmt.Errorf("%s:%s: %w", r, reference, errdef.ErrNotFound)
 }
 
-// GatherReferrers calls push, and lists what that pushes to the repository as referrers when it
-// has ended, well or not: a list under a fallback tag is written once then, which matters where
-// tags cannot be moved. Until then [Repository.Referrers] gives them all the same.
+// GatherReferrers calls push, and lists the referrers that it pushed once it has returned, with or
+// without an error: a list under a fallback tag is written only once, which matters if tags cannot
+// be moved. Until then [Repository.Referrers] includes them, too.
 func (r *Repository) GatherReferrers(ctx context.Context, push func(context.Context) error) error {
 	r.referrers.mu.Lock()
 	r.referrers.gathering++
@@ -322,8 +321,8 @@ func (r *Repository) GatherReferrers(ctx context.Context, push func(context.Cont
 	return errors.Join(err, group.Wait())
 }
 
-// listReferrer lists a referrer that was pushed to a registry without the API, or has it listed
-// with others.
+// listReferrer lists a referrer that was pushed to a registry without the API, or adds it to those
+// that are gathered.
 func (r *Repository) listReferrer(ctx context.Context, subject digest.Digest, desc ocispec.Descriptor) error {
 	r.referrers.mu.Lock()
 	gathering := r.referrers.gathering > 0
@@ -371,8 +370,7 @@ func (r *Repository) writeFallbackList(ctx context.Context, subject digest.Diges
 	return nil
 }
 
-// pushManifest writes a manifest under its digest or a tag, and has it listed where it is a
-// referrer.
+// pushManifest writes a manifest under its digest or a tag, and lists it if it is a referrer.
 func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, body io.Reader, reference string) error {
 	if desc.Size > maxManifest {
 		return fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", desc.Digest, desc.Size, maxManifest, errdef.ErrSizeExceedsLimit)
@@ -390,48 +388,48 @@ func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, 
 		return err
 	}
 	r.referrers.mu.Lock()
-	r.referrers.unsure = true
+	r.referrers.mayMissReferrers = true
 	r.referrers.mu.Unlock()
 	return r.listReferrer(ctx, subject, *referrer)
 }
 
 // putManifest writes a manifest under its digest or a tag, and reports whether the registry has
-// taken note of its subject.
+// processed its subject.
 func (r *Repository) putManifest(ctx context.Context, desc ocispec.Descriptor, data []byte, reference string) (processed bool, err error) {
-	u := r.url("", nil)
+	u := r.blobURL("", nil)
 	u.Path = "/v2/" + r.Reference.Repository + "/manifests/" + reference
-	response, err := r.do(ctx, http.MethodPut, u, bytes.NewReader(data), desc.Size, http.Header{"Content-Type": {desc.MediaType}})
+	response, err := r.sendRequest(ctx, http.MethodPut, u, bytes.NewReader(data), desc.Size, http.Header{"Content-Type": {desc.MediaType}})
 	if err != nil {
 		return false, err
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusCreated {
-		return false, r.tagged(ctx, desc, reference, failure(response))
+		return false, r.interpretTagRefusal(ctx, desc, reference, responseError(response))
 	}
 	if d, err := digest.Parse(response.Header.Get("Docker-Content-Digest")); err == nil && d != desc.Digest {
-		return false, fmt.Errorf("manifest %s is %s to %s", desc.Digest, d, r)
+		return false, fmt.Errorf("manifest %s: digest %s at %s", desc.Digest, d, r)
 	}
 	return response.Header.Get("OCI-Subject") != "", nil
 }
 
-// ImmutableTagError says that a registry does not let a tag be moved.
+// ImmutableTagError is the error of a registry that refuses to move a tag.
 type ImmutableTagError struct {
 	Host, Repository, Tag string
-	// Digest is what the tag names, and goes on to name.
+	// Digest is what the tag names.
 	Digest digest.Digest
 	Err    error
 }
 
 func (e *ImmutableTagError) Error() string {
-	return fmt.Sprintf("%s does not let tag %s of %s be moved from %s: %v", e.Host, e.Tag, e.Repository, e.Digest, e.Err)
+	return fmt.Sprintf("registry %s refuses to move tag %s of %s, which names %s: %v", e.Host, e.Tag, e.Repository, e.Digest, e.Err)
 }
 
 // Unwrap gives the registry's answer.
 func (e *ImmutableTagError) Unwrap() error { return e.Err }
 
-// tagged is what a refusal to set a tag means: nothing where the tag is as it should be, since
-// registries with immutable tags refuse to write the same again.
-func (r *Repository) tagged(ctx context.Context, desc ocispec.Descriptor, reference string, refused error) error {
+// interpretTagRefusal returns nil if a refused tag is already right, since registries with immutable
+// tags refuse to write the same again.
+func (r *Repository) interpretTagRefusal(ctx context.Context, desc ocispec.Descriptor, reference string, refused error) error {
 	var response *errcode.ErrorResponse
 	if digest.Digest(reference).Validate() == nil || !errors.As(refused, &response) {
 		return refused
@@ -447,21 +445,21 @@ func (r *Repository) tagged(ctx context.Context, desc ocispec.Descriptor, refere
 		return refused
 	case at.Digest == desc.Digest:
 		return nil
-	case response.StatusCode == http.StatusForbidden && !saysImmutable(response):
+	case response.StatusCode == http.StatusForbidden && !mentionsImmutability(response):
 		return refused
 	}
 	return &ImmutableTagError{r.Reference.Registry, r.Reference.Repository, reference, at.Digest, refused}
 }
 
-// saysImmutable reports whether an answer of 403 is about the tag, and not about who asks.
-func saysImmutable(response *errcode.ErrorResponse) bool {
+// mentionsImmutability reports whether a 403 is about the tag and not about the user.
+func mentionsImmutability(response *errcode.ErrorResponse) bool {
 	text := strings.ToLower(response.Error())
 	return slices.ContainsFunc([]string{"immutab", "overwr", "already exist", "protected", "locked"}, func(word string) bool {
 		return strings.Contains(text, word)
 	})
 }
 
-// Tag names a manifest that is there.
+// Tag sets a tag of a manifest in the repository.
 func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, reference string) error {
 	body, err := r.Repository.Fetch(ctx, desc)
 	if err != nil {

@@ -29,7 +29,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/layout"
 )
 
-// Options say how to reach registries. The zero value follows the ecosystem's defaults:
+// Options configure how to reach registries. The zero value follows the ecosystem's defaults:
 // docker's and podman's login files and credential helpers, the system's CAs and those in
 // certs.d, HTTPS but for registries on loopback that answer in plain HTTP, proxies from the
 // environment.
@@ -38,54 +38,54 @@ type Options struct {
 	PlainHTTP bool
 	// InsecureSkipTLSVerify accepts any certificate.
 	InsecureSkipTLSVerify bool
-	// CAFile holds more certificate authorities to trust, as PEM.
+	// CAFile is a PEM file of additional certificate authorities to trust.
 	CAFile string
-	// Logins are docker configs (the JSON of config.json) whose logins come before those of docker's and
-	// podman's files, for the hosts that they name.
+	// Logins are docker configs (the JSON of config.json). For the hosts that they name they come
+	// before docker's and podman's files.
 	Logins [][]byte
-	// Mirrors say where workload images are fetched from.
+	// Mirrors replace the registries of workload images.
 	Mirrors []Mirror
 	// UserAgent is sent with each request.
 	UserAgent string
-	// StateDir keeps uploads that did not end, so that the next process can go on with them
+	// StateDir keeps unfinished uploads, so that the next process can resume them
 	// ([DefaultStateDir]); none are kept when empty.
 	StateDir string
-	// StallTimeout is how long a connection may stand still; 2 minutes when zero.
+	// StallTimeout is how long a connection may stall; 2 minutes when zero.
 	StallTimeout time.Duration
-	// MetadataTimeout is how long an answer that is not a blob may take from its first byte to its
-	// last, and a listing three times; 5 minutes when zero.
+	// MetadataTimeout is how long an answer other than a blob may take from its first byte to its
+	// last, and a third of what a listing may take; 5 minutes when zero.
 	MetadataTimeout time.Duration
-	// Backoff is how long to wait before another attempt, from 0; nil for a quarter of a
-	// second that doubles. A registry may ask for longer.
+	// Backoff returns how long to wait before another attempt, which counts from 0; nil for a quarter
+	// of a second that doubles. A registry may ask for longer.
 	Backoff func(attempt int) time.Duration
 }
 
 // Client reaches registries. It is safe for concurrent use.
 type Client struct {
 	options Options
-	logins  *logins
+	logins  *loginSources
 	roots   *x509.CertPool
 
 	mu    sync.Mutex
-	hosts map[string]*host
+	hosts map[string]*hostState
 }
 
-// host is what is known of one registry: found out once, by whoever asks first.
-type host struct {
+// hostState is what is known of one registry, found out by the first request.
+type hostState struct {
 	mu        sync.Mutex
 	transport http.RoundTripper
-	plain     bool
-	// clients are one for each login, since tokens are of a login.
+	plainHTTP bool
+	// clients has a client for each login, since tokens belong to a login.
 	clients map[string]*auth.Client
-	// deviations are seen as the host is used.
-	deviations deviations
-	// patience is for all that waits for the registry.
-	patience *patience
+	// deviations are recorded as the host is used.
+	deviations deviationLog
+	// waitBudget is shared by all requests to the registry.
+	waitBudget *waitBudget
 }
 
 // New makes a client.
 func New(options Options) (*Client, error) {
-	c := &Client{options: options, hosts: map[string]*host{}}
+	c := &Client{options: options, hosts: map[string]*hostState{}}
 	if c.options.StallTimeout == 0 {
 		c.options.StallTimeout = 2 * time.Minute
 	}
@@ -95,7 +95,7 @@ func New(options Options) (*Client, error) {
 	if c.options.Backoff == nil {
 		c.options.Backoff = func(attempt int) time.Duration { return retry.DefaultBackoff(attempt, nil) }
 	}
-	sessions{options.StateDir}.clean()
+	sessionStore{options.StateDir}.removeExpired()
 	var err error
 	if c.logins, err = newLogins(options.Logins); err != nil {
 		return nil, err
@@ -104,14 +104,14 @@ func New(options Options) (*Client, error) {
 		c.roots = x509.NewCertPool()
 	}
 	if options.CAFile != "" {
-		if err := addCAs(c.roots, options.CAFile); err != nil {
+		if err := addCertificateAuthorities(c.roots, options.CAFile); err != nil {
 			return nil, err
 		}
 	}
 	return c, nil
 }
 
-func addCAs(pool *x509.CertPool, file string) error {
+func addCertificateAuthorities(pool *x509.CertPool, file string) error {
 	pem, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -122,34 +122,34 @@ func addCAs(pool *x509.CertPool, file string) error {
 	return nil
 }
 
-// Repository returns a repository, named host/path.
+// Repository opens a repository, named host/path.
 func (c *Client) Repository(ctx context.Context, repository string) (*Repository, error) {
 	repo, err := remote.NewRepository(repository)
 	if err != nil {
 		return nil, fmt.Errorf("%q is not a repository: %w", repository, err)
 	}
-	h, err := c.host(ctx, repo.Reference.Host())
+	h, err := c.findHost(ctx, repo.Reference.Host())
 	if err != nil {
 		return nil, err
 	}
 	client := &tolerantClient{c.clientFor(h, repo.Reference.Host(), repo.Reference.Repository), &h.deviations}
-	repo.Client = &guard{client}
-	repo.PlainHTTP = h.plain
-	// Referrers are listed by this package, so that oras-go has nothing to add.
+	repo.Client = &listingGuard{client}
+	repo.PlainHTTP = h.plainHTTP
+	// This package lists referrers, so oras-go must not.
 	if err := repo.SetReferrersCapability(true); err != nil {
 		return nil, err
 	}
 	return &Repository{
-		Repository: repo, sessions: sessions{c.options.StateDir}, backoff: c.options.Backoff, deviations: &h.deviations,
-		patience: h.patience, metadata: c.options.MetadataTimeout, stall: c.options.StallTimeout,
+		Repository: repo, sessions: sessionStore{c.options.StateDir}, backoff: c.options.Backoff, deviations: &h.deviations,
+		waitBudget: h.waitBudget, metadataTimeout: c.options.MetadataTimeout, stallTimeout: c.options.StallTimeout,
 	}, nil
 }
 
-func (c *Client) host(ctx context.Context, address string) (*host, error) {
+func (c *Client) findHost(ctx context.Context, address string) (*hostState, error) {
 	c.mu.Lock()
 	h := c.hosts[address]
 	if h == nil {
-		h = &host{}
+		h = &hostState{}
 		c.hosts[address] = h
 	}
 	c.mu.Unlock()
@@ -158,36 +158,36 @@ func (c *Client) host(ctx context.Context, address string) (*host, error) {
 	if h.transport != nil {
 		return h, nil
 	}
-	return h, c.learn(ctx, address, h)
+	return h, c.probeHost(ctx, address, h)
 }
 
-func (c *Client) learn(ctx context.Context, address string, h *host) error {
-	config, err := c.tls(address)
+func (c *Client) probeHost(ctx context.Context, address string, h *hostState) error {
+	config, err := c.tlsConfig(address)
 	if err != nil {
 		return err
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = config
 	transport.MaxIdleConnsPerHost = 64
-	transport.DialContext = dialer(c.options.StallTimeout)
-	// Headers that drip end as well.
+	transport.DialContext = newDialer(c.options.StallTimeout)
+	// Limits headers that arrive slowly, too.
 	transport.ResponseHeaderTimeout = max(c.options.MetadataTimeout, 2*c.options.StallTimeout)
 	transport.MaxResponseHeaderBytes = 256 << 10
-	h.patience = &patience{}
-	h.plain = c.options.PlainHTTP || isLoopback(address) && speaksHTTP(ctx, transport, address)
+	h.waitBudget = &waitBudget{}
+	h.plainHTTP = c.options.PlainHTTP || isLoopback(address) && speaksHTTP(ctx, transport, address)
 	if ctx.Err() != nil {
-		return ctx.Err() // nothing was found out
+		return ctx.Err() // found out nothing
 	}
-	retrying := &retry.Transport{Base: transport, Policy: func() retry.Policy { return policy{c.options.Backoff, h.patience} }}
+	retrying := &retry.Transport{Base: transport, Policy: func() retry.Policy { return retryPolicy{c.options.Backoff, h.waitBudget} }}
 	h.transport = &challengeTransport{&timedTransport{retrying, c.options.MetadataTimeout}, &h.deviations}
 	h.clients = map[string]*auth.Client{}
 	return nil
 }
 
-// clientFor returns the client with the login for a repository: one organisation's must not go to
-// another's repository.
-func (c *Client) clientFor(h *host, address, repository string) *auth.Client {
-	scope := c.logins.scope(address, repository)
+// clientFor returns the client with the login for a repository: the login of one organisation must
+// not be sent to the repository of another.
+func (c *Client) clientFor(h *hostState, address, repository string) *auth.Client {
+	scope := c.logins.loginScope(address, repository)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.clients[scope] == nil {
@@ -196,7 +196,7 @@ func (c *Client) clientFor(h *host, address, repository string) *auth.Client {
 			Cache:  auth.NewCache(),
 			Header: http.Header{},
 			Credential: func(ctx context.Context, _ string) (auth.Credential, error) {
-				return c.logins.find(ctx, address, repository)
+				return c.logins.findLogin(ctx, address, repository)
 			},
 		}
 		if c.options.UserAgent != "" {
@@ -207,10 +207,10 @@ func (c *Client) clientFor(h *host, address, repository string) *auth.Client {
 	return h.clients[scope]
 }
 
-// tls returns the TLS configuration for a host, with the files that docker and podman read for
-// it: certs.d/HOST/*.crt are authorities, *.cert with *.key the client's certificate
+// tlsConfig returns the TLS configuration of a host, including the files that docker and podman read
+// for it: certs.d/HOST/*.crt are authorities, *.cert with *.key the client's certificate
 // (docs.docker.com/engine/security/certificates).
-func (c *Client) tls(address string) (*tls.Config, error) {
+func (c *Client) tlsConfig(address string) (*tls.Config, error) {
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		RootCAs:            c.roots,
@@ -223,7 +223,7 @@ func (c *Client) tls(address string) (*tls.Config, error) {
 			if config.RootCAs == c.roots {
 				config.RootCAs = c.roots.Clone()
 			}
-			if err := addCAs(config.RootCAs, file); err != nil {
+			if err := addCertificateAuthorities(config.RootCAs, file); err != nil {
 				return nil, err
 			}
 		}
@@ -256,8 +256,8 @@ func isLoopback(address string) bool {
 	return hostname == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// speaksHTTP tries TLS first, so that no credential ever goes out in the clear to a
-// registry that could do better.
+// speaksHTTP reports whether a registry has no TLS. It tries TLS first, so that no credential is
+// sent in the clear to a registry that has TLS.
 func speaksHTTP(ctx context.Context, transport *http.Transport, address string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -272,10 +272,9 @@ func speaksHTTP(ctx context.Context, transport *http.Transport, address string) 
 	return errors.Is(err, http.ErrSchemeMismatch)
 }
 
-// Mirror sends images whose name starts with Prefix elsewhere, and only there. Prefix "*"
-// is every image. Replacement is a registry with or without a path that the rest of the
-// name follows (the whole name for "*"), or oci:FOLDER, a layout whose tags are whole
-// references.
+// Mirror is the only source of images whose name starts with Prefix; "*" is every image.
+// Replacement is a registry, with or without a path, to which the rest of the name is added (the
+// whole name for "*"), or oci:FOLDER, a layout with full references as tags.
 type Mirror struct {
 	Prefix, Replacement string
 }
@@ -290,10 +289,9 @@ func ParseMirror(s string) (Mirror, error) {
 	return m, nil
 }
 
-// Origin returns where an image is fetched from, a mirror or its own registry, and the reference
-// that it has there.
+// Origin returns the store of an image, a mirror or its own registry, and its reference there.
 func (c *Client) Origin(ctx context.Context, image name.Reference) (oras.ReadOnlyTarget, string, error) {
-	where := c.mirrored(image)
+	where := c.mirrorName(image)
 	if dir, ok := strings.CutPrefix(where, "oci:"); ok {
 		store, err := layout.Open(dir)
 		if _, byDigest := image.(name.Digest); byDigest {
@@ -305,13 +303,13 @@ func (c *Client) Origin(ctx context.Context, image name.Reference) (oras.ReadOnl
 	return repo, image.Identifier(), err
 }
 
-func (c *Client) mirrored(image name.Reference) string {
+func (c *Client) mirrorName(image name.Reference) string {
 	full := image.Context().Name()
 	where, longest := full, 0
 	for _, m := range c.options.Mirrors {
 		prefix := m.Prefix
 		if prefix == "docker.io" || strings.HasPrefix(prefix, "docker.io/") {
-			prefix = "index." + prefix // as it is in full
+			prefix = "index." + prefix // the full name
 		}
 		rest, matches := strings.CutPrefix(full, prefix)
 		if prefix == "*" {
@@ -328,7 +326,7 @@ func (c *Client) mirrored(image name.Reference) string {
 	return where
 }
 
-// Resolve finds the digest that a reference stands for now.
+// Resolve returns the descriptor of a reference.
 func (c *Client) Resolve(ctx context.Context, image name.Reference) (ocispec.Descriptor, error) {
 	origin, reference, err := c.Origin(ctx, image)
 	if err != nil {

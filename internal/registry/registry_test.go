@@ -98,7 +98,7 @@ func TestMirrors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := newClient(t, o).mirrored(ref); got != c.want {
+			if got := newClient(t, o).mirrorName(ref); got != c.want {
 				t.Errorf("%s comes from %s, want %s", c.image, got, c.want)
 			}
 		})

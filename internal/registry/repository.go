@@ -20,34 +20,34 @@ import (
 	"krtpkg.dev/krtpkg/pkg/layout"
 )
 
-// Repository is a repository of a registry. Manifests are oras-go's business; blobs go up and
-// come down by this package, which goes on where a connection broke.
+// Repository is a repository of a registry. oras-go handles manifests; this package uploads and
+// downloads blobs and resumes when a connection breaks.
 type Repository struct {
 	*remote.Repository
-	sessions   sessions
+	sessions   sessionStore
 	referrers  referrersAPI
-	deviations *deviations
+	deviations *deviationLog
 	backoff    func(attempt int) time.Duration
-	patience   *patience
-	// metadata is how long an answer that is not a blob may take, stall how long a connection may
-	// stand still.
-	metadata, stall time.Duration
+	waitBudget *waitBudget
+	// metadataTimeout is how long an answer other than a blob may take, stallTimeout how long a
+	// connection may stall.
+	metadataTimeout, stallTimeout time.Duration
 }
 
 // String returns the repository's name, host/path.
 func (r *Repository) String() string { return r.Reference.Registry + "/" + r.Reference.Repository }
 
-// Name returns the registry's host, and the repository's path there.
+// Name returns the registry's host and the repository's path there.
 func (r *Repository) Name() (host, repository string) {
 	return r.Reference.Registry, r.Reference.Repository
 }
 
-// ChecksDigests says that a registry refuses what is not what its digest says, as it must
-// (distribution-spec v1.1, pushing blobs).
+// ChecksDigests marks a store that refuses content that does not match its digest, as registries
+// must (distribution-spec v1.1, pushing blobs).
 func (r *Repository) ChecksDigests() {}
 
-// wholeBlob is the size up to which a blob is read, and checked, before it is given.
-const wholeBlob = 1 << 20
+// maxBufferedBlob is the size up to which a blob is read and verified before it is returned.
+const maxBufferedBlob = 1 << 20
 
 // Fetch returns a manifest or a blob. A manifest or a small blob is read and checked before, and
 // read again once when it is not what its digest says: a byte may have changed on the way. A
@@ -56,28 +56,28 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 	open := func() (io.ReadCloser, error) { return r.Repository.Fetch(ctx, desc) }
 	whole := desc.Size <= maxManifest
 	if !layout.IsManifest(desc.MediaType) {
-		whole = desc.Size <= wholeBlob
+		whole = desc.Size <= maxBufferedBlob
 		open = func() (io.ReadCloser, error) {
-			d := &download{repository: r, ctx: ctx, desc: desc, pace: pace{window: 5 * r.stall}}
-			return d, d.open()
+			d := &download{repository: r, ctx: ctx, desc: desc, pace: paceMeter{window: 5 * r.stallTimeout}}
+			return d, d.openRest()
 		}
 	}
 	if !whole {
 		return open()
 	}
-	data, err := r.readTwice(ctx, func() (ocispec.Descriptor, io.ReadCloser, error) {
+	data, err := r.readWithRetries(ctx, func() (ocispec.Descriptor, io.ReadCloser, error) {
 		body, err := open()
 		return desc, body, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return inMemory{bytes.NewReader(data)}, nil
+	return memoryReader{bytes.NewReader(data)}, nil
 }
 
-// FetchReference returns the manifest that a tag or a digest names, read and checked as by Fetch.
+// FetchReference returns the manifest of a tag or a digest, read and verified as by Fetch.
 func (r *Repository) FetchReference(ctx context.Context, reference string) (desc ocispec.Descriptor, body io.ReadCloser, err error) {
-	data, err := r.readTwice(ctx, func() (ocispec.Descriptor, io.ReadCloser, error) {
+	data, err := r.readWithRetries(ctx, func() (ocispec.Descriptor, io.ReadCloser, error) {
 		desc, body, err = r.Repository.FetchReference(ctx, reference)
 		if err == nil && desc.Size > maxManifest {
 			err = errors.Join(body.Close(), fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", desc.Digest, desc.Size, maxManifest, errdef.ErrSizeExceedsLimit))
@@ -85,15 +85,15 @@ func (r *Repository) FetchReference(ctx context.Context, reference string) (desc
 		return desc, body, err
 	})
 	if err != nil {
-		return ocispec.Descriptor{}, nil, r.unlessForbidden(ctx, reference, err)
+		return ocispec.Descriptor{}, nil, r.hideForbiddenTag(ctx, reference, err)
 	}
-	return desc, inMemory{bytes.NewReader(data)}, nil
+	return desc, memoryReader{bytes.NewReader(data)}, nil
 }
 
-// readTwice reads content, again while connections break, and once more when it is not what its
-// digest says.
-func (r *Repository) readTwice(ctx context.Context, open func() (ocispec.Descriptor, io.ReadCloser, error)) ([]byte, error) {
-	tries := retries{repository: r}
+// readWithRetries reads content, again while connections break, and once more if it does not match
+// its digest.
+func (r *Repository) readWithRetries(ctx context.Context, open func() (ocispec.Descriptor, io.ReadCloser, error)) ([]byte, error) {
+	tries := retryState{repository: r}
 	reread := false
 	for {
 		desc, body, err := open()
@@ -111,36 +111,35 @@ func (r *Repository) readTwice(ctx context.Context, open func() (ocispec.Descrip
 		case errors.Is(err, content.ErrMismatchedDigest):
 			return nil, fmt.Errorf("%s at %s: %w", desc.Digest, r, err)
 		}
-		if err := tries.again(ctx, err, false); err != nil {
+		if err := tries.waitForRetry(ctx, err, false); err != nil {
 			return nil, fmt.Errorf("%s at %s: %w", desc.Digest, r, err)
 		}
 	}
 }
 
-// inMemory is content that was read.
-type inMemory struct{ *bytes.Reader }
+// memoryReader is content in memory.
+type memoryReader struct{ *bytes.Reader }
 
-func (inMemory) Close() error { return nil }
+func (memoryReader) Close() error { return nil }
 
-// Push writes a manifest or a blob. Of content that seeks only what has not arrived is sent
-// again when a connection breaks, and by the next process when this one ends; content that
-// does not is sent in chunks.
+// Push writes a manifest or a blob. If content seeks, only the missing rest is sent again when a
+// connection breaks, even by the next process; other content is sent in chunks.
 func (r *Repository) Push(ctx context.Context, desc ocispec.Descriptor, body io.Reader) error {
 	if layout.IsManifest(desc.MediaType) {
 		return r.pushManifest(ctx, desc, body, desc.Digest.String())
 	}
-	return r.upload(ctx, desc, body, nil)
+	return r.uploadBlob(ctx, desc, body, nil)
 }
 
-// Mount has the registry take a blob from another of its repositories, and uploads what
-// getContent gives where it does not.
+// Mount mounts a blob from another repository of the registry. If the registry refuses, it uploads
+// the content of getContent.
 func (r *Repository) Mount(ctx context.Context, desc ocispec.Descriptor, from string, getContent func() (io.ReadCloser, error)) error {
 	source := r.Reference
 	source.Repository = from
 	scoped := auth.AppendRepositoryScope(ctx, source, auth.ActionPull)
 	query := url.Values{"mount": {desc.Digest.String()}, "from": {from}}
-	response, err := r.do(scoped, http.MethodPost, r.url("uploads/", query), nil, 0, nil)
-	var begun *session
+	response, err := r.sendRequest(scoped, http.MethodPost, r.blobURL("uploads/", query), nil, 0, nil)
+	var begun *uploadSession
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
@@ -150,33 +149,33 @@ func (r *Repository) Mount(ctx context.Context, desc ocispec.Descriptor, from st
 	case response.Header.Get("Location") != "" && (response.StatusCode == http.StatusAccepted || response.StatusCode == http.StatusOK):
 		response.Body.Close()
 		if location, err := Location(response); err == nil && strings.HasSuffix(location.Path, "/blobs/"+desc.Digest.String()) {
-			// That is where the blob is, and not where to send it.
+			// This is the location of the blob, not of an upload.
 			if there, err := r.Exists(ctx, desc); err == nil && there {
-				r.deviations.note("a mount ends with %d, where 201 is usual: it is taken for that", response.StatusCode)
+				r.deviations.record("a mount is answered with %d instead of 201: accepted", response.StatusCode)
 				return nil
 			}
 			break
 		}
-		if begun, err = r.sessionOf(response); err != nil {
+		if begun, err = r.parseSession(response); err != nil {
 			return err
 		}
 	default:
-		response.Body.Close() // who may not mount may still write
+		response.Body.Close() // without the right to mount, writing may be allowed
 	}
 	body, err := getContent()
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	return r.upload(ctx, desc, body, begun)
+	return r.uploadBlob(ctx, desc, body, begun)
 }
 
-// Exists reports whether a manifest or a blob is there.
+// Exists reports whether the repository has a manifest or a blob.
 func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	if layout.IsManifest(desc.MediaType) {
 		return r.Repository.Exists(ctx, desc)
 	}
-	response, err := r.do(ctx, http.MethodHead, r.url(desc.Digest.String(), nil), nil, 0, nil)
+	response, err := r.sendRequest(ctx, http.MethodHead, r.blobURL(desc.Digest.String(), nil), nil, 0, nil)
 	if err != nil {
 		return false, err
 	}
@@ -184,13 +183,13 @@ func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool,
 	switch response.StatusCode {
 	case http.StatusBadRequest, http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
 		refused := response.StatusCode
-		response, err = r.do(ctx, http.MethodGet, r.url(desc.Digest.String(), nil), nil, 0, http.Header{"Range": {"bytes=0-0"}})
+		response, err = r.sendRequest(ctx, http.MethodGet, r.blobURL(desc.Digest.String(), nil), nil, 0, http.Header{"Range": {"bytes=0-0"}})
 		if err != nil {
 			return false, err
 		}
 		defer response.Body.Close()
 		if response.StatusCode < http.StatusBadRequest {
-			r.deviations.note("HEAD of a blob is refused with %d: its first byte is asked for", refused)
+			r.deviations.record("HEAD of a blob is refused with %d: its first byte is requested instead", refused)
 		}
 	}
 	switch response.StatusCode {
@@ -199,11 +198,11 @@ func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool,
 	case http.StatusNotFound:
 		return false, nil
 	}
-	return false, failure(response)
+	return false, responseError(response)
 }
 
-// url returns the address of something about the repository's blobs.
-func (r *Repository) url(path string, query url.Values) *url.URL {
+// blobURL returns an address below the repository's blobs.
+func (r *Repository) blobURL(path string, query url.Values) *url.URL {
 	u := &url.URL{
 		Scheme: "https", Host: r.Reference.Host(),
 		Path: "/v2/" + r.Reference.Repository + "/blobs/" + path, RawQuery: query.Encode(),
@@ -214,8 +213,8 @@ func (r *Repository) url(path string, query url.Values) *url.URL {
 	return u
 }
 
-// do sends a request. Its body, if it has one, is read once.
-func (r *Repository) do(ctx context.Context, method string, u *url.URL, body io.Reader, size int64, header http.Header) (*http.Response, error) {
+// sendRequest sends a request. It reads body once.
+func (r *Repository) sendRequest(ctx context.Context, method string, u *url.URL, body io.Reader, size int64, header http.Header) (*http.Response, error) {
 	actions := []string{auth.ActionPull}
 	if method != http.MethodGet && method != http.MethodHead || strings.Contains(u.Path, "/blobs/uploads/") {
 		actions = append(actions, auth.ActionPush)
@@ -233,43 +232,43 @@ func (r *Repository) do(ctx context.Context, method string, u *url.URL, body io.
 }
 
 const (
-	// attempts is how often a blob is tried without a further byte having arrived: more often
-	// than a single request, since one attempt takes several.
-	attempts = 8
-	// resends is how often a request is sent again.
-	resends = 5
-	// longest is what no pause is longer than, unless the registry asks for it.
-	longest = 8 * time.Second
+	// maxAttempts limits the attempts for a blob without progress: more than for a single request,
+	// since one attempt takes several.
+	maxAttempts = 8
+	// maxResends limits how often a request is repeated.
+	maxResends = 5
+	// maxPause limits a pause, unless the registry asks for a longer one.
+	maxPause = 8 * time.Second
 )
 
-// retries decides whether to try again, and pauses before.
-type retries struct {
+// retryState decides whether to try again, after a pause.
+type retryState struct {
 	repository *Repository
 	failed     int
 }
 
-// again is nil when it is worth another try after err; progress says that something arrived
-// since the last one.
-func (t *retries) again(ctx context.Context, err error, progress bool) error {
+// waitForRetry waits and returns nil if another attempt is worthwhile after err, and err otherwise.
+// progress reports whether anything arrived since the last attempt.
+func (t *retryState) waitForRetry(ctx context.Context, err error, progress bool) error {
 	if progress {
 		t.failed = 0
 	}
-	if ctx.Err() != nil || !passes(err) || t.failed+1 >= attempts {
+	if ctx.Err() != nil || !isWorthRetrying(err) || t.failed+1 >= maxAttempts {
 		return err
 	}
-	if t.repository.pause(ctx, t.failed, err) != nil {
+	if t.repository.waitBeforeRetry(ctx, t.failed, err) != nil {
 		return err
 	}
 	t.failed++
 	return nil
 }
 
-// pause waits as long as the registry asks for, or longer with each attempt.
-func (r *Repository) pause(ctx context.Context, attempt int, err error) error {
-	wait := min(r.backoff(attempt), longest)
-	var limited *limitedError
+// waitBeforeRetry waits as long as the registry asks for, or longer with each attempt.
+func (r *Repository) waitBeforeRetry(ctx context.Context, attempt int, err error) error {
+	wait := min(r.backoff(attempt), maxPause)
+	var limited *rateLimitError
 	if errors.As(err, &limited) && limited.after > 0 {
-		if wait = limited.after; !r.patience.allows(wait) {
+		if wait = limited.after; !r.waitBudget.allowWait(wait) {
 			return &WaitError{r.Reference.Host(), wait}
 		}
 	}
@@ -283,9 +282,8 @@ func (r *Repository) pause(ctx context.Context, attempt int, err error) error {
 	}
 }
 
-// wrongContent makes a registry's word that content is not what its digest says the error
-// that everybody knows.
-func wrongContent(err error) error {
+// markDigestError wraps a registry's error about a wrong digest as [content.ErrMismatchedDigest].
+func markDigestError(err error) error {
 	if hasCode(err, "DIGEST_INVALID") {
 		return fmt.Errorf("%w: %w", content.ErrMismatchedDigest, err)
 	}

@@ -13,18 +13,18 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// sessions are uploads that have begun, kept in a folder so that the next process can go on
-// with them. It is a convenience: what cannot be kept begins again, and no error says so.
-type sessions struct{ dir string }
+// sessionStore keeps the sessions of unfinished uploads in a folder, so that the next process can
+// resume them. It ignores errors: an upload that cannot be resumed starts again.
+type sessionStore struct{ dir string }
 
 const (
-	// worthKeeping is the size from which on a blob's upload is kept.
-	worthKeeping = 1 << 20
-	// forgotten is when registries have forgotten an upload too.
-	forgotten = 7 * 24 * time.Hour
+	// minSavedUpload is the least size of a blob for its upload to be kept.
+	minSavedUpload = 1 << 20
+	// sessionLifetime is the age at which registries have dropped an upload, too.
+	sessionLifetime = 7 * 24 * time.Hour
 )
 
-// DefaultStateDir returns where uploads are kept that a process did not end, or empty.
+// DefaultStateDir returns the default folder for unfinished uploads, or "".
 func DefaultStateDir() string {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -33,23 +33,23 @@ func DefaultStateDir() string {
 	return filepath.Join(cache, "krtpkg", "uploads")
 }
 
-type saved struct {
+type savedSession struct {
 	Location string `json:"location"`
 }
 
-func (s sessions) file(r *Repository, desc ocispec.Descriptor) string {
-	if s.dir == "" || desc.Size < worthKeeping {
+func (s sessionStore) fileName(r *Repository, desc ocispec.Descriptor) string {
+	if s.dir == "" || desc.Size < minSavedUpload {
 		return ""
 	}
 	return filepath.Join(s.dir, fmt.Sprintf("%x", sha256.Sum256([]byte(r.String()+" "+desc.Digest.String()))))
 }
 
-func (s sessions) save(r *Repository, desc ocispec.Descriptor, at *session) {
-	name := s.file(r, desc)
+func (s sessionStore) saveSession(r *Repository, desc ocispec.Descriptor, at *uploadSession) {
+	name := s.fileName(r, desc)
 	if name == "" {
 		return
 	}
-	data, err := json.Marshal(saved{at.url.String()})
+	data, err := json.Marshal(savedSession{at.url.String()})
 	if err != nil || os.MkdirAll(s.dir, 0o700) != nil {
 		return
 	}
@@ -63,31 +63,31 @@ func (s sessions) save(r *Repository, desc ocispec.Descriptor, at *session) {
 	}
 }
 
-func (s sessions) load(r *Repository, desc ocispec.Descriptor) *session {
-	name := s.file(r, desc)
+func (s sessionStore) loadSession(r *Repository, desc ocispec.Descriptor) *uploadSession {
+	name := s.fileName(r, desc)
 	if name == "" {
 		return nil
 	}
 	data, err := os.ReadFile(name)
-	var kept saved
+	var kept savedSession
 	if err != nil || json.Unmarshal(data, &kept) != nil {
 		return nil
 	}
 	at, err := url.Parse(kept.Location)
-	if own := r.url("", nil); err != nil || at.Host != own.Host || at.Scheme != own.Scheme {
+	if own := r.blobURL("", nil); err != nil || at.Host != own.Host || at.Scheme != own.Scheme {
 		return nil
 	}
-	return &session{url: at}
+	return &uploadSession{url: at}
 }
 
-func (s sessions) forget(r *Repository, desc ocispec.Descriptor) {
-	if name := s.file(r, desc); name != "" {
+func (s sessionStore) removeSession(r *Repository, desc ocispec.Descriptor) {
+	if name := s.fileName(r, desc); name != "" {
 		os.Remove(name)
 	}
 }
 
-// clean removes what is too old to be of use.
-func (s sessions) clean() {
+// removeExpired removes sessions that are too old.
+func (s sessionStore) removeExpired() {
 	if s.dir == "" {
 		return
 	}
@@ -96,7 +96,7 @@ func (s sessions) clean() {
 		return
 	}
 	for _, entry := range entries {
-		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > forgotten {
+		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > sessionLifetime {
 			os.Remove(filepath.Join(s.dir, entry.Name()))
 		}
 	}

@@ -84,7 +84,7 @@ func TestQuirks(t *testing.T) {
 			third := repository("third")
 			w.mustCopy(plain, third)
 			_, err = release(t, third, plain)
-			if fixed := o.NoReferrers && len(o.Quirks) > 0; fixed != (err != nil) || err != nil && !strings.Contains(err.Error(), "does not let tag sha256-") {
+			if fixed := o.NoReferrers && len(o.Quirks) > 0; fixed != (err != nil) || err != nil && !strings.Contains(err.Error(), "refuses to move tag sha256-") {
 				t.Errorf("sign: %v", err)
 			}
 		})

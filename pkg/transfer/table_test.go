@@ -285,8 +285,8 @@ func TestFaults(t *testing.T) {
 		{name: "429 for a share of requests", breaks: 5, source: every4(status(429)), target: every4(status(429))},
 		{name: "429 with Retry-After", source: every4(status(429, "Retry-After", "1")), target: every(9, status(429, "Retry-After", "1"))},
 		{name: "503 with Retry-After", source: every(9, status(503, "Retry-After", "1")), target: every(9, status(503, "Retry-After", "1"))},
-		{name: "Retry-After of an hour at the source", source: when(isGet("/blobs/"), status(429, "Retry-After", "3600")), want: []string{"takes no more requests for 1h0m0s"}, within: 3 * time.Second},
-		{name: "Retry-After of an hour at the target", target: when(method("POST", "/uploads/"), status(429, "Retry-After", "3600")), want: []string{"takes no more requests for 1h0m0s"}, within: 3 * time.Second},
+		{name: "Retry-After of an hour at the source", source: when(isGet("/blobs/"), status(429, "Retry-After", "3600")), want: []string{"refuses requests for the next 1h0m0s"}, within: 3 * time.Second},
+		{name: "Retry-After of an hour at the target", target: when(method("POST", "/uploads/"), status(429, "Retry-After", "3600")), want: []string{"refuses requests for the next 1h0m0s"}, within: 3 * time.Second},
 		{name: "500 for a share of requests", breaks: 5, source: every4(status(500)), target: every4(status(500))},
 		{name: "502 for a share of requests", breaks: 5, source: every4(status(502)), target: every4(status(502))},
 		{name: "503 for a share of requests", breaks: 5, source: every4(status(503)), target: every4(status(503))},
@@ -350,7 +350,7 @@ func TestFaults(t *testing.T) {
 		{name: "403 for manifests", target: when(method("PUT", "/manifests/"), status(403)), want: []string{"to target", "status code 403"}, within: 4 * time.Second},
 		{name: "manifests refused at first", target: times(3, method("PUT", "/manifests/"), status(500))},
 		{name: "the tag refused at first", target: times(2, method("PUT", "/manifests/1.0.0"), status(503))},
-		{name: "an upload sent elsewhere", target: when(method("POST", "/uploads/"), status(202, "Location", "http://127.0.0.1:1/upload")), want: []string{"sends the upload elsewhere, to http://127.0.0.1:1"}},
+		{name: "an upload sent elsewhere", target: when(method("POST", "/uploads/"), status(202, "Location", "http://127.0.0.1:1/upload")), want: []string{"redirects the upload to another host, http://127.0.0.1:1"}},
 		{name: "a slow line", source: when(isGet("/blobs/"), slow), target: when(isUpload, slow)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
