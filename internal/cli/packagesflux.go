@@ -109,7 +109,7 @@ func (a *app) fluxTrust(p *prepared, policy *trust.Policy, o *fluxOptions) error
 		return nil
 	}
 	follows := o.follow || o.constraints != ""
-	trusted, err := policy.Flux(p.Repository)
+	trusted, err := policy.ExportFlux(p.Repository)
 	switch {
 	case errors.Is(err, trust.ErrInexpressible) && !follows:
 		a.ui.Note("note: Flux verifies no signature, it goes by the digest that was verified here: %v", err)

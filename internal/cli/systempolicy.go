@@ -32,5 +32,5 @@ func systemPolicy() (*trust.Policy, error) {
 			return nil, fmt.Errorf("trust policy of the machine: %s: %w", name, err)
 		}
 	}
-	return trust.Load(systemPolicyFile)
+	return trust.LoadPolicy(systemPolicyFile)
 }

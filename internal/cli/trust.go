@@ -74,7 +74,7 @@ func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, outp
 	if err := encoder.Encode(file); err != nil {
 		return err
 	}
-	if _, err := trust.Parse("trust.yaml", []byte(text.String()), nil); err != nil {
+	if _, err := trust.ParsePolicy("trust.yaml", []byte(text.String()), nil); err != nil {
 		return err
 	}
 	if output == "" {
@@ -149,7 +149,7 @@ func (a *app) loadPolicy(flag string) (*trust.Policy, error) {
 	if file == "" {
 		return nil, &usageError{fmt.Errorf("there is no policy file: krtpkg trust init writes one to %s, or name one with --policy", defaultPolicyFile())}
 	}
-	return trust.Load(file)
+	return trust.LoadPolicy(file)
 }
 
 func policyFlag(cmd *cobra.Command, policy *string) {
@@ -328,7 +328,7 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 	if err != nil {
 		return err
 	}
-	rule, err := policy.Rule(where(at.Place))
+	rule, err := policy.FindRule(where(at.Place))
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ left out.`,
 			if err != nil {
 				return err
 			}
-			write := map[string]func(trust.ExportOptions) ([]byte, error){"kyverno": p.Kyverno, "policy-controller": p.PolicyController}[format]
+			write := map[string]func(trust.ExportOptions) ([]byte, error){"kyverno": p.ExportKyverno, "policy-controller": p.ExportPolicyController}[format]
 			if write == nil {
 				return &usageError{fmt.Errorf("--format %s: want kyverno or policy-controller", format)}
 			}

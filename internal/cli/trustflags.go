@@ -100,7 +100,7 @@ func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 		return nil, nil
 	}
 	policy, err := a.chosenPolicy(ctx, f, system)
-	policy = system.With(policy)
+	policy = system.Combine(policy)
 	switch {
 	case err != nil:
 		return nil, err
@@ -125,7 +125,7 @@ func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Pol
 	if err != nil || file == "" {
 		return nil, err
 	}
-	return trust.Load(file)
+	return trust.LoadPolicy(file)
 }
 
 // errNoConfiguration says that nobody knows where a policy would be.
@@ -189,7 +189,7 @@ func (a *app) trustFlagged(ctx context.Context, f *trustFlags) (*trust.Policy, e
 		}
 		authorities = append(authorities, sign.Authority{Identity: identity, Roots: roots})
 	}
-	policy, err := trust.New(authorities...)
+	policy, err := trust.NewPolicy(authorities...)
 	if err != nil {
 		return nil, &usageError{err}
 	}
@@ -293,7 +293,7 @@ func (a *app) guard(ctx context.Context, f *trustFlags, strictly bool, o *transf
 		defer mu.Unlock()
 		return verified[d]
 	}
-	o.Accepts = policy.Accepts
+	o.Accepts = policy.CheckRevoked
 	o.Verify = func(ctx context.Context, source transfer.Source) error {
 		result, err := policy.Verify(ctx, source.Store, source.Root, cmp.Or(source.Where, trust.Local))
 		if err != nil {

@@ -11,9 +11,9 @@ import (
 // maxCost bounds what a condition may do: predicates come from outside.
 const maxCost = 300_000
 
-// compile makes a program of an expression in CEL (github.com/google/cel-spec) about the
+// compileCondition makes a program of an expression in CEL (github.com/google/cel-spec) about the
 // variable predicate, or nil of none.
-func compile(expression string) (cel.Program, error) {
+func compileCondition(expression string) (cel.Program, error) {
 	if expression == "" {
 		return nil, nil
 	}
@@ -31,8 +31,8 @@ func compile(expression string) (cel.Program, error) {
 	return env.Program(ast, cel.CostLimit(maxCost), cel.InterruptCheckFrequency(1000))
 }
 
-// holds evaluates a condition.
-func holds(program cel.Program, predicate json.RawMessage) (bool, error) {
+// evaluateCondition evaluates a condition.
+func evaluateCondition(program cel.Program, predicate json.RawMessage) (bool, error) {
 	if program == nil {
 		return true, nil
 	}

@@ -31,8 +31,8 @@ type ExportOptions struct {
 	Name string
 	// Enforce refuses what the policy does not let pass. Otherwise it is let pass and reported.
 	Enforce bool
-	// Read gives the files that the policy names; when nil they are read as [Load] does.
-	Read func(name string) ([]byte, error)
+	// ReadFile gives the files that the policy names; when nil they are read as [LoadPolicy] does.
+	ReadFile func(name string) ([]byte, error)
 }
 
 var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
@@ -40,15 +40,15 @@ var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 // exporter is a policy on its way to a target.
 type exporter struct {
 	*Policy
-	o ExportOptions
+	options ExportOptions
 	// target is whom it is for.
 	target string
-	// takes adds what the target cannot be told about an authority.
-	takes     func(*holder)
-	now       time.Time
-	holders   map[string]*holder
-	problems  []error
-	documents []any
+	// checkHolder adds what the target cannot be told about an authority.
+	checkHolder func(*holder)
+	now         time.Time
+	holders     map[string]*holder
+	problems    []error
+	documents   []any
 }
 
 // holder is an authority with what the files hold that it names.
@@ -92,25 +92,25 @@ type exportRequirement struct {
 	attesters []*holder
 }
 
-func (r *rule) need() int        { return max(r.Threshold, 1) }
-func (q *requirement) need() int { return max(q.Threshold, 1) }
+func (r *rule) requiredSignatures() int          { return max(r.Threshold, 1) }
+func (q *requirement) requiredAttestations() int { return max(q.Threshold, 1) }
 
-// problem is something that the target cannot be told.
-func (e *exporter) problem(format string, args ...any) {
-	err := fmt.Errorf("%s: %s: %w for %s", e.name(), fmt.Sprintf(format, args...), ErrInexpressible, e.target)
+// recordProblem is something that the target cannot be told.
+func (e *exporter) recordProblem(format string, args ...any) {
+	err := fmt.Errorf("%s: %s: %w for %s", e.displayName(), fmt.Sprintf(format, args...), ErrInexpressible, e.target)
 	if !slices.ContainsFunc(e.problems, func(p error) bool { return p.Error() == err.Error() }) {
 		e.problems = append(e.problems, err)
 	}
 }
 
-// export returns the rules of a policy as objects that emit makes of each, and last of what is
+// exportRules returns the rules of a policy as objects that emit makes of each, and last of what is
 // revoked. Rules and those for images are lists of their own: what one of each matches has to
 // satisfy both.
-func (e *exporter) export(emit func(*exportRule), notes func() []string, last func()) ([]byte, error) {
-	e.o.Name, e.now, e.holders = cmp.Or(e.o.Name, "krtpkg"), time.Now(), map[string]*holder{}
+func (e *exporter) exportRules(emit func(*exportRule), notes func() []string, last func()) ([]byte, error) {
+	e.options.Name, e.now, e.holders = cmp.Or(e.options.Name, "krtpkg"), time.Now(), map[string]*holder{}
 	switch {
-	case !objectName.MatchString(e.o.Name):
-		return nil, fmt.Errorf("export: %q is not a name for objects: want at most 63 small letters, digits and dashes", e.o.Name)
+	case !objectName.MatchString(e.options.Name):
+		return nil, fmt.Errorf("export: %q is not a name for objects: want at most 63 small letters, digits and dashes", e.options.Name)
 	case len(e.File.Authorities) == 0:
 		return nil, errors.New("export: this policy was not read from a file")
 	}
@@ -118,7 +118,7 @@ func (e *exporter) export(emit func(*exportRule), notes func() []string, last fu
 		name  string
 		rules []*rule
 	}{{"rule", e.rules}, {"image", e.images}} {
-		if err := e.list(list.name, list.rules, emit); err != nil {
+		if err := e.exportList(list.name, list.rules, emit); err != nil {
 			return nil, fmt.Errorf("export: %w", err)
 		}
 	}
@@ -126,21 +126,21 @@ func (e *exporter) export(emit func(*exportRule), notes func() []string, last fu
 	if len(e.problems) > 0 {
 		return nil, errors.Join(e.problems...)
 	}
-	return e.write(notes())
+	return e.writeDocuments(notes())
 }
 
-func (e *exporter) list(kind string, rules []*rule, emit func(*exportRule)) error {
+func (e *exporter) exportList(kind string, rules []*rule, emit func(*exportRule)) error {
 	var before []*exportRule
 	for i, from := range rules {
-		r := &exportRule{rule: from, name: fmt.Sprintf("%s-%s-%d", e.o.Name, kind, i+1)}
+		r := &exportRule{rule: from, name: fmt.Sprintf("%s-%s-%d", e.options.Name, kind, i+1)}
 		r.label = fmt.Sprintf("%s %d (%s)", map[string]string{"rule": "rule", "image": "image rule"}[kind], i+1, strings.Join(from.Match, ", "))
 		if len(from.Names) > 0 {
-			e.problem("%s: names of what is signed", r.label)
+			e.recordProblem("%s: names of what is signed", r.label)
 		}
 		for _, pattern := range from.Match {
 			globs, err := parseGlob(pattern)
 			if err != nil {
-				e.problem("%s: %v", r.label, err)
+				e.recordProblem("%s: %v", r.label, err)
 			}
 			r.globs = append(r.globs, globs...)
 		}
@@ -150,7 +150,7 @@ func (e *exporter) list(kind string, rules []*rule, emit func(*exportRule)) erro
 		for _, former := range before {
 			known := len(r.earlier)
 			for _, g := range former.globs {
-				if slices.ContainsFunc(r.globs, g.overlaps) {
+				if slices.ContainsFunc(r.globs, g.overlapsWith) {
 					r.earlier = append(r.earlier, g)
 				}
 			}
@@ -159,7 +159,7 @@ func (e *exporter) list(kind string, rules []*rule, emit func(*exportRule)) erro
 			}
 		}
 		before = append(before, r)
-		if err := e.people(r); err != nil {
+		if err := e.resolveSigners(r); err != nil {
 			return err
 		}
 		emit(r)
@@ -167,40 +167,40 @@ func (e *exporter) list(kind string, rules []*rule, emit func(*exportRule)) erro
 	return nil
 }
 
-// people finds out whose signatures a rule is about.
-func (e *exporter) people(r *exportRule) (err error) {
-	if r.signers, err = e.who(r.rule.signers, r.need(), r.label); err != nil {
+// resolveSigners finds out whose signatures a rule is about.
+func (e *exporter) resolveSigners(r *exportRule) (err error) {
+	if r.signers, err = e.usableHolders(r.rule.signers, r.requiredSignatures(), r.label); err != nil {
 		return err
 	}
-	apart := r.need() == 1
+	apart := r.requiredSignatures() == 1
 	for i, q := range r.rule.attestations {
 		label := fmt.Sprintf("%s: attestation %d (%s)", r.label, i+1, q.Type)
 		made := exportRequirement{requirement: q, label: label}
-		if made.attesters, err = e.who(q.attesters, q.need(), label); err != nil {
+		if made.attesters, err = e.usableHolders(q.attesters, q.requiredAttestations(), label); err != nil {
 			return err
 		}
 		r.attestations = append(r.attestations, made)
-		apart = apart && q.need() == 1 && slices.Equal(made.attesters, r.signers)
+		apart = apart && q.requiredAttestations() == 1 && slices.Equal(made.attesters, r.signers)
 	}
 	if apart {
 		return nil
 	}
 	// What a certificate signed is the first authority's that it fits, and no other's.
-	all := r.attesters()
+	all := r.allAttesters()
 	for i := range all {
 		for j := range all[:i] {
 			if mayBeOne(all[j].Identity, all[i].Identity) {
-				e.problem("%s: %s and %s may be one: a signature counts for the first of them alone", r.label, all[j].Name, all[i].Name)
+				e.recordProblem("%s: %s and %s may be one: a signature counts for the first of them alone", r.label, all[j].Name, all[i].Name)
 			}
 		}
 	}
 	return nil
 }
 
-// who returns those of authorities whose signatures count.
-func (e *exporter) who(authorities []sign.Authority, need int, label string) (found []*holder, err error) {
+// usableHolders returns those of authorities whose signatures count.
+func (e *exporter) usableHolders(authorities []sign.Authority, need int, label string) (found []*holder, err error) {
 	for i := range authorities {
-		h, err := e.holder(&authorities[i])
+		h, err := e.readHolder(&authorities[i])
 		if err != nil {
 			return nil, err
 		}
@@ -209,7 +209,7 @@ func (e *exporter) who(authorities []sign.Authority, need int, label string) (fo
 		}
 	}
 	if len(found) < need {
-		e.problem("%s: %d have to sign, and %d can: the others are revoked or have expired", label, need, len(found))
+		e.recordProblem("%s: %d have to sign, and %d can: the others are revoked or have expired", label, need, len(found))
 	}
 	return found, nil
 }
@@ -220,7 +220,7 @@ func mayBeOne(a, b *sign.Identity) bool {
 		return false
 	}
 	differ := func(a, b string, x, y *regexp.Regexp) bool {
-		whole := func(r *regexp.Regexp, s string) bool { return regexp.MustCompile(anchored(r)).MatchString(s) }
+		whole := func(r *regexp.Regexp, s string) bool { return regexp.MustCompile(anchorPattern(r)).MatchString(s) }
 		switch {
 		case a != "" && b != "":
 			return a != b
@@ -234,8 +234,8 @@ func mayBeOne(a, b *sign.Identity) bool {
 	return !differ(a.Subject, b.Subject, a.SubjectRegExp, b.SubjectRegExp) && !differ(a.Issuer, b.Issuer, a.IssuerRegExp, b.IssuerRegExp)
 }
 
-// anchored returns a pattern for all of a text, as identities mean it and targets do not.
-func anchored(r *regexp.Regexp) string { return "^(?:" + r.String() + ")$" }
+// anchorPattern returns a pattern for all of a text, as identities mean it and targets do not.
+func anchorPattern(r *regexp.Regexp) string { return "^(?:" + r.String() + ")$" }
 
 // exportIdentity is an identity as both targets write it.
 type exportIdentity struct {
@@ -248,47 +248,47 @@ type exportIdentity struct {
 func newExportIdentity(i *sign.Identity) exportIdentity {
 	made := exportIdentity{Issuer: i.Issuer, Subject: i.Subject}
 	if i.SubjectRegExp != nil {
-		made.SubjectRegExp = anchored(i.SubjectRegExp)
+		made.SubjectRegExp = anchorPattern(i.SubjectRegExp)
 	}
 	if i.IssuerRegExp != nil {
-		made.IssuerRegExp = anchored(i.IssuerRegExp)
+		made.IssuerRegExp = anchorPattern(i.IssuerRegExp)
 	} else if i.Issuer == "" {
 		made.IssuerRegExp = ".*" // targets want one
 	}
 	return made
 }
 
-// holder reads what the file says of an authority.
-func (e *exporter) holder(a *sign.Authority) (*holder, error) {
+// readHolder reads what the file says of an authority.
+func (e *exporter) readHolder(a *sign.Authority) (*holder, error) {
 	if h := e.holders[a.Name]; h != nil {
 		return h, nil
 	}
 	n := slices.IndexFunc(e.File.Authorities, func(f Authority) bool { return f.Name == a.Name })
 	h := &holder{Authority: a, from: &e.File.Authorities[n], number: n + 1}
 	e.holders[a.Name] = h
-	if h.leftOut = e.gone(h); h.leftOut {
+	if h.leftOut = e.isExpiredOrRevoked(h); h.leftOut {
 		return h, nil
 	}
-	if err := e.read(h); err != nil {
+	if err := e.readHolderFiles(h); err != nil {
 		return nil, fmt.Errorf("authority %s: %w", a.Name, err)
 	}
-	e.bounds(h)
+	e.checkPeriod(h)
 	if a.Key != nil && a.RequireTimestamp {
-		e.problem("authority %s: requireTimestamp with a key", a.Name)
+		e.recordProblem("authority %s: requireTimestamp with a key", a.Name)
 	}
 	if a.Identity != nil {
 		for _, id := range e.File.Revoked.Keys {
 			if !slices.ContainsFunc(e.File.Authorities, func(f Authority) bool { return e.KeyID(f.Name) == id }) {
-				e.problem("authority %s: the revoked key %s, which may be of a certificate", a.Name, id)
+				e.recordProblem("authority %s: the revoked key %s, which may be of a certificate", a.Name, id)
 			}
 		}
 	}
-	e.takes(h)
+	e.checkHolder(h)
 	return h, nil
 }
 
-// gone reports whether no signature of an authority counts, nor will.
-func (e *exporter) gone(h *holder) bool {
+// isExpiredOrRevoked reports whether no signature of an authority counts, nor will.
+func (e *exporter) isExpiredOrRevoked(h *holder) bool {
 	expired := !h.NotAfter.IsZero() && e.now.After(h.NotAfter) && !h.provesTime()
 	return expired || h.Key != nil && slices.Contains(e.File.Revoked.Keys, h.Key.ID())
 }
@@ -297,20 +297,20 @@ func (e *exporter) gone(h *holder) bool {
 // without they are of now.
 func (h *holder) provesTime() bool { return h.Roots != nil }
 
-// bounds looks at the period of an authority.
-func (e *exporter) bounds(h *holder) {
+// checkPeriod looks at the period of an authority.
+func (e *exporter) checkPeriod(h *holder) {
 	if !h.NotAfter.IsZero() {
-		e.problem("authority %s: notAfter", h.Name)
+		e.recordProblem("authority %s: notAfter", h.Name)
 	}
 	if !h.NotBefore.IsZero() && (h.provesTime() || h.NotBefore.After(e.now)) {
-		e.problem("authority %s: notBefore", h.Name)
+		e.recordProblem("authority %s: notBefore", h.Name)
 	}
 }
 
-func (e *exporter) read(h *holder) error {
-	r := &reader{read: e.o.Read}
-	if r.read == nil {
-		r.read = func(file string) ([]byte, error) {
+func (e *exporter) readHolderFiles(h *holder) error {
+	r := &policyReader{readFile: e.options.ReadFile}
+	if r.readFile == nil {
+		r.readFile = func(file string) ([]byte, error) {
 			if !filepath.IsAbs(file) {
 				file = filepath.Join(filepath.Dir(e.Policy.Name), file)
 			}
@@ -318,7 +318,7 @@ func (e *exporter) read(h *holder) error {
 		}
 	}
 	if h.Key != nil {
-		text, err := r.text(h.from.Key, "-----BEGIN")
+		text, err := r.readText(h.from.Key, "-----BEGIN")
 		if err != nil {
 			return err
 		}
@@ -334,14 +334,14 @@ func (e *exporter) read(h *holder) error {
 		}
 	}
 	if h.from.TrustedRoot != "" {
-		text, err := r.text(h.from.TrustedRoot, "{")
+		text, err := r.readText(h.from.TrustedRoot, "{")
 		if err != nil {
 			return err
 		}
 		h.root, h.rootText, err = parseTrustedRoot(text)
 		return err
 	}
-	text, err := r.text(h.from.Certificates, "-----BEGIN")
+	text, err := r.readText(h.from.Certificates, "-----BEGIN")
 	if err != nil {
 		return err
 	}
@@ -373,10 +373,10 @@ func publicPEM(text []byte) ([]byte, string, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), hash, err
 }
 
-// write returns the objects as one text.
-func (e *exporter) write(notes []string) ([]byte, error) {
+// writeDocuments returns the objects as one text.
+func (e *exporter) writeDocuments(notes []string) ([]byte, error) {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# %s for %s. Images that nothing here matches are not judged.\n", filepath.Base(e.name()), e.target)
+	fmt.Fprintf(&b, "# %s for %s. Images that nothing here matches are not judged.\n", filepath.Base(e.displayName()), e.target)
 	for _, note := range notes {
 		fmt.Fprintf(&b, "# %s\n", note)
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// PolicyController returns the policy as objects for Sigstore's policy-controller in YAML: a
+// ExportPolicyController returns the policy as objects for Sigstore's policy-controller in YAML: a
 // TrustRoot for each authority that has one, and a ClusterImagePolicy for each rule that is for
 // images, for each attestation that it requires, and for the digests that are revoked.
 //
@@ -21,13 +21,13 @@ import (
 // out. A trusted root that has no log is enough for a certificate that is valid now, without a
 // proof of time.
 //
-// What policy-controller cannot be told is [ErrInexpressible]: besides what [Policy.Kyverno]
+// What policy-controller cannot be told is [ErrInexpressible]: besides what [Policy.ExportKyverno]
 // lists, rules that overlap, conditions, globs with other wildcards than * and **, timestamps of
 // a private PKI, several timestamp authorities, and periods in a trusted root that have yet to
 // pass.
-func (p *Policy) PolicyController(o ExportOptions) ([]byte, error) {
-	e := &exporter{Policy: p, o: o, target: "policy-controller"}
-	e.takes = e.trustRoot
+func (p *Policy) ExportPolicyController(o ExportOptions) ([]byte, error) {
+	e := &exporter{Policy: p, options: o, target: "policy-controller"}
+	e.checkHolder = e.trustRoot
 	notes := func() (all []string) {
 		for _, r := range slices.Concat(e.rules, e.images) {
 			if len(r.attestations) > 0 {
@@ -36,7 +36,7 @@ func (p *Policy) PolicyController(o ExportOptions) ([]byte, error) {
 		}
 		return nil
 	}
-	return e.export(e.clusterImagePolicies, notes, e.revokedImages)
+	return e.exportRules(e.clusterImagePolicies, notes, e.revokedImages)
 }
 
 type controllerSpec struct {
@@ -120,45 +120,45 @@ const nowhere = "https://krtpkg.invalid"
 // clusterImagePolicies are the objects of a rule.
 func (e *exporter) clusterImagePolicies(r *exportRule) {
 	for _, former := range r.former {
-		e.problem("%s: that it does not hold for what %s decides", r.label, former)
+		e.recordProblem("%s: that it does not hold for what %s decides", r.label, former)
 	}
 	var images []controllerImage
 	for _, g := range r.globs {
-		text, err := g.controller()
+		text, err := g.controllerPattern()
 		if err != nil {
-			e.problem("%s: %v", r.label, err)
+			e.recordProblem("%s: %v", r.label, err)
 		}
 		images = append(images, controllerImage{text})
 	}
-	e.threshold(r.name, r.label, images, r.signers, r.need(), nil)
+	e.exportThreshold(r.name, r.label, images, r.signers, r.requiredSignatures(), nil)
 	for i, q := range r.attestations {
 		if q.condition != nil {
-			e.problem("%s: a condition", q.label)
+			e.recordProblem("%s: a condition", q.label)
 		}
 		name := fmt.Sprintf("attestation-%d", i+1)
-		e.threshold(r.name+"-"+name, q.label, images, q.attesters, q.need(), []controllerAttestation{{name, q.predicateType}})
+		e.exportThreshold(r.name+"-"+name, q.label, images, q.attesters, q.requiredAttestations(), []controllerAttestation{{name, q.predicateType}})
 	}
 }
 
 // maxObjects bounds how many objects a threshold may make.
 const maxObjects = 32
 
-// threshold are objects that hold together when so many of the authorities have signed: that is
+// exportThreshold are objects that hold together when so many of the authorities have signed: that is
 // when of each so many of them that without them too few were left, one has.
-func (e *exporter) threshold(name, label string, images []controllerImage, from []*holder, need int, attestations []controllerAttestation) {
+func (e *exporter) exportThreshold(name, label string, images []controllerImage, from []*holder, need int, attestations []controllerAttestation) {
 	size := len(from) - need + 1
 	if size <= 0 {
 		return // and a problem
 	}
-	sets := subsets(from, size)
+	sets := holderSubsets(from, size)
 	if len(sets) > maxObjects {
-		e.problem("%s: a threshold of %d of %d, which is %d objects", label, need, len(from), len(sets))
+		e.recordProblem("%s: a threshold of %d of %d, which is %d objects", label, need, len(from), len(sets))
 		return
 	}
 	for i, set := range sets {
-		spec := controllerSpec{Images: images, Mode: e.mode()}
+		spec := controllerSpec{Images: images, Mode: e.enforcementMode()}
 		for _, h := range set {
-			a := e.controller(h)
+			a := e.controllerAuthorityOf(h)
 			a.Attestations = attestations
 			spec.Authorities = append(spec.Authorities, a)
 		}
@@ -166,17 +166,17 @@ func (e *exporter) threshold(name, label string, images []controllerImage, from 
 		if len(sets) > 1 {
 			full = fmt.Sprintf("%s-%d", name, i+1)
 		}
-		e.policy(full, spec)
+		e.addPolicy(full, spec)
 	}
 }
 
-// subsets returns all sets of that many of them, or more than maxObjects of these.
-func subsets(from []*holder, size int) (sets [][]*holder) {
+// holderSubsets returns all sets of that many of them, or more than maxObjects of these.
+func holderSubsets(from []*holder, size int) (sets [][]*holder) {
 	if size == 0 {
 		return [][]*holder{nil}
 	}
 	for i := range len(from) - size + 1 {
-		for _, rest := range subsets(from[i+1:], size-1) {
+		for _, rest := range holderSubsets(from[i+1:], size-1) {
 			if sets = append(sets, append([]*holder{from[i]}, rest...)); len(sets) > maxObjects {
 				return sets
 			}
@@ -185,12 +185,12 @@ func subsets(from []*holder, size int) (sets [][]*holder) {
 	return sets
 }
 
-func (e *exporter) policy(name string, spec controllerSpec) {
+func (e *exporter) addPolicy(name string, spec controllerSpec) {
 	e.documents = append(e.documents, exportObject{"policy.sigstore.dev/v1beta1", "ClusterImagePolicy", exportMetadata{name}, spec})
 }
 
-func (e *exporter) mode() string {
-	if e.o.Enforce {
+func (e *exporter) enforcementMode() string {
+	if e.options.Enforce {
 		return "enforce"
 	}
 	return "warn"
@@ -198,20 +198,20 @@ func (e *exporter) mode() string {
 
 // revokedImages is the object that lets no digest pass that is revoked.
 func (e *exporter) revokedImages() {
-	spec := controllerSpec{Mode: e.mode(), Authorities: []controllerAuthority{{
+	spec := controllerSpec{Mode: e.enforcementMode(), Authorities: []controllerAuthority{{
 		Name: "revoked", Static: &controllerStatic{"fail", "the digest is revoked"},
 	}}}
 	for _, d := range e.revokedDigests() {
 		spec.Images = append(spec.Images, controllerImage{"**@" + d.String()})
 	}
 	if len(spec.Images) > 0 {
-		e.policy(e.o.Name+"-revoked", spec)
+		e.addPolicy(e.options.Name+"-revoked", spec)
 	}
 }
 
-// controller returns a glob as policy-controller reads it, of a name with a digest behind
+// controllerPattern returns a glob as policy-controller reads it, of a name with a digest behind
 // (policy-controller: pkg/apis/glob/glob.go).
-func (g glob) controller() (string, error) {
+func (g glob) controllerPattern() (string, error) {
 	var text []string
 	for i, p := range g {
 		wild := i > 0 && (g[i-1] == star || g[i-1] == anything)
@@ -225,7 +225,7 @@ func (g glob) controller() (string, error) {
 		case p == star, p == notSlash && wild && i == len(g)-1:
 			// The latter is for one name more, of a*/** for a, which does no harm.
 		case p.class != "" || !strings.ContainsRune(controllerCharacters, p.text):
-			return "", fmt.Errorf("the glob %s", g.expression())
+			return "", fmt.Errorf("the glob %s", g.regularExpression())
 		default:
 			text = append(text, string(p.text))
 		}
@@ -238,8 +238,8 @@ func (g glob) controller() (string, error) {
 
 const controllerCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_:/."
 
-// controller returns an authority, without what it attests.
-func (e *exporter) controller(h *holder) controllerAuthority {
+// controllerAuthorityOf returns an authority, without what it attests.
+func (e *exporter) controllerAuthorityOf(h *holder) controllerAuthority {
 	a := controllerAuthority{Name: h.Name}
 	ref := e.rootName(h)
 	switch {
@@ -267,7 +267,7 @@ func (e *exporter) controller(h *holder) controllerAuthority {
 }
 
 func (e *exporter) rootName(h *holder) string {
-	return fmt.Sprintf("%s-authority-%d", e.o.Name, h.number)
+	return fmt.Sprintf("%s-authority-%d", e.options.Name, h.number)
 }
 
 // trustRoot adds the TrustRoot of an authority that needs one.
@@ -279,7 +279,7 @@ func (e *exporter) trustRoot(h *holder) {
 	if h.root == nil {
 		e.privateRoot(h, keys)
 	} else if err := e.sigstoreKeys(h, keys); err != nil {
-		e.problem("authority %s: %v", h.Name, err)
+		e.recordProblem("authority %s: %v", h.Name, err)
 	}
 	e.documents = append(e.documents, exportObject{"policy.sigstore.dev/v1alpha1", "TrustRoot", exportMetadata{e.rootName(h)}, trustRootSpec{*keys}})
 }
@@ -287,7 +287,7 @@ func (e *exporter) trustRoot(h *holder) {
 // privateRoot are the authorities of a private PKI, each with all intermediates.
 func (e *exporter) privateRoot(h *holder, keys *sigstoreKeys) {
 	if h.from.Timestamps != "" {
-		e.problem("authority %s: timestamps of a private PKI", h.Name)
+		e.recordProblem("authority %s: timestamps of a private PKI", h.Name)
 	}
 	var intermediates []byte
 	for _, c := range h.certificates {
@@ -322,48 +322,48 @@ func newSigstoreAuthority(organization, name, uri string, chain []byte, root *x5
 
 // sigstoreKeys is what a trusted root trusts now.
 func (e *exporter) sigstoreKeys(h *holder, keys *sigstoreKeys) (err error) {
-	if keys.Authorities, err = e.authorities(h, h.root.CertificateAuthorities); err != nil {
+	if keys.Authorities, err = e.exportAuthorities(h, h.root.CertificateAuthorities); err != nil {
 		return err
 	}
 	if !h.hasLog() {
-		if keys.Timestamps, err = e.authorities(h, h.root.TimestampAuthorities); err != nil {
+		if keys.Timestamps, err = e.exportAuthorities(h, h.root.TimestampAuthorities); err != nil {
 			return err
 		}
 	}
-	if keys.TLogs, err = e.logs(h, h.root.Tlogs, true); err != nil {
+	if keys.TLogs, err = e.exportLogs(h, h.root.Tlogs, true); err != nil {
 		return err
 	}
-	if keys.CTLogs, err = e.logs(h, h.root.Ctlogs, false); err != nil {
+	if keys.CTLogs, err = e.exportLogs(h, h.root.Ctlogs, false); err != nil {
 		return err
 	}
 	switch {
 	case h.hasLog() && len(keys.TLogs) == 0:
-		e.problem("authority %s: logs of which none has an ECDSA key and is trusted now", h.Name)
+		e.recordProblem("authority %s: logs of which none has an ECDSA key and is trusted now", h.Name)
 	case len(h.root.Ctlogs) > 0 && len(keys.CTLogs) == 0 && h.Key == nil:
-		e.problem("authority %s: certificate logs of which none is trusted now", h.Name)
+		e.recordProblem("authority %s: certificate logs of which none is trusted now", h.Name)
 	case !h.hasLog() && len(keys.Timestamps) != 1 && len(h.root.TimestampAuthorities) > 0:
-		e.problem("authority %s: %d timestamp authorities that are trusted now", h.Name, len(keys.Timestamps))
+		e.recordProblem("authority %s: %d timestamp authorities that are trusted now", h.Name, len(keys.Timestamps))
 	case len(keys.Authorities) == 0:
-		e.problem("authority %s: a trusted root of which no certificate authority is trusted now", h.Name)
+		e.recordProblem("authority %s: a trusted root of which no certificate authority is trusted now", h.Name)
 	}
 	return nil
 }
 
-// lasts reports whether a part of a trusted root is to be taken: what has ended is not.
-func (e *exporter) lasts(h *holder, p period, what string) bool {
+// isUsablePeriod reports whether a part of a trusted root is to be taken: what has ended is not.
+func (e *exporter) isUsablePeriod(h *holder, p validityPeriod, what string) bool {
 	ended := !p.End.IsZero() && e.now.After(p.End)
 	if !ended && !p.End.IsZero() || p.Start.After(e.now) {
-		e.problem("authority %s: the period of %s", h.Name, what)
+		e.recordProblem("authority %s: the period of %s", h.Name, what)
 	}
 	return !ended
 }
 
-func (e *exporter) authorities(h *holder, from []trustedAuthority) (made []sigstoreAuthority, err error) {
+func (e *exporter) exportAuthorities(h *holder, from []trustedAuthority) (made []sigstoreAuthority, err error) {
 	for _, a := range from {
-		if !e.lasts(h, a.ValidFor, "the authority "+a.URI) {
+		if !e.isUsablePeriod(h, a.ValidFor, "the authority "+a.URI) {
 			continue
 		}
-		chain, root, err := a.chain()
+		chain, root, err := a.chainPEM()
 		if err != nil {
 			return nil, err
 		}
@@ -372,12 +372,12 @@ func (e *exporter) authorities(h *holder, from []trustedAuthority) (made []sigst
 	return made, nil
 }
 
-func (e *exporter) logs(h *holder, from []trustedLog, onlyECDSA bool) (made []sigstoreLog, err error) {
+func (e *exporter) exportLogs(h *holder, from []trustedLog, onlyECDSA bool) (made []sigstoreLog, err error) {
 	for _, l := range from {
-		if !e.lasts(h, l.PublicKey.ValidFor, "the log "+l.BaseURL) {
+		if !e.isUsablePeriod(h, l.PublicKey.ValidFor, "the log "+l.BaseURL) {
 			continue
 		}
-		text, isECDSA, err := l.key()
+		text, isECDSA, err := l.publicKeyPEM()
 		if err != nil {
 			return nil, err
 		}

@@ -169,11 +169,11 @@ func TestExportMatches(t *testing.T) {
 			rules += "- match: ['" + globs[i] + "']\n  authorities: [build]\n"
 		}
 		p := exportedPolicy(t, rules)
-		text, err := p.Kyverno(trust.ExportOptions{})
+		text, err := p.ExportKyverno(trust.ExportOptions{})
 		if err != nil {
 			t.Fatalf("%q: %v", globs, err)
 		}
-		controller, err := p.PolicyController(trust.ExportOptions{})
+		controller, err := p.ExportPolicyController(trust.ExportOptions{})
 		switch {
 		case errors.Is(err, trust.ErrInexpressible):
 			refused++
@@ -186,7 +186,7 @@ func TestExportMatches(t *testing.T) {
 		for range 20 {
 			image := someName(r)
 			want := ""
-			if rule, err := p.Rule(image); err == nil {
+			if rule, err := p.FindRule(image); err == nil {
 				want = fmt.Sprintf("krtpkg-rule-%d", 1+slices.IndexFunc(p.File.Rules, func(f trust.Rule) bool { return &f.Match[0] == &rule.Match[0] }))
 			}
 			for _, document := range objects {
@@ -259,7 +259,7 @@ func TestExportValidates(t *testing.T) {
 		"two, and holds":         {rules: attested("    threshold: 2\n" + condition), signed: []string{"release"}, predicates: map[string]map[string]any{"build": good, "audit": good}, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := exportedPolicy(t, c.rules).Kyverno(trust.ExportOptions{Enforce: true})
+			text, err := exportedPolicy(t, c.rules).ExportKyverno(trust.ExportOptions{Enforce: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -298,7 +298,7 @@ func TestExportThreshold(t *testing.T) {
 	everyone := []string{"build", "release", "audit", "large"}
 	for need := 1; need <= len(everyone); need++ {
 		p := exportedPolicy(t, fmt.Sprintf("rules:\n- match: [registry.example/**]\n  authorities: [%s]\n  threshold: %d\n", strings.Join(everyone, ", "), need))
-		text, err := p.PolicyController(trust.ExportOptions{})
+		text, err := p.ExportPolicyController(trust.ExportOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

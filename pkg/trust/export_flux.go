@@ -21,29 +21,29 @@ type Flux struct {
 // FluxIdentity is whom a certificate may be for.
 type FluxIdentity struct{ Issuer, Subject string }
 
-// Flux returns what Flux verifies of what the rule for a repository asks for. What Flux cannot be told is
+// ExportFlux returns what Flux verifies of what the rule for a repository asks for. What Flux cannot be told is
 // [ErrInexpressible]: more than one signature, attestations, periods, a log or a timestamp
 // demanded of a key, SHA-384 and SHA-512, a private PKI, keys next to identities, revoked digests.
-func (p *Policy) Flux(where string) (*Flux, error) {
-	r := match(p.rules, where)
+func (p *Policy) ExportFlux(where string) (*Flux, error) {
+	r := matchRule(p.rules, where)
 	if r == nil {
-		return nil, refuse("%s: no rule of %s is for it", where, p.name())
+		return nil, newRefusal("%s: no rule of %s is for it", where, p.displayName())
 	}
 	e := &exporter{Policy: p, target: "Flux"}
-	if p.also != nil {
-		e.problem("a second policy, %s", p.also.name())
+	if p.combined != nil {
+		e.recordProblem("a second policy, %s", p.combined.displayName())
 	}
 	if len(r.Names) > 0 {
-		e.problem("names of what is signed")
+		e.recordProblem("names of what is signed")
 	}
 	if r.Threshold > 1 {
-		e.problem("%d signatures", r.Threshold)
+		e.recordProblem("%d signatures", r.Threshold)
 	}
 	if len(r.attestations) > 0 {
-		e.problem("attestations")
+		e.recordProblem("attestations")
 	}
 	if len(p.revoked) > 0 {
-		e.problem("revoked digests")
+		e.recordProblem("revoked digests")
 	}
 	made := &Flux{}
 	for i := range r.signers {
@@ -52,7 +52,7 @@ func (p *Policy) Flux(where string) (*Flux, error) {
 		if name == "" {
 			name = fmt.Sprint(i + 1)
 		}
-		about := func(what string) { e.problem("authority %s: %s", name, what) }
+		about := func(what string) { e.recordProblem("authority %s: %s", name, what) }
 		if !a.NotBefore.IsZero() || !a.NotAfter.IsZero() {
 			about("a period")
 		}
@@ -85,10 +85,10 @@ func (p *Policy) Flux(where string) (*Flux, error) {
 		}
 		made.TrustedRoot = root
 		identity := newExportIdentity(a.Identity)
-		made.Identities = append(made.Identities, FluxIdentity{either(identity.Issuer, identity.IssuerRegExp), either(identity.Subject, identity.SubjectRegExp)})
+		made.Identities = append(made.Identities, FluxIdentity{fullPattern(identity.Issuer, identity.IssuerRegExp), fullPattern(identity.Subject, identity.SubjectRegExp)})
 	}
 	if len(made.Keys) > 0 && len(made.Identities) > 0 {
-		e.problem("keys next to identities")
+		e.recordProblem("keys next to identities")
 	}
 	if len(e.problems) > 0 {
 		return nil, errors.Join(e.problems...)
@@ -96,8 +96,8 @@ func (p *Policy) Flux(where string) (*Flux, error) {
 	return made, nil
 }
 
-// either returns a pattern for all of a text, from the text or from the pattern.
-func either(text, pattern string) string {
+// fullPattern returns a pattern for all of a text, from the text or from the pattern.
+func fullPattern(text, pattern string) string {
 	if text != "" {
 		return "^" + regexp.QuoteMeta(text) + "$"
 	}

@@ -25,7 +25,7 @@ func TestFlux(t *testing.T) {
 		"revoked":      {rules: "rules: [{match: [\"**\"], authorities: [build]}]\nrevoked: {digests: [\"sha256:" + strings.Repeat("0", 64) + "\"]}", where: "a/b", problem: "revoked digests"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			told, err := exported(t, people+test.rules+"\n", nil).Flux(test.where)
+			told, err := exported(t, people+test.rules+"\n", nil).ExportFlux(test.where)
 			if test.problem != "" {
 				if !errors.Is(err, trust.ErrInexpressible) || !strings.Contains(err.Error(), test.problem) {
 					t.Fatalf("got %v, want %s", err, test.problem)
@@ -48,7 +48,7 @@ func TestFlux(t *testing.T) {
 			}
 		})
 	}
-	if _, err := exported(t, people+"rules: [{match: [only/this]}]\n", nil).Flux("a/b"); !errors.Is(err, trust.ErrRefused) {
+	if _, err := exported(t, people+"rules: [{match: [only/this]}]\n", nil).ExportFlux("a/b"); !errors.Is(err, trust.ErrRefused) {
 		t.Errorf("where no rule matches: %v", err)
 	}
 }

@@ -10,9 +10,9 @@ import (
 // glob is one of the shapes that a pattern of a rule stands for: characters one after the
 // other, some of them any number of times. A pattern with alternatives or with ** stands for
 // several.
-type glob []part
+type glob []globPart
 
-type part struct {
+type globPart struct {
 	// text is the character, for what is not a wildcard.
 	text rune
 	// class is the regular expression of a wildcard, repeat says that it is for any number of
@@ -24,11 +24,11 @@ type part struct {
 
 // The wildcards that targets know.
 var (
-	star     = part{class: "[^/]", repeat: true, set: every.without('/')}
-	anything = part{class: ".", repeat: true, set: every}
+	star     = globPart{class: "[^/]", repeat: true, set: every.removeRune('/')}
+	anything = globPart{class: ".", repeat: true, set: every}
 )
 
-var notSlash = part{class: "[^/]", set: every.without('/')}
+var notSlash = globPart{class: "[^/]", set: every.removeRune('/')}
 
 // charset is a set of ASCII characters; other stands for all that are none.
 type charset struct {
@@ -38,12 +38,12 @@ type charset struct {
 
 var every = charset{[2]uint64{^uint64(0), ^uint64(0)}, true}
 
-func (s charset) without(r rune) charset {
+func (s charset) removeRune(r rune) charset {
 	s.bits[r/64] &^= 1 << (r % 64)
 	return s
 }
 
-func (s charset) with(low, high rune) charset {
+func (s charset) addRange(low, high rune) charset {
 	for r := low; r <= min(high, utf8.RuneSelf-1); r++ {
 		s.bits[r/64] |= 1 << (r % 64)
 	}
@@ -51,12 +51,12 @@ func (s charset) with(low, high rune) charset {
 	return s
 }
 
-func (s charset) overlaps(t charset) bool {
+func (s charset) intersects(t charset) bool {
 	return s.bits[0]&t.bits[0]|s.bits[1]&t.bits[1] != 0 || s.other && t.other
 }
 
 // repository is the shape of every name of an image.
-var repository = glob{{set: every}, anything, {set: charset{}.with('/', '/')}, {set: every}, anything}
+var repository = glob{{set: every}, anything, {set: charset{}.addRange('/', '/')}, {set: every}, anything}
 
 // maxGlobs bounds what a pattern may stand for.
 const maxGlobs = 64
@@ -64,17 +64,17 @@ const maxGlobs = 64
 // parseGlob returns what a pattern stands for among the names of images; nothing of [Local].
 func parseGlob(pattern string) ([]glob, error) {
 	var found []glob
-	expanded, err := alternatives(pattern)
+	expanded, err := expandAlternatives(pattern)
 	if err != nil {
 		return nil, err
 	}
 	for _, one := range expanded {
-		shapes, err := parts(one, true)
+		shapes, err := parsePattern(one, true)
 		if err != nil {
 			return nil, fmt.Errorf("the glob %s: %w", pattern, err)
 		}
 		for _, g := range shapes {
-			if g.overlaps(repository) {
+			if g.overlapsWith(repository) {
 				found = append(found, g)
 			}
 		}
@@ -85,8 +85,8 @@ func parseGlob(pattern string) ([]glob, error) {
 	return found, nil
 }
 
-// alternatives writes out {a,b}.
-func alternatives(pattern string) ([]string, error) {
+// expandAlternatives writes out {a,b}.
+func expandAlternatives(pattern string) ([]string, error) {
 	open, depth, class := -1, 0, false
 	var commas []int
 	for i := 0; i < len(pattern); i++ {
@@ -110,7 +110,7 @@ func alternatives(pattern string) ([]string, error) {
 			var written []string
 			commas = append(commas, i)
 			for n := range commas[1:] {
-				inner, err := alternatives(pattern[:open] + pattern[commas[n]+1:commas[n+1]] + pattern[i+1:])
+				inner, err := expandAlternatives(pattern[:open] + pattern[commas[n]+1:commas[n+1]] + pattern[i+1:])
 				if written = append(written, inner...); err != nil {
 					return nil, err
 				}
@@ -126,9 +126,9 @@ func alternatives(pattern string) ([]string, error) {
 	return []string{pattern}, nil
 }
 
-// parts reads a pattern without alternatives as doublestar does: ** is for any number of
+// parsePattern reads a pattern without alternatives as doublestar does: ** is for any number of
 // folders where it is alone between slashes, and for * elsewhere.
-func parts(pattern string, start bool) ([]glob, error) {
+func parsePattern(pattern string, start bool) ([]glob, error) {
 	if pattern == "" {
 		return []glob{{}}, nil
 	}
@@ -138,19 +138,19 @@ func parts(pattern string, start bool) ([]glob, error) {
 	case isTail(pattern):
 		tail := []glob{{}}
 		if pattern == "/**" {
-			tail = append(tail, glob{character('/'), anything})
+			tail = append(tail, glob{literalPart('/'), anything})
 		}
 		return tail, nil
 	case start && pattern == "**":
 		return []glob{{anything}}, nil
 	case start && strings.HasPrefix(pattern, "**/"):
-		rest, err := parts(pattern[3:], true)
+		rest, err := parsePattern(pattern[3:], true)
 		if err != nil {
 			return nil, err
 		}
-		return append(rest, before(rest, anything, character('/'))...), nil
+		return append(rest, prependParts(rest, anything, literalPart('/'))...), nil
 	}
-	var p part
+	var p globPart
 	length := 1
 	switch pattern[0] {
 	case '*':
@@ -162,17 +162,17 @@ func parts(pattern string, start bool) ([]glob, error) {
 		p = notSlash
 	case '[':
 		var err error
-		if p, length, err = class(pattern); err != nil {
+		if p, length, err = parseClass(pattern); err != nil {
 			return nil, err
 		}
 	case '\\':
 		r, size := utf8.DecodeRuneInString(pattern[1:])
-		p, length = character(r), 1+size
+		p, length = literalPart(r), 1+size
 	default:
 		r, size := utf8.DecodeRuneInString(pattern)
-		p, length = character(r), size
+		p, length = literalPart(r), size
 	}
-	rest, err := parts(pattern[length:], p.text == '/')
+	rest, err := parsePattern(pattern[length:], p.text == '/')
 	if err != nil {
 		return nil, err
 	}
@@ -182,13 +182,13 @@ func parts(pattern string, start bool) ([]glob, error) {
 	if len(rest) > maxGlobs {
 		return nil, fmt.Errorf("stands for more than %d others", maxGlobs)
 	}
-	return before(rest, p), nil
+	return prependParts(rest, p), nil
 }
 
 // isTail reports whether the rest of a pattern is for nothing, too.
 func isTail(pattern string) bool { return pattern == "/**" || pattern == "/**/" }
 
-func before(all []glob, parts ...part) []glob {
+func prependParts(all []glob, parts ...globPart) []glob {
 	made := make([]glob, len(all))
 	for i, g := range all {
 		made[i] = append(append(glob{}, parts...), g...)
@@ -196,10 +196,10 @@ func before(all []glob, parts ...part) []glob {
 	return made
 }
 
-func character(r rune) part { return part{text: r, set: charset{}.with(r, r)} }
+func literalPart(r rune) globPart { return globPart{text: r, set: charset{}.addRange(r, r)} }
 
-// class reads [a-z] or [!a-z].
-func class(pattern string) (p part, length int, err error) {
+// parseClass reads [a-z] or [!a-z].
+func parseClass(pattern string) (p globPart, length int, err error) {
 	runes := []rune(pattern)
 	i := 1
 	negated := runes[i] == '!' || runes[i] == '^'
@@ -225,7 +225,7 @@ func class(pattern string) (p part, length int, err error) {
 			return p, 0, fmt.Errorf("has the range %c-%c, which is empty", low, high)
 		}
 		text += fmt.Sprintf(`\x{%x}-\x{%x}`, low, high)
-		p.set = p.set.with(low, high)
+		p.set = p.set.addRange(low, high)
 	}
 	p.class = "[" + text + "]"
 	if negated {
@@ -235,8 +235,8 @@ func class(pattern string) (p part, length int, err error) {
 	return p, len(string(runes[:i+1])), nil
 }
 
-// overlaps reports whether a name could match both. It takes all characters beyond ASCII for one.
-func (g glob) overlaps(h glob) bool {
+// overlapsWith reports whether a name could match both. It takes all characters beyond ASCII for one.
+func (g glob) overlapsWith(h glob) bool {
 	known := map[[2]int]bool{}
 	var meet func(i, j int) bool
 	meet = func(i, j int) bool {
@@ -251,7 +251,7 @@ func (g glob) overlaps(h glob) bool {
 		if i < len(g) && g[i].repeat && meet(i+1, j) || j < len(h) && h[j].repeat && meet(i, j+1) {
 			return true
 		}
-		if i == len(g) || j == len(h) || !g[i].set.overlaps(h[j].set) {
+		if i == len(g) || j == len(h) || !g[i].set.intersects(h[j].set) {
 			return false
 		}
 		switch {
@@ -270,8 +270,8 @@ func (g glob) overlaps(h glob) bool {
 // isEverything reports whether it is **.
 func (g glob) isEverything() bool { return len(g) == 1 && g[0] == anything }
 
-// expression returns a regular expression for all of a name.
-func (g glob) expression() string {
+// regularExpression returns a regular expression for all of a name.
+func (g glob) regularExpression() string {
 	var b strings.Builder
 	for _, p := range g {
 		switch {

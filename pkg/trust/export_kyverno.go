@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Kyverno returns the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
+// ExportKyverno returns the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
 // for images, in YAML.
 //
 // Where rules overlap, the later object leaves the earlier one's images out; the rules for
@@ -27,14 +27,14 @@ import (
 // requireTimestamp with a key, a private PKI, revoked keys that no authority of the policy has,
 // thresholds of identities that a certificate could fit two of, and conditions with functions
 // that it has not.
-func (p *Policy) Kyverno(o ExportOptions) ([]byte, error) {
-	e := &exporter{Policy: p, o: o, target: "Kyverno"}
-	e.takes = func(h *holder) {
+func (p *Policy) ExportKyverno(o ExportOptions) ([]byte, error) {
+	e := &exporter{Policy: p, options: o, target: "Kyverno"}
+	e.checkHolder = func(h *holder) {
 		switch {
 		case h.from.Certificates+h.from.Timestamps != "" && h.Key == nil:
-			e.problem("authority %s: certificates of a private PKI", h.Name)
+			e.recordProblem("authority %s: certificates of a private PKI", h.Name)
 		case h.root != nil && len(h.root.Ctlogs) == 0 && h.Key == nil && h.hasLog() && h.root.Tlogs[0].BaseURL == "":
-			e.problem("authority %s: a log without a URL", h.Name)
+			e.recordProblem("authority %s: a log without a URL", h.Name)
 		}
 	}
 	notes := func() []string {
@@ -46,23 +46,23 @@ func (p *Policy) Kyverno(o ExportOptions) ([]byte, error) {
 		}
 		return all
 	}
-	return e.export(e.kyverno, notes, func() {})
+	return e.exportRules(e.exportKyvernoRule, notes, func() {})
 }
 
 // hasLog reports whether the trusted root has logs: a signature needs an entry then.
 func (h *holder) hasLog() bool { return len(h.root.Tlogs) > 0 }
 
 type kyvernoSpec struct {
-	ValidationActions []string             `yaml:"validationActions"`
-	FailurePolicy     string               `yaml:"failurePolicy"`
-	Webhook           map[string]int       `yaml:"webhookConfiguration"`
-	Match             kyvernoMatch         `yaml:"matchConstraints"`
-	Images            []kyvernoImages      `yaml:"images"`
-	References        []kyvernoReference   `yaml:"matchImageReferences"`
-	Configurations    map[string]bool      `yaml:"validationConfigurations"`
-	Attestors         []kyvernoAttestor    `yaml:"attestors"`
-	Attestations      []kyvernoAttestation `yaml:"attestations,omitempty"`
-	Validations       []kyvernoValidation  `yaml:"validations"`
+	ValidationActions []string               `yaml:"validationActions"`
+	FailurePolicy     string                 `yaml:"failurePolicy"`
+	Webhook           map[string]int         `yaml:"webhookConfiguration"`
+	Match             kyvernoMatch           `yaml:"matchConstraints"`
+	Images            []kyvernoImages        `yaml:"images"`
+	References        []kyvernoReferenceSpec `yaml:"matchImageReferences"`
+	Configurations    map[string]bool        `yaml:"validationConfigurations"`
+	Attestors         []kyvernoAttestorSpec  `yaml:"attestors"`
+	Attestations      []kyvernoAttestation   `yaml:"attestations,omitempty"`
+	Validations       []kyvernoValidation    `yaml:"validations"`
 }
 
 type kyvernoMatch struct {
@@ -81,12 +81,12 @@ type kyvernoImages struct {
 	Expression string `yaml:"expression"`
 }
 
-type kyvernoReference struct {
+type kyvernoReferenceSpec struct {
 	Glob       string `yaml:"glob,omitempty"`
 	Expression string `yaml:"expression,omitempty"`
 }
 
-type kyvernoAttestor struct {
+type kyvernoAttestorSpec struct {
 	Name   string        `yaml:"name"`
 	Cosign kyvernoCosign `yaml:"cosign"`
 }
@@ -138,8 +138,8 @@ const (
 	kyvernoAll = "(images.containers + images.initContainers + images.ephemeralContainers + images.volumes).all(i, %s)"
 )
 
-// kyverno is the object of a rule.
-func (e *exporter) kyverno(r *exportRule) {
+// exportKyvernoRule is the object of a rule.
+func (e *exporter) exportKyvernoRule(r *exportRule) {
 	spec := kyvernoSpec{
 		ValidationActions: []string{"Audit"}, FailurePolicy: "Ignore",
 		Webhook: map[string]int{"timeoutSeconds": 30},
@@ -148,10 +148,10 @@ func (e *exporter) kyverno(r *exportRule) {
 			Resources: []string{"pods", "pods/ephemeralcontainers"},
 		}}},
 		Images:         []kyvernoImages{{"volumes", kyvernoVolumes}},
-		References:     []kyvernoReference{r.reference()},
-		Configurations: map[string]bool{"required": true, "mutateDigest": e.o.Enforce, "verifyDigest": e.o.Enforce},
+		References:     []kyvernoReferenceSpec{r.kyvernoReference()},
+		Configurations: map[string]bool{"required": true, "mutateDigest": e.options.Enforce, "verifyDigest": e.options.Enforce},
 	}
-	if e.o.Enforce {
+	if e.options.Enforce {
 		spec.ValidationActions, spec.FailurePolicy = []string{"Deny"}, "Fail"
 	}
 	validate := func(message, format string, args ...any) {
@@ -160,58 +160,58 @@ func (e *exporter) kyverno(r *exportRule) {
 	if revoked := e.revokedDigests(); len(revoked) > 0 {
 		validate(r.label+": the digest is revoked", "!(image(i).digest() in [%s])", celStrings(revoked))
 	}
-	validate(fmt.Sprintf("%s: %d of %s have to sign", r.label, r.need(), nameAll(r.signers)),
-		"verifyImageSignatures(i, [%s]) >= %d", attestors(r.signers), r.need())
+	validate(fmt.Sprintf("%s: %d of %s have to sign", r.label, r.requiredSignatures(), nameAll(r.signers)),
+		"verifyImageSignatures(i, [%s]) >= %d", attestorList(r.signers), r.requiredSignatures())
 	attest := append([]*holder{}, r.signers...)
 	for n, q := range r.attestations {
 		name := fmt.Sprintf("a%d", n+1)
 		spec.Attestations = append(spec.Attestations, kyvernoAttestation{name, kyvernoInToto{q.predicateType}})
-		validate(fmt.Sprintf("%s: %d of %s have to attest", q.label, q.need(), nameAll(q.attesters)), "%s", e.attested(&q, name))
+		validate(fmt.Sprintf("%s: %d of %s have to attest", q.label, q.requiredAttestations(), nameAll(q.attesters)), "%s", e.attestationCondition(&q, name))
 		attest = append(attest, q.attesters...)
 	}
 	known := map[*holder]bool{}
 	for _, h := range attest {
 		if !known[h] {
 			known[h] = true
-			spec.Attestors = append(spec.Attestors, kyvernoAttestor{h.Name, h.kyverno()})
+			spec.Attestors = append(spec.Attestors, kyvernoAttestorSpec{h.Name, h.kyvernoAttestor()})
 		}
 	}
 	e.documents = append(e.documents, exportObject{"policies.kyverno.io/v1", "ImageValidatingPolicy", exportMetadata{r.name}, spec})
 }
 
-// reference returns which images a rule is for. Kyverno's globs are of what the pod says, which may
+// kyvernoReference returns which images a rule is for. Kyverno's globs are of what the pod says, which may
 // leave the registry out; names here are whole.
-func (r *exportRule) reference() kyvernoReference {
+func (r *exportRule) kyvernoReference() kyvernoReferenceSpec {
 	if len(r.earlier) == 0 {
 		for _, g := range r.globs {
 			if g.isEverything() {
-				return kyvernoReference{Glob: "*"}
+				return kyvernoReferenceSpec{Glob: "*"}
 			}
 		}
 	}
-	expression := "name.matches(" + expressions(r.globs) + ")"
+	expression := "name.matches(" + matchExpression(r.globs) + ")"
 	if len(r.earlier) > 0 {
-		expression += " && !name.matches(" + expressions(r.earlier) + ")"
+		expression += " && !name.matches(" + matchExpression(r.earlier) + ")"
 	}
-	return kyvernoReference{Expression: `[image(ref).registry() + "/" + image(ref).repository()].exists(name, ` + expression + ")"}
+	return kyvernoReferenceSpec{Expression: `[image(ref).registry() + "/" + image(ref).repository()].exists(name, ` + expression + ")"}
 }
 
-func expressions(globs []glob) string {
+func matchExpression(globs []glob) string {
 	all := make([]string, len(globs))
 	for i, g := range globs {
-		all[i] = g.expression()
+		all[i] = g.regularExpression()
 	}
 	return celString("^(?:" + strings.Join(all, "|") + ")$")
 }
 
-// attested returns the condition of a requirement on the image i. Kyverno keeps one predicate of a
+// attestationCondition returns the condition of a requirement on the image i. Kyverno keeps one predicate of a
 // type, the last that it verified: so each authority is asked for its own.
-func (e *exporter) attested(q *exportRequirement, name string) string {
+func (e *exporter) attestationCondition(q *exportRequirement, name string) string {
 	if q.condition == nil {
-		return fmt.Sprintf("verifyAttestationSignatures(i, attestations.%s, [%s]) >= %d", name, attestors(q.attesters), q.need())
+		return fmt.Sprintf("verifyAttestationSignatures(i, attestations.%s, [%s]) >= %d", name, attestorList(q.attesters), q.requiredAttestations())
 	}
 	if err := kyvernoHas(q.Condition); err != nil {
-		e.problem("%s: the condition: %v", q.label, err)
+		e.recordProblem("%s: the condition: %v", q.label, err)
 	}
 	condition := strings.TrimSpace(q.Condition)
 	if strings.Contains(condition, "//") {
@@ -219,10 +219,10 @@ func (e *exporter) attested(q *exportRequirement, name string) string {
 	}
 	one := fmt.Sprintf("verifyAttestationSignatures(i, attestations.%s, [a]) > 0 && [extractPayload(i, attestations.%s).predicate].all(predicate, (%s))",
 		name, name, condition)
-	if q.need() == 1 {
-		return fmt.Sprintf("[%s].exists(a, %s)", attestors(q.attesters), one)
+	if q.requiredAttestations() == 1 {
+		return fmt.Sprintf("[%s].exists(a, %s)", attestorList(q.attesters), one)
 	}
-	return fmt.Sprintf("[%s].filter(a, %s).size() >= %d", attestors(q.attesters), one, q.need())
+	return fmt.Sprintf("[%s].filter(a, %s).size() >= %d", attestorList(q.attesters), one, q.requiredAttestations())
 }
 
 // kyvernoHas reports whether Kyverno can compile a condition (kyverno: pkg/cel/compiler/env.go).
@@ -236,8 +236,8 @@ func kyvernoHas(condition string) error {
 	return issues.Err()
 }
 
-// kyverno returns an authority as an attestor.
-func (h *holder) kyverno() kyvernoCosign {
+// kyvernoAttestor returns an authority as an attestor.
+func (h *holder) kyvernoAttestor() kyvernoCosign {
 	if h.Key != nil {
 		made := kyvernoCosign{Key: &kyvernoKey{string(h.key), h.hash}}
 		if h.needsLog() {
@@ -262,7 +262,7 @@ func (h *holder) kyverno() kyvernoCosign {
 	return made
 }
 
-func attestors(all []*holder) string {
+func attestorList(all []*holder) string {
 	made := make([]string, len(all))
 	for i, h := range all {
 		made[i] = "attestors[" + strconv.Quote(h.Name) + "]"

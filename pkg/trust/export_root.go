@@ -28,7 +28,7 @@ type trustedLog struct {
 	PublicKey     struct {
 		RawBytes   []byte          `json:"rawBytes"`
 		KeyDetails json.RawMessage `json:"keyDetails"`
-		ValidFor   period          `json:"validFor"`
+		ValidFor   validityPeriod  `json:"validFor"`
 	} `json:"publicKey"`
 	LogID           json.RawMessage `json:"logId"`
 	CheckpointKeyID json.RawMessage `json:"checkpointKeyId"`
@@ -46,11 +46,11 @@ type trustedAuthority struct {
 			RawBytes []byte `json:"rawBytes"`
 		} `json:"certificates"`
 	} `json:"certChain"`
-	ValidFor period `json:"validFor"`
-	Operator string `json:"operator"`
+	ValidFor validityPeriod `json:"validFor"`
+	Operator string         `json:"operator"`
 }
 
-type period struct {
+type validityPeriod struct {
 	Start time.Time `json:"start"`
 	End   time.Time `json:"end"`
 }
@@ -74,8 +74,8 @@ func parseTrustedRoot(text []byte) (*trustedRoot, []byte, error) {
 	return r, short.Bytes(), nil
 }
 
-// key returns the log's key as PEM; ecdsa says of which kind.
-func (l *trustedLog) key() (text []byte, isECDSA bool, err error) {
+// publicKeyPEM returns the log's key as PEM; ecdsa says of which kind.
+func (l *trustedLog) publicKeyPEM() (text []byte, isECDSA bool, err error) {
 	key, err := x509.ParsePKIXPublicKey(l.PublicKey.RawBytes)
 	if err != nil {
 		return nil, false, fmt.Errorf("trusted root: log %s: %w", l.BaseURL, err)
@@ -84,8 +84,8 @@ func (l *trustedLog) key() (text []byte, isECDSA bool, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: l.PublicKey.RawBytes}), isECDSA, nil
 }
 
-// chain returns the certificates as PEM, the root last.
-func (a *trustedAuthority) chain() (text []byte, root *x509.Certificate, err error) {
+// chainPEM returns the certificates as PEM, the root last.
+func (a *trustedAuthority) chainPEM() (text []byte, root *x509.Certificate, err error) {
 	for _, c := range a.CertChain.Certificates {
 		if root, err = x509.ParseCertificate(c.RawBytes); err != nil {
 			return nil, nil, fmt.Errorf("trusted root: authority %s: %w", a.URI, err)

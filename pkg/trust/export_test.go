@@ -26,7 +26,7 @@ var update = flag.Bool("update", false, "write the golden files of exports")
 // exported reads a policy whose files are those in testdata/export.
 func exported(t *testing.T, text string, files map[string]string) *trust.Policy {
 	t.Helper()
-	p, err := trust.Parse("testdata/export/trust.yaml", []byte(head+text), func(name string) ([]byte, error) {
+	p, err := trust.ParsePolicy("testdata/export/trust.yaml", []byte(head+text), func(name string) ([]byte, error) {
 		if content, known := files[name]; known {
 			return []byte(content), nil
 		}
@@ -108,7 +108,7 @@ rules:
 		t.Run(name, func(t *testing.T) {
 			id := exported(t, people+"rules:\n- match: [x/y]\n", nil).KeyID("build")
 			p := exported(t, strings.ReplaceAll(c.policy, "{build}", id), nil)
-			for target, export := range map[string]func(trust.ExportOptions) ([]byte, error){"kyverno": p.Kyverno, "policy-controller": p.PolicyController} {
+			for target, export := range map[string]func(trust.ExportOptions) ([]byte, error){"kyverno": p.ExportKyverno, "policy-controller": p.ExportPolicyController} {
 				text, err := export(c.options)
 				if c.only != "" && c.only != target {
 					if !errors.Is(err, trust.ErrInexpressible) {
@@ -201,15 +201,15 @@ func TestExportRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := exported(t, c.policy, files)
-			o := trust.ExportOptions{Read: func(name string) ([]byte, error) {
+			o := trust.ExportOptions{ReadFile: func(name string) ([]byte, error) {
 				if text, known := files[name]; known {
 					return []byte(text), nil
 				}
 				return os.ReadFile(filepath.Join("testdata/export", name))
 			}}
-			_, err := p.Kyverno(o)
+			_, err := p.ExportKyverno(o)
 			wantProblem(t, "Kyverno", err, c.kyverno)
-			_, err = p.PolicyController(o)
+			_, err = p.ExportPolicyController(o)
 			wantProblem(t, "policy-controller", err, c.controller)
 		})
 	}
@@ -246,17 +246,17 @@ func TestExportFails(t *testing.T) {
 		want   string
 	}{
 		"name":        {p, trust.ExportOptions{Name: "Ünfit"}, "is not a name for objects"},
-		"gone":        {p, trust.ExportOptions{Read: func(string) ([]byte, error) { return nil, os.ErrNotExist }}, "authority build: file does not exist"},
-		"another key": {p, trust.ExportOptions{Read: func(string) ([]byte, error) { return os.ReadFile("testdata/export/d.pub") }}, "authority build: a.pub is not the key any more that it was"},
+		"gone":        {p, trust.ExportOptions{ReadFile: func(string) ([]byte, error) { return nil, os.ErrNotExist }}, "authority build: file does not exist"},
+		"another key": {p, trust.ExportOptions{ReadFile: func(string) ([]byte, error) { return os.ReadFile("testdata/export/d.pub") }}, "authority build: a.pub is not the key any more that it was"},
 		"no file":     {&trust.Policy{}, trust.ExportOptions{}, "was not read from a file"},
 		"unknown field": {exported(t, "authorities:\n- {name: one, trustedRoot: root.json, identity: {subject: x, issuer: y}}\nrules:\n- match: ['**']\n", nil),
-			trust.ExportOptions{Read: func(string) ([]byte, error) {
+			trust.ExportOptions{ReadFile: func(string) ([]byte, error) {
 				root, err := os.ReadFile("testdata/export/root.json")
 				return bytes.Replace(root, []byte(`"uri"`), []byte(`"operator": "x", "URL": "y", "uri"`), 1), err
 			}}, "authority one: trusted root: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := c.policy.Kyverno(c.o)
+			text, err := c.policy.ExportKyverno(c.o)
 			if err == nil || text != nil || errors.Is(err, trust.ErrInexpressible) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %s", err, c.want)
 			}
@@ -282,9 +282,9 @@ func TestExportRoots(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			files := map[string]string{"running.json": string(sigstore.TrustedRoot(c.parts))}
 			p := exported(t, "authorities:\n- {name: one, trustedRoot: running.json, identity: {subject: x, issuer: y}}\nrules:\n- match: ['**']\n", files)
-			o := trust.ExportOptions{Read: func(name string) ([]byte, error) { return []byte(files[name]), nil }}
+			o := trust.ExportOptions{ReadFile: func(name string) ([]byte, error) { return []byte(files[name]), nil }}
 			var all []map[string]any
-			for _, export := range []func(trust.ExportOptions) ([]byte, error){p.Kyverno, p.PolicyController} {
+			for _, export := range []func(trust.ExportOptions) ([]byte, error){p.ExportKyverno, p.ExportPolicyController} {
 				text, err := export(o)
 				if err != nil {
 					t.Fatal(err)

@@ -13,9 +13,9 @@ import (
 // localhost:443, for 127.0.0.1 and for [::ffff:127.0.0.1]. So names and globs are compared in one
 // spelling, besides the one that they were written in.
 
-// spellings returns the names to hold against globs: as it is written, but for capitals in the host, and in
+// nameSpellings returns the names to hold against globs: as it is written, but for capitals in the host, and in
 // the one spelling of the place.
-func spellings(name string) []string {
+func nameSpellings(name string) []string {
 	host, path, hasPath := strings.Cut(name, "/")
 	if !hasPath {
 		return []string{strings.ToLower(name)} // local

@@ -60,7 +60,7 @@ func TestRulesAreForPlaces(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rule, err := p.Rule(c.name)
+		rule, err := p.FindRule(c.name)
 		if err != nil {
 			t.Fatal(err)
 		}

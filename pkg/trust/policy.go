@@ -1,7 +1,7 @@
 // Package trust is the policy that says what may be applied, imported and copied: who has to
 // have signed it, how many of them, and what has to be attested about it.
 //
-// Call [Load] to read a policy file, or [KeyPolicy] and [New] to make one, and
+// Call [LoadPolicy] to read a policy file, or [KeyPolicy] and [NewPolicy] to make one, and
 // [Policy.Verify] with what is to be trusted. What it returns is what was verified; an error
 // that is [ErrRefused] says that the policy does not let it pass.
 package trust
@@ -127,8 +127,8 @@ type Policy struct {
 	// when empty.
 	ExpectName string
 
-	// also has to let pass what this one does; nil for none.
-	also        *Policy
+	// combined has to let pass what this one does; nil for none.
+	combined    *Policy
 	authorities map[string]*sign.Authority
 	rules       []*rule
 	images      []*rule
@@ -171,14 +171,14 @@ func PredicateType(name string) string {
 	return name
 }
 
-// Load reads a policy file and all that it names. A file that cannot be read lets nothing pass:
+// LoadPolicy reads a policy file and all that it names. A file that cannot be read lets nothing pass:
 // the error is [ErrRefused], and a [*manifest.Error] where it has a place in the file.
-func Load(name string) (*Policy, error) {
+func LoadPolicy(name string) (*Policy, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return nil, &refusal{fmt.Sprintf("trust policy: %v", err), err}
 	}
-	p, err := Parse(name, data, func(file string) ([]byte, error) {
+	p, err := ParsePolicy(name, data, func(file string) ([]byte, error) {
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(name), file)
 		}
@@ -190,30 +190,30 @@ func Load(name string) (*Policy, error) {
 	return p, nil
 }
 
-// Parse reads a policy; read gives the files that it names.
-func Parse(name string, data []byte, read func(string) ([]byte, error)) (*Policy, error) {
+// ParsePolicy reads a policy; read gives the files that it names.
+func ParsePolicy(name string, data []byte, read func(string) ([]byte, error)) (*Policy, error) {
 	p := &Policy{Name: name, authorities: map[string]*sign.Authority{}, revoked: map[digest.Digest]bool{}}
 	file, err := manifest.Strict(name, data, &p.File)
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{Policy: p, file: file, root: file.Documents[0], read: read}
-	return p, r.check()
+	r := &policyReader{Policy: p, file: file, root: file.Documents[0], readFile: read}
+	return p, r.validateFile()
 }
 
-// reader makes a policy of a file.
-type reader struct {
+// policyReader makes a policy of a file.
+type policyReader struct {
 	*Policy
-	file *manifest.File
-	root *yaml.Node
-	read func(string) ([]byte, error)
+	file     *manifest.File
+	root     *yaml.Node
+	readFile func(string) ([]byte, error)
 }
 
-// fail is an error at the place of a field, or of the nearest one that is there.
-func (r *reader) fail(err error, path ...any) error {
+// errorAt is an error at the place of a field, or of the nearest one that is there.
+func (r *policyReader) errorAt(err error, path ...any) error {
 	node := r.root
 	for _, step := range path {
-		next := child(node, step)
+		next := childNode(node, step)
 		if next == nil {
 			break
 		}
@@ -224,7 +224,7 @@ func (r *reader) fail(err error, path ...any) error {
 	return e
 }
 
-func child(node *yaml.Node, step any) *yaml.Node {
+func childNode(node *yaml.Node, step any) *yaml.Node {
 	switch step := step.(type) {
 	case string:
 		return manifest.Get(node, step)
@@ -236,33 +236,33 @@ func child(node *yaml.Node, step any) *yaml.Node {
 	return nil
 }
 
-func (r *reader) check() error {
+func (r *policyReader) validateFile() error {
 	f := &r.File
 	switch {
 	case f.APIVersion != APIVersion:
-		return r.fail(fmt.Errorf("apiVersion is %q, want %s", f.APIVersion, APIVersion), "apiVersion")
+		return r.errorAt(fmt.Errorf("apiVersion is %q, want %s", f.APIVersion, APIVersion), "apiVersion")
 	case f.Kind != Kind:
-		return r.fail(fmt.Errorf("kind is %q, want %s", f.Kind, Kind), "kind")
+		return r.errorAt(fmt.Errorf("kind is %q, want %s", f.Kind, Kind), "kind")
 	case len(f.Authorities) == 0:
-		return r.fail(errors.New("authorities is empty: nobody is trusted"), "authorities")
+		return r.errorAt(errors.New("authorities is empty: nobody is trusted"), "authorities")
 	case len(f.Rules) == 0:
-		return r.fail(errors.New("rules is empty: want at least one, match: [\"**\"] is for everything"), "rules")
+		return r.errorAt(errors.New("rules is empty: want at least one, match: [\"**\"] is for everything"), "rules")
 	}
 	keys := map[string]string{}
 	for i := range f.Authorities {
-		if err := r.authority(&f.Authorities[i], keys, "authorities", i); err != nil {
+		if err := r.readAuthority(&f.Authorities[i], keys, "authorities", i); err != nil {
 			return err
 		}
 	}
 	for i := range f.Rules {
-		made, err := r.rule(&f.Rules[i], "rules", i)
+		made, err := r.readRule(&f.Rules[i], "rules", i)
 		if err != nil {
 			return err
 		}
 		r.rules = append(r.rules, made)
 	}
 	for i := range f.Images {
-		made, err := r.rule(&f.Images[i], "images", i)
+		made, err := r.readRule(&f.Images[i], "images", i)
 		if err != nil {
 			return err
 		}
@@ -270,13 +270,13 @@ func (r *reader) check() error {
 	}
 	for i, id := range f.Revoked.Keys {
 		if !keyID.MatchString(id) {
-			return r.fail(fmt.Errorf("%q is not an id of a key: want the SHA-256 of it, 64 hexadecimal digits", id), "revoked", "keys", i)
+			return r.errorAt(fmt.Errorf("%q is not an id of a key: want the SHA-256 of it, 64 hexadecimal digits", id), "revoked", "keys", i)
 		}
 	}
 	for i, text := range f.Revoked.Digests {
 		d, err := digest.Parse(text)
 		if err != nil {
-			return r.fail(fmt.Errorf("%q: %w", text, err), "revoked", "digests", i)
+			return r.errorAt(fmt.Errorf("%q: %w", text, err), "revoked", "digests", i)
 		}
 		r.revoked[d] = true
 	}
@@ -285,19 +285,19 @@ func (r *reader) check() error {
 
 var keyID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-func (r *reader) authority(a *Authority, keys map[string]string, path ...any) error {
+func (r *policyReader) readAuthority(a *Authority, keys map[string]string, path ...any) error {
 	at := func(fields ...any) []any { return append(slices.Clone(path), fields...) }
 	switch {
 	case a.Name == "":
-		return r.fail(errors.New("an authority has no name"), path...)
+		return r.errorAt(errors.New("an authority has no name"), path...)
 	case r.authorities[a.Name] != nil:
-		return r.fail(fmt.Errorf("the name %q is taken", a.Name), at("name")...)
+		return r.errorAt(fmt.Errorf("the name %q is taken", a.Name), at("name")...)
 	case (a.Key == "") == (a.Identity == nil):
-		return r.fail(fmt.Errorf("authority %s: want a key or an identity", a.Name), path...)
+		return r.errorAt(fmt.Errorf("authority %s: want a key or an identity", a.Name), path...)
 	case a.TrustedRoot != "" && a.Certificates+a.Timestamps != "":
-		return r.fail(fmt.Errorf("authority %s: a trusted root has the certificates and timestamp authorities in it", a.Name), at("trustedRoot")...)
+		return r.errorAt(fmt.Errorf("authority %s: a trusted root has the certificates and timestamp authorities in it", a.Name), at("trustedRoot")...)
 	case !a.NotAfter.IsZero() && !a.NotAfter.After(a.NotBefore):
-		return r.fail(fmt.Errorf("authority %s: it ends before it begins", a.Name), at("notAfter")...)
+		return r.errorAt(fmt.Errorf("authority %s: it ends before it begins", a.Name), at("notAfter")...)
 	}
 	made := &sign.Authority{
 		Name: a.Name, NotBefore: a.NotBefore, NotAfter: a.NotAfter,
@@ -305,32 +305,32 @@ func (r *reader) authority(a *Authority, keys map[string]string, path ...any) er
 	}
 	var err error
 	if a.Key != "" {
-		pem, err := r.text(a.Key, "-----BEGIN")
+		pem, err := r.readText(a.Key, "-----BEGIN")
 		if err == nil {
 			made.Key, err = sign.LoadPublicKey(pem)
 		}
 		if err != nil {
-			return r.fail(err, at("key")...)
+			return r.errorAt(err, at("key")...)
 		}
 		if other := keys[made.Key.ID()]; other != "" {
-			return r.fail(fmt.Errorf("%s has this key too: one holder would count twice", other), at("key")...)
+			return r.errorAt(fmt.Errorf("%s has this key too: one holder would count twice", other), at("key")...)
 		}
 		keys[made.Key.ID()] = a.Name
-	} else if made.Identity, err = a.Identity.compile(); err != nil {
-		return r.fail(err, at("identity")...)
+	} else if made.Identity, err = a.Identity.compileIdentity(); err != nil {
+		return r.errorAt(err, at("identity")...)
 	}
-	if made.Roots, err = r.roots(a); err != nil {
-		return r.fail(err, path...)
+	if made.Roots, err = r.readTrustedRoot(a); err != nil {
+		return r.errorAt(err, path...)
 	}
 	// As a policy alone it says what it lacks.
 	if err := (&sign.Policy{Authorities: []sign.Authority{*made}}).Validate(); err != nil {
-		return r.fail(err, path...)
+		return r.errorAt(err, path...)
 	}
 	r.authorities[a.Name] = made
 	return nil
 }
 
-func (i *Identity) compile() (*sign.Identity, error) {
+func (i *Identity) compileIdentity() (*sign.Identity, error) {
 	if (i.Subject == "") == (i.SubjectRegExp == "") {
 		return nil, errors.New("want subject or subjectRegExp")
 	}
@@ -354,9 +354,9 @@ func (i *Identity) compile() (*sign.Identity, error) {
 	return made, nil
 }
 
-func (r *reader) roots(a *Authority) (*sign.TrustedRoot, error) {
+func (r *policyReader) readTrustedRoot(a *Authority) (*sign.TrustedRoot, error) {
 	if a.TrustedRoot != "" {
-		data, err := r.text(a.TrustedRoot, "{")
+		data, err := r.readText(a.TrustedRoot, "{")
 		if err != nil {
 			return nil, err
 		}
@@ -365,76 +365,76 @@ func (r *reader) roots(a *Authority) (*sign.TrustedRoot, error) {
 	if a.Certificates+a.Timestamps == "" {
 		return nil, nil
 	}
-	certificates, err := r.text(a.Certificates, "-----BEGIN")
+	certificates, err := r.readText(a.Certificates, "-----BEGIN")
 	if err != nil {
 		return nil, err
 	}
-	timestamps, err := r.text(a.Timestamps, "-----BEGIN")
+	timestamps, err := r.readText(a.Timestamps, "-----BEGIN")
 	if err != nil {
 		return nil, err
 	}
 	return sign.LoadCertificates(certificates, timestamps)
 }
 
-// text returns what a field holds, or the file that it names.
-func (r *reader) text(value, inline string) ([]byte, error) {
+// readText returns what a field holds, or the file that it names.
+func (r *policyReader) readText(value, inline string) ([]byte, error) {
 	if value == "" {
 		return nil, nil
 	}
 	if strings.Contains(value, inline) {
 		return []byte(value), nil
 	}
-	if r.read == nil {
+	if r.readFile == nil {
 		return nil, fmt.Errorf("%s: no files here", value)
 	}
-	return r.read(value)
+	return r.readFile(value)
 }
 
-func (r *reader) rule(from *Rule, path ...any) (*rule, error) {
+func (r *policyReader) readRule(from *Rule, path ...any) (*rule, error) {
 	at := func(fields ...any) []any { return append(slices.Clone(path), fields...) }
 	made := &rule{Rule: from}
 	if len(from.Match) == 0 {
-		return nil, r.fail(errors.New(`match is empty: want globs of REGISTRY/REPOSITORY, or local; "**" is everything`), at("match")...)
+		return nil, r.errorAt(errors.New(`match is empty: want globs of REGISTRY/REPOSITORY, or local; "**" is everything`), at("match")...)
 	}
 	for i, glob := range from.Match {
 		if !doublestar.ValidatePattern(glob) {
-			return nil, r.fail(fmt.Errorf("%q is not a glob", glob), at("match", i)...)
+			return nil, r.errorAt(fmt.Errorf("%q is not a glob", glob), at("match", i)...)
 		}
 	}
 	var err error
-	if made.signers, err = r.named(from.Authorities, nil); err != nil {
-		return nil, r.fail(err, at("authorities")...)
+	if made.signers, err = r.authoritiesByName(from.Authorities, nil); err != nil {
+		return nil, r.errorAt(err, at("authorities")...)
 	}
 	if from.Threshold < 0 || from.Threshold > len(made.signers) {
-		return nil, r.fail(fmt.Errorf("threshold is %d, and there are %d to sign", from.Threshold, len(made.signers)), at("threshold")...)
+		return nil, r.errorAt(fmt.Errorf("threshold is %d, and there are %d to sign", from.Threshold, len(made.signers)), at("threshold")...)
 	}
 	for i, glob := range from.Names {
 		if !doublestar.ValidatePattern(glob) || path[0] == "images" {
-			return nil, r.fail(fmt.Errorf("names: %q: want the name of a runtime or a bundle, in rules", glob), at("names", i)...)
+			return nil, r.errorAt(fmt.Errorf("names: %q: want the name of a runtime or a bundle, in rules", glob), at("names", i)...)
 		}
 	}
 	for i := range from.Attestations {
 		q := &from.Attestations[i]
 		need := requirement{Requirement: q, predicateType: PredicateType(q.Type)}
 		if !strings.Contains(need.predicateType, ":") {
-			return nil, r.fail(fmt.Errorf("type %q is neither a URI nor one of cosign's names", q.Type), at("attestations", i, "type")...)
+			return nil, r.errorAt(fmt.Errorf("type %q is neither a URI nor one of cosign's names", q.Type), at("attestations", i, "type")...)
 		}
-		if need.attesters, err = r.named(q.Authorities, made.signers); err != nil {
-			return nil, r.fail(err, at("attestations", i, "authorities")...)
+		if need.attesters, err = r.authoritiesByName(q.Authorities, made.signers); err != nil {
+			return nil, r.errorAt(err, at("attestations", i, "authorities")...)
 		}
 		if q.Threshold < 0 || q.Threshold > len(need.attesters) {
-			return nil, r.fail(fmt.Errorf("threshold is %d, and there are %d to attest", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
+			return nil, r.errorAt(fmt.Errorf("threshold is %d, and there are %d to attest", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
 		}
-		if need.condition, err = compile(q.Condition); err != nil {
-			return nil, r.fail(err, at("attestations", i, "condition")...)
+		if need.condition, err = compileCondition(q.Condition); err != nil {
+			return nil, r.errorAt(err, at("attestations", i, "condition")...)
 		}
 		made.attestations = append(made.attestations, need)
 	}
 	return made, nil
 }
 
-// named returns the authorities of these names, or by default those, or all.
-func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign.Authority, err error) {
+// authoritiesByName returns the authorities of these names, or by default those, or all.
+func (r *policyReader) authoritiesByName(names []string, byDefault []sign.Authority) (found []sign.Authority, err error) {
 	if len(names) == 0 && byDefault != nil {
 		return byDefault, nil
 	}
@@ -465,14 +465,14 @@ func (r *reader) named(names []string, byDefault []sign.Authority) (found []sign
 	return found, nil
 }
 
-// New returns the policy that trusts any one of some authorities with everything.
-func New(authorities ...sign.Authority) (*Policy, error) {
+// NewPolicy returns the policy that trusts any one of some authorities with everything.
+func NewPolicy(authorities ...sign.Authority) (*Policy, error) {
 	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*rule{{Rule: &Rule{Match: []string{"**"}}, signers: authorities}}}
 	return p, (&sign.Policy{Authorities: authorities}).Validate()
 }
 
-// With returns the policy that lets pass what both do. Either may be nil, which asks for nothing.
-func (p *Policy) With(other *Policy) *Policy {
+// Combine returns the policy that lets pass what both do. Either may be nil, which asks for nothing.
+func (p *Policy) Combine(other *Policy) *Policy {
 	if p == nil {
 		return other
 	}
@@ -480,13 +480,13 @@ func (p *Policy) With(other *Policy) *Policy {
 		return p
 	}
 	both := *p
-	both.also = p.also.With(other)
+	both.combined = p.combined.Combine(other)
 	return &both
 }
 
 // HasImageRules reports whether there are rules for workload images.
 func (p *Policy) HasImageRules() bool {
-	return len(p.images) > 0 || p.also != nil && p.also.HasImageRules()
+	return len(p.images) > 0 || p.combined != nil && p.combined.HasImageRules()
 }
 
 // KeyID returns the id of an authority's key, or empty.

@@ -47,7 +47,7 @@ const head = "apiVersion: krtpkg.dev/v1alpha1\nkind: TrustPolicy\n"
 // parse reads a policy whose {A} and {B} are names of files with public keys.
 func parse(t *testing.T, text string, keys map[string]string) (*trust.Policy, error) {
 	t.Helper()
-	return trust.Parse("trust.yaml", []byte(text), func(name string) ([]byte, error) {
+	return trust.ParsePolicy("trust.yaml", []byte(text), func(name string) ([]byte, error) {
 		if pem, known := keys[name]; known {
 			return []byte(pem), nil
 		}
@@ -82,7 +82,7 @@ rules:
 		"other.example/krt/edge":        "**",
 		"registry.example.evil.com/krt": "**",
 	} {
-		r, err := p.Rule(where)
+		r, err := p.FindRule(where)
 		if err != nil || r.Match[0] != want {
 			t.Errorf("%s: rule %+v, %v, want %s", where, r, err, want)
 		}

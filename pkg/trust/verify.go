@@ -35,19 +35,19 @@ func (r *refusal) Error() string   { return r.problem }
 func (r *refusal) Is(e error) bool { return e == ErrRefused }
 func (r *refusal) Unwrap() error   { return r.cause }
 
-func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), nil} }
+func newRefusal(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), nil} }
 
-// Rule returns the rule for what is at a place, a repository or [Local].
-func (p *Policy) Rule(where string) (*Rule, error) {
-	if r := match(p.rules, where); r != nil {
+// FindRule returns the rule for what is at a place, a repository or [Local].
+func (p *Policy) FindRule(where string) (*Rule, error) {
+	if r := matchRule(p.rules, where); r != nil {
 		return r.Rule, nil
 	}
-	return nil, refuse("%s: no rule of %s is for it", where, p.name())
+	return nil, newRefusal("%s: no rule of %s is for it", where, p.displayName())
 }
 
-// match returns the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
-func match(rules []*rule, name string) *rule {
-	names := spellings(name)
+// matchRule returns the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
+func matchRule(rules []*rule, name string) *rule {
+	names := nameSpellings(name)
 	for _, r := range rules {
 		for _, glob := range r.Match {
 			for _, glob := range globSpellings(glob) {
@@ -62,22 +62,22 @@ func match(rules []*rule, name string) *rule {
 	return nil
 }
 
-func (p *Policy) name() string { return cmp.Or(p.Name, "the trust policy") }
+func (p *Policy) displayName() string { return cmp.Or(p.Name, "the trust policy") }
 
 // Verify verifies what is at a place, a repository or [Local], by its rule: the signatures, the
 // attestations, and that nothing of it is revoked, be it the root or a bundle or an image that
 // its lock names, and that it has a name that is expected there. Errors: as of [sign.Verify], and [ErrRefused].
 func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
-	r := match(p.rules, where)
+	r := matchRule(p.rules, where)
 	if r == nil {
-		return nil, refuse("%s: no rule of %s is for it", where, p.name())
+		return nil, newRefusal("%s: no rule of %s is for it", where, p.displayName())
 	}
-	result, err := p.verify(ctx, store, root, r, where, false)
+	result, err := p.verifyByRule(ctx, store, root, r, where, false)
 	if err == nil {
 		err = p.checkName(ctx, store, root, r, where)
 	}
-	if err == nil && p.also != nil {
-		_, err = p.also.Verify(ctx, store, root, where)
+	if err == nil && p.combined != nil {
+		_, err = p.combined.Verify(ctx, store, root, where)
 	}
 	if err != nil {
 		return nil, err
@@ -90,11 +90,11 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 		return nil, err
 	}
 	for _, b := range set.Bundles {
-		if err := p.notRevoked(b.Descriptor.Digest, "bundle "+b.Metadata().Name); err != nil {
+		if err := p.checkDigest(b.Descriptor.Digest, "bundle "+b.Metadata().Name); err != nil {
 			return nil, err
 		}
 		for _, image := range b.Images {
-			if err := p.imageNotRevoked(ctx, store, image); err != nil {
+			if err := p.checkImageDigest(ctx, store, image); err != nil {
 				return nil, err
 			}
 		}
@@ -102,19 +102,19 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 	return result, nil
 }
 
-// Accepts refuses what is revoked, for a digest of anything that goes along with a root.
-func (p *Policy) Accepts(d digest.Digest) error {
-	if p.also != nil {
-		if err := p.also.Accepts(d); err != nil {
+// CheckRevoked refuses what is revoked, for a digest of anything that goes along with a root.
+func (p *Policy) CheckRevoked(d digest.Digest) error {
+	if p.combined != nil {
+		if err := p.combined.CheckRevoked(d); err != nil {
 			return err
 		}
 	}
-	return p.notRevoked(d, "closure")
+	return p.checkDigest(d, "closure")
 }
 
-// imageNotRevoked looks at an image and at everything in it: the manifests of an index, and what these
+// checkImageDigest looks at an image and at everything in it: the manifests of an index, and what these
 // name. An image that is elsewhere is looked at by its own digest alone.
-func (p *Policy) imageNotRevoked(ctx context.Context, store oras.ReadOnlyGraphTarget, image images.Locked) error {
+func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphTarget, image images.Locked) error {
 	what, seen := "image "+image.Reference, map[digest.Digest]bool{}
 	var look func(d digest.Digest) error
 	look = func(d digest.Digest) error {
@@ -122,7 +122,7 @@ func (p *Policy) imageNotRevoked(ctx context.Context, store oras.ReadOnlyGraphTa
 			return nil
 		}
 		seen[d] = true
-		if err := p.notRevoked(d, what); err != nil {
+		if err := p.checkDigest(d, what); err != nil {
 			return err
 		}
 		desc, err := store.Resolve(ctx, d.String())
@@ -148,7 +148,7 @@ func (p *Policy) imageNotRevoked(ctx context.Context, store oras.ReadOnlyGraphTa
 			return fmt.Errorf("%s: %s: %w", what, d, err)
 		}
 		for _, blob := range append(m.Layers, m.Config) {
-			if err := p.notRevoked(blob.Digest, what); err != nil {
+			if err := p.checkDigest(blob.Digest, what); err != nil {
 				return err
 			}
 		}
@@ -176,10 +176,10 @@ func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, 
 	}
 	name := m.Annotations[ocispec.AnnotationTitle]
 	if p.ExpectName != "" && name != p.ExpectName {
-		return refuse("%s: what was signed is %s, want %s", where, name, p.ExpectName)
+		return newRefusal("%s: what was signed is %s, want %s", where, name, p.ExpectName)
 	}
 	if len(r.Names) > 0 && !slices.ContainsFunc(r.Names, func(glob string) bool { return doublestar.MatchUnvalidated(glob, name) }) {
-		return refuse("%s: what was signed is %s, and the rule of %s is for %s", where, name, p.name(), strings.Join(r.Names, ", "))
+		return newRefusal("%s: what was signed is %s, and the rule of %s is for %s", where, name, p.displayName(), strings.Join(r.Names, ", "))
 	}
 	return nil
 }
@@ -210,7 +210,7 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 				names = append(names, ref.Context().Name())
 			}
 			for _, name := range names {
-				if r := match(p.images, name); r != nil && !slices.Contains(rules[d], r) {
+				if r := matchRule(p.images, name); r != nil && !slices.Contains(rules[d], r) {
 					rules[d] = append(rules[d], r)
 				}
 			}
@@ -231,10 +231,10 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 			})
 		}
 	}
-	if err := group.Wait(); err != nil || p.also == nil {
+	if err := group.Wait(); err != nil || p.combined == nil {
 		return found, err
 	}
-	also, err := p.also.VerifyImages(whole, store, set)
+	also, err := p.combined.VerifyImages(whole, store, set)
 	for i := range also {
 		if found[i].Result == nil {
 			found[i].Result = also[i].Result
@@ -246,11 +246,11 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 func (p *Policy) verifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget, image *Image, r *rule) (*sign.Result, error) {
 	desc, err := store.Resolve(ctx, image.Digest.String())
 	if err == nil && desc.Digest != image.Digest {
-		err = refuse("%s is given for %s", desc.Digest, image.Digest)
+		err = newRefusal("%s is given for %s", desc.Digest, image.Digest)
 	}
 	var result *sign.Result
 	if err == nil {
-		result, err = p.verify(ctx, store, desc, r, image.Reference, len(r.attestations) == 0)
+		result, err = p.verifyByRule(ctx, store, desc, r, image.Reference, len(r.attestations) == 0)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", image.Reference, err)
@@ -258,35 +258,35 @@ func (p *Policy) verifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget
 	return result, nil
 }
 
-// verify verifies something by a rule.
-func (p *Policy) verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, what string, signaturesOnly bool) (*sign.Result, error) {
-	if err := p.notRevoked(root.Digest, what); err != nil {
+// verifyByRule verifies something by a rule.
+func (p *Policy) verifyByRule(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, what string, signaturesOnly bool) (*sign.Result, error) {
+	if err := p.checkDigest(root.Digest, what); err != nil {
 		return nil, err
 	}
 	result, err := sign.Verify(ctx, store, root, sign.Policy{
-		Authorities: r.signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.attesters(),
+		Authorities: r.signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.allAttesters(),
 		SignaturesOnly: signaturesOnly,
 	})
 	if err != nil {
 		return nil, err
 	}
 	for _, q := range r.attestations {
-		if err := q.check(result); err != nil {
+		if err := q.checkAttestations(result); err != nil {
 			return nil, err
 		}
 	}
 	return result, nil
 }
 
-func (p *Policy) notRevoked(d digest.Digest, what string) error {
+func (p *Policy) checkDigest(d digest.Digest, what string) error {
 	if p.revoked[d] {
-		return refuse("%s: %s is revoked by %s", what, d, p.name())
+		return newRefusal("%s: %s is revoked by %s", what, d, p.displayName())
 	}
 	return nil
 }
 
-// attesters returns all whose attestations count for anything.
-func (r *rule) attesters() []sign.Authority {
+// allAttesters returns all whose attestations count for anything.
+func (r *rule) allAttesters() []sign.Authority {
 	all := slices.Clone(r.signers)
 	for _, q := range r.attestations {
 		for _, a := range q.attesters {
@@ -298,15 +298,15 @@ func (r *rule) attesters() []sign.Authority {
 	return all
 }
 
-// check looks for enough attestations that say what is wanted.
-func (q *requirement) check(result *sign.Result) error {
+// checkAttestations looks for enough attestations that say what is wanted.
+func (q *requirement) checkAttestations(result *sign.Result) error {
 	var by, not []string
 	for _, v := range result.Attestations {
 		named := slices.ContainsFunc(q.attesters, func(a sign.Authority) bool { return a.Name == v.Authority })
 		if v.PredicateType != q.predicateType || !named || slices.Contains(by, v.Authority) {
 			continue
 		}
-		yes, err := holds(q.condition, v.Predicate)
+		yes, err := evaluateCondition(q.condition, v.Predicate)
 		switch {
 		case err != nil:
 			not = append(not, fmt.Sprintf("%s: %v", v.Object, err))
@@ -323,17 +323,17 @@ func (q *requirement) check(result *sign.Result) error {
 	for _, r := range result.Rejected {
 		not = append(not, fmt.Sprintf("%s: %v", r.Object, r.Err))
 	}
-	problem := fmt.Sprintf("%s: %d of %d attestations of %s by %s", result.Root, len(by), need, q.predicateType, names(q.attesters))
+	problem := fmt.Sprintf("%s: %d of %d attestations of %s by %s", result.Root, len(by), need, q.predicateType, authorityNames(q.attesters))
 	if q.Condition != "" {
 		problem += fmt.Sprintf(" for which %s", q.Condition)
 	}
 	if len(not) > 0 {
 		problem += "; not counted: " + strings.Join(not[:min(len(not), 5)], "; ")
 	}
-	return refuse("%s", problem)
+	return newRefusal("%s", problem)
 }
 
-func names(authorities []sign.Authority) string {
+func authorityNames(authorities []sign.Authority) string {
 	all := make([]string, len(authorities))
 	for i, a := range authorities {
 		all[i] = cmp.Or(a.Name, "the key")

@@ -211,14 +211,14 @@ func TestVerifyImages(t *testing.T) {
 func TestNew(t *testing.T) {
 	w := newWorld(t)
 	w.sign(t, "release", w.root)
-	p, err := trust.New(sign.Authority{Key: w.signers["build"].Key()}, sign.Authority{Key: w.signers["release"].Key()})
+	p, err := trust.NewPolicy(sign.Authority{Key: w.signers["build"].Key()}, sign.Authority{Key: w.signers["release"].Key()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.Verify(t.Context(), w.store, w.root, "anywhere.example/x"); err != nil {
 		t.Error(err)
 	}
-	if _, err := trust.New(); err == nil {
+	if _, err := trust.NewPolicy(); err == nil {
 		t.Error("a policy that trusts nobody was made")
 	}
 	var d digest.Digest = w.root.Digest
