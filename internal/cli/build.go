@@ -130,7 +130,7 @@ func (a *app) buildOptionsWith(client *registry.Client) build.Options {
 	sources := a.settings.sources
 	sources.Registry = client
 	return build.Options{
-		Store: memory.New(), Images: client, Upstream: client, Open: opener(client),
+		Store: memory.New(), Images: client, Upstream: client, Origins: client, Open: opener(client),
 		Sources: sources, Progress: a.ui.Progress("built"),
 	}
 }

@@ -105,7 +105,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 			return nil, err
 		}
 		items, bytes, err := plan.CheckContent(ctx)
-		return &checkView{Name: reference, Items: items, Bytes: bytes}, err
+		return &checkView{Name: reference, Items: items, Bytes: bytes, Foreign: plan.Foreign()}, err
 	}
 	var c *archive.Checked
 	if reference == "-" {

@@ -267,7 +267,7 @@ func (w wanted) add(d digest.Digest, data []byte) error {
 		if err := named.Digest.Validate(); err != nil || named.Size < 0 {
 			return fmt.Errorf("manifest %s names %q of %d bytes: %w", d, named.Digest, named.Size, ErrDamaged)
 		}
-		if len(named.URLs) == 0 {
+		if !oci.IsForeign(named) {
 			sizes[named.Digest] = named.Size
 		} else if _, known := sizes[named.Digest]; !known {
 			sizes[named.Digest] = -1 - named.Size

@@ -42,6 +42,8 @@ type Options struct {
 	// Upstream says what a tag stands for, for Locked and [Update]: Images, without what
 	// restricts images to platforms. Images when nil.
 	Upstream images.Resolver
+	// Origins gives what images consist of, to note which have foreign layers; nil notes none.
+	Origins images.Origins
 	// Locked refuses whatever is not as the lock file next to each definition says.
 	Locked bool
 	// Open gives the place of a bundle that a runtime names by reference, and its
@@ -149,7 +151,7 @@ func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) 
 		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: note})
 	}
 	o.noteHooks(a)
-	if a.Images, err = images.Resolve(ctx, wanted, o.resolver(pins, at)); err != nil {
+	if a.Images, err = images.Resolve(ctx, wanted, images.NoteForeign(o.resolver(pins, at), o.Origins, o.Store, o.Progress)); err != nil {
 		return nil, err
 	}
 	return o.pack(ctx, a.Content, nil)

@@ -65,16 +65,3 @@ func isIndex(mediaType string) bool {
 func isManifest(mediaType string) bool {
 	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == mediaTypeDockerManifest
 }
-
-// isForeign reports whether a layer need not be in a registry, since its descriptor names URLs:
-// Windows base layers, for the most part.
-func isForeign(mediaType string) bool {
-	switch mediaType {
-	case "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-		"application/vnd.oci.image.layer.nondistributable.v1.tar",
-		"application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-		"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd":
-		return true
-	}
-	return false
-}

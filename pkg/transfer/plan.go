@@ -42,6 +42,9 @@ type Plan struct {
 	mu      sync.Mutex
 	nodes   map[digest.Digest]*planNode
 	missing []Missing
+	// foreign are the foreign layers that a source was asked for and does not have, with what is
+	// said of each.
+	foreign map[digest.Digest]string
 }
 
 // planRoot is a bundle or runtime with everything that it needs.
@@ -96,7 +99,7 @@ func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
 func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
 	o.setDefaults()
 	ctx, budget := oci.Begin(ctx)
-	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}, budget: budget}
+	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}, foreign: map[digest.Digest]string{}, budget: budget}
 	var err error
 	if p.platforms, err = parsePlatforms(o.Platforms); err != nil {
 		return nil, err
@@ -139,6 +142,7 @@ func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage
 			return nil, err
 		}
 	}
+	p.noteForeign()
 	if o.Accepts != nil {
 		for _, d := range slices.Sorted(maps.Keys(p.nodes)) {
 			if err := o.Accepts(d); err != nil {
@@ -386,7 +390,7 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 			if err := p.addTree(ctx, from, next); err != nil {
 				return err
 			}
-		case isForeign(next.MediaType):
+		case oci.IsForeign(next):
 			there, err := p.addForeign(ctx, from, next)
 			if err != nil {
 				return err
@@ -403,15 +407,13 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 	return nil
 }
 
-// addForeign adds a foreign layer if the source has it. Otherwise it emits a note: the layer is
-// available from its URLs only.
+// addForeign adds a foreign layer if the source has it. If not, it stays at its URLs.
 func (p *Plan) addForeign(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (bool, error) {
 	blob, err := from.Fetch(ctx, desc)
 	if errors.Is(err, errdef.ErrNotFound) {
-		p.options.Progress.Emit(progress.Event{
-			Kind: progress.Note, Subject: desc.Digest.String(),
-			Detail: fmt.Sprintf("is a foreign layer that %s does not have; it stays at %s", storeName(from), strings.Join(desc.URLs, ", ")),
-		})
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.foreign[desc.Digest] = fmt.Sprintf("is a foreign layer that %s does not have, and is left at %s", storeName(from), strings.Join(desc.URLs, ", "))
 		return false, nil
 	}
 	if err != nil {
@@ -421,6 +423,21 @@ func (p *Plan) addForeign(ctx context.Context, from content.Fetcher, desc ocispe
 	p.addNode(&planNode{desc: bareDescriptor(desc), from: from})
 	return true, blob.Close()
 }
+
+// noteForeign notes each foreign layer once that is at its URLs alone, however many images have it.
+func (p *Plan) noteForeign() {
+	for _, d := range slices.Sorted(maps.Keys(p.foreign)) {
+		// Another source may have it, or another image as an ordinary layer.
+		if p.nodes[d] != nil {
+			delete(p.foreign, d)
+			continue
+		}
+		p.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: d.String(), Detail: p.foreign[d]})
+	}
+}
+
+// Foreign is how many foreign layers are not in the plan: they are at their URLs alone.
+func (p *Plan) Foreign() int { return len(p.foreign) }
 
 func (p *Plan) addNode(n *planNode) {
 	p.mu.Lock()
