@@ -38,8 +38,8 @@ another bundle is handed over, and a namespace or a kind that holds what is not 
 runtime is only deleted with --delete-foreign. Nothing is written if nothing differs. If a bundle fails, what needs it is not begun and the others are
 finished; the next apply goes on from there, also after one that was interrupted.
 
-A values file is all of the values. Without one, and without --values-from, those of the last
-apply are taken. They are kept on the cluster, in Secrets.`,
+Values files are all of the values, each merged over those before it. Without one, and
+without --values-from, those of the last apply are taken. They are kept on the cluster, in Secrets.`,
 		Example: `  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0
   krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --values site.yaml --yes
   krtpkg apply --key cosign.pub edge-1.0.0.tar --registry site.example/krt

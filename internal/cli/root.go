@@ -95,6 +95,7 @@ References name a place:
 	for _, cmd := range root.Commands() {
 		cmd.Args = usageArgs(cmd.Args)
 	}
+	setOnce(root)
 	return root
 }
 

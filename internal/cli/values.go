@@ -17,9 +17,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// valuesFlags are a site's values: a file, and single values over it.
+// valuesFlags are a site's values: files, each over those before it, and single values over them.
 type valuesFlags struct {
-	file         string
+	files        []string
 	texts, yamls []string
 	// from and reset are for commands that go to a cluster.
 	from  []string
@@ -28,7 +28,7 @@ type valuesFlags struct {
 
 func (f *valuesFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.file, "values", "", "file of the site's values: a mapping from bundle names to their values")
+	flags.StringArrayVar(&f.files, "values", nil, "file of the site's values: a mapping from bundle names to their values; given more than once, later files are merged over earlier ones")
 	flags.StringArrayVar(&f.texts, "data-value", nil, "a value over those of the file, a string, as BUNDLE.KEY=VALUE")
 	flags.StringArrayVar(&f.yamls, "data-value-yaml", nil, "a value over those of the file, as BUNDLE.KEY=YAML")
 }
@@ -53,20 +53,20 @@ func (f *valuesFlags) read(a *app, set *bundle.Set) (*render.Values, error) {
 	return values, values.Check(bundleNames(set))
 }
 
-// whole returns the values of the file over others.
-func (f *valuesFlags) whole(base *render.Values) (*render.Values, error) {
-	if f.file == "" {
-		return base, nil
+// whole returns the values of the files over others.
+func (f *valuesFlags) whole(values *render.Values) (*render.Values, error) {
+	for _, file := range f.files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("values: %w", err)
+		}
+		given, err := render.ParseValues(file, data)
+		if err != nil {
+			return nil, err
+		}
+		values = given.Over(values)
 	}
-	data, err := os.ReadFile(f.file)
-	if err != nil {
-		return nil, fmt.Errorf("values: %w", err)
-	}
-	values, err := render.ParseValues(f.file, data)
-	if err != nil {
-		return nil, err
-	}
-	return values.Over(base), nil
+	return values, nil
 }
 
 // single returns the values with single ones over them.
@@ -96,8 +96,8 @@ func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster,
 	var v render.Kept
 	names := bundleNames(set)
 	switch {
-	case f.reset && len(f.from) == 0 && f.file == "":
-	case len(f.from) > 0 || f.file != "":
+	case f.reset && len(f.from) == 0 && len(f.files) == 0:
+	case len(f.from) > 0 || len(f.files) > 0:
 		for _, from := range f.from {
 			given, secret, err := clusterValues(ctx, cluster, from)
 			if err != nil {
