@@ -3,6 +3,7 @@ package build
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -98,6 +99,9 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 		for _, note := range render.UnknownHooks(in.Files) {
 			a.notes = append(a.notes, a.Metadata().Name+": "+note)
 		}
+		if err := a.noteAsked(s, in); err != nil {
+			return fmt.Errorf("render %s: %w", s.Name(), err)
+		}
 	}
 	out := in.Files
 	if s.AtTarget() {
@@ -122,6 +126,28 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 		case !s.AtTarget():
 			a.names[target] = author(fetcher, s, f.Path) + " (rendered)"
 		}
+	}
+	return nil
+}
+
+// noteAsked notes what a chart asks the cluster for, and what a site has to settle of one that is
+// rendered there. Its error is [render.ErrRunaway]; whatever else is wrong with the chart is for its
+// rendering to say.
+func (a *assembly) noteAsked(s *bundle.Source, in render.Input) error {
+	notes, err := render.Asked(in)
+	if err == nil && s.AtTarget() {
+		in.Note, in.Unset = nil, true
+		_, err = render.Stable(in)
+		var unstable *render.UnstableError
+		if errors.As(err, &unstable) {
+			notes = append(notes, unstable.Error()+"; an apply without is refused")
+		}
+	}
+	for _, note := range notes {
+		a.notes = append(a.notes, s.Name()+": "+note)
+	}
+	if errors.Is(err, render.ErrRunaway) {
+		return err
 	}
 	return nil
 }

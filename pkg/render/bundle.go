@@ -34,6 +34,7 @@ type Manifests struct {
 // Bundle renders a bundle. locate gives the reference under which the target finds a locked
 // image. An image in the rendered manifests that the bundle's lock does not name is an
 // error, even where a site's value brought it in, and so are rules for kapp that would change one.
+// A chart that the values do not settle is an [*UnstableError].
 func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) ([]bundle.File, error) {
 	m, err := All(b, values, locate)
 	if err != nil {
@@ -106,7 +107,7 @@ func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
 }
 
 // Defaults is [Templates] for a build: values that a site has to set, because a rule of the
-// schema refuses their defaults, have those.
+// schema refuses their defaults, have those, and a chart may be one that only they settle.
 func Defaults(b *bundle.Content) (*Manifests, error) { return templates(b, nil, true) }
 
 // Finish makes of the files that were rendered at the build those of a bundle: resources are in the
@@ -185,7 +186,11 @@ func templates(b *bundle.Content, values []byte, unset bool) (*Manifests, error)
 			in.Values = append(in.Values, values)
 		}
 		in.Unset = unset
-		out, err := Render(in.Input)
+		render := Stable
+		if unset {
+			render = Render
+		}
+		out, err := render(in.Input)
 		if err != nil {
 			return nil, fmt.Errorf("render %s: %w", in.at, err)
 		}

@@ -57,7 +57,8 @@ func (in Input) render() ([]bundle.File, error) {
 	return in.change(out)
 }
 
-// Stable is [Render] for a build: a chart that renders differently each time is an error.
+// Stable is [Render] for what is applied: a chart that renders differently each time is an
+// [*UnstableError].
 func Stable(in Input) ([]bundle.File, error) { return bounded(in.stable) }
 
 func (in Input) stable() ([]bundle.File, error) {

@@ -19,6 +19,12 @@ var (
 // maxProbes is how many values are tried for whether they settle a chart.
 const maxProbes = 40
 
+// UnstableError says that a chart renders differently each time: what is applied would change with
+// every apply, passwords with it.
+type UnstableError struct{ problem string }
+
+func (e *UnstableError) Error() string { return e.problem }
+
 // unstable is the error of a chart that renders differently each time, with the values that make it
 // differ less where they are given.
 func (in Input) unstable(out, again []byte) error {
@@ -26,7 +32,7 @@ func (in Input) unstable(out, again []byte) error {
 	if names := in.settlingValues(countDiffering(out, again)); len(names) > 0 {
 		problem += " (" + strings.Join(names, ", ") + ")"
 	}
-	return fmt.Errorf("%s", problem)
+	return &UnstableError{problem}
 }
 
 // settlingValues are the values that templates with random functions name and that make renderings
