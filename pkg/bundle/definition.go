@@ -177,7 +177,7 @@ type Helm struct {
 	// CreateNamespace adds the namespace to what the chart renders, as few charts do.
 	CreateNamespace bool `json:"createNamespace,omitempty" yaml:"createNamespace,omitempty"`
 	// Kubernetes is the version of the cluster that the chart is told, for example 1.34.0.
-	Kubernetes string `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty" jsonschema:"pattern=^v?[0-9]+\\.[0-9]+(\\.[0-9]+)?$"`
+	Kubernetes string `json:"kubernetes,omitempty" yaml:"kubernetes,omitempty" jsonschema:"pattern=^v?[0-9]+\\.[0-9]+(\\.[0-9]+([-+][0-9A-Za-z.+-]+)?)?$"`
 	// APIVersions are told to the chart as served by the cluster besides Kubernetes' own.
 	APIVersions []string `json:"apiVersions,omitempty" yaml:"apiVersions,omitempty"`
 }

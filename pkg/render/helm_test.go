@@ -105,7 +105,8 @@ func TestHelmOdditiesAsTheTool(t *testing.T) {
 		"values in order":  {values: []string{"name: b\nmap: {drop: null}\n", "name: c\nother: {port: 81}\n"}, want: "name: c"},
 		"a dependency off": {values: []string{"tgz: {enabled: false}\n"}, want: "port: '80'"},
 		// The version of Kubernetes that charts are told is helm's own.
-		"no options": {options: &bundle.Helm{Release: "rel", Namespace: "ns"}, want: "kubernetes: v1.37.0"},
+		"no options":     {options: &bundle.Helm{Release: "rel", Namespace: "ns"}, want: "kubernetes: v1.37.0"},
+		"a distribution": {options: &bundle.Helm{Release: "rel", Namespace: "ns", Kubernetes: "1.29.3-gke.100"}, want: "kubernetes: v1.29.3\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
