@@ -25,13 +25,14 @@ type tree struct {
 	folders map[string]bool
 	absent  map[string]string // why files can't be had that the source names
 	seen    map[string]bool
+	names   []string // of the kustomizations that were looked through, in order
 	source  []bundle.File
 	note    func(string)
 }
 
 // checkKustomization says whether the kustomization in a folder, and each that it builds on,
-// names only what is in the source.
-func checkKustomization(files []bundle.File, absent map[string]string, root string, note func(string)) error {
+// names only what is in the source, and lists their files.
+func checkKustomization(files []bundle.File, absent map[string]string, root string, note func(string)) (names []string, err error) {
 	t := &tree{files: map[string][]byte{}, folders: map[string]bool{".": true}, absent: absent, seen: map[string]bool{}, source: files, note: note}
 	for _, f := range files {
 		t.files[path.Clean(f.Path)] = f.Data
@@ -40,9 +41,10 @@ func checkKustomization(files []bundle.File, absent map[string]string, root stri
 		}
 	}
 	if name := t.kustomization(root); name == "" {
-		return fmt.Errorf("%s has no kustomization.yaml: set root to the folder that does", bundleFolder(root))
+		return nil, fmt.Errorf("%s has no kustomization.yaml: set root to the folder that does", bundleFolder(root))
 	}
-	return t.check(root)
+	err = t.check(root)
+	return t.names, err
 }
 
 func bundleFolder(root string) string {
@@ -69,7 +71,7 @@ func (t *tree) check(dir string) error {
 	if name == "" || t.seen[name] {
 		return nil
 	}
-	t.seen[name] = true
+	t.seen[name], t.names = true, append(t.names, name)
 	var k types.Kustomization
 	if err := k.Unmarshal(t.files[name]); err != nil {
 		return fmt.Errorf("%s: %s", name, strings.Join(strings.Fields(err.Error()), " "))

@@ -8,7 +8,9 @@ import (
 	"strings"
 	"sync"
 
+	"sigs.k8s.io/kustomize/api/konfig"
 	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/api/provenance"
 	"sigs.k8s.io/kustomize/api/resmap"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -22,7 +24,8 @@ var kustomizeAtATime sync.Mutex
 // build` prints.
 func kustomize(in Input) (rendered []bundle.File, err error) {
 	defer guard("kustomize", &err)
-	if err := checkKustomization(in.Files, in.Absent, path.Clean(in.Source.Root), in.Note); err != nil {
+	names, err := checkKustomization(in.Files, in.Absent, path.Clean(in.Source.Root), in.Note)
+	if err != nil {
 		return nil, err
 	}
 	m, err := runKustomize(in.Files, in.Source.Root, krusty.ReorderOptionUnspecified)
@@ -30,7 +33,33 @@ func kustomize(in Input) (rendered []bundle.File, err error) {
 		return nil, fmt.Errorf("%s: %w", path.Join(in.Source.Root, "kustomization.yaml"), err)
 	}
 	data, err := m.AsYaml()
+	if err == nil && in.Note != nil {
+		for _, note := range in.idlePatches(names, data) {
+			in.Note(note)
+		}
+	}
 	return []bundle.File{{Path: manifests, Data: data}}, err
+}
+
+// kustomizeVersion is the version of kustomize with this library, which it puts into labels where
+// buildMetadata asks for them. The library takes it from the program that it is linked into: that
+// would be another bundle with every build of krtpkg, and "(devel)" is no label.
+const kustomizeVersion = "v5.8.1"
+
+// nameVersion puts the version of kustomize where the library has put the program's.
+func nameVersion(m resmap.ResMap) error {
+	linked := "kustomize-" + provenance.GetProvenance().Semver()
+	for _, r := range m.Resources() {
+		labels := r.GetLabels()
+		if labels[konfig.ManagedbyLabelKey] != linked {
+			continue
+		}
+		labels[konfig.ManagedbyLabelKey] = "kustomize-" + kustomizeVersion
+		if err := r.SetLabels(labels); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runKustomize builds a kustomization of files that have been checked, in memory and without
@@ -45,7 +74,7 @@ func runKustomize(files []bundle.File, root string, order krusty.ReorderOption) 
 	if err != nil {
 		return nil, kustomizeError(err)
 	}
-	return m, nil
+	return m, nameVersion(m)
 }
 
 // kustomizeError is the cause of an error of kustomize, which says of each folder on the way

@@ -224,3 +224,53 @@ func TestKustomizeWarnsByNotes(t *testing.T) {
 		t.Errorf("got %q, want %q", notes, want)
 	}
 }
+
+// Labels with kustomize's version are the tool's, whichever program the library is linked into.
+func TestKustomizeNamesItsVersion(t *testing.T) {
+	t.Parallel()
+	kustomize := tool(t, "kustomize")
+	in := kustomization("over", "over/kustomization.yaml", "resources: [../base]\nbuildMetadata: [managedByLabel]\n",
+		"base/kustomization.yaml", "resources: [pod.yaml]\nlabels: [{pairs: {z: a, a: z}}]\n", "base/pod.yaml", pod)
+	dir := t.TempDir()
+	write(t, dir, in.Files)
+	want, err := run(t, kustomize, "build", dir+"/over")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := render.Stable(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, got[0].Data, want)
+	if !strings.Contains(string(want), "managed-by: kustomize-v5.") {
+		t.Errorf("the tool prints\n%s", want)
+	}
+}
+
+// kustomize takes a patch whose target is nowhere for done.
+func TestIdlePatchesAreNoted(t *testing.T) {
+	t.Parallel()
+	in := kustomization("over", "over/kustomization.yaml", `resources: [../base]
+patches:
+- {target: {kind: Pod}, patch: '[{"op": "add", "path": "/metadata/labels", "value": {"a": "b"}}]'}
+- {target: {kind: Job}, patch: '[{"op": "remove", "path": "/spec"}]'}
+- patch: '{apiVersion: v1, kind: Pod, metadata: {name: a, labels: {c: d}}}'
+- {target: {name: nobody}, path: p.yaml}
+`, "over/p.yaml", "- {op: remove, path: /spec}\n", "base/kustomization.yaml", "resources: [pod.yaml]\npatchesJson6902:\n- {target: {version: v1, kind: Pod, name: b}, path: p.yaml}\n", "base/p.yaml", "- {op: remove, path: /spec}\n", "base/pod.yaml", pod)
+	var notes []string
+	in.Note = func(note string) {
+		if !strings.Contains(note, "deprecated") {
+			notes = append(notes, note)
+		}
+	}
+	if _, err := render.Stable(in); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"over/kustomization.yaml:4: patches[1] changes nothing", "over/kustomization.yaml:6: patches[3] changes nothing",
+		"base/kustomization.yaml:3: patchesJson6902[0] changes nothing",
+	}
+	if !slices.Equal(notes, want) {
+		t.Errorf("got %q, want %q", notes, want)
+	}
+}
