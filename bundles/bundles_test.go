@@ -139,14 +139,23 @@ var unpinned = []string{
 	"vault",
 }
 
-// Every bundle whose data is in the corpus builds without a network and renders.
+// Every bundle whose data is in the corpus builds without a network and renders. docs/LAYERS.md has a
+// table of what is shown of each.
 func TestReadyBundlesBuild(t *testing.T) {
 	t.Parallel()
 	site := bundletest.Workspace(t)
+	all := all(t)
 	var refused []string
-	for _, r := range all(t) {
+	var shown table
+	t.Cleanup(func() {
+		if !t.Failed() {
+			shown.check(t, len(all))
+		}
+	})
+	for _, r := range all {
 		if !r.Pinned {
 			refused = append(refused, r.Name)
+			shown.write(r, "", "", "", "not pinned")
 		}
 		t.Run(r.Name+"@"+r.Version, func(t *testing.T) {
 			t.Parallel()
@@ -161,7 +170,7 @@ func TestReadyBundlesBuild(t *testing.T) {
 				t.Fatal(err)
 			}
 			renders(t, built)
-			kustomizes(t, built)
+			shown.add(t, r, built, kustomizes(t, built))
 			for _, image := range built.Images {
 				if ref, err := name.ParseReference(image.Reference); err != nil || ref.Identifier() == "latest" {
 					t.Errorf("it runs %s, which is no version: %v", image.Reference, err)

@@ -32,8 +32,8 @@ var notPlain = []string{
 }
 
 // kustomizes holds what the real kustomize makes of a bundle, with the patches that Flux is given,
-// against what krtpkg renders.
-func kustomizes(t *testing.T, built *build.Built) {
+// against what krtpkg renders. It returns why kustomize can't have the bundle; nothing if it can.
+func kustomizes(t *testing.T, built *build.Built) string {
 	t.Helper()
 	const place = "site.example/krt"
 	m := built.Metadata()
@@ -50,7 +50,7 @@ func kustomizes(t *testing.T, built *build.Built) {
 		if !slices.Contains(notPlain, m.Name) {
 			t.Errorf("kustomize and Flux can't have it: %s", left[0].Reason)
 		}
-		return
+		return left[0].Reason
 	}
 	if slices.Contains(notPlain, m.Name) {
 		t.Error("kustomize can have it after all")
@@ -124,6 +124,7 @@ func kustomizes(t *testing.T, built *build.Built) {
 	if len(got) != len(want) {
 		t.Errorf("%d resources by kustomize, %d by krtpkg", len(got), len(want))
 	}
+	return ""
 }
 
 // overlays are the kustomizations that Flux makes of its Kustomizations, once its variables are put in.

@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,9 +41,25 @@ func Mirrors(t testing.TB) []source.Mirror {
 		if !found {
 			t.Fatalf("mirrors.txt: %q is not a prefix and folder", line)
 		}
-		all = append(all, source.Mirror{Prefix: prefix, Replacement: corpus.Dir(t) + "/" + folder})
+		all = append(all, source.Mirror{Prefix: prefix, Replacement: located(t, folder)})
 	}
 	return all
+}
+
+// located returns a path of the corpus in whichever of its folders has it.
+func located(t testing.TB, relative string) string {
+	t.Helper()
+	dirs, err := corpus.Locate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, relative)); err == nil {
+			return dir + "/" + relative
+		}
+	}
+	t.Fatalf("mirrors.txt: no folder of the corpus has %s", relative)
+	return ""
 }
 
 // Variable returns what Mirrors are as $KRTPKG_SOURCE_MIRROR.
@@ -136,6 +153,41 @@ func vendor(t testing.TB, beside string, s *bundle.Source) error {
 	}
 	t.Errorf("%s is pinned, and mirrors.txt has no folder for %s", beside, url)
 	return nil
+}
+
+// Applied are the ready runtimes that tests apply on a real control plane.
+var Applied = []string{"enterprise"}
+
+// Rest is the runtime of all bundles that no applied ready runtime has.
+const Rest = "rest"
+
+// elsewhere are the bundles that are not applied with the rest.
+var elsewhere = map[string]string{
+	"hello@1.0.0":           "upstream", // where 1.1.0 follows
+	"gvisor@1.0.0":          "",         // of APIs that Kubernetes 1.25 removed, as its range says: a plan refuses it
+	"knative-serving@1.0.0": "",         // likewise
+}
+
+// AppliedIn is the runtime in which tests apply a bundle on a real control plane; empty if none does.
+func AppliedIn(t testing.TB, r bundles.Ready) string {
+	t.Helper()
+	if where, is := elsewhere[r.Name+"@"+r.Version]; is || !r.Pinned {
+		return where
+	}
+	all, err := bundles.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, runtime := range Applied {
+		uses, err := bundles.Runtime(runtime, all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(uses, func(u bundles.Use) bool { return u.Path == r.Path }) {
+			return runtime
+		}
+	}
+	return Rest
 }
 
 // StandInFor gives a bundle a manifest of its own for what it would fetch.
