@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"gopkg.in/yaml.v3"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +21,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
@@ -38,6 +42,33 @@ func TestNodesAreReady(t *testing.T) {
 				t.Errorf("node %s is not ready: %s", node.Name, condition.Message)
 			}
 		}
+	}
+}
+
+// krtpkg knows of each kind that a cluster serves and keeps whether it is in namespaces, without a cluster.
+func TestScopesAreKnown(t *testing.T) {
+	_, lists, err := newClient(t, Shared(t)).Discovery().ServerGroupsAndResources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := 0
+	for _, list := range lists {
+		for _, r := range list.APIResources {
+			if strings.Contains(r.Name, "/") || !slices.Contains(r.Verbs, "get") {
+				continue
+			}
+			kinds++
+			var resource yaml.Node
+			if err := resource.Encode(map[string]string{"apiVersion": list.GroupVersion, "kind": r.Kind}); err != nil {
+				t.Fatal(err)
+			}
+			if namespaced, known := (render.Scopes{}).Of(&resource); !known || namespaced != r.Namespaced {
+				t.Errorf("%s %s: namespaced %v, known %v; want %v", list.GroupVersion, r.Kind, namespaced, known, r.Namespaced)
+			}
+		}
+	}
+	if kinds < 50 {
+		t.Errorf("only %d kinds", kinds)
 	}
 }
 

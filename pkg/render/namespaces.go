@@ -43,8 +43,29 @@ func (s Scopes) Of(resource *yaml.Node) (namespaced, known bool) {
 		return namespaced, true
 	}
 	group, _, _ := strings.Cut(apiVersion, "/")
+	if namespaced, known = newerKinds[kind+"."+group]; known {
+		return namespaced, true
+	}
 	namespaced, known = s[kind+"."+group]
 	return namespaced, known
+}
+
+// newerKinds are those of Kubernetes' own, as KIND.GROUP, that kustomize's data lacks or has in older
+// versions alone, with whether they are in namespaces.
+var newerKinds = map[string]bool{
+	"CSIStorageCapacity.storage.k8s.io":                           true,
+	"DeviceClass.resource.k8s.io":                                 false,
+	"FlowSchema.flowcontrol.apiserver.k8s.io":                     false,
+	"HorizontalPodAutoscaler.autoscaling":                         true,
+	"IPAddress.networking.k8s.io":                                 false,
+	"MutatingAdmissionPolicy.admissionregistration.k8s.io":        false,
+	"MutatingAdmissionPolicyBinding.admissionregistration.k8s.io": false,
+	"PriorityLevelConfiguration.flowcontrol.apiserver.k8s.io":     false,
+	"ResourceClaim.resource.k8s.io":                               true,
+	"ResourceClaimTemplate.resource.k8s.io":                       true,
+	"ResourceSlice.resource.k8s.io":                               false,
+	"ServiceCIDR.networking.k8s.io":                               false,
+	"VolumeAttributesClass.storage.k8s.io":                        false,
 }
 
 // place puts resources that name no namespace into one, as Helm does with those of a release. Unknown
