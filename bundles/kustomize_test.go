@@ -25,10 +25,11 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// notPlain are bundles that kustomize can't build: they take values, and Knative has a resource in
-// two files.
+// notPlain are bundles that kustomize can't build: they take values, Knative has a resource in two
+// files, and Kyverno a hook that is for upgrades only.
 var notPlain = []string{
-	"github-deploy-key", "hello", "knative-serving", "lets-encrypt-issuer", "network-baseline", "openstack-trove-database", "s3-bucket", "velero",
+	"artifact-hub", "chartmuseum", "coredns", "github-deploy-key", "harbor", "hello", "knative-serving", "kyverno", "lets-encrypt-issuer", "linkerd",
+	"network-baseline", "openstack-trove-database", "s3-bucket", "velero",
 }
 
 // kustomizes holds what the real kustomize makes of a bundle, with the patches that Flux is given,

@@ -20,6 +20,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/render"
@@ -159,18 +160,25 @@ func unpackaged(t *testing.T, built *build.Built) string {
 	return ""
 }
 
-// siteValueNames lists what a site may set, or has to.
+// siteValueNames lists what a site may set, or has to, as schemas of the bundle's own have it. A chart
+// that the target renders takes the rest.
 func siteValueNames(t *testing.T, built *build.Built) string {
 	t.Helper()
-	schema, err := render.Schemas(built.Content)
+	own, definition := *built.Content, *built.Bundle
+	own.Bundle = &definition
+	isChart := func(s bundle.Source) bool { return s.AtTarget() && s.Template == bundle.TemplateHelm }
+	definition.Spec.Sources = slices.DeleteFunc(slices.Clone(definition.Spec.Sources), isChart)
+	schema, err := render.Schemas(&own)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if schema == nil {
-		return ""
+	var names []string
+	if schema != nil {
+		names = leaves(schema, "")
 	}
-	names := leaves(schema, "")
-	if len(names) == 0 {
+	if slices.ContainsFunc(built.Bundle.Spec.Sources, isChart) {
+		names = append(names, "those of its chart")
+	} else if schema != nil && len(names) == 0 {
 		t.Error("its schema has no properties")
 	}
 	return strings.Join(names, ", ")
