@@ -1,11 +1,12 @@
 package cli
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
@@ -18,38 +19,39 @@ import (
 type controller struct {
 	// title is what messages call it, folder where a runtime has what it reads.
 	title, folder string
-	// left are the bundles that it cannot apply.
-	left func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]pkgrepo.Left, error)
+	// files are what a build puts there, and the bundles that it can't apply.
+	files func(*bundle.Artifact, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error)
 }
 
 // kappController is the controller that has packages.
 const kappController = "kapp-controller"
 
 var controllers = map[string]controller{
-	kappController: {"kapp-controller", bundle.PackagesDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
-		_, left, err := pkgrepo.Files(lock.Metadata.Name, all, time.Time{})
-		return left, err
+	kappController: {"kapp-controller", bundle.PackagesDir, func(root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
+		released, err := root.Created()
+		if err != nil {
+			return nil, nil, err
+		}
+		return pkgrepo.Files(root.Metadata().Name, all, released)
 	}},
-	"flux": {"Flux", bundle.FluxDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
-		_, left, err := pkgrepo.Flux(lock, all)
-		return left, err
+	"flux": {"Flux", bundle.FluxDir, func(root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
+		return pkgrepo.Flux(root.Runtime, all)
 	}},
-	"argocd": {"Argo CD", bundle.ArgoCDDir, func(lock *bundle.RuntimeLock, all []pkgrepo.Bundle) ([]pkgrepo.Left, error) {
-		_, left, err := pkgrepo.ArgoCD(lock, all)
-		return left, err
+	"argocd": {"Argo CD", bundle.ArgoCDDir, func(root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
+		return pkgrepo.ArgoCD(root.Runtime, all)
 	}},
 }
 
 func controllerNames() []string { return slices.Sorted(maps.Keys(controllers)) }
 
-// leftBy returns the bundles of a runtime that a controller cannot apply.
-func leftBy(set *bundle.Set, called string) ([]pkgrepo.Left, error) {
+// filesFor are what a build puts into a runtime for a controller, and the bundles that it can't apply.
+func filesFor(set *bundle.Set, called string) ([]bundle.File, []pkgrepo.Left, error) {
 	c := controllers[called]
 	if set.Root.Runtime == nil {
-		return nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", set.Name())}
+		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", set.Name())}
 	}
 	if !slices.ContainsFunc(set.Root.Tree(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, c.folder+"/") }) {
-		return nil, fmt.Errorf("%s %s has nothing for %s: it can apply none of its bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title)
+		return nil, nil, fmt.Errorf("%s %s has nothing for %s: it can apply none of its bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title)
 	}
 	byDigest := map[string]name.Digest{}
 	for _, d := range set.Root.Images.Digests() {
@@ -59,7 +61,31 @@ func leftBy(set *bundle.Set, called string) ([]pkgrepo.Left, error) {
 	for _, b := range set.Bundles {
 		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()], Manifest: &b.Manifest})
 	}
-	return c.left(set.Root.Runtime, all)
+	return c.files(set.Root, all)
+}
+
+// leftBy are the bundles of a runtime that a controller can't apply.
+func leftBy(set *bundle.Set, called string) ([]pkgrepo.Left, error) {
+	_, left, err := filesFor(set, called)
+	return left, err
+}
+
+// checkFor refuses a runtime that has something else for a controller than a build makes of its
+// bundles: a signature is over both, and whoever reviews bundles sees one alone.
+func (a *app) checkFor(set *bundle.Set, called string, allowAltered bool) error {
+	files, _, err := filesFor(set, called)
+	if err != nil {
+		return err
+	}
+	err = pkgrepo.CheckFiles(set.Root, controllers[called].folder, files)
+	for _, b := range set.Bundles {
+		err = cmp.Or(err, b.CheckKustomization())
+	}
+	if altered := (*bundle.AlteredError)(nil); allowAltered && errors.As(err, &altered) {
+		a.ui.Note("note: %v: %s applies it as it is", err, controllers[called].title)
+		return nil
+	}
+	return err
 }
 
 // leaveOut returns which bundles a controller does not get, or stops at them.

@@ -67,6 +67,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		fixed      *registry.ImmutableTagError
 		renamed    *bundle.TagError
 		mixedUp    *mixedUpError
+		altered    *bundle.AlteredError
 		holes      *archive.IncompleteError
 		other      *archive.ForeignError
 	)
@@ -95,6 +96,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "signatures cover the version, not the tag: name it by the digest that is meant, or pass --allow-renamed-tag if somebody here renamed it"
 	case errors.As(err, &mixedUp):
 		return exitUnverified, "if that is meant, pass --expect-name " + mixedUp.name
+	case errors.As(err, &altered):
+		return exitUnverified, "build it again with this krtpkg; if an older one built it so, krtpkg packages takes it with --allow-altered"
 	case errors.Is(err, trust.ErrRefused):
 		return exitUnverified, "krtpkg trust show prints the policy, and krtpkg verify what was signed and attested"
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),

@@ -40,13 +40,25 @@ less.`,
 	return cmd
 }
 
+// controllerFlags are those of each command that makes a controller fetch a runtime.
+type controllerFlags struct {
+	site         siteFlags
+	allowAltered bool
+}
+
+func (f *controllerFlags) add(cmd *cobra.Command, unsigned string) {
+	f.site.trust.add(cmd)
+	f.site.trust.addUnsigned(cmd, unsigned)
+	cmd.Flags().BoolVar(&f.allowAltered, "allow-altered", false, "let the controller apply what was put into the runtime for it, though this krtpkg makes something else of its bundles, as where an older one built it")
+}
+
 // prepareForController verifies and opens a runtime that a controller is to fetch from a registry.
-func (a *app) prepareForController(ctx context.Context, reference string, site *siteFlags) (*prepared, *trust.Policy, error) {
-	policy, err := a.whom(ctx, site)
+func (a *app) prepareForController(ctx context.Context, reference, controller string, f *controllerFlags) (*prepared, *trust.Policy, error) {
+	policy, err := a.whom(ctx, &f.site)
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := a.prepare(ctx, reference, policy, site, "")
+	p, err := a.prepare(ctx, reference, policy, &f.site, "")
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -61,7 +73,7 @@ func (a *app) prepareForController(ctx context.Context, reference string, site *
 			return nil, nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}
 	}
-	return p, policy, nil
+	return p, policy, a.checkFor(p.set, controller, f.allowAltered)
 }
 
 func (a *app) packagesConfigCommand() *cobra.Command {

@@ -17,7 +17,7 @@ import (
 )
 
 type argoCDOptions struct {
-	site   siteFlags
+	from   controllerFlags
 	to     pkgrepo.ArgoCDSite
 	follow bool
 	leave  bool
@@ -43,8 +43,7 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesArgoCD(cmd.Context(), args[0], o) },
 	}
-	o.site.trust.add(cmd)
-	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
+	o.from.add(cmd, "go on without verifying any signature")
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "argocd", "namespace of Argo CD")
 	flags.StringVar(&o.to.Project, "project", "default", "project of the Applications")
@@ -56,7 +55,7 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 }
 
 func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOptions) error {
-	p, _, err := a.prepareForController(ctx, reference, &o.site)
+	p, _, err := a.prepareForController(ctx, reference, "argocd", &o.from)
 	if err != nil {
 		return err
 	}

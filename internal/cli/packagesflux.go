@@ -15,7 +15,7 @@ import (
 )
 
 type fluxOptions struct {
-	site        siteFlags
+	from        controllerFlags
 	to          pkgrepo.FluxSite
 	interval    time.Duration
 	follow      bool
@@ -43,8 +43,7 @@ and whatever else the trust policy asks for is refused here, since Flux would no
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesFlux(cmd.Context(), args[0], o) },
 	}
-	o.site.trust.add(cmd)
-	o.site.trust.addUnsigned(cmd, "go on without verifying any signature, and let Flux verify none")
+	o.from.add(cmd, "go on without verifying any signature, and let Flux verify none")
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "flux-system", "namespace of Flux's resources")
 	flags.DurationVar(&o.interval, "interval", 10*time.Minute, "how often Flux looks at the registry and at the cluster")
@@ -60,7 +59,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	if o.follow && o.constraints != "" {
 		return &usageError{errors.New("--follow and --constraints contradict each other")}
 	}
-	p, policy, err := a.prepareForController(ctx, reference, &o.site)
+	p, policy, err := a.prepareForController(ctx, reference, "flux", &o.from)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 type installOptions struct {
-	site  siteFlags
+	from  controllerFlags
 	to    pkgrepo.Site
 	leave bool
 	// without leaves the PackageRepository out.
@@ -59,9 +59,8 @@ tries again what fails because something is not there yet.`,
 			return a.packagesInstall(cmd.Context(), args[0], o)
 		},
 	}
-	o.site.trust.add(cmd)
-	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
-	o.site.values.addCluster(cmd)
+	o.from.add(cmd, "go on without verifying any signature")
+	o.from.site.values.addCluster(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and of what is installed")
 	flags.StringVar(&o.to.Constraints, "constraints", "", "versions of each package that may be installed, as in \">=1.0.0 <2.0.0\" (default: that of the runtime)")
@@ -94,7 +93,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	if err := cmp.Or(syncPeriod(o.period, &o.to), o.check(a)); err != nil {
 		return err
 	}
-	p, _, err := a.prepareForController(ctx, reference, &o.site)
+	p, _, err := a.prepareForController(ctx, reference, kappController, &o.from)
 	if err != nil {
 		return err
 	}
@@ -102,7 +101,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	if o.apply {
 		return a.applyInstalls(ctx, p, &o)
 	}
-	values, err := o.site.values.read(a, p.set)
+	values, err := o.from.site.values.read(a, p.set)
 	if err != nil {
 		return err
 	}
@@ -188,7 +187,7 @@ func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions)
 		return err
 	}
 	p.by, p.look = kappController, false // the images are the controller's to find
-	values, err := o.site.values.site(ctx, a, cluster, p.name(), p.set)
+	values, err := o.from.site.values.site(ctx, a, cluster, p.name(), p.set)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 type repoOptions struct {
-	site   siteFlags
+	from   controllerFlags
 	to     pkgrepo.Site
 	tag    string
 	period time.Duration
@@ -38,8 +38,7 @@ The same versions make the same catalogue, wherever they were copied to.`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.packagesRepo(cmd.Context(), args, o) },
 	}
-	o.site.trust.add(cmd)
-	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
+	o.from.add(cmd, "go on without verifying any signature")
 	flags := cmd.Flags()
 	flags.StringVar(&o.tag, "tag", "packages", "tag of the catalogue")
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository")
@@ -56,7 +55,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 	var first *prepared
 	var runtimes []*bundle.Artifact
 	for _, reference := range references {
-		p, _, err := a.prepareForController(ctx, reference, &o.site)
+		p, _, err := a.prepareForController(ctx, reference, kappController, &o.from)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -355,6 +356,10 @@ func (o Options) fetch(ctx context.Context, ref, dir string) (*Built, error) {
 	}
 	if artifact.Bundle == nil {
 		return nil, fmt.Errorf("bundle %s: is a runtime: a runtime holds bundles only", ref)
+	}
+	// What the runtime makes of it, controllers apply.
+	if err := cmp.Or(artifact.CheckKustomization(), render.CheckImages(&artifact.Content)); err != nil {
+		return nil, fmt.Errorf("bundle %s: %w", ref, err)
 	}
 	for _, part := range []ocispec.Descriptor{artifact.Manifest.Config, artifact.Manifest.Layers[0], desc} {
 		if err := copyBlob(ctx, from, o.Store, part); err != nil {

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"fmt"
 	"path"
 	"slices"
@@ -23,7 +24,7 @@ const kappGroup = "kapp.k14s.io/"
 // the target, or kustomize would stop at it.
 func (c *Content) Plain() (files []string, reason string) {
 	files, reason = c.plain()
-	if reason == "" && c.noBase {
+	if reason == "" && c.opened && c.base == nil {
 		return nil, "it was built by an older krtpkg and has no " + fileKustomization
 	}
 	return files, reason
@@ -82,11 +83,70 @@ func (c *Content) kustomization() ([]byte, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
-	return marshal(struct {
-		APIVersion string   `yaml:"apiVersion"`
-		Kind       string   `yaml:"kind"`
-		Resources  []string `yaml:"resources"`
-	}{"kustomize.config.k8s.io/v1beta1", "Kustomization", files})
+	return marshal(base{baseVersion, baseKind, files})
+}
+
+// base is all that the kustomization of a bundle says.
+type base struct {
+	APIVersion string   `yaml:"apiVersion"`
+	Kind       string   `yaml:"kind"`
+	Resources  []string `yaml:"resources"`
+}
+
+const (
+	baseVersion = "kustomize.config.k8s.io/v1beta1"
+	baseKind    = "Kustomization"
+)
+
+// checkBase refuses a kustomization that names anything but manifests of the bundle: controllers apply
+// what it names, and krtpkg what is in config/.
+func (c *Content) checkBase() error {
+	if c.base == nil {
+		return nil
+	}
+	var k base
+	if err := unmarshal(File{fileKustomization, c.base}, &k); err != nil {
+		return err
+	}
+	if k.APIVersion != baseVersion || k.Kind != baseKind {
+		return fmt.Errorf("%s: is %s %s, want %s %s", fileKustomization, k.APIVersion, k.Kind, baseVersion, baseKind)
+	}
+	there := map[string]bool{}
+	for _, f := range c.Files {
+		there[f.Path] = strings.HasPrefix(f.Path, ConfigDir+"/") && IsManifestName(f.Path)
+	}
+	for _, name := range k.Resources {
+		if !there[name] {
+			return fmt.Errorf("%s: %q is not a manifest in %s/", fileKustomization, name, ConfigDir)
+		}
+	}
+	return nil
+}
+
+// AlteredError names a file of an artifact that a build makes of the rest, and that says something else.
+type AlteredError struct {
+	// Artifact is the name of the bundle or runtime.
+	Artifact, File string
+}
+
+func (e *AlteredError) Error() string {
+	return fmt.Sprintf("%s: %s is not what a build makes of the rest", e.Artifact, e.File)
+}
+
+// CheckKustomization refuses an opened bundle whose kustomization is not the one that a build makes of
+// its manifests. The error is an [*AlteredError].
+func (c *Content) CheckKustomization() error {
+	if c.base == nil {
+		return nil
+	}
+	want, err := c.kustomization()
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(c.base, want) {
+		return &AlteredError{c.Metadata().Name, fileKustomization}
+	}
+	return nil
 }
 
 // identity returns what kustomize knows a resource by, in words.

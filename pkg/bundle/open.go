@@ -8,6 +8,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/Masterminds/semver/v3"
 	"github.com/klauspost/compress/gzip"
@@ -42,6 +43,15 @@ type Artifact struct {
 
 // Tree returns every file of the artifact, the locks included.
 func (a *Artifact) Tree() []File { return a.all }
+
+// Created is the time that the artifact says it was made at; zero where it says none.
+func (a *Artifact) Created() (time.Time, error) {
+	text, is := a.Manifest.Annotations[ocispec.AnnotationCreated]
+	if !is {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.RFC3339, text)
+}
 
 // Open reads a bundle or a runtime. Each byte is checked against the descriptor, so what
 // it returns can be trusted as far as the descriptor is. Content is capped at 512 MiB and
@@ -193,7 +203,7 @@ func isMetadata(name string) bool {
 // parse reads the locks and keeps the rest as what the target renders.
 func (a *Artifact) parse() error {
 	var lock []byte
-	a.noBase = true
+	a.opened = true
 	for _, f := range a.all {
 		var err error
 		switch f.Path {
@@ -205,15 +215,12 @@ func (a *Artifact) parse() error {
 				// What a definition has to be, a bundle is; what is missing was set by the build.
 				_, err = Parse(f.Path, f.Data)
 			}
-		case fileKustomization:
-			a.noBase = false
 		case fileRuntime:
 			a.Runtime = &RuntimeLock{}
 			err = unmarshal(f, a.Runtime)
+		case fileImgpkg:
 		default:
-			if top, _, _ := strings.Cut(f.Path, "/"); top == ConfigDir || top == OverlaysDir || top == HooksDir {
-				a.Files = append(a.Files, f)
-			}
+			err = a.keep(f)
 		}
 		if err != nil {
 			return err
@@ -234,6 +241,23 @@ func (a *Artifact) parse() error {
 	return a.check()
 }
 
+// keep takes a file that has a place in an artifact of its type. Any other is refused: nothing here looks
+// at it, and a controller that reads the artifact may apply it.
+func (a *Artifact) keep(f File) error {
+	top, _, isBelow := strings.Cut(f.Path, "/")
+	isBundle := a.Manifest.ArtifactType == TypeBundle
+	switch {
+	case isBundle && f.Path == fileKustomization:
+		a.base = f.Data
+	case isBundle && isBelow && (top == ConfigDir || top == OverlaysDir || top == HooksDir):
+		a.Files = append(a.Files, f)
+	case !isBundle && isBelow && (top == PackagesDir || top == FluxDir || top == ArgoCDDir):
+	default:
+		return fmt.Errorf("entry %q has no place in it (made by a newer krtpkg?)", f.Path)
+	}
+	return nil
+}
+
 // check holds the parts against each other: names go into the names of cluster objects
 // and folders, and every bundle of a runtime has to be in its lock. A bundle's own definition
 // has been checked by [Parse].
@@ -245,7 +269,7 @@ func (a *Artifact) check() error {
 		}
 	}
 	if a.Runtime == nil {
-		return nil
+		return a.checkBase()
 	}
 	if err := checkNamed("", m.Name, m.Version); err != nil {
 		return err

@@ -244,7 +244,7 @@ func pack(t *testing.T, store content.Pusher, artifactType string, layer []byte)
 
 func TestOpenTakesFolders(t *testing.T) {
 	t.Parallel()
-	l := good(tar.Header{Typeflag: tar.TypeDir, Name: "config/"}, tar.Header{Typeflag: tar.TypeDir, Name: "config/sub"}).with("config/sub/a.yaml", "a").with("packages/b.yaml", "b")
+	l := good(tar.Header{Typeflag: tar.TypeDir, Name: "config/"}, tar.Header{Typeflag: tar.TypeDir, Name: "config/sub"}).with("config/sub/a.yaml", "a").with(".imgpkg/bundle.yml", "b")
 	store := memory.New()
 	got, err := bundle.Open(t.Context(), store, pack(t, store, bundle.TypeBundle, l.bytes(t)))
 	if err != nil {
@@ -258,6 +258,11 @@ func TestOpenTakesFolders(t *testing.T) {
 // defined returns a bundle with another definition.
 func defined(old, new string) layer {
 	return good().with(".krtpkg/bundle.yaml", strings.Replace(bundleYAML, old, new, 1))
+}
+
+// based is a bundle with a manifest, and a kustomization that names something.
+func based(resource string) layer {
+	return good().with("config/a.yaml", "a").with("kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: ["+resource+"]\n")
 }
 
 // Whatever a registry sends, it is a message and nothing else.
@@ -306,6 +311,18 @@ func TestOpenRefusesHostileLayers(t *testing.T) {
 		{"name that moves the cursor", good().with("config/\x1b[2Ka.yaml", "a"), `entry "config/\x1b[2Ka.yaml" has characters in its name that are not shown`},
 		{"name in another order", good().with("config/\u202elmay.a", "a"), `entry "config/\u202elmay.a" has characters in its name that are not shown`},
 		{"name that is no text", good().with("config/\xff.yaml", "a"), `entry "config/\xff.yaml" has characters in its name that are not shown`},
+		// Controllers apply what a kustomization names, and read more folders than krtpkg does.
+		{"manifest beside config", good().with("evil.yaml", "a"), `entry "evil.yaml" has no place in it (made by a newer krtpkg?)`},
+		{"folder of its own", good().with("base/kustomization.yaml", "a"), `entry "base/kustomization.yaml" has no place in it (made by a newer krtpkg?)`},
+		{"other name of a kustomization", good().with("kustomization.yml", "a"), `entry "kustomization.yml" has no place in it (made by a newer krtpkg?)`},
+		{"file for Flux in a bundle", good().with("flux/a.yaml", "a"), `entry "flux/a.yaml" has no place in it (made by a newer krtpkg?)`},
+		{"config that is a file", good().with("config", "a"), `entry "config" has no place in it (made by a newer krtpkg?)`},
+		{"kustomization of a URL", based("https://evil.example/x.yaml"), `kustomization.yaml: "https://evil.example/x.yaml" is not a manifest in config/`},
+		{"kustomization of a folder", based("config"), `kustomization.yaml: "config" is not a manifest in config/`},
+		{"kustomization of another way to a file", based("./config/a.yaml"), `kustomization.yaml: "./config/a.yaml" is not a manifest in config/`},
+		{"kustomization of a hook", based("hooks/a.yaml").with("hooks/a.yaml", "a"), `kustomization.yaml: "hooks/a.yaml" is not a manifest in config/`},
+		{"kustomization that generates", good().with("kustomization.yaml", "secretGenerator: []\n"), "kustomization.yaml: yaml: unmarshal errors:\n  line 1: field secretGenerator not found in type bundle.base (made by a newer krtpkg?)"},
+		{"kustomization of another kind", good().with("kustomization.yaml", "kind: Component\n"), "kustomization.yaml: is  Component, want kustomize.config.k8s.io/v1beta1 Kustomization"},
 		{"nothing", layer{}, ".imgpkg/images.yml is missing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -317,6 +334,37 @@ func TestOpenRefusesHostileLayers(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
 		})
+	}
+}
+
+// A kustomization that leaves a manifest out, or names one that the build would not, is none of a build's.
+func TestCheckKustomization(t *testing.T) {
+	t.Parallel()
+	const pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n"
+	open := func(l layer) *bundle.Artifact {
+		store := memory.New()
+		got, err := bundle.Open(t.Context(), store, pack(t, store, bundle.TypeBundle, l.bytes(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	built := strings.Replace(based("config/a.yaml").data["kustomization.yaml"], " [config/a.yaml]", "\n  - config/a.yaml", 1)
+	for name, c := range map[string]struct {
+		layer  layer
+		isWhat bool
+	}{
+		"none":                   {good(), true},
+		"as built":               {good().with("config/a.yaml", pod).with("kustomization.yaml", built), true},
+		"one is left out":        {good().with("config/a.yaml", pod).with("config/b.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n").with("kustomization.yaml", built), false},
+		"one that holds nothing": {good().with("config/a.yaml", "# nothing\n").with("kustomization.yaml", built), false},
+		"one that is twice":      {good().with("config/a.yaml", pod+"---\n"+pod).with("kustomization.yaml", built), false},
+	} {
+		err := open(c.layer).CheckKustomization()
+		var altered *bundle.AlteredError
+		if c.isWhat && err != nil || !c.isWhat && !errors.As(err, &altered) {
+			t.Errorf("%s: got %v", name, err)
+		}
 	}
 }
 
@@ -343,6 +391,8 @@ func TestOpenRefusesRuntimesThatContradictThemselves(t *testing.T) {
 		{"bundle of a layer too high", l(lock, strings.Replace(runtimeYAML, "layer: 6", "layer: 999999", 1)), "bundle web is of layer 999999, want 0 to 6"},
 		{"category with a line", l(lock, strings.Replace(runtimeYAML, "layer: 6", `layer: 6, category: "a\nb"`, 1)), `bundle web: category "a\nb" is not a category: want lower-case letters, digits and dashes`},
 		{"login in the source", l(lock, strings.Replace(runtimeYAML, "version: 1.0.0}", "version: 1.0.0, source: 'https://token@git.example/x'}", 1)), "source holds a login"},
+		{"manifests in a runtime", l(lock, runtimeYAML).with("config/a.yaml", "a"), `entry "config/a.yaml" has no place in it (made by a newer krtpkg?)`},
+		{"kustomization in a runtime", l(lock, runtimeYAML).with("kustomization.yaml", "a"), `entry "kustomization.yaml" has no place in it (made by a newer krtpkg?)`},
 		{"no lock", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/runtime.yaml is missing in a runtime"},
 		{"field of a newer version", l(lock, runtimeYAML+"future: 1\n"), ".krtpkg/runtime.yaml: yaml: unmarshal errors:\n  line 5: field future not found in type bundle.RuntimeLock (made by a newer krtpkg?)"},
 	} {

@@ -47,8 +47,9 @@ type Content struct {
 	// does not apply, below hooks/; of a runtime what controllers take, below packages/, flux/
 	// and argocd/.
 	Files []File
-	// noBase says that it was opened, and has no kustomization though it could.
-	noBase bool
+	// opened says that it was read from an artifact, and base is the kustomization there; nil for none.
+	opened bool
+	base   []byte
 }
 
 // Metadata returns the content's name and version.

@@ -4,7 +4,8 @@
 //
 // Call [Files], [Flux] and [ArgoCD] with the bundles of a runtime to get what goes below packages/,
 // flux/ and argocd/; [Installs], [FluxDocuments] and [ArgoCDDocuments] for what a cluster is given;
-// [Catalogue] for the packages of several versions.
+// [Catalogue] for the packages of several versions. [CheckFiles] tells whether what lies in a runtime is
+// what these make of its bundles.
 package pkgrepo
 
 import (
@@ -12,8 +13,10 @@ import (
 	"cmp"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -95,6 +98,28 @@ func Files(runtime string, bundles []Bundle, released time.Time) ([]bundle.File,
 	}
 	slices.SortFunc(files, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
 	return files, left, nil
+}
+
+// CheckFiles holds what lies in a folder of a runtime against what was made of its bundles: a controller
+// applies it, and nothing else looks at it. The error is a [*bundle.AlteredError].
+func CheckFiles(runtime *bundle.Artifact, folder string, made []bundle.File) error {
+	want := map[string][]byte{}
+	for _, f := range made {
+		want[f.Path] = f.Data
+	}
+	for _, f := range runtime.Tree() {
+		if !strings.HasPrefix(f.Path, folder+"/") {
+			continue
+		}
+		if data, known := want[f.Path]; !known || !bytes.Equal(data, f.Data) {
+			return &bundle.AlteredError{Artifact: runtime.Metadata().Name, File: f.Path}
+		}
+		delete(want, f.Path)
+	}
+	for _, missing := range slices.Sorted(maps.Keys(want)) {
+		return &bundle.AlteredError{Artifact: runtime.Metadata().Name, File: missing}
+	}
+	return nil
 }
 
 func marshal(value any) ([]byte, error) {

@@ -1,14 +1,17 @@
 package pkgrepo_test
 
 import (
+	"errors"
 	"flag"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"gopkg.in/yaml.v3"
+	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
@@ -199,5 +202,81 @@ func TestConstraints(t *testing.T) {
 		if p.Spec.Selection.Constraints != want {
 			t.Errorf("%s: %q, want %q", from, p.Spec.Selection.Constraints, want)
 		}
+	}
+}
+
+// What lies in a runtime for a controller is what its bundles give, to the byte.
+func TestCheckFiles(t *testing.T) {
+	lock := &bundle.RuntimeLock{
+		APIVersion: bundle.APIVersion, Kind: bundle.KindRuntimeLock, Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"},
+		Bundles: []bundle.LockedBundle{{Name: "web", Version: "1.2.3", Layer: 4, Digest: strings.TrimPrefix(digest, "@")}},
+	}
+	b := plain(t)
+	packages, _, err := pkgrepo.Files("edge", []pkgrepo.Bundle{one(t, "  layer: 4\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod))}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flux, _, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	argoCD, _, err := pkgrepo.ArgoCD(lock, []pkgrepo.Bundle{b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := map[string][]bundle.File{"packages": packages, "flux": flux, "argocd": argoCD}
+	all := slices.Concat(packages, flux, argoCD)
+	for name, c := range map[string]struct {
+		folder string
+		change func([]bundle.File) []bundle.File
+		want   string
+	}{
+		"packages as built":    {"packages", nil, ""},
+		"flux as built":        {"flux", nil, ""},
+		"argocd as built":      {"argocd", nil, ""},
+		"a Kustomization more": {"flux", addTo("flux/web.yaml", "---\napiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nmetadata: {name: evil}\n"), "flux/web.yaml"},
+		"an Application more":  {"argocd", addTo("argocd/templates/applications.yaml", "---\nkind: Application\n"), "argocd/templates/applications.yaml"},
+		"another fetch":        {"packages", addTo("packages/web.edge.krtpkg.dev/1.2.3.yml", "# inline\n"), "packages/web.edge.krtpkg.dev/1.2.3.yml"},
+		"a file more":          {"flux", func(files []bundle.File) []bundle.File { return append(files, file("flux/evil.yaml", pod)) }, "flux/evil.yaml"},
+		"a file less": {"flux", func(files []bundle.File) []bundle.File {
+			return slices.DeleteFunc(files, func(f bundle.File) bool { return f.Path == "flux/web.yaml" })
+		}, "flux/web.yaml"},
+		"another controller's": {"argocd", addTo("flux/web.yaml", "# x\n"), ""},
+	} {
+		content := &bundle.Content{Runtime: lock, Images: images.Lock{{Image: b.Image, Reference: b.Image.Name()}}, Files: slices.Clone(all)}
+		if c.change != nil {
+			content.Files = c.change(content.Files)
+		}
+		store := memory.New()
+		desc, err := content.Pack(t.Context(), store, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, err := bundle.Open(t.Context(), store, desc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		var altered *bundle.AlteredError
+		if err := pkgrepo.CheckFiles(root, c.folder, made[c.folder]); errors.As(err, &altered) {
+			got = altered.File
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if got != c.want {
+			t.Errorf("%s: altered is %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+// addTo adds text to a file.
+func addTo(path, text string) func([]bundle.File) []bundle.File {
+	return func(files []bundle.File) []bundle.File {
+		for i, f := range files {
+			if f.Path == path {
+				files[i].Data = append(slices.Clone(f.Data), text...)
+			}
+		}
+		return files
 	}
 }
