@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -32,6 +33,11 @@ const (
 	longestPause = 15 * time.Second
 	// kindTime is how long one kind may be unavailable on a server that answers otherwise.
 	kindTime = 8 * time.Second
+	// maxAnswer is how many bytes an answer has: a list of 10,000 large Pods stays below.
+	maxAnswer = 128 << 20
+	// answerWindow is the time in which an answer has to go on by answerRate bytes a second on average.
+	answerWindow = 30 * time.Second
+	answerRate   = 1 << 10
 	// tokenTries is how often a request is sent again with another token.
 	tokenTries = 3
 	// toldEvery is how often it is told that the server does not answer.
@@ -50,6 +56,9 @@ type retryTransport struct {
 	told  func(cause error, failing time.Duration)
 	// renews is set if a request that is sent again may get another token.
 	renews bool
+	// maxAnswer and answerWindow bound answers.
+	maxAnswer    int64
+	answerWindow time.Duration
 
 	mu       sync.Mutex
 	answered bool
@@ -77,7 +86,7 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 		return nil, nil, err
 	}
 	retry := &retryTransport{
-		next: next, limit: limit, told: told, broken: map[string]time.Time{},
+		next: next, limit: limit, told: told, broken: map[string]time.Time{}, maxAnswer: maxAnswer, answerWindow: answerWindow,
 		renews: config.ExecProvider != nil || config.AuthProvider != nil || config.BearerTokenFile != "",
 	}
 	return &rest.Config{
@@ -125,12 +134,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		resp, err := t.next.RoundTrip(one)
-		if err == nil && !isStream(req) {
-			if err = readAll(resp); err != nil {
-				resp = nil
-			}
-		}
+		resp, err := t.ask(one)
 		what, cause := t.judge(req, resp, err, denials)
 		if what == settled {
 			if err == nil && doubt {
@@ -156,6 +160,31 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		pause = min(2*pause, lastPause)
 	}
+}
+
+// ask sends a request and reads the answer, unless that may have no end. An answer has to begin within
+// three windows: the API server itself ends a request after a minute.
+func (t *retryTransport) ask(req *http.Request) (*http.Response, error) {
+	if isStream(req) {
+		return t.next.RoundTrip(req)
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	defer cancel(nil)
+	silent := &slowAnswerError{0, 3 * t.answerWindow}
+	timer := time.AfterFunc(silent.within, func() { cancel(silent) })
+	defer timer.Stop()
+	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	if err == nil {
+		timer.Stop()
+		err = t.readAll(resp)
+	}
+	if err != nil && errors.Is(context.Cause(ctx), silent) {
+		err = silent
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // judge tells what an attempt came to, and why it is not settled.
@@ -195,6 +224,7 @@ func judgeError(req *http.Request, err error) verdict {
 		dial *net.OpError
 		//lint:ignore SA1019 client-go's transport still returns it
 		away   http2.GoAwayError
+		slow   *slowAnswerError
 		stream http2.StreamError
 		broken http2.ConnectionError
 	)
@@ -205,7 +235,7 @@ func judgeError(req *http.Request, err error) verdict {
 		return untouched
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), utilnet.IsProbableEOF(err), utilnet.IsConnectionReset(err),
 		utilnet.IsHTTP2ConnectionLost(err), utilnet.IsTimeout(err), errors.As(err, &dial),
-		errors.As(err, &away), errors.As(err, &stream), errors.As(err, &broken):
+		errors.As(err, &slow), errors.As(err, &away), errors.As(err, &stream), errors.As(err, &broken):
 		return doubtful
 	}
 	return settled
@@ -251,11 +281,10 @@ func (t *retryTransport) isKindBroken(ctx context.Context, req *http.Request, re
 	probe := req.Clone(ctx)
 	probe.Method, probe.Body, probe.GetBody, probe.ContentLength = http.MethodGet, nil, nil, 0
 	probe.URL.Path, probe.URL.RawQuery = req.URL.Path[:strings.Index(req.URL.Path, "/apis/")]+"/version", ""
-	answer, err := t.next.RoundTrip(probe)
+	answer, err := t.ask(probe)
 	if err != nil {
 		return false
 	}
-	_ = readAll(answer)
 	if answer.StatusCode != http.StatusOK && answer.StatusCode != http.StatusForbidden {
 		return false
 	}
@@ -306,15 +335,63 @@ func rewind(req *http.Request, attempt int) (*http.Request, error) {
 	return again, nil
 }
 
-// readAll reads the body, so that a connection that breaks in it is a failure like any other.
-func readAll(resp *http.Response) error {
-	data, err := io.ReadAll(resp.Body)
+// slowAnswerError says that an answer of the API server arrives too slowly to ever get done.
+type slowAnswerError struct {
+	bytes  int64
+	within time.Duration
+}
+
+func (e *slowAnswerError) Error() string {
+	return fmt.Sprintf("the API server sent %d bytes in %s: too slow", e.bytes, e.within)
+}
+
+// readAll reads the body, so that a connection that breaks in it is a failure like any other. A body
+// that is too large or too slow is one, too.
+func (t *retryTransport) readAll(resp *http.Response) error {
+	var received atomic.Int64
+	var slow atomic.Pointer[slowAnswerError]
+	read := make(chan struct{})
+	defer close(read)
+	go func() {
+		tick := time.NewTicker(t.answerWindow)
+		defer tick.Stop()
+		for last := int64(0); ; last = received.Load() {
+			select {
+			case <-read:
+				return
+			case <-tick.C:
+			}
+			if arrived := received.Load() - last; float64(arrived) < answerRate*t.answerWindow.Seconds() {
+				slow.Store(&slowAnswerError{arrived, t.answerWindow})
+				resp.Body.Close()
+				return
+			}
+		}
+	}()
+	data, err := io.ReadAll(io.LimitReader(&countingReader{resp.Body, &received}, t.maxAnswer+1))
 	resp.Body.Close()
-	if err != nil {
+	switch {
+	case err != nil && slow.Load() != nil:
+		return slow.Load()
+	case err != nil:
 		return err
+	case int64(len(data)) > t.maxAnswer:
+		return fmt.Errorf("an answer of the API server is over the limit of %d bytes", t.maxAnswer)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(data))
 	return nil
+}
+
+// countingReader counts the bytes that are read.
+type countingReader struct {
+	io.Reader
+	count *atomic.Int64
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.count.Add(int64(n))
+	return n, err
 }
 
 // isStream tells of answers that may have no end.
