@@ -90,11 +90,16 @@ func (f *siteFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.BoolVar(&f.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
 	f.values.addCluster(cmd)
-	flags.StringSliceVar(&f.skip, "skip-check", nil, "leave out a look before the apply: "+strings.Join(deploy.Checks, ", "))
-	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(deploy.Checks, cobra.ShellCompDirectiveNoFileComp))
+	f.addSkip(cmd)
 	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that a controller leaves out, as NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("beside", cobra.FixedCompletions(controllerNames(), cobra.ShellCompDirectiveNoFileComp))
 	f.addOwnership(cmd)
+}
+
+// addSkip adds what leaves checks out.
+func (f *siteFlags) addSkip(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&f.skip, "skip-check", nil, "leave out a look before the apply: "+strings.Join(deploy.Checks, ", "))
+	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(deploy.Checks, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // addOwnership adds what goes ahead where resources are not the runtime's.
@@ -235,7 +240,7 @@ func (a *app) importFirst(ctx context.Context, at *opened, registry string, t *t
 	}
 	a.ui.End(nil)
 	if len(imported.Absent) > 0 {
-		return nil, fmt.Errorf("import %s: %s missing", at.File, volumes(imported.Absent))
+		return nil, fmt.Errorf("import %s: %w", at.File, imported.AbsentError())
 	}
 	a.ui.Say("imported %s to %s", at.File, target)
 	return a.open(ctx, target+"@"+at.root.Digest.String())

@@ -60,10 +60,12 @@ func (a *app) checkCommand() *cobra.Command {
 		Short: "read every byte of an archive, or of what is in a place, and check it",
 		Long: `Check reads an archive, one volume of one, or a bundle or runtime with all its images
 wherever it is, and checks every byte against its digest. It needs no key: that the content
-is whole says nothing of who made it, which is what verify is for.
+is whole says nothing of who made it, which is what verify is for. Several volumes of one
+archive have to be all of them.
 
 The exit code is 3 if something is damaged, 4 if something is missing.`,
 		Example: `  krtpkg check edge-1.0.0.tar
+  krtpkg check edge.*-of-4.tar
   krtpkg check site.example/krt/edge:1.0.0`,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(1),
@@ -85,11 +87,18 @@ func (a *app) check(ctx context.Context, references []string, f *transferFlags) 
 		}
 		views = append(views, *view)
 	}
-	return a.ui.Result(f.format, views, func(w io.Writer) {
+	err := a.ui.Result(f.format, views, func(w io.Writer) {
 		for _, v := range views {
 			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Name, plural(v.Items, "item"), ui.Bytes(v.Bytes), v.more())
 		}
 	})
+	if err != nil {
+		return err
+	}
+	if err := requireWholeSets(views); err != nil {
+		return fmt.Errorf("check %s: %w", strings.Join(references, ", "), err)
+	}
+	return nil
 }
 
 func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) (*checkView, error) {
@@ -117,7 +126,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 		return nil, err
 	}
 	return &checkView{
-		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms, Foreign: c.Foreign,
+		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, set: c.Set, Base: c.Base, Platforms: c.Platforms, Foreign: c.Foreign,
 	}, nil
 }
 
@@ -129,6 +138,8 @@ type checkView struct {
 	Absent  int      `json:"absent"`
 	Volume  int      `json:"volume,omitempty"`
 	Volumes int      `json:"volumes,omitempty"`
+	// set is the same for all volumes of an archive.
+	set string
 	Base    []string `json:"base,omitempty"`
 	// Foreign are layers that are at their URLs alone.
 	Foreign int `json:"foreign,omitempty"`

@@ -70,6 +70,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		altered    *bundle.AlteredError
 		holes      *archive.IncompleteError
 		other      *archive.ForeignError
+		volumes    *archive.AbsentVolumesError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -121,6 +122,8 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 		return exitFailure, other.Hint
 	case errors.Is(err, archive.ErrOrder):
 		return exitFailure, "save it to a file, and name that: a file is read in any order"
+	case errors.As(err, &volumes):
+		return exitIncomplete, "put it next to the others, or name all of them; the same export writes a lost volume again, byte for byte"
 	case errors.As(err, &holes):
 		return exitIncomplete, "export it again from where it was made; an older krtpkg did not write into it what --platform leaves out"
 	case errors.As(err, &wrong):

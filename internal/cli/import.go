@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -31,7 +32,7 @@ and of a single volume too: signatures stand in front. Archives that earlier ver
 them anywhere; files are read twice then, and a stream is held in memory up to --max-unverified.
 
 The volumes of an archive can be imported together or one by one, in any order: the last one
-completes it. An import that broke off goes on where it stopped when it is run again.`,
+completes it and sets the tags. Until then the exit code is 4. An import that broke off goes on where it stopped when it is run again.`,
 		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
   krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge
   krtpkg export registry.example/krt/edge:1.0.0 - | krtpkg import - site.example/krt/edge`,
@@ -85,9 +86,10 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 		return fmt.Errorf("import %s: %w", strings.Join(archives, ", "), err)
 	}
 	if len(imported.Absent) > 0 {
-		return a.ui.Result(f.format, map[string]any{"absentVolumes": imported.Absent}, func(w io.Writer) {
-			ui.Fprintf(w, "%s (%s) copied; still missing: %s\n", plural(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes), volumes(imported.Absent))
+		err := a.ui.Result(f.format, map[string]any{"absentVolumes": imported.Absent}, func(w io.Writer) {
+			ui.Fprintf(w, "%s (%s) copied\n", plural(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes))
 		})
+		return cmp.Or(err, fmt.Errorf("import %s: %w", strings.Join(archives, ", "), imported.AbsentError()))
 	}
 	return a.copied(to, imported.Report, f.format)
 }
@@ -124,15 +126,4 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 	}
 	defer store.Close()
 	return transfer.Import(ctx, store, dst, o)
-}
-
-func volumes(numbers []int) string {
-	list := make([]string, len(numbers))
-	for i, n := range numbers {
-		list[i] = fmt.Sprint(n)
-	}
-	if len(list) == 1 {
-		return "volume " + list[0]
-	}
-	return "volumes " + strings.Join(list, ", ")
 }

@@ -26,7 +26,7 @@ there are. It verifies no signature: that is what verify does.`,
 		Example: `  krtpkg inspect registry.example/krt/edge:1.0.0
   krtpkg inspect -o json oci:dist:1.0.0`,
 		GroupID: groupLook,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			view, err := a.look(cmd.Context(), args[0])
 			if err != nil {

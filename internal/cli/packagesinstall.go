@@ -29,6 +29,8 @@ type installOptions struct {
 	// apply has it applied, to cluster.
 	apply   bool
 	cluster clusterFlags
+	// ahead has the flags that go ahead where apply would stop.
+	ahead siteFlags
 }
 
 func (a *app) packagesInstallCommand() *cobra.Command {
@@ -51,7 +53,7 @@ tries again what fails because something is not there yet.`,
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			for _, name := range []string{"kubeconfig", "context", "retry-timeout", "parallel", "yes", "wait-timeout", "lock-timeout", "full", "values-from", "reset-values"} {
+			for _, name := range []string{"kubeconfig", "context", "retry-timeout", "parallel", "yes", "wait-timeout", "lock-timeout", "full", "values-from", "reset-values", "take-over", "delete-foreign", "skip-check"} {
 				if cmd.Flags().Changed(name) && !o.apply {
 					return &usageError{fmt.Errorf("--%s is for --apply: without, no cluster is asked", name)}
 				}
@@ -75,6 +77,8 @@ tries again what fails because something is not there yet.`,
 	o.cluster.addParallel(cmd)
 	o.cluster.addWait(cmd)
 	o.cluster.addDiff(cmd)
+	o.ahead.addOwnership(cmd)
+	o.ahead.addSkip(cmd)
 	return cmd
 }
 
@@ -86,7 +90,7 @@ func (o *installOptions) check(a *app) error {
 		return &usageError{errors.New("--apply and --output-dir contradict each other")}
 	}
 	o.cluster.Namespace = o.to.Namespace
-	return o.cluster.check(a)
+	return cmp.Or(o.ahead.check(), o.cluster.check(a))
 }
 
 func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
@@ -203,7 +207,10 @@ func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions)
 		return err
 	}
 	rt.Name = p.name()
-	report, err := a.applyRuntime(ctx, cluster, p, rt, &applyOptions{cluster: o.cluster, pauseAfter: -1, allowDowngrade: o.to.Downgradable})
+	report, err := a.applyRuntime(ctx, cluster, p, rt, &applyOptions{
+		cluster: o.cluster, pauseAfter: -1, allowDowngrade: o.to.Downgradable,
+		site: siteFlags{takeOver: o.ahead.takeOver, deleteForeign: o.ahead.deleteForeign, skip: o.ahead.skip},
+	})
 	if err != nil {
 		return err
 	}

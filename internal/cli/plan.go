@@ -27,7 +27,7 @@ the end.`,
 		Example: `  krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0
   krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0 --exit-code -o json`,
 		GroupID: groupCluster,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneReference,
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.plan(cmd.Context(), args[0], o) },
 	}
 	o.site.add(cmd)

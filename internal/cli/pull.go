@@ -32,7 +32,7 @@ The folder must be new or empty. It appears under its name when everything is in
 		Example: `  krtpkg pull registry.example/krt/edge:1.0.0 -o edge
   krtpkg pull --key cosign.pub registry.example/krt/edge:1.0.0 -o edge`,
 		GroupID: groupLook,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.pull(cmd.Context(), args[0], o.dir, &o.trust)
 		},

@@ -28,9 +28,9 @@ defaults of its values and with images as they are written: build may still refu
   krtpkg render oci:dist:1.0.0 --data-value hello.greeting=hi
   krtpkg render -f bundle.yaml`,
 		GroupID: groupLook,
-		Args:    cobra.MaximumNArgs(1),
+		Args:    oneReferenceAtMost,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if (len(args) == 1) == (definition != "") {
+			if (len(args) > 0) == (definition != "") {
 				return &usageError{errors.New("want the reference of what was built, or a definition with -f")}
 			}
 			if definition != "" {

@@ -20,7 +20,7 @@ func (a *app) treeCommand() *cobra.Command {
 		Short:   "show a runtime as a tree of layers, bundles and images",
 		Example: `  krtpkg tree registry.example/krt/edge:1.0.0`,
 		GroupID: groupLook,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			view, err := a.look(cmd.Context(), args[0])
 			if err != nil {

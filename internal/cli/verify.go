@@ -34,7 +34,7 @@ The exit code is 3 if anything does not hold.`,
   krtpkg verify --policy trust.yaml --images registry.example/krt/edge:1.0.0
   krtpkg verify --certificate-identity release@krt.example --ca-roots ca.pem edge-1.0.0.tar`,
 		GroupID: groupTrust,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneReference,
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], o) },
 	}
 	o.trust.add(cmd)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -174,9 +175,37 @@ func (p Place) Open(ctx context.Context, client *registry.Client) (Store, error)
 	case p.Dir != "":
 		return layout.Open(p.Dir)
 	case p.File != "":
-		return archive.Open(p.File)
+		return archive.OpenSet(p.File)
 	}
 	return client.Repository(ctx, p.Repository)
+}
+
+// Single returns the one reference among arguments. The volumes of one archive are one, as a shell
+// expands edge.* to them; any of them may have the tag or digest.
+func Single(args []string) (string, error) {
+	if len(args) == 1 {
+		return args[0], nil
+	}
+	several := fmt.Errorf("%d references: want one, or the volumes of one archive", len(args))
+	file, p, err := split(args[0])
+	if err != nil {
+		return "", err
+	}
+	p.File = file
+	siblings, isVolume := archive.Siblings(file)
+	for _, arg := range args[1:] {
+		name, other, err := split(arg)
+		if err != nil || !isVolume || !slices.Contains(siblings, name) {
+			return "", several
+		}
+		if other.Tag != "" || other.Digest != "" {
+			if p.Tag != "" || p.Digest != "" {
+				return "", several
+			}
+			p.Tag, p.Digest = other.Tag, other.Digest
+		}
+	}
+	return p.String(), nil
 }
 
 // Create returns the store at a place to write to; a layout is made if need be.

@@ -25,6 +25,8 @@ type Checked struct {
 	Foreign int
 	// Volume is which of Volumes this is; zeros where there is only one.
 	Volume, Volumes int
+	// Set is the same for all volumes of an archive.
+	Set string
 	// Base names what a target has to hold before.
 	Base []string
 	// Platforms are those to which roots are limited; none where all are there.
@@ -53,6 +55,7 @@ func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, er
 	defer s.Close()
 	c := &Checked{Manifests: len(s.manifests), Base: s.Base(), Platforms: s.about.platforms()}
 	c.Volume, c.Volumes = s.Volumes()
+	c.Set = s.about.set()
 	for _, data := range s.manifests {
 		c.Bytes += int64(len(data))
 	}

@@ -124,7 +124,7 @@ func CheckFile(ctx context.Context, name string, report progress.Func) (*Checked
 
 // check reads all that is there.
 func (s *Store) check(ctx context.Context, report progress.Func) (*Checked, error) {
-	c := &Checked{Base: s.Base(), Volumes: s.Volumes(), Volume: s.about.volume, Platforms: s.about.platforms()}
+	c := &Checked{Base: s.Base(), Volumes: s.Volumes(), Volume: s.about.volume, Set: s.about.set(), Platforms: s.about.platforms()}
 	contents := s.Contents()
 	planned := progress.Event{Kind: progress.Planned, Items: len(contents)}
 	for _, desc := range contents {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -62,7 +61,7 @@ func Open(names ...string) (_ *Store, err error) {
 		}
 	}
 	s.View = &layout.View{
-		Blobs: s.blobs, Name: strings.Join(names, ", "),
+		Blobs: setBlobs{s.blobs, s}, Name: strings.Join(names, ", "),
 		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
 	}
 	if s.about.hasOrder {
@@ -299,21 +298,4 @@ func (b blobs) Stat(d digest.Digest) (int64, error) {
 		return 0, errdef.ErrNotFound
 	}
 	return at.size, nil
-}
-
-// VolumeNames returns the names of the volumes of a file: edge.tar has edge.1-of-3.tar and so on.
-func VolumeNames(name string, n int) []string {
-	stem, ext := name, ""
-	for _, known := range []string{".tar.zst", ".tar"} {
-		if rest, ok := strings.CutSuffix(name, known); ok {
-			stem, ext = rest, known
-			break
-		}
-	}
-	names := make([]string, n)
-	width := len(strconv.Itoa(n))
-	for i := range names {
-		names[i] = fmt.Sprintf("%s.%0*d-of-%d%s", stem, width, i+1, n, ext)
-	}
-	return names
 }

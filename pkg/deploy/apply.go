@@ -205,14 +205,20 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 // revision is what is recorded of the runtime.
 func (s *session) revision() Revision {
 	r := Revision{Version: s.runtime.Version, Digest: s.runtime.Digest, Origin: s.runtime.Origin, Alone: s.runtime.alone()}
-	if len(s.runtime.Values) > 0 {
-		r.Values = digest.FromBytes(s.runtime.Values).String()
-	}
+	r.Values = s.runtime.valuesDigest()
 	for _, j := range s.jobs {
 		o := j.outcome()
 		r.Bundles = append(r.Bundles, RevisionBundle{o.Bundle, o.App, o.Layer, o.Version, j.unit.Digest})
 	}
 	return r
+}
+
+// valuesDigest returns the digest of the site's values, "" without any.
+func (r Runtime) valuesDigest() string {
+	if len(r.Values) == 0 {
+		return ""
+	}
+	return digest.FromBytes(r.Values).String()
 }
 
 // job is a unit in its runtime.
@@ -454,6 +460,7 @@ func (j job) annotations() map[string]string {
 		annotationDigest:         j.unit.Digest,
 		annotationRuntimeVersion: j.runtime.Version,
 		annotationRuntimeDigest:  j.runtime.Digest,
+		annotationRuntimeValues:  j.runtime.valuesDigest(),
 	}
 }
 

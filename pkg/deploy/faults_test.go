@@ -399,6 +399,20 @@ func TestStatusOfRevision(t *testing.T) {
 		t.Errorf("history %+v, %v", history, err)
 	}
 
+	// The same version with other values, which fails on the way.
+	other := Runtime{Name: "edge", Version: "2", Digest: "sha256:2", Values: []byte("base: {a: 1}\n"), Units: v2.Units}
+	r.failing(other, time.Second, "bundle stuck")
+	want("edge", "failed failing: base healthy complete; old healthy leaving; stuck progressing incomplete; new not begun not begun; app healthy not begun;")
+	v1.Values = other.Values
+	r.apply(v1)
+	v1.Values = []byte("base: {a: 2}\n")
+	v1.Units[1] = unit(2, "old", "1", deployment("old", "no-such-label: here"))
+	r.failing(v1, time.Second, "bundle old")
+	want("edge", "failed failing: base healthy complete; old progressing incomplete; app healthy not begun;")
+	v1.Values, v1.Units[1] = nil, unit(2, "old", "1", configMap("old", "1"))
+	r.apply(v1)
+	r.failing(v2, time.Second, "bundle stuck")
+
 	// A record of before bundles were recorded.
 	cm, err := r.configMaps().Get(t.Context(), stateName("edge"), metav1.GetOptions{})
 	if err != nil {

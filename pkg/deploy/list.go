@@ -30,6 +30,7 @@ const (
 	annotationDigest         = "krtpkg.dev/digest"
 	annotationRuntimeVersion = "krtpkg.dev/runtime-version"
 	annotationRuntimeDigest  = "krtpkg.dev/runtime-digest"
+	annotationRuntimeValues  = "krtpkg.dev/runtime-values" // the digest of the site's values
 	// annotationChange is the name of the last of kapp's changes when an Apply ended well.
 	annotationChange = "krtpkg.dev/change"
 	// annotationNeeds are the names of the bundles of its layer that it needs, by commas.

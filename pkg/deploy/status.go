@@ -180,7 +180,7 @@ func (s *RuntimeStatus) stage() {
 			b.Stage = StageLeaving
 		case !b.Complete:
 			b.Stage = StageIncomplete
-		case known && (b.RuntimeDigest != s.Revision.Digest || b.Digest != s.Revision.Bundles[at].Digest):
+		case known && (b.RuntimeDigest != s.Revision.Digest || b.Digest != s.Revision.Bundles[at].Digest || b.hasOtherValues(s.Revision)):
 			b.Stage = StageNotBegun
 		default:
 			b.Stage = StageComplete
@@ -195,6 +195,13 @@ func (s *RuntimeStatus) stage() {
 		}
 	}
 	slices.SortFunc(s.Bundles, func(a, b BundleStatus) int { return applyOrder(a.Installed, b.Installed) })
+}
+
+// hasOtherValues reports whether a bundle was last applied with other values than those of a
+// revision. An older krtpkg did not record which.
+func (i Installed) hasOtherValues(r Revision) bool {
+	values, recorded := i.notes[annotationRuntimeValues]
+	return recorded && values != r.Values
 }
 
 // Target is what the newest revision has of a bundle.

@@ -15,6 +15,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
@@ -61,7 +62,12 @@ func (o *fallbackFetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (i
 	if err == nil || o.origins == nil || !errors.Is(err, errdef.ErrNotFound) {
 		return blob, err
 	}
+	var volumes *archive.AbsentVolumesError
+	isOnAbsentVolume := errors.As(err, &volumes)
 	from, _, err := o.origins.Origin(ctx, o.image)
+	if err != nil && isOnAbsentVolume {
+		return nil, fmt.Errorf("%w, and at its origin: %w", volumes, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -43,8 +43,17 @@ func (e *BaseError) Error() string {
 // Imported is the result of an import.
 type Imported struct {
 	*Report
-	// Absent lists the volumes still to import: blobs were copied, but no tag was set.
-	Absent []int
+	// Absent lists the volumes still to import, of Volumes: blobs were copied, but no tag was set.
+	Absent  []int
+	Volumes int
+}
+
+// AbsentError returns the error of an import that lacks volumes; nil if none is absent.
+func (i *Imported) AbsentError() error {
+	if len(i.Absent) == 0 {
+		return nil
+	}
+	return &archive.AbsentVolumesError{Volumes: i.Absent, Of: i.Volumes}
 }
 
 // UnverifiedError is the error of content that would be written, or held in memory, before its
@@ -84,7 +93,7 @@ func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Op
 			return nil, err
 		}
 		report, err := importBlobs(ctx, from, dst, allowed, o)
-		return &Imported{report, from.Absent()}, err
+		return &Imported{Report: report, Absent: from.Absent(), Volumes: from.Volumes()}, err
 	}
 	report, err := importRoots(ctx, from, dst, o)
 	return &Imported{Report: report}, err
@@ -326,7 +335,7 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 		return nil, err
 	}
 	if volume, volumes := from.Volumes(); len(missing) > 0 && volumes > 0 {
-		imported := &Imported{Report: &s.report}
+		imported := &Imported{Report: &s.report, Volumes: volumes}
 		for n := range volumes {
 			if n+1 != volume {
 				imported.Absent = append(imported.Absent, n+1)

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/pkg/archive"
+)
+
+// oneReference is the Args of a command on one reference, as which all volumes of an archive count:
+// args[0] becomes that.
+func oneReference(_ *cobra.Command, args []string) (err error) {
+	if len(args) == 0 {
+		return errors.New("want a reference")
+	}
+	args[0], err = place.Single(args)
+	return err
+}
+
+// oneReferenceAtMost is [oneReference] for a command that can do without.
+func oneReferenceAtMost(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return oneReference(cmd, args)
+}
+
+// requireWholeSets returns an error if volumes of an archive were checked together, but not all.
+func requireWholeSets(views []checkView) error {
+	var errs []error
+	for i, v := range views {
+		if v.Volume == 0 || slices.ContainsFunc(views[:i], func(other checkView) bool { return other.set == v.set }) {
+			continue
+		}
+		var names []string
+		checked := map[int]bool{}
+		for _, other := range views {
+			if other.set == v.set {
+				names, checked[other.Volume] = append(names, other.Name), true
+			}
+		}
+		var absent []int
+		for n := 1; n <= v.Volumes; n++ {
+			if !checked[n] {
+				absent = append(absent, n)
+			}
+		}
+		if len(absent) > 0 && len(names) > 1 {
+			errs = append(errs, &archive.AbsentVolumesError{Volumes: absent, Of: v.Volumes, Near: names})
+		}
+	}
+	return errors.Join(errs...)
+}

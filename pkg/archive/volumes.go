@@ -1,0 +1,148 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// VolumeNames returns the names of the volumes of a file: edge.tar has edge.1-of-3.tar and so on.
+func VolumeNames(name string, n int) []string {
+	stem, ext := name, ""
+	for _, known := range []string{".tar.zst", ".tar"} {
+		if rest, ok := strings.CutSuffix(name, known); ok {
+			stem, ext = rest, known
+			break
+		}
+	}
+	names := make([]string, n)
+	width := len(strconv.Itoa(n))
+	for i := range names {
+		names[i] = fmt.Sprintf("%s.%0*d-of-%d%s", stem, width, i+1, n, ext)
+	}
+	return names
+}
+
+// volumePattern matches the names that [VolumeNames] returns.
+var volumePattern = regexp.MustCompile(`^(.*)\.([0-9]+)-of-([0-9]+)(\.tar(?:\.zst)?)$`)
+
+// maxVolumes is how many volumes are looked for next to one.
+const maxVolumes = 10_000
+
+// Siblings returns the names that the volumes of an archive have, that of the given one among them.
+// It reports false if the name is not one of a volume.
+func Siblings(name string) ([]string, bool) {
+	parts := volumePattern.FindStringSubmatch(name)
+	if parts == nil {
+		return nil, false
+	}
+	n, err := strconv.Atoi(parts[3])
+	if err != nil || n < 1 || n > maxVolumes {
+		return nil, false
+	}
+	names := VolumeNames(parts[1]+parts[4], n)
+	return names, slices.Contains(names, name)
+}
+
+// OpenSet opens an archive. If it is a volume, the others are opened with it, as far as they lie next
+// to it under the names that an export gives them. Errors: as for [Open].
+func OpenSet(name string) (*Store, error) {
+	siblings, isVolume := Siblings(name)
+	if !isVolume {
+		return Open(name)
+	}
+	names := []string{name}
+	for _, sibling := range siblings {
+		if sibling == name {
+			continue
+		}
+		if _, err := os.Lstat(sibling); err == nil {
+			names = append(names, sibling)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return Open(names...)
+}
+
+// AbsentVolumesError says that volumes of an archive are needed and not there.
+type AbsentVolumesError struct {
+	// Volumes are their numbers from 1, in order; Of is how many the archive has.
+	Volumes []int
+	Of      int
+	// Near are files that are there.
+	Near []string
+
+	cause error
+}
+
+func (e *AbsentVolumesError) Error() string {
+	noun, verb := "volume ", " is "
+	if len(e.Volumes) > 1 {
+		noun, verb = "volumes ", " are "
+	}
+	text := noun + formatNumbers(e.Volumes) + " of " + strconv.Itoa(e.Of) + verb + "missing"
+	if len(e.Near) > 0 {
+		text += " (present: " + strings.Join(e.Near, ", ") + ")"
+	}
+	return text
+}
+
+func (e *AbsentVolumesError) Unwrap() error { return e.cause }
+
+// formatNumbers writes numbers with ranges, "1, 3-5".
+func formatNumbers(numbers []int) string {
+	var parts []string
+	for i := 0; i < len(numbers); {
+		k := i
+		for k+1 < len(numbers) && numbers[k+1] == numbers[k]+1 {
+			k++
+		}
+		if k > i {
+			parts = append(parts, fmt.Sprintf("%d-%d", numbers[i], numbers[k]))
+		} else {
+			parts = append(parts, strconv.Itoa(numbers[i]))
+		}
+		i = k + 1
+	}
+	return strings.Join(parts, ", ")
+}
+
+// setBlobs are the blobs of volumes.
+type setBlobs struct {
+	blobs
+	set *Store
+}
+
+// Fetch gives content. What is on a volume that was not opened is an [*AbsentVolumesError].
+func (b setBlobs) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	content, err := b.blobs.Fetch(ctx, desc)
+	if err != nil {
+		err = b.set.explainAbsence(desc.Digest, err)
+	}
+	return content, err
+}
+
+// explainAbsence names the volume that would have a blob which was not found.
+func (s *Store) explainAbsence(d digest.Digest, cause error) error {
+	absent := s.Absent()
+	if n := s.VolumeOf(d); n == 0 || !slices.Contains(absent, n) {
+		return cause
+	}
+	near := make([]string, 0, len(s.files))
+	for _, file := range s.files {
+		near = append(near, filepath.Base(file.Name()))
+	}
+	return fmt.Errorf("%s: %w", d, &AbsentVolumesError{Volumes: absent, Of: s.Volumes(), Near: near, cause: cause})
+}
