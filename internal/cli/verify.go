@@ -99,6 +99,9 @@ func (v verifyView) text(w io.Writer) {
 	for _, r := range v.Rejected {
 		ui.Fprintf(w, "  not counted\t%s\n", r)
 	}
+	if v.Unexamined > 0 {
+		ui.Fprintf(w, "  not looked at\t%d more, since these suffice\n", v.Unexamined)
+	}
 	ui.Fprintf(w, "  intact\t%s\n", plural(len(v.Bundles), "bundle"))
 	for _, image := range v.Images {
 		if image.Result == nil {

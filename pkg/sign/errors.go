@@ -61,6 +61,8 @@ type VerifyError struct {
 	// Signed are the authorities whose signatures are valid, fewer than Threshold.
 	Signed    []string `json:"signed,omitempty"`
 	Threshold int      `json:"threshold"`
+	// Unexamined is how many more there are than are examined; then it is ErrTooMany, too.
+	Unexamined int `json:"unexamined,omitempty"`
 }
 
 func (e *VerifyError) cause() error {
@@ -74,6 +76,13 @@ func (e *VerifyError) cause() error {
 const maxReasons = 5
 
 func (e *VerifyError) Error() string {
+	if e.Unexamined > 0 {
+		return fmt.Sprintf("%s; %d more: %v", e.reasons(), e.Unexamined, ErrTooMany)
+	}
+	return e.reasons()
+}
+
+func (e *VerifyError) reasons() string {
 	n := len(e.Rejected)
 	few := fmt.Sprintf("%s: signed by %s, but %d signers are required", e.Root, strings.Join(e.Signed, ", "), e.Threshold)
 	switch {
@@ -101,6 +110,9 @@ func (e *VerifyError) Error() string {
 
 func (e *VerifyError) Unwrap() []error {
 	errs := []error{e.cause()}
+	if e.Unexamined > 0 {
+		errs = append(errs, ErrTooMany)
+	}
 	for _, r := range e.Rejected {
 		errs = append(errs, r.Err)
 	}

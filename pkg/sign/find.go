@@ -12,10 +12,15 @@ import (
 // them: it serves listings.
 func Find(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) ([]Object, error) {
 	var found []Object
-	err := walkSignatures(ctx, store, root, onlySignatures, func(obj Object, _ *envelope, _ error) error {
+	w := &signatureWalker{store: store, root: root, scope: onlySignatures, visitor: func(obj Object, _ *envelope, _ error) error {
 		found = append(found, obj)
 		return nil
-	})
+	}}
+	err := w.walk(ctx)
+	if err == nil && w.left > 0 {
+		err = fmt.Errorf("more than %d: %w", maxExamined, ErrTooMany)
+	}
+	sortObjects(found, func(o Object) Object { return o })
 	if err != nil {
 		return nil, fmt.Errorf("find signatures of %s: %w", root.Digest, err)
 	}

@@ -26,6 +26,9 @@ type Policy struct {
 	SignaturesOnly bool
 	// Threshold is how many authorities must have signed; 1 when zero.
 	Threshold int
+	// Suffices reports whether what was found is all that the caller wants besides the threshold, so
+	// that no more is looked at where there is very much; nil wants nothing.
+	Suffices func(*Result) bool
 	// Revoked are the ids of keys (see [Key.ID]), of certificates too, whose signatures
 	// do not count any more, whenever they were made.
 	Revoked []string

@@ -1,6 +1,7 @@
 package sign
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,11 @@ const (
 	maxClaim      = 1 << 20 // a simple signing claim
 	maxStatement  = 16 << 20
 	maxTotalBytes = 256 << 20 // all of them together
-	maxSignatures = 1000      // signatures and attestations of one root
+	maxManifests  = 32 << 20  // manifests that are kept in memory
+	// maxSignatures is how many signatures and attestations of one root are examined in any case, and
+	// maxExamined while those do not suffice.
+	maxSignatures = 1000
+	maxExamined   = 5000
 )
 
 const mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
@@ -40,20 +45,27 @@ const (
 	onlySignatures walkScope = false
 )
 
-// signatureWalker visits the signatures and attestations of a root.
+// signatureWalker visits what is attached to a root. Whoever may push can attach as much as they like, and
+// what proves nothing must not displace what does: small ones come first, and what is over the
+// limits is left.
 type signatureWalker struct {
-	store     oras.ReadOnlyGraphTarget
-	root      ocispec.Descriptor
-	scope     walkScope
-	visitor   signatureVisitor
-	visited   int
-	bytesRead int64
+	store   oras.ReadOnlyGraphTarget
+	root    ocispec.Descriptor
+	scope   walkScope
+	visitor signatureVisitor
+	// suffices reports whether what was seen is enough; nil for never.
+	suffices func() bool
+
+	visited, left int
+	// bytesRead counts the bytes of signatures and attestations, manifestBytes those of their manifests.
+	bytesRead, manifestBytes int64
 }
 
-// walkSignatures visits all signatures of root, and its attestations too if they are wanted: those under
-// tags first, then the referrers by digest. An error means that the list is incomplete.
-func walkSignatures(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, what walkScope, see signatureVisitor) error {
-	w := &signatureWalker{store: store, root: root, scope: what, visitor: see}
+// walk visits all signatures of root, and its attestations too if they are wanted: those under
+// tags first, then the referrers, the smallest first. Its own error means that it cannot tell what
+// there is.
+func (w *signatureWalker) walk(ctx context.Context) error {
+	root, what := w.root, w.scope
 	tags := []string{Tag(root.Digest)}
 	if what == allAttached {
 		tags = append(tags, AttestationTag(root.Digest))
@@ -73,17 +85,30 @@ func (w *signatureWalker) visitSignature(ctx context.Context, obj Object, e *env
 	if w.scope == onlySignatures && e != nil && !e.isSignature() {
 		return nil
 	}
-	if w.visited++; w.visited > maxSignatures {
-		return fmt.Errorf("more than %d signatures: %w", maxSignatures, ErrTooMany)
-	}
+	w.visited++
 	return w.visitor(obj, e, err)
 }
 
-// fetchContent reads a signature or an attestation.
-func (w *signatureWalker) fetchContent(ctx context.Context, desc ocispec.Descriptor, limit int64) ([]byte, error) {
-	if w.bytesRead += max(desc.Size, 0); w.bytesRead > maxTotalBytes && desc.Size <= limit {
+// examined is how many signatures are examined: more, while what was seen does not suffice.
+func (w *signatureWalker) examined() int {
+	if w.suffices != nil && w.suffices() {
+		return maxSignatures
+	}
+	return maxExamined
+}
+
+// isFull reports whether no more is examined.
+func (w *signatureWalker) isFull() bool {
+	return w.visited >= maxSignatures && w.visited >= w.examined()
+}
+
+// fetchContent reads a signature, an attestation or a manifest of one, of which so much was read.
+func (w *signatureWalker) fetchContent(ctx context.Context, desc ocispec.Descriptor, limit int64, read *int64) ([]byte, error) {
+	size := max(desc.Size, 0)
+	if *read+size > maxTotalBytes && size <= limit {
 		return nil, fmt.Errorf("%s: over the limit of %d bytes for all signatures: %w", desc.Digest, maxTotalBytes, ErrTooMany)
 	}
+	*read += min(size, limit)
 	return fetchVerified(ctx, w.store, desc, limit)
 }
 
@@ -104,6 +129,10 @@ func (w *signatureWalker) walkTag(ctx context.Context, tag string) error {
 // walkLayers visits the layers of a Legacy or Referrer manifest.
 func (w *signatureWalker) walkLayers(ctx context.Context, obj Object, m *ocispec.Manifest) error {
 	for i, l := range m.Layers {
+		if w.isFull() {
+			w.left += len(m.Layers) - i
+			return nil
+		}
 		obj.Layer = i
 		e, err := w.readLayer(ctx, l)
 		if err := w.visitSignature(ctx, obj, e, err); err != nil {
@@ -125,7 +154,7 @@ func (w *signatureWalker) readLayer(ctx context.Context, l ocispec.Descriptor) (
 	default:
 		return nil, fmt.Errorf("layer media type %q, want %s", l.MediaType, types.SimpleSigningMediaType)
 	}
-	content, err := w.fetchContent(ctx, l, limit)
+	content, err := w.fetchContent(ctx, l, limit, &w.bytesRead)
 	if err != nil {
 		return nil, fmt.Errorf("payload: %w", err)
 	}
@@ -179,19 +208,76 @@ func (w *signatureWalker) walkReferrers(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list referrers: %w", err)
 	}
-	for _, desc := range referrers {
-		if !isManifest(desc.MediaType) || desc.Digest.Validate() != nil {
-			continue
+	candidates, err := w.readCandidates(ctx, referrers)
+	if err != nil {
+		return err
+	}
+	for i, c := range candidates {
+		if w.isFull() {
+			w.left += len(candidates) - i
+			break
 		}
-		if err := w.walkReferrer(ctx, desc); err != nil {
+		if err := w.walkReferrer(ctx, c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *signatureWalker) walkReferrer(ctx context.Context, desc ocispec.Descriptor) error {
-	m, err := fetchManifest(ctx, w.store, desc)
+// candidate is a referrer that may hold signatures.
+type candidate struct {
+	desc ocispec.Descriptor
+	// manifest is nil where it is not kept, and err says why it can't be read.
+	manifest *ocispec.Manifest
+	err      error
+	// size is how many bytes it names.
+	size int64
+}
+
+// readCandidates reads the manifests of referrers, as many as are examined, and puts them in the order of
+// what they name.
+func (w *signatureWalker) readCandidates(ctx context.Context, referrers []ocispec.Descriptor) (all []candidate, err error) {
+	limit, kept := w.examined(), int64(0)
+	for i, desc := range referrers {
+		if !isManifest(desc.MediaType) || desc.Digest.Validate() != nil {
+			continue
+		}
+		if len(all) >= limit {
+			w.left += len(referrers) - i
+			break
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		c := candidate{desc: desc}
+		if c.manifest, c.err = w.readManifest(ctx, desc); c.err == nil {
+			for _, l := range c.manifest.Layers {
+				c.size += max(l.Size, 0)
+			}
+			if kept += desc.Size; kept > maxManifests {
+				c.manifest = nil
+			}
+		}
+		all = append(all, c)
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(a.size, b.size) })
+	return all, nil
+}
+
+// readManifest reads the manifest of a referrer.
+func (w *signatureWalker) readManifest(ctx context.Context, desc ocispec.Descriptor) (*ocispec.Manifest, error) {
+	b, err := w.fetchContent(ctx, desc, oci.MaxManifest, &w.manifestBytes)
+	if err != nil {
+		return nil, fmt.Errorf("manifest: %w", err)
+	}
+	return parseManifest(b)
+}
+
+func (w *signatureWalker) walkReferrer(ctx context.Context, c candidate) error {
+	desc, m, err := c.desc, c.manifest, c.err
+	if m == nil && err == nil {
+		m, err = w.readManifest(ctx, desc)
+	}
 	switch {
 	case err != nil:
 		return w.visitSignature(ctx, Object{Form: Referrer, Manifest: desc.Digest}, nil, err)
@@ -221,14 +307,14 @@ func (w *signatureWalker) readBundle(ctx context.Context, m *ocispec.Manifest) (
 	if len(m.Layers) != 1 {
 		return nil, fmt.Errorf("%d layers, want 1", len(m.Layers))
 	}
-	raw, err := w.fetchContent(ctx, m.Layers[0], maxStatement)
+	raw, err := w.fetchContent(ctx, m.Layers[0], maxStatement, &w.bytesRead)
 	if err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
 	}
 	return openBundle(raw)
 }
 
-// listReferrers lists the referrers of root, sorted and without duplicates.
+// listReferrers lists what refers to root, the smallest manifests first, each once.
 func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	var all []ocispec.Descriptor
 	add := func(page []ocispec.Descriptor) error {
@@ -238,8 +324,8 @@ func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root oci
 				all = append(all, desc)
 			}
 		}
-		if len(all) > maxSignatures {
-			return fmt.Errorf("more than %d: %w", maxSignatures, ErrTooMany)
+		if len(all) > oci.MaxListed {
+			return fmt.Errorf("more than %d: %w", oci.MaxListed, ErrTooMany)
 		}
 		return nil
 	}
@@ -254,7 +340,7 @@ func listReferrers(ctx context.Context, store oras.ReadOnlyGraphTarget, root oci
 		}
 	}
 	slices.SortFunc(all, func(a, b ocispec.Descriptor) int {
-		return strings.Compare(a.Digest.String(), b.Digest.String())
+		return cmp.Or(cmp.Compare(a.Size, b.Size), strings.Compare(a.Digest.String(), b.Digest.String()))
 	})
 	return slices.CompactFunc(all, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest }), err
 }

@@ -1,10 +1,12 @@
 package sign
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -70,6 +72,24 @@ type Result struct {
 	Attestations []Verified `json:"attestations,omitempty"`
 	// Rejected are the other signatures and attestations, which do not affect the result.
 	Rejected []Rejected `json:"rejected,omitempty"`
+	// Unexamined is how many more there are that nobody looked at: there were enough.
+	Unexamined int `json:"unexamined,omitempty"`
+}
+
+// sortObjects puts the Legacy form first, then the manifests by digest.
+func sortObjects[T any](all []T, of func(T) Object) {
+	slices.SortStableFunc(all, func(a, b T) int {
+		x, y := of(a), of(b)
+		switch {
+		case x.Form == Legacy && y.Form == Legacy:
+			return 0
+		case x.Form == Legacy:
+			return -1
+		case y.Form == Legacy:
+			return 1
+		}
+		return cmp.Or(strings.Compare(x.Manifest.String(), y.Manifest.String()), cmp.Compare(x.Layer, y.Layer))
+	})
 }
 
 // Authorities returns the names of the authorities that signed, without duplicates.
@@ -84,8 +104,8 @@ func authorityNames(facts []Verified) (names []string) {
 	return names
 }
 
-// Verify reads every signature and attestation of root that store has, in all three forms, and
-// checks each against policy. As many authorities as the policy requires must have signed;
+// Verify reads the signatures and attestations of root that store has, in all three forms, and
+// checks each against policy: all up to a thousand, and up to five thousand while those do not suffice. As many authorities as the policy asks for have to have signed;
 // otherwise the error is a [*VerifyError], which is [ErrUnsigned] or [ErrNotVerified].
 // Attestations never count as signatures. A signature that cannot be read is rejected with that
 // reason; a store that cannot list signatures is an error.
@@ -101,7 +121,11 @@ func Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.De
 	}
 	result := &Result{Root: root.Digest}
 	found := 0
-	err := walkSignatures(ctx, store, root, walkScope(!policy.SignaturesOnly), func(obj Object, e *envelope, err error) error {
+	w := &signatureWalker{store: store, root: root, scope: walkScope(!policy.SignaturesOnly)}
+	w.suffices = func() bool {
+		return len(result.Authorities()) >= policy.requiredSignatures() && (policy.Suffices == nil || policy.Suffices(result))
+	}
+	w.visitor = func(obj Object, e *envelope, err error) error {
 		isSignature := e == nil || e.isSignature()
 		if isSignature {
 			found++
@@ -121,13 +145,18 @@ func Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.De
 			result.Attestations = append(result.Attestations, *fact)
 		}
 		return nil
-	})
-	if err != nil {
+	}
+	if err := w.walk(ctx); err != nil {
 		return nil, fmt.Errorf("verify %s: %w", root.Digest, err)
 	}
+	result.Unexamined = w.left
+	for _, facts := range [][]Verified{result.Verified, result.Attestations} {
+		sortObjects(facts, func(v Verified) Object { return v.Object })
+	}
+	sortObjects(result.Rejected, func(r Rejected) Object { return r.Object })
 	if signed := result.Authorities(); len(signed) < policy.requiredSignatures() {
 		return nil, &VerifyError{
-			Root: root.Digest, Rejected: rejectedSignatures(result.Rejected), Signed: signed, Threshold: policy.requiredSignatures(),
+			Root: root.Digest, Rejected: rejectedSignatures(result.Rejected), Signed: signed, Threshold: policy.requiredSignatures(), Unexamined: w.left,
 		}
 	}
 	return result, nil

@@ -353,27 +353,16 @@ var rejections = map[string]scene{
 		},
 		want: "{root}: 1 signature, not valid: " + digest.FromString("gone").String() + " (referrer form): manifest: *not found",
 	},
-	"a thousand and one signatures": {
-		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
-			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) {
-				for len(m.Layers) <= 1000 {
-					m.Layers = append(m.Layers, m.Layers[0])
-				}
-			})
-		},
-		is:   sign.ErrTooMany,
-		want: "verify {root}: more than 1000 signatures: too many to examine",
-	},
-	"a thousand and one referrers": {
+	"five thousand and one referrers": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			l := listing{ReadOnlyGraphTarget: store}
-			for i := range 1001 {
+			for i := range 5001 {
 				l.referrers = append(l.referrers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(fmt.Sprint(i))})
 			}
 			return l
 		},
 		is:   sign.ErrTooMany,
-		want: "verify {root}: list referrers: more than 1000: too many to examine",
+		want: "{root}: 5000 signatures, none valid: * and 4995 more; 1 more: too many to examine",
 	},
 }
 
@@ -686,5 +675,68 @@ func TestForeignReferrersDoNoHarm(t *testing.T) {
 	result, err := sign.Verify(t.Context(), l, root, policy)
 	if err != nil || len(result.Verified) != 2 {
 		t.Errorf("%+v, %v", result, err)
+	}
+}
+
+// flood lists what is not there in front of everything else.
+func flood(t *testing.T, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, n int, size int64) oras.ReadOnlyGraphTarget {
+	t.Helper()
+	found, err := store.Predecessors(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var junk []ocispec.Descriptor
+	for i := range n {
+		junk = append(junk, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(fmt.Sprint(i)), Size: size})
+	}
+	return listing{store, append(junk, found...)}
+}
+
+// What proves nothing does not displace what does, however much of it somebody attaches.
+func TestJunkDisplacesNothing(t *testing.T) {
+	t.Parallel()
+	const bundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"
+	for name, set := range map[string]func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget{
+		"a thousand signatures under the tag": func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
+			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) {
+				for len(m.Layers) <= 1100 {
+					m.Layers = append(m.Layers, m.Layers[0])
+				}
+			})
+		},
+		"a thousand referrers, and one under the tag": func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
+			return flood(t, changeLegacy(t, store, root, func(*ocispec.Manifest, []byte) {}), root, 1100, 4)
+		},
+		"a thousand referrers before the one": func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
+			signedBundle(t, store, root)
+			return flood(t, store, root, 1100, 4)
+		},
+		"manifests of gigabytes before the one": func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
+			signedBundle(t, store, root)
+			return flood(t, store, root, 900, 4<<20)
+		},
+		"gigabytes before the one": func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
+			signedBundle(t, store, root)
+			for i := range 60 {
+				putJSON(t, store, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+					MediaType: ocispec.MediaTypeImageManifest, ArtifactType: bundleType, Config: ocispec.DescriptorEmptyJSON, Subject: &root,
+					Layers: []ocispec.Descriptor{{MediaType: bundleType, Digest: digest.FromString(fmt.Sprint(i)), Size: 9 << 20}},
+				})
+			}
+			return store
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := memory.New()
+			root := newRoot(t, store, "edge")
+			result, err := sign.Verify(t.Context(), set(t, store, root), root, trust(t, key(t, "cosign")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if all := len(result.Verified) + len(result.Rejected) + result.Unexamined; len(result.Verified) == 0 || all < 60 {
+				t.Errorf("%d verified of %d", len(result.Verified), all)
+			}
+		})
 	}
 }

@@ -1,7 +1,6 @@
 package transfer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,7 +109,7 @@ func (g *attachmentSearch) search(ctx context.Context, s attachSubject, depth in
 		g.hasDeeper = g.hasDeeper || len(referrers) > 0
 		return nil, nil
 	}
-	referrers = slices.SortedFunc(slices.Values(referrers), func(a, b ocispec.Descriptor) int { return cmp.Compare(a.Digest, b.Digest) })
+	referrers = slices.SortedFunc(slices.Values(referrers), g.compareReferrers)
 	var found []attachedItem
 	for _, desc := range referrers {
 		if desc.ArtifactType == closureType {
@@ -161,8 +160,12 @@ func (g *attachmentSearch) findTagged(ctx context.Context, s attachSubject) (fou
 		if err != nil {
 			return nil, fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 		}
-		if err := g.countManifest(desc, m); err != nil {
+		taken, err := g.countIfRoom(desc, m)
+		if err != nil {
 			return nil, err
+		}
+		if !taken {
+			continue
 		}
 		if err := g.addManifest(ctx, from, desc, data); err != nil {
 			return nil, err
@@ -190,7 +193,7 @@ func (g *attachmentSearch) addReferrer(ctx context.Context, from content.Fetcher
 		g.leftBehind++
 		return false, nil
 	}
-	if err := g.countManifest(desc, m); err != nil {
+	if taken, err := g.countIfRoom(desc, m); !taken || err != nil {
 		return false, err
 	}
 	return true, g.addManifest(ctx, from, desc, data)

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -87,6 +88,8 @@ type attachmentSearch struct {
 	// leftBehind counts the referrers that are not copied, apart from those that are too deep.
 	leftBehind int
 	hasDeeper  bool
+	// hasVerified says that some of what is copied was verified.
+	hasVerified bool
 }
 
 // isWanted reports whether a referrer may be copied, judged by a listing before it is read: an
@@ -101,7 +104,38 @@ func (g *attachmentSearch) isWanted(desc ocispec.Descriptor) bool {
 	return desc.ArtifactType == "" || isKnownType(desc.ArtifactType)
 }
 
-// countManifest counts a manifest that is copied.
+// isVerified reports whether a manifest was verified.
+func (g *attachmentSearch) isVerified(desc ocispec.Descriptor) bool {
+	return g.options.IsVerified != nil && g.options.IsVerified(desc.Digest)
+}
+
+// compareReferrers puts what was verified first, and the rest by digest.
+func (g *attachmentSearch) compareReferrers(a, b ocispec.Descriptor) int {
+	if x, y := g.isVerified(a), g.isVerified(b); x != y {
+		if x {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Compare(a.Digest, b.Digest)
+}
+
+// countIfRoom counts a manifest that is copied, and reports whether it does. Where something that comes
+// along was verified, the rest may stay behind: else whoever may push could keep it from coming along.
+func (g *attachmentSearch) countIfRoom(desc ocispec.Descriptor, m manifest) (bool, error) {
+	if g.isVerified(desc) {
+		g.hasVerified = true
+		return true, nil
+	}
+	err := g.countManifest(desc, m)
+	if err != nil && g.hasVerified && g.options.Attached != AttachedAll {
+		g.leftBehind++
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// countManifest counts a manifest, and refuses what is over the limits.
 func (g *attachmentSearch) countManifest(desc ocispec.Descriptor, m manifest) error {
 	g.count++
 	g.bytes += desc.Size
@@ -123,7 +157,7 @@ func (g *attachmentSearch) reportLeftBehind() {
 		g.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: g.subject.String(), Detail: detail})
 	}
 	if g.leftBehind > 0 {
-		note(fmt.Sprintf("has %d referrers that are not copied: unknown types or not verified", g.leftBehind))
+		note(fmt.Sprintf("has %d referrers that are not copied: unknown types, not verified, or too many", g.leftBehind))
 	}
 	if g.hasDeeper {
 		note(fmt.Sprintf("has nested referrers, more than %d deep, that are not copied", maxAttachedDepth))

@@ -34,6 +34,8 @@ type pushy struct {
 	size  int64
 	// silent makes a listing say nothing of types.
 	silent bool
+	// only is what they are attached to; everything when empty.
+	only digest.Digest
 
 	mu   sync.Mutex
 	made map[digest.Digest][]byte
@@ -43,6 +45,9 @@ func (p *pushy) Predecessors(ctx context.Context, subject ocispec.Descriptor) ([
 	found, err := p.GraphTarget.Predecessors(ctx, subject)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.only != "" && subject.Digest != p.only {
+		return found, err
+	}
 	for i := range p.width {
 		data, err := json.Marshal(ocispec.Manifest{
 			MediaType: ocispec.MediaTypeImageManifest, ArtifactType: p.artifactType, Subject: &subject, Config: ocispec.DescriptorEmptyJSON,
@@ -137,6 +142,36 @@ func TestWhatStrangersAttach(t *testing.T) {
 				t.Errorf("said %q, want %q", said, c.note)
 			}
 		})
+	}
+}
+
+// What was verified comes along, however much more somebody attaches.
+func TestStrangersDisplaceNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.edge()
+	found, err := sign.Find(t.Context(), w.dist, root)
+	if err != nil || len(found) == 0 {
+		t.Fatalf("%v, %v", found, err)
+	}
+	isVerified := func(d digest.Digest) bool {
+		return slices.ContainsFunc(found, func(o sign.Object) bool { return o.Manifest == d })
+	}
+	for name, store := range map[string]*pushy{
+		"1,100":  {artifactType: knownType, width: 1100, size: 1},
+		"80 MiB": {artifactType: knownType, width: 4, size: 20 << 20},
+	} {
+		store.GraphTarget, store.made, store.only = struct{ oras.GraphTarget }{w.dist}, map[digest.Digest][]byte{}, root.Digest
+		plan, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: store, Root: root}}, transfer.Options{Origins: w, IsVerified: isVerified})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, o := range found {
+			if !slices.ContainsFunc(plan.ArchiveContents(nil, nil).Named, func(d ocispec.Descriptor) bool { return d.Digest == o.Manifest }) {
+				t.Errorf("%s: %s does not come along", name, o)
+			}
+		}
 	}
 }
 

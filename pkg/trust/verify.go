@@ -89,8 +89,16 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 	if err != nil {
 		return nil, err
 	}
+	for _, v := range slices.Concat(result.Verified, result.Attestations) {
+		if err := p.checkDigest(v.Manifest, "what is signed or attested"); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.checkArtifactDigests(set.Root, where); err != nil {
+		return nil, err
+	}
 	for _, b := range set.Bundles {
-		if err := p.checkDigest(b.Descriptor.Digest, "bundle "+b.Metadata().Name); err != nil {
+		if err := p.checkArtifactDigests(b, "bundle "+b.Metadata().Name); err != nil {
 			return nil, err
 		}
 		for _, image := range b.Images {
@@ -110,6 +118,16 @@ func (p *Policy) CheckRevoked(d digest.Digest) error {
 		}
 	}
 	return p.checkDigest(d, "closure")
+}
+
+// checkArtifactDigests looks at a root or a bundle, and at what its manifest names.
+func (p *Policy) checkArtifactDigests(a *bundle.Artifact, what string) error {
+	for _, d := range []digest.Digest{a.Descriptor.Digest, a.Manifest.Config.Digest, a.Manifest.Layers[0].Digest} {
+		if err := p.checkDigest(d, what); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkImageDigest looks at an image and at everything in it: the manifests of an index, and what these
@@ -266,6 +284,9 @@ func (p *Policy) verifyByRule(ctx context.Context, store oras.ReadOnlyGraphTarge
 	result, err := sign.Verify(ctx, store, root, sign.Policy{
 		Authorities: r.signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.allAttesters(),
 		SignaturesOnly: signaturesOnly,
+		Suffices: func(result *sign.Result) bool {
+			return !slices.ContainsFunc(r.attestations, func(q requirement) bool { return q.checkAttestations(result) != nil })
+		},
 	})
 	if err != nil {
 		return nil, err
