@@ -36,7 +36,7 @@ func (f *File) checkCharacters() error {
 	return nil
 }
 
-// checkNodes finds keys that are there twice, and aliases of other documents' anchors, which
+// checkNodes finds keys that are there twice or are no text by their tags, and aliases of other documents' anchors, which
 // yaml.v3 follows. It puts places inside the file.
 func (f *File) checkNodes(root *yaml.Node) error {
 	anchored := map[*yaml.Node]bool{}
@@ -81,6 +81,11 @@ func (f *File) checkKeys(mapping *yaml.Node) error {
 	seen := make(map[keyName]*yaml.Node, len(mapping.Content)/2)
 	for i := 0; i < len(mapping.Content); i += 2 {
 		node := mapping.Content[i]
+		if tag := keyTag(node); tag != "" {
+			problem := f.Errorf(node, "key %q has the tag %s, and readers differ in what it is called", node.Value, tag)
+			problem.Hint = "write the key as text"
+			return problem
+		}
 		key := nameOf(node)
 		if key == (keyName{}) {
 			continue
@@ -91,6 +96,18 @@ func (f *File) checkKeys(mapping *yaml.Node) error {
 		seen[key] = node
 	}
 	return nil
+}
+
+// keyTag is the tag of a key that says itself that it is something else than text; "" for none. To kapp
+// a key of !!binary is what it decodes to, such as image.
+func keyTag(key *yaml.Node) string {
+	if key.Kind == yaml.AliasNode {
+		key = key.Alias
+	}
+	if key.Kind != yaml.ScalarNode || key.Style&yaml.TaggedStyle == 0 || key.Tag == "!!str" || key.Tag == "!!merge" {
+		return ""
+	}
+	return key.Tag
 }
 
 // keyName is what makes a key of a mapping differ from another.
