@@ -236,7 +236,7 @@ func renders(t *testing.T, built *build.Built) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := render.Bundle(built.Content, values, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
+	files, err := render.Bundle(t.Context(), built.Content, values, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
 	if err != nil {
 		t.Fatal(err)
 	}

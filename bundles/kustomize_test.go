@@ -97,7 +97,7 @@ func kustomizes(t *testing.T, built *build.Built) string {
 		}
 	}
 	values := &render.Values{}
-	rendered, err := render.Bundle(built.Content, values, func(d name.Digest) string { return place + "@" + d.DigestStr() })
+	rendered, err := render.Bundle(t.Context(), built.Content, values, func(d name.Digest) string { return place + "@" + d.DigestStr() })
 	if err != nil {
 		t.Fatal(err)
 	}

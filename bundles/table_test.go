@@ -147,7 +147,7 @@ func unpackaged(t *testing.T, built *build.Built) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, left, err := pkgrepo.Files("all", []pkgrepo.Bundle{{Content: built.Content, Image: image}}, time.Time{})
+	files, left, err := pkgrepo.Files(t.Context(), "all", []pkgrepo.Bundle{{Content: built.Content, Image: image}}, time.Time{})
 	switch {
 	case err != nil:
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func siteValueNames(t *testing.T, built *build.Built) string {
 	own.Bundle = &definition
 	isChart := func(s bundle.Source) bool { return s.AtTarget() && s.Template == bundle.TemplateHelm }
 	definition.Spec.Sources = slices.DeleteFunc(slices.Clone(definition.Spec.Sources), isChart)
-	schema, err := render.Schemas(&own)
+	schema, err := render.Schemas(t.Context(), &own)
 	if err != nil {
 		t.Fatal(err)
 	}

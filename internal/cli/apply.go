@@ -275,11 +275,11 @@ func (p *prepared) runtime(ctx context.Context, a *app, cluster *deploy.Cluster,
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
-	return p.with(a, v)
+	return p.with(ctx, a, v)
 }
 
-func (p *prepared) with(a *app, v render.Kept) (deploy.Runtime, error) {
-	rendered, err := a.renderSet(p.set, v.All, p.images)
+func (p *prepared) with(ctx context.Context, a *app, v render.Kept) (deploy.Runtime, error) {
+	rendered, err := a.renderSet(ctx, p.set, v.All, p.images)
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
@@ -288,7 +288,7 @@ func (p *prepared) with(a *app, v render.Kept) (deploy.Runtime, error) {
 		return rt, err
 	}
 	if p.beside != "" {
-		if err := p.onlyLeft(&rt); err != nil {
+		if err := p.onlyLeft(ctx, &rt); err != nil {
 			return rt, err
 		}
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,24 +21,24 @@ type controller struct {
 	// title is what messages call it, folder where a runtime has what it reads.
 	title, folder string
 	// files are what a build puts there, and the bundles that it can't apply.
-	files func(*bundle.Artifact, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error)
+	files func(context.Context, *bundle.Artifact, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error)
 }
 
 // kappController is the controller that has packages.
 const kappController = "kapp-controller"
 
 var controllers = map[string]controller{
-	kappController: {"kapp-controller", bundle.PackagesDir, func(root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
+	kappController: {"kapp-controller", bundle.PackagesDir, func(ctx context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
 		released, err := root.Created()
 		if err != nil {
 			return nil, nil, err
 		}
-		return pkgrepo.Files(root.Metadata().Name, all, released)
+		return pkgrepo.Files(ctx, root.Metadata().Name, all, released)
 	}},
-	"flux": {"Flux", bundle.FluxDir, func(root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
+	"flux": {"Flux", bundle.FluxDir, func(_ context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
 		return pkgrepo.Flux(root.Runtime, all)
 	}},
-	"argocd": {"Argo CD", bundle.ArgoCDDir, func(root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
+	"argocd": {"Argo CD", bundle.ArgoCDDir, func(_ context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
 		return pkgrepo.ArgoCD(root.Runtime, all)
 	}},
 }
@@ -45,7 +46,7 @@ var controllers = map[string]controller{
 func controllerNames() []string { return slices.Sorted(maps.Keys(controllers)) }
 
 // filesFor are what a build puts into a runtime for a controller, and the bundles that it can't apply.
-func filesFor(set *bundle.Set, called string) ([]bundle.File, []pkgrepo.Left, error) {
+func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.File, []pkgrepo.Left, error) {
 	c := controllers[called]
 	if set.Root.Runtime == nil {
 		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", set.Name())}
@@ -61,19 +62,19 @@ func filesFor(set *bundle.Set, called string) ([]bundle.File, []pkgrepo.Left, er
 	for _, b := range set.Bundles {
 		all = append(all, pkgrepo.Bundle{Content: &b.Content, Image: byDigest[b.Descriptor.Digest.String()], Manifest: &b.Manifest})
 	}
-	return c.files(set.Root, all)
+	return c.files(ctx, set.Root, all)
 }
 
 // leftBy are the bundles of a runtime that a controller can't apply.
-func leftBy(set *bundle.Set, called string) ([]pkgrepo.Left, error) {
-	_, left, err := filesFor(set, called)
+func leftBy(ctx context.Context, set *bundle.Set, called string) ([]pkgrepo.Left, error) {
+	_, left, err := filesFor(ctx, set, called)
 	return left, err
 }
 
 // checkFor refuses a runtime that has something else for a controller than a build makes of its
 // bundles: a signature is over both, and whoever reviews bundles sees one alone.
-func (a *app) checkFor(set *bundle.Set, called string, allowAltered bool) error {
-	files, _, err := filesFor(set, called)
+func (a *app) checkFor(ctx context.Context, set *bundle.Set, called string, allowAltered bool) error {
+	files, _, err := filesFor(ctx, set, called)
 	if err != nil {
 		return err
 	}
@@ -89,8 +90,8 @@ func (a *app) checkFor(set *bundle.Set, called string, allowAltered bool) error 
 }
 
 // leaveOut returns which bundles a controller does not get, or stops at them.
-func (a *app) leaveOut(set *bundle.Set, called string, leave bool) ([]pkgrepo.Left, error) {
-	left, err := leftBy(set, called)
+func (a *app) leaveOut(ctx context.Context, set *bundle.Set, called string, leave bool) ([]pkgrepo.Left, error) {
+	left, err := leftBy(ctx, set, called)
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +135,8 @@ func (p *prepared) as(name string) error {
 }
 
 // onlyLeft leaves of a runtime what the controller next to cannot apply.
-func (p *prepared) onlyLeft(rt *deploy.Runtime) error {
-	left, err := leftBy(p.set, p.beside)
+func (p *prepared) onlyLeft(ctx context.Context, rt *deploy.Runtime) error {
+	left, err := leftBy(ctx, p.set, p.beside)
 	if err != nil {
 		return err
 	}

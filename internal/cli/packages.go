@@ -69,11 +69,11 @@ func (a *app) prepareForController(ctx context.Context, reference, controller st
 	}
 	// What the controller will apply has to be what apply would.
 	for _, b := range p.set.Bundles {
-		if err := render.CheckImages(&b.Content); err != nil {
+		if err := render.CheckImages(ctx, &b.Content); err != nil {
 			return nil, nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}
 	}
-	return p, policy, a.checkFor(p.set, controller, f.allowAltered)
+	return p, policy, a.checkFor(ctx, p.set, controller, f.allowAltered)
 }
 
 func (a *app) packagesConfigCommand() *cobra.Command {

@@ -65,7 +65,7 @@ func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOpti
 	if err := allBeside(p); err != nil {
 		return err
 	}
-	if _, err := a.leaveOut(p.set, "argocd", o.leave); err != nil {
+	if _, err := a.leaveOut(ctx, p.set, "argocd", o.leave); err != nil {
 		return err
 	}
 	store, err := p.Create(ctx, p.client)

@@ -69,7 +69,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	if err := allBeside(p); err != nil {
 		return err
 	}
-	if _, err := a.leaveOut(p.set, "flux", o.leave); err != nil {
+	if _, err := a.leaveOut(ctx, p.set, "flux", o.leave); err != nil {
 		return err
 	}
 	if err := a.fluxTrust(p, policy, &o); err != nil {

@@ -110,11 +110,11 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 		return err
 	}
 	// What a bundle's rules refuse is refused here, not on the cluster.
-	rt, err := p.with(a, render.Kept{All: values})
+	rt, err := p.with(ctx, a, render.Kept{All: values})
 	if err != nil {
 		return err
 	}
-	documents, err := a.installs(p, rt, render.Kept{All: values}, &o)
+	documents, err := a.installs(ctx, p, rt, render.Kept{All: values}, &o)
 	if err != nil {
 		return err
 	}
@@ -122,9 +122,9 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 }
 
 // installs are the manifests for the bundles of a runtime that are packages.
-func (a *app) installs(p *prepared, rt deploy.Runtime, values render.Kept, o *installOptions) ([]pkgrepo.Document, error) {
+func (a *app) installs(ctx context.Context, p *prepared, rt deploy.Runtime, values render.Kept, o *installOptions) ([]pkgrepo.Document, error) {
 	root := p.set.Root
-	left, err := a.leaveOut(p.set, kappController, o.leave)
+	left, err := a.leaveOut(ctx, p.set, kappController, o.leave)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (a *app) installs(p *prepared, rt deploy.Runtime, values render.Kept, o *in
 		if node := values.All.Node(); node != nil {
 			one.Values = manifest.Get(node, bundleName)
 		}
-		if one.DefaultNamespace, _, err = pkgrepo.DefaultNamespace(&b.Content, defined); err != nil {
+		if one.DefaultNamespace, _, err = pkgrepo.DefaultNamespace(ctx, &b.Content, defined); err != nil {
 			return nil, err
 		}
 		unit := rt.Units[i]
@@ -195,11 +195,11 @@ func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions)
 	if err != nil {
 		return err
 	}
-	rt, err := p.with(a, values)
+	rt, err := p.with(ctx, a, values)
 	if err != nil {
 		return err
 	}
-	documents, err := a.installs(p, rt, values, o)
+	documents, err := a.installs(ctx, p, rt, values, o)
 	if err != nil {
 		return err
 	}

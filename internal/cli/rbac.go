@@ -52,7 +52,7 @@ func (a *app) rbac(ctx context.Context, reference, account, namespace string, o 
 	if err != nil {
 		return err
 	}
-	rt, err := p.with(a, render.Kept{All: values})
+	rt, err := p.with(ctx, a, render.Kept{All: values})
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 	if err != nil {
 		return err
 	}
-	rendered, err := a.renderSet(set, given, images)
+	rendered, err := a.renderSet(ctx, set, given, images)
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	}
 	a.ui.Hide(values.Secret.Texts()...)
 	a.ui.HideInErrors(values.All.Confidential()...)
-	rt, err := p.with(a, values)
+	rt, err := p.with(ctx, a, values)
 	if err != nil {
 		return err
 	}

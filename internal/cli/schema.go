@@ -62,7 +62,7 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 	}
 	properties := map[string]*yaml.Node{}
 	for _, b := range set.Bundles {
-		schema, err := render.Schemas(&b.Content)
+		schema, err := render.Schemas(ctx, &b.Content)
 		if err != nil {
 			return fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}

@@ -38,10 +38,10 @@ type renderedBundle struct {
 }
 
 // renderSet renders every bundle.
-func (a *app) renderSet(set *bundle.Set, values *render.Values, images *located) (*rendering, error) {
+func (a *app) renderSet(ctx context.Context, set *bundle.Set, values *render.Values, images *located) (*rendering, error) {
 	rendered := &rendering{set: set}
 	for _, b := range set.Bundles {
-		manifests, err := render.All(&b.Content, values, images.at)
+		manifests, err := render.All(ctx, &b.Content, values, images.at)
 		if err != nil {
 			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}

@@ -99,7 +99,7 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 		for _, note := range render.UnknownHooks(in.Files) {
 			a.notes = append(a.notes, a.Metadata().Name+": "+note)
 		}
-		if err := a.noteAsked(s, in); err != nil {
+		if err := a.noteAsked(ctx, s, in); err != nil {
 			return fmt.Errorf("render %s: %w", s.Name(), err)
 		}
 	}
@@ -109,7 +109,7 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 			a.Files = append(a.Files, bundle.File{Path: path.Join(bundle.OverlaysDir, s.Path, f.Path), Data: f.Data})
 		}
 	} else if s.IsRendered() {
-		if out, err = render.Stable(in); err != nil {
+		if out, err = render.Stable(ctx, in); err != nil {
 			return fmt.Errorf("render %s: %w", s.Name(), err)
 		}
 	}
@@ -133,11 +133,11 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 // noteAsked notes what a chart asks the cluster for, and what a site has to settle of one that is
 // rendered there. Its error is [render.ErrRunaway]; whatever else is wrong with the chart is for its
 // rendering to say.
-func (a *assembly) noteAsked(s *bundle.Source, in render.Input) error {
-	notes, err := render.Asked(in)
+func (a *assembly) noteAsked(ctx context.Context, s *bundle.Source, in render.Input) error {
+	notes, err := render.Asked(ctx, in)
 	if err == nil && s.AtTarget() {
 		in.Note, in.Unset = nil, true
-		_, err = render.Stable(in)
+		_, err = render.Stable(ctx, in)
 		var unstable *render.UnstableError
 		if errors.As(err, &unstable) {
 			notes = append(notes, unstable.Error()+"; an apply without is refused")

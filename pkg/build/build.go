@@ -144,7 +144,7 @@ func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) 
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := a.wanted()
+	wanted, err := a.wanted(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +264,7 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 		packaged[i] = pkgrepo.Bundle{Content: b.Content, Image: image, Manifest: made}
 	}
 	var left []pkgrepo.Left
-	if built.Files, left, err = pkgrepo.Files(lock.Metadata.Name, packaged, o.Created); err != nil {
+	if built.Files, left, err = pkgrepo.Files(ctx, lock.Metadata.Name, packaged, o.Created); err != nil {
 		return nil, err
 	}
 	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){pkgrepo.Flux, pkgrepo.ArgoCD} {
@@ -358,7 +358,7 @@ func (o Options) fetch(ctx context.Context, ref, dir string) (*Built, error) {
 		return nil, fmt.Errorf("bundle %s: is a runtime: a runtime holds bundles only", ref)
 	}
 	// What the runtime makes of it, controllers apply.
-	if err := cmp.Or(artifact.CheckKustomization(), render.CheckImages(&artifact.Content)); err != nil {
+	if err := cmp.Or(artifact.CheckKustomization(), render.CheckImages(ctx, &artifact.Content)); err != nil {
 		return nil, fmt.Errorf("bundle %s: %w", ref, err)
 	}
 	for _, part := range []ocispec.Descriptor{artifact.Manifest.Config, artifact.Manifest.Layers[0], desc} {

@@ -76,7 +76,7 @@ func goThrough(t *testing.T, d definition) *bundle.Artifact {
 	for _, d := range artifact.Images.Digests() {
 		located = append(located, site(d))
 	}
-	all, err := render.All(&artifact.Content, nil, site)
+	all, err := render.All(t.Context(), &artifact.Content, nil, site)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func renders(t *testing.T, dir string, s bundle.Source) bool {
 		t.Fatal(err)
 	}
 	in.Values = [][]byte{values}
-	out, err := render.Stable(in)
+	out, err := render.Stable(t.Context(), in)
 	if err != nil || len(bytes.TrimSpace(out[0].Data)) == 0 {
 		return false
 	}

@@ -75,7 +75,7 @@ func Manifests(ctx context.Context, at string, o Options) ([]bundle.File, error)
 	if err != nil {
 		return nil, err
 	}
-	rendered, err := render.Defaults(a.Content)
+	rendered, err := render.Defaults(ctx, a.Content)
 	if err != nil {
 		return nil, place(d, []any{"spec", "sources"}, err)
 	}
@@ -134,7 +134,7 @@ func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at location
 	if err != nil {
 		return nil, err
 	}
-	found, err := a.find()
+	found, err := a.find(ctx)
 	if err != nil {
 		return nil, err
 	}

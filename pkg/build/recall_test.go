@@ -49,7 +49,7 @@ func TestCorpusRecallOfCharts(t *testing.T) {
 	charts, containers, lines := 0, 0, 0
 	all := corpusCharts(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		data, err := renderChart(all[name], renderedWith[name])
+		data, err := renderChart(t, all[name], renderedWith[name])
 		if err != nil {
 			if unrendered[name] == "" || !strings.Contains(err.Error(), unrendered[name]) {
 				t.Errorf("%s: %v", name, err)
@@ -146,9 +146,9 @@ func corpusCharts(t *testing.T) map[string]corpusChart {
 	return charts
 }
 
-func renderChart(files corpusChart, values string) ([]byte, error) {
+func renderChart(t *testing.T, files corpusChart, values string) ([]byte, error) {
 	in := render.Input{Source: &bundle.Source{Template: bundle.TemplateHelm}, Name: "release", Files: files, Values: [][]byte{[]byte(values)}}
-	out, err := render.Render(in)
+	out, err := render.Render(t.Context(), in)
 	if err != nil {
 		return nil, err
 	}

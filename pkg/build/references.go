@@ -2,6 +2,7 @@ package build
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -19,8 +20,8 @@ import (
 
 // find lists what the target will render names, with the defaults of the templates' values.
 // Each document has to be a Kubernetes resource.
-func (a *assembly) find() ([]images.Found, error) {
-	rendered, err := render.Defaults(a.Content)
+func (a *assembly) find(ctx context.Context) ([]images.Found, error) {
+	rendered, err := render.Defaults(ctx, a.Content)
 	if err != nil {
 		return nil, place(a.definition, []any{"spec", "sources"}, err)
 	}
@@ -95,8 +96,8 @@ var ErrSuspects = errors.New("looks like an image, and nothing says that it is o
 
 // wanted lists the images to lock: those of the manifests and those that the definition adds.
 // What looks like an image and is neither locked nor allowed is an error.
-func (a *assembly) wanted() ([]images.Want, error) {
-	found, err := a.find()
+func (a *assembly) wanted(ctx context.Context) ([]images.Want, error) {
+	found, err := a.find(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -121,7 +121,7 @@ func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at loca
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := a.wanted()
+	wanted, err := a.wanted(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -242,7 +242,7 @@ func routes(t *testing.T, e engine, doc string) map[string]map[string]any {
 	for route, values := range definitions {
 		for _, when := range []string{"build", "target"} {
 			b, files := e.build(t, when, values, doc)
-			rendered, err := render.Templates(b, nil)
+			rendered, err := render.Templates(t.Context(), b, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -262,7 +262,7 @@ func routes(t *testing.T, e engine, doc string) map[string]map[string]any {
 		"--values": site, "kept once": again(t, site), "kept twice": again(t, again(t, site)), "over themselves": site.Over(again(t, site)),
 		"--data-value-yaml": single, "--data-value-yaml, kept": again(t, single),
 	} {
-		rendered, err := render.Bundle(b, v, func(d name.Digest) string { return d.String() })
+		rendered, err := render.Bundle(t.Context(), b, v, func(d name.Digest) string { return d.String() })
 		if err != nil {
 			t.Fatalf("%s: %v", route, err)
 		}
@@ -409,7 +409,7 @@ func (e engine) single(t *testing.T) map[string]any {
 		t.Fatal(err)
 	}
 	b, _ := e.build(t, "target", "", "")
-	rendered, err := render.Bundle(b, again(t, v), func(d name.Digest) string { return d.String() })
+	rendered, err := render.Bundle(t.Context(), b, again(t, v), func(d name.Digest) string { return d.String() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +465,7 @@ func TestValuesOverOthersAsTheToolsMerge(t *testing.T) {
 			}
 			b, _ := e.build(t, "target", "", "")
 			for route, v := range map[string]*render.Values{"--values over others": over.Over(under), "kept": again(t, again(t, over).Over(again(t, under)))} {
-				rendered, err := render.Bundle(b, v, func(d name.Digest) string { return d.String() })
+				rendered, err := render.Bundle(t.Context(), b, v, func(d name.Digest) string { return d.String() })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -474,7 +474,7 @@ func TestValuesOverOthersAsTheToolsMerge(t *testing.T) {
 				}
 			}
 			b, _ = e.build(t, "target", "      valuesFiles: [values.yaml]\n      values:\n        "+strings.ReplaceAll(pair[1], "\n", "\n        "), pair[0])
-			rendered, err := render.Templates(b, nil)
+			rendered, err := render.Templates(t.Context(), b, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -84,7 +84,7 @@ func rendered(t *testing.T, chart map[string]string, version, namespace string) 
 	for _, name := range slices.Sorted(maps.Keys(chart)) {
 		content.Files = append(content.Files, bundle.File{Path: "config/life/" + name, Data: []byte(chart[name])})
 	}
-	m, err := render.Defaults(content)
+	m, err := render.Defaults(t.Context(), content)
 	if err != nil {
 		t.Fatal(err)
 	}

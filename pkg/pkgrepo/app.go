@@ -2,6 +2,7 @@ package pkgrepo
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"path"
 	"regexp"
@@ -203,8 +204,8 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
 // rewritable looks whether kbld, which replaces the values of keys called image, replaces what
 // krtpkg does: all images, and nothing else, since it would look for that in a registry; and whether
 // its hooks run as they are to.
-func rewritable(b *bundle.Content) (string, error) {
-	files, err := render.Defaults(b)
+func rewritable(ctx context.Context, b *bundle.Content) (string, error) {
+	files, err := render.Defaults(ctx, b)
 	if err != nil {
 		return "", err
 	}

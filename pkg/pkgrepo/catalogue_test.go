@@ -22,7 +22,7 @@ func version(t *testing.T, version, image string) *bundle.Artifact {
 	}
 	b := one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod))
 	b.Image = at
-	files, left, err := pkgrepo.Files("edge", []pkgrepo.Bundle{b}, time.Time{})
+	files, left, err := pkgrepo.Files(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Time{})
 	if err != nil || len(left) > 0 {
 		t.Fatal(left, err)
 	}

@@ -2,6 +2,7 @@ package pkgrepo
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -232,8 +233,8 @@ func packageHooks(files []*manifest.File) string {
 
 // DefaultNamespace returns where a PackageInstall of a bundle puts resources that name no namespace; "" for
 // its own. The reason says why it cannot be one for all.
-func DefaultNamespace(b *bundle.Content, defined render.Scopes) (namespace, reason string, err error) {
-	m, err := render.Defaults(b)
+func DefaultNamespace(ctx context.Context, b *bundle.Content, defined render.Scopes) (namespace, reason string, err error) {
+	m, err := render.Defaults(ctx, b)
 	if err != nil {
 		return "", "", err
 	}

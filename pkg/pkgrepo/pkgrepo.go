@@ -11,6 +11,7 @@ package pkgrepo
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -56,7 +57,7 @@ func RefName(bundle, runtime string) string { return bundle + "." + runtime + ".
 // Files returns the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
 // Package of its version. Bundles that cannot be packages are left out, and returned with the
 // reason. released is when the runtime was; zero when that is unknown.
-func Files(runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []Left, error) {
+func Files(ctx context.Context, runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []Left, error) {
 	model, err := layers.Load()
 	if err != nil {
 		return nil, nil, err
@@ -66,9 +67,9 @@ func Files(runtime string, bundles []Bundle, released time.Time) ([]bundle.File,
 	defined := scopesOf(bundles)
 	for _, b := range bundles {
 		m := b.Metadata()
-		spec, reason, err := packageOf(&b)
+		spec, reason, err := packageOf(ctx, &b)
 		if err == nil && reason == "" {
-			_, reason, err = DefaultNamespace(b.Content, defined)
+			_, reason, err = DefaultNamespace(ctx, b.Content, defined)
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("package of %s: %w", m.Name, err)
@@ -217,7 +218,7 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 }
 
 // packageOf returns a bundle as a Package, or the reason why it is none.
-func packageOf(b *Bundle) (packageSpec, string, error) {
+func packageOf(ctx context.Context, b *Bundle) (packageSpec, string, error) {
 	m := b.Metadata()
 	spec := packageSpec{Version: m.Version, ReleaseNotes: b.Bundle.Spec.ReleaseNotes}
 	included, err := sbom.Included(b.Content)
@@ -247,11 +248,11 @@ func packageOf(b *Bundle) (packageSpec, string, error) {
 	if spec.Template.Spec, reason = appOf(b); reason != "" {
 		return spec, reason, nil
 	}
-	reason, err = rewritable(b.Content)
+	reason, err = rewritable(ctx, b.Content)
 	if reason != "" || err != nil {
 		return spec, reason, err
 	}
-	node, err := render.Schemas(b.Content)
+	node, err := render.Schemas(ctx, b.Content)
 	if err != nil {
 		return spec, "", err
 	}

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"regexp"
@@ -27,12 +28,14 @@ const maxAPIs = 20
 // Asked says what a chart asks its cluster for where the answer decides what it renders to, a line
 // for the user each: `helm install` asks the cluster, which rendering never does. Errors are those
 // of [Render].
-func Asked(in Input) ([]string, error) {
+func Asked(ctx context.Context, in Input) ([]string, error) {
 	if in.Source.Template != bundle.TemplateHelm {
 		return nil, nil
 	}
-	in.Note = nil
-	return bounded(in.asked)
+	var notes []string
+	in.Note = func(text string) { notes = append(notes, text) }
+	_, err := in.do(ctx, TaskAsked)
+	return notes, err
 }
 
 func (in Input) asked() (notes []string, err error) {

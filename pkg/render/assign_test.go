@@ -110,7 +110,7 @@ func TestBundleTakesAssignments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := render.Bundle(web(t), v, atSite)
+	got, err := render.Bundle(t.Context(), web(t), v, atSite)
 	if err != nil || !strings.Contains(text(got), "replicas: 4\n") {
 		t.Errorf("%v\n%s", err, text(got))
 	}

@@ -1,6 +1,8 @@
 package render
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"runtime/metrics"
@@ -12,22 +14,40 @@ import (
 // may be.
 var ErrRunaway = errors.New("rendering does not end")
 
-// bounds are how long rendering a source may take, and how many bytes of memory. The largest
-// charts take seconds, and some hundred megabytes.
-var bounds = struct {
-	time   time.Duration
-	memory uint64
-	// stack is how much of it recursion may take: above a gigabyte the runtime ends the program.
-	stack uint64
-}{10 * time.Minute, 2 << 30, 256 << 20}
+// Limits are what rendering one source may take. The largest charts take seconds, and some hundred
+// megabytes.
+type Limits struct {
+	// Time is how long it may take; 10 minutes when zero.
+	Time time.Duration
+	// Memory is how many bytes of objects it may hold; 2 GiB when zero.
+	Memory uint64
+	// Recursion is how many bytes of stack it may take, of which the Go runtime ends a program that
+	// has a gigabyte; 256 MiB when zero.
+	Recursion uint64
+}
+
+// WithDefaults returns the limits with the defaults of those that are zero.
+func (l Limits) WithDefaults() Limits {
+	return Limits{
+		Time: cmp.Or(l.Time, 10*time.Minute), Memory: cmp.Or(l.Memory, 2<<30), Recursion: cmp.Or(l.Recursion, 256<<20),
+	}
+}
+
+// TimeError is that of a source that took more than its time.
+func (l Limits) TimeError() error { return fmt.Errorf("more than %s: %w", l.Time, ErrRunaway) }
+
+// MemoryError is that of a source that took more than its memory.
+func (l Limits) MemoryError() error {
+	return fmt.Errorf("more than %d MiB of memory, or %d MiB of recursion: %w", l.Memory>>20, l.Recursion>>20, ErrRunaway)
+}
 
 // running is how many sources are rendered at this moment. The memory of one can't be told from
 // that of the others: each of these gives a quarter more.
 var running atomic.Int64
 
-// bounded runs an engine until it ends or is over the bounds. No engine can be stopped: one that
-// runs away goes on behind the error, until the program ends, as it should then.
-func bounded[T any](run func() (T, error)) (T, error) {
+// bounded runs an engine until it ends, is over the limits, or ctx is done. No engine can be stopped:
+// one that runs away goes on behind the error, until the program ends, as it should then.
+func bounded[T any](ctx context.Context, limits Limits, run func() (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
@@ -40,7 +60,7 @@ func bounded[T any](run func() (T, error)) (T, error) {
 		value, err := run()
 		ended <- result{value, err}
 	}()
-	timer, ticker := time.NewTimer(bounds.time), time.NewTicker(10*time.Millisecond)
+	timer, ticker := time.NewTimer(limits.Time), time.NewTicker(10*time.Millisecond)
 	defer timer.Stop()
 	defer ticker.Stop()
 	var none T
@@ -48,13 +68,15 @@ func bounded[T any](run func() (T, error)) (T, error) {
 		select {
 		case r := <-ended:
 			return r.value, r.err
+		case <-ctx.Done():
+			return none, ctx.Err()
 		case <-timer.C:
-			return none, fmt.Errorf("more than %s: %w", bounds.time, ErrRunaway)
+			return none, limits.TimeError()
 		case <-ticker.C:
 			nowHeap, nowStack := used()
-			memory := bounds.memory + bounds.memory/4*uint64(running.Load()-1)
-			if nowHeap > heap+memory || nowStack > stack+bounds.stack {
-				return none, fmt.Errorf("more than %d MiB of memory, or %d MiB of recursion: %w", bounds.memory>>20, bounds.stack>>20, ErrRunaway)
+			memory := limits.Memory + limits.Memory/4*uint64(running.Load()-1)
+			if nowHeap > heap+memory || nowStack > stack+limits.Recursion {
+				return none, limits.MemoryError()
 			}
 		}
 	}

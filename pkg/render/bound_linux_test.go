@@ -34,8 +34,8 @@ func TestRunaways(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
 			above, err := peaktest.Run(t, func(string) {}, func(string) error {
-				render.Bound(3*time.Second, 300<<20)
-				_, err := render.Render(in)
+				ctx := render.WithRunner(t.Context(), render.InProcess{Limits: render.Limits{Time: 3 * time.Second, Memory: 300 << 20}})
+				_, err := render.Render(ctx, in)
 				return err
 			})
 			t.Logf("%s, %d MiB: %v", time.Since(start).Round(time.Millisecond), above>>20, err)

@@ -2,6 +2,7 @@ package render
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -35,8 +36,8 @@ type Manifests struct {
 // image. An image in the rendered manifests that the bundle's lock does not name is an
 // error, even where a site's value brought it in, and so are rules for kapp that would change one.
 // A chart that the values do not settle is an [*UnstableError].
-func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) ([]bundle.File, error) {
-	m, err := All(b, values, locate)
+func Bundle(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) ([]bundle.File, error) {
+	m, err := All(ctx, b, values, locate)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +45,7 @@ func Bundle(b *bundle.Content, values *Values, locate func(name.Digest) string) 
 }
 
 // All is [Bundle] with what the target does not apply with the rest.
-func All(b *bundle.Content, values *Values, locate func(name.Digest) string) (*Manifests, error) {
+func All(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) (*Manifests, error) {
 	if err := values.checkKeys(b.Bundle); err != nil {
 		return nil, err
 	}
@@ -52,7 +53,7 @@ func All(b *bundle.Content, values *Values, locate func(name.Digest) string) (*M
 	if err != nil {
 		return nil, err
 	}
-	m, err := templates(b, own, false)
+	m, err := templates(ctx, b, own, false)
 	if err != nil {
 		return nil, err
 	}
@@ -87,8 +88,8 @@ func relocate(b *bundle.Content, m *Manifests, locate func(name.Digest) string) 
 
 // CheckImages refuses a bundle whose manifests, with the defaults of their values, name an image for a
 // node to run that its lock does not have: such a bundle was not made by a build.
-func CheckImages(b *bundle.Content) error {
-	m, err := Defaults(b)
+func CheckImages(ctx context.Context, b *bundle.Content) error {
+	m, err := Defaults(ctx, b)
 	if err != nil {
 		return err
 	}
@@ -98,8 +99,8 @@ func CheckImages(b *bundle.Content) error {
 
 // Templates renders what the target renders of a bundle, with values as a YAML file (nil for
 // their defaults), and leaves images as they are. Files come out sorted by path.
-func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
-	m, err := templates(b, values, false)
+func Templates(ctx context.Context, b *bundle.Content, values []byte) ([]bundle.File, error) {
+	m, err := templates(ctx, b, values, false)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,9 @@ func Templates(b *bundle.Content, values []byte) ([]bundle.File, error) {
 
 // Defaults is [Templates] for a build: values that a site has to set, because a rule of the
 // schema refuses their defaults, have those, and a chart may be one that only they settle.
-func Defaults(b *bundle.Content) (*Manifests, error) { return templates(b, nil, true) }
+func Defaults(ctx context.Context, b *bundle.Content) (*Manifests, error) {
+	return templates(ctx, b, nil, true)
+}
 
 // Finish makes of the files that were rendered at the build those of a bundle: resources are in the
 // namespace of their source, and hooks of Helm are told to kapp, or lie apart in [bundle.HooksDir].
@@ -172,7 +175,7 @@ func finish(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, e
 	return m, nil
 }
 
-func templates(b *bundle.Content, values []byte, unset bool) (*Manifests, error) {
+func templates(ctx context.Context, b *bundle.Content, values []byte, unset bool) (*Manifests, error) {
 	inputs, rendered, err := targets(b)
 	if err != nil {
 		return nil, err
@@ -190,7 +193,7 @@ func templates(b *bundle.Content, values []byte, unset bool) (*Manifests, error)
 		if unset {
 			render = Render
 		}
-		out, err := render(in.Input)
+		out, err := render(ctx, in.Input)
 		if err != nil {
 			return nil, fmt.Errorf("render %s: %w", in.at, err)
 		}
@@ -255,14 +258,14 @@ func targets(b *bundle.Content) (inputs []target, rest []bundle.File, err error)
 
 // Schemas describes the values that a bundle takes, as an OpenAPI v3 schema in YAML: that of
 // its one template, or all of them, of which each has to hold. It is nil where nothing does.
-func Schemas(b *bundle.Content) (*yaml.Node, error) {
+func Schemas(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
 	inputs, _, err := targets(b)
 	if err != nil {
 		return nil, err
 	}
 	var all []*yaml.Node
 	for _, in := range inputs {
-		data, err := Schema(in.Input)
+		data, err := Schema(ctx, in.Input)
 		if err != nil {
 			return nil, fmt.Errorf("schema of %s: %w", in.at, err)
 		}

@@ -2,7 +2,6 @@ package render
 
 import (
 	"testing"
-	"time"
 
 	"gopkg.in/yaml.v3"
 )
@@ -33,6 +32,3 @@ func Blocks(t *testing.T, data []byte) string {
 	}
 	return string(data)
 }
-
-// Bound sets what rendering may take, for all that follows in this process.
-func Bound(limit time.Duration, memory uint64) { bounds.time, bounds.memory = limit, memory }

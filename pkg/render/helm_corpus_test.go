@@ -110,7 +110,7 @@ func both(t *testing.T, helm string, files []bundle.File, values []string, optio
 		in.Values = append(in.Values, []byte(v))
 	}
 	want, wantErr = run(t, helm, args...)
-	rendered, err := render.Stable(in)
+	rendered, err := render.Stable(t.Context(), in)
 	if err != nil {
 		return nil, want, err, wantErr
 	}

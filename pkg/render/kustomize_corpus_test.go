@@ -75,7 +75,7 @@ func TestKustomizeAsTheTool(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			want, wantErr := run(t, kustomize, "build", filepath.Join(top, dir))
-			got, err := render.Stable(render.Input{
+			got, err := render.Stable(t.Context(), render.Input{
 				Source: &bundle.Source{Template: bundle.TemplateKustomize, Root: root},
 				Files:  readTree(t, filepath.Join(top, product)),
 			})

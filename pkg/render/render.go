@@ -4,11 +4,12 @@
 // disk, the network or the environment, and none runs a program.
 //
 // At a build call [Stable] for a source; at a target call [ParseValues] on a site's file and
-// [Bundle] for each bundle.
+// [Bundle] for each bundle. Engines run in this process, within limits, or where [WithRunner] says.
 package render
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -43,8 +44,13 @@ type Input struct {
 // Render makes the plain manifests of a source. One without template, patches and overlays
 // comes back as it is; helm, kustomize and patches make one file of it, manifests.yaml.
 //
-// Errors: [ErrRunaway], where an engine has to be left behind.
-func Render(in Input) ([]bundle.File, error) { return bounded(in.render) }
+// The engines work where [WithRunner] says. Errors: [ErrRunaway], for templates without an end.
+func Render(ctx context.Context, in Input) ([]bundle.File, error) {
+	if !in.needsEngine() {
+		return in.render()
+	}
+	return in.do(ctx, TaskRender)
+}
 
 func (in Input) render() ([]bundle.File, error) {
 	out, err := in.template()
@@ -59,7 +65,12 @@ func (in Input) render() ([]bundle.File, error) {
 
 // Stable is [Render] for what is applied: a chart that renders differently each time is an
 // [*UnstableError].
-func Stable(in Input) ([]bundle.File, error) { return bounded(in.stable) }
+func Stable(ctx context.Context, in Input) ([]bundle.File, error) {
+	if !in.needsEngine() {
+		return in.stable()
+	}
+	return in.do(ctx, TaskStable)
+}
 
 func (in Input) stable() ([]bundle.File, error) {
 	out, err := in.template()

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -17,16 +18,16 @@ import (
 
 // Schema describes a source's values as YAML of an OpenAPI v3 schema: a ytt template's and
 // overlays' by their schema, a chart's by its values.schema.json. It is nil where there is none.
-func Schema(in Input) ([]byte, error) {
+func Schema(ctx context.Context, in Input) ([]byte, error) {
 	switch in.Source.Template {
 	case "":
 		if len(in.Overlays) == 0 {
 			return nil, nil
 		}
 		in.Files = nil // plain manifests, and only the overlays take values
-		return yttSchema(in)
+		return in.schema(ctx)
 	case bundle.TemplateYTT:
-		return yttSchema(in)
+		return in.schema(ctx)
 	case bundle.TemplateHelm:
 		i := slices.IndexFunc(in.Files, func(f bundle.File) bool { return f.Path == "values.schema.json" })
 		if i < 0 {
@@ -39,6 +40,15 @@ func Schema(in Input) ([]byte, error) {
 		return schema, nil
 	}
 	return nil, nil
+}
+
+// schema has ytt make the schema.
+func (in Input) schema(ctx context.Context) ([]byte, error) {
+	files, err := in.do(ctx, TaskSchema)
+	if len(files) == 0 {
+		return nil, err
+	}
+	return files[0].Data, err
 }
 
 // yttSchema is what `ytt --data-values-schema-inspect -o openapi-v3` says of the values.

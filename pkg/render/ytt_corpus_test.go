@@ -101,7 +101,7 @@ func TestYTTAsTheTool(t *testing.T) {
 			if _, err := run(t, ytt, append(args, "--output-files", out)...); err != nil {
 				t.Fatal(err)
 			}
-			got, err := render.Stable(in)
+			got, err := render.Stable(t.Context(), in)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestYTTAsTheTool(t *testing.T) {
 
 func sameSchema(t *testing.T, in render.Input, document []byte) {
 	t.Helper()
-	data, err := render.Schema(in)
+	data, err := render.Schema(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
