@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -93,7 +94,7 @@ func (a *app) init(ctx context.Context, folder string, o *initOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := writeStart(folder, files, o.force); err != nil {
+	if err := writeFolder(folder, files, 0o644, o.force); err != nil {
 		return err
 	}
 	a.begun(folder, start, len(files))
@@ -143,9 +144,9 @@ func spelled(folder string) string {
 	return cmp.Or(strings.Trim(name, "-"), "runtime")
 }
 
-// writeStart puts files below a folder, or none of them if another is there already or one cannot be
+// writeFolder puts files below a folder, or none of them if another is there already or one cannot be
 // written.
-func writeStart(folder string, files []starter.File, force bool) error {
+func writeFolder(folder string, files []starter.File, mode fs.FileMode, force bool) error {
 	if !force {
 		for _, f := range files {
 			at := filepath.Join(folder, filepath.FromSlash(f.Path))
@@ -171,7 +172,7 @@ func writeStart(folder string, files []starter.File, force bool) error {
 		at := filepath.FromSlash(f.Path)
 		err := root.MkdirAll(filepath.Dir(at), 0o755)
 		if err == nil {
-			err = root.WriteFile(at, f.Data, 0o644)
+			err = replaceFile(root, at, f.Data, mode)
 		}
 		if err == nil {
 			continue
@@ -187,6 +188,24 @@ func writeStart(folder string, files []starter.File, force bool) error {
 		return err
 	}
 	return nil
+}
+
+// replaceFile writes a file in full before it has its name: a link that has the name is not followed, and
+// what was readable for others is not.
+func replaceFile(root *os.Root, name string, data []byte, mode fs.FileMode) error {
+	temp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+"."+rand.Text()[:8])
+	file, err := root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = root.Rename(temp, name)
+	}
+	if err != nil {
+		err = errors.Join(err, root.Remove(temp))
+	}
+	return err
 }
 
 // begun says what was written and what comes next.

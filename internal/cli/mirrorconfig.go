@@ -80,7 +80,7 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 	for _, f := range files {
 		written = append(written, starter.File{Path: f.Name, Data: f.Data})
 	}
-	if err := writeStart(dir, written, force); err != nil {
+	if err := writeFolder(dir, written, 0o644, force); err != nil {
 		return err
 	}
 	a.ui.Say("the files belong to %s", mirror.Runtimes[runtime])

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/internal/starter"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/render"
@@ -44,12 +45,17 @@ less.`,
 type controllerFlags struct {
 	site         siteFlags
 	allowAltered bool
+	// dir is the folder that is written into, and force lets files of it be replaced.
+	dir   string
+	force bool
 }
 
 func (f *controllerFlags) add(cmd *cobra.Command, unsigned string) {
 	f.site.trust.add(cmd)
 	f.site.trust.addUnsigned(cmd, unsigned)
 	cmd.Flags().BoolVar(&f.allowAltered, "allow-altered", false, "let the controller apply what was put into the runtime for it, though this krtpkg makes something else of its bundles, as where an older one built it")
+	cmd.Flags().StringVarP(&f.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
+	cmd.Flags().BoolVar(&f.force, "force", false, "write over files of the folder that are others")
 }
 
 // prepareForController verifies and opens a runtime that a controller is to fetch from a registry.
@@ -109,7 +115,7 @@ by which it trusts a registry.`,
 				}
 			}
 			if argoCD == "" {
-				return a.writeDocuments("", []pkgrepo.Document{{Resources: []any{pkgrepo.Config(string(pem))}}})
+				return a.writeDocuments(&controllerFlags{}, []pkgrepo.Document{{Resources: []any{pkgrepo.Config(string(pem))}}})
 			}
 			resources := []any{pkgrepo.ArgoCDConfig(argoCD)}
 			if host != "" {
@@ -119,7 +125,7 @@ by which it trusts a registry.`,
 				}
 				resources = append(resources, pkgrepo.ArgoCDAuthorities(argoCD, registry.RegistryStr(), string(pem)))
 			}
-			return a.writeDocuments("", []pkgrepo.Document{{Resources: resources}})
+			return a.writeDocuments(&controllerFlags{}, []pkgrepo.Document{{Resources: resources}})
 		},
 	}
 	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM")
@@ -161,29 +167,27 @@ func documentText(d pkgrepo.Document) ([]byte, error) {
 }
 
 // writeDocuments writes manifests into a folder, or one after the other to standard output.
-func (a *app) writeDocuments(dir string, documents []pkgrepo.Document) error {
-	files := make([][]byte, len(documents))
+func (a *app) writeDocuments(f *controllerFlags, documents []pkgrepo.Document) error {
+	files := make([]starter.File, len(documents))
+	var all []byte
 	for i, d := range documents {
-		var err error
-		if files[i], err = documentText(d); err != nil {
+		text, err := documentText(d)
+		if err != nil {
 			return err
 		}
+		files[i] = starter.File{Path: d.Name, Data: text}
+		all = append(all, text...)
 	}
-	if dir == "" {
-		return a.ui.Data(bytes.Join(files, nil))
+	if f.dir == "" {
+		return a.ui.Data(all)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// Values may be secrets.
+	if err := writeFolder(f.dir, files, 0o600, f.force); err != nil {
 		return err
-	}
-	for i, d := range documents {
-		// Values may be secrets.
-		if err := os.WriteFile(filepath.Join(dir, d.Name), files[i], 0o600); err != nil {
-			return err
-		}
 	}
 	return a.ui.Result("", nil, func(w io.Writer) {
 		for _, d := range documents {
-			ui.Fprintln(w, filepath.Join(dir, d.Name))
+			ui.Fprintln(w, filepath.Join(f.dir, d.Name))
 		}
 	})
 }

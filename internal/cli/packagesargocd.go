@@ -21,7 +21,6 @@ type argoCDOptions struct {
 	to     pkgrepo.ArgoCDSite
 	follow bool
 	leave  bool
-	dir    string
 }
 
 func (a *app) packagesArgoCDCommand() *cobra.Command {
@@ -50,7 +49,6 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 	flags.StringVar(&o.to.Server, "server", "https://kubernetes.default.svc", "API server of the cluster, as Argo CD knows it")
 	flags.BoolVar(&o.follow, "follow", false, "follow the tag TAG.argocd of the reference's TAG, and move it")
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD can't apply: they are for krtpkg apply --beside")
-	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
 }
 
@@ -86,7 +84,7 @@ func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOpti
 	if r, is := p.store.(*registry.Repository); is {
 		o.to.Insecure = r.PlainHTTP
 	}
-	return a.writeDocuments(o.dir, pkgrepo.ArgoCDDocuments(p.set.Root.Runtime, o.to))
+	return a.writeDocuments(&o.from, pkgrepo.ArgoCDDocuments(p.set.Root.Runtime, o.to))
 }
 
 // attachForArgoCD puts the second manifests beside a runtime, as far as they are not there, and gives

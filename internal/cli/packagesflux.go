@@ -21,7 +21,6 @@ type fluxOptions struct {
 	follow      bool
 	constraints string
 	leave       bool
-	dir         string
 }
 
 func (a *app) packagesFluxCommand() *cobra.Command {
@@ -51,7 +50,6 @@ and whatever else the trust policy asks for is refused here, since Flux would no
 	flags.StringVar(&o.constraints, "constraints", "", "follow the newest version in a range, as in \">=1.0.0 <2.0.0\"")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux can't apply: they are for krtpkg apply --beside")
-	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
 }
 
@@ -86,7 +84,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 		}
 		o.to.Authorities = string(pem)
 	}
-	return a.writeDocuments(o.dir, pkgrepo.FluxDocuments(p.set.Root.Runtime, o.to))
+	return a.writeDocuments(&o.from, pkgrepo.FluxDocuments(p.set.Root.Runtime, o.to))
 }
 
 // ref is what Flux follows.

@@ -24,7 +24,6 @@ type installOptions struct {
 	leave bool
 	// without leaves the PackageRepository out.
 	without bool
-	dir     string
 	period  time.Duration
 	// apply has it applied, to cluster.
 	apply   bool
@@ -71,7 +70,6 @@ tries again what fails because something is not there yet.`,
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply --beside")
 	flags.BoolVar(&o.without, "without-repository", false, "leave the PackageRepository out: krtpkg packages repo writes one of several versions")
-	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	flags.BoolVar(&o.apply, "apply", false, "apply them, and wait until all is installed")
 	o.cluster.addKubeconfig(cmd)
 	o.cluster.addParallel(cmd)
@@ -86,7 +84,7 @@ func (o *installOptions) check(a *app) error {
 	switch {
 	case !o.apply:
 		return nil
-	case o.dir != "":
+	case o.from.dir != "":
 		return &usageError{errors.New("--apply and --output-dir contradict each other")}
 	}
 	o.cluster.Namespace = o.to.Namespace
@@ -118,7 +116,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	if err != nil {
 		return err
 	}
-	return a.writeDocuments(o.dir, documents)
+	return a.writeDocuments(&o.from, documents)
 }
 
 // installs are the manifests for the bundles of a runtime that are packages.

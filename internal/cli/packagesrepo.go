@@ -21,7 +21,6 @@ type repoOptions struct {
 	to     pkgrepo.Site
 	tag    string
 	period time.Duration
-	dir    string
 }
 
 func (a *app) packagesRepoCommand() *cobra.Command {
@@ -44,7 +43,6 @@ The same versions make the same catalogue, wherever they were copied to.`,
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository")
 	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
 	return cmd
 }
 
@@ -87,7 +85,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 	}
 	o.to.Reference = first.Repository + "@" + desc.Digest.String()
 	a.ui.Say("the packages of %s are in %s:%s@%s", plural(len(runtimes), "version"), first.Repository, o.tag, desc.Digest)
-	return a.writeDocuments(o.dir, []pkgrepo.Document{pkgrepo.Repository(catalogue.Metadata().Name, o.to)})
+	return a.writeDocuments(&o.from, []pkgrepo.Document{pkgrepo.Repository(catalogue.Metadata().Name, o.to)})
 }
 
 // free makes sure that the tag is that of a catalogue, or of nothing.
