@@ -1,13 +1,13 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"gopkg.in/yaml.v3"
@@ -36,25 +36,31 @@ type ImageUse struct {
 // contextLines is how many lines are around each.
 const contextLines = 2
 
-// around returns the lines around a line of a text.
-func around(text []byte, line int) (lines []string, first int) {
-	at := 0
-	for one := range strings.Lines(string(text)) {
-		at++
-		if at > line+contextLines {
-			break
-		}
-		if at >= line-contextLines {
-			lines = append(lines, strings.TrimRight(one, "\r\n"))
-		}
-	}
-	return lines, max(1, line-contextLines)
-}
+// contextBytes is how much of a line is shown: a file of megabytes may be one.
+const contextBytes = 200
 
-func (u *ImageUse) addContext(text []byte) {
-	if u.Line > 0 {
-		u.Context, u.ContextLine = around(text, u.Line)
+// contexts are the lines of files, by name, as far as they were asked for.
+type contexts map[string][]string
+
+// add gives a use the lines around it. A file is taken apart once, and of long lines their beginning is
+// kept, in copies: a report of many uses does not hold as many files.
+func (c contexts) add(u *ImageUse, text []byte) {
+	if u.Line <= 0 {
+		return
 	}
+	lines, known := c[u.File]
+	if !known {
+		for line := range bytes.Lines(text) {
+			line = bytes.TrimRight(line, "\r\n")
+			if len(line) > contextBytes {
+				line = append(bytes.ToValidUTF8(line[:contextBytes:contextBytes], nil), "…"...)
+			}
+			lines = append(lines, string(line))
+		}
+		c[u.File] = lines
+	}
+	u.ContextLine = max(1, u.Line-contextLines)
+	u.Context = lines[min(u.ContextLine-1, len(lines)):min(u.Line+contextLines, len(lines))]
 }
 
 // Manifests returns the manifests of a bundle's definition as the target renders them with the defaults
@@ -142,9 +148,10 @@ func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at location
 		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: note})
 	}
 	var uses []ImageUse
+	shown := contexts{}
 	for _, f := range found {
 		use := ImageUse{Found: f, Bundle: d.Metadata().Name}
-		use.addContext(a.texts[f.File])
+		shown.add(&use, a.texts[f.File])
 		uses = append(uses, use)
 	}
 	for i, extra := range d.Bundle.Spec.Images {
@@ -204,6 +211,7 @@ func holdsDefinition(at string) (bool, error) {
 // templates lie next to manifests.
 func (o Options) inFiles(at string) ([]ImageUse, error) {
 	var uses []ImageUse
+	shown := contexts{}
 	err := filepath.WalkDir(at, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
@@ -230,7 +238,7 @@ func (o Options) inFiles(at string) ([]ImageUse, error) {
 		found, err := new(images.Finder).Find(parsed)
 		for _, f := range found {
 			use := ImageUse{Found: f}
-			use.addContext(data)
+			shown.add(&use, data)
 			uses = append(uses, use)
 		}
 		return err

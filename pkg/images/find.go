@@ -200,6 +200,11 @@ func (f *Found) rank() int {
 // walker goes through a document. A walker of its own goes through each document that a string
 // of it holds.
 type walker struct {
+	// leading is how many blanks the scalar begins with that was asked for last.
+	leading struct {
+		node   *yaml.Node
+		blanks int
+	}
 	rules    []rule
 	scope    *scope
 	resource string

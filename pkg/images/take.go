@@ -3,7 +3,9 @@ package images
 import (
 	"encoding/base64"
 	"slices"
+	"sort"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -63,12 +65,20 @@ func (w *walker) new(image string, at place, state State, how string, pieces ...
 			f.err = err
 			return f
 		}
-		if isBlock := node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0; i == 0 && (isBlock || w.scope.outer != nil || strings.TrimSpace(node.Value[:p.start]) != "") {
+		if isBlock := node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0; i == 0 && (isBlock || w.scope.outer != nil || w.firstText(node) < p.start) {
 			f.Line, f.Column = file.Position(span.Start)
 		}
 		f.parts = append(f.parts, part{span: span, role: p.role, text: p.node.Value[p.start:p.end], order: p.order, isKept: p.isKept})
 	}
 	return f
+}
+
+// firstText returns where the text of a scalar begins, behind blanks, of which there may be very many.
+func (w *walker) firstText(node *yaml.Node) int {
+	if w.leading.node != node {
+		w.leading.node, w.leading.blanks = node, len(node.Value)-len(strings.TrimLeftFunc(node.Value, unicode.IsSpace))
+	}
+	return w.leading.blanks
 }
 
 func (w *walker) add(f Found) { *w.found = append(*w.found, f) }
@@ -101,22 +111,24 @@ func (w *walker) inText(node *yaml.Node, at place, state State, how string) {
 		}
 		w.add(f)
 	}
-	found := scan(node.Value)
+	found, comments := scan(node.Value), commentsOf(node.Value)
 	for _, m := range found {
-		if how != howText || !isComment(node.Value[:m.start]) {
+		if how != howText || !comments.contain(m.start) {
 			add(m, state)
 		}
 	}
 	for _, m := range scanLoose(node.Value) {
 		becomes, ok := judgeInText(m.said, node.Value[m.start:m.end])
-		overlaps := slices.ContainsFunc(found, func(f match) bool { return m.start < f.end && f.start < m.end })
-		if !ok || overlaps || isComment(node.Value[:m.start]) {
+		// What was found is in order, and nothing of it overlaps.
+		next := sort.Search(len(found), func(i int) bool { return found[i].end > m.start })
+		overlaps := next < len(found) && found[next].start < m.end
+		if !ok || overlaps || comments.contain(m.start) {
 			continue
 		}
 		if state != Image {
 			becomes = state
 		}
-		found = append(found, m)
+		found = slices.Insert(found, next, m)
 		add(m, becomes)
 	}
 }
@@ -175,10 +187,28 @@ func (w *walker) parse(node *yaml.Node) (*scope, bool) {
 	return &scope{file: file, outer: w.scope, holder: node, depth: w.scope.depth + 1}, true
 }
 
-// isComment reports whether a text ends within a line of comment.
-func isComment(text string) bool {
-	line := strings.TrimSpace(text[strings.LastIndexByte(text, '\n')+1:])
-	return strings.HasPrefix(line, "#") || strings.HasPrefix(line, "//") || strings.HasPrefix(line, ";")
+// comments are the parts of a text that are lines of comment, behind the mark that begins each.
+type comments []struct{ start, end int }
+
+// commentsOf finds them once, whatever is looked up: a line may hold all of a text.
+func commentsOf(text string) (all comments) {
+	at := 0
+	for line := range strings.Lines(text) {
+		blank := len(line) - len(strings.TrimLeftFunc(line, unicode.IsSpace))
+		for _, mark := range []string{"#", "//", ";"} {
+			if strings.HasPrefix(line[blank:], mark) {
+				all = append(all, struct{ start, end int }{at + blank + len(mark), at + len(line)})
+			}
+		}
+		at += len(line)
+	}
+	return all
+}
+
+// contain reports whether an offset is in a comment.
+func (c comments) contain(offset int) bool {
+	i := sort.Search(len(c), func(i int) bool { return c[i].end > offset })
+	return i < len(c) && c[i].start <= offset
 }
 
 // encoded reports what a Secret's data holds: it cannot be edited in place.
