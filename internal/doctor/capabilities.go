@@ -33,7 +33,7 @@ var capabilities = []capability{
 		return nil // the examination began with one
 	}},
 	{"wrong digests refused", true, "damaged blobs are not taken", "the registry takes blobs that are not what their digest says: do not trust it with anything", wrongDigest},
-	{"blobs in chunks", false, "streams can be imported in one pass", "a stream that breaks off cannot be gone on with", chunks},
+	{"blobs in chunks", false, "streams can be imported in one pass", "blobs of a stream are sent in one piece, and one that breaks off starts again", chunks},
 	{"status of uploads", false, "an upload that broke off goes on where it stopped", "a blob whose upload broke off is sent again", status},
 	{"ranges of blobs", false, "a download that broke off goes on where it stopped", "a blob whose download broke off is fetched again", ranges},
 	{"mounts across repositories", false, "what another repository has is not sent again", "blobs are sent to each repository", mount},
@@ -139,18 +139,31 @@ func wrongDigest(ctx context.Context, e *examination) error {
 	return nil
 }
 
+// maxChunk is how long the chunks are that krtpkg sends at most.
+const maxChunk = 8 << 20
+
 func chunks(ctx context.Context, e *examination) error {
-	to, err := e.upload(ctx)
+	to, least, err := e.uploadInChunks(ctx)
 	if err != nil {
 		return err
 	}
+	if least > maxChunk {
+		return fmt.Errorf("it wants chunks of %d bytes, and more than %d are not held", least, maxChunk)
+	}
+	size := max(20, int(least))
 	data := []byte("in chunks " + e.run)
+	if least > 0 {
+		data = append(data, make([]byte, 2*least)...)
+	}
 	for offset := 0; offset < len(data); {
-		part := data[offset:min(offset+20, len(data))]
+		part := data[offset:min(offset+size, len(data))]
 		header := http.Header{"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("%d-%d", offset, offset+len(part)-1)}}
 		response, err := e.do(ctx, http.MethodPatch, to.String(), part, header, http.StatusAccepted, http.StatusNoContent, http.StatusOK, http.StatusCreated)
 		if err != nil {
 			return err
+		}
+		if arrived, said := registry.RangeEnd(response); said && offset > 0 && arrived <= int64(offset) {
+			return fmt.Errorf("it answers %d for the second chunk, and drops it", response.StatusCode)
 		}
 		if to, err = registry.Location(response); err != nil {
 			return err

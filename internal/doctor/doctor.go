@@ -208,11 +208,18 @@ func (e *examination) do(ctx context.Context, method, path string, body []byte, 
 
 // upload begins an upload and gives its address.
 func (e *examination) upload(ctx context.Context) (*url.URL, error) {
+	to, _, err := e.uploadInChunks(ctx)
+	return to, err
+}
+
+// uploadInChunks begins an upload, and says how long its chunks have to be.
+func (e *examination) uploadInChunks(ctx context.Context) (to *url.URL, least int64, err error) {
 	response, err := e.do(ctx, http.MethodPost, "blobs/uploads/", nil, nil, http.StatusAccepted, http.StatusOK, http.StatusCreated)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return registry.Location(response)
+	to, err = registry.Location(response)
+	return to, registry.LeastChunk(response), err
 }
 
 func withDigest(u *url.URL, digest string) string {

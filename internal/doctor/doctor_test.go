@@ -1,12 +1,14 @@
 package doctor_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -161,6 +163,19 @@ func TestRefusals(t *testing.T) {
 		failing    bool
 	}{
 		{"no PATCH", refuse(func(r *http.Request, _ string) bool { return r.Method == http.MethodPatch }, 405), []string{"blobs in chunks", "status of uploads"}, false},
+		{"no second part", func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				start, _, _ := strings.Cut(r.Header.Get("Content-Range"), "-")
+				first, err := strconv.Atoi(start)
+				if r.Method != http.MethodPatch || err != nil || first == 0 {
+					next.ServeHTTP(w, r)
+					return
+				}
+				w.Header().Set("Location", r.URL.RequestURI())
+				w.Header().Set("Range", fmt.Sprintf("0-%d", first-1))
+				w.WriteHeader(http.StatusCreated)
+			})
+		}, []string{"blobs in chunks"}, false},
 		{"no subjects", refuse(func(r *http.Request, body string) bool { return strings.Contains(body, `"subject":{`) }, 405), []string{"manifests with a subject", "referrers API", "indexes with artifactType and subject"}, false},
 		{"no nested indexes", refuse(func(r *http.Request, body string) bool {
 			return strings.Contains(body, `"manifests":[{"mediaType":"application/vnd.oci.image.index`)

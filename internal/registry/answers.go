@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"oras.land/oras-go/v2/errdef"
@@ -30,7 +31,17 @@ const maxManifest = oci.MaxManifest
 type deviationLog struct {
 	mu   sync.Mutex
 	seen map[string]bool
+	// noParts says that of an upload in parts all but the first one are dropped.
+	noParts atomic.Bool
 }
+
+// takeNoParts records that uploads are to be sent in one piece.
+func (d *deviationLog) takeNoParts() {
+	d.noParts.Store(true)
+	d.record("parts of an upload are dropped but for the first: blobs are sent in one piece")
+}
+
+func (d *deviationLog) takesNoParts() bool { return d.noParts.Load() }
 
 func (d *deviationLog) record(format string, args ...any) {
 	d.mu.Lock()

@@ -17,8 +17,12 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 )
 
-// chunkSize is how much content that cannot be read twice is held to be sent again.
-const chunkSize = 4 << 20
+// chunkSize is how much of content that cannot be read twice is sent at once, and maxChunk how much
+// where the registry wants longer parts. Two parts are held to be sent again.
+const (
+	chunkSize = 4 << 20
+	maxChunk  = 8 << 20
+)
 
 // blobUpload uploads one blob (distribution-spec v1.1, pushing blobs): in one request, and after a
 // broken connection from where the registry says that it stopped.
@@ -41,6 +45,8 @@ type uploadSession struct {
 	authorization string
 	// offset is the number of bytes that have arrived.
 	offset int64
+	// least is how long each part has to be but the last; 0 for any length.
+	least int64
 }
 
 func (r *Repository) uploadBlob(ctx context.Context, desc ocispec.Descriptor, body io.Reader, begun *uploadSession) error {
@@ -54,7 +60,7 @@ func (r *Repository) uploadBlob(ctx context.Context, desc ocispec.Descriptor, bo
 		}
 		body = bytes.NewReader(data)
 	}
-	u := &blobUpload{Repository: r, desc: desc, body: body, session: begun}
+	u := &blobUpload{Repository: r, desc: desc, body: body, session: begun, refusesChunks: r.deviations.takesNoParts()}
 	err := markDigestError(u.runUpload(ctx))
 	// Do not resume an upload with wrong content.
 	if err == nil || errors.Is(err, errLost) || errors.Is(err, content.ErrMismatchedDigest) {
@@ -191,7 +197,17 @@ func (r *Repository) parseSession(response *http.Response) (*uploadSession, erro
 	if location.Host != asked.Host || asked.Scheme == "https" && location.Scheme != "https" {
 		return nil, fmt.Errorf("registry %s redirects the upload to another host, %s://%s", asked.Host, location.Scheme, location.Host)
 	}
-	return &uploadSession{url: location, authorization: response.Request.Header.Get("Authorization")}, nil
+	return &uploadSession{url: location, authorization: response.Request.Header.Get("Authorization"), least: LeastChunk(response)}, nil
+}
+
+// LeastChunk is how long each part of an upload has to be but the last, by the answer that began it
+// (distribution-spec v1.1, pushing a blob in chunks); 0 for any length.
+func LeastChunk(response *http.Response) int64 {
+	least, err := strconv.ParseInt(response.Header.Get("OCI-Chunk-Min-Length"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return max(0, least)
 }
 
 // sendFrom calls send with the content from an offset on.
@@ -261,15 +277,28 @@ func (u *blobUpload) patchContent(ctx context.Context, body io.Reader, offset, s
 	if err != nil {
 		return err
 	}
+	if arrived, said := RangeEnd(response); said && offset > 0 && arrived <= offset {
+		u.refusesChunks = true
+		u.deviations.takeNoParts()
+		return fmt.Errorf("upload of %s: the registry answers %d for a part and drops it: %w", u.desc.Digest, response.StatusCode, io.ErrUnexpectedEOF)
+	}
 	u.advanceSession(next, offset+size)
 	return nil
 }
 
-// advanceSession continues with the session of an answer.
+// RangeEnd is how much of an upload has arrived by an answer, if it says so.
+func RangeEnd(response *http.Response) (int64, bool) {
+	_, last, ok := strings.Cut(strings.TrimPrefix(response.Header.Get("Range"), "bytes="), "-")
+	n, err := strconv.ParseInt(last, 10, 64)
+	return n + 1, ok && err == nil && n >= 0
+}
+
+// advanceSession goes on with what the registry answered.
 func (u *blobUpload) advanceSession(next *uploadSession, offset int64) {
 	if next.authorization == "" {
 		next.authorization = u.session.authorization
 	}
+	next.least = max(next.least, u.session.least)
 	next.offset = offset
 	u.furthest = max(u.furthest, offset)
 	u.session = next
@@ -326,25 +355,36 @@ func (u *blobUpload) queryStatus(ctx context.Context) error {
 	return nil
 }
 
-// uploadChunks sends content that can be read only once.
+// uploadChunks sends content that can be read only once. The first two chunks are held until the second has
+// arrived: where it does not, all goes in one piece, as it does to a registry that wants chunks
+// longer than are held.
 func (u *blobUpload) uploadChunks(ctx context.Context) error {
-	buffer := make([]byte, chunkSize)
+	size := max(chunkSize, u.session.least)
+	if size > maxChunk || u.deviations.takesNoParts() {
+		return u.finishUpload(ctx, u.body, u.desc.Size)
+	}
+	held := make([]byte, 0, min(2*size, u.desc.Size))
 	for offset := int64(0); offset < u.desc.Size; {
-		part := buffer[:min(chunkSize, u.desc.Size-offset)]
+		if offset >= 2*size {
+			held = held[:0]
+		}
+		begin := len(held)
+		held = held[:begin+int(min(size, u.desc.Size-offset))]
+		part := held[begin:]
 		if _, err := io.ReadFull(u.body, part); err != nil {
 			return err
 		}
 		err := u.uploadChunk(ctx, part, offset)
-		if u.refusesChunks && offset == 0 {
+		offset += int64(len(part))
+		if u.refusesChunks && offset == int64(len(held)) {
 			if err := u.beginUpload(ctx); err != nil {
 				return err
 			}
-			return u.finishUpload(ctx, io.MultiReader(bytes.NewReader(part), u.body), u.desc.Size)
+			return u.finishUpload(ctx, io.MultiReader(bytes.NewReader(held), u.body), u.desc.Size)
 		}
 		if err != nil {
 			return err
 		}
-		offset += int64(len(part))
 	}
 	return u.finishUpload(ctx, nil, 0)
 }
