@@ -26,6 +26,21 @@ type Locked struct {
 	Reference string
 }
 
+// CalledBy is the repository and the tag that the reference names. The tag is "" where there is a
+// digest and no tag: nobody asked for latest then.
+func (l Locked) CalledBy() (repository name.Repository, tag string) {
+	text, _, pinned := strings.Cut(l.Reference, "@")
+	ref, err := ParseReference(text)
+	if err != nil {
+		return l.Image.Context(), ""
+	}
+	tag = ref.Identifier()
+	if pinned && !strings.HasSuffix(text, ":"+tag) {
+		tag = ""
+	}
+	return ref.Context(), tag
+}
+
 // Lock names images by digest, ordered by Reference. On the wire it is imgpkg's ImagesLock
 // (imgpkg.carvel.dev/v1alpha1, carvel.dev/imgpkg/docs/latest/resources).
 type Lock []Locked

@@ -127,11 +127,7 @@ func (s *Server) addRoot(store Store, source transfer.Source, name string) error
 // upstream's paths has them) and without (as a user may ask whom that name tells enough).
 func (s *Server) addImages(lock images.Lock) {
 	for _, locked := range lock {
-		repository, tag := locked.Image.Context(), ""
-		reference, _, _ := strings.Cut(locked.Reference, "@")
-		if ref, err := images.ParseReference(reference); err == nil {
-			repository, tag = ref.Context(), ref.Identifier()
-		}
+		repository, tag := locked.CalledBy()
 		full := named(s.repositories, transfer.UpstreamPath(repository))
 		short := named(s.short, repository.RepositoryStr())
 		if tag == "" {

@@ -233,7 +233,10 @@ func TestRequests(t *testing.T) {
 func TestNames(t *testing.T) {
 	t.Parallel()
 	store := newLayout(t)
+	pinned := addImage(t, store, "three.example/org/pinned:v1", "pinned")
+	pinned.Reference = "three.example/org/pinned@" + pinned.Image.DigestStr()
 	root := addBundle(t, store, "web", "1.0.0", images.Lock{
+		pinned,
 		addImage(t, store, "one.example/org/web:v1", "one"),
 		addImage(t, store, "two.example/org/web:v1", "two"),
 		addImage(t, store, "two.example/org/web:v2", "only two's"),
@@ -245,6 +248,9 @@ func TestNames(t *testing.T) {
 		path string
 		want string // the content of the layer; "" where nothing is to be found
 	}{
+		{"/v2/org/pinned/manifests/" + pinned.Image.DigestStr(), "pinned"},
+		{"/v2/org/pinned/manifests/latest", ""},
+		{"/v2/three.example/org/pinned/manifests/latest", ""},
 		{"/v2/org/web/manifests/v1", ""},
 		{"/v2/org/web/manifests/v1?ns=one.example", "one"},
 		{"/v2/org/web/manifests/v1?ns=two.example", "two"},

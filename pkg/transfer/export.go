@@ -105,10 +105,16 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 			add(closure)
 		}
 		for _, image := range r.images {
-			// An image without a tag is named by its digest alone.
-			full := strings.TrimSuffix(image.reference, "@"+image.image.DigestStr())
-			if !strings.Contains(full, "@") {
-				add(archive.Name(image.desc, full, full))
+			// containerd finds images by their full names alone, and what is pinned by its digest.
+			repository, tag := image.locked().CalledBy()
+			full := UpstreamRegistry(repository) + "/" + repository.RepositoryStr()
+			written, _, pinned := strings.Cut(image.reference, "@")
+			if tag != "" {
+				add(archive.Name(image.desc, written, full+":"+tag))
+			}
+			if pinned {
+				pin := full + "@" + image.image.DigestStr()
+				add(archive.Name(image.desc, pin, pin))
 			}
 		}
 	}

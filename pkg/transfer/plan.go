@@ -20,6 +20,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
@@ -72,6 +73,10 @@ type namedImage struct {
 	desc      ocispec.Descriptor
 	image     name.Digest
 	reference string
+}
+
+func (n namedImage) locked() images.Locked {
+	return images.Locked{Image: n.image, Reference: n.reference}
 }
 
 // planNode is an item of the plan.

@@ -69,14 +69,7 @@ func (p *Plan) upstreamImages() (list []*upstreamImage) {
 	known := map[string]*upstreamImage{}
 	for _, r := range p.roots {
 		for _, n := range r.images {
-			repository := n.image.Context()
-			tag := ""
-			if ref, err := name.ParseReference(strings.TrimSuffix(n.reference, "@"+n.image.DigestStr())); err == nil {
-				repository = ref.Context()
-				if tagged, ok := ref.(name.Tag); ok {
-					tag = tagged.TagStr()
-				}
-			}
+			repository, tag := n.locked().CalledBy()
 			key := repository.Name() + "@" + n.desc.Digest.String()
 			if known[key] == nil {
 				known[key] = &upstreamImage{desc: n.desc, repository: repository}
@@ -85,6 +78,12 @@ func (p *Plan) upstreamImages() (list []*upstreamImage) {
 			if tag != "" {
 				known[key].tags = append(known[key].tags, tag)
 			}
+		}
+	}
+	for _, image := range list {
+		// Registries delete what has no tag.
+		if len(image.tags) == 0 {
+			image.tags = []string{"digest-" + image.desc.Digest.Encoded()}
 		}
 	}
 	return list
