@@ -132,15 +132,15 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 
 // checkView is the result of check for programs.
 type checkView struct {
-	Name    string   `json:"name"`
-	Items   int      `json:"items"`
-	Bytes   int64    `json:"bytes"`
-	Absent  int      `json:"absent"`
-	Volume  int      `json:"volume,omitempty"`
-	Volumes int      `json:"volumes,omitempty"`
+	Name    string `json:"name"`
+	Items   int    `json:"items"`
+	Bytes   int64  `json:"bytes"`
+	Absent  int    `json:"absent"`
+	Volume  int    `json:"volume,omitempty"`
+	Volumes int    `json:"volumes,omitempty"`
 	// set is the same for all volumes of an archive.
-	set string
-	Base    []string `json:"base,omitempty"`
+	set  string
+	Base []string `json:"base,omitempty"`
 	// Foreign are layers that are at their URLs alone.
 	Foreign int `json:"foreign,omitempty"`
 	// Platforms are those to which it is limited.

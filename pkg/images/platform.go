@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -73,61 +74,76 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	restricted, err := r.restrict(ctx, whole, raw)
+	restricted, locked, err := r.restrict(ctx, whole, raw)
 	if err == nil && restricted.Digest != whole.Digest {
-		r.notes.Emit(progress.Event{
-			Kind: progress.Note, Subject: ref.Name(),
-			Detail: fmt.Sprintf("is locked to %s as %s: upstream's index is %s, and its signatures do not cover this digest",
-				r.wanted(), restricted.Digest, whole.Digest),
-		})
+		r.note(ref, "is locked to %s as %s: upstream's index is %s, and its signatures do not cover this digest",
+			platformNames(locked), restricted.Digest, whole.Digest)
+	}
+	lacking := slices.DeleteFunc(slices.Clone(r.platforms), func(p v1.Platform) bool { return slices.ContainsFunc(locked, p.Equals) })
+	if err == nil && len(lacking) > 0 {
+		r.note(ref, "is not there for %s: nodes of that kind can't run it", platformNames(lacking))
 	}
 	return restricted, err
 }
 
-func (r *platformResolver) wanted() string {
-	names := make([]string, len(r.platforms))
-	for i, p := range r.platforms {
+func (r *platformResolver) note(ref name.Reference, format string, args ...any) {
+	r.notes.Emit(progress.Event{Kind: progress.Note, Subject: ref.Name(), Detail: fmt.Sprintf(format, args...)})
+}
+
+func platformNames(platforms []v1.Platform) string {
+	names := make([]string, len(platforms))
+	for i, p := range platforms {
 		names[i] = p.String()
 	}
 	return strings.Join(names, ", ")
 }
 
-func (r *platformResolver) restrict(ctx context.Context, whole ocispec.Descriptor, raw []byte) (ocispec.Descriptor, error) {
+// restrict leaves the wanted platforms of an index, and lists those that it has.
+func (r *platformResolver) restrict(ctx context.Context, whole ocispec.Descriptor, raw []byte) (restricted ocispec.Descriptor, locked []v1.Platform, err error) {
 	var index ocispec.Index
 	if err := oci.Unmarshal(raw, &index); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("invalid index %s: %w", whole.Digest, err)
+		return ocispec.Descriptor{}, nil, fmt.Errorf("invalid index %s: %w", whole.Digest, err)
 	}
 	var kept []ocispec.Descriptor
 	var has []string
+	found := make([]bool, len(r.platforms))
 	for _, m := range index.Manifests {
 		if m.Platform == nil {
 			continue
 		}
 		p := v1.Platform{OS: m.Platform.OS, Architecture: m.Platform.Architecture, Variant: m.Platform.Variant}
 		has = append(has, p.String())
-		for _, want := range r.platforms {
+		isWanted := false
+		for i, want := range r.platforms {
 			if p.Satisfies(want) {
-				kept = append(kept, m)
-				break
+				isWanted, found[i] = true, true
 			}
+		}
+		if isWanted {
+			kept = append(kept, m)
+		}
+	}
+	for i, want := range r.platforms {
+		if found[i] {
+			locked = append(locked, want)
 		}
 	}
 	switch {
 	case len(kept) == 0:
-		return ocispec.Descriptor{}, fmt.Errorf("it is not there for %s, only for %s", r.wanted(), strings.Join(has, ", "))
+		return ocispec.Descriptor{}, nil, fmt.Errorf("it is not there for %s, only for %s", platformNames(r.platforms), strings.Join(has, ", "))
 	case len(kept) == len(index.Manifests):
-		return whole, nil
+		return whole, locked, nil
 	case len(kept) == 1:
-		return kept[0], nil
+		return kept[0], locked, nil
 	}
 	index.Manifests = kept
 	smaller, err := json.Marshal(index)
 	if err != nil {
-		return ocispec.Descriptor{}, err
+		return ocispec.Descriptor{}, nil, err
 	}
 	desc := content.NewDescriptorFromBytes(whole.MediaType, smaller)
 	if err := r.store.Push(ctx, desc, bytes.NewReader(smaller)); err != nil && !errors.Is(err, errdef.ErrAlreadyExists) {
-		return ocispec.Descriptor{}, err
+		return ocispec.Descriptor{}, nil, err
 	}
-	return desc, nil
+	return desc, locked, nil
 }

@@ -67,14 +67,15 @@ func TestPlatformsChooseFromAnIndex(t *testing.T) {
 		name, index, platforms string
 		kept                   []int // of the index; nil is an error
 		noted                  bool
-		err                    string
+		lacking, err           string
 	}{
 		{name: "one of two", index: "linux/amd64 linux/arm64", platforms: "linux/arm64", kept: []int{1}, noted: true},
 		{name: "all", index: "linux/amd64 linux/arm64", platforms: "linux/arm64 linux/amd64", kept: []int{0, 1}},
 		{name: "two of three, in the order of the index", index: "linux/s390x linux/amd64 linux/arm64", platforms: "linux/arm64 linux/amd64", kept: []int{1, 2}, noted: true},
 		{name: "every variant", index: "linux/arm/v6 linux/arm/v7 linux/amd64", platforms: "linux/arm", kept: []int{0, 1}, noted: true},
 		{name: "one variant", index: "linux/arm/v6 linux/arm/v7", platforms: "linux/arm/v7", kept: []int{1}, noted: true},
-		{name: "one that is missing of two", index: "linux/amd64 linux/arm64", platforms: "linux/amd64 windows/amd64", kept: []int{0}, noted: true},
+		{name: "one that is missing of two", index: "linux/amd64 linux/arm64", platforms: "linux/amd64 windows/amd64", kept: []int{0}, noted: true, lacking: "windows/amd64"},
+		{name: "two that are missing of four, the whole index", index: "linux/amd64 linux/arm64", platforms: "linux/s390x linux/amd64 linux/arm/v7 linux/arm64", kept: []int{0, 1}, lacking: "linux/s390x, linux/arm/v7"},
 		{name: "none", index: "linux/amd64 linux/arm64", platforms: "windows/amd64", err: "it is not there for windows/amd64, only for linux/amd64, linux/arm64"},
 		{name: "attestation beside it", index: "linux/amd64 unknown/unknown", platforms: "linux/amd64", kept: []int{0}, noted: true},
 	} {
@@ -83,7 +84,8 @@ func TestPlatformsChooseFromAnIndex(t *testing.T) {
 			from, index := newOrigin(t, strings.Fields(c.index)...)
 			store := memory.New()
 			var notes []string
-			r, err := images.ForPlatforms(nil, from, store, strings.Fields(c.platforms), func(e progress.Event) {
+			platforms := strings.Fields(c.platforms)
+			r, err := images.ForPlatforms(nil, from, store, platforms, func(e progress.Event) {
 				notes = append(notes, fmt.Sprint(e.Subject, " ", e.Detail))
 			})
 			if err != nil {
@@ -103,8 +105,12 @@ func TestPlatformsChooseFromAnIndex(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (len(notes) == 1) != c.noted || c.noted && !strings.Contains(notes[0], got.Digest.String()) {
+			text := strings.Join(notes, "\n")
+			if strings.Contains(text, "locked to") != c.noted || c.noted && !strings.Contains(notes[0], got.Digest.String()) {
 				t.Errorf("notes: %q", notes)
+			}
+			if c.lacking == "" && strings.Contains(text, "not there") || c.lacking != "" && (!strings.Contains(text, "b:1 is not there for "+c.lacking+": ") || strings.Contains(text, "locked to "+platforms[0]+", ")) {
+				t.Errorf("notes: %q, want that %s is not there", notes, c.lacking)
 			}
 			if len(c.kept) == 1 {
 				if want := index.Manifests[c.kept[0]]; got.Digest != want.Digest {

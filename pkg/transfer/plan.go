@@ -281,6 +281,9 @@ func (p *Plan) addImages(ctx context.Context, r *planRoot) error {
 				r.images[i].desc = bareDescriptor(desc)
 				err = p.addTree(ctx, from, desc)
 			}
+			if err == nil {
+				p.noteLacking(r.images[i])
+			}
 			if errors.Is(err, ErrPlatform) {
 				return fmt.Errorf("image %s: %w", r.images[i].reference, err)
 			}
@@ -392,7 +395,15 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 		}
 		switch {
 		case isManifest(next.MediaType):
-			if err := p.addTree(ctx, from, next); err != nil {
+			err := p.addTree(ctx, from, next)
+			if isAttestation(next) && errors.Is(err, errdef.ErrNotFound) {
+				if len(p.platforms) > 0 {
+					p.note(next.Digest.String(), fmt.Sprintf("is an attestation in index %s that %s does not have, and is left out", desc.Digest, storeName(from)))
+					continue
+				}
+				err = fmt.Errorf("an attestation in index %s, which --platform leaves out: %w", desc.Digest, err)
+			}
+			if err != nil {
 				return err
 			}
 		case oci.IsForeign(next):
@@ -437,12 +448,30 @@ func (p *Plan) noteForeign() {
 			delete(p.foreign, d)
 			continue
 		}
-		p.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: d.String(), Detail: p.foreign[d]})
+		p.note(d.String(), p.foreign[d])
 	}
 }
 
 // Foreign is how many foreign layers are not in the plan: they are at their URLs alone.
 func (p *Plan) Foreign() int { return len(p.foreign) }
+
+// noteLacking notes of which wanted platforms an image has nothing.
+func (p *Plan) noteLacking(image namedImage) {
+	p.mu.Lock()
+	n := p.nodes[image.desc.Digest]
+	p.mu.Unlock()
+	if len(p.platforms) == 0 || n == nil {
+		return
+	}
+	m, err := parseManifest(n.data)
+	if lacking := p.platforms.lacking(n.desc, m); err == nil && len(lacking) > 0 {
+		p.note(image.reference, fmt.Sprintf("is not there for %s: nodes of that kind cannot run it", strings.Join(lacking, ", ")))
+	}
+}
+
+func (p *Plan) note(subject, text string) {
+	p.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: subject, Detail: text})
+}
 
 func (p *Plan) addNode(n *planNode) {
 	p.mu.Lock()

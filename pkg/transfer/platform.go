@@ -68,6 +68,25 @@ func (p platformSet) requiredBy(desc ocispec.Descriptor, m manifest) ([]ocispec.
 	}), nil
 }
 
+// lacking are the wanted platforms that an index has nothing for, of those that have any.
+func (p platformSet) lacking(desc ocispec.Descriptor, m manifest) (names []string) {
+	if !isIndex(desc.MediaType) || !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil }) {
+		return nil
+	}
+	for _, want := range p {
+		if !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil && platformSet{want}.contains(d) }) {
+			names = append(names, want.String())
+		}
+	}
+	return names
+}
+
+// isAttestation reports whether a manifest in an index is one of buildkit's about another one there,
+// which runs nowhere.
+func isAttestation(d ocispec.Descriptor) bool {
+	return d.Annotations[attestedDigest] != "" && d.Platform != nil && d.Platform.OS == "unknown"
+}
+
 // platformLimiter is a store that records to which platforms its roots are limited.
 type platformLimiter interface {
 	PlatformsOf(root digest.Digest) ([]string, error)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -16,6 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -175,5 +177,69 @@ func TestArchiveWithHoles(t *testing.T) {
 				t.Errorf("%s: import: %v", name, err)
 			}
 		}
+	}
+}
+
+// buildkit's attestations about platforms that are kept come along, unless their registry does not
+// give them. A wanted platform that an image does not have is noted.
+func TestPlatformsAndAttestations(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	amd64 := w.image("on amd64")
+	amd64.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	attestation := func(desc ocispec.Descriptor) ocispec.Descriptor {
+		desc.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+		desc.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": amd64.Digest.String()}
+		return desc
+	}
+	absent := attestation(ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digestOf("absent"), Size: 6})
+	for name, c := range map[string]struct {
+		attested  ocispec.Descriptor
+		platforms []string
+		items     int
+		err, note string
+	}{
+		"all":                  {attestation(w.image("provenance")), nil, 3 + 1 + 3 + 3, "", ""},
+		"one platform":         {attestation(w.image("provenance")), []string{"linux/amd64"}, 3 + 1 + 3 + 3, "", ""},
+		"absent":               {absent, nil, 0, "an attestation in index sha256:", ""},
+		"absent, one platform": {absent, []string{"linux/amd64"}, 3 + 1 + 3, "", "is an attestation in index sha256:"},
+		"a platform that it does not have": {attestation(w.image("provenance")), []string{"linux/arm64", "linux/amd64"}, 3 + 1 + 3 + 3, "",
+			"origin.example/app@sha256:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := w.bundle("a", w.index(amd64, c.attested))
+			var notes []string
+			plan, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, transfer.Options{
+				Origins: w, Platforms: c.platforms, Progress: func(e progress.Event) {
+					if e.Kind == progress.Note {
+						notes = append(notes, e.Subject+" "+e.Detail)
+					}
+				},
+			})
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(err.Error(), "--platform leaves out") {
+					t.Errorf("got %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := strings.Join(notes, "\n"); !strings.Contains(text, c.note) || (c.note == "") != (text == "") {
+				t.Errorf("notes %q, want %q", text, c.note)
+			}
+			file := export(t, plan, plan.Contents(nil, nil))
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checked, err := archive.Check(t.Context(), bytes.NewReader(data), nil)
+			if err != nil || checked.Manifests+checked.Blobs != c.items+1 || checked.Absent != 0 {
+				t.Errorf("check: %+v, %v, want %d items", checked, err, c.items+1)
+			}
+			if _, err := transfer.Import(t.Context(), openArchive(t, file), newLayout(t), transfer.Options{}); err != nil {
+				t.Errorf("import: %v", err)
+			}
+		})
 	}
 }
