@@ -31,7 +31,12 @@ func (a *assembly) find(ctx context.Context) ([]images.Found, error) {
 	a.hooks, a.tests = rendered.Hooks, append(a.tests, rendered.Tests...)
 	a.notes = append(a.notes, rendered.Notes...)
 	var all []images.Found
+	var left []string
 	for i, f := range slices.Concat(rendered.Files, rendered.Later) {
+		if !bundle.IsManifestName(f.Path) {
+			left = append(left, strings.TrimPrefix(f.Path, bundle.ConfigDir+"/"))
+			continue
+		}
 		inConfig := path.Join(bundle.ConfigDir, strings.TrimPrefix(f.Path, bundle.HooksDir+"/"))
 		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], a.names[inConfig], f.Path+" (rendered)"), f.Data)
 		if err != nil {
@@ -59,6 +64,9 @@ func (a *assembly) find(ctx context.Context) ([]images.Found, error) {
 			a.later = append(a.later, checked)
 		}
 		a.texts[parsed.Name] = f.Data
+	}
+	if len(left) > 0 {
+		a.notes = append(a.notes, "rendered, and not applied for their names: "+strings.Join(left, ", "))
 	}
 	if operands := images.UnlockedOperands(files, all); len(operands) > 0 && len(a.Bundle.Spec.Images) == 0 {
 		a.notes = append(a.notes, noteOperands(operands))
