@@ -156,7 +156,7 @@ func (d *download) Close() error {
 	return d.body.Close()
 }
 
-// brokenError is the error of a body that broke off.
+// brokenError is the error of a request or an answer that broke off.
 type brokenError struct{ error }
 
 func (e *brokenError) Unwrap() error { return e.error }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"sync"
@@ -94,6 +95,41 @@ func (p retryPolicy) Retry(attempt int, response *http.Response, err error) (tim
 	return -1, nil
 }
 
+// wireTransport tells requests that broke on the wire from those that never got there, in whichever
+// way the protocol says so: HTTP/2 has errors of its own, most of which are not exported.
+type wireTransport struct{ http.RoundTripper }
+
+// RoundTrip sends a request. Its error is a [*brokenError] if the registry got the request's header,
+// and neither the content nor the caller failed.
+func (t *wireTransport) RoundTrip(request *http.Request) (*http.Response, error) {
+	var written atomic.Bool
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { written.Store(true) }}
+	sent := request.WithContext(httptrace.WithClientTrace(request.Context(), trace))
+	body := &sentBody{ReadCloser: request.Body}
+	if request.Body != nil && request.Body != http.NoBody {
+		sent.Body = body
+	}
+	response, err := t.RoundTripper.RoundTrip(sent)
+	if err != nil && written.Load() && !body.failed.Load() && request.Context().Err() == nil {
+		err = &brokenError{err}
+	}
+	return response, err
+}
+
+// sentBody is the content of a request, which may fail where it comes from.
+type sentBody struct {
+	io.ReadCloser
+	failed atomic.Bool
+}
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.failed.Store(true)
+	}
+	return n, err
+}
+
 // isWorthRetrying reports whether another attempt may succeed after err.
 func isWorthRetrying(err error) bool {
 	var broken *brokenError
@@ -127,8 +163,9 @@ func isTransientStatus(status int) bool {
 
 // isBrokenConnection reports whether err is the error of a broken or stalled connection.
 func isBrokenConnection(err error) bool {
+	var broken *brokenError
 	var network net.Error
-	return errors.As(err, &network) && network.Timeout() ||
+	return errors.As(err, &broken) || errors.As(err, &network) && network.Timeout() ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

@@ -178,7 +178,7 @@ func (c *Client) probeHost(ctx context.Context, address string, h *hostState) er
 	if ctx.Err() != nil {
 		return ctx.Err() // found out nothing
 	}
-	retrying := &retry.Transport{Base: transport, Policy: func() retry.Policy { return retryPolicy{c.options.Backoff, h.waitBudget} }}
+	retrying := &retry.Transport{Base: &wireTransport{transport}, Policy: func() retry.Policy { return retryPolicy{c.options.Backoff, h.waitBudget} }}
 	h.transport = &challengeTransport{&timedTransport{retrying, c.options.MetadataTimeout}, &h.deviations}
 	h.clients = map[string]*auth.Client{}
 	return nil

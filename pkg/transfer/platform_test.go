@@ -228,7 +228,7 @@ func TestPlatformsAndAttestations(t *testing.T) {
 			if text := strings.Join(notes, "\n"); !strings.Contains(text, c.note) || (c.note == "") != (text == "") {
 				t.Errorf("notes %q, want %q", text, c.note)
 			}
-			file := export(t, plan, plan.Contents(nil, nil))
+			file := export(t, plan, plan.ArchiveContents(nil, nil))
 			data, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
