@@ -210,29 +210,9 @@ func provides(t *testing.T, r bundles.Ready) []string {
 	return d.Bundle.Spec.Provides
 }
 
-// siteValues are what a site has to say.
-const siteValues = `
-github-deploy-key: {privateKey: a-key}
-s3-bucket: {accessKey: a-name, secretKey: a-key}
-velero: {accessKey: a-name, secretKey: a-key}
-openstack-trove-database: {username: shop, password: a-password}
-chartmuseum: {password: a-password}
-linkerd: {trustAnchor: {certificate: a-certificate, key: a-key}}
-artifact-hub: {db: {host: postgres.example, password: a-password}, hub: {server: {cookie: {hashKey: 0123456789abcdef}, csrf: {authKey: 0123456789abcdef}}}}
-harbor:
-  externalURL: https://registry.example
-  expose: {ingress: {hosts: {core: registry.example}}}
-  database: {internal: {password: a-password}}
-  adminPassword: a-password
-  secret: 0123456789abcdef0123456789abcdef
-  registryLogin: {password: a-password, htpasswd: "harbor_registry_user:$2y$05$hash"}
-  tls: {certificate: a-certificate, key: a-key}
-  token: {certificate: a-certificate, key: a-key}
-`
-
 func renders(t *testing.T, built *build.Built) {
 	t.Helper()
-	values, err := render.ParseValues("site.yaml", []byte(siteValues))
+	values, err := render.ParseValues("site.yaml", []byte(bundletest.SiteValues(built.Metadata().Name)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,9 +22,44 @@ import (
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
+
+// siteValues are what a site has to say, by the names of bundles.
+var siteValues = map[string]string{
+	"artifact-hub":             "{db: {host: postgres.example, password: a-password}, hub: {server: {cookie: {hashKey: 0123456789abcdef}, csrf: {authKey: 0123456789abcdef}}}}",
+	"chartmuseum":              "{password: a-password}",
+	"github-deploy-key":        "{privateKey: a-key}",
+	"harbor":                   harborValues,
+	"linkerd":                  "{trustAnchor: {certificate: a-certificate, key: a-key}}",
+	"openstack-trove-database": "{username: shop, password: a-password}",
+	"s3-bucket":                "{accessKey: a-name, secretKey: a-key}",
+	"velero":                   "{accessKey: a-name, secretKey: a-key}",
+}
+
+const harborValues = `
+  externalURL: https://registry.example
+  expose: {ingress: {hosts: {core: registry.example}}}
+  trivy: {skipUpdate: true, offlineScan: true}
+  database: {internal: {password: a-password}}
+  adminPassword: a-password
+  secret: 0123456789abcdef0123456789abcdef
+  registryLogin: {password: a-password, htpasswd: "harbor_registry_user:$2y$05$hash"}
+  tls: {certificate: a-certificate, key: a-key}
+  token: {certificate: a-certificate, key: a-key}`
+
+// SiteValues is a file of what a site has to say to bundles, as far as they ask.
+func SiteValues(names ...string) string {
+	var text strings.Builder
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		if values, asks := siteValues[name]; asks {
+			fmt.Fprintf(&text, "%s: %s\n", name, values)
+		}
+	}
+	return text.String()
+}
 
 // Absent are the bundles whose data is not in the corpus, with their cells in the table of ready bundles:
 // what was shown of them by hand, once.
@@ -190,7 +225,7 @@ func pack(files fs.FS) ([]byte, error) {
 }
 
 // Applied are the ready runtimes that tests apply on a real control plane.
-var Applied = []string{"enterprise"}
+var Applied = []string{"enterprise", "air-gapped"}
 
 // Rest is the runtime of all bundles that no applied ready runtime has.
 const Rest = "rest"
@@ -205,7 +240,7 @@ var elsewhere = map[string]string{
 // AppliedIn is the runtime in which tests apply a bundle on a real control plane; empty if none does.
 func AppliedIn(t testing.TB, r bundles.Ready) string {
 	t.Helper()
-	if where, is := elsewhere[r.Name+"@"+r.Version]; is || !r.Pinned {
+	if where, is := elsewhere[r.Name+"@"+r.Version]; is {
 		return where
 	}
 	if _, absent := Absent[r.Name]; absent {
@@ -227,60 +262,57 @@ func AppliedIn(t testing.TB, r bundles.Ready) string {
 	return Rest
 }
 
-// digests in references to images, which no stand-in can have.
-var digests = regexp.MustCompile(`([\w.-]+(?:/[\w.-]+)+)@sha256:[0-9a-f]{64}`)
-
-// Loosen lets stand-ins take the places of images that manifests name by digest: the bundles of a
-// workspace get copies of such files that name them by a tag. It returns the paths of the bundles.
-func Loosen(t testing.TB, workspace string) []string {
-	t.Helper()
-	all, err := bundles.All()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var changed []string
-	for _, r := range all {
-		if loosen(t, filepath.Join(workspace, filepath.FromSlash(r.Path))) {
-			changed = append(changed, r.Path)
-		}
-	}
-	return changed
+// byDigest are the bundles whose manifests name images by digest, which no stand-in can have. They are
+// all rendered at the build.
+var byDigest = []string{
+	"0-platform/continuous-integration-and-delivery/tekton",
+	"3-cluster-services/networking/cilium",
+	"3-cluster-services/package-management/kapp-controller",
+	"3-cluster-services/package-management/secretgen-controller",
+	"4-security-and-observability/build-service/kpack",
+	"5-platform-services/serverless/knative",
 }
 
-func loosen(t testing.TB, dir string) (changed bool) {
+// digests in references to images, after a tag or without one.
+var (
+	taggedDigests = regexp.MustCompile(`((?:[\w.-]+/)+[\w.-]+:[\w.-]+)@sha256:[0-9a-f]{64}`)
+	digests       = regexp.MustCompile(`((?:[\w.-]+/)+[\w.-]+)@sha256:[0-9a-f]{64}`)
+)
+
+// Loosen lets stand-ins take the places of images that manifests name by digest: such bundles of a
+// workspace become what they render to, with tags instead.
+func Loosen(t testing.TB, workspace string) {
 	t.Helper()
-	file := filepath.Join(dir, "bundle.yaml")
-	d, err := read(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range d.Bundle.Spec.Sources {
-		s := &d.Bundle.Spec.Sources[i]
-		for _, m := range Mirrors(t) {
-			rest, matches := strings.CutPrefix(s.URL, m.Prefix)
-			if s.URL == "" || s.SHA256 == "" || !matches {
-				continue
-			}
-			text, err := os.ReadFile(m.Replacement + rest)
-			if err != nil {
+	for _, at := range byDigest {
+		dir := filepath.Join(workspace, filepath.FromSlash(at))
+		files, err := build.Manifests(t.Context(), dir, build.Options{Sources: source.Fetcher{Mirrors: Mirrors(t)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		loosened := false
+		for i, f := range files {
+			loose := taggedDigests.ReplaceAll(f.Data, []byte("${1}"))
+			loose = digests.ReplaceAll(loose, []byte("${1}:stand-in"))
+			loosened = loosened || !bytes.Equal(loose, f.Data)
+			// In their order, as kapp's rules have it.
+			name := filepath.Join(dir, "loose", fmt.Sprintf("%d-%s", i, path.Base(f.Path)))
+			if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, loose, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			if loose := digests.ReplaceAll(text, []byte("${1}:stand-in")); !bytes.Equal(loose, text) {
-				name := fmt.Sprintf("%d-%s", i, path.Base(s.URL))
-				if err := os.WriteFile(filepath.Join(dir, name), loose, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				s.URL, s.SHA256, s.File, changed = "", "", name, true
-			}
-			break
 		}
-	}
-	if changed {
+		if !loosened {
+			t.Errorf("%s names no image by digest", at)
+		}
+		file := filepath.Join(dir, "bundle.yaml")
+		d, err := read(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Bundle.Spec.Sources = []bundle.Source{{Dir: "loose"}}
 		if err := write(file, d); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return changed
 }
 
 func read(file string) (*bundle.Definition, error) {

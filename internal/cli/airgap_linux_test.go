@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +19,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"krtpkg.dev/krtpkg/bundles"
+	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/imagetest"
@@ -28,7 +31,8 @@ import (
 // An air gap, rehearsed: the site is in a network namespace that has a loopback interface and
 // nothing else. What goes in and out is a folder: a first version, the site's inventory back,
 // and the next version without what the site has. There it is verified, imported and applied
-// on a control plane whose workloads name the site's registry.
+// on a control plane whose workloads name the site's registry. The ready air-gapped runtime goes
+// the same way, and is deleted in the end.
 func TestAirGap(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"cluster", "tools/registry"} { // there is no network to build them with
@@ -72,6 +76,7 @@ func TestAirGap(t *testing.T) {
 		"--trusted-root", "trusted-root.json", "--output", "media/trust.yaml")
 	s.ok("export", published("1.0.0"), "media/edge-1.0.0.tar")
 	whole := fileSize(t, s.path("media/edge-1.0.0.tar"))
+	s.exportAirGapped(vendor.Host)
 
 	site := exec.Command("krtpkg-site", media, s.path("cosign.pub"), vendor.Host, t.TempDir())
 	site.Env = append(s.env, "KRTPKG_IMAGE_MIRROR=", "HOME="+os.Getenv("HOME"), "XDG_CACHE_HOME="+os.Getenv("XDG_CACHE_HOME"))
@@ -107,11 +112,47 @@ func TestAirGap(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Errorf("the site: %v\n%s", err, &said)
 	}
-	for _, want := range []string{"no way to the vendor", "signed by", "logged", "1.0.0 runs from the site's registry: web", "1.1.0 runs from the site's registry: db web"} {
+	for _, want := range []string{"no way to the vendor", "signed by", "logged", "1.0.0 runs from the site's registry: web", "1.1.0 runs from the site's registry: db web", "air-gapped is healthy", "air-gapped is gone"} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &said)
 		}
 	}
+}
+
+// exportAirGapped builds the ready air-gapped runtime and puts it on the media, with what a site has to say.
+func (s *site) exportAirGapped(vendor string) {
+	s.t.Helper()
+	connected := *s
+	connected.env = append(slices.Clone(s.env), "KRTPKG_IMAGE_MIRROR=*="+vendor+"/mirror", bundletest.Variable(s.t))
+	definition := filepath.Join(bundletest.Workspace(s.t), "runtimes/air-gapped")
+	connected.standIn(vendor+"/mirror", definition)
+	reference := vendor + "/krt/air-gapped:1.0.0"
+	for _, args := range [][]string{
+		{"build", "-f", definition, "--to", "oci:dist:air-gapped"},
+		{"push", "oci:dist:air-gapped", reference},
+		{"sign", "--key", "cosign.key", reference},
+		{"export", reference, "media/air-gapped-1.0.0.tar"},
+	} {
+		connected.ok(args...)
+	}
+	s.write("media/site.yaml", bundletest.SiteValues(airGappedBundles(s.t)...))
+}
+
+// airGappedBundles are the names of the runtime's bundles.
+func airGappedBundles(t testing.TB) (names []string) {
+	t.Helper()
+	all, err := bundles.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	uses, err := bundles.Runtime("air-gapped", all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range uses {
+		names = append(names, u.Name)
+	}
+	return names
 }
 
 func runtimeOf(version string, bundles ...string) string {
@@ -207,6 +248,56 @@ func siteSide(ctx context.Context, media, key, vendor, dir string) (err error) {
 			return err
 		}
 	}
+	return airGappedSide(ctx, cluster, registry.Host+"/site/air-gapped", media, key)
+}
+
+// outside lets watchers watch where no test runs: in the site's process. What fails a test panics there.
+type outside struct {
+	testing.TB
+	ctx context.Context
+}
+
+func (outside) Helper()                           {}
+func (o outside) Context() context.Context        { return o.ctx }
+func (outside) Fatal(args ...any)                 { panic(fmt.Sprint(args...)) }
+func (outside) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+func (outside) Errorf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+
+// airGappedSide takes the ready air-gapped runtime from the media to healthy workloads, and away again.
+func airGappedSide(ctx context.Context, cluster *clustertest.Cluster, home, media, key string) (err error) {
+	defer func() {
+		if failed := recover(); failed != nil {
+			err = fmt.Errorf("air-gapped: %v", failed)
+		}
+	}()
+	w := newWatcher(outside{ctx: ctx}, cluster)
+	w.playLoadBalancer()
+	w.playStorage()
+	w.playOperators()
+	before := w.everything()
+	name, reference, kubeconfig := filepath.Join(media, "air-gapped-1.0.0.tar"), home+":1.0.0", "--kubeconfig="+cluster.Kubeconfig
+	for _, args := range [][]string{
+		{"verify", "--key", key, name},
+		{"import", "--key", key, name, home},
+		{"apply", "--yes", "--key", key, reference, kubeconfig, "--values", filepath.Join(media, "site.yaml"), "--wait-timeout", "2m"},
+	} {
+		if err := krtpkg(args...); err != nil {
+			return err
+		}
+	}
+	w.workloadsReady(strings.TrimSuffix(home, "air-gapped"))
+	status, err := exec.Command("krtpkg", "status", "air-gapped", kubeconfig, "--exit-code", "--no-registry").CombinedOutput()
+	if n, want := strings.Count(string(status), "  healthy "), len(airGappedBundles(w.t)); err != nil || n != want {
+		return fmt.Errorf("%d of %d bundles are healthy: %w\n%s", n, want, err, status)
+	}
+	fmt.Println("air-gapped is healthy")
+	if err := krtpkg("delete", "air-gapped", "--yes", "--delete-foreign", kubeconfig); err != nil {
+		return err
+	}
+	if diff := leftovers(before, w.everything()); len(diff) > 0 {
+		return fmt.Errorf("left behind or lost:\n%s", strings.Join(diff, "\n"))
+	}
+	fmt.Println("air-gapped is gone")
 	return nil
 }
 

@@ -206,13 +206,13 @@ func (s *site) otherKey() string {
 
 // watcher looks at the API server itself.
 type watcher struct {
-	t         *testing.T
+	t         testing.TB
 	client    *kubernetes.Clientset
 	dynamic   dynamic.Interface
 	discovery discovery.DiscoveryInterface
 }
 
-func newWatcher(t *testing.T, c *clustertest.Cluster) *watcher {
+func newWatcher(t testing.TB, c *clustertest.Cluster) *watcher {
 	t.Helper()
 	config, err := c.RESTConfig()
 	if err != nil {
@@ -295,6 +295,7 @@ func (w *watcher) playOperators() {
 		"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}`
 	done := map[schema.GroupVersionResource]string{
 		{Group: "cert-manager.io", Version: "v1", Resource: "clusterissuers"}:             `{"status": {"conditions": [{"type": "Ready", "status": "True"}]}}`,
+		{Group: "cert-manager.io", Version: "v1", Resource: "certificates"}:               `{"status": {"conditions": [{"type": "Ready", "status": "True"}]}}`,
 		{Group: "monitoring.coreos.com", Version: "v1", Resource: "prometheuses"}:         available,
 		{Group: "monitoring.coreos.com", Version: "v1", Resource: "alertmanagers"}:        available,
 		{Group: "velero.io", Version: "v1", Resource: "backupstoragelocations"}:           `{"status": {"phase": "Available"}}`,
