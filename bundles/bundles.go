@@ -6,7 +6,6 @@ package bundles
 import (
 	"cmp"
 	"embed"
-	"errors"
 	"io/fs"
 	"path"
 	"regexp"
@@ -44,8 +43,6 @@ type Ready struct {
 	// Provides and Requires are those of the definition; it provides its name, too.
 	Provides []string `json:"provides,omitempty"`
 	Requires []string `json:"requires,omitempty"`
-	// Pinned says that what it fetches is pinned, so that it builds without krtpkg update.
-	Pinned bool `json:"pinned"`
 }
 
 // All are the ready bundles, by path.
@@ -63,15 +60,11 @@ func All() ([]Ready, error) {
 		if err != nil {
 			return err
 		}
-		pinned, err := pinned(name, d.Bundle)
-		if err != nil {
-			return err
-		}
 		dir := path.Dir(name)
 		all = append(all, Ready{
 			Path: dir, Name: d.Metadata().Name, Layer: d.Bundle.Spec.Layer, Category: d.Bundle.Spec.Category,
 			Product: strings.Split(dir, "/")[2], Version: d.Metadata().Version, Description: d.Metadata().Description,
-			Provides: d.Bundle.Spec.Provides, Requires: d.Bundle.Spec.Requires, Pinned: pinned,
+			Provides: d.Bundle.Spec.Provides, Requires: d.Bundle.Spec.Requires,
 		})
 		return nil
 	})
@@ -143,26 +136,4 @@ func reason(entry *yaml.Node) string {
 		lines = append(lines, strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "#")))
 	}
 	return heading.ReplaceAllString(strings.Join(lines, " "), "")
-}
-
-// pinned says whether each source is pinned, in the definition or by the lock file beside it.
-func pinned(name string, b *bundle.Bundle) (bool, error) {
-	_, err := fs.Stat(Files, path.Join(path.Dir(name), "bundle.lock.yaml"))
-	if err == nil {
-		return true, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
-	return !slices.ContainsFunc(b.Spec.Sources, func(s bundle.Source) bool {
-		switch {
-		case s.Git != "":
-			return s.Commit == ""
-		case s.OCI != "":
-			return !strings.Contains(s.OCI, "@")
-		case s.URL != "" || s.Chart != "" || strings.HasPrefix(s.Archive, "https://"):
-			return s.SHA256 == ""
-		}
-		return false
-	}), nil
 }

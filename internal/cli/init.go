@@ -217,8 +217,5 @@ func (a *app) begun(folder string, s *starter.Start, files int) {
 	for _, absent := range s.Absent() {
 		a.ui.Note("%v: choose a product, or --choose %s=outside if the platform brings it", absent, absent.Category)
 	}
-	if unpinned := s.Unpinned(); len(unpinned) > 0 {
-		a.ui.Note("not pinned: %s; krtpkg update -f %s does it on a connected machine", strings.Join(unpinned, ", "), filepath.Join(folder, "runtime.yaml"))
-	}
 	a.ui.Say("next: krtpkg layers check %[1]s, krtpkg build -f %[1]s", filepath.Join(folder, "runtime.yaml"))
 }

@@ -127,14 +127,10 @@ func (w *walk) mark(layer int, c layers.Category, p layers.Product) string {
 	if p.Delivery == layers.Retired {
 		return " (retired)"
 	}
-	i := slices.IndexFunc(w.ready, func(r bundles.Ready) bool { return r.Layer == layer && r.Category == c.ID && r.Product == p.ID })
-	switch {
-	case i < 0:
-		return fmt.Sprintf(" (%s)", p.Delivery)
-	case !w.ready[i].Pinned:
-		return fmt.Sprintf(" (%s, ready, not pinned)", p.Delivery)
+	if slices.ContainsFunc(w.ready, func(r bundles.Ready) bool { return r.Layer == layer && r.Category == c.ID && r.Product == p.ID }) {
+		return fmt.Sprintf(" (%s, ready)", p.Delivery)
 	}
-	return fmt.Sprintf(" (%s, ready)", p.Delivery)
+	return fmt.Sprintf(" (%s)", p.Delivery)
 }
 
 // numbered turns the numbers of an answer into ids.

@@ -26,8 +26,7 @@ func (a *app) layersCommand() *cobra.Command {
 		Long: `Layers prints the model of a Kubernetes runtime: seven layers from the platform up to
 applications, the categories of each with the questions that a decision has to answer, and the
 products that fill them, with how each is delivered and which ready bundle there is for it, in
-the folder bundles/. One with a star, or that is not pinned, is pinned by krtpkg update before
-it can be built.`,
+the folder bundles/.`,
 		Example: `  krtpkg layers
   krtpkg layers 3
   krtpkg layers service-proxy
@@ -139,9 +138,6 @@ func (r ready) String() string {
 	names := make([]string, len(r))
 	for i, b := range r {
 		names[i] = fmt.Sprintf("bundles/%s (%s)", b.Path, b.Version)
-		if !b.Pinned {
-			names[i] = fmt.Sprintf("bundles/%s (%s, not pinned)", b.Path, b.Version)
-		}
 	}
 	return strings.Join(names, ", ")
 }
@@ -205,16 +201,12 @@ func byDelivery(c layers.Category) string {
 	return strings.Join(parts, "; ")
 }
 
-// products lists the products of bundles, with a star at those that krtpkg update has to pin.
+// products lists the products of bundles.
 func (r ready) products() string {
 	var names []string
 	for _, b := range r {
-		name := b.Product
-		if !b.Pinned {
-			name += "*"
-		}
-		if !slices.Contains(names, name) {
-			names = append(names, name)
+		if !slices.Contains(names, b.Product) {
+			names = append(names, b.Product)
 		}
 	}
 	return strings.Join(names, ", ")

@@ -166,10 +166,6 @@ func (s *Start) supply(by bundles.Ready, requirement string) error {
 			}
 		}
 	}
-	pinned := slices.DeleteFunc(slices.Clone(can), func(r bundles.Ready) bool { return !r.Pinned })
-	if len(can) != 1 && len(pinned) == 1 {
-		can = pinned
-	}
 	if len(can) == 1 {
 		s.Bundles = append(s.Bundles, bundles.Use{Ready: can[0], Why: fmt.Sprintf("Required by %s.", by.Name)})
 		return nil
@@ -211,16 +207,6 @@ func (s *Start) components() (all []layers.Component) {
 func (s *Start) provided() (names []string) {
 	for _, o := range s.Outside {
 		names = append(names, o.Capability)
-	}
-	return names
-}
-
-// Unpinned returns the bundles that krtpkg update has to pin.
-func (s *Start) Unpinned() (names []string) {
-	for _, u := range s.Bundles {
-		if !u.Pinned {
-			names = append(names, u.Path)
-		}
 	}
 	return names
 }

@@ -73,9 +73,6 @@ func (s *Start) runtime() []byte {
 			last = u.Layer
 		}
 		comment(&b, "    ", u.Why)
-		if !u.Pinned {
-			comment(&b, "    ", "Not pinned: run krtpkg update first.")
-		}
 		fmt.Fprintf(&b, "    - path: bundles/%s\n", u.Path)
 	}
 	for _, w := range s.Wanting {
