@@ -140,7 +140,7 @@ func cutLastCell(line string) (cells, last string, found bool) {
 	return line[:i+2], line[i+3:], true
 }
 
-// unpackaged is why kapp-controller gets no package of the bundle; empty if it does.
+// unpackaged returns why kapp-controller gets no package of the bundle; empty if it does.
 func unpackaged(t *testing.T, built *build.Built) string {
 	t.Helper()
 	image, err := name.NewDigest("site.example/krt@" + built.Descriptor.Digest.String())
@@ -184,7 +184,7 @@ func siteValueNames(t *testing.T, built *build.Built) string {
 	return strings.Join(names, ", ")
 }
 
-// leaves are the paths of the properties in a schema that have none themselves.
+// leaves returns the paths of the properties in a schema that have none themselves.
 func leaves(schema *yaml.Node, at string) (names []string) {
 	if all := manifest.Get(schema, "allOf"); all != nil {
 		for _, each := range all.Content {

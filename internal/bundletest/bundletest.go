@@ -50,7 +50,7 @@ const harborValues = `
   tls: {certificate: a-certificate, key: a-key}
   token: {certificate: a-certificate, key: a-key}`
 
-// SiteValues is a file of what a site has to say to bundles, as far as they ask.
+// SiteValues returns a file of values with what a site has to say to bundles, as far as they ask.
 func SiteValues(names ...string) string {
 	var text strings.Builder
 	for _, name := range slices.Sorted(slices.Values(names)) {
@@ -203,7 +203,7 @@ func vendor(t testing.TB, beside string, number int, s *bundle.Source) error {
 	return nil
 }
 
-// commitFolder is where the corpus has a folder of a commit.
+// commitFolder returns where the corpus has a folder of a commit.
 func commitFolder(t testing.TB, repository, commit, folder string) string {
 	t.Helper()
 	url := strings.Replace(repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + commit + "/" + folder
@@ -237,7 +237,7 @@ var elsewhere = map[string]string{
 	"knative-serving@1.0.0": "",         // likewise
 }
 
-// AppliedIn is the runtime in which tests apply a bundle on a real control plane; empty if none does.
+// AppliedIn returns the runtime in which tests apply a bundle on a real control plane; empty if none does.
 func AppliedIn(t testing.TB, r bundles.Ready) string {
 	t.Helper()
 	if where, is := elsewhere[r.Name+"@"+r.Version]; is {

@@ -138,7 +138,7 @@ func (s *site) exportAirGapped(vendor string) {
 	s.write("media/site.yaml", bundletest.SiteValues(airGappedBundles(s.t)...))
 }
 
-// airGappedBundles are the names of the runtime's bundles.
+// airGappedBundles returns the names of the runtime's bundles.
 func airGappedBundles(t testing.TB) (names []string) {
 	t.Helper()
 	all, err := bundles.All()

@@ -91,8 +91,8 @@ func TestReadyBundlesOnCluster(t *testing.T) {
 	}
 }
 
-// restBundles are the bundles that no applied ready runtime has, with those that they require. Later are
-// the ones that require what only a layer above provides.
+// restBundles returns the bundles that no applied ready runtime has, with those that they require; later
+// are the ones that require what only a layer above provides.
 func restBundles(t *testing.T) (rest, later []bundles.Ready) {
 	t.Helper()
 	all, err := bundles.All()
@@ -134,8 +134,8 @@ func provides(b bundles.Ready, what string) bool {
 	return b.Name == what || slices.Contains(b.Provides, what)
 }
 
-// applyRest brings a runtime of bundles onto the cluster, of which several may be what a runtime has once,
-// and some require what is there already.
+// applyRest applies a runtime of bundles. Several of them may provide what a runtime has once, and some
+// may require what is on the cluster already.
 func (r *ready) applyRest(name string, list []bundles.Ready) {
 	t := r.site.t
 	t.Helper()
