@@ -72,8 +72,8 @@ func All() ([]Ready, error) {
 	return all, err
 }
 
-// Of is the ready bundle of a path.
-func Of(all []Ready, at string) (Ready, bool) {
+// FindByPath is the ready bundle of a path.
+func FindByPath(all []Ready, at string) (Ready, bool) {
 	i := slices.IndexFunc(all, func(r Ready) bool { return r.Path == at })
 	if i < 0 {
 		return Ready{}, false
@@ -110,13 +110,13 @@ func Runtime(name string, all []Ready) ([]Use, error) {
 	}
 	var uses []Use
 	why := ""
-	for _, entry := range manifest.Get(manifest.Get(parsed.Documents[0], "spec"), "bundles").Content {
+	for _, entry := range manifest.GetValue(manifest.GetValue(parsed.Documents[0], "spec"), "bundles").Content {
 		// Bundles without a comment go with the one above.
-		if comment := reason(entry); comment != "" {
+		if comment := commentAbove(entry); comment != "" {
 			why = comment
 		}
-		at := path.Join("runtimes", name, manifest.Get(entry, "path").Value)
-		r, found := Of(all, at)
+		at := path.Join("runtimes", name, manifest.GetValue(entry, "path").Value)
+		r, found := FindByPath(all, at)
 		if !found {
 			return nil, parsed.Errorf(entry, "no ready bundle is in %s", at)
 		}
@@ -128,8 +128,8 @@ func Runtime(name string, all []Ready) ([]Use, error) {
 // heading is how the comments of a runtime name its layers.
 var heading = regexp.MustCompile(`^Layer \d\. `)
 
-// reason is the comment above an entry, as text.
-func reason(entry *yaml.Node) string {
+// commentAbove is the comment above an entry, as text.
+func commentAbove(entry *yaml.Node) string {
 	comment := cmp.Or(entry.HeadComment, entry.Content[0].HeadComment)
 	var lines []string
 	for line := range strings.Lines(comment) {

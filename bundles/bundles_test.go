@@ -31,7 +31,7 @@ var own = []string{"hello", "hello", "network-baseline", "priority-classes", "re
 // its own.
 func TestReadyBundlesAreOfTheModel(t *testing.T) {
 	t.Parallel()
-	model, err := layers.Load()
+	model, err := layers.LoadModel()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,11 +48,11 @@ func TestReadyBundlesAreOfTheModel(t *testing.T) {
 	names := map[string]string{}
 	for _, r := range ready {
 		parts := strings.Split(r.Path, "/")
-		folder := fmt.Sprintf("%d-%s", r.Layer, strings.ReplaceAll(layers.Name(r.Layer), " ", "-"))
+		folder := fmt.Sprintf("%d-%s", r.Layer, strings.ReplaceAll(layers.LayerName(r.Layer), " ", "-"))
 		if parts[0] != folder || parts[1] != r.Category {
 			t.Errorf("%s is of layer %d and category %s: want it in %s/%s", r.Path, r.Layer, r.Category, folder, r.Category)
 		}
-		category, layer, found := model.Category(r.Category)
+		category, layer, found := model.FindCategory(r.Category)
 		if !found || layer != r.Layer {
 			t.Errorf("%s: layer %d has no category %s", r.Path, r.Layer, r.Category)
 		}
@@ -68,7 +68,7 @@ func TestReadyBundlesAreOfTheModel(t *testing.T) {
 		}
 		names[r.Name] = r.Path
 		for _, p := range provides(t, r) {
-			if _, ruled := model.Capability(p); i >= 0 && !ruled && !slices.Contains(known, p) {
+			if _, ruled := model.FindCapability(p); i >= 0 && !ruled && !slices.Contains(known, p) {
 				t.Errorf("%s provides %s, which no product of the model does", r.Path, p)
 			}
 		}
@@ -84,7 +84,7 @@ func TestReadyBundlesAreOfTheModel(t *testing.T) {
 // What can be delivered as manifests or a chart has a ready bundle in each category, at least one.
 func TestEveryCategoryHasAReadyBundle(t *testing.T) {
 	t.Parallel()
-	model, err := layers.Load()
+	model, err := layers.LoadModel()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestEveryCategoryHasAReadyBundle(t *testing.T) {
 // table of what is shown of each.
 func TestReadyBundlesBuild(t *testing.T) {
 	t.Parallel()
-	site := bundletest.Workspace(t)
+	site := bundletest.CopyDefinitions(t)
 	all := all(t)
 	var shown table
 	t.Cleanup(func() {
@@ -150,7 +150,7 @@ func TestReadyBundlesBuild(t *testing.T) {
 // The ready runtimes build in an order that holds.
 func TestReadyRuntimesBuild(t *testing.T) {
 	t.Parallel()
-	site := bundletest.Workspace(t)
+	site := bundletest.CopyDefinitions(t)
 	for runtime, least := range map[string]int{"edge": 8, "enterprise": 30, "air-gapped": 16} {
 		t.Run(runtime, func(t *testing.T) {
 			t.Parallel()
@@ -216,7 +216,7 @@ func renders(t *testing.T, built *build.Built) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := render.Bundle(t.Context(), built.Content, values, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
+	files, err := render.RenderBundle(t.Context(), built.Content, values, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func options(t *testing.T) build.Options {
 		Open: func(_ context.Context, ref, _ string) (content.Fetcher, ocispec.Descriptor, error) {
 			return nil, ocispec.Descriptor{}, fmt.Errorf("%s is not there", ref)
 		},
-		Sources: source.Fetcher{Mirrors: bundletest.Mirrors(t)},
+		Sources: source.Fetcher{Mirrors: bundletest.CorpusMirrors(t)},
 	}
 }
 

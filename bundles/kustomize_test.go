@@ -43,7 +43,7 @@ func kustomizes(t *testing.T, built *build.Built) string {
 		t.Fatal(err)
 	}
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "all", Version: "1.0.0"}, Provided: built.Bundle.Spec.Requires}
-	files, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{{Content: built.Content, Image: image}})
+	files, left, err := pkgrepo.FluxFiles(lock, []pkgrepo.Bundle{{Content: built.Content, Image: image}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,10 +66,10 @@ func kustomizes(t *testing.T, built *build.Built) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, f := range artifact.Tree() {
+	for _, f := range artifact.AllFiles() {
 		write(t, filepath.Join(dir, "base", f.Path), f.Data)
 	}
-	tool, err := hack.Build(t.Context(), "tools/kustomize")
+	tool, err := hack.BuildProgram(t.Context(), "tools/kustomize")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func kustomizes(t *testing.T, built *build.Built) string {
 		}
 	}
 	values := &render.Values{}
-	rendered, err := render.Bundle(t.Context(), built.Content, values, func(d name.Digest) string { return place + "@" + d.DigestStr() })
+	rendered, err := render.RenderBundle(t.Context(), built.Content, values, func(d name.Digest) string { return place + "@" + d.DigestStr() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func kustomizes(t *testing.T, built *build.Built) string {
 		}
 	}
 	for id, resource := range want {
-		if namespaced, known := render.Scope(resource["apiVersion"].(string), resource["kind"].(string)); !known {
+		if namespaced, known := render.ScopeOfKind(resource["apiVersion"].(string), resource["kind"].(string)); !known {
 			withoutNulls(resource)
 		} else if metadata := resource["metadata"].(map[string]any); namespaced && metadata["namespace"] == nil {
 			metadata["namespace"] = "default" // as kapp has it
@@ -166,7 +166,7 @@ func add(t *testing.T, to map[string]map[string]any, file string, data []byte) {
 		t.Fatal(err)
 	}
 	for _, doc := range parsed.Documents {
-		for _, item := range manifest.Items(doc) {
+		for _, item := range manifest.ListItems(doc) {
 			var r map[string]any
 			if err := item.Decode(&r); err != nil {
 				t.Fatal(err)

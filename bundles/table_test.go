@@ -87,7 +87,7 @@ func (tb *table) check(t *testing.T, all int) {
 		t.Logf("docs/LAYERS.md is not compared: %d of %d bundles were built", len(tb.rows), all)
 		return
 	}
-	root, err := hack.Root()
+	root, err := hack.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func unpackaged(t *testing.T, built *build.Built) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, left, err := pkgrepo.Files(t.Context(), "all", []pkgrepo.Bundle{{Content: built.Content, Image: image}}, time.Time{})
+	files, left, err := pkgrepo.PackageFiles(t.Context(), "all", []pkgrepo.Bundle{{Content: built.Content, Image: image}}, time.Time{})
 	switch {
 	case err != nil:
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func siteValueNames(t *testing.T, built *build.Built) string {
 	own.Bundle = &definition
 	isChart := func(s bundle.Source) bool { return s.AtTarget() && s.Template == bundle.TemplateHelm }
 	definition.Spec.Sources = slices.DeleteFunc(slices.Clone(definition.Spec.Sources), isChart)
-	schema, err := render.Schemas(t.Context(), &own)
+	schema, err := render.ValuesSchemas(t.Context(), &own)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,13 +186,13 @@ func siteValueNames(t *testing.T, built *build.Built) string {
 
 // leaves returns the paths of the properties in a schema that have none themselves.
 func leaves(schema *yaml.Node, at string) (names []string) {
-	if all := manifest.Get(schema, "allOf"); all != nil {
+	if all := manifest.GetValue(schema, "allOf"); all != nil {
 		for _, each := range all.Content {
 			names = append(names, leaves(each, at)...)
 		}
 		return names
 	}
-	properties := manifest.Get(schema, "properties")
+	properties := manifest.GetValue(schema, "properties")
 	if properties == nil || len(properties.Content) == 0 {
 		return []string{"`" + at + "`"}
 	}

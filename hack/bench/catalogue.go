@@ -29,11 +29,11 @@ const (
 	catalogueVersions = 10
 )
 
-// catalogue measures a PackageRepository of many versions next to one of a single version, in the real
+// benchCatalogue measures a PackageRepository of many versions next to one of a single version, in the real
 // kapp-controller: how large it is, how long it takes until its packages are listed, and what the API
 // server takes in memory. Each has a control plane of its own.
-func catalogue(ctx context.Context, b *bench) (err error) {
-	vendor, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
+func benchCatalogue(ctx context.Context, b *bench) (err error) {
+	vendor, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.countHandler})
 	if err != nil {
 		return err
 	}
@@ -43,21 +43,21 @@ func catalogue(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s, %d cores, %s; kapp-controller 0.51 next to a control plane of its own, distribution 3.1.2 on loopback.\n\n", runtime.Version(), runtime.NumCPU(), cpu())
+	fmt.Printf("%s, %d cores, %s; kapp-controller 0.51 next to a control plane of its own, distribution 3.1.2 on loopback.\n\n", runtime.Version(), runtime.NumCPU(), processorName())
 	fmt.Println("| packages | layer | requests of krtpkg | until all are listed | API server before | after |")
 	fmt.Println("|---|---|---|---|---|---|")
 	for _, some := range [][]string{versions[:1], versions} {
-		if err := b.listed(ctx, repository, some); err != nil {
+		if err := b.listCatalogue(ctx, repository, some); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// listed makes a catalogue of versions and has a cluster list it.
-func (b *bench) listed(ctx context.Context, repository string, versions []string) (err error) {
+// listCatalogue makes a catalogue of versions and has a cluster list it.
+func (b *bench) listCatalogue(ctx context.Context, repository string, versions []string) (err error) {
 	before := b.requests.Load()
-	args := []string{"packages", "repo", "-q", "--key", b.path("cosign.pub"), "--tag", "packages-" + strconv.Itoa(len(versions))}
+	args := []string{"packages", "repo", "-q", "--key", b.filePath("cosign.pub"), "--tag", "packages-" + strconv.Itoa(len(versions))}
 	for _, version := range versions {
 		args = append(args, repository+":"+version)
 	}
@@ -70,13 +70,13 @@ func (b *bench) listed(ctx context.Context, repository string, versions []string
 	if err != nil {
 		return err
 	}
-	dir := b.path("control-" + strconv.Itoa(len(versions)))
+	dir := b.filePath("control-" + strconv.Itoa(len(versions)))
 	control, err := clustertest.Run(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, control.Stop()) }()
-	home := b.path("controller-" + strconv.Itoa(len(versions)))
+	home := b.filePath("controller-" + strconv.Itoa(len(versions)))
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return err
 	}
@@ -142,10 +142,10 @@ func residentMemory(cluster string) (int64, error) {
 // prepareCatalogue builds, pushes and signs the versions, the oldest first.
 func (b *bench) prepareCatalogue(repository string) (versions []string, err error) {
 	const image = "ghcr.io/bench/app:1.0"
-	if err := imagetest.Layout(b.path("img"), image); err != nil {
+	if err := imagetest.FillLayout(b.filePath("img"), image); err != nil {
 		return nil, err
 	}
-	if err := b.prepared(b.krtpkg, "keygen", "-q"); err != nil {
+	if err := b.mustRun(b.krtpkg, "keygen", "-q"); err != nil {
 		return nil, err
 	}
 	for v := range catalogueVersions {
@@ -161,17 +161,17 @@ func (b *bench) prepareCatalogue(repository string) (versions []string, err erro
 		}
 		files["runtime.yaml"] = "{apiVersion: krtpkg.dev/v1alpha1, kind: Runtime, metadata: {name: all, version: " + version + "}, spec: {bundles: [" + strings.Join(bundles, ", ") + "]}}\n"
 		for name, text := range files {
-			at := b.path("def-" + version + "/" + name)
+			at := b.filePath("def-" + version + "/" + name)
 			if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(text), 0o644)); err != nil {
 				return nil, err
 			}
 		}
 		for _, args := range [][]string{
-			{"build", "-q", "-f", "def-" + version, "--image-mirror", "*=oci:" + b.path("img")},
-			{"push", "-q", "oci:dist:" + version, repository + ":" + version, "--image-mirror", "*=oci:" + b.path("img")},
+			{"build", "-q", "-f", "def-" + version, "--image-mirror", "*=oci:" + b.filePath("img")},
+			{"push", "-q", "oci:dist:" + version, repository + ":" + version, "--image-mirror", "*=oci:" + b.filePath("img")},
 			{"sign", "-q", "--key", "cosign.key", "--no-attestations", repository + ":" + version},
 		} {
-			if err := b.prepared(b.krtpkg, args...); err != nil {
+			if err := b.mustRun(b.krtpkg, args...); err != nil {
 				return nil, err
 			}
 		}

@@ -24,17 +24,17 @@ const (
 	clusterResources = 20
 )
 
-// cluster measures an apply of 1,000 resources on a real control plane, another that changes
+// benchCluster measures an apply of 1,000 resources on a real control plane, another that changes
 // nothing, and their deletion, next to kapp with the same manifests: as one app, and as an app for
 // each bundle, one after the other. kapp looks as often as krtpkg does for what is ready, twice a
 // second. Each bundle has a namespace of its own.
-func cluster(ctx context.Context, b *bench) (err error) {
+func benchCluster(ctx context.Context, b *bench) (err error) {
 	b.rounds = min(b.rounds, 3)
-	kapp, err := hack.Build(ctx, "tools/kapp")
+	kapp, err := hack.BuildProgram(ctx, "tools/kapp")
 	if err != nil {
 		return err
 	}
-	control, err := clustertest.Run(ctx, b.path("control"))
+	control, err := clustertest.Run(ctx, b.filePath("control"))
 	if err != nil {
 		return err
 	}
@@ -54,16 +54,16 @@ func cluster(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; %d resources in %d bundles on a control plane of the same machine, pods played by KWOK; medians of %d rounds in turn.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), clusterBundles*clusterResources, clusterBundles, b.rounds)
+		runtime.Version(), runtime.NumCPU(), processorName(), clusterBundles*clusterResources, clusterBundles, b.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall / krtpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
-	apply := "exec " + b.krtpkg + " apply -q --key " + b.path("cosign.pub") + " oci:" + b.path("dist") + ":1.0.0 --yes --skip-check images -n %s >/dev/null"
+	apply := "exec " + b.krtpkg + " apply -q --key " + b.filePath("cosign.pub") + " oci:" + b.filePath("dist") + ":1.0.0 --yes --skip-check images -n %s >/dev/null"
 	deploy := kapp + " deploy -y -n %s --wait-check-interval 500ms"
 	remove := kapp + " delete -y -n %s --wait-check-interval 500ms"
-	each := "for i in " + b.path("all") + "/*; do %s >/dev/null || exit 1; done"
+	each := "for i in " + b.filePath("all") + "/*; do %s >/dev/null || exit 1; done"
 	programs := []struct{ name, short, apply, remove string }{
 		{"krtpkg", "krtpkg", apply, "exec " + b.krtpkg + " delete -q edge --yes -n %s >/dev/null"},
-		{"kapp, one app", "one", "exec " + deploy + " -a all -f " + b.path("all") + " >/dev/null", "exec " + remove + " -a all >/dev/null"},
+		{"kapp, one app", "one", "exec " + deploy + " -a all -f " + b.filePath("all") + " >/dev/null", "exec " + remove + " -a all >/dev/null"},
 		{fmt.Sprintf("kapp, %d apps one after the other", clusterBundles), "many",
 			strings.Replace(each, "%s", deploy+" -a $(basename $i) -f $i", 1), strings.Replace(each, "%s", remove+" -a $(basename $i)", 1)},
 	}
@@ -80,7 +80,7 @@ func cluster(ctx context.Context, b *bench) (err error) {
 			}
 			for job, command := range []string{p.apply, p.apply, p.remove} {
 				command = strings.ReplaceAll(command, "%s", namespace)
-				if err := b.once(ctx, []string{"sh", "-c", command}, &figures[job][i]); err != nil {
+				if err := b.runOnce(ctx, []string{"sh", "-c", command}, &figures[job][i]); err != nil {
 					return err
 				}
 			}
@@ -88,7 +88,7 @@ func cluster(ctx context.Context, b *bench) (err error) {
 	}
 	for job, name := range jobs {
 		for i, p := range programs {
-			row(name, p.name, figures[job][i], fmt.Sprintf("%.2f", float64(median(figures[job][i].wall))/float64(median(figures[job][0].wall))))
+			printRow(name, p.name, figures[job][i], fmt.Sprintf("%.2f", float64(medianOf(figures[job][i].wall))/float64(medianOf(figures[job][0].wall))))
 		}
 	}
 	return nil
@@ -102,7 +102,7 @@ func newNamespace(ctx context.Context, client kubernetes.Interface, name string)
 // prepareCluster writes and builds the runtime. Its manifests are what kapp gets, too.
 func (b *bench) prepareCluster() error {
 	const image = "ghcr.io/bench/app:1.0"
-	if err := imagetest.Layout(b.path("img"), image); err != nil {
+	if err := imagetest.FillLayout(b.filePath("img"), image); err != nil {
 		return err
 	}
 	files, bundles := map[string]string{}, []string{}
@@ -124,16 +124,16 @@ func (b *bench) prepareCluster() error {
 	}
 	files["def/runtime.yaml"] = "{apiVersion: krtpkg.dev/v1alpha1, kind: Runtime, metadata: {name: edge, version: 1.0.0}, spec: {bundles: [" + strings.Join(bundles, ", ") + "]}}\n"
 	for name, text := range files {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(b.path(name)), 0o755), os.WriteFile(b.path(name), []byte(text), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(b.filePath(name)), 0o755), os.WriteFile(b.filePath(name), []byte(text), 0o644)); err != nil {
 			return err
 		}
 	}
 	for _, args := range [][]string{
 		{"keygen", "-q"},
-		{"build", "-q", "-f", "def", "--image-mirror", "*=oci:" + b.path("img")},
+		{"build", "-q", "-f", "def", "--image-mirror", "*=oci:" + b.filePath("img")},
 		{"sign", "-q", "--key", "cosign.key", "oci:dist:1.0.0"},
 	} {
-		if err := b.prepared(b.krtpkg, args...); err != nil {
+		if err := b.mustRun(b.krtpkg, args...); err != nil {
 			return err
 		}
 	}

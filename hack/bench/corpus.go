@@ -17,10 +17,10 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// assembly returns the job of building one bundle of all the manifests of the upstream corpus, with
+// assemblyContests returns the job of building one bundle of all the manifests of the upstream corpus, with
 // every image that they name locked from a layout of stand-ins.
-func (b *bench) assembly(ctx context.Context) ([]contest, error) {
-	all, err := corpus.Read()
+func (b *bench) assemblyContests(ctx context.Context) ([]contest, error) {
+	all, err := corpus.ReadFiles()
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (b *bench) assembly(ctx context.Context) ([]contest, error) {
 			continue
 		}
 		count, size = count+1, size+len(f.Data)
-		file := b.path("corpus/manifests/" + f.Path + ".yaml")
+		file := b.filePath("corpus/manifests/" + f.Path + ".yaml")
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return nil, err
 		}
@@ -38,14 +38,14 @@ func (b *bench) assembly(ctx context.Context) ([]contest, error) {
 			return nil, err
 		}
 	}
-	references, err := b.found(ctx)
+	references, err := b.findCorpusImages(ctx)
 	if err != nil {
 		return nil, err
 	}
-	args := []string{b.krtpkg, "build", "-q", "-f", b.path("corpus"), "--image-mirror", "*=oci:" + b.path("images")}
+	args := []string{b.krtpkg, "build", "-q", "-f", b.filePath("corpus"), "--image-mirror", "*=oci:" + b.filePath("images")}
 	return []contest{
 		{fmt.Sprintf("list the images of %d upstream files, %.1f MB", count, float64(size)/1e6), func(int) []string {
-			return []string{b.krtpkg, "images", "--offline", "-f", b.path("corpus/manifests")}
+			return []string{b.krtpkg, "images", "--offline", "-f", b.filePath("corpus/manifests")}
 		}, nil},
 		{fmt.Sprintf("assemble them and lock %d references", references), func(round int) []string {
 			return append(args, "--to", fmt.Sprintf("oci:%s/corpus-%d", b.dir, round))
@@ -53,10 +53,10 @@ func (b *bench) assembly(ctx context.Context) ([]contest, error) {
 	}, nil
 }
 
-// found asks krtpkg for the images of the corpus, puts stand-ins for them into a layout, and
+// findCorpusImages asks krtpkg for the images of the corpus, puts stand-ins for them into a layout, and
 // writes the definition, which allows what only looks like one.
-func (b *bench) found(ctx context.Context) (int, error) {
-	out, err := exec.CommandContext(ctx, b.krtpkg, "images", "--offline", "-o", "json", "-f", b.path("corpus/manifests")).Output()
+func (b *bench) findCorpusImages(ctx context.Context) (int, error) {
+	out, err := exec.CommandContext(ctx, b.krtpkg, "images", "--offline", "-o", "json", "-f", b.filePath("corpus/manifests")).Output()
 	if err != nil {
 		return 0, err
 	}
@@ -77,7 +77,7 @@ func (b *bench) found(ctx context.Context) (int, error) {
 		}
 	}
 	for reference := range references {
-		if err := imagetest.Layout(b.path("images"), reference); err != nil {
+		if err := imagetest.FillLayout(b.filePath("images"), reference); err != nil {
 			return 0, err
 		}
 	}
@@ -88,5 +88,5 @@ func (b *bench) found(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return len(references), os.WriteFile(b.path("corpus/bundle.yaml"), definition, 0o644)
+	return len(references), os.WriteFile(b.filePath("corpus/bundle.yaml"), definition, 0o644)
 }

@@ -41,8 +41,8 @@ type asked struct {
 	accept      []string
 }
 
-// log keeps requests, and counts them and the bytes of their answers.
-type log struct {
+// requestLog keeps requests, and counts them and the bytes of their answers.
+type requestLog struct {
 	mu       sync.Mutex
 	keep     bool
 	requests []asked
@@ -50,7 +50,7 @@ type log struct {
 	bytes    atomic.Int64
 }
 
-func (l *log) middleware(next http.Handler) http.Handler {
+func (l *requestLog) countRequests(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l.count.Add(1)
 		l.mu.Lock()
@@ -62,8 +62,8 @@ func (l *log) middleware(next http.Handler) http.Handler {
 	})
 }
 
-// taken returns the requests since the last time.
-func (l *log) taken() []asked {
+// takeRequests returns the requests since the last time.
+func (l *requestLog) takeRequests() []asked {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := l.requests
@@ -118,12 +118,12 @@ type learned struct {
 	sent [3]int64
 }
 
-// fleet plays many sites whose controllers poll one registry: what each asks is taken from the real one,
+// benchFleet plays many sites whose controllers poll one registry: what each asks is taken from the real one,
 // when it first sees a runtime and when nothing is new, and asked again by as many sites, of the
 // registry and of a pull-through cache before it.
-func fleet(ctx context.Context, b *bench) (err error) {
-	l := &log{keep: true}
-	origin, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: l.middleware})
+func benchFleet(ctx context.Context, b *bench) (err error) {
+	l := &requestLog{keep: true}
+	origin, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: l.countRequests})
 	if err != nil {
 		return err
 	}
@@ -133,12 +133,12 @@ func fleet(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; %d sites, %d at once, distribution 3.1.2 on loopback; a runtime of %d bundles. What a site asks is what its controller asked.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), fleetSites, fleetAtOnce, fleetBundles)
+		runtime.Version(), runtime.NumCPU(), processorName(), fleetSites, fleetAtOnce, fleetBundles)
 	fmt.Println("| one site, with | a new version | each look, by digest | each look, by tag |")
 	fmt.Println("|---|---|---|---|")
 	var all []learned
 	for i := range engines {
-		one, err := b.learn(ctx, l, &engines[i], reference)
+		one, err := b.learnRequests(ctx, l, &engines[i], reference)
 		if err != nil {
 			return fmt.Errorf("%s: %w", engines[i].name, err)
 		}
@@ -153,7 +153,7 @@ func fleet(ctx context.Context, b *bench) (err error) {
 	fmt.Println("|---|---|---|---|---|---|")
 	for _, one := range all {
 		for _, way := range []string{"the registry", "a cache, empty", "a cache, filled"} {
-			if err := one.play(ctx, l, origin.Host, way); err != nil {
+			if err := one.replaySites(ctx, l, origin.Host, way); err != nil {
 				return err
 			}
 		}
@@ -161,18 +161,18 @@ func fleet(ctx context.Context, b *bench) (err error) {
 	return nil
 }
 
-// play has all sites do what one has done, by way of the registry or of a cache before it.
-func (one *learned) play(ctx context.Context, l *log, origin, way string) (err error) {
+// replaySites has all sites do what one has done, by way of the registry or of a cache before it.
+func (one *learned) replaySites(ctx context.Context, l *requestLog, origin, way string) (err error) {
 	host := origin
 	if way != "the registry" {
-		cache, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Proxy: "http://" + origin})
+		cache, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3, Proxy: "http://" + origin})
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, cache.Close()) }()
 		host = cache.Host
 		if way == "a cache, filled" {
-			if err := ask(ctx, http.DefaultClient, host, slices.Concat(one.first, one.byTag)); err != nil {
+			if err := sendRequests(ctx, http.DefaultClient, host, slices.Concat(one.first, one.byTag)); err != nil {
 				return err
 			}
 		}
@@ -185,7 +185,7 @@ func (one *learned) play(ctx context.Context, l *log, origin, way string) (err e
 			continue
 		}
 		requests, bytes, began := l.count.Load(), l.bytes.Load(), time.Now()
-		if err := everybody(ctx, host, round.requests); err != nil {
+		if err := askForAll(ctx, host, round.requests); err != nil {
 			return err
 		}
 		fmt.Printf("| %s | %s | %s | %.1f s | %d | %.1f MB |\n", one.engine, round.name, way, time.Since(began).Seconds(),
@@ -205,7 +205,7 @@ func (b *bench) prepareFleet(reference string) error {
 	}
 	files["runtime.yaml"] = "{apiVersion: krtpkg.dev/v1alpha1, kind: Runtime, metadata: {name: edge, version: 1.0.0}, spec: {bundles: [" + strings.Join(bundles, ", ") + "]}}\n"
 	for name, text := range files {
-		at := b.path("def/" + name)
+		at := b.filePath("def/" + name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(text), 0o644)); err != nil {
 			return err
 		}
@@ -216,17 +216,17 @@ func (b *bench) prepareFleet(reference string) error {
 		{"push", "-q", "oci:dist:1.0.0", reference},
 		{"sign", "-q", "--key", "cosign.key", reference},
 	} {
-		if err := b.prepared(b.krtpkg, args...); err != nil {
+		if err := b.mustRun(b.krtpkg, args...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// learn has a real controller, on a control plane of its own, take a runtime and look again: by the
+// learnRequests has a real controller, on a control plane of its own, take a runtime and look again: by the
 // digest, as krtpkg writes it, and by a tag.
-func (b *bench) learn(ctx context.Context, l *log, e *engine, reference string) (_ *learned, err error) {
-	dir := b.path(e.install[0])
+func (b *bench) learnRequests(ctx context.Context, l *requestLog, e *engine, reference string) (_ *learned, err error) {
+	dir := b.filePath(e.install[0])
 	if err := os.MkdirAll(filepath.Join(dir, "controller"), 0o700); err != nil {
 		return nil, err
 	}
@@ -243,7 +243,7 @@ func (b *bench) learn(ctx context.Context, l *log, e *engine, reference string) 
 	one := &learned{engine: e.name}
 	for k, more := range [][]string{nil, e.follow} {
 		out := filepath.Join(dir, strconv.Itoa(k))
-		if err := b.prepared(b.krtpkg, slices.Concat([]string{"packages"}, e.install, more, []string{"-q", "--key", "cosign.pub", reference, "-o", out})...); err != nil {
+		if err := b.mustRun(b.krtpkg, slices.Concat([]string{"packages"}, e.install, more, []string{"-q", "--key", "cosign.pub", reference, "-o", out})...); err != nil {
 			return nil, err
 		}
 		if k == 1 && more == nil { // which krtpkg does not write: whoever wants it changes the reference
@@ -251,17 +251,17 @@ func (b *bench) learn(ctx context.Context, l *log, e *engine, reference string) 
 				return nil, err
 			}
 		}
-		l.taken()
+		l.takeRequests()
 		sent := l.bytes.Load()
 		if err := control.Deploy(ctx, "fleet", "", out); err != nil {
 			return nil, err
 		}
-		seen := l.until(ctx, 2*fleetPeriod, 10*time.Second, 5*time.Minute)
+		seen := l.waitForPause(ctx, 2*fleetPeriod, 10*time.Second, 5*time.Minute)
 		if k == 0 {
 			one.first, one.sent[0] = seen, l.bytes.Load()-sent
 		}
 		sent = l.bytes.Load()
-		look := l.until(ctx, 2*fleetPeriod, fleetPeriod, fleetPeriod-time.Second) // each has its own moment in the period
+		look := l.waitForPause(ctx, 2*fleetPeriod, fleetPeriod, fleetPeriod-time.Second) // each has its own moment in the period
 		if one.sent[k+1] = l.bytes.Load() - sent; k == 0 {
 			one.byDigest = look
 		} else {
@@ -283,13 +283,13 @@ func byTag(file, reference string) error {
 	return os.WriteFile(file, regexp.MustCompile(`image: .*`).ReplaceAll(text, []byte("image: "+reference)), 0o600)
 }
 
-// until returns the requests from the next one on, if one comes in time, to the first pause in which none
+// waitForPause returns the requests from the next one on, if one comes in time, to the first pause in which none
 // comes, or for a time at most.
-func (l *log) until(ctx context.Context, limit, pause, most time.Duration) (all []asked) {
+func (l *requestLog) waitForPause(ctx context.Context, limit, pause, most time.Duration) (all []asked) {
 	began, first, last := time.Now(), time.Time{}, time.Time{}
 	for ctx.Err() == nil {
 		time.Sleep(200 * time.Millisecond)
-		if seen := l.taken(); len(seen) > 0 {
+		if seen := l.takeRequests(); len(seen) > 0 {
 			if last = time.Now(); len(all) == 0 {
 				first = last
 			}
@@ -302,21 +302,21 @@ func (l *log) until(ctx context.Context, limit, pause, most time.Duration) (all 
 	return all
 }
 
-// everybody asks for each site, over connections of its own.
-func everybody(ctx context.Context, host string, requests []asked) error {
+// askForAll asks for each site, over connections of its own.
+func askForAll(ctx context.Context, host string, requests []asked) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(fleetAtOnce)
 	for range fleetSites {
 		group.Go(func() error {
 			transport := &http.Transport{}
 			defer transport.CloseIdleConnections()
-			return ask(ctx, &http.Client{Transport: transport}, host, requests)
+			return sendRequests(ctx, &http.Client{Transport: transport}, host, requests)
 		})
 	}
 	return group.Wait()
 }
 
-func ask(ctx context.Context, client *http.Client, host string, requests []asked) error {
+func sendRequests(ctx context.Context, client *http.Client, host string, requests []asked) error {
 	for _, a := range requests {
 		r, err := http.NewRequestWithContext(ctx, a.method, "http://"+host+a.uri, nil)
 		if err != nil {

@@ -37,7 +37,7 @@ func pushImages(ctx context.Context, host string, scale float64) (*pushed, error
 	var all pushed
 	base := make([][]byte, len(shared))
 	for i, size := range shared {
-		base[i] = layer(uint64(i), int(size*scale*1e6))
+		base[i] = randomLayer(uint64(i), int(size*scale*1e6))
 	}
 	for n := range corpusImages {
 		repo, err := client.Repository(ctx, fmt.Sprintf("%s/app/%d", host, n))
@@ -65,7 +65,7 @@ func pushImages(ctx context.Context, host string, scale float64) (*pushed, error
 		}
 		index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 		for p, arch := range platforms {
-			manifest, err := image(push, arch, base[(n+5*p)%len(base)], n, p, scale)
+			manifest, err := pushImage(push, arch, base[(n+5*p)%len(base)], n, p, scale)
 			if err != nil {
 				return nil, err
 			}
@@ -107,15 +107,15 @@ func runCorpus(ctx context.Context, host string, scale float64) error {
 	return json.NewEncoder(os.Stdout).Encode(all)
 }
 
-// image returns an image of one shared layer and three of its own.
-func image(push func(string, []byte) (ocispec.Descriptor, error), arch string, base []byte, n, p int, scale float64) (ocispec.Descriptor, error) {
+// pushImage returns an image of one shared layer and three of its own.
+func pushImage(push func(string, []byte) (ocispec.Descriptor, error), arch string, base []byte, n, p int, scale float64) (ocispec.Descriptor, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: arch}, Author: fmt.Sprint("image ", n)}
 	config.RootFS.Type = "layers"
 	own := []float64{24, 9, 0.4}
 	blobs := [][]byte{base}
 	for i, size := range own {
-		blobs = append(blobs, layer(uint64(1000+10*n+3*p+i)*7919, int(size*scale*1e6*(0.7+0.6*float64(n%4)/3))))
+		blobs = append(blobs, randomLayer(uint64(1000+10*n+3*p+i)*7919, int(size*scale*1e6*(0.7+0.6*float64(n%4)/3))))
 	}
 	for _, data := range blobs {
 		desc, err := push(ocispec.MediaTypeImageLayerGzip, data)
@@ -138,9 +138,9 @@ func image(push func(string, []byte) (ocispec.Descriptor, error), arch string, b
 	return push(ocispec.MediaTypeImageManifest, data)
 }
 
-// layer returns a gzip stream of about so many bytes, of which half compresses: blocks of noise,
+// randomLayer returns a gzip stream of about so many bytes, of which half compresses: blocks of noise,
 // and blocks of text that is repeated.
-func layer(seed uint64, size int) []byte {
+func randomLayer(seed uint64, size int) []byte {
 	var out bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&out, gzip.NoCompression)
 	noise := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24)})
@@ -155,13 +155,13 @@ func layer(seed uint64, size int) []byte {
 	return out.Bytes()
 }
 
-// floor moves blobs from one repository to another as plainly as can be: a GET each, whose body
+// measureFloor moves blobs from one repository to another as plainly as can be: a GET each, whose body
 // is that of a PUT, four at a time. Nothing is asked and nothing is checked.
-func floor(ctx context.Context, from, to string, digests []string) error {
+func measureFloor(ctx context.Context, from, to string, digests []string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
 	for _, d := range digests {
-		group.Go(func() error { return pipe(ctx, from, to, d) })
+		group.Go(func() error { return copyBlob(ctx, from, to, d) })
 	}
 	return group.Wait()
 }

@@ -36,13 +36,13 @@ type job struct {
 
 // jobs are what there is to measure, in order.
 var jobs = []job{
-	{"bundle", bundles, false},
-	{"verify", verify, false},
-	{"mirror", mirror, true},
-	{"scale", scale, true},
-	{"cluster", cluster, false},
-	{"catalogue", catalogue, false},
-	{"fleet", fleet, false},
+	{"bundle", benchBundles, false},
+	{"verify", benchVerify, false},
+	{"mirror", benchMirror, true},
+	{"scale", benchScale, true},
+	{"cluster", benchCluster, false},
+	{"catalogue", benchCatalogue, false},
+	{"fleet", benchFleet, false},
 }
 
 func main() {
@@ -70,7 +70,7 @@ func main() {
 	case *corpus != "":
 		err = runCorpus(ctx, *corpus, o.size)
 	default:
-		err = measure(ctx, o, strings.Split(*wanted, ","))
+		err = runJobs(ctx, o, strings.Split(*wanted, ","))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -80,8 +80,8 @@ func main() {
 
 const memory = "/dev/shm"
 
-// measure does jobs, one after the other, each in a folder of its own.
-func measure(ctx context.Context, o options, wanted []string) (err error) {
+// runJobs does jobs, one after the other, each in a folder of its own.
+func runJobs(ctx context.Context, o options, wanted []string) (err error) {
 	if o.krtpkg, err = filepath.Abs(o.krtpkg); err != nil {
 		return err
 	}
@@ -136,34 +136,34 @@ type contest struct {
 	krtpkg, peer func(round int) []string
 }
 
-// bundles measures what is done to one bundle, and the assembly of a runtime.
-func bundles(ctx context.Context, b *bench) (err error) {
-	if b.imgpkg, err = hack.Build(ctx, "tools/imgpkg"); err != nil {
+// benchBundles measures what is done to one bundle, and the assembly of a runtime.
+func benchBundles(ctx context.Context, b *bench) (err error) {
+	if b.imgpkg, err = hack.BuildProgram(ctx, "tools/imgpkg"); err != nil {
 		return err
 	}
-	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
+	registry, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.countHandler})
 	if err != nil {
 		return err
 	}
 	defer registry.Close()
 	b.host = registry.Host
-	size, err := b.prepare()
+	size, err := b.prepareBundle()
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; imgpkg 0.46.1, distribution 3.1.2 on loopback; %d files, %.2f MB; medians of %d rounds in turn.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), files, float64(size)/1e6, b.rounds)
+		runtime.Version(), runtime.NumCPU(), processorName(), files, float64(size)/1e6, b.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall of krtpkg / imgpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	// The corpus comes last: what this process holds counts in the peak of those that it starts.
-	for _, contests := range []func(context.Context) ([]contest, error){b.contests, b.assembly} {
+	for _, contests := range []func(context.Context) ([]contest, error){b.bundleContests, b.assemblyContests} {
 		list, err := contests(ctx)
 		if err != nil {
 			return err
 		}
 		debug.FreeOSMemory()
 		for _, c := range list {
-			if err := b.play(ctx, c); err != nil {
+			if err := b.playContest(ctx, c); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
@@ -180,8 +180,8 @@ func bundles(ctx context.Context, b *bench) (err error) {
 	return nil
 }
 
-// count counts the requests that reach the registry.
-func (b *bench) count(next http.Handler) http.Handler {
+// countHandler counts the requests that reach the registry.
+func (b *bench) countHandler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.requests.Add(1)
 		next.ServeHTTP(w, r)
@@ -194,15 +194,15 @@ const (
 	fileBytes = 7_170
 )
 
-// prepare writes the definition and builds and pushes what the pull jobs read. The manifests
+// prepareBundle writes the definition and builds and pushes what the pull jobs read. The manifests
 // name no images, so that both programs move the same bytes.
-func (b *bench) prepare() (size int64, err error) {
+func (b *bench) prepareBundle() (size int64, err error) {
 	manifests := filepath.Join(b.dir, "bundle", "manifests")
 	if err := os.MkdirAll(manifests, 0o755); err != nil {
 		return 0, err
 	}
 	for i := range files {
-		text := manifest(i)
+		text := testManifest(i)
 		size += int64(len(text))
 		if err := os.WriteFile(filepath.Join(manifests, fmt.Sprintf("%03d.yaml", i)), []byte(text), 0o644); err != nil {
 			return 0, err
@@ -213,10 +213,10 @@ func (b *bench) prepare() (size int64, err error) {
 		return 0, err
 	}
 	for _, args := range [][]string{
-		{"build", "-q", "-f", b.path("bundle"), "--to", "oci:" + b.path("dist")},
-		{"push", "-q", "oci:" + b.path("dist") + ":1.0.0", b.host + "/pull/bench:1.0.0"},
+		{"build", "-q", "-f", b.filePath("bundle"), "--to", "oci:" + b.filePath("dist")},
+		{"push", "-q", "oci:" + b.filePath("dist") + ":1.0.0", b.host + "/pull/bench:1.0.0"},
 		// imgpkg's input is the very content that krtpkg packs.
-		{"pull", "-q", "oci:" + b.path("dist") + ":1.0.0", "-o", b.path("content")},
+		{"pull", "-q", "oci:" + b.filePath("dist") + ":1.0.0", "-o", b.filePath("content")},
 	} {
 		if out, err := exec.Command(b.krtpkg, args...).CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("krtpkg %s: %w\n%s", args[0], err, out)
@@ -225,10 +225,10 @@ func (b *bench) prepare() (size int64, err error) {
 	return size, nil
 }
 
-func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+func (b *bench) filePath(name string) string { return filepath.Join(b.dir, name) }
 
-// manifest returns a ConfigMap whose text differs in each file and compresses as manifests do.
-func manifest(n int) string {
+// testManifest returns a ConfigMap whose text differs in each file and compresses as manifests do.
+func testManifest(n int) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: bench-%d\n  labels:\n    app.kubernetes.io/part-of: bench\ndata:\n", n)
 	seed := uint64(n + 1)
@@ -239,17 +239,17 @@ func manifest(n int) string {
 	return out.String()
 }
 
-func (b *bench) contests(context.Context) ([]contest, error) {
+func (b *bench) bundleContests(context.Context) ([]contest, error) {
 	one := func(args ...string) func(int) []string { return func(int) []string { return args } }
 	return []contest{
 		{"start (`version`)", one(b.krtpkg, "version"), one(b.imgpkg, "version")},
 		{"build a bundle of 300 files", func(round int) []string {
-			return []string{b.krtpkg, "build", "-q", "-f", b.path("bundle"), "--to", fmt.Sprintf("oci:%s/built-%d", b.dir, round)}
+			return []string{b.krtpkg, "build", "-q", "-f", b.filePath("bundle"), "--to", fmt.Sprintf("oci:%s/built-%d", b.dir, round)}
 		}, nil},
 		{"push it", func(round int) []string {
-			return []string{b.krtpkg, "push", "-q", "oci:" + b.path("dist") + ":1.0.0", fmt.Sprintf("%s/krtpkg/%d:1.0.0", b.host, round)}
+			return []string{b.krtpkg, "push", "-q", "oci:" + b.filePath("dist") + ":1.0.0", fmt.Sprintf("%s/krtpkg/%d:1.0.0", b.host, round)}
 		}, func(round int) []string {
-			return []string{b.imgpkg, "push", "-b", fmt.Sprintf("%s/imgpkg/%d:1.0.0", b.host, round), "-f", b.path("content"), "--registry-insecure"}
+			return []string{b.imgpkg, "push", "-b", fmt.Sprintf("%s/imgpkg/%d:1.0.0", b.host, round), "-f", b.filePath("content"), "--registry-insecure"}
 		}},
 		{"pull it", func(round int) []string {
 			return []string{b.krtpkg, "pull", "-q", b.host + "/pull/bench:1.0.0", "-o", fmt.Sprintf("%s/krtpkg-%d", b.dir, round)}
@@ -259,7 +259,7 @@ func (b *bench) contests(context.Context) ([]contest, error) {
 	}, nil
 }
 
-func (b *bench) play(ctx context.Context, c contest) error {
+func (b *bench) playContest(ctx context.Context, c contest) error {
 	var ours, theirs measured
 	for round := range b.rounds + 1 {
 		for _, side := range []struct {
@@ -273,23 +273,23 @@ func (b *bench) play(ctx context.Context, c contest) error {
 			if round == 0 {
 				counted = &measured{}
 			}
-			if err := b.once(ctx, side.command(round), counted); err != nil {
+			if err := b.runOnce(ctx, side.command(round), counted); err != nil {
 				return err
 			}
 		}
 	}
 	ratio := ""
 	if c.peer != nil {
-		ratio = fmt.Sprintf("%.2f", float64(median(ours.wall))/float64(median(theirs.wall)))
+		ratio = fmt.Sprintf("%.2f", float64(medianOf(ours.wall))/float64(medianOf(theirs.wall)))
 	}
-	row(c.name, "krtpkg", ours, ratio)
+	printRow(c.name, "krtpkg", ours, ratio)
 	if c.peer != nil {
-		row("", "imgpkg", theirs, "")
+		printRow("", "imgpkg", theirs, "")
 	}
 	return nil
 }
 
-func (b *bench) once(ctx context.Context, args []string, into *measured) error {
+func (b *bench) runOnce(ctx context.Context, args []string, into *measured) error {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	before := b.requests.Load()
 	start := time.Now()
@@ -306,21 +306,21 @@ func (b *bench) once(ctx context.Context, args []string, into *measured) error {
 	return nil
 }
 
-func row(job, program string, m measured, ratio string) {
+func printRow(job, program string, m measured, ratio string) {
 	fmt.Printf("| %s | %s | %.0f ms | %.0f ms | %d MiB | %d | %s |\n", job, program,
-		milliseconds(median(m.wall)), milliseconds(median(m.cpu)), median(m.memory)/1024, median(m.requests), ratio)
+		toMilliseconds(medianOf(m.wall)), toMilliseconds(medianOf(m.cpu)), medianOf(m.memory)/1024, medianOf(m.requests), ratio)
 }
 
-func milliseconds(d time.Duration) float64 { return math.Round(float64(d.Microseconds()) / 1000) }
+func toMilliseconds(d time.Duration) float64 { return math.Round(float64(d.Microseconds()) / 1000) }
 
-func median[T ~int64](values []T) T {
+func medianOf[T ~int64](values []T) T {
 	sorted := slices.Clone(values)
 	slices.Sort(sorted)
 	return sorted[len(sorted)/2]
 }
 
-// cpu returns the processor's name where the system tells.
-func cpu() string {
+// processorName returns the processor's name where the system tells.
+func processorName() string {
 	data, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return runtime.GOARCH

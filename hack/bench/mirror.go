@@ -18,8 +18,8 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
-// pipe moves one blob.
-func pipe(ctx context.Context, from, to, digest string) error {
+// copyBlob moves one blob.
+func copyBlob(ctx context.Context, from, to, digest string) error {
 	get, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+from+"/blobs/"+digest, nil)
 	if err != nil {
 		return err
@@ -51,8 +51,8 @@ func pipe(ctx context.Context, from, to, digest string) error {
 	return nil
 }
 
-// carry is what the jobs of mirroring share.
-type carry struct {
+// mirrorBench is what the jobs of mirroring share.
+type mirrorBench struct {
 	*bench
 	tools  map[string]string
 	source *registrytest.Registry
@@ -68,9 +68,9 @@ type program struct {
 	command func(host, dir string) string
 }
 
-// mirror measures copying 30 images with their bundle, next to peers and next to the floor.
-func mirror(ctx context.Context, b *bench) (err error) {
-	c := &carry{bench: b, tools: map[string]string{}}
+// benchMirror measures copying 30 images with their bundle, next to peers and next to the floor.
+func benchMirror(ctx context.Context, b *bench) (err error) {
+	c := &mirrorBench{bench: b, tools: map[string]string{}}
 	c.rounds = min(c.rounds, 5)
 	if c.self, err = os.Executable(); err != nil {
 		return err
@@ -78,26 +78,26 @@ func mirror(ctx context.Context, b *bench) (err error) {
 	// skopeo's modules are in no checksum database: it is the system's, where there is one.
 	c.tools["skopeo"] = "skopeo"
 	for _, name := range []string{"imgpkg", "oras", "crane", "regctl"} {
-		if c.tools[name], err = hack.Build(ctx, "tools/"+name); err != nil {
+		if c.tools[name], err = hack.BuildProgram(ctx, "tools/"+name); err != nil {
 			return err
 		}
 	}
-	if c.source, err = registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(c.dir, "source")}); err != nil {
+	if c.source, err = registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(c.dir, "source")}); err != nil {
 		return err
 	}
 	defer c.source.Close()
-	unique, err := c.prepare(ctx)
+	unique, err := c.prepareSource(ctx)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%d images, %.2f GB of distinct content; distribution 3 on both sides, in memory; medians of %d rounds in turn.\n\n", corpusImages, float64(unique)/1e9, c.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | / floor | / imgpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
-	return c.jobs(ctx)
+	return c.runMirrorJobs(ctx)
 }
 
-// prepare fills the source: the images, and a bundle that names them, pushed with all of them.
-func (c *carry) prepare(ctx context.Context) (int64, error) {
+// prepareSource fills the source: the images, and a bundle that names them, pushed with all of them.
+func (c *mirrorBench) prepareSource(ctx context.Context) (int64, error) {
 	out, err := exec.CommandContext(ctx, c.self, "-corpus", c.source.Host, "-scale", fmt.Sprint(c.size)).Output()
 	if err != nil {
 		return 0, fmt.Errorf("corpus: %w", err)
@@ -108,21 +108,21 @@ func (c *carry) prepare(ctx context.Context) (int64, error) {
 	}
 	c.images = all.References
 	var manifest strings.Builder
-	c.floor = c.path("blobs")
+	c.floor = c.filePath("blobs")
 	for i, reference := range all.References {
 		fmt.Fprintf(&manifest, "---\napiVersion: v1\nkind: Pod\nmetadata: {name: app-%d}\nspec:\n  containers: [{name: app, image: '%s'}]\n", i, reference)
 	}
 	definition := "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: bench, version: 1.0.0}\nspec: {layer: 6, sources: [{file: pods.yaml}]}\n"
-	err = errors.Join(os.MkdirAll(c.path("bundle"), 0o755),
+	err = errors.Join(os.MkdirAll(c.filePath("bundle"), 0o755),
 		os.WriteFile(c.floor, []byte(strings.Join(all.Blobs, "\n")), 0o644),
-		os.WriteFile(c.path("bundle/pods.yaml"), []byte(manifest.String()), 0o644),
-		os.WriteFile(c.path("bundle/bundle.yaml"), []byte(definition), 0o644))
+		os.WriteFile(c.filePath("bundle/pods.yaml"), []byte(manifest.String()), 0o644),
+		os.WriteFile(c.filePath("bundle/bundle.yaml"), []byte(definition), 0o644))
 	if err != nil {
 		return 0, err
 	}
 	for _, args := range [][]string{
-		{"build", "-q", "-f", c.path("bundle"), "--to", "oci:" + c.path("dist")},
-		{"push", "-q", "oci:" + c.path("dist") + ":1.0.0", c.source.Host + "/krt/bench:1.0.0"},
+		{"build", "-q", "-f", c.filePath("bundle"), "--to", "oci:" + c.filePath("dist")},
+		{"push", "-q", "oci:" + c.filePath("dist") + ":1.0.0", c.source.Host + "/krt/bench:1.0.0"},
 	} {
 		if out, err := exec.CommandContext(ctx, c.krtpkg, args...).CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("krtpkg %s: %w\n%s", args[0], err, out)
@@ -131,8 +131,8 @@ func (c *carry) prepare(ctx context.Context) (int64, error) {
 	return all.Bytes, nil
 }
 
-// each returns a command for every image.
-func (c *carry) each(command func(from, repository string) string) string {
+// forEachImage returns a command for every image.
+func (c *mirrorBench) forEachImage(command func(from, repository string) string) string {
 	var all []string
 	for i, reference := range c.images {
 		all = append(all, command(reference, fmt.Sprintf("app/%d", i)))
@@ -140,7 +140,7 @@ func (c *carry) each(command func(from, repository string) string) string {
 	return strings.Join(all, " && ")
 }
 
-func (c *carry) jobs(ctx context.Context) error {
+func (c *mirrorBench) runMirrorJobs(ctx context.Context) error {
 	from := c.source.Host + "/krt/bench:1.0.0"
 	copies := []program{
 		{"floor", func(host, _ string) string {
@@ -156,17 +156,17 @@ func (c *carry) jobs(ctx context.Context) error {
 			return fmt.Sprintf("%s cp -r --no-tty --from-plain-http --to-plain-http %s %s/krt/bench:1.0.0", c.tools["oras"], from, host)
 		}},
 		{"crane", func(host, _ string) string {
-			return c.each(func(image, repository string) string {
+			return c.forEachImage(func(image, repository string) string {
 				return fmt.Sprintf("%s copy --insecure %s %s/%s:1.0", c.tools["crane"], image, host, repository)
 			})
 		}},
 		{"regctl", func(host, _ string) string {
-			return c.each(func(image, repository string) string {
+			return c.forEachImage(func(image, repository string) string {
 				return fmt.Sprintf("%[1]s --host reg=%[3]s,tls=disabled --host reg=%[4]s,tls=disabled image copy %[2]s %[3]s/%[5]s:1.0", c.tools["regctl"], image, host, c.source.Host, repository)
 			})
 		}},
 		{"skopeo", func(host, _ string) string {
-			return c.each(func(image, repository string) string {
+			return c.forEachImage(func(image, repository string) string {
 				return fmt.Sprintf("%s --insecure-policy copy -q --all --src-tls-verify=false --dest-tls-verify=false docker://%s docker://%s/%s:1.0", c.tools["skopeo"], image, host, repository)
 			})
 		}},
@@ -184,22 +184,22 @@ func (c *carry) jobs(ctx context.Context) error {
 	}
 	imports := []program{
 		{"krtpkg", func(host, _ string) string {
-			return fmt.Sprintf("%s import -q %s %s/krt/bench", c.krtpkg, c.path("krtpkg.tar"), host)
+			return fmt.Sprintf("%s import -q %s %s/krt/bench", c.krtpkg, c.filePath("krtpkg.tar"), host)
 		}},
 		{"imgpkg", func(host, _ string) string {
-			return fmt.Sprintf("%s copy --tar %s --to-repo %s/krt/bench --registry-insecure", c.tools["imgpkg"], c.path("imgpkg.tar"), host)
+			return fmt.Sprintf("%s copy --tar %s --to-repo %s/krt/bench --registry-insecure", c.tools["imgpkg"], c.filePath("imgpkg.tar"), host)
 		}},
 		{"oras", func(host, _ string) string {
-			return fmt.Sprintf("%s cp -r --no-tty --from-oci-layout %s:1.0.0 --to-plain-http %s/krt/bench:1.0.0", c.tools["oras"], c.path("krtpkg.tar"), host)
+			return fmt.Sprintf("%s cp -r --no-tty --from-oci-layout %s:1.0.0 --to-plain-http %s/krt/bench:1.0.0", c.tools["oras"], c.filePath("krtpkg.tar"), host)
 		}},
 	}
-	if err := c.play(ctx, "mirror", copies, false); err != nil {
+	if err := c.playPrograms(ctx, "mirror", copies, false); err != nil {
 		return err
 	}
-	if err := c.play(ctx, "nothing to do", copies[1:], true); err != nil {
+	if err := c.playPrograms(ctx, "nothing to do", copies[1:], true); err != nil {
 		return err
 	}
-	if err := c.play(ctx, "export to one file", exports, false); err != nil {
+	if err := c.playPrograms(ctx, "export to one file", exports, false); err != nil {
 		return err
 	}
 	for _, p := range exports[:2] {
@@ -208,12 +208,12 @@ func (c *carry) jobs(ctx context.Context) error {
 			return fmt.Errorf("%s: %w\n%s", p.name, err, out)
 		}
 	}
-	return c.play(ctx, "import", imports, false)
+	return c.playPrograms(ctx, "import", imports, false)
 }
 
-// play runs every program in turn, each round and each program on a target that is empty, or
+// playPrograms runs every program in turn, each round and each program on a target that is empty, or
 // one that has everything.
-func (c *carry) play(ctx context.Context, job string, programs []program, again bool) error {
+func (c *mirrorBench) playPrograms(ctx context.Context, job string, programs []program, again bool) error {
 	all := make([]measured, len(programs))
 	failed := make([]error, len(programs))
 	requests := make([]int64, len(programs))
@@ -222,9 +222,9 @@ func (c *carry) play(ctx context.Context, job string, programs []program, again 
 			if failed[i] != nil {
 				continue
 			}
-			failed[i] = c.round(ctx, p, again, false, &all[i])
+			failed[i] = c.runRound(ctx, p, again, false, &all[i])
 			if failed[i] == nil && round == 0 {
-				requests[i], failed[i] = c.counted(ctx, p, again)
+				requests[i], failed[i] = c.countRequests(ctx, p, again)
 			}
 		}
 	}
@@ -233,9 +233,9 @@ func (c *carry) play(ctx context.Context, job string, programs []program, again 
 		if failed[i] == nil {
 			switch p.name {
 			case "floor":
-				floor = median(all[i].wall)
+				floor = medianOf(all[i].wall)
 			case "imgpkg":
-				imgpkg = median(all[i].wall)
+				imgpkg = medianOf(all[i].wall)
 			}
 		}
 	}
@@ -245,43 +245,43 @@ func (c *carry) play(ctx context.Context, job string, programs []program, again 
 			fmt.Printf("| %s | %s | failed: %s | | | | | |\n", job, p.name, line)
 			continue
 		}
-		wall := median(all[i].wall)
-		fmt.Printf("| %s | %s | %.2f s | %.2f s | %d MiB | %d | %s | %s |\n", job, p.name, wall.Seconds(), median(all[i].cpu).Seconds(),
-			median(all[i].memory)/1024, requests[i], ratio(wall, floor), ratio(wall, imgpkg))
+		wall := medianOf(all[i].wall)
+		fmt.Printf("| %s | %s | %.2f s | %.2f s | %d MiB | %d | %s | %s |\n", job, p.name, wall.Seconds(), medianOf(all[i].cpu).Seconds(),
+			medianOf(all[i].memory)/1024, requests[i], formatRatio(wall, floor), formatRatio(wall, imgpkg))
 	}
 	return nil
 }
 
-func ratio(a, b time.Duration) string {
+func formatRatio(a, b time.Duration) string {
 	if b == 0 {
 		return ""
 	}
 	return fmt.Sprintf("%.2f", float64(a)/float64(b))
 }
 
-// round runs one program once on a fresh target.
-func (c *carry) round(ctx context.Context, p program, again, count bool, into *measured) (err error) {
-	dir := c.path("round")
+// runRound runs one program once on a fresh target.
+func (c *mirrorBench) runRound(ctx context.Context, p program, again, count bool, into *measured) (err error) {
+	dir := c.filePath("round")
 	defer os.RemoveAll(dir)
 	if err := os.MkdirAll(filepath.Join(dir, "out"), 0o755); err != nil {
 		return err
 	}
 	o := registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(dir, "target")}
 	if count {
-		o.Middleware = c.count
+		o.Middleware = c.countHandler
 	}
-	target, err := registrytest.Run(ctx, o)
+	target, err := registrytest.RunRegistry(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
 	command := p.command(target.Host, filepath.Join(dir, "out"))
 	if again {
-		if out, err := shell(ctx, command).CombinedOutput(); err != nil {
+		if out, err := shellCommand(ctx, command).CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
-	cmd := shell(ctx, command)
+	cmd := shellCommand(ctx, command)
 	before := c.requests.Load()
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
@@ -297,14 +297,14 @@ func (c *carry) round(ctx context.Context, p program, again, count bool, into *m
 	return nil
 }
 
-func shell(ctx context.Context, command string) *exec.Cmd {
+func shellCommand(ctx context.Context, command string) *exec.Cmd {
 	return exec.CommandContext(ctx, "sh", "-c", command+"; exit $?")
 }
 
-// counted runs a program once more behind a counter, which costs time and so is not timed.
-func (c *carry) counted(ctx context.Context, p program, again bool) (int64, error) {
+// countRequests runs a program once more behind a counter, which costs time and so is not timed.
+func (c *mirrorBench) countRequests(ctx context.Context, p program, again bool) (int64, error) {
 	var m measured
-	if err := c.round(ctx, p, again, true, &m); err != nil {
+	if err := c.runRound(ctx, p, again, true, &m); err != nil {
 		return 0, err
 	}
 	return m.requests[0], nil
@@ -321,5 +321,5 @@ func runFloor(ctx context.Context, list, from, to string) error {
 	if err != nil {
 		return err
 	}
-	return floor(ctx, from, to, strings.Fields(string(data)))
+	return measureFloor(ctx, from, to, strings.Fields(string(data)))
 }

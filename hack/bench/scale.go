@@ -30,8 +30,8 @@ const (
 	blobsPerImage   = 10
 )
 
-// synthetic is a runtime of tiny images in a folder.
-func synthetic(ctx context.Context, dir string, bundles int) error {
+// writeSynthetic is a runtime of tiny images in a folder.
+func writeSynthetic(ctx context.Context, dir string, bundles int) error {
 	store, err := layout.Create(dir)
 	if err != nil {
 		return err
@@ -122,15 +122,15 @@ type point struct {
 	seconds map[string]float64
 }
 
-// scale measures how time and memory grow with the number of images.
-func scale(ctx context.Context, b *bench) error {
+// benchScale measures how time and memory grow with the number of images.
+func benchScale(ctx context.Context, b *bench) error {
 	b.rounds = 1
-	c := &carry{bench: b}
+	c := &mirrorBench{bench: b}
 	fmt.Println("| bundles | images | blobs | job | wall | CPU | peak memory | requests |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	var curve []point
 	for _, bundles := range []int{scaleBundles / 4, scaleBundles / 2, scaleBundles} {
-		p, err := c.sized(ctx, bundles)
+		p, err := c.measureSize(ctx, bundles)
 		if err != nil {
 			return err
 		}
@@ -139,18 +139,18 @@ func scale(ctx context.Context, b *bench) error {
 	if c.svg == "" {
 		return nil
 	}
-	return os.WriteFile(c.svg, []byte(plot(curve)), 0o644)
+	return os.WriteFile(c.svg, []byte(drawCurve(curve)), 0o644)
 }
 
-func (c *carry) sized(ctx context.Context, bundles int) (_ *point, err error) {
-	dir := c.path(fmt.Sprint(bundles))
+func (c *mirrorBench) measureSize(ctx context.Context, bundles int) (_ *point, err error) {
+	dir := c.filePath(fmt.Sprint(bundles))
 	defer os.RemoveAll(dir)
-	if err := synthetic(ctx, filepath.Join(dir, "layout"), bundles); err != nil {
+	if err := writeSynthetic(ctx, filepath.Join(dir, "layout"), bundles); err != nil {
 		return nil, err
 	}
 	var hosts []string
 	for _, name := range []string{"source", "target"} {
-		r, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(dir, name), Middleware: c.count})
+		r, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3, Dir: filepath.Join(dir, name), Middleware: c.countHandler})
 		if err != nil {
 			return nil, err
 		}
@@ -169,7 +169,7 @@ func (c *carry) sized(ctx context.Context, bundles int) (_ *point, err error) {
 		{"export", []string{"export", source + ":1.0.0", filepath.Join(dir, "x.tar")}},
 	} {
 		var m measured
-		if err := c.once(ctx, append([]string{c.krtpkg, "-q", "-j", "8"}, job.args...), &m); err != nil {
+		if err := c.runOnce(ctx, append([]string{c.krtpkg, "-q", "-j", "8"}, job.args...), &m); err != nil {
 			return nil, err
 		}
 		p.seconds[job.name] = m.wall[0].Seconds()
@@ -179,8 +179,8 @@ func (c *carry) sized(ctx context.Context, bundles int) (_ *point, err error) {
 	return p, nil
 }
 
-// plot draws the curve; its text is text, and its colours follow the reader's.
-func plot(curve []point) string {
+// drawCurve draws the curve; its text is text, and its colours follow the reader's.
+func drawCurve(curve []point) string {
 	const width, height, left, bottom = 640, 320, 60, 280
 	last := curve[len(curve)-1]
 	most := 0.0

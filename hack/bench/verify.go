@@ -21,10 +21,10 @@ const (
 	verifyImages  = 100
 )
 
-// verify measures the verification of a whole runtime next to that of as many artifacts by
+// benchVerify measures the verification of a whole runtime next to that of as many artifacts by
 // cosign, one after the other, by key and on the same registry.
-func verify(ctx context.Context, b *bench) (err error) {
-	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.count})
+func benchVerify(ctx context.Context, b *bench) (err error) {
+	registry, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3, Middleware: b.countHandler})
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func verify(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; a runtime of %d bundles and %d images, distribution 3.1.2 on loopback; medians of %d rounds in turn.\n\n",
-		runtime.Version(), runtime.NumCPU(), cpu(), verifyBundles, verifyImages, b.rounds)
+		runtime.Version(), runtime.NumCPU(), processorName(), verifyBundles, verifyImages, b.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall / krtpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	reference := b.host + "/krt/edge:1.0.0"
@@ -43,16 +43,16 @@ func verify(ctx context.Context, b *bench) (err error) {
 		args []string
 	}
 	programs := []program{
-		{"krtpkg verify: signatures, attestations, every byte of the bundles", []string{b.krtpkg, "verify", "-q", "--key", b.path("cosign.pub"), reference}},
-		{"krtpkg verify --images: the signatures of the images too", []string{b.krtpkg, "verify", "-q", "--policy", b.path("trust.yaml"), "--images", reference}},
+		{"krtpkg verify: signatures, attestations, every byte of the bundles", []string{b.krtpkg, "verify", "-q", "--key", b.filePath("cosign.pub"), reference}},
+		{"krtpkg verify --images: the signatures of the images too", []string{b.krtpkg, "verify", "-q", "--policy", b.filePath("trust.yaml"), "--images", reference}},
 	}
 	for _, name := range []string{"cosign2", "cosign3"} {
-		cosign, err := hack.Build(ctx, "tools/"+name)
+		cosign, err := hack.BuildProgram(ctx, "tools/"+name)
 		if err != nil {
 			return err
 		}
 		command := fmt.Sprintf("for i in $(seq %d); do %s verify --insecure-ignore-tlog --trusted-root %s --key %s --allow-http-registry %s >/dev/null 2>&1 || exit 1; done",
-			verifyBundles, cosign, b.path("root.json"), b.path("cosign.pub"), reference)
+			verifyBundles, cosign, b.filePath("root.json"), b.filePath("cosign.pub"), reference)
 		programs = append(programs, program{fmt.Sprintf("%d times %s verify", verifyBundles, name), []string{"sh", "-c", command}})
 	}
 	figures := make([]measured, len(programs))
@@ -62,13 +62,13 @@ func verify(ctx context.Context, b *bench) (err error) {
 			if round == 0 {
 				into = &measured{}
 			}
-			if err := b.once(ctx, p.args, into); err != nil {
+			if err := b.runOnce(ctx, p.args, into); err != nil {
 				return err
 			}
 		}
 	}
 	for i, p := range programs {
-		row("verify", p.name, figures[i], fmt.Sprintf("%.2f", float64(median(figures[i].wall))/float64(median(figures[0].wall))))
+		printRow("verify", p.name, figures[i], fmt.Sprintf("%.2f", float64(medianOf(figures[i].wall))/float64(medianOf(figures[0].wall))))
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (b *bench) prepareVerify() error {
 	for i := range verifyImages {
 		references = append(references, fmt.Sprintf("ghcr.io/bench/app-%02d:1.0", i))
 	}
-	if err := imagetest.Layout(b.path("img"), references...); err != nil {
+	if err := imagetest.FillLayout(b.filePath("img"), references...); err != nil {
 		return err
 	}
 	files := map[string]string{
@@ -99,19 +99,19 @@ func (b *bench) prepareVerify() error {
 	}
 	files["runtime.yaml"] = "{apiVersion: krtpkg.dev/v1alpha1, kind: Runtime, metadata: {name: edge, version: 1.0.0}, spec: {bundles: [" + strings.Join(bundles, ", ") + "]}}\n"
 	for name, text := range files {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(b.path(name)), 0o755), os.WriteFile(b.path(name), []byte(text), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(b.filePath(name)), 0o755), os.WriteFile(b.filePath(name), []byte(text), 0o644)); err != nil {
 			return err
 		}
 	}
 	reference := b.host + "/krt/edge:1.0.0"
-	mirror := "*=oci:" + b.path("img")
+	mirror := "*=oci:" + b.filePath("img")
 	for _, args := range [][]string{
 		{"keygen", "-q"},
 		{"build", "-q", "-f", ".", "--image-mirror", mirror},
 		{"push", "-q", "oci:dist:1.0.0", reference, "--image-mirror", mirror},
 		{"sign", "-q", "--key", "cosign.key", reference},
 	} {
-		if err := b.prepared(b.krtpkg, args...); err != nil {
+		if err := b.mustRun(b.krtpkg, args...); err != nil {
 			return err
 		}
 	}
@@ -124,7 +124,7 @@ func (b *bench) signImages() error {
 	if err != nil {
 		return err
 	}
-	cosign, err := hack.Build(context.Background(), "tools/cosign3")
+	cosign, err := hack.BuildProgram(context.Background(), "tools/cosign3")
 	if err != nil {
 		return err
 	}
@@ -134,14 +134,14 @@ func (b *bench) signImages() error {
 			continue
 		}
 		image := b.host + "/krt/edge@sha256:" + strings.Trim(digest, `",`)
-		if err := b.prepared(cosign, "sign", "--yes", "--key", "cosign.key", "--tlog-upload=false", "--use-signing-config=false", "--allow-http-registry", image); err != nil {
+		if err := b.mustRun(cosign, "sign", "--yes", "--key", "cosign.key", "--tlog-upload=false", "--use-signing-config=false", "--allow-http-registry", image); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) prepared(program string, args ...string) error {
+func (b *bench) mustRun(program string, args ...string) error {
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "COSIGN_PASSWORD=secret")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -15,12 +15,12 @@ import (
 // addHello compiles a version of hack/demo/hello for each platform and adds it as an image
 // to the layout in a folder.
 func addHello(ctx context.Context, dir, version string) error {
-	index, err := imagetest.Index(func(p v1.Platform) (v1.Image, error) {
-		program, err := compile(ctx, p, version)
+	index, err := imagetest.NewIndex(func(p v1.Platform) (v1.Image, error) {
+		program, err := compileHello(ctx, p, version)
 		if err != nil {
 			return nil, err
 		}
-		return imagetest.Image(p, "hello", 0o755, program, v1.Config{Entrypoint: []string{"/hello"}, User: "65532"})
+		return imagetest.NewImage(p, "hello", 0o755, program, v1.Config{Entrypoint: []string{"/hello"}, User: "65532"})
 	})
 	if err != nil {
 		return err
@@ -28,7 +28,7 @@ func addHello(ctx context.Context, dir, version string) error {
 	return imagetest.AddToLayout(dir, "registry.krtpkg.dev/demo/hello:"+version, index)
 }
 
-func compile(ctx context.Context, p v1.Platform, version string) ([]byte, error) {
+func compileHello(ctx context.Context, p v1.Platform, version string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "krtpkg-hello-")
 	if err != nil {
 		return nil, err

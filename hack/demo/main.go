@@ -39,7 +39,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	start := time.Now()
-	if err := run(ctx, *krtpkg); err != nil {
+	if err := runDemo(ctx, *krtpkg); err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		os.Exit(1)
 	}
@@ -56,7 +56,7 @@ type demo struct {
 	steps      int
 }
 
-func run(ctx context.Context, krtpkg string) (err error) {
+func runDemo(ctx context.Context, krtpkg string) (err error) {
 	d := &demo{}
 	if d.krtpkg, err = filepath.Abs(krtpkg); err != nil {
 		return err
@@ -66,24 +66,24 @@ func run(ctx context.Context, krtpkg string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
 
-	d.say("Set the stage: a vendor's registry, a site's registry, a cluster")
-	closeRegistries, err := d.registries()
+	d.printStep("Set the stage: a vendor's registry, a site's registry, a cluster")
+	closeRegistries, err := d.startRegistries()
 	if err != nil {
 		return err
 	}
 	defer closeRegistries()
-	stopCluster, err := d.cluster(ctx)
+	stopCluster, err := d.startCluster(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopCluster()) }()
 	fmt.Printf("   vendor   %s\n   site     %s\n   cluster  %s\n", d.vendor, d.site, d.kubeconfig)
-	return d.play(ctx)
+	return d.playDemo(ctx)
 }
 
-// play is the main job, as a user would type it.
-func (d *demo) play(ctx context.Context) error {
-	d.say("Compile the workload's image, a static program of this repository")
+// playDemo is the main job, as a user would type it.
+func (d *demo) playDemo(ctx context.Context) error {
+	d.printStep("Compile the workload's image, a static program of this repository")
 	images := filepath.Join(d.dir, "images")
 	for _, version := range []string{"1.0.0", "1.1.0"} {
 		if err := addHello(ctx, images, version); err != nil {
@@ -102,37 +102,37 @@ func (d *demo) play(ctx context.Context) error {
 	}{
 		{"Make a key pair", [][]string{{"keygen"}}, nil},
 		{"Build the runtime and publish it with its images", [][]string{
-			{"build", "-f", "bundles/runtimes/demo/1.0.0", "--to", "oci:" + d.path("dist"), "--image-mirror", "registry.krtpkg.dev=oci:" + images},
-			{"push", "oci:" + d.path("dist") + ":1.0.0", d.vendor + ":1.0.0", "--image-mirror", "registry.krtpkg.dev=oci:" + images},
+			{"build", "-f", "bundles/runtimes/demo/1.0.0", "--to", "oci:" + d.filePath("dist"), "--image-mirror", "registry.krtpkg.dev=oci:" + images},
+			{"push", "oci:" + d.filePath("dist") + ":1.0.0", d.vendor + ":1.0.0", "--image-mirror", "registry.krtpkg.dev=oci:" + images},
 		}, nil},
 		{"Sign it: one signature covers every manifest and every image", [][]string{
-			{"sign", "--key", d.path("cosign.key"), d.vendor + ":1.0.0"},
+			{"sign", "--key", d.filePath("cosign.key"), d.vendor + ":1.0.0"},
 		}, nil},
 		{"Carry it to the site's registry: images and signatures come along", [][]string{
 			{"copy", d.vendor + ":1.0.0", first},
 			{"tree", first},
 		}, nil},
 		{"Verify it there, and apply it layer by layer with the site's values", [][]string{
-			{"verify", "--key", d.path("cosign.pub"), first},
-			{"apply", "--key", d.path("cosign.pub"), first, "--values", values, "--yes", "--quiet"},
+			{"verify", "--key", d.filePath("cosign.pub"), first},
+			{"apply", "--key", d.filePath("cosign.pub"), first, "--values", values, "--yes", "--quiet"},
 		}, d.showWorkloads},
 		{"Again: nothing differs, so nothing is written", [][]string{
-			{"apply", "--key", d.path("cosign.pub"), first, "--values", values, "--yes", "--quiet"},
+			{"apply", "--key", d.filePath("cosign.pub"), first, "--values", values, "--yes", "--quiet"},
 		}, nil},
 		{"The next version: built, published, signed, carried over, applied", [][]string{
-			{"build", "-f", "bundles/runtimes/demo/1.1.0", "--to", "oci:" + d.path("dist"), "--image-mirror", "registry.krtpkg.dev=oci:" + images, "--quiet"},
-			{"push", "oci:" + d.path("dist") + ":1.1.0", d.vendor + ":1.1.0", "--image-mirror", "registry.krtpkg.dev=oci:" + images, "--quiet"},
-			{"sign", "--key", d.path("cosign.key"), d.vendor + ":1.1.0", "--quiet"},
+			{"build", "-f", "bundles/runtimes/demo/1.1.0", "--to", "oci:" + d.filePath("dist"), "--image-mirror", "registry.krtpkg.dev=oci:" + images, "--quiet"},
+			{"push", "oci:" + d.filePath("dist") + ":1.1.0", d.vendor + ":1.1.0", "--image-mirror", "registry.krtpkg.dev=oci:" + images, "--quiet"},
+			{"sign", "--key", d.filePath("cosign.key"), d.vendor + ":1.1.0", "--quiet"},
 			{"copy", d.vendor + ":1.1.0", second, "--quiet"},
-			{"apply", "--key", d.path("cosign.pub"), second, "--values", values, "--yes", "--quiet"},
+			{"apply", "--key", d.filePath("cosign.pub"), second, "--values", values, "--yes", "--quiet"},
 			{"status", "demo"},
 		}, d.showWorkloads},
-		{"What nobody signed is refused", nil, d.refused},
+		{"What nobody signed is refused", nil, d.expectRefusal},
 		{"Clean up", [][]string{{"delete", "demo", "--yes", "--quiet"}}, nil},
 	} {
-		d.say(step.what)
+		d.printStep(step.what)
 		for _, args := range step.commands {
-			if err := d.typed(ctx, args...); err != nil {
+			if err := d.runTyped(ctx, args...); err != nil {
 				return err
 			}
 		}
@@ -145,17 +145,17 @@ func (d *demo) play(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
+func (d *demo) filePath(name string) string { return filepath.Join(d.dir, name) }
 
-func (d *demo) say(what string) {
+func (d *demo) printStep(what string) {
 	d.steps++
 	fmt.Printf("\n%d. %s\n", d.steps, what)
 }
 
-// typed runs krtpkg as a user would and shows both.
-func (d *demo) typed(ctx context.Context, args ...string) error {
+// runTyped runs krtpkg as a user would and shows both.
+func (d *demo) runTyped(ctx context.Context, args ...string) error {
 	if args[0] == "keygen" {
-		args = append(args, "--output-key-prefix", d.path("cosign"))
+		args = append(args, "--output-key-prefix", d.filePath("cosign"))
 	}
 	fmt.Printf("\n   $ krtpkg %s\n", strings.ReplaceAll(strings.Join(args, " "), d.dir+"/", ""))
 	cmd := exec.CommandContext(ctx, d.krtpkg, args...)
@@ -169,10 +169,10 @@ func (d *demo) typed(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// refused applies what has no signature, which has to end with exit code 3.
-func (d *demo) refused(ctx context.Context) error {
-	dist := "oci:" + d.path("dist") + ":1.1.0"
-	err := d.typed(ctx, "apply", "--key", d.path("cosign.pub"), dist, "--yes")
+// expectRefusal applies what has no signature, which has to end with exit code 3.
+func (d *demo) expectRefusal(ctx context.Context) error {
+	dist := "oci:" + d.filePath("dist") + ":1.1.0"
+	err := d.runTyped(ctx, "apply", "--key", d.filePath("cosign.pub"), dist, "--yes")
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
 		return fmt.Errorf("an unsigned runtime was not refused: %w", err)
@@ -195,9 +195,9 @@ func (i *indent) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// registries starts two registries on loopback, unless the site's is given.
-func (d *demo) registries() (func(), error) {
-	vendor, closeVendor, err := serve()
+// startRegistries starts two registries on loopback, unless the site's is given.
+func (d *demo) startRegistries() (func(), error) {
+	vendor, closeVendor, err := serveRegistry()
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ func (d *demo) registries() (func(), error) {
 	if d.site = os.Getenv("KRTPKG_DEMO_SITE"); d.site != "" {
 		return closeVendor, nil
 	}
-	site, closeSite, err := serve()
+	site, closeSite, err := serveRegistry()
 	if err != nil {
 		closeVendor()
 		return nil, err
@@ -214,7 +214,7 @@ func (d *demo) registries() (func(), error) {
 	return func() { closeVendor(); closeSite() }, nil
 }
 
-func serve() (address string, stop func(), err error) {
+func serveRegistry() (address string, stop func(), err error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, err
@@ -228,8 +228,8 @@ func serve() (address string, stop func(), err error) {
 	return listener.Addr().String(), func() { server.Close(); registry.Close() }, nil
 }
 
-// cluster returns the user's own, or a control plane that ends with the demo.
-func (d *demo) cluster(ctx context.Context) (func() error, error) {
+// startCluster returns the user's own, or a control plane that ends with the demo.
+func (d *demo) startCluster(ctx context.Context) (func() error, error) {
 	if d.kubeconfig = os.Getenv("KUBECONFIG"); d.kubeconfig != "" {
 		if os.Getenv("KRTPKG_DEMO_SITE") == "" {
 			return nil, errors.New("your cluster (KUBECONFIG) cannot pull from a registry on this machine's loopback: " +
@@ -238,7 +238,7 @@ func (d *demo) cluster(ctx context.Context) (func() error, error) {
 		return func() error { return nil }, nil
 	}
 	fmt.Println("   (the first run on a machine compiles Kubernetes, which takes some minutes)")
-	cluster, err := clustertest.Run(ctx, d.path("cluster"))
+	cluster, err := clustertest.Run(ctx, d.filePath("cluster"))
 	if err != nil {
 		return nil, err
 	}

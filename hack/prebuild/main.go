@@ -17,15 +17,15 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx); err != nil {
+	if err := buildAll(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "prebuild:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
+func buildAll(ctx context.Context) error {
 	for _, name := range os.Args[1:] {
-		path, err := hack.Build(ctx, name)
+		path, err := hack.BuildProgram(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -34,7 +34,7 @@ func run(ctx context.Context) error {
 	if len(os.Args) > 1 {
 		return nil
 	}
-	root, err := hack.Root()
+	root, err := hack.FindRoot()
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func run(ctx context.Context) error {
 	}
 	for _, name := range names {
 		start := time.Now()
-		if _, err := hack.Build(ctx, name); err != nil {
+		if _, err := hack.BuildProgram(ctx, name); err != nil {
 			return err
 		}
 		fmt.Printf("%-20s %s\n", name, time.Since(start).Round(time.Second/10))

@@ -59,7 +59,7 @@ type ArgoCD struct {
 // ready. The caller must call Stop.
 func Run(ctx context.Context, cluster *clustertest.Cluster, dir string, period time.Duration) (*ArgoCD, error) {
 	a := &ArgoCD{dir: dir}
-	if err := a.start(ctx, cluster, period); err != nil {
+	if err := a.startPrograms(ctx, cluster, period); err != nil {
 		return nil, errors.Join(fmt.Errorf("argocd: %w\n%s", err, a.processes.Tail()), a.Stop())
 	}
 	return a, nil
@@ -98,7 +98,7 @@ func (a *ArgoCD) Authorities(t testing.TB, data map[string]any) {
 	}
 }
 
-func (a *ArgoCD) start(ctx context.Context, cluster *clustertest.Cluster, period time.Duration) error {
+func (a *ArgoCD) startPrograms(ctx context.Context, cluster *clustertest.Cluster, period time.Duration) error {
 	module, err := hack.ModuleDir(ctx, "argocd", "github.com/argoproj/argo-cd/v3")
 	if err != nil {
 		return err
@@ -107,13 +107,13 @@ func (a *ArgoCD) start(ctx context.Context, cluster *clustertest.Cluster, period
 	if err := cluster.Deploy(ctx, "argocd", installation, filepath.Join(crds, "application-crd.yaml"), filepath.Join(crds, "appproject-crd.yaml")); err != nil {
 		return err
 	}
-	bin, err := hack.Build(ctx, "argocd")
+	bin, err := hack.BuildProgram(ctx, "argocd")
 	if err != nil {
 		return err
 	}
 	search := []string{os.Getenv("PATH")}
 	for _, name := range tools {
-		tool, err := hack.Build(ctx, name)
+		tool, err := hack.BuildProgram(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -151,10 +151,10 @@ func (a *ArgoCD) start(ctx context.Context, cluster *clustertest.Cluster, period
 		}
 		a.processes = append(a.processes, started)
 		if p.name == "redis" { // the others end without
-			if err := hack.Await(ctx, addresses[:1], a.processes); err != nil {
+			if err := hack.AwaitListeners(ctx, addresses[:1], a.processes); err != nil {
 				return err
 			}
 		}
 	}
-	return hack.Await(ctx, addresses, a.processes)
+	return hack.AwaitListeners(ctx, addresses, a.processes)
 }

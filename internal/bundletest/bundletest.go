@@ -68,11 +68,11 @@ var Absent = map[string][]string{
 		"built and rendered by hand, from a copy of its repository"},
 }
 
-// Mirrors sends what the definitions fetch to the corpus, as bundles/mirrors.txt says, and repositories
+// CorpusMirrors sends what the definitions fetch to the corpus, as bundles/mirrors.txt says, and repositories
 // that it does not have to nowhere.
-func Mirrors(t testing.TB) []source.Mirror {
+func CorpusMirrors(t testing.TB) []source.Mirror {
 	t.Helper()
-	root, err := hack.Root()
+	root, err := hack.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func Mirrors(t testing.TB) []source.Mirror {
 // located returns a path of the corpus in whichever of its folders has it.
 func located(t testing.TB, relative string) string {
 	t.Helper()
-	dirs, err := corpus.Locate()
+	dirs, err := corpus.ListDirs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,20 +107,20 @@ func located(t testing.TB, relative string) string {
 	return ""
 }
 
-// Variable returns what Mirrors are as $KRTPKG_SOURCE_MIRROR.
-func Variable(t testing.TB) string {
+// MirrorsVariable returns what Mirrors are as $KRTPKG_SOURCE_MIRROR.
+func MirrorsVariable(t testing.TB) string {
 	t.Helper()
 	var all []string
-	for _, m := range Mirrors(t) {
+	for _, m := range CorpusMirrors(t) {
 		all = append(all, m.Prefix+"="+m.Replacement)
 	}
 	return "KRTPKG_SOURCE_MIRROR=" + strings.Join(all, ",")
 }
 
-// Workspace returns a copy of the ready definitions. The corpus has the files of repositories but not
+// CopyDefinitions returns a copy of the ready definitions. The corpus has the files of repositories but not
 // their commits: where a definition names a commit, the copy has the corpus's files of it next to
 // it instead.
-func Workspace(t testing.TB) string {
+func CopyDefinitions(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, bundles.Files); err != nil {
@@ -130,7 +130,7 @@ func Workspace(t testing.TB) string {
 		if err != nil || entry.Name() != "bundle.yaml" {
 			return err
 		}
-		d, err := read(filepath.Join(dir, name))
+		d, err := readDefinition(filepath.Join(dir, name))
 		if err != nil {
 			return err
 		}
@@ -141,14 +141,14 @@ func Workspace(t testing.TB) string {
 				continue
 			}
 			changed = true
-			if err := vendor(t, filepath.Join(dir, path.Dir(name)), i, s); err != nil {
+			if err := vendorSource(t, filepath.Join(dir, path.Dir(name)), i, s); err != nil {
 				return err
 			}
 		}
 		if !changed {
 			return nil
 		}
-		return write(filepath.Join(dir, name), d)
+		return writeDefinition(filepath.Join(dir, name), d)
 	})
 	if err == nil {
 		prometheus := filepath.Join(dir, "4-security-and-observability/metrics/prometheus/source-0/setup/prometheuses.yaml")
@@ -175,9 +175,9 @@ spec:
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 `
 
-// vendor makes a source of a commit one of a folder next to the definition. A kustomization comes
+// vendorSource makes a source of a commit one of a folder next to the definition. A kustomization comes
 // with the folders next to it, which it names. Charts that a chart needs become archives there.
-func vendor(t testing.TB, beside string, number int, s *bundle.Source) error {
+func vendorSource(t testing.TB, beside string, number int, s *bundle.Source) error {
 	t.Helper()
 	folder, root := s.Root, ""
 	if s.Template == bundle.TemplateKustomize {
@@ -207,7 +207,7 @@ func vendor(t testing.TB, beside string, number int, s *bundle.Source) error {
 func commitFolder(t testing.TB, repository, commit, folder string) string {
 	t.Helper()
 	url := strings.Replace(repository, "https://github.com/", "https://raw.githubusercontent.com/", 1) + "/" + commit + "/" + folder
-	for _, m := range Mirrors(t) {
+	for _, m := range CorpusMirrors(t) {
 		if rest, matches := strings.CutPrefix(url, m.Prefix); matches {
 			return m.Replacement + rest
 		}
@@ -279,13 +279,13 @@ var (
 	digests       = regexp.MustCompile(`((?:[\w.-]+/)+[\w.-]+)@sha256:[0-9a-f]{64}`)
 )
 
-// Loosen lets stand-ins take the places of images that manifests name by digest: such bundles of a
+// LoosenDigests lets stand-ins take the places of images that manifests name by digest: such bundles of a
 // workspace become what they render to, with tags instead.
-func Loosen(t testing.TB, workspace string) {
+func LoosenDigests(t testing.TB, workspace string) {
 	t.Helper()
 	for _, at := range byDigest {
 		dir := filepath.Join(workspace, filepath.FromSlash(at))
-		files, err := build.Manifests(t.Context(), dir, build.Options{Sources: source.Fetcher{Mirrors: Mirrors(t)}})
+		files, err := build.RenderManifests(t.Context(), dir, build.Options{Sources: source.Fetcher{Mirrors: CorpusMirrors(t)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -304,18 +304,18 @@ func Loosen(t testing.TB, workspace string) {
 			t.Errorf("%s names no image by digest", at)
 		}
 		file := filepath.Join(dir, "bundle.yaml")
-		d, err := read(file)
+		d, err := readDefinition(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		d.Bundle.Spec.Sources = []bundle.Source{{Dir: "loose"}}
-		if err := write(file, d); err != nil {
+		if err := writeDefinition(file, d); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func read(file string) (*bundle.Definition, error) {
+func readDefinition(file string) (*bundle.Definition, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -323,7 +323,7 @@ func read(file string) (*bundle.Definition, error) {
 	return bundle.Parse(file, data)
 }
 
-func write(file string, d *bundle.Definition) error {
+func writeDefinition(file string, d *bundle.Definition) error {
 	data, err := yaml.Marshal(d.Bundle)
 	if err != nil {
 		return err

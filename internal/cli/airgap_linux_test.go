@@ -36,13 +36,13 @@ import (
 func TestAirGap(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"cluster", "tools/registry"} { // there is no network to build them with
-		if _, err := hack.Build(t.Context(), tool); err != nil {
+		if _, err := hack.BuildProgram(t.Context(), tool); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s := newSite(t)
 	for _, reference := range []string{"ghcr.io/example/web:1.0", "ghcr.io/example/db:1.0"} {
-		image, err := imagetest.Sized(reference, 1<<20)
+		image, err := imagetest.NewSizedIndex(reference, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,8 +50,8 @@ func TestAirGap(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
-	fulcio := sigstoretest.Start(t)
+	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
+	fulcio := sigstoretest.StartSigstore(t)
 	s.env = append(s.env, "SIGSTORE_ID_TOKEN="+fulcio.Token("https://ci.example", "release@krt.example"))
 	s.write(
 		"1.0.0/runtime.yaml", runtimeOf("1.0.0", "web"), "1.1.0/runtime.yaml", runtimeOf("1.1.0", "web", "db"),
@@ -201,7 +201,7 @@ func siteSide(ctx context.Context, media, key, vendor, dir string) (err error) {
 	if err := cutOff(vendor); err != nil {
 		return err
 	}
-	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Distribution3})
+	registry, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Distribution3})
 	if err != nil {
 		return err
 	}

@@ -68,7 +68,7 @@ func (f *forger) repack(manifest, tag string, change func(name string, data []by
 func TestControllersGetWhatIsChecked(t *testing.T) {
 	t.Parallel()
 	f := newForger(t, nil)
-	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	at := registry.Host + "/krt/edge"
 	for tag, c := range map[string]struct{ command, file string }{
 		"flux":     {"flux", "flux/base.yaml"},

@@ -46,9 +46,9 @@ without --values-from, those of the last apply are taken. They are kept on the c
   krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --contexts north,south --yes`,
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.apply(cmd.Context(), args[0], o) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.runApply(cmd.Context(), args[0], o) },
 	}
-	o.site.add(cmd)
+	o.site.addSiteFlags(cmd)
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
 	flags := cmd.Flags()
@@ -56,7 +56,7 @@ without --values-from, those of the last apply are taken. They are kept on the c
 	flags.BoolVar(&o.allowDowngrade, "allow-downgrade", false, "with --yes: apply a version that is older than the one on the cluster")
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "end when this layer is ready; the next apply goes on")
 	addRunHooks(cmd, &o.runHooks, "run the hooks of charts that are for a deletion, of bundles that leave")
-	o.fleet.add(cmd)
+	o.fleet.addFleetFlags(cmd)
 	return cmd
 }
 
@@ -84,8 +84,8 @@ type siteFlags struct {
 	beside        string
 }
 
-func (f *siteFlags) add(cmd *cobra.Command) {
-	f.trust.add(cmd)
+func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
+	f.trust.addTrustFlags(cmd)
 	f.trust.addUnsigned(cmd, "go on without verifying any signature")
 	flags := cmd.Flags()
 	flags.BoolVar(&f.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
@@ -109,7 +109,7 @@ func (f *siteFlags) addOwnership(cmd *cobra.Command) {
 	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "also delete what is not part of the runtime, in namespaces and of kinds that the version applied does not have")
 }
 
-func (f *siteFlags) check() error {
+func (f *siteFlags) checkValues() error {
 	for _, name := range f.skip {
 		if !slices.Contains(deploy.Checks, name) {
 			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(deploy.Checks, ", "))}
@@ -121,35 +121,35 @@ func (f *siteFlags) check() error {
 	return nil
 }
 
-// prepared is a root that has been verified and opened, for any number of clusters.
-type prepared struct {
-	*opened
+// preparedRoot is a root that has been verified and opened, for any number of clusters.
+type preparedRoot struct {
+	*openedReference
 	set      *bundle.Set
 	verified string
-	images   *located
-	// look says to look whether the images are there.
-	look bool
+	images   *imageLocations
+	// lookForImages says to look whether the images are there.
+	lookForImages bool
 	// next to is the controller that has the rest; "" where all is applied.
-	beside string
-	// by is the controller that has all of it, by manifests that are applied in its place.
-	by string
+	besideController string
+	// byController is the controller that has all of it, by manifests that are applied in its place.
+	byController string
 }
 
-// whom gives whom to trust, which has to be said; nil for nobody.
-func (a *app) whom(ctx context.Context, f *siteFlags) (*trust.Policy, error) {
-	if err := f.check(); err != nil {
+// requirePolicy gives whom to trust, which has to be said; nil for nobody.
+func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, error) {
+	if err := f.checkValues(); err != nil {
 		return nil, err
 	}
-	policy, err := a.trust(ctx, &f.trust)
+	policy, err := a.loadTrust(ctx, &f.trust)
 	if err == nil && policy == nil && !f.trust.allowUnsigned {
 		err = &usageError{fmt.Errorf("%w, or apply it as it is with --allow-unsigned", errNobody)}
 	}
 	return policy, err
 }
 
-// prepare verifies and opens.
-func (a *app) prepare(ctx context.Context, reference string, policy *trust.Policy, f *siteFlags, registry string) (*prepared, error) {
-	at, err := a.open(ctx, reference)
+// prepareRoot verifies and opens.
+func (a *app) prepareRoot(ctx context.Context, reference string, policy *trust.Policy, f *siteFlags, registry string) (*preparedRoot, error) {
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return nil, err
 	}
@@ -162,18 +162,18 @@ func (a *app) prepare(ctx context.Context, reference string, policy *trust.Polic
 			return nil, err
 		}
 	}
-	p := &prepared{opened: at, verified: verified, beside: f.beside, look: !slices.Contains(f.skip, deploy.CheckImages)}
+	p := &preparedRoot{openedReference: at, verified: verified, besideController: f.beside, lookForImages: !slices.Contains(f.skip, deploy.CheckImages)}
 	if p.set, err = a.openSet(ctx, at); err != nil {
 		return nil, err
 	}
-	p.images, err = a.locate(ctx, at, p.set)
+	p.images, err = a.locateImages(ctx, at, p.set)
 	return p, err
 }
 
-// looked returns what a look at the images found, with the logins of a cluster.
-func (p *prepared) looked(ctx context.Context, a *app, cluster *deploy.Cluster, rt deploy.Runtime) ([]deploy.Image, []deploy.Finding, error) {
+// lookAtRunning returns what a look at the images found, with the logins of a cluster.
+func (p *preparedRoot) lookAtRunning(ctx context.Context, a *app, cluster *deploy.Cluster, rt deploy.Runtime) ([]deploy.Image, []deploy.Finding, error) {
 	a.ui.ShowInErrors(namesOf(rt)...)
-	if !p.look {
+	if !p.lookForImages {
 		return nil, nil, nil
 	}
 	secrets, err := cluster.PullSecrets(ctx, rt)
@@ -207,7 +207,7 @@ func namesOf(rt deploy.Runtime) []string {
 var nameLine = regexp.MustCompile(`(?m)^[ -]*(?:name|namespace|[a-z]+Name): *["']?([a-z0-9]([a-z0-9.-]*[a-z0-9])?)["']? *$`)
 
 // importFirst brings an archive to a registry and gives the same root there.
-func (a *app) importFirst(ctx context.Context, at *opened, registry string, t *trustFlags) (*opened, error) {
+func (a *app) importFirst(ctx context.Context, at *openedReference, registry string, t *trustFlags) (*openedReference, error) {
 	if at.File == "" {
 		return nil, &usageError{fmt.Errorf("--registry is for archives: bring %s there with krtpkg copy", at.Place)}
 	}
@@ -226,7 +226,7 @@ func (a *app) importFirst(ctx context.Context, at *opened, registry string, t *t
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return nil, err
 	}
@@ -238,21 +238,21 @@ func (a *app) importFirst(ctx context.Context, at *opened, registry string, t *t
 	if err != nil {
 		return nil, fmt.Errorf("import %s: %w", at.File, err)
 	}
-	a.ui.End(nil)
+	a.ui.EndProgress(nil)
 	if len(imported.Absent) > 0 {
 		return nil, fmt.Errorf("import %s: %w", at.File, imported.AbsentError())
 	}
 	a.ui.Say("imported %s to %s", at.File, target)
-	return a.open(ctx, target+"@"+at.root.Digest.String())
+	return a.openReference(ctx, target+"@"+at.root.Digest.String())
 }
 
 // checkBeforeApply verifies the root and says who signed it, or loudly that nobody looked.
-func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Policy, images bool) (string, error) {
+func (a *app) checkBeforeApply(ctx context.Context, at *openedReference, policy *trust.Policy, images bool) (string, error) {
 	if policy == nil {
-		a.ui.Note("WARNING: %s is applied without verifying who signed it (--allow-unsigned)", at.pinned())
+		a.ui.Note("WARNING: %s is applied without verifying who signed it (--allow-unsigned)", at.pinnedReference())
 		return "nobody (--allow-unsigned)", nil
 	}
-	result, err := a.verified(ctx, at, policy)
+	result, err := a.verifyRoot(ctx, at, policy)
 	if err != nil {
 		return "", err
 	}
@@ -261,38 +261,38 @@ func (a *app) checkBeforeApply(ctx context.Context, at *opened, policy *trust.Po
 		return "", err
 	}
 	m := set.Root.Metadata()
-	a.ui.Say("verified %s, %s %s, signed by %s", at.pinned(), m.Name, m.Version, signers(result))
+	a.ui.Say("verified %s, %s %s, signed by %s", at.pinnedReference(), m.Name, m.Version, signerNames(result))
 	if !images {
-		return signers(result), nil
+		return signerNames(result), nil
 	}
 	_, err = a.verifyImages(ctx, at.store, set, policy)
-	return signers(result), err
+	return signerNames(result), err
 }
 
-// runtime returns what one cluster is to have, rendered with its values.
-func (p *prepared) runtime(ctx context.Context, a *app, cluster *deploy.Cluster, values *valuesFlags) (deploy.Runtime, error) {
-	v, err := values.site(ctx, a, cluster, p.name(), p.set)
+// renderRuntime returns what one cluster is to have, rendered with its values.
+func (p *preparedRoot) renderRuntime(ctx context.Context, a *app, cluster *deploy.Cluster, values *valuesFlags) (deploy.Runtime, error) {
+	v, err := values.siteValues(ctx, a, cluster, p.deployedName(), p.set)
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
-	return p.with(ctx, a, v)
+	return p.renderWithValues(ctx, a, v)
 }
 
-func (p *prepared) with(ctx context.Context, a *app, v render.Kept) (deploy.Runtime, error) {
+func (p *preparedRoot) renderWithValues(ctx context.Context, a *app, v render.Kept) (deploy.Runtime, error) {
 	rendered, err := a.renderSet(ctx, p.set, v.All, p.images)
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
-	rt, err := rendered.runtime()
+	rt, err := rendered.deployRuntime()
 	if err != nil {
 		return rt, err
 	}
-	if p.beside != "" {
+	if p.besideController != "" {
 		if err := p.onlyLeft(ctx, &rt); err != nil {
 			return rt, err
 		}
 	}
-	rt.Origin = deploy.Origin{Reference: p.pinned(), Verified: p.verified}
+	rt.Origin = deploy.Origin{Reference: p.pinnedReference(), Verified: p.verified}
 	if p.Tag != "" { // what was asked for is not part of what it means
 		rt.Origin.Reference = strings.Replace(rt.Origin.Reference, ":"+p.Tag+"@", "@", 1)
 	}
@@ -300,19 +300,19 @@ func (p *prepared) with(ctx context.Context, a *app, v render.Kept) (deploy.Runt
 	return rt, err
 }
 
-func (a *app) apply(ctx context.Context, reference string, o applyOptions) error {
-	policy, err := a.whom(ctx, &o.site)
-	if err := cmp.Or(err, o.cluster.check(a), o.fleet.check(&o)); err != nil {
+func (a *app) runApply(ctx context.Context, reference string, o applyOptions) error {
+	policy, err := a.requirePolicy(ctx, &o.site)
+	if err := cmp.Or(err, o.cluster.checkValues(a), o.fleet.checkValues(&o)); err != nil {
 		return err
 	}
-	p, err := a.prepare(ctx, reference, policy, &o.site, o.registry)
+	p, err := a.prepareRoot(ctx, reference, policy, &o.site, o.registry)
 	if err != nil {
 		return err
 	}
 	if len(o.fleet.contexts) > 0 {
 		return a.applyFleet(ctx, p, &o)
 	}
-	cluster, err := o.cluster.connect(a)
+	cluster, err := o.cluster.connectCluster(a)
 	if err != nil {
 		return err
 	}
@@ -320,25 +320,25 @@ func (a *app) apply(ctx context.Context, reference string, o applyOptions) error
 	if err != nil {
 		return err
 	}
-	return a.deployed(report, o.cluster)
+	return a.printDeployed(report, o.cluster)
 }
 
 // applyTo applies to one cluster.
-func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *prepared, o *applyOptions) (*deploy.Report, error) {
-	rt, err := p.runtime(ctx, a, cluster, &o.site.values)
+func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, o *applyOptions) (*deploy.Report, error) {
+	rt, err := p.renderRuntime(ctx, a, cluster, &o.site.values)
 	if err != nil {
 		return nil, err
 	}
 	return a.applyRuntime(ctx, cluster, p, rt, o)
 }
 
-func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prepared, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {
-	options, stop := o.cluster.options(a)
+func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {
+	options, stop := o.cluster.deployOptions(a)
 	defer stop()
 	if err := a.checkRecord(ctx, cluster, p, rt, o.site.trust.expectName); err != nil {
 		return nil, err
 	}
-	images, found, err := p.looked(ctx, a, cluster, rt)
+	images, found, err := p.lookAtRunning(ctx, a, cluster, rt)
 	if err != nil {
 		return nil, err
 	}
@@ -361,7 +361,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 	apply := deploy.ApplyOptions{
 		Options: options, Skip: o.site.skip, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign, Censor: a.ui.ErrorText,
 		RunHooks: o.runHooks, Rollback: o.isRollback,
-		Confirm: o.cluster.confirm(a, cluster, "apply "+rt.Version+" of"),
+		Confirm: o.cluster.confirmPlan(a, cluster, "apply "+rt.Version+" of"),
 	}
 	if o.pauseAfter >= 0 {
 		apply.PauseAfter = &o.pauseAfter
@@ -382,8 +382,8 @@ func refuseDowngrade(findings []deploy.Finding) error {
 	return nil
 }
 
-// deployed prints what was done.
-func (a *app) deployed(report *deploy.Report, f clusterFlags) error {
+// printDeployed prints what was done.
+func (a *app) printDeployed(report *deploy.Report, f clusterFlags) error {
 	a.noteSkipped("", report)
 	return a.ui.Result(f.format, newDeployView(report), func(w io.Writer) {
 		ui.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
@@ -426,10 +426,10 @@ type outcomeView struct {
 }
 
 func newDeployView(r *deploy.Report) deployView {
-	return deployView{Runtime: r.Runtime, Applied: outcomes(r.Applied), Deleted: outcomes(r.Deleted), Skipped: r.Skipped}
+	return deployView{Runtime: r.Runtime, Applied: outcomeViews(r.Applied), Deleted: outcomeViews(r.Deleted), Skipped: r.Skipped}
 }
 
-func outcomes(list []deploy.Outcome) []outcomeView {
+func outcomeViews(list []deploy.Outcome) []outcomeView {
 	views := make([]outcomeView, len(list))
 	for i, o := range list {
 		views[i] = outcomeView{o.Bundle, o.App, o.Version, o.Layer, countView(o.Changes), o.Elapsed.Round(time.Millisecond).Seconds()}

@@ -24,8 +24,8 @@ func TestArgoCD(t *testing.T) {
 	t.Parallel()
 	c := newControlled(t, clustertest.Start(t))
 	installation := argocdtest.Start(t, c.cluster)
-	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
-	mirror := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
+	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
+	mirror := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
 	s := newSite(t, "ghcr.io/example/web:1.0", "ghcr.io/example/helper:1.0")
 	s.env = append(s.env, "KUBECONFIG="+c.cluster.Kubeconfig)
 	repository := vendor.Host + "/krt/stall"
@@ -68,7 +68,7 @@ func TestArgoCD(t *testing.T) {
 	s.env = append(s.env, mirror.Env(t)...)
 	at := mirror.Host + "/mirror/stall"
 	s.ok("copy", repository+":1.1.0", at+":1.1.0")
-	before := registrytest.Exec(t, mirror.Env(t), registrytest.Tool(t, "oras"), "discover", "--ca-file", mirror.CAFile, "--format", "json", at+":1.1.0")
+	before := registrytest.RunTool(t, mirror.Env(t), registrytest.BuildTool(t, "oras"), "discover", "--ca-file", mirror.CAFile, "--format", "json", at+":1.1.0")
 	if !strings.Contains(before, "application/vnd.krtpkg.argocd.v1") {
 		t.Errorf("the copy has not brought the manifests for Argo CD:\n%s", before)
 	}

@@ -29,13 +29,13 @@ const (
 // builderFlags say who built what is signed.
 type builderFlags struct{ id string }
 
-func (f *builderFlags) add(cmd *cobra.Command) {
+func (f *builderFlags) addBuilderFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.id, "builder-id", "", "URI of the builder in the provenance (default: the workflow or the pipeline, in GitHub's and GitLab's CI)")
 }
 
-// statements returns what sign attests: the SBOM, twice, and the provenance. They are computed from
+// buildStatements returns what sign attests: the SBOM, twice, and the provenance. They are computed from
 // the artifact, so that nothing is signed but what it says.
-func (f *builderFlags) statements(set *bundle.Set) ([]sign.Statement, error) {
+func (f *builderFlags) buildStatements(set *bundle.Set) ([]sign.Statement, error) {
 	cyclonedx, err := sbom.CycloneDX(set)
 	if err != nil {
 		return nil, fmt.Errorf("SBOM: %w", err)
@@ -44,17 +44,17 @@ func (f *builderFlags) statements(set *bundle.Set) ([]sign.Statement, error) {
 	if err != nil {
 		return nil, fmt.Errorf("SBOM: %w", err)
 	}
-	slsa, err := provenance.SLSA(set, f.builder(os.Getenv))
+	slsa, err := provenance.EncodeSLSA(set, f.detectBuilder(os.Getenv))
 	if err != nil {
 		return nil, fmt.Errorf("provenance: %w", err)
 	}
 	return []sign.Statement{{Type: typeCycloneDX, Predicate: cyclonedx}, {Type: typeSPDX, Predicate: spdx}, {Type: typeProvenance, Predicate: slsa}}, nil
 }
 
-// builder returns who builds, as far as the environment tells: on a CI the workflow, which is what
+// detectBuilder returns who builds, as far as the environment tells: on a CI the workflow, which is what
 // policies name, and its run.
-func (f *builderFlags) builder(getenv func(string) string) provenance.Builder {
-	b := provenance.Builder{ID: f.id, Version: version()}
+func (f *builderFlags) detectBuilder(getenv func(string) string) provenance.Builder {
+	b := provenance.Builder{ID: f.id, Version: programVersion()}
 	if server, workflow := getenv("GITHUB_SERVER_URL"), getenv("GITHUB_WORKFLOW_REF"); server != "" && workflow != "" {
 		b.ID = cmp.Or(b.ID, server+"/"+workflow)
 		b.Invocation = fmt.Sprintf("%s/%s/actions/runs/%s/attempts/%s", server, getenv("GITHUB_REPOSITORY"), getenv("GITHUB_RUN_ID"), getenv("GITHUB_RUN_ATTEMPT"))
@@ -84,20 +84,20 @@ Types are URIs, or cosign's names: slsaprovenance1, spdxjson, cyclonedx, vuln, o
 		GroupID: groupTrust,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.attest(cmd.Context(), args[0], &o.signFlags, trust.PredicateType(o.predicateType), o.predicate)
+			return a.runAttest(cmd.Context(), args[0], &o.signFlags, trust.PredicateType(o.predicateType), o.predicate)
 		},
 	}
-	o.add(cmd)
+	o.addSignFlags(cmd)
 	cmd.Flags().StringVar(&o.predicateType, "type", "", "type of the predicate")
 	cmd.Flags().StringVar(&o.predicate, "predicate", "", "file of the predicate, JSON; - is standard input")
-	required(cmd, "type", "predicate")
+	requireFlags(cmd, "type", "predicate")
 	return cmd
 }
 
 // maxPredicate is half of what a verifier reads.
 const maxPredicate = 8 << 20
 
-func (a *app) attest(ctx context.Context, reference string, f *signFlags, predicateType, file string) error {
+func (a *app) runAttest(ctx context.Context, reference string, f *signFlags, predicateType, file string) error {
 	options, err := a.signOptions(ctx, f)
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func (a *app) attest(ctx context.Context, reference string, f *signFlags, predic
 	case !json.Valid(data):
 		return fmt.Errorf("predicate %s is not JSON", file)
 	}
-	at, err := a.open(ctx, reference)
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (a *app) attest(ctx context.Context, reference string, f *signFlags, predic
 		return err
 	}
 	options.Reference = nameOf(at, set)
-	return a.attach(ctx, at, f, func(store place.Target) ([]sign.Attached, error) {
+	return a.attachAndSave(ctx, at, f, func(store place.Target) ([]sign.Attached, error) {
 		return sign.Attest(ctx, store, at.root, []sign.Statement{{Type: predicateType, Predicate: data}}, options)
 	})
 }
@@ -152,16 +152,16 @@ refuses one that was not. Without, it is computed from the artifact.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch format {
 			case "cyclonedx":
-				return a.predicate(cmd.Context(), args[0], &t, typeCycloneDX, sbom.CycloneDX)
+				return a.printPredicate(cmd.Context(), args[0], &t, typeCycloneDX, sbom.CycloneDX)
 			case "spdx":
-				return a.predicate(cmd.Context(), args[0], &t, typeSPDX, sbom.SPDX)
+				return a.printPredicate(cmd.Context(), args[0], &t, typeSPDX, sbom.SPDX)
 			}
 			return &usageError{fmt.Errorf("--format %s: want cyclonedx or spdx", format)}
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", format, "cyclonedx (1.6) or spdx (2.3)")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"cyclonedx", "spdx"}, cobra.ShellCompDirectiveNoFileComp))
-	t.add(cmd)
+	t.addTrustFlags(cmd)
 	t.addUnsigned(cmd, "print what the artifact says of itself, though a policy file would not let it pass")
 	return cmd
 }
@@ -180,30 +180,30 @@ builder.`,
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.predicate(cmd.Context(), args[0], &t, typeProvenance, func(set *bundle.Set) ([]byte, error) {
-				return provenance.SLSA(set, provenance.Builder{ID: "https://krtpkg.dev/unknown"})
+			return a.printPredicate(cmd.Context(), args[0], &t, typeProvenance, func(set *bundle.Set) ([]byte, error) {
+				return provenance.EncodeSLSA(set, provenance.Builder{ID: "https://krtpkg.dev/unknown"})
 			})
 		},
 	}
-	t.add(cmd)
+	t.addTrustFlags(cmd)
 	t.addUnsigned(cmd, "print what the artifact says of itself, though a policy file would not let it pass")
 	return cmd
 }
 
-// predicate prints what was attested, if anyone is to be trusted, and else what the artifact
+// printPredicate prints what was attested, if anyone is to be trusted, and else what the artifact
 // itself says.
-func (a *app) predicate(ctx context.Context, reference string, t *trustFlags, predicateType string, compute func(*bundle.Set) ([]byte, error)) error {
-	at, err := a.open(ctx, reference)
+func (a *app) printPredicate(ctx context.Context, reference string, t *trustFlags, predicateType string, compute func(*bundle.Set) ([]byte, error)) error {
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
 	var document json.RawMessage
-	policy, err := a.trust(ctx, t)
+	policy, err := a.loadTrust(ctx, t)
 	if err != nil {
 		return err
 	}
 	if policy != nil {
-		result, err := a.verified(ctx, at, policy)
+		result, err := a.verifyRoot(ctx, at, policy)
 		if err != nil {
 			return err
 		}
@@ -216,7 +216,7 @@ func (a *app) predicate(ctx context.Context, reference string, t *trustFlags, pr
 			return err
 		}
 		if document == nil {
-			return fmt.Errorf("%s: %w: no attestation %s by anyone trusted", at.pinned(), trust.ErrRefused, predicateType)
+			return fmt.Errorf("%s: %w: no attestation %s by anyone trusted", at.pinnedReference(), trust.ErrRefused, predicateType)
 		}
 	} else {
 		set, err := a.openSet(ctx, at)

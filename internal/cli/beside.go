@@ -16,46 +16,46 @@ import (
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 )
 
-// controller is one that consumes runtimes.
-type controller struct {
+// controllerKind is one that consumes runtimes.
+type controllerKind struct {
 	// title is what messages call it, folder where a runtime has what it reads.
 	title, folder string
 	// files are what a build puts there, and the bundles that it can't apply.
-	files func(context.Context, *bundle.Artifact, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error)
+	files func(context.Context, *bundle.Artifact, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error)
 }
 
 // kappController is the controller that has packages.
 const kappController = "kapp-controller"
 
-var controllers = map[string]controller{
-	kappController: {"kapp-controller", bundle.PackagesDir, func(ctx context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
+var controllers = map[string]controllerKind{
+	kappController: {"kapp-controller", bundle.PackagesDir, func(ctx context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error) {
 		released, err := root.Created()
 		if err != nil {
 			return nil, nil, err
 		}
-		return pkgrepo.Files(ctx, root.Metadata().Name, all, released)
+		return pkgrepo.PackageFiles(ctx, root.Metadata().Name, all, released)
 	}},
-	"flux": {"Flux", bundle.FluxDir, func(_ context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
-		return pkgrepo.Flux(root.Runtime, all)
+	"flux": {"Flux", bundle.FluxDir, func(_ context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error) {
+		return pkgrepo.FluxFiles(root.Runtime, all)
 	}},
-	"argocd": {"Argo CD", bundle.ArgoCDDir, func(_ context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error) {
-		return pkgrepo.ArgoCD(root.Runtime, all)
+	"argocd": {"Argo CD", bundle.ArgoCDDir, func(_ context.Context, root *bundle.Artifact, all []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error) {
+		return pkgrepo.ArgoCDFiles(root.Runtime, all)
 	}},
 }
 
 func controllerNames() []string { return slices.Sorted(maps.Keys(controllers)) }
 
 // filesFor are what a build puts into a runtime for a controller, and the bundles that it can't apply.
-func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.File, []pkgrepo.Left, error) {
+func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.File, []pkgrepo.LeftOut, error) {
 	c := controllers[called]
 	if set.Root.Runtime == nil {
 		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", set.Name())}
 	}
-	if !slices.ContainsFunc(set.Root.Tree(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, c.folder+"/") }) {
+	if !slices.ContainsFunc(set.Root.AllFiles(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, c.folder+"/") }) {
 		return nil, nil, fmt.Errorf("%s %s has nothing for %s: it can apply none of its bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title)
 	}
 	byDigest := map[string]name.Digest{}
-	for _, d := range set.Root.Images.Digests() {
+	for _, d := range set.Root.Images.DistinctImages() {
 		byDigest[d.DigestStr()] = d
 	}
 	var all []pkgrepo.Bundle
@@ -66,7 +66,7 @@ func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.Fil
 }
 
 // leftBy are the bundles of a runtime that a controller can't apply.
-func leftBy(ctx context.Context, set *bundle.Set, called string) ([]pkgrepo.Left, error) {
+func leftBy(ctx context.Context, set *bundle.Set, called string) ([]pkgrepo.LeftOut, error) {
 	_, left, err := filesFor(ctx, set, called)
 	return left, err
 }
@@ -90,7 +90,7 @@ func (a *app) checkFor(ctx context.Context, set *bundle.Set, called string, allo
 }
 
 // leaveOut returns which bundles a controller does not get, or stops at them.
-func (a *app) leaveOut(ctx context.Context, set *bundle.Set, called string, leave bool) ([]pkgrepo.Left, error) {
+func (a *app) leaveOut(ctx context.Context, set *bundle.Set, called string, leave bool) ([]pkgrepo.LeftOut, error) {
 	left, err := leftBy(ctx, set, called)
 	if err != nil {
 		return nil, err
@@ -110,43 +110,43 @@ const (
 	bySeparator     = "-by-"
 )
 
-// name returns what the cluster knows the runtime by: under one of its own, what is applied next to a
+// deployedName returns what the cluster knows the runtime by: under one of its own, what is applied next to a
 // controller, or for it, is never taken for the whole.
-func (p *prepared) name() string {
+func (p *preparedRoot) deployedName() string {
 	switch {
-	case p.beside != "":
-		return p.set.Name() + besideSeparator + p.beside
-	case p.by != "":
-		return p.set.Name() + bySeparator + p.by
+	case p.besideController != "":
+		return p.set.Name() + besideSeparator + p.besideController
+	case p.byController != "":
+		return p.set.Name() + bySeparator + p.byController
 	}
 	return p.set.Name()
 }
 
-// as takes a prepared root for what the cluster knows by a name.
-func (p *prepared) as(name string) error {
+// deployAs takes a prepared root for what the cluster knows by a name.
+func (p *preparedRoot) deployAs(name string) error {
 	part, _ := strings.CutPrefix(name, p.set.Name())
 	if by, is := strings.CutPrefix(part, bySeparator); is && controllers[by].title != "" {
 		return &usageError{fmt.Errorf("%s is for %s: krtpkg packages install --apply --downgradable takes it to an earlier version", name, controllers[by].title)}
 	}
 	if beside, is := strings.CutPrefix(part, besideSeparator); is && controllers[beside].title != "" {
-		p.beside = beside
+		p.besideController = beside
 	}
 	return nil
 }
 
 // onlyLeft leaves of a runtime what the controller next to cannot apply.
-func (p *prepared) onlyLeft(ctx context.Context, rt *deploy.Runtime) error {
-	left, err := leftBy(ctx, p.set, p.beside)
+func (p *preparedRoot) onlyLeft(ctx context.Context, rt *deploy.Runtime) error {
+	left, err := leftBy(ctx, p.set, p.besideController)
 	if err != nil {
 		return err
 	}
 	if len(left) == 0 {
-		return fmt.Errorf("%s can apply all bundles of %s: none is left", controllers[p.beside].title, p.set.Name())
+		return fmt.Errorf("%s can apply all bundles of %s: none is left", controllers[p.besideController].title, p.set.Name())
 	}
 	isLeft := func(name string) bool {
-		return slices.ContainsFunc(left, func(l pkgrepo.Left) bool { return l.Bundle == name })
+		return slices.ContainsFunc(left, func(l pkgrepo.LeftOut) bool { return l.Bundle == name })
 	}
-	rt.Name = p.name()
+	rt.Name = p.deployedName()
 	rt.Units = slices.DeleteFunc(rt.Units, func(u deploy.Unit) bool { return !isLeft(u.Bundle) })
 	for i := range rt.Units {
 		rt.Units[i].Needs = slices.DeleteFunc(rt.Units[i].Needs, func(name string) bool { return !isLeft(name) })

@@ -40,7 +40,7 @@ version. Images stay where they are until push or copy.`,
   krtpkg build -f runtime.yaml --source-mirror https://github.com/=./mirror/`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.build(cmd.Context(), o) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runBuild(cmd.Context(), o) },
 	}
 	flags := cmd.Flags()
 	fileFlag(cmd, &o.definition)
@@ -58,16 +58,16 @@ type buildOptions struct {
 	format         ui.Format
 }
 
-func (a *app) build(ctx context.Context, o buildOptions) (err error) {
+func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 	to, err := place.Parse(o.to)
 	if err != nil || to.Digest != "" {
 		return &usageError{errors.Join(err, fmt.Errorf("--to %s: want a place, with or without a tag", o.to))}
 	}
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return err
 	}
-	when, err := created(os.Getenv)
+	when, err := createdTime(os.Getenv)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 		return err
 	}
 	if to.Tag == "" {
-		to.Tag = bundle.Tag(built.Metadata().Version)
+		to.Tag = bundle.VersionTag(built.Metadata().Version)
 	}
 	if to.IsRegistry() {
 		target, err := to.Create(ctx, client)
@@ -109,7 +109,7 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 	} else if err := tagLayout(ctx, store, to, built); err != nil {
 		return err
 	}
-	for _, l := range built.Left {
+	for _, l := range built.LeftOut {
 		a.ui.Note("note: %s is not a package for kapp-controller: %s", l.Bundle, l.Reason)
 	}
 	return a.ui.Result(o.format, newBuiltView(to, built), func(w io.Writer) {
@@ -119,7 +119,7 @@ func (a *app) build(ctx context.Context, o buildOptions) (err error) {
 
 // buildOptions returns the options of everything that reads a definition.
 func (a *app) buildOptions() (build.Options, error) {
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return build.Options{}, err
 	}
@@ -130,7 +130,7 @@ func (a *app) buildOptionsWith(client *registry.Client) build.Options {
 	sources := a.settings.sources
 	sources.Registry = client
 	return build.Options{
-		Store: memory.New(), Images: client, Upstream: client, Origins: client, Open: opener(client),
+		Store: memory.New(), Images: client, Upstream: client, Origins: client, Open: bundleOpener(client),
 		Sources: sources, Progress: a.ui.Progress("built"),
 	}
 }
@@ -162,9 +162,9 @@ func titleOf(m *ocispec.Manifest) string {
 	return m.Annotations[ocispec.AnnotationTitle]
 }
 
-// opener opens bundles that a runtime names by reference; folders are relative to the
+// bundleOpener opens bundles that a runtime names by reference; folders are relative to the
 // runtime's definition.
-func opener(client *registry.Client) func(context.Context, string, string) (content.Fetcher, ocispec.Descriptor, error) {
+func bundleOpener(client *registry.Client) func(context.Context, string, string) (content.Fetcher, ocispec.Descriptor, error) {
 	return func(ctx context.Context, ref, relativeTo string) (content.Fetcher, ocispec.Descriptor, error) {
 		p, err := place.Parse(ref)
 		if err != nil {
@@ -206,7 +206,7 @@ func newBuiltView(at place.Place, b *build.Built) builtView {
 	m := b.Metadata()
 	v := builtView{Reference: at.String(), Digest: b.Descriptor.Digest.String(), Kind: bundle.KindBundle, Name: m.Name, Version: m.Version}
 	if b.Runtime == nil {
-		v.Images = len(b.Images.Digests())
+		v.Images = len(b.Images.DistinctImages())
 		return v
 	}
 	v.Kind = bundle.KindRuntime
@@ -215,13 +215,13 @@ func newBuiltView(at place.Place, b *build.Built) builtView {
 		inner := at
 		inner.Tag, inner.Digest = "", nested.Descriptor.Digest
 		v.Bundles = append(v.Bundles, newBuiltView(inner, nested))
-		for _, d := range nested.Images.Digests() {
+		for _, d := range nested.Images.DistinctImages() {
 			seen[d.DigestStr()] = true
 		}
 	}
 	v.Images = len(seen)
-	v.Packages = len(b.Bundles) - len(b.Left)
-	for _, l := range b.Left {
+	v.Packages = len(b.Bundles) - len(b.LeftOut)
+	for _, l := range b.LeftOut {
 		v.Left = append(v.Left, leftView(l))
 	}
 	return v

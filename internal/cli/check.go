@@ -27,14 +27,14 @@ export leaves out. A reference without a version means all versions there.`,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.have(cmd.Context(), args, &f)
+			return a.runInventory(cmd.Context(), args, &f)
 		},
 	}
 	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many manifests are read at once")
 	return cmd
 }
 
-func (a *app) have(ctx context.Context, references []string, f *transferFlags) error {
+func (a *app) runInventory(ctx context.Context, references []string, f *transferFlags) error {
 	options, err := a.transferOptions(ctx, f, "have")
 	if err != nil {
 		return err
@@ -49,7 +49,7 @@ func (a *app) have(ctx context.Context, references []string, f *transferFlags) e
 	if err != nil {
 		return err
 	}
-	a.ui.Say("%s, %s", plural(len(names), "version"), ui.Bytes(int64(len(data)+1)))
+	a.ui.Say("%s, %s", countNoun(len(names), "version"), ui.Bytes(int64(len(data)+1)))
 	return a.ui.Data(append(data, '\n'))
 }
 
@@ -70,7 +70,7 @@ The exit code is 3 if something is damaged, 4 if something is missing.`,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.check(cmd.Context(), args, &f)
+			return a.runCheck(cmd.Context(), args, &f)
 		},
 	}
 	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many blobs are read at once")
@@ -78,7 +78,7 @@ The exit code is 3 if something is damaged, 4 if something is missing.`,
 	return cmd
 }
 
-func (a *app) check(ctx context.Context, references []string, f *transferFlags) error {
+func (a *app) runCheck(ctx context.Context, references []string, f *transferFlags) error {
 	views := []checkView{}
 	for _, reference := range references {
 		view, err := a.checkOne(ctx, reference, f)
@@ -89,7 +89,7 @@ func (a *app) check(ctx context.Context, references []string, f *transferFlags) 
 	}
 	err := a.ui.Result(f.format, views, func(w io.Writer) {
 		for _, v := range views {
-			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Name, plural(v.Items, "item"), ui.Bytes(v.Bytes), v.more())
+			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Name, countNoun(v.Items, "item"), ui.Bytes(v.Bytes), v.volumeText())
 		}
 	})
 	if err != nil {
@@ -116,9 +116,9 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 		items, bytes, err := plan.CheckContent(ctx)
 		return &checkView{Name: reference, Items: items, Bytes: bytes, Foreign: plan.Foreign()}, err
 	}
-	var c *archive.Checked
+	var c *archive.CheckResult
 	if reference == "-" {
-		c, err = archive.Check(ctx, a.ui.In, options.Progress)
+		c, err = archive.CheckStream(ctx, a.ui.In, options.Progress)
 	} else {
 		c, err = archive.CheckFile(ctx, p.File, options.Progress)
 	}
@@ -147,8 +147,8 @@ type checkView struct {
 	Platforms []string `json:"platforms,omitempty"`
 }
 
-// more returns what an archive is a part of.
-func (v checkView) more() string {
+// volumeText returns what an archive is a part of.
+func (v checkView) volumeText() string {
 	var more strings.Builder
 	if v.Volumes > 0 {
 		fmt.Fprintf(&more, ", volume %d of %d", v.Volume, v.Volumes)
@@ -160,10 +160,10 @@ func (v checkView) more() string {
 		fmt.Fprintf(&more, ", for %s only", strings.Join(v.Platforms, " and "))
 	}
 	if v.Foreign > 0 {
-		fmt.Fprintf(&more, "; %s at their URLs alone", plural(v.Foreign, "foreign layer"))
+		fmt.Fprintf(&more, "; %s at their URLs alone", countNoun(v.Foreign, "foreign layer"))
 	}
 	if v.Absent > 0 {
-		fmt.Fprintf(&more, "; %s that it names are elsewhere", plural(v.Absent, "blob"))
+		fmt.Fprintf(&more, "; %s that it names are elsewhere", countNoun(v.Absent, "blob"))
 	}
 	return more.String()
 }

@@ -42,7 +42,7 @@ func (f *clusterFlags) addConnection(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.Namespace, "namespace", "n", "", "namespace for the records of kapp and krtpkg, and for resources that name none (default: the context's)")
 }
 
-func (f *clusterFlags) add(cmd *cobra.Command) {
+func (f *clusterFlags) addClusterFlags(cmd *cobra.Command) {
 	f.addConnection(cmd)
 	f.addParallel(cmd)
 	outputFlag(cmd, &f.format)
@@ -52,8 +52,8 @@ func (f *clusterFlags) addParallel(cmd *cobra.Command) {
 	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "how many independent bundles to work on at a time")
 }
 
-// connect returns the cluster. That its API server does not answer is said.
-func (f *clusterFlags) connect(a *app) (*deploy.Cluster, error) {
+// connectCluster returns the cluster. That its API server does not answer is said.
+func (f *clusterFlags) connectCluster(a *app) (*deploy.Cluster, error) {
 	config := f.Config
 	if config.RetryTimeout <= 0 { // to the library 0 is the default
 		config.RetryTimeout = -1
@@ -70,7 +70,7 @@ func (f *clusterFlags) addDiff(cmd *cobra.Command) {
 }
 
 func (f *clusterFlags) addChanging(cmd *cobra.Command) {
-	f.add(cmd)
+	f.addClusterFlags(cmd)
 	f.addWait(cmd)
 }
 
@@ -81,8 +81,8 @@ func (f *clusterFlags) addWait(cmd *cobra.Command) {
 	flags.DurationVar(&f.lock, "lock-timeout", 30*time.Second, "after which time without a sign of life the lock on the runtime is another's to take")
 }
 
-// check refuses values that cannot be, and a change that nobody could be asked about.
-func (f *clusterFlags) check(a *app) error {
+// checkValues refuses values that cannot be, and a change that nobody could be asked about.
+func (f *clusterFlags) checkValues(a *app) error {
 	switch {
 	case f.parallel < 1 || f.parallel > 64:
 		return &usageError{fmt.Errorf("--parallel %d: want 1 to 64", f.parallel)}
@@ -94,17 +94,17 @@ func (f *clusterFlags) check(a *app) error {
 	return nil
 }
 
-// options returns the flags for the library. What is worked on is told of until stop is called.
-func (f *clusterFlags) options(a *app) (o deploy.Options, stop func()) {
-	w := &watch{app: a, label: f.label, waiting: map[string]deploy.Event{}, done: make(chan struct{})}
-	go w.remind()
+// deployOptions returns the flags for the library. What is worked on is told of until stop is called.
+func (f *clusterFlags) deployOptions(a *app) (o deploy.Options, stop func()) {
+	w := &progressWatch{app: a, label: f.label, waiting: map[string]deploy.Event{}, done: make(chan struct{})}
+	go w.remindWaiting()
 	return deploy.Options{
-		WaitTimeout: f.waitTimeout, LockDuration: f.lock, Parallel: f.parallel, OnEvent: w.tell,
+		WaitTimeout: f.waitTimeout, LockDuration: f.lock, Parallel: f.parallel, OnEvent: w.reportEvent,
 	}, sync.OnceFunc(func() { close(w.done) })
 }
 
-// watch tells what is applied, and what it waits for.
-type watch struct {
+// progressWatch tells what is applied, and what it waits for.
+type progressWatch struct {
 	app     *app
 	label   string
 	mu      sync.Mutex
@@ -112,29 +112,29 @@ type watch struct {
 	done    chan struct{}
 }
 
-func (w *watch) tell(e deploy.Event) {
+func (w *progressWatch) reportEvent(e deploy.Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	at := fmt.Sprintf("layer %d %s: %s", e.Layer, layers.Name(e.Layer), e.Bundle)
+	at := fmt.Sprintf("layer %d %s: %s", e.Layer, layers.LayerName(e.Layer), e.Bundle)
 	name := strings.TrimSpace(at + " " + e.Version)
 	switch {
 	case e.Warning != "":
-		w.say("%s: warning of the API server: %s", at, w.app.ui.ErrorText(e.Warning))
+		w.sayLabelled("%s: warning of the API server: %s", at, w.app.ui.ErrorText(e.Warning))
 	case e.Hook != "":
-		w.say("%s: hook %s", at, e.Hook)
+		w.sayLabelled("%s: hook %s", at, e.Hook)
 	case e.Ready != "":
 		delete(w.waiting, e.App+" "+e.Ready)
 	case e.Waiting != nil:
 		w.waiting[e.App+" "+e.Waiting.Resource] = e
-		w.say("%s", w.app.ui.ErrorText(waits(e)))
+		w.sayLabelled("%s", w.app.ui.ErrorText(formatWaiting(e)))
 	case e.Phase == deploy.Applied, e.Phase == deploy.Deleted:
-		w.say("%s %s: %s, %s", name, e.Phase, e.Changes, e.Elapsed.Round(time.Millisecond*100))
+		w.sayLabelled("%s %s: %s, %s", name, e.Phase, e.Changes, e.Elapsed.Round(time.Millisecond*100))
 	case e.Phase == deploy.Failed:
-		w.say("%s failed after %s", name, e.Elapsed.Round(time.Millisecond*100))
+		w.sayLabelled("%s failed after %s", name, e.Elapsed.Round(time.Millisecond*100))
 	case e.Phase == deploy.Blocked:
-		w.say("%s not begun: it needs %s", name, strings.Join(e.WaitsFor, ", "))
+		w.sayLabelled("%s not begun: it needs %s", name, strings.Join(e.WaitsFor, ", "))
 	default:
-		w.say("%s %s", name, e.Phase)
+		w.sayLabelled("%s %s", name, e.Phase)
 	}
 	if e.Message == (deploy.Message{}) {
 		for key := range w.waiting {
@@ -145,12 +145,12 @@ func (w *watch) tell(e deploy.Event) {
 	}
 }
 
-func (w *watch) say(format string, args ...any) {
+func (w *progressWatch) sayLabelled(format string, args ...any) {
 	w.app.ui.Say("%s", w.label+fmt.Sprintf(format, args...))
 }
 
-func waits(e deploy.Event) string {
-	text := fmt.Sprintf("layer %d %s: %s waits for %s", e.Layer, layers.Name(e.Layer), e.Bundle, e.Waiting.Resource)
+func formatWaiting(e deploy.Event) string {
+	text := fmt.Sprintf("layer %d %s: %s waits for %s", e.Layer, layers.LayerName(e.Layer), e.Bundle, e.Waiting.Resource)
 	if e.Waiting.Reason != "" {
 		text += ": " + e.Waiting.Reason
 	}
@@ -166,8 +166,8 @@ func waits(e deploy.Event) string {
 // remindEvery is how often it is said again what is waited for.
 const remindEvery = 15 * time.Second
 
-// remind says again, from time to time, what is waited for.
-func (w *watch) remind() {
+// remindWaiting says again, from time to time, what is waited for.
+func (w *progressWatch) remindWaiting() {
 	ticker := time.NewTicker(remindEvery)
 	defer ticker.Stop()
 	for {
@@ -178,7 +178,7 @@ func (w *watch) remind() {
 			w.mu.Lock()
 			for _, key := range sortedKeys(w.waiting) {
 				if e := w.waiting[key]; now.Sub(e.Waiting.Since) > 10*time.Second {
-					w.say("%s", w.app.ui.ErrorText(waits(e)))
+					w.sayLabelled("%s", w.app.ui.ErrorText(formatWaiting(e)))
 				}
 			}
 			w.mu.Unlock()
@@ -186,17 +186,17 @@ func (w *watch) remind() {
 	}
 }
 
-// confirm shows a plan and asks about it; nil if nobody is to be asked.
-func (f *clusterFlags) confirm(a *app, cluster *deploy.Cluster, question string) func(context.Context, *deploy.Plan) (bool, error) {
+// confirmPlan shows a plan and asks about it; nil if nobody is to be asked.
+func (f *clusterFlags) confirmPlan(a *app, cluster *deploy.Cluster, question string) func(context.Context, *deploy.Plan) (bool, error) {
 	if f.yes {
 		return nil
 	}
 	return func(ctx context.Context, p *deploy.Plan) (bool, error) {
 		var text strings.Builder
-		a.censor(p.Findings)
+		a.hideConfidential(p.Findings)
 		writePlan(&text, p, f.full)
 		fmt.Fprint(a.ui, text.String())
-		answer, err := a.ui.Ask(ctx, ui.Sprintf("%s %s on %s, namespace %s: %s [y/N]", question, p.Runtime, cluster.Server(), cluster.Namespace(), p.Count()))
+		answer, err := a.ui.Ask(ctx, ui.Sprintf("%s %s on %s, namespace %s: %s [y/N]", question, p.Runtime, cluster.Server(), cluster.Namespace(), p.CountChanges()))
 		return answer == "y" || answer == "yes", err
 	}
 }
@@ -208,14 +208,14 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 		if b.From != "" && b.From != b.Version {
 			version = strings.TrimSuffix(b.From+" → "+b.Version, " → ")
 		}
-		count := deploy.Count(b.Changes)
-		ui.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.Name(b.Layer), b.Action, b.Bundle, version, count)
+		count := deploy.CountChanges(b.Changes)
+		ui.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.LayerName(b.Layer), b.Action, b.Bundle, version, count)
 		for _, c := range b.Changes {
 			whole := c.Op == deploy.Create || c.Op == deploy.Delete || c.Op == deploy.Release
 			if c.Op == deploy.Create && b.Action != deploy.Change && !full {
 				continue // the count says it
 			}
-			ui.Fprintf(w, "  %s %s\n", operation(c), c.ResourceID)
+			ui.Fprintf(w, "  %s %s\n", describeOperation(c), c.ResourceID)
 			if c.Diff != "" && (!whole || full) {
 				ui.WriteIndented(w, "    ", c.Diff)
 			}
@@ -226,8 +226,8 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 	}
 }
 
-// operation returns what is done to a resource, in a word or a few.
-func operation(c deploy.ResourceChange) string {
+// describeOperation returns what is done to a resource, in a word or a few.
+func describeOperation(c deploy.ResourceChange) string {
 	switch {
 	case c.Replace:
 		return "replace (delete and create)"
@@ -270,19 +270,19 @@ type countView struct {
 
 func newPlanView(p *deploy.Plan) planView {
 	v := planView{
-		Runtime: p.Runtime, Version: p.Version, Digest: p.Digest, From: p.From, Changes: p.Any(),
-		Bundles: []bundlePlanView{}, Findings: append([]deploy.Finding{}, p.Findings...), countView: countView(p.Count()),
+		Runtime: p.Runtime, Version: p.Version, Digest: p.Digest, From: p.From, Changes: p.HasChanges(),
+		Bundles: []bundlePlanView{}, Findings: append([]deploy.Finding{}, p.Findings...), countView: countView(p.CountChanges()),
 	}
 	for _, b := range p.Bundles {
 		v.Bundles = append(v.Bundles, bundlePlanView{
-			b.Bundle, b.Layer, b.Action, b.Version, b.From, append([]deploy.ResourceChange{}, b.Changes...), countView(deploy.Count(b.Changes)),
+			b.Bundle, b.Layer, b.Action, b.Version, b.From, append([]deploy.ResourceChange{}, b.Changes...), countView(deploy.CountChanges(b.Changes)),
 		})
 	}
 	return v
 }
 
-// censor takes out of findings what errors must not quote.
-func (a *app) censor(findings []deploy.Finding) {
+// hideConfidential takes out of findings what errors must not quote.
+func (a *app) hideConfidential(findings []deploy.Finding) {
 	for i := range findings {
 		findings[i].Message = a.ui.ErrorText(findings[i].Message)
 	}
@@ -296,5 +296,5 @@ func (a *app) sayFindings(findings []deploy.Finding) error {
 			a.ui.Note("%s", a.ui.ErrorText(f.String()))
 		}
 	}
-	return deploy.Refuse(findings)
+	return deploy.RefuseFindings(findings)
 }

@@ -31,12 +31,12 @@ import (
 func TestUpstreamRuntimeOnCluster(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.Start(t)
-	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
-	edge := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
+	edge := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})
 	s := newSite(t)
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig,
-		"KRTPKG_IMAGE_MIRROR=*="+vendor.Host+"/mirror", bundletest.Variable(t))
-	root, err := hack.Root()
+		"KRTPKG_IMAGE_MIRROR=*="+vendor.Host+"/mirror", bundletest.MirrorsVariable(t))
+	root, err := hack.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 		s.ok("sign", "--key", "cosign.key", published)
 		// A generic tool mirrors it to the site: the images come along by the closure. One after the
 		// other: this registry loses one of two referrers that are added at the same moment.
-		registrytest.Exec(t, edge.Env(t), registrytest.Tool(t, "oras"), "cp", "-r", "--concurrency", "1", "--from-plain-http", "--to-plain-http", published, reference(version))
+		registrytest.RunTool(t, edge.Env(t), registrytest.BuildTool(t, "oras"), "cp", "-r", "--concurrency", "1", "--from-plain-http", "--to-plain-http", published, reference(version))
 	}
 	s.env = append(s.env, "KRTPKG_IMAGE_MIRROR=", "KRTPKG_SOURCE_MIRROR=")
 	s.write("site.yaml", "hello: {replicas: 3, greeting: moin}\n")
@@ -89,7 +89,7 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 		w.inOrder([]string{"openstack-cloud-controller-manager"}, []string{"etcd"}, []string{"pulumi-kubernetes-operator"},
 			[]string{"flannel"}, []string{"multus"}, []string{"cert-manager", "fluent-bit"}, []string{"gatekeeper"}, []string{"guestbook", "hello"})
 		w.inOrder([]string{"metallb"}, []string{"contour"})
-		listed := registrytest.Exec(t, []string{"KUBECONFIG=" + cluster.Kubeconfig}, registrytest.Tool(t, "kapp"), "ls", "--json")
+		listed := registrytest.RunTool(t, []string{"KUBECONFIG=" + cluster.Kubeconfig}, registrytest.BuildTool(t, "kapp"), "ls", "--json")
 		if !strings.Contains(listed, `"upstream.cert-manager"`) {
 			t.Errorf("kapp's own CLI does not list the apps:\n%s", listed)
 		}
@@ -192,7 +192,7 @@ func (s *site) standIn(prefix, definition string) {
 			images = append(images, f.Image)
 		}
 	}
-	if err := imagetest.Registry(s.t.Context(), prefix, images...); err != nil {
+	if err := imagetest.FillRegistry(s.t.Context(), prefix, images...); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -36,7 +36,7 @@ type transferFlags struct {
 	format ui.Format
 }
 
-func (f *transferFlags) add(cmd *cobra.Command) {
+func (f *transferFlags) addTransferFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.platforms, "platform", nil, "take only these platforms of images, as os/architecture[/variant]; the target has to take incomplete indexes")
 	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out what upstream attached to its images")
@@ -56,8 +56,8 @@ func (f *transferFlags) addPaths(cmd *cobra.Command) {
 	_ = cmd.RegisterFlagCompletionFunc("paths", cobra.FixedCompletions([]string{"flat", "preserve"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// preserve returns the repositories below a target.
-func (f *transferFlags) preserve(to place.Place, client *registry.Client) (func(context.Context, string) (oras.GraphTarget, error), error) {
+// preserveNames returns the repositories below a target.
+func (f *transferFlags) preserveNames(to place.Place, client *registry.Client) (func(context.Context, string) (oras.GraphTarget, error), error) {
 	switch {
 	case f.paths == "" || f.paths == "flat":
 		return nil, nil
@@ -74,7 +74,7 @@ func (f *transferFlags) preserve(to place.Place, client *registry.Client) (func(
 // addSpeed adds the flags that change nothing of what moves.
 func (f *transferFlags) addSpeed(cmd *cobra.Command) {
 	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many blobs move at once")
-	f.trust.add(cmd)
+	f.trust.addTrustFlags(cmd)
 	outputFlag(cmd, &f.format)
 }
 
@@ -89,7 +89,7 @@ func (f *transferFlags) addDryRun(cmd *cobra.Command) {
 // transferOptions returns the flags for the library. What moves is verified by the policy files, if there are
 // any; what is only counted and checked, if flags say so.
 func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string) (transfer.Options, error) {
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return transfer.Options{}, err
 	}
@@ -106,20 +106,20 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 		return o, &usageError{fmt.Errorf("--attached %q: want verified, known or all", f.attached)}
 	}
 	guarded := slices.Contains([]string{"copy", "import", "push", "export"}, verb)
-	if err := a.guard(ctx, &f.trust, guarded, &o); err != nil {
+	if err := a.verifyTransfer(ctx, &f.trust, guarded, &o); err != nil {
 		return o, err
 	}
 	if o.Attached == transfer.AttachedVerified && o.Verify == nil {
 		return o, &usageError{errors.New("--attached verified: nothing is verified; pass --key, --certificate-identity or --policy")}
 	}
 	if o.Verify == nil && guarded && verb != "push" {
-		a.ui.Note("note: nothing was verified: %s", unverified(f.trust.allowUnsigned))
+		a.ui.Note("note: nothing was verified: %s", unverifiedReason(f.trust.allowUnsigned))
 	}
 	return o, nil
 }
 
-// unverified returns why nothing was verified.
-func unverified(allowed bool) string {
+// unverifiedReason returns why nothing was verified.
+func unverifiedReason(allowed bool) string {
 	if allowed {
 		return "--allow-unsigned"
 	}
@@ -141,10 +141,10 @@ goes on where it stopped when it is run again.`,
 		GroupID: groupMake,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.copy(cmd.Context(), "push", args[:1], args[1], &f)
+			return a.runCopy(cmd.Context(), "push", args[:1], args[1], &f)
 		},
 	}
-	f.add(cmd)
+	f.addTransferFlags(cmd)
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
@@ -180,10 +180,10 @@ With --list a file says what is copied where, by versions and tags (docs/MIRRORI
 				return a.copyList(cmd.Context(), f.list, &f)
 			}
 			last := len(args) - 1
-			return a.copy(cmd.Context(), "copy", args[:last], args[last], &f)
+			return a.runCopy(cmd.Context(), "copy", args[:last], args[last], &f)
 		},
 	}
-	f.add(cmd)
+	f.addTransferFlags(cmd)
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
@@ -192,7 +192,7 @@ With --list a file says what is copied where, by versions and tags (docs/MIRRORI
 	return cmd
 }
 
-func (a *app) copy(ctx context.Context, verb string, sources []string, target string, f *transferFlags) error {
+func (a *app) runCopy(ctx context.Context, verb string, sources []string, target string, f *transferFlags) error {
 	to, err := place.Parse(target)
 	if err != nil {
 		return &usageError{err}
@@ -201,7 +201,7 @@ func (a *app) copy(ctx context.Context, verb string, sources []string, target st
 		if to.Tag != "" {
 			return &usageError{fmt.Errorf("%s: an archive has the tags of what is in it", to)}
 		}
-		return a.export(ctx, sources, to.File, exportFlags{transferFlags: *f})
+		return a.runExport(ctx, sources, to.File, exportFlags{transferFlags: *f})
 	}
 	if to.Digest != "" {
 		return &usageError{fmt.Errorf("%s: a target has a tag, not a digest", to)}
@@ -209,7 +209,7 @@ func (a *app) copy(ctx context.Context, verb string, sources []string, target st
 	if to.Tag != "" && len(sources) > 1 {
 		return &usageError{fmt.Errorf("%s: of several sources each keeps its tag", to)}
 	}
-	roots, err := a.roots(ctx, sources, to.Tag)
+	roots, err := a.openRoots(ctx, sources, to.Tag)
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (a *app) copy(ctx context.Context, verb string, sources []string, target st
 	if err != nil {
 		return err
 	}
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func (a *app) copy(ctx context.Context, verb string, sources []string, target st
 	if err != nil {
 		return err
 	}
-	if options.Preserve, err = f.preserve(to, client); err != nil {
+	if options.Preserve, err = f.preserveNames(to, client); err != nil {
 		return err
 	}
 	if f.dryRun {
@@ -235,21 +235,21 @@ func (a *app) copy(ctx context.Context, verb string, sources []string, target st
 	if err != nil {
 		return err
 	}
-	return a.copied(to, report, f.format)
+	return a.printCopied(to, report, f.format)
 }
 
-// roots open the sources of a transfer. Each gets its tag, or all get one.
-func (a *app) roots(ctx context.Context, references []string, tag string) ([]transfer.Source, error) {
+// openRoots open the sources of a transfer. Each gets its tag, or all get one.
+func (a *app) openRoots(ctx context.Context, references []string, tag string) ([]transfer.Source, error) {
 	var sources []transfer.Source
 	taken := map[string]string{}
 	for _, reference := range references {
-		from, err := a.open(ctx, reference)
+		from, err := a.openReference(ctx, reference)
 		if err != nil {
 			return nil, err
 		}
 		version := tag
 		if version == "" {
-			if version, err = from.version(ctx); err != nil {
+			if version, err = from.versionTag(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -276,16 +276,16 @@ func (a *app) dryRun(ctx context.Context, roots []transfer.Source, to place.Plac
 	}
 	return a.ui.Result(format, view, func(w io.Writer) {
 		ui.Fprintf(w, "%s would move to %s: %s; %s (%s) are there\n",
-			plural(d.Items-d.ThereItems, "item"), to.Location(), ui.Bytes(d.Bytes-d.ThereBytes), plural(d.ThereItems, "item"), ui.Bytes(d.ThereBytes))
+			countNoun(d.Items-d.ThereItems, "item"), to.Location(), ui.Bytes(d.Bytes-d.ThereBytes), countNoun(d.ThereItems, "item"), ui.Bytes(d.ThereBytes))
 	})
 }
 
-// copied shows what a copy did.
-func (a *app) copied(to place.Place, report *transfer.Report, format ui.Format) error {
-	a.ui.Say("%s", summary(report))
+// printCopied shows what a copy did.
+func (a *app) printCopied(to place.Place, report *transfer.Report, format ui.Format) error {
+	a.ui.Say("%s", copySummary(report))
 	views := make([]copyView, len(report.Roots))
 	for i, r := range report.Roots {
-		at := to.At(strings.Join(r.Tags, ","))
+		at := to.WithTag(strings.Join(r.Tags, ","))
 		at.Digest = r.Root.Digest
 		views[i] = newCopyView(at, r, report)
 	}
@@ -300,18 +300,18 @@ func (a *app) copied(to place.Place, report *transfer.Report, format ui.Format) 
 	})
 }
 
-func summary(r *transfer.Report) string {
+func copySummary(r *transfer.Report) string {
 	bundles, images := 0, 0
 	for _, root := range r.Roots {
 		bundles += root.Bundles
 		images += root.Images
 	}
 	return fmt.Sprintf("%s, %s, %s; %s (%s) copied, %d mounted, %d there already",
-		plural(bundles, "nested bundle"), plural(images, "image"), plural(len(r.Attached), "signature or other referrer"),
-		plural(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
+		countNoun(bundles, "nested bundle"), countNoun(images, "image"), countNoun(len(r.Attached), "signature or other referrer"),
+		countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
 }
 
-func plural(n int, what string) string {
+func countNoun(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}

@@ -22,8 +22,8 @@ func isDefinition(at string) bool {
 	return err == nil && info.IsDir()
 }
 
-// outline returns what a definition says, or what an artifact says of its own.
-func (a *app) outline(ctx context.Context, at string) (*build.Outline, error) {
+// readOutline returns what a definition says, or what an artifact says of its own.
+func (a *app) readOutline(ctx context.Context, at string) (*build.Outline, error) {
 	if isDefinition(at) {
 		o, err := a.buildOptions()
 		if err != nil {
@@ -31,7 +31,7 @@ func (a *app) outline(ctx context.Context, at string) (*build.Outline, error) {
 		}
 		return build.Read(ctx, at, o)
 	}
-	o, err := a.open(ctx, at)
+	o, err := a.openReference(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +41,7 @@ func (a *app) outline(ctx context.Context, at string) (*build.Outline, error) {
 	}
 	outline := &build.Outline{Metadata: set.Root.Metadata(), Single: set.Root.Bundle != nil}
 	if set.Root.Runtime != nil {
-		outline.Provided, outline.Exceptions = set.Root.Runtime.Provided, bundle.Excepted(set.Root.Runtime.Exceptions)
+		outline.Provided, outline.Exceptions = set.Root.Runtime.Provided, bundle.ExceptedCapabilities(set.Root.Runtime.Exceptions)
 	}
 	for _, b := range set.Bundles {
 		outline.Bundles = append(outline.Bundles, b.Bundle)

@@ -28,7 +28,7 @@ and after the resources of their bundle are deleted. Without it they are named a
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.delete(cmd.Context(), args[0], deploy.DeleteOptions{DeleteForeign: foreign, RunHooks: hooks}, f)
+			return a.runDelete(cmd.Context(), args[0], deploy.DeleteOptions{DeleteForeign: foreign, RunHooks: hooks}, f)
 		},
 	}
 	f.addChanging(cmd)
@@ -42,21 +42,21 @@ func addRunHooks(cmd *cobra.Command, run *bool, usage string) {
 	cmd.Flags().BoolVar(run, "run-hooks", false, usage)
 }
 
-func (a *app) delete(ctx context.Context, name string, o deploy.DeleteOptions, f clusterFlags) error {
-	if err := f.check(a); err != nil {
+func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions, f clusterFlags) error {
+	if err := f.checkValues(a); err != nil {
 		return err
 	}
-	cluster, err := f.connect(a)
+	cluster, err := f.connectCluster(a)
 	if err != nil {
 		return err
 	}
-	options, stop := f.options(a)
+	options, stop := f.deployOptions(a)
 	defer stop()
-	o.Options, o.Confirm = options, f.confirm(a, cluster, "delete")
+	o.Options, o.Confirm = options, f.confirmPlan(a, cluster, "delete")
 	report, err := cluster.Delete(ctx, name, o)
 	if err != nil {
 		return err
 	}
 	stop()
-	return a.deployed(report, f)
+	return a.printDeployed(report, f)
 }

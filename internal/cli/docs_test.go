@@ -26,7 +26,7 @@ import (
 // Two registries and a cluster stand behind the names that the documents use.
 func TestDocuments(t *testing.T) {
 	t.Parallel()
-	root, err := hack.Root()
+	root, err := hack.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +68,8 @@ func play(t *testing.T, root string, blocks [][]string) {
 	}
 	var names []string
 	if strings.Contains(text.String(), ".example/") {
-		vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
-		edge := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+		vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
+		edge := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})
 		names = []string{"registry.example", vendor.Host, "site.example", edge.Host}
 	}
 	if strings.Contains(text.String(), "fulcio.example") {
@@ -96,7 +96,7 @@ func play(t *testing.T, root string, blocks [][]string) {
 	}
 	for _, tool := range []string{"cosign2", "cosign3", "imgpkg", "oras", "regctl"} {
 		if regexp.MustCompile(`(?m)^\$ ` + tool + " ").MatchString(text.String()) {
-			s.env = append(s.env, "PATH="+filepath.Dir(registrytest.Tool(t, tool))+":"+s.lookup("PATH"))
+			s.env = append(s.env, "PATH="+filepath.Dir(registrytest.BuildTool(t, tool))+":"+s.lookup("PATH"))
 		}
 	}
 	hosts := strings.NewReplacer(names...)
@@ -121,9 +121,9 @@ func play(t *testing.T, root string, blocks [][]string) {
 // sigstore starts one, and a private PKI, with the names and the files of the documents.
 func (s *site) sigstore() []string {
 	s.t.Helper()
-	f := sigstoretest.Start(s.t)
+	f := sigstoretest.StartSigstore(s.t)
 	private, public := newPEM(s.t)
-	s.write("release.pem", private, "release.crt", string(f.Issue("release@krt.example", public, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))),
+	s.write("release.pem", private, "release.crt", string(f.IssueCertificate("release@krt.example", public, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))),
 		"ca.pem", string(f.Authorities()), "tsa.pem", string(f.TimestampAuthorities()), "trusted-root.json", string(f.TrustedRoot(sigstoretest.Parts{})))
 	s.env = append(s.env, "SIGSTORE_ID_TOKEN="+f.Token("https://ci.example", "release@krt.example"))
 	return []string{"https://fulcio.example", f.URL, "https://rekor.example", f.URL, "https://tsa.example/timestamp", f.Timestamp}
@@ -133,13 +133,13 @@ func (s *site) sigstore() []string {
 // for.
 func (s *site) readySources() string {
 	s.t.Helper()
-	workspace := bundletest.Workspace(s.t)
-	images := registrytest.Start(s.t, registrytest.Options{Kind: registrytest.Olareg})
-	s.env = append(s.env, bundletest.Variable(s.t))
+	workspace := bundletest.CopyDefinitions(s.t)
+	images := registrytest.StartRegistry(s.t, registrytest.Options{Kind: registrytest.Olareg})
+	s.env = append(s.env, bundletest.MirrorsVariable(s.t))
 	for _, definition := range []string{"runtimes/edge", "3-cluster-services/networking/antrea"} {
 		s.standIn(images.Host, filepath.Join(workspace, definition))
 	}
-	if err := imagetest.Registry(s.t.Context(), images.Host, "ghcr.io/example/web:1.0"); err != nil {
+	if err := imagetest.FillRegistry(s.t.Context(), images.Host, "ghcr.io/example/web:1.0"); err != nil {
 		s.t.Fatal(err)
 	}
 	s.env = append(s.env, "KRTPKG_IMAGE_MIRROR=*="+images.Host)

@@ -34,14 +34,14 @@ The exit code is 1 if something is missing that krtpkg cannot do without.`,
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.doctor(cmd.Context(), args[0], format)
+			return a.runDoctor(cmd.Context(), args[0], format)
 		},
 	}
 	outputFlag(cmd, &format)
 	return cmd
 }
 
-func (a *app) doctor(ctx context.Context, reference string, format ui.Format) error {
+func (a *app) runDoctor(ctx context.Context, reference string, format ui.Format) error {
 	at, err := place.Parse(reference)
 	if err != nil {
 		return &usageError{err}
@@ -49,7 +49,7 @@ func (a *app) doctor(ctx context.Context, reference string, format ui.Format) er
 	if !at.IsRegistry() || at.Tag != "" || at.Digest != "" {
 		return &usageError{fmt.Errorf("%s: want REGISTRY/REPOSITORY", reference)}
 	}
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (a *app) doctor(ctx context.Context, reference string, format ui.Format) er
 	}
 	err = a.ui.Result(format, report, func(w io.Writer) {
 		for _, f := range report.Findings {
-			ui.Fprintf(w, "%s\t%s\t%s\n", word(f), f.Capability, f.Meaning)
+			ui.Fprintf(w, "%s\t%s\t%s\n", findingWord(f), f.Capability, f.Meaning)
 			if f.Reason != "" {
 				ui.Fprintf(w, "\t\t(%s)\n", strings.ReplaceAll(f.Reason, "\n", " "))
 			}
@@ -80,12 +80,12 @@ func (a *app) doctor(ctx context.Context, reference string, format ui.Format) er
 		return err
 	}
 	if len(report.Left) > 0 {
-		a.ui.Say("%s stayed: the registry deletes nothing, or not these", plural(len(report.Left), "tag or manifest"))
+		a.ui.Say("%s stayed: the registry deletes nothing, or not these", countNoun(len(report.Left), "tag or manifest"))
 	}
-	if failing := report.Failing(); len(failing) > 0 {
+	if failing := report.FailedCapabilities(); len(failing) > 0 {
 		return fmt.Errorf("%w: it has no %s", errUnfit, strings.Join(failing, ", no "))
 	}
-	if limits := report.Limits(); len(limits) > 0 {
+	if limits := report.SigningLimits(); len(limits) > 0 {
 		a.ui.Say("krtpkg works here within limits: %s", strings.Join(limits, "; "))
 		return nil
 	}
@@ -93,7 +93,7 @@ func (a *app) doctor(ctx context.Context, reference string, format ui.Format) er
 	return nil
 }
 
-func word(f doctor.Finding) string {
+func findingWord(f doctor.Finding) string {
 	switch {
 	case f.Works:
 		return "ok"

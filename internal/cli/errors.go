@@ -46,8 +46,8 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-// explain returns the one table from errors to exit codes and hints.
-func explain(ctx context.Context, err error) (code int, hint string) {
+// explainError returns the one table from errors to exit codes and hints.
+func explainError(ctx context.Context, err error) (code int, hint string) {
 	var (
 		usage      *usageError
 		incomplete *transfer.IncompleteError
@@ -155,7 +155,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 	case errors.Is(err, syscall.ENOSPC):
 		return exitCode(err), "make room and run the same command again: it goes on where it stopped"
 	case errors.As(err, &request) && strings.Contains(request.URL, "/v2/"):
-		return exitCode(err), unanswered(request)
+		return exitCode(err), unansweredHint(request)
 	case errors.As(err, &incomplete):
 		return exitIncomplete, "make the images reachable, or name where they are with --image-mirror"
 	case errors.Is(err, errdef.ErrNotFound):
@@ -166,7 +166,7 @@ func explain(ctx context.Context, err error) (code int, hint string) {
 
 // skipHint offers to leave checks out if that is enough.
 func skipHint(e *deploy.FindingsError) string {
-	if names := e.Skippable(); len(names) > 0 {
+	if names := e.SkippableChecks(); len(names) > 0 {
 		return "to apply it all the same, leave out what found that: --skip-check " + strings.Join(names, ",")
 	}
 	return ""
@@ -197,8 +197,8 @@ func moveTag(fixed *registry.ImmutableTagError) string {
 	return "give it a tag that is not taken, or allow at " + fixed.Host + " that tags are moved"
 }
 
-// unanswered returns what to do about a registry that gave no answer.
-func unanswered(request *url.Error) string {
+// unansweredHint returns what to do about a registry that gave no answer.
+func unansweredHint(request *url.Error) string {
 	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(request, http.ErrSchemeMismatch):

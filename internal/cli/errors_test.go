@@ -44,7 +44,7 @@ func TestExplain(t *testing.T) {
 		for _, check := range checks {
 			findings = append(findings, deploy.Finding{Severity: deploy.Wrong, Check: check})
 		}
-		return deploy.Refuse(findings)
+		return deploy.RefuseFindings(findings)
 	}
 	for _, c := range []struct {
 		name string
@@ -87,7 +87,7 @@ func TestExplain(t *testing.T) {
 		{"a cluster out of reach", &url.Error{Op: "Get", URL: "https://cluster.example/api", Err: syscall.ECONNREFUSED}, 1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			code, hint := explain(t.Context(), fmt.Errorf("while it was done: %w", c.err))
+			code, hint := explainError(t.Context(), fmt.Errorf("while it was done: %w", c.err))
 			if code != c.code || !strings.Contains(hint, c.hint) || (hint == "") != (c.hint == "") {
 				t.Errorf("exit code %d and hint %q, want %d and %q", code, hint, c.code, c.hint)
 			}
@@ -95,7 +95,7 @@ func TestExplain(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if code, hint := explain(ctx, status(401)); code != 130 || hint != "" {
+	if code, hint := explainError(ctx, status(401)); code != 130 || hint != "" {
 		t.Errorf("interrupted: exit code %d and hint %q", code, hint)
 	}
 }

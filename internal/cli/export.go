@@ -49,10 +49,10 @@ An export that broke off goes on where it stopped when it is run again.`,
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			last := len(args) - 1
-			return a.export(cmd.Context(), args[:last], args[last], f)
+			return a.runExport(cmd.Context(), args[:last], args[last], f)
 		},
 	}
-	f.add(cmd)
+	f.addTransferFlags(cmd)
 	f.trust.addUnsigned(cmd, "export what no policy file would let pass")
 	f.addDryRun(cmd)
 	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out what is there: a reference, an archive, or an inventory (*.json); may be given more than once")
@@ -61,12 +61,12 @@ An export that broke off goes on where it stopped when it is run again.`,
 	return cmd
 }
 
-func (a *app) export(ctx context.Context, references []string, file string, f exportFlags) error {
-	limit, err := f.check(file)
+func (a *app) runExport(ctx context.Context, references []string, file string, f exportFlags) error {
+	limit, err := f.checkValues(file)
 	if err != nil {
 		return err
 	}
-	roots, err := a.roots(ctx, references, "")
+	roots, err := a.openRoots(ctx, references, "")
 	if err != nil {
 		return err
 	}
@@ -78,13 +78,13 @@ func (a *app) export(ctx context.Context, references []string, file string, f ex
 	if err != nil {
 		return err
 	}
-	has, base, err := a.base(ctx, f.bases, options)
+	has, base, err := a.readBases(ctx, f.bases, options)
 	if err != nil {
 		return err
 	}
 	contents := plan.ArchiveContents(has, base)
 	if file == "-" {
-		options.Progress.Emit(planned(contents))
+		options.Progress.Emit(plannedEvent(contents))
 		return archive.Write(ctx, a.ui.Out, contents, plan, archive.Options{Compress: f.zstd, Progress: options.Progress})
 	}
 	volumes, names := []archive.Contents{contents}, []string{file}
@@ -112,7 +112,7 @@ func (a *app) export(ctx context.Context, references []string, file string, f ex
 	})
 }
 
-func (f *exportFlags) check(file string) (limit int64, err error) {
+func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	if strings.HasSuffix(file, ".zst") {
 		f.zstd = true
 	}
@@ -132,7 +132,7 @@ func (f *exportFlags) check(file string) (limit int64, err error) {
 	return int64(size), nil
 }
 
-func planned(c archive.Contents) progress.Event {
+func plannedEvent(c archive.Contents) progress.Event {
 	e := progress.Event{Kind: progress.Planned, Items: len(c.Manifests) + len(c.Front) + len(c.Blobs)}
 	for _, d := range slices.Concat(c.Manifests, c.Front, c.Blobs) {
 		e.Bytes += d.Size
@@ -145,7 +145,7 @@ func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents,
 		size, err := c.Size()
 		return &fileView{Name: name, Size: size}, err
 	}
-	report.Emit(planned(c))
+	report.Emit(plannedEvent(c))
 	written, err := archive.WriteFile(ctx, name, c, plan, archive.Options{Compress: f.zstd, Progress: report})
 	if err != nil {
 		return nil, err
@@ -171,9 +171,9 @@ type fileView struct {
 	Kept int64  `json:"kept"`
 }
 
-// base returns what a site has: a function that says of a blob whether it is there, and the names
+// readBases returns what a site has: a function that says of a blob whether it is there, and the names
 // of the roots.
-func (a *app) base(ctx context.Context, bases []string, o transfer.Options) (func(digest.Digest) bool, []string, error) {
+func (a *app) readBases(ctx context.Context, bases []string, o transfer.Options) (func(digest.Digest) bool, []string, error) {
 	var all []func(digest.Digest) bool
 	var names []string
 	for _, b := range bases {

@@ -24,14 +24,14 @@ type fleetFlags struct {
 	maxUnavailable int
 }
 
-func (f *fleetFlags) add(cmd *cobra.Command) {
+func (f *fleetFlags) addFleetFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.contexts, "contexts", nil, "apply to the clusters of these contexts of the kubeconfig, in this order")
 	flags.IntVar(&f.maxParallel, "max-parallel", 1, "how many of the clusters to work on at a time")
 	flags.IntVar(&f.maxUnavailable, "max-unavailable", 0, "how many clusters may fail before no other one is begun")
 }
 
-func (f *fleetFlags) check(o *applyOptions) error {
+func (f *fleetFlags) checkValues(o *applyOptions) error {
 	if len(f.contexts) == 0 {
 		return nil
 	}
@@ -59,12 +59,12 @@ type fleetView struct {
 }
 
 // applyFleet applies to several clusters what has been verified once.
-func (a *app) applyFleet(ctx context.Context, p *prepared, o *applyOptions) error {
+func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) error {
 	var clusters []*deploy.Cluster
 	for _, name := range o.fleet.contexts {
 		at := o.cluster
 		at.Context, at.label = name, name+": "
-		cluster, err := at.connect(a)
+		cluster, err := at.connectCluster(a)
 		if err != nil {
 			return err
 		}

@@ -96,8 +96,8 @@ func TestFlux(t *testing.T) {
 	t.Parallel()
 	c := newControlled(t, clustertest.Start(t))
 	fluxtest.Start(t, c.cluster)
-	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
-	mirror := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
+	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
+	mirror := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
 	s := newSite(t, "ghcr.io/example/web:1.0", "ghcr.io/example/helper:1.0")
 	s.env = append(s.env, "KUBECONFIG="+c.cluster.Kubeconfig)
 	repository := vendor.Host + "/krt/stall"
@@ -141,7 +141,7 @@ func TestFlux(t *testing.T) {
 	c.stallRuns("1.1.0", repository)
 
 	// What nobody has signed is not taken, though the tag is there.
-	registrytest.Exec(t, nil, registrytest.Tool(t, "crane"), "tag", "--insecure", repository+":1.2.0", "stable")
+	registrytest.RunTool(t, nil, registrytest.BuildTool(t, "crane"), "tag", "--insecure", repository+":1.2.0", "stable")
 	if message := c.ready(kindSource, fluxtest.Namespace, "stall", "False"); !strings.Contains(message, "signature") {
 		t.Errorf("the source says %q", message)
 	}

@@ -51,7 +51,7 @@ func newForger(t *testing.T, with []string) *forger {
 	if !strings.Contains(strings.Join(with, " "), "--key") {
 		args = append(args, "--key", "cosign.key")
 	} else {
-		f.certify("pki", "release@krt.example", sigstoretest.Start(t), time.Hour)
+		f.certify("pki", "release@krt.example", sigstoretest.StartSigstore(t), time.Hour)
 	}
 	f.ok(append(args, with...)...)
 	root, layer := artifact(t, f.site, "oci:dist:1.0.0", "")
@@ -67,7 +67,7 @@ func (f *forger) certify(name, subject string, pki *sigstoretest.Sigstore, until
 	f.t.Helper()
 	f.pki = pki
 	private, public := newPEM(f.t)
-	f.write(name+".key", private, name+".crt", string(pki.Issue(subject, public, time.Now().Add(-2*time.Hour), time.Now().Add(until))))
+	f.write(name+".key", private, name+".crt", string(pki.IssueCertificate(subject, public, time.Now().Add(-2*time.Hour), time.Now().Add(until))))
 	if name == "pki" {
 		f.write("ca.pem", string(pki.Authorities()))
 	}

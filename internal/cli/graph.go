@@ -57,11 +57,11 @@ With --cluster it shows how each bundle is on a cluster.`,
 				return &usageError{fmt.Errorf("--format %s: want %s", kind, strings.Join(graphKinds, ", "))}
 			}
 			var err error
-			if g, err = a.graph(cmd.Context(), args[0]); err != nil {
+			if g, err = a.drawGraph(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			if coloured {
-				cluster, err := f.connect(a)
+				cluster, err := f.connectCluster(a)
 				if err != nil {
 					return err
 				}
@@ -117,11 +117,11 @@ func onCluster(ctx context.Context, g *graph.Graph, cluster *deploy.Cluster) err
 	return nil
 }
 
-func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {
+func (a *app) drawGraph(ctx context.Context, at string) (*graph.Graph, error) {
 	if isDefinition(at) {
 		return a.definitionGraph(ctx, at)
 	}
-	o, err := a.open(ctx, at)
+	o, err := a.openReference(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {
 	}
 	m := set.Root.Metadata()
 	g := &graph.Graph{Name: m.Name, Version: m.Version, Signed: signed}
-	weigh, err := weigher(ctx, o)
+	weigh, err := sizeFunc(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -149,21 +149,21 @@ func (a *app) graph(ctx context.Context, at string) (*graph.Graph, error) {
 	for _, b := range set.Bundles {
 		components = append(components, b.Bundle.Component())
 		node := newNode(b.Bundle)
-		own := digests(b.Images.Digests())
-		node.Images, node.Signed, node.Bytes = count(own), signed, weigh(append(own, b.Descriptor.Digest))
+		own := digestsOf(b.Images.DistinctImages())
+		node.Images, node.Signed, node.Bytes = countDistinct(own), signed, weigh(append(own, b.Descriptor.Digest))
 		all, everything = append(all, own...), append(append(everything, own...), b.Descriptor.Digest)
 		g.Nodes = append(g.Nodes, node)
 	}
-	g.Images, g.Bytes = count(all), weigh(append(everything, o.root.Digest))
+	g.Images, g.Bytes = countDistinct(all), weigh(append(everything, o.root.Digest))
 	var provided []string
 	if set.Root.Runtime != nil {
 		provided = set.Root.Runtime.Provided
 	}
-	return g, connect(g, components, provided, set.Root.Bundle != nil)
+	return g, connectNodes(g, components, provided, set.Root.Bundle != nil)
 }
 
-// weigher returns the bytes of images and bundles, or nil where not all of them are in one place.
-func weigher(ctx context.Context, o *opened) (func([]digest.Digest) *int64, error) {
+// sizeFunc returns the bytes of images and bundles, or nil where not all of them are in one place.
+func sizeFunc(ctx context.Context, o *openedReference) (func([]digest.Digest) *int64, error) {
 	source := transfer.Source{Store: o.store, Root: o.root}
 	plan, err := transfer.NewPlan(ctx, []transfer.Source{source}, transfer.Options{Concurrency: 8, NoImageSignatures: true})
 	var incomplete *transfer.IncompleteError
@@ -176,15 +176,15 @@ func weigher(ctx context.Context, o *opened) (func([]digest.Digest) *int64, erro
 	}, err
 }
 
-func digests(images []name.Digest) (all []digest.Digest) {
+func digestsOf(images []name.Digest) (all []digest.Digest) {
 	for _, image := range images {
 		all = append(all, digest.Digest(image.DigestStr()))
 	}
 	return all
 }
 
-// count returns how many digests there are, each once.
-func count(list []digest.Digest) *int {
+// countDistinct returns how many digests there are, each once.
+func countDistinct(list []digest.Digest) *int {
 	different := map[digest.Digest]bool{}
 	for _, d := range list {
 		different[d] = true
@@ -194,7 +194,7 @@ func count(list []digest.Digest) *int {
 }
 
 func (a *app) definitionGraph(ctx context.Context, at string) (*graph.Graph, error) {
-	outline, err := a.outline(ctx, at)
+	outline, err := a.readOutline(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -202,20 +202,20 @@ func (a *app) definitionGraph(ctx context.Context, at string) (*graph.Graph, err
 	for _, b := range outline.Bundles {
 		g.Nodes = append(g.Nodes, newNode(b))
 	}
-	return g, connect(g, outline.Components(), outline.Provided, outline.Single)
+	return g, connectNodes(g, outline.Components(), outline.Provided, outline.Single)
 }
 
 func newNode(b *bundle.Bundle) graph.Node {
 	return graph.Node{Name: b.Metadata.Name, Version: b.Metadata.Version, Layer: b.Spec.Layer, Category: b.Spec.Category}
 }
 
-// connect gives each node the names of those that provide what it requires. What a bundle on
+// connectNodes gives each node the names of those that provide what it requires. What a bundle on
 // its own requires is elsewhere.
-func connect(g *graph.Graph, components []layers.Component, provided []string, single bool) error {
+func connectNodes(g *graph.Graph, components []layers.Component, provided []string, single bool) error {
 	if single {
 		return nil
 	}
-	needs, err := layers.Needs(components, provided...)
+	needs, err := layers.RequiredIndexes(components, provided...)
 	if err != nil {
 		return err
 	}

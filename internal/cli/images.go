@@ -38,13 +38,13 @@ that point upstream still. It asks registries for digests, unless --offline.`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.images(cmd.Context(), list)
+			return a.runImages(cmd.Context(), list)
 		},
 	}
 	cmd.Flags().StringVarP(&list.at, "file", "f", "", "a definition, or manifests: a file or a folder")
 	cmd.Flags().BoolVar(&list.offline, "offline", false, "ask no registry for digests")
 	cmd.Flags().BoolVar(&list.withContext, "context", false, "show the lines around each, as they are rendered")
-	required(cmd, "file")
+	requireFlags(cmd, "file")
 	outputFlag(cmd, &list.format)
 	return cmd
 }
@@ -80,29 +80,29 @@ type imageUseView struct {
 	contextLine int
 }
 
-func (a *app) images(ctx context.Context, list imageList) error {
+func (a *app) runImages(ctx context.Context, list imageList) error {
 	o, err := a.buildOptions()
 	if err != nil {
 		return err
 	}
-	uses, err := build.Images(ctx, list.at, !list.offline, o)
+	uses, err := build.ListImages(ctx, list.at, !list.offline, o)
 	if err != nil {
 		return err
 	}
 	views := make([]imageUseView, len(uses))
 	for i, u := range uses {
 		views[i] = imageUseView{
-			Image: u.Image, State: string(u.State), Notes: notes(u), How: u.How, Digest: u.Digest, Bundle: u.Bundle,
+			Image: u.Image, State: string(u.State), Notes: imageNotes(u), How: u.How, Digest: u.Digest, Bundle: u.Bundle,
 			Resource: u.Resource, Path: u.Path, File: u.File, Line: u.Line, Column: u.Column, Reason: u.Reason,
 		}
 		if u.Err != nil {
 			views[i].Error = u.Err.Error()
 		}
 		if u.State == images.Image {
-			views[i].Upstream = u.Kept()
+			views[i].Upstream = u.KeptFields()
 		}
 		if u.State == images.Suspect {
-			field, entry := u.Advice()
+			field, entry := u.SuggestEntry()
 			views[i].Settle = fmt.Sprintf("%s: [%s]", field, entry)
 		}
 		if list.withContext {
@@ -147,8 +147,8 @@ func (v *imageUseView) writeContext(w io.Writer) {
 	}
 }
 
-// notes returns what to know of an image.
-func notes(u build.ImageUse) []string {
+// imageNotes returns what to know of an image.
+func imageNotes(u build.ImageUse) []string {
 	var list []string
 	if u.State != images.Image {
 		list = append(list, string(u.State))

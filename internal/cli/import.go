@@ -70,7 +70,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	}
 	options.MaxUnverified, options.UnverifiedVolumes = int64(maxUnverified), f.unverifiedVolumes
 	options.Origins = nil // an archive holds everything, or its base does
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	if err != nil {
 		return err
 	}
-	if options.Preserve, err = f.preserve(to, client); err != nil {
+	if options.Preserve, err = f.preserveNames(to, client); err != nil {
 		return err
 	}
 	imported, err := a.importFrom(ctx, archives, dst, options)
@@ -87,11 +87,11 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	}
 	if len(imported.Absent) > 0 {
 		err := a.ui.Result(f.format, map[string]any{"absentVolumes": imported.Absent}, func(w io.Writer) {
-			ui.Fprintf(w, "%s (%s) copied\n", plural(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes))
+			ui.Fprintf(w, "%s (%s) copied\n", countNoun(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes))
 		})
 		return cmp.Or(err, fmt.Errorf("import %s: %w", strings.Join(archives, ", "), imported.AbsentError()))
 	}
-	return a.copied(to, imported.Report, f.format)
+	return a.printCopied(to, imported.Report, f.format)
 }
 
 func (a *app) importFrom(ctx context.Context, archives []string, dst place.Target, o transfer.Options) (*transfer.Imported, error) {

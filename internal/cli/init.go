@@ -48,7 +48,7 @@ where one ready bundle alone provides it.`,
 		GroupID: groupMake,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.init(cmd.Context(), filepath.Clean(cmp.Or(slices.Concat(args, []string{"."})[0], ".")), &o)
+			return a.runInit(cmd.Context(), filepath.Clean(cmp.Or(slices.Concat(args, []string{"."})[0], ".")), &o)
 		},
 	}
 	flags := cmd.Flags()
@@ -60,12 +60,12 @@ where one ready bundle alone provides it.`,
 	flags.StringArrayVar(&o.because, "why", nil, "say why, as CATEGORY=TEXT")
 	flags.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	flags.BoolVar(&o.force, "force", false, "write over files that are there")
-	o.model.add(flags)
+	o.model.addFlag(flags)
 	return cmd
 }
 
-func (a *app) init(ctx context.Context, folder string, o *initOptions) error {
-	model, err := o.model.load()
+func (a *app) runInit(ctx context.Context, folder string, o *initOptions) error {
+	model, err := o.model.loadModel()
 	if err != nil {
 		return err
 	}
@@ -73,20 +73,20 @@ func (a *app) init(ctx context.Context, folder string, o *initOptions) error {
 	if err != nil {
 		return err
 	}
-	answers, err := o.read(model, folder)
+	answers, err := o.readAnswers(model, folder)
 	if err != nil {
 		return err
 	}
 	if a.ui.IsTerminal() && !o.yes && o.answers == "" && len(o.choose) == 0 {
-		w := walk{ui: a.ui, model: model, ready: ready, answers: answers}
-		if err := w.all(ctx); err != nil {
+		w := decisionWalk{ui: a.ui, model: model, ready: ready, answers: answers}
+		if err := w.askAll(ctx); err != nil {
 			return err
 		}
 	}
 	if answers.From == "none" {
 		answers.From = ""
 	}
-	start, err := starter.New(model, ready, answers)
+	start, err := starter.StartRuntime(model, ready, answers)
 	if err != nil {
 		return err
 	}
@@ -97,29 +97,29 @@ func (a *app) init(ctx context.Context, folder string, o *initOptions) error {
 	if err := writeFolder(folder, files, 0o644, o.force); err != nil {
 		return err
 	}
-	a.begun(folder, start, len(files))
+	a.printNextSteps(folder, start, len(files))
 	return nil
 }
 
-// read puts the answers together from the file and the flags.
-func (o *initOptions) read(model *layers.Model, folder string) (*starter.Answers, error) {
+// readAnswers puts the answers together from the file and the flags.
+func (o *initOptions) readAnswers(model *layers.Model, folder string) (*starter.Answers, error) {
 	answers := &starter.Answers{}
 	if o.answers != "" {
 		data, err := os.ReadFile(o.answers)
 		if err != nil {
 			return nil, err
 		}
-		if answers, err = starter.Parse(o.answers, data, model); err != nil {
+		if answers, err = starter.ParseAnswers(o.answers, data, model); err != nil {
 			return nil, err
 		}
 	}
 	for _, text := range o.choose {
-		if err := answers.Choose(text, model); err != nil {
+		if err := answers.AddChoice(text, model); err != nil {
 			return nil, &usageError{fmt.Errorf("--choose %w", err)}
 		}
 	}
 	for _, text := range o.because {
-		if err := answers.Because(text, model); err != nil {
+		if err := answers.AddReason(text, model); err != nil {
 			return nil, &usageError{fmt.Errorf("--why %w", err)}
 		}
 	}
@@ -127,14 +127,14 @@ func (o *initOptions) read(model *layers.Model, folder string) (*starter.Answers
 	if err != nil {
 		return nil, err
 	}
-	answers.Name = cmp.Or(o.name, answers.Name, spelled(filepath.Base(absolute)))
+	answers.Name = cmp.Or(o.name, answers.Name, runtimeName(filepath.Base(absolute)))
 	answers.Version = cmp.Or(o.version, answers.Version, "0.1.0")
 	answers.From = cmp.Or(o.from, answers.From, "edge")
 	return answers, nil
 }
 
-// spelled makes a name of what a folder is called.
-func spelled(folder string) string {
+// runtimeName makes a name of what a folder is called.
+func runtimeName(folder string) string {
 	name := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
@@ -208,13 +208,13 @@ func replaceFile(root *os.Root, name string, data []byte, mode fs.FileMode) erro
 	return err
 }
 
-// begun says what was written and what comes next.
-func (a *app) begun(folder string, s *starter.Start, files int) {
-	a.ui.Say("wrote %s, DECISIONS.md and %s in %s", filepath.Join(folder, "runtime.yaml"), plural(len(s.Bundles), "bundle"), plural(files-2, "file"))
+// printNextSteps says what was written and what comes next.
+func (a *app) printNextSteps(folder string, s *starter.Start, files int) {
+	a.ui.Say("wrote %s, DECISIONS.md and %s in %s", filepath.Join(folder, "runtime.yaml"), countNoun(len(s.Bundles), "bundle"), countNoun(files-2, "file"))
 	for _, w := range s.Wanting {
 		a.ui.Note("%s has no ready bundle: write it, see docs/DEFINITIONS.md", w.Product.Name)
 	}
-	for _, absent := range s.Absent() {
+	for _, absent := range s.AbsentCapabilities() {
 		a.ui.Note("%v: choose a product, or --choose %s=outside if the platform brings it", absent, absent.Category)
 	}
 	a.ui.Say("next: krtpkg layers check %[1]s, krtpkg build -f %[1]s", filepath.Join(folder, "runtime.yaml"))

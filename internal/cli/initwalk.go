@@ -16,8 +16,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/layers"
 )
 
-// walk asks for the decisions, category by category.
-type walk struct {
+// decisionWalk asks for the decisions, category by category.
+type decisionWalk struct {
 	ui      *ui.UI
 	model   *layers.Model
 	ready   []bundles.Ready
@@ -26,7 +26,7 @@ type walk struct {
 	there []bundles.Use
 }
 
-func (w *walk) all(ctx context.Context) error {
+func (w *decisionWalk) askAll(ctx context.Context) error {
 	for _, field := range []struct {
 		question string
 		value    *string
@@ -50,7 +50,7 @@ func (w *walk) all(ctx context.Context) error {
 		"from elsewhere; \"none\" for nothing yet; ENTER for what is there; \"done\" to stop asking.")
 	for _, l := range w.model.Layers {
 		for _, c := range l.Categories {
-			done, err := w.category(ctx, l, c)
+			done, err := w.askCategory(ctx, l, c)
 			if err != nil || done {
 				return err
 			}
@@ -59,33 +59,33 @@ func (w *walk) all(ctx context.Context) error {
 	return nil
 }
 
-// category asks about one until the answer can be taken.
-func (w *walk) category(ctx context.Context, l layers.LayerModel, c layers.Category) (done bool, err error) {
+// askCategory asks about one until the answer can be taken.
+func (w *decisionWalk) askCategory(ctx context.Context, l layers.LayerModel, c layers.Category) (done bool, err error) {
 	w.ui.Note("\nLayer %d, %s: %s. %s", l.Number, l.Name, c.Title, c.Purpose)
 	for _, q := range c.Questions {
 		w.ui.Note("  ? %s", q)
 	}
 	for i, p := range c.Products {
-		w.ui.Note("  %d %s%s", i+1, p.Name, w.mark(l.Number, c, p))
+		w.ui.Note("  %d %s%s", i+1, p.Name, w.productMark(l.Number, c, p))
 	}
 	for {
-		answer, err := w.ui.AskText(ctx, ui.Sprintf("%s [%s]:", c.Title, w.now(c)))
+		answer, err := w.ui.AskText(ctx, ui.Sprintf("%s [%s]:", c.Title, w.currentFill(c)))
 		switch {
 		case err != nil || answer == "done":
 			return true, endOfInput(err)
 		case answer == "":
 			return false, nil
 		}
-		if err := w.answers.Choose(c.ID+"="+numbered(answer, c), w.model); err != nil {
+		if err := w.answers.AddChoice(c.ID+"="+replaceNumbers(answer, c), w.model); err != nil {
 			w.ui.Note("%v", err)
 			continue
 		}
-		return false, w.reasons(ctx, c)
+		return false, w.askReasons(ctx, c)
 	}
 }
 
-// reasons asks why, and the questions.
-func (w *walk) reasons(ctx context.Context, c layers.Category) error {
+// askReasons asks why, and the questions.
+func (w *decisionWalk) askReasons(ctx context.Context, c layers.Category) error {
 	d := w.answers.Decisions[c.ID]
 	why, err := w.ui.AskText(ctx, "Why:")
 	if err := endOfInput(err); err != nil {
@@ -111,8 +111,8 @@ func endOfInput(err error) error {
 	return err
 }
 
-// now returns what fills a category without an answer.
-func (w *walk) now(c layers.Category) string {
+// currentFill returns what fills a category without an answer.
+func (w *decisionWalk) currentFill(c layers.Category) string {
 	var names []string
 	for _, u := range w.there {
 		if u.Category == c.ID {
@@ -122,8 +122,8 @@ func (w *walk) now(c layers.Category) string {
 	return cmp.Or(strings.Join(names, ", "), "none")
 }
 
-// mark returns how a product is delivered and whether there is a bundle for it.
-func (w *walk) mark(layer int, c layers.Category, p layers.Product) string {
+// productMark returns how a product is delivered and whether there is a bundle for it.
+func (w *decisionWalk) productMark(layer int, c layers.Category, p layers.Product) string {
 	if p.Delivery == layers.Retired {
 		return " (retired)"
 	}
@@ -133,8 +133,8 @@ func (w *walk) mark(layer int, c layers.Category, p layers.Product) string {
 	return fmt.Sprintf(" (%s)", p.Delivery)
 }
 
-// numbered turns the numbers of an answer into ids.
-func numbered(answer string, c layers.Category) string {
+// replaceNumbers turns the numbers of an answer into ids.
+func replaceNumbers(answer string, c layers.Category) string {
 	parts := strings.Split(answer, ",")
 	for i, part := range parts {
 		if n, err := strconv.Atoi(strings.TrimSpace(part)); err == nil && n >= 1 && n <= len(c.Products) {

@@ -28,11 +28,11 @@ there are. It verifies no signature: that is what verify does.`,
 		GroupID: groupLook,
 		Args:    oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			view, err := a.look(cmd.Context(), args[0])
+			view, err := a.inspectRoot(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return a.ui.Result(format, view, view.text)
+			return a.ui.Result(format, view, view.writeText)
 		},
 	}
 	outputFlag(cmd, &format)
@@ -73,8 +73,8 @@ type signatureView struct {
 	Digest string `json:"digest"`
 }
 
-func (a *app) look(ctx context.Context, reference string) (*rootView, error) {
-	at, err := a.open(ctx, reference)
+func (a *app) inspectRoot(ctx context.Context, reference string) (*rootView, error) {
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func newBundleView(b *bundle.Artifact) bundleView {
 	return view
 }
 
-func (v *rootView) text(w io.Writer) {
+func (v *rootView) writeText(w io.Writer) {
 	m := v.Metadata
 	row := func(name, value string) {
 		if value != "" {
@@ -132,10 +132,10 @@ func (v *rootView) text(w io.Writer) {
 	row("Licenses", m.Licenses)
 	row("Source", m.Source)
 	row("Revision", m.Revision)
-	row("Signatures", v.signatures())
+	row("Signatures", v.signatureForms())
 	ui.Fprintf(w, "\nLAYER\tBUNDLE\tVERSION\tDIGEST\tREQUIRES\tIMAGES\n")
 	for _, b := range v.Bundles {
-		ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\n", b.Layer, b.Name, b.Version, short(b.Digest), strings.Join(b.Requires, ","), len(b.Images))
+		ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\n", b.Layer, b.Name, b.Version, shortenDigest(b.Digest), strings.Join(b.Requires, ","), len(b.Images))
 	}
 	ui.Fprintf(w, "\nSOURCE\tVERSION\tSHA256\tBUNDLE\n")
 	for _, b := range v.Bundles {
@@ -151,7 +151,7 @@ func (v *rootView) text(w io.Writer) {
 	}
 }
 
-func (v *rootView) signatures() string {
+func (v *rootView) signatureForms() string {
 	if len(v.Signatures) == 0 {
 		return "none"
 	}
@@ -162,8 +162,8 @@ func (v *rootView) signatures() string {
 	return fmt.Sprintf("%d (%s), not verified here", len(forms), strings.Join(forms, ", "))
 }
 
-// short returns a digest that people can tell from others.
-func short(digest string) string {
+// shortenDigest returns a digest that people can tell from others.
+func shortenDigest(digest string) string {
 	if i := strings.Index(digest, ":"); i >= 0 && len(digest) > i+13 {
 		return digest[:i+13]
 	}

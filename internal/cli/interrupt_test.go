@@ -27,7 +27,7 @@ func TestInterruptedPush(t *testing.T) {
 			s.ok("build", "-f", ".")
 			uploading := make(chan struct{}, 1000)
 			release := make(chan struct{})
-			registry := registrytest.Start(t, registrytest.Options{
+			registry := registrytest.StartRegistry(t, registrytest.Options{
 				Kind: registrytest.Distribution3,
 				Middleware: func(next http.Handler) http.Handler {
 					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -21,13 +21,13 @@ $COSIGN_PASSWORD or asked for. Files that are there are never overwritten.`,
 		Example: "  krtpkg keygen",
 		GroupID: groupTrust,
 		Args:    cobra.NoArgs,
-		RunE:    func(*cobra.Command, []string) error { return a.keygen(prefix) },
+		RunE:    func(*cobra.Command, []string) error { return a.runKeygen(prefix) },
 	}
 	cmd.Flags().StringVar(&prefix, "output-key-prefix", "cosign", "name of the files")
 	return cmd
 }
 
-func (a *app) keygen(prefix string) error {
+func (a *app) runKeygen(prefix string) error {
 	keyFile, pubFile := prefix+".key", prefix+".pub"
 	for _, file := range []string{keyFile, pubFile} {
 		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
@@ -42,17 +42,17 @@ func (a *app) keygen(prefix string) error {
 	if err != nil {
 		return err
 	}
-	if err := create(keyFile, private, 0o600); err != nil {
+	if err := createFile(keyFile, private, 0o600); err != nil {
 		return err
 	}
-	if err := create(pubFile, public, 0o644); err != nil {
+	if err := createFile(pubFile, public, 0o644); err != nil {
 		return errors.Join(err, os.Remove(keyFile))
 	}
 	a.ui.Say("wrote %s (keep it secret) and %s", keyFile, pubFile)
 	return nil
 }
 
-func create(name string, data []byte, mode fs.FileMode) error {
+func createFile(name string, data []byte, mode fs.FileMode) error {
 	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s is there already", name)

@@ -31,7 +31,7 @@ func fatSite(t *testing.T) (s *site, size int64) {
 	var manifest strings.Builder
 	for i := range fatImages {
 		reference := fmt.Sprintf("ghcr.io/example/fat-%d:1.0", i)
-		image, err := imagetest.Sized(reference, fat)
+		image, err := imagetest.NewSizedIndex(reference, fat)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func fatSite(t *testing.T) (s *site, size int64) {
 func slowRegistry(t *testing.T) (r *registrytest.Registry, moved *atomic.Int64) {
 	t.Helper()
 	moved = &atomic.Int64{}
-	r = registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3, Middleware: func(next http.Handler) http.Handler {
+	r = registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3, Middleware: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.Contains(r.URL.Path, "/blobs/") {
 				r.Body = &slowly{r.Body, moved}

@@ -35,7 +35,7 @@ the folder bundles/.`,
 		GroupID: groupLook,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			model, err := model.load()
+			model, err := model.loadModel()
 			if err != nil {
 				return err
 			}
@@ -47,14 +47,14 @@ the folder bundles/.`,
 				return &usageError{errors.New("--markdown is the whole model: leave out what to show, and --output")}
 			}
 			if tables {
-				a.ui.End(nil)
-				markdown(a.ui.Out, model, ready)
+				a.ui.EndProgress(nil)
+				writeMarkdown(a.ui.Out, model, ready)
 				return nil
 			}
 			if len(args) == 0 {
-				return a.ui.Result(format, model, func(w io.Writer) { overview(w, model, ready) })
+				return a.ui.Result(format, model, func(w io.Writer) { writeOverview(w, model, ready) })
 			}
-			found, err := model.Find(args[0])
+			found, err := model.FindPlaces(args[0])
 			if err != nil {
 				return &usageError{err}
 			}
@@ -71,7 +71,7 @@ the folder bundles/.`,
 	}
 	outputFlag(cmd, &format)
 	cmd.Flags().BoolVar(&tables, "markdown", false, "print the whole model as tables in Markdown")
-	model.add(cmd.PersistentFlags())
+	model.addFlag(cmd.PersistentFlags())
 	cmd.AddCommand(a.layersCheckCommand(&model))
 	return cmd
 }
@@ -79,12 +79,12 @@ the folder bundles/.`,
 // modelFlag is a site's own part of the model.
 type modelFlag struct{ file string }
 
-func (f *modelFlag) add(flags *pflag.FlagSet) {
+func (f *modelFlag) addFlag(flags *pflag.FlagSet) {
 	flags.StringVar(&f.file, "model", "", "file with a site's own categories, products and rules besides those that are built in")
 }
 
-func (f *modelFlag) load() (*layers.Model, error) {
-	model, err := layers.Load()
+func (f *modelFlag) loadModel() (*layers.Model, error) {
+	model, err := layers.LoadModel()
 	if err != nil || f.file == "" {
 		return model, err
 	}
@@ -107,14 +107,14 @@ type foundView struct {
 	Ready []bundles.Ready `json:"ready"`
 }
 
-// ready are the ready bundles by layer, category and product.
-type ready []bundles.Ready
+// readyList are the ready bundles by layer, category and product.
+type readyList []bundles.Ready
 
-func readyBundles() (ready, error) { return bundles.All() }
+func readyBundles() (readyList, error) { return bundles.All() }
 
-// of returns those of a place of the model.
-func (r ready) of(layer int, category, product string) ready {
-	found := ready{}
+// filterBy returns those of a place of the model.
+func (r readyList) filterBy(layer int, category, product string) readyList {
+	found := readyList{}
 	for _, b := range r {
 		if b.Layer == layer && (category == "" || b.Category == category) && (product == "" || b.Product == product) {
 			found = append(found, b)
@@ -123,8 +123,8 @@ func (r ready) of(layer int, category, product string) ready {
 	return found
 }
 
-// product returns the product that the ready bundle of a name is.
-func (r ready) product(name string) string {
+// productOf returns the product that the ready bundle of a name is.
+func (r readyList) productOf(name string) string {
 	for _, b := range r {
 		if b.Name == name {
 			return b.Product
@@ -134,7 +134,7 @@ func (r ready) product(name string) string {
 }
 
 // String lists them for people.
-func (r ready) String() string {
+func (r readyList) String() string {
 	names := make([]string, len(r))
 	for i, b := range r {
 		names[i] = fmt.Sprintf("bundles/%s (%s)", b.Path, b.Version)
@@ -142,7 +142,7 @@ func (r ready) String() string {
 	return strings.Join(names, ", ")
 }
 
-func newFoundView(f layers.Found, all ready) foundView {
+func newFoundView(f layers.ModelPlace, all readyList) foundView {
 	category, product := "", ""
 	if f.Category != nil {
 		category = f.Category.ID
@@ -150,7 +150,7 @@ func newFoundView(f layers.Found, all ready) foundView {
 	if f.Product != nil {
 		product = f.Product.ID
 	}
-	v := foundView{Layer: f.Layer.Number, LayerName: f.Layer.Name, Ready: all.of(f.Layer.Number, category, product)}
+	v := foundView{Layer: f.Layer.Number, LayerName: f.Layer.Name, Ready: all.filterBy(f.Layer.Number, category, product)}
 	switch {
 	case f.Product != nil:
 		v.Category, v.Product = f.Category.ID, f.Product
@@ -162,22 +162,22 @@ func newFoundView(f layers.Found, all ready) foundView {
 	return v
 }
 
-// overview is a row for each category.
-func overview(w io.Writer, model *layers.Model, all ready) {
+// writeOverview is a row for each category.
+func writeOverview(w io.Writer, model *layers.Model, all readyList) {
 	ui.Fprintf(w, "LAYER\tCATEGORY\tREADY\tPRODUCTS\n")
 	for _, l := range model.Layers {
 		for _, c := range l.Categories {
-			ui.Fprintf(w, "%d %s\t%s\t%s\t%s\n", l.Number, l.Name, c.ID, all.of(l.Number, c.ID, "").products(), byDelivery(c))
+			ui.Fprintf(w, "%d %s\t%s\t%s\t%s\n", l.Number, l.Name, c.ID, all.filterBy(l.Number, c.ID, "").productNames(), byDelivery(c))
 		}
 	}
 }
 
-// markdown is the overview as tables, one a layer.
-func markdown(w io.Writer, model *layers.Model, all ready) {
+// writeMarkdown is the overview as tables, one a layer.
+func writeMarkdown(w io.Writer, model *layers.Model, all readyList) {
 	for _, l := range model.Layers {
 		ui.Fprintf(w, "\n## %d %s\n\n%s.\n\n| category | products, by delivery | ready bundles |\n|---|---|---|\n", l.Number, l.Name, upperFirst(l.Purpose))
 		for _, c := range l.Categories {
-			ui.Fprintf(w, "| %s | %s | %s |\n", c.Title, byDelivery(c), all.of(l.Number, c.ID, "").products())
+			ui.Fprintf(w, "| %s | %s | %s |\n", c.Title, byDelivery(c), all.filterBy(l.Number, c.ID, "").productNames())
 		}
 	}
 }
@@ -201,8 +201,8 @@ func byDelivery(c layers.Category) string {
 	return strings.Join(parts, "; ")
 }
 
-// products lists the products of bundles.
-func (r ready) products() string {
+// productNames lists the products of bundles.
+func (r readyList) productNames() string {
 	var names []string
 	for _, b := range r {
 		if !slices.Contains(names, b.Product) {
@@ -212,7 +212,7 @@ func (r ready) products() string {
 	return strings.Join(names, ", ")
 }
 
-func showFound(w io.Writer, f layers.Found, all ready) {
+func showFound(w io.Writer, f layers.ModelPlace, all readyList) {
 	switch {
 	case f.Product != nil:
 		p := f.Product
@@ -220,7 +220,7 @@ func showFound(w io.Writer, f layers.Found, all ready) {
 		if p.Note != "" {
 			ui.Fprintf(w, "\t%s\t\n", p.Note)
 		}
-		if r := all.of(f.Layer.Number, f.Category.ID, p.ID); len(r) > 0 {
+		if r := all.filterBy(f.Layer.Number, f.Category.ID, p.ID); len(r) > 0 {
 			ui.Fprintf(w, "\tready: %s\t\n", r)
 		}
 	case f.Category != nil:
@@ -233,12 +233,12 @@ func showFound(w io.Writer, f layers.Found, all ready) {
 	}
 }
 
-func showCategory(w io.Writer, layer int, c *layers.Category, all ready) {
+func showCategory(w io.Writer, layer int, c *layers.Category, all readyList) {
 	ui.Fprintf(w, "\n%s: %s\n", c.ID, c.Purpose)
 	for _, question := range c.Questions {
 		ui.Fprintf(w, "  ? %s\n", question)
 	}
 	for _, p := range c.Products {
-		ui.Fprintf(w, "  %s\t%s\t%s\t%s\n", p.Name, p.Delivery, all.of(layer, c.ID, p.ID), p.Note)
+		ui.Fprintf(w, "  %s\t%s\t%s\t%s\n", p.Name, p.Delivery, all.filterBy(layer, c.ID, p.ID), p.Note)
 	}
 }

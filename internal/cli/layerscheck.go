@@ -32,11 +32,11 @@ A definition is read without fetching its sources.`,
   krtpkg layers check registry.example/krt/edge:1.0.0`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := model.load()
+			m, err := model.loadModel()
 			if err != nil {
 				return err
 			}
-			view, err := a.coverage(cmd.Context(), m, args[0])
+			view, err := a.checkCoverage(cmd.Context(), m, args[0])
 			if err != nil {
 				return err
 			}
@@ -61,12 +61,12 @@ type coverageView struct {
 	problems []error
 }
 
-func (a *app) coverage(ctx context.Context, model *layers.Model, at string) (*coverageView, error) {
+func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string) (*coverageView, error) {
 	all, err := readyBundles()
 	if err != nil {
 		return nil, err
 	}
-	outline, err := a.outline(ctx, at)
+	outline, err := a.readOutline(ctx, at)
 	if err != nil {
 		return nil, err
 	}
@@ -76,14 +76,14 @@ func (a *app) coverage(ctx context.Context, model *layers.Model, at string) (*co
 	components := outline.Components()
 	v := &coverageView{
 		Name: outline.Metadata.Name, Version: outline.Metadata.Version,
-		Categories: model.Cover(components, outline.Provided, all.product), Problems: []string{},
+		Categories: model.CoverCategories(components, outline.Provided, all.productOf), Problems: []string{},
 	}
-	v.problems = model.Conflicts(components, outline.Exceptions...)
-	for _, absent := range model.Absent(components, outline.Provided) {
+	v.problems = model.FindConflicts(components, outline.Exceptions...)
+	for _, absent := range model.FindAbsent(components, outline.Provided) {
 		v.problems = append(v.problems, fmt.Errorf("%w: add one of %s, or list %s in spec.provided if the platform brings it",
 			absent, strings.Join(absent.Products, ", "), absent.Capability))
 	}
-	if _, err := layers.Order(components, outline.Provided...); err != nil {
+	if _, err := layers.OrderComponents(components, outline.Provided...); err != nil {
 		v.problems = append(v.problems, err)
 	}
 	for _, p := range v.problems {
@@ -97,7 +97,7 @@ func showCoverage(w io.Writer, v *coverageView) {
 	ui.Fprintf(w, "LAYER\tCATEGORY\tSTATE\tBY\n")
 	for _, c := range v.Categories {
 		count[c.State]++
-		ui.Fprintf(w, "%d %s\t%s\t%s\t%s\n", c.Layer, layers.Name(c.Layer), c.Category, c.State, strings.Join(c.By, ", "))
+		ui.Fprintf(w, "%d %s\t%s\t%s\t%s\n", c.Layer, layers.LayerName(c.Layer), c.Category, c.State, strings.Join(c.By, ", "))
 	}
 	ui.Fprintf(w, "\n%d categories: %d with a bundle, %d with several, %d by a service, %d from outside, %d empty\n",
 		len(v.Categories), count[layers.Filled], count[layers.Several], count[layers.Served], count[layers.Outside], count[layers.Empty])

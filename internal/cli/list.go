@@ -23,7 +23,7 @@ func (a *app) listCommand() *cobra.Command {
   krtpkg list oci:dist`,
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.list(cmd.Context(), args[0], format) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.runList(cmd.Context(), args[0], format) },
 	}
 	outputFlag(cmd, &format)
 	return cmd
@@ -37,7 +37,7 @@ type versionView struct {
 	Digest  string `json:"digest"`
 }
 
-func (a *app) list(ctx context.Context, reference string, format ui.Format) error {
+func (a *app) runList(ctx context.Context, reference string, format ui.Format) error {
 	at, err := a.openPlace(ctx, reference)
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (a *app) list(ctx context.Context, reference string, format ui.Format) erro
 			}
 			desc, err := at.store.Resolve(ctx, tag)
 			if err != nil {
-				return fmt.Errorf("%s: %w", at.At(tag), err)
+				return fmt.Errorf("%s: %w", at.WithTag(tag), err)
 			}
 			m, err := bundle.ReadManifest(ctx, at.store, desc)
 			if errors.Is(err, bundle.ErrNotOurs) {
@@ -77,7 +77,7 @@ func (a *app) list(ctx context.Context, reference string, format ui.Format) erro
 	return a.ui.Result(format, views, func(w io.Writer) {
 		ui.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
 		for _, v := range views {
-			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, short(v.Digest))
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, shortenDigest(v.Digest))
 		}
 	})
 }

@@ -53,7 +53,7 @@ operators that make up image names when they run.`,
 	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, one file goes to standard output")
 	flags.BoolVar(&o.force, "force", false, "write over files of the folder that are others")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(runtimes, cobra.ShellCompDirectiveNoFileComp))
-	required(cmd, "for", "mirror")
+	requireFlags(cmd, "for", "mirror")
 	return cmd
 }
 
@@ -65,7 +65,7 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 		}
 		c.Registries = append(c.Registries, found...)
 	}
-	files, err := mirror.Files(runtime, c)
+	files, err := mirror.ConfigFiles(runtime, c)
 	if err != nil {
 		return &usageError{err}
 	}
@@ -93,7 +93,7 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 
 // registriesOf returns the registries of the images in the locks of what a reference names.
 func (a *app) registriesOf(ctx context.Context, reference string) ([]string, error) {
-	at, err := a.open(ctx, reference)
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return nil, err
 	}

@@ -43,21 +43,21 @@ func readMirrorList(file string) (*mirrorList, error) {
 		return nil, err
 	}
 	var list mirrorList
-	if _, err := manifest.Strict(file, data, &list); err != nil {
+	if _, err := manifest.ParseStrict(file, data, &list); err != nil {
 		return nil, err
 	}
 	if list.APIVersion != mirrorListAPIVersion || list.Kind != mirrorListKind {
 		return nil, fmt.Errorf("%s is %s %s, want %s %s", file, list.APIVersion, list.Kind, mirrorListAPIVersion, mirrorListKind)
 	}
 	for i, item := range list.Copies {
-		if err := item.check(); err != nil {
+		if err := item.checkItem(); err != nil {
 			return nil, fmt.Errorf("%s: copies[%d]: %w", file, i, err)
 		}
 	}
 	return &list, nil
 }
 
-func (m mirrorItem) check() error {
+func (m mirrorItem) checkItem() error {
 	for _, reference := range []string{m.From, m.To} {
 		if p, err := place.Parse(reference); err != nil {
 			return err
@@ -76,8 +76,8 @@ func (m mirrorItem) check() error {
 	return nil
 }
 
-// pick returns the tags to copy of those that are there, the newest version first.
-func (m mirrorItem) pick(tags []string) (picked []string) {
+// pickTags returns the tags to copy of those that are there, the newest version first.
+func (m mirrorItem) pickTags(tags []string) (picked []string) {
 	constraint, err := semver.NewConstraint(m.Versions)
 	for _, tag := range tags {
 		if strings.HasPrefix(tag, "sha256-") || strings.ContainsAny(tag, "/:") || strings.HasSuffix(tag, ".argocd") {
@@ -138,15 +138,15 @@ func (a *app) copyList(ctx context.Context, file string, f *transferFlags) error
 		if err != nil {
 			return fmt.Errorf("%s: %w", item.From, err)
 		}
-		picked := item.pick(tags)
+		picked := item.pickTags(tags)
 		if len(picked) == 0 {
 			return fmt.Errorf("%s: none of its %d tags is wanted by %s", item.From, len(tags), file)
 		}
 		sources := make([]string, len(picked))
 		for i, tag := range picked {
-			sources[i] = from.At(tag).String()
+			sources[i] = from.WithTag(tag).String()
 		}
-		if err := a.copy(ctx, "copy", sources, item.To, f); err != nil {
+		if err := a.runCopy(ctx, "copy", sources, item.To, f); err != nil {
 			return err
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
-// opened is what a reference on the command line leads to. Its tag has been resolved, once:
+// openedReference is what a reference on the command line leads to. Its tag has been resolved, once:
 // everything that follows goes by the descriptor.
-type opened struct {
+type openedReference struct {
 	place.Place
 	client *registry.Client
 	store  place.Store
@@ -23,8 +23,8 @@ type opened struct {
 	noted bool
 }
 
-// open opens the place that a reference names and resolves what it means there.
-func (a *app) open(ctx context.Context, reference string) (*opened, error) {
+// openReference opens the place that a reference names and resolves what it means there.
+func (a *app) openReference(ctx context.Context, reference string) (*openedReference, error) {
 	o, err := a.openPlace(ctx, reference)
 	if err != nil {
 		return nil, err
@@ -34,22 +34,22 @@ func (a *app) open(ctx context.Context, reference string) (*opened, error) {
 }
 
 // openPlace opens the place that a reference names and resolves nothing.
-func (a *app) openPlace(ctx context.Context, reference string) (*opened, error) {
+func (a *app) openPlace(ctx context.Context, reference string) (*openedReference, error) {
 	p, err := place.Parse(reference)
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	client, err := a.client()
+	client, err := a.newClient()
 	if err != nil {
 		return nil, err
 	}
 	store, err := p.Open(ctx, client)
-	return &opened{Place: p, client: client, store: store}, err
+	return &openedReference{Place: p, client: client, store: store}, err
 }
 
 // openSet opens the artifact that was resolved with its bundles, and holds the tag that led there and the
 // name of its repository to what it is: a registry can put any tag on anything that was signed.
-func (a *app) openSet(ctx context.Context, at *opened) (*bundle.Set, error) {
+func (a *app) openSet(ctx context.Context, at *openedReference) (*bundle.Set, error) {
 	set, err := bundle.OpenSet(ctx, at.store, at.root)
 	if err == nil {
 		err = a.checkTag(at, set)
@@ -57,7 +57,7 @@ func (a *app) openSet(ctx context.Context, at *opened) (*bundle.Set, error) {
 	return set, err
 }
 
-func (a *app) checkTag(at *opened, set *bundle.Set) error {
+func (a *app) checkTag(at *openedReference, set *bundle.Set) error {
 	m := set.Root.Metadata()
 	if base := path.Base(at.Repository); at.IsRegistry() && base != m.Name && !at.noted {
 		at.noted = true
@@ -70,7 +70,7 @@ func (a *app) checkTag(at *opened, set *bundle.Set) error {
 }
 
 // lookInto is [app.openSet] for commands that only show what is there: a tag that lies is noted.
-func (a *app) lookInto(ctx context.Context, at *opened) (*bundle.Set, error) {
+func (a *app) lookInto(ctx context.Context, at *openedReference) (*bundle.Set, error) {
 	set, err := bundle.OpenSet(ctx, at.store, at.root)
 	if err != nil {
 		return nil, err
@@ -81,16 +81,16 @@ func (a *app) lookInto(ctx context.Context, at *opened) (*bundle.Set, error) {
 	return set, nil
 }
 
-// pinned returns the reference with the digest that was resolved.
-func (o *opened) pinned() string {
+// pinnedReference returns the reference with the digest that was resolved.
+func (o *openedReference) pinnedReference() string {
 	p := o.Place
 	p.Digest = o.root.Digest
 	return p.String()
 }
 
-// version returns the tag that a copy gets which is given none: the tag that was asked for, or
+// versionTag returns the tag that a copy gets which is given none: the tag that was asked for, or
 // that of the version where it was a digest.
-func (o *opened) version(ctx context.Context) (string, error) {
+func (o *openedReference) versionTag(ctx context.Context) (string, error) {
 	if o.Tag != "" {
 		return o.Tag, nil
 	}
@@ -98,5 +98,5 @@ func (o *opened) version(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", o.Place, err)
 	}
-	return bundle.Tag(m.Annotations[ocispec.AnnotationVersion]), nil
+	return bundle.VersionTag(m.Annotations[ocispec.AnnotationVersion]), nil
 }

@@ -32,11 +32,11 @@ func TestWaitLine(t *testing.T) {
 		Resource: "deployment/web", Reason: "0 of 1 ready", Hint: "the image cannot be pulled", Since: time.Now().Add(-45 * time.Second),
 	}}}
 	want := "layer 6 applications: web waits for deployment/web: 0 of 1 ready; the image cannot be pulled (45s so far)"
-	if got := waits(e); got != want {
+	if got := formatWaiting(e); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	e.Waiting.Since = time.Now()
-	if got := waits(e); got != strings.TrimSuffix(want, " (45s so far)") {
+	if got := formatWaiting(e); got != strings.TrimSuffix(want, " (45s so far)") {
 		t.Errorf("%q at the beginning", got)
 	}
 }

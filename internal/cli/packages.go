@@ -50,8 +50,8 @@ type controllerFlags struct {
 	force bool
 }
 
-func (f *controllerFlags) add(cmd *cobra.Command, unsigned string) {
-	f.site.trust.add(cmd)
+func (f *controllerFlags) addControllerFlags(cmd *cobra.Command, unsigned string) {
+	f.site.trust.addTrustFlags(cmd)
 	f.site.trust.addUnsigned(cmd, unsigned)
 	cmd.Flags().BoolVar(&f.allowAltered, "allow-altered", false, "let the controller apply what was put into the runtime for it, though this krtpkg makes something else of its bundles, as where an older one built it")
 	cmd.Flags().StringVarP(&f.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
@@ -59,12 +59,12 @@ func (f *controllerFlags) add(cmd *cobra.Command, unsigned string) {
 }
 
 // prepareForController verifies and opens a runtime that a controller is to fetch from a registry.
-func (a *app) prepareForController(ctx context.Context, reference, controller string, f *controllerFlags) (*prepared, *trust.Policy, error) {
-	policy, err := a.whom(ctx, &f.site)
+func (a *app) prepareForController(ctx context.Context, reference, controller string, f *controllerFlags) (*preparedRoot, *trust.Policy, error) {
+	policy, err := a.requirePolicy(ctx, &f.site)
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := a.prepare(ctx, reference, policy, &f.site, "")
+	p, err := a.prepareRoot(ctx, reference, policy, &f.site, "")
 	switch {
 	case err != nil:
 		return nil, nil, err
@@ -115,7 +115,7 @@ by which it trusts a registry.`,
 				}
 			}
 			if argoCD == "" {
-				return a.writeDocuments(&controllerFlags{}, []pkgrepo.Document{{Resources: []any{pkgrepo.Config(string(pem))}}})
+				return a.writeDocuments(&controllerFlags{}, []pkgrepo.Document{{Resources: []any{pkgrepo.ControllerConfig(string(pem))}}})
 			}
 			resources := []any{pkgrepo.ArgoCDConfig(argoCD)}
 			if host != "" {
@@ -134,8 +134,8 @@ by which it trusts a registry.`,
 	return cmd
 }
 
-// nodes are Kubernetes' own types as YAML, without what only a server fills in.
-func nodes(objects []any) ([]*yaml.Node, error) {
+// toNodes are Kubernetes' own types as YAML, without what only a server fills in.
+func toNodes(objects []any) ([]*yaml.Node, error) {
 	var all []*yaml.Node
 	for _, object := range objects {
 		data, err := json.Marshal(object)

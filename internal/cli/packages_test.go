@@ -228,8 +228,8 @@ spec:
 func TestKappController(t *testing.T) {
 	t.Parallel()
 	c := newCarvel(t)
-	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
-	mirror := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
+	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
+	mirror := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg, TLS: true, Auth: registrytest.Basic})
 	s := newSite(t, "ghcr.io/example/web:1.0")
 	s.env = append(s.env, "KUBECONFIG="+c.cluster.Kubeconfig)
 	reference := func(version string) string { return vendor.Host + "/krt/shop:" + version }
@@ -397,7 +397,7 @@ func TestKappController(t *testing.T) {
 			}
 			c.gone(kindInstall, "default", name)
 		}
-		if out := registrytest.Exec(t, nil, registrytest.Tool(t, "imgpkg"), "describe", "-b", vendor.Host+"/krt/shop:packages", "--registry-insecure"); strings.Count(out, "Type: Bundle") < 3 {
+		if out := registrytest.RunTool(t, nil, registrytest.BuildTool(t, "imgpkg"), "describe", "-b", vendor.Host+"/krt/shop:packages", "--registry-insecure"); strings.Count(out, "Type: Bundle") < 3 {
 			t.Errorf("imgpkg describes\n%s", out)
 		}
 	})
@@ -418,7 +418,7 @@ func TestKappController(t *testing.T) {
 		// kapp applies the rest, in the order of the layers, and waits until each is installed.
 		s.ok("packages", "install", "--key", "cosign.pub", at+":1.0.0", "--values", "site.yaml", "-o", "packages",
 			"--pull-secret", "login", "--sync-period", "30s")
-		said := registrytest.Exec(t, env, registrytest.Tool(t, "kapp"), "deploy", "-a", "shop", "-f", s.path("packages"), "--yes")
+		said := registrytest.RunTool(t, env, registrytest.BuildTool(t, "kapp"), "deploy", "-a", "shop", "-f", s.path("packages"), "--yes")
 		base, web1 := strings.Index(said, "ok: reconcile packageinstall/shop.base"), strings.Index(said, "reconcile packageinstall/shop.web")
 		if base < 0 || web1 < base {
 			t.Errorf("kapp did not wait for the layer below:\n%s", said)
@@ -429,7 +429,7 @@ func TestKappController(t *testing.T) {
 	})
 	w := newWatcher(t, c.cluster)
 	byController := w.normal()
-	registrytest.Exec(t, env, registrytest.Tool(t, "kapp"), "delete", "-a", "shop", "--yes")
+	registrytest.RunTool(t, env, registrytest.BuildTool(t, "kapp"), "delete", "-a", "shop", "--yes")
 	c.gone(kindInstall, "default", "shop.base")
 	c.gone(kindNamespace, "", "shop")
 	step("krtpkg gives it to the cluster by itself, and takes it away", func(t *testing.T) {
@@ -466,7 +466,7 @@ func TestKappControllerFaults(t *testing.T) {
 	t.Parallel()
 	c := newCarvel(t)
 	var down atomic.Bool
-	vendor := registrytest.Start(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
+	vendor := registrytest.StartRegistry(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if down.Load() {
 				http.Error(w, "down", http.StatusServiceUnavailable)

@@ -42,7 +42,7 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesArgoCD(cmd.Context(), args[0], o) },
 	}
-	o.from.add(cmd, "go on without verifying any signature")
+	o.from.addControllerFlags(cmd, "go on without verifying any signature")
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "argocd", "namespace of Argo CD")
 	flags.StringVar(&o.to.Project, "project", "default", "project of the Applications")
@@ -89,7 +89,7 @@ func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOpti
 
 // attachForArgoCD puts the second manifests beside a runtime, as far as they are not there, and gives
 // that of the runtime itself.
-func attachForArgoCD(ctx context.Context, store place.Target, p *prepared) (root ocispec.Descriptor, err error) {
+func attachForArgoCD(ctx context.Context, store place.Target, p *preparedRoot) (root ocispec.Descriptor, err error) {
 	var all []ocispec.Descriptor
 	put := func(desc ocispec.Descriptor, data []byte) error {
 		there, err := store.Exists(ctx, desc)

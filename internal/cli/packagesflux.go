@@ -42,7 +42,7 @@ and whatever else the trust policy asks for is refused here, since Flux would no
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesFlux(cmd.Context(), args[0], o) },
 	}
-	o.from.add(cmd, "go on without verifying any signature, and let Flux verify none")
+	o.from.addControllerFlags(cmd, "go on without verifying any signature, and let Flux verify none")
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "flux-system", "namespace of Flux's resources")
 	flags.DurationVar(&o.interval, "interval", 10*time.Minute, "how often Flux looks at the registry and at the cluster")
@@ -61,7 +61,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	if err != nil {
 		return err
 	}
-	if o.to.Ref, err = o.ref(p); err != nil {
+	if o.to.Ref, err = o.sourceRef(p); err != nil {
 		return err
 	}
 	if err := allBeside(p); err != nil {
@@ -87,8 +87,8 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	return a.writeDocuments(&o.from, pkgrepo.FluxDocuments(p.set.Root.Runtime, o.to))
 }
 
-// ref is what Flux follows.
-func (o *fluxOptions) ref(p *prepared) (map[string]string, error) {
+// sourceRef is what Flux follows.
+func (o *fluxOptions) sourceRef(p *preparedRoot) (map[string]string, error) {
 	switch {
 	case o.constraints != "":
 		return map[string]string{"semver": o.constraints}, nil
@@ -101,7 +101,7 @@ func (o *fluxOptions) ref(p *prepared) (map[string]string, error) {
 }
 
 // fluxTrust is whom Flux trusts, as far as it can be told.
-func (a *app) fluxTrust(p *prepared, policy *trust.Policy, o *fluxOptions) error {
+func (a *app) fluxTrust(p *preparedRoot, policy *trust.Policy, o *fluxOptions) error {
 	if policy == nil {
 		return nil
 	}
@@ -122,7 +122,7 @@ func (a *app) fluxTrust(p *prepared, policy *trust.Policy, o *fluxOptions) error
 }
 
 // allBeside makes sure that all images of a runtime are in its own repository.
-func allBeside(p *prepared) error {
+func allBeside(p *preparedRoot) error {
 	for _, image := range imagesOf(p.set) {
 		if !p.images.beside[image.DigestStr()] {
 			return fmt.Errorf("%s is not in %s, where the cluster would look for it: push it there without --only-bundles, or copy it there", image, p.Repository)

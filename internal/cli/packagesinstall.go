@@ -60,7 +60,7 @@ tries again what fails because something is not there yet.`,
 			return a.packagesInstall(cmd.Context(), args[0], o)
 		},
 	}
-	o.from.add(cmd, "go on without verifying any signature")
+	o.from.addControllerFlags(cmd, "go on without verifying any signature")
 	o.from.site.values.addCluster(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and of what is installed")
@@ -80,7 +80,7 @@ tries again what fails because something is not there yet.`,
 	return cmd
 }
 
-func (o *installOptions) check(a *app) error {
+func (o *installOptions) checkValues(a *app) error {
 	switch {
 	case !o.apply:
 		return nil
@@ -88,11 +88,11 @@ func (o *installOptions) check(a *app) error {
 		return &usageError{errors.New("--apply and --output-dir contradict each other")}
 	}
 	o.cluster.Namespace = o.to.Namespace
-	return cmp.Or(o.ahead.check(), o.cluster.check(a))
+	return cmp.Or(o.ahead.checkValues(), o.cluster.checkValues(a))
 }
 
 func (a *app) packagesInstall(ctx context.Context, reference string, o installOptions) error {
-	if err := cmp.Or(syncPeriod(o.period, &o.to), o.check(a)); err != nil {
+	if err := cmp.Or(syncPeriod(o.period, &o.to), o.checkValues(a)); err != nil {
 		return err
 	}
 	p, _, err := a.prepareForController(ctx, reference, kappController, &o.from)
@@ -103,24 +103,24 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	if o.apply {
 		return a.applyInstalls(ctx, p, &o)
 	}
-	values, err := o.from.site.values.read(a, p.set)
+	values, err := o.from.site.values.readValues(a, p.set)
 	if err != nil {
 		return err
 	}
 	// What a bundle's rules refuse is refused here, not on the cluster.
-	rt, err := p.with(ctx, a, render.Kept{All: values})
+	rt, err := p.renderWithValues(ctx, a, render.Kept{All: values})
 	if err != nil {
 		return err
 	}
-	documents, err := a.installs(ctx, p, rt, render.Kept{All: values}, &o)
+	documents, err := a.installDocuments(ctx, p, rt, render.Kept{All: values}, &o)
 	if err != nil {
 		return err
 	}
 	return a.writeDocuments(&o.from, documents)
 }
 
-// installs are the manifests for the bundles of a runtime that are packages.
-func (a *app) installs(ctx context.Context, p *prepared, rt deploy.Runtime, values render.Kept, o *installOptions) ([]pkgrepo.Document, error) {
+// installDocuments are the manifests for the bundles of a runtime that are packages.
+func (a *app) installDocuments(ctx context.Context, p *preparedRoot, rt deploy.Runtime, values render.Kept, o *installOptions) ([]pkgrepo.Document, error) {
 	root := p.set.Root
 	left, err := a.leaveOut(ctx, p.set, kappController, o.leave)
 	if err != nil {
@@ -137,12 +137,12 @@ func (a *app) installs(ctx context.Context, p *prepared, rt deploy.Runtime, valu
 	var installs []pkgrepo.Install
 	for i, b := range p.set.Bundles {
 		bundleName := b.Metadata().Name
-		if slices.ContainsFunc(left, func(l pkgrepo.Left) bool { return l.Bundle == bundleName }) {
+		if slices.ContainsFunc(left, func(l pkgrepo.LeftOut) bool { return l.Bundle == bundleName }) {
 			continue
 		}
 		one := pkgrepo.Install{Bundle: b.Bundle, Account: root.Metadata().Name + "-" + bundleName}
 		if node := values.All.Node(); node != nil {
-			one.Values = manifest.Get(node, bundleName)
+			one.Values = manifest.GetValue(node, bundleName)
 		}
 		if one.DefaultNamespace, _, err = pkgrepo.DefaultNamespace(ctx, &b.Content, defined); err != nil {
 			return nil, err
@@ -153,14 +153,14 @@ func (a *app) installs(ctx context.Context, p *prepared, rt deploy.Runtime, valu
 		if err != nil {
 			return nil, err
 		}
-		access.Everywhere(made)
+		access.GrantEverywhere(made)
 		access.Namespaces = nil // they are there, or not ours: who deleted the manifests would delete them
-		if one.Access, err = nodes(access.Objects()); err != nil {
+		if one.Access, err = toNodes(access.ListObjects()); err != nil {
 			return nil, err
 		}
 		installs = append(installs, one)
 	}
-	documents, err := pkgrepo.Installs(root.Runtime, installs, o.to)
+	documents, err := pkgrepo.InstallDocuments(root.Runtime, installs, o.to)
 	if err == nil && o.without {
 		documents = documents[1:]
 	}
@@ -170,7 +170,7 @@ func (a *app) installs(ctx context.Context, p *prepared, rt deploy.Runtime, valu
 // namespacesOf are the namespaces that a runtime's own bundles make.
 func namespacesOf(rt deploy.Runtime) (names []string, err error) {
 	for _, unit := range rt.Units {
-		made, err := deploy.Namespaces(unit)
+		made, err := deploy.DefinedNamespaces(unit)
 		if err != nil {
 			return nil, err
 		}
@@ -183,28 +183,28 @@ func namespacesOf(rt deploy.Runtime) (names []string, err error) {
 const repositoryUnit = "package-repository"
 
 // applyInstalls gives a cluster what makes kapp-controller install a runtime.
-func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions) error {
-	cluster, err := o.cluster.connect(a)
+func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOptions) error {
+	cluster, err := o.cluster.connectCluster(a)
 	if err != nil {
 		return err
 	}
-	p.by, p.look = kappController, false // the images are the controller's to find
-	values, err := o.from.site.values.site(ctx, a, cluster, p.name(), p.set)
+	p.byController, p.lookForImages = kappController, false // the images are the controller's to find
+	values, err := o.from.site.values.siteValues(ctx, a, cluster, p.deployedName(), p.set)
 	if err != nil {
 		return err
 	}
-	rt, err := p.with(ctx, a, values)
+	rt, err := p.renderWithValues(ctx, a, values)
 	if err != nil {
 		return err
 	}
-	documents, err := a.installs(ctx, p, rt, values, o)
+	documents, err := a.installDocuments(ctx, p, rt, values, o)
 	if err != nil {
 		return err
 	}
 	if rt.Units, err = unitsOf(documents, rt.Units); err != nil {
 		return err
 	}
-	rt.Name = p.name()
+	rt.Name = p.deployedName()
 	report, err := a.applyRuntime(ctx, cluster, p, rt, &applyOptions{
 		cluster: o.cluster, pauseAfter: -1, allowDowngrade: o.to.Downgradable,
 		site: siteFlags{takeOver: o.ahead.takeOver, deleteForeign: o.ahead.deleteForeign, skip: o.ahead.skip},
@@ -212,7 +212,7 @@ func (a *app) applyInstalls(ctx context.Context, p *prepared, o *installOptions)
 	if err != nil {
 		return err
 	}
-	return a.deployed(report, o.cluster)
+	return a.printDeployed(report, o.cluster)
 }
 
 // unitsOf has a controller's manifests for bundles instead of the bundles' own, in the same order.

@@ -37,7 +37,7 @@ The same versions make the same catalogue, wherever they were copied to.`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.packagesRepo(cmd.Context(), args, o) },
 	}
-	o.from.add(cmd, "go on without verifying any signature")
+	o.from.addControllerFlags(cmd, "go on without verifying any signature")
 	flags := cmd.Flags()
 	flags.StringVar(&o.tag, "tag", "packages", "tag of the catalogue")
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository")
@@ -50,7 +50,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 	if err := syncPeriod(o.period, &o.to); err != nil {
 		return err
 	}
-	var first *prepared
+	var first *preparedRoot
 	var runtimes []*bundle.Artifact
 	for _, reference := range references {
 		p, _, err := a.prepareForController(ctx, reference, kappController, &o.from)
@@ -65,7 +65,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 		}
 		runtimes = append(runtimes, p.set.Root)
 	}
-	catalogue, err := pkgrepo.Catalogue(runtimes)
+	catalogue, err := pkgrepo.BuildCatalogue(runtimes)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 	if err != nil {
 		return err
 	}
-	if err := o.free(ctx, first); err != nil {
+	if err := o.checkTagFree(ctx, first); err != nil {
 		return err
 	}
 	desc, err := catalogue.Pack(ctx, store, time.Time{})
@@ -84,12 +84,12 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 		return fmt.Errorf("tag %s: %w", o.tag, err)
 	}
 	o.to.Reference = first.Repository + "@" + desc.Digest.String()
-	a.ui.Say("the packages of %s are in %s:%s@%s", plural(len(runtimes), "version"), first.Repository, o.tag, desc.Digest)
-	return a.writeDocuments(&o.from, []pkgrepo.Document{pkgrepo.Repository(catalogue.Metadata().Name, o.to)})
+	a.ui.Say("the packages of %s are in %s:%s@%s", countNoun(len(runtimes), "version"), first.Repository, o.tag, desc.Digest)
+	return a.writeDocuments(&o.from, []pkgrepo.Document{pkgrepo.RepositoryDocument(catalogue.Metadata().Name, o.to)})
 }
 
-// free makes sure that the tag is that of a catalogue, or of nothing.
-func (o *repoOptions) free(ctx context.Context, p *prepared) error {
+// checkTagFree makes sure that the tag is that of a catalogue, or of nothing.
+func (o *repoOptions) checkTagFree(ctx context.Context, p *preparedRoot) error {
 	desc, err := p.store.Resolve(ctx, o.tag)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return nil
@@ -103,7 +103,7 @@ func (o *repoOptions) free(ctx context.Context, p *prepared) error {
 		if err != nil {
 			return err
 		}
-		if err := oci.Unmarshal(data, &m); err != nil {
+		if err := oci.UnmarshalJSON(data, &m); err != nil {
 			return fmt.Errorf("%s:%s: %w", p.Repository, o.tag, err)
 		}
 	}

@@ -28,10 +28,10 @@ the end.`,
   krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0 --exit-code -o json`,
 		GroupID: groupCluster,
 		Args:    oneReference,
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.plan(cmd.Context(), args[0], o) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.runPlan(cmd.Context(), args[0], o) },
 	}
-	o.site.add(cmd)
-	o.cluster.add(cmd)
+	o.site.addSiteFlags(cmd)
+	o.cluster.addClusterFlags(cmd)
 	o.cluster.addDiff(cmd)
 	cmd.Flags().BoolVar(&o.exitCode, "exit-code", false, "end with exit code 5 if anything would change")
 	return cmd
@@ -43,27 +43,27 @@ type planOptions struct {
 	exitCode bool
 }
 
-func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
-	policy, err := a.whom(ctx, &o.site)
-	if err := cmp.Or(err, o.cluster.check(a)); err != nil {
+func (a *app) runPlan(ctx context.Context, reference string, o planOptions) error {
+	policy, err := a.requirePolicy(ctx, &o.site)
+	if err := cmp.Or(err, o.cluster.checkValues(a)); err != nil {
 		return err
 	}
-	p, err := a.prepare(ctx, reference, policy, &o.site, "")
+	p, err := a.prepareRoot(ctx, reference, policy, &o.site, "")
 	if err != nil {
 		return err
 	}
-	cluster, err := o.cluster.connect(a)
+	cluster, err := o.cluster.connectCluster(a)
 	if err != nil {
 		return err
 	}
-	rt, err := p.runtime(ctx, a, cluster, &o.site.values)
+	rt, err := p.renderRuntime(ctx, a, cluster, &o.site.values)
 	if err != nil {
 		return err
 	}
 	if err := a.checkRecord(ctx, cluster, p, rt, o.site.trust.expectName); err != nil {
 		return err
 	}
-	images, found, err := p.looked(ctx, a, cluster, rt)
+	images, found, err := p.lookAtRunning(ctx, a, cluster, rt)
 	if err != nil {
 		return err
 	}
@@ -75,17 +75,17 @@ func (a *app) plan(ctx context.Context, reference string, o planOptions) error {
 		return err
 	}
 	plan.Findings = append(found, plan.Findings...)
-	a.censor(plan.Findings)
+	a.hideConfidential(plan.Findings)
 	if err := a.ui.Result(o.cluster.format, newPlanView(plan), func(w io.Writer) {
 		writePlan(w, plan, o.cluster.full)
-		io.WriteString(w, plan.Count().String()+"\n")
+		io.WriteString(w, plan.CountChanges().String()+"\n")
 	}); err != nil {
 		return err
 	}
-	if err := deploy.Refuse(plan.Findings); err != nil {
+	if err := deploy.RefuseFindings(plan.Findings); err != nil {
 		return err
 	}
-	if o.exitCode && plan.Any() {
+	if o.exitCode && plan.HasChanges() {
 		return errChanges
 	}
 	return nil

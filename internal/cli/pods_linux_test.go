@@ -38,7 +38,7 @@ import (
 func TestRealPods(t *testing.T) {
 	t.Parallel()
 	for _, tool := range nodetest.Tools { // there is no network to build them with
-		if _, err := hack.Build(t.Context(), tool); err != nil {
+		if _, err := hack.BuildProgram(t.Context(), tool); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -52,7 +52,7 @@ func TestRealPods(t *testing.T) {
 		"  images: [{image: 'registry.example/pause:1.0', reason: what nodes hold the namespaces of pods with}]\n",
 		"web/web.yaml", strings.Replace(deploymentOf("web"), "image: 'ghcr.io/example/web:1.0'",
 			"image: 'ghcr.io/example/web:1.0', args: [the bundle runs], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}", 1))
-	vendor := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	reference := vendor.Host + "/krt/web:1.0.0"
 	s.ok("build", "-f", "web")
 	s.ok("push", "oci:dist:1.0.0", reference)
@@ -79,12 +79,12 @@ func TestRealPods(t *testing.T) {
 // podImage returns an image of the program hack/pod, another one for each reference.
 func podImage(t *testing.T, reference string) v1.ImageIndex {
 	t.Helper()
-	root, err := hack.Root()
+	root, err := hack.FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	index, err := imagetest.Index(func(p v1.Platform) (v1.Image, error) {
+	index, err := imagetest.NewIndex(func(p v1.Platform) (v1.Image, error) {
 		program := filepath.Join(dir, p.Architecture)
 		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./hack/pod")
 		build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0", "GOOS="+p.OS, "GOARCH="+p.Architecture)
@@ -96,7 +96,7 @@ func podImage(t *testing.T, reference string) v1.ImageIndex {
 			return nil, err
 		}
 		// What is behind a program is not part of it, and makes a layer that no other image has.
-		return imagetest.Image(p, "pod", 0o755, append(data, reference...), v1.Config{Entrypoint: []string{"/pod"}})
+		return imagetest.NewImage(p, "pod", 0o755, append(data, reference...), v1.Config{Entrypoint: []string{"/pod"}})
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error)
 	if err := cutOff(vendor); err != nil {
 		return err
 	}
-	registry, err := registrytest.Run(ctx, registrytest.Options{Kind: registrytest.Olareg, Record: true})
+	registry, err := registrytest.RunRegistry(ctx, registrytest.Options{Kind: registrytest.Olareg, Record: true})
 	if err != nil {
 		return err
 	}

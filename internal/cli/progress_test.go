@@ -13,7 +13,7 @@ import (
 // Each form of --progress, and --quiet, leaves the result as it is.
 func TestProgress(t *testing.T) {
 	t.Parallel()
-	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})
 	s := newSite(t, "ghcr.io/example/web:1.0")
 	s.write(web...)
 	s.ok("build", "-f", ".")

@@ -58,26 +58,26 @@ Whom to trust is in the policy file, or the keys of --trust-key; the attestation
   krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate`,
 		GroupID: groupTrust,
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.promote(cmd.Context(), args[0], &o) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.runPromote(cmd.Context(), args[0], &o) },
 	}
-	o.add(cmd)
+	o.addSignFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.trust.keys, "trust-key", nil, "public key to trust; given more than once, any of them will do")
 	flags.StringVar(&o.trust.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml next to the config file)")
 	flags.StringVar(&o.to, "to", "", "the channel: a tag that is not a version")
 	flags.StringVar(&o.by, "by", "", "who promotes (default: the user of this machine)")
 	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version")
-	required(cmd, "to")
+	requireFlags(cmd, "to")
 	return cmd
 }
 
 var tagRule = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9._-]{0,127}$`)
 
-func (a *app) promote(ctx context.Context, reference string, o *promoteOptions) error {
+func (a *app) runPromote(ctx context.Context, reference string, o *promoteOptions) error {
 	if _, err := semver.NewVersion(o.to); err == nil || !tagRule.MatchString(o.to) {
 		return &usageError{fmt.Errorf("--to %q: want the name of a channel, such as stable; versions never move", o.to)}
 	}
-	policy, err := a.trust(ctx, &o.trust)
+	policy, err := a.loadTrust(ctx, &o.trust)
 	if err != nil {
 		return err
 	}
@@ -88,18 +88,18 @@ func (a *app) promote(ctx context.Context, reference string, o *promoteOptions) 
 	if err != nil {
 		return err
 	}
-	at, err := a.open(ctx, reference)
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
 	if at.File != "" {
 		return &usageError{fmt.Errorf("%s: an archive has no channels: promote in a registry or a folder", reference)}
 	}
-	result, err := a.verified(ctx, at, policy)
+	result, err := a.verifyRoot(ctx, at, policy)
 	if err != nil {
 		return err
 	}
-	a.ui.Say("verified %s, signed by %s", at.pinned(), signers(result))
+	a.ui.Say("verified %s, signed by %s", at.pinnedReference(), signerNames(result))
 	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
@@ -120,10 +120,10 @@ func (a *app) promote(ctx context.Context, reference string, o *promoteOptions) 
 		return err
 	case before.Digest == at.root.Digest:
 		a.ui.Say("%s is at %s %s already", o.to, set.Name(), p.Version)
-		return a.promoted(at, o, p)
+		return a.printPromoted(at, o, p)
 	default:
 		p.Previous = before.Digest.String()
-		if err := older(ctx, at, before, set, o); err != nil {
+		if err := refuseOlder(ctx, at, before, set, o); err != nil {
 			return err
 		}
 	}
@@ -144,11 +144,11 @@ func (a *app) promote(ctx context.Context, reference string, o *promoteOptions) 
 	if err := store.Tag(ctx, at.root, o.to); err != nil {
 		return err
 	}
-	return a.promoted(at, o, p)
+	return a.printPromoted(at, o, p)
 }
 
-// older refuses what would take a channel back, or over from another product.
-func older(ctx context.Context, at *opened, before ocispec.Descriptor, set *bundle.Set, o *promoteOptions) error {
+// refuseOlder refuses what would take a channel back, or over from another product.
+func refuseOlder(ctx context.Context, at *openedReference, before ocispec.Descriptor, set *bundle.Set, o *promoteOptions) error {
 	m, err := bundle.ReadManifest(ctx, at.store, before)
 	if err != nil {
 		return fmt.Errorf("what %s is at: %w", o.to, err)
@@ -170,8 +170,8 @@ func older(ctx context.Context, at *opened, before ocispec.Descriptor, set *bund
 	return nil
 }
 
-func (a *app) promoted(at *opened, o *promoteOptions, p promotion) error {
-	channel := at.At(o.to)
+func (a *app) printPromoted(at *openedReference, o *promoteOptions, p promotion) error {
+	channel := at.WithTag(o.to)
 	channel.Digest = at.root.Digest
 	view := struct {
 		Reference string `json:"reference"`

@@ -34,21 +34,21 @@ The folder must be new or empty. It appears under its name when everything is in
 		GroupID: groupLook,
 		Args:    oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.pull(cmd.Context(), args[0], o.dir, &o.trust)
+			return a.runPull(cmd.Context(), args[0], o.dir, &o.trust)
 		},
 	}
 	cmd.Flags().StringVarP(&o.dir, "output", "o", "", "folder to write to")
-	o.trust.add(cmd)
+	o.trust.addTrustFlags(cmd)
 	o.trust.addUnsigned(cmd, "fetch what no policy file would let pass")
-	required(cmd, "output")
+	requireFlags(cmd, "output")
 	return cmd
 }
 
-func (a *app) pull(ctx context.Context, reference, dir string, t *trustFlags) error {
+func (a *app) runPull(ctx context.Context, reference, dir string, t *trustFlags) error {
 	if err := checkEmpty(dir); err != nil {
 		return err
 	}
-	from, err := a.open(ctx, reference)
+	from, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
@@ -59,11 +59,11 @@ func (a *app) pull(ctx context.Context, reference, dir string, t *trustFlags) er
 	if err != nil {
 		return err
 	}
-	n, err := write(set, dir)
+	n, err := writeSet(set, dir)
 	if err != nil {
 		return err
 	}
-	a.ui.Say("%s: %s", from.pinned(), plural(n, "file"))
+	a.ui.Say("%s: %s", from.pinnedReference(), countNoun(n, "file"))
 	return nil
 }
 
@@ -78,9 +78,9 @@ func checkEmpty(dir string) error {
 	return err
 }
 
-// write puts everything into a folder next to the target and renames that, so that the
+// writeSet puts everything into a folder next to the target and renames that, so that the
 // target is whole or not there.
-func write(set *bundle.Set, dir string) (n int, err error) {
+func writeSet(set *bundle.Set, dir string) (n int, err error) {
 	dir = filepath.Clean(dir)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return 0, err
@@ -111,10 +111,10 @@ func writeFiles(dir string, set *bundle.Set) (n int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	files := within("", set.Root)
+	files := filesBelow("", set.Root)
 	if set.Root.Runtime != nil {
 		for _, b := range set.Bundles {
-			files = append(files, within(path.Join("bundles", b.Metadata().Name), b)...)
+			files = append(files, filesBelow(path.Join("bundles", b.Metadata().Name), b)...)
 		}
 	}
 	made := map[string]bool{}
@@ -133,10 +133,10 @@ func writeFiles(dir string, set *bundle.Set) (n int, err error) {
 	return len(files), group.Wait()
 }
 
-// within returns the files of an artifact below a folder.
-func within(dir string, artifact *bundle.Artifact) []bundle.File {
-	files := make([]bundle.File, 0, len(artifact.Tree()))
-	for _, f := range artifact.Tree() {
+// filesBelow returns the files of an artifact below a folder.
+func filesBelow(dir string, artifact *bundle.Artifact) []bundle.File {
+	files := make([]bundle.File, 0, len(artifact.AllFiles()))
+	for _, f := range artifact.AllFiles() {
 		files = append(files, bundle.File{Path: path.Join(dir, f.Path), Data: f.Data})
 	}
 	return files

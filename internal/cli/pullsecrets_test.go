@@ -15,7 +15,7 @@ import (
 // A plan looks for images with the login that the nodes would pull them with.
 func TestPullSecrets(t *testing.T) {
 	t.Parallel()
-	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, Auth: registrytest.Basic})
+	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg, Auth: registrytest.Basic})
 	cluster := clustertest.Start(t)
 	w := newWatcher(t, cluster)
 	s := newSite(t, "ghcr.io/example/web:1.0")

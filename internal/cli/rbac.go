@@ -28,31 +28,31 @@ that they are in. Who makes roles has to hold what they give; so does this accou
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.rbac(cmd.Context(), args[0], account, namespace, &o)
+			return a.runRBAC(cmd.Context(), args[0], account, namespace, &o)
 		},
 	}
-	o.trust.add(cmd)
+	o.trust.addTrustFlags(cmd)
 	o.trust.addUnsigned(cmd, "go on without verifying any signature")
-	o.values.add(cmd)
+	o.values.addValuesFlags(cmd)
 	cmd.Flags().StringVar(&account, "service-account", "krtpkg", "the account that applies")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "its namespace, where the records are kept")
 	return cmd
 }
 
-func (a *app) rbac(ctx context.Context, reference, account, namespace string, o *siteFlags) error {
-	policy, err := a.whom(ctx, o)
+func (a *app) runRBAC(ctx context.Context, reference, account, namespace string, o *siteFlags) error {
+	policy, err := a.requirePolicy(ctx, o)
 	if err != nil {
 		return err
 	}
-	p, err := a.prepare(ctx, reference, policy, o, "")
+	p, err := a.prepareRoot(ctx, reference, policy, o, "")
 	if err != nil {
 		return err
 	}
-	values, err := o.values.read(a, p.set)
+	values, err := o.values.readValues(a, p.set)
 	if err != nil {
 		return err
 	}
-	rt, err := p.with(ctx, a, render.Kept{All: values})
+	rt, err := p.renderWithValues(ctx, a, render.Kept{All: values})
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (a *app) rbac(ctx context.Context, reference, account, namespace string, o 
 		a.ui.Note("note: neither Kubernetes nor the runtime defines %s: their plurals and scopes are guessed", strings.Join(access.Unknown, ", "))
 	}
 	var text bytes.Buffer
-	for _, object := range access.Objects() {
+	for _, object := range access.ListObjects() {
 		data, err := json.Marshal(object)
 		if err != nil {
 			return err

@@ -193,12 +193,12 @@ func newReady(t *testing.T) *ready {
 	t.Helper()
 	cluster := clustertest.Start(t)
 	r := &ready{
-		cluster: cluster, site: newSite(t), watcher: newWatcher(t, cluster), workspace: bundletest.Workspace(t),
-		vendor: registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3}),
-		edge:   registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg}),
+		cluster: cluster, site: newSite(t), watcher: newWatcher(t, cluster), workspace: bundletest.CopyDefinitions(t),
+		vendor: registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3}),
+		edge:   registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg}),
 	}
-	r.env = append(r.env, "KUBECONFIG="+cluster.Kubeconfig, bundletest.Variable(t), "KRTPKG_IMAGE_MIRROR=*="+r.vendor.Host+"/mirror")
-	bundletest.Loosen(t, r.workspace)
+	r.env = append(r.env, "KUBECONFIG="+cluster.Kubeconfig, bundletest.MirrorsVariable(t), "KRTPKG_IMAGE_MIRROR=*="+r.vendor.Host+"/mirror")
+	bundletest.LoosenDigests(t, r.workspace)
 	r.playLoadBalancer()
 	r.playStorage()
 	r.playOperators()

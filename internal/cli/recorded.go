@@ -23,7 +23,7 @@ func (e *mixedUpError) Is(target error) bool { return target == trust.ErrRefused
 // checkRecord holds what a reference leads to against what the cluster has recorded: a repository that
 // is called as the runtime that came from it gives no other one, unless --expect-name says so, and
 // another build of a version is noted.
-func (a *app) checkRecord(ctx context.Context, cluster *deploy.Cluster, p *prepared, rt deploy.Runtime, expected string) error {
+func (a *app) checkRecord(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, rt deploy.Runtime, expected string) error {
 	if !p.IsRegistry() {
 		return nil
 	}

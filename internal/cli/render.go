@@ -36,12 +36,12 @@ defaults of its values and with images as they are written: build may still refu
 			if definition != "" {
 				return a.renderDefinition(cmd.Context(), definition)
 			}
-			return a.render(cmd.Context(), args[0], values, &t)
+			return a.runRender(cmd.Context(), args[0], values, &t)
 		},
 	}
 	cmd.Flags().StringVarP(&definition, "file", "f", "", "the definition of a bundle, or its folder")
-	values.add(cmd)
-	t.add(cmd)
+	values.addValuesFlags(cmd)
+	t.addTrustFlags(cmd)
 	for _, flag := range []string{"values", "data-value", "key", "policy"} {
 		if cmd.Flags().Lookup(flag) != nil {
 			cmd.MarkFlagsMutuallyExclusive("file", flag)
@@ -57,7 +57,7 @@ func (a *app) renderDefinition(ctx context.Context, at string) error {
 	if err != nil {
 		return err
 	}
-	files, err := build.Manifests(ctx, at, o)
+	files, err := build.RenderManifests(ctx, at, o)
 	if err != nil {
 		return err
 	}
@@ -78,8 +78,8 @@ func writeManifest(w *bytes.Buffer, name string, data []byte) {
 	}
 }
 
-func (a *app) render(ctx context.Context, reference string, values valuesFlags, t *trustFlags) error {
-	at, err := a.open(ctx, reference)
+func (a *app) runRender(ctx context.Context, reference string, values valuesFlags, t *trustFlags) error {
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
@@ -90,11 +90,11 @@ func (a *app) render(ctx context.Context, reference string, values valuesFlags, 
 	if err != nil {
 		return err
 	}
-	given, err := values.read(a, set)
+	given, err := values.readValues(a, set)
 	if err != nil {
 		return err
 	}
-	images, err := a.locate(ctx, at, set)
+	images, err := a.locateImages(ctx, at, set)
 	if err != nil {
 		return err
 	}

@@ -32,11 +32,11 @@ of the version that it goes back to. Hooks of an install or an upgrade do not ru
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.rollback(cmd.Context(), args[0], to, from, &o)
+			return a.runRollback(cmd.Context(), args[0], to, from, &o)
 		},
 	}
 	o.pauseAfter, o.isRollback = -1, true
-	o.site.trust.add(cmd)
+	o.site.trust.addTrustFlags(cmd)
 	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
 	flags := cmd.Flags()
 	flags.StringVar(&to, "to", "", "the version, or the number of the revision, to go back to")
@@ -49,12 +49,12 @@ of the version that it goes back to. Hooks of an install or an upgrade do not ru
 	return cmd
 }
 
-func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptions) error {
-	policy, err := a.whom(ctx, &o.site)
-	if err := cmp.Or(err, o.cluster.check(a)); err != nil {
+func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOptions) error {
+	policy, err := a.requirePolicy(ctx, &o.site)
+	if err := cmp.Or(err, o.cluster.checkValues(a)); err != nil {
 		return err
 	}
-	cluster, err := o.cluster.connect(a)
+	cluster, err := o.cluster.connectCluster(a)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if err != nil {
 		return err
 	}
-	target, err := earlier(name, history, to)
+	target, err := findEarlier(name, history, to)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if reference == "" {
 		return fmt.Errorf("revision %d of %s has no place recorded where it came from: name one with --from", target.Number, name)
 	}
-	p, err := a.prepare(ctx, reference, policy, &o.site, "")
+	p, err := a.prepareRoot(ctx, reference, policy, &o.site, "")
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if got := p.root.Digest.String(); got != target.Digest {
 		return fmt.Errorf("%s is %s, and revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
 	}
-	if err := p.as(name); err != nil {
+	if err := p.deployAs(name); err != nil {
 		return err
 	}
 	kept, err := cluster.Values(ctx, name, target.Number)
@@ -92,9 +92,9 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if err != nil {
 		return err
 	}
-	a.ui.Hide(values.Secret.Texts()...)
-	a.ui.HideInErrors(values.All.Confidential()...)
-	rt, err := p.with(ctx, a, values)
+	a.ui.HideTexts(values.Secret.ListTexts()...)
+	a.ui.HideInErrors(values.All.ConfidentialTexts()...)
+	rt, err := p.renderWithValues(ctx, a, values)
 	if err != nil {
 		return err
 	}
@@ -103,11 +103,11 @@ func (a *app) rollback(ctx context.Context, name, to, from string, o *applyOptio
 	if err != nil {
 		return err
 	}
-	return a.deployed(report, o.cluster)
+	return a.printDeployed(report, o.cluster)
 }
 
-// earlier finds the revision to go back to.
-func earlier(name string, history []deploy.Revision, to string) (deploy.Revision, error) {
+// findEarlier finds the revision to go back to.
+func findEarlier(name string, history []deploy.Revision, to string) (deploy.Revision, error) {
 	number, err := strconv.Atoi(to)
 	for i, r := range history {
 		switch {

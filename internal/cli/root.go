@@ -19,17 +19,17 @@ import (
 // Run runs a command line and returns the exit code.
 func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	a := &app{ui: &ui.UI{In: in, Out: out, Err: errOut}}
-	root := a.root()
+	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
-	a.ui.End(err)
+	a.ui.EndProgress(err)
 	if err == nil {
 		return 0
 	}
-	code, hint := explain(ctx, err)
+	code, hint := explainError(ctx, err)
 	if code == exitInterrupted {
 		a.ui.Note("interrupted")
 		return code
@@ -47,7 +47,7 @@ type app struct {
 	settings settings
 }
 
-func (a *app) root() *cobra.Command {
+func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "krtpkg",
 		Short: "bundle Kubernetes runtimes as signed OCI artifacts, carry them anywhere, apply them",
@@ -72,7 +72,7 @@ References name a place:
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})
-	a.settings.flags(root.PersistentFlags())
+	a.settings.addGlobalFlags(root.PersistentFlags())
 	a.progressFlags(root)
 	root.AddGroup(
 		&cobra.Group{ID: groupMake, Title: "Make and publish:"},
@@ -104,7 +104,7 @@ func (a *app) progressFlags(root *cobra.Command) {
 	flags := root.PersistentFlags()
 	flags.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress, only results, notes and errors: --progress none")
 	flags.Var(&a.ui.Mode, "progress", "how progress is shown on standard error: auto is tty on a terminal and plain elsewhere")
-	_ = root.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(ui.Modes(), cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(ui.ListModes(), cobra.ShellCompDirectiveNoFileComp))
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		a.ui.Quiet = a.ui.Quiet || a.ui.Mode == ui.None
 		ctx, err := a.settings.withMemory(cmd.Context(), os.Getenv)
@@ -133,8 +133,8 @@ func knownCommand(root *cobra.Command, args []string) error {
 	return &usageError{err}
 }
 
-// required makes the absence of flags a usage error.
-func required(cmd *cobra.Command, names ...string) {
+// requireFlags makes the absence of flags a usage error.
+func requireFlags(cmd *cobra.Command, names ...string) {
 	for _, name := range names {
 		_ = cmd.MarkFlagRequired(name) // for completion; names are of this file's neighbours
 	}
@@ -158,18 +158,18 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// client reaches registries with the settings of the command line, the environment and the
+// newClient reaches registries with the settings of the command line, the environment and the
 // config file.
-func (a *app) client() (*registry.Client, error) { return a.clientWith(nil) }
+func (a *app) newClient() (*registry.Client, error) { return a.clientWith(nil) }
 
 // clientWith returns a client with logins before those of the user, as docker configs.
 func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
-	if err := a.settings.load(os.Getenv); err != nil {
+	if err := a.settings.loadSettings(os.Getenv); err != nil {
 		return nil, err
 	}
 	options := a.settings.registry
 	options.Logins = logins
-	options.UserAgent = "krtpkg/" + version()
+	options.UserAgent = "krtpkg/" + programVersion()
 	options.StateDir = registry.DefaultStateDir()
 	return registry.New(options)
 }
@@ -177,8 +177,8 @@ func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
 // released is set by the linker in releases.
 var released string
 
-// version returns the release, or what the toolchain knows of the build.
-func version() string {
+// programVersion returns the release, or what the toolchain knows of the build.
+func programVersion() string {
 	if released != "" {
 		return released
 	}
@@ -196,8 +196,8 @@ func (a *app) versionCommand() *cobra.Command {
 		Example: "  krtpkg version",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return a.ui.Result(format, map[string]string{"version": version()}, func(w io.Writer) {
-				ui.Fprintf(w, "krtpkg %s\n", version())
+			return a.ui.Result(format, map[string]string{"version": programVersion()}, func(w io.Writer) {
+				ui.Fprintf(w, "krtpkg %s\n", programVersion())
 			})
 		},
 	}

@@ -31,7 +31,7 @@ func newSite(t *testing.T, images ...string) *site {
 	s.env = append(os.Environ(),
 		"HOME="+s.dir, "XDG_CACHE_HOME="+s.path("cache"), "XDG_CONFIG_HOME="+s.path("config"),
 		"COSIGN_PASSWORD=secret", "KRTPKG_IMAGE_MIRROR=*=oci:"+s.path("img"), "KUBECONFIG="+s.path("no-kubeconfig"))
-	if err := imagetest.Layout(s.path("img"), images...); err != nil {
+	if err := imagetest.FillLayout(s.path("img"), images...); err != nil {
 		t.Fatal(err)
 	}
 	s.ok("keygen")

@@ -20,9 +20,9 @@ var definitionKinds = []string{"bundle", "runtime", "model"}
 
 func definitionSchema(kind string) ([]byte, error) {
 	if kind == "model" {
-		return layers.Schema(), nil
+		return layers.ExtensionSchema(), nil
 	}
-	return bundle.Schema(kind)
+	return bundle.DefinitionSchema(kind)
 }
 
 func (a *app) schemaCommand() *cobra.Command {
@@ -52,7 +52,7 @@ that apply takes with --values.`,
 
 // valuesSchema prints what a bundle or a runtime takes as values.
 func (a *app) valuesSchema(ctx context.Context, reference string) error {
-	at, err := a.open(ctx, reference)
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 	}
 	properties := map[string]*yaml.Node{}
 	for _, b := range set.Bundles {
-		schema, err := render.Schemas(ctx, &b.Content)
+		schema, err := render.ValuesSchemas(ctx, &b.Content)
 		if err != nil {
 			return fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}

@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 
 func TestScriptsOnRegistries(t *testing.T) {
 	t.Parallel()
-	for _, options := range registrytest.All() {
+	for _, options := range registrytest.AllOptions() {
 		onRegistry(t, "registries", options)
 	}
 }
@@ -61,7 +61,7 @@ func TestScriptsOnRegistries(t *testing.T) {
 // The main verbs, on a registry with each quirk.
 func TestScriptsOnQuirks(t *testing.T) {
 	t.Parallel()
-	for _, options := range registrytest.Quirky() {
+	for _, options := range registrytest.QuirkyOptions() {
 		onRegistry(t, "quirks", options)
 	}
 }
@@ -77,7 +77,7 @@ func TestClients(t *testing.T) {
 func onRegistry(t *testing.T, scripts string, options registrytest.Options) {
 	t.Run(options.String(), func(t *testing.T) {
 		t.Parallel()
-		registry := registrytest.Start(t, options)
+		registry := registrytest.StartRegistry(t, options)
 		p := params("../../testdata/script/"+scripts, func(e *testscript.Env) {
 			e.Setenv("REGISTRY", registry.Host)
 			e.Setenv("KRTPKG_REGISTRY_CA", registry.CAFile)
@@ -106,7 +106,7 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 		RequireUniqueNames:  true,
 		UpdateScripts:       *update,
 		Setup: func(e *testscript.Env) error {
-			root, err := hack.Root()
+			root, err := hack.FindRoot()
 			if err != nil {
 				return err
 			}
@@ -141,14 +141,14 @@ func images(ts *testscript.TestScript, _ bool, args []string) {
 		if reference, size, sized := strings.Cut(arg, "+"); sized {
 			n, err := strconv.Atoi(size)
 			ts.Check(err)
-			image, err := imagetest.Sized(reference, n)
+			image, err := imagetest.NewSizedIndex(reference, n)
 			ts.Check(err)
 			ts.Check(imagetest.AddToLayout(ts.MkAbs(args[0]), reference, image))
 			continue
 		}
 		reference, other, moved := strings.Cut(arg, "=")
 		if !moved {
-			ts.Check(imagetest.Layout(ts.MkAbs(args[0]), reference))
+			ts.Check(imagetest.FillLayout(ts.MkAbs(args[0]), reference))
 			continue
 		}
 		image, err := imagetest.StandIn(other)
@@ -178,7 +178,7 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 // host:port into $NAME.
 func registry(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
-		r, err := registrytest.Run(context.Background(), registrytest.Options{Kind: registrytest.Olareg})
+		r, err := registrytest.RunRegistry(context.Background(), registrytest.Options{Kind: registrytest.Olareg})
 		ts.Check(err)
 		ts.Defer(func() { ts.Check(r.Close()) })
 		ts.Setenv(name, r.Host)
@@ -215,7 +215,7 @@ func serving(ts *testscript.TestScript, _ bool, args []string) {
 // for release@krt.example of https://ci.example; writes trusted-root.json, ca.pem, tsa.pem, and
 // pki.crt for the key in pki.key, which it makes.
 func sigstore(ts *testscript.TestScript, _ bool, _ []string) {
-	s := sigstoretest.Start(scriptT{ts})
+	s := sigstoretest.StartSigstore(scriptT{ts})
 	ts.Setenv("SIGSTORE", s.URL)
 	ts.Setenv("TIMESTAMP", s.Timestamp)
 	ts.Setenv("SIGSTORE_ID_TOKEN", s.Token("https://ci.example", "release@krt.example"))
@@ -226,7 +226,7 @@ func sigstore(ts *testscript.TestScript, _ bool, _ []string) {
 	for name, data := range map[string][]byte{
 		"trusted-root.json": s.TrustedRoot(sigstoretest.Parts{}), "ca.pem": s.Authorities(), "tsa.pem": s.TimestampAuthorities(),
 		"pki.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
-		"pki.crt": s.Issue("release@krt.example", key.Public(), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)),
+		"pki.crt": s.IssueCertificate("release@krt.example", key.Public(), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)),
 	} {
 		ts.Check(os.WriteFile(ts.MkAbs(name), data, 0o600))
 	}
@@ -242,7 +242,7 @@ func (t scriptT) Cleanup(f func())  { t.Defer(f) }
 // tool NAME...: puts real clients on PATH.
 func tool(ts *testscript.TestScript, _ bool, args []string) {
 	for _, name := range args {
-		path, err := hack.Build(context.Background(), "tools/"+name)
+		path, err := hack.BuildProgram(context.Background(), "tools/"+name)
 		ts.Check(err)
 		ts.Setenv("PATH", filepath.Dir(path)+string(filepath.ListSeparator)+ts.Getenv("PATH"))
 	}

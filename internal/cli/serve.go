@@ -48,7 +48,7 @@ With --writable a folder is an ordinary registry that also takes what is pushed,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.serve(cmd.Context(), args, f)
+			return a.runServe(cmd.Context(), args, f)
 		},
 	}
 	flags := cmd.Flags()
@@ -57,18 +57,18 @@ With --writable a folder is an ordinary registry that also takes what is pushed,
 	flags.StringVar(&f.key, "tls-key", "", "file of the certificate's key")
 	flags.StringVar(&f.htpasswd, "htpasswd", "", "file of users and their bcrypt hashes (htpasswd -B); without, nobody has to log in")
 	flags.StringVar(&f.repository, "repository", "", "name under which roots are found, as in krt/edge")
-	f.trust.add(cmd)
+	f.trust.addTrustFlags(cmd)
 	f.trust.addUnsigned(cmd, "serve what no policy file would let pass")
 	flags.BoolVar(&f.writable, "writable", false, "also take what is pushed, into the folder that is given")
 	return cmd
 }
 
-func (a *app) serve(ctx context.Context, references []string, f serveFlags) (err error) {
-	certificate, err := f.certificate()
+func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (err error) {
+	certificate, err := f.loadCertificate()
 	if err != nil {
 		return err
 	}
-	login, err := f.login()
+	login, err := f.loadLogin()
 	if err != nil {
 		return err
 	}
@@ -94,12 +94,12 @@ func (a *app) serve(ctx context.Context, references []string, f serveFlags) (err
 	if f.writable {
 		handler = serve.KeepOutPages(handler, login == nil)
 	}
-	a.announce(address, references, f, roots)
-	return serve.Run(ctx, listener, serve.Guard(handler, login), certificate)
+	a.announceServer(address, references, f, roots)
+	return serve.Run(ctx, listener, serve.RequireLogin(handler, login), certificate)
 }
 
-// announce says what is served where, and who may reach it.
-func (a *app) announce(address *net.TCPAddr, references []string, f serveFlags, roots []serve.Root) {
+// announceServer says what is served where, and who may reach it.
+func (a *app) announceServer(address *net.TCPAddr, references []string, f serveFlags, roots []serve.Root) {
 	scheme := "https"
 	if f.cert == "" {
 		scheme = "http"
@@ -117,8 +117,8 @@ func (a *app) announce(address *net.TCPAddr, references []string, f serveFlags, 
 	}
 }
 
-// certificate is nil where there is none.
-func (f serveFlags) certificate() (*tls.Certificate, error) {
+// loadCertificate is nil where there is none.
+func (f serveFlags) loadCertificate() (*tls.Certificate, error) {
 	if (f.cert == "") != (f.key == "") {
 		return nil, &usageError{errors.New("--tls-cert and --tls-key go together")}
 	}
@@ -132,8 +132,8 @@ func (f serveFlags) certificate() (*tls.Certificate, error) {
 	return &certificate, nil
 }
 
-// login is nil where nobody has to log in.
-func (f serveFlags) login() (serve.Login, error) {
+// loadLogin is nil where nobody has to log in.
+func (f serveFlags) loadLogin() (serve.Login, error) {
 	if f.htpasswd == "" {
 		return nil, nil
 	}
@@ -142,7 +142,7 @@ func (f serveFlags) login() (serve.Login, error) {
 		return nil, err
 	}
 	defer file.Close()
-	login, err := serve.Passwords(file)
+	login, err := serve.LoadPasswords(file)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.htpasswd, err)
 	}
@@ -154,7 +154,7 @@ func (a *app) serveHandler(ctx context.Context, references []string, f serveFlag
 		if len(references) > 1 || f.repository != "" {
 			return nil, &usageError{errors.New("--writable takes one folder, and each repository has its own name there")}
 		}
-		return writable(strings.TrimPrefix(references[0], "oci:"))
+		return openWritableRegistry(strings.TrimPrefix(references[0], "oci:"))
 	}
 	var stores []serve.Store
 	for _, reference := range references {
@@ -172,14 +172,14 @@ func (a *app) serveHandler(ctx context.Context, references []string, f serveFlag
 		stores = append(stores, store.(serve.Store))
 	}
 	var guarded transfer.Options
-	if err := a.guard(ctx, &f.trust, true, &guarded); err != nil {
+	if err := a.verifyTransfer(ctx, &f.trust, true, &guarded); err != nil {
 		return nil, err
 	}
-	return serve.New(ctx, stores, serve.Options{Repository: f.repository, Verify: guarded.Verify})
+	return serve.NewServer(ctx, stores, serve.Options{Repository: f.repository, Verify: guarded.Verify})
 }
 
-// writable is a registry that keeps each repository as a layout in a folder.
-func writable(dir string) (http.Handler, error) {
+// openWritableRegistry is a registry that keeps each repository as a layout in a folder.
+func openWritableRegistry(dir string) (http.Handler, error) {
 	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err == nil {
 		return nil, fmt.Errorf("%s is one layout, and --writable keeps one for each repository: give the folder above it, or another", dir)
 	}

@@ -44,7 +44,7 @@ type configFile struct {
 	TrustPolicy   string   `yaml:"trustPolicy"`
 }
 
-func (s *settings) flags(flags *pflag.FlagSet) {
+func (s *settings) addGlobalFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&s.sourceMirrors, "source-mirror", nil, "fetch source URLs that start with PREFIX from REPLACEMENT, a URL or a folder, as PREFIX=REPLACEMENT (also $KRTPKG_SOURCE_MIRROR)")
 	flags.StringArrayVar(&s.imageMirrors, "image-mirror", nil, "fetch images whose name starts with PREFIX (* for all) from REPLACEMENT, a registry or oci:FOLDER, as PREFIX=REPLACEMENT (also $KRTPKG_IMAGE_MIRROR)")
 	flags.BoolVar(&s.allowRenamed, "allow-renamed-tag", false, "let a tag that is a version lead to another version, which somebody renamed")
@@ -67,28 +67,28 @@ func (s *settings) withMemory(ctx context.Context, getenv func(string) string) (
 	return oci.WithMemory(ctx, int64(size)), nil
 }
 
-// load completes the settings from the environment and the config file.
-func (s *settings) load(getenv func(string) string) error {
+// loadSettings completes the settings from the environment and the config file.
+func (s *settings) loadSettings(getenv func(string) string) error {
 	file, err := readConfig(getenv)
 	if err != nil {
 		return err
 	}
 	s.registry.CAFile = cmp.Or(s.registry.CAFile, getenv("KRTPKG_REGISTRY_CA"), file.RegistryCA)
-	for _, text := range concat(s.imageMirrors, getenv("KRTPKG_IMAGE_MIRROR"), file.ImageMirrors) {
+	for _, text := range joinSettings(s.imageMirrors, getenv("KRTPKG_IMAGE_MIRROR"), file.ImageMirrors) {
 		mirror, err := registry.ParseMirror(text)
 		if err != nil {
 			return &usageError{err}
 		}
 		s.registry.Mirrors = append(s.registry.Mirrors, mirror)
 	}
-	for _, text := range concat(s.sourceMirrors, getenv("KRTPKG_SOURCE_MIRROR"), file.SourceMirrors) {
+	for _, text := range joinSettings(s.sourceMirrors, getenv("KRTPKG_SOURCE_MIRROR"), file.SourceMirrors) {
 		mirror, err := source.ParseMirror(text)
 		if err != nil {
 			return &usageError{err}
 		}
 		s.sources.Mirrors = append(s.sources.Mirrors, mirror)
 	}
-	if s.sources.Logins, err = netrc(getenv); err != nil {
+	if s.sources.Logins, err = netrcLogins(getenv); err != nil {
 		return err
 	}
 	if cache, err := os.UserCacheDir(); err == nil {
@@ -97,9 +97,9 @@ func (s *settings) load(getenv func(string) string) error {
 	return nil
 }
 
-// concat joins the values of flags, of a variable with commas, and of the file. The first
+// joinSettings joins the values of flags, of a variable with commas, and of the file. The first
 // mirror of two for one prefix wins, so the order matters.
-func concat(flags []string, variable string, file []string) []string {
+func joinSettings(flags []string, variable string, file []string) []string {
 	all := append([]string{}, flags...)
 	if variable != "" {
 		all = append(all, strings.Split(variable, ",")...)
@@ -133,8 +133,8 @@ func readConfig(getenv func(string) string) (configFile, error) {
 	return config, nil
 }
 
-// netrc returns the logins for sources, of $NETRC or ~/.netrc.
-func netrc(getenv func(string) string) (source.Logins, error) {
+// netrcLogins returns the logins for sources, of $NETRC or ~/.netrc.
+func netrcLogins(getenv func(string) string) (source.Logins, error) {
 	name := getenv("NETRC")
 	if name == "" {
 		home, err := os.UserHomeDir()
@@ -153,8 +153,8 @@ func netrc(getenv func(string) string) (source.Logins, error) {
 	return source.ParseNetrc(string(data)), nil
 }
 
-// created returns the time that goes into artifacts (reproducible-builds.org/specs/source-date-epoch).
-func created(getenv func(string) string) (time.Time, error) {
+// createdTime returns the time that goes into artifacts (reproducible-builds.org/specs/source-date-epoch).
+func createdTime(getenv func(string) string) (time.Time, error) {
 	text := getenv("SOURCE_DATE_EPOCH")
 	if text == "" {
 		return time.Time{}, nil

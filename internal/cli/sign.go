@@ -27,7 +27,7 @@ const (
 	publicRekor  = "https://rekor.sigstore.dev"
 )
 
-func (a *app) passphrase(file, passwordFile string) func() ([]byte, error) {
+func (a *app) readPassphrase(file, passwordFile string) func() ([]byte, error) {
 	return func() ([]byte, error) {
 		if passwordFile != "" {
 			data, err := os.ReadFile(passwordFile)
@@ -57,7 +57,7 @@ type signFlags struct {
 	logged             func() bool // whether --rekor-url was given
 }
 
-func (f *signFlags) add(cmd *cobra.Command) {
+func (f *signFlags) addSignFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.key, "key", "", "private key: a file of cosign or any PEM, or a URI: hashivault://, awskms://, gcpkms://, azurekms://, pkcs11:")
 	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the passphrase of the key (default: $"+passwordVariable+", or asked for)")
@@ -97,11 +97,11 @@ func (a *app) signOptions(ctx context.Context, f *signFlags) (o sign.SignOptions
 	if f.keyless && !f.logged() {
 		o.Proofs.Log = publicRekor
 	}
-	o.Signer, err = a.signer(ctx, f)
+	o.Signer, err = a.newSigner(ctx, f)
 	return o, err
 }
 
-func (a *app) signer(ctx context.Context, f *signFlags) (*sign.Signer, error) {
+func (a *app) newSigner(ctx context.Context, f *signFlags) (*sign.Signer, error) {
 	if f.keyless {
 		token, err := identityToken(ctx, f.token)
 		if err != nil {
@@ -110,21 +110,21 @@ func (a *app) signer(ctx context.Context, f *signFlags) (*sign.Signer, error) {
 		return sign.NewKeylessSigner(ctx, f.fulcio, token)
 	}
 	if sign.IsKeyURI(f.key) {
-		return f.certified(sign.OpenSigner(ctx, f.key))
+		return f.addCertificate(sign.OpenSigner(ctx, f.key))
 	}
 	pem, err := os.ReadFile(f.key)
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
-	signer, err := sign.LoadSigner(pem, a.passphrase(f.key, f.passwordFile))
+	signer, err := sign.LoadSigner(pem, a.readPassphrase(f.key, f.passwordFile))
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", f.key, err)
 	}
-	return f.certified(signer, nil)
+	return f.addCertificate(signer, nil)
 }
 
-// certified returns the signer with its certificate, if it has one.
-func (f *signFlags) certified(signer *sign.Signer, err error) (*sign.Signer, error) {
+// addCertificate returns the signer with its certificate, if it has one.
+func (f *signFlags) addCertificate(signer *sign.Signer, err error) (*sign.Signer, error) {
 	if err != nil || f.certificate == "" {
 		return signer, err
 	}
@@ -181,20 +181,20 @@ asked for.`,
   krtpkg sign --keyless registry.example/krt/edge:1.0.0`,
 		GroupID: groupTrust,
 		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args[0], &o) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.runSign(cmd.Context(), args[0], &o) },
 	}
-	o.add(cmd)
-	o.builder.add(cmd)
+	o.addSignFlags(cmd)
+	o.builder.addBuilderFlags(cmd)
 	cmd.Flags().BoolVar(&o.noAttestations, "no-attestations", false, "sign the root alone, and attest neither SBOM nor provenance")
 	return cmd
 }
 
-func (a *app) sign(ctx context.Context, reference string, o *signOptions) error {
+func (a *app) runSign(ctx context.Context, reference string, o *signOptions) error {
 	options, err := a.signOptions(ctx, &o.signFlags)
 	if err != nil {
 		return err
 	}
-	at, err := a.open(ctx, reference)
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
@@ -206,11 +206,11 @@ func (a *app) sign(ctx context.Context, reference string, o *signOptions) error 
 	options.Reference = nameOf(at, set)
 	var statements []sign.Statement
 	if !o.noAttestations {
-		if statements, err = o.builder.statements(set); err != nil {
+		if statements, err = o.builder.buildStatements(set); err != nil {
 			return err
 		}
 	}
-	return a.attach(ctx, at, &o.signFlags, func(store place.Target) ([]sign.Attached, error) {
+	return a.attachAndSave(ctx, at, &o.signFlags, func(store place.Target) ([]sign.Attached, error) {
 		attached, err := sign.Sign(ctx, store, at.root, options)
 		if err != nil {
 			return attached, err
@@ -221,13 +221,13 @@ func (a *app) sign(ctx context.Context, reference string, o *signOptions) error 
 }
 
 // nameOf returns what a signature claims that the root is called.
-func nameOf(at *opened, set *bundle.Set) string {
+func nameOf(at *openedReference, set *bundle.Set) string {
 	return cmp.Or(at.Repository, titleOf(&set.Root.Manifest))
 }
 
-// attach has something attached to what a reference leads to, and says what.
-func (a *app) attach(ctx context.Context, at *opened, f *signFlags, do func(place.Target) ([]sign.Attached, error)) error {
-	store, save, err := a.writable(ctx, at)
+// attachAndSave has something attached to what a reference leads to, and says what.
+func (a *app) attachAndSave(ctx context.Context, at *openedReference, f *signFlags, do func(place.Target) ([]sign.Attached, error)) error {
+	store, save, err := a.openWritable(ctx, at)
 	if err != nil {
 		return err
 	}
@@ -244,12 +244,12 @@ func (a *app) attach(ctx context.Context, at *opened, f *signFlags, do func(plac
 	}
 	a.sayAttached(at, attached)
 	return a.ui.Result(f.format, map[string]any{"digest": at.root.Digest, "signatures": attached}, func(w io.Writer) {
-		ui.Fprintln(w, at.pinned())
+		ui.Fprintln(w, at.pinnedReference())
 	})
 }
 
 // sayAttached says what was attached: a line for what is in both forms.
-func (a *app) sayAttached(at *opened, attached []sign.Attached) {
+func (a *app) sayAttached(at *openedReference, attached []sign.Attached) {
 	var order []string
 	forms := map[string][]string{}
 	for _, s := range attached {
@@ -274,13 +274,13 @@ func (a *app) sayAttached(at *opened, attached []sign.Attached) {
 	}
 }
 
-// writable returns the place of a reference to write to, and what makes it last.
-func (a *app) writable(ctx context.Context, at *opened) (place.Target, func() error, error) {
+// openWritable returns the place of a reference to write to, and what makes it last.
+func (a *app) openWritable(ctx context.Context, at *openedReference) (place.Target, func() error, error) {
 	if at.File == "" {
 		store, err := at.Create(ctx, at.client)
 		return store, func() error { return nil }, err
 	}
-	amended, err := archive.Amend(at.File)
+	amended, err := archive.OpenAmendment(at.File)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -26,8 +26,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// rendering is a root with every bundle's manifests as they go onto a cluster, in order.
-type rendering struct {
+// renderedRoot is a root with every bundle's manifests as they go onto a cluster, in order.
+type renderedRoot struct {
 	set     *bundle.Set
 	bundles []renderedBundle
 }
@@ -38,10 +38,10 @@ type renderedBundle struct {
 }
 
 // renderSet renders every bundle.
-func (a *app) renderSet(ctx context.Context, set *bundle.Set, values *render.Values, images *located) (*rendering, error) {
-	rendered := &rendering{set: set}
+func (a *app) renderSet(ctx context.Context, set *bundle.Set, values *render.Values, images *imageLocations) (*renderedRoot, error) {
+	rendered := &renderedRoot{set: set}
 	for _, b := range set.Bundles {
-		manifests, err := render.All(ctx, &b.Content, values, images.at)
+		manifests, err := render.RenderAll(ctx, &b.Content, values, images.clusterReference)
 		if err != nil {
 			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}
@@ -53,8 +53,8 @@ func (a *app) renderSet(ctx context.Context, set *bundle.Set, values *render.Val
 	return rendered, nil
 }
 
-// located are the images of a root, and where they are.
-type located struct {
+// imageLocations are the images of a root, and where they are.
+type imageLocations struct {
 	repository string // of the root; "" where that is not a registry
 	beside     map[string]bool
 	// ranBefore says that the cluster has run the images before: one that is no longer found
@@ -62,11 +62,11 @@ type located struct {
 	ranBefore bool
 }
 
-// locate finds out where the images are: in the repository of the root, where push and copy
+// locateImages finds out where the images are: in the repository of the root, where push and copy
 // put them (the rule of imgpkg, so that kapp-controller comes to the same references), or else
 // at their origin, which is said.
-func (a *app) locate(ctx context.Context, at *opened, set *bundle.Set) (*located, error) {
-	l := &located{beside: map[string]bool{}}
+func (a *app) locateImages(ctx context.Context, at *openedReference, set *bundle.Set) (*imageLocations, error) {
+	l := &imageLocations{beside: map[string]bool{}}
 	if !at.IsRegistry() {
 		return l, nil
 	}
@@ -97,8 +97,8 @@ func (a *app) locate(ctx context.Context, at *opened, set *bundle.Set) (*located
 	return l, nil
 }
 
-// at returns the reference that a cluster pulls an image by.
-func (l *located) at(image name.Digest) string {
+// clusterReference returns the reference that a cluster pulls an image by.
+func (l *imageLocations) clusterReference(image name.Digest) string {
 	if l.beside[image.DigestStr()] {
 		return l.repository + "@" + image.DigestStr()
 	}
@@ -109,17 +109,17 @@ func (l *located) at(image name.Digest) string {
 func imagesOf(set *bundle.Set) []name.Digest {
 	var all []name.Digest
 	for _, b := range set.Bundles {
-		all = append(all, b.Images.Digests()...)
+		all = append(all, b.Images.DistinctImages()...)
 	}
 	slices.SortStableFunc(all, func(a, b name.Digest) int { return cmp.Compare(a.DigestStr(), b.DigestStr()) })
 	return slices.CompactFunc(all, func(a, b name.Digest) bool { return a.DigestStr() == b.DigestStr() })
 }
 
-// runtime returns what a cluster gets: each bundle's manifests as a file system in memory.
-func (r *rendering) runtime() (deploy.Runtime, error) {
+// deployRuntime returns what a cluster gets: each bundle's manifests as a file system in memory.
+func (r *renderedRoot) deployRuntime() (deploy.Runtime, error) {
 	m := r.set.Root.Metadata()
 	runtime := deploy.Runtime{Name: m.Name, Version: m.Version, Digest: r.set.Root.Descriptor.Digest.String()}
-	needs, err := r.needs()
+	needs, err := r.requiredBundles()
 	if err != nil {
 		return runtime, err
 	}
@@ -156,8 +156,8 @@ func laterHooks(m *render.Manifests) ([]deploy.Hook, error) {
 	return all, nil
 }
 
-// needs are, for each bundle, those of its layer that it requires something of.
-func (r *rendering) needs() ([][]string, error) {
+// requiredBundles are, for each bundle, those of its layer that it requires something of.
+func (r *renderedRoot) requiredBundles() ([][]string, error) {
 	if r.set.Root.Runtime == nil {
 		return nil, nil
 	}
@@ -165,7 +165,7 @@ func (r *rendering) needs() ([][]string, error) {
 	for i, b := range r.bundles {
 		components[i] = b.Bundle.Component()
 	}
-	indexes, err := layers.Needs(components, r.set.Root.Runtime.Provided...)
+	indexes, err := layers.RequiredIndexes(components, r.set.Root.Runtime.Provided...)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (r *rendering) needs() ([][]string, error) {
 // lookAtImages finds out which images are where the cluster would pull them from, with its logins
 // before this user's, and for which platforms they are. One that is not there is wrong; that a
 // registry cannot be asked from here does not say that the nodes cannot.
-func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, secrets []deploy.PullSecret) ([]deploy.Image, []deploy.Finding, error) {
+func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *imageLocations, secrets []deploy.PullSecret) ([]deploy.Image, []deploy.Finding, error) {
 	var (
 		mu       sync.Mutex
 		images   []deploy.Image
@@ -207,7 +207,7 @@ func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, sec
 	group.SetLimit(8)
 	owner := map[string]string{}
 	for _, b := range set.Bundles {
-		for _, image := range b.Images.Digests() {
+		for _, image := range b.Images.DistinctImages() {
 			owner[image.DigestStr()] = b.Metadata().Name
 		}
 	}
@@ -227,7 +227,7 @@ func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *located, sec
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			one := deploy.Image{Bundle: owner[image.DigestStr()], Name: l.at(image), Platforms: platforms}
+			one := deploy.Image{Bundle: owner[image.DigestStr()], Name: l.clusterReference(image), Platforms: platforms}
 			if err == nil {
 				images = append(images, one)
 				return nil
@@ -270,7 +270,7 @@ func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) 
 		Manifests []ocispec.Descriptor `json:"manifests"`
 		Config    *ocispec.Descriptor  `json:"config"`
 	}
-	if err := oci.Unmarshal(data, &index); err != nil {
+	if err := oci.UnmarshalJSON(data, &index); err != nil {
 		return nil, err
 	}
 	var all []string

@@ -275,7 +275,7 @@ func (w *watcher) contents() map[string]string {
 func TestApplyToSeveralClusters(t *testing.T) {
 	t.Parallel()
 	north, south := clustertest.Start(t), clustertest.Start(t)
-	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	s := newSite(t, "ghcr.io/example/web:1.0")
 	s.stack("1.0.0")
 	s.ok("export", "oci:dist:1.0.0", "stack.tar")
@@ -338,7 +338,7 @@ func gvr(group, version, resource string) schema.GroupVersionResource {
 func TestRollbackFromCleanedRegistry(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.Start(t)
-	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})
 	s := newSite(t, "ghcr.io/example/web:1.0", "ghcr.io/example/web:2.0")
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
 	w := newWatcher(t, cluster)

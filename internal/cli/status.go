@@ -32,10 +32,10 @@ it came from. --watch prints it again whenever it changes, and ends when all is 
 		GroupID: groupCluster,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.status(cmd.Context(), strings.Join(args, ""), o, f)
+			return a.runStatus(cmd.Context(), strings.Join(args, ""), o, f)
 		},
 	}
-	f.add(cmd)
+	f.addClusterFlags(cmd)
 	flags := cmd.Flags()
 	flags.BoolVar(&f.full, "full", false, "print the differences, and every resource that is not healthy")
 	flags.BoolVarP(&o.watch, "watch", "w", false, "look again every few seconds until all is healthy")
@@ -79,14 +79,14 @@ type bundleStatusView struct {
 	Drift     []deploy.ResourceChange `json:"drift"`
 }
 
-func (a *app) status(ctx context.Context, name string, o statusOptions, f clusterFlags) error {
+func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clusterFlags) error {
 	if o.every < 100*time.Millisecond {
 		return &usageError{fmt.Errorf("--every %s: want 100ms at least", o.every)}
 	}
-	if err := f.check(a); err != nil {
+	if err := f.checkValues(a); err != nil {
 		return err
 	}
-	cluster, err := f.connect(a)
+	cluster, err := f.connectCluster(a)
 	if err != nil {
 		return err
 	}
@@ -101,10 +101,10 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 		views, well := []statusView{}, true
 		for _, s := range all {
 			if _, asked := newer[s.Revision.Digest]; !asked && !o.offline {
-				newer[s.Revision.Digest] = a.newer(ctx, s.Revision)
+				newer[s.Revision.Digest] = a.newerVersions(ctx, s.Revision)
 			}
 			views = append(views, newStatusView(s, newer[s.Revision.Digest]))
-			well = well && s.Health() == deploy.Healthy && !s.Drifted()
+			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
 		}
 		var text strings.Builder
 		writeStatus(&text, views, f.full)
@@ -122,7 +122,7 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 		}
 		if time.Since(said) >= remindEvery {
 			said = time.Now()
-			a.ui.Say("waiting for %s (%s so far)", strings.Join(unwell(views), ", "), time.Since(began).Round(time.Second))
+			a.ui.Say("waiting for %s (%s so far)", strings.Join(unhealthyBundles(views), ", "), time.Since(began).Round(time.Second))
 		}
 		select {
 		case <-ctx.Done():
@@ -132,8 +132,8 @@ func (a *app) status(ctx context.Context, name string, o statusOptions, f cluste
 	}
 }
 
-// unwell returns the bundles that are not healthy or not as they were applied.
-func unwell(views []statusView) []string {
+// unhealthyBundles returns the bundles that are not healthy or not as they were applied.
+func unhealthyBundles(views []statusView) []string {
 	var names []string
 	for _, v := range views {
 		found := false
@@ -151,11 +151,11 @@ func unwell(views []statusView) []string {
 
 func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
 	v := statusView{
-		Runtime: s.Runtime, Version: s.Revision.Version, Digest: s.Revision.Digest, Health: s.Health(), Drifted: s.Drifted(),
+		Runtime: s.Runtime, Version: s.Revision.Version, Digest: s.Revision.Digest, Health: s.Health(), Drifted: s.HasDrifted(),
 		Revision: s.Revision, Newer: append([]string{}, newer...), Bundles: []bundleStatusView{},
 	}
 	for _, b := range s.Bundles {
-		target, _ := s.Target(b.App)
+		target, _ := s.TargetBundle(b.App)
 		v.Bundles = append(v.Bundles, bundleStatusView{
 			b.Bundle, b.Layer, b.Version, b.Digest, b.App, b.Health, b.Reason, b.Complete, b.Stage, target.Version, b.Changed.UTC(), b.Resources, append([]deploy.ResourceID{}, b.Done...),
 			append([]deploy.ResourceStatus{}, b.Unready...), append([]deploy.ResourceChange{}, b.Drift...),
@@ -166,7 +166,7 @@ func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
 
 func writeStatus(w io.Writer, views []statusView, full bool) {
 	for _, v := range views {
-		ui.Fprintf(w, "%s %s  %s  %s\n", v.Runtime, v.Version, short(v.Digest), v.Health)
+		ui.Fprintf(w, "%s %s  %s  %s\n", v.Runtime, v.Version, shortenDigest(v.Digest), v.Health)
 		if r := v.Revision; r.Number > 0 {
 			ui.Fprintf(w, "  revision %d %s, by %s, verified: %s\n", r.Number, strings.TrimSpace(string(r.State)+" "+r.Reason), r.By, cmp.Or(r.Verified, "not recorded"))
 		}
@@ -179,10 +179,10 @@ func writeStatus(w io.Writer, views []statusView, full bool) {
 			if !b.Changed.IsZero() {
 				changed = b.Changed.Format("2006-01-02 15:04Z")
 			}
-			ui.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, versionsOf(b), healthOf(b), b.Resources, drift(b.Drift), changed)
+			ui.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, versionsOf(b), healthOf(b), b.Resources, formatDrift(b.Drift), changed)
 		}
 		for _, b := range v.Bundles {
-			details(w, b, full)
+			writeDetails(w, b, full)
 		}
 	}
 }
@@ -208,15 +208,15 @@ func healthOf(b bundleStatusView) string {
 	return string(b.Health)
 }
 
-func drift(changes []deploy.ResourceChange) string {
+func formatDrift(changes []deploy.ResourceChange) string {
 	if len(changes) == 0 {
 		return "none"
 	}
 	return fmt.Sprint(len(changes))
 }
 
-// details are what is wrong with a bundle; a few of them unless all are wanted.
-func details(w io.Writer, b bundleStatusView, full bool) {
+// writeDetails are what is wrong with a bundle; a few of them unless all are wanted.
+func writeDetails(w io.Writer, b bundleStatusView, full bool) {
 	unready, drift := b.Unready, b.Drift
 	if b.Reason != "" {
 		ui.Fprintf(w, "  %s: %s\n", b.Bundle, b.Reason)
@@ -243,9 +243,9 @@ func details(w io.Writer, b bundleStatusView, full bool) {
 	}
 }
 
-// newer returns the versions above that of a revision where it came from. That they cannot be looked
+// newerVersions returns the versions above that of a revision where it came from. That they cannot be looked
 // up is not an error of the status.
-func (a *app) newer(ctx context.Context, r deploy.Revision) []string {
+func (a *app) newerVersions(ctx context.Context, r deploy.Revision) []string {
 	current, err := semver.NewVersion(r.Version)
 	if err != nil || r.Reference == "" {
 		return nil
@@ -291,7 +291,7 @@ func (a *app) historyCommand() *cobra.Command {
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cluster, err := f.connect(a)
+			cluster, err := f.connectCluster(a)
 			if err != nil {
 				return err
 			}
@@ -314,7 +314,7 @@ func writeHistory(w io.Writer, all []deploy.Revision) {
 		if r.Reason != "" {
 			state += ": " + fmt.Sprintf("%.60s", r.Reason)
 		}
-		ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Number, r.Version, short(r.Digest), cmp.Or(short(r.Values), "none"),
+		ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Number, r.Version, shortenDigest(r.Digest), cmp.Or(shortenDigest(r.Values), "none"),
 			state, r.Started.Format(time.RFC3339), r.By, cmp.Or(r.Verified, "not recorded"))
 	}
 }

@@ -91,7 +91,7 @@ func TestApplyRefusesTamperedRegistry(t *testing.T) {
 	s.write(web...)
 	requests := s.watchedCluster()
 	storage := t.TempDir()
-	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3, Dir: storage})
+	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3, Dir: storage})
 	reference := registry.Host + "/krt/edge:1.0.0"
 	s.ok("build", "-f", ".")
 	s.ok("push", "oci:dist:1.0.0", reference)

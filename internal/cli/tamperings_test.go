@@ -295,7 +295,7 @@ var tamperings = []tampering{
 	}, `signed by "boss@krt.example" (issuer ""), want "release@krt.example"`, byPKI, trustsPKI},
 	{"certificate of another authority", func(f *forger) {
 		f.unsign()
-		f.certify("mallory", "release@krt.example", sigstoretest.Start(f.t), time.Hour)
+		f.certify("mallory", "release@krt.example", sigstoretest.StartSigstore(f.t), time.Hour)
 		f.ok("sign", "oci:dist:1.0.0", "--key", "mallory.key", "--certificate", "mallory.crt", "--signature-format", "bundle")
 	}, "certificate of release@krt.example: x509: certificate signed by unknown authority", byPKI, trustsPKI},
 	{"certificate that has ended", func(f *forger) {

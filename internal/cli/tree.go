@@ -22,37 +22,37 @@ func (a *app) treeCommand() *cobra.Command {
 		GroupID: groupLook,
 		Args:    oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			view, err := a.look(cmd.Context(), args[0])
+			view, err := a.inspectRoot(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			return a.ui.Result(format, view, view.tree)
+			return a.ui.Result(format, view, view.writeTree)
 		},
 	}
 	outputFlag(cmd, &format)
 	return cmd
 }
 
-func (v *rootView) tree(w io.Writer) {
-	ui.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, short(v.Digest))
+func (v *rootView) writeTree(w io.Writer) {
+	ui.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, shortenDigest(v.Digest))
 	byLayer := map[int][]bundleView{}
 	for _, b := range v.Bundles {
 		byLayer[b.Layer] = append(byLayer[b.Layer], b)
 	}
 	numbers := slices.Sorted(maps.Keys(byLayer))
 	for i, number := range numbers {
-		stem := branch(w, "", i == len(numbers)-1, fmt.Sprintf("%d %s", number, layers.Name(number)))
+		stem := drawBranch(w, "", i == len(numbers)-1, fmt.Sprintf("%d %s", number, layers.LayerName(number)))
 		for j, b := range byLayer[number] {
-			inner := branch(w, stem, j == len(byLayer[number])-1, fmt.Sprintf("%s %s  %s", b.Name, b.Version, short(b.Digest)))
+			inner := drawBranch(w, stem, j == len(byLayer[number])-1, fmt.Sprintf("%s %s  %s", b.Name, b.Version, shortenDigest(b.Digest)))
 			for k, image := range b.Images {
-				branch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, short(image.Image[strings.Index(image.Image, "@")+1:])))
+				drawBranch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, shortenDigest(image.Image[strings.Index(image.Image, "@")+1:])))
 			}
 		}
 	}
 }
 
-// branch draws a line of a tree and gives the stem of what hangs on it.
-func branch(w io.Writer, stem string, last bool, text string) string {
+// drawBranch draws a line of a tree and gives the stem of what hangs on it.
+func drawBranch(w io.Writer, stem string, last bool, text string) string {
 	if last {
 		ui.Fprintf(w, "%s└── %s\n", stem, text)
 		return stem + "    "

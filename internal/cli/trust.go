@@ -49,7 +49,7 @@ handed to a site as it is. A file that is there is never overwritten.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.trustInit(cmd.Context(), &f, match, output) },
 	}
-	f.add(cmd)
+	f.addTrustFlags(cmd)
 	cmd.Flags().StringArrayVar(&match, "match", nil, "what the first rule is for: globs of REGISTRY/REPOSITORY, or local (default: everything)")
 	cmd.Flags().StringVar(&output, "output", "", "file to write (default: "+trustFileHelp()+")")
 	return cmd
@@ -58,13 +58,13 @@ handed to a site as it is. A file that is there is never overwritten.`,
 func trustFileHelp() string { return "trust.yaml next to the config file" }
 
 func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, output string) error {
-	if f.policy != "" || !f.given() {
+	if f.policy != "" || !f.isGiven() {
 		return &usageError{errors.New("say whom to trust with --key or --certificate-identity")}
 	}
-	if _, err := a.trust(ctx, f); err != nil {
+	if _, err := a.loadTrust(ctx, f); err != nil {
 		return err
 	}
-	file, err := f.file(match)
+	file, err := f.policyFileFromFlags(match)
 	if err != nil {
 		return err
 	}
@@ -85,15 +85,15 @@ func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, outp
 			return err
 		}
 	}
-	if err := create(output, []byte(text.String()), 0o644); err != nil {
+	if err := createFile(output, []byte(text.String()), 0o644); err != nil {
 		return err
 	}
 	a.ui.Say("wrote %s", output)
 	return nil
 }
 
-// file returns the policy file that says what the flags say.
-func (f *trustFlags) file(match []string) (*trust.File, error) {
+// policyFileFromFlags returns the policy file that says what the flags say.
+func (f *trustFlags) policyFileFromFlags(match []string) (*trust.File, error) {
 	text := func(name string) (string, error) {
 		if name == "" {
 			return "", nil
@@ -170,7 +170,7 @@ func (a *app) trustShowCommand() *cobra.Command {
 				return err
 			}
 			view := newPolicyView(p)
-			return a.ui.Result(format, view, view.text)
+			return a.ui.Result(format, view, view.writeText)
 		},
 	}
 	policyFlag(cmd, &policy)
@@ -207,7 +207,7 @@ type ruleView struct {
 }
 
 func newPolicyView(p *trust.Policy) policyView {
-	v := policyView{File: p.Name, Authorities: []authorityView{}, Rules: rules(p, p.File.Rules), Images: rules(p, p.File.Images), Revoked: []string{}}
+	v := policyView{File: p.Name, Authorities: []authorityView{}, Rules: ruleViews(p, p.File.Rules), Images: ruleViews(p, p.File.Images), Revoked: []string{}}
 	for _, a := range p.File.Authorities {
 		one := authorityView{Name: a.Name, KeyID: p.KeyID(a.Name), Counts: true}
 		if i := a.Identity; i != nil {
@@ -229,8 +229,8 @@ func newPolicyView(p *trust.Policy) policyView {
 	return v
 }
 
-// named returns what a rule is for.
-func named(r ruleView) string {
+// ruleTarget returns what a rule is for.
+func ruleTarget(r ruleView) string {
 	match := strings.Join(r.Match, ", ")
 	if len(r.Names) > 0 {
 		match += " named " + strings.Join(r.Names, ", ")
@@ -238,7 +238,7 @@ func named(r ruleView) string {
 	return match
 }
 
-func rules(p *trust.Policy, from []trust.Rule) []ruleView {
+func ruleViews(p *trust.Policy, from []trust.Rule) []ruleView {
 	views := []ruleView{}
 	for _, r := range from {
 		v := ruleView{Match: r.Match, Authorities: r.Authorities, Threshold: max(r.Threshold, 1), Attestations: []string{}, Names: r.Names}
@@ -255,7 +255,7 @@ func rules(p *trust.Policy, from []trust.Rule) []ruleView {
 	return views
 }
 
-func (v policyView) text(w io.Writer) {
+func (v policyView) writeText(w io.Writer) {
 	ui.Fprintf(w, "%s\n\nAUTHORITY\tKEY OR IDENTITY\tFROM\tUNTIL\n", v.File)
 	for _, a := range v.Authorities {
 		who := a.KeyID
@@ -265,7 +265,7 @@ func (v policyView) text(w io.Writer) {
 		if !a.Counts {
 			who += " (does not count now)"
 		}
-		ui.Fprintf(w, "%s\t%s\t%s\t%s\n", a.Name, who, dash(a.NotBefore), dash(a.NotAfter))
+		ui.Fprintf(w, "%s\t%s\t%s\t%s\n", a.Name, who, dashIfEmpty(a.NotBefore), dashIfEmpty(a.NotAfter))
 	}
 	for _, list := range []struct {
 		title string
@@ -276,7 +276,7 @@ func (v policyView) text(w io.Writer) {
 		}
 		ui.Fprintf(w, "\n%s\tSIGNED BY\tATTESTED\n", list.title)
 		for _, r := range list.rules {
-			ui.Fprintf(w, "%s\t%d of %s\t%s\n", named(r), r.Threshold, strings.Join(r.Authorities, ", "), dash(strings.Join(r.Attestations, ", ")))
+			ui.Fprintf(w, "%s\t%d of %s\t%s\n", ruleTarget(r), r.Threshold, strings.Join(r.Authorities, ", "), dashIfEmpty(strings.Join(r.Attestations, ", ")))
 		}
 	}
 	for _, id := range v.Revoked {
@@ -287,7 +287,7 @@ func (v policyView) text(w io.Writer) {
 	}
 }
 
-func dash(s string) string {
+func dashIfEmpty(s string) string {
 	if s == "" {
 		return "-"
 	}
@@ -324,16 +324,16 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 	if len(references) == 0 {
 		return a.ui.Result("", nil, func(w io.Writer) { ui.Fprintf(w, "%s is a policy\n", policy.Name) })
 	}
-	at, err := a.open(ctx, references[0])
+	at, err := a.openReference(ctx, references[0])
 	if err != nil {
 		return err
 	}
-	rule, err := policy.FindRule(where(at.Place))
+	rule, err := policy.FindRule(policyPlace(at.Place))
 	if err != nil {
 		return err
 	}
-	a.ui.Say("the rule for %s is that of %s", where(at.Place), strings.Join(rule.Match, ", "))
-	result, err := a.verified(ctx, at, policy)
+	a.ui.Say("the rule for %s is that of %s", policyPlace(at.Place), strings.Join(rule.Match, ", "))
+	result, err := a.verifyRoot(ctx, at, policy)
 	if err != nil {
 		return err
 	}
@@ -341,6 +341,6 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 		return err
 	}
 	return a.ui.Result("", nil, func(w io.Writer) {
-		ui.Fprintf(w, "%s passes: signed by %s\n", at.pinned(), signers(result))
+		ui.Fprintf(w, "%s passes: signed by %s\n", at.pinnedReference(), signerNames(result))
 	})
 }

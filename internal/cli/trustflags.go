@@ -41,7 +41,7 @@ type trustFlags struct {
 	allowUnsigned bool
 }
 
-func (f *trustFlags) add(cmd *cobra.Command) {
+func (f *trustFlags) addTrustFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.keys, "key", nil, "public key to trust: a file, or the URI of a key management service; given more than once, any of them will do")
 	flags.StringVar(&f.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml next to the config file)")
@@ -60,20 +60,20 @@ func (f *trustFlags) addUnsigned(cmd *cobra.Command, what string) {
 	cmd.Flags().BoolVar(&f.allowUnsigned, "allow-unsigned", false, what)
 }
 
-// given reports whether a flag says whom to trust.
-func (f *trustFlags) given() bool {
+// isGiven reports whether a flag says whom to trust.
+func (f *trustFlags) isGiven() bool {
 	return len(f.keys) > 0 || f.policy != "" || f.expectName != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
 
 // errNobody is the error of a command that has to verify and is not told by whom.
 var errNobody = errors.New("what is there has to be verified: say whom to trust with --key, --certificate-identity or --policy")
 
-// trust returns the policy that the flags, the environment or the configuration say, or nil where
+// loadTrust returns the policy that the flags, the environment or the configuration say, or nil where
 // nothing does.
-func (a *app) trust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
+func (a *app) loadTrust(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
 	certificates := f.identity + f.identityRegExp
 	switch {
-	case f.allowUnsigned && f.given():
+	case f.allowUnsigned && f.isGiven():
 		return nil, &usageError{errors.New("--allow-unsigned contradicts the flags that say whom to trust")}
 	case f.policy != "" && (len(f.keys) > 0 || certificates+f.trustedRoot+f.caRoots+f.timestamps != ""):
 		return nil, &usageError{errors.New("--policy says whom to trust: no keys, identities and certificates besides")}
@@ -162,7 +162,7 @@ func defaultPolicyFile() string {
 
 // trustFlagged returns the policy that the flags alone make.
 func (a *app) trustFlagged(ctx context.Context, f *trustFlags) (*trust.Policy, error) {
-	roots, err := f.roots()
+	roots, err := f.loadRoots()
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func publicKey(ctx context.Context, name string) (*sign.Key, error) {
 	return key, nil
 }
 
-func (f *trustFlags) roots() (*sign.TrustedRoot, error) {
+func (f *trustFlags) loadRoots() (*sign.TrustedRoot, error) {
 	read := func(name string) ([]byte, error) {
 		if name == "" {
 			return nil, nil
@@ -243,28 +243,28 @@ func (f *trustFlags) roots() (*sign.TrustedRoot, error) {
 	return sign.LoadCertificates(authorities, timestamps)
 }
 
-// where returns what a policy calls a place.
-func where(p place.Place) string { return cmp.Or(p.Repository, trust.Local) }
+// policyPlace returns what a policy calls a place.
+func policyPlace(p place.Place) string { return cmp.Or(p.Repository, trust.Local) }
 
-// verified verifies what a reference leads to.
-func (a *app) verified(ctx context.Context, at *opened, policy *trust.Policy) (*sign.Result, error) {
+// verifyRoot verifies what a reference leads to.
+func (a *app) verifyRoot(ctx context.Context, at *openedReference, policy *trust.Policy) (*sign.Result, error) {
 	if policy == nil {
 		return nil, &usageError{errNobody}
 	}
-	result, err := policy.Verify(ctx, at.store, at.root, where(at.Place))
+	result, err := policy.Verify(ctx, at.store, at.root, policyPlace(at.Place))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(at.pinned(), "@"+at.root.Digest.String()), err)
+		return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(at.pinnedReference(), "@"+at.root.Digest.String()), err)
 	}
 	return result, nil
 }
 
 // verifiedIf verifies what a reference leads to if flags or the configuration say by whom.
-func (a *app) verifiedIf(ctx context.Context, at *opened, f *trustFlags) error {
-	policy, err := a.trust(ctx, f)
+func (a *app) verifiedIf(ctx context.Context, at *openedReference, f *trustFlags) error {
+	policy, err := a.loadTrust(ctx, f)
 	if err != nil || policy == nil {
 		return err
 	}
-	_, err = a.verified(ctx, at, policy)
+	_, err = a.verifyRoot(ctx, at, policy)
 	return err
 }
 
@@ -276,13 +276,13 @@ func (a *app) verifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, 
 	return policy.VerifyImages(ctx, store, set)
 }
 
-// guard has a transfer verify its roots, if anything says by whom; strictly says that what
+// verifyTransfer has a transfer verify its roots, if anything says by whom; strictly says that what
 // is configured counts too, and not only flags.
-func (a *app) guard(ctx context.Context, f *trustFlags, strictly bool, o *transfer.Options) error {
-	if !strictly && !f.given() {
+func (a *app) verifyTransfer(ctx context.Context, f *trustFlags, strictly bool, o *transfer.Options) error {
+	if !strictly && !f.isGiven() {
 		return nil
 	}
-	policy, err := a.trust(ctx, f)
+	policy, err := a.loadTrust(ctx, f)
 	if err != nil || policy == nil {
 		return err
 	}
@@ -306,20 +306,20 @@ func (a *app) guard(ctx context.Context, f *trustFlags, strictly bool, o *transf
 				verified[v.Manifest] = true
 			}
 			mu.Unlock()
-			a.ui.Say("verified %s, %s %s, signed by %s", source.Root.Digest, titleOf(m), m.Annotations[ocispec.AnnotationVersion], signers(result))
+			a.ui.Say("verified %s, %s %s, signed by %s", source.Root.Digest, titleOf(m), m.Annotations[ocispec.AnnotationVersion], signerNames(result))
 		}
 		return err
 	}
 	return nil
 }
 
-// signers names those who signed, for a line of text.
-func signers(r *sign.Result) string {
+// signerNames names those who signed, for a line of text.
+func signerNames(r *sign.Result) string {
 	var all []string
 	for _, name := range r.Authorities() {
 		for _, v := range r.Verified {
 			if v.Authority == name {
-				all = append(all, signer(v))
+				all = append(all, signerName(v))
 				break
 			}
 		}
@@ -327,8 +327,8 @@ func signers(r *sign.Result) string {
 	return strings.Join(all, " and ")
 }
 
-// signer names who signed.
-func signer(v sign.Verified) string {
+// signerName names who signed.
+func signerName(v sign.Verified) string {
 	by := "key " + v.KeyID
 	if c := v.Certificate; c != nil {
 		by = c.Subject

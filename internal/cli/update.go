@@ -29,7 +29,7 @@ definition asks for the newest versions there are from then on.`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.moves(cmd.Context(), format, "nothing has moved", func(ctx context.Context, o build.Options) ([]build.Move, error) {
+			return a.printMoves(cmd.Context(), format, "nothing has moved", func(ctx context.Context, o build.Options) ([]build.Move, error) {
 				return build.Update(ctx, definition, latest, o)
 			})
 		},
@@ -52,8 +52,8 @@ the definition asks for. It changes nothing.`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.moves(cmd.Context(), format, "everything is up to date", func(ctx context.Context, o build.Options) ([]build.Move, error) {
-				return build.Outdated(ctx, definition, o)
+			return a.printMoves(cmd.Context(), format, "everything is up to date", func(ctx context.Context, o build.Options) ([]build.Move, error) {
+				return build.ListOutdated(ctx, definition, o)
 			})
 		},
 	}
@@ -65,11 +65,11 @@ the definition asks for. It changes nothing.`,
 // fileFlag is the flag of commands that take a definition.
 func fileFlag(cmd *cobra.Command, definition *string) {
 	cmd.Flags().StringVarP(definition, "file", "f", "", "the definition: a file, or a folder with bundle.yaml or runtime.yaml")
-	required(cmd, "file")
+	requireFlags(cmd, "file")
 }
 
-// moves prints what is outdated or updated.
-func (a *app) moves(ctx context.Context, format ui.Format, none string, find func(context.Context, build.Options) ([]build.Move, error)) error {
+// printMoves prints what is outdated or updated.
+func (a *app) printMoves(ctx context.Context, format ui.Format, none string, find func(context.Context, build.Options) ([]build.Move, error)) error {
 	o, err := a.buildOptions()
 	if err != nil {
 		return err
@@ -101,5 +101,5 @@ func shortPin(pin string) string {
 	case len(pin) == 40:
 		return pin[:12]
 	}
-	return short(pin)
+	return shortenDigest(pin)
 }

@@ -26,7 +26,7 @@ type valuesFlags struct {
 	reset bool
 }
 
-func (f *valuesFlags) add(cmd *cobra.Command) {
+func (f *valuesFlags) addValuesFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.files, "values", nil, "file of the site's values: a mapping from bundle names to their values; given more than once, later files are merged over earlier ones")
 	flags.StringArrayVar(&f.texts, "data-value", nil, "a value over those of the file, a string, as BUNDLE.KEY=VALUE")
@@ -34,27 +34,27 @@ func (f *valuesFlags) add(cmd *cobra.Command) {
 }
 
 func (f *valuesFlags) addCluster(cmd *cobra.Command) {
-	f.add(cmd)
+	f.addValuesFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.from, "values-from", nil, "values on the cluster, secret/NAME[:KEY] or configmap/NAME[:KEY], under those of --values; the key is values.yaml by default")
 	flags.BoolVar(&f.reset, "reset-values", false, "forget the values of the last apply, which are taken where no others are given")
 }
 
-// read returns the values, which have to be for bundles that there are.
-func (f *valuesFlags) read(a *app, set *bundle.Set) (*render.Values, error) {
-	values, err := f.whole(nil)
+// readValues returns the values, which have to be for bundles that there are.
+func (f *valuesFlags) readValues(a *app, set *bundle.Set) (*render.Values, error) {
+	values, err := f.readFile(nil)
 	if err != nil {
 		return nil, err
 	}
-	if values, err = f.single(values); err != nil {
+	if values, err = f.applyAssignments(values); err != nil {
 		return nil, err
 	}
-	a.ui.HideInErrors(values.Confidential()...)
-	return values, values.Check(bundleNames(set))
+	a.ui.HideInErrors(values.ConfidentialTexts()...)
+	return values, values.CheckBundles(bundleNames(set))
 }
 
-// whole returns the values of the files over others.
-func (f *valuesFlags) whole(values *render.Values) (*render.Values, error) {
+// readFile returns the values of the files over others.
+func (f *valuesFlags) readFile(values *render.Values) (*render.Values, error) {
 	for _, file := range f.files {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -64,13 +64,13 @@ func (f *valuesFlags) whole(values *render.Values) (*render.Values, error) {
 		if err != nil {
 			return nil, err
 		}
-		values = given.Over(values)
+		values = given.Override(values)
 	}
 	return values, nil
 }
 
-// single returns the values with single ones over them.
-func (f *valuesFlags) single(values *render.Values) (*render.Values, error) {
+// applyAssignments returns the values with single ones over them.
+func (f *valuesFlags) applyAssignments(values *render.Values) (*render.Values, error) {
 	var assignments []render.Assignment
 	for i, text := range slices.Concat(f.texts, f.yamls) {
 		one, err := render.ParseAssignment(text, i >= len(f.texts))
@@ -79,7 +79,7 @@ func (f *valuesFlags) single(values *render.Values) (*render.Values, error) {
 		}
 		assignments = append(assignments, one)
 	}
-	return values.With(assignments...)
+	return values.WithAssignments(assignments...)
 }
 
 func bundleNames(set *bundle.Set) []string {
@@ -90,9 +90,9 @@ func bundleNames(set *bundle.Set) []string {
 	return names
 }
 
-// site returns the values for a cluster: those that are given, or, where none are, those of the
+// siteValues returns the values for a cluster: those that are given, or, where none are, those of the
 // last apply; and single ones over either. What came from Secrets is hidden from now on.
-func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (render.Kept, error) {
+func (f *valuesFlags) siteValues(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (render.Kept, error) {
 	var v render.Kept
 	names := bundleNames(set)
 	switch {
@@ -103,14 +103,14 @@ func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster,
 			if err != nil {
 				return v, err
 			}
-			v.All = given.Over(v.All)
+			v.All = given.Override(v.All)
 			if secret {
-				v.Secret = given.Over(v.Secret)
-				a.ui.Hide(given.Texts()...)
+				v.Secret = given.Override(v.Secret)
+				a.ui.HideTexts(given.ListTexts()...)
 			}
 		}
 		var err error
-		if v.All, err = f.whole(v.All); err != nil {
+		if v.All, err = f.readFile(v.All); err != nil {
 			return v, err
 		}
 	default:
@@ -122,16 +122,16 @@ func (f *valuesFlags) site(ctx context.Context, a *app, cluster *deploy.Cluster,
 			return v, err
 		}
 		// A bundle that left takes its values along.
-		v.All, v.Secret = v.All.Only(names), v.Secret.Only(names)
+		v.All, v.Secret = v.All.SelectBundles(names), v.Secret.SelectBundles(names)
 	}
-	a.ui.Hide(v.Secret.Texts()...)
-	all, err := f.single(v.All)
+	a.ui.HideTexts(v.Secret.ListTexts()...)
+	all, err := f.applyAssignments(v.All)
 	if err != nil {
 		return v, err
 	}
 	v.All = all
-	a.ui.HideInErrors(all.Confidential()...)
-	return v, v.All.Check(names)
+	a.ui.HideInErrors(all.ConfidentialTexts()...)
+	return v, v.All.CheckBundles(names)
 }
 
 // clusterValues reads secret/NAME[:KEY] or configmap/NAME[:KEY].
@@ -171,7 +171,7 @@ masked, unless --show-secrets says otherwise.`,
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.values(cmd.Context(), args[0], revision, show, f)
+			return a.runValues(cmd.Context(), args[0], revision, show, f)
 		},
 	}
 	f.addConnection(cmd)
@@ -180,8 +180,8 @@ masked, unless --show-secrets says otherwise.`,
 	return cmd
 }
 
-func (a *app) values(ctx context.Context, name string, revision int, show bool, f clusterFlags) error {
-	cluster, err := f.connect(a)
+func (a *app) runValues(ctx context.Context, name string, revision int, show bool, f clusterFlags) error {
+	cluster, err := f.connectCluster(a)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (a *app) values(ctx context.Context, name string, revision int, show bool, 
 		return err
 	}
 	if !show {
-		v.All = v.All.Masked(v.Secret)
+		v.All = v.All.MaskSecrets(v.Secret)
 	}
 	node := v.All.Node()
 	if node == nil {

@@ -21,7 +21,7 @@ type vault struct{ address, token string }
 
 func startVault(t *testing.T) *vault {
 	t.Helper()
-	program, err := hack.Build(t.Context(), "vault")
+	program, err := hack.BuildProgram(t.Context(), "vault")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestVault(t *testing.T) {
 	s := newSite(t, "ghcr.io/example/web:1.0")
 	s.write(web...)
 	s.env = append(s.env, "VAULT_ADDR="+v.address, "VAULT_TOKEN="+v.token)
-	registry := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg})
+	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})
 	reference := registry.Host + "/krt/edge:1.0.0"
 	s.ok("build", "-f", ".")
 	s.ok("push", "oci:dist:1.0.0", reference)
@@ -108,7 +108,7 @@ func TestVault(t *testing.T) {
 				s.write("root.json", `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`)
 				args = append(args, "--trusted-root", s.path("root.json"))
 			}
-			registrytest.Exec(t, append(s.env, registry.Env(t)...), registrytest.Tool(t, tool), args...)
+			registrytest.RunTool(t, append(s.env, registry.Env(t)...), registrytest.BuildTool(t, tool), args...)
 		}
 	}
 	// A key that Vault has rotated signs with its new version; the old one is another key.

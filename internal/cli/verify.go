@@ -35,27 +35,27 @@ The exit code is 3 if anything does not hold.`,
   krtpkg verify --certificate-identity release@krt.example --ca-roots ca.pem edge-1.0.0.tar`,
 		GroupID: groupTrust,
 		Args:    oneReference,
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], o) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.runVerify(cmd.Context(), args[0], o) },
 	}
-	o.trust.add(cmd)
+	o.trust.addTrustFlags(cmd)
 	cmd.Flags().BoolVar(&o.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
 	outputFlag(cmd, &o.format)
 	return cmd
 }
 
-func (a *app) verify(ctx context.Context, reference string, o verifyOptions) error {
-	policy, err := a.trust(ctx, &o.trust)
+func (a *app) runVerify(ctx context.Context, reference string, o verifyOptions) error {
+	policy, err := a.loadTrust(ctx, &o.trust)
 	if err != nil {
 		return err
 	}
 	if policy == nil {
 		return &usageError{errNobody}
 	}
-	at, err := a.open(ctx, reference)
+	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return err
 	}
-	result, err := a.verified(ctx, at, policy)
+	result, err := a.verifyRoot(ctx, at, policy)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (a *app) verify(ctx context.Context, reference string, o verifyOptions) err
 		return err
 	}
 	m := set.Root.Metadata()
-	view := verifyView{Reference: at.pinned(), Name: m.Name, Version: m.Version, Result: result, Bundles: []string{}, Rejected: []string{}}
+	view := verifyView{Reference: at.pinnedReference(), Name: m.Name, Version: m.Version, Result: result, Bundles: []string{}, Rejected: []string{}}
 	for _, b := range set.Bundles {
 		view.Bundles = append(view.Bundles, b.Descriptor.Digest.String())
 	}
@@ -76,21 +76,21 @@ func (a *app) verify(ctx context.Context, reference string, o verifyOptions) err
 			return err
 		}
 	}
-	return a.ui.Result(o.format, view, view.text)
+	return a.ui.Result(o.format, view, view.writeText)
 }
 
-func (v verifyView) text(w io.Writer) {
+func (v verifyView) writeText(w io.Writer) {
 	ui.Fprintf(w, "%s\n  is\t%s %s\n", v.Reference, v.Name, v.Version)
 	for _, s := range v.Verified {
-		ui.Fprintf(w, "  signed by\t%s\n  stored as\t%s\n", signer(s), s.Object)
-		proofs(w, s)
-		for _, claim := range claims(s) {
+		ui.Fprintf(w, "  signed by\t%s\n  stored as\t%s\n", signerName(s), s.Object)
+		writeProofs(w, s)
+		for _, claim := range listClaims(s) {
 			ui.Fprintf(w, "  claim\t%s\n", claim)
 		}
 	}
 	said := map[string]bool{} // in one form or in two
 	for _, s := range v.Attestations {
-		line := fmt.Sprintf("%s, by %s", s.PredicateType, signer(s))
+		line := fmt.Sprintf("%s, by %s", s.PredicateType, signerName(s))
 		if !said[line] {
 			ui.Fprintf(w, "  attested\t%s\n", line)
 		}
@@ -102,17 +102,17 @@ func (v verifyView) text(w io.Writer) {
 	if v.Unexamined > 0 {
 		ui.Fprintf(w, "  not looked at\t%d more, since these suffice\n", v.Unexamined)
 	}
-	ui.Fprintf(w, "  intact\t%s\n", plural(len(v.Bundles), "bundle"))
+	ui.Fprintf(w, "  intact\t%s\n", countNoun(len(v.Bundles), "bundle"))
 	for _, image := range v.Images {
 		if image.Result == nil {
 			ui.Fprintf(w, "  image\t%s: no rule is for it\n", image.Reference)
 		} else {
-			ui.Fprintf(w, "  image\t%s signed by %s\n", image.Reference, signers(image.Result))
+			ui.Fprintf(w, "  image\t%s signed by %s\n", image.Reference, signerNames(image.Result))
 		}
 	}
 }
 
-func proofs(w io.Writer, v sign.Verified) {
+func writeProofs(w io.Writer, v sign.Verified) {
 	for _, t := range v.Times {
 		ui.Fprintf(w, "  signed at\t%s, says a %s\n", t.Time.Format(time.RFC3339), t.Source)
 	}
@@ -121,7 +121,7 @@ func proofs(w io.Writer, v sign.Verified) {
 	}
 }
 
-func claims(v sign.Verified) []string {
+func listClaims(v sign.Verified) []string {
 	var list []string
 	if v.Reference != "" {
 		list = append(list, "reference "+v.Reference)

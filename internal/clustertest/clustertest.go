@@ -56,7 +56,7 @@ func Run(ctx context.Context, dir string) (*Cluster, error) { return RunNodes(ct
 
 // RunNodes is [Run] with a number of nodes that KWOK plays; real ones can join.
 func RunNodes(ctx context.Context, dir string, nodes int) (*Cluster, error) {
-	program, err := hack.Build(ctx, "cluster")
+	program, err := hack.BuildProgram(ctx, "cluster")
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func RunNodes(ctx context.Context, dir string, nodes int) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{Dir: dir, cmd: exec.Command(program, "up", "--dir", dir, "--nodes", strconv.Itoa(nodes)), stderr: new(bytes.Buffer)}
-	c.stop = sync.OnceValue(c.end)
+	c.stop = sync.OnceValue(c.endProcesses)
 	c.cmd.Stderr = c.stderr
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func RunNodes(ctx context.Context, dir string, nodes int) (*Cluster, error) {
 // the result of the first.
 func (c *Cluster) Stop() error { return c.stop() }
 
-func (c *Cluster) end() error {
+func (c *Cluster) endProcesses() error {
 	kill := time.AfterFunc(stopLimit, func() { c.cmd.Process.Kill() })
 	defer kill.Stop()
 	c.stdin.Close()

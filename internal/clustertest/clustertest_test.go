@@ -62,7 +62,7 @@ func TestScopesAreKnown(t *testing.T) {
 			if err := resource.Encode(map[string]string{"apiVersion": list.GroupVersion, "kind": r.Kind}); err != nil {
 				t.Fatal(err)
 			}
-			if namespaced, known := (render.Scopes{}).Of(&resource); !known || namespaced != r.Namespaced {
+			if namespaced, known := (render.Scopes{}).ScopeOf(&resource); !known || namespaced != r.Namespaced {
 				t.Errorf("%s %s: namespaced %v, known %v; want %v", list.GroupVersion, r.Kind, namespaced, known, r.Namespaced)
 			}
 		}

@@ -12,7 +12,7 @@ import (
 // Deploy makes the cluster hold manifests, and those in files and folders, as an app of kapp, and
 // waits until they are ready.
 func (c *Cluster) Deploy(ctx context.Context, app, manifests string, files ...string) error {
-	kapp, err := hack.Build(ctx, "tools/kapp")
+	kapp, err := hack.BuildProgram(ctx, "tools/kapp")
 	if err != nil {
 		return err
 	}

@@ -19,21 +19,21 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Dir returns the corpus's first folder. Where it is absent the test fails: it would prove nothing.
-func Dir(tb testing.TB) string {
+// FirstDir returns the corpus's first folder. Where it is absent the test fails: it would prove nothing.
+func FirstDir(tb testing.TB) string {
 	tb.Helper()
-	dirs, err := Locate()
+	dirs, err := ListDirs()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return dirs[0]
 }
 
-// Locate lists the corpus's folders.
-func Locate() ([]string, error) {
+// ListDirs lists the corpus's folders.
+func ListDirs() ([]string, error) {
 	dirs := filepath.SplitList(os.Getenv("KRTPKG_TEST_UPSTREAM"))
 	if len(dirs) == 0 {
-		root, err := hack.Root()
+		root, err := hack.FindRoot()
 		if err != nil {
 			return nil, err
 		}
@@ -75,33 +75,33 @@ func (f File) IsManifests() bool {
 		return false
 	}
 	for _, doc := range parsed.Documents {
-		if parsed.CheckResource(doc) != nil || strings.HasPrefix(manifest.Get(doc, "apiVersion").Value, "kustomize.config.k8s.io/") {
+		if parsed.CheckResource(doc) != nil || strings.HasPrefix(manifest.GetValue(doc, "apiVersion").Value, "kustomize.config.k8s.io/") {
 			return false
 		}
 	}
 	return true
 }
 
-// Files returns the products' files in the corpus's first folder, in order, without the corpus's own notes on them.
-func Files(tb testing.TB) []File {
+// ListFiles returns the products' files in the corpus's first folder, in order, without the corpus's own notes on them.
+func ListFiles(tb testing.TB) []File {
 	tb.Helper()
-	files, err := Read()
+	files, err := ReadFiles()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return files
 }
 
-// All returns the products' files in all of the corpus's folders, in the order of the folders.
-func All(tb testing.TB) []File {
+// ListAllFiles returns the products' files in all of the corpus's folders, in the order of the folders.
+func ListAllFiles(tb testing.TB) []File {
 	tb.Helper()
-	dirs, err := Locate()
+	dirs, err := ListDirs()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	var all []File
 	for _, dir := range dirs {
-		files, err := read(dir)
+		files, err := readDir(dir)
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -110,20 +110,20 @@ func All(tb testing.TB) []File {
 	return all
 }
 
-// Read is [Files] outside of tests.
-func Read() ([]File, error) {
-	dirs, err := Locate()
+// ReadFiles is [ListFiles] outside of tests.
+func ReadFiles() ([]File, error) {
+	dirs, err := ListDirs()
 	if err != nil {
 		return nil, err
 	}
-	files, err := read(dirs[0])
+	files, err := readDir(dirs[0])
 	if err == nil && len(files) < 1000 {
 		err = fmt.Errorf("only %d files in %s", len(files), dirs[0])
 	}
 	return files, err
 }
 
-func read(dir string) ([]File, error) {
+func readDir(dir string) ([]File, error) {
 	var files []File
 	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {

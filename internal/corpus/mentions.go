@@ -18,8 +18,8 @@ var mentions = []*regexp.Regexp{
 	regexp.MustCompile(`\b(?:docker\.io|quay\.io|gcr\.io|ghcr\.io|registry\.k8s\.io|nvcr\.io|mcr\.microsoft\.com|public\.ecr\.aws)/[a-z0-9]`),
 }
 
-// Mentions lists the lines of a text that could name an image, but for comments.
-func Mentions(data []byte) []Mention {
+// ListMentions lists the lines of a text that could name an image, but for comments.
+func ListMentions(data []byte) []Mention {
 	var found []Mention
 	at := 0
 	for line := range strings.Lines(string(data)) {

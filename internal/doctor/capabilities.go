@@ -29,89 +29,89 @@ var octets = http.Header{"Content-Type": {"application/octet-stream"}}
 
 // capabilities are what is tried, in this order: later ones build on what earlier ones wrote.
 var capabilities = []capability{
-	{"blobs in one piece", true, "blobs are pushed", "nothing can be pushed", func(context.Context, *examination) error {
+	{"blobs in one piece", true, "blobs are pushed", "nothing can be pushed", func(context.Context, *registryExam) error {
 		return nil // the examination began with one
 	}},
-	{"wrong digests refused", true, "damaged blobs are not taken", "the registry takes blobs that are not what their digest says: do not trust it with anything", wrongDigest},
-	{"blobs in chunks", false, "streams can be imported in one pass", "blobs of a stream are sent in one piece, and one that breaks off starts again", chunks},
-	{"status of uploads", false, "an upload that broke off goes on where it stopped", "a blob whose upload broke off is sent again", status},
-	{"ranges of blobs", false, "a download that broke off goes on where it stopped", "a blob whose download broke off is fetched again", ranges},
-	{"mounts across repositories", false, "what another repository has is not sent again", "blobs are sent to each repository", mount},
-	{"OCI image manifests", true, "images and bundles are pushed", "nothing can be pushed", func(ctx context.Context, e *examination) (err error) {
-		e.image, err = e.manifest(ctx, ocispec.MediaTypeImageManifest, nil)
+	{"wrong digests refused", true, "damaged blobs are not taken", "the registry takes blobs that are not what their digest says: do not trust it with anything", probeWrongDigest},
+	{"blobs in chunks", false, "streams can be imported in one pass", "blobs of a stream are sent in one piece, and one that breaks off starts again", probeChunks},
+	{"status of uploads", false, "an upload that broke off goes on where it stopped", "a blob whose upload broke off is sent again", probeUploadStatus},
+	{"ranges of blobs", false, "a download that broke off goes on where it stopped", "a blob whose download broke off is fetched again", probeRanges},
+	{"mounts across repositories", false, "what another repository has is not sent again", "blobs are sent to each repository", probeMount},
+	{"OCI image manifests", true, "images and bundles are pushed", "nothing can be pushed", func(ctx context.Context, e *registryExam) (err error) {
+		e.image, err = e.pushImage(ctx, ocispec.MediaTypeImageManifest, nil)
 		return err
 	}},
-	{"Docker's image manifests", false, "images in Docker's format are taken", "images in Docker's format cannot be mirrored here", func(ctx context.Context, e *examination) error {
-		_, err := e.manifest(ctx, dockerManifest, func(m *ocispec.Manifest) {
+	{"Docker's image manifests", false, "images in Docker's format are taken", "images in Docker's format cannot be mirrored here", func(ctx context.Context, e *registryExam) error {
+		_, err := e.pushImage(ctx, dockerManifest, func(m *ocispec.Manifest) {
 			m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
 			m.Layers[0].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 		})
 		return err
 	}},
-	{"manifests with artifactType", true, "bundles and runtimes are pushed", "no bundle can be pushed", func(ctx context.Context, e *examination) error {
-		_, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.ArtifactType = artifactType })
+	{"manifests with artifactType", true, "bundles and runtimes are pushed", "no bundle can be pushed", func(ctx context.Context, e *registryExam) error {
+		_, err := e.pushImage(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.ArtifactType = artifactType })
 		return err
 	}},
-	{"manifests with a subject", false, "signatures are stored as referrers", "only signatures under tags can be stored (--signature-format legacy)", subject},
-	{"referrers API", false, "referrers are listed by the registry", "referrers are listed in a fallback tag, sha256-DIGEST", referrers},
-	{"manifests of nearly 4 MiB", false, "large manifests are taken", "very large indexes cannot be pushed", func(ctx context.Context, e *examination) error {
-		_, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
+	{"manifests with a subject", false, "signatures are stored as referrers", "only signatures under tags can be stored (--signature-format legacy)", probeSubject},
+	{"referrers API", false, "referrers are listed by the registry", "referrers are listed in a fallback tag, sha256-DIGEST", probeReferrers},
+	{"manifests of nearly 4 MiB", false, "large manifests are taken", "very large indexes cannot be pushed", func(ctx context.Context, e *registryExam) error {
+		_, err := e.pushImage(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
 			m.Annotations["padding"] = strings.Repeat("x", 4<<20-64<<10)
 		})
 		return err
 	}},
-	{"indexes", true, "images for several platforms are pushed", "no image for several platforms can be pushed", func(ctx context.Context, e *examination) error {
-		_, err := e.index(ctx, func(*ocispec.Index) {})
+	{"indexes", true, "images for several platforms are pushed", "no image for several platforms can be pushed", func(ctx context.Context, e *registryExam) error {
+		_, err := e.pushIndex(ctx, func(*ocispec.Index) {})
 		return err
 	}},
-	{"indexes with artifactType and subject", false, "the closure keeps everything from garbage collection", "the closure goes under a tag, sha256-DIGEST.closure", func(ctx context.Context, e *examination) error {
-		_, err := e.index(ctx, func(i *ocispec.Index) { i.ArtifactType, i.Subject = artifactType, &e.image })
+	{"indexes with artifactType and subject", false, "the closure keeps everything from garbage collection", "the closure goes under a tag, sha256-DIGEST.closure", func(ctx context.Context, e *registryExam) error {
+		_, err := e.pushIndex(ctx, func(i *ocispec.Index) { i.ArtifactType, i.Subject = artifactType, &e.image })
 		return err
 	}},
-	{"indexes of indexes", false, "the closure names images of several platforms", "there is no closure: garbage collection takes what no tag names", func(ctx context.Context, e *examination) error {
-		inner, err := e.index(ctx, func(i *ocispec.Index) { i.Annotations["inner"] = "yes" })
+	{"indexes of indexes", false, "the closure names images of several platforms", "there is no closure: garbage collection takes what no tag names", func(ctx context.Context, e *registryExam) error {
+		inner, err := e.pushIndex(ctx, func(i *ocispec.Index) { i.Annotations["inner"] = "yes" })
 		if err != nil {
 			return err
 		}
-		_, err = e.index(ctx, func(i *ocispec.Index) { i.Manifests = []ocispec.Descriptor{inner} })
+		_, err = e.pushIndex(ctx, func(i *ocispec.Index) { i.Manifests = []ocispec.Descriptor{inner} })
 		return err
 	}},
-	{"indexes that lack a manifest", false, "copies of some platforms only (--platform) are taken", "images have to come with all their platforms", func(ctx context.Context, e *examination) error {
-		_, err := e.index(ctx, func(i *ocispec.Index) {
+	{"indexes that lack a manifest", false, "copies of some platforms only (--platform) are taken", "images have to come with all their platforms", func(ctx context.Context, e *registryExam) error {
+		_, err := e.pushIndex(ctx, func(i *ocispec.Index) {
 			i.Manifests = append(i.Manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent " + e.run), Size: 100})
 		})
 		return err
 	}},
-	{"tags", true, "versions are named", "nothing can be named", func(ctx context.Context, e *examination) error {
-		return e.tag(ctx, e.image, e.version())
+	{"tags", true, "versions are named", "nothing can be named", func(ctx context.Context, e *registryExam) error {
+		return e.setTag(ctx, e.image, e.versionTag())
 	}},
-	{"tags as signatures have them", false, "signatures of cosign's older form are stored", "signatures of cosign's older form cannot be stored (--signature-format bundle)", func(ctx context.Context, e *examination) error {
-		return e.tag(ctx, e.image, strings.ReplaceAll(e.image.Digest.String(), ":", "-")+".sig")
+	{"tags as signatures have them", false, "signatures of cosign's older form are stored", "signatures of cosign's older form cannot be stored (--signature-format bundle)", func(ctx context.Context, e *registryExam) error {
+		return e.setTag(ctx, e.image, strings.ReplaceAll(e.image.Digest.String(), ":", "-")+".sig")
 	}},
-	{"tags that move", false, "signatures join others under one tag, and channels move", "tags cannot be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *examination) error {
-		other, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.Annotations["other"] = "yes" })
+	{"tags that move", false, "signatures join others under one tag, and channels move", "tags cannot be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *registryExam) error {
+		other, err := e.pushImage(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.Annotations["other"] = "yes" })
 		if err != nil {
 			return err
 		}
-		return e.tag(ctx, other, e.version())
+		return e.setTag(ctx, other, e.versionTag())
 	}},
-	{signatureBundles, false, "sign --signature-format bundle works", "signatures cannot be stored as referrers: sign needs --signature-format legacy", func(ctx context.Context, e *examination) error {
-		return e.sign(ctx, sign.Bundle)
+	{signatureBundles, false, "sign --signature-format bundle works", "signatures cannot be stored as referrers: sign needs --signature-format legacy", func(ctx context.Context, e *registryExam) error {
+		return e.probeSigning(ctx, sign.Bundle)
 	}},
-	{signatureTags, false, "sign --signature-format legacy works", "signatures cannot be stored under tags: sign needs --signature-format bundle", func(ctx context.Context, e *examination) error {
-		return e.sign(ctx, sign.Legacy)
+	{signatureTags, false, "sign --signature-format legacy works", "signatures cannot be stored under tags: sign needs --signature-format bundle", func(ctx context.Context, e *registryExam) error {
+		return e.probeSigning(ctx, sign.Legacy)
 	}},
-	{"signatures", true, "sign, attest and verify work", "nothing can be signed here: sign in a folder (oci:FOLDER) or an archive, and verify there", func(_ context.Context, e *examination) error {
+	{"signatures", true, "sign, attest and verify work", "nothing can be signed here: sign in a folder (oci:FOLDER) or an archive, and verify there", func(_ context.Context, e *registryExam) error {
 		if len(e.forms) == 0 {
 			return errors.New("neither form of signatures can be stored and read back")
 		}
 		return nil
 	}},
 	{furtherSignatures, false, "what is signed and attested later joins what is there", "only what one run signs and attests can be stored: except tags that begin with sha256- from immutability", furtherAttestation},
-	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists do not work", func(ctx context.Context, e *examination) error {
+	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists do not work", func(ctx context.Context, e *registryExam) error {
 		found := false
 		err := e.repo.Tags(ctx, "", func(page []string) error {
-			found = found || slices.Contains(page, e.version())
+			found = found || slices.Contains(page, e.versionTag())
 			return nil
 		})
 		if err == nil && !found {
@@ -119,20 +119,20 @@ var capabilities = []capability{
 		}
 		return err
 	}},
-	{"deletes", false, "what was probed is removed", "what was probed stays, and so does what nobody needs any longer", func(ctx context.Context, e *examination) error {
+	{"deletes", false, "what was probed is removed", "what was probed stays, and so does what nobody needs any longer", func(ctx context.Context, e *registryExam) error {
 		last := len(e.written) - 1
-		_, err := e.do(ctx, http.MethodDelete, "manifests/"+e.written[last].Digest.String(), nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent)
+		_, err := e.sendRequest(ctx, http.MethodDelete, "manifests/"+e.written[last].Digest.String(), nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent)
 		return err
 	}},
 }
 
-func wrongDigest(ctx context.Context, e *examination) error {
-	to, err := e.upload(ctx)
+func probeWrongDigest(ctx context.Context, e *registryExam) error {
+	to, err := e.beginUpload(ctx)
 	if err != nil {
 		return err
 	}
 	wrong := digest.FromString("something else " + e.run).String()
-	_, err = e.do(ctx, http.MethodPut, withDigest(to, wrong), e.data, octets, http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable, http.StatusUnprocessableEntity)
+	_, err = e.sendRequest(ctx, http.MethodPut, withDigest(to, wrong), e.data, octets, http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable, http.StatusUnprocessableEntity)
 	if err != nil {
 		return fmt.Errorf("a blob under a digest that is not its own: %w", err)
 	}
@@ -142,7 +142,7 @@ func wrongDigest(ctx context.Context, e *examination) error {
 // maxChunk is how long the chunks are that krtpkg sends at most.
 const maxChunk = 8 << 20
 
-func chunks(ctx context.Context, e *examination) error {
+func probeChunks(ctx context.Context, e *registryExam) error {
 	to, least, err := e.uploadInChunks(ctx)
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func chunks(ctx context.Context, e *examination) error {
 	for offset := 0; offset < len(data); {
 		part := data[offset:min(offset+size, len(data))]
 		header := http.Header{"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("%d-%d", offset, offset+len(part)-1)}}
-		response, err := e.do(ctx, http.MethodPatch, to.String(), part, header, http.StatusAccepted, http.StatusNoContent, http.StatusOK, http.StatusCreated)
+		response, err := e.sendRequest(ctx, http.MethodPatch, to.String(), part, header, http.StatusAccepted, http.StatusNoContent, http.StatusOK, http.StatusCreated)
 		if err != nil {
 			return err
 		}
@@ -170,16 +170,16 @@ func chunks(ctx context.Context, e *examination) error {
 		}
 		offset += len(part)
 	}
-	_, err = e.do(ctx, http.MethodPut, withDigest(to, digest.FromBytes(data).String()), nil, octets, http.StatusCreated, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
+	_, err = e.sendRequest(ctx, http.MethodPut, withDigest(to, digest.FromBytes(data).String()), nil, octets, http.StatusCreated, http.StatusNoContent, http.StatusOK, http.StatusAccepted)
 	return err
 }
 
-func status(ctx context.Context, e *examination) error {
-	to, err := e.upload(ctx)
+func probeUploadStatus(ctx context.Context, e *registryExam) error {
+	to, err := e.beginUpload(ctx)
 	if err != nil {
 		return err
 	}
-	response, err := e.do(ctx, http.MethodPatch, to.String(), e.data, http.Header{
+	response, err := e.sendRequest(ctx, http.MethodPatch, to.String(), e.data, http.Header{
 		"Content-Type": {"application/octet-stream"}, "Content-Range": {fmt.Sprintf("0-%d", len(e.data)-1)},
 	}, http.StatusAccepted, http.StatusNoContent, http.StatusOK, http.StatusCreated)
 	if err != nil {
@@ -188,7 +188,7 @@ func status(ctx context.Context, e *examination) error {
 	if to, err = registry.Location(response); err != nil {
 		return err
 	}
-	if response, err = e.do(ctx, http.MethodGet, to.String(), nil, nil, http.StatusNoContent, http.StatusOK); err != nil {
+	if response, err = e.sendRequest(ctx, http.MethodGet, to.String(), nil, nil, http.StatusNoContent, http.StatusOK); err != nil {
 		return err
 	}
 	if got, want := response.Header.Get("Range"), fmt.Sprintf("0-%d", len(e.data)-1); strings.TrimPrefix(got, "bytes=") != want {
@@ -197,8 +197,8 @@ func status(ctx context.Context, e *examination) error {
 	return nil
 }
 
-func ranges(ctx context.Context, e *examination) error {
-	response, err := e.do(ctx, http.MethodGet, "blobs/"+e.blob.Digest.String(), nil, http.Header{"Range": {"bytes=3-8"}}, http.StatusPartialContent)
+func probeRanges(ctx context.Context, e *registryExam) error {
+	response, err := e.sendRequest(ctx, http.MethodGet, "blobs/"+e.blob.Digest.String(), nil, http.Header{"Range": {"bytes=3-8"}}, http.StatusPartialContent)
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func ranges(ctx context.Context, e *examination) error {
 	return err
 }
 
-func mount(ctx context.Context, e *examination) error {
+func probeMount(ctx context.Context, e *registryExam) error {
 	_, from := e.repo.Name()
 	refused := errors.New("it wants the content again")
 	err := e.second.Mount(ctx, e.blob, from, func() (io.ReadCloser, error) { return nil, refused })
@@ -223,17 +223,17 @@ func mount(ctx context.Context, e *examination) error {
 	return err
 }
 
-func subject(ctx context.Context, e *examination) error {
+func probeSubject(ctx context.Context, e *registryExam) error {
 	var err error
-	e.referrer, err = e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
+	e.referrer, err = e.pushImage(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
 		m.ArtifactType, m.Subject = artifactType, &e.image
 		m.Annotations["subject"] = "yes"
 	})
 	return err
 }
 
-func referrers(ctx context.Context, e *examination) error {
-	response, err := e.do(ctx, http.MethodGet, "referrers/"+e.image.Digest.String(), nil, nil, http.StatusOK)
+func probeReferrers(ctx context.Context, e *registryExam) error {
+	response, err := e.sendRequest(ctx, http.MethodGet, "referrers/"+e.image.Digest.String(), nil, nil, http.StatusOK)
 	if err != nil {
 		return err
 	}
@@ -244,8 +244,8 @@ func referrers(ctx context.Context, e *examination) error {
 	return err
 }
 
-// tag names a manifest and looks it up.
-func (e *examination) tag(ctx context.Context, desc ocispec.Descriptor, tag string) error {
+// setTag names a manifest and looks it up.
+func (e *registryExam) setTag(ctx context.Context, desc ocispec.Descriptor, tag string) error {
 	if err := e.repo.Tag(ctx, desc, tag); err != nil {
 		return err
 	}

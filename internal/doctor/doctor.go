@@ -47,8 +47,8 @@ type Report struct {
 	Left []string `json:"left"`
 }
 
-// Failing returns the findings without which krtpkg does not work.
-func (r *Report) Failing() (list []string) {
+// FailedCapabilities returns the findings without which krtpkg does not work.
+func (r *Report) FailedCapabilities() (list []string) {
 	for _, f := range r.Findings {
 		if f.Needed && !f.Works {
 			list = append(list, f.Capability)
@@ -63,11 +63,11 @@ type capability struct {
 	needed bool
 	// good and bad are what it means when it works, and when not.
 	good, bad string
-	try       func(ctx context.Context, e *examination) error
+	try       func(ctx context.Context, e *registryExam) error
 }
 
-// examination is what probes share.
-type examination struct {
+// registryExam is what probes share.
+type registryExam struct {
 	repo, second *registry.Repository
 	// run makes what this examination writes different from what any other does.
 	run    string
@@ -80,21 +80,21 @@ type examination struct {
 	written  []ocispec.Descriptor
 	tags     []string
 	// forms are those in which an image could be signed.
-	forms []signed
+	forms []signedImage
 }
 
 // Examine probes a repository; second is another of the same registry, to mount into. Its error
 // says that there was nothing to examine: the registry gave no answer, or takes no writes.
 func Examine(ctx context.Context, repo, second *registry.Repository) (*Report, error) {
-	e := &examination{repo: repo, second: second, run: rand.Text()}
-	if err := e.prepare(ctx); err != nil {
+	e := &registryExam{repo: repo, second: second, run: rand.Text()}
+	if err := e.pushSamples(ctx); err != nil {
 		return nil, err
 	}
 	report := &Report{Left: []string{}}
 	for _, c := range capabilities {
 		err := c.try(ctx, e)
 		if ctx.Err() != nil {
-			return nil, errors.Join(ctx.Err(), e.clean(context.WithoutCancel(ctx), report))
+			return nil, errors.Join(ctx.Err(), e.deleteWritten(context.WithoutCancel(ctx), report))
 		}
 		f := Finding{Capability: c.name, Works: err == nil, Needed: c.needed, Meaning: c.good}
 		if err != nil {
@@ -102,16 +102,16 @@ func Examine(ctx context.Context, repo, second *registry.Repository) (*Report, e
 		}
 		report.Findings = append(report.Findings, f)
 	}
-	err := e.clean(ctx, report)
+	err := e.deleteWritten(ctx, report)
 	report.Deviations = repo.Deviations()
 	return report, err
 }
 
-// version returns the tag that stands for those of versions. It may not be there.
-func (e *examination) version() string { return "krtpkg-doctor-" + e.run[:8] }
+// versionTag returns the tag that stands for those of versions. It may not be there.
+func (e *registryExam) versionTag() string { return "krtpkg-doctor-" + e.run[:8] }
 
-// prepare pushes what everything else needs.
-func (e *examination) prepare(ctx context.Context) error {
+// pushSamples pushes what everything else needs.
+func (e *registryExam) pushSamples(ctx context.Context) error {
 	e.data = []byte("krtpkg doctor " + e.run)
 	e.blob = content.NewDescriptorFromBytes(ocispec.MediaTypeImageLayerGzip, e.data)
 	if err := e.repo.Push(ctx, e.blob, bytes.NewReader(e.data)); err != nil {
@@ -125,8 +125,8 @@ func (e *examination) prepare(ctx context.Context) error {
 	return nil
 }
 
-// manifest returns an image of the one blob; change makes it a special one.
-func (e *examination) manifest(ctx context.Context, mediaType string, change func(*ocispec.Manifest)) (ocispec.Descriptor, error) {
+// pushImage returns an image of the one blob; change makes it a special one.
+func (e *registryExam) pushImage(ctx context.Context, mediaType string, change func(*ocispec.Manifest)) (ocispec.Descriptor, error) {
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: mediaType, Config: e.config, Layers: []ocispec.Descriptor{e.blob},
 		Annotations: map[string]string{"dev.krtpkg.doctor": e.run},
@@ -134,27 +134,27 @@ func (e *examination) manifest(ctx context.Context, mediaType string, change fun
 	if change != nil {
 		change(&m)
 	}
-	return e.put(ctx, mediaType, m)
+	return e.pushAndRead(ctx, mediaType, m)
 }
 
-func (e *examination) index(ctx context.Context, change func(*ocispec.Index)) (ocispec.Descriptor, error) {
+func (e *registryExam) pushIndex(ctx context.Context, change func(*ocispec.Index)) (ocispec.Descriptor, error) {
 	i := ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
 		Manifests: []ocispec.Descriptor{e.image}, Annotations: map[string]string{"dev.krtpkg.doctor": e.run},
 	}
 	change(&i)
-	return e.put(ctx, ocispec.MediaTypeImageIndex, i)
+	return e.pushAndRead(ctx, ocispec.MediaTypeImageIndex, i)
 }
 
-// put writes a manifest and reads it back: some registries take what they then do not give.
-func (e *examination) put(ctx context.Context, mediaType string, value any) (ocispec.Descriptor, error) {
+// pushAndRead writes a manifest and reads it back: some registries take what they then do not give.
+func (e *registryExam) pushAndRead(ctx context.Context, mediaType string, value any) (ocispec.Descriptor, error) {
 	data, err := json.Marshal(value)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	desc := content.NewDescriptorFromBytes(mediaType, data)
 	// As a plain manifest: the client's own upkeep of fallback tags is another capability.
-	if _, err := e.do(ctx, http.MethodPut, "manifests/"+desc.Digest.String(), data, http.Header{"Content-Type": {mediaType}}, http.StatusCreated); err != nil {
+	if _, err := e.sendRequest(ctx, http.MethodPut, "manifests/"+desc.Digest.String(), data, http.Header{"Content-Type": {mediaType}}, http.StatusCreated); err != nil {
 		return desc, err
 	}
 	e.written = append(e.written, desc)
@@ -165,8 +165,8 @@ func (e *examination) put(ctx context.Context, mediaType string, value any) (oci
 	return desc, err
 }
 
-// do sends a request about the repository and wants an answer of some status.
-func (e *examination) do(ctx context.Context, method, path string, body []byte, header http.Header, want ...int) (*http.Response, error) {
+// sendRequest sends a request about the repository and wants an answer of some status.
+func (e *registryExam) sendRequest(ctx context.Context, method, path string, body []byte, header http.Header, want ...int) (*http.Response, error) {
 	u := path
 	if !strings.Contains(path, "://") {
 		scheme := "https"
@@ -206,15 +206,15 @@ func (e *examination) do(ctx context.Context, method, path string, body []byte, 
 	return response, nil
 }
 
-// upload begins an upload and gives its address.
-func (e *examination) upload(ctx context.Context) (*url.URL, error) {
+// beginUpload begins an upload and gives its address.
+func (e *registryExam) beginUpload(ctx context.Context) (*url.URL, error) {
 	to, _, err := e.uploadInChunks(ctx)
 	return to, err
 }
 
 // uploadInChunks begins an upload, and says how long its chunks have to be.
-func (e *examination) uploadInChunks(ctx context.Context) (to *url.URL, least int64, err error) {
-	response, err := e.do(ctx, http.MethodPost, "blobs/uploads/", nil, nil, http.StatusAccepted, http.StatusOK, http.StatusCreated)
+func (e *registryExam) uploadInChunks(ctx context.Context) (to *url.URL, least int64, err error) {
+	response, err := e.sendRequest(ctx, http.MethodPost, "blobs/uploads/", nil, nil, http.StatusAccepted, http.StatusOK, http.StatusCreated)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -230,8 +230,8 @@ func withDigest(u *url.URL, digest string) string {
 	return to.String()
 }
 
-// clean deletes what was written, as far as the registry lets it.
-func (e *examination) clean(ctx context.Context, report *Report) error {
+// deleteWritten deletes what was written, as far as the registry lets it.
+func (e *registryExam) deleteWritten(ctx context.Context, report *Report) error {
 	for _, tag := range e.tags {
 		if at, err := e.repo.Resolve(ctx, tag); err == nil && !slices.ContainsFunc(e.written, func(d ocispec.Descriptor) bool { return d.Digest == at.Digest }) {
 			e.written = append(e.written, at) // a list of referrers
@@ -239,7 +239,7 @@ func (e *examination) clean(ctx context.Context, report *Report) error {
 	}
 	for i := len(e.written) - 1; i >= 0; i-- {
 		d := e.written[i].Digest.String()
-		if _, err := e.do(ctx, http.MethodDelete, "manifests/"+d, nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent, http.StatusNotFound); err != nil {
+		if _, err := e.sendRequest(ctx, http.MethodDelete, "manifests/"+d, nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent, http.StatusNotFound); err != nil {
 			report.Left = append(report.Left, d)
 		}
 	}

@@ -20,7 +20,7 @@ import (
 // examine returns what does not work on a registry.
 func examine(t *testing.T, o registrytest.Options) (missing []string, report *doctor.Report) {
 	t.Helper()
-	r := registrytest.Start(t, o)
+	r := registrytest.StartRegistry(t, o)
 	login, err := os.ReadFile(filepath.Join(r.DockerConfig(t), "config.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestRealRegistries(t *testing.T) {
 			if !slices.Equal(missing, c.missing) {
 				t.Errorf("missing %q, want %q", missing, c.missing)
 			}
-			if failing := report.Failing(); len(failing) > 0 {
+			if failing := report.FailedCapabilities(); len(failing) > 0 {
 				t.Errorf("%q fail", failing)
 			}
 		})
@@ -83,7 +83,7 @@ func TestRealRegistries(t *testing.T) {
 func TestQuirks(t *testing.T) {
 	t.Parallel()
 	const noAPI, holes = "referrers API", "indexes that lack a manifest"
-	for _, o := range registrytest.Quirky() {
+	for _, o := range registrytest.QuirkyOptions() {
 		t.Run(o.String(), func(t *testing.T) {
 			t.Parallel()
 			missing, report := examine(t, o)
@@ -127,10 +127,10 @@ func TestQuirks(t *testing.T) {
 			if told := strings.Join(report.Deviations, "\n"); !strings.Contains(told, deviation) || deviation == "" && told != "" {
 				t.Errorf("deviations %q, want %q", told, deviation)
 			}
-			if limits := strings.Join(report.Limits(), "; "); !strings.Contains(limits, limit) || limit == "" && limits != "" {
+			if limits := strings.Join(report.SigningLimits(), "; "); !strings.Contains(limits, limit) || limit == "" && limits != "" {
 				t.Errorf("limits %q, want %q", limits, limit)
 			}
-			if failing := report.Failing(); len(failing) > 0 {
+			if failing := report.FailedCapabilities(); len(failing) > 0 {
 				t.Errorf("%q fail", failing)
 			}
 		})
@@ -221,8 +221,8 @@ func TestRefusals(t *testing.T) {
 					t.Errorf("%q is not among what is missing: %q", want, missing)
 				}
 			}
-			if c.failing != (len(report.Failing()) > 0) {
-				t.Errorf("%q fail", report.Failing())
+			if c.failing != (len(report.FailedCapabilities()) > 0) {
+				t.Errorf("%q fail", report.FailedCapabilities())
 			}
 		})
 	}
@@ -231,7 +231,7 @@ func TestRefusals(t *testing.T) {
 // Who may not write is told so.
 func TestNoRights(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg, Auth: registrytest.Basic})
+	r := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg, Auth: registrytest.Basic})
 	client, err := registry.New(registry.Options{})
 	if err != nil {
 		t.Fatal(err)

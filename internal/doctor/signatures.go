@@ -25,8 +25,8 @@ const (
 	furtherSignatures = "further signatures"
 )
 
-// Limits returns what follows for sign from what does not work, where sign works at all.
-func (r *Report) Limits() (list []string) {
+// SigningLimits returns what follows for sign from what does not work, where sign works at all.
+func (r *Report) SigningLimits() (list []string) {
 	for _, f := range r.Findings {
 		if !f.Works && slices.Contains([]string{signatureBundles, signatureTags, furtherSignatures}, f.Capability) {
 			list = append(list, f.Meaning)
@@ -35,16 +35,16 @@ func (r *Report) Limits() (list []string) {
 	return list
 }
 
-// signed is an image that was signed, and the form that its signature has.
-type signed struct {
+// signedImage is an image that was signed, and the form that its signature has.
+type signedImage struct {
 	image ocispec.Descriptor
 	form  sign.Form
 }
 
-// sign signs and attests an image of its own in one run, as the sign command does, and verifies
+// probeSigning signs and attests an image of its own in one run, as the sign command does, and verifies
 // what is there then.
-func (e *examination) sign(ctx context.Context, form sign.Form) error {
-	image, err := e.manifest(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.Annotations["signed"] = string(form) })
+func (e *registryExam) probeSigning(ctx context.Context, form sign.Form) error {
+	image, err := e.pushImage(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.Annotations["signed"] = string(form) })
 	if err != nil {
 		return err
 	}
@@ -55,11 +55,11 @@ func (e *examination) sign(ctx context.Context, form sign.Form) error {
 	options := sign.SignOptions{Signer: signer, Forms: []sign.Form{form}}
 	err = sign.GatherReferrers(ctx, e.repo, func(ctx context.Context) error {
 		attached, err := sign.Sign(ctx, e.repo, image, options)
-		e.attached(image, attached)
+		e.recordAttached(image, attached)
 		if err != nil {
 			return err
 		}
-		return e.attest(ctx, image, options, "first", "second")
+		return e.attestImage(ctx, image, options, "first", "second")
 	})
 	if err != nil {
 		return err
@@ -73,23 +73,23 @@ func (e *examination) sign(ctx context.Context, form sign.Form) error {
 		err = fmt.Errorf("of two attestations it gives %d", len(result.Attestations))
 	}
 	if err == nil {
-		e.forms = append(e.forms, signed{image, form})
+		e.forms = append(e.forms, signedImage{image, form})
 	}
 	return err
 }
 
-func (e *examination) attest(ctx context.Context, image ocispec.Descriptor, options sign.SignOptions, names ...string) error {
+func (e *registryExam) attestImage(ctx context.Context, image ocispec.Descriptor, options sign.SignOptions, names ...string) error {
 	var statements []sign.Statement
 	for _, name := range names {
 		statements = append(statements, sign.Statement{Type: "https://krtpkg.dev/doctor/" + name, Predicate: json.RawMessage("{}")})
 	}
 	attached, err := sign.Attest(ctx, e.repo, image, statements, options)
-	e.attached(image, attached)
+	e.recordAttached(image, attached)
 	return err
 }
 
 // furtherAttestation attests something of what was signed before, in a form that works.
-func furtherAttestation(ctx context.Context, e *examination) error {
+func furtherAttestation(ctx context.Context, e *registryExam) error {
 	if len(e.forms) == 0 {
 		return errors.New("nothing could be signed")
 	}
@@ -99,7 +99,7 @@ func furtherAttestation(ctx context.Context, e *examination) error {
 	}
 	var errs []error
 	for _, s := range e.forms {
-		err := e.attest(ctx, s.image, sign.SignOptions{Signer: signer, Forms: []sign.Form{s.form}}, "third")
+		err := e.attestImage(ctx, s.image, sign.SignOptions{Signer: signer, Forms: []sign.Form{s.form}}, "third")
 		if err == nil {
 			return nil
 		}
@@ -120,8 +120,8 @@ func newSigner() (*sign.Signer, error) {
 	return sign.LoadSigner(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil)
 }
 
-// attached notes what was attached to an image, to be removed.
-func (e *examination) attached(image ocispec.Descriptor, list []sign.Attached) {
+// recordAttached notes what was attached to an image, to be removed.
+func (e *registryExam) recordAttached(image ocispec.Descriptor, list []sign.Attached) {
 	for _, a := range list {
 		e.written = append(e.written, ocispec.Descriptor{Digest: a.Manifest})
 		if a.Tag != "" && !slices.Contains(e.tags, a.Tag) {

@@ -35,7 +35,7 @@ type Flux struct {
 // Stop.
 func Run(ctx context.Context, cluster *clustertest.Cluster, dir string) (*Flux, error) {
 	f := &Flux{dir: dir}
-	if err := f.start(ctx, cluster); err != nil {
+	if err := f.startControllers(ctx, cluster); err != nil {
 		return nil, errors.Join(fmt.Errorf("flux: %w\n%s", err, f.processes.Tail()), f.Stop())
 	}
 	return f, nil
@@ -62,10 +62,12 @@ func Start(t testing.TB, cluster *clustertest.Cluster) {
 	})
 }
 
-func (f *Flux) path(name ...string) string { return filepath.Join(append([]string{f.dir}, name...)...) }
+func (f *Flux) filePath(name ...string) string {
+	return filepath.Join(append([]string{f.dir}, name...)...)
+}
 
-func (f *Flux) start(ctx context.Context, cluster *clustertest.Cluster) error {
-	if err := f.install(ctx, cluster); err != nil {
+func (f *Flux) startControllers(ctx context.Context, cluster *clustertest.Cluster) error {
+	if err := f.applyDefinitions(ctx, cluster); err != nil {
 		return err
 	}
 	ports := make([]string, 3)
@@ -79,31 +81,31 @@ func (f *Flux) start(ctx context.Context, cluster *clustertest.Cluster) error {
 		name string
 		args []string
 	}{
-		{source, []string{"--storage-path", f.path("data"), "--storage-addr", ports[0], "--storage-adv-addr", ports[0], "--health-addr", ports[1]}},
+		{source, []string{"--storage-path", f.filePath("data"), "--storage-addr", ports[0], "--storage-adv-addr", ports[0], "--health-addr", ports[1]}},
 		{kustomize, []string{"--health-addr", ports[2], "--requeue-dependency=1s"}},
 	} {
-		bin, err := hack.Build(ctx, "tools/"+c.name)
+		bin, err := hack.BuildProgram(ctx, "tools/"+c.name)
 		if err != nil {
 			return err
 		}
-		home := f.path(c.name)
-		if err := errors.Join(os.Mkdir(home, 0o700), os.MkdirAll(f.path("data"), 0o700)); err != nil {
+		home := f.filePath(c.name)
+		if err := errors.Join(os.Mkdir(home, 0o700), os.MkdirAll(f.filePath("data"), 0o700)); err != nil {
 			return err
 		}
 		env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "TMPDIR=" + home, "TUF_ROOT=" + filepath.Join(home, "sigstore"),
 			"KUBECONFIG=" + cluster.Kubeconfig, "RUNTIME_NAMESPACE=" + Namespace}
 		args := append(c.args, "--watch-all-namespaces", "--enable-leader-election=false", "--metrics-addr=0", "--events-addr=")
-		p, err := hack.StartProcess(c.name, f.path(c.name+".log"), env, bin, args...)
+		p, err := hack.StartProcess(c.name, f.filePath(c.name+".log"), env, bin, args...)
 		if err != nil {
 			return err
 		}
 		f.processes = append(f.processes, p)
 	}
-	return hack.Await(ctx, ports, f.processes)
+	return hack.AwaitListeners(ctx, ports, f.processes)
 }
 
-// install applies the resource definitions of the modules that the controllers are built from.
-func (f *Flux) install(ctx context.Context, cluster *clustertest.Cluster) error {
+// applyDefinitions applies the resource definitions of the modules that the controllers are built from.
+func (f *Flux) applyDefinitions(ctx context.Context, cluster *clustertest.Cluster) error {
 	var files []string
 	for _, name := range []string{source, kustomize} {
 		at, err := hack.ModuleDir(ctx, "tools/"+name, "github.com/fluxcd/"+name)

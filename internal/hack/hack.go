@@ -2,7 +2,7 @@
 // (registries, clients, a control plane) from the modules under hack/, each pinned by
 // its own go.mod and go.sum, so that none of their dependencies reach users.
 //
-// Call [Build] with the name of a folder under hack/. The binary is kept in the user's
+// Call [BuildProgram] with the name of a folder under hack/. The binary is kept in the user's
 // cache directory under a name that holds the hash of everything it is made from, so it is
 // built once a machine and rebuilt when a pin moves.
 package hack
@@ -23,19 +23,19 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// Build returns the path of the program of hack/<name>, building it first if this machine
+// BuildProgram returns the path of the program of hack/<name>, building it first if this machine
 // has not built these very inputs before.
 //
 // The folder is a Go module. If it has Go files, it is the program; otherwise the one
 // package of its go.mod's tool directive is. A file named ldflags adds linker flags, one
 // named tags build tags, and one named cgo says that C is a part of it.
-func Build(ctx context.Context, name string) (string, error) {
-	root, err := Root()
+func BuildProgram(ctx context.Context, name string) (string, error) {
+	root, err := FindRoot()
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(root, "hack", filepath.FromSlash(name))
-	sum, err := inputs(dir)
+	sum, err := hashInputs(dir)
 	if err != nil {
 		return "", fmt.Errorf("hack/%s: %w", name, err)
 	}
@@ -60,15 +60,15 @@ func Build(ctx context.Context, name string) (string, error) {
 	if _, err := os.Stat(out); err == nil {
 		return out, nil
 	}
-	if err := build(ctx, dir, out); err != nil {
+	if err := runBuild(ctx, dir, out); err != nil {
 		return "", fmt.Errorf("hack/%s: %w", name, err)
 	}
 	return out, nil
 }
 
-// Root returns the top of the checkout: the nearest folder above the working directory that
+// FindRoot returns the top of the checkout: the nearest folder above the working directory that
 // holds hack/ and go.mod.
-func Root() (string, error) {
+func FindRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -87,7 +87,7 @@ func Root() (string, error) {
 
 // ModuleDir returns where the files are of a module that the program of hack/<name> is built from.
 func ModuleDir(ctx context.Context, name, module string) (string, error) {
-	root, err := Root()
+	root, err := FindRoot()
 	if err != nil {
 		return "", err
 	}
@@ -103,8 +103,8 @@ func ModuleDir(ctx context.Context, name, module string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-func build(ctx context.Context, dir, out string) error {
-	pkg, err := target(dir)
+func runBuild(ctx context.Context, dir, out string) error {
+	pkg, err := buildTarget(dir)
 	if err != nil {
 		return err
 	}
@@ -134,8 +134,8 @@ func build(ctx context.Context, dir, out string) error {
 	return os.Rename(out+".tmp", out)
 }
 
-// target returns what go build is given: the folder itself, or the module's one tool.
-func target(dir string) (string, error) {
+// buildTarget returns what go build is given: the folder itself, or the module's one tool.
+func buildTarget(dir string) (string, error) {
 	sources, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		return "", err
@@ -157,8 +157,8 @@ func target(dir string) (string, error) {
 	return mod.Tool[0].Path, nil
 }
 
-// inputs returns the hash over the module's files and the toolchain.
-func inputs(dir string) (string, error) {
+// hashInputs returns the hash over the module's files and the toolchain.
+func hashInputs(dir string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

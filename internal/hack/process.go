@@ -97,8 +97,8 @@ func (all Processes) Tail() string {
 	return text.String()
 }
 
-// Ended is an error that names one that has.
-func (all Processes) Ended() error {
+// CheckEnded is an error that names one that has.
+func (all Processes) CheckEnded() error {
 	for _, p := range all {
 		if p.hasEnded() {
 			return fmt.Errorf("%s has ended", p.Name)
@@ -107,8 +107,8 @@ func (all Processes) Ended() error {
 	return nil
 }
 
-// Await waits until something listens on all addresses, or one of the processes has ended.
-func Await(ctx context.Context, addresses []string, processes Processes) error {
+// AwaitListeners waits until something listens on all addresses, or one of the processes has ended.
+func AwaitListeners(ctx context.Context, addresses []string, processes Processes) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not ready after a minute"))
 	defer cancel()
 	for _, address := range addresses {
@@ -118,7 +118,7 @@ func Await(ctx context.Context, addresses []string, processes Processes) error {
 				connection.Close()
 				break
 			}
-			if err := processes.Ended(); err != nil {
+			if err := processes.CheckEnded(); err != nil {
 				return err
 			}
 			select {

@@ -22,8 +22,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Image returns an image of one layer with one file.
-func Image(platform v1.Platform, file string, mode int64, data []byte, config v1.Config) (v1.Image, error) {
+// NewImage returns an image of one layer with one file.
+func NewImage(platform v1.Platform, file string, mode int64, data []byte, config v1.Config) (v1.Image, error) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
 	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: file, Mode: mode, Size: int64(len(data))}); err != nil {
@@ -58,8 +58,8 @@ func Image(platform v1.Platform, file string, mode int64, data []byte, config v1
 // Platforms are those of stand-ins.
 var Platforms = []v1.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}}
 
-// Index puts an image for each of the platforms into one index.
-func Index(image func(v1.Platform) (v1.Image, error)) (v1.ImageIndex, error) {
+// NewIndex puts an image for each of the platforms into one index.
+func NewIndex(image func(v1.Platform) (v1.Image, error)) (v1.ImageIndex, error) {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, platform := range Platforms {
 		one, err := image(platform)
@@ -73,25 +73,25 @@ func Index(image func(v1.Platform) (v1.Image, error)) (v1.ImageIndex, error) {
 
 // StandIn returns the index that stands in for a reference.
 func StandIn(reference string) (v1.ImageIndex, error) {
-	return Index(func(p v1.Platform) (v1.Image, error) {
-		return Image(p, "stands-in-for", 0o644, fmt.Appendf(nil, "%s on %s\n", reference, p), v1.Config{})
+	return NewIndex(func(p v1.Platform) (v1.Image, error) {
+		return NewImage(p, "stands-in-for", 0o644, fmt.Appendf(nil, "%s on %s\n", reference, p), v1.Config{})
 	})
 }
 
-// Sized returns a stand-in of about a size in bytes, for each of its platforms, that does not
+// NewSizedIndex returns a stand-in of about a size in bytes, for each of its platforms, that does not
 // compress.
-func Sized(reference string, size int) (v1.ImageIndex, error) {
-	return Index(func(p v1.Platform) (v1.Image, error) {
+func NewSizedIndex(reference string, size int) (v1.ImageIndex, error) {
+	return NewIndex(func(p v1.Platform) (v1.Image, error) {
 		data := make([]byte, size)
 		seed := sha256.Sum256(fmt.Appendf(nil, "%s on %s", reference, p))
 		rand.NewChaCha8(seed).Read(data)
-		return Image(p, "stands-in-for", 0o644, data, v1.Config{})
+		return NewImage(p, "stands-in-for", 0o644, data, v1.Config{})
 	})
 }
 
-// Layout puts stand-ins into the OCI layout in a folder, each tagged with its full
+// FillLayout puts stand-ins into the OCI layout in a folder, each tagged with its full
 // reference: what --image-mirror '*=oci:FOLDER' reads.
-func Layout(dir string, references ...string) error {
+func FillLayout(dir string, references ...string) error {
 	for _, reference := range references {
 		index, err := StandIn(reference)
 		if err != nil {
@@ -119,9 +119,9 @@ func AddToLayout(dir, reference string, index v1.ImageIndex) error {
 	return path.AppendIndex(index, layout.WithAnnotations(map[string]string{ocispec.AnnotationRefName: ref.Name()}))
 }
 
-// Registry pushes stand-ins to an open registry without TLS, at HOST/PREFIX/<full name>:<tag>, what
+// FillRegistry pushes stand-ins to an open registry without TLS, at HOST/PREFIX/<full name>:<tag>, what
 // --image-mirror '*=HOST/PREFIX' reads.
-func Registry(ctx context.Context, prefix string, references ...string) error {
+func FillRegistry(ctx context.Context, prefix string, references ...string) error {
 	for _, reference := range references {
 		ref, err := name.ParseReference(reference)
 		if err != nil {
@@ -131,7 +131,7 @@ func Registry(ctx context.Context, prefix string, references ...string) error {
 		if err != nil {
 			return err
 		}
-		to, err := name.NewTag(prefix+"/"+ref.Context().Name()+":"+tag(ref), name.Insecure)
+		to, err := name.NewTag(prefix+"/"+ref.Context().Name()+":"+tagOf(ref), name.Insecure)
 		if err != nil {
 			return err
 		}
@@ -142,8 +142,8 @@ func Registry(ctx context.Context, prefix string, references ...string) error {
 	return nil
 }
 
-// tag returns the reference's own, or one for a reference by digest.
-func tag(ref name.Reference) string {
+// tagOf returns the reference's own, or one for a reference by digest.
+func tagOf(ref name.Reference) string {
 	if t, ok := ref.(name.Tag); ok {
 		return t.TagStr()
 	}

@@ -71,7 +71,7 @@ type Controller struct {
 func Run(ctx context.Context, cluster *clustertest.Cluster, dir string) (*Controller, error) {
 	c := &Controller{Dir: dir}
 	c.stop = sync.OnceValue(func() error { return c.processes.Kill() })
-	if err := c.start(ctx, cluster); err != nil {
+	if err := c.startProcesses(ctx, cluster); err != nil {
 		return nil, errors.Join(fmt.Errorf("kapp-controller: %w\n%s", err, c.processes.Tail()), c.Stop())
 	}
 	return c, nil
@@ -99,25 +99,25 @@ func Start(t testing.TB, cluster *clustertest.Cluster) *Controller {
 // Stop ends both processes. It fails if one had ended before.
 func (c *Controller) Stop() error { return c.stop() }
 
-func (c *Controller) path(name ...string) string {
+func (c *Controller) filePath(name ...string) string {
 	return filepath.Join(append([]string{c.Dir}, name...)...)
 }
 
-func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) error {
-	bin, err := hack.Build(ctx, controller)
+func (c *Controller) startProcesses(ctx context.Context, cluster *clustertest.Cluster) error {
+	bin, err := hack.BuildProgram(ctx, controller)
 	if err != nil {
 		return err
 	}
 	var search []string
 	for _, name := range tools {
-		tool, err := hack.Build(ctx, name)
+		tool, err := hack.BuildProgram(ctx, name)
 		if err != nil {
 			return err
 		}
 		search = append(search, filepath.Dir(tool))
 	}
 	for _, sub := range []string{"logs", "account", "room", "sock"} {
-		if err := os.Mkdir(c.path(sub), 0o700); err != nil {
+		if err := os.Mkdir(c.filePath(sub), 0o700); err != nil {
 			return err
 		}
 	}
@@ -129,7 +129,7 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 	if err != nil {
 		return err
 	}
-	if err := c.install(ctx, cluster, port); err != nil {
+	if err := c.applyManifests(ctx, cluster, port); err != nil {
 		return err
 	}
 	if err := c.writeAccount(ctx, config); err != nil {
@@ -159,9 +159,9 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 		{"sidecarexec", []string{"--sidecarexec"}},
 		{"controller", []string{"-packaging-global-namespace=" + GlobalNamespace, "-enable-api-priority-and-fairness=false", "-metrics-bind-address=0"}},
 	} {
-		args := append([]string{"-m"}, namespaced()...)
+		args := append([]string{"-m"}, namespaceFlags()...)
 		args = append(args, "sh", "-ec", container, "container", c.Dir, bin)
-		started, err := hack.StartProcess(p.name, c.path("logs", p.name+".log"), env, "unshare", append(args, p.args...)...)
+		started, err := hack.StartProcess(p.name, c.filePath("logs", p.name+".log"), env, "unshare", append(args, p.args...)...)
 		if err != nil {
 			return err
 		}
@@ -170,29 +170,29 @@ func (c *Controller) start(ctx context.Context, cluster *clustertest.Cluster) er
 	return c.awaitAPI(ctx, config)
 }
 
-// namespaced returns the flags for who is not root.
-func namespaced() []string {
+// namespaceFlags returns the flags for who is not root.
+func namespaceFlags() []string {
 	if os.Getuid() == 0 {
 		return nil
 	}
 	return []string{"--map-root-user"}
 }
 
-// install applies the manifests of the module that the controller is built from.
-func (c *Controller) install(ctx context.Context, cluster *clustertest.Cluster, port int) error {
+// applyManifests applies the manifests of the module that the controller is built from.
+func (c *Controller) applyManifests(ctx context.Context, cluster *clustertest.Cluster, port int) error {
 	at, err := hack.ModuleDir(ctx, controller, module)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(c.path("overlay.yaml"), overlay, 0o600); err != nil {
+	if err := os.WriteFile(c.filePath("overlay.yaml"), overlay, 0o600); err != nil {
 		return err
 	}
-	ytt, err := hack.Build(ctx, "tools/ytt")
+	ytt, err := hack.BuildProgram(ctx, "tools/ytt")
 	if err != nil {
 		return err
 	}
 	var said bytes.Buffer
-	render := exec.CommandContext(ctx, ytt, "-f", filepath.Join(at, "config"), "-f", c.path("overlay.yaml"), "--data-value-yaml", "apiPort="+strconv.Itoa(port))
+	render := exec.CommandContext(ctx, ytt, "-f", filepath.Join(at, "config"), "-f", c.filePath("overlay.yaml"), "--data-value-yaml", "apiPort="+strconv.Itoa(port))
 	render.Stderr = &said
 	manifests, err := render.Output()
 	if err != nil {
@@ -220,9 +220,9 @@ func (c *Controller) writeAccount(ctx context.Context, config *rest.Config) erro
 		}
 	}
 	return errors.Join(
-		os.WriteFile(c.path("account", "token"), []byte(token.Status.Token), 0o600),
-		os.WriteFile(c.path("account", "ca.crt"), ca, 0o600),
-		os.WriteFile(c.path("account", "namespace"), []byte(Namespace), 0o600),
+		os.WriteFile(c.filePath("account", "token"), []byte(token.Status.Token), 0o600),
+		os.WriteFile(c.filePath("account", "ca.crt"), ca, 0o600),
+		os.WriteFile(c.filePath("account", "namespace"), []byte(Namespace), 0o600),
 	)
 }
 
@@ -239,7 +239,7 @@ func (c *Controller) awaitAPI(ctx context.Context, config *rest.Config) error {
 		if err == nil {
 			return nil
 		}
-		if err := c.processes.Ended(); err != nil {
+		if err := c.processes.CheckEnded(); err != nil {
 			return err
 		}
 		select {

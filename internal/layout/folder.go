@@ -14,18 +14,18 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// folder is a folder that may be a stranger's: nothing in it leads out of it, and what is read is
+// rootedFolder is a folder that may be a stranger's: nothing in it leads out of it, and what is read is
 // a regular file, so that no device and no pipe keeps anybody waiting. Links that stay inside are
 // followed.
-type folder struct {
+type rootedFolder struct {
 	dir string
 
 	mu sync.Mutex
 	at *os.Root
 }
 
-// root opens the folder, which may not be there yet.
-func (f *folder) root() (*os.Root, error) {
+// openRoot opens the folder, which may not be there yet.
+func (f *rootedFolder) openRoot() (*os.Root, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.at == nil {
@@ -38,16 +38,16 @@ func (f *folder) root() (*os.Root, error) {
 	return f.at, nil
 }
 
-// open opens a regular file to read.
-func (f *folder) open(name string) (*os.File, error) {
-	root, err := f.root()
+// openFile opens a regular file to read.
+func (f *rootedFolder) openFile(name string) (*os.File, error) {
+	root, err := f.openRoot()
 	if err != nil {
 		return nil, err
 	}
 	// A pipe that nobody writes to would block.
 	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, f.named(name, err)
+		return nil, f.nameError(name, err)
 	}
 	info, err := file.Stat()
 	if err == nil {
@@ -59,15 +59,15 @@ func (f *folder) open(name string) (*os.File, error) {
 	return file, nil
 }
 
-func (f *folder) regular(name string, info fs.FileInfo) error {
+func (f *rootedFolder) regular(name string, info fs.FileInfo) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file", filepath.Join(f.dir, name))
 	}
 	return nil
 }
 
-// named gives an error of [os.Root] the path that users know.
-func (f *folder) named(name string, err error) error {
+// nameError gives an error of [os.Root] the path that users know.
+func (f *rootedFolder) nameError(name string, err error) error {
 	var at *fs.PathError
 	if errors.As(err, &at) {
 		return &fs.PathError{Op: at.Op, Path: filepath.Join(f.dir, name), Err: at.Err}
@@ -75,9 +75,9 @@ func (f *folder) named(name string, err error) error {
 	return err
 }
 
-// read reads a small file.
-func (f *folder) read(name string, limit int64) ([]byte, error) {
-	file, err := f.open(name)
+// readSmall reads a small file.
+func (f *rootedFolder) readSmall(name string, limit int64) ([]byte, error) {
+	file, err := f.openFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -89,25 +89,25 @@ func (f *folder) read(name string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// stat describes a regular file.
-func (f *folder) stat(name string) (fs.FileInfo, error) {
-	root, err := f.root()
+// statRegular describes a regular file.
+func (f *rootedFolder) statRegular(name string) (fs.FileInfo, error) {
+	root, err := f.openRoot()
 	if err != nil {
 		return nil, err
 	}
 	info, err := root.Stat(name)
 	if err != nil {
-		return nil, f.named(name, err)
+		return nil, f.nameError(name, err)
 	}
 	return info, f.regular(name, info)
 }
 
-// path returns where a file is, for what takes no root: a regular file inside of the folder, or none.
-func (f *folder) path(name string) (string, error) {
-	if _, err := f.stat(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// filePath returns where a file is, for what takes no root: a regular file inside of the folder, or none.
+func (f *rootedFolder) filePath(name string) (string, error) {
+	if _, err := f.statRegular(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	root, err := f.root()
+	root, err := f.openRoot()
 	if err != nil {
 		return "", err
 	}
@@ -118,51 +118,51 @@ func (f *folder) path(name string) (string, error) {
 	return filepath.Join(f.dir, name), nil
 }
 
-func (f *folder) makeAll(name string) error {
-	root, err := f.root()
+func (f *rootedFolder) makeFolders(name string) error {
+	root, err := f.openRoot()
 	if err != nil {
 		return err
 	}
-	return f.named(name, root.MkdirAll(name, 0o755))
+	return f.nameError(name, root.MkdirAll(name, 0o755))
 }
 
 // createTemp makes a file of a name that begins so, to write.
-func (f *folder) createTemp(prefix string) (*os.File, string, error) {
-	root, err := f.root()
+func (f *rootedFolder) createTemp(prefix string) (*os.File, string, error) {
+	root, err := f.openRoot()
 	if err != nil {
 		return nil, "", err
 	}
 	name := prefix + "_" + rand.Text()
 	file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	return file, name, f.named(name, err)
+	return file, name, f.nameError(name, err)
 }
 
-func (f *folder) remove(name string) error {
-	root, err := f.root()
+func (f *rootedFolder) removeFile(name string) error {
+	root, err := f.openRoot()
 	if err != nil {
 		return err
 	}
-	return f.named(name, root.Remove(name))
+	return f.nameError(name, root.Remove(name))
 }
 
-func (f *folder) rename(from, to string) error {
-	root, err := f.root()
+func (f *rootedFolder) renameFile(from, to string) error {
+	root, err := f.openRoot()
 	if err != nil {
 		return err
 	}
 	return root.Rename(from, to)
 }
 
-// replace replaces a file as a whole: a reader sees the old one or the new one.
-func (f *folder) replace(name string, data []byte) error {
+// replaceFile replaces a file as a whole: a reader sees the old one or the new one.
+func (f *rootedFolder) replaceFile(name string, data []byte) error {
 	temp, tempName, err := f.createTemp(name)
 	if err != nil {
 		return err
 	}
-	defer f.remove(tempName)
+	defer f.removeFile(tempName)
 	_, err = temp.Write(data)
 	if err := errors.Join(err, temp.Chmod(0o644), temp.Close()); err != nil {
 		return err
 	}
-	return f.rename(tempName, name)
+	return f.renameFile(tempName, name)
 }

@@ -71,7 +71,7 @@ func TestHostileFolders(t *testing.T) {
 		_, err = s.Resolve(ctx, "1.0.0")
 		return err
 	}
-	nameOf := func(data []byte) string { return blob(content.NewDescriptorFromBytes("", data).Digest) }
+	nameOf := func(data []byte) string { return blobPath(content.NewDescriptorFromBytes("", data).Digest) }
 	for _, c := range []struct {
 		name    string
 		prepare func(t *testing.T, dir, outside string)

@@ -36,7 +36,7 @@ import (
 // Store is a layout. It is an [oras.land/oras-go/v2.GraphTarget].
 type Store struct {
 	*layout.View
-	folder *folder
+	folder *rootedFolder
 	// make turns a new folder into a layout, once.
 	make func() error
 
@@ -46,8 +46,8 @@ type Store struct {
 
 // Open opens the layout in a folder, which has to be there.
 func Open(dir string) (*Store, error) {
-	at := &folder{dir: dir}
-	data, err := at.read(ocispec.ImageLayoutFile, maxLayoutFile)
+	at := &rootedFolder{dir: dir}
+	data, err := at.readSmall(ocispec.ImageLayoutFile, maxLayoutFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s is not an OCI layout: it has no file %s", dir, ocispec.ImageLayoutFile)
 	}
@@ -55,13 +55,13 @@ func Open(dir string) (*Store, error) {
 		return nil, err
 	}
 	var l ocispec.ImageLayout
-	if err := oci.Unmarshal(data, &l); err != nil {
+	if err := oci.UnmarshalJSON(data, &l); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, ocispec.ImageLayoutFile), err)
 	}
 	if l.Version != ocispec.ImageLayoutVersion {
 		return nil, fmt.Errorf("%s has layout version %q, want %s", dir, l.Version, ocispec.ImageLayoutVersion)
 	}
-	return open(at), nil
+	return openStore(at), nil
 }
 
 // maxLayoutFile is for the file oci-layout, which has 30 bytes.
@@ -78,8 +78,8 @@ func Create(dir string) (*Store, error) {
 	if slices.ContainsFunc(entries, isContent) {
 		return Open(dir)
 	}
-	s := open(&folder{dir: dir})
-	s.make = sync.OnceValue(s.initialize)
+	s := openStore(&rootedFolder{dir: dir})
+	s.make = sync.OnceValue(s.initLayout)
 	return s, nil
 }
 
@@ -93,17 +93,17 @@ func isContent(entry fs.DirEntry) bool {
 	return entry.Name() != ocispec.ImageBlobsDir
 }
 
-func open(at *folder) *Store {
+func openStore(at *rootedFolder) *Store {
 	s := &Store{folder: at, make: func() error { return nil }}
-	s.View = &layout.View{Blobs: blobs{at}, Index: s.load, Name: "oci:" + at.dir}
+	s.View = &layout.View{Blobs: folderBlobs{at}, Index: s.loadIndex, Name: "oci:" + at.dir}
 	return s
 }
 
-func (s *Store) initialize() error {
+func (s *Store) initLayout() error {
 	if err := os.MkdirAll(s.folder.dir, 0o755); err != nil {
 		return err
 	}
-	if err := s.folder.makeAll(filepath.Join(ocispec.ImageBlobsDir, "sha256")); err != nil {
+	if err := s.folder.makeFolders(filepath.Join(ocispec.ImageBlobsDir, "sha256")); err != nil {
 		return err
 	}
 	data, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
@@ -111,7 +111,7 @@ func (s *Store) initialize() error {
 		return err
 	}
 	// It stays the file that it is, since processes lock it.
-	name, err := s.folder.path(ocispec.ImageLayoutFile)
+	name, err := s.folder.filePath(ocispec.ImageLayoutFile)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (s *Store) initialize() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.Chmod(name, 0o644), s.update(func(*ocispec.Index) {}))
+	return errors.Join(os.Chmod(name, 0o644), s.updateIndex(func(*ocispec.Index) {}))
 }
 
 // Push writes content and checks its digest and size on the way; what fails leaves nothing.
@@ -134,17 +134,17 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 		return err
 	}
 	if !layout.IsManifest(desc.MediaType) {
-		return s.ingest(desc, r)
+		return s.ingestBlob(desc, r)
 	}
 	data, err := content.ReadAll(r, desc)
 	if err != nil {
 		return err
 	}
-	there := s.ingest(desc, bytes.NewReader(data))
+	there := s.ingestBlob(desc, bytes.NewReader(data))
 	if there != nil && !errors.Is(there, errdef.ErrAlreadyExists) {
 		return there
 	}
-	listed, err := layout.Referrer(desc, data)
+	listed, err := layout.DescribeReferrer(desc, data)
 	if err != nil || listed == nil {
 		return cmp.Or(err, there)
 	}
@@ -152,7 +152,7 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 	// In the index it would be a tag, of whoever made the manifest's choice.
 	delete(listed.Annotations, ocispec.AnnotationRefName)
 	// Also when the content was there: whoever wrote it may have been stopped before this.
-	err = s.update(func(index *ocispec.Index) {
+	err = s.updateIndex(func(index *ocispec.Index) {
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
 			return d.Digest == desc.Digest && d.Annotations[ocispec.AnnotationRefName] == ""
 		})
@@ -161,17 +161,17 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 	return cmp.Or(err, there)
 }
 
-// ingest writes a blob under another name, which becomes the final one when size and digest
+// ingestBlob writes a blob under another name, which becomes the final one when size and digest
 // are right. oras-go's own store leaves the temporary file behind when they are not.
-func (s *Store) ingest(desc ocispec.Descriptor, r io.Reader) error {
+func (s *Store) ingestBlob(desc ocispec.Descriptor, r io.Reader) error {
 	if err := desc.Digest.Validate(); err != nil {
 		return fmt.Errorf("%q: %w", desc.Digest, errdef.ErrInvalidDigest)
 	}
-	name := blob(desc.Digest)
-	if _, err := s.folder.stat(name); err == nil {
+	name := blobPath(desc.Digest)
+	if _, err := s.folder.statRegular(name); err == nil {
 		return fmt.Errorf("%s: %w", desc.Digest, errdef.ErrAlreadyExists)
 	}
-	if err := errors.Join(s.folder.makeAll(filepath.Dir(name)), s.folder.makeAll("ingest")); err != nil {
+	if err := errors.Join(s.folder.makeFolders(filepath.Dir(name)), s.folder.makeFolders("ingest")); err != nil {
 		return err
 	}
 	seeker, seeks := r.(io.ReadSeeker)
@@ -193,7 +193,7 @@ func (s *Store) ingestWhole(name string, desc ocispec.Descriptor, r io.Reader) e
 	if err != nil {
 		return err
 	}
-	defer s.folder.remove(tempName)
+	defer s.folder.removeFile(tempName)
 	verified := content.NewVerifyReader(r, desc)
 	if _, err = io.Copy(temp, verified); err == nil {
 		err = verified.Verify()
@@ -201,13 +201,13 @@ func (s *Store) ingestWhole(name string, desc ocispec.Descriptor, r io.Reader) e
 	if err := errors.Join(err, temp.Chmod(0o444), temp.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", desc.Digest, err)
 	}
-	return s.folder.rename(tempName, name)
+	return s.folder.renameFile(tempName, name)
 }
 
 // ingestOn goes on with a blob where an earlier attempt stopped. What has arrived stays when
 // this one breaks off too, unless it is wrong; one process at a time.
 func (s *Store) ingestOn(partial, name string, desc ocispec.Descriptor, r io.ReadSeeker) error {
-	path, err := s.folder.path(partial)
+	path, err := s.folder.filePath(partial)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (s *Store) ingestOn(partial, name string, desc ocispec.Descriptor, r io.Rea
 		return err
 	}
 	defer file.Close()
-	if _, err := s.folder.stat(name); err == nil {
+	if _, err := s.folder.statRegular(name); err == nil {
 		return fmt.Errorf("%s: %w", desc.Digest, errdef.ErrAlreadyExists) // by whoever held the lock
 	}
 	hash := desc.Digest.Algorithm().Hash()
@@ -239,11 +239,11 @@ func (s *Store) ingestOn(partial, name string, desc ocispec.Descriptor, r io.Rea
 	if err != nil {
 		return err
 	}
-	return s.settle(file, partial, name, desc, r, fmt.Sprintf("%x", hash.Sum(nil)))
+	return s.finishBlob(file, partial, name, desc, r, fmt.Sprintf("%x", hash.Sum(nil)))
 }
 
-// settle gives a blob its name, or removes what is wrong.
-func (s *Store) settle(file *lockedfile.File, partial, name string, desc ocispec.Descriptor, rest io.Reader, sum string) error {
+// finishBlob gives a blob its name, or removes what is wrong.
+func (s *Store) finishBlob(file *lockedfile.File, partial, name string, desc ocispec.Descriptor, rest io.Reader, sum string) error {
 	extra, err := io.ReadFull(rest, make([]byte, 1))
 	switch {
 	case extra > 0:
@@ -255,28 +255,28 @@ func (s *Store) settle(file *lockedfile.File, partial, name string, desc ocispec
 		err = content.ErrMismatchedDigest
 	}
 	if err != nil {
-		return errors.Join(err, s.folder.remove(partial))
+		return errors.Join(err, s.folder.removeFile(partial))
 	}
-	return errors.Join(file.Chmod(0o444), s.folder.rename(partial, name))
+	return errors.Join(file.Chmod(0o444), s.folder.renameFile(partial, name))
 }
 
 // ChecksDigests says that Push does.
 func (s *Store) ChecksDigests() {}
 
-// blob returns the name of content; its digest is valid.
-func blob(d digest.Digest) string {
+// blobPath returns the name of content; its digest is valid.
+func blobPath(d digest.Digest) string {
 	return filepath.Join(ocispec.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
-// blobs is the folder's content.
-type blobs struct{ folder *folder }
+// folderBlobs is the folder's content.
+type folderBlobs struct{ folder *rootedFolder }
 
 // Fetch opens content; it is an [io.ReadSeekCloser], and is not checked against its digest.
-func (b blobs) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (b folderBlobs) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("%q: %w", desc.Digest, errdef.ErrInvalidDigest)
 	}
-	file, err := b.folder.open(blob(desc.Digest))
+	file, err := b.folder.openFile(blobPath(desc.Digest))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
 	}
@@ -284,7 +284,7 @@ func (b blobs) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser,
 }
 
 // Exists reports whether content is there.
-func (b blobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+func (b folderBlobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
 	_, err := b.Stat(desc.Digest)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return false, nil
@@ -293,11 +293,11 @@ func (b blobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) 
 }
 
 // Stat returns the size of content.
-func (b blobs) Stat(d digest.Digest) (int64, error) {
+func (b folderBlobs) Stat(d digest.Digest) (int64, error) {
 	if err := d.Validate(); err != nil {
 		return 0, fmt.Errorf("%q: %w", d, errdef.ErrInvalidDigest)
 	}
-	info, err := b.folder.stat(blob(d))
+	info, err := b.folder.statRegular(blobPath(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, errdef.ErrNotFound
 	}
@@ -328,7 +328,7 @@ func (s *Store) TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag s
 	if len(platforms) > 0 {
 		named.Annotations[layout.AnnotationPlatforms] = strings.Join(platforms, ",")
 	}
-	return s.update(func(index *ocispec.Index) {
+	return s.updateIndex(func(index *ocispec.Index) {
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
 			return d.Annotations[ocispec.AnnotationRefName] == tag
 		})
@@ -336,11 +336,11 @@ func (s *Store) TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag s
 	})
 }
 
-func (s *Store) update(change func(*ocispec.Index)) error {
+func (s *Store) updateIndex(change func(*ocispec.Index)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// The file oci-layout never changes, so it can be what processes lock.
-	name, err := s.folder.path(ocispec.ImageLayoutFile)
+	name, err := s.folder.filePath(ocispec.ImageLayoutFile)
 	if err != nil {
 		return err
 	}
@@ -349,17 +349,17 @@ func (s *Store) update(change func(*ocispec.Index)) error {
 		return err
 	}
 	defer lock.Close()
-	index, err := s.load()
+	index, err := s.loadIndex()
 	if err != nil {
 		return err
 	}
 	change(&index)
-	return s.save(index)
+	return s.saveIndex(index)
 }
 
-func (s *Store) load() (ocispec.Index, error) {
+func (s *Store) loadIndex() (ocispec.Index, error) {
 	var index ocispec.Index
-	opened, err := s.folder.open(ocispec.ImageIndexFile)
+	opened, err := s.folder.openFile(ocispec.ImageIndexFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return index, nil // a new layout
 	}
@@ -373,7 +373,7 @@ func (s *Store) load() (ocispec.Index, error) {
 	return index, nil
 }
 
-func (s *Store) save(index ocispec.Index) error {
+func (s *Store) saveIndex(index ocispec.Index) error {
 	index.Versioned = specs.Versioned{SchemaVersion: 2}
 	index.MediaType = ocispec.MediaTypeImageIndex
 	if index.Manifests == nil {
@@ -387,5 +387,5 @@ func (s *Store) save(index ocispec.Index) error {
 	if err != nil {
 		return err
 	}
-	return s.folder.replace(ocispec.ImageIndexFile, data)
+	return s.folder.replaceFile(ocispec.ImageIndexFile, data)
 }

@@ -147,7 +147,7 @@ func TestPredecessors(t *testing.T) {
 	if got := find(); !slices.Equal(got, []string{"first", "second"}) {
 		t.Errorf("found %v", got)
 	}
-	if err := s.save(ocispec.Index{}); err != nil {
+	if err := s.saveIndex(ocispec.Index{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Push(t.Context(), first, strings.NewReader(text("first"))); !errors.Is(err, errdef.ErrAlreadyExists) {

@@ -47,25 +47,25 @@ type Node struct {
 // Start starts a node called localhost. It becomes ready in the seconds after that.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	n := &Node{dir: o.Dir}
-	if err := n.prepare(ctx, o); err != nil {
+	if err := n.writeFiles(ctx, o); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
 	if err := errors.Join(
-		n.run("containerd", "--config", n.path("containerd.toml")),
-		n.wait(ctx, n.path("containerd.sock")),
-		n.run("cluster", "kubelet", "--config="+n.path("kubelet.yaml"), "--kubeconfig="+o.Kubeconfig, "--root-dir="+n.path("kubelet"),
-			"--cert-dir="+n.path("kubelet-pki"), "--hostname-override=localhost"),
+		n.startProgram("containerd", "--config", n.filePath("containerd.toml")),
+		n.waitForSocket(ctx, n.filePath("containerd.sock")),
+		n.startProgram("cluster", "kubelet", "--config="+n.filePath("kubelet.yaml"), "--kubeconfig="+o.Kubeconfig, "--root-dir="+n.filePath("kubelet"),
+			"--cert-dir="+n.filePath("kubelet-pki"), "--hostname-override=localhost"),
 	); err != nil {
 		return nil, errors.Join(fmt.Errorf("node: %w", err), n.Stop())
 	}
 	return n, nil
 }
 
-func (n *Node) path(name string) string { return filepath.Join(n.dir, name) }
+func (n *Node) filePath(name string) string { return filepath.Join(n.dir, name) }
 
-// prepare makes what the programs read: their own proc, settings of the kernel that the kubelet
+// writeFiles makes what the programs read: their own proc, settings of the kernel that the kubelet
 // may write to, their configuration, and a folder with all of them.
-func (n *Node) prepare(ctx context.Context, o Options) error {
+func (n *Node) writeFiles(ctx context.Context, o Options) error {
 	// What is mounted from now on stays in here.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("it takes root, in a namespace for mounts: %w", err)
@@ -73,39 +73,39 @@ func (n *Node) prepare(ctx context.Context, o Options) error {
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
-	if err := os.MkdirAll(n.path("bin"), 0o755); err != nil {
+	if err := os.MkdirAll(n.filePath("bin"), 0o755); err != nil {
 		return err
 	}
 	for _, tool := range Tools {
-		program, err := hack.Build(ctx, tool)
+		program, err := hack.BuildProgram(ctx, tool)
 		name := filepath.Base(tool)
 		if tool == "tools/runc" {
 			name = "runc-itself"
 		}
 		if err == nil {
-			err = os.Symlink(program, filepath.Join(n.path("bin"), name))
+			err = os.Symlink(program, filepath.Join(n.filePath("bin"), name))
 		}
 		if err != nil {
 			return err
 		}
 	}
 	for _, setting := range []string{"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes"} {
-		if err := n.shadow(filepath.Join("/proc/sys", setting)); err != nil {
+		if err := n.shadowFile(filepath.Join("/proc/sys", setting)); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(n.path("cni"), 0o755); err != nil {
+	if err := os.MkdirAll(n.filePath("cni"), 0o755); err != nil {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(n.path("containerd.toml"), []byte(strings.NewReplacer("DIR", n.dir, "SANDBOX", o.Sandbox).Replace(containerdConfig)), 0o600),
-		os.WriteFile(n.path("kubelet.yaml"), []byte(strings.NewReplacer("DIR", n.dir, "CLIENTS", o.CA).Replace(kubeletConfig)), 0o600),
-		os.WriteFile(n.path("cni/10-pods.conflist"), []byte(podNetwork), 0o600),
+		os.WriteFile(n.filePath("containerd.toml"), []byte(strings.NewReplacer("DIR", n.dir, "SANDBOX", o.Sandbox).Replace(containerdConfig)), 0o600),
+		os.WriteFile(n.filePath("kubelet.yaml"), []byte(strings.NewReplacer("DIR", n.dir, "CLIENTS", o.CA).Replace(kubeletConfig)), 0o600),
+		os.WriteFile(n.filePath("cni/10-pods.conflist"), []byte(podNetwork), 0o600),
 	)
 }
 
-// shadow puts a copy over a file of the kernel's, so that writes to it change nothing.
-func (n *Node) shadow(file string) error {
+// shadowFile puts a copy over a file of the kernel's, so that writes to it change nothing.
+func (n *Node) shadowFile(file string) error {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -113,7 +113,7 @@ func (n *Node) shadow(file string) error {
 	if err != nil {
 		return err
 	}
-	copied := n.path(strings.ReplaceAll(file[1:], "/", "-"))
+	copied := n.filePath(strings.ReplaceAll(file[1:], "/", "-"))
 	if err := os.WriteFile(copied, data, 0o600); err != nil {
 		return err
 	}
@@ -184,14 +184,14 @@ const podNetwork = `{
 }
 `
 
-func (n *Node) run(program string, args ...string) error {
-	log, err := os.Create(n.path(program + ".log"))
+func (n *Node) startProgram(program string, args ...string) error {
+	log, err := os.Create(n.filePath(program + ".log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(n.path("bin"), program), args...)
-	cmd.Env = []string{"PATH=" + n.path("bin") + ":" + os.Getenv("PATH"), "HOME=" + n.dir, "TMPDIR=" + n.dir}
+	cmd := exec.Command(filepath.Join(n.filePath("bin"), program), args...)
+	cmd.Env = []string{"PATH=" + n.filePath("bin") + ":" + os.Getenv("PATH"), "HOME=" + n.dir, "TMPDIR=" + n.dir}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = n.dir, log, log
 	if err := cmd.Start(); err != nil {
 		return err
@@ -200,8 +200,8 @@ func (n *Node) run(program string, args ...string) error {
 	return nil
 }
 
-// wait waits until something listens at a socket.
-func (n *Node) wait(ctx context.Context, socket string) error {
+// waitForSocket waits until something listens at a socket.
+func (n *Node) waitForSocket(ctx context.Context, socket string) error {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {
@@ -217,7 +217,7 @@ func (n *Node) wait(ctx context.Context, socket string) error {
 func (n *Node) Logs() string {
 	var all strings.Builder
 	for _, name := range []string{"containerd", "cluster"} {
-		data, _ := os.ReadFile(n.path(name + ".log"))
+		data, _ := os.ReadFile(n.filePath(name + ".log"))
 		lines := bytes.Split(data, []byte("\n"))
 		fmt.Fprintf(&all, "%s:\n%s\n", name, bytes.Join(lines[max(0, len(lines)-40):], []byte("\n")))
 	}

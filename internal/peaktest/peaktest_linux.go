@@ -28,12 +28,12 @@ type result struct {
 func Run(t *testing.T, prepare func(dir string), work func(dir string) error) (above int64, err error) {
 	t.Helper()
 	if dir := os.Getenv(variable); dir != "" {
-		start := memory(t, "VmRSS")
+		start := readMemory(t, "VmRSS")
 		var r result
 		if err := work(dir); err != nil {
 			r.Err = err.Error()
 		}
-		r.Above = memory(t, "VmHWM") - start
+		r.Above = readMemory(t, "VmHWM") - start
 		data, err := json.Marshal(r)
 		if err != nil {
 			t.Fatal(err)
@@ -64,9 +64,9 @@ func Run(t *testing.T, prepare func(dir string), work func(dir string) error) (a
 	return r.Above, err
 }
 
-// memory returns a line of /proc/self/status in bytes. The high-water mark is that of this program
+// readMemory returns a line of /proc/self/status in bytes. The high-water mark is that of this program
 // alone, unlike getrusage's, which includes the process that started it.
-func memory(t *testing.T, key string) int64 {
+func readMemory(t *testing.T, key string) int64 {
 	t.Helper()
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {

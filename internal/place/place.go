@@ -58,7 +58,7 @@ func Parse(s string) (Place, error) {
 	if rest, ok := strings.CutPrefix(s, "oci:"); ok {
 		return parseLayout(s, rest)
 	}
-	if file, p, err := split(s); err == nil && isArchive(file) {
+	if file, p, err := splitReference(s); err == nil && isArchive(file) {
 		p.File = filepath.Clean(file)
 		return p, nil
 	}
@@ -72,7 +72,7 @@ func Parse(s string) (Place, error) {
 	if !hasPath || !isHost(host) {
 		return Place{}, fmt.Errorf("%q is not a reference: want REGISTRY/REPOSITORY:TAG, oci:FOLDER:TAG or FILE.tar", s)
 	}
-	repository, p, err := split(s)
+	repository, p, err := splitReference(s)
 	if err != nil {
 		return Place{}, fmt.Errorf("%q is not a reference: %w", s, err)
 	}
@@ -103,9 +103,9 @@ func isHost(s string) bool {
 	return s == "localhost" || strings.ContainsAny(s, ".:")
 }
 
-// split takes the tag and the digest off a reference. Both are in its last part: folders may
+// splitReference takes the tag and the digest off a reference. Both are in its last part: folders may
 // have : and @ in their names.
-func split(s string) (string, Place, error) {
+func splitReference(s string) (string, Place, error) {
 	p := Place{}
 	last := strings.LastIndexAny(s, `/\`) + 1
 	if i := strings.Index(s[last:], "@"); i >= 0 {
@@ -126,7 +126,7 @@ func split(s string) (string, Place, error) {
 }
 
 func parseLayout(s, rest string) (Place, error) {
-	dir, p, err := split(rest)
+	dir, p, err := splitReference(rest)
 	if err != nil {
 		return Place{}, fmt.Errorf("%q is not a reference: %w", s, err)
 	}
@@ -160,8 +160,8 @@ func (p Place) Location() string {
 	return p.Repository
 }
 
-// At returns the place with another tag, and no digest.
-func (p Place) At(tag string) Place {
+// WithTag returns the place with another tag, and no digest.
+func (p Place) WithTag(tag string) Place {
 	p.Tag, p.Digest = tag, ""
 	return p
 }
@@ -187,14 +187,14 @@ func Single(args []string) (string, error) {
 		return args[0], nil
 	}
 	several := fmt.Errorf("%d references: want one, or the volumes of one archive", len(args))
-	file, p, err := split(args[0])
+	file, p, err := splitReference(args[0])
 	if err != nil {
 		return "", err
 	}
 	p.File = file
 	siblings, isVolume := archive.Siblings(file)
 	for _, arg := range args[1:] {
-		name, other, err := split(arg)
+		name, other, err := splitReference(arg)
 		if err != nil || !isVolume || !slices.Contains(siblings, name) {
 			return "", several
 		}

@@ -126,7 +126,7 @@ func TestResolve(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := registrytest.Start(t, registrytest.Options{})
+	r := registrytest.StartRegistry(t, registrytest.Options{})
 	resolve := func(text string) (string, string, error) {
 		t.Helper()
 		p, err := Parse(text)

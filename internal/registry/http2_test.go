@@ -81,7 +81,7 @@ func TestHTTP2(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := registrytest.Start(t, registrytest.Options{})
+			r := registrytest.StartRegistry(t, registrytest.Options{})
 			proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: r.Host})
 			f := &faults{left: map[string]int{}, after: 1 << 20, how: how, next: proxy}
 			front := httptest.NewUnstartedServer(f)

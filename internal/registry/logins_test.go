@@ -88,7 +88,7 @@ func TestLogins(t *testing.T) {
 		podman = "podman"
 		nobody = ""
 	)
-	tool := registrytest.Tool(t, "logins")
+	tool := registrytest.BuildTool(t, "logins")
 	for _, c := range []struct {
 		name       string
 		files      map[string]string
@@ -235,7 +235,7 @@ func TestBadLogins(t *testing.T) {
 
 // Two organisations of one registry have a login each, and neither gets the other's.
 func TestLoginsByPath(t *testing.T) {
-	r := registrytest.Start(t, registrytest.Options{Auth: registrytest.Token})
+	r := registrytest.StartRegistry(t, registrytest.Options{Auth: registrytest.Token})
 	right := base64.StdEncoding.EncodeToString([]byte(r.Username + ":" + r.Password))
 	loginFiles(t, map[string]string{"run/containers/auth.json": auths(
 		r.Host+"/org1", `{"auth":"`+right+`"}`, r.Host+"/org2", basic("somebody"), r.Host+"/org1/secret", basic("nobody"))})

@@ -79,7 +79,7 @@ func TestStreamsInParts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p.short = map[string]bool{}
-			r := registrytest.Start(t, registrytest.Options{Middleware: p.wrap})
+			r := registrytest.StartRegistry(t, registrytest.Options{Middleware: p.wrap})
 			client, err := New(Options{CAFile: r.CAFile})
 			if err != nil {
 				t.Fatal(err)

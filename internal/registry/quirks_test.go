@@ -65,10 +65,10 @@ func putImage(ctx context.Context, repo *Repository, change func(*ocispec.Manife
 // What registries do otherwise than the specification does not show above this package.
 func TestQuirks(t *testing.T) {
 	t.Parallel()
-	for _, o := range registrytest.Quirky() {
+	for _, o := range registrytest.QuirkyOptions() {
 		t.Run(o.String(), func(t *testing.T) {
 			t.Parallel()
-			r := registrytest.Start(t, o)
+			r := registrytest.StartRegistry(t, o)
 			repo, err := newClient(t, Options{Logins: loginTo(t, r)}).Repository(t.Context(), r.Host+"/created/edge")
 			if err != nil {
 				t.Fatal(err)
@@ -160,7 +160,7 @@ func checkRepository(t *testing.T, repo *Repository) ocispec.Descriptor {
 // A registry that creates no repositories says so, and which one is missing.
 func TestRepositoriesFirst(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{Quirks: []registrytest.Quirk{registrytest.RepositoriesFirst}})
+	r := registrytest.StartRegistry(t, registrytest.Options{Quirks: []registrytest.Quirk{registrytest.RepositoriesFirst}})
 	repo, err := newClient(t, Options{}).Repository(t.Context(), r.Host+"/krt/edge")
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +175,7 @@ func TestRepositoriesFirst(t *testing.T) {
 // A tag that cannot be moved is named, with what it names.
 func TestImmutableTags(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{NoReferrers: true, Quirks: []registrytest.Quirk{registrytest.ImmutableTags}})
+	r := registrytest.StartRegistry(t, registrytest.Options{NoReferrers: true, Quirks: []registrytest.Quirk{registrytest.ImmutableTags}})
 	repo, err := newClient(t, Options{}).Repository(t.Context(), r.Host+"/krt/edge")
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func TestStorageGetsNoLogin(t *testing.T) {
 				http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(data))
 			}))
 			t.Cleanup(storage.Close)
-			r := registrytest.Start(t, registrytest.Options{Auth: auth, Middleware: func(next http.Handler) http.Handler {
+			r := registrytest.StartRegistry(t, registrytest.Options{Auth: auth, Middleware: func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 					if req.Method != http.MethodPost && strings.Contains(req.URL.Path, "/blobs/sha256:") && req.Header.Get("Authorization") != "" {
 						http.Redirect(w, req, storage.URL+"/"+req.URL.Path+"?signature=x", http.StatusTemporaryRedirect)

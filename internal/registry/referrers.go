@@ -145,7 +145,7 @@ func (r *Repository) referrersPage(ctx context.Context, at *url.URL) (page []oci
 		SchemaVersion int                  `json:"schemaVersion"`
 		Manifests     []ocispec.Descriptor `json:"manifests"`
 	}
-	if oci.Unmarshal(data, &index) != nil || index.SchemaVersion == 0 && index.Manifests == nil {
+	if oci.UnmarshalJSON(data, &index) != nil || index.SchemaVersion == 0 && index.Manifests == nil {
 		r.deviations.record("a request for the referrers API, which is missing, is answered with something else: referrers are listed under fallback tags")
 		return nil, nil, fmt.Errorf("referrers API: the answer is not an index: %w", errdef.ErrUnsupported)
 	}
@@ -267,7 +267,7 @@ func (r *Repository) fallbackList(ctx context.Context, subject digest.Digest) ([
 	}
 	var index ocispec.Index
 	if err == nil {
-		err = oci.Unmarshal(data, &index)
+		err = oci.UnmarshalJSON(data, &index)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tag %s at %s: %w", tag, r, err)

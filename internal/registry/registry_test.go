@@ -116,11 +116,11 @@ func TestOrigin(t *testing.T) {
 	t.Parallel()
 	const image = "quay.io/example/web:1.0"
 	dir := t.TempDir()
-	if err := imagetest.Layout(filepath.Join(dir, "images"), image); err != nil {
+	if err := imagetest.FillLayout(filepath.Join(dir, "images"), image); err != nil {
 		t.Fatal(err)
 	}
-	r := registrytest.Start(t, registrytest.Options{})
-	if err := imagetest.Registry(t.Context(), r.Host+"/mirror", image); err != nil {
+	r := registrytest.StartRegistry(t, registrytest.Options{})
+	if err := imagetest.FillRegistry(t.Context(), r.Host+"/mirror", image); err != nil {
 		t.Fatal(err)
 	}
 	for _, replacement := range []string{"oci:" + filepath.Join(dir, "images"), r.Host + "/mirror"} {
@@ -169,11 +169,11 @@ func TestLoopback(t *testing.T) {
 // Plain HTTP is spoken on loopback to who speaks nothing else, elsewhere when asked.
 func TestPlainHTTP(t *testing.T) {
 	t.Parallel()
-	plain := registrytest.Start(t, registrytest.Options{})
+	plain := registrytest.StartRegistry(t, registrytest.Options{})
 	if err := roundTrip(t.Context(), newClient(t, Options{}), plain.Host+"/krt/edge"); err != nil {
 		t.Error(err)
 	}
-	secure := registrytest.Start(t, registrytest.Options{TLS: true})
+	secure := registrytest.StartRegistry(t, registrytest.Options{TLS: true})
 	err := roundTrip(t.Context(), newClient(t, Options{}), secure.Host+"/krt/edge")
 	var certificate *tls.CertificateVerificationError
 	if !errors.As(err, &certificate) || !strings.Contains(err.Error(), secure.Host) {
@@ -190,7 +190,7 @@ func TestPlainHTTP(t *testing.T) {
 // What was asked in vain, since the caller went away, is asked again.
 func TestCancelledProbe(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{})
+	r := registrytest.StartRegistry(t, registrytest.Options{})
 	c := newClient(t, Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -204,7 +204,7 @@ func TestCancelledProbe(t *testing.T) {
 
 func TestAuthorities(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{TLS: true})
+	r := registrytest.StartRegistry(t, registrytest.Options{TLS: true})
 	for name, o := range map[string]Options{
 		"CA file": {CAFile: r.CAFile}, "any certificate": {InsecureSkipTLSVerify: true},
 	} {
@@ -304,7 +304,7 @@ func clientCertificate(t *testing.T) (cert, key []byte) {
 func TestCredentials(t *testing.T) {
 	for _, how := range []registrytest.Auth{registrytest.Basic, registrytest.Token} {
 		t.Run(how.String(), func(t *testing.T) {
-			r := registrytest.Start(t, registrytest.Options{TLS: true, Auth: how, Record: true})
+			r := registrytest.StartRegistry(t, registrytest.Options{TLS: true, Auth: how, Record: true})
 			try := func(config string) error {
 				t.Setenv("DOCKER_CONFIG", config)
 				return roundTrip(t.Context(), newClient(t, Options{CAFile: r.CAFile}), r.Host+"/krt/edge")
@@ -359,7 +359,7 @@ func helperConfig(t *testing.T, host, answer string) string {
 func TestUserAgent(t *testing.T) {
 	t.Parallel()
 	agents := make(chan string, 100)
-	r := registrytest.Start(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
+	r := registrytest.StartRegistry(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			agents <- r.UserAgent()
 			next.ServeHTTP(w, r)

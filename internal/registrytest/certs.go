@@ -23,7 +23,7 @@ type certificates struct {
 }
 
 func newCertificates(dir string) (*certificates, error) {
-	ca, caKey, err := issue(&x509.Certificate{
+	ca, caKey, err := issueCertificate(&x509.Certificate{
 		Subject:  pkix.Name{CommonName: "registrytest authority"},
 		IsCA:     true,
 		KeyUsage: x509.KeyUsageCertSign,
@@ -31,7 +31,7 @@ func newCertificates(dir string) (*certificates, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, key, err := issue(&x509.Certificate{
+	cert, key, err := issueCertificate(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: "registrytest server"},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -61,9 +61,9 @@ func newCertificates(dir string) (*certificates, error) {
 	return c, writePEM(c.keyFile, "PRIVATE KEY", keyDER)
 }
 
-// issue completes the template and signs it with the parent's key, or with its own if there
+// issueCertificate completes the template and signs it with the parent's key, or with its own if there
 // is not a parent.
-func issue(template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+func issueCertificate(template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err

@@ -22,7 +22,7 @@ import (
 // decides the address, which a token's challenge names.
 func (r *Registry) startFronted(ctx context.Context, certs *certificates) error {
 	address := "127.0.0.1:0"
-	if r.Options.has(IPv6) {
+	if r.Options.hasQuirk(IPv6) {
 		address = "[::1]:0"
 	}
 	listener, err := net.Listen("tcp", address)
@@ -53,13 +53,13 @@ func (r *Registry) startFronted(ctx context.Context, certs *certificates) error 
 		if err != nil {
 			return err
 		}
-		handler = newProxy(host, r.scheme())
+		handler = newProxy(host, r.urlScheme())
 	}
 	if tokens != nil {
 		handler = tokens.serveBefore(handler)
 	}
 	if len(r.Options.Quirks) > 0 {
-		handler = &quirky{Options: r.Options, next: handler}
+		handler = &quirkyHandler{Options: r.Options, next: handler}
 	}
 	if r.Options.Middleware != nil {
 		handler = r.Options.Middleware(handler)
@@ -68,7 +68,7 @@ func (r *Registry) startFronted(ctx context.Context, certs *certificates) error 
 		r.recorder = &recorder{next: handler}
 		handler = r.recorder
 	}
-	r.serve(listener, handler, certs)
+	r.serveUntilClosed(listener, handler, certs)
 	return nil
 }
 
@@ -85,12 +85,12 @@ func (r *Registry) newHandler(tokens *tokenServer) http.Handler {
 	switch r.Options.Auth {
 	case Basic:
 		guarded := requireBasic(handler, r.Username, r.Password)
-		if r.Options.has(AnonymousPull) {
+		if r.Options.hasQuirk(AnonymousPull) {
 			return requireToWrite(handler, guarded)
 		}
 		return guarded
 	case Token:
-		return tokens.require(handler)
+		return tokens.requireToken(handler)
 	}
 	return handler
 }
@@ -120,8 +120,8 @@ func newGGCR(o Options) http.Handler {
 	)
 }
 
-// serve serves the handler until Close.
-func (r *Registry) serve(listener net.Listener, handler http.Handler, certs *certificates) {
+// serveUntilClosed serves the handler until Close.
+func (r *Registry) serveUntilClosed(listener net.Listener, handler http.Handler, certs *certificates) {
 	// Close ends what is being answered and waits for it: the registry behind is closed next.
 	ctx, cancel := context.WithCancel(context.Background())
 	var open sync.RWMutex
@@ -174,7 +174,7 @@ func newProxy(host, scheme string) http.Handler {
 func requireBasic(next http.Handler, username, password string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if !hasBasic(req, username, password) {
-			refuse(w, `Basic realm="registrytest"`)
+			writeUnauthorized(w, `Basic realm="registrytest"`)
 			return
 		}
 		next.ServeHTTP(w, req)
@@ -186,8 +186,8 @@ func hasBasic(req *http.Request, username, password string) bool {
 	return ok && u == username && subtle.ConstantTimeCompare([]byte(p), []byte(password)) == 1
 }
 
-// refuse answers 401 as the distribution specification has it.
-func refuse(w http.ResponseWriter, challenge string) {
+// writeUnauthorized answers 401 as the distribution specification has it.
+func writeUnauthorized(w http.ResponseWriter, challenge string) {
 	w.Header().Set("WWW-Authenticate", challenge)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusUnauthorized)
@@ -211,7 +211,7 @@ type recorder struct {
 	seen []Request
 }
 
-func (rec *recorder) list() []Request {
+func (rec *recorder) listRequests() []Request {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	return append([]Request(nil), rec.seen...)

@@ -37,7 +37,7 @@ func (r *Registry) startDirect(ctx context.Context, certs *certificates) error {
 
 // startProcess runs a Distribution until Close and returns its address once it answers.
 func (r *Registry) startProcess(ctx context.Context, certs *certificates, tokens *tokenServer) (string, error) {
-	bin, err := hack.Build(ctx, programs[r.Options.Kind])
+	bin, err := hack.BuildProgram(ctx, programs[r.Options.Kind])
 	if err != nil {
 		return "", err
 	}
@@ -48,8 +48,8 @@ func (r *Registry) startProcess(ctx context.Context, certs *certificates, tokens
 	if r.process, err = startProcess(bin, "serve", config); err != nil {
 		return "", err
 	}
-	r.onClose(r.process.kill)
-	host, err := r.process.address(ctx)
+	r.onClose(r.process.killProcess)
+	host, err := r.process.awaitAddress(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -135,7 +135,7 @@ func (r *Registry) writePasswords() (string, error) {
 // process is a running Distribution.
 type process struct {
 	cmd    *exec.Cmd
-	output *tail
+	output *outputTail
 	bound  chan string   // the address, once
 	done   chan struct{} // closed when the process has ended and its output is read
 }
@@ -151,7 +151,7 @@ func startProcess(bin string, args ...string) (*process, error) {
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = writer, writer
-	p := &process{cmd: cmd, output: &tail{}, bound: make(chan string, 1), done: make(chan struct{})}
+	p := &process{cmd: cmd, output: &outputTail{}, bound: make(chan string, 1), done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		// Linux counts the thread as the parent, not the process: this one stays until the
@@ -162,7 +162,7 @@ func startProcess(bin string, args ...string) (*process, error) {
 		writer.Close()
 		started <- err
 		if err == nil {
-			p.follow(reader)
+			p.followOutput(reader)
 			cmd.Wait()
 			close(p.done)
 		}
@@ -173,8 +173,8 @@ func startProcess(bin string, args ...string) (*process, error) {
 
 var listening = regexp.MustCompile(`listening on (127\.0\.0\.1:\d+)`)
 
-// follow reads the output to its end. It keeps warnings and what is worse.
-func (p *process) follow(r io.Reader) {
+// followOutput reads the output to its end. It keeps warnings and what is worse.
+func (p *process) followOutput(r io.Reader) {
 	lines := bufio.NewReader(r)
 	for found := false; ; {
 		line, err := lines.ReadBytes('\n')
@@ -191,9 +191,9 @@ func (p *process) follow(r io.Reader) {
 	}
 }
 
-// address waits until the process says where it listens. It takes a port itself, so that no
+// awaitAddress waits until the process says where it listens. It takes a port itself, so that no
 // other process can have taken a port that was free a moment ago.
-func (p *process) address(ctx context.Context) (string, error) {
+func (p *process) awaitAddress(ctx context.Context) (string, error) {
 	select {
 	case host := <-p.bound:
 		return host, nil
@@ -204,7 +204,7 @@ func (p *process) address(ctx context.Context) (string, error) {
 	}
 }
 
-func (p *process) kill() error {
+func (p *process) killProcess() error {
 	err := p.cmd.Process.Kill()
 	if errors.Is(err, os.ErrProcessDone) {
 		err = fmt.Errorf("%s had ended by itself:\n%s", filepath.Base(p.cmd.Path), p.output)
@@ -213,15 +213,15 @@ func (p *process) kill() error {
 	return err
 }
 
-// tail keeps the last of what is written to it.
-type tail struct {
+// outputTail keeps the last of what is written to it.
+type outputTail struct {
 	mu   sync.Mutex
 	data []byte
 }
 
 const tailSize = 32 << 10
 
-func (t *tail) Write(p []byte) (int, error) {
+func (t *outputTail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.data = append(t.data, p...)
@@ -231,7 +231,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) String() string {
+func (t *outputTail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return string(t.data)

@@ -17,7 +17,7 @@ const orphaner = "REGISTRYTEST_ORPHANER"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(orphaner) != "" {
-		r, err := Run(context.Background(), Options{Kind: Distribution2})
+		r, err := RunRegistry(context.Background(), Options{Kind: Distribution2})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

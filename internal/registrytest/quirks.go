@@ -64,8 +64,8 @@ const (
 	IPv6 Quirk = "ipv6"
 )
 
-// Quirky returns a registry for each quirk: olareg with what the quirk needs.
-func Quirky() (all []Options) {
+// QuirkyOptions returns a registry for each quirk: olareg with what the quirk needs.
+func QuirkyOptions() (all []Options) {
 	for _, quirk := range []Quirk{
 		Referrers400, Referrers401, Referrers403, Referrers405, Referrers406, Referrers501, ReferrersHTML,
 		UnknownSubjects, ForbiddenTags, HeadWithoutDigest, HeadWithoutLength, HeadRefused, PlainMediaTypes, OtherStatuses,
@@ -84,7 +84,7 @@ func Quirky() (all []Options) {
 	return append(all, Options{NoReferrers: true, Quirks: []Quirk{ImmutableTags}})
 }
 
-func (o Options) has(q Quirk) bool { return slices.Contains(o.Quirks, q) }
+func (o Options) hasQuirk(q Quirk) bool { return slices.Contains(o.Quirks, q) }
 
 // refusesReferrers returns how the referrers API is answered that was taken away, or 0.
 func (o Options) refusesReferrers() int {
@@ -99,8 +99,8 @@ func (o Options) refusesReferrers() int {
 	return 0
 }
 
-// quirky changes what a registry is asked and what it answers.
-type quirky struct {
+// quirkyHandler changes what a registry is asked and what it answers.
+type quirkyHandler struct {
 	Options
 	next http.Handler
 
@@ -108,8 +108,8 @@ type quirky struct {
 	tags map[string]bool
 }
 
-func (q *quirky) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if q.refuse(w, req) {
+func (q *quirkyHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if q.refuseRequest(w, req) {
 		return
 	}
 	if req.Method == http.MethodGet && strings.Contains(req.URL.Path, "/blobs/") && req.URL.Query().Get("digest") == "" {
@@ -119,11 +119,11 @@ func (q *quirky) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	answer := httptest.NewRecorder()
 	q.next.ServeHTTP(answer, req)
 	status, header, body := answer.Code, answer.Header(), answer.Body.Bytes()
-	if q.has(BareLinks) && strings.HasSuffix(req.URL.Path, "/tags/list") && status == http.StatusOK {
-		body = q.page(req, header, body)
+	if q.hasQuirk(BareLinks) && strings.HasSuffix(req.URL.Path, "/tags/list") && status == http.StatusOK {
+		body = q.truncatePage(req, header, body)
 	}
-	status = q.change(req, status, header)
-	if req.Method == http.MethodHead && q.has(HeadWithoutLength) {
+	status = q.changeHeader(req, status, header)
+	if req.Method == http.MethodHead && q.hasQuirk(HeadWithoutLength) {
 		answerWithoutLength(w, status, header)
 		return
 	}
@@ -136,8 +136,8 @@ func (q *quirky) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
-// refuse answers what the registry does not take.
-func (q *quirky) refuse(w http.ResponseWriter, req *http.Request) bool {
+// refuseRequest answers what the registry does not take.
+func (q *quirkyHandler) refuseRequest(w http.ResponseWriter, req *http.Request) bool {
 	switch {
 	case strings.Contains(req.URL.Path, "/referrers/") && q.refusesReferrers() != 0:
 		if status := q.refusesReferrers(); status != http.StatusOK {
@@ -146,28 +146,28 @@ func (q *quirky) refuse(w http.ResponseWriter, req *http.Request) bool {
 		}
 		w.Header().Set("Content-Type", "text/html")
 		io.WriteString(w, "<html>Welcome</html>")
-	case q.has(UnknownSubjects) && strings.HasSuffix(req.URL.Path, "/referrers/sha256:"+strings.Repeat("0", 64)):
-		deny(w, http.StatusBadRequest, "MANIFEST_UNKNOWN", "manifest unknown")
-	case req.Method == http.MethodHead && q.has(HeadRefused):
+	case q.hasQuirk(UnknownSubjects) && strings.HasSuffix(req.URL.Path, "/referrers/sha256:"+strings.Repeat("0", 64)):
+		writeError(w, http.StatusBadRequest, "MANIFEST_UNKNOWN", "manifest unknown")
+	case req.Method == http.MethodHead && q.hasQuirk(HeadRefused):
 		w.WriteHeader(http.StatusMethodNotAllowed)
-	case q.has(RepositoriesFirst) && req.Method != http.MethodGet && req.Method != http.MethodHead && !strings.HasPrefix(req.URL.Path, "/v2/created/"):
-		deny(w, http.StatusNotFound, "NAME_UNKNOWN", "the repository does not exist in the registry")
-	case q.has(ImmutableTags) && q.isSet(req):
-		deny(w, http.StatusBadRequest, "TAG_INVALID", "the tag already exists in the repository and cannot be overwritten because the repository is immutable")
+	case q.hasQuirk(RepositoriesFirst) && req.Method != http.MethodGet && req.Method != http.MethodHead && !strings.HasPrefix(req.URL.Path, "/v2/created/"):
+		writeError(w, http.StatusNotFound, "NAME_UNKNOWN", "the repository does not exist in the registry")
+	case q.hasQuirk(ImmutableTags) && q.isSet(req):
+		writeError(w, http.StatusBadRequest, "TAG_INVALID", "the tag already exists in the repository and cannot be overwritten because the repository is immutable")
 	default:
 		return false
 	}
 	return true
 }
 
-func deny(w http.ResponseWriter, status int, code, message string) {
+func writeError(w http.ResponseWriter, status int, code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"errors":[{"code":%q,"message":%q}]}`, code, message)
 }
 
 // isSet reports whether a request writes a tag that was written before.
-func (q *quirky) isSet(req *http.Request) bool {
+func (q *quirkyHandler) isSet(req *http.Request) bool {
 	_, tag, ok := cutLast(req.URL.Path, "/manifests/")
 	if !ok || req.Method != http.MethodPut || strings.Contains(tag, ":") {
 		return false
@@ -182,29 +182,29 @@ func (q *quirky) isSet(req *http.Request) bool {
 	return set
 }
 
-// change changes the header of an answer and returns its status.
-func (q *quirky) change(req *http.Request, status int, header http.Header) int {
+// changeHeader changes the header of an answer and returns its status.
+func (q *quirkyHandler) changeHeader(req *http.Request, status int, header http.Header) int {
 	isManifest := strings.Contains(req.URL.Path, "/manifests/")
-	if q.has(ForbiddenTags) && isManifest && status == http.StatusNotFound && !strings.Contains(req.URL.Path, "sha256:") && strings.Contains(req.URL.Path, "/sha256-") {
+	if q.hasQuirk(ForbiddenTags) && isManifest && status == http.StatusNotFound && !strings.Contains(req.URL.Path, "sha256:") && strings.Contains(req.URL.Path, "/sha256-") {
 		return http.StatusForbidden
 	}
-	if q.has(HeadWithoutDigest) {
+	if q.hasQuirk(HeadWithoutDigest) {
 		header.Del("Docker-Content-Digest")
 	}
-	if q.has(PlainMediaTypes) && isManifest && status == http.StatusOK {
+	if q.hasQuirk(PlainMediaTypes) && isManifest && status == http.StatusOK {
 		header.Set("Content-Type", "application/json; charset=utf-8")
 	}
 	if location := header.Get("Location"); location != "" && strings.Contains(req.URL.Path, "/blobs/uploads/") {
 		if u, err := url.Parse(location); err == nil {
 			switch {
-			case q.has(RelativeLocations):
+			case q.hasQuirk(RelativeLocations):
 				header.Set("Location", u.RequestURI())
-			case q.has(LocationsWithoutScheme):
+			case q.hasQuirk(LocationsWithoutScheme):
 				header.Set("Location", req.Host+u.RequestURI())
 			}
 		}
 	}
-	if q.has(OtherStatuses) {
+	if q.hasQuirk(OtherStatuses) {
 		switch {
 		case status == http.StatusCreated && isManifest:
 			return http.StatusOK
@@ -216,17 +216,17 @@ func (q *quirky) change(req *http.Request, status int, header http.Header) int {
 	}
 	if challenge := header.Get("WWW-Authenticate"); status == http.StatusUnauthorized && challenge != "" {
 		switch {
-		case q.has(NegotiateFirst):
+		case q.hasQuirk(NegotiateFirst):
 			header.Set("WWW-Authenticate", "Negotiate, "+challenge)
-		case q.has(NegotiateHeader):
+		case q.hasQuirk(NegotiateHeader):
 			header["Www-Authenticate"] = []string{"Negotiate", `NTLM realm="corp, inc"`, challenge}
 		}
 	}
 	return status
 }
 
-// page cuts a list of tags to two of them.
-func (q *quirky) page(req *http.Request, header http.Header, body []byte) []byte {
+// truncatePage cuts a list of tags to two of them.
+func (q *quirkyHandler) truncatePage(req *http.Request, header http.Header, body []byte) []byte {
 	var list struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
@@ -256,12 +256,12 @@ func answerWithoutLength(w http.ResponseWriter, status int, header http.Header) 
 // quirkyWriter passes a blob on as it comes.
 type quirkyWriter struct {
 	http.ResponseWriter
-	quirks *quirky
+	quirks *quirkyHandler
 	req    *http.Request
 }
 
 func (w *quirkyWriter) WriteHeader(status int) {
-	w.ResponseWriter.WriteHeader(w.quirks.change(w.req, status, w.Header()))
+	w.ResponseWriter.WriteHeader(w.quirks.changeHeader(w.req, status, w.Header()))
 }
 
 // Unwrap lets http.ResponseController flush through to the connection.

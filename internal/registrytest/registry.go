@@ -3,8 +3,8 @@
 // plain or with TLS, open or behind basic or token authentication, with or without the
 // referrers API.
 //
-// A test calls [Start], a program [Run]. [All] is the matrix that a conformance run covers.
-// Real clients are had by [Tool] and driven by [Exec] with the environment of
+// A test calls [StartRegistry], a program [RunRegistry]. [AllOptions] is the matrix that a conformance run covers.
+// Real clients are had by [BuildTool] and driven by [RunTool] with the environment of
 // [Registry.Env], this project's own code through [Registry.Repository].
 package registrytest
 
@@ -125,7 +125,7 @@ func (o Options) String() string {
 	return strings.Join(parts, "-")
 }
 
-func (o Options) check() error {
+func (o Options) validate() error {
 	if o.Kind < Olareg || o.Kind > Distribution2 {
 		return fmt.Errorf("unknown kind %v", o.Kind)
 	}
@@ -141,9 +141,9 @@ func (o Options) check() error {
 	return nil
 }
 
-// All returns the matrix of a conformance run: every kind, with and without referrers API,
+// AllOptions returns the matrix of a conformance run: every kind, with and without referrers API,
 // and every way to authenticate, in few registries rather than in every combination.
-func All() []Options {
+func AllOptions() []Options {
 	return []Options{
 		{Kind: Distribution3},
 		{Kind: Distribution3, TLS: true, Auth: Token},
@@ -177,19 +177,19 @@ type Registry struct {
 	closers  []func() error
 }
 
-// Run starts a registry and returns when it answers. The context bounds the start, which
+// RunRegistry starts a registry and returns when it answers. The context bounds the start, which
 // may have to build a program first, and not the registry's life: the caller ends that with
 // Close.
-func Run(ctx context.Context, o Options) (*Registry, error) {
-	r, err := start(ctx, o)
+func RunRegistry(ctx context.Context, o Options) (*Registry, error) {
+	r, err := startRegistry(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("registry %v: %w", o, err)
 	}
 	return r, nil
 }
 
-func start(ctx context.Context, o Options) (_ *Registry, err error) {
-	if err := o.check(); err != nil {
+func startRegistry(ctx context.Context, o Options) (_ *Registry, err error) {
+	if err := o.validate(); err != nil {
 		return nil, err
 	}
 	run, err := os.MkdirTemp("", "registry-")
@@ -204,29 +204,29 @@ func start(ctx context.Context, o Options) (_ *Registry, err error) {
 		}
 	}()
 
-	certs, err := r.authority()
+	certs, err := r.makeCertificates()
 	if err != nil {
 		return nil, err
 	}
 	if o.Auth != None {
 		r.Username, r.Password = "tester", rand.Text()
 	}
-	if !o.fronted() {
+	if !o.isFronted() {
 		return r, r.startDirect(ctx, certs)
 	}
 	return r, r.startFronted(ctx, certs)
 }
 
-// fronted reports whether this process serves the registry's address. That of the Distribution
+// isFronted reports whether this process serves the registry's address. That of the Distribution
 // kinds is their own process's unless something is to stand before it.
-func (o Options) fronted() bool {
+func (o Options) isFronted() bool {
 	return o.inProcess() || o.Auth == Token || o.Record || o.Middleware != nil
 }
 
 func (o Options) inProcess() bool { return o.Kind == Olareg || o.Kind == GGCR }
 
-// authority makes the certificates if TLS is wanted; without, it returns nil.
-func (r *Registry) authority() (*certificates, error) {
+// makeCertificates makes the certificates if TLS is wanted; without, it returns nil.
+func (r *Registry) makeCertificates() (*certificates, error) {
 	if !r.Options.TLS {
 		return nil, nil
 	}
@@ -240,10 +240,10 @@ func (r *Registry) authority() (*certificates, error) {
 }
 
 func (r *Registry) setAddress(host string) {
-	r.Host, r.URL = host, r.scheme()+"://"+host
+	r.Host, r.URL = host, r.urlScheme()+"://"+host
 }
 
-func (r *Registry) scheme() string {
+func (r *Registry) urlScheme() string {
 	if r.Options.TLS {
 		return "https"
 	}
@@ -314,7 +314,7 @@ func (r *Registry) Requests() []Request {
 	if r.recorder == nil {
 		panic("registrytest: Requests without Options.Record")
 	}
-	return r.recorder.list()
+	return r.recorder.listRequests()
 }
 
 // contentDir returns where a Distribution keeps its content.

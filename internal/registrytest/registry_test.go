@@ -42,7 +42,7 @@ func everything() []Options {
 func TestRegistries(t *testing.T) {
 	for _, o := range everything() {
 		t.Run(o.String(), func(t *testing.T) {
-			r := Start(t, o)
+			r := StartRegistry(t, o)
 			subject := push(t, r, "test/app", nil)
 			pull(t, r, "test/app")
 			checkReferrers(t, r, "test/app", subject)
@@ -187,7 +187,7 @@ func checkDelete(t *testing.T, r *Registry, name string, manifest ocispec.Descri
 func TestTokenScope(t *testing.T) {
 	for kind := Olareg; kind <= Distribution2; kind++ {
 		t.Run(kind.String(), func(t *testing.T) {
-			r := Start(t, Options{Kind: kind, Auth: Token})
+			r := StartRegistry(t, Options{Kind: kind, Auth: Token})
 			push(t, r, "test/app", nil)
 			challenge := ask(t, r, http.MethodGet, "/v2/", "").challenge
 			realm, _, _ := strings.Cut(strings.TrimPrefix(challenge, `Bearer realm="`), `"`)
@@ -286,7 +286,7 @@ func TestMiddleware(t *testing.T) {
 					next.ServeHTTP(w, req)
 				})
 			}
-			r := Start(t, o)
+			r := StartRegistry(t, o)
 			if seen := r.Requests(); len(seen) != 0 {
 				t.Errorf("%v before the first request", seen)
 			}
@@ -318,7 +318,7 @@ func TestMiddleware(t *testing.T) {
 // TestFlush shows that a recorded answer still reaches a slow reader piece by piece.
 func TestFlush(t *testing.T) {
 	release := make(chan struct{})
-	r := Start(t, Options{Record: true, Middleware: func(http.Handler) http.Handler {
+	r := StartRegistry(t, Options{Record: true, Middleware: func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprint(w, "first")
 			http.NewResponseController(w).Flush()
@@ -340,7 +340,7 @@ func TestDir(t *testing.T) {
 	for _, kind := range []Kind{Olareg, Distribution3, Distribution2} {
 		t.Run(kind.String(), func(t *testing.T) {
 			o := Options{Kind: kind, Dir: t.TempDir()}
-			first, err := Run(t.Context(), o)
+			first, err := RunRegistry(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -348,15 +348,15 @@ func TestDir(t *testing.T) {
 			if err := first.Close(); err != nil {
 				t.Fatal(err)
 			}
-			pull(t, Start(t, o), "test/app")
+			pull(t, StartRegistry(t, o), "test/app")
 		})
 	}
 }
 
 func TestClose(t *testing.T) {
-	for _, o := range All() {
+	for _, o := range AllOptions() {
 		t.Run(o.String(), func(t *testing.T) {
-			r, err := Run(t.Context(), o)
+			r, err := RunRegistry(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -379,7 +379,7 @@ func TestClose(t *testing.T) {
 
 func TestRefusedOptions(t *testing.T) {
 	for _, o := range []Options{{Kind: -1}, {Kind: 9}, {Auth: 9}, {Kind: GGCR, Dir: t.TempDir()}} {
-		if r, err := Run(t.Context(), o); err == nil {
+		if r, err := RunRegistry(t.Context(), o); err == nil {
 			r.Close()
 			t.Errorf("%+v was accepted", o)
 		}
@@ -392,13 +392,13 @@ func TestBrokenStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if host, err := p.address(t.Context()); err == nil || !strings.Contains(err.Error(), "no such luck") {
+	if host, err := p.awaitAddress(t.Context()); err == nil || !strings.Contains(err.Error(), "no such luck") {
 		t.Errorf("%q, %v: want what the process wrote", host, err)
 	}
 }
 
 func TestTail(t *testing.T) {
-	var kept tail
+	var kept outputTail
 	for range 3 {
 		kept.Write(bytes.Repeat([]byte("x"), tailSize-1))
 	}
@@ -417,7 +417,7 @@ func TestClients(t *testing.T) {
 		{Kind: Distribution2, Auth: Basic},
 	} {
 		t.Run(o.String(), func(t *testing.T) {
-			r := Start(t, o)
+			r := StartRegistry(t, o)
 			want := push(t, r, "test/app", nil).Digest.String()
 			env, ref := r.Env(t), r.Host+"/test/app:v1"
 			plain := fmt.Sprintf("--plain-http=%t", !o.TLS)
@@ -426,11 +426,11 @@ func TestClients(t *testing.T) {
 				"crane":  {"digest", ref},
 				"regctl": {"image", "digest", ref},
 			} {
-				if got := strings.TrimSpace(Exec(t, env, Tool(t, name), args...)); got != want {
+				if got := strings.TrimSpace(RunTool(t, env, BuildTool(t, name), args...)); got != want {
 					t.Errorf("%s: %q, want %q", name, got, want)
 				}
 			}
-			Exec(t, env, Tool(t, "crane"), "copy", ref, r.Host+"/test/copy:v1")
+			RunTool(t, env, BuildTool(t, "crane"), "copy", ref, r.Host+"/test/copy:v1")
 			pull(t, r, "test/copy")
 		})
 	}

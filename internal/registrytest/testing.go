@@ -11,11 +11,11 @@ import (
 	"krtpkg.dev/krtpkg/internal/hack"
 )
 
-// Start is [Run] for the time of a test, which fails if the registry does not start. What a
+// StartRegistry is [RunRegistry] for the time of a test, which fails if the registry does not start. What a
 // registry's process wrote is shown if the test fails.
-func Start(t testing.TB, o Options) *Registry {
+func StartRegistry(t testing.TB, o Options) *Registry {
 	t.Helper()
-	r, err := Run(t.Context(), o)
+	r, err := RunRegistry(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,21 +72,21 @@ func writeJSON(t testing.TB, path string, v any) {
 	}
 }
 
-// Tool returns the path of a real client, the program of hack/tools/<name>. The first use on a
+// BuildTool returns the path of a real client, the program of hack/tools/<name>. The first use on a
 // machine builds it.
-func Tool(t testing.TB, name string) string {
+func BuildTool(t testing.TB, name string) string {
 	t.Helper()
-	bin, err := hack.Build(t.Context(), "tools/"+name)
+	bin, err := hack.BuildProgram(t.Context(), "tools/"+name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return bin
 }
 
-// Exec runs a program, with env added to this process's environment and a home folder of its
+// RunTool runs a program, with env added to this process's environment and a home folder of its
 // own so that no setting of the developer's counts. It returns what the program wrote to
 // standard output, and fails the test with all that it wrote if it does not succeed.
-func Exec(t testing.TB, env []string, bin string, args ...string) string {
+func RunTool(t testing.TB, env []string, bin string, args ...string) string {
 	t.Helper()
 	var stdout, stderr strings.Builder
 	cmd := exec.CommandContext(t.Context(), bin, args...)

@@ -34,22 +34,22 @@ type tokenServer struct {
 	username, password string
 }
 
-// access is a claim: what may be done to what.
-type access struct {
+// accessGrant is a claim: what may be done to what.
+type accessGrant struct {
 	Type    string   `json:"type"`
 	Name    string   `json:"name"`
 	Actions []string `json:"actions"`
 }
 
-type claims struct {
-	Issuer    string   `json:"iss"`
-	Subject   string   `json:"sub"`
-	Audience  string   `json:"aud"`
-	Expires   int64    `json:"exp"`
-	NotBefore int64    `json:"nbf"`
-	IssuedAt  int64    `json:"iat"`
-	ID        string   `json:"jti"`
-	Access    []access `json:"access"`
+type tokenClaims struct {
+	Issuer    string        `json:"iss"`
+	Subject   string        `json:"sub"`
+	Audience  string        `json:"aud"`
+	Expires   int64         `json:"exp"`
+	NotBefore int64         `json:"nbf"`
+	IssuedAt  int64         `json:"iat"`
+	ID        string        `json:"jti"`
+	Access    []accessGrant `json:"access"`
 }
 
 // tokenPath is on the registry's own host and port, since nothing else is accepted on the
@@ -58,7 +58,7 @@ type claims struct {
 const tokenPath = "/token"
 
 func (r *Registry) newTokenServer() (*tokenServer, error) {
-	cert, key, err := issue(&x509.Certificate{
+	cert, key, err := issueCertificate(&x509.Certificate{
 		Subject:  pkix.Name{CommonName: tokenIssuer},
 		IsCA:     true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
@@ -96,7 +96,7 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if !hasBasic(req, s.username, s.password) {
-		refuse(w, `Basic realm="registrytest tokens"`)
+		writeUnauthorized(w, `Basic realm="registrytest tokens"`)
 		return
 	}
 	query := req.URL.Query()
@@ -105,7 +105,7 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, fmt.Sprintf("service %q, scopes: %v", query.Get("service"), err), http.StatusBadRequest)
 		return
 	}
-	token, err := s.issue(granted)
+	token, err := s.issueToken(granted)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -116,22 +116,22 @@ func (s *tokenServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // parseScopes reads "repository:NAME:pull,push"; one value may hold several, parted by spaces.
 // The name may hold colons, the type and the actions not.
-func parseScopes(values []string) ([]access, error) {
-	var all []access
+func parseScopes(values []string) ([]accessGrant, error) {
+	var all []accessGrant
 	for _, scope := range strings.Fields(strings.Join(values, " ")) {
 		kind, rest, _ := strings.Cut(scope, ":")
 		last := strings.LastIndexByte(rest, ':')
 		if last < 0 {
 			return nil, fmt.Errorf("malformed scope %q", scope)
 		}
-		all = append(all, access{kind, rest[:last], strings.Split(rest[last+1:], ",")})
+		all = append(all, accessGrant{kind, rest[:last], strings.Split(rest[last+1:], ",")})
 	}
 	return all, nil
 }
 
 var base64URL = base64.RawURLEncoding
 
-func (s *tokenServer) issue(granted []access) (string, error) {
+func (s *tokenServer) issueToken(granted []accessGrant) (string, error) {
 	header, err := json.Marshal(map[string]any{
 		"typ": "JWT",
 		"alg": "ES256",
@@ -142,7 +142,7 @@ func (s *tokenServer) issue(granted []access) (string, error) {
 		return "", err
 	}
 	now := time.Now()
-	body, err := json.Marshal(claims{
+	body, err := json.Marshal(tokenClaims{
 		Issuer: tokenIssuer, Subject: s.username, Audience: tokenService,
 		Expires: now.Add(5 * time.Minute).Unix(), NotBefore: now.Unix(), IssuedAt: now.Unix(),
 		ID: rand.Text(), Access: granted,
@@ -162,8 +162,8 @@ func (s *tokenServer) issue(granted []access) (string, error) {
 	return signed + "." + base64URL.EncodeToString(signature[:]), nil
 }
 
-// verify returns what a token of this server's grants.
-func (s *tokenServer) verify(token string) ([]access, error) {
+// verifyToken returns what a token of this server's grants.
+func (s *tokenServer) verifyToken(token string) ([]accessGrant, error) {
 	signed, encoded, _ := cutLast(token, ".")
 	signature, err := base64URL.DecodeString(encoded)
 	if err != nil || len(signature) != 64 {
@@ -179,7 +179,7 @@ func (s *tokenServer) verify(token string) ([]access, error) {
 	if err != nil {
 		return nil, err
 	}
-	var c claims
+	var c tokenClaims
 	if err := json.Unmarshal(data, &c); err != nil {
 		return nil, err
 	}
@@ -189,8 +189,8 @@ func (s *tokenServer) verify(token string) ([]access, error) {
 	return c.Access, nil
 }
 
-// require lets requests pass whose token grants what they are about to do.
-func (s *tokenServer) require(next http.Handler) http.Handler {
+// requireToken lets requests pass whose token grants what they are about to do.
+func (s *tokenServer) requireToken(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		needed := scopeOf(req)
 		token, bearer := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
@@ -199,16 +199,16 @@ func (s *tokenServer) require(next http.Handler) http.Handler {
 			challenge += fmt.Sprintf(",scope=%q", needed.Type+":"+needed.Name+":"+strings.Join(needed.Actions, ","))
 		}
 		if !bearer {
-			refuse(w, challenge)
+			writeUnauthorized(w, challenge)
 			return
 		}
-		granted, err := s.verify(token)
+		granted, err := s.verifyToken(token)
 		if err != nil {
-			refuse(w, challenge+`,error="invalid_token"`)
+			writeUnauthorized(w, challenge+`,error="invalid_token"`)
 			return
 		}
-		if !covers(granted, needed) {
-			refuse(w, challenge+`,error="insufficient_scope"`)
+		if !coversAccess(granted, needed) {
+			writeUnauthorized(w, challenge+`,error="insufficient_scope"`)
 			return
 		}
 		next.ServeHTTP(w, req)
@@ -216,10 +216,10 @@ func (s *tokenServer) require(next http.Handler) http.Handler {
 }
 
 // scopeOf returns what a request needs: nothing but a valid token for the API's root.
-func scopeOf(req *http.Request) access {
+func scopeOf(req *http.Request) accessGrant {
 	path := strings.TrimPrefix(req.URL.Path, "/v2/")
 	if path == "_catalog" {
-		return access{"registry", "catalog", []string{"*"}}
+		return accessGrant{"registry", "catalog", []string{"*"}}
 	}
 	// The last of these words is the API's: a repository may bear one in its name.
 	end := -1
@@ -227,7 +227,7 @@ func scopeOf(req *http.Request) access {
 		end = max(end, strings.LastIndex(path, word))
 	}
 	if end < 0 {
-		return access{}
+		return accessGrant{}
 	}
 	actions := []string{"pull"}
 	switch req.Method {
@@ -236,12 +236,12 @@ func scopeOf(req *http.Request) access {
 	case http.MethodDelete:
 		actions = []string{"delete"}
 	}
-	return access{"repository", path[:end], actions}
+	return accessGrant{"repository", path[:end], actions}
 }
 
-func covers(granted []access, needed access) bool {
+func coversAccess(granted []accessGrant, needed accessGrant) bool {
 	for _, action := range needed.Actions {
-		if !slices.ContainsFunc(granted, func(a access) bool {
+		if !slices.ContainsFunc(granted, func(a accessGrant) bool {
 			return a.Type == needed.Type && a.Name == needed.Name && slices.Contains(a.Actions, action)
 		}) {
 			return false

@@ -32,9 +32,9 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
-// issued checks what comes to Fulcio and issues a certificate: who asks, by the token, has to
+// issueForToken checks what comes to Fulcio and issues a certificate: who asks, by the token, has to
 // prove that the key is theirs by a signature of the subject.
-func (s *Sigstore) issued(r *http.Request, public crypto.PublicKey, proof []byte) ([]byte, error) {
+func (s *Sigstore) issueForToken(r *http.Request, public crypto.PublicKey, proof []byte) ([]byte, error) {
 	parts := strings.Split(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), ".")
 	if len(parts) != 3 {
 		return nil, errors.New("no identity token")
@@ -61,8 +61,8 @@ func (s *Sigstore) issued(r *http.Request, public crypto.PublicKey, proof []byte
 	if err := verifier.VerifySignature(bytes.NewReader(proof), strings.NewReader(claims.Subject)); err != nil {
 		return nil, fmt.Errorf("proof of possession: %w", err)
 	}
-	now := s.now()
-	c := s.issue(s.authority, leaf(claims.Issuer, claims.Subject, now.Add(-time.Minute), now.Add(10*time.Minute)), public)
+	now := s.currentTime()
+	c := s.issueFrom(s.authority, leafTemplate(claims.Issuer, claims.Subject, now.Add(-time.Minute), now.Add(10*time.Minute)), public)
 	return toPEM(c), nil
 }
 
@@ -74,7 +74,9 @@ func publicKey(text []byte) (crypto.PublicKey, error) {
 	return x509.ParsePKIXPublicKey(block.Bytes)
 }
 
-func refuse(w http.ResponseWriter, err error) { http.Error(w, err.Error(), http.StatusBadRequest) }
+func writeBadRequest(w http.ResponseWriter, err error) {
+	http.Error(w, err.Error(), http.StatusBadRequest)
+}
 
 // signingCert is fulcio.proto's CreateSigningCertificate.
 func (s *Sigstore) signingCert(w http.ResponseWriter, r *http.Request) {
@@ -93,13 +95,13 @@ func (s *Sigstore) signingCert(w http.ResponseWriter, r *http.Request) {
 		public, err = publicKey([]byte(request.PublicKeyRequest.PublicKey.Content))
 	}
 	if err == nil {
-		certificate, err = s.issued(r, public, request.PublicKeyRequest.ProofOfPossession)
+		certificate, err = s.issueForToken(r, public, request.PublicKeyRequest.ProofOfPossession)
 	}
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
-	reply(w, http.StatusOK, map[string]any{"signedCertificateDetachedSct": map[string]any{
+	writeJSON(w, http.StatusOK, map[string]any{"signedCertificateDetachedSct": map[string]any{
 		"chain": map[string]any{"certificates": []string{string(certificate), string(toPEM(s.authority.intermediate)), string(toPEM(s.authority.root))}},
 	}})
 }
@@ -121,10 +123,10 @@ func (s *Sigstore) signingCertV1(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err == nil {
-		certificate, err = s.issued(r, public, request.SignedEmailAddress)
+		certificate, err = s.issueForToken(r, public, request.SignedEmailAddress)
 	}
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/pem-certificate-chain")
@@ -132,31 +134,31 @@ func (s *Sigstore) signingCertV1(w http.ResponseWriter, r *http.Request) {
 	w.Write(append(append(certificate, toPEM(s.authority.intermediate)...), toPEM(s.authority.root)...))
 }
 
-func reply(w http.ResponseWriter, status int, value any) {
+func writeJSON(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(value)
 }
 
-// stamp is a timestamp authority (RFC 3161).
-func (s *Sigstore) stamp(w http.ResponseWriter, r *http.Request) {
+// serveTimestamp is a timestamp authority (RFC 3161).
+func (s *Sigstore) serveTimestamp(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
 	request, err := timestamp.ParseRequest(body)
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
 	answer := timestamp.Timestamp{
-		HashAlgorithm: request.HashAlgorithm, HashedMessage: request.HashedMessage, Time: s.now(),
+		HashAlgorithm: request.HashAlgorithm, HashedMessage: request.HashedMessage, Time: s.currentTime(),
 		Nonce: request.Nonce, Policy: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2}, AddTSACertificate: request.Certificates,
 	}
 	response, err := answer.CreateResponseWithOpts(s.stamper, s.stamperKey, crypto.SHA256)
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/timestamp-reply")
@@ -177,30 +179,30 @@ func (s *Sigstore) logKey(w http.ResponseWriter, _ *http.Request) { w.Write(s.Lo
 func (s *Sigstore) addEntry(w http.ResponseWriter, r *http.Request) {
 	proposed, err := models.UnmarshalProposedEntry(r.Body, runtime.JSONConsumer())
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
 	entry, err := types.UnmarshalEntry(proposed)
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
 	body, err := types.CanonicalizeEntry(r.Context(), entry)
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
-	id, logged, err := s.log.add(r.Context(), body, s.now(), s.LogID())
+	id, logged, err := s.log.addLeaf(r.Context(), body, s.currentTime(), s.LogID())
 	if err != nil {
-		refuse(w, err)
+		writeBadRequest(w, err)
 		return
 	}
 	w.Header().Set("ETag", id)
 	w.Header().Set("Location", "/api/v1/log/entries/"+id)
-	reply(w, http.StatusCreated, models.LogEntry{id: *logged})
+	writeJSON(w, http.StatusCreated, models.LogEntry{id: *logged})
 }
 
-func (l *merkleLog) add(ctx context.Context, body []byte, at time.Time, logID string) (string, *models.LogEntryAnon, error) {
+func (l *merkleLog) addLeaf(ctx context.Context, body []byte, at time.Time, logID string) (string, *models.LogEntryAnon, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	hash := leafHash(body)
@@ -228,7 +230,7 @@ func (l *merkleLog) add(ctx context.Context, body []byte, at time.Time, logID st
 		return "", nil, err
 	}
 	var hashes []string
-	for _, h := range path(l.leaves, int(index)) {
+	for _, h := range auditPath(l.leaves, int(index)) {
 		hashes = append(hashes, hex.EncodeToString(h))
 	}
 	rootHash, checkpoint := hex.EncodeToString(root), string(point)
@@ -248,8 +250,8 @@ func leafHash(body []byte) []byte {
 	return sum[:]
 }
 
-// split returns the largest power of two below n.
-func split(n int) int {
+// largestPowerBelow returns the largest power of two below n.
+func largestPowerBelow(n int) int {
 	k := 1
 	for k*2 < n {
 		k *= 2
@@ -262,19 +264,19 @@ func treeHash(leaves [][]byte) []byte {
 	if len(leaves) == 1 {
 		return leaves[0]
 	}
-	k := split(len(leaves))
+	k := largestPowerBelow(len(leaves))
 	sum := sha256.Sum256(append(append([]byte{1}, treeHash(leaves[:k])...), treeHash(leaves[k:])...))
 	return sum[:]
 }
 
-// path is PATH of RFC 6962, 2.1.1.
-func path(leaves [][]byte, m int) [][]byte {
+// auditPath is PATH of RFC 6962, 2.1.1.
+func auditPath(leaves [][]byte, m int) [][]byte {
 	if len(leaves) == 1 {
 		return nil
 	}
-	k := split(len(leaves))
+	k := largestPowerBelow(len(leaves))
 	if m < k {
-		return append(path(leaves[:k], m), treeHash(leaves[k:]))
+		return append(auditPath(leaves[:k], m), treeHash(leaves[k:]))
 	}
-	return append(path(leaves[k:], m-k), treeHash(leaves[:k]))
+	return append(auditPath(leaves[k:], m-k), treeHash(leaves[:k]))
 }

@@ -37,7 +37,7 @@ type Sigstore struct {
 	// clock is what time it is; the real one's when zero.
 	clock time.Time
 
-	authority, stamping chain
+	authority, stamping certificateChain
 	stamper             *x509.Certificate
 	stamperKey          *ecdsa.PrivateKey
 	log                 merkleLog
@@ -51,20 +51,20 @@ type T interface {
 	Cleanup(func())
 }
 
-// chain is a root with an intermediate.
-type chain struct {
+// certificateChain is a root with an intermediate.
+type certificateChain struct {
 	root, intermediate *x509.Certificate
 	key                *ecdsa.PrivateKey
 }
 
-// Start runs one until the test ends.
-func Start(t T) *Sigstore {
+// StartSigstore runs one until the test ends.
+func StartSigstore(t T) *Sigstore {
 	t.Helper()
 	s := &Sigstore{t: t, authority: newChain(t, "certificates"), stamping: newChain(t, "timestamps")}
 	s.stamperKey = newKey(t)
-	s.stamper = s.issue(s.stamping, &x509.Certificate{
+	s.stamper = s.issueFrom(s.stamping, &x509.Certificate{
 		Subject:   pkix.Name{CommonName: "timestamp authority"},
-		NotBefore: years(-10), NotAfter: years(10),
+		NotBefore: yearsFromNow(-10), NotAfter: yearsFromNow(10),
 		KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtraExtensions: []pkix.Extension{{
 			// The extended key usage of a timestamp authority is critical (RFC 3161, 2.3).
@@ -78,7 +78,7 @@ func Start(t T) *Sigstore {
 	mux.HandleFunc("POST /api/v1/signingCert", s.signingCertV1)
 	mux.HandleFunc("POST /api/v1/log/entries", s.addEntry)
 	mux.HandleFunc("GET /api/v1/log/publicKey", s.logKey)
-	mux.HandleFunc("POST /timestamp", s.stamp)
+	mux.HandleFunc("POST /timestamp", s.serveTimestamp)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.requests++
@@ -104,7 +104,7 @@ func (s *Sigstore) SetTime(t time.Time) {
 	s.clock = t
 }
 
-func (s *Sigstore) now() time.Time {
+func (s *Sigstore) currentTime() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.clock.IsZero() {
@@ -133,9 +133,9 @@ func (s *Sigstore) Token(issuer, subject string) string {
 	return part(map[string]string{"alg": "RS256"}) + "." + part(claims) + "." + part("signature")
 }
 
-// Issue returns a certificate for code signing, as a private PKI gives it, as PEM.
-func (s *Sigstore) Issue(subject string, key crypto.PublicKey, from, until time.Time) []byte {
-	return toPEM(s.issue(s.authority, leaf("", subject, from, until), key))
+// IssueCertificate returns a certificate for code signing, as a private PKI gives it, as PEM.
+func (s *Sigstore) IssueCertificate(subject string, key crypto.PublicKey, from, until time.Time) []byte {
+	return toPEM(s.issueFrom(s.authority, leafTemplate("", subject, from, until), key))
 }
 
 // Authorities returns the root and the intermediate that certificates come from, as PEM.
@@ -179,7 +179,7 @@ func (s *Sigstore) TrustedRoot(parts Parts) []byte {
 		s.t.Fatal(err)
 	}
 	log := &root.TransparencyLog{
-		BaseURL: s.URL, ID: id, ValidityPeriodStart: years(-10), HashFunc: crypto.SHA256,
+		BaseURL: s.URL, ID: id, ValidityPeriodStart: yearsFromNow(-10), HashFunc: crypto.SHA256,
 		PublicKey: s.log.key.Public(), SignatureHashFunc: crypto.SHA256,
 	}
 	if !parts.NoLog {
@@ -192,11 +192,11 @@ func (s *Sigstore) TrustedRoot(parts Parts) []byte {
 	if !parts.NoTimestamp {
 		stamps = append(stamps, &root.SigstoreTimestampingAuthority{
 			URI: s.Timestamp, Root: s.stamping.root, Intermediates: []*x509.Certificate{s.stamping.intermediate}, Leaf: s.stamper,
-			ValidityPeriodStart: years(-10),
+			ValidityPeriodStart: yearsFromNow(-10),
 		})
 	}
 	r, err := root.NewTrustedRoot(root.TrustedRootMediaType01, []root.CertificateAuthority{&root.FulcioCertificateAuthority{
-		URI: s.URL, Root: s.authority.root, Intermediates: []*x509.Certificate{s.authority.intermediate}, ValidityPeriodStart: years(-10),
+		URI: s.URL, Root: s.authority.root, Intermediates: []*x509.Certificate{s.authority.intermediate}, ValidityPeriodStart: yearsFromNow(-10),
 	}}, ctLogs, stamps, logs)
 	if err != nil {
 		s.t.Fatal(err)
@@ -208,7 +208,7 @@ func (s *Sigstore) TrustedRoot(parts Parts) []byte {
 	return b
 }
 
-func years(n int) time.Time { return time.Now().AddDate(n, 0, 0) }
+func yearsFromNow(n int) time.Time { return time.Now().AddDate(n, 0, 0) }
 
 func newKey(t T) *ecdsa.PrivateKey {
 	t.Helper()
@@ -229,30 +229,30 @@ func keyID(t T, key crypto.PublicKey) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func newChain(t T, name string) chain {
+func newChain(t T, name string) certificateChain {
 	t.Helper()
 	rootKey := newKey(t)
-	c := chain{key: newKey(t)}
+	c := certificateChain{key: newKey(t)}
 	usage := []x509.ExtKeyUsage(nil)
 	ca := func(name string) *x509.Certificate {
 		return &x509.Certificate{
-			SerialNumber: serial(t), Subject: pkix.Name{Organization: []string{"test"}, CommonName: name},
-			NotBefore: years(-10), NotAfter: years(10), IsCA: true, BasicConstraintsValid: true,
+			SerialNumber: randomSerial(t), Subject: pkix.Name{Organization: []string{"test"}, CommonName: name},
+			NotBefore: yearsFromNow(-10), NotAfter: yearsFromNow(10), IsCA: true, BasicConstraintsValid: true,
 			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, ExtKeyUsage: usage,
 		}
 	}
 	template := ca(name + " root")
-	c.root = create(t, template, template, rootKey.Public(), rootKey)
+	c.root = createCertificate(t, template, template, rootKey.Public(), rootKey)
 	// Those who sign have an intermediate whose usage is that of its leaves.
 	usage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	if name == "timestamps" {
 		usage = []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}
 	}
-	c.intermediate = create(t, ca(name+" intermediate"), c.root, c.key.Public(), rootKey)
+	c.intermediate = createCertificate(t, ca(name+" intermediate"), c.root, c.key.Public(), rootKey)
 	return c
 }
 
-func create(t T, template, parent *x509.Certificate, public crypto.PublicKey, key *ecdsa.PrivateKey) *x509.Certificate {
+func createCertificate(t T, template, parent *x509.Certificate, public crypto.PublicKey, key *ecdsa.PrivateKey) *x509.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {
@@ -265,7 +265,7 @@ func create(t T, template, parent *x509.Certificate, public crypto.PublicKey, ke
 	return c
 }
 
-func serial(t T) *big.Int {
+func randomSerial(t T) *big.Int {
 	t.Helper()
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
@@ -274,13 +274,13 @@ func serial(t T) *big.Int {
 	return n
 }
 
-func (s *Sigstore) issue(by chain, template *x509.Certificate, key crypto.PublicKey) *x509.Certificate {
-	template.SerialNumber = serial(s.t)
-	return create(s.t, template, by.intermediate, key, by.key)
+func (s *Sigstore) issueFrom(by certificateChain, template *x509.Certificate, key crypto.PublicKey) *x509.Certificate {
+	template.SerialNumber = randomSerial(s.t)
+	return createCertificate(s.t, template, by.intermediate, key, by.key)
 }
 
-// leaf returns a certificate for code signing by someone that an issuer vouches for, if there is one.
-func leaf(issuer, subject string, from, until time.Time) *x509.Certificate {
+// leafTemplate returns a certificate for code signing by someone that an issuer vouches for, if there is one.
+func leafTemplate(issuer, subject string, from, until time.Time) *x509.Certificate {
 	c := &x509.Certificate{
 		NotBefore: from, NotAfter: until,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},

@@ -38,24 +38,24 @@ type Decision struct {
 	Answers []string `yaml:"answers"`
 }
 
-// Parse reads answers, strictly. Errors are [*manifest.Error] with their places.
-func Parse(name string, data []byte, model *layers.Model) (*Answers, error) {
+// ParseAnswers reads answers, strictly. Errors are [*manifest.Error] with their places.
+func ParseAnswers(name string, data []byte, model *layers.Model) (*Answers, error) {
 	var a Answers
-	file, err := manifest.Strict(name, data, &a)
+	file, err := manifest.ParseStrict(name, data, &a)
 	if err != nil {
 		return nil, err
 	}
 	for id, d := range a.Decisions {
-		if err := d.check(id, model); err != nil {
-			return nil, file.Errorf(manifest.Get(manifest.Get(file.Documents[0], "decisions"), id), "%v", err)
+		if err := d.checkModel(id, model); err != nil {
+			return nil, file.Errorf(manifest.GetValue(manifest.GetValue(file.Documents[0], "decisions"), id), "%v", err)
 		}
 	}
 	return &a, nil
 }
 
-// Choose adds a decision written as CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or
+// AddChoice adds a decision written as CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or
 // CATEGORY=none, which is for later.
-func (a *Answers) Choose(text string, model *layers.Model) error {
+func (a *Answers) AddChoice(text string, model *layers.Model) error {
 	category, what, found := strings.Cut(text, "=")
 	if !found || what == "" {
 		return fmt.Errorf("%q: want CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or CATEGORY=none", text)
@@ -70,41 +70,41 @@ func (a *Answers) Choose(text string, model *layers.Model) error {
 	default:
 		d.Products = strings.Split(what, ",")
 	}
-	if err := d.check(category, model); err != nil {
+	if err := d.checkModel(category, model); err != nil {
 		return err
 	}
-	a.set(category, d)
+	a.setDecision(category, d)
 	return nil
 }
 
-// Because adds the reason of a decision, written as CATEGORY=TEXT.
-func (a *Answers) Because(text string, model *layers.Model) error {
+// AddReason adds the reason of a decision, written as CATEGORY=TEXT.
+func (a *Answers) AddReason(text string, model *layers.Model) error {
 	category, why, found := strings.Cut(text, "=")
 	if !found {
 		return fmt.Errorf("%q: want CATEGORY=TEXT", text)
 	}
 	d := a.Decisions[category]
 	d.Why = why
-	if err := d.check(category, model); err != nil {
+	if err := d.checkModel(category, model); err != nil {
 		return err
 	}
-	a.set(category, d)
+	a.setDecision(category, d)
 	return nil
 }
 
-func (a *Answers) set(category string, d Decision) {
+func (a *Answers) setDecision(category string, d Decision) {
 	if a.Decisions == nil {
 		a.Decisions = map[string]Decision{}
 	}
 	a.Decisions[category] = d
 }
 
-// decided reports whether it says more than a reason and answers.
-func (d Decision) decided() bool { return len(d.Products) > 0 || d.Outside != "" || d.Later }
+// isDecided reports whether it says more than a reason and answers.
+func (d Decision) isDecided() bool { return len(d.Products) > 0 || d.Outside != "" || d.Later }
 
-// check holds a decision against the model, and turns the names of its products into ids.
-func (d *Decision) check(id string, model *layers.Model) error {
-	category, _, found := model.Category(id)
+// checkModel holds a decision against the model, and turns the names of its products into ids.
+func (d *Decision) checkModel(id string, model *layers.Model) error {
+	category, _, found := model.FindCategory(id)
 	if !found {
 		var ids []string
 		for _, l := range model.Layers {
@@ -112,7 +112,7 @@ func (d *Decision) check(id string, model *layers.Model) error {
 				ids = append(ids, c.ID)
 			}
 		}
-		return fmt.Errorf("no category is called %q%s", id, meant(id, ids))
+		return fmt.Errorf("no category is called %q%s", id, didYouMean(id, ids))
 	}
 	ways := 0
 	for _, said := range []bool{len(d.Products) > 0, d.Outside != "", d.Later} {
@@ -127,7 +127,7 @@ func (d *Decision) check(id string, model *layers.Model) error {
 		return fmt.Errorf("%s: %d answers to %d questions", id, len(d.Answers), len(category.Questions))
 	}
 	for i, text := range d.Products {
-		p, err := product(category, text)
+		p, err := findProduct(category, text)
 		if err != nil {
 			return err
 		}
@@ -136,8 +136,8 @@ func (d *Decision) check(id string, model *layers.Model) error {
 	return nil
 }
 
-// product finds a product of a category by its id, name or alias.
-func product(c layers.Category, text string) (layers.Product, error) {
+// findProduct finds a product of a category by its id, name or alias.
+func findProduct(c layers.Category, text string) (layers.Product, error) {
 	var names []string
 	for _, p := range c.Products {
 		called := append([]string{p.ID, p.Name}, p.Aliases...)
@@ -149,11 +149,11 @@ func product(c layers.Category, text string) (layers.Product, error) {
 		}
 		names = append(names, p.ID)
 	}
-	return layers.Product{}, fmt.Errorf("category %s has no product %q%s", c.ID, text, meant(text, names))
+	return layers.Product{}, fmt.Errorf("category %s has no product %q%s", c.ID, text, didYouMean(text, names))
 }
 
-func meant(text string, names []string) string {
-	if near := manifest.Nearest(text, names); near != "" {
+func didYouMean(text string, names []string) string {
+	if near := manifest.NearestName(text, names); near != "" {
 		return fmt.Sprintf(" (did you mean %q?)", near)
 	}
 	return ""

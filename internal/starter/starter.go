@@ -39,30 +39,30 @@ type Chosen struct {
 	Why      string
 }
 
-// New works out what follows from answers. Bundles that others require are added where one
+// StartRuntime works out what follows from answers. Bundles that others require are added where one
 // alone provides what is missing. Errors say what has to be decided first.
-func New(model *layers.Model, ready []bundles.Ready, a *Answers) (*Start, error) {
+func StartRuntime(model *layers.Model, ready []bundles.Ready, a *Answers) (*Start, error) {
 	s := &Start{Answers: a, model: model, ready: ready}
-	if err := s.begin(); err != nil {
+	if err := s.addReadyRuntime(); err != nil {
 		return nil, err
 	}
 	for number, l := range model.Layers {
 		for _, c := range l.Categories {
-			s.decide(number, c, a.Decisions[c.ID])
+			s.applyDecision(number, c, a.Decisions[c.ID])
 		}
 	}
-	if err := s.complete(); err != nil {
+	if err := s.addRequired(); err != nil {
 		return nil, err
 	}
 	slices.SortStableFunc(s.Bundles, func(x, y bundles.Use) int { return cmp.Compare(x.Path, y.Path) })
 	if len(s.Bundles) == 0 {
 		return nil, errors.New("nothing that is chosen has a ready bundle: a runtime has one at least")
 	}
-	return s, s.rules()
+	return s, s.checkRules()
 }
 
-// begin takes the bundles of the ready runtime, but for those whose category was decided.
-func (s *Start) begin() error {
+// addReadyRuntime takes the bundles of the ready runtime, but for those whose category was decided.
+func (s *Start) addReadyRuntime() error {
 	if s.Answers.From == "" {
 		return nil
 	}
@@ -75,32 +75,32 @@ func (s *Start) begin() error {
 	}
 	s.Bundles, err = bundles.Runtime(s.Answers.From, s.ready)
 	s.Bundles = slices.DeleteFunc(s.Bundles, func(u bundles.Use) bool {
-		category, _, _ := s.model.Category(u.Category)
-		if !s.Answers.Decisions[u.Category].decided() {
+		category, _, _ := s.model.FindCategory(u.Category)
+		if !s.Answers.Decisions[u.Category].isDecided() {
 			return false
 		}
 		// What is not a product of the category goes with any of them.
-		_, err := product(category, u.Product)
+		_, err := findProduct(category, u.Product)
 		return err == nil
 	})
 	return err
 }
 
-// decide adds what was chosen for a category.
-func (s *Start) decide(layer int, c layers.Category, d Decision) {
+// applyDecision adds what was chosen for a category.
+func (s *Start) applyDecision(layer int, c layers.Category, d Decision) {
 	if d.Outside != "" {
 		why := cmp.Or(d.Why, "from "+d.Outside)
-		s.outside(c.ID, why)
+		s.addOutside(c.ID, why)
 		for _, p := range c.Products {
 			for _, provided := range p.Provides {
-				if rule, found := s.model.Capability(provided); found && rule.Expected {
-					s.outside(provided, why)
+				if rule, found := s.model.FindCapability(provided); found && rule.Expected {
+					s.addOutside(provided, why)
 				}
 			}
 		}
 	}
 	for _, id := range d.Products {
-		p, _ := product(c, id)
+		p, _ := findProduct(c, id)
 		why := cmp.Or(d.Why, fmt.Sprintf("%s, for %s.", p.Name, strings.ToLower(c.Title)))
 		at := slices.IndexFunc(s.ready, func(r bundles.Ready) bool {
 			return r.Layer == layer && r.Category == c.ID && r.Product == id
@@ -111,25 +111,25 @@ func (s *Start) decide(layer int, c layers.Category, d Decision) {
 		case p.Delivery == layers.Manifests || p.Delivery == layers.Chart:
 			s.Wanting = append(s.Wanting, Chosen{Category: c, Layer: layer, Product: p, Why: why})
 		default:
-			s.outside(p.ID, why)
+			s.addOutside(p.ID, why)
 			for _, provided := range p.Provides {
-				s.outside(provided, why)
+				s.addOutside(provided, why)
 			}
 		}
 	}
 }
 
-func (s *Start) outside(capability, why string) {
+func (s *Start) addOutside(capability, why string) {
 	if !slices.ContainsFunc(s.Outside, func(o Outside) bool { return o.Capability == capability }) {
 		s.Outside = append(s.Outside, Outside{Capability: capability, Why: why})
 	}
 }
 
-// complete adds what bundles require, until nothing is missing.
-func (s *Start) complete() error {
+// addRequired adds what bundles require, until nothing is missing.
+func (s *Start) addRequired() error {
 	for i := 0; i < len(s.Bundles); i++ {
 		for _, requirement := range s.Bundles[i].Requires {
-			if err := s.supply(s.Bundles[i].Ready, requirement); err != nil {
+			if err := s.supplyRequirement(s.Bundles[i].Ready, requirement); err != nil {
 				return err
 			}
 		}
@@ -137,13 +137,13 @@ func (s *Start) complete() error {
 	return nil
 }
 
-func provides(r bundles.Ready, capability string) bool {
+func providesCapability(r bundles.Ready, capability string) bool {
 	return r.Name == capability || slices.Contains(r.Provides, capability)
 }
 
-// supply sees to it that what a bundle requires is there.
-func (s *Start) supply(by bundles.Ready, requirement string) error {
-	if slices.ContainsFunc(s.Bundles, func(u bundles.Use) bool { return provides(u.Ready, requirement) }) {
+// supplyRequirement sees to it that what a bundle requires is there.
+func (s *Start) supplyRequirement(by bundles.Ready, requirement string) error {
+	if slices.ContainsFunc(s.Bundles, func(u bundles.Use) bool { return providesCapability(u.Ready, requirement) }) {
 		return nil
 	}
 	if slices.ContainsFunc(s.Outside, func(o Outside) bool { return o.Capability == requirement }) {
@@ -151,7 +151,7 @@ func (s *Start) supply(by bundles.Ready, requirement string) error {
 	}
 	var can []bundles.Ready
 	for _, r := range s.ready {
-		if r.Layer <= by.Layer && provides(r, requirement) {
+		if r.Layer <= by.Layer && providesCapability(r, requirement) {
 			can = append(can, r)
 		}
 	}
@@ -159,8 +159,8 @@ func (s *Start) supply(by bundles.Ready, requirement string) error {
 	for number, l := range s.model.Layers {
 		for _, c := range l.Categories {
 			for _, p := range c.Products {
-				if slices.Contains(p.Provides, requirement) && s.brings(number, c, p) {
-					s.outside(requirement, "required by "+by.Name+", of "+c.Title)
+				if slices.Contains(p.Provides, requirement) && s.isProvidedElsewhere(number, c, p) {
+					s.addOutside(requirement, "required by "+by.Name+", of "+c.Title)
 					return nil
 				}
 			}
@@ -180,42 +180,42 @@ func (s *Start) supply(by bundles.Ready, requirement string) error {
 	return fmt.Errorf("%s requires %s, which several provide: %s", by.Name, requirement, strings.Join(choices, " or "))
 }
 
-// brings reports whether a decision brings a product's capabilities without a ready bundle.
-func (s *Start) brings(layer int, c layers.Category, p layers.Product) bool {
+// isProvidedElsewhere reports whether a decision brings a product's capabilities without a ready bundle.
+func (s *Start) isProvidedElsewhere(layer int, c layers.Category, p layers.Product) bool {
 	return s.Answers.Decisions[c.ID].Outside != "" || slices.ContainsFunc(s.Wanting, func(w Chosen) bool {
 		return w.Layer == layer && w.Category.ID == c.ID && w.Product.ID == p.ID
 	})
 }
 
-// rules holds the beginning against the rules of the layers.
-func (s *Start) rules() error {
-	problems := s.model.Conflicts(s.components())
-	if _, err := layers.Order(s.components(), s.provided()...); err != nil {
+// checkRules holds the beginning against the rules of the layers.
+func (s *Start) checkRules() error {
+	problems := s.model.FindConflicts(s.listComponents())
+	if _, err := layers.OrderComponents(s.listComponents(), s.providedOutside()...); err != nil {
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
 }
 
-// components returns the bundles as order and rules need them.
-func (s *Start) components() (all []layers.Component) {
+// listComponents returns the bundles as order and rules need them.
+func (s *Start) listComponents() (all []layers.Component) {
 	for _, u := range s.Bundles {
 		all = append(all, layers.Component{Name: u.Name, Layer: u.Layer, Category: u.Category, Provides: u.Provides, Requires: u.Requires})
 	}
 	return all
 }
 
-func (s *Start) provided() (names []string) {
+func (s *Start) providedOutside() (names []string) {
 	for _, o := range s.Outside {
 		names = append(names, o.Capability)
 	}
 	return names
 }
 
-// Absent returns what every runtime stands on and nothing brings yet.
-func (s *Start) Absent() []*layers.AbsentError {
-	components := s.components()
+// AbsentCapabilities returns what every runtime stands on and nothing brings yet.
+func (s *Start) AbsentCapabilities() []*layers.AbsentError {
+	components := s.listComponents()
 	for _, w := range s.Wanting {
 		components = append(components, layers.Component{Name: w.Product.ID, Layer: w.Layer, Provides: w.Product.Provides})
 	}
-	return s.model.Absent(components, s.provided())
+	return s.model.FindAbsent(components, s.providedOutside())
 }

@@ -24,11 +24,11 @@ type File struct {
 //
 // Errors: the definition is none, because of its name or version ([*manifest.Error]).
 func (s *Start) Files() ([]File, error) {
-	runtime := s.runtime()
+	runtime := s.formatRuntime()
 	if _, err := bundle.Parse("runtime.yaml", runtime); err != nil {
 		return nil, err
 	}
-	all := []File{{"DECISIONS.md", s.decisions()}, {"runtime.yaml", runtime}}
+	all := []File{{"DECISIONS.md", s.formatDecisions()}, {"runtime.yaml", runtime}}
 	for _, u := range s.Bundles {
 		err := fs.WalkDir(bundles.Files, u.Path, func(name string, entry fs.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
@@ -46,8 +46,8 @@ func (s *Start) Files() ([]File, error) {
 	return all, nil
 }
 
-// runtime returns the definition.
-func (s *Start) runtime() []byte {
+// formatRuntime returns the definition.
+func (s *Start) formatRuntime() []byte {
 	var b bytes.Buffer
 	from := ""
 	if s.Answers.From != "" {
@@ -58,7 +58,7 @@ func (s *Start) runtime() []byte {
 	if len(s.Outside) > 0 {
 		fmt.Fprintf(&b, "  # What comes from outside the runtime.\n  provided:\n")
 		for _, o := range s.Outside {
-			comment(&b, "    ", o.Why)
+			writeComment(&b, "    ", o.Why)
 			fmt.Fprintf(&b, "    - %s\n", o.Capability)
 		}
 	}
@@ -69,26 +69,26 @@ func (s *Start) runtime() []byte {
 			if last >= 0 {
 				fmt.Fprintln(&b)
 			}
-			fmt.Fprintf(&b, "    # Layer %d, %s.\n", u.Layer, layers.Name(u.Layer))
+			fmt.Fprintf(&b, "    # Layer %d, %s.\n", u.Layer, layers.LayerName(u.Layer))
 			last = u.Layer
 		}
-		comment(&b, "    ", u.Why)
+		writeComment(&b, "    ", u.Why)
 		fmt.Fprintf(&b, "    - path: bundles/%s\n", u.Path)
 	}
 	for _, w := range s.Wanting {
-		fmt.Fprintf(&b, "    # %s has no ready bundle: write it, and name its folder here.\n    # - path: bundles/%s\n", w.Product.Name, w.path())
+		fmt.Fprintf(&b, "    # %s has no ready bundle: write it, and name its folder here.\n    # - path: bundles/%s\n", w.Product.Name, w.bundlePath())
 	}
 	return b.Bytes()
 }
 
-// path returns where the bundle of a product would be.
-func (c Chosen) path() string {
-	layer := fmt.Sprintf("%d-%s", c.Layer, strings.ReplaceAll(layers.Name(c.Layer), " ", "-"))
+// bundlePath returns where the bundle of a product would be.
+func (c Chosen) bundlePath() string {
+	layer := fmt.Sprintf("%d-%s", c.Layer, strings.ReplaceAll(layers.LayerName(c.Layer), " ", "-"))
 	return path.Join(layer, c.Category.ID, c.Product.ID)
 }
 
-// comment writes a text of any number of lines, wrapped.
-func comment(b *bytes.Buffer, indent, text string) {
+// writeComment writes a text of any number of lines, wrapped.
+func writeComment(b *bytes.Buffer, indent, text string) {
 	line := indent + "#"
 	for word := range strings.FieldsSeq(text) {
 		if len(line)+1+len(word) > 100 {
@@ -102,68 +102,68 @@ func comment(b *bytes.Buffer, indent, text string) {
 	}
 }
 
-// decisions returns the record: each category with its purpose, what fills it and why, and the
+// formatDecisions returns the record: each category with its purpose, what fills it and why, and the
 // questions with their answers.
-func (s *Start) decisions() []byte {
+func (s *Start) formatDecisions() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# Decisions about %s\n\n", s.Answers.Name)
 	fmt.Fprintf(&b, "What fills each category of the layers, and why. A question without an answer is open.\n")
 	for number, l := range s.model.Layers {
 		fmt.Fprintf(&b, "\n## Layer %d: %s\n", number, l.Name)
 		for _, c := range l.Categories {
-			s.decision(&b, number, c)
+			s.writeDecision(&b, number, c)
 		}
 	}
 	return b.Bytes()
 }
 
-func (s *Start) decision(b *bytes.Buffer, layer int, c layers.Category) {
+func (s *Start) writeDecision(b *bytes.Buffer, layer int, c layers.Category) {
 	d := s.Answers.Decisions[c.ID]
 	fmt.Fprintf(b, "\n### %s\n\n%s\n\n", c.Title, c.Purpose)
 	decided := false
 	for _, u := range s.Bundles {
 		if u.Layer == layer && u.Category == c.ID {
-			item(b, "**%s** %s. %s", u.Name, u.Version, u.Why)
+			writeItem(b, "**%s** %s. %s", u.Name, u.Version, u.Why)
 			decided = true
 		}
 	}
 	for _, w := range s.Wanting {
 		if w.Layer == layer && w.Category.ID == c.ID {
-			item(b, "**%s**, whose bundle has to be written. %s", w.Product.Name, w.Why)
+			writeItem(b, "**%s**, whose bundle has to be written. %s", w.Product.Name, w.Why)
 			decided = true
 		}
 	}
 	for _, id := range d.Products {
-		if p, _ := product(c, id); p.Delivery != layers.Manifests && p.Delivery != layers.Chart && !s.bundled(layer, c, id) {
-			item(b, "**%s**, from outside the runtime (%s). %s %s", p.Name, p.Delivery, d.Why, p.Note)
+		if p, _ := findProduct(c, id); p.Delivery != layers.Manifests && p.Delivery != layers.Chart && !s.hasBundle(layer, c, id) {
+			writeItem(b, "**%s**, from outside the runtime (%s). %s %s", p.Name, p.Delivery, d.Why, p.Note)
 			decided = true
 		}
 	}
 	switch {
 	case d.Outside != "":
-		item(b, "From outside the runtime: %s. %s", d.Outside, d.Why)
+		writeItem(b, "From outside the runtime: %s. %s", d.Outside, d.Why)
 	case d.Later:
-		item(b, "Nothing for now. %s", d.Why)
+		writeItem(b, "Nothing for now. %s", d.Why)
 	case !decided:
-		item(b, "Not decided.")
+		writeItem(b, "Not decided.")
 	}
 	for i, question := range c.Questions {
 		answer := "open"
 		if i < len(d.Answers) && d.Answers[i] != "" {
 			answer = d.Answers[i]
 		}
-		item(b, "%s _%s_", question, answer)
+		writeItem(b, "%s _%s_", question, answer)
 	}
 }
 
-func (s *Start) bundled(layer int, c layers.Category, product string) bool {
+func (s *Start) hasBundle(layer int, c layers.Category, product string) bool {
 	return slices.ContainsFunc(s.Bundles, func(u bundles.Use) bool {
 		return u.Layer == layer && u.Category == c.ID && u.Product == product
 	})
 }
 
-// item writes an item of a list, as one line.
-func item(b *bytes.Buffer, format string, args ...any) {
+// writeItem writes an item of a list, as one line.
+func writeItem(b *bytes.Buffer, format string, args ...any) {
 	fmt.Fprintf(b, "- %s\n", oneLine(fmt.Sprintf(format, args...)))
 }
 

@@ -23,8 +23,8 @@ func isShown(r rune) bool {
 		!unicode.Is(unicode.Co, r) && !unicode.Is(unicode.Cs, r)
 }
 
-// visible writes out the characters of a text that are not shown, but for those that are kept.
-func visible(text, keep string) string {
+// escapeInvisible writes out the characters of a text that are not shown, but for those that are kept.
+func escapeInvisible(text, keep string) string {
 	var out strings.Builder
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRuneInString(text[i:])
@@ -49,8 +49,8 @@ func visible(text, keep string) string {
 	return out.String()
 }
 
-// Line returns a text from outside as a part of a line.
-func Line(text string) string { return visible(text, "") }
+// EscapeLine returns a text from outside as a part of a line.
+func EscapeLine(text string) string { return escapeInvisible(text, "") }
 
 // Sprintf is [fmt.Sprintf] with arguments that stay within their line.
 func Sprintf(format string, args ...any) string { return fmt.Sprintf(format, inLine(args)...) }
@@ -65,7 +65,7 @@ func Fprintln(w io.Writer, args ...any) { fmt.Fprintln(w, inLine(args)...) }
 // nothing else has which could be taken for it.
 func WriteIndented(w io.Writer, indent, text string) {
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
-		fmt.Fprintf(w, "%s%s\n", indent, Line(line))
+		fmt.Fprintf(w, "%s%s\n", indent, EscapeLine(line))
 	}
 }
 
@@ -78,7 +78,7 @@ func inLine(args []any) []any {
 			reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Float32, reflect.Float64:
 			all[i] = arg
 		default:
-			all[i] = escaping{arg, Line}
+			all[i] = escapingFormatter{arg, EscapeLine}
 		}
 	}
 	return all
@@ -89,20 +89,20 @@ func inMessage(args []any) []any {
 	all := inLine(args)
 	for i, arg := range args {
 		if err, is := arg.(error); is {
-			all[i] = escaping{err, func(string) string { return errorText(err) }}
+			all[i] = escapingFormatter{err, func(string) string { return errorText(err) }}
 		}
 	}
 	return all
 }
 
-// escaping formats a value as its verb says and escapes what comes out.
-type escaping struct {
+// escapingFormatter formats a value as its verb says and escapes what comes out.
+type escapingFormatter struct {
 	value  any
 	escape func(string) string
 }
 
 // Format implements [fmt.Formatter].
-func (e escaping) Format(f fmt.State, verb rune) {
+func (e escapingFormatter) Format(f fmt.State, verb rune) {
 	io.WriteString(f, e.escape(fmt.Sprintf(fmt.FormatString(f, verb), e.value)))
 }
 
@@ -123,7 +123,7 @@ func errorText(err error) string {
 	}
 	lines := strings.Split(err.Error(), "\n")
 	for i, line := range lines {
-		lines[i] = Line(line)
+		lines[i] = EscapeLine(line)
 		if i > 0 && !strings.HasPrefix(line, "  ") {
 			lines[i] = "  " + lines[i]
 		}
@@ -150,13 +150,13 @@ func (v *visibleWriter) Write(p []byte) (int, error) {
 		}
 	}
 	v.rest = append([]byte(nil), all[whole:]...)
-	_, err := io.WriteString(v.out, visible(string(all[:whole]), "\n\t"))
+	_, err := io.WriteString(v.out, escapeInvisible(string(all[:whole]), "\n\t"))
 	return len(p), err
 }
 
-// flush writes what never became a character.
-func (v *visibleWriter) flush() error {
-	_, err := io.WriteString(v.out, visible(string(v.rest), "\n\t"))
+// flushRest writes what never became a character.
+func (v *visibleWriter) flushRest() error {
+	_, err := io.WriteString(v.out, escapeInvisible(string(v.rest), "\n\t"))
 	v.rest = nil
 	return err
 }

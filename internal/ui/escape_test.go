@@ -81,13 +81,13 @@ func FuzzLine(f *testing.F) {
 	f.Add(forged)
 	f.Add("é\xc3")
 	f.Fuzz(func(t *testing.T, text string) {
-		line := Line(text)
+		line := EscapeLine(text)
 		for _, r := range line {
 			if !isShown(r) && r != utf8.RuneError {
 				t.Errorf("%q: %q is in %q", text, r, line)
 			}
 		}
-		if !utf8.ValidString(line) || Line(line) != line {
+		if !utf8.ValidString(line) || EscapeLine(line) != line {
 			t.Errorf("%q: %q", text, line)
 		}
 	})

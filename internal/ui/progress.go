@@ -21,14 +21,14 @@ const (
 	TTY Mode = "tty"
 	// Plain is lines: what is planned, how far it is every now and then, the end.
 	Plain Mode = "plain"
-	// JSON is one object a line, for programs. All that is said becomes one; see [record].
+	// JSON is one object a line, for programs. All that is said becomes one; see [eventRecord].
 	JSON Mode = "json"
 	// None is no progress: notes and errors are all that is said.
 	None Mode = "none"
 )
 
-// Modes returns all modes, for completion.
-func Modes() []string {
+// ListModes returns all modes, for completion.
+func ListModes() []string {
 	return []string{string(Auto), string(TTY), string(Plain), string(JSON), string(None)}
 }
 
@@ -40,9 +40,9 @@ func (m *Mode) String() string {
 	return string(*m)
 }
 
-// Set takes one of [Modes].
+// Set takes one of [ListModes].
 func (m *Mode) Set(s string) error {
-	if !slices.Contains(Modes(), s) {
+	if !slices.Contains(ListModes(), s) {
 		return fmt.Errorf("want auto, tty, plain, json or none")
 	}
 	*m = Mode(s)
@@ -50,7 +50,7 @@ func (m *Mode) Set(s string) error {
 }
 
 // Type returns what help calls the flag's value.
-func (m *Mode) Type() string { return strings.Join(Modes(), "|") }
+func (m *Mode) Type() string { return strings.Join(ListModes(), "|") }
 
 const (
 	// redrawn is how often a display on a terminal changes.
@@ -61,15 +61,15 @@ const (
 	recorded = time.Second
 )
 
-// Progress shows the events of a piece of work until there is a result, or [UI.End] is called.
+// Progress shows the events of a piece of work until there is a result, or [UI.EndProgress] is called.
 // Several pieces can go on at a time.
 func (u *UI) Progress(verb string) progress.Func {
-	w := &work{ui: u, verb: verb, mode: u.mode()}
-	return w.take
+	w := &workProgress{ui: u, verb: verb, mode: u.effectiveMode()}
+	return w.handleEvent
 }
 
-// work is a piece of work, as far as its events tell.
-type work struct {
+// workProgress is a piece of work, as far as its events tell.
+type workProgress struct {
 	ui   *UI
 	verb string
 	mode Mode
@@ -79,11 +79,11 @@ type work struct {
 	mu    sync.Mutex
 	shown bool // it is in the UI's list
 	ended bool // the end of its plan was told
-	tally
+	planTally
 }
 
-// tally is what the events of one plan add up to.
-type tally struct {
+// planTally is what the events of one plan add up to.
+type planTally struct {
 	start time.Time
 	// items and bytes are the plan's; no items are no plan.
 	items int
@@ -93,71 +93,71 @@ type tally struct {
 	done int
 	have int64
 	// active are the items that move, in the order in which they began.
-	active  []*item
-	arrived rate
+	active  []*activeItem
+	arrived transferRate
 }
 
-// item is one that moves.
-type item struct {
+// activeItem is one that moves.
+type activeItem struct {
 	subject, name string
 	size, moved   int64
 	recorded      time.Time
 }
 
-// take counts an event and tells of it.
-func (w *work) take(e progress.Event) {
+// handleEvent counts an event and tells of it.
+func (w *workProgress) handleEvent(e progress.Event) {
 	switch {
 	case e.Kind == progress.Note || e.Kind == progress.Started || e.Kind == progress.Done:
-		w.tell(e)
+		w.reportEvent(e)
 		return
 	case w.mode == None:
 		return
 	case e.Kind == progress.Planned:
-		w.finish(nil) // the plan before this one
+		w.finishPlan(nil) // the plan before this one
 	}
-	w.show()
-	e, news, complete := w.count(e)
+	w.showOnce()
+	e, news, complete := w.countEvent(e)
 	if news {
-		w.tell(e)
+		w.reportEvent(e)
 	}
 	if complete {
-		w.finish(nil)
+		w.finishPlan(nil)
 	}
 }
 
-// count adds an event up. It returns what there is to tell of it, whether that is news, and
+// countEvent adds an event up. It returns what there is to tell of it, whether that is news, and
 // whether nothing of the plan is left.
-func (w *work) count(e progress.Event) (told progress.Event, news, complete bool) {
+func (w *workProgress) countEvent(e progress.Event) (told progress.Event, news, complete bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
 	if e.Kind == progress.Planned || w.start.IsZero() {
-		w.tally, w.ended = tally{start: now}, false
+		w.planTally, w.ended = planTally{start: now}, false
 	}
 	news = true
 	switch e.Kind {
 	case progress.Planned:
 		w.items, w.bytes = e.Items, e.Bytes
 	case progress.Began:
-		w.drop(e.Subject)
-		w.active = append(w.active, &item{e.Subject, name(e), e.Bytes, 0, now})
+		w.dropItem(e.Subject)
+		w.active = append(w.active, &activeItem{e.Subject, itemName(e), e.Bytes, 0, now})
 	case progress.Moved:
-		e.Bytes, news = w.move(e.Subject, e.Bytes, now)
+		e.Bytes, news = w.moveItem(e.Subject, e.Bytes, now)
 	case progress.Copied, progress.Skipped, progress.Mounted:
-		moved := w.drop(e.Subject)
+		moved := w.dropItem(e.Subject)
 		w.have += e.Bytes
 		w.done++
 		// Small items come at once. What is left of one that moved was there before.
 		if e.Kind == progress.Copied && moved == 0 {
-			w.arrived.add(now.Sub(w.start), e.Bytes)
+			w.arrived.addBytes(now.Sub(w.start), e.Bytes)
 		}
 	}
-	return e, news, w.complete()
+	return e, news, w.isComplete()
 }
 
-// drop forgets an item that moves, and what has arrived of it, which it returns.
-func (t *tally) drop(subject string) (moved int64) {
-	if i := t.find(subject); i >= 0 {
+// dropItem forgets an item that moves, and what has arrived of it, which it returns.
+func (t *planTally) dropItem(subject string) (moved int64) {
+	if i := t.findItem(subject); i >= 0 {
 		moved = t.active[i].moved
 		t.active = slices.Delete(t.active, i, i+1)
 	}
@@ -165,45 +165,45 @@ func (t *tally) drop(subject string) (moved int64) {
 	return moved
 }
 
-func (t *tally) find(subject string) int {
-	return slices.IndexFunc(t.active, func(i *item) bool { return i.subject == subject })
+func (t *planTally) findItem(subject string) int {
+	return slices.IndexFunc(t.active, func(i *activeItem) bool { return i.subject == subject })
 }
 
-// move adds to what has arrived of an item and returns the sum, and whether it is time to
+// moveItem adds to what has arrived of an item and returns the sum, and whether it is time to
 // record it. What was lost has arrived all the same, as far as the rate goes.
-func (t *tally) move(subject string, bytes int64, now time.Time) (moved int64, news bool) {
-	i := t.find(subject)
+func (t *planTally) moveItem(subject string, bytes int64, now time.Time) (moved int64, news bool) {
+	i := t.findItem(subject)
 	if i < 0 {
 		return 0, false // it ended: a reader may be closed late
 	}
 	it := t.active[i]
 	it.moved += bytes
 	t.have += bytes
-	t.arrived.add(now.Sub(t.start), bytes)
+	t.arrived.addBytes(now.Sub(t.start), bytes)
 	if news = now.Sub(it.recorded) >= recorded; news {
 		it.recorded = now
 	}
 	return it.moved, news
 }
 
-func (t *tally) complete() bool {
+func (t *planTally) isComplete() bool {
 	return t.items > 0 && t.done >= t.items && len(t.active) == 0
 }
 
-// name returns what people call an item.
-func name(e progress.Event) string {
+// itemName returns what people call an item.
+func itemName(e progress.Event) string {
 	if e.Detail != "" {
-		return printable(e.Detail)
+		return toPrintable(e.Detail)
 	}
 	if algorithm, hex, ok := strings.Cut(e.Subject, ":"); ok && len(hex) > 12 {
-		return printable(algorithm + ":" + hex[:12])
+		return toPrintable(algorithm + ":" + hex[:12])
 	}
-	return printable(e.Subject)
+	return toPrintable(e.Subject)
 }
 
-// printable keeps a name from moving the cursor, and makes its width its length: names come
+// toPrintable keeps a name from moving the cursor, and makes its width its length: names come
 // from registries and archives.
-func printable(name string) string {
+func toPrintable(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return '?'
@@ -212,41 +212,41 @@ func printable(name string) string {
 	}, name)
 }
 
-// show has the UI show the work, until its end.
-func (w *work) show() {
+// showOnce has the UI show the work, until its end.
+func (w *workProgress) showOnce() {
 	w.mu.Lock()
 	shown := w.shown
 	w.shown = true
 	w.mu.Unlock()
 	if !shown {
-		w.ui.show(w)
+		w.ui.addWork(w)
 	}
 }
 
-// tell says at once what is not only counted.
-func (w *work) tell(e progress.Event) {
+// reportEvent says at once what is not only counted.
+func (w *workProgress) reportEvent(e progress.Event) {
 	switch {
 	case w.mode == JSON:
-		w.ui.record(record{Verb: w.verb, Event: events[e.Kind], Subject: e.Subject, Detail: e.Detail, Bytes: e.Bytes, Items: e.Items})
+		w.ui.writeRecord(eventRecord{Verb: w.verb, Event: events[e.Kind], Subject: e.Subject, Detail: e.Detail, Bytes: e.Bytes, Items: e.Items})
 	case e.Kind == progress.Note:
 		w.ui.Note("note: %s %s", e.Subject, e.Detail)
 	case e.Kind == progress.Done:
 		w.ui.Say("%s %s %s", w.verb, e.Subject, e.Detail)
 	case e.Kind == progress.Planned && w.mode == Plain:
-		w.ui.Say("%s %s, %s in all", w.verb, items(e.Items), Bytes(e.Bytes))
+		w.ui.Say("%s %s, %s in all", w.verb, countItems(e.Items), Bytes(e.Bytes))
 	}
 }
 
-// finish tells the end of a plan, once; err is why it ended early.
-func (w *work) finish(err error) {
+// finishPlan tells the end of a plan, once; err is why it ended early.
+func (w *workProgress) finishPlan(err error) {
 	w.mu.Lock()
 	told := w.ended || w.start.IsZero()
 	w.ended = true
 	now := time.Now()
-	end := record{Verb: w.verb, Event: "done", Bytes: w.have, Items: w.done}
-	text := w.verb + " " + strings.Join(append(w.amounts(), w.counts(), "in "+brief(now.Sub(w.start))), ", ")
+	end := eventRecord{Verb: w.verb, Event: "done", Bytes: w.have, Items: w.done}
+	text := w.verb + " " + strings.Join(append(w.formatAmounts(), w.formatCounts(), "in "+formatDuration(now.Sub(w.start))), ", ")
 	if err != nil {
-		text = w.verb + " stopped at " + strings.Join(append(w.amounts(), w.counts()), ", ")
+		text = w.verb + " stopped at " + strings.Join(append(w.formatAmounts(), w.formatCounts()), ", ")
 	}
 	w.mu.Unlock()
 	switch {
@@ -254,64 +254,64 @@ func (w *work) finish(err error) {
 	case w.mode == Plain:
 		w.ui.Say("%s", text)
 	case w.mode == JSON && err == nil:
-		w.ui.record(end)
+		w.ui.writeRecord(end)
 	case w.mode == TTY:
-		w.ui.redraw()
+		w.ui.redrawScreen()
 	}
 }
 
-// status returns how far the work is, the most important first; nothing when it has ended.
-func (w *work) status(now time.Time) []string {
+// statusParts returns how far the work is, the most important first; nothing when it has ended.
+func (w *workProgress) statusParts(now time.Time) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.start.IsZero() || w.complete() || w.mode == Plain && w.ended {
+	if w.start.IsZero() || w.isComplete() || w.mode == Plain && w.ended {
 		return nil
 	}
-	parts := w.amounts()
+	parts := w.formatAmounts()
 	parts[0] = w.verb + " " + parts[0]
 	since := now.Sub(w.start)
-	if bytes, ok := w.arrived.over(since, recent); ok {
+	if bytes, ok := w.arrived.bytesPerSecond(since, recent); ok {
 		parts = append(parts, Bytes(bytes)+"/s")
 	}
-	if bytes, ok := w.arrived.over(since, lately); ok && bytes > 0 && w.have < w.bytes {
-		parts = append(parts, brief(time.Duration(float64(w.bytes-w.have)/float64(bytes)*float64(time.Second)))+" left")
+	if bytes, ok := w.arrived.bytesPerSecond(since, lately); ok && bytes > 0 && w.have < w.bytes {
+		parts = append(parts, formatDuration(time.Duration(float64(w.bytes-w.have)/float64(bytes)*float64(time.Second)))+" left")
 	}
-	return append(parts, w.counts())
+	return append(parts, w.formatCounts())
 }
 
-// amounts are bytes and, where there is a plan, how much of it they are.
-func (t *tally) amounts() []string {
+// formatAmounts are bytes and, where there is a plan, how much of it they are.
+func (t *planTally) formatAmounts() []string {
 	if t.items == 0 {
 		return []string{Bytes(t.have)}
 	}
 	have := min(t.have, t.bytes)
-	return []string{Bytes(have) + " of " + Bytes(t.bytes), fmt.Sprintf("%d%%", percent(have, t.bytes))}
+	return []string{Bytes(have) + " of " + Bytes(t.bytes), fmt.Sprintf("%d%%", percentOf(have, t.bytes))}
 }
 
-func (t *tally) counts() string {
+func (t *planTally) formatCounts() string {
 	if t.items == 0 {
-		return items(t.done)
+		return countItems(t.done)
 	}
-	return fmt.Sprintf("%d of %s", min(t.done, t.items), items(t.items))
+	return fmt.Sprintf("%d of %s", min(t.done, t.items), countItems(t.items))
 }
 
-func items(n int) string {
+func countItems(n int) string {
 	if n == 1 {
 		return "1 item"
 	}
 	return fmt.Sprintf("%d items", n)
 }
 
-// percent is rounded down: 100 is all.
-func percent(have, all int64) int {
+// percentOf is rounded down: 100 is all.
+func percentOf(have, all int64) int {
 	if have >= all {
 		return 100
 	}
 	return int(float64(max(have, 0)) / float64(all) * 100)
 }
 
-// brief returns a duration for people, in at most two units.
-func brief(d time.Duration) string {
+// formatDuration returns a duration for people, in at most two units.
+func formatDuration(d time.Duration) string {
 	switch s := int64(d.Round(time.Second) / time.Second); {
 	case s < 60:
 		return fmt.Sprintf("%ds", s)
@@ -331,14 +331,14 @@ const (
 	lately = 15
 )
 
-// rate is how many bytes arrived in each of the last seconds.
-type rate struct {
+// transferRate is how many bytes arrived in each of the last seconds.
+type transferRate struct {
 	seconds [lately]struct{ at, bytes int64 }
 	any     bool
 }
 
-// add counts bytes that arrived at some time after the start.
-func (r *rate) add(at time.Duration, bytes int64) {
+// addBytes counts bytes that arrived at some time after the start.
+func (r *transferRate) addBytes(at time.Duration, bytes int64) {
 	if bytes <= 0 {
 		return
 	}
@@ -351,9 +351,9 @@ func (r *rate) add(at time.Duration, bytes int64) {
 	r.any = true
 }
 
-// over returns the bytes a second of the last few seconds, this one included. There is none in the
+// bytesPerSecond returns the bytes a second of the last few seconds, this one included. There is none in the
 // first second, nor before any byte.
-func (r *rate) over(at time.Duration, seconds int64) (int64, bool) {
+func (r *transferRate) bytesPerSecond(at time.Duration, seconds int64) (int64, bool) {
 	if at < time.Second || !r.any {
 		return 0, false
 	}

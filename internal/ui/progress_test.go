@@ -64,7 +64,7 @@ func TestPlain(t *testing.T) {
 		take(event(progress.Copied, "small", 10*mib))
 		u.Say("4 items")
 		time.Sleep(time.Minute)
-		u.End(nil)
+		u.EndProgress(nil)
 		same(t, stderr.String(), `copy 4 items, 100 MiB in all
 copy 70 MiB of 100 MiB, 69%, 1.0 MiB/s, 30s left, 2 of 4 items
 note: large is large
@@ -87,7 +87,7 @@ func TestPlainStall(t *testing.T) {
 		stream(take, "blob", 3)
 		time.Sleep(27 * time.Second)
 		synctest.Wait()
-		u.End(errors.New("broken pipe"))
+		u.EndProgress(errors.New("broken pipe"))
 		same(t, stderr.String(), `push 2 items, 100 MiB in all
 push 3.0 MiB of 100 MiB, 3%, 0 B/s, 5m23s left, 0 of 2 items
 push 3.0 MiB of 100 MiB, 3%, 0 B/s, 0 of 2 items
@@ -107,7 +107,7 @@ func TestPlainWithoutPlan(t *testing.T) {
 		stream(take, "blob", 9)
 		time.Sleep(1500 * time.Millisecond)
 		take(event(progress.Copied, "blob", 30*mib))
-		u.End(nil)
+		u.EndProgress(nil)
 		same(t, stderr.String(), `check 9.0 MiB, 784 KiB/s, 0 items
 check 30 MiB, 1 item, in 11s
 `)
@@ -158,7 +158,7 @@ func TestJSON(t *testing.T) {
 		u.Note("error: no")
 		fmt.Fprint(u, "half a ")
 		fmt.Fprint(u, "line\n\nrest")
-		u.End(nil)
+		u.EndProgress(nil)
 		same(t, stderr.String(), `{"time":"2000-01-01T00:00:00Z","verb":"copy","event":"started","subject":"edge"}
 {"time":"2000-01-01T00:00:00Z","verb":"copy","event":"planned","bytes":60,"items":3}
 {"time":"2000-01-01T00:00:00Z","verb":"copy","event":"skipped","subject":"a","bytes":10}
@@ -183,7 +183,7 @@ func TestJSONFailure(t *testing.T) {
 	u, stderr := newUI(JSON)
 	take := u.Progress("copy")
 	take(planned(3, 60))
-	u.End(errors.New("broken pipe"))
+	u.EndProgress(errors.New("broken pipe"))
 	if text := stderr.String(); !strings.Contains(text, `"planned"`) || strings.Contains(text, `"done"`) {
 		t.Error(text)
 	}
@@ -202,7 +202,7 @@ func TestNone(t *testing.T) {
 		u.Say("1 item")
 		take(progress.Event{Kind: progress.Note, Subject: "a", Detail: "is odd"})
 		u.Note("error: no")
-		u.End(nil)
+		u.EndProgress(nil)
 		same(t, stderr.String(), "note: a is odd\nerror: no\n")
 	}
 }
@@ -210,7 +210,7 @@ func TestNone(t *testing.T) {
 func TestMode(t *testing.T) {
 	t.Parallel()
 	var m Mode
-	for _, name := range Modes() {
+	for _, name := range ListModes() {
 		if err := m.Set(name); err != nil || m.String() != name {
 			t.Errorf("%s: %v, %v", name, m, err)
 		}
@@ -224,10 +224,10 @@ func TestMode(t *testing.T) {
 func TestSentAgain(t *testing.T) {
 	t.Parallel()
 	u, _ := newUI(Plain)
-	w := &work{ui: u, verb: "push", mode: Plain}
+	w := &workProgress{ui: u, verb: "push", mode: Plain}
 	step := func(e progress.Event, have int64) {
 		t.Helper()
-		w.take(e)
+		w.handleEvent(e)
 		if w.have != have {
 			t.Errorf("%v: have %d, want %d", e, w.have, have)
 		}
@@ -244,33 +244,33 @@ func TestSentAgain(t *testing.T) {
 	step(event(progress.Began, "b", 40), 60)
 	step(event(progress.Moved, "b", 10), 70)
 	step(event(progress.Mounted, "b", 40), 100)
-	u.End(nil)
+	u.EndProgress(nil)
 }
 
 func TestRate(t *testing.T) {
 	t.Parallel()
-	var r rate
-	if _, ok := r.over(time.Minute, recent); ok {
+	var r transferRate
+	if _, ok := r.bytesPerSecond(time.Minute, recent); ok {
 		t.Error("there is a rate without bytes")
 	}
 	check := func(at time.Duration, seconds, want int64) {
 		t.Helper()
-		if got, ok := r.over(at, seconds); !ok || got != want {
+		if got, ok := r.bytesPerSecond(at, seconds); !ok || got != want {
 			t.Errorf("after %s over %d s: %d, want %d", at, seconds, got, want)
 		}
 	}
-	r.add(500*time.Millisecond, 1000)
-	if _, ok := r.over(900*time.Millisecond, recent); ok {
+	r.addBytes(500*time.Millisecond, 1000)
+	if _, ok := r.bytesPerSecond(900*time.Millisecond, recent); ok {
 		t.Error("there is a rate in the first second")
 	}
 	check(2*time.Second, recent, 500)
-	r.add(2*time.Second, -300) // arrived in vain, but arrived
+	r.addBytes(2*time.Second, -300) // arrived in vain, but arrived
 	check(2*time.Second, recent, 500)
 	check(4500*time.Millisecond, recent, 222)
 	check(5*time.Second, recent, 0) // the first second is too long ago
 	check(5*time.Second, lately, 200)
 	for s := range 40 {
-		r.add(time.Duration(10+s)*time.Second, 700)
+		r.addBytes(time.Duration(10+s)*time.Second, 700)
 	}
 	check(50*time.Second, recent, 700)
 	check(50*time.Second, lately, 700)
@@ -283,10 +283,10 @@ func TestWords(t *testing.T) {
 		200 * time.Second: "3m20s", 3*time.Hour + 5*time.Minute: "3h05m", 1000 * time.Hour: "41 days",
 	}
 	for d, want := range durations {
-		same(t, brief(d), want)
+		same(t, formatDuration(d), want)
 	}
 	for have, want := range map[int64]int{-5: 0, 0: 0, 999: 99, 1000: 100, 1001: 100} {
-		if got := percent(have, 1000); got != want {
+		if got := percentOf(have, 1000); got != want {
 			t.Errorf("%d of 1000: %d%%, want %d%%", have, got, want)
 		}
 	}
@@ -296,7 +296,7 @@ func TestWords(t *testing.T) {
 		{Subject: "sha256:0123456789abcdef", Detail: "evil\033[2J/ü:v1 layer"}: "evil?[2J/?:v1 layer",
 	}
 	for e, want := range names {
-		same(t, name(e), want)
+		same(t, itemName(e), want)
 	}
 }
 
@@ -308,7 +308,7 @@ func TestConcurrent(t *testing.T) {
 			t.Parallel()
 			u, stderr := newUI(mode)
 			take := u.Progress("copy")
-			clock := map[Mode]func(){TTY: u.redraw, Plain: u.report, JSON: func() {}}
+			clock := map[Mode]func(){TTY: u.redrawScreen, Plain: u.reportWork, JSON: func() {}}
 			const items, parts = 40, 50
 			take(planned(items, items*parts*mib))
 			var group sync.WaitGroup
@@ -329,7 +329,7 @@ func TestConcurrent(t *testing.T) {
 			group.Go(func() { fmt.Fprint(u, "half ") })
 			group.Wait()
 			fmt.Fprint(u, "line\n")
-			u.End(nil)
+			u.EndProgress(nil)
 			for i := range items {
 				if !strings.Contains(stderr.String(), fmt.Sprintf("noted item %d", i)) {
 					t.Errorf("the note of item %d is lost", i)
@@ -346,14 +346,14 @@ func TestConcurrent(t *testing.T) {
 }
 
 // records returns those of an event; every line has to be one.
-func records(t *testing.T, text, event string) (list []record) {
+func records(t *testing.T, text, event string) (list []eventRecord) {
 	t.Helper()
 	for line := range strings.Lines(text) {
-		var r record
+		var r eventRecord
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Errorf("%q: %v", line, err)
 		}
 		list = append(list, r)
 	}
-	return slices.DeleteFunc(list, func(r record) bool { return r.Event != event })
+	return slices.DeleteFunc(list, func(r eventRecord) bool { return r.Event != event })
 }

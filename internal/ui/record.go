@@ -8,8 +8,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// record is a line for programs. A number that is absent is 0.
-type record struct {
+// eventRecord is a line for programs. A number that is absent is 0.
+type eventRecord struct {
 	Time time.Time `json:"time"`
 	// Verb is the work: push, copy, lock. Notes that belong to none have none.
 	Verb string `json:"verb,omitempty"`
@@ -33,22 +33,22 @@ var events = map[progress.Kind]string{
 	progress.Skipped: "skipped", progress.Mounted: "mounted", progress.Note: "note", progress.Began: "began", progress.Moved: "moved",
 }
 
-// record writes a line for programs.
-func (u *UI) record(r record) {
+// writeRecord writes a line for programs.
+func (u *UI) writeRecord(r eventRecord) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.recordLocked(r)
 }
 
-func (u *UI) recordLocked(r record) {
+func (u *UI) recordLocked(r eventRecord) {
 	r.Time = time.Now().UTC().Truncate(time.Second)
 	encoder := json.NewEncoder(u.Err)
 	encoder.SetEscapeHTML(false)
 	encoder.Encode(r) // who cannot write to standard error has no one to tell
 }
 
-// lines makes records of whole lines of others, and keeps the rest.
-func (u *UI) lines(p []byte) {
+// recordLines makes records of whole lines of others, and keeps the rest.
+func (u *UI) recordLines(p []byte) {
 	u.screen.output = append(u.screen.output, p...)
 	for {
 		line, rest, found := bytes.Cut(u.screen.output, []byte("\n"))
@@ -57,15 +57,15 @@ func (u *UI) lines(p []byte) {
 		}
 		u.screen.output = rest
 		if len(bytes.TrimSpace(line)) > 0 {
-			u.recordLocked(record{Event: "output", Text: string(line)})
+			u.recordLocked(eventRecord{Event: "output", Text: string(line)})
 		}
 	}
 }
 
-// flush records what is left of a line that never ended.
-func (u *UI) flush() {
+// flushOutput records what is left of a line that never ended.
+func (u *UI) flushOutput() {
 	if len(u.screen.output) > 0 {
-		u.recordLocked(record{Event: "output", Text: string(u.screen.output)})
+		u.recordLocked(eventRecord{Event: "output", Text: string(u.screen.output)})
 		u.screen.output = nil
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/term"
 )
 
-// screen is what a UI shows of the work that goes on. Its owner's lock guards it.
-type screen struct {
-	works []*work
+// screenState is what a UI shows of the work that goes on. Its owner's lock guards it.
+type screenState struct {
+	works []*workProgress
 	// stop ends the clock, which runs while there is work.
 	stop chan struct{}
 	// rows stand on the terminal, the cursor below them.
@@ -27,22 +27,22 @@ type screen struct {
 	output []byte
 }
 
-// mode returns how progress is shown here.
-func (u *UI) mode() Mode {
+// effectiveMode returns how progress is shown here.
+func (u *UI) effectiveMode() Mode {
 	switch {
 	case u.Quiet:
 		return None
 	case u.Mode != "" && u.Mode != Auto:
 		return u.Mode
-	case isTerminal(u.Err) && !dumb():
+	case isTerminal(u.Err) && !isDumbTerminal():
 		return TTY
 	}
 	return Plain
 }
 
-// End ends what Progress shows, without a trace on a terminal. err is why the work ended early,
+// EndProgress ends what Progress shows, without a trace on a terminal. err is why the work ended early,
 // or nil. It does nothing where nothing is shown.
-func (u *UI) End(err error) {
+func (u *UI) EndProgress(err error) {
 	u.mu.Lock()
 	works := u.screen.works
 	u.screen.works = nil
@@ -50,31 +50,31 @@ func (u *UI) End(err error) {
 		close(u.screen.stop)
 		u.screen.stop = nil
 	}
-	u.paint(nil)
-	u.flush()
+	u.paintRows(nil)
+	u.flushOutput()
 	u.mu.Unlock()
 	for _, w := range works {
 		w.mu.Lock()
 		w.shown = false
 		w.mu.Unlock()
-		w.finish(err)
+		w.finishPlan(err)
 	}
 }
 
-// show adds a piece of work to those that are shown.
-func (u *UI) show(w *work) {
+// addWork adds a piece of work to those that are shown.
+func (u *UI) addWork(w *workProgress) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.screen.works = append(u.screen.works, w)
 	every := map[Mode]time.Duration{TTY: redrawn, Plain: reported}[w.mode]
 	if u.screen.stop == nil && every > 0 {
 		u.screen.stop = make(chan struct{})
-		go u.watch(every, u.screen.stop)
+		go u.watchWork(every, u.screen.stop)
 	}
 }
 
-// watch shows how far the work is, again and again.
-func (u *UI) watch(every time.Duration, stop <-chan struct{}) {
+// watchWork shows how far the work is, again and again.
+func (u *UI) watchWork(every time.Duration, stop <-chan struct{}) {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
@@ -84,47 +84,47 @@ func (u *UI) watch(every time.Duration, stop <-chan struct{}) {
 		case <-ticker.C:
 		}
 		if every == redrawn {
-			u.redraw()
+			u.redrawScreen()
 		} else {
-			u.report()
+			u.reportWork()
 		}
 	}
 }
 
-// report writes a line for each piece of work.
-func (u *UI) report() {
+// reportWork writes a line for each piece of work.
+func (u *UI) reportWork() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, w := range u.screen.works {
-		if status := w.status(time.Now()); len(status) > 0 {
+		if status := w.statusParts(time.Now()); len(status) > 0 {
 			fmt.Fprintln(u.Err, strings.Join(status, ", "))
 		}
 	}
 }
 
-// redraw brings the display up to date.
-func (u *UI) redraw() {
+// redrawScreen brings the display up to date.
+func (u *UI) redrawScreen() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.screen.inLine || u.screen.asking {
 		return
 	}
-	width, height := u.size()
+	width, height := u.terminalSize()
 	var rows []string
 	for _, w := range u.screen.works {
-		rows = append(rows, w.rows(time.Now(), width-1)...)
+		rows = append(rows, w.progressRows(time.Now(), width-1)...)
 	}
 	// The cursor stands below, and what has left the top of a screen cannot be drawn again.
-	u.paint(rows[:min(len(rows), height-1)])
+	u.paintRows(rows[:min(len(rows), height-1)])
 }
 
-// paint draws rows over those that stand there. The caller holds the lock.
-func (u *UI) paint(rows []string) {
+// paintRows draws rows over those that stand there. The caller holds the lock.
+func (u *UI) paintRows(rows []string) {
 	if slices.Equal(rows, u.screen.rows) {
 		return
 	}
 	var out bytes.Buffer
-	out.WriteString(u.top())
+	out.WriteString(u.moveToTop())
 	for _, row := range rows {
 		// A row is ended before the next, so that nothing of an older one is left next to it.
 		out.WriteString(row + "\033[K\n")
@@ -134,9 +134,9 @@ func (u *UI) paint(rows []string) {
 	u.screen.rows = rows
 }
 
-// top moves the cursor to where the display begins.
-func (u *UI) top() string {
-	width, _ := u.size()
+// moveToTop moves the cursor to where the display begins.
+func (u *UI) moveToTop() string {
+	width, _ := u.terminalSize()
 	up := 0
 	for _, row := range u.screen.rows {
 		// A terminal that became narrower has broken its lines.
@@ -148,23 +148,23 @@ func (u *UI) top() string {
 	return fmt.Sprintf("\r\033[%dA", up)
 }
 
-// above writes text above the display. The caller holds the lock.
-func (u *UI) above(text []byte) (int, error) {
+// writeAbove writes text above the display. The caller holds the lock.
+func (u *UI) writeAbove(text []byte) (int, error) {
 	rows := u.screen.rows
-	u.paint(nil)
+	u.paintRows(nil)
 	n, err := u.Err.Write(text)
 	if len(text) > 0 {
 		u.screen.inLine = text[len(text)-1] != '\n'
 	}
 	if !u.screen.inLine && !u.screen.asking {
-		u.paint(rows)
+		u.paintRows(rows)
 	}
 	return n, err
 }
 
-// size returns that of the terminal, or at most $COLUMNS wide. Asked for each time it follows every
+// terminalSize returns that of the terminal, or at most $COLUMNS wide. Asked for each time it follows every
 // change without signals, which not all systems have.
-func (u *UI) size() (width, height int) {
+func (u *UI) terminalSize() (width, height int) {
 	if file, ok := u.Err.(*os.File); ok {
 		if w, h, err := term.GetSize(int(file.Fd())); err == nil {
 			width, height = w, h
@@ -183,25 +183,25 @@ const (
 	shownSize  = 1 << 20
 )
 
-// rows returns a row for the whole and one for each item of some size that moves.
-func (w *work) rows(now time.Time, width int) []string {
-	status := w.status(now)
+// progressRows returns a row for the whole and one for each item of some size that moves.
+func (w *workProgress) progressRows(now time.Time, width int) []string {
+	status := w.statusParts(now)
 	if len(status) == 0 {
 		return nil
 	}
-	rows := []string{fit(status, width)}
+	rows := []string{joinFitting(status, width)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, i := range w.active {
 		if i.size >= shownSize && len(rows) <= shownItems {
-			rows = append(rows, i.row(width))
+			rows = append(rows, i.progressRow(width))
 		}
 	}
 	return rows
 }
 
-// fit joins as many parts as there is room for.
-func fit(parts []string, width int) string {
+// joinFitting joins as many parts as there is room for.
+func joinFitting(parts []string, width int) string {
 	row := parts[0]
 	for _, part := range parts[1:] {
 		if len(row)+len(part)+2 > width {
@@ -212,10 +212,10 @@ func fit(parts []string, width int) string {
 	return row[:min(len(row), max(width, 0))]
 }
 
-// row returns a name, a bar where there is room, and numbers.
-func (i *item) row(width int) string {
+// progressRow returns a name, a bar where there is room, and numbers.
+func (i *activeItem) progressRow(width int) string {
 	moved := min(max(i.moved, 0), i.size)
-	numbers := fmt.Sprintf(" %3d%% %8s of %s", percent(moved, i.size), Bytes(moved), Bytes(i.size))
+	numbers := fmt.Sprintf(" %3d%% %8s of %s", percentOf(moved, i.size), Bytes(moved), Bytes(i.size))
 	const numbersWidth = len(" 100% 1023 MiB of 1023 MiB")
 	column := min(max(width*2/5, 19), 40)
 	text := i.name
@@ -224,13 +224,13 @@ func (i *item) row(width int) string {
 	}
 	row := fmt.Sprintf("  %-*s ", column, text)
 	if room := min(width-len(row)-numbersWidth, 32); room >= 12 {
-		row += bar(moved, i.size, room)
+		row += drawBar(moved, i.size, room)
 	}
 	row += numbers
 	return row[:min(len(row), max(width, 0))]
 }
 
-func bar(have, all int64, width int) string {
+func drawBar(have, all int64, width int) string {
 	inner := width - 2
 	full := int(float64(have) / float64(all) * float64(inner))
 	text := strings.Repeat("=", full)

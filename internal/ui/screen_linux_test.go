@@ -191,7 +191,7 @@ func on(t *testing.T, width, height int, test func(t *testing.T, x *terminal, u 
 	synctest.Test(t, func(t *testing.T) {
 		x.t = t
 		u := x.ui()
-		defer u.End(nil)
+		defer u.EndProgress(nil)
 		test(t, x, u)
 	})
 }
@@ -280,7 +280,7 @@ push 45 MiB of 100 MiB, 45%, 904 KiB/s, 57s left, 0 of 2 items
 			same(t, x.sees(), step.want)
 		}
 		x.resize(40, 24)
-		u.End(nil)
+		u.EndProgress(nil)
 		same(t, x.sees(), "$ krtpkg push")
 	})
 }
@@ -304,7 +304,7 @@ func TestTerminalHeight(t *testing.T) {
 		if n := strings.Count(x.sees(), "item "); n != shownItems {
 			t.Errorf("there are rows for %d items:\n%s", n, x.sees())
 		}
-		u.End(nil)
+		u.EndProgress(nil)
 		same(t, x.sees(), "1\n2\n3\n4\n5")
 	})
 }
@@ -321,7 +321,7 @@ func TestTerminalMore(t *testing.T) {
 		tick()
 		same(t, x.sees(), `push 1.0 MiB of 1.0 MiB, 100%, 1 of 1 item
   more                            [>                ]   0%      0 B of 4.0 MiB`)
-		u.End(nil)
+		u.EndProgress(nil)
 		same(t, x.sees(), "")
 	})
 }
@@ -373,10 +373,10 @@ func TestTerminalHalfLine(t *testing.T) {
 func TestTerminalQuestion(t *testing.T) {
 	x := newTerminal(t, 80, 24)
 	u := x.ui()
-	defer u.End(nil)
+	defer u.EndProgress(nil)
 	take := u.Progress("apply")
 	take(planned(2, mib))
-	u.redraw()
+	u.redrawScreen()
 	same(t, x.sees(), "apply 0 B of 1.0 MiB, 0%, 0 of 2 items")
 	answers := make(chan string)
 	go func() {
@@ -386,13 +386,13 @@ func TestTerminalQuestion(t *testing.T) {
 	for !strings.Contains(x.raw.String(), "Go on?") {
 		x.sees()
 	}
-	u.redraw()
+	u.redrawScreen()
 	same(t, x.sees(), "Go on? [y/N] ")
 	if _, err := x.master.WriteString("Yes\n"); err != nil {
 		t.Fatal(err)
 	}
 	same(t, <-answers, "yes<nil>")
-	u.redraw()
+	u.redrawScreen()
 	same(t, x.sees(), "Go on? [y/N] Yes\napply 0 B of 1.0 MiB, 0%, 0 of 2 items")
 }
 
@@ -401,7 +401,7 @@ func TestAuto(t *testing.T) {
 	x := newTerminal(t, 80, 24)
 	modes := func(want Mode, u *UI) {
 		t.Helper()
-		if got := u.mode(); got != want {
+		if got := u.effectiveMode(); got != want {
 			t.Errorf("the mode is %s, want %s", got, want)
 		}
 	}
@@ -425,13 +425,13 @@ func TestColumns(t *testing.T) {
 	x := newTerminal(t, 100, 30)
 	for columns, want := range map[string]int{"": 100, "70": 70, "200": 100, "0": 100, "-3": 100, "wide": 100} {
 		t.Setenv("COLUMNS", columns)
-		if width, height := x.ui().size(); width != want || height != 30 {
+		if width, height := x.ui().terminalSize(); width != want || height != 30 {
 			t.Errorf("COLUMNS=%s: %d x %d, want %d x 30", columns, width, height, want)
 		}
 	}
 	for columns, want := range map[string]int{"": 80, "200": 200} {
 		t.Setenv("COLUMNS", columns)
-		if width, height := (&UI{Err: io.Discard}).size(); width != want || height != 24 {
+		if width, height := (&UI{Err: io.Discard}).terminalSize(); width != want || height != 24 {
 			t.Errorf("COLUMNS=%s, no terminal: %d x %d, want %d x 24", columns, width, height, want)
 		}
 	}

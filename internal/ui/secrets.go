@@ -10,8 +10,8 @@ import (
 // shortest is the length under which a text is too common to be kept from the output.
 const shortest = 4
 
-// Hide keeps texts, and each line of them, from all that is written from now on.
-func (u *UI) Hide(texts ...string) {
+// HideTexts keeps texts, and each line of them, from all that is written from now on.
+func (u *UI) HideTexts(texts ...string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.hidden = withForms(u.hidden, texts)
@@ -68,24 +68,27 @@ func newMask(hidden []string) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-// shown returns a text without what is hidden. The caller holds the lock.
-func (u *UI) shown(text string) string {
+// maskHidden returns a text without what is hidden. The caller holds the lock.
+func (u *UI) maskHidden(text string) string {
 	if u.replace == nil {
 		return text
 	}
 	return u.replace.Replace(text)
 }
 
-// censor hides in what is written as a whole.
-type censor struct {
+// censoringWriter hides in what is written as a whole.
+type censoringWriter struct {
 	ui  *UI
 	out io.Writer
 	all []byte
 }
 
-func (c *censor) Write(p []byte) (int, error) { c.all = append(c.all, p...); return len(p), nil }
+func (c *censoringWriter) Write(p []byte) (int, error) {
+	c.all = append(c.all, p...)
+	return len(p), nil
+}
 
-func (c *censor) flush() error {
-	_, err := io.WriteString(c.out, c.ui.shown(string(c.all)))
+func (c *censoringWriter) flushCensored() error {
+	_, err := io.WriteString(c.out, c.ui.maskHidden(string(c.all)))
 	return err
 }

@@ -15,8 +15,8 @@ func TestHiddenTextsAreNowhere(t *testing.T) {
 	var out, errOut bytes.Buffer
 	for _, mode := range []ui.Mode{ui.Plain, ui.JSON} {
 		u := &ui.UI{In: strings.NewReader(""), Out: &out, Err: &errOut, Mode: mode}
-		u.Hide("hunter22", "two\n  lines \"quoted\"", "abc")
-		u.Hide("hunter22") // once more
+		u.HideTexts("hunter22", "two\n  lines \"quoted\"", "abc")
+		u.HideTexts("hunter22") // once more
 		u.Note("the password is hunter22, %s", "two")
 		u.Say("said: lines \"quoted\"")
 		fmt.Fprintln(u, "written: hunter22")

@@ -43,7 +43,7 @@ type UI struct {
 
 	// mu guards all that is written, and the screen.
 	mu     sync.Mutex
-	screen screen
+	screen screenState
 	typing *bufio.Reader
 	// hidden are texts that are not to be shown, which replace does.
 	hidden  []string
@@ -57,11 +57,11 @@ func (u *UI) IsTerminal() bool { return isTerminal(u.In) && isTerminal(u.Err) }
 
 // Color reports whether a stream may have colours (no-color.org).
 func (u *UI) Color(w io.Writer) bool {
-	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && !dumb() && u.mode() != JSON
+	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && !isDumbTerminal() && u.effectiveMode() != JSON
 }
 
-// dumb reports whether the terminal only knows the end of a line.
-func dumb() bool { return os.Getenv("TERM") == "dumb" }
+// isDumbTerminal reports whether the terminal only knows the end of a line.
+func isDumbTerminal() bool { return os.Getenv("TERM") == "dumb" }
 
 func isTerminal(stream any) bool {
 	file, ok := stream.(*os.File)
@@ -93,20 +93,20 @@ func (f *Format) Type() string { return "json|yaml|text" }
 // Result writes a result: the value in a format for programs, or what text writes. What has a
 // result has ended.
 func (u *UI) Result(format Format, value any, text func(w io.Writer)) error {
-	u.End(nil)
+	u.EndProgress(nil)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.replace == nil {
-		return result(u.Out, format, value, text)
+		return writeResult(u.Out, format, value, text)
 	}
-	c := &censor{ui: u, out: u.Out}
-	if err := result(c, format, value, text); err != nil {
+	c := &censoringWriter{ui: u, out: u.Out}
+	if err := writeResult(c, format, value, text); err != nil {
 		return err
 	}
-	return c.flush()
+	return c.flushCensored()
 }
 
-func result(out io.Writer, format Format, value any, text func(w io.Writer)) error {
+func writeResult(out io.Writer, format Format, value any, text func(w io.Writer)) error {
 	switch format {
 	case "json":
 		encoder := json.NewEncoder(out)
@@ -131,18 +131,18 @@ func result(out io.Writer, format Format, value any, text func(w io.Writer)) err
 	shown := &visibleWriter{out: out}
 	w := tabwriter.NewWriter(shown, 0, 0, 2, ' ', 0)
 	text(w)
-	return errors.Join(w.Flush(), shown.flush())
+	return errors.Join(w.Flush(), shown.flushRest())
 }
 
 // Data writes a result that is for programs in itself, such as manifests: byte for byte, unless it goes to
 // a terminal. What has a result has ended.
 func (u *UI) Data(data []byte) error {
-	u.End(nil)
+	u.EndProgress(nil)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	text := u.shown(string(data))
+	text := u.maskHidden(string(data))
 	if isTerminal(u.Out) {
-		text = visible(text, "\n\t")
+		text = escapeInvisible(text, "\n\t")
 	}
 	_, err := io.WriteString(u.Out, text)
 	return err
@@ -158,41 +158,41 @@ func blockStyle(n *yaml.Node) {
 
 // Note says something that the user should know. Arguments stay within their line, but for errors.
 func (u *UI) Note(format string, args ...any) {
-	u.say("note", fmt.Sprintf(format, args...), fmt.Sprintf(format, inMessage(args)...))
+	u.writeMessage("note", fmt.Sprintf(format, args...), fmt.Sprintf(format, inMessage(args)...))
 }
 
 // Error says why a command failed, without what is hidden in errors: each of several errors on lines of
 // its own.
 func (u *UI) Error(err error) {
-	u.say("note", u.ErrorText("error: "+err.Error()), u.ErrorText("error: "+errorText(err)))
+	u.writeMessage("note", u.ErrorText("error: "+err.Error()), u.ErrorText("error: "+errorText(err)))
 }
 
 // Say reports a step of the work, as [UI.Note] does, unless the user wants it quiet.
 func (u *UI) Say(format string, args ...any) {
-	if u.mode() != None {
-		u.say("summary", fmt.Sprintf(format, args...), fmt.Sprintf(format, inMessage(args)...))
+	if u.effectiveMode() != None {
+		u.writeMessage("summary", fmt.Sprintf(format, args...), fmt.Sprintf(format, inMessage(args)...))
 	}
 }
 
-// say writes a message: exact for programs, text for people.
-func (u *UI) say(event, exact, text string) {
+// writeMessage writes a message: exact for programs, text for people.
+func (u *UI) writeMessage(event, exact, text string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.mode() == JSON {
-		u.recordLocked(record{Event: event, Text: u.shown(exact)})
+	if u.effectiveMode() == JSON {
+		u.recordLocked(eventRecord{Event: event, Text: u.maskHidden(exact)})
 		return
 	}
-	u.above([]byte(visible(u.shown(text), "\n\t") + "\n"))
+	u.writeAbove([]byte(escapeInvisible(u.maskHidden(text), "\n\t") + "\n"))
 }
 
 // Write makes the UI a writer of other programs' progress, on standard error.
 func (u *UI) Write(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	text := []byte(u.shown(string(p)))
-	if u.mode() == JSON {
-		u.lines(text)
-	} else if _, err := u.above([]byte(visible(string(text), "\n\t"))); err != nil {
+	text := []byte(u.maskHidden(string(p)))
+	if u.effectiveMode() == JSON {
+		u.recordLines(text)
+	} else if _, err := u.writeAbove([]byte(escapeInvisible(string(text), "\n\t"))); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -217,7 +217,7 @@ func (u *UI) AskText(ctx context.Context, question string) (string, error) {
 	// Reading cannot be interrupted; whoever interrupts ends the process.
 	replies := make(chan reply, 1)
 	go func() {
-		text, err := u.typed().ReadString('\n')
+		text, err := u.typedReader().ReadString('\n')
 		replies <- reply{text, err}
 	}()
 	select {
@@ -229,8 +229,8 @@ func (u *UI) AskText(ctx context.Context, question string) (string, error) {
 	}
 }
 
-// typed returns what was typed, which may be further ahead than the questions.
-func (u *UI) typed() *bufio.Reader {
+// typedReader returns what was typed, which may be further ahead than the questions.
+func (u *UI) typedReader() *bufio.Reader {
 	if u.typing == nil {
 		u.typing = bufio.NewReader(u.In)
 	}
@@ -241,9 +241,9 @@ func (u *UI) typed() *bufio.Reader {
 func (u *UI) ask(question string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.paint(nil)
+	u.paintRows(nil)
 	u.screen.asking = true
-	fmt.Fprintf(u.Err, "%s ", visible(question, "\n\t"))
+	fmt.Fprintf(u.Err, "%s ", escapeInvisible(question, "\n\t"))
 }
 
 func (u *UI) answered() {
@@ -267,8 +267,8 @@ func (u *UI) Password(prompt string) ([]byte, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.paint(nil)
-	fmt.Fprint(u.Err, Line(prompt))
+	u.paintRows(nil)
+	fmt.Fprint(u.Err, EscapeLine(prompt))
 	password, err := term.ReadPassword(int(file.Fd()))
 	fmt.Fprintln(u.Err)
 	return password, err

@@ -35,14 +35,14 @@ type Amendment struct {
 	manifests map[digest.Digest]ocispec.Descriptor
 	tags      map[string]ocispec.Descriptor
 	size      int64
-	// was is the file as it was opened, or saved last.
-	was os.FileInfo
+	// before is the file as it was opened, or saved last.
+	before os.FileInfo
 }
 
-// Amend opens an archive to attach to what is in it. A volume of several cannot be changed: each
+// OpenAmendment opens an archive to attach to what is in it. A volume of several cannot be changed: each
 // of them has the same index; nor can what krtpkg did not make, which an export would write
 // otherwise. Errors: as of [Open].
-func Amend(file string) (*Amendment, error) {
+func OpenAmendment(file string) (*Amendment, error) {
 	// A link goes on leading to the archive.
 	file, err := filepath.EvalSymlinks(file)
 	if err != nil {
@@ -54,21 +54,21 @@ func Amend(file string) (*Amendment, error) {
 	}
 	was, err := s.files[0].Stat()
 	if err != nil {
-		return nil, closing(s, err)
+		return nil, closeAfterError(s, err)
 	}
 	if len(s.manifests) == 0 {
-		return nil, closing(s, fmt.Errorf("archive %s was not made by krtpkg, so that it cannot be written again: import it into a folder (oci:FOLDER), and attach there", file))
+		return nil, closeAfterError(s, fmt.Errorf("archive %s was not made by krtpkg, so that it cannot be written again: import it into a folder (oci:FOLDER), and attach there", file))
 	}
 	if s.Volumes() > 0 {
-		return nil, closing(s, fmt.Errorf("archive %s is a volume of %d, which all hold the same index: attach before it is split", file, s.Volumes()))
+		return nil, closeAfterError(s, fmt.Errorf("archive %s is a volume of %d, which all hold the same index: attach before it is split", file, s.Volumes()))
 	}
 	return &Amendment{
-		Store: s, file: file, was: was, added: map[digest.Digest][]byte{},
+		Store: s, file: file, before: was, added: map[digest.Digest][]byte{},
 		manifests: map[digest.Digest]ocispec.Descriptor{}, tags: map[string]ocispec.Descriptor{},
 	}, nil
 }
 
-func closing(s *Store, err error) error {
+func closeAfterError(s *Store, err error) error {
 	if closed := s.Close(); closed != nil {
 		return closed
 	}
@@ -175,7 +175,7 @@ func (a *Amendment) addedReferrers() (map[digest.Digest][]ocispec.Descriptor, er
 		if err != nil {
 			return nil, err
 		}
-		listed, err := layout.Referrer(desc, a.added[d])
+		listed, err := layout.DescribeReferrer(desc, a.added[d])
 		if err != nil {
 			return nil, err
 		}
@@ -201,7 +201,7 @@ func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed boo
 	if len(a.added)+len(a.tags) == 0 {
 		return false, nil
 	}
-	c, err := a.contents(ctx)
+	c, err := a.mergedContents(ctx)
 	if err != nil {
 		return false, fmt.Errorf("archive %s: %w", a.file, err)
 	}
@@ -210,39 +210,39 @@ func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed boo
 		size += d.Size
 	}
 	report.Emit(progress.Event{Kind: progress.Planned, Items: items, Bytes: size})
-	if _, err := writeFile(ctx, a.file, c, a, Options{Progress: report}, a.unchanged); err != nil {
+	if _, err := writeFile(ctx, a.file, c, a, Options{Progress: report}, a.checkUnchanged); err != nil {
 		return false, err
 	}
-	a.was, err = os.Stat(a.file)
+	a.before, err = os.Stat(a.file)
 	return true, err
 }
 
-// unchanged makes sure that the file is the one that was read: what somebody else has attached
+// checkUnchanged makes sure that the file is the one that was read: what somebody else has attached
 // since would be lost.
-func (a *Amendment) unchanged() error {
+func (a *Amendment) checkUnchanged() error {
 	now, err := os.Stat(a.file)
-	if err == nil && (!os.SameFile(a.was, now) || !a.was.ModTime().Equal(now.ModTime()) || a.was.Size() != now.Size()) {
+	if err == nil && (!os.SameFile(a.before, now) || !a.before.ModTime().Equal(now.ModTime()) || a.before.Size() != now.Size()) {
 		err = fmt.Errorf("%s was changed by somebody else meanwhile: attach again", a.file)
 	}
 	return err
 }
 
-// contents returns those of the archive with what was added, less what nothing names any more.
-func (a *Amendment) contents(ctx context.Context) (Contents, error) {
-	nodes, err := a.nodes(ctx)
+// mergedContents returns those of the archive with what was added, less what nothing names any more.
+func (a *Amendment) mergedContents(ctx context.Context) (Contents, error) {
+	nodes, err := a.readManifests(ctx)
 	if err != nil {
 		return Contents{}, err
 	}
-	c := Contents{Base: a.Base()}
-	if c.Named, err = a.named(); err != nil {
+	c := Contents{Base: a.BaseReferences()}
+	if c.Named, err = a.indexEntries(); err != nil {
 		return c, err
 	}
 	before, after := map[digest.Digest]bool{}, map[digest.Digest]bool{}
-	for _, d := range a.about.Manifests {
-		reach(d.Digest, nodes, before)
+	for _, d := range a.info.Manifests {
+		markReachable(d.Digest, nodes, before)
 	}
 	for _, d := range c.Named {
-		reach(d.Digest, nodes, after)
+		markReachable(d.Digest, nodes, after)
 	}
 	// What only an old manifest under a tag named goes; what nobody ever named stays.
 	gone := func(d digest.Digest) bool {
@@ -252,7 +252,7 @@ func (a *Amendment) contents(ctx context.Context) (Contents, error) {
 	depths := map[digest.Digest]int{}
 	for d, n := range nodes {
 		if !gone(d) {
-			depth(d, nodes, depths)
+			manifestDepth(d, nodes, depths)
 			c.Manifests = append(c.Manifests, n.desc)
 		}
 	}
@@ -262,7 +262,7 @@ func (a *Amendment) contents(ctx context.Context) (Contents, error) {
 	stay := maps.Clone(nodes)
 	maps.DeleteFunc(stay, func(d digest.Digest, _ *manifestNode) bool { return gone(d) })
 	first := map[digest.Digest]bool{}
-	for _, desc := range frontOf(c.Named, stay) {
+	for _, desc := range findFront(c.Named, stay) {
 		first[desc.Digest] = true
 	}
 	blob := func(d digest.Digest, size int64) {
@@ -280,8 +280,8 @@ func (a *Amendment) contents(ctx context.Context) (Contents, error) {
 	for d, data := range a.added {
 		blob(d, int64(len(data)))
 	}
-	Sort(c.Front)
-	Sort(c.Blobs)
+	SortBlobs(c.Front)
+	SortBlobs(c.Blobs)
 	return c, nil
 }
 
@@ -296,17 +296,17 @@ type manifestNode struct {
 
 func parseNode(d digest.Digest, data []byte) (*manifestNode, error) {
 	var n manifestNode
-	if err := oci.Unmarshal(data, &n); err != nil {
+	if err := oci.UnmarshalJSON(data, &n); err != nil {
 		return nil, fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
 	}
 	return &n, nil
 }
 
-// nodes returns all manifests.
-func (a *Amendment) nodes(ctx context.Context) (map[digest.Digest]*manifestNode, error) {
+// readManifests returns all manifests.
+func (a *Amendment) readManifests(ctx context.Context) (map[digest.Digest]*manifestNode, error) {
 	nodes := map[digest.Digest]*manifestNode{}
 	for d := range a.Store.manifests {
-		data, err := a.manifest(ctx, d)
+		data, err := a.readManifest(ctx, d)
 		if err != nil {
 			return nil, err
 		}
@@ -325,20 +325,20 @@ func (a *Amendment) nodes(ctx context.Context) (map[digest.Digest]*manifestNode,
 	return nodes, nil
 }
 
-// named returns the entries of the index: the old ones but for tags that moved, the new tags, and
+// indexEntries returns the entries of the index: the old ones but for tags that moved, the new tags, and
 // the new referrers.
-func (a *Amendment) named() ([]ocispec.Descriptor, error) {
+func (a *Amendment) indexEntries() ([]ocispec.Descriptor, error) {
 	var entries []ocispec.Descriptor
-	for _, d := range a.about.Manifests {
+	for _, d := range a.info.Manifests {
 		if _, moved := a.tags[d.Annotations[ocispec.AnnotationRefName]]; !moved {
 			entries = append(entries, d)
 		}
 	}
 	for tag, desc := range a.tags {
-		entries = append(entries, Name(desc, tag, ""))
+		entries = append(entries, NameDescriptor(desc, tag, ""))
 	}
 	for d, desc := range a.manifests {
-		listed, err := layout.Referrer(desc, a.added[d])
+		listed, err := layout.DescribeReferrer(desc, a.added[d])
 		if err != nil {
 			return nil, err
 		}
@@ -354,8 +354,8 @@ func (a *Amendment) named() ([]ocispec.Descriptor, error) {
 	return entries, nil
 }
 
-// reach notes everything that a manifest needs.
-func reach(d digest.Digest, nodes map[digest.Digest]*manifestNode, seen map[digest.Digest]bool) {
+// markReachable notes everything that a manifest needs.
+func markReachable(d digest.Digest, nodes map[digest.Digest]*manifestNode, seen map[digest.Digest]bool) {
 	if seen[d] {
 		return
 	}
@@ -371,12 +371,12 @@ func reach(d digest.Digest, nodes map[digest.Digest]*manifestNode, seen map[dige
 		seen[l.Digest] = true
 	}
 	for _, m := range n.Manifests {
-		reach(m.Digest, nodes, seen)
+		markReachable(m.Digest, nodes, seen)
 	}
 }
 
-// depth returns how many manifests are below one another.
-func depth(d digest.Digest, nodes map[digest.Digest]*manifestNode, known map[digest.Digest]int) int {
+// manifestDepth returns how many manifests are below one another.
+func manifestDepth(d digest.Digest, nodes map[digest.Digest]*manifestNode, known map[digest.Digest]int) int {
 	n := nodes[d]
 	if n == nil {
 		return 0
@@ -387,7 +387,7 @@ func depth(d digest.Digest, nodes map[digest.Digest]*manifestNode, known map[dig
 	known[d] = 1 // an index that names itself, which no digest allows, would not end
 	deepest := 1
 	for _, m := range n.Manifests {
-		deepest = max(deepest, depth(m.Digest, nodes, known)+1)
+		deepest = max(deepest, manifestDepth(m.Digest, nodes, known)+1)
 	}
 	known[d] = deepest
 	return deepest

@@ -6,7 +6,7 @@
 // unpacking it; [OpenStream] reads one as it arrives.
 //
 // The order is: oci-layout, index.json, the manifests with children before parents, the blobs of
-// bundles, runtimes and their signatures ([Front]), then all other blobs by digest. So a reader
+// bundles, runtimes and their signatures ([ListFront]), then all other blobs by digest. So a reader
 // knows who signed what arrives before most of it does. Every entry is a regular file of mode
 // 0644, time 0 and no owner. Archives of earlier versions have all blobs by digest.
 package archive
@@ -48,7 +48,7 @@ type Contents struct {
 	Named []ocispec.Descriptor
 	// Manifests are all image manifests and indexes, children before parents.
 	Manifests []ocispec.Descriptor
-	// Front are the blobs that stand in front ([Front]), by digest.
+	// Front are the blobs that stand in front ([ListFront]), by digest.
 	Front []ocispec.Descriptor
 	// Blobs are everything else, by digest.
 	Blobs []ocispec.Descriptor
@@ -61,9 +61,9 @@ type Contents struct {
 	starts []digest.Digest
 }
 
-// Name returns a descriptor a name in index.json: reference is a tag or a whole reference, full
+// NameDescriptor returns a descriptor a name in index.json: reference is a tag or a whole reference, full
 // the whole reference by which containerd is to know it, or empty.
-func Name(desc ocispec.Descriptor, reference, full string) ocispec.Descriptor {
+func NameDescriptor(desc ocispec.Descriptor, reference, full string) ocispec.Descriptor {
 	desc.Annotations = map[string]string{ocispec.AnnotationRefName: reference}
 	if full != "" {
 		desc.Annotations[annotationContainerd] = full
@@ -71,10 +71,10 @@ func Name(desc ocispec.Descriptor, reference, full string) ocispec.Descriptor {
 	return desc
 }
 
-// FullName returns the whole reference that a descriptor was given by [Name], or empty.
+// FullName returns the whole reference that a descriptor was given by [NameDescriptor], or empty.
 func FullName(desc ocispec.Descriptor) string { return desc.Annotations[annotationContainerd] }
 
-func (c Contents) index() ([]byte, error) {
+func (c Contents) encodeIndex() ([]byte, error) {
 	annotations := map[string]string{annotationManifests: strconv.Itoa(len(c.Manifests))}
 	if len(c.Base) > 0 {
 		annotations[annotationBase] = strings.Join(c.Base, "\n")
@@ -97,9 +97,9 @@ func (c Contents) index() ([]byte, error) {
 	})
 }
 
-// entry is a file of the archive: its header as it stands there, and its content, which is
+// archiveEntry is a file of the archive: its header as it stands there, and its content, which is
 // data or what desc describes.
-type entry struct {
+type archiveEntry struct {
 	header []byte
 	data   []byte
 	desc   ocispec.Descriptor
@@ -107,56 +107,58 @@ type entry struct {
 	offset int64
 }
 
-func (e entry) size() int64 {
+func (e archiveEntry) contentSize() int64 {
 	if e.data != nil {
 		return int64(len(e.data))
 	}
 	return e.desc.Size
 }
 
-// body returns where the content begins, end where the next entry does.
-func (e entry) body() int64 { return e.offset + int64(len(e.header)) }
-func (e entry) end() int64  { return e.body() + padded(e.size()) }
+// contentOffset returns where the content begins, end where the next entry does.
+func (e archiveEntry) contentOffset() int64 { return e.offset + int64(len(e.header)) }
+func (e archiveEntry) endOffset() int64     { return e.contentOffset() + roundUpToBlock(e.contentSize()) }
 
-// padding returns what fills the last block of the content.
-func (e entry) padding() []byte { return trailer[:padded(e.size())-e.size()] }
+// paddingBytes returns what fills the last block of the content.
+func (e archiveEntry) paddingBytes() []byte {
+	return trailer[:roundUpToBlock(e.contentSize())-e.contentSize()]
+}
 
 const block = 512
 
-func padded(n int64) int64 { return (n + block - 1) / block * block }
+func roundUpToBlock(n int64) int64 { return (n + block - 1) / block * block }
 
 // trailer ends a tar.
 var trailer = make([]byte, 2*block)
 
-// entries returns all files, each with its place.
-func (c Contents) entries() ([]entry, error) {
+// listEntries returns all files, each with its place.
+func (c Contents) listEntries() ([]archiveEntry, error) {
 	layout, err := json.Marshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
 	if err != nil {
 		return nil, err
 	}
-	index, err := c.index()
+	index, err := c.encodeIndex()
 	if err != nil {
 		return nil, err
 	}
-	all := make([]entry, 0, 2+len(c.Manifests)+len(c.Front)+len(c.Blobs))
+	all := make([]archiveEntry, 0, 2+len(c.Manifests)+len(c.Front)+len(c.Blobs))
 	offset := int64(0)
-	add := func(name string, e entry) error {
+	add := func(name string, e archiveEntry) error {
 		e.offset = offset
-		if e.header, err = header(name, e.size()); err != nil {
+		if e.header, err = encodeHeader(name, e.contentSize()); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		all, offset = append(all, e), e.end()
+		all, offset = append(all, e), e.endOffset()
 		return nil
 	}
-	if err := add(ocispec.ImageLayoutFile, entry{data: layout}); err != nil {
+	if err := add(ocispec.ImageLayoutFile, archiveEntry{data: layout}); err != nil {
 		return nil, err
 	}
-	if err := add(ocispec.ImageIndexFile, entry{data: index}); err != nil {
+	if err := add(ocispec.ImageIndexFile, archiveEntry{data: index}); err != nil {
 		return nil, err
 	}
 	for _, descs := range [][]ocispec.Descriptor{c.Manifests, c.Front, c.Blobs} {
 		for _, desc := range descs {
-			if err := add(path(desc.Digest), entry{desc: desc}); err != nil {
+			if err := add(blobPath(desc.Digest), archiveEntry{desc: desc}); err != nil {
 				return nil, err
 			}
 		}
@@ -164,12 +166,12 @@ func (c Contents) entries() ([]entry, error) {
 	return all, nil
 }
 
-func path(d digest.Digest) string {
+func blobPath(d digest.Digest) string {
 	return ocispec.ImageBlobsDir + "/" + d.Algorithm().String() + "/" + d.Encoded()
 }
 
-// header returns an entry's header. One of 8 GiB and more takes three blocks (PAX), others one.
-func header(name string, size int64) ([]byte, error) {
+// encodeHeader returns an entry's header. One of 8 GiB and more takes three blocks (PAX), others one.
+func encodeHeader(name string, size int64) ([]byte, error) {
 	var out bytes.Buffer
 	err := tar.NewWriter(&out).WriteHeader(&tar.Header{
 		Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0),
@@ -179,11 +181,11 @@ func header(name string, size int64) ([]byte, error) {
 
 // Size returns how many bytes the archive has.
 func (c Contents) Size() (int64, error) {
-	all, err := c.entries()
+	all, err := c.listEntries()
 	if err != nil {
 		return 0, err
 	}
-	return all[len(all)-1].end() + int64(len(trailer)), nil
+	return all[len(all)-1].endOffset() + int64(len(trailer)), nil
 }
 
 // Split divides the contents into volumes of at most limit bytes. Each holds all manifests and
@@ -193,7 +195,7 @@ func (c Contents) Split(limit int64) ([]Contents, error) {
 	// The index is largest where it names all volumes, of which there are at most as many as
 	// blobs: what is reserved for it is right for the number that comes out.
 	for guess := 1; ; {
-		volumes, err := c.split(limit, guess)
+		volumes, err := c.splitVolumes(limit, guess)
 		if err != nil || len(volumes) <= guess {
 			return volumes, err
 		}
@@ -201,7 +203,7 @@ func (c Contents) Split(limit int64) ([]Contents, error) {
 	}
 }
 
-func (c Contents) split(limit int64, guess int) ([]Contents, error) {
+func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
 	empty := Contents{Named: c.Named, Manifests: c.Manifests, Front: c.Front, Base: c.Base, volume: guess}
 	for range guess {
 		empty.starts = append(empty.starts, digest.FromString(""))
@@ -213,11 +215,11 @@ func (c Contents) split(limit int64, guess int) ([]Contents, error) {
 	var volumes []Contents
 	left := int64(-1)
 	for _, desc := range c.Blobs {
-		h, err := header(path(desc.Digest), desc.Size)
+		h, err := encodeHeader(blobPath(desc.Digest), desc.Size)
 		if err != nil {
 			return nil, err
 		}
-		size := int64(len(h)) + padded(desc.Size)
+		size := int64(len(h)) + roundUpToBlock(desc.Size)
 		if fixed+size > limit {
 			return nil, &VolumeSizeError{Limit: limit, Need: fixed + size, Blob: desc}
 		}
@@ -265,7 +267,7 @@ func (e *VolumeSizeError) Error() string {
 	return fmt.Sprintf("%s cannot go on a volume of %d bytes: it takes %d", what, e.Limit, e.Need)
 }
 
-// Sort puts blobs into the order that an archive has them in.
-func Sort(blobs []ocispec.Descriptor) {
+// SortBlobs puts blobs into the order that an archive has them in.
+func SortBlobs(blobs []ocispec.Descriptor) {
 	slices.SortFunc(blobs, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
 }

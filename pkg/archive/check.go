@@ -13,8 +13,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// Checked is what [Check] found.
-type Checked struct {
+// CheckResult is what [CheckStream] found.
+type CheckResult struct {
 	// Manifests and Blobs are how many there are, Bytes how many they have.
 	Manifests, Blobs int
 	Bytes            int64
@@ -33,9 +33,9 @@ type Checked struct {
 	Platforms []string
 }
 
-// complete is an error where something is absent that neither a base, nor another volume, nor a
+// checkComplete is an error where something is absent that neither a base, nor another volume, nor a
 // limit to platforms accounts for: no target would take the archive.
-func (c *Checked) complete(absent []ocispec.Descriptor) error {
+func (c *CheckResult) checkComplete(absent []ocispec.Descriptor) error {
 	if c.Volumes > 0 || len(c.Base) > 0 {
 		absent = slices.DeleteFunc(absent, func(d ocispec.Descriptor) bool { return d.MediaType == octets })
 	}
@@ -45,34 +45,34 @@ func (c *Checked) complete(absent []ocispec.Descriptor) error {
 	return nil
 }
 
-// Check reads an archive to its end and checks every byte of it. Errors: [ErrDamaged],
+// CheckStream reads an archive to its end and checks every byte of it. Errors: [ErrDamaged],
 // [content.ErrMismatchedDigest], [*IncompleteError].
-func Check(ctx context.Context, r io.Reader, report progress.Func) (*Checked, error) {
+func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*CheckResult, error) {
 	s, err := OpenStream(r)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	c := &Checked{Manifests: len(s.manifests), Base: s.Base(), Platforms: s.about.platforms()}
+	c := &CheckResult{Manifests: len(s.manifests), Base: s.BaseReferences(), Platforms: s.info.limitedPlatforms()}
 	c.Volume, c.Volumes = s.Volumes()
-	c.Set = s.about.set()
+	c.Set = s.info.archiveID()
 	for _, data := range s.manifests {
 		c.Bytes += int64(len(data))
 	}
-	planned := progress.Event{Kind: progress.Planned, Items: len(s.manifests) + len(s.wanted.blobs), Bytes: c.Bytes}
-	for _, size := range s.wanted.blobs {
+	planned := progress.Event{Kind: progress.Planned, Items: len(s.manifests) + len(s.named.blobs), Bytes: c.Bytes}
+	for _, size := range s.named.blobs {
 		planned.Bytes += max(size, 0)
 	}
 	report.Emit(planned)
 	for ctx.Err() == nil {
-		desc, blob, err := s.Next()
+		desc, blob, err := s.NextBlob()
 		if err == io.EOF {
-			absent, err := s.Lacking(ctx)
+			absent, err := s.ListLacking(ctx)
 			if err != nil {
 				return nil, err
 			}
-			c.Absent, c.Foreign = len(absent), s.wanted.foreign(func(d digest.Digest) bool { return s.seen[d] })
-			return c, c.complete(absent)
+			c.Absent, c.Foreign = len(absent), s.named.countForeign(func(d digest.Digest) bool { return s.seen[d] })
+			return c, c.checkComplete(absent)
 		}
 		if err != nil {
 			return nil, err

@@ -16,8 +16,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// File says what was written.
-type File struct {
+// WrittenFile says what was written.
+type WrittenFile struct {
 	// Size is the archive's, Kept are the bytes of it that an earlier attempt had written.
 	Size, Kept int64
 }
@@ -29,20 +29,20 @@ const partial = ".partial"
 // WriteFile writes an archive to a file, which has its name only when it is whole. What an
 // attempt that broke off has left next to it is checked, kept, and gone on with, within a blob
 // too. A file of that name which is something else is replaced, at the end.
-func WriteFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options) (*File, error) {
+func WriteFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options) (*WrittenFile, error) {
 	return writeFile(ctx, name, c, from, o, func() error { return nil })
 }
 
 // writeFile asks, while it alone may write, whether the file is still to be replaced.
-func writeFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options, still func() error) (*File, error) {
-	all, err := c.entries()
+func writeFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options, still func() error) (*WrittenFile, error) {
+	all, err := c.listEntries()
 	if err != nil {
 		return nil, err
 	}
-	size := all[len(all)-1].end() + int64(len(trailer))
+	size := all[len(all)-1].endOffset() + int64(len(trailer))
 	if !o.Compress {
 		if done, err := isWhole(name, all, size); done || err != nil {
-			return &File{Size: size, Kept: size}, err
+			return &WrittenFile{Size: size, Kept: size}, err
 		}
 	}
 	file, err := openPartial(name + partial)
@@ -55,15 +55,15 @@ func writeFile(ctx context.Context, name string, c Contents, from content.Fetche
 		}
 		return nil, errors.Join(err, file.Close())
 	}
-	written := &File{}
+	written := &WrittenFile{}
 	attempt := func() error {
 		if o.Compress {
 			_, err := file.Seek(0, io.SeekStart)
-			return errors.Join(err, file.Truncate(0), compressed(file, true, func(w io.Writer) error {
-				return write(ctx, w, all, from, o.Progress, progressOf{})
+			return errors.Join(err, file.Truncate(0), withCompression(file, true, func(w io.Writer) error {
+				return writeEntries(ctx, w, all, from, o.Progress, entryProgress{})
 			}))
 		}
-		kept, err := resume(ctx, file, all, from, o.Progress)
+		kept, err := resumeFile(ctx, file, all, from, o.Progress)
 		written.Kept = kept
 		return err
 	}
@@ -125,7 +125,7 @@ func syncFolder(dir string) error {
 
 // isWhole reports whether a file is this very archive: of its size, and with its index and
 // headers. That its blobs are right is what Check is for.
-func isWhole(name string, all []entry, size int64) (bool, error) {
+func isWhole(name string, all []archiveEntry, size int64) (bool, error) {
 	file, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -145,7 +145,7 @@ func isWhole(name string, all []entry, size int64) (bool, error) {
 		if same, err := hasAt(file, e.offset, e.header); !same {
 			return false, err
 		}
-		if same, err := hasAt(file, e.body(), e.data); !same {
+		if same, err := hasAt(file, e.contentOffset(), e.data); !same {
 			return false, err
 		}
 	}
@@ -162,18 +162,18 @@ func hasAt(file io.ReaderAt, offset int64, want []byte) (bool, error) {
 	return bytes.Equal(have[:n], want), err
 }
 
-// resume writes what a file lacks.
-func resume(ctx context.Context, file *lockedfile.File, all []entry, from content.Fetcher, report progress.Func) (kept int64, err error) {
-	next, first, err := keep(ctx, file, all, report)
+// resumeFile writes what a file lacks.
+func resumeFile(ctx context.Context, file *lockedfile.File, all []archiveEntry, from content.Fetcher, report progress.Func) (kept int64, err error) {
+	next, first, err := findResumePoint(ctx, file, all, report)
 	if err != nil {
 		return 0, err
 	}
-	kept = all[len(all)-1].end()
+	kept = all[len(all)-1].endOffset()
 	if next < len(all) {
 		kept = all[next].offset
 	}
 	if first.written > 0 {
-		kept = all[next].body() + first.written
+		kept = all[next].contentOffset() + first.written
 	}
 	// What follows may be anything; what is missing of the last padding is zeros.
 	if err := file.Truncate(kept); err != nil {
@@ -182,11 +182,11 @@ func resume(ctx context.Context, file *lockedfile.File, all []entry, from conten
 	if _, err := file.Seek(kept, io.SeekStart); err != nil {
 		return 0, err
 	}
-	return kept, write(ctx, file, all[next:], from, report, first)
+	return kept, writeEntries(ctx, file, all[next:], from, report, first)
 }
 
-// keep finds the first entry that is not there whole, and how much of it is.
-func keep(ctx context.Context, file *lockedfile.File, all []entry, report progress.Func) (next int, first progressOf, err error) {
+// findResumePoint finds the first entry that is not there whole, and how much of it is.
+func findResumePoint(ctx context.Context, file *lockedfile.File, all []archiveEntry, report progress.Func) (next int, first entryProgress, err error) {
 	for i, e := range all {
 		if ctx.Err() != nil {
 			return 0, first, ctx.Err()
@@ -195,24 +195,24 @@ func keep(ctx context.Context, file *lockedfile.File, all []entry, report progre
 			return i, first, err
 		}
 		if e.data != nil {
-			if same, err := hasAt(file, e.body(), append(e.data, e.padding()...)); !same {
+			if same, err := hasAt(file, e.contentOffset(), append(e.data, e.paddingBytes()...)); !same {
 				return i, first, err
 			}
 			continue
 		}
 		hash := e.desc.Digest.Algorithm().Hash()
-		n, err := io.Copy(hash, io.NewSectionReader(file, e.body(), e.desc.Size))
+		n, err := io.Copy(hash, io.NewSectionReader(file, e.contentOffset(), e.desc.Size))
 		if err != nil {
 			return 0, first, err
 		}
 		if n < e.desc.Size {
-			return i, progressOf{n, hash}, nil
+			return i, entryProgress{n, hash}, nil
 		}
 		if e.desc.Digest.Encoded() != fmt.Sprintf("%x", hash.Sum(nil)) {
 			return i, first, nil
 		}
-		if same, err := hasAt(file, e.body()+e.desc.Size, e.padding()); !same {
-			return i, progressOf{e.desc.Size, hash}, err
+		if same, err := hasAt(file, e.contentOffset()+e.desc.Size, e.paddingBytes()); !same {
+			return i, entryProgress{e.desc.Size, hash}, err
 		}
 		report.Emit(progress.Event{Kind: progress.Skipped, Subject: e.desc.Digest.String(), Bytes: e.desc.Size})
 	}

@@ -43,7 +43,7 @@ func isDockerSave(seen map[string]bool) bool { return seen["manifest.json"] || s
 // MadeBy returns which other tool has written a layout, or empty where krtpkg has.
 func (s *Store) MadeBy() string {
 	switch {
-	case s.about.hasOrder:
+	case s.info.hasOrder:
 		return ""
 	case s.dockerManifest:
 		return "docker save, podman save or ctr images export"
@@ -51,9 +51,9 @@ func (s *Store) MadeBy() string {
 	return "another tool, such as skopeo or oras"
 }
 
-// reorder finds out which entries are manifests where they are not in the order in which krtpkg
+// detectManifests finds out which entries are manifests where they are not in the order in which krtpkg
 // writes them.
-func (s *Store) reorder(ctx context.Context) error {
+func (s *Store) detectManifests(ctx context.Context) error {
 	if s.inOrder {
 		inOrder := true
 		for d := range s.manifests {
@@ -78,10 +78,10 @@ func (s *Store) reorder(ctx context.Context) error {
 		}
 	}
 	switch {
-	case len(found) == s.about.named:
+	case len(found) == s.info.named:
 		s.manifests = found
 	case !s.inOrder:
-		return fmt.Errorf("there are %d manifests, and %s says %d: %w", len(found), ocispec.ImageIndexFile, s.about.named, ErrDamaged)
+		return fmt.Errorf("there are %d manifests, and %s says %d: %w", len(found), ocispec.ImageIndexFile, s.info.named, ErrDamaged)
 	}
 	return nil // what stands where manifests should is what is wrong
 }
@@ -102,15 +102,15 @@ func (s *Store) looksLikeManifest(_ context.Context, d digest.Digest) (bool, err
 	return layout.IsManifest(layout.MediaTypeOf(data)), nil
 }
 
-// CheckFile is [Check] of a file, which may have its entries in any order: what was unpacked and
+// CheckFile is [CheckStream] of a file, which may have its entries in any order: what was unpacked and
 // packed again is whole all the same.
-func CheckFile(ctx context.Context, name string, report progress.Func) (*Checked, error) {
+func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckResult, error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	c, err := Check(ctx, file, report)
+	c, err := CheckStream(ctx, file, report)
 	if !errors.Is(err, ErrOrder) {
 		return c, err
 	}
@@ -119,13 +119,13 @@ func CheckFile(ctx context.Context, name string, report progress.Func) (*Checked
 		return nil, err
 	}
 	defer store.Close()
-	return store.check(ctx, report)
+	return store.checkContents(ctx, report)
 }
 
-// check reads all that is there.
-func (s *Store) check(ctx context.Context, report progress.Func) (*Checked, error) {
-	c := &Checked{Base: s.Base(), Volumes: s.Volumes(), Volume: s.about.volume, Set: s.about.set(), Platforms: s.about.platforms()}
-	contents := s.Contents()
+// checkContents reads all that is there.
+func (s *Store) checkContents(ctx context.Context, report progress.Func) (*CheckResult, error) {
+	c := &CheckResult{Base: s.BaseReferences(), Volumes: s.Volumes(), Volume: s.info.volume, Set: s.info.archiveID(), Platforms: s.info.limitedPlatforms()}
+	contents := s.ListContents()
 	planned := progress.Event{Kind: progress.Planned, Items: len(contents)}
 	for _, desc := range contents {
 		planned.Bytes += desc.Size
@@ -135,7 +135,7 @@ func (s *Store) check(ctx context.Context, report progress.Func) (*Checked, erro
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if err := s.verify(ctx, desc); err != nil {
+		if err := s.verifyBlob(ctx, desc); err != nil {
 			return nil, fmt.Errorf("blob %s: %w", desc.Digest, err)
 		}
 		report.Emit(progress.Event{Kind: progress.Copied, Subject: desc.Digest.String(), Bytes: desc.Size})
@@ -146,21 +146,21 @@ func (s *Store) check(ctx context.Context, report progress.Func) (*Checked, erro
 			c.Blobs++
 		}
 	}
-	named, err := s.named(ctx)
+	named, err := s.namedContent(ctx)
 	if err != nil {
 		return nil, err
 	}
-	absent := named.lacking(s.about, s.holds)
-	c.Absent, c.Foreign = len(absent), named.foreign(s.holds)
-	return c, c.complete(absent)
+	absent := named.listLacking(s.info, s.hasBlob)
+	c.Absent, c.Foreign = len(absent), named.countForeign(s.hasBlob)
+	return c, c.checkComplete(absent)
 }
 
-func (s *Store) holds(d digest.Digest) bool {
+func (s *Store) hasBlob(d digest.Digest) bool {
 	_, ok := s.blobs[d]
 	return ok
 }
 
-func (s *Store) verify(ctx context.Context, desc ocispec.Descriptor) error {
+func (s *Store) verifyBlob(ctx context.Context, desc ocispec.Descriptor) error {
 	body, err := s.Fetch(ctx, desc)
 	if err != nil {
 		return err

@@ -17,28 +17,28 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// Front lists the blobs that stand in front of all others, by digest: what bundles and runtimes
+// ListFront lists the blobs that stand in front of all others, by digest: what bundles and runtimes
 // consist of, and their signatures and attestations. With them and the manifests a reader knows
 // who signed the archive, and what belongs to it, before anything else arrives. Named are the
 // entries of index.json. What is not a manifest has nothing to do with it, and is passed over.
-func Front(named []ocispec.Descriptor, manifests iter.Seq2[digest.Digest, []byte]) []ocispec.Descriptor {
+func ListFront(named []ocispec.Descriptor, manifests iter.Seq2[digest.Digest, []byte]) []ocispec.Descriptor {
 	nodes := map[digest.Digest]*manifestNode{}
 	for d, data := range manifests {
 		if n, err := parseNode(d, data); err == nil {
 			nodes[d] = n
 		}
 	}
-	return frontOf(named, nodes)
+	return findFront(named, nodes)
 }
 
-func frontOf(named []ocispec.Descriptor, nodes map[digest.Digest]*manifestNode) []ocispec.Descriptor {
+func findFront(named []ocispec.Descriptor, nodes map[digest.Digest]*manifestNode) []ocispec.Descriptor {
 	isArtifact := func(d digest.Digest) bool {
 		n := nodes[d]
 		return n != nil && (n.ArtifactType == bundle.TypeBundle || n.ArtifactType == bundle.TypeRuntime)
 	}
 	sizes := map[digest.Digest]int64{}
 	add := func(n *manifestNode) {
-		for _, desc := range n.blobs() {
+		for _, desc := range n.configAndLayers() {
 			if nodes[desc.Digest] == nil {
 				sizes[desc.Digest] = desc.Size
 			}
@@ -61,12 +61,12 @@ func frontOf(named []ocispec.Descriptor, nodes map[digest.Digest]*manifestNode) 
 	for d, size := range sizes {
 		front = append(front, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size})
 	}
-	Sort(front)
+	SortBlobs(front)
 	return front
 }
 
-// blobs returns what a manifest consists of, besides other manifests.
-func (n *manifestNode) blobs() []ocispec.Descriptor {
+// configAndLayers returns what a manifest consists of, besides other manifests.
+func (n *manifestNode) configAndLayers() []ocispec.Descriptor {
 	if n.Config == nil {
 		return n.Layers
 	}
@@ -77,7 +77,7 @@ func (n *manifestNode) blobs() []ocispec.Descriptor {
 // cosign.
 func (n *manifestNode) isSignature() bool {
 	types := []string{n.ArtifactType}
-	for _, desc := range n.blobs() {
+	for _, desc := range n.configAndLayers() {
 		types = append(types, desc.MediaType)
 	}
 	for _, t := range types {
@@ -88,10 +88,10 @@ func (n *manifestNode) isSignature() bool {
 	return false
 }
 
-// Front lists the blobs that have to be there before it is known who signed the archive, and that
+// PendingFront lists the blobs that have to be there before it is known who signed the archive, and that
 // are neither kept nor were passed.
-func (s *Stream) Front() []ocispec.Descriptor {
-	front := Front(s.about.Manifests, maps.All(s.manifests))
+func (s *Stream) PendingFront() []ocispec.Descriptor {
+	front := ListFront(s.info.Manifests, maps.All(s.manifests))
 	left := front[:0]
 	for _, desc := range front {
 		if _, kept := s.kept[desc.Digest]; !kept {
@@ -101,9 +101,9 @@ func (s *Stream) Front() []ocispec.Descriptor {
 	return left
 }
 
-// Keep reads a blob that [Stream.Next] gave, so that the stream holds it as it does manifests. The
+// KeepBlob reads a blob that [Stream.NextBlob] gave, so that the stream holds it as it does manifests. The
 // budget pays for it.
-func (s *Stream) Keep(desc ocispec.Descriptor, r io.Reader, budget *oci.Budget) error {
+func (s *Stream) KeepBlob(desc ocispec.Descriptor, r io.Reader, budget *oci.Budget) error {
 	if err := budget.Take(desc.Size); err != nil {
 		return fmt.Errorf("blob %s: %w", desc.Digest, err)
 	}
@@ -119,17 +119,17 @@ func (s *Stream) Keep(desc ocispec.Descriptor, r io.Reader, budget *oci.Budget) 
 // IsKept reports whether the stream holds a blob.
 func (s *Stream) IsKept(d digest.Digest) bool { return s.kept[d] != nil }
 
-// Kept lists the blobs that the stream holds.
-func (s *Stream) Kept() (list []ocispec.Descriptor) {
+// KeptBlobs lists the blobs that the stream holds.
+func (s *Stream) KeptBlobs() (list []ocispec.Descriptor) {
 	for d, data := range s.kept {
 		list = append(list, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: int64(len(data))})
 	}
-	Sort(list)
+	SortBlobs(list)
 	return list
 }
 
-// KeepOf holds what another stream kept, of the same archive that is read once more.
-func (s *Stream) KeepOf(other *Stream) {
+// CopyKept holds what another stream kept, of the same archive that is read once more.
+func (s *Stream) CopyKept(other *Stream) {
 	for d, data := range other.kept {
 		s.kept[d] = data
 	}
@@ -138,7 +138,7 @@ func (s *Stream) KeepOf(other *Stream) {
 func readBlob(desc ocispec.Descriptor, r io.Reader) ([]byte, error) {
 	data := make([]byte, desc.Size)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("read %s from the archive: %w", desc.Digest, unexpected(err))
+		return nil, fmt.Errorf("read %s from the archive: %w", desc.Digest, unexpectedEOF(err))
 	}
 	if desc.Digest != desc.Digest.Algorithm().FromBytes(data) {
 		return nil, fmt.Errorf("read %s from the archive: %w", desc.Digest, content.ErrMismatchedDigest)
@@ -146,34 +146,34 @@ func readBlob(desc ocispec.Descriptor, r io.Reader) ([]byte, error) {
 	return data, nil
 }
 
-// held is the content of a stream that is in memory.
-type held struct{ manifests, kept manifests }
+// heldContent is the content of a stream that is in memory.
+type heldContent struct{ manifests, kept manifestContents }
 
-func (h held) of(d digest.Digest) manifests {
+func (h heldContent) mapFor(d digest.Digest) manifestContents {
 	if _, ok := h.kept[d]; ok {
 		return h.kept
 	}
 	return h.manifests
 }
 
-func (h held) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	return h.of(desc.Digest).Fetch(ctx, desc)
+func (h heldContent) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return h.mapFor(desc.Digest).Fetch(ctx, desc)
 }
 
-func (h held) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	return h.of(desc.Digest).Exists(ctx, desc)
+func (h heldContent) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	return h.mapFor(desc.Digest).Exists(ctx, desc)
 }
 
-func (h held) Stat(d digest.Digest) (int64, error) { return h.of(d).Stat(d) }
+func (h heldContent) Stat(d digest.Digest) (int64, error) { return h.mapFor(d).Stat(d) }
 
-var _ layout.Blobs = held{}
+var _ layout.Blobs = heldContent{}
 
-// Front lists the blobs that have to be there before it is known who signed the archive.
-func (s *Store) Front(ctx context.Context) ([]ocispec.Descriptor, error) {
+// ListFront lists the blobs that have to be there before it is known who signed the archive.
+func (s *Store) ListFront(ctx context.Context) ([]ocispec.Descriptor, error) {
 	var failed error
-	front := Front(s.about.Manifests, func(yield func(digest.Digest, []byte) bool) {
+	front := ListFront(s.info.Manifests, func(yield func(digest.Digest, []byte) bool) {
 		for d := range s.manifests {
-			data, err := s.manifest(ctx, d)
+			data, err := s.readManifest(ctx, d)
 			if err != nil {
 				failed = err
 				return
@@ -186,8 +186,8 @@ func (s *Store) Front(ctx context.Context) ([]ocispec.Descriptor, error) {
 	return front, failed
 }
 
-// manifest reads a manifest that stands where manifests do.
-func (s *Store) manifest(ctx context.Context, d digest.Digest) ([]byte, error) {
+// readManifest reads a manifest that stands where manifests do.
+func (s *Store) readManifest(ctx context.Context, d digest.Digest) ([]byte, error) {
 	size, err := s.Stat(d)
 	if err != nil {
 		return nil, err

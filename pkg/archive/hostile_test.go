@@ -76,9 +76,9 @@ func small(t testing.TB) (archive.Contents, content.Fetcher) {
 	}
 	manifest := push(ocispec.MediaTypeImageManifest, data)
 	blobs := []ocispec.Descriptor{config, one, two}
-	archive.Sort(blobs)
+	archive.SortBlobs(blobs)
 	return archive.Contents{
-		Named: []ocispec.Descriptor{archive.Name(manifest, "1.0.0", "example:1.0.0")}, Manifests: []ocispec.Descriptor{manifest}, Blobs: blobs,
+		Named: []ocispec.Descriptor{archive.NameDescriptor(manifest, "1.0.0", "example:1.0.0")}, Manifests: []ocispec.Descriptor{manifest}, Blobs: blobs,
 	}, store
 }
 
@@ -109,7 +109,7 @@ func entries(t testing.TB) []file {
 
 // readAll reads a stream to its end, as an import does.
 func readAll(ctx context.Context, r io.Reader) error {
-	_, err := archive.Check(ctx, r, nil)
+	_, err := archive.CheckStream(ctx, r, nil)
 	return err
 }
 
@@ -120,10 +120,10 @@ func readInPlace(ctx context.Context, name string) error {
 		return err
 	}
 	defer store.Close()
-	if _, err := store.Lacking(ctx); err != nil {
+	if _, err := store.ListLacking(ctx); err != nil {
 		return err
 	}
-	for _, desc := range store.Contents() {
+	for _, desc := range store.ListContents() {
 		if _, err := content.FetchAll(ctx, store, desc); err != nil {
 			return fmt.Errorf("%s: %w", desc.Digest, err)
 		}

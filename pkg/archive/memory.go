@@ -12,7 +12,7 @@ import (
 )
 
 // Fetch returns a manifest.
-func (m manifests) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (m manifestContents) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	data, ok := m[desc.Digest]
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
@@ -21,13 +21,13 @@ func (m manifests) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadClo
 }
 
 // Exists reports whether a manifest is there.
-func (m manifests) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+func (m manifestContents) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
 	_, ok := m[desc.Digest]
 	return ok, nil
 }
 
 // Stat returns the size of a manifest.
-func (m manifests) Stat(d digest.Digest) (int64, error) {
+func (m manifestContents) Stat(d digest.Digest) (int64, error) {
 	data, ok := m[d]
 	if !ok {
 		return 0, errdef.ErrNotFound

@@ -34,28 +34,28 @@ const (
 // ErrDamaged says that a file is not an archive, or not what was written.
 var ErrDamaged = errors.New("the archive is damaged, or none")
 
-// scanner goes through the files of a tar and refuses what has no place in a layout.
-type scanner struct {
+// tarScanner goes through the files of a tar and refuses what has no place in a layout.
+type tarScanner struct {
 	tar  *tar.Reader
-	read *counter
+	read *countingReader
 	seen map[string]bool
 	// end is where the last entry ends.
 	end int64
 }
 
-// counter counts what is read, and seeks if it can: archive/tar seeks over content then.
-type counter struct {
+// countingReader counts what is read, and seeks if it can: archive/tar seeks over content then.
+type countingReader struct {
 	io.Reader
 	n int64
 }
 
-func (c *counter) Read(p []byte) (int, error) {
+func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
 	c.n += int64(n)
 	return n, err
 }
 
-type seekCounter struct{ *counter }
+type seekCounter struct{ *countingReader }
 
 func (c seekCounter) Seek(offset int64, whence int) (int64, error) {
 	n, err := c.Reader.(io.Seeker).Seek(offset, whence)
@@ -65,9 +65,9 @@ func (c seekCounter) Seek(offset int64, whence int) (int64, error) {
 	return n, err
 }
 
-func newScanner(r io.Reader) *scanner {
-	c := &counter{Reader: r}
-	s := &scanner{read: c, seen: map[string]bool{}}
+func newScanner(r io.Reader) *tarScanner {
+	c := &countingReader{Reader: r}
+	s := &tarScanner{read: c, seen: map[string]bool{}}
 	if _, ok := r.(io.Seeker); ok {
 		s.tar = tar.NewReader(seekCounter{c})
 	} else {
@@ -76,33 +76,33 @@ func newScanner(r io.Reader) *scanner {
 	return s
 }
 
-// next returns the next regular file, and where its content begins. At the end it is io.EOF,
+// nextFile returns the next regular file, and where its content begins. At the end it is io.EOF,
 // and the archive is whole.
-func (s *scanner) next() (name string, offset, size int64, err error) {
+func (s *tarScanner) nextFile() (name string, offset, size int64, err error) {
 	for {
 		h, err := s.tar.Next()
 		if err == io.EOF {
-			return "", 0, 0, s.finish()
+			return "", 0, 0, s.checkEnd()
 		}
 		if err != nil {
-			return "", 0, 0, fmt.Errorf("at byte %d: %w: %w", s.read.n, unexpected(err), ErrDamaged)
+			return "", 0, 0, fmt.Errorf("at byte %d: %w: %w", s.read.n, unexpectedEOF(err), ErrDamaged)
 		}
-		name, err := s.check(h)
+		name, err := s.checkHeader(h)
 		if err == errDockerSave {
 			return "", 0, 0, err
 		}
 		if err != nil {
 			return "", 0, 0, fmt.Errorf("%w: %w", err, ErrDamaged)
 		}
-		s.end = s.read.n + padded(h.Size)
+		s.end = s.read.n + roundUpToBlock(h.Size)
 		if h.Typeflag == tar.TypeReg {
 			return name, s.read.n, h.Size, nil
 		}
 	}
 }
 
-// check refuses what could lead out of a layout, or hide in it.
-func (s *scanner) check(h *tar.Header) (string, error) {
+// checkHeader refuses what could lead out of a layout, or hide in it.
+func (s *tarScanner) checkHeader(h *tar.Header) (string, error) {
 	for key := range h.PAXRecords {
 		if strings.HasPrefix(key, "GNU.sparse.") {
 			return "", fmt.Errorf("entry %q is sparse", h.Name)
@@ -131,8 +131,8 @@ func (s *scanner) check(h *tar.Header) (string, error) {
 	return name, nil
 }
 
-// finish checks that the tar has its end, and nothing after it.
-func (s *scanner) finish() error {
+// checkEnd checks that the tar has its end, and nothing after it.
+func (s *tarScanner) checkEnd() error {
 	if s.read.n < s.end+int64(len(trailer)) {
 		return fmt.Errorf("it is cut off at byte %d: %w", s.read.n, ErrDamaged)
 	}
@@ -159,8 +159,8 @@ func blobDigest(name string) (d digest.Digest, ok bool, err error) {
 	return d, true, nil
 }
 
-// about is what an archive says of itself in its index.
-type about struct {
+// indexInfo is what an archive says of itself in its index.
+type indexInfo struct {
 	ocispec.Index
 	manifests int
 	// hasOrder says that the index tells how many entries are manifests, as krtpkg's does, and
@@ -172,7 +172,7 @@ type about struct {
 	starts   []string
 }
 
-func parseIndex(r io.Reader) (a about, err error) {
+func parseIndex(r io.Reader) (a indexInfo, err error) {
 	if a.Index, err = oci.ReadIndex(r); err != nil {
 		return a, fmt.Errorf("%s: %w: %w", ocispec.ImageIndexFile, err, ErrDamaged)
 	}
@@ -213,7 +213,7 @@ func checkLayout(r io.Reader) error {
 		return fmt.Errorf("%s is over the limit of %d bytes: %w", ocispec.ImageLayoutFile, maxLayout, ErrDamaged)
 	}
 	var l ocispec.ImageLayout
-	if err := oci.Unmarshal(data, &l); err != nil {
+	if err := oci.UnmarshalJSON(data, &l); err != nil {
 		return fmt.Errorf("%s: %w: %w", ocispec.ImageLayoutFile, err, ErrDamaged)
 	}
 	if l.Version != ocispec.ImageLayoutVersion {
@@ -222,39 +222,39 @@ func checkLayout(r io.Reader) error {
 	return nil
 }
 
-// limited reads a file of the archive that has to fit in memory.
-func limited(r io.Reader, name string, size, limit int64) ([]byte, error) {
+// readLimited reads a file of the archive that has to fit in memory.
+func readLimited(r io.Reader, name string, size, limit int64) ([]byte, error) {
 	if size > limit {
 		return nil, fmt.Errorf("%s has %d bytes, over the limit of %d: %w", name, size, limit, ErrDamaged)
 	}
 	data := make([]byte, size)
 	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", name, unexpected(err), ErrDamaged)
+		return nil, fmt.Errorf("%s: %w: %w", name, unexpectedEOF(err), ErrDamaged)
 	}
 	return data, nil
 }
 
-// wanted is what the manifests of an archive name.
-type wanted struct {
+// namedContent is what the manifests of an archive name.
+type namedContent struct {
 	// blobs are sizes; those of foreign layers, which an archive need not have, are -1 less.
 	blobs map[digest.Digest]int64
 	// manifests are those that indexes name.
 	manifests map[digest.Digest]ocispec.Descriptor
 }
 
-func newWanted() wanted {
-	return wanted{blobs: map[digest.Digest]int64{}, manifests: map[digest.Digest]ocispec.Descriptor{}}
+func newWanted() namedContent {
+	return namedContent{blobs: map[digest.Digest]int64{}, manifests: map[digest.Digest]ocispec.Descriptor{}}
 }
 
-// add adds what a manifest names.
-func (w wanted) add(d digest.Digest, data []byte) error {
+// addManifest adds what a manifest names.
+func (w namedContent) addManifest(d digest.Digest, data []byte) error {
 	var m struct {
 		Config    *ocispec.Descriptor  `json:"config"`
 		Layers    []ocispec.Descriptor `json:"layers"`
 		Manifests []ocispec.Descriptor `json:"manifests"`
 	}
 	sizes := w.blobs
-	if err := oci.Unmarshal(data, &m); err != nil {
+	if err := oci.UnmarshalJSON(data, &m); err != nil {
 		return fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
 	}
 	if len(sizes)+len(w.manifests) > maxNamed {
@@ -282,9 +282,9 @@ func (w wanted) add(d digest.Digest, data []byte) error {
 	return nil
 }
 
-// lacking returns those that are not there, less what is for platforms that the archive says that it
+// listLacking returns those that are not there, less what is for platforms that the archive says that it
 // leaves out.
-func (w wanted) lacking(a about, there func(digest.Digest) bool) (list []ocispec.Descriptor) {
+func (w namedContent) listLacking(a indexInfo, there func(digest.Digest) bool) (list []ocispec.Descriptor) {
 	for d, size := range w.blobs {
 		if size >= 0 && !there(d) {
 			list = append(list, ocispec.Descriptor{MediaType: octets, Digest: d, Size: size})
@@ -295,12 +295,12 @@ func (w wanted) lacking(a about, there func(digest.Digest) bool) (list []ocispec
 			list = append(list, ocispec.Descriptor{MediaType: named.MediaType, Digest: d, Size: named.Size})
 		}
 	}
-	Sort(list)
+	SortBlobs(list)
 	return list
 }
 
-// foreign returns how many foreign layers are not there: they are at their URLs alone.
-func (w wanted) foreign(there func(digest.Digest) bool) (n int) {
+// countForeign returns how many foreign layers are not there: they are at their URLs alone.
+func (w namedContent) countForeign(there func(digest.Digest) bool) (n int) {
 	for d, size := range w.blobs {
 		if size < 0 && !there(d) {
 			n++
@@ -312,7 +312,7 @@ func (w wanted) foreign(there func(digest.Digest) bool) (n int) {
 const octets = "application/octet-stream"
 
 // leavesOut reports whether a root of the archive is limited to other platforms than one.
-func (a about) leavesOut(platform *ocispec.Platform) bool {
+func (a indexInfo) leavesOut(platform *ocispec.Platform) bool {
 	if platform == nil {
 		return false
 	}
@@ -331,8 +331,8 @@ func isPlatform(want string, p *ocispec.Platform) bool {
 	return len(parts) >= 2 && p.OS == parts[0] && p.Architecture == parts[1] && (len(parts) < 3 || p.Variant == parts[2])
 }
 
-// platforms returns those to which the roots are limited, in order.
-func (a about) platforms() (list []string) {
+// limitedPlatforms returns those to which the roots are limited, in order.
+func (a indexInfo) limitedPlatforms() (list []string) {
 	for _, root := range a.Manifests {
 		if text := root.Annotations[layout.AnnotationPlatforms]; text != "" {
 			list = append(list, strings.Split(text, ",")...)

@@ -24,10 +24,10 @@ import (
 // [oras.land/oras-go/v2.ReadOnlyGraphTarget]; content that it gives seeks.
 type Store struct {
 	*layout.View
-	about   about
+	info    indexInfo
 	volumes map[int]string
 	files   []*os.File
-	blobs   blobs
+	blobs   blobSections
 	// manifests are the entries that stand where manifests do.
 	manifests map[digest.Digest]bool
 	// inOrder says that every file begins as krtpkg writes it; dockerManifest that there is a
@@ -37,10 +37,10 @@ type Store struct {
 	referrers func() (map[digest.Digest][]ocispec.Descriptor, error)
 }
 
-// blobs are the places of content in the files.
-type blobs map[digest.Digest]section
+// blobSections are the places of content in the files.
+type blobSections map[digest.Digest]fileSection
 
-type section struct {
+type fileSection struct {
 	file         *os.File
 	offset, size int64
 }
@@ -49,23 +49,23 @@ type section struct {
 // damaged or has no place in a layout is an error here; contents are checked as they are read.
 // Errors: [ErrDamaged].
 func Open(names ...string) (_ *Store, err error) {
-	s := &Store{blobs: blobs{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, inOrder: true}
+	s := &Store{blobs: blobSections{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, inOrder: true}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}()
 	for _, name := range names {
-		if err := s.open(name); err != nil {
+		if err := s.openFile(name); err != nil {
 			return nil, fmt.Errorf("archive %s: %w", name, err)
 		}
 	}
 	s.View = &layout.View{
 		Blobs: setBlobs{s.blobs, s}, Name: strings.Join(names, ", "),
-		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
+		Index: func() (ocispec.Index, error) { return s.info.Index, nil },
 	}
-	if s.about.hasOrder {
-		if err := s.reorder(context.Background()); err != nil {
+	if s.info.hasOrder {
+		if err := s.detectManifests(context.Background()); err != nil {
 			return nil, fmt.Errorf("archive %s: %w", s.Name, err)
 		}
 	}
@@ -75,7 +75,7 @@ func Open(names ...string) (_ *Store, err error) {
 	return s, nil
 }
 
-func (s *Store) open(name string) error {
+func (s *Store) openFile(name string) error {
 	// A pipe would keep us waiting, and cannot be read in place.
 	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -88,14 +88,14 @@ func (s *Store) open(name string) error {
 	if err := refuseCompressed(file); err != nil {
 		return err
 	}
-	a, err := s.scan(file)
+	a, err := s.scanFile(file)
 	if err != nil {
 		return err
 	}
 	if len(s.files) == 1 {
-		s.about = *a
+		s.info = *a
 	}
-	if len(s.files) > 1 && (a.volume == 0 || s.about.set() != a.set()) {
+	if len(s.files) > 1 && (a.volume == 0 || s.info.archiveID() != a.archiveID()) {
 		return fmt.Errorf("it is not a volume of the same archive as %s", s.files[0].Name())
 	}
 	if other := s.volumes[a.volume]; other != "" {
@@ -127,13 +127,13 @@ func refuseCompressed(file io.ReaderAt) error {
 	return nil
 }
 
-// scan finds where everything is.
-func (s *Store) scan(file *os.File) (*about, error) {
-	var a *about
+// scanFile finds where everything is.
+func (s *Store) scanFile(file *os.File) (*indexInfo, error) {
+	var a *indexInfo
 	hasLayout := false
 	scanner := newScanner(file)
 	for n := 0; ; n++ {
-		name, offset, size, err := scanner.next()
+		name, offset, size, err := scanner.nextFile()
 		if err == io.EOF {
 			break
 		}
@@ -151,7 +151,7 @@ func (s *Store) scan(file *os.File) (*about, error) {
 			if known, twice := s.blobs[d]; twice && known.size != size {
 				return nil, fmt.Errorf("%s has %d bytes, and %d in another volume: %w", d, size, known.size, ErrDamaged)
 			}
-			s.blobs[d] = section{file, offset, size}
+			s.blobs[d] = fileSection{file, offset, size}
 			if a != nil && a.manifests > 0 {
 				a.manifests--
 				s.manifests[d] = true
@@ -179,8 +179,8 @@ func (s *Store) scan(file *os.File) (*about, error) {
 	return a, nil
 }
 
-// set tells volumes of one archive from those of another.
-func (a about) set() string {
+// archiveID tells volumes of one archive from those of another.
+func (a indexInfo) archiveID() string {
 	var id strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(a.Annotations)) {
 		if key != annotationVolume {
@@ -208,15 +208,15 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// Base names what a target has to hold before this archive, a reference each.
-func (s *Store) Base() []string { return s.about.base }
+// BaseReferences names what a target has to hold before this archive, a reference each.
+func (s *Store) BaseReferences() []string { return s.info.base }
 
 // Volumes returns how many there are in all; 0 where the archive is whole in one file.
-func (s *Store) Volumes() int { return len(s.about.starts) }
+func (s *Store) Volumes() int { return len(s.info.starts) }
 
-// Absent returns the volumes that were not opened, in order.
-func (s *Store) Absent() (absent []int) {
-	for n := range s.about.starts {
+// AbsentVolumes returns the volumes that were not opened, in order.
+func (s *Store) AbsentVolumes() (absent []int) {
+	for n := range s.info.starts {
 		if _, ok := s.volumes[n+1]; !ok {
 			absent = append(absent, n+1)
 		}
@@ -226,7 +226,7 @@ func (s *Store) Absent() (absent []int) {
 
 // VolumeOf returns the number of the volume that would have a blob, or 0 where there is only one.
 func (s *Store) VolumeOf(d digest.Digest) (n int) {
-	for i, start := range s.about.starts {
+	for i, start := range s.info.starts {
 		if start <= d.String() {
 			n = i + 1
 		}
@@ -237,43 +237,43 @@ func (s *Store) VolumeOf(d digest.Digest) (n int) {
 // IsManifest reports whether content stands among the archive's manifests.
 func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
 
-// Lacking lists what the manifests name and what is not there, less foreign layers and the
+// ListLacking lists what the manifests name and what is not there, less foreign layers and the
 // platforms that a root is not limited to.
-func (s *Store) Lacking(ctx context.Context) ([]ocispec.Descriptor, error) {
-	named, err := s.named(ctx)
+func (s *Store) ListLacking(ctx context.Context) ([]ocispec.Descriptor, error) {
+	named, err := s.namedContent(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return named.lacking(s.about, s.holds), nil
+	return named.listLacking(s.info, s.hasBlob), nil
 }
 
-// named returns what the manifests name.
-func (s *Store) named(ctx context.Context) (wanted, error) {
+// namedContent returns what the manifests name.
+func (s *Store) namedContent(ctx context.Context) (namedContent, error) {
 	named := newWanted()
 	for d := range s.manifests {
-		data, err := s.manifest(ctx, d)
+		data, err := s.readManifest(ctx, d)
 		if err != nil {
 			return named, err
 		}
-		if err := named.add(d, data); err != nil {
+		if err := named.addManifest(d, data); err != nil {
 			return named, err
 		}
 	}
 	return named, nil
 }
 
-// Contents lists all content, manifests too, by digest.
-func (s *Store) Contents() []ocispec.Descriptor {
+// ListContents lists all content, manifests too, by digest.
+func (s *Store) ListContents() []ocispec.Descriptor {
 	all := make([]ocispec.Descriptor, 0, len(s.blobs))
 	for d, at := range s.blobs {
 		all = append(all, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: at.size})
 	}
-	Sort(all)
+	SortBlobs(all)
 	return all
 }
 
 // Fetch gives content; it is an [io.ReadSeekCloser], and is not checked against its digest.
-func (b blobs) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (b blobSections) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	at, ok := b[desc.Digest]
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", desc.Digest, errdef.ErrNotFound)
@@ -286,13 +286,13 @@ type sectionCloser struct{ *io.SectionReader }
 func (sectionCloser) Close() error { return nil }
 
 // Exists reports whether content is there.
-func (b blobs) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+func (b blobSections) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
 	_, ok := b[desc.Digest]
 	return ok, nil
 }
 
 // Stat returns the size of content.
-func (b blobs) Stat(d digest.Digest) (int64, error) {
+func (b blobSections) Stat(d digest.Digest) (int64, error) {
 	at, ok := b[d]
 	if !ok {
 		return 0, errdef.ErrNotFound

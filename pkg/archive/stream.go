@@ -18,19 +18,19 @@ import (
 )
 
 // Stream is an archive that is read as it arrives, compressed or not. Its manifests are there
-// when it is opened, the blobs follow: call [Stream.Next] until io.EOF, which says that the
+// when it is opened, the blobs follow: call [Stream.NextBlob] until io.EOF, which says that the
 // archive was whole.
 type Stream struct {
 	// View holds the manifests, and what was kept.
 	*layout.View
-	about     about
-	scanner   *scanner
-	manifests manifests
+	info      indexInfo
+	scanner   *tarScanner
+	manifests manifestContents
 	// kept are blobs that are in memory.
-	kept manifests
-	// wanted is what the manifests name, seen are the blobs that came.
-	wanted wanted
-	seen   map[digest.Digest]bool
+	kept manifestContents
+	// named is what the manifests name, seen are the blobs that came.
+	named namedContent
+	seen  map[digest.Digest]bool
 	// odd says that what stood where a manifest should may be none.
 	odd   bool
 	close func()
@@ -39,7 +39,7 @@ type Stream struct {
 // OpenStream reads the beginning of an archive. Errors: [ErrDamaged].
 func OpenStream(r io.Reader) (_ *Stream, err error) {
 	buffered := bufio.NewReaderSize(r, 1<<20)
-	s := &Stream{manifests: manifests{}, kept: manifests{}, wanted: newWanted(), seen: map[digest.Digest]bool{}, close: func() {}}
+	s := &Stream{manifests: manifestContents{}, kept: manifestContents{}, named: newWanted(), seen: map[digest.Digest]bool{}, close: func() {}}
 	magic, err := buffered.Peek(len(zstdMagic))
 	switch {
 	case err != nil && err != io.EOF:
@@ -56,38 +56,38 @@ func OpenStream(r io.Reader) (_ *Stream, err error) {
 		r = buffered
 	}
 	s.scanner = newScanner(r)
-	if err := s.begin(); err != nil {
+	if err := s.readStart(); err != nil {
 		s.close()
 		return nil, err
 	}
 	s.View = &layout.View{
-		Blobs: held{s.manifests, s.kept}, Name: "the archive",
-		Index: func() (ocispec.Index, error) { return s.about.Index, nil },
+		Blobs: heldContent{s.manifests, s.kept}, Name: "the archive",
+		Index: func() (ocispec.Index, error) { return s.info.Index, nil },
 	}
 	return s, nil
 }
 
-// begin reads all that comes before the blobs.
-func (s *Stream) begin() error {
-	if err := s.find(ocispec.ImageLayoutFile); err != nil {
+// readStart reads all that comes before the blobs.
+func (s *Stream) readStart() error {
+	if err := s.nextNamed(ocispec.ImageLayoutFile); err != nil {
 		return err
 	}
 	if err := checkLayout(s.scanner.tar); err != nil {
 		return err
 	}
-	if err := s.find(ocispec.ImageIndexFile); err != nil {
+	if err := s.nextNamed(ocispec.ImageIndexFile); err != nil {
 		return err
 	}
 	var err error
-	if s.about, err = parseIndex(s.scanner.tar); err != nil {
+	if s.info, err = parseIndex(s.scanner.tar); err != nil {
 		return err
 	}
-	if s.about.manifests == 0 {
+	if s.info.manifests == 0 {
 		return fmt.Errorf("it was not made by krtpkg: %w", ErrOrder)
 	}
 	left := int64(maxManifests)
-	for range s.about.manifests {
-		n, err := s.manifest(left)
+	for range s.info.manifests {
+		n, err := s.readNextManifest(left)
 		if err != nil {
 			return err
 		}
@@ -96,9 +96,9 @@ func (s *Stream) begin() error {
 	return nil
 }
 
-// find goes to the next entry, which has to be the one that is wanted.
-func (s *Stream) find(want string) error {
-	name, _, _, err := s.scanner.next()
+// nextNamed goes to the next entry, which has to be the one that is wanted.
+func (s *Stream) nextNamed(want string) error {
+	name, _, _, err := s.scanner.nextFile()
 	switch {
 	case err == io.EOF:
 		return fmt.Errorf("it has no %s: %w", want, ErrDamaged)
@@ -108,9 +108,9 @@ func (s *Stream) find(want string) error {
 	return err
 }
 
-// manifest reads the next manifest and notes what it names.
-func (s *Stream) manifest(left int64) (int64, error) {
-	name, _, size, err := s.scanner.next()
+// readNextManifest reads the next manifest and notes what it names.
+func (s *Stream) readNextManifest(left int64) (int64, error) {
+	name, _, size, err := s.scanner.nextFile()
 	if err == io.EOF {
 		err = fmt.Errorf("manifests are missing: %w", ErrDamaged)
 	}
@@ -127,7 +127,7 @@ func (s *Stream) manifest(left int64) (int64, error) {
 	if size > oci.MaxManifest {
 		return 0, fmt.Errorf("blob %s stands where a manifest should: %w", d, ErrOrder)
 	}
-	data, err := limited(s.scanner.tar, "manifest "+d.String(), size, left)
+	data, err := readLimited(s.scanner.tar, "manifest "+d.String(), size, left)
 	if err != nil {
 		return 0, err
 	}
@@ -135,7 +135,7 @@ func (s *Stream) manifest(left int64) (int64, error) {
 		return 0, fmt.Errorf("manifest %s: %w", d, content.ErrMismatchedDigest)
 	}
 	s.odd = s.odd || !layout.IsManifest(layout.MediaTypeOf(data))
-	if err := s.wanted.add(d, data); err != nil && !json.Valid(data) {
+	if err := s.named.addManifest(d, data); err != nil && !json.Valid(data) {
 		return 0, fmt.Errorf("blob %s stands where a manifest should: %w", d, ErrOrder)
 	} else if err != nil {
 		return 0, err
@@ -144,11 +144,11 @@ func (s *Stream) manifest(left int64) (int64, error) {
 	return size, nil
 }
 
-// Next returns the next blob. Its content fails before its end when it is not what the digest
+// NextBlob returns the next blob. Its content fails before its end when it is not what the digest
 // says; what is not read of it is passed over. Blobs that no manifest names, or by another
 // size, are errors.
-func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
-	name, _, size, err := s.scanner.next()
+func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
+	name, _, size, err := s.scanner.nextFile()
 	if err != nil {
 		return ocispec.Descriptor{}, nil, err
 	}
@@ -159,7 +159,7 @@ func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
 	if !isBlob {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("entry %q has no place among the blobs: %w", name, ErrDamaged)
 	}
-	want, named := s.wanted.blobs[d]
+	want, named := s.named.blobs[d]
 	if want < 0 {
 		want = -1 - want // a foreign layer that came along
 	}
@@ -171,32 +171,32 @@ func (s *Stream) Next() (ocispec.Descriptor, io.Reader, error) {
 	}
 	s.seen[d] = true
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}
-	return desc, &verified{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
+	return desc, &verifiedReader{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
 }
 
-// Lacking lists what the manifests name and what did not come, less foreign layers and the
+// ListLacking lists what the manifests name and what did not come, less foreign layers and the
 // platforms that a root is not limited to.
-func (s *Stream) Lacking(context.Context) ([]ocispec.Descriptor, error) {
-	return s.wanted.lacking(s.about, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
+func (s *Stream) ListLacking(context.Context) ([]ocispec.Descriptor, error) {
+	return s.named.listLacking(s.info, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
 }
 
-// Base names what a target has to hold before this archive, a reference each.
-func (s *Stream) Base() []string { return s.about.base }
+// BaseReferences names what a target has to hold before this archive, a reference each.
+func (s *Stream) BaseReferences() []string { return s.info.base }
 
 // Volumes returns how many there are in all, and which one this is; zeros where there is only one.
-func (s *Stream) Volumes() (volume, volumes int) { return s.about.volume, len(s.about.starts) }
+func (s *Stream) Volumes() (volume, volumes int) { return s.info.volume, len(s.info.starts) }
 
 // Close ends the decompression.
 func (s *Stream) Close() { s.close() }
 
-// verified is content that fails at its end, before io.EOF, when it is not what it should be.
-type verified struct {
+// verifiedReader is content that fails at its end, before io.EOF, when it is not what it should be.
+type verifiedReader struct {
 	r    io.Reader
 	hash digest.Verifier
 	left int64
 }
 
-func (v *verified) Read(p []byte) (int, error) {
+func (v *verifiedReader) Read(p []byte) (int, error) {
 	n, err := v.r.Read(p)
 	v.hash.Write(p[:n])
 	v.left -= int64(n)
@@ -211,5 +211,5 @@ func (v *verified) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// manifests is content in memory.
-type manifests map[digest.Digest][]byte
+// manifestContents is content in memory.
+type manifestContents map[digest.Digest][]byte

@@ -121,13 +121,13 @@ func formatNumbers(numbers []int) string {
 
 // setBlobs are the blobs of volumes.
 type setBlobs struct {
-	blobs
+	blobSections
 	set *Store
 }
 
 // Fetch gives content. What is on a volume that was not opened is an [*AbsentVolumesError].
 func (b setBlobs) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	content, err := b.blobs.Fetch(ctx, desc)
+	content, err := b.blobSections.Fetch(ctx, desc)
 	if err != nil {
 		err = b.set.explainAbsence(desc.Digest, err)
 	}
@@ -136,7 +136,7 @@ func (b setBlobs) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 
 // explainAbsence names the volume that would have a blob which was not found.
 func (s *Store) explainAbsence(d digest.Digest, cause error) error {
-	absent := s.Absent()
+	absent := s.AbsentVolumes()
 	if n := s.VolumeOf(d); n == 0 || !slices.Contains(absent, n) {
 		return cause
 	}

@@ -27,16 +27,16 @@ type Options struct {
 // Write writes an archive in one pass. Content is checked against its digest on the way; an
 // error leaves w with the beginning of an archive, which no reader takes for a whole one.
 func Write(ctx context.Context, w io.Writer, c Contents, from content.Fetcher, o Options) error {
-	all, err := c.entries()
+	all, err := c.listEntries()
 	if err != nil {
 		return err
 	}
-	return compressed(w, o.Compress, func(w io.Writer) error {
-		return write(ctx, w, all, from, o.Progress, progressOf{})
+	return withCompression(w, o.Compress, func(w io.Writer) error {
+		return writeEntries(ctx, w, all, from, o.Progress, entryProgress{})
 	})
 }
 
-func compressed(w io.Writer, compress bool, f func(io.Writer) error) error {
+func withCompression(w io.Writer, compress bool, f func(io.Writer) error) error {
 	if !compress {
 		return f(w)
 	}
@@ -51,8 +51,8 @@ func compressed(w io.Writer, compress bool, f func(io.Writer) error) error {
 	return encoder.Close()
 }
 
-// progressOf is how much of the first entry is written already, and the state of its digest.
-type progressOf struct {
+// entryProgress is how much of the first entry is written already, and the state of its digest.
+type entryProgress struct {
 	written int64
 	hash    hash.Hash
 }
@@ -60,17 +60,17 @@ type progressOf struct {
 // window is how many entries are fetched at once, ahead of the one that is being written.
 const window = 4
 
-// write writes entries, the first from where it stopped.
-func write(ctx context.Context, w io.Writer, all []entry, from content.Fetcher, report progress.Func, first progressOf) error {
+// writeEntries writes entries, the first from where it stopped.
+func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from content.Fetcher, report progress.Func, first entryProgress) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var fetches sync.WaitGroup
 	defer fetches.Wait()
 	defer cancel()
-	queue := make(chan *stream, window-1)
+	queue := make(chan *entryStream, window-1)
 	fetches.Go(func() {
 		defer close(queue)
 		for i, e := range all {
-			s := &stream{entry: e, chunks: make(chan []byte, chunksAhead)}
+			s := &entryStream{archiveEntry: e, chunks: make(chan []byte, chunksAhead)}
 			if i == 0 {
 				s.start = first
 			}
@@ -80,7 +80,7 @@ func write(ctx context.Context, w io.Writer, all []entry, from content.Fetcher, 
 				return
 			}
 			if e.data == nil {
-				fetches.Go(func() { s.run(ctx, from) })
+				fetches.Go(func() { s.runFetch(ctx, from) })
 			}
 		}
 	})
@@ -104,24 +104,24 @@ const (
 
 var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// stream is an entry on its way into the archive: one goroutine fetches it and checks its
+// entryStream is an entry on its way into the archive: one goroutine fetches it and checks its
 // digest, another writes it.
-type stream struct {
-	entry
-	start  progressOf
+type entryStream struct {
+	archiveEntry
+	start  entryProgress
 	chunks chan []byte
 	// err is why the chunks ended, to be read after that.
 	err error
 }
 
-func (s *stream) run(ctx context.Context, from content.Fetcher) {
+func (s *entryStream) runFetch(ctx context.Context, from content.Fetcher) {
 	defer close(s.chunks)
-	if s.err = s.fetch(ctx, from); s.err != nil {
+	if s.err = s.fetchContent(ctx, from); s.err != nil {
 		s.err = fmt.Errorf("read %s: %w", s.desc.Digest, s.err)
 	}
 }
 
-func (s *stream) fetch(ctx context.Context, from content.Fetcher) error {
+func (s *entryStream) fetchContent(ctx context.Context, from content.Fetcher) error {
 	sum := s.start.hash
 	if sum == nil {
 		sum = s.desc.Digest.Algorithm().Hash()
@@ -131,7 +131,7 @@ func (s *stream) fetch(ctx context.Context, from content.Fetcher) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		defer close(read)
-		return s.read(ctx, from, read)
+		return s.readRest(ctx, from, read)
 	})
 	group.Go(func() error {
 		for part := range read {
@@ -153,13 +153,13 @@ func (s *stream) fetch(ctx context.Context, from content.Fetcher) error {
 	return nil
 }
 
-// read reads what is missing of the content, and makes sure that it ends there.
-func (s *stream) read(ctx context.Context, from content.Fetcher, parts chan<- []byte) error {
+// readRest reads what is missing of the content, and makes sure that it ends there.
+func (s *entryStream) readRest(ctx context.Context, from content.Fetcher, parts chan<- []byte) error {
 	left := s.desc.Size - s.start.written
 	if left == 0 {
 		return nil
 	}
-	body, err := open(ctx, from, s.desc, s.start.written)
+	body, err := openAt(ctx, from, s.desc, s.start.written)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (s *stream) read(ctx context.Context, from content.Fetcher, parts chan<- []
 		buffer := buffers.Get().(*[chunk]byte)
 		n, err := io.ReadFull(body, buffer[:min(left, chunk)])
 		if err != nil {
-			return unexpected(err)
+			return unexpectedEOF(err)
 		}
 		left -= int64(n)
 		select {
@@ -185,15 +185,15 @@ func (s *stream) read(ctx context.Context, from content.Fetcher, parts chan<- []
 	return nil
 }
 
-func unexpected(err error) error {
+func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
-// open opens content from an offset on.
-func open(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+// openAt opens content from an offset on.
+func openAt(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	body, err := from.Fetch(ctx, desc)
 	if err != nil || offset == 0 {
 		return body, err
@@ -210,14 +210,14 @@ func open(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, of
 	return body, nil
 }
 
-func (s *stream) writeTo(ctx context.Context, w io.Writer, report progress.Func) error {
+func (s *entryStream) writeTo(ctx context.Context, w io.Writer, report progress.Func) error {
 	if s.start.written == 0 {
 		if _, err := w.Write(s.header); err != nil {
 			return err
 		}
 	}
 	if s.data != nil {
-		_, err := w.Write(append(s.data, s.padding()...))
+		_, err := w.Write(append(s.data, s.paddingBytes()...))
 		return err
 	}
 	subject := s.desc.Digest.String()
@@ -236,6 +236,6 @@ func (s *stream) writeTo(ctx context.Context, w io.Writer, report progress.Func)
 		return err
 	}
 	report.Emit(progress.Event{Kind: progress.Copied, Subject: subject, Bytes: s.desc.Size})
-	_, err := w.Write(s.padding())
+	_, err := w.Write(s.paddingBytes())
 	return err
 }

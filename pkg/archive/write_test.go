@@ -228,7 +228,7 @@ func TestWriteFileReadsAgain(t *testing.T) {
 			case works && !o.Compress && !bytes.Equal(data, want):
 				t.Errorf("%s: other bytes, error %v", name, err)
 			case works && o.Compress:
-				if _, err := archive.Check(t.Context(), bytes.NewReader(data), nil); err != nil {
+				if _, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
 			}

@@ -26,8 +26,8 @@ type assembly struct {
 	definition *bundle.Definition
 	// names are what the definition's author calls the files of the content, for errors.
 	names map[string]string
-	// plain are the files that nothing renders.
-	plain map[string]bool
+	// plainFiles are the files that nothing renders.
+	plainFiles map[string]bool
 	// texts are the rendered manifests, by the names that errors have for them.
 	texts map[string][]byte
 	// applied and later are the files of resources and of hooks, once they are found.
@@ -38,41 +38,41 @@ type assembly struct {
 	hooks, tests []render.Hook
 }
 
-// pinner sets the pins of a source before it is fetched.
-type pinner func(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source) error
+// pinFunc sets the pins of a source before it is fetched.
+type pinFunc func(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source) error
 
-// assemble fetches a bundle's sources and renders those that are rendered at the build. The
+// assembleContent fetches a bundle's sources and renders those that are rendered at the build. The
 // content's definition has every source pinned to what was fetched.
-func (o Options) assemble(ctx context.Context, d *bundle.Definition, at location, pin pinner) (*assembly, error) {
+func (o Options) assembleContent(ctx context.Context, d *bundle.Definition, at definitionPath, pin pinFunc) (*assembly, error) {
 	a := &assembly{
 		Content: &bundle.Content{Bundle: d.Bundle}, definition: d,
-		names: map[string]string{}, plain: map[string]bool{}, texts: map[string][]byte{},
+		names: map[string]string{}, plainFiles: map[string]bool{}, texts: map[string][]byte{},
 	}
 	fetcher := o.Sources
-	fetcher.Dir = at.dir()
-	if err := icon(&fetcher, &d.Bundle.Spec); err != nil {
-		return nil, place(d, []any{"spec", "iconFile"}, err)
+	fetcher.Dir = at.folder()
+	if err := readIcon(&fetcher, &d.Bundle.Spec); err != nil {
+		return nil, placeError(d, []any{"spec", "iconFile"}, err)
 	}
 	for i := range d.Bundle.Spec.Sources {
 		s := &d.Bundle.Spec.Sources[i]
 		err := pin(ctx, &fetcher, s)
 		if err == nil {
-			err = a.add(ctx, &fetcher, s)
+			err = a.addSource(ctx, &fetcher, s)
 		}
 		if err != nil {
-			return nil, place(d, []any{"spec", "sources", i}, err)
+			return nil, placeError(d, []any{"spec", "sources", i}, err)
 		}
 	}
 	var err error
-	if a.tests, err = render.Finish(a.Content); err != nil {
-		return nil, place(d, []any{"spec", "sources"}, err)
+	if a.tests, err = render.FinishBuilt(a.Content); err != nil {
+		return nil, placeError(d, []any{"spec", "sources"}, err)
 	}
 	return a, nil
 }
 
-// add puts a source into the content.
-func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source) error {
-	tree, err := fetch(ctx, fetcher, s)
+// addSource puts a source into the content.
+func (a *assembly) addSource(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source) error {
+	tree, err := fetchSource(ctx, fetcher, s)
 	if err != nil {
 		return err
 	}
@@ -89,10 +89,10 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 	if err := addDependencies(ctx, fetcher, s, &in); err != nil {
 		return err
 	}
-	if in.Values, err = a.values(fetcher, s); err != nil {
+	if in.Values, err = a.mergeValues(fetcher, s); err != nil {
 		return err
 	}
-	if in.Overlays, err = overlays(fetcher, s.Overlays); err != nil {
+	if in.Overlays, err = readOverlays(fetcher, s.Overlays); err != nil {
 		return err
 	}
 	if s.Template == bundle.TemplateHelm {
@@ -109,7 +109,7 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 			a.Files = append(a.Files, bundle.File{Path: path.Join(bundle.OverlaysDir, s.Path, f.Path), Data: f.Data})
 		}
 	} else if s.IsRendered() {
-		if out, err = render.Stable(ctx, in); err != nil {
+		if out, err = render.RenderStable(ctx, in); err != nil {
 			return fmt.Errorf("render %s: %w", s.Name(), err)
 		}
 	}
@@ -121,10 +121,10 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 		a.Files = append(a.Files, bundle.File{Path: target, Data: f.Data})
 		switch {
 		case !s.IsRendered():
-			a.plain[target] = true
-			a.names[target] = author(fetcher, s, f.Path)
+			a.plainFiles[target] = true
+			a.names[target] = authorPath(fetcher, s, f.Path)
 		case !s.AtTarget():
-			a.names[target] = author(fetcher, s, f.Path) + " (rendered)"
+			a.names[target] = authorPath(fetcher, s, f.Path) + " (rendered)"
 		}
 	}
 	return nil
@@ -134,10 +134,10 @@ func (a *assembly) add(ctx context.Context, fetcher *source.Fetcher, s *bundle.S
 // rendered there. Its error is [render.ErrRunaway]; whatever else is wrong with the chart is for its
 // rendering to say.
 func (a *assembly) noteAsked(ctx context.Context, s *bundle.Source, in render.Input) error {
-	notes, err := render.Asked(ctx, in)
+	notes, err := render.ClusterQuestions(ctx, in)
 	if err == nil && s.AtTarget() {
 		in.Note, in.Unset = nil, true
-		_, err = render.Stable(ctx, in)
+		_, err = render.RenderStable(ctx, in)
 		var unstable *render.UnstableError
 		if errors.As(err, &unstable) {
 			notes = append(notes, unstable.Error()+"; an apply without is refused")
@@ -156,7 +156,7 @@ func (a *assembly) noteAsked(ctx context.Context, s *bundle.Source, in render.In
 func addDependencies(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source, in *render.Input) error {
 	for _, d := range s.Dependencies {
 		from := d.Source()
-		tree, err := fetch(ctx, fetcher, from)
+		tree, err := fetchSource(ctx, fetcher, from)
 		if err == nil && d.SHA256 != "" && d.SHA256 != tree.SHA256 {
 			err = &source.DigestError{Source: from.Name(), Got: tree.SHA256, Want: d.SHA256}
 		}
@@ -172,8 +172,8 @@ func addDependencies(ctx context.Context, fetcher *source.Fetcher, s *bundle.Sou
 	return nil
 }
 
-// author returns what the definition's author calls a file of a source.
-func author(fetcher *source.Fetcher, s *bundle.Source, file string) string {
+// authorPath returns what the definition's author calls a file of a source.
+func authorPath(fetcher *source.Fetcher, s *bundle.Source, file string) string {
 	switch {
 	case s.URL != "":
 		return s.URL
@@ -185,7 +185,7 @@ func author(fetcher *source.Fetcher, s *bundle.Source, file string) string {
 	return s.Name() + "/" + path.Join(s.Root, file)
 }
 
-func fetch(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tree, error) {
+func fetchSource(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tree, error) {
 	pick := source.Pick{Root: s.Root, Include: s.Include, Exclude: s.Exclude, All: s.Template != ""}
 	if s.Template == bundle.TemplateKustomize {
 		// A kustomization reaches up to its bases.
@@ -212,12 +212,12 @@ func fetch(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*source.Tr
 	return f.FetchChart(ctx, s.Repository, s.Chart, s.Version, s.SHA256)
 }
 
-// values puts the values of a source together in its field values, and gives them as a YAML
+// mergeValues puts the values of a source together in its field values, and gives them as a YAML
 // document. The definition's own go over those of files, later files over earlier ones.
-func (a *assembly) values(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
+func (a *assembly) mergeValues(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
 	var merged *yaml.Node
 	over := func(name string, node *yaml.Node) error {
-		merged = manifest.Overlay(merged, node)
+		merged = manifest.OverlayValues(merged, node)
 		if s.Template != bundle.TemplateYTT {
 			return nil
 		}
@@ -233,7 +233,7 @@ func (a *assembly) values(f *source.Fetcher, s *bundle.Source) ([][]byte, error)
 			return nil, err
 		}
 		for _, doc := range parsed.Documents {
-			one, ok := manifest.Expand(doc)
+			one, ok := manifest.ExpandAliases(doc)
 			switch {
 			case one.Kind != yaml.MappingNode:
 				return nil, parsed.Errorf(doc, "values are a mapping")
@@ -258,8 +258,8 @@ func (a *assembly) values(f *source.Fetcher, s *bundle.Source) ([][]byte, error)
 	return [][]byte{data}, err
 }
 
-// icon puts the file of a bundle's icon in its field icon.
-func icon(f *source.Fetcher, spec *bundle.BundleSpec) error {
+// readIcon puts the file of a bundle's icon in its field icon.
+func readIcon(f *source.Fetcher, spec *bundle.BundleSpec) error {
 	if spec.IconFile == "" {
 		return nil
 	}
@@ -275,8 +275,8 @@ func icon(f *source.Fetcher, spec *bundle.BundleSpec) error {
 	return nil
 }
 
-// overlays reads files and folders of overlays.
-func overlays(f *source.Fetcher, places []string) ([]bundle.File, error) {
+// readOverlays reads files and folders of overlays.
+func readOverlays(f *source.Fetcher, places []string) ([]bundle.File, error) {
 	var files []bundle.File
 	for _, at := range places {
 		tree, err := f.ReadFile(at)

@@ -64,8 +64,8 @@ type Built struct {
 	*bundle.Content
 	// Bundles are the bundles of a runtime in the order to apply them.
 	Bundles []*Built
-	// Left are the bundles of a runtime that kapp-controller gets no package of.
-	Left []pkgrepo.Left
+	// LeftOut are the bundles of a runtime that kapp-controller gets no package of.
+	LeftOut []pkgrepo.LeftOut
 }
 
 // definitionFiles are looked for when a path is a folder.
@@ -74,24 +74,24 @@ var definitionFiles = []string{"runtime.yaml", "runtime.yml", "bundle.yaml", "bu
 // Build makes the artifact of the definition at a path: a file, or a folder that holds
 // bundle.yaml or runtime.yaml.
 func Build(ctx context.Context, definition string, o Options) (*Built, error) {
-	d, at, err := read(definition)
+	d, at, err := readDefinition(definition)
 	if err != nil {
 		return nil, err
 	}
 	if d.Bundle != nil {
-		return o.bundle(ctx, d, at)
+		return o.buildBundle(ctx, d, at)
 	}
-	return o.runtime(ctx, d, at)
+	return o.buildRuntime(ctx, d, at)
 }
 
-// location is where a definition is.
-type location struct{ file string }
+// definitionPath is where a definition is.
+type definitionPath struct{ file string }
 
-// dir returns the folder of the definition, which its paths are relative to.
-func (l location) dir() string { return filepath.Dir(l.file) }
+// folder returns the folder of the definition, which its paths are relative to.
+func (l definitionPath) folder() string { return filepath.Dir(l.file) }
 
-// read parses the definition at a path.
-func read(definition string) (*bundle.Definition, location, error) {
+// readDefinition parses the definition at a path.
+func readDefinition(definition string) (*bundle.Definition, definitionPath, error) {
 	file := definition
 	if info, err := os.Stat(file); err == nil && info.IsDir() {
 		i := slices.IndexFunc(definitionFiles, func(f string) bool {
@@ -99,19 +99,19 @@ func read(definition string) (*bundle.Definition, location, error) {
 			return err == nil && info.Mode().IsRegular()
 		})
 		if i < 0 {
-			return nil, location{}, fmt.Errorf("%s holds no definition: want a file named runtime.yaml or bundle.yaml", definition)
+			return nil, definitionPath{}, fmt.Errorf("%s holds no definition: want a file named runtime.yaml or bundle.yaml", definition)
 		}
 		file = filepath.Join(definition, definitionFiles[i])
 	}
 	data, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, location{}, fmt.Errorf("definition %s does not exist", file)
+		return nil, definitionPath{}, fmt.Errorf("definition %s does not exist", file)
 	}
 	if err != nil {
-		return nil, location{}, err
+		return nil, definitionPath{}, err
 	}
 	d, err := bundle.Parse(filepath.ToSlash(file), data)
-	return d, location{file}, err
+	return d, definitionPath{file}, err
 }
 
 // maxFile is how many bytes a definition, a lock or a manifest has.
@@ -131,20 +131,20 @@ func readFile(name string) ([]byte, error) {
 	return data, err
 }
 
-func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) (*Built, error) {
+func (o Options) buildBundle(ctx context.Context, d *bundle.Definition, at definitionPath) (*Built, error) {
 	o.Progress.Emit(progress.Event{Kind: progress.Started, Subject: d.Metadata().Name})
-	pins, err := at.pins()
+	pins, err := at.readPins()
 	if err != nil {
 		return nil, err
 	}
 	if o.Locked && pins == nil {
 		return nil, &manifest.Error{File: at.file, Problem: "there is no " + at.lockFile() + " to hold it to", Hint: "krtpkg update writes it"}
 	}
-	a, err := o.assemble(ctx, d, at, pinned{pins, o.Locked}.pin)
+	a, err := o.assembleContent(ctx, d, at, sourcePinner{pins, o.Locked}.pinSource)
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := a.wanted(ctx)
+	wanted, err := a.wantedImages(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -152,10 +152,10 @@ func (o Options) bundle(ctx context.Context, d *bundle.Definition, at location) 
 		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: note})
 	}
 	o.noteHooks(a)
-	if a.Images, err = images.Resolve(ctx, wanted, images.NoteForeign(o.resolver(pins, at), o.Origins, o.Store, o.Progress)); err != nil {
+	if a.Images, err = images.ResolveLock(ctx, wanted, images.NoteForeign(o.newLockResolver(pins, at), o.Origins, o.Store, o.Progress)); err != nil {
 		return nil, err
 	}
-	return o.pack(ctx, a.Content, nil)
+	return o.packContent(ctx, a.Content, nil)
 }
 
 // noteHooks says which hooks of Helm are not applied with the rest.
@@ -176,7 +176,7 @@ func (o Options) noteHooks(a *assembly) {
 	}
 	at := func(events ...string) (some []render.Hook) {
 		for _, h := range a.hooks {
-			if h.At(events...) {
+			if h.RunsAt(events...) {
 				some = append(some, h)
 			}
 		}
@@ -188,8 +188,8 @@ func (o Options) noteHooks(a *assembly) {
 	note(a.tests, "is a test of Helm's and left out", "are tests of Helm's and left out")
 }
 
-// place puts an error at a field of the definition, unless it has a place of its own.
-func place(d *bundle.Definition, field []any, err error) error {
+// placeError puts an error at a field of the definition, unless it has a place of its own.
+func placeError(d *bundle.Definition, field []any, err error) error {
 	var placed *manifest.Error
 	if errors.As(err, &placed) || errors.Is(err, context.Canceled) {
 		return err
@@ -199,7 +199,7 @@ func place(d *bundle.Definition, field []any, err error) error {
 	return at
 }
 
-func (o Options) pack(ctx context.Context, c *bundle.Content, bundles []*Built) (*Built, error) {
+func (o Options) packContent(ctx context.Context, c *bundle.Content, bundles []*Built) (*Built, error) {
 	desc, err := c.Pack(ctx, o.Store, o.Created)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", c.Metadata().Name, c.Metadata().Version, err)
@@ -208,7 +208,7 @@ func (o Options) pack(ctx context.Context, c *bundle.Content, bundles []*Built) 
 	return &Built{Descriptor: desc, Content: c, Bundles: bundles}, nil
 }
 
-func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location) (*Built, error) {
+func (o Options) buildRuntime(ctx context.Context, d *bundle.Definition, at definitionPath) (*Built, error) {
 	sources := d.Runtime.Spec.Bundles
 	bundles := make([]*Built, len(sources))
 	group, ctx := errgroup.WithContext(ctx)
@@ -216,12 +216,12 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 	for i, s := range sources {
 		group.Go(func() (err error) {
 			if s.Path != "" {
-				bundles[i], err = o.nested(ctx, filepath.Join(at.dir(), filepath.FromSlash(s.Path)))
+				bundles[i], err = o.buildNested(ctx, filepath.Join(at.folder(), filepath.FromSlash(s.Path)))
 			} else {
-				bundles[i], err = o.fetch(ctx, s.Ref, at.dir())
+				bundles[i], err = o.fetchBundle(ctx, s.Ref, at.folder())
 			}
 			if err != nil {
-				return place(d, []any{"spec", "bundles", i}, err)
+				return placeError(d, []any{"spec", "bundles", i}, err)
 			}
 			return nil
 		})
@@ -229,11 +229,11 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	order, err := layers.Order(components(bundles), d.Runtime.Spec.Provided...)
+	order, err := layers.OrderComponents(componentsOf(bundles), d.Runtime.Spec.Provided...)
 	if err != nil {
-		return nil, unordered(d, err)
+		return nil, placeOrderError(d, err)
 	}
-	if err := conflicts(d, components(bundles)); err != nil {
+	if err := checkConflicts(d, componentsOf(bundles)); err != nil {
 		return nil, err
 	}
 	lock := &bundle.RuntimeLock{
@@ -263,26 +263,26 @@ func (o Options) runtime(ctx context.Context, d *bundle.Definition, at location)
 		}
 		packaged[i] = pkgrepo.Bundle{Content: b.Content, Image: image, Manifest: made}
 	}
-	var left []pkgrepo.Left
-	if built.Files, left, err = pkgrepo.Files(ctx, lock.Metadata.Name, packaged, o.Created); err != nil {
+	var left []pkgrepo.LeftOut
+	if built.Files, left, err = pkgrepo.PackageFiles(ctx, lock.Metadata.Name, packaged, o.Created); err != nil {
 		return nil, err
 	}
-	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){pkgrepo.Flux, pkgrepo.ArgoCD} {
+	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error){pkgrepo.FluxFiles, pkgrepo.ArgoCDFiles} {
 		more, _, err := files(lock, packaged)
 		if err != nil {
 			return nil, err
 		}
 		built.Files = append(built.Files, more...)
 	}
-	made, err := o.pack(ctx, built, sorted)
+	made, err := o.packContent(ctx, built, sorted)
 	if err == nil {
-		made.Left = left
+		made.LeftOut = left
 	}
 	return made, err
 }
 
-// unordered puts an error of [layers.Order] at the runtime's bundles.
-func unordered(d *bundle.Definition, err error) error {
+// placeOrderError puts an error of [layers.OrderComponents] at the runtime's bundles.
+func placeOrderError(d *bundle.Definition, err error) error {
 	at := d.Errorf([]any{"spec", "bundles"}, "%v", err)
 	at.Cause = err
 	var missing *layers.MissingError
@@ -292,17 +292,17 @@ func unordered(d *bundle.Definition, err error) error {
 	return at
 }
 
-// conflicts puts the errors of [layers.Model.Conflicts] where the definition has what they are about.
-func conflicts(d *bundle.Definition, components []layers.Component) error {
-	model, err := layers.Load()
+// checkConflicts puts the errors of [layers.Model.FindConflicts] where the definition has what they are about.
+func checkConflicts(d *bundle.Definition, components []layers.Component) error {
+	model, err := layers.LoadModel()
 	if err != nil {
 		return err
 	}
-	exceptions := bundle.Excepted(d.Runtime.Spec.Exceptions)
-	problems := model.Conflicts(components, exceptions...)
+	exceptions := bundle.ExceptedCapabilities(d.Runtime.Spec.Exceptions)
+	problems := model.FindConflicts(components, exceptions...)
 	for i, problem := range problems {
 		field, hint := []any{"spec", "bundles"}, "take one out, or say in spec.exceptions why the runtime has both"
-		var needless *layers.NeedlessError
+		var needless *layers.UnusedExceptionError
 		if errors.As(problem, &needless) {
 			field, hint = []any{"spec", "exceptions", slices.Index(exceptions, needless.Capability), "capability"}, ""
 		}
@@ -326,26 +326,26 @@ func nestedImage(b *Built, s bundle.BundleSource) (name.Digest, error) {
 	return name.NewDigest(repository + "@" + b.Descriptor.Digest.String())
 }
 
-// nested builds a bundle of a runtime.
-func (o Options) nested(ctx context.Context, definition string) (*Built, error) {
+// buildNested builds a bundle of a runtime.
+func (o Options) buildNested(ctx context.Context, definition string) (*Built, error) {
 	d, at, err := readBundle(definition)
 	if err != nil {
 		return nil, err
 	}
-	return o.bundle(ctx, d, at)
+	return o.buildBundle(ctx, d, at)
 }
 
 // readBundle parses the definition of a bundle of a runtime.
-func readBundle(definition string) (*bundle.Definition, location, error) {
-	d, at, err := read(definition)
+func readBundle(definition string) (*bundle.Definition, definitionPath, error) {
+	d, at, err := readDefinition(definition)
 	if err == nil && d.Bundle == nil {
 		err = d.Errorf([]any{"kind"}, "is a runtime: a runtime holds bundles only")
 	}
 	return d, at, err
 }
 
-// fetch brings a bundle that was built before into the store.
-func (o Options) fetch(ctx context.Context, ref, dir string) (*Built, error) {
+// fetchBundle brings a bundle that was built before into the store.
+func (o Options) fetchBundle(ctx context.Context, ref, dir string) (*Built, error) {
 	from, desc, err := o.Open(ctx, ref, dir)
 	if err != nil {
 		return nil, err
@@ -382,7 +382,7 @@ func copyBlob(ctx context.Context, from content.Fetcher, to content.Storage, des
 	return to.Push(ctx, desc, blob)
 }
 
-func components(bundles []*Built) []layers.Component {
+func componentsOf(bundles []*Built) []layers.Component {
 	list := make([]layers.Component, len(bundles))
 	for i, b := range bundles {
 		list[i] = b.Bundle.Component()

@@ -73,10 +73,10 @@ func goThrough(t *testing.T, d definition) *bundle.Artifact {
 	site := func(d name.Digest) string {
 		return "site.example/krt@" + d.DigestStr()
 	}
-	for _, d := range artifact.Images.Digests() {
+	for _, d := range artifact.Images.DistinctImages() {
 		located = append(located, site(d))
 	}
-	all, err := render.All(t.Context(), &artifact.Content, nil, site)
+	all, err := render.RenderAll(t.Context(), &artifact.Content, nil, site)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ type product struct {
 func byProduct(t *testing.T) []product {
 	t.Helper()
 	var products []product
-	for _, f := range corpus.Files(t) {
+	for _, f := range corpus.ListFiles(t) {
 		if len(products) == 0 || products[len(products)-1].name != f.Product() {
 			products = append(products, product{name: f.Product()})
 		}
@@ -232,13 +232,13 @@ func resourcesOf(t *testing.T, name string, data []byte) (names []string, ok boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := resources.Check([]resources.File{{File: parsed, Data: data}}); err != nil {
+	if err := resources.CheckFiles([]resources.File{{File: parsed, Data: data}}); err != nil {
 		return nil, false
 	}
 	for _, doc := range parsed.Documents {
-		for _, item := range manifest.Items(doc) {
-			metadata := manifest.Get(item, "metadata")
-			names = append(names, manifest.Text(item, "kind")+" "+manifest.Text(metadata, "namespace")+"/"+manifest.Text(metadata, "name"))
+		for _, item := range manifest.ListItems(doc) {
+			metadata := manifest.GetValue(item, "metadata")
+			names = append(names, manifest.GetText(item, "kind")+" "+manifest.GetText(metadata, "namespace")+"/"+manifest.GetText(metadata, "name"))
 		}
 	}
 	return names, true
@@ -303,7 +303,7 @@ func renders(t *testing.T, dir string, s bundle.Source) bool {
 		t.Fatal(err)
 	}
 	in.Values = [][]byte{values}
-	out, err := render.Stable(t.Context(), in)
+	out, err := render.RenderStable(t.Context(), in)
 	if err != nil || len(bytes.TrimSpace(out[0].Data)) == 0 {
 		return false
 	}

@@ -41,7 +41,7 @@ func TestChartsThatAChartNeeds(t *testing.T) {
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256(packed.Bytes()))
 	define("{name: common, archive: common.tar, root: charts-1/common, sha256: " + sum + "}")
-	files, err := build.Manifests(t.Context(), dir, options())
+	files, err := build.RenderManifests(t.Context(), dir, options())
 	if err != nil || len(files) != 1 || !strings.Contains(string(files[0].Data), "name: from-common") {
 		t.Errorf("got %v, %v", files, err)
 	}
@@ -56,7 +56,7 @@ func TestChartsThatAChartNeeds(t *testing.T) {
 		"{name: common, git: 'https://a:b@c.example/x', commit: " + strings.Repeat("a", 40) + "}": "dependency common: git holds a login",
 	} {
 		define(dependency)
-		_, err := build.Manifests(t.Context(), dir, options())
+		_, err := build.RenderManifests(t.Context(), dir, options())
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", dependency, err, want)
 		}

@@ -42,9 +42,9 @@ const contextBytes = 200
 // contexts are the lines of files, by name, as far as they were asked for.
 type contexts map[string][]string
 
-// add gives a use the lines around it. A file is taken apart once, and of long lines their beginning is
+// addContextLines gives a use the lines around it. A file is taken apart once, and of long lines their beginning is
 // kept, in copies: a report of many uses does not hold as many files.
-func (c contexts) add(u *ImageUse, text []byte) {
+func (c contexts) addContextLines(u *ImageUse, text []byte) {
 	if u.Line <= 0 {
 		return
 	}
@@ -63,43 +63,43 @@ func (c contexts) add(u *ImageUse, text []byte) {
 	u.Context = lines[min(u.ContextLine-1, len(lines)):min(u.Line+contextLines, len(lines))]
 }
 
-// Manifests returns the manifests of a bundle's definition as the target renders them with the defaults
+// RenderManifests returns the manifests of a bundle's definition as the target renders them with the defaults
 // of its values, before anything is built: with images as they are written, and whether or not each is known.
-func Manifests(ctx context.Context, at string, o Options) ([]bundle.File, error) {
-	d, where, err := read(at)
+func RenderManifests(ctx context.Context, at string, o Options) ([]bundle.File, error) {
+	d, where, err := readDefinition(at)
 	if err != nil {
 		return nil, err
 	}
 	if d.Bundle == nil {
 		return nil, d.Errorf([]any{"kind"}, "is a runtime: want the definition of one of its bundles")
 	}
-	locked, err := where.pins()
+	locked, err := where.readPins()
 	if err != nil {
 		return nil, err
 	}
-	a, err := o.assemble(ctx, d, where, pinned{pins: locked}.pin)
+	a, err := o.assembleContent(ctx, d, where, sourcePinner{lockedPins: locked}.pinSource)
 	if err != nil {
 		return nil, err
 	}
-	rendered, err := render.Defaults(ctx, a.Content)
+	rendered, err := render.RenderDefaults(ctx, a.Content)
 	if err != nil {
-		return nil, place(d, []any{"spec", "sources"}, err)
+		return nil, placeError(d, []any{"spec", "sources"}, err)
 	}
 	return slices.Concat(rendered.Files, rendered.Later), nil
 }
 
-// Images lists what is or looks like an image in a definition's manifests, or, when the path
+// ListImages lists what is or looks like an image in a definition's manifests, or, when the path
 // is not a definition, in the YAML and JSON files at it. With resolve, it asks what each stands
 // for; one that cannot be had is not an error here.
-func Images(ctx context.Context, at string, resolve bool, o Options) ([]ImageUse, error) {
-	uses, err := o.uses(ctx, at)
+func ListImages(ctx context.Context, at string, resolve bool, o Options) ([]ImageUse, error) {
+	uses, err := o.listUses(ctx, at)
 	if err != nil || !resolve {
 		return uses, err
 	}
 	return uses, o.resolveAll(ctx, uses)
 }
 
-func (o Options) uses(ctx context.Context, at string) ([]ImageUse, error) {
+func (o Options) listUses(ctx context.Context, at string) ([]ImageUse, error) {
 	isDefinition, err := holdsDefinition(at)
 	if err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func (o Options) uses(ctx context.Context, at string) ([]ImageUse, error) {
 	if !isDefinition {
 		return o.inFiles(at)
 	}
-	d, where, err := read(at)
+	d, where, err := readDefinition(at)
 	if err != nil {
 		return nil, err
 	}
@@ -118,12 +118,12 @@ func (o Options) uses(ctx context.Context, at string) ([]ImageUse, error) {
 	for i, b := range d.Runtime.Spec.Bundles {
 		var inner []ImageUse
 		if b.Path != "" {
-			inner, err = o.uses(ctx, filepath.Join(where.dir(), filepath.FromSlash(b.Path)))
+			inner, err = o.listUses(ctx, filepath.Join(where.folder(), filepath.FromSlash(b.Path)))
 		} else {
-			inner, err = o.inLock(ctx, b.Ref, where.dir())
+			inner, err = o.inLock(ctx, b.Ref, where.folder())
 		}
 		if err != nil {
-			return nil, place(d, []any{"spec", "bundles", i}, err)
+			return nil, placeError(d, []any{"spec", "bundles", i}, err)
 		}
 		uses = append(uses, inner...)
 	}
@@ -131,16 +131,16 @@ func (o Options) uses(ctx context.Context, at string) ([]ImageUse, error) {
 }
 
 // inBundle lists the images of a bundle's manifests and those that its definition adds.
-func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at location) ([]ImageUse, error) {
-	locked, err := at.pins()
+func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at definitionPath) ([]ImageUse, error) {
+	locked, err := at.readPins()
 	if err != nil {
 		return nil, err
 	}
-	a, err := o.assemble(ctx, d, at, pinned{pins: locked}.pin)
+	a, err := o.assembleContent(ctx, d, at, sourcePinner{lockedPins: locked}.pinSource)
 	if err != nil {
 		return nil, err
 	}
-	found, err := a.find(ctx)
+	found, err := a.findImages(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at location
 	shown := contexts{}
 	for _, f := range found {
 		use := ImageUse{Found: f, Bundle: d.Metadata().Name}
-		shown.add(&use, a.texts[f.File])
+		shown.addContextLines(&use, a.texts[f.File])
 		uses = append(uses, use)
 	}
 	for i, extra := range d.Bundle.Spec.Images {
@@ -238,7 +238,7 @@ func (o Options) inFiles(at string) ([]ImageUse, error) {
 		found, err := new(images.Finder).Find(parsed)
 		for _, f := range found {
 			use := ImageUse{Found: f}
-			shown.add(&use, data)
+			shown.addContextLines(&use, data)
 			uses = append(uses, use)
 		}
 		return err
@@ -262,7 +262,7 @@ func (o Options) resolveAll(ctx context.Context, uses []ImageUse) error {
 	group.SetLimit(8)
 	for image, a := range answers {
 		group.Go(func() error {
-			a.digest, a.err = o.digest(ctx, image)
+			a.digest, a.err = o.resolveDigest(ctx, image)
 			if errors.Is(a.err, context.Canceled) {
 				return a.err
 			}
@@ -280,7 +280,7 @@ func (o Options) resolveAll(ctx context.Context, uses []ImageUse) error {
 	return nil
 }
 
-func (o Options) digest(ctx context.Context, image string) (string, error) {
+func (o Options) resolveDigest(ctx context.Context, image string) (string, error) {
 	ref, err := images.ParseReference(image)
 	if err != nil {
 		return "", err

@@ -14,8 +14,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
-// upstream is what a source could be pinned to now.
-type upstream struct {
+// newestPin is what a source could be pinned to now.
+type newestPin struct {
 	// pin is the newest of what the definition asks for; nil when the source has no upstream.
 	pin *sourcePin
 	// newest is the newest version that there is, asked for or not; "" when versions are not
@@ -23,8 +23,8 @@ type upstream struct {
 	newest string
 }
 
-// look asks where a source comes from what is there now.
-func look(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+// findNewest asks where a source comes from what is there now.
+func findNewest(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newestPin, error) {
 	switch {
 	case s.Chart != "":
 		return lookForChart(ctx, f, s)
@@ -34,21 +34,21 @@ func look(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, e
 		return lookForTag(ctx, f, s)
 	case s.URL != "" || strings.HasPrefix(s.Archive, "https://"):
 		sum, err := f.FetchDigest(ctx, s.URL+s.Archive)
-		return upstream{pin: &sourcePin{SHA256: sum}}, err
+		return newestPin{pin: &sourcePin{SHA256: sum}}, err
 	}
-	return upstream{}, nil
+	return newestPin{}, nil
 }
 
-func lookForChart(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+func lookForChart(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newestPin, error) {
 	versions, err := f.ListChartVersions(ctx, s.Repository, s.Chart)
 	if err != nil {
-		return upstream{}, err
+		return newestPin{}, err
 	}
 	constraint, err := semver.NewConstraint(s.Version)
 	if err != nil {
-		return upstream{}, err
+		return newestPin{}, err
 	}
-	var up upstream
+	var up newestPin
 	for _, v := range versions {
 		parsed, err := semver.NewVersion(v.Version)
 		if err != nil {
@@ -67,12 +67,12 @@ func lookForChart(ctx context.Context, f *source.Fetcher, s *bundle.Source) (ups
 	return up, nil
 }
 
-func lookForRef(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+func lookForRef(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newestPin, error) {
 	refs, err := f.ListRefs(ctx, s.Git)
 	if err != nil {
-		return upstream{}, err
+		return newestPin{}, err
 	}
-	var up upstream
+	var up newestPin
 	for _, full := range []string{s.Ref, "refs/tags/" + s.Ref, "refs/heads/" + s.Ref} {
 		if commit, ok := refs[full]; ok && up.pin == nil {
 			up.pin = &sourcePin{Commit: commit}
@@ -87,40 +87,40 @@ func lookForRef(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstr
 			tags = append(tags, tag)
 		}
 	}
-	up.newest = newer(s.Ref, tags)
+	up.newest = newestTag(s.Ref, tags)
 	return up, nil
 }
 
-func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (upstream, error) {
+func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newestPin, error) {
 	tagged, _, _ := strings.Cut(s.OCI, "@")
 	tag, err := name.NewTag(tagged, name.StrictValidation)
 	if err != nil {
-		return upstream{}, nil // a digest alone follows nothing
+		return newestPin{}, nil // a digest alone follows nothing
 	}
 	if f.Registry == nil {
-		return upstream{}, fmt.Errorf("oci %s: there is no registry to ask", s.OCI)
+		return newestPin{}, fmt.Errorf("oci %s: there is no registry to ask", s.OCI)
 	}
 	origin, reference, err := f.Registry.Origin(ctx, tag)
 	if err != nil {
-		return upstream{}, err
+		return newestPin{}, err
 	}
 	desc, err := origin.Resolve(ctx, reference)
 	if err != nil {
-		return upstream{}, fmt.Errorf("oci %s: %w", tagged, err)
+		return newestPin{}, fmt.Errorf("oci %s: %w", tagged, err)
 	}
-	up := upstream{pin: &sourcePin{Digest: desc.Digest.String()}}
+	up := newestPin{pin: &sourcePin{Digest: desc.Digest.String()}}
 	if lister, ok := origin.(registry.TagLister); ok {
 		err = lister.Tags(ctx, "", func(tags []string) error {
-			up.newest = newer(max(up.newest, tag.TagStr()), tags)
+			up.newest = newestTag(max(up.newest, tag.TagStr()), tags)
 			return nil
 		})
 	}
 	return up, err
 }
 
-// newer returns the greatest version among tags that is not below the one in use; "" when that is
+// newestTag returns the greatest version among tags that is not below the one in use; "" when that is
 // no version.
-func newer(used string, tags []string) string {
+func newestTag(used string, tags []string) string {
 	best, err := semver.NewVersion(used)
 	if err != nil {
 		return ""

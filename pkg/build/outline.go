@@ -33,7 +33,7 @@ func (o *Outline) Components() []layers.Component {
 // Read reads a definition and those of the bundles that a runtime names by path. Bundles that
 // were built before are opened; nothing else is fetched.
 func Read(ctx context.Context, definition string, o Options) (*Outline, error) {
-	d, at, err := read(definition)
+	d, at, err := readDefinition(definition)
 	if err != nil {
 		return nil, err
 	}
@@ -42,26 +42,26 @@ func Read(ctx context.Context, definition string, o Options) (*Outline, error) {
 		outline.Single, outline.Bundles = true, []*bundle.Bundle{d.Bundle}
 		return outline, nil
 	}
-	outline.Provided, outline.Exceptions = d.Runtime.Spec.Provided, bundle.Excepted(d.Runtime.Spec.Exceptions)
+	outline.Provided, outline.Exceptions = d.Runtime.Spec.Provided, bundle.ExceptedCapabilities(d.Runtime.Spec.Exceptions)
 	for i, s := range d.Runtime.Spec.Bundles {
 		b, err := o.definitionOf(ctx, s, at)
 		if err != nil {
-			return nil, place(d, []any{"spec", "bundles", i}, err)
+			return nil, placeError(d, []any{"spec", "bundles", i}, err)
 		}
 		outline.Bundles = append(outline.Bundles, b)
 	}
 	return outline, nil
 }
 
-func (o Options) definitionOf(ctx context.Context, s bundle.BundleSource, at location) (*bundle.Bundle, error) {
+func (o Options) definitionOf(ctx context.Context, s bundle.BundleSource, at definitionPath) (*bundle.Bundle, error) {
 	if s.Path == "" {
-		built, err := o.fetch(ctx, s.Ref, at.dir())
+		built, err := o.fetchBundle(ctx, s.Ref, at.folder())
 		if err != nil {
 			return nil, err
 		}
 		return built.Bundle, nil
 	}
-	d, _, err := readBundle(filepath.Join(at.dir(), filepath.FromSlash(s.Path)))
+	d, _, err := readBundle(filepath.Join(at.folder(), filepath.FromSlash(s.Path)))
 	if err != nil {
 		return nil, err
 	}

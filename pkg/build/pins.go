@@ -24,9 +24,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
-// pins is the lock file next to a bundle's definition: what every source and every image was
+// lockedPins is the lock file next to a bundle's definition: what every source and every image was
 // when krtpkg update ran.
-type pins struct {
+type lockedPins struct {
 	APIVersion string      `yaml:"apiVersion"`
 	Kind       string      `yaml:"kind"`
 	Sources    []sourcePin `yaml:"sources"`
@@ -54,12 +54,12 @@ type imagePin struct {
 }
 
 // lockFile returns the lock file of a definition: bundle.lock.yaml next to bundle.yaml.
-func (l location) lockFile() string {
+func (l definitionPath) lockFile() string {
 	return strings.TrimSuffix(l.file, filepath.Ext(l.file)) + ".lock.yaml"
 }
 
-// pins reads the lock file; nil when there is none.
-func (l location) pins() (*pins, error) {
+// readPins reads the lock file; nil when there is none.
+func (l definitionPath) readPins() (*lockedPins, error) {
 	file := l.lockFile()
 	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a regular file", file)
@@ -71,7 +71,7 @@ func (l location) pins() (*pins, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pins{byName: map[string]name.Digest{}}
+	p := &lockedPins{byName: map[string]name.Digest{}}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(p); err != nil && !errors.Is(err, io.EOF) {
@@ -94,26 +94,26 @@ func (l location) pins() (*pins, error) {
 	return p, nil
 }
 
-// asked returns what a definition asks for in a source.
-func asked(s *bundle.Source) string {
+// requestedVersion returns what a definition asks for in a source.
+func requestedVersion(s *bundle.Source) string {
 	return strings.TrimSpace(s.Name() + " " + cmp.Or(s.Version, s.Ref))
 }
 
-// of returns the pin of a source; nil when there is none for what the definition asks for now.
-func (p *pins) of(s *bundle.Source) *sourcePin {
+// pinOf returns the pin of a source; nil when there is none for what the definition asks for now.
+func (p *lockedPins) pinOf(s *bundle.Source) *sourcePin {
 	if p == nil {
 		return nil
 	}
-	i := slices.IndexFunc(p.Sources, func(pin sourcePin) bool { return pin.Path == s.Path && pin.Source == asked(s) })
+	i := slices.IndexFunc(p.Sources, func(pin sourcePin) bool { return pin.Path == s.Path && pin.Source == requestedVersion(s) })
 	if i < 0 {
 		return nil
 	}
 	return &p.Sources[i]
 }
 
-// pinned pins sources as the definition and the lock file say.
-type pinned struct {
-	*pins
+// sourcePinner pins sources as the definition and the lock file say.
+type sourcePinner struct {
+	*lockedPins
 	strict bool
 }
 
@@ -124,8 +124,8 @@ func (e *UnpinnedError) Error() string {
 	return fmt.Sprintf("source %s has no %s: what comes over a network is pinned by digest", e.Source, e.Wanted)
 }
 
-func (p pinned) pin(_ context.Context, _ *source.Fetcher, s *bundle.Source) error {
-	pin := p.of(s)
+func (p sourcePinner) pinSource(_ context.Context, _ *source.Fetcher, s *bundle.Source) error {
+	pin := p.pinOf(s)
 	if pin == nil && p.strict {
 		return fmt.Errorf("source %s is not in the lock file: krtpkg update puts it in", s.Name())
 	}
@@ -161,13 +161,13 @@ func (e *MovedError) Error() string {
 	return fmt.Sprintf("%s is %s now, the lock file has %s", e.What, e.Now, e.Locked)
 }
 
-// resolver returns each image of the lock file its digest from there. An image that is not in
+// newLockResolver returns each image of the lock file its digest from there. An image that is not in
 // it is resolved, and noted; with Locked that is an error, and so is a tag that has moved.
 // A reference with a digest is that image: it is not restricted to platforms.
-func (o Options) resolver(p *pins, at location) images.Resolver {
+func (o Options) newLockResolver(p *lockedPins, at definitionPath) images.Resolver {
 	return resolverFunc(func(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error) {
 		if _, pinned := ref.(name.Digest); pinned && (p == nil || !o.Locked) {
-			return o.upstream().Resolve(ctx, ref)
+			return o.upstreamResolver().Resolve(ctx, ref)
 		}
 		if p == nil {
 			return o.Images.Resolve(ctx, ref)
@@ -180,7 +180,7 @@ func (o Options) resolver(p *pins, at location) images.Resolver {
 			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: ref.Name(), Detail: "is not in " + at.lockFile() + ": its tag decides"})
 			return o.Images.Resolve(ctx, ref)
 		case o.Locked:
-			now, err := o.upstream().Resolve(ctx, ref)
+			now, err := o.upstreamResolver().Resolve(ctx, ref)
 			if err != nil {
 				return now, err
 			}
@@ -195,7 +195,7 @@ func (o Options) resolver(p *pins, at location) images.Resolver {
 	})
 }
 
-func (o Options) upstream() images.Resolver {
+func (o Options) upstreamResolver() images.Resolver {
 	if o.Upstream != nil {
 		return o.Upstream
 	}
@@ -211,11 +211,11 @@ func (f resolverFunc) Resolve(ctx context.Context, ref name.Reference) (ocispec.
 
 // newPins returns the lock file of what was assembled, under the names that its sources have in the
 // definition as it is written.
-func newPins(written []bundle.Source, c *bundle.Content) *pins {
-	p := &pins{APIVersion: bundle.APIVersion, Kind: pinsKind, Sources: []sourcePin{}, Images: []imagePin{}}
+func newPins(written []bundle.Source, c *bundle.Content) *lockedPins {
+	p := &lockedPins{APIVersion: bundle.APIVersion, Kind: pinsKind, Sources: []sourcePin{}, Images: []imagePin{}}
 	for i := range written {
 		s := &c.Bundle.Spec.Sources[i]
-		pin := sourcePin{Path: s.Path, Source: asked(&written[i]), Commit: s.Commit, SHA256: s.SHA256}
+		pin := sourcePin{Path: s.Path, Source: requestedVersion(&written[i]), Commit: s.Commit, SHA256: s.SHA256}
 		if s.Chart != "" {
 			pin.Version = s.Version
 		}
@@ -230,8 +230,8 @@ func newPins(written []bundle.Source, c *bundle.Content) *pins {
 	return p
 }
 
-// write replaces the lock file, whole or not at all, and reports whether it changed.
-func (p *pins) write(file string) (changed bool, err error) {
+// writeFile replaces the lock file, whole or not at all, and reports whether it changed.
+func (p *lockedPins) writeFile(file string) (changed bool, err error) {
 	var out bytes.Buffer
 	out.WriteString("# Written by krtpkg update; krtpkg build takes images and sources from here.\n")
 	encoder := yaml.NewEncoder(&out)

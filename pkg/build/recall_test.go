@@ -86,7 +86,7 @@ func TestCorpusRecallOfCharts(t *testing.T) {
 				}
 			}
 		}
-		for _, m := range corpus.Mentions(data) {
+		for _, m := range corpus.ListMentions(data) {
 			lines++
 			if !at[m.Line] && !slices.Contains(prose, m.Text) {
 				t.Errorf("%s:%d: nothing is reported of %.200s", name, m.Line, m.Text)
@@ -127,7 +127,7 @@ type corpusChart []bundle.File
 // corpusCharts returns the files of the charts, by the names of products and charts.
 func corpusCharts(t *testing.T) map[string]corpusChart {
 	t.Helper()
-	files := corpus.All(t)
+	files := corpus.ListAllFiles(t)
 	var dirs []string
 	for _, f := range files {
 		if path.Base(f.Path) == "Chart.yaml" && !strings.Contains(f.Path, "/charts/") {
@@ -148,7 +148,7 @@ func corpusCharts(t *testing.T) map[string]corpusChart {
 
 func renderChart(t *testing.T, files corpusChart, values string) ([]byte, error) {
 	in := render.Input{Source: &bundle.Source{Template: bundle.TemplateHelm}, Name: "release", Files: files, Values: [][]byte{[]byte(values)}}
-	out, err := render.Render(t.Context(), in)
+	out, err := render.RenderSource(t.Context(), in)
 	if err != nil {
 		return nil, err
 	}

@@ -18,12 +18,12 @@ import (
 	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
-// find lists what the target will render names, with the defaults of the templates' values.
+// findImages lists what the target will render names, with the defaults of the templates' values.
 // Each document has to be a Kubernetes resource.
-func (a *assembly) find(ctx context.Context) ([]images.Found, error) {
-	rendered, err := render.Defaults(ctx, a.Content)
+func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
+	rendered, err := render.RenderDefaults(ctx, a.Content)
 	if err != nil {
-		return nil, place(a.definition, []any{"spec", "sources"}, err)
+		return nil, placeError(a.definition, []any{"spec", "sources"}, err)
 	}
 	finder := a.Bundle.Spec.Finder()
 	var files []*manifest.File
@@ -42,7 +42,7 @@ func (a *assembly) find(ctx context.Context) ([]images.Found, error) {
 		if err != nil {
 			return nil, err
 		}
-		if a.plain[f.Path] {
+		if a.plainFiles[f.Path] {
 			if err := checkPlain(parsed); err != nil {
 				return nil, err
 			}
@@ -77,11 +77,11 @@ func (a *assembly) find(ctx context.Context) ([]images.Found, error) {
 // checkReading refuses what kapp would refuse at the site, or read as something else. Hooks that are
 // run alone are files of their own.
 func (a *assembly) checkReading() error {
-	if err := resources.Check(a.applied); err != nil {
+	if err := resources.CheckFiles(a.applied); err != nil {
 		return err
 	}
 	for _, hooks := range a.later {
-		if err := resources.Check([]resources.File{hooks}); err != nil {
+		if err := resources.CheckFiles([]resources.File{hooks}); err != nil {
 			return err
 		}
 	}
@@ -89,7 +89,7 @@ func (a *assembly) checkReading() error {
 }
 
 // noteOperands says of which kinds nothing is locked that a controller could start.
-func noteOperands(operands []images.Operand) string {
+func noteOperands(operands []images.ControllerOperand) string {
 	var kinds []string
 	for _, o := range operands {
 		kinds = append(kinds, fmt.Sprintf("%s (%s)", o.Kind, strings.Join(o.Fields, ", ")))
@@ -102,10 +102,10 @@ func noteOperands(operands []images.Operand) string {
 // ErrSuspects says that manifests hold what looks like images and is not known to be.
 var ErrSuspects = errors.New("looks like an image, and nothing says that it is one or that it is none")
 
-// wanted lists the images to lock: those of the manifests and those that the definition adds.
+// wantedImages lists the images to lock: those of the manifests and those that the definition adds.
 // What looks like an image and is neither locked nor allowed is an error.
-func (a *assembly) wanted(ctx context.Context) ([]images.Want, error) {
-	found, err := a.find(ctx)
+func (a *assembly) wantedImages(ctx context.Context) ([]images.WantedImage, error) {
+	found, err := a.findImages(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -113,37 +113,37 @@ func (a *assembly) wanted(ctx context.Context) ([]images.Want, error) {
 		return nil, err
 	}
 	finder := a.Bundle.Spec.Finder()
-	var wanted []images.Want
+	var wanted []images.WantedImage
 	for i, extra := range a.Bundle.Spec.Images {
 		at := a.definition.Errorf([]any{"spec", "images", i, "image"}, "spec.images")
-		wanted = append(wanted, images.Want{Image: extra.Image, Where: at.Error()})
+		wanted = append(wanted, images.WantedImage{Image: extra.Image, Where: at.Error()})
 	}
 	var suspects []error
 	for _, f := range found {
 		switch {
 		case f.State == images.Image:
-			if err := f.Editable(); err != nil {
+			if err := f.CheckEditable(); err != nil {
 				return nil, err
 			}
-			if _, allowed := finder.Allows(&f); allowed {
+			if _, allowed := finder.AllowedReason(&f); allowed {
 				a.notes = append(a.notes, f.Errorf("%s %q is an image, and is locked: notImages are for what only looks like one", f.Path, f.Image).Error())
 			}
 			where := fmt.Sprintf("%s:%d:%d: %s: %s (%s)", f.File, f.Line, f.Column, f.Resource, f.Path, f.How)
-			wanted = append(wanted, images.Want{Image: f.Image, Where: where})
+			wanted = append(wanted, images.WantedImage{Image: f.Image, Where: where})
 		case f.State == images.Suspect:
-			suspects = append(suspects, suspect(f))
+			suspects = append(suspects, suspectError(f))
 		}
 	}
 	return wanted, errors.Join(suspects...)
 }
 
-// suspect says what is wrong with something that could be an image.
-func suspect(f images.Found) error {
+// suspectError says what is wrong with something that could be an image.
+func suspectError(f images.Found) error {
 	problem := f.Errorf("%s %q %v", f.Path, f.Image, ErrSuspects)
 	if _, err := images.ParseReference(f.Image); err != nil {
 		problem = f.Errorf("%s %v", f.Path, err)
 	}
-	field, entry := f.Advice()
+	field, entry := f.SuggestEntry()
 	problem.Cause, problem.Hint = ErrSuspects, fmt.Sprintf("%s: [%s]", field, entry)
 	return problem
 }
@@ -154,7 +154,7 @@ func checkManifest(f *manifest.File, doc *yaml.Node) error {
 	if err := f.CheckResource(doc); err != nil {
 		return err
 	}
-	group, _, _ := strings.Cut(manifest.Get(doc, "apiVersion").Value, "/")
+	group, _, _ := strings.Cut(manifest.GetValue(doc, "apiVersion").Value, "/")
 	var problem *manifest.Error
 	switch group {
 	case "krtpkg.dev":
@@ -173,7 +173,7 @@ func checkManifest(f *manifest.File, doc *yaml.Node) error {
 // ytt should fill in would be empty, images too.
 func checkPlain(f *manifest.File) error {
 	for _, doc := range f.Documents {
-		if at := annotated(doc); at != nil {
+		if at := findYttComment(doc); at != nil {
 			problem := f.Errorf(at, "a ytt template that nothing renders")
 			problem.Hint = "give its source the field template: ytt"
 			return problem
@@ -182,15 +182,15 @@ func checkPlain(f *manifest.File) error {
 	return nil
 }
 
-// annotated returns the first node with a comment that is one of ytt's, or nil.
-func annotated(node *yaml.Node) *yaml.Node {
+// findYttComment returns the first node with a comment that is one of ytt's, or nil.
+func findYttComment(node *yaml.Node) *yaml.Node {
 	for _, comment := range []string{node.HeadComment, node.LineComment, node.FootComment} {
 		if strings.HasPrefix(comment, "#@") || strings.Contains(comment, "\n#@") {
 			return node
 		}
 	}
 	for _, child := range node.Content {
-		if at := annotated(child); at != nil {
+		if at := findYttComment(child); at != nil {
 			return at
 		}
 	}

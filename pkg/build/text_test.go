@@ -35,7 +35,7 @@ func TestTextBesideTemplates(t *testing.T) {
 		if want := "rendered, and not applied for their names: y/raw.txt"; !slices.Contains(notes, want) {
 			t.Errorf("%s: notes %q, want %q", when, notes, want)
 		}
-		files, err := render.Bundle(built.Content, nil, nil)
+		files, err := render.RenderBundle(t.Context(), built.Content, nil, nil)
 		if err != nil || len(files) != 1 || !strings.Contains(string(files[0].Data), "raw: text: here") {
 			t.Errorf("%s: renders to %d files, %v", when, len(files), err)
 		}

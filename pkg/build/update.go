@@ -36,7 +36,7 @@ type Move struct {
 // each bundle that a runtime builds, too. With latest, versions that the definition asks for
 // are moved to the newest there are. It returns what has moved.
 func Update(ctx context.Context, definition string, latest bool, o Options) ([]Move, error) {
-	d, at, err := read(definition)
+	d, at, err := readDefinition(definition)
 	if err != nil {
 		return nil, err
 	}
@@ -48,24 +48,24 @@ func Update(ctx context.Context, definition string, latest bool, o Options) ([]M
 		if b.Path == "" {
 			move, err := o.lookForBundle(ctx, d, b.Ref)
 			if err != nil {
-				return nil, place(d, []any{"spec", "bundles", i}, err)
+				return nil, placeError(d, []any{"spec", "bundles", i}, err)
 			}
 			if move != nil {
 				moves = append(moves, *move)
 				tagged, _, _ := strings.Cut(b.Ref, "@")
-				if err := d.Set([]any{"spec", "bundles", i, "ref"}, tagged+"@"+move.To); err != nil {
+				if err := d.SetField([]any{"spec", "bundles", i, "ref"}, tagged+"@"+move.To); err != nil {
 					return nil, err
 				}
 			}
 			continue
 		}
-		inner, err := Update(ctx, filepath.Join(at.dir(), filepath.FromSlash(b.Path)), latest, o)
+		inner, err := Update(ctx, filepath.Join(at.folder(), filepath.FromSlash(b.Path)), latest, o)
 		if err != nil {
-			return nil, place(d, []any{"spec", "bundles", i}, err)
+			return nil, placeError(d, []any{"spec", "bundles", i}, err)
 		}
 		moves = append(moves, inner...)
 	}
-	_, err = replaceFile(at.file, d.Source())
+	_, err = replaceFile(at.file, d.Bytes())
 	return moves, err
 }
 
@@ -77,32 +77,32 @@ func (o Options) lookForBundle(ctx context.Context, d *bundle.Definition, ref st
 	if err != nil || strings.HasPrefix(ref, "oci:") {
 		return nil, nil
 	}
-	now, err := o.upstream().Resolve(ctx, tag)
+	now, err := o.upstreamResolver().Resolve(ctx, tag)
 	if err != nil || now.Digest.String() == pinned {
 		return nil, err
 	}
 	return &Move{Bundle: d.Metadata().Name, Kind: "bundle", Name: tagged, From: pinned, To: now.Digest.String()}, nil
 }
 
-func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at location, latest bool) ([]Move, error) {
-	old, err := at.pins()
+func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at definitionPath, latest bool) ([]Move, error) {
+	old, err := at.readPins()
 	if err != nil {
 		return nil, err
 	}
 	written := slices.Clone(d.Bundle.Spec.Sources)
 	from := make([]string, len(written))
 	for i := range written {
-		from[i] = current(&written[i], old)
+		from[i] = currentPin(&written[i], old)
 	}
 	i := -1
 	fresh := func(ctx context.Context, f *source.Fetcher, s *bundle.Source) error {
 		i++
-		up, err := look(ctx, f, s)
+		up, err := findNewest(ctx, f, s)
 		if err != nil {
 			return err
 		}
 		if latest && up.newest != "" && up.newest != cmp.Or(s.Version, s.Ref) && s.OCI == "" {
-			if err := ask(d, i, up.newest); err != nil {
+			if err := requestVersion(d, i, up.newest); err != nil {
 				return err
 			}
 			if s.Chart != "" {
@@ -110,47 +110,47 @@ func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at loca
 			} else {
 				s.Ref, written[i].Ref = up.newest, up.newest
 			}
-			if up, err = look(ctx, f, s); err != nil {
+			if up, err = findNewest(ctx, f, s); err != nil {
 				return err
 			}
 		}
-		repin(s, up.pin)
+		replacePins(s, up.pin)
 		return nil
 	}
-	a, err := o.assemble(ctx, d, at, fresh)
+	a, err := o.assembleContent(ctx, d, at, fresh)
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := a.wanted(ctx)
+	wanted, err := a.wantedImages(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if a.Images, err = images.Resolve(ctx, wanted, o.upstream()); err != nil {
+	if a.Images, err = images.ResolveLock(ctx, wanted, o.upstreamResolver()); err != nil {
 		return nil, err
 	}
 	p := newPins(written, a.Content)
-	if err := rewrite(d, written, a.Bundle.Spec.Sources); err != nil {
+	if err := rewritePins(d, written, a.Bundle.Spec.Sources); err != nil {
 		return nil, err
 	}
-	moves := moved(d.Metadata().Name, from, old, p)
-	if _, err := replaceFile(at.file, d.Source()); err != nil {
+	moves := listMoves(d.Metadata().Name, from, old, p)
+	if _, err := replaceFile(at.file, d.Bytes()); err != nil {
 		return nil, err
 	}
-	_, err = p.write(at.lockFile())
+	_, err = p.writeFile(at.lockFile())
 	return moves, err
 }
 
-// ask makes the definition ask for another version of a source.
-func ask(d *bundle.Definition, i int, version string) error {
+// requestVersion makes the definition ask for another version of a source.
+func requestVersion(d *bundle.Definition, i int, version string) error {
 	field := "ref"
 	if d.Bundle.Spec.Sources[i].Chart != "" {
 		field = "version"
 	}
-	return d.Set([]any{"spec", "sources", i, field}, version)
+	return d.SetField([]any{"spec", "sources", i, field}, version)
 }
 
-// repin takes a source's pins off and sets those of upstream.
-func repin(s *bundle.Source, pin *sourcePin) {
+// replacePins takes a source's pins off and sets those of upstream.
+func replacePins(s *bundle.Source, pin *sourcePin) {
 	if pin == nil {
 		if s.Git == "" && s.OCI == "" {
 			s.SHA256 = "" // what is there now
@@ -168,8 +168,8 @@ func repin(s *bundle.Source, pin *sourcePin) {
 	}
 }
 
-// rewrite moves the pins that the definition itself holds.
-func rewrite(d *bundle.Definition, written, pinned []bundle.Source) error {
+// rewritePins moves the pins that the definition itself holds.
+func rewritePins(d *bundle.Definition, written, pinned []bundle.Source) error {
 	for i := range written {
 		w, p := &written[i], &pinned[i]
 		for _, pin := range []struct{ field, old, now string }{
@@ -178,7 +178,7 @@ func rewrite(d *bundle.Definition, written, pinned []bundle.Source) error {
 			if pin.old == "" || pin.old == pin.now || pin.field == "oci" && !strings.Contains(pin.old, "@") {
 				continue
 			}
-			if err := d.Set([]any{"spec", "sources", i, pin.field}, pin.now); err != nil {
+			if err := d.SetField([]any{"spec", "sources", i, pin.field}, pin.now); err != nil {
 				return err
 			}
 		}
@@ -186,16 +186,16 @@ func rewrite(d *bundle.Definition, written, pinned []bundle.Source) error {
 	return nil
 }
 
-// moved compares what the sources were pinned to and the images of the old lock file with the
+// listMoves compares what the sources were pinned to and the images of the old lock file with the
 // new one.
-func moved(bundleName string, from []string, old, now *pins) []Move {
+func listMoves(bundleName string, from []string, old, now *lockedPins) []Move {
 	if old == nil {
-		old = &pins{}
+		old = &lockedPins{}
 	}
 	var moves []Move
 	for i, pin := range now.Sources {
-		if from[i] != pin.label() {
-			moves = append(moves, Move{Bundle: bundleName, Kind: "source", Name: pin.Source, From: from[i], To: pin.label()})
+		if from[i] != pin.describePin() {
+			moves = append(moves, Move{Bundle: bundleName, Kind: "source", Name: pin.Source, From: from[i], To: pin.describePin()})
 		}
 	}
 	was := map[string]string{}
@@ -216,8 +216,8 @@ func moved(bundleName string, from []string, old, now *pins) []Move {
 	return moves
 }
 
-// label returns what a source is pinned to, in the words of its kind.
-func (p *sourcePin) label() string {
+// describePin returns what a source is pinned to, in the words of its kind.
+func (p *sourcePin) describePin() string {
 	switch {
 	case p.Version != "":
 		return p.Version
@@ -232,52 +232,52 @@ func digestOf(image string) string {
 	return digest
 }
 
-// Outdated lists what [Update] would move, and what newer versions there are beyond what a
+// ListOutdated lists what [Update] would move, and what newer versions there are beyond what a
 // definition asks for. It changes nothing.
-func Outdated(ctx context.Context, definition string, o Options) ([]Move, error) {
-	d, at, err := read(definition)
+func ListOutdated(ctx context.Context, definition string, o Options) ([]Move, error) {
+	d, at, err := readDefinition(definition)
 	if err != nil {
 		return nil, err
 	}
 	if d.Bundle != nil {
-		return o.outdated(ctx, d, at)
+		return o.listOutdated(ctx, d, at)
 	}
 	var moves []Move
 	for i, b := range d.Runtime.Spec.Bundles {
 		var inner []Move
 		if b.Path != "" {
-			inner, err = Outdated(ctx, filepath.Join(at.dir(), filepath.FromSlash(b.Path)), o)
+			inner, err = ListOutdated(ctx, filepath.Join(at.folder(), filepath.FromSlash(b.Path)), o)
 		} else if move, failed := o.lookForBundle(ctx, d, b.Ref); move != nil {
 			inner = []Move{*move}
 		} else {
 			err = failed
 		}
 		if err != nil {
-			return nil, place(d, []any{"spec", "bundles", i}, err)
+			return nil, placeError(d, []any{"spec", "bundles", i}, err)
 		}
 		moves = append(moves, inner...)
 	}
 	return moves, nil
 }
 
-func (o Options) outdated(ctx context.Context, d *bundle.Definition, at location) ([]Move, error) {
-	p, err := at.pins()
+func (o Options) listOutdated(ctx context.Context, d *bundle.Definition, at definitionPath) ([]Move, error) {
+	p, err := at.readPins()
 	if err != nil {
 		return nil, err
 	}
 	fetcher := o.Sources
-	fetcher.Dir = at.dir()
+	fetcher.Dir = at.folder()
 	var moves []Move
 	for i := range d.Bundle.Spec.Sources {
 		s := &d.Bundle.Spec.Sources[i]
-		up, err := look(ctx, &fetcher, s)
+		up, err := findNewest(ctx, &fetcher, s)
 		if err != nil {
-			return nil, place(d, []any{"spec", "sources", i}, err)
+			return nil, placeError(d, []any{"spec", "sources", i}, err)
 		}
 		if up.pin == nil {
 			continue
 		}
-		move := Move{Bundle: d.Metadata().Name, Kind: "source", Name: s.Name(), From: current(s, p), To: up.pin.label()}
+		move := Move{Bundle: d.Metadata().Name, Kind: "source", Name: s.Name(), From: currentPin(s, p), To: up.pin.describePin()}
 		if up.newest != cmp.Or(up.pin.Version, s.Ref, tagOf(s.OCI)) {
 			move.Newest = up.newest
 		}
@@ -293,7 +293,7 @@ func (o Options) outdated(ctx context.Context, d *bundle.Definition, at location
 		if err != nil {
 			return nil, err
 		}
-		now, err := o.upstream().Resolve(ctx, ref)
+		now, err := o.upstreamResolver().Resolve(ctx, ref)
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w", image.Reference, err)
 		}
@@ -304,18 +304,18 @@ func (o Options) outdated(ctx context.Context, d *bundle.Definition, at location
 	return moves, nil
 }
 
-// current returns what a source is pinned to, in the definition or the lock file.
-func current(s *bundle.Source, p *pins) string {
+// currentPin returns what a source is pinned to, in the definition or the lock file.
+func currentPin(s *bundle.Source, p *lockedPins) string {
 	own := sourcePin{Commit: s.Commit, SHA256: s.SHA256, Digest: digestOf(s.OCI)}
-	if pin := p.of(s); pin != nil {
+	if pin := p.pinOf(s); pin != nil {
 		own = sourcePin{Version: pin.Version, Commit: cmp.Or(own.Commit, pin.Commit), SHA256: cmp.Or(own.SHA256, pin.SHA256), Digest: cmp.Or(own.Digest, pin.Digest)}
 	} else if s.Chart != "" && s.SHA256 != "" {
 		own.Version = s.Version
 	}
-	if own.label() == "sha256:" {
+	if own.describePin() == "sha256:" {
 		return ""
 	}
-	return own.label()
+	return own.describePin()
 }
 
 // tagOf returns the tag of a reference, or "".

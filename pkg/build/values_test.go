@@ -176,7 +176,7 @@ func (e engine) exec(t *testing.T, args func(dir string) []string) map[string]an
 	for name, data := range e.files {
 		place(t, filepath.Join(dir, name), []byte(data))
 	}
-	program, err := hack.Build(context.Background(), "tools/"+e.name)
+	program, err := hack.BuildProgram(context.Background(), "tools/"+e.name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func routes(t *testing.T, e engine, doc string) map[string]map[string]any {
 	for route, values := range definitions {
 		for _, when := range []string{"build", "target"} {
 			b, files := e.build(t, when, values, doc)
-			rendered, err := render.Templates(t.Context(), b, nil)
+			rendered, err := render.RenderTemplates(t.Context(), b, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -259,10 +259,10 @@ func routes(t *testing.T, e engine, doc string) map[string]map[string]any {
 	}
 	single := e.assign(t, doc)
 	for route, v := range map[string]*render.Values{
-		"--values": site, "kept once": again(t, site), "kept twice": again(t, again(t, site)), "over themselves": site.Over(again(t, site)),
+		"--values": site, "kept once": again(t, site), "kept twice": again(t, again(t, site)), "over themselves": site.Override(again(t, site)),
 		"--data-value-yaml": single, "--data-value-yaml, kept": again(t, single),
 	} {
-		rendered, err := render.Bundle(t.Context(), b, v, func(d name.Digest) string { return d.String() })
+		rendered, err := render.RenderBundle(t.Context(), b, v, func(d name.Digest) string { return d.String() })
 		if err != nil {
 			t.Fatalf("%s: %v", route, err)
 		}
@@ -334,7 +334,7 @@ func packageValues(t *testing.T, files []bundle.File) string {
 func installValues(t *testing.T, b *bundle.Content, v *render.Values) string {
 	t.Helper()
 	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "r", Version: "1.0.0"}}
-	documents, err := pkgrepo.Installs(lock, []pkgrepo.Install{{Bundle: b.Bundle, Values: manifest.Get(v.Node(), "b")}}, pkgrepo.Site{Namespace: "n"})
+	documents, err := pkgrepo.InstallDocuments(lock, []pkgrepo.Install{{Bundle: b.Bundle, Values: manifest.GetValue(v.Node(), "b")}}, pkgrepo.Site{Namespace: "n"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +386,7 @@ func (e engine) assign(t *testing.T, doc string) *render.Values {
 			all = append(all, a)
 		}
 	}
-	v, err := (*render.Values)(nil).With(all...)
+	v, err := (*render.Values)(nil).WithAssignments(all...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,12 +404,12 @@ func (e engine) single(t *testing.T) map[string]any {
 		}
 		all = append(all, a)
 	}
-	v, err := (*render.Values)(nil).With(all...)
+	v, err := (*render.Values)(nil).WithAssignments(all...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b, _ := e.build(t, "target", "", "")
-	rendered, err := render.Bundle(t.Context(), b, again(t, v), func(d name.Digest) string { return d.String() })
+	rendered, err := render.RenderBundle(t.Context(), b, again(t, v), func(d name.Digest) string { return d.String() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -464,8 +464,8 @@ func TestValuesOverOthersAsTheToolsMerge(t *testing.T) {
 				t.Fatal(err)
 			}
 			b, _ := e.build(t, "target", "", "")
-			for route, v := range map[string]*render.Values{"--values over others": over.Over(under), "kept": again(t, again(t, over).Over(again(t, under)))} {
-				rendered, err := render.Bundle(t.Context(), b, v, func(d name.Digest) string { return d.String() })
+			for route, v := range map[string]*render.Values{"--values over others": over.Override(under), "kept": again(t, again(t, over).Override(again(t, under)))} {
+				rendered, err := render.RenderBundle(t.Context(), b, v, func(d name.Digest) string { return d.String() })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -474,7 +474,7 @@ func TestValuesOverOthersAsTheToolsMerge(t *testing.T) {
 				}
 			}
 			b, _ = e.build(t, "target", "      valuesFiles: [values.yaml]\n      values:\n        "+strings.ReplaceAll(pair[1], "\n", "\n        "), pair[0])
-			rendered, err := render.Templates(t.Context(), b, nil)
+			rendered, err := render.RenderTemplates(t.Context(), b, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -502,7 +502,7 @@ func TestScalarsAsKustomizeHasThem(t *testing.T) {
 		place(t, filepath.Join(dir, "src", "r.yaml"), []byte(c.resource))
 		place(t, filepath.Join(dir, "src", "kustomization.yaml"), []byte(c.kustomization))
 		place(t, filepath.Join(dir, "bundle.yaml"), []byte("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: b, version: 1.0.0}\nspec:\n  layer: 6\n  sources:\n    - dir: src\n"+c.source))
-		program, err := hack.Build(context.Background(), "tools/kustomize")
+		program, err := hack.BuildProgram(context.Background(), "tools/kustomize")
 		if err != nil {
 			t.Fatal(err)
 		}

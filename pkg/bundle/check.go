@@ -13,8 +13,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// check holds the definition against the rules that a schema cannot express.
-func (d *Definition) check() error {
+// checkRules holds the definition against the rules that a schema cannot express.
+func (d *Definition) checkRules() error {
 	var found []*manifest.Error
 	report := func(field []any, format string, args ...any) {
 		found = append(found, d.Errorf(field, format, args...))
@@ -30,7 +30,7 @@ func (d *Definition) check() error {
 	} else {
 		d.checkRuntime(report)
 	}
-	return join(found)
+	return joinErrors(found)
 }
 
 func (d *Definition) checkBundle(report func([]any, string, ...any)) {
@@ -43,7 +43,7 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 	switch {
 	case spec.Icon != "" && spec.IconFile != "":
 		report([]any{"spec", "iconFile"}, "a bundle wants one of icon and iconFile")
-	case !confined(spec.IconFile):
+	case !isConfined(spec.IconFile):
 		report([]any{"spec", "iconFile"}, "iconFile %q leaves its folder: want a relative path without ..", spec.IconFile)
 	case spec.Icon != "":
 		if err := CheckIcon(spec.Icon); err != nil {
@@ -54,7 +54,7 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 	for i := range spec.Sources {
 		s := &spec.Sources[i]
 		at := []any{"spec", "sources", i}
-		s.check(func(field, format string, args ...any) {
+		s.checkRules(func(field, format string, args ...any) {
 			where := at
 			if field != "" {
 				where = append(slices.Clip(at), field)
@@ -66,7 +66,7 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 			continue
 		}
 		for first, taken := range paths {
-			if overlap(taken, s.Path) {
+			if pathsOverlap(taken, s.Path) {
 				report(at, "sources %d and %d both go to %s: give one of them a path", first+1, i+1, path.Join(ConfigDir, taken))
 				break
 			}
@@ -89,7 +89,7 @@ func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
 	seen := map[BundleSource]bool{}
 	for i, b := range d.Runtime.Spec.Bundles {
 		at := []any{"spec", "bundles", i}
-		if count(b.Path, b.Ref) != 1 {
+		if countSet(b.Path, b.Ref) != 1 {
 			report(at, "a bundle wants exactly one of path and ref")
 		}
 		if seen[b] {
@@ -108,26 +108,26 @@ func IsManifestName(name string) bool {
 	return slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name))
 }
 
-// overlap reports whether one of two clean paths is or holds the other: what is rendered as a
+// pathsOverlap reports whether one of two clean paths is or holds the other: what is rendered as a
 // template and what is left as it is would lie in one folder.
-func overlap(a, b string) bool {
+func pathsOverlap(a, b string) bool {
 	within := func(a, b string) bool { return a == b || a == "." || strings.HasPrefix(b, a+"/") }
 	return a != "" && (within(a, b) || within(b, a))
 }
 
-// printable reports whether all of a name is shown, on one line and in its order: names go into what
+// isPrintable reports whether all of a name is shown, on one line and in its order: names go into what
 // is printed and piped, such as the comments between manifests.
-func printable(name string) bool {
+func isPrintable(name string) bool {
 	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
-// confined reports whether a slash-separated path stays below the folder it starts in.
-func confined(p string) bool {
+// isConfined reports whether a slash-separated path stays below the folder it starts in.
+func isConfined(p string) bool {
 	return !path.IsAbs(p) && !strings.Contains(p, "\\") &&
 		!slices.Contains(strings.Split(p, "/"), "..")
 }
 
-func count(values ...string) (n int) {
+func countSet(values ...string) (n int) {
 	for _, v := range values {
 		if v != "" {
 			n++

@@ -272,8 +272,8 @@ type Exception struct {
 	Reason string `json:"reason" yaml:"reason" jsonschema:"minLength=1"`
 }
 
-// Excepted returns the capabilities of exceptions.
-func Excepted(exceptions []Exception) (names []string) {
+// ExceptedCapabilities returns the capabilities of exceptions.
+func ExceptedCapabilities(exceptions []Exception) (names []string) {
 	for _, e := range exceptions {
 		names = append(names, e.Capability)
 	}

@@ -19,18 +19,18 @@ const fileKustomization = "kustomization.yaml"
 // kappGroup is the API group of what configures kapp and is in no cluster.
 const kappGroup = "kapp.k14s.io/"
 
-// Plain returns the files of a bundle that hold its resources, sorted by path, where these are there
+// PlainFiles returns the files of a bundle that hold its resources, sorted by path, where these are there
 // for anyone to take as they are. Otherwise it gives the reason: something has to be rendered at
 // the target, or kustomize would stop at it.
-func (c *Content) Plain() (files []string, reason string) {
-	files, reason = c.plain()
+func (c *Content) PlainFiles() (files []string, reason string) {
+	files, reason = c.findPlainFiles()
 	if reason == "" && c.opened && c.base == nil {
 		return nil, "it was built by an older krtpkg and has no " + fileKustomization
 	}
 	return files, reason
 }
 
-func (c *Content) plain() (files []string, reason string) {
+func (c *Content) findPlainFiles() (files []string, reason string) {
 	for i := range c.Bundle.Spec.Sources {
 		if s := &c.Bundle.Spec.Sources[i]; s.AtTarget() {
 			return nil, fmt.Sprintf("its source %s is a template, which the target renders with its values", s.Path)
@@ -47,13 +47,13 @@ func (c *Content) plain() (files []string, reason string) {
 		}
 		resources, rules := 0, 0
 		for _, doc := range parsed.Documents {
-			if strings.HasPrefix(manifest.Text(doc, "apiVersion"), kappGroup) {
+			if strings.HasPrefix(manifest.GetText(doc, "apiVersion"), kappGroup) {
 				rules++
 				continue
 			}
 			resources++
-			for _, r := range manifest.Items(doc) {
-				id := identity(r)
+			for _, r := range manifest.ListItems(doc) {
+				id := resourceIdentity(r)
 				if first, twice := seen[id]; twice {
 					return nil, fmt.Sprintf("%s is both in %s and in %s", id, first, f.Path)
 				}
@@ -74,16 +74,16 @@ func (c *Content) plain() (files []string, reason string) {
 	return files, ""
 }
 
-// kustomization returns that of a bundle of plain resources; nil for any other content.
-func (c *Content) kustomization() ([]byte, error) {
+// makeKustomization returns that of a bundle of plain resources; nil for any other content.
+func (c *Content) makeKustomization() ([]byte, error) {
 	if c.Bundle == nil {
 		return nil, nil
 	}
-	files, _ := c.plain()
+	files, _ := c.findPlainFiles()
 	if len(files) == 0 {
 		return nil, nil
 	}
-	return marshal(base{baseVersion, baseKind, files})
+	return encodeYAML(base{baseVersion, baseKind, files})
 }
 
 // base is all that the kustomization of a bundle says.
@@ -105,7 +105,7 @@ func (c *Content) checkBase() error {
 		return nil
 	}
 	var k base
-	if err := unmarshal(File{fileKustomization, c.base}, &k); err != nil {
+	if err := decodeFile(File{fileKustomization, c.base}, &k); err != nil {
 		return err
 	}
 	if k.APIVersion != baseVersion || k.Kind != baseKind {
@@ -139,7 +139,7 @@ func (c *Content) CheckKustomization() error {
 	if c.base == nil {
 		return nil
 	}
-	want, err := c.kustomization()
+	want, err := c.makeKustomization()
 	if err != nil {
 		return err
 	}
@@ -149,15 +149,15 @@ func (c *Content) CheckKustomization() error {
 	return nil
 }
 
-// identity returns what kustomize knows a resource by, in words.
-func identity(resource *yaml.Node) string {
-	group, _, _ := strings.Cut(manifest.Text(resource, "apiVersion"), "/")
-	metadata := manifest.Get(resource, "metadata")
-	words := []string{manifest.Text(resource, "kind"), manifest.Text(metadata, "name")}
-	if strings.Contains(manifest.Text(resource, "apiVersion"), "/") {
+// resourceIdentity returns what kustomize knows a resource by, in words.
+func resourceIdentity(resource *yaml.Node) string {
+	group, _, _ := strings.Cut(manifest.GetText(resource, "apiVersion"), "/")
+	metadata := manifest.GetValue(resource, "metadata")
+	words := []string{manifest.GetText(resource, "kind"), manifest.GetText(metadata, "name")}
+	if strings.Contains(manifest.GetText(resource, "apiVersion"), "/") {
 		words[0] += "." + group
 	}
-	if namespace := manifest.Text(metadata, "namespace"); namespace != "" {
+	if namespace := manifest.GetText(metadata, "namespace"); namespace != "" {
 		words = append(words, "in "+namespace)
 	}
 	return strings.Join(words, " ")

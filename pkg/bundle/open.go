@@ -41,8 +41,8 @@ type Artifact struct {
 	all []File
 }
 
-// Tree returns every file of the artifact, the locks included.
-func (a *Artifact) Tree() []File { return a.all }
+// AllFiles returns every file of the artifact, the locks included.
+func (a *Artifact) AllFiles() []File { return a.all }
 
 // Created is the time that the artifact says it was made at; zero where it says none.
 func (a *Artifact) Created() (time.Time, error) {
@@ -55,16 +55,16 @@ func (a *Artifact) Created() (time.Time, error) {
 
 // Open reads a bundle or a runtime. Each byte is checked against the descriptor, so what
 // it returns can be trusted as far as the descriptor is. Content is capped at 512 MiB and
-// 100,000 files, and by what memory the operation has ([oci.Begin]); anything but regular files
+// 100,000 files, and by what memory the operation has ([oci.WithBudget]); anything but regular files
 // and folders with confined names is an error.
 func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*Artifact, error) {
-	ctx, _ = oci.Begin(ctx)
+	ctx, _ = oci.WithBudget(ctx)
 	m, err := ReadManifest(ctx, store, desc)
 	if err != nil {
 		return nil, err
 	}
 	a := &Artifact{Descriptor: desc, Manifest: *m}
-	if err := a.read(ctx, store); err != nil {
+	if err := a.readLayer(ctx, store); err != nil {
 		return nil, fmt.Errorf("%s: %w", desc.Digest, err)
 	}
 	return a, nil
@@ -81,7 +81,7 @@ func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descr
 		return nil, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
 	}
 	var m ocispec.Manifest
-	if err := oci.Unmarshal(raw, &m); err != nil {
+	if err := oci.UnmarshalJSON(raw, &m); err != nil {
 		return nil, fmt.Errorf("%s: invalid manifest: %w", desc.Digest, err)
 	}
 	if m.ArtifactType != TypeBundle && m.ArtifactType != TypeRuntime {
@@ -96,7 +96,7 @@ func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descr
 	return &m, nil
 }
 
-func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) {
+func (a *Artifact) readLayer(ctx context.Context, store content.Fetcher) (err error) {
 	layer := a.Manifest.Layers[0]
 	if layer.Size > maxLayer {
 		return fmt.Errorf("layer %s of %d bytes is over the limit of %d", layer.Digest, layer.Size, maxLayer)
@@ -107,8 +107,8 @@ func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) 
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
 	verified := content.NewVerifyReader(blob, layer)
-	_, budget := oci.Begin(ctx)
-	if a.all, err = unpack(verified, budget); err != nil {
+	_, budget := oci.WithBudget(ctx)
+	if a.all, err = unpackLayer(verified, budget); err != nil {
 		// What is over a limit need not be read to its end.
 		if errors.Is(err, oci.ErrTooLarge) {
 			return fmt.Errorf("layer %s: %w", layer.Digest, err)
@@ -127,14 +127,14 @@ func (a *Artifact) read(ctx context.Context, store content.Fetcher) (err error) 
 	if err := verified.Verify(); err != nil {
 		return fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}
-	return a.parse()
+	return a.parseFiles()
 }
 
 // perFile is about what a file takes in memory besides its content.
 const perFile = 256
 
-// unpack reads a tar+gzip stream into memory.
-func unpack(r io.Reader, budget *oci.Budget) (files []File, err error) {
+// unpackLayer reads a tar+gzip stream into memory.
+func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 	taken := int64(0)
 	defer func() {
 		if err != nil {
@@ -163,9 +163,9 @@ func unpack(r io.Reader, budget *oci.Budget) (files []File, err error) {
 		}
 		name := strings.TrimSuffix(header.Name, "/")
 		switch {
-		case !confined(name) || path.Clean(name) != name || name == "." && header.Typeflag != tar.TypeDir:
+		case !isConfined(name) || path.Clean(name) != name || name == "." && header.Typeflag != tar.TypeDir:
 			return nil, fmt.Errorf("entry %q leaves the bundle", header.Name)
-		case !printable(name):
+		case !isPrintable(name):
 			return nil, fmt.Errorf("entry %q has characters in its name that are not shown", header.Name)
 		case header.Typeflag == tar.TypeDir:
 			continue
@@ -200,8 +200,8 @@ func isMetadata(name string) bool {
 	return top == path.Dir(fileImages) || top == path.Dir(fileBundle) || name == fileKustomization
 }
 
-// parse reads the locks and keeps the rest as what the target renders.
-func (a *Artifact) parse() error {
+// parseFiles reads the locks and keeps the rest as what the target renders.
+func (a *Artifact) parseFiles() error {
 	var lock []byte
 	a.opened = true
 	for _, f := range a.all {
@@ -211,13 +211,13 @@ func (a *Artifact) parse() error {
 			lock = f.Data
 		case fileBundle:
 			a.Bundle = &Bundle{}
-			if err = unmarshal(f, a.Bundle); err == nil {
+			if err = decodeFile(f, a.Bundle); err == nil {
 				// What a definition has to be, a bundle is; what is missing was set by the build.
 				_, err = Parse(f.Path, f.Data)
 			}
 		case fileRuntime:
 			a.Runtime = &RuntimeLock{}
-			err = unmarshal(f, a.Runtime)
+			err = decodeFile(f, a.Runtime)
 		case fileImgpkg:
 		default:
 			err = a.keep(f)
@@ -238,7 +238,7 @@ func (a *Artifact) parse() error {
 	if a.Images, err = images.UnmarshalLock(fileImages, lock); err != nil {
 		return err
 	}
-	return a.check()
+	return a.checkConsistency()
 }
 
 // keep takes a file that has a place in an artifact of its type. Any other is refused: nothing here looks
@@ -258,10 +258,10 @@ func (a *Artifact) keep(f File) error {
 	return nil
 }
 
-// check holds the parts against each other: names go into the names of cluster objects
+// checkConsistency holds the parts against each other: names go into the names of cluster objects
 // and folders, and every bundle of a runtime has to be in its lock. A bundle's own definition
 // has been checked by [Parse].
-func (a *Artifact) check() error {
+func (a *Artifact) checkConsistency() error {
 	m := a.Metadata()
 	for key, want := range map[string]string{ocispec.AnnotationTitle: m.Name, ocispec.AnnotationVersion: m.Version} {
 		if got, is := a.Manifest.Annotations[key]; is && got != want {
@@ -278,7 +278,7 @@ func (a *Artifact) check() error {
 		return errors.New("source holds a login")
 	}
 	locked := map[string]bool{}
-	for _, d := range a.Images.Digests() {
+	for _, d := range a.Images.DistinctImages() {
 		locked[d.DigestStr()] = true
 	}
 	names := map[string]bool{}
@@ -312,9 +312,9 @@ func checkNamed(of, name, version string) error {
 	return nil
 }
 
-// unmarshal reads a file that we wrote ourselves; a field of a newer version is an error,
+// decodeFile reads a file that we wrote ourselves; a field of a newer version is an error,
 // since what it asks for would be left out without a word.
-func unmarshal(f File, into any) error {
+func decodeFile(f File, into any) error {
 	err := manifest.DecodeMetadata(f.Path, f.Data, into)
 	if errors.Is(err, oci.ErrTooLarge) {
 		return err

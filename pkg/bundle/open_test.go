@@ -250,8 +250,8 @@ func TestOpenTakesFolders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Files) != 1 || got.Files[0].Path != "config/sub/a.yaml" || len(got.Tree()) != 4 {
-		t.Errorf("got %v of %v", got.Files, got.Tree())
+	if len(got.Files) != 1 || got.Files[0].Path != "config/sub/a.yaml" || len(got.AllFiles()) != 4 {
+		t.Errorf("got %v of %v", got.Files, got.AllFiles())
 	}
 }
 

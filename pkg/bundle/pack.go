@@ -68,15 +68,15 @@ func (c *Content) Metadata() Metadata {
 // and all times are created (the Unix epoch when zero), which goes into the image config
 // only when it is not zero.
 func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.Time) (ocispec.Descriptor, error) {
-	files, err := c.layout()
+	files, err := c.layerFiles()
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	layer, diffID, err := compress(files, created)
+	layer, diffID, err := compressLayer(files, created)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	config, err := json.Marshal(c.config(diffID, created))
+	config, err := json.Marshal(c.imageConfig(diffID, created))
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -86,7 +86,7 @@ func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.T
 		ArtifactType: c.artifactType(),
 		Config:       content.NewDescriptorFromBytes(ocispec.MediaTypeImageConfig, config),
 		Layers:       []ocispec.Descriptor{content.NewDescriptorFromBytes(mediaTypeLayer, layer)},
-		Annotations:  c.annotations(created),
+		Annotations:  c.manifestAnnotations(created),
 	}
 	raw, err := json.Marshal(manifest)
 	if err != nil {
@@ -116,8 +116,8 @@ func (c *Content) artifactType() string {
 	return TypeRuntime
 }
 
-// layout returns every file of the layer, sorted by path.
-func (c *Content) layout() ([]File, error) {
+// layerFiles returns every file of the layer, sorted by path.
+func (c *Content) layerFiles() ([]File, error) {
 	lock, err := c.Images.Marshal()
 	if err != nil {
 		return nil, err
@@ -135,22 +135,22 @@ func (c *Content) layout() ([]File, error) {
 	case c.Catalogue != nil:
 		definition, name = c.Catalogue, fileCatalogue
 	}
-	data, err := marshal(definition)
+	data, err := encodeYAML(definition)
 	if err != nil {
 		return nil, err
 	}
 	files = append(files, File{name, data})
-	if data, err = c.kustomization(); err != nil {
+	if data, err = c.makeKustomization(); err != nil {
 		return nil, err
 	}
 	if data != nil {
 		files = append(files, File{fileKustomization, data})
 	}
 	for _, f := range c.Files {
-		if !confined(f.Path) || path.Clean(f.Path) != f.Path {
+		if !isConfined(f.Path) || path.Clean(f.Path) != f.Path {
 			return nil, fmt.Errorf("file %q has no place in a bundle", f.Path)
 		}
-		if !printable(f.Path) {
+		if !isPrintable(f.Path) {
 			return nil, fmt.Errorf("file %q has characters in its name that are not shown", f.Path)
 		}
 		files = append(files, f)
@@ -176,14 +176,14 @@ func (c *Content) imgpkgMetadata() ([]byte, error) {
 	type named struct {
 		Name string `yaml:"name"`
 	}
-	return marshal(struct {
+	return encodeYAML(struct {
 		APIVersion string `yaml:"apiVersion"`
 		Kind       string `yaml:"kind"`
 		Metadata   named  `yaml:"metadata"`
 	}{"imgpkg.carvel.dev/v1alpha1", "Bundle", named{c.Metadata().Name}})
 }
 
-func marshal(value any) ([]byte, error) {
+func encodeYAML(value any) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)
@@ -193,8 +193,8 @@ func marshal(value any) ([]byte, error) {
 	return out.Bytes(), encoder.Close()
 }
 
-// compress makes the layer and the digest of its tar stream.
-func compress(files []File, created time.Time) ([]byte, digest.Digest, error) {
+// compressLayer makes the layer and the digest of its tar stream.
+func compressLayer(files []File, created time.Time) ([]byte, digest.Digest, error) {
 	var out bytes.Buffer
 	// The module's compressor, not the toolchain's: its output changes with go.mod only.
 	// Its header stays empty: no name, no time.
@@ -241,8 +241,8 @@ func addDirs(archive *tar.Writer, done map[string]bool, dir string, created time
 	return archive.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755, ModTime: created, Format: tar.FormatPAX})
 }
 
-func (c *Content) config(diffID digest.Digest, created time.Time) ocispec.Image {
-	labels := c.annotations(time.Time{})
+func (c *Content) imageConfig(diffID digest.Digest, created time.Time) ocispec.Image {
+	labels := c.manifestAnnotations(time.Time{})
 	labels[labelImgpkg] = "true"
 	config := ocispec.Image{
 		Config: ocispec.ImageConfig{Labels: labels},
@@ -255,7 +255,7 @@ func (c *Content) config(diffID digest.Digest, created time.Time) ocispec.Image 
 	return config
 }
 
-func (c *Content) annotations(created time.Time) map[string]string {
+func (c *Content) manifestAnnotations(created time.Time) map[string]string {
 	m := c.Metadata()
 	annotations := map[string]string{}
 	for key, value := range map[string]string{

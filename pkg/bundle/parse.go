@@ -31,22 +31,22 @@ func (d *Definition) Metadata() Metadata {
 
 // Errorf returns an error at the place of a field, named by its path: "spec", "sources", 0, "url".
 func (d *Definition) Errorf(field []any, format string, args ...any) *manifest.Error {
-	return d.file.Errorf(find(d.root, field), format, args...)
+	return d.file.Errorf(findNode(d.root, field), format, args...)
 }
 
-// Set puts another value into a field that has one, named as for [Definition.Errorf]; the
-// definition itself stays as it was parsed. Every other byte of [Definition.Source] is kept.
-func (d *Definition) Set(field []any, value string) error {
-	node := find(d.root, field)
-	span, err := d.file.Span(node, 0, len(node.Value))
+// SetField puts another value into a field that has one, named as for [Definition.Errorf]; the
+// definition itself stays as it was parsed. Every other byte of [Definition.Bytes] is kept.
+func (d *Definition) SetField(field []any, value string) error {
+	node := findNode(d.root, field)
+	span, err := d.file.ScalarSpan(node, 0, len(node.Value))
 	if err != nil {
 		return err
 	}
-	return d.file.Edit(span, value)
+	return d.file.ReplaceSpan(span, value)
 }
 
-// Source returns the definition's text, with what was [Definition.Set].
-func (d *Definition) Source() []byte { return d.file.Bytes() }
+// Bytes returns the definition's text, with what was [Definition.SetField].
+func (d *Definition) Bytes() []byte { return d.file.Bytes() }
 
 // Parse reads a definition strictly: an unknown or mistyped field, a missing one and a
 // value that cannot be are errors, each a [*manifest.Error] with its place; several are
@@ -64,17 +64,17 @@ func Parse(name string, data []byte) (*Definition, error) {
 		return nil, file.Errorf(file.Documents[1], "a definition is one document, this is the second")
 	}
 	d := &Definition{file: file, root: file.Documents[0]}
-	if err := d.decode(); err != nil {
+	if err := d.decodeRoot(); err != nil {
 		return nil, err
 	}
-	return d, d.check()
+	return d, d.checkRules()
 }
 
-func (d *Definition) decode() error {
+func (d *Definition) decodeRoot() error {
 	if d.root.Kind != yaml.MappingNode {
 		return d.file.Errorf(d.root, "a definition is a mapping with apiVersion, kind, metadata and spec")
 	}
-	kindNode := manifest.Get(d.root, "kind")
+	kindNode := manifest.GetValue(d.root, "kind")
 	if kindNode == nil {
 		return d.file.Errorf(d.root, "kind is missing: want Bundle or Runtime")
 	}
@@ -89,7 +89,7 @@ func (d *Definition) decode() error {
 	default:
 		return d.file.Errorf(kindNode, "kind %q is not a definition: want Bundle or Runtime", kindNode.Value)
 	}
-	if err := d.validate(kindNode.Value); err != nil {
+	if err := d.validateSchema(kindNode.Value); err != nil {
 		return err
 	}
 	if err := d.root.Decode(into); err != nil {
@@ -98,13 +98,13 @@ func (d *Definition) decode() error {
 	return nil
 }
 
-// find follows keys and indexes to a node; where a step is missing, the last node there is.
-func find(node *yaml.Node, field []any) *yaml.Node {
+// findNode follows keys and indexes to a node; where a step is missing, the last node there is.
+func findNode(node *yaml.Node, field []any) *yaml.Node {
 	for _, step := range field {
 		var next *yaml.Node
 		switch node.Kind {
 		case yaml.MappingNode:
-			next = manifest.Get(node, fmt.Sprint(step))
+			next = manifest.GetValue(node, fmt.Sprint(step))
 		case yaml.SequenceNode:
 			if i, err := strconv.Atoi(fmt.Sprint(step)); err == nil && i < len(node.Content) {
 				next = node.Content[i]
@@ -118,8 +118,8 @@ func find(node *yaml.Node, field []any) *yaml.Node {
 	return node
 }
 
-// key returns the node of a mapping's key itself.
-func key(mapping *yaml.Node, name string) *yaml.Node {
+// keyNode returns the node of a mapping's key itself.
+func keyNode(mapping *yaml.Node, name string) *yaml.Node {
 	for i := 0; i < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == name {
 			return mapping.Content[i]
@@ -128,8 +128,8 @@ func key(mapping *yaml.Node, name string) *yaml.Node {
 	return mapping
 }
 
-// join sorts errors by place, so that the same file always gives the same text.
-func join(found []*manifest.Error) error {
+// joinErrors sorts errors by place, so that the same file always gives the same text.
+func joinErrors(found []*manifest.Error) error {
 	slices.SortStableFunc(found, func(a, b *manifest.Error) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Problem, b.Problem))
 	})

@@ -32,9 +32,9 @@ func (s *Set) Name() string { return s.Root.Metadata().Name }
 
 // OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest. Every
 // byte of each is read: its config too, of which nothing is used here, and imgpkg the label. All
-// share the memory of one operation ([oci.Begin]).
+// share the memory of one operation ([oci.WithBudget]).
 func OpenSet(ctx context.Context, store ReadStore, root ocispec.Descriptor) (*Set, error) {
-	ctx, _ = oci.Begin(ctx)
+	ctx, _ = oci.WithBudget(ctx)
 	opened, err := openWhole(ctx, store, root)
 	if err != nil {
 		return nil, err

@@ -35,27 +35,27 @@ func (s *Source) AtTarget() bool {
 	return s.Template == TemplateYTT && len(s.Patches) == 0
 }
 
-// check holds the source against the rules that a schema cannot express, and sets its path.
-func (s *Source) check(report func(field, format string, args ...any)) {
-	if count(s.Dir, s.File, s.URL, s.Archive, s.Git, s.OCI, s.Chart) != 1 {
+// checkRules holds the source against the rules that a schema cannot express, and sets its path.
+func (s *Source) checkRules(report func(field, format string, args ...any)) {
+	if countSet(s.Dir, s.File, s.URL, s.Archive, s.Git, s.OCI, s.Chart) != 1 {
 		report("", "a source wants exactly one of dir, file, url, archive, git, oci and chart")
 		return
 	}
 	for _, c := range []struct{ field, value string }{
 		{"dir", s.Dir}, {"file", s.File}, {"path", s.Path}, {"root", s.Root},
 	} {
-		s.confine(report, c.field, c.value)
+		s.checkConfined(report, c.field, c.value)
 	}
 	for _, c := range []struct {
 		field  string
 		values []string
 	}{{"valuesFiles", s.ValuesFiles}, {"overlays", s.Overlays}} {
 		for _, value := range c.values {
-			s.confine(report, c.field, value)
+			s.checkConfined(report, c.field, value)
 		}
 	}
 	if !strings.HasPrefix(s.Archive, "https://") {
-		s.confine(report, "archive", s.Archive)
+		s.checkConfined(report, "archive", s.Archive)
 	}
 	if s.Chart != "" && s.Template == "" {
 		s.Template = TemplateHelm
@@ -63,14 +63,14 @@ func (s *Source) check(report func(field, format string, args ...any)) {
 	s.checkOrigin(report)
 	s.checkRendering(report)
 	s.checkDependencies(report)
-	s.Path = path.Clean(cmp.Or(s.Path, s.landing()))
-	if !s.IsTree() && confined(s.Path) && !IsManifestName(s.Path) {
+	s.Path = path.Clean(cmp.Or(s.Path, s.defaultPath()))
+	if !s.IsTree() && isConfined(s.Path) && !IsManifestName(s.Path) {
 		report("path", "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
 	}
 }
 
-func (s *Source) confine(report func(field, format string, args ...any), field, value string) {
-	if value != "" && !confined(value) {
+func (s *Source) checkConfined(report func(field, format string, args ...any), field, value string) {
+	if value != "" && !isConfined(value) {
 		report(field, "%s %q leaves its folder: want a relative path without ..", field, value)
 	}
 }
@@ -164,7 +164,7 @@ func (s *Source) checkDependencies(report func(field, format string, args ...any
 	}
 	if s.Helm != nil {
 		for _, file := range s.Helm.ValuesFiles {
-			s.confine(report, "helm", file)
+			s.checkConfined(report, "helm", file)
 		}
 	}
 	named := map[string]bool{}
@@ -176,19 +176,19 @@ func (s *Source) checkDependencies(report func(field, format string, args ...any
 			fail("", "is there twice")
 		}
 		named[d.Name] = true
-		if count(d.Git, d.Archive, d.Repository) != 1 {
+		if countSet(d.Git, d.Archive, d.Repository) != 1 {
 			fail("", "want exactly one of git, archive and repository")
 			continue
 		}
-		d.Source().check(fail)
+		d.Source().checkRules(fail)
 		if d.Git != "" && d.Commit == "" || d.Git == "" && d.SHA256 == "" {
 			fail("", "want its commit, or the sha256 of its archive: nothing else pins it")
 		}
 	}
 }
 
-// landing returns the folder or file below config/ that the source goes to by default.
-func (s *Source) landing() string {
+// defaultPath returns the folder or file below config/ that the source goes to by default.
+func (s *Source) defaultPath() string {
 	from, _, _ := strings.Cut(s.Name(), "?")
 	base := path.Base(from)
 	switch {

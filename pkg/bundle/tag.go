@@ -7,8 +7,8 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
-// Tag returns the tag of a version: + is not a character of tags, and _ stands for it, as in Helm.
-func Tag(version string) string { return strings.ReplaceAll(version, "+", "_") }
+// VersionTag returns the tag of a version: + is not a character of tags, and _ stands for it, as in Helm.
+func VersionTag(version string) string { return strings.ReplaceAll(version, "+", "_") }
 
 // TaggedVersion returns the version that a tag claims to lead to. A tag that is not a whole version, such as
 // stable or 1.2, is a channel and claims nothing; neither does one of a manifest for Argo CD.

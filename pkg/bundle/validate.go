@@ -26,18 +26,18 @@ import (
 //go:embed schema/*.json
 var schemas embed.FS
 
-// Schema returns the JSON schema (draft 2020-12) of definitions of a kind.
-func Schema(kind string) ([]byte, error) {
+// DefinitionSchema returns the JSON schema (draft 2020-12) of definitions of a kind.
+func DefinitionSchema(kind string) ([]byte, error) {
 	return schemas.ReadFile("schema/" + strings.ToLower(kind) + ".json")
 }
 
-// validate holds the document against the schema of its kind.
-func (d *Definition) validate(kindName string) error {
-	schema, err := compiled(kindName)
+// validateSchema holds the document against the schema of its kind.
+func (d *Definition) validateSchema(kindName string) error {
+	schema, err := compiledSchema(kindName)
 	if err != nil {
 		return err
 	}
-	value, err := d.plain(d.root)
+	value, err := d.toPlainValue(d.root)
 	if err != nil {
 		return err
 	}
@@ -47,8 +47,8 @@ func (d *Definition) validate(kindName string) error {
 		return err
 	}
 	var found []*manifest.Error
-	d.explain(invalid, schema, &found)
-	return join(withoutConsequences(found))
+	d.explainViolation(invalid, schema, &found)
+	return joinErrors(withoutConsequences(found))
 }
 
 // withoutConsequences drops from the problems of one mapping that a field is missing where
@@ -68,7 +68,7 @@ func withoutConsequences(found []*manifest.Error) []*manifest.Error {
 
 func didYouMean(name string) string { return fmt.Sprintf("did you mean %q?", name) }
 
-var compiled = func() func(string) (*jsonschema.Schema, error) {
+var compiledSchema = func() func(string) (*jsonschema.Schema, error) {
 	var mu sync.Mutex
 	known := map[string]*jsonschema.Schema{}
 	return func(kindName string) (*jsonschema.Schema, error) {
@@ -77,7 +77,7 @@ var compiled = func() func(string) (*jsonschema.Schema, error) {
 		if s := known[kindName]; s != nil {
 			return s, nil
 		}
-		data, err := Schema(kindName)
+		data, err := DefinitionSchema(kindName)
 		if err != nil {
 			return nil, err
 		}
@@ -98,14 +98,14 @@ var compiled = func() func(string) (*jsonschema.Schema, error) {
 	}
 }()
 
-// plain turns nodes into the values that the schema library knows. Aliases are refused:
+// toPlainValue turns nodes into the values that the schema library knows. Aliases are refused:
 // definitions are short, and an alias can make one endlessly long.
-func (d *Definition) plain(node *yaml.Node) (any, error) {
+func (d *Definition) toPlainValue(node *yaml.Node) (any, error) {
 	switch node.Kind {
 	case yaml.MappingNode:
 		m := make(map[string]any, len(node.Content)/2)
 		for i := 0; i+1 < len(node.Content); i += 2 {
-			value, err := d.plain(node.Content[i+1])
+			value, err := d.toPlainValue(node.Content[i+1])
 			if err != nil {
 				return nil, err
 			}
@@ -115,7 +115,7 @@ func (d *Definition) plain(node *yaml.Node) (any, error) {
 	case yaml.SequenceNode:
 		s := make([]any, len(node.Content))
 		for i, item := range node.Content {
-			value, err := d.plain(item)
+			value, err := d.toPlainValue(item)
 			if err != nil {
 				return nil, err
 			}
@@ -135,10 +135,10 @@ func (d *Definition) plain(node *yaml.Node) (any, error) {
 	return nil, d.file.Errorf(node, "aliases are not allowed in a definition")
 }
 
-// explain collects an error for each leaf of the schema library's tree of causes.
-func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.Schema, found *[]*manifest.Error) {
+// explainViolation collects an error for each leaf of the schema library's tree of causes.
+func (d *Definition) explainViolation(e *jsonschema.ValidationError, schema *jsonschema.Schema, found *[]*manifest.Error) {
 	for _, cause := range e.Causes {
-		d.explain(cause, schema, found)
+		d.explainViolation(cause, schema, found)
 	}
 	if len(e.Causes) > 0 {
 		return
@@ -147,7 +147,7 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 	for i, token := range e.InstanceLocation {
 		field[i] = token
 	}
-	node := find(d.root, field)
+	node := findNode(d.root, field)
 	name := fieldName(e.InstanceLocation)
 	last := ""
 	if len(field) > 0 {
@@ -156,8 +156,8 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 	switch k := e.ErrorKind.(type) {
 	case *kind.AdditionalProperties:
 		for _, unknown := range k.Properties {
-			problem := d.file.Errorf(key(node, unknown), "unknown field %q", unknown)
-			if near := manifest.Nearest(unknown, fields(schema, e.InstanceLocation)); near != "" {
+			problem := d.file.Errorf(keyNode(node, unknown), "unknown field %q", unknown)
+			if near := manifest.NearestName(unknown, knownFields(schema, e.InstanceLocation)); near != "" {
 				problem.Hint = didYouMean(near)
 			}
 			*found = append(*found, problem)
@@ -167,12 +167,12 @@ func (d *Definition) explain(e *jsonschema.ValidationError, schema *jsonschema.S
 			*found = append(*found, d.file.Errorf(node, "%s is missing", strings.TrimPrefix(name+"."+missing, ".")))
 		}
 	case *kind.Type:
-		*found = append(*found, d.mistyped(node, name, last, k))
+		*found = append(*found, d.explainType(node, name, last, k))
 	case *kind.Pattern:
 		problem := d.file.Errorf(node, "%s %q %s", name, k.Got, cmp.Or(wanted[last], "does not match "+k.Want))
 		*found = append(*found, problem)
 	case *kind.Enum:
-		*found = append(*found, d.file.Errorf(node, "%s is %v, want %s", name, k.Got, list(k.Want)))
+		*found = append(*found, d.file.Errorf(node, "%s is %v, want %s", name, k.Got, joinWords(k.Want)))
 	case *kind.MinItems, *kind.MinLength:
 		*found = append(*found, d.file.Errorf(node, "%s is empty", name))
 	case *kind.MaxLength:
@@ -202,8 +202,8 @@ var wanted = map[string]string{
 	"ref":        "is not pinned: want repository@sha256:… or oci:folder@sha256:…",
 }
 
-// fields returns the names that the schema knows at a place.
-func fields(schema *jsonschema.Schema, location []string) []string {
+// knownFields returns the names that the schema knows at a place.
+func knownFields(schema *jsonschema.Schema, location []string) []string {
 	for _, token := range append([]string{""}, location...) {
 		if token != "" {
 			if item, isSchema := schema.Items2020, schema.Items2020 != nil; isSchema && isIndex(token) {
@@ -232,8 +232,8 @@ func isIndex(token string) bool {
 	return err == nil
 }
 
-// mistyped explains a value of the wrong type.
-func (d *Definition) mistyped(node *yaml.Node, name, last string, k *kind.Type) *manifest.Error {
+// explainType explains a value of the wrong type.
+func (d *Definition) explainType(node *yaml.Node, name, last string, k *kind.Type) *manifest.Error {
 	if k.Got == "number" && wanted[last] != "" {
 		return d.file.Errorf(node, "%s %s %s", name, node.Value, wanted[last])
 	}
@@ -266,7 +266,7 @@ func fieldName(location []string) string {
 	return name.String()
 }
 
-func list(values []any) string {
+func joinWords(values []any) string {
 	words := make([]string, len(values))
 	for i, v := range values {
 		words[i] = fmt.Sprint(v)

@@ -22,16 +22,16 @@ var (
 // do not show may be allowed by something else than RBAC.
 const confirmations = 100
 
-// asker finds out what this user may.
-type asker struct {
+// permissionChecker finds out what this user may.
+type permissionChecker struct {
 	cluster *Cluster
 	rules   map[string][]authorizationv1.ResourceRule // by namespace
 	left    int
 }
 
-func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error) {
-	ask := &asker{cluster: s.cluster, rules: map[string][]authorizationv1.ResourceRule{}, left: confirmations}
-	if all, err := ask.server(ctx, authorizationv1.ResourceAttributes{Verb: "*", Group: "*", Version: "*", Resource: "*"}); err != nil || all {
+func (s *session) checkAccess(ctx context.Context, in *clusterView) ([]Finding, error) {
+	ask := &permissionChecker{cluster: s.cluster, rules: map[string][]authorizationv1.ResourceRule{}, left: confirmations}
+	if all, err := ask.askServer(ctx, authorizationv1.ResourceAttributes{Verb: "*", Group: "*", Version: "*", Resource: "*"}); err != nil || all {
 		return nil, err
 	}
 	type place struct{ bundle, group, resource, namespace string }
@@ -39,7 +39,7 @@ func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error
 	var order []place
 	check := func(p place, name string, verbs []string) error {
 		for _, verb := range verbs {
-			ok, err := ask.may(ctx, authorizationv1.ResourceAttributes{Verb: verb, Group: p.group, Resource: p.resource, Namespace: p.namespace, Name: name})
+			ok, err := ask.isAllowed(ctx, authorizationv1.ResourceAttributes{Verb: verb, Group: p.group, Resource: p.resource, Namespace: p.namespace, Name: name})
 			if err != nil {
 				return err
 			}
@@ -61,14 +61,14 @@ func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error
 	if err := check(leases, "", []string{"get", "create", "update", "delete"}); err != nil {
 		return nil, err
 	}
-	plurals := s.plurals(in)
+	plurals := s.knownPlurals(in)
 	for i, j := range s.jobs {
 		for _, r := range in.resources[i] {
-			kind, known := plurals[schema.GroupKind{Group: r.group(), Kind: r.Kind}]
+			kind, known := plurals[schema.GroupKind{Group: r.apiGroup(), Kind: r.Kind}]
 			if !known {
 				continue // checkAPI says so
 			}
-			p := place{bundle: j.outcome().Bundle, group: r.group(), resource: kind.plural}
+			p := place{bundle: j.newOutcome().Bundle, group: r.apiGroup(), resource: kind.plural}
 			if kind.namespaced {
 				p.namespace = cmp.Or(r.Namespace, s.cluster.namespace)
 			}
@@ -93,13 +93,13 @@ func (s *session) checkAccess(ctx context.Context, in *looked) ([]Finding, error
 	return found, nil
 }
 
-// may looks into the user's rules, and asks where they don't say yes.
-func (a *asker) may(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
+// isAllowed looks into the user's rules, and asks where they don't say yes.
+func (a *permissionChecker) isAllowed(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
 	namespace := cmp.Or(want.Namespace, a.cluster.namespace)
 	rules, known := a.rules[namespace]
 	if !known {
 		review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}
-		answer, err := a.cluster.client.AuthorizationV1().SelfSubjectRulesReviews().Create(quiet(ctx), review, metav1.CreateOptions{})
+		answer, err := a.cluster.client.AuthorizationV1().SelfSubjectRulesReviews().Create(withoutLogs(ctx), review, metav1.CreateOptions{})
 		if err != nil {
 			return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
 		}
@@ -118,13 +118,13 @@ func (a *asker) may(ctx context.Context, want authorizationv1.ResourceAttributes
 	if a.left--; a.left < 0 {
 		return true, nil // enough is known to be wrong
 	}
-	return a.server(ctx, want)
+	return a.askServer(ctx, want)
 }
 
-// server asks for one permission.
-func (a *asker) server(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
+// askServer asks for one permission.
+func (a *permissionChecker) askServer(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &want}}
-	answer, err := a.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(quiet(ctx), review, metav1.CreateOptions{})
+	answer, err := a.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(withoutLogs(ctx), review, metav1.CreateOptions{})
 	if err != nil {
 		return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
 	}

@@ -19,9 +19,9 @@ import (
 // adopt: until the apply has ended well they are not the app's to delete.
 const annotationAdopting = "krtpkg.dev/adopting"
 
-// adopting runs a change that takes resources over which no kapp app has. If the change fails,
+// changeAdopting runs a change that takes resources over which no kapp app has. If the change fails,
 // these are given back as they were.
-func (e *engine) adopting(ctx context.Context, a app, steps []*clusterapply.ClusterChange, change func() error) error {
+func (e *engine) changeAdopting(ctx context.Context, a kappApp, steps []*clusterapply.ClusterChange, change func() error) error {
 	var adopted []kappres.Resource
 	for _, s := range steps {
 		was := s.ClusterOriginalResource()
@@ -32,7 +32,7 @@ func (e *engine) adopting(ctx context.Context, a app, steps []*clusterapply.Clus
 	if len(adopted) == 0 {
 		return change()
 	}
-	if err := e.cluster.noteAdoption(ctx, a.name, identify(adopted)); err != nil {
+	if err := e.cluster.noteAdoption(ctx, a.name, listIDs(adopted)); err != nil {
 		return err
 	}
 	err := change()
@@ -56,15 +56,15 @@ func (c *Cluster) noteAdoption(ctx context.Context, app string, resources []Reso
 	}
 	var value any // null removes it
 	if len(resources) > 0 {
-		value = inventory(resources)
+		value = encodeInventory(resources)
 	}
-	return c.patch(ctx, configMap.Name, map[string]any{"annotations": map[string]any{annotationAdopting: value}})
+	return c.patchConfigMap(ctx, configMap.Name, map[string]any{"annotations": map[string]any{annotationAdopting: value}})
 }
 
 // appConfigMap returns the ConfigMap of a kapp app.
 func (c *Cluster) appConfigMap(ctx context.Context, app string) (*corev1.ConfigMap, error) {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
-		cm, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
+		cm, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			continue
 		}
@@ -87,7 +87,7 @@ func (c *Cluster) giveBack(ctx context.Context, resources []kappres.Resource) er
 	var errs []error
 	for _, r := range resources {
 		client := objects.Resource(r.GroupVersionResource()).Namespace(r.Namespace())
-		now, err := client.Get(quiet(ctx), r.Name(), metav1.GetOptions{})
+		now, err := client.Get(withoutLogs(ctx), r.Name(), metav1.GetOptions{})
 		switch {
 		case err == nil && (now.GetLabels()[kappLabel] == "" || string(now.GetUID()) != r.UID()):
 			continue // it was not reached
@@ -95,10 +95,10 @@ func (c *Cluster) giveBack(ctx context.Context, resources []kappres.Resource) er
 			was := &unstructured.Unstructured{Object: r.DeepCopyRaw()}
 			was.SetResourceVersion(now.GetResourceVersion())
 			was.SetManagedFields(nil)
-			_, err = client.Update(quiet(ctx), was, metav1.UpdateOptions{})
+			_, err = client.Update(withoutLogs(ctx), was, metav1.UpdateOptions{})
 		}
 		if err := ignoreNotFound(err); err != nil {
-			errs = append(errs, fmt.Errorf("give back %s, which could not be adopted: %w", identity(r), err))
+			errs = append(errs, fmt.Errorf("give back %s, which could not be adopted: %w", idOf(r), err))
 		}
 	}
 	return errors.Join(errs...)
@@ -116,7 +116,7 @@ func (c *Cluster) adoptedInPart(ctx context.Context, app string) (func(kappres.R
 	}
 	return func(r kappres.Resource) bool {
 		for _, id := range ids {
-			if id.sameAs(identity(r)) {
+			if id.sameAs(idOf(r)) {
 				return true
 			}
 		}

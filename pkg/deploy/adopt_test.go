@@ -125,7 +125,7 @@ func TestAdoption(t *testing.T) {
 			if a := r.getObject(services, r.namespace, "web"); a.GetAnnotations()["meta.helm.sh/release-name"] != "" || a.GetLabels()[kappLabel] == "" {
 				t.Errorf("adopted service has labels %v, annotations %v", a.GetLabels(), a.GetAnnotations())
 			}
-			if plan, err := r.Plan(t.Context(), rt, CheckOptions{Options: quick()}); err != nil || plan.Any() {
+			if plan, err := r.Plan(t.Context(), rt, CheckOptions{Options: quick()}); err != nil || plan.HasChanges() {
 				t.Errorf("plan of the same again: %s, error %v", planned(plan), err)
 			}
 			r.deleted("edge")

@@ -47,7 +47,7 @@ func recordApplied(resources []kappres.Resource) error {
 		}
 		compact, err := r.AsCompactBytes()
 		if err != nil {
-			return fmt.Errorf("%s: %w", identity(r), err)
+			return fmt.Errorf("%s: %w", idOf(r), err)
 		}
 		others := 0
 		for key, value := range r.Annotations() {
@@ -63,7 +63,7 @@ func recordApplied(resources []kappres.Resource) error {
 		}
 		packed, err := packOutline(outlineOf(object, isSecret))
 		if err != nil {
-			return fmt.Errorf("%s: %w", identity(r), err)
+			return fmt.Errorf("%s: %w", idOf(r), err)
 		}
 		annotations[annotationDisableOriginal] = ""
 		if len(packed)+others < annotationsLimit-annotationsReserve {
@@ -169,10 +169,10 @@ func expandOutline(outline, live map[string]any) map[string]any {
 	if keys, isMap := outline["data"].(map[string]any); isMap && manifest["kind"] == "Secret" {
 		data := map[string]any{}
 		now, _ := live["data"].(map[string]any)
-		others := laterOwners(live).field("data")
+		others := laterOwners(live).fieldsBelow("data")
 		for key := range keys {
 			value, found := now[key]
-			if !found || others.has(key) {
+			if !found || others.hasField(key) {
 				value = base64.StdEncoding.EncodeToString([]byte(changedText))
 			}
 			data[key] = value

@@ -128,7 +128,7 @@ func TestJobsAreReplaced(t *testing.T) {
 	first := r.uidOf(jobs, r.namespace, "migrate")
 	rt = Runtime{Name: "edge", Version: "2", Units: []Unit{unit(1, "app", "2", job("registry.example/app:2"))}}
 	plan, err := r.Plan(t.Context(), rt, CheckOptions{Options: quick()})
-	if err != nil || Refuse(plan.Findings) != nil || len(plan.Bundles[0].Changes) != 1 || !plan.Bundles[0].Changes[0].Replace {
+	if err != nil || RefuseFindings(plan.Findings) != nil || len(plan.Bundles[0].Changes) != 1 || !plan.Bundles[0].Changes[0].Replace {
 		t.Errorf("plan %+v, error %v", plan, err)
 	}
 	r.apply(rt)

@@ -71,14 +71,14 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	s.engine.takeOver = opts.TakeOver
 	s.isRunningHooks, s.isRollback = opts.RunHooks, opts.Rollback
 	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
-	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
+	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
 	if err != nil {
 		return report, err
 	}
-	if err := plan.refuse(opts.DeleteForeign); err != nil {
+	if err := plan.refuseChanges(opts.DeleteForeign); err != nil {
 		return report, err
 	}
-	if plan.Any() && opts.Confirm != nil {
+	if plan.HasChanges() && opts.Confirm != nil {
 		if ok, err := opts.Confirm(ctx, plan); err != nil || !ok {
 			return report, notConfirmed(err)
 		}
@@ -91,8 +91,8 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	s.keepIdle(plan)
 	ctx, cancel := context.WithCancelCause(withFence(ctx))
 	defer cancel(nil)
-	j := &journal{
-		cluster: c, runtime: rt.Name, record: s.record, next: s.revision(), values: rt.Values,
+	j := &applyJournal{
+		cluster: c, runtime: rt.Name, record: s.record, next: s.recordedRevision(), values: rt.Values,
 		lasts: s.opts.LockDuration, lost: cancel,
 	}
 	state, err := s.applyAll(ctx, j, opts.PauseAfter, report)
@@ -109,7 +109,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	if opts.Censor != nil {
 		reason = opts.Censor(reason)
 	}
-	return report, errors.Join(err, j.end(ctx, state, reason))
+	return report, errors.Join(err, j.endChange(ctx, state, reason))
 }
 
 // keepIdle notes for which bundles the plan has found nothing to do. Where something is deleted, what
@@ -127,20 +127,20 @@ func (s *session) keepIdle(plan *Plan) {
 	}
 }
 
-// refuse returns why the plan can't be carried out; what others would lose comes first.
-func (p *Plan) refuse(deleteForeign bool) error {
+// refuseChanges returns why the plan can't be carried out; what others would lose comes first.
+func (p *Plan) refuseChanges(deleteForeign bool) error {
 	if len(p.foreign) > 0 && !deleteForeign {
 		return &ForeignError{Runtime: p.Runtime, Foreign: p.foreign}
 	}
-	return Refuse(p.Findings)
+	return RefuseFindings(p.Findings)
 }
 
 // reportUnchanged tells of a runtime in which there is nothing to do.
 func (s *session) reportUnchanged(report *Report) {
 	for _, j := range s.jobs {
-		o := j.outcome()
-		s.tell(Event{Phase: Applying, Outcome: o})
-		s.tell(Event{Phase: Unchanged, Outcome: o})
+		o := j.newOutcome()
+		s.emitEvent(Event{Phase: Applying, Outcome: o})
+		s.emitEvent(Event{Phase: Unchanged, Outcome: o})
 		report.Applied = append(report.Applied, o)
 	}
 }
@@ -158,7 +158,7 @@ type session struct {
 	opts    Options
 	engine  *engine
 	runtime Runtime
-	record  *record
+	record  *revisionRecord
 	jobs    []job
 	leaving []Installed
 	foreign []Foreign // what is deleted although it is not of the runtime
@@ -174,8 +174,8 @@ type session struct {
 
 func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*session, error) {
 	opts.setDefaults()
-	s := &session{cluster: c, opts: opts, runtime: rt, engine: &engine{cluster: c, served: &served{}, options: opts}}
-	if err := rt.check(); err != nil {
+	s := &session{cluster: c, opts: opts, runtime: rt, engine: &engine{cluster: c, served: &servedKinds{}, options: opts}}
+	if err := rt.validate(); err != nil {
 		return nil, err
 	}
 	installed, err := c.List(ctx, rt.Name)
@@ -185,14 +185,14 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	if err := c.checkNames(ctx, rt, installed); err != nil {
 		return nil, err
 	}
-	if s.record, err = c.record(ctx, rt.Name); err != nil {
+	if s.record, err = c.readRevisions(ctx, rt.Name); err != nil {
 		return nil, err
 	}
 	if rt.Units, err = s.placeResources(ctx, rt.Units); err != nil {
 		return nil, err
 	}
 	s.runtime = rt
-	s.jobs, s.leaving = assign(rt, installed)
+	s.jobs, s.leaving = assignJobs(rt, installed)
 	for _, i := range installed {
 		s.engine.family = append(s.engine.family, i.App)
 	}
@@ -202,12 +202,12 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	return s, nil
 }
 
-// revision is what is recorded of the runtime.
-func (s *session) revision() Revision {
-	r := Revision{Version: s.runtime.Version, Digest: s.runtime.Digest, Origin: s.runtime.Origin, Alone: s.runtime.alone()}
+// recordedRevision is what is recorded of the runtime.
+func (s *session) recordedRevision() Revision {
+	r := Revision{Version: s.runtime.Version, Digest: s.runtime.Digest, Origin: s.runtime.Origin, Alone: s.runtime.isSingleBundle()}
 	r.Values = s.runtime.valuesDigest()
 	for _, j := range s.jobs {
-		o := j.outcome()
+		o := j.newOutcome()
 		r.Bundles = append(r.Bundles, RevisionBundle{o.Bundle, o.App, o.Layer, o.Version, j.unit.Digest})
 	}
 	return r
@@ -229,11 +229,11 @@ type job struct {
 	was     *Installed // nil if it is new
 	// idle is what the plan has found, if there is nothing to do and nothing else in the plan can
 	// have changed that. Default: the apply looks for itself.
-	idle *done
+	idle *callResult
 }
 
-// assign holds the runtime against what is installed of it.
-func assign(rt Runtime, installed []Installed) (jobs []job, leaving []Installed) {
+// assignJobs holds the runtime against what is installed of it.
+func assignJobs(rt Runtime, installed []Installed) (jobs []job, leaving []Installed) {
 	was := map[string]*Installed{}
 	for _, i := range installed {
 		was[i.App] = &i
@@ -248,8 +248,8 @@ func assign(rt Runtime, installed []Installed) (jobs []job, leaving []Installed)
 	return jobs, leaving
 }
 
-// after are the jobs that have to be done before job i.
-func (s *session) after(i int) (before []int) {
+// prerequisites are the jobs that have to be done before job i.
+func (s *session) prerequisites(i int) (before []int) {
 	for k, other := range s.jobs {
 		lower := other.unit.Layer < s.jobs[i].unit.Layer
 		if k != i && (lower || slices.Contains(s.jobs[i].unit.Needs, other.unit.Bundle)) {
@@ -260,22 +260,22 @@ func (s *session) after(i int) (before []int) {
 }
 
 // applyAll applies the jobs, and deletes what left.
-func (s *session) applyAll(ctx context.Context, j *journal, pauseAfter *int, report *Report) (State, error) {
-	if !s.record.holds(j.next) {
+func (s *session) applyAll(ctx context.Context, j *applyJournal, pauseAfter *int, report *Report) (State, error) {
+	if !s.record.holdsRevision(j.next) {
 		// That there is something to record is reason enough to lock.
-		if err := j.begin(ctx); err != nil {
+		if err := j.beginChange(ctx); err != nil {
 			return Incomplete, err
 		}
 	}
 	paused := false
-	var tasks []task
+	var tasks []scheduledTask
 	for i, one := range s.jobs {
 		if pauseAfter != nil && one.unit.Layer > *pauseAfter {
 			paused = true
 			continue
 		}
-		tasks = append(tasks, task{after: s.after(i), run: func(ctx context.Context) error {
-			outcome, err := s.apply(ctx, one, j)
+		tasks = append(tasks, scheduledTask{after: s.prerequisites(i), run: func(ctx context.Context) error {
+			outcome, err := s.applyBundle(ctx, one, j)
 			if err == nil {
 				s.mu.Lock()
 				defer s.mu.Unlock()
@@ -285,21 +285,21 @@ func (s *session) applyAll(ctx context.Context, j *journal, pauseAfter *int, rep
 		}})
 	}
 	// Jobs are in order by layer, so that indexes are the same without those above a pause.
-	failed, blocked := schedule(ctx, tasks, s.opts.Parallel)
+	failed, blocked := runScheduled(ctx, tasks, s.opts.Parallel)
 	s.inOrder(report.Applied)
 	for i := range s.jobs {
 		if by := blocked[i]; by != nil {
-			o := s.jobs[i].outcome()
+			o := s.jobs[i].newOutcome()
 			for _, b := range by {
 				if failed[b] != nil { // others wait for one of these, too
-					o.WaitsFor = append(o.WaitsFor, s.jobs[b].outcome().Bundle)
+					o.WaitsFor = append(o.WaitsFor, s.jobs[b].newOutcome().Bundle)
 				}
 			}
 			report.Blocked = append(report.Blocked, o)
-			s.tell(Event{Phase: Blocked, Outcome: o})
+			s.emitEvent(Event{Phase: Blocked, Outcome: o})
 		}
 	}
-	if err := joined(ctx, failed); err != nil {
+	if err := joinErrors(ctx, failed); err != nil {
 		return Incomplete, err
 	}
 	if paused {
@@ -322,8 +322,8 @@ func (s *session) inOrder(outcomes []Outcome) {
 	slices.SortFunc(outcomes, func(a, b Outcome) int { return place[a.App] - place[b.App] })
 }
 
-// joined is the one error there is, or all of them in order.
-func joined(ctx context.Context, failed map[int]error) error {
+// joinErrors is the one error there is, or all of them in order.
+func joinErrors(ctx context.Context, failed map[int]error) error {
 	var errs []error
 	for _, i := range slices.Sorted(maps.Keys(failed)) {
 		errs = append(errs, failed[i])
@@ -337,7 +337,7 @@ func joined(ctx context.Context, failed map[int]error) error {
 	return errors.Join(errs...)
 }
 
-func (j job) outcome() Outcome {
+func (j job) newOutcome() Outcome {
 	return Outcome{
 		Bundle:  cmp.Or(j.unit.Bundle, j.runtime.Name),
 		App:     j.runtime.appName(j.unit),
@@ -352,11 +352,11 @@ func (r Runtime) appName(u Unit) string {
 	return r.Name + "." + cmp.Or(u.Bundle, "bundle")
 }
 
-// alone tells whether this is a bundle that is applied without a runtime.
-func (r Runtime) alone() bool { return r.Units[0].Bundle == "" }
+// isSingleBundle tells whether this is a bundle that is applied without a runtime.
+func (r Runtime) isSingleBundle() bool { return r.Units[0].Bundle == "" }
 
-// check refuses what would go wrong after the first bundles have been applied.
-func (r Runtime) check() error {
+// validate refuses what would go wrong after the first bundles have been applied.
+func (r Runtime) validate() error {
 	if problems := validation.IsDNS1123Label(r.Name); problems != nil {
 		return fmt.Errorf("runtime name %q: %s", r.Name, problems[0])
 	}
@@ -368,7 +368,7 @@ func (r Runtime) check() error {
 	}
 	seen := map[string]bool{}
 	for _, u := range r.Units {
-		if err := u.check(len(r.Units) == 1); err != nil {
+		if err := u.validate(len(r.Units) == 1); err != nil {
 			return fmt.Errorf("runtime %s: bundle %q: %w", r.Name, u.Bundle, err)
 		}
 		for _, need := range u.Needs {
@@ -384,7 +384,7 @@ func (r Runtime) check() error {
 	return nil
 }
 
-func (u Unit) check(only bool) error {
+func (u Unit) validate(only bool) error {
 	if u.Manifests == nil {
 		return errors.New("no manifests")
 	}
@@ -407,10 +407,10 @@ func (c *Cluster) checkNames(ctx context.Context, rt Runtime, installed []Instal
 	known := map[string]bool{}
 	for _, i := range installed {
 		known[i.App] = true
-		if i.alone && !rt.alone() {
+		if i.alone && !rt.isSingleBundle() {
 			return fmt.Errorf("%s is installed as a bundle of its own, not as a runtime: delete it or use another name", rt.Name)
 		}
-		if !i.alone && rt.alone() {
+		if !i.alone && rt.isSingleBundle() {
 			return fmt.Errorf("%s is installed as a runtime, not as a bundle of its own: delete it or use another name", rt.Name)
 		}
 	}
@@ -429,7 +429,7 @@ func (c *Cluster) checkNames(ctx context.Context, rt Runtime, installed []Instal
 // checkFree looks for both names that kapp may give an app's ConfigMap.
 func (c *Cluster) checkFree(ctx context.Context, app string) error {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
-		_, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
+		_, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if err == nil {
 			return fmt.Errorf("configmap %s/%s, which kapp needs for its state, exists and is not krtpkg's: delete it or use another name", c.namespace, name)
 		}
@@ -440,8 +440,8 @@ func (c *Cluster) checkFree(ctx context.Context, app string) error {
 	return nil
 }
 
-// labels hold the order with leading zeros so that kubectl sorts by it.
-func (j job) labels() map[string]string {
+// appLabels hold the order with leading zeros so that kubectl sorts by it.
+func (j job) appLabels() map[string]string {
 	labels := map[string]string{
 		labelRuntime: j.runtime.Name,
 		labelLayer:   fmt.Sprint(j.unit.Layer),
@@ -453,7 +453,7 @@ func (j job) labels() map[string]string {
 	return labels
 }
 
-func (j job) annotations() map[string]string {
+func (j job) appAnnotations() map[string]string {
 	return map[string]string{
 		annotationNeeds:          strings.Join(j.unit.Needs, ","),
 		annotationVersion:        j.unit.Version,
@@ -464,12 +464,12 @@ func (j job) annotations() map[string]string {
 	}
 }
 
-func (s *session) apply(ctx context.Context, j job, journal *journal) (Outcome, error) {
-	var found done
-	outcome, err := s.track(ctx, "apply", Applying, j.outcome(), func(told *messages) (_ Changes, _ Phase, err error) {
+func (s *session) applyBundle(ctx context.Context, j job, journal *applyJournal) (Outcome, error) {
+	var found callResult
+	outcome, err := s.trackPhases(ctx, "apply", Applying, j.newOutcome(), func(told *messageTracker) (_ Changes, _ Phase, err error) {
 		found, err = s.applyJob(ctx, j, journal, told)
-		changes := Count(found.changes)
-		if changes.Any() {
+		changes := CountChanges(found.changes)
+		if changes.HasAny() {
 			return changes, Applied, err
 		}
 		return changes, Unchanged, err
@@ -481,26 +481,26 @@ func (s *session) apply(ctx context.Context, j job, journal *journal) (Outcome, 
 	return outcome, err
 }
 
-// track tells of the phases of what do does to one bundle, and why it failed if it did.
-func (s *session) track(ctx context.Context, op string, begin Phase, o Outcome, do func(*messages) (Changes, Phase, error)) (Outcome, error) {
+// trackPhases tells of the phases of what do does to one bundle, and why it failed if it did.
+func (s *session) trackPhases(ctx context.Context, op string, begin Phase, o Outcome, do func(*messageTracker) (Changes, Phase, error)) (Outcome, error) {
 	started := time.Now()
-	s.tell(Event{Phase: begin, Outcome: o})
-	told := newMessages(func(m Message) { s.tell(Event{Phase: begin, Outcome: o, Message: m}) })
+	s.emitEvent(Event{Phase: begin, Outcome: o})
+	told := newMessages(func(m Message) { s.emitEvent(Event{Phase: begin, Outcome: o, Message: m}) })
 	told.hint = func(resource string) string { return s.hint(ctx, resource) }
 	changes, end, err := do(told)
 	o.Changes, o.Elapsed = changes, time.Since(started)
 	if err != nil {
-		return o, s.fail(ctx, op, o, err, told)
+		return o, s.reportFailure(ctx, op, o, err, told)
 	}
-	s.tell(Event{Phase: end, Outcome: o})
+	s.emitEvent(Event{Phase: end, Outcome: o})
 	return o, nil
 }
 
-// fail tells that a bundle failed, and returns why.
-func (s *session) fail(ctx context.Context, op string, o Outcome, err error, told *messages) error {
+// reportFailure tells that a bundle failed, and returns why.
+func (s *session) reportFailure(ctx context.Context, op string, o Outcome, err error, told *messageTracker) error {
 	failure := &Error{Op: op, Bundle: o.Bundle, Layer: o.Layer, Err: err}
 	if ctx.Err() == nil {
-		failure.Waiting = told.pending()
+		failure.Waiting = told.pendingResources()
 		for i, w := range failure.Waiting[:min(len(failure.Waiting), symptomPods)] {
 			if w.Hint == "" {
 				failure.Waiting[i].Hint = s.hint(ctx, w.Resource)
@@ -508,68 +508,68 @@ func (s *session) fail(ctx context.Context, op string, o Outcome, err error, tol
 		}
 		failure.Symptoms = s.symptoms(ctx, o.App, failure.Waiting)
 	}
-	s.tell(Event{Phase: Failed, Outcome: o, Err: err})
+	s.emitEvent(Event{Phase: Failed, Outcome: o, Err: err})
 	return failure
 }
 
-func (s *session) tell(e Event) {
+func (s *session) emitEvent(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opts.OnEvent(e)
 }
 
-func (s *session) applyJob(ctx context.Context, j job, journal *journal, told *messages) (done, error) {
-	a := app{name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, moment: j.moment(s.isRollback), done: s.doneJobs()}
-	if j.was != nil && !contains(j.was.labels, a.labels) {
-		if err := journal.begin(ctx); err != nil {
-			return done{}, err
+func (s *session) applyJob(ctx context.Context, j job, journal *applyJournal, told *messageTracker) (callResult, error) {
+	a := kappApp{name: j.runtime.appName(j.unit), labels: j.appLabels(), manifests: j.unit.Manifests, moment: j.newMoment(s.isRollback), done: s.doneJobs()}
+	if j.was != nil && !containsAll(j.was.labels, a.labels) {
+		if err := journal.beginChange(ctx); err != nil {
+			return callResult{}, err
 		}
-		if err := s.cluster.relabel(ctx, j.was, a.labels); err != nil {
-			return done{}, err
+		if err := s.cluster.relabelApp(ctx, j.was, a.labels); err != nil {
+			return callResult{}, err
 		}
 	}
 	kept, digest, err := encodeHooks(j.unit.Hooks)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	if was := j.was; was == nil && kept != nil || was != nil && was.notes[annotationHooks] != digest {
-		if err := journal.begin(ctx); err != nil {
-			return done{}, err
+		if err := journal.beginChange(ctx); err != nil {
+			return callResult{}, err
 		}
-		if err := s.cluster.keepHooks(ctx, j.runtime.Name, j.outcome().Bundle, kept); err != nil {
-			return done{}, err
+		if err := s.cluster.keepHooks(ctx, j.runtime.Name, j.newOutcome().Bundle, kept); err != nil {
+			return callResult{}, err
 		}
 	}
-	found, err := s.rollBack(ctx, j, a, journal, func() (done, error) {
+	found, err := s.rollBack(ctx, j, a, journal, func() (callResult, error) {
 		if j.idle != nil {
 			return *j.idle, nil
 		}
-		return s.engine.deploy(ctx, a, hooks{begin: journal.begin, told: told})
+		return s.engine.deployAndWait(ctx, a, progressHooks{begin: journal.beginChange, told: told})
 	})
 	if err != nil {
 		return found, err
 	}
-	if err := s.cluster.annotate(ctx, j, found, digest, journal); err != nil || !Count(found.changes).Any() {
+	if err := s.cluster.recordDone(ctx, j, found, digest, journal); err != nil || !CountChanges(found.changes).HasAny() {
 		return found, err
 	}
 	return found, s.endHooks(ctx, found.ran, false)
 }
 
-// relabel moves an app to another place: kapp refuses to change the value of a label, and
+// relabelApp moves an app to another place: kapp refuses to change the value of a label, and
 // places move when a runtime gets another bundle.
-func (c *Cluster) relabel(ctx context.Context, was *Installed, labels map[string]string) error {
-	return c.patch(ctx, was.configMap, map[string]any{"labels": labels})
+func (c *Cluster) relabelApp(ctx context.Context, was *Installed, labels map[string]string) error {
+	return c.patchConfigMap(ctx, was.configMap, map[string]any{"labels": labels})
 }
 
-// annotate records what has been applied, if that is news.
-func (c *Cluster) annotate(ctx context.Context, j job, found done, hooks string, journal *journal) error {
-	news := j.annotations()
-	news[annotationResources], news[annotationDone] = inventory(found.resources), found.jobs.String()
+// recordDone records what has been applied, if that is news.
+func (c *Cluster) recordDone(ctx context.Context, j job, found callResult, hooks string, journal *applyJournal) error {
+	news := j.appAnnotations()
+	news[annotationResources], news[annotationDone] = encodeInventory(found.resources), found.jobs.String()
 	news[annotationReleases], news[annotationHooks] = found.releases, hooks
-	if len(found.changes) == 0 && j.was != nil && j.was.Complete && contains(j.was.notes, news) {
+	if len(found.changes) == 0 && j.was != nil && j.was.Complete && containsAll(j.was.notes, news) {
 		return nil
 	}
-	if err := journal.begin(ctx); err != nil {
+	if err := journal.beginChange(ctx); err != nil {
 		return err
 	}
 	// Not j.was: kapp has created or renamed it, or begun a change.
@@ -582,22 +582,22 @@ func (c *Cluster) annotate(ctx context.Context, j job, found done, hooks string,
 		return fmt.Errorf("configmap %s/%s: %w", c.namespace, configMap.Name, err)
 	}
 	news[annotationChange] = installed.change
-	return c.patch(ctx, configMap.Name, map[string]any{"annotations": news})
+	return c.patchConfigMap(ctx, configMap.Name, map[string]any{"annotations": news})
 }
 
-func (c *Cluster) patch(ctx context.Context, configMap string, metadata map[string]any) error {
+func (c *Cluster) patchConfigMap(ctx context.Context, configMap string, metadata map[string]any) error {
 	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		return err
 	}
-	_, err = c.configMaps().Patch(quiet(ctx), configMap, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = c.configMaps().Patch(withoutLogs(ctx), configMap, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
 		return fmt.Errorf("record on configmap %s/%s: %w", c.namespace, configMap, err)
 	}
 	return nil
 }
 
-func contains(all, some map[string]string) bool {
+func containsAll(all, some map[string]string) bool {
 	for key, value := range some {
 		if all[key] != value {
 			return false

@@ -29,8 +29,8 @@ func (r ResourceID) String() string {
 	return text
 }
 
-// group is the API group, "" for the core one.
-func (r ResourceID) group() string {
+// apiGroup is the API group, "" for the core one.
+func (r ResourceID) apiGroup() string {
 	group, _, found := strings.Cut(r.APIVersion, "/")
 	if !found {
 		return ""
@@ -40,7 +40,7 @@ func (r ResourceID) group() string {
 
 // sameAs looks away from the version in which a resource was written.
 func (r ResourceID) sameAs(o ResourceID) bool {
-	return r.group() == o.group() && r.Kind == o.Kind && r.Namespace == o.Namespace && r.Name == o.Name
+	return r.apiGroup() == o.apiGroup() && r.Kind == o.Kind && r.Namespace == o.Namespace && r.Name == o.Name
 }
 
 func compareIDs(a, b ResourceID) int {
@@ -48,16 +48,16 @@ func compareIDs(a, b ResourceID) int {
 		cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.APIVersion, b.APIVersion))
 }
 
-func identity(r kappres.Resource) ResourceID {
+func idOf(r kappres.Resource) ResourceID {
 	return ResourceID{APIVersion: r.APIVersion(), Kind: r.Kind(), Namespace: r.Namespace(), Name: r.Name()}
 }
 
-// identify leaves out what others have made of the resources, such as pods.
-func identify(resources []kappres.Resource) []ResourceID {
+// listIDs leaves out what others have made of the resources, such as pods.
+func listIDs(resources []kappres.Resource) []ResourceID {
 	ids := make([]ResourceID, 0, len(resources))
 	for _, r := range resources {
 		if !r.Transient() {
-			ids = append(ids, identity(r))
+			ids = append(ids, idOf(r))
 		}
 	}
 	slices.SortFunc(ids, compareIDs)
@@ -93,7 +93,7 @@ type ResourceChange struct {
 func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf) []ResourceChange {
 	var changes []ResourceChange
 	for _, s := range steps {
-		c := ResourceChange{ResourceID: identity(s.Resource()), Op: Wait}
+		c := ResourceChange{ResourceID: idOf(s.Resource()), Op: Wait}
 		switch s.ApplyOp() {
 		case clusterapply.ClusterChangeApplyOpAdd:
 			c.Op = Create
@@ -129,8 +129,8 @@ type Changes struct {
 	Release int
 }
 
-// Count counts changes.
-func Count(all []ResourceChange) Changes {
+// CountChanges counts changes.
+func CountChanges(all []ResourceChange) Changes {
 	var c Changes
 	for _, one := range all {
 		switch one.Op {
@@ -149,8 +149,8 @@ func Count(all []ResourceChange) Changes {
 	return c
 }
 
-// Any tells whether the cluster has to be changed, and not only waited for.
-func (c Changes) Any() bool { return c.Create+c.Update+c.Delete+c.Release > 0 }
+// HasAny tells whether the cluster has to be changed, and not only waited for.
+func (c Changes) HasAny() bool { return c.Create+c.Update+c.Delete+c.Release > 0 }
 
 // Add gives the sum of both.
 func (c Changes) Add(d Changes) Changes {
@@ -174,5 +174,5 @@ func (c Changes) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// summary is what kapp records of a change.
-func summary(changes []ResourceChange) string { return Count(changes).String() }
+// summarizeChanges is what kapp records of a change.
+func summarizeChanges(changes []ResourceChange) string { return CountChanges(changes).String() }

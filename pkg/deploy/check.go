@@ -114,8 +114,8 @@ func (e *FindingsError) Unwrap() []error {
 	return causes
 }
 
-// Skippable are the checks to leave out so that nothing is found; none if that is not possible.
-func (e *FindingsError) Skippable() []string {
+// SkippableChecks are the checks to leave out so that nothing is found; none if that is not possible.
+func (e *FindingsError) SkippableChecks() []string {
 	var names []string
 	for _, f := range e.Findings {
 		if f.fixed || !slices.Contains(Checks, f.Check) {
@@ -128,8 +128,8 @@ func (e *FindingsError) Skippable() []string {
 	return names
 }
 
-// Refuse gives a [*FindingsError] that lists what is wrong, or nil if there are only warnings.
-func Refuse(findings []Finding) error {
+// RefuseFindings gives a [*FindingsError] that lists what is wrong, or nil if there are only warnings.
+func RefuseFindings(findings []Finding) error {
 	wrong := slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.Severity != Wrong })
 	if len(wrong) == 0 {
 		return nil
@@ -144,18 +144,18 @@ func (c *Cluster) Check(ctx context.Context, rt Runtime, opts CheckOptions) ([]F
 	if err != nil {
 		return nil, err
 	}
-	return s.check(ctx, opts)
+	return s.runChecks(ctx, opts)
 }
 
-func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, error) {
-	in, err := s.look(ctx)
+func (s *session) runChecks(ctx context.Context, opts CheckOptions) ([]Finding, error) {
+	in, err := s.inspectCluster(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var findings []Finding
 	for _, one := range []struct {
 		name string
-		do   func(context.Context, *looked) ([]Finding, error)
+		do   func(context.Context, *clusterView) ([]Finding, error)
 	}{
 		{CheckNamespaces, s.checkNamespaces},
 		{CheckDowngrade, s.checkDowngrade},
@@ -165,7 +165,9 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 		{CheckDefaults, s.checkDefaults},
 		{CheckWorkloads, s.checkWorkloads},
 		{CheckAccess, s.checkAccess},
-		{CheckPlatforms, func(ctx context.Context, _ *looked) ([]Finding, error) { return s.checkPlatforms(ctx, opts.Images) }},
+		{CheckPlatforms, func(ctx context.Context, _ *clusterView) ([]Finding, error) {
+			return s.checkPlatforms(ctx, opts.Images)
+		}},
 	} {
 		if slices.Contains(opts.Skip, one.name) && one.name != CheckNamespaces {
 			continue
@@ -182,25 +184,25 @@ func (s *session) check(ctx context.Context, opts CheckOptions) ([]Finding, erro
 	return findings, nil
 }
 
-// looked is what the checks share.
-type looked struct {
-	resources [][]ResourceID // by job
-	defaults  [][]ResourceID // the default classes among them
-	defined   [][]definition // by job
+// clusterView is what the checks share.
+type clusterView struct {
+	resources [][]ResourceID     // by job
+	defaults  [][]ResourceID     // the default classes among them
+	defined   [][]kindDefinition // by job
 	aggregate []map[schema.GroupVersion]bool
 	served    map[schema.GroupVersionKind]metav1.APIResource
 }
 
-func (s *session) look(ctx context.Context) (*looked, error) {
+func (s *session) inspectCluster(ctx context.Context) (*clusterView, error) {
 	served, err := s.servedKinds(ctx)
 	if err != nil {
 		return nil, err
 	}
-	in := &looked{served: served}
+	in := &clusterView{served: served}
 	for _, j := range s.jobs {
 		resources, err := readResources(j.unit.Manifests)
 		if err != nil {
-			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		ids := make([]ResourceID, 0, len(resources))
 		var defaults []ResourceID
@@ -213,15 +215,15 @@ func (s *session) look(ctx context.Context) (*looked, error) {
 				version, group, _ := strings.Cut(r.Name(), ".")
 				aggregate[schema.GroupVersion{Group: group, Version: version}] = true
 			}
-			ids = append(ids, identity(r))
+			ids = append(ids, idOf(r))
 			if isDefault(r) {
-				defaults = append(defaults, identity(r))
+				defaults = append(defaults, idOf(r))
 			}
 		}
 		in.resources, in.defaults = append(in.resources, ids), append(in.defaults, defaults)
-		defined, err := definitions(resources)
+		defined, err := readDefinitions(resources)
 		if err != nil {
-			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		in.defined = append(in.defined, defined)
 		in.aggregate = append(in.aggregate, aggregate)
@@ -231,7 +233,7 @@ func (s *session) look(ctx context.Context) (*looked, error) {
 
 // servedKinds are all that the API server has now.
 func (s *session) servedKinds(ctx context.Context) (map[schema.GroupVersionKind]metav1.APIResource, error) {
-	_, lists, err := s.engine.served.ask(ctx, s.cluster.client.Discovery())
+	_, lists, err := s.engine.served.askKinds(ctx, s.cluster.client.Discovery())
 	if err != nil && len(lists) == 0 {
 		return nil, fmt.Errorf("ask %s what it serves: %w", s.cluster.Server(), err)
 	}
@@ -251,8 +253,8 @@ func (s *session) servedKinds(ctx context.Context) (map[schema.GroupVersionKind]
 	return served, nil
 }
 
-func (s *session) checkVersion(ctx context.Context, _ *looked) ([]Finding, error) {
-	info, err := s.cluster.client.Discovery().ServerVersionWithContext(quiet(ctx))
+func (s *session) checkVersion(ctx context.Context, _ *clusterView) ([]Finding, error) {
+	info, err := s.cluster.client.Discovery().ServerVersionWithContext(withoutLogs(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its version: %w", s.cluster.Server(), err)
 	}
@@ -269,10 +271,10 @@ func (s *session) checkVersion(ctx context.Context, _ *looked) ([]Finding, error
 		}
 		wanted, err := semver.NewConstraint(j.unit.Kubernetes)
 		if err != nil {
-			return nil, fmt.Errorf("bundle %s: kubernetes %q: %w", j.outcome().Bundle, j.unit.Kubernetes, err)
+			return nil, fmt.Errorf("bundle %s: kubernetes %q: %w", j.newOutcome().Bundle, j.unit.Kubernetes, err)
 		}
 		if !wanted.Check(plain) {
-			found = append(found, Finding{Severity: Wrong, Bundle: j.outcome().Bundle,
+			found = append(found, Finding{Severity: Wrong, Bundle: j.newOutcome().Bundle,
 				Message: fmt.Sprintf("it is for Kubernetes %s, and the cluster is %s", j.unit.Kubernetes, info.GitVersion)})
 		}
 	}
@@ -288,14 +290,14 @@ type (
 	}
 )
 
-func (s *session) checkAPI(_ context.Context, in *looked) ([]Finding, error) {
+func (s *session) checkAPI(_ context.Context, in *clusterView) ([]Finding, error) {
 	var found []Finding
 	brought := map[schema.GroupVersionKind]string{}
 	groups := map[schema.GroupVersion]bool{}
 	for i, j := range s.jobs {
 		for _, d := range in.defined[i] {
 			for _, v := range d.versions {
-				brought[d.WithVersion(v)] = j.outcome().Bundle
+				brought[d.WithVersion(v)] = j.newOutcome().Bundle
 			}
 		}
 		for gv := range in.aggregate[i] {
@@ -309,8 +311,8 @@ func (s *session) checkAPI(_ context.Context, in *looked) ([]Finding, error) {
 			}
 			_, served := in.served[gvk]
 			served = served || brought[gvk] != "" || groups[gvk.GroupVersion()]
-			if f, is := judge(gvk, served); is {
-				f.Bundle, f.Resource = j.outcome().Bundle, r.String()
+			if f, is := judgeKind(gvk, served); is {
+				f.Bundle, f.Resource = j.newOutcome().Bundle, r.String()
 				if later := s.broughtLater(in, i, gvk); later != "" && !served {
 					f.Message += fmt.Sprintf("; bundle %s brings it, but later: require it", later)
 				}
@@ -321,19 +323,19 @@ func (s *session) checkAPI(_ context.Context, in *looked) ([]Finding, error) {
 	return found, nil
 }
 
-func (s *session) broughtLater(in *looked, at int, gvk schema.GroupVersionKind) string {
+func (s *session) broughtLater(in *clusterView, at int, gvk schema.GroupVersionKind) string {
 	for i := at + 1; i < len(s.jobs); i++ {
 		for _, d := range in.defined[i] {
 			if d.GroupKind == gvk.GroupKind() {
-				return s.jobs[i].outcome().Bundle
+				return s.jobs[i].newOutcome().Bundle
 			}
 		}
 	}
 	return ""
 }
 
-// judge says what is wrong with a kind, by whether it is served and what its type knows.
-func judge(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
+// judgeKind says what is wrong with a kind, by whether it is served and what its type knows.
+func judgeKind(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
 	var hint string
 	typed, err := scheme.Scheme.New(gvk)
 	if err == nil {
@@ -364,14 +366,14 @@ func judge(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
 }
 
 // checkTwice refuses what two bundles would change by turns.
-func (s *session) checkTwice(_ context.Context, in *looked) ([]Finding, error) {
+func (s *session) checkTwice(_ context.Context, in *clusterView) ([]Finding, error) {
 	var found []Finding
 	owners := map[ResourceID]string{}
 	for i, j := range s.jobs {
 		for _, r := range in.resources[i] {
 			key := r
-			key.APIVersion = r.group()
-			bundle := j.outcome().Bundle
+			key.APIVersion = r.apiGroup()
+			bundle := j.newOutcome().Bundle
 			if owner, twice := owners[key]; twice && owner != bundle {
 				found = append(found, Finding{Severity: Wrong, Bundle: bundle, Resource: r.String(), Message: "bundle " + owner + " has it, too"})
 			}
@@ -381,11 +383,11 @@ func (s *session) checkTwice(_ context.Context, in *looked) ([]Finding, error) {
 	return found, nil
 }
 
-// plurals are the kinds that are served, or brought by the runtime.
-func (s *session) plurals(in *looked) map[schema.GroupKind]definition {
-	all := map[schema.GroupKind]definition{}
+// knownPlurals are the kinds that are served, or brought by the runtime.
+func (s *session) knownPlurals(in *clusterView) map[schema.GroupKind]kindDefinition {
+	all := map[schema.GroupKind]kindDefinition{}
 	for gvk, r := range in.served {
-		all[gvk.GroupKind()] = definition{GroupKind: gvk.GroupKind(), plural: r.Name, namespaced: r.Namespaced}
+		all[gvk.GroupKind()] = kindDefinition{GroupKind: gvk.GroupKind(), plural: r.Name, namespaced: r.Namespaced}
 	}
 	for _, defined := range in.defined {
 		for _, d := range defined {
@@ -399,7 +401,7 @@ func (s *session) checkPlatforms(ctx context.Context, images []Image) ([]Finding
 	if len(images) == 0 {
 		return nil, nil
 	}
-	nodes, err := s.cluster.client.CoreV1().Nodes().List(quiet(ctx), metav1.ListOptions{})
+	nodes, err := s.cluster.client.CoreV1().Nodes().List(withoutLogs(ctx), metav1.ListOptions{})
 	if apierrors.IsForbidden(err) {
 		return []Finding{{Severity: Warning, Message: "this user may not list nodes, so that their platforms are not known"}}, nil
 	}

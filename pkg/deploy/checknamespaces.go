@@ -17,7 +17,7 @@ import (
 // checkNamespaces looks at the namespaces that the runtime needs: that of the records has to be
 // there and take them, and none may be about to go. It tells of a runtime of the same name in
 // another one, too, which may be what was meant.
-func (s *session) checkNamespaces(ctx context.Context, in *looked) ([]Finding, error) {
+func (s *session) checkNamespaces(ctx context.Context, in *clusterView) ([]Finding, error) {
 	found, err := s.checkRecords(ctx)
 	if err != nil {
 		return nil, err
@@ -26,16 +26,16 @@ func (s *session) checkNamespaces(ctx context.Context, in *looked) ([]Finding, e
 	for i, j := range s.jobs {
 		for _, r := range in.resources[i] {
 			name := r.Namespace
-			if r.Kind == "Namespace" && r.group() == "" {
+			if r.Kind == "Namespace" && r.apiGroup() == "" {
 				name = r.Name
 			}
 			if _, known := used[name]; name != "" && !known {
-				used[name] = Finding{Bundle: j.outcome().Bundle, Resource: r.String()}
+				used[name] = Finding{Bundle: j.newOutcome().Bundle, Resource: r.String()}
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(used)) {
-		namespace, err := s.cluster.client.CoreV1().Namespaces().Get(quiet(ctx), name, metav1.GetOptions{})
+		namespace, err := s.cluster.client.CoreV1().Namespaces().Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 			continue // the runtime may bring it
 		}
@@ -44,15 +44,15 @@ func (s *session) checkNamespaces(ctx context.Context, in *looked) ([]Finding, e
 		}
 		if namespace.DeletionTimestamp != nil {
 			f := used[name]
-			f.Severity, f.Message = Wrong, "namespace "+name+" is being deleted, since "+rfc3339(namespace.DeletionTimestamp)+heldBy(namespace)
+			f.Severity, f.Message = Wrong, "namespace "+name+" is being deleted, since "+formatTime(namespace.DeletionTimestamp)+heldBy(namespace)
 			found = append(found, f)
 		}
 	}
-	if len(s.installed()) == 0 && len(s.record.revisions) == 0 {
-		if others := s.cluster.elsewhere(ctx, s.runtime.Name); len(others) > 0 {
+	if len(s.allInstalled()) == 0 && len(s.record.revisions) == 0 {
+		if others := s.cluster.otherNamespaces(ctx, s.runtime.Name); len(others) > 0 {
 			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
 				"%s is installed in namespace %s; this installs it in namespace %s, too. To upgrade it: --namespace %s",
-				s.runtime.Name, some(others), s.cluster.namespace, others[0])})
+				s.runtime.Name, listSome(others), s.cluster.namespace, others[0])})
 		}
 	}
 	return found, nil
@@ -72,7 +72,7 @@ func heldBy(namespace *corev1.Namespace) string {
 	return ": " + strings.Join(why, "; ")
 }
 
-func rfc3339(t *metav1.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+func formatTime(t *metav1.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
 
 // checkRecords finds out whether the records could be written, by dry runs: a webhook may fail, a
 // quota be used up, the namespace be missing.
@@ -85,18 +85,18 @@ func (s *session) checkRecords(ctx context.Context) ([]Finding, error) {
 		try  func() error
 	}{
 		{"leases", func() error {
-			_, err := c.client.CoordinationV1().Leases(c.namespace).Create(quiet(ctx), &coordinationv1.Lease{ObjectMeta: meta}, dry)
+			_, err := c.client.CoordinationV1().Leases(c.namespace).Create(withoutLogs(ctx), &coordinationv1.Lease{ObjectMeta: meta}, dry)
 			return err
 		}},
 		{"configmaps", func() error {
-			_, err := c.configMaps().Create(quiet(ctx), &corev1.ConfigMap{ObjectMeta: meta}, dry)
+			_, err := c.configMaps().Create(withoutLogs(ctx), &corev1.ConfigMap{ObjectMeta: meta}, dry)
 			return err
 		}},
 		{"secrets", func() error {
 			if len(s.runtime.Values) == 0 {
 				return nil
 			}
-			_, err := c.client.CoreV1().Secrets(c.namespace).Create(quiet(ctx), &corev1.Secret{ObjectMeta: meta}, dry)
+			_, err := c.client.CoreV1().Secrets(c.namespace).Create(withoutLogs(ctx), &corev1.Secret{ObjectMeta: meta}, dry)
 			return err
 		}},
 	} {
@@ -126,10 +126,10 @@ func isAdmission(err error) bool {
 	return strings.Contains(text, "exceeded quota") || strings.Contains(text, "denied the request") || strings.Contains(text, "webhook")
 }
 
-// elsewhere are the other namespaces that have a record of a runtime; none of those that this user
+// otherNamespaces are the other namespaces that have a record of a runtime; none of those that this user
 // may not see.
-func (c *Cluster) elsewhere(ctx context.Context, runtime string) []string {
-	all, err := c.client.CoreV1().ConfigMaps("").List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime," + labelRuntime + "=" + runtime})
+func (c *Cluster) otherNamespaces(ctx context.Context, runtime string) []string {
+	all, err := c.client.CoreV1().ConfigMaps("").List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime," + labelRuntime + "=" + runtime})
 	if err != nil {
 		return nil
 	}
@@ -146,14 +146,14 @@ func (c *Cluster) elsewhere(ctx context.Context, runtime string) []string {
 // notInstalled says where a runtime is that is not in this namespace.
 func (c *Cluster) notInstalled(ctx context.Context, runtime string) error {
 	err := fmt.Errorf("%s, namespace %s: %w", runtime, c.namespace, ErrNotInstalled)
-	if others := c.elsewhere(ctx, runtime); len(others) > 0 {
-		err = fmt.Errorf("%w: it is in namespace %s (--namespace %s)", err, some(others), others[0])
+	if others := c.otherNamespaces(ctx, runtime); len(others) > 0 {
+		err = fmt.Errorf("%w: it is in namespace %s (--namespace %s)", err, listSome(others), others[0])
 	}
 	return err
 }
 
-// some names the first few.
-func some(names []string) string {
+// listSome names the first few.
+func listSome(names []string) string {
 	text := strings.Join(names[:min(len(names), 3)], ", ")
 	if more := len(names) - 3; more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
@@ -163,7 +163,7 @@ func some(names []string) string {
 
 // appOf finds the app that a label of kapp belongs to, in whichever namespace.
 func (c *Cluster) appOf(ctx context.Context, key, value string) (app, namespace string) {
-	all, err := c.client.CoreV1().ConfigMaps("").List(quiet(ctx), metav1.ListOptions{LabelSelector: kapp.KappIsAppLabelKey})
+	all, err := c.client.CoreV1().ConfigMaps("").List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: kapp.KappIsAppLabelKey})
 	if err != nil {
 		return "", ""
 	}

@@ -23,32 +23,32 @@ func (c *Cluster) configMaps() typedcorev1.ConfigMapInterface {
 	return c.client.CoreV1().ConfigMaps(c.namespace)
 }
 
-// quiet keeps client-go from logging that a request was cut off.
-func quiet(ctx context.Context) context.Context {
+// withoutLogs keeps client-go from logging that a request was cut off.
+func withoutLogs(ctx context.Context) context.Context {
 	return klog.NewContext(ctx, logr.Discard())
 }
 
-// clients makes kapp's clients. kapp's own factory would read KAPP_* variables, and list
+// kappClients makes kapp's clients. kapp's own factory would read KAPP_* variables, and list
 // all nodes only to print a line about them.
-type clients struct {
+type kappClients struct {
 	config   *rest.Config
 	warnings rest.WarningHandler
-	served   *served
+	served   *servedKinds
 }
 
-var _ cmdcore.DepsFactory = (*clients)(nil)
+var _ cmdcore.DepsFactory = (*kappClients)(nil)
 
 // newClients returns clients that work until ctx ends. Warnings of the API server go to out.
-func newClients(ctx context.Context, config *rest.Config, out io.Writer, served *served) *clients {
+func newClients(ctx context.Context, config *rest.Config, out io.Writer, served *servedKinds) *kappClients {
 	config = rest.CopyConfig(config)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return &boundTransport{ctx: ctx, next: next}
 	})
 	warnings := rest.NewWarningWriter(out, rest.WarningWriterOptions{Deduplicate: true})
-	return &clients{config: config, warnings: warnings, served: served}
+	return &kappClients{config: config, warnings: warnings, served: served}
 }
 
-func (c *clients) DynamicClient(opts cmdcore.DynamicClientOpts) (dynamic.Interface, error) {
+func (c *kappClients) DynamicClient(opts cmdcore.DynamicClientOpts) (dynamic.Interface, error) {
 	config := rest.CopyConfig(c.config)
 	if opts.Warnings {
 		config.WarningHandler = c.warnings
@@ -56,7 +56,7 @@ func (c *clients) DynamicClient(opts cmdcore.DynamicClientOpts) (dynamic.Interfa
 	return dynamic.NewForConfig(config)
 }
 
-func (c *clients) CoreClient() (kubernetes.Interface, error) {
+func (c *kappClients) CoreClient() (kubernetes.Interface, error) {
 	client, err := kubernetes.NewForConfig(c.config)
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (c *clients) CoreClient() (kubernetes.Interface, error) {
 	return newRememberingClient(client, c.served), nil
 }
 
-func (c *clients) RESTMapper() (meta.RESTMapper, error) {
+func (c *kappClients) RESTMapper() (meta.RESTMapper, error) {
 	client, err := discovery.NewDiscoveryClientForConfig(c.config)
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (c *clients) RESTMapper() (meta.RESTMapper, error) {
 }
 
 // ConfigureWarnings is for kapp's flag, which no one sets here.
-func (c *clients) ConfigureWarnings(bool) {}
+func (c *kappClients) ConfigureWarnings(bool) {}
 
 // boundTransport refuses requests after ctx has ended, and cuts off those without an answer:
 // the API server may hold a write back for seconds, and it should not happen behind the back

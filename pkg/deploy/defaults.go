@@ -23,12 +23,12 @@ func isDefault(r kappres.Resource) bool {
 
 // checkDefaults refuses two default classes of a kind in a runtime: which one holds would depend
 // on which is newer. One that the cluster has besides may be what the runtime is to replace.
-func (s *session) checkDefaults(ctx context.Context, in *looked) ([]Finding, error) {
+func (s *session) checkDefaults(ctx context.Context, in *clusterView) ([]Finding, error) {
 	var found []Finding
 	first := map[string]defaultClass{}
 	for i, j := range s.jobs {
 		for _, r := range in.defaults[i] {
-			bundle := j.outcome().Bundle
+			bundle := j.newOutcome().Bundle
 			if other, there := first[r.Kind]; there && other.id.Name != r.Name {
 				found = append(found, Finding{Severity: Wrong, Bundle: bundle, Resource: r.String(), Message: fmt.Sprintf(
 					"it is a default class, and so is %s of bundle %s", other.id, other.bundle)})
@@ -70,7 +70,7 @@ func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, erro
 			all[kind] = append(all[kind], o.GetName())
 		}
 	}
-	storage, err := c.client.StorageV1().StorageClasses().List(quiet(ctx), metav1.ListOptions{})
+	storage, err := c.client.StorageV1().StorageClasses().List(withoutLogs(ctx), metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("list the storage classes: %w", err)
 	}
@@ -79,7 +79,7 @@ func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, erro
 			add("StorageClass", &storage.Items[i])
 		}
 	}
-	ingress, err := c.client.NetworkingV1().IngressClasses().List(quiet(ctx), metav1.ListOptions{})
+	ingress, err := c.client.NetworkingV1().IngressClasses().List(withoutLogs(ctx), metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("list the ingress classes: %w", err)
 	}

@@ -36,14 +36,14 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 	}
 	opts.setDefaults()
 	s := &session{cluster: c, opts: opts.Options, runtime: Runtime{Name: name}}
-	s.engine = &engine{cluster: c, served: &served{}, options: opts.Options}
+	s.engine = &engine{cluster: c, served: &servedKinds{}, options: opts.Options}
 	s.isRunningHooks = opts.RunHooks
 	defer func() { report.Skipped = s.skipped }()
 	var err error
 	if s.leaving, err = c.List(ctx, name); err != nil {
 		return report, err
 	}
-	if s.record, err = c.record(ctx, name); err != nil {
+	if s.record, err = c.readRevisions(ctx, name); err != nil {
 		return report, err
 	}
 	if len(s.leaving) == 0 && len(s.record.revisions) == 0 {
@@ -56,18 +56,18 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 	s.foreign = plan.foreign
 	ctx, cancel := context.WithCancelCause(withFence(ctx))
 	defer cancel(nil)
-	held, err := c.lock(ctx, name, opts.LockDuration, cancel)
+	held, err := c.acquireLock(ctx, name, opts.LockDuration, cancel)
 	if err != nil {
 		return report, err
 	}
-	defer held.release()
+	defer held.releaseLease()
 	if report.Deleted, err = s.deleteAll(ctx, s.leaving, nil); err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, ErrLockLost) {
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
 		return report, err
 	}
-	return report, c.forget(ctx, name)
+	return report, c.removeRecords(ctx, name)
 }
 
 // beforeDelete looks for what is not the runtime's but would go with it, and asks.
@@ -102,7 +102,7 @@ func (s *session) beforeDelete(ctx context.Context, opts DeleteOptions) (*Plan, 
 func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 	plan := &Plan{Runtime: s.runtime.Name}
 	found := make([]BundlePlan, len(s.leaving))
-	tasks := make([]task, len(s.leaving))
+	tasks := make([]scheduledTask, len(s.leaving))
 	for i, app := range s.leaving {
 		tasks[i].run = func(ctx context.Context) error {
 			looked, err := s.engine.lookDelete(ctx, app.App)
@@ -116,8 +116,8 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 			return nil
 		}
 	}
-	failed, _ := schedule(ctx, tasks, s.opts.Parallel)
-	if err := joined(ctx, failed); err != nil {
+	failed, _ := runScheduled(ctx, tasks, s.opts.Parallel)
+	if err := joinErrors(ctx, failed); err != nil {
 		return nil, err
 	}
 	slices.Reverse(found)
@@ -128,11 +128,11 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 // deleteAll deletes apps, each after those that need it. Namespaces go last, all at the same
 // time, since each takes seconds; only if something foreign is deleted, whose controller may be
 // among the apps, does each go with its app.
-func (s *session) deleteAll(ctx context.Context, apps []Installed, j *journal) ([]Outcome, error) {
+func (s *session) deleteAll(ctx context.Context, apps []Installed, j *applyJournal) ([]Outcome, error) {
 	apps = slices.Clone(apps)
 	slices.Reverse(apps)
-	deletions := make([]deletion, len(apps))
-	tasks := make([]task, len(apps))
+	deletions := make([]appDeletion, len(apps))
+	tasks := make([]scheduledTask, len(apps))
 	for i, app := range apps {
 		for k, other := range apps {
 			if k != i && (other.Layer > app.Layer || slices.Contains(other.Needs, app.Bundle)) {
@@ -141,19 +141,19 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, j *journal) (
 		}
 		tasks[i].run = func(ctx context.Context) error {
 			if j != nil {
-				if err := j.begin(ctx); err != nil {
+				if err := j.beginChange(ctx); err != nil {
 					return err
 				}
 			}
 			return s.deleteApp(ctx, app, &deletions[i])
 		}
 	}
-	failed, _ := schedule(ctx, tasks, s.opts.Parallel)
+	failed, _ := runScheduled(ctx, tasks, s.opts.Parallel)
 	if len(failed) == 0 {
-		var last []task
+		var last []scheduledTask
 		for i, app := range apps {
 			if deletions[i].namespacesLeft {
-				last = append(last, task{run: func(ctx context.Context) error { return s.deleteNamespaces(ctx, app, &deletions[i]) }})
+				last = append(last, scheduledTask{run: func(ctx context.Context) error { return s.deleteNamespaces(ctx, app, &deletions[i]) }})
 			}
 		}
 		// Each app deletes only what it has itself, so that one listing holds for all.
@@ -162,7 +162,7 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, j *journal) (
 			return nil, err
 		}
 		s.engine.listings = shared
-		failed, _ = schedule(ctx, last, max(len(last), 1))
+		failed, _ = runScheduled(ctx, last, max(len(last), 1))
 		s.engine.listings = nil
 	}
 	var outcomes []Outcome
@@ -171,14 +171,14 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, j *journal) (
 			outcomes = append(outcomes, d.outcome)
 		}
 	}
-	if err := joined(ctx, failed); err != nil || len(apps) == 0 {
+	if err := joinErrors(ctx, failed); err != nil || len(apps) == 0 {
 		return outcomes, err
 	}
 	return outcomes, s.checkNothingLeft(ctx, apps)
 }
 
-// deletion is how far the deletion of an app has come.
-type deletion struct {
+// appDeletion is how far the deletion of an app has come.
+type appDeletion struct {
 	outcome        Outcome
 	started        time.Time
 	namespacesLeft bool
@@ -189,40 +189,40 @@ type deletion struct {
 }
 
 // deleteApp deletes what an app has, but for its namespaces if these go last.
-func (s *session) deleteApp(ctx context.Context, i Installed, d *deletion) error {
+func (s *session) deleteApp(ctx context.Context, i Installed, d *appDeletion) error {
 	d.started = time.Now()
 	d.outcome = Outcome{Bundle: i.Bundle, App: i.App, Version: i.Version, Layer: i.Layer}
-	s.tell(Event{Phase: Deleting, Outcome: d.outcome})
+	s.emitEvent(Event{Phase: Deleting, Outcome: d.outcome})
 	if err := s.beforeDeletion(ctx, d); err != nil {
-		return s.fail(ctx, "delete", d.outcome, err, newMessages(nil))
+		return s.reportFailure(ctx, "delete", d.outcome, err, newMessages(nil))
 	}
 	return s.deleteStep(ctx, i, d, len(s.foreign) == 0)
 }
 
 // deleteNamespaces deletes what is left of an app.
-func (s *session) deleteNamespaces(ctx context.Context, i Installed, d *deletion) error {
+func (s *session) deleteNamespaces(ctx context.Context, i Installed, d *appDeletion) error {
 	return s.deleteStep(ctx, i, d, false)
 }
 
-func (s *session) deleteStep(ctx context.Context, i Installed, d *deletion, namespacesLater bool) error {
-	told := newMessages(func(m Message) { s.tell(Event{Phase: Deleting, Outcome: d.outcome, Message: m}) })
-	found, err := s.engine.delete(ctx, i.App, namespacesLater, hooks{told: told})
+func (s *session) deleteStep(ctx context.Context, i Installed, d *appDeletion, namespacesLater bool) error {
+	told := newMessages(func(m Message) { s.emitEvent(Event{Phase: Deleting, Outcome: d.outcome, Message: m}) })
+	found, err := s.engine.deleteAndWait(ctx, i.App, namespacesLater, progressHooks{told: told})
 	if err == nil {
 		err = s.afterDeletion(ctx, d)
 	}
-	changes := Count(found.changes)
+	changes := CountChanges(found.changes)
 	if d.namespacesLeft { // and counted
 		changes = d.outcome.Changes
 	}
 	outcome := d.outcome
 	outcome.Changes, outcome.Elapsed = changes, time.Since(d.started)
 	if err != nil {
-		return s.fail(ctx, "delete", outcome, err, told)
+		return s.reportFailure(ctx, "delete", outcome, err, told)
 	}
 	d.outcome.Changes, d.namespacesLeft = changes, found.namespacesLeft
 	if !d.namespacesLeft {
 		d.ended, d.outcome = true, outcome
-		s.tell(Event{Phase: Deleted, Outcome: outcome})
+		s.emitEvent(Event{Phase: Deleted, Outcome: outcome})
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func TestUpgradeDeletesNothingOfOthers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if Refuse(plan.Findings) == nil {
+			if RefuseFindings(plan.Findings) == nil {
 				t.Errorf("plan has no error: %v", plan.Findings)
 			}
 			for _, want := range step.wants {
@@ -148,7 +148,7 @@ func TestUpgradeDeletesNothingOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Refuse(plan.Findings); err != nil || !strings.Contains(fmt.Sprint(plan.Findings), "PersistentVolumeClaim volume") {
+	if err := RefuseFindings(plan.Findings); err != nil || !strings.Contains(fmt.Sprint(plan.Findings), "PersistentVolumeClaim volume") {
 		t.Errorf("plan with DeleteForeign: %v, findings %v", err, plan.Findings)
 	}
 	if _, err := r.Apply(t.Context(), v2, ApplyOptions{Options: quick(), DeleteForeign: true}); err != nil {
@@ -293,7 +293,7 @@ func TestOwnershipIsHandedOver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := plan.Count().Delete; n > 0 || Refuse(plan.Findings) != nil {
+			if n := plan.CountChanges().Delete; n > 0 || RefuseFindings(plan.Findings) != nil {
 				t.Errorf("plan deletes %d: %s; findings %v", n, planned(plan), plan.Findings)
 			}
 			if _, err := r.Apply(t.Context(), next, ApplyOptions{Options: quick()}); err != nil {
@@ -303,7 +303,7 @@ func TestOwnershipIsHandedOver(t *testing.T) {
 				r.wantSameObject(o.gvr, o.namespace, o.name, uids[o])
 			}
 			again, err := r.Plan(t.Context(), next, CheckOptions{Options: quick()})
-			if err != nil || again.Any() {
+			if err != nil || again.HasChanges() {
 				t.Errorf("plan of the same again: %s, error %v", planned(again), err)
 			}
 		})

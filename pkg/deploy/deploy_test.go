@@ -388,7 +388,7 @@ func TestConfirm(t *testing.T) {
 func planned(p *Plan) string {
 	var lines []string
 	for _, b := range p.Bundles {
-		lines = append(lines, fmt.Sprintf("%s %s: %v", b.Action, b.Bundle, Count(b.Changes)))
+		lines = append(lines, fmt.Sprintf("%s %s: %v", b.Action, b.Bundle, CountChanges(b.Changes)))
 	}
 	return strings.Join(lines, "; ")
 }

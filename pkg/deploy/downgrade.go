@@ -9,7 +9,7 @@ import (
 
 // checkDowngrade tells of versions older than those that are there: of the runtime, as recorded,
 // and of its bundles. Versions that are not semver can't be compared.
-func (s *session) checkDowngrade(context.Context, *looked) ([]Finding, error) {
+func (s *session) checkDowngrade(context.Context, *clusterView) ([]Finding, error) {
 	var found []Finding
 	for _, r := range s.record.revisions {
 		if isOlder(s.runtime.Version, r.Version) {
@@ -23,7 +23,7 @@ func (s *session) checkDowngrade(context.Context, *looked) ([]Finding, error) {
 	}
 	for _, j := range s.jobs {
 		if j.was != nil && isOlder(j.unit.Version, j.was.Version) {
-			found = append(found, Finding{Severity: Warning, Bundle: j.outcome().Bundle, Message: fmt.Sprintf(
+			found = append(found, Finding{Severity: Warning, Bundle: j.newOutcome().Bundle, Message: fmt.Sprintf(
 				"%s is older than %s on the cluster", j.unit.Version, j.was.Version)})
 		}
 	}

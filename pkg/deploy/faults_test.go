@@ -104,7 +104,7 @@ func TestFailureInAGraph(t *testing.T) {
 func TestLock(t *testing.T) {
 	r := newRig(t)
 	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("a", "1"))}}
-	held, err := r.lock(t.Context(), "edge", time.Minute, func(error) {})
+	held, err := r.acquireLock(t.Context(), "edge", time.Minute, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,17 +112,17 @@ func TestLock(t *testing.T) {
 	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); !errors.As(err, &locked) {
 		t.Fatalf("apply while somebody else does: %v", err)
 	}
-	if locked.Holder != me() || time.Since(locked.Since) > time.Minute {
+	if locked.Holder != holderName() || time.Since(locked.Since) > time.Minute {
 		t.Errorf("%+v", locked)
 	}
 	if r.exists(configMaps, "a") {
 		t.Error("applied without the lock")
 	}
-	held.release()
+	held.releaseLease()
 	r.apply(rt)
 
 	// A holder that died renews nothing.
-	dead, err := r.lock(t.Context(), "edge", time.Second, func(error) {})
+	dead, err := r.acquireLock(t.Context(), "edge", time.Second, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,22 +134,22 @@ func TestLock(t *testing.T) {
 	r.deleted("edge")
 
 	// An answer that nobody heard does not cost the lock.
-	if held, err = r.lock(t.Context(), "edge", 10*time.Second, func(error) {}); err != nil {
+	if held, err = r.acquireLock(t.Context(), "edge", 10*time.Second, func(error) {}); err != nil {
 		t.Fatal(err)
 	}
 	before := held.lease.DeepCopy()
-	if err := held.renew(t.Context()); err != nil {
+	if err := held.renewLease(t.Context()); err != nil {
 		t.Error(err)
 	}
 	held.lease = before
-	if err := held.renew(t.Context()); err != nil {
+	if err := held.renewLease(t.Context()); err != nil {
 		t.Errorf("renewal of a lease that was renewed unheard: %v", err)
 	}
-	held.release()
+	held.releaseLease()
 
 	// Who loses the lock stops.
 	lost := make(chan struct{})
-	if held, err = r.lock(t.Context(), "edge", time.Second, func(error) { close(lost) }); err != nil {
+	if held, err = r.acquireLock(t.Context(), "edge", time.Second, func(error) { close(lost) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.client.CoordinationV1().Leases(r.namespace).Delete(t.Context(), stateName("edge"), metav1.DeleteOptions{}); err != nil {
@@ -160,7 +160,7 @@ func TestLock(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("a lock that is gone was not noticed")
 	}
-	held.release()
+	held.releaseLease()
 }
 
 func TestHistoryIsBounded(t *testing.T) {
@@ -352,7 +352,7 @@ func TestOwners(t *testing.T) {
 	rt.Units = append(rt.Units, unit(2, "b", "1", configMap("helms", "1")))
 	r.refused(rt, "ConfigMap helms (v1) in namespace testowners belongs to release ops/shop of Helm")
 	plan, err := r.Plan(t.Context(), rt, CheckOptions{})
-	if err != nil || !errors.Is(Refuse(plan.Findings), ErrFindings) {
+	if err != nil || !errors.Is(RefuseFindings(plan.Findings), ErrFindings) {
 		t.Errorf("plan: %v, findings %v", err, plan.Findings)
 	}
 	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick(), TakeOver: true}); err != nil {
@@ -509,7 +509,7 @@ func TestPlanFirst(t *testing.T) {
 	rt.Units[0] = unit(1, "base", "2", configMap("base", "1"), next)
 	rt.Units[1] = unit(3, "app", "2", "apiVersion: first.example/v2\nkind: Plug\nmetadata: {name: a}\nspec: {new: true}", "apiVersion: late.example/v1\nkind: Late\nmetadata: {name: a}")
 	plan, err := r.Plan(t.Context(), rt, CheckOptions{})
-	if err != nil || Refuse(plan.Findings) != nil || planned(plan) != "change base: update 1; change app: update 1" {
+	if err != nil || RefuseFindings(plan.Findings) != nil || planned(plan) != "change base: update 1; change app: update 1" {
 		t.Errorf("plan of a version that is not served yet: %s, findings %v, %v", planned(plan), plan.Findings, err)
 	}
 	r.apply(rt)
@@ -581,7 +581,7 @@ func TestChecks(t *testing.T) {
 	r.apply(Runtime{Name: "data", Units: []Unit{unit(1, "crds", "1", crd("files", "File", "checks.example"))}})
 	narrower := Runtime{Name: "data", Version: "2", Units: []Unit{unit(1, "crds", "2", strings.Replace(crd("files", "File", "checks.example"), "scope: Namespaced", "scope: Cluster", 1))}}
 	plan, err := r.Plan(t.Context(), narrower, CheckOptions{})
-	if err != nil || Refuse(plan.Findings) == nil || !strings.Contains(Refuse(plan.Findings).Error(), "scope") {
+	if err != nil || RefuseFindings(plan.Findings) == nil || !strings.Contains(RefuseFindings(plan.Findings).Error(), "scope") {
 		t.Errorf("plan of a CRD that changes its scope: %v, findings %v", err, plan.Findings)
 	}
 	r.refused(narrower, "files.checks.example", "scope")

@@ -35,7 +35,7 @@ const (
 // noDifference is the checksum of two resources that do not differ.
 var noDifference = diff.OpsDiff(nil).MinimalMD5()
 
-func (w *recordingResources) expect(manifests []kappres.Resource, changes diff.ChangeFactory) {
+func (w *recordingResources) expectManifests(manifests []kappres.Resource, changes diff.ChangeFactory) {
 	w.changes = &changes
 	w.manifests = make(map[string]kappres.Resource, len(manifests))
 	for _, r := range manifests {
@@ -45,15 +45,15 @@ func (w *recordingResources) expect(manifests []kappres.Resource, changes diff.C
 
 // Create creates what is itself the manifest.
 func (w *recordingResources) Create(r kappres.Resource) (kappres.Resource, error) {
-	return w.write(r, r, w.Resources.Create)
+	return w.writeRecorded(r, r, w.Resources.Create)
 }
 
 // Update writes what was merged from the manifest and the object on the cluster.
 func (w *recordingResources) Update(r kappres.Resource) (kappres.Resource, error) {
-	return w.write(r, w.manifests[kappres.NewUniqueResourceKey(r).String()], w.Resources.Update)
+	return w.writeRecorded(r, w.manifests[kappres.NewUniqueResourceKey(r).String()], w.Resources.Update)
 }
 
-func (w *recordingResources) write(r, manifest kappres.Resource, send func(kappres.Resource) (kappres.Resource, error)) (kappres.Resource, error) {
+func (w *recordingResources) writeRecorded(r, manifest kappres.Resource, send func(kappres.Resource) (kappres.Resource, error)) (kappres.Resource, error) {
 	if w.changes == nil || manifest == nil || isRecorded(r) {
 		return send(r)
 	}
@@ -120,8 +120,8 @@ func newKnownResources(asked kappres.Resources, newNamespaces sets.Set[string]) 
 	return &knownResources{Resources: asked, newNamespaces: newNamespaces, created: map[string]kappres.Resource{}}
 }
 
-// look forgets what was found out of namespaces.
-func (k *knownResources) look() {
+// forgetNamespaces forgets what was found out of namespaces.
+func (k *knownResources) forgetNamespaces() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.namespaces = map[string]func() (bool, error){}
@@ -192,7 +192,7 @@ func (k *knownResources) Get(r kappres.Resource) (kappres.Resource, error) {
 
 // Create keeps the answer.
 func (k *knownResources) Create(r kappres.Resource) (kappres.Resource, error) {
-	k.written()
+	k.markWritten()
 	answer, err := k.Resources.Create(r)
 	if err == nil {
 		k.mu.Lock()
@@ -204,25 +204,25 @@ func (k *knownResources) Create(r kappres.Resource) (kappres.Resource, error) {
 
 // Update forgets what was known.
 func (k *knownResources) Update(r kappres.Resource) (kappres.Resource, error) {
-	k.written()
-	k.forget(r)
+	k.markWritten()
+	k.forgetResource(r)
 	return k.Resources.Update(r)
 }
 
 // Delete forgets what was known.
 func (k *knownResources) Delete(r kappres.Resource) error {
-	k.written()
-	k.forget(r)
+	k.markWritten()
+	k.forgetResource(r)
 	return k.Resources.Delete(r)
 }
 
-func (k *knownResources) written() {
+func (k *knownResources) markWritten() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.namespaces = nil
 }
 
-func (k *knownResources) forget(r kappres.Resource) {
+func (k *knownResources) forgetResource(r kappres.Resource) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.created, kappres.NewUniqueResourceKey(r).String())

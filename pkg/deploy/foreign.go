@@ -56,8 +56,8 @@ func foreignFindings(foreign []Foreign, allowed bool) []Finding {
 	return findings
 }
 
-// deletions are what a plan deletes, and what goes with it.
-type deletions struct {
+// plannedDeletions are what a plan deletes, and what goes with it.
+type plannedDeletions struct {
 	resources  sets.Set[ResourceID] // by claimKey
 	namespaces sets.Set[string]
 	kinds      map[schema.GroupResource]ResourceID // with their definitions
@@ -68,8 +68,8 @@ type deletions struct {
 	isClaimed func(ResourceID) bool
 }
 
-func deletionsOf(plan *Plan) deletions {
-	d := deletions{resources: sets.New[ResourceID](), replaced: sets.New[ResourceID](), namespaces: sets.New[string](), kinds: map[schema.GroupResource]ResourceID{}}
+func deletionsOf(plan *Plan) plannedDeletions {
+	d := plannedDeletions{resources: sets.New[ResourceID](), replaced: sets.New[ResourceID](), namespaces: sets.New[string](), kinds: map[schema.GroupResource]ResourceID{}}
 	for _, b := range plan.Bundles {
 		for _, c := range b.Changes {
 			if c.Op != Delete && !c.Replace {
@@ -80,7 +80,7 @@ func deletionsOf(plan *Plan) deletions {
 				d.replaced.Insert(claimKey(c.ResourceID))
 			}
 			switch {
-			case c.Kind == "Namespace" && c.group() == "":
+			case c.Kind == "Namespace" && c.apiGroup() == "":
 				d.namespaces.Insert(c.Name)
 			case c.Kind == "CustomResourceDefinition":
 				plural, group, _ := strings.Cut(c.Name, ".")
@@ -97,7 +97,7 @@ func deletionsOf(plan *Plan) deletions {
 // Who is not allowed to list a kind can't know: that is an error unless tolerant.
 func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([]Foreign, error) {
 	deleted := deletionsOf(plan)
-	deleted.isClaimed = func(id ResourceID) bool { return s.engine.claims.has(id) }
+	deleted.isClaimed = func(id ResourceID) bool { return s.engine.claims.hasClaim(id) }
 	if len(deleted.namespaces) == 0 && len(deleted.kinds) == 0 {
 		return nil, nil
 	}
@@ -118,7 +118,7 @@ func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([
 	for gvk, r := range servedOnce(served) {
 		gvr := schema.GroupVersionResource{Group: r.Group, Version: r.Version, Resource: r.Name}
 		_, ofKind := deleted.kinds[gvr.GroupResource()]
-		if !slices.Contains(r.Verbs, "list") || passing(gvr) || !ofKind && (!r.Namespaced || len(deleted.namespaces) == 0) {
+		if !slices.Contains(r.Verbs, "list") || isTransientKind(gvr) || !ofKind && (!r.Namespaced || len(deleted.namespaces) == 0) {
 			continue
 		}
 		group.Go(func() error {
@@ -141,7 +141,7 @@ func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([
 
 // foreignOfKind lists a kind: everywhere if its definition is deleted, else in the namespaces
 // that are.
-func (d deletions) foreignOfKind(ctx context.Context, client metadata.Interface, gvk schema.GroupVersionKind, gvr schema.GroupVersionResource) ([]Foreign, error) {
+func (d plannedDeletions) foreignOfKind(ctx context.Context, client metadata.Interface, gvk schema.GroupVersionKind, gvr schema.GroupVersionResource) ([]Foreign, error) {
 	var (
 		items []metav1.PartialObjectMetadata
 		err   error
@@ -183,7 +183,7 @@ func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error 
 	if err != nil {
 		return err
 	}
-	s.engine.served.forget() // kinds may have gone
+	s.engine.served.forgetKinds() // kinds may have gone
 	served, err := s.servedKinds(ctx)
 	if err != nil {
 		return err
@@ -197,7 +197,7 @@ func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error 
 	options := metav1.ListOptions{LabelSelector: kappLabel + " in (" + strings.Join(values, ",") + ")"}
 	for gvk, r := range servedOnce(served) {
 		gvr := schema.GroupVersionResource{Group: r.Group, Version: r.Version, Resource: r.Name}
-		if !slices.Contains(r.Verbs, "list") || passing(gvr) {
+		if !slices.Contains(r.Verbs, "list") || isTransientKind(gvr) {
 			continue
 		}
 		group.Go(func() error {
@@ -235,8 +235,8 @@ func servedOnce(served map[schema.GroupVersionKind]metav1.APIResource) map[schem
 	return once
 }
 
-// passing are kinds that come and go by themselves, and hold nothing of anybody's.
-func passing(gvr schema.GroupVersionResource) bool {
+// isTransientKind are kinds that come and go by themselves, and hold nothing of anybody's.
+func isTransientKind(gvr schema.GroupVersionResource) bool {
 	switch gvr.Resource {
 	case "events", "leases", "endpoints", "endpointslices", "pods", "replicasets", "controllerrevisions", "componentstatuses":
 		return true

@@ -8,10 +8,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// claims are the resources that the runtime is to have after an apply, with the app that has
+// resourceClaims are the resources that the runtime is to have after an apply, with the app that has
 // each. What another app claims is never deleted by the app that had it: the other one takes it
 // when its turn comes, in whatever layer.
-type claims struct {
+type resourceClaims struct {
 	apps map[ResourceID]string
 	// namespaces are those that the runtime brings.
 	namespaces sets.Set[string]
@@ -19,55 +19,55 @@ type claims struct {
 
 // claimKey identifies a resource whatever the version it is written in.
 func claimKey(id ResourceID) ResourceID {
-	id.APIVersion = id.group()
+	id.APIVersion = id.apiGroup()
 	return id
 }
 
-func (s *session) claimResources() (*claims, error) {
-	c := &claims{apps: map[ResourceID]string{}, namespaces: sets.New[string]()}
+func (s *session) claimResources() (*resourceClaims, error) {
+	c := &resourceClaims{apps: map[ResourceID]string{}, namespaces: sets.New[string]()}
 	for _, j := range s.jobs {
 		resources, err := readResources(j.unit.Manifests)
 		if err != nil {
-			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		for _, r := range resources {
-			id := claimKey(identity(r))
-			c.apps[id] = j.outcome().App
+			id := claimKey(idOf(r))
+			c.apps[id] = j.newOutcome().App
 			if id.Kind == "Namespace" && id.APIVersion == "" {
 				c.namespaces.Insert(id.Name)
 			}
 			if id.Namespace == "" { // which is the default namespace, or no namespace at all
 				id.Namespace = s.cluster.namespace
-				c.apps[id] = j.outcome().App
+				c.apps[id] = j.newOutcome().App
 			}
 		}
 	}
 	return c, nil
 }
 
-// has reports whether an app claims a resource.
-func (c *claims) has(id ResourceID) bool { return c != nil && c.apps[claimKey(id)] != "" }
+// hasClaim reports whether an app claims a resource.
+func (c *resourceClaims) hasClaim(id ResourceID) bool { return c != nil && c.apps[claimKey(id)] != "" }
 
 // newNamespaces returns the namespaces that the runtime brings.
-func (c *claims) newNamespaces() sets.Set[string] {
+func (c *resourceClaims) newNamespaces() sets.Set[string] {
 	if c == nil {
 		return nil
 	}
 	return c.namespaces
 }
 
-// owner returns the app that claims a resource on the cluster, "" if none does.
-func (c *claims) owner(r kappres.Resource) string {
+// ownerOf returns the app that claims a resource on the cluster, "" if none does.
+func (c *resourceClaims) ownerOf(r kappres.Resource) string {
 	if c == nil {
 		return ""
 	}
-	return c.apps[claimKey(identity(r))]
+	return c.apps[claimKey(idOf(r))]
 }
 
 // splitHandedOver separates the resources that another app claims.
 func (e *engine) splitHandedOver(app string, existing []kappres.Resource) (own, handedOver []kappres.Resource) {
 	for _, r := range existing {
-		if owner := e.claims.owner(r); owner != "" && owner != app && !r.Transient() {
+		if owner := e.claims.ownerOf(r); owner != "" && owner != app && !r.Transient() {
 			handedOver = append(handedOver, r)
 			continue
 		}

@@ -18,7 +18,7 @@ const (
 	inventoryGzip  = "gzip:"
 )
 
-func inventory(resources []ResourceID) string {
+func encodeInventory(resources []ResourceID) string {
 	var text strings.Builder
 	for _, r := range resources {
 		fmt.Fprintf(&text, "%s %s %s/%s\n", r.APIVersion, r.Kind, r.Namespace, r.Name)

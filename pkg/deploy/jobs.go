@@ -43,15 +43,15 @@ func (d doneJobs) String() string {
 	return strings.Join(lines, "")
 }
 
-// has reports whether a resource that was applied is a Job that is done.
-func (d doneJobs) has(id ResourceID) bool {
-	return id.Kind == "Job" && id.group() == batchv1.GroupName && d[id.Namespace+"/"+id.Name] != ""
+// hasDone reports whether a resource that was applied is a Job that is done.
+func (d doneJobs) hasDone(id ResourceID) bool {
+	return id.Kind == "Job" && id.apiGroup() == batchv1.GroupName && d[id.Namespace+"/"+id.Name] != ""
 }
 
 // doneJobs are those of all bundles of the runtime: one may have moved.
 func (s *session) doneJobs() doneJobs {
 	all := doneJobs{}
-	for _, i := range s.installed() {
+	for _, i := range s.allInstalled() {
 		for name, digest := range readDoneJobs(i.notes[annotationDone]) {
 			all[name] = digest
 		}
@@ -59,7 +59,7 @@ func (s *session) doneJobs() doneJobs {
 	return all
 }
 
-func (s *session) installed() []Installed {
+func (s *session) allInstalled() []Installed {
 	all := slices.Clone(s.leaving)
 	for _, j := range s.jobs {
 		if j.was != nil {
@@ -80,7 +80,7 @@ func passingJobs(resources []kappres.Resource, namespace string) (doneJobs, erro
 		}
 		data, err := r.AsCompactBytes()
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", identity(r), err)
+			return nil, fmt.Errorf("%s: %w", idOf(r), err)
 		}
 		found[cmp.Or(r.Namespace(), namespace)+"/"+r.Name()] = digest.FromBytes(data).String()
 	}
@@ -101,7 +101,7 @@ func splitDone(resources []kappres.Resource, now, before doneJobs) (rest []kappr
 	for _, r := range resources {
 		key := r.Namespace() + "/" + r.Name()
 		if isPassing(r) && now[key] != "" && now[key] == before[key] {
-			done = append(done, identity(r))
+			done = append(done, idOf(r))
 		} else {
 			rest = append(rest, r)
 		}
@@ -148,7 +148,7 @@ func (f finishedJobs) Get(r kappres.Resource) (kappres.Resource, error) {
 func (f finishedJobs) hasCompleted(r kappres.Resource) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), symptomTime) // kapp has no context to give
 	defer cancel()
-	events, err := f.cluster.client.CoreV1().Events(r.Namespace()).List(quiet(ctx), metav1.ListOptions{
+	events, err := f.cluster.client.CoreV1().Events(r.Namespace()).List(withoutLogs(ctx), metav1.ListOptions{
 		FieldSelector: "involvedObject.kind=Job,reason=Completed,involvedObject.name=" + r.Name(),
 	})
 	return err == nil && slices.ContainsFunc(events.Items, func(e corev1.Event) bool { return !eventTime(&e).Before(f.since) })

@@ -54,11 +54,11 @@ func TestPassingJobs(t *testing.T) {
 			r.apply(rt("1"))
 			gone()
 			all, err := r.Status(t.Context(), "edge", quick())
-			if err != nil || all[0].Health() != Healthy || all[0].Drifted() || len(all[0].Bundles[0].Done) != 1 || all[0].Bundles[0].Resources != 2 {
+			if err != nil || all[0].Health() != Healthy || all[0].HasDrifted() || len(all[0].Bundles[0].Done) != 1 || all[0].Bundles[0].Resources != 2 {
 				t.Errorf("status %+v, %v", all, err)
 			}
 			plan, err := r.Plan(t.Context(), rt("1"), CheckOptions{})
-			if err != nil || plan.Any() {
+			if err != nil || plan.HasChanges() {
 				t.Errorf("plan of the same: %s, %v", planned(plan), err)
 			}
 			r.apply(rt("1"))

@@ -37,20 +37,20 @@ import (
 // and what the server serves is asked for once for all apps.
 type engine struct {
 	cluster *Cluster
-	served  *served
+	served  *servedKinds
 	options Options
 	// family are the apps of the runtime: a resource may move from one to another.
 	family []string
 	// listings are what all apps have, while nothing is written. Default: kapp lists for each app.
-	listings *listings
+	listings *sharedListings
 	// takeOver takes resources from Helm.
 	takeOver bool
 	// claims are what the runtime is to have; nil where all of it goes.
-	claims *claims
+	claims *resourceClaims
 }
 
-// app is what kapp deploy wants to know.
-type app struct {
+// kappApp is what kapp deploy wants to know.
+type kappApp struct {
 	name      string
 	labels    map[string]string // kapp refuses to change the value of one that is there
 	manifests fs.FS
@@ -63,20 +63,20 @@ type app struct {
 	// rehearse sends what would be written to the API server as a dry run, when only looking.
 	rehearse bool
 	// moment says which of its hooks run.
-	moment moment
+	moment lifecycleMoment
 	// done are Jobs that are not to run again.
 	done doneJobs
 }
 
-// hooks are how a call tells of itself. The zero value tells nothing.
-type hooks struct {
+// progressHooks are how a call tells of itself. The zero value tells nothing.
+type progressHooks struct {
 	// begin is called once, before the first write.
 	begin func(context.Context) error
-	told  *messages
+	told  *messageTracker
 }
 
-// done is what a call has found out, and done.
-type done struct {
+// callResult is what a call has found out, and done.
+type callResult struct {
 	changes []ResourceChange
 	// resources are those that the app has by its manifests.
 	resources []ResourceID
@@ -95,41 +95,41 @@ type done struct {
 	namespacesLeft bool
 }
 
-// look is what deploy would do. It writes nothing.
-func (e *engine) look(ctx context.Context, a app) (done, error) {
-	return e.run(ctx, hooks{}, func(parts *parts) (done, error) { return e.deployApp(ctx, parts, a, nil) })
+// lookAhead is what deploy would do. It writes nothing.
+func (e *engine) lookAhead(ctx context.Context, a kappApp) (callResult, error) {
+	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, nil) })
 }
 
-// deploy makes the cluster hold an app's manifests, and waits until they are ready.
-func (e *engine) deploy(ctx context.Context, a app, h hooks) (done, error) {
-	return e.run(ctx, h, func(parts *parts) (done, error) { return e.deployApp(ctx, parts, a, &h) })
+// deployAndWait makes the cluster hold an app's manifests, and waits until they are ready.
+func (e *engine) deployAndWait(ctx context.Context, a kappApp, h progressHooks) (callResult, error) {
+	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, &h) })
 }
 
 // lookDelete is what delete would do. It writes nothing.
-func (e *engine) lookDelete(ctx context.Context, name string) (done, error) {
-	return e.run(ctx, hooks{}, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, false, nil) })
+func (e *engine) lookDelete(ctx context.Context, name string) (callResult, error) {
+	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, name, false, nil) })
 }
 
-// delete deletes an app with its resources, and waits until they are gone. One that is not
+// deleteAndWait deletes an app with its resources, and waits until they are gone. One that is not
 // there is no error.
 // If namespacesLater, the app's namespaces are left, and with them the app.
-func (e *engine) delete(ctx context.Context, name string, namespacesLater bool, h hooks) (done, error) {
-	return e.run(ctx, h, func(parts *parts) (done, error) { return e.deleteApp(ctx, parts, name, namespacesLater, &h) })
+func (e *engine) deleteAndWait(ctx context.Context, name string, namespacesLater bool, h progressHooks) (callResult, error) {
+	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, name, namespacesLater, &h) })
 }
 
-// run calls kapp, which takes no context, in a goroutine. When ctx ends, run returns at
+// runCancellable calls kapp, which takes no context, in a goroutine. When ctx ends, run returns at
 // once. The goroutine ends later, at the next thing that it wants from the cluster: its
 // clients refuse every request from then on, and nobody hears what it tells.
-func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, error)) (done, error) {
-	defer h.told.close()
+func (e *engine) runCancellable(ctx context.Context, h progressHooks, call func(*kappParts) (callResult, error)) (callResult, error) {
+	defer h.told.stopTelling()
 	bound, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts, err := e.parts(bound, h.told)
+	parts, err := e.newParts(bound, h.told)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	type answer struct {
-		done
+		callResult
 		error
 	}
 	answered := make(chan answer, 1)
@@ -141,7 +141,7 @@ func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, erro
 			}
 			answered <- a
 		}()
-		a.done, a.error = call(parts)
+		a.callResult, a.error = call(parts)
 	}()
 	stuck := make(chan error, 1)
 	go func() {
@@ -159,26 +159,26 @@ func (e *engine) run(ctx context.Context, h hooks, call func(*parts) (done, erro
 	if a.error != nil && ctx.Err() != nil {
 		a.error = ctx.Err() // not what kapp made of a request that was refused
 	}
-	return a.done, a.error
+	return a.callResult, a.error
 }
 
-// parts are those of kapp that a call on one app needs.
-type parts struct {
+// kappParts are those of kapp that a call on one app needs.
+type kappParts struct {
 	ctx     context.Context // kapp passes none to those that it calls back
 	cluster *Cluster
-	clients *clients
+	clients *kappClients
 	objects dynamic.Interface
 	types   *kappres.ResourceTypesImpl
 	found   kappres.IdentifiedResources
 	apps    kapp.Apps
 	failing *cmdapp.FailingAPIServicesPolicy
-	told    *messages
+	told    *messageTracker
 	// recording and known are what found asks.
 	recording *recordingResources
 	known     *knownResources
 }
 
-func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
+func (e *engine) newParts(ctx context.Context, told *messageTracker) (*kappParts, error) {
 	deps := newClients(ctx, e.cluster.config, told, e.served)
 	core, err := deps.CoreClient()
 	if err != nil {
@@ -202,11 +202,11 @@ func (e *engine) parts(ctx context.Context, told *messages) (*parts, error) {
 	if e.listings != nil {
 		listing = listedResources{resources, e.listings}
 	}
-	recording := &recordingResources{Resources: originals{listing}}
+	recording := &recordingResources{Resources: originalResources{listing}}
 	known := newKnownResources(recording, e.claims.newNamespaces())
 	finished := finishedJobs{Resources: known, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
 	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
-	return &parts{
+	return &kappParts{
 		ctx: ctx, cluster: e.cluster, clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
 		recording: recording, known: known,
 		apps: kapp.NewApps(e.cluster.namespace, core, found, silent),
@@ -220,7 +220,7 @@ func (e *engine) deployFlags() *cmdapp.DeployOptions {
 	o.DiffFlags.SetWithPrefix("diff", flags)
 	o.ApplyFlags.SetWithDefaults("", cmdapp.ApplyFlagsDeployDefaults, flags)
 	o.DeployFlags.Set(flags)
-	e.limits(&o.ApplyFlags)
+	e.setLimits(&o.ApplyFlags)
 	o.DeployFlags.PrepareResourcesOpts.DefaultNamespace = e.cluster.namespace
 	// Selectors are immutable, and an app's label in them ties a workload to one bundle.
 	o.DeployFlags.DefaultLabelScopingRules = false
@@ -231,69 +231,69 @@ func (e *engine) deleteFlags() *cmdapp.DeleteOptions {
 	o, flags := &cmdapp.DeleteOptions{}, &cobra.Command{}
 	o.DiffFlags.SetWithPrefix("diff", flags)
 	o.ApplyFlags.SetWithDefaults("", cmdapp.ApplyFlagsDeleteDefaults, flags)
-	e.limits(&o.ApplyFlags)
+	e.setLimits(&o.ApplyFlags)
 	return o
 }
 
-func (e *engine) limits(f *cmdapp.ApplyFlags) {
+func (e *engine) setLimits(f *cmdapp.ApplyFlags) {
 	f.WaitingChangesOpts.Timeout = e.options.WaitTimeout
 	f.WaitingChangesOpts.CheckInterval = e.options.PollInterval
 	f.ApplyingChangesOpts.Timeout = e.options.WaitTimeout
 }
 
 // deployApp is kapp deploy; without hooks it only looks.
-func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done, error) {
+func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *progressHooks) (callResult, error) {
 	flags := e.deployFlags()
 	target, err := p.apps.Find(a.name)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	there, _, err := target.Exists()
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	create := !there && h != nil
 	if create && h.begin != nil {
 		if err := h.begin(ctx); err != nil {
-			return done{}, err
+			return callResult{}, err
 		}
 		h.begin = nil
 	}
 	if _, err := target.CreateOrUpdate("", a.labels, !create); err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 
-	wanted, conf, err := e.wanted(p, target, a, flags)
+	wanted, conf, err := e.findWanted(p, target, a, flags)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	existing, going, err := e.lasting(ctx, p, target, wanted.resources, flags, !there, h)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	existing, handedOver := e.splitHandedOver(a.name, existing)
 	existing = wanted.leaveOut(existing, e.cluster.namespace)
 	keepOnDelete(existing, wanted.resources, func(kappres.Resource) bool { return false })
-	existing = without(existing, slices.Concat(wanted.resting, wanted.done))
+	existing = excludeResources(existing, slices.Concat(wanted.resting, wanted.done))
 	if err := diff.NewRenewableResources(existing, wanted.resources).Prepare(); err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	factory, err := changeFactory(conf, existing)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
-	p.recording.expect(wanted.resources, factory)
+	p.recording.expectManifests(wanted.resources, factory)
 	changes, err := diff.NewChangeSetWithVersionedRs(existing, wanted.resources, conf.TemplateRules(),
 		flags.DiffFlags.ChangeSetOpts, factory).Calculate()
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
-	result := done{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: identify(notHooks(wanted.resources))}
+	result := callResult{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
 	result.ran, result.releases, result.jobs = ranHooks(wanted.resources), wanted.releases, wanted.jobs
 	if len(wanted.done) > 0 {
 		result.resources = append(result.resources, wanted.done...)
@@ -306,7 +306,7 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 	if h == nil {
 		result.refused, result.findings = refused, terminatingFindings(going)
 		if a.rehearse && refused == nil {
-			result.findings = append(result.findings, rehearse(ctx, a, p, steps, wanted.resources, &result)...)
+			result.findings = append(result.findings, rehearseChanges(ctx, a, p, steps, wanted.resources, &result)...)
 		}
 		return result, nil
 	}
@@ -319,11 +319,11 @@ func (e *engine) deployApp(ctx context.Context, p *parts, a app, h *hooks) (done
 		}
 	}
 	run := changeRun{target: target, set: set, graph: graph, flags: flags, wanted: slices.Concat(wanted.resources, handedOver), existing: existing}
-	return result, e.adopting(ctx, a, steps, func() error { return e.change(p, run, summary(result.changes)) })
+	return result, e.changeAdopting(ctx, a, steps, func() error { return e.applyChange(p, run, summarizeChanges(result.changes)) })
 }
 
-// wanted are the resources of an app by its manifests.
-type wanted struct {
+// wantedResources are the resources of an app by its manifests.
+type wantedResources struct {
 	resources []kappres.Resource
 	absent    []ResourceChange // of kinds that are not served yet
 	resting   []ResourceID     // hooks that do not run
@@ -334,9 +334,9 @@ type wanted struct {
 
 // leaveOut leaves out resources that are to have a version which is not served yet: what would
 // change is not known, but not that they go.
-func (w *wanted) leaveOut(existing []kappres.Resource, namespace string) []kappres.Resource {
+func (w *wantedResources) leaveOut(existing []kappres.Resource, namespace string) []kappres.Resource {
 	return slices.DeleteFunc(existing, func(r kappres.Resource) bool {
-		id := identity(r)
+		id := idOf(r)
 		i := slices.IndexFunc(w.absent, func(c ResourceChange) bool {
 			if c.Namespace == "" && id.Namespace != "" {
 				c.Namespace = namespace // which kapp has not set on those
@@ -350,8 +350,8 @@ func (w *wanted) leaveOut(existing []kappres.Resource, namespace string) []kappr
 	})
 }
 
-func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOptions) (wanted, kappconfig.Conf, error) {
-	var w wanted
+func (e *engine) findWanted(p *kappParts, target kapp.App, a kappApp, flags *cmdapp.DeployOptions) (wantedResources, kappconfig.Conf, error) {
+	var w wantedResources
 	all, err := readResources(a.manifests)
 	if err != nil {
 		return w, kappconfig.Conf{}, err
@@ -367,7 +367,7 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 		if !a.absent.Has(r.GroupVersion().WithKind(r.Kind())) {
 			return false
 		}
-		w.absent = append(w.absent, ResourceChange{ResourceID: identity(r), Op: Create})
+		w.absent = append(w.absent, ResourceChange{ResourceID: idOf(r), Op: Create})
 		return true
 	})
 	if err := refuseGeneratedNames(resources); err != nil {
@@ -379,7 +379,7 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 	dropStatus(resources)
 	replaceJobs(resources)
 	w.releases = releasesOf(resources)
-	if err := a.moment.arm(resources); err != nil {
+	if err := a.moment.armHooks(resources); err != nil {
 		return w, conf, err
 	}
 	usedGVs, err := target.UsedGVs()
@@ -395,7 +395,7 @@ func (e *engine) wanted(p *parts, target kapp.App, a app, flags *cmdapp.DeployOp
 	if err != nil {
 		return w, conf, err
 	}
-	resources, w.resting = a.moment.split(resources)
+	resources, w.resting = a.moment.splitResting(resources)
 	resources, w.done = splitDone(resources, w.jobs, a.done)
 	selector, err := target.LabelSelector()
 	if err != nil {
@@ -458,10 +458,10 @@ func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.Chan
 	return diff.NewChangeFactory(rebase, conf.DiffAgainstLastAppliedFieldExclusionMods(), exclude, diff.ChangeOpts{}), nil
 }
 
-// existing are the resources on the cluster that are the app's, or are to be.
-func (e *engine) existing(p *parts, target kapp.App, resources []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool) ([]kappres.Resource, error) {
-	p.known.look()
-	selector, options, err := p.whose(target, cmdapp.NewUsedGKsScope(resources).GKs(), namespaces(resources))
+// findExisting are the resources on the cluster that are the app's, or are to be.
+func (e *engine) findExisting(p *kappParts, target kapp.App, resources []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool) ([]kappres.Resource, error) {
+	p.known.forgetNamespaces()
+	selector, options, err := p.appSelector(target, cmdapp.NewUsedGKsScope(resources).GKs(), namespacesOf(resources))
 	if err != nil {
 		return nil, err
 	}
@@ -471,15 +471,15 @@ func (e *engine) existing(p *parts, target kapp.App, resources []kappres.Resourc
 		SkipOwnershipCheckAllowedApps:               e.family,
 		IsNewApp:                                    isNew,
 		DisallowedResourcesByLabelKeys:              []string{kapp.KappIsAppLabelKey},
-		LabelErrorResolutionFunc:                    p.owner,
+		LabelErrorResolutionFunc:                    p.ownerName,
 		LabelValAppMapResolverFunc:                  p.appsByLabel,
 		IdentifiedResourcesListOpts:                 options,
 	})
 }
 
-// owner names the app that a resource belongs to. kapp takes no error here: without a name it
+// ownerName names the app that a resource belongs to. kapp takes no error here: without a name it
 // gives the label instead.
-func (p *parts) owner(key, value string) string {
+func (p *kappParts) ownerName(key, value string) string {
 	all, _ := p.apps.List(nil)
 	for _, one := range all {
 		if meta, err := one.Meta(); err == nil && meta.LabelKey == key && meta.LabelValue == value {
@@ -493,7 +493,7 @@ func (p *parts) owner(key, value string) string {
 }
 
 // appsByLabel is for what may move inside the runtime. Without it nothing may.
-func (p *parts) appsByLabel() map[string]string {
+func (p *kappParts) appsByLabel() map[string]string {
 	byLabel := map[string]string{}
 	all, _ := p.apps.List(nil)
 	for _, one := range all {
@@ -504,7 +504,7 @@ func (p *parts) appsByLabel() map[string]string {
 	return byLabel
 }
 
-func changeSet(p *parts, changes []diff.Change, factory diff.ChangeFactory, conf kappconfig.Conf, opts diff.ChangeSetOpts, apply cmdapp.ApplyFlags) clusterapply.ClusterChangeSet {
+func changeSet(p *kappParts, changes []diff.Change, factory diff.ChangeFactory, conf kappconfig.Conf, opts diff.ChangeSetOpts, apply cmdapp.ApplyFlags) clusterapply.ClusterChangeSet {
 	converged := clusterapply.NewConvergedResourceFactory(conf.WaitRules(), clusterapply.ConvergedResourceFactoryOpts{})
 	steps := clusterapply.NewClusterChangeFactory(apply.ClusterChangeOpts, p.found, factory,
 		diff.NewChangeSetFactory(opts, factory), converged, p.told, conf.DiffMaskRules())
@@ -514,7 +514,7 @@ func changeSet(p *parts, changes []diff.Change, factory diff.ChangeFactory, conf
 
 // runPreflight runs kapp's own checks: that of CRD upgrades always, others if a Config document
 // of the bundle turns them on.
-func runPreflight(ctx context.Context, p *parts, conf kappconfig.Conf, graph *diffgraph.ChangeGraph) error {
+func runPreflight(ctx context.Context, p *kappParts, conf kappconfig.Conf, graph *diffgraph.ChangeGraph) error {
 	upgrades := crdupgradesafety.NewPreflight(p.clients, true)
 	checks := preflight.NewRegistry(map[string]preflight.Check{
 		"PermissionValidation": permissions.NewPreflight(p.clients, false),
@@ -538,8 +538,8 @@ type changeRun struct {
 	wanted, existing []kappres.Resource
 }
 
-// change writes, with a record of kapp's own that it began and how it ended.
-func (e *engine) change(p *parts, run changeRun, summary string) error {
+// applyChange writes, with a record of kapp's own that it began and how it ended.
+func (e *engine) applyChange(p *kappParts, run changeRun, summary string) error {
 	both := slices.Concat(run.wanted, run.existing)
 	if err := run.target.UpdateUsedGVsAndGKs(p.failing.GVs(both, nil), cmdapp.NewUsedGKsScope(both).GKs()); err != nil {
 		return err
@@ -549,7 +549,7 @@ func (e *engine) change(p *parts, run changeRun, summary string) error {
 	keep := run.flags.DeployFlags.AppChangesMaxToKeep
 	defer func() { _, _, _ = run.target.GCChanges(keep, nil) }()
 	touch := kapp.Touch{
-		App: run.target, Description: "update: " + summary, Namespaces: namespaces(run.wanted),
+		App: run.target, Description: "update: " + summary, Namespaces: namespacesOf(run.wanted),
 		IgnoreSuccessErr: true, AppChangesMaxToKeep: keep,
 	}
 	return touch.Do(func() error {
@@ -640,7 +640,7 @@ func (e kappError) Unwrap() error { return e.error }
 // readResources reads manifests as kapp does.
 func readResources(manifests fs.FS) ([]kappres.Resource, error) { return resources.Read(manifests) }
 
-func namespaces(resources []kappres.Resource) []string {
+func namespacesOf(resources []kappres.Resource) []string {
 	names := sets.New[string]()
 	for _, r := range resources {
 		if r.Namespace() == "" {

@@ -17,24 +17,24 @@ import (
 )
 
 // deleteApp is kapp delete; without hooks it only looks.
-func (e *engine) deleteApp(ctx context.Context, p *parts, name string, namespacesLater bool, h *hooks) (done, error) {
+func (e *engine) deleteApp(ctx context.Context, p *kappParts, name string, namespacesLater bool, h *progressHooks) (callResult, error) {
 	flags := e.deleteFlags()
 	target, err := p.apps.Find(name)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	there, _, err := target.Exists()
 	if err != nil || !there {
-		return done{}, err
+		return callResult{}, err
 	}
 	used, err := target.UsedGVs()
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	p.failing.MarkRequiredGVs(used)
-	existing, err := p.belonging(target)
+	existing, err := p.labeledResources(target)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	for _, r := range existing {
 		if _, ours := r.Annotations()["kapp.k14s.io/owned-for-deletion"]; ours {
@@ -44,22 +44,22 @@ func (e *engine) deleteApp(ctx context.Context, p *parts, name string, namespace
 	existing, _ = e.splitHandedOver(name, existing)
 	inPart, err := e.cluster.adoptedInPart(ctx, name)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	keepOnDelete(existing, nil, inPart)
 	existing = dropChildrenOfOthers(existing)
 	_, conf, err := withRules(nil)
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	factory := diff.NewChangeFactory(nil, nil, nil, diff.ChangeOpts{})
 	changes, err := diff.NewChangeSetFactory(flags.DiffFlags.ChangeSetOpts, factory).New(existing, nil).Calculate()
 	if err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
-	result := done{changes: resourceChanges(steps, conf), resources: identify(existing)}
+	result := callResult{changes: resourceChanges(steps, conf), resources: listIDs(existing)}
 	if err != nil || h == nil {
 		return result, err
 	}
@@ -103,7 +103,7 @@ func (e *engine) deleteRecord(ctx context.Context, target kapp.App) error {
 	if err != nil {
 		return err
 	}
-	if err := ignoreNotFound(e.cluster.configMaps().Delete(quiet(ctx), configMap.Name, metav1.DeleteOptions{})); err != nil {
+	if err := ignoreNotFound(e.cluster.configMaps().Delete(withoutLogs(ctx), configMap.Name, metav1.DeleteOptions{})); err != nil {
 		return fmt.Errorf("delete kapp's record of %s: %w", target.Name(), err)
 	}
 	return nil
@@ -142,12 +142,12 @@ func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) er
 				continue
 			}
 			looked = true
-			role, err := roles.Get(quiet(ctx), r.Name(), metav1.GetOptions{})
+			role, err := roles.Get(withoutLogs(ctx), r.Name(), metav1.GetOptions{})
 			if err == nil && len(role.Labels) == 0 {
-				err = roles.Delete(quiet(ctx), r.Name(), metav1.DeleteOptions{})
+				err = roles.Delete(withoutLogs(ctx), r.Name(), metav1.DeleteOptions{})
 			}
 			if err := ignoreNotFound(err); err != nil {
-				return fmt.Errorf("%s, which was made anew after it was deleted: %w", identity(r), err)
+				return fmt.Errorf("%s, which was made anew after it was deleted: %w", idOf(r), err)
 			}
 		}
 		if !looked {
@@ -162,18 +162,18 @@ func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) er
 	return nil
 }
 
-// belonging are the resources on the cluster that have the app's label.
-func (p *parts) belonging(target kapp.App) ([]kappres.Resource, error) {
-	selector, options, err := p.whose(target, made, nil)
+// labeledResources are the resources on the cluster that have the app's label.
+func (p *kappParts) labeledResources(target kapp.App) ([]kappres.Resource, error) {
+	selector, options, err := p.appSelector(target, made, nil)
 	if err != nil {
 		return nil, err
 	}
 	return p.found.List(selector, nil, options)
 }
 
-// whose says by which label an app's resources are found, and where to look: at kinds that it is
+// appSelector says by which label an app's resources are found, and where to look: at kinds that it is
 // known to have, and at more, in namespaces that it is known to use, and in more.
-func (p *parts) whose(target kapp.App, more []schema.GroupKind, in []string) (labels.Selector, kappres.IdentifiedResourcesListOpts, error) {
+func (p *kappParts) appSelector(target kapp.App, more []schema.GroupKind, in []string) (labels.Selector, kappres.IdentifiedResourcesListOpts, error) {
 	options := kappres.IdentifiedResourcesListOpts{}
 	selector, err := target.LabelSelector()
 	if err != nil {

@@ -80,7 +80,7 @@ type Hook struct {
 	Manifest string `yaml:"manifest"`
 }
 
-func (h Hook) at(events ...string) bool {
+func (h Hook) runsAt(events ...string) bool {
 	return slices.ContainsFunc(h.Events, func(e string) bool { return slices.Contains(events, e) })
 }
 
@@ -91,8 +91,8 @@ type SkippedHook struct {
 	Event    string `json:"event"`
 }
 
-// moment is what is known of a bundle's past when it is applied.
-type moment struct {
+// lifecycleMoment is what is known of a bundle's past when it is applied.
+type lifecycleMoment struct {
 	// isRollback tells that it goes back to an earlier revision.
 	isRollback bool
 	// wasComplete tells that an apply of it has ended well, isKnown that one recorded its releases.
@@ -101,8 +101,8 @@ type moment struct {
 	releases map[string]string
 }
 
-func (j job) moment(isRollback bool) moment {
-	m := moment{isRollback: isRollback, releases: map[string]string{}}
+func (j job) newMoment(isRollback bool) lifecycleMoment {
+	m := lifecycleMoment{isRollback: isRollback, releases: map[string]string{}}
 	if j.was == nil {
 		return m
 	}
@@ -126,9 +126,9 @@ func cutRelease(text string) (name, digest string) {
 // isHook reports whether a resource is a hook among what is applied.
 func isHook(r kappres.Resource) bool { return r.Annotations()[bundle.HookAnnotation] != "" }
 
-// runs reports whether a hook runs now: at the first apply of its release, at an upgrade, which is
+// runsNow reports whether a hook runs now: at the first apply of its release, at an upgrade, which is
 // another digest, or not at all. Any other resource does.
-func (m moment) runs(r kappres.Resource) bool {
+func (m lifecycleMoment) runsNow(r kappres.Resource) bool {
 	if !isHook(r) {
 		return true
 	}
@@ -144,10 +144,10 @@ func (m moment) runs(r kappres.Resource) bool {
 }
 
 func hasEvent(r kappres.Resource, events ...string) bool {
-	return slices.ContainsFunc(words(r.Annotations()[annotationHelmHook]), func(e string) bool { return slices.Contains(events, e) })
+	return slices.ContainsFunc(splitWords(r.Annotations()[annotationHelmHook]), func(e string) bool { return slices.Contains(events, e) })
 }
 
-func words(list string) []string {
+func splitWords(list string) []string {
 	var all []string
 	for word := range strings.SplitSeq(list, ",") {
 		if word = strings.ToLower(strings.TrimSpace(word)); word != "" {
@@ -157,10 +157,10 @@ func words(list string) []string {
 	return all
 }
 
-// arm makes kapp run the hooks that are due again, although what it finds of them may be the same.
-func (m moment) arm(resources []kappres.Resource) error {
+// armHooks makes kapp run the hooks that are due again, although what it finds of them may be the same.
+func (m lifecycleMoment) armHooks(resources []kappres.Resource) error {
 	for _, r := range resources {
-		if !isHook(r) || !m.runs(r) {
+		if !isHook(r) || !m.runsNow(r) {
 			continue
 		}
 		set := map[string]string{updateStrategy: fallbackOnReplace}
@@ -177,25 +177,25 @@ func (m moment) arm(resources []kappres.Resource) error {
 	return nil
 }
 
-// split takes out the hooks that do not run now. What is there of them stays as it is.
-func (m moment) split(resources []kappres.Resource) (now []kappres.Resource, resting []ResourceID) {
+// splitResting takes out the hooks that do not run now. What is there of them stays as it is.
+func (m lifecycleMoment) splitResting(resources []kappres.Resource) (now []kappres.Resource, resting []ResourceID) {
 	for _, r := range resources {
-		if m.runs(r) {
+		if m.runsNow(r) {
 			now = append(now, r)
 		} else {
-			resting = append(resting, identity(r))
+			resting = append(resting, idOf(r))
 		}
 	}
 	return now, resting
 }
 
-// without leaves out the resources that are meant.
-func without(resources []kappres.Resource, ids []ResourceID) []kappres.Resource {
+// excludeResources leaves out the resources that are meant.
+func excludeResources(resources []kappres.Resource, ids []ResourceID) []kappres.Resource {
 	if len(ids) == 0 {
 		return resources
 	}
 	return slices.DeleteFunc(slices.Clone(resources), func(r kappres.Resource) bool {
-		return slices.ContainsFunc(ids, identity(r).sameAs)
+		return slices.ContainsFunc(ids, idOf(r).sameAs)
 	})
 }
 
@@ -220,7 +220,7 @@ type ranHook struct {
 func ranHooks(resources []kappres.Resource) (ran []ranHook) {
 	for _, r := range resources {
 		if isHook(r) {
-			ran = append(ran, ranHook{identity(r), words(r.Annotations()[annotationHookDelete])})
+			ran = append(ran, ranHook{idOf(r), splitWords(r.Annotations()[annotationHookDelete])})
 		}
 	}
 	return ran
@@ -231,8 +231,8 @@ func notHooks(resources []kappres.Resource) []kappres.Resource {
 	return slices.DeleteFunc(slices.Clone(resources), isHook)
 }
 
-// objects reads and writes resources of any kind.
-type objects struct {
+// objectClient reads and writes resources of any kind.
+type objectClient struct {
 	cluster *Cluster
 	client  dynamic.Interface
 	mapper  meta.RESTMapper
@@ -242,7 +242,7 @@ type objects struct {
 	limit     time.Duration
 }
 
-func (s *session) objects() (*objects, error) {
+func (s *session) newObjectClient() (*objectClient, error) {
 	client, err := dynamic.NewForConfig(s.cluster.config)
 	if err != nil {
 		return nil, err
@@ -251,14 +251,14 @@ func (s *session) objects() (*objects, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &objects{
+	return &objectClient{
 		cluster: s.cluster, client: client, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(discover)),
 		namespace: s.cluster.namespace, poll: s.opts.PollInterval, limit: s.opts.WaitTimeout,
 	}, nil
 }
 
-// of is where a resource is read and written.
-func (o *objects) of(apiVersion, kind, namespace string) (dynamic.ResourceInterface, error) {
+// resourceClient is where a resource is read and written.
+func (o *objectClient) resourceClient(apiVersion, kind, namespace string) (dynamic.ResourceInterface, error) {
 	gv, err := schema.ParseGroupVersion(apiVersion)
 	if err != nil {
 		return nil, err
@@ -276,26 +276,26 @@ func (o *objects) of(apiVersion, kind, namespace string) (dynamic.ResourceInterf
 	return o.client.Resource(mapping.Resource).Namespace(namespace), nil
 }
 
-// remove deletes a resource with what was made of it and waits until it is gone. Kinds stay, as with
+// removeAndWait deletes a resource with what was made of it and waits until it is gone. Kinds stay, as with
 // Helm: all resources of theirs would go along.
-func (o *objects) remove(ctx context.Context, id ResourceID) error {
+func (o *objectClient) removeAndWait(ctx context.Context, id ResourceID) error {
 	if id.Kind == "CustomResourceDefinition" {
 		return nil
 	}
-	at, err := o.of(id.APIVersion, id.Kind, id.Namespace)
+	at, err := o.resourceClient(id.APIVersion, id.Kind, id.Namespace)
 	if err != nil {
 		return err
 	}
 	policy := metav1.DeletePropagationBackground
-	err = at.Delete(quiet(ctx), id.Name, metav1.DeleteOptions{PropagationPolicy: &policy})
+	err = at.Delete(withoutLogs(ctx), id.Name, metav1.DeleteOptions{PropagationPolicy: &policy})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("delete hook %s: %w", id, err)
 	}
-	return o.wait(ctx, "delete hook "+id.String()+": it is still there", func() (bool, error) {
-		_, err := at.Get(quiet(ctx), id.Name, metav1.GetOptions{})
+	return o.waitFor(ctx, "delete hook "+id.String()+": it is still there", func() (bool, error) {
+		_, err := at.Get(withoutLogs(ctx), id.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
 		}
@@ -303,7 +303,7 @@ func (o *objects) remove(ctx context.Context, id ResourceID) error {
 	})
 }
 
-func (o *objects) wait(ctx context.Context, what string, done func() (bool, error)) error {
+func (o *objectClient) waitFor(ctx context.Context, what string, done func() (bool, error)) error {
 	for began := time.Now(); ; {
 		ok, err := done()
 		if ok || err != nil {
@@ -326,8 +326,8 @@ const eventTimeout = 5 * time.Second
 // errHookFailed means that a Job or a Pod of a hook ended badly.
 var errHookFailed = errors.New("it failed")
 
-// ended reports whether a hook is done: a Job or a Pod when it has ended, all else at once.
-func ended(u *unstructured.Unstructured) (bool, error) {
+// hasEnded reports whether a hook is done: a Job or a Pod when it has ended, all else at once.
+func hasEnded(u *unstructured.Unstructured) (bool, error) {
 	switch {
 	case u.GetKind() == "Job" && strings.HasPrefix(u.GetAPIVersion(), "batch/"):
 		var job batchv1.Job
@@ -361,22 +361,22 @@ func (s *session) endHooks(ctx context.Context, ran []ranHook, failed bool) erro
 	if len(ran) == 0 {
 		return nil
 	}
-	o, err := s.objects()
+	o, err := s.newObjectClient()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, h := range ran {
 		if failed {
-			at, err := o.of(h.APIVersion, h.Kind, h.Namespace)
+			at, err := o.resourceClient(h.APIVersion, h.Kind, h.Namespace)
 			if err != nil {
 				continue // its kind was not there yet
 			}
-			u, err := at.Get(quiet(ctx), h.Name, metav1.GetOptions{})
+			u, err := at.Get(withoutLogs(ctx), h.Name, metav1.GetOptions{})
 			if err != nil || h.Kind != "Job" && h.Kind != "Pod" {
 				continue
 			}
-			done, problem := ended(u)
+			done, problem := hasEnded(u)
 			policy := hookSucceeded
 			if problem != nil {
 				policy = hookFailed
@@ -385,7 +385,7 @@ func (s *session) endHooks(ctx context.Context, ran []ranHook, failed bool) erro
 				continue
 			}
 		}
-		errs = append(errs, o.remove(ctx, h.ResourceID))
+		errs = append(errs, o.removeAndWait(ctx, h.ResourceID))
 	}
 	return errors.Join(errs...)
 }
@@ -393,25 +393,25 @@ func (s *session) endHooks(ctx context.Context, ran []ranHook, failed bool) erro
 // runHooks runs the hooks of a moment of a deletion or a rollback one after the other, and deletes what
 // they made when all have ended well. One that fails stays, unless its policy says otherwise.
 func (s *session) runHooks(ctx context.Context, outcome Outcome, phase Phase, hooks []Hook, event string, namespaces map[string]*corev1.Namespace) error {
-	hooks = slices.DeleteFunc(slices.Clone(hooks), func(h Hook) bool { return !h.at(event) })
+	hooks = slices.DeleteFunc(slices.Clone(hooks), func(h Hook) bool { return !h.runsAt(event) })
 	if len(hooks) == 0 {
 		return nil
 	}
-	o, err := s.objects()
+	o, err := s.newObjectClient()
 	if err != nil {
 		return err
 	}
 	var made []ranHook
 	var lent []string
 	for _, h := range hooks {
-		u, err := h.object(s.runtime.Name)
+		u, err := h.newObject(s.runtime.Name)
 		if err != nil {
 			return fmt.Errorf("%s hook: %w", event, err)
 		}
 		id := ResourceID{u.GetAPIVersion(), u.GetKind(), u.GetNamespace(), u.GetName()}
-		s.tell(Event{Phase: phase, Outcome: outcome, Message: Message{Hook: fmt.Sprintf("%s %s (%s)", id.Kind, id.Name, event)}})
+		s.emitEvent(Event{Phase: phase, Outcome: outcome, Message: Message{Hook: fmt.Sprintf("%s %s (%s)", id.Kind, id.Name, event)}})
 		if ns := namespaces[id.Namespace]; ns != nil {
-			is, err := s.lend(ctx, ns)
+			is, err := s.recreateNamespace(ctx, ns)
 			if err != nil {
 				return fmt.Errorf("%s hook %s: %w", event, id, err)
 			}
@@ -419,15 +419,15 @@ func (s *session) runHooks(ctx context.Context, outcome Outcome, phase Phase, ho
 				lent = append(lent, ns.Name)
 			}
 		}
-		if err := o.run(ctx, h, u, id); err != nil {
+		if err := o.runHook(ctx, h, u, id); err != nil {
 			err = fmt.Errorf("%s hook %s: %w", event, id, err)
 			for _, m := range slices.Backward(made) {
 				if slices.Contains(m.policies, hookSucceeded) {
-					err = errors.Join(err, o.remove(ctx, m.ResourceID))
+					err = errors.Join(err, o.removeAndWait(ctx, m.ResourceID))
 				}
 			}
 			if slices.Contains(h.Policies, hookFailed) {
-				err = errors.Join(err, o.remove(ctx, id))
+				err = errors.Join(err, o.removeAndWait(ctx, id))
 			}
 			return err
 		}
@@ -435,27 +435,27 @@ func (s *session) runHooks(ctx context.Context, outcome Outcome, phase Phase, ho
 	}
 	var errs []error
 	for _, m := range slices.Backward(made) {
-		errs = append(errs, o.remove(ctx, m.ResourceID))
+		errs = append(errs, o.removeAndWait(ctx, m.ResourceID))
 	}
 	for _, name := range lent {
-		errs = append(errs, o.remove(ctx, ResourceID{APIVersion: "v1", Kind: "Namespace", Name: name}))
+		errs = append(errs, o.removeAndWait(ctx, ResourceID{APIVersion: "v1", Kind: "Namespace", Name: name}))
 	}
 	return errors.Join(errs...)
 }
 
-// run creates a hook, in the place of one of before, and waits until it has ended.
-func (o *objects) run(ctx context.Context, h Hook, u *unstructured.Unstructured, id ResourceID) error {
+// runHook creates a hook, in the place of one of before, and waits until it has ended.
+func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unstructured, id ResourceID) error {
 	began := time.Now().Add(-time.Second) // events have whole seconds
 	if len(h.Policies) == 0 || slices.Contains(h.Policies, beforeHookCreation) {
-		if err := o.remove(ctx, id); err != nil {
+		if err := o.removeAndWait(ctx, id); err != nil {
 			return err
 		}
 	}
-	at, err := o.of(id.APIVersion, id.Kind, id.Namespace)
+	at, err := o.resourceClient(id.APIVersion, id.Kind, id.Namespace)
 	if err != nil {
 		return err
 	}
-	if _, err := at.Create(quiet(ctx), u, metav1.CreateOptions{FieldManager: "krtpkg"}); err != nil {
+	if _, err := at.Create(withoutLogs(ctx), u, metav1.CreateOptions{FieldManager: "krtpkg"}); err != nil {
 		return err
 	}
 	job, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
@@ -464,8 +464,8 @@ func (o *objects) run(ctx context.Context, h Hook, u *unstructured.Unstructured,
 	}
 	job.SetNamespace(cmp.Or(id.Namespace, o.namespace))
 	var gone time.Time
-	return o.wait(ctx, "it has not ended", func() (bool, error) {
-		now, err := at.Get(quiet(ctx), id.Name, metav1.GetOptions{})
+	return o.waitFor(ctx, "it has not ended", func() (bool, error) {
+		now, err := at.Get(withoutLogs(ctx), id.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) && isPassing(job) {
 			if gone.IsZero() {
 				gone = time.Now()
@@ -481,27 +481,27 @@ func (o *objects) run(ctx context.Context, h Hook, u *unstructured.Unstructured,
 		if err != nil {
 			return false, err
 		}
-		return ended(now)
+		return hasEnded(now)
 	})
 }
 
-// lend makes a namespace again that a hook needs and that has been deleted; it reports whether it has.
-func (s *session) lend(ctx context.Context, was *corev1.Namespace) (bool, error) {
+// recreateNamespace makes a namespace again that a hook needs and that has been deleted; it reports whether it has.
+func (s *session) recreateNamespace(ctx context.Context, was *corev1.Namespace) (bool, error) {
 	again := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: was.Name, Labels: map[string]string{labelHook: s.runtime.Name}, Annotations: was.Annotations}}
 	for key, value := range was.Labels {
 		if key != kappLabel && !strings.HasPrefix(key, "kapp.k14s.io/") {
 			again.Labels[key] = value
 		}
 	}
-	_, err := s.cluster.client.CoreV1().Namespaces().Create(quiet(ctx), again, metav1.CreateOptions{})
+	_, err := s.cluster.client.CoreV1().Namespaces().Create(withoutLogs(ctx), again, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// object is the hook's resource, with a label that tells of whom it is.
-func (h Hook) object(runtime string) (*unstructured.Unstructured, error) {
+// newObject is the hook's resource, with a label that tells of whom it is.
+func (h Hook) newObject(runtime string) (*unstructured.Unstructured, error) {
 	r, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
 	if err != nil {
 		return nil, err
@@ -517,14 +517,14 @@ func (h Hook) object(runtime string) (*unstructured.Unstructured, error) {
 }
 
 // names are the hooks of events, as they are told of.
-func skipped(bundle string, hooks []Hook, events ...string) (all []SkippedHook) {
+func skippedHooks(bundle string, hooks []Hook, events ...string) (all []SkippedHook) {
 	for _, event := range events {
 		for _, h := range hooks {
-			if !h.at(event) {
+			if !h.runsAt(event) {
 				continue
 			}
 			what := "?"
-			if u, err := h.object(""); err == nil {
+			if u, err := h.newObject(""); err == nil {
 				what = u.GetKind() + " " + u.GetName()
 			}
 			all = append(all, SkippedHook{bundle, what, event})
@@ -533,11 +533,11 @@ func skipped(bundle string, hooks []Hook, events ...string) (all []SkippedHook) 
 	return all
 }
 
-// skip reports hooks that are not run.
-func (s *session) skip(bundle string, hooks []Hook, events ...string) {
+// skipHooks reports hooks that are not run.
+func (s *session) skipHooks(bundle string, hooks []Hook, events ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.skipped = append(s.skipped, skipped(bundle, hooks, events...)...)
+	s.skipped = append(s.skipped, skippedHooks(bundle, hooks, events...)...)
 }
 
 // hooksName is that of the Secret with the hooks of a bundle that run when it is deleted.
@@ -546,7 +546,7 @@ func hooksName(runtime, bundle string) string { return stateName(runtime) + ".ho
 // encodeHooks gives the hooks that run at a deletion as they are kept, and the digest of that; nothing
 // where there are none.
 func encodeHooks(hooks []Hook) (data []byte, sum string, err error) {
-	hooks = slices.DeleteFunc(slices.Clone(hooks), func(h Hook) bool { return !h.at(preDelete, postDelete) })
+	hooks = slices.DeleteFunc(slices.Clone(hooks), func(h Hook) bool { return !h.runsAt(preDelete, postDelete) })
 	if len(hooks) == 0 {
 		return nil, "", nil
 	}
@@ -564,19 +564,19 @@ func encodeHooks(hooks []Hook) (data []byte, sum string, err error) {
 func (c *Cluster) keepHooks(ctx context.Context, runtime, bundle string, data []byte) error {
 	secrets, name := c.client.CoreV1().Secrets(c.namespace), hooksName(runtime, bundle)
 	if data == nil {
-		return ignoreNotFound(secrets.Delete(quiet(ctx), name, metav1.DeleteOptions{}))
+		return ignoreNotFound(secrets.Delete(withoutLogs(ctx), name, metav1.DeleteOptions{}))
 	}
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelRuntime: runtime, labelBundle: bundle, labelRecord: "hooks"}},
 		Type:       hooksSource, Data: map[string][]byte{hooksKey: data},
 	}
-	_, err := secrets.Create(quiet(ctx), secret, metav1.CreateOptions{})
+	_, err := secrets.Create(withoutLogs(ctx), secret, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		patch, marshalled := json.Marshal(map[string]any{"data": secret.Data})
 		if marshalled != nil {
 			return marshalled
 		}
-		_, err = secrets.Patch(quiet(ctx), name, "application/merge-patch+json", patch, metav1.PatchOptions{})
+		_, err = secrets.Patch(withoutLogs(ctx), name, "application/merge-patch+json", patch, metav1.PatchOptions{})
 	}
 	if err != nil {
 		return fmt.Errorf("keep the hooks of bundle %s in secret %s/%s: %w", bundle, c.namespace, name, err)
@@ -587,13 +587,13 @@ func (c *Cluster) keepHooks(ctx context.Context, runtime, bundle string, data []
 // forgetHooks removes the hooks of all bundles of a runtime.
 func (c *Cluster) forgetHooks(ctx context.Context, runtime string) error {
 	secrets := c.client.CoreV1().Secrets(c.namespace)
-	all, err := secrets.List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRuntime + "=" + runtime + "," + labelRecord + "=hooks"})
+	all, err := secrets.List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRuntime + "=" + runtime + "," + labelRecord + "=hooks"})
 	if err != nil {
 		return fmt.Errorf("list the hooks of runtime %s: %w", runtime, err)
 	}
 	var errs []error
 	for _, s := range all.Items {
-		errs = append(errs, ignoreNotFound(secrets.Delete(quiet(ctx), s.Name, metav1.DeleteOptions{})))
+		errs = append(errs, ignoreNotFound(secrets.Delete(withoutLogs(ctx), s.Name, metav1.DeleteOptions{})))
 	}
 	return errors.Join(errs...)
 }
@@ -601,7 +601,7 @@ func (c *Cluster) forgetHooks(ctx context.Context, runtime string) error {
 // keptHooks are the hooks of a bundle that run when it is deleted.
 func (c *Cluster) keptHooks(ctx context.Context, runtime, bundle string) ([]Hook, error) {
 	name := hooksName(runtime, bundle)
-	secret, err := c.client.CoreV1().Secrets(c.namespace).Get(quiet(ctx), name, metav1.GetOptions{})
+	secret, err := c.client.CoreV1().Secrets(c.namespace).Get(withoutLogs(ctx), name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -617,23 +617,23 @@ func (c *Cluster) keptHooks(ctx context.Context, runtime, bundle string) ([]Hook
 
 // beforeDeletion runs the hooks of a bundle that come before it is deleted, and sees to those that come
 // after.
-func (s *session) beforeDeletion(ctx context.Context, d *deletion) error {
+func (s *session) beforeDeletion(ctx context.Context, d *appDeletion) error {
 	hooks, err := s.cluster.keptHooks(ctx, s.runtime.Name, d.outcome.Bundle)
 	if err != nil || len(hooks) == 0 {
 		return err
 	}
 	if !s.isRunningHooks {
-		s.skip(d.outcome.Bundle, hooks, preDelete, postDelete)
+		s.skipHooks(d.outcome.Bundle, hooks, preDelete, postDelete)
 		return nil
 	}
 	d.hooks, d.namespaces = hooks, map[string]*corev1.Namespace{}
 	for _, h := range hooks {
-		u, err := h.object(s.runtime.Name)
+		u, err := h.newObject(s.runtime.Name)
 		if err != nil {
 			return err
 		}
-		if name := u.GetNamespace(); name != "" && h.at(postDelete) {
-			if ns, err := s.cluster.client.CoreV1().Namespaces().Get(quiet(ctx), name, metav1.GetOptions{}); err == nil {
+		if name := u.GetNamespace(); name != "" && h.runsAt(postDelete) {
+			if ns, err := s.cluster.client.CoreV1().Namespaces().Get(withoutLogs(ctx), name, metav1.GetOptions{}); err == nil {
 				d.namespaces[name] = ns
 			}
 		}
@@ -642,7 +642,7 @@ func (s *session) beforeDeletion(ctx context.Context, d *deletion) error {
 }
 
 // afterDeletion runs the hooks of a bundle that come after, once, and forgets all of them.
-func (s *session) afterDeletion(ctx context.Context, d *deletion) error {
+func (s *session) afterDeletion(ctx context.Context, d *appDeletion) error {
 	hooks := d.hooks
 	d.hooks = nil
 	return errors.Join(
@@ -652,28 +652,28 @@ func (s *session) afterDeletion(ctx context.Context, d *deletion) error {
 }
 
 // rollBack applies a job between the hooks of a rollback, if there is anything to do.
-func (s *session) rollBack(ctx context.Context, j job, a app, journal *journal, apply func() (done, error)) (done, error) {
-	hooks := slices.DeleteFunc(slices.Clone(j.unit.Hooks), func(h Hook) bool { return !h.at(preRollback, postRollback) })
+func (s *session) rollBack(ctx context.Context, j job, a kappApp, journal *applyJournal, apply func() (callResult, error)) (callResult, error) {
+	hooks := slices.DeleteFunc(slices.Clone(j.unit.Hooks), func(h Hook) bool { return !h.runsAt(preRollback, postRollback) })
 	if !s.isRollback || len(hooks) == 0 {
 		return apply()
 	}
-	looked, err := s.engine.look(ctx, a)
+	looked, err := s.engine.lookAhead(ctx, a)
 	if err != nil {
 		return looked, err
 	}
-	o := j.outcome()
-	if !Count(looked.changes).Any() {
+	o := j.newOutcome()
+	if !CountChanges(looked.changes).HasAny() {
 		return apply()
 	}
 	if !s.isRunningHooks {
-		s.skip(o.Bundle, hooks, preRollback, postRollback)
+		s.skipHooks(o.Bundle, hooks, preRollback, postRollback)
 		return apply()
 	}
-	if err := journal.begin(ctx); err != nil {
-		return done{}, err
+	if err := journal.beginChange(ctx); err != nil {
+		return callResult{}, err
 	}
 	if err := s.runHooks(ctx, o, Applying, hooks, preRollback, nil); err != nil {
-		return done{}, err
+		return callResult{}, err
 	}
 	found, err := apply()
 	if err != nil {

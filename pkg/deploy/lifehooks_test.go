@@ -84,7 +84,7 @@ func rendered(t *testing.T, chart map[string]string, version, namespace string) 
 	for _, name := range slices.Sorted(maps.Keys(chart)) {
 		content.Files = append(content.Files, bundle.File{Path: "config/life/" + name, Data: []byte(chart[name])})
 	}
-	m, err := render.Defaults(t.Context(), content)
+	m, err := render.RenderDefaults(t.Context(), content)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func (r *rig) there(namespace string) string {
 // namespace: the same Jobs in the same order at each moment, and the same objects after it.
 func TestHooksAsHelm(t *testing.T) {
 	r := newRig(t)
-	program, err := hack.Build(t.Context(), "tools/helm")
+	program, err := hack.BuildProgram(t.Context(), "tools/helm")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +326,7 @@ func TestHooksNotRun(t *testing.T) {
 // Helm's order, those of an install once, and none again where nothing is new.
 func TestHooksByKapp(t *testing.T) {
 	r := newRig(t)
-	program, err := hack.Build(t.Context(), "tools/kapp")
+	program, err := hack.BuildProgram(t.Context(), "tools/kapp")
 	if err != nil {
 		t.Fatal(err)
 	}

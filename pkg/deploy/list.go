@@ -77,7 +77,7 @@ func (c *Cluster) List(ctx context.Context, name string) ([]Installed, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := c.configMaps().List(quiet(ctx), metav1.ListOptions{LabelSelector: selector.String()})
+	found, err := c.configMaps().List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: selector.String()})
 	if err != nil {
 		return nil, fmt.Errorf("list what is installed, namespace %s: %w", c.namespace, err)
 	}

@@ -15,9 +15,9 @@ import (
 	"k8s.io/client-go/dynamic"
 )
 
-// listings are the resources of all apps of a runtime, listed once for each kind while nothing is
+// sharedListings are the resources of all apps of a runtime, listed once for each kind while nothing is
 // written: kapp lists each kind once for each app.
-type listings struct {
+type sharedListings struct {
 	ctx     context.Context // of the one look that they are for
 	objects dynamic.Interface
 	labels  []string // values of kappLabel, in order
@@ -39,7 +39,7 @@ const (
 )
 
 // newListings returns listings for some apps; nil, which shares nothing, for one.
-func (c *Cluster) newListings(ctx context.Context, apps []Installed) (*listings, error) {
+func (c *Cluster) newListings(ctx context.Context, apps []Installed) (*sharedListings, error) {
 	if len(apps) < 2 {
 		return nil, nil
 	}
@@ -47,7 +47,7 @@ func (c *Cluster) newListings(ctx context.Context, apps []Installed) (*listings,
 	if err != nil {
 		return nil, err
 	}
-	l := &listings{ctx: ctx, objects: objects, listed: map[listingKey]func() (map[string][]unstructured.Unstructured, error){}}
+	l := &sharedListings{ctx: ctx, objects: objects, listed: map[listingKey]func() (map[string][]unstructured.Unstructured, error){}}
 	for _, app := range apps {
 		l.labels = append(l.labels, app.label)
 	}
@@ -56,9 +56,9 @@ func (c *Cluster) newListings(ctx context.Context, apps []Installed) (*listings,
 	return l, nil
 }
 
-// find returns an app's resources of a kind. It reports false where only kapp's own way may find
+// findListed returns an app's resources of a kind. It reports false where only kapp's own way may find
 // them: for a user who is not allowed to list a kind everywhere, namespace by namespace.
-func (l *listings) find(kind schema.GroupVersionResource, label string) ([]unstructured.Unstructured, bool) {
+func (l *sharedListings) findListed(kind schema.GroupVersionResource, label string) ([]unstructured.Unstructured, bool) {
 	i, known := slices.BinarySearch(l.labels, label)
 	if !known {
 		return nil, false
@@ -67,7 +67,7 @@ func (l *listings) find(kind schema.GroupVersionResource, label string) ([]unstr
 	l.mu.Lock()
 	list := l.listed[key]
 	if list == nil {
-		list = sync.OnceValues(func() (map[string][]unstructured.Unstructured, error) { return l.list(key) })
+		list = sync.OnceValues(func() (map[string][]unstructured.Unstructured, error) { return l.listKind(key) })
 		l.listed[key] = list
 	}
 	l.mu.Unlock()
@@ -75,13 +75,13 @@ func (l *listings) find(kind schema.GroupVersionResource, label string) ([]unstr
 	return byLabel[label], err == nil
 }
 
-func (l *listings) list(key listingKey) (map[string][]unstructured.Unstructured, error) {
+func (l *sharedListings) listKind(key listingKey) (map[string][]unstructured.Unstructured, error) {
 	first := key.part * listingLabels
 	values := l.labels[first:min(first+listingLabels, len(l.labels))]
 	options := metav1.ListOptions{LabelSelector: kappLabel + " in (" + strings.Join(values, ",") + ")", Limit: listingPage}
 	byLabel := map[string][]unstructured.Unstructured{}
 	for {
-		page, err := l.objects.Resource(key.GroupVersionResource).List(quiet(l.ctx), options)
+		page, err := l.objects.Resource(key.GroupVersionResource).List(withoutLogs(l.ctx), options)
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +98,7 @@ func (l *listings) list(key listingKey) (map[string][]unstructured.Unstructured,
 // listedResources takes from listings what they have.
 type listedResources struct {
 	kappres.Resources
-	listings *listings
+	listings *sharedListings
 }
 
 // All lists resources by the label of an app, as kapp does to see which an app has.
@@ -118,7 +118,7 @@ func (l listedResources) All(types []kappres.ResourceType, opts kappres.AllOpts)
 	)
 	for _, kind := range types {
 		group.Go(func() error {
-			items, found := l.listings.find(kind.GroupVersionResource, label)
+			items, found := l.listings.findListed(kind.GroupVersionResource, label)
 			mu.Lock()
 			defer mu.Unlock()
 			if !found {

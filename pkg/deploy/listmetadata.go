@@ -23,7 +23,7 @@ func listMetadata(ctx context.Context, client metadata.ResourceInterface, option
 func listPages(ctx context.Context, client metadata.ResourceInterface, options metav1.ListOptions, pages int) (items []metav1.PartialObjectMetadata, complete bool, err error) {
 	options.Limit = metadataPage
 	for read := 1; ; read++ {
-		list, err := client.List(quiet(ctx), options)
+		list, err := client.List(withoutLogs(ctx), options)
 		if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
 			return items, true, nil
 		}

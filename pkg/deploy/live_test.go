@@ -25,7 +25,7 @@ func TestClockAhead(t *testing.T) {
 	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("a", "1"))}}
 	take := func() {
 		t.Helper()
-		held, err := r.lock(t.Context(), "edge", 2*time.Second, func(error) {})
+		held, err := r.acquireLock(t.Context(), "edge", 2*time.Second, func(error) {})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -147,7 +147,7 @@ func TestForgottenNamespace(t *testing.T) {
 	if c, err = Connect(Config{Kubeconfig: r.kubeconfig, Namespace: "nowhere"}); err != nil {
 		t.Fatal(err)
 	}
-	if findings, err = c.Check(t.Context(), rt, CheckOptions{}); err != nil || Refuse(findings) == nil || !strings.Contains(Refuse(findings).Error(), "namespace nowhere, for the records, does not exist") {
+	if findings, err = c.Check(t.Context(), rt, CheckOptions{}); err != nil || RefuseFindings(findings) == nil || !strings.Contains(RefuseFindings(findings).Error(), "namespace nowhere, for the records, does not exist") {
 		t.Errorf("check without a namespace: %v, %v", findings, err)
 	}
 }
@@ -176,7 +176,7 @@ func TestTerminatingNamespace(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := Refuse(findings); err == nil || !strings.Contains(err.Error(), "error (namespaces): space, ConfigMap a (v1) in namespace "+name+": namespace "+name+" is being deleted, since") ||
+		if err := RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "error (namespaces): space, ConfigMap a (v1) in namespace "+name+": namespace "+name+" is being deleted, since") ||
 			!strings.Contains(err.Error(), "live.example/held") {
 			return fmt.Errorf("found %v", err)
 		}
@@ -248,7 +248,7 @@ func TestRecordsRefused(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := Refuse(findings); err == nil || !strings.Contains(err.Error(), "configmaps of the records can't be written") || !strings.Contains(err.Error(), "records.gate.example") {
+		if err := RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "configmaps of the records can't be written") || !strings.Contains(err.Error(), "records.gate.example") {
 			return fmt.Errorf("found %v", err)
 		}
 		return nil

@@ -40,8 +40,8 @@ func (e *LockedError) Error() string {
 // ErrLockLost means that the lock could not be renewed, so that somebody else may have it.
 var ErrLockLost = errors.New("the lock on the runtime was lost")
 
-// lock is a Lease that its holder renews.
-type lock struct {
+// runtimeLock is a Lease that its holder renews.
+type runtimeLock struct {
 	cluster *Cluster
 	lease   *coordinationv1.Lease
 	lasts   time.Duration
@@ -50,15 +50,15 @@ type lock struct {
 	renewed atomic.Pointer[time.Time] // when the API server last said that it is ours
 }
 
-// fence keeps the writes of a call back while it is not known that the lock is still its own: the
+// lockFence keeps the writes of a call back while it is not known that the lock is still its own: the
 // API server may have been away for longer than the lock lasts, and have given it to somebody else.
-type fence struct{ lock atomic.Pointer[lock] }
+type lockFence struct{ lock atomic.Pointer[runtimeLock] }
 
 type fenceKey struct{}
 
 // withFence returns a context whose writes wait for the lock that is taken with it.
 func withFence(ctx context.Context) context.Context {
-	return context.WithValue(ctx, fenceKey{}, &fence{})
+	return context.WithValue(ctx, fenceKey{}, &lockFence{})
 }
 
 // sameFence gives a context the fence of another one, or none.
@@ -68,7 +68,7 @@ func sameFence(ctx, as context.Context) context.Context {
 
 // holdBack waits until the lock is known to be held, if the context has a fence and a lock.
 func holdBack(ctx context.Context) error {
-	f, _ := ctx.Value(fenceKey{}).(*fence)
+	f, _ := ctx.Value(fenceKey{}).(*lockFence)
 	if f == nil {
 		return nil
 	}
@@ -84,82 +84,82 @@ func holdBack(ctx context.Context) error {
 	return nil
 }
 
-// lock takes the Lease of a runtime, which lasts for a time unless it is renewed; lost is called
+// acquireLock takes the Lease of a runtime, which lasts for a time unless it is renewed; lost is called
 // once if it can't be renewed any more. A lock whose holder gave no sign of life for as long as
 // it lasts, by the holder's clock and while we look, is taken over.
 //
 // Errors: [*LockedError].
-func (c *Cluster) lock(ctx context.Context, runtime string, lasts time.Duration, lost func(error)) (*lock, error) {
+func (c *Cluster) acquireLock(ctx context.Context, runtime string, lasts time.Duration, lost func(error)) (*runtimeLock, error) {
 	leases := c.client.CoordinationV1().Leases(c.namespace)
 	name := stateName(runtime)
-	held, err := leases.Get(quiet(ctx), name, metav1.GetOptions{})
+	held, err := leases.Get(withoutLogs(ctx), name, metav1.GetOptions{})
 	if err == nil {
-		if held, err = c.outlive(ctx, runtime, held); err != nil {
+		if held, err = c.waitForExpiry(ctx, runtime, held); err != nil {
 			return nil, err
 		}
 	}
 	now := metav1.NowMicro()
-	seconds, holder := int32(max(lasts/time.Second, 1)), me()
+	seconds, holder := int32(max(lasts/time.Second, 1)), holderName()
 	spec := coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now}
-	heard, cancel := hearing(ctx)
+	heard, cancel := withGracePeriod(ctx)
 	defer cancel()
 	switch {
 	case err == nil:
 		held.Spec = spec
-		held, err = leases.Update(quiet(heard), held, metav1.UpdateOptions{})
+		held, err = leases.Update(withoutLogs(heard), held, metav1.UpdateOptions{})
 	case apierrors.IsNotFound(err):
 		labels := map[string]string{labelRuntime: runtime}
-		held, err = leases.Create(quiet(heard), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+		held, err = leases.Create(withoutLogs(heard), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		if held, err := leases.Get(quiet(ctx), name, metav1.GetOptions{}); err == nil {
+		if held, err := leases.Get(withoutLogs(ctx), name, metav1.GetOptions{}); err == nil {
 			return nil, lockedBy(runtime, held)
 		}
 	}
 	if err != nil {
-		c.unlock(name, now)
+		c.releaseUnheard(name, now)
 		return nil, fmt.Errorf("lock runtime %s by lease %s/%s: %w", runtime, c.namespace, name, err)
 	}
-	l := &lock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
+	l := &runtimeLock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
 	l.renewed.Store(&now.Time)
-	if f, _ := ctx.Value(fenceKey{}).(*fence); f != nil {
+	if f, _ := ctx.Value(fenceKey{}).(*lockFence); f != nil {
 		f.lock.Store(l)
 	}
-	go l.keep(sameFence(context.WithoutCancel(ctx), context.Background()), lost)
+	go l.keepRenewing(sameFence(context.WithoutCancel(ctx), context.Background()), lost)
 	return l, nil
 }
 
-// hearing is a context that ends a moment after another: the API server may grant a lock although who
+// withGracePeriod is a context that ends a moment after another: the API server may grant a lock although who
 // asked has gone, and then nobody would give it back.
-func hearing(ctx context.Context) (context.Context, context.CancelFunc) {
+func withGracePeriod(ctx context.Context) (context.Context, context.CancelFunc) {
 	heard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(200*time.Millisecond, cancel) })
 	return heard, func() { stop(); cancel() }
 }
 
-// unlock gives back a lock that may have been taken although nobody heard the answer.
-func (c *Cluster) unlock(name string, taken metav1.MicroTime) {
+// releaseUnheard gives back a lock that may have been taken although nobody heard the answer.
+func (c *Cluster) releaseUnheard(name string, taken metav1.MicroTime) {
 	ctx, cancel := context.WithTimeout(context.Background(), endTime)
 	defer cancel()
 	leases := c.client.CoordinationV1().Leases(c.namespace)
-	l, err := leases.Get(quiet(ctx), name, metav1.GetOptions{})
-	holder := me()
+	l, err := leases.Get(withoutLogs(ctx), name, metav1.GetOptions{})
+	holder := holderName()
 	mine := &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, AcquireTime: &taken}}
 	if err != nil || !sameLock(l, mine) {
 		return
 	}
-	_ = leases.Delete(quiet(ctx), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}})
+	_ = leases.Delete(withoutLogs(ctx), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}})
 }
 
-// outlive waits for the end of a lock that looks dead, and refuses one that is not.
-func (c *Cluster) outlive(ctx context.Context, runtime string, held *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+// waitForExpiry waits for the end of a lock that looks dead, and refuses one that is not.
+func (c *Cluster) waitForExpiry(ctx context.Context, runtime string, held *coordinationv1.Lease) (*coordinationv1.Lease, error) {
 	s := held.Spec
-	if deref(s.HolderIdentity) == "" || s.RenewTime == nil {
+	if valueOrZero(s.HolderIdentity) == "" || s.RenewTime == nil {
 		return held, nil
 	}
 	// Clocks differ: the holder's may be behind ours, so that it looks dead, or ahead, so that it
 	// would look alive for as long as that. One that lives renews the lock while we look.
-	lasts := duration(held)
+	lasts := leaseDuration(held)
 	age := time.Since(s.RenewTime.Time)
 	look := lasts / 2
 	switch {
@@ -173,7 +173,7 @@ func (c *Cluster) outlive(ctx context.Context, runtime string, held *coordinatio
 		return nil, ctx.Err()
 	case <-time.After(look):
 	}
-	now, err := c.client.CoordinationV1().Leases(c.namespace).Get(quiet(ctx), held.Name, metav1.GetOptions{})
+	now, err := c.client.CoordinationV1().Leases(c.namespace).Get(withoutLogs(ctx), held.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("look at lease %s/%s: %w", c.namespace, held.Name, err)
 	}
@@ -185,15 +185,15 @@ func (c *Cluster) outlive(ctx context.Context, runtime string, held *coordinatio
 
 // isExpired reports whether the holder of a lock has given no sign of life for as long as it lasts.
 func isExpired(l *coordinationv1.Lease) bool {
-	return deref(l.Spec.HolderIdentity) == "" || l.Spec.RenewTime == nil || time.Since(l.Spec.RenewTime.Time) > duration(l)
+	return valueOrZero(l.Spec.HolderIdentity) == "" || l.Spec.RenewTime == nil || time.Since(l.Spec.RenewTime.Time) > leaseDuration(l)
 }
 
-func duration(l *coordinationv1.Lease) time.Duration {
-	return time.Duration(deref(l.Spec.LeaseDurationSeconds)) * time.Second
+func leaseDuration(l *coordinationv1.Lease) time.Duration {
+	return time.Duration(valueOrZero(l.Spec.LeaseDurationSeconds)) * time.Second
 }
 
 func lockedBy(runtime string, l *coordinationv1.Lease) error {
-	e := &LockedError{Runtime: runtime, Holder: deref(l.Spec.HolderIdentity)}
+	e := &LockedError{Runtime: runtime, Holder: valueOrZero(l.Spec.HolderIdentity)}
 	if l.Spec.AcquireTime != nil {
 		e.Since = l.Spec.AcquireTime.Time
 	}
@@ -203,16 +203,16 @@ func lockedBy(runtime string, l *coordinationv1.Lease) error {
 	return e
 }
 
-func deref[T any](p *T) (value T) {
+func valueOrZero[T any](p *T) (value T) {
 	if p != nil {
 		value = *p
 	}
 	return value
 }
 
-// keep renews the lock until it is released. While the API server does not answer nobody else can
-// take it, either; see [fence] for what comes after that.
-func (l *lock) keep(ctx context.Context, lost func(error)) {
+// keepRenewing renews the lock until it is released. While the API server does not answer nobody else can
+// take it, either; see [lockFence] for what comes after that.
+func (l *runtimeLock) keepRenewing(ctx context.Context, lost func(error)) {
 	defer close(l.ended)
 	pause := l.lasts / renewals
 	for {
@@ -222,7 +222,7 @@ func (l *lock) keep(ctx context.Context, lost func(error)) {
 		case <-time.After(pause):
 		}
 		began := time.Now()
-		err := l.renew(ctx)
+		err := l.renewLease(ctx)
 		switch {
 		case err == nil:
 			l.renewed.Store(&began)
@@ -240,20 +240,20 @@ func (l *lock) keep(ctx context.Context, lost func(error)) {
 	}
 }
 
-// renew says that the holder lives.
+// renewLease says that the holder lives.
 //
 // Errors: [ErrLockLost] if the lock is somebody else's, or gone.
-func (l *lock) renew(ctx context.Context) error {
+func (l *runtimeLock) renewLease(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.lasts/renewals)
 	defer cancel()
 	leases := l.cluster.client.CoordinationV1().Leases(l.cluster.namespace)
 	now := metav1.NowMicro()
 	next := l.lease.DeepCopy()
 	next.Spec.RenewTime = &now
-	updated, err := leases.Update(quiet(ctx), next, metav1.UpdateOptions{})
+	updated, err := leases.Update(withoutLogs(ctx), next, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {
 		// An answer that nobody heard may have been to an update that was made.
-		if updated, err = leases.Get(quiet(ctx), next.Name, metav1.GetOptions{}); err == nil && !sameLock(updated, next) {
+		if updated, err = leases.Get(withoutLogs(ctx), next.Name, metav1.GetOptions{}); err == nil && !sameLock(updated, next) {
 			return ErrLockLost
 		}
 	}
@@ -268,13 +268,13 @@ func (l *lock) renew(ctx context.Context) error {
 
 // sameLock tells whether both are of one holder, from one moment on.
 func sameLock(a, b *coordinationv1.Lease) bool {
-	same := deref(a.Spec.HolderIdentity) == deref(b.Spec.HolderIdentity) && a.Spec.AcquireTime != nil && b.Spec.AcquireTime != nil
+	same := valueOrZero(a.Spec.HolderIdentity) == valueOrZero(b.Spec.HolderIdentity) && a.Spec.AcquireTime != nil && b.Spec.AcquireTime != nil
 	return same && a.Spec.AcquireTime.Time.Truncate(time.Microsecond).Equal(b.Spec.AcquireTime.Time.Truncate(time.Microsecond))
 }
 
-// release gives the lock back. It works also after the end of the context that it was taken
+// releaseLease gives the lock back. It works also after the end of the context that it was taken
 // with; if the API server can't be reached, the lock ends by itself.
-func (l *lock) release() {
+func (l *runtimeLock) releaseLease() {
 	if l == nil {
 		return
 	}
@@ -283,12 +283,12 @@ func (l *lock) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), endTime)
 	defer cancel()
 	version := l.lease.ResourceVersion
-	_ = l.cluster.client.CoordinationV1().Leases(l.cluster.namespace).Delete(quiet(ctx), l.lease.Name,
+	_ = l.cluster.client.CoordinationV1().Leases(l.cluster.namespace).Delete(withoutLogs(ctx), l.lease.Name,
 		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
 }
 
-// me is who holds a lock and who made a change: user@host, and the process.
-func me() string {
+// holderName is who holds a lock and who made a change: user@host, and the process.
+func holderName() string {
 	name := os.Getenv("USER")
 	if u, err := user.Current(); err == nil {
 		name = u.Username

@@ -30,7 +30,7 @@ func (e *engine) takenOver(steps []*clusterapply.ClusterChange) error {
 			continue
 		}
 		if manager := managerOf(was); manager != "" {
-			owned = append(owned, fmt.Sprintf("%s belongs to %s", identity(was), manager))
+			owned = append(owned, fmt.Sprintf("%s belongs to %s", idOf(was), manager))
 		}
 	}
 	if len(owned) == 0 {
@@ -56,7 +56,7 @@ func managerOf(r kappres.Resource) string {
 	if release := annotations["meta.helm.sh/release-name"]; release != "" && labels["app.kubernetes.io/managed-by"] == "Helm" {
 		return fmt.Sprintf("release %s/%s of Helm", annotations["meta.helm.sh/release-namespace"], release)
 	}
-	if i := slices.IndexFunc(r.OwnerRefs(), func(o metav1.OwnerReference) bool { return deref(o.Controller) }); i >= 0 {
+	if i := slices.IndexFunc(r.OwnerRefs(), func(o metav1.OwnerReference) bool { return valueOrZero(o.Controller) }); i >= 0 {
 		controller := r.OwnerRefs()[i]
 		return fmt.Sprintf("%s %s (%s), which controls it", controller.Kind, controller.Name, controller.APIVersion)
 	}

@@ -69,7 +69,7 @@ func (m fieldMerge) ApplyFromMultiple(result kappres.Resource, sources map[kappr
 // would be deleted.
 func dropController(object map[string]any) {
 	u := unstructured.Unstructured{Object: object}
-	others := slices.DeleteFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool { return deref(o.Controller) })
+	others := slices.DeleteFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool { return valueOrZero(o.Controller) })
 	if len(others) == 0 {
 		others = nil // which removes the field
 	}
@@ -186,7 +186,7 @@ func (m merger) mergeMap(live, applied, desired map[string]any, t fieldType, oth
 		if _, stays := desired[key]; stays {
 			continue
 		}
-		if now, found := live[key]; found && isScalar(now) && was != nil && !equalRecorded(now, was) && others.has(key) {
+		if now, found := live[key]; found && isScalar(now) && was != nil && !equalRecorded(now, was) && others.hasField(key) {
 			continue // set by somebody else since
 		}
 		delete(merged, key)
@@ -197,7 +197,7 @@ func (m merger) mergeMap(live, applied, desired map[string]any, t fieldType, oth
 			continue
 		}
 		_, there := live[key]
-		merged[key] = m.mergeValue(key, live[key], applied[key], value, t, others.field(key))
+		merged[key] = m.mergeValue(key, live[key], applied[key], value, t, others.fieldsBelow(key))
 		if given, isMap := value.(map[string]any); isMap && t != nil && !there && len(given) > 0 && len(merged[key].(map[string]any)) == 0 {
 			delete(merged, key) // there was nothing but null in it
 		}
@@ -265,7 +265,7 @@ func (m merger) mergeValue(key string, live, applied, desired any, t fieldType, 
 		of, strategies, mergeKey := lookUpSlice(t, key)
 		if slices.Contains(strategies, "merge") {
 			list := listMerge{merger: m, mergeKey: mergeKey, of: of, others: others, retainKeys: slices.Contains(strategies, "retainKeys")}
-			if merged, ok := list.merge(live, applied, desired); ok {
+			if merged, ok := list.mergeItems(live, applied, desired); ok {
 				return merged
 			}
 		}
@@ -318,15 +318,15 @@ func (m merger) mergeAtomic(live, applied, desired []any) []any {
 	merged := slices.Clone(desired)
 	for i, item := range desired {
 		unchanged := applied == nil || len(applied) == len(desired) && equalRecorded(item, applied[i])
-		if unchanged && covers(live[i], item) {
+		if unchanged && includesAll(live[i], item) {
 			merged[i] = live[i]
 		}
 	}
 	return merged
 }
 
-// covers reports whether all that part sets is in whole.
-func covers(whole, part any) bool {
+// includesAll reports whether all that part sets is in whole.
+func includesAll(whole, part any) bool {
 	switch part := part.(type) {
 	case map[string]any:
 		whole, isMap := whole.(map[string]any)
@@ -334,7 +334,7 @@ func covers(whole, part any) bool {
 			return false
 		}
 		for key, value := range part {
-			if now, found := whole[key]; !found && value != nil || !covers(now, value) {
+			if now, found := whole[key]; !found && value != nil || !includesAll(now, value) {
 				return false
 			}
 		}
@@ -345,7 +345,7 @@ func covers(whole, part any) bool {
 			return false
 		}
 		for i := range part {
-			if !covers(whole[i], part[i]) {
+			if !includesAll(whole[i], part[i]) {
 				return false
 			}
 		}

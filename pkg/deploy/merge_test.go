@@ -56,14 +56,14 @@ func TestClusterOwnedFieldsAreKept(t *testing.T) {
 	patch("", "kubectl-annotate", `{"metadata": {"annotations": {"team.example/owner": "me"}, "labels": {"team.example/owner": "me"}, "finalizers": ["team.example/hold"]}}`)
 
 	plan, err := r.Plan(t.Context(), runtime("1", "a"), CheckOptions{Options: quick()})
-	if err != nil || plan.Any() {
+	if err != nil || plan.HasChanges() {
 		t.Errorf("plan of the same: %s, error %v", planned(plan), err)
 		for _, c := range plan.Bundles[0].Changes {
 			t.Logf("%s\n%s", c.ResourceID, c.Diff)
 		}
 	}
 	status, err := r.Status(t.Context(), "edge", quick())
-	if err != nil || status[0].Drifted() {
+	if err != nil || status[0].HasDrifted() {
 		t.Errorf("status: %+v, error %v: what the manifest does not set is no drift", status[0].Bundles[0].Drift, err)
 	}
 

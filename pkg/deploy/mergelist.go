@@ -14,8 +14,8 @@ type listMerge struct {
 	retainKeys bool
 }
 
-// merge returns false for a list whose items can't be told apart.
-func (l listMerge) merge(live, applied, desired []any) ([]any, bool) {
+// mergeItems returns false for a list whose items can't be told apart.
+func (l listMerge) mergeItems(live, applied, desired []any) ([]any, bool) {
 	liveByKey, ok1 := l.byKey(live)
 	desiredByKey, ok2 := l.byKey(desired)
 	appliedByKey, ok3 := l.byKey(applied)
@@ -47,7 +47,7 @@ func (l listMerge) mergeItem(live, applied, desired any) any {
 		there = onlyKeysOf(there, item)
 	}
 	was, _ := applied.(map[string]any)
-	return l.mergeMap(there, was, item, l.of, l.others.item(item))
+	return l.mergeMap(there, was, item, l.of, l.others.itemFields(item))
 }
 
 // inLiveOrder adds the items that only the cluster has. If the manifest has not changed the
@@ -71,7 +71,7 @@ func (l listMerge) inLiveOrder(live, merged []any, isExtra func(key string) bool
 			continue
 		}
 		if i < next { // the manifest has another order
-			return append(slices.Clone(merged), l.extras(live, isExtra)...)
+			return append(slices.Clone(merged), l.extraItems(live, isExtra)...)
 		}
 		ordered = append(ordered, merged[next:i+1]...)
 		next = i + 1
@@ -79,7 +79,7 @@ func (l listMerge) inLiveOrder(live, merged []any, isExtra func(key string) bool
 	return append(ordered, merged[next:]...)
 }
 
-func (l listMerge) extras(live []any, isExtra func(key string) bool) []any {
+func (l listMerge) extraItems(live []any, isExtra func(key string) bool) []any {
 	var extras []any
 	for _, item := range live {
 		if key, _ := l.keyOf(item); isExtra(key) {

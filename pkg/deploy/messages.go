@@ -24,9 +24,9 @@ type Waiting struct {
 	Since time.Time `json:"since"`
 }
 
-// messages hear what kapp tells while it works on one app: what it waits for, and warnings of
+// messageTracker hear what kapp tells while it works on one app: what it waits for, and warnings of
 // the API server. They are safe for kapp's goroutines, and may be closed while those go on.
-type messages struct {
+type messageTracker struct {
 	mu      sync.Mutex
 	closed  bool
 	tell    func(Message)
@@ -51,14 +51,14 @@ type Message struct {
 	Hook string
 }
 
-var _ clusterapply.UI = (*messages)(nil)
+var _ clusterapply.UI = (*messageTracker)(nil)
 
-func newMessages(tell func(Message)) *messages {
-	return &messages{tell: tell, hinted: map[string]bool{}}
+func newMessages(tell func(Message)) *messageTracker {
+	return &messageTracker{tell: tell, hinted: map[string]bool{}}
 }
 
-// close makes messages forget whom they tell.
-func (m *messages) close() {
+// stopTelling makes messages forget whom they tell.
+func (m *messageTracker) stopTelling() {
 	if m == nil {
 		return
 	}
@@ -67,15 +67,15 @@ func (m *messages) close() {
 	m.closed = true
 }
 
-// pending are the resources that are waited for.
-func (m *messages) pending() []Waiting {
+// pendingResources are the resources that are waited for.
+func (m *messageTracker) pendingResources() []Waiting {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.waiting)
 }
 
 // NotifySection is told how many changes are done, and how many not.
-func (m *messages) NotifySection(format string, args ...any) {
+func (m *messageTracker) NotifySection(format string, args ...any) {
 	if m == nil {
 		return
 	}
@@ -88,8 +88,8 @@ func (m *messages) NotifySection(format string, args ...any) {
 	}
 }
 
-// progress takes it that something has just become ready, if anything has begun.
-func (m *messages) progress() {
+// noteProgress takes it that something has just become ready, if anything has begun.
+func (m *messageTracker) noteProgress() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.progressed.IsZero() {
@@ -98,7 +98,7 @@ func (m *messages) progress() {
 }
 
 // sinceProgress is how long ago something became ready, or kapp began to change things.
-func (m *messages) sinceProgress() time.Duration {
+func (m *messageTracker) sinceProgress() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.progressed.IsZero() {
@@ -109,7 +109,7 @@ func (m *messages) sinceProgress() time.Duration {
 
 // Notify is told the state of one resource, "ongoing: reconcile RESOURCE", and then why, or
 // what is done to one.
-func (m *messages) Notify(lines []string) {
+func (m *messageTracker) Notify(lines []string) {
 	if m == nil || len(lines) == 0 {
 		return
 	}
@@ -122,12 +122,12 @@ func (m *messages) Notify(lines []string) {
 		if len(lines) > 1 {
 			state = "ongoing"
 		} else {
-			m.progress()
+			m.noteProgress()
 		}
 	}
 	_, resource, _ := strings.Cut(what, " ")
 	if state != "ok" {
-		m.waits(resource, reason(lines[1:]))
+		m.noteWaiting(resource, findReason(lines[1:]))
 		return
 	}
 	m.mu.Lock()
@@ -136,13 +136,13 @@ func (m *messages) Notify(lines []string) {
 	m.waiting = slices.DeleteFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
 	if len(m.waiting) < before {
 		m.progressed = time.Now()
-		m.say(Message{Ready: resource})
+		m.emitMessage(Message{Ready: resource})
 	}
 }
 
-// reason is the first line that says why, and the first of what was made of the resource that is
+// findReason is the first line that says why, and the first of what was made of the resource that is
 // not well, either.
-func reason(lines []string) string {
+func findReason(lines []string) string {
 	var why, child string
 	for _, line := range lines {
 		line = strings.TrimLeft(ansiColor.ReplaceAllString(line, ""), " ^")
@@ -165,7 +165,7 @@ func reason(lines []string) string {
 	return why
 }
 
-func (m *messages) waits(resource, reason string) {
+func (m *messageTracker) noteWaiting(resource, reason string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i := slices.IndexFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })
@@ -182,11 +182,11 @@ func (m *messages) waits(resource, reason string) {
 	}
 	m.waiting[i].Reason = reason
 	w := m.waiting[i]
-	m.say(Message{Waiting: &w})
+	m.emitMessage(Message{Waiting: &w})
 }
 
 // addHint looks for what is known of a resource that is waited for, and tells it.
-func (m *messages) addHint(resource string) {
+func (m *messageTracker) addHint(resource string) {
 	hint := m.hint(resource)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -196,11 +196,11 @@ func (m *messages) addHint(resource string) {
 	}
 	m.waiting[i].Hint = hint
 	w := m.waiting[i]
-	m.say(Message{Waiting: &w})
+	m.emitMessage(Message{Waiting: &w})
 }
 
 // Write takes the warnings of the API server, by lines.
-func (m *messages) Write(p []byte) (int, error) {
+func (m *messageTracker) Write(p []byte) (int, error) {
 	if m == nil {
 		return len(p), nil
 	}
@@ -210,13 +210,13 @@ func (m *messages) Write(p []byte) (int, error) {
 	m.rest = lines[len(lines)-1]
 	for _, line := range lines[:len(lines)-1] {
 		if line = strings.TrimPrefix(strings.TrimSpace(line), "Warning: "); line != "" {
-			m.say(Message{Warning: line})
+			m.emitMessage(Message{Warning: line})
 		}
 	}
 	return len(p), nil
 }
 
-func (m *messages) say(one Message) {
+func (m *messageTracker) emitMessage(one Message) {
 	if !m.closed && m.tell != nil {
 		m.tell(one)
 	}

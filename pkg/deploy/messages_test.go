@@ -26,8 +26,8 @@ func TestMessages(t *testing.T) {
 	m.NotifySection("waiting on %d changes", 1)
 	m.Notify([]string{"create " + web, " ^ Retryable error: no webhook"})
 	m.Notify([]string{"create " + web})
-	if len(m.pending()) != 0 {
-		t.Errorf("pending %v", m.pending())
+	if len(m.pendingResources()) != 0 {
+		t.Errorf("pending %v", m.pendingResources())
 	}
 	m.Notify([]string{"ongoing: reconcile " + web, " ^ Waiting for 1 replicas", " L ok: waiting on replicaset/web-1", " L ongoing: waiting on pod/web-1-x (v1) namespace: shop", "    ^ Pending", " L ongoing: waiting on pod/web-1-y", "    ^ Pending"})
 	m.Notify([]string{"ongoing: reconcile " + web, " ^ Waiting for 1 replicas", " L ongoing: waiting on pod/web-1-x (v1) namespace: shop", "    ^ Pending"})
@@ -41,12 +41,12 @@ func TestMessages(t *testing.T) {
 	if !slices.Equal(told, want) {
 		t.Errorf("told\n%s", strings.Join(told, "\n"))
 	}
-	if p := m.pending(); len(p) != 1 || p[0].Resource != web {
+	if p := m.pendingResources(); len(p) != 1 || p[0].Resource != web {
 		t.Errorf("pending %v", p)
 	}
 	m.Notify([]string{"ok: reconcile " + web})
 	want = append(want, "ready "+web)
-	m.close()
+	m.stopTelling()
 	m.Notify([]string{"ongoing: reconcile " + web})
 	if len(told) != len(want) {
 		t.Error("a closed one tells")
@@ -71,9 +71,9 @@ func TestSchedule(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var ran []int
-			tasks := make([]task, 4)
+			tasks := make([]scheduledTask, 4)
 			for i := range tasks {
-				tasks[i] = task{after: c.after[i], run: func(context.Context) error {
+				tasks[i] = scheduledTask{after: c.after[i], run: func(context.Context) error {
 					ran = append(ran, i)
 					if slices.Contains(c.fails, i) {
 						return boom
@@ -81,7 +81,7 @@ func TestSchedule(t *testing.T) {
 					return nil
 				}}
 			}
-			failed, blocked := schedule(t.Context(), tasks, c.limit)
+			failed, blocked := runScheduled(t.Context(), tasks, c.limit)
 			if fmt.Sprint(ran) != c.ran || fmt.Sprint(blocked) != c.blocked || len(failed) != len(c.fails) {
 				t.Errorf("ran %v, blocked %v, failed %v", ran, blocked, failed)
 			}

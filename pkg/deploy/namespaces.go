@@ -37,7 +37,7 @@ func placeUnits(units []Unit, scopes map[schema.GroupKind]bool) ([]Unit, error) 
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
 		}
-		defined, err := definitions(resources)
+		defined, err := readDefinitions(resources)
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
 		}

@@ -21,12 +21,12 @@ func isCopy(annotations map[string]string, namespace, name string) bool {
 	return len(key) == 4 && (key[0] != namespace || key[3] != name)
 }
 
-// originals finds what was applied, without the copies that others have made of it: to kapp these
+// originalResources finds what was applied, without the copies that others have made of it: to kapp these
 // are resources of the app that are no longer wanted, and it deletes them.
-type originals struct{ kappres.Resources }
+type originalResources struct{ kappres.Resources }
 
 // All lists resources, as kapp does to see which an app has.
-func (o originals) All(types []kappres.ResourceType, opts kappres.AllOpts) ([]kappres.Resource, error) {
+func (o originalResources) All(types []kappres.ResourceType, opts kappres.AllOpts) ([]kappres.Resource, error) {
 	all, err := o.Resources.All(types, opts)
 	return slices.DeleteFunc(all, func(r kappres.Resource) bool {
 		return isCopy(r.Annotations(), r.Namespace(), r.Name())

@@ -49,16 +49,16 @@ func laterOwners(object map[string]any) ownedFields {
 // isOwnManager reports whether writes under this name are krtpkg's, or kapp's.
 func isOwnManager(manager string) bool { return manager == fieldManager || manager == "kapp" }
 
-func (o ownedFields) has(key string) bool {
+func (o ownedFields) hasField(key string) bool {
 	return slices.ContainsFunc(o, func(fields map[string]any) bool { _, found := fields["f:"+key]; return found })
 }
 
-func (o ownedFields) field(key string) ownedFields {
-	return o.children(func(name string) bool { return name == "f:"+key })
+func (o ownedFields) fieldsBelow(key string) ownedFields {
+	return o.selectChildren(func(name string) bool { return name == "f:"+key })
 }
 
-func (o ownedFields) item(item map[string]any) ownedFields {
-	return o.children(func(name string) bool {
+func (o ownedFields) itemFields(item map[string]any) ownedFields {
+	return o.selectChildren(func(name string) bool {
 		encoded, isKey := strings.CutPrefix(name, "k:")
 		var key map[string]any
 		if !isKey || json.Unmarshal([]byte(encoded), &key) != nil {
@@ -73,7 +73,7 @@ func (o ownedFields) item(item map[string]any) ownedFields {
 	})
 }
 
-func (o ownedFields) children(is func(name string) bool) ownedFields {
+func (o ownedFields) selectChildren(is func(name string) bool) ownedFields {
 	var below ownedFields
 	for _, fields := range o {
 		for name, child := range fields {

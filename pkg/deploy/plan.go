@@ -48,19 +48,19 @@ type BundlePlan struct {
 	Action        Action
 	Changes       []ResourceChange
 
-	found done
+	found callResult
 }
 
-// Any tells whether anything would be written.
-func (p *Plan) Any() bool {
-	return p.records || p.Count().Any()
+// HasChanges tells whether anything would be written.
+func (p *Plan) HasChanges() bool {
+	return p.records || p.CountChanges().HasAny()
 }
 
-// Count counts the changes of all bundles.
-func (p *Plan) Count() Changes {
+// CountChanges counts the changes of all bundles.
+func (p *Plan) CountChanges() Changes {
 	var all Changes
 	for _, b := range p.Bundles {
-		all = all.Add(Count(b.Changes))
+		all = all.Add(CountChanges(b.Changes))
 	}
 	return all
 }
@@ -74,13 +74,13 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 	if err != nil {
 		return nil, err
 	}
-	findings, err := s.check(ctx, opts)
+	findings, err := s.runChecks(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
 	s.engine.takeOver = opts.TakeOver
 	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
-	plan, err := s.plan(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
+	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
 	if err != nil {
 		return nil, err
 	}
@@ -96,32 +96,32 @@ type planOptions struct {
 	dryRun bool
 }
 
-func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
+func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, error) {
 	plan := &Plan{
 		Runtime: s.runtime.Name, Version: s.runtime.Version, Digest: s.runtime.Digest,
-		From: s.record.newest().Version, records: !s.record.holds(s.revision()),
+		From: s.record.newestRevision().Version, records: !s.record.holdsRevision(s.recordedRevision()),
 	}
-	absent, ownKinds, err := s.absent(ctx)
+	absent, ownKinds, err := s.absentKinds(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s.engine.listings, err = s.cluster.newListings(ctx, s.installed()); err != nil {
+	if s.engine.listings, err = s.cluster.newListings(ctx, s.allInstalled()); err != nil {
 		return nil, err
 	}
 	defer func() { s.engine.listings = nil }() // what follows may write
 	found := make([]BundlePlan, len(s.jobs))
 	problems := make([]error, len(s.jobs))
-	tasks := make([]task, len(s.jobs))
+	tasks := make([]scheduledTask, len(s.jobs))
 	for i, j := range s.jobs {
 		tasks[i].run = func(ctx context.Context) error {
-			looked, err := s.engine.look(ctx, app{
-				name: j.runtime.appName(j.unit), labels: j.labels(), manifests: j.unit.Manifests, absent: absent[i],
-				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun, moment: j.moment(s.isRollback), done: s.doneJobs(),
+			looked, err := s.engine.lookAhead(ctx, kappApp{
+				name: j.runtime.appName(j.unit), labels: j.appLabels(), manifests: j.unit.Manifests, absent: absent[i],
+				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun, moment: j.newMoment(s.isRollback), done: s.doneJobs(),
 			})
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			o := j.outcome()
+			o := j.newOutcome()
 			problems[i] = cmp.Or(err, looked.refused)
 			found[i] = BundlePlan{
 				Bundle: o.Bundle, App: o.App, Layer: o.Layer, Version: o.Version, Changes: looked.changes, Action: Keep, found: looked,
@@ -129,7 +129,7 @@ func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 			switch {
 			case j.was == nil:
 				found[i].Action = Install
-			case Count(looked.changes).Any():
+			case CountChanges(looked.changes).HasAny():
 				found[i].Action = Change
 			}
 			if j.was != nil {
@@ -138,8 +138,8 @@ func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 			return nil
 		}
 	}
-	failed, _ := schedule(ctx, tasks, s.opts.Parallel)
-	if err := joined(ctx, failed); err != nil {
+	failed, _ := runScheduled(ctx, tasks, s.opts.Parallel)
+	if err := joinErrors(ctx, failed); err != nil {
 		return nil, err
 	}
 	plan.Bundles = found
@@ -168,42 +168,42 @@ func (s *session) plan(ctx context.Context, opts planOptions) (*Plan, error) {
 
 // isUpToDate reports whether there is nothing to write, to wait for or to record.
 func (s *session) isUpToDate(plan *Plan) bool {
-	if plan.Count() != (Changes{}) || plan.records || len(s.leaving) > 0 {
+	if plan.CountChanges() != (Changes{}) || plan.records || len(s.leaving) > 0 {
 		return false
 	}
 	for i, j := range s.jobs {
-		news := j.annotations()
-		news[annotationResources] = inventory(plan.Bundles[i].found.resources)
+		news := j.appAnnotations()
+		news[annotationResources] = encodeInventory(plan.Bundles[i].found.resources)
 		news[annotationDone] = plan.Bundles[i].found.jobs.String()
-		if j.was == nil || !j.was.Complete || !contains(j.was.labels, j.labels()) || !contains(j.was.notes, news) {
+		if j.was == nil || !j.was.Complete || !containsAll(j.was.labels, j.appLabels()) || !containsAll(j.was.notes, news) {
 			return false
 		}
 	}
 	return true
 }
 
-// definition is what a CustomResourceDefinition says of its kind.
-type definition struct {
+// kindDefinition is what a CustomResourceDefinition says of its kind.
+type kindDefinition struct {
 	schema.GroupKind
 	plural     string
 	namespaced bool
 	versions   []string // those that are served
 }
 
-// definitions are those of a bundle. One that names no kind is an error.
-func definitions(resources []kappres.Resource) ([]definition, error) {
-	var all []definition
+// readDefinitions are those of a bundle. One that names no kind is an error.
+func readDefinitions(resources []kappres.Resource) ([]kindDefinition, error) {
+	var all []kindDefinition
 	for _, r := range resources {
 		if r.Kind() != "CustomResourceDefinition" || r.APIGroup() != "apiextensions.k8s.io" {
 			continue
 		}
 		raw := r.DeepCopyRaw()
-		d := definition{}
+		d := kindDefinition{}
 		d.Group, _, _ = unstructured.NestedString(raw, "spec", "group")
 		d.Kind, _, _ = unstructured.NestedString(raw, "spec", "names", "kind")
 		d.plural, _, _ = unstructured.NestedString(raw, "spec", "names", "plural")
 		if d.Group == "" || d.Kind == "" || d.plural == "" {
-			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing, or no text", identity(r))
+			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing, or no text", idOf(r))
 		}
 		scope, _, _ := unstructured.NestedString(raw, "spec", "scope")
 		d.namespaced = scope != "Cluster"
@@ -220,9 +220,9 @@ func definitions(resources []kappres.Resource) ([]definition, error) {
 	return all, nil
 }
 
-// absent returns, for each job, the kinds in the versions that earlier bundles bring and the
+// absentKinds returns, for each job, the kinds in the versions that earlier bundles bring and the
 // cluster does not serve yet, and all kinds that the runtime defines.
-func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupVersionKind], sets.Set[schema.GroupKind], error) {
+func (s *session) absentKinds(ctx context.Context) ([]sets.Set[schema.GroupVersionKind], sets.Set[schema.GroupKind], error) {
 	served, err := s.servedKinds(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -233,11 +233,11 @@ func (s *session) absent(ctx context.Context) ([]sets.Set[schema.GroupVersionKin
 		all[i] = brought.Clone()
 		resources, err := readResources(j.unit.Manifests)
 		if err != nil {
-			return nil, nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
-		defined, err := definitions(resources)
+		defined, err := readDefinitions(resources)
 		if err != nil {
-			return nil, nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		for _, d := range defined {
 			ownKinds.Insert(d.GroupKind)

@@ -25,38 +25,38 @@ type PullSecret struct {
 // cluster, or from the runtime itself. What this user may not read is left out, as is what is not
 // there.
 func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, error) {
-	p := pulling{secrets: map[named][]byte{}, accounts: map[named][]string{}, wanted: map[named]bool{}, by: map[named]bool{}}
+	p := pullReferences{secrets: map[objectName][]byte{}, accounts: map[objectName][]string{}, wanted: map[objectName]bool{}, by: map[objectName]bool{}}
 	for _, u := range rt.Units {
 		resources, err := readResources(u.Manifests)
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
 		}
 		for _, r := range resources {
-			p.add(r.Kind(), named{r.Namespace(), r.Name()}, r.DeepCopyRaw())
+			p.addObject(r.Kind(), objectName{r.Namespace(), r.Name()}, r.DeepCopyRaw())
 		}
 	}
 	for account := range p.by {
 		names, ours := p.accounts[account]
 		if !ours {
-			there, err := c.client.CoreV1().ServiceAccounts(account.namespace).Get(quiet(ctx), account.name, metav1.GetOptions{})
-			if unreadable(err) {
+			there, err := c.client.CoreV1().ServiceAccounts(account.namespace).Get(withoutLogs(ctx), account.name, metav1.GetOptions{})
+			if isUnreadable(err) {
 				continue
 			}
 			if err != nil {
 				return nil, fmt.Errorf("get service account %s in namespace %s: %w", account.name, account.namespace, err)
 			}
-			names = references(there.ImagePullSecrets)
+			names = referenceNames(there.ImagePullSecrets)
 		}
 		for _, name := range names {
-			p.wanted[named{account.namespace, name}] = true
+			p.wanted[objectName{account.namespace, name}] = true
 		}
 	}
 	var logins []PullSecret
 	for _, at := range sortedNames(p.wanted) {
 		login, ours := p.secrets[at]
 		if !ours {
-			there, err := c.client.CoreV1().Secrets(at.namespace).Get(quiet(ctx), at.name, metav1.GetOptions{})
-			if unreadable(err) {
+			there, err := c.client.CoreV1().Secrets(at.namespace).Get(withoutLogs(ctx), at.name, metav1.GetOptions{})
+			if isUnreadable(err) {
 				continue
 			}
 			if err != nil {
@@ -71,67 +71,67 @@ func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, er
 	return logins, nil
 }
 
-// unreadable says that there is nothing, or nothing for this user.
-func unreadable(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) }
+// isUnreadable says that there is nothing, or nothing for this user.
+func isUnreadable(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) }
 
-// named is an object of a namespace.
-type named struct{ namespace, name string }
+// objectName is an object of a namespace.
+type objectName struct{ namespace, name string }
 
-// pulling is what a runtime's manifests say of how its images are pulled.
-type pulling struct {
-	secrets  map[named][]byte   // logins that the runtime brings
-	accounts map[named][]string // pull secrets of service accounts that it brings
-	wanted   map[named]bool     // pull secrets of its pods
-	by       map[named]bool     // service accounts of its pods
+// pullReferences is what a runtime's manifests say of how its images are pulled.
+type pullReferences struct {
+	secrets  map[objectName][]byte   // logins that the runtime brings
+	accounts map[objectName][]string // pull secrets of service accounts that it brings
+	wanted   map[objectName]bool     // pull secrets of its pods
+	by       map[objectName]bool     // service accounts of its pods
 }
 
-func (p *pulling) add(kind string, at named, raw map[string]any) {
+func (p *pullReferences) addObject(kind string, at objectName, raw map[string]any) {
 	if at.namespace == "" {
 		at.namespace = "default"
 	}
 	switch kind {
 	case "Secret":
 		data := map[string][]byte{}
-		for key, value := range texts(raw["data"]) {
+		for key, value := range textValues(raw["data"]) {
 			data[key], _ = base64.StdEncoding.DecodeString(value)
 		}
-		for key, value := range texts(raw["stringData"]) {
+		for key, value := range textValues(raw["stringData"]) {
 			data[key] = []byte(value)
 		}
 		p.secrets[at] = dockerConfig(data)
 	case "ServiceAccount":
 		p.accounts[at] = namesOf(raw["imagePullSecrets"])
 	default:
-		p.pods(at.namespace, raw)
+		p.addPodSpecs(at.namespace, raw)
 	}
 }
 
-// pods looks for pods' specs anywhere in a value: what has containers.
-func (p *pulling) pods(namespace string, value any) {
+// addPodSpecs looks for pods' specs anywhere in a value: what has containers.
+func (p *pullReferences) addPodSpecs(namespace string, value any) {
 	switch v := value.(type) {
 	case map[string]any:
 		if _, is := v["containers"].([]any); is {
 			for _, name := range namesOf(v["imagePullSecrets"]) {
-				p.wanted[named{namespace, name}] = true
+				p.wanted[objectName{namespace, name}] = true
 			}
 			account, _ := v["serviceAccountName"].(string)
 			if account == "" {
 				account = "default"
 			}
-			p.by[named{namespace, account}] = true
+			p.by[objectName{namespace, account}] = true
 		}
 		for _, inner := range v {
-			p.pods(namespace, inner)
+			p.addPodSpecs(namespace, inner)
 		}
 	case []any:
 		for _, inner := range v {
-			p.pods(namespace, inner)
+			p.addPodSpecs(namespace, inner)
 		}
 	}
 }
 
-// texts are the texts of a mapping.
-func texts(value any) map[string]string {
+// textValues are the texts of a mapping.
+func textValues(value any) map[string]string {
 	all := map[string]string{}
 	mapping, _ := value.(map[string]any)
 	for key, v := range mapping {
@@ -146,14 +146,14 @@ func texts(value any) map[string]string {
 func namesOf(value any) (names []string) {
 	list, _ := value.([]any)
 	for _, entry := range list {
-		if name := texts(entry)["name"]; name != "" {
+		if name := textValues(entry)["name"]; name != "" {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
-func references(list []corev1.LocalObjectReference) (names []string) {
+func referenceNames(list []corev1.LocalObjectReference) (names []string) {
 	for _, r := range list {
 		names = append(names, r.Name)
 	}
@@ -173,8 +173,8 @@ func dockerConfig(data map[string][]byte) []byte {
 	return slices.Concat([]byte(`{"auths":`), old, []byte(`}`))
 }
 
-func sortedNames(set map[named]bool) []named {
-	return slices.SortedFunc(maps.Keys(set), func(a, b named) int {
+func sortedNames(set map[objectName]bool) []objectName {
+	return slices.SortedFunc(maps.Keys(set), func(a, b objectName) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.name, b.name))
 	})
 }

@@ -63,10 +63,10 @@ var clusterScoped = map[schema.GroupKind]bool{
 	{Kind: "ComponentStatus"}: true,
 }
 
-// grants collect rules for one role, merged by what they are for.
-type grants map[string]*rbacv1.PolicyRule
+// grantSet collect rules for one role, merged by what they are for.
+type grantSet map[string]*rbacv1.PolicyRule
 
-func (g grants) add(verbs []string, group, resource string, names ...string) {
+func (g grantSet) addRule(verbs []string, group, resource string, names ...string) {
 	slices.Sort(verbs)
 	key := strings.Join([]string{group, resource, strings.Join(verbs, ","), fmt.Sprint(len(names) > 0)}, "|")
 	rule := g[key]
@@ -82,13 +82,13 @@ func (g grants) add(verbs []string, group, resource string, names ...string) {
 	slices.Sort(rule.ResourceNames)
 }
 
-// rule adds one as it stands in a role.
-func (g grants) rule(r rbacv1.PolicyRule) {
+// addPolicyRule adds one as it stands in a role.
+func (g grantSet) addPolicyRule(r rbacv1.PolicyRule) {
 	key, _ := json.Marshal(r) // plain strings
 	g["~"+string(key)] = &r
 }
 
-func (g grants) rules() []rbacv1.PolicyRule {
+func (g grantSet) sortedRules() []rbacv1.PolicyRule {
 	var all []rbacv1.PolicyRule
 	for _, key := range slices.Sorted(maps.Keys(g)) {
 		all = append(all, *g[key])
@@ -101,7 +101,7 @@ func (g grants) rules() []rbacv1.PolicyRule {
 // makes roles has to hold what they give, and who makes bindings needs the verb bind. kapp lists
 // each kind in all namespaces.
 func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
-	if err := rt.check(); err != nil {
+	if err := rt.validate(); err != nil {
 		return nil, err
 	}
 	placed, err := placeUnits(rt.Units, map[schema.GroupKind]bool{})
@@ -109,11 +109,11 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 		return nil, err
 	}
 	rt.Units = placed
-	byNamespace := map[string]grants{namespace: {}}
-	whole := grants{}
-	in := func(namespace string) grants {
+	byNamespace := map[string]grantSet{namespace: {}}
+	whole := grantSet{}
+	in := func(namespace string) grantSet {
 		if byNamespace[namespace] == nil {
-			byNamespace[namespace] = grants{}
+			byNamespace[namespace] = grantSet{}
 		}
 		return byNamespace[namespace]
 	}
@@ -132,8 +132,8 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 			all = append(all, r)
 		}
 	}
-	defined := map[schema.GroupKind]definition{}
-	known, err := definitions(all)
+	defined := map[schema.GroupKind]kindDefinition{}
+	known, err := readDefinitions(all)
 	if err != nil {
 		return nil, err
 	}
@@ -145,46 +145,46 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 		if r.APIGroup() == configGroup && r.Kind() == "Config" {
 			continue
 		}
-		plural, namespaced, known := access.resource(r, defined)
+		plural, namespaced, known := access.resourceOf(r, defined)
 		if !known {
 			access.Unknown = append(access.Unknown, r.GroupKind().String())
 		}
 		group := r.APIGroup()
-		whole.add([]string{"list", "watch"}, group, plural)
+		whole.addRule([]string{"list", "watch"}, group, plural)
 		to := whole
 		if namespaced {
 			to = in(cmp.Or(r.Namespace(), namespace))
 		}
-		to.add([]string{"create"}, group, plural)
-		to.add([]string{"get", "update", "patch", "delete"}, group, plural, r.Name())
-		if err := access.roles(r, whole, to); err != nil {
+		to.addRule([]string{"create"}, group, plural)
+		to.addRule([]string{"get", "update", "patch", "delete"}, group, plural, r.Name())
+		if err := access.addRoleGrants(r, whole, to); err != nil {
 			return nil, err
 		}
 	}
 	// What kapp looks at to know whether workloads are ready, and what says why they are not.
 	for _, made := range made {
 		plural, _ := meta.UnsafeGuessKindToResource(made.WithVersion("v1"))
-		whole.add([]string{"get", "list", "watch"}, made.Group, plural.Resource)
+		whole.addRule([]string{"get", "list", "watch"}, made.Group, plural.Resource)
 	}
-	whole.add([]string{"get", "list"}, "", "events")
-	whole.add([]string{"get"}, "", "pods/log")
-	whole.add([]string{"get", "list"}, "", "nodes")
+	whole.addRule([]string{"get", "list"}, "", "events")
+	whole.addRule([]string{"get"}, "", "pods/log")
+	whole.addRule([]string{"get", "list"}, "", "nodes")
 	records := in(namespace)
 	for _, resource := range []string{"configmaps", "secrets"} {
-		records.add([]string{"get", "list", "create", "update", "patch", "delete"}, "", resource)
+		records.addRule([]string{"get", "list", "create", "update", "patch", "delete"}, "", resource)
 	}
-	records.add([]string{"get", "create", "update", "delete"}, "coordination.k8s.io", "leases")
+	records.addRule([]string{"get", "create", "update", "delete"}, "coordination.k8s.io", "leases")
 	// kapp looks whether a namespace is there before it lists in it.
-	whole.add([]string{"get", "list"}, "", "namespaces")
+	whole.addRule([]string{"get", "list"}, "", "namespaces")
 	subject := rbacv1.Subject{Kind: "ServiceAccount", Name: account, Namespace: namespace}
-	access.bind(rt, subject, whole, byNamespace)
+	access.bindRoles(rt, subject, whole, byNamespace)
 	slices.Sort(access.Unknown)
 	access.Unknown = slices.Compact(access.Unknown)
 	return access, nil
 }
 
-// resource gives the plural of a resource's kind, and whether it has a namespace.
-func (a *Access) resource(r kappres.Resource, defined map[schema.GroupKind]definition) (plural string, namespaced, known bool) {
+// resourceOf gives the plural of a resource's kind, and whether it has a namespace.
+func (a *Access) resourceOf(r kappres.Resource, defined map[schema.GroupKind]kindDefinition) (plural string, namespaced, known bool) {
 	gk := r.GroupKind()
 	if d, is := defined[gk]; is {
 		return d.plural, d.namespaced, true
@@ -194,8 +194,8 @@ func (a *Access) resource(r kappres.Resource, defined map[schema.GroupKind]defin
 	return guess.Resource, !clusterScoped[gk], own
 }
 
-// roles adds what one needs to make a role or a binding.
-func (a *Access) roles(r kappres.Resource, whole, to grants) error {
+// addRoleGrants adds what one needs to make a role or a binding.
+func (a *Access) addRoleGrants(r kappres.Resource, whole, to grantSet) error {
 	if r.APIGroup() != rbacv1.GroupName {
 		return nil
 	}
@@ -203,30 +203,30 @@ func (a *Access) roles(r kappres.Resource, whole, to grants) error {
 	case "ClusterRole", "Role":
 		var role rbacv1.ClusterRole
 		if err := r.AsUncheckedTypedObj(&role); err != nil {
-			return fmt.Errorf("%s: %w", identity(r), err)
+			return fmt.Errorf("%s: %w", idOf(r), err)
 		}
 		for _, rule := range role.Rules {
-			to.rule(rule)
+			to.addPolicyRule(rule)
 		}
 		if role.AggregationRule != nil {
 			// Only who may escalate can make a role that gathers others.
-			whole.add([]string{"escalate"}, rbacv1.GroupName, "clusterroles")
+			whole.addRule([]string{"escalate"}, rbacv1.GroupName, "clusterroles")
 		}
 	case "ClusterRoleBinding", "RoleBinding":
 		var binding rbacv1.ClusterRoleBinding
 		if err := r.AsUncheckedTypedObj(&binding); err != nil {
-			return fmt.Errorf("%s: %w", identity(r), err)
+			return fmt.Errorf("%s: %w", idOf(r), err)
 		}
 		plural := "roles"
 		if binding.RoleRef.Kind == "ClusterRole" {
 			plural = "clusterroles"
 		}
-		to.add([]string{"bind"}, rbacv1.GroupName, plural, binding.RoleRef.Name)
+		to.addRule([]string{"bind"}, rbacv1.GroupName, plural, binding.RoleRef.Name)
 	}
 	return nil
 }
 
-func (a *Access) bind(rt Runtime, subject rbacv1.Subject, whole grants, byNamespace map[string]grants) {
+func (a *Access) bindRoles(rt Runtime, subject rbacv1.Subject, whole grantSet, byNamespace map[string]grantSet) {
 	name := "krtpkg:" + rt.Name
 	label := map[string]string{labelRuntime: rt.Name}
 	kinds := func(kind string) metav1.TypeMeta {
@@ -236,7 +236,7 @@ func (a *Access) bind(rt Runtime, subject rbacv1.Subject, whole grants, byNamesp
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ServiceAccount"},
 		ObjectMeta: metav1.ObjectMeta{Name: subject.Name, Namespace: subject.Namespace},
 	}
-	a.ClusterRole = rbacv1.ClusterRole{TypeMeta: kinds("ClusterRole"), ObjectMeta: metav1.ObjectMeta{Name: name, Labels: label}, Rules: whole.rules()}
+	a.ClusterRole = rbacv1.ClusterRole{TypeMeta: kinds("ClusterRole"), ObjectMeta: metav1.ObjectMeta{Name: name, Labels: label}, Rules: whole.sortedRules()}
 	a.ClusterRoleBinding = rbacv1.ClusterRoleBinding{
 		TypeMeta: kinds("ClusterRoleBinding"), ObjectMeta: metav1.ObjectMeta{Name: name, Labels: label},
 		Subjects: []rbacv1.Subject{subject}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
@@ -246,7 +246,7 @@ func (a *Access) bind(rt Runtime, subject rbacv1.Subject, whole grants, byNamesp
 		a.Namespaces = append(a.Namespaces, corev1.Namespace{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: metav1.ObjectMeta{Name: namespace},
 		})
-		a.Roles = append(a.Roles, rbacv1.Role{TypeMeta: kinds("Role"), ObjectMeta: at, Rules: byNamespace[namespace].rules()})
+		a.Roles = append(a.Roles, rbacv1.Role{TypeMeta: kinds("Role"), ObjectMeta: at, Rules: byNamespace[namespace].sortedRules()})
 		a.Bindings = append(a.Bindings, rbacv1.RoleBinding{
 			TypeMeta: kinds("RoleBinding"), ObjectMeta: at,
 			Subjects: []rbacv1.Subject{subject}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: name},
@@ -254,8 +254,8 @@ func (a *Access) bind(rt Runtime, subject rbacv1.Subject, whole grants, byNamesp
 	}
 }
 
-// Objects are all of it in the order in which they can be created.
-func (a *Access) Objects() []any {
+// ListObjects are all of it in the order in which they can be created.
+func (a *Access) ListObjects() []any {
 	var all []any
 	for i := range a.Namespaces {
 		all = append(all, &a.Namespaces[i])
@@ -267,8 +267,8 @@ func (a *Access) Objects() []any {
 	return all
 }
 
-// Namespaces are the names of those that a bundle's own manifests make.
-func Namespaces(u Unit) (names []string, err error) {
+// DefinedNamespaces are the names of those that a bundle's own manifests make.
+func DefinedNamespaces(u Unit) (names []string, err error) {
 	resources, err := readResources(u.Manifests)
 	if err != nil {
 		return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
@@ -281,10 +281,10 @@ func Namespaces(u Unit) (names []string, err error) {
 	return names, nil
 }
 
-// Everywhere gives what is granted in some namespaces for all of them: no role can be made in a
+// GrantEverywhere gives what is granted in some namespaces for all of them: no role can be made in a
 // namespace that is not there yet, and one that what is applied makes itself, with kapp, must not
 // be another's. What is granted by name stays so.
-func (a *Access) Everywhere(namespaces []string) {
+func (a *Access) GrantEverywhere(namespaces []string) {
 	in := func(namespace string) bool { return slices.Contains(namespaces, namespace) }
 	for _, role := range a.Roles {
 		if in(role.Namespace) {

@@ -64,7 +64,7 @@ func TestLeastAccess(t *testing.T) {
 		}
 	}
 	status, err := least.Status(t.Context(), "least", Options{})
-	if err != nil || status[0].Health() != Healthy || status[0].Drifted() {
+	if err != nil || status[0].Health() != Healthy || status[0].HasDrifted() {
 		t.Errorf("status %+v, %v", status, err)
 	}
 	more := version("3")
@@ -98,7 +98,7 @@ func gvrOf(object any) (schema.GroupVersionResource, *unstructured.Unstructured,
 
 func (r *rig) create(access *Access) {
 	r.t.Helper()
-	for _, object := range access.Objects() {
+	for _, object := range access.ListObjects() {
 		gvr, u, err := gvrOf(object)
 		if err == nil {
 			_, err = r.dynamic.Resource(gvr).Namespace(u.GetNamespace()).Create(r.t.Context(), u, metav1.CreateOptions{})
@@ -111,7 +111,7 @@ func (r *rig) create(access *Access) {
 
 func (r *rig) remove(access *Access) {
 	r.t.Helper()
-	for _, object := range access.Objects() {
+	for _, object := range access.ListObjects() {
 		gvr, u, err := gvrOf(object)
 		if err == nil && u.GetName() != r.namespace {
 			err = r.dynamic.Resource(gvr).Namespace(u.GetNamespace()).Delete(r.t.Context(), u.GetName(), metav1.DeleteOptions{})
@@ -145,7 +145,7 @@ func (r *rig) as(account string) *Cluster {
 // The scopes that are known without a cluster are those of a real one.
 func TestScopes(t *testing.T) {
 	r := newRig(t)
-	s := &session{cluster: r.Cluster, engine: &engine{cluster: r.Cluster, served: &served{}}}
+	s := &session{cluster: r.Cluster, engine: &engine{cluster: r.Cluster, served: &servedKinds{}}}
 	served, err := s.servedKinds(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -85,8 +85,8 @@ const (
 	valuesSource = "krtpkg.dev/values"
 )
 
-// record is the history of a runtime as it is on the cluster.
-type record struct {
+// revisionRecord is the history of a runtime as it is on the cluster.
+type revisionRecord struct {
 	revisions []Revision // the newest first
 	configMap *corev1.ConfigMap
 }
@@ -95,25 +95,25 @@ type record struct {
 //
 // Errors: [ErrNotInstalled].
 func (c *Cluster) History(ctx context.Context, runtime string) ([]Revision, error) {
-	r, err := c.record(ctx, runtime)
+	r, err := c.readRevisions(ctx, runtime)
 	if err == nil && len(r.revisions) == 0 {
 		err = c.notInstalled(ctx, runtime)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if r.revisions[0], err = c.settle(ctx, runtime, r.revisions[0]); err != nil {
+	if r.revisions[0], err = c.settleState(ctx, runtime, r.revisions[0]); err != nil {
 		return nil, err
 	}
 	return r.revisions, nil
 }
 
-// settle tells an apply that was interrupted from one that goes on.
-func (c *Cluster) settle(ctx context.Context, runtime string, newest Revision) (Revision, error) {
+// settleState tells an apply that was interrupted from one that goes on.
+func (c *Cluster) settleState(ctx context.Context, runtime string, newest Revision) (Revision, error) {
 	if newest.State != InProgress {
 		return newest, nil
 	}
-	held, err := c.client.CoordinationV1().Leases(c.namespace).Get(quiet(ctx), stateName(runtime), metav1.GetOptions{})
+	held, err := c.client.CoordinationV1().Leases(c.namespace).Get(withoutLogs(ctx), stateName(runtime), metav1.GetOptions{})
 	if err == nil && !isExpired(held) || apierrors.IsForbidden(err) {
 		return newest, nil
 	}
@@ -121,12 +121,12 @@ func (c *Cluster) settle(ctx context.Context, runtime string, newest Revision) (
 		return newest, fmt.Errorf("look at lease %s/%s: %w", c.namespace, stateName(runtime), err)
 	}
 	// It may have ended between the two looks: how it ended is recorded first.
-	now, err := c.record(ctx, runtime)
+	now, err := c.readRevisions(ctx, runtime)
 	if err != nil {
 		return newest, err
 	}
-	if now.newest().State != InProgress {
-		return now.newest(), nil
+	if now.newestRevision().State != InProgress {
+		return now.newestRevision(), nil
 	}
 	newest.State = Interrupted
 	return newest, nil
@@ -134,7 +134,7 @@ func (c *Cluster) settle(ctx context.Context, runtime string, newest Revision) (
 
 // Runtimes returns the newest revision of every runtime in the namespace, by name.
 func (c *Cluster) Runtimes(ctx context.Context) (map[string]Revision, error) {
-	all, err := c.configMaps().List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime"})
+	all, err := c.configMaps().List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime"})
 	if err != nil {
 		return nil, fmt.Errorf("list runtimes, namespace %s: %w", c.namespace, err)
 	}
@@ -151,10 +151,10 @@ func (c *Cluster) Runtimes(ctx context.Context) (map[string]Revision, error) {
 	return found, nil
 }
 
-func (c *Cluster) record(ctx context.Context, runtime string) (*record, error) {
-	cm, err := c.configMaps().Get(quiet(ctx), stateName(runtime), metav1.GetOptions{})
+func (c *Cluster) readRevisions(ctx context.Context, runtime string) (*revisionRecord, error) {
+	cm, err := c.configMaps().Get(withoutLogs(ctx), stateName(runtime), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return &record{}, nil
+		return &revisionRecord{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the record of runtime %s: %w", runtime, err)
@@ -162,25 +162,25 @@ func (c *Cluster) record(ctx context.Context, runtime string) (*record, error) {
 	return readRecord(cm)
 }
 
-func readRecord(cm *corev1.ConfigMap) (*record, error) {
-	r := &record{configMap: cm}
+func readRecord(cm *corev1.ConfigMap) (*revisionRecord, error) {
+	r := &revisionRecord{configMap: cm}
 	if err := yaml.Unmarshal([]byte(cm.Data[recordKey]), &r.revisions); err != nil {
 		return nil, fmt.Errorf("configmap %s/%s, %s: %w", cm.Namespace, cm.Name, recordKey, err)
 	}
 	return r, nil
 }
 
-// newest is the last revision; the zero one if there is none.
-func (r *record) newest() Revision {
+// newestRevision is the last revision; the zero one if there is none.
+func (r *revisionRecord) newestRevision() Revision {
 	if len(r.revisions) == 0 {
 		return Revision{}
 	}
 	return r.revisions[0]
 }
 
-// holds tells whether the newest revision is what is to be applied, and has been.
-func (r *record) holds(next Revision) bool {
-	n := r.newest()
+// holdsRevision tells whether the newest revision is what is to be applied, and has been.
+func (r *revisionRecord) holdsRevision(next Revision) bool {
+	n := r.newestRevision()
 	return n.State == Complete && n.sameAs(next)
 }
 
@@ -188,11 +188,11 @@ func (r Revision) sameAs(o Revision) bool {
 	return r.Digest == o.Digest && r.Values == o.Values && r.Version == o.Version && r.Origin == o.Origin
 }
 
-// with gives the revisions with a next one, which replaces the newest if it is the same.
-func (r *record) with(next Revision) []Revision {
+// withRevision gives the revisions with a next one, which replaces the newest if it is the same.
+func (r *revisionRecord) withRevision(next Revision) []Revision {
 	rest := r.revisions
 	next.Number = 1
-	if n := r.newest(); n.Number > 0 {
+	if n := r.newestRevision(); n.Number > 0 {
 		next.Number = n.Number + 1
 		if n.sameAs(next) {
 			next.Number, rest = n.Number, rest[1:]
@@ -205,9 +205,9 @@ func (r *record) with(next Revision) []Revision {
 	return all[:min(len(all), historyLimit)]
 }
 
-// save writes the revisions, unless somebody else has written meanwhile, and forgets values
+// saveRevisions writes the revisions, unless somebody else has written meanwhile, and forgets values
 // that no revision has any more.
-func (c *Cluster) save(ctx context.Context, runtime string, r *record, revisions []Revision) error {
+func (c *Cluster) saveRevisions(ctx context.Context, runtime string, r *revisionRecord, revisions []Revision) error {
 	data, err := yaml.Marshal(revisions)
 	if err != nil {
 		return err
@@ -224,9 +224,9 @@ func (c *Cluster) save(ctx context.Context, runtime string, r *record, revisions
 		recordKey: string(data), "version": newest.Version, "digest": newest.Digest, "state": string(newest.State),
 	}
 	if r.configMap == nil {
-		cm, err = c.configMaps().Create(quiet(ctx), cm, metav1.CreateOptions{})
+		cm, err = c.configMaps().Create(withoutLogs(ctx), cm, metav1.CreateOptions{})
 	} else {
-		cm, err = c.configMaps().Update(quiet(ctx), cm, metav1.UpdateOptions{})
+		cm, err = c.configMaps().Update(withoutLogs(ctx), cm, metav1.UpdateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("the record of runtime %s was changed by somebody else meanwhile: apply again", runtime)
@@ -243,7 +243,7 @@ func (c *Cluster) save(ctx context.Context, runtime string, r *record, revisions
 // Values returns the values of a revision of a runtime, as they were written; of the newest for
 // 0. It returns nothing for a revision without values, and for a runtime that is not installed.
 func (c *Cluster) Values(ctx context.Context, runtime string, revision int) ([]byte, error) {
-	r, err := c.record(ctx, runtime)
+	r, err := c.readRevisions(ctx, runtime)
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +267,7 @@ func (c *Cluster) readValues(ctx context.Context, runtime string, d digest.Diges
 		return nil, fmt.Errorf("the record of runtime %s: values %q: %w", runtime, d, err)
 	}
 	name := valuesName(runtime, d)
-	secret, err := c.client.CoreV1().Secrets(c.namespace).Get(quiet(ctx), name, metav1.GetOptions{})
+	secret, err := c.client.CoreV1().Secrets(c.namespace).Get(withoutLogs(ctx), name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("read the values of runtime %s: %w", runtime, err)
 	}
@@ -289,7 +289,7 @@ func (c *Cluster) keepValues(ctx context.Context, runtime string, values []byte)
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelRuntime: runtime, labelRecord: "values"}},
 		Type:       valuesSource, Immutable: &immutable, Data: map[string][]byte{valuesKey: values},
 	}
-	_, err := c.client.CoreV1().Secrets(c.namespace).Create(quiet(ctx), secret, metav1.CreateOptions{})
+	_, err := c.client.CoreV1().Secrets(c.namespace).Create(withoutLogs(ctx), secret, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		_, err = c.readValues(ctx, runtime, digest.FromBytes(values))
 	}
@@ -301,25 +301,25 @@ func (c *Cluster) keepValues(ctx context.Context, runtime string, values []byte)
 
 func (c *Cluster) forgetValues(ctx context.Context, runtime string, needed func(digest string) bool) error {
 	secrets := c.client.CoreV1().Secrets(c.namespace)
-	all, err := secrets.List(quiet(ctx), metav1.ListOptions{LabelSelector: labelRuntime + "=" + runtime + "," + labelRecord + "=values"})
+	all, err := secrets.List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRuntime + "=" + runtime + "," + labelRecord + "=values"})
 	if err != nil {
 		return fmt.Errorf("list the values of runtime %s: %w", runtime, err)
 	}
 	var errs []error
 	for _, s := range all.Items {
 		if !needed(digest.FromBytes(s.Data[valuesKey]).String()) {
-			errs = append(errs, ignoreNotFound(secrets.Delete(quiet(ctx), s.Name, metav1.DeleteOptions{})))
+			errs = append(errs, ignoreNotFound(secrets.Delete(withoutLogs(ctx), s.Name, metav1.DeleteOptions{})))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// forget removes all that is recorded of a runtime.
-func (c *Cluster) forget(ctx context.Context, runtime string) error {
+// removeRecords removes all that is recorded of a runtime.
+func (c *Cluster) removeRecords(ctx context.Context, runtime string) error {
 	return errors.Join(
 		c.forgetValues(ctx, runtime, func(string) bool { return false }),
 		c.forgetHooks(ctx, runtime),
-		ignoreNotFound(c.configMaps().Delete(quiet(ctx), stateName(runtime), metav1.DeleteOptions{})),
+		ignoreNotFound(c.configMaps().Delete(withoutLogs(ctx), stateName(runtime), metav1.DeleteOptions{})),
 	)
 }
 
@@ -339,11 +339,11 @@ func oneLine(text string) string {
 	return line
 }
 
-// journal is what one apply does to the record: it begins at the first write.
-type journal struct {
+// applyJournal is what one apply does to the record: it begins at the first write.
+type applyJournal struct {
 	cluster *Cluster
 	runtime string
-	record  *record
+	record  *revisionRecord
 	next    Revision
 	values  []byte
 	lasts   time.Duration
@@ -352,40 +352,40 @@ type journal struct {
 	mu    sync.Mutex
 	begun bool
 	err   error
-	lock  *lock
+	lock  *runtimeLock
 }
 
 // endTime is how long an apply that was interrupted takes at most to say so.
 const endTime = 5 * time.Second
 
-// begin takes the lock and records that a change has begun, once for all that call it.
-func (j *journal) begin(ctx context.Context) error {
+// beginChange takes the lock and records that a change has begun, once for all that call it.
+func (j *applyJournal) beginChange(ctx context.Context) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if !j.begun {
-		j.begun, j.err = true, j.write(ctx)
+		j.begun, j.err = true, j.writeBegin(ctx)
 	}
 	return j.err
 }
 
-func (j *journal) write(ctx context.Context) error {
+func (j *applyJournal) writeBegin(ctx context.Context) error {
 	var err error
-	if j.lock, err = j.cluster.lock(ctx, j.runtime, j.lasts, j.lost); err != nil {
+	if j.lock, err = j.cluster.acquireLock(ctx, j.runtime, j.lasts, j.lost); err != nil {
 		return err
 	}
 	if err := j.cluster.keepValues(ctx, j.runtime, j.values); err != nil {
 		return err
 	}
-	j.next.State, j.next.Started, j.next.By = InProgress, now(), me()
-	return j.cluster.save(ctx, j.runtime, j.record, j.record.with(j.next))
+	j.next.State, j.next.Started, j.next.By = InProgress, currentTime(), holderName()
+	return j.cluster.saveRevisions(ctx, j.runtime, j.record, j.record.withRevision(j.next))
 }
 
-// end records how it ended, if it began, and gives the lock back. It works after the end of the
+// endChange records how it ended, if it began, and gives the lock back. It works after the end of the
 // apply's context, but does not wait for an API server then.
-func (j *journal) end(ctx context.Context, state State, reason string) error {
+func (j *applyJournal) endChange(ctx context.Context, state State, reason string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	defer j.lock.release()
+	defer j.lock.releaseLease()
 	if !j.begun || j.err != nil {
 		return nil // an error was that of the apply
 	}
@@ -396,23 +396,23 @@ func (j *journal) end(ctx context.Context, state State, reason string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	revisions := slices.Clone(j.record.revisions)
-	revisions[0].State, revisions[0].Reason, revisions[0].Ended = state, oneLine(reason), now()
-	return j.cluster.save(ctx, j.runtime, j.record, revisions)
+	revisions[0].State, revisions[0].Reason, revisions[0].Ended = state, oneLine(reason), currentTime()
+	return j.cluster.saveRevisions(ctx, j.runtime, j.record, revisions)
 }
 
-func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
+func currentTime() time.Time { return time.Now().UTC().Truncate(time.Second) }
 
 // Read reads a key of a ConfigMap or, if kind is "secret", of a Secret in the cluster's namespace.
 func (c *Cluster) Read(ctx context.Context, kind, name, key string) ([]byte, error) {
 	var data map[string][]byte
 	if kind == "secret" {
-		secret, err := c.client.CoreV1().Secrets(c.namespace).Get(quiet(ctx), name, metav1.GetOptions{})
+		secret, err := c.client.CoreV1().Secrets(c.namespace).Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if err != nil {
 			return nil, err
 		}
 		data = secret.Data
 	} else {
-		cm, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
+		cm, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if err != nil {
 			return nil, err
 		}

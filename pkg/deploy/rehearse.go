@@ -21,12 +21,12 @@ import (
 // rehearsals is how many dry runs of a bundle are sent at a time.
 const rehearsals = 8
 
-// rehearse sends what would be written to the API server as a dry run, so that an object which
+// rehearseChanges sends what would be written to the API server as a dry run, so that an object which
 // it would refuse is found before the first write. Updates that it refuses and that are to be
 // replaced then are marked in result.
 //
 // What is refused only because something is missing that the runtime brings is no finding.
-func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.ClusterChange, wanted []kappres.Resource, result *done) []Finding {
+func rehearseChanges(ctx context.Context, a kappApp, p *kappParts, steps []*clusterapply.ClusterChange, wanted []kappres.Resource, result *callResult) []Finding {
 	var (
 		mu       sync.Mutex
 		findings []Finding
@@ -48,7 +48,7 @@ func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.Cluste
 			mu.Lock()
 			defer mu.Unlock()
 			if op == clusterapply.ClusterChangeApplyOpUpdate && apierrors.IsInvalid(err) && (strategy == fallbackOnReplace || strategy == alwaysReplace) {
-				result.markReplaced(identity(r))
+				result.markReplaced(idOf(r))
 				return nil
 			}
 			if f, is := a.judgeRefusal(op, r, err); is {
@@ -65,7 +65,7 @@ func rehearse(ctx context.Context, a app, p *parts, steps []*clusterapply.Cluste
 }
 
 // dryRun is one request that the API server checks and does not carry out.
-func dryRun(ctx context.Context, p *parts, op clusterapply.ClusterChangeApplyOp, r kappres.Resource) error {
+func dryRun(ctx context.Context, p *kappParts, op clusterapply.ClusterChangeApplyOp, r kappres.Resource) error {
 	served, err := p.types.Find(r)
 	if err != nil {
 		return nil // the same bundle brings the kind
@@ -77,18 +77,18 @@ func dryRun(ctx context.Context, p *parts, op clusterapply.ClusterChangeApplyOp,
 	}
 	all := []string{metav1.DryRunAll}
 	if op == clusterapply.ClusterChangeApplyOpAdd && p.known.lacksNamespace(r) {
-		return decode(object) // the API server would say only that there is no such namespace
+		return decodeStrict(object) // the API server would say only that there is no such namespace
 	}
 	if op == clusterapply.ClusterChangeApplyOpAdd {
-		_, err = client.Create(quiet(ctx), object, metav1.CreateOptions{DryRun: all})
+		_, err = client.Create(withoutLogs(ctx), object, metav1.CreateOptions{DryRun: all})
 	} else {
-		_, err = client.Update(quiet(ctx), object, metav1.UpdateOptions{DryRun: all})
+		_, err = client.Update(withoutLogs(ctx), object, metav1.UpdateOptions{DryRun: all})
 	}
 	return err
 }
 
-// decode reads an object of Kubernetes' own kinds as the API server does before all else.
-func decode(object *unstructured.Unstructured) error {
+// decodeStrict reads an object of Kubernetes' own kinds as the API server does before all else.
+func decodeStrict(object *unstructured.Unstructured) error {
 	data, err := object.MarshalJSON()
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
@@ -101,7 +101,7 @@ func decode(object *unstructured.Unstructured) error {
 }
 
 // markReplaced notes that a resource will be deleted and created.
-func (d *done) markReplaced(id ResourceID) {
+func (d *callResult) markReplaced(id ResourceID) {
 	for i, c := range d.changes {
 		if c.sameAs(id) {
 			d.changes[i].Replace = true
@@ -110,8 +110,8 @@ func (d *done) markReplaced(id ResourceID) {
 }
 
 // judgeRefusal decides what a refused dry run means for the apply.
-func (a app) judgeRefusal(op clusterapply.ClusterChangeApplyOp, r kappres.Resource, err error) (Finding, bool) {
-	f := Finding{Severity: Wrong, Check: CheckDryRun, Resource: identity(r).String(), Message: refusal(err)}
+func (a kappApp) judgeRefusal(op clusterapply.ClusterChangeApplyOp, r kappres.Resource, err error) (Finding, bool) {
+	f := Finding{Severity: Wrong, Check: CheckDryRun, Resource: idOf(r).String(), Message: refusalText(err)}
 	isCreate := op == clusterapply.ClusterChangeApplyOpAdd
 	ownDefinition := a.ownKinds.Has(r.GroupKind())
 	switch {
@@ -143,7 +143,7 @@ func namespaceIsMissing(err error, namespace string) bool {
 // manifestOf returns what kapp creates where it replaces a resource: the manifest, without what was
 // merged into it. A versioned resource has no other.
 func manifestOf(r kappres.Resource, wanted []kappres.Resource) kappres.Resource {
-	if i := slices.IndexFunc(wanted, func(w kappres.Resource) bool { return identity(w).sameAs(identity(r)) }); i >= 0 {
+	if i := slices.IndexFunc(wanted, func(w kappres.Resource) bool { return idOf(w).sameAs(idOf(r)) }); i >= 0 {
 		return wanted[i]
 	}
 	return r
@@ -152,7 +152,7 @@ func manifestOf(r kappres.Resource, wanted []kappres.Resource) kappres.Resource 
 // isValidByItself reports whether the API server would take a resource that it refuses as an update
 // if it were not there yet: only then does it help to delete it and create it again. It never does
 // for a definition, whose objects would be lost.
-func isValidByItself(ctx context.Context, p *parts, r kappres.Resource) bool {
+func isValidByItself(ctx context.Context, p *kappParts, r kappres.Resource) bool {
 	if r.Kind() == "CustomResourceDefinition" {
 		return false
 	}
@@ -160,8 +160,8 @@ func isValidByItself(ctx context.Context, p *parts, r kappres.Resource) bool {
 	return err == nil || apierrors.IsAlreadyExists(err) // which it says after all else
 }
 
-// refusal is what the API server says, without the values that it quotes: a Secret's among them.
-func refusal(err error) string {
+// refusalText is what the API server says, without the values that it quotes: a Secret's among them.
+func refusalText(err error) string {
 	status, is := err.(apierrors.APIStatus)
 	if !is || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {
 		return oneLine(err.Error())

@@ -102,7 +102,7 @@ func TestTerminatingObjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	plan := r.plan(rt)
-	if plan.Count().Create != 1 || !strings.Contains(plan.lines(), "reports.example/held") {
+	if plan.CountChanges().Create != 1 || !strings.Contains(plan.lines(), "reports.example/held") {
 		t.Errorf("plan: %s, findings:\n%s", planned(plan), plan.lines())
 	}
 	options := quick()
@@ -160,7 +160,7 @@ func TestWriteConflicts(t *testing.T) {
 	close(stop)
 	<-ended
 	r.eventually("the last version is rolled out", func() error {
-		if plan := r.plan(rt); plan.Any() || plan.Count().Wait > 0 {
+		if plan := r.plan(rt); plan.HasChanges() || plan.CountChanges().Wait > 0 {
 			return errors.New(planned(plan))
 		}
 		return nil
@@ -253,7 +253,7 @@ func TestRemovedVersions(t *testing.T) {
 		unit(1, "kinds", "2", twoVersions("gadgets", "Gadget", group, "served: false, storage: false", "served: true, storage: true")), unit(2, "app", "2", object("v1"))}}
 	for _, rt := range []Runtime{v2, v1, v2} {
 		plan := r.plan(rt)
-		if plan.Count().Delete+plan.Count().Create > 0 || Refuse(plan.Findings) != nil {
+		if plan.CountChanges().Delete+plan.CountChanges().Create > 0 || RefuseFindings(plan.Findings) != nil {
 			t.Errorf("plan of version %s: %s\n%s", rt.Version, planned(plan), plan.lines())
 		}
 		if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); err != nil {
@@ -269,7 +269,7 @@ func TestRemovedVersions(t *testing.T) {
 	t.Log("objects are still stored in the old version")
 	v3 := Runtime{Name: "edge", Version: "3", Units: []Unit{unit(1, "kinds", "3", crd("gadgets", "Gadget", group)), v2.Units[1]}}
 	plan := r.plan(v3)
-	if err := Refuse(plan.Findings); err == nil || !strings.Contains(err.Error(), "v1alpha1") {
+	if err := RefuseFindings(plan.Findings); err == nil || !strings.Contains(err.Error(), "v1alpha1") {
 		t.Errorf("plan of a version that drops a stored version: %v", err)
 	}
 	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{Options: quick(), DeleteForeign: true}); err != nil {
@@ -290,7 +290,7 @@ func TestServiceTypes(t *testing.T) {
 		"internalTrafficPolicy: Local", "type: LoadBalancer, loadBalancerClass: b.example/lb", "sessionAffinity: ClientIP", "type: ClusterIP",
 	} {
 		rt := service(spec)
-		if err := Refuse(r.plan(rt).Findings); err != nil {
+		if err := RefuseFindings(r.plan(rt).Findings); err != nil {
 			t.Errorf("plan of %s: %v", spec, err)
 		}
 		if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); err != nil {
@@ -480,7 +480,7 @@ func TestDisruptionBudgets(t *testing.T) {
 			t.Errorf("no finding of %s", want)
 		}
 	}
-	if strings.Contains(plan.lines(), "Budget fine") || Refuse(plan.Findings) != nil {
+	if strings.Contains(plan.lines(), "Budget fine") || RefuseFindings(plan.Findings) != nil {
 		t.Errorf("findings:\n%s", plan.lines())
 	}
 	r.apply(rt)
@@ -510,7 +510,7 @@ func TestDisruptionBudgets(t *testing.T) {
 	}
 	t.Log("a selector that others have narrowed is the manifest's again: it is replaced as a whole")
 	r.patchObject(budgets, "all", `{"spec": {"selector": {"matchLabels": {"app": "web"}}}}`)
-	if status, _ := r.Status(t.Context(), "edge", quick()); !status[0].Drifted() {
+	if status, _ := r.Status(t.Context(), "edge", quick()); !status[0].HasDrifted() {
 		t.Error("no drift of a selector that was narrowed")
 	}
 	r.deleted("edge")
@@ -527,7 +527,7 @@ func TestScaledTwice(t *testing.T) {
 		unit(2, "scale", "1", scaler("web"), scaler("free")),
 	}}
 	plan := r.plan(rt)
-	if !strings.Contains(plan.lines(), "Deployment web (apps/v1)") || strings.Contains(plan.lines(), "Deployment free") || Refuse(plan.Findings) != nil {
+	if !strings.Contains(plan.lines(), "Deployment web (apps/v1)") || strings.Contains(plan.lines(), "Deployment free") || RefuseFindings(plan.Findings) != nil {
 		t.Errorf("findings:\n%s", plan.lines())
 	}
 }
@@ -549,7 +549,7 @@ func TestOtherManagers(t *testing.T) {
 	}
 	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "app", "1", docs...)}}
 	plan := r.plan(rt)
-	err := Refuse(plan.Findings)
+	err := RefuseFindings(plan.Findings)
 	for _, want := range []string{"Kustomization flux-system/apps of Flux", "HelmRelease flux-system/shop of Flux", "application shop of Argo CD", "ConfigMap owner"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("plan does not say %q: %v", want, err)
@@ -621,7 +621,7 @@ func TestSameNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Refuse(plan.Findings); err == nil || !strings.Contains(err.Error(), "first.app") || !strings.Contains(err.Error(), "namespace: "+r.namespace) {
+	if err := RefuseFindings(plan.Findings); err == nil || !strings.Contains(err.Error(), "first.app") || !strings.Contains(err.Error(), "namespace: "+r.namespace) {
 		t.Errorf("a role of a runtime that is recorded in another namespace: %v", err)
 	}
 	r.uidOf(clusterRoles, "", r.namespace)

@@ -107,13 +107,13 @@ func (t *retryTransport) isFailing() bool {
 	return !t.failing.IsZero()
 }
 
-// verdict is what an attempt came to.
-type verdict int
+// attemptVerdict is what an attempt came to.
+type attemptVerdict int
 
 const (
-	settled   verdict = iota // the answer counts
-	untouched                // the request was not carried out
-	doubtful                 // nobody knows
+	settled   attemptVerdict = iota // the answer counts
+	untouched                       // the request was not carried out
+	doubtful                        // nobody knows
 )
 
 func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -130,15 +130,15 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
-		one, err := rewind(req, attempt)
+		one, err := cloneForAttempt(req, attempt)
 		if err != nil {
 			return nil, err
 		}
-		resp, err := t.ask(one)
-		what, cause := t.judge(req, resp, err, denials)
+		resp, err := t.sendBounded(one)
+		what, cause := t.judgeAttempt(req, resp, err, denials)
 		if what == settled {
 			if err == nil && doubt {
-				return t.unheard(req, resp)
+				return t.resolveUnheard(req, resp)
 			}
 			return resp, err
 		}
@@ -150,7 +150,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			doubt, repeatable = true, repeatable && isRepeatable(req)
 		}
 		if !repeatable || t.givesUp(began, cause) || resp != nil && t.isKindBroken(ctx, req, resp, began) {
-			return t.final(resp, err, attempt, time.Since(began))
+			return t.finalAnswer(resp, err, attempt, time.Since(began))
 		}
 		wait := min(max(pause, retryAfter(resp)), longestPause)
 		select {
@@ -162,9 +162,9 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// ask sends a request and reads the answer, unless that may have no end. An answer has to begin within
+// sendBounded sends a request and reads the answer, unless that may have no end. An answer has to begin within
 // three windows: the API server itself ends a request after a minute.
-func (t *retryTransport) ask(req *http.Request) (*http.Response, error) {
+func (t *retryTransport) sendBounded(req *http.Request) (*http.Response, error) {
 	if isStream(req) {
 		return t.next.RoundTrip(req)
 	}
@@ -187,8 +187,8 @@ func (t *retryTransport) ask(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// judge tells what an attempt came to, and why it is not settled.
-func (t *retryTransport) judge(req *http.Request, resp *http.Response, err error, denials int) (verdict, error) {
+// judgeAttempt tells what an attempt came to, and why it is not settled.
+func (t *retryTransport) judgeAttempt(req *http.Request, resp *http.Response, err error, denials int) (attemptVerdict, error) {
 	if err != nil {
 		what := judgeError(req, err)
 		t.mu.Lock()
@@ -219,7 +219,7 @@ func (t *retryTransport) judge(req *http.Request, resp *http.Response, err error
 
 // judgeError looks for what comes from connections: all else, such as a certificate that is wrong,
 // stays as it is.
-func judgeError(req *http.Request, err error) verdict {
+func judgeError(req *http.Request, err error) attemptVerdict {
 	var (
 		dial *net.OpError
 		//lint:ignore SA1019 client-go's transport still returns it
@@ -281,7 +281,7 @@ func (t *retryTransport) isKindBroken(ctx context.Context, req *http.Request, re
 	probe := req.Clone(ctx)
 	probe.Method, probe.Body, probe.GetBody, probe.ContentLength = http.MethodGet, nil, nil, 0
 	probe.URL.Path, probe.URL.RawQuery = req.URL.Path[:strings.Index(req.URL.Path, "/apis/")]+"/version", ""
-	answer, err := t.ask(probe)
+	answer, err := t.sendBounded(probe)
 	if err != nil {
 		return false
 	}
@@ -308,8 +308,8 @@ func kindOf(req *http.Request) string {
 	return strings.Join(parts[:min(len(parts), 3)], "/")
 }
 
-// final is the last answer, which is not to be asked for again by client-go.
-func (t *retryTransport) final(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
+// finalAnswer is the last answer, which is not to be asked for again by client-go.
+func (t *retryTransport) finalAnswer(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
 	if err == nil {
 		if t.limit > 0 {
 			resp.Header.Del("Retry-After")
@@ -322,8 +322,8 @@ func (t *retryTransport) final(resp *http.Response, err error, attempts int, aft
 	return nil, fmt.Errorf("no answer for %s: %w", after.Round(time.Second), err)
 }
 
-// rewind gives the request for an attempt: a copy, since some of client-go leave their token on it.
-func rewind(req *http.Request, attempt int) (*http.Request, error) {
+// cloneForAttempt gives the request for an attempt: a copy, since some of client-go leave their token on it.
+func cloneForAttempt(req *http.Request, attempt int) (*http.Request, error) {
 	again := req.Clone(req.Context())
 	if attempt > 0 && req.GetBody != nil {
 		body, err := req.GetBody()
@@ -422,16 +422,16 @@ func isRepeatable(req *http.Request) bool {
 	return req.Method != http.MethodPatch || req.Header.Get("Content-Type") != string(types.JSONPatchType)
 }
 
-// unheard is the answer to a request that was sent again, and that may have been carried out the
+// resolveUnheard is the answer to a request that was sent again, and that may have been carried out the
 // first time: if the cluster holds what was to be written, the writing was ours.
-func (t *retryTransport) unheard(req *http.Request, resp *http.Response) (*http.Response, error) {
+func (t *retryTransport) resolveUnheard(req *http.Request, resp *http.Response) (*http.Response, error) {
 	switch {
 	case req.Method == http.MethodDelete && resp.StatusCode == http.StatusNotFound:
 		body, err := json.Marshal(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess})
 		if err != nil {
 			return nil, err
 		}
-		return answer(resp, http.StatusOK, body), nil
+		return newResponse(resp, http.StatusOK, body), nil
 	case resp.StatusCode != http.StatusConflict || req.Method != http.MethodPost && req.Method != http.MethodPut || req.GetBody == nil:
 		return resp, nil
 	}
@@ -459,10 +459,10 @@ func (t *retryTransport) unheard(req *http.Request, resp *http.Response) (*http.
 		return nil, err
 	}
 	var stored map[string]any
-	if json.Unmarshal(data, &stored) != nil || !holds(stored, sent) {
+	if json.Unmarshal(data, &stored) != nil || !includesValue(stored, sent) {
 		return resp, nil
 	}
-	return answer(there, http.StatusOK, data), nil
+	return newResponse(there, http.StatusOK, data), nil
 }
 
 func readSent(req *http.Request) (map[string]any, error) {
@@ -488,15 +488,15 @@ func readSent(req *http.Request) (map[string]any, error) {
 	return sent, nil
 }
 
-// holds reports whether a value has all of another one.
-func holds(all, some any) bool {
+// includesValue reports whether a value has all of another one.
+func includesValue(all, some any) bool {
 	switch want := some.(type) {
 	case nil:
 		return true
 	case map[string]any:
 		have, is := all.(map[string]any)
 		for key, value := range want {
-			if !holds(have[key], value) {
+			if !includesValue(have[key], value) {
 				return false
 			}
 		}
@@ -507,7 +507,7 @@ func holds(all, some any) bool {
 			return false
 		}
 		for i := range want {
-			if !holds(have[i], want[i]) {
+			if !includesValue(have[i], want[i]) {
 				return false
 			}
 		}
@@ -516,7 +516,7 @@ func holds(all, some any) bool {
 	return reflect.DeepEqual(all, some)
 }
 
-func answer(like *http.Response, status int, body []byte) *http.Response {
+func newResponse(like *http.Response, status int, body []byte) *http.Response {
 	made := *like
 	made.StatusCode, made.Status = status, fmt.Sprintf("%d %s", status, http.StatusText(status))
 	made.Header = http.Header{"Content-Type": {"application/json"}}

@@ -182,7 +182,7 @@ func TestOutages(t *testing.T) {
 			if err != nil || len(history) != 2 || history[0].State != Complete || history[1].State != Complete {
 				t.Errorf("history %+v, %v", history, err)
 			}
-			if all, err := c.Status(t.Context(), "edge", quick()); err != nil || all[0].Health() != Healthy || all[0].Drifted() {
+			if all, err := c.Status(t.Context(), "edge", quick()); err != nil || all[0].Health() != Healthy || all[0].HasDrifted() {
 				t.Errorf("status %+v, %v", all, err)
 			}
 			if _, err := c.Delete(t.Context(), "edge", DeleteOptions{Options: quick()}); err != nil {
@@ -279,14 +279,14 @@ func TestLongOutage(t *testing.T) {
 		away.Store(true)
 		go func() {
 			time.Sleep(1500 * time.Millisecond)
-			held, err := r.lock(t.Context(), "edge", time.Minute, func(error) {})
+			held, err := r.acquireLock(t.Context(), "edge", time.Minute, func(error) {})
 			if err != nil {
 				t.Error(err)
 			}
 			after = writes.Load()
 			away.Store(false)
 			time.Sleep(2 * time.Second)
-			held.release()
+			held.releaseLease()
 		}()
 	})
 	if _, err := c.Apply(t.Context(), outageRuntime("3.0.0"), ApplyOptions{Options: options}); !errors.Is(err, ErrLockLost) {

@@ -6,18 +6,18 @@ import (
 	"sync"
 )
 
-// task is something to do after others.
-type task struct {
+// scheduledTask is something to do after others.
+type scheduledTask struct {
 	after []int // indexes of tasks
 	run   func(context.Context) error
 }
 
-// schedule runs tasks, at most limit at a time, each after those that it waits for. A task that
+// runScheduled runs tasks, at most limit at a time, each after those that it waits for. A task that
 // fails, or that ctx's end keeps from running, blocks those after it; others go on. It returns
 // the errors of those that ran, and which tasks were blocked by which, the failed ones among
 // them. Where tasks wait for each
 // other, the first goes first.
-func schedule(ctx context.Context, tasks []task, limit int) (failed map[int]error, blocked map[int][]int) {
+func runScheduled(ctx context.Context, tasks []scheduledTask, limit int) (failed map[int]error, blocked map[int][]int) {
 	failed, blocked = map[int]error{}, map[int][]int{}
 	var (
 		mu      sync.Mutex
@@ -30,7 +30,7 @@ func schedule(ctx context.Context, tasks []task, limit int) (failed map[int]erro
 	defer mu.Unlock()
 	// next is a task that can start; the first, so that one at a time is in order.
 	next := func() int {
-		return slices.IndexFunc(indexes(tasks), func(i int) bool {
+		return slices.IndexFunc(allIndexes(tasks), func(i int) bool {
 			return !started[i] && !slices.ContainsFunc(tasks[i].after, func(a int) bool { return !ended[a] })
 		})
 	}
@@ -51,7 +51,7 @@ func schedule(ctx context.Context, tasks []task, limit int) (failed map[int]erro
 		if ctx.Err() == nil && running < limit {
 			i = next()
 			if i < 0 && running == 0 { // they wait for each other
-				i = slices.IndexFunc(indexes(tasks), func(i int) bool { return !started[i] })
+				i = slices.IndexFunc(allIndexes(tasks), func(i int) bool { return !started[i] })
 			}
 		}
 		if i < 0 {
@@ -78,7 +78,7 @@ func schedule(ctx context.Context, tasks []task, limit int) (failed map[int]erro
 	}
 }
 
-func indexes(tasks []task) []int {
+func allIndexes(tasks []scheduledTask) []int {
 	all := make([]int, len(tasks))
 	for i := range all {
 		all[i] = i

@@ -18,9 +18,9 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
-// served remembers which kinds the API server has, for the first look of each app: to ask for
+// servedKinds remembers which kinds the API server has, for the first look of each app: to ask for
 // each of 50 apps takes longer than all else of an apply that changes nothing.
-type served struct {
+type servedKinds struct {
 	mu        sync.Mutex
 	groups    []*metav1.APIGroup
 	resources []*metav1.APIResourceList
@@ -28,37 +28,37 @@ type served struct {
 	failing error
 }
 
-// forget is for when the kinds may have changed.
-func (s *served) forget() {
+// forgetKinds is for when the kinds may have changed.
+func (s *servedKinds) forgetKinds() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.groups, s.resources, s.failing = nil, nil, nil
 }
 
 // forgetAfter forgets if such resources bring kinds, or take them away.
-func (s *served) forgetAfter(resources []kappres.Resource) {
+func (s *servedKinds) forgetAfter(resources []kappres.Resource) {
 	if slices.ContainsFunc(resources, func(r kappres.Resource) bool {
 		return r.Kind() == "CustomResourceDefinition" || r.Kind() == "APIService"
 	}) {
-		s.forget()
+		s.forgetKinds()
 	}
 }
 
-func (s *served) ask(ctx context.Context, d discovery.DiscoveryInterfaceWithContext) ([]*metav1.APIGroup, []*metav1.APIResourceList, error) {
+func (s *servedKinds) askKinds(ctx context.Context, d discovery.DiscoveryInterfaceWithContext) ([]*metav1.APIGroup, []*metav1.APIResourceList, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.resources != nil {
 		return s.groups, s.resources, s.failing
 	}
-	groups, resources, err := d.ServerGroupsAndResourcesWithContext(quiet(ctx))
+	groups, resources, err := d.ServerGroupsAndResourcesWithContext(withoutLogs(ctx))
 	if err == nil || discovery.IsGroupDiscoveryFailedError(err) && len(resources) > 0 {
 		s.groups, s.resources, s.failing = groups, resources, err
 	}
 	return groups, resources, err
 }
 
-// failures are the groups that do not answer, with the reasons.
-func (s *served) failures() map[schema.GroupVersion]error {
+// failedGroups are the groups that do not answer, with the reasons.
+func (s *servedKinds) failedGroups() map[schema.GroupVersion]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var failed *discovery.ErrGroupDiscoveryFailed
@@ -68,8 +68,8 @@ func (s *served) failures() map[schema.GroupVersion]error {
 	return failed.Groups
 }
 
-// answering returns the group versions whose kinds are known.
-func (s *served) answering() []schema.GroupVersion {
+// answeringVersions returns the group versions whose kinds are known.
+func (s *servedKinds) answeringVersions() []schema.GroupVersion {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	failing := discovery.ErrGroupDiscoveryFailed{}
@@ -87,9 +87,9 @@ func (s *served) answering() []schema.GroupVersion {
 	return answering
 }
 
-// failure returns why a group does not answer; nil if it does, or is not known.
-func (s *served) failure(group string) error {
-	for gv, err := range s.failures() {
+// groupFailure returns why a group does not answer; nil if it does, or is not known.
+func (s *servedKinds) groupFailure(group string) error {
+	for gv, err := range s.failedGroups() {
 		if gv.Group == group {
 			return fmt.Errorf("%s is not available: %w", gv, err)
 		}
@@ -106,7 +106,7 @@ type rememberingClient struct {
 	missing   *missingNames
 }
 
-func newRememberingClient(client kubernetes.Interface, s *served) kubernetes.Interface {
+func newRememberingClient(client kubernetes.Interface, s *servedKinds) kubernetes.Interface {
 	return &rememberingClient{client, &rememberingDiscovery{DiscoveryInterfaces: client.Discovery(), served: s}, &missingNames{}}
 }
 
@@ -122,13 +122,13 @@ type missingNames struct {
 	names sets.Set[string]
 }
 
-func (m *missingNames) has(name string) bool {
+func (m *missingNames) hasName(name string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.names.Has(name)
 }
 
-func (m *missingNames) add(name string) {
+func (m *missingNames) addName(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.names == nil {
@@ -137,7 +137,7 @@ func (m *missingNames) add(name string) {
 	m.names.Insert(name)
 }
 
-func (m *missingNames) forget() {
+func (m *missingNames) forgetNames() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.names = nil
@@ -161,18 +161,18 @@ type rememberingConfigMaps struct {
 
 func (c rememberingConfigMaps) Get(ctx context.Context, name string, opts metav1.GetOptions) (*corev1.ConfigMap, error) {
 	key := c.namespace + "/" + name
-	if c.missing.has(key) {
+	if c.missing.hasName(key) {
 		return nil, apierrors.NewNotFound(corev1.Resource("configmaps"), name)
 	}
 	found, err := c.ConfigMapInterface.Get(ctx, name, opts)
 	if apierrors.IsNotFound(err) {
-		c.missing.add(key)
+		c.missing.addName(key)
 	}
 	return found, err
 }
 
 func (c rememberingConfigMaps) Create(ctx context.Context, configMap *corev1.ConfigMap, opts metav1.CreateOptions) (*corev1.ConfigMap, error) {
-	c.missing.forget()
+	c.missing.forgetNames()
 	return c.ConfigMapInterface.Create(ctx, configMap, opts)
 }
 
@@ -180,7 +180,7 @@ func (c *rememberingClient) Discovery() discovery.DiscoveryInterfaces { return c
 
 type rememberingDiscovery struct {
 	discovery.DiscoveryInterfaces
-	served *served
+	served *servedKinds
 	first  sync.Once
 }
 
@@ -188,7 +188,7 @@ func (d *rememberingDiscovery) ServerGroupsAndResources() (groups []*metav1.APIG
 	again := true
 	d.first.Do(func() { again = false })
 	if again {
-		d.served.forget()
+		d.served.forgetKinds()
 	}
-	return d.served.ask(context.Background(), d.DiscoveryInterfaces) // kapp has no context to give
+	return d.served.askKinds(context.Background(), d.DiscoveryInterfaces) // kapp has no context to give
 }

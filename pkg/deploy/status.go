@@ -32,7 +32,7 @@ const (
 
 var healthOrder = []Health{Healthy, Progressing, NotBegun, Failing, Unknown, Missing}
 
-func worse(a, b Health) Health {
+func worseHealth(a, b Health) Health {
 	return healthOrder[max(slices.Index(healthOrder, a), slices.Index(healthOrder, b))]
 }
 
@@ -56,16 +56,16 @@ func (s RuntimeStatus) Health() Health {
 	}
 	for _, b := range s.Bundles {
 		if b.Health == NotBegun {
-			health = worse(health, Progressing)
+			health = worseHealth(health, Progressing)
 		} else {
-			health = worse(health, b.Health)
+			health = worseHealth(health, b.Health)
 		}
 	}
 	return health
 }
 
-// Drifted tells whether anything differs from what was applied.
-func (s RuntimeStatus) Drifted() bool {
+// HasDrifted tells whether anything differs from what was applied.
+func (s RuntimeStatus) HasDrifted() bool {
 	return slices.ContainsFunc(s.Bundles, func(b BundleStatus) bool { return len(b.Drift) > 0 })
 }
 
@@ -121,7 +121,7 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	byName := map[string]*RuntimeStatus{}
 	for runtime, revision := range records {
 		if name == "" || name == runtime {
-			if revision, err = c.settle(ctx, runtime, revision); err != nil {
+			if revision, err = c.settleState(ctx, runtime, revision); err != nil {
 				return nil, err
 			}
 			byName[runtime] = &RuntimeStatus{Runtime: runtime, Revision: revision}
@@ -131,17 +131,17 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{cluster: c, served: &served{}, options: opts, listings: shared}
+	e := &engine{cluster: c, served: &servedKinds{}, options: opts, listings: shared}
 	found := make([]BundleStatus, len(installed))
-	tasks := make([]task, len(installed))
+	tasks := make([]scheduledTask, len(installed))
 	for i, one := range installed {
 		tasks[i].run = func(ctx context.Context) (err error) {
-			found[i], err = e.status(ctx, one)
+			found[i], err = e.bundleStatus(ctx, one)
 			return err
 		}
 	}
-	failed, _ := schedule(ctx, tasks, opts.Parallel)
-	if err := joined(ctx, failed); err != nil {
+	failed, _ := runScheduled(ctx, tasks, opts.Parallel)
+	if err := joinErrors(ctx, failed); err != nil {
 		return nil, err
 	}
 	for _, b := range found {
@@ -155,7 +155,7 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	}
 	var all []RuntimeStatus
 	for _, s := range byName {
-		s.stage()
+		s.setStages()
 		all = append(all, *s)
 	}
 	slices.SortFunc(all, func(a, b RuntimeStatus) int {
@@ -164,8 +164,8 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	return all, nil
 }
 
-// stage holds the bundles that are there against those of the newest revision.
-func (s *RuntimeStatus) stage() {
+// setStages holds the bundles that are there against those of the newest revision.
+func (s *RuntimeStatus) setStages() {
 	place := map[string]int{}
 	for i, b := range s.Revision.Bundles {
 		place[b.App] = i
@@ -204,8 +204,8 @@ func (i Installed) hasOtherValues(r Revision) bool {
 	return recorded && values != r.Values
 }
 
-// Target is what the newest revision has of a bundle.
-func (s RuntimeStatus) Target(app string) (RevisionBundle, bool) {
+// TargetBundle is what the newest revision has of a bundle.
+func (s RuntimeStatus) TargetBundle(app string) (RevisionBundle, bool) {
 	i := slices.IndexFunc(s.Revision.Bundles, func(b RevisionBundle) bool { return b.App == app })
 	if i < 0 {
 		return RevisionBundle{}, false
@@ -213,19 +213,19 @@ func (s RuntimeStatus) Target(app string) (RevisionBundle, bool) {
 	return s.Revision.Bundles[i], true
 }
 
-func (e *engine) status(ctx context.Context, i Installed) (BundleStatus, error) {
+func (e *engine) bundleStatus(ctx context.Context, i Installed) (BundleStatus, error) {
 	s := BundleStatus{Installed: i, Health: Healthy}
-	_, err := e.run(ctx, hooks{}, func(p *parts) (done, error) {
+	_, err := e.runCancellable(ctx, progressHooks{}, func(p *kappParts) (callResult, error) {
 		target, err := p.apps.Find(i.App)
 		if err != nil {
-			return done{}, err
+			return callResult{}, err
 		}
 		if there, _, err := target.Exists(); err != nil || !there {
-			return done{}, err
+			return callResult{}, err
 		}
-		_, _, _ = e.served.ask(ctx, e.cluster.client.Discovery()) // what is wrong comes up in the lists
-		p.failing.MarkRequiredGVs(e.served.answering())           // of groups that do not answer the rest tells
-		return done{}, s.read(p, target, e.served)
+		_, _, _ = e.served.askKinds(ctx, e.cluster.client.Discovery()) // what is wrong comes up in the lists
+		p.failing.MarkRequiredGVs(e.served.answeringVersions())        // of groups that do not answer the rest tells
+		return callResult{}, s.readResources(p, target, e.served)
 	})
 	if ctx.Err() != nil {
 		return s, ctx.Err()
@@ -236,7 +236,7 @@ func (e *engine) status(ctx context.Context, i Installed) (BundleStatus, error) 
 	return s, nil
 }
 
-func (s *BundleStatus) read(p *parts, target kapp.App, served *served) error {
+func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *servedKinds) error {
 	all, unread, err := p.readable(target, served)
 	if err != nil {
 		return err
@@ -255,8 +255,8 @@ func (s *BundleStatus) read(p *parts, target kapp.App, served *served) error {
 		if r.Transient() {
 			continue
 		}
-		id := identity(r)
-		there[ResourceID{id.group(), id.Kind, id.Namespace, id.Name}] = true
+		id := idOf(r)
+		there[ResourceID{id.apiGroup(), id.Kind, id.Namespace, id.Name}] = true
 		s.Resources++
 		state, messages, err := converged.New(r, associated(all)).IsDoneApplying()
 		one := ResourceStatus{ResourceID: id, Health: Healthy, Reason: state.Message}
@@ -286,14 +286,14 @@ func (s *BundleStatus) read(p *parts, target kapp.App, served *served) error {
 	}
 	done := readDoneJobs(s.notes[annotationDone])
 	for _, id := range applied {
-		if err := unread[schema.GroupKind{Group: id.group(), Kind: id.Kind}]; err != nil {
+		if err := unread[schema.GroupKind{Group: id.apiGroup(), Kind: id.Kind}]; err != nil {
 			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: oneLine(err.Error())})
 			continue
 		}
-		if there[ResourceID{id.group(), id.Kind, id.Namespace, id.Name}] {
+		if there[ResourceID{id.apiGroup(), id.Kind, id.Namespace, id.Name}] {
 			continue
 		}
-		if done.has(id) {
+		if done.hasDone(id) {
 			s.Resources++
 			s.Done = append(s.Done, id)
 		} else {
@@ -302,10 +302,10 @@ func (s *BundleStatus) read(p *parts, target kapp.App, served *served) error {
 		}
 	}
 	for _, one := range s.Unready {
-		s.Health = worse(s.Health, one.Health)
+		s.Health = worseHealth(s.Health, one.Health)
 	}
 	if !s.Complete {
-		s.Health = worse(s.Health, Progressing)
+		s.Health = worseHealth(s.Health, Progressing)
 	}
 	slices.SortFunc(s.Unready, func(a, b ResourceStatus) int { return compareIDs(a.ResourceID, b.ResourceID) })
 	slices.SortFunc(s.Drift, func(a, b ResourceChange) int { return compareIDs(a.ResourceID, b.ResourceID) })
@@ -314,15 +314,15 @@ func (s *BundleStatus) read(p *parts, target kapp.App, served *served) error {
 
 // readable are the resources of an app, and the kinds of which they can't be read: what serves one,
 // or a webhook that converts it, may be down.
-func (p *parts) readable(target kapp.App, served *served) ([]kappres.Resource, map[schema.GroupKind]error, error) {
-	selector, options, err := p.whose(target, made, nil)
+func (p *kappParts) readable(target kapp.App, served *servedKinds) ([]kappres.Resource, map[schema.GroupKind]error, error) {
+	selector, options, err := p.appSelector(target, made, nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	all, err := p.found.List(selector, nil, options)
 	unread := map[schema.GroupKind]error{}
 	for _, gk := range options.GKsScope {
-		if failure := served.failure(gk.Group); failure != nil {
+		if failure := served.groupFailure(gk.Group); failure != nil {
 			unread[gk] = failure
 		}
 	}
@@ -345,7 +345,7 @@ func (p *parts) readable(target kapp.App, served *served) ([]kappres.Resource, m
 }
 
 // withConverter adds to why a kind can't be read that a webhook has to convert it.
-func (p *parts) withConverter(gk schema.GroupKind, err error) error {
+func (p *kappParts) withConverter(gk schema.GroupKind, err error) error {
 	types, failed := p.types.All(false)
 	i := slices.IndexFunc(types, func(t kappres.ResourceType) bool {
 		return t.APIResource.Group == gk.Group && t.APIResource.Kind == gk.Kind
@@ -355,7 +355,7 @@ func (p *parts) withConverter(gk schema.GroupKind, err error) error {
 	}
 	name := types[i].APIResource.Name + "." + gk.Group
 	at := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-	definition, failed := p.objects.Resource(at).Get(quiet(p.ctx), name, metav1.GetOptions{})
+	definition, failed := p.objects.Resource(at).Get(withoutLogs(p.ctx), name, metav1.GetOptions{})
 	if failed != nil {
 		return err
 	}
@@ -395,13 +395,13 @@ func drifted(factory diff.ChangeFactory, conf kappconfig.Conf, r kappres.Resourc
 	}
 	change, err := factory.NewChangeAgainstLastApplied(r, applied)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", identity(r), err)
+		return nil, fmt.Errorf("%s: %w", idOf(r), err)
 	}
 	if change.Op() != diff.ChangeOpUpdate {
 		return nil, nil
 	}
 	view := diff.NewTextDiffView(change.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
-	return []ResourceChange{{ResourceID: identity(r), Op: Update, Diff: ansiColor.ReplaceAllString(view.String(), "")}}, nil
+	return []ResourceChange{{ResourceID: idOf(r), Op: Update, Diff: ansiColor.ReplaceAllString(view.String(), "")}}, nil
 }
 
 // expectedOf returns the manifest that a resource should agree with; nil if it is known to, or
@@ -413,7 +413,7 @@ func expectedOf(factory diff.ChangeFactory, r kappres.Resource) (kappres.Resourc
 		}
 		applied, err := kappres.NewResourceFromBytes([]byte(original))
 		if err != nil {
-			return nil, fmt.Errorf("%s, annotation kapp.k14s.io/original: %w", identity(r), err)
+			return nil, fmt.Errorf("%s, annotation kapp.k14s.io/original: %w", idOf(r), err)
 		}
 		return applied, nil
 	}
@@ -424,7 +424,7 @@ func expectedOf(factory diff.ChangeFactory, r kappres.Resource) (kappres.Resourc
 	}
 	data, err := json.Marshal(expandOutline(outline, live))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", identity(r), err)
+		return nil, fmt.Errorf("%s: %w", idOf(r), err)
 	}
 	return kappres.NewResourceFromBytes(data)
 }

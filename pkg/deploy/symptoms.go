@@ -37,9 +37,9 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 		return nil
 	}
 	options := metav1.ListOptions{LabelSelector: selector}
-	pods, err := c.client.CoreV1().Pods("").List(quiet(ctx), options)
+	pods, err := c.client.CoreV1().Pods("").List(withoutLogs(ctx), options)
 	if err != nil {
-		pods, err = c.client.CoreV1().Pods(c.namespace).List(quiet(ctx), options)
+		pods, err = c.client.CoreV1().Pods(c.namespace).List(withoutLogs(ctx), options)
 	}
 	if err != nil {
 		return nil
@@ -73,12 +73,12 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 		if kind != "deployment" {
 			continue
 		}
-		sets, err := c.client.AppsV1().ReplicaSets(namespace).List(quiet(ctx), options)
+		sets, err := c.client.AppsV1().ReplicaSets(namespace).List(withoutLogs(ctx), options)
 		if err != nil {
 			continue
 		}
 		for _, r := range sets.Items {
-			if strings.HasPrefix(r.Name, name+"-") && r.Status.Replicas < deref(r.Spec.Replicas) {
+			if strings.HasPrefix(r.Name, name+"-") && r.Status.Replicas < valueOrZero(r.Spec.Replicas) {
 				found = append(found, c.events(ctx, namespace, "type=Warning,involvedObject.uid="+string(r.UID))...)
 			}
 		}
@@ -93,7 +93,7 @@ func (s *session) unavailable(ctx context.Context) []string {
 		return nil
 	}
 	var found []string
-	for gv, err := range s.engine.served.failures() {
+	for gv, err := range s.engine.served.failedGroups() {
 		found = append(found, fmt.Sprintf("  API group %s does not answer, and no namespace ends before it does: %s", gv, oneLine(err.Error())))
 	}
 	slices.Sort(found)
@@ -125,7 +125,7 @@ func (s *session) conditions(ctx context.Context, resource string) []string {
 // selectorOf is the label that kapp gives an app's resources; "" if the app is not there.
 func (c *Cluster) selectorOf(ctx context.Context, app string) string {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
-		cm, err := c.configMaps().Get(quiet(ctx), name, metav1.GetOptions{})
+		cm, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if err != nil {
 			continue
 		}
@@ -164,7 +164,7 @@ func podReason(p *corev1.Pod) string {
 
 // events are the last of an object.
 func (c *Cluster) events(ctx context.Context, namespace, selector string) []string {
-	list, err := c.client.CoreV1().Events(namespace).List(quiet(ctx), metav1.ListOptions{FieldSelector: selector, Limit: 100})
+	list, err := c.client.CoreV1().Events(namespace).List(withoutLogs(ctx), metav1.ListOptions{FieldSelector: selector, Limit: 100})
 	if err != nil {
 		return nil
 	}
@@ -195,7 +195,7 @@ func (c *Cluster) logs(ctx context.Context, p *corev1.Pod) []string {
 		limit := int64(symptomBytes)
 		body, err := c.client.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
 			Container: s.Name, TailLines: &lines, LimitBytes: &limit, Previous: s.State.Waiting != nil && s.RestartCount > 0,
-		}).Stream(quiet(ctx))
+		}).Stream(withoutLogs(ctx))
 		if err != nil {
 			return nil
 		}

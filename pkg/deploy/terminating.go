@@ -13,13 +13,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// lasting are the resources of [engine.existing] without those that are being deleted although the
+// lasting are the resources of [engine.findExisting] without those that are being deleted although the
 // app is to have them: to write to these is to lose what is written. If h is nil they are returned
 // as going; otherwise lasting waits until they are gone.
-func (e *engine) lasting(ctx context.Context, p *parts, target kapp.App, wanted []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool, h *hooks) (existing, going []kappres.Resource, err error) {
+func (e *engine) lasting(ctx context.Context, p *kappParts, target kapp.App, wanted []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool, h *progressHooks) (existing, going []kappres.Resource, err error) {
 	told := map[string]bool{}
 	for began := time.Now(); ; {
-		existing, err = e.existing(p, target, wanted, flags, isNew)
+		existing, err = e.findExisting(p, target, wanted, flags, isNew)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -40,7 +40,7 @@ func (e *engine) lasting(ctx context.Context, p *parts, target kapp.App, wanted 
 			return existing, nil, nil
 		}
 		if time.Since(began) > e.options.WaitTimeout {
-			return nil, nil, fmt.Errorf("wait for %s to be gone: %s, after %s", identity(going[0]), terminating(going[0]), e.options.WaitTimeout)
+			return nil, nil, fmt.Errorf("wait for %s to be gone: %s, after %s", idOf(going[0]), terminating(going[0]), e.options.WaitTimeout)
 		}
 		select {
 		case <-ctx.Done():
@@ -78,7 +78,7 @@ func terminating(r kappres.Resource) string {
 func terminatingFindings(going []kappres.Resource) []Finding {
 	var findings []Finding
 	for _, r := range going {
-		findings = append(findings, Finding{Severity: Warning, Check: CheckDryRun, Resource: identity(r).String(),
+		findings = append(findings, Finding{Severity: Warning, Check: CheckDryRun, Resource: idOf(r).String(),
 			Message: terminating(r) + "; apply waits until it is gone, and creates it again"})
 	}
 	return findings

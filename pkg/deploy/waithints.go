@@ -71,7 +71,7 @@ func (s *session) liveObject(ctx context.Context, resource string) *unstructured
 		if strings.ToLower(gvk.Kind) != kind || !strings.Contains(what, "("+gvk.GroupVersion().String()+")") {
 			continue
 		}
-		object, err := objects.Resource(gvk.GroupVersion().WithResource(r.Name)).Namespace(namespace).Get(quiet(ctx), name, metav1.GetOptions{})
+		object, err := objects.Resource(gvk.GroupVersion().WithResource(r.Name)).Namespace(namespace).Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if err != nil {
 			return nil
 		}

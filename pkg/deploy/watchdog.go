@@ -14,7 +14,7 @@ const watchdogGrace = 8 * time.Second
 // wait, and nil when ctx ends. kapp looks at its own limit only between two requests: where each
 // one takes its time to fail, that is late, and where it waits for something to go that is to be
 // replaced it has none. While the API server does not answer, its own limit holds.
-func (e *engine) watchProgress(ctx context.Context, told *messages) error {
+func (e *engine) watchProgress(ctx context.Context, told *messageTracker) error {
 	if told == nil {
 		return nil
 	}
@@ -27,7 +27,7 @@ func (e *engine) watchProgress(ctx context.Context, told *messages) error {
 		case <-tick.C:
 		}
 		if e.cluster.retry.isFailing() {
-			told.progress()
+			told.noteProgress()
 		}
 		if since := told.sinceProgress(); since > e.options.WaitTimeout+watchdogGrace+2*e.options.PollInterval {
 			return fmt.Errorf("nothing has become ready for %s", since.Round(time.Second))

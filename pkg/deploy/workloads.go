@@ -17,7 +17,7 @@ import (
 
 // checkWorkloads warns of what fits together in no apply, but does harm later: replicas that two
 // set, and budgets that keep nodes from being drained. It looks at the runtime alone.
-func (s *session) checkWorkloads(context.Context, *looked) ([]Finding, error) {
+func (s *session) checkWorkloads(context.Context, *clusterView) ([]Finding, error) {
 	var (
 		workloads []*workload
 		scalers   []scaler
@@ -26,10 +26,10 @@ func (s *session) checkWorkloads(context.Context, *looked) ([]Finding, error) {
 	for _, j := range s.jobs {
 		resources, err := readResources(j.unit.Manifests)
 		if err != nil {
-			return nil, &Error{Op: "read", Bundle: j.outcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
 		}
 		for _, r := range resources {
-			p := placed{bundle: j.outcome().Bundle, namespace: cmp.Or(r.Namespace(), s.cluster.namespace), id: identity(r)}
+			p := placed{bundle: j.newOutcome().Bundle, namespace: cmp.Or(r.Namespace(), s.cluster.namespace), id: idOf(r)}
 			object := r.DeepCopyRaw()
 			if w := workloadOf(p, object); w != nil {
 				workloads = append(workloads, w)
@@ -80,7 +80,7 @@ func workloadOf(p placed, object map[string]any) *workload {
 	default:
 		return nil
 	}
-	if p.id.group() != "apps" {
+	if p.id.apiGroup() != "apps" {
 		return nil
 	}
 	w := &workload{placed: p, replicas: 1}
@@ -102,7 +102,7 @@ type scaler struct {
 }
 
 func scalerOf(p placed, object map[string]any) *scaler {
-	switch (schema.GroupKind{Group: p.id.group(), Kind: p.id.Kind}) {
+	switch (schema.GroupKind{Group: p.id.apiGroup(), Kind: p.id.Kind}) {
 	case schema.GroupKind{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}, schema.GroupKind{Group: "keda.sh", Kind: "ScaledObject"}:
 	default:
 		return nil
@@ -117,7 +117,7 @@ func scalerOf(p placed, object map[string]any) *scaler {
 }
 
 func (c *scaler) scales(w *workload) bool {
-	return c.namespace == w.namespace && c.name == w.id.Name && c.target == schema.GroupKind{Group: w.id.group(), Kind: w.id.Kind}
+	return c.namespace == w.namespace && c.name == w.id.Name && c.target == schema.GroupKind{Group: w.id.apiGroup(), Kind: w.id.Kind}
 }
 
 // budget is a PodDisruptionBudget.

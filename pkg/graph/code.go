@@ -9,12 +9,12 @@ import (
 // Mermaid returns the graph as a flowchart of Mermaid, which code hosts draw in Markdown.
 func (g *Graph) Mermaid() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "%%%% %s: %s\nflowchart TB\n", g.title(), g.summary())
-	for at, b := range slices.Backward(g.bands()) {
+	fmt.Fprintf(&out, "%%%% %s: %s\nflowchart TB\n", g.titleText(), g.summaryText())
+	for at, b := range slices.Backward(g.layerBands()) {
 		fmt.Fprintf(&out, "  subgraph layer%d[\"%s\"]\n", at, mermaidText(layerName(b.layer)))
 		for _, i := range b.nodes {
-			text := "<b>" + mermaidText(clean(g.Nodes[i].Name)) + "</b>"
-			for _, line := range g.Nodes[i].label() {
+			text := "<b>" + mermaidText(cleanText(g.Nodes[i].Name)) + "</b>"
+			for _, line := range g.Nodes[i].labelLines() {
 				text += "<br>" + mermaidText(line)
 			}
 			fmt.Fprintf(&out, "    n%d[\"%s\"]\n", i, text)
@@ -41,12 +41,12 @@ func mermaidText(s string) string {
 // DOT returns the graph in the language of Graphviz.
 func (g *Graph) DOT() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "digraph {\n  label=%s; labelloc=t; rankdir=TB; compound=true;\n  node [shape=box, style=rounded];\n", quoted(g.title(), g.summary()))
-	for at, b := range slices.Backward(g.bands()) {
-		fmt.Fprintf(&out, "  subgraph cluster_layer%d {\n    label=%s;\n", at, quoted(layerName(b.layer)))
+	fmt.Fprintf(&out, "digraph {\n  label=%s; labelloc=t; rankdir=TB; compound=true;\n  node [shape=box, style=rounded];\n", quoteDOT(g.titleText(), g.summaryText()))
+	for at, b := range slices.Backward(g.layerBands()) {
+		fmt.Fprintf(&out, "  subgraph cluster_layer%d {\n    label=%s;\n", at, quoteDOT(layerName(b.layer)))
 		for _, i := range b.nodes {
 			n := &g.Nodes[i]
-			fmt.Fprintf(&out, "    n%d [label=%s];\n", i, quoted(append([]string{clean(n.Name)}, n.label()...)...))
+			fmt.Fprintf(&out, "    n%d [label=%s];\n", i, quoteDOT(append([]string{cleanText(n.Name)}, n.labelLines()...)...))
 		}
 		out.WriteString("  }\n")
 	}
@@ -55,8 +55,8 @@ func (g *Graph) DOT() string {
 	return out.String()
 }
 
-// quoted is lines as one string of DOT.
-func quoted(lines ...string) string {
+// quoteDOT is lines as one string of DOT.
+func quoteDOT(lines ...string) string {
 	escaped := make([]string, len(lines))
 	for i, line := range lines {
 		escaped[i] = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(line)
@@ -66,8 +66,8 @@ func quoted(lines ...string) string {
 
 // eachEdge calls f for what each node requires, by layer and name.
 func (g *Graph) eachEdge(f func(from, to int)) {
-	required := g.required()
-	for _, b := range slices.Backward(g.bands()) {
+	required := g.requiredIndexes()
+	for _, b := range slices.Backward(g.layerBands()) {
 		for _, from := range b.nodes {
 			for _, to := range required[from] {
 				f(from, to)

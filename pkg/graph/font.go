@@ -35,8 +35,8 @@ func textWidth(s string, size int) int {
 	return (sum*size + 999) / 1000
 }
 
-// fit shortens a text to a width, with an ellipsis where something is left out.
-func fit(s string, size, width int) string {
+// shortenText shortens a text to a width, with an ellipsis where something is left out.
+func shortenText(s string, size, width int) string {
 	if textWidth(s, size) <= width {
 		return s
 	}
@@ -50,9 +50,9 @@ func fit(s string, size, width int) string {
 	return s + "…"
 }
 
-// wrap breaks a text into lines of a width, behind what joins words where it can, and shortens
+// wrapText breaks a text into lines of a width, behind what joins words where it can, and shortens
 // what does not fit into that many lines.
-func wrap(s string, size, width, most int) []string {
+func wrapText(s string, size, width, most int) []string {
 	var lines []string
 	for textWidth(s, size) > width && len(lines) < most-1 {
 		end, good := 0, 0
@@ -72,5 +72,5 @@ func wrap(s string, size, width, most int) []string {
 		lines = append(lines, strings.TrimSpace(s[:end]))
 		s = s[end:]
 	}
-	return append(lines, fit(strings.TrimSpace(s), size, width))
+	return append(lines, shortenText(strings.TrimSpace(s), size, width))
 }

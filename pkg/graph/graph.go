@@ -65,14 +65,14 @@ const (
 	Absent      Health = "absent"
 )
 
-// band is a layer with its nodes, as indexes, in the order of their names.
-type band struct {
+// layerBand is a layer with its nodes, as indexes, in the order of their names.
+type layerBand struct {
 	layer int
 	nodes []int
 }
 
-// bands returns the layers that have nodes, from the bottom up.
-func (g *Graph) bands() []band {
+// layerBands returns the layers that have nodes, from the bottom up.
+func (g *Graph) layerBands() []layerBand {
 	order := make([]int, len(g.Nodes))
 	for i := range order {
 		order[i] = i
@@ -80,10 +80,10 @@ func (g *Graph) bands() []band {
 	slices.SortStableFunc(order, func(a, b int) int {
 		return cmp.Or(cmp.Compare(g.Nodes[a].Layer, g.Nodes[b].Layer), cmp.Compare(g.Nodes[a].Name, g.Nodes[b].Name))
 	})
-	var all []band
+	var all []layerBand
 	for _, i := range order {
 		if len(all) == 0 || all[len(all)-1].layer != g.Nodes[i].Layer {
-			all = append(all, band{layer: g.Nodes[i].Layer})
+			all = append(all, layerBand{layer: g.Nodes[i].Layer})
 		}
 		last := &all[len(all)-1]
 		last.nodes = append(last.nodes, i)
@@ -91,8 +91,8 @@ func (g *Graph) bands() []band {
 	return all
 }
 
-// required returns the indexes of the nodes that each node stands on, each once and never itself.
-func (g *Graph) required() [][]int {
+// requiredIndexes returns the indexes of the nodes that each node stands on, each once and never itself.
+func (g *Graph) requiredIndexes() [][]int {
 	at := map[string]int{}
 	for i, n := range g.Nodes {
 		if _, taken := at[n.Name]; !taken {
@@ -110,49 +110,49 @@ func (g *Graph) required() [][]int {
 	return all
 }
 
-// title returns what the graph is of.
-func (g *Graph) title() string { return clean(strings.TrimSpace(g.Name + " " + g.Version)) }
+// titleText returns what the graph is of.
+func (g *Graph) titleText() string { return cleanText(strings.TrimSpace(g.Name + " " + g.Version)) }
 
-// summary returns the graph in a line.
-func (g *Graph) summary() string {
-	parts := []string{plural(len(g.Nodes), "bundle")}
-	if what := weight(g.Images, g.Bytes); what != "" {
+// summaryText returns the graph in a line.
+func (g *Graph) summaryText() string {
+	parts := []string{countNoun(len(g.Nodes), "bundle")}
+	if what := describeSize(g.Images, g.Bytes); what != "" {
 		parts = append(parts, what)
 	}
 	if g.Signed != "" {
-		parts = append(parts, clean(string(g.Signed)))
+		parts = append(parts, cleanText(string(g.Signed)))
 	}
 	return strings.Join(parts, ", ")
 }
 
 // layerName returns the number of a layer and its name.
 func layerName(number int) string {
-	return strings.TrimSpace(fmt.Sprintf("%d %s", number, layers.Name(number)))
+	return strings.TrimSpace(fmt.Sprintf("%d %s", number, layers.LayerName(number)))
 }
 
-// weight returns a number of images and their size, or as much of it as is known.
-func weight(images *int, bytes *int64) string {
+// describeSize returns a number of images and their size, or as much of it as is known.
+func describeSize(images *int, bytes *int64) string {
 	switch {
 	case images == nil:
 		return ""
 	case *images == 0:
 		return "no images"
 	case bytes == nil:
-		return plural(*images, "image")
+		return countNoun(*images, "image")
 	}
-	return plural(*images, "image") + ", " + humanize.IBytes(uint64(max(*bytes, 0)))
+	return countNoun(*images, "image") + ", " + humanize.IBytes(uint64(max(*bytes, 0)))
 }
 
-func plural(n int, what string) string {
+func countNoun(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// clean replaces what is not text: control characters, which terminals obey and XML cannot hold,
+// cleanText replaces what is not text: control characters, which terminals obey and XML cannot hold,
 // and those that turn the direction of what follows them.
-func clean(s string) string {
+func cleanText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == '\ufffe' || r == '\uffff' ||
 			r == '\u2028' || r == '\u2029' {

@@ -5,30 +5,30 @@ import (
 	"slices"
 )
 
-// grid has each node in a row and a column. Rows count from the bottom; those of a layer are
+// nodeGrid has each node in a row and a column. Rows count from the bottom; those of a layer are
 // next to each other, and what a node stands on is in a lower row.
-type grid struct {
-	rows    []row
+type nodeGrid struct {
+	rows    []gridRow
 	columns int
-	at      []cell // by node
+	at      []gridCell // by node
 }
 
-type row struct {
+type gridRow struct {
 	layer int
 	nodes []int
 }
 
-type cell struct{ row, column int }
+type gridCell struct{ row, column int }
 
 // newGrid places the nodes, and orders the rows so that lines cross little.
-func newGrid(g *Graph, required [][]int) *grid {
-	bands := g.bands()
+func newGrid(g *Graph, required [][]int) *nodeGrid {
+	bands := g.layerBands()
 	most := columnsFor(len(g.Nodes))
-	r := &grid{at: make([]cell, len(g.Nodes))}
+	r := &nodeGrid{at: make([]gridCell, len(g.Nodes))}
 	for _, b := range bands {
-		r.stack(b, required, most)
+		r.stackBand(b, required, most)
 	}
-	r.untangle(required)
+	r.orderRows(required)
 	for _, row := range r.rows {
 		r.columns = max(r.columns, len(row.nodes))
 	}
@@ -48,12 +48,12 @@ func columnsFor(nodes int) int {
 	return 8
 }
 
-// stack adds the rows of a layer: each node goes into the lowest row that has room and is
+// stackBand adds the rows of a layer: each node goes into the lowest row that has room and is
 // above all that it stands on.
-func (r *grid) stack(b band, required [][]int, most int) {
+func (r *nodeGrid) stackBand(b layerBand, required [][]int, most int) {
 	lines := (len(b.nodes) + most - 1) / most
 	room := (len(b.nodes) + lines - 1) / lines
-	depth := depths(b.nodes, required)
+	depth := chainDepths(b.nodes, required)
 	order := slices.Clone(b.nodes)
 	slices.SortStableFunc(order, func(x, y int) int { return cmp.Compare(depth[x], depth[y]) })
 	base := len(r.rows)
@@ -68,17 +68,17 @@ func (r *grid) stack(b band, required [][]int, most int) {
 			lowest++
 		}
 		for lowest >= len(r.rows) {
-			r.rows = append(r.rows, row{layer: b.layer})
+			r.rows = append(r.rows, gridRow{layer: b.layer})
 		}
 		r.rows[lowest].nodes = append(r.rows[lowest].nodes, node)
-		r.at[node] = cell{row: lowest}
+		r.at[node] = gridCell{row: lowest}
 	}
-	r.number()
+	r.numberColumns()
 }
 
-// depths returns how long the chains are that nodes of a layer stand on inside it. A chain that
+// chainDepths returns how long the chains are that nodes of a layer stand on inside it. A chain that
 // comes back to where it was ends there.
-func depths(nodes []int, required [][]int) map[int]int {
+func chainDepths(nodes []int, required [][]int) map[int]int {
 	depth := map[int]int{}
 	for _, n := range nodes {
 		depth[n] = 0
@@ -100,18 +100,18 @@ func depths(nodes []int, required [][]int) map[int]int {
 	return depth
 }
 
-// number writes down the columns.
-func (r *grid) number() {
+// numberColumns writes down the columns.
+func (r *nodeGrid) numberColumns() {
 	for y, row := range r.rows {
 		for x, n := range row.nodes {
-			r.at[n] = cell{y, x}
+			r.at[n] = gridCell{y, x}
 		}
 	}
 }
 
-// untangle orders the nodes of each row by where those are that they have lines to, up and
+// orderRows orders the nodes of each row by where those are that they have lines to, up and
 // down a few times, and keeps the best order that it came by.
-func (r *grid) untangle(required [][]int) {
+func (r *nodeGrid) orderRows(required [][]int) {
 	neighbours := make([][]int, len(required))
 	for from, list := range required {
 		for _, to := range list {
@@ -119,7 +119,7 @@ func (r *grid) untangle(required [][]int) {
 			neighbours[to] = append(neighbours[to], from)
 		}
 	}
-	best, rows := r.tangle(required), r.copyRows()
+	best, rows := r.crossingCost(required), r.copyRows()
 	for range 6 {
 		for up := range 2 {
 			for i := range r.rows {
@@ -129,25 +129,25 @@ func (r *grid) untangle(required [][]int) {
 				}
 				r.sortRow(y, neighbours)
 			}
-			if cost := r.tangle(required); cost < best {
+			if cost := r.crossingCost(required); cost < best {
 				best, rows = cost, r.copyRows()
 			}
 		}
 	}
 	r.rows = rows
-	r.number()
+	r.numberColumns()
 }
 
-func (r *grid) copyRows() []row {
-	rows := make([]row, len(r.rows))
+func (r *nodeGrid) copyRows() []gridRow {
+	rows := make([]gridRow, len(r.rows))
 	for i, from := range r.rows {
-		rows[i] = row{from.layer, slices.Clone(from.nodes)}
+		rows[i] = gridRow{from.layer, slices.Clone(from.nodes)}
 	}
 	return rows
 }
 
 // sortRow orders a row by the mean column of its nodes' neighbours; who has none keeps its own.
-func (r *grid) sortRow(y int, neighbours [][]int) {
+func (r *nodeGrid) sortRow(y int, neighbours [][]int) {
 	mean := func(n int) float64 {
 		sum, count := 0, 0
 		for _, other := range neighbours[n] {
@@ -166,17 +166,17 @@ func (r *grid) sortRow(y int, neighbours [][]int) {
 	}
 }
 
-// tangle returns how much lines cross, and a little of how far they go sideways. Beyond many lines
+// crossingCost returns how much lines cross, and a little of how far they go sideways. Beyond many lines
 // only the latter is looked at, since crossings are counted by pairs.
-func (r *grid) tangle(required [][]int) int {
-	type line struct{ from, to cell }
+func (r *nodeGrid) crossingCost(required [][]int) int {
+	type line struct{ from, to gridCell }
 	var lines []line
 	cost := 0
 	for from, list := range required {
 		for _, to := range list {
 			l := line{r.at[from], r.at[to]}
 			lines = append(lines, l)
-			cost += abs(l.from.column - l.to.column)
+			cost += absInt(l.from.column - l.to.column)
 		}
 	}
 	if len(lines) > 1000 {
@@ -193,4 +193,4 @@ func (r *grid) tangle(required [][]int) int {
 	return cost
 }
 
-func abs(n int) int { return max(n, -n) }
+func absInt(n int) int { return max(n, -n) }

@@ -11,24 +11,24 @@ import (
 //
 // A line leaves its node at the bottom into the channel there. If what it leads to is in the row
 // below, it goes down from this channel; else by the net's gutter to the channel above that row.
-type net struct {
+type edgeNet struct {
 	to     int
 	gutter int // -1 when no line of it needs one
 	// tracks is the net's track in each channel that it runs in; track is that of its gutter.
 	tracks map[int]int
 	track  int
-	from   []exit
+	from   []netExit
 }
 
-// exit is where a net's line leaves a node: port is of 1000 parts of the node's width.
-type exit struct{ node, port int }
+// netExit is where a net's line leaves a node: port is of 1000 parts of the node's width.
+type netExit struct{ node, port int }
 
-// span is what a net takes of a channel or a gutter.
-type span struct{ net, low, high int }
+// trackSpan is what a net takes of a channel or a gutter.
+type trackSpan struct{ net, low, high int }
 
-// routes are the nets, and how many tracks every channel and gutter has.
-type routes struct {
-	nets              []*net
+// edgeRoutes are the nets, and how many tracks every channel and gutter has.
+type edgeRoutes struct {
+	nets              []*edgeNet
 	channels, gutters []int
 }
 
@@ -36,8 +36,8 @@ type routes struct {
 const unit = 1000
 
 // newRoutes finds the way of every line.
-func newRoutes(r *grid, required [][]int) *routes {
-	w := &routes{channels: make([]int, len(r.rows)+1), gutters: make([]int, r.columns+1)}
+func newRoutes(r *nodeGrid, required [][]int) *edgeRoutes {
+	w := &edgeRoutes{channels: make([]int, len(r.rows)+1), gutters: make([]int, r.columns+1)}
 	sources := make([][]int, len(required))
 	for from, list := range required {
 		for _, to := range list {
@@ -52,18 +52,18 @@ func newRoutes(r *grid, required [][]int) *routes {
 			}
 		}
 	}
-	w.exits(r)
-	w.share(r)
+	w.assignPorts(r)
+	w.assignTracks(r)
 	return w
 }
 
 // newNet chooses the gutter next to the node, on the side that the lines come from.
-func newNet(r *grid, to int, sources []int, load []int) *net {
-	n := &net{to: to, gutter: -1, tracks: map[int]int{}}
+func newNet(r *nodeGrid, to int, sources []int, load []int) *edgeNet {
+	n := &edgeNet{to: to, gutter: -1, tracks: map[int]int{}}
 	at := r.at[to]
 	side, far := 0, false
 	for _, from := range sources {
-		n.from = append(n.from, exit{node: from})
+		n.from = append(n.from, netExit{node: from})
 		if r.at[from].row != at.row+1 {
 			far = true
 			side += cmp.Compare(r.at[from].column, at.column)
@@ -80,11 +80,11 @@ func newNet(r *grid, to int, sources []int, load []int) *net {
 	return n
 }
 
-// exits gives each line of a node a port of its own, in the order of where the lines go. None
+// assignPorts gives each line of a node a port of its own, in the order of where the lines go. None
 // is in the middle, where lines come in from above.
-func (w *routes) exits(r *grid) {
+func (w *edgeRoutes) assignPorts(r *nodeGrid) {
 	type leaving struct {
-		at     *exit
+		at     *netExit
 		toward int
 	}
 	byNode := make([][]leaving, len(r.at))
@@ -115,15 +115,15 @@ func (w *routes) exits(r *grid) {
 	}
 }
 
-// share gives tracks to the nets.
-func (w *routes) share(r *grid) {
-	channels, gutters := make([][]span, len(w.channels)), make([][]span, len(w.gutters))
+// assignTracks gives tracks to the nets.
+func (w *edgeRoutes) assignTracks(r *nodeGrid) {
+	channels, gutters := make([][]trackSpan, len(w.channels)), make([][]trackSpan, len(w.gutters))
 	for i, n := range w.nets {
 		above := r.at[n.to].row + 1
-		taken := map[int]*span{}
+		taken := map[int]*trackSpan{}
 		reach := func(channel, x int) {
 			if taken[channel] == nil {
-				taken[channel] = &span{i, x, x}
+				taken[channel] = &trackSpan{i, x, x}
 			}
 			s := taken[channel]
 			s.low, s.high = min(s.low, x), max(s.high, x)
@@ -144,21 +144,21 @@ func (w *routes) share(r *grid) {
 			channels[channel] = append(channels[channel], *s)
 		}
 		if n.gutter >= 0 {
-			gutters[n.gutter] = append(gutters[n.gutter], span{i, low, high})
+			gutters[n.gutter] = append(gutters[n.gutter], trackSpan{i, low, high})
 		}
 	}
 	for c, spans := range channels {
-		w.channels[c] = tracks(spans, 40, func(net, track int) { w.nets[net].tracks[c] = track })
+		w.channels[c] = assignSpans(spans, 40, func(net, track int) { w.nets[net].tracks[c] = track })
 	}
 	for g, spans := range gutters {
-		w.gutters[g] = tracks(spans, 0, func(net, track int) { w.nets[net].track = track })
+		w.gutters[g] = assignSpans(spans, 0, func(net, track int) { w.nets[net].track = track })
 	}
 }
 
-// tracks returns each span the first track on which it meets no other, and returns how many
+// assignSpans returns each span the first track on which it meets no other, and returns how many
 // tracks there are.
-func tracks(spans []span, apart int, give func(net, track int)) int {
-	slices.SortFunc(spans, func(a, b span) int { return cmp.Or(cmp.Compare(a.low, b.low), cmp.Compare(a.net, b.net)) })
+func assignSpans(spans []trackSpan, apart int, give func(net, track int)) int {
+	slices.SortFunc(spans, func(a, b trackSpan) int { return cmp.Or(cmp.Compare(a.low, b.low), cmp.Compare(a.net, b.net)) })
 	var ends []int
 	for _, s := range spans {
 		track := slices.IndexFunc(ends, func(end int) bool { return end+apart < s.low })

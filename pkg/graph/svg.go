@@ -29,19 +29,19 @@ const (
 	mark       = 14  // the tick of what is signed
 )
 
-// box is how a node is drawn.
-type box struct {
+// nodeBox is how a node is drawn.
+type nodeBox struct {
 	x, y   int
 	name   []string
 	detail [][2]string // the lines below it: left and right
 }
 
-// picture is a graph with a place for everything.
-type picture struct {
+// svgPicture is a graph with a place for everything.
+type svgPicture struct {
 	*Graph
-	grid   *grid
-	routes *routes
-	boxes  []box
+	grid   *nodeGrid
+	routes *edgeRoutes
+	boxes  []nodeBox
 
 	width, height, boxWidth int
 	rowHeight               []int
@@ -58,25 +58,25 @@ type picture struct {
 // SVG returns the graph as a picture: the layers from the bottom up, and a line from each bundle to
 // what it requires. It has a light and a dark form, as the reader's preference is.
 func (g *Graph) SVG() string {
-	p := &picture{Graph: g, boxes: make([]box, len(g.Nodes))}
-	required := g.required()
+	p := &svgPicture{Graph: g, boxes: make([]nodeBox, len(g.Nodes))}
+	required := g.requiredIndexes()
 	p.grid = newGrid(g, required)
 	p.routes = newRoutes(p.grid, required)
-	p.measure()
-	p.across()
-	p.down()
-	return p.write(required)
+	p.measureBoxes()
+	p.placeColumns()
+	p.placeRows()
+	return p.writeSVG(required)
 }
 
-// measure finds what the boxes say and how large they are.
-func (p *picture) measure() {
+// measureBoxes finds what the boxes say and how large they are.
+func (p *svgPicture) measureBoxes() {
 	p.rowHeight = make([]int, len(p.grid.rows))
 	for i := range p.Nodes {
 		n, b := &p.Nodes[i], &p.boxes[i]
-		b.name = wrap(clean(n.Name), nameSize, mostName, 3)
-		b.detail = append(b.detail, [2]string{fit(clean(n.Version), textSize, mostText/2), clean(string(n.Signed))})
-		if what := weight(n.Images, n.Bytes); what != "" || n.Health != "" {
-			b.detail = append(b.detail, [2]string{what, clean(string(n.Health))})
+		b.name = wrapText(cleanText(n.Name), nameSize, mostName, 3)
+		b.detail = append(b.detail, [2]string{shortenText(cleanText(n.Version), textSize, mostText/2), cleanText(string(n.Signed))})
+		if what := describeSize(n.Images, n.Bytes); what != "" || n.Health != "" {
+			b.detail = append(b.detail, [2]string{what, cleanText(string(n.Health))})
 		}
 		for _, line := range b.name {
 			p.boxWidth = max(p.boxWidth, textWidth(line, nameSize)+2*pad)
@@ -93,8 +93,8 @@ func (p *picture) measure() {
 	}
 }
 
-// across gives columns and gutters their places.
-func (p *picture) across() {
+// placeColumns gives columns and gutters their places.
+func (p *svgPicture) placeColumns() {
 	x := margin + labelWidth
 	for g := range p.routes.gutters {
 		p.gutterLeft = append(p.gutterLeft, x)
@@ -106,15 +106,15 @@ func (p *picture) across() {
 	}
 	p.width = max(x+margin, 480)
 	inside := p.width - 2*margin
-	p.head = []string{fit(p.title(), titleSize, inside)}
-	p.head = append(p.head, wrap(p.summary(), textSize, inside, 3)...)
+	p.head = []string{shortenText(p.titleText(), titleSize, inside)}
+	p.head = append(p.head, wrapText(p.summaryText(), textSize, inside, 3)...)
 	if len(p.routes.nets) > 0 {
-		p.head = append(p.head, wrap("A line leads from a bundle to what it requires.", textSize, inside, 3)...)
+		p.head = append(p.head, wrapText("A line leads from a bundle to what it requires.", textSize, inside, 3)...)
 	}
 }
 
-// down gives rows, channels and layers their places.
-func (p *picture) down() {
+// placeRows gives rows, channels and layers their places.
+func (p *svgPicture) placeRows() {
 	p.top, p.bottom = make([]int, len(p.grid.rows)), make([]int, len(p.grid.rows))
 	p.channelTop = make([]int, len(p.routes.channels))
 	p.bandTop, p.bandBottom = map[int]int{}, map[int]int{}
@@ -155,14 +155,14 @@ func (p *picture) down() {
 }
 
 // channelY returns where a net runs in a channel, and gutterX where in its gutter.
-func (p *picture) channelY(n *net, channel int) int {
+func (p *svgPicture) channelY(n *edgeNet, channel int) int {
 	return p.channelTop[channel] + n.tracks[channel]*trackGap + trackGap/2
 }
 
-func (p *picture) gutterX(n *net) int { return p.gutterLeft[n.gutter] + (n.track+1)*trackGap }
+func (p *svgPicture) gutterX(n *edgeNet) int { return p.gutterLeft[n.gutter] + (n.track+1)*trackGap }
 
 // exitX returns where a line leaves a node.
-func (p *picture) exitX(e exit) int { return p.boxes[e.node].x + p.boxWidth*e.port/1000 }
+func (p *svgPicture) exitX(e netExit) int { return p.boxes[e.node].x + p.boxWidth*e.port/1000 }
 
 // hues is how many colours lines have.
 const hues = 6
@@ -188,37 +188,37 @@ var class = map[string]string{
 	string(Healthy): "good", string(Progressing): "busy", string(Failing): "bad", string(Drifted): "warn", string(Absent): "none",
 }
 
-// canvas is an SVG that is being written.
-type canvas struct{ strings.Builder }
+// svgCanvas is an SVG that is being written.
+type svgCanvas struct{ strings.Builder }
 
-func (c *canvas) linef(format string, args ...any) { fmt.Fprintf(c, format+"\n", args...) }
+func (c *svgCanvas) writeLine(format string, args ...any) { fmt.Fprintf(c, format+"\n", args...) }
 
-func (c *canvas) text(x, y int, class, s string) {
+func (c *svgCanvas) writeText(x, y int, class, s string) {
 	if s != "" {
-		c.linef(`<text x="%d" y="%d" class="%s">%s</text>`, x, y, class, escaped(s))
+		c.writeLine(`<text x="%d" y="%d" class="%s">%s</text>`, x, y, class, escapeXML(s))
 	}
 }
 
-func escaped(s string) string {
+func escapeXML(s string) string {
 	var out strings.Builder
 	_ = xml.EscapeText(&out, []byte(s)) // a Builder takes everything
 	return out.String()
 }
 
-func (p *picture) write(required [][]int) string {
-	c := &canvas{}
-	c.linef(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-labelledby="title desc">`, p.width, p.height, p.width, p.height)
-	c.linef(`<title id="title">%s</title>`, escaped(p.title()))
-	c.linef(`<desc id="desc">%s, in their layers with what they require</desc>`, escaped(p.summary()))
-	c.linef("<style>%s</style>", style)
-	c.linef(`<rect class="page" width="%d" height="%d"/>`, p.width, p.height)
+func (p *svgPicture) writeSVG(required [][]int) string {
+	c := &svgCanvas{}
+	c.writeLine(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-labelledby="title desc">`, p.width, p.height, p.width, p.height)
+	c.writeLine(`<title id="title">%s</title>`, escapeXML(p.titleText()))
+	c.writeLine(`<desc id="desc">%s, in their layers with what they require</desc>`, escapeXML(p.summaryText()))
+	c.writeLine("<style>%s</style>", style)
+	c.writeLine(`<rect class="page" width="%d" height="%d"/>`, p.width, p.height)
 	y := margin + titleSize - 4
 	for i, line := range p.head {
 		name := "title"
 		if i > 0 {
 			name = "head"
 		}
-		c.text(margin, y, name, line)
+		c.writeText(margin, y, name, line)
 		y += textLine
 	}
 	p.bandsTo(c)
@@ -235,7 +235,7 @@ func (p *picture) write(required [][]int) string {
 }
 
 // bandsTo draws the layers.
-func (p *picture) bandsTo(c *canvas) {
+func (p *svgPicture) bandsTo(c *svgCanvas) {
 	bottom := 0
 	for r, row := range p.grid.rows {
 		if _, lowest := p.bandBottom[r]; lowest {
@@ -245,26 +245,26 @@ func (p *picture) bandsTo(c *canvas) {
 		if !highest {
 			continue
 		}
-		c.linef(`<rect class="band" x="%d" y="%d" width="%d" height="%d" rx="10"/>`, margin, top, p.width-2*margin, bottom-top)
-		c.text(margin+pad+2, top+bandPad+numberSize-6, "number", fmt.Sprint(row.layer))
+		c.writeLine(`<rect class="band" x="%d" y="%d" width="%d" height="%d" rx="10"/>`, margin, top, p.width-2*margin, bottom-top)
+		c.writeText(margin+pad+2, top+bandPad+numberSize-6, "number", fmt.Sprint(row.layer))
 		for i, line := range layerLines(row.layer) {
-			c.text(margin+pad+2, top+bandPad+numberSize+textLine*(i+1)-6, "layer", line)
+			c.writeText(margin+pad+2, top+bandPad+numberSize+textLine*(i+1)-6, "layer", line)
 		}
 	}
 }
 
 // layerLines returns the name of a layer in lines next to its rows.
 func layerLines(number int) []string {
-	name := layers.Name(number)
+	name := layers.LayerName(number)
 	if name == "" {
 		return nil
 	}
-	return wrap(name, textSize, labelWidth-2*pad, 3)
+	return wrapText(name, textSize, labelWidth-2*pad, 3)
 }
 
 // netTo draws the lines that lead to one node.
-func (p *picture) netTo(c *canvas, i int, n *net) {
-	c.linef(`<g class="net n%d">`, i%hues)
+func (p *svgPicture) netTo(c *svgCanvas, i int, n *edgeNet) {
+	c.writeLine(`<g class="net n%d">`, i%hues)
 	x, y := p.boxes[n.to].x+p.boxWidth/2, p.boxes[n.to].y
 	above := p.grid.at[n.to].row + 1
 	end := p.channelY(n, above)
@@ -275,48 +275,48 @@ func (p *picture) netTo(c *canvas, i int, n *net) {
 		if row != above {
 			path += fmt.Sprintf("H%dV%d", p.gutterX(n), end)
 		}
-		c.linef(`<path d="%sH%dV%d"/>`, path, x, y-5)
+		c.writeLine(`<path d="%sH%dV%d"/>`, path, x, y-5)
 	}
-	c.linef(`<path class="head" d="M%d %dl-4 -7h8z"/>`, x, y)
-	c.linef("</g>")
+	c.writeLine(`<path class="head" d="M%d %dl-4 -7h8z"/>`, x, y)
+	c.writeLine("</g>")
 }
 
 // boxTo draws a node.
-func (p *picture) boxTo(c *canvas, i int, required []int) {
+func (p *svgPicture) boxTo(c *svgCanvas, i int, required []int) {
 	n, b := &p.Nodes[i], &p.boxes[i]
 	height := p.rowHeight[p.grid.at[i].row]
-	c.linef("<g>")
-	c.linef("<title>%s</title>", escaped(p.tip(n, required)))
-	c.linef(`<rect class="box" x="%d" y="%d" width="%d" height="%d" rx="6"/>`, b.x, b.y, p.boxWidth, height)
+	c.writeLine("<g>")
+	c.writeLine("<title>%s</title>", escapeXML(p.tooltipText(n, required)))
+	c.writeLine(`<rect class="box" x="%d" y="%d" width="%d" height="%d" rx="6"/>`, b.x, b.y, p.boxWidth, height)
 	if state := class[string(n.Health)]; state != "" {
-		c.linef(`<rect class="%s" x="%d" y="%d" width="4" height="%d" rx="2"/>`, state, b.x, b.y+6, height-12)
+		c.writeLine(`<rect class="%s" x="%d" y="%d" width="4" height="%d" rx="2"/>`, state, b.x, b.y+6, height-12)
 	}
 	y := b.y + pad + nameSize - 1
 	for _, line := range b.name {
-		c.text(b.x+pad, y, "name", line)
+		c.writeText(b.x+pad, y, "name", line)
 		y += nameLine
 	}
 	for _, line := range b.detail {
-		c.text(b.x+pad, y, "detail", line[0])
-		c.text(b.x+p.boxWidth-pad, y, "end "+cmp.Or(class[line[1]], "none"), line[1])
+		c.writeText(b.x+pad, y, "detail", line[0])
+		c.writeText(b.x+p.boxWidth-pad, y, "end "+cmp.Or(class[line[1]], "none"), line[1])
 		if line[1] == string(WithSignature) {
 			at := b.x + p.boxWidth - pad - textWidth(line[1], textSize) - mark
-			c.linef(`<path class="tick" d="M%d %dl3 3 5 -7"/>`, at, y-4)
+			c.writeLine(`<path class="tick" d="M%d %dl3 3 5 -7"/>`, at, y-4)
 		}
 		y += textLine
 	}
-	c.linef("</g>")
+	c.writeLine("</g>")
 }
 
-// tip returns all that there is to say of a node, nothing shortened.
-func (p *picture) tip(n *Node, required []int) string {
-	lines := append([]string{clean(n.Name)}, n.label()...)
+// tooltipText returns all that there is to say of a node, nothing shortened.
+func (p *svgPicture) tooltipText(n *Node, required []int) string {
+	lines := append([]string{cleanText(n.Name)}, n.labelLines()...)
 	lines = append(lines, "layer "+layerName(n.Layer))
 	if n.Category != "" {
-		lines = append(lines, clean(n.Category))
+		lines = append(lines, cleanText(n.Category))
 	}
 	if len(required) > 0 {
-		lines = append(lines, "requires "+strings.Join(p.names(required), ", "))
+		lines = append(lines, "requires "+strings.Join(p.sortedNames(required), ", "))
 	}
 	return strings.Join(lines, "\n")
 }

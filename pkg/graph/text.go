@@ -11,12 +11,12 @@ import (
 // with what they require.
 func (g *Graph) Text() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s\n%s\n", g.title(), g.summary())
-	bands, required := g.bands(), g.required()
+	fmt.Fprintf(&out, "%s\n%s\n", g.titleText(), g.summaryText())
+	bands, required := g.layerBands(), g.requiredIndexes()
 	rows := map[int][]string{} // the cells of each node
 	var widths []int
 	for i, n := range g.Nodes {
-		cells := []string{clean(n.Name), clean(n.Version), weight(n.Images, n.Bytes), clean(string(n.Signed)), clean(string(n.Health))}
+		cells := []string{cleanText(n.Name), cleanText(n.Version), describeSize(n.Images, n.Bytes), cleanText(string(n.Signed)), cleanText(string(n.Health))}
 		for len(widths) < len(cells) {
 			widths = append(widths, 0)
 		}
@@ -35,7 +35,7 @@ func (g *Graph) Text() string {
 				}
 			}
 			if len(required[i]) > 0 {
-				line += " → " + strings.Join(g.names(required[i]), ", ")
+				line += " → " + strings.Join(g.sortedNames(required[i]), ", ")
 			}
 			out.WriteString(strings.TrimRight(line, " ") + "\n")
 		}
@@ -43,22 +43,22 @@ func (g *Graph) Text() string {
 	return out.String()
 }
 
-// names returns what nodes are called, sorted.
-func (g *Graph) names(nodes []int) []string {
+// sortedNames returns what nodes are called, sorted.
+func (g *Graph) sortedNames(nodes []int) []string {
 	names := make([]string, len(nodes))
 	for i, n := range nodes {
-		names[i] = clean(g.Nodes[n].Name)
+		names[i] = cleanText(g.Nodes[n].Name)
 	}
 	slices.Sort(names)
 	return names
 }
 
-// label returns what is said of a node besides its name.
-func (n *Node) label() []string {
+// labelLines returns what is said of a node besides its name.
+func (n *Node) labelLines() []string {
 	var lines []string
-	for _, line := range []string{n.Version, weight(n.Images, n.Bytes), string(n.Signed), string(n.Health)} {
+	for _, line := range []string{n.Version, describeSize(n.Images, n.Bytes), string(n.Signed), string(n.Health)} {
 		if line != "" {
-			lines = append(lines, clean(line))
+			lines = append(lines, cleanText(line))
 		}
 	}
 	return lines

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Advice returns what an author can put into the spec of a definition to settle a suspect: a field, and
+// SuggestEntry returns what an author can put into the spec of a definition to settle a suspect: a field, and
 // an entry for it in YAML. What is in capitals there is for the author to fill in.
-func (f *Found) Advice() (field, entry string) {
+func (f *Found) SuggestEntry() (field, entry string) {
 	image := strings.TrimPrefix(strings.TrimPrefix(f.Image, "docker://"), "oci://")
 	_, err := ParseReference(image)
 	switch {
@@ -21,16 +21,16 @@ func (f *Found) Advice() (field, entry string) {
 	case err == nil && len(f.fields) > 1 && !f.isLoose && !isRepository(image):
 		return "searchRules", "{join: [" + strings.Join(quoteAll(f.fields), ", ") + "]}"
 	case err == nil && f.isWhole && !isRepository(image):
-		return "searchRules", "{keyMatcher: {path: [" + strings.Join(f.steps(), ", ") + "]}}"
+		return "searchRules", "{keyMatcher: {path: [" + strings.Join(f.ruleSteps(), ", ") + "]}}"
 	case isRepository(image):
 		image += ":TAG"
 	}
 	return "images", fmt.Sprintf("{image: %s, reason: WHY}", quoteYAML(image))
 }
 
-// steps returns the way to what was found as a search rule has it.
-func (f *Found) steps() (steps []string) {
-	for _, step := range f.way {
+// ruleSteps returns the way to what was found as a search rule has it.
+func (f *Found) ruleSteps() (steps []string) {
+	for _, step := range f.steps {
 		if key, isKey := step.(string); isKey {
 			steps = append(steps, quoteYAML(key))
 		} else {

@@ -111,7 +111,7 @@ type corpusProduct struct {
 func corpusProducts(t *testing.T) (products []corpusProduct) {
 	t.Helper()
 	index := map[string]int{}
-	for _, f := range corpus.All(t) {
+	for _, f := range corpus.ListAllFiles(t) {
 		if _, known := index[f.Product()]; !known {
 			index[f.Product()] = len(products)
 			products = append(products, corpusProduct{name: f.Product()})
@@ -151,7 +151,7 @@ func TestCorpusHasNothingSilent(t *testing.T) {
 		for _, one := range find(t, f) {
 			found[one.Line] = true
 		}
-		for _, m := range corpus.Mentions(f.Data) {
+		for _, m := range corpus.ListMentions(f.Data) {
 			lines++
 			key := strings.ReplaceAll(m.Text, "\t", " ")
 			switch {
@@ -245,7 +245,7 @@ func containerImages(value any) (found []string) {
 // package's.
 func TestCorpusRecallOfHiddenPlaces(t *testing.T) {
 	t.Parallel()
-	places, err := os.ReadFile(filepath.Join(corpus.Dir(t), "image-places.tsv"))
+	places, err := os.ReadFile(filepath.Join(corpus.FirstDir(t), "image-places.tsv"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestCorpusLocksOfCarvelPackages(t *testing.T) {
 		}
 	}
 	locks, ids, absent := 0, 0, 0
-	for _, f := range corpus.Files(t) {
+	for _, f := range corpus.ListFiles(t) {
 		if !strings.HasSuffix(f.Path, "/bundle/.imgpkg/images.yml") {
 			continue
 		}
@@ -462,7 +462,7 @@ func parsable(t *testing.T) []corpus.File {
 		"neuvector/core/values.schema.json",
 	}
 	var files []corpus.File
-	for _, f := range corpus.All(t) {
+	for _, f := range corpus.ListAllFiles(t) {
 		switch path.Ext(f.Path) {
 		case ".yaml", ".yml", ".json", ".golden", ".manifest":
 		default:

@@ -10,8 +10,8 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// containers takes the images of a field of a pod, or of what a kind of resource has like it.
-func (w *walker) containers(key string, value *yaml.Node, at place) error {
+// findInContainers takes the images of a field of a pod, or of what a kind of resource has like it.
+func (w *imageWalker) findInContainers(key string, value *yaml.Node, at documentPlace) error {
 	within, how := []string{"image"}, howContainer
 	switch {
 	case slices.Contains([]string{"containers", "initContainers", "ephemeralContainers"}, key):
@@ -21,7 +21,7 @@ func (w *walker) containers(key string, value *yaml.Node, at place) error {
 	default:
 		return nil
 	}
-	value = target(value)
+	value = resolveAlias(value)
 	items := []*yaml.Node{value}
 	if value.Kind == yaml.SequenceNode {
 		items = value.Content
@@ -29,13 +29,13 @@ func (w *walker) containers(key string, value *yaml.Node, at place) error {
 	for i, item := range items {
 		itemAt := at
 		if value.Kind == yaml.SequenceNode {
-			itemAt = at.item(i)
+			itemAt = at.atIndex(i)
 		}
 		for _, field := range within {
-			itemAt = itemAt.key(field)
+			itemAt = itemAt.atKey(field)
 		}
-		for _, node := range values(item, within, map[*yaml.Node]bool{}) {
-			if err := w.container(node, itemAt, how); err != nil {
+		for _, node := range scalarsAt(item, within, map[*yaml.Node]bool{}) {
+			if err := w.takeContainerImage(node, itemAt, how); err != nil {
 				return err
 			}
 		}
@@ -49,7 +49,7 @@ var containerFields = map[string][]string{
 	"argoproj.io": {"container", "script", "sidecars"},
 }
 
-func (w *walker) container(node *yaml.Node, at place, how string) error {
+func (w *imageWalker) takeContainerImage(node *yaml.Node, at documentPlace, how string) error {
 	image := strings.TrimSpace(node.Value)
 	if node.Tag == "!!null" || image == "" {
 		// Whoever owns the resource fills it in: Deployments cannot leave it out, but
@@ -57,17 +57,17 @@ func (w *walker) container(node *yaml.Node, at place, how string) error {
 		return nil
 	}
 	if node.Tag != "!!str" {
-		file, top := w.scope.top(node)
-		return file.Errorf(top, "%s: %s is %s, not an image reference", w.resource, w.inside+at.path(), node.Value)
+		file, top := w.scope.outermost(node)
+		return file.Errorf(top, "%s: %s is %s, not an image reference", w.resource, w.inside+at.pathText(), node.Value)
 	}
-	w.take(node, at, how)
+	w.takeImage(node, at, how)
 	return nil
 }
 
-// values returns the scalars that keys lead to in a mapping and in those that it merges
+// scalarsAt returns the scalars that keys lead to in a mapping and in those that it merges
 // (yaml.org/type/merge.html). Readers differ in which of them wins, so each one counts.
-func values(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.Node {
-	node = target(node)
+func scalarsAt(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.Node {
+	node = resolveAlias(node)
 	if len(keys) == 0 && node.Kind == yaml.ScalarNode {
 		return []*yaml.Node{node}
 	}
@@ -77,52 +77,52 @@ func values(node *yaml.Node, keys []string, seen map[*yaml.Node]bool) []*yaml.No
 	seen[node] = true
 	var found []*yaml.Node
 	for i := 0; i+1 < len(node.Content); i += 2 {
-		key, value := target(node.Content[i]), target(node.Content[i+1])
+		key, value := resolveAlias(node.Content[i]), resolveAlias(node.Content[i+1])
 		switch {
 		case key.Tag == "!!merge" && value.Kind == yaml.SequenceNode:
 			for _, merged := range value.Content {
-				found = append(found, values(merged, keys, seen)...)
+				found = append(found, scalarsAt(merged, keys, seen)...)
 			}
 		case key.Tag == "!!merge":
-			found = append(found, values(value, keys, seen)...)
+			found = append(found, scalarsAt(value, keys, seen)...)
 		case key.Value == keys[0]:
-			found = append(found, values(value, keys[1:], map[*yaml.Node]bool{})...)
+			found = append(found, scalarsAt(value, keys[1:], map[*yaml.Node]bool{})...)
 		}
 	}
 	return found
 }
 
-// arguments takes the images of a command line: --flag=image, a flag and the image after it,
+// findInArguments takes the images of a command line: --flag=image, a flag and the image after it,
 // and what a text names.
-func (w *walker) arguments(list *yaml.Node, at place) {
-	flags := w.flags(list, at)
-	w.split(flags, place{})
+func (w *imageWalker) findInArguments(list *yaml.Node, at documentPlace) {
+	flags := w.parseFlags(list, at)
+	w.findJoinedFields(flags, documentPlace{})
 	for i := range flags.list {
 		one := &flags.list[i]
-		if !w.taken[one.value] && !w.isVariable(one.text()) {
-			w.named(flags, one, labelOf(strings.TrimLeft(one.name, "-")), howArgument)
+		if !w.taken[one.value] && !w.isVariable(one.trimmedText()) {
+			w.takeNamed(flags, one, labelOf(strings.TrimLeft(one.name, "-")), howArgument)
 		}
 	}
 	for i, item := range list.Content {
-		if node := target(item); node.Kind == yaml.ScalarNode && !w.taken[node] {
-			w.inText(node, at.item(i), Image, howArgument)
+		if node := resolveAlias(item); node.Kind == yaml.ScalarNode && !w.taken[node] {
+			w.inText(node, at.atIndex(i), Image, howArgument)
 		}
 	}
 }
 
-// flags returns the values of the flags of a command line.
-func (w *walker) flags(list *yaml.Node, at place) *fields {
-	f := &fields{isLoose: true, place: func(one *field) place { return at.item(one.index) }}
+// parseFlags returns the values of the flags of a command line.
+func (w *imageWalker) parseFlags(list *yaml.Node, at documentPlace) *fieldGroup {
+	f := &fieldGroup{isLoose: true, place: func(one *namedField) documentPlace { return at.atIndex(one.index) }}
 	for i, item := range list.Content {
-		node := target(item)
+		node := resolveAlias(item)
 		if node.Kind != yaml.ScalarNode || !strings.HasPrefix(node.Value, "-") || strings.ContainsAny(node.Value, " \t\n") {
 			continue
 		}
 		if name, _, assigned := strings.Cut(node.Value, "="); assigned {
-			f.add(field{name: name, value: node, start: len(name) + 1, index: i})
+			f.addField(namedField{name: name, value: node, start: len(name) + 1, index: i})
 		} else if i+1 < len(list.Content) {
-			if next := target(list.Content[i+1]); !strings.HasPrefix(next.Value, "-") && !strings.ContainsAny(next.Value, " \t\n") {
-				f.add(field{name: name, value: next, index: i + 1})
+			if next := resolveAlias(list.Content[i+1]); !strings.HasPrefix(next.Value, "-") && !strings.ContainsAny(next.Value, " \t\n") {
+				f.addField(namedField{name: name, value: next, index: i + 1})
 			}
 		}
 	}
@@ -131,40 +131,40 @@ func (w *walker) flags(list *yaml.Node, at place) *fields {
 
 // isVariable reports whether a text is nothing but a variable that the container's environment
 // has, where its value is looked at.
-func (w *walker) isVariable(text string) bool {
+func (w *imageWalker) isVariable(text string) bool {
 	name, ok := strings.CutPrefix(text, "$(")
 	if !ok || !strings.HasSuffix(name, ")") || w.near == nil {
 		return false
 	}
-	env := target(manifest.Get(w.near.mapping, "env"))
+	env := resolveAlias(manifest.GetValue(w.near.mapping, "env"))
 	if env == nil {
 		return false
 	}
 	for _, item := range env.Content {
-		if manifest.Text(target(item), "name") == strings.TrimSuffix(name, ")") {
+		if manifest.GetText(resolveAlias(item), "name") == strings.TrimSuffix(name, ")") {
 			return true
 		}
 	}
 	return false
 }
 
-// environment takes the images of a container's variables: of those that are called image, and
+// findInEnvironment takes the images of a container's variables: of those that are called image, and
 // what a text names in any other, a table too.
-func (w *walker) environment(list *yaml.Node, at place) {
-	vars := &fields{isLoose: true, place: func(one *field) place { return at.item(one.index).key("value") }}
+func (w *imageWalker) findInEnvironment(list *yaml.Node, at documentPlace) {
+	vars := &fieldGroup{isLoose: true, place: func(one *namedField) documentPlace { return at.atIndex(one.index).atKey("value") }}
 	for i, item := range list.Content {
-		names := values(item, []string{"name"}, map[*yaml.Node]bool{})
-		for _, node := range values(item, []string{"value"}, map[*yaml.Node]bool{}) {
+		names := scalarsAt(item, []string{"name"}, map[*yaml.Node]bool{})
+		for _, node := range scalarsAt(item, []string{"value"}, map[*yaml.Node]bool{}) {
 			if len(names) > 0 {
-				vars.add(field{name: names[0].Value, value: node, index: i})
+				vars.addField(namedField{name: names[0].Value, value: node, index: i})
 			}
 		}
 	}
-	w.split(vars, place{})
+	w.findJoinedFields(vars, documentPlace{})
 	for i := range vars.list {
 		one := &vars.list[i]
-		if !w.taken[one.value] && !w.isVariable(one.text()) {
-			w.named(vars, one, labelOf(one.name), howEnvironment)
+		if !w.taken[one.value] && !w.isVariable(one.trimmedText()) {
+			w.takeNamed(vars, one, labelOf(one.name), howEnvironment)
 		}
 		if !w.taken[one.value] {
 			w.inText(one.value, vars.place(one), Image, howEnvironment)
@@ -172,25 +172,25 @@ func (w *walker) environment(list *yaml.Node, at place) {
 	}
 }
 
-// named takes what a value is whose name speaks of images: one, or several.
-func (w *walker) named(f *fields, one *field, said label, how string) {
-	text, at := one.text(), f.place(one)
-	whole := one.piece(whole)
-	inner := elements(text)
+// takeNamed takes what a value is whose name speaks of images: one, or several.
+func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, said nameLabel, how string) {
+	text, at := one.trimmedText(), f.place(one)
+	whole := one.asPiece(whole)
+	inner := splitElements(text)
 	if said >= mentions && (len(inner) > 1 || len(inner) == 1 && inner[0].end-inner[0].start < len(text)) {
 		for _, m := range inner {
-			state, ok := judge(said, text[m.start:m.end])
+			state, ok := judgeValue(said, text[m.start:m.end])
 			if !ok || !isComplete(text[m.start:m.end]) && !strings.Contains(text[m.start:m.end], "/") {
 				continue
 			}
 			w.taken[one.value] = true
-			w.add(w.new(text[m.start:m.end], at, w.atMost(state), how, piece{node: one.value, start: whole.start + m.start, end: whole.start + m.end}))
+			w.addFound(w.newFound(text[m.start:m.end], at, w.atMost(state), how, foundPiece{node: one.value, start: whole.start + m.start, end: whole.start + m.end}))
 		}
 		if w.taken[one.value] {
 			return
 		}
 	}
-	state, ok := judge(said, text)
+	state, ok := judgeValue(said, text)
 	switch {
 	case !ok, one.value.Tag != "!!str" && !isComplete(text):
 		return
@@ -201,11 +201,11 @@ func (w *walker) named(f *fields, one *field, said label, how string) {
 		}
 	}
 	w.taken[one.value] = true
-	w.add(w.new(text, at, w.atMost(state), how, whole))
+	w.addFound(w.newFound(text, at, w.atMost(state), how, whole))
 }
 
 // atMost returns what becomes of an image: a schema only speaks of them.
-func (w *walker) atMost(state State) State {
+func (w *imageWalker) atMost(state State) State {
 	if w.schema {
 		return Suspect
 	}
@@ -222,8 +222,8 @@ func isProvenance(annotation string) bool {
 	return slices.ContainsFunc(provenance, func(prefix string) bool { return strings.HasPrefix(annotation, prefix) })
 }
 
-// rewrite returns what the parts of what was found become, for a reference that is pinned.
-func (f *Found) rewrite(to string) (map[int]string, error) {
+// rewriteParts returns what the parts of what was found become, for a reference that is pinned.
+func (f *Found) rewriteParts(to string) (map[int]string, error) {
 	if f.err != nil {
 		return nil, f.err
 	}
@@ -246,7 +246,7 @@ func (f *Found) rewrite(to string) (map[int]string, error) {
 	}
 	// What comes first is the part that is reported; the registry comes before it.
 	slices.SortStableFunc(path, func(a, b int) int { return f.parts[a].order - f.parts[b].order })
-	spread, err := spread(repo, len(path))
+	spread, err := splitRepository(repo, len(path))
 	if err != nil {
 		return nil, err
 	}
@@ -278,9 +278,9 @@ func (f *Found) rewrite(to string) (map[int]string, error) {
 	return values, nil
 }
 
-// spread divides a repository over fields: the host in the first of several, the last name in
+// splitRepository divides a repository over fields: the host in the first of several, the last name in
 // the last of three or more.
-func spread(repo string, n int) ([]string, error) {
+func splitRepository(repo string, n int) ([]string, error) {
 	if n < 2 {
 		return []string{repo}, nil
 	}

@@ -1,7 +1,7 @@
 // Package images finds the image references of Kubernetes manifests, locks them by digest
 // and rewrites them without harm to the YAML.
 //
-// Call [Finder.Find] on each manifest file, [Resolve] on what was found to get a [Lock], and
+// Call [Finder.Find] on each manifest file, [ResolveLock] on what was found to get a [Lock], and
 // on the target [Lock.Relocate] to make the manifests run exactly what the lock names.
 package images
 
@@ -48,8 +48,8 @@ type Found struct {
 	// inside a string that holds a document comes after " | ".
 	Path string
 
-	parts []part
-	way   []any // as [place] has it, in the innermost document
+	parts []foundPart
+	steps []any // as [documentPlace] has it, in the innermost document
 	// isWhole says that it is all of a scalar, isLoose that a program joins it of flags or variables.
 	isWhole, isLoose bool
 	// fields are the names of the fields of which the parts are, as a search rule has them.
@@ -64,20 +64,20 @@ func (f *Found) Errorf(format string, args ...any) *manifest.Error {
 	return &manifest.Error{File: f.File, Line: f.Line, Column: f.Column, Problem: f.Resource + ": " + fmt.Sprintf(format, args...)}
 }
 
-// part is a piece of the source that a reference is written in.
-type part struct {
+// foundPart is a piece of the source that a reference is written in.
+type foundPart struct {
 	span   manifest.Span
-	role   role
+	role   partRole
 	text   string
 	order  int
 	isKept bool
 }
 
-// role says what of a reference a part holds.
-type role int
+// partRole says what of a reference a part holds.
+type partRole int
 
 const (
-	whole role = iota
+	whole partRole = iota
 	registry
 	repository // with or without the registry, as there is a part for it
 	tag
@@ -124,34 +124,34 @@ const (
 // Anything else that looks like a reference is a [Suspect]. An image field of a container that
 // is not a string is an error.
 func (f *Finder) Find(file *manifest.File) ([]Found, error) {
-	rules, err := compile(f.Rules)
+	rules, err := compileRules(f.Rules)
 	if err != nil {
 		return nil, err
 	}
 	var found []Found
 	for _, doc := range file.Documents {
-		w := newWalker(doc, &scope{file: file}, rules)
-		w.resource, w.found = describe(doc), &found
-		if err := w.document(doc); err != nil {
+		w := newWalker(doc, &documentScope{file: file}, rules)
+		w.resource, w.found = describeResource(doc), &found
+		if err := w.walkDocument(doc); err != nil {
 			return nil, err
 		}
 	}
 	for i := range found {
 		if one := &found[i]; one.State == Suspect && !(one.IsRun() && canBeReference(one.Image)) {
-			reason, ok := f.Allows(one)
+			reason, ok := f.AllowedReason(one)
 			if !ok {
-				reason, ok = f.locks(one)
+				reason, ok = f.findLockReason(one)
 			}
 			if ok {
 				one.State, one.Reason = Ignored, reason
 			}
 		}
 	}
-	return settle(found), nil
+	return sortFound(found), nil
 }
 
-// locks reports whether the definition adds what a suspect names to the lock, and why.
-func (f *Finder) locks(suspect *Found) (reason string, ok bool) {
+// findLockReason reports whether the definition adds what a suspect names to the lock, and why.
+func (f *Finder) findLockReason(suspect *Found) (reason string, ok bool) {
 	image := strings.TrimPrefix(strings.TrimPrefix(suspect.Image, "docker://"), "oci://")
 	reason, ok = f.Added[image]
 	if ok || !isRepository(image) {
@@ -172,11 +172,11 @@ func (f *Finder) locks(suspect *Found) (reason string, ok bool) {
 // asWritten begins the reason of what is locked and not rewritten.
 const asWritten = "locked, and left as it is written: "
 
-// settle puts what was found in the order of the file, once for each place: what an alias leads
+// sortFound puts what was found in the order of the file, once for each place: what an alias leads
 // to can be found in several, as an image in one of them and as something less in others.
-func settle(found []Found) []Found {
+func sortFound(found []Found) []Found {
 	slices.SortStableFunc(found, func(a, b Found) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.rank(), b.rank()))
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.certaintyRank(), b.certaintyRank()))
 	})
 	return slices.CompactFunc(found, func(a, b Found) bool {
 		// What is encoded has one place and may be several.
@@ -184,8 +184,8 @@ func settle(found []Found) []Found {
 	})
 }
 
-// rank is lower the surer it is.
-func (f *Found) rank() int {
+// certaintyRank is lower the surer it is.
+func (f *Found) certaintyRank() int {
 	switch {
 	case f.IsRun():
 		return 0
@@ -197,64 +197,64 @@ func (f *Found) rank() int {
 	return 3
 }
 
-// walker goes through a document. A walker of its own goes through each document that a string
+// imageWalker goes through a document. A walker of its own goes through each document that a string
 // of it holds.
-type walker struct {
+type imageWalker struct {
 	// leading is how many blanks the scalar begins with that was asked for last.
 	leading struct {
 		node   *yaml.Node
 		blanks int
 	}
-	rules    []rule
-	scope    *scope
+	rules    []compiledRule
+	scope    *documentScope
 	resource string
 	inside   string // the path of the string that holds this document, with " | "
 	found    *[]Found
 
-	near   *fields // the mapping that the walker is in
-	label  label   // what is said of the string that holds this document
-	config bool    // a ConfigMap or a Secret, or within one: its strings are what programs read
+	near   *fieldGroup // the mapping that the walker is in
+	label  nameLabel   // what is said of the string that holds this document
+	config bool        // a ConfigMap or a Secret, or within one: its strings are what programs read
 	secret bool
 	schema bool // a CustomResourceDefinition
 	group  string
 	seen   map[*yaml.Node]bool
-	taken  map[*yaml.Node]bool // the scalars that are decided on
-	labels map[string]label    // what names of fields say
+	taken  map[*yaml.Node]bool  // the scalars that are decided on
+	labels map[string]nameLabel // what names of fields say
 }
 
-func newWalker(doc *yaml.Node, within *scope, rules []rule) *walker {
-	w := &walker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}, labels: map[string]label{}}
-	if kind := manifest.Get(doc, "kind"); kind != nil {
+func newWalker(doc *yaml.Node, within *documentScope, rules []compiledRule) *imageWalker {
+	w := &imageWalker{rules: rules, scope: within, seen: map[*yaml.Node]bool{}, taken: map[*yaml.Node]bool{}, labels: map[string]nameLabel{}}
+	if kind := manifest.GetValue(doc, "kind"); kind != nil {
 		w.config = kind.Value == "ConfigMap" || kind.Value == "Secret"
 		w.secret = kind.Value == "Secret"
 		w.schema = kind.Value == "CustomResourceDefinition"
 	}
-	w.schema = w.schema || manifest.Get(doc, "$schema") != nil
-	if version := manifest.Get(doc, "apiVersion"); version != nil {
+	w.schema = w.schema || manifest.GetValue(doc, "$schema") != nil
+	if version := manifest.GetValue(doc, "apiVersion"); version != nil {
 		w.group, _, _ = strings.Cut(version.Value, "/")
 	}
 	return w
 }
 
-// place is where in a document the walker is: the last step, a key (string) or an index (int), and
+// documentPlace is where in a document the walker is: the last step, a key (string) or an index (int), and
 // the place before.
-type place struct {
-	up *place
+type documentPlace struct {
+	up *documentPlace
 	// step is the last one, nil at the root.
 	step any
 }
 
-func (p place) key(key string) place {
-	return place{&p, key}
+func (p documentPlace) atKey(key string) documentPlace {
+	return documentPlace{&p, key}
 }
 
-func (p place) item(i int) place {
-	return place{&p, i}
+func (p documentPlace) atIndex(i int) documentPlace {
+	return documentPlace{&p, i}
 }
 
-// way returns all steps from the root. They are put together where they are asked for: each node has
+// stepsFromRoot returns all steps from the root. They are put together where they are asked for: each node has
 // one, and a path for each takes the square of the depth.
-func (p place) way() []any {
+func (p documentPlace) stepsFromRoot() []any {
 	var steps []any
 	for at := &p; at.up != nil; at = at.up {
 		steps = append(steps, at.step)
@@ -263,10 +263,10 @@ func (p place) way() []any {
 	return steps
 }
 
-// path returns the way as users read it.
-func (p place) path() string {
+// pathText returns the way as users read it.
+func (p documentPlace) pathText() string {
 	var text strings.Builder
-	for _, step := range p.way() {
+	for _, step := range p.stepsFromRoot() {
 		key, isKey := step.(string)
 		switch {
 		case !isKey:
@@ -280,31 +280,31 @@ func (p place) path() string {
 	return text.String()
 }
 
-// field returns the key of the field that the place is, or "".
-func (p place) field() string {
+// fieldName returns the key of the field that the place is, or "".
+func (p documentPlace) fieldName() string {
 	key, _ := p.step.(string)
 	return key
 }
 
-// parent returns the key of the mapping that the place is in, or "".
-func (p place) parent() string {
+// parentName returns the key of the mapping that the place is in, or "".
+func (p documentPlace) parentName() string {
 	if p.up == nil {
 		return ""
 	}
-	return p.up.field()
+	return p.up.fieldName()
 }
 
-// document finds all there is in a document: the definition's rules decide first.
-func (w *walker) document(doc *yaml.Node) error {
+// walkDocument finds all there is in a document: the definition's rules decide first.
+func (w *imageWalker) walkDocument(doc *yaml.Node) error {
 	if len(w.rules) > 0 {
-		if err := w.byRules(doc, place{}, map[*yaml.Node]bool{}); err != nil {
+		if err := w.byRules(doc, documentPlace{}, map[*yaml.Node]bool{}); err != nil {
 			return err
 		}
 	}
-	return w.walk(doc, place{})
+	return w.walkNode(doc, documentPlace{})
 }
 
-func (w *walker) walk(node *yaml.Node, at place) error {
+func (w *imageWalker) walkNode(node *yaml.Node, at documentPlace) error {
 	// Each node once, however many aliases lead to it: one may lead to itself, and a few
 	// may multiply to millions.
 	if w.seen[node] {
@@ -313,34 +313,34 @@ func (w *walker) walk(node *yaml.Node, at place) error {
 	w.seen[node] = true
 	switch node.Kind {
 	case yaml.AliasNode:
-		return w.walk(node.Alias, at)
+		return w.walkNode(node.Alias, at)
 	case yaml.ScalarNode:
-		return w.scalar(node, at)
+		return w.checkScalar(node, at)
 	case yaml.SequenceNode:
-		switch at.field() {
+		switch at.fieldName() {
 		case "args", "command":
-			w.arguments(node, at)
+			w.findInArguments(node, at)
 		case "env":
-			w.environment(node, at)
+			w.findInEnvironment(node, at)
 		}
 		for i, item := range node.Content {
-			if err := w.walk(item, at.item(i)); err != nil {
+			if err := w.walkNode(item, at.atIndex(i)); err != nil {
 				return err
 			}
 		}
 	case yaml.MappingNode:
 		w.near = fieldsOf(node, at, w.near)
-		defer func(outer *fields) { w.near = outer }(w.near.outer)
-		w.split(w.near, at)
+		defer func(outer *fieldGroup) { w.near = outer }(w.near.outer)
+		w.findJoinedFields(w.near, at)
 		for i := 0; i+1 < len(node.Content); i += 2 {
-			key, value := target(node.Content[i]).Value, node.Content[i+1]
+			key, value := resolveAlias(node.Content[i]).Value, node.Content[i+1]
 			if w.passOver(key, at) {
 				continue
 			}
-			if err := w.containers(key, value, at.key(key)); err != nil {
+			if err := w.findInContainers(key, value, at.atKey(key)); err != nil {
 				return err
 			}
-			if err := w.walk(value, at.key(key)); err != nil {
+			if err := w.walkNode(value, at.atKey(key)); err != nil {
 				return err
 			}
 		}
@@ -350,61 +350,61 @@ func (w *walker) walk(node *yaml.Node, at place) error {
 
 // passOver reports whether a field is out of the rules' reach: what describes the values of a
 // schema, and text that a checksum next to it covers (Knative's ConfigMaps).
-func (w *walker) passOver(key string, at place) bool {
+func (w *imageWalker) passOver(key string, at documentPlace) bool {
 	if w.schema {
 		return slices.Contains([]string{"description", "example", "examples", "pattern", "required", "title"}, key)
 	}
-	return w.config && key == "_example" && at.path() == "data"
+	return w.config && key == "_example" && at.pathText() == "data"
 }
 
-// scalar looks at a value that no rule for lists and mappings has decided on.
-func (w *walker) scalar(node *yaml.Node, at place) error {
-	text, annotation := strings.TrimSpace(node.Value), at.parent() == "annotations"
+// checkScalar looks at a value that no rule for lists and mappings has decided on.
+func (w *imageWalker) checkScalar(node *yaml.Node, at documentPlace) error {
+	text, annotation := strings.TrimSpace(node.Value), at.parentName() == "annotations"
 	if w.taken[node] || text == "" || node.Tag == "!!null" {
 		return nil
 	}
 	switch {
-	case annotation && isProvenance(at.field()):
-		w.report(node, at, Ignored, howProvenance)
+	case annotation && isProvenance(at.fieldName()):
+		w.reportSuspect(node, at, Ignored, howProvenance)
 		return nil
-	case w.secret && at.parent() == "data":
-		return w.encoded(node, at)
+	case w.secret && at.parentName() == "data":
+		return w.checkEncoded(node, at)
 	case w.schema:
 	case strings.Contains(text, "\n"), strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}"), strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]"):
-		return w.text(node, at, w.rules)
+		return w.checkText(node, at, w.rules)
 	}
 	how := howField
 	if annotation {
 		how = howAnnotation
 	}
-	one := &field{name: at.field(), value: node}
-	near := &fields{place: func(*field) place { return at }}
+	one := &namedField{name: at.fieldName(), value: node}
+	near := &fieldGroup{place: func(*namedField) documentPlace { return at }}
 	if w.near != nil {
 		near.list, near.mapping, near.outer = w.near.list, w.near.mapping, w.near.outer
 	}
-	w.named(near, one, w.labelAt(at), how)
+	w.takeNamed(near, one, w.labelAt(at), how)
 	switch {
 	case w.taken[node]:
 	case w.config && !annotation && !w.schema:
 		w.inText(node, at, Image, howText)
 		if !w.taken[node] && isPointer(text) {
-			w.add(w.whole(node, at, Suspect, howText))
+			w.addFound(w.wholeScalar(node, at, Suspect, howText))
 		}
 	default:
-		w.report(node, at, Suspect, howSweep)
+		w.reportSuspect(node, at, Suspect, howSweep)
 	}
 	return nil
 }
 
-func target(node *yaml.Node) *yaml.Node {
+func resolveAlias(node *yaml.Node) *yaml.Node {
 	if node != nil && node.Kind == yaml.AliasNode {
 		return node.Alias
 	}
 	return node
 }
 
-func describe(doc *yaml.Node) string {
-	kind, name := manifest.Get(doc, "kind"), manifest.Get(manifest.Get(doc, "metadata"), "name")
+func describeResource(doc *yaml.Node) string {
+	kind, name := manifest.GetValue(doc, "kind"), manifest.GetValue(manifest.GetValue(doc, "metadata"), "name")
 	switch {
 	case kind == nil:
 		return "document"
@@ -418,11 +418,11 @@ func describe(doc *yaml.Node) string {
 // container or of an image volume. No rule of a definition takes such an image out of the lock.
 func (f *Found) IsRun() bool { return f.How == howContainer || f.How == howVolume }
 
-// Kept returns the fields of an image that stay as they are when the rest of it points to the locked one,
+// KeptFields returns the fields of an image that stay as they are when the rest of it points to the locked one,
 // each with its value: what they say is upstream's.
-func (f *Found) Kept() (kept []string) {
+func (f *Found) KeptFields() (kept []string) {
 	parts := slices.Clone(f.parts)
-	slices.SortFunc(parts, func(a, b part) int { return a.order - b.order })
+	slices.SortFunc(parts, func(a, b foundPart) int { return a.order - b.order })
 	for _, p := range parts {
 		if p.isKept {
 			kept = append(kept, f.fields[p.order]+" "+p.text)
@@ -431,5 +431,5 @@ func (f *Found) Kept() (kept []string) {
 	return kept
 }
 
-// Editable says why an image cannot be rewritten in place, if so.
-func (f *Found) Editable() error { return f.err }
+// CheckEditable says why an image cannot be rewritten in place, if so.
+func (f *Found) CheckEditable() error { return f.err }

@@ -105,7 +105,7 @@ func (f *foreignLayers) find(ctx context.Context, desc ocispec.Descriptor, depth
 		Layers    []ocispec.Descriptor `json:"layers"`
 		Manifests []ocispec.Descriptor `json:"manifests"`
 	}
-	if err := oci.Unmarshal(data, &m); err != nil {
+	if err := oci.UnmarshalJSON(data, &m); err != nil {
 		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
 	for _, layer := range m.Layers {

@@ -197,7 +197,7 @@ func TestAdviceSettlesEachSuspect(t *testing.T) {
 			if f.State != images.Suspect {
 				continue
 			}
-			field, entry := f.Advice()
+			field, entry := f.SuggestEntry()
 			fields[field]++
 			var spec struct {
 				SearchRules []images.Rule     `yaml:"searchRules"`

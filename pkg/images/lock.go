@@ -50,8 +50,8 @@ type Resolver interface {
 	Resolve(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error)
 }
 
-// Want is a reference to lock and where it was found, for errors.
-type Want struct {
+// WantedImage is a reference to lock and where it was found, for errors.
+type WantedImage struct {
 	Image string
 	Where string
 }
@@ -72,9 +72,9 @@ func ParseReference(image string) (name.Reference, error) {
 	return ref, nil
 }
 
-// Resolve locks every wanted reference, each distinct one once and several at a time. Its error
+// ResolveLock locks every wanted reference, each distinct one once and several at a time. Its error
 // is about all that cannot be locked, in the order of the references.
-func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error) {
+func ResolveLock(ctx context.Context, wanted []WantedImage, resolver Resolver) (Lock, error) {
 	first := map[string]string{}
 	for _, w := range wanted {
 		if _, known := first[w.Image]; !known {
@@ -85,13 +85,13 @@ func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error
 	for image := range first {
 		lock = append(lock, Locked{Reference: image})
 	}
-	lock.sort()
+	lock.sortByReference()
 	failed := make([]error, len(lock))
 	group, resolving := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for i := range lock {
 		group.Go(func() error {
-			if err := lock[i].resolve(resolving, resolver); err != nil {
+			if err := lock[i].resolveImage(resolving, resolver); err != nil {
 				failed[i] = fmt.Errorf("%s: %w", first[lock[i].Reference], err)
 			}
 			return resolving.Err()
@@ -103,7 +103,7 @@ func Resolve(ctx context.Context, wanted []Want, resolver Resolver) (Lock, error
 	return lock, errors.Join(failed...)
 }
 
-func (l *Locked) resolve(ctx context.Context, resolver Resolver) error {
+func (l *Locked) resolveImage(ctx context.Context, resolver Resolver) error {
 	ref, err := ParseReference(l.Reference)
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func (l *Locked) resolve(ctx context.Context, resolver Resolver) error {
 		return fmt.Errorf("image %s: %s is %s (%s), which registries no longer take: push it again with a current tool", l.Reference, desc.Digest, kind, desc.MediaType)
 	}
 	l.Image = ref.Context().Digest(desc.Digest.String())
-	return l.check()
+	return l.checkDigest()
 }
 
 // oldManifests are the kinds that no registry of today takes in, and some still give.
@@ -126,8 +126,8 @@ var oldManifests = map[string]string{
 	"application/vnd.oci.artifact.manifest.v1+json":             "an artifact manifest, which OCI took back",
 }
 
-// check holds a reference that has a digest to it: it is that image and no other.
-func (l Locked) check() error {
+// checkDigest holds a reference that has a digest to it: it is that image and no other.
+func (l Locked) checkDigest() error {
 	_, digest, pinned := strings.Cut(l.Reference, "@")
 	if pinned && digest != l.Image.DigestStr() {
 		return fmt.Errorf("image %s is locked to %s: a reference with a digest is that image and no other", l.Reference, l.Image.DigestStr())
@@ -135,12 +135,12 @@ func (l Locked) check() error {
 	return nil
 }
 
-func (l Lock) sort() {
+func (l Lock) sortByReference() {
 	slices.SortFunc(l, func(a, b Locked) int { return cmp.Compare(a.Reference, b.Reference) })
 }
 
-// Digests returns the distinct images, in order of their names.
-func (l Lock) Digests() []name.Digest {
+// DistinctImages returns the distinct images, in order of their names.
+func (l Lock) DistinctImages() []name.Digest {
 	var digests []name.Digest
 	seen := map[string]bool{}
 	for _, locked := range l {
@@ -216,12 +216,12 @@ func UnmarshalLock(file string, data []byte) (Lock, error) {
 		}
 		locked[reference] = digest.DigestStr()
 		one := Locked{Image: digest, Reference: reference}
-		if err := one.check(); err != nil {
+		if err := one.checkDigest(); err != nil {
 			return nil, &manifest.Error{File: file, Problem: err.Error()}
 		}
 		lock = append(lock, one)
 	}
-	lock.sort()
+	lock.sortByReference()
 	return lock, nil
 }
 
@@ -253,15 +253,15 @@ func (l Lock) RelocateFound(f *manifest.File, found []Found, locate func(name.Di
 		if !ok {
 			return nil, image.Errorf("image %q is not in the image lock", image.Image)
 		}
-		values, err := image.rewrite(locate(locked))
+		values, err := image.rewriteParts(locate(locked))
 		if err != nil {
 			return nil, err
 		}
 		for i, value := range values {
-			if err := f.Edit(image.parts[i].span, value); err != nil {
+			if err := f.ReplaceSpan(image.parts[i].span, value); err != nil {
 				return nil, image.Errorf("image %q: %v", image.Image, err)
 			}
 		}
 	}
-	return f.Edited()
+	return f.EditedBytes()
 }

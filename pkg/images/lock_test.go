@@ -42,7 +42,7 @@ var errMissing = errors.New("not there")
 func TestResolveAsksOnceForEachReference(t *testing.T) {
 	t.Parallel()
 	r := &registry{}
-	lock, err := images.Resolve(t.Context(), []images.Want{
+	lock, err := images.ResolveLock(t.Context(), []images.WantedImage{
 		{Image: "web:2"}, {Image: "ghcr.io/a/b"}, {Image: "web:2"}, {Image: "docker.io/library/web:2"}, {Image: "quay.io/x@" + zeros},
 	}, r)
 	if err != nil {
@@ -65,7 +65,7 @@ func TestResolveAsksOnceForEachReference(t *testing.T) {
 		t.Errorf("asked for %q", r.asked)
 	}
 	// Two ways to write one image are one image.
-	if digests := lock.Digests(); len(digests) != 3 {
+	if digests := lock.DistinctImages(); len(digests) != 3 {
 		t.Errorf("%d distinct images: %v", len(digests), digests)
 	}
 }
@@ -78,12 +78,12 @@ func TestResolveErrorsSayWhere(t *testing.T) {
 		"lies@" + zeros: "a.yaml:3:4: image lies@" + zeros + " is locked to sha256:ab5057a5d079d5c8383b29f164df5a23bfd40c35d6bc8a93e9fcd4400d61c32d: a reference with a digest is that image and no other",
 		"a b":           `a.yaml:3:4: "a b" is not an image reference: could not parse reference: a b`,
 	} {
-		_, err := images.Resolve(t.Context(), []images.Want{{Image: image, Where: "a.yaml:3:4"}, {Image: image, Where: "b.yaml:1:1"}}, &registry{})
+		_, err := images.ResolveLock(t.Context(), []images.WantedImage{{Image: image, Where: "a.yaml:3:4"}, {Image: image, Where: "b.yaml:1:1"}}, &registry{})
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	if _, err := images.Resolve(t.Context(), []images.Want{{Image: "missing"}}, &registry{}); !errors.Is(err, errMissing) {
+	if _, err := images.ResolveLock(t.Context(), []images.WantedImage{{Image: "missing"}}, &registry{}); !errors.Is(err, errMissing) {
 		t.Errorf("the cause is lost: %v", err)
 	}
 }
@@ -178,7 +178,7 @@ func TestOldManifestsAreRefused(t *testing.T) {
 		"application/vnd.docker.distribution.manifest.v1+json":      "Docker's schema 1",
 		"application/vnd.oci.artifact.manifest.v1+json":             "an artifact manifest",
 	} {
-		_, err := images.Resolve(t.Context(), []images.Want{{Image: "old.example/web:1", Where: "a.yaml:3:4"}}, oldImage(mediaType))
+		_, err := images.ResolveLock(t.Context(), []images.WantedImage{{Image: "old.example/web:1", Where: "a.yaml:3:4"}}, oldImage(mediaType))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "push it again") {
 			t.Errorf("%s: %v", mediaType, err)
 		}

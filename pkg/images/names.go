@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// label is how much a name says of its value: a field's key, a flag, a variable.
-type label int
+// nameLabel is how much a name says of its value: a field's key, a flag, a variable.
+type nameLabel int
 
 const (
-	unlabelled label = iota
-	unrelated        // a part or a property of an image: a tag, a pull policy
-	location         // where images are: a registry or a repository
-	mentions         // has to do with images: IMAGE_AGENT, imageK8S
-	denotes          // is an image, or several: image, sidecarImage, RELATED_IMAGE_AGENT
+	unlabelled nameLabel = iota
+	unrelated            // a part or a property of an image: a tag, a pull policy
+	location             // where images are: a registry or a repository
+	mentions             // has to do with images: IMAGE_AGENT, imageK8S
+	denotes              // is an image, or several: image, sidecarImage, RELATED_IMAGE_AGENT
 )
 
 // The ends of names, in lower case.
@@ -30,7 +30,7 @@ var (
 )
 
 // labelOf reads a name.
-func labelOf(name string) label {
+func labelOf(name string) nameLabel {
 	name = strings.ToLower(name)
 	speaks := strings.Contains(name, "image")
 	switch {
@@ -86,7 +86,7 @@ func isPlural(name string) bool {
 }
 
 // labelOf is [labelOf], which is asked of the same names for every value below them.
-func (w *walker) labelOf(key string) label {
+func (w *imageWalker) labelOf(key string) nameLabel {
 	said, known := w.labels[key]
 	if !known {
 		said = labelOf(key)
@@ -97,7 +97,7 @@ func (w *walker) labelOf(key string) label {
 
 // labelAt returns what the names on the way to a value say of it, the nearest first: images is said
 // of each item of its list and of each value of its mapping.
-func (w *walker) labelAt(at place) label {
+func (w *imageWalker) labelAt(at documentPlace) nameLabel {
 	steps := 0
 	for at := &at; at.up != nil; at = at.up {
 		key, isKey := at.step.(string)
@@ -148,9 +148,9 @@ func isToDo(tag string) bool { return toDo.MatchString(tag) }
 
 var toDo = regexp.MustCompile(`^[A-Z]+_[A-Z_]+$`)
 
-// judge decides on a value that a name speaks of. A tag is never guessed: what has none is
+// judgeValue decides on a value that a name speaks of. A tag is never guessed: what has none is
 // looked at by people, and so is what is not a reference where there should be one.
-func judge(said label, text string) (State, bool) {
+func judgeValue(said nameLabel, text string) (State, bool) {
 	switch {
 	case said < location || text == "":
 	case said == location:
@@ -169,12 +169,12 @@ func judge(said label, text string) (State, bool) {
 
 // judgeInText decides on a word of a text. A text has words of every kind: without a tag, it
 // takes a path at least.
-func judgeInText(said label, text string) (State, bool) {
+func judgeInText(said nameLabel, text string) (State, bool) {
 	switch {
 	case said == unlabelled:
 		return Suspect, true
 	case isWord(text):
-		state, ok := judge(said, text)
+		state, ok := judgeValue(said, text)
 		return state, ok && (isComplete(text) || strings.Contains(text, "/"))
 	}
 	// A part of it is put in later, and a part of it is there.

@@ -9,9 +9,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Operand is a kind of resource for which a controller may start containers whose images only the
+// ControllerOperand is a kind of resource for which a controller may start containers whose images only the
 // controller knows.
-type Operand struct {
+type ControllerOperand struct {
 	// Kind is what a CustomResourceDefinition defines.
 	Kind string
 	// Fields are its fields for images, a few of them.
@@ -27,7 +27,7 @@ const maxOperandFields = 3
 // UnlockedOperands returns the kinds that files define with fields for images, and of which nothing
 // found says which images those are: no resource of the kind names one, and neither do the arguments
 // and the environment of any container, where controllers have their defaults.
-func UnlockedOperands(files []*manifest.File, found []Found) (operands []Operand) {
+func UnlockedOperands(files []*manifest.File, found []Found) (operands []ControllerOperand) {
 	named := map[string]bool{}
 	for _, f := range found {
 		if f.State != Image {
@@ -41,14 +41,14 @@ func UnlockedOperands(files []*manifest.File, found []Found) (operands []Operand
 	}
 	for _, f := range files {
 		for _, doc := range f.Documents {
-			if manifest.Text(doc, "kind") != "CustomResourceDefinition" {
+			if manifest.GetText(doc, "kind") != "CustomResourceDefinition" {
 				continue
 			}
-			spec := target(manifest.Get(doc, "spec"))
-			kind := manifest.Text(target(manifest.Get(spec, "names")), "kind")
+			spec := resolveAlias(manifest.GetValue(doc, "spec"))
+			kind := manifest.GetText(resolveAlias(manifest.GetValue(spec, "names")), "kind")
 			fields := imageFields(spec, "", nil, map[*yaml.Node]bool{})
 			if len(fields) > 0 && !named[kind] {
-				operands = append(operands, Operand{kind, fields[:min(len(fields), maxOperandFields)], f.Name, doc.Line})
+				operands = append(operands, ControllerOperand{kind, fields[:min(len(fields), maxOperandFields)], f.Name, doc.Line})
 			}
 		}
 	}
@@ -57,23 +57,23 @@ func UnlockedOperands(files []*manifest.File, found []Found) (operands []Operand
 
 // imageFields returns the properties of a schema that hold images, but for those of containers.
 func imageFields(node *yaml.Node, at string, fields []string, seen map[*yaml.Node]bool) []string {
-	node = target(node)
+	node = resolveAlias(node)
 	if node == nil || seen[node] {
 		return fields
 	}
 	seen[node] = true
 	for i := 0; node.Kind == yaml.MappingNode && i+1 < len(node.Content); i += 2 {
-		key, value := target(node.Content[i]).Value, target(node.Content[i+1])
+		key, value := resolveAlias(node.Content[i]).Value, resolveAlias(node.Content[i+1])
 		if key != "properties" || value.Kind != yaml.MappingNode {
 			fields = imageFields(value, at, fields, seen)
 			continue
 		}
 		for j := 0; j+1 < len(value.Content); j += 2 {
-			name, property := target(value.Content[j]).Value, target(value.Content[j+1])
+			name, property := resolveAlias(value.Content[j]).Value, resolveAlias(value.Content[j+1])
 			path := strings.TrimPrefix(at+"."+name, ".")
 			switch {
 			case slices.Contains(podFields, name) || name == "status" && at == "":
-			case isImageKey(name) && manifest.Text(property, "type") == "string":
+			case isImageKey(name) && manifest.GetText(property, "type") == "string":
 				if !slices.Contains(fields, path) { // a CRD has a schema for each version
 					fields = append(fields, path)
 				}

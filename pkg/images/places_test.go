@@ -196,7 +196,7 @@ func TestSearchRulesJoinFields(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(found) != 1 || found[0].State != images.Image || found[0].Image != c.image || strings.Join(found[0].Kept(), ", ") != c.kept {
+			if len(found) != 1 || found[0].State != images.Image || found[0].Image != c.image || strings.Join(found[0].KeptFields(), ", ") != c.kept {
 				t.Errorf("got %+v, want the image %s with %q kept", found, c.image, c.kept)
 			}
 			lock := images.Lock{{Image: digest(t, "x.example/y@"+zeros), Reference: c.image}}
@@ -321,7 +321,7 @@ func TestNotImagesGlobs(t *testing.T) {
 		finder := images.Finder{NotImages: []images.NotImage{{Value: glob, Reason: "r"}}}
 		for i, allowed := range []bool{true, false} {
 			for _, text := range texts[i] {
-				if _, got := finder.Allows(&images.Found{Image: text}); got != allowed {
+				if _, got := finder.AllowedReason(&images.Found{Image: text}); got != allowed {
 					t.Errorf("%s and %s: %v", glob, text, got)
 				}
 			}
@@ -351,7 +351,7 @@ func FuzzFind(f *testing.F) {
 		var lock images.Lock
 		var paths []string
 		for _, one := range found {
-			if one.Editable() != nil {
+			if one.CheckEditable() != nil {
 				return
 			}
 			if one.State == images.Image {

@@ -74,7 +74,7 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	restricted, locked, err := r.restrict(ctx, whole, raw)
+	restricted, locked, err := r.restrictIndex(ctx, whole, raw)
 	if err == nil && restricted.Digest != whole.Digest {
 		r.note(ref, "is locked to %s as %s: upstream's index is %s, and its signatures do not cover this digest",
 			platformNames(locked), restricted.Digest, whole.Digest)
@@ -98,10 +98,10 @@ func platformNames(platforms []v1.Platform) string {
 	return strings.Join(names, ", ")
 }
 
-// restrict leaves the wanted platforms of an index, and lists those that it has.
-func (r *platformResolver) restrict(ctx context.Context, whole ocispec.Descriptor, raw []byte) (restricted ocispec.Descriptor, locked []v1.Platform, err error) {
+// restrictIndex leaves the wanted platforms of an index, and lists those that it has.
+func (r *platformResolver) restrictIndex(ctx context.Context, whole ocispec.Descriptor, raw []byte) (restricted ocispec.Descriptor, locked []v1.Platform, err error) {
 	var index ocispec.Index
-	if err := oci.Unmarshal(raw, &index); err != nil {
+	if err := oci.UnmarshalJSON(raw, &index); err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("invalid index %s: %w", whole.Digest, err)
 	}
 	var kept []ocispec.Descriptor

@@ -79,13 +79,13 @@ type NotImage struct {
 	Reason string `json:"reason" yaml:"reason" jsonschema:"minLength=1"`
 }
 
-// rule is a [Rule] made ready.
-type rule struct {
+// compiledRule is a [Rule] made ready.
+type compiledRule struct {
 	name     string
 	path     []any // string, int, or nil for every item
 	value    *ValueMatcher
 	strategy *UpdateStrategy
-	embedded []rule
+	embedded []compiledRule
 	join     []joinPart
 	pin      string
 }
@@ -94,22 +94,22 @@ type rule struct {
 type joinPart struct {
 	name   string
 	steps  int // mappings out
-	is     role
+	is     partRole
 	isKept bool
 }
 
 // CheckRules says what is wrong with rules; its error begins with the place, as in
 // "searchRules[0].keyMatcher.path[1]: …".
 func CheckRules(rules []Rule) error {
-	_, err := compile(rules)
+	_, err := compileRules(rules)
 	return err
 }
 
-// compile makes rules ready.
-func compile(rules []Rule) ([]rule, error) {
-	compiled := make([]rule, len(rules))
+// compileRules makes rules ready.
+func compileRules(rules []Rule) ([]compiledRule, error) {
+	compiled := make([]compiledRule, len(rules))
 	for i, r := range rules {
-		one, err := r.compile()
+		one, err := r.compileRule()
 		if err != nil {
 			return nil, fmt.Errorf("searchRules[%d]%w", i, err)
 		}
@@ -118,8 +118,8 @@ func compile(rules []Rule) ([]rule, error) {
 	return compiled, nil
 }
 
-func (r Rule) compile() (rule, error) {
-	c := rule{value: r.ValueMatcher, strategy: r.UpdateStrategy, pin: r.Pin}
+func (r Rule) compileRule() (compiledRule, error) {
+	c := compiledRule{value: r.ValueMatcher, strategy: r.UpdateStrategy, pin: r.Pin}
 	key := r.KeyMatcher
 	if err := c.compileJoin(r); err != nil {
 		return c, err
@@ -154,7 +154,7 @@ func (r Rule) compile() (rule, error) {
 			within = s.YAML
 		}
 		if within != nil {
-			inner, err := compile(within.SearchRules)
+			inner, err := compileRules(within.SearchRules)
 			if err != nil {
 				return c, fmt.Errorf(".updateStrategy: %w", err)
 			}
@@ -165,7 +165,7 @@ func (r Rule) compile() (rule, error) {
 }
 
 // compileJoin makes the fields of a rule ready that joins several.
-func (c *rule) compileJoin(r Rule) error {
+func (c *compiledRule) compileJoin(r Rule) error {
 	switch {
 	case len(r.Join) == 0 && (len(r.Rewrite) > 0 || r.Pin != ""):
 		return fmt.Errorf(": rewrite and pin go with join")
@@ -240,12 +240,12 @@ func pathPart(part any) (any, error) {
 	return nil, fmt.Errorf("%v is not part of a path: want a key, {index: N} or {allIndexes: true}", part)
 }
 
-// matches reports whether the rule is for a value at a place.
-func (r *rule) matches(text string, at place) bool {
+// matchesValue reports whether the rule is for a value at a place.
+func (r *compiledRule) matchesValue(text string, at documentPlace) bool {
 	switch {
-	case r.name != "" && r.name != at.field():
+	case r.name != "" && r.name != at.fieldName():
 		return false
-	case r.path != nil && !onPath(at.way(), r.path):
+	case r.path != nil && !onPath(at.stepsFromRoot(), r.path):
 		return false
 	case r.value == nil:
 		return true
@@ -273,7 +273,7 @@ func onPath(way, path []any) bool {
 }
 
 // byRules lets the definition's rules decide on each scalar of a document.
-func (w *walker) byRules(node *yaml.Node, at place, seen map[*yaml.Node]bool) error {
+func (w *imageWalker) byRules(node *yaml.Node, at documentPlace, seen map[*yaml.Node]bool) error {
 	if seen[node] {
 		return nil
 	}
@@ -285,16 +285,16 @@ func (w *walker) byRules(node *yaml.Node, at place, seen map[*yaml.Node]bool) er
 		return w.byRule(node, at)
 	case yaml.SequenceNode:
 		for i, item := range node.Content {
-			if err := w.byRules(item, at.item(i), seen); err != nil {
+			if err := w.byRules(item, at.atIndex(i), seen); err != nil {
 				return err
 			}
 		}
 	case yaml.MappingNode:
 		w.near = fieldsOf(node, at, w.near)
-		defer func(outer *fields) { w.near = outer }(w.near.outer)
+		defer func(outer *fieldGroup) { w.near = outer }(w.near.outer)
 		w.byJoins(at)
 		for i := 0; i+1 < len(node.Content); i += 2 {
-			if err := w.byRules(node.Content[i+1], at.key(target(node.Content[i]).Value), seen); err != nil {
+			if err := w.byRules(node.Content[i+1], at.atKey(resolveAlias(node.Content[i]).Value), seen); err != nil {
 				return err
 			}
 		}
@@ -303,14 +303,14 @@ func (w *walker) byRules(node *yaml.Node, at place, seen map[*yaml.Node]bool) er
 }
 
 // byJoins lets the rules that join fields decide on those of the mapping that the walker is in.
-func (w *walker) byJoins(at place) {
+func (w *imageWalker) byJoins(at documentPlace) {
 	for _, r := range w.rules {
 		parts, main := r.fieldsIn(w.near)
 		if parts == nil || slices.ContainsFunc(parts, func(p joinedField) bool { return p.steps == 0 && w.taken[p.value] }) {
 			continue
 		}
 		image := joinParts(parts)
-		if !r.matches(image, at) {
+		if !r.matchesValue(image, at) {
 			continue
 		}
 		state := Image
@@ -320,7 +320,7 @@ func (w *walker) byJoins(at place) {
 		if r.strategy != nil {
 			state = Ignored
 		}
-		found := w.addJoined(image, w.near.place(main.field), state, howRule, parts)
+		found := w.addJoined(image, w.near.place(main.namedField), state, howRule, parts)
 		found.pinsDigest = r.pin == pinDigest
 		if state == Ignored {
 			found.Reason = "a search rule leaves it alone"
@@ -330,7 +330,7 @@ func (w *walker) byJoins(at place) {
 
 // fieldsIn returns the fields that a rule joins, and the one of them that holds the name of the
 // image, or nil where one of them is not set.
-func (r *rule) fieldsIn(near *fields) (parts []joinedField, main joinedField) {
+func (r *compiledRule) fieldsIn(near *fieldGroup) (parts []joinedField, main joinedField) {
 	for _, p := range r.join {
 		in := near
 		for range p.steps {
@@ -338,12 +338,12 @@ func (r *rule) fieldsIn(near *fields) (parts []joinedField, main joinedField) {
 				in = in.outer
 			}
 		}
-		one := in.named(p.name)
+		one := in.findField(p.name)
 		if one == nil {
 			return nil, main
 		}
-		part := joinedField{field: one, steps: p.steps, is: p.is, isKept: p.isKept}
-		if parts = append(parts, part); p.is == repository && p.steps == 0 || main.field == nil {
+		part := joinedField{namedField: one, steps: p.steps, is: p.is, isKept: p.isKept}
+		if parts = append(parts, part); p.is == repository && p.steps == 0 || main.namedField == nil {
 			main = part
 		}
 	}
@@ -351,9 +351,9 @@ func (r *rule) fieldsIn(near *fields) (parts []joinedField, main joinedField) {
 }
 
 // byRule lets the first rule that matches a scalar decide on it.
-func (w *walker) byRule(node *yaml.Node, at place) error {
+func (w *imageWalker) byRule(node *yaml.Node, at documentPlace) error {
 	text := strings.TrimSpace(node.Value)
-	i := slices.IndexFunc(w.rules, func(r rule) bool { return r.join == nil && r.matches(text, at) })
+	i := slices.IndexFunc(w.rules, func(r compiledRule) bool { return r.join == nil && r.matchesValue(text, at) })
 	if i < 0 || w.taken[node] || text == "" {
 		return nil
 	}
@@ -361,23 +361,23 @@ func (w *walker) byRule(node *yaml.Node, at place) error {
 	strategy := w.rules[i].strategy
 	switch {
 	case strategy == nil || strategy.EntireValue != nil:
-		w.take(node, at, howRule)
+		w.takeImage(node, at, howRule)
 	case strategy.None != nil:
-		f := w.whole(node, at, Ignored, howRule)
+		f := w.wholeScalar(node, at, Ignored, howRule)
 		f.Reason = "a search rule leaves it alone"
-		w.add(f)
+		w.addFound(f)
 	default:
-		if _, ok := w.parse(node); !ok {
-			file, top := w.scope.top(node)
-			return file.Errorf(top, "%s: %s is not YAML or JSON, as a search rule says", w.resource, w.inside+at.path())
+		if _, ok := w.parseInner(node); !ok {
+			file, top := w.scope.outermost(node)
+			return file.Errorf(top, "%s: %s is not YAML or JSON, as a search rule says", w.resource, w.inside+at.pathText())
 		}
-		return w.text(node, at, w.rules[i].embedded)
+		return w.checkText(node, at, w.rules[i].embedded)
 	}
 	return nil
 }
 
-// Allows tells by the rules of NotImages why something is not an image.
-func (f *Finder) Allows(found *Found) (reason string, ok bool) {
+// AllowedReason tells by the rules of NotImages why something is not an image.
+func (f *Finder) AllowedReason(found *Found) (reason string, ok bool) {
 	for _, n := range f.NotImages {
 		if matchesGlob(n.Value, found.Image) && (n.Resource == "" || matchesGlob(n.Resource, found.Resource)) && (n.Path == "" || matchesGlob(n.Path, found.Path)) {
 			return n.Reason, true

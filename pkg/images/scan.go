@@ -30,20 +30,20 @@ const (
 // noRegistry are hosts of paths with a colon that are no images: Go packages, mostly.
 var noRegistry = []string{"github.com", "k8s.io", "sigs.k8s.io", "golang.org", "pkg.go.dev"}
 
-// match is a reference in a text, as the bytes [start,end) of it, and what a name before it says.
-type match struct {
+// textMatch is a reference in a text, as the bytes [start,end) of it, and what a name before it says.
+type textMatch struct {
 	start, end int
-	said       label
+	said       nameLabel
 }
 
-// scan finds the full references of a text.
-func scan(text string) []match {
+// scanText finds the full references of a text.
+func scanText(text string) []textMatch {
 	if !strings.Contains(text, "/") || !strings.ContainsAny(text, ":@") {
 		return nil
 	}
-	var found []match
+	var found []textMatch
 	for _, at := range full.FindAllStringIndex(text, -1) {
-		m := match{start: at[0], end: at[1]}
+		m := textMatch{start: at[0], end: at[1]}
 		// What ends a sentence is not part of a tag.
 		m.end = m.start + len(strings.TrimRight(text[m.start:m.end], ".-_"))
 		if standsAlone(text, m) && isWord(text[m.start:m.end]) {
@@ -53,22 +53,22 @@ func scan(text string) []match {
 	return found
 }
 
-func standsAlone(text string, m match) bool {
+func standsAlone(text string, m textMatch) bool {
 	return (m.start == 0 || strings.Contains(before, text[m.start-1:m.start])) &&
 		(m.end >= len(text) || strings.Contains(after, text[m.end:m.end+1]))
 }
 
 // scanLoose finds what only looks like references in a text: the values of names that say image,
 // without a host too, repositories of registries, and references of which a part is a variable.
-func scanLoose(text string) []match {
+func scanLoose(text string) []textMatch {
 	found := scanNamed(text)
 	if !strings.Contains(text, "/") {
 		return found
 	}
 	for _, scheme := range pointers {
 		for i := strings.Index(text, scheme); i >= 0; {
-			end := word(text, i, elementEnds)
-			found = append(found, match{start: i, end: end})
+			end := wordEnd(text, i, elementEnds)
+			found = append(found, textMatch{start: i, end: end})
 			next := strings.Index(text[end:], scheme)
 			if i = end + next; next < 0 {
 				break
@@ -76,21 +76,21 @@ func scanLoose(text string) []match {
 		}
 	}
 	for _, at := range bare.FindAllStringIndex(text, -1) {
-		m := match{start: at[0], end: at[1]}
+		m := textMatch{start: at[0], end: at[1]}
 		switch {
 		case standsAlone(text, m) && inRegistry(text[m.start:m.end]):
 			found = append(found, m)
 		case m.end+1 < len(text) && strings.Contains(":@", text[m.end:m.end+1]) && (m.start == 0 || strings.Contains(before, text[m.start-1:m.start])):
 			// A repository and a tag that is put in later.
-			if end := word(text, m.end+1, wordEnds); variable.MatchString(text[m.end:end]) && !slices.Contains(noRegistry, host(text[m.start:m.end])) {
-				found = append(found, match{start: m.start, end: end})
+			if end := wordEnd(text, m.end+1, wordEnds); variable.MatchString(text[m.end:end]) && !slices.Contains(noRegistry, hostOf(text[m.start:m.end])) {
+				found = append(found, textMatch{start: m.start, end: end})
 			}
 		}
 	}
 	return found
 }
 
-func host(text string) string {
+func hostOf(text string) string {
 	host, _, _ := strings.Cut(text, "/")
 	return host
 }
@@ -103,8 +103,8 @@ const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 
 // scanNamed finds what stands after the names in a text that say image: name=value, "name":
 // value, --name value; and several values where commas or quotes hold them together.
-func scanNamed(text string) []match {
-	var found []match
+func scanNamed(text string) []textMatch {
+	var found []textMatch
 	for i := 0; i < len(text); {
 		at := imageWord.FindStringIndex(text[i:])
 		if at == nil {
@@ -122,21 +122,21 @@ func scanNamed(text string) []match {
 		if said < location || begin > 0 && strings.Contains("/@:", text[begin-1:begin]) {
 			continue
 		}
-		start, ok := value(text, end, text[begin] == '-')
+		start, ok := findValueStart(text, end, text[begin] == '-')
 		if !ok {
 			continue
 		}
-		start, stop := quoted(text, start)
-		for _, m := range elements(text[start:stop]) {
-			found = append(found, match{start + m.start, start + m.end, said})
+		start, stop := findQuoted(text, start)
+		for _, m := range splitElements(text[start:stop]) {
+			found = append(found, textMatch{start + m.start, start + m.end, said})
 		}
 	}
 	return found
 }
 
-// value returns where the value of a name begins that ends at i: after =, := or a colon and a space,
+// findValueStart returns where the value of a name begins that ends at i: after =, := or a colon and a space,
 // or, for a flag, after spaces.
-func value(text string, i int, isFlag bool) (start int, ok bool) {
+func findValueStart(text string, i int, isFlag bool) (start int, ok bool) {
 	rest := strings.TrimPrefix(text[i:], `\`)
 	closed := len(rest) > 0 && strings.Contains(`"'`, rest[:1])
 	if closed {
@@ -156,11 +156,11 @@ func value(text string, i int, isFlag bool) (start int, ok bool) {
 	return len(text) - len(strings.TrimLeft(rest, " \t")), true
 }
 
-// quoted returns the text of a value that begins at i: what its quotes or brackets hold, or else a word.
-func quoted(text string, i int) (start, end int) {
+// findQuoted returns the text of a value that begins at i: what its quotes or brackets hold, or else a word.
+func findQuoted(text string, i int) (start, end int) {
 	open := strings.TrimPrefix(text[i:], `\`)
 	if bracketed.MatchString(open) {
-		return i, word(text, i, wordEnds)
+		return i, wordEnd(text, i, wordEnds)
 	}
 	for _, pair := range []string{`""`, "''", "[]"} {
 		if strings.HasPrefix(open, pair[:1]) {
@@ -171,7 +171,7 @@ func quoted(text string, i int) (start, end int) {
 			return start, len(text)
 		}
 	}
-	return i, word(text, i, wordEnds)
+	return i, wordEnd(text, i, wordEnds)
 }
 
 // The characters that end a word of a text, and a value among several.
@@ -180,8 +180,8 @@ const (
 	elementEnds = wordEnds + ",["
 )
 
-// word returns the end of the word that begins at i. A variable is a part of it, with its blanks.
-func word(text string, i int, ends string) int {
+// wordEnd returns the end of the word that begins at i. A variable is a part of it, with its blanks.
+func wordEnd(text string, i int, ends string) int {
 	for i < len(text) {
 		if strings.Contains("{$%", text[i:i+1]) {
 			if m := variable.FindStringIndex(text[i:min(len(text), i+maxVariable)]); m != nil && m[0] == 0 {
@@ -207,12 +207,12 @@ var bracketed = regexp.MustCompile(`^\[[0-9a-fA-F]*:[0-9a-fA-F:]+\](?::[0-9]{1,5
 // maxVariable bounds how far the end of a variable is looked for.
 const maxVariable = 256
 
-// elements returns the values of a text that commas, semicolons, quotes and blanks separate, less
+// splitElements returns the values of a text that commas, semicolons, quotes and blanks separate, less
 // the key and = before each.
-func elements(text string) []match {
-	var found []match
+func splitElements(text string) []textMatch {
+	var found []textMatch
 	for i := 0; i < len(text); {
-		end := word(text, i, elementEnds)
+		end := wordEnd(text, i, elementEnds)
 		if end == i {
 			i++
 			continue
@@ -222,7 +222,7 @@ func elements(text string) []match {
 			start += len(key)
 		}
 		if trimmed := strings.TrimRight(text[start:end], ".:"); trimmed != "" {
-			found = append(found, match{start: start, end: start + len(trimmed)})
+			found = append(found, textMatch{start: start, end: start + len(trimmed)})
 		}
 		i = end
 	}
@@ -234,14 +234,14 @@ var assigned = regexp.MustCompile(`^(?:[A-Za-z0-9_.-]+=)+`)
 
 // isFull reports whether all of a text is a full reference.
 func isFull(text string) bool {
-	found := scan(text)
+	found := scanText(text)
 	return len(found) == 1 && found[0].start == 0 && found[0].end == len(text)
 }
 
 // isWord reports whether a text can be a reference at all.
 func isWord(text string) bool {
 	_, err := ParseReference(text)
-	return err == nil && !slices.Contains(noRegistry, host(text)) && !isPicture(text) && !strings.HasPrefix(text, "sha256:")
+	return err == nil && !slices.Contains(noRegistry, hostOf(text)) && !isPicture(text) && !strings.HasPrefix(text, "sha256:")
 }
 
 // isPicture reports whether a text names the other kind of image.

@@ -13,11 +13,11 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// scope is a document's file: the manifest itself, or one that a string of an outer scope
+// documentScope is a document's file: the manifest itself, or one that a string of an outer scope
 // holds.
-type scope struct {
+type documentScope struct {
 	file   *manifest.File
-	outer  *scope
+	outer  *documentScope
 	holder *yaml.Node
 	depth  int
 }
@@ -25,42 +25,42 @@ type scope struct {
 // maxDepth is how far documents are followed that strings of documents hold.
 const maxDepth = 8
 
-// span returns the place of a part of a scalar in the outermost file.
-func (s *scope) span(node *yaml.Node, start, end int) (manifest.Span, error) {
-	span, err := s.file.Span(node, start, end)
+// outerSpan returns the place of a part of a scalar in the outermost file.
+func (s *documentScope) outerSpan(node *yaml.Node, start, end int) (manifest.Span, error) {
+	span, err := s.file.ScalarSpan(node, start, end)
 	if err != nil || s.outer == nil {
 		return span, err
 	}
-	return s.outer.span(s.holder, span.Start, span.End)
+	return s.outer.outerSpan(s.holder, span.Start, span.End)
 }
 
-// top returns the outermost file and the node of it that a node is or is in.
-func (s *scope) top(node *yaml.Node) (*manifest.File, *yaml.Node) {
+// outermost returns the outermost file and the node of it that a node is or is in.
+func (s *documentScope) outermost(node *yaml.Node) (*manifest.File, *yaml.Node) {
 	for s.outer != nil {
 		node, s = s.holder, s.outer
 	}
 	return s.file, node
 }
 
-// piece is one part of something found, as bytes [start,end) of a scalar's value.
-type piece struct {
+// foundPiece is one part of something found, as bytes [start,end) of a scalar's value.
+type foundPiece struct {
 	node       *yaml.Node
 	start, end int
-	role       role
+	role       partRole
 	order      int  // among the parts of the reference
 	isKept     bool // whether it stays as it is
 }
 
-// new returns a thing found in pieces.
-func (w *walker) new(image string, at place, state State, how string, pieces ...piece) Found {
-	file, node := w.scope.top(pieces[0].node)
+// newFound returns a thing found in pieces.
+func (w *imageWalker) newFound(image string, at documentPlace, state State, how string, pieces ...foundPiece) Found {
+	file, node := w.scope.outermost(pieces[0].node)
 	f := Found{
 		Image: image, State: state, How: how, File: file.Name, Line: node.Line, Column: node.Column,
-		Resource: w.resource, Path: w.inside + at.path(), way: at.way(),
+		Resource: w.resource, Path: w.inside + at.pathText(), steps: at.stepsFromRoot(),
 		isWhole: len(pieces) == 1 && strings.TrimSpace(pieces[0].node.Value) == pieces[0].node.Value[pieces[0].start:pieces[0].end],
 	}
 	for i, p := range pieces {
-		span, err := w.scope.span(p.node, p.start, p.end)
+		span, err := w.scope.outerSpan(p.node, p.start, p.end)
 		if err != nil {
 			f.err = err
 			return f
@@ -68,50 +68,50 @@ func (w *walker) new(image string, at place, state State, how string, pieces ...
 		if isBlock := node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0; i == 0 && (isBlock || w.scope.outer != nil || w.firstText(node) < p.start) {
 			f.Line, f.Column = file.Position(span.Start)
 		}
-		f.parts = append(f.parts, part{span: span, role: p.role, text: p.node.Value[p.start:p.end], order: p.order, isKept: p.isKept})
+		f.parts = append(f.parts, foundPart{span: span, role: p.role, text: p.node.Value[p.start:p.end], order: p.order, isKept: p.isKept})
 	}
 	return f
 }
 
 // firstText returns where the text of a scalar begins, behind blanks, of which there may be very many.
-func (w *walker) firstText(node *yaml.Node) int {
+func (w *imageWalker) firstText(node *yaml.Node) int {
 	if w.leading.node != node {
 		w.leading.node, w.leading.blanks = node, len(node.Value)-len(strings.TrimLeftFunc(node.Value, unicode.IsSpace))
 	}
 	return w.leading.blanks
 }
 
-func (w *walker) add(f Found) { *w.found = append(*w.found, f) }
+func (w *imageWalker) addFound(f Found) { *w.found = append(*w.found, f) }
 
-// whole returns a scalar that is a reference, less the white space around it.
-func (w *walker) whole(node *yaml.Node, at place, state State, how string) Found {
+// wholeScalar returns a scalar that is a reference, less the white space around it.
+func (w *imageWalker) wholeScalar(node *yaml.Node, at documentPlace, state State, how string) Found {
 	text := strings.TrimSpace(node.Value)
 	start := strings.Index(node.Value, text)
-	return w.new(text, at, state, how, piece{node: node, start: start, end: start + len(text)})
+	return w.newFound(text, at, state, how, foundPiece{node: node, start: start, end: start + len(text)})
 }
 
-// take decides that a scalar is an image, if it can be one at all: templates have placeholders
+// takeImage decides that a scalar is an image, if it can be one at all: templates have placeholders
 // in its place.
-func (w *walker) take(node *yaml.Node, at place, how string) {
+func (w *imageWalker) takeImage(node *yaml.Node, at documentPlace, how string) {
 	w.taken[node] = true
 	state := Image
 	if _, err := ParseReference(strings.TrimSpace(node.Value)); err != nil {
 		state = Suspect
 	}
-	w.add(w.whole(node, at, state, how))
+	w.addFound(w.wholeScalar(node, at, state, how))
 }
 
 // inText decides on what stands in a text: full references, and what only looks like one.
-func (w *walker) inText(node *yaml.Node, at place, state State, how string) {
-	add := func(m match, state State) {
+func (w *imageWalker) inText(node *yaml.Node, at documentPlace, state State, how string) {
+	add := func(m textMatch, state State) {
 		w.taken[node] = true
-		f := w.new(node.Value[m.start:m.end], at, state, how, piece{node: node, start: m.start, end: m.end})
+		f := w.newFound(node.Value[m.start:m.end], at, state, how, foundPiece{node: node, start: m.start, end: m.end})
 		if state == Ignored {
 			f.Reason = "says where an image came from"
 		}
-		w.add(f)
+		w.addFound(f)
 	}
-	found, comments := scan(node.Value), commentsOf(node.Value)
+	found, comments := scanText(node.Value), commentsOf(node.Value)
 	for _, m := range found {
 		if how != howText || !comments.contain(m.start) {
 			add(m, state)
@@ -133,45 +133,45 @@ func (w *walker) inText(node *yaml.Node, at place, state State, how string) {
 	}
 }
 
-// report notes what looks like a reference in a scalar.
-func (w *walker) report(node *yaml.Node, at place, state State, how string) {
+// reportSuspect notes what looks like a reference in a scalar.
+func (w *imageWalker) reportSuspect(node *yaml.Node, at documentPlace, state State, how string) {
 	w.inText(node, at, state, how)
 	if !w.taken[node] && isPointer(strings.TrimSpace(node.Value)) {
-		w.add(w.whole(node, at, state, how))
+		w.addFound(w.wholeScalar(node, at, state, how))
 	}
 }
 
-// text looks into a string that is a document or several lines of text.
-func (w *walker) text(node *yaml.Node, at place, rules []rule) error {
-	if inner, ok := w.parse(node); ok {
+// checkText looks into a string that is a document or several lines of text.
+func (w *imageWalker) checkText(node *yaml.Node, at documentPlace, rules []compiledRule) error {
+	if inner, ok := w.parseInner(node); ok {
 		for _, doc := range inner.file.Documents {
 			within := newWalker(doc, inner, rules)
-			within.resource, within.found, within.inside = w.resource, w.found, w.inside+at.path()+" | "
+			within.resource, within.found, within.inside = w.resource, w.found, w.inside+at.pathText()+" | "
 			within.config, within.label = within.config || w.config, w.labelAt(at)
 			if doc.Kind == yaml.MappingNode {
 				within.label = min(within.label, mentions)
 			}
-			if err := within.document(doc); err != nil {
+			if err := within.walkDocument(doc); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	if said := w.labelAt(at); said >= mentions {
-		w.named(&fields{place: func(*field) place { return at }}, &field{value: node}, said, howField)
+		w.takeNamed(&fieldGroup{place: func(*namedField) documentPlace { return at }}, &namedField{value: node}, said, howField)
 	}
 	switch {
 	case w.taken[node]:
 	case w.config:
 		w.inText(node, at, Image, howText)
 	default:
-		w.report(node, at, Suspect, howSweep)
+		w.reportSuspect(node, at, Suspect, howSweep)
 	}
 	return nil
 }
 
-// parse reads the YAML or JSON that a string holds, if it does.
-func (w *walker) parse(node *yaml.Node) (*scope, bool) {
+// parseInner reads the YAML or JSON that a string holds, if it does.
+func (w *imageWalker) parseInner(node *yaml.Node) (*documentScope, bool) {
 	if w.scope.depth == maxDepth {
 		return nil, false
 	}
@@ -184,7 +184,7 @@ func (w *walker) parse(node *yaml.Node) (*scope, bool) {
 			return nil, false
 		}
 	}
-	return &scope{file: file, outer: w.scope, holder: node, depth: w.scope.depth + 1}, true
+	return &documentScope{file: file, outer: w.scope, holder: node, depth: w.scope.depth + 1}, true
 }
 
 // comments are the parts of a text that are lines of comment, behind the mark that begins each.
@@ -211,33 +211,33 @@ func (c comments) contain(offset int) bool {
 	return i < len(c) && c[i].start <= offset
 }
 
-// encoded reports what a Secret's data holds: it cannot be edited in place.
-func (w *walker) encoded(node *yaml.Node, at place) error {
+// checkEncoded reports what a Secret's data holds: it cannot be edited in place.
+func (w *imageWalker) checkEncoded(node *yaml.Node, at documentPlace) error {
 	data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(node.Value), ""))
 	if err != nil || !utf8.Valid(data) {
 		return nil
 	}
 	// What the Secret would say in clear.
 	holder := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: string(data)}
-	key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: at.field()}
+	key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: at.fieldName()}
 	clear := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Content: []*yaml.Node{key, holder}}
 	var found []Found
-	within := newWalker(clear, &scope{file: w.scope.file, depth: w.scope.depth}, nil)
+	within := newWalker(clear, &documentScope{file: w.scope.file, depth: w.scope.depth}, nil)
 	within.resource, within.found, within.config = w.resource, &found, true
-	if err := within.walk(clear, place{}); err != nil {
+	if err := within.walkNode(clear, documentPlace{}); err != nil {
 		return err
 	}
 	for _, f := range found {
 		if f.State == Ignored {
 			continue
 		}
-		what := w.whole(node, at, Suspect, howSweep)
+		what := w.wholeScalar(node, at, Suspect, howSweep)
 		_, inside, isInside := strings.Cut(f.Path, " | ")
 		if isInside {
 			what.Path += " | " + inside
 		}
 		what.Image, what.parts, what.isWhole = f.Image, nil, false
-		w.add(what)
+		w.addFound(what)
 	}
 	return nil
 }

@@ -28,8 +28,8 @@ type layerExtension struct {
 	Categories []Category `json:"categories,omitempty" yaml:"categories"`
 }
 
-// Schema returns the JSON schema (draft 2020-12) of what [Model.Extend] takes.
-func Schema() []byte { return schema }
+// ExtensionSchema returns the JSON schema (draft 2020-12) of what [Model.Extend] takes.
+func ExtensionSchema() []byte { return schema }
 
 //go:embed schema.json
 var schema []byte
@@ -53,21 +53,21 @@ var schema []byte
 // [*manifest.Error] with their places, several are joined, and the model stays as it was.
 func (m *Model) Extend(name string, data []byte) error {
 	var e extension
-	file, err := manifest.Strict(name, data, &e)
+	file, err := manifest.ParseStrict(name, data, &e)
 	if err != nil {
 		return err
 	}
-	next := m.clone()
+	next := m.cloneLayers()
 	var problems []error
 	for i, l := range e.Layers {
-		node := manifest.Get(file.Documents[0], "layers").Content[i]
+		node := manifest.GetValue(file.Documents[0], "layers").Content[i]
 		switch {
 		case l.Number == nil:
 			problems = append(problems, file.Errorf(node, "number is missing"))
 		case *l.Number < 0 || *l.Number >= len(next.Layers):
-			problems = append(problems, file.Errorf(manifest.Get(node, "number"), "number is %d, want 0 to %d", *l.Number, len(next.Layers)-1))
+			problems = append(problems, file.Errorf(manifest.GetValue(node, "number"), "number is %d, want 0 to %d", *l.Number, len(next.Layers)-1))
 		default:
-			problems = append(problems, next.add(file, node, *l.Number, l.Capabilities, l.Categories))
+			problems = append(problems, next.addToLayer(file, node, *l.Number, l.Capabilities, l.Categories))
 		}
 	}
 	if err := errors.Join(problems...); err != nil {
@@ -82,8 +82,8 @@ var idRule = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 
 const wantedID = "want lower-case letters, digits and dashes"
 
-// adding is what is being added, and what is wrong with it.
-type adding struct {
+// extensionReader is what is being added, and what is wrong with it.
+type extensionReader struct {
 	model    *Model
 	file     *manifest.File
 	problems []error
@@ -92,29 +92,29 @@ type adding struct {
 	names, ids map[string]string // names of products by their ids, and ids by their names, folded
 }
 
-// add puts what node has in its fields of that name into a layer.
-func (m *Model) add(file *manifest.File, node *yaml.Node, layer int, capabilities []Capability, categories []Category) error {
-	a := &adding{model: m, file: file, categories: map[string]string{}, names: map[string]string{}, ids: map[string]string{}}
+// addToLayer puts what node has in its fields of that name into a layer.
+func (m *Model) addToLayer(file *manifest.File, node *yaml.Node, layer int, capabilities []Capability, categories []Category) error {
+	a := &extensionReader{model: m, file: file, categories: map[string]string{}, names: map[string]string{}, ids: map[string]string{}}
 	for _, l := range m.Layers {
 		for _, c := range l.Categories {
-			a.categories[fold(c.ID)], a.categories[fold(c.Title)] = c.ID, c.ID
+			a.categories[foldName(c.ID)], a.categories[foldName(c.Title)] = c.ID, c.ID
 			for _, p := range c.Products {
-				a.names[p.ID], a.ids[fold(p.Name)] = p.Name, p.ID
+				a.names[p.ID], a.ids[foldName(p.Name)] = p.Name, p.ID
 			}
 		}
 	}
 	for i, c := range capabilities {
-		a.capability(manifest.Get(node, "capabilities").Content[i], layer, c)
+		a.addCapability(manifest.GetValue(node, "capabilities").Content[i], layer, c)
 	}
 	for i, c := range categories {
-		a.category(manifest.Get(node, "categories").Content[i], layer, c)
+		a.addCategory(manifest.GetValue(node, "categories").Content[i], layer, c)
 	}
 	return errors.Join(a.problems...)
 }
 
-// errorf notes a problem at a field of a mapping, or at the mapping where it is missing.
-func (a *adding) errorf(mapping *yaml.Node, field, format string, args ...any) *manifest.Error {
-	node := manifest.Get(mapping, field)
+// recordError notes a problem at a field of a mapping, or at the mapping where it is missing.
+func (a *extensionReader) recordError(mapping *yaml.Node, field, format string, args ...any) *manifest.Error {
+	node := manifest.GetValue(mapping, field)
 	if node == nil {
 		node = mapping
 	}
@@ -123,133 +123,133 @@ func (a *adding) errorf(mapping *yaml.Node, field, format string, args ...any) *
 	return problem
 }
 
-func (a *adding) capability(node *yaml.Node, layer int, c Capability) {
+func (a *extensionReader) addCapability(node *yaml.Node, layer int, c Capability) {
 	for _, l := range a.model.Layers {
 		if slices.ContainsFunc(l.Capabilities, func(other Capability) bool { return other.Name == c.Name }) {
-			a.errorf(node, "name", "capability %q is there already, in layer %d", c.Name, l.Number)
+			a.recordError(node, "name", "capability %q is there already, in layer %d", c.Name, l.Number)
 			return
 		}
 	}
 	switch {
 	case c.Name == "":
-		a.errorf(node, "name", "name is missing")
+		a.recordError(node, "name", "name is missing")
 	case !idRule.MatchString(c.Name):
-		a.errorf(node, "name", "capability %q: %s", c.Name, wantedID)
+		a.recordError(node, "name", "capability %q: %s", c.Name, wantedID)
 	case strings.TrimSpace(c.Purpose) == "":
-		a.errorf(node, "purpose", "capability %q has no purpose", c.Name)
+		a.recordError(node, "purpose", "capability %q has no purpose", c.Name)
 	case !c.Exclusive && !c.Expected:
-		a.errorf(node, "name", "capability %q has no rule: want exclusive or expected", c.Name)
+		a.recordError(node, "name", "capability %q has no rule: want exclusive or expected", c.Name)
 	default:
 		a.model.Layers[layer].Capabilities = append(a.model.Layers[layer].Capabilities, c)
 	}
 }
 
-func (a *adding) category(node *yaml.Node, layer int, c Category) {
-	if !a.id(node, c.ID) {
+func (a *extensionReader) addCategory(node *yaml.Node, layer int, c Category) {
+	if !a.checkID(node, c.ID) {
 		return
 	}
-	products := manifest.Get(node, "products")
-	if there, in := a.model.category(c.ID); there != nil {
+	products := manifest.GetValue(node, "products")
+	if there, in := a.model.categoryByID(c.ID); there != nil {
 		if in != layer {
-			a.errorf(node, "id", "category %q is there already, in layer %d", c.ID, in)
+			a.recordError(node, "id", "category %q is there already, in layer %d", c.ID, in)
 			return
 		}
 		for _, field := range []string{"title", "purpose", "questions"} {
-			if manifest.Get(node, field) != nil {
-				a.errorf(node, field, "category %q is there already, only products can be added to it", c.ID)
+			if manifest.GetValue(node, field) != nil {
+				a.recordError(node, field, "category %q is there already, only products can be added to it", c.ID)
 				return
 			}
 		}
 		for i, p := range c.Products {
-			a.product(products.Content[i], there, p)
+			a.addProduct(products.Content[i], there, p)
 		}
 		return
 	}
-	if fold(c.Title) == "" {
-		problem := a.errorf(node, "title", "category %q is new and has no title", c.ID)
-		if near := manifest.Nearest(c.ID, a.model.categoryIDs(layer)); near != "" {
+	if foldName(c.Title) == "" {
+		problem := a.recordError(node, "title", "category %q is new and has no title", c.ID)
+		if near := manifest.NearestName(c.ID, a.model.categoryIDs(layer)); near != "" {
 			problem.Hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		return
 	}
 	if c.Purpose == "" {
-		a.errorf(node, "purpose", "category %q has no purpose", c.ID)
+		a.recordError(node, "purpose", "category %q has no purpose", c.ID)
 	}
-	a.texts(node, "questions", c.Questions)
+	a.checkTexts(node, "questions", c.Questions)
 	for _, called := range [][2]string{{"id", c.ID}, {"title", c.Title}} {
-		if other, taken := a.categories[fold(called[1])]; taken {
-			_, in := a.model.category(other)
-			a.errorf(node, called[0], "%s %q already names category %q, in layer %d", called[0], called[1], other, in)
+		if other, taken := a.categories[foldName(called[1])]; taken {
+			_, in := a.model.categoryByID(other)
+			a.recordError(node, called[0], "%s %q already names category %q, in layer %d", called[0], called[1], other, in)
 			return
 		}
 	}
-	a.categories[fold(c.ID)], a.categories[fold(c.Title)] = c.ID, c.ID
+	a.categories[foldName(c.ID)], a.categories[foldName(c.Title)] = c.ID, c.ID
 	added := c
 	added.Products = nil
 	for i, p := range c.Products {
-		a.product(products.Content[i], &added, p)
+		a.addProduct(products.Content[i], &added, p)
 	}
 	a.model.Layers[layer].Categories = append(a.model.Layers[layer].Categories, added)
 }
 
-// id checks an id's spelling.
-func (a *adding) id(node *yaml.Node, id string) bool {
+// checkID checks an id's spelling.
+func (a *extensionReader) checkID(node *yaml.Node, id string) bool {
 	switch {
 	case id == "":
-		a.errorf(node, "id", "id is missing")
+		a.recordError(node, "id", "id is missing")
 	case !idRule.MatchString(id):
-		a.errorf(node, "id", "id %q: %s", id, wantedID)
+		a.recordError(node, "id", "id %q: %s", id, wantedID)
 	default:
 		return true
 	}
 	return false
 }
 
-// texts checks that no text of a list is empty.
-func (a *adding) texts(node *yaml.Node, field string, list []string) {
+// checkTexts checks that no text of a list is empty.
+func (a *extensionReader) checkTexts(node *yaml.Node, field string, list []string) {
 	for i, text := range list {
 		if strings.TrimSpace(text) == "" {
-			a.problems = append(a.problems, a.file.Errorf(manifest.Get(node, field).Content[i], "%s has an empty text", field))
+			a.problems = append(a.problems, a.file.Errorf(manifest.GetValue(node, field).Content[i], "%s has an empty text", field))
 		}
 	}
 }
 
-func (a *adding) product(node *yaml.Node, category *Category, p Product) {
-	if !a.id(node, p.ID) {
+func (a *extensionReader) addProduct(node *yaml.Node, category *Category, p Product) {
+	if !a.checkID(node, p.ID) {
 		return
 	}
-	if fold(p.Name) == "" {
-		a.errorf(node, "name", "product %q has no name", p.ID)
+	if foldName(p.Name) == "" {
+		a.recordError(node, "name", "product %q has no name", p.ID)
 		return
 	}
-	a.delivery(node, p)
-	a.texts(node, "aliases", p.Aliases)
+	a.checkDelivery(node, p)
+	a.checkTexts(node, "aliases", p.Aliases)
 	for i, capability := range p.Provides {
 		if !idRule.MatchString(capability) {
-			a.problems = append(a.problems, a.file.Errorf(manifest.Get(node, "provides").Content[i], "capability %q: %s", capability, wantedID))
+			a.problems = append(a.problems, a.file.Errorf(manifest.GetValue(node, "provides").Content[i], "capability %q: %s", capability, wantedID))
 		}
 	}
 	for _, other := range category.Products {
 		if other.ID == p.ID {
-			a.errorf(node, "id", "product %q is there already, in category %q", p.ID, category.ID)
+			a.recordError(node, "id", "product %q is there already, in category %q", p.ID, category.ID)
 			return
 		}
 	}
 	name, sameID := a.names[p.ID]
-	id, sameName := a.ids[fold(p.Name)]
+	id, sameName := a.ids[foldName(p.Name)]
 	switch {
-	case sameID && fold(name) != fold(p.Name):
-		a.errorf(node, "name", "product %q is called %q elsewhere, not %q", p.ID, name, p.Name)
+	case sameID && foldName(name) != foldName(p.Name):
+		a.recordError(node, "name", "product %q is called %q elsewhere, not %q", p.ID, name, p.Name)
 		return
 	case sameName && id != p.ID:
-		a.errorf(node, "id", "product %q is there already, with the id %q", p.Name, id)
+		a.recordError(node, "id", "product %q is there already, with the id %q", p.Name, id)
 		return
 	}
-	a.names[p.ID], a.ids[fold(p.Name)] = p.Name, p.ID
+	a.names[p.ID], a.ids[foldName(p.Name)] = p.Name, p.ID
 	category.Products = append(category.Products, p)
 }
 
-func (a *adding) delivery(node *yaml.Node, p Product) {
+func (a *extensionReader) checkDelivery(node *yaml.Node, p Product) {
 	var ways []string
 	for _, way := range Deliveries {
 		if way == p.Delivery {
@@ -258,10 +258,10 @@ func (a *adding) delivery(node *yaml.Node, p Product) {
 		ways = append(ways, string(way))
 	}
 	if p.Delivery == "" {
-		a.errorf(node, "delivery", "product %q has no delivery", p.ID).Hint = "one of " + strings.Join(ways, ", ")
+		a.recordError(node, "delivery", "product %q has no delivery", p.ID).Hint = "one of " + strings.Join(ways, ", ")
 		return
 	}
-	a.errorf(node, "delivery", "delivery %q: want one of %s", p.Delivery, strings.Join(ways, ", "))
+	a.recordError(node, "delivery", "delivery %q: want one of %s", p.Delivery, strings.Join(ways, ", "))
 }
 
 // categoryIDs returns the ids of a layer's categories.

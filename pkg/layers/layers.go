@@ -2,7 +2,7 @@
 // the bottom to applications at the top, the categories and products of each, and the order in
 // which the components that fill them go onto a cluster. It does no I/O.
 //
-// Call [Load] for the model, which a site can extend by [Model.Extend]. Call [Order] with a
+// Call [LoadModel] for the model, which a site can extend by [Model.Extend]. Call [OrderComponents] with a
 // runtime's components to get the order to apply them in, or the error that says why there is
 // none.
 package layers
@@ -35,11 +35,11 @@ var all = []Layer{
 // Top is the number of the highest layer; the lowest is 0.
 const Top = 6
 
-// All returns the layers from the bottom up.
-func All() []Layer { return slices.Clone(all) }
+// ListLayers returns the layers from the bottom up.
+func ListLayers() []Layer { return slices.Clone(all) }
 
-// Name returns the name of a layer, or "" for a number that is none.
-func Name(number int) string {
+// LayerName returns the name of a layer, or "" for a number that is none.
+func LayerName(number int) string {
 	if number < 0 || number > Top {
 		return ""
 	}
@@ -57,26 +57,26 @@ type Component struct {
 	Requires []string
 }
 
-// Order returns the indexes of components in the order to apply them: by layer, inside a
+// OrderComponents returns the indexes of components in the order to apply them: by layer, inside a
 // layer what is required before what requires it, and otherwise by name, so that the
 // order never depends on how the input was written down. provided names what the target
 // has already, from outside the runtime.
 //
 // Errors: [*DuplicateError], [*MissingError], [*UpwardError], [*CycleError].
-func Order(components []Component, provided ...string) ([]int, error) {
-	needs, err := Needs(components, provided...)
+func OrderComponents(components []Component, provided ...string) ([]int, error) {
+	needs, err := RequiredIndexes(components, provided...)
 	if err != nil {
 		return nil, err
 	}
-	return sorted(components, needs)
+	return sortByNeeds(components, needs)
 }
 
-// Needs returns, for each component, the indexes of those that provide what it requires, from
+// RequiredIndexes returns, for each component, the indexes of those that provide what it requires, from
 // its layer and below; those of the layers above are none of its business.
 //
-// Errors: as of [Order], but for cycles.
-func Needs(components []Component, provided ...string) ([][]int, error) {
-	providers, err := index(components)
+// Errors: as of [OrderComponents], but for cycles.
+func RequiredIndexes(components []Component, provided ...string) ([][]int, error) {
+	providers, err := indexProviders(components)
 	if err != nil {
 		return nil, err
 	}
@@ -101,8 +101,8 @@ func Needs(components []Component, provided ...string) ([][]int, error) {
 	return needs, nil
 }
 
-// index maps what is provided to the components that provide it.
-func index(components []Component) (map[string][]int, error) {
+// indexProviders maps what is provided to the components that provide it.
+func indexProviders(components []Component) (map[string][]int, error) {
 	providers := map[string][]int{}
 	names := map[string]bool{}
 	for i, c := range components {
@@ -119,9 +119,9 @@ func index(components []Component) (map[string][]int, error) {
 	return providers, nil
 }
 
-// sorted takes, again and again, the first component by layer and name whose needs have
+// sortByNeeds takes, again and again, the first component by layer and name whose needs have
 // all been taken.
-func sorted(components []Component, needs [][]int) ([]int, error) {
+func sortByNeeds(components []Component, needs [][]int) ([]int, error) {
 	rest := make([]int, len(components))
 	for i := range rest {
 		rest[i] = i
@@ -140,7 +140,7 @@ func sorted(components []Component, needs [][]int) ([]int, error) {
 				!slices.ContainsFunc(needs[i], func(p int) bool { return !taken[p] })
 		})
 		if next < 0 {
-			return nil, cycle(components, needs, rest[0], taken)
+			return nil, findCycle(components, needs, rest[0], taken)
 		}
 		taken[rest[next]] = true
 		order = append(order, rest[next])
@@ -149,9 +149,9 @@ func sorted(components []Component, needs [][]int) ([]int, error) {
 	return order, nil
 }
 
-// cycle walks from a component that cannot be taken along needs that cannot be taken until
+// findCycle walks from a component that cannot be taken along needs that cannot be taken until
 // it meets one again.
-func cycle(components []Component, needs [][]int, at int, taken []bool) error {
+func findCycle(components []Component, needs [][]int, at int, taken []bool) error {
 	var path []int
 	for !slices.Contains(path, at) {
 		path = append(path, at)

@@ -56,7 +56,7 @@ func TestOrder(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			order, err := layers.Order(c.components, c.provided...)
+			order, err := layers.OrderComponents(c.components, c.provided...)
 			if c.err != "" {
 				if err == nil || err.Error() != c.err {
 					t.Fatalf("error %v, want %s", err, c.err)
@@ -87,7 +87,7 @@ func TestOrderIsOfTheSet(t *testing.T) {
 	want := []string{"c", "b", "d", "a", "e"}
 	for range set {
 		set = append(set[1:], set[0])
-		order, err := layers.Order(set)
+		order, err := layers.OrderComponents(set)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,12 +101,12 @@ func TestOrderIsOfTheSet(t *testing.T) {
 
 func TestLayersAreNamed(t *testing.T) {
 	t.Parallel()
-	for i, l := range layers.All() {
-		if l.Number != i || l.Name == "" || l.Purpose == "" || layers.Name(i) != l.Name {
+	for i, l := range layers.ListLayers() {
+		if l.Number != i || l.Name == "" || l.Purpose == "" || layers.LayerName(i) != l.Name {
 			t.Errorf("layer %d: %+v", i, l)
 		}
 	}
-	if len(layers.All()) != layers.Top+1 || layers.Name(layers.Top+1) != "" || layers.Name(-1) != "" {
+	if len(layers.ListLayers()) != layers.Top+1 || layers.LayerName(layers.Top+1) != "" || layers.LayerName(-1) != "" {
 		t.Error("there are layers 0 to 6 and no others")
 	}
 }

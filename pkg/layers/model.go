@@ -85,7 +85,7 @@ type layerFile struct {
 	Categories   []Category   `yaml:"categories"`
 }
 
-var embedded = sync.OnceValues(func() (*Model, error) {
+var embeddedModel = sync.OnceValues(func() (*Model, error) {
 	m := &Model{}
 	for number := range Top + 1 {
 		name := fmt.Sprintf("model/%d.yaml", number)
@@ -94,32 +94,32 @@ var embedded = sync.OnceValues(func() (*Model, error) {
 			return nil, err
 		}
 		var l layerFile
-		file, err := manifest.Strict(name, data, &l)
+		file, err := manifest.ParseStrict(name, data, &l)
 		if err != nil {
 			return nil, err
 		}
 		if l.Number != number {
-			return nil, file.Errorf(manifest.Get(file.Documents[0], "number"), "number is %d, want %d", l.Number, number)
+			return nil, file.Errorf(manifest.GetValue(file.Documents[0], "number"), "number is %d, want %d", l.Number, number)
 		}
 		m.Layers = append(m.Layers, LayerModel{Layer: Layer{l.Number, l.Name, l.Purpose}, Open: l.Open})
-		if err := m.add(file, file.Documents[0], number, l.Capabilities, l.Categories); err != nil {
+		if err := m.addToLayer(file, file.Documents[0], number, l.Capabilities, l.Categories); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
 })
 
-// Load returns the model that is built in. It is the caller's own, to be extended.
-func Load() (*Model, error) {
-	m, err := embedded()
+// LoadModel returns the model that is built in. It is the caller's own, to be extended.
+func LoadModel() (*Model, error) {
+	m, err := embeddedModel()
 	if err != nil {
 		return nil, err
 	}
-	return m.clone(), nil
+	return m.cloneLayers(), nil
 }
 
-// clone copies all that [Model.Extend] changes.
-func (m *Model) clone() *Model {
+// cloneLayers copies all that [Model.Extend] changes.
+func (m *Model) cloneLayers() *Model {
 	c := &Model{Layers: slices.Clone(m.Layers)}
 	for i := range c.Layers {
 		c.Layers[i].Categories = slices.Clone(c.Layers[i].Categories)
@@ -132,23 +132,23 @@ func (m *Model) clone() *Model {
 	return c
 }
 
-// Layer returns the layer of a number.
-func (m *Model) Layer(number int) (LayerModel, bool) {
+// FindLayer returns the layer of a number.
+func (m *Model) FindLayer(number int) (LayerModel, bool) {
 	if number < 0 || number >= len(m.Layers) {
 		return LayerModel{}, false
 	}
 	return m.Layers[number], true
 }
 
-// Category returns the category of an id, and the number of its layer.
-func (m *Model) Category(id string) (category Category, layer int, found bool) {
-	if c, number := m.category(id); c != nil {
+// FindCategory returns the category of an id, and the number of its layer.
+func (m *Model) FindCategory(id string) (category Category, layer int, found bool) {
+	if c, number := m.categoryByID(id); c != nil {
 		return *c, number, true
 	}
 	return Category{}, 0, false
 }
 
-func (m *Model) category(id string) (*Category, int) {
+func (m *Model) categoryByID(id string) (*Category, int) {
 	for number := range m.Layers {
 		for i := range m.Layers[number].Categories {
 			if c := &m.Layers[number].Categories[i]; c.ID == id {
@@ -159,53 +159,53 @@ func (m *Model) category(id string) (*Category, int) {
 	return nil, 0
 }
 
-// Found is a place of the model: a layer, a category of it, or a product of that.
-type Found struct {
+// ModelPlace is a place of the model: a layer, a category of it, or a product of that.
+type ModelPlace struct {
 	Layer    LayerModel
 	Category *Category // nil for a layer
 	Product  *Product  // nil for a layer and a category
 }
 
-// Find returns every place that a text names: layers by number and name, categories by id and
+// FindPlaces returns every place that a text names: layers by number and name, categories by id and
 // title, products by id, name and alias, in this order. A product has a place in each of its
 // categories. Only letters and digits count, in upper or lower case: argocd is Argo CD.
 //
 // Errors: [*UnknownError].
-func (m *Model) Find(text string) ([]Found, error) {
-	want := fold(text)
-	var inLayers, inCategories, inProducts []Found
+func (m *Model) FindPlaces(text string) ([]ModelPlace, error) {
+	want := foldName(text)
+	var inLayers, inCategories, inProducts []ModelPlace
 	var names []string
 	matches := func(called ...string) bool {
 		names = append(names, called...)
-		return slices.ContainsFunc(called, func(s string) bool { return fold(s) == want })
+		return slices.ContainsFunc(called, func(s string) bool { return foldName(s) == want })
 	}
 	for _, l := range m.Layers {
 		// Folders of bundles are called 3-cluster-services.
-		if matches(l.Name) || want == strconv.Itoa(l.Number) || want == fold(fmt.Sprint(l.Number, l.Name)) {
-			inLayers = append(inLayers, Found{Layer: l})
+		if matches(l.Name) || want == strconv.Itoa(l.Number) || want == foldName(fmt.Sprint(l.Number, l.Name)) {
+			inLayers = append(inLayers, ModelPlace{Layer: l})
 		}
 		for i := range l.Categories {
 			c := l.Categories[i]
 			if matches(c.ID, c.Title) {
-				inCategories = append(inCategories, Found{Layer: l, Category: &c})
+				inCategories = append(inCategories, ModelPlace{Layer: l, Category: &c})
 			}
 			for j := range c.Products {
 				p := c.Products[j]
 				if matches(p.ID, p.Name) || matches(p.Aliases...) {
-					inProducts = append(inProducts, Found{Layer: l, Category: &c, Product: &p})
+					inProducts = append(inProducts, ModelPlace{Layer: l, Category: &c, Product: &p})
 				}
 			}
 		}
 	}
 	all := slices.Concat(inLayers, inCategories, inProducts)
 	if len(all) == 0 || want == "" {
-		return nil, &UnknownError{Text: text, Nearest: manifest.Nearest(text, names)}
+		return nil, &UnknownError{Text: text, Nearest: manifest.NearestName(text, names)}
 	}
 	return all, nil
 }
 
-// fold reduces a name to what counts when it is looked for.
-func fold(name string) string {
+// foldName reduces a name to what counts when it is looked for.
+func foldName(name string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsLetter(r) || unicode.IsDigit(r) {
 			return unicode.ToLower(r)

@@ -67,7 +67,7 @@ var wanted = []struct {
 
 func load(t *testing.T) *layers.Model {
 	t.Helper()
-	m, err := layers.Load()
+	m, err := layers.LoadModel()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestModelIsComplete(t *testing.T) {
 	t.Parallel()
 	m := load(t)
 	for _, w := range wanted {
-		category, layer, found := m.Category(strings.ReplaceAll(strings.ToLower(w.category), " ", "-"))
+		category, layer, found := m.FindCategory(strings.ReplaceAll(strings.ToLower(w.category), " ", "-"))
 		if !found || layer != w.layer {
 			t.Errorf("layer %d has no category %s", w.layer, w.category)
 			continue
@@ -87,8 +87,8 @@ func TestModelIsComplete(t *testing.T) {
 			if name == "" {
 				continue
 			}
-			at, err := m.Find(name)
-			if err != nil || !slices.ContainsFunc(at, func(f layers.Found) bool { return f.Product != nil && f.Category.ID == category.ID }) {
+			at, err := m.FindPlaces(name)
+			if err != nil || !slices.ContainsFunc(at, func(f layers.ModelPlace) bool { return f.Product != nil && f.Category.ID == category.ID }) {
 				t.Errorf("category %s has no product %s: %v", w.category, name, err)
 			}
 		}
@@ -105,8 +105,8 @@ func TestModelHasTheLayers(t *testing.T) {
 			t.Errorf("layer %d: open is %v", l.Number, l.Open)
 		}
 	}
-	if !reflect.DeepEqual(got, layers.All()) {
-		t.Errorf("layers are\n%v\nwant\n%v", got, layers.All())
+	if !reflect.DeepEqual(got, layers.ListLayers()) {
+		t.Errorf("layers are\n%v\nwant\n%v", got, layers.ListLayers())
 	}
 }
 
@@ -177,7 +177,7 @@ func TestFind(t *testing.T) {
 		{"Let’s Encrypt", []string{"4/certificate-management/lets-encrypt"}},
 		{"gatekeeper", []string{"4/policy/open-policy-agent"}},
 	} {
-		found, err := m.Find(c.text)
+		found, err := m.FindPlaces(c.text)
 		if err != nil {
 			t.Errorf("%s: %v", c.text, err)
 		}
@@ -202,21 +202,21 @@ func TestFind(t *testing.T) {
 		"":        `no layer, category or product is called ""`,
 		"--":      `no layer, category or product is called "--"`,
 	} {
-		found, err := m.Find(text)
+		found, err := m.FindPlaces(text)
 		var unknown *layers.UnknownError
 		if !errors.As(err, &unknown) || err.Error() != want || found != nil {
 			t.Errorf("%q: %v, %v", text, found, err)
 		}
 	}
-	if l, found := m.Layer(4); !found || l.Name != layers.Name(4) || len(l.Categories) == 0 {
+	if l, found := m.FindLayer(4); !found || l.Name != layers.LayerName(4) || len(l.Categories) == 0 {
 		t.Errorf("layer 4 is %+v", l)
 	}
 	for _, number := range []int{-1, layers.Top + 1} {
-		if _, found := m.Layer(number); found {
+		if _, found := m.FindLayer(number); found {
 			t.Errorf("there is a layer %d", number)
 		}
 	}
-	if _, _, found := m.Category("nothing"); found {
+	if _, _, found := m.FindCategory("nothing"); found {
 		t.Error("there is a category nothing")
 	}
 }
@@ -248,11 +248,11 @@ layers:
 		}
 	}
 	for text, want := range map[string]string{"acme net": "networking", "Chrony": "time", "ntpd": "time"} {
-		if found, err := m.Find(text); err != nil || len(found) != 1 || found[0].Category.ID != want || found[0].Layer.Number != 3 {
+		if found, err := m.FindPlaces(text); err != nil || len(found) != 1 || found[0].Category.ID != want || found[0].Layer.Number != 3 {
 			t.Errorf("%s: %v, %v", text, found, err)
 		}
 	}
-	if _, err := load(t).Find("chrony"); err == nil {
+	if _, err := load(t).FindPlaces("chrony"); err == nil {
 		t.Error("what one model was extended by is in another")
 	}
 }

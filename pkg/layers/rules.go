@@ -21,19 +21,19 @@ type Capability struct {
 	Named bool `json:"named,omitempty" yaml:"named"`
 }
 
-// covers reports whether the capability's rule is about what a bundle provides.
-func (c Capability) covers(provided string) bool {
+// coversName reports whether the capability's rule is about what a bundle provides.
+func (c Capability) coversName(provided string) bool {
 	if c.Named {
 		return strings.HasPrefix(provided, c.Name+"-")
 	}
 	return provided == c.Name
 }
 
-// Capability returns the rule about what a bundle provides.
-func (m *Model) Capability(provided string) (Capability, bool) {
+// FindCapability returns the rule about what a bundle provides.
+func (m *Model) FindCapability(provided string) (Capability, bool) {
 	for _, l := range m.Layers {
 		for _, c := range l.Capabilities {
-			if c.covers(provided) {
+			if c.coversName(provided) {
 				return c, true
 			}
 		}
@@ -52,35 +52,35 @@ func (e *ConflictError) Error() string {
 		strings.Join(e.Components, ", "), e.Capability, lowerFirst(e.Purpose))
 }
 
-// NeedlessError says that an exception is from a conflict that there is none of.
-type NeedlessError struct{ Capability string }
+// UnusedExceptionError says that an exception is from a conflict that there is none of.
+type UnusedExceptionError struct{ Capability string }
 
-func (e *NeedlessError) Error() string {
+func (e *UnusedExceptionError) Error() string {
 	return fmt.Sprintf("no two bundles provide %q, or they may: nothing is excepted", e.Capability)
 }
 
-// Conflicts returns an error for each capability that several components provide and only one
+// FindConflicts returns an error for each capability that several components provide and only one
 // can, but for those of the exceptions, and for each exception that excepts nothing:
 // [*ConflictError] and [*NeedlessError].
-func (m *Model) Conflicts(components []Component, exceptions ...string) (problems []error) {
+func (m *Model) FindConflicts(components []Component, exceptions ...string) (problems []error) {
 	by := map[string][]string{}
 	for _, c := range components {
 		for _, p := range c.Provides {
-			if rule, found := m.Capability(p); found && rule.Exclusive && !slices.Contains(by[p], c.Name) {
+			if rule, found := m.FindCapability(p); found && rule.Exclusive && !slices.Contains(by[p], c.Name) {
 				by[p] = append(by[p], c.Name)
 			}
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(by)) {
 		if len(by[p]) > 1 && !slices.Contains(exceptions, p) {
-			rule, _ := m.Capability(p)
+			rule, _ := m.FindCapability(p)
 			slices.Sort(by[p])
 			problems = append(problems, &ConflictError{Capability: p, Purpose: rule.Purpose, Components: by[p]})
 		}
 	}
 	for _, e := range exceptions {
 		if len(by[e]) < 2 {
-			problems = append(problems, &NeedlessError{Capability: e})
+			problems = append(problems, &UnusedExceptionError{Capability: e})
 		}
 	}
 	return problems
@@ -99,16 +99,16 @@ func (e *AbsentError) Error() string {
 	return fmt.Sprintf("nothing provides %s: %s", e.Capability, lowerFirst(e.Purpose))
 }
 
-// Absent returns an [*AbsentError] for each capability that a runtime stands on and that neither
+// FindAbsent returns an [*AbsentError] for each capability that a runtime stands on and that neither
 // its components nor what comes from outside provide.
-func (m *Model) Absent(components []Component, provided []string) (absent []*AbsentError) {
+func (m *Model) FindAbsent(components []Component, provided []string) (absent []*AbsentError) {
 	for _, l := range m.Layers {
 		for _, c := range l.Capabilities {
-			there := slices.ContainsFunc(provided, c.covers) || slices.ContainsFunc(components, func(b Component) bool {
-				return slices.ContainsFunc(b.Provides, c.covers)
+			there := slices.ContainsFunc(provided, c.coversName) || slices.ContainsFunc(components, func(b Component) bool {
+				return slices.ContainsFunc(b.Provides, c.coversName)
 			})
 			if c.Expected && !there {
-				category, products := m.providers(c)
+				category, products := m.findProviders(c)
 				absent = append(absent, &AbsentError{Capability: c.Name, Purpose: c.Purpose, Category: category, Products: products})
 			}
 		}
@@ -116,13 +116,13 @@ func (m *Model) Absent(components []Component, provided []string) (absent []*Abs
 	return absent
 }
 
-// providers returns the products that provide a capability and are not retired, and the category
+// findProviders returns the products that provide a capability and are not retired, and the category
 // of the first.
-func (m *Model) providers(c Capability) (category string, ids []string) {
+func (m *Model) findProviders(c Capability) (category string, ids []string) {
 	for _, l := range m.Layers {
 		for _, at := range l.Categories {
 			for _, p := range at.Products {
-				if p.Delivery != Retired && slices.ContainsFunc(p.Provides, c.covers) && !slices.Contains(ids, p.ID) {
+				if p.Delivery != Retired && slices.ContainsFunc(p.Provides, c.coversName) && !slices.Contains(ids, p.ID) {
 					category, ids = cmp.Or(category, at.ID), append(ids, p.ID)
 				}
 			}
@@ -152,39 +152,39 @@ type Coverage struct {
 	By []string `json:"by,omitempty"`
 }
 
-// Cover returns how components and what comes from outside fill each category: those of the
+// CoverCategories returns how components and what comes from outside fill each category: those of the
 // model, and those that only the components have. A component fills its own category, and
 // those whose products alone provide what it provides. What comes from outside fills a category
 // whose id it is, whose product it is, or whose products alone provide it. product gives the
 // product that a component of that name is, if it is one.
-func (m *Model) Cover(components []Component, provided []string, product func(component string) string) (all []Coverage) {
+func (m *Model) CoverCategories(components []Component, provided []string, product func(component string) string) (all []Coverage) {
 	var others []Component
 	for _, b := range components {
-		if _, layer, found := m.Category(b.Category); !found || layer != b.Layer {
+		if _, layer, found := m.FindCategory(b.Category); !found || layer != b.Layer {
 			others = append(others, b)
 		}
 	}
 	for number, l := range m.Layers {
 		for _, c := range l.Categories {
-			all = append(all, m.cover(number, c, components, provided, product))
+			all = append(all, m.coverCategory(number, c, components, provided, product))
 		}
 	}
-	all = append(all, own(others)...)
+	all = append(all, ownCategories(others)...)
 	slices.SortStableFunc(all, func(a, b Coverage) int { return cmp.Compare(a.Layer, b.Layer) })
 	return all
 }
 
-func (m *Model) cover(layer int, c Category, components []Component, provided []string, product func(string) string) Coverage {
+func (m *Model) coverCategory(layer int, c Category, components []Component, provided []string, product func(string) string) Coverage {
 	row := Coverage{Layer: layer, Category: c.ID, State: Empty}
 	service := false
 	for _, b := range components {
 		if b.Layer == layer && b.Category == c.ID {
-			row.By, service = append(row.By, b.Name), c.serves(product(b.Name))
+			row.By, service = append(row.By, b.Name), c.isService(product(b.Name))
 		}
 	}
 	if len(row.By) == 0 {
 		for _, b := range components {
-			if slices.ContainsFunc(b.Provides, func(p string) bool { return m.only(p, c) }) {
+			if slices.ContainsFunc(b.Provides, func(p string) bool { return m.isOnlyProvider(p, c) }) {
 				row.By = append(row.By, b.Name)
 			}
 		}
@@ -198,7 +198,7 @@ func (m *Model) cover(layer int, c Category, components []Component, provided []
 	case len(row.By) == 1:
 		row.State = Filled
 	default:
-		row.By = slices.DeleteFunc(slices.Clone(provided), func(p string) bool { return !c.names(p) && !m.only(p, c) })
+		row.By = slices.DeleteFunc(slices.Clone(provided), func(p string) bool { return !c.hasID(p) && !m.isOnlyProvider(p, c) })
 		if len(row.By) > 0 {
 			row.State = Outside
 		}
@@ -206,8 +206,8 @@ func (m *Model) cover(layer int, c Category, components []Component, provided []
 	return row
 }
 
-// own returns the categories that the model does not have.
-func own(components []Component) (all []Coverage) {
+// ownCategories returns the categories that the model does not have.
+func ownCategories(components []Component) (all []Coverage) {
 	for _, b := range components {
 		i := slices.IndexFunc(all, func(c Coverage) bool { return c.Layer == b.Layer && c.Category == b.Category })
 		if i < 0 {
@@ -223,28 +223,28 @@ func own(components []Component) (all []Coverage) {
 	return all
 }
 
-// serves reports whether a product of the category is a service.
-func (c Category) serves(product string) bool {
+// isService reports whether a product of the category is a service.
+func (c Category) isService(product string) bool {
 	return slices.ContainsFunc(c.Products, func(p Product) bool { return p.ID == product && p.Delivery == Service })
 }
 
-// names reports whether an id is the category's, or that of a product of it.
-func (c Category) names(id string) bool {
+// hasID reports whether an id is the category's, or that of a product of it.
+func (c Category) hasID(id string) bool {
 	return c.ID == id || slices.ContainsFunc(c.Products, func(p Product) bool { return p.ID == id })
 }
 
-func (c Category) provides(capability string) bool {
+func (c Category) providesCapability(capability string) bool {
 	return slices.ContainsFunc(c.Products, func(p Product) bool { return slices.Contains(p.Provides, capability) })
 }
 
-// only reports whether the products of a category, and of no other, provide a capability.
-func (m *Model) only(capability string, c Category) bool {
-	if !c.provides(capability) {
+// isOnlyProvider reports whether the products of a category, and of no other, provide a capability.
+func (m *Model) isOnlyProvider(capability string, c Category) bool {
+	if !c.providesCapability(capability) {
 		return false
 	}
 	for _, l := range m.Layers {
 		for _, other := range l.Categories {
-			if other.ID != c.ID && (other.names(capability) || other.provides(capability)) {
+			if other.ID != c.ID && (other.hasID(capability) || other.providesCapability(capability)) {
 				return false
 			}
 		}

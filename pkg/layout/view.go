@@ -65,7 +65,7 @@ func (v *View) existsWhole(ctx context.Context, desc ocispec.Descriptor, seen ma
 	if err != nil || !exists || !isIndex(desc.MediaType) {
 		return exists, err
 	}
-	m, err := v.manifest(ctx, desc)
+	m, err := v.readManifest(ctx, desc)
 	if err != nil {
 		return false, err
 	}
@@ -89,11 +89,11 @@ func (v *View) Resolve(ctx context.Context, reference string) (ocispec.Descripto
 	}
 	// A digest means what has it, and never what an index calls so.
 	isDigest := digest.Digest(reference).Validate() == nil
-	found, err := v.find(index, reference, func(d ocispec.Descriptor) bool {
+	found, err := v.findManifest(index, reference, func(d ocispec.Descriptor) bool {
 		return d.Digest.String() == reference || !isDigest && d.Annotations[ocispec.AnnotationRefName] == reference
 	})
 	if same := hubName(reference); err == nil && found == nil && same != "" {
-		found, err = v.find(index, reference, func(d ocispec.Descriptor) bool { return hubName(d.Annotations[ocispec.AnnotationRefName]) == same })
+		found, err = v.findManifest(index, reference, func(d ocispec.Descriptor) bool { return hubName(d.Annotations[ocispec.AnnotationRefName]) == same })
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -119,8 +119,8 @@ func hubName(reference string) string {
 	return "library/" + rest
 }
 
-// find returns the one manifest of an index that is meant, or nil.
-func (v *View) find(index ocispec.Index, reference string, isMeant func(ocispec.Descriptor) bool) (found *ocispec.Descriptor, err error) {
+// findManifest returns the one manifest of an index that is meant, or nil.
+func (v *View) findManifest(index ocispec.Index, reference string, isMeant func(ocispec.Descriptor) bool) (found *ocispec.Descriptor, err error) {
 	for _, d := range index.Manifests {
 		if !isMeant(d) {
 			continue
@@ -142,14 +142,14 @@ func (v *View) byDigest(ctx context.Context, d digest.Digest) (ocispec.Descripto
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %s: %w", v.Name, d, err)
 	}
 	desc := ocispec.Descriptor{Digest: d, Size: size}
-	m, err := v.manifest(ctx, desc)
+	m, err := v.readManifest(ctx, desc)
 	if errors.Is(err, content.ErrMismatchedDigest) {
 		return ocispec.Descriptor{}, err
 	}
-	if err != nil || m.mediaType() == "" {
+	if err != nil || m.guessMediaType() == "" {
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is not a manifest: %w", v.Name, d, errdef.ErrNotFound)
 	}
-	desc.MediaType, desc.ArtifactType = m.mediaType(), m.ArtifactType
+	desc.MediaType, desc.ArtifactType = m.guessMediaType(), m.ArtifactType
 	return desc, nil
 }
 
@@ -165,14 +165,14 @@ func (v *View) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]oci
 	fallback := strings.ReplaceAll(node.Digest.String(), ":", "-")
 	for _, d := range index.Manifests {
 		if d.Annotations[ocispec.AnnotationRefName] == fallback && isIndex(d.MediaType) {
-			m, err := v.manifest(ctx, d)
+			m, err := v.readManifest(ctx, d)
 			if err != nil {
 				return nil, err
 			}
 			candidates = append(candidates, m.Manifests...)
 		}
 	}
-	found, err := v.subjects(ctx, candidates)
+	found, err := v.groupBySubject(ctx, candidates)
 	return found[node.Digest], err
 }
 
@@ -185,7 +185,7 @@ func (v *View) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.De
 	candidates := slices.Clone(index.Manifests)
 	for _, d := range index.Manifests {
 		if isIndex(d.MediaType) && strings.HasPrefix(d.Annotations[ocispec.AnnotationRefName], "sha256-") {
-			m, err := v.manifest(ctx, d)
+			m, err := v.readManifest(ctx, d)
 			if err != nil {
 				return nil, err
 			}
@@ -194,11 +194,11 @@ func (v *View) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.De
 			}
 		}
 	}
-	return v.subjects(ctx, candidates)
+	return v.groupBySubject(ctx, candidates)
 }
 
-// subjects reads manifests and sorts those that have a subject by it.
-func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (map[digest.Digest][]ocispec.Descriptor, error) {
+// groupBySubject reads manifests and sorts those that have a subject by it.
+func (v *View) groupBySubject(ctx context.Context, candidates []ocispec.Descriptor) (map[digest.Digest][]ocispec.Descriptor, error) {
 	found := map[digest.Digest][]ocispec.Descriptor{}
 	seen := map[digest.Digest]bool{}
 	annotations := 0
@@ -210,7 +210,7 @@ func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (m
 			return nil, fmt.Errorf("%s: more than %d manifests that may be referrers: %w", v.Name, oci.MaxListed, oci.ErrTooLarge)
 		}
 		seen[d.Digest] = true
-		m, err := v.manifest(ctx, d)
+		m, err := v.readManifest(ctx, d)
 		if err != nil {
 			return nil, err
 		}
@@ -221,14 +221,14 @@ func (v *View) subjects(ctx context.Context, candidates []ocispec.Descriptor) (m
 			if annotations > oci.MaxAnnotations {
 				return nil, fmt.Errorf("%s: annotations of referrers have more than %d bytes: %w", v.Name, oci.MaxAnnotations, oci.ErrTooLarge)
 			}
-			found[m.Subject.Digest] = append(found[m.Subject.Digest], *m.referrer(d))
+			found[m.Subject.Digest] = append(found[m.Subject.Digest], *m.describeReferrer(d))
 		}
 	}
 	return found, nil
 }
 
-// Referrer returns how a manifest is listed as a referrer, or nil where it has no subject.
-func Referrer(desc ocispec.Descriptor, manifest []byte) (*ocispec.Descriptor, error) {
+// DescribeReferrer returns how a manifest is listed as a referrer, or nil where it has no subject.
+func DescribeReferrer(desc ocispec.Descriptor, manifest []byte) (*ocispec.Descriptor, error) {
 	_, listed, err := ReferrerOf(desc, manifest)
 	return listed, err
 }
@@ -236,33 +236,33 @@ func Referrer(desc ocispec.Descriptor, manifest []byte) (*ocispec.Descriptor, er
 // ReferrerOf returns the digest of a manifest's subject, and how the manifest is listed as its
 // referrer; both are empty where it has none.
 func ReferrerOf(desc ocispec.Descriptor, manifest []byte) (digest.Digest, *ocispec.Descriptor, error) {
-	var n node
-	if err := oci.Unmarshal(manifest, &n); err != nil || n.Subject == nil {
+	var n manifestFields
+	if err := oci.UnmarshalJSON(manifest, &n); err != nil || n.Subject == nil {
 		return "", nil, err
 	}
-	return n.Subject.Digest, n.referrer(desc), nil
+	return n.Subject.Digest, n.describeReferrer(desc), nil
 }
 
 // MediaTypeOf returns the media type of a manifest as its content says it, or empty where that does
 // not tell.
 func MediaTypeOf(manifest []byte) string {
-	var n node
+	var n manifestFields
 	var old struct {
 		SchemaVersion int               `json:"schemaVersion"`
 		FSLayers      []json.RawMessage `json:"fsLayers"`
 	}
-	if oci.Unmarshal(manifest, &n) != nil || oci.Unmarshal(manifest, &old) != nil {
+	if oci.UnmarshalJSON(manifest, &n) != nil || oci.UnmarshalJSON(manifest, &old) != nil {
 		return ""
 	}
 	if old.SchemaVersion == 1 && old.FSLayers != nil {
 		return "application/vnd.docker.distribution.manifest.v1+prettyjws"
 	}
-	return n.mediaType()
+	return n.guessMediaType()
 }
 
-// referrer describes the manifest as the distribution-spec has it listed (v1.1, listing
+// describeReferrer describes the manifest as the distribution-spec has it listed (v1.1, listing
 // referrers).
-func (n node) referrer(desc ocispec.Descriptor) *ocispec.Descriptor {
+func (n manifestFields) describeReferrer(desc ocispec.Descriptor) *ocispec.Descriptor {
 	return &ocispec.Descriptor{
 		MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size,
 		ArtifactType: cmp.Or(n.ArtifactType, n.Config.MediaType), Annotations: n.Annotations,
@@ -304,8 +304,8 @@ func (v *View) Tags(_ context.Context, _ string, fn func([]string) error) error 
 	return fn(slices.Compact(tags))
 }
 
-// node is what manifests of every kind have in common.
-type node struct {
+// manifestFields is what manifests of every kind have in common.
+type manifestFields struct {
 	MediaType    string               `json:"mediaType"`
 	ArtifactType string               `json:"artifactType"`
 	Config       ocispec.Descriptor   `json:"config"`
@@ -314,9 +314,9 @@ type node struct {
 	Annotations  map[string]string    `json:"annotations"`
 }
 
-// mediaType returns what the manifest says it is. It need not (image-spec v1.1, manifest.md), and
+// guessMediaType returns what the manifest says it is. It need not (image-spec v1.1, manifest.md), and
 // then its fields tell, if they tell of one kind only.
-func (n node) mediaType() string {
+func (n manifestFields) guessMediaType() string {
 	image, index := n.Config.Digest != "", n.Manifests != nil
 	switch {
 	case n.MediaType != "" || image == index:
@@ -327,17 +327,17 @@ func (n node) mediaType() string {
 	return ocispec.MediaTypeImageManifest
 }
 
-func (v *View) manifest(ctx context.Context, desc ocispec.Descriptor) (node, error) {
+func (v *View) readManifest(ctx context.Context, desc ocispec.Descriptor) (manifestFields, error) {
 	if desc.Size > oci.MaxManifest {
-		return node{}, fmt.Errorf("%s: manifest of %d bytes, of at most %d: %w", desc.Digest, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
+		return manifestFields{}, fmt.Errorf("%s: manifest of %d bytes, of at most %d: %w", desc.Digest, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
 	}
 	data, err := content.FetchAll(ctx, v, desc)
 	if err != nil {
-		return node{}, fmt.Errorf("%s: %s: %w", v.Name, desc.Digest, err)
+		return manifestFields{}, fmt.Errorf("%s: %s: %w", v.Name, desc.Digest, err)
 	}
-	var n node
-	if err := oci.Unmarshal(data, &n); err != nil {
-		return node{}, fmt.Errorf("%s: manifest %s: %w", v.Name, desc.Digest, err)
+	var n manifestFields
+	if err := oci.UnmarshalJSON(data, &n); err != nil {
+		return manifestFields{}, fmt.Errorf("%s: manifest %s: %w", v.Name, desc.Digest, err)
 	}
 	return n, nil
 }

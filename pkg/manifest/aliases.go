@@ -12,8 +12,8 @@ const maxExpanded = 1_000_000
 
 // checkAliases counts what a document is when its aliases are expanded, without expanding them.
 func (f *File) checkAliases(root *yaml.Node) error {
-	e := expansion{file: f, sizes: map[*yaml.Node]int{}, open: map[*yaml.Node]bool{}}
-	_, err := e.size(root)
+	e := aliasExpansion{file: f, sizes: map[*yaml.Node]int{}, open: map[*yaml.Node]bool{}}
+	_, err := e.countNodes(root)
 	return err
 }
 
@@ -24,10 +24,10 @@ func CheckAliases(name string, data []byte) error {
 	if !bytes.Contains(data, []byte("*")) || !bytes.Contains(data, []byte("&")) {
 		return nil
 	}
-	f := &File{Name: name, places: newPlaces(data)}
+	f := &File{Name: name, positionIndex: newPlaces(data)}
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
-		doc, err := decode(decoder)
+		doc, err := decodeDocument(decoder)
 		if err != nil {
 			return nil
 		}
@@ -53,14 +53,14 @@ func checkTexts(name string, node *yaml.Node, shorter int) error {
 	return nil
 }
 
-type expansion struct {
+type aliasExpansion struct {
 	file  *File
 	sizes map[*yaml.Node]int  // of the anchors that are counted
 	open  map[*yaml.Node]bool // the anchors that are being counted
 }
 
-// size returns the number of nodes at and below one.
-func (e *expansion) size(node *yaml.Node) (int, error) {
+// countNodes returns the number of nodes at and below one.
+func (e *aliasExpansion) countNodes(node *yaml.Node) (int, error) {
 	if node.Kind == yaml.AliasNode {
 		if e.open[node.Alias] {
 			return 0, e.file.Errorf(node, "alias *%s stands within its own anchor", node.Value)
@@ -68,7 +68,7 @@ func (e *expansion) size(node *yaml.Node) (int, error) {
 		if size, known := e.sizes[node.Alias]; known {
 			return size, nil
 		}
-		return e.size(node.Alias)
+		return e.countNodes(node.Alias)
 	}
 	if node.Anchor != "" {
 		e.open[node] = true
@@ -76,7 +76,7 @@ func (e *expansion) size(node *yaml.Node) (int, error) {
 	}
 	total := 1
 	for _, child := range node.Content {
-		size, err := e.size(child)
+		size, err := e.countNodes(child)
 		if err != nil {
 			return 0, err
 		}

@@ -2,17 +2,17 @@ package manifest
 
 import "strings"
 
-// block reads a block scalar (YAML 1.2.2 §8.1) with an indicator, literal or folded.
-func (s *speller) block(indicator byte) bool {
-	if s.peek() != indicator {
+// readBlock reads a block scalar (YAML 1.2.2 §8.1) with an indicator, literal or folded.
+func (s *scalarSpeller) readBlock(indicator byte) bool {
+	if s.peekByte() != indicator {
 		return false
 	}
-	header := string(s.data[s.at : s.at+s.toBreak()])
+	header := string(s.data[s.at : s.at+s.lengthToBreak()])
 	header, _, _ = strings.Cut(header, "#")
-	s.at += s.toBreak()
+	s.at += s.lengthToBreak()
 	_, width := lineBreak(s.data[s.at:])
 	s.at += width
-	indent := s.indent()
+	indent := s.blockIndent()
 	if indent < 1 {
 		return false
 	}
@@ -21,7 +21,7 @@ func (s *speller) block(indicator byte) bool {
 	others, column := s.emptyLines(indent)
 	wasBlank := false
 	for column == indent && s.at < len(s.data) {
-		blank := s.peek() == ' ' || s.peek() == '\t'
+		blank := s.peekByte() == ' ' || s.peekByte() == '\t'
 		text := first + others
 		if indicator == '>' && first == "\n" && !wasBlank && !blank {
 			text = others
@@ -29,7 +29,7 @@ func (s *speller) block(indicator byte) bool {
 				text = " "
 			}
 		}
-		if !s.whole(text, from) || !s.copy(s.toBreak()) {
+		if !s.takeWhole(text, from) || !s.copyPlain(s.lengthToBreak()) {
 			return false
 		}
 		wasBlank = blank
@@ -42,25 +42,25 @@ func (s *speller) block(indicator byte) bool {
 	case strings.Contains(header, "-"):
 		return true
 	case strings.Contains(header, "+"):
-		return s.whole(first+others, from)
+		return s.takeWhole(first+others, from)
 	}
-	return s.whole(first, from)
+	return s.takeWhole(first, from)
 }
 
-// indent is by how many blanks the block that begins here is indented: those by which its
+// blockIndent is by how many blanks the block that begins here is indented: those by which its
 // first line of text is further in than the same line of the value. What an indicator says
 // counts from a node that is not known here.
-func (s *speller) indent() int {
-	source, ok := margin(s.data[s.at:])
-	value, found := margin([]byte(s.value))
+func (s *scalarSpeller) blockIndent() int {
+	source, ok := countIndent(s.data[s.at:])
+	value, found := countIndent([]byte(s.value))
 	if !ok || !found {
 		return 0
 	}
 	return source - value
 }
 
-// margin counts the blanks in front of the first line that has text.
-func margin(text []byte) (int, bool) {
+// countIndent counts the blanks in front of the first line that has text.
+func countIndent(text []byte) (int, bool) {
 	n := 0
 	for len(text) > 0 {
 		_, width := lineBreak(text)
@@ -80,11 +80,11 @@ func margin(text []byte) (int, bool) {
 
 // emptyLines skips lines without text up to the text of one that has some. It gives their line
 // breaks, and the column (from 0) that is reached.
-func (s *speller) emptyLines(indent int) (breaks string, column int) {
+func (s *scalarSpeller) emptyLines(indent int) (breaks string, column int) {
 	var all strings.Builder
 	for {
 		column = 0
-		for column < indent && s.peek() == ' ' {
+		for column < indent && s.peekByte() == ' ' {
 			s.at++
 			column++
 		}

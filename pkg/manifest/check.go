@@ -56,7 +56,7 @@ func (f *File) checkNodes(root *yaml.Node) error {
 			}
 		case node.Kind == yaml.ScalarNode && f.bareTags && node.Style == 0:
 			// ! makes text of what follows (YAML 1.2.2 §6.9.1), which yaml.v3 leaves out.
-			if at, ok := f.offset(node.Line, node.Column); ok && bareTagged.Match(f.data[at:]) {
+			if at, ok := f.offsetOf(node.Line, node.Column); ok && bareTagged.Match(f.data[at:]) {
 				node.Tag, node.Style = "!!str", yaml.TaggedStyle
 			}
 		case node.Kind == yaml.AliasNode && !anchored[node.Alias]:

@@ -140,7 +140,7 @@ func newOddFile(t *testing.T, name string, data []byte) *oddFile {
 			odd.scalars = append(odd.scalars, n)
 			odd.last[n] = n.Line
 			end := strings.TrimRight(n.Value, " \t\n")
-			if span, err := f.Span(n, len(end)-len(strings.TrimLeft(end, " \t\n")), len(end)); err == nil {
+			if span, err := f.ScalarSpan(n, len(end)-len(strings.TrimLeft(end, " \t\n")), len(end)); err == nil {
 				odd.last[n], _ = f.Position(span.End)
 			}
 		})
@@ -229,12 +229,12 @@ func (f *oddFile) check(c oddCase) string {
 			return "is not a flow mapping"
 		}
 	case "list":
-		if kind := manifest.Get(f.Documents[0], "kind"); !strings.HasSuffix(kind.Value, "List") {
+		if kind := manifest.GetValue(f.Documents[0], "kind"); !strings.HasSuffix(kind.Value, "List") {
 			return "is a " + kind.Value
 		}
 	case "crd-over-256KiB":
 		if !slices.ContainsFunc(f.Documents, func(doc *yaml.Node) bool {
-			return doc.Line >= c.line-1 && manifest.Get(doc, "kind").Value == "CustomResourceDefinition"
+			return doc.Line >= c.line-1 && manifest.GetValue(doc, "kind").Value == "CustomResourceDefinition"
 		}) {
 			return "no CRD begins here"
 		}
@@ -256,7 +256,7 @@ func (f *oddFile) check(c oddCase) string {
 
 // source returns how a scalar's value is written.
 func (f *oddFile) source(n *yaml.Node) string {
-	span, err := f.Span(n, 0, len(n.Value))
+	span, err := f.ScalarSpan(n, 0, len(n.Value))
 	if err != nil {
 		return err.Error()
 	}
@@ -320,7 +320,7 @@ func spells(f *manifest.File, data []byte, n *yaml.Node) string {
 			return ""
 		}
 	}
-	span, err := f.Span(n, start, end)
+	span, err := f.ScalarSpan(n, start, end)
 	if err != nil {
 		return err.Error()
 	}
@@ -350,9 +350,9 @@ func editAll(t *testing.T, f *manifest.File, data []byte) int {
 				return
 			}
 			end := len(n.Value) - len(strings.TrimLeft(n.Value[start:], characters))
-			span, err := f.Span(n, start, end)
+			span, err := f.ScalarSpan(n, start, end)
 			if err == nil {
-				err = f.Edit(span, value)
+				err = f.ReplaceSpan(span, value)
 			}
 			if err != nil {
 				t.Error(err)

@@ -62,7 +62,7 @@ func TestReplaceLeavesEveryOtherByte(t *testing.T) {
 					}
 					// Twice, as through an anchor and its alias.
 					for range 2 {
-						if err := f.Replace(n, replacement); err != nil {
+						if err := f.ReplaceScalar(n, replacement); err != nil {
 							t.Error(err)
 						}
 					}
@@ -86,7 +86,7 @@ func TestReplaceManyInAnyOrder(t *testing.T) {
 		node  *yaml.Node
 		value string
 	}{{items[2], "long-c"}, {items[0], "x"}, {items[3].Content[1], ""}, {items[1], "long-b"}} {
-		if err := f.Replace(edit.node, edit.value); err != nil {
+		if err := f.ReplaceScalar(edit.node, edit.value); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,7 +120,7 @@ func TestReplaceRefusesWhatIsNotInPlace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = f.Replace(f.Documents[0].Content[1], "new")
+			err = f.ReplaceScalar(f.Documents[0].Content[1], "new")
 			if err == nil || !strings.HasPrefix(err.Error(), "f.yaml:1:") {
 				t.Errorf("got %v and %q", err, f.Bytes())
 			}
@@ -137,7 +137,7 @@ func TestReplaceRefusesMappings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Replace(f.Documents[0].Content[1], "x"); err == nil {
+	if err := f.ReplaceScalar(f.Documents[0].Content[1], "x"); err == nil {
 		t.Error("a mapping was replaced")
 	}
 }

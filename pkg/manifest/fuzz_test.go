@@ -82,12 +82,12 @@ func FuzzEdit(f *testing.F) {
 		node := nodes[int(which)%len(nodes)]
 		start := int(from) % (len(node.Value) + 1)
 		end := min(len(node.Value), start+int(length))
-		span, err := file.Span(node, start, end)
+		span, err := file.ScalarSpan(node, start, end)
 		if err != nil {
 			return
 		}
 		const value = "site.example/krt@sha256:0123"
-		if err := file.Edit(span, value); err != nil {
+		if err := file.ReplaceSpan(span, value); err != nil {
 			t.Fatal(err)
 		}
 		edited := file.Bytes()

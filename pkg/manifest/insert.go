@@ -22,54 +22,54 @@ type Metadata struct {
 // was. A key that is there stays as its author wrote it, unless it is empty. An error says that the
 // metadata is written in a form that cannot be edited in place. Call it once for a resource.
 func (f *File) SetMetadata(resource *yaml.Node, add Metadata) error {
-	metadata := Get(resource, "metadata")
+	metadata := GetValue(resource, "metadata")
 	switch {
 	case metadata == nil:
 		return f.Errorf(resource, "metadata is missing")
 	case metadata.Kind != yaml.MappingNode || len(metadata.Content) == 0:
-		return f.unwritable(metadata)
+		return f.unwritableError(metadata)
 	}
-	var entries []entry
+	var entries []newEntry
 	if add.Namespace != "" {
-		key, value := pair(metadata, "namespace")
+		key, value := findPair(metadata, "namespace")
 		switch {
 		case key == nil:
-			entries = append(entries, entry{key: "namespace", value: add.Namespace})
+			entries = append(entries, newEntry{key: "namespace", value: add.Namespace})
 		case isEmpty(value):
-			if err := f.fill(key, value, quote(add.Namespace)); err != nil {
+			if err := f.fillValue(key, value, quoteString(add.Namespace)); err != nil {
 				return err
 			}
 		}
 	}
-	key, annotations := pair(metadata, "annotations")
+	key, annotations := findPair(metadata, "annotations")
 	if annotations != nil && annotations.Kind == yaml.AliasNode && len(add.Annotations) > 0 {
-		return f.unwritable(annotations)
+		return f.unwritableError(annotations)
 	}
-	var missing []entry
+	var missing []newEntry
 	for _, name := range slices.Sorted(maps.Keys(add.Annotations)) {
-		if Get(annotations, name) == nil {
-			missing = append(missing, entry{key: name, value: add.Annotations[name]})
+		if GetValue(annotations, name) == nil {
+			missing = append(missing, newEntry{key: name, value: add.Annotations[name]})
 		}
 	}
 	switch {
 	case len(missing) == 0:
 	case annotations == nil:
-		entries = append(entries, entry{key: "annotations", entries: missing})
+		entries = append(entries, newEntry{key: "annotations", entries: missing})
 	case annotations.Kind == yaml.MappingNode:
-		if err := f.prepend(annotations, missing); err != nil {
+		if err := f.prependEntries(annotations, missing); err != nil {
 			return err
 		}
 	case isEmpty(annotations):
-		if err := f.fill(key, annotations, "{"+flow(missing)+"}"); err != nil {
+		if err := f.fillValue(key, annotations, "{"+formatFlow(missing)+"}"); err != nil {
 			return err
 		}
 	default:
-		return f.unwritable(annotations)
+		return f.unwritableError(annotations)
 	}
-	return f.prepend(metadata, entries)
+	return f.prependEntries(metadata, entries)
 }
 
-func (f *File) unwritable(node *yaml.Node) error {
+func (f *File) unwritableError(node *yaml.Node) error {
 	return f.Errorf(node, "is written in a form that nothing can be added to in place")
 }
 
@@ -77,8 +77,8 @@ func isEmpty(value *yaml.Node) bool {
 	return value.Kind == yaml.ScalarNode && (value.Value == "" || value.Tag == "!!null")
 }
 
-// pair returns a key of a mapping with its value.
-func pair(mapping *yaml.Node, name string) (key, value *yaml.Node) {
+// findPair returns a key of a mapping with its value.
+func findPair(mapping *yaml.Node, name string) (key, value *yaml.Node) {
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == name {
 			return mapping.Content[i], mapping.Content[i+1]
@@ -87,104 +87,104 @@ func pair(mapping *yaml.Node, name string) (key, value *yaml.Node) {
 	return nil, nil
 }
 
-// entry is a key with a text or a mapping.
-type entry struct {
+// newEntry is a key with a text or a mapping.
+type newEntry struct {
 	key, value string
-	entries    []entry
+	entries    []newEntry
 }
 
-// quote writes text so that YAML and JSON both read it as a string.
-func quote(text string) string {
+// quoteString writes text so that YAML and JSON both read it as a string.
+func quoteString(text string) string {
 	data, _ := json.Marshal(text) // text always can be
 	return string(data)
 }
 
-// flow writes entries as they stand between braces, in YAML and in JSON.
-func flow(entries []entry) string {
+// formatFlow writes entries as they stand between braces, in YAML and in JSON.
+func formatFlow(entries []newEntry) string {
 	var all []string
 	for _, e := range entries {
-		value := quote(e.value)
+		value := quoteString(e.value)
 		if e.entries != nil {
-			value = "{" + flow(e.entries) + "}"
+			value = "{" + formatFlow(e.entries) + "}"
 		}
-		all = append(all, quote(e.key)+": "+value)
+		all = append(all, quoteString(e.key)+": "+value)
 	}
 	return strings.Join(all, ", ")
 }
 
-// block writes entries as lines, of which the first one's indentation is there already.
-func block(entries []entry, indent string) string {
+// formatBlock writes entries as lines, of which the first one's indentation is there already.
+func formatBlock(entries []newEntry, indent string) string {
 	var text strings.Builder
 	for _, e := range entries {
 		text.WriteString(e.key + ":")
 		if e.entries == nil {
-			text.WriteString(" " + quote(e.value) + "\n" + indent)
+			text.WriteString(" " + quoteString(e.value) + "\n" + indent)
 			continue
 		}
-		inner := block(e.entries, indent+"  ")
+		inner := formatBlock(e.entries, indent+"  ")
 		text.WriteString("\n" + indent + "  " + strings.TrimRight(inner, " ") + indent)
 	}
 	return text.String()
 }
 
-// prepend puts entries before the first one of a mapping.
-func (f *File) prepend(mapping *yaml.Node, entries []entry) error {
+// prependEntries puts entries before the first one of a mapping.
+func (f *File) prependEntries(mapping *yaml.Node, entries []newEntry) error {
 	if len(entries) == 0 {
 		return nil
 	}
 	if len(mapping.Content) == 0 { // {}
-		at, ok := f.offset(mapping.Line, mapping.Column)
+		at, ok := f.offsetOf(mapping.Line, mapping.Column)
 		if ok && at < len(f.data) && f.data[at] == '{' {
-			return f.insert(at+1, flow(entries))
+			return f.insertText(at+1, formatFlow(entries))
 		}
-		return f.unwritable(mapping)
+		return f.unwritableError(mapping)
 	}
 	first := mapping.Content[0]
-	at, ok := f.offset(first.Line, first.Column)
+	at, ok := f.offsetOf(first.Line, first.Column)
 	if !ok {
-		return f.unwritable(first)
+		return f.unwritableError(first)
 	}
 	if mapping.Style&yaml.FlowStyle != 0 {
-		return f.insert(at, flow(entries)+", ")
+		return f.insertText(at, formatFlow(entries)+", ")
 	}
 	indent := f.data[f.lines[first.Line-1]:at]
 	if len(bytes.Trim(indent, " ")) > 0 {
-		return f.unwritable(first)
+		return f.unwritableError(first)
 	}
-	return f.insert(at, block(entries, string(indent)))
+	return f.insertText(at, formatBlock(entries, string(indent)))
 }
 
 // empties are the ways to write nothing.
 var empties = []string{`""`, "''", "null", "Null", "NULL", "~"}
 
-// fill gives a key a value where it has none, or an empty one.
-func (f *File) fill(key, value *yaml.Node, text string) error {
-	at, ok := f.offset(key.Line, key.Column)
+// fillValue gives a key a value where it has none, or an empty one.
+func (f *File) fillValue(key, value *yaml.Node, text string) error {
+	at, ok := f.offsetOf(key.Line, key.Column)
 	if !ok || value.Anchor != "" {
-		return f.unwritable(key)
+		return f.unwritableError(key)
 	}
 	colon := bytes.IndexByte(f.data[at:], ':')
 	if colon < 0 {
-		return f.unwritable(key)
+		return f.unwritableError(key)
 	}
 	from := at + colon + 1
-	if start, ok := f.offset(value.Line, value.Column); ok && start >= from {
+	if start, ok := f.offsetOf(value.Line, value.Column); ok && start >= from {
 		for _, written := range empties {
 			if bytes.HasPrefix(f.data[start:], []byte(written)) {
-				return f.replace(Span{start, start + len(written)}, text)
+				return f.replaceText(Span{start, start + len(written)}, text)
 			}
 		}
 	}
 	if value.Value != "" || value.Style != 0 {
-		return f.unwritable(value)
+		return f.unwritableError(value)
 	}
-	return f.insert(from, " "+text)
+	return f.insertText(from, " "+text)
 }
 
-func (f *File) insert(at int, text string) error { return f.replace(Span{at, at}, text) }
+func (f *File) insertText(at int, text string) error { return f.replaceText(Span{at, at}, text) }
 
-// Segment returns the source of one of [File.Documents], from its marker to the next one.
-func (f *File) Segment(doc *yaml.Node) Span {
+// DocumentSpan returns the source of one of [File.Documents], from its marker to the next one.
+func (f *File) DocumentSpan(doc *yaml.Node) Span {
 	span := Span{0, len(f.data)}
 	for i, start := range f.lines {
 		line := f.data[start:]
@@ -200,8 +200,8 @@ func (f *File) Segment(doc *yaml.Node) Span {
 	return span
 }
 
-// Text returns the source of a span.
-func (f *File) Text(span Span) []byte { return f.data[span.Start:span.End] }
+// SpanText returns the source of a span.
+func (f *File) SpanText(span Span) []byte { return f.data[span.Start:span.End] }
 
-// Remove takes a span out. No edit may lie in it.
-func (f *File) Remove(span Span) error { return f.replace(span, "") }
+// RemoveSpan takes a span out. No edit may lie in it.
+func (f *File) RemoveSpan(span Span) error { return f.replaceText(span, "") }

@@ -73,13 +73,13 @@ func TestSegments(t *testing.T) {
 	f := parse(t, strings.Join(parts, "")+"d: ----\n")
 	var got []string
 	for _, doc := range f.Documents {
-		got = append(got, string(f.Text(f.Segment(doc))))
+		got = append(got, string(f.SpanText(f.DocumentSpan(doc))))
 	}
 	want := []string{parts[0], parts[1], parts[2], "---\nd: ----\n"}
 	if strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if err := f.Remove(f.Segment(f.Documents[1])); err != nil {
+	if err := f.RemoveSpan(f.DocumentSpan(f.Documents[1])); err != nil {
 		t.Fatal(err)
 	}
 	if got := string(f.Bytes()); got != parts[0]+parts[2]+parts[3]+"d: ----\n" {

@@ -26,7 +26,7 @@ func PlainJSON(data []byte) []byte {
 			i++
 			continue
 		}
-		if both := utf16.DecodeRune(unit(data[i:]), unit(data[min(i+6, len(data)):])); both != utf8.RuneError {
+		if both := utf16.DecodeRune(decodeUTF16Escape(data[i:]), decodeUTF16Escape(data[min(i+6, len(data)):])); both != utf8.RuneError {
 			out = utf8.AppendRune(out, both)
 			i += 11
 			continue
@@ -37,8 +37,8 @@ func PlainJSON(data []byte) []byte {
 	return out
 }
 
-// unit returns the UTF-16 code unit of an escape, or 0 where there is none.
-func unit(data []byte) rune {
+// decodeUTF16Escape returns the UTF-16 code unit of an escape, or 0 where there is none.
+func decodeUTF16Escape(data []byte) rune {
 	if len(data) < 6 || data[0] != '\\' || data[1] != 'u' {
 		return 0
 	}

@@ -44,7 +44,7 @@ func checkMetadata(data []byte) error {
 	if nodes < oci.MaxDepth {
 		return nil
 	}
-	doc, err := decode(yaml.NewDecoder(bytes.NewReader(data)))
+	doc, err := decodeDocument(yaml.NewDecoder(bytes.NewReader(data)))
 	if err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil

@@ -2,8 +2,8 @@
 // whose every node has a place, and edits of single scalars that leave each other byte
 // alone.
 //
-// Call [Parse] with a file's bytes; find the [File.Span] of what to change in a scalar of
-// [File.Documents], hand it to [File.Edit] and take the result from [File.Bytes]; report what
+// Call [Parse] with a file's bytes; find the [File.ScalarSpan] of what to change in a scalar of
+// [File.Documents], hand it to [File.ReplaceSpan] and take the result from [File.Bytes]; report what
 // is wrong with a node by [File.Errorf], which names its place.
 package manifest
 
@@ -25,11 +25,11 @@ type File struct {
 	// Documents are the root nodes of the documents, without those that are empty.
 	Documents []*yaml.Node
 
-	places
-	spelled map[*yaml.Node]spelled
+	positionIndex
+	spelled map[*yaml.Node]spelledScalar
 	// bareTags says that there may be scalars with the tag !.
 	bareTags bool
-	edits    []edit // in the order of the file
+	edits    []pendingEdit // in the order of the file
 	// bracketed says that an edit has put a registry's address in brackets into the file.
 	bracketed bool
 }
@@ -69,14 +69,14 @@ func (e *Error) Error() string {
 // aliases that stand for endlessly much.
 // A File is for one goroutine at a time.
 func Parse(name string, data []byte) (*File, error) {
-	f := &File{Name: name, places: newPlaces(data), spelled: map[*yaml.Node]spelled{}}
+	f := &File{Name: name, positionIndex: newPlaces(data), spelled: map[*yaml.Node]spelledScalar{}}
 	if err := f.checkCharacters(); err != nil {
 		return nil, err
 	}
 	f.bareTags = bareTag.Match(data)
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
-		doc, err := decode(decoder)
+		doc, err := decodeDocument(decoder)
 		if errors.Is(err, io.EOF) {
 			return f, nil
 		}
@@ -103,9 +103,9 @@ var (
 	bareTagged = regexp.MustCompile(`^(&\S+[\s\x{85}\x{2028}\x{2029}]+)?![\s\x{85}\x{2028}\x{2029}]`)
 )
 
-// decode reads one document. What yaml.v3 panics with on input that it cannot cope with is an
+// decodeDocument reads one document. What yaml.v3 panics with on input that it cannot cope with is an
 // error: a file must not end the program that reads it.
-func decode(decoder *yaml.Decoder) (doc yaml.Node, err error) {
+func decodeDocument(decoder *yaml.Decoder) (doc yaml.Node, err error) {
 	defer func() {
 		if problem := recover(); problem != nil {
 			err = fmt.Errorf("yaml: %v", problem)
@@ -126,7 +126,7 @@ func (f *File) Errorf(node *yaml.Node, format string, args ...any) *Error {
 
 // Position returns the line and the column of a byte of the source, both from 1 and in characters,
 // as [Error] has them.
-func (f *File) Position(offset int) (line, column int) { return f.place(offset) }
+func (f *File) Position(offset int) (line, column int) { return f.positionAt(offset) }
 
 // errorAt returns an [*Error] at an offset of the data.
 func (f *File) errorAt(offset int, format string, args ...any) *Error {
@@ -135,8 +135,8 @@ func (f *File) errorAt(offset int, format string, args ...any) *Error {
 	return e
 }
 
-// Get returns the value of a key of a mapping node, or nil.
-func Get(mapping *yaml.Node, key string) *yaml.Node {
+// GetValue returns the value of a key of a mapping node, or nil.
+func GetValue(mapping *yaml.Node, key string) *yaml.Node {
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
 		return nil
 	}
@@ -148,17 +148,17 @@ func Get(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// Text returns the scalar at a key of a mapping, "" where there is none.
-func Text(mapping *yaml.Node, key string) string {
-	if n := Get(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
+// GetText returns the scalar at a key of a mapping, "" where there is none.
+func GetText(mapping *yaml.Node, key string) string {
+	if n := GetValue(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
 		return n.Value
 	}
 	return ""
 }
 
-// Items returns the resources that a document stands for: those of a list, or the document itself.
-func Items(doc *yaml.Node) []*yaml.Node {
-	kind, items := Get(doc, "kind"), Get(doc, "items")
+// ListItems returns the resources that a document stands for: those of a list, or the document itself.
+func ListItems(doc *yaml.Node) []*yaml.Node {
+	kind, items := GetValue(doc, "kind"), GetValue(doc, "items")
 	if kind != nil && strings.HasSuffix(kind.Value, "List") && items != nil && items.Kind == yaml.SequenceNode {
 		return items.Content
 	}
@@ -172,7 +172,7 @@ func (f *File) CheckResource(doc *yaml.Node) error {
 		return f.Errorf(doc, "not a Kubernetes resource: the document is not a mapping")
 	}
 	for _, key := range []string{"apiVersion", "kind"} {
-		value := Get(doc, key)
+		value := GetValue(doc, key)
 		switch {
 		case value == nil:
 			return f.Errorf(doc, "not a Kubernetes resource: %s is missing", key)

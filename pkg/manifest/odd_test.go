@@ -128,11 +128,11 @@ func TestLongLine(t *testing.T) {
 	f := parse(t, data)
 	parsed := time.Now()
 	for _, node := range f.Documents[0].Content {
-		span, err := f.Span(node.Content[3], 0, 5)
+		span, err := f.ScalarSpan(node.Content[3], 0, 5)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Edit(span, "y.org"); err != nil {
+		if err := f.ReplaceSpan(span, "y.org"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -157,11 +157,11 @@ func TestLongScalar(t *testing.T) {
 			break
 		}
 		at += n
-		span, err := f.Span(node, at, at+5)
+		span, err := f.ScalarSpan(node, at, at+5)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Edit(span, "y.org"); err != nil {
+		if err := f.ReplaceSpan(span, "y.org"); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,9 +8,9 @@ import (
 
 const byteOrderMark = "\uFEFF"
 
-// places turns lines and columns, as yaml.v3 counts them, into byte offsets and back. Both
+// positionIndex turns lines and columns, as yaml.v3 counts them, into byte offsets and back. Both
 // count from 1; columns count characters.
-type places struct {
+type positionIndex struct {
 	data  []byte
 	lines []int // byte offset of the start of each line
 	// counts holds how many characters begin before each stride of bytes, so that a place on
@@ -20,8 +20,8 @@ type places struct {
 
 const stride = 1024
 
-func newPlaces(data []byte) places {
-	p := places{data: data}
+func newPlaces(data []byte) positionIndex {
+	p := positionIndex{data: data}
 	start := 0
 	if bytes.HasPrefix(data, []byte(byteOrderMark)) {
 		// In front of a file it stands in no column.
@@ -54,12 +54,12 @@ func newPlaces(data []byte) places {
 	return p
 }
 
-// offset returns where a place lies in the data, if it does.
-func (p *places) offset(line, column int) (int, bool) {
+// offsetOf returns where a place lies in the data, if it does.
+func (p *positionIndex) offsetOf(line, column int) (int, bool) {
 	if line < 1 || line > len(p.lines) || column < 1 {
 		return 0, false
 	}
-	want := p.characters(p.lines[line-1]) + column - 1
+	want := p.countCharacters(p.lines[line-1]) + column - 1
 	at := stride * (sort.Search(len(p.counts), func(i int) bool { return p.counts[i] > want }) - 1)
 	if at < 0 {
 		return 0, false
@@ -75,14 +75,14 @@ func (p *places) offset(line, column int) (int, bool) {
 	return 0, false
 }
 
-// place returns the line and the column of an offset.
-func (p *places) place(offset int) (line, column int) {
+// positionAt returns the line and the column of an offset.
+func (p *positionIndex) positionAt(offset int) (line, column int) {
 	line = max(1, sort.Search(len(p.lines), func(i int) bool { return p.lines[i] > offset }))
-	return line, max(1, p.characters(offset)-p.characters(p.lines[line-1])+1)
+	return line, max(1, p.countCharacters(offset)-p.countCharacters(p.lines[line-1])+1)
 }
 
-// characters counts those that begin before an offset.
-func (p *places) characters(offset int) int {
+// countCharacters counts those that begin before an offset.
+func (p *positionIndex) countCharacters(offset int) int {
 	if len(p.counts) == 0 {
 		return 0
 	}

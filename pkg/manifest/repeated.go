@@ -9,8 +9,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Repeated is a key that a mapping had more than once.
-type Repeated struct {
+// RepeatedKey is a key that a mapping had more than once.
+type RepeatedKey struct {
 	Key string
 	// Line is that of a value that was dropped, and Kept that of the last one.
 	Line, Kept int
@@ -19,8 +19,8 @@ type Repeated struct {
 // DropRepeated leaves of the values of a key that a mapping has more than once the last one, as helm
 // and kubectl take it (YAML 1.2.2 §3.2.1.3 wants it once). Every other byte stays. An error says that
 // what is left would mean something else; what is not YAML stays as it is.
-func DropRepeated(name string, data []byte) ([]byte, []Repeated, error) {
-	f := &File{Name: name, places: newPlaces(data)}
+func DropRepeated(name string, data []byte) ([]byte, []RepeatedKey, error) {
+	f := &File{Name: name, positionIndex: newPlaces(data)}
 	if f.checkCharacters() != nil {
 		return data, nil, nil
 	}
@@ -28,28 +28,28 @@ func DropRepeated(name string, data []byte) ([]byte, []Repeated, error) {
 	if err != nil {
 		return data, nil, nil // whoever parses it says so
 	}
-	d := dropper{file: f}
+	d := keyDropper{file: f}
 	for _, doc := range documents {
-		if err := d.look(doc); err != nil {
+		if err := d.dropRepeated(doc); err != nil {
 			return nil, nil, err
 		}
 	}
 	if len(d.dropped) == 0 {
 		return data, nil, nil
 	}
-	left := d.cut(data)
+	left := d.cutSpans(data)
 	again, err := decodeAll(left)
 	if err != nil || !slices.EqualFunc(documents, again, sameNode) {
 		return nil, nil, d.first
 	}
-	slices.SortStableFunc(d.dropped, func(a, b Repeated) int { return a.Line - b.Line })
+	slices.SortStableFunc(d.dropped, func(a, b RepeatedKey) int { return a.Line - b.Line })
 	return left, d.dropped, nil
 }
 
 func decodeAll(data []byte) (documents []*yaml.Node, err error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	for {
-		doc, err := decode(decoder)
+		doc, err := decodeDocument(decoder)
 		switch {
 		case errors.Is(err, io.EOF):
 			return documents, nil
@@ -60,16 +60,16 @@ func decodeAll(data []byte) (documents []*yaml.Node, err error) {
 	}
 }
 
-// dropper takes pairs out of nodes, and knows where they stand in the text.
-type dropper struct {
+// keyDropper takes pairs out of nodes, and knows where they stand in the text.
+type keyDropper struct {
 	file    *File
-	dropped []Repeated
+	dropped []RepeatedKey
 	spans   []Span
 	first   error // what is wrong with the first
 }
 
-// look goes through what stays: what is dropped takes what is in it along.
-func (d *dropper) look(node *yaml.Node) error {
+// dropRepeated goes through what stays: what is dropped takes what is in it along.
+func (d *keyDropper) dropRepeated(node *yaml.Node) error {
 	if node.Kind == yaml.MappingNode {
 		last := map[keyName]int{}
 		for i := 0; i+1 < len(node.Content); i += 2 {
@@ -79,41 +79,41 @@ func (d *dropper) look(node *yaml.Node) error {
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			key := node.Content[i]
 			at := last[nameOf(key)]
-			if key.Kind != yaml.ScalarNode || at == i || isMergeKey(key) || Key(key) != Key(node.Content[at]) {
+			if key.Kind != yaml.ScalarNode || at == i || isMergeKey(key) || KeyName(key) != KeyName(node.Content[at]) {
 				kept = append(kept, key, node.Content[i+1])
 				continue
 			}
-			if err := d.drop(key, node.Content[i+2], node.Content[at]); err != nil {
+			if err := d.dropPair(key, node.Content[i+2], node.Content[at]); err != nil {
 				return err
 			}
 		}
 		node.Content = kept
 	}
 	for _, child := range node.Content {
-		if err := d.look(child); err != nil {
+		if err := d.dropRepeated(child); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// drop takes out what stands between a key and the next one.
-func (d *dropper) drop(key, next, last *yaml.Node) error {
+// dropPair takes out what stands between a key and the next one.
+func (d *keyDropper) dropPair(key, next, last *yaml.Node) error {
 	problem := d.file.Errorf(last, "key %q is there twice, first at line %d", key.Value, key.Line)
-	start, known := d.file.offset(key.Line, key.Column)
-	end, knowsEnd := d.file.offset(next.Line, next.Column)
+	start, known := d.file.offsetOf(key.Line, key.Column)
+	end, knowsEnd := d.file.offsetOf(next.Line, next.Column)
 	if !known || !knowsEnd || end < start {
 		return problem
 	}
 	if d.first == nil {
 		d.first = problem
 	}
-	d.dropped = append(d.dropped, Repeated{Key: key.Value, Line: key.Line, Kept: last.Line})
+	d.dropped = append(d.dropped, RepeatedKey{Key: key.Value, Line: key.Line, Kept: last.Line})
 	d.spans = append(d.spans, Span{start, end})
 	return nil
 }
 
-func (d *dropper) cut(data []byte) []byte {
+func (d *keyDropper) cutSpans(data []byte) []byte {
 	slices.SortFunc(d.spans, func(a, b Span) int { return a.Start - b.Start })
 	var left []byte
 	at := 0

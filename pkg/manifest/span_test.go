@@ -79,7 +79,7 @@ func TestEditReplacesWhatSpellsTheRange(t *testing.T) {
 			source, after, _ := strings.Cut(rest, "»")
 			f := parse(t, before+source+after)
 			node, start := lastWith(t, f, c.part)
-			span, err := f.Span(node, start, start+len(c.part))
+			span, err := f.ScalarSpan(node, start, start+len(c.part))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,7 +87,7 @@ func TestEditReplacesWhatSpellsTheRange(t *testing.T) {
 				t.Fatalf("spans %v, want %v", span, want)
 			}
 			const value = "site.example/krt:1"
-			if err := f.Edit(span, value); err != nil {
+			if err := f.ReplaceSpan(span, value); err != nil {
 				t.Fatal(err)
 			}
 			if got, want := string(f.Bytes()), before+value+after; got != want {
@@ -130,7 +130,7 @@ func TestSpanRefusesWhatIsNotWhole(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := parse(t, c.data)
-			span, err := f.Span(f.Documents[0].Content[1], c.start, c.end)
+			span, err := f.ScalarSpan(f.Documents[0].Content[1], c.start, c.end)
 			if err == nil || err.Error() != c.want {
 				t.Errorf("got:  %v, %v\nwant: %s", span, err, c.want)
 			}
@@ -148,7 +148,7 @@ func TestSpanRefusesAnotherFilesNode(t *testing.T) {
 			if node.Value != "web" && node.Value != "web\n" {
 				continue
 			}
-			if span, err := f.Span(node, 0, 3); err == nil {
+			if span, err := f.ScalarSpan(node, 0, 3); err == nil {
 				t.Errorf("%q in %q: %v", node.Value, data, span)
 			}
 		}
@@ -178,7 +178,7 @@ func TestEditRefusesWhatItCantPut(t *testing.T) {
 		{manifest.Span{Start: 0, End: 1}, "z", ""},
 	} {
 		got := ""
-		if err := f.Edit(c.span, c.value); err != nil {
+		if err := f.ReplaceSpan(c.span, c.value); err != nil {
 			got = err.Error()
 		}
 		if got != c.want {
@@ -196,22 +196,22 @@ func TestSpanNests(t *testing.T) {
 	const data = "\uFEFF{\"é\": 1,\r\n \"data\": {\"x.yaml\": \"# \\u00e9\\nspec: |\\n" +
 		"    {\\\"n\\\": \\\"\\\\n\\\",\\n     \\\"image\\\": \\\"x.org/web:1\\\"}\\n\"}}"
 	outer := parse(t, data)
-	node := manifest.Get(manifest.Get(outer.Documents[0], "data"), "x.yaml")
+	node := manifest.GetValue(manifest.GetValue(outer.Documents[0], "data"), "x.yaml")
 	middle := parse(t, node.Value)
-	block := manifest.Get(middle.Documents[0], "spec")
+	block := manifest.GetValue(middle.Documents[0], "spec")
 	inner := parse(t, block.Value)
-	image := manifest.Get(inner.Documents[0], "image")
-	span, err := inner.Span(image, 0, len(image.Value))
+	image := manifest.GetValue(inner.Documents[0], "image")
+	span, err := inner.ScalarSpan(image, 0, len(image.Value))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if span, err = middle.Span(block, span.Start, span.End); err != nil {
+	if span, err = middle.ScalarSpan(block, span.Start, span.End); err != nil {
 		t.Fatal(err)
 	}
-	if span, err = outer.Span(node, span.Start, span.End); err != nil {
+	if span, err = outer.ScalarSpan(node, span.Start, span.End); err != nil {
 		t.Fatal(err)
 	}
-	if err := outer.Edit(span, "site.example/krt"); err != nil {
+	if err := outer.ReplaceSpan(span, "site.example/krt"); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := string(outer.Bytes()), strings.Replace(data, "x.org/web:1", "site.example/krt", 1); got != want {

@@ -11,9 +11,9 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Strict reads a file of one document into a struct with yaml tags. A field that the struct
+// ParseStrict reads a file of one document into a struct with yaml tags. A field that the struct
 // does not have and a value of another type are errors, each an [*Error] with its place.
-func Strict(name string, data []byte, into any) (*File, error) {
+func ParseStrict(name string, data []byte, into any) (*File, error) {
 	f, err := Parse(name, data)
 	if err != nil {
 		return nil, err
@@ -29,7 +29,7 @@ func Strict(name string, data []byte, into any) (*File, error) {
 	if err := f.checkFields(root, reflect.TypeOf(into).Elem()); err != nil {
 		return nil, err
 	}
-	return f, f.decode(root, into)
+	return f, f.decodeStrict(root, into)
 }
 
 // checkFields looks for fields that a type does not have, and values that it cannot hold.
@@ -57,7 +57,7 @@ func (f *File) checkFields(node *yaml.Node, t reflect.Type) error {
 			field, known := fieldOf(t, node.Content[i].Value)
 			if !known {
 				problem := f.Errorf(node.Content[i], "unknown field %q", node.Content[i].Value)
-				if near := Nearest(node.Content[i].Value, fieldsOf(t)); near != "" {
+				if near := NearestName(node.Content[i].Value, fieldsOf(t)); near != "" {
 					problem.Hint = fmt.Sprintf("did you mean %q?", near)
 				}
 				return problem
@@ -76,7 +76,7 @@ func (f *File) checkFields(node *yaml.Node, t reflect.Type) error {
 	return nil
 }
 
-func (f *File) decode(root *yaml.Node, into any) error {
+func (f *File) decodeStrict(root *yaml.Node, into any) error {
 	err := root.Decode(into)
 	var mistyped *yaml.TypeError
 	if errors.As(err, &mistyped) {
@@ -113,8 +113,8 @@ func fieldOf(t reflect.Type, name string) (reflect.Type, bool) {
 	return nil, false
 }
 
-// Nearest returns the name that someone may have meant, or empty.
-func Nearest(typed string, names []string) string {
+// NearestName returns the name that someone may have meant, or empty.
+func NearestName(typed string, names []string) string {
 	best, score := "", 0.49 // two letters that changed places in a word of four
 	for _, name := range names {
 		if s := levenshtein.Similarity(strings.ToLower(typed), strings.ToLower(name), nil); s > score {

@@ -17,7 +17,7 @@ import (
 // zero Values hold nothing.
 type Values struct{ root *yaml.Node }
 
-// NewValues returns the values of a mapping, which [Expand] has made.
+// NewValues returns the values of a mapping, which [ExpandAliases] has made.
 func NewValues(mapping *yaml.Node) Values { return Values{mapping} }
 
 // IsZero reports whether there are no values.
@@ -31,7 +31,7 @@ func (v *Values) UnmarshalYAML(node *yaml.Node) error {
 	if node.Kind != yaml.MappingNode {
 		return fmt.Errorf("line %d: values are a mapping", node.Line)
 	}
-	expanded, ok := Expand(node)
+	expanded, ok := ExpandAliases(node)
 	if !ok {
 		return fmt.Errorf("line %d: the values have over %d parts with their aliases", node.Line, MaxValues)
 	}
@@ -44,7 +44,7 @@ func (v Values) MarshalYAML() (any, error) {
 	if v.root == nil {
 		return nil, nil
 	}
-	return Normalize(v.root), nil
+	return NormalizeValues(v.root), nil
 }
 
 // Bytes returns the values as a YAML document in their normal form; nil if there are none.
@@ -52,24 +52,24 @@ func (v Values) Bytes() ([]byte, error) {
 	if v.IsZero() {
 		return nil, nil
 	}
-	return yaml.Marshal(Normalize(v.root))
+	return yaml.Marshal(NormalizeValues(v.root))
 }
 
-// MaxValues limits the nodes that [Expand] makes, since aliases can stand for endlessly many.
+// MaxValues limits the nodes that [ExpandAliases] makes, since aliases can stand for endlessly many.
 const MaxValues = 100_000
 
-// Expand copies a node with what aliases stand for in their place and merge keys (<<) carried
+// ExpandAliases copies a node with what aliases stand for in their place and merge keys (<<) carried
 // out, so that each part of the copy can do without the others. It reports false for more than
 // [MaxValues] nodes.
-func Expand(node *yaml.Node) (*yaml.Node, bool) {
-	e := expander{left: MaxValues}
-	expanded := e.expand(node)
+func ExpandAliases(node *yaml.Node) (*yaml.Node, bool) {
+	e := aliasExpander{left: MaxValues}
+	expanded := e.expandNode(node)
 	return expanded, e.left >= 0
 }
 
-type expander struct{ left int }
+type aliasExpander struct{ left int }
 
-func (e *expander) expand(node *yaml.Node) *yaml.Node {
+func (e *aliasExpander) expandNode(node *yaml.Node) *yaml.Node {
 	for node.Kind == yaml.AliasNode {
 		node = node.Alias
 	}
@@ -80,33 +80,33 @@ func (e *expander) expand(node *yaml.Node) *yaml.Node {
 	}
 	if node.Kind != yaml.MappingNode {
 		for _, child := range node.Content {
-			expanded.Content = append(expanded.Content, e.expand(child))
+			expanded.Content = append(expanded.Content, e.expandNode(child))
 		}
 		return &expanded
 	}
-	var pairs pairs
+	var pairs mappingBuilder
 	for i := 0; i+1 < len(node.Content) && e.left >= 0; i += 2 {
-		key, value := e.expand(node.Content[i]), e.expand(node.Content[i+1])
+		key, value := e.expandNode(node.Content[i]), e.expandNode(node.Content[i+1])
 		if isMergeKey(key) && isMergeable(value) {
-			pairs.merge(value)
+			pairs.mergeMapping(value)
 		} else {
-			pairs.set(key, value)
+			pairs.setPair(key, value)
 		}
 	}
 	expanded.Content = pairs.content
 	return &expanded
 }
 
-// pairs are the content of a mapping that is being made.
-type pairs struct {
+// mappingBuilder are the content of a mapping that is being made.
+type mappingBuilder struct {
 	content []*yaml.Node
 	at      map[string]int // where the value of a key is
 }
 
-// set gives a key a value; the last of several stays, in the place of the first, as helm and ytt
+// setPair gives a key a value; the last of several stays, in the place of the first, as helm and ytt
 // have it.
-func (p *pairs) set(key, value *yaml.Node) {
-	name := Key(key)
+func (p *mappingBuilder) setPair(key, value *yaml.Node) {
+	name := KeyName(key)
 	if i, there := p.at[name]; there {
 		p.content[i] = value
 		return
@@ -118,12 +118,12 @@ func (p *pairs) set(key, value *yaml.Node) {
 	p.at[name] = len(p.content) - 1
 }
 
-// merge carries out a merge key. Both engines do so where the key stands: it replaces what comes
+// mergeMapping carries out a merge key. Both engines do so where the key stands: it replaces what comes
 // before it. Of a list the first mapping wins.
-func (p *pairs) merge(value *yaml.Node) {
+func (p *mappingBuilder) mergeMapping(value *yaml.Node) {
 	for _, from := range slices.Backward(mergedMappings(value)) {
 		for i := 0; i+1 < len(from.Content); i += 2 {
-			p.set(from.Content[i], from.Content[i+1])
+			p.setPair(from.Content[i], from.Content[i+1])
 		}
 	}
 }
@@ -144,48 +144,48 @@ func mergedMappings(value *yaml.Node) []*yaml.Node {
 	return []*yaml.Node{value}
 }
 
-// Overlay returns values over others, both from [Expand]: mappings are merged, all else replaces.
+// OverlayValues returns values over others, both from [ExpandAliases]: mappings are merged, all else replaces.
 // Either may be nil; neither is changed.
-func Overlay(base, over *yaml.Node) *yaml.Node {
+func OverlayValues(base, over *yaml.Node) *yaml.Node {
 	switch {
 	case over == nil:
 		return base
 	case base == nil || base.Kind != yaml.MappingNode || over.Kind != yaml.MappingNode:
 		return over
 	}
-	var all pairs
+	var all mappingBuilder
 	for i := 0; i+1 < len(base.Content); i += 2 {
-		all.set(base.Content[i], base.Content[i+1])
+		all.setPair(base.Content[i], base.Content[i+1])
 	}
 	for i := 0; i+1 < len(over.Content); i += 2 {
 		key, value := over.Content[i], over.Content[i+1]
-		if at, there := all.at[Key(key)]; there {
-			value = Overlay(all.content[at], value)
+		if at, there := all.at[KeyName(key)]; there {
+			value = OverlayValues(all.content[at], value)
 		}
-		all.set(key, value)
+		all.setPair(key, value)
 	}
 	both := *base
 	both.Content = all.content
 	return &both
 }
 
-// Find returns the value of a key of a mapping, a key being the same where an engine takes it for
+// FindValue returns the value of a key of a mapping, a key being the same where an engine takes it for
 // the same; nil where there is none.
-func Find(mapping, key *yaml.Node) *yaml.Node {
+func FindValue(mapping, key *yaml.Node) *yaml.Node {
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
 		return nil
 	}
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
-		if Key(mapping.Content[i]) == Key(key) {
+		if KeyName(mapping.Content[i]) == KeyName(key) {
 			return mapping.Content[i+1]
 		}
 	}
 	return nil
 }
 
-// Key returns what a key of values is called. Helm turns keys into those of JSON: 0x10 is "16"
+// KeyName returns what a key of values is called. Helm turns keys into those of JSON: 0x10 is "16"
 // and a plain on is "true", which "on" in quotes is not.
-func Key(key *yaml.Node) string {
+func KeyName(key *yaml.Node) string {
 	if key.Kind != yaml.ScalarNode {
 		return fmt.Sprintf("%p", key) // neither engine takes it
 	}
@@ -296,19 +296,19 @@ func meaningOf(text string) (kind, value string) {
 	return "", ""
 }
 
-// Normalize returns a copy of values from [Expand] without comments and flow style. A scalar
+// NormalizeValues returns a copy of values from [ExpandAliases] without comments and flow style. A scalar
 // without quotes keeps its text; one in quotes keeps them where the text could be taken for
 // anything but text. So equal values have the same bytes, and mean the same to whoever reads them.
-func Normalize(node *yaml.Node) *yaml.Node {
+func NormalizeValues(node *yaml.Node) *yaml.Node {
 	normal := &yaml.Node{Kind: node.Kind, Tag: node.Tag, Value: node.Value, Style: node.Style & yaml.TaggedStyle}
 	switch {
 	case node.Kind == yaml.AliasNode:
-		return Normalize(node.Alias)
+		return NormalizeValues(node.Alias)
 	case node.Kind == yaml.ScalarNode:
 		normalizeScalar(node, normal)
 	}
 	for _, child := range node.Content {
-		normal.Content = append(normal.Content, Normalize(child))
+		normal.Content = append(normal.Content, NormalizeValues(child))
 	}
 	if node.Kind == yaml.MappingNode {
 		normalizeKeys(normal)
@@ -349,7 +349,7 @@ func normalizeKeys(mapping *yaml.Node) {
 		case key.Style&yaml.LiteralStyle != 0:
 			key.Style = yaml.DoubleQuotedStyle
 		case written[key.Value] > 1 && key.Tag == "":
-			key.Value = Key(key) // on, where "on" is there as well: a reader of YAML 1.2 takes both for one
+			key.Value = KeyName(key) // on, where "on" is there as well: a reader of YAML 1.2 takes both for one
 		}
 	}
 }

@@ -1,6 +1,6 @@
 // Package mirror writes what the nodes of a site need so that images are pulled, by upstream's
 // own names, from a mirror that keeps those names as paths ([transfer.UpstreamPath]):
-// quay.io/jetstack/app:v1 from MIRROR/quay.io/jetstack/app:v1. Call [Files].
+// quay.io/jetstack/app:v1 from MIRROR/quay.io/jetstack/app:v1. Call [ConfigFiles].
 package mirror
 
 import (
@@ -36,7 +36,7 @@ type File struct {
 	Data []byte
 }
 
-// Runtimes are what [Files] writes for, each with the folder that its files belong into.
+// Runtimes are what [ConfigFiles] writes for, each with the folder that its files belong into.
 var Runtimes = map[string]string{
 	"containerd": "/etc/containerd/certs.d",
 	"cri-o":      "/etc/containers/registries.conf.d",
@@ -52,8 +52,8 @@ var (
 	isMirrorPath = regexp.MustCompile(`^(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*/?$`)
 )
 
-// Files returns the configuration for a runtime. Names that are none of registries are errors.
-func Files(runtime string, c Config) ([]File, error) {
+// ConfigFiles returns the configuration for a runtime. Names that are none of registries are errors.
+func ConfigFiles(runtime string, c Config) ([]File, error) {
 	host, _, _ := strings.Cut(c.Mirror, "/")
 	if !isHost.MatchString(host) || !isMirrorPath.MatchString(strings.TrimPrefix(c.Mirror, host)) {
 		return nil, fmt.Errorf("mirror %q: want REGISTRY or REGISTRY/PATH", c.Mirror)
@@ -72,33 +72,33 @@ func Files(runtime string, c Config) ([]File, error) {
 	}
 	switch runtime {
 	case "containerd":
-		return c.containerd()
+		return c.containerdFiles()
 	case "cri-o":
-		return c.crio()
+		return c.crioFiles()
 	case "k3s", "rke2":
-		return c.k3s()
+		return c.rancherFiles()
 	case "openshift":
-		return c.openshift()
+		return c.openshiftFiles()
 	}
 	return nil, fmt.Errorf("runtime %q is unknown", runtime)
 }
 
-// path returns where the mirror keeps a registry's images, without the mirror's host.
-func (c Config) path(registry string) string {
+// registryPath returns where the mirror keeps a registry's images, without the mirror's host.
+func (c Config) registryPath(registry string) string {
 	_, path, _ := strings.Cut(c.Mirror, "/")
 	return strings.TrimPrefix(path+"/"+strings.ReplaceAll(registry, ":", "_"), "/")
 }
 
-func (c Config) host() string {
+func (c Config) mirrorHost() string {
 	host, _, _ := strings.Cut(c.Mirror, "/")
 	return host
 }
 
-func (c Config) url() string {
+func (c Config) mirrorURL() string {
 	if c.PlainHTTP {
-		return "http://" + c.host()
+		return "http://" + c.mirrorHost()
 	}
-	return "https://" + c.host()
+	return "https://" + c.mirrorHost()
 }
 
 // hostsFile is containerd's hosts.toml (github.com/containerd/containerd: docs/hosts.md).
@@ -116,12 +116,12 @@ type hostTable struct {
 	CA           string   `toml:"ca,omitempty"`
 }
 
-// containerd returns a hosts.toml for each registry. Without a fallback the mirror is the server
+// containerdFiles returns a hosts.toml for each registry. Without a fallback the mirror is the server
 // itself: containerd asks the server when all hosts have failed.
-func (c Config) containerd() (files []File, err error) {
+func (c Config) containerdFiles() (files []File, err error) {
 	capabilities := []string{"pull", "resolve"}
 	for _, registry := range c.Registries {
-		mirror := c.url() + "/v2/" + c.path(registry)
+		mirror := c.mirrorURL() + "/v2/" + c.registryPath(registry)
 		f := hostsFile{Server: mirror, Capabilities: capabilities, OverridePath: true, CA: c.CAFile}
 		if c.Fallback {
 			upstream := "https://" + registry
@@ -130,7 +130,7 @@ func (c Config) containerd() (files []File, err error) {
 			}
 			f = hostsFile{Server: upstream, Host: map[string]hostTable{mirror: {capabilities, true, c.CAFile}}}
 		}
-		data, err := asTOML(f)
+		data, err := encodeTOML(f)
 		if err != nil {
 			return nil, err
 		}
@@ -157,24 +157,24 @@ type mirrorTable struct {
 	Insecure bool   `toml:"insecure,omitempty"`
 }
 
-func (c Config) crio() ([]File, error) {
+func (c Config) crioFiles() ([]File, error) {
 	var conf registriesConf
 	for _, registry := range c.Registries {
-		at := c.host() + "/" + c.path(registry)
+		at := c.mirrorHost() + "/" + c.registryPath(registry)
 		table := registryTable{Prefix: registry, Location: at, Insecure: c.PlainHTTP}
 		if c.Fallback {
 			table = registryTable{Prefix: registry, Location: registry, Mirror: []mirrorTable{{at, c.PlainHTTP}}}
 		}
 		conf.Registry = append(conf.Registry, table)
 	}
-	data, err := asTOML(conf)
+	data, err := encodeTOML(conf)
 	if err == nil && c.CAFile != "" {
-		data = append(fmt.Appendf(nil, "# The mirror's authority belongs to /etc/containers/certs.d/%s/ca.crt on each node.\n", c.host()), data...)
+		data = append(fmt.Appendf(nil, "# The mirror's authority belongs to /etc/containers/certs.d/%s/ca.crt on each node.\n", c.mirrorHost()), data...)
 	}
 	return []File{{"50-krtpkg-mirror.conf", data}}, err
 }
 
-func asTOML(value any) ([]byte, error) {
+func encodeTOML(value any) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := toml.NewEncoder(&out)
 	encoder.Indent = ""
@@ -199,17 +199,17 @@ type rancherConfig struct {
 	} `yaml:"tls"`
 }
 
-func (c Config) k3s() ([]File, error) {
+func (c Config) rancherFiles() ([]File, error) {
 	file := rancherFile{Mirrors: map[string]rancherMirror{}}
 	for _, registry := range c.Registries {
-		file.Mirrors[registry] = rancherMirror{[]string{c.url()}, map[string]string{"^(.*)$": c.path(registry) + "/$1"}}
+		file.Mirrors[registry] = rancherMirror{[]string{c.mirrorURL()}, map[string]string{"^(.*)$": c.registryPath(registry) + "/$1"}}
 	}
 	if c.CAFile != "" {
 		config := rancherConfig{}
 		config.TLS.CAFile = c.CAFile
-		file.Configs = map[string]rancherConfig{c.host(): config}
+		file.Configs = map[string]rancherConfig{c.mirrorHost(): config}
 	}
-	data, err := asYAML(file)
+	data, err := encodeYAML(file)
 	if err == nil && !c.Fallback {
 		data = append([]byte("# So that nodes ask nobody else: disable-default-registry-endpoint: true in config.yaml.\n"), data...)
 	}
@@ -233,14 +233,14 @@ type mirrorRule struct {
 	Policy  string   `yaml:"mirrorSourcePolicy"`
 }
 
-func (c Config) openshift() ([]File, error) {
+func (c Config) openshiftFiles() ([]File, error) {
 	policy := "NeverContactSource"
 	if c.Fallback {
 		policy = "AllowContactingSource"
 	}
 	var rules []mirrorRule
 	for _, registry := range c.Registries {
-		rules = append(rules, mirrorRule{registry, []string{c.host() + "/" + c.path(registry)}, policy})
+		rules = append(rules, mirrorRule{registry, []string{c.mirrorHost() + "/" + c.registryPath(registry)}, policy})
 	}
 	var out []byte
 	for _, kind := range []struct{ kind, list string }{
@@ -248,7 +248,7 @@ func (c Config) openshift() ([]File, error) {
 	} {
 		set := mirrorSet{APIVersion: "config.openshift.io/v1", Kind: kind.kind, Spec: map[string][]mirrorRule{kind.list: rules}}
 		set.Metadata.Name = "krtpkg"
-		data, err := asYAML(set)
+		data, err := encodeYAML(set)
 		if err != nil {
 			return nil, err
 		}
@@ -257,7 +257,7 @@ func (c Config) openshift() ([]File, error) {
 	return []File{{"mirrors.yaml", out}}, nil
 }
 
-func asYAML(value any) ([]byte, error) {
+func encodeYAML(value any) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)

@@ -37,9 +37,9 @@ func WithMemory(ctx context.Context, bytes int64) context.Context {
 	return context.WithValue(ctx, memoryKey{}, bytes)
 }
 
-// Begin returns a context whose operations share a budget: the one that the context has, or a new
+// WithBudget returns a context whose operations share a budget: the one that the context has, or a new
 // one.
-func Begin(ctx context.Context) (context.Context, *Budget) {
+func WithBudget(ctx context.Context) (context.Context, *Budget) {
 	if b, ok := ctx.Value(budgetKey{}).(*Budget); ok {
 		return ctx, b
 	}

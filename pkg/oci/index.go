@@ -15,14 +15,14 @@ import (
 func ReadIndex(r io.Reader) (ocispec.Index, error) {
 	var index ocispec.Index
 	decoder := json.NewDecoder(LimitJSON(r, MaxIndex, MaxIndexElements))
-	if err := expect(decoder, '{'); err != nil {
+	if err := expectDelimiter(decoder, '{'); err != nil {
 		return index, err
 	}
 	seen := map[string]bool{}
 	for decoder.More() {
 		token, err := decoder.Token()
 		if err != nil {
-			return index, unexpected(err)
+			return index, unexpectedEOF(err)
 		}
 		field, _ := token.(string) // a key, or it would be an error
 		if seen[field] {
@@ -30,10 +30,10 @@ func ReadIndex(r io.Reader) (ocispec.Index, error) {
 		}
 		seen[field] = true
 		if err := readField(decoder, field, &index); err != nil {
-			return index, fmt.Errorf("%s: %w", field, unexpected(err))
+			return index, fmt.Errorf("%s: %w", field, unexpectedEOF(err))
 		}
 	}
-	if err := expect(decoder, '}'); err != nil {
+	if err := expectDelimiter(decoder, '}'); err != nil {
 		return index, err
 	}
 	if _, err := decoder.Token(); err != io.EOF {
@@ -81,18 +81,18 @@ func readManifests(decoder *json.Decoder, index *ocispec.Index) error {
 		}
 		index.Manifests = append(index.Manifests, desc)
 	}
-	return expect(decoder, ']')
+	return expectDelimiter(decoder, ']')
 }
 
-func expect(decoder *json.Decoder, want json.Delim) error {
+func expectDelimiter(decoder *json.Decoder, want json.Delim) error {
 	token, err := decoder.Token()
 	if err == nil && token != want {
 		err = fmt.Errorf("want %v, not %v", want, token)
 	}
-	return unexpected(err)
+	return unexpectedEOF(err)
 }
 
-func unexpected(err error) error {
+func unexpectedEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}

@@ -10,10 +10,10 @@ import (
 // ErrTooLarge is the error of JSON that would take far more memory than its bytes do.
 var ErrTooLarge = errors.New("over the limit")
 
-// Unmarshal is [json.Unmarshal] for what strangers wrote: JSON of more than [MaxElements] values
+// UnmarshalJSON is [json.Unmarshal] for what strangers wrote: JSON of more than [MaxElements] values
 // or nested deeper than [MaxDepth] is refused before anything is decoded. A descriptor takes
 // three bytes of JSON and over a hundred in memory.
-func Unmarshal(data []byte, into any) error {
+func UnmarshalJSON(data []byte, into any) error {
 	if err := CheckJSON(data, MaxElements); err != nil {
 		return err
 	}
@@ -23,18 +23,18 @@ func Unmarshal(data []byte, into any) error {
 // CheckJSON refuses JSON of more values than the limit, or nested deeper than [MaxDepth]. It does
 // not check that it is valid.
 func CheckJSON(data []byte, limit int) error {
-	s := shape{limit: limit}
-	return s.add(data)
+	s := shapeCounter{limit: limit}
+	return s.countBytes(data)
 }
 
-// shape counts the values of JSON as its bytes pass: what opens an object or a list, and commas.
+// shapeCounter counts the values of JSON as its bytes pass: what opens an object or a list, and commas.
 // That is not a fewer than there are values.
-type shape struct {
+type shapeCounter struct {
 	limit, elements, depth int
 	inString, escaped      bool
 }
 
-func (s *shape) add(data []byte) error {
+func (s *shapeCounter) countBytes(data []byte) error {
 	for _, c := range data {
 		switch {
 		case s.escaped:
@@ -65,12 +65,12 @@ func (s *shape) add(data []byte) error {
 
 // LimitJSON refuses JSON over the limits, nested deeper than [MaxDepth] too, while it is read.
 func LimitJSON(r io.Reader, bytes int64, elements int) io.Reader {
-	return &shapeReader{Reader: r, shape: shape{limit: elements}, limit: bytes, left: bytes}
+	return &shapeReader{Reader: r, shape: shapeCounter{limit: elements}, limit: bytes, left: bytes}
 }
 
 type shapeReader struct {
 	io.Reader
-	shape       shape
+	shape       shapeCounter
 	limit, left int64
 }
 
@@ -79,7 +79,7 @@ func (r *shapeReader) Read(p []byte) (int, error) {
 	if r.left -= int64(n); r.left < 0 {
 		return 0, fmt.Errorf("more than %d bytes: %w", r.limit, ErrTooLarge)
 	}
-	if wrong := r.shape.add(p[:n]); wrong != nil {
+	if wrong := r.shape.countBytes(p[:n]); wrong != nil {
 		return 0, wrong
 	}
 	return n, err

@@ -1,8 +1,8 @@
 // Package oci is ground level: the limits on what comes from outside, in one table, and the
 // readers that keep to them before they trust a byte.
 //
-// Call [Unmarshal] for manifests and other JSON of strangers, [ReadIndex] for the index.json of
-// a layout, and [Begin] at the start of an operation, so that all of it that is kept in memory
+// Call [UnmarshalJSON] for manifests and other JSON of strangers, [ReadIndex] for the index.json of
+// a layout, and [WithBudget] at the start of an operation, so that all of it that is kept in memory
 // counts against one [Budget].
 package oci
 

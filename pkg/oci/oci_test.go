@@ -62,7 +62,7 @@ func TestUnmarshal(t *testing.T) {
 	n := oci.MaxManifest/(len(entry)+1) - 1
 	text := `{"manifests":[` + strings.Repeat(entry+",", n-1) + entry + `]}`
 	var index ocispec.Index
-	if err := oci.Unmarshal([]byte(text), &index); err != nil || len(index.Manifests) != n {
+	if err := oci.UnmarshalJSON([]byte(text), &index); err != nil || len(index.Manifests) != n {
 		t.Errorf("%d entries of %d: %v", len(index.Manifests), n, err)
 	}
 	for _, text := range []string{
@@ -70,7 +70,7 @@ func TestUnmarshal(t *testing.T) {
 		`{"annotations":{` + strings.Repeat(`"":"",`, oci.MaxElements) + `"":""}}`,
 		strings.Repeat(`{"x":`, oci.MaxDepth+1),
 	} {
-		if err := oci.Unmarshal([]byte(text), &index); !errors.Is(err, oci.ErrTooLarge) {
+		if err := oci.UnmarshalJSON([]byte(text), &index); !errors.Is(err, oci.ErrTooLarge) {
 			t.Errorf("%.30s: %v", text, err)
 		}
 	}
@@ -82,11 +82,11 @@ func TestUnmarshal(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	t.Parallel()
-	ctx, budget := oci.Begin(oci.WithMemory(t.Context(), 1000))
+	ctx, budget := oci.WithBudget(oci.WithMemory(t.Context(), 1000))
 	var group sync.WaitGroup
 	for range 100 {
 		group.Go(func() {
-			_, same := oci.Begin(ctx)
+			_, same := oci.WithBudget(ctx)
 			if err := same.Take(10); err != nil {
 				t.Error(err)
 			}
@@ -104,7 +104,7 @@ func TestBudget(t *testing.T) {
 	if err := budget.Take(-1); err == nil {
 		t.Error("less than nothing is taken")
 	}
-	if _, other := oci.Begin(t.Context()); other == budget || other.Take(oci.DefaultMemory) != nil {
+	if _, other := oci.WithBudget(t.Context()); other == budget || other.Take(oci.DefaultMemory) != nil {
 		t.Error("operations share a budget, or it is smaller")
 	}
 }

@@ -18,14 +18,14 @@ import (
 
 // appSpec is what kapp-controller does to a package: fetch, template, deploy.
 type appSpec struct {
-	Fetch    []fetch  `yaml:"fetch"`
-	Template []step   `yaml:"template"`
-	Deploy   []deploy `yaml:"deploy"`
+	Fetch    []fetchSpec    `yaml:"fetch"`
+	Template []templateStep `yaml:"template"`
+	Deploy   []deploySpec   `yaml:"deploy"`
 }
 
-type fetch struct {
+type fetchSpec struct {
 	ImgpkgBundle *imgpkgBundle `yaml:"imgpkgBundle,omitempty"`
-	Inline       *inline       `yaml:"inline,omitempty"`
+	Inline       *inlinePaths  `yaml:"inline,omitempty"`
 	// Path is the folder for what is fetched.
 	Path string `yaml:"path,omitempty"`
 }
@@ -34,40 +34,40 @@ type imgpkgBundle struct {
 	Image string `yaml:"image"`
 }
 
-type inline struct {
+type inlinePaths struct {
 	Paths map[string]string `yaml:"paths"`
 }
 
-type step struct {
+type templateStep struct {
 	Ytt  *yttStep  `yaml:"ytt,omitempty"`
 	Helm *helmStep `yaml:"helmTemplate,omitempty"`
 	Kbld *kbldStep `yaml:"kbld,omitempty"`
 }
 
 type yttStep struct {
-	Paths      []string `yaml:"paths"`
-	FileMarks  []string `yaml:"fileMarks,omitempty"`
-	ValuesFrom []from   `yaml:"valuesFrom,omitempty"`
+	Paths      []string     `yaml:"paths"`
+	FileMarks  []string     `yaml:"fileMarks,omitempty"`
+	ValuesFrom []valuesPath `yaml:"valuesFrom,omitempty"`
 }
 
 type helmStep struct {
-	Name              string    `yaml:"name"`
-	Namespace         string    `yaml:"namespace"`
-	Path              string    `yaml:"path"`
-	ValuesFrom        []from    `yaml:"valuesFrom,omitempty"`
-	KubernetesVersion version   `yaml:"kubernetesVersion"`
-	KubernetesAPIs    *versions `yaml:"kubernetesAPIs,omitempty"`
+	Name              string            `yaml:"name"`
+	Namespace         string            `yaml:"namespace"`
+	Path              string            `yaml:"path"`
+	ValuesFrom        []valuesPath      `yaml:"valuesFrom,omitempty"`
+	KubernetesVersion kubernetesVersion `yaml:"kubernetesVersion"`
+	KubernetesAPIs    *kubernetesAPIs   `yaml:"kubernetesAPIs,omitempty"`
 }
 
-type from struct {
+type valuesPath struct {
 	Path string `yaml:"path"`
 }
 
-type version struct {
+type kubernetesVersion struct {
 	Version string `yaml:"version"`
 }
 
-type versions struct {
+type kubernetesAPIs struct {
 	GroupVersions []string `yaml:"groupVersions"`
 }
 
@@ -75,11 +75,11 @@ type kbldStep struct {
 	Paths []string `yaml:"paths"`
 }
 
-type deploy struct {
-	Kapp kapp `yaml:"kapp"`
+type deploySpec struct {
+	Kapp kappSpec `yaml:"kapp"`
 }
 
-type kapp struct {
+type kappSpec struct {
 	RawOptions []string `yaml:"rawOptions,omitempty"`
 }
 
@@ -93,14 +93,14 @@ const (
 
 // appOf returns how kapp-controller comes to the manifests of a bundle, or why it cannot.
 func appOf(b *Bundle) (appSpec, string) {
-	app := appSpec{Deploy: []deploy{{}}}
-	source, reason := rendered(b.Content)
+	app := appSpec{Deploy: []deploySpec{{}}}
+	source, reason := findRendered(b.Content)
 	if reason != "" {
 		return app, reason
 	}
 	root := ""
-	app.Fetch = []fetch{{ImgpkgBundle: &imgpkgBundle{b.Image.Name()}}}
-	var values []from
+	app.Fetch = []fetchSpec{{ImgpkgBundle: &imgpkgBundle{b.Image.Name()}}}
+	var values []valuesPath
 	if source != nil && !source.Values.IsZero() {
 		data, err := source.Values.Bytes()
 		if err != nil {
@@ -108,8 +108,8 @@ func appOf(b *Bundle) (appSpec, string) {
 		}
 		root = mainFolder
 		app.Fetch[0].Path = mainFolder
-		app.Fetch = append(app.Fetch, fetch{Inline: &inline{map[string]string{ownValues: string(data)}}, Path: ownFolder})
-		values = []from{{path.Join(ownFolder, ownValues)}}
+		app.Fetch = append(app.Fetch, fetchSpec{Inline: &inlinePaths{map[string]string{ownValues: string(data)}}, Path: ownFolder})
+		values = []valuesPath{{path.Join(ownFolder, ownValues)}}
 	}
 	kbld := &kbldStep{}
 	if source != nil {
@@ -131,12 +131,12 @@ func appOf(b *Bundle) (appSpec, string) {
 		}
 	}
 	kbld.Paths = append(kbld.Paths, path.Join(root, ".imgpkg/images.yml"))
-	app.Template = append(app.Template, step{Kbld: kbld})
+	app.Template = append(app.Template, templateStep{Kbld: kbld})
 	return app, ""
 }
 
-// rendered returns the one source of a bundle that the target renders; nil where there is none.
-func rendered(b *bundle.Content) (*bundle.Source, string) {
+// findRendered returns the one source of a bundle that the target renders; nil where there is none.
+func findRendered(b *bundle.Content) (*bundle.Source, string) {
 	var source *bundle.Source
 	for i := range b.Bundle.Spec.Sources {
 		s := &b.Bundle.Spec.Sources[i]
@@ -155,7 +155,7 @@ func rendered(b *bundle.Content) (*bundle.Source, string) {
 var lifecycle = regexp.MustCompile(`helm\.sh/(hook|resource-policy)["']?\s*:`)
 
 // engineOf returns the step that renders a source.
-func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
+func engineOf(b *bundle.Content, s *bundle.Source, root string) (templateStep, string) {
 	at := path.Join(bundle.ConfigDir, s.Path)
 	overlays := path.Join(bundle.OverlaysDir, s.Path)
 	if s.Template != bundle.TemplateHelm {
@@ -173,14 +173,14 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
 				}
 			}
 		}
-		return step{Ytt: ytt}, ""
+		return templateStep{Ytt: ytt}, ""
 	}
 	options := cmp.Or(s.Helm, &bundle.Helm{})
 	switch {
 	case len(s.Overlays) > 0:
-		return step{}, "overlays over a chart that the target renders: kapp-controller gives values to the first engine only"
+		return templateStep{}, "overlays over a chart that the target renders: kapp-controller gives values to the first engine only"
 	case options.CreateNamespace:
-		return step{}, "a chart that the target renders has helm.createNamespace, which kapp-controller has not"
+		return templateStep{}, "a chart that the target renders has helm.createNamespace, which kapp-controller has not"
 	}
 	for _, f := range b.Files {
 		if match := lifecycle.FindSubmatch(f.Data); match != nil && strings.HasPrefix(f.Path, at+"/") && strings.Contains(f.Path, "/templates/") {
@@ -188,24 +188,24 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (step, string) {
 			if string(match[1]) == "resource-policy" {
 				what = "resources to keep, which kapp-controller would delete"
 			}
-			return step{}, fmt.Sprintf("a chart that the target renders has %s: %s", what, strings.TrimPrefix(f.Path, at+"/"))
+			return templateStep{}, fmt.Sprintf("a chart that the target renders has %s: %s", what, strings.TrimPrefix(f.Path, at+"/"))
 		}
 	}
 	helm := &helmStep{
 		Name: cmp.Or(options.Release, b.Metadata().Name), Namespace: cmp.Or(options.Namespace, "default"), Path: path.Join(root, at),
-		KubernetesVersion: version{strings.TrimPrefix(cmp.Or(options.Kubernetes, render.DefaultKubernetes), "v")},
+		KubernetesVersion: kubernetesVersion{strings.TrimPrefix(cmp.Or(options.Kubernetes, render.DefaultKubernetes), "v")},
 	}
 	if len(options.APIVersions) > 0 {
-		helm.KubernetesAPIs = &versions{options.APIVersions}
+		helm.KubernetesAPIs = &kubernetesAPIs{options.APIVersions}
 	}
-	return step{Helm: helm}, ""
+	return templateStep{Helm: helm}, ""
 }
 
-// rewritable looks whether kbld, which replaces the values of keys called image, replaces what
+// checkRewritable looks whether kbld, which replaces the values of keys called image, replaces what
 // krtpkg does: all images, and nothing else, since it would look for that in a registry; and whether
 // its hooks run as they are to.
-func rewritable(ctx context.Context, b *bundle.Content) (string, error) {
-	files, err := render.Defaults(ctx, b)
+func checkRewritable(ctx context.Context, b *bundle.Content) (string, error) {
+	files, err := render.RenderDefaults(ctx, b)
 	if err != nil {
 		return "", err
 	}

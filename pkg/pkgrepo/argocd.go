@@ -14,10 +14,10 @@ import (
 //go:embed applications.yaml
 var applications string
 
-// ArgoCD returns the files below argocd/ of a runtime: a chart that makes an Application of each
+// ArgoCDFiles returns the files below argocd/ of a runtime: a chart that makes an Application of each
 // bundle, by the digest of its second manifest, in waves by which those that it stands on come
 // before it. Bundles that Argo CD cannot apply are left out, and returned with the reason.
-func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
+func ArgoCDFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []LeftOut, error) {
 	plain, left, err := plainOf(runtime, bundles, earlyHooks)
 	if err != nil || len(plain) == 0 {
 		return nil, left, err
@@ -50,7 +50,7 @@ func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Lef
 		name  string
 		value any
 	}{{"Chart.yaml", chart}, {"bundles.yaml", all}, {"values.yaml", values}} {
-		data, err := marshal(f.value)
+		data, err := encodeYAML(f.value)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -63,18 +63,18 @@ func ArgoCD(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Lef
 // make them again for ever (argo-cd.readthedocs.io/en/stable/user-guide/resource_hooks).
 func hooksOf(b *bundle.Content) (hooks []patch, err error) {
 	files, _, err := plainFiles(b)
-	for job := range resources(files) {
-		if manifest.Text(job, "kind") != "Job" || manifest.Get(manifest.Get(job, "spec"), "ttlSecondsAfterFinished") == nil {
+	for job := range allResources(files) {
+		if manifest.GetText(job, "kind") != "Job" || manifest.GetValue(manifest.GetValue(job, "spec"), "ttlSecondsAfterFinished") == nil {
 			continue
 		}
-		if manifest.Text(manifest.Get(manifest.Get(job, "metadata"), "annotations"), bundle.HookAnnotation) != "" {
+		if manifest.GetText(manifest.GetValue(manifest.GetValue(job, "metadata"), "annotations"), bundle.HookAnnotation) != "" {
 			continue // one of Helm, which Argo CD knows
 		}
-		add := []operation{{"add", "/metadata/annotations", map[string]string{argoHook: "Sync"}}}
-		if there := manifest.Get(manifest.Get(job, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
-			add = []operation{{"add", "/metadata/annotations/" + escape.Replace(argoHook), "Sync"}}
+		add := []patchOperation{{"add", "/metadata/annotations", map[string]string{argoHook: "Sync"}}}
+		if there := manifest.GetValue(manifest.GetValue(job, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
+			add = []patchOperation{{"add", "/metadata/annotations/" + escape.Replace(argoHook), "Sync"}}
 		}
-		text, err := compact(add)
+		text, err := encodeCompact(add)
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +133,7 @@ type ArgoCDSite struct {
 // that lies in it.
 func ArgoCDDocuments(runtime *bundle.RuntimeLock, site ArgoCDSite) []Document {
 	name := runtime.Metadata.Name
-	app := resource[argoSpec]{"argoproj.io/v1alpha1", "Application", named{Name: name, Namespace: site.Namespace}, argoSpec{
+	app := apiResource[argoSpec]{"argoproj.io/v1alpha1", "Application", objectMeta{Name: name, Namespace: site.Namespace}, argoSpec{
 		Project: site.Project, Destination: argoDestination{argoServer, site.Namespace},
 		Source: argoSource{
 			RepoURL: "oci://" + site.Repository, TargetRevision: site.Revision, Path: bundle.ArgoCDDir,
@@ -148,7 +148,7 @@ func ArgoCDDocuments(runtime *bundle.RuntimeLock, site ArgoCDSite) []Document {
 	resources := []any{app}
 	if site.Insecure {
 		resources = append([]any{secretResource{
-			"v1", "Secret", named{Name: name + "-repository", Namespace: site.Namespace, Labels: map[string]string{"argocd.argoproj.io/secret-type": "repository"}},
+			"v1", "Secret", objectMeta{Name: name + "-repository", Namespace: site.Namespace, Labels: map[string]string{"argocd.argoproj.io/secret-type": "repository"}},
 			map[string]string{"type": "oci", "url": app.Spec.Source.RepoURL, "insecureOCIForceHttp": "true"},
 		}}, resources...)
 	}
@@ -159,7 +159,7 @@ func ArgoCDDocuments(runtime *bundle.RuntimeLock, site ArgoCDSite) []Document {
 // what it applies, without which no wave waits for the one before
 // (argo-cd.readthedocs.io/en/stable/operator-manual/health/#argocd-app).
 func ArgoCDConfig(namespace string) any {
-	return configMapResource{"v1", "ConfigMap", named{Name: "argocd-cm", Namespace: namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "argocd"}}, map[string]string{
+	return configMapResource{"v1", "ConfigMap", objectMeta{Name: "argocd-cm", Namespace: namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "argocd"}}, map[string]string{
 		"resource.customizations.health.argoproj.io_Application": argoHealth,
 	}}
 }
@@ -169,13 +169,13 @@ func ArgoCDConfig(namespace string) any {
 // (argo-cd.readthedocs.io/en/stable/operator-manual/declarative-setup/#repositories-using-self-signed-tls-certificates-or-are-signed-by-custom-ca).
 func ArgoCDAuthorities(namespace, registry, authorities string) any {
 	host := (&url.URL{Host: registry}).Hostname()
-	return configMapResource{"v1", "ConfigMap", named{Name: "argocd-tls-certs-cm", Namespace: namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "argocd"}}, map[string]string{host: authorities}}
+	return configMapResource{"v1", "ConfigMap", objectMeta{Name: "argocd-tls-certs-cm", Namespace: namespace, Labels: map[string]string{"app.kubernetes.io/part-of": "argocd"}}, map[string]string{host: authorities}}
 }
 
 type configMapResource struct {
 	APIVersion string            `yaml:"apiVersion"`
 	Kind       string            `yaml:"kind"`
-	Metadata   named             `yaml:"metadata"`
+	Metadata   objectMeta        `yaml:"metadata"`
 	Data       map[string]string `yaml:"data"`
 }
 

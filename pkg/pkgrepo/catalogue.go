@@ -14,10 +14,10 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// Catalogue has the packages of several versions of runtimes, as one repository for kapp-controller.
+// BuildCatalogue has the packages of several versions of runtimes, as one repository for kapp-controller.
 // Its name is the runtimes', its version the newest of them. A package that two runtimes have in the
 // same version is there once if its bundle is the same, and an error if not.
-func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
+func BuildCatalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 	type versioned struct {
 		*bundle.Artifact
 		version *semver.Version
@@ -42,7 +42,7 @@ func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 		APIVersion: bundle.APIVersion, Kind: bundle.KindCatalogue,
 		Metadata: bundle.Metadata{Name: newest.Name, Version: newest.Version, Description: "The packages of versions of " + newest.Name},
 	}}
-	known := map[string]packaged{}
+	known := map[string]packagedVersion{}
 	metadata := map[string]bundle.File{}
 	locked := map[string]bool{}
 	for _, r := range all {
@@ -51,13 +51,13 @@ func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 			return nil, fmt.Errorf("%s %s is there twice, as different artifacts", m.Name, m.Version)
 		}
 		made.Catalogue.Runtimes = append(made.Catalogue.Runtimes, bundle.LockedRuntime{Name: m.Name, Version: m.Version, Digest: digest})
-		for _, f := range r.Tree() {
+		for _, f := range r.AllFiles() {
 			switch {
 			case !strings.HasPrefix(f.Path, bundle.PackagesDir+"/"):
 			case strings.HasSuffix(f.Path, "/"+metadataFile):
 				metadata[f.Path] = f // the newest's
 			default:
-				one, err := fetched(f)
+				one, err := readPackage(f)
 				if err != nil {
 					return nil, err
 				}
@@ -65,7 +65,7 @@ func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 				first, twice := known[f.Path]
 				if twice && first.digest != one.digest {
 					return nil, fmt.Errorf("%s is %s in %s %s, and %s in %s: a version has one content", strings.TrimSuffix(strings.TrimPrefix(f.Path, bundle.PackagesDir+"/"), ".yml"),
-						short(first.digest), m.Name, first.of, short(one.digest), one.of)
+						shortenDigest(first.digest), m.Name, first.of, shortenDigest(one.digest), one.of)
 				}
 				if !twice {
 					known[f.Path] = one
@@ -92,32 +92,32 @@ func Catalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 // metadataFile is that of a PackageMetadata.
 const metadataFile = "metadata.yml"
 
-// packaged is the digest of what a Package fetches, and the version of the first runtime that has it.
+// packagedVersion is the digest of what a Package fetches, and the version of the first runtime that has it.
 // The same bundle may be named by a repository of its own in one runtime and by none in another.
-type packaged struct{ digest, of string }
+type packagedVersion struct{ digest, of string }
 
-func fetched(f bundle.File) (packaged, error) {
+func readPackage(f bundle.File) (packagedVersion, error) {
 	var p struct {
 		Spec struct {
-			Template template `yaml:"template"`
+			Template packageTemplate `yaml:"template"`
 		} `yaml:"spec"`
 	}
 	if err := yaml.NewDecoder(bytes.NewReader(f.Data)).Decode(&p); err != nil {
-		return packaged{}, fmt.Errorf("%s: %w", f.Path, err)
+		return packagedVersion{}, fmt.Errorf("%s: %w", f.Path, err)
 	}
 	for _, from := range p.Spec.Template.Spec.Fetch {
 		if from.ImgpkgBundle != nil {
 			_, digest, found := strings.Cut(from.ImgpkgBundle.Image, "@")
 			if !found {
-				return packaged{}, fmt.Errorf("%s fetches %s, which has no digest", f.Path, from.ImgpkgBundle.Image)
+				return packagedVersion{}, fmt.Errorf("%s fetches %s, which has no digest", f.Path, from.ImgpkgBundle.Image)
 			}
-			return packaged{digest: digest}, nil
+			return packagedVersion{digest: digest}, nil
 		}
 	}
-	return packaged{}, fmt.Errorf("%s fetches no bundle", f.Path)
+	return packagedVersion{}, fmt.Errorf("%s fetches no bundle", f.Path)
 }
 
-// short returns a digest, as far as people read it.
-func short(digest string) string {
+// shortenDigest returns a digest, as far as people read it.
+func shortenDigest(digest string) string {
 	return digest[:min(len(digest), len("sha256:")+12)]
 }

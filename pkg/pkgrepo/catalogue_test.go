@@ -22,7 +22,7 @@ func version(t *testing.T, version, image string) *bundle.Artifact {
 	}
 	b := one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod))
 	b.Image = at
-	files, left, err := pkgrepo.Files(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Time{})
+	files, left, err := pkgrepo.PackageFiles(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Time{})
 	if err != nil || len(left) > 0 {
 		t.Fatal(left, err)
 	}
@@ -51,14 +51,14 @@ func version(t *testing.T, version, image string) *bundle.Artifact {
 func TestCatalogueMergesByDigest(t *testing.T) {
 	const other = "@sha256:1111111111111111111111111111111111111111111111111111111111111111"
 	nested := version(t, "1.0.0", "krtpkg.invalid/bundles/web"+digest)
-	made, err := pkgrepo.Catalogue([]*bundle.Artifact{nested, version(t, "1.1.0", "registry.example/krt/web"+digest)})
+	made, err := pkgrepo.BuildCatalogue([]*bundle.Artifact{nested, version(t, "1.1.0", "registry.example/krt/web"+digest)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(made.Files) != 2 || len(made.Images) != 2 || made.Catalogue.Metadata.Version != "1.1.0" {
 		t.Errorf("%d files, images %v, runtimes %+v", len(made.Files), made.Images, made.Catalogue)
 	}
-	_, err = pkgrepo.Catalogue([]*bundle.Artifact{nested, version(t, "1.1.0", "krtpkg.invalid/bundles/web"+other)})
+	_, err = pkgrepo.BuildCatalogue([]*bundle.Artifact{nested, version(t, "1.1.0", "krtpkg.invalid/bundles/web"+other)})
 	const want = "web.edge.krtpkg.dev/1.2.3 is sha256:f91f2ba0eb19 in edge 1.0.0, and sha256:111111111111 in 1.1.0: a version has one content"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q", err, want)

@@ -13,9 +13,9 @@ var comparator = regexp.MustCompile(`^(=|==|>|>=|=>|<|<=|=<|~|~>|\^|)\s*v?(\d+)(
 // glued takes out the space after operators.
 var glued = regexp.MustCompile(`([=<>~^])\s+`)
 
-// constraints says a range of versions as definitions have it, which is Helm's, in the language
+// convertConstraints says a range of versions as definitions have it, which is Helm's, in the language
 // of kapp-controller: whole versions, compared with each other.
-func constraints(from string) (string, error) {
+func convertConstraints(from string) (string, error) {
 	var alternatives []string
 	for alternative := range strings.SplitSeq(from, "||") {
 		var all []string
@@ -25,7 +25,7 @@ func constraints(from string) (string, error) {
 			if match == nil {
 				return "", fmt.Errorf("%q", field)
 			}
-			said, err := bounds(match[1], match[2:])
+			said, err := convertComparison(match[1], match[2:])
 			if err != nil {
 				return "", err
 			}
@@ -39,8 +39,8 @@ func constraints(from string) (string, error) {
 	return strings.Join(alternatives, " || "), nil
 }
 
-// bounds says one comparison. A version whose parts are missing is all that begin with it.
-func bounds(operator string, parts []string) (string, error) {
+// convertComparison says one comparison. A version whose parts are missing is all that begin with it.
+func convertComparison(operator string, parts []string) (string, error) {
 	var v [3]uint64
 	given := 0
 	for i, part := range parts {

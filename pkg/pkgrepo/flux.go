@@ -23,10 +23,10 @@ const fluxRepository = "repository"
 // What Flux takes for a time in which a bundle is there, or it is a failure.
 const fluxTimeout = "10m"
 
-// Flux returns the files below flux/ of a runtime: of each bundle an OCIRepository, by its digest, and
+// FluxFiles returns the files below flux/ of a runtime: of each bundle an OCIRepository, by its digest, and
 // a Kustomization that applies it when those that it stands on are ready. Bundles that Flux cannot
 // apply are left out, and returned with the reason.
-func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left, error) {
+func FluxFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []LeftOut, error) {
 	plain, left, err := plainOf(runtime, bundles, fluxHooks)
 	if err != nil {
 		return nil, nil, err
@@ -35,7 +35,7 @@ func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left,
 	last := map[string]string{} // by names of bundles, the Kustomization after which all of one is there
 	for _, b := range plain {
 		name := fluxName(runtime, b.Metadata().Name)
-		source := resource[fluxSourceSpec]{fluxSource, "OCIRepository", named{Name: name}, fluxSourceSpec{
+		source := apiResource[fluxSourceSpec]{fluxSource, "OCIRepository", objectMeta{Name: name}, fluxSourceSpec{
 			Interval: "1h", URL: "oci://${" + fluxRepository + "}", Ref: map[string]string{"digest": b.Image.DigestStr()},
 		}}
 		documents := []any{source}
@@ -49,11 +49,11 @@ func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left,
 		}
 		stages := fluxStages(contents)
 		for _, stage := range stages {
-			apply := resource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", named{Name: name + stage.suffix}, fluxKustomizeSpec{
+			apply := apiResource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", objectMeta{Name: name + stage.suffix}, fluxKustomizeSpec{
 				Interval: "10m", RetryInterval: "1m", Timeout: fluxTimeout, Path: "./", Prune: true, Wait: true, Force: len(stage.hooks) > 0,
 				SourceRef: fluxReference{"OCIRepository", name}, DependsOn: after,
 			}}
-			own, err := stage.patches(stages)
+			own, err := stage.stagePatches(stages)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -65,7 +65,7 @@ func Flux(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []Left,
 			documents = append(documents, apply)
 			last[b.Metadata().Name], after = apply.Metadata.Name, []nameReference{{apply.Metadata.Name}}
 		}
-		data, err := stream(documents...)
+		data, err := encodeDocuments(documents...)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -113,14 +113,14 @@ type FluxIdentity struct {
 // it, and a Kustomization over what lies in it for Flux.
 func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 	name := runtime.Metadata.Name
-	meta := named{Name: name, Namespace: site.Namespace}
+	meta := objectMeta{Name: name, Namespace: site.Namespace}
 	var secrets []any
-	source := resource[fluxSourceSpec]{fluxSource, "OCIRepository", meta, fluxSourceSpec{
+	source := apiResource[fluxSourceSpec]{fluxSource, "OCIRepository", meta, fluxSourceSpec{
 		Interval: site.Interval, URL: "oci://" + site.Repository, Ref: site.Ref, Insecure: site.Insecure,
 	}}
 	// What the runtime's registry needs, those of its bundles need as well.
-	var each []operation
-	add := func(path string, value any) { each = append(each, operation{"add", "/spec/" + path, value}) }
+	var each []patchOperation
+	add := func(path string, value any) { each = append(each, patchOperation{"add", "/spec/" + path, value}) }
 	if site.Insecure {
 		add("insecure", true)
 	}
@@ -129,7 +129,7 @@ func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 		add("secretRef", source.Spec.SecretRef)
 	}
 	if site.Authorities != "" {
-		secret := secretResource{"v1", "Secret", named{Name: name + "-registry", Namespace: site.Namespace}, map[string]string{"ca.crt": site.Authorities}}
+		secret := secretResource{"v1", "Secret", objectMeta{Name: name + "-registry", Namespace: site.Namespace}, map[string]string{"ca.crt": site.Authorities}}
 		secrets = append(secrets, secret)
 		source.Spec.CertSecretRef = &nameReference{secret.Metadata.Name}
 		add("certSecretRef", source.Spec.CertSecretRef)
@@ -138,7 +138,7 @@ func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 		source.Spec.Verify = &fluxVerify{Provider: "cosign", Identities: site.Identities}
 	}
 	if len(site.Keys) > 0 {
-		secret := secretResource{"v1", "Secret", named{Name: name + "-signers", Namespace: site.Namespace}, map[string]string{}}
+		secret := secretResource{"v1", "Secret", objectMeta{Name: name + "-signers", Namespace: site.Namespace}, map[string]string{}}
 		for i, key := range site.Keys {
 			secret.StringData[fmt.Sprintf("key-%d.pub", i+1)] = key
 		}
@@ -146,17 +146,17 @@ func FluxDocuments(runtime *bundle.RuntimeLock, site FluxSite) []Document {
 		source.Spec.Verify.SecretRef = &nameReference{secret.Metadata.Name}
 	}
 	if site.TrustedRoot != "" && len(site.Identities) > 0 {
-		secret := secretResource{"v1", "Secret", named{Name: name + "-sigstore", Namespace: site.Namespace}, map[string]string{"trusted_root.json": site.TrustedRoot}}
+		secret := secretResource{"v1", "Secret", objectMeta{Name: name + "-sigstore", Namespace: site.Namespace}, map[string]string{"trusted_root.json": site.TrustedRoot}}
 		secrets = append(secrets, secret)
 		source.Spec.Verify.TrustedRoot = &nameReference{secret.Metadata.Name}
 	}
-	apply := resource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", meta, fluxKustomizeSpec{
+	apply := apiResource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", meta, fluxKustomizeSpec{
 		Interval: site.Interval, RetryInterval: "1m", Timeout: fluxTimeout, Path: "./" + bundle.FluxDir, Prune: true, Wait: true,
 		SourceRef: fluxReference{"OCIRepository", name}, TargetNamespace: site.Namespace,
 		PostBuild: &fluxPostBuild{map[string]string{fluxRepository: site.Repository}},
 	}}
 	if len(each) > 0 {
-		text, _ := compact(each) // strings and booleans
+		text, _ := encodeCompact(each) // strings and booleans
 		apply.Spec.Patches = []patch{{patchTarget{Group: "source.toolkit.fluxcd.io", Version: "v1", Kind: "OCIRepository"}, text}}
 	}
 	return []Document{{Name: name + "-flux.yaml", Resources: append(secrets, source, apply)}}
@@ -218,7 +218,7 @@ type plainBundle struct {
 
 // plainOf returns the bundles of a runtime that can be applied as they are, but for their images. hooks
 // gives the reason why the hooks among them cannot be.
-func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manifest.File) string) (plain []plainBundle, left []Left, err error) {
+func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manifest.File) string) (plain []plainBundle, left []LeftOut, err error) {
 	var alone []*bundle.Bundle
 	known := scopesOf(bundles)
 	for _, b := range bundles {
@@ -233,13 +233,13 @@ func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manife
 		case err != nil:
 			return nil, nil, fmt.Errorf("%s: %w", b.Metadata().Name, err)
 		case reason != "":
-			left = append(left, Left{b.Metadata().Name, reason})
+			left = append(left, LeftOut{b.Metadata().Name, reason})
 		default:
 			plain = append(plain, plainBundle{Bundle: b, patches: patches})
 			alone = append(alone, b.Bundle)
 		}
 	}
-	needs, err := before(runtime, alone)
+	needs, err := waitLists(runtime, alone)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -249,11 +249,11 @@ func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manife
 	return plain, left, nil
 }
 
-// stream writes values as the documents of one file.
-func stream(values ...any) ([]byte, error) {
+// encodeDocuments writes values as the documents of one file.
+func encodeDocuments(values ...any) ([]byte, error) {
 	var all []byte
 	for i, value := range values {
-		data, err := marshal(value)
+		data, err := encodeYAML(value)
 		if err != nil {
 			return nil, err
 		}

@@ -58,14 +58,14 @@ func TestGitOpsGolden(t *testing.T) {
 		file("config/m/pod.yaml", pod))
 	hooked.Bundle.Metadata.Name, hooked.Manifest = "hooked", plain(t).Manifest
 	var all []bundle.File
-	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){pkgrepo.Flux, pkgrepo.ArgoCD} {
+	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error){pkgrepo.FluxFiles, pkgrepo.ArgoCDFiles} {
 		made, left, err := files(lock, []pkgrepo.Bundle{plain(t)})
 		if err != nil || len(left) > 0 {
 			t.Fatal(left, err)
 		}
 		all = append(all, made...)
 	}
-	made, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{hooked})
+	made, left, err := pkgrepo.FluxFiles(lock, []pkgrepo.Bundle{hooked})
 	if err != nil || len(left) > 0 {
 		t.Fatal(left, err)
 	}
@@ -90,7 +90,7 @@ func TestGitOpsOfCharts(t *testing.T) {
 	} {
 		b := one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", c.file))
 		b.Manifest = plain(t).Manifest
-		for tool, files := range map[string]func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.Left, error){c.flux: pkgrepo.Flux, c.argo + " ": pkgrepo.ArgoCD} {
+		for tool, files := range map[string]func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error){c.flux: pkgrepo.FluxFiles, c.argo + " ": pkgrepo.ArgoCDFiles} {
 			_, left, err := files(lock, []pkgrepo.Bundle{b})
 			if err != nil {
 				t.Fatal(err)
@@ -107,7 +107,7 @@ func TestGitOpsOfCharts(t *testing.T) {
 	kinds := plain(t)
 	kinds.Bundle.Metadata.Name = "kinds"
 	b := one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: thing}\n"))
-	files, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{kinds, b})
+	files, left, err := pkgrepo.FluxFiles(lock, []pkgrepo.Bundle{kinds, b})
 	if err != nil || len(left) > 0 || !strings.Contains(string(files[1].Data), `{"op":"add","path":"/metadata/namespace","value":"ns"}`) {
 		t.Errorf("a resource of a kind of another bundle: left %v, error %v, %s", left, err, files[len(files)-1].Data)
 	}
@@ -130,7 +130,7 @@ func TestNotPlain(t *testing.T) {
 			file("config/m/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nx: &x {image: \"ghcr.io/example/web:1.0\"}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{<<: {image: \"ghcr.io/example/web:1.0\"}, name: p}]}\n"))},
 	} {
 		lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
-		_, left, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{test.bundle})
+		_, left, err := pkgrepo.FluxFiles(lock, []pkgrepo.Bundle{test.bundle})
 		if err != nil || len(left) != 1 || left[0].Reason != test.reason {
 			t.Errorf("left %+v, %v; want %s", left, err, test.reason)
 		}

@@ -23,23 +23,23 @@ type helmHook struct {
 }
 
 func (h helmHook) String() string {
-	return fmt.Sprintf("%s %s (%s)", manifest.Text(h.node, "kind"), manifest.Text(manifest.Get(h.node, "metadata"), "name"), strings.Join(h.events, ", "))
+	return fmt.Sprintf("%s %s (%s)", manifest.GetText(h.node, "kind"), manifest.GetText(manifest.GetValue(h.node, "metadata"), "name"), strings.Join(h.events, ", "))
 }
 
-func (h helmHook) at(events ...string) bool {
+func (h helmHook) runsAt(events ...string) bool {
 	return slices.ContainsFunc(h.events, func(e string) bool { return slices.Contains(events, e) })
 }
 
 // runningHooks returns the Jobs and Pods among resources that are hooks of an install or an upgrade.
 func runningHooks(files []*manifest.File) (all []helmHook) {
-	for r := range resources(files) {
-		annotations := manifest.Get(manifest.Get(r, "metadata"), "annotations")
-		kind := manifest.Text(r, "kind")
-		if manifest.Text(annotations, bundle.HookAnnotation) == "" || kind != "Job" && kind != "Pod" {
+	for r := range allResources(files) {
+		annotations := manifest.GetValue(manifest.GetValue(r, "metadata"), "annotations")
+		kind := manifest.GetText(r, "kind")
+		if manifest.GetText(annotations, bundle.HookAnnotation) == "" || kind != "Job" && kind != "Pod" {
 			continue
 		}
 		h := helmHook{node: r}
-		for e := range strings.SplitSeq(manifest.Text(annotations, "helm.sh/hook"), ",") {
+		for e := range strings.SplitSeq(manifest.GetText(annotations, "helm.sh/hook"), ",") {
 			h.events = append(h.events, strings.ToLower(strings.TrimSpace(e)))
 		}
 		all = append(all, h)
@@ -50,13 +50,13 @@ func runningHooks(files []*manifest.File) (all []helmHook) {
 // earlyHooks returns the reason why a controller that has hooks before everything cannot apply a bundle.
 func earlyHooks(files []*manifest.File) string {
 	before := map[string]bool{}
-	for r := range resources(files) {
+	for r := range allResources(files) {
 		if s := placeOf(r); s.isBefore {
-			before[manifest.Text(manifest.Get(r, "metadata"), "namespace")] = true
+			before[manifest.GetText(manifest.GetValue(r, "metadata"), "namespace")] = true
 		}
 	}
-	for r := range resources(files) {
-		if name := manifest.Text(manifest.Get(r, "metadata"), "name"); manifest.Text(r, "kind") == "Namespace" && before[name] {
+	for r := range allResources(files) {
+		if name := manifest.GetText(manifest.GetValue(r, "metadata"), "name"); manifest.GetText(r, "kind") == "Namespace" && before[name] {
 			return fmt.Sprintf("it has hooks that come before all else, in namespace %s, which it makes itself", name)
 		}
 	}
@@ -67,11 +67,11 @@ func earlyHooks(files []*manifest.File) string {
 func fluxHooks(files []*manifest.File) string {
 	for _, h := range runningHooks(files) {
 		switch {
-		case !h.at("pre-install", "post-install"):
+		case !h.runsAt("pre-install", "post-install"):
 			return fmt.Sprintf("hook %s is for upgrades only, and Flux would run it at the install", h)
-		case manifest.Text(h.node, "kind") == "Pod":
+		case manifest.GetText(h.node, "kind") == "Pod":
 			return fmt.Sprintf("hook %s is a Pod, which Flux cannot run again", h)
-		case manifest.Get(manifest.Get(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
+		case manifest.GetValue(manifest.GetValue(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
 			return fmt.Sprintf("hook %s deletes itself when it is done, and Flux would run it again and again", h)
 		}
 	}
@@ -87,9 +87,9 @@ type hookPlace struct {
 
 // placeOf reads what a build has written for kapp.
 func placeOf(resource *yaml.Node) hookPlace {
-	annotations := manifest.Get(manifest.Get(resource, "metadata"), "annotations")
-	release, _, isHook := strings.Cut(manifest.Text(annotations, bundle.HookAnnotation), "@")
-	group := manifest.Text(annotations, changeGroup+".hook-order")
+	annotations := manifest.GetValue(manifest.GetValue(resource, "metadata"), "annotations")
+	release, _, isHook := strings.Cut(manifest.GetText(annotations, bundle.HookAnnotation), "@")
+	group := manifest.GetText(annotations, changeGroup+".hook-order")
 	i := strings.LastIndexByte(group, '-')
 	if !isHook || i < 0 {
 		return hookPlace{}
@@ -111,7 +111,7 @@ type fluxStage struct {
 // fluxStages returns the parts of a bundle in order. Each hook that runs ends one.
 func fluxStages(files []*manifest.File) []fluxStage {
 	var before, after []*yaml.Node
-	for r := range resources(files) {
+	for r := range allResources(files) {
 		switch s := placeOf(r); {
 		case s.isBefore:
 			before = append(before, r)
@@ -127,7 +127,7 @@ func fluxStages(files []*manifest.File) []fluxStage {
 		var some []*yaml.Node
 		for i, h := range hooks {
 			some = append(some, h)
-			if manifest.Text(h, "kind") == "Job" || i == len(hooks)-1 {
+			if manifest.GetText(h, "kind") == "Job" || i == len(hooks)-1 {
 				stages = append(stages, fluxStage{suffix: fmt.Sprintf("-%s-%d", name, len(stages)+1), hooks: some})
 				some = nil
 			}
@@ -137,31 +137,31 @@ func fluxStages(files []*manifest.File) []fluxStage {
 	first := cut(before, "before")
 	needed := map[string]bool{}
 	for _, h := range before {
-		needed[manifest.Text(manifest.Get(h, "metadata"), "namespace")] = true
+		needed[manifest.GetText(manifest.GetValue(h, "metadata"), "namespace")] = true
 	}
-	for r := range resources(files) {
-		if manifest.Text(r, "kind") == "Namespace" && needed[manifest.Text(manifest.Get(r, "metadata"), "name")] {
+	for r := range allResources(files) {
+		if manifest.GetText(r, "kind") == "Namespace" && needed[manifest.GetText(manifest.GetValue(r, "metadata"), "name")] {
 			first[0].namespaces = append(first[0].namespaces, r)
 		}
 	}
 	return slices.Concat(first, []fluxStage{{}}, cut(after, "after"))
 }
 
-// patches leave of a bundle what is of the stage, and have its Jobs run once for each content of
+// stagePatches leave of a bundle what is of the stage, and have its Jobs run once for each content of
 // their release.
-func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
+func (s fluxStage) stagePatches(all []fluxStage) (patches []patch, err error) {
 	for _, n := range s.namespaces {
 		// It is created if it is not there, and left to the Kustomization of all else, which
 		// takes these annotations off again.
 		own := map[string]any{bundle.HookAnnotation: "namespace", fluxApply: "IfNotPresent", fluxPrune: "disabled"}
-		add := []operation{{"add", "/metadata/annotations", own}}
-		if there := manifest.Get(manifest.Get(n, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
+		add := []patchOperation{{"add", "/metadata/annotations", own}}
+		if there := manifest.GetValue(manifest.GetValue(n, "metadata"), "annotations"); there != nil && len(there.Content) > 0 {
 			add = nil
 			for _, key := range slices.Sorted(maps.Keys(own)) {
-				add = append(add, operation{"add", "/metadata/annotations/" + escape.Replace(key), own[key]})
+				add = append(add, patchOperation{"add", "/metadata/annotations/" + escape.Replace(key), own[key]})
 			}
 		}
-		text, err := compact(add)
+		text, err := encodeCompact(add)
 		if err != nil {
 			return nil, err
 		}
@@ -179,27 +179,27 @@ func (s fluxStage) patches(all []fluxStage) (patches []patch, err error) {
 		}
 	}
 	for _, h := range s.hooks {
-		if manifest.Text(h, "kind") != "Job" {
+		if manifest.GetText(h, "kind") != "Job" {
 			continue
 		}
-		annotations := manifest.Get(manifest.Get(h, "metadata"), "annotations")
-		var add []operation
-		if events := manifest.Text(annotations, "helm.sh/hook"); !strings.Contains(events, "-upgrade") {
-			add = append(add, operation{"add", "/metadata/annotations/" + escape.Replace(fluxApply), "IfNotPresent"})
+		annotations := manifest.GetValue(manifest.GetValue(h, "metadata"), "annotations")
+		var add []patchOperation
+		if events := manifest.GetText(annotations, "helm.sh/hook"); !strings.Contains(events, "-upgrade") {
+			add = append(add, patchOperation{"add", "/metadata/annotations/" + escape.Replace(fluxApply), "IfNotPresent"})
 		} else {
 			// A pod template cannot be changed, so Flux deletes the Job and creates it.
-			digest := map[string]any{bundle.HookAnnotation: manifest.Text(annotations, bundle.HookAnnotation)}
-			metadata := manifest.Get(manifest.Get(manifest.Get(h, "spec"), "template"), "metadata")
-			switch there := manifest.Get(metadata, "annotations"); {
+			digest := map[string]any{bundle.HookAnnotation: manifest.GetText(annotations, bundle.HookAnnotation)}
+			metadata := manifest.GetValue(manifest.GetValue(manifest.GetValue(h, "spec"), "template"), "metadata")
+			switch there := manifest.GetValue(metadata, "annotations"); {
 			case metadata == nil:
-				add = append(add, operation{"add", "/spec/template/metadata", map[string]any{"annotations": digest}})
+				add = append(add, patchOperation{"add", "/spec/template/metadata", map[string]any{"annotations": digest}})
 			case there == nil || len(there.Content) == 0:
-				add = append(add, operation{"add", "/spec/template/metadata/annotations", digest})
+				add = append(add, patchOperation{"add", "/spec/template/metadata/annotations", digest})
 			default:
-				add = append(add, operation{"add", "/spec/template/metadata/annotations/" + escape.Replace(bundle.HookAnnotation), digest[bundle.HookAnnotation]})
+				add = append(add, patchOperation{"add", "/spec/template/metadata/annotations/" + escape.Replace(bundle.HookAnnotation), digest[bundle.HookAnnotation]})
 			}
 		}
-		text, err := compact(add)
+		text, err := encodeCompact(add)
 		if err != nil {
 			return nil, err
 		}
@@ -222,9 +222,9 @@ const leaveOut = "$patch: delete\napiVersion: v1\nkind: any\nmetadata:\n  name: 
 func packageHooks(files []*manifest.File) string {
 	for _, h := range runningHooks(files) {
 		switch {
-		case !h.at("pre-install", "post-install"):
+		case !h.runsAt("pre-install", "post-install"):
 			return fmt.Sprintf("hook %s is for upgrades only, and kapp-controller would run it at the install", h)
-		case manifest.Get(manifest.Get(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
+		case manifest.GetValue(manifest.GetValue(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
 			return fmt.Sprintf("hook %s deletes itself when it is done, and kapp-controller would run it again and again", h)
 		}
 	}
@@ -234,7 +234,7 @@ func packageHooks(files []*manifest.File) string {
 // DefaultNamespace returns where a PackageInstall of a bundle puts resources that name no namespace; "" for
 // its own. The reason says why it cannot be one for all.
 func DefaultNamespace(ctx context.Context, b *bundle.Content, defined render.Scopes) (namespace, reason string, err error) {
-	m, err := render.Defaults(ctx, b)
+	m, err := render.RenderDefaults(ctx, b)
 	if err != nil {
 		return "", "", err
 	}
@@ -250,8 +250,8 @@ func DefaultNamespace(ctx context.Context, b *bundle.Content, defined render.Sco
 			return "", "", err
 		}
 		for _, doc := range parsed.Documents {
-			for _, r := range manifest.Items(doc) {
-				if namespaced, known := defined.Of(r); manifest.Text(manifest.Get(r, "metadata"), "namespace") == "" && (namespaced || !known) {
+			for _, r := range manifest.ListItems(doc) {
+				if namespaced, known := defined.ScopeOf(r); manifest.GetText(manifest.GetValue(r, "metadata"), "namespace") == "" && (namespaced || !known) {
 					places[m.Namespaces[f.Path]] = true
 				}
 			}

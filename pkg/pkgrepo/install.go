@@ -58,28 +58,28 @@ const (
 	changeRule  = "kapp.k14s.io/change-rule"
 )
 
-// Installs returns the manifests that make kapp-controller install a runtime: a PackageRepository, and
+// InstallDocuments returns the manifests that make kapp-controller install a runtime: a PackageRepository, and
 // for each bundle, in the order to apply them, a PackageInstall with its values and its service
 // account. Applied by kapp, or as one App, each waits for what it stands on; applied by anything
 // else, what fails because something is not there yet is tried again by the controller.
-func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Document, error) {
+func InstallDocuments(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Document, error) {
 	name := runtime.Metadata.Name
-	documents := []Document{Repository(name, site)}
+	documents := []Document{RepositoryDocument(name, site)}
 	alone := make([]*bundle.Bundle, len(bundles))
 	for i, b := range bundles {
 		alone[i] = b.Bundle
 	}
-	needs, err := before(runtime, alone)
+	needs, err := waitLists(runtime, alone)
 	if err != nil {
 		return nil, err
 	}
 	for i, b := range bundles {
 		document := Document{Name: fmt.Sprintf("%02d-%s.yaml", i+1, b.Metadata.Name), Bundle: b.Metadata.Name}
 		for _, node := range b.Access {
-			annotate(node, changeGroup, group(name, b.Metadata.Name+"-access"))
+			addAnnotation(node, changeGroup, changeGroupName(name, b.Metadata.Name+"-access"))
 			document.Resources = append(document.Resources, node)
 		}
-		install := resource[installSpec]{installVersion, "PackageInstall", named{Name: name + "." + b.Metadata.Name, Namespace: site.Namespace}, installSpec{
+		install := apiResource[installSpec]{installVersion, "PackageInstall", objectMeta{Name: name + "." + b.Metadata.Name, Namespace: site.Namespace}, installSpec{
 			ServiceAccountName: b.Account, SyncPeriod: site.SyncPeriod, DefaultNamespace: b.DefaultNamespace,
 		}}
 		install.Spec.PackageRef.RefName = RefName(b.Metadata.Name, name)
@@ -87,11 +87,11 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 		if strings.Contains(b.Metadata.Version, "-") {
 			install.Spec.PackageRef.VersionSelection.Prereleases = &struct{}{}
 		}
-		rules := []string{group(name, "repository"), group(name, b.Metadata.Name+"-access")}
+		rules := []string{changeGroupName(name, "repository"), changeGroupName(name, b.Metadata.Name+"-access")}
 		for _, other := range needs[i] {
-			rules = append(rules, group(name, other))
+			rules = append(rules, changeGroupName(name, other))
 		}
-		install.Metadata.Annotations = map[string]string{changeGroup: group(name, b.Metadata.Name)}
+		install.Metadata.Annotations = map[string]string{changeGroup: changeGroupName(name, b.Metadata.Name)}
 		for k, rule := range rules {
 			install.Metadata.Annotations[fmt.Sprintf("%s.after-%d", changeRule, k)] = "upsert after upserting " + rule
 			install.Metadata.Annotations[fmt.Sprintf("%s.before-%d", changeRule, k)] = "delete before deleting " + rule
@@ -103,12 +103,12 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 			install.Metadata.Annotations["ext.packaging.carvel.dev/fetch-0-secret-name"] = site.PullSecret
 		}
 		if b.Values != nil {
-			text, err := marshal(b.Values)
+			text, err := encodeYAML(b.Values)
 			if err != nil {
 				return nil, err
 			}
-			secret := secretResource{"v1", "Secret", named{Name: name + "-" + b.Metadata.Name + "-values", Namespace: site.Namespace}, map[string]string{ownValues: string(text)}}
-			secret.Metadata.Annotations = map[string]string{changeGroup: group(name, b.Metadata.Name+"-access")}
+			secret := secretResource{"v1", "Secret", objectMeta{Name: name + "-" + b.Metadata.Name + "-values", Namespace: site.Namespace}, map[string]string{ownValues: string(text)}}
+			secret.Metadata.Annotations = map[string]string{changeGroup: changeGroupName(name, b.Metadata.Name+"-access")}
 			document.Resources = append(document.Resources, secret)
 			install.Spec.Values = []valuesFrom{{secretRef{secret.Metadata.Name}}}
 		}
@@ -118,10 +118,10 @@ func Installs(runtime *bundle.RuntimeLock, bundles []Install, site Site) ([]Docu
 	return documents, nil
 }
 
-// Repository returns the PackageRepository of a runtime, or of a catalogue of its versions.
-func Repository(name string, site Site) Document {
-	repository := resource[repositorySpec]{installVersion, "PackageRepository", named{Name: name, Namespace: site.Namespace}, repositorySpec{SyncPeriod: site.SyncPeriod}}
-	repository.Metadata.Annotations = map[string]string{changeGroup: group(name, "repository")}
+// RepositoryDocument returns the PackageRepository of a runtime, or of a catalogue of its versions.
+func RepositoryDocument(name string, site Site) Document {
+	repository := apiResource[repositorySpec]{installVersion, "PackageRepository", objectMeta{Name: name, Namespace: site.Namespace}, repositorySpec{SyncPeriod: site.SyncPeriod}}
+	repository.Metadata.Annotations = map[string]string{changeGroup: changeGroupName(name, "repository")}
 	repository.Spec.Fetch.ImgpkgBundle.Image = site.Reference
 	if site.PullSecret != "" {
 		repository.Spec.Fetch.ImgpkgBundle.SecretRef = &secretRef{site.PullSecret}
@@ -129,12 +129,12 @@ func Repository(name string, site Site) Document {
 	return Document{Name: "00-repository.yaml", Resources: []any{repository}}
 }
 
-// group names a change group of kapp.
-func group(runtime, what string) string { return runtime + "." + domain + "/" + what }
+// changeGroupName names a change group of kapp.
+func changeGroupName(runtime, what string) string { return runtime + "." + domain + "/" + what }
 
-// before returns the names of those that each bundle waits for: of the nearest layer below that has
+// waitLists returns the names of those that each bundle waits for: of the nearest layer below that has
 // any, since these wait in turn, and of its own what it requires.
-func before(runtime *bundle.RuntimeLock, bundles []*bundle.Bundle) ([][]string, error) {
+func waitLists(runtime *bundle.RuntimeLock, bundles []*bundle.Bundle) ([][]string, error) {
 	components := make([]layers.Component, len(bundles))
 	for i, b := range bundles {
 		components[i] = b.Component()
@@ -143,7 +143,7 @@ func before(runtime *bundle.RuntimeLock, bundles []*bundle.Bundle) ([][]string, 
 	for _, b := range runtime.Bundles { // also what is not a package
 		provided = append(append(provided, b.Name), b.Provides...)
 	}
-	needs, err := layers.Needs(components, provided...)
+	needs, err := layers.RequiredIndexes(components, provided...)
 	if err != nil {
 		return nil, err
 	}
@@ -164,25 +164,25 @@ func before(runtime *bundle.RuntimeLock, bundles []*bundle.Bundle) ([][]string, 
 	return all, nil
 }
 
-// annotate adds an annotation to a resource.
-func annotate(resource *yaml.Node, key, value string) {
-	metadata := child(child(resource, "metadata"), "annotations")
-	metadata.Content = append(metadata.Content, text(key), text(value))
+// addAnnotation adds an annotation to a resource.
+func addAnnotation(resource *yaml.Node, key, value string) {
+	metadata := ensureMapping(ensureMapping(resource, "metadata"), "annotations")
+	metadata.Content = append(metadata.Content, textNode(key), textNode(value))
 }
 
-// child returns a mapping in a mapping, made where it is not there.
-func child(in *yaml.Node, key string) *yaml.Node {
+// ensureMapping returns a mapping in a mapping, made where it is not there.
+func ensureMapping(in *yaml.Node, key string) *yaml.Node {
 	for i := 0; i+1 < len(in.Content); i += 2 {
 		if in.Content[i].Value == key {
 			return in.Content[i+1]
 		}
 	}
 	made := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
-	in.Content = append(in.Content, text(key), made)
+	in.Content = append(in.Content, textNode(key), made)
 	return made
 }
 
-func text(value string) *yaml.Node {
+func textNode(value string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
 }
 
@@ -224,12 +224,12 @@ type valuesFrom struct {
 type secretResource struct {
 	APIVersion string            `yaml:"apiVersion"`
 	Kind       string            `yaml:"kind"`
-	Metadata   named             `yaml:"metadata"`
+	Metadata   objectMeta        `yaml:"metadata"`
 	StringData map[string]string `yaml:"stringData"`
 }
 
-// Config is kapp-controller's own configuration with the certificate authorities of a registry, in
+// ControllerConfig is kapp-controller's own configuration with the certificate authorities of a registry, in
 // PEM. It is one for the whole controller.
-func Config(authorities string) any {
-	return secretResource{"v1", "Secret", named{Name: "kapp-controller-config", Namespace: "kapp-controller"}, map[string]string{"caCerts": authorities}}
+func ControllerConfig(authorities string) any {
+	return secretResource{"v1", "Secret", objectMeta{Name: "kapp-controller-config", Namespace: "kapp-controller"}, map[string]string{"caCerts": authorities}}
 }

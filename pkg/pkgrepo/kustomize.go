@@ -49,11 +49,11 @@ func (t patchTarget) String() string {
 	return t.Kind + " " + t.Name + " in " + t.Namespace
 }
 
-// targets are all resources of a bundle.
-type targets []patchTarget
+// patchTargets are all resources of a bundle.
+type patchTargets []patchTarget
 
-func targetsOf(files []*manifest.File) (all targets) {
-	for resource := range resources(files) {
+func targetsOf(files []*manifest.File) (all patchTargets) {
+	for resource := range allResources(files) {
 		all = append(all, targetOf(resource))
 	}
 	return all
@@ -62,7 +62,7 @@ func targetsOf(files []*manifest.File) (all targets) {
 // plainFiles returns the files of a bundle's resources, which have their order; with the reason why there
 // are none.
 func plainFiles(b *bundle.Content) (files []*manifest.File, reason string, err error) {
-	plain, reason := b.Plain()
+	plain, reason := b.PlainFiles()
 	for _, f := range b.Files {
 		if !slices.Contains(plain, f.Path) {
 			continue
@@ -76,12 +76,12 @@ func plainFiles(b *bundle.Content) (files []*manifest.File, reason string, err e
 	return files, reason, nil
 }
 
-// resources returns those in files, and in lists there.
-func resources(files []*manifest.File) iter.Seq[*yaml.Node] {
+// allResources returns those in files, and in lists there.
+func allResources(files []*manifest.File) iter.Seq[*yaml.Node] {
 	return func(yield func(*yaml.Node) bool) {
 		for _, f := range files {
 			for _, doc := range f.Documents {
-				for _, item := range manifest.Items(doc) {
+				for _, item := range manifest.ListItems(doc) {
 					if !yield(item) {
 						return
 					}
@@ -91,9 +91,9 @@ func resources(files []*manifest.File) iter.Seq[*yaml.Node] {
 	}
 }
 
-// meant returns a resource that a target selects besides the one that it is of: kustomize takes an empty
+// ambiguousTarget returns a resource that a target selects besides the one that it is of: kustomize takes an empty
 // group or namespace for any.
-func (all targets) meant(t patchTarget) (patchTarget, bool) {
+func (all patchTargets) ambiguousTarget(t patchTarget) (patchTarget, bool) {
 	for _, other := range all {
 		if other != t && other.Kind == t.Kind && other.Name == t.Name && other.Version == t.Version &&
 			(t.Group == "" || t.Group == other.Group) && (t.Namespace == "" || t.Namespace == other.Namespace) {
@@ -103,14 +103,14 @@ func (all targets) meant(t patchTarget) (patchTarget, bool) {
 	return patchTarget{}, false
 }
 
-// operation is one of a JSON patch.
-type operation struct {
+// patchOperation is one of a JSON patch.
+type patchOperation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
 	Value any    `json:"value,omitempty"`
 }
 
-// sitePatches returns what makes the plain resources of a bundle those that [render.Bundle] and kapp come
+// sitePatches returns what makes the plain resources of a bundle those that [render.RenderBundle] and kapp come
 // to at a site: the locked images as the site has them, the namespace where a resource names none,
 // and nothing where a custom resource has null, which API servers refuse in what is applied by
 // them. The reason says why they cannot be.
@@ -132,37 +132,37 @@ func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reaso
 			return nil, "", err
 		}
 		for i, doc := range before.Documents {
-			items, changed := manifest.Items(doc), manifest.Items(after.Documents[i])
+			items, changed := manifest.ListItems(doc), manifest.ListItems(after.Documents[i])
 			for k, item := range items {
-				var operations []operation
-				if at := difference(item, changed[k], "", &operations); at != nil {
+				var operations []patchOperation
+				if at := diffTexts(item, changed[k], "", &operations); at != nil {
 					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere cannot be patched", before.Name, at.Line), nil
 				}
 				target := targetOf(item)
 				if target.Namespace == "" {
-					namespaced, isKnown := known.Of(item)
+					namespaced, isKnown := known.ScopeOf(item)
 					own := namespaceOf(b.Bundle, before.Name)
 					if !isKnown && own != "" {
 						return nil, fmt.Sprintf("%s belongs in %s if it has a namespace, which no bundle of the runtime defines", target, own), nil
 					}
 					if namespaced {
-						operations = append(operations, operation{"add", "/metadata/namespace", cmp.Or(own, defaultNamespace)})
+						operations = append(operations, patchOperation{"add", "/metadata/namespace", cmp.Or(own, defaultNamespace)})
 					}
 				}
-				if _, own := render.Scope(manifest.Text(item, "apiVersion"), target.Kind); !own {
+				if _, own := render.ScopeOfKind(manifest.GetText(item, "apiVersion"), target.Kind); !own {
 					for n := 0; n+1 < len(item.Content); n += 2 {
 						if key := item.Content[n].Value; key != "metadata" {
-							nulls(item.Content[n+1], "/"+escape.Replace(key), &operations)
+							removeNulls(item.Content[n+1], "/"+escape.Replace(key), &operations)
 						}
 					}
 				}
 				if len(operations) == 0 {
 					continue
 				}
-				if other, twice := all.meant(target); twice {
+				if other, twice := all.ambiguousTarget(target); twice {
 					return nil, fmt.Sprintf("a patch of %s is one of %s as well", target, other), nil
 				}
-				text, err := compact(operations)
+				text, err := encodeCompact(operations)
 				if err != nil {
 					return nil, "", err
 				}
@@ -197,51 +197,51 @@ func scopesOf(bundles []Bundle) render.Scopes {
 	return all
 }
 
-// nulls collects what takes the keys of mappings out that have null.
-func nulls(node *yaml.Node, pointer string, all *[]operation) {
+// removeNulls collects what takes the keys of mappings out that have null.
+func removeNulls(node *yaml.Node, pointer string, all *[]patchOperation) {
 	switch node.Kind {
 	case yaml.AliasNode:
-		nulls(node.Alias, pointer, all)
+		removeNulls(node.Alias, pointer, all)
 	case yaml.ScalarNode:
 		if node.Tag == "!!null" {
-			*all = append(*all, operation{Op: "remove", Path: pointer})
+			*all = append(*all, patchOperation{Op: "remove", Path: pointer})
 		}
 	case yaml.SequenceNode:
 		for i, item := range node.Content {
 			if item.Tag != "!!null" { // an item that is null has its place
-				nulls(item, pointer+"/"+strconv.Itoa(i), all)
+				removeNulls(item, pointer+"/"+strconv.Itoa(i), all)
 			}
 		}
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			if key := node.Content[i]; key.Tag != "!!merge" {
-				nulls(node.Content[i+1], pointer+"/"+escape.Replace(key.Value), all)
+				removeNulls(node.Content[i+1], pointer+"/"+escape.Replace(key.Value), all)
 			}
 		}
 	}
 }
 
-// difference collects what makes a node of another that has the same shape and other texts. It
+// diffTexts collects what makes a node of another that has the same shape and other texts. It
 // gives the node that no JSON pointer (RFC 6901) leads to, where one differs.
-func difference(from, to *yaml.Node, pointer string, all *[]operation) (lost *yaml.Node) {
+func diffTexts(from, to *yaml.Node, pointer string, all *[]patchOperation) (lost *yaml.Node) {
 	if from.Kind == yaml.AliasNode {
-		return difference(from.Alias, to.Alias, pointer, all)
+		return diffTexts(from.Alias, to.Alias, pointer, all)
 	}
 	switch from.Kind {
 	case yaml.ScalarNode:
 		if from.Value != to.Value {
-			*all = append(*all, operation{"replace", pointer, to.Value})
+			*all = append(*all, patchOperation{"replace", pointer, to.Value})
 		}
 	case yaml.SequenceNode:
 		for i, item := range from.Content {
-			if lost = difference(item, to.Content[i], pointer+"/"+strconv.Itoa(i), all); lost != nil {
+			if lost = diffTexts(item, to.Content[i], pointer+"/"+strconv.Itoa(i), all); lost != nil {
 				return lost
 			}
 		}
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(from.Content); i += 2 {
 			key, known := from.Content[i], len(*all)
-			if lost = difference(from.Content[i+1], to.Content[i+1], pointer+"/"+escape.Replace(key.Value), all); lost != nil {
+			if lost = diffTexts(from.Content[i+1], to.Content[i+1], pointer+"/"+escape.Replace(key.Value), all); lost != nil {
 				return lost
 			}
 			if key.Tag == "!!merge" && len(*all) > known {
@@ -256,19 +256,19 @@ func difference(from, to *yaml.Node, pointer string, all *[]operation) (lost *ya
 var escape = strings.NewReplacer("~", "~0", "/", "~1")
 
 func targetOf(resource *yaml.Node) patchTarget {
-	group, version, grouped := strings.Cut(manifest.Text(resource, "apiVersion"), "/")
+	group, version, grouped := strings.Cut(manifest.GetText(resource, "apiVersion"), "/")
 	if !grouped {
 		group, version = "", group
 	}
-	metadata := manifest.Get(resource, "metadata")
+	metadata := manifest.GetValue(resource, "metadata")
 	return patchTarget{
-		Group: group, Version: version, Kind: manifest.Text(resource, "kind"),
-		Name: regexp.QuoteMeta(manifest.Text(metadata, "name")), Namespace: regexp.QuoteMeta(manifest.Text(metadata, "namespace")),
+		Group: group, Version: version, Kind: manifest.GetText(resource, "kind"),
+		Name: regexp.QuoteMeta(manifest.GetText(metadata, "name")), Namespace: regexp.QuoteMeta(manifest.GetText(metadata, "namespace")),
 	}
 }
 
-// compact is JSON on one line, with <, > and & as they are.
-func compact(value any) (string, error) {
+// encodeCompact is JSON on one line, with <, > and & as they are.
+func encodeCompact(value any) (string, error) {
 	var out strings.Builder
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)

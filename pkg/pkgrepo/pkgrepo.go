@@ -2,9 +2,9 @@
 // of them in a runtime's artifact, and what a cluster has to be given to consume it. It does no I/O
 // and knows no cluster.
 //
-// Call [Files], [Flux] and [ArgoCD] with the bundles of a runtime to get what goes below packages/,
-// flux/ and argocd/; [Installs], [FluxDocuments] and [ArgoCDDocuments] for what a cluster is given;
-// [Catalogue] for the packages of several versions. [CheckFiles] tells whether what lies in a runtime is
+// Call [PackageFiles], [FluxFiles] and [ArgoCDFiles] with the bundles of a runtime to get what goes below packages/,
+// flux/ and argocd/; [InstallDocuments], [FluxDocuments] and [ArgoCDDocuments] for what a cluster is given;
+// [BuildCatalogue] for the packages of several versions. [CheckFiles] tells whether what lies in a runtime is
 // what these make of its bundles.
 package pkgrepo
 
@@ -44,8 +44,8 @@ type Bundle struct {
 	Manifest *ocispec.Manifest
 }
 
-// Left is a bundle that cannot be a package.
-type Left struct {
+// LeftOut is a bundle that cannot be a package.
+type LeftOut struct {
 	Bundle string
 	// Reason is why kapp-controller would not come to the manifests that krtpkg does.
 	Reason string
@@ -54,16 +54,16 @@ type Left struct {
 // RefName returns what the packages of a bundle of a runtime are called, for all their versions.
 func RefName(bundle, runtime string) string { return bundle + "." + runtime + "." + domain }
 
-// Files returns the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
+// PackageFiles returns the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
 // Package of its version. Bundles that cannot be packages are left out, and returned with the
 // reason. released is when the runtime was; zero when that is unknown.
-func Files(ctx context.Context, runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []Left, error) {
-	model, err := layers.Load()
+func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []LeftOut, error) {
+	model, err := layers.LoadModel()
 	if err != nil {
 		return nil, nil, err
 	}
 	var files []bundle.File
-	var left []Left
+	var left []LeftOut
 	defined := scopesOf(bundles)
 	for _, b := range bundles {
 		m := b.Metadata()
@@ -75,7 +75,7 @@ func Files(ctx context.Context, runtime string, bundles []Bundle, released time.
 			return nil, nil, fmt.Errorf("package of %s: %w", m.Name, err)
 		}
 		if reason != "" {
-			left = append(left, Left{m.Name, reason})
+			left = append(left, LeftOut{m.Name, reason})
 			continue
 		}
 		spec.RefName = RefName(m.Name, runtime)
@@ -87,10 +87,10 @@ func Files(ctx context.Context, runtime string, bundles []Bundle, released time.
 			name  string
 			value any
 		}{
-			{metadataFile, resource[metadataSpec]{apiVersion, "PackageMetadata", named{Name: spec.RefName}, metadataOf(b.Bundle, model)}},
-			{m.Version + ".yml", resource[packageSpec]{apiVersion, "Package", named{Name: spec.RefName + "." + m.Version}, spec}},
+			{metadataFile, apiResource[metadataSpec]{apiVersion, "PackageMetadata", objectMeta{Name: spec.RefName}, metadataOf(b.Bundle, model)}},
+			{m.Version + ".yml", apiResource[packageSpec]{apiVersion, "Package", objectMeta{Name: spec.RefName + "." + m.Version}, spec}},
 		} {
-			data, err := marshal(f.value)
+			data, err := encodeYAML(f.value)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -108,7 +108,7 @@ func CheckFiles(runtime *bundle.Artifact, folder string, made []bundle.File) err
 	for _, f := range made {
 		want[f.Path] = f.Data
 	}
-	for _, f := range runtime.Tree() {
+	for _, f := range runtime.AllFiles() {
 		if !strings.HasPrefix(f.Path, folder+"/") {
 			continue
 		}
@@ -123,7 +123,7 @@ func CheckFiles(runtime *bundle.Artifact, folder string, made []bundle.File) err
 	return nil
 }
 
-func marshal(value any) ([]byte, error) {
+func encodeYAML(value any) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)
@@ -134,14 +134,14 @@ func marshal(value any) ([]byte, error) {
 }
 
 // The resources, as far as they are written here.
-type resource[Spec any] struct {
-	APIVersion string `yaml:"apiVersion"`
-	Kind       string `yaml:"kind"`
-	Metadata   named  `yaml:"metadata"`
-	Spec       Spec   `yaml:"spec"`
+type apiResource[Spec any] struct {
+	APIVersion string     `yaml:"apiVersion"`
+	Kind       string     `yaml:"kind"`
+	Metadata   objectMeta `yaml:"metadata"`
+	Spec       Spec       `yaml:"spec"`
 }
 
-type named struct {
+type objectMeta struct {
 	Name        string            `yaml:"name"`
 	Namespace   string            `yaml:"namespace,omitempty"`
 	Labels      map[string]string `yaml:"labels,omitempty"`
@@ -160,39 +160,39 @@ type metadataSpec struct {
 }
 
 type packageSpec struct {
-	RefName          string     `yaml:"refName"`
-	Version          string     `yaml:"version"`
-	Licenses         []string   `yaml:"licenses,omitempty"`
-	ReleasedAt       string     `yaml:"releasedAt,omitempty"`
-	ReleaseNotes     string     `yaml:"releaseNotes,omitempty"`
-	Kubernetes       *selection `yaml:"kubernetesVersionSelection,omitempty"`
-	IncludedSoftware []software `yaml:"includedSoftware,omitempty"`
-	ValuesSchema     *schema    `yaml:"valuesSchema,omitempty"`
-	Template         template   `yaml:"template"`
+	RefName          string             `yaml:"refName"`
+	Version          string             `yaml:"version"`
+	Licenses         []string           `yaml:"licenses,omitempty"`
+	ReleasedAt       string             `yaml:"releasedAt,omitempty"`
+	ReleaseNotes     string             `yaml:"releaseNotes,omitempty"`
+	Kubernetes       *versionSelection  `yaml:"kubernetesVersionSelection,omitempty"`
+	IncludedSoftware []includedSoftware `yaml:"includedSoftware,omitempty"`
+	ValuesSchema     *valuesSchema      `yaml:"valuesSchema,omitempty"`
+	Template         packageTemplate    `yaml:"template"`
 }
 
-type selection struct {
+type versionSelection struct {
 	Constraints string `yaml:"constraints"`
 }
 
-type software struct {
+type includedSoftware struct {
 	DisplayName string `yaml:"displayName"`
 	Version     string `yaml:"version,omitempty"`
 	Description string `yaml:"description,omitempty"`
 }
 
-type schema struct {
+type valuesSchema struct {
 	OpenAPIv3 *yaml.Node `yaml:"openAPIv3"`
 }
 
-type template struct {
+type packageTemplate struct {
 	Spec appSpec `yaml:"spec"`
 }
 
 // metadataOf returns what a bundle is, for all its versions.
 func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 	m := b.Metadata
-	layer := layers.All()[b.Spec.Layer]
+	layer := layers.ListLayers()[b.Spec.Layer]
 	spec := metadataSpec{
 		DisplayName: m.Name, ShortDescription: m.Description,
 		LongDescription: fmt.Sprintf("Layer %d, %s: %s.", layer.Number, layer.Name, layer.Purpose),
@@ -200,7 +200,7 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 		Icon:            base64.StdEncoding.EncodeToString([]byte(b.Spec.Icon)),
 		Maintainers:     b.Spec.Maintainers, SupportDescription: b.Spec.Support,
 	}
-	if category, _, found := model.Category(b.Spec.Category); found {
+	if category, _, found := model.FindCategory(b.Spec.Category); found {
 		spec.Categories = append(spec.Categories, category.Title)
 		spec.LongDescription += " " + category.Title + ": " + category.Purpose
 		for _, p := range category.Products {
@@ -221,12 +221,12 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 func packageOf(ctx context.Context, b *Bundle) (packageSpec, string, error) {
 	m := b.Metadata()
 	spec := packageSpec{Version: m.Version, ReleaseNotes: b.Bundle.Spec.ReleaseNotes}
-	included, err := sbom.Included(b.Content)
+	included, err := sbom.ListSoftware(b.Content)
 	if err != nil {
 		return spec, "", err
 	}
 	for _, s := range included {
-		spec.IncludedSoftware = append(spec.IncludedSoftware, software{s.Name, s.Version, s.At})
+		spec.IncludedSoftware = append(spec.IncludedSoftware, includedSoftware{s.Name, s.Version, s.At})
 	}
 	if m.Licenses != "" {
 		spec.Licenses = []string{m.Licenses}
@@ -238,21 +238,21 @@ func packageOf(ctx context.Context, b *Bundle) (packageSpec, string, error) {
 		}
 	}
 	if b.Bundle.Spec.Kubernetes != "" {
-		constraints, err := constraints(b.Bundle.Spec.Kubernetes)
+		constraints, err := convertConstraints(b.Bundle.Spec.Kubernetes)
 		if err != nil {
 			return spec, fmt.Sprintf("its range of Kubernetes versions cannot be said to kapp-controller: %v", err), nil
 		}
-		spec.Kubernetes = &selection{constraints}
+		spec.Kubernetes = &versionSelection{constraints}
 	}
 	var reason string
 	if spec.Template.Spec, reason = appOf(b); reason != "" {
 		return spec, reason, nil
 	}
-	reason, err = rewritable(ctx, b.Content)
+	reason, err = checkRewritable(ctx, b.Content)
 	if reason != "" || err != nil {
 		return spec, reason, err
 	}
-	node, err := render.Schemas(ctx, b.Content)
+	node, err := render.ValuesSchemas(ctx, b.Content)
 	if err != nil {
 		return spec, "", err
 	}
@@ -260,7 +260,7 @@ func packageOf(ctx context.Context, b *Bundle) (packageSpec, string, error) {
 		if at := imageKey(node); at != nil {
 			return spec, fmt.Sprintf("the schema of its values has an image %q as a default, which kapp-controller would take for one to fetch", at.Value), nil
 		}
-		spec.ValuesSchema = &schema{node}
+		spec.ValuesSchema = &valuesSchema{node}
 	}
 	return spec, "", nil
 }

@@ -63,7 +63,7 @@ func TestGolden(t *testing.T) {
 `, file("config/config/pod.yaml", "#@ load(\"@ytt:data\", \"data\")\n"+strings.Replace(pod, "metadata: {name: web}", "metadata:\n  name: #@ data.values.greeting", 1)),
 		file("config/config/schema.yaml", "#@data/values-schema\n---\n#@schema/desc \"what it says\"\ngreeting: hello\n"),
 		file("config/plain/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"))
-	files, left, err := pkgrepo.Files(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Unix(1700000000, 0))
+	files, left, err := pkgrepo.PackageFiles(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Unix(1700000000, 0))
 	if err != nil || len(left) > 0 {
 		t.Fatal(left, err)
 	}
@@ -122,7 +122,7 @@ func TestLeft(t *testing.T) {
 			file("config/a/schema.yaml", "#@data/values-schema\n---\n#@schema/default [{\"image\": \"nginx\"}]\nall:\n- image: \"\"\n"), file("config/a/a.yaml", pod)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			files, left, err := pkgrepo.Files(t.Context(), "edge", []pkgrepo.Bundle{one(t, test.spec, test.files...)}, time.Time{})
+			files, left, err := pkgrepo.PackageFiles(t.Context(), "edge", []pkgrepo.Bundle{one(t, test.spec, test.files...)}, time.Time{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +136,7 @@ func TestLeft(t *testing.T) {
 func TestChartAtTarget(t *testing.T) {
 	b := one(t, "  layer: 6\n  sources: [{dir: c, template: helm, render: target, values: {a: 1}, helm: {release: shop, namespace: web, kubernetes: \"1.34.0\"}}]\n",
 		file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"), file("config/c/templates/a.yaml", pod))
-	files, left, err := pkgrepo.Files(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Time{})
+	files, left, err := pkgrepo.PackageFiles(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Time{})
 	if err != nil || len(left) > 0 || len(files) != 2 {
 		t.Fatal(files, left, err)
 	}
@@ -178,7 +178,7 @@ func TestConstraints(t *testing.T) {
 		">=1.29.0-0":      "",
 	} {
 		b := one(t, "  layer: 6\n  kubernetes: \""+from+"\"\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod))
-		files, left, err := pkgrepo.Files(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Time{})
+		files, left, err := pkgrepo.PackageFiles(t.Context(), "edge", []pkgrepo.Bundle{b}, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -212,15 +212,15 @@ func TestCheckFiles(t *testing.T) {
 		Bundles: []bundle.LockedBundle{{Name: "web", Version: "1.2.3", Layer: 4, Digest: strings.TrimPrefix(digest, "@")}},
 	}
 	b := plain(t)
-	packages, _, err := pkgrepo.Files(t.Context(), "edge", []pkgrepo.Bundle{one(t, "  layer: 4\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod))}, time.Time{})
+	packages, _, err := pkgrepo.PackageFiles(t.Context(), "edge", []pkgrepo.Bundle{one(t, "  layer: 4\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod))}, time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	flux, _, err := pkgrepo.Flux(lock, []pkgrepo.Bundle{b})
+	flux, _, err := pkgrepo.FluxFiles(lock, []pkgrepo.Bundle{b})
 	if err != nil {
 		t.Fatal(err)
 	}
-	argoCD, _, err := pkgrepo.ArgoCD(lock, []pkgrepo.Bundle{b})
+	argoCD, _, err := pkgrepo.ArgoCDFiles(lock, []pkgrepo.Bundle{b})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
 // Package provenance says how a runtime or a bundle was built, as the predicate of SLSA
 // provenance v1 (slsa.dev/spec/v1.0/provenance).
 //
-// Call [SLSA] with an opened [bundle.Set] and the builder that answers for the build.
+// Call [EncodeSLSA] with an opened [bundle.Set] and the builder that answers for the build.
 package provenance
 
 import (
@@ -32,7 +32,7 @@ type Builder struct {
 	Invocation string
 }
 
-// SLSA returns the predicate, without the statement around it, in JSON. The same set and builder give
+// EncodeSLSA returns the predicate, without the statement around it, in JSON. The same set and builder give
 // the same bytes.
 //
 // It holds what the artifact itself tells. The external parameters are the definition's kind,
@@ -43,15 +43,15 @@ type Builder struct {
 //
 // The resolved dependencies are the sources and images of all bundles, and the bundles that a
 // runtime took from a registry. A folder has a dirHash of the files that were taken of it.
-func SLSA(set *bundle.Set, b Builder) ([]byte, error) {
+func EncodeSLSA(set *bundle.Set, b Builder) ([]byte, error) {
 	if u, err := url.Parse(b.ID); err != nil || !u.IsAbs() {
 		return nil, fmt.Errorf("builder %q is not a URI", b.ID)
 	}
-	parameters, err := structpb.NewStruct(parameters(set.Root))
+	parameters, err := structpb.NewStruct(buildParameters(set.Root))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", set.Name(), err)
 	}
-	dependencies, err := resolved(set)
+	dependencies, err := resolveDependencies(set)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", set.Name(), err)
 	}
@@ -67,10 +67,10 @@ func SLSA(set *bundle.Set, b Builder) ([]byte, error) {
 	if b.Invocation != "" {
 		p.RunDetails.Metadata = &slsa.BuildMetadata{InvocationId: b.Invocation}
 	}
-	return marshal(p)
+	return encodePredicate(p)
 }
 
-func parameters(root *bundle.Artifact) map[string]any {
+func buildParameters(root *bundle.Artifact) map[string]any {
 	m := root.Metadata()
 	p := map[string]any{"kind": bundle.KindBundle, "name": m.Name, "version": m.Version}
 	if root.Runtime != nil {
@@ -82,7 +82,7 @@ func parameters(root *bundle.Artifact) map[string]any {
 	return p
 }
 
-func marshal(p *slsa.Provenance) ([]byte, error) {
+func encodePredicate(p *slsa.Provenance) ([]byte, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}

@@ -96,7 +96,7 @@ func edge(t *testing.T) *bundle.Set {
 // predicate makes the predicate, and reads it back.
 func predicate(t *testing.T, set *bundle.Set, b provenance.Builder) ([]byte, *slsa.Provenance) {
 	t.Helper()
-	data, err := provenance.SLSA(set, b)
+	data, err := provenance.EncodeSLSA(set, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +199,7 @@ func TestErrors(t *testing.T) {
 		"oci by tag":        {source(bundle.Source{OCI: "example.org/a:1"}), builder},
 		"no text":           {source(bundle.Source{Dir: "a", Root: "\xff"}), builder},
 	} {
-		if got, err := provenance.SLSA(c.set, c.builder); err == nil {
+		if got, err := provenance.EncodeSLSA(c.set, c.builder); err == nil {
 			t.Errorf("%s: made of it: %s", what, got)
 		}
 	}

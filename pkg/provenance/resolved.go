@@ -38,8 +38,8 @@ const (
 	algorithmDir = string(attestation.AlgorithmDirHash)
 )
 
-// dependency is a source, an image or a bundle.
-type dependency struct {
+// buildDependency is a source, an image or a bundle.
+type buildDependency struct {
 	// id is the same for what is the same.
 	id         string
 	uri        string
@@ -49,10 +49,10 @@ type dependency struct {
 	references []any // of string
 }
 
-// resolved lists what the artifact was made of, each once, ordered by URI.
-func resolved(set *bundle.Set) ([]*attestation.ResourceDescriptor, error) {
-	var all []*dependency
-	prebuilt := prebuilt(set)
+// resolveDependencies lists what the artifact was made of, each once, ordered by URI.
+func resolveDependencies(set *bundle.Set) ([]*attestation.ResourceDescriptor, error) {
+	var all []*buildDependency
+	prebuilt := prebuiltBundles(set)
 	for _, b := range set.Bundles {
 		name := b.Metadata().Name
 		at, indirect := prebuilt[b.Descriptor.Digest.String()]
@@ -82,8 +82,8 @@ func resolved(set *bundle.Set) ([]*attestation.ResourceDescriptor, error) {
 		}
 	}
 	var list []*attestation.ResourceDescriptor
-	for _, d := range merge(all) {
-		r, err := d.descriptor()
+	for _, d := range mergeDependencies(all) {
+		r, err := d.resourceDescriptor()
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", d.uri, err)
 		}
@@ -96,8 +96,8 @@ func resolved(set *bundle.Set) ([]*attestation.ResourceDescriptor, error) {
 // and to those taken from a folder, which cannot be told from them.
 const nowhere = "krtpkg.invalid"
 
-// prebuilt returns the bundles that the runtime took from a registry, by digest.
-func prebuilt(set *bundle.Set) map[string]images.Locked {
+// prebuiltBundles returns the bundles that the runtime took from a registry, by digest.
+func prebuiltBundles(set *bundle.Set) map[string]images.Locked {
 	found := map[string]images.Locked{}
 	if set.Root.Runtime == nil {
 		return found
@@ -111,25 +111,25 @@ func prebuilt(set *bundle.Set) map[string]images.Locked {
 }
 
 // newImage returns an image, or a bundle, which is the same by whatever name.
-func newImage(l images.Locked) *dependency {
-	return &dependency{id: l.Image.DigestStr(), uri: sbom.ImageURL(l), digests: digests(l.Image.DigestStr())}
+func newImage(l images.Locked) *buildDependency {
+	return &buildDependency{id: l.Image.DigestStr(), uri: sbom.ImageURL(l), digests: digestMap(l.Image.DigestStr())}
 }
 
 // newSource returns a source with the digest of what its URI names. That is the source's own for a
 // file, packed or not, and for a folder; a commit and an artifact have digests of theirs.
-func newSource(s *bundle.Source, name string) (*dependency, error) {
+func newSource(s *bundle.Source, name string) (*buildDependency, error) {
 	uri, err := sbom.SourceURI(s)
 	if err != nil {
 		return nil, err
 	}
-	d := &dependency{uri: uri, digests: map[string]string{}}
-	use := map[string]any{"bundle": name, "root": s.Root, "include": values(s.Include), "exclude": values(s.Exclude)}
+	d := &buildDependency{uri: uri, digests: map[string]string{}}
+	use := map[string]any{"bundle": name, "root": s.Root, "include": listValue(s.Include), "exclude": listValue(s.Exclude)}
 	switch {
 	case s.Git != "":
 		d.digests[algorithmCommit], use["treeSHA256"] = s.Commit, s.SHA256
 	case s.OCI != "":
 		_, pinned, _ := strings.Cut(s.OCI, "@")
-		d.digests, use["treeSHA256"] = digests(pinned), s.SHA256
+		d.digests, use["treeSHA256"] = digestMap(pinned), s.SHA256
 	case s.Dir != "":
 		d.digests[algorithmDir] = s.SHA256
 	default:
@@ -141,13 +141,13 @@ func newSource(s *bundle.Source, name string) (*dependency, error) {
 	return d, nil
 }
 
-func digests(digest string) map[string]string {
+func digestMap(digest string) map[string]string {
 	algorithm, hex, _ := strings.Cut(digest, ":")
 	return map[string]string{algorithm: hex}
 }
 
-// values returns a list as structpb takes it; nil when empty.
-func values(texts []string) any {
+// listValue returns a list as structpb takes it; nil when empty.
+func listValue(texts []string) any {
 	var list []any
 	for _, text := range texts {
 		list = append(list, text)
@@ -158,14 +158,14 @@ func values(texts []string) any {
 	return list
 }
 
-// merge joins what is there several times, and sorts. Of an image with several names the first
+// mergeDependencies joins what is there several times, and sorts. Of an image with several names the first
 // gives the URI.
-func merge(all []*dependency) []*dependency {
-	slices.SortStableFunc(all, func(a, b *dependency) int {
+func mergeDependencies(all []*buildDependency) []*buildDependency {
+	slices.SortStableFunc(all, func(a, b *buildDependency) int {
 		return cmp.Or(cmp.Compare(a.uri, b.uri), cmp.Compare(a.id, b.id))
 	})
-	var kept []*dependency
-	seen := map[string]*dependency{}
+	var kept []*buildDependency
+	seen := map[string]*buildDependency{}
 	for _, d := range all {
 		first, again := seen[d.id]
 		if !again {
@@ -178,18 +178,18 @@ func merge(all []*dependency) []*dependency {
 		first.indirect = first.indirect && d.indirect
 	}
 	for _, d := range kept {
-		d.uses, d.references = sorted(d.uses), sorted(d.references)
+		d.uses, d.references = sortUnique(d.uses), sortUnique(d.references)
 	}
 	return kept
 }
 
-// sorted puts values into the order in which they print, each once.
-func sorted(list []any) []any {
+// sortUnique puts values into the order in which they print, each once.
+func sortUnique(list []any) []any {
 	slices.SortFunc(list, func(a, b any) int { return cmp.Compare(fmt.Sprintf("%q", a), fmt.Sprintf("%q", b)) })
 	return slices.CompactFunc(list, reflect.DeepEqual)
 }
 
-func (d *dependency) descriptor() (*attestation.ResourceDescriptor, error) {
+func (d *buildDependency) resourceDescriptor() (*attestation.ResourceDescriptor, error) {
 	about := map[string]any{}
 	if d.uses != nil {
 		about[annotationUses] = d.uses

@@ -25,21 +25,21 @@ var (
 // maxAPIs is how many APIs are tried for whether a chart renders otherwise with them.
 const maxAPIs = 20
 
-// Asked says what a chart asks its cluster for where the answer decides what it renders to, a line
+// ClusterQuestions says what a chart asks its cluster for where the answer decides what it renders to, a line
 // for the user each: `helm install` asks the cluster, which rendering never does. Errors are those
-// of [Render].
-func Asked(ctx context.Context, in Input) ([]string, error) {
+// of [RenderSource].
+func ClusterQuestions(ctx context.Context, in Input) ([]string, error) {
 	if in.Source.Template != bundle.TemplateHelm {
 		return nil, nil
 	}
 	var notes []string
 	in.Note = func(text string) { notes = append(notes, text) }
-	_, err := in.do(ctx, TaskAsked)
+	_, err := in.runTask(ctx, TaskAsked)
 	return notes, err
 }
 
-func (in Input) asked() (notes []string, err error) {
-	defer guard("helm", &err)
+func (in Input) findQuestions() (notes []string, err error) {
+	defer recoverEngine("helm", &err)
 	c, err := loadChart(in)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (in Input) asked() (notes []string, err error) {
 		return nil, nil
 	}
 	looked := map[string]bool{}
-	out, err := helm(in, template.FuncMap{"lookup": func(apiVersion, kind, namespace, name string) (map[string]any, error) {
+	out, err := renderHelm(in, template.FuncMap{"lookup": func(apiVersion, kind, namespace, name string) (map[string]any, error) {
 		looked[strings.Join(strings.Fields(kind+" "+strings.Trim(namespace+"/"+name, "/")), " ")] = true
 		return map[string]any{}, nil
 	}})
@@ -100,7 +100,7 @@ func (in Input) decidingAPIs(texts [][]byte, without []bundle.File) (deciding []
 		with.APIVersions = slices.Concat(options.APIVersions, apis)
 		source.Helm = &with
 		in.Source = &source
-		out, err := helm(in, template.FuncMap{})
+		out, err := renderHelm(in, template.FuncMap{})
 		return err != nil || !bytes.Equal(out[0].Data, without[0].Data)
 	}
 	if len(asked) == 0 || !rendersOtherwise(asked...) {

@@ -38,7 +38,7 @@ func TestAsked(t *testing.T) {
 			t.Parallel()
 			in := chartInput(c.files...)
 			in.Source.Helm = &bundle.Helm{Release: "rel", Namespace: "ns", Kubernetes: "1.34.0", APIVersions: c.apis}
-			got, err := render.Asked(t.Context(), in)
+			got, err := render.ClusterQuestions(t.Context(), in)
 			if err != nil || !slices.Equal(got, c.want) {
 				t.Errorf("got %q, %v, want %q", got, err, c.want)
 			}
@@ -64,13 +64,13 @@ func TestTargetRefusesUnstableCharts(t *testing.T) {
 	}
 	content.Files = content.Files[:len(content.Files)-1] // an overlay without a match
 	var unstable *render.UnstableError
-	if got, err := render.Templates(t.Context(), content, nil); !errors.As(err, &unstable) || !strings.HasSuffix(err.Error(), "templates/a.yaml uses random values or the time: give them as values (password)") {
+	if got, err := render.RenderTemplates(t.Context(), content, nil); !errors.As(err, &unstable) || !strings.HasSuffix(err.Error(), "templates/a.yaml uses random values or the time: give them as values (password)") {
 		t.Errorf("got %v, %v", text(got), err)
 	}
-	if got, err := render.Templates(t.Context(), content, []byte("password: fixed\n")); err != nil || !strings.Contains(text(got), `{v: "fixed"}`) {
+	if got, err := render.RenderTemplates(t.Context(), content, []byte("password: fixed\n")); err != nil || !strings.Contains(text(got), `{v: "fixed"}`) {
 		t.Errorf("got %v, %v", text(got), err)
 	}
-	if _, err := render.Defaults(t.Context(), content); err != nil {
+	if _, err := render.RenderDefaults(t.Context(), content); err != nil {
 		t.Errorf("at the build: %v", err)
 	}
 }

@@ -50,7 +50,7 @@ func ParseAssignment(text string, isYAML bool) (Assignment, error) {
 	case 0:
 		a.value = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}
 	case 1:
-		if a.value, ok = manifest.Expand(file.Documents[0]); !ok {
+		if a.value, ok = manifest.ExpandAliases(file.Documents[0]); !ok {
 			return Assignment{}, fmt.Errorf("%s has over %d parts with its aliases", name, manifest.MaxValues)
 		}
 	default:
@@ -82,9 +82,9 @@ func splitKeys(path string) ([]string, error) {
 	return keys, nil
 }
 
-// With gives the values with assignments over them, later ones over earlier ones. It leaves
+// WithAssignments gives the values with assignments over them, later ones over earlier ones. It leaves
 // v, which may be nil, as it was.
-func (v *Values) With(assignments ...Assignment) (*Values, error) {
+func (v *Values) WithAssignments(assignments ...Assignment) (*Values, error) {
 	with := &Values{bundles: map[string]*yaml.Node{}, files: map[*yaml.Node]string{}}
 	if v != nil {
 		maps.Copy(with.files, v.files)
@@ -96,25 +96,25 @@ func (v *Values) With(assignments ...Assignment) (*Values, error) {
 	for _, a := range assignments {
 		top := with.bundles[a.Bundle]
 		if top == nil {
-			top = mapping()
+			top = newMapping()
 		}
-		changed, err := a.over(top, 0)
+		changed, err := a.applyTo(top, 0)
 		if err != nil {
 			return nil, err
 		}
 		with.bundles[a.Bundle] = changed
-		with.place(a.value, a.text)
+		with.placeNode(a.value, a.text)
 	}
 	return with, nil
 }
 
-// over gives a mapping with the assignment's value in it; depth of its keys lead there.
-func (a Assignment) over(node *yaml.Node, depth int) (*yaml.Node, error) {
+// applyTo gives a mapping with the assignment's value in it; depth of its keys lead there.
+func (a Assignment) applyTo(node *yaml.Node, depth int) (*yaml.Node, error) {
 	if depth == len(a.Path) {
 		return a.value, nil
 	}
 	if node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null" {
-		node = mapping()
+		node = newMapping()
 	}
 	if node.Kind != yaml.MappingNode {
 		through := strings.Join(append([]string{a.Bundle}, a.Path[:depth]...), ".")
@@ -124,15 +124,15 @@ func (a Assignment) over(node *yaml.Node, depth int) (*yaml.Node, error) {
 	changed.Content = slices.Clone(node.Content)
 	key := a.Path[depth]
 	for i := 0; i+1 < len(changed.Content); i += 2 {
-		if manifest.Key(changed.Content[i]) == key {
-			value, err := a.over(changed.Content[i+1], depth+1)
+		if manifest.KeyName(changed.Content[i]) == key {
+			value, err := a.applyTo(changed.Content[i+1], depth+1)
 			changed.Content[i+1] = value
 			return &changed, err
 		}
 	}
-	value, err := a.over(mapping(), depth+1)
+	value, err := a.applyTo(newMapping(), depth+1)
 	changed.Content = append(changed.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key, Style: yaml.DoubleQuotedStyle}, value)
 	return &changed, err
 }
 
-func mapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} }
+func newMapping() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"} }

@@ -22,7 +22,7 @@ func assign(t *testing.T, v *render.Values, list ...assignment) (*render.Values,
 		}
 		all = append(all, parsed)
 	}
-	return v.With(all...)
+	return v.WithAssignments(all...)
 }
 
 // Assignments go over the values file, later ones over earlier ones, and leave it as it was.
@@ -95,10 +95,10 @@ func TestAssignmentsRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `wbe.a: there is no bundle "wbe" (the bundles are dns, web)`
-	if err := v.Check([]string{"dns", "web"}); err == nil || err.Error() != want {
+	if err := v.CheckBundles([]string{"dns", "web"}); err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
-	if err := v.Check([]string{"wbe"}); err != nil {
+	if err := v.CheckBundles([]string{"wbe"}); err != nil {
 		t.Error(err)
 	}
 }
@@ -110,7 +110,7 @@ func TestBundleTakesAssignments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := render.Bundle(t.Context(), web(t), v, atSite)
+	got, err := render.RenderBundle(t.Context(), web(t), v, atSite)
 	if err != nil || !strings.Contains(text(got), "replicas: 4\n") {
 		t.Errorf("%v\n%s", err, text(got))
 	}

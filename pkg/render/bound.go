@@ -45,15 +45,15 @@ func (l Limits) MemoryError() error {
 // that of the others: each of these gives a quarter more.
 var running atomic.Int64
 
-// bounded runs an engine until it ends, is over the limits, or ctx is done. No engine can be stopped:
+// runBounded runs an engine until it ends, is over the limits, or ctx is done. No engine can be stopped:
 // one that runs away goes on behind the error, until the program ends, as it should then.
-func bounded[T any](ctx context.Context, limits Limits, run func() (T, error)) (T, error) {
+func runBounded[T any](ctx context.Context, limits Limits, run func() (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
 	}
 	ended := make(chan result, 1)
-	heap, stack := used()
+	heap, stack := usedMemory()
 	running.Add(1)
 	defer running.Add(-1)
 	go func() {
@@ -73,7 +73,7 @@ func bounded[T any](ctx context.Context, limits Limits, run func() (T, error)) (
 		case <-timer.C:
 			return none, limits.TimeError()
 		case <-ticker.C:
-			nowHeap, nowStack := used()
+			nowHeap, nowStack := usedMemory()
 			memory := limits.Memory + limits.Memory/4*uint64(running.Load()-1)
 			if nowHeap > heap+memory || nowStack > stack+limits.Recursion {
 				return none, limits.MemoryError()
@@ -82,8 +82,8 @@ func bounded[T any](ctx context.Context, limits Limits, run func() (T, error)) (
 	}
 }
 
-// used are the bytes of objects and of stacks.
-func used() (heap, stack uint64) {
+// usedMemory are the bytes of objects and of stacks.
+func usedMemory() (heap, stack uint64) {
 	samples := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
 	metrics.Read(samples)
 	return samples[0].Value.Uint64(), samples[1].Value.Uint64()

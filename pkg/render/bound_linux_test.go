@@ -35,7 +35,7 @@ func TestRunaways(t *testing.T) {
 			start := time.Now()
 			above, err := peaktest.Run(t, func(string) {}, func(string) error {
 				ctx := render.WithRunner(t.Context(), render.InProcess{Limits: render.Limits{Time: 3 * time.Second, Memory: 300 << 20}})
-				_, err := render.Render(ctx, in)
+				_, err := render.RenderSource(ctx, in)
 				return err
 			})
 			t.Logf("%s, %d MiB: %v", time.Since(start).Round(time.Millisecond), above>>20, err)

@@ -32,36 +32,36 @@ type Manifests struct {
 	Namespaces map[string]string
 }
 
-// Bundle renders a bundle. locate gives the reference under which the target finds a locked
+// RenderBundle renders a bundle. locate gives the reference under which the target finds a locked
 // image. An image in the rendered manifests that the bundle's lock does not name is an
 // error, even where a site's value brought it in, and so are rules for kapp that would change one.
 // A chart that the values do not settle is an [*UnstableError].
-func Bundle(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) ([]bundle.File, error) {
-	m, err := All(ctx, b, values, locate)
+func RenderBundle(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) ([]bundle.File, error) {
+	m, err := RenderAll(ctx, b, values, locate)
 	if err != nil {
 		return nil, err
 	}
 	return m.Files, nil
 }
 
-// All is [Bundle] with what the target does not apply with the rest.
-func All(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) (*Manifests, error) {
+// RenderAll is [RenderBundle] with what the target does not apply with the rest.
+func RenderAll(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) (*Manifests, error) {
 	if err := values.checkKeys(b.Bundle); err != nil {
 		return nil, err
 	}
-	own, err := values.of(b.Bundle.Metadata.Name)
+	own, err := values.valuesOf(b.Bundle.Metadata.Name)
 	if err != nil {
 		return nil, err
 	}
-	m, err := templates(ctx, b, own, false)
+	m, err := renderTemplates(ctx, b, own, false)
 	if err != nil {
 		return nil, err
 	}
-	return relocate(b, m, locate)
+	return relocateImages(b, m, locate)
 }
 
-// relocate puts the locked images into rendered files.
-func relocate(b *bundle.Content, m *Manifests, locate func(name.Digest) string) (*Manifests, error) {
+// relocateImages puts the locked images into rendered files.
+func relocateImages(b *bundle.Content, m *Manifests, locate func(name.Digest) string) (*Manifests, error) {
 	// kapp reads no others; whoever pipes what is rendered would.
 	m.Files = slices.DeleteFunc(m.Files, func(f bundle.File) bool { return !bundle.IsManifestName(f.Path) })
 	finder := b.Bundle.Spec.Finder()
@@ -89,40 +89,40 @@ func relocate(b *bundle.Content, m *Manifests, locate func(name.Digest) string) 
 // CheckImages refuses a bundle whose manifests, with the defaults of their values, name an image for a
 // node to run that its lock does not have: such a bundle was not made by a build.
 func CheckImages(ctx context.Context, b *bundle.Content) error {
-	m, err := Defaults(ctx, b)
+	m, err := RenderDefaults(ctx, b)
 	if err != nil {
 		return err
 	}
-	_, err = relocate(b, m, name.Digest.Name)
+	_, err = relocateImages(b, m, name.Digest.Name)
 	return err
 }
 
-// Templates renders what the target renders of a bundle, with values as a YAML file (nil for
+// RenderTemplates renders what the target renders of a bundle, with values as a YAML file (nil for
 // their defaults), and leaves images as they are. Files come out sorted by path.
-func Templates(ctx context.Context, b *bundle.Content, values []byte) ([]bundle.File, error) {
-	m, err := templates(ctx, b, values, false)
+func RenderTemplates(ctx context.Context, b *bundle.Content, values []byte) ([]bundle.File, error) {
+	m, err := renderTemplates(ctx, b, values, false)
 	if err != nil {
 		return nil, err
 	}
 	return m.Files, nil
 }
 
-// Defaults is [Templates] for a build: values that a site has to set, because a rule of the
+// RenderDefaults is [RenderTemplates] for a build: values that a site has to set, because a rule of the
 // schema refuses their defaults, have those, and a chart may be one that only they settle.
-func Defaults(ctx context.Context, b *bundle.Content) (*Manifests, error) {
-	return templates(ctx, b, nil, true)
+func RenderDefaults(ctx context.Context, b *bundle.Content) (*Manifests, error) {
+	return renderTemplates(ctx, b, nil, true)
 }
 
-// Finish makes of the files that were rendered at the build those of a bundle: resources are in the
+// FinishBuilt makes of the files that were rendered at the build those of a bundle: resources are in the
 // namespace of their source, and hooks of Helm are told to kapp, or lie apart in [bundle.HooksDir].
 // What the target renders is left to it. It returns the tests of Helm that it has left out.
-func Finish(b *bundle.Content) (tests []Hook, err error) {
+func FinishBuilt(b *bundle.Content) (tests []Hook, err error) {
 	own := slices.Clone(b.Files)
-	_, built, err := targets(b)
+	_, built, err := splitTargets(b)
 	if err != nil {
 		return nil, err
 	}
-	m, err := finish(&b.Bundle.Spec, built, b.Files)
+	m, err := finishRendered(&b.Bundle.Spec, built, b.Files)
 	if err != nil {
 		return nil, err
 	}
@@ -135,9 +135,9 @@ func Finish(b *bundle.Content) (tests []Hook, err error) {
 	return m.Tests, nil
 }
 
-// finish places the resources of rendered files and separates the hooks from them, source by source.
+// finishRendered places the resources of rendered files and separates the hooks from them, source by source.
 // all are the files among which kinds are defined.
-func finish(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, error) {
+func finishRendered(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, error) {
 	m := &Manifests{Namespaces: map[string]string{}}
 	var scopes Scopes
 	rest := rendered
@@ -145,7 +145,7 @@ func finish(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, e
 		own, release := rest, "."
 		if s.Path != "" {
 			release = s.Path
-			rest, own = apart(rest, path.Join(bundle.ConfigDir, s.Path))
+			rest, own = splitAt(rest, path.Join(bundle.ConfigDir, s.Path))
 		}
 		if s.Helm != nil && s.Helm.Namespace != "" {
 			if scopes == nil {
@@ -153,7 +153,7 @@ func finish(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, e
 			}
 			own = slices.Clone(own)
 			for i, f := range own {
-				placed, unknown, err := place(f, s.Helm.Namespace, scopes)
+				placed, unknown, err := placeFile(f, s.Helm.Namespace, scopes)
 				if err != nil {
 					return nil, err
 				}
@@ -162,7 +162,7 @@ func finish(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, e
 				}
 			}
 		}
-		l, err := live(release, own)
+		l, err := separateHooks(release, own)
 		if err != nil {
 			return nil, err
 		}
@@ -175,8 +175,8 @@ func finish(spec *bundle.BundleSpec, rendered, all []bundle.File) (*Manifests, e
 	return m, nil
 }
 
-func templates(ctx context.Context, b *bundle.Content, values []byte, unset bool) (*Manifests, error) {
-	inputs, rendered, err := targets(b)
+func renderTemplates(ctx context.Context, b *bundle.Content, values []byte, unset bool) (*Manifests, error) {
+	inputs, rendered, err := splitTargets(b)
 	if err != nil {
 		return nil, err
 	}
@@ -189,9 +189,9 @@ func templates(ctx context.Context, b *bundle.Content, values []byte, unset bool
 			in.Values = append(in.Values, values)
 		}
 		in.Unset = unset
-		render := Stable
+		render := RenderStable
 		if unset {
-			render = Render
+			render = RenderSource
 		}
 		out, err := render(ctx, in.Input)
 		if err != nil {
@@ -204,12 +204,12 @@ func templates(ctx context.Context, b *bundle.Content, values []byte, unset bool
 	if len(values) > 0 && !takes {
 		return nil, errors.New("it takes no values: none of its sources is a template")
 	}
-	m, err := finish(&b.Bundle.Spec, rendered, slices.Concat(rendered, b.Files))
+	m, err := finishRendered(&b.Bundle.Spec, rendered, slices.Concat(rendered, b.Files))
 	if err != nil {
 		return nil, err
 	}
 	m.Notes = notes
-	_, kept := apart(b.Files, bundle.HooksDir)
+	_, kept := splitAt(b.Files, bundle.HooksDir)
 	m.Later = append(m.Later, kept...)
 	for _, files := range [][]bundle.File{m.Files, m.Later} {
 		slices.SortFunc(files, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
@@ -218,32 +218,32 @@ func templates(ctx context.Context, b *bundle.Content, values []byte, unset bool
 	return m, err
 }
 
-// target is what the target renders of one source: what is at a place of the bundle, and the
+// templateTarget is what the target renders of one source: what is at a place of the bundle, and the
 // folder that it is rendered into.
-type target struct {
+type templateTarget struct {
 	Input
 	at, dir string
 }
 
-// targets takes a bundle's files apart into what the target renders, source by source, and the
+// splitTargets takes a bundle's files apart into what the target renders, source by source, and the
 // rest.
-func targets(b *bundle.Content) (inputs []target, rest []bundle.File, err error) {
-	rest, overlays := apart(b.Files, bundle.OverlaysDir)
-	rest, _ = apart(rest, bundle.HooksDir)
+func splitTargets(b *bundle.Content) (inputs []templateTarget, rest []bundle.File, err error) {
+	rest, overlays := splitAt(b.Files, bundle.OverlaysDir)
+	rest, _ = splitAt(rest, bundle.HooksDir)
 	for i := range b.Bundle.Spec.Sources {
 		source := &b.Bundle.Spec.Sources[i]
 		if !source.AtTarget() {
 			continue
 		}
-		in := target{at: path.Join(bundle.ConfigDir, source.Path)}
+		in := templateTarget{at: path.Join(bundle.ConfigDir, source.Path)}
 		in.Source, in.Name, in.dir = source, b.Bundle.Metadata.Name, in.at
-		rest, in.Files = apart(rest, in.at)
+		rest, in.Files = splitAt(rest, in.at)
 		if len(in.Files) == 1 && in.Files[0].Path == in.at {
 			in.dir = path.Dir(in.at)
 		}
-		_, in.Overlays = apart(overlays, path.Join(bundle.OverlaysDir, source.Path))
-		in.Files = below(in.Files, in.at)
-		in.Overlays = below(in.Overlays, path.Join(bundle.OverlaysDir, source.Path))
+		_, in.Overlays = splitAt(overlays, path.Join(bundle.OverlaysDir, source.Path))
+		in.Files = pathsBelow(in.Files, in.at)
+		in.Overlays = pathsBelow(in.Overlays, path.Join(bundle.OverlaysDir, source.Path))
 		own, err := source.Values.Bytes()
 		if err != nil {
 			return nil, nil, err
@@ -256,16 +256,16 @@ func targets(b *bundle.Content) (inputs []target, rest []bundle.File, err error)
 	return inputs, rest, nil
 }
 
-// Schemas describes the values that a bundle takes, as an OpenAPI v3 schema in YAML: that of
+// ValuesSchemas describes the values that a bundle takes, as an OpenAPI v3 schema in YAML: that of
 // its one template, or all of them, of which each has to hold. It is nil where nothing does.
-func Schemas(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
-	inputs, _, err := targets(b)
+func ValuesSchemas(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
+	inputs, _, err := splitTargets(b)
 	if err != nil {
 		return nil, err
 	}
 	var all []*yaml.Node
 	for _, in := range inputs {
-		data, err := Schema(ctx, in.Input)
+		data, err := ValuesSchema(ctx, in.Input)
 		if err != nil {
 			return nil, fmt.Errorf("schema of %s: %w", in.at, err)
 		}
@@ -283,13 +283,13 @@ func Schemas(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
 	case 1:
 		return all[0], nil
 	}
-	each := mapping()
+	each := newMapping()
 	each.Content = []*yaml.Node{{Kind: yaml.ScalarNode, Value: "allOf"}, {Kind: yaml.SequenceNode, Content: all}}
 	return each, nil
 }
 
-// apart takes the files at and below a path out of others.
-func apart(files []bundle.File, at string) (others, own []bundle.File) {
+// splitAt takes the files at and below a path out of others.
+func splitAt(files []bundle.File, at string) (others, own []bundle.File) {
 	for _, f := range files {
 		if f.Path == at || strings.HasPrefix(f.Path, at+"/") {
 			own = append(own, f)
@@ -300,8 +300,8 @@ func apart(files []bundle.File, at string) (others, own []bundle.File) {
 	return others, own
 }
 
-// below are files by their paths below another; the file at that path itself by its name.
-func below(files []bundle.File, at string) []bundle.File {
+// pathsBelow are files by their paths below another; the file at that path itself by its name.
+func pathsBelow(files []bundle.File, at string) []bundle.File {
 	var relative []bundle.File
 	for _, f := range files {
 		p := path.Base(f.Path)

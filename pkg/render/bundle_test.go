@@ -53,7 +53,7 @@ func TestTemplatesOfEachKind(t *testing.T) {
 		"config/done/manifests.yaml\nkind: Rendered\n" + "config/plain-more/p.yaml\n" + pod + "config/plain/p.yaml\n" + labelled + "config/t.yaml\nkind: T\n"
 	content := built(t)
 	content.Files = content.Files[:len(content.Files)-1]
-	got, err := render.Templates(t.Context(), content, []byte("c: 2\n"))
+	got, err := render.RenderTemplates(t.Context(), content, []byte("c: 2\n"))
 	if err != nil || text(got) != want {
 		t.Errorf("%v\n%s", err, text(got))
 	}
@@ -64,10 +64,10 @@ func TestRenderedTakesNoValues(t *testing.T) {
 	t.Parallel()
 	content := built(t)
 	content.Bundle.Spec.Sources = content.Bundle.Spec.Sources[1:2]
-	if _, err := render.Templates(t.Context(), content, []byte("c: 2\n")); err == nil || err.Error() != "it takes no values: none of its sources is a template" {
+	if _, err := render.RenderTemplates(t.Context(), content, []byte("c: 2\n")); err == nil || err.Error() != "it takes no values: none of its sources is a template" {
 		t.Errorf("got %v", err)
 	}
-	if got, err := render.Templates(t.Context(), content, nil); err != nil || strings.Contains(text(got), "overlays/") {
+	if got, err := render.RenderTemplates(t.Context(), content, nil); err != nil || strings.Contains(text(got), "overlays/") {
 		t.Errorf("%v\n%s", err, text(got))
 	}
 }
@@ -135,7 +135,7 @@ func TestBundleHoldsToItsLock(t *testing.T) {
 				Files:  files("b.yaml", c.data),
 			}
 			content.Bundle.Spec.Sources = []bundle.Source{{Path: "b.yaml"}}
-			got, err := render.Bundle(t.Context(), content, nil, name.Digest.Name)
+			got, err := render.RenderBundle(t.Context(), content, nil, name.Digest.Name)
 			checked := render.CheckImages(t.Context(), content)
 			if c.want == "" {
 				if err != nil || checked != nil || !strings.Contains(text(got), "image: ghcr.io/example/web@"+pinned) {

@@ -18,7 +18,7 @@ import (
 // tool is a program of hack/tools.
 func tool(t *testing.T, name string) string {
 	t.Helper()
-	program, err := hack.Build(context.Background(), "tools/"+name)
+	program, err := hack.BuildProgram(context.Background(), "tools/"+name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 // Of is the values of a bundle.
 func Of(t *testing.T, v *Values, bundleName string) []byte {
 	t.Helper()
-	data, err := v.of(bundleName)
+	data, err := v.valuesOf(bundleName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func Blocks(t *testing.T, data []byte) string {
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		t.Fatal(err)
 	}
-	if err := block(&doc); err != nil {
+	if err := toBlockStyle(&doc); err != nil {
 		t.Fatal(err)
 	}
 	data, err := yaml.Marshal(&doc)

@@ -2,9 +2,9 @@ package render
 
 import "fmt"
 
-// guard turns what an engine panics with into an error: no input may end the program. It has to be
+// recoverEngine turns what an engine panics with into an error: no input may end the program. It has to be
 // deferred.
-func guard(engine string, err *error) {
+func recoverEngine(engine string, err *error) {
 	if problem := recover(); problem != nil {
 		*err = fmt.Errorf("%s stopped at what it cannot take: %v", engine, problem)
 	}

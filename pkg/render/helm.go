@@ -33,11 +33,11 @@ const manifests = "manifests.yaml"
 // helm 4.3 tells it. It stands here since helm takes it from the libraries it is built with.
 const DefaultKubernetes = "v1.37.0"
 
-// helm renders a chart to the bytes that `helm template` prints, with functions over those
+// renderHelm renders a chart to the bytes that `helm template` prints, with functions over those
 // that templates have.
-func helm(in Input, functions template.FuncMap) (rendered []bundle.File, err error) {
-	defer guard("helm", &err)
-	warnings := quietly(func() { rendered, err = helmTemplate(in, functions) })
+func renderHelm(in Input, functions template.FuncMap) (rendered []bundle.File, err error) {
+	defer recoverEngine("helm", &err)
+	warnings := captureWarnings(func() { rendered, err = helmTemplate(in, functions) })
 	noted := map[string]bool{}
 	for _, line := range warnings {
 		note, ok := helmWarning(line)
@@ -122,7 +122,7 @@ func loadChart(in Input) (*chart.Chart, error) {
 	// Byte order marks and the order of files are as helm has them of a folder.
 	var files []*archive.BufferedFile
 	for _, f := range in.Files {
-		if !ignored(rules, f.Path) {
+		if !isIgnored(rules, f.Path) {
 			files = append(files, &archive.BufferedFile{Name: f.Path, Data: bytes.TrimPrefix(f.Data, []byte("\uFEFF"))})
 		}
 	}
@@ -155,25 +155,25 @@ func helmIgnore(in Input) (*ignore.Rules, error) {
 	return rules, nil
 }
 
-// ignored says whether rules leave a file out, or a folder that it is in.
-func ignored(rules *ignore.Rules, name string) bool {
+// isIgnored says whether rules leave a file out, or a folder that it is in.
+func isIgnored(rules *ignore.Rules, name string) bool {
 	for i, c := range name {
-		if c == '/' && rules.Ignore(name[:i], entry{name: name[:i], dir: true}) {
+		if c == '/' && rules.Ignore(name[:i], ignoreEntry{name: name[:i], dir: true}) {
 			return true
 		}
 	}
-	return rules.Ignore(name, entry{name: name})
+	return rules.Ignore(name, ignoreEntry{name: name})
 }
 
-// entry is what helm's rules want to know of a file.
-type entry struct {
+// ignoreEntry is what helm's rules want to know of a file.
+type ignoreEntry struct {
 	fs.FileInfo
 	name string
 	dir  bool
 }
 
-func (e entry) Name() string { return path.Base(e.name) }
-func (e entry) IsDir() bool  { return e.dir }
+func (e ignoreEntry) Name() string { return path.Base(e.name) }
+func (e ignoreEntry) IsDir() bool  { return e.dir }
 
 // sortDependencies undoes that helm loads the charts of a chart in a random order, in which
 // their CRDs would come out.
@@ -284,8 +284,8 @@ func oneLine(err error, chartName string) error {
 	return errors.New(text)
 }
 
-// elsewhen are template functions at another time, for a chart that has the time in it.
-func elsewhen() template.FuncMap {
+// fakeClockFuncs are template functions at another time, for a chart that has the time in it.
+func fakeClockFuncs() template.FuncMap {
 	return template.FuncMap{
 		"now": func() time.Time { return time.Date(2001, 2, 3, 4, 5, 6, 7, time.UTC) },
 		"ago": func(any) string { return "1s" },
@@ -308,8 +308,8 @@ func templateAt(rendered []byte, line int) string {
 	return name
 }
 
-// differing is the template that the first difference of two renderings is of.
-func differing(a, b []byte) string {
+// firstDifference is the template that the first difference of two renderings is of.
+func firstDifference(a, b []byte) string {
 	name := ""
 	other := strings.Split(string(b), "\n")
 	for i, line := range strings.Split(string(a), "\n") {

@@ -132,7 +132,7 @@ func chartInput(list ...string) render.Input {
 // A release is called as its bundle, and is in the namespace default.
 func TestHelmDefaults(t *testing.T) {
 	t.Parallel()
-	got, err := render.Stable(t.Context(), chartInput("templates/a.yaml", configMap+"data: {in: {{ .Release.Namespace }}}\n"))
+	got, err := render.RenderStable(t.Context(), chartInput("templates/a.yaml", configMap+"data: {in: {{ .Release.Namespace }}}\n"))
 	const want = "manifests.yaml\n---\n# Source: chart/templates/a.yaml\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {in: default}\n"
 	if err != nil || text(got) != want {
 		t.Errorf("%v\n%s", err, text(got))
@@ -176,7 +176,7 @@ func TestHelmRefuses(t *testing.T) {
 				in.Files = in.Files[1:]
 			}
 			in.Values = [][]byte{[]byte(c.values)}
-			got, err := render.Stable(t.Context(), in)
+			got, err := render.RenderStable(t.Context(), in)
 			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v\nwant %s\n%s", err, c.want, text(got))
 			}
@@ -194,7 +194,7 @@ func TestHelmFetchesNoSchema(t *testing.T) {
 	} {
 		in := chartInput("values.schema.json", schema, "templates/a.yaml", configMap)
 		in.Values = [][]byte{[]byte("a: 1\n")}
-		if _, err := render.Stable(t.Context(), in); err != nil {
+		if _, err := render.RenderStable(t.Context(), in); err != nil {
 			t.Errorf("%s: %v", schema, err)
 		}
 	}
@@ -209,7 +209,7 @@ func TestHelmIsStable(t *testing.T) {
 	}
 	want := ""
 	for range 20 {
-		got, err := render.Render(t.Context(), chartInput(list...))
+		got, err := render.RenderSource(t.Context(), chartInput(list...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +230,7 @@ func TestHelmIsQuiet(t *testing.T) {
 	t.Cleanup(func() { log.SetOutput(before) })
 	in := chartInput("values.yaml", "a: {b: 1}\n", "templates/a.yaml", configMap)
 	in.Values = [][]byte{[]byte("a: 1\n")} // helm warns of a value in a mapping's place
-	if _, err := render.Stable(t.Context(), in); err != nil {
+	if _, err := render.RenderStable(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
 	if logged.Len() > 0 || log.Writer() != &logged {
@@ -242,12 +242,12 @@ func TestHelmIsQuiet(t *testing.T) {
 func TestPackedChart(t *testing.T) {
 	t.Parallel()
 	in := chartInput(".helmignore", "b.yaml\n", "templates/b.yaml", configMap)
-	got, err := render.Render(t.Context(), in)
+	got, err := render.RenderSource(t.Context(), in)
 	if err != nil || strings.TrimSpace(string(got[0].Data)) != "" {
 		t.Errorf("%v\n%s", err, text(got))
 	}
 	in.Source.Chart = "chart"
-	got, err = render.Render(t.Context(), in)
+	got, err = render.RenderSource(t.Context(), in)
 	if err != nil || !slices.Contains(strings.Split(text(got), "\n"), "kind: ConfigMap") {
 		t.Errorf("%v\n%s", err, text(got))
 	}
@@ -261,7 +261,7 @@ func TestHelmTakesTheLastOfTwoKeys(t *testing.T) {
 		"templates/b.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {v: '2'}\n")
 	var notes []string
 	in.Note = func(text string) { notes = append(notes, text) }
-	got, err := render.Stable(t.Context(), in)
+	got, err := render.RenderStable(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +288,7 @@ func TestHelmTakesTheLastOfTwoKeys(t *testing.T) {
 		t.Errorf("notes %q", notes)
 	}
 	plain := render.Input{Source: &bundle.Source{}, Files: files("a.yaml", pod+"kind: Pod\n"), Overlays: files("o.yaml", overlay)}
-	if _, err := render.Stable(t.Context(), plain); err == nil || !strings.Contains(err.Error(), `key "kind" is there twice`) {
+	if _, err := render.RenderStable(t.Context(), plain); err == nil || !strings.Contains(err.Error(), `key "kind" is there twice`) {
 		t.Errorf("a plain manifest: %v", err)
 	}
 }
@@ -325,7 +325,7 @@ func TestHelmNeedsNoChartThatIsOff(t *testing.T) {
 		in := chartInput("templates/a.yaml", configMap)
 		in.Files[0].Data = []byte(about)
 		in.Values = [][]byte{[]byte(values)}
-		_, err := render.Stable(t.Context(), in)
+		_, err := render.RenderStable(t.Context(), in)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: got %v, want %q", values, err, want)
 		}
@@ -338,12 +338,12 @@ func TestHelmTakesValuesFilesOfTheChart(t *testing.T) {
 	in := chartInput("values.yaml", "size: 1\nkind: small\nname: a\n", "ci/ha.yaml", "size: 3\nkind: large\n", "templates/a.yaml", configMap+"data: {v: '{{ .Values.size }} {{ .Values.kind }} {{ .Values.name }}'}\n")
 	in.Source.Helm = &bundle.Helm{ValuesFiles: []string{"ci/ha.yaml"}}
 	in.Values = [][]byte{[]byte("size: 5\n")}
-	got, err := render.Stable(t.Context(), in)
+	got, err := render.RenderStable(t.Context(), in)
 	if err != nil || !strings.Contains(text(got), "data: {v: '5 large a'}") {
 		t.Errorf("%v\n%s", err, text(got))
 	}
 	in.Source.Helm.ValuesFiles = []string{"ha.yaml"}
-	if _, err := render.Stable(t.Context(), in); err == nil || err.Error() != "helm.valuesFiles: the chart has no file ha.yaml" {
+	if _, err := render.RenderStable(t.Context(), in); err == nil || err.Error() != "helm.valuesFiles: the chart has no file ha.yaml" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -356,11 +356,11 @@ func TestHelmNamesValuesThatSettleRandomOnes(t *testing.T) {
 		"templates/secret.yaml", "{{ if not .Values.existingSecret }}\napiVersion: v1\nkind: Secret\nmetadata: {name: {{ .Values.auth.user }}}\n"+
 			"stringData:\n  password: {{ .Values.auth.password | default (randAlphaNum 9) }}\n  key: {{ include \"key\" . }}\n{{ end }}")
 	const want = "the chart renders differently each time: templates/secret.yaml uses random values or the time: give them as values (key, existingSecret, auth.password)"
-	if _, err := render.Stable(t.Context(), in); err == nil || err.Error() != want {
+	if _, err := render.RenderStable(t.Context(), in); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	in.Values = [][]byte{[]byte("key: a\nauth: {password: b}\n")}
-	if _, err := render.Stable(t.Context(), in); err != nil {
+	if _, err := render.RenderStable(t.Context(), in); err != nil {
 		t.Error(err)
 	}
 }
@@ -372,7 +372,7 @@ func TestHelmWarnsByNotes(t *testing.T) {
 	in.Values = [][]byte{[]byte("a: {b: text}\n")}
 	var notes []string
 	in.Note = func(note string) { notes = append(notes, note) }
-	if _, err := render.Stable(t.Context(), in); err != nil {
+	if _, err := render.RenderStable(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.ContainsFunc(notes, func(note string) bool {

@@ -36,7 +36,7 @@ func checkChartValues(c *chart.Chart, values map[string]any, location []string) 
 		}
 		var invalid *jsonschema.ValidationError
 		if err := schema.Validate(values); errors.As(err, &invalid) {
-			return violation(invalid, location)
+			return firstViolation(invalid, location)
 		} else if err != nil {
 			return fmt.Errorf("values.schema.json of chart %s: %w", c.Name(), err)
 		}
@@ -56,10 +56,10 @@ func checkChartValues(c *chart.Chart, values map[string]any, location []string) 
 	return nil
 }
 
-// nowhere loads the schemas that a schema refers to by URL: each allows everything.
-type nowhere struct{}
+// noSchemaLoader loads the schemas that a schema refers to by URL: each allows everything.
+type noSchemaLoader struct{}
 
-func (nowhere) Load(string) (any, error) { return true, nil }
+func (noSchemaLoader) Load(string) (any, error) { return true, nil }
 
 func compileSchema(data []byte) (*jsonschema.Schema, error) {
 	schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
@@ -69,7 +69,7 @@ func compileSchema(data []byte) (*jsonschema.Schema, error) {
 	compile := func() (*jsonschema.Schema, error) {
 		const name = "file:///values.schema.json"
 		compiler := jsonschema.NewCompiler()
-		compiler.UseLoader(nowhere{})
+		compiler.UseLoader(noSchemaLoader{})
 		if err := compiler.AddResource(name, schema); err != nil {
 			return nil, err
 		}
@@ -78,31 +78,31 @@ func compileSchema(data []byte) (*jsonschema.Schema, error) {
 	compiled, err := compile()
 	if err != nil {
 		// What allows everything has no parts to refer to.
-		wholly(schema)
+		loosenReferences(schema)
 		compiled, err = compile()
 	}
 	return compiled, err
 }
 
-// wholly makes references to parts of other schemas ones to all of them.
-func wholly(schema any) {
+// loosenReferences makes references to parts of other schemas ones to all of them.
+func loosenReferences(schema any) {
 	switch s := schema.(type) {
 	case map[string]any:
 		if ref, ok := s["$ref"].(string); ok && !strings.HasPrefix(ref, "#") {
 			s["$ref"], _, _ = strings.Cut(ref, "#")
 		}
 		for _, child := range s {
-			wholly(child)
+			loosenReferences(child)
 		}
 	case []any:
 		for _, child := range s {
-			wholly(child)
+			loosenReferences(child)
 		}
 	}
 }
 
-// violation is the first of the places where values break a schema.
-func violation(invalid *jsonschema.ValidationError, location []string) error {
+// firstViolation is the first of the places where values break a schema.
+func firstViolation(invalid *jsonschema.ValidationError, location []string) error {
 	var found []*jsonschema.ValidationError
 	var collect func(*jsonschema.ValidationError)
 	collect = func(e *jsonschema.ValidationError) {

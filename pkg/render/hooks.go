@@ -65,13 +65,13 @@ func (h Hook) String() string {
 	return fmt.Sprintf("%s %s (%s)", h.Kind, h.Name, strings.Join(h.Events, ", "))
 }
 
-// At reports whether the hook is for one of the events.
-func (h Hook) At(events ...string) bool {
+// RunsAt reports whether the hook is for one of the events.
+func (h Hook) RunsAt(events ...string) bool {
 	return slices.ContainsFunc(h.Events, func(e string) bool { return slices.Contains(events, e) })
 }
 
-// runs reports whether the hook does something that ends, and not only is there.
-func (h Hook) runs() bool { return h.Kind == "Job" || h.Kind == "Pod" }
+// runsToEnd reports whether the hook does something that ends, and not only is there.
+func (h Hook) runsToEnd() bool { return h.Kind == "Job" || h.Kind == "Pod" }
 
 // The events at which krtpkg applies, those that it runs hooks at when it is told to, and Helm's tests.
 var (
@@ -87,18 +87,18 @@ var (
 // hookOf reads a document's annotations as Helm does. What has an event that Helm does not know is no
 // hook here: Helm leaves it out, kubectl and kapp do not.
 func hookOf(f *manifest.File, doc *yaml.Node) (Hook, bool) {
-	metadata := manifest.Get(doc, "metadata")
-	annotations := manifest.Get(metadata, "annotations")
-	events := words(manifest.Text(annotations, hookAnnotation))
+	metadata := manifest.GetValue(doc, "metadata")
+	annotations := manifest.GetValue(metadata, "annotations")
+	events := splitWords(manifest.GetText(annotations, hookAnnotation))
 	known := slices.Concat(beforeEvents, afterEvents, laterEvents, testEvents)
 	if len(events) == 0 || slices.ContainsFunc(events, func(e string) bool { return !slices.Contains(known, e) }) {
 		return Hook{}, false
 	}
 	h := Hook{
-		Kind: manifest.Text(doc, "kind"), Name: manifest.Text(metadata, "name"), Events: events,
-		Policies: words(manifest.Text(annotations, deleteAnnotation)), file: f, node: doc,
+		Kind: manifest.GetText(doc, "kind"), Name: manifest.GetText(metadata, "name"), Events: events,
+		Policies: splitWords(manifest.GetText(annotations, deleteAnnotation)), file: f, node: doc,
 	}
-	h.Weight, _ = strconv.Atoi(manifest.Text(annotations, weightAnnotation)) // 0 for what is no number, as Helm has it
+	h.Weight, _ = strconv.Atoi(manifest.GetText(annotations, weightAnnotation)) // 0 for what is no number, as Helm has it
 	if len(h.Policies) == 0 {
 		h.Policies = []string{string(release.HookBeforeHookCreation)}
 	}
@@ -114,7 +114,7 @@ func UnknownHooks(files []bundle.File) (notes []string) {
 			continue
 		}
 		for _, match := range hookLine.FindAllSubmatch(f.Data, -1) {
-			for _, event := range words(string(match[1])) {
+			for _, event := range splitWords(string(match[1])) {
 				if !slices.Contains(known, event) {
 					notes = append(notes, fmt.Sprintf("%s: Helm knows no hook %q and leaves the resource out", f.Path, event))
 				}
@@ -126,7 +126,7 @@ func UnknownHooks(files []bundle.File) (notes []string) {
 
 var hookLine = regexp.MustCompile(`helm\.sh/hook["']?\s*:\s*["']?([a-z][a-z, -]*)`)
 
-func words(list string) []string {
+func splitWords(list string) []string {
 	var all []string
 	for word := range strings.SplitSeq(list, ",") {
 		if word = strings.ToLower(strings.TrimSpace(word)); word != "" {
@@ -153,7 +153,7 @@ func ParseHooks(files []bundle.File) (hooks []Hook, texts [][]byte, err error) {
 	}
 	sortHooks(hooks)
 	for _, h := range hooks {
-		texts = append(texts, h.file.Text(h.file.Segment(h.node)))
+		texts = append(texts, h.file.SpanText(h.file.DocumentSpan(h.node)))
 	}
 	return hooks, texts, nil
 }
@@ -172,18 +172,18 @@ func sortHooks(hooks []Hook) {
 	})
 }
 
-// lifecycle is what the files of one source become: those to apply, with kapp's annotations in the
+// hookLifecycle is what the files of one source become: those to apply, with kapp's annotations in the
 // place of Helm's meaning, and those of hooks that run later.
-type lifecycle struct {
+type hookLifecycle struct {
 	applied, later []bundle.File
 	// tests are hooks that are left out.
 	tests []Hook
 }
 
-// live separates the hooks of a source from the rest and tells kapp when the others are to be
+// separateHooks separates the hooks of a source from the rest and tells kapp when the others are to be
 // applied. release names the source inside its bundle.
-func live(release string, files []bundle.File) (lifecycle, error) {
-	l := lifecycle{applied: files}
+func separateHooks(release string, files []bundle.File) (hookLifecycle, error) {
+	l := hookLifecycle{applied: files}
 	if !slices.ContainsFunc(files, func(f bundle.File) bool {
 		return bytes.Contains(f.Data, []byte(hookAnnotation)) || bytes.Contains(f.Data, []byte(policyAnnotation))
 	}) {
@@ -208,11 +208,11 @@ func live(release string, files []bundle.File) (lifecycle, error) {
 		left := 0
 		for _, doc := range parsed[i].Documents {
 			h, is := hookOf(parsed[i], doc)
-			if is && manifest.Text(manifest.Get(manifest.Get(doc, "metadata"), "annotations"), bundle.HookAnnotation) != "" {
+			if is && manifest.GetText(manifest.GetValue(manifest.GetValue(doc, "metadata"), "annotations"), bundle.HookAnnotation) != "" {
 				finished = h // it went through here at the build
 			}
-			if is && h.At(laterEvents...) {
-				text := parsed[i].Text(parsed[i].Segment(doc))
+			if is && h.RunsAt(laterEvents...) {
+				text := parsed[i].SpanText(parsed[i].DocumentSpan(doc))
 				if !bytes.HasPrefix(text, []byte("---")) {
 					later.WriteString("---\n")
 				}
@@ -222,16 +222,16 @@ func live(release string, files []bundle.File) (lifecycle, error) {
 				}
 			}
 			switch {
-			case is && h.At(slices.Concat(beforeEvents, afterEvents)...):
+			case is && h.RunsAt(slices.Concat(beforeEvents, afterEvents)...):
 				h.ordinal = len(now)
 				now = append(now, h)
 				left++
 			case is:
-				if !h.At(laterEvents...) {
+				if !h.RunsAt(laterEvents...) {
 					l.tests = append(l.tests, h)
 				}
 				removed++
-				if err := parsed[i].Remove(parsed[i].Segment(doc)); err != nil {
+				if err := parsed[i].RemoveSpan(parsed[i].DocumentSpan(doc)); err != nil {
 					return l, err
 				}
 			default:
@@ -251,10 +251,10 @@ func live(release string, files []bundle.File) (lifecycle, error) {
 		if removed > 0 {
 			return l, finished.file.Errorf(finished.node, "annotation %s is for krtpkg to write", bundle.HookAnnotation)
 		}
-		return lifecycle{applied: original}, nil
+		return hookLifecycle{applied: original}, nil
 	}
 	sortHooks(now)
-	if err := order(release, hex.EncodeToString(digest.Sum(nil))[:16], parsed, now); err != nil {
+	if err := orderHooks(release, hex.EncodeToString(digest.Sum(nil))[:16], parsed, now); err != nil {
 		return l, err
 	}
 	l.applied = nil
@@ -269,13 +269,13 @@ func live(release string, files []bundle.File) (lifecycle, error) {
 	return l, nil
 }
 
-// order annotates all documents with what kapp is to know of them: the hooks that come before all else,
+// orderHooks annotates all documents with what kapp is to know of them: the hooks that come before all else,
 // one after the other, and those that come after it, and what is to stay on the cluster.
-func order(release, digest string, files []*manifest.File, hooks []Hook) error {
+func orderHooks(release, digest string, files []*manifest.File, hooks []Hook) error {
 	var before, after []Hook
 	for _, h := range hooks {
-		first, last := h.At(beforeEvents...), h.At(afterEvents...)
-		if first && last && h.runs() {
+		first, last := h.RunsAt(beforeEvents...), h.RunsAt(afterEvents...)
+		if first && last && h.runsToEnd() {
 			return h.file.Errorf(h.node, "hook %s runs before and after the chart's other resources: kapp can't run one twice", h)
 		}
 		if first {
@@ -284,7 +284,7 @@ func order(release, digest string, files []*manifest.File, hooks []Hook) error {
 			after = append(after, h)
 		}
 	}
-	names := groups(release)
+	names := changeGroups(release)
 	annotations := map[*yaml.Node]map[string]string{}
 	for _, list := range []struct {
 		hooks []Hook
@@ -302,17 +302,17 @@ func order(release, digest string, files []*manifest.File, hooks []Hook) error {
 			rules := slices.Clone(list.rules)
 			for k := i - 1; k >= 0; k-- {
 				rules = append(rules, fmt.Sprintf("%s-%d", list.group, k))
-				if !slices.ContainsFunc(h.Events, func(e string) bool { return !list.hooks[k].At(e) }) {
+				if !slices.ContainsFunc(h.Events, func(e string) bool { return !list.hooks[k].RunsAt(e) }) {
 					break // it is there whenever this one is, and waits for those before it
 				}
 			}
 			for k, group := range rules {
 				add[fmt.Sprintf("%s.hook-%d", changeRule, k)] = "upsert after upserting " + group
 			}
-			switch install, upgrade := h.At(beforeEvents[0], afterEvents[0]), h.At(beforeEvents[1], afterEvents[1]); {
+			switch install, upgrade := h.RunsAt(beforeEvents[0], afterEvents[0]), h.RunsAt(beforeEvents[1], afterEvents[1]); {
 			case install && !upgrade:
 				add[updateStrategy] = "skip"
-			case h.runs():
+			case h.runsToEnd():
 				add[updateStrategy] = "always-replace"
 			}
 			annotations[h.node] = add
@@ -338,11 +338,11 @@ func annotateAll(f *manifest.File, doc *yaml.Node, hooks map[*yaml.Node]map[stri
 	if _, other := hookOf(f, doc); other && !isHook {
 		return nil // it has been taken out
 	}
-	for _, item := range manifest.Items(doc) {
+	for _, item := range manifest.ListItems(doc) {
 		own := map[string]string{}
 		if isHook {
 			own = add
-		} else if kind := manifest.Text(item, "kind"); kind != "Namespace" && kind != "CustomResourceDefinition" && !isConfig(item) {
+		} else if kind := manifest.GetText(item, "kind"); kind != "Namespace" && kind != "CustomResourceDefinition" && !isConfig(item) {
 			if before {
 				own[changeRule+".hook"] = "upsert after upserting " + names.before
 			}
@@ -350,13 +350,13 @@ func annotateAll(f *manifest.File, doc *yaml.Node, hooks map[*yaml.Node]map[stri
 				own[changeGroup+".hook"] = names.main
 			}
 		}
-		policy := manifest.Text(manifest.Get(manifest.Get(item, "metadata"), "annotations"), policyAnnotation)
+		policy := manifest.GetText(manifest.GetValue(manifest.GetValue(item, "metadata"), "annotations"), policyAnnotation)
 		if strings.ToLower(strings.TrimSpace(policy)) == "keep" {
 			for key, value := range kept {
 				own[key] = value
 			}
 		}
-		if len(own) == 0 || manifest.Get(item, "metadata") == nil { // what kbld or kapp reads
+		if len(own) == 0 || manifest.GetValue(item, "metadata") == nil { // what kbld or kapp reads
 			continue
 		}
 		if err := f.SetMetadata(item, manifest.Metadata{Annotations: own}); err != nil {
@@ -368,13 +368,13 @@ func annotateAll(f *manifest.File, doc *yaml.Node, hooks map[*yaml.Node]map[stri
 
 // isConfig reports whether a resource is for kapp and not for a cluster.
 func isConfig(resource *yaml.Node) bool {
-	return strings.HasPrefix(manifest.Text(resource, "apiVersion"), "kapp.k14s.io/")
+	return strings.HasPrefix(manifest.GetText(resource, "apiVersion"), "kapp.k14s.io/")
 }
 
 type groupNames struct{ before, main, after string }
 
-// groups are the change groups of a release. A name has at most 63 characters, of those of labels.
-func groups(release string) groupNames {
+// changeGroups are the change groups of a release. A name has at most 63 characters, of those of labels.
+func changeGroups(release string) groupNames {
 	name := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '.':

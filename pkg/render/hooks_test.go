@@ -56,11 +56,11 @@ func all(t *testing.T, files []bundle.File, options bundle.Source) *render.Manif
 		t.Fatal(err)
 	}
 	content.Images = images.Lock{{Image: d, Reference: "registry.example/job:1"}}
-	m, err := render.Defaults(t.Context(), content)
+	m, err := render.RenderDefaults(t.Context(), content)
 	if err != nil {
 		t.Fatal(err)
 	}
-	placed, err := render.All(t.Context(), content, nil, atSite)
+	placed, err := render.RenderAll(t.Context(), content, nil, atSite)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestHooksOfABuild(t *testing.T) {
 	source := bundle.Source{Path: "chart", Template: bundle.TemplateHelm, Helm: &bundle.Helm{Namespace: "ns"}}
 	want := all(t, hooked(), source)
 	in := render.Input{Source: &source, Name: "hooked", Files: hooked()}
-	rendered, err := render.Stable(t.Context(), in)
+	rendered, err := render.RenderStable(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,14 +171,14 @@ func TestHooksOfABuild(t *testing.T) {
 		content := &bundle.Content{Bundle: &bundle.Bundle{Metadata: bundle.Metadata{Name: "hooked"}, Spec: bundle.BundleSpec{Sources: []bundle.Source{source}}}}
 		content.Files = []bundle.File{{Path: "config/chart/manifests.yaml", Data: rendered[0].Data}}
 		if !old {
-			if _, err := render.Finish(content); err != nil {
+			if _, err := render.FinishBuilt(content); err != nil {
 				t.Fatal(err)
 			}
 			if got := paths(content.Files); got != "config/chart/manifests.yaml hooks/chart/manifests.yaml" {
 				t.Errorf("files of the bundle: %s", got)
 			}
 		}
-		got, err := render.Defaults(t.Context(), content)
+		got, err := render.RenderDefaults(t.Context(), content)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func TestHooksOfPlainManifests(t *testing.T) {
 	plain := "kind:   Pod # kept\nmetadata: {name: helm.sh}\n"
 	content.Files = files("config/p/a.yaml", plain, "config/p/b.yaml", fmt.Sprintf(job, "post-delete"), "config/p/c.yaml", fmt.Sprintf(job, "test")+"---\n"+plain,
 		"config/p/d.yaml", fmt.Sprintf(job, "crd-install"))
-	m, err := render.Defaults(t.Context(), content)
+	m, err := render.RenderDefaults(t.Context(), content)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestHooksOfPlainManifests(t *testing.T) {
 	}
 	content.Files = files("config/p/a.yaml", fmt.Sprintf(job, "pre-install,post-install"))
 	const refused = "config/p/a.yaml:1:1: hook Job j (pre-install, post-install) runs before and after the chart's other resources: kapp can't run one twice"
-	if _, err := render.Defaults(t.Context(), content); err == nil || err.Error() != refused {
+	if _, err := render.RenderDefaults(t.Context(), content); err == nil || err.Error() != refused {
 		t.Errorf("got %v, want %s", err, refused)
 	}
 }

@@ -57,12 +57,12 @@ func withoutPatch(data []byte, field string, n int) (without []byte, line int, h
 	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) != 1 {
 		return nil, 0, false
 	}
-	list := manifest.Get(doc.Content[0], field)
+	list := manifest.GetValue(doc.Content[0], field)
 	if list == nil || list.Kind != yaml.SequenceNode || n >= len(list.Content) {
 		return nil, 0, false
 	}
 	patch := list.Content[n]
-	if manifest.Get(patch, "target") == nil {
+	if manifest.GetValue(patch, "target") == nil {
 		return nil, patch.Line, false
 	}
 	list.Content = slices.Delete(list.Content, n, n+1)

@@ -28,7 +28,7 @@ type Job struct {
 // Task is what a [Job] is for.
 type Task string
 
-// The tasks are named after what they do: [Render], [Stable], [Schema] and [Asked].
+// The tasks are named after what they do: [RenderSource], [RenderStable], [ValuesSchema] and [ClusterQuestions].
 const (
 	TaskRender Task = "render"
 	TaskStable Task = "stable"
@@ -60,7 +60,7 @@ type InProcess struct{ Limits Limits }
 
 // Run implements [Runner].
 func (p InProcess) Run(ctx context.Context, job Job) (Result, error) {
-	return bounded(ctx, p.Limits.WithDefaults(), job.run)
+	return runBounded(ctx, p.Limits.WithDefaults(), job.runHere)
 }
 
 type runnerKey struct{}
@@ -77,8 +77,8 @@ func runnerOf(ctx context.Context) Runner {
 	return InProcess{}
 }
 
-// run does the job here and now.
-func (j Job) run() (r Result, err error) {
+// runHere does the job here and now.
+func (j Job) runHere() (r Result, err error) {
 	in := Input{
 		Source: &bundle.Source{Template: j.Template, Root: j.Root, Chart: j.Chart, Helm: j.Helm, Patches: j.Patches},
 		Name:   j.Name, Files: j.Files, Values: j.Values, Overlays: j.Overlays, Absent: j.Absent, Unset: j.Unset,
@@ -86,9 +86,9 @@ func (j Job) run() (r Result, err error) {
 	}
 	switch j.Task {
 	case TaskRender:
-		r.Files, err = in.render()
+		r.Files, err = in.renderPlain()
 	case TaskStable:
-		r.Files, err = in.stable()
+		r.Files, err = in.renderStable()
 	case TaskSchema:
 		var schema []byte
 		if schema, err = yttSchema(in); schema != nil {
@@ -96,7 +96,7 @@ func (j Job) run() (r Result, err error) {
 		}
 	case TaskAsked:
 		in.Note = nil
-		r.Notes, err = in.asked()
+		r.Notes, err = in.findQuestions()
 	default:
 		return r, fmt.Errorf("no task %q", j.Task)
 	}
@@ -110,8 +110,8 @@ func (j Job) run() (r Result, err error) {
 	return r, err
 }
 
-// do gives the engines' work on the input to the runner of the context.
-func (in Input) do(ctx context.Context, task Task) ([]bundle.File, error) {
+// runTask gives the engines' work on the input to the runner of the context.
+func (in Input) runTask(ctx context.Context, task Task) ([]bundle.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -31,7 +31,7 @@ var changingRules = []string{
 func CheckKappRules(files []*manifest.File, found []images.Found) error {
 	for _, f := range files {
 		for _, doc := range f.Documents {
-			for _, item := range manifest.Items(doc) {
+			for _, item := range manifest.ListItems(doc) {
 				config, err := kappConfig(item)
 				problem := imageRule(config, found)
 				if err != nil {

@@ -13,9 +13,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Over gives values with v's over those of base: mappings are merged, all else replaces. Either
+// Override gives values with v's over those of base: mappings are merged, all else replaces. Either
 // may be nil.
-func (v *Values) Over(base *Values) *Values {
+func (v *Values) Override(base *Values) *Values {
 	if base == nil {
 		return v
 	}
@@ -27,13 +27,13 @@ func (v *Values) Over(base *Values) *Values {
 	maps.Copy(both.files, v.files)
 	both.set = append(slices.Clone(base.set), v.set...)
 	for name, node := range v.bundles {
-		both.bundles[name] = manifest.Overlay(both.bundles[name], node)
+		both.bundles[name] = manifest.OverlayValues(both.bundles[name], node)
 	}
 	return both
 }
 
-// Only gives the values of the bundles that are named; those of others are not known any more.
-func (v *Values) Only(bundles []string) *Values {
+// SelectBundles gives the values of the bundles that are named; those of others are not known any more.
+func (v *Values) SelectBundles(bundles []string) *Values {
 	if v == nil {
 		return nil
 	}
@@ -52,10 +52,10 @@ func (v *Values) Node() *yaml.Node {
 	if v == nil || len(v.bundles) == 0 {
 		return nil
 	}
-	all := mapping()
+	all := newMapping()
 	for _, name := range slices.Sorted(maps.Keys(v.bundles)) {
 		key := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}
-		all.Content = append(all.Content, key, manifest.Normalize(v.bundles[name]))
+		all.Content = append(all.Content, key, manifest.NormalizeValues(v.bundles[name]))
 	}
 	return all
 }
@@ -97,19 +97,19 @@ func DecodeKept(name string, data []byte) (k Kept, err error) {
 	if err != nil || len(file.Documents) == 0 {
 		return k, err
 	}
-	if all := manifest.Get(file.Documents[0], "values"); all != nil {
+	if all := manifest.GetValue(file.Documents[0], "values"); all != nil {
 		if k.All, err = fromNode(file, all); err != nil {
 			return k, err
 		}
 	}
-	if secret := manifest.Get(file.Documents[0], "fromSecrets"); secret != nil {
+	if secret := manifest.GetValue(file.Documents[0], "fromSecrets"); secret != nil {
 		k.Secret, err = fromNode(file, secret)
 	}
 	return k, err
 }
 
-// Texts are all scalars of the values that are not empty.
-func (v *Values) Texts() []string {
+// ListTexts are all scalars of the values that are not empty.
+func (v *Values) ListTexts() []string {
 	if v == nil {
 		return nil
 	}
@@ -127,9 +127,9 @@ const shortestConfidential = 6
 // secretKey matches keys of values that are kept from others.
 var secretKey = regexp.MustCompile(`(?i)pass|secret|token|credential|private|api_?key|auth`)
 
-// Confidential are the texts among the values that should not be quoted in errors: all but numbers,
+// ConfidentialTexts are the texts among the values that should not be quoted in errors: all but numbers,
 // switches, short words and images, and whatever has a key that says so.
-func (v *Values) Confidential() []string {
+func (v *Values) ConfidentialTexts() []string {
 	if v == nil {
 		return nil
 	}
@@ -165,19 +165,19 @@ func isImage(text string) bool {
 	return err == nil
 }
 
-// Masked gives the values with every scalar that v has in common with secret hidden.
-func (v *Values) Masked(secret *Values) *Values {
+// MaskSecrets gives the values with every scalar that v has in common with secret hidden.
+func (v *Values) MaskSecrets(secret *Values) *Values {
 	if v == nil || secret == nil {
 		return v
 	}
 	masked := &Values{bundles: map[string]*yaml.Node{}}
 	for name, node := range v.bundles {
-		masked.bundles[name] = mask(node, secret.bundles[name])
+		masked.bundles[name] = maskNode(node, secret.bundles[name])
 	}
 	return masked
 }
 
-func mask(node, secret *yaml.Node) *yaml.Node {
+func maskNode(node, secret *yaml.Node) *yaml.Node {
 	if secret == nil {
 		return node
 	}
@@ -187,7 +187,7 @@ func mask(node, secret *yaml.Node) *yaml.Node {
 	masked := *node
 	masked.Content = slices.Clone(node.Content)
 	for i := 0; i+1 < len(masked.Content); i += 2 {
-		masked.Content[i+1] = mask(masked.Content[i+1], manifest.Find(secret, masked.Content[i]))
+		masked.Content[i+1] = maskNode(masked.Content[i+1], manifest.FindValue(secret, masked.Content[i]))
 	}
 	return &masked
 }

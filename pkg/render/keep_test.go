@@ -45,7 +45,7 @@ func TestValuesOverOthers(t *testing.T) {
 		if c.over != "" {
 			over = values(t, c.over)
 		}
-		both := over.Over(base)
+		both := over.Override(base)
 		if got := blocks(t, both); got != c.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", name, got, c.want)
 		}
@@ -65,17 +65,17 @@ func TestMaskedValues(t *testing.T) {
 	all := values(t, "web: {host: example.org, db: {user: app, password: hunter22}}\ndns: {key: [opensesame]}\n")
 	secret := values(t, "web: {db: {password: hunter22}}\ndns: {key: [opensesame]}\n")
 	want := "dns:\n    key: (from a Secret)\nweb:\n    host: example.org\n    db:\n        user: app\n        password: (from a Secret)\n"
-	if got := blocks(t, all.Masked(secret)); got != want {
+	if got := blocks(t, all.MaskSecrets(secret)); got != want {
 		t.Errorf("got\n%s", got)
 	}
-	if got := secret.Texts(); len(got) != 2 || got[0] != "hunter22" || got[1] != "opensesame" {
+	if got := secret.ListTexts(); len(got) != 2 || got[0] != "hunter22" || got[1] != "opensesame" {
 		t.Errorf("texts %q", got)
 	}
 	some := values(t, "web: {replicas: 3, host: example.org, mode: fast, db: {password: 1234, tokens: [abcd]}, on: true}\n")
-	if got := some.Confidential(); !slices.Equal(got, []string{"1234", "abcd", "example.org"}) {
+	if got := some.ConfidentialTexts(); !slices.Equal(got, []string{"1234", "abcd", "example.org"}) {
 		t.Errorf("confidential %q", got)
 	}
-	if got := blocks(t, all.Only([]string{"dns", "other"})); got != "dns:\n    key:\n        - opensesame\n" {
+	if got := blocks(t, all.SelectBundles([]string{"dns", "other"})); got != "dns:\n    key:\n        - opensesame\n" {
 		t.Errorf("got\n%s", got)
 	}
 }

@@ -18,9 +18,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// tree is the files of a kustomization, to see before kustomize runs that it will find each
+// kustomizationTree is the files of a kustomization, to see before kustomize runs that it will find each
 // in it: what it does not, it would fetch.
-type tree struct {
+type kustomizationTree struct {
 	files   map[string][]byte
 	folders map[string]bool
 	absent  map[string]string // why files can't be had that the source names
@@ -33,17 +33,17 @@ type tree struct {
 // checkKustomization says whether the kustomization in a folder, and each that it builds on,
 // names only what is in the source, and lists their files.
 func checkKustomization(files []bundle.File, absent map[string]string, root string, note func(string)) (names []string, err error) {
-	t := &tree{files: map[string][]byte{}, folders: map[string]bool{".": true}, absent: absent, seen: map[string]bool{}, source: files, note: note}
+	t := &kustomizationTree{files: map[string][]byte{}, folders: map[string]bool{".": true}, absent: absent, seen: map[string]bool{}, source: files, note: note}
 	for _, f := range files {
 		t.files[path.Clean(f.Path)] = f.Data
 		for dir := path.Dir(f.Path); dir != "."; dir = path.Dir(dir) {
 			t.folders[dir] = true
 		}
 	}
-	if name := t.kustomization(root); name == "" {
+	if name := t.findKustomization(root); name == "" {
 		return nil, fmt.Errorf("%s has no kustomization.yaml: set root to the folder that does", bundleFolder(root))
 	}
-	err = t.check(root)
+	err = t.checkFolder(root)
 	return t.names, err
 }
 
@@ -54,8 +54,8 @@ func bundleFolder(root string) string {
 	return "folder " + root
 }
 
-// kustomization is the name of the kustomization of a folder, or nothing.
-func (t *tree) kustomization(dir string) string {
+// findKustomization is the name of the kustomization of a folder, or nothing.
+func (t *kustomizationTree) findKustomization(dir string) string {
 	for _, name := range konfig.RecognizedKustomizationFileNames() {
 		if _, ok := t.files[path.Join(dir, name)]; ok {
 			return path.Join(dir, name)
@@ -64,10 +64,10 @@ func (t *tree) kustomization(dir string) string {
 	return ""
 }
 
-// check looks through the kustomization in a folder; kustomize itself says what else is
+// checkFolder looks through the kustomization in a folder; kustomize itself says what else is
 // wrong with one.
-func (t *tree) check(dir string) error {
-	name := t.kustomization(dir)
+func (t *kustomizationTree) checkFolder(dir string) error {
+	name := t.findKustomization(dir)
 	if name == "" || t.seen[name] {
 		return nil
 	}
@@ -83,26 +83,26 @@ func (t *tree) check(dir string) error {
 	}
 	k.FixKustomization()
 	if len(k.HelmCharts) > 0 || k.HelmGlobals != nil {
-		return t.at(name, "helmCharts", "helm charts of a kustomization are not rendered", "make each a source of its own")
+		return t.errorAt(name, "helmCharts", "helm charts of a kustomization are not rendered", "make each a source of its own")
 	}
-	for _, entry := range entries(&k) {
-		if err := t.entry(name, dir, entry); err != nil {
+	for _, entry := range listReferences(&k) {
+		if err := t.checkReference(name, dir, entry); err != nil {
 			return err
 		}
 	}
 	for _, dirEntry := range slices.Concat(k.Resources, k.Components) {
-		if err := t.check(path.Join(dir, dirEntry)); err != nil {
+		if err := t.checkFolder(path.Join(dir, dirEntry)); err != nil {
 			return err
 		}
 	}
 	for _, config := range slices.Concat(k.Generators, k.Transformers, k.Validators) {
 		if at := path.Join(dir, config); t.folders[at] {
-			if err := t.plugins(at); err != nil {
+			if err := t.checkGenerated(at); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := t.plugin(name, dir, config); err != nil {
+		if err := t.checkPlugin(name, dir, config); err != nil {
 			return err
 		}
 	}
@@ -118,12 +118,12 @@ func oneLineWarning(text string) string {
 	return text
 }
 
-// entries are all of a kustomization that kustomize takes for a path or a URL.
-func entries(k *types.Kustomization) (all []reference) {
+// listReferences are all of a kustomization that kustomize takes for a path or a URL.
+func listReferences(k *types.Kustomization) (all []kustomizeReference) {
 	add := func(inline bool, paths ...string) {
 		for _, p := range paths {
 			if p != "" {
-				all = append(all, reference{p, inline})
+				all = append(all, kustomizeReference{p, inline})
 			}
 		}
 	}
@@ -163,16 +163,16 @@ func entries(k *types.Kustomization) (all []reference) {
 	return all
 }
 
-// reference is a path or a URL in a kustomization, or YAML where inline.
-type reference struct {
+// kustomizeReference is a path or a URL in a kustomization, or YAML where inline.
+type kustomizeReference struct {
 	path   string
 	inline bool
 }
 
-// entry says whether what a kustomization names is in the source.
-func (t *tree) entry(name, dir string, r reference) error {
-	if remote(r.path) {
-		return t.at(name, r.path, r.path+" is not in the source", notFetched)
+// checkReference says whether what a kustomization names is in the source.
+func (t *kustomizationTree) checkReference(name, dir string, r kustomizeReference) error {
+	if isRemote(r.path) {
+		return t.errorAt(name, r.path, r.path+" is not in the source", notFetched)
 	}
 	at := path.Join(dir, r.path)
 	_, isFile := t.files[at]
@@ -180,9 +180,9 @@ func (t *tree) entry(name, dir string, r reference) error {
 		return nil
 	}
 	if why := t.absent[at]; why != "" {
-		return t.at(name, r.path, r.path+" can't be taken from the source: "+why, "")
+		return t.errorAt(name, r.path, r.path+" can't be taken from the source: "+why, "")
 	}
-	return t.at(name, r.path, r.path+" is not in the source", "")
+	return t.errorAt(name, r.path, r.path+" is not in the source", "")
 }
 
 const notFetched = "remote resources are not fetched, make it a source of its own"
@@ -190,8 +190,8 @@ const notFetched = "remote resources are not fetched, make it a source of its ow
 // scp is how git, and kustomize, write a repository that is reached by ssh.
 var scp = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
 
-// remote says whether kustomize takes a path for something to fetch.
-func remote(reference string) bool {
+// isRemote says whether kustomize takes a path for something to fetch.
+func isRemote(reference string) bool {
 	lower := strings.TrimPrefix(strings.ToLower(reference), "git::")
 	u, err := url.Parse(lower)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") || scp.MatchString(lower) ||
@@ -199,9 +199,9 @@ func remote(reference string) bool {
 			func(prefix string) bool { return strings.HasPrefix(lower, prefix) })
 }
 
-// plugin looks through the configuration of kustomize's own plugins, in a file or inline,
+// checkPlugin looks through the configuration of kustomize's own plugins, in a file or inline,
 // for what they would fetch.
-func (t *tree) plugin(name, dir, config string) error {
+func (t *kustomizationTree) checkPlugin(name, dir, config string) error {
 	data, file := []byte(config), name
 	if content, ok := t.files[path.Join(dir, config)]; ok {
 		data, file = content, path.Join(dir, config)
@@ -220,11 +220,11 @@ func checkPlugins(file string, data []byte) error {
 		return err
 	}
 	for _, doc := range parsed.Documents {
-		doc, ok := manifest.Expand(doc)
+		doc, ok := manifest.ExpandAliases(doc)
 		if !ok {
 			return parsed.Errorf(doc, "it has over %d parts with its aliases", manifest.MaxValues)
 		}
-		if found := fetched(doc, false); found != nil {
+		if found := findRemote(doc, false); found != nil {
 			problem := parsed.Errorf(found, "%s is not in the source", found.Value)
 			problem.Hint = notFetched
 			return problem
@@ -233,14 +233,14 @@ func checkPlugins(file string, data []byte) error {
 	return nil
 }
 
-// plugins looks through what a folder's kustomization makes, which is configuration of plugins, for
+// checkGenerated looks through what a folder's kustomization makes, which is configuration of plugins, for
 // what they would fetch.
-func (t *tree) plugins(dir string) error {
+func (t *kustomizationTree) checkGenerated(dir string) error {
 	if t.seen["plugins of "+dir] {
 		return nil
 	}
 	t.seen["plugins of "+dir] = true
-	if err := t.check(dir); err != nil {
+	if err := t.checkFolder(dir); err != nil {
 		return err
 	}
 	made, err := runKustomize(t.source, dir, krusty.ReorderOptionUnspecified)
@@ -257,11 +257,11 @@ func (t *tree) plugins(dir string) error {
 // pathFields are the fields of kustomize's plugins that hold paths.
 var pathFields = []string{"path", "paths", "files", "envs", "env"}
 
-// fetched is the first node below a field of paths that is remote, or nil.
-func fetched(node *yaml.Node, isPath bool) *yaml.Node {
+// findRemote is the first node below a field of paths that is remote, or nil.
+func findRemote(node *yaml.Node, isPath bool) *yaml.Node {
 	if node.Kind == yaml.ScalarNode {
 		_, file, _ := strings.Cut(node.Value, "=")
-		if isPath && (remote(node.Value) || remote(file)) {
+		if isPath && (isRemote(node.Value) || isRemote(file)) {
 			return node
 		}
 		return nil
@@ -271,19 +271,19 @@ func fetched(node *yaml.Node, isPath bool) *yaml.Node {
 		if node.Kind == yaml.MappingNode && i%2 == 1 {
 			below = isPath || slices.Contains(pathFields, strings.ToLower(node.Content[i-1].Value))
 		}
-		if found := fetched(child, below); found != nil {
+		if found := findRemote(child, below); found != nil {
 			return found
 		}
 	}
 	return nil
 }
 
-// at is an error at the place where a kustomization names something.
-func (t *tree) at(name, text, problem, hint string) error {
+// errorAt is an error at the place where a kustomization names something.
+func (t *kustomizationTree) errorAt(name, text, problem, hint string) error {
 	e := &manifest.Error{File: name, Problem: problem, Hint: hint}
 	if parsed, err := manifest.Parse(name, t.files[name]); err == nil {
 		for _, doc := range parsed.Documents {
-			if node := named(doc, text); node != nil {
+			if node := findNamed(doc, text); node != nil {
 				e.Line, e.Column = node.Line, node.Column
 				break
 			}
@@ -292,13 +292,13 @@ func (t *tree) at(name, text, problem, hint string) error {
 	return e
 }
 
-// named is the first scalar that is a text or ends in it behind a = sign, or nil.
-func named(node *yaml.Node, text string) *yaml.Node {
+// findNamed is the first scalar that is a text or ends in it behind a = sign, or nil.
+func findNamed(node *yaml.Node, text string) *yaml.Node {
 	if node.Kind == yaml.ScalarNode && (strings.EqualFold(node.Value, text) || strings.HasSuffix(node.Value, "="+text)) {
 		return node
 	}
 	for _, child := range node.Content {
-		if found := named(child, text); found != nil {
+		if found := findNamed(child, text); found != nil {
 			return found
 		}
 	}

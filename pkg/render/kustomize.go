@@ -20,10 +20,10 @@ import (
 // package.
 var kustomizeAtATime sync.Mutex
 
-// kustomize renders the kustomization at the source's root to the bytes that `kustomize
+// renderKustomize renders the kustomization at the source's root to the bytes that `kustomize
 // build` prints.
-func kustomize(in Input) (rendered []bundle.File, err error) {
-	defer guard("kustomize", &err)
+func renderKustomize(in Input) (rendered []bundle.File, err error) {
+	defer recoverEngine("kustomize", &err)
 	names, err := checkKustomization(in.Files, in.Absent, path.Clean(in.Source.Root), in.Note)
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func runKustomize(files []bundle.File, root string, order krusty.ReorderOption) 
 	kustomizeAtATime.Lock()
 	defer kustomizeAtATime.Unlock()
 	defer muteStderr()()
-	quietly(func() { m, err = krusty.MakeKustomizer(options).Run(newSourceFiles(files), path.Join("/", root)) })
+	captureWarnings(func() { m, err = krusty.MakeKustomizer(options).Run(newSourceFiles(files), path.Join("/", root)) })
 	if err != nil {
 		return nil, kustomizeError(err)
 	}

@@ -17,7 +17,7 @@ func kustomization(root string, list ...string) render.Input {
 
 func TestKustomizeTakesBasesOfTheSource(t *testing.T) {
 	t.Parallel()
-	got, err := render.Stable(t.Context(), kustomization("overlays/east",
+	got, err := render.RenderStable(t.Context(), kustomization("overlays/east",
 		"overlays/east/kustomization.yaml", "resources: [../../base]\nnamePrefix: east-\n",
 		"base/kustomization.yml", "resources: [pod.yaml]\nconfigMapGenerator:\n- {name: c, files: [key=dir/data.txt], options: {disableNameSuffixHash: true}}\n",
 		"base/pod.yaml", pod, "base/dir/data.txt", "x", "elsewhere/kustomization.yaml", "resources: ['https://example.com']\n"))
@@ -58,7 +58,7 @@ func TestKustomizeFetchesNothing(t *testing.T) {
 		"transformers: [plugin.yaml]\nresources: [pod.yaml]\n":                                          "plugin.yaml:4:9: https",
 		"transformers:\n- |\n  apiVersion: builtin\n  kind: PatchTransformer\n  metadata: {name: x}\n  Path: https://127.0.0.1:1/x\n": "kustomization.yaml: https",
 	} {
-		_, err := render.Render(t.Context(), kustomization("", "kustomization.yaml", text, "pod.yaml", pod,
+		_, err := render.RenderSource(t.Context(), kustomization("", "kustomization.yaml", text, "pod.yaml", pod,
 			"plugin.yaml", "apiVersion: builtin\nkind: PatchStrategicMergeTransformer\nmetadata: {name: x}\npaths: [https://127.0.0.1:1/x]\n"))
 		if err == nil || strings.Contains(err.Error(), "connection refused") || !strings.Contains(err.Error(), place) ||
 			!strings.Contains(err.Error(), "remote resources are not fetched") && !strings.Contains(err.Error(), "unknown field") {
@@ -78,7 +78,7 @@ func TestKustomizeRefuses(t *testing.T) {
 		"helmCharts: [{name: x, repo: 'https://example.com'}]\n": "kustomization.yaml:1:1: helm charts of a kustomization are not rendered (make each a source of its own)",
 		"transformers: [fn.yaml]\nresources: [pod.yaml]\n":       "kustomization.yaml: ",
 	} {
-		_, err := render.Render(t.Context(), kustomization("", "kustomization.yaml", text, "pod.yaml", pod, "dir/kustomization.yaml", "",
+		_, err := render.RenderSource(t.Context(), kustomization("", "kustomization.yaml", text, "pod.yaml", pod, "dir/kustomization.yaml", "",
 			"fn.yaml", "apiVersion: example.com/v1\nkind: F\nmetadata: {name: f, annotations: {config.kubernetes.io/function: 'exec: {path: /bin/true}'}}\n"))
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v\nwant %s", text, err, want)
@@ -86,15 +86,15 @@ func TestKustomizeRefuses(t *testing.T) {
 	}
 	in := kustomization("", "kustomization.yaml", "resources: [base]\n", "base/kustomization.yaml", "resources: [pod.yaml]\npatches: [{path: patch.yaml}]\n",
 		"base/pod.yaml", pod, "base/patch.yaml", strings.ReplaceAll(pod, ": a", ": z"))
-	if _, err := render.Render(t.Context(), in); err == nil || !strings.HasPrefix(err.Error(), "kustomization.yaml: base: no resource matches strategic merge patch") {
+	if _, err := render.RenderSource(t.Context(), in); err == nil || !strings.HasPrefix(err.Error(), "kustomization.yaml: base: no resource matches strategic merge patch") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := render.Render(t.Context(), kustomization("x", "kustomization.yaml", "")); err == nil || err.Error() != "folder x has no kustomization.yaml: set root to the folder that does" {
+	if _, err := render.RenderSource(t.Context(), kustomization("x", "kustomization.yaml", "")); err == nil || err.Error() != "folder x has no kustomization.yaml: set root to the folder that does" {
 		t.Errorf("got %v", err)
 	}
 	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml]\n", "pod.yaml", pod)
 	in.Values = [][]byte{[]byte("a: 1\n")}
-	if _, err := render.Render(t.Context(), in); err == nil || !strings.Contains(err.Error(), "takes no values") {
+	if _, err := render.RenderSource(t.Context(), in); err == nil || !strings.Contains(err.Error(), "takes no values") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -117,7 +117,7 @@ func TestPatches(t *testing.T) {
 		"strategic merge, to target": {[]bundle.Patch{{Patch: "apiVersion: v1\nkind: X\nmetadata: {name: x}\nspec: {type: NodePort}\n", Target: &bundle.PatchTarget{Kind: "Ser.*", Namespace: "n"}}}, "spec:\n  type: NodePort\n"},
 		"what one before it made":    {[]bundle.Patch{label, {Patch: `[{"op": "replace", "path": "/metadata/labels/new", "value": "2"}]`, Target: &bundle.PatchTarget{LabelSelector: "new=1"}}}, "new: \"2\"\n  name: j\n"},
 	} {
-		got, err := render.Stable(t.Context(), patches(c.patches...))
+		got, err := render.RenderStable(t.Context(), patches(c.patches...))
 		if err != nil || len(got) != 2 || got[0].Path != "manifests.yaml" || !strings.Contains(text(got), c.want) || got[1].Path != "README" {
 			t.Errorf("%s: %v\n%s", name, err, text(got))
 			continue
@@ -141,7 +141,7 @@ func TestPatchesRefuse(t *testing.T) {
 		"no regular expression": {bundle.Patch{Patch: pod, Target: &bundle.PatchTarget{Kind: "("}}, "patches[0]: error parsing regexp"},
 		"no patch":              {bundle.Patch{Patch: "text", Target: &bundle.PatchTarget{Kind: "Pod"}}, "patches: "},
 	} {
-		_, err := render.Stable(t.Context(), patches(c.patch))
+		_, err := render.RenderStable(t.Context(), patches(c.patch))
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: got %v\nwant %s", name, err, c.want)
 		}
@@ -152,7 +152,7 @@ func TestPatchesRefuse(t *testing.T) {
 // what Kubernetes has outside of namespaces stays there.
 func TestKustomizeNamespace(t *testing.T) {
 	t.Parallel()
-	got, err := render.Stable(t.Context(), kustomization("", "kustomization.yaml", "namespace: east\nresources: [all.yaml]\n", "all.yaml",
+	got, err := render.RenderStable(t.Context(), kustomization("", "kustomization.yaml", "namespace: east\nresources: [all.yaml]\n", "all.yaml",
 		"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\napiVersion: example.com/v1\nkind: Thing\nmetadata: {name: b}\n---\n"+
 			"apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: c}\n"))
 	if err != nil {
@@ -168,14 +168,14 @@ func TestKustomizeReadsWhatItUses(t *testing.T) {
 	t.Parallel()
 	in := kustomization("a folder", "a folder/kustomization.yaml", "resources: [the pod.yaml]\nconfigMapGenerator:\n- {name: c, files: ['Bild ä.txt'], options: {disableNameSuffixHash: true}}\n",
 		"a folder/the pod.yaml", pod, "a folder/Bild ä.txt", "x", "other/bad.yaml", "a: &a [*a]\n", "other/…/x", "", "other/a\tb", "")
-	got, err := render.Stable(t.Context(), in)
+	got, err := render.RenderStable(t.Context(), in)
 	if err != nil || !strings.Contains(text(got), "Bild ä.txt: x") || !strings.Contains(text(got), "kind: Pod") {
 		t.Errorf("%v\n%s", err, text(got))
 	}
 	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml, big.yaml]\n", "pod.yaml", pod)
 	in.Absent = map[string]string{"big.yaml": "it is a link that leads to what is not there"}
 	const want = "kustomization.yaml:1:23: big.yaml can't be taken from the source: it is a link that leads to what is not there"
-	if _, err := render.Stable(t.Context(), in); err == nil || err.Error() != want {
+	if _, err := render.RenderStable(t.Context(), in); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
@@ -186,7 +186,7 @@ func TestKustomizeTakesFoldersOfPlugins(t *testing.T) {
 	t.Parallel()
 	label := "apiVersion: builtin\nkind: LabelTransformer\nmetadata: {name: l}\nlabels: {from: folder}\nfieldSpecs: [{path: metadata/labels, create: true}]\n"
 	generator := "apiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: made}\nliterals: [a=b]\noptions: {disableNameSuffixHash: true}\n"
-	got, err := render.Stable(t.Context(), kustomization("", "kustomization.yaml", "resources: [pod.yaml]\ntransformers: [t]\ngenerators: [g]\ncomponents: [c]\n", "pod.yaml", pod,
+	got, err := render.RenderStable(t.Context(), kustomization("", "kustomization.yaml", "resources: [pod.yaml]\ntransformers: [t]\ngenerators: [g]\ncomponents: [c]\n", "pod.yaml", pod,
 		"t/kustomization.yaml", "resources: [label.yaml]\n", "t/label.yaml", label,
 		"g/kustomization.yaml", "resources: [made.yaml]\n", "g/made.yaml", generator,
 		"c/kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nnamePrefix: c-\n"))
@@ -200,7 +200,7 @@ func TestKustomizeTakesFoldersOfPlugins(t *testing.T) {
 		{"t/kustomization.yaml", "resources: [https://127.0.0.1:1/x]\n"},
 		{"t/kustomization.yaml", "transformers: [u]\n", "u/kustomization.yaml", "", "t/u/kustomization.yaml", "resources: [https://127.0.0.1:1/x]\n"},
 	} {
-		_, err := render.Stable(t.Context(), kustomization("", append([]string{"kustomization.yaml", "resources: [pod.yaml]\ntransformers: [t]\n", "pod.yaml", pod}, files...)...))
+		_, err := render.RenderStable(t.Context(), kustomization("", append([]string{"kustomization.yaml", "resources: [pod.yaml]\ntransformers: [t]\n", "pod.yaml", pod}, files...)...))
 		if err == nil || !strings.Contains(err.Error(), "is not in the source (remote resources are not fetched") {
 			t.Errorf("%q: %v", files, err)
 		}
@@ -213,7 +213,7 @@ func TestKustomizeWarnsByNotes(t *testing.T) {
 	in := kustomization("", "kustomization.yaml", "bases: [base]\n", "base/kustomization.yaml", "resources: [pod.yaml]\ncommonLabels: {a: b}\n", "base/pod.yaml", pod)
 	var notes []string
 	in.Note = func(note string) { notes = append(notes, note) }
-	if _, err := render.Stable(t.Context(), in); err != nil {
+	if _, err := render.RenderStable(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
@@ -237,7 +237,7 @@ func TestKustomizeNamesItsVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := render.Stable(t.Context(), in)
+	got, err := render.RenderStable(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +263,7 @@ patches:
 			notes = append(notes, note)
 		}
 	}
-	if _, err := render.Stable(t.Context(), in); err != nil {
+	if _, err := render.RenderStable(t.Context(), in); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{

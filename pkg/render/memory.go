@@ -43,28 +43,28 @@ func newSourceFiles(files []bundle.File) *sourceFiles {
 	return s
 }
 
-func absolute(name string) string { return path.Join("/", filepath.ToSlash(name)) }
+func absolutePath(name string) string { return path.Join("/", filepath.ToSlash(name)) }
 
 // Exists implements [filesys.FileSystem].
 func (s *sourceFiles) Exists(name string) bool {
-	_, isFile := s.files[absolute(name)]
+	_, isFile := s.files[absolutePath(name)]
 	return isFile || s.IsDir(name)
 }
 
 // IsDir implements [filesys.FileSystem].
-func (s *sourceFiles) IsDir(name string) bool { return s.folders[absolute(name)] != nil }
+func (s *sourceFiles) IsDir(name string) bool { return s.folders[absolutePath(name)] != nil }
 
 // ReadDir implements [filesys.FileSystem].
 func (s *sourceFiles) ReadDir(name string) ([]string, error) {
 	if !s.IsDir(name) {
 		return nil, fmt.Errorf("%s is not a folder", name)
 	}
-	return slices.Sorted(maps.Keys(s.folders[absolute(name)])), nil
+	return slices.Sorted(maps.Keys(s.folders[absolutePath(name)])), nil
 }
 
 // CleanedAbs implements [filesys.FileSystem].
 func (s *sourceFiles) CleanedAbs(name string) (filesys.ConfirmedDir, string, error) {
-	at := absolute(name)
+	at := absolutePath(name)
 	if s.IsDir(at) {
 		return filesys.ConfirmedDir(at), "", nil
 	}
@@ -77,7 +77,7 @@ func (s *sourceFiles) CleanedAbs(name string) (filesys.ConfirmedDir, string, err
 // Glob implements [filesys.FileSystem].
 func (s *sourceFiles) Glob(pattern string) (found []string, err error) {
 	for _, name := range slices.Sorted(maps.Keys(s.files)) {
-		if ok, err := path.Match(absolute(pattern), name); err != nil {
+		if ok, err := path.Match(absolutePath(pattern), name); err != nil {
 			return nil, err
 		} else if ok {
 			found = append(found, name)
@@ -88,11 +88,11 @@ func (s *sourceFiles) Glob(pattern string) (found []string, err error) {
 
 // ReadFile implements [filesys.FileSystem].
 func (s *sourceFiles) ReadFile(name string) ([]byte, error) {
-	data, ok := s.files[absolute(name)]
+	data, ok := s.files[absolutePath(name)]
 	if !ok {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
 	}
-	return data, manifest.CheckAliases(strings.TrimPrefix(absolute(name), "/"), data)
+	return data, manifest.CheckAliases(strings.TrimPrefix(absolutePath(name), "/"), data)
 }
 
 // Open implements [filesys.FileSystem]: kustomize reads files whole.

@@ -25,9 +25,9 @@ func ScopesOf(files []bundle.File) Scopes {
 			continue // a template
 		}
 		for _, doc := range parsed.Documents {
-			for _, item := range manifest.Items(doc) {
-				if spec := manifest.Get(item, "spec"); manifest.Text(item, "kind") == "CustomResourceDefinition" {
-					all[manifest.Text(manifest.Get(spec, "names"), "kind")+"."+manifest.Text(spec, "group")] = manifest.Text(spec, "scope") == "Namespaced"
+			for _, item := range manifest.ListItems(doc) {
+				if spec := manifest.GetValue(item, "spec"); manifest.GetText(item, "kind") == "CustomResourceDefinition" {
+					all[manifest.GetText(manifest.GetValue(spec, "names"), "kind")+"."+manifest.GetText(spec, "group")] = manifest.GetText(spec, "scope") == "Namespaced"
 				}
 			}
 		}
@@ -35,11 +35,11 @@ func ScopesOf(files []bundle.File) Scopes {
 	return all
 }
 
-// Of reports whether a resource is in a namespace; known is false for a kind that is neither one of
+// ScopeOf reports whether a resource is in a namespace; known is false for a kind that is neither one of
 // Kubernetes' own nor defined.
-func (s Scopes) Of(resource *yaml.Node) (namespaced, known bool) {
-	apiVersion, kind := manifest.Text(resource, "apiVersion"), manifest.Text(resource, "kind")
-	if namespaced, known := Scope(apiVersion, kind); known {
+func (s Scopes) ScopeOf(resource *yaml.Node) (namespaced, known bool) {
+	apiVersion, kind := manifest.GetText(resource, "apiVersion"), manifest.GetText(resource, "kind")
+	if namespaced, known := ScopeOfKind(apiVersion, kind); known {
 		return namespaced, true
 	}
 	group, _, _ := strings.Cut(apiVersion, "/")
@@ -68,9 +68,9 @@ var newerKinds = map[string]bool{
 	"VolumeAttributesClass.storage.k8s.io":                        false,
 }
 
-// place puts resources that name no namespace into one, as Helm does with those of a release. Unknown
+// placeFile puts resources that name no namespace into one, as Helm does with those of a release. Unknown
 // reports whether there are resources left of whose kind is not known whether it is in namespaces.
-func place(f bundle.File, namespace string, scopes Scopes) (placed bundle.File, unknown bool, err error) {
+func placeFile(f bundle.File, namespace string, scopes Scopes) (placed bundle.File, unknown bool, err error) {
 	if !isManifest(f.Path) {
 		return f, false, nil
 	}
@@ -79,11 +79,11 @@ func place(f bundle.File, namespace string, scopes Scopes) (placed bundle.File, 
 		return f, false, err
 	}
 	for _, doc := range parsed.Documents {
-		for _, item := range manifest.Items(doc) {
-			if manifest.Text(manifest.Get(item, "metadata"), "namespace") != "" || isConfig(item) {
+		for _, item := range manifest.ListItems(doc) {
+			if manifest.GetText(manifest.GetValue(item, "metadata"), "namespace") != "" || isConfig(item) {
 				continue
 			}
-			namespaced, known := scopes.Of(item)
+			namespaced, known := scopes.ScopeOf(item)
 			unknown = unknown || !known
 			if !namespaced {
 				continue

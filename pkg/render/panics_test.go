@@ -34,7 +34,7 @@ func TestYTTErrors(t *testing.T) {
 		"a.yaml:2 | [a]: 1":                                            template("a.yaml", "#@ x = 1\n[a]: 1\n"),
 		"expected key 'c' to not be specified again (unless 'yaml/map": template("a.yaml", "#@data/values\n---\nb: &b {c: 1}\ne: {<<: *b, c: 2}\n"),
 	} {
-		_, err := render.Render(t.Context(), in)
+		_, err := render.RenderSource(t.Context(), in)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v\nwant %s", err, want)
 		}
@@ -56,8 +56,8 @@ func TestKeysThatAreNoText(t *testing.T) {
 		"dns: {8080: x}\nweb: {a: {'on': 1}}": "",
 	} {
 		v := values(t, text)
-		for _, v := range []*render.Values{v, v.Over(values(t, "web: {b: 1}")), v.Only([]string{"web"})} {
-			_, err := render.Bundle(t.Context(), content, v, atSite)
+		for _, v := range []*render.Values{v, v.Override(values(t, "web: {b: 1}")), v.SelectBundles([]string{"web"})} {
+			_, err := render.RenderBundle(t.Context(), content, v, atSite)
 			if want == "" && err != nil && strings.Contains(err.Error(), "as keys") || want != "" && (err == nil || err.Error() != want) {
 				t.Errorf("%s: got %v\nwant %s", text, err, want)
 			}
@@ -68,7 +68,7 @@ func TestKeysThatAreNoText(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `web.a:1:2: key 22 is a number, and ytt takes only text as keys (write it in quotes: "22")`
-	if _, err := render.Bundle(t.Context(), content, v, atSite); err == nil || err.Error() != want {
+	if _, err := render.RenderBundle(t.Context(), content, v, atSite); err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
 }
@@ -89,7 +89,7 @@ func traceless(t *testing.T, err error) {
 func TestNoInputEndsInATrace(t *testing.T) {
 	t.Parallel()
 	var inputs []string
-	for i, f := range corpus.Files(t) {
+	for i, f := range corpus.ListFiles(t) {
 		if i%20 == 0 && len(f.Data) < 16<<10 { // all of them take a minute, and are no odder
 			inputs = append(inputs, string(f.Data))
 		}
@@ -114,13 +114,13 @@ func TestNoInputEndsInATrace(t *testing.T) {
 		`{"$ref": "#"}`, `{"$ref": "#/a/b"}`, `{"type": ["a", 5], "properties": [], "items": 5, "allOf": {}}`, `{"properties": {"a": {"$ref": "#/properties/a"}}, "required": 5, "enum": {}}`)
 	for _, text := range inputs {
 		for _, in := range asEach(text) {
-			_, err := render.Stable(t.Context(), in)
+			_, err := render.RenderStable(t.Context(), in)
 			traceless(t, err)
-			_, err = render.Schema(t.Context(), in)
+			_, err = render.ValuesSchema(t.Context(), in)
 			traceless(t, err)
 		}
 		if v, err := render.ParseValues("site.yaml", []byte(text)); err == nil {
-			_, err := render.Kept{All: v.Over(v)}.Encode()
+			_, err := render.Kept{All: v.Override(v)}.Encode()
 			traceless(t, err)
 		}
 		_, err := render.DecodeKept("kept", []byte(text))

@@ -15,9 +15,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// patched applies a source's patches to manifests, which become one file. Other files stay.
-func patched(files []bundle.File, patches []bundle.Patch) (rendered []bundle.File, err error) {
-	defer guard("kustomize", &err)
+// applyPatches applies a source's patches to manifests, which become one file. Other files stay.
+func applyPatches(files []bundle.File, patches []bundle.Patch) (rendered []bundle.File, err error) {
+	defer recoverEngine("kustomize", &err)
 	var resources, rest []bundle.File
 	for _, f := range files {
 		if isManifest(f.Path) {
@@ -36,7 +36,7 @@ func patched(files []bundle.File, patches []bundle.Patch) (rendered []bundle.Fil
 		if err := manifest.CheckAliases(at, []byte(p.Patch)); err != nil {
 			return nil, err
 		}
-		wanted, found, err := selects(before, p)
+		wanted, found, err := describeSelection(before, p)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", at, kustomizeError(err))
 		}
@@ -46,7 +46,7 @@ func patched(files []bundle.File, patches []bundle.Patch) (rendered []bundle.Fil
 			if err != nil {
 				return nil, err
 			}
-			if _, found, err = selects(earlier, p); err != nil {
+			if _, found, err = describeSelection(earlier, p); err != nil {
 				return nil, fmt.Errorf("%s: %w", at, kustomizeError(err))
 			}
 		}
@@ -84,8 +84,8 @@ func patchedWith(resources []bundle.File, patches []bundle.Patch) (resmap.ResMap
 	return runKustomize(append([]bundle.File{top}, resources...), "", krusty.ReorderOptionNone)
 }
 
-// selects says what a patch selects, in words, and whether that is there.
-func selects(m resmap.ResMap, p bundle.Patch) (wanted string, found bool, err error) {
+// describeSelection says what a patch selects, in words, and whether that is there.
+func describeSelection(m resmap.ResMap, p bundle.Patch) (wanted string, found bool, err error) {
 	if p.Target == nil {
 		kustomizeAtATime.Lock()
 		defer kustomizeAtATime.Unlock()

@@ -15,14 +15,14 @@ var logging struct {
 	quiets map[*bytes.Buffer]bool // of the engines that run
 }
 
-// said collects what engines write by package log.
-type said struct{}
+// logCollector collects what engines write by package log.
+type logCollector struct{}
 
 // maxSaid bounds what is kept of it.
 const maxSaid = 64 << 10
 
 // Write implements [io.Writer].
-func (said) Write(p []byte) (int, error) {
+func (logCollector) Write(p []byte) (int, error) {
 	logging.Lock()
 	defer logging.Unlock()
 	for kept := range logging.quiets {
@@ -33,16 +33,16 @@ func (said) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// quietly runs an engine that warns through package log, whether it is asked to or not: a
+// captureWarnings runs an engine that warns through package log, whether it is asked to or not: a
 // library does not write to standard error. It gives the lines that were written meanwhile: an engine
 // that runs at the same time may have written some of them.
-func quietly(run func()) (warnings []string) {
+func captureWarnings(run func()) (warnings []string) {
 	kept := &bytes.Buffer{}
 	logging.Lock()
 	if len(logging.quiets) == 0 {
 		logging.quiets = map[*bytes.Buffer]bool{}
 		logging.to = log.Writer()
-		log.SetOutput(said{})
+		log.SetOutput(logCollector{})
 	}
 	logging.quiets[kept] = true
 	logging.Unlock()

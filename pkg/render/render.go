@@ -3,8 +3,8 @@
 // relocated and everything else byte for byte as its author wrote it. No engine reads the
 // disk, the network or the environment, and none runs a program.
 //
-// At a build call [Stable] for a source; at a target call [ParseValues] on a site's file and
-// [Bundle] for each bundle. Engines run in this process, within limits, or where [WithRunner] says.
+// At a build call [RenderStable] for a source; at a target call [ParseValues] on a site's file and
+// [RenderBundle] for each bundle. Engines run in this process, within limits, or where [WithRunner] says.
 package render
 
 import (
@@ -41,55 +41,55 @@ type Input struct {
 	Note func(text string)
 }
 
-// Render makes the plain manifests of a source. One without template, patches and overlays
+// RenderSource makes the plain manifests of a source. One without template, patches and overlays
 // comes back as it is; helm, kustomize and patches make one file of it, manifests.yaml.
 //
 // The engines work where [WithRunner] says. Errors: [ErrRunaway], for templates without an end.
-func Render(ctx context.Context, in Input) ([]bundle.File, error) {
+func RenderSource(ctx context.Context, in Input) ([]bundle.File, error) {
 	if !in.needsEngine() {
-		return in.render()
+		return in.renderPlain()
 	}
-	return in.do(ctx, TaskRender)
+	return in.runTask(ctx, TaskRender)
 }
 
-func (in Input) render() ([]bundle.File, error) {
-	out, err := in.template()
+func (in Input) renderPlain() ([]bundle.File, error) {
+	out, err := in.runTemplate()
 	if err != nil {
 		return nil, err
 	}
 	if out, err = in.dropRepeated(out); err != nil {
 		return nil, err
 	}
-	return in.change(out)
+	return in.applyChanges(out)
 }
 
-// Stable is [Render] for what is applied: a chart that renders differently each time is an
+// RenderStable is [RenderSource] for what is applied: a chart that renders differently each time is an
 // [*UnstableError].
-func Stable(ctx context.Context, in Input) ([]bundle.File, error) {
+func RenderStable(ctx context.Context, in Input) ([]bundle.File, error) {
 	if !in.needsEngine() {
-		return in.stable()
+		return in.renderStable()
 	}
-	return in.do(ctx, TaskStable)
+	return in.runTask(ctx, TaskStable)
 }
 
-func (in Input) stable() ([]bundle.File, error) {
-	out, err := in.template()
+func (in Input) renderStable() ([]bundle.File, error) {
+	out, err := in.runTemplate()
 	if err != nil {
 		return nil, err
 	}
 	if in.Source.Template == bundle.TemplateHelm {
-		again, err := helm(in, elsewhen())
+		again, err := renderHelm(in, fakeClockFuncs())
 		if err != nil {
 			return nil, err
 		}
 		if !bytes.Equal(out[0].Data, again[0].Data) {
-			return nil, in.unstable(out[0].Data, again[0].Data)
+			return nil, in.unstableError(out[0].Data, again[0].Data)
 		}
 	}
 	if out, err = in.dropRepeated(out); err != nil {
 		return nil, err
 	}
-	return in.change(out)
+	return in.applyChanges(out)
 }
 
 // dropRepeated leaves the last one of keys that a chart's templates write twice, as Helm does, and
@@ -116,28 +116,28 @@ func (in Input) dropRepeated(out []bundle.File) ([]bundle.File, error) {
 	return out, nil
 }
 
-// template is what the template engine makes of the files.
-func (in Input) template() ([]bundle.File, error) {
+// runTemplate is what the template engine makes of the files.
+func (in Input) runTemplate() ([]bundle.File, error) {
 	switch in.Source.Template {
 	case bundle.TemplateHelm:
-		return helm(in, nil)
+		return renderHelm(in, nil)
 	case bundle.TemplateYTT:
 		if len(in.Source.Patches) > 0 {
 			in.Overlays = nil // these come after the patches
 		}
-		return ytt(in)
+		return renderYTT(in)
 	}
-	if len(in.values()) > 0 && (in.Source.Template != "" || len(in.Overlays) == 0) {
+	if len(in.givenValues()) > 0 && (in.Source.Template != "" || len(in.Overlays) == 0) {
 		return nil, errors.New("it takes no values: only templates of helm and ytt, and overlays of plain manifests, do")
 	}
 	if in.Source.Template == bundle.TemplateKustomize {
-		return kustomize(in)
+		return renderKustomize(in)
 	}
-	return plain(in.Files), nil
+	return plainManifests(in.Files), nil
 }
 
-// plain are manifests that no engine makes, as YAML reads them: some JSON is none.
-func plain(files []bundle.File) []bundle.File {
+// plainManifests are manifests that no engine makes, as YAML reads them: some JSON is none.
+func plainManifests(files []bundle.File) []bundle.File {
 	files = slices.Clone(files)
 	for i, f := range files {
 		if path.Ext(f.Path) == ".json" {
@@ -147,11 +147,11 @@ func plain(files []bundle.File) []bundle.File {
 	return files
 }
 
-// change applies the patches and the overlays to plain manifests.
-func (in Input) change(out []bundle.File) ([]bundle.File, error) {
+// applyChanges applies the patches and the overlays to plain manifests.
+func (in Input) applyChanges(out []bundle.File) ([]bundle.File, error) {
 	s, err := in.Source, error(nil)
 	if len(s.Patches) > 0 {
-		if out, err = patched(out, s.Patches); err != nil {
+		if out, err = applyPatches(out, s.Patches); err != nil {
 			return nil, err
 		}
 	}
@@ -159,12 +159,12 @@ func (in Input) change(out []bundle.File) ([]bundle.File, error) {
 	case len(in.Overlays) == 0, s.Template == bundle.TemplateYTT && len(s.Patches) == 0:
 		return out, nil
 	case s.Template == "":
-		return overlaid(out, in.Overlays, in.values(), in.Unset)
+		return applyOverlays(out, in.Overlays, in.givenValues(), in.Unset)
 	}
-	return overlaid(out, in.Overlays, nil, in.Unset)
+	return applyOverlays(out, in.Overlays, nil, in.Unset)
 }
 
-// values are the documents of values that hold any.
-func (in Input) values() [][]byte {
+// givenValues are the documents of values that hold any.
+func (in Input) givenValues() [][]byte {
 	return slices.DeleteFunc(slices.Clone(in.Values), func(v []byte) bool { return len(v) == 0 })
 }

@@ -92,7 +92,7 @@ func TestBundleRendersAndRelocates(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := render.Bundle(t.Context(), web(t), values(t, c.values), atSite)
+			got, err := render.RenderBundle(t.Context(), web(t), values(t, c.values), atSite)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +101,7 @@ func TestBundleRendersAndRelocates(t *testing.T) {
 			}
 		})
 	}
-	got, err := render.Bundle(t.Context(), web(t), nil, atSite)
+	got, err := render.RenderBundle(t.Context(), web(t), nil, atSite)
 	if err != nil || text(got) != deployment("1")+plain {
 		t.Errorf("without values: %v\n%s", err, text(got))
 	}
@@ -131,7 +131,7 @@ func TestBundleRefuses(t *testing.T) {
 			if c.change != nil {
 				c.change(content)
 			}
-			got, err := render.Bundle(t.Context(), content, values(t, c.values), atSite)
+			got, err := render.RenderBundle(t.Context(), content, values(t, c.values), atSite)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v\nwant %s\n%s", err, c.want, text(got))
 			}
@@ -144,7 +144,7 @@ func TestTemplatesTakeTheirOwnFiles(t *testing.T) {
 	t.Parallel()
 	content := web(t)
 	content.Files[2].Data = []byte("kind: Pod\n#@ this is no template\n")
-	got, err := render.Templates(t.Context(), content, nil)
+	got, err := render.RenderTemplates(t.Context(), content, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestTemplateOfOneFile(t *testing.T) {
 		Bundle: &bundle.Bundle{Spec: bundle.BundleSpec{Sources: []bundle.Source{{File: "a.yaml", Path: "a.yaml", Template: bundle.TemplateYTT}, {File: "b.yaml", Path: "b.yaml"}}}},
 		Files:  []bundle.File{{Path: "config/a.yaml", Data: []byte("a: #@ 1 + 1\n")}, {Path: "config/b.yaml", Data: []byte("b: #@ 1 + 1\n")}},
 	}
-	got, err := render.Templates(t.Context(), content, nil)
+	got, err := render.RenderTemplates(t.Context(), content, nil)
 	if err != nil || text(got) != "config/a.yaml\na: 2\nconfig/b.yaml\nb: #@ 1 + 1\n" {
 		t.Errorf("%v\n%s", err, text(got))
 	}
@@ -170,7 +170,7 @@ func TestRenderingChangesNothing(t *testing.T) {
 	t.Parallel()
 	content := web(t)
 	for range 2 {
-		if _, err := render.Bundle(t.Context(), content, values(t, "web: {replicas: 3}"), atSite); err != nil {
+		if _, err := render.RenderBundle(t.Context(), content, values(t, "web: {replicas: 3}"), atSite); err != nil {
 			t.Fatal(err)
 		}
 		if got, want := text(content.Files), text(web(t).Files); got != want {
@@ -200,15 +200,15 @@ func TestValuesAreForBundlesThatAreThere(t *testing.T) {
 	t.Parallel()
 	bundles := []string{"dns", "web"}
 	const want = `site.yaml:2:1: there is no bundle "wbe" (the bundles are dns, web)`
-	if err := values(t, "dns: {}\nwbe: {}\n").Check(bundles); err == nil || err.Error() != want {
+	if err := values(t, "dns: {}\nwbe: {}\n").CheckBundles(bundles); err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
 	for _, data := range []string{"", "# nothing\n", "web: {}\n", "web: {}\ndns: {}\n"} {
-		if err := values(t, data).Check(slices.Clone(bundles)); err != nil {
+		if err := values(t, data).CheckBundles(slices.Clone(bundles)); err != nil {
 			t.Errorf("%q: %v", data, err)
 		}
 	}
-	if err := (*render.Values)(nil).Check(bundles); err != nil {
+	if err := (*render.Values)(nil).CheckBundles(bundles); err != nil {
 		t.Error(err)
 	}
 }

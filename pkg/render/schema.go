@@ -16,18 +16,18 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Schema describes a source's values as YAML of an OpenAPI v3 schema: a ytt template's and
+// ValuesSchema describes a source's values as YAML of an OpenAPI v3 schema: a ytt template's and
 // overlays' by their schema, a chart's by its values.schema.json. It is nil where there is none.
-func Schema(ctx context.Context, in Input) ([]byte, error) {
+func ValuesSchema(ctx context.Context, in Input) ([]byte, error) {
 	switch in.Source.Template {
 	case "":
 		if len(in.Overlays) == 0 {
 			return nil, nil
 		}
 		in.Files = nil // plain manifests, and only the overlays take values
-		return in.schema(ctx)
+		return in.yttValuesSchema(ctx)
 	case bundle.TemplateYTT:
-		return in.schema(ctx)
+		return in.yttValuesSchema(ctx)
 	case bundle.TemplateHelm:
 		i := slices.IndexFunc(in.Files, func(f bundle.File) bool { return f.Path == "values.schema.json" })
 		if i < 0 {
@@ -42,9 +42,9 @@ func Schema(ctx context.Context, in Input) ([]byte, error) {
 	return nil, nil
 }
 
-// schema has ytt make the schema.
-func (in Input) schema(ctx context.Context) ([]byte, error) {
-	files, err := in.do(ctx, TaskSchema)
+// yttValuesSchema has ytt make the schema.
+func (in Input) yttValuesSchema(ctx context.Context) ([]byte, error) {
+	files, err := in.runTask(ctx, TaskSchema)
 	if len(files) == 0 {
 		return nil, err
 	}
@@ -78,29 +78,29 @@ func yttSchema(in Input) ([]byte, error) {
 	}
 	schema := parsed.Documents[0]
 	for _, key := range []string{"components", "schemas", "dataValues"} {
-		schema = manifest.Get(schema, key)
+		schema = manifest.GetValue(schema, key)
 	}
-	if schema == nil || manifest.Get(schema, "type") == nil || manifest.Get(schema, "type").Value != "object" {
+	if schema == nil || manifest.GetValue(schema, "type") == nil || manifest.GetValue(schema, "type").Value != "object" {
 		return nil, nil // ytt's of no schema: anything or nothing
 	}
 	return yaml.Marshal(schema)
 }
 
-// converter turns a JSON schema into one of OpenAPI v3.
-type converter struct {
+// schemaConverter turns a JSON schema into one of OpenAPI v3.
+type schemaConverter struct {
 	root any
 	open []string // the references that the place in work is behind
 	left int      // parts that it may still have, since references can make it endless
 }
 
 func openAPI(data []byte) (converted []byte, err error) {
-	defer guard("the converter of schemas", &err)
+	defer recoverEngine("the converter of schemas", &err)
 	root, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
-	c := &converter{root: root, left: manifest.MaxValues}
-	schema := c.schema(root)
+	c := &schemaConverter{root: root, left: manifest.MaxValues}
+	schema := c.convertSchema(root)
 	if c.left < 0 {
 		return nil, fmt.Errorf("it has over %d parts with what it refers to", manifest.MaxValues)
 	}
@@ -113,14 +113,14 @@ func openAPI(data []byte) (converted []byte, err error) {
 	if err := yaml.Unmarshal(plain, &doc); err != nil {
 		return nil, err
 	}
-	if err := block(&doc); err != nil {
+	if err := toBlockStyle(&doc); err != nil {
 		return nil, err
 	}
 	return yaml.Marshal(&doc)
 }
 
-// block takes the braces of JSON off YAML, and the quotes where they mean nothing.
-func block(node *yaml.Node) error {
+// toBlockStyle takes the braces of JSON off YAML, and the quotes where they mean nothing.
+func toBlockStyle(node *yaml.Node) error {
 	if node.Kind == yaml.ScalarNode && node.Tag == "!!str" {
 		return node.Encode(node.Value)
 	}
@@ -128,7 +128,7 @@ func block(node *yaml.Node) error {
 		node.Style = 0
 	}
 	for _, child := range node.Content {
-		if err := block(child); err != nil {
+		if err := toBlockStyle(child); err != nil {
 			return err
 		}
 	}
@@ -142,7 +142,7 @@ var sameKeywords = []string{
 	"deprecated", "readOnly", "writeOnly", "example",
 }
 
-func (c *converter) schema(from any) map[string]any {
+func (c *schemaConverter) convertSchema(from any) map[string]any {
 	to := map[string]any{}
 	if c.left--; c.left < 0 {
 		return to
@@ -155,15 +155,15 @@ func (c *converter) schema(from any) map[string]any {
 		return to
 	}
 	if ref, ok := m["$ref"].(string); ok {
-		to = c.reference(ref)
+		to = c.convertReference(ref)
 	}
 	for _, key := range sameKeywords {
 		if value, ok := m[key]; ok {
 			to[key] = value
 		}
 	}
-	c.types(m, to)
-	c.bounds(m, to)
+	c.convertTypes(m, to)
+	c.convertBounds(m, to)
 	if value, ok := m["const"]; ok {
 		to["enum"] = []any{value}
 	}
@@ -173,14 +173,14 @@ func (c *converter) schema(from any) map[string]any {
 	if properties, ok := m["properties"].(map[string]any); ok {
 		all := map[string]any{}
 		for name, property := range properties {
-			all[name] = c.schema(property)
+			all[name] = c.convertSchema(property)
 		}
 		to["properties"] = all
 	}
 	for _, key := range []string{"items", "not"} {
 		switch m[key].(type) {
 		case map[string]any, bool:
-			to[key] = c.schema(m[key])
+			to[key] = c.convertSchema(m[key])
 		}
 	}
 	if to["type"] == "array" && to["items"] == nil {
@@ -190,13 +190,13 @@ func (c *converter) schema(from any) map[string]any {
 	case bool:
 		to["additionalProperties"] = more
 	case map[string]any:
-		to["additionalProperties"] = c.schema(more)
+		to["additionalProperties"] = c.convertSchema(more)
 	}
 	for _, key := range []string{"allOf", "anyOf", "oneOf"} {
 		if list, ok := m[key].([]any); ok {
 			all := []any{}
 			for _, item := range list {
-				all = append(all, c.schema(item))
+				all = append(all, c.convertSchema(item))
 			}
 			to[key] = all
 		}
@@ -204,9 +204,9 @@ func (c *converter) schema(from any) map[string]any {
 	return to
 }
 
-// reference is the schema that a local reference leads to. One that leads back to where it is
+// convertReference is the schema that a local reference leads to. One that leads back to where it is
 // allows everything, and so does one to elsewhere, which nobody fetches.
-func (c *converter) reference(ref string) map[string]any {
+func (c *schemaConverter) convertReference(ref string) map[string]any {
 	pointer, local := strings.CutPrefix(ref, "#")
 	if !local || slices.Contains(c.open, ref) {
 		return map[string]any{}
@@ -221,11 +221,11 @@ func (c *converter) reference(ref string) map[string]any {
 	}
 	c.open = append(c.open, ref)
 	defer func() { c.open = c.open[:len(c.open)-1] }()
-	return c.schema(at)
+	return c.convertSchema(at)
 }
 
-// types converts the types: OpenAPI v3 has one, which may be nullable.
-func (c *converter) types(m, to map[string]any) {
+// convertTypes converts the types: OpenAPI v3 has one, which may be nullable.
+func (c *schemaConverter) convertTypes(m, to map[string]any) {
 	switch t := m["type"].(type) {
 	case string:
 		if t == "null" {
@@ -254,8 +254,8 @@ func (c *converter) types(m, to map[string]any) {
 	}
 }
 
-// bounds converts exclusive bounds, which are numbers in one and flags in the other.
-func (c *converter) bounds(m, to map[string]any) {
+// convertBounds converts exclusive bounds, which are numbers in one and flags in the other.
+func (c *schemaConverter) convertBounds(m, to map[string]any) {
 	for exclusive, bound := range map[string]string{"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"} {
 		switch value := m[exclusive].(type) {
 		case bool:

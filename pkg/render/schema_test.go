@@ -26,15 +26,15 @@ func TestSchemaOfChart(t *testing.T) {
 		"schemas of values": {`{"additionalProperties": {"type": ["integer", "null"]}}`, "additionalProperties:\n    nullable: true\n    type: integer\n"},
 		"odd strings":       {`{"default": "true", "description": "a: b\n"}`, "default: \"true\"\ndescription: |\n    a: b\n"},
 	} {
-		got, err := render.Schema(t.Context(), chartInput("values.schema.json", c.schema))
+		got, err := render.ValuesSchema(t.Context(), chartInput("values.schema.json", c.schema))
 		if err != nil || string(got) != c.want {
 			t.Errorf("%s: %v\ngot\n%s\nwant\n%s", name, err, got, c.want)
 		}
 	}
-	if got, err := render.Schema(t.Context(), chartInput()); err != nil || got != nil {
+	if got, err := render.ValuesSchema(t.Context(), chartInput()); err != nil || got != nil {
 		t.Errorf("a chart without one: %v\n%s", err, got)
 	}
-	if _, err := render.Schema(t.Context(), chartInput("values.schema.json", "{")); err == nil {
+	if _, err := render.ValuesSchema(t.Context(), chartInput("values.schema.json", "{")); err == nil {
 		t.Error("no JSON is no error")
 	}
 	double := `{"$ref": "#/definitions/a1", "definitions": {` // each refers to the next twice
@@ -45,7 +45,7 @@ func TestSchemaOfChart(t *testing.T) {
 		}
 		double += `"` + pair[0] + `": {"anyOf": [` + list + `{}]},`
 	}
-	if _, err := render.Schema(t.Context(), chartInput("values.schema.json", double+`"a7": {}}}`)); err == nil || err.Error() != "values.schema.json: it has over 100000 parts with what it refers to" {
+	if _, err := render.ValuesSchema(t.Context(), chartInput("values.schema.json", double+`"a7": {}}}`)); err == nil || err.Error() != "values.schema.json: it has over 100000 parts with what it refers to" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -54,15 +54,15 @@ func TestSchemaOfTemplate(t *testing.T) {
 	t.Parallel()
 	in := render.Input{Source: &bundle.Source{Template: bundle.TemplateYTT}, Files: files("schema.yaml", "#@data/values-schema\n---\n#@schema/desc \"How many\"\nreplicas: 1\n")}
 	const want = "type: object\nadditionalProperties: false\nproperties:\n    replicas:\n        type: integer\n        description: How many\n        default: 1\n"
-	if got, err := render.Schema(t.Context(), in); err != nil || string(got) != want {
+	if got, err := render.ValuesSchema(t.Context(), in); err != nil || string(got) != want {
 		t.Errorf("%v\n%s", err, got)
 	}
 	in.Files = files("a.yaml", pod)
-	if got, err := render.Schema(t.Context(), in); err != nil || got != nil {
+	if got, err := render.ValuesSchema(t.Context(), in); err != nil || got != nil {
 		t.Errorf("a template without one: %v\n%s", err, got)
 	}
 	in.Source.Template = ""
-	if got, err := render.Schema(t.Context(), in); err != nil || got != nil {
+	if got, err := render.ValuesSchema(t.Context(), in); err != nil || got != nil {
 		t.Errorf("plain files: %v\n%s", err, got)
 	}
 }

@@ -25,10 +25,10 @@ type UnstableError struct{ problem string }
 
 func (e *UnstableError) Error() string { return e.problem }
 
-// unstable is the error of a chart that renders differently each time, with the values that make it
+// unstableError is the error of a chart that renders differently each time, with the values that make it
 // differ less where they are given.
-func (in Input) unstable(out, again []byte) error {
-	problem := fmt.Sprintf("the chart renders differently each time: %s uses random values or the time: give them as values", differing(out, again))
+func (in Input) unstableError(out, again []byte) error {
+	problem := fmt.Sprintf("the chart renders differently each time: %s uses random values or the time: give them as values", firstDifference(out, again))
 	if names := in.settlingValues(countDiffering(out, again)); len(names) > 0 {
 		problem += " (" + strings.Join(names, ", ") + ")"
 	}
@@ -53,7 +53,7 @@ func (in Input) settlingValues(differences int) (names []string) {
 				continue
 			}
 			tried = append(tried, name)
-			if in.settles(name, differences) {
+			if in.isSettledBy(name, differences) {
 				names = append(names, name)
 			}
 		}
@@ -61,8 +61,8 @@ func (in Input) settlingValues(differences int) (names []string) {
 	return names
 }
 
-// settles reports whether renderings differ less where a value is given.
-func (in Input) settles(name string, differences int) bool {
+// isSettledBy reports whether renderings differ less where a value is given.
+func (in Input) isSettledBy(name string, differences int) bool {
 	var value any = "of-the-site"
 	keys := strings.Split(name, ".")
 	slices.Reverse(keys)
@@ -75,11 +75,11 @@ func (in Input) settles(name string, differences int) bool {
 	}
 	in.Note = nil
 	in.Values = append(slices.Clone(in.Values), document)
-	out, err := helm(in, nil)
+	out, err := renderHelm(in, nil)
 	if err != nil {
 		return false
 	}
-	again, err := helm(in, elsewhen())
+	again, err := renderHelm(in, fakeClockFuncs())
 	return err == nil && countDiffering(out[0].Data, again[0].Data) < differences
 }
 

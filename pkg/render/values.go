@@ -45,7 +45,7 @@ func fromNode(file *manifest.File, root *yaml.Node) (*Values, error) {
 	}
 	for i := 0; i+1 < len(v.root.Content); i += 2 {
 		key, value := v.root.Content[i], v.root.Content[i+1]
-		value, ok := manifest.Expand(value)
+		value, ok := manifest.ExpandAliases(value)
 		if !ok {
 			return nil, file.Errorf(key, "the values of bundle %q have over %d parts with their aliases", key.Value, manifest.MaxValues)
 		}
@@ -53,12 +53,12 @@ func fromNode(file *manifest.File, root *yaml.Node) (*Values, error) {
 			return nil, file.Errorf(value, "the values of bundle %q are no mapping", key.Value)
 		}
 		v.bundles[key.Value] = value
-		v.place(value, file.Name)
+		v.placeNode(value, file.Name)
 	}
 	return v, nil
 }
 
-func (v *Values) place(node *yaml.Node, fileName string) {
+func (v *Values) placeNode(node *yaml.Node, fileName string) {
 	for key := range manifest.OddKeys(node) {
 		v.files[key] = fileName
 	}
@@ -79,9 +79,9 @@ func takesByYTT(s bundle.Source) bool {
 	return s.AtTarget() && (s.Template == bundle.TemplateYTT || s.Template == "" && len(s.Overlays) > 0)
 }
 
-// Check holds the values against the bundles that there are, so that a mistyped name is an
+// CheckBundles holds the values against the bundles that there are, so that a mistyped name is an
 // error and not a value that nothing reads.
-func (v *Values) Check(bundles []string) error {
+func (v *Values) CheckBundles(bundles []string) error {
 	if v == nil {
 		return nil
 	}
@@ -103,8 +103,8 @@ func (v *Values) noBundle(e *manifest.Error, bundles []string) error {
 	return e
 }
 
-// of is the values of one bundle as a YAML file, or nil.
-func (v *Values) of(bundleName string) ([]byte, error) {
+// valuesOf is the values of one bundle as a YAML file, or nil.
+func (v *Values) valuesOf(bundleName string) ([]byte, error) {
 	if v == nil || v.bundles[bundleName] == nil {
 		return nil, nil
 	}

@@ -74,8 +74,8 @@ func authored(t *testing.T, data []byte, bundleName string) (any, bool) {
 		t.Fatal(err)
 	}
 	root := file.Documents[0]
-	part := manifest.Get(root, bundleName)
-	if collides(part) || manifest.Key(root.Content[0]) != root.Content[0].Value {
+	part := manifest.GetValue(root, bundleName)
+	if collides(part) || manifest.KeyName(root.Content[0]) != root.Content[0].Value {
 		return nil, false
 	}
 	all, err := loader.LoadValues(bytes.NewReader(data))
@@ -88,7 +88,7 @@ func collides(node *yaml.Node) bool {
 	seen := map[string]bool{}
 	for i, child := range node.Content {
 		if node.Kind == yaml.MappingNode && i%2 == 0 {
-			if key := manifest.Key(child); seen[key] {
+			if key := manifest.KeyName(child); seen[key] {
 				return true
 			} else {
 				seen[key] = true

@@ -24,8 +24,8 @@ import (
 // yttAtATime guards ytt, which counts its templates in a variable of its package.
 var yttAtATime sync.Mutex
 
-// ytt renders templates with overlays behind them as `ytt -f templates -f overlays` does.
-func ytt(in Input) ([]bundle.File, error) {
+// renderYTT renders templates with overlays behind them as `ytt -f templates -f overlays` does.
+func renderYTT(in Input) ([]bundle.File, error) {
 	var inputs []*files.File
 	for _, list := range [][]bundle.File{in.Files, in.Overlays} {
 		more, err := yttFiles(list)
@@ -34,13 +34,13 @@ func ytt(in Input) ([]bundle.File, error) {
 		}
 		inputs = append(inputs, more...)
 	}
-	out, err := runYTT(inputs, in.values(), yttOptions(in.Unset))
+	out, err := runYTT(inputs, in.givenValues(), yttOptions(in.Unset))
 	return yttOutput(out, err)
 }
 
-// overlaid applies ytt overlays to plain manifests. In these nothing is a template, whatever
+// applyOverlays applies ytt overlays to plain manifests. In these nothing is a template, whatever
 // their comments look like.
-func overlaid(plain, overlays []bundle.File, values [][]byte, unset bool) ([]bundle.File, error) {
+func applyOverlays(plain, overlays []bundle.File, values [][]byte, unset bool) ([]bundle.File, error) {
 	var resources, rest []bundle.File
 	for _, f := range plain {
 		if !isManifest(f.Path) {

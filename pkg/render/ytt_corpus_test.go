@@ -62,7 +62,7 @@ _: #@ template.replace(defaultLabel())
 // their schema is what ytt says it is.
 func TestYTTAsTheTool(t *testing.T) {
 	t.Parallel()
-	pinniped := filepath.Join(corpus.Dir(t), "3-cluster-services/authentication/pinniped/deploy")
+	pinniped := filepath.Join(corpus.FirstDir(t), "3-cluster-services/authentication/pinniped/deploy")
 	ytt := tool(t, "ytt")
 	for name, c := range map[string]struct {
 		dir      string
@@ -101,7 +101,7 @@ func TestYTTAsTheTool(t *testing.T) {
 			if _, err := run(t, ytt, append(args, "--output-files", out)...); err != nil {
 				t.Fatal(err)
 			}
-			got, err := render.Stable(t.Context(), in)
+			got, err := render.RenderStable(t.Context(), in)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -125,7 +125,7 @@ func TestYTTAsTheTool(t *testing.T) {
 
 func sameSchema(t *testing.T, in render.Input, document []byte) {
 	t.Helper()
-	data, err := render.Schema(t.Context(), in)
+	data, err := render.ValuesSchema(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}

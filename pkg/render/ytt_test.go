@@ -11,7 +11,7 @@ import (
 // ytt decides by name what a file is, and files find each other by their paths in the source.
 func TestYTTTakesAllFiles(t *testing.T) {
 	t.Parallel()
-	got, err := render.Stable(t.Context(), render.Input{Source: &bundle.Source{Template: bundle.TemplateYTT}, Files: files(
+	got, err := render.RenderStable(t.Context(), render.Input{Source: &bundle.Source{Template: bundle.TemplateYTT}, Files: files(
 		"schema.yml", "#@data/values-schema\n---\nname: a\n",
 		"lib/f.star", "def f(x):\n  return x + \"!\"\nend\n",
 		"lib/g.lib.yml", "#@ def g():\ng: 1\n#@ end\n",
@@ -43,7 +43,7 @@ func TestOverlays(t *testing.T) {
 		"a patched ytt template": {render.Input{Source: &bundle.Source{Template: bundle.TemplateYTT, Patches: []bundle.Patch{{Patch: pod}}}, Files: files("p.yaml", strings.Replace(pod, "name: a", "name: #@ 'a'", 1))}, "manifests.yaml\n" + labelled},
 	} {
 		c.in.Overlays = files("site.yaml", overlay)
-		got, err := render.Stable(t.Context(), c.in)
+		got, err := render.RenderStable(t.Context(), c.in)
 		if err != nil || text(got) != c.want {
 			t.Errorf("%s: %v\n%s", name, err, text(got))
 		}
@@ -55,11 +55,11 @@ func TestOverlaysTakeValues(t *testing.T) {
 	t.Parallel()
 	in := render.Input{Source: &bundle.Source{}, Files: files("p.yaml", pod), Values: [][]byte{[]byte("site: west\n")},
 		Overlays: files("schema.yaml", "#@data/values-schema\n---\nsite: east\n", "more.yaml", "#@ load(\"@ytt:data\", \"data\")\nsite: #@ data.values.site\n")}
-	got, err := render.Stable(t.Context(), in)
+	got, err := render.RenderStable(t.Context(), in)
 	if want := "more.yaml\nsite: west\np.yaml\n" + pod; err != nil || text(got) != want {
 		t.Errorf("%v\n%s", err, text(got))
 	}
-	schema, err := render.Schema(t.Context(), in)
+	schema, err := render.ValuesSchema(t.Context(), in)
 	if err != nil || !strings.Contains(string(schema), "default: east") {
 		t.Errorf("%v\n%s", err, schema)
 	}
@@ -75,7 +75,7 @@ func TestOverlaysRefuse(t *testing.T) {
 		"nothing matches": {files("p.yaml", pod), files("o.yaml", strings.Replace(overlay, "overlay.all", "overlay.subset({\"kind\": \"X\"})", 1)), "o.yaml"},
 		"a name twice":    {files("p.yaml", pod), files("p.yaml", "a: 1\n"), "p.yaml is a file of the source and an overlay that adds resources: rename the overlay"},
 	} {
-		_, err := render.Stable(t.Context(), render.Input{Source: &bundle.Source{}, Files: c.plain, Overlays: c.overlays})
+		_, err := render.RenderStable(t.Context(), render.Input{Source: &bundle.Source{}, Files: c.plain, Overlays: c.overlays})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want %s", name, err, c.want)
 		}

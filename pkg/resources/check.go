@@ -21,17 +21,17 @@ type File struct {
 	Unset bool
 }
 
-// Check refuses files that kapp would not take together as one app, or of which it would read other
+// CheckFiles refuses files that kapp would not take together as one app, or of which it would read other
 // resources than are written there. Its errors are of type [*manifest.Error], with the place.
-func Check(files []File) error {
-	first := map[string]placed{}
+func CheckFiles(files []File) error {
+	first := map[string]placedResource{}
 	for _, f := range files {
-		written, err := f.written()
+		written, err := f.writtenResources()
 		if err != nil {
 			return err
 		}
 		read, err := readFile(f.Name, f.Data)
-		if err := f.compare(written, read, err); err != nil {
+		if err := f.compareReading(written, read, err); err != nil {
 			return err
 		}
 		for i, r := range read {
@@ -43,32 +43,32 @@ func Check(files []File) error {
 			}
 			key := kappres.NewUniqueResourceKey(r).String()
 			if other, twice := first[key]; twice && !other.Equal(r) {
-				return f.Errorf(written[i], "%s is there twice with different content, first at %s", describe(r), other.at)
+				return f.Errorf(written[i], "%s is there twice with different content, first at %s", describeResource(r), other.at)
 			} else if !twice {
 				at := f.Errorf(written[i], "")
-				first[key] = placed{r, fmt.Sprintf("%s:%d", at.File, at.Line)}
+				first[key] = placedResource{r, fmt.Sprintf("%s:%d", at.File, at.Line)}
 			}
 		}
 	}
 	return nil
 }
 
-type placed struct {
+type placedResource struct {
 	kappres.Resource
 	at string
 }
 
-// written returns the resources of a file as its author has them. What a list of one kind holds is none of
+// writtenResources returns the resources of a file as its author has them. What a list of one kind holds is none of
 // them to kapp, unless each item says what it is.
-func (f File) written() (all []*yaml.Node, err error) {
+func (f File) writtenResources() (all []*yaml.Node, err error) {
 	for _, doc := range f.Documents {
-		items := value(doc, "items")
-		kind := text(doc, "kind")
+		items := findValue(doc, "items")
+		kind := textValue(doc, "kind")
 		if items != nil && items.Kind == yaml.SequenceNode && !strings.HasSuffix(kind, "List") {
 			return nil, f.Errorf(items, "%s has a list of items, and kapp takes that for resources: nothing else of it would be applied", kind)
 		}
-		for _, item := range manifest.Items(doc) {
-			if item != doc && strings.HasSuffix(text(item, "kind"), "List") && value(item, "items") != nil {
+		for _, item := range manifest.ListItems(doc) {
+			if item != doc && strings.HasSuffix(textValue(item, "kind"), "List") && findValue(item, "items") != nil {
 				return nil, f.Errorf(item, "a list inside a list, which kapp does not take apart")
 			}
 			all = append(all, item)
@@ -77,27 +77,27 @@ func (f File) written() (all []*yaml.Node, err error) {
 	return all, nil
 }
 
-// compare finds where what kapp has read is not what is written.
-func (f File) compare(written []*yaml.Node, read []kappres.Resource, readError error) error {
+// compareReading finds where what kapp has read is not what is written.
+func (f File) compareReading(written []*yaml.Node, read []kappres.Resource, readError error) error {
 	for i, r := range read {
 		if i == len(written) || !isSame(written[i], r) {
-			return f.differs(written, i, "reads "+describe(r)+" here")
+			return f.differenceError(written, i, "reads "+describeResource(r)+" here")
 		}
 	}
 	if readError != nil {
 		cause := strings.TrimPrefix(strings.TrimPrefix(readError.Error(), f.Name+": "), "error converting YAML to JSON: ")
-		problem := f.differs(written, len(read), "cannot read this: "+cause)
+		problem := f.differenceError(written, len(read), "cannot read this: "+cause)
 		problem.Cause = readError
 		return problem
 	}
 	if len(read) < len(written) {
-		return f.differs(written, len(read), fmt.Sprintf("reads %d resources of the file's %d", len(read), len(written)))
+		return f.differenceError(written, len(read), fmt.Sprintf("reads %d resources of the file's %d", len(read), len(written)))
 	}
 	return nil
 }
 
-// differs returns an error at a resource that kapp reads otherwise, with the reason where it is known.
-func (f File) differs(written []*yaml.Node, i int, what string) *manifest.Error {
+// differenceError returns an error at a resource that kapp reads otherwise, with the reason where it is known.
+func (f File) differenceError(written []*yaml.Node, i int, what string) *manifest.Error {
 	var at *yaml.Node
 	if len(written) > 0 {
 		at = written[min(i, len(written)-1)]
@@ -127,8 +127,8 @@ var (
 
 // checkResource refuses what kapp refuses of a resource itself.
 func (f File) checkResource(node *yaml.Node, r kappres.Resource) error {
-	metadata := value(node, "metadata")
-	name := value(metadata, "name")
+	metadata := findValue(node, "metadata")
+	name := findValue(metadata, "name")
 	isEmpty := name == nil || isNull(name) || name.Kind == yaml.ScalarNode && name.Value == ""
 	switch {
 	case r.Kind() == "" || r.APIVersion() == "":
@@ -136,7 +136,7 @@ func (f File) checkResource(node *yaml.Node, r kappres.Resource) error {
 	case isConfig(r):
 		return nil
 	case hasName(r):
-	case value(metadata, "generateName") != nil:
+	case findValue(metadata, "generateName") != nil:
 		problem := f.Errorf(node, "%s has generateName: each apply would make another one", r.Kind())
 		problem.Hint = "give it a name"
 		return problem
@@ -149,7 +149,7 @@ func (f File) checkResource(node *yaml.Node, r kappres.Resource) error {
 		return notText(f.Errorf(name, "metadata.name is not text"), name)
 	}
 	for _, field := range []string{"labels", "annotations"} {
-		if err := f.checkTexts(value(metadata, field), field); err != nil {
+		if err := f.checkTexts(findValue(metadata, field), field); err != nil {
 			return err
 		}
 	}
@@ -165,7 +165,7 @@ func (f File) checkTexts(node *yaml.Node, field string) error {
 		return f.Errorf(node, "metadata.%s is not a mapping", field)
 	}
 	for i := 0; i+1 < len(node.Content); i += 2 {
-		item := resolve(node.Content[i+1])
+		item := resolveAlias(node.Content[i+1])
 		if manifest.IsText(item) || isNull(item) || node.Content[i].Tag == "!!merge" {
 			continue
 		}
@@ -192,43 +192,43 @@ func hasName(r kappres.Resource) bool {
 
 // isSame reports whether kapp has read a resource that is written.
 func isSame(node *yaml.Node, r kappres.Resource) bool {
-	if kind := text(node, "kind"); kind != r.Kind() && !(kind == "" && r.Kind() == "") {
+	if kind := textValue(node, "kind"); kind != r.Kind() && !(kind == "" && r.Kind() == "") {
 		return false
 	}
-	metadata := value(node, "metadata")
-	name := value(metadata, "name")
-	return text(node, "apiVersion") == r.APIVersion() &&
+	metadata := findValue(node, "metadata")
+	name := findValue(metadata, "name")
+	return textValue(node, "apiVersion") == r.APIVersion() &&
 		(name == nil || !manifest.IsText(name) || !hasName(r) || name.Value == r.Name())
 }
 
-func describe(r kappres.Resource) string {
+func describeResource(r kappres.Resource) string {
 	if r.Kind() == "" {
 		return "something without a kind"
 	}
 	return strings.TrimSpace(r.Kind() + " " + strings.TrimPrefix(r.Namespace()+"/"+r.Name(), "/"))
 }
 
-// value returns that of a key of a mapping, with what aliases and merge keys bring in; nil where there is
+// findValue returns that of a key of a mapping, with what aliases and merge keys bring in; nil where there is
 // none.
-func value(mapping *yaml.Node, key string) *yaml.Node {
-	mapping = resolve(mapping)
+func findValue(mapping *yaml.Node, key string) *yaml.Node {
+	mapping = resolveAlias(mapping)
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
 		return nil
 	}
-	if own := manifest.Get(mapping, key); own != nil {
-		return resolve(own)
+	if own := manifest.GetValue(mapping, key); own != nil {
+		return resolveAlias(own)
 	}
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Tag != "!!merge" {
 			continue
 		}
-		from := resolve(mapping.Content[i+1])
+		from := resolveAlias(mapping.Content[i+1])
 		merged := []*yaml.Node{from}
 		if from.Kind == yaml.SequenceNode {
 			merged = from.Content
 		}
 		for _, m := range merged {
-			if found := value(m, key); found != nil {
+			if found := findValue(m, key); found != nil {
 				return found
 			}
 		}
@@ -236,15 +236,15 @@ func value(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-func resolve(node *yaml.Node) *yaml.Node {
+func resolveAlias(node *yaml.Node) *yaml.Node {
 	for node != nil && node.Kind == yaml.AliasNode {
 		node = node.Alias
 	}
 	return node
 }
 
-func text(mapping *yaml.Node, key string) string {
-	if n := value(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
+func textValue(mapping *yaml.Node, key string) string {
+	if n := findValue(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
 		return n.Value
 	}
 	return ""

@@ -64,13 +64,13 @@ func TestCheckRefuses(t *testing.T) {
 		one + "---\n" + strings.Replace(one, "a: b", "a: c", 1):                             "f.yaml:6:1: ConfigMap one is there twice with different content, first at f.yaml:1",
 		one + "---\n" + strings.Replace(one, "v1", "v2", 1):                                 "f.yaml:6:1: ConfigMap one is there twice with different content, first at f.yaml:1",
 	} {
-		err := resources.Check([]resources.File{parse(t, "f.yaml", data)})
+		err := resources.CheckFiles([]resources.File{parse(t, "f.yaml", data)})
 		var placed *manifest.Error
 		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &placed) || placed.Line == 0 {
 			t.Errorf("%s\n got %v\nwant %s", data, err, want)
 		}
 	}
-	err := resources.Check([]resources.File{parse(t, "a.yaml", one), parse(t, "b.yaml", strings.Replace(one, "a: b", "a: c", 1))})
+	err := resources.CheckFiles([]resources.File{parse(t, "a.yaml", one), parse(t, "b.yaml", strings.Replace(one, "a: b", "a: c", 1))})
 	if err == nil || err.Error() != "b.yaml:1:1: ConfigMap one is there twice with different content, first at a.yaml:1" {
 		t.Errorf("got %v", err)
 	}
@@ -92,13 +92,13 @@ func TestCheckTakes(t *testing.T) {
 		`{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": {"a": "` + strings.Repeat("x", 4096-88) + `"}}`,
 	} {
 		f := parse(t, "f.yaml", data)
-		if err := resources.Check([]resources.File{f}); err != nil {
+		if err := resources.CheckFiles([]resources.File{f}); err != nil {
 			t.Errorf("%.300s\n%v", data, err)
 		}
 		read, err := resources.Read(fstest.MapFS{"f.yaml": {Data: []byte(data)}, "other.txt": {Data: []byte("x")}})
 		count := 0
 		for _, doc := range f.Documents {
-			count += len(manifest.Items(doc))
+			count += len(manifest.ListItems(doc))
 		}
 		if err != nil || len(read) != count {
 			t.Errorf("%.300s: %v, %d resources, want %d", data, err, len(read), count)
@@ -106,7 +106,7 @@ func TestCheckTakes(t *testing.T) {
 	}
 	unset := parse(t, "f.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ''}\n")
 	unset.Unset = true
-	if err := resources.Check([]resources.File{unset}); err != nil {
+	if err := resources.CheckFiles([]resources.File{unset}); err != nil {
 		t.Errorf("a name that a site's value brings: %v", err)
 	}
 }
@@ -115,12 +115,12 @@ func TestCheckTakes(t *testing.T) {
 func TestCheckOfUpstream(t *testing.T) {
 	t.Parallel()
 	checked, refused := 0, map[string]bool{}
-	for _, f := range corpus.Files(t) {
+	for _, f := range corpus.ListFiles(t) {
 		if !f.IsManifests() {
 			continue
 		}
 		checked++
-		if err := resources.Check([]resources.File{parse(t, f.Path, string(f.Data))}); err != nil {
+		if err := resources.CheckFiles([]resources.File{parse(t, f.Path, string(f.Data))}); err != nil {
 			refused[err.Error()] = true
 		}
 	}

@@ -1,7 +1,7 @@
 // Package resources reads manifests as kapp does, and finds before a bundle is made what kapp would
 // refuse on a cluster, or read as something else than was written.
 //
-// Call [Read] for what is applied, and [Check] at a build.
+// Call [Read] for what is applied, and [CheckFiles] at a build.
 package resources
 
 import (

@@ -14,13 +14,13 @@ import (
 // CycloneDX returns the bill of materials of a set as a CycloneDX 1.6 document in JSON. Its serial
 // number is made of the root's digest. The set's root is the document's subject.
 func CycloneDX(set *bundle.Set) ([]byte, error) {
-	inv, err := take(set)
+	inv, err := takeInventory(set)
 	if err != nil {
 		return nil, err
 	}
 	bom := cyclonedx.NewBOM()
 	bom.SerialNumber = uuid.NewSHA1(uuid.NameSpaceURL, []byte("https://krtpkg.dev/cyclonedx/"+inv.root.sha256)).URN()
-	root := component(inv.root)
+	root := toComponent(inv.root)
 	bom.Metadata = &cyclonedx.Metadata{
 		Component: &root,
 		Tools:     &cyclonedx.ToolsChoice{Components: &[]cyclonedx.Component{{Type: cyclonedx.ComponentTypeApplication, Name: "krtpkg"}}},
@@ -29,10 +29,10 @@ func CycloneDX(set *bundle.Set) ([]byte, error) {
 		bom.Metadata.Timestamp = inv.created.Format(time.RFC3339)
 	}
 	components := []cyclonedx.Component{}
-	dependencies := []cyclonedx.Dependency{dependency(inv.root)}
+	dependencies := []cyclonedx.Dependency{toDependency(inv.root)}
 	for _, e := range inv.rest {
-		components = append(components, component(e))
-		dependencies = append(dependencies, dependency(e))
+		components = append(components, toComponent(e))
+		dependencies = append(dependencies, toDependency(e))
 	}
 	bom.Components, bom.Dependencies = &components, &dependencies
 	var out bytes.Buffer
@@ -40,7 +40,7 @@ func CycloneDX(set *bundle.Set) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-var componentTypes = map[kind]cyclonedx.ComponentType{
+var componentTypes = map[elementKind]cyclonedx.ComponentType{
 	isRuntime: cyclonedx.ComponentTypePlatform,
 	isBundle:  cyclonedx.ComponentTypeApplication,
 	isImage:   cyclonedx.ComponentTypeContainer,
@@ -48,7 +48,7 @@ var componentTypes = map[kind]cyclonedx.ComponentType{
 	isTree:    cyclonedx.ComponentTypeData,
 }
 
-func component(e *element) cyclonedx.Component {
+func toComponent(e *element) cyclonedx.Component {
 	c := cyclonedx.Component{
 		BOMRef: e.ref, Type: componentTypes[e.kind],
 		Name: e.name, Version: e.version, Description: e.description,
@@ -93,9 +93,9 @@ func externalReferences(e *element) []cyclonedx.ExternalReference {
 	return refs
 }
 
-// dependency lists what an element contains, needs and was made of: CycloneDX has one word for
+// toDependency lists what an element contains, needs and was made of: CycloneDX has one word for
 // all of it.
-func dependency(e *element) cyclonedx.Dependency {
+func toDependency(e *element) cyclonedx.Dependency {
 	d := cyclonedx.Dependency{Ref: e.ref}
 	if on := slices.Concat(e.contains, e.dependsOn, e.generatedFrom); len(on) > 0 {
 		slices.Sort(on)

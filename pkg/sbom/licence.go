@@ -27,7 +27,7 @@ func isExpression(text string) bool {
 		afterTerm
 	)
 	state, depth := wantLicence, 0
-	for _, word := range words(text) {
+	for _, word := range splitExpression(text) {
 		switch {
 		case state == wantLicence && word == "(":
 			depth++
@@ -49,8 +49,8 @@ func isExpression(text string) bool {
 	return depth == 0 && (state == afterLicence || state == afterTerm)
 }
 
-// words splits an expression at blanks and around parentheses.
-func words(text string) []string {
+// splitExpression splits an expression at blanks and around parentheses.
+func splitExpression(text string) []string {
 	return strings.Fields(strings.NewReplacer("(", " ( ", ")", " ) ").Replace(text))
 }
 
@@ -72,5 +72,5 @@ func isLicenceRef(word string) bool {
 
 // licenceRefs returns the licences of an expression that no list has.
 func licenceRefs(expression string) []string {
-	return slices.DeleteFunc(words(expression), func(word string) bool { return !isLicenceRef(word) })
+	return slices.DeleteFunc(splitExpression(expression), func(word string) bool { return !isLicenceRef(word) })
 }

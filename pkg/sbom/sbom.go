@@ -22,18 +22,18 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 )
 
-// inventory is what either document says.
-type inventory struct {
+// billOfMaterials is what either document says.
+type billOfMaterials struct {
 	root *element
 	// rest is everything else, ordered by ref.
 	rest    []*element
 	created time.Time
 }
 
-type kind int
+type elementKind int
 
 const (
-	isRuntime kind = iota
+	isRuntime elementKind = iota
 	isBundle
 	isImage
 	isFile // a source that is a file, or comes packed as one
@@ -42,7 +42,7 @@ const (
 
 // element is one line of the bill.
 type element struct {
-	kind kind
+	kind elementKind
 	// ref names the element in its document. It consists of letters, digits, dots and hyphens.
 	ref                        string
 	name, version, description string
@@ -79,7 +79,7 @@ const (
 	propertyRepository = "dev.krtpkg.repository"
 )
 
-func (e *element) add(name string, values ...string) {
+func (e *element) addProperty(name string, values ...string) {
 	for _, value := range values {
 		if value != "" {
 			e.properties = append(e.properties, property{name, value})
@@ -87,17 +87,17 @@ func (e *element) add(name string, values ...string) {
 	}
 }
 
-// take makes the inventory of a set.
-func take(set *bundle.Set) (*inventory, error) {
+// takeInventory makes the inventory of a set.
+func takeInventory(set *bundle.Set) (*billOfMaterials, error) {
 	root, err := newArtifact(set.Root)
 	if err != nil {
 		return nil, err
 	}
-	inv := &inventory{root: root}
-	if inv.created, err = created(set.Root); err != nil {
+	inv := &billOfMaterials{root: root}
+	if inv.created, err = createdTime(set.Root); err != nil {
 		return nil, err
 	}
-	registered := repositories(set.Root)
+	registered := repositoryBundles(set.Root)
 	for _, b := range set.Bundles {
 		e := root
 		if b != set.Root {
@@ -110,19 +110,19 @@ func take(set *bundle.Set) (*inventory, error) {
 			root.contains = append(root.contains, e.ref)
 			inv.rest = append(inv.rest, e)
 		}
-		if err := inv.open(set, b, e); err != nil {
+		if err := inv.addContent(set, b, e); err != nil {
 			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}
 	}
-	if err := inv.images(set); err != nil {
+	if err := inv.addImages(set); err != nil {
 		return nil, err
 	}
-	inv.sort()
+	inv.sortElements()
 	return inv, nil
 }
 
-// created returns the time that the artifact's manifest gives; zero when it gives none.
-func created(a *bundle.Artifact) (time.Time, error) {
+// createdTime returns the time that the artifact's manifest gives; zero when it gives none.
+func createdTime(a *bundle.Artifact) (time.Time, error) {
 	text, ok := a.Manifest.Annotations[ocispec.AnnotationCreated]
 	if !ok {
 		return time.Time{}, nil
@@ -134,9 +134,9 @@ func created(a *bundle.Artifact) (time.Time, error) {
 	return at.UTC(), nil
 }
 
-// repositories returns the bundles of a runtime that have a repository of their own, by digest.
+// repositoryBundles returns the bundles of a runtime that have a repository of their own, by digest.
 // Those that were built along with the runtime have none.
-func repositories(root *bundle.Artifact) map[string]images.Locked {
+func repositoryBundles(root *bundle.Artifact) map[string]images.Locked {
 	found := map[string]images.Locked{}
 	if root.Runtime == nil {
 		return found
@@ -162,26 +162,26 @@ func newArtifact(a *bundle.Artifact) (*element, error) {
 		kind: isRuntime, ref: "runtime-" + m.Name,
 		name: m.Name, version: m.Version, description: m.Description,
 		licences: strings.Join(strings.Fields(m.Licenses), " "),
-		sha256:   d.Encoded(), purls: []string{purl(m.Name, d.String(), "", "")},
+		sha256:   d.Encoded(), purls: []string{ociPURL(m.Name, d.String(), "", "")},
 		repository: gitURL(m.Source),
 	}
 	if e.repository == "" {
-		e.add(propertySource, m.Source)
+		e.addProperty(propertySource, m.Source)
 	}
-	e.add(propertyRevision, m.Revision)
+	e.addProperty(propertyRevision, m.Revision)
 	if a.Runtime != nil {
-		e.add(propertyProvided, a.Runtime.Provided...)
+		e.addProperty(propertyProvided, a.Runtime.Provided...)
 	}
 	if a.Bundle != nil {
 		e.kind, e.ref = isBundle, "bundle-"+m.Name
-		e.add(propertyLayer, strconv.Itoa(a.Bundle.Spec.Layer))
-		e.add(propertyCategory, a.Bundle.Spec.Category)
+		e.addProperty(propertyLayer, strconv.Itoa(a.Bundle.Spec.Layer))
+		e.addProperty(propertyCategory, a.Bundle.Spec.Category)
 	}
 	return e, nil
 }
 
-// open adds what a bundle is made of and what it needs.
-func (inv *inventory) open(set *bundle.Set, b *bundle.Artifact, e *element) error {
+// addContent adds what a bundle is made of and what it needs.
+func (inv *billOfMaterials) addContent(set *bundle.Set, b *bundle.Artifact, e *element) error {
 	for i := range b.Bundle.Spec.Sources {
 		s, err := newSource(&b.Bundle.Spec.Sources[i])
 		if err != nil {
@@ -194,7 +194,7 @@ func (inv *inventory) open(set *bundle.Set, b *bundle.Artifact, e *element) erro
 	for _, need := range b.Bundle.Spec.Requires {
 		found := false
 		for _, other := range set.Bundles {
-			if !provides(other, need) || other.Bundle.Spec.Layer > b.Bundle.Spec.Layer {
+			if !providesName(other, need) || other.Bundle.Spec.Layer > b.Bundle.Spec.Layer {
 				continue
 			}
 			found = true
@@ -203,7 +203,7 @@ func (inv *inventory) open(set *bundle.Set, b *bundle.Artifact, e *element) erro
 			}
 		}
 		if !found {
-			e.add(propertyRequires, need)
+			e.addProperty(propertyRequires, need)
 		}
 	}
 	for _, image := range b.Images {
@@ -212,8 +212,8 @@ func (inv *inventory) open(set *bundle.Set, b *bundle.Artifact, e *element) erro
 	return nil
 }
 
-// provides reports whether a bundle provides a name, its own or one that it lists.
-func provides(b *bundle.Artifact, need string) bool {
+// providesName reports whether a bundle provides a name, its own or one that it lists.
+func providesName(b *bundle.Artifact, need string) bool {
 	return b.Metadata().Name == need || slices.Contains(b.Bundle.Spec.Provides, need)
 }
 
@@ -222,8 +222,8 @@ func imageRef(l images.Locked) string {
 	return "image-" + hex
 }
 
-// images adds each image that the bundles run, once, whatever names it goes by.
-func (inv *inventory) images(set *bundle.Set) error {
+// addImages adds each image that the bundles run, once, whatever names it goes by.
+func (inv *billOfMaterials) addImages(set *bundle.Set) error {
 	var all []images.Locked
 	for _, b := range set.Bundles {
 		all = append(all, b.Images...)
@@ -243,10 +243,10 @@ func (inv *inventory) images(set *bundle.Set) error {
 			inv.rest = append(inv.rest, e)
 		}
 		e.purls = append(e.purls, ImageURL(l))
-		e.add(propertyReference, l.Reference)
+		e.addProperty(propertyReference, l.Reference)
 	}
 	for _, e := range seen {
-		e.purls = distinct(e.purls)
+		e.purls = uniqueValues(e.purls)
 	}
 	return nil
 }
@@ -258,13 +258,13 @@ func newImage(l images.Locked) (*element, error) {
 	}
 	return &element{
 		kind: isImage, ref: imageRef(l),
-		name: l.Image.Context().Name(), version: cmp.Or(tag(l.Reference), l.Image.DigestStr()),
+		name: l.Image.Context().Name(), version: cmp.Or(tagOf(l.Reference), l.Image.DigestStr()),
 		sha256: hex,
 	}, nil
 }
 
-// distinct drops what is there before, and keeps the order.
-func distinct(values []string) []string {
+// uniqueValues drops what is there before, and keeps the order.
+func uniqueValues(values []string) []string {
 	var kept []string
 	for _, v := range values {
 		if !slices.Contains(kept, v) {
@@ -290,27 +290,27 @@ func newSource(s *bundle.Source) (*element, error) {
 	e := &element{kind: isFile, sha256: s.SHA256}
 	switch {
 	case s.Chart != "":
-		e.name, e.version, e.repository = s.Chart, s.Version, link(s.Repository)
-		e.add(propertySourceKind, "chart")
-		e.add(propertyRepository, e.repository)
+		e.name, e.version, e.repository = s.Chart, s.Version, publicURL(s.Repository)
+		e.addProperty(propertySourceKind, "chart")
+		e.addProperty(propertyRepository, e.repository)
 	case s.URL != "":
-		e.name, e.download = link(s.URL), link(s.URL)
-		e.add(propertySourceKind, "url")
+		e.name, e.download = publicURL(s.URL), publicURL(s.URL)
+		e.addProperty(propertySourceKind, "url")
 	case s.Archive != "":
-		e.download = link(s.Archive)
+		e.download = publicURL(s.Archive)
 		e.name = cmp.Or(e.download, s.Archive)
-		e.add(propertySourceKind, "archive")
+		e.addProperty(propertySourceKind, "archive")
 	case s.File != "":
 		e.name = s.File
-		e.add(propertySourceKind, "file")
+		e.addProperty(propertySourceKind, "file")
 	default:
 		if e, err = newTree(s, uri); err != nil {
 			return nil, err
 		}
 	}
-	e.add(propertyRoot, s.Root)
-	e.add(propertyInclude, s.Include...)
-	e.add(propertyExclude, s.Exclude...)
+	e.addProperty(propertyRoot, s.Root)
+	e.addProperty(propertyInclude, s.Include...)
+	e.addProperty(propertyExclude, s.Exclude...)
 	return e, nil
 }
 
@@ -323,7 +323,7 @@ func newTree(s *bundle.Source, uri string) (*element, error) {
 		e.name, e.version, e.repository, e.download = gitURL(s.Git), s.Commit, gitURL(s.Git), uri
 	case s.OCI != "":
 		what = "oci"
-		l, err := artifact(s.OCI)
+		l, err := parseArtifact(s.OCI)
 		if err == nil {
 			e, err = newImage(l)
 		}
@@ -333,13 +333,13 @@ func newTree(s *bundle.Source, uri string) (*element, error) {
 		e.purls = []string{uri}
 	}
 	e.kind = isTree
-	e.add(propertySourceKind, what)
-	e.add(propertyTree, s.SHA256)
+	e.addProperty(propertySourceKind, what)
+	e.addProperty(propertyTree, s.SHA256)
 	return e, nil
 }
 
-// sort puts everything into an order that says nothing about how the set was made.
-func (inv *inventory) sort() {
+// sortElements puts everything into an order that says nothing about how the set was made.
+func (inv *billOfMaterials) sortElements() {
 	for _, e := range append(slices.Clone(inv.rest), inv.root) {
 		slices.SortFunc(e.properties, func(a, b property) int {
 			return cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.value, b.value))
@@ -360,9 +360,9 @@ type Software struct {
 	At string
 }
 
-// Included returns the sources of a bundle that come from elsewhere, in the definition's order, and then the
+// ListSoftware returns the sources of a bundle that come from elsewhere, in the definition's order, and then the
 // images that it runs, in the lock's.
-func Included(b *bundle.Content) ([]Software, error) {
+func ListSoftware(b *bundle.Content) ([]Software, error) {
 	var all []Software
 	add := func(e *element, purls ...string) {
 		if at := cmp.Or(append(slices.Concat(purls, e.purls), e.download, e.repository)...); at != "" {

@@ -25,7 +25,7 @@ const (
 // SPDX returns the bill of materials of a set as an SPDX 2.3 document in JSON. SPDX wants a time of
 // every document: it is 1970-01-01 for an artifact that has none.
 func SPDX(set *bundle.Set) ([]byte, error) {
-	inv, err := take(set)
+	inv, err := takeInventory(set)
 	if err != nil {
 		return nil, err
 	}
@@ -39,11 +39,11 @@ func SPDX(set *bundle.Set) ([]byte, error) {
 		DocumentNamespace: fmt.Sprintf("https://krtpkg.dev/spdx/%s-%s-%s",
 			inv.root.name, url.PathEscape(inv.root.version), inv.root.sha256),
 		CreationInfo:  &spdx.CreationInfo{Creators: []spdx.Creator{{CreatorType: "Tool", Creator: "krtpkg"}}, Created: when.Format(time.RFC3339)},
-		Relationships: []*spdx.Relationship{relationship(documentID, common.TypeRelationshipDescribe, inv.root.ref)},
+		Relationships: []*spdx.Relationship{newRelationship(documentID, common.TypeRelationshipDescribe, inv.root.ref)},
 	}
 	for _, e := range append([]*element{inv.root}, inv.rest...) {
 		doc.Packages = append(doc.Packages, spdxPackage(e, doc.CreationInfo.Created))
-		doc.Relationships = append(doc.Relationships, relationships(e)...)
+		doc.Relationships = append(doc.Relationships, listRelationships(e)...)
 	}
 	doc.OtherLicenses = otherLicenses(doc.Packages)
 	var out bytes.Buffer
@@ -51,7 +51,7 @@ func SPDX(set *bundle.Set) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-var purposes = map[kind]string{
+var purposes = map[elementKind]string{
 	isRuntime: "APPLICATION", isBundle: "APPLICATION", isImage: "CONTAINER", isFile: "SOURCE", isTree: "SOURCE",
 }
 
@@ -91,13 +91,13 @@ func spdxPackage(e *element, when string) *spdx.Package {
 	return p
 }
 
-func relationship(from, how, to string) *spdx.Relationship {
+func newRelationship(from, how, to string) *spdx.Relationship {
 	return &spdx.Relationship{
 		RefA: common.MakeDocElementID("", from), RefB: common.MakeDocElementID("", to), Relationship: how,
 	}
 }
 
-func relationships(e *element) []*spdx.Relationship {
+func listRelationships(e *element) []*spdx.Relationship {
 	var all []*spdx.Relationship
 	for _, r := range []struct {
 		how  string
@@ -108,7 +108,7 @@ func relationships(e *element) []*spdx.Relationship {
 		{common.TypeRelationshipGeneratedFrom, e.generatedFrom},
 	} {
 		for _, ref := range r.refs {
-			all = append(all, relationship(e.ref, r.how, ref))
+			all = append(all, newRelationship(e.ref, r.how, ref))
 		}
 	}
 	return all

@@ -20,7 +20,7 @@ func SourceURI(s *bundle.Source) (string, error) {
 	var uri string
 	switch {
 	case s.Chart != "":
-		if uri = link(s.Repository); uri != "" {
+		if uri = publicURL(s.Repository); uri != "" {
 			uri = strings.TrimSuffix(uri, "/") + "/" + s.Chart + "@" + url.PathEscape(s.Version)
 		}
 	case s.Git != "":
@@ -28,15 +28,15 @@ func SourceURI(s *bundle.Source) (string, error) {
 			uri = "git+" + uri + "@" + url.PathEscape(s.Commit)
 		}
 	case s.OCI != "":
-		l, err := artifact(s.OCI)
+		l, err := parseArtifact(s.OCI)
 		if err != nil {
 			return "", err
 		}
 		uri = ImageURL(l)
 	case s.URL != "":
-		uri = link(s.URL)
+		uri = publicURL(s.URL)
 	case strings.HasPrefix(s.Archive, "https://"):
-		uri = link(s.Archive)
+		uri = publicURL(s.Archive)
 	default:
 		uri = "file:" + (&url.URL{Path: cmp.Or(s.Dir, s.File, s.Archive)}).EscapedPath()
 	}
@@ -46,8 +46,8 @@ func SourceURI(s *bundle.Source) (string, error) {
 	return uri, nil
 }
 
-// artifact returns the pinned artifact of a source, in the form of a locked image.
-func artifact(oci string) (images.Locked, error) {
+// parseArtifact returns the pinned artifact of a source, in the form of a locked image.
+func parseArtifact(oci string) (images.Locked, error) {
 	ref, err := name.NewDigest(oci)
 	if err != nil {
 		return images.Locked{}, fmt.Errorf("source oci %s: %w", oci, err)
@@ -59,11 +59,11 @@ func artifact(oci string) (images.Locked, error) {
 // (github.com/package-url/purl-spec, types/oci-definition.json).
 func ImageURL(l images.Locked) string {
 	repository := l.Image.Context().Name()
-	return purl(path.Base(repository), l.Image.DigestStr(), repository, tag(l.Reference))
+	return ociPURL(path.Base(repository), l.Image.DigestStr(), repository, tagOf(l.Reference))
 }
 
-// purl escapes the digest's colon, as that definition's examples and most scanners do.
-func purl(name, digest, repository, tag string) string {
+// ociPURL escapes the digest's colon, as that definition's examples and most scanners do.
+func ociPURL(name, digest, repository, tag string) string {
 	query := url.Values{}
 	if repository != "" {
 		query.Set("repository_url", repository)
@@ -78,9 +78,9 @@ func purl(name, digest, repository, tag string) string {
 	return u
 }
 
-// tag returns the tag of a reference as its author wrote it: latest when it has neither a tag nor a
+// tagOf returns the tag of a reference as its author wrote it: latest when it has neither a tag nor a
 // digest, "" when it has a digest alone or is not a reference.
-func tag(reference string) string {
+func tagOf(reference string) string {
 	before, _, pinned := strings.Cut(reference, "@")
 	t, err := name.NewTag(before)
 	if err != nil || pinned && !strings.HasSuffix(before, ":"+t.TagStr()) {
@@ -94,12 +94,12 @@ func gitURL(repository string) string {
 	if host, path, ok := strings.Cut(repository, ":"); ok && !strings.Contains(repository, "://") {
 		repository = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")
 	}
-	return link(repository)
+	return publicURL(repository)
 }
 
-// link returns a URL without what may be a secret in it; "" for what is not a URL with a host. The user
+// publicURL returns a URL without what may be a secret in it; "" for what is not a URL with a host. The user
 // of ssh is not a secret, and nothing is reached without it.
-func link(s string) string {
+func publicURL(s string) string {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme == "" || u.Host == "" {
 		return ""

@@ -31,7 +31,7 @@ const webSize = 300_000
 func edge(t *testing.T) (*layout.Store, transfer.Source) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "layout")
-	index, err := imagetest.Sized("one.example/org/web:v1", webSize)
+	index, err := imagetest.NewSizedIndex("one.example/org/web:v1", webSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestPull(t *testing.T) {
 	}
 	var lacking *serve.LackingError
 	var base *transfer.BaseError
-	_, err = serve.New(t.Context(), split[:1], serve.Options{})
+	_, err = serve.NewServer(t.Context(), split[:1], serve.Options{})
 	if !errors.As(err, &lacking) || len(lacking.Missing) == 0 || !strings.Contains(err.Error(), "serve its other volumes beside it") || !errors.As(err, &base) {
 		t.Errorf("one volume alone: %v", err)
 	}
@@ -189,7 +189,7 @@ func TestBase(t *testing.T) {
 	update := written(t, second.ArchiveContents(first.ContainsFunc(), []string{"site.example/edge:1.0.0@" + source.Root.Digest.String()}), second)
 
 	var lacking *serve.LackingError
-	if _, err := serve.New(t.Context(), []serve.Store{update}, serve.Options{}); !errors.As(err, &lacking) || !strings.Contains(err.Error(), "serve site.example/edge:1.0.0@sha256:") {
+	if _, err := serve.NewServer(t.Context(), []serve.Store{update}, serve.Options{}); !errors.As(err, &lacking) || !strings.Contains(err.Error(), "serve site.example/edge:1.0.0@sha256:") {
 		t.Errorf("alone: %v", err)
 	}
 	for _, stores := range [][]serve.Store{{base, update}, {update, base}} {

@@ -25,8 +25,8 @@ type Login func(ctx context.Context, client, user, password string) (bool, error
 // ErrBusy is the error of a login that would have to wait for too many others.
 var ErrBusy = errors.New("too many logins at once")
 
-// Guard lets only those pass whose login is right. With nil it lets everybody.
-func Guard(next http.Handler, login Login) http.Handler {
+// RequireLogin lets only those pass whose login is right. With nil it lets everybody.
+func RequireLogin(next http.Handler, login Login) http.Handler {
 	if login == nil {
 		return next
 	}
@@ -40,14 +40,14 @@ func Guard(next http.Handler, login Login) http.Handler {
 			if ok, err = login(r.Context(), client, user, password); err != nil {
 				refuseBody(w, r)
 				w.Header().Set("Retry-After", "1")
-				fail(w, r, &problem{http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many logins at once"})
+				replyError(w, r, &registryError{http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many logins at once"})
 				return
 			}
 		}
 		if !ok {
 			refuseBody(w, r)
 			w.Header().Set("WWW-Authenticate", `Basic realm="krtpkg"`)
-			fail(w, r, &problem{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
+			replyError(w, r, &registryError{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -62,10 +62,10 @@ func KeepOutPages(next http.Handler, local bool) http.Handler {
 		switch {
 		case isOfAnotherSite(r):
 			refuseBody(w, r)
-			fail(w, r, &problem{http.StatusForbidden, "DENIED", "pages of other sites have no access"})
+			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "pages of other sites have no access"})
 		case local && !isLoopback(r.Host):
 			refuseBody(w, r)
-			fail(w, r, &problem{http.StatusForbidden, "DENIED", "this registry is localhost, and has no other name"})
+			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "this registry is localhost, and has no other name"})
 		default:
 			next.ServeHTTP(w, r)
 		}
@@ -110,14 +110,14 @@ const (
 	maxRight = 10_000
 )
 
-// Passwords reads Apache's file of users (httpd.apache.org/docs/2.4/misc/password_encryptions.html),
-// of which only bcrypt's hashes are taken, and gives what [Guard] asks.
+// LoadPasswords reads Apache's file of users (httpd.apache.org/docs/2.4/misc/password_encryptions.html),
+// of which only bcrypt's hashes are taken, and gives what [RequireLogin] asks.
 //
 // Each login that is not known to be right takes the same time, whoever it is for: it is compared
 // once with each cost that the file has. One is compared at a time, so that whoever guesses takes
 // no more than one CPU, and an address has few that wait.
-func Passwords(r io.Reader) (Login, error) {
-	p := &passwords{hashes: map[string][]byte{}, nobody: map[int][]byte{}, clients: map[string]int{}, tried: map[[sha256.Size]byte]*attempt{}, right: map[[sha256.Size]byte]bool{}}
+func LoadPasswords(r io.Reader) (Login, error) {
+	p := &passwordLogins{hashes: map[string][]byte{}, dummyHashes: map[int][]byte{}, clients: map[string]int{}, tried: map[[sha256.Size]byte]*loginAttempt{}, right: map[[sha256.Size]byte]bool{}}
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSpace(lines.Text())
@@ -129,7 +129,7 @@ func Passwords(r io.Reader) (Login, error) {
 		if err != nil {
 			return nil, fmt.Errorf("line %d: user %q has no bcrypt hash: make it with htpasswd -B", n, user)
 		}
-		p.hashes[user], p.nobody[cost] = []byte(hash), []byte(hash)
+		p.hashes[user], p.dummyHashes[cost] = []byte(hash), []byte(hash)
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
@@ -137,22 +137,22 @@ func Passwords(r io.Reader) (Login, error) {
 	if len(p.hashes) == 0 {
 		return nil, errors.New("it names no user")
 	}
-	p.costs = slices.Sorted(maps.Keys(p.nobody))
-	return p.login, nil
+	p.costs = slices.Sorted(maps.Keys(p.dummyHashes))
+	return p.checkLogin, nil
 }
 
-type passwords struct {
+type passwordLogins struct {
 	hashes map[string][]byte
 	// costs are those of the hashes, nobody is one of each, to compare with where the user has
 	// another cost, or is not there.
-	costs  []int
-	nobody map[int][]byte
+	costs       []int
+	dummyHashes map[int][]byte
 	// turn lets one login at a time be compared.
 	turn sync.Mutex
 
 	mu sync.Mutex
 	// tried are the logins that wait or are compared.
-	tried map[[sha256.Size]byte]*attempt
+	tried map[[sha256.Size]byte]*loginAttempt
 	// waiting are the logins that wait or are compared, clients how many of each address.
 	waiting int
 	clients map[string]int
@@ -160,15 +160,15 @@ type passwords struct {
 	right map[[sha256.Size]byte]bool
 }
 
-// attempt is a login that is compared, for all who try the same at once.
-type attempt struct {
+// loginAttempt is a login that is compared, for all who try the same at once.
+type loginAttempt struct {
 	done  chan struct{}
 	right bool
 }
 
-func (p *passwords) login(ctx context.Context, client, user, password string) (bool, error) {
+func (p *passwordLogins) checkLogin(ctx context.Context, client, user, password string) (bool, error) {
 	login := sha256.Sum256([]byte(user + "\x00" + password))
-	tried, known, err := p.enter(client, login, func() bool { return p.compare(user, password) })
+	tried, known, err := p.startAttempt(client, login, func() bool { return p.comparePassword(user, password) })
 	if known || err != nil {
 		return known, err
 	}
@@ -180,8 +180,8 @@ func (p *passwords) login(ctx context.Context, client, user, password string) (b
 	}
 }
 
-// enter says that a login is known to be right, or has it wait for its turn.
-func (p *passwords) enter(client string, login [sha256.Size]byte, compare func() bool) (tried *attempt, known bool, err error) {
+// startAttempt says that a login is known to be right, or has it wait for its turn.
+func (p *passwordLogins) startAttempt(client string, login [sha256.Size]byte, compare func() bool) (tried *loginAttempt, known bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	tried = p.tried[login]
@@ -195,18 +195,18 @@ func (p *passwords) enter(client string, login [sha256.Size]byte, compare func()
 	}
 	p.waiting++
 	p.clients[client]++
-	tried = &attempt{done: make(chan struct{})}
+	tried = &loginAttempt{done: make(chan struct{})}
 	p.tried[login] = tried
 	go func() {
 		p.turn.Lock()
 		right := compare()
 		p.turn.Unlock()
-		p.leave(client, login, right)
+		p.finishAttempt(client, login, right)
 	}()
 	return tried, false, nil
 }
 
-func (p *passwords) leave(client string, login [sha256.Size]byte, right bool) {
+func (p *passwordLogins) finishAttempt(client string, login [sha256.Size]byte, right bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if right && len(p.right) < maxRight {
@@ -222,8 +222,8 @@ func (p *passwords) leave(client string, login [sha256.Size]byte, right bool) {
 	}
 }
 
-// compare takes the same time for every user.
-func (p *passwords) compare(user, password string) (right bool) {
+// comparePassword takes the same time for every user.
+func (p *passwordLogins) comparePassword(user, password string) (right bool) {
 	hash, known := p.hashes[user]
 	cost := 0
 	if known {
@@ -233,7 +233,7 @@ func (p *passwords) compare(user, password string) (right bool) {
 		if c == cost {
 			right = bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil
 		} else {
-			_ = bcrypt.CompareHashAndPassword(p.nobody[c], []byte(password))
+			_ = bcrypt.CompareHashAndPassword(p.dummyHashes[c], []byte(password))
 		}
 	}
 	return right

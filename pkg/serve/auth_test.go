@@ -28,7 +28,7 @@ func hash(t *testing.T, password string) string {
 func TestPasswords(t *testing.T) {
 	t.Parallel()
 	file := "# users\n\na:" + hash(t, "right") + "\n  b:" + hash(t, "") + "\n"
-	authorize, err := serve.Passwords(strings.NewReader(file))
+	authorize, err := serve.LoadPasswords(strings.NewReader(file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestPasswords(t *testing.T) {
 		"a":                               `line 1: user "a"`,
 		"a:" + strings.Repeat("x", 1<<20): "too long",
 	} {
-		if _, err := serve.Passwords(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := serve.LoadPasswords(strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.20q: %v, want %q", text, err, want)
 		}
 	}
@@ -63,11 +63,11 @@ func TestGuard(t *testing.T) {
 	t.Parallel()
 	store := newLayout(t)
 	addBundle(t, store, "edge", "1.0.0", nil)
-	handler, err := serve.New(t.Context(), []serve.Store{store}, serve.Options{Repository: "krt/edge"})
+	handler, err := serve.NewServer(t.Context(), []serve.Store{store}, serve.Options{Repository: "krt/edge"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(serve.Guard(handler, func(_ context.Context, _, user, password string) (bool, error) {
+	server := httptest.NewServer(serve.RequireLogin(handler, func(_ context.Context, _, user, password string) (bool, error) {
 		return user == "a" && password == "b", nil
 	}))
 	t.Cleanup(server.Close)
@@ -93,7 +93,7 @@ func TestGuessing(t *testing.T) {
 		}
 		return string(data)
 	}
-	login, err := serve.Passwords(strings.NewReader("slow:" + made("right", 11) + "\nfast:" + made("right", 4) + "\n"))
+	login, err := serve.LoadPasswords(strings.NewReader("slow:" + made("right", 11) + "\nfast:" + made("right", 4) + "\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestGuessing(t *testing.T) {
 		t.Errorf("later from the same address: %v, %v", ok, err)
 	}
 	// Many that come with the same login at once, as the nodes of a site do, are one.
-	fresh, err := serve.Passwords(strings.NewReader("site:" + made("right", 8)))
+	fresh, err := serve.LoadPasswords(strings.NewReader("site:" + made("right", 8)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestGuessing(t *testing.T) {
 	}
 	all.Wait()
 	// Over HTTP it is an answer that clients know.
-	server := httptest.NewServer(serve.Guard(http.NotFoundHandler(), func(context.Context, string, string, string) (bool, error) { return false, serve.ErrBusy }))
+	server := httptest.NewServer(serve.RequireLogin(http.NotFoundHandler(), func(context.Context, string, string, string) (bool, error) { return false, serve.ErrBusy }))
 	t.Cleanup(server.Close)
 	if response, body := get(t, "GET", server.URL+"/v2/", "Authorization", "Basic YTpi"); response.StatusCode != http.StatusTooManyRequests || response.Header.Get("Retry-After") != "1" || !strings.Contains(body, "TOOMANYREQUESTS") {
 		t.Errorf("%d %s", response.StatusCode, body)

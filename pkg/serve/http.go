@@ -37,72 +37,72 @@ const (
 	refusedBody = 2 * time.Second
 )
 
-// problem is an error as the specification has it.
-type problem struct {
+// registryError is an error as the specification has it.
+type registryError struct {
 	status        int
 	code, message string
 }
 
-func (p *problem) Error() string { return p.message }
+func (p *registryError) Error() string { return p.message }
 
-func unknown(code, what string) error {
-	return &problem{http.StatusNotFound, code, what + " is not here"}
+func newUnknownError(code, what string) error {
+	return &registryError{http.StatusNotFound, code, what + " is not here"}
 }
 
 // ServeHTTP answers GET and HEAD.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	refuseBody(w, r)
-	if err := s.answer(w, r); err != nil {
-		fail(w, r, err)
+	if err := s.handleRequest(w, r); err != nil {
+		replyError(w, r, err)
 	}
 }
 
-func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) handleRequest(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		return &problem{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry can only be read"}
+		return &registryError{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry can only be read"}
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/v2/")
 	switch {
 	case !ok && r.URL.Path != "/v2":
-		return unknown("NAME_UNKNOWN", r.URL.Path)
+		return newUnknownError("NAME_UNKNOWN", r.URL.Path)
 	case path == "" || !ok:
-		return reply(w, r, "application/json", []byte("{}"))
+		return replyData(w, r, "application/json", []byte("{}"))
 	case path == "_catalog":
-		return s.catalog(w, r)
+		return s.handleCatalog(w, r)
 	}
-	name, kind, reference, err := parse(path)
+	name, kind, reference, err := parsePath(path)
 	if err != nil {
 		return err
 	}
-	repo := s.repository(name, r.URL.Query().Get("ns"))
+	repo := s.findRepository(name, r.URL.Query().Get("ns"))
 	if repo == nil {
-		return unknown("NAME_UNKNOWN", "repository "+name)
+		return newUnknownError("NAME_UNKNOWN", "repository "+name)
 	}
 	switch kind {
 	case "tags":
 		return listTags(w, r, name, repo)
 	case "manifests":
-		return s.manifest(w, r, repo, reference)
+		return s.handleManifest(w, r, repo, reference)
 	case "blobs":
-		return s.blob(w, r, digest.Digest(reference))
+		return s.handleBlob(w, r, digest.Digest(reference))
 	default:
-		return s.referrers(w, r, digest.Digest(reference))
+		return s.handleReferrers(w, r, digest.Digest(reference))
 	}
 }
 
-// parse takes a path apart: NAME/manifests/REFERENCE and so on. A name may have parts that are
+// parsePath takes a path apart: NAME/manifests/REFERENCE and so on. A name may have parts that are
 // called so too: the last one counts.
-func parse(path string) (name, kind, reference string, err error) {
+func parsePath(path string) (name, kind, reference string, err error) {
 	parts := strings.Split(path, "/")
 	if len(parts) < 3 {
-		return "", "", "", unknown("NAME_UNKNOWN", path)
+		return "", "", "", newUnknownError("NAME_UNKNOWN", path)
 	}
 	last := len(parts) - 1
 	name, kind, reference = strings.Join(parts[:last-1], "/"), parts[last-1], parts[last]
 	if !isRepository(name) {
-		return "", "", "", &problem{http.StatusBadRequest, "NAME_INVALID", "invalid repository name"}
+		return "", "", "", &registryError{http.StatusBadRequest, "NAME_INVALID", "invalid repository name"}
 	}
 	byDigest := digest.Digest(reference).Validate() == nil
 	switch {
@@ -110,16 +110,16 @@ func parse(path string) (name, kind, reference string, err error) {
 		(kind == "blobs" || kind == "referrers") && byDigest:
 		return name, kind, reference, nil
 	case kind == "blobs" || kind == "referrers":
-		return "", "", "", &problem{http.StatusBadRequest, "DIGEST_INVALID", "invalid digest"}
+		return "", "", "", &registryError{http.StatusBadRequest, "DIGEST_INVALID", "invalid digest"}
 	case kind == "manifests":
-		return "", "", "", &problem{http.StatusBadRequest, "MANIFEST_INVALID", "invalid tag or digest"}
+		return "", "", "", &registryError{http.StatusBadRequest, "MANIFEST_INVALID", "invalid tag or digest"}
 	}
-	return "", "", "", unknown("NAME_UNKNOWN", path)
+	return "", "", "", newUnknownError("NAME_UNKNOWN", path)
 }
 
 func isRepository(name string) bool { return len(name) <= maxName && repositoryName.MatchString(name) }
 
-func (s *Server) catalog(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) handleCatalog(w http.ResponseWriter, r *http.Request) error {
 	var list []string
 	for name, repo := range s.repositories {
 		if repo.stores != nil {
@@ -127,19 +127,19 @@ func (s *Server) catalog(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	slices.Sort(list)
-	return page(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
+	return replyPage(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
 }
 
 func listTags(w http.ResponseWriter, r *http.Request, name string, repo *repository) error {
-	tags, err := repo.list(r.Context())
+	tags, err := repo.listTags(r.Context())
 	if err != nil {
 		return err
 	}
-	return page(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
+	return replyPage(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
 }
 
-// page answers with a part of a list (distribution-spec v1.1, listing tags).
-func page(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
+// replyPage answers with a part of a list (distribution-spec v1.1, listing tags).
+func replyPage(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
 	query := r.URL.Query()
 	if last := query.Get("last"); last != "" {
 		at, found := slices.BinarySearch(list, last)
@@ -151,7 +151,7 @@ func page(w http.ResponseWriter, r *http.Request, list []string, view func([]str
 	if text := query.Get("n"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 {
-			return &problem{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is not a number"}
+			return &registryError{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is not a number"}
 		}
 		if n < len(list) {
 			list = list[:n]
@@ -168,14 +168,14 @@ func page(w http.ResponseWriter, r *http.Request, list []string, view func([]str
 	if err != nil {
 		return err
 	}
-	return reply(w, r, "application/json", data)
+	return replyData(w, r, "application/json", data)
 }
 
-// manifest sends a manifest that has been read, and is what its digest says.
-func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo *repository, reference string) error {
-	desc, err := s.resolve(r.Context(), repo, reference)
+// handleManifest sends a manifest that has been read, and is what its digest says.
+func (s *Server) handleManifest(w http.ResponseWriter, r *http.Request, repo *repository, reference string) error {
+	desc, err := s.resolveReference(r.Context(), repo, reference)
 	if errors.Is(err, errdef.ErrNotFound) {
-		return unknown("MANIFEST_UNKNOWN", "manifest "+reference)
+		return newUnknownError("MANIFEST_UNKNOWN", "manifest "+reference)
 	}
 	if err != nil {
 		return err
@@ -186,10 +186,10 @@ func (s *Server) manifest(w http.ResponseWriter, r *http.Request, repo *reposito
 	}
 	w.Header().Set("Docker-Content-Digest", desc.Digest.String())
 	w.Header().Set("ETag", strconv.Quote(desc.Digest.String()))
-	return reply(w, r, desc.MediaType, data)
+	return replyData(w, r, desc.MediaType, data)
 }
 
-func (s *Server) resolve(ctx context.Context, repo *repository, reference string) (ocispec.Descriptor, error) {
+func (s *Server) resolveReference(ctx context.Context, repo *repository, reference string) (ocispec.Descriptor, error) {
 	d := digest.Digest(reference)
 	if d.Validate() != nil {
 		d = repo.tags[reference]
@@ -215,12 +215,12 @@ func (s *Server) resolve(ctx context.Context, repo *repository, reference string
 	return s.stores.Resolve(ctx, d.String())
 }
 
-// blob sends content as it lies there; who asked for it checks it, as of any registry.
-func (s *Server) blob(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
+// handleBlob sends content as it lies there; who asked for it checks it, as of any registry.
+func (s *Server) handleBlob(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d}
 	var err error
 	if desc.Size, err = s.stores.Stat(d); errors.Is(err, errdef.ErrNotFound) {
-		return unknown("BLOB_UNKNOWN", "blob "+d.String())
+		return newUnknownError("BLOB_UNKNOWN", "blob "+d.String())
 	}
 	if err != nil {
 		return err
@@ -241,8 +241,8 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request, d digest.Digest) e
 	return nil
 }
 
-// referrers lists what has a digest as its subject (distribution-spec v1.1, listing referrers).
-func (s *Server) referrers(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
+// handleReferrers lists what has a digest as its subject (distribution-spec v1.1, listing referrers).
+func (s *Server) handleReferrers(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
 	found, err := s.stores.Predecessors(r.Context(), ocispec.Descriptor{Digest: d})
 	if err != nil {
 		return err
@@ -257,7 +257,7 @@ func (s *Server) referrers(w http.ResponseWriter, r *http.Request, d digest.Dige
 	if err != nil {
 		return err
 	}
-	return reply(w, r, ocispec.MediaTypeImageIndex, data)
+	return replyData(w, r, ocispec.MediaTypeImageIndex, data)
 }
 
 // refuseBody gives a body that nobody reads little time: who sends one slowly keeps no
@@ -268,7 +268,7 @@ func refuseBody(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func reply(w http.ResponseWriter, r *http.Request, mediaType string, data []byte) error {
+func replyData(w http.ResponseWriter, r *http.Request, mediaType string, data []byte) error {
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(http.StatusOK)
@@ -278,8 +278,8 @@ func reply(w http.ResponseWriter, r *http.Request, mediaType string, data []byte
 	return nil
 }
 
-func fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := &problem{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged, or no longer there"}
+func replyError(w http.ResponseWriter, r *http.Request, err error) {
+	p := &registryError{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged, or no longer there"}
 	errors.As(err, &p)
 	data, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": p.code, "message": p.message}}})
 	if err != nil {

@@ -82,7 +82,7 @@ func TestSlowBody(t *testing.T) {
 	t.Parallel()
 	store := newLayout(t)
 	addBundle(t, store, "edge", "1.0.0", nil)
-	handler, err := serve.New(t.Context(), []serve.Store{store}, serve.Options{})
+	handler, err := serve.NewServer(t.Context(), []serve.Store{store}, serve.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,5 @@
 // Package serve is a read-only registry (OCI distribution-spec v1.1, pull and content
-// discovery) straight from archives and layouts: [New] makes it of what they hold, [Guard]
+// discovery) straight from archives and layouts: [NewServer] makes it of what they hold, [RequireLogin]
 // asks for logins, [Run] answers at a listener.
 //
 // The handler is our own: registries that exist as libraries keep manifests in memory and know
@@ -42,7 +42,7 @@ type Root struct {
 // Tags are those that the stores had when it was made. All content is found under each of its
 // repositories, by digest, as it is at the moment of the request.
 type Server struct {
-	stores stores
+	stores storeList
 	roots  []Root
 	// repositories are those of the roots, and of images by upstream's names.
 	repositories map[string]*repository
@@ -55,15 +55,15 @@ type repository struct {
 	// tags are what they stand for; "" for one that stands for different things.
 	tags map[string]digest.Digest
 	// stores are those with roots of this name.
-	stores stores
+	stores storeList
 }
 
-// New makes a server of stores, each of which has to name a bundle or a runtime. What one
+// NewServer makes a server of stores, each of which has to name a bundle or a runtime. What one
 // leaves out has to be in another. Of two locks that give an image's tag different digests the
 // first counts. Errors: [*LackingError].
-func New(ctx context.Context, list []Store, o Options) (*Server, error) {
+func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
 	s := &Server{stores: list, repositories: map[string]*repository{}, short: map[string]*repository{}}
-	if err := s.stores.complete(ctx); err != nil {
+	if err := s.stores.checkComplete(ctx); err != nil {
 		return nil, err
 	}
 	var sets []*bundle.Set
@@ -107,7 +107,7 @@ func (s *Server) addRoot(store Store, source transfer.Source, name string) error
 	if !isRepository(name) {
 		return fmt.Errorf("%q is not a name of a repository", name)
 	}
-	r := named(s.repositories, name)
+	r := repositoryNamed(s.repositories, name)
 	if !slices.Contains(r.stores, store) {
 		r.stores = append(r.stores, store)
 	}
@@ -128,8 +128,8 @@ func (s *Server) addRoot(store Store, source transfer.Source, name string) error
 func (s *Server) addImages(lock images.Lock) {
 	for _, locked := range lock {
 		repository, tag := locked.CalledBy()
-		full := named(s.repositories, transfer.UpstreamPath(repository))
-		short := named(s.short, repository.RepositoryStr())
+		full := repositoryNamed(s.repositories, transfer.UpstreamPath(repository))
+		short := repositoryNamed(s.short, repository.RepositoryStr())
 		if tag == "" {
 			continue
 		}
@@ -146,26 +146,26 @@ func (s *Server) addImages(lock images.Lock) {
 	}
 }
 
-func named(all map[string]*repository, name string) *repository {
+func repositoryNamed(all map[string]*repository, name string) *repository {
 	if all[name] == nil {
 		all[name] = &repository{tags: map[string]digest.Digest{}}
 	}
 	return all[name]
 }
 
-// repository finds a repository by the name that it is asked for. containerd asks a mirror for
+// findRepository finds a repository by the name that it is asked for. containerd asks a mirror for
 // the path alone, and says by ns which registry's it is (containerd: docs/hosts.md): what
 // another registry has by that path is not it. Roots are found whatever ns is, since where
 // bundles are relocated to is the site's choice.
-func (s *Server) repository(name, ns string) *repository {
+func (s *Server) findRepository(name, ns string) *repository {
 	if ns == "" {
 		return cmp.Or(s.repositories[name], s.short[name])
 	}
 	return cmp.Or(s.repositories[strings.ReplaceAll(ns, ":", "_")+"/"+name], s.repositories[name])
 }
 
-// list returns the tags in order, also those by which signatures are attached.
-func (r *repository) list(ctx context.Context) ([]string, error) {
+// listTags returns the tags in order, also those by which signatures are attached.
+func (r *repository) listTags(ctx context.Context) ([]string, error) {
 	all := maps.Clone(r.tags)
 	maps.DeleteFunc(all, func(_ string, d digest.Digest) bool { return d == "" })
 	for _, store := range r.stores {

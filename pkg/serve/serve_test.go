@@ -107,7 +107,7 @@ func addBundle(t *testing.T, store *layout.Store, name, version string, lock ima
 
 func start(t *testing.T, o serve.Options, stores ...serve.Store) *httptest.Server {
 	t.Helper()
-	handler, err := serve.New(t.Context(), stores, o)
+	handler, err := serve.NewServer(t.Context(), stores, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,12 +294,12 @@ func TestRefused(t *testing.T) {
 		`"krt/edge:1" is no name of a`:  "krt/edge:1",
 		"is not a name of a repository": strings.Repeat("x", 256),
 	} {
-		_, err := serve.New(t.Context(), []serve.Store{one, two}, serve.Options{Repository: repository})
+		_, err := serve.NewServer(t.Context(), []serve.Store{one, two}, serve.Options{Repository: repository})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", repository, err, want)
 		}
 	}
-	if _, err := serve.New(t.Context(), []serve.Store{newLayout(t)}, serve.Options{}); err == nil {
+	if _, err := serve.NewServer(t.Context(), []serve.Store{newLayout(t)}, serve.Options{}); err == nil {
 		t.Error("an empty folder is served")
 	}
 }

@@ -25,11 +25,11 @@ type Store interface {
 	Stat(d digest.Digest) (int64, error)
 }
 
-// lacker is a store that may leave out what another has: an archive with a base, or one of
+// partialStore is a store that may leave out what another has: an archive with a base, or one of
 // several volumes.
-type lacker interface {
-	Lacking(ctx context.Context) ([]ocispec.Descriptor, error)
-	Base() []string
+type partialStore interface {
+	ListLacking(ctx context.Context) ([]ocispec.Descriptor, error)
+	BaseReferences() []string
 }
 
 // LackingError says that a store builds on what is not served next to it.
@@ -55,12 +55,12 @@ func (e *LackingError) Unwrap() error {
 	return &transfer.BaseError{Base: e.Base, Missing: e.Missing}
 }
 
-// stores are read as one: what the first of them lacks the next may have.
-type stores []Store
+// storeList are read as one: what the first of them lacks the next may have.
+type storeList []Store
 
 // Fetch gives content from the first store that has it.
-func (s stores) Fetch(ctx context.Context, desc ocispec.Descriptor) (body io.ReadCloser, err error) {
-	err = s.first(func(store Store) (err error) {
+func (s storeList) Fetch(ctx context.Context, desc ocispec.Descriptor) (body io.ReadCloser, err error) {
+	err = s.firstKnown(func(store Store) (err error) {
 		body, err = store.Fetch(ctx, desc)
 		return err
 	})
@@ -68,8 +68,8 @@ func (s stores) Fetch(ctx context.Context, desc ocispec.Descriptor) (body io.Rea
 }
 
 // Resolve finds a manifest in the first store that has it.
-func (s stores) Resolve(ctx context.Context, reference string) (desc ocispec.Descriptor, err error) {
-	err = s.first(func(store Store) (err error) {
+func (s storeList) Resolve(ctx context.Context, reference string) (desc ocispec.Descriptor, err error) {
+	err = s.firstKnown(func(store Store) (err error) {
 		desc, err = store.Resolve(ctx, reference)
 		return err
 	})
@@ -77,16 +77,16 @@ func (s stores) Resolve(ctx context.Context, reference string) (desc ocispec.Des
 }
 
 // Stat returns the size of content.
-func (s stores) Stat(d digest.Digest) (size int64, err error) {
-	err = s.first(func(store Store) (err error) {
+func (s storeList) Stat(d digest.Digest) (size int64, err error) {
+	err = s.firstKnown(func(store Store) (err error) {
 		size, err = store.Stat(d)
 		return err
 	})
 	return size, err
 }
 
-// first asks one store after the other, until one knows.
-func (s stores) first(ask func(Store) error) error {
+// firstKnown asks one store after the other, until one knows.
+func (s storeList) firstKnown(ask func(Store) error) error {
 	for _, store := range s {
 		if err := ask(store); !errors.Is(err, errdef.ErrNotFound) {
 			return err
@@ -96,7 +96,7 @@ func (s stores) first(ask func(Store) error) error {
 }
 
 // Predecessors returns those in all stores, each once.
-func (s stores) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+func (s storeList) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	all := []ocispec.Descriptor{}
 	for _, store := range s {
 		found, err := store.Predecessors(ctx, node)
@@ -113,14 +113,14 @@ func (s stores) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]oc
 	return all, nil
 }
 
-// complete says by an error that a store lacks what none of the others has.
-func (s stores) complete(ctx context.Context) error {
+// checkComplete says by an error that a store lacks what none of the others has.
+func (s storeList) checkComplete(ctx context.Context) error {
 	for _, store := range s {
-		partial, ok := store.(lacker)
+		partial, ok := store.(partialStore)
 		if !ok {
 			continue
 		}
-		list, err := partial.Lacking(ctx)
+		list, err := partial.ListLacking(ctx)
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ func (s stores) complete(ctx context.Context) error {
 			}
 		}
 		if len(missing) > 0 {
-			return &LackingError{Store: fmt.Sprint(store), Base: partial.Base(), Missing: missing}
+			return &LackingError{Store: fmt.Sprint(store), Base: partial.BaseReferences(), Missing: missing}
 		}
 	}
 	return nil

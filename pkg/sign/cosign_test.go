@@ -218,7 +218,7 @@ func ciMaker(t *testing.T, s *sigstoretest.Sigstore) *sign.Signer  { return keyl
 // pkiMaker has a certificate for the two hours around so many from now.
 func pkiMaker(from int) func(*testing.T, *sigstoretest.Sigstore) *sign.Signer {
 	return func(t *testing.T, s *sigstoretest.Sigstore) *sign.Signer {
-		certified, err := signer(t, "p256").WithCertificate(s.Issue("release@krt.example", publicKey(t, "p256"), hours(from-1), hours(from+1)), s.Intermediate())
+		certified, err := signer(t, "p256").WithCertificate(s.IssueCertificate("release@krt.example", publicKey(t, "p256"), hours(from-1), hours(from+1)), s.Intermediate())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -285,7 +285,7 @@ func (m maker) fails(c cosign, command []string, forms []sign.Form, pem bool) st
 
 func TestCosignVerifiesOurProofs(t *testing.T) {
 	eachCosign(t, func(t *testing.T, c cosign, repo *remote.Repository) {
-		s := sigstoretest.Start(t)
+		s := sigstoretest.StartSigstore(t)
 		env := []string{"SIGSTORE_REKOR_PUBLIC_KEY=" + c.file(t, "log.pub", s.LogKey())} // where no trusted root is
 		for name, m := range makers {
 			if s.SetTime(hours(-9000)); name == "PKI" {
@@ -369,7 +369,7 @@ type theirMaker struct {
 func theirPKI(from int) func(*testing.T, cosign, *sigstoretest.Sigstore, signing) []string {
 	return func(t *testing.T, c cosign, s *sigstoretest.Sigstore, _ signing) []string {
 		chain := append(s.Intermediate(), bytes.TrimSuffix(s.Authorities(), s.Intermediate())...)
-		certificate := s.Issue("release@krt.example", publicKey(t, "p256"), hours(from-1), hours(from+1))
+		certificate := s.IssueCertificate("release@krt.example", publicKey(t, "p256"), hours(from-1), hours(from+1))
 		return []string{"--key", c.imported(t, "p256"), "--certificate", c.file(t, "certificate.pem", certificate), "--certificate-chain", c.file(t, "chain.pem", chain)}
 	}
 }
@@ -408,7 +408,7 @@ func checkProven(t *testing.T, v sign.Verified, how signing, p sign.Proofs) {
 
 func TestVerifyCosignsProofs(t *testing.T) {
 	eachCosign(t, func(t *testing.T, c cosign, repo *remote.Repository) {
-		s := sigstoretest.Start(t)
+		s := sigstoretest.StartSigstore(t)
 		for name, m := range theirMakers {
 			if s.SetTime(hours(0)); name == "PKI, timestamp" {
 				s.SetTime(hours(-9000))
@@ -540,7 +540,7 @@ func read(t *testing.T, path string, v any) []byte {
 func TestCosignSaves(t *testing.T) {
 	programs := cosigns(t)
 	eachCosign(t, func(t *testing.T, c cosign, repo *remote.Repository) {
-		s := sigstoretest.Start(t)
+		s := sigstoretest.StartSigstore(t)
 		for i, forms := range formSets {
 			root := newRoot(t, repo, fmt.Sprint("edge", i))
 			vouch(t, repo, root, sign.SignOptions{Signer: signer(t, "cosign"), Forms: forms})

@@ -139,7 +139,7 @@ const mediaTypeDSSE = "application/vnd.dsse.envelope.v1+json"
 
 func parseDSSEContent(raw []byte) (*protobundle.Bundle_DsseEnvelope, error) {
 	var e dsse.Envelope
-	if err := oci.Unmarshal(raw, &e); err != nil {
+	if err := oci.UnmarshalJSON(raw, &e); err != nil {
 		return nil, err
 	}
 	payload, err := e.DecodeB64Payload()

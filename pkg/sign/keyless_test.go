@@ -60,7 +60,7 @@ func both(s *sigstoretest.Sigstore) sign.Proofs {
 
 func TestKeyless(t *testing.T) {
 	eachStore(t, func(t *testing.T, store oras.GraphTarget) {
-		s := sigstoretest.Start(t)
+		s := sigstoretest.StartSigstore(t)
 		root := newRoot(t, store, "edge")
 		attach(t, store, root, sign.SignOptions{Signer: keyless(t, s, subject), Proofs: both(s), Annotations: map[string]string{"stage": "prod"}})
 		before := s.Requests()
@@ -138,7 +138,7 @@ func byPKI(stamps bool) func(*testing.T, *sigstoretest.Sigstore) sign.Authority 
 func withPKI(from, until, at int, p func(*sigstoretest.Sigstore) sign.Proofs) func(*testing.T, *sigstoretest.Sigstore, oras.GraphTarget, ocispec.Descriptor) {
 	return func(t *testing.T, s *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
 		by := signer(t, "p256")
-		certified, err := by.WithCertificate(s.Issue("release@krt.example", publicKey(t, "p256"), hours(from), hours(until)), s.Intermediate())
+		certified, err := by.WithCertificate(s.IssueCertificate("release@krt.example", publicKey(t, "p256"), hours(from), hours(until)), s.Intermediate())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,7 +173,7 @@ func TestProofs(t *testing.T) {
 	for name, c := range provenCases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := sigstoretest.Start(t)
+			s := sigstoretest.StartSigstore(t)
 			store := memory.New()
 			root := newRoot(t, store, "edge")
 			c.sign(t, s, store, root)
@@ -220,13 +220,13 @@ var provenCases = map[string]proven{
 		bundleBy(t, store, root, by, both(s))
 	}, byCI(sigstoretest.Parts{}, nil), "transparency log: integrated time outside certificate validity"},
 	"a certificate of another authority": {func(t *testing.T, s *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
-		bundleBy(t, store, root, keyless(t, sigstoretest.Start(t), subject), both(s))
+		bundleBy(t, store, root, keyless(t, sigstoretest.StartSigstore(t), subject), both(s))
 	}, byCI(sigstoretest.Parts{}, nil), "certificate of " + subject + ": x509: certificate signed by unknown authority"},
 	"a log of another Sigstore": {func(t *testing.T, s *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
-		bundleBy(t, store, root, keyless(t, s, subject), both(sigstoretest.Start(t)))
+		bundleBy(t, store, root, keyless(t, s, subject), both(sigstoretest.StartSigstore(t)))
 	}, byCI(sigstoretest.Parts{}, nil), "no entry in a trusted transparency log"},
 	"a timestamp of another Sigstore": {func(t *testing.T, s *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
-		bundleBy(t, store, root, keyless(t, s, subject), sign.Proofs{Log: s.URL, Timestamp: sigstoretest.Start(t).Timestamp})
+		bundleBy(t, store, root, keyless(t, s, subject), sign.Proofs{Log: s.URL, Timestamp: sigstoretest.StartSigstore(t).Timestamp})
 	}, byCI(sigstoretest.Parts{}, nil), "timestamp: unable to verify signed timestamps"},
 	"a key where an identity is trusted":   {withKey(0, none), byCI(sigstoretest.Parts{}, nil), "signed with a key, but only certificates are trusted"},
 	"a certificate where a key is trusted": {byThem(0, both), byKey(func(*testing.T, *sigstoretest.Sigstore, *sign.Authority) {}), "signed with a certificate, but only keys are trusted"},
@@ -266,7 +266,7 @@ var provenCases = map[string]proven{
 	"key without a timestamp": {withKey(0, none), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.RequireTimestamp = true }),
 		"no proof of the signing time"},
 	"key with a timestamp of a stranger": {func(t *testing.T, _ *sigstoretest.Sigstore, store oras.GraphTarget, root ocispec.Descriptor) {
-		bundleBy(t, store, root, signer(t, "cosign"), stamp(sigstoretest.Start(t)))
+		bundleBy(t, store, root, signer(t, "cosign"), stamp(sigstoretest.StartSigstore(t)))
 	}, byKey(func(*testing.T, *sigstoretest.Sigstore, *sign.Authority) {}), "timestamp: unable to verify signed timestamps"},
 	"retired key, signed while it counted": {withKey(-48, stamp), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotAfter = hours(-24) }), ""},
 	"retired key, signed since": {withKey(-12, stamp), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotAfter = hours(-24) }),
@@ -400,8 +400,8 @@ func publicKey(t *testing.T, kind string) any {
 // A timestamp of an attestation in the Legacy form is of the whole envelope, and is held to that.
 func TestLegacyAttestationStamps(t *testing.T) {
 	const stampNote = "dev.sigstore.cosign/rfc3161timestamp"
-	s := sigstoretest.Start(t)
-	by, err := signer(t, "p256").WithCertificate(s.Issue("release@krt.example", publicKey(t, "p256"), hours(-9), hours(-7)), s.Intermediate())
+	s := sigstoretest.StartSigstore(t)
+	by, err := signer(t, "p256").WithCertificate(s.IssueCertificate("release@krt.example", publicKey(t, "p256"), hours(-9), hours(-7)), s.Intermediate())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,7 +415,7 @@ func TestLegacyAttestationStamps(t *testing.T) {
 		}
 		return tagged(t, store, sign.AttestationTag(root.Digest))
 	}
-	stranger := sigstoretest.Start(t)
+	stranger := sigstoretest.StartSigstore(t)
 	for name, c := range map[string]struct {
 		change func(store oras.GraphTarget, root ocispec.Descriptor) ocispec.Manifest
 		want   string

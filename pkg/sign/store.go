@@ -388,7 +388,7 @@ func checkSizeLimit(desc ocispec.Descriptor, limit int64) error {
 
 func parseManifest(b []byte) (*ocispec.Manifest, error) {
 	var m ocispec.Manifest
-	if err := oci.Unmarshal(b, &m); err != nil {
+	if err := oci.UnmarshalJSON(b, &m); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	return &m, nil

@@ -544,7 +544,7 @@ func FuzzVerifyBundle(f *testing.F) {
 // everyone trusts a key, an identity and a private PKI, with a log and a timestamp authority, so
 // that all that a signature may come with is looked at.
 func everyone(f *testing.F) sign.Policy {
-	s := sigstoretest.Start(f)
+	s := sigstoretest.StartSigstore(f)
 	f.Add([]byte(`{"mediaType":"` + bundleType + `","verificationMaterial":{"certificate":{"rawBytes":"` + base64.StdEncoding.EncodeToString(s.Intermediate()) + `"},` +
 		`"tlogEntries":[{"logIndex":"1","logId":{"keyId":"AAAA"},"kindVersion":{"kind":"dsse","version":"0.0.1"},"integratedTime":"1700000000",` +
 		`"inclusionPromise":{"signedEntryTimestamp":"AAAA"},"inclusionProof":{"logIndex":"1","rootHash":"AAAA","treeSize":"2","hashes":["AAAA"],"checkpoint":{"envelope":"x"}},"canonicalizedBody":"e30="}],` +

@@ -158,7 +158,7 @@ func TestChartRepositoryInAFolder(t *testing.T) {
 
 func TestChartsInARegistry(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{})
+	r := registrytest.StartRegistry(t, registrytest.Options{})
 	repo, err := r.Repository("charts/web")
 	if err != nil {
 		t.Fatal(err)

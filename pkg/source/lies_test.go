@@ -224,7 +224,7 @@ func TestLinksWithLongTargets(t *testing.T) {
 // A hard link is the file that it was linked to, whatever later layers make of that name.
 func TestHardLinksInLayers(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{})
+	r := registrytest.StartRegistry(t, registrytest.Options{})
 	layer := func(all ...item) blobOf { return blobOf{mediaType: imageLayer, data: gzipOf(t, tarOf(t, all...))} }
 	hard := func(name, to string) item { return item{name: name, kind: tar.TypeLink, to: to} }
 	got, err := (&source.Fetcher{Registry: registries{r}}).FetchArtifact(t.Context(), artifact(t, r,

@@ -103,7 +103,7 @@ func (f *Fetcher) fetchManifest(ctx context.Context, ref name.Reference, want st
 		ocispec.Manifest
 		Manifests []json.RawMessage `json:"manifests"`
 	}
-	if err := oci.Unmarshal(raw, &manifest); err != nil {
+	if err := oci.UnmarshalJSON(raw, &manifest); err != nil {
 		return nil, nil, fmt.Errorf("invalid manifest: %w", err)
 	}
 	if len(manifest.Manifests) > 0 || strings.Contains(desc.MediaType, "index") || strings.Contains(desc.MediaType, "manifest.list") {

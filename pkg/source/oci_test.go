@@ -107,7 +107,7 @@ func artifact(t *testing.T, r *registrytest.Registry, layers ...blobOf) name.Dig
 
 func TestArtifacts(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{})
+	r := registrytest.StartRegistry(t, registrytest.Options{})
 	fetcher := source.Fetcher{Registry: registries{r}}
 	gz := func(all ...item) []byte { return gzipOf(t, tarOf(t, all...)) }
 	linkTo := func(name, to string) item { return item{name: name, kind: tar.TypeSymlink, to: to} }
@@ -169,7 +169,7 @@ func TestArtifacts(t *testing.T) {
 
 func TestArtifactsThatAreRefused(t *testing.T) {
 	t.Parallel()
-	r := registrytest.Start(t, registrytest.Options{})
+	r := registrytest.StartRegistry(t, registrytest.Options{})
 	gz := func(all ...item) []byte { return gzipOf(t, tarOf(t, all...)) }
 	for _, c := range []struct {
 		name   string
@@ -234,7 +234,7 @@ func TestArtifactsThatAreTamperedWith(t *testing.T) {
 	t.Parallel()
 	for _, what := range []string{"secret: 1", `"schemaVersion"`} {
 		var begun atomic.Bool
-		r := registrytest.Start(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
+		r := registrytest.StartRegistry(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 				if begun.Load() {
 					w = tampering{w, what}

@@ -63,7 +63,7 @@ func TestAmendRefusesStrangers(t *testing.T) {
 	file, _ := signable(t, nil)
 	store := openArchive(t, file)
 	var manifests []ocispec.Descriptor
-	for _, d := range store.Contents() {
+	for _, d := range store.ListContents() {
 		if store.IsManifest(d.Digest) {
 			manifests = append(manifests, d)
 		}
@@ -77,7 +77,7 @@ func TestAmendRefusesStrangers(t *testing.T) {
 	if err := os.WriteFile(stranger, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.Amend(stranger); err == nil || !strings.Contains(err.Error(), "not made by krtpkg") || len(manifests) == 0 {
+	if _, err := archive.OpenAmendment(stranger); err == nil || !strings.Contains(err.Error(), "not made by krtpkg") || len(manifests) == 0 {
 		t.Errorf("got %v", err)
 	}
 }

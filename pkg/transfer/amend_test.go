@@ -52,7 +52,7 @@ func (r *recorded) Tag(ctx context.Context, desc ocispec.Descriptor, reference s
 
 func amend(t *testing.T, file string) *recorded {
 	t.Helper()
-	a, err := archive.Amend(file)
+	a, err := archive.OpenAmendment(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestAmendIsSignThenExport(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			// Registries are held to what they take, so that the source is a real one.
-			src := open(t, registrytest.Start(t, registrytest.Options{Kind: registrytest.Olareg}), "krt/edge")
+			src := open(t, registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg}), "krt/edge")
 			for _, root := range []ocispec.Descriptor{first, second, bundles[0]} {
 				w.mustCopy(root, src)
 			}
@@ -169,7 +169,7 @@ func whole(t *testing.T, file string, roots []ocispec.Descriptor, o transfer.Opt
 		t.Fatal(err)
 	}
 	defer closeBody(t, opened)
-	if _, err := archive.Check(t.Context(), opened, nil); err != nil {
+	if _, err := archive.CheckStream(t.Context(), opened, nil); err != nil {
 		t.Errorf("check: %v", err)
 	}
 	dst := newLayout(t)
@@ -323,7 +323,7 @@ func flip(t *testing.T, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, desc := range slices.Backward(store.Contents()) {
+	for _, desc := range slices.Backward(store.ListContents()) {
 		if store.IsManifest(desc.Digest) || desc.Size == 0 {
 			continue
 		}

@@ -57,7 +57,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 			for range 2 { // the second time joins the first under the tags
 				signer := newSigner(t)
 				for _, root := range roots {
-					a, err := archive.Amend(file)
+					a, err := archive.OpenAmendment(file)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -79,7 +79,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer closeBody(t, opened)
-			if _, err := archive.Check(t.Context(), opened, nil); err != nil {
+			if _, err := archive.CheckStream(t.Context(), opened, nil); err != nil {
 				t.Error(err)
 			}
 
@@ -109,7 +109,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 			if has != nil {
 				// The base may hold by chance what was attached: an empty config.
 				in := map[digest.Digest]bool{}
-				for _, d := range openArchive(t, file).Contents() {
+				for _, d := range openArchive(t, file).ListContents() {
 					in[d.Digest] = true
 				}
 				has = func(d digest.Digest) bool { return !in[d] }
@@ -133,20 +133,20 @@ func TestAmendRefuses(t *testing.T) {
 	if err != nil || len(volumes) < 2 {
 		t.Fatalf("%d volumes, %v", len(volumes), err)
 	}
-	if _, err := archive.Amend(export(t, plan, volumes[0])); err == nil || !strings.Contains(err.Error(), "attach before it is split") {
+	if _, err := archive.OpenAmendment(export(t, plan, volumes[0])); err == nil || !strings.Contains(err.Error(), "attach before it is split") {
 		t.Errorf("a volume: %v", err)
 	}
 	compressed := filepath.Join(t.TempDir(), "edge.tar")
 	if _, err := archive.WriteFile(t.Context(), compressed, plan.ArchiveContents(nil, nil), plan, archive.Options{Compress: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.Amend(compressed); err == nil || !strings.Contains(err.Error(), "compressed as a whole") {
+	if _, err := archive.OpenAmendment(compressed); err == nil || !strings.Contains(err.Error(), "compressed as a whole") {
 		t.Errorf("compressed: %v", err)
 	}
 
 	file := export(t, plan, plan.ArchiveContents(nil, nil))
 	was := sum(t, file)
-	a, err := archive.Amend(file)
+	a, err := archive.OpenAmendment(file)
 	if err != nil {
 		t.Fatal(err)
 	}

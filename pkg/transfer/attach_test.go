@@ -169,7 +169,7 @@ func TestUnlistedReferrers(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)
 		root := w.edge()
-		r := registrytest.Start(t, registrytest.Options{Kind: registrytest.GGCR, NoReferrers: true})
+		r := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.GGCR, NoReferrers: true})
 		dst := open(t, r, "krt/edge")
 		w.mustCopy(root, dst)
 		want := contentOf(t, dst, root)

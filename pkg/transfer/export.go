@@ -29,7 +29,7 @@ import (
 // and with them the archive can be verified and read without the site.
 func (p *Plan) ArchiveContents(has func(digest.Digest) bool, base []string) archive.Contents {
 	c := archive.Contents{Named: p.namedEntries(), Base: base}
-	front := archive.Front(c.Named, func(yield func(digest.Digest, []byte) bool) {
+	front := archive.ListFront(c.Named, func(yield func(digest.Digest, []byte) bool) {
 		for d, n := range p.nodes {
 			if n.data != nil && !yield(d, n.data) {
 				return
@@ -49,8 +49,8 @@ func (p *Plan) ArchiveContents(has func(digest.Digest) bool, base []string) arch
 			c.Blobs = append(c.Blobs, n.desc)
 		}
 	}
-	archive.Sort(c.Front)
-	archive.Sort(c.Blobs)
+	archive.SortBlobs(c.Front)
+	archive.SortBlobs(c.Blobs)
 	depths := map[digest.Digest]int{}
 	for d, n := range p.nodes {
 		if n.data != nil {
@@ -93,7 +93,7 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 	for _, r := range p.roots {
 		for _, tag := range r.Tags {
 			title := cmp.Or(r.title(), "bundle")
-			named := archive.Name(r.desc, tag, title+":"+tag)
+			named := archive.NameDescriptor(r.desc, tag, title+":"+tag)
 			if len(r.platforms) > 0 {
 				named.Annotations[layout.AnnotationPlatforms] = strings.Join(r.platforms, ",")
 			}
@@ -110,17 +110,17 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 			full := UpstreamRegistry(repository) + "/" + repository.RepositoryStr()
 			written, _, pinned := strings.Cut(image.reference, "@")
 			if tag != "" {
-				add(archive.Name(image.desc, written, full+":"+tag))
+				add(archive.NameDescriptor(image.desc, written, full+":"+tag))
 			}
 			if pinned {
 				pin := full + "@" + image.image.DigestStr()
-				add(archive.Name(image.desc, pin, pin))
+				add(archive.NameDescriptor(image.desc, pin, pin))
 			}
 		}
 	}
 	for _, a := range p.attached {
 		if a.tag != "" {
-			add(archive.Name(bareDescriptor(a.desc), a.tag, ""))
+			add(archive.NameDescriptor(bareDescriptor(a.desc), a.tag, ""))
 		} else {
 			add(p.describeReferrer(a.desc))
 		}
@@ -133,7 +133,7 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 
 // describeReferrer describes a referrer by its manifest instead of a listing.
 func (p *Plan) describeReferrer(desc ocispec.Descriptor) ocispec.Descriptor {
-	listed, err := layout.Referrer(bareDescriptor(desc), p.nodes[desc.Digest].data)
+	listed, err := layout.DescribeReferrer(bareDescriptor(desc), p.nodes[desc.Digest].data)
 	if err != nil || listed == nil {
 		return bareDescriptor(desc) // cannot happen: it was parsed before
 	}

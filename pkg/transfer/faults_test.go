@@ -27,7 +27,7 @@ import (
 func faulty(t *testing.T, fail fault) (r *registrytest.Registry, on *atomic.Bool) {
 	t.Helper()
 	on = &atomic.Bool{}
-	r = registrytest.Start(t, registrytest.Options{Record: true, Middleware: func(next http.Handler) http.Handler {
+	r = registrytest.StartRegistry(t, registrytest.Options{Record: true, Middleware: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if on.Load() {
 				fail(next, w, r)

@@ -45,11 +45,11 @@ func TestWhichLayersMayBeAbsent(t *testing.T) {
 				t.Errorf("copy: %v", err)
 			}
 			var data bytes.Buffer
-			contents := archive.Contents{Named: []ocispec.Descriptor{archive.Name(image, "1.0.0", "")}, Manifests: []ocispec.Descriptor{image}, Blobs: []ocispec.Descriptor{config}}
+			contents := archive.Contents{Named: []ocispec.Descriptor{archive.NameDescriptor(image, "1.0.0", "")}, Manifests: []ocispec.Descriptor{image}, Blobs: []ocispec.Descriptor{config}}
 			if err := archive.Write(t.Context(), &data, contents, w.origin, archive.Options{}); err != nil {
 				t.Fatal(err)
 			}
-			checked, err := archive.Check(t.Context(), &data, nil)
+			checked, err := archive.CheckStream(t.Context(), &data, nil)
 			var lacking *archive.IncompleteError
 			if c.mayBe && (err != nil || checked.Foreign != 1 || checked.Absent != 0) || !c.mayBe && !errors.As(err, &lacking) {
 				t.Errorf("check: %+v, %v", checked, err)

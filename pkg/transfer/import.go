@@ -80,20 +80,20 @@ const defaultUnverified = 32 << 20
 // written. It returns [*BaseError] and [*UnverifiedError] before anything is written.
 func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*Imported, error) {
 	o.setDefaults()
-	missing, err := findMissingBlobs(ctx, from.Lacking, dst, o.Concurrency)
+	missing, err := findMissingBlobs(ctx, from.ListLacking, dst, o.Concurrency)
 	if err != nil {
 		return nil, err
 	}
 	if len(missing) > 0 {
-		if len(from.Absent()) == 0 {
-			return nil, &BaseError{Base: from.Base(), Missing: missing}
+		if len(from.AbsentVolumes()) == 0 {
+			return nil, &BaseError{Base: from.BaseReferences(), Missing: missing}
 		}
 		allowed, err := verifyVolumes(ctx, from, dst, missing, o)
 		if err != nil {
 			return nil, err
 		}
 		report, err := importBlobs(ctx, from, dst, allowed, o)
-		return &Imported{Report: report, Absent: from.Absent(), Volumes: from.Volumes()}, err
+		return &Imported{Report: report, Absent: from.AbsentVolumes(), Volumes: from.Volumes()}, err
 	}
 	report, err := importRoots(ctx, from, dst, o)
 	return &Imported{Report: report}, err
@@ -105,7 +105,7 @@ func verifyVolumes(ctx context.Context, from *archive.Store, dst oras.GraphTarge
 	if o.Verify == nil {
 		return nil, nil
 	}
-	front, err := from.Front(ctx)
+	front, err := from.ListFront(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func findMissingBlobs(ctx context.Context, lacking lackingLister, dst content.Re
 func importBlobs(ctx context.Context, from *archive.Store, dst oras.GraphTarget, allowed *Plan, o Options) (*Report, error) {
 	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}}
 	var list []topManifest
-	for _, desc := range from.Contents() {
+	for _, desc := range from.ListContents() {
 		if !from.IsManifest(desc.Digest) && (allowed == nil || allowed.nodes[desc.Digest] != nil) {
 			p.nodes[desc.Digest] = &planNode{desc: desc, from: from}
 			list = append(list, topManifest{desc: desc})
@@ -275,7 +275,7 @@ func ImportFile(ctx context.Context, file io.ReadSeeker, dst oras.GraphTarget, o
 	}
 	defer stream.Close()
 	if first != nil {
-		stream.KeepOf(first)
+		stream.CopyKept(first)
 	}
 	return ImportStream(ctx, stream, dst, o)
 }
@@ -287,15 +287,15 @@ func readFront(ctx context.Context, file io.Reader) (*archive.Stream, error) {
 		return nil, err
 	}
 	defer stream.Close()
-	_, budget := oci.Begin(ctx)
-	front := digestSet(stream.Front())
+	_, budget := oci.WithBudget(ctx)
+	front := digestSet(stream.PendingFront())
 	for len(front) > 0 && ctx.Err() == nil {
-		desc, body, err := stream.Next()
+		desc, body, err := stream.NextBlob()
 		if err == io.EOF {
 			break
 		}
 		if err == nil && front[desc.Digest] {
-			err = stream.Keep(desc, body, budget)
+			err = stream.KeepBlob(desc, body, budget)
 			delete(front, desc.Digest)
 		}
 		if err != nil {
@@ -319,18 +319,18 @@ func digestSet(list []ocispec.Descriptor) map[digest.Digest]bool {
 // the errors of [Import].
 func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarget, o Options) (*Imported, error) {
 	o.setDefaults()
-	if err := checkBase(ctx, from.Base(), dst); err != nil {
+	if err := checkBase(ctx, from.BaseReferences(), dst); err != nil {
 		return nil, err
 	}
-	ctx, budget := oci.Begin(ctx)
-	s := &streamImport{from: from, dst: dst, options: o, budget: budget, front: digestSet(from.Front())}
+	ctx, budget := oci.WithBudget(ctx)
+	s := &streamImport{from: from, dst: dst, options: o, budget: budget, front: digestSet(from.PendingFront())}
 	if volume, _ := from.Volumes(); volume > 0 && o.UnverifiedVolumes {
 		s.unverified = true
 	}
 	if err := s.readStream(ctx); err != nil {
 		return nil, err
 	}
-	missing, err := findMissingBlobs(ctx, from.Lacking, dst, o.Concurrency)
+	missing, err := findMissingBlobs(ctx, from.ListLacking, dst, o.Concurrency)
 	if err != nil {
 		return nil, err
 	}
@@ -344,7 +344,7 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 		return imported, nil
 	}
 	if len(missing) > 0 {
-		return nil, &BaseError{Base: from.Base(), Missing: missing}
+		return nil, &BaseError{Base: from.BaseReferences(), Missing: missing}
 	}
 	if s.plan == nil {
 		if s.plan, err = planRoots(ctx, from, dst, o); err != nil {
@@ -390,14 +390,14 @@ func (s *streamImport) readStream(ctx context.Context) error {
 
 func (s *streamImport) readEntries(ctx context.Context, c *copier, group *errgroup.Group) error {
 	// What the first reading kept, and what is in front, is sent once the plan is made.
-	kept := s.from.Kept()
+	kept := s.from.KeptBlobs()
 	for ctx.Err() == nil {
 		if s.plan == nil && len(s.front) == 0 {
 			if err := s.startPlan(ctx, c, group, kept); err != nil {
 				return err
 			}
 		}
-		desc, body, err := s.from.Next()
+		desc, body, err := s.from.NextBlob()
 		if err == io.EOF {
 			break
 		}
@@ -419,7 +419,7 @@ func (s *streamImport) readEntries(ctx context.Context, c *copier, group *errgro
 	}
 	// What belongs in front may be at the target, but not if this is a single volume.
 	if volume, _ := s.from.Volumes(); volume > 0 {
-		if missing, err := findMissingBlobs(ctx, s.from.Lacking, s.dst, s.options.Concurrency); err != nil || len(missing) > 0 {
+		if missing, err := findMissingBlobs(ctx, s.from.ListLacking, s.dst, s.options.Concurrency); err != nil || len(missing) > 0 {
 			return cmp.Or[error](err, &UnverifiedError{})
 		}
 	}
@@ -459,14 +459,14 @@ func (s *streamImport) handleBlob(ctx context.Context, c *copier, group *errgrou
 		return c.receiveBlob(ctx, group, desc, body)
 	case s.front[desc.Digest]:
 		delete(s.front, desc.Digest)
-		return s.from.Keep(desc, body, s.budget)
+		return s.from.KeepBlob(desc, body, s.budget)
 	case s.options.Verify == nil || s.unverified:
 		return c.receiveBlob(ctx, group, desc, body)
 	}
 	if s.heldBytes += desc.Size; s.heldBytes > s.options.MaxUnverified {
 		return &UnverifiedError{Limit: s.options.MaxUnverified}
 	}
-	return s.from.Keep(desc, body, s.budget)
+	return s.from.KeepBlob(desc, body, s.budget)
 }
 
 // checkBase returns an error early if the target lacks what the archive builds on.

@@ -21,7 +21,7 @@ type manifest struct {
 
 func parseManifest(data []byte) (manifest, error) {
 	var m manifest
-	err := oci.Unmarshal(data, &m)
+	err := oci.UnmarshalJSON(data, &m)
 	return m, err
 }
 

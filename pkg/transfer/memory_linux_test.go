@@ -231,18 +231,18 @@ func TestMemoryBombs(t *testing.T) {
 		}, predecessors, "annotations of referrers have more than 33554432 bytes"},
 		{"a root of 4 MB", func(b bomb) {
 			data := fmt.Appendf(nil, `{"schemaVersion":2,"layers":[%s{}]}`, strings.Repeat("{},", 4_000_000/3))
-			b.layout(archive.Name(b.blob(ocispec.MediaTypeImageManifest, data), "1.0.0", ""))
+			b.layout(archive.NameDescriptor(b.blob(ocispec.MediaTypeImageManifest, data), "1.0.0", ""))
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
 		}, "JSON of more than 250000 values: over the limit"},
 		{"a bundle.yaml of 160 MB", func(b bomb) {
-			b.layout(archive.Name(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock),
+			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock),
 				text(".krtpkg/bundle.yaml", bundleYAML("web")+strings.Repeat("- a\n", 40_000_000))), "1.0.0", ""))
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
 		}, `entry ".krtpkg/bundle.yaml" of 160000129 bytes, of at most 4194304: over the limit`},
 		{"a bundle.yaml of 4 MB of letters", func(b bomb) {
-			b.layout(archive.Name(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock),
+			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock),
 				text(".krtpkg/bundle.yaml", "spec: ["+strings.Repeat("a,", 2_000_000)+"]")), "1.0.0", ""))
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
@@ -252,7 +252,7 @@ func TestMemoryBombs(t *testing.T) {
 			for i := range 100_000 {
 				fmt.Fprintf(&lock, "%d:\n", i)
 			}
-			b.layout(archive.Name(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", lock.String()), text(".krtpkg/bundle.yaml", bundleYAML("web"))), "1.0.0", ""))
+			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", lock.String()), text(".krtpkg/bundle.yaml", bundleYAML("web"))), "1.0.0", ""))
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
 		}, ".imgpkg/images.yml: a mapping of more than 10000 keys: over the limit"},
@@ -266,7 +266,7 @@ func TestMemoryBombs(t *testing.T) {
 				fmt.Fprintf(&bundles, "- {name: %s, version: 1.0.0, layer: 6, digest: '%s'}\n", name, desc.Digest)
 				fmt.Fprintf(&lock, "- image: krtpkg.invalid/bundles/%s@%s\n", name, desc.Digest)
 			}
-			entries = append(entries, archive.Name(b.bundle(bundle.TypeRuntime,
+			entries = append(entries, archive.NameDescriptor(b.bundle(bundle.TypeRuntime,
 				text(".imgpkg/images.yml", "apiVersion: imgpkg.carvel.dev/v1alpha1\nkind: ImagesLock\nimages:\n"+lock.String()),
 				text(".krtpkg/runtime.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: RuntimeLock\nmetadata: {name: edge, version: 1.0.0}\nbundles:\n"+bundles.String())), "1.0.0", ""))
 			b.layout(entries...)

@@ -103,7 +103,7 @@ func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
 // makePlan makes a plan, with a shortcut if the target has a root's closure.
 func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
 	o.setDefaults()
-	ctx, budget := oci.Begin(ctx)
+	ctx, budget := oci.WithBudget(ctx)
 	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}, foreign: map[digest.Digest]string{}, budget: budget}
 	var err error
 	if p.platforms, err = parsePlatforms(o.Platforms); err != nil {
@@ -218,7 +218,7 @@ func (p *Plan) openBundle(ctx context.Context, from content.Fetcher, desc ocispe
 
 // addNestedBundles opens the bundles of a runtime and adds them to the plan.
 func (p *Plan) addNestedBundles(ctx context.Context, r *planRoot, runtime *bundle.Artifact) ([]*bundle.Artifact, error) {
-	digests := runtime.Images.Digests()
+	digests := runtime.Images.DistinctImages()
 	opened := make([]*bundle.Artifact, len(digests))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)

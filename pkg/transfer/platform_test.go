@@ -48,7 +48,7 @@ func TestPlatformArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checked, err := archive.Check(t.Context(), bytes.NewReader(data), nil)
+	checked, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil)
 	if err != nil || !slices.Equal(checked.Platforms, []string{"linux/amd64"}) || checked.Absent != 0 {
 		t.Errorf("check: %+v, error %v", checked, err)
 	}
@@ -81,7 +81,7 @@ func TestPlatformArchive(t *testing.T) {
 		t.Error(err)
 	}
 	// A registry takes no index with holes, unless it has the rest.
-	r := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3})
+	r := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	if _, err := copyFrom(t, dir, root, open(t, r, "krt/edge")); err == nil {
 		t.Error("a registry took an index with holes")
 	}
@@ -155,7 +155,7 @@ func TestArchiveWithHoles(t *testing.T) {
 			if stated { // of another platform than the one that is lost
 				for i, d := range c.Named {
 					if d.Digest == root.Digest {
-						c.Named[i] = archive.Name(d, "1.0.0", "")
+						c.Named[i] = archive.NameDescriptor(d, "1.0.0", "")
 						c.Named[i].Annotations[layout.AnnotationPlatforms] = "linux/arm64"
 					}
 				}
@@ -169,7 +169,7 @@ func TestArchiveWithHoles(t *testing.T) {
 				t.Fatal(err)
 			}
 			var incomplete *archive.IncompleteError
-			if _, err := archive.Check(t.Context(), bytes.NewReader(data), nil); !errors.As(err, &incomplete) || incomplete.Missing[0].Digest != lost[0] {
+			if _, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil); !errors.As(err, &incomplete) || incomplete.Missing[0].Digest != lost[0] {
 				t.Errorf("%s: check: %v", name, err)
 			}
 			var base *transfer.BaseError
@@ -233,7 +233,7 @@ func TestPlatformsAndAttestations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			checked, err := archive.Check(t.Context(), bytes.NewReader(data), nil)
+			checked, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil)
 			if err != nil || checked.Manifests+checked.Blobs != c.items+1 || checked.Absent != 0 {
 				t.Errorf("check: %+v, %v, want %d items", checked, err, c.items+1)
 			}

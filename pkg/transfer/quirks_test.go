@@ -37,10 +37,10 @@ func release(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) (*si
 // A runtime is copied to a registry with each quirk, signed there, copied on, and read back.
 func TestQuirks(t *testing.T) {
 	t.Parallel()
-	for _, o := range registrytest.Quirky() {
+	for _, o := range registrytest.QuirkyOptions() {
 		t.Run(o.String(), func(t *testing.T) {
 			t.Parallel()
-			r := registrytest.Start(t, o)
+			r := registrytest.StartRegistry(t, o)
 			login, err := os.ReadFile(filepath.Join(r.DockerConfig(t), "config.json"))
 			if err != nil {
 				t.Fatal(err)

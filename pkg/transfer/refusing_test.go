@@ -34,7 +34,7 @@ func TestRegistryThatRefuses(t *testing.T) {
 			w := newWorld(t)
 			root := w.edge()
 			refuses := strings.ReplaceAll(c.refuses, "ROOT", root.Digest.String())
-			r := registrytest.Start(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
+			r := registrytest.StartRegistry(t, registrytest.Options{Middleware: func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 					body, err := io.ReadAll(req.Body)
 					if err != nil {
@@ -90,8 +90,8 @@ func TestNothingToDoDoesNotGrow(t *testing.T) {
 			list = append(list, w.index(w.image("base", fmt.Sprint("amd64 ", i)), w.image("base", fmt.Sprint("arm64 ", i))))
 		}
 		root := w.runtime(w.bundle("a", list...))
-		source := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3, Record: true})
-		target := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3, Record: true})
+		source := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3, Record: true})
+		target := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3, Record: true})
 		w.mustCopy(root, open(t, source, "krt/edge"))
 		for range 2 {
 			if _, err := copyFrom(t, open(t, source, "krt/edge"), root, open(t, target, "krt/edge")); err != nil {

@@ -43,7 +43,7 @@ func newLine(t *testing.T, o registrytest.Options) *line {
 	o.Middleware = func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { l.serve(next, w, r) })
 	}
-	l.registry = registrytest.Start(t, o)
+	l.registry = registrytest.StartRegistry(t, o)
 	return l
 }
 
@@ -468,7 +468,7 @@ func TestExpiredToken(t *testing.T) {
 		}
 		next.ServeHTTP(rw, r)
 	}
-	r := registrytest.Start(t, registrytest.Options{Kind: registrytest.Distribution3, Auth: registrytest.Token, Middleware: func(next http.Handler) http.Handler {
+	r := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3, Auth: registrytest.Token, Middleware: func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) { expire(next, rw, req) })
 	}})
 	t.Setenv("DOCKER_CONFIG", r.DockerConfig(t))

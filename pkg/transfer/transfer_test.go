@@ -68,7 +68,7 @@ func (m inMemory) Predecessors(ctx context.Context, desc ocispec.Descriptor) (re
 }
 
 func onRegistry(o registrytest.Options) func(t *testing.T) oras.GraphTarget {
-	return func(t *testing.T) oras.GraphTarget { return open(t, registrytest.Start(t, o), "krt/edge") }
+	return func(t *testing.T) oras.GraphTarget { return open(t, registrytest.StartRegistry(t, o), "krt/edge") }
 }
 
 // What arrives is all there is and the same, between any two stores.
@@ -122,7 +122,7 @@ func TestTagMovesLast(t *testing.T) {
 			w := newWorld(t)
 			root := w.edge()
 			o.Record = true
-			r := registrytest.Start(t, o)
+			r := registrytest.StartRegistry(t, o)
 			w.mustCopy(root, open(t, r, "krt/edge"))
 			list := writes(r.Requests())
 			const tag = "PUT /v2/krt/edge/manifests/1.0.0"
@@ -142,7 +142,7 @@ func TestSecondCopyWritesNothing(t *testing.T) {
 			w := newWorld(t)
 			root := w.edge()
 			o.Record = true
-			r := registrytest.Start(t, o)
+			r := registrytest.StartRegistry(t, o)
 			first := w.mustCopy(root, open(t, r, "krt/edge"))
 			before := len(r.Requests())
 			second := w.mustCopy(root, open(t, r, "krt/edge"))
@@ -187,7 +187,7 @@ func TestMissing(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			root := c.root(w)
-			r := registrytest.Start(t, registrytest.Options{Record: true})
+			r := registrytest.StartRegistry(t, registrytest.Options{Record: true})
 			_, err := w.copy(root, open(t, r, "krt/edge"))
 			var incomplete *transfer.IncompleteError
 			if !errors.As(err, &incomplete) || len(incomplete.Missing) != len(c.want) {
@@ -229,9 +229,9 @@ func TestSharedBlobsMoveOnce(t *testing.T) {
 	root := w.runtime(
 		w.bundle("a", w.image("base", "1"), w.image("base", "2")),
 		w.bundle("b", w.image("base", "1"), put(t, w.origin, dockerManifest, docker)))
-	source := registrytest.Start(t, registrytest.Options{Record: true})
+	source := registrytest.StartRegistry(t, registrytest.Options{Record: true})
 	w.mustCopy(root, open(t, source, "krt/edge"))
-	target := registrytest.Start(t, registrytest.Options{Record: true})
+	target := registrytest.StartRegistry(t, registrytest.Options{Record: true})
 	if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: open(t, source, "krt/edge"), Root: root}}, open(t, target, "krt/edge"), transfer.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestMount(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			root := w.edge()
-			r := registrytest.Start(t, registrytest.Options{Record: true, Middleware: func(next http.Handler) http.Handler {
+			r := registrytest.StartRegistry(t, registrytest.Options{Record: true, Middleware: func(next http.Handler) http.Handler {
 				return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 					if refused && req.URL.Query().Has("mount") {
 						http.Error(rw, "no", http.StatusForbidden)
@@ -309,7 +309,7 @@ func TestMountFromOrigin(t *testing.T) {
 	w := newWorld(t)
 	image := w.image("1", "2")
 	root := w.bundle("a", image)
-	r := registrytest.Start(t, registrytest.Options{})
+	r := registrytest.StartRegistry(t, registrytest.Options{})
 	upstream := open(t, r, "mirror/app")
 	if err := oras.CopyGraph(t.Context(), w.origin, upstream, image, oras.CopyGraphOptions{}); err != nil {
 		t.Fatal(err)

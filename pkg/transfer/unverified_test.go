@@ -282,11 +282,11 @@ func TestFront(t *testing.T) {
 	}
 	defer stream.Close()
 	var names []string
-	for _, desc := range stream.Front() {
+	for _, desc := range stream.PendingFront() {
 		names = append(names, desc.Digest.String())
 	}
 	for i, want := range names {
-		desc, _, err := stream.Next()
+		desc, _, err := stream.NextBlob()
 		if err != nil || desc.Digest.String() != want {
 			t.Fatalf("blob %d is %s, want %s of %s; %v", i, desc.Digest, want, strings.Join(names, " "), err)
 		}

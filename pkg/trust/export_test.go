@@ -267,7 +267,7 @@ func TestExportFails(t *testing.T) {
 // What a trusted root lacks is not asked for, and what it has is.
 func TestExportRoots(t *testing.T) {
 	valid := validators(t)
-	sigstore := sigstoretest.Start(t)
+	sigstore := sigstoretest.StartSigstore(t)
 	for name, c := range map[string]struct {
 		parts sigstoretest.Parts
 		// kyverno is the ctlog of the attestor, controller what the authority has next to the
@@ -380,7 +380,7 @@ func validators(t *testing.T) map[string][]*jsonschema.Schema {
 	for kind, shape := range shapes {
 		valid[kind] = append(valid[kind], compileSchema(t, shapeSchema(shape)))
 	}
-	for _, file := range corpus.Files(t) {
+	for _, file := range corpus.ListFiles(t) {
 		if !bytes.Contains(file.Data, []byte("kind: CustomResourceDefinition")) || !bytes.Contains(file.Data, []byte("sigstore.dev")) && !bytes.Contains(file.Data, []byte("policies.kyverno.io")) {
 			continue
 		}

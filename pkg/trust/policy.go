@@ -193,7 +193,7 @@ func LoadPolicy(name string) (*Policy, error) {
 // ParsePolicy reads a policy; read gives the files that it names.
 func ParsePolicy(name string, data []byte, read func(string) ([]byte, error)) (*Policy, error) {
 	p := &Policy{Name: name, authorities: map[string]*sign.Authority{}, revoked: map[digest.Digest]bool{}}
-	file, err := manifest.Strict(name, data, &p.File)
+	file, err := manifest.ParseStrict(name, data, &p.File)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +227,7 @@ func (r *policyReader) errorAt(err error, path ...any) error {
 func childNode(node *yaml.Node, step any) *yaml.Node {
 	switch step := step.(type) {
 	case string:
-		return manifest.Get(node, step)
+		return manifest.GetValue(node, step)
 	case int:
 		if node.Kind == yaml.SequenceNode && step < len(node.Content) {
 			return node.Content[step]
@@ -452,7 +452,7 @@ func (r *policyReader) authoritiesByName(names []string, byDefault []sign.Author
 				all = append(all, known)
 			}
 			slices.Sort(all)
-			if near := manifest.Nearest(name, all); near != "" {
+			if near := manifest.NearestName(name, all); near != "" {
 				err = fmt.Errorf("%w: did you mean %q?", err, near)
 			}
 			return nil, err
