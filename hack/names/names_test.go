@@ -6,10 +6,10 @@ import "testing"
 // 1.9 words, 12 % of the functions, 40 % of the methods and 6 declarations of one name, which
 // is about what the models have.
 const (
-	minWordsPerName     = 1.44
-	maxOneWordFunctions = 42.0 // percent
-	maxOneWordMethods   = 68.0 // percent
-	maxRepeats          = 23
+	minWordsPerName     = 1.85
+	maxOneWordFunctions = 12.0 // percent
+	maxOneWordMethods   = 20.0 // percent
+	maxRepeats          = 9
 )
 
 func TestNamesDoNotGetWorse(t *testing.T) {

@@ -66,7 +66,7 @@ func TestPullSecrets(t *testing.T) {
 	if _, err := secrets.Update(ctx, broken, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if r := s.run("plan", "--allow-unsigned", reference); r.code != 0 || !strings.Contains(r.stdout+r.stderr, "pull secret site in namespace shop can't be read") {
+	if r := s.run("plan", "--allow-unsigned", reference); r.code != 0 || !strings.Contains(r.stdout+r.stderr, "pull secret site in namespace shop cannot be read") {
 		t.Errorf("a secret that is broken: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	t.Run("a repository that gives another runtime", func(t *testing.T) { otherRuntime(s, registry.Host+"/site/settings:1.0.0", reference) })

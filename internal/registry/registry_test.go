@@ -138,7 +138,7 @@ func TestOrigin(t *testing.T) {
 		}
 	}
 	c := newClient(t, Options{Mirrors: []Mirror{{"*", "oci:" + filepath.Join(dir, "nowhere")}}})
-	if _, err := c.Resolve(t.Context(), mustParse(t, image)); err == nil || !strings.Contains(err.Error(), "nowhere is no OCI layout") {
+	if _, err := c.Resolve(t.Context(), mustParse(t, image)); err == nil || !strings.Contains(err.Error(), "nowhere is not an OCI layout") {
 		t.Errorf("a layout that is not there: %v", err)
 	}
 }

@@ -200,9 +200,9 @@ func TestHostile(t *testing.T) {
 		{name: "a folder below a blob", change: add(tar.Header{Typeflag: tar.TypeReg, Name: blobPath("x") + "/y"}, ""), want: "invalid checksum digest"},
 		{name: "no layout file", change: func(f []file) []file { return f[1:] }, want: "oci-layout"},
 		{name: "a layout of another version", change: func(f []file) []file { f[0] = regular("oci-layout", []byte(`{"imageLayoutVersion":"9"}`)); return f }, want: `version "9"`},
-		{name: "a layout file that is no JSON", change: func(f []file) []file { f[0] = regular("oci-layout", []byte("hello")); return f }, want: "oci-layout"},
+		{name: "a layout file that is not JSON", change: func(f []file) []file { f[0] = regular("oci-layout", []byte("hello")); return f }, want: "oci-layout"},
 		{name: "no index", change: func(f []file) []file { return append(f[:1], f[2:]...) }, want: "index.json"},
-		{name: "an index that is no JSON", change: func(f []file) []file { f[1] = regular("index.json", []byte("{")); return f }, want: "index.json"},
+		{name: "an index that is not JSON", change: func(f []file) []file { f[1] = regular("index.json", []byte("{")); return f }, want: "index.json"},
 		{name: "an index of 100 MB", change: func(f []file) []file { f[1] = regular("index.json", bytes.Repeat([]byte{' '}, 100<<20)); return f }, want: "over the limit"},
 		{name: "an index of wrong digests", change: index(func(i *ocispec.Index) { i.Manifests[0].Digest = "sha256:abc" }), want: `"sha256:abc"`},
 		{name: "an index of a negative size", change: index(func(i *ocispec.Index) { i.Manifests[0].Size = -1 }), want: "-1 bytes"},
@@ -215,7 +215,7 @@ func TestHostile(t *testing.T) {
 			f[2].Size, f[2].data = 2<<30, nil
 			return f[:3]
 		}, want: ""},
-		{name: "a manifest that is no JSON", change: func(f []file) []file {
+		{name: "a manifest that is not JSON", change: func(f []file) []file {
 			f[2] = regular(blobPath("hello"), []byte("hello"))
 			return f
 		}, want: digest.FromString("hello").String()},

@@ -310,7 +310,7 @@ func TestOpenRefusesHostileLayers(t *testing.T) {
 		{"name with another manifest", good().with("config/a\n---\napiVersion: v1\nkind: Pod\n#.yaml", "a"), `entry "config/a\n---\napiVersion: v1\nkind: Pod\n#.yaml" has characters in its name that are not shown`},
 		{"name that moves the cursor", good().with("config/\x1b[2Ka.yaml", "a"), `entry "config/\x1b[2Ka.yaml" has characters in its name that are not shown`},
 		{"name in another order", good().with("config/\u202elmay.a", "a"), `entry "config/\u202elmay.a" has characters in its name that are not shown`},
-		{"name that is no text", good().with("config/\xff.yaml", "a"), `entry "config/\xff.yaml" has characters in its name that are not shown`},
+		{"name that is not text", good().with("config/\xff.yaml", "a"), `entry "config/\xff.yaml" has characters in its name that are not shown`},
 		// Controllers apply what a kustomization names, and read more folders than krtpkg does.
 		{"manifest beside config", good().with("evil.yaml", "a"), `entry "evil.yaml" has no place in it (made by a newer krtpkg?)`},
 		{"folder of its own", good().with("base/kustomization.yaml", "a"), `entry "base/kustomization.yaml" has no place in it (made by a newer krtpkg?)`},

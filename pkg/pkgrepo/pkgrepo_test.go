@@ -102,7 +102,7 @@ func TestLeft(t *testing.T) {
 			file("config/m/a.yaml", strings.Replace(pod, "image: ghcr", "args: [--image=ghcr.io/example/web:1.0], image: ghcr", 1))}},
 		{"a document in a string", "kbld does not find image", "  layer: 6\n  sources: [{dir: m}]\n", []bundle.File{
 			file("config/m/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  pod.yaml: |\n    "+strings.ReplaceAll(pod, "\n", "\n    "))}},
-		{"what is no image", `kbld would take "none" for an image`, "  layer: 6\n  notImages: [{value: none, reason: a word}]\n  sources: [{dir: m}]\n", []bundle.File{
+		{"what is not an image", `kbld would take "none" for an image`, "  layer: 6\n  notImages: [{value: none, reason: a word}]\n  sources: [{dir: m}]\n", []bundle.File{
 			file("config/m/a.yaml", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: a}\nspec: {image: none}\n")}},
 		{"two templates", "the target renders several of its sources", "  layer: 6\n  sources: [{dir: a, template: ytt}, {dir: b, template: ytt}]\n", []bundle.File{
 			file("config/a/a.yaml", pod), file("config/b/b.yaml", pod)}},

@@ -166,7 +166,7 @@ func TestPull(t *testing.T) {
 	var lacking *serve.LackingError
 	var base *transfer.BaseError
 	_, err = serve.NewServer(t.Context(), split[:1], serve.Options{})
-	if !errors.As(err, &lacking) || len(lacking.Missing) == 0 || !strings.Contains(err.Error(), "serve its other volumes beside it") || !errors.As(err, &base) {
+	if !errors.As(err, &lacking) || len(lacking.Missing) == 0 || !strings.Contains(err.Error(), "serve its other volumes next to it") || !errors.As(err, &base) {
 		t.Errorf("one volume alone: %v", err)
 	}
 }

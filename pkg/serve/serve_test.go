@@ -289,9 +289,9 @@ func TestRefused(t *testing.T) {
 	addBundle(t, two, "two", "1.0.0", nil)
 	for want, repository := range map[string]string{
 		"krt/edge:1.0.0 is sha256:":     "krt/edge",
-		`"../edge" is no name of a`:     "../edge",
-		`"krt/Edge" is no name of a`:    "krt/Edge",
-		`"krt/edge:1" is no name of a`:  "krt/edge:1",
+		`"../edge" is not a name of a`:     "../edge",
+		`"krt/Edge" is not a name of a`:    "krt/Edge",
+		`"krt/edge:1" is not a name of a`:  "krt/edge:1",
 		"is not a name of a repository": strings.Repeat("x", 256),
 	} {
 		_, err := serve.NewServer(t.Context(), []serve.Store{one, two}, serve.Options{Repository: repository})
