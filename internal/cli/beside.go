@@ -49,10 +49,10 @@ func controllerNames() []string { return slices.Sorted(maps.Keys(controllers)) }
 func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.File, []pkgrepo.LeftOut, error) {
 	c := controllers[called]
 	if set.Root.Runtime == nil {
-		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", set.Name())}
+		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers need a runtime", set.Name())}
 	}
 	if !slices.ContainsFunc(set.Root.AllFiles(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, c.folder+"/") }) {
-		return nil, nil, fmt.Errorf("%s %s has nothing for %s: it can apply none of its bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title)
+		return nil, nil, fmt.Errorf("%s %s has no manifests for %s: it cannot apply any of the bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title)
 	}
 	byDigest := map[string]name.Digest{}
 	for _, d := range set.Root.Images.DistinctImages() {
@@ -97,10 +97,10 @@ func (a *app) leaveOut(ctx context.Context, set *bundle.Set, called string, leav
 	}
 	for _, l := range left {
 		if !leave {
-			return nil, fmt.Errorf("%s is not for %s: %s; --leave-out goes on without it, and krtpkg apply --beside %s is for what is left out",
+			return nil, fmt.Errorf("%s is not for %s: %s; pass --leave-out to continue without it, and apply it with krtpkg apply --beside %s",
 				l.Bundle, controllers[called].title, l.Reason, called)
 		}
-		a.ui.Note("note: %s is left out: %s", l.Bundle, l.Reason)
+		a.ui.Note("note: left out %s: %s", l.Bundle, l.Reason)
 	}
 	return left, nil
 }
@@ -141,7 +141,7 @@ func (p *preparedRoot) onlyLeft(ctx context.Context, rt *deploy.Runtime) error {
 		return err
 	}
 	if len(left) == 0 {
-		return fmt.Errorf("%s can apply all bundles of %s: none is left", controllers[p.besideController].title, p.set.Name())
+		return fmt.Errorf("%s can apply all bundles of %s: nothing is left out", controllers[p.besideController].title, p.set.Name())
 	}
 	isLeft := func(name string) bool {
 		return slices.ContainsFunc(left, func(l pkgrepo.LeftOut) bool { return l.Bundle == name })

@@ -29,11 +29,11 @@ func (a *app) buildCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build -f DEFINITION",
 		Short: "build a bundle or a runtime from its definition",
-		Long: `Build fetches the sources of a definition, finds and locks the images, and packs it all
-into an artifact that is the same bytes on every machine.
+		Long: `Build fetches the sources of a definition, finds and locks the images, and packs everything
+into an artifact that has the same bytes on every machine.
 
-It prints the reference of the result with its digest. The result is tagged with its
-version. Images stay where they are until push or copy.`,
+It tags the result with its version and prints its reference with the digest. It does not copy
+images: push and copy do.`,
 		Example: `  krtpkg build -f runtime.yaml
   krtpkg build -f bundles/contour --to oci:dist
   krtpkg build -f runtime.yaml --to registry.example/krt/edge
@@ -44,9 +44,9 @@ version. Images stay where they are until push or copy.`,
 	}
 	flags := cmd.Flags()
 	fileFlag(cmd, &o.definition)
-	flags.StringVar(&o.to, "to", "oci:dist", "where the result goes: oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]")
-	flags.StringSliceVar(&o.platforms, "platform", nil, "lock images to these platforms only, as os/arch[/variant]: changes digests, see the notes it prints; an image with a digest is locked whole")
-	flags.BoolVar(&o.locked, "locked", false, "refuse any source or image that is not as the lock file has it")
+	flags.StringVar(&o.to, "to", "oci:dist", "target: oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]")
+	flags.StringSliceVar(&o.platforms, "platform", nil, "lock images for these platforms only, as os/arch[/variant]; this changes digests (see the notes it prints), and images with a digest keep all platforms")
+	flags.BoolVar(&o.locked, "locked", false, "fail if a source or an image differs from the lock file")
 	outputFlag(cmd, &o.format)
 	return cmd
 }
@@ -61,7 +61,7 @@ type buildOptions struct {
 func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 	to, err := place.Parse(o.to)
 	if err != nil || to.Digest != "" {
-		return &usageError{errors.Join(err, fmt.Errorf("--to %s: want a place, with or without a tag", o.to))}
+		return &usageError{errors.Join(err, fmt.Errorf("--to %s: want oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]", o.to))}
 	}
 	client, err := a.newClient()
 	if err != nil {
@@ -148,7 +148,7 @@ func tagLayout(ctx context.Context, store *layout.Store, to place.Place, built *
 			return err
 		}
 		if other := titleOf(m); other != built.Metadata().Name {
-			return fmt.Errorf("%s is taken by %s: build %s to a place of its own, such as --to oci:%s:%s-%s",
+			return fmt.Errorf("%s belongs to %s: build %s to another target, such as --to oci:%s:%s-%s",
 				to, other, built.Metadata().Name, to.Dir, built.Metadata().Name, to.Tag)
 		}
 	}

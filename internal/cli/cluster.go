@@ -34,12 +34,12 @@ func (f *clusterFlags) addKubeconfig(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
 	flags.StringVar(&f.Context, "context", "", "context of the kubeconfig (default: the current one)")
-	flags.DurationVar(&f.RetryTimeout, "retry-timeout", 2*time.Minute, "how long to wait for an API server that stops answering; 0 for not at all")
+	flags.DurationVar(&f.RetryTimeout, "retry-timeout", 2*time.Minute, "how long to retry when the API server does not answer; 0 for no retries")
 }
 
 func (f *clusterFlags) addConnection(cmd *cobra.Command) {
 	f.addKubeconfig(cmd)
-	cmd.Flags().StringVarP(&f.Namespace, "namespace", "n", "", "namespace for the records of kapp and krtpkg, and for resources that name none (default: the context's)")
+	cmd.Flags().StringVarP(&f.Namespace, "namespace", "n", "", "namespace for the records of kapp and krtpkg, and for resources without one (default: the context's)")
 }
 
 func (f *clusterFlags) addClusterFlags(cmd *cobra.Command) {
@@ -49,7 +49,7 @@ func (f *clusterFlags) addClusterFlags(cmd *cobra.Command) {
 }
 
 func (f *clusterFlags) addParallel(cmd *cobra.Command) {
-	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "how many independent bundles to work on at a time")
+	cmd.Flags().IntVar(&f.parallel, "parallel", 8, "number of independent bundles to process in parallel")
 }
 
 // connectCluster returns the cluster. That its API server does not answer is said.
@@ -66,7 +66,7 @@ func (f *clusterFlags) connectCluster(a *app) (*deploy.Cluster, error) {
 
 // addDiff adds what concerns the plan's text.
 func (f *clusterFlags) addDiff(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.full, "full", false, "print also what is created and deleted, not only what is changed")
+	cmd.Flags().BoolVar(&f.full, "full", false, "also print created and deleted resources, not only changes")
 }
 
 func (f *clusterFlags) addChanging(cmd *cobra.Command) {
@@ -76,9 +76,9 @@ func (f *clusterFlags) addChanging(cmd *cobra.Command) {
 
 func (f *clusterFlags) addWait(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.BoolVarP(&f.yes, "yes", "y", false, "do not ask before the cluster is changed")
-	flags.DurationVar(&f.waitTimeout, "wait-timeout", 15*time.Minute, "how long to wait while nothing becomes ready")
-	flags.DurationVar(&f.lock, "lock-timeout", 30*time.Second, "after which time without a sign of life the lock on the runtime is another's to take")
+	flags.BoolVarP(&f.yes, "yes", "y", false, "skip the confirmation")
+	flags.DurationVar(&f.waitTimeout, "wait-timeout", 15*time.Minute, "how long to wait without progress")
+	flags.DurationVar(&f.lock, "lock-timeout", 30*time.Second, "lease duration: how long a lock without renewal blocks others")
 }
 
 // checkValues refuses values that cannot be, and a change that nobody could be asked about.
@@ -87,9 +87,9 @@ func (f *clusterFlags) checkValues(a *app) error {
 	case f.parallel < 1 || f.parallel > 64:
 		return &usageError{fmt.Errorf("--parallel %d: want 1 to 64", f.parallel)}
 	case f.waitTimeout < 0, f.lock < 0, f.lock > 0 && f.lock < time.Second:
-		return &usageError{fmt.Errorf("--wait-timeout and --lock-timeout are at least a second")}
+		return &usageError{fmt.Errorf("--wait-timeout and --lock-timeout must be at least one second")}
 	case f.lock > 0 && !f.yes && !a.ui.IsTerminal():
-		return &usageError{fmt.Errorf("there is no terminal to ask on before the cluster is changed: say --yes")}
+		return &usageError{fmt.Errorf("confirmation required, but there is no terminal: pass --yes")}
 	}
 	return nil
 }
@@ -119,7 +119,7 @@ func (w *progressWatch) reportEvent(e deploy.Event) {
 	name := strings.TrimSpace(at + " " + e.Version)
 	switch {
 	case e.Warning != "":
-		w.sayLabelled("%s: warning of the API server: %s", at, w.app.ui.ErrorText(e.Warning))
+		w.sayLabelled("%s: API server warning: %s", at, w.app.ui.ErrorText(e.Warning))
 	case e.Hook != "":
 		w.sayLabelled("%s: hook %s", at, e.Hook)
 	case e.Ready != "":

@@ -13,15 +13,15 @@ func (a *app) deleteCommand() *cobra.Command {
 	var foreign, hooks bool
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
-		Short: "delete a runtime, or a lone bundle, from a cluster",
-		Long: `Delete removes every bundle of a runtime in reverse order, and waits until the resources
-of each are gone before it goes on.
+		Short: "delete a runtime or a single bundle from a cluster",
+		Long: `Delete removes the bundles of a runtime in reverse order, and waits until the resources of each
+are gone before the next.
 
-It refuses to delete a namespace that holds what is not of the runtime, and the definition of
-a kind that others have made resources of, unless --delete-foreign says that they go, too.
+It refuses to delete namespaces with resources of others, and the definitions of kinds of which
+others have created resources, unless you pass --delete-foreign.
 
-Hooks of Helm charts that are for a deletion (pre-delete, post-delete) run with --run-hooks, before
-and after the resources of their bundle are deleted. Without it they are named and left out.`,
+Deletion hooks of Helm charts (pre-delete, post-delete) run with --run-hooks, before and after the
+resources of their bundle are deleted. Without it they are listed and skipped.`,
 		Example: `  krtpkg delete edge
   krtpkg delete edge --yes
   krtpkg delete edge --run-hooks`,
@@ -33,8 +33,8 @@ and after the resources of their bundle are deleted. Without it they are named a
 	}
 	f.addChanging(cmd)
 	f.addDiff(cmd)
-	cmd.Flags().BoolVar(&foreign, "delete-foreign", false, "delete also what is not of the runtime, in its namespaces and of its kinds")
-	addRunHooks(cmd, &hooks, "run the hooks of charts that are for a deletion")
+	cmd.Flags().BoolVar(&foreign, "delete-foreign", false, "also delete resources of others in the runtime's namespaces and of its kinds")
+	addRunHooks(cmd, &hooks, "run the deletion hooks of charts")
 	return cmd
 }
 

@@ -15,21 +15,20 @@ import (
 )
 
 // errUnfit says that a registry lacks what krtpkg needs.
-var errUnfit = errors.New("the registry is not fit for krtpkg")
+var errUnfit = errors.New("the registry lacks what krtpkg needs")
 
 func (a *app) doctorCommand() *cobra.Command {
 	var format ui.Format
 	cmd := &cobra.Command{
 		Use:   "doctor REGISTRY/REPOSITORY",
-		Short: "find out what a registry can do, and what will not work with it",
-		Long: `Doctor tries everything that krtpkg may ask of a registry, in a repository that you may
-write to, and says what works and what that means. It writes a few small blobs and manifests,
-also to REPOSITORY/krtpkg-doctor, and deletes them where the registry lets it.
+		Short: "test what works with a registry and what does not",
+		Long: `Doctor tries every operation that krtpkg may use, in a repository that you can write to, and
+reports what works and what that means. It writes a few small blobs and manifests, also to
+REPOSITORY/krtpkg-doctor, and deletes them if the registry allows it.
 
-A note is something that the registry does otherwise than the specification says, and that
-krtpkg copes with.
+A note is a deviation from the specification that krtpkg handles.
 
-The exit code is 1 if something is missing that krtpkg cannot do without.`,
+The exit code is 1 if something that krtpkg needs does not work.`,
 		Example: "  krtpkg doctor registry.example/krt/scratch",
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
@@ -80,16 +79,16 @@ func (a *app) runDoctor(ctx context.Context, reference string, format ui.Format)
 		return err
 	}
 	if len(report.Left) > 0 {
-		a.ui.Say("%s stayed: the registry deletes nothing, or not these", countNoun(len(report.Left), "tag or manifest"))
+		a.ui.Say("could not delete %s: the registry does not allow it", countNoun(len(report.Left), "tag or manifest"))
 	}
 	if failing := report.FailedCapabilities(); len(failing) > 0 {
-		return fmt.Errorf("%w: it has no %s", errUnfit, strings.Join(failing, ", no "))
+		return fmt.Errorf("%w: no %s", errUnfit, strings.Join(failing, ", no "))
 	}
 	if limits := report.SigningLimits(); len(limits) > 0 {
-		a.ui.Say("krtpkg works here within limits: %s", strings.Join(limits, "; "))
+		a.ui.Say("krtpkg works here with limits: %s", strings.Join(limits, "; "))
 		return nil
 	}
-	a.ui.Say("everything that krtpkg needs works")
+	a.ui.Say("everything works that krtpkg needs")
 	return nil
 }
 

@@ -26,9 +26,9 @@ type fleetFlags struct {
 
 func (f *fleetFlags) addFleetFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.contexts, "contexts", nil, "apply to the clusters of these contexts of the kubeconfig, in this order")
-	flags.IntVar(&f.maxParallel, "max-parallel", 1, "how many of the clusters to work on at a time")
-	flags.IntVar(&f.maxUnavailable, "max-unavailable", 0, "how many clusters may fail before no other one is begun")
+	flags.StringSliceVar(&f.contexts, "contexts", nil, "apply to the clusters of these kubeconfig contexts, in this order")
+	flags.IntVar(&f.maxParallel, "max-parallel", 1, "number of clusters to process in parallel")
+	flags.IntVar(&f.maxUnavailable, "max-unavailable", 0, "number of failed clusters after which no other one is started")
 }
 
 func (f *fleetFlags) checkValues(o *applyOptions) error {
@@ -38,13 +38,13 @@ func (f *fleetFlags) checkValues(o *applyOptions) error {
 	sorted := slices.Sorted(slices.Values(f.contexts))
 	switch {
 	case o.cluster.Context != "":
-		return &usageError{errors.New("--context and --contexts contradict each other")}
+		return &usageError{errors.New("--context and --contexts cannot be used together")}
 	case len(slices.Compact(sorted)) != len(f.contexts):
 		return &usageError{errors.New("--contexts names a cluster twice")}
 	case f.maxParallel < 1 || f.maxUnavailable < 0:
-		return &usageError{errors.New("--max-parallel is at least 1, --max-unavailable at least 0")}
+		return &usageError{errors.New("--max-parallel must be at least 1, --max-unavailable at least 0")}
 	case !o.cluster.yes:
-		return &usageError{errors.New("--contexts asks about no cluster: look with krtpkg plan, and say --yes")}
+		return &usageError{errors.New("--contexts cannot ask for confirmation: review with krtpkg plan, then pass --yes")}
 	}
 	return nil
 }
@@ -86,7 +86,7 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) 
 				return nil
 			}
 			began := time.Now()
-			a.ui.Say("cluster %s: begun", o.fleet.contexts[i])
+			a.ui.Say("cluster %s: started", o.fleet.contexts[i])
 			one := *o
 			one.cluster.label = o.fleet.contexts[i] + ": "
 			report, err := a.applyTo(ctx, cluster, p, &one)
@@ -116,7 +116,7 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) 
 		}
 	})
 	if begun := slices.IndexFunc(views, func(v fleetView) bool { return v.State == "not begun" }); begun >= 0 {
-		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: others were not begun", failed, o.fleet.maxUnavailable))
+		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: the others were not begun", failed, o.fleet.maxUnavailable))
 	}
 	return errors.Join(append(errs, err)...)
 }

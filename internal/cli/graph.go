@@ -31,13 +31,13 @@ func (a *app) graphCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "graph REFERENCE|DEFINITION",
 		Short: "draw a runtime: its layers, the bundles in them, and what each requires",
-		Long: `Graph draws the bundles of a runtime in their layers, with versions, the number of images and
-the bytes of them where all are in the same place, whether there is a signature, and lines to what each requires. It verifies no signature: that
-is what verify does.
+		Long: `Graph draws the bundles of a runtime in their layers, with versions, the number of images, their
+size if all are in the same place, whether there is a signature, and lines to what each requires.
+It does not verify signatures; use verify for that.
 
-A definition is drawn without fetching its sources, so nothing is known of its images.
+A definition is drawn without fetching its sources, so without its images.
 
-With --cluster it shows how each bundle is on a cluster.`,
+With --cluster it shows the health of each bundle on a cluster.`,
 		Example: `  krtpkg graph registry.example/krt/edge:1.0.0
   krtpkg graph --format svg registry.example/krt/edge:1.0.0 > edge.svg
   krtpkg graph --format mermaid runtime.yaml
@@ -46,7 +46,7 @@ With --cluster it shows how each bundle is on a cluster.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if format != "" && cmd.Flags().Changed("format") {
-				return &usageError{errors.New("--format and --output contradict each other")}
+				return &usageError{errors.New("--format and --output cannot be used together")}
 			}
 			var g *graph.Graph
 			draw := map[string]func() string{
@@ -81,7 +81,7 @@ With --cluster it shows how each bundle is on a cluster.`,
 	cmd.Flags().StringVar(&kind, "format", kind, strings.Join(graphKinds, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(graphKinds, cobra.ShellCompDirectiveNoFileComp))
 	outputFlag(cmd, &format)
-	cmd.Flags().BoolVar(&coloured, "cluster", false, "show how each bundle is on a cluster, too")
+	cmd.Flags().BoolVar(&coloured, "cluster", false, "also show the health of each bundle on a cluster")
 	f.addConnection(cmd)
 	return cmd
 }

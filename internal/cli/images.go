@@ -19,19 +19,19 @@ func (a *app) imagesCommand() *cobra.Command {
 	var list imageList
 	cmd := &cobra.Command{
 		Use:   "images -f DEFINITION|FILE|FOLDER",
-		Short: "list every image that manifests name, and what only looks like one",
+		Short: "list the images in manifests, and strings that look like one",
 		Long: `Images lists each image reference of a definition's manifests, or of any YAML and JSON files:
-where it stands, how it was found, what it resolves to, and what to know of it:
+its place, how it was found, what it resolves to, and notes:
 
   latest       its tag is :latest, or it has none
-  unpinned     its tag can move: the lock pins it
-  unreachable  no registry gave it
-  suspect      it looks like an image where none is known to be: build refuses it until
-               searchRules, images or notImages of the definition say what it is
-  ignored      a rule says why it is not locked
+  unpinned     its tag can move; the lock pins it
+  unreachable  no registry has it
+  suspect      it looks like an image in an unknown field: build refuses it until searchRules,
+               images or notImages of the definition decide
+  ignored      a rule explains why it is not locked
 
-An image that several fields make up, and of which a search rule rewrites some, has the fields
-that point upstream still. It asks registries for digests, unless --offline.`,
+For an image made up of several fields, of which a search rule rewrites some, it lists the fields
+that still point upstream. It asks registries for digests unless you pass --offline.`,
 		Example: `  krtpkg images -f bundle.yaml
   krtpkg images -f bundle.yaml --context
   krtpkg images -f manifests --offline -o json`,
@@ -42,8 +42,8 @@ that point upstream still. It asks registries for digests, unless --offline.`,
 		},
 	}
 	cmd.Flags().StringVarP(&list.at, "file", "f", "", "a definition, or manifests: a file or a folder")
-	cmd.Flags().BoolVar(&list.offline, "offline", false, "ask no registry for digests")
-	cmd.Flags().BoolVar(&list.withContext, "context", false, "show the lines around each, as they are rendered")
+	cmd.Flags().BoolVar(&list.offline, "offline", false, "do not ask registries for digests")
+	cmd.Flags().BoolVar(&list.withContext, "context", false, "show the rendered lines around each image")
 	requireFlags(cmd, "file")
 	outputFlag(cmd, &list.format)
 	return cmd

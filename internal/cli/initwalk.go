@@ -43,7 +43,7 @@ func (w *decisionWalk) askAll(ctx context.Context) error {
 	if w.answers.From != "none" {
 		var err error
 		if w.there, err = bundles.Runtime(w.answers.From, w.ready); err != nil {
-			return fmt.Errorf("no ready runtime is called %q", w.answers.From)
+			return fmt.Errorf("no ready runtime named %q", w.answers.From)
 		}
 	}
 	w.ui.Note("\nFor each category: products by number or name, with commas between; \"outside\" if it comes\n" +

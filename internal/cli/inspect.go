@@ -21,8 +21,8 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect REFERENCE",
 		Short: "show what is in a bundle or a runtime",
-		Long: `Inspect shows name, version, bundles by layer, sources, images and the signatures that
-there are. It verifies no signature: that is what verify does.`,
+		Long: `Inspect shows name, version, bundles by layer, sources, images and signatures. It does not verify
+signatures; use verify for that.`,
 		Example: `  krtpkg inspect registry.example/krt/edge:1.0.0
   krtpkg inspect -o json oci:dist:1.0.0`,
 		GroupID: groupLook,

@@ -155,7 +155,7 @@ func TestInterruptedRendering(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd.Wait()
-	if took := time.Since(sent); took > 40*time.Second || cmd.ProcessState.ExitCode() != 130 || !strings.Contains(stderr.String(), "has not ended within") {
+	if took := time.Since(sent); took > 40*time.Second || cmd.ProcessState.ExitCode() != 130 || !strings.Contains(stderr.String(), "has not stopped within") {
 		t.Errorf("ended after %s with exit code %d\n%s", took, cmd.ProcessState.ExitCode(), stderr)
 	}
 }

@@ -15,9 +15,9 @@ func (a *app) keygenCommand() *cobra.Command {
 	var prefix string
 	cmd := &cobra.Command{
 		Use:   "keygen",
-		Short: "make a key pair for signing, as cosign does",
+		Short: "generate a key pair for signing, in cosign's format",
 		Long: `Keygen writes PREFIX.key, encrypted, and PREFIX.pub. The passphrase is taken from
-$COSIGN_PASSWORD or asked for. Files that are there are never overwritten.`,
+$COSIGN_PASSWORD or asked for. Existing files are never overwritten.`,
 		Example: "  krtpkg keygen",
 		GroupID: groupTrust,
 		Args:    cobra.NoArgs,
@@ -31,7 +31,7 @@ func (a *app) runKeygen(prefix string) error {
 	keyFile, pubFile := prefix+".key", prefix+".pub"
 	for _, file := range []string{keyFile, pubFile} {
 		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s is there already", file)
+			return fmt.Errorf("%s already exists", file)
 		}
 	}
 	passphrase, err := a.newPassphrase()
@@ -55,7 +55,7 @@ func (a *app) runKeygen(prefix string) error {
 func createFile(name string, data []byte, mode fs.FileMode) error {
 	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s is there already", name)
+		return fmt.Errorf("%s already exists", name)
 	}
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (a *app) newPassphrase() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("passphrase: %w: set %s", err, passwordVariable)
 	}
-	second, err := a.ui.Password("The same again: ")
+	second, err := a.ui.Password("Repeat the passphrase: ")
 	if err != nil {
 		return nil, err
 	}

@@ -198,7 +198,7 @@ krtpkg %[1]s && krtpkg %[2]s`, c.command, c.check)
 			cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script)
 			cmd.Dir, cmd.Env = s.dir, s.env
 			out, err := cmd.CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "no space left on device") || !strings.Contains(string(out), "make room and run the same command again") {
+			if err != nil || !strings.Contains(string(out), "no space left on device") || !strings.Contains(string(out), "free disk space and run the same command again") {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})

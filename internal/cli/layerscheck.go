@@ -17,15 +17,14 @@ func (a *app) layersCheckCommand(model *modelFlag) *cobra.Command {
 	var format ui.Format
 	cmd := &cobra.Command{
 		Use:   "check REFERENCE|DEFINITION",
-		Short: "show how a runtime fills the categories, and what breaks the rules of the layers",
-		Long: `Check shows for each category of the layers which bundle of a runtime fills it, whether a
-service elsewhere does, whether it comes from outside (spec.provided of the runtime names the
-category, a product of it, or what only its products provide), whether several bundles share
-it, or nothing is there.
+		Short: "show how a runtime fills the categories, and which rules of the layers it breaks",
+		Long: `Check shows for each category of the layers what fills it: a bundle of the runtime, several
+bundles, a service, something outside (spec.provided of the runtime names the category, a product
+of it, or what only its products provide), or nothing.
 
-It fails where a rule is broken: two bundles provide what a runtime has once (a primary
-network, a default storage class, an ingress class), nothing provides what every runtime stands
-on, a requirement is not met, or bundles require each other in a cycle.
+It fails if a rule is broken: two bundles provide what a runtime can have only once (a primary
+network, a default storage class, an ingress class), nothing provides what every runtime needs, a
+requirement is not met, or bundles require each other in a cycle.
 
 A definition is read without fetching its sources.`,
 		Example: `  krtpkg layers check runtime.yaml
@@ -71,7 +70,7 @@ func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string)
 		return nil, err
 	}
 	if outline.Single {
-		return nil, &usageError{fmt.Errorf("%s is a bundle: only a runtime fills the layers", at)}
+		return nil, &usageError{fmt.Errorf("%s is a bundle: want a runtime", at)}
 	}
 	components := outline.Components()
 	v := &coverageView{
@@ -80,7 +79,7 @@ func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string)
 	}
 	v.problems = model.FindConflicts(components, outline.Exceptions...)
 	for _, absent := range model.FindAbsent(components, outline.Provided) {
-		v.problems = append(v.problems, fmt.Errorf("%w: add one of %s, or list %s in spec.provided if the platform brings it",
+		v.problems = append(v.problems, fmt.Errorf("%w: add one of %s, or list %s in spec.provided if the platform provides it",
 			absent, strings.Join(absent.Products, ", "), absent.Capability))
 	}
 	if _, err := layers.OrderComponents(components, outline.Provided...); err != nil {

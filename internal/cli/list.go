@@ -18,7 +18,7 @@ func (a *app) listCommand() *cobra.Command {
 	var format ui.Format
 	cmd := &cobra.Command{
 		Use:   "list PLACE",
-		Short: "list the versions of a runtime or bundle at a place",
+		Short: "list the versions of a runtime or bundle",
 		Example: `  krtpkg list registry.example/krt/edge
   krtpkg list oci:dist`,
 		GroupID: groupLook,

@@ -21,7 +21,7 @@ func Main() {
 	context.AfterFunc(ctx, func() {
 		stop()
 		time.AfterFunc(lastMoment, func() {
-			fmt.Fprintf(os.Stderr, "interrupted: what was under way has not ended within %s\n", lastMoment)
+			fmt.Fprintf(os.Stderr, "interrupted: running work has not stopped within %s\n", lastMoment)
 			os.Exit(exitInterrupted)
 		})
 	})

@@ -29,12 +29,12 @@ func (a *app) mirrorConfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mirror-config --for RUNTIME --mirror REGISTRY/PATH [REFERENCE...]",
 		Short: "write the configuration of nodes that pull images from a site's mirror",
-		Long: `Mirror-config writes what the nodes' container runtime needs to pull images, by upstream's
-own names, from where "copy --paths preserve" and "import --paths preserve" put them. The
-registries are those of the images of the references, or given by --registry.
+		Long: `Mirror-config writes the configuration for the nodes' container runtime to pull images, by their
+upstream names, from a mirror that "copy --paths preserve" or "import --paths preserve" filled. It
+mirrors the registries of the references' images, or those given by --registry.
 
-Images that a bundle names need none of it: they are relocated when it is applied. It is for
-operators that make up image names when they run.`,
+Images that a bundle names do not need it: apply relocates them. It is for operators that compute
+image names when they run.`,
 		Example: `  krtpkg mirror-config --for containerd --mirror site.example/krt/edge site.example/krt/edge:1.0.0 -o certs.d
   krtpkg mirror-config --for k3s --mirror site.example/krt/edge --registry quay.io --registry docker.io`,
 		GroupID: groupCarry,
@@ -45,13 +45,13 @@ operators that make up image names when they run.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.runtime, "for", "", "the runtime: "+strings.Join(runtimes, ", "))
-	flags.StringVar(&o.config.Mirror, "mirror", "", "the repository below which upstream's names are")
-	flags.StringArrayVar(&o.config.Registries, "registry", nil, "a registry to mirror, as in quay.io; may be given more than once")
-	flags.StringVar(&o.config.CAFile, "ca", "", "file on the nodes with the authority of the mirror's certificate")
-	flags.BoolVar(&o.config.PlainHTTP, "mirror-plain-http", false, "the mirror has no TLS")
-	flags.BoolVar(&o.config.Fallback, "fallback", false, "nodes may ask upstream for what the mirror lacks")
-	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write into; without, one file goes to standard output")
-	flags.BoolVar(&o.force, "force", false, "write over files of the folder that are others")
+	flags.StringVar(&o.config.Mirror, "mirror", "", "the repository that holds upstream's names below it")
+	flags.StringArrayVar(&o.config.Registries, "registry", nil, "a registry to mirror, such as quay.io; can be repeated")
+	flags.StringVar(&o.config.CAFile, "ca", "", "file on the nodes with the CA of the mirror's certificate")
+	flags.BoolVar(&o.config.PlainHTTP, "mirror-plain-http", false, "the mirror does not use TLS")
+	flags.BoolVar(&o.config.Fallback, "fallback", false, "let nodes ask upstream for images that the mirror lacks")
+	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write to (default: one file to standard output)")
+	flags.BoolVar(&o.force, "force", false, "overwrite files in the folder")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(runtimes, cobra.ShellCompDirectiveNoFileComp))
 	requireFlags(cmd, "for", "mirror")
 	return cmd
@@ -70,7 +70,7 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 		return &usageError{err}
 	}
 	if dir == "" && len(files) > 1 {
-		return &usageError{fmt.Errorf("there are %d files: say where to with --output-dir", len(files))}
+		return &usageError{fmt.Errorf("the configuration has %d files: pass --output-dir", len(files))}
 	}
 	if dir == "" {
 		a.ui.Say("%s belongs to %s", files[0].Name, mirror.Runtimes[runtime])

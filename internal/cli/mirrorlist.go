@@ -62,7 +62,7 @@ func (m mirrorItem) checkItem() error {
 		if p, err := place.Parse(reference); err != nil {
 			return err
 		} else if p.Tag != "" || p.Digest != "" {
-			return fmt.Errorf("%s: the versions go into tags or versions", reference)
+			return fmt.Errorf("%s: name versions in tags or versions", reference)
 		}
 	}
 	for _, glob := range m.Tags {
@@ -140,7 +140,7 @@ func (a *app) copyList(ctx context.Context, file string, f *transferFlags) error
 		}
 		picked := item.pickTags(tags)
 		if len(picked) == 0 {
-			return fmt.Errorf("%s: none of its %d tags is wanted by %s", item.From, len(tags), file)
+			return fmt.Errorf("%s: none of its %d tags matches %s", item.From, len(tags), file)
 		}
 		sources := make([]string, len(picked))
 		for i, tag := range picked {

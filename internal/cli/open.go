@@ -61,7 +61,7 @@ func (a *app) checkTag(at *openedReference, set *bundle.Set) error {
 	m := set.Root.Metadata()
 	if base := path.Base(at.Repository); at.IsRegistry() && base != m.Name && !at.noted {
 		at.noted = true
-		a.ui.Note("note: %s holds %s %s, and is called otherwise", at.Repository, m.Name, m.Version)
+		a.ui.Note("note: %s holds %s %s under another tag", at.Repository, m.Name, m.Version)
 	}
 	if err := m.CheckTag(at.Tag); err != nil && !a.settings.allowRenamed {
 		return fmt.Errorf("%s: %w", at.Location(), err)

@@ -71,7 +71,7 @@ func (a *app) prepareForController(ctx context.Context, reference, controller st
 	case !p.IsRegistry():
 		return nil, nil, &usageError{fmt.Errorf("%s: a cluster fetches from a registry: push or import it first", reference)}
 	case p.set.Root.Runtime == nil:
-		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers take runtimes", p.Place)}
+		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers need a runtime", p.Place)}
 	}
 	// What the controller will apply has to be what apply would.
 	for _, b := range p.set.Bundles {

@@ -63,7 +63,7 @@ Whom to trust is in the policy file, or the keys of --trust-key; the attestation
 	o.addSignFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.trust.keys, "trust-key", nil, "public key to trust; given more than once, any of them will do")
-	flags.StringVar(&o.trust.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml next to the config file)")
+	flags.StringVar(&o.trust.policy, "policy", "", "trust policy file (also $"+policyVariable+", or trust.yaml next to the config file)")
 	flags.StringVar(&o.to, "to", "", "the channel: a tag that is not a version")
 	flags.StringVar(&o.by, "by", "", "who promotes (default: the user of this machine)")
 	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version")
@@ -82,7 +82,7 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 		return err
 	}
 	if policy == nil {
-		return &usageError{errors.New("what is promoted has to be verified: say whom to trust with --trust-key or --policy")}
+		return &usageError{errors.New("verification required: pass --trust-key or --policy")}
 	}
 	options, err := a.signOptions(ctx, &o.signFlags)
 	if err != nil {

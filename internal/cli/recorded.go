@@ -15,7 +15,7 @@ import (
 type mixedUpError struct{ repository, name, recorded string }
 
 func (e *mixedUpError) Error() string {
-	return fmt.Sprintf("%s leads to %s, and the cluster has %s from there", e.repository, e.name, e.recorded)
+	return fmt.Sprintf("%s is now %s, but the cluster has %s from there", e.repository, e.name, e.recorded)
 }
 
 func (e *mixedUpError) Is(target error) bool { return target == trust.ErrRefused }
@@ -45,7 +45,7 @@ func (a *app) checkRecord(ctx context.Context, cluster *deploy.Cluster, p *prepa
 	}
 	for _, r := range history {
 		if r.Version == rt.Version && r.Digest != rt.Digest {
-			a.ui.Note("note: %s %s was %s when revision %d was applied: this is another build of it", rt.Name, rt.Version, r.Digest, r.Number)
+			a.ui.Note("note: %s %s was %s when revision %d was applied: this is another build", rt.Name, rt.Version, r.Digest, r.Number)
 			break
 		}
 	}

@@ -206,6 +206,6 @@ func (a *app) versionCommand() *cobra.Command {
 }
 
 func outputFlag(cmd *cobra.Command, format *ui.Format) {
-	cmd.Flags().VarP(format, "output", "o", "form of the result")
+	cmd.Flags().VarP(format, "output", "o", "output format")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "text"}, cobra.ShellCompDirectiveNoFileComp))
 }

@@ -29,10 +29,9 @@ func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema bundle|runtime|model|REFERENCE",
 		Short: "print the schema of definitions, or of the values that an artifact takes",
-		Long: `Schema prints the JSON schema of definitions, or of a site's own part of the model of the
-layers, for editors; or for a reference the OpenAPI v3
-schema of the site's values: a bundle's own, or those of a runtime by bundle, as in the file
-that apply takes with --values.`,
+		Long: `Schema prints the JSON schema of definitions, or of a site's extension of the layers, for editors.
+For a reference it prints the OpenAPI v3 schema of the site's values: of a bundle, or of a runtime
+by bundle, as in the file for apply --values.`,
 		Example:   "  krtpkg schema bundle > bundle.schema.json\n  krtpkg schema registry.example/krt/edge:1.0.0",
 		GroupID:   groupLook,
 		ValidArgs: definitionKinds,

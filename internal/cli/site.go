@@ -91,7 +91,7 @@ func (a *app) locateImages(ctx context.Context, at *openedReference, set *bundle
 	for i, image := range wanted {
 		l.beside[image.DigestStr()] = there[i]
 		if !there[i] {
-			a.ui.Note("note: image %s is not in %s, it runs from its origin", image.Name(), at.Repository)
+			a.ui.Note("note: image %s is not in %s: the cluster pulls it from its origin", image.Name(), at.Repository)
 		}
 	}
 	return l, nil
@@ -233,12 +233,12 @@ func (a *app) lookAtImages(ctx context.Context, set *bundle.Set, l *imageLocatio
 				return nil
 			}
 			f := deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages, Bundle: one.Bundle,
-				Message: fmt.Sprintf("whether image %s is there could not be found out: %v", one.Name, err)}
+				Message: fmt.Sprintf("look for image %s: %v", one.Name, err)}
 			switch {
 			case errors.Is(err, errdef.ErrNotFound):
-				f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not there", one.Name)
+				f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s not found", one.Name)
 			case l.ranBefore && l.repository != "" && !l.beside[image.DigestStr()]:
-				f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not in %s, and its origin gives no answer: %v", one.Name, l.repository, err)
+				f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not in %s, and its origin does not answer: %v", one.Name, l.repository, err)
 			}
 			findings = append(findings, f)
 			return nil
@@ -293,7 +293,7 @@ func platformsOf(ctx context.Context, store oras.ReadOnlyTarget, digest string) 
 		}
 	}
 	if len(index.Manifests) > 0 && len(all) == 0 {
-		return nil, fmt.Errorf("%s lists manifests, of which none is there: %w", digest, errdef.ErrNotFound)
+		return nil, fmt.Errorf("%s lists manifests, but none of them exists: %w", digest, errdef.ErrNotFound)
 	}
 	if c := index.Config; c != nil && c.Size <= oci.MaxManifest {
 		data, err := content.FetchAll(ctx, store, *c)

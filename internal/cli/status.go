@@ -22,10 +22,10 @@ func (a *app) statusCommand() *cobra.Command {
 	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "show what is applied on a cluster, how it is, and what differs from what was applied",
-		Long: `Status prints the health of every runtime by layer and bundle, what differs on the cluster
-from what was applied (drift, by kapp's differences), and newer versions in the registry that
-it came from. --watch prints it again whenever it changes, and ends when all is healthy.`,
+		Short: "show the health and the drift of applied runtimes",
+		Long: `Status prints the health of every runtime by layer and bundle, the drift (changes on the cluster
+since the apply, by kapp's diff), and newer versions in its registry. --watch prints it again on
+every change until all bundles are healthy.`,
 		Example: `  krtpkg status
   krtpkg status edge -o json
   krtpkg status edge --watch`,
@@ -37,11 +37,11 @@ it came from. --watch prints it again whenever it changes, and ends when all is 
 	}
 	f.addClusterFlags(cmd)
 	flags := cmd.Flags()
-	flags.BoolVar(&f.full, "full", false, "print the differences, and every resource that is not healthy")
-	flags.BoolVarP(&o.watch, "watch", "w", false, "look again every few seconds until all is healthy")
-	flags.DurationVar(&o.every, "every", 2*time.Second, "how often --watch looks")
+	flags.BoolVar(&f.full, "full", false, "print all drift and all unhealthy resources")
+	flags.BoolVarP(&o.watch, "watch", "w", false, "watch until all bundles are healthy")
+	flags.DurationVar(&o.every, "every", 2*time.Second, "interval of --watch")
 	flags.BoolVar(&o.offline, "no-registry", false, "do not ask the registry for newer versions")
-	flags.BoolVar(&o.exitCode, "exit-code", false, "end with exit code 5 if anything is not healthy, or differs")
+	flags.BoolVar(&o.exitCode, "exit-code", false, "exit with code 5 if anything is unhealthy or has drifted")
 	return cmd
 }
 
@@ -81,7 +81,7 @@ type bundleStatusView struct {
 
 func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clusterFlags) error {
 	if o.every < 100*time.Millisecond {
-		return &usageError{fmt.Errorf("--every %s: want 100ms at least", o.every)}
+		return &usageError{fmt.Errorf("--every %s: want at least 100ms", o.every)}
 	}
 	if err := f.checkValues(a); err != nil {
 		return err
@@ -226,7 +226,7 @@ func writeDetails(w io.Writer, b bundleStatusView, full bool) {
 	}
 	if full {
 		for _, id := range b.Done {
-			ui.Fprintf(w, "  %s: %s is done, and gone by its spec.ttlSecondsAfterFinished\n", b.Bundle, id)
+			ui.Fprintf(w, "  %s: %s has finished and was removed after its spec.ttlSecondsAfterFinished\n", b.Bundle, id)
 		}
 	}
 	for _, r := range unready {
@@ -277,7 +277,7 @@ func (a *app) newerVersions(ctx context.Context, r deploy.Revision) []string {
 			return names
 		}
 	}
-	a.ui.Note("note: %s could not be asked for newer versions: %v", p.Repository, err)
+	a.ui.Note("note: look for newer versions at %s: %v", p.Repository, err)
 	return nil
 }
 

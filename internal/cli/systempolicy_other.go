@@ -9,5 +9,5 @@ import (
 
 // ownedBySystem says why others than the administrator could change a file: here that is not known.
 func ownedBySystem(fs.FileInfo) error {
-	return errors.New("a policy of the machine is for systems with owners of files, such as Linux")
+	return errors.New("a machine policy requires file owners, as on Linux")
 }

@@ -17,11 +17,11 @@ func ownedBySystem(info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok:
-		return errors.New("its owner is not known")
+		return errors.New("unknown owner")
 	case stat.Uid != systemOwner:
-		return fmt.Errorf("it belongs to user %d, want root", stat.Uid)
+		return fmt.Errorf("owned by user %d, want root", stat.Uid)
 	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("others can write to it (mode %04o): chmod go-w", info.Mode().Perm())
+		return fmt.Errorf("writable by others (mode %04o): run chmod go-w", info.Mode().Perm())
 	}
 	return nil
 }

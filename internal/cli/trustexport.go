@@ -13,10 +13,9 @@ func (a *app) trustExportCommand() *cobra.Command {
 	var o trust.ExportOptions
 	cmd := &cobra.Command{
 		Use:   "export",
-		Short: "write the policy for what enforces it on a cluster",
-		Long: `Export writes the policy as manifests for Kyverno or for Sigstore's policy-controller, so
-that the cluster holds the images that run to it. What they cannot express is an error, never
-left out.`,
+		Short: "write the policy as manifests for a cluster",
+		Long: `Export writes the policy as manifests for Kyverno or for Sigstore's policy-controller, so that the
+cluster enforces it for running images. Rules that they cannot express are errors.`,
 		Example: `  krtpkg trust export --format kyverno | kubectl apply -f -
   krtpkg trust export --format policy-controller --enforce > policies.yaml`,
 		Args: cobra.NoArgs,
@@ -38,8 +37,8 @@ left out.`,
 	}
 	policyFlag(cmd, &policy)
 	cmd.Flags().StringVar(&format, "format", "kyverno", "kyverno or policy-controller")
-	cmd.Flags().StringVar(&o.Name, "name", "krtpkg", "what the names of the objects begin with")
-	cmd.Flags().BoolVar(&o.Enforce, "enforce", false, "refuse what does not comply, instead of reporting it")
+	cmd.Flags().StringVar(&o.Name, "name", "krtpkg", "prefix of the objects' names")
+	cmd.Flags().BoolVar(&o.Enforce, "enforce", false, "refuse images that violate the policy instead of reporting them")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"kyverno", "policy-controller"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

@@ -43,15 +43,15 @@ type trustFlags struct {
 
 func (f *trustFlags) addTrustFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.keys, "key", nil, "public key to trust: a file, or the URI of a key management service; given more than once, any of them will do")
-	flags.StringVar(&f.policy, "policy", "", "policy file that says whom to trust with what (also $"+policyVariable+", or trust.yaml next to the config file)")
+	flags.StringArrayVar(&f.keys, "key", nil, "trusted public key: a file, or the URI of a key management service; can be repeated, any of them may have signed")
+	flags.StringVar(&f.policy, "policy", "", "trust policy file (also $"+policyVariable+", or trust.yaml next to the config file)")
 	flags.StringVar(&f.identity, "certificate-identity", "", "trust certificates for this subject: an e-mail address or a URI")
-	flags.StringVar(&f.identityRegExp, "certificate-identity-regexp", "", "as --certificate-identity, as a pattern for all of it")
-	flags.StringVar(&f.issuer, "certificate-oidc-issuer", "", "OpenID Connect issuer that has to vouch for the subject")
-	flags.StringVar(&f.issuerRegExp, "certificate-oidc-issuer-regexp", "", "as --certificate-oidc-issuer, as a pattern for all of it")
+	flags.StringVar(&f.identityRegExp, "certificate-identity-regexp", "", "like --certificate-identity, as a pattern for the whole subject")
+	flags.StringVar(&f.issuer, "certificate-oidc-issuer", "", "required OpenID Connect issuer of the subject")
+	flags.StringVar(&f.issuerRegExp, "certificate-oidc-issuer-regexp", "", "like --certificate-oidc-issuer, as a pattern for the whole issuer")
 	flags.StringVar(&f.trustedRoot, "trusted-root", "", "file of Sigstore's trusted root: certificate authorities, logs, timestamp authorities")
 	flags.StringVar(&f.caRoots, "ca-roots", "", "file of the certificate authorities of a private PKI, with their intermediates")
-	flags.StringVar(&f.expectName, "expect-name", "", "name that what is verified has to have been signed under, as its definition calls it")
+	flags.StringVar(&f.expectName, "expect-name", "", "required name of the bundle or runtime, as in its definition")
 	flags.StringVar(&f.timestamps, "timestamp-certificate-chain", "", "file of the certificates of a timestamp authority")
 }
 
@@ -66,7 +66,7 @@ func (f *trustFlags) isGiven() bool {
 }
 
 // errNobody is the error of a command that has to verify and is not told by whom.
-var errNobody = errors.New("what is there has to be verified: say whom to trust with --key, --certificate-identity or --policy")
+var errNobody = errors.New("verification required: pass --key, --certificate-identity or --policy")
 
 // loadTrust returns the policy that the flags, the environment or the configuration say, or nil where
 // nothing does.
@@ -74,21 +74,21 @@ func (a *app) loadTrust(ctx context.Context, f *trustFlags) (*trust.Policy, erro
 	certificates := f.identity + f.identityRegExp
 	switch {
 	case f.allowUnsigned && f.isGiven():
-		return nil, &usageError{errors.New("--allow-unsigned contradicts the flags that say whom to trust")}
+		return nil, &usageError{errors.New("--allow-unsigned cannot be used with flags for trusted signers")}
 	case f.policy != "" && (len(f.keys) > 0 || certificates+f.trustedRoot+f.caRoots+f.timestamps != ""):
-		return nil, &usageError{errors.New("--policy says whom to trust: no keys, identities and certificates besides")}
+		return nil, &usageError{errors.New("--policy cannot be used with keys, identities or certificates")}
 	case len(f.keys) == 0 && certificates+f.policy == "" && f.trustedRoot+f.timestamps != "":
-		return nil, &usageError{errors.New("certificates and logs to trust want --key or --certificate-identity: who has to have signed")}
+		return nil, &usageError{errors.New("trusted certificates and logs require --key or --certificate-identity")}
 	case f.trustedRoot != "" && f.caRoots+f.timestamps != "":
-		return nil, &usageError{errors.New("--trusted-root has the certificate and timestamp authorities in it: not --ca-roots and --timestamp-certificate-chain besides")}
+		return nil, &usageError{errors.New("--trusted-root cannot be used with --ca-roots and --timestamp-certificate-chain: it contains the authorities")}
 	case certificates == "" && f.issuer+f.issuerRegExp+f.caRoots != "":
-		return nil, &usageError{errors.New("the certificate flags want --certificate-identity: whom the certificate is for")}
+		return nil, &usageError{errors.New("the certificate flags require --certificate-identity")}
 	case f.identity != "" && f.identityRegExp != "", f.issuer != "" && f.issuerRegExp != "":
-		return nil, &usageError{errors.New("a name and its -regexp contradict each other")}
+		return nil, &usageError{errors.New("a flag and its -regexp variant cannot be used together")}
 	case certificates != "" && (f.trustedRoot == "") == (f.caRoots == ""):
-		return nil, &usageError{errors.New("--certificate-identity wants --trusted-root (Sigstore) or --ca-roots (a private PKI): who may have issued the certificate")}
+		return nil, &usageError{errors.New("--certificate-identity requires --trusted-root (Sigstore) or --ca-roots (a private PKI)")}
 	case f.trustedRoot != "" && certificates != "" && f.issuer+f.issuerRegExp == "":
-		return nil, &usageError{errors.New("--trusted-root wants --certificate-oidc-issuer: anyone may get a certificate for a subject from some issuer")}
+		return nil, &usageError{errors.New("--trusted-root requires --certificate-oidc-issuer: otherwise any issuer could vouch for the subject")}
 	}
 	system, err := systemPolicy()
 	switch {
@@ -107,7 +107,7 @@ func (a *app) loadTrust(ctx context.Context, f *trustFlags) (*trust.Policy, erro
 	case policy != nil:
 		policy.ExpectName = f.expectName
 	case f.expectName != "":
-		return nil, &usageError{errors.New("--expect-name wants to verify it: say whom to trust with --key, --certificate-identity or --policy")}
+		return nil, &usageError{errors.New("--expect-name requires verification: pass --key, --certificate-identity or --policy")}
 	}
 	return policy, nil
 }
@@ -129,7 +129,7 @@ func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Pol
 }
 
 // errNoConfiguration says that nobody knows where a policy would be.
-var errNoConfiguration = errors.New("no folder for configuration: set HOME or XDG_CONFIG_HOME, or say whom to trust with --policy, $" + policyVariable + ", --key or --certificate-identity")
+var errNoConfiguration = errors.New("no configuration folder: set HOME or XDG_CONFIG_HOME, or pass --policy, $" + policyVariable + ", --key or --certificate-identity")
 
 // policyFile returns where the policy is, or empty where there is none.
 func (a *app) policyFile(flag string) (string, error) {
@@ -271,7 +271,7 @@ func (a *app) verifiedIf(ctx context.Context, at *openedReference, f *trustFlags
 // verifyImages verifies what upstream signed of the images of a runtime or a bundle.
 func (a *app) verifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, set *bundle.Set, policy *trust.Policy) ([]trust.Image, error) {
 	if !policy.HasImageRules() {
-		return nil, &usageError{errors.New("--images wants a policy file that has rules for images")}
+		return nil, &usageError{errors.New("--images requires a policy file with rules for images")}
 	}
 	return policy.VerifyImages(ctx, store, set)
 }

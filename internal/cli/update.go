@@ -16,14 +16,13 @@ func (a *app) updateCommand() *cobra.Command {
 	var format ui.Format
 	cmd := &cobra.Command{
 		Use:   "update -f DEFINITION",
-		Short: "pin every source and image of a definition to the newest of what it asks for",
-		Long: `Update asks upstream what the sources and the images of a definition are today, and pins them:
-in the definition where it has a digest or a commit already, in the lock file next to it
-(bundle.lock.yaml for bundle.yaml) else. It prints what has moved. Commit both files.
+		Short: "pin every source and image of a definition to the newest version in its range",
+		Long: `Update looks up the sources and images of a definition upstream and pins them: in the definition
+where it has a digest or a commit, and otherwise in the lock file next to it (bundle.lock.yaml for
+bundle.yaml). It prints the changes. Commit both files.
 
-Charts move within the range of versions that the definition asks for, git repositories to
-where the tag or branch is, images and artifacts to what their tag is. With --latest the
-definition asks for the newest versions there are from then on.`,
+Charts move within the version range of the definition, git repositories with their tag or branch,
+images and artifacts with their tag. --latest changes the definition to the newest versions.`,
 		Example: `  krtpkg update -f bundle.yaml
   krtpkg update -f runtime.yaml --latest`,
 		GroupID: groupMake,
@@ -35,7 +34,7 @@ definition asks for the newest versions there are from then on.`,
 		},
 	}
 	fileFlag(cmd, &definition)
-	cmd.Flags().BoolVar(&latest, "latest", false, "ask for the newest versions, whatever range the definition has")
+	cmd.Flags().BoolVar(&latest, "latest", false, "change the definition to the newest versions, whatever its range")
 	outputFlag(cmd, &format)
 	return cmd
 }
@@ -45,9 +44,9 @@ func (a *app) outdatedCommand() *cobra.Command {
 	var format ui.Format
 	cmd := &cobra.Command{
 		Use:   "outdated -f DEFINITION",
-		Short: "list the sources and images of a definition that have moved on upstream",
-		Long: `Outdated lists what krtpkg update would move, and what newer versions there are beyond what
-the definition asks for. It changes nothing.`,
+		Short: "list the sources and images of a definition with newer versions upstream",
+		Long: `Outdated lists what krtpkg update would change, and newer versions outside of the definition's
+range. It changes nothing.`,
 		Example: `  krtpkg outdated -f runtime.yaml`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,

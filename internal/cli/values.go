@@ -29,15 +29,15 @@ type valuesFlags struct {
 func (f *valuesFlags) addValuesFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.files, "values", nil, "file of the site's values: a mapping from bundle names to their values; given more than once, later files are merged over earlier ones")
-	flags.StringArrayVar(&f.texts, "data-value", nil, "a value over those of the file, a string, as BUNDLE.KEY=VALUE")
-	flags.StringArrayVar(&f.yamls, "data-value-yaml", nil, "a value over those of the file, as BUNDLE.KEY=YAML")
+	flags.StringArrayVar(&f.texts, "data-value", nil, "a single string value that overrides the files, as BUNDLE.KEY=VALUE")
+	flags.StringArrayVar(&f.yamls, "data-value-yaml", nil, "a single value that overrides the files, as BUNDLE.KEY=YAML")
 }
 
 func (f *valuesFlags) addCluster(cmd *cobra.Command) {
 	f.addValuesFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.from, "values-from", nil, "values on the cluster, secret/NAME[:KEY] or configmap/NAME[:KEY], under those of --values; the key is values.yaml by default")
-	flags.BoolVar(&f.reset, "reset-values", false, "forget the values of the last apply, which are taken where no others are given")
+	flags.StringArrayVar(&f.from, "values-from", nil, "values on the cluster, secret/NAME[:KEY] or configmap/NAME[:KEY], overridden by --values; the default key is values.yaml")
+	flags.BoolVar(&f.reset, "reset-values", false, "do not reuse the values of the last apply")
 }
 
 // readValues returns the values, which have to be for bundles that there are.
@@ -164,8 +164,8 @@ func (a *app) valuesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "values NAME",
 		Short: "show the values that a runtime was applied with",
-		Long: `Values prints the values of the last apply, as --values takes them. What came from Secrets is
-masked, unless --show-secrets says otherwise.`,
+		Long: `Values prints the values of the last apply in the form of --values. Values from Secrets are masked
+unless you pass --show-secrets.`,
 		Example: `  krtpkg values edge
   krtpkg values edge --revision 2 > site.yaml`,
 		GroupID: groupCluster,
@@ -176,7 +176,7 @@ masked, unless --show-secrets says otherwise.`,
 	}
 	f.addConnection(cmd)
 	cmd.Flags().IntVar(&revision, "revision", 0, "a revision of krtpkg history (default: the last one)")
-	cmd.Flags().BoolVar(&show, "show-secrets", false, "print what came from Secrets, too")
+	cmd.Flags().BoolVar(&show, "show-secrets", false, "also print values from Secrets")
 	return cmd
 }
 

@@ -52,7 +52,7 @@ func (e *ConflictError) Error() string {
 		strings.Join(e.Components, ", "), e.Capability, lowerFirst(e.Purpose))
 }
 
-// UnusedExceptionError says that an exception is from a conflict that there is none of.
+// UnusedExceptionError says that exception matches no conflict.
 type UnusedExceptionError struct{ Capability string }
 
 func (e *UnusedExceptionError) Error() string {

@@ -27,7 +27,7 @@ var ErrInexpressible = errors.New("cannot be expressed")
 
 // ExportOptions say how a policy is turned into objects for a cluster.
 type ExportOptions struct {
-	// Name is what the names of the objects begin with; "krtpkg" when empty.
+	// Name is prefix of the objects' names; "krtpkg" when empty.
 	Name string
 	// Enforce refuses what the policy does not let pass. Otherwise it is let pass and reported.
 	Enforce bool
