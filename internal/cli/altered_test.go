@@ -83,7 +83,7 @@ func TestControllersGetWhatIsChecked(t *testing.T) {
 		})
 		f.ok("push", "oci:dist:"+tag, at+":"+tag)
 		f.ok("sign", "--key", "cosign.key", at+":"+tag)
-		f.refused(3, "edge: "+c.file+" is not what a build makes of the rest", "packages", c.command, "--key", "cosign.pub", at+":"+tag)
+		f.refused(3, "edge: "+c.file+" does not match the rest of the bundle", "packages", c.command, "--key", "cosign.pub", at+":"+tag)
 		if c.command == "install" {
 			f.refused(3, c.file, "packages", "repo", "--key", "cosign.pub", at+":"+tag)
 		}
@@ -99,5 +99,5 @@ func TestControllersGetWhatIsChecked(t *testing.T) {
 		return data
 	})
 	f.write("taken/runtime.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: taken, version: 1.0.0}\nspec:\n  provided: [base]\n  bundles:\n    - ref: oci:../dist@"+bundle+"\n")
-	f.refused(3, "kustomization.yaml is not what a build makes of the rest", "build", "-f", "taken", "--to", "oci:taken-dist")
+	f.refused(3, "kustomization.yaml does not match the rest of the bundle", "build", "-f", "taken", "--to", "oci:taken-dist")
 }

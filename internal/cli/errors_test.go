@@ -69,7 +69,7 @@ func TestExplain(t *testing.T) {
 		{"a repository to create anywhere", &registry.MissingRepositoryError{Host: "registry.example", Repository: "krt/edge", Err: status(404)}, 1, "create krt/edge at registry.example first"},
 		{"a tag that stays", &registry.ImmutableTagError{Host: "registry.example", Tag: "1.0.0", Err: status(403)}, 1, "use another tag"},
 		{"a signature's tag that stays", &registry.ImmutableTagError{Tag: "sha256-0.att", Err: status(400)}, 1, "--signature-format bundle"},
-		{"a list that stays", &registry.ImmutableTagError{Tag: "sha256-0", Err: status(400)}, 1, "except tags that begin with sha256-"},
+		{"a list that stays", &registry.ImmutableTagError{Tag: "sha256-0", Err: status(400)}, 1, "exempt tags that begin with sha256-"},
 		{"an index with holes", &errcode.ErrorResponse{Method: http.MethodPut, URL: &url.URL{Host: "registry.example"}, StatusCode: 404, Errors: errcode.Errors{{Code: errcode.ErrorCodeManifestBlobUnknown}}}, 1, "without --platform"},
 		{"another tool's archive", &archive.ForeignError{Is: "something else", Hint: "do this"}, 1, "do this"},
 		{"an archive in another order", archive.ErrOrder, 1, "save it to a file"},

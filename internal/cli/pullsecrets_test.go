@@ -96,6 +96,6 @@ func otherRuntime(s *site, reference, other string) {
 	said := "/site/settings leads to shop, but the cluster has settings from there"
 	s.refused(3, said, "plan", "--key", "cosign.pub", reference)
 	s.refused(3, said, "apply", "--yes", "--key", "cosign.pub", reference)
-	s.refused(3, "what was signed is shop, want settings", "plan", "--key", "cosign.pub", "--expect-name", "settings", reference)
+	s.refused(3, "signed as shop, want settings", "plan", "--key", "cosign.pub", "--expect-name", "settings", reference)
 	s.ok("plan", "--key", "cosign.pub", "--expect-name", "shop", reference)
 }

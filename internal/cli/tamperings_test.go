@@ -132,7 +132,7 @@ var tamperings = []tampering{
 		f.write("trust.yaml", strictPolicy+"  names: [edge]\n")
 		f.other()
 		f.retag("base")
-	}, "local: what was signed is base, and the rule of trust.yaml is for edge", nil, nil},
+	}, "local: signed as base, but the rule of trust.yaml is for edge", nil, nil},
 	{"one tag for two roots", func(f *forger) {
 		f.ok("build", "-f", "base", "--to", "oci:dist:base")
 		f.entries(func(all []entry) []entry {
@@ -327,7 +327,7 @@ var tamperings = []tampering{
 	{"attestation of another builder", func(f *forger) {
 		f.drop(bundled(typeSLSA))
 		f.ok("sign", "oci:dist:1.0.0", "--key", "cosign.key", "--builder-id", "https://home.example", "--signature-format", "bundle")
-	}, "the condition does not hold", onlyBundle, nil},
+	}, "condition not met", onlyBundle, nil},
 	{"attestation by another key", func(f *forger) {
 		f.drop(bundled(typeSLSA))
 		f.ok("keygen", "--output-key-prefix", "mallory")

@@ -160,7 +160,7 @@ func (e *registryExam) pushAndRead(ctx context.Context, mediaType string, value 
 	e.written = append(e.written, desc)
 	back, err := content.FetchAll(ctx, e.repo, desc)
 	if err == nil && !bytes.Equal(back, data) {
-		err = errors.New("it gives back something else")
+		err = errors.New("returns other content")
 	}
 	return desc, err
 }

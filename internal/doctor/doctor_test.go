@@ -115,7 +115,7 @@ func TestQuirks(t *testing.T) {
 			case registrytest.ImmutableTags:
 				want = []string{"tags that move"}
 				if o.NoReferrers {
-					want, limit = []string{noAPI, "tags that move", "further signatures"}, "only what one run signs and attests"
+					want, limit = []string{noAPI, "tags that move", "further signatures"}, "only one run can sign and attest"
 				}
 			}
 			want = append(want, holes)

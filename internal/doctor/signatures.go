@@ -70,7 +70,7 @@ func (e *registryExam) probeSigning(ctx context.Context, form sign.Form) error {
 	}
 	result, err := sign.Verify(ctx, e.repo, image, policy)
 	if err == nil && len(result.Attestations) != 2 {
-		err = fmt.Errorf("of two attestations it gives %d", len(result.Attestations))
+		err = fmt.Errorf("returns %d of two attestations", len(result.Attestations))
 	}
 	if err == nil {
 		e.forms = append(e.forms, signedImage{image, form})

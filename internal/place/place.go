@@ -63,7 +63,7 @@ func Parse(s string) (Place, error) {
 		return p, nil
 	}
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/") {
-		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout; the names of archives end in .tar", s, s)
+		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout; archives end in .tar", s, s)
 	}
 	if strings.Contains(s, "://") {
 		return Place{}, fmt.Errorf("%q is a URL: write it without the scheme, REGISTRY/REPOSITORY:TAG", s)
@@ -241,14 +241,14 @@ func (p *Place) Resolve(ctx context.Context, store Store) (ocispec.Descriptor, e
 		return ocispec.Descriptor{}, fmt.Errorf("resolve %s: %w", p, err)
 	}
 	if p.Digest != "" && desc.Digest != p.Digest {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is given for it: %w", p, desc.Digest, content.ErrMismatchedDigest)
+		return ocispec.Descriptor{}, fmt.Errorf("%s: got %s: %w", p, desc.Digest, content.ErrMismatchedDigest)
 	}
 	return desc, nil
 }
 
 func (p Place) onlyTag(ctx context.Context, store Store) (string, error) {
 	if p.IsRegistry() {
-		return "", fmt.Errorf("%s names no version: want a tag or a digest, as in %s:1.0.0", p, path.Base(p.Repository))
+		return "", fmt.Errorf("%s has no version: want a tag or a digest, as in %s:1.0.0", p, path.Base(p.Repository))
 	}
 	var tags []string
 	err := store.Tags(ctx, "", func(page []string) error {
@@ -264,7 +264,7 @@ func (p Place) onlyTag(ctx context.Context, store Store) (string, error) {
 		return "", err
 	}
 	if len(tags) != 1 {
-		return "", fmt.Errorf("%s names no version, and there are %d: %s", p, len(tags), strings.Join(tags, ", "))
+		return "", fmt.Errorf("%s has no version, want one of %d: %s", p, len(tags), strings.Join(tags, ", "))
 	}
 	return tags[0], nil
 }

@@ -179,7 +179,7 @@ func TestResolve(t *testing.T) {
 	if tag, _, err := resolve("oci:" + dir); err != nil || tag != "1.0.0" {
 		t.Errorf("the only tag is %q, error %v", tag, err)
 	}
-	if _, _, err := resolve(r.Host + "/krt/edge"); err == nil || !strings.Contains(err.Error(), "names no version") {
+	if _, _, err := resolve(r.Host + "/krt/edge"); err == nil || !strings.Contains(err.Error(), "has no version") {
 		t.Errorf("a registry without a tag: %v", err)
 	}
 	store, err := layout.Open(dir)

@@ -112,7 +112,7 @@ func (d *Decision) checkModel(id string, model *layers.Model) error {
 				ids = append(ids, c.ID)
 			}
 		}
-		return fmt.Errorf("no category is called %q%s", id, didYouMean(id, ids))
+		return fmt.Errorf("no category named %q%s", id, didYouMean(id, ids))
 	}
 	ways := 0
 	for _, said := range []bool{len(d.Products) > 0, d.Outside != "", d.Later} {
@@ -121,7 +121,7 @@ func (d *Decision) checkModel(id string, model *layers.Model) error {
 		}
 	}
 	if ways > 1 {
-		return fmt.Errorf("%s: products, outside and later contradict each other", id)
+		return fmt.Errorf("%s: want only one of products, outside and later", id)
 	}
 	if len(d.Answers) > len(category.Questions) {
 		return fmt.Errorf("%s: %d answers to %d questions", id, len(d.Answers), len(category.Questions))

@@ -56,7 +56,7 @@ func StartRuntime(model *layers.Model, ready []bundles.Ready, a *Answers) (*Star
 	}
 	slices.SortStableFunc(s.Bundles, func(x, y bundles.Use) int { return cmp.Compare(x.Path, y.Path) })
 	if len(s.Bundles) == 0 {
-		return nil, errors.New("nothing that is chosen has a ready bundle: a runtime has one at least")
+		return nil, errors.New("none of the chosen products has a ready bundle: a runtime needs at least one")
 	}
 	return s, s.checkRules()
 }
@@ -71,7 +71,7 @@ func (s *Start) addReadyRuntime() error {
 		return err
 	}
 	if !slices.Contains(names, s.Answers.From) {
-		return fmt.Errorf("no ready runtime is called %q: want one of %s", s.Answers.From, strings.Join(names, ", "))
+		return fmt.Errorf("no ready runtime named %q: want one of %s", s.Answers.From, strings.Join(names, ", "))
 	}
 	s.Bundles, err = bundles.Runtime(s.Answers.From, s.ready)
 	s.Bundles = slices.DeleteFunc(s.Bundles, func(u bundles.Use) bool {
@@ -175,7 +175,7 @@ func (s *Start) supplyRequirement(by bundles.Ready, requirement string) error {
 		choices = append(choices, fmt.Sprintf("--choose %s=%s", r.Category, r.Product))
 	}
 	if len(choices) == 0 {
-		return fmt.Errorf("%s requires %s, which no ready bundle provides: choose another product, or say that the category comes from outside", by.Name, requirement)
+		return fmt.Errorf("%s requires %s, which no ready bundle provides: choose another product, or declare that the category comes from outside", by.Name, requirement)
 	}
 	return fmt.Errorf("%s requires %s, which several provide: %s", by.Name, requirement, strings.Join(choices, " or "))
 }

@@ -263,7 +263,7 @@ func ignoreEOF(err error) error {
 func (u *UI) Password(prompt string) ([]byte, error) {
 	file, ok := u.In.(*os.File)
 	if !ok || !u.IsTerminal() {
-		return nil, fmt.Errorf("there is no terminal to ask for it")
+		return nil, fmt.Errorf("no terminal to ask for it")
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()

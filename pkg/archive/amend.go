@@ -57,10 +57,10 @@ func OpenAmendment(file string) (*Amendment, error) {
 		return nil, closeAfterError(s, err)
 	}
 	if len(s.manifests) == 0 {
-		return nil, closeAfterError(s, fmt.Errorf("archive %s was not made by krtpkg, so that it cannot be written again: import it into a folder (oci:FOLDER), and attach there", file))
+		return nil, closeAfterError(s, fmt.Errorf("archive %s was not made by krtpkg and cannot be changed: import it into a folder (oci:FOLDER), and attach there", file))
 	}
 	if s.Volumes() > 0 {
-		return nil, closeAfterError(s, fmt.Errorf("archive %s is a volume of %d, which all hold the same index: attach before it is split", file, s.Volumes()))
+		return nil, closeAfterError(s, fmt.Errorf("archive %s is one of %d volumes with the same index: attach before splitting", file, s.Volumes()))
 	}
 	return &Amendment{
 		Store: s, file: file, before: was, added: map[digest.Digest][]byte{},
@@ -222,7 +222,7 @@ func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed boo
 func (a *Amendment) checkUnchanged() error {
 	now, err := os.Stat(a.file)
 	if err == nil && (!os.SameFile(a.before, now) || !a.before.ModTime().Equal(now.ModTime()) || a.before.Size() != now.Size()) {
-		err = fmt.Errorf("%s was changed by somebody else meanwhile: attach again", a.file)
+		err = fmt.Errorf("%s was changed meanwhile: attach again", a.file)
 	}
 	return err
 }

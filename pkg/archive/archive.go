@@ -260,11 +260,11 @@ type VolumeSizeError struct {
 }
 
 func (e *VolumeSizeError) Error() string {
-	what := "the manifests, bundles and signatures, which each volume holds,"
+	what := "the manifests, bundles and signatures, which every volume contains,"
 	if e.Blob.Digest != "" {
 		what = "blob " + e.Blob.Digest.String()
 	}
-	return fmt.Sprintf("%s cannot go on a volume of %d bytes: it takes %d", what, e.Limit, e.Need)
+	return fmt.Sprintf("%s do not fit on a volume of %d bytes: %d needed", what, e.Limit, e.Need)
 }
 
 // SortBlobs puts blobs into the order that an archive has them in.

@@ -19,7 +19,7 @@ import (
 
 // ErrOrder says that a stream has its files in another order than [Write] writes them in, as
 // after it was unpacked and packed again: what is read in one pass has to know what comes.
-var ErrOrder = errors.New("its files are in another order than krtpkg writes them in, so that it cannot be read as a stream")
+var ErrOrder = errors.New("its files are not in krtpkg's order, so it cannot be read as a stream")
 
 // ForeignError says that a file is something else than an archive that [WriteFile] writes.
 type ForeignError struct {
@@ -30,8 +30,8 @@ type ForeignError struct {
 func (e *ForeignError) Error() string { return "it is " + e.Is }
 
 var (
-	errGzip       = &ForeignError{"compressed by gzip, which krtpkg does not do", "decompress it with gunzip, and name the result"}
-	errDockerSave = &ForeignError{"an archive of docker save or podman save, and not of krtpkg export", "krtpkg carries what krtpkg export writes; images alone go to a registry with docker load and docker push, and build finds them by --image-mirror"}
+	errGzip       = &ForeignError{"compressed with gzip, which krtpkg does not read", "decompress it with gunzip first"}
+	errDockerSave = &ForeignError{"an archive of docker save or podman save, not of krtpkg export", "krtpkg reads archives of krtpkg export; push single images with docker load and docker push, and build with --image-mirror"}
 )
 
 // dockerLayer is what docker save calls layers, some of which are links.
@@ -81,7 +81,7 @@ func (s *Store) detectManifests(ctx context.Context) error {
 	case len(found) == s.info.named:
 		s.manifests = found
 	case !s.inOrder:
-		return fmt.Errorf("there are %d manifests, and %s says %d: %w", len(found), ocispec.ImageIndexFile, s.info.named, ErrDamaged)
+		return fmt.Errorf("has %d manifests, but %s declares %d: %w", len(found), ocispec.ImageIndexFile, s.info.named, ErrDamaged)
 	}
 	return nil // what stands where manifests should is what is wrong
 }

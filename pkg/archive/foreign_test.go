@@ -102,7 +102,7 @@ func TestForeignArchives(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"gzip":                   {zipped.Bytes(), "compressed by gzip"},
+		"gzip":                   {zipped.Bytes(), "compressed with gzip"},
 		"docker save":            {tarOf(t, docker...), "an archive of docker save"},
 		"docker save with links": {tarOf(t, linked...), "an archive of docker save"},
 	} {

@@ -193,7 +193,7 @@ func (s *Store) readManifest(ctx context.Context, d digest.Digest) ([]byte, erro
 		return nil, err
 	}
 	if size > oci.MaxManifest {
-		return nil, fmt.Errorf("manifest %s of %d bytes, of at most %d: %w", d, size, oci.MaxManifest, ErrDamaged)
+		return nil, fmt.Errorf("manifest %s has %d bytes, the limit is %d: %w", d, size, oci.MaxManifest, ErrDamaged)
 	}
 	data, err := content.FetchAll(ctx, s, ocispec.Descriptor{Digest: d, Size: size})
 	if err != nil {

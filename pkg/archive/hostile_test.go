@@ -172,26 +172,26 @@ func TestHostile(t *testing.T) {
 		// whom it concerns: both when empty.
 		only string
 	}{
-		{name: "a path that leads out", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "../outside"}, "x"), want: `"../outside" has no place`},
-		{name: "a path that leads out in the middle", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "blobs/../../outside"}, "x"), want: "has no place"},
-		{name: "a path that goes in circles", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "blobs/../index.json"}, "x"), want: "has no place"},
-		{name: "an absolute name", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "/etc/passwd"}, "x"), want: `"/etc/passwd" has no place`},
-		{name: "backslashes", change: add(tar.Header{Typeflag: tar.TypeReg, Name: `blobs\x`}, "x"), want: "has no place"},
-		{name: "two slashes", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "blobs//x"}, "x"), want: "has no place"},
+		{name: "a path that leads out", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "../outside"}, "x"), want: `unexpected entry "../outside"`},
+		{name: "a path that leads out in the middle", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "blobs/../../outside"}, "x"), want: "unexpected entry"},
+		{name: "a path that goes in circles", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "blobs/../index.json"}, "x"), want: "unexpected entry"},
+		{name: "an absolute name", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "/etc/passwd"}, "x"), want: `unexpected entry "/etc/passwd"`},
+		{name: "backslashes", change: add(tar.Header{Typeflag: tar.TypeReg, Name: `blobs\x`}, "x"), want: "unexpected entry"},
+		{name: "two slashes", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "blobs//x"}, "x"), want: "unexpected entry"},
 		{name: "a symbolic link", change: add(tar.Header{Typeflag: tar.TypeSymlink, Name: blobPath("x"), Linkname: "/etc/passwd"}, ""), want: "neither a file nor a folder"},
 		{name: "a hard link", change: add(tar.Header{Typeflag: tar.TypeLink, Name: blobPath("x"), Linkname: "index.json"}, ""), want: "neither a file nor a folder"},
 		{name: "a character device", change: add(tar.Header{Typeflag: tar.TypeChar, Name: "dev"}, ""), want: "neither a file nor a folder"},
 		{name: "a block device", change: add(tar.Header{Typeflag: tar.TypeBlock, Name: "dev"}, ""), want: "neither a file nor a folder"},
 		{name: "a pipe", change: add(tar.Header{Typeflag: tar.TypeFifo, Name: "pipe"}, ""), want: "neither a file nor a folder"},
-		{name: "an entry twice", change: func(f []file) []file { return append(f, f[5]) }, want: "is there twice"},
-		{name: "an entry twice by two names", change: func(f []file) []file { return append(f, regular("./"+f[5].Name, f[5].data)) }, want: "is there twice"},
-		{name: "the index twice", change: func(f []file) []file { return append(f, f[1]) }, want: "is there twice"},
+		{name: "an entry twice", change: func(f []file) []file { return append(f, f[5]) }, want: "duplicate entry"},
+		{name: "an entry twice by two names", change: func(f []file) []file { return append(f, regular("./"+f[5].Name, f[5].data)) }, want: "duplicate entry"},
+		{name: "the index twice", change: func(f []file) []file { return append(f, f[1]) }, want: "duplicate entry"},
 		{name: "a blob that is not its digest", change: func(f []file) []file { f[5].data = bytes.Repeat([]byte{'x'}, len(f[5].data)); return f }, want: "digest"},
 		{name: "a manifest that is not its digest", change: func(f []file) []file { f[2].data = bytes.Replace(f[2].data, []byte("2"), []byte("3"), 1); return f }, want: "digest"},
-		{name: "a blob that is longer than its manifest says", change: func(f []file) []file { f[5] = regular(f[5].Name, append(f[5].data, 'x')); return f }, want: strings.TrimPrefix(last.Name, "blobs/sha256/")},
+		{name: "a blob that is longer than annotation", change: func(f []file) []file { f[5] = regular(f[5].Name, append(f[5].data, 'x')); return f }, want: strings.TrimPrefix(last.Name, "blobs/sha256/")},
 		{name: "a blob that is shorter", change: func(f []file) []file { f[5] = regular(f[5].Name, f[5].data[1:]); return f }, want: strings.TrimPrefix(last.Name, "blobs/sha256/")},
-		{name: "a blob that nothing names", change: func(f []file) []file { return append(f, regular(blobPath("stranger"), []byte("stranger"))) }, want: "is not what the manifests name", only: "stream"},
-		{name: "a file among the blobs", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "README"}, "hello"), want: `"README" has no place among the blobs`, only: "stream"},
+		{name: "a blob that nothing names", change: func(f []file) []file { return append(f, regular(blobPath("stranger"), []byte("stranger"))) }, want: "is not named by a manifest", only: "stream"},
+		{name: "a file among the blobs", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "README"}, "hello"), want: `"README" among the blobs`, only: "stream"},
 		{name: "an algorithm that nobody knows", change: add(tar.Header{Typeflag: tar.TypeReg, Name: "blobs/md5/d41d8cd98f00b204e9800998ecf8427e"}, ""), want: "blobs/md5/"},
 		{name: "a digest in upper case", change: func(f []file) []file {
 			return append(f, regular("blobs/sha256/"+strings.ToUpper(digest.FromString("x").Encoded()), nil))
@@ -235,7 +235,7 @@ func TestHostile(t *testing.T) {
 		}, raw: func(b []byte) []byte {
 			return bytes.Replace(b, []byte("18 comment=sparse\n"), []byte("18 GNU.sparse.x=1\n"), 1)
 		}, want: "sparse"},
-		{name: "compressed by gzip", raw: func(b []byte) []byte {
+		{name: "compressed with gzip", raw: func(b []byte) []byte {
 			var out bytes.Buffer
 			w := gzip.NewWriter(&out)
 			w.Write(b)
@@ -245,9 +245,9 @@ func TestHostile(t *testing.T) {
 		{name: "no tar", raw: func([]byte) []byte { return bytes.Repeat([]byte("hello "), 1000) }, want: "damaged"},
 		{name: "an empty file", raw: func([]byte) []byte { return nil }, want: "damaged"},
 		{name: "a checksum that is wrong", raw: func(b []byte) []byte { b[150] ^= 1; return b }, want: "at byte 512"},
-		{name: "garbage after the end", raw: func(b []byte) []byte { return append(b, "more"...) }, want: "something follows its end"},
-		{name: "an archive after an archive", raw: func(b []byte) []byte { return append(b, b...) }, want: "something follows its end"},
-		{name: "zeros without end", raw: func(b []byte) []byte { return append(b, make([]byte, 2<<20)...) }, want: "something follows its end"},
+		{name: "garbage after the end", raw: func(b []byte) []byte { return append(b, "more"...) }, want: "trailing data"},
+		{name: "an archive after an archive", raw: func(b []byte) []byte { return append(b, b...) }, want: "trailing data"},
+		{name: "zeros without end", raw: func(b []byte) []byte { return append(b, make([]byte, 2<<20)...) }, want: "trailing data"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -32,7 +32,7 @@ const (
 )
 
 // ErrDamaged says that a file is not an archive, or not what was written.
-var ErrDamaged = errors.New("the archive is damaged, or none")
+var ErrDamaged = errors.New("damaged or not an archive")
 
 // tarScanner goes through the files of a tar and refuses what has no place in a layout.
 type tarScanner struct {
@@ -119,14 +119,14 @@ func (s *tarScanner) checkHeader(h *tar.Header) (string, error) {
 		return ".", nil // of "tar -C layout -c ."
 	}
 	if name != filepath.ToSlash(filepath.Clean(name)) || !filepath.IsLocal(name) || strings.ContainsRune(name, '\\') {
-		return "", fmt.Errorf("entry %q has no place inside the archive", h.Name)
+		return "", fmt.Errorf("unexpected entry %q", h.Name)
 	}
 	if s.seen[name] {
-		return "", fmt.Errorf("entry %q is there twice", name)
+		return "", fmt.Errorf("duplicate entry %q", name)
 	}
 	s.seen[name] = true
 	if len(s.seen) > maxEntries {
-		return "", fmt.Errorf("there are more than %d entries", maxEntries)
+		return "", fmt.Errorf("more than %d entries", maxEntries)
 	}
 	return name, nil
 }
@@ -134,14 +134,14 @@ func (s *tarScanner) checkHeader(h *tar.Header) (string, error) {
 // checkEnd checks that the tar has its end, and nothing after it.
 func (s *tarScanner) checkEnd() error {
 	if s.read.n < s.end+int64(len(trailer)) {
-		return fmt.Errorf("it is cut off at byte %d: %w", s.read.n, ErrDamaged)
+		return fmt.Errorf("truncated at byte %d: %w", s.read.n, ErrDamaged)
 	}
 	rest, err := io.ReadAll(io.LimitReader(s.read, maxPadding+1))
 	if err != nil {
 		return err
 	}
 	if strings.Trim(string(rest), "\x00") != "" || len(rest) > maxPadding {
-		return fmt.Errorf("something follows its end at byte %d: %w", s.end+int64(len(trailer)), ErrDamaged)
+		return fmt.Errorf("trailing data at byte %d: %w", s.end+int64(len(trailer)), ErrDamaged)
 	}
 	return io.EOF
 }
@@ -199,7 +199,7 @@ func parseIndex(r io.Reader) (a indexInfo, err error) {
 		a.starts = strings.Split(text, " ")
 	}
 	if err == nil && a.volume > len(a.starts) {
-		err = fmt.Errorf("%s: it is volume %d of %d: %w", ocispec.ImageIndexFile, a.volume, len(a.starts), ErrDamaged)
+		err = fmt.Errorf("%s: volume %d of %d: %w", ocispec.ImageIndexFile, a.volume, len(a.starts), ErrDamaged)
 	}
 	return a, err
 }
@@ -210,7 +210,7 @@ func checkLayout(r io.Reader) error {
 		return fmt.Errorf("%s: %w: %w", ocispec.ImageLayoutFile, err, ErrDamaged)
 	}
 	if len(data) > maxLayout {
-		return fmt.Errorf("%s is over the limit of %d bytes: %w", ocispec.ImageLayoutFile, maxLayout, ErrDamaged)
+		return fmt.Errorf("%s has more than %d bytes: %w", ocispec.ImageLayoutFile, maxLayout, ErrDamaged)
 	}
 	var l ocispec.ImageLayout
 	if err := oci.UnmarshalJSON(data, &l); err != nil {
@@ -225,7 +225,7 @@ func checkLayout(r io.Reader) error {
 // readLimited reads a file of the archive that has to fit in memory.
 func readLimited(r io.Reader, name string, size, limit int64) ([]byte, error) {
 	if size > limit {
-		return nil, fmt.Errorf("%s has %d bytes, over the limit of %d: %w", name, size, limit, ErrDamaged)
+		return nil, fmt.Errorf("%s has %d bytes, the limit is %d: %w", name, size, limit, ErrDamaged)
 	}
 	data := make([]byte, size)
 	if _, err := io.ReadFull(r, data); err != nil {
@@ -346,5 +346,5 @@ func (a indexInfo) limitedPlatforms() (list []string) {
 type IncompleteError struct{ Missing []ocispec.Descriptor }
 
 func (e *IncompleteError) Error() string {
-	return fmt.Sprintf("the archive lacks %d of the items that its manifests name, %s among them, and does not say that it leaves them out", len(e.Missing), e.Missing[0].Digest)
+	return fmt.Sprintf("archive incomplete: %d items that its manifests name are missing and not declared as left out, the first is %s", len(e.Missing), e.Missing[0].Digest)
 }

@@ -96,10 +96,10 @@ func (s *Store) openFile(name string) error {
 		s.info = *a
 	}
 	if len(s.files) > 1 && (a.volume == 0 || s.info.archiveID() != a.archiveID()) {
-		return fmt.Errorf("it is not a volume of the same archive as %s", s.files[0].Name())
+		return fmt.Errorf("not a volume of the same archive as %s", s.files[0].Name())
 	}
 	if other := s.volumes[a.volume]; other != "" {
-		return fmt.Errorf("volume %d was given twice: it is %s too", a.volume, other)
+		return fmt.Errorf("volume %d was given twice: %s is the same volume", a.volume, other)
 	}
 	s.volumes[a.volume] = name
 	return nil
@@ -111,7 +111,7 @@ var (
 )
 
 // ErrCompressed says that an archive cannot be read in place.
-var ErrCompressed = errors.New("it is compressed as a whole, and can only be imported")
+var ErrCompressed = errors.New("the whole archive is compressed, so it can only be imported")
 
 func refuseCompressed(file io.ReaderAt) error {
 	magic := make([]byte, 4)
@@ -149,7 +149,7 @@ func (s *Store) scanFile(file *os.File) (*indexInfo, error) {
 			return nil, err
 		case isBlob:
 			if known, twice := s.blobs[d]; twice && known.size != size {
-				return nil, fmt.Errorf("%s has %d bytes, and %d in another volume: %w", d, size, known.size, ErrDamaged)
+				return nil, fmt.Errorf("%s has %d bytes, but %d in another volume: %w", d, size, known.size, ErrDamaged)
 			}
 			s.blobs[d] = fileSection{file, offset, size}
 			if a != nil && a.manifests > 0 {
@@ -174,7 +174,7 @@ func (s *Store) scanFile(file *os.File) (*indexInfo, error) {
 		return nil, errDockerSave
 	}
 	if !hasLayout || a == nil {
-		return nil, fmt.Errorf("it has no %s or no %s: %w", ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ErrDamaged)
+		return nil, fmt.Errorf("%s or %s is missing: %w", ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ErrDamaged)
 	}
 	return a, nil
 }

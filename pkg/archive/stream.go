@@ -83,7 +83,7 @@ func (s *Stream) readStart() error {
 		return err
 	}
 	if s.info.manifests == 0 {
-		return fmt.Errorf("it was not made by krtpkg: %w", ErrOrder)
+		return fmt.Errorf("not made by krtpkg: %w", ErrOrder)
 	}
 	left := int64(maxManifests)
 	for range s.info.manifests {
@@ -101,9 +101,9 @@ func (s *Stream) nextNamed(want string) error {
 	name, _, _, err := s.scanner.nextFile()
 	switch {
 	case err == io.EOF:
-		return fmt.Errorf("it has no %s: %w", want, ErrDamaged)
+		return fmt.Errorf("%s is missing: %w", want, ErrDamaged)
 	case err == nil && name != want:
-		return fmt.Errorf("%s is not where an archive of krtpkg has it: %w", want, ErrOrder)
+		return fmt.Errorf("%s is not at its place in an archive: %w", want, ErrOrder)
 	}
 	return err
 }
@@ -122,10 +122,10 @@ func (s *Stream) readNextManifest(left int64) (int64, error) {
 		return 0, err
 	}
 	if !isBlob {
-		return 0, fmt.Errorf("entry %q stands where a manifest should: %w", name, ErrDamaged)
+		return 0, fmt.Errorf("expected a manifest, found entry %q: %w", name, ErrDamaged)
 	}
 	if size > oci.MaxManifest {
-		return 0, fmt.Errorf("blob %s stands where a manifest should: %w", d, ErrOrder)
+		return 0, fmt.Errorf("expected a manifest, found blob %s: %w", d, ErrOrder)
 	}
 	data, err := readLimited(s.scanner.tar, "manifest "+d.String(), size, left)
 	if err != nil {
@@ -136,7 +136,7 @@ func (s *Stream) readNextManifest(left int64) (int64, error) {
 	}
 	s.odd = s.odd || !layout.IsManifest(layout.MediaTypeOf(data))
 	if err := s.named.addManifest(d, data); err != nil && !json.Valid(data) {
-		return 0, fmt.Errorf("blob %s stands where a manifest should: %w", d, ErrOrder)
+		return 0, fmt.Errorf("expected a manifest, found blob %s: %w", d, ErrOrder)
 	} else if err != nil {
 		return 0, err
 	}
@@ -157,17 +157,17 @@ func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
 		return ocispec.Descriptor{}, nil, err
 	}
 	if !isBlob {
-		return ocispec.Descriptor{}, nil, fmt.Errorf("entry %q has no place among the blobs: %w", name, ErrDamaged)
+		return ocispec.Descriptor{}, nil, fmt.Errorf("unexpected entry %q among the blobs: %w", name, ErrDamaged)
 	}
 	want, named := s.named.blobs[d]
 	if want < 0 {
 		want = -1 - want // a foreign layer that came along
 	}
 	if !named && s.odd {
-		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s is not what the manifests name: %w", d, ErrOrder)
+		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s is not named by a manifest: %w", d, ErrOrder)
 	}
 	if !named || want != size {
-		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s of %d bytes is not what the manifests name: %w", d, size, ErrDamaged)
+		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s has %d bytes, other than its manifest declares: %w", d, size, ErrDamaged)
 	}
 	s.seen[d] = true
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: size}

@@ -140,7 +140,7 @@ func (a *assembly) noteAsked(ctx context.Context, s *bundle.Source, in render.In
 		_, err = render.RenderStable(ctx, in)
 		var unstable *render.UnstableError
 		if errors.As(err, &unstable) {
-			notes = append(notes, unstable.Error()+"; an apply without is refused")
+			notes = append(notes, unstable.Error()+"; an apply without them fails")
 		}
 	}
 	for _, note := range notes {
@@ -236,9 +236,9 @@ func (a *assembly) mergeValues(f *source.Fetcher, s *bundle.Source) ([][]byte, e
 			one, ok := manifest.ExpandAliases(doc)
 			switch {
 			case one.Kind != yaml.MappingNode:
-				return nil, parsed.Errorf(doc, "values are a mapping")
+				return nil, parsed.Errorf(doc, "values must be a mapping")
 			case !ok:
-				return nil, parsed.Errorf(doc, "the values have over %d parts with their aliases", manifest.MaxValues)
+				return nil, parsed.Errorf(doc, "values have more than %d parts with their aliases expanded", manifest.MaxValues)
 			}
 			if err := over(parsed.Name, one); err != nil {
 				return nil, err

@@ -99,7 +99,7 @@ func readDefinition(definition string) (*bundle.Definition, definitionPath, erro
 			return err == nil && info.Mode().IsRegular()
 		})
 		if i < 0 {
-			return nil, definitionPath{}, fmt.Errorf("%s holds no definition: want a file named runtime.yaml or bundle.yaml", definition)
+			return nil, definitionPath{}, fmt.Errorf("%s has no definition: want a file named runtime.yaml or bundle.yaml", definition)
 		}
 		file = filepath.Join(definition, definitionFiles[i])
 	}
@@ -185,7 +185,7 @@ func (o Options) noteHooks(a *assembly) {
 	const asked = " if --run-hooks says so"
 	note(at("pre-delete", "post-delete"), "runs at delete"+asked, "run at delete"+asked)
 	note(at("pre-rollback", "post-rollback"), "runs at rollback"+asked, "run at rollback"+asked)
-	note(a.tests, "is a test of Helm's and left out", "are tests of Helm's and left out")
+	note(a.tests, "is a Helm test and left out", "are Helm tests and left out")
 }
 
 // placeError puts an error at a field of the definition, unless it has a place of its own.
@@ -287,7 +287,7 @@ func placeOrderError(d *bundle.Definition, err error) error {
 	at.Cause = err
 	var missing *layers.MissingError
 	if errors.As(err, &missing) {
-		at.Hint = "add a bundle that does, or list it in spec.provided if it comes from outside"
+		at.Hint = "add a bundle that provides it, or list it in spec.provided if it comes from outside"
 	}
 	return at
 }
@@ -301,7 +301,7 @@ func checkConflicts(d *bundle.Definition, components []layers.Component) error {
 	exceptions := bundle.ExceptedCapabilities(d.Runtime.Spec.Exceptions)
 	problems := model.FindConflicts(components, exceptions...)
 	for i, problem := range problems {
-		field, hint := []any{"spec", "bundles"}, "take one out, or say in spec.exceptions why the runtime has both"
+		field, hint := []any{"spec", "bundles"}, "remove one, or give a reason in spec.exceptions"
 		var needless *layers.UnusedExceptionError
 		if errors.As(problem, &needless) {
 			field, hint = []any{"spec", "exceptions", slices.Index(exceptions, needless.Capability), "capability"}, ""
@@ -339,7 +339,7 @@ func (o Options) buildNested(ctx context.Context, definition string) (*Built, er
 func readBundle(definition string) (*bundle.Definition, definitionPath, error) {
 	d, at, err := readDefinition(definition)
 	if err == nil && d.Bundle == nil {
-		err = d.Errorf([]any{"kind"}, "is a runtime: a runtime holds bundles only")
+		err = d.Errorf([]any{"kind"}, "is a runtime: a runtime can only contain bundles")
 	}
 	return d, at, err
 }
@@ -355,7 +355,7 @@ func (o Options) fetchBundle(ctx context.Context, ref, dir string) (*Built, erro
 		return nil, fmt.Errorf("bundle %s: %w", ref, err)
 	}
 	if artifact.Bundle == nil {
-		return nil, fmt.Errorf("bundle %s: is a runtime: a runtime holds bundles only", ref)
+		return nil, fmt.Errorf("bundle %s: is a runtime: a runtime can only contain bundles", ref)
 	}
 	// What the runtime makes of it, controllers apply.
 	if err := cmp.Or(artifact.CheckKustomization(), render.CheckImages(ctx, &artifact.Content)); err != nil {

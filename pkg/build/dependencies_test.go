@@ -49,7 +49,7 @@ func TestChartsThatAChartNeeds(t *testing.T) {
 		t.Error(err)
 	}
 	for dependency, want := range map[string]string{
-		"{name: common, archive: common.tar, root: charts-1/common}":                   "dependency common: want its commit, or the sha256 of its archive: nothing else pins it",
+		"{name: common, archive: common.tar, root: charts-1/common}":                   "dependency common: want its commit or the sha256 of its archive",
 		"{name: common, archive: common.tar, sha256: " + strings.Repeat("a", 64) + "}": "common.tar has sha256 " + sum + ", want aaa",
 		"{name: common}": "dependency common: want exactly one of git, archive and repository",
 		"{name: common, archive: ../x.tar, sha256: " + sum + "}":                                  `dependency common: archive "../x.tar" leaves its folder`,

@@ -27,10 +27,10 @@ func TestFoldersOfStrangers(t *testing.T) {
 	}{
 		{"bundle.yaml is /dev/zero", func(dir string) error {
 			return errors.Join(os.Remove(filepath.Join(dir, "bundle.yaml")), os.Symlink("/dev/zero", filepath.Join(dir, "bundle.yaml")))
-		}, "holds no definition"},
+		}, "has no definition"},
 		{"bundle.yaml is a pipe", func(dir string) error {
 			return errors.Join(os.Remove(filepath.Join(dir, "bundle.yaml")), syscall.Mkfifo(filepath.Join(dir, "bundle.yaml"), 0o644))
-		}, "holds no definition"},
+		}, "has no definition"},
 		{"bundle.yaml has no end", func(dir string) error { return os.Truncate(filepath.Join(dir, "bundle.yaml"), 1<<40) }, "more than 67108864 bytes"},
 		{"the lock is /dev/zero", func(dir string) error { return os.Symlink("/dev/zero", filepath.Join(dir, "bundle.lock.yaml")) }, "bundle.lock.yaml is not a regular file"},
 		{"the lock is a pipe", func(dir string) error { return syscall.Mkfifo(filepath.Join(dir, "bundle.lock.yaml"), 0o644) }, "bundle.lock.yaml is not a regular file"},

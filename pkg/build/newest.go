@@ -98,7 +98,7 @@ func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newes
 		return newestPin{}, nil // a digest alone follows nothing
 	}
 	if f.Registry == nil {
-		return newestPin{}, fmt.Errorf("oci %s: there is no registry to ask", s.OCI)
+		return newestPin{}, fmt.Errorf("oci %s: no registry configured", s.OCI)
 	}
 	origin, reference, err := f.Registry.Origin(ctx, tag)
 	if err != nil {

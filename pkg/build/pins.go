@@ -121,13 +121,13 @@ type sourcePinner struct {
 type UnpinnedError struct{ Source, Wanted string }
 
 func (e *UnpinnedError) Error() string {
-	return fmt.Sprintf("source %s has no %s: what comes over a network is pinned by digest", e.Source, e.Wanted)
+	return fmt.Sprintf("source %s has no %s: remote sources must be pinned by digest", e.Source, e.Wanted)
 }
 
 func (p sourcePinner) pinSource(_ context.Context, _ *source.Fetcher, s *bundle.Source) error {
 	pin := p.pinOf(s)
 	if pin == nil && p.strict {
-		return fmt.Errorf("source %s is not in the lock file: krtpkg update puts it in", s.Name())
+		return fmt.Errorf("source %s is not in the lock file: run krtpkg update", s.Name())
 	}
 	local := s.Dir != "" || s.File != "" || s.Archive != "" && !strings.HasPrefix(s.Archive, "https://")
 	if pin != nil {
@@ -158,7 +158,7 @@ func (p sourcePinner) pinSource(_ context.Context, _ *source.Fetcher, s *bundle.
 type MovedError struct{ What, Now, Locked string }
 
 func (e *MovedError) Error() string {
-	return fmt.Sprintf("%s is %s now, the lock file has %s", e.What, e.Now, e.Locked)
+	return fmt.Sprintf("%s is now %s, but the lock file has %s", e.What, e.Now, e.Locked)
 }
 
 // newLockResolver returns each image of the lock file its digest from there. An image that is not in
@@ -175,7 +175,7 @@ func (o Options) newLockResolver(p *lockedPins, at definitionPath) images.Resolv
 		locked, known := p.byName[ref.Name()]
 		switch {
 		case !known && o.Locked:
-			return ocispec.Descriptor{}, fmt.Errorf("it is not in %s: krtpkg update puts it in", at.lockFile())
+			return ocispec.Descriptor{}, fmt.Errorf("not in %s: run krtpkg update", at.lockFile())
 		case !known:
 			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: ref.Name(), Detail: "is not in " + at.lockFile() + ": its tag decides"})
 			return o.Images.Resolve(ctx, ref)

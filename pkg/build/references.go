@@ -100,7 +100,7 @@ func noteOperands(operands []images.ControllerOperand) string {
 }
 
 // ErrSuspects says that manifests hold what looks like images and is not known to be.
-var ErrSuspects = errors.New("looks like an image, and nothing says that it is one or that it is none")
+var ErrSuspects = errors.New("looks like an image, but no rule decides whether it is one")
 
 // wantedImages lists the images to lock: those of the manifests and those that the definition adds.
 // What looks like an image and is neither locked nor allowed is an error.
@@ -126,7 +126,7 @@ func (a *assembly) wantedImages(ctx context.Context) ([]images.WantedImage, erro
 				return nil, err
 			}
 			if _, allowed := finder.AllowedReason(&f); allowed {
-				a.notes = append(a.notes, f.Errorf("%s %q is an image, and is locked: notImages are for what only looks like one", f.Path, f.Image).Error())
+				a.notes = append(a.notes, f.Errorf("%s %q is an image and is locked: notImages is for values that only look like one", f.Path, f.Image).Error())
 			}
 			where := fmt.Sprintf("%s:%d:%d: %s: %s (%s)", f.File, f.Line, f.Column, f.Resource, f.Path, f.How)
 			wanted = append(wanted, images.WantedImage{Image: f.Image, Where: where})
@@ -174,8 +174,8 @@ func checkManifest(f *manifest.File, doc *yaml.Node) error {
 func checkPlain(f *manifest.File) error {
 	for _, doc := range f.Documents {
 		if at := findYttComment(doc); at != nil {
-			problem := f.Errorf(at, "a ytt template that nothing renders")
-			problem.Hint = "give its source the field template: ytt"
+			problem := f.Errorf(at, "a ytt template that is not rendered")
+			problem.Hint = "set template: ytt in its source"
 			return problem
 		}
 	}

@@ -23,7 +23,7 @@ func (d *Definition) checkRules() error {
 		report([]any{"metadata", "version"}, "metadata.version %q %s", d.Metadata().Version, wanted["version"])
 	}
 	if holdsLogin(d.Metadata().Source) {
-		report([]any{"metadata", "source"}, "metadata.source holds a login, which would be published")
+		report([]any{"metadata", "source"}, "metadata.source contains a login, which would be published")
 	}
 	if d.Bundle != nil {
 		d.checkBundle(report)
@@ -42,7 +42,7 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 	}
 	switch {
 	case spec.Icon != "" && spec.IconFile != "":
-		report([]any{"spec", "iconFile"}, "a bundle wants one of icon and iconFile")
+		report([]any{"spec", "iconFile"}, "a bundle can have icon or iconFile, not both")
 	case !isConfined(spec.IconFile):
 		report([]any{"spec", "iconFile"}, "iconFile %q leaves its folder: want a relative path without ..", spec.IconFile)
 	case spec.Icon != "":
@@ -79,7 +79,7 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 	locked := map[string]bool{}
 	for i, extra := range spec.Images {
 		if locked[extra.Image] {
-			report([]any{"spec", "images", i, "image"}, "image %q is there twice", extra.Image)
+			report([]any{"spec", "images", i, "image"}, "duplicate image %q", extra.Image)
 		}
 		locked[extra.Image] = true
 	}
@@ -90,14 +90,14 @@ func (d *Definition) checkRuntime(report func([]any, string, ...any)) {
 	for i, b := range d.Runtime.Spec.Bundles {
 		at := []any{"spec", "bundles", i}
 		if countSet(b.Path, b.Ref) != 1 {
-			report(at, "a bundle wants exactly one of path and ref")
+			report(at, "a bundle needs exactly one of path and ref")
 		}
 		if seen[b] {
-			report(at, "bundle %s is there twice", b.Path+b.Ref)
+			report(at, "duplicate bundle %s", b.Path+b.Ref)
 		}
 		seen[b] = true
 		if path.IsAbs(b.Path) {
-			report(append(at, "path"), "path %q is absolute: the definition would build on this machine only", b.Path)
+			report(append(at, "path"), "path %q is absolute: the definition would only build on this machine", b.Path)
 		}
 	}
 }

@@ -15,7 +15,7 @@ const maxIcon = 32 << 10
 // that runs nothing and declares no entities, since catalogues show it as it is.
 func CheckIcon(svg string) error {
 	if len(svg) > maxIcon {
-		return fmt.Errorf("the icon has %d bytes, over the limit of %d", len(svg), maxIcon)
+		return fmt.Errorf("the icon has %d bytes, the limit is %d", len(svg), maxIcon)
 	}
 	in := xml.NewDecoder(strings.NewReader(svg))
 	root := true
@@ -32,7 +32,7 @@ func CheckIcon(svg string) error {
 		}
 		switch t := token.(type) {
 		case xml.Directive:
-			return errors.New("the icon has a document type: take its declaration out")
+			return errors.New("the icon has a document type: remove its declaration")
 		case xml.StartElement:
 			if want := (xml.Name{Space: "http://www.w3.org/2000/svg", Local: "svg"}); root && t.Name != want {
 				return fmt.Errorf("the icon is not an SVG: its root is %q in the namespace %q", t.Name.Local, t.Name.Space)

@@ -25,7 +25,7 @@ const kappGroup = "kapp.k14s.io/"
 func (c *Content) PlainFiles() (files []string, reason string) {
 	files, reason = c.findPlainFiles()
 	if reason == "" && c.opened && c.base == nil {
-		return nil, "it was built by an older krtpkg and has no " + fileKustomization
+		return nil, "was built by an older krtpkg and lacks  " + fileKustomization
 	}
 	return files, reason
 }
@@ -68,7 +68,7 @@ func (c *Content) findPlainFiles() (files []string, reason string) {
 		}
 	}
 	if len(files) == 0 {
-		return nil, "it holds no resources"
+		return nil, "has no resources"
 	}
 	slices.Sort(files)
 	return files, ""
@@ -130,7 +130,7 @@ type AlteredError struct {
 }
 
 func (e *AlteredError) Error() string {
-	return fmt.Sprintf("%s: %s is not what a build makes of the rest", e.Artifact, e.File)
+	return fmt.Sprintf("%s: %s does not match the rest of the bundle", e.Artifact, e.File)
 }
 
 // CheckKustomization refuses an opened bundle whose kustomization is not the one that a build makes of

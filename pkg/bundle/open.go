@@ -26,8 +26,8 @@ var ErrNotOurs = errors.New("is not a krtpkg bundle or runtime")
 // besides says what there is besides bundles and runtimes.
 var besides = map[string]string{
 	TypeCatalogue: "a catalogue of packages for kapp-controller: name one of its versions",
-	TypeClosure:   "the list of what goes along with a runtime: name that",
-	TypeArgoCD:    "for Argo CD: name the runtime that it belongs to",
+	TypeClosure:   "the closure of a runtime: name the runtime",
+	TypeArgoCD:    "a manifest for Argo CD: name its runtime",
 }
 
 // Artifact is an opened bundle or runtime.
@@ -74,7 +74,7 @@ func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (
 // [ErrNotOurs] for a manifest of another kind.
 func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*ocispec.Manifest, error) {
 	if desc.Size > oci.MaxManifest {
-		return nil, fmt.Errorf("%s: manifest of %d bytes is over the limit of %d", desc.Digest, desc.Size, oci.MaxManifest)
+		return nil, fmt.Errorf("%s: the manifest has %d bytes, the limit is %d", desc.Digest, desc.Size, oci.MaxManifest)
 	}
 	raw, err := content.FetchAll(ctx, store, desc)
 	if err != nil {
@@ -99,7 +99,7 @@ func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descr
 func (a *Artifact) readLayer(ctx context.Context, store content.Fetcher) (err error) {
 	layer := a.Manifest.Layers[0]
 	if layer.Size > maxLayer {
-		return fmt.Errorf("layer %s of %d bytes is over the limit of %d", layer.Digest, layer.Size, maxLayer)
+		return fmt.Errorf("layer %s has %d bytes, the limit is %d", layer.Digest, layer.Size, maxLayer)
 	}
 	blob, err := store.Fetch(ctx, layer)
 	if err != nil {
@@ -156,7 +156,7 @@ func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 			return files, nil
 		}
 		if stream.N <= 0 {
-			return nil, fmt.Errorf("the archive is over the limit of %d bytes", maxStream)
+			return nil, fmt.Errorf("the archive has more than %d bytes", maxStream)
 		}
 		if err != nil {
 			return nil, err
@@ -166,20 +166,20 @@ func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 		case !isConfined(name) || path.Clean(name) != name || name == "." && header.Typeflag != tar.TypeDir:
 			return nil, fmt.Errorf("entry %q leaves the bundle", header.Name)
 		case !isPrintable(name):
-			return nil, fmt.Errorf("entry %q has characters in its name that are not shown", header.Name)
+			return nil, fmt.Errorf("entry %q has non-printable characters in its name", header.Name)
 		case header.Typeflag == tar.TypeDir:
 			continue
 		case header.Typeflag != tar.TypeReg:
 			return nil, fmt.Errorf("entry %q is neither file nor folder", header.Name)
 		case seen[name]:
-			return nil, fmt.Errorf("entry %q is there twice", header.Name)
+			return nil, fmt.Errorf("duplicate entry %q", header.Name)
 		case header.Size > left || len(files) == maxFiles:
 			return nil, fmt.Errorf("entry %q is over the limit of %d files and %d bytes", header.Name, maxFiles, maxContent)
 		}
 		seen[name] = true
 		left -= header.Size
 		if isMetadata(name) && header.Size > oci.MaxMetadataFile {
-			return nil, fmt.Errorf("entry %q of %d bytes, of at most %d: %w", header.Name, header.Size, oci.MaxMetadataFile, oci.ErrTooLarge)
+			return nil, fmt.Errorf("entry %q has %d bytes, the limit is %d: %w", header.Name, header.Size, oci.MaxMetadataFile, oci.ErrTooLarge)
 		}
 		cost := header.Size + perFile + int64(len(name))
 		if err := budget.Take(cost); err != nil {
@@ -253,7 +253,7 @@ func (a *Artifact) keep(f File) error {
 		a.Files = append(a.Files, f)
 	case !isBundle && isBelow && (top == PackagesDir || top == FluxDir || top == ArgoCDDir):
 	default:
-		return fmt.Errorf("entry %q has no place in it (made by a newer krtpkg?)", f.Path)
+		return fmt.Errorf("unexpected entry %q (made by a newer krtpkg?)", f.Path)
 	}
 	return nil
 }
@@ -265,7 +265,7 @@ func (a *Artifact) checkConsistency() error {
 	m := a.Metadata()
 	for key, want := range map[string]string{ocispec.AnnotationTitle: m.Name, ocispec.AnnotationVersion: m.Version} {
 		if got, is := a.Manifest.Annotations[key]; is && got != want {
-			return fmt.Errorf("its manifest says %s %q, and what is in it %q", key, got, want)
+			return fmt.Errorf("annotation %s of its manifest is %q, but its content has %q", key, got, want)
 		}
 	}
 	if a.Runtime == nil {
@@ -288,7 +288,7 @@ func (a *Artifact) checkConsistency() error {
 		}
 		switch {
 		case names[b.Name]:
-			return fmt.Errorf("bundle %q is there twice", b.Name)
+			return fmt.Errorf("duplicate bundle %q", b.Name)
 		case b.Layer < 0 || b.Layer > 6:
 			return fmt.Errorf("bundle %s is of layer %d, want 0 to 6", b.Name, b.Layer)
 		case b.Category != "" && !nameRule.MatchString(b.Category):

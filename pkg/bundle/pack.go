@@ -148,10 +148,10 @@ func (c *Content) layerFiles() ([]File, error) {
 	}
 	for _, f := range c.Files {
 		if !isConfined(f.Path) || path.Clean(f.Path) != f.Path {
-			return nil, fmt.Errorf("file %q has no place in a bundle", f.Path)
+			return nil, fmt.Errorf("file %q is not allowed in a bundle", f.Path)
 		}
 		if !isPrintable(f.Path) {
-			return nil, fmt.Errorf("file %q has characters in its name that are not shown", f.Path)
+			return nil, fmt.Errorf("file %q has non-printable characters in its name", f.Path)
 		}
 		files = append(files, f)
 	}
@@ -165,7 +165,7 @@ func (c *Content) layerFiles() ([]File, error) {
 	}
 	// What Open would refuse is not made.
 	if size > maxContent || len(files) > maxFiles {
-		return nil, fmt.Errorf("%d files of %d bytes are over the limit of %d files and %d bytes", len(files), size, maxFiles, maxContent)
+		return nil, fmt.Errorf("%d files of %d bytes, the limit is %d files and %d bytes", len(files), size, maxFiles, maxContent)
 	}
 	return files, nil
 }

@@ -61,7 +61,7 @@ func Parse(name string, data []byte) (*Definition, error) {
 	case 0:
 		return nil, &manifest.Error{File: name, Problem: "the definition is empty", Hint: "want apiVersion, kind, metadata and spec"}
 	default:
-		return nil, file.Errorf(file.Documents[1], "a definition is one document, this is the second")
+		return nil, file.Errorf(file.Documents[1], "a definition must be a single document, this is the second")
 	}
 	d := &Definition{file: file, root: file.Documents[0]}
 	if err := d.decodeRoot(); err != nil {
@@ -72,7 +72,7 @@ func Parse(name string, data []byte) (*Definition, error) {
 
 func (d *Definition) decodeRoot() error {
 	if d.root.Kind != yaml.MappingNode {
-		return d.file.Errorf(d.root, "a definition is a mapping with apiVersion, kind, metadata and spec")
+		return d.file.Errorf(d.root, "a definition must be a mapping with apiVersion, kind, metadata and spec")
 	}
 	kindNode := manifest.GetValue(d.root, "kind")
 	if kindNode == nil {

@@ -63,7 +63,7 @@ func openLocked(ctx context.Context, store ReadStore, b LockedBundle) (*Artifact
 		return nil, err
 	}
 	if desc.Digest.String() != b.Digest {
-		return nil, fmt.Errorf("%s is given for %s: %w", desc.Digest, b.Digest, content.ErrMismatchedDigest)
+		return nil, fmt.Errorf("got %s for %s: %w", desc.Digest, b.Digest, content.ErrMismatchedDigest)
 	}
 	opened, err := openWhole(ctx, store, desc)
 	if err != nil {
@@ -87,7 +87,7 @@ func openWhole(ctx context.Context, store ReadStore, desc ocispec.Descriptor) (*
 	}
 	config := a.Manifest.Config
 	if config.Size > oci.MaxManifest {
-		return nil, fmt.Errorf("%s: config %s of %d bytes is over the limit of %d", desc.Digest, config.Digest, config.Size, oci.MaxManifest)
+		return nil, fmt.Errorf("%s: config %s has %d bytes, the limit is %d", desc.Digest, config.Digest, config.Size, oci.MaxManifest)
 	}
 	if _, err := content.FetchAll(ctx, store, config); err != nil {
 		return nil, fmt.Errorf("%s: read config %s: %w", desc.Digest, config.Digest, err)

@@ -38,7 +38,7 @@ func (s *Source) AtTarget() bool {
 // checkRules holds the source against the rules that a schema cannot express, and sets its path.
 func (s *Source) checkRules(report func(field, format string, args ...any)) {
 	if countSet(s.Dir, s.File, s.URL, s.Archive, s.Git, s.OCI, s.Chart) != 1 {
-		report("", "a source wants exactly one of dir, file, url, archive, git, oci and chart")
+		report("", "a source needs exactly one of dir, file, url, archive, git, oci and chart")
 		return
 	}
 	for _, c := range []struct{ field, value string }{
@@ -65,7 +65,7 @@ func (s *Source) checkRules(report func(field, format string, args ...any)) {
 	s.checkDependencies(report)
 	s.Path = path.Clean(cmp.Or(s.Path, s.defaultPath()))
 	if !s.IsTree() && isConfined(s.Path) && !IsManifestName(s.Path) {
-		report("path", "path %q is where one file goes: want a name that ends in .yaml, .yml or .json", s.Path)
+		report("path", "path %q is for a single file: want a name that ends in .yaml, .yml or .json", s.Path)
 	}
 }
 
@@ -92,18 +92,18 @@ func (s *Source) checkOrigin(report func(field, format string, args ...any)) {
 		{"commit", s.Commit != "", "git", s.Git != ""},
 	} {
 		if c.is && !c.fits {
-			report(c.field, "%s goes with %s", c.field, c.kind)
+			report(c.field, "%s is only allowed with %s", c.field, c.kind)
 		}
 	}
 	switch {
 	case s.Chart != "" && (s.Repository == "" || s.Version == ""):
-		report("chart", "chart %s wants a repository and a version", s.Chart)
+		report("chart", "chart %s needs a repository and a version", s.Chart)
 	case s.Version != "":
 		if _, err := semver.NewConstraint(s.Version); err != nil {
 			report("version", "version %q is neither a version nor a range, such as \">=1.2 <2\"", s.Version)
 		}
 	case s.Git != "" && s.Ref == "" && s.Commit == "":
-		report("git", "git %s wants a commit, or the ref that krtpkg update takes it from", s.Git)
+		report("git", "git %s needs a commit, or a ref for krtpkg update", s.Git)
 	case s.OCI != "" && strings.Contains(s.OCI, "://"):
 		report("oci", "oci %q is a URL: want registry/repository, with a tag, a digest or both", s.OCI)
 	}
@@ -111,7 +111,7 @@ func (s *Source) checkOrigin(report func(field, format string, args ...any)) {
 		{"url", s.URL}, {"archive", s.Archive}, {"git", s.Git}, {"oci", s.OCI}, {"repository", s.Repository},
 	} {
 		if holdsLogin(c.url) {
-			report(c.field, "%s holds a login, which would be published: put it into ~/.netrc, or into a --source-mirror", c.field)
+			report(c.field, "%s contains a login, which would be published: use ~/.netrc or --source-mirror", c.field)
 		}
 	}
 }
@@ -136,31 +136,31 @@ func (s *Source) checkRendering(report func(field, format string, args ...any)) 
 	engine := s.Template
 	switch {
 	case s.Chart != "" && s.Template != TemplateHelm:
-		report("template", "template %s is not for a chart: helm renders it", s.Template)
+		report("template", "template %s is not allowed for a chart, which helm renders", s.Template)
 	case !s.IsTree() && (engine == TemplateHelm || engine == TemplateKustomize):
-		report("template", "template %s wants a folder, not a file", engine)
+		report("template", "template %s needs a folder, not a file", engine)
 	case s.Render != "" && !s.IsRendered():
-		report("render", "render says when, and there is nothing to render: want a template, patches or overlays")
+		report("render", "render needs something to render: a template, patches or overlays")
 	case s.Render == RenderTarget && engine == TemplateKustomize:
 		report("render", "a kustomization cannot be rendered at the target: want render: build")
 	case s.Render == RenderTarget && len(s.Patches) > 0:
 		report("render", "patches cannot be applied at the target: want render: build, or overlays")
 	}
 	if (!s.Values.IsZero() || len(s.ValuesFiles) > 0) && engine != TemplateHelm && engine != TemplateYTT {
-		report("values", "values go with the templates helm and ytt")
+		report("values", "values are only allowed with the templates helm and ytt")
 	}
 	if s.Helm != nil && engine != TemplateHelm {
-		report("helm", "helm goes with the template helm")
+		report("helm", "helm is only allowed with the template helm")
 	}
 	if s.Helm != nil && s.Helm.CreateNamespace && (s.Helm.Namespace == "" || s.Helm.Namespace == "default") {
-		report("helm", "createNamespace goes with a namespace of its own")
+		report("helm", "createNamespace requires a namespace")
 	}
 }
 
 // checkDependencies looks at the charts that a chart needs: they have their pins here.
 func (s *Source) checkDependencies(report func(field, format string, args ...any)) {
 	if len(s.Dependencies) > 0 && s.Template != TemplateHelm {
-		report("dependencies", "dependencies go with the template helm")
+		report("dependencies", "dependencies are only allowed with the template helm")
 	}
 	if s.Helm != nil {
 		for _, file := range s.Helm.ValuesFiles {
@@ -173,7 +173,7 @@ func (s *Source) checkDependencies(report func(field, format string, args ...any
 			report("dependencies", "dependency %s: "+format, append([]any{d.Name}, args...)...)
 		}
 		if named[d.Name] {
-			fail("", "is there twice")
+			fail("", "occurs twice")
 		}
 		named[d.Name] = true
 		if countSet(d.Git, d.Archive, d.Repository) != 1 {
@@ -182,7 +182,7 @@ func (s *Source) checkDependencies(report func(field, format string, args ...any
 		}
 		d.Source().checkRules(fail)
 		if d.Git != "" && d.Commit == "" || d.Git == "" && d.SHA256 == "" {
-			fail("", "want its commit, or the sha256 of its archive: nothing else pins it")
+			fail("", "want its commit or the sha256 of its archive")
 		}
 	}
 }

@@ -289,7 +289,7 @@ func splitRepository(repo string, n int) ([]string, error) {
 	for range n - 2 {
 		first, more, ok := strings.Cut(rest, "/")
 		if !ok {
-			return nil, fmt.Errorf("%s has too few parts for %d fields: let the search rule rewrite fewer", repo, n)
+			return nil, fmt.Errorf("%s has too few parts for %d fields: rewrite fewer fields in the search rule", repo, n)
 		}
 		parts, rest = append(parts, first), more
 	}

@@ -170,7 +170,7 @@ func (f *Finder) findLockReason(suspect *Found) (reason string, ok bool) {
 }
 
 // asWritten begins the reason of what is locked and not rewritten.
-const asWritten = "locked, and left as it is written: "
+const asWritten = "locked, but not rewritten:  "
 
 // sortFound puts what was found in the order of the file, once for each place: what an alias leads
 // to can be found in several, as an image in one of them and as something less in others.

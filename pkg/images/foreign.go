@@ -127,7 +127,7 @@ func (f *foreignLayers) find(ctx context.Context, desc ocispec.Descriptor, depth
 
 func (f *foreignLayers) read(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
 	if desc.Size > oci.MaxManifest {
-		return nil, fmt.Errorf("%d bytes are over the limit of %d", desc.Size, oci.MaxManifest)
+		return nil, fmt.Errorf("%d bytes, the limit is %d", desc.Size, oci.MaxManifest)
 	}
 	data, err := content.FetchAll(ctx, f.first, desc)
 	if errors.Is(err, errdef.ErrNotFound) {

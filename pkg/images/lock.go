@@ -113,7 +113,7 @@ func (l *Locked) resolveImage(ctx context.Context, resolver Resolver) error {
 		return fmt.Errorf("image %s: %w", l.Reference, err)
 	}
 	if kind := oldManifests[desc.MediaType]; kind != "" {
-		return fmt.Errorf("image %s: %s is %s (%s), which registries no longer take: push it again with a current tool", l.Reference, desc.Digest, kind, desc.MediaType)
+		return fmt.Errorf("image %s: %s is %s (%s), which registries no longer accept: push it again with a current tool", l.Reference, desc.Digest, kind, desc.MediaType)
 	}
 	l.Image = ref.Context().Digest(desc.Digest.String())
 	return l.checkDigest()
@@ -130,7 +130,7 @@ var oldManifests = map[string]string{
 func (l Locked) checkDigest() error {
 	_, digest, pinned := strings.Cut(l.Reference, "@")
 	if pinned && digest != l.Image.DigestStr() {
-		return fmt.Errorf("image %s is locked to %s: a reference with a digest is that image and no other", l.Reference, l.Image.DigestStr())
+		return fmt.Errorf("image %s is locked to %s, which contradicts its digest", l.Reference, l.Image.DigestStr())
 	}
 	return nil
 }
@@ -245,7 +245,7 @@ func (l Lock) RelocateFound(f *manifest.File, found []Found, locate func(name.Di
 	for _, image := range found {
 		switch {
 		case image.State == Suspect && image.IsRun():
-			return nil, image.Errorf("image %q is not a reference that could be in the image lock", image.Image)
+			return nil, image.Errorf("image %q is not a valid reference, so it cannot be in the image lock", image.Image)
 		case image.State != Image:
 			continue
 		}

@@ -75,7 +75,7 @@ func TestResolveErrorsSayWhere(t *testing.T) {
 	for image, want := range map[string]string{
 		"missing:1":     "a.yaml:3:4: image missing:1: not there",
 		"UPPER/case":    `a.yaml:3:4: "UPPER/case" is not an image reference: could not parse reference: UPPER/case`,
-		"lies@" + zeros: "a.yaml:3:4: image lies@" + zeros + " is locked to sha256:ab5057a5d079d5c8383b29f164df5a23bfd40c35d6bc8a93e9fcd4400d61c32d: a reference with a digest is that image and no other",
+		"lies@" + zeros: "a.yaml:3:4: image lies@" + zeros + " is locked to sha256:ab5057a5d079d5c8383b29f164df5a23bfd40c35d6bc8a93e9fcd4400d61c32d, which contradicts its digest",
 		"a b":           `a.yaml:3:4: "a b" is not an image reference: could not parse reference: a b`,
 	} {
 		_, err := images.ResolveLock(t.Context(), []images.WantedImage{{Image: image, Where: "a.yaml:3:4"}, {Image: image, Where: "b.yaml:1:1"}}, &registry{})
@@ -152,9 +152,9 @@ func TestUnmarshalLockRefuses(t *testing.T) {
 		head + "images: [{image: x@sha256:1}]": `images.yml: image "x@sha256:1" is not pinned by digest: invalid checksum digest length: sha256:1`,
 		head + "images:\n- {image: a@" + zeros + ", annotations: {kbld.carvel.dev/id: web}}\n- {image: b@" + ones + ", annotations: {kbld.carvel.dev/id: web}}\n": `images.yml: reference "web" is locked to two images`,
 		// The manifest says which image it wants, and the lock says another one.
-		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: nginx@" + zeros + "}}\n":     "images.yml: image nginx@" + zeros + " is locked to " + ones + ": a reference with a digest is that image and no other",
-		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: 'nginx:1@" + zeros + "'}}\n": "images.yml: image nginx:1@" + zeros + " is locked to " + ones + ": a reference with a digest is that image and no other",
-		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: 'nginx@sha512:00'}}\n":       "images.yml: image nginx@sha512:00 is locked to " + ones + ": a reference with a digest is that image and no other",
+		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: nginx@" + zeros + "}}\n":     "images.yml: image nginx@" + zeros + " is locked to " + ones + ", which contradicts its digest",
+		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: 'nginx:1@" + zeros + "'}}\n": "images.yml: image nginx:1@" + zeros + " is locked to " + ones + ", which contradicts its digest",
+		head + "images:\n- {image: nginx@" + ones + ", annotations: {kbld.carvel.dev/id: 'nginx@sha512:00'}}\n":       "images.yml: image nginx@sha512:00 is locked to " + ones + ", which contradicts its digest",
 	} {
 		_, err := images.UnmarshalLock("images.yml", []byte(data))
 		if err == nil || err.Error() != want {

@@ -235,13 +235,13 @@ func TestCheckRulesNamesThePlace(t *testing.T) {
 	t.Parallel()
 	for rules, want := range map[string]string{
 		"- {}":                                    "searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both",
-		"- {join: [a]}":                           "searchRules[0].join: want two fields or more",
+		"- {join: [a]}":                           "searchRules[0].join: want at least two fields",
 		"- {join: [a, tag, b]}":                   `searchRules[0].join[2]: "b" comes after the tag: want the fields in the order of the reference`,
 		"- {join: [':a', tag]}":                   "searchRules[0].join: want a field with a repository",
 		"- {join: [a, '../']}":                    `searchRules[0].join[1]: "../" names no field`,
 		"- {join: [a, tag], rewrite: [b]}":        `searchRules[0].rewrite[0]: "b" is not in join`,
 		"- {join: [a, tag], pin: tag}":            `searchRules[0].pin is "tag", want tag@digest or digest`,
-		"- {keyMatcher: {name: a}, rewrite: [a]}": "searchRules[0]: rewrite and pin go with join",
+		"- {keyMatcher: {name: a}, rewrite: [a]}": "searchRules[0]: rewrite and pin require join",
 		"- {join: [a, b], updateStrategy: {json: {searchRules: []}}}": "searchRules[0].updateStrategy: want none or nothing with join",
 		"- {keyMatcher: {}}":                      "searchRules[0].keyMatcher: want one of name and path",
 		"- {keyMatcher: {path: [a, {index: x}]}}": "searchRules[0].keyMatcher.path[1]: map[index:x] is not part of a path: want a key, {index: N} or {allIndexes: true}",

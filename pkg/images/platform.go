@@ -68,7 +68,7 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 		return whole, nil // one platform, whichever it is
 	}
 	if whole.Size > oci.MaxManifest {
-		return ocispec.Descriptor{}, fmt.Errorf("index of %d bytes is over the limit of %d", whole.Size, oci.MaxManifest)
+		return ocispec.Descriptor{}, fmt.Errorf("the index has %d bytes, the limit is %d", whole.Size, oci.MaxManifest)
 	}
 	raw, err := content.FetchAll(ctx, origin, whole)
 	if err != nil {

@@ -168,11 +168,11 @@ func (r Rule) compileRule() (compiledRule, error) {
 func (c *compiledRule) compileJoin(r Rule) error {
 	switch {
 	case len(r.Join) == 0 && (len(r.Rewrite) > 0 || r.Pin != ""):
-		return fmt.Errorf(": rewrite and pin go with join")
+		return fmt.Errorf(": rewrite and pin require join")
 	case len(r.Join) == 0:
 		return nil
 	case len(r.Join) == 1:
-		return fmt.Errorf(".join: want two fields or more")
+		return fmt.Errorf(".join: want at least two fields")
 	case r.UpdateStrategy != nil && r.UpdateStrategy.None == nil:
 		return fmt.Errorf(".updateStrategy: want none or nothing with join")
 	case r.Pin != "" && r.Pin != pinTag && r.Pin != pinDigest:
@@ -323,7 +323,7 @@ func (w *imageWalker) byJoins(at documentPlace) {
 		found := w.addJoined(image, w.near.place(main.namedField), state, howRule, parts)
 		found.pinsDigest = r.pin == pinDigest
 		if state == Ignored {
-			found.Reason = "a search rule leaves it alone"
+			found.Reason = "a search rule excludes it"
 		}
 	}
 }
@@ -364,7 +364,7 @@ func (w *imageWalker) byRule(node *yaml.Node, at documentPlace) error {
 		w.takeImage(node, at, howRule)
 	case strategy.None != nil:
 		f := w.wholeScalar(node, at, Ignored, howRule)
-		f.Reason = "a search rule leaves it alone"
+		f.Reason = "a search rule excludes it"
 		w.addFound(f)
 	default:
 		if _, ok := w.parseInner(node); !ok {

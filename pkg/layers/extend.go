@@ -126,7 +126,7 @@ func (a *extensionReader) recordError(mapping *yaml.Node, field, format string, 
 func (a *extensionReader) addCapability(node *yaml.Node, layer int, c Capability) {
 	for _, l := range a.model.Layers {
 		if slices.ContainsFunc(l.Capabilities, func(other Capability) bool { return other.Name == c.Name }) {
-			a.recordError(node, "name", "capability %q is there already, in layer %d", c.Name, l.Number)
+			a.recordError(node, "name", "capability %q already exists in layer %d", c.Name, l.Number)
 			return
 		}
 	}
@@ -151,12 +151,12 @@ func (a *extensionReader) addCategory(node *yaml.Node, layer int, c Category) {
 	products := manifest.GetValue(node, "products")
 	if there, in := a.model.categoryByID(c.ID); there != nil {
 		if in != layer {
-			a.recordError(node, "id", "category %q is there already, in layer %d", c.ID, in)
+			a.recordError(node, "id", "category %q already exists in layer %d", c.ID, in)
 			return
 		}
 		for _, field := range []string{"title", "purpose", "questions"} {
 			if manifest.GetValue(node, field) != nil {
-				a.recordError(node, field, "category %q is there already, only products can be added to it", c.ID)
+				a.recordError(node, field, "category %q already exists, only products can be added to it", c.ID)
 				return
 			}
 		}
@@ -166,7 +166,7 @@ func (a *extensionReader) addCategory(node *yaml.Node, layer int, c Category) {
 		return
 	}
 	if foldName(c.Title) == "" {
-		problem := a.recordError(node, "title", "category %q is new and has no title", c.ID)
+		problem := a.recordError(node, "title", "new category %q has no title", c.ID)
 		if near := manifest.NearestName(c.ID, a.model.categoryIDs(layer)); near != "" {
 			problem.Hint = fmt.Sprintf("did you mean %q?", near)
 		}
@@ -231,7 +231,7 @@ func (a *extensionReader) addProduct(node *yaml.Node, category *Category, p Prod
 	}
 	for _, other := range category.Products {
 		if other.ID == p.ID {
-			a.recordError(node, "id", "product %q is there already, in category %q", p.ID, category.ID)
+			a.recordError(node, "id", "product %q already exists in category %q", p.ID, category.ID)
 			return
 		}
 	}
@@ -242,7 +242,7 @@ func (a *extensionReader) addProduct(node *yaml.Node, category *Category, p Prod
 		a.recordError(node, "name", "product %q is called %q elsewhere, not %q", p.ID, name, p.Name)
 		return
 	case sameName && id != p.ID:
-		a.recordError(node, "id", "product %q is there already, with the id %q", p.Name, id)
+		a.recordError(node, "id", "product %q already exists with the id %q", p.Name, id)
 		return
 	}
 	a.names[p.ID], a.ids[foldName(p.Name)] = p.Name, p.ID

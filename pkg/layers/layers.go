@@ -174,7 +174,7 @@ func findCycle(components []Component, needs [][]int, at int, taken []bool) erro
 type DuplicateError struct{ Component string }
 
 func (e *DuplicateError) Error() string {
-	return fmt.Sprintf("bundle %q is there twice", e.Component)
+	return fmt.Sprintf("duplicate bundle %q", e.Component)
 }
 
 // MissingError says that nothing provides what a component requires.

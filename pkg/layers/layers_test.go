@@ -49,7 +49,7 @@ func TestOrder(t *testing.T) {
 			err:        `bundle "a" of layer 1 requires "b", which "b" provides only in layer 2 above it`},
 		{name: "twice",
 			components: []layers.Component{{Name: "a"}, {Name: "a", Layer: 2}},
-			err:        `bundle "a" is there twice`},
+			err:        `duplicate bundle "a"`},
 		{name: "a cycle is named without what only leads to it",
 			components: []layers.Component{{Name: "a", Requires: []string{"b"}}, {Name: "b", Requires: []string{"c"}}, {Name: "c", Requires: []string{"b"}}},
 			err:        "bundles require each other in a cycle: b → c → b"},

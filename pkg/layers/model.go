@@ -222,7 +222,7 @@ type UnknownError struct {
 }
 
 func (e *UnknownError) Error() string {
-	problem := fmt.Sprintf("no layer, category or product is called %q", e.Text)
+	problem := fmt.Sprintf("no layer, category or product named %q", e.Text)
 	if e.Nearest != "" {
 		problem += fmt.Sprintf(" (did you mean %q?)", e.Nearest)
 	}

@@ -121,7 +121,7 @@ func TestModelIsWellWritten(t *testing.T) {
 	for _, l := range load(t).Layers {
 		for _, c := range l.Categories {
 			if categories[c.ID] {
-				t.Errorf("category %s is there twice", c.ID)
+				t.Errorf("category %s", c.ID)
 			}
 			categories[c.ID] = true
 			if !sentence.MatchString(c.Purpose) {
@@ -197,10 +197,10 @@ func TestFind(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"cillium": `no layer, category or product is called "cillium" (did you mean "cilium"?)`,
-		"7":       `no layer, category or product is called "7"`,
-		"":        `no layer, category or product is called ""`,
-		"--":      `no layer, category or product is called "--"`,
+		"cillium": `no layer, category or product named "cillium" (did you mean "cilium"?)`,
+		"7":       `no layer, category or product named "7"`,
+		"":        `no layer, category or product named ""`,
+		"--":      `no layer, category or product named "--"`,
 	} {
 		found, err := m.FindPlaces(text)
 		var unknown *layers.UnknownError
@@ -273,28 +273,28 @@ func TestExtendRefuses(t *testing.T) {
 		{"no id", in("3", "      - title: Time"), "site.yaml:4:9: id is missing"},
 		{"a bad id", in("3", "      - id: Time"), `site.yaml:4:13: id "Time": want lower-case letters, digits and dashes`},
 		{"a category in another layer", in("4", "      - id: networking"),
-			`site.yaml:4:13: category "networking" is there already, in layer 3`},
+			`site.yaml:4:13: category "networking" already exists in layer 3`},
 		{"a category again", in("3", "      - id: networking\n        title: Networks"),
-			`site.yaml:5:16: category "networking" is there already, only products can be added to it`},
+			`site.yaml:5:16: category "networking" already exists, only products can be added to it`},
 		{"questions again", in("3", "      - id: networking\n        questions: []"),
-			`site.yaml:5:20: category "networking" is there already, only products can be added to it`},
+			`site.yaml:5:20: category "networking" already exists, only products can be added to it`},
 		{"a category that was meant to be another", in("3", "      - id: netwroking"),
-			`site.yaml:4:9: category "netwroking" is new and has no title (did you mean "networking"?)`},
+			`site.yaml:4:9: category "netwroking" has no title (did you mean "networking"?)`},
 		{"no purpose", in("3", "      - {id: time, title: Time}"), `site.yaml:4:9: category "time" has no purpose`},
 		{"the title of another", in("3", "      - {id: time, title: Load Balancing, purpose: None.}"),
 			`site.yaml:4:27: title "Load Balancing" already names category "load-balancing", in layer 3`},
 		{"an id that is nearly one", in("3", "      - {id: externaldns, title: Names, purpose: None.}"),
 			`site.yaml:4:14: id "externaldns" already names category "external-dns", in layer 3`},
-		{"a category of the same file", in("3", time+time), `site.yaml:8:16: category "time" is there already, only products can be added to it`},
+		{"a category of the same file", in("3", time+time), `site.yaml:8:16: category "time" already exists, only products can be added to it`},
 		{"an empty question", in("3", time+"        questions: [Why, '']"), `site.yaml:7:26: questions has an empty text`},
 		{"a product again", in("3", "      - id: networking\n        products:\n          - {id: cilium, name: Cilium, delivery: chart}"),
-			`site.yaml:6:18: product "cilium" is there already, in category "networking"`},
+			`site.yaml:6:18: product "cilium" already exists in category "networking"`},
 		{"a product twice", in("3", time+"        products:\n          - {id: a, name: A, delivery: chart}\n          - {id: a, name: A, delivery: node}"),
-			`site.yaml:9:18: product "a" is there already, in category "time"`},
+			`site.yaml:9:18: product "a" already exists in category "time"`},
 		{"the id of another", in("3", time+"        products:\n          - {id: cilium, name: Time, delivery: chart}"),
 			`site.yaml:8:32: product "cilium" is called "Cilium" elsewhere, not "Time"`},
 		{"the name of another", in("3", time+"        products:\n          - {id: argo, name: ArgoCD, delivery: chart}"),
-			`site.yaml:8:18: product "ArgoCD" is there already, with the id "argo-cd"`},
+			`site.yaml:8:18: product "ArgoCD" already exists with the id "argo-cd"`},
 		{"no name", in("3", time+"        products:\n          - {id: a, delivery: chart}"), `site.yaml:8:13: product "a" has no name`},
 		{"no delivery", in("3", time+"        products:\n          - {id: a, name: A}"),
 			`site.yaml:8:13: product "a" has no delivery (one of manifests, chart, node, service, client, standard, retired)`},

@@ -48,7 +48,7 @@ type ConflictError struct {
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("bundles %s all provide %s, which a runtime has once: %s",
+	return fmt.Sprintf("bundles %s all provide %s, which a runtime can have only once: %s",
 		strings.Join(e.Components, ", "), e.Capability, lowerFirst(e.Purpose))
 }
 
@@ -56,7 +56,7 @@ func (e *ConflictError) Error() string {
 type UnusedExceptionError struct{ Capability string }
 
 func (e *UnusedExceptionError) Error() string {
-	return fmt.Sprintf("no two bundles provide %q, or they may: nothing is excepted", e.Capability)
+	return fmt.Sprintf("exception matches no conflict: %q is not provided twice, or may be", e.Capability)
 }
 
 // FindConflicts returns an error for each capability that several components provide and only one

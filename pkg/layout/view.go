@@ -329,7 +329,7 @@ func (n manifestFields) guessMediaType() string {
 
 func (v *View) readManifest(ctx context.Context, desc ocispec.Descriptor) (manifestFields, error) {
 	if desc.Size > oci.MaxManifest {
-		return manifestFields{}, fmt.Errorf("%s: manifest of %d bytes, of at most %d: %w", desc.Digest, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
+		return manifestFields{}, fmt.Errorf("%s: the manifest has %d bytes, the limit is %d: %w", desc.Digest, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
 	}
 	data, err := content.FetchAll(ctx, v, desc)
 	if err != nil {

@@ -63,7 +63,7 @@ type aliasExpansion struct {
 func (e *aliasExpansion) countNodes(node *yaml.Node) (int, error) {
 	if node.Kind == yaml.AliasNode {
 		if e.open[node.Alias] {
-			return 0, e.file.Errorf(node, "alias *%s stands within its own anchor", node.Value)
+			return 0, e.file.Errorf(node, "alias *%s is inside its own anchor", node.Value)
 		}
 		if size, known := e.sizes[node.Alias]; known {
 			return size, nil
@@ -82,7 +82,7 @@ func (e *aliasExpansion) countNodes(node *yaml.Node) (int, error) {
 		}
 		// A document without aliases has fewer nodes than bytes.
 		if total += size; total > maxExpanded+len(e.file.data) {
-			return 0, e.file.Errorf(node, "its aliases stand for over %d values", maxExpanded)
+			return 0, e.file.Errorf(node, "aliases expand to more than %d values", maxExpanded)
 		}
 	}
 	if node.Anchor != "" {

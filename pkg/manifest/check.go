@@ -26,7 +26,7 @@ func (f *File) checkCharacters() error {
 		case character == utf8.RuneError && size == 1:
 			return f.errorAt(at, "invalid YAML: is not UTF-8")
 		case character == '\uFEFF':
-			return f.errorAt(at, "invalid YAML: a byte order mark stands inside the file")
+			return f.errorAt(at, "invalid YAML: byte order mark inside the file")
 		case character < ' ' && strings.IndexByte("\t\n\r", byte(character)) < 0,
 			character >= 0x7F && character < 0xA0 && character != 0x85, character == 0xFFFE, character == 0xFFFF:
 			return f.errorAt(at, "invalid YAML: the control character %U is not allowed", character)
@@ -91,7 +91,7 @@ func (f *File) checkKeys(mapping *yaml.Node) error {
 			continue
 		}
 		if first, twice := seen[key]; twice {
-			return f.Errorf(node, "key %q is there twice, first at line %d", key.value, first.Line)
+			return f.Errorf(node, "duplicate key %q, first at line %d", key.value, first.Line)
 		}
 		seen[key] = node
 	}

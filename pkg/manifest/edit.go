@@ -133,7 +133,7 @@ func (f *File) ReplaceSpan(span Span, value string) error {
 		return f.replaceText(span, f.quoteIfNeeded(span, value))
 	}
 	if strings.Trim(value, plainCharacters) != "" && span.Start >= 0 && span.Start <= span.End && span.End <= len(f.data) {
-		return f.errorAt(span.Start, "%s cannot be put here: it has characters that image references do not have", quoteShort(value))
+		return f.errorAt(span.Start, "%s cannot be written here: it has characters that are not allowed in image references", quoteShort(value))
 	}
 	return f.replaceText(span, value)
 }
@@ -185,11 +185,11 @@ func (f *File) EditedBytes() ([]byte, error) {
 	}
 	after, err := Parse(f.Name, data)
 	if err != nil || len(after.Documents) != len(f.Documents) {
-		return nil, f.Errorf(nil, "cannot hold the address of a registry in brackets: %v", err)
+		return nil, f.Errorf(nil, "cannot hold a registry address in brackets: %v", err)
 	}
 	for i, doc := range f.Documents {
 		if at := f.firstChange(doc, after.Documents[i]); at != nil {
-			return nil, f.Errorf(at, "cannot hold the address of a registry in brackets")
+			return nil, f.Errorf(at, "cannot hold a registry address in brackets")
 		}
 	}
 	return data, nil

@@ -70,7 +70,7 @@ func (f *File) SetMetadata(resource *yaml.Node, add Metadata) error {
 }
 
 func (f *File) unwritableError(node *yaml.Node) error {
-	return f.Errorf(node, "is written in a form that nothing can be added to in place")
+	return f.Errorf(node, "is written in a form that cannot be extended in place")
 }
 
 func isEmpty(value *yaml.Node) bool {

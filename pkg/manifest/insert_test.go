@@ -52,11 +52,11 @@ func TestSetMetadata(t *testing.T) {
 func TestSetMetadataRefuses(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		"x: &m {name: a}\nmetadata: *m\n":                         "f.yaml:2:11: is written in a form that nothing can be added to in place",
-		"x: &m {b: c}\nmetadata:\n  name: a\n  annotations: *m\n": "f.yaml:4:16: is written in a form that nothing can be added to in place",
-		"metadata:\n  name: a\n  annotations: text\n":             "f.yaml:3:16: is written in a form that nothing can be added to in place",
+		"x: &m {name: a}\nmetadata: *m\n":                         "f.yaml:2:11: is written in a form that cannot be extended in place",
+		"x: &m {b: c}\nmetadata:\n  name: a\n  annotations: *m\n": "f.yaml:4:16: is written in a form that cannot be extended in place",
+		"metadata:\n  name: a\n  annotations: text\n":             "f.yaml:3:16: is written in a form that cannot be extended in place",
 		"kind: K\n":                    "f.yaml:1:1: metadata is missing",
-		"metadata:\n  ? name\n  : a\n": "f.yaml:2:5: is written in a form that nothing can be added to in place",
+		"metadata:\n  ? name\n  : a\n": "f.yaml:2:5: is written in a form that cannot be extended in place",
 	} {
 		f := parse(t, in)
 		err := f.SetMetadata(f.Documents[0], manifest.Metadata{Annotations: map[string]string{"x/y": "1"}})

@@ -29,7 +29,7 @@ func DecodeMetadata(name string, data []byte, into any) error {
 
 func checkMetadata(data []byte) error {
 	if len(data) > oci.MaxMetadataFile {
-		return fmt.Errorf("%d bytes, of at most %d: %w", len(data), oci.MaxMetadataFile, oci.ErrTooLarge)
+		return fmt.Errorf("%d bytes, the limit is %d: %w", len(data), oci.MaxMetadataFile, oci.ErrTooLarge)
 	}
 	nodes := 0
 	for _, c := range data {

@@ -99,7 +99,7 @@ func (d *keyDropper) dropRepeated(node *yaml.Node) error {
 
 // dropPair takes out what stands between a key and the next one.
 func (d *keyDropper) dropPair(key, next, last *yaml.Node) error {
-	problem := d.file.Errorf(last, "key %q is there twice, first at line %d", key.Value, key.Line)
+	problem := d.file.Errorf(last, "duplicate key %q, first at line %d", key.Value, key.Line)
 	start, known := d.file.offsetOf(key.Line, key.Column)
 	end, knowsEnd := d.file.offsetOf(next.Line, next.Column)
 	if !known || !knowsEnd || end < start {

@@ -8,7 +8,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Of a key that is there twice the last value stays, and every byte of the rest.
+// Of a duplicate key the last value stays, and every byte of the rest.
 func TestDropRepeated(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ data, want, dropped string }{
@@ -36,8 +36,8 @@ func TestDropRepeated(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct{ data, want string }{
-		"an anchor that goes": {"a: &x 1\na: 2\nb: *x\n", `f:2:1: key "a" is there twice, first at line 1`},
-		"a mapping of a key":  {"? a\n: 1\na: 2\n", `f:3:1: key "a" is there twice, first at line 1`},
+		"an anchor that goes": {"a: &x 1\na: 2\nb: *x\n", `f:2:1: duplicate key "a", first at line 1`},
+		"a mapping of a key":  {"? a\n: 1\na: 2\n", `f:3:1: duplicate key "a", first at line 1`},
 	} {
 		if got, _, err := manifest.DropRepeated("f", []byte(c.data)); err == nil || err.Error() != c.want {
 			t.Errorf("%s: %v\n%s", name, err, got)

@@ -23,7 +23,7 @@ func ParseStrict(name string, data []byte, into any) (*File, error) {
 	case 0:
 		return nil, &Error{File: name, Problem: "the file is empty"}
 	default:
-		return nil, f.Errorf(f.Documents[1], "want one document, this is the second")
+		return nil, f.Errorf(f.Documents[1], "want a single document, this is the second")
 	}
 	root := f.Documents[0]
 	if err := f.checkFields(root, reflect.TypeOf(into).Elem()); err != nil {

@@ -29,11 +29,11 @@ func (v Values) Node() *yaml.Node { return v.root }
 // UnmarshalYAML takes a mapping as it is written.
 func (v *Values) UnmarshalYAML(node *yaml.Node) error {
 	if node.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: values are a mapping", node.Line)
+		return fmt.Errorf("line %d: values must be a mapping", node.Line)
 	}
 	expanded, ok := ExpandAliases(node)
 	if !ok {
-		return fmt.Errorf("line %d: the values have over %d parts with their aliases", node.Line, MaxValues)
+		return fmt.Errorf("line %d: values have more than %d parts with their aliases expanded", node.Line, MaxValues)
 	}
 	v.root = expanded
 	return nil
@@ -232,7 +232,7 @@ func yieldOddKeys(node *yaml.Node, yield func(*yaml.Node, string) bool) bool {
 func CheckKeys(values *yaml.Node, nameOf func(key *yaml.Node) string) error {
 	for key, kind := range OddKeys(values) {
 		e := &Error{File: nameOf(key), Line: key.Line, Column: key.Column}
-		e.Problem = fmt.Sprintf("key %s is %s, and ytt takes only text as keys", key.Value, kind)
+		e.Problem = fmt.Sprintf("key %s is %s, but ytt accepts only text as keys", key.Value, kind)
 		if key.Kind == yaml.ScalarNode {
 			e.Hint = fmt.Sprintf("write it in quotes: %q", key.Value)
 		}

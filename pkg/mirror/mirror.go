@@ -59,7 +59,7 @@ func ConfigFiles(runtime string, c Config) ([]File, error) {
 		return nil, fmt.Errorf("mirror %q: want REGISTRY or REGISTRY/PATH", c.Mirror)
 	}
 	if len(c.Registries) == 0 {
-		return nil, fmt.Errorf("there are no registries to mirror")
+		return nil, fmt.Errorf("no registries to mirror")
 	}
 	c.Registries = slices.Clone(c.Registries)
 	slices.Sort(c.Registries)
@@ -80,7 +80,7 @@ func ConfigFiles(runtime string, c Config) ([]File, error) {
 	case "openshift":
 		return c.openshiftFiles()
 	}
-	return nil, fmt.Errorf("runtime %q is unknown", runtime)
+	return nil, fmt.Errorf("unknown runtime %q", runtime)
 }
 
 // registryPath returns where the mirror keeps a registry's images, without the mirror's host.

@@ -23,7 +23,7 @@ type BudgetError struct {
 func (e *BudgetError) Is(err error) bool { return err == ErrTooLarge }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("content takes more than the %d MiB of memory that one operation has for it", e.Limit>>20)
+	return fmt.Sprintf("content exceeds the memory limit of %d MiB for one operation", e.Limit>>20)
 }
 
 type (

@@ -26,7 +26,7 @@ func ReadIndex(r io.Reader) (ocispec.Index, error) {
 		}
 		field, _ := token.(string) // a key, or it would be an error
 		if seen[field] {
-			return index, fmt.Errorf("field %q is there twice", field)
+			return index, fmt.Errorf("duplicate field %q", field)
 		}
 		seen[field] = true
 		if err := readField(decoder, field, &index); err != nil {
@@ -37,7 +37,7 @@ func ReadIndex(r io.Reader) (ocispec.Index, error) {
 		return index, err
 	}
 	if _, err := decoder.Token(); err != io.EOF {
-		return index, errors.Join(errors.New("something follows the end"), err)
+		return index, errors.Join(errors.New("trailing data"), err)
 	}
 	return index, nil
 }

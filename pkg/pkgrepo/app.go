@@ -178,13 +178,13 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (templateStep, s
 	options := cmp.Or(s.Helm, &bundle.Helm{})
 	switch {
 	case len(s.Overlays) > 0:
-		return templateStep{}, "overlays over a chart that the target renders: kapp-controller gives values to the first engine only"
+		return templateStep{}, "overlays over a chart that the target renders: kapp-controller passes values to the first engine only"
 	case options.CreateNamespace:
-		return templateStep{}, "a chart that the target renders has helm.createNamespace, which kapp-controller has not"
+		return templateStep{}, "a chart that the target renders has helm.createNamespace, which kapp-controller does not support"
 	}
 	for _, f := range b.Files {
 		if match := lifecycle.FindSubmatch(f.Data); match != nil && strings.HasPrefix(f.Path, at+"/") && strings.Contains(f.Path, "/templates/") {
-			what := "hooks or tests, which kapp-controller would install with the rest"
+			what := "hooks or tests, which kapp-controller would install like resources"
 			if string(match[1]) == "resource-policy" {
 				what = "resources to keep, which kapp-controller would delete"
 			}

@@ -29,7 +29,7 @@ func BuildCatalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 			return nil, fmt.Errorf("%s %s: %w", r.Metadata().Name, r.Metadata().Version, err)
 		}
 		if name := runtimes[0].Metadata().Name; r.Metadata().Name != name {
-			return nil, fmt.Errorf("%s is another product than %s: a catalogue has versions of one runtime", r.Metadata().Name, name)
+			return nil, fmt.Errorf("%s is not %s: a catalogue holds versions of a single runtime", r.Metadata().Name, name)
 		}
 		all = append(all, versioned{r, v})
 	}
@@ -48,7 +48,7 @@ func BuildCatalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 	for _, r := range all {
 		m, digest := r.Metadata(), r.Descriptor.Digest.String()
 		if slices.ContainsFunc(made.Catalogue.Runtimes, func(l bundle.LockedRuntime) bool { return l.Version == m.Version && l.Digest != digest }) {
-			return nil, fmt.Errorf("%s %s is there twice, as different artifacts", m.Name, m.Version)
+			return nil, fmt.Errorf("%s %s occurs twice with different content", m.Name, m.Version)
 		}
 		made.Catalogue.Runtimes = append(made.Catalogue.Runtimes, bundle.LockedRuntime{Name: m.Name, Version: m.Version, Digest: digest})
 		for _, f := range r.AllFiles() {
@@ -64,7 +64,7 @@ func BuildCatalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 				one.of = m.Version
 				first, twice := known[f.Path]
 				if twice && first.digest != one.digest {
-					return nil, fmt.Errorf("%s is %s in %s %s, and %s in %s: a version has one content", strings.TrimSuffix(strings.TrimPrefix(f.Path, bundle.PackagesDir+"/"), ".yml"),
+					return nil, fmt.Errorf("%s is %s in %s %s, but %s in %s: a version cannot have different content", strings.TrimSuffix(strings.TrimPrefix(f.Path, bundle.PackagesDir+"/"), ".yml"),
 						shortenDigest(first.digest), m.Name, first.of, shortenDigest(one.digest), one.of)
 				}
 				if !twice {
@@ -81,7 +81,7 @@ func BuildCatalogue(runtimes []*bundle.Artifact) (*bundle.Content, error) {
 		}
 	}
 	if len(known) == 0 {
-		return nil, fmt.Errorf("%s has no packages: none of its bundles can be one, or an older krtpkg built it", newest.Name)
+		return nil, fmt.Errorf("%s has no packages: none of its bundles can be a package, or an older krtpkg built it", newest.Name)
 	}
 	for _, f := range metadata {
 		made.Files = append(made.Files, f)

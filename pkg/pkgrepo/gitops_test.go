@@ -83,10 +83,10 @@ func TestGitOpsOfCharts(t *testing.T) {
 		"install": {hook("post-install", ""), "hook Pod web (post-install) is a Pod, which Flux cannot run again", ""},
 		"none":    {pod, "", ""},
 		"its own namespace": {"apiVersion: v1\nkind: Namespace\nmetadata: {name: ns}\n---\n" + hookOf("ConfigMap", "one", "ns", "before-0", "pre-install,pre-upgrade", ""),
-			"", "it has hooks that come before all else, in namespace ns, which it makes itself"},
+			"", "it has hooks before all resources in namespace ns, which it creates itself"},
 		"for a while": {hookOf("Job", "one", "ns", "after-0", "post-install,post-upgrade", "ttlSecondsAfterFinished: 1"),
-			"hook Job one (post-install, post-upgrade) deletes itself when it is done, and Flux would run it again and again", ""},
-		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines", "Wheel one without a namespace belongs in ns if it has a namespace, which no bundle of the runtime defines"},
+			"hook Job one (post-install, post-upgrade) deletes itself when done, so Flux would run it again and again", ""},
+		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs in ns if it is namespaced, but no bundle of the runtime defines its kind", "Wheel one without a namespace belongs in ns if it is namespaced, but no bundle of the runtime defines its kind"},
 	} {
 		b := one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", c.file))
 		b.Manifest = plain(t).Manifest
@@ -125,8 +125,8 @@ func TestNotPlain(t *testing.T) {
 		{"Pod web is both in config/m/a.yaml and in config/m/b.yaml", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod), file("config/m/b.yaml", pod))},
 		{"a patch of Pod web without a namespace is one of Pod web in other as well", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: web, namespace: other}", 1)), file("config/m/b.yaml", pod))},
-		{"it holds no resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", "# nothing\n"))},
-		{"config/m/a.yaml:9: an image in what is merged from elsewhere cannot be patched", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+		{"has no resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", "# nothing\n"))},
+		{"config/m/a.yaml:9: an image in merged YAML cannot be patched", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nx: &x {image: \"ghcr.io/example/web:1.0\"}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{<<: {image: \"ghcr.io/example/web:1.0\"}, name: p}]}\n"))},
 	} {
 		lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}

@@ -57,7 +57,7 @@ func earlyHooks(files []*manifest.File) string {
 	}
 	for r := range allResources(files) {
 		if name := manifest.GetText(manifest.GetValue(r, "metadata"), "name"); manifest.GetText(r, "kind") == "Namespace" && before[name] {
-			return fmt.Sprintf("it has hooks that come before all else, in namespace %s, which it makes itself", name)
+			return fmt.Sprintf("it has hooks before all resources in namespace %s, which it creates itself", name)
 		}
 	}
 	return ""
@@ -72,7 +72,7 @@ func fluxHooks(files []*manifest.File) string {
 		case manifest.GetText(h.node, "kind") == "Pod":
 			return fmt.Sprintf("hook %s is a Pod, which Flux cannot run again", h)
 		case manifest.GetValue(manifest.GetValue(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
-			return fmt.Sprintf("hook %s deletes itself when it is done, and Flux would run it again and again", h)
+			return fmt.Sprintf("hook %s deletes itself when done, so Flux would run it again and again", h)
 		}
 	}
 	return ""
@@ -225,7 +225,7 @@ func packageHooks(files []*manifest.File) string {
 		case !h.runsAt("pre-install", "post-install"):
 			return fmt.Sprintf("hook %s is for upgrades only, and kapp-controller would run it at the install", h)
 		case manifest.GetValue(manifest.GetValue(h.node, "spec"), "ttlSecondsAfterFinished") != nil:
-			return fmt.Sprintf("hook %s deletes itself when it is done, and kapp-controller would run it again and again", h)
+			return fmt.Sprintf("hook %s deletes itself when done, so kapp-controller would run it again and again", h)
 		}
 	}
 	return ""
@@ -264,6 +264,6 @@ func DefaultNamespace(ctx context.Context, b *bundle.Content, defined render.Sco
 	case 1:
 		return all[0], "", nil
 	}
-	return "", fmt.Sprintf("resources that name no namespace belong in %s and in %s, and a PackageInstall has one for all",
+	return "", fmt.Sprintf("resources without a namespace belong to %s and to %s, but a PackageInstall has only one",
 		cmp.Or(all[0], "its own"), all[1]), nil
 }

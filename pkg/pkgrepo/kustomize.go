@@ -136,14 +136,14 @@ func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reaso
 			for k, item := range items {
 				var operations []patchOperation
 				if at := diffTexts(item, changed[k], "", &operations); at != nil {
-					return nil, fmt.Sprintf("%s:%d: an image in what is merged from elsewhere cannot be patched", before.Name, at.Line), nil
+					return nil, fmt.Sprintf("%s:%d: an image in merged YAML cannot be patched", before.Name, at.Line), nil
 				}
 				target := targetOf(item)
 				if target.Namespace == "" {
 					namespaced, isKnown := known.ScopeOf(item)
 					own := namespaceOf(b.Bundle, before.Name)
 					if !isKnown && own != "" {
-						return nil, fmt.Sprintf("%s belongs in %s if it has a namespace, which no bundle of the runtime defines", target, own), nil
+						return nil, fmt.Sprintf("%s belongs to namespace %s if it is namespaced, but no bundle of the runtime defines its kind", target, own), nil
 					}
 					if namespaced {
 						operations = append(operations, patchOperation{"add", "/metadata/namespace", cmp.Or(own, defaultNamespace)})
@@ -160,7 +160,7 @@ func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reaso
 					continue
 				}
 				if other, twice := all.ambiguousTarget(target); twice {
-					return nil, fmt.Sprintf("a patch of %s is one of %s as well", target, other), nil
+					return nil, fmt.Sprintf("a patch of %s also matches %s", target, other), nil
 				}
 				text, err := encodeCompact(operations)
 				if err != nil {

@@ -240,7 +240,7 @@ func packageOf(ctx context.Context, b *Bundle) (packageSpec, string, error) {
 	if b.Bundle.Spec.Kubernetes != "" {
 		constraints, err := convertConstraints(b.Bundle.Spec.Kubernetes)
 		if err != nil {
-			return spec, fmt.Sprintf("its range of Kubernetes versions cannot be said to kapp-controller: %v", err), nil
+			return spec, fmt.Sprintf("its range of Kubernetes versions cannot be expressed for kapp-controller: %v", err), nil
 		}
 		spec.Kubernetes = &versionSelection{constraints}
 	}
@@ -258,7 +258,7 @@ func packageOf(ctx context.Context, b *Bundle) (packageSpec, string, error) {
 	}
 	if node != nil {
 		if at := imageKey(node); at != nil {
-			return spec, fmt.Sprintf("the schema of its values has an image %q as a default, which kapp-controller would take for one to fetch", at.Value), nil
+			return spec, fmt.Sprintf("its values schema has the image %q as a default, which kapp-controller would fetch", at.Value), nil
 		}
 		spec.ValuesSchema = &valuesSchema{node}
 	}

@@ -106,7 +106,7 @@ func TestLeft(t *testing.T) {
 			file("config/m/a.yaml", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: a}\nspec: {image: none}\n")}},
 		{"two templates", "the target renders several of its sources", "  layer: 6\n  sources: [{dir: a, template: ytt}, {dir: b, template: ytt}]\n", []bundle.File{
 			file("config/a/a.yaml", pod), file("config/b/b.yaml", pod)}},
-		{"a chart with tests", "has hooks or tests, which kapp-controller would install with the rest: templates/a.yaml", "  layer: 6\n  sources: [{dir: c, template: helm, render: target}]\n", []bundle.File{
+		{"a chart with tests", "has hooks or tests, which kapp-controller would install like resources: templates/a.yaml", "  layer: 6\n  sources: [{dir: c, template: helm, render: target}]\n", []bundle.File{
 			file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"),
 			file("config/c/templates/a.yaml", strings.Replace(pod, "metadata: {", "metadata: {annotations: {\"helm.sh/hook\": test}, ", 1))}},
 		{"a chart that keeps", "has resources to keep, which kapp-controller would delete: templates/a.yaml", "  layer: 6\n  sources: [{dir: c, template: helm, render: target}]\n", []bundle.File{
@@ -116,9 +116,9 @@ func TestLeft(t *testing.T) {
 			file("config/m/a.yaml", hook("post-upgrade", ""))}},
 		{"a hook that deletes itself", "hook Pod web (pre-install, pre-upgrade) deletes itself", "  layer: 6\n  sources: [{dir: m}]\n", []bundle.File{
 			file("config/m/a.yaml", hook("pre-install,pre-upgrade", "ttlSecondsAfterFinished: 5, "))}},
-		{"two namespaces", "resources that name no namespace belong in its own and in ns", "  layer: 6\n  sources: [{dir: c, template: helm, render: target, helm: {namespace: ns}}, {dir: m}]\n", []bundle.File{
+		{"two namespaces", "resources without a namespace belong to its own and in ns", "  layer: 6\n  sources: [{dir: c, template: helm, render: target, helm: {namespace: ns}}, {dir: m}]\n", []bundle.File{
 			file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"), file("config/c/templates/a.yaml", pod), file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: other}", 1))}},
-		{"an image in the schema", "the schema of its values has an image", "  layer: 6\n  sources: [{dir: a, template: ytt}]\n", []bundle.File{
+		{"an image in the schema", "its values schema has the image", "  layer: 6\n  sources: [{dir: a, template: ytt}]\n", []bundle.File{
 			file("config/a/schema.yaml", "#@data/values-schema\n---\n#@schema/default [{\"image\": \"nginx\"}]\nall:\n- image: \"\"\n"), file("config/a/a.yaml", pod)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

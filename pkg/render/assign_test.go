@@ -74,9 +74,9 @@ func TestAssignmentsRefuse(t *testing.T) {
 		".a=1":               `".a" is no path to a value`,
 		"web..a=1":           `"web..a" is no path to a value`,
 		"web.a={":            "web.a:",
-		"web.a={b: 1, b: 2}": `key "b" is there twice`,
+		"web.a={b: 1, b: 2}": `duplicate key "b"`,
 		"web.a=1\n---\n2":    "web.a: a value is one document",
-		"web.a=&a [*a]":      "web.a:1:5: alias *a stands within its own anchor",
+		"web.a=&a [*a]":      "web.a:1:5: alias *a is inside its own anchor",
 	} {
 		if _, err := render.ParseAssignment(text, true); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", text, err, want)

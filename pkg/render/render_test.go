@@ -182,11 +182,11 @@ func TestRenderingChangesNothing(t *testing.T) {
 func TestParseValuesRefuses(t *testing.T) {
 	t.Parallel()
 	for data, want := range map[string]string{
-		"- a\n":                 "site.yaml:1:1: values are a mapping from bundle names to their values",
+		"- a\n":                 "site.yaml:1:1: values must be a mapping from bundle names to their values",
 		"web: 1\n":              `site.yaml:1:6: the values of bundle "web" are no mapping`,
 		"web: {}\n---\nb: {}\n": "site.yaml:3:1: a values file is one document, this is the second",
-		"web: {}\nweb: {}\n":    `site.yaml:2:1: key "web" is there twice, first at line 1`,
-		"web: &w {a: *w}\n":     `site.yaml:1:13: alias *w stands within its own anchor`,
+		"web: {}\nweb: {}\n":    `site.yaml:2:1: duplicate key "web", first at line 1`,
+		"web: &w {a: *w}\n":     `site.yaml:1:13: alias *w is inside its own anchor`,
 		"web: {\n":              "site.yaml:2: invalid YAML: did not find expected node content",
 	} {
 		if _, err := render.ParseValues("site.yaml", []byte(data)); err == nil || err.Error() != want {

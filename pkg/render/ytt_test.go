@@ -71,7 +71,7 @@ func TestOverlaysRefuse(t *testing.T) {
 		plain, overlays []bundle.File
 		want            string
 	}{
-		"a key twice":     {files("p.yaml", "a: 1\na: 2\n"), files("o.yaml", overlay), `p.yaml:2:1: key "a" is there twice`},
+		"a key twice":     {files("p.yaml", "a: 1\na: 2\n"), files("o.yaml", overlay), `p.yaml:2:1: duplicate key "a"`},
 		"nothing matches": {files("p.yaml", pod), files("o.yaml", strings.Replace(overlay, "overlay.all", "overlay.subset({\"kind\": \"X\"})", 1)), "o.yaml"},
 		"a name twice":    {files("p.yaml", pod), files("p.yaml", "a: 1\n"), "p.yaml is a file of the source and an overlay that adds resources: rename the overlay"},
 	} {

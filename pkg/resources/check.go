@@ -43,7 +43,7 @@ func CheckFiles(files []File) error {
 			}
 			key := kappres.NewUniqueResourceKey(r).String()
 			if other, twice := first[key]; twice && !other.Equal(r) {
-				return f.Errorf(written[i], "%s is there twice with different content, first at %s", describeResource(r), other.at)
+				return f.Errorf(written[i], "%s occurs twice with different content, first at %s", describeResource(r), other.at)
 			} else if !twice {
 				at := f.Errorf(written[i], "")
 				first[key] = placedResource{r, fmt.Sprintf("%s:%d", at.File, at.Line)}
@@ -65,11 +65,11 @@ func (f File) writtenResources() (all []*yaml.Node, err error) {
 		items := findValue(doc, "items")
 		kind := textValue(doc, "kind")
 		if items != nil && items.Kind == yaml.SequenceNode && !strings.HasSuffix(kind, "List") {
-			return nil, f.Errorf(items, "%s has a list of items, and kapp takes that for resources: nothing else of it would be applied", kind)
+			return nil, f.Errorf(items, "%s has a list of items, which kapp reads as resources: nothing else of it would be applied", kind)
 		}
 		for _, item := range manifest.ListItems(doc) {
 			if item != doc && strings.HasSuffix(textValue(item, "kind"), "List") && findValue(item, "items") != nil {
-				return nil, f.Errorf(item, "a list inside a list, which kapp does not take apart")
+				return nil, f.Errorf(item, "a list inside a list, which kapp does not expand")
 			}
 			all = append(all, item)
 		}
@@ -105,16 +105,16 @@ func (f File) differenceError(written []*yaml.Node, i int, what string) *manifes
 	problem := f.Errorf(at, "kapp %s", what)
 	switch {
 	case loneReturn.Match(f.Data):
-		problem.Hint = "lines end in CR alone: end them in LF"
+		problem.Hint = "lines end in CR: use LF"
 	case strings.Contains(what, "document separator"):
 		if found := crowded.FindIndex(f.Data); found != nil {
 			problem.Line, problem.Column = f.Position(found[0])
 		}
 		problem.Hint = "begin the document on the line after ---"
 	case bytes.HasPrefix(f.Data, []byte("%")) || bytes.Contains(f.Data, []byte("\n%")):
-		problem.Hint = "leave out the % directive"
+		problem.Hint = "remove the % directive"
 	case infinite.Match(f.Data) && strings.Contains(what, "unsupported value"):
-		problem.Hint = "JSON has no infinity and no NaN"
+		problem.Hint = "JSON has neither infinity nor NaN"
 	}
 	return problem
 }
@@ -132,12 +132,12 @@ func (f File) checkResource(node *yaml.Node, r kappres.Resource) error {
 	isEmpty := name == nil || isNull(name) || name.Kind == yaml.ScalarNode && name.Value == ""
 	switch {
 	case r.Kind() == "" || r.APIVersion() == "":
-		return f.Errorf(node, "a resource of a list has no kind or no apiVersion, and kapp does not take them from the list")
+		return f.Errorf(node, "a resource of a list has no kind or apiVersion, and kapp does not inherit them from the list")
 	case isConfig(r):
 		return nil
 	case hasName(r):
 	case findValue(metadata, "generateName") != nil:
-		problem := f.Errorf(node, "%s has generateName: each apply would make another one", r.Kind())
+		problem := f.Errorf(node, "%s has generateName: each apply would create another one", r.Kind())
 		problem.Hint = "give it a name"
 		return problem
 	case isEmpty && !f.Unset:

@@ -35,20 +35,20 @@ func TestCheckRefuses(t *testing.T) {
 		one + "--- !!map\n" + two:                                                           "f.yaml:5:1: kapp cannot read this: invalid Yaml document separator: !!map (begin",
 		"--- !!map\n" + one + "--- !!map\n" + two:                                           "f.yaml:1:1: kapp cannot read this: invalid Yaml document separator: !!map (begin the document on the line after ---)",
 		one + "--- &a\n" + two:                                                              "f.yaml:5:1: kapp cannot read this: invalid Yaml document separator: &a",
-		"%YAML 1.1\n---\n" + one:                                                            "f.yaml:3:1: kapp cannot read this: yaml: line 1: did not find expected <document start> (leave out the % directive)",
-		"%TAG ! tag:x,2000:\n---\n" + one:                                                   "(leave out the % directive)",
-		strings.ReplaceAll(one+"---\n"+two, "\n", "\r"):                                     "f.yaml:6:1: kapp reads 1 resources of the file's 2 (lines end in CR alone: end them in LF)",
-		one + "---\r" + two:                                                                 "(lines end in CR alone: end them in LF)",
-		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .inf}\n":               "f.yaml:1:1: kapp cannot read this: json: unsupported value: +Inf (JSON has no infinity and no NaN)",
+		"%YAML 1.1\n---\n" + one:                                                            "f.yaml:3:1: kapp cannot read this: yaml: line 1: did not find expected <document start> (remove the % directive)",
+		"%TAG ! tag:x,2000:\n---\n" + one:                                                   "(remove the % directive)",
+		strings.ReplaceAll(one+"---\n"+two, "\n", "\r"):                                     "f.yaml:6:1: kapp reads 1 resources of the file's 2 (lines end in CR: use LF)",
+		one + "---\r" + two:                                                                 "(lines end in CR: use LF)",
+		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .inf}\n":               "f.yaml:1:1: kapp cannot read this: json: unsupported value: +Inf (JSON has neither infinity nor NaN)",
 		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {max: .nan}\n":               "unsupported value: NaN",
 		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {~: a}\n":                    "unsupported map key",
 		"apiVersion: x/v1\nkind: A\nmetadata: {name: a}\nspec: {[a]: a}\n":                  "f.yaml:1:1: kapp cannot read this: yaml: invalid map key",
-		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: [soup, fish]\n":          "f.yaml:4:8: Menu has a list of items, and kapp takes that for resources: nothing else of it would be applied",
+		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: [soup, fish]\n":          "f.yaml:4:8: Menu has a list of items, which kapp reads as resources: nothing else of it would be applied",
 		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: [{a: 1}]\n":              "f.yaml:4:8: Menu has a list of items",
 		"apiVersion: x/v1\nkind: Menu\nmetadata: {name: a}\nitems: []\n":                    "f.yaml:4:8: Menu has a list of items",
 		"apiVersion: x/v1\nkind: WishList\nmetadata: {name: a}\nitems: [boat]\n":            "items member is not an object",
-		"apiVersion: x/v1\nkind: WishList\nmetadata: {name: a}\nitems: [{size: 1}]\n":       "f.yaml:4:9: a resource of a list has no kind or no apiVersion, and kapp does not take them from the list",
-		"apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items: []\n": "f.yaml:4:3: a list inside a list, which kapp does not take apart",
+		"apiVersion: x/v1\nkind: WishList\nmetadata: {name: a}\nitems: [{size: 1}]\n":       "f.yaml:4:9: a resource of a list has no kind or apiVersion, and kapp does not inherit them from the list",
+		"apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items: []\n": "f.yaml:4:3: a list inside a list, which kapp does not expand",
 		"apiVersion: v1\nkind: ConfigMapList\nitems:\n- metadata: {name: a}\n":              "f.yaml:4:3: a resource of a list has no kind or no apiVersion",
 		"apiVersion: v1\nkind: List\nitems: {a: 1}\n":                                       "f.yaml:1:1: List has no metadata.name",
 		"apiVersion: v1\nkind: ConfigMap\n":                                                 "f.yaml:1:1: ConfigMap has no metadata.name",
@@ -56,13 +56,13 @@ func TestCheckRefuses(t *testing.T) {
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: 5}\n":                            `f.yaml:3:18: metadata.name is not text (write it in quotes: "5")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: on}\n":                           `f.yaml:3:18: metadata.name is not text (write it in quotes: "on")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: [a]}\n":                          "f.yaml:3:18: metadata.name is not text",
-		"apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: a-}\n":                   "f.yaml:1:1: Job has generateName: each apply would make another one (give it a name)",
+		"apiVersion: batch/v1\nkind: Job\nmetadata: {generateName: a-}\n":                   "f.yaml:1:1: Job has generateName: each apply would create another one (give it a name)",
 		"apiVersion: a/b/c\nkind: A\nmetadata: {name: a}\n":                                 `f.yaml:1:1: kapp cannot read this: apiVersion "a/b/c" is not of the form group/version`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {v: 1.10}}\n":         `f.yaml:3:33: metadata.labels: v is not text (write it in quotes: "1.10")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {v: yes}}\n":     `f.yaml:3:38: metadata.annotations: v is not text (write it in quotes: "yes")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: [v]}\n":               "f.yaml:3:29: metadata.labels is not a mapping",
-		one + "---\n" + strings.Replace(one, "a: b", "a: c", 1):                             "f.yaml:6:1: ConfigMap one is there twice with different content, first at f.yaml:1",
-		one + "---\n" + strings.Replace(one, "v1", "v2", 1):                                 "f.yaml:6:1: ConfigMap one is there twice with different content, first at f.yaml:1",
+		one + "---\n" + strings.Replace(one, "a: b", "a: c", 1):                             "f.yaml:6:1: ConfigMap one occurs twice with different content, first at f.yaml:1",
+		one + "---\n" + strings.Replace(one, "v1", "v2", 1):                                 "f.yaml:6:1: ConfigMap one occurs twice with different content, first at f.yaml:1",
 	} {
 		err := resources.CheckFiles([]resources.File{parse(t, "f.yaml", data)})
 		var placed *manifest.Error
@@ -71,7 +71,7 @@ func TestCheckRefuses(t *testing.T) {
 		}
 	}
 	err := resources.CheckFiles([]resources.File{parse(t, "a.yaml", one), parse(t, "b.yaml", strings.Replace(one, "a: b", "a: c", 1))})
-	if err == nil || err.Error() != "b.yaml:1:1: ConfigMap one is there twice with different content, first at a.yaml:1" {
+	if err == nil || err.Error() != "b.yaml:1:1: ConfigMap one occurs twice with different content, first at a.yaml:1" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -37,7 +37,7 @@ func Read(manifests fs.FS) ([]kappres.Resource, error) {
 func readFile(name string, data []byte) (all []kappres.Resource, err error) {
 	defer func() {
 		if problem := recover(); problem != nil {
-			err = fmt.Errorf("%s: kapp stopped at what it cannot take: %v", name, problem)
+			err = fmt.Errorf("%s: kapp failed: %v", name, problem)
 		}
 	}()
 	// The reader loses a last line without a break that fills its buffer

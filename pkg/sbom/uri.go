@@ -41,7 +41,7 @@ func SourceURI(s *bundle.Source) (string, error) {
 		uri = "file:" + (&url.URL{Path: cmp.Or(s.Dir, s.File, s.Archive)}).EscapedPath()
 	}
 	if uri == "" {
-		return "", fmt.Errorf("source %q is nowhere: it has no URL", s.Name())
+		return "", fmt.Errorf("source %q has no URL", s.Name())
 	}
 	return uri, nil
 }

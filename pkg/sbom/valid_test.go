@@ -67,7 +67,7 @@ func validCycloneDX(t *testing.T, data []byte) {
 	refs := []string{bom.Metadata.Component.BOMRef}
 	for _, c := range *bom.Components {
 		if slices.Contains(refs, c.BOMRef) {
-			t.Errorf("%s is there twice", c.BOMRef)
+			t.Errorf("%s", c.BOMRef)
 		}
 		refs = append(refs, c.BOMRef)
 	}

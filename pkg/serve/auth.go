@@ -62,10 +62,10 @@ func KeepOutPages(next http.Handler, local bool) http.Handler {
 		switch {
 		case isOfAnotherSite(r):
 			refuseBody(w, r)
-			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "pages of other sites have no access"})
+			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "access from other sites is not allowed"})
 		case local && !isLoopback(r.Host):
 			refuseBody(w, r)
-			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "this registry is localhost, and has no other name"})
+			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "this registry is only reachable as localhost"})
 		default:
 			next.ServeHTTP(w, r)
 		}
@@ -127,7 +127,7 @@ func LoadPasswords(r io.Reader) (Login, error) {
 		user, hash, _ := strings.Cut(line, ":")
 		cost, err := bcrypt.Cost([]byte(hash))
 		if err != nil {
-			return nil, fmt.Errorf("line %d: user %q has no bcrypt hash: make it with htpasswd -B", n, user)
+			return nil, fmt.Errorf("line %d: user %q has no bcrypt hash: create it with htpasswd -B", n, user)
 		}
 		p.hashes[user], p.dummyHashes[cost] = []byte(hash), []byte(hash)
 	}
@@ -135,7 +135,7 @@ func LoadPasswords(r io.Reader) (Login, error) {
 		return nil, err
 	}
 	if len(p.hashes) == 0 {
-		return nil, errors.New("it names no user")
+		return nil, errors.New("no users found")
 	}
 	p.costs = slices.Sorted(maps.Keys(p.dummyHashes))
 	return p.checkLogin, nil

@@ -47,7 +47,7 @@ func TestPasswords(t *testing.T) {
 		all.Wait()
 	}
 	for text, want := range map[string]string{
-		"":                                "names no user",
+		"":                                "no users found",
 		"a:secret":                        `line 1: user "a" has no bcrypt hash`,
 		"\na:$apr1$x$y":                   `line 2: user "a"`,
 		"a":                               `line 1: user "a"`,

@@ -61,7 +61,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) handleRequest(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		return &registryError{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry can only be read"}
+		return &registryError{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry is read-only"}
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/v2/")
 	switch {
@@ -279,7 +279,7 @@ func replyData(w http.ResponseWriter, r *http.Request, mediaType string, data []
 }
 
 func replyError(w http.ResponseWriter, r *http.Request, err error) {
-	p := &registryError{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged, or no longer there"}
+	p := &registryError{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged or was removed"}
 	errors.As(err, &p)
 	data, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": p.code, "message": p.message}}})
 	if err != nil {

@@ -105,7 +105,7 @@ func (s *Server) Roots() []Root { return s.roots }
 
 func (s *Server) addRoot(store Store, source transfer.Source, name string) error {
 	if !isRepository(name) {
-		return fmt.Errorf("%q is not a name of a repository", name)
+		return fmt.Errorf("%q is not a repository name", name)
 	}
 	r := repositoryNamed(s.repositories, name)
 	if !slices.Contains(r.stores, store) {
@@ -117,7 +117,7 @@ func (s *Server) addRoot(store Store, source transfer.Source, name string) error
 			r.tags[tag] = source.Root.Digest
 			s.roots = append(s.roots, Root{name, tag, source.Root.Digest})
 		case other != source.Root.Digest:
-			return fmt.Errorf("%s:%s is %s, and %s too", name, tag, other, source.Root.Digest)
+			return fmt.Errorf("%s:%s is both %s and %s", name, tag, other, source.Root.Digest)
 		}
 	}
 	return nil

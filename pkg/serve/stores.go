@@ -47,7 +47,7 @@ func (e *LackingError) Error() string {
 	if len(e.Base) > 0 {
 		rest = strings.Join(e.Base, ", ")
 	}
-	return fmt.Sprintf("%s lacks %d blobs, %s among them: serve %s next to it", e.Store, len(e.Missing), e.Missing[0], rest)
+	return fmt.Sprintf("%s lacks %d blobs, the first is %s: serve %s next to it", e.Store, len(e.Missing), e.Missing[0], rest)
 }
 
 // Unwrap is how package transfer calls the same.

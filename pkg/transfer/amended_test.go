@@ -133,14 +133,14 @@ func TestAmendRefuses(t *testing.T) {
 	if err != nil || len(volumes) < 2 {
 		t.Fatalf("%d volumes, %v", len(volumes), err)
 	}
-	if _, err := archive.OpenAmendment(export(t, plan, volumes[0])); err == nil || !strings.Contains(err.Error(), "attach before it is split") {
+	if _, err := archive.OpenAmendment(export(t, plan, volumes[0])); err == nil || !strings.Contains(err.Error(), "attach before splitting") {
 		t.Errorf("a volume: %v", err)
 	}
 	compressed := filepath.Join(t.TempDir(), "edge.tar")
 	if _, err := archive.WriteFile(t.Context(), compressed, plan.ArchiveContents(nil, nil), plan, archive.Options{Compress: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := archive.OpenAmendment(compressed); err == nil || !strings.Contains(err.Error(), "compressed as a whole") {
+	if _, err := archive.OpenAmendment(compressed); err == nil || !strings.Contains(err.Error(), "the whole archive is compressed") {
 		t.Errorf("compressed: %v", err)
 	}
 

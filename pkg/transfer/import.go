@@ -232,7 +232,7 @@ func FindRoots(ctx context.Context, store oras.ReadOnlyGraphTarget) (sources []S
 		err = fmt.Errorf("%s contains no bundle or runtime", storeName(store))
 		if maker, ok := store.(interface{ MadeBy() string }); ok && maker.MadeBy() != "" {
 			err = fmt.Errorf("%w: %w", err, &archive.ForeignError{
-				Is: "a layout that was written by " + maker.MadeBy(), Hint: "krtpkg carries what krtpkg export writes; images alone go to a registry with skopeo copy, crane push or docker push",
+				Is: "a layout that was written by " + maker.MadeBy(), Hint: "krtpkg reads archives of krtpkg export; push single images with skopeo copy, crane push or docker push",
 			})
 		}
 	}

@@ -215,7 +215,7 @@ func TestMemoryBombs(t *testing.T) {
 		}, "JSON of more than 750000 values: over the limit"},
 		{"a listed manifest of 61 MB", func(b bomb) {
 			b.layout(b.blob(ocispec.MediaTypeImageIndex, fmt.Appendf(nil, emptyEntries, strings.Repeat("{},", 61_000_000/3))))
-		}, predecessors, "manifest of 61000035 bytes, of at most 4194304: over the limit"},
+		}, predecessors, "manifest of 61000035 bytes, the limit is 4194304: over the limit"},
 		{"a listed manifest of 4 MB", func(b bomb) {
 			b.layout(b.blob(ocispec.MediaTypeImageIndex, fmt.Appendf(nil, emptyEntries, strings.Repeat("{},", 4_000_000/3))))
 		}, predecessors, "JSON of more than 250000 values: over the limit"},
@@ -240,7 +240,7 @@ func TestMemoryBombs(t *testing.T) {
 				text(".krtpkg/bundle.yaml", bundleYAML("web")+strings.Repeat("- a\n", 40_000_000))), "1.0.0", ""))
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
-		}, `entry ".krtpkg/bundle.yaml" of 160000129 bytes, of at most 4194304: over the limit`},
+		}, `entry ".krtpkg/bundle.yaml" of 160000129 bytes, the limit is 4194304: over the limit`},
 		{"a bundle.yaml of 4 MB of letters", func(b bomb) {
 			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock),
 				text(".krtpkg/bundle.yaml", "spec: ["+strings.Repeat("a,", 2_000_000)+"]")), "1.0.0", ""))
@@ -278,7 +278,7 @@ func TestMemoryBombs(t *testing.T) {
 				_, err := transfer.NewPlan(ctx, []transfer.Source{{Store: s, Root: desc}}, transfer.Options{})
 				return err
 			})
-		}, `entry "config/a.yaml": content takes more than the 128 MiB of memory`},
+		}, `entry "config/a.yaml": content exceeds the memory limit of 128 MiB of memory`},
 		{"an attestation of 12 MB of empty lists", func(b bomb) {
 			payload := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://krt.example","subject":[{"digest":{"sha256":%q}}],"predicate":{"a":[%s[]]}}`,
 				root.Digest.Encoded(), strings.Repeat("[],", 4_000_000))

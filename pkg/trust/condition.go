@@ -26,7 +26,7 @@ func compileCondition(expression string) (cel.Program, error) {
 		return nil, fmt.Errorf("condition: %w", issues.Err())
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
-		return nil, fmt.Errorf("condition: it gives a %s, want true or false", t)
+		return nil, fmt.Errorf("condition: returns %s, want true or false", t)
 	}
 	return env.Program(ast, cel.CostLimit(maxCost), cel.InterruptCheckFrequency(1000))
 }
@@ -46,7 +46,7 @@ func evaluateCondition(program cel.Program, predicate json.RawMessage) (bool, er
 	}
 	yes, isBool := out.Value().(bool)
 	if !isBool {
-		return false, fmt.Errorf("it gives %v, want true or false", out.Value())
+		return false, fmt.Errorf("returned %v, want true or false", out.Value())
 	}
 	return yes, nil
 }

@@ -110,7 +110,7 @@ func (e *exporter) exportRules(emit func(*exportRule), notes func() []string, la
 	e.options.Name, e.now, e.holders = cmp.Or(e.options.Name, "krtpkg"), time.Now(), map[string]*holder{}
 	switch {
 	case !objectName.MatchString(e.options.Name):
-		return nil, fmt.Errorf("export: %q is not a name for objects: want at most 63 small letters, digits and dashes", e.options.Name)
+		return nil, fmt.Errorf("export: %q is not an object name: want at most 63 lower-case letters, digits and dashes", e.options.Name)
 	case len(e.File.Authorities) == 0:
 		return nil, errors.New("export: this policy was not read from a file")
 	}
@@ -190,7 +190,7 @@ func (e *exporter) resolveSigners(r *exportRule) (err error) {
 	for i := range all {
 		for j := range all[:i] {
 			if mayBeOne(all[j].Identity, all[i].Identity) {
-				e.recordProblem("%s: %s and %s may be one: a signature counts for the first of them alone", r.label, all[j].Name, all[i].Name)
+				e.recordProblem("%s: %s and %s may be the same signer: a signature counts only for the first", r.label, all[j].Name, all[i].Name)
 			}
 		}
 	}
@@ -327,7 +327,7 @@ func (e *exporter) readHolderFiles(h *holder) error {
 			return err
 		}
 		if key.ID() != h.Key.ID() {
-			return fmt.Errorf("%s is not the key any more that it was", h.from.Key)
+			return fmt.Errorf("%s is no longer the key that it was", h.from.Key)
 		}
 		if h.key, h.hash, err = publicPEM(text); err != nil {
 			return err

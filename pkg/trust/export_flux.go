@@ -27,7 +27,7 @@ type FluxIdentity struct{ Issuer, Subject string }
 func (p *Policy) ExportFlux(where string) (*Flux, error) {
 	r := matchRule(p.rules, where)
 	if r == nil {
-		return nil, newRefusal("%s: no rule of %s is for it", where, p.displayName())
+		return nil, newRefusal("%s: no rule of %s matches", where, p.displayName())
 	}
 	e := &exporter{Policy: p, target: "Flux"}
 	if p.combined != nil {

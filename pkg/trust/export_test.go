@@ -245,9 +245,9 @@ func TestExportFails(t *testing.T) {
 		o      trust.ExportOptions
 		want   string
 	}{
-		"name":        {p, trust.ExportOptions{Name: "Ünfit"}, "is not a name for objects"},
+		"name":        {p, trust.ExportOptions{Name: "Ünfit"}, "is not an object name"},
 		"gone":        {p, trust.ExportOptions{ReadFile: func(string) ([]byte, error) { return nil, os.ErrNotExist }}, "authority build: file does not exist"},
-		"another key": {p, trust.ExportOptions{ReadFile: func(string) ([]byte, error) { return os.ReadFile("testdata/export/d.pub") }}, "authority build: a.pub is not the key any more that it was"},
+		"another key": {p, trust.ExportOptions{ReadFile: func(string) ([]byte, error) { return os.ReadFile("testdata/export/d.pub") }}, "authority build: a.pub is no longer the key that it was"},
 		"no file":     {&trust.Policy{}, trust.ExportOptions{}, "was not read from a file"},
 		"unknown field": {exported(t, "authorities:\n- {name: one, trustedRoot: root.json, identity: {subject: x, issuer: y}}\nrules:\n- match: ['**']\n", nil),
 			trust.ExportOptions{ReadFile: func(string) ([]byte, error) {

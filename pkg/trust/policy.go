@@ -244,7 +244,7 @@ func (r *policyReader) validateFile() error {
 	case f.Kind != Kind:
 		return r.errorAt(fmt.Errorf("kind is %q, want %s", f.Kind, Kind), "kind")
 	case len(f.Authorities) == 0:
-		return r.errorAt(errors.New("authorities is empty: nobody is trusted"), "authorities")
+		return r.errorAt(errors.New("authorities is empty"), "authorities")
 	case len(f.Rules) == 0:
 		return r.errorAt(errors.New("rules is empty: want at least one, match: [\"**\"] is for everything"), "rules")
 	}
@@ -270,7 +270,7 @@ func (r *policyReader) validateFile() error {
 	}
 	for i, id := range f.Revoked.Keys {
 		if !keyID.MatchString(id) {
-			return r.errorAt(fmt.Errorf("%q is not an id of a key: want the SHA-256 of it, 64 hexadecimal digits", id), "revoked", "keys", i)
+			return r.errorAt(fmt.Errorf("%q is not a key id: want the SHA-256 of the key, 64 hexadecimal digits", id), "revoked", "keys", i)
 		}
 	}
 	for i, text := range f.Revoked.Digests {
@@ -295,9 +295,9 @@ func (r *policyReader) readAuthority(a *Authority, keys map[string]string, path 
 	case (a.Key == "") == (a.Identity == nil):
 		return r.errorAt(fmt.Errorf("authority %s: want a key or an identity", a.Name), path...)
 	case a.TrustedRoot != "" && a.Certificates+a.Timestamps != "":
-		return r.errorAt(fmt.Errorf("authority %s: a trusted root has the certificates and timestamp authorities in it", a.Name), at("trustedRoot")...)
+		return r.errorAt(fmt.Errorf("authority %s: trustedRoot cannot be combined with certificates or timestamps", a.Name), at("trustedRoot")...)
 	case !a.NotAfter.IsZero() && !a.NotAfter.After(a.NotBefore):
-		return r.errorAt(fmt.Errorf("authority %s: it ends before it begins", a.Name), at("notAfter")...)
+		return r.errorAt(fmt.Errorf("authority %s: notAfter is before notBefore", a.Name), at("notAfter")...)
 	}
 	made := &sign.Authority{
 		Name: a.Name, NotBefore: a.NotBefore, NotAfter: a.NotAfter,
@@ -313,7 +313,7 @@ func (r *policyReader) readAuthority(a *Authority, keys map[string]string, path 
 			return r.errorAt(err, at("key")...)
 		}
 		if other := keys[made.Key.ID()]; other != "" {
-			return r.errorAt(fmt.Errorf("%s has this key too: one holder would count twice", other), at("key")...)
+			return r.errorAt(fmt.Errorf("%s has the same key: one holder would count twice", other), at("key")...)
 		}
 		keys[made.Key.ID()] = a.Name
 	} else if made.Identity, err = a.Identity.compileIdentity(); err != nil {
@@ -385,7 +385,7 @@ func (r *policyReader) readText(value, inline string) ([]byte, error) {
 		return []byte(value), nil
 	}
 	if r.readFile == nil {
-		return nil, fmt.Errorf("%s: no files here", value)
+		return nil, fmt.Errorf("%s: files are not supported here", value)
 	}
 	return r.readFile(value)
 }
@@ -406,7 +406,7 @@ func (r *policyReader) readRule(from *Rule, path ...any) (*rule, error) {
 		return nil, r.errorAt(err, at("authorities")...)
 	}
 	if from.Threshold < 0 || from.Threshold > len(made.signers) {
-		return nil, r.errorAt(fmt.Errorf("threshold is %d, and there are %d to sign", from.Threshold, len(made.signers)), at("threshold")...)
+		return nil, r.errorAt(fmt.Errorf("threshold is %d, but there are %d authorities", from.Threshold, len(made.signers)), at("threshold")...)
 	}
 	for i, glob := range from.Names {
 		if !doublestar.ValidatePattern(glob) || path[0] == "images" {
@@ -423,7 +423,7 @@ func (r *policyReader) readRule(from *Rule, path ...any) (*rule, error) {
 			return nil, r.errorAt(err, at("attestations", i, "authorities")...)
 		}
 		if q.Threshold < 0 || q.Threshold > len(need.attesters) {
-			return nil, r.errorAt(fmt.Errorf("threshold is %d, and there are %d to attest", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
+			return nil, r.errorAt(fmt.Errorf("threshold is %d, but there are %d attesters", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
 		}
 		if need.condition, err = compileCondition(q.Condition); err != nil {
 			return nil, r.errorAt(err, at("attestations", i, "condition")...)
@@ -446,7 +446,7 @@ func (r *policyReader) authoritiesByName(names []string, byDefault []sign.Author
 	for i, name := range names {
 		a := r.authorities[name]
 		if a == nil {
-			err := fmt.Errorf("there is no authority %q", name)
+			err := fmt.Errorf("unknown authority %q", name)
 			var all []string
 			for known := range r.authorities {
 				all = append(all, known)
@@ -458,7 +458,7 @@ func (r *policyReader) authoritiesByName(names []string, byDefault []sign.Author
 			return nil, err
 		}
 		if slices.Contains(names[:i], name) {
-			return nil, fmt.Errorf("authority %q is there twice", name)
+			return nil, fmt.Errorf("duplicate authority %q", name)
 		}
 		found = append(found, *a)
 	}

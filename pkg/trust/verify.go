@@ -42,7 +42,7 @@ func (p *Policy) FindRule(where string) (*Rule, error) {
 	if r := matchRule(p.rules, where); r != nil {
 		return r.Rule, nil
 	}
-	return nil, newRefusal("%s: no rule of %s is for it", where, p.displayName())
+	return nil, newRefusal("%s: no rule of %s matches", where, p.displayName())
 }
 
 // matchRule returns the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
@@ -70,7 +70,7 @@ func (p *Policy) displayName() string { return cmp.Or(p.Name, "the trust policy"
 func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
 	r := matchRule(p.rules, where)
 	if r == nil {
-		return nil, newRefusal("%s: no rule of %s is for it", where, p.displayName())
+		return nil, newRefusal("%s: no rule of %s matches", where, p.displayName())
 	}
 	result, err := p.verifyByRule(ctx, store, root, r, where, false)
 	if err == nil {
@@ -148,7 +148,7 @@ func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphT
 			return nil
 		}
 		if err == nil && desc.Size > maxManifest {
-			err = fmt.Errorf("manifest of %d bytes is over the limit of %d", desc.Size, maxManifest)
+			err = fmt.Errorf("the manifest has %d bytes, the limit is %d", desc.Size, maxManifest)
 		}
 		var data []byte
 		if err == nil {
@@ -194,10 +194,10 @@ func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, 
 	}
 	name := m.Annotations[ocispec.AnnotationTitle]
 	if p.ExpectName != "" && name != p.ExpectName {
-		return newRefusal("%s: what was signed is %s, want %s", where, name, p.ExpectName)
+		return newRefusal("%s: signed as %s, want %s", where, name, p.ExpectName)
 	}
 	if len(r.Names) > 0 && !slices.ContainsFunc(r.Names, func(glob string) bool { return doublestar.MatchUnvalidated(glob, name) }) {
-		return newRefusal("%s: what was signed is %s, and the rule of %s is for %s", where, name, p.displayName(), strings.Join(r.Names, ", "))
+		return newRefusal("%s: signed as %s, but the rule of %s is for %s", where, name, p.displayName(), strings.Join(r.Names, ", "))
 	}
 	return nil
 }
@@ -332,7 +332,7 @@ func (q *requirement) checkAttestations(result *sign.Result) error {
 		case err != nil:
 			not = append(not, fmt.Sprintf("%s: %v", v.Object, err))
 		case !yes:
-			not = append(not, fmt.Sprintf("%s: the condition does not hold", v.Object))
+			not = append(not, fmt.Sprintf("%s: condition not met", v.Object))
 		default:
 			by = append(by, v.Authority)
 		}
