@@ -41,8 +41,8 @@ type assembly struct {
 // pinFunc sets the pins of a source before it is fetched.
 type pinFunc func(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source) error
 
-// assembleContent fetches a bundle's sources and renders those that are rendered at the build. The
-// content's definition has every source pinned to what was fetched.
+// assembleContent fetches a bundle's sources and renders those that are rendered at build time. In
+// the content's definition every source is pinned to what was fetched.
 func (o Options) assembleContent(ctx context.Context, d *bundle.Definition, at definitionPath, pin pinFunc) (*assembly, error) {
 	a := &assembly{
 		Content: &bundle.Content{Bundle: d.Bundle}, definition: d,
@@ -212,8 +212,8 @@ func fetchSource(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*sou
 	return f.FetchChart(ctx, s.Repository, s.Chart, s.Version, s.SHA256)
 }
 
-// mergeValues puts the values of a source together in its field values, and gives them as a YAML
-// document. The definition's own go over those of files, later files over earlier ones.
+// mergeValues merges the values of a source into its field values, and returns them as a YAML
+// document. The definition's own values override those of files, later files earlier ones.
 func (a *assembly) mergeValues(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
 	var merged *yaml.Node
 	over := func(name string, node *yaml.Node) error {

@@ -36,25 +36,25 @@ import (
 
 // Options are the parameters of a build.
 type Options struct {
-	// Store takes the artifacts. Nothing in it is tagged.
+	// Store receives the artifacts, without tags.
 	Store content.Storage
 	// Images resolves the references of workload images.
 	Images images.Resolver
-	// Upstream says what a tag stands for, for Locked and [Update]: Images, without what
-	// restricts images to platforms. Images when nil.
+	// Upstream resolves tags for Locked and [Update]: Images without the restriction to platforms.
+	// Images when nil.
 	Upstream images.Resolver
-	// Origins gives what images consist of, to note which have foreign layers; nil notes none.
+	// Origins finds images, to note which have foreign layers; nil notes none.
 	Origins images.Origins
-	// Locked refuses whatever is not as the lock file next to each definition says.
+	// Locked refuses sources and images that differ from the lock file next to each definition.
 	Locked bool
-	// Open gives the place of a bundle that a runtime names by reference, and its
-	// descriptor. relativeTo is the folder of the runtime's definition.
+	// Open opens the store of a bundle that a runtime names by reference, and returns its descriptor.
+	// relativeTo is the folder of the runtime's definition.
 	Open func(ctx context.Context, ref, relativeTo string) (content.Fetcher, ocispec.Descriptor, error)
 	// Sources are the settings of fetching; its Dir is set here.
 	Sources source.Fetcher
-	// Created goes into the artifacts as their time; none when zero.
+	// Created is the time in the artifacts; none when zero.
 	Created time.Time
-	// Progress takes events; nil drops them.
+	// Progress receives events; nil drops them.
 	Progress progress.Func
 }
 
@@ -71,8 +71,8 @@ type Built struct {
 // definitionFiles are looked for when a path is a folder.
 var definitionFiles = []string{"runtime.yaml", "runtime.yml", "bundle.yaml", "bundle.yml"}
 
-// Build makes the artifact of the definition at a path: a file, or a folder that holds
-// bundle.yaml or runtime.yaml.
+// Build builds the artifact of the definition at a path: a file, or a folder with bundle.yaml or
+// runtime.yaml.
 func Build(ctx context.Context, definition string, o Options) (*Built, error) {
 	d, at, err := readDefinition(definition)
 	if err != nil {
@@ -158,7 +158,7 @@ func (o Options) buildBundle(ctx context.Context, d *bundle.Definition, at defin
 	return o.packContent(ctx, a.Content, nil)
 }
 
-// noteHooks says which hooks of Helm are not applied with the rest.
+// noteHooks notes which Helm hooks are not applied with the rest.
 func (o Options) noteHooks(a *assembly) {
 	note := func(hooks []render.Hook, one, many string) {
 		if len(hooks) == 0 {
@@ -188,7 +188,7 @@ func (o Options) noteHooks(a *assembly) {
 	note(a.tests, "is a Helm test and left out", "are Helm tests and left out")
 }
 
-// placeError puts an error at a field of the definition, unless it has a place of its own.
+// placeError places an error at a field of the definition, unless it already has a place.
 func placeError(d *bundle.Definition, field []any, err error) error {
 	var placed *manifest.Error
 	if errors.As(err, &placed) || errors.Is(err, context.Canceled) {

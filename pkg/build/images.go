@@ -19,16 +19,16 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// ImageUse is something that Images found, and what it resolves to.
+// ImageUse is something that [ListImages] found, and what it resolves to.
 type ImageUse struct {
 	images.Found
 	// Bundle is the bundle that it is in; "" outside of one.
 	Bundle string
-	// Digest is what it stands for now; "" when it was not asked or there is none.
+	// Digest is its current digest; "" if it was not resolved or has none.
 	Digest string
-	// Err says why there is none.
+	// Err is the reason for a missing digest.
 	Err error
-	// Context are the lines around it in what is rendered, the first of which is ContextLine.
+	// Context holds the rendered lines around it, the first of which is ContextLine.
 	Context     []string
 	ContextLine int
 }
@@ -63,8 +63,8 @@ func (c contexts) addContextLines(u *ImageUse, text []byte) {
 	u.Context = lines[min(u.ContextLine-1, len(lines)):min(u.Line+contextLines, len(lines))]
 }
 
-// RenderManifests returns the manifests of a bundle's definition as the target renders them with the defaults
-// of its values, before anything is built: with images as they are written, and whether or not each is known.
+// RenderManifests returns the manifests of a bundle's definition as the target renders them with
+// default values, without building: with images as written, known or not.
 func RenderManifests(ctx context.Context, at string, o Options) ([]bundle.File, error) {
 	d, where, err := readDefinition(at)
 	if err != nil {
@@ -88,9 +88,9 @@ func RenderManifests(ctx context.Context, at string, o Options) ([]bundle.File, 
 	return slices.Concat(rendered.Files, rendered.Later), nil
 }
 
-// ListImages lists what is or looks like an image in a definition's manifests, or, when the path
-// is not a definition, in the YAML and JSON files at it. With resolve, it asks what each stands
-// for; one that cannot be had is not an error here.
+// ListImages lists images, and strings that look like images, in a definition's manifests, or in the
+// YAML and JSON files at a path. With resolve it resolves their digests; an image that cannot be
+// resolved is not an error here.
 func ListImages(ctx context.Context, at string, resolve bool, o Options) ([]ImageUse, error) {
 	uses, err := o.listUses(ctx, at)
 	if err != nil || !resolve {

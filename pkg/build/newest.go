@@ -23,7 +23,7 @@ type newestPin struct {
 	newest string
 }
 
-// findNewest asks where a source comes from what is there now.
+// findNewest asks upstream for the newest version of a source.
 func findNewest(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newestPin, error) {
 	switch {
 	case s.Chart != "":

@@ -8,7 +8,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/layers"
 )
 
-// Outline is what definitions say, without any of their sources.
+// Outline is the content of definitions without their sources.
 type Outline struct {
 	Metadata bundle.Metadata
 	// Bundles are in the order of the definition.
@@ -17,7 +17,7 @@ type Outline struct {
 	Provided []string
 	// Exceptions are the capabilities that several bundles provide on purpose.
 	Exceptions []string
-	// Single says that the definition is that of a bundle.
+	// Single is set if the definition is a bundle's.
 	Single bool
 }
 

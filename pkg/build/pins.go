@@ -94,12 +94,12 @@ func (l definitionPath) readPins() (*lockedPins, error) {
 	return p, nil
 }
 
-// requestedVersion returns what a definition asks for in a source.
+// requestedVersion returns the version that a definition requests of a source.
 func requestedVersion(s *bundle.Source) string {
 	return strings.TrimSpace(s.Name() + " " + cmp.Or(s.Version, s.Ref))
 }
 
-// pinOf returns the pin of a source; nil when there is none for what the definition asks for now.
+// pinOf returns the pin of a source; nil if there is none for the requested version.
 func (p *lockedPins) pinOf(s *bundle.Source) *sourcePin {
 	if p == nil {
 		return nil
@@ -111,13 +111,13 @@ func (p *lockedPins) pinOf(s *bundle.Source) *sourcePin {
 	return &p.Sources[i]
 }
 
-// sourcePinner pins sources as the definition and the lock file say.
+// sourcePinner pins sources by the definition and the lock file.
 type sourcePinner struct {
 	*lockedPins
 	strict bool
 }
 
-// UnpinnedError says that a source could be anything.
+// UnpinnedError is the error of a remote source without a pin.
 type UnpinnedError struct{ Source, Wanted string }
 
 func (e *UnpinnedError) Error() string {
@@ -154,7 +154,7 @@ func (p sourcePinner) pinSource(_ context.Context, _ *source.Fetcher, s *bundle.
 	return nil
 }
 
-// MovedError says that something is no longer what a lock file holds.
+// MovedError is the error of something that no longer matches the lock file.
 type MovedError struct{ What, Now, Locked string }
 
 func (e *MovedError) Error() string {

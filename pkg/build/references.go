@@ -99,7 +99,7 @@ func noteOperands(operands []images.ControllerOperand) string {
 		first.File, first.Line, strings.Join(kinds, ", "))
 }
 
-// ErrSuspects says that manifests hold what looks like images and is not known to be.
+// ErrSuspects is the error of manifests with strings that look like images but are not known to be.
 var ErrSuspects = errors.New("looks like an image, but no rule decides whether it is one")
 
 // wantedImages lists the images to lock: those of the manifests and those that the definition adds.
@@ -137,7 +137,7 @@ func (a *assembly) wantedImages(ctx context.Context) ([]images.WantedImage, erro
 	return wanted, errors.Join(suspects...)
 }
 
-// suspectError says what is wrong with something that could be an image.
+// suspectError explains why something that could be an image is refused.
 func suspectError(f images.Found) error {
 	problem := f.Errorf("%s %q %v", f.Path, f.Image, ErrSuspects)
 	if _, err := images.ParseReference(f.Image); err != nil {

@@ -15,7 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
-// Move is a source, an image or a nested bundle, what it is pinned to, and what it could be.
+// Move is a source, an image or a nested bundle with its pin and its newest version.
 type Move struct {
 	// Bundle is the name of the bundle or the runtime that it belongs to.
 	Bundle string `json:"bundle"`
@@ -31,10 +31,10 @@ type Move struct {
 	Newest string `json:"newest,omitempty"`
 }
 
-// Update pins every source and image of a definition to the newest of what it asks for: in the
-// definition where the pin is written there, in the lock file next to it else. It does so for
-// each bundle that a runtime builds, too. With latest, versions that the definition asks for
-// are moved to the newest there are. It returns what has moved.
+// Update pins every source and image of a definition to the newest version in its range: in the
+// definition where it has a pin, and otherwise in the lock file next to it. It also updates each
+// bundle that a runtime builds. With latest it changes the definition to the newest versions. It
+// returns the changes.
 func Update(ctx context.Context, definition string, latest bool, o Options) ([]Move, error) {
 	d, at, err := readDefinition(definition)
 	if err != nil {
@@ -140,7 +140,7 @@ func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at defi
 	return moves, err
 }
 
-// requestVersion makes the definition ask for another version of a source.
+// requestVersion changes the version of a source in the definition.
 func requestVersion(d *bundle.Definition, i int, version string) error {
 	field := "ref"
 	if d.Bundle.Spec.Sources[i].Chart != "" {
@@ -149,7 +149,7 @@ func requestVersion(d *bundle.Definition, i int, version string) error {
 	return d.SetField([]any{"spec", "sources", i, field}, version)
 }
 
-// replacePins takes a source's pins off and sets those of upstream.
+// replacePins replaces a source's pins by those of upstream.
 func replacePins(s *bundle.Source, pin *sourcePin) {
 	if pin == nil {
 		if s.Git == "" && s.OCI == "" {
@@ -168,7 +168,7 @@ func replacePins(s *bundle.Source, pin *sourcePin) {
 	}
 }
 
-// rewritePins moves the pins that the definition itself holds.
+// rewritePins updates the pins in the definition itself.
 func rewritePins(d *bundle.Definition, written, pinned []bundle.Source) error {
 	for i := range written {
 		w, p := &written[i], &pinned[i]
@@ -232,8 +232,8 @@ func digestOf(image string) string {
 	return digest
 }
 
-// ListOutdated lists what [Update] would move, and what newer versions there are beyond what a
-// definition asks for. It changes nothing.
+// ListOutdated lists what [Update] would change, and newer versions outside of the definition's
+// range. It changes nothing.
 func ListOutdated(ctx context.Context, definition string, o Options) ([]Move, error) {
 	d, at, err := readDefinition(definition)
 	if err != nil {

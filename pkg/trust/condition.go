@@ -11,8 +11,8 @@ import (
 // maxCost bounds what a condition may do: predicates come from outside.
 const maxCost = 300_000
 
-// compileCondition makes a program of an expression in CEL (github.com/google/cel-spec) about the
-// variable predicate, or nil of none.
+// compileCondition compiles an expression in CEL (github.com/google/cel-spec) on the variable
+// predicate; it returns nil for an empty one.
 func compileCondition(expression string) (cel.Program, error) {
 	if expression == "" {
 		return nil, nil

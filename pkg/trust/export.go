@@ -21,17 +21,17 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// ErrInexpressible is the error of what a policy asks for and the target of an export cannot be
-// told. Nothing is exported then: the cluster would let more pass than the policy does.
+// ErrInexpressible is the error of a rule that the target of an export cannot express. Nothing is
+// exported then, since the cluster would accept more than the policy does.
 var ErrInexpressible = errors.New("cannot be expressed")
 
-// ExportOptions say how a policy is turned into objects for a cluster.
+// ExportOptions configure the export of a policy as objects for a cluster.
 type ExportOptions struct {
 	// Name is prefix of the objects' names; "krtpkg" when empty.
 	Name string
 	// Enforce refuses what the policy does not let pass. Otherwise it is let pass and reported.
 	Enforce bool
-	// ReadFile gives the files that the policy names; when nil they are read as [LoadPolicy] does.
+	// ReadFile reads the files that the policy names; when nil they are read as [LoadPolicy] does.
 	ReadFile func(name string) ([]byte, error)
 }
 
@@ -41,7 +41,7 @@ var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 type exporter struct {
 	*Policy
 	options ExportOptions
-	// target is whom it is for.
+	// target is the consumer of the export.
 	target string
 	// checkHolder adds what the target cannot be told about an authority.
 	checkHolder func(*holder)
@@ -51,7 +51,7 @@ type exporter struct {
 	documents   []any
 }
 
-// holder is an authority with what the files hold that it names.
+// holder is an authority with the content of the files that it names.
 type holder struct {
 	*sign.Authority
 	from *Authority
@@ -65,14 +65,14 @@ type holder struct {
 	rootText []byte
 	// certificates are those of a private PKI.
 	certificates []*x509.Certificate
-	// leftOut says that its signatures do not count.
+	// leftOut is set if its signatures do not count.
 	leftOut bool
 }
 
-// needsLog reports whether a signature with the key has to be in a log.
+// needsLog reports whether a signature with the key must be in a log.
 func (h *holder) needsLog() bool { return h.Key != nil && h.RequireLog }
 
-// exportRule is a rule as far as it is for images.
+// exportRule is the part of a rule that applies to images.
 type exportRule struct {
 	*rule
 	// name is that of its object, label what messages call it.
@@ -103,9 +103,8 @@ func (e *exporter) recordProblem(format string, args ...any) {
 	}
 }
 
-// exportRules returns the rules of a policy as objects that emit makes of each, and last of what is
-// revoked. Rules and those for images are lists of their own: what one of each matches has to
-// satisfy both.
+// exportRules exports the rules of a policy with emit, and revocations with last. Rules and image
+// rules are separate lists: what a rule of each matches must satisfy both.
 func (e *exporter) exportRules(emit func(*exportRule), notes func() []string, last func()) ([]byte, error) {
 	e.options.Name, e.now, e.holders = cmp.Or(e.options.Name, "krtpkg"), time.Now(), map[string]*holder{}
 	switch {
@@ -167,7 +166,7 @@ func (e *exporter) exportList(kind string, rules []*rule, emit func(*exportRule)
 	return nil
 }
 
-// resolveSigners finds out whose signatures a rule is about.
+// resolveSigners finds the signers of a rule.
 func (e *exporter) resolveSigners(r *exportRule) (err error) {
 	if r.signers, err = e.usableHolders(r.rule.signers, r.requiredSignatures(), r.label); err != nil {
 		return err
@@ -197,7 +196,7 @@ func (e *exporter) resolveSigners(r *exportRule) (err error) {
 	return nil
 }
 
-// usableHolders returns those of authorities whose signatures count.
+// usableHolders returns the authorities whose signatures count.
 func (e *exporter) usableHolders(authorities []sign.Authority, need int, label string) (found []*holder, err error) {
 	for i := range authorities {
 		h, err := e.readHolder(&authorities[i])
@@ -258,7 +257,7 @@ func newExportIdentity(i *sign.Identity) exportIdentity {
 	return made
 }
 
-// readHolder reads what the file says of an authority.
+// readHolder reads an authority of the policy file.
 func (e *exporter) readHolder(a *sign.Authority) (*holder, error) {
 	if h := e.holders[a.Name]; h != nil {
 		return h, nil
@@ -355,7 +354,7 @@ func (e *exporter) readHolderFiles(h *holder) error {
 	return nil
 }
 
-// publicPEM returns a key as every target reads it, and the hash where it has to be told.
+// publicPEM returns a key in the form that every target reads, and the hash if it must be declared.
 func publicPEM(text []byte) ([]byte, string, error) {
 	block, _ := pem.Decode(text)
 	pub, err := x509.ParsePKIXPublicKey(block.Bytes)

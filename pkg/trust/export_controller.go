@@ -14,15 +14,15 @@ import (
 // TrustRoot for each authority that has one, and a ClusterImagePolicy for each rule that is for
 // images, for each attestation that it requires, and for the digests that are revoked.
 //
-// What no rule matches is up to no-match-policy of its configuration. All objects that match an
-// image have to hold, and one authority of each: a threshold of two of three is three objects, of
-// each two of them. Signatures and attestations have to be in the Legacy form. Logs and
+// Images that no rule matches are up to no-match-policy of its configuration. All objects that match
+// an image must hold, with one authority of each: a threshold of two of three is three objects, of
+// each two of them. Signatures and attestations must be in the Legacy form. Logs and
 // authorities of a trusted root whose time has passed, and logs whose key is not ECDSA, are left
 // out. A trusted root that has no log is enough for a certificate that is valid now, without a
 // proof of time.
 //
-// What policy-controller cannot be told is [ErrInexpressible]: besides what [Policy.ExportKyverno]
-// lists, rules that overlap, conditions, globs with other wildcards than * and **, timestamps of
+// Rules that policy-controller cannot express are [ErrInexpressible]: in addition to those that
+// [Policy.ExportKyverno] lists, rules that overlap, conditions, globs with other wildcards than * and **, timestamps of
 // a private PKI, several timestamp authorities, and periods in a trusted root that have yet to
 // pass.
 func (p *Policy) ExportPolicyController(o ExportOptions) ([]byte, error) {
@@ -114,7 +114,7 @@ type sigstoreName struct {
 	CommonName   string `yaml:"commonName"`
 }
 
-// nowhere is a place that has to be given and is not used.
+// nowhere is a required URL that is not used.
 const nowhere = "https://krtpkg.invalid"
 
 // clusterImagePolicies are the objects of a rule.
@@ -143,8 +143,8 @@ func (e *exporter) clusterImagePolicies(r *exportRule) {
 // maxObjects bounds how many objects a threshold may make.
 const maxObjects = 32
 
-// exportThreshold are objects that hold together when so many of the authorities have signed: that is
-// when of each so many of them that without them too few were left, one has.
+// exportThreshold adds objects that all hold if enough authorities have signed: one object for each
+// set of authorities without which too few would be left, of which at least one must have signed.
 func (e *exporter) exportThreshold(name, label string, images []controllerImage, from []*holder, need int, attestations []controllerAttestation) {
 	size := len(from) - need + 1
 	if size <= 0 {
@@ -238,7 +238,7 @@ func (g glob) controllerPattern() (string, error) {
 
 const controllerCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_:/."
 
-// controllerAuthorityOf returns an authority, without what it attests.
+// controllerAuthorityOf returns an authority without its attestations.
 func (e *exporter) controllerAuthorityOf(h *holder) controllerAuthority {
 	a := controllerAuthority{Name: h.Name}
 	ref := e.rootName(h)

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Flux is whom the source-controller of Flux is told to trust: holders of one of the keys, or, with
-// no keys, of a certificate for one of the identities.
+// Flux lists the signers that Flux's source-controller trusts: holders of one of the keys, or,
+// without keys, of a certificate for one of the identities.
 type Flux struct {
 	// Keys are PEM.
 	Keys []string
@@ -18,10 +18,10 @@ type Flux struct {
 	TrustedRoot string
 }
 
-// FluxIdentity is whom a certificate may be for.
+// FluxIdentity is an accepted identity of a certificate.
 type FluxIdentity struct{ Issuer, Subject string }
 
-// ExportFlux returns what Flux verifies of what the rule for a repository asks for. What Flux cannot be told is
+// ExportFlux returns what Flux can verify of the rule for a repository. What Flux cannot express is
 // [ErrInexpressible]: more than one signature, attestations, periods, a log or a timestamp
 // demanded of a key, SHA-384 and SHA-512, a private PKI, keys next to identities, revoked digests.
 func (p *Policy) ExportFlux(where string) (*Flux, error) {

@@ -7,15 +7,14 @@ import (
 	"unicode/utf8"
 )
 
-// glob is one of the shapes that a pattern of a rule stands for: characters one after the
-// other, some of them any number of times. A pattern with alternatives or with ** stands for
-// several.
+// glob is one of the shapes of a rule's pattern: a sequence of characters, some of them repeated. A
+// pattern with alternatives or with ** has several shapes.
 type glob []globPart
 
 type globPart struct {
 	// text is the character, for what is not a wildcard.
 	text rune
-	// class is the regular expression of a wildcard, repeat says that it is for any number of
+	// class is the regular expression of a wildcard, repeat is set if it matches any number of
 	// characters.
 	class  string
 	repeat bool
@@ -30,7 +29,7 @@ var (
 
 var notSlash = globPart{class: "[^/]", set: every.removeRune('/')}
 
-// charset is a set of ASCII characters; other stands for all that are none.
+// charset is a set of ASCII characters; other stands for all other characters.
 type charset struct {
 	bits  [2]uint64
 	other bool
@@ -58,10 +57,10 @@ func (s charset) intersects(t charset) bool {
 // repository is the shape of every name of an image.
 var repository = glob{{set: every}, anything, {set: charset{}.addRange('/', '/')}, {set: every}, anything}
 
-// maxGlobs bounds what a pattern may stand for.
+// maxGlobs limits the shapes of a pattern.
 const maxGlobs = 64
 
-// parseGlob returns what a pattern stands for among the names of images; nothing of [Local].
+// parseGlob returns the shapes of a pattern for names of images; none for [Local].
 func parseGlob(pattern string) ([]glob, error) {
 	var found []glob
 	expanded, err := expandAlternatives(pattern)
@@ -235,7 +234,7 @@ func parseClass(pattern string) (p globPart, length int, err error) {
 	return p, len(string(runes[:i+1])), nil
 }
 
-// overlapsWith reports whether a name could match both. It takes all characters beyond ASCII for one.
+// overlapsWith reports whether a name could match both. It treats all non-ASCII characters as one.
 func (g glob) overlapsWith(h glob) bool {
 	known := map[[2]int]bool{}
 	var meet func(i, j int) bool

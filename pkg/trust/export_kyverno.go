@@ -13,20 +13,20 @@ import (
 // ExportKyverno returns the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
 // for images, in YAML.
 //
-// Where rules overlap, the later object leaves the earlier one's images out; the rules for
-// workload images are a list of their own, and what one of each list matches has to satisfy
-// both. What no rule matches is let pass. Images by tag get the digest when Enforce is set;
-// otherwise tags are let be, and digests that are revoked are found where the image names one.
+// If rules overlap, the later object excludes the images of the earlier one. Rules for workload
+// images are a separate list; what a rule of each list matches must satisfy both. Images without a
+// matching rule are accepted. With Enforce, tags are resolved to digests; otherwise revoked digests
+// are only found in references with a digest.
 //
-// Where images have bundles, Kyverno takes an attestation for a signature, as cosign does. A
-// trusted root that has no log is enough for a certificate that is valid now, without a proof of
-// time. Before it uses a trusted root Kyverno asks the public Sigstore's TUF repository: where it
-// does not reach that, nothing is verified, and what has to be is refused.
+// If images have bundles, Kyverno counts an attestation as a signature, as cosign does. A trusted
+// root without a log accepts a certificate that is valid now, without a proof of time. Before it
+// uses a trusted root Kyverno contacts the public Sigstore's TUF repository: if it cannot, nothing
+// verifies, and images that need a signature are refused.
 //
-// What Kyverno cannot be told is [ErrInexpressible]: periods of authorities that have not passed,
+// What Kyverno cannot express is [ErrInexpressible]: periods of authorities that have not passed,
 // requireTimestamp with a key, a private PKI, revoked keys that no authority of the policy has,
-// thresholds of identities that a certificate could fit two of, and conditions with functions
-// that it has not.
+// thresholds of identities of which a certificate could match two, and conditions with functions
+// that it lacks.
 func (p *Policy) ExportKyverno(o ExportOptions) ([]byte, error) {
 	e := &exporter{Policy: p, options: o, target: "Kyverno"}
 	e.checkHolder = func(h *holder) {
@@ -179,8 +179,8 @@ func (e *exporter) exportKyvernoRule(r *exportRule) {
 	e.documents = append(e.documents, exportObject{"policies.kyverno.io/v1", "ImageValidatingPolicy", exportMetadata{r.name}, spec})
 }
 
-// kyvernoReference returns which images a rule is for. Kyverno's globs are of what the pod says, which may
-// leave the registry out; names here are whole.
+// kyvernoReference returns the matcher for a rule's images. Kyverno matches globs with the pod's
+// reference, which may omit the registry; the expression matches full names.
 func (r *exportRule) kyvernoReference() kyvernoReferenceSpec {
 	if len(r.earlier) == 0 {
 		for _, g := range r.globs {

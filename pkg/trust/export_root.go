@@ -55,8 +55,8 @@ type validityPeriod struct {
 	End   time.Time `json:"end"`
 }
 
-// parseTrustedRoot reads a trusted root, and gives it as short JSON too. A field that is not
-// known is an error: what it says could matter.
+// parseTrustedRoot reads a trusted root, and also returns it as compact JSON. Unknown fields are
+// errors, since they could matter.
 func parseTrustedRoot(text []byte) (*trustedRoot, []byte, error) {
 	if _, err := sign.LoadTrustedRoot(text); err != nil {
 		return nil, nil, err
@@ -74,7 +74,7 @@ func parseTrustedRoot(text []byte) (*trustedRoot, []byte, error) {
 	return r, short.Bytes(), nil
 }
 
-// publicKeyPEM returns the log's key as PEM; ecdsa says of which kind.
+// publicKeyPEM returns the log's key as PEM, and whether it is an ECDSA key.
 func (l *trustedLog) publicKeyPEM() (text []byte, isECDSA bool, err error) {
 	key, err := x509.ParsePKIXPublicKey(l.PublicKey.RawBytes)
 	if err != nil {

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// One place has many spellings, and a rule is for the place: a strict rule for localhost/** is also for
-// localhost:443, for 127.0.0.1 and for [::ffff:127.0.0.1]. So names and globs are compared in one
-// spelling, besides the one that they were written in.
+// A place has many spellings, and rules apply to places: a rule for localhost/** also applies to
+// localhost:443, 127.0.0.1 and [::ffff:127.0.0.1]. So names and globs are compared in a canonical
+// spelling, in addition to the one that was written.
 
-// nameSpellings returns the names to hold against globs: as it is written, but for capitals in the host, and in
-// the one spelling of the place.
+// nameSpellings returns the names to match with globs: as written, with a lower-case host, and in
+// the canonical spelling.
 func nameSpellings(name string) []string {
 	host, path, hasPath := strings.Cut(name, "/")
 	if !hasPath {

@@ -1,9 +1,9 @@
-// Package trust is the policy that says what may be applied, imported and copied: who has to
-// have signed it, how many of them, and what has to be attested about it.
+// Package trust holds policies for what may be applied, imported and copied: who must have signed
+// it, how many of them, and which attestations are required.
 //
 // Call [LoadPolicy] to read a policy file, or [KeyPolicy] and [NewPolicy] to make one, and
-// [Policy.Verify] with what is to be trusted. What it returns is what was verified; an error
-// that is [ErrRefused] says that the policy does not let it pass.
+// [Policy.Verify] with a root. It returns the verified facts; [ErrRefused] is the error of what the
+// policy does not accept.
 package trust
 
 import (
@@ -38,27 +38,25 @@ const Local = "local"
 type File struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
-	// Authorities are those whom anything is taken from.
+	// Authorities are the trusted signers.
 	Authorities []Authority `yaml:"authorities"`
-	// Rules say what is needed for what; the first one that matches decides. What none of
-	// them matches is refused.
+	// Rules are the requirements by place; the first match decides. Without a match a root is refused.
 	Rules []Rule `yaml:"rules"`
-	// Images are rules for workload images, by the names that upstream gave them. Images that
-	// none of them matches come with the bundle's own signature alone.
+	// Images are rules for workload images by their upstream names. Images without a matching rule
+	// only need the bundle's signature.
 	Images []Rule `yaml:"images,omitempty"`
-	// Revoked counts no more, whoever signed it.
+	// Revoked lists keys and digests that are refused, whoever signed them.
 	Revoked Revoked `yaml:"revoked,omitempty"`
 }
 
-// Authority is someone whose signatures count: the holder of a key, or whoever has a
-// certificate for an identity. Keys and certificates are PEM, in the file itself or in another
-// whose name is relative to it.
+// Authority is a trusted signer: the holder of a key, or of a certificate for an identity. Keys and
+// certificates are PEM, in the file itself or in another file, named relative to it.
 type Authority struct {
 	// Name is what rules and results call it.
 	Name string `yaml:"name"`
 	// Key is a public key.
 	Key string `yaml:"key,omitempty"`
-	// Identity is whom a certificate has to be for.
+	// Identity is the identity that a certificate must name.
 	Identity *Identity `yaml:"identity,omitempty"`
 	// TrustedRoot is a trusted root of Sigstore, as JSON.
 	TrustedRoot string `yaml:"trustedRoot,omitempty"`
@@ -75,7 +73,7 @@ type Authority struct {
 	RequireTimestamp bool `yaml:"requireTimestamp,omitempty"`
 }
 
-// Identity is whom a certificate is for, and who says so; see [sign.Identity].
+// Identity is the holder of a certificate and the issuer that vouches for it; see [sign.Identity].
 type Identity struct {
 	Subject       string `yaml:"subject,omitempty"`
 	SubjectRegExp string `yaml:"subjectRegExp,omitempty"`
@@ -83,15 +81,15 @@ type Identity struct {
 	IssuerRegExp  string `yaml:"issuerRegExp,omitempty"`
 }
 
-// Rule is what is needed for some repositories.
+// Rule holds the requirements for some repositories.
 type Rule struct {
 	// Match are globs of REGISTRY/REPOSITORY, or local; ** crosses slashes.
 	Match []string `yaml:"match"`
 	// Authorities are the names of those who may sign; all when empty.
 	Authorities []string `yaml:"authorities,omitempty"`
-	// Threshold is how many of them have to; 1 when zero.
+	// Threshold is the number of required signers; 1 when zero.
 	Threshold int `yaml:"threshold,omitempty"`
-	// Attestations are what has to be attested besides.
+	// Attestations are the required attestations.
 	Attestations []Requirement `yaml:"attestations,omitempty"`
 	// Names are globs of the names that a runtime or a bundle may have there, as it was signed; any
 	// when empty.
@@ -104,9 +102,9 @@ type Requirement struct {
 	Type string `yaml:"type"`
 	// Authorities are the names of those who may attest; the rule's when empty.
 	Authorities []string `yaml:"authorities,omitempty"`
-	// Threshold is how many of them have to; 1 when zero.
+	// Threshold is the number of required signers; 1 when zero.
 	Threshold int `yaml:"threshold,omitempty"`
-	// Condition is an expression in CEL about the variable predicate that has to be true.
+	// Condition is an expression in CEL on the variable predicate that must be true.
 	Condition string `yaml:"condition,omitempty"`
 }
 
@@ -123,11 +121,10 @@ type Policy struct {
 	// Name is what messages call it: the name of its file.
 	Name string
 	File File
-	// ExpectName is the name that whatever is verified has to have, besides what the rules say; any
-	// when empty.
+	// ExpectName is the required signed name, in addition to the rules; any when empty.
 	ExpectName string
 
-	// combined has to let pass what this one does; nil for none.
+	// combined must accept what this policy accepts; nil for none.
 	combined    *Policy
 	authorities map[string]*sign.Authority
 	rules       []*rule
@@ -135,7 +132,7 @@ type Policy struct {
 	revoked     map[digest.Digest]bool
 }
 
-// rule is a rule with what it names.
+// rule is a rule with its resolved signers.
 type rule struct {
 	*Rule
 	signers      []sign.Authority
@@ -190,7 +187,7 @@ func LoadPolicy(name string) (*Policy, error) {
 	return p, nil
 }
 
-// ParsePolicy reads a policy; read gives the files that it names.
+// ParsePolicy reads a policy; read reads the files that it names.
 func ParsePolicy(name string, data []byte, read func(string) ([]byte, error)) (*Policy, error) {
 	p := &Policy{Name: name, authorities: map[string]*sign.Authority{}, revoked: map[digest.Digest]bool{}}
 	file, err := manifest.ParseStrict(name, data, &p.File)
@@ -209,7 +206,7 @@ type policyReader struct {
 	readFile func(string) ([]byte, error)
 }
 
-// errorAt is an error at the place of a field, or of the nearest one that is there.
+// errorAt returns an error at the place of a field, or of the nearest existing one.
 func (r *policyReader) errorAt(err error, path ...any) error {
 	node := r.root
 	for _, step := range path {
@@ -322,7 +319,7 @@ func (r *policyReader) readAuthority(a *Authority, keys map[string]string, path 
 	if made.Roots, err = r.readTrustedRoot(a); err != nil {
 		return r.errorAt(err, path...)
 	}
-	// As a policy alone it says what it lacks.
+	// Validated alone, so that the error names what it lacks.
 	if err := (&sign.Policy{Authorities: []sign.Authority{*made}}).Validate(); err != nil {
 		return r.errorAt(err, path...)
 	}
@@ -376,7 +373,7 @@ func (r *policyReader) readTrustedRoot(a *Authority) (*sign.TrustedRoot, error) 
 	return sign.LoadCertificates(certificates, timestamps)
 }
 
-// readText returns what a field holds, or the file that it names.
+// readText returns the content of a field, or of the file that it names.
 func (r *policyReader) readText(value, inline string) ([]byte, error) {
 	if value == "" {
 		return nil, nil
@@ -471,7 +468,8 @@ func NewPolicy(authorities ...sign.Authority) (*Policy, error) {
 	return p, (&sign.Policy{Authorities: authorities}).Validate()
 }
 
-// Combine returns the policy that lets pass what both do. Either may be nil, which asks for nothing.
+// Combine returns a policy that accepts what both policies accept. Either may be nil, which accepts
+// everything.
 func (p *Policy) Combine(other *Policy) *Policy {
 	if p == nil {
 		return other

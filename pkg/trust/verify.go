@@ -22,7 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// ErrRefused is the error of what a policy does not let pass, besides those of [sign.Verify].
+// ErrRefused is the error of what a policy does not accept, in addition to those of [sign.Verify].
 var ErrRefused = errors.New("refused by the trust policy")
 
 // refusal is an error that is [ErrRefused].
@@ -37,7 +37,7 @@ func (r *refusal) Unwrap() error   { return r.cause }
 
 func newRefusal(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), nil} }
 
-// FindRule returns the rule for what is at a place, a repository or [Local].
+// FindRule returns the rule for a place, a repository or [Local].
 func (p *Policy) FindRule(where string) (*Rule, error) {
 	if r := matchRule(p.rules, where); r != nil {
 		return r.Rule, nil
@@ -64,9 +64,10 @@ func matchRule(rules []*rule, name string) *rule {
 
 func (p *Policy) displayName() string { return cmp.Or(p.Name, "the trust policy") }
 
-// Verify verifies what is at a place, a repository or [Local], by its rule: the signatures, the
-// attestations, and that nothing of it is revoked, be it the root or a bundle or an image that
-// its lock names, and that it has a name that is expected there. Errors: as of [sign.Verify], and [ErrRefused].
+// Verify verifies a root at a place, a repository or [Local], by the rule for that place: the
+// signatures, the attestations, that neither the root nor a bundle or an image in its lock is
+// revoked, and that its name is expected there. It returns the errors of [sign.Verify] and
+// [ErrRefused].
 func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
 	r := matchRule(p.rules, where)
 	if r == nil {
@@ -110,7 +111,8 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 	return result, nil
 }
 
-// CheckRevoked refuses what is revoked, for a digest of anything that goes along with a root.
+// CheckRevoked returns an error if a digest is revoked. It is for everything that is copied with a
+// root.
 func (p *Policy) CheckRevoked(d digest.Digest) error {
 	if p.combined != nil {
 		if err := p.combined.CheckRevoked(d); err != nil {
@@ -183,7 +185,7 @@ func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphT
 // maxManifest is the limit that registries have.
 const maxManifest = 4 << 20
 
-// checkName holds the signed name of a root to those that are expected there.
+// checkName checks the signed name of a root against the expected names.
 func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, where string) error {
 	if p.ExpectName == "" && len(r.Names) == 0 {
 		return nil
@@ -202,18 +204,18 @@ func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, 
 	return nil
 }
 
-// Image is a workload image of a lock, and what was found out about it.
+// Image is a workload image of a lock and the result of its verification.
 type Image struct {
 	// Reference is what the lock calls it.
 	Reference string        `json:"reference"`
 	Digest    digest.Digest `json:"digest"`
-	// Result is what was verified; nil where no rule is for the image.
+	// Result is what was verified; nil if no rule matches the image.
 	Result *sign.Result `json:"result,omitempty"`
 }
 
-// VerifyImages verifies what upstream attached to the workload images of a runtime or a bundle,
-// as far as the policy has rules for them, in the store where they are. Each image is verified by the
-// rule of every name that it has: what it is locked from, and what the manifests call it.
+// VerifyImages verifies upstream's signatures and attestations of the workload images of a runtime or
+// a bundle for which the policy has rules, in the store that holds them. Each image is verified by
+// the rules of all its names: its upstream name, and the name in the manifests.
 func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, set *bundle.Set) ([]Image, error) {
 	var found []Image
 	rules := map[digest.Digest][]*rule{}
@@ -306,7 +308,7 @@ func (p *Policy) checkDigest(d digest.Digest, what string) error {
 	return nil
 }
 
-// allAttesters returns all whose attestations count for anything.
+// allAttesters returns all authorities whose attestations count for some requirement.
 func (r *rule) allAttesters() []sign.Authority {
 	all := slices.Clone(r.signers)
 	for _, q := range r.attestations {
@@ -319,7 +321,7 @@ func (r *rule) allAttesters() []sign.Authority {
 	return all
 }
 
-// checkAttestations looks for enough attestations that say what is wanted.
+// checkAttestations returns an error unless enough attestations meet the requirement.
 func (q *requirement) checkAttestations(result *sign.Result) error {
 	var by, not []string
 	for _, v := range result.Attestations {
