@@ -18,10 +18,10 @@ func (a *app) haveCommand() *cobra.Command {
 	var f transferFlags
 	cmd := &cobra.Command{
 		Use:   "have REFERENCE...",
-		Short: "write a site's inventory, small enough to carry back",
-		Long: `Have writes what a site has, as JSON on standard output: its versions by digest, and eight
-bytes for each blob of 4 KiB and more. Carried back to the connected side, it is what an
-export leaves out. A reference without a version means all versions there.`,
+		Short: "write the inventory of a site as the base of an export",
+		Long: `Have writes the inventory of a site as JSON to standard output: its versions by digest, and eight
+bytes for each blob of 4 KiB and more. It is small enough to carry back to the connected side,
+where export --base leaves out what it lists. A reference without a version means all versions.`,
 		Example: `  krtpkg have site.example/krt/edge > have.json
   krtpkg export registry.example/krt/edge:1.1.0 --base have.json edge-1.1.0.tar`,
 		GroupID: groupCarry,
@@ -30,7 +30,7 @@ export leaves out. A reference without a version means all versions there.`,
 			return a.runInventory(cmd.Context(), args, &f)
 		},
 	}
-	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many manifests are read at once")
+	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "number of manifests to read in parallel")
 	return cmd
 }
 
@@ -57,10 +57,10 @@ func (a *app) checkCommand() *cobra.Command {
 	var f transferFlags
 	cmd := &cobra.Command{
 		Use:   "check ARCHIVE|-|REFERENCE...",
-		Short: "read every byte of an archive, or of what is in a place, and check it",
-		Long: `Check reads an archive, one volume of one, or a bundle or runtime with all its images
-wherever it is, and checks every byte against its digest. It needs no key: that the content
-is whole says nothing of who made it, which is what verify is for. Several volumes of one
+		Short: "verify every byte of an archive or of a runtime against its digest",
+		Long: `Check reads an archive, a single volume, or a bundle or runtime with all its images at any
+place, and verifies every byte against its digest. It needs no key: it shows that the content is
+complete, not who made it. For that, use verify. Several volumes of one
 archive have to be all of them.
 
 The exit code is 3 if something is damaged, 4 if something is missing.`,
@@ -73,7 +73,7 @@ The exit code is 3 if something is damaged, 4 if something is missing.`,
 			return a.runCheck(cmd.Context(), args, &f)
 		},
 	}
-	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many blobs are read at once")
+	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "number of blobs to read in parallel")
 	outputFlag(cmd, &f.format)
 	return cmd
 }
@@ -160,10 +160,10 @@ func (v checkView) volumeText() string {
 		fmt.Fprintf(&more, ", for %s only", strings.Join(v.Platforms, " and "))
 	}
 	if v.Foreign > 0 {
-		fmt.Fprintf(&more, "; %s at their URLs alone", countNoun(v.Foreign, "foreign layer"))
+		fmt.Fprintf(&more, "; %s available only at their URLs", countNoun(v.Foreign, "foreign layer"))
 	}
 	if v.Absent > 0 {
-		fmt.Fprintf(&more, "; %s that it names are elsewhere", countNoun(v.Absent, "blob"))
+		fmt.Fprintf(&more, "; %s that it names are not included", countNoun(v.Absent, "blob"))
 	}
 	return more.String()
 }

@@ -275,7 +275,7 @@ func (w *watcher) playStorage() {
 			if claim.Spec.StorageClassName != nil {
 				class = *claim.Spec.StorageClassName
 			}
-			// That it is there already is as well.
+			// That it already exists is as well.
 			_, _ = volumes.Create(w.t.Context(), &corev1.PersistentVolume{
 				ObjectMeta: metav1.ObjectMeta{Name: name},
 				Spec: corev1.PersistentVolumeSpec{

@@ -21,15 +21,14 @@ func (a *app) importCommand() *cobra.Command {
 	var f transferFlags
 	cmd := &cobra.Command{
 		Use:   "import ARCHIVE...|- TARGET",
-		Short: "bring what is in an archive to a site's registry",
-		Long: `Import brings everything that an archive holds to a registry's repository, or to a folder
-(oci:FOLDER), and sets the tags last. An archive that leaves out what a base has is refused by
-the base's name where that is not there, before anything is written. - reads it from standard
-input.
+		Short: "import an archive into a site's registry",
+		Long: `Import copies the content of an archive to a repository of a registry or to a folder
+(oci:FOLDER), and sets the tags last. If the archive builds on a base that the target lacks, the
+import fails before anything is written and names the base. Use - for standard input.
 
-Where flags or a policy say whom to trust, nothing is written before that is verified, of a stream
-and of a single volume too: signatures stand in front. Archives that earlier versions wrote have
-them anywhere; files are read twice then, and a stream is held in memory up to --max-unverified.
+With trusted signers in flags or a policy, nothing is written before it is verified, even from a
+stream or a single volume: signatures stand in front. Archives of earlier versions have them
+anywhere; then a file is read twice, and a stream is held in memory up to --max-unverified.
 
 The volumes of an archive can be imported together or one by one, in any order: the last one
 completes it and sets the tags. Until then the exit code is 4. An import that broke off goes on where it stopped when it is run again.`,
@@ -45,9 +44,9 @@ completes it and sets the tags. Until then the exit code is 4. An import that br
 	}
 	f.addAttached(cmd)
 	f.addSpeed(cmd)
-	f.trust.addUnsigned(cmd, "import what no policy file would let pass")
-	cmd.Flags().StringVar(&f.maxUnverified, "max-unverified", "32MiB", "how much of a stream is held in memory before its signatures are there; archives of krtpkg have them in front")
-	cmd.Flags().BoolVar(&f.unverifiedVolumes, "allow-unverified-volumes", false, "write what is on a volume without knowing who signed it, where the signatures are on another; the last one is verified before a tag is set")
+	f.trust.addUnsigned(cmd, "import even if a policy file would refuse it")
+	cmd.Flags().StringVar(&f.maxUnverified, "max-unverified", "32MiB", "how much of a stream to hold in memory until its signatures arrive; current archives have them in front")
+	cmd.Flags().BoolVar(&f.unverifiedVolumes, "allow-unverified-volumes", false, "import a volume unverified if its signatures are on another one; the last volume is verified before tags are set")
 	f.addPaths(cmd)
 	return cmd
 }
@@ -58,7 +57,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 		return &usageError{err}
 	}
 	if to.Tag != "" || to.Digest != "" {
-		return &usageError{fmt.Errorf("%s: what is imported keeps its tags", to)}
+		return &usageError{fmt.Errorf("%s: an import keeps the tags of the archive: name the target without a tag", to)}
 	}
 	maxUnverified, err := humanize.ParseBytes(f.maxUnverified)
 	if err != nil || maxUnverified == 0 || maxUnverified > 1<<40 {
@@ -117,7 +116,7 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 	}
 	for _, name := range archives {
 		if name == "-" {
-			return nil, &usageError{fmt.Errorf("- cannot be one of several archives")}
+			return nil, &usageError{fmt.Errorf("- cannot be combined with other archives")}
 		}
 	}
 	store, err := archive.Open(archives...)

@@ -18,12 +18,11 @@ func (a *app) renderCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "render REFERENCE | -f DEFINITION",
 		Short: "print the manifests that apply would send",
-		Long: `Render prints the manifests of every bundle in the order of apply, with the site's values
-filled in and the images relocated to where they are. With --key, --certificate-identity or
---policy the signature is verified first.
+		Long: `Render prints the manifests of every bundle in the order of apply, with the site's values and
+relocated images. With --key, --certificate-identity or --policy it verifies the signature first.
 
-With -f it prints the manifests of a bundle's definition before anything is built, with the
-defaults of its values and with images as they are written: build may still refuse some of them.`,
+With -f it prints the manifests of a bundle's definition without building it, with default values
+and images as written; build may still refuse some of them.`,
 		Example: `  krtpkg render registry.example/krt/edge:1.0.0 --values site.yaml
   krtpkg render oci:dist:1.0.0 --data-value hello.greeting=hi
   krtpkg render -f bundle.yaml`,
@@ -31,7 +30,7 @@ defaults of its values and with images as they are written: build may still refu
 		Args:    oneReferenceAtMost,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) > 0) == (definition != "") {
-				return &usageError{errors.New("want the reference of what was built, or a definition with -f")}
+				return &usageError{errors.New("want a reference, or a definition with -f")}
 			}
 			if definition != "" {
 				return a.renderDefinition(cmd.Context(), definition)
@@ -47,7 +46,7 @@ defaults of its values and with images as they are written: build may still refu
 			cmd.MarkFlagsMutuallyExclusive("file", flag)
 		}
 	}
-	t.addUnsigned(cmd, "render what no policy file would let pass")
+	t.addUnsigned(cmd, "render even if a policy file would refuse it")
 	return cmd
 }
 
@@ -104,7 +103,7 @@ func (a *app) runRender(ctx context.Context, reference string, values valuesFlag
 	}
 	for _, b := range rendered.bundles {
 		for _, h := range b.Hooks {
-			a.ui.Note("note: %s: hook %s is not among what is applied", b.Metadata().Name, h)
+			a.ui.Note("note: %s: hook %s is not applied", b.Metadata().Name, h)
 		}
 	}
 	var text bytes.Buffer

@@ -32,16 +32,16 @@ var capabilities = []capability{
 	{"blobs in one piece", true, "blobs are pushed", "nothing can be pushed", func(context.Context, *registryExam) error {
 		return nil // the examination began with one
 	}},
-	{"wrong digests refused", true, "damaged blobs are not taken", "the registry takes blobs that are not what their digest says: do not trust it with anything", probeWrongDigest},
+	{"wrong digests refused", true, "damaged blobs are refused", "the registry accepts blobs that do not match their digest: do not use it", probeWrongDigest},
 	{"blobs in chunks", false, "streams can be imported in one pass", "blobs of a stream are sent in one piece, and one that breaks off starts again", probeChunks},
-	{"status of uploads", false, "an upload that broke off goes on where it stopped", "a blob whose upload broke off is sent again", probeUploadStatus},
-	{"ranges of blobs", false, "a download that broke off goes on where it stopped", "a blob whose download broke off is fetched again", probeRanges},
-	{"mounts across repositories", false, "what another repository has is not sent again", "blobs are sent to each repository", probeMount},
+	{"status of uploads", false, "interrupted uploads are resumed", "interrupted uploads start again", probeUploadStatus},
+	{"ranges of blobs", false, "interrupted downloads are resumed", "interrupted downloads start again", probeRanges},
+	{"mounts across repositories", false, "blobs of other repositories are not sent again", "blobs are sent to each repository", probeMount},
 	{"OCI image manifests", true, "images and bundles are pushed", "nothing can be pushed", func(ctx context.Context, e *registryExam) (err error) {
 		e.image, err = e.pushImage(ctx, ocispec.MediaTypeImageManifest, nil)
 		return err
 	}},
-	{"Docker's image manifests", false, "images in Docker's format are taken", "images in Docker's format cannot be mirrored here", func(ctx context.Context, e *registryExam) error {
+	{"Docker's image manifests", false, "images in Docker's format are accepted", "images in Docker's format cannot be mirrored here", func(ctx context.Context, e *registryExam) error {
 		_, err := e.pushImage(ctx, dockerManifest, func(m *ocispec.Manifest) {
 			m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
 			m.Layers[0].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -54,7 +54,7 @@ var capabilities = []capability{
 	}},
 	{"manifests with a subject", false, "signatures are stored as referrers", "only signatures under tags can be stored (--signature-format legacy)", probeSubject},
 	{"referrers API", false, "referrers are listed by the registry", "referrers are listed in a fallback tag, sha256-DIGEST", probeReferrers},
-	{"manifests of nearly 4 MiB", false, "large manifests are taken", "very large indexes cannot be pushed", func(ctx context.Context, e *registryExam) error {
+	{"manifests of nearly 4 MiB", false, "large manifests are accepted", "very large indexes cannot be pushed", func(ctx context.Context, e *registryExam) error {
 		_, err := e.pushImage(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) {
 			m.Annotations["padding"] = strings.Repeat("x", 4<<20-64<<10)
 		})
@@ -68,7 +68,7 @@ var capabilities = []capability{
 		_, err := e.pushIndex(ctx, func(i *ocispec.Index) { i.ArtifactType, i.Subject = artifactType, &e.image })
 		return err
 	}},
-	{"indexes of indexes", false, "the closure names images of several platforms", "there is no closure: garbage collection takes what no tag names", func(ctx context.Context, e *registryExam) error {
+	{"indexes of indexes", false, "the closure names images of several platforms", "there is no closure: garbage collection removes untagged images", func(ctx context.Context, e *registryExam) error {
 		inner, err := e.pushIndex(ctx, func(i *ocispec.Index) { i.Annotations["inner"] = "yes" })
 		if err != nil {
 			return err
@@ -76,7 +76,7 @@ var capabilities = []capability{
 		_, err = e.pushIndex(ctx, func(i *ocispec.Index) { i.Manifests = []ocispec.Descriptor{inner} })
 		return err
 	}},
-	{"indexes that lack a manifest", false, "copies of some platforms only (--platform) are taken", "images have to come with all their platforms", func(ctx context.Context, e *registryExam) error {
+	{"indexes that lack a manifest", false, "copies of single platforms (--platform) are accepted", "images must be copied with all platforms", func(ctx context.Context, e *registryExam) error {
 		_, err := e.pushIndex(ctx, func(i *ocispec.Index) {
 			i.Manifests = append(i.Manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent " + e.run), Size: 100})
 		})
@@ -88,7 +88,7 @@ var capabilities = []capability{
 	{"tags as signatures have them", false, "signatures of cosign's older form are stored", "signatures of cosign's older form cannot be stored (--signature-format bundle)", func(ctx context.Context, e *registryExam) error {
 		return e.setTag(ctx, e.image, strings.ReplaceAll(e.image.Digest.String(), ":", "-")+".sig")
 	}},
-	{"tags that move", false, "signatures join others under one tag, and channels move", "tags cannot be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *registryExam) error {
+	{"tags that move", false, "signatures are added to others under one tag, and channels can move", "tags cannot be moved: a second signature needs --signature-format bundle", func(ctx context.Context, e *registryExam) error {
 		other, err := e.pushImage(ctx, ocispec.MediaTypeImageManifest, func(m *ocispec.Manifest) { m.Annotations["other"] = "yes" })
 		if err != nil {
 			return err
@@ -107,7 +107,7 @@ var capabilities = []capability{
 		}
 		return nil
 	}},
-	{furtherSignatures, false, "what is signed and attested later joins what is there", "only what one run signs and attests can be stored: except tags that begin with sha256- from immutability", furtherAttestation},
+	{furtherSignatures, false, "later signatures and attestations are added", "only one run can sign and attest: exempt tags that begin with sha256- from immutability", furtherAttestation},
 	{"lists of tags", false, "versions are listed", "krtpkg list, outdated and mirror lists do not work", func(ctx context.Context, e *registryExam) error {
 		found := false
 		err := e.repo.Tags(ctx, "", func(page []string) error {
@@ -119,7 +119,7 @@ var capabilities = []capability{
 		}
 		return err
 	}},
-	{"deletes", false, "what was probed is removed", "what was probed stays, and so does what nobody needs any longer", func(ctx context.Context, e *registryExam) error {
+	{"deletes", false, "the doctor's blobs and manifests are removed", "nothing can be deleted, neither the doctor's content nor old versions", func(ctx context.Context, e *registryExam) error {
 		last := len(e.written) - 1
 		_, err := e.sendRequest(ctx, http.MethodDelete, "manifests/"+e.written[last].Digest.String(), nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent)
 		return err
@@ -134,7 +134,7 @@ func probeWrongDigest(ctx context.Context, e *registryExam) error {
 	wrong := digest.FromString("something else " + e.run).String()
 	_, err = e.sendRequest(ctx, http.MethodPut, withDigest(to, wrong), e.data, octets, http.StatusBadRequest, http.StatusRequestedRangeNotSatisfiable, http.StatusUnprocessableEntity)
 	if err != nil {
-		return fmt.Errorf("a blob under a digest that is not its own: %w", err)
+		return fmt.Errorf("blob with a wrong digest: %w", err)
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func probeUploadStatus(ctx context.Context, e *registryExam) error {
 		return err
 	}
 	if got, want := response.Header.Get("Range"), fmt.Sprintf("0-%d", len(e.data)-1); strings.TrimPrefix(got, "bytes=") != want {
-		return fmt.Errorf("it says that it has range %q, want %q", got, want)
+		return fmt.Errorf("reports range %q, want %q", got, want)
 	}
 	return nil
 }
@@ -204,21 +204,21 @@ func probeRanges(ctx context.Context, e *registryExam) error {
 	}
 	part, err := io.ReadAll(io.LimitReader(response.Body, oci.MaxManifest))
 	if err == nil && !bytes.Equal(part, e.data[3:9]) {
-		err = fmt.Errorf("of bytes 3 to 8 it gives %d others", len(part))
+		err = fmt.Errorf("returned %d wrong bytes for bytes 3 to 8", len(part))
 	}
 	return err
 }
 
 func probeMount(ctx context.Context, e *registryExam) error {
 	_, from := e.repo.Name()
-	refused := errors.New("it wants the content again")
+	refused := errors.New("asks for the content again")
 	err := e.second.Mount(ctx, e.blob, from, func() (io.ReadCloser, error) { return nil, refused })
 	if err != nil {
 		return err
 	}
 	there, err := e.second.Exists(ctx, e.blob)
 	if err == nil && !there {
-		err = errors.New("it says that it did, and did not")
+		err = errors.New("reports success without doing it")
 	}
 	return err
 }
@@ -255,7 +255,7 @@ func (e *registryExam) setTag(ctx context.Context, desc ocispec.Descriptor, tag 
 	at, err := e.repo.Resolve(ctx, tag)
 	switch {
 	case errors.Is(err, errdef.ErrNotFound):
-		return errors.New("the tag is not there after it was set")
+		return errors.New("the tag is missing after it was set")
 	case err == nil && at.Digest != desc.Digest:
 		return fmt.Errorf("%w: the tag is still %s", content.ErrMismatchedDigest, at.Digest)
 	}

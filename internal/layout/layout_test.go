@@ -41,7 +41,7 @@ func TestCreate(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	if _, err := os.Stat(s.folder.dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the folder is there already (%v)", err)
+		t.Errorf("the folder already exists (%v)", err)
 	}
 	if _, err := s.Resolve(t.Context(), "1.0.0"); !errors.Is(err, errdef.ErrNotFound) {
 		t.Error(err)

@@ -25,7 +25,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(old, complete)
 	w.mustCopy(new, complete)
-	signed(t, complete, old, newSigner(t)) // one is there already
+	signed(t, complete, old, newSigner(t)) // one already exists
 	before := planOf(t, complete, old, transfer.Options{})
 	both, err := transfer.NewPlan(t.Context(), []transfer.Source{
 		{Store: complete, Root: old, Tags: []string{"1.0.0"}}, {Store: complete, Root: new, Tags: []string{"1.1.0", "stable"}},
