@@ -27,19 +27,20 @@ func (a *app) applyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply REFERENCE --key KEY",
 		Short: "verify a runtime and apply it to a cluster, layer by layer",
-		Long: `Apply verifies the signature, renders every bundle with the site's values, relocates the
-images to where they are, looks whether the cluster is ready for it, shows what would change
-and asks, and deploys with kapp, one kapp app a bundle: layer by layer, in a layer what is
-required before what requires it, independent bundles at the same time, each waited for until
-it is ready. --yes asks nothing.
+		Long: `Apply verifies the signature, renders every bundle with the site's values, relocates images to
+the site's registry, checks that the cluster is ready, shows the changes and asks for
+confirmation. Then it deploys with kapp, one kapp app for each bundle: layer by layer, inside a
+layer in the order of requirements, independent bundles at the same time, and waits until each
+is ready. --yes skips the confirmation.
 
-Bundles that the runtime had before and no longer has are deleted at the end. What moved to
-another bundle is handed over, and a namespace or a kind that holds what is not part of the
-runtime is only deleted with --delete-foreign. Nothing is written if nothing differs. If a bundle fails, what needs it is not begun and the others are
-finished; the next apply goes on from there, also after one that was interrupted.
+Bundles that are no longer part of the runtime are deleted at the end. Resources that moved to
+another bundle are handed over. A namespace or a kind with resources of others is only deleted
+with --delete-foreign. Nothing is written if nothing differs. If a bundle fails, bundles that
+need it are not started and the others are finished; the next apply continues from there, also
+after an interruption.
 
-Values files are all of the values, each merged over those before it. Without one, and
-without --values-from, those of the last apply are taken. They are kept on the cluster, in Secrets.`,
+Values files replace all values; each is merged over those before it. Without --values and
+--values-from, apply uses the values of the last apply, which are stored in Secrets on the cluster.`,
 		Example: `  krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0
   krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --values site.yaml --yes
   krtpkg apply --key cosign.pub edge-1.0.0.tar --registry site.example/krt
@@ -52,10 +53,10 @@ without --values-from, those of the last apply are taken. They are kept on the c
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
 	flags := cmd.Flags()
-	flags.StringVar(&o.registry, "registry", "", "import an archive into this registry first, REGISTRY/FOLDER, and apply it from there")
-	flags.BoolVar(&o.allowDowngrade, "allow-downgrade", false, "with --yes: apply a version that is older than the one on the cluster")
-	flags.IntVar(&o.pauseAfter, "pause-after", -1, "end when this layer is ready; the next apply goes on")
-	addRunHooks(cmd, &o.runHooks, "run the hooks of charts that are for a deletion, of bundles that leave")
+	flags.StringVar(&o.registry, "registry", "", "first import an archive into this registry, REGISTRY/FOLDER, and apply it from there")
+	flags.BoolVar(&o.allowDowngrade, "allow-downgrade", false, "with --yes: allow a version older than the one on the cluster")
+	flags.IntVar(&o.pauseAfter, "pause-after", -1, "stop when this layer is ready; the next apply continues")
+	addRunHooks(cmd, &o.runHooks, "run the deletion hooks of charts whose bundles are removed")
 	o.fleet.addFleetFlags(cmd)
 	return cmd
 }
@@ -86,27 +87,27 @@ type siteFlags struct {
 
 func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
 	f.trust.addTrustFlags(cmd)
-	f.trust.addUnsigned(cmd, "go on without verifying any signature")
+	f.trust.addUnsigned(cmd, "continue without verifying signatures")
 	flags := cmd.Flags()
-	flags.BoolVar(&f.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
+	flags.BoolVar(&f.images, "images", false, "also verify upstream's signatures of workload images for which the policy has rules")
 	f.values.addCluster(cmd)
 	f.addSkip(cmd)
-	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that a controller leaves out, as NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
+	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that a controller cannot apply, as NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("beside", cobra.FixedCompletions(controllerNames(), cobra.ShellCompDirectiveNoFileComp))
 	f.addOwnership(cmd)
 }
 
 // addSkip adds what leaves checks out.
 func (f *siteFlags) addSkip(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&f.skip, "skip-check", nil, "leave out a look before the apply: "+strings.Join(deploy.Checks, ", "))
+	cmd.Flags().StringSliceVar(&f.skip, "skip-check", nil, "skip a check before the apply: "+strings.Join(deploy.Checks, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(deploy.Checks, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // addOwnership adds what goes ahead where resources are not the runtime's.
 func (f *siteFlags) addOwnership(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources that belong to releases of Helm")
-	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "also delete what is not part of the runtime, in namespaces and of kinds that the version applied does not have")
+	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources of Helm releases")
+	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "also delete resources of others in namespaces and of kinds that the new version no longer has")
 }
 
 func (f *siteFlags) checkValues() error {
@@ -142,7 +143,7 @@ func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, e
 	}
 	policy, err := a.loadTrust(ctx, &f.trust)
 	if err == nil && policy == nil && !f.trust.allowUnsigned {
-		err = &usageError{fmt.Errorf("%w, or apply it as it is with --allow-unsigned", errNobody)}
+		err = &usageError{fmt.Errorf("%w (or --allow-unsigned)", errNobody)}
 	}
 	return policy, err
 }
@@ -209,7 +210,7 @@ var nameLine = regexp.MustCompile(`(?m)^[ -]*(?:name|namespace|[a-z]+Name): *["'
 // importFirst brings an archive to a registry and gives the same root there.
 func (a *app) importFirst(ctx context.Context, at *openedReference, registry string, t *trustFlags) (*openedReference, error) {
 	if at.File == "" {
-		return nil, &usageError{fmt.Errorf("--registry is for archives: bring %s there with krtpkg copy", at.Place)}
+		return nil, &usageError{fmt.Errorf("--registry is for archives only: copy %s there with krtpkg copy", at.Place)}
 	}
 	set, err := a.openSet(ctx, at)
 	if err != nil {
@@ -249,7 +250,7 @@ func (a *app) importFirst(ctx context.Context, at *openedReference, registry str
 // checkBeforeApply verifies the root and says who signed it, or loudly that nobody looked.
 func (a *app) checkBeforeApply(ctx context.Context, at *openedReference, policy *trust.Policy, images bool) (string, error) {
 	if policy == nil {
-		a.ui.Note("WARNING: %s is applied without verifying who signed it (--allow-unsigned)", at.pinnedReference())
+		a.ui.Note("WARNING: applying %s without verifying signatures (--allow-unsigned)", at.pinnedReference())
 		return "nobody (--allow-unsigned)", nil
 	}
 	result, err := a.verifyRoot(ctx, at, policy)
@@ -370,7 +371,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 }
 
 // errDowngrade means that nobody was asked about a version older than what is there.
-var errDowngrade = errors.New("it is older than what is there")
+var errDowngrade = errors.New("is older than the applied version")
 
 // refuseDowngrade refuses an older version of the runtime, not of single bundles of a newer one.
 func refuseDowngrade(findings []deploy.Finding) error {
@@ -403,7 +404,7 @@ func (a *app) noteSkipped(label string, report *deploy.Report) {
 		all[i] = fmt.Sprintf("%s of %s (%s)", h.Resource, h.Bundle, h.Event)
 	}
 	if len(all) > 0 {
-		a.ui.Note("note: %shooks that were not run, as nothing said --run-hooks: %s", label, strings.Join(all, ", "))
+		a.ui.Note("note: %shooks not run without --run-hooks: %s", label, strings.Join(all, ", "))
 	}
 }
 

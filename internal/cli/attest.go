@@ -30,7 +30,7 @@ const (
 type builderFlags struct{ id string }
 
 func (f *builderFlags) addBuilderFlags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.id, "builder-id", "", "URI of the builder in the provenance (default: the workflow or the pipeline, in GitHub's and GitLab's CI)")
+	cmd.Flags().StringVar(&f.id, "builder-id", "", "URI of the builder in the provenance (default: the workflow or pipeline in GitHub's and GitLab's CI)")
 }
 
 // buildStatements returns what sign attests: the SBOM, twice, and the provenance. They are computed from
@@ -73,10 +73,10 @@ func (a *app) attestCommand() *cobra.Command {
 	}
 	cmd := &cobra.Command{
 		Use:   "attest (--key KEY | --keyless) --type TYPE --predicate FILE REFERENCE",
-		Short: "attest something about a bundle or a runtime: test results, a vulnerability report",
-		Long: `Attest attaches a signed statement about the digest that the reference stands for: an
-in-toto attestation with the predicate in the file. It travels with every copy, verify shows
-it, and a policy file may ask for it. An attestation is not a signature.
+		Short: "attach a signed attestation: test results, a vulnerability report",
+		Long: `Attest attaches a signed in-toto attestation with the predicate in FILE to the digest that the
+reference names. It travels with every copy, verify shows it, and a policy file can require it.
+An attestation does not count as a signature.
 
 Types are URIs, or cosign's names: slsaprovenance1, spdxjson, cyclonedx, vuln, openvex, custom.`,
 		Example: `  krtpkg attest --key cosign.key --type vuln --predicate report.json registry.example/krt/edge:1.0.0
@@ -116,7 +116,7 @@ func (a *app) runAttest(ctx context.Context, reference string, f *signFlags, pre
 	case err != nil:
 		return fmt.Errorf("predicate: %w", err)
 	case len(data) > maxPredicate:
-		return fmt.Errorf("predicate %s is over the limit of %d bytes", file, maxPredicate)
+		return fmt.Errorf("predicate %s has more than %d bytes", file, maxPredicate)
 	case !json.Valid(data):
 		return fmt.Errorf("predicate %s is not JSON", file)
 	}
@@ -140,11 +140,11 @@ func (a *app) sbomCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sbom REFERENCE",
 		Short: "print the bill of materials of a bundle or a runtime",
-		Long: `Sbom prints what a runtime is made of, with versions, licences and digests: its bundles,
-their sources, and the images.
+		Long: `Sbom prints the bill of materials of a runtime: its bundles, their sources and the images, with
+versions, licences and digests.
 
-With --key, --certificate-identity or --policy it prints the one that was attested, and
-refuses one that was not. Without, it is computed from the artifact.`,
+With --key, --certificate-identity or --policy it prints the attested one and fails if there is
+none. Without, it computes it from the artifact.`,
 		Example: `  krtpkg sbom registry.example/krt/edge:1.0.0 > edge.cdx.json
   krtpkg sbom --format spdx --key cosign.pub registry.example/krt/edge:1.0.0`,
 		GroupID: groupLook,
@@ -162,7 +162,7 @@ refuses one that was not. Without, it is computed from the artifact.`,
 	cmd.Flags().StringVar(&format, "format", format, "cyclonedx (1.6) or spdx (2.3)")
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"cyclonedx", "spdx"}, cobra.ShellCompDirectiveNoFileComp))
 	t.addTrustFlags(cmd)
-	t.addUnsigned(cmd, "print what the artifact says of itself, though a policy file would not let it pass")
+	t.addUnsigned(cmd, "print what the artifact contains, even if a policy file would refuse it")
 	return cmd
 }
 
@@ -170,12 +170,11 @@ func (a *app) provenanceCommand() *cobra.Command {
 	var t trustFlags
 	cmd := &cobra.Command{
 		Use:   "provenance REFERENCE",
-		Short: "print from what, and by whom, a bundle or a runtime was built",
+		Short: "print how a bundle or a runtime was built: sources and builder",
 		Long: `Provenance prints the SLSA provenance: every source with its digest, and the builder.
 
-With --key, --certificate-identity or --policy it prints the one that was attested, and
-refuses one that was not. Without, it is computed from the artifact, which does not know its
-builder.`,
+With --key, --certificate-identity or --policy it prints the attested one and fails if there is
+none. Without, it computes it from the artifact, which does not know its builder.`,
 		Example: "  krtpkg provenance --key cosign.pub registry.example/krt/edge:1.0.0",
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
@@ -186,7 +185,7 @@ builder.`,
 		},
 	}
 	t.addTrustFlags(cmd)
-	t.addUnsigned(cmd, "print what the artifact says of itself, though a policy file would not let it pass")
+	t.addUnsigned(cmd, "print what the artifact contains, even if a policy file would refuse it")
 	return cmd
 }
 
@@ -216,7 +215,7 @@ func (a *app) printPredicate(ctx context.Context, reference string, t *trustFlag
 			return err
 		}
 		if document == nil {
-			return fmt.Errorf("%s: %w: no attestation %s by anyone trusted", at.pinnedReference(), trust.ErrRefused, predicateType)
+			return fmt.Errorf("%s: %w: no attestation %s by a trusted signer", at.pinnedReference(), trust.ErrRefused, predicateType)
 		}
 	} else {
 		set, err := a.openSet(ctx, at)
@@ -229,7 +228,7 @@ func (a *app) printPredicate(ctx context.Context, reference string, t *trustFlag
 	}
 	var value any
 	if err := json.Unmarshal(document, &value); err != nil {
-		return errors.Join(errors.New("what was attested is not JSON"), err)
+		return errors.Join(errors.New("attested predicate is not JSON"), err)
 	}
 	return a.ui.Result("json", document, nil)
 }

@@ -38,8 +38,8 @@ type transferFlags struct {
 
 func (f *transferFlags) addTransferFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&f.platforms, "platform", nil, "take only these platforms of images, as os/architecture[/variant]; the target has to take incomplete indexes")
-	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out what upstream attached to its images")
+	flags.StringSliceVar(&f.platforms, "platform", nil, "copy only these platforms of images, as os/architecture[/variant]; the target must accept incomplete indexes")
+	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out what is attached to upstream's images")
 	f.addAttached(cmd)
 	f.addSpeed(cmd)
 }
@@ -47,12 +47,12 @@ func (f *transferFlags) addTransferFlags(cmd *cobra.Command) {
 // addAttached adds the flag of what comes along with what is asked for.
 func (f *transferFlags) addAttached(cmd *cobra.Command) {
 	values := []string{string(transfer.AttachedVerified), string(transfer.AttachedKnown), string(transfer.AttachedAll)}
-	cmd.Flags().StringVar(&f.attached, "attached", string(transfer.AttachedKnown), "which referrers come along: verified (the root's signatures and attestations by trusted signers), known (signatures, attestations, SBOMs and reports, 64 MiB each), all")
+	cmd.Flags().StringVar(&f.attached, "attached", string(transfer.AttachedKnown), "which referrers to copy: verified (the root's signatures and attestations by trusted signers), known (signatures, attestations, SBOMs and reports, 64 MiB each), all")
 	_ = cmd.RegisterFlagCompletionFunc("attached", cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (f *transferFlags) addPaths(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.paths, "paths", "flat", "where images go: flat is the target's repository; preserve puts them under their own names below it too, TARGET/quay.io/org/app:tag, for nodes that use it as a mirror")
+	cmd.Flags().StringVar(&f.paths, "paths", "flat", "target of images: flat copies them to the target's repository; preserve also copies them below it under their own names, TARGET/quay.io/org/app:tag, for nodes that use it as a mirror")
 	_ = cmd.RegisterFlagCompletionFunc("paths", cobra.FixedCompletions([]string{"flat", "preserve"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -64,7 +64,7 @@ func (f *transferFlags) preserveNames(to place.Place, client *registry.Client) (
 	case f.paths != "preserve":
 		return nil, &usageError{fmt.Errorf("--paths %q: want flat or preserve", f.paths)}
 	case !to.IsRegistry() || f.onlyBundles:
-		return nil, &usageError{fmt.Errorf("--paths preserve needs a registry as the target, and images")}
+		return nil, &usageError{fmt.Errorf("--paths preserve needs a registry as the target, and cannot be used with --only-bundles")}
 	}
 	return func(ctx context.Context, path string) (oras.GraphTarget, error) {
 		return client.Repository(ctx, to.Repository+"/"+path)
@@ -73,17 +73,17 @@ func (f *transferFlags) preserveNames(to place.Place, client *registry.Client) (
 
 // addSpeed adds the flags that change nothing of what moves.
 func (f *transferFlags) addSpeed(cmd *cobra.Command) {
-	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "how many blobs move at once")
+	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "number of blobs to copy in parallel")
 	f.trust.addTrustFlags(cmd)
 	outputFlag(cmd, &f.format)
 }
 
 func (f *transferFlags) addBundles(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.onlyBundles, "only-bundles", false, "leave the workload images where they are")
+	cmd.Flags().BoolVar(&f.onlyBundles, "only-bundles", false, "leave out workload images")
 }
 
 func (f *transferFlags) addDryRun(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would move, and move nothing")
+	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be copied without copying")
 }
 
 // transferOptions returns the flags for the library. What moves is verified by the policy files, if there are
@@ -110,10 +110,10 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 		return o, err
 	}
 	if o.Attached == transfer.AttachedVerified && o.Verify == nil {
-		return o, &usageError{errors.New("--attached verified: nothing is verified; pass --key, --certificate-identity or --policy")}
+		return o, &usageError{errors.New("--attached verified requires verification: pass --key, --certificate-identity or --policy")}
 	}
 	if o.Verify == nil && guarded && verb != "push" {
-		a.ui.Note("note: nothing was verified: %s", unverifiedReason(f.trust.allowUnsigned))
+		a.ui.Note("note: not verified: %s", unverifiedReason(f.trust.allowUnsigned))
 	}
 	return o, nil
 }
@@ -123,20 +123,20 @@ func unverifiedReason(allowed bool) string {
 	if allowed {
 		return "--allow-unsigned"
 	}
-	return "no policy and no flag says whom to trust (--key, --policy)"
+	return "no trusted signers given (--key, --certificate-identity or --policy)"
 }
 
 func (a *app) pushCommand() *cobra.Command {
 	var f transferFlags
 	cmd := &cobra.Command{
 		Use:   "push oci:FOLDER[:TAG] REGISTRY/REPOSITORY[:TAG]",
-		Short: "publish what was built, with all its images",
-		Long: `Push publishes a bundle or a runtime with its nested bundles, every workload image in all
-its platforms, and what is attached to it. Images that the folder does not hold come from
-their own registries, or from where --image-mirror says.
+		Short: "publish a bundle or a runtime with all its images",
+		Long: `Push publishes a bundle or a runtime with its nested bundles, all platforms of every workload
+image, and what is attached to them. Images that the folder lacks are copied from their own
+registries or from --image-mirror.
 
-The tag moves last: who follows it never finds half a runtime. A push that was interrupted
-goes on where it stopped when it is run again.`,
+The tag is set last, so it never names an incomplete runtime. To resume an interrupted push, run
+it again.`,
 		Example: "  krtpkg push oci:dist:1.0.0 registry.example/krt/edge:1.0.0",
 		GroupID: groupMake,
 		Args:    cobra.ExactArgs(2),
@@ -148,7 +148,7 @@ goes on where it stopped when it is run again.`,
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
-	f.trust.addUnsigned(cmd, "push what no policy file would let pass, as to sign it there")
+	f.trust.addUnsigned(cmd, "push even if a policy file would refuse it, for example to sign it there")
 	return cmd
 }
 
@@ -156,14 +156,14 @@ func (a *app) copyCommand() *cobra.Command {
 	var f transferFlags
 	cmd := &cobra.Command{
 		Use:   "copy SOURCE... TARGET",
-		Short: "copy bundles and runtimes, with all their images, from any place to any other",
-		Long: `Copy brings bundles and runtimes with their nested bundles, images, signatures and other
-referrers from one place to another: to mirror, to promote, or to carry them into a folder or
-an archive. Without a tag the target gets that of the source.
+		Short: "copy bundles and runtimes with all their images",
+		Long: `Copy copies bundles and runtimes with their nested bundles, images, signatures and other
+referrers from one place to another: to mirror them, to promote them, or to carry them in a folder
+or an archive. Without a tag, the target gets the tag of the source.
 
-A copy that broke off goes on where it stopped when it is run again, within a blob too.
+To resume an interrupted copy, run it again; it continues even within a blob.
 
-With --list a file says what is copied where, by versions and tags (docs/MIRRORING.md).`,
+With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md).`,
 		Example: `  krtpkg copy registry.example/krt/edge:1.0.0 site.example/krt/edge:1.0.0
   krtpkg copy registry.example/krt/edge:1.0.0 registry.example/krt/edge:1.1.0 oci:media
   krtpkg copy --dry-run registry.example/krt/edge:1.1.0 site.example/krt/edge
@@ -187,8 +187,8 @@ With --list a file says what is copied where, by versions and tags (docs/MIRRORI
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
-	f.trust.addUnsigned(cmd, "copy what no policy file would let pass")
-	cmd.Flags().StringVar(&f.list, "list", "", "file that lists what to copy where")
+	f.trust.addUnsigned(cmd, "copy even if a policy file would refuse it")
+	cmd.Flags().StringVar(&f.list, "list", "", "file that lists what to copy, and to which target")
 	return cmd
 }
 
@@ -199,15 +199,15 @@ func (a *app) runCopy(ctx context.Context, verb string, sources []string, target
 	}
 	if to.File != "" {
 		if to.Tag != "" {
-			return &usageError{fmt.Errorf("%s: an archive has the tags of what is in it", to)}
+			return &usageError{fmt.Errorf("%s: an archive keeps the tags of its content: name it without a tag", to)}
 		}
 		return a.runExport(ctx, sources, to.File, exportFlags{transferFlags: *f})
 	}
 	if to.Digest != "" {
-		return &usageError{fmt.Errorf("%s: a target has a tag, not a digest", to)}
+		return &usageError{fmt.Errorf("%s: a target cannot have a digest: name it by a tag", to)}
 	}
 	if to.Tag != "" && len(sources) > 1 {
-		return &usageError{fmt.Errorf("%s: of several sources each keeps its tag", to)}
+		return &usageError{fmt.Errorf("%s: several sources keep their tags: name the target without a tag", to)}
 	}
 	roots, err := a.openRoots(ctx, sources, to.Tag)
 	if err != nil {
@@ -254,7 +254,7 @@ func (a *app) openRoots(ctx context.Context, references []string, tag string) ([
 			}
 		}
 		if other := taken[version]; other != "" {
-			return nil, &usageError{fmt.Errorf("%s and %s would both get the tag %s", other, reference, version)}
+			return nil, &usageError{fmt.Errorf("%s and %s would both get tag %s", other, reference, version)}
 		}
 		taken[version] = reference
 		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}, From: from.Tag, Where: from.Repository})
@@ -275,7 +275,7 @@ func (a *app) dryRun(ctx context.Context, roots []transfer.Source, to place.Plac
 		"target": to.Location(), "items": d.Items, "bytes": d.Bytes, "presentItems": d.ThereItems, "presentBytes": d.ThereBytes,
 	}
 	return a.ui.Result(format, view, func(w io.Writer) {
-		ui.Fprintf(w, "%s would move to %s: %s; %s (%s) are there\n",
+		ui.Fprintf(w, "would copy %s to %s: %s; %s (%s) present\n",
 			countNoun(d.Items-d.ThereItems, "item"), to.Location(), ui.Bytes(d.Bytes-d.ThereBytes), countNoun(d.ThereItems, "item"), ui.Bytes(d.ThereBytes))
 	})
 }
@@ -306,7 +306,7 @@ func copySummary(r *transfer.Report) string {
 		bundles += root.Bundles
 		images += root.Images
 	}
-	return fmt.Sprintf("%s, %s, %s; %s (%s) copied, %d mounted, %d there already",
+	return fmt.Sprintf("%s, %s, %s; %s (%s) copied, %d mounted, %d already present",
 		countNoun(bundles, "nested bundle"), countNoun(images, "image"), countNoun(len(r.Attached), "signature or other referrer"),
 		countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
 }
@@ -344,4 +344,4 @@ func newCopyView(to place.Place, root transfer.RootReport, r *transfer.Report) c
 	return v
 }
 
-var errNoArchive = errors.New("want the name of an archive, FILE.tar or FILE.tar.zst, or - for a stream")
+var errNoArchive = errors.New("want an archive, FILE.tar or FILE.tar.zst, or - for a stream")

@@ -80,60 +80,60 @@ func explainError(ctx context.Context, err error) (code int, hint string) {
 	case errors.Is(err, errChanges):
 		return exitChanges, ""
 	case errors.As(err, &locked):
-		return exitFailure, "wait for its end; a lock whose holder is dead ends by itself, see --lock-timeout"
+		return exitFailure, "wait until it ends; the lock of a dead process expires, see --lock-timeout"
 	case errors.As(err, &foreign):
-		return exitFailure, "move it elsewhere first, or delete it too with --delete-foreign"
+		return exitFailure, "move it elsewhere first, or delete it with --delete-foreign"
 	case errors.Is(err, deploy.ErrOwned):
 		return exitFailure, "delete it there first, or take it over with --take-over"
 	case errors.Is(err, errDowngrade):
-		return exitFailure, "krtpkg rollback goes back to an earlier revision, with its values; --allow-downgrade applies this one"
+		return exitFailure, "go back with krtpkg rollback, which restores the values too, or pass --allow-downgrade"
 	case errors.As(err, &findings):
 		return exitFailure, skipHint(findings)
 	case errors.Is(err, sign.ErrUnsigned):
-		return exitUnverified, "sign it with krtpkg sign, or apply it as it is with --allow-unsigned"
+		return exitUnverified, "sign it with krtpkg sign, or pass --allow-unsigned"
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):
-		return exitUnverified, "is this whom it was signed by? krtpkg inspect lists the signatures that there are"
+		return exitUnverified, "check --key or --certificate-identity; krtpkg inspect lists the signatures"
 	case errors.As(err, &renamed):
-		return exitUnverified, "signatures cover the version, not the tag: name it by the digest that is meant, or pass --allow-renamed-tag if somebody here renamed it"
+		return exitUnverified, "signatures cover the version, not the tag: name it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose"
 	case errors.As(err, &mixedUp):
-		return exitUnverified, "if that is meant, pass --expect-name " + mixedUp.name
+		return exitUnverified, "if that is intended, pass --expect-name " + mixedUp.name
 	case errors.As(err, &altered):
-		return exitUnverified, "build it again with this krtpkg; if an older one built it so, krtpkg packages takes it with --allow-altered"
+		return exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it"
 	case errors.Is(err, trust.ErrRefused):
-		return exitUnverified, "krtpkg trust show prints the policy, and krtpkg verify what was signed and attested"
+		return exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations"
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
-		return exitUnverified, "the content is not what its digest says: it was damaged or tampered with"
+		return exitUnverified, "content does not match its digest: it was damaged or tampered with"
 	case errors.Is(err, layout.ErrAmbiguous):
-		return exitUnverified, "name it by its digest, or make the archive or the folder again"
+		return exitUnverified, "name it by digest, or create the archive or folder again"
 	case errors.Is(err, archive.ErrDamaged):
-		return exitUnverified, "copy the archive again from where it was made; krtpkg check reads all of it"
+		return exitUnverified, "copy the archive again from its origin; krtpkg check verifies all of it"
 	case errors.As(err, &memory):
-		return exitFailure, "if this is what you mean to read, give it more: --memory 512MiB"
+		return exitFailure, "to allow more, pass --memory 512MiB"
 	case errors.As(err, &unverified) && unverified.Limit > 0:
-		return exitUnverified, "import it from a file, which is read twice, or hold more of it in memory: --max-unverified 1GiB --memory 1GiB"
+		return exitUnverified, "import it from a file, which is read twice, or hold more in memory: --max-unverified 1GiB --memory 1GiB"
 	case errors.As(err, &unverified):
-		return exitUnverified, "import all volumes with one command, or write what cannot be verified yet with --allow-unverified-volumes"
+		return exitUnverified, "import all volumes with one command, or pass --allow-unverified-volumes"
 	case errors.As(err, &attached):
-		return exitFailure, "take only what was verified with --attached verified, or all of it with --attached all"
+		return exitFailure, "copy only verified ones with --attached verified, or all with --attached all"
 	case errors.As(err, &base):
 		return exitIncomplete, ""
 	case errors.As(err, &other):
 		return exitFailure, other.Hint
 	case errors.Is(err, archive.ErrOrder):
-		return exitFailure, "save it to a file, and name that: a file is read in any order"
+		return exitFailure, "save it to a file first: files can be read in any order"
 	case errors.As(err, &volumes):
 		return exitIncomplete, "put it next to the others, or name all of them; the same export writes a lost volume again, byte for byte"
 	case errors.As(err, &holes):
-		return exitIncomplete, "export it again from where it was made; an older krtpkg did not write into it what --platform leaves out"
+		return exitIncomplete, "export it again; an older krtpkg did not record what --platform leaves out"
 	case errors.As(err, &wrong):
-		return exitUnverified, "if the source was meant to change, put the new digest into the definition"
+		return exitUnverified, "if the change is intended, put the new digest into the definition"
 	case errors.As(err, &moved):
-		return exitUnverified, "if it was meant to move, krtpkg update takes the new one"
+		return exitUnverified, "if the change is intended, run krtpkg update"
 	case errors.As(err, &unpinned):
-		return exitFailure, "krtpkg update pins it to what is there now"
+		return exitFailure, "pin it with krtpkg update"
 	case errors.Is(err, build.ErrSuspects):
-		return exitFailure, "say in the definition where it is (searchRules), lock it as it is (images), or allow it with a reason (notImages); krtpkg images lists all there are"
+		return exitFailure, "add a search rule (searchRules), lock it (images) or allow it with a reason (notImages) in the definition; krtpkg images lists all"
 	case errors.As(err, &repository):
 		return exitFailure, createRepository(repository)
 	case errors.As(err, &fixed):
@@ -141,25 +141,25 @@ func explainError(ctx context.Context, err error) (code int, hint string) {
 	case errors.As(err, &response) && response.Method == http.MethodPut && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {
 		return e.Code == errcode.ErrorCodeManifestBlobUnknown
 	}):
-		return exitFailure, "the registry takes an index only with all its manifests: copy without --platform, or lock single platforms with krtpkg build --platform"
+		return exitFailure, "the registry accepts only complete indexes: copy without --platform, or lock single platforms with krtpkg build --platform"
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
 		return exitCode(err), "log in to " + response.URL.Host + ": docker login, podman login, or a credential helper in the docker config"
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return exitCode(err), "log in to the registry: docker login, podman login, or a credential helper in the docker config"
 	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
-		return exitCode(err), "the login for " + response.URL.Host + " has no right to this, or there is none: docker login, or podman login"
+		return exitCode(err), "the login for " + response.URL.Host + " lacks permission or is missing: run docker login or podman login"
 	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:
-		return exitCode(err), response.URL.Host + " limits requests: run the same command again later, it goes on where it stopped; to be logged in may raise the limit"
+		return exitCode(err), response.URL.Host + " limits requests: run the same command again later to resume; logging in may raise the limit"
 	case errors.As(err, &response) && response.StatusCode >= http.StatusInternalServerError:
-		return exitCode(err), "the registry failed, see its log; the same command goes on where it stopped"
+		return exitCode(err), "the registry failed, see its log; run the same command again to resume"
 	case errors.Is(err, syscall.ENOSPC):
-		return exitCode(err), "make room and run the same command again: it goes on where it stopped"
+		return exitCode(err), "free disk space and run the same command again to resume"
 	case errors.As(err, &request) && strings.Contains(request.URL, "/v2/"):
 		return exitCode(err), unansweredHint(request)
 	case errors.As(err, &incomplete):
-		return exitIncomplete, "make the images reachable, or name where they are with --image-mirror"
+		return exitIncomplete, "make the images reachable, or pass --image-mirror"
 	case errors.Is(err, errdef.ErrNotFound):
-		return exitFailure, "see what is there with krtpkg list"
+		return exitFailure, "list the versions with krtpkg list"
 	}
 	return exitFailure, ""
 }
@@ -167,7 +167,7 @@ func explainError(ctx context.Context, err error) (code int, hint string) {
 // skipHint offers to leave checks out if that is enough.
 func skipHint(e *deploy.FindingsError) string {
 	if names := e.SkippableChecks(); len(names) > 0 {
-		return "to apply it all the same, leave out what found that: --skip-check " + strings.Join(names, ",")
+		return "to apply anyway, pass --skip-check " + strings.Join(names, ",")
 	}
 	return ""
 }
@@ -182,7 +182,7 @@ func createRepository(missing *registry.MissingRepositoryError) string {
 			return "create it: gcloud artifacts repositories create " + parts[1] + " --project " + parts[0] + " --repository-format docker --location " + strings.TrimSuffix(missing.Host, "-docker.pkg.dev")
 		}
 	}
-	return "create " + missing.Repository + " at " + missing.Host + " first, or the project that its path begins with, and run the same command again"
+	return "create " + missing.Repository + " at " + missing.Host + " first, or the project in its path, and run the same command again"
 }
 
 // moveTag returns what to do about a tag that cannot be moved. What is attached to a digest is under
@@ -190,11 +190,11 @@ func createRepository(missing *registry.MissingRepositoryError) string {
 func moveTag(fixed *registry.ImmutableTagError) string {
 	switch {
 	case strings.HasSuffix(fixed.Tag, ".sig") || strings.HasSuffix(fixed.Tag, ".att"):
-		return "attach it as a referrer alone with --signature-format bundle, or except tags that begin with sha256- from immutability"
+		return "attach it only as a referrer with --signature-format bundle, or exempt tags that begin with sha256- from immutability"
 	case strings.HasPrefix(fixed.Tag, "sha256-"):
-		return "the registry lists referrers under this tag: except tags that begin with sha256- from immutability, or sign and attest in one run before anything else refers to it"
+		return "the registry lists referrers under this tag: exempt tags that begin with sha256- from immutability, or sign and attest in one run before other referrers are attached"
 	}
-	return "give it a tag that is not taken, or allow at " + fixed.Host + " that tags are moved"
+	return "use another tag, or allow at " + fixed.Host + " that tags are overwritten"
 }
 
 // unansweredHint returns what to do about a registry that gave no answer.
@@ -202,11 +202,11 @@ func unansweredHint(request *url.Error) string {
 	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(request, http.ErrSchemeMismatch):
-		return "the registry speaks HTTP without TLS: allow that with --plain-http"
+		return "the registry does not use TLS: pass --plain-http to allow that"
 	case errors.As(request, &certificate):
-		return "if the certificate is right, name its authority with --registry-ca FILE"
+		return "if you trust the certificate, pass its authority with --registry-ca FILE"
 	}
-	return "is the name right, and the registry within reach? images can come from elsewhere by --image-mirror"
+	return "check the name and the network; --image-mirror takes images from elsewhere"
 }
 
 // exitCode returns that of a failure which may be why something is missing.

@@ -31,16 +31,16 @@ func (a *app) exportCommand() *cobra.Command {
 	var f exportFlags
 	cmd := &cobra.Command{
 		Use:   "export REFERENCE... FILE.tar|-",
-		Short: "write bundles and runtimes, with all their images, into an archive to carry",
-		Long: `Export writes one archive that holds bundles and runtimes with everything that they need
-and all that is attached to them: an OCI image layout in a tar. The same content is the same
-bytes. - writes it to standard output.
+		Short: "write bundles and runtimes with all their images into an archive",
+		Long: `Export writes an archive of bundles and runtimes with everything that they need and what is
+attached to them: an OCI image layout in a tar. The same content gives the same bytes. Use - for
+standard output.
 
-With --base the archive leaves out what a site has: a version that it runs, an earlier
-archive, or the inventory that "krtpkg have" wrote there. With --volume-size it becomes
-several files, each of which can be checked and imported by itself, in any order.
+With --base the archive leaves out what a site already has: a version that it runs, an earlier
+archive, or the inventory that "krtpkg have" wrote there. With --volume-size it is split into
+files that can be checked and imported one by one, in any order.
 
-An export that broke off goes on where it stopped when it is run again.`,
+To resume an interrupted export, run it again.`,
 		Example: `  krtpkg export registry.example/krt/edge:1.0.0 edge-1.0.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base registry.example/krt/edge:1.0.0 edge-1.1.0.tar
   krtpkg export registry.example/krt/edge:1.0.0 --volume-size 4GB edge.tar
@@ -53,11 +53,11 @@ An export that broke off goes on where it stopped when it is run again.`,
 		},
 	}
 	f.addTransferFlags(cmd)
-	f.trust.addUnsigned(cmd, "export what no policy file would let pass")
+	f.trust.addUnsigned(cmd, "export even if a policy file would refuse it")
 	f.addDryRun(cmd)
-	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out what is there: a reference, an archive, or an inventory (*.json); may be given more than once")
+	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out the content of a reference, an archive or an inventory (*.json); can be repeated")
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
-	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the archive as a whole; layers are compressed already, and it can only be imported then")
+	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the whole archive; it can then only be imported (layers are compressed anyway)")
 	return cmd
 }
 
@@ -127,7 +127,7 @@ func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	case err != nil || size == 0 || size > 1<<62:
 		return 0, &usageError{fmt.Errorf("--volume-size %q: want a size such as 4GB or 700MiB", f.volumeSize)}
 	case file == "-" || f.zstd:
-		return 0, &usageError{fmt.Errorf("--volume-size needs files that are not compressed: their sizes have to be known")}
+		return 0, &usageError{fmt.Errorf("--volume-size does not work with compression: sizes must be known in advance")}
 	}
 	return int64(size), nil
 }
@@ -151,7 +151,7 @@ func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents,
 		return nil, err
 	}
 	if written.Kept > 0 {
-		a.ui.Say("%s: %s of %s were there", name, ui.Bytes(written.Kept), ui.Bytes(written.Size))
+		a.ui.Say("%s: %s of %s were already written", name, ui.Bytes(written.Kept), ui.Bytes(written.Size))
 	}
 	return &fileView{Name: name, Size: written.Size, Kept: written.Kept}, nil
 }

@@ -42,7 +42,7 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesArgoCD(cmd.Context(), args[0], o) },
 	}
-	o.from.addControllerFlags(cmd, "go on without verifying any signature")
+	o.from.addControllerFlags(cmd, "continue without verifying signatures")
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "argocd", "namespace of Argo CD")
 	flags.StringVar(&o.to.Project, "project", "default", "project of the Applications")

@@ -42,7 +42,7 @@ and whatever else the trust policy asks for is refused here, since Flux would no
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesFlux(cmd.Context(), args[0], o) },
 	}
-	o.from.addControllerFlags(cmd, "go on without verifying any signature, and let Flux verify none")
+	o.from.addControllerFlags(cmd, "continue without verifying signatures, and let Flux verify none")
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "flux-system", "namespace of Flux's resources")
 	flags.DurationVar(&o.interval, "interval", 10*time.Minute, "how often Flux looks at the registry and at the cluster")

@@ -60,7 +60,7 @@ tries again what fails because something is not there yet.`,
 			return a.packagesInstall(cmd.Context(), args[0], o)
 		},
 	}
-	o.from.addControllerFlags(cmd, "go on without verifying any signature")
+	o.from.addControllerFlags(cmd, "continue without verifying signatures")
 	o.from.site.values.addCluster(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and of what is installed")

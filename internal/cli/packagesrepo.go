@@ -37,7 +37,7 @@ The same versions make the same catalogue, wherever they were copied to.`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.packagesRepo(cmd.Context(), args, o) },
 	}
-	o.from.addControllerFlags(cmd, "go on without verifying any signature")
+	o.from.addControllerFlags(cmd, "continue without verifying signatures")
 	flags := cmd.Flags()
 	flags.StringVar(&o.tag, "tag", "packages", "tag of the catalogue")
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository")

@@ -21,8 +21,7 @@ func (a *app) rbacCommand() *cobra.Command {
 		Use:   "rbac REFERENCE",
 		Short: "print the roles that an apply of a runtime needs, and no more",
 		Long: `Rbac computes from the runtime's own resources what a service account needs to apply it, to
-upgrade and to delete it, and prints the roles and bindings as manifests, with the namespaces
-that they are in. Who makes roles has to hold what they give; so does this account, then.`,
+upgrade and to delete it, and prints the roles and bindings as manifests, with their namespaces. Creating a role requires the permissions it grants, so the service account holds them.`,
 		Example: `  krtpkg rbac --key cosign.pub registry.example/krt/edge:1.0.0 > roles.yaml
   krtpkg rbac oci:dist:1.0.0 --allow-unsigned --service-account deployer -n ops`,
 		GroupID: groupCluster,
@@ -32,10 +31,10 @@ that they are in. Who makes roles has to hold what they give; so does this accou
 		},
 	}
 	o.trust.addTrustFlags(cmd)
-	o.trust.addUnsigned(cmd, "go on without verifying any signature")
+	o.trust.addUnsigned(cmd, "continue without verifying signatures")
 	o.values.addValuesFlags(cmd)
-	cmd.Flags().StringVar(&account, "service-account", "krtpkg", "the account that applies")
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "its namespace, where the records are kept")
+	cmd.Flags().StringVar(&account, "service-account", "krtpkg", "the service account that applies")
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "default", "its namespace, which holds the records")
 	return cmd
 }
 
@@ -61,7 +60,7 @@ func (a *app) runRBAC(ctx context.Context, reference, account, namespace string,
 		return err
 	}
 	if len(access.Unknown) > 0 {
-		a.ui.Note("note: neither Kubernetes nor the runtime defines %s: their plurals and scopes are guessed", strings.Join(access.Unknown, ", "))
+		a.ui.Note("note: neither Kubernetes nor the runtime defines %s: guessing plurals and scopes", strings.Join(access.Unknown, ", "))
 	}
 	var text bytes.Buffer
 	for _, object := range access.ListObjects() {

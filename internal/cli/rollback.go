@@ -20,13 +20,12 @@ func (a *app) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback NAME --key KEY",
 		Short: "go back to an earlier revision of a runtime, with the values of that revision",
-		Long: `Rollback applies what an earlier revision was, by the digest that is recorded, from where it
-came from, and with the values of that time. It is verified again: that it was once trusted
-does not say that it still is. Without --to it is the last revision before this one that
-was complete. The rollback is a new revision.
+		Long: `Rollback applies an earlier revision again, by its recorded digest, from its recorded place and
+with its values. It verifies the signatures again, since trust may have been revoked. Without --to
+it takes the last complete revision before the current one. The rollback is a new revision.
 
-Hooks of Helm charts that are for a rollback (pre-rollback, post-rollback) run with --run-hooks, those
-of the version that it goes back to. Hooks of an install or an upgrade do not run.`,
+Rollback hooks of Helm charts (pre-rollback, post-rollback) of the target version run with
+--run-hooks. Install and upgrade hooks do not run.`,
 		Example: `  krtpkg rollback edge --key cosign.pub
   krtpkg rollback edge --key cosign.pub --to 1.0.0 --yes`,
 		GroupID: groupCluster,
@@ -37,13 +36,13 @@ of the version that it goes back to. Hooks of an install or an upgrade do not ru
 	}
 	o.pauseAfter, o.isRollback = -1, true
 	o.site.trust.addTrustFlags(cmd)
-	o.site.trust.addUnsigned(cmd, "go on without verifying any signature")
+	o.site.trust.addUnsigned(cmd, "continue without verifying signatures")
 	flags := cmd.Flags()
-	flags.StringVar(&to, "to", "", "the version, or the number of the revision, to go back to")
-	flags.StringVar(&from, "from", "", "a place that has it, REGISTRY/REPOSITORY, if it is no longer where it came from")
-	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "leave out a look before the apply, as with krtpkg apply")
+	flags.StringVar(&to, "to", "", "the version or revision number to go back to")
+	flags.StringVar(&from, "from", "", "where to find it, REGISTRY/REPOSITORY, if it is no longer at its recorded place")
+	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "skip a check before the apply, as with krtpkg apply")
 	o.site.addOwnership(cmd)
-	addRunHooks(cmd, &o.runHooks, "run the hooks of charts that are for a rollback, or for a deletion where a bundle leaves")
+	addRunHooks(cmd, &o.runHooks, "run rollback hooks of charts, and deletion hooks of removed bundles")
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
 	return cmd
@@ -71,7 +70,7 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 		reference = from + "@" + target.Digest
 	}
 	if reference == "" {
-		return fmt.Errorf("revision %d of %s has no place recorded where it came from: name one with --from", target.Number, name)
+		return fmt.Errorf("revision %d of %s has no recorded place: pass --from", target.Number, name)
 	}
 	p, err := a.prepareRoot(ctx, reference, policy, &o.site, "")
 	if err != nil {
@@ -79,7 +78,7 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	}
 	p.images.ranBefore = true
 	if got := p.root.Digest.String(); got != target.Digest {
-		return fmt.Errorf("%s is %s, and revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
+		return fmt.Errorf("%s is %s, but revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
 	}
 	if err := p.deployAs(name); err != nil {
 		return err

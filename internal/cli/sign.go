@@ -63,13 +63,13 @@ func (f *signFlags) addSignFlags(cmd *cobra.Command) {
 	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the passphrase of the key (default: $"+passwordVariable+", or asked for)")
 	flags.StringVar(&f.certificate, "certificate", "", "file of a certificate for the key, of a private PKI")
 	flags.StringVar(&f.chain, "certificate-chain", "", "file of the intermediates of that certificate")
-	flags.BoolVar(&f.keyless, "keyless", false, "have Fulcio certify a key for this run, and log the signature in Rekor")
+	flags.BoolVar(&f.keyless, "keyless", false, "sign with a certificate of Fulcio for this run, and log the signature in Rekor")
 	flags.StringVar(&f.token, "identity-token", "", "OpenID Connect token for --keyless: a file, or the token (default: $SIGSTORE_ID_TOKEN, or what the CI offers)")
 	flags.StringVar(&f.fulcio, "fulcio-url", publicFulcio, "certificate authority for --keyless")
-	flags.StringVar(&f.rekor, "rekor-url", "", "transparency log to enter the signature in (with --keyless: "+publicRekor+"; \"\" for none)")
-	flags.StringVar(&f.timestamp, "timestamp-server-url", "", "timestamp authority (RFC 3161) to have the signature stamped by")
-	flags.StringToStringVarP(&f.annotations, "annotation", "a", nil, "claim to sign along, as KEY=VALUE")
-	flags.StringVar(&f.storage, "signature-format", "both", "how it is stored: bundle (cosign 3), legacy (cosign 2) or both")
+	flags.StringVar(&f.rekor, "rekor-url", "", "transparency log for the signature (with --keyless: "+publicRekor+"; \"\" for none)")
+	flags.StringVar(&f.timestamp, "timestamp-server-url", "", "timestamp authority (RFC 3161) for the signature")
+	flags.StringToStringVarP(&f.annotations, "annotation", "a", nil, "signed annotation, as KEY=VALUE")
+	flags.StringVar(&f.storage, "signature-format", "both", "storage format: bundle (cosign 3), legacy (cosign 2) or both")
 	_ = cmd.RegisterFlagCompletionFunc("signature-format", cobra.FixedCompletions([]string{"both", "bundle", "legacy"}, cobra.ShellCompDirectiveNoFileComp))
 	f.logged = func() bool { return flags.Changed("rekor-url") }
 	outputFlag(cmd, &f.format)
@@ -84,11 +84,11 @@ func (a *app) signOptions(ctx context.Context, f *signFlags) (o sign.SignOptions
 	case !known:
 		err = fmt.Errorf("--signature-format %s: want bundle, legacy or both", f.storage)
 	case (f.key == "") != f.keyless:
-		err = errors.New("say who signs: --key, or --keyless")
+		err = errors.New("signer required: pass --key or --keyless")
 	case f.keyless && f.certificate+f.chain != "":
-		err = errors.New("--keyless gets its certificate from Fulcio: not --certificate besides")
+		err = errors.New("--keyless and --certificate cannot be used together: Fulcio issues the certificate")
 	case f.chain != "" && f.certificate == "":
-		err = errors.New("--certificate-chain wants --certificate")
+		err = errors.New("--certificate-chain requires --certificate")
 	}
 	if err != nil {
 		return o, &usageError{err}
@@ -153,7 +153,7 @@ func identityToken(ctx context.Context, token string) (string, error) {
 	case strings.Count(token, ".") == 2:
 		return token, nil
 	}
-	return "", fmt.Errorf("identity token: it is not a token, and %w", err)
+	return "", fmt.Errorf("identity token: not a token, and %w", err)
 }
 
 type signOptions struct {
@@ -167,14 +167,13 @@ func (a *app) signCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sign (--key KEY | --keyless) REFERENCE",
 		Short: "sign a bundle or a runtime",
-		Long: `Sign attaches a signature of the digest that the reference stands for: to what is in a
-registry, in a folder or in an archive. The root's lock names everything else by digest, so
-this one signature covers the whole runtime. Along with it go signed attestations of what the
-artifact is made of: its SBOM (CycloneDX and SPDX) and its provenance (SLSA).
+		Long: `Sign attaches a signature to the digest that the reference names, in a registry, a folder or an
+archive. The root's lock names everything else by digest, so this one signature covers the whole
+runtime. Sign also attaches signed attestations: the SBOM (CycloneDX and SPDX) and the provenance
+(SLSA).
 
-By default they are stored in both forms that cosign knows: the tags of cosign 2 and the
-bundles of cosign 3. The passphrase of an encrypted key is taken from $COSIGN_PASSWORD or
-asked for.`,
+By default both of cosign's formats are written: the tags of cosign 2 and the bundles of cosign 3.
+The passphrase of an encrypted key is taken from $COSIGN_PASSWORD or asked for.`,
 		Example: `  krtpkg sign --key cosign.key registry.example/krt/edge:1.0.0
   krtpkg sign --key hashivault://release -a stage=candidate registry.example/krt/edge:1.0.0
   krtpkg sign --key release.pem --certificate release.crt --certificate-chain ca.pem edge-1.0.0.tar
@@ -185,7 +184,7 @@ asked for.`,
 	}
 	o.addSignFlags(cmd)
 	o.builder.addBuilderFlags(cmd)
-	cmd.Flags().BoolVar(&o.noAttestations, "no-attestations", false, "sign the root alone, and attest neither SBOM nor provenance")
+	cmd.Flags().BoolVar(&o.noAttestations, "no-attestations", false, "sign only, without attesting SBOM and provenance")
 	return cmd
 }
 

@@ -20,10 +20,10 @@ import (
 func (a *app) trustCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trust",
-		Short: "make, show and check the policy file that says whom to trust with what",
-		Long: `A policy file says who has to have signed what is applied, imported and copied, how many of
-them, and what has to be attested (docs/TRUST.md). It is looked for as --policy says, then
-$KRTPKG_TRUST_POLICY, trustPolicy of the config file, and trust.yaml next to that.`,
+		Short: "create, show and check trust policies",
+		Long: `A policy file names the trusted signers of what is applied, imported and copied, how many must
+have signed, and which attestations are required (docs/TRUST.md). It is taken from --policy,
+$KRTPKG_TRUST_POLICY, trustPolicy in the config file, or trust.yaml next to that.`,
 		GroupID: groupTrust,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -42,15 +42,15 @@ func (a *app) trustInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init (--key KEY | --certificate-identity SUBJECT ...)",
 		Short: "write a policy file that trusts keys or an identity",
-		Long: `Init writes a policy file to start from, with the keys and certificates in it: it can be
-handed to a site as it is. A file that is there is never overwritten.`,
+		Long: `Init writes a policy file with the keys and certificates in it, so that it can be handed to a
+site. It never overwrites a file.`,
 		Example: `  krtpkg trust init --key cosign.pub
   krtpkg trust init --key cosign.pub --match 'registry.example/krt/**' --output trust.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.trustInit(cmd.Context(), &f, match, output) },
 	}
 	f.addTrustFlags(cmd)
-	cmd.Flags().StringArrayVar(&match, "match", nil, "what the first rule is for: globs of REGISTRY/REPOSITORY, or local (default: everything)")
+	cmd.Flags().StringArrayVar(&match, "match", nil, "scope of the first rule: globs of REGISTRY/REPOSITORY, or local (default: everything)")
 	cmd.Flags().StringVar(&output, "output", "", "file to write (default: "+trustFileHelp()+")")
 	return cmd
 }
@@ -59,7 +59,7 @@ func trustFileHelp() string { return "trust.yaml next to the config file" }
 
 func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, output string) error {
 	if f.policy != "" || !f.isGiven() {
-		return &usageError{errors.New("say whom to trust with --key or --certificate-identity")}
+		return &usageError{errors.New("trusted signers required: pass --key or --certificate-identity")}
 	}
 	if _, err := a.loadTrust(ctx, f); err != nil {
 		return err
@@ -79,7 +79,7 @@ func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, outp
 	}
 	if output == "" {
 		if output = defaultPolicyFile(); output == "" {
-			return &usageError{errors.New("there is no home for it: say where with --output")}
+			return &usageError{errors.New("no home directory: pass --output")}
 		}
 		if err := os.MkdirAll(filepath.Dir(output), 0o755); err != nil {
 			return err
@@ -147,7 +147,7 @@ func (a *app) loadPolicy(flag string) (*trust.Policy, error) {
 		return nil, err
 	}
 	if file == "" {
-		return nil, &usageError{fmt.Errorf("there is no policy file: krtpkg trust init writes one to %s, or name one with --policy", defaultPolicyFile())}
+		return nil, &usageError{fmt.Errorf("no policy file found: create %s with krtpkg trust init, or pass --policy", defaultPolicyFile())}
 	}
 	return trust.LoadPolicy(file)
 }
@@ -161,7 +161,7 @@ func (a *app) trustShowCommand() *cobra.Command {
 	var format ui.Format
 	cmd := &cobra.Command{
 		Use:     "show",
-		Short:   "show whom the policy trusts with what",
+		Short:   "show the trusted signers and rules of the policy",
 		Example: "  krtpkg trust show",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -298,10 +298,10 @@ func (a *app) trustCheckCommand() *cobra.Command {
 	var policy string
 	cmd := &cobra.Command{
 		Use:   "check [REFERENCE]",
-		Short: "check the policy file, and what it makes of something",
-		Long: `Check reads the policy file and all that it names, and says if anyone in it does not count
-now. With a reference it says which rule is for it, and whether it passes. The exit code is 3
-if it does not.`,
+		Short: "check the policy file, and a reference against it",
+		Long: `Check reads the policy file and all files that it names, and reports signers that do not count
+now. With a reference it shows the matching rule and whether the reference passes. The exit code
+is 3 if it does not.`,
 		Example: `  krtpkg trust check
   krtpkg trust check registry.example/krt/edge:1.0.0`,
 		Args: cobra.MaximumNArgs(1),
@@ -318,11 +318,11 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 	}
 	for _, one := range newPolicyView(policy).Authorities {
 		if !one.Counts {
-			a.ui.Note("%s: authority %s does not count now: it is revoked, or not in its time", policy.Name, one.Name)
+			a.ui.Note("%s: authority %s does not count now: revoked, or outside of its validity period", policy.Name, one.Name)
 		}
 	}
 	if len(references) == 0 {
-		return a.ui.Result("", nil, func(w io.Writer) { ui.Fprintf(w, "%s is a policy\n", policy.Name) })
+		return a.ui.Result("", nil, func(w io.Writer) { ui.Fprintf(w, "%s is valid\n", policy.Name) })
 	}
 	at, err := a.openReference(ctx, references[0])
 	if err != nil {
@@ -332,7 +332,7 @@ func (a *app) trustCheck(ctx context.Context, file string, references []string) 
 	if err != nil {
 		return err
 	}
-	a.ui.Say("the rule for %s is that of %s", policyPlace(at.Place), strings.Join(rule.Match, ", "))
+	a.ui.Say("the rule for %s is %s", policyPlace(at.Place), strings.Join(rule.Match, ", "))
 	result, err := a.verifyRoot(ctx, at, policy)
 	if err != nil {
 		return err

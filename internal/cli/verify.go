@@ -24,12 +24,12 @@ func (a *app) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify REFERENCE",
 		Short: "verify the signatures and every byte of a bundle or a runtime",
-		Long: `Verify checks that the root was signed by whom the flags or the policy file trust, that
-all is attested that the policy asks for, and then that the root and every nested bundle are,
-byte for byte, what the signed digest says. It asks nothing but the place that the reference
-names: no log, no certificate authority, and no other host.
+		Long: `Verify checks the signatures of the root against the trusted signers of the flags or the policy
+file, the attestations that the policy requires, and every byte of the root and its nested bundles
+against the signed digest. It contacts only the place of the reference: no log, no certificate
+authority and no other host.
 
-The exit code is 3 if anything does not hold.`,
+The exit code is 3 if verification fails.`,
 		Example: `  krtpkg verify --key cosign.pub registry.example/krt/edge:1.0.0
   krtpkg verify --policy trust.yaml --images registry.example/krt/edge:1.0.0
   krtpkg verify --certificate-identity release@krt.example --ca-roots ca.pem edge-1.0.0.tar`,
@@ -38,7 +38,7 @@ The exit code is 3 if anything does not hold.`,
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runVerify(cmd.Context(), args[0], o) },
 	}
 	o.trust.addTrustFlags(cmd)
-	cmd.Flags().BoolVar(&o.images, "images", false, "verify what upstream signed of the workload images, too, as far as the policy has rules for them")
+	cmd.Flags().BoolVar(&o.images, "images", false, "also verify upstream's signatures of workload images for which the policy has rules")
 	outputFlag(cmd, &o.format)
 	return cmd
 }
@@ -105,7 +105,7 @@ func (v verifyView) writeText(w io.Writer) {
 	ui.Fprintf(w, "  intact\t%s\n", countNoun(len(v.Bundles), "bundle"))
 	for _, image := range v.Images {
 		if image.Result == nil {
-			ui.Fprintf(w, "  image\t%s: no rule is for it\n", image.Reference)
+			ui.Fprintf(w, "  image\t%s: no matching rule\n", image.Reference)
 		} else {
 			ui.Fprintf(w, "  image\t%s signed by %s\n", image.Reference, signerNames(image.Result))
 		}
@@ -114,7 +114,7 @@ func (v verifyView) writeText(w io.Writer) {
 
 func writeProofs(w io.Writer, v sign.Verified) {
 	for _, t := range v.Times {
-		ui.Fprintf(w, "  signed at\t%s, says a %s\n", t.Time.Format(time.RFC3339), t.Source)
+		ui.Fprintf(w, "  signed at\t%s, according to a %s\n", t.Time.Format(time.RFC3339), t.Source)
 	}
 	for _, l := range v.Log {
 		ui.Fprintf(w, "  logged\tentry %d of log %s\n", l.Index, l.LogID)

@@ -288,7 +288,7 @@ func TestHelmTakesTheLastOfTwoKeys(t *testing.T) {
 		t.Errorf("notes %q", notes)
 	}
 	plain := render.Input{Source: &bundle.Source{}, Files: files("a.yaml", pod+"kind: Pod\n"), Overlays: files("o.yaml", overlay)}
-	if _, err := render.RenderStable(t.Context(), plain); err == nil || !strings.Contains(err.Error(), `key "kind" is there twice`) {
+	if _, err := render.RenderStable(t.Context(), plain); err == nil || !strings.Contains(err.Error(), `duplicate key "kind"`) {
 		t.Errorf("a plain manifest: %v", err)
 	}
 }

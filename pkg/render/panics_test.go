@@ -23,11 +23,11 @@ func TestYTTErrors(t *testing.T) {
 	withValues := template("schema.yaml", anySchema)
 	withValues.Values = [][]byte{[]byte("a: {8080: web}\n")}
 	for want, in := range map[string]render.Input{
-		`schema.yaml:3:1: key 8080 is a number, and ytt takes only text as keys (write it in quotes: "8080")`: template("schema.yaml", "#@data/values-schema\n---\n8080: web\n"),
-		`schema.yaml:4:3: key on is a boolean, and ytt takes only text as keys (write it in quotes: "on")`:    template("schema.yaml", "#@data/values-schema\n---\nv:\n  on: web\n"),
-		`values.yaml:3:1: key no is a boolean, and ytt takes only text as keys (write it in quotes: "no")`:    template("values.yaml", "#@data/values\n---\nno: web\n"),
-		`values.yaml:3:1: key ~ is null, and ytt takes only text as keys (write it in quotes: "~")`:           template("values.yaml", "#@data/values\n---\n~: web\n"),
-		`key 8080 is a number, and ytt takes only text as keys (write it in quotes: "8080")`:                  withValues,
+		`schema.yaml:3:1: key 8080 is a number, but ytt accepts only text as keys (write it in quotes: "8080")`: template("schema.yaml", "#@data/values-schema\n---\n8080: web\n"),
+		`schema.yaml:4:3: key on is a boolean, but ytt accepts only text as keys (write it in quotes: "on")`:    template("schema.yaml", "#@data/values-schema\n---\nv:\n  on: web\n"),
+		`values.yaml:3:1: key no is a boolean, but ytt accepts only text as keys (write it in quotes: "no")`:    template("values.yaml", "#@data/values\n---\nno: web\n"),
+		`values.yaml:3:1: key ~ is null, but ytt accepts only text as keys (write it in quotes: "~")`:           template("values.yaml", "#@data/values\n---\n~: web\n"),
+		`key 8080 is a number, but ytt accepts only text as keys (write it in quotes: "8080")`:                  withValues,
 		"a.yaml:2 | a: #@ 1<<100":                                      template("a.yaml", "#@ x=1\na: #@ 1<<100\n"),
 		"a.yaml:2 | a: #@ range(3)":                                    template("a.yaml", "#@ x=1\na: #@ range(3)\n"),
 		"a.yaml:2 | a: #@ struct.encode({8080: 1})":                    template("a.yaml", "#@ load(\"@ytt:struct\", \"struct\")\na: #@ struct.encode({8080: 1})\n"),
@@ -51,8 +51,8 @@ func TestKeysThatAreNoText(t *testing.T) {
 	content.Files[0].Data = []byte(anySchema)
 	content.Files[1].Data = []byte("a: 1\n")
 	for text, want := range map[string]string{
-		"web:\n  a:\n    on: 1\n":             `site.yaml:3:5: key on is a boolean, and ytt takes only text as keys (write it in quotes: "on")`,
-		"dns: {8080: x}\nweb: {a: {1e3: 1}}":  `site.yaml:2:11: key 1e3 is a number, and ytt takes only text as keys (write it in quotes: "1e3")`,
+		"web:\n  a:\n    on: 1\n":             `site.yaml:3:5: key on is a boolean, but ytt accepts only text as keys (write it in quotes: "on")`,
+		"dns: {8080: x}\nweb: {a: {1e3: 1}}":  `site.yaml:2:11: key 1e3 is a number, but ytt accepts only text as keys (write it in quotes: "1e3")`,
 		"dns: {8080: x}\nweb: {a: {'on': 1}}": "",
 	} {
 		v := values(t, text)
@@ -67,7 +67,7 @@ func TestKeysThatAreNoText(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `web.a:1:2: key 22 is a number, and ytt takes only text as keys (write it in quotes: "22")`
+	const want = `web.a:1:2: key 22 is a number, but ytt accepts only text as keys (write it in quotes: "22")`
 	if _, err := render.RenderBundle(t.Context(), content, v, atSite); err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
