@@ -25,7 +25,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// notPlain are bundles that kustomize can't build: they take values, Knative has a resource in two
+// notPlain are bundles that kustomize cannot build: they take values, Knative has a resource in two
 // files, and Kyverno a hook that is for upgrades only.
 var notPlain = []string{
 	"artifact-hub", "chartmuseum", "coredns", "github-deploy-key", "harbor", "hello", "knative-serving", "kyverno", "lets-encrypt-issuer", "linkerd",
@@ -33,7 +33,7 @@ var notPlain = []string{
 }
 
 // kustomizes holds what the real kustomize makes of a bundle, with the patches that Flux is given,
-// against what krtpkg renders. It returns why kustomize can't have the bundle; nothing if it can.
+// against what krtpkg renders. It returns why kustomize cannot have the bundle; nothing if it can.
 func kustomizes(t *testing.T, built *build.Built) string {
 	t.Helper()
 	const place = "site.example/krt"
@@ -128,7 +128,7 @@ func kustomizes(t *testing.T, built *build.Built) string {
 	return ""
 }
 
-// overlays are the kustomizations that Flux makes of its Kustomizations, once its variables are put in.
+// overlays returns the kustomizations that Flux makes of its Kustomizations, once its variables are put in.
 func overlays(t *testing.T, files []byte, place string) (all [][]byte) {
 	t.Helper()
 	for _, text := range strings.Split(string(files), "\n---\n")[1:] {

@@ -44,7 +44,7 @@ type row struct {
 
 func (r row) String() string { return fmt.Sprintf("%s %s |\n", r.cells, r.since) }
 
-// add adds the row of a bundle that was built and rendered; unkustomized is why kustomize can't have it.
+// add adds the row of a bundle that was built and rendered; unkustomized is why kustomize cannot have it.
 func (tb *table) add(t *testing.T, r bundles.Ready, built *build.Built, unkustomized string) {
 	t.Helper()
 	size := 0

@@ -20,7 +20,7 @@ import (
 type controllerKind struct {
 	// title is what messages call it, folder where a runtime has what it reads.
 	title, folder string
-	// files are what a build puts there, and the bundles that it can't apply.
+	// files are what a build puts there, and the bundles that it cannot apply.
 	files func(context.Context, *bundle.Artifact, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error)
 }
 
@@ -45,7 +45,7 @@ var controllers = map[string]controllerKind{
 
 func controllerNames() []string { return slices.Sorted(maps.Keys(controllers)) }
 
-// filesFor are what a build puts into a runtime for a controller, and the bundles that it can't apply.
+// filesFor returns what a build puts into a runtime for a controller, and the bundles that it cannot apply.
 func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.File, []pkgrepo.LeftOut, error) {
 	c := controllers[called]
 	if set.Root.Runtime == nil {
@@ -65,7 +65,7 @@ func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.Fil
 	return c.files(ctx, set.Root, all)
 }
 
-// leftBy are the bundles of a runtime that a controller can't apply.
+// leftBy returns the bundles of a runtime that a controller cannot apply.
 func leftBy(ctx context.Context, set *bundle.Set, called string) ([]pkgrepo.LeftOut, error) {
 	_, left, err := filesFor(ctx, set, called)
 	return left, err

@@ -152,7 +152,7 @@ func toNodes(objects []any) ([]*yaml.Node, error) {
 	return all, nil
 }
 
-// documentText is the manifests of a document.
+// documentText returns the manifests of a document.
 func documentText(d pkgrepo.Document) ([]byte, error) {
 	var out bytes.Buffer
 	for _, r := range d.Resources {

@@ -139,7 +139,7 @@ func (c *carvel) reconciled(kind schema.GroupVersionKind, namespace, name string
 	return u
 }
 
-// condition is the status and the message of one of a resource's conditions; "" where it is not there.
+// condition returns the status and the message of one of a resource's conditions; "" where it is not there.
 func condition(u *unstructured.Unstructured, kind string) (status, message string) {
 	all, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
 	for _, one := range all {
@@ -560,7 +560,7 @@ func TestKappControllerFaults(t *testing.T) {
 	})
 }
 
-// normal gives all that kapp has applied, without what the cluster and kapp have added, by kind,
+// normal returns all that kapp has applied, without what the cluster and kapp have added, by kind,
 // namespace and name.
 func (w *watcher) normal() map[string]string {
 	w.t.Helper()
@@ -609,7 +609,7 @@ func (w *watcher) sameAs(byController map[string]string, runtime string, some ..
 	w.t.Logf("%d resources are the same", len(byApply))
 }
 
-// given are fields that the cluster fills in anew each time.
+// given are fields that the cluster fills in again each time.
 var given = []string{"batch.kubernetes.io/controller-uid", "controller-uid", "clusterIP", "clusterIPs", "nodePort", "healthCheckNodePort", "volumeName"}
 
 // plainOf takes out the keys by which kapp, kbld and the controllers of Kubernetes know resources.

@@ -32,7 +32,7 @@ func (a *app) packagesArgoCDCommand() *cobra.Command {
 Application for each bundle, by digest, in waves by layer, with the images of the site.
 
 Argo CD takes no layers of the type that other clients need, so a second manifest over the same
-layer, of about 1 KB, is put beside the runtime and each of its bundles. These are attached to
+layer, of about 1 KB, is put next to the runtime and each of its bundles. These are attached to
 the runtime and travel with it: a copy has them.
 
 Argo CD verifies no signature and goes by the digest that was verified here. With --follow it
@@ -48,7 +48,7 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 	flags.StringVar(&o.to.Project, "project", "default", "project of the Applications")
 	flags.StringVar(&o.to.Server, "server", "https://kubernetes.default.svc", "API server of the cluster, as Argo CD knows it")
 	flags.BoolVar(&o.follow, "follow", false, "follow the tag TAG.argocd of the reference's TAG, and move it")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD can't apply: they are for krtpkg apply --beside")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD cannot apply: they are for krtpkg apply --beside")
 	return cmd
 }
 
@@ -87,7 +87,7 @@ func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOpti
 	return a.writeDocuments(&o.from, pkgrepo.ArgoCDDocuments(p.set.Root.Runtime, o.to))
 }
 
-// attachForArgoCD puts the second manifests beside a runtime, as far as they are not there, and gives
+// attachForArgoCD puts the second manifests next to a runtime, as far as they are not there, and gives
 // that of the runtime itself.
 func attachForArgoCD(ctx context.Context, store place.Target, p *preparedRoot) (root ocispec.Descriptor, err error) {
 	var all []ocispec.Descriptor

@@ -49,7 +49,7 @@ and whatever else the trust policy asks for is refused here, since Flux would no
 	flags.BoolVar(&o.follow, "follow", false, "follow the reference's tag")
 	flags.StringVar(&o.constraints, "constraints", "", "follow the newest version in a range, as in \">=1.0.0 <2.0.0\"")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux can't apply: they are for krtpkg apply --beside")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux cannot apply: they are for krtpkg apply --beside")
 	return cmd
 }
 
@@ -87,7 +87,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	return a.writeDocuments(&o.from, pkgrepo.FluxDocuments(p.set.Root.Runtime, o.to))
 }
 
-// sourceRef is what Flux follows.
+// sourceRef returns what Flux follows.
 func (o *fluxOptions) sourceRef(p *preparedRoot) (map[string]string, error) {
 	switch {
 	case o.constraints != "":

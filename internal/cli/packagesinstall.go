@@ -119,7 +119,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	return a.writeDocuments(&o.from, documents)
 }
 
-// installDocuments are the manifests for the bundles of a runtime that are packages.
+// installDocuments returns the manifests for the bundles of a runtime that are packages.
 func (a *app) installDocuments(ctx context.Context, p *preparedRoot, rt deploy.Runtime, values render.Kept, o *installOptions) ([]pkgrepo.Document, error) {
 	root := p.set.Root
 	left, err := a.leaveOut(ctx, p.set, kappController, o.leave)
@@ -167,7 +167,7 @@ func (a *app) installDocuments(ctx context.Context, p *preparedRoot, rt deploy.R
 	return documents, err
 }
 
-// namespacesOf are the namespaces that a runtime's own bundles make.
+// namespacesOf returns the namespaces that a runtime's own bundles make.
 func namespacesOf(rt deploy.Runtime) (names []string, err error) {
 	for _, unit := range rt.Units {
 		made, err := deploy.DefinedNamespaces(unit)

@@ -117,7 +117,7 @@ func (a *app) announceServer(address *net.TCPAddr, references []string, f serveF
 	}
 }
 
-// loadCertificate is nil where there is none.
+// loadCertificate returns nil where there is none.
 func (f serveFlags) loadCertificate() (*tls.Certificate, error) {
 	if (f.cert == "") != (f.key == "") {
 		return nil, &usageError{errors.New("--tls-cert and --tls-key go together")}
@@ -132,7 +132,7 @@ func (f serveFlags) loadCertificate() (*tls.Certificate, error) {
 	return &certificate, nil
 }
 
-// loadLogin is nil where nobody has to log in.
+// loadLogin returns nil where nobody has to log in.
 func (f serveFlags) loadLogin() (serve.Login, error) {
 	if f.htpasswd == "" {
 		return nil, nil
@@ -178,7 +178,7 @@ func (a *app) serveHandler(ctx context.Context, references []string, f serveFlag
 	return serve.NewServer(ctx, stores, serve.Options{Repository: f.repository, Verify: guarded.Verify})
 }
 
-// openWritableRegistry is a registry that keeps each repository as a layout in a folder.
+// openWritableRegistry returns a registry that keeps each repository as a layout in a folder.
 func openWritableRegistry(dir string) (http.Handler, error) {
 	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err == nil {
 		return nil, fmt.Errorf("%s is one layout, and --writable keeps one for each repository: give the folder above it, or another", dir)

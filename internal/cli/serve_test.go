@@ -73,7 +73,7 @@ func TestServeWithTLS(t *testing.T) {
 	}
 }
 
-// bundleName is what the archive's root is called.
+// bundleName returns what the archive's root is called.
 func bundleName(t *testing.T, s *site) string {
 	t.Helper()
 	for line := range strings.Lines(s.ok("list", "edge.tar")) {

@@ -93,7 +93,7 @@ func (s *session) checkAccess(ctx context.Context, in *clusterView) ([]Finding, 
 	return found, nil
 }
 
-// isAllowed looks into the user's rules, and asks where they don't say yes.
+// isAllowed looks into the user's rules, and asks where they do not say yes.
 func (a *permissionChecker) isAllowed(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
 	namespace := cmp.Or(want.Namespace, a.cluster.namespace)
 	rules, known := a.rules[namespace]

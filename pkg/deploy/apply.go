@@ -127,7 +127,7 @@ func (s *session) keepIdle(plan *Plan) {
 	}
 }
 
-// refuseChanges returns why the plan can't be carried out; what others would lose comes first.
+// refuseChanges returns why the plan cannot be carried out; what others would lose comes first.
 func (p *Plan) refuseChanges(deleteForeign bool) error {
 	if len(p.foreign) > 0 && !deleteForeign {
 		return &ForeignError{Runtime: p.Runtime, Foreign: p.foreign}
@@ -202,7 +202,7 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	return s, nil
 }
 
-// recordedRevision is what is recorded of the runtime.
+// recordedRevision returns what is recorded of the runtime.
 func (s *session) recordedRevision() Revision {
 	r := Revision{Version: s.runtime.Version, Digest: s.runtime.Digest, Origin: s.runtime.Origin, Alone: s.runtime.isSingleBundle()}
 	r.Values = s.runtime.valuesDigest()
@@ -248,7 +248,7 @@ func assignJobs(rt Runtime, installed []Installed) (jobs []job, leaving []Instal
 	return jobs, leaving
 }
 
-// prerequisites are the jobs that have to be done before job i.
+// prerequisites returns the jobs that have to be done before job i.
 func (s *session) prerequisites(i int) (before []int) {
 	for k, other := range s.jobs {
 		lower := other.unit.Layer < s.jobs[i].unit.Layer
@@ -352,7 +352,7 @@ func (r Runtime) appName(u Unit) string {
 	return r.Name + "." + cmp.Or(u.Bundle, "bundle")
 }
 
-// isSingleBundle tells whether this is a bundle that is applied without a runtime.
+// isSingleBundle reports whether this is a bundle that is applied without a runtime.
 func (r Runtime) isSingleBundle() bool { return r.Units[0].Bundle == "" }
 
 // validate refuses what would go wrong after the first bundles have been applied.

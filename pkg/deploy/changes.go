@@ -29,7 +29,7 @@ func (r ResourceID) String() string {
 	return text
 }
 
-// apiGroup is the API group, "" for the core one.
+// apiGroup returns the API group, "" for the core one.
 func (r ResourceID) apiGroup() string {
 	group, _, found := strings.Cut(r.APIVersion, "/")
 	if !found {
@@ -149,10 +149,10 @@ func CountChanges(all []ResourceChange) Changes {
 	return c
 }
 
-// HasAny tells whether the cluster has to be changed, and not only waited for.
+// HasAny reports whether the cluster has to be changed, and not only waited for.
 func (c Changes) HasAny() bool { return c.Create+c.Update+c.Delete+c.Release > 0 }
 
-// Add gives the sum of both.
+// Add returns the sum of both.
 func (c Changes) Add(d Changes) Changes {
 	return Changes{c.Create + d.Create, c.Update + d.Update, c.Delete + d.Delete, c.Wait + d.Wait, c.Release + d.Release}
 }
@@ -174,5 +174,5 @@ func (c Changes) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// summarizeChanges is what kapp records of a change.
+// summarizeChanges returns what kapp records of a change.
 func summarizeChanges(changes []ResourceChange) string { return CountChanges(changes).String() }

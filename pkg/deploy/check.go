@@ -61,7 +61,7 @@ const (
 	CheckWorkloads  = "workloads"  // replicas that two set, budgets that allow no eviction
 	CheckImages     = "images"     // by the caller: that images are where the references point to
 	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
-	CheckDryRun     = "dry-run"    // what the API server would refuse, and what can't be changed
+	CheckDryRun     = "dry-run"    // what the API server would refuse, and what cannot be changed
 	CheckDowngrade  = "downgrade"  // an older version over a newer one: a warning
 	CheckNamespaces = "namespaces" // that they are there to stay, and take the records; not to be skipped
 	CheckForeign    = "foreign"    // by Plan: what others have put into what would be deleted
@@ -114,7 +114,7 @@ func (e *FindingsError) Unwrap() []error {
 	return causes
 }
 
-// SkippableChecks are the checks to leave out so that nothing is found; none if that is not possible.
+// SkippableChecks returns the checks to leave out so that nothing is found; none if that is not possible.
 func (e *FindingsError) SkippableChecks() []string {
 	var names []string
 	for _, f := range e.Findings {
@@ -231,7 +231,7 @@ func (s *session) inspectCluster(ctx context.Context) (*clusterView, error) {
 	return in, nil
 }
 
-// servedKinds are all that the API server has now.
+// servedKinds returns all that the API server has now.
 func (s *session) servedKinds(ctx context.Context) (map[schema.GroupVersionKind]metav1.APIResource, error) {
 	_, lists, err := s.engine.served.askKinds(ctx, s.cluster.client.Discovery())
 	if err != nil && len(lists) == 0 {
@@ -262,7 +262,7 @@ func (s *session) checkVersion(ctx context.Context, _ *clusterView) ([]Finding, 
 	if err != nil {
 		return []Finding{{Severity: Warning, Message: fmt.Sprintf("the cluster's version %q is not known to be one", info.GitVersion)}}, nil
 	}
-	// What distributions add after a dash is no pre-release: v1.34.2-eks-1234.
+	// What distributions add after a dash is not a pre-release: v1.34.2-eks-1234.
 	plain := semver.New(parsed.Major(), parsed.Minor(), parsed.Patch(), "", "")
 	var found []Finding
 	for _, j := range s.jobs {
@@ -334,7 +334,7 @@ func (s *session) broughtLater(in *clusterView, at int, gvk schema.GroupVersionK
 	return ""
 }
 
-// judgeKind says what is wrong with a kind, by whether it is served and what its type knows.
+// judgeKind returns what is wrong with a kind, by whether it is served and what its type knows.
 func judgeKind(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
 	var hint string
 	typed, err := scheme.Scheme.New(gvk)
@@ -383,7 +383,7 @@ func (s *session) checkTwice(_ context.Context, in *clusterView) ([]Finding, err
 	return found, nil
 }
 
-// knownPlurals are the kinds that are served, or brought by the runtime.
+// knownPlurals returns the kinds that are served, or brought by the runtime.
 func (s *session) knownPlurals(in *clusterView) map[schema.GroupKind]kindDefinition {
 	all := map[schema.GroupKind]kindDefinition{}
 	for gvk, r := range in.served {

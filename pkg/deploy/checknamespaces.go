@@ -58,7 +58,7 @@ func (s *session) checkNamespaces(ctx context.Context, in *clusterView) ([]Findi
 	return found, nil
 }
 
-// heldBy says what a namespace that is being deleted waits for.
+// heldBy returns what a namespace that is being deleted waits for.
 func heldBy(namespace *corev1.Namespace) string {
 	var why []string
 	for _, c := range namespace.Status.Conditions {
@@ -115,7 +115,7 @@ func (s *session) checkRecords(ctx context.Context) ([]Finding, error) {
 			continue
 		}
 		found = append(found, Finding{Severity: Wrong, Message: fmt.Sprintf(
-			"%s of the records can't be written in namespace %s: %s", one.kind, c.namespace, oneLine(err.Error()))})
+			"%s of the records cannot be written in namespace %s: %s", one.kind, c.namespace, oneLine(err.Error()))})
 	}
 	return found, nil
 }
@@ -126,7 +126,7 @@ func isAdmission(err error) bool {
 	return strings.Contains(text, "exceeded quota") || strings.Contains(text, "denied the request") || strings.Contains(text, "webhook")
 }
 
-// otherNamespaces are the other namespaces that have a record of a runtime; none of those that this user
+// otherNamespaces returns the other namespaces that have a record of a runtime; none of those that this user
 // may not see.
 func (c *Cluster) otherNamespaces(ctx context.Context, runtime string) []string {
 	all, err := c.client.CoreV1().ConfigMaps("").List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime," + labelRuntime + "=" + runtime})

@@ -18,7 +18,7 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// configMaps is where kapp keeps its state.
+// configMaps returns where kapp keeps its state.
 func (c *Cluster) configMaps() typedcorev1.ConfigMapInterface {
 	return c.client.CoreV1().ConfigMaps(c.namespace)
 }

@@ -15,7 +15,7 @@ var marks = map[string]string{
 	"IngressClass": "ingressclass.kubernetes.io/is-default-class",
 }
 
-// isDefault says whether a resource is the default class of its kind.
+// isDefault reports whether a resource is the default class of its kind.
 func isDefault(r kappres.Resource) bool {
 	mark, is := marks[r.Kind()]
 	return is && r.Annotations()[mark] == "true"
@@ -61,7 +61,7 @@ type defaultClass struct {
 	id     ResourceID
 }
 
-// defaultClasses are the names of the cluster's default classes, by kind; none of those that
+// defaultClasses returns the names of the cluster's default classes, by kind; none of those that
 // this user may not list.
 func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, error) {
 	all := map[string][]string{}

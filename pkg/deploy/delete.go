@@ -98,7 +98,7 @@ func (s *session) beforeDelete(ctx context.Context, opts DeleteOptions) (*Plan, 
 	return plan, nil
 }
 
-// planDelete is what the delete of all that leaves would do.
+// planDelete returns what the delete of all that leaves would do.
 func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 	plan := &Plan{Runtime: s.runtime.Name}
 	found := make([]BundlePlan, len(s.leaving))

@@ -8,7 +8,7 @@
 // lists, inspects and deletes like any other. What kapp does not know (the runtime, the
 // layer, the order, version and digest) is in labels and annotations of the app's
 // ConfigMap, where any kubectl can read it; what was applied when, and by whom, is in a ConfigMap
-// "<runtime>.krtpkg.dev", and the values in Secrets beside it. Change groups, change rules, wait rules and
+// "<runtime>.krtpkg.dev", and the values in Secrets next to it. Change groups, change rules, wait rules and
 // whatever else kapp reads from annotations and Config documents stay as the bundle's author
 // wrote them; only kapp.k14s.io/deploy-logs has no effect, since kapp would print on the
 // standard output of the process.
@@ -99,10 +99,10 @@ func Connect(cfg Config) (*Cluster, error) {
 	return &Cluster{config: config, client: client, namespace: namespace, retry: retry, retryTimeout: limit}, nil
 }
 
-// Server is the address of the API server.
+// Server returns the address of the API server.
 func (c *Cluster) Server() string { return c.config.Host }
 
-// Namespace is where kapp keeps its state.
+// Namespace returns where kapp keeps its state.
 func (c *Cluster) Namespace() string { return c.namespace }
 
 // Runtime is what Apply makes of the cluster.

@@ -82,7 +82,7 @@ func (r *rig) eventually(what string, done func() error) {
 	r.t.Fatalf("waited for this: %s; but: %v", what, err)
 }
 
-// objects are all objects of the cluster, with their resource versions, but for those that
+// objects returns all objects of the cluster, with their resource versions, but for those that
 // come and go by themselves.
 func (r *rig) objects() map[string]string {
 	r.t.Helper()
@@ -174,7 +174,7 @@ var (
 	deployments = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
 )
 
-// unit is a bundle of one file.
+// unit returns a bundle of one file.
 func unit(layer int, bundle, version string, docs ...string) Unit {
 	return Unit{
 		Bundle: bundle, Version: version, Layer: layer, Digest: "sha256:" + strings.Repeat("a", 64),

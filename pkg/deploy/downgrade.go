@@ -8,7 +8,7 @@ import (
 )
 
 // checkDowngrade tells of versions older than those that are there: of the runtime, as recorded,
-// and of its bundles. Versions that are not semver can't be compared.
+// and of its bundles. Versions that are not semver cannot be compared.
 func (s *session) checkDowngrade(context.Context, *clusterView) ([]Finding, error) {
 	var found []Finding
 	for _, r := range s.record.revisions {

@@ -210,7 +210,7 @@ func TestPause(t *testing.T) {
 	r.deleted("edge")
 }
 
-// A webhook that can't be reached, and a policy that says no.
+// A webhook that cannot be reached, and a policy that says no.
 func TestAdmission(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()

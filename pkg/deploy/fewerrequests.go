@@ -168,7 +168,7 @@ func newNamespace(name string) kappres.Resource {
 
 func isNamespace(r kappres.Resource) bool { return r.Kind() == "Namespace" && r.APIGroup() == "" }
 
-// Exists is what kapp asks of each resource that the app does not have yet.
+// Exists returns what kapp asks of each resource that the app does not have yet.
 func (k *knownResources) Exists(r kappres.Resource, opts kappres.ExistsOpts) (kappres.Resource, bool, error) {
 	if k.lacksNamespace(r) || isNamespace(r) && k.isMissing(r.Name()) {
 		return nil, false, nil
@@ -176,7 +176,7 @@ func (k *knownResources) Exists(r kappres.Resource, opts kappres.ExistsOpts) (ka
 	return k.Resources.Exists(r, opts)
 }
 
-// Get is what kapp waits by. Its first look at an object that it has created is the answer to that:
+// Get returns what kapp waits by. Its first look at an object that it has created is the answer to that:
 // what nobody has to make ready needs no second one.
 func (k *knownResources) Get(r kappres.Resource) (kappres.Resource, error) {
 	key := kappres.NewUniqueResourceKey(r).String()

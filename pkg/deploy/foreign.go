@@ -94,7 +94,7 @@ func deletionsOf(plan *Plan) plannedDeletions {
 // findForeign returns what is in namespaces that a plan deletes, and what is of kinds whose
 // definitions it deletes, unless the plan deletes it itself or it was made from something else.
 //
-// Who is not allowed to list a kind can't know: that is an error unless tolerant.
+// Who is not allowed to list a kind cannot know: that is an error unless tolerant.
 func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([]Foreign, error) {
 	deleted := deletionsOf(plan)
 	deleted.isClaimed = func(id ResourceID) bool { return s.engine.claims.hasClaim(id) }

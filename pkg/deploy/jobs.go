@@ -48,7 +48,7 @@ func (d doneJobs) hasDone(id ResourceID) bool {
 	return id.Kind == "Job" && id.apiGroup() == batchv1.GroupName && d[id.Namespace+"/"+id.Name] != ""
 }
 
-// doneJobs are those of all bundles of the runtime: one may have moved.
+// doneJobs returns those of all bundles of the runtime: one may have moved.
 func (s *session) doneJobs() doneJobs {
 	all := doneJobs{}
 	for _, i := range s.allInstalled() {
@@ -69,7 +69,7 @@ func (s *session) allInstalled() []Installed {
 	return all
 }
 
-// passingJobs are the Jobs among resources that Kubernetes deletes when they are done, with the
+// passingJobs returns the Jobs among resources that Kubernetes deletes when they are done, with the
 // digests of what their author wrote; those that nobody waits for are not known to be done.
 func passingJobs(resources []kappres.Resource, namespace string) (doneJobs, error) {
 	found := doneJobs{}
@@ -128,7 +128,7 @@ type finishedJobs struct {
 	since   time.Time
 }
 
-// Get is what kapp waits by.
+// Get returns what kapp waits by.
 func (f finishedJobs) Get(r kappres.Resource) (kappres.Resource, error) {
 	there, err := f.Resources.Get(r)
 	if !apierrors.IsNotFound(err) || !isPassing(r) {

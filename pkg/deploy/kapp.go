@@ -95,7 +95,7 @@ type callResult struct {
 	namespacesLeft bool
 }
 
-// lookAhead is what deploy would do. It writes nothing.
+// lookAhead returns what deploy would do. It writes nothing.
 func (e *engine) lookAhead(ctx context.Context, a kappApp) (callResult, error) {
 	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, nil) })
 }
@@ -105,7 +105,7 @@ func (e *engine) deployAndWait(ctx context.Context, a kappApp, h progressHooks) 
 	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, &h) })
 }
 
-// lookDelete is what delete would do. It writes nothing.
+// lookDelete returns what delete would do. It writes nothing.
 func (e *engine) lookDelete(ctx context.Context, name string) (callResult, error) {
 	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, name, false, nil) })
 }
@@ -213,7 +213,7 @@ func (e *engine) newParts(ctx context.Context, told *messageTracker) (*kappParts
 	}, nil
 }
 
-// deployFlags are the defaults of kapp deploy, which come from its flags. The command itself is
+// deployFlags returns the defaults of kapp deploy, which come from its flags. The command itself is
 // not for several goroutines.
 func (e *engine) deployFlags() *cmdapp.DeployOptions {
 	o, flags := &cmdapp.DeployOptions{}, &cobra.Command{}
@@ -417,7 +417,7 @@ func dropStatus(resources []kappres.Resource) {
 	}
 }
 
-// replaceJobs has a Job that can't be changed, since its pod template is immutable, replaced.
+// replaceJobs has a Job that cannot be changed, since its pod template is immutable, replaced.
 func replaceJobs(resources []kappres.Resource) {
 	for _, r := range resources {
 		if r.Kind() != "Job" || r.APIGroup() != "batch" || r.Annotations()[updateStrategy] != "" {
@@ -458,7 +458,7 @@ func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.Chan
 	return diff.NewChangeFactory(rebase, conf.DiffAgainstLastAppliedFieldExclusionMods(), exclude, diff.ChangeOpts{}), nil
 }
 
-// findExisting are the resources on the cluster that are the app's, or are to be.
+// findExisting returns the resources on the cluster that are the app's, or are to be.
 func (e *engine) findExisting(p *kappParts, target kapp.App, resources []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool) ([]kappres.Resource, error) {
 	p.known.forgetNamespaces()
 	selector, options, err := p.appSelector(target, cmdapp.NewUsedGKsScope(resources).GKs(), namespacesOf(resources))
@@ -605,7 +605,7 @@ func withRules(resources []kappres.Resource) ([]kappres.Resource, kappconfig.Con
 		_, labelled := r.Labels()[configGroup+"/config"] // a ConfigMap that holds one
 		return labelled || r.APIGroup() == configGroup
 	}) {
-		// To parse kapp's own configuration anew for each app takes a fifth of an apply.
+		// To parse kapp's own configuration again for each app takes a fifth of an apply.
 		conf, err := usualRules()
 		return resources, conf, err
 	}

@@ -130,7 +130,7 @@ func dropChildrenOfOthers(existing []kappres.Resource) []kappres.Resource {
 	return slices.DeleteFunc(existing, func(r kappres.Resource) bool { return r.Transient() && !going.Has(r.UID()) })
 }
 
-// deleteAgain deletes cluster roles that Kubernetes makes anew: the controller that fills roles
+// deleteAgain deletes cluster roles that Kubernetes makes again: the controller that fills roles
 // from others writes what it is about to write even if the role has been deleted meanwhile.
 func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) error {
 	roles := e.cluster.client.RbacV1().ClusterRoles()
@@ -147,7 +147,7 @@ func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) er
 				err = roles.Delete(withoutLogs(ctx), r.Name(), metav1.DeleteOptions{})
 			}
 			if err := ignoreNotFound(err); err != nil {
-				return fmt.Errorf("%s, which was made anew after it was deleted: %w", idOf(r), err)
+				return fmt.Errorf("%s, which was made again after it was deleted: %w", idOf(r), err)
 			}
 		}
 		if !looked {
@@ -162,7 +162,7 @@ func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) er
 	return nil
 }
 
-// labeledResources are the resources on the cluster that have the app's label.
+// labeledResources returns the resources on the cluster that have the app's label.
 func (p *kappParts) labeledResources(target kapp.App) ([]kappres.Resource, error) {
 	selector, options, err := p.appSelector(target, made, nil)
 	if err != nil {

@@ -69,7 +69,7 @@ const (
 	hooksLimit  = 1 << 20 // of a Secret
 )
 
-// Hook is a resource that is created at a moment of a bundle's life, and is no part of what is
+// Hook is a resource that is created at a moment of a bundle's life, and is not part of what is
 // applied. Hooks of one moment stand in the order in which they run.
 type Hook struct {
 	// Events are the moments: pre-delete, post-delete, pre-rollback, post-rollback.
@@ -199,7 +199,7 @@ func excludeResources(resources []kappres.Resource, ids []ResourceID) []kappres.
 	})
 }
 
-// releasesOf are the releases that resources have hooks of, as they are recorded.
+// releasesOf returns the releases that resources have hooks of, as they are recorded.
 func releasesOf(resources []kappres.Resource) string {
 	all := map[string]bool{}
 	for _, r := range resources {
@@ -216,7 +216,7 @@ type ranHook struct {
 	policies []string
 }
 
-// ranHooks are those among resources, in any order.
+// ranHooks returns those among resources, in any order.
 func ranHooks(resources []kappres.Resource) (ran []ranHook) {
 	for _, r := range resources {
 		if isHook(r) {
@@ -226,7 +226,7 @@ func ranHooks(resources []kappres.Resource) (ran []ranHook) {
 	return ran
 }
 
-// notHooks are the resources that are there to stay.
+// notHooks returns the resources that are there to stay.
 func notHooks(resources []kappres.Resource) []kappres.Resource {
 	return slices.DeleteFunc(slices.Clone(resources), isHook)
 }
@@ -257,7 +257,7 @@ func (s *session) newObjectClient() (*objectClient, error) {
 	}, nil
 }
 
-// resourceClient is where a resource is read and written.
+// resourceClient returns where a resource is read and written.
 func (o *objectClient) resourceClient(apiVersion, kind, namespace string) (dynamic.ResourceInterface, error) {
 	gv, err := schema.ParseGroupVersion(apiVersion)
 	if err != nil {
@@ -500,7 +500,7 @@ func (s *session) recreateNamespace(ctx context.Context, was *corev1.Namespace) 
 	return err == nil, err
 }
 
-// newObject is the hook's resource, with a label that tells of whom it is.
+// newObject returns the hook's resource, with a label that tells of whom it is.
 func (h Hook) newObject(runtime string) (*unstructured.Unstructured, error) {
 	r, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
 	if err != nil {
@@ -540,10 +540,10 @@ func (s *session) skipHooks(bundle string, hooks []Hook, events ...string) {
 	s.skipped = append(s.skipped, skippedHooks(bundle, hooks, events...)...)
 }
 
-// hooksName is that of the Secret with the hooks of a bundle that run when it is deleted.
+// hooksName returns that of the Secret with the hooks of a bundle that run when it is deleted.
 func hooksName(runtime, bundle string) string { return stateName(runtime) + ".hooks." + bundle }
 
-// encodeHooks gives the hooks that run at a deletion as they are kept, and the digest of that; nothing
+// encodeHooks returns the hooks that run at a deletion as they are kept, and the digest of that; nothing
 // where there are none.
 func encodeHooks(hooks []Hook) (data []byte, sum string, err error) {
 	hooks = slices.DeleteFunc(slices.Clone(hooks), func(h Hook) bool { return !h.runsAt(preDelete, postDelete) })
@@ -598,7 +598,7 @@ func (c *Cluster) forgetHooks(ctx context.Context, runtime string) error {
 	return errors.Join(errs...)
 }
 
-// keptHooks are the hooks of a bundle that run when it is deleted.
+// keptHooks returns the hooks of a bundle that run when it is deleted.
 func (c *Cluster) keptHooks(ctx context.Context, runtime, bundle string) ([]Hook, error) {
 	name := hooksName(runtime, bundle)
 	secret, err := c.client.CoreV1().Secrets(c.namespace).Get(withoutLogs(ctx), name, metav1.GetOptions{})

@@ -24,7 +24,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// hookJob is a Job that is a hook, and that KWOK completes.
+// hookJob returns a Job that is a hook, and that KWOK completes.
 func hookJob(name, events, weight, policies, version string) string {
 	annotations := fmt.Sprintf("helm.sh/hook: %q, helm.sh/hook-weight: %q", events, weight)
 	if policies != "" {
@@ -41,13 +41,13 @@ spec:
 `, name, annotations, version)
 }
 
-// failing is a Job that no node takes, and that fails after a second.
+// failing returns a Job that no node takes, and that fails after a second.
 func failing(job string) string {
 	return strings.Replace(strings.Replace(job, "restartPolicy:", "nodeSelector: {hooks-test: nowhere}\n      restartPolicy:", 1),
 		"spec:\n", "spec:\n  activeDeadlineSeconds: 1\n", 1)
 }
 
-// lifeChart is a chart with a hook for every moment, and resources that name no namespace.
+// lifeChart returns a chart with a hook for every moment, and resources that name no namespace.
 func lifeChart(version string, more ...string) map[string]string {
 	hooks := []string{
 		hookJob("seed", "post-install", "0", "", version),
@@ -75,7 +75,7 @@ func lifeChart(version string, more ...string) map[string]string {
 	}
 }
 
-// rendered is a chart as a unit, as it comes out of a bundle that the target renders.
+// rendered returns a chart as a unit, as it comes out of a bundle that the target renders.
 func rendered(t *testing.T, chart map[string]string, version, namespace string) Unit {
 	t.Helper()
 	content := &bundle.Content{Bundle: &bundle.Bundle{Metadata: bundle.Metadata{Name: "rel"}, Spec: bundle.BundleSpec{Sources: []bundle.Source{{
@@ -129,7 +129,7 @@ func (r *rig) watchJobs(namespace string) *jobWatch {
 	return j
 }
 
-// since gives what has come, and forgets it.
+// since returns what has come, and forgets it.
 func (j *jobWatch) since() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -138,7 +138,7 @@ func (j *jobWatch) since() string {
 	return all
 }
 
-// there are the objects in a namespace, but for what is of Helm and of every namespace.
+// there returns the objects in a namespace, but for what is of Helm and of every namespace.
 func (r *rig) there(namespace string) string {
 	r.t.Helper()
 	var all []string
@@ -215,7 +215,7 @@ func TestHooksAsHelm(t *testing.T) {
 		name         string
 		helm, krtpkg func() error
 		fails        bool
-		// only Helm leaves these, and has these Jobs created beside ours
+		// only Helm leaves these, and has these Jobs created next to ours
 		left []string
 		want string // Jobs
 	}{

@@ -13,7 +13,7 @@ import (
 // metadataPage is how many objects are listed at a time.
 const metadataPage = 500
 
-// listMetadata lists the metadata of all objects. A kind that is gone, or can't be listed, has none.
+// listMetadata lists the metadata of all objects. A kind that is gone, or cannot be listed, has none.
 func listMetadata(ctx context.Context, client metadata.ResourceInterface, options metav1.ListOptions) ([]metav1.PartialObjectMetadata, error) {
 	items, _, err := listPages(ctx, client, options, 0)
 	return items, err

@@ -61,7 +61,7 @@ func withFence(ctx context.Context) context.Context {
 	return context.WithValue(ctx, fenceKey{}, &lockFence{})
 }
 
-// sameFence gives a context the fence of another one, or none.
+// sameFence returns a context the fence of another one, or none.
 func sameFence(ctx, as context.Context) context.Context {
 	return context.WithValue(ctx, fenceKey{}, as.Value(fenceKey{}))
 }
@@ -85,7 +85,7 @@ func holdBack(ctx context.Context) error {
 }
 
 // acquireLock takes the Lease of a runtime, which lasts for a time unless it is renewed; lost is called
-// once if it can't be renewed any more. A lock whose holder gave no sign of life for as long as
+// once if it cannot be renewed any more. A lock whose holder gave no sign of life for as long as
 // it lasts, by the holder's clock and while we look, is taken over.
 //
 // Errors: [*LockedError].
@@ -129,7 +129,7 @@ func (c *Cluster) acquireLock(ctx context.Context, runtime string, lasts time.Du
 	return l, nil
 }
 
-// withGracePeriod is a context that ends a moment after another: the API server may grant a lock although who
+// withGracePeriod returns a context that ends a moment after another: the API server may grant a lock although who
 // asked has gone, and then nobody would give it back.
 func withGracePeriod(ctx context.Context) (context.Context, context.CancelFunc) {
 	heard, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -266,14 +266,14 @@ func (l *runtimeLock) renewLease(ctx context.Context) error {
 	return err
 }
 
-// sameLock tells whether both are of one holder, from one moment on.
+// sameLock reports whether both are of one holder, from one moment on.
 func sameLock(a, b *coordinationv1.Lease) bool {
 	same := valueOrZero(a.Spec.HolderIdentity) == valueOrZero(b.Spec.HolderIdentity) && a.Spec.AcquireTime != nil && b.Spec.AcquireTime != nil
 	return same && a.Spec.AcquireTime.Time.Truncate(time.Microsecond).Equal(b.Spec.AcquireTime.Time.Truncate(time.Microsecond))
 }
 
 // releaseLease gives the lock back. It works also after the end of the context that it was taken
-// with; if the API server can't be reached, the lock ends by itself.
+// with; if the API server cannot be reached, the lock ends by itself.
 func (l *runtimeLock) releaseLease() {
 	if l == nil {
 		return
@@ -287,7 +287,7 @@ func (l *runtimeLock) releaseLease() {
 		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
 }
 
-// holderName is who holds a lock and who made a change: user@host, and the process.
+// holderName returns who holds a lock and who made a change: user@host, and the process.
 func holderName() string {
 	name := os.Getenv("USER")
 	if u, err := user.Current(); err == nil {

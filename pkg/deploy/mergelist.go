@@ -14,7 +14,7 @@ type listMerge struct {
 	retainKeys bool
 }
 
-// mergeItems returns false for a list whose items can't be told apart.
+// mergeItems returns false for a list whose items cannot be told apart.
 func (l listMerge) mergeItems(live, applied, desired []any) ([]any, bool) {
 	liveByKey, ok1 := l.byKey(live)
 	desiredByKey, ok2 := l.byKey(desired)

@@ -67,7 +67,7 @@ func (m *messageTracker) stopTelling() {
 	m.closed = true
 }
 
-// pendingResources are the resources that are waited for.
+// pendingResources returns the resources that are waited for.
 func (m *messageTracker) pendingResources() []Waiting {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -97,7 +97,7 @@ func (m *messageTracker) noteProgress() {
 	}
 }
 
-// sinceProgress is how long ago something became ready, or kapp began to change things.
+// sinceProgress returns how long ago something became ready, or kapp began to change things.
 func (m *messageTracker) sinceProgress() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -140,7 +140,7 @@ func (m *messageTracker) Notify(lines []string) {
 	}
 }
 
-// findReason is the first line that says why, and the first of what was made of the resource that is
+// findReason returns the first line that says why, and the first of what was made of the resource that is
 // not well, either.
 func findReason(lines []string) string {
 	var why, child string

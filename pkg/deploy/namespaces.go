@@ -67,7 +67,7 @@ func placeUnits(units []Unit, scopes map[schema.GroupKind]bool) ([]Unit, error) 
 	return placed, nil
 }
 
-// placeFile gives the resources of a file, as kapp reads them.
+// placeFile returns the resources of a file, as kapp reads them.
 func placeFile(data []byte, namespace string, scopes map[schema.GroupKind]bool) ([]byte, error) {
 	resources, err := kappres.NewFileResource(kappres.NewBytesSource(data)).Resources()
 	if err != nil {

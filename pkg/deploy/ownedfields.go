@@ -30,7 +30,7 @@ func otherOwners(object map[string]any) ownedFields {
 	return owned
 }
 
-// laterOwners are the owners of fields that were written after krtpkg's last write.
+// laterOwners returns the owners of fields that were written after krtpkg's last write.
 func laterOwners(object map[string]any) ownedFields {
 	u := unstructured.Unstructured{Object: object}
 	entries := u.GetManagedFields()

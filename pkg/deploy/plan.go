@@ -51,7 +51,7 @@ type BundlePlan struct {
 	found callResult
 }
 
-// HasChanges tells whether anything would be written.
+// HasChanges reports whether anything would be written.
 func (p *Plan) HasChanges() bool {
 	return p.records || p.CountChanges().HasAny()
 }
@@ -190,7 +190,7 @@ type kindDefinition struct {
 	versions   []string // those that are served
 }
 
-// readDefinitions are those of a bundle. One that names no kind is an error.
+// readDefinitions returns those of a bundle. One that names no kind is an error.
 func readDefinitions(resources []kappres.Resource) ([]kindDefinition, error) {
 	var all []kindDefinition
 	for _, r := range resources {

@@ -21,7 +21,7 @@ type PullSecret struct {
 	Config []byte
 }
 
-// PullSecrets are the logins that the nodes would pull a runtime's images with: the pull secrets of its pods and of their service accounts, from the
+// PullSecrets returns the logins that the nodes would pull a runtime's images with: the pull secrets of its pods and of their service accounts, from the
 // cluster, or from the runtime itself. What this user may not read is left out, as is what is not
 // there.
 func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, error) {
@@ -71,7 +71,7 @@ func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, er
 	return logins, nil
 }
 
-// isUnreadable says that there is nothing, or nothing for this user.
+// isUnreadable reports whether there is nothing, or nothing for this user.
 func isUnreadable(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) }
 
 // objectName is an object of a namespace.
@@ -130,7 +130,7 @@ func (p *pullReferences) addPodSpecs(namespace string, value any) {
 	}
 }
 
-// textValues are the texts of a mapping.
+// textValues returns the texts of a mapping.
 func textValues(value any) map[string]string {
 	all := map[string]string{}
 	mapping, _ := value.(map[string]any)
@@ -142,7 +142,7 @@ func textValues(value any) map[string]string {
 	return all
 }
 
-// namesOf are the names of a list of references.
+// namesOf returns the names of a list of references.
 func namesOf(value any) (names []string) {
 	list, _ := value.([]any)
 	for _, entry := range list {
@@ -160,7 +160,7 @@ func referenceNames(list []corev1.LocalObjectReference) (names []string) {
 	return names
 }
 
-// dockerConfig is the login in a Secret's data, or nil. The older form is what is below auths in the
+// dockerConfig returns the login in a Secret's data, or nil. The older form is what is below auths in the
 // newer one.
 func dockerConfig(data map[string][]byte) []byte {
 	if config := data[corev1.DockerConfigJsonKey]; config != nil {

@@ -97,7 +97,7 @@ func (g grantSet) sortedRules() []rbacv1.PolicyRule {
 }
 
 // LeastAccess computes what a service account needs to apply a runtime that keeps its records in
-// a namespace. It is as narrow as Kubernetes allows: who creates can't be held to names, who
+// a namespace. It is as narrow as Kubernetes allows: who creates cannot be held to names, who
 // makes roles has to hold what they give, and who makes bindings needs the verb bind. kapp lists
 // each kind in all namespaces.
 func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
@@ -183,7 +183,7 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 	return access, nil
 }
 
-// resourceOf gives the plural of a resource's kind, and whether it has a namespace.
+// resourceOf returns the plural of a resource's kind, and whether it has a namespace.
 func (a *Access) resourceOf(r kappres.Resource, defined map[schema.GroupKind]kindDefinition) (plural string, namespaced, known bool) {
 	gk := r.GroupKind()
 	if d, is := defined[gk]; is {
@@ -254,7 +254,7 @@ func (a *Access) bindRoles(rt Runtime, subject rbacv1.Subject, whole grantSet, b
 	}
 }
 
-// ListObjects are all of it in the order in which they can be created.
+// ListObjects returns all of it in the order in which they can be created.
 func (a *Access) ListObjects() []any {
 	var all []any
 	for i := range a.Namespaces {
@@ -267,7 +267,7 @@ func (a *Access) ListObjects() []any {
 	return all
 }
 
-// DefinedNamespaces are the names of those that a bundle's own manifests make.
+// DefinedNamespaces returns the names of those that a bundle's own manifests make.
 func DefinedNamespaces(u Unit) (names []string, err error) {
 	resources, err := readResources(u.Manifests)
 	if err != nil {

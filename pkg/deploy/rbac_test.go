@@ -122,7 +122,7 @@ func (r *rig) remove(access *Access) {
 	}
 }
 
-// as is the cluster for a service account of the rig's namespace.
+// as returns the cluster for a service account of the rig's namespace.
 func (r *rig) as(account string) *Cluster {
 	r.t.Helper()
 	token, err := r.client.CoreV1().ServiceAccounts(r.namespace).CreateToken(r.t.Context(), account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})

@@ -70,8 +70,8 @@ type RevisionBundle struct {
 // historyLimit is how many revisions are kept.
 const historyLimit = 10
 
-// stateName is that of the ConfigMap, the Lease and, with a suffix, the Secrets of a runtime.
-// It can't be that of a kapp app, which has at most one dot.
+// stateName returns that of the ConfigMap, the Lease and, with a suffix, the Secrets of a runtime.
+// It cannot be that of a kapp app, which has at most one dot.
 func stateName(runtime string) string { return runtime + ".krtpkg.dev" }
 
 func valuesName(runtime string, d digest.Digest) string {
@@ -79,7 +79,7 @@ func valuesName(runtime string, d digest.Digest) string {
 }
 
 const (
-	labelRecord  = "krtpkg.dev/record" // on what is no app: "runtime" or "values"
+	labelRecord  = "krtpkg.dev/record" // on what is not an app: "runtime" or "values"
 	recordKey    = "revisions.yaml"
 	valuesKey    = "values.yaml"
 	valuesSource = "krtpkg.dev/values"
@@ -170,7 +170,7 @@ func readRecord(cm *corev1.ConfigMap) (*revisionRecord, error) {
 	return r, nil
 }
 
-// newestRevision is the last revision; the zero one if there is none.
+// newestRevision returns the last revision; the zero one if there is none.
 func (r *revisionRecord) newestRevision() Revision {
 	if len(r.revisions) == 0 {
 		return Revision{}
@@ -178,7 +178,7 @@ func (r *revisionRecord) newestRevision() Revision {
 	return r.revisions[0]
 }
 
-// holdsRevision tells whether the newest revision is what is to be applied, and has been.
+// holdsRevision reports whether the newest revision is what is to be applied, and has been.
 func (r *revisionRecord) holdsRevision(next Revision) bool {
 	n := r.newestRevision()
 	return n.State == Complete && n.sameAs(next)
@@ -188,7 +188,7 @@ func (r Revision) sameAs(o Revision) bool {
 	return r.Digest == o.Digest && r.Values == o.Values && r.Version == o.Version && r.Origin == o.Origin
 }
 
-// withRevision gives the revisions with a next one, which replaces the newest if it is the same.
+// withRevision returns the revisions with a next one, which replaces the newest if it is the same.
 func (r *revisionRecord) withRevision(next Revision) []Revision {
 	rest := r.revisions
 	next.Number = 1

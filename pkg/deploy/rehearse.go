@@ -25,7 +25,7 @@ const rehearsals = 8
 // it would refuse is found before the first write. Updates that it refuses and that are to be
 // replaced then are marked in result.
 //
-// What is refused only because something is missing that the runtime brings is no finding.
+// What is refused only because something is missing that the runtime brings is not a finding.
 func rehearseChanges(ctx context.Context, a kappApp, p *kappParts, steps []*clusterapply.ClusterChange, wanted []kappres.Resource, result *callResult) []Finding {
 	var (
 		mu       sync.Mutex
@@ -160,7 +160,7 @@ func isValidByItself(ctx context.Context, p *kappParts, r kappres.Resource) bool
 	return err == nil || apierrors.IsAlreadyExists(err) // which it says after all else
 }
 
-// refusalText is what the API server says, without the values that it quotes: a Secret's among them.
+// refusalText returns what the API server says, without the values that it quotes: a Secret's among them.
 func refusalText(err error) string {
 	status, is := err.(apierrors.APIStatus)
 	if !is || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {

@@ -328,7 +328,7 @@ func TestServiceTypes(t *testing.T) {
 	}
 }
 
-// TestFixedFields: plan says of each kind what can't be changed, and the way out.
+// TestFixedFields: plan says of each kind what cannot be changed, and the way out.
 func TestFixedFields(t *testing.T) {
 	r := newRig(t)
 	const set = `apiVersion: apps/v1
@@ -411,7 +411,7 @@ webhooks:
 	r.deleted("edge")
 }
 
-// TestUnavailableAPI: what serves an API group is down, which is no concern of the runtime's; and
+// TestUnavailableAPI: what serves an API group is down, which is not a concern of the runtime's; and
 // one that is its own never comes up.
 func TestUnavailableAPI(t *testing.T) {
 	r := newRig(t)

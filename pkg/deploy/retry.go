@@ -68,7 +68,7 @@ type retryTransport struct {
 	broken   map[string]time.Time // kinds that were unavailable, and when
 }
 
-// withRetries gives the configuration of clients that send requests again, see [retryTransport].
+// withRetries returns the configuration of clients that send requests again, see [retryTransport].
 // Authentication is below that, so that a request gets the token of the moment each time.
 func withRetries(config *rest.Config, limit time.Duration, told func(error, time.Duration)) (*rest.Config, *retryTransport, error) {
 	inner := rest.CopyConfig(config)
@@ -294,7 +294,7 @@ func (t *retryTransport) isKindBroken(ctx context.Context, req *http.Request, re
 	return true
 }
 
-// kindOf is the group, version and resource of a request, "" for the core group, which nothing
+// kindOf returns the group, version and resource of a request, "" for the core group, which nothing
 // but the API server itself serves.
 func kindOf(req *http.Request) string {
 	_, rest, found := strings.Cut(req.URL.Path, "/apis/")
@@ -308,7 +308,7 @@ func kindOf(req *http.Request) string {
 	return strings.Join(parts[:min(len(parts), 3)], "/")
 }
 
-// finalAnswer is the last answer, which is not to be asked for again by client-go.
+// finalAnswer returns the last answer, which is not to be asked for again by client-go.
 func (t *retryTransport) finalAnswer(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
 	if err == nil {
 		if t.limit > 0 {
@@ -322,7 +322,7 @@ func (t *retryTransport) finalAnswer(resp *http.Response, err error, attempts in
 	return nil, fmt.Errorf("no answer for %s: %w", after.Round(time.Second), err)
 }
 
-// cloneForAttempt gives the request for an attempt: a copy, since some of client-go leave their token on it.
+// cloneForAttempt returns the request for an attempt: a copy, since some of client-go leave their token on it.
 func cloneForAttempt(req *http.Request, attempt int) (*http.Request, error) {
 	again := req.Clone(req.Context())
 	if attempt > 0 && req.GetBody != nil {
@@ -422,7 +422,7 @@ func isRepeatable(req *http.Request) bool {
 	return req.Method != http.MethodPatch || req.Header.Get("Content-Type") != string(types.JSONPatchType)
 }
 
-// resolveUnheard is the answer to a request that was sent again, and that may have been carried out the
+// resolveUnheard returns the answer to a request that was sent again, and that may have been carried out the
 // first time: if the cluster holds what was to be written, the writing was ours.
 func (t *retryTransport) resolveUnheard(req *http.Request, resp *http.Response) (*http.Response, error) {
 	switch {

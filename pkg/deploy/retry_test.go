@@ -106,7 +106,7 @@ func newFaultyProxy(r *rig, http2 bool, fault func(*http.Request) fault) *faulty
 	return p
 }
 
-// connect gives a cluster that is reached through the proxy.
+// connect returns a cluster that is reached through the proxy.
 func (p *faultyProxy) connect(config Config, user *clientcmdapi.AuthInfo) *Cluster {
 	p.t.Helper()
 	kubeconfig := clientcmdapi.NewConfig()

@@ -57,7 +57,7 @@ func (s *servedKinds) askKinds(ctx context.Context, d discovery.DiscoveryInterfa
 	return groups, resources, err
 }
 
-// failedGroups are the groups that do not answer, with the reasons.
+// failedGroups returns the groups that do not answer, with the reasons.
 func (s *servedKinds) failedGroups() map[schema.GroupVersion]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,7 +116,7 @@ func (c *rememberingClient) CoreV1() typedcorev1.CoreV1Interface {
 }
 
 // missingNames are ConfigMaps that a call has not found: kapp looks for an app under two names, at
-// each step anew.
+// each step again.
 type missingNames struct {
 	mu    sync.Mutex
 	names sets.Set[string]

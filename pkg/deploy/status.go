@@ -44,7 +44,7 @@ type RuntimeStatus struct {
 	Bundles  []BundleStatus
 }
 
-// Health is that of the worst bundle, and at best progressing, or failing, as long as the newest
+// Health returns that of the worst bundle, and at best progressing, or failing, as long as the newest
 // revision is not complete.
 func (s RuntimeStatus) Health() Health {
 	health := Healthy
@@ -64,7 +64,7 @@ func (s RuntimeStatus) Health() Health {
 	return health
 }
 
-// HasDrifted tells whether anything differs from what was applied.
+// HasDrifted reports whether anything differs from what was applied.
 func (s RuntimeStatus) HasDrifted() bool {
 	return slices.ContainsFunc(s.Bundles, func(b BundleStatus) bool { return len(b.Drift) > 0 })
 }
@@ -204,7 +204,7 @@ func (i Installed) hasOtherValues(r Revision) bool {
 	return recorded && values != r.Values
 }
 
-// TargetBundle is what the newest revision has of a bundle.
+// TargetBundle returns what the newest revision has of a bundle.
 func (s RuntimeStatus) TargetBundle(app string) (RevisionBundle, bool) {
 	i := slices.IndexFunc(s.Revision.Bundles, func(b RevisionBundle) bool { return b.App == app })
 	if i < 0 {
@@ -312,7 +312,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 	return nil
 }
 
-// readable are the resources of an app, and the kinds of which they can't be read: what serves one,
+// readable returns the resources of an app, and the kinds of which they cannot be read: what serves one,
 // or a webhook that converts it, may be down.
 func (p *kappParts) readable(target kapp.App, served *servedKinds) ([]kappres.Resource, map[schema.GroupKind]error, error) {
 	selector, options, err := p.appSelector(target, made, nil)
@@ -344,7 +344,7 @@ func (p *kappParts) readable(target kapp.App, served *servedKinds) ([]kappres.Re
 	return all, unread, nil
 }
 
-// withConverter adds to why a kind can't be read that a webhook has to convert it.
+// withConverter adds to why a kind cannot be read that a webhook has to convert it.
 func (p *kappParts) withConverter(gk schema.GroupKind, err error) error {
 	types, failed := p.types.All(false)
 	i := slices.IndexFunc(types, func(t kappres.ResourceType) bool {

@@ -25,9 +25,9 @@ const (
 	symptomBytes  = 16 << 10
 )
 
-// symptoms are what pods of an app that are not ready say, with the last of their events and
-// logs; and the last warnings about resources that were waited for. That something can't be
-// read is no error: there is one already.
+// symptoms returns what pods of an app that are not ready say, with the last of their events and
+// logs; and the last warnings about resources that were waited for. That something cannot be
+// read is not an error: there is one already.
 func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) []string {
 	c := s.cluster
 	ctx, cancel := context.WithTimeout(ctx, symptomTime)
@@ -86,7 +86,7 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 	return found
 }
 
-// unavailable are the API groups that do not answer: Kubernetes ends no namespace until it knows
+// unavailable returns the API groups that do not answer: Kubernetes ends no namespace until it knows
 // that nothing of theirs is in it.
 func (s *session) unavailable(ctx context.Context) []string {
 	if _, err := s.servedKinds(ctx); err != nil {
@@ -100,7 +100,7 @@ func (s *session) unavailable(ctx context.Context) []string {
 	return found
 }
 
-// conditions are those of a resource that say no, and why.
+// conditions returns those of a resource that say no, and why.
 func (s *session) conditions(ctx context.Context, resource string) []string {
 	object := s.liveObject(ctx, resource)
 	if object == nil {
@@ -122,7 +122,7 @@ func (s *session) conditions(ctx context.Context, resource string) []string {
 	return found
 }
 
-// selectorOf is the label that kapp gives an app's resources; "" if the app is not there.
+// selectorOf returns the label that kapp gives an app's resources; "" if the app is not there.
 func (c *Cluster) selectorOf(ctx context.Context, app string) string {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
 		cm, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
@@ -136,7 +136,7 @@ func (c *Cluster) selectorOf(ctx context.Context, app string) string {
 	return ""
 }
 
-// podReason says why a pod is not ready; "" if it is, or is done.
+// podReason returns why a pod is not ready; "" if it is, or is done.
 func podReason(p *corev1.Pod) string {
 	if p.Status.Phase == corev1.PodSucceeded || p.DeletionTimestamp != nil {
 		return ""
@@ -162,7 +162,7 @@ func podReason(p *corev1.Pod) string {
 	return "phase " + string(p.Status.Phase)
 }
 
-// events are the last of an object.
+// events returns the last of an object.
 func (c *Cluster) events(ctx context.Context, namespace, selector string) []string {
 	list, err := c.client.CoreV1().Events(namespace).List(withoutLogs(ctx), metav1.ListOptions{FieldSelector: selector, Limit: 100})
 	if err != nil {
@@ -184,7 +184,7 @@ func eventTime(e *corev1.Event) time.Time {
 	return e.EventTime.Time
 }
 
-// logs are the last lines of the container that is not ready.
+// logs returns the last lines of the container that is not ready.
 func (c *Cluster) logs(ctx context.Context, p *corev1.Pod) []string {
 	for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		started := s.State.Running != nil || s.State.Terminated != nil || s.RestartCount > 0

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 )
 
-// lasting are the resources of [engine.findExisting] without those that are being deleted although the
+// lasting returns the resources of [engine.findExisting] without those that are being deleted although the
 // app is to have them: to write to these is to lose what is written. If h is nil they are returned
 // as going; otherwise lasting waits until they are gone.
 func (e *engine) lasting(ctx context.Context, p *kappParts, target kapp.App, wanted []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool, h *progressHooks) (existing, going []kappres.Resource, err error) {
@@ -66,7 +66,7 @@ func splitTerminating(existing, wanted []kappres.Resource) (lasting, going []kap
 	return lasting, going
 }
 
-// terminating says what a resource that is being deleted waits for.
+// terminating returns what a resource that is being deleted waits for.
 func terminating(r kappres.Resource) string {
 	if finalizers := slices.Clone(r.Finalizers()); len(finalizers) > 0 {
 		return "it is being deleted, and waits for its finalizers (" + strings.Join(finalizers, ", ") + ")"

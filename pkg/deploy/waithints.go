@@ -14,7 +14,7 @@ import (
 // hintAfter is after which time of waiting it is looked for what would never end by itself.
 const hintAfter = 3 * time.Second
 
-// hintFor says what keeps an object from ever becoming ready, if that is known, and what helps.
+// hintFor returns what keeps an object from ever becoming ready, if that is known, and what helps.
 func (c *Cluster) hintFor(ctx context.Context, object *unstructured.Unstructured) string {
 	is := func(fields ...string) bool {
 		value, _, _ := unstructured.NestedBool(object.Object, fields...)
@@ -55,7 +55,7 @@ func (c *Cluster) hintFor(ctx context.Context, object *unstructured.Unstructured
 }
 
 // liveObject finds what kapp describes as "kind/name (apiVersion) namespace: NAMESPACE"; nil if it
-// can't be read.
+// cannot be read.
 func (s *session) liveObject(ctx context.Context, resource string) *unstructured.Unstructured {
 	what, namespace, _ := strings.Cut(strings.TrimSuffix(resource, " cluster"), " namespace: ")
 	kind, name, _ := strings.Cut(strings.Fields(what + " ")[0], "/")
@@ -80,7 +80,7 @@ func (s *session) liveObject(ctx context.Context, resource string) *unstructured
 	return nil
 }
 
-// hint says what is known of a resource that is waited for.
+// hint returns what is known of a resource that is waited for.
 func (s *session) hint(ctx context.Context, resource string) string {
 	ctx, cancel := context.WithTimeout(ctx, symptomTime)
 	defer cancel()

@@ -78,7 +78,7 @@ func (r *foreignResolver) note(ref name.Reference, format string, args ...any) {
 	r.notes.Emit(progress.Event{Kind: progress.Note, Subject: ref.Name(), Detail: fmt.Sprintf(format, args...)})
 }
 
-// urls are the first of each layer's URLs, in order.
+// urls returns the first of each layer's URLs, in order.
 func urls(layers []ocispec.Descriptor) (list []string) {
 	for _, layer := range layers {
 		list = append(list, layer.URLs[0])

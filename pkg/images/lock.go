@@ -26,7 +26,7 @@ type Locked struct {
 	Reference string
 }
 
-// CalledBy is the repository and the tag that the reference names. The tag is "" where there is a
+// CalledBy returns the repository and the tag that the reference names. The tag is "" where there is a
 // digest and no tag: nobody asked for latest then.
 func (l Locked) CalledBy() (repository name.Repository, tag string) {
 	text, _, pinned := strings.Cut(l.Reference, "@")

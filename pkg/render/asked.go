@@ -25,7 +25,7 @@ var (
 // maxAPIs is how many APIs are tried for whether a chart renders otherwise with them.
 const maxAPIs = 20
 
-// ClusterQuestions says what a chart asks its cluster for where the answer decides what it renders to, a line
+// ClusterQuestions returns what a chart asks its cluster for where the answer decides what it renders to, a line
 // for the user each: `helm install` asks the cluster, which rendering never does. Errors are those
 // of [RenderSource].
 func ClusterQuestions(ctx context.Context, in Input) ([]string, error) {
@@ -66,7 +66,7 @@ func (in Input) findQuestions() (notes []string, err error) {
 	return notes, nil
 }
 
-// templatesOf are the templates of a chart and of those in it.
+// templatesOf returns the templates of a chart and of those in it.
 func templatesOf(c *chart.Chart) (all [][]byte) {
 	for _, f := range c.Templates {
 		all = append(all, f.Data)
@@ -77,7 +77,7 @@ func templatesOf(c *chart.Chart) (all [][]byte) {
 	return all
 }
 
-// decidingAPIs are the APIs that the chart's templates ask for, is told not to be there, and renders
+// decidingAPIs returns the APIs that the chart's templates ask for, is told not to be there, and renders
 // otherwise with: each was tried.
 func (in Input) decidingAPIs(texts [][]byte, without []bundle.File) (deciding []string) {
 	known := slices.Clone([]string(common.DefaultVersionSet))

@@ -28,7 +28,7 @@ type Assignment struct {
 func ParseAssignment(text string, isYAML bool) (Assignment, error) {
 	name, value, ok := strings.Cut(text, "=")
 	if !ok {
-		return Assignment{}, fmt.Errorf("%q is no assignment: want bundle.key=value", text)
+		return Assignment{}, fmt.Errorf("%q is not an assignment: want bundle.key=value", text)
 	}
 	if !utf8.ValidString(text) {
 		return Assignment{}, fmt.Errorf("%q is not UTF-8", text)
@@ -76,13 +76,13 @@ func splitKeys(path string) ([]string, error) {
 	}
 	for _, key := range keys {
 		if key == "" || len(keys) < 2 {
-			return nil, fmt.Errorf("%q is no path to a value: want bundle.key or bundle.key.key", path)
+			return nil, fmt.Errorf("%q is not a path to a value: want bundle.key or bundle.key.key", path)
 		}
 	}
 	return keys, nil
 }
 
-// WithAssignments gives the values with assignments over them, later ones over earlier ones. It leaves
+// WithAssignments returns the values with assignments over them, later ones over earlier ones. It leaves
 // v, which may be nil, as it was.
 func (v *Values) WithAssignments(assignments ...Assignment) (*Values, error) {
 	with := &Values{bundles: map[string]*yaml.Node{}, files: map[*yaml.Node]string{}}
@@ -108,7 +108,7 @@ func (v *Values) WithAssignments(assignments ...Assignment) (*Values, error) {
 	return with, nil
 }
 
-// applyTo gives a mapping with the assignment's value in it; depth of its keys lead there.
+// applyTo returns a mapping with the assignment's value in it; depth of its keys lead there.
 func (a Assignment) applyTo(node *yaml.Node, depth int) (*yaml.Node, error) {
 	if depth == len(a.Path) {
 		return a.value, nil
@@ -118,7 +118,7 @@ func (a Assignment) applyTo(node *yaml.Node, depth int) (*yaml.Node, error) {
 	}
 	if node.Kind != yaml.MappingNode {
 		through := strings.Join(append([]string{a.Bundle}, a.Path[:depth]...), ".")
-		return nil, fmt.Errorf("%s: %s is no mapping", a.text, through)
+		return nil, fmt.Errorf("%s: %s is not a mapping", a.text, through)
 	}
 	changed := *node
 	changed.Content = slices.Clone(node.Content)

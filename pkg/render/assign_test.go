@@ -68,8 +68,8 @@ func TestAssignments(t *testing.T) {
 func TestAssignmentsRefuse(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"web":                `"web" is no assignment: want bundle.key=value`,
-		"web=1":              `"web" is no path to a value: want bundle.key or bundle.key.key`,
+		"web":                `"web" is not an assignment: want bundle.key=value`,
+		"web=1":              `"web" is not a path to a value: want bundle.key or bundle.key.key`,
 		"web.=1":             `"web." is no path to a value`,
 		".a=1":               `".a" is no path to a value`,
 		"web..a=1":           `"web..a" is no path to a value`,

@@ -41,7 +41,7 @@ func (l Limits) MemoryError() error {
 	return fmt.Errorf("more than %d MiB of memory, or %d MiB of recursion: %w", l.Memory>>20, l.Recursion>>20, ErrRunaway)
 }
 
-// running is how many sources are rendered at this moment. The memory of one can't be told from
+// running is how many sources are rendered at this moment. The memory of one cannot be told from
 // that of the others: each of these gives a quarter more.
 var running atomic.Int64
 
@@ -82,7 +82,7 @@ func runBounded[T any](ctx context.Context, limits Limits, run func() (T, error)
 	}
 }
 
-// usedMemory are the bytes of objects and of stacks.
+// usedMemory returns the bytes of objects and of stacks.
 func usedMemory() (heap, stack uint64) {
 	samples := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
 	metrics.Read(samples)

@@ -22,7 +22,7 @@ func valuesOf(t *testing.T, text string) (v manifest.Values) {
 	return v
 }
 
-// built is a bundle of one source of each kind, as a build leaves it.
+// built returns a bundle of one source of each kind, as a build leaves it.
 func built(t *testing.T) *bundle.Content {
 	var all []bundle.File
 	add := func(dir string, list []bundle.File) {

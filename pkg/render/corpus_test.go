@@ -15,7 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
-// tool is a program of hack/tools.
+// tool returns a program of hack/tools.
 func tool(t *testing.T, name string) string {
 	t.Helper()
 	program, err := hack.BuildProgram(context.Background(), "tools/"+name)
@@ -25,7 +25,7 @@ func tool(t *testing.T, name string) string {
 	return program
 }
 
-// run gives what a program prints, in an environment that holds nothing of the user's and no
+// run returns what a program prints, in an environment that holds nothing of the user's and no
 // way to a network.
 func run(t *testing.T, program string, args ...string) ([]byte, error) {
 	t.Helper()
@@ -40,7 +40,7 @@ func run(t *testing.T, program string, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// readTree is every file below a folder.
+// readTree returns every file below a folder.
 func readTree(t *testing.T, dir string) []bundle.File {
 	t.Helper()
 	var files []bundle.File
@@ -78,7 +78,7 @@ func same(t *testing.T, got, want []byte) {
 	t.Errorf("%d lines, want %d", len(g), len(w))
 }
 
-// folders are those of the corpus that hold a file of one of these names.
+// folders returns those of the corpus that hold a file of one of these names.
 func folders(t *testing.T, dir string, names ...string) []string {
 	t.Helper()
 	var found []string

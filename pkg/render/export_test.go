@@ -6,7 +6,7 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Of is the values of a bundle.
+// Of returns the values of a bundle.
 func Of(t *testing.T, v *Values, bundleName string) []byte {
 	t.Helper()
 	data, err := v.valuesOf(bundleName)

@@ -52,7 +52,7 @@ func renderHelm(in Input, functions template.FuncMap) (rendered []bundle.File, e
 // logged begins a line of package log or slog.
 var logged = regexp.MustCompile(`^[0-9/]+ [0-9:.]+ `)
 
-// helmWarning is what a line of helm's log warns of, if it does.
+// helmWarning returns what a line of helm's log warns of, if it does.
 func helmWarning(line string) (note string, ok bool) {
 	line = logged.ReplaceAllString(line, "")
 	for _, level := range []string{"WARN ", "warning: ", "Warning: ", "WARNING: "} {
@@ -67,7 +67,7 @@ func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
 	options := cmp.Or(in.Source.Helm, &bundle.Helm{})
 	kubernetes, err := common.ParseKubeVersion(cmp.Or(options.Kubernetes, DefaultKubernetes))
 	if err != nil {
-		return nil, fmt.Errorf("helm.kubernetes: %q is no version", options.Kubernetes)
+		return nil, fmt.Errorf("helm.kubernetes: %q is not a version", options.Kubernetes)
 	}
 	if err := checkChart(in, kubernetes); err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
 	return []bundle.File{{Path: manifests, Data: out.Bytes()}}, nil
 }
 
-// loadChart reads the chart of a source anew: rendering changes it.
+// loadChart reads the chart of a source again: rendering changes it.
 func loadChart(in Input) (*chart.Chart, error) {
 	rules, err := helmIgnore(in)
 	if err != nil {
@@ -137,7 +137,7 @@ func loadChart(in Input) (*chart.Chart, error) {
 	return c, nil
 }
 
-// helmIgnore is the rules of a chart's .helmignore, which a packed chart has behind it.
+// helmIgnore returns the rules of a chart's .helmignore, which a packed chart has behind it.
 func helmIgnore(in Input) (*ignore.Rules, error) {
 	if in.Source.Chart != "" {
 		return ignore.Empty(), nil
@@ -155,7 +155,7 @@ func helmIgnore(in Input) (*ignore.Rules, error) {
 	return rules, nil
 }
 
-// isIgnored says whether rules leave a file out, or a folder that it is in.
+// isIgnored reports whether rules leave a file out, or a folder that it is in.
 func isIgnored(rules *ignore.Rules, name string) bool {
 	for i, c := range name {
 		if c == '/' && rules.Ignore(name[:i], ignoreEntry{name: name[:i], dir: true}) {
@@ -292,7 +292,7 @@ func fakeClockFuncs() template.FuncMap {
 	}
 }
 
-// templateAt is the template that a line of what a chart renders is of.
+// templateAt returns the template that a line of what a chart renders is of.
 func templateAt(rendered []byte, line int) string {
 	name := "a template"
 	for i, text := range strings.Split(string(rendered), "\n") {
@@ -308,7 +308,7 @@ func templateAt(rendered []byte, line int) string {
 	return name
 }
 
-// firstDifference is the template that the first difference of two renderings is of.
+// firstDifference returns the template that the first difference of two renderings is of.
 func firstDifference(a, b []byte) string {
 	name := ""
 	other := strings.Split(string(b), "\n")

@@ -16,7 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// files are those of an alternating list of paths and texts.
+// files returns those of an alternating list of paths and texts.
 func files(list ...string) []bundle.File {
 	var all []bundle.File
 	for i := 0; i+1 < len(list); i += 2 {
@@ -25,7 +25,7 @@ func files(list ...string) []bundle.File {
 	return all
 }
 
-// packed is a chart as helm packs it.
+// packed returns a chart as helm packs it.
 func packed(t *testing.T, name string, list ...string) string {
 	t.Helper()
 	var data bytes.Buffer
@@ -50,7 +50,7 @@ func packed(t *testing.T, name string, list ...string) string {
 
 const configMap = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}}\n"
 
-// odd is a chart with all that the loader of a folder and the one of files could see in two ways.
+// odd returns a chart with all that the loader of a folder and the one of files could see in two ways.
 func odd(t *testing.T) []bundle.File {
 	t.Helper()
 	return files(

@@ -50,7 +50,7 @@ func checkChartValues(c *chart.Chart, values map[string]any, location []string) 
 				return err
 			}
 		default:
-			return fmt.Errorf("value %s: is no mapping, and chart %s wants one", strings.Join(at, "."), sub.Name())
+			return fmt.Errorf("value %s: is not a mapping, and chart %s wants one", strings.Join(at, "."), sub.Name())
 		}
 	}
 	return nil

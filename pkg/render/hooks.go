@@ -98,7 +98,7 @@ func hookOf(f *manifest.File, doc *yaml.Node) (Hook, bool) {
 		Kind: manifest.GetText(doc, "kind"), Name: manifest.GetText(metadata, "name"), Events: events,
 		Policies: splitWords(manifest.GetText(annotations, deleteAnnotation)), file: f, node: doc,
 	}
-	h.Weight, _ = strconv.Atoi(manifest.GetText(annotations, weightAnnotation)) // 0 for what is no number, as Helm has it
+	h.Weight, _ = strconv.Atoi(manifest.GetText(annotations, weightAnnotation)) // 0 for what is not a number, as Helm has it
 	if len(h.Policies) == 0 {
 		h.Policies = []string{string(release.HookBeforeHookCreation)}
 	}
@@ -276,7 +276,7 @@ func orderHooks(release, digest string, files []*manifest.File, hooks []Hook) er
 	for _, h := range hooks {
 		first, last := h.RunsAt(beforeEvents...), h.RunsAt(afterEvents...)
 		if first && last && h.runsToEnd() {
-			return h.file.Errorf(h.node, "hook %s runs before and after the chart's other resources: kapp can't run one twice", h)
+			return h.file.Errorf(h.node, "hook %s runs before and after the chart's other resources: kapp cannot run one twice", h)
 		}
 		if first {
 			before = append(before, h)
@@ -373,7 +373,7 @@ func isConfig(resource *yaml.Node) bool {
 
 type groupNames struct{ before, main, after string }
 
-// changeGroups are the change groups of a release. A name has at most 63 characters, of those of labels.
+// changeGroups returns the change groups of a release. A name has at most 63 characters, of those of labels.
 func changeGroups(release string) groupNames {
 	name := strings.Map(func(r rune) rune {
 		switch {

@@ -18,7 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// hooked is a chart with hooks of all kinds.
+// hooked returns a chart with hooks of all kinds.
 func hooked() []bundle.File {
 	hook := func(kind, name, events, more string) string {
 		spec := ""
@@ -121,7 +121,7 @@ func sorted(lines string) string {
 	return strings.Join(all, "\n")
 }
 
-// resources are those of files, a line each, with annotations but for those of Helm, and for what
+// resources returns those of files, a line each, with annotations but for those of Helm, and for what
 // depends on each byte.
 func resources(t *testing.T, files []bundle.File) []string {
 	t.Helper()
@@ -209,7 +209,7 @@ charts/b/templates/b.yaml: Helm knows no hook "test-failure" and leaves the reso
 }
 
 // Manifests without a word of Helm's stay as they are, byte for byte; those of a file that is all hooks
-// leave none behind; tests are left out; what kapp can't do is refused by its place.
+// leave none behind; tests are left out; what kapp cannot do is refused by its place.
 func TestHooksOfPlainManifests(t *testing.T) {
 	t.Parallel()
 	const job = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j, annotations: {helm.sh/hook: %q}}\n"
@@ -226,7 +226,7 @@ func TestHooksOfPlainManifests(t *testing.T) {
 		t.Errorf("got %s, later %s, tests %v", text(m.Files), text(m.Later), m.Tests)
 	}
 	content.Files = files("config/p/a.yaml", fmt.Sprintf(job, "pre-install,post-install"))
-	const refused = "config/p/a.yaml:1:1: hook Job j (pre-install, post-install) runs before and after the chart's other resources: kapp can't run one twice"
+	const refused = "config/p/a.yaml:1:1: hook Job j (pre-install, post-install) runs before and after the chart's other resources: kapp cannot run one twice"
 	if _, err := render.RenderDefaults(t.Context(), content); err == nil || err.Error() != refused {
 		t.Errorf("got %v, want %s", err, refused)
 	}

@@ -16,7 +16,7 @@ import (
 // maxPatches is how many patches of kustomizations are tried for whether they change anything.
 const maxPatches = 40
 
-// idlePatches says which patches with a target change nothing in what a kustomization renders to: each
+// idlePatches returns which patches with a target change nothing in what a kustomization renders to: each
 // was left out once. kustomize fails only for patches that name a resource themselves.
 func (in Input) idlePatches(names []string, rendered []byte) (notes []string) {
 	tried := 0
@@ -50,7 +50,7 @@ func (in Input) idlePatches(names []string, rendered []byte) (notes []string) {
 	return notes
 }
 
-// withoutPatch is a kustomization without one of its patches, and the line of that; hasTarget reports
+// withoutPatch returns a kustomization without one of its patches, and the line of that; hasTarget reports
 // whether it has a target, and without is set. The line is 0 where there is no such patch.
 func withoutPatch(data []byte, field string, n int) (without []byte, line int, hasTarget bool) {
 	var doc yaml.Node

@@ -54,7 +54,7 @@ type Runner interface {
 	Run(ctx context.Context, job Job) (Result, error)
 }
 
-// InProcess does jobs in this process: an engine that runs away can't be ended, and is left behind
+// InProcess does jobs in this process: an engine that runs away cannot be ended, and is left behind
 // with an error until the program ends. The zero value has the default limits.
 type InProcess struct{ Limits Limits }
 
@@ -110,7 +110,7 @@ func (j Job) runHere() (r Result, err error) {
 	return r, err
 }
 
-// runTask gives the engines' work on the input to the runner of the context.
+// runTask returns the engines' work on the input to the runner of the context.
 func (in Input) runTask(ctx context.Context, task Task) ([]bundle.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func NewFailure(err error) *Failure {
 
 func (f *Failure) Error() string { return f.Text }
 
-// Unwrap gives the errors that it was.
+// Unwrap returns the errors that it was.
 func (f *Failure) Unwrap() (all []error) {
 	if f.At != nil {
 		all = append(all, f.At)

@@ -46,7 +46,7 @@ func CheckKappRules(files []*manifest.File, found []images.Found) error {
 	return nil
 }
 
-// kappConfig is the configuration of kapp that a resource is or holds; nil where it does not. It is
+// kappConfig returns the configuration of kapp that a resource is or holds; nil where it does not. It is
 // decoded, since what aliases and merges make of it is what kapp reads.
 func kappConfig(resource *yaml.Node) (config map[string]any, err error) {
 	var head struct {
@@ -70,7 +70,7 @@ func kappConfig(resource *yaml.Node) (config map[string]any, err error) {
 	return config, yaml.Unmarshal([]byte(holder.Data["config.yml"]), &config)
 }
 
-// imageRule says which rule of a configuration could change an image; "" if there is none.
+// imageRule returns which rule of a configuration could change an image; "" if there is none.
 func imageRule(config map[string]any, found []images.Found) string {
 	for _, kind := range changingRules {
 		for _, list := range valuesOf(config, kind) {
@@ -94,7 +94,7 @@ func imageRule(config map[string]any, found []images.Found) string {
 	return ""
 }
 
-// valuesOf are the values at a key of a mapping, whose case kapp's reader passes over, so that there can
+// valuesOf returns the values at a key of a mapping, whose case kapp's reader passes over, so that there can
 // be several.
 func valuesOf(mapping any, name string) (values []any) {
 	fields, _ := mapping.(map[string]any)

@@ -32,7 +32,7 @@ func (v *Values) Override(base *Values) *Values {
 	return both
 }
 
-// SelectBundles gives the values of the bundles that are named; those of others are not known any more.
+// SelectBundles returns the values of the bundles that are named; those of others are not known any more.
 func (v *Values) SelectBundles(bundles []string) *Values {
 	if v == nil {
 		return nil
@@ -46,7 +46,7 @@ func (v *Values) SelectBundles(bundles []string) *Values {
 	return kept
 }
 
-// Node gives the values as one mapping from the names of bundles, in order, in their normal form:
+// Node returns the values as one mapping from the names of bundles, in order, in their normal form:
 // equal values have the same bytes. It is nil if there are none.
 func (v *Values) Node() *yaml.Node {
 	if v == nil || len(v.bundles) == 0 {
@@ -108,7 +108,7 @@ func DecodeKept(name string, data []byte) (k Kept, err error) {
 	return k, err
 }
 
-// ListTexts are all scalars of the values that are not empty.
+// ListTexts returns all scalars of the values that are not empty.
 func (v *Values) ListTexts() []string {
 	if v == nil {
 		return nil
@@ -127,7 +127,7 @@ const shortestConfidential = 6
 // secretKey matches keys of values that are kept from others.
 var secretKey = regexp.MustCompile(`(?i)pass|secret|token|credential|private|api_?key|auth`)
 
-// ConfidentialTexts are the texts among the values that should not be quoted in errors: all but numbers,
+// ConfidentialTexts returns the texts among the values that should not be quoted in errors: all but numbers,
 // switches, short words and images, and whatever has a key that says so.
 func (v *Values) ConfidentialTexts() []string {
 	if v == nil {
@@ -165,7 +165,7 @@ func isImage(text string) bool {
 	return err == nil
 }
 
-// MaskSecrets gives the values with every scalar that v has in common with secret hidden.
+// MaskSecrets returns the values with every scalar that v has in common with secret hidden.
 func (v *Values) MaskSecrets(secret *Values) *Values {
 	if v == nil || secret == nil {
 		return v

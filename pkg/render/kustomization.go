@@ -23,14 +23,14 @@ import (
 type kustomizationTree struct {
 	files   map[string][]byte
 	folders map[string]bool
-	absent  map[string]string // why files can't be had that the source names
+	absent  map[string]string // why files cannot be had that the source names
 	seen    map[string]bool
 	names   []string // of the kustomizations that were looked through, in order
 	source  []bundle.File
 	note    func(string)
 }
 
-// checkKustomization says whether the kustomization in a folder, and each that it builds on,
+// checkKustomization reports whether the kustomization in a folder, and each that it builds on,
 // names only what is in the source, and lists their files.
 func checkKustomization(files []bundle.File, absent map[string]string, root string, note func(string)) (names []string, err error) {
 	t := &kustomizationTree{files: map[string][]byte{}, folders: map[string]bool{".": true}, absent: absent, seen: map[string]bool{}, source: files, note: note}
@@ -54,7 +54,7 @@ func bundleFolder(root string) string {
 	return "folder " + root
 }
 
-// findKustomization is the name of the kustomization of a folder, or nothing.
+// findKustomization returns the name of the kustomization of a folder, or nothing.
 func (t *kustomizationTree) findKustomization(dir string) string {
 	for _, name := range konfig.RecognizedKustomizationFileNames() {
 		if _, ok := t.files[path.Join(dir, name)]; ok {
@@ -109,7 +109,7 @@ func (t *kustomizationTree) checkFolder(dir string) error {
 	return nil
 }
 
-// oneLineWarning is a warning of an engine as the end of a line.
+// oneLineWarning returns a warning of an engine as the end of a line.
 func oneLineWarning(text string) string {
 	text = strings.Join(strings.Fields(text), " ")
 	for _, before := range []string{"# Warning: ", "Warning: ", "WARNING: ", "warning: "} {
@@ -118,7 +118,7 @@ func oneLineWarning(text string) string {
 	return text
 }
 
-// listReferences are all of a kustomization that kustomize takes for a path or a URL.
+// listReferences returns all of a kustomization that kustomize takes for a path or a URL.
 func listReferences(k *types.Kustomization) (all []kustomizeReference) {
 	add := func(inline bool, paths ...string) {
 		for _, p := range paths {
@@ -169,7 +169,7 @@ type kustomizeReference struct {
 	inline bool
 }
 
-// checkReference says whether what a kustomization names is in the source.
+// checkReference reports whether what a kustomization names is in the source.
 func (t *kustomizationTree) checkReference(name, dir string, r kustomizeReference) error {
 	if isRemote(r.path) {
 		return t.errorAt(name, r.path, r.path+" is not in the source", notFetched)
@@ -180,7 +180,7 @@ func (t *kustomizationTree) checkReference(name, dir string, r kustomizeReferenc
 		return nil
 	}
 	if why := t.absent[at]; why != "" {
-		return t.errorAt(name, r.path, r.path+" can't be taken from the source: "+why, "")
+		return t.errorAt(name, r.path, r.path+" cannot be taken from the source: "+why, "")
 	}
 	return t.errorAt(name, r.path, r.path+" is not in the source", "")
 }
@@ -190,7 +190,7 @@ const notFetched = "remote resources are not fetched, make it a source of its ow
 // scp is how git, and kustomize, write a repository that is reached by ssh.
 var scp = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
 
-// isRemote says whether kustomize takes a path for something to fetch.
+// isRemote reports whether kustomize takes a path for something to fetch.
 func isRemote(reference string) bool {
 	lower := strings.TrimPrefix(strings.ToLower(reference), "git::")
 	u, err := url.Parse(lower)
@@ -257,7 +257,7 @@ func (t *kustomizationTree) checkGenerated(dir string) error {
 // pathFields are the fields of kustomize's plugins that hold paths.
 var pathFields = []string{"path", "paths", "files", "envs", "env"}
 
-// findRemote is the first node below a field of paths that is remote, or nil.
+// findRemote returns the first node below a field of paths that is remote, or nil.
 func findRemote(node *yaml.Node, isPath bool) *yaml.Node {
 	if node.Kind == yaml.ScalarNode {
 		_, file, _ := strings.Cut(node.Value, "=")
@@ -292,7 +292,7 @@ func (t *kustomizationTree) errorAt(name, text, problem, hint string) error {
 	return e
 }
 
-// findNamed is the first scalar that is a text or ends in it behind a = sign, or nil.
+// findNamed returns the first scalar that is a text or ends in it behind a = sign, or nil.
 func findNamed(node *yaml.Node, text string) *yaml.Node {
 	if node.Kind == yaml.ScalarNode && (strings.EqualFold(node.Value, text) || strings.HasSuffix(node.Value, "="+text)) {
 		return node

@@ -43,7 +43,7 @@ func renderKustomize(in Input) (rendered []bundle.File, err error) {
 
 // kustomizeVersion is the version of kustomize with this library, which it puts into labels where
 // buildMetadata asks for them. The library takes it from the program that it is linked into: that
-// would be another bundle with every build of krtpkg, and "(devel)" is no label.
+// would be another bundle with every build of krtpkg, and "(devel)" is not a label.
 const kustomizeVersion = "v5.8.1"
 
 // nameVersion puts the version of kustomize where the library has put the program's.
@@ -78,7 +78,7 @@ func runKustomize(files []bundle.File, root string, order krusty.ReorderOption) 
 }
 
 // kustomizeError is the cause of an error of kustomize, which says of each folder on the way
-// that it is no file, and of a bad file that it is no folder, on one line.
+// that it is not a file, and of a bad file that it is not a folder, on one line.
 func kustomizeError(err error) error {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	folder := ""

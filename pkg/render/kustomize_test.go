@@ -136,7 +136,7 @@ func TestPatchesRefuse(t *testing.T) {
 	}{
 		"a target of nothing":   {bundle.Patch{Patch: "- {op: remove, path: /metadata}", Target: &bundle.PatchTarget{Kind: "Pod", Name: "z"}}, "patches[0] changes nothing: no resource is kind Pod, name z"},
 		"a resource of nothing": {bundle.Patch{Patch: strings.ReplaceAll(pod, ": a", ": z")}, "patches[0] changes nothing: no resource is Pod z"},
-		"JSON without a target": {bundle.Patch{Patch: "- {op: remove, path: /metadata}"}, "patches[0]: is no resource: a JSON patch wants a target"},
+		"JSON without a target": {bundle.Patch{Patch: "- {op: remove, path: /metadata}"}, "patches[0]: is not a resource: a JSON patch wants a target"},
 		"a path that is not":    {bundle.Patch{Patch: "- {op: remove, path: /spec/x}", Target: &bundle.PatchTarget{Kind: "Pod"}}, "patches: "},
 		"no regular expression": {bundle.Patch{Patch: pod, Target: &bundle.PatchTarget{Kind: "("}}, "patches[0]: error parsing regexp"},
 		"no patch":              {bundle.Patch{Patch: "text", Target: &bundle.PatchTarget{Kind: "Pod"}}, "patches: "},
@@ -174,7 +174,7 @@ func TestKustomizeReadsWhatItUses(t *testing.T) {
 	}
 	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml, big.yaml]\n", "pod.yaml", pod)
 	in.Absent = map[string]string{"big.yaml": "it is a link that leads to what is not there"}
-	const want = "kustomization.yaml:1:23: big.yaml can't be taken from the source: it is a link that leads to what is not there"
+	const want = "kustomization.yaml:1:23: big.yaml cannot be taken from the source: it is a link that leads to what is not there"
 	if _, err := render.RenderStable(t.Context(), in); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

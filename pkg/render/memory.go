@@ -69,7 +69,7 @@ func (s *sourceFiles) CleanedAbs(name string) (filesys.ConfirmedDir, string, err
 		return filesys.ConfirmedDir(at), "", nil
 	}
 	if _, ok := s.files[at]; !ok {
-		return "", "", fmt.Errorf("'%s' doesn't exist", name)
+		return "", "", fmt.Errorf("'%s' does not exist", name)
 	}
 	return filesys.ConfirmedDir(path.Dir(at)), path.Base(at), nil
 }

@@ -13,7 +13,7 @@ import (
 // Scopes reports of kinds, as KIND.GROUP, that manifests define whether they are in namespaces.
 type Scopes map[string]bool
 
-// ScopesOf are the kinds that CustomResourceDefinitions in files define. What is no YAML defines none.
+// ScopesOf returns the kinds that CustomResourceDefinitions in files define. What is not YAML defines none.
 func ScopesOf(files []bundle.File) Scopes {
 	all := Scopes{}
 	for _, f := range files {

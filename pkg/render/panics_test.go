@@ -44,7 +44,7 @@ func TestYTTErrors(t *testing.T) {
 	}
 }
 
-// Values with keys that ytt can't take are refused where they were written; helm takes them.
+// Values with keys that ytt cannot take are refused where they were written; helm takes them.
 func TestKeysThatAreNoText(t *testing.T) {
 	t.Parallel()
 	content := web(t)

@@ -84,14 +84,14 @@ func patchedWith(resources []bundle.File, patches []bundle.Patch) (resmap.ResMap
 	return runKustomize(append([]bundle.File{top}, resources...), "", krusty.ReorderOptionNone)
 }
 
-// describeSelection says what a patch selects, in words, and whether that is there.
+// describeSelection returns what a patch selects, in words, and whether that is there.
 func describeSelection(m resmap.ResMap, p bundle.Patch) (wanted string, found bool, err error) {
 	if p.Target == nil {
 		kustomizeAtATime.Lock()
 		defer kustomizeAtATime.Unlock()
 		own, err := provider.NewDefaultDepProvider().GetResourceFactory().SliceFromBytes([]byte(p.Patch))
 		if err != nil {
-			return "", false, fmt.Errorf("is no resource: a JSON patch wants a target")
+			return "", false, fmt.Errorf("is not a resource: a JSON patch wants a target")
 		}
 		for _, r := range own {
 			if _, err := m.GetById(r.OrgId()); err != nil {
@@ -116,7 +116,7 @@ func describeSelection(m resmap.ResMap, p bundle.Patch) (wanted string, found bo
 	return strings.TrimPrefix(wanted, ", "), len(selected) > 0, err
 }
 
-// isManifest says whether a file is one of resources, by its name.
+// isManifest reports whether a file is one of resources, by its name.
 func isManifest(name string) bool {
 	switch path.Ext(name) {
 	case ".yaml", ".yml", ".json":

@@ -19,7 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Input is a source's files with what its engine needs beside them.
+// Input is a source's files with what its engine needs next to them.
 type Input struct {
 	// Source says what to do with the files. Of its fields that say where they come from, the
 	// engines take Root, for a kustomization, and Chart, whose files have been packed.
@@ -116,7 +116,7 @@ func (in Input) dropRepeated(out []bundle.File) ([]bundle.File, error) {
 	return out, nil
 }
 
-// runTemplate is what the template engine makes of the files.
+// runTemplate returns what the template engine makes of the files.
 func (in Input) runTemplate() ([]bundle.File, error) {
 	switch in.Source.Template {
 	case bundle.TemplateHelm:
@@ -164,7 +164,7 @@ func (in Input) applyChanges(out []bundle.File) ([]bundle.File, error) {
 	return applyOverlays(out, in.Overlays, nil, in.Unset)
 }
 
-// givenValues are the documents of values that hold any.
+// givenValues returns the documents of values that hold any.
 func (in Input) givenValues() [][]byte {
 	return slices.DeleteFunc(slices.Clone(in.Values), func(v []byte) bool { return len(v) == 0 })
 }

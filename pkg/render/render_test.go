@@ -17,10 +17,10 @@ const (
 	ones  = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
 )
 
-// atSite is where a site has its images.
+// atSite returns where a site has its images.
 func atSite(d name.Digest) string { return "site.example/krt@" + d.DigestStr() }
 
-// web is a bundle of a template and a plain manifest, each with an image of its own.
+// web returns a bundle of a template and a plain manifest, each with an image of its own.
 func web(t *testing.T) *bundle.Content {
 	t.Helper()
 	locked := func(reference, digest string) images.Locked {

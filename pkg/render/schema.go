@@ -51,7 +51,7 @@ func (in Input) yttValuesSchema(ctx context.Context) ([]byte, error) {
 	return files[0].Data, err
 }
 
-// yttSchema is what `ytt --data-values-schema-inspect -o openapi-v3` says of the values.
+// yttSchema returns what `ytt --data-values-schema-inspect -o openapi-v3` says of the values.
 func yttSchema(in Input) ([]byte, error) {
 	inputs, err := yttFiles(in.Files)
 	if err != nil {
@@ -204,7 +204,7 @@ func (c *schemaConverter) convertSchema(from any) map[string]any {
 	return to
 }
 
-// convertReference is the schema that a local reference leads to. One that leads back to where it is
+// convertReference returns the schema that a local reference leads to. One that leads back to where it is
 // allows everything, and so does one to elsewhere, which nobody fetches.
 func (c *schemaConverter) convertReference(ref string) map[string]any {
 	pointer, local := strings.CutPrefix(ref, "#")

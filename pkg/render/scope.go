@@ -5,7 +5,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/yaml"
 )
 
-// ScopeOfKind says whether a kind of Kubernetes' own is in namespaces; known is false for any other kind.
+// ScopeOfKind reports whether a kind of Kubernetes' own is in namespaces; known is false for any other kind.
 func ScopeOfKind(apiVersion, kind string) (namespaced, known bool) {
 	return openapi.IsNamespaceScoped(yaml.TypeMeta{APIVersion: apiVersion, Kind: kind})
 }

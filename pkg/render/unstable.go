@@ -35,7 +35,7 @@ func (in Input) unstableError(out, again []byte) error {
 	return &UnstableError{problem}
 }
 
-// settlingValues are the values that templates with random functions name and that make renderings
+// settlingValues returns the values that templates with random functions name and that make renderings
 // differ in fewer than so many words: each was tried.
 func (in Input) settlingValues(differences int) (names []string) {
 	var tried []string
@@ -83,7 +83,7 @@ func (in Input) isSettledBy(name string, differences int) bool {
 	return err == nil && countDiffering(out[0].Data, again[0].Data) < differences
 }
 
-// countDiffering is how many words of two texts differ.
+// countDiffering returns how many words of two texts differ.
 func countDiffering(a, b []byte) (n int) {
 	first, second := bytes.Fields(a), bytes.Fields(b)
 	for i := range max(len(first), len(second)) {

@@ -18,7 +18,7 @@ type Values struct {
 	root    *yaml.Node
 	bundles map[string]*yaml.Node
 	set     []Assignment
-	// files are what the files are called that keys which ytt can't take stand in.
+	// files are what the files are called that keys which ytt cannot take stand in.
 	files map[*yaml.Node]string
 }
 
@@ -64,7 +64,7 @@ func (v *Values) placeNode(node *yaml.Node, fileName string) {
 	}
 }
 
-// checkKeys refuses keys that ytt can't take, where ytt takes a bundle's values.
+// checkKeys refuses keys that ytt cannot take, where ytt takes a bundle's values.
 func (v *Values) checkKeys(b *bundle.Bundle) error {
 	if v == nil || v.bundles[b.Metadata.Name] == nil || !slices.ContainsFunc(b.Spec.Sources, takesByYTT) {
 		return nil
@@ -103,7 +103,7 @@ func (v *Values) noBundle(e *manifest.Error, bundles []string) error {
 	return e
 }
 
-// valuesOf is the values of one bundle as a YAML file, or nil.
+// valuesOf returns the values of one bundle as a YAML file, or nil.
 func (v *Values) valuesOf(bundleName string) ([]byte, error) {
 	if v == nil || v.bundles[bundleName] == nil {
 		return nil, nil

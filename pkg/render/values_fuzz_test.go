@@ -66,7 +66,7 @@ func checkKept(t *testing.T, data []byte) {
 	}
 }
 
-// authored is what helm makes of a bundle's part of what the author wrote, where that is one thing.
+// authored returns what helm makes of a bundle's part of what the author wrote, where that is one thing.
 func authored(t *testing.T, data []byte, bundleName string) (any, bool) {
 	t.Helper()
 	file, err := manifest.Parse("site.yaml", data)

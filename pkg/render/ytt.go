@@ -70,7 +70,7 @@ func applyOverlays(plain, overlays []bundle.File, values [][]byte, unset bool) (
 	return append(rendered, rest...), err
 }
 
-// yttOptions are those of a run, without the rules of the values' schema where these are unset.
+// yttOptions returns those of a run, without the rules of the values' schema where these are unset.
 func yttOptions(unset bool) *template.Options {
 	options := template.NewOptions()
 	options.DataValuesFlags.SkipValidation = unset
@@ -162,7 +162,7 @@ func yttCause(inputs []*files.File, values [][]byte, err error) error {
 	return err
 }
 
-// yttOutput are the files that ytt rendered. Two of one path would be one on disk.
+// yttOutput returns the files that ytt rendered. Two of one path would be one on disk.
 func yttOutput(out template.Output, err error) ([]bundle.File, error) {
 	if err != nil {
 		return nil, err

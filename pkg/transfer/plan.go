@@ -452,7 +452,7 @@ func (p *Plan) noteForeign() {
 	}
 }
 
-// Foreign is how many foreign layers are not in the plan: they are at their URLs alone.
+// Foreign returns how many foreign layers are not in the plan: they are at their URLs alone.
 func (p *Plan) Foreign() int { return len(p.foreign) }
 
 // noteLacking notes of which wanted platforms an image has nothing.

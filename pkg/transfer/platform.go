@@ -68,7 +68,7 @@ func (p platformSet) requiredBy(desc ocispec.Descriptor, m manifest) ([]ocispec.
 	}), nil
 }
 
-// lacking are the wanted platforms that an index has nothing for, of those that have any.
+// lacking returns the wanted platforms that an index has nothing for, of those that have any.
 func (p platformSet) lacking(desc ocispec.Descriptor, m manifest) (names []string) {
 	if !isIndex(desc.MediaType) || !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil }) {
 		return nil
