@@ -129,7 +129,7 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 		if drawn := s.ok("graph", reference("1.1.0"), "--cluster"); !strings.Contains(drawn, "drifted") || strings.Count(drawn, "absent") != 1 {
 			t.Errorf("graph of another version:\n%s", drawn)
 		}
-		for _, text := range []string{"hello: Deployment hello (apps/v1) in namespace applications differs", "it was applied, and is not there"} {
+		for _, text := range []string{"hello: Deployment hello (apps/v1) in namespace applications differs", "was applied, but is missing"} {
 			if r.code != 5 || !strings.Contains(r.stdout, text) {
 				t.Errorf("exit code %d, want 5 and %q:\n%s", r.code, text, r.stdout)
 			}

@@ -26,9 +26,8 @@ func (a *app) packagesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "packages",
 		Short: "write what kapp-controller, Flux and Argo CD need to consume a runtime",
-		Long: `Packages writes manifests for controllers that reconcile from the registry. What they fetch is
-the runtime itself, verified first and named by its digest: they verify nothing themselves, or
-less.`,
+		Long: `Packages writes manifests for controllers that reconcile from the registry. They fetch the runtime
+itself, which is verified first and named by digest: the controllers verify less, or nothing.`,
 		Example: "  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages",
 		GroupID: groupCluster,
 		Args:    knownCommand,
@@ -53,9 +52,9 @@ type controllerFlags struct {
 func (f *controllerFlags) addControllerFlags(cmd *cobra.Command, unsigned string) {
 	f.site.trust.addTrustFlags(cmd)
 	f.site.trust.addUnsigned(cmd, unsigned)
-	cmd.Flags().BoolVar(&f.allowAltered, "allow-altered", false, "let the controller apply what was put into the runtime for it, though this krtpkg makes something else of its bundles, as where an older one built it")
-	cmd.Flags().StringVarP(&f.dir, "output-dir", "o", "", "folder to write into; without, all goes to standard output")
-	cmd.Flags().BoolVar(&f.force, "force", false, "write over files of the folder that are others")
+	cmd.Flags().BoolVar(&f.allowAltered, "allow-altered", false, "accept the runtime's files for the controller although this krtpkg would write others, as for a runtime that an older krtpkg built")
+	cmd.Flags().StringVarP(&f.dir, "output-dir", "o", "", "folder to write to (default: standard output)")
+	cmd.Flags().BoolVar(&f.force, "force", false, "overwrite files in the folder")
 }
 
 // prepareForController verifies and opens a runtime that a controller is to fetch from a registry.
@@ -86,14 +85,13 @@ func (a *app) packagesConfigCommand() *cobra.Command {
 	var ca, argoCD, host string
 	cmd := &cobra.Command{
 		Use:   "config (--ca FILE | --argocd NAMESPACE [--ca FILE --registry HOST])",
-		Short: "write the part of a controller's own configuration that runtimes need",
-		Long: `Config writes what belongs to the installation of a controller, and not to what it installs: apply
-it with that.
+		Short: "write the part of a controller's configuration that runtimes need",
+		Long: `Config writes manifests that belong to the installation of a controller: apply them with it.
 
-With --ca it is the Secret by which kapp-controller trusts the registry of a site. With --argocd it
-is the ConfigMap of Argo CD by which one layer waits for the one below: without, Argo CD takes an
-Application for healthy from the moment on that it is there; and with --ca and --registry also that
-by which it trusts a registry.`,
+--ca writes the Secret by which kapp-controller trusts the registry of a site. --argocd writes the
+ConfigMap by which one layer waits for the one below (without it, Argo CD considers an Application
+healthy as soon as it exists), and with --ca and --registry also the one by which Argo CD trusts a
+registry.`,
 		Example: `  krtpkg packages config --ca site-ca.pem | kubectl apply --server-side --force-conflicts -f -
   krtpkg packages config --argocd argocd | kubectl apply --server-side --force-conflicts -f -
   krtpkg packages config --argocd argocd --ca site-ca.pem --registry site.example | kubectl apply --server-side -f -`,
@@ -104,7 +102,7 @@ by which it trusts a registry.`,
 			case ca == "" && argoCD == "":
 				return &usageError{errors.New("want --ca or --argocd")}
 			case (host != "") != (ca != "" && argoCD != ""):
-				return &usageError{errors.New("--registry says whose authorities --ca has, for --argocd: want all three")}
+				return &usageError{errors.New("--registry needs --ca and --argocd: it names the registry of the authorities")}
 			case ca != "":
 				var err error
 				if pem, err = os.ReadFile(ca); err != nil {
@@ -130,7 +128,7 @@ by which it trusts a registry.`,
 	}
 	cmd.Flags().StringVar(&ca, "ca", "", "file of certificate authorities, PEM")
 	cmd.Flags().StringVar(&argoCD, "argocd", "", "namespace of Argo CD")
-	cmd.Flags().StringVar(&host, "registry", "", "registry whose authorities they are, HOST[:PORT]")
+	cmd.Flags().StringVar(&host, "registry", "", "registry of the authorities, HOST[:PORT]")
 	return cmd
 }
 

@@ -31,12 +31,12 @@ func (a *app) packagesArgoCDCommand() *cobra.Command {
 		Long: `Argocd verifies a runtime and writes the Application that makes Argo CD install it, with an
 Application for each bundle, by digest, in waves by layer, with the images of the site.
 
-Argo CD takes no layers of the type that other clients need, so a second manifest over the same
-layer, of about 1 KB, is put next to the runtime and each of its bundles. These are attached to
-the runtime and travel with it: a copy has them.
+Argo CD does not accept the media type of layers that other clients need, so the command adds a second
+manifest of about 1 KB with the same layer next to the runtime and each of its bundles. These are
+attached to the runtime and copied with it.
 
-Argo CD verifies no signature and goes by the digest that was verified here. With --follow it
-goes by the tag TAG.argocd, which this command moves to what TAG is, once that is verified.`,
+Argo CD does not verify signatures and uses the digest verified here. With --follow it uses the tag
+TAG.argocd, which this command moves to TAG after verifying it.`,
 		Example: `  krtpkg packages argocd --key cosign.pub site.example/krt/edge:1.0.0 | kubectl apply -f -
   krtpkg packages argocd --key cosign.pub site.example/krt/edge:stable --follow -o apps`,
 		Args: cobra.ExactArgs(1),
@@ -48,7 +48,7 @@ goes by the tag TAG.argocd, which this command moves to what TAG is, once that i
 	flags.StringVar(&o.to.Project, "project", "default", "project of the Applications")
 	flags.StringVar(&o.to.Server, "server", "https://kubernetes.default.svc", "API server of the cluster, as Argo CD knows it")
 	flags.BoolVar(&o.follow, "follow", false, "follow the tag TAG.argocd of the reference's TAG, and move it")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD cannot apply: they are for krtpkg apply --beside")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD cannot apply, for krtpkg apply --beside")
 	return cmd
 }
 

@@ -29,33 +29,33 @@ func (a *app) packagesFluxCommand() *cobra.Command {
 		Use:   "flux REFERENCE --key KEY",
 		Short: "write the manifests that make Flux install a runtime",
 		Long: `Flux verifies a runtime and writes the manifests that make Flux install it: an OCIRepository that
-Flux verifies by the same keys or identities, and a Kustomization over what lies in the runtime
-for Flux, which is an OCIRepository and a Kustomization for each bundle, by digest, in the order
-of the layers, with the images of the site.
+Flux verifies with the same keys or identities, and a Kustomization of the runtime's folder for
+Flux, which holds an OCIRepository and a Kustomization for each bundle, by digest, in the order of
+the layers, with the site's images.
 
-It goes by the digest that was verified. With --follow Flux follows the reference's tag, and with
---constraints the newest version of a range: it takes what those keys or identities have signed,
-and whatever else the trust policy asks for is refused here, since Flux would not see to it.`,
+It names the verified digest. With --follow Flux follows the reference's tag, and with --constraints
+the newest version of a range: it accepts what those keys or identities have signed. A trust policy
+with further requirements is refused, since Flux would not check them.`,
 		Example: `  krtpkg packages flux --key cosign.pub site.example/krt/edge:1.0.0 | kubectl apply -f -
   krtpkg packages flux --key cosign.pub site.example/krt/edge:stable --follow -o clusters/site-7
   krtpkg packages flux --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesFlux(cmd.Context(), args[0], o) },
 	}
-	o.from.addControllerFlags(cmd, "continue without verifying signatures, and let Flux verify none")
+	o.from.addControllerFlags(cmd, "continue without verifying signatures, here and in Flux")
 	flags := cmd.Flags()
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "flux-system", "namespace of Flux's resources")
-	flags.DurationVar(&o.interval, "interval", 10*time.Minute, "how often Flux looks at the registry and at the cluster")
+	flags.DurationVar(&o.interval, "interval", 10*time.Minute, "interval of Flux for the registry and the cluster")
 	flags.BoolVar(&o.follow, "follow", false, "follow the reference's tag")
 	flags.StringVar(&o.constraints, "constraints", "", "follow the newest version in a range, as in \">=1.0.0 <2.0.0\"")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux cannot apply: they are for krtpkg apply --beside")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux cannot apply, for krtpkg apply --beside")
 	return cmd
 }
 
 func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions) error {
 	if o.follow && o.constraints != "" {
-		return &usageError{errors.New("--follow and --constraints contradict each other")}
+		return &usageError{errors.New("--follow and --constraints cannot be used together")}
 	}
 	p, policy, err := a.prepareForController(ctx, reference, "flux", &o.from)
 	if err != nil {
@@ -109,7 +109,7 @@ func (a *app) fluxTrust(p *preparedRoot, policy *trust.Policy, o *fluxOptions) e
 	trusted, err := policy.ExportFlux(p.Repository)
 	switch {
 	case errors.Is(err, trust.ErrInexpressible) && !follows:
-		a.ui.Note("note: Flux verifies no signature, it goes by the digest that was verified here: %v", err)
+		a.ui.Note("note: Flux does not verify signatures, it uses the digest verified here: %v", err)
 		return nil
 	case err != nil:
 		return err
@@ -125,7 +125,7 @@ func (a *app) fluxTrust(p *preparedRoot, policy *trust.Policy, o *fluxOptions) e
 func allBeside(p *preparedRoot) error {
 	for _, image := range imagesOf(p.set) {
 		if !p.images.beside[image.DigestStr()] {
-			return fmt.Errorf("%s is not in %s, where the cluster would look for it: push it there without --only-bundles, or copy it there", image, p.Repository)
+			return fmt.Errorf("%s is not in %s, from where the cluster would pull it: push it there without --only-bundles, or copy it there", image, p.Repository)
 		}
 	}
 	return nil

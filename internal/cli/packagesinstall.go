@@ -38,15 +38,15 @@ func (a *app) packagesInstallCommand() *cobra.Command {
 		Use:   "install REFERENCE --key KEY",
 		Short: "write or apply the manifests that make kapp-controller install a runtime",
 		Long: `Install verifies a runtime and writes the manifests that make kapp-controller install it: the
-PackageRepository, by digest, and for each bundle a PackageInstall with its values in a Secret,
-and a service account that may do what the bundle's own resources and kapp's records need.
+PackageRepository, by digest, and for each bundle a PackageInstall, a Secret with its values, and a
+service account with the permissions for the bundle's resources and kapp's records.
 
-With --apply they are applied, layer by layer, each waited for until kapp-controller has installed
-it, as the runtime NAME-by-kapp-controller, which status, values and delete know. As with apply, the
-values of the last time are taken where no others are given.
+With --apply it applies them layer by layer, and waits until kapp-controller has installed each, as
+the runtime NAME-by-kapp-controller, which works with status, values and delete. As with apply, it
+uses the values of the last apply if you give none.
 
-Without, anything can apply them: kapp does it in the order of the layers, and kapp-controller
-tries again what fails because something is not there yet.`,
+Without --apply use any tool: kapp applies them in the order of the layers, and kapp-controller
+retries what fails because something is missing.`,
 		Example: `  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --values site.yaml --apply
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
@@ -54,7 +54,7 @@ tries again what fails because something is not there yet.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, name := range []string{"kubeconfig", "context", "retry-timeout", "parallel", "yes", "wait-timeout", "lock-timeout", "full", "values-from", "reset-values", "take-over", "delete-foreign", "skip-check"} {
 				if cmd.Flags().Changed(name) && !o.apply {
-					return &usageError{fmt.Errorf("--%s is for --apply: without, no cluster is asked", name)}
+					return &usageError{fmt.Errorf("--%s requires --apply", name)}
 				}
 			}
 			return a.packagesInstall(cmd.Context(), args[0], o)
@@ -63,14 +63,14 @@ tries again what fails because something is not there yet.`,
 	o.from.addControllerFlags(cmd, "continue without verifying signatures")
 	o.from.site.values.addCluster(cmd)
 	flags := cmd.Flags()
-	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and of what is installed")
-	flags.StringVar(&o.to.Constraints, "constraints", "", "versions of each package that may be installed, as in \">=1.0.0 <2.0.0\" (default: that of the runtime)")
+	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository and the installs")
+	flags.StringVar(&o.to.Constraints, "constraints", "", "allowed versions of each package, as in \">=1.0.0 <2.0.0\" (default: that of the runtime)")
 	flags.BoolVar(&o.to.Downgradable, "downgradable", false, "let packages go back to older versions")
-	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
+	flags.DurationVar(&o.period, "sync-period", 0, "sync period of the controller (default: its own, 10 minutes)")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that are no packages: they are for krtpkg apply --beside")
-	flags.BoolVar(&o.without, "without-repository", false, "leave the PackageRepository out: krtpkg packages repo writes one of several versions")
-	flags.BoolVar(&o.apply, "apply", false, "apply them, and wait until all is installed")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that cannot be packages, for krtpkg apply --beside")
+	flags.BoolVar(&o.without, "without-repository", false, "leave out the PackageRepository, if krtpkg packages repo writes one")
+	flags.BoolVar(&o.apply, "apply", false, "apply them, and wait until everything is installed")
 	o.cluster.addKubeconfig(cmd)
 	o.cluster.addParallel(cmd)
 	o.cluster.addWait(cmd)
@@ -85,7 +85,7 @@ func (o *installOptions) checkValues(a *app) error {
 	case !o.apply:
 		return nil
 	case o.from.dir != "":
-		return &usageError{errors.New("--apply and --output-dir contradict each other")}
+		return &usageError{errors.New("--apply and --output-dir cannot be used together")}
 	}
 	o.cluster.Namespace = o.to.Namespace
 	return cmp.Or(o.ahead.checkValues(), o.cluster.checkValues(a))

@@ -28,11 +28,11 @@ func (a *app) packagesRepoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "repo REFERENCE... --tag TAG --key KEY",
 		Short: "put the packages of several versions into one repository for kapp-controller",
-		Long: `Repo verifies versions of a runtime, which are in one repository of a registry, and puts the packages
-of all of them there as one catalogue, under a tag. What it writes is the PackageRepository, by
-the catalogue's digest; krtpkg packages install --without-repository writes the rest.
+		Long: `Repo verifies versions of a runtime in one repository of a registry, and pushes their packages there
+as a catalogue under a tag. It writes the PackageRepository with the catalogue's digest; krtpkg
+packages install --without-repository writes the rest.
 
-The same versions make the same catalogue, wherever they were copied to.`,
+The same versions give the same catalogue, wherever they are.`,
 		Example: `  krtpkg packages repo --key cosign.pub --tag packages site.example/krt/edge:1.0.0 site.example/krt/edge:1.1.0 | kubectl apply -f -`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.packagesRepo(cmd.Context(), args, o) },
@@ -41,7 +41,7 @@ The same versions make the same catalogue, wherever they were copied to.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.tag, "tag", "packages", "tag of the catalogue")
 	flags.StringVarP(&o.to.Namespace, "namespace", "n", "default", "namespace of the repository")
-	flags.DurationVar(&o.period, "sync-period", 0, "how often the controller looks again (default: its own, 10 minutes)")
+	flags.DurationVar(&o.period, "sync-period", 0, "sync period of the controller (default: its own, 10 minutes)")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
 	return cmd
 }
@@ -61,7 +61,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 			first = p
 		}
 		if p.Repository != first.Repository {
-			return &usageError{fmt.Errorf("%s is in another repository than %s, where the packages would fetch from: copy it there", p.Place, first.Place)}
+			return &usageError{fmt.Errorf("%s is in another repository than %s, from where the packages would be fetched: copy it there", p.Place, first.Place)}
 		}
 		runtimes = append(runtimes, p.set.Root)
 	}
@@ -108,7 +108,7 @@ func (o *repoOptions) checkTagFree(ctx context.Context, p *preparedRoot) error {
 		}
 	}
 	if m.ArtifactType != bundle.TypeCatalogue {
-		return &usageError{fmt.Errorf("--tag %s: %s:%s is there and no catalogue: take another", o.tag, p.Repository, o.tag)}
+		return &usageError{fmt.Errorf("--tag %s: %s:%s exists and is not a catalogue: choose another tag", o.tag, p.Repository, o.tag)}
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (o *repoOptions) checkTagFree(ctx context.Context, p *preparedRoot) error {
 // syncPeriod sets how often kapp-controller looks.
 func syncPeriod(period time.Duration, to *pkgrepo.Site) error {
 	if period != 0 && period < 30*time.Second {
-		return &usageError{fmt.Errorf("--sync-period %s: kapp-controller looks every 30s at most", period)}
+		return &usageError{fmt.Errorf("--sync-period %s: want at least 30s", period)}
 	}
 	if period > 0 {
 		to.SyncPeriod = period.String()

@@ -35,13 +35,13 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve ARCHIVE|oci:FOLDER...",
 		Short: "serve archives and folders as a registry, without unpacking them",
-		Long: `Serve is a registry that can only be read, straight from archives and folders, for a site
-that has none: krtpkg, kapp-controller and the nodes pull from it. Roots are found under their
-own names, images also under upstream's, so that nodes can use it as a mirror. Archives that
-build on others, and volumes, are served together.
+		Long: `Serve is a read-only registry of archives and folders, for a site without a registry: krtpkg,
+kapp-controller and the nodes pull from it. It serves roots under their own names, and images also
+under upstream's names, so that nodes can use it as a mirror. Serve an archive together with its base,
+and all volumes of an archive together.
 
-With --writable a folder is an ordinary registry that also takes what is pushed, for labs. Without
---htpasswd it listens at the loopback only, and answers to localhost.`,
+With --writable it serves a folder as an ordinary registry that accepts pushes, for labs. Without
+--htpasswd it listens only on the loopback interface, and answers only to localhost.`,
 		Example: `  krtpkg serve edge-1.0.0.tar
   krtpkg serve --listen :5000 --tls-cert site.crt --tls-key site.key --htpasswd users edge-1.0.0.tar extras.tar
   krtpkg serve --writable lab`,
@@ -52,14 +52,14 @@ With --writable a folder is an ordinary registry that also takes what is pushed,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.listen, "listen", "127.0.0.1:5000", "address to listen at; port 0 is any that is free")
-	flags.StringVar(&f.cert, "tls-cert", "", "file of the certificate, with those between it and the authority")
+	flags.StringVar(&f.listen, "listen", "127.0.0.1:5000", "address to listen on; port 0 picks a free one")
+	flags.StringVar(&f.cert, "tls-cert", "", "file of the certificate, with its intermediates")
 	flags.StringVar(&f.key, "tls-key", "", "file of the certificate's key")
-	flags.StringVar(&f.htpasswd, "htpasswd", "", "file of users and their bcrypt hashes (htpasswd -B); without, nobody has to log in")
-	flags.StringVar(&f.repository, "repository", "", "name under which roots are found, as in krt/edge")
+	flags.StringVar(&f.htpasswd, "htpasswd", "", "file of users and bcrypt hashes (htpasswd -B); without it no login is required")
+	flags.StringVar(&f.repository, "repository", "", "repository name of the roots, as in krt/edge")
 	f.trust.addTrustFlags(cmd)
-	f.trust.addUnsigned(cmd, "serve what no policy file would let pass")
-	flags.BoolVar(&f.writable, "writable", false, "also take what is pushed, into the folder that is given")
+	f.trust.addUnsigned(cmd, "serve even if a policy file would refuse it")
+	flags.BoolVar(&f.writable, "writable", false, "accept pushes into the given folder")
 	return cmd
 }
 
@@ -89,7 +89,7 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 	}
 	address := listener.Addr().(*net.TCPAddr)
 	if f.writable && login == nil && !address.IP.IsLoopback() {
-		return &usageError{errors.Join(fmt.Errorf("--writable at %s: whoever reaches it could push and delete; pass --htpasswd, or listen at 127.0.0.1", address), listener.Close())}
+		return &usageError{errors.Join(fmt.Errorf("--writable at %s: anyone who can reach it could push and delete; pass --htpasswd, or listen on 127.0.0.1", address), listener.Close())}
 	}
 	if f.writable {
 		handler = serve.KeepOutPages(handler, login == nil)
@@ -105,7 +105,7 @@ func (a *app) announceServer(address *net.TCPAddr, references []string, f serveF
 		scheme = "http"
 	}
 	if f.cert == "" && !address.IP.IsLoopback() {
-		a.ui.Note("note: whoever is on the way to %s reads along, and could change it: there is no TLS (--tls-cert, --tls-key)", address)
+		a.ui.Note("note: no TLS (--tls-cert, --tls-key): anyone on the network to %s can read and change traffic", address)
 	}
 	a.ui.Note("serving %s at %s://%s", strings.Join(references, ", "), scheme, address)
 	host := address.String()
@@ -120,7 +120,7 @@ func (a *app) announceServer(address *net.TCPAddr, references []string, f serveF
 // loadCertificate returns nil where there is none.
 func (f serveFlags) loadCertificate() (*tls.Certificate, error) {
 	if (f.cert == "") != (f.key == "") {
-		return nil, &usageError{errors.New("--tls-cert and --tls-key go together")}
+		return nil, &usageError{errors.New("--tls-cert and --tls-key must be used together")}
 	}
 	if f.cert == "" {
 		return nil, nil
@@ -152,7 +152,7 @@ func (f serveFlags) loadLogin() (serve.Login, error) {
 func (a *app) serveHandler(ctx context.Context, references []string, f serveFlags) (http.Handler, error) {
 	if f.writable {
 		if len(references) > 1 || f.repository != "" {
-			return nil, &usageError{errors.New("--writable takes one folder, and each repository has its own name there")}
+			return nil, &usageError{errors.New("--writable takes a single folder, with a layout for each repository")}
 		}
 		return openWritableRegistry(strings.TrimPrefix(references[0], "oci:"))
 	}
@@ -181,7 +181,7 @@ func (a *app) serveHandler(ctx context.Context, references []string, f serveFlag
 // openWritableRegistry returns a registry that keeps each repository as a layout in a folder.
 func openWritableRegistry(dir string) (http.Handler, error) {
 	if _, err := os.Stat(filepath.Join(dir, ocispec.ImageLayoutFile)); err == nil {
-		return nil, fmt.Errorf("%s is one layout, and --writable keeps one for each repository: give the folder above it, or another", dir)
+		return nil, fmt.Errorf("%s is a single layout, but --writable keeps one for each repository: pass its parent folder, or another one", dir)
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

@@ -63,7 +63,7 @@ func TestServeWithTLS(t *testing.T) {
 	name := "/" + bundleName(t, s)
 	s.ok("inspect", "--registry-ca", "site.crt", address+name+":1.0.0")
 	s.refused(1, "certificate", "inspect", address+name+":1.0.0")
-	s.refused(2, "go together", "serve", "--tls-cert", "site.crt", "edge.tar")
+	s.refused(2, "must be used together", "serve", "--tls-cert", "site.crt", "edge.tar")
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

@@ -305,7 +305,7 @@ func TestApplyToSeveralClusters(t *testing.T) {
 	if !strings.Contains(status, `"reference": "`+registry.Host+`/site/stack@sha256:`) || !strings.Contains(status, `"health": "healthy"`) {
 		t.Errorf("status:\n%s", status)
 	}
-	s.refused(2, "contradict each other", append(apply, "--contexts", "north", "--context", "south")...)
+	s.refused(2, "cannot be used together", append(apply, "--contexts", "north", "--context", "south")...)
 	s.refused(2, "--registry is for archives", "apply", "oci:dist:1.0.0", "--registry", "x/y", "--key", "cosign.pub", "--yes")
 }
 

@@ -29,7 +29,7 @@ func TestRepeatedKeysAreNoted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		const want = "chart: templates/a.yaml writes the key data twice: the last one is taken, as by Helm"
+		const want = "chart: templates/a.yaml writes the key data twice: the last one wins, as with Helm"
 		if !slices.ContainsFunc(notes, func(n string) bool { return strings.HasSuffix(n, want) }) {
 			t.Errorf("%s: notes %q", when, notes)
 		}

@@ -88,7 +88,7 @@ func (s *session) checkAccess(ctx context.Context, in *clusterView) ([]Finding, 
 		}
 		what := schema.GroupResource{Group: p.group, Resource: p.resource}
 		found = append(found, Finding{Severity: Warning, Bundle: p.bundle,
-			Message: fmt.Sprintf("this user may not %s %s %s; krtpkg rbac writes the role that it needs", strings.Join(lacking[p], ", "), what, where)})
+			Message: fmt.Sprintf("this user may not %s %s %s; krtpkg rbac prints the required role", strings.Join(lacking[p], ", "), what, where)})
 	}
 	return found, nil
 }

@@ -98,7 +98,7 @@ func (c *Cluster) giveBack(ctx context.Context, resources []kappres.Resource) er
 			_, err = client.Update(withoutLogs(ctx), was, metav1.UpdateOptions{})
 		}
 		if err := ignoreNotFound(err); err != nil {
-			errs = append(errs, fmt.Errorf("give back %s, which could not be adopted: %w", idOf(r), err))
+			errs = append(errs, fmt.Errorf("restore %s, which could not be adopted: %w", idOf(r), err))
 		}
 	}
 	return errors.Join(errs...)

@@ -364,7 +364,7 @@ func (r Runtime) validate() error {
 		return fmt.Errorf("runtime %s has no bundles; use Delete to delete it", r.Name)
 	}
 	if !slices.IsSortedFunc(r.Units, func(a, b Unit) int { return a.Layer - b.Layer }) {
-		return fmt.Errorf("runtime %s: its bundles are not in the order of their layers", r.Name)
+		return fmt.Errorf("runtime %s: bundles are not in the order of their layers", r.Name)
 	}
 	seen := map[string]bool{}
 	for _, u := range r.Units {
@@ -373,7 +373,7 @@ func (r Runtime) validate() error {
 		}
 		for _, need := range u.Needs {
 			if !seen[need] {
-				return fmt.Errorf("runtime %s: bundle %q needs %q, which is not before it", r.Name, u.Bundle, need)
+				return fmt.Errorf("runtime %s: bundle %q needs %q, which does not come before it", r.Name, u.Bundle, need)
 			}
 		}
 		if seen[u.Bundle] {
@@ -408,10 +408,10 @@ func (c *Cluster) checkNames(ctx context.Context, rt Runtime, installed []Instal
 	for _, i := range installed {
 		known[i.App] = true
 		if i.alone && !rt.isSingleBundle() {
-			return fmt.Errorf("%s is installed as a bundle of its own, not as a runtime: delete it or use another name", rt.Name)
+			return fmt.Errorf("%s is installed as a single bundle, not as a runtime: delete it or use another name", rt.Name)
 		}
 		if !i.alone && rt.isSingleBundle() {
-			return fmt.Errorf("%s is installed as a runtime, not as a bundle of its own: delete it or use another name", rt.Name)
+			return fmt.Errorf("%s is installed as a runtime, not as a single bundle: delete it or use another name", rt.Name)
 		}
 	}
 	for _, u := range rt.Units {

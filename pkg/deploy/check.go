@@ -235,7 +235,7 @@ func (s *session) inspectCluster(ctx context.Context) (*clusterView, error) {
 func (s *session) servedKinds(ctx context.Context) (map[schema.GroupVersionKind]metav1.APIResource, error) {
 	_, lists, err := s.engine.served.askKinds(ctx, s.cluster.client.Discovery())
 	if err != nil && len(lists) == 0 {
-		return nil, fmt.Errorf("ask %s what it serves: %w", s.cluster.Server(), err)
+		return nil, fmt.Errorf("discover the APIs of %s: %w", s.cluster.Server(), err)
 	}
 	served := map[schema.GroupVersionKind]metav1.APIResource{}
 	for _, list := range lists {
@@ -260,7 +260,7 @@ func (s *session) checkVersion(ctx context.Context, _ *clusterView) ([]Finding, 
 	}
 	parsed, err := semver.NewVersion(info.GitVersion)
 	if err != nil {
-		return []Finding{{Severity: Warning, Message: fmt.Sprintf("the cluster's version %q is not known to be one", info.GitVersion)}}, nil
+		return []Finding{{Severity: Warning, Message: fmt.Sprintf("the cluster's version %q is invalid", info.GitVersion)}}, nil
 	}
 	// What distributions add after a dash is not a pre-release: v1.34.2-eks-1234.
 	plain := semver.New(parsed.Major(), parsed.Minor(), parsed.Patch(), "", "")
@@ -275,7 +275,7 @@ func (s *session) checkVersion(ctx context.Context, _ *clusterView) ([]Finding, 
 		}
 		if !wanted.Check(plain) {
 			found = append(found, Finding{Severity: Wrong, Bundle: j.newOutcome().Bundle,
-				Message: fmt.Sprintf("it is for Kubernetes %s, and the cluster is %s", j.unit.Kubernetes, info.GitVersion)})
+				Message: fmt.Sprintf("requires Kubernetes %s, but the cluster is %s", j.unit.Kubernetes, info.GitVersion)})
 		}
 	}
 	return found, nil
@@ -314,7 +314,7 @@ func (s *session) checkAPI(_ context.Context, in *clusterView) ([]Finding, error
 			if f, is := judgeKind(gvk, served); is {
 				f.Bundle, f.Resource = j.newOutcome().Bundle, r.String()
 				if later := s.broughtLater(in, i, gvk); later != "" && !served {
-					f.Message += fmt.Sprintf("; bundle %s brings it, but later: require it", later)
+					f.Message += fmt.Sprintf("; bundle %s defines it, but later: require it", later)
 				}
 				found, said[gvk] = append(found, f), true
 			}
@@ -348,7 +348,7 @@ func judgeKind(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
 			major, minor := r.APILifecycleRemoved()
 			return Finding{Severity: Wrong, fixed: true, Message: fmt.Sprintf("%s %s was removed in Kubernetes %d.%d%s", gvk.GroupVersion(), gvk.Kind, major, minor, hint)}, true
 		}
-		return Finding{Severity: Wrong, Message: fmt.Sprintf("the cluster does not serve %s %s, and no bundle before brings it%s", gvk.GroupVersion(), gvk.Kind, hint)}, true
+		return Finding{Severity: Wrong, Message: fmt.Sprintf("the cluster does not serve %s %s, and no earlier bundle defines it%s", gvk.GroupVersion(), gvk.Kind, hint)}, true
 	}
 	if d, is := typed.(deprecated); err == nil && is {
 		major, minor := d.APILifecycleDeprecated()
@@ -403,7 +403,7 @@ func (s *session) checkPlatforms(ctx context.Context, images []Image) ([]Finding
 	}
 	nodes, err := s.cluster.client.CoreV1().Nodes().List(withoutLogs(ctx), metav1.ListOptions{})
 	if apierrors.IsForbidden(err) {
-		return []Finding{{Severity: Warning, Message: "this user may not list nodes, so that their platforms are not known"}}, nil
+		return []Finding{{Severity: Warning, Message: "this user may not list nodes, so their platforms are unknown"}}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list the nodes: %w", err)
@@ -431,7 +431,7 @@ func (s *session) checkPlatforms(ctx context.Context, images []Image) ([]Finding
 		if len(without) == len(have) {
 			f.Severity = Wrong
 		}
-		f.Message = fmt.Sprintf("image %s is for %s, and there are nodes of %s", image.Name, strings.Join(image.Platforms, ", "), strings.Join(without, ", "))
+		f.Message = fmt.Sprintf("image %s is for %s, but there are nodes of %s", image.Name, strings.Join(image.Platforms, ", "), strings.Join(without, ", "))
 		if len(without) > 0 {
 			found = append(found, f)
 		}

@@ -51,7 +51,7 @@ func (s *session) checkNamespaces(ctx context.Context, in *clusterView) ([]Findi
 	if len(s.allInstalled()) == 0 && len(s.record.revisions) == 0 {
 		if others := s.cluster.otherNamespaces(ctx, s.runtime.Name); len(others) > 0 {
 			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
-				"%s is installed in namespace %s; this installs it in namespace %s, too. To upgrade it: --namespace %s",
+				"%s is installed in namespace %s; this would install it in namespace %s, too. To upgrade it, pass --namespace %s",
 				s.runtime.Name, listSome(others), s.cluster.namespace, others[0])})
 		}
 	}
@@ -109,7 +109,7 @@ func (s *session) checkRecords(ctx context.Context) ([]Finding, error) {
 		}
 		if apierrors.IsNotFound(err) {
 			return []Finding{{Severity: Wrong, Message: fmt.Sprintf(
-				"namespace %s, for the records, does not exist: create it, or name another one with --namespace", c.namespace)}}, nil
+				"namespace %s for the records does not exist: create it, or pass --namespace", c.namespace)}}, nil
 		}
 		if strings.Contains(err.Error(), "does not support dry run") {
 			continue

@@ -31,7 +31,7 @@ func (s *session) checkDefaults(ctx context.Context, in *clusterView) ([]Finding
 			bundle := j.newOutcome().Bundle
 			if other, there := first[r.Kind]; there && other.id.Name != r.Name {
 				found = append(found, Finding{Severity: Wrong, Bundle: bundle, Resource: r.String(), Message: fmt.Sprintf(
-					"it is a default class, and so is %s of bundle %s", other.id, other.bundle)})
+					"is a default class, and so is %s of bundle %s", other.id, other.bundle)})
 				continue
 			}
 			first[r.Kind] = defaultClass{bundle: bundle, id: r}
@@ -49,7 +49,7 @@ func (s *session) checkDefaults(ctx context.Context, in *clusterView) ([]Finding
 		for _, name := range there[kind] {
 			if is && name != ours.id.Name {
 				found = append(found, Finding{Severity: Warning, Bundle: ours.bundle, Resource: ours.id.String(), Message: fmt.Sprintf(
-					"it is a default class, and so is %s %s of the cluster", kind, name)})
+					"is a default class, and so is %s %s of the cluster", kind, name)})
 			}
 		}
 	}

@@ -72,7 +72,7 @@ func Connect(cfg Config) (*Cluster, error) {
 
 	config, err := loader.ClientConfig()
 	if clientcmd.IsEmptyConfig(err) {
-		return nil, errors.New("no cluster is configured: neither KUBECONFIG nor ~/.kube/config names one")
+		return nil, errors.New("no cluster configured: set KUBECONFIG or create ~/.kube/config")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
@@ -155,8 +155,8 @@ type Options struct {
 	WaitTimeout time.Duration
 	// PollInterval is the time between two looks at what is not ready. Default: half a second.
 	PollInterval time.Duration
-	// LockDuration is after which time without a sign of life the lock on the runtime is
-	// another's to take. Whole seconds. Default: 30 seconds.
+	// LockDuration is the lease duration: how long a lock without renewal blocks
+	// others. Whole seconds. Default: 30 seconds.
 	LockDuration time.Duration
 }
 

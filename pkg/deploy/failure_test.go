@@ -35,7 +35,7 @@ func TestFailures(t *testing.T) {
 		{"NoName", []string{"apiVersion: v1\nkind: ConfigMap\nmetadata: {}"},
 			[]string{"error (kapp): bad: ", "metadata.name", "file 'config/all.yaml' doc 1"}, true},
 		{"NotYAML", []string{"a: b: c"}, []string{"read bundle bad (layer 2): ", "mapping values are not allowed"}, true},
-		{"Empty", []string{"# nothing"}, []string{"error (kapp): bad: ", "empty set of resources"}, true},
+		{"Empty", []string{"# nothing"}, []string{"error (kapp): bad: ", "kapp would delete all resources"}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRig(t)
@@ -118,7 +118,7 @@ func TestNames(t *testing.T) {
 		rt   Runtime
 		want string
 	}{
-		{Runtime{Name: "lone", Units: []Unit{unit(1, "a", "", some)}}, "is installed as a bundle of its own"},
+		{Runtime{Name: "lone", Units: []Unit{unit(1, "a", "", some)}}, "is installed as a single bundle"},
 		{Runtime{Name: "edge", Units: []Unit{unit(1, "", "", some)}}, "is installed as a runtime"},
 		{Runtime{Name: "foreign", Units: []Unit{unit(1, "", "", some)}}, "configmap testnames/foreign.bundle, which kapp needs"},
 		{Runtime{Name: "a.b", Units: []Unit{unit(1, "a", "", some)}}, `runtime name "a.b"`},

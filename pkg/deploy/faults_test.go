@@ -554,13 +554,13 @@ func TestChecks(t *testing.T) {
 		got = append(got, f.String())
 	}
 	for i, want := range []string{
-		"error (kubernetes): old: it is for Kubernetes <1.20, and the cluster is v",
+		"error (kubernetes): old: requires Kubernetes <1.20, but the cluster is v",
 		"error (api): old, PodDisruptionBudget a (policy/v1beta1): policy/v1beta1 PodDisruptionBudget was removed in Kubernetes 1.25",
-		"error (api): early, Late a (checks.example/v1): the cluster does not serve checks.example/v1 Late, and no bundle before brings it; bundle late brings it, but later: require it",
+		"error (api): early, Late a (checks.example/v1): the cluster does not serve checks.example/v1 Late, and no earlier bundle defines it; bundle late defines it, but later: require it",
 		"error (twice): late, ConfigMap same (v1): bundle early has it, too",
-		"error (defaults): other, StorageClass other (storage.k8s.io/v1): it is a default class, and so is StorageClass fine (storage.k8s.io/v1) of bundle fine",
-		"warning (defaults): fine, StorageClass fine (storage.k8s.io/v1): it is a default class, and so is StorageClass site of the cluster",
-		"error (platforms): fine: image arm is for linux/arm64, and there are nodes of linux/amd64",
+		"error (defaults): other, StorageClass other (storage.k8s.io/v1): is a default class, and so is StorageClass fine (storage.k8s.io/v1) of bundle fine",
+		"warning (defaults): fine, StorageClass fine (storage.k8s.io/v1): is a default class, and so is StorageClass site of the cluster",
+		"error (platforms): fine: image arm is for linux/arm64, but there are nodes of linux/amd64",
 	} {
 		if i >= len(got) || !strings.HasPrefix(got[i], want) {
 			t.Errorf("finding %d: want %s\nall:\n%s", i, want, strings.Join(got, "\n"))

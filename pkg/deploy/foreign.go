@@ -39,7 +39,7 @@ func (e *ForeignError) Error() string {
 	if more := len(e.Foreign) - 20; more > 0 {
 		lines = append(lines, fmt.Sprintf("\n  and %d more", more))
 	}
-	return fmt.Sprintf("delete from runtime %s: what is not part of it would be deleted too:%s", e.Runtime, strings.Join(lines, ""))
+	return fmt.Sprintf("delete from runtime %s: resources of others would be deleted too:%s", e.Runtime, strings.Join(lines, ""))
 }
 
 // foreignFindings says of each what would be lost.
@@ -47,7 +47,7 @@ func foreignFindings(foreign []Foreign, allowed bool) []Finding {
 	var findings []Finding
 	for _, f := range foreign {
 		one := Finding{Severity: Wrong, Check: CheckForeign, Resource: f.ResourceID.String(),
-			Message: fmt.Sprintf("it is not part of the runtime, and would be deleted with %s %s", f.With.Kind, f.With.Name)}
+			Message: fmt.Sprintf("is not part of the runtime, but would be deleted with %s %s", f.With.Kind, f.With.Name)}
 		if allowed {
 			one.Severity = Warning
 		}
@@ -153,7 +153,7 @@ func (d plannedDeletions) foreignOfKind(ctx context.Context, client metadata.Int
 		items, err = listNamespaces(ctx, client.Resource(gvr), d.namespaces)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for what would be deleted along, %s: %w", gvr.GroupResource(), err)
+		return nil, fmt.Errorf("look for resources that would be deleted, too, %s: %w", gvr.GroupResource(), err)
 	}
 	var found []Foreign
 	for _, item := range items {
@@ -220,7 +220,7 @@ func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error 
 		return err
 	}
 	slices.Sort(left)
-	return fmt.Errorf("delete %s: these resources of it are left:%s", s.runtime.Name, strings.Join(left, ""))
+	return fmt.Errorf("delete %s: resources left:%s", s.runtime.Name, strings.Join(left, ""))
 }
 
 // servedOnce leaves one version of each kind.

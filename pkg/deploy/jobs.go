@@ -114,7 +114,7 @@ func refuseGeneratedNames(resources []kappres.Resource) error {
 	for _, r := range resources {
 		u := unstructured.Unstructured{Object: r.UnstructuredObject()}
 		if u.GetName() == "" && u.GetGenerateName() != "" {
-			return fmt.Errorf("%s %q (%s) has metadata.generateName, so that each apply would create another one: give it a name (%s)",
+			return fmt.Errorf("%s %q (%s) has metadata.generateName, so each apply would create another one: give it a name (%s)",
 				r.Kind(), u.GetGenerateName(), r.APIVersion(), r.Origin())
 		}
 	}

@@ -137,7 +137,7 @@ func (e *engine) runCancellable(ctx context.Context, h progressHooks, call func(
 		var a answer
 		defer func() {
 			if problem := recover(); problem != nil {
-				a.error = fmt.Errorf("kapp stopped at what it cannot take: %v", problem)
+				a.error = fmt.Errorf("kapp failed: %v", problem)
 			}
 			answered <- a
 		}()
@@ -361,7 +361,7 @@ func (e *engine) findWanted(p *kappParts, target kapp.App, a kappApp, flags *cmd
 		return w, conf, err
 	}
 	if len(resources) == 0 {
-		return w, conf, errors.New("there is an empty set of resources, which kapp would take for a wish to delete all of them")
+		return w, conf, errors.New("no resources: kapp would delete all resources of the app")
 	}
 	resources = slices.DeleteFunc(resources, func(r kappres.Resource) bool {
 		if !a.absent.Has(r.GroupVersion().WithKind(r.Kind())) {
@@ -487,7 +487,7 @@ func (p *kappParts) ownerName(key, value string) string {
 		}
 	}
 	if name, namespace := p.cluster.appOf(p.ctx, key, value); name != "" {
-		return fmt.Sprintf("different app '%s' namespace: %s (label '%s=%s'); if that is what you mean, say --namespace %s", name, namespace, key, value, namespace)
+		return fmt.Sprintf("different app '%s' namespace: %s (label '%s=%s'); if that is intended, pass --namespace %s", name, namespace, key, value, namespace)
 	}
 	return ""
 }

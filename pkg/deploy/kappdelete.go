@@ -147,7 +147,7 @@ func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) er
 				err = roles.Delete(withoutLogs(ctx), r.Name(), metav1.DeleteOptions{})
 			}
 			if err := ignoreNotFound(err); err != nil {
-				return fmt.Errorf("%s, which was made again after it was deleted: %w", idOf(r), err)
+				return fmt.Errorf("%s, which was created again after its deletion: %w", idOf(r), err)
 			}
 		}
 		if !looked {

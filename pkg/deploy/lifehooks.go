@@ -294,7 +294,7 @@ func (o *objectClient) removeAndWait(ctx context.Context, id ResourceID) error {
 	if err != nil {
 		return fmt.Errorf("delete hook %s: %w", id, err)
 	}
-	return o.waitFor(ctx, "delete hook "+id.String()+": it is still there", func() (bool, error) {
+	return o.waitFor(ctx, "delete hook "+id.String()+": still exists", func() (bool, error) {
 		_, err := at.Get(withoutLogs(ctx), id.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
@@ -464,7 +464,7 @@ func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unst
 	}
 	job.SetNamespace(cmp.Or(id.Namespace, o.namespace))
 	var gone time.Time
-	return o.waitFor(ctx, "it has not ended", func() (bool, error) {
+	return o.waitFor(ctx, "has not ended", func() (bool, error) {
 		now, err := at.Get(withoutLogs(ctx), id.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) && isPassing(job) {
 			if gone.IsZero() {
@@ -476,7 +476,7 @@ func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unst
 			if time.Since(gone) < eventTimeout {
 				return false, nil
 			}
-			return false, errors.New("it has deleted itself, and no event tells that it completed")
+			return false, errors.New("deleted itself without an event that it completed")
 		}
 		if err != nil {
 			return false, err
@@ -554,7 +554,7 @@ func encodeHooks(hooks []Hook) (data []byte, sum string, err error) {
 		return nil, "", err
 	}
 	if len(data) > hooksLimit {
-		return nil, "", fmt.Errorf("keep the hooks that run at delete: %d bytes are more than a Secret holds", len(data))
+		return nil, "", fmt.Errorf("store the deletion hooks: %d bytes do not fit into a Secret", len(data))
 	}
 	return data, digest.FromBytes(data).String(), nil
 }
@@ -579,7 +579,7 @@ func (c *Cluster) keepHooks(ctx context.Context, runtime, bundle string, data []
 		_, err = secrets.Patch(withoutLogs(ctx), name, "application/merge-patch+json", patch, metav1.PatchOptions{})
 	}
 	if err != nil {
-		return fmt.Errorf("keep the hooks of bundle %s in secret %s/%s: %w", bundle, c.namespace, name, err)
+		return fmt.Errorf("store the hooks of bundle %s in secret %s/%s: %w", bundle, c.namespace, name, err)
 	}
 	return nil
 }

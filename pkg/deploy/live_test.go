@@ -194,7 +194,7 @@ func TestWaitHints(t *testing.T) {
 	suspended := strings.Replace(passingJob("suspended", "1", 3600), "spec:\n", "spec:\n  suspend: true\n", 1)
 	for name, test := range map[string]struct{ doc, hint string }{
 		"Paused":       {paused, "kubectl -n testwaithints-paused rollout resume deployment/paused"},
-		"Suspended":    {suspended, "it is suspended (spec.suspend)"},
+		"Suspended":    {suspended, "is suspended (spec.suspend)"},
 		"LoadBalancer": {"apiVersion: v1\nkind: Service\nmetadata: {name: lb}\nspec: {type: LoadBalancer, ports: [{port: 80}]}", "is there a load balancer provider on this cluster?"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -32,13 +32,13 @@ func (e *LockedError) Error() string {
 		text += " since " + e.Since.UTC().Format(time.RFC3339)
 	}
 	if !e.Renewed.IsZero() {
-		text += " (last sign of life " + e.Renewed.UTC().Format(time.RFC3339) + ")"
+		text += " (last renewed " + e.Renewed.UTC().Format(time.RFC3339) + ")"
 	}
 	return text
 }
 
 // ErrLockLost means that the lock could not be renewed, so that somebody else may have it.
-var ErrLockLost = errors.New("the lock on the runtime was lost")
+var ErrLockLost = errors.New("lost the lock on the runtime")
 
 // runtimeLock is a Lease that its holder renews.
 type runtimeLock struct {

@@ -56,7 +56,7 @@ func placeUnits(units []Unit, scopes map[schema.GroupKind]bool) ([]Unit, error) 
 		}
 		for _, name := range slices.Sorted(maps.Keys(u.Namespaces)) {
 			if files[name] == nil {
-				return nil, fmt.Errorf("bundle %s: namespaces: file %s is not there", u.Bundle, name)
+				return nil, fmt.Errorf("bundle %s: namespaces: file %s does not exist", u.Bundle, name)
 			}
 			if files[name].Data, err = placeFile(files[name].Data, u.Namespaces[name], scopes); err != nil {
 				return nil, fmt.Errorf("bundle %s: %s: %w", u.Bundle, name, err)

@@ -203,7 +203,7 @@ func readDefinitions(resources []kappres.Resource) ([]kindDefinition, error) {
 		d.Kind, _, _ = unstructured.NestedString(raw, "spec", "names", "kind")
 		d.plural, _, _ = unstructured.NestedString(raw, "spec", "names", "plural")
 		if d.Group == "" || d.Kind == "" || d.plural == "" {
-			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing, or no text", idOf(r))
+			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing or not text", idOf(r))
 		}
 		scope, _, _ := unstructured.NestedString(raw, "spec", "scope")
 		d.namespaced = scope != "Cluster"

@@ -229,7 +229,7 @@ func (c *Cluster) saveRevisions(ctx context.Context, runtime string, r *revision
 		cm, err = c.configMaps().Update(withoutLogs(ctx), cm, metav1.UpdateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("the record of runtime %s was changed by somebody else meanwhile: apply again", runtime)
+		return fmt.Errorf("the record of runtime %s was changed meanwhile: apply again", runtime)
 	}
 	if err != nil {
 		return fmt.Errorf("record runtime %s in configmap %s/%s: %w", runtime, c.namespace, stateName(runtime), err)
@@ -273,7 +273,7 @@ func (c *Cluster) readValues(ctx context.Context, runtime string, d digest.Diges
 	}
 	data := secret.Data[valuesKey]
 	if digest.FromBytes(data) != d {
-		return nil, fmt.Errorf("secret %s/%s does not hold the values that were recorded (%s): somebody has changed it", c.namespace, name, d)
+		return nil, fmt.Errorf("secret %s/%s does not hold the recorded values (%s): it was changed", c.namespace, name, d)
 	}
 	return data, nil
 }
@@ -294,7 +294,7 @@ func (c *Cluster) keepValues(ctx context.Context, runtime string, values []byte)
 		_, err = c.readValues(ctx, runtime, digest.FromBytes(values))
 	}
 	if err != nil {
-		return fmt.Errorf("keep the values of runtime %s in secret %s/%s: %w", runtime, c.namespace, name, err)
+		return fmt.Errorf("store the values of runtime %s in secret %s/%s: %w", runtime, c.namespace, name, err)
 	}
 	return nil
 }

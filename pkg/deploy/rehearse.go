@@ -122,7 +122,7 @@ func (a kappApp) judgeRefusal(op clusterapply.ClusterChangeApplyOp, r kappres.Re
 	case apierrors.IsNotFound(err) && a.newNamespaces.Has(r.Namespace()):
 		return f, false
 	case apierrors.IsNotFound(err) && isCreate && namespaceIsMissing(err, r.Namespace()):
-		f.Message = fmt.Sprintf("namespace %s does not exist, and no bundle brings it", r.Namespace())
+		f.Message = fmt.Sprintf("namespace %s does not exist, and no bundle creates it", r.Namespace())
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		if ownDefinition {
 			f.Severity = Warning // its definition may be about to change

@@ -61,7 +61,7 @@ var (
 	// ErrNotInstalled means that nothing on the cluster has the given name.
 	ErrNotInstalled = errors.New("not installed")
 	// ErrOwned means that a resource is managed by something else.
-	ErrOwned = errors.New("it has another owner")
+	ErrOwned = errors.New("has another owner")
 )
 
 // Error says at which bundle a call ended, and what was to be seen on the cluster then.

@@ -376,7 +376,7 @@ func (t *retryTransport) readAll(resp *http.Response) error {
 	case err != nil:
 		return err
 	case int64(len(data)) > t.maxAnswer:
-		return fmt.Errorf("an answer of the API server is over the limit of %d bytes", t.maxAnswer)
+		return fmt.Errorf("an answer of the API server has more than %d bytes", t.maxAnswer)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(data))
 	return nil

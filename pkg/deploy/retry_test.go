@@ -423,7 +423,7 @@ func TestAnswersWithoutEnd(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	for path, want := range map[string]string{
-		"/endless": "an answer of the API server is over the limit of 4194304 bytes",
+		"/endless": "an answer of the API server has more than 4194304 bytes",
 		"/drip":    "the API server sent ",
 		"/silent":  "the API server sent 0 bytes in 900ms: too slow",
 		"/pauses":  "",

@@ -27,7 +27,7 @@ const (
 	NotBegun    Health = "not begun"   // nothing of it is there yet
 	Failing     Health = "failing"
 	Unknown     Health = "unknown" // it could not be read
-	Missing     Health = "missing" // it was applied, and is not there
+	Missing     Health = "missing" // was applied, but is missing
 )
 
 var healthOrder = []Health{Healthy, Progressing, NotBegun, Failing, Unknown, Missing}
@@ -297,7 +297,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 			s.Resources++
 			s.Done = append(s.Done, id)
 		} else {
-			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Missing, Reason: "it was applied, and is not there"})
+			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Missing, Reason: "was applied, but is missing"})
 			s.Drift = append(s.Drift, ResourceChange{ResourceID: id, Op: Create})
 		}
 	}

@@ -94,7 +94,7 @@ func (s *session) unavailable(ctx context.Context) []string {
 	}
 	var found []string
 	for gv, err := range s.engine.served.failedGroups() {
-		found = append(found, fmt.Sprintf("  API group %s does not answer, and no namespace ends before it does: %s", gv, oneLine(err.Error())))
+		found = append(found, fmt.Sprintf("  API group %s does not answer, which keeps namespaces from ending: %s", gv, oneLine(err.Error())))
 	}
 	slices.Sort(found)
 	return found

@@ -40,7 +40,7 @@ func (e *engine) lasting(ctx context.Context, p *kappParts, target kapp.App, wan
 			return existing, nil, nil
 		}
 		if time.Since(began) > e.options.WaitTimeout {
-			return nil, nil, fmt.Errorf("wait for %s to be gone: %s, after %s", idOf(going[0]), terminating(going[0]), e.options.WaitTimeout)
+			return nil, nil, fmt.Errorf("wait for the deletion of %s: %s, after %s", idOf(going[0]), terminating(going[0]), e.options.WaitTimeout)
 		}
 		select {
 		case <-ctx.Done():
@@ -69,9 +69,9 @@ func splitTerminating(existing, wanted []kappres.Resource) (lasting, going []kap
 // terminating returns what a resource that is being deleted waits for.
 func terminating(r kappres.Resource) string {
 	if finalizers := slices.Clone(r.Finalizers()); len(finalizers) > 0 {
-		return "it is being deleted, and waits for its finalizers (" + strings.Join(finalizers, ", ") + ")"
+		return "is being deleted and waits for its finalizers (" + strings.Join(finalizers, ", ") + ")"
 	}
-	return "it is being deleted"
+	return "is being deleted"
 }
 
 // terminatingFindings say of each that an apply waits for its end.

@@ -28,28 +28,28 @@ func (c *Cluster) hintFor(ctx context.Context, object *unstructured.Unstructured
 	switch object.GetKind() {
 	case "Deployment":
 		if is("spec", "paused") {
-			return "it is paused (spec.paused): kubectl -n " + namespace + " rollout resume deployment/" + name
+			return "is paused (spec.paused): kubectl -n " + namespace + " rollout resume deployment/" + name
 		}
 	case "Job":
 		if is("spec", "suspend") {
-			return "it is suspended (spec.suspend): something has to resume it; the annotation kapp.k14s.io/disable-wait leaves the wait out"
+			return "is suspended (spec.suspend) until something resumes it; the annotation kapp.k14s.io/disable-wait skips the wait"
 		}
 	case "Service":
 		ingress, _, _ := unstructured.NestedSlice(object.Object, "status", "loadBalancer", "ingress")
 		if text("spec", "type") == "LoadBalancer" && len(ingress) == 0 {
-			return "nothing has given it an address: is there a load balancer provider on this cluster? the annotation kapp.k14s.io/disable-wait leaves the wait out"
+			return "has no address: is there a load balancer provider on this cluster? the annotation kapp.k14s.io/disable-wait skips the wait"
 		}
 	case "PersistentVolumeClaim":
 		if text("status", "phase") == string(corev1.ClaimPending) && text("spec", "storageClassName") == "" {
-			return "it names no storage class, and the cluster had no default one"
+			return "names no storage class, and the cluster had no default one"
 		}
 	case "StatefulSet", "DaemonSet":
 		if text("spec", "updateStrategy", "type") == "OnDelete" {
-			return "its pods are updated when somebody deletes them (spec.updateStrategy: OnDelete)"
+			return "updates its pods only when somebody deletes them (spec.updateStrategy: OnDelete)"
 		}
 	}
 	if object.GetDeletionTimestamp() != nil && len(object.GetFinalizers()) > 0 {
-		return "it is being deleted, and waits for its finalizers: " + strings.Join(object.GetFinalizers(), ", ")
+		return "is being deleted and waits for its finalizers: " + strings.Join(object.GetFinalizers(), ", ")
 	}
 	return ""
 }

@@ -51,7 +51,7 @@ func (s *session) checkWorkloads(context.Context, *clusterView) ([]Finding, erro
 			w.isScaled = true
 			if w.setsReplicas {
 				found = append(found, Finding{Severity: Warning, Bundle: w.bundle, Resource: w.id.String(), Message: fmt.Sprintf(
-					"it sets spec.replicas, and %s scales it: each apply undoes what that has done; leave spec.replicas out", c.id)})
+					"sets spec.replicas, but %s scales it: each apply undoes the scaling; remove spec.replicas", c.id)})
 			}
 		}
 	}
@@ -160,13 +160,13 @@ func judgeBudgets(budgets []budget, workloads []*workload) []Finding {
 			pods, isScaled = pods+w.replicas, isScaled || w.isScaled
 			if other, twice := first[w]; twice && !said {
 				said = true
-				warn("it is for the pods of %s, and so is %s: the API server evicts no pod that has two budgets", w.id, other.id)
+				warn("selects the pods of %s, and so does %s: the API server evicts no pod with two budgets", w.id, other.id)
 			} else if !twice {
 				first[w] = b
 			}
 		}
 		if b.allowsNone(pods, isScaled) {
-			warn("it never allows a pod to be evicted: no node with one can be drained")
+			warn("never allows an eviction: nodes with its pods cannot be drained")
 		}
 	}
 	return found

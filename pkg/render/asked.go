@@ -58,10 +58,10 @@ func (in Input) findQuestions() (notes []string, err error) {
 	}
 	if len(looked) > 0 {
 		names := slices.Sorted(maps.Keys(looked))
-		notes = append(notes, fmt.Sprintf("looks up %s on the cluster: it renders as where that is not found", strings.Join(names, ", ")))
+		notes = append(notes, fmt.Sprintf("looks up %s on the cluster: it renders as if that does not exist", strings.Join(names, ", ")))
 	}
 	if apis := in.decidingAPIs(texts, out); len(apis) > 0 {
-		notes = append(notes, fmt.Sprintf("renders otherwise where the cluster has %s: name those that it has in helm.apiVersions", strings.Join(apis, ", ")))
+		notes = append(notes, fmt.Sprintf("renders differently if the cluster has %s: list the APIs of the clusters in helm.apiVersions", strings.Join(apis, ", ")))
 	}
 	return notes, nil
 }

@@ -17,7 +17,7 @@ func TestAsked(t *testing.T) {
 	t.Parallel()
 	helm := tool(t, "helm")
 	const monitored = "{{ if .Capabilities.APIVersions.Has \"monitoring.coreos.com/v1\" }}\n" + configMap + "{{ end }}"
-	const otherwise = "renders otherwise where the cluster has monitoring.coreos.com/v1: name those that it has in helm.apiVersions"
+	const otherwise = "renders differently if the cluster has monitoring.coreos.com/v1: list the APIs of the clusters in helm.apiVersions"
 	for name, c := range map[string]struct {
 		files []string
 		apis  []string
@@ -31,7 +31,7 @@ func TestAsked(t *testing.T) {
 		"one that fails the chart":    {files: []string{"templates/a.yaml", configMap + "{{ if $.Capabilities.APIVersions.Has (\"monitoring.coreos.com/v1\") }}{{ fail \"no\" }}{{ end }}"}, want: []string{otherwise}},
 		"one of two, in a packed one": {files: []string{"charts/sub-1.0.0.tgz", packed(t, "sub", "Chart.yaml", "apiVersion: v2\nname: sub\nversion: 1.0.0\n", "templates/a.yaml", monitored+"{{ if .Capabilities.APIVersions.Has `route.openshift.io/v1` }}{{ end }}")}, want: []string{otherwise}},
 		"objects": {files: []string{"templates/a.yaml", "{{ $_ := lookup \"v1\" \"Secret\" \"x\" \"z\" }}{{ $_ := lookup \"v1\" \"Secret\" \"x\" \"z\" }}" + configMap + "{{ range (lookup \"v1\" \"Node\" \"\" \"\").items }}{{ end }}"},
-			want: []string{"looks up Node, Secret x/z on the cluster: it renders as where that is not found"}},
+			want: []string{"looks up Node, Secret x/z on the cluster: it renders as if that does not exist"}},
 		"one that is not looked up": {files: []string{"templates/a.yaml", configMap + "{{ if .Values.a }}{{ lookup \"v1\" \"Secret\" \"x\" \"z\" }}{{ end }}"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestTargetRefusesUnstableCharts(t *testing.T) {
 	}
 	content.Files = content.Files[:len(content.Files)-1] // an overlay without a match
 	var unstable *render.UnstableError
-	if got, err := render.RenderTemplates(t.Context(), content, nil); !errors.As(err, &unstable) || !strings.HasSuffix(err.Error(), "templates/a.yaml uses random values or the time: give them as values (password)") {
+	if got, err := render.RenderTemplates(t.Context(), content, nil); !errors.As(err, &unstable) || !strings.HasSuffix(err.Error(), "templates/a.yaml uses random values or the time: set them as values (password)") {
 		t.Errorf("got %v, %v", text(got), err)
 	}
 	if got, err := render.RenderTemplates(t.Context(), content, []byte("password: fixed\n")); err != nil || !strings.Contains(text(got), `{v: "fixed"}`) {

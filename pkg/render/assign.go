@@ -51,10 +51,10 @@ func ParseAssignment(text string, isYAML bool) (Assignment, error) {
 		a.value = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Value: "null"}
 	case 1:
 		if a.value, ok = manifest.ExpandAliases(file.Documents[0]); !ok {
-			return Assignment{}, fmt.Errorf("%s has over %d parts with its aliases", name, manifest.MaxValues)
+			return Assignment{}, fmt.Errorf("%s has more than %d parts with its aliases expanded", name, manifest.MaxValues)
 		}
 	default:
-		return Assignment{}, fmt.Errorf("%s: a value is one document", name)
+		return Assignment{}, fmt.Errorf("%s: want a single document", name)
 	}
 	return a, nil
 }

@@ -75,7 +75,7 @@ func TestAssignmentsRefuse(t *testing.T) {
 		"web..a=1":           `"web..a" is no path to a value`,
 		"web.a={":            "web.a:",
 		"web.a={b: 1, b: 2}": `duplicate key "b"`,
-		"web.a=1\n---\n2":    "web.a: a value is one document",
+		"web.a=1\n---\n2":    "web.a: want a single document",
 		"web.a=&a [*a]":      "web.a:1:5: alias *a is inside its own anchor",
 	} {
 		if _, err := render.ParseAssignment(text, true); err == nil || !strings.Contains(err.Error(), want) {

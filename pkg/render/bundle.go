@@ -202,7 +202,7 @@ func renderTemplates(ctx context.Context, b *bundle.Content, values []byte, unse
 		}
 	}
 	if len(values) > 0 && !takes {
-		return nil, errors.New("it takes no values: none of its sources is a template")
+		return nil, errors.New("accepts no values: none of its sources is a template")
 	}
 	m, err := finishRendered(&b.Bundle.Spec, rendered, slices.Concat(rendered, b.Files))
 	if err != nil {

@@ -6,6 +6,6 @@ import "fmt"
 // deferred.
 func recoverEngine(engine string, err *error) {
 	if problem := recover(); problem != nil {
-		*err = fmt.Errorf("%s stopped at what it cannot take: %v", engine, problem)
+		*err = fmt.Errorf("%s failed: %v", engine, problem)
 	}
 }

@@ -212,11 +212,11 @@ func checkChart(in Input, kubernetes *common.KubeVersion) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("the chart needs %s, which is not under charts/: name it in dependencies, take the chart as it is packed, or run helm dependency build",
+		return fmt.Errorf("the chart needs %s, which is not under charts/: add it to dependencies, use the packed chart, or run helm dependency build",
 			strings.Join(missing, " and "))
 	}
 	if wanted := c.Metadata.KubeVersion; wanted != "" && !chartutil.IsCompatibleRange(wanted, kubernetes.String()) {
-		return fmt.Errorf("chart %s wants Kubernetes %s and is told %s: set helm.kubernetes", c.Name(), wanted, kubernetes)
+		return fmt.Errorf("chart %s requires Kubernetes %s, but gets %s: set helm.kubernetes", c.Name(), wanted, kubernetes)
 	}
 	return checkValues(c, values)
 }

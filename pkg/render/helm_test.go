@@ -151,9 +151,9 @@ func TestHelmRefuses(t *testing.T) {
 		want   string
 	}{
 		"no chart":       {[]string{"Chart.yaml", ""}, "", "chart.metadata.name is required"},
-		"a dependency":   {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ndependencies: [{name: redis, version: 20.x.x}]\n"}, "", "the chart needs redis 20.x.x, which is not under charts/: name it in dependencies, take the chart as it is packed, or run helm dependency build"},
+		"a dependency":   {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ndependencies: [{name: redis, version: 20.x.x}]\n"}, "", "the chart needs redis 20.x.x, which is not under charts/: add it to dependencies, use the packed chart, or run helm dependency build"},
 		"a library":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ntype: library\n"}, "", "chart c is of type library, which renders nothing"},
-		"a version":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\nkubeVersion: '>=1.99.0'\n"}, "", "chart c wants Kubernetes >=1.99.0 and is told v1.37.0: set helm.kubernetes"},
+		"a version":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\nkubeVersion: '>=1.99.0'\n"}, "", "chart c requires Kubernetes >=1.99.0 and is told v1.37.0: set helm.kubernetes"},
 		"a type":         {[]string{"values.schema.json", schema}, "tag: 1", "value tag: got number, want string (values.schema.json of the chart)"},
 		"a deeper type":  {[]string{"values.schema.json", schema}, "tag: a\nimage: {port: b}", "value image.port: got string, want integer (values.schema.json of the chart)"},
 		"a missing":      {[]string{"values.schema.json", schema}, "image: {port: 1}", "value tag: is missing (values.schema.json of the chart)"},
@@ -166,7 +166,7 @@ func TestHelmRefuses(t *testing.T) {
 		"no template":    {[]string{"templates/a.yaml", "{{ if }}"}, "", "parse error at (templates/a.yaml:1): missing value for if"},
 		"no YAML":        {[]string{"templates/a.yaml", "a: [\n"}, "", "YAML parse error on templates/a.yaml"},
 		"a helmignore":   {[]string{".helmignore", "**/x"}, "", ".helmignore: double-star (**) syntax is not supported"},
-		"a random value": {[]string{"templates/a.yaml", "a: 1\n", "templates/b.yaml", "b: {{ randAlphaNum 9 }}"}, "", "the chart renders differently each time: templates/b.yaml uses random values or the time: give them as values"},
+		"a random value": {[]string{"templates/a.yaml", "a: 1\n", "templates/b.yaml", "b: {{ randAlphaNum 9 }}"}, "", "the chart renders differently each time: templates/b.yaml uses random values or the time: set them as values"},
 		"the time":       {[]string{"templates/a.yaml", "a: {{ now | date \"2006\" }}"}, "", "the chart renders differently each time: templates/a.yaml uses"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -282,9 +282,9 @@ func TestHelmTakesTheLastOfTwoKeys(t *testing.T) {
 		}
 	}
 	// In the order of the lines.
-	if want := []string{"templates/a.yaml writes the key app twice: the last one is taken, as by Helm",
-		"templates/a.yaml writes the key data twice: the last one is taken, as by Helm",
-		"templates/a.yaml writes the key v twice: the last one is taken, as by Helm"}; !slices.Equal(notes, want) {
+	if want := []string{"templates/a.yaml writes the key app twice: the last one wins, as with Helm",
+		"templates/a.yaml writes the key data twice: the last one wins, as with Helm",
+		"templates/a.yaml writes the key v twice: the last one wins, as with Helm"}; !slices.Equal(notes, want) {
 		t.Errorf("notes %q", notes)
 	}
 	plain := render.Input{Source: &bundle.Source{}, Files: files("a.yaml", pod+"kind: Pod\n"), Overlays: files("o.yaml", overlay)}
@@ -355,7 +355,7 @@ func TestHelmNamesValuesThatSettleRandomOnes(t *testing.T) {
 		"templates/_helpers.tpl", `{{- define "key" -}}{{ .Values.key | default (randAlphaNum 9) }}{{- end -}}`,
 		"templates/secret.yaml", "{{ if not .Values.existingSecret }}\napiVersion: v1\nkind: Secret\nmetadata: {name: {{ .Values.auth.user }}}\n"+
 			"stringData:\n  password: {{ .Values.auth.password | default (randAlphaNum 9) }}\n  key: {{ include \"key\" . }}\n{{ end }}")
-	const want = "the chart renders differently each time: templates/secret.yaml uses random values or the time: give them as values (key, existingSecret, auth.password)"
+	const want = "the chart renders differently each time: templates/secret.yaml uses random values or the time: set them as values (key, existingSecret, auth.password)"
 	if _, err := render.RenderStable(t.Context(), in); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

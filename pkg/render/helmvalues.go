@@ -50,7 +50,7 @@ func checkChartValues(c *chart.Chart, values map[string]any, location []string) 
 				return err
 			}
 		default:
-			return fmt.Errorf("value %s: is not a mapping, and chart %s wants one", strings.Join(at, "."), sub.Name())
+			return fmt.Errorf("value %s: is not a mapping, but chart %s needs one", strings.Join(at, "."), sub.Name())
 		}
 	}
 	return nil
@@ -127,7 +127,7 @@ func firstViolation(invalid *jsonschema.ValidationError, location []string) erro
 	if len(found) > 1 {
 		more = fmt.Sprintf(", and %d more", len(found)-1)
 	}
-	what := "is none of what is allowed"
+	what := "is not one of the allowed values"
 	switch k := first.ErrorKind.(type) {
 	case *kind.AdditionalProperties:
 		name, what = append(name, k.Properties[0]), "is not known"

@@ -249,7 +249,7 @@ func separateHooks(release string, files []bundle.File) (hookLifecycle, error) {
 	}
 	if finished.node != nil {
 		if removed > 0 {
-			return l, finished.file.Errorf(finished.node, "annotation %s is for krtpkg to write", bundle.HookAnnotation)
+			return l, finished.file.Errorf(finished.node, "annotation %s is reserved for krtpkg", bundle.HookAnnotation)
 		}
 		return hookLifecycle{applied: original}, nil
 	}
@@ -276,7 +276,7 @@ func orderHooks(release, digest string, files []*manifest.File, hooks []Hook) er
 	for _, h := range hooks {
 		first, last := h.RunsAt(beforeEvents...), h.RunsAt(afterEvents...)
 		if first && last && h.runsToEnd() {
-			return h.file.Errorf(h.node, "hook %s runs before and after the chart's other resources: kapp cannot run one twice", h)
+			return h.file.Errorf(h.node, "hook %s runs before and after the chart's other resources, but kapp cannot run it twice", h)
 		}
 		if first {
 			before = append(before, h)

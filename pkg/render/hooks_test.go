@@ -226,7 +226,7 @@ func TestHooksOfPlainManifests(t *testing.T) {
 		t.Errorf("got %s, later %s, tests %v", text(m.Files), text(m.Later), m.Tests)
 	}
 	content.Files = files("config/p/a.yaml", fmt.Sprintf(job, "pre-install,post-install"))
-	const refused = "config/p/a.yaml:1:1: hook Job j (pre-install, post-install) runs before and after the chart's other resources: kapp cannot run one twice"
+	const refused = "config/p/a.yaml:1:1: hook Job j (pre-install, post-install) runs before and after the chart's other resources, but kapp cannot run it twice"
 	if _, err := render.RenderDefaults(t.Context(), content); err == nil || err.Error() != refused {
 		t.Errorf("got %v, want %s", err, refused)
 	}

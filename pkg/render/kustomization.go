@@ -41,7 +41,7 @@ func checkKustomization(files []bundle.File, absent map[string]string, root stri
 		}
 	}
 	if name := t.findKustomization(root); name == "" {
-		return nil, fmt.Errorf("%s has no kustomization.yaml: set root to the folder that does", bundleFolder(root))
+		return nil, fmt.Errorf("%s has no kustomization.yaml: set root to the folder that has one", bundleFolder(root))
 	}
 	err = t.checkFolder(root)
 	return t.names, err
@@ -83,7 +83,7 @@ func (t *kustomizationTree) checkFolder(dir string) error {
 	}
 	k.FixKustomization()
 	if len(k.HelmCharts) > 0 || k.HelmGlobals != nil {
-		return t.errorAt(name, "helmCharts", "helm charts of a kustomization are not rendered", "make each a source of its own")
+		return t.errorAt(name, "helmCharts", "helm charts of a kustomization are not rendered", "add each as a separate source")
 	}
 	for _, entry := range listReferences(&k) {
 		if err := t.checkReference(name, dir, entry); err != nil {
@@ -180,12 +180,12 @@ func (t *kustomizationTree) checkReference(name, dir string, r kustomizeReferenc
 		return nil
 	}
 	if why := t.absent[at]; why != "" {
-		return t.errorAt(name, r.path, r.path+" cannot be taken from the source: "+why, "")
+		return t.errorAt(name, r.path, r.path+" cannot be read from the source: "+why, "")
 	}
 	return t.errorAt(name, r.path, r.path+" is not in the source", "")
 }
 
-const notFetched = "remote resources are not fetched, make it a source of its own"
+const notFetched = "remote resources are not fetched: add it as a separate source"
 
 // scp is how git, and kustomize, write a repository that is reached by ssh.
 var scp = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
@@ -222,7 +222,7 @@ func checkPlugins(file string, data []byte) error {
 	for _, doc := range parsed.Documents {
 		doc, ok := manifest.ExpandAliases(doc)
 		if !ok {
-			return parsed.Errorf(doc, "it has over %d parts with its aliases", manifest.MaxValues)
+			return parsed.Errorf(doc, "has more than %d parts with its aliases expanded", manifest.MaxValues)
 		}
 		if found := findRemote(doc, false); found != nil {
 			problem := parsed.Errorf(found, "%s is not in the source", found.Value)

@@ -51,7 +51,7 @@ var unbuildable = map[string]string{
 	"flux/manifests/openshift":                         "source-controller.crds.yaml" + notFetched,
 }
 
-const notFetched = " is not in the source (remote resources are not fetched, make it a source of its own)"
+const notFetched = " is not in the source (remote resources are not fetched: add it as a separate source)"
 
 // Each kustomization of the corpus becomes what the tool makes of it, byte for byte.
 func TestKustomizeAsTheTool(t *testing.T) {

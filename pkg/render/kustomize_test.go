@@ -75,7 +75,7 @@ func TestKustomizeRefuses(t *testing.T) {
 		"resources: [/etc/hostname]\n":                           "kustomization.yaml:1:13: /etc/hostname is not in the source",
 		"resource: [pod.yaml]\n":                                 `kustomization.yaml: invalid Kustomization: json: unknown field "resource"`,
 		"resources: [pod.yaml, pod.yaml]\n":                      "kustomization.yaml: merging resources from 'pod.yaml': may not add resource with an already registered id: Pod.v1.[noGrp]/a.[noNs]",
-		"helmCharts: [{name: x, repo: 'https://example.com'}]\n": "kustomization.yaml:1:1: helm charts of a kustomization are not rendered (make each a source of its own)",
+		"helmCharts: [{name: x, repo: 'https://example.com'}]\n": "kustomization.yaml:1:1: helm charts of a kustomization are not rendered (add each as a separate source)",
 		"transformers: [fn.yaml]\nresources: [pod.yaml]\n":       "kustomization.yaml: ",
 	} {
 		_, err := render.RenderSource(t.Context(), kustomization("", "kustomization.yaml", text, "pod.yaml", pod, "dir/kustomization.yaml", "",
@@ -89,7 +89,7 @@ func TestKustomizeRefuses(t *testing.T) {
 	if _, err := render.RenderSource(t.Context(), in); err == nil || !strings.HasPrefix(err.Error(), "kustomization.yaml: base: no resource matches strategic merge patch") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := render.RenderSource(t.Context(), kustomization("x", "kustomization.yaml", "")); err == nil || err.Error() != "folder x has no kustomization.yaml: set root to the folder that does" {
+	if _, err := render.RenderSource(t.Context(), kustomization("x", "kustomization.yaml", "")); err == nil || err.Error() != "folder x has no kustomization.yaml: set root to the folder that has one" {
 		t.Errorf("got %v", err)
 	}
 	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml]\n", "pod.yaml", pod)
@@ -136,7 +136,7 @@ func TestPatchesRefuse(t *testing.T) {
 	}{
 		"a target of nothing":   {bundle.Patch{Patch: "- {op: remove, path: /metadata}", Target: &bundle.PatchTarget{Kind: "Pod", Name: "z"}}, "patches[0] changes nothing: no resource is kind Pod, name z"},
 		"a resource of nothing": {bundle.Patch{Patch: strings.ReplaceAll(pod, ": a", ": z")}, "patches[0] changes nothing: no resource is Pod z"},
-		"JSON without a target": {bundle.Patch{Patch: "- {op: remove, path: /metadata}"}, "patches[0]: is not a resource: a JSON patch wants a target"},
+		"JSON without a target": {bundle.Patch{Patch: "- {op: remove, path: /metadata}"}, "patches[0]: is not a resource: a JSON patch needs a target"},
 		"a path that is not":    {bundle.Patch{Patch: "- {op: remove, path: /spec/x}", Target: &bundle.PatchTarget{Kind: "Pod"}}, "patches: "},
 		"no regular expression": {bundle.Patch{Patch: pod, Target: &bundle.PatchTarget{Kind: "("}}, "patches[0]: error parsing regexp"},
 		"no patch":              {bundle.Patch{Patch: "text", Target: &bundle.PatchTarget{Kind: "Pod"}}, "patches: "},
@@ -174,7 +174,7 @@ func TestKustomizeReadsWhatItUses(t *testing.T) {
 	}
 	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml, big.yaml]\n", "pod.yaml", pod)
 	in.Absent = map[string]string{"big.yaml": "it is a link that leads to what is not there"}
-	const want = "kustomization.yaml:1:23: big.yaml cannot be taken from the source: it is a link that leads to what is not there"
+	const want = "kustomization.yaml:1:23: big.yaml cannot be read from the source: it is a link that leads to what is not there"
 	if _, err := render.RenderStable(t.Context(), in); err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

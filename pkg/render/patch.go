@@ -91,7 +91,7 @@ func describeSelection(m resmap.ResMap, p bundle.Patch) (wanted string, found bo
 		defer kustomizeAtATime.Unlock()
 		own, err := provider.NewDefaultDepProvider().GetResourceFactory().SliceFromBytes([]byte(p.Patch))
 		if err != nil {
-			return "", false, fmt.Errorf("is not a resource: a JSON patch wants a target")
+			return "", false, fmt.Errorf("is not a resource: a JSON patch needs a target")
 		}
 		for _, r := range own {
 			if _, err := m.GetById(r.OrgId()); err != nil {

@@ -105,7 +105,7 @@ func (in Input) dropRepeated(out []bundle.File) ([]bundle.File, error) {
 		}
 		noted := map[string]bool{}
 		for _, r := range repeated {
-			note := fmt.Sprintf("%s writes the key %s twice: the last one is taken, as by Helm", templateAt(f.Data, r.Line), r.Key)
+			note := fmt.Sprintf("%s writes the key %s twice: the last one wins, as with Helm", templateAt(f.Data, r.Line), r.Key)
 			if in.Note != nil && !noted[note] {
 				in.Note(note)
 			}
@@ -128,7 +128,7 @@ func (in Input) runTemplate() ([]bundle.File, error) {
 		return renderYTT(in)
 	}
 	if len(in.givenValues()) > 0 && (in.Source.Template != "" || len(in.Overlays) == 0) {
-		return nil, errors.New("it takes no values: only templates of helm and ytt, and overlays of plain manifests, do")
+		return nil, errors.New("accepts no values: only templates of helm and ytt, and overlays of plain manifests, do")
 	}
 	if in.Source.Template == bundle.TemplateKustomize {
 		return renderKustomize(in)

@@ -121,7 +121,7 @@ func TestBundleRefuses(t *testing.T) {
 		"a value that the schema does not know": {"web: {replica: 3}", nil, `did you mean "replicas"?`},
 		"a value of another type":               {"web: {replicas: many}", nil, "found: string"},
 		"values for a bundle without templates": {"web: {replicas: 3}", func(c *bundle.Content) { c.Bundle.Spec.Sources[0].Template = "" },
-			"takes no values: none of its sources is a template"},
+			"accepts no values: none of its sources is a template"},
 		"a template that fails":      {"", func(c *bundle.Content) { c.Files[1].Data = []byte("a: #@ nothing\n") }, "undefined: nothing"},
 		"a template that is no YAML": {"", func(c *bundle.Content) { c.Files[1].Data = []byte("a: [\n") }, "render config/config: Unmarshaling YAML template 'web.yaml'"},
 	} {
@@ -183,8 +183,8 @@ func TestParseValuesRefuses(t *testing.T) {
 	t.Parallel()
 	for data, want := range map[string]string{
 		"- a\n":                 "site.yaml:1:1: values must be a mapping from bundle names to their values",
-		"web: 1\n":              `site.yaml:1:6: the values of bundle "web" are no mapping`,
-		"web: {}\n---\nb: {}\n": "site.yaml:3:1: a values file is one document, this is the second",
+		"web: 1\n":              `site.yaml:1:6: the values of bundle "web" are not a mapping`,
+		"web: {}\n---\nb: {}\n": "site.yaml:3:1: a values file must be a single document, this is the second",
 		"web: {}\nweb: {}\n":    `site.yaml:2:1: duplicate key "web", first at line 1`,
 		"web: &w {a: *w}\n":     `site.yaml:1:13: alias *w is inside its own anchor`,
 		"web: {\n":              "site.yaml:2: invalid YAML: did not find expected node content",

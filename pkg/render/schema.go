@@ -102,7 +102,7 @@ func openAPI(data []byte) (converted []byte, err error) {
 	c := &schemaConverter{root: root, left: manifest.MaxValues}
 	schema := c.convertSchema(root)
 	if c.left < 0 {
-		return nil, fmt.Errorf("it has over %d parts with what it refers to", manifest.MaxValues)
+		return nil, fmt.Errorf("has more than %d parts with its references expanded", manifest.MaxValues)
 	}
 	plain, err := json.Marshal(schema)
 	if err != nil {

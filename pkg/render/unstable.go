@@ -28,7 +28,7 @@ func (e *UnstableError) Error() string { return e.problem }
 // unstableError is the error of a chart that renders differently each time, with the values that make it
 // differ less where they are given.
 func (in Input) unstableError(out, again []byte) error {
-	problem := fmt.Sprintf("the chart renders differently each time: %s uses random values or the time: give them as values", firstDifference(out, again))
+	problem := fmt.Sprintf("the chart renders differently each time: %s uses random values or the time: set them as values", firstDifference(out, again))
 	if names := in.settlingValues(countDiffering(out, again)); len(names) > 0 {
 		problem += " (" + strings.Join(names, ", ") + ")"
 	}

@@ -34,23 +34,23 @@ func ParseValues(fileName string, data []byte) (*Values, error) {
 	case 1:
 		return fromNode(file, file.Documents[0])
 	}
-	return nil, file.Errorf(file.Documents[1], "a values file is one document, this is the second")
+	return nil, file.Errorf(file.Documents[1], "a values file must be a single document, this is the second")
 }
 
 // fromNode returns the values that a node of a file holds.
 func fromNode(file *manifest.File, root *yaml.Node) (*Values, error) {
 	v := &Values{file: file, root: root, bundles: map[string]*yaml.Node{}, files: map[*yaml.Node]string{}}
 	if v.root.Kind != yaml.MappingNode {
-		return nil, file.Errorf(v.root, "values are a mapping from bundle names to their values")
+		return nil, file.Errorf(v.root, "values must be a mapping from bundle names to their values")
 	}
 	for i := 0; i+1 < len(v.root.Content); i += 2 {
 		key, value := v.root.Content[i], v.root.Content[i+1]
 		value, ok := manifest.ExpandAliases(value)
 		if !ok {
-			return nil, file.Errorf(key, "the values of bundle %q have over %d parts with their aliases", key.Value, manifest.MaxValues)
+			return nil, file.Errorf(key, "the values of bundle %q have more than %d parts with their aliases expanded", key.Value, manifest.MaxValues)
 		}
 		if value.Kind != yaml.MappingNode {
-			return nil, file.Errorf(value, "the values of bundle %q are no mapping", key.Value)
+			return nil, file.Errorf(value, "the values of bundle %q are not a mapping", key.Value)
 		}
 		v.bundles[key.Value] = value
 		v.placeNode(value, file.Name)

@@ -96,7 +96,7 @@ func yttFiles(list []bundle.File) ([]*files.File, error) {
 func runYTT(inputs []*files.File, values [][]byte, options *template.Options) (out template.Output, err error) {
 	defer func() {
 		if problem := recover(); problem != nil {
-			err = yttCause(inputs, values, fmt.Errorf("ytt stopped at what it cannot take: %v", problem))
+			err = yttCause(inputs, values, fmt.Errorf("ytt failed: %v", problem))
 		}
 	}()
 	documents := map[string][]byte{}
