@@ -35,7 +35,7 @@ const usage = `Usage:
 
 func main() {
 	// The kernel ends a child when the thread that started it ends (see detach), so the
-	// one that starts them has to stay.
+	// one that starts them must stay.
 	runtime.LockOSThread()
 
 	if err := dispatch(os.Args[1:]); err != nil {
@@ -80,7 +80,7 @@ func runUp(args []string) error {
 	return up(ctx, *dir, *nodes, os.Stdout)
 }
 
-// isPipe tells a standard input that somebody holds open from one that means nothing: a
+// isPipe tells a standard input that someone holds open from one that means nothing: a
 // shell gives /dev/null to what it runs in the background, and a background process that
 // reads from the terminal is stopped.
 func isPipe(f *os.File) bool {

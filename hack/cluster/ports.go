@@ -19,7 +19,7 @@ func reservePorts() (etcd, peer, api int, err error) {
 // reservePort picks a free port of 127.0.0.1 and keeps it for as long as this process
 // lives: its socket is bound but does not listen, so connections go to the component that
 // binds the port as well, with SO_REUSEPORT set like here. A port that was picked and
-// released could be taken by anybody until the component gets there.
+// released could be taken by anyone until the component gets there.
 func reservePort() (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 	if err != nil {

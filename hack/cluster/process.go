@@ -61,7 +61,7 @@ func (p *process) killed() bool {
 	return is && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
-// rank is higher for what has to end earlier.
+// rank is higher for what must end earlier.
 func (p *process) rank() int {
 	switch p.component {
 	case "etcd":

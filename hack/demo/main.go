@@ -169,7 +169,7 @@ func (d *demo) runTyped(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// expectRefusal applies what has no signature, which has to end with exit code 3.
+// expectRefusal applies what has no signature, which must end with exit code 3.
 func (d *demo) expectRefusal(ctx context.Context) error {
 	dist := "oci:" + d.filePath("dist") + ":1.1.0"
 	err := d.runTyped(ctx, "apply", "--key", d.filePath("cosign.pub"), dist, "--yes")

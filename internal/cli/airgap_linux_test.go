@@ -70,7 +70,7 @@ func TestAirGap(t *testing.T) {
 	if err := os.Mkdir(media, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// The site holds the vendor to a key and to an identity, both of which have to sign.
+	// The site holds the vendor to a key and to an identity, both of which must sign.
 	s.write("trusted-root.json", string(fulcio.TrustedRoot(sigstoretest.Parts{})))
 	s.ok("trust", "init", "--key", "cosign.pub", "--certificate-identity", "release@krt.example", "--certificate-oidc-issuer", "https://ci.example",
 		"--trusted-root", "trusted-root.json", "--output", "media/trust.yaml")

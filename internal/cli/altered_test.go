@@ -91,7 +91,7 @@ func TestControllersGetWhatIsChecked(t *testing.T) {
 			t.Errorf("--allow-altered: exit code %d\n%s", r.code, r.stderr)
 		}
 	}
-	// A bundle of somebody else that tells controllers of fewer manifests than it has.
+	// A bundle of someone else that tells controllers of fewer manifests than it has.
 	bundle := f.repack(f.digests["bundle"], "other", func(name string, data []byte) []byte {
 		if name == "kustomization.yaml" {
 			return append(data, "# nothing else\n"...)

@@ -136,7 +136,7 @@ type preparedRoot struct {
 	byController string
 }
 
-// requirePolicy gives whom to trust, which has to be said; nil for nobody.
+// requirePolicy gives whom to trust, which must be said; nil for nobody.
 func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, error) {
 	if err := f.checkValues(); err != nil {
 		return nil, err

@@ -476,7 +476,7 @@ func (w *watcher) damage(name string) {
 	}
 }
 
-// foreign puts something of somebody else into a namespace.
+// foreign puts something of someone else into a namespace.
 func (w *watcher) foreign(namespace string) {
 	w.t.Helper()
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "someone-elses"}}

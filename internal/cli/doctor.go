@@ -14,7 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 )
 
-// errUnfit says that a registry lacks what krtpkg needs.
+// errUnfit is the error of a registry that lacks what krtpkg needs.
 var errUnfit = errors.New("the registry lacks what krtpkg needs")
 
 func (a *app) doctorCommand() *cobra.Command {

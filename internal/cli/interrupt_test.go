@@ -13,7 +13,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
-// prompt is how soon an interrupted command has to have ended.
+// prompt is how soon an interrupted command must have ended.
 const prompt = 5 * time.Second
 
 // An interrupted push ends at once with 130, has moved no tag, and is completed by the next.

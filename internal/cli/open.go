@@ -19,7 +19,7 @@ type openedReference struct {
 	client *registry.Client
 	store  place.Store
 	root   ocispec.Descriptor
-	// noted says that the user knows of a repository with another name.
+	// noted is set if the user knows of a repository with another name.
 	noted bool
 }
 

@@ -72,7 +72,7 @@ func (a *app) prepareForController(ctx context.Context, reference, controller st
 	case p.set.Root.Runtime == nil:
 		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers need a runtime", p.Place)}
 	}
-	// What the controller will apply has to be what apply would.
+	// What the controller will apply must be what apply would.
 	for _, b := range p.set.Bundles {
 		if err := render.CheckImages(ctx, &b.Content); err != nil {
 			return nil, nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)

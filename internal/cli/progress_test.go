@@ -54,7 +54,7 @@ func TestProgress(t *testing.T) {
 }
 
 // wellFormed looks for the first of each of some events, in this order, among lines that all
-// have to be JSON.
+// must be JSON.
 func wellFormed(t *testing.T, text string, want ...string) {
 	t.Helper()
 	var events []string

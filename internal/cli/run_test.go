@@ -71,7 +71,7 @@ func (s *site) run(args ...string) result {
 	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// ok runs a command that has to succeed and returns its output.
+// ok runs a command that must succeed and returns its output.
 func (s *site) ok(args ...string) string {
 	s.t.Helper()
 	r := s.run(args...)
@@ -81,7 +81,7 @@ func (s *site) ok(args ...string) string {
 	return r.stdout
 }
 
-// refused runs a command that has to end with an exit code and a message.
+// refused runs a command that must end with an exit code and a message.
 func (s *site) refused(code int, message string, args ...string) {
 	s.t.Helper()
 	r := s.run(args...)

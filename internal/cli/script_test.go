@@ -157,7 +157,7 @@ func images(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// exits CODE PROGRAM ARGS...: runs a program that has to end with an exit code.
+// exits CODE PROGRAM ARGS...: runs a program that must end with an exit code.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)

@@ -132,7 +132,7 @@ func (f serveFlags) loadCertificate() (*tls.Certificate, error) {
 	return &certificate, nil
 }
 
-// loadLogin returns nil where nobody has to log in.
+// loadLogin returns nil where nobody must log in.
 func (f serveFlags) loadLogin() (serve.Login, error) {
 	if f.htpasswd == "" {
 		return nil, nil

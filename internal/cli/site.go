@@ -57,7 +57,7 @@ func (a *app) renderSet(ctx context.Context, set *bundle.Set, values *render.Val
 type imageLocations struct {
 	repository string // of the root; "" where that is not a registry
 	beside     map[string]bool
-	// ranBefore says that the cluster has run the images before: one that is no longer found
+	// ranBefore is set if the cluster has run the images before: one that is no longer found
 	// anywhere is missing, and not merely out of reach from here.
 	ranBefore bool
 }

@@ -140,7 +140,7 @@ func (f *trustFlags) policyFileFromFlags(match []string) (*trust.File, error) {
 	return file, nil
 }
 
-// loadPolicy returns the policy file that there has to be.
+// loadPolicy returns the policy file that there must be.
 func (a *app) loadPolicy(flag string) (*trust.Policy, error) {
 	file, err := a.policyFile(flag)
 	if err != nil {

@@ -65,7 +65,7 @@ func (f *trustFlags) isGiven() bool {
 	return len(f.keys) > 0 || f.policy != "" || f.expectName != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
 
-// errNobody is the error of a command that has to verify and is not told by whom.
+// errNobody is the error of a command that must verify and is not told by whom.
 var errNobody = errors.New("verification required: pass --key, --certificate-identity or --policy")
 
 // loadTrust returns the policy that the flags, the environment or the configuration say, or nil where
@@ -128,7 +128,7 @@ func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Pol
 	return trust.LoadPolicy(file)
 }
 
-// errNoConfiguration says that nobody knows where a policy would be.
+// errNoConfiguration is the error of a command that cannot find the place of a policy.
 var errNoConfiguration = errors.New("no configuration folder: set HOME or XDG_CONFIG_HOME, or pass --policy, $" + policyVariable + ", --key or --certificate-identity")
 
 // policyFile returns where the policy is, or empty where there is none.

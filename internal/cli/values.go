@@ -40,7 +40,7 @@ func (f *valuesFlags) addCluster(cmd *cobra.Command) {
 	flags.BoolVar(&f.reset, "reset-values", false, "do not reuse the values of the last apply")
 }
 
-// readValues returns the values, which have to be for bundles that there are.
+// readValues returns the values, which must be for bundles that there are.
 func (f *valuesFlags) readValues(a *app, set *bundle.Set) (*render.Values, error) {
 	values, err := f.readFile(nil)
 	if err != nil {

@@ -212,7 +212,7 @@ func (e *registryExam) beginUpload(ctx context.Context) (*url.URL, error) {
 	return to, err
 }
 
-// uploadInChunks begins an upload, and says how long its chunks have to be.
+// uploadInChunks begins an upload, and says how long its chunks must be.
 func (e *registryExam) uploadInChunks(ctx context.Context) (to *url.URL, least int64, err error) {
 	response, err := e.sendRequest(ctx, http.MethodPost, "blobs/uploads/", nil, nil, http.StatusAccepted, http.StatusOK, http.StatusCreated)
 	if err != nil {

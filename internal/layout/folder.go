@@ -15,7 +15,7 @@ import (
 )
 
 // rootedFolder is a folder that may be a stranger's: nothing in it leads out of it, and what is read is
-// a regular file, so that no device and no pipe keeps anybody waiting. Links that stay inside are
+// a regular file, so that no device and no pipe keeps anyone waiting. Links that stay inside are
 // followed.
 type rootedFolder struct {
 	dir string

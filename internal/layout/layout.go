@@ -44,7 +44,7 @@ type Store struct {
 	mu sync.Mutex
 }
 
-// Open opens the layout in a folder, which has to be there.
+// Open opens the layout in a folder, which must be there.
 func Open(dir string) (*Store, error) {
 	at := &rootedFolder{dir: dir}
 	data, err := at.readSmall(ocispec.ImageLayoutFile, maxLayoutFile)

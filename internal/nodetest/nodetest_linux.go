@@ -28,7 +28,7 @@ var Tools = []string{"cluster", "tools/containerd", "tools/containerd-shim-runc-
 // Namespaces are those that a process runs a node in.
 const Namespaces = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET
 
-// Options are what a node has to know.
+// Options are what a node must know.
 type Options struct {
 	// Dir is an empty folder for everything that belongs to it.
 	Dir string

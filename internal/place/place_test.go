@@ -175,7 +175,7 @@ func TestResolve(t *testing.T) {
 		}
 	}
 
-	// The only version of a layout needs no name, and one has to be named where there are more.
+	// The only version of a layout needs no name, and one must be named where there are more.
 	if tag, _, err := resolve("oci:" + dir); err != nil || tag != "1.0.0" {
 		t.Errorf("the only tag is %q, error %v", tag, err)
 	}

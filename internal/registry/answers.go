@@ -31,7 +31,7 @@ const maxManifest = oci.MaxManifest
 type deviationLog struct {
 	mu   sync.Mutex
 	seen map[string]bool
-	// noParts says that of an upload in parts all but the first one are dropped.
+	// noParts is set if of an upload in parts all but the first one are dropped.
 	noParts atomic.Bool
 }
 

@@ -36,7 +36,7 @@ func endless(t *testing.T, o Options, answer http.HandlerFunc) *Repository {
 	return repo
 }
 
-// drip sends a byte now and then, for as long as anybody reads.
+// drip sends a byte now and then, for as long as anyone reads.
 func drip(w http.ResponseWriter, r *http.Request, first string) {
 	io.WriteString(w, first)
 	for r.Context().Err() == nil {

@@ -29,7 +29,7 @@ func auths(entries ...string) string {
 }
 
 // loginFiles puts login files where docker and Podman have them, and a helper in the path that
-// is somebody for some servers.
+// is someone for some servers.
 func loginFiles(t *testing.T, files map[string]string) {
 	t.Helper()
 	dir := t.TempDir()

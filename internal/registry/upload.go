@@ -45,7 +45,7 @@ type uploadSession struct {
 	authorization string
 	// offset is the number of bytes that have arrived.
 	offset int64
-	// least is how long each part has to be but the last; 0 for any length.
+	// least is how long each part must be but the last; 0 for any length.
 	least int64
 }
 
@@ -200,7 +200,7 @@ func (r *Repository) parseSession(response *http.Response) (*uploadSession, erro
 	return &uploadSession{url: location, authorization: response.Request.Header.Get("Authorization"), least: LeastChunk(response)}, nil
 }
 
-// LeastChunk is how long each part of an upload has to be but the last, by the answer that began it
+// LeastChunk is how long each part of an upload must be but the last, by the answer that began it
 // (distribution-spec v1.1, pushing a blob in chunks); 0 for any length.
 func LeastChunk(response *http.Response) int64 {
 	least, err := strconv.ParseInt(response.Header.Get("OCI-Chunk-Min-Length"), 10, 64)

@@ -18,7 +18,7 @@ import (
 
 const mib = 1 << 20
 
-// bytes.Buffer is not a writer for several goroutines, which the UI has to make up for.
+// bytes.Buffer is not a writer for several goroutines, which the UI must make up for.
 func newUI(mode Mode) (*UI, *bytes.Buffer) {
 	var stderr bytes.Buffer
 	return &UI{Out: io.Discard, Err: &stderr, Mode: mode}, &stderr
@@ -345,7 +345,7 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// records returns those of an event; every line has to be one.
+// records returns those of an event; every line must be one.
 func records(t *testing.T, text, event string) (list []eventRecord) {
 	t.Helper()
 	for line := range strings.Lines(text) {

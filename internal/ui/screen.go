@@ -20,7 +20,7 @@ type screenState struct {
 	stop chan struct{}
 	// rows stand on the terminal, the cursor below them.
 	rows []string
-	// inLine says that the last line that others wrote has no end yet, asking that a question
+	// inLine is set if the last line that others wrote has no end yet, asking that a question
 	// has no answer: nothing is drawn meanwhile.
 	inLine, asking bool
 	// output is a line of others, as far as it came, where lines become records.

@@ -3,7 +3,7 @@
 //
 // The display of progress is its own, some 200 lines in screen.go, and not mpb's, for three
 // reasons. Questions, passwords and the half lines of other programs come while work goes on, so
-// the display has to vanish at any time and come back, under the one lock through which all that
+// the display must vanish at any time and come back, under the one lock through which all that
 // is written goes; mpb writes from a goroutine of its own, cannot take its bars away for a while,
 // and puts only whole lines above them. The sums, rates and times left, which are most
 // of the code, are needed anyway for logs and programs, which mpb does not serve. And rows are

@@ -21,12 +21,12 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// maxAdded caps what is attached at once: it is held in memory.
+// maxAdded limits what is attached at once, which is held in memory.
 const maxAdded = 256 << 20
 
-// Amendment is an archive to which signatures and attestations can be attached: a store that
-// reads the archive, keeps in memory what is written, and writes it all again at the end. The
-// result is what an export would have written of the same content. For one goroutine at a time.
+// Amendment is an archive to which signatures and attestations can be attached: a store that reads
+// the archive, keeps writes in memory, and writes the archive again at the end, as an export of the
+// same content would. It is not safe for concurrent use.
 type Amendment struct {
 	*Store
 	file  string
@@ -39,11 +39,11 @@ type Amendment struct {
 	before os.FileInfo
 }
 
-// OpenAmendment opens an archive to attach to what is in it. A volume of several cannot be changed: each
-// of them has the same index; nor can what krtpkg did not make, which an export would write
-// otherwise. Errors: as of [Open].
+// OpenAmendment opens an archive to attach to its content. It refuses a volume of several, which all
+// have the same index, and archives that krtpkg did not make, which an export would write differently.
+// It returns the errors of [Open].
 func OpenAmendment(file string) (*Amendment, error) {
-	// A link goes on leading to the archive.
+	// A link keeps pointing to the archive.
 	file, err := filepath.EvalSymlinks(file)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func closeAfterError(s *Store, err error) error {
 	return err
 }
 
-// Fetch gives content of the archive, or what was added.
+// Fetch returns content of the archive, or what was added.
 func (a *Amendment) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if data, ok := a.added[desc.Digest]; ok {
 		return io.NopCloser(bytes.NewReader(data)), nil
@@ -116,7 +116,7 @@ func (a *Amendment) Push(ctx context.Context, desc ocispec.Descriptor, r io.Read
 	return nil
 }
 
-// Tag names a manifest that is there.
+// Tag sets a tag of a manifest in the archive.
 func (a *Amendment) Tag(ctx context.Context, desc ocispec.Descriptor, reference string) error {
 	there, err := a.Exists(ctx, desc)
 	if err == nil && !there {
@@ -217,8 +217,8 @@ func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed boo
 	return true, err
 }
 
-// checkUnchanged makes sure that the file is the one that was read: what somebody else has attached
-// since would be lost.
+// checkUnchanged returns an error if the file was changed since it was read: what someone else has
+// attached would be lost.
 func (a *Amendment) checkUnchanged() error {
 	now, err := os.Stat(a.file)
 	if err == nil && (!os.SameFile(a.before, now) || !a.before.ModTime().Equal(now.ModTime()) || a.before.Size() != now.Size()) {
@@ -227,7 +227,8 @@ func (a *Amendment) checkUnchanged() error {
 	return err
 }
 
-// mergedContents returns those of the archive with what was added, less what nothing names any more.
+// mergedContents returns the contents of the archive with the additions, without what nothing names
+// any more.
 func (a *Amendment) mergedContents(ctx context.Context) (Contents, error) {
 	nodes, err := a.readManifests(ctx)
 	if err != nil {

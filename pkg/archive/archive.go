@@ -34,14 +34,14 @@ const (
 	// of the first blob of each of them.
 	annotationVolume  = "dev.krtpkg.archive.volume"
 	annotationVolumes = "dev.krtpkg.archive.volumes"
-	// annotationBase names, one on a line, what the target has to hold before.
+	// annotationBase lists, one per line, what the target must have before an import.
 	annotationBase = "dev.krtpkg.archive.base"
 	// annotationContainerd is the name that containerd gives an image
 	// (github.com/containerd/containerd: core/images/annotations.go).
 	annotationContainerd = "io.containerd.image.name"
 )
 
-// Contents is what is in an archive.
+// Contents is the content of an archive.
 type Contents struct {
 	// Named are the entries of index.json: what has a name, as its ref.name annotation, and
 	// what has a subject.
@@ -188,9 +188,9 @@ func (c Contents) Size() (int64, error) {
 	return all[len(all)-1].endOffset() + int64(len(trailer)), nil
 }
 
-// Split divides the contents into volumes of at most limit bytes. Each holds all manifests and
-// what stands in front, so that it can be verified and checked on its own; the blobs follow one another. It is an error
-// where a blob is larger than a volume.
+// Split divides the contents into volumes of at most limit bytes. Each has all manifests and the
+// front, so that it can be verified and checked on its own; the other blobs are distributed in
+// order. A blob that is larger than a volume is an error.
 func (c Contents) Split(limit int64) ([]Contents, error) {
 	// The index is largest where it names all volumes, of which there are at most as many as
 	// blobs: what is reserved for it is right for the number that comes out.
@@ -251,11 +251,11 @@ func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
 	return volumes, nil
 }
 
-// VolumeSizeError says that volumes are too small for something that is to go on one.
+// VolumeSizeError reports that volumes are too small for an item.
 type VolumeSizeError struct {
 	// Limit is the size of a volume, Need the smallest that would do for Blob, in bytes.
 	Limit, Need int64
-	// Blob is what is too large; without a digest it is what is on each volume.
+	// Blob is the item that is too large; without a digest it is the part that each volume has.
 	Blob ocispec.Descriptor
 }
 

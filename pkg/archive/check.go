@@ -15,7 +15,7 @@ import (
 
 // CheckResult is what [CheckStream] found.
 type CheckResult struct {
-	// Manifests and Blobs are how many there are, Bytes how many they have.
+	// Manifests and Blobs count the items, Bytes is their size.
 	Manifests, Blobs int
 	Bytes            int64
 	// Absent are how many of the blobs that the manifests name are not there: those of other
@@ -27,9 +27,9 @@ type CheckResult struct {
 	Volume, Volumes int
 	// Set is the same for all volumes of an archive.
 	Set string
-	// Base names what a target has to hold before.
+	// Base lists what a target must have before an import.
 	Base []string
-	// Platforms are those to which roots are limited; none where all are there.
+	// Platforms are the platforms to which roots are limited; empty for all.
 	Platforms []string
 }
 

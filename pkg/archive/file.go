@@ -16,7 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// WrittenFile says what was written.
+// WrittenFile describes a written file.
 type WrittenFile struct {
 	// Size is the archive's, Kept are the bytes of it that an earlier attempt had written.
 	Size, Kept int64
@@ -26,9 +26,9 @@ type WrittenFile struct {
 // that the last step is a rename and nothing is copied.
 const partial = ".partial"
 
-// WriteFile writes an archive to a file, which has its name only when it is whole. What an
-// attempt that broke off has left next to it is checked, kept, and gone on with, within a blob
-// too. A file of that name which is something else is replaced, at the end.
+// WriteFile writes an archive to a file, which gets its name once it is complete. It checks and
+// continues what an interrupted attempt has left next to it, even within a blob. An existing file of
+// that name is replaced at the end.
 func WriteFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options) (*WrittenFile, error) {
 	return writeFile(ctx, name, c, from, o, func() error { return nil })
 }

@@ -17,13 +17,13 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// ErrOrder says that a stream has its files in another order than [Write] writes them in, as
-// after it was unpacked and packed again: what is read in one pass has to know what comes.
+// ErrOrder is the error of a stream with files in another order than [Write] writes, as after it was
+// unpacked and packed again: reading in one pass relies on the order.
 var ErrOrder = errors.New("its files are not in krtpkg's order, so it cannot be read as a stream")
 
-// ForeignError says that a file is something else than an archive that [WriteFile] writes.
+// ForeignError reports that a file was not written by [WriteFile].
 type ForeignError struct {
-	// Is is what it is, and Hint what to do with it.
+	// Is describes the file, and Hint what to do with it.
 	Is, Hint string
 }
 
@@ -102,8 +102,7 @@ func (s *Store) looksLikeManifest(_ context.Context, d digest.Digest) (bool, err
 	return layout.IsManifest(layout.MediaTypeOf(data)), nil
 }
 
-// CheckFile is [CheckStream] of a file, which may have its entries in any order: what was unpacked and
-// packed again is whole all the same.
+// CheckFile is [CheckStream] for a file, which may have its entries in any order.
 func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckResult, error) {
 	file, err := os.Open(name)
 	if err != nil {

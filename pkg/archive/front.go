@@ -17,10 +17,10 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// ListFront lists the blobs that stand in front of all others, by digest: what bundles and runtimes
-// consist of, and their signatures and attestations. With them and the manifests a reader knows
-// who signed the archive, and what belongs to it, before anything else arrives. Named are the
-// entries of index.json. What is not a manifest has nothing to do with it, and is passed over.
+// ListFront lists the blobs that stand in front of all others, by digest: the layers and configs of
+// bundles and runtimes, and their signatures and attestations. With them and the manifests a reader
+// can verify the archive, and knows what belongs to it, before anything else arrives. Named are the
+// entries of index.json. Entries that are not manifests are skipped.
 func ListFront(named []ocispec.Descriptor, manifests iter.Seq2[digest.Digest, []byte]) []ocispec.Descriptor {
 	nodes := map[digest.Digest]*manifestNode{}
 	for d, data := range manifests {
@@ -88,8 +88,7 @@ func (n *manifestNode) isSignature() bool {
 	return false
 }
 
-// PendingFront lists the blobs that have to be there before it is known who signed the archive, and that
-// are neither kept nor were passed.
+// PendingFront lists the blobs that verification needs and that were neither kept nor passed.
 func (s *Stream) PendingFront() []ocispec.Descriptor {
 	front := ListFront(s.info.Manifests, maps.All(s.manifests))
 	left := front[:0]
@@ -101,8 +100,8 @@ func (s *Stream) PendingFront() []ocispec.Descriptor {
 	return left
 }
 
-// KeepBlob reads a blob that [Stream.NextBlob] gave, so that the stream holds it as it does manifests. The
-// budget pays for it.
+// KeepBlob reads a blob that [Stream.NextBlob] returned and keeps it in memory, like manifests. It
+// counts against the budget.
 func (s *Stream) KeepBlob(desc ocispec.Descriptor, r io.Reader, budget *oci.Budget) error {
 	if err := budget.Take(desc.Size); err != nil {
 		return fmt.Errorf("blob %s: %w", desc.Digest, err)
@@ -128,7 +127,7 @@ func (s *Stream) KeptBlobs() (list []ocispec.Descriptor) {
 	return list
 }
 
-// CopyKept holds what another stream kept, of the same archive that is read once more.
+// CopyKept takes over the blobs that another stream of the same archive has kept.
 func (s *Stream) CopyKept(other *Stream) {
 	for d, data := range other.kept {
 		s.kept[d] = data
@@ -168,7 +167,7 @@ func (h heldContent) Stat(d digest.Digest) (int64, error) { return h.mapFor(d).S
 
 var _ layout.Blobs = heldContent{}
 
-// ListFront lists the blobs that have to be there before it is known who signed the archive.
+// ListFront lists the blobs that verification needs.
 func (s *Store) ListFront(ctx context.Context) ([]ocispec.Descriptor, error) {
 	var failed error
 	front := ListFront(s.info.Manifests, func(yield func(digest.Digest, []byte) bool) {

@@ -26,7 +26,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/archive"
 )
 
-// file is an entry of a tar as somebody might write it.
+// file is an entry of a tar as someone might write it.
 type file struct {
 	tar.Header
 	data []byte

@@ -31,7 +31,7 @@ const (
 	maxPadding = 1 << 20
 )
 
-// ErrDamaged says that a file is not an archive, or not what was written.
+// ErrDamaged is the error of a file that is damaged or not an archive.
 var ErrDamaged = errors.New("damaged or not an archive")
 
 // tarScanner goes through the files of a tar and refuses what has no place in a layout.
@@ -163,7 +163,7 @@ func blobDigest(name string) (d digest.Digest, ok bool, err error) {
 type indexInfo struct {
 	ocispec.Index
 	manifests int
-	// hasOrder says that the index tells how many entries are manifests, as krtpkg's does, and
+	// hasOrder is set if the index tells how many entries are manifests, as krtpkg's does, and
 	// named how many those are.
 	hasOrder bool
 	named    int
@@ -222,7 +222,7 @@ func checkLayout(r io.Reader) error {
 	return nil
 }
 
-// readLimited reads a file of the archive that has to fit in memory.
+// readLimited reads a file of the archive that must fit in memory.
 func readLimited(r io.Reader, name string, size, limit int64) ([]byte, error) {
 	if size > limit {
 		return nil, fmt.Errorf("%s has %d bytes, the limit is %d: %w", name, size, limit, ErrDamaged)
@@ -342,7 +342,7 @@ func (a indexInfo) limitedPlatforms() (list []string) {
 	return slices.Compact(list)
 }
 
-// IncompleteError says that an archive lacks what nothing in it says that it leaves out.
+// IncompleteError reports that an archive lacks items that it does not declare as left out.
 type IncompleteError struct{ Missing []ocispec.Descriptor }
 
 func (e *IncompleteError) Error() string {

@@ -30,7 +30,7 @@ type Store struct {
 	blobs   blobSections
 	// manifests are the entries that stand where manifests do.
 	manifests map[digest.Digest]bool
-	// inOrder says that every file begins as krtpkg writes it; dockerManifest that there is a
+	// inOrder is set if every file begins as krtpkg writes it; dockerManifest that there is a
 	// file by which docker reads it too.
 	inOrder, dockerManifest bool
 	// referrers are all there are, found once.
@@ -45,9 +45,8 @@ type fileSection struct {
 	offset, size int64
 }
 
-// Open opens an archive, or any volumes of one. Every entry is looked at, so that what is
-// damaged or has no place in a layout is an error here; contents are checked as they are read.
-// Errors: [ErrDamaged].
+// Open opens an archive, or some volumes of one. It looks at every entry, so damaged archives and
+// unexpected entries are errors here; contents are checked as they are read. It returns [ErrDamaged].
 func Open(names ...string) (_ *Store, err error) {
 	s := &Store{blobs: blobSections{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, inOrder: true}
 	defer func() {
@@ -110,7 +109,7 @@ var (
 	gzipMagic = []byte{0x1f, 0x8b}
 )
 
-// ErrCompressed says that an archive cannot be read in place.
+// ErrCompressed is the error of a compressed archive, which cannot be read in place.
 var ErrCompressed = errors.New("the whole archive is compressed, so it can only be imported")
 
 func refuseCompressed(file io.ReaderAt) error {
@@ -208,10 +207,10 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// BaseReferences names what a target has to hold before this archive, a reference each.
+// BaseReferences lists the references that a target must have before it imports this archive.
 func (s *Store) BaseReferences() []string { return s.info.base }
 
-// Volumes returns how many there are in all; 0 where the archive is whole in one file.
+// Volumes returns the number of volumes; 0 if the archive is a single file.
 func (s *Store) Volumes() int { return len(s.info.starts) }
 
 // AbsentVolumes returns the volumes that were not opened, in order.
@@ -224,7 +223,7 @@ func (s *Store) AbsentVolumes() (absent []int) {
 	return absent
 }
 
-// VolumeOf returns the number of the volume that would have a blob, or 0 where there is only one.
+// VolumeOf returns the number of the volume that should have a blob, or 0 for a single file.
 func (s *Store) VolumeOf(d digest.Digest) (n int) {
 	for i, start := range s.info.starts {
 		if start <= d.String() {
@@ -234,11 +233,11 @@ func (s *Store) VolumeOf(d digest.Digest) (n int) {
 	return n
 }
 
-// IsManifest reports whether content stands among the archive's manifests.
+// IsManifest reports whether content is one of the archive's manifests.
 func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
 
-// ListLacking lists what the manifests name and what is not there, less foreign layers and the
-// platforms that a root is not limited to.
+// ListLacking lists what the manifests name but the archive lacks, except foreign layers and
+// platforms to which a root is not limited.
 func (s *Store) ListLacking(ctx context.Context) ([]ocispec.Descriptor, error) {
 	named, err := s.namedContent(ctx)
 	if err != nil {
@@ -272,7 +271,7 @@ func (s *Store) ListContents() []ocispec.Descriptor {
 	return all
 }
 
-// Fetch gives content; it is an [io.ReadSeekCloser], and is not checked against its digest.
+// Fetch returns content as an [io.ReadSeekCloser], without verifying its digest.
 func (b blobSections) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	at, ok := b[desc.Digest]
 	if !ok {

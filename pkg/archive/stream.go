@@ -18,8 +18,8 @@ import (
 )
 
 // Stream is an archive that is read as it arrives, compressed or not. Its manifests are there
-// when it is opened, the blobs follow: call [Stream.NextBlob] until io.EOF, which says that the
-// archive was whole.
+// when it is opened, the blobs follow: call [Stream.NextBlob] until io.EOF, which means that the
+// archive was complete.
 type Stream struct {
 	// View holds the manifests, and what was kept.
 	*layout.View
@@ -31,7 +31,7 @@ type Stream struct {
 	// named is what the manifests name, seen are the blobs that came.
 	named namedContent
 	seen  map[digest.Digest]bool
-	// odd says that what stood where a manifest should may be none.
+	// odd is set if what stood where a manifest should may be none.
 	odd   bool
 	close func()
 }
@@ -96,7 +96,7 @@ func (s *Stream) readStart() error {
 	return nil
 }
 
-// nextNamed goes to the next entry, which has to be the one that is wanted.
+// nextNamed goes to the next entry, which must be the one that is wanted.
 func (s *Stream) nextNamed(want string) error {
 	name, _, _, err := s.scanner.nextFile()
 	switch {
@@ -144,9 +144,9 @@ func (s *Stream) readNextManifest(left int64) (int64, error) {
 	return size, nil
 }
 
-// NextBlob returns the next blob. Its content fails before its end when it is not what the digest
-// says; what is not read of it is passed over. Blobs that no manifest names, or by another
-// size, are errors.
+// NextBlob returns the next blob. Its reader fails before the end if the content does not match the
+// digest; unread content is skipped. Blobs that no manifest names, or that have another size, are
+// errors.
 func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
 	name, _, size, err := s.scanner.nextFile()
 	if err != nil {
@@ -180,10 +180,10 @@ func (s *Stream) ListLacking(context.Context) ([]ocispec.Descriptor, error) {
 	return s.named.listLacking(s.info, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
 }
 
-// BaseReferences names what a target has to hold before this archive, a reference each.
+// BaseReferences lists the references that a target must have before it imports this archive.
 func (s *Stream) BaseReferences() []string { return s.info.base }
 
-// Volumes returns how many there are in all, and which one this is; zeros where there is only one.
+// Volumes returns the number of this volume and of all volumes; zeros for a single file.
 func (s *Stream) Volumes() (volume, volumes int) { return s.info.volume, len(s.info.starts) }
 
 // Close ends the decompression.

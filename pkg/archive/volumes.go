@@ -55,8 +55,8 @@ func Siblings(name string) ([]string, bool) {
 	return names, slices.Contains(names, name)
 }
 
-// OpenSet opens an archive. If it is a volume, the others are opened with it, as far as they lie next
-// to it under the names that an export gives them. Errors: as for [Open].
+// OpenSet opens an archive. If it is a volume, it also opens the others next to it under the names
+// that an export gives them. It returns the errors of [Open].
 func OpenSet(name string) (*Store, error) {
 	siblings, isVolume := Siblings(name)
 	if !isVolume {
@@ -76,12 +76,12 @@ func OpenSet(name string) (*Store, error) {
 	return Open(names...)
 }
 
-// AbsentVolumesError says that volumes of an archive are needed and not there.
+// AbsentVolumesError reports that required volumes of an archive are missing.
 type AbsentVolumesError struct {
 	// Volumes are their numbers from 1, in order; Of is how many the archive has.
 	Volumes []int
 	Of      int
-	// Near are files that are there.
+	// Near lists existing files.
 	Near []string
 
 	cause error
@@ -125,7 +125,8 @@ type setBlobs struct {
 	set *Store
 }
 
-// Fetch gives content. What is on a volume that was not opened is an [*AbsentVolumesError].
+// Fetch returns content. For content of a volume that was not opened it returns
+// [*AbsentVolumesError].
 func (b setBlobs) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	content, err := b.blobSections.Fetch(ctx, desc)
 	if err != nil {

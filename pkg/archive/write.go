@@ -20,12 +20,12 @@ type Options struct {
 	// Compress makes it a zstd stream. Layers are compressed already, so that this saves
 	// little, and such an archive cannot be read in place.
 	Compress bool
-	// Progress takes events; nil drops them.
+	// Progress receives events; nil drops them.
 	Progress progress.Func
 }
 
-// Write writes an archive in one pass. Content is checked against its digest on the way; an
-// error leaves w with the beginning of an archive, which no reader takes for a whole one.
+// Write writes an archive in one pass. It verifies content on the way; after an error w has the
+// beginning of an archive, which every reader recognizes as incomplete.
 func Write(ctx context.Context, w io.Writer, c Contents, from content.Fetcher, o Options) error {
 	all, err := c.listEntries()
 	if err != nil {

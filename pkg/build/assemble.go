@@ -130,7 +130,7 @@ func (a *assembly) addSource(ctx context.Context, fetcher *source.Fetcher, s *bu
 	return nil
 }
 
-// noteAsked notes what a chart asks the cluster for, and what a site has to settle of one that is
+// noteAsked notes what a chart asks the cluster for, and what a site must settle of one that is
 // rendered there. Its error is [render.ErrRunaway]; whatever else is wrong with the chart is for its
 // rendering to say.
 func (a *assembly) noteAsked(ctx context.Context, s *bundle.Source, in render.Input) error {

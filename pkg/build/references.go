@@ -19,7 +19,7 @@ import (
 )
 
 // findImages lists what the target will render names, with the defaults of the templates' values.
-// Each document has to be a Kubernetes resource.
+// Each document must be a Kubernetes resource.
 func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
 	rendered, err := render.RenderDefaults(ctx, a.Content)
 	if err != nil {

@@ -20,7 +20,7 @@ const fileKustomization = "kustomization.yaml"
 const kappGroup = "kapp.k14s.io/"
 
 // PlainFiles returns the files of a bundle that hold its resources, sorted by path, where these are there
-// for anyone to take as they are. Otherwise it gives the reason: something has to be rendered at
+// for anyone to take as they are. Otherwise it gives the reason: something must be rendered at
 // the target, or kustomize would stop at it.
 func (c *Content) PlainFiles() (files []string, reason string) {
 	files, reason = c.findPlainFiles()

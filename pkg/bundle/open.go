@@ -20,7 +20,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// ErrNotOurs says that a manifest is neither a bundle nor a runtime.
+// ErrNotOurs reports that a manifest is neither a bundle nor a runtime.
 var ErrNotOurs = errors.New("is not a krtpkg bundle or runtime")
 
 // besides says what there is besides bundles and runtimes.
@@ -212,7 +212,7 @@ func (a *Artifact) parseFiles() error {
 		case fileBundle:
 			a.Bundle = &Bundle{}
 			if err = decodeFile(f, a.Bundle); err == nil {
-				// What a definition has to be, a bundle is; what is missing was set by the build.
+				// What a definition must be, a bundle is; what is missing was set by the build.
 				_, err = Parse(f.Path, f.Data)
 			}
 		case fileRuntime:
@@ -259,7 +259,7 @@ func (a *Artifact) keep(f File) error {
 }
 
 // checkConsistency holds the parts against each other: names go into the names of cluster objects
-// and folders, and every bundle of a runtime has to be in its lock. A bundle's own definition
+// and folders, and every bundle of a runtime must be in its lock. A bundle's own definition
 // has been checked by [Parse].
 func (a *Artifact) checkConsistency() error {
 	m := a.Metadata()

@@ -368,7 +368,7 @@ func TestCheckKustomization(t *testing.T) {
 	}
 }
 
-// A runtime's lock and its image lock have to agree.
+// A runtime's lock and its image lock must agree.
 func TestOpenRefusesRuntimesThatContradictThemselves(t *testing.T) {
 	t.Parallel()
 	lock := strings.Replace(lockYAML, "[]", "[{image: \"krtpkg.invalid/bundles/web@"+zeros+"\"}]", 1)

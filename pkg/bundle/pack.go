@@ -47,7 +47,7 @@ type Content struct {
 	// does not apply, below hooks/; of a runtime what controllers take, below packages/, flux/
 	// and argocd/.
 	Files []File
-	// opened says that it was read from an artifact, and base is the kustomization there; nil for none.
+	// opened is set if it was read from an artifact, and base is the kustomization there; nil for none.
 	opened bool
 	base   []byte
 }

@@ -75,7 +75,7 @@ func (r *rig) replicaSets() string {
 	return strings.Join(names, " ")
 }
 
-// contentOf returns what somebody cares about of an object: not who manages it, or when it changed.
+// contentOf returns what someone cares about of an object: not who manages it, or when it changed.
 func contentOf(object *unstructured.Unstructured) string {
 	o := object.DeepCopy()
 	o.SetManagedFields(nil)

@@ -150,7 +150,7 @@ func outlineValue(value any) any {
 const changedText = "(changed)"
 
 // expandOutline returns the manifest behind an outline, with the live object's strings where
-// these are known to be the applied ones. A value of a Secret counts as changed if somebody else
+// these are known to be the applied ones. A value of a Secret counts as changed if someone else
 // has written it since krtpkg last wrote the Secret.
 func expandOutline(outline, live map[string]any) map[string]any {
 	manifest := expandValue(outline, live).(map[string]any)

@@ -248,7 +248,7 @@ func assignJobs(rt Runtime, installed []Installed) (jobs []job, leaving []Instal
 	return jobs, leaving
 }
 
-// prerequisites returns the jobs that have to be done before job i.
+// prerequisites returns the jobs that must be done before job i.
 func (s *session) prerequisites(i int) (before []int) {
 	for k, other := range s.jobs {
 		lower := other.unit.Layer < s.jobs[i].unit.Layer

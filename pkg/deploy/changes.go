@@ -149,7 +149,7 @@ func CountChanges(all []ResourceChange) Changes {
 	return c
 }
 
-// HasAny reports whether the cluster has to be changed, and not only waited for.
+// HasAny reports whether the cluster must be changed, and not only waited for.
 func (c Changes) HasAny() bool { return c.Create+c.Update+c.Delete+c.Release > 0 }
 
 // Add returns the sum of both.

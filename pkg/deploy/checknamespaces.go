@@ -14,7 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// checkNamespaces looks at the namespaces that the runtime needs: that of the records has to be
+// checkNamespaces looks at the namespaces that the runtime needs: that of the records must be
 // there and take them, and none may be about to go. It tells of a runtime of the same name in
 // another one, too, which may be what was meant.
 func (s *session) checkNamespaces(ctx context.Context, in *clusterView) ([]Finding, error) {

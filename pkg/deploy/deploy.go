@@ -1,7 +1,7 @@
 // Package deploy applies runtimes to a cluster and deletes them, with kapp, in process.
 //
 // Call [Connect] first, then [Cluster.Plan], [Cluster.Apply], [Cluster.Status] or
-// [Cluster.Delete]. The manifests have to be ready to apply: verified, rendered, and with their
+// [Cluster.Delete]. The manifests must be ready to apply: verified, rendered, and with their
 // images' references relocated. This package trusts them.
 //
 // Each bundle of a runtime becomes one kapp app, "<runtime>.<bundle>", which kapp's own CLI
@@ -126,8 +126,8 @@ type Unit struct {
 	// Version and Digest are recorded when it is applied. Both may be empty.
 	Version, Digest string
 	Layer           int
-	// Needs are the bundles of its layer, by name, that have to be ready before it. Those of
-	// the layers below have to be in any case.
+	// Needs are the bundles of its layer, by name, that must be ready before it. Those of
+	// the layers below must be in any case.
 	Needs []string
 	// Kubernetes is the range of cluster versions that it runs on, as semver has it; "" for any.
 	Kubernetes string

@@ -23,7 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// failing applies a runtime that has to fail with all of some texts, and gives the report.
+// failing applies a runtime that must fail with all of some texts, and gives the report.
 func (r *rig) failing(rt Runtime, wait time.Duration, texts ...string) *Report {
 	r.t.Helper()
 	options := quick()
@@ -43,7 +43,7 @@ func (r *rig) failing(rt Runtime, wait time.Duration, texts ...string) *Report {
 	return report
 }
 
-// refused applies a runtime that has to be refused before anything is written.
+// refused applies a runtime that must be refused before anything is written.
 func (r *rig) refused(rt Runtime, texts ...string) {
 	r.t.Helper()
 	before := r.objects()

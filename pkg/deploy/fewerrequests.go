@@ -177,7 +177,7 @@ func (k *knownResources) Exists(r kappres.Resource, opts kappres.ExistsOpts) (ka
 }
 
 // Get returns what kapp waits by. Its first look at an object that it has created is the answer to that:
-// what nobody has to make ready needs no second one.
+// what nobody must make ready needs no second one.
 func (k *knownResources) Get(r kappres.Resource) (kappres.Resource, error) {
 	key := kappres.NewUniqueResourceKey(r).String()
 	k.mu.Lock()

@@ -235,7 +235,7 @@ func servedOnce(served map[schema.GroupVersionKind]metav1.APIResource) map[schem
 	return once
 }
 
-// isTransientKind are kinds that come and go by themselves, and hold nothing of anybody's.
+// isTransientKind are kinds that come and go by themselves, and hold nothing of anyone's.
 func isTransientKind(gvr schema.GroupVersionResource) bool {
 	switch gvr.Resource {
 	case "events", "leases", "endpoints", "endpointslices", "pods", "replicasets", "controllerrevisions", "componentstatuses":

@@ -121,7 +121,7 @@ func refuseGeneratedNames(resources []kappres.Resource) error {
 	return nil
 }
 
-// finishedJobs finds Jobs as done that Kubernetes has deleted before anybody saw them end.
+// finishedJobs finds Jobs as done that Kubernetes has deleted before anyone saw them end.
 type finishedJobs struct {
 	kappres.Resources
 	cluster *Cluster

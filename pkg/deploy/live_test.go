@@ -210,7 +210,7 @@ func TestWaitHints(t *testing.T) {
 			r.deleted("edge")
 		})
 	}
-	r := newRig(t) // one that nothing has to wait for
+	r := newRig(t) // one that nothing must wait for
 	began := time.Now()
 	r.apply(Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", `apiVersion: batch/v1
 kind: CronJob

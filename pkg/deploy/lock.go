@@ -18,7 +18,7 @@ import (
 // renewals is how often a lock's holder renews it in the time for which it lasts.
 const renewals = 3
 
-// LockedError says that somebody else changes the runtime.
+// LockedError reports that someone else changes the runtime.
 type LockedError struct {
 	Runtime, Holder string
 	Since           time.Time
@@ -37,7 +37,7 @@ func (e *LockedError) Error() string {
 	return text
 }
 
-// ErrLockLost means that the lock could not be renewed, so that somebody else may have it.
+// ErrLockLost means that the lock could not be renewed, so that someone else may have it.
 var ErrLockLost = errors.New("lost the lock on the runtime")
 
 // runtimeLock is a Lease that its holder renews.
@@ -51,7 +51,7 @@ type runtimeLock struct {
 }
 
 // lockFence keeps the writes of a call back while it is not known that the lock is still its own: the
-// API server may have been away for longer than the lock lasts, and have given it to somebody else.
+// API server may have been away for longer than the lock lasts, and have given it to someone else.
 type lockFence struct{ lock atomic.Pointer[runtimeLock] }
 
 type fenceKey struct{}
@@ -240,9 +240,9 @@ func (l *runtimeLock) keepRenewing(ctx context.Context, lost func(error)) {
 	}
 }
 
-// renewLease says that the holder lives.
+// renewLease renews the lease.
 //
-// Errors: [ErrLockLost] if the lock is somebody else's, or gone.
+// Errors: [ErrLockLost] if the lock is someone else's, or gone.
 func (l *runtimeLock) renewLease(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.lasts/renewals)
 	defer cancel()

@@ -187,7 +187,7 @@ func (m merger) mergeMap(live, applied, desired map[string]any, t fieldType, oth
 			continue
 		}
 		if now, found := live[key]; found && isScalar(now) && was != nil && !equalRecorded(now, was) && others.hasField(key) {
-			continue // set by somebody else since
+			continue // set by someone else since
 		}
 		delete(merged, key)
 	}

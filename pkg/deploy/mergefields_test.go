@@ -83,7 +83,7 @@ func TestMergeObject(t *testing.T) {
 	}
 }
 
-// TestMergeKeepsWhatOthersChanged: a field that the manifest drops stays if somebody else has
+// TestMergeKeepsWhatOthersChanged: a field that the manifest drops stays if someone else has
 // given it another value since.
 func TestMergeKeepsWhatOthersChanged(t *testing.T) {
 	live := parseObject(t, `

@@ -24,7 +24,7 @@ type Access struct {
 	// Bindings bind all of that to the subject.
 	ClusterRoleBinding rbacv1.ClusterRoleBinding
 	Bindings           []rbacv1.RoleBinding
-	// Account is the subject, and Namespaces are those that have to be there before the roles in
+	// Account is the subject, and Namespaces are those that must be there before the roles in
 	// them can be made.
 	Account    corev1.ServiceAccount
 	Namespaces []corev1.Namespace
@@ -98,7 +98,7 @@ func (g grantSet) sortedRules() []rbacv1.PolicyRule {
 
 // LeastAccess computes what a service account needs to apply a runtime that keeps its records in
 // a namespace. It is as narrow as Kubernetes allows: who creates cannot be held to names, who
-// makes roles has to hold what they give, and who makes bindings needs the verb bind. kapp lists
+// makes roles must hold what they give, and who makes bindings needs the verb bind. kapp lists
 // each kind in all namespaces.
 func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 	if err := rt.validate(); err != nil {

@@ -205,7 +205,7 @@ func (r *revisionRecord) withRevision(next Revision) []Revision {
 	return all[:min(len(all), historyLimit)]
 }
 
-// saveRevisions writes the revisions, unless somebody else has written meanwhile, and forgets values
+// saveRevisions writes the revisions, unless someone else has written meanwhile, and forgets values
 // that no revision has any more.
 func (c *Cluster) saveRevisions(ctx context.Context, runtime string, r *revisionRecord, revisions []Revision) error {
 	data, err := yaml.Marshal(revisions)

@@ -35,7 +35,7 @@ const (
 	kindTime = 8 * time.Second
 	// maxAnswer is how many bytes an answer has: a list of 10,000 large Pods stays below.
 	maxAnswer = 128 << 20
-	// answerWindow is the time in which an answer has to go on by answerRate bytes a second on average.
+	// answerWindow is the time in which an answer must go on by answerRate bytes a second on average.
 	answerWindow = 30 * time.Second
 	answerRate   = 1 << 10
 	// tokenTries is how often a request is sent again with another token.
@@ -162,7 +162,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// sendBounded sends a request and reads the answer, unless that may have no end. An answer has to begin within
+// sendBounded sends a request and reads the answer, unless that may have no end. An answer must begin within
 // three windows: the API server itself ends a request after a minute.
 func (t *retryTransport) sendBounded(req *http.Request) (*http.Response, error) {
 	if isStream(req) {
@@ -335,7 +335,7 @@ func cloneForAttempt(req *http.Request, attempt int) (*http.Request, error) {
 	return again, nil
 }
 
-// slowAnswerError says that an answer of the API server arrives too slowly to ever get done.
+// slowAnswerError reports that an answer of the API server arrives too slowly to ever get done.
 type slowAnswerError struct {
 	bytes  int64
 	within time.Duration

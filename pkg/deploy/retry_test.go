@@ -230,7 +230,7 @@ func TestKilledServer(t *testing.T) {
 }
 
 // A server that stays away ends the call after the time that was given, a server that comes back
-// finds the lock's holder alive, and one that was away while somebody else took the lock is written
+// finds the lock's holder alive, and one that was away while someone else took the lock is written
 // nothing more.
 func TestLongOutage(t *testing.T) {
 	r := newRig(t)

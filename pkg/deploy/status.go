@@ -344,7 +344,7 @@ func (p *kappParts) readable(target kapp.App, served *servedKinds) ([]kappres.Re
 	return all, unread, nil
 }
 
-// withConverter adds to why a kind cannot be read that a webhook has to convert it.
+// withConverter adds to why a kind cannot be read that a webhook must convert it.
 func (p *kappParts) withConverter(gk schema.GroupKind, err error) error {
 	types, failed := p.types.All(false)
 	i := slices.IndexFunc(types, func(t kappres.ResourceType) bool {

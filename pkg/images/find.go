@@ -50,11 +50,11 @@ type Found struct {
 
 	parts []foundPart
 	steps []any // as [documentPlace] has it, in the innermost document
-	// isWhole says that it is all of a scalar, isLoose that a program joins it of flags or variables.
+	// isWhole is set if it is all of a scalar, isLoose that a program joins it of flags or variables.
 	isWhole, isLoose bool
 	// fields are the names of the fields of which the parts are, as a search rule has them.
 	fields []string
-	// pinsDigest says that the field of the tag takes a digest alone.
+	// pinsDigest is set if the field of the tag takes a digest alone.
 	pinsDigest bool
 	err        error // why the parts cannot be edited
 }

@@ -30,7 +30,7 @@ type fieldGroup struct {
 	mapping *yaml.Node // nil for an environment and a command line
 	outer   *fieldGroup
 	place   func(*namedField) documentPlace
-	// isLoose says that they are joined by a program only, never by convention.
+	// isLoose is set if they are joined by a program only, never by convention.
 	isLoose bool
 }
 

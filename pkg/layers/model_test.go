@@ -16,7 +16,7 @@ import (
 const pipelines = "Jenkins, GitHub Actions, GitLab CI, Bamboo, Spinnaker, Tekton, Argo CD, Flux, Drone, Concourse, " +
 	"TeamCity, Octopus Deploy, AWS CodePipeline, Azure DevOps, Google Cloud Build"
 
-// wanted is what the model has to have at least: the categories of each layer, as they are
+// wanted is what the model must have at least: the categories of each layer, as they are
 // commonly called, and their products.
 var wanted = []struct {
 	layer              int

@@ -40,7 +40,7 @@ type View struct {
 // String returns the layout's name for messages.
 func (v *View) String() string { return v.Name }
 
-// Fetch opens content, which has to have the size that its descriptor says: a file that was cut
+// Fetch opens content, which must have the size that its descriptor says: a file that was cut
 // short is damaged, unlike a connection that broke.
 func (v *View) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if size, err := v.Stat(desc.Digest); err == nil && size != desc.Size {

@@ -27,10 +27,10 @@ type File struct {
 
 	positionIndex
 	spelled map[*yaml.Node]spelledScalar
-	// bareTags says that there may be scalars with the tag !.
+	// bareTags is set if there may be scalars with the tag !.
 	bareTags bool
 	edits    []pendingEdit // in the order of the file
-	// bracketed says that an edit has put a registry's address in brackets into the file.
+	// bracketed is set if an edit has put a registry's address in brackets into the file.
 	bracketed bool
 }
 

@@ -13,7 +13,7 @@ type Budget struct {
 	used  atomic.Int64
 }
 
-// BudgetError says that content takes more memory than an operation has.
+// BudgetError reports that content takes more memory than an operation has.
 type BudgetError struct {
 	// Limit is the operation's budget in bytes.
 	Limit int64

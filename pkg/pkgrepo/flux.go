@@ -95,7 +95,7 @@ type FluxSite struct {
 	Authorities string
 	// Insecure says that the registry speaks HTTP.
 	Insecure bool
-	// Keys are public keys in PEM, of which one has to have signed, and Identities whom a
+	// Keys are public keys in PEM, of which one must have signed, and Identities whom a
 	// certificate of Sigstore's may be for instead. With neither, Flux verifies nothing.
 	Keys       []string
 	Identities []FluxIdentity
@@ -212,7 +212,7 @@ type fluxPostBuild struct {
 type plainBundle struct {
 	Bundle
 	patches []patch
-	// needs are the names of those that have to be there before, of the plain ones.
+	// needs are the names of those that must be there before, of the plain ones.
 	needs []string
 }
 

@@ -1,5 +1,5 @@
 // Package pkgrepo makes runtimes readable for kapp-controller, Flux and Argo CD: what lies for each
-// of them in a runtime's artifact, and what a cluster has to be given to consume it. It does no I/O
+// of them in a runtime's artifact, and what a cluster must be given to consume it. It does no I/O
 // and knows no cluster.
 //
 // Call [PackageFiles], [FluxFiles] and [ArgoCDFiles] with the bundles of a runtime to get what goes below packages/,

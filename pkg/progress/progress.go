@@ -43,7 +43,7 @@ const (
 	Moved
 )
 
-// Func takes events. Work calls it from several goroutines at once; a nil Func drops them.
+// Func receives events. Work calls it from several goroutines at once; a nil Func drops them.
 type Func func(Event)
 
 // Emit calls the function, if there is one.

@@ -23,7 +23,7 @@ const BuildType = "https://krtpkg.dev/build/v1"
 
 // Builder is who ran the build.
 type Builder struct {
-	// ID is a URI that stands for the builder and all that has to be trusted with it. It is
+	// ID is a URI that stands for the builder and all that must be trusted with it. It is
 	// what policies go by.
 	ID string
 	// Version is the version of krtpkg; left out when empty.

@@ -107,7 +107,7 @@ func RenderTemplates(ctx context.Context, b *bundle.Content, values []byte) ([]b
 	return m.Files, nil
 }
 
-// RenderDefaults is [RenderTemplates] for a build: values that a site has to set, because a rule of the
+// RenderDefaults is [RenderTemplates] for a build: values that a site must set, because a rule of the
 // schema refuses their defaults, have those, and a chart may be one that only they settle.
 func RenderDefaults(ctx context.Context, b *bundle.Content) (*Manifests, error) {
 	return renderTemplates(ctx, b, nil, true)
@@ -257,7 +257,7 @@ func splitTargets(b *bundle.Content) (inputs []templateTarget, rest []bundle.Fil
 }
 
 // ValuesSchemas describes the values that a bundle takes, as an OpenAPI v3 schema in YAML: that of
-// its one template, or all of them, of which each has to hold. It is nil where nothing does.
+// its one template, or all of them, of which each must hold. It is nil where nothing does.
 func ValuesSchemas(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
 	inputs, _, err := splitTargets(b)
 	if err != nil {

@@ -19,7 +19,7 @@ var (
 // maxProbes is how many values are tried for whether they settle a chart.
 const maxProbes = 40
 
-// UnstableError says that a chart renders differently each time: what is applied would change with
+// UnstableError reports that a chart renders differently each time: what is applied would change with
 // every apply, passwords with it.
 type UnstableError struct{ problem string }
 

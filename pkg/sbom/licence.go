@@ -61,7 +61,7 @@ func isLicence(word string) bool {
 		orLater && !strings.HasSuffix(older, "+") && slices.Contains(licences, older)
 }
 
-// isLicenceRef reports whether a word names a licence that the document itself has to define.
+// isLicenceRef reports whether a word names a licence that the document itself must define.
 func isLicenceRef(word string) bool {
 	id, ok := strings.CutPrefix(word, "LicenseRef-")
 	return ok && id != "" && !strings.ContainsFunc(id, func(r rune) bool {

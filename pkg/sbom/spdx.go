@@ -114,7 +114,7 @@ func listRelationships(e *element) []*spdx.Relationship {
 	return all
 }
 
-// otherLicenses defines the licences that no list has: a document has to for each one it names.
+// otherLicenses defines the licences that no list has: a document must for each one it names.
 func otherLicenses(packages []*spdx.Package) []*spdx.OtherLicense {
 	var refs []string
 	for _, p := range packages {

@@ -25,7 +25,7 @@ type Login func(ctx context.Context, client, user, password string) (bool, error
 // ErrBusy is the error of a login that would have to wait for too many others.
 var ErrBusy = errors.New("too many logins at once")
 
-// RequireLogin lets only those pass whose login is right. With nil it lets everybody.
+// RequireLogin refuses requests without a valid login. With nil it accepts all.
 func RequireLogin(next http.Handler, login Login) http.Handler {
 	if login == nil {
 		return next
@@ -54,9 +54,9 @@ func RequireLogin(next http.Handler, login Login) http.Handler {
 	})
 }
 
-// KeepOutPages refuses requests that the pages of other sites make in a browser. Local says that
-// only this machine is to be served: then names that are not its own are refused too, since a page
-// can give its own name the address of the loopback.
+// KeepOutPages refuses requests of other web sites in a browser. With local, only this machine is
+// served: then other host names are refused too, since a site can point its own name to the loopback
+// address.
 func KeepOutPages(next http.Handler, local bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -110,8 +110,8 @@ const (
 	maxRight = 10_000
 )
 
-// LoadPasswords reads Apache's file of users (httpd.apache.org/docs/2.4/misc/password_encryptions.html),
-// of which only bcrypt's hashes are taken, and gives what [RequireLogin] asks.
+// LoadPasswords reads Apache's file of users (httpd.apache.org/docs/2.4/misc/password_encryptions.html)
+// with bcrypt hashes, and returns the login check for [RequireLogin].
 //
 // Each login that is not known to be right takes the same time, whoever it is for: it is compared
 // once with each cost that the file has. One is compared at a time, so that whoever guesses takes
@@ -180,7 +180,7 @@ func (p *passwordLogins) checkLogin(ctx context.Context, client, user, password 
 	}
 }
 
-// startAttempt says that a login is known to be right, or has it wait for its turn.
+// startAttempt reports whether a login is known to be right; otherwise it waits for its turn.
 func (p *passwordLogins) startAttempt(client string, login [sha256.Size]byte, compare func() bool) (tried *loginAttempt, known bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,9 +12,9 @@ import (
 // moment is how long what is under way may take when serving ends.
 const moment = time.Second
 
-// Run answers at a listener, with a certificate by TLS, until the context ends: then it takes
-// nothing new, gives what is under way a moment, and returns the context's error. The listener
-// is closed in any case.
+// Run serves on a listener, with TLS if a certificate is given, until the context ends: then it
+// accepts nothing new, waits a moment for running requests, and returns the context's error. It
+// always closes the listener.
 func Run(ctx context.Context, listener net.Listener, handler http.Handler, certificate *tls.Certificate) error {
 	// How long a transfer takes is not limited: layers are large and lines are thin.
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}

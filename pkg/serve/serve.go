@@ -1,6 +1,6 @@
 // Package serve is a read-only registry (OCI distribution-spec v1.1, pull and content
-// discovery) straight from archives and layouts: [NewServer] makes it of what they hold, [RequireLogin]
-// asks for logins, [Run] answers at a listener.
+// discovery) of archives and layouts: [NewServer] creates it, [RequireLogin] adds logins, and [Run]
+// serves it on a listener.
 //
 // The handler is our own: registries that exist as libraries keep manifests in memory and know
 // each repository by one name, and here nothing is unpacked, and an image is found under the
@@ -26,7 +26,7 @@ import (
 type Options struct {
 	// Repository is the name under which roots are found; each root's own when empty.
 	Repository string
-	// Verify is asked about every root before anything is served; nil asks nothing.
+	// Verify is called for every root before anything is served; nil verifies nothing.
 	Verify func(ctx context.Context, source transfer.Source) error
 }
 
@@ -58,9 +58,9 @@ type repository struct {
 	stores storeList
 }
 
-// NewServer makes a server of stores, each of which has to name a bundle or a runtime. What one
-// leaves out has to be in another. Of two locks that give an image's tag different digests the
-// first counts. Errors: [*LackingError].
+// NewServer returns a server of stores, each of which must name a bundle or a runtime. What one
+// leaves out must be in another. If two locks have different digests for an image's tag, the first
+// one counts. It returns [*LackingError].
 func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
 	s := &Server{stores: list, repositories: map[string]*repository{}, short: map[string]*repository{}}
 	if err := s.stores.checkComplete(ctx); err != nil {

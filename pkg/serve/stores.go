@@ -32,11 +32,11 @@ type partialStore interface {
 	BaseReferences() []string
 }
 
-// LackingError says that a store builds on what is not served next to it.
+// LackingError reports that a store builds on content that is not served with it.
 type LackingError struct {
 	// Store is its name.
 	Store string
-	// Base is what it builds on, as it says itself; it need not say.
+	// Base lists the references that it builds on, if it declares them.
 	Base []string
 	// Missing are the blobs that nothing served has.
 	Missing []digest.Digest
@@ -58,7 +58,7 @@ func (e *LackingError) Unwrap() error {
 // storeList are read as one: what the first of them lacks the next may have.
 type storeList []Store
 
-// Fetch gives content from the first store that has it.
+// Fetch returns content from the first store that has it.
 func (s storeList) Fetch(ctx context.Context, desc ocispec.Descriptor) (body io.ReadCloser, err error) {
 	err = s.firstKnown(func(store Store) (err error) {
 		body, err = store.Fetch(ctx, desc)
@@ -85,7 +85,7 @@ func (s storeList) Stat(d digest.Digest) (size int64, err error) {
 	return size, err
 }
 
-// firstKnown asks one store after the other, until one knows.
+// firstKnown asks the stores in order until one has the content.
 func (s storeList) firstKnown(ask func(Store) error) error {
 	for _, store := range s {
 		if err := ask(store); !errors.Is(err, errdef.ErrNotFound) {
@@ -113,7 +113,7 @@ func (s storeList) Predecessors(ctx context.Context, node ocispec.Descriptor) ([
 	return all, nil
 }
 
-// checkComplete says by an error that a store lacks what none of the others has.
+// checkComplete returns an error if a store lacks content that none of the others has.
 func (s storeList) checkComplete(ctx context.Context) error {
 	for _, store := range s {
 		partial, ok := store.(partialStore)

@@ -30,7 +30,7 @@ type cosign struct {
 	keys       map[string]string // imported private keys, by kind
 }
 
-// cosigns returns the programs that have to agree with this package, by major version.
+// cosigns returns the programs that must agree with this package, by major version.
 func cosigns(t *testing.T) map[string]cosign {
 	t.Helper()
 	all := map[string]cosign{}

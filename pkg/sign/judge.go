@@ -221,7 +221,7 @@ func (a *Authority) trustedMaterial() root.TrustedMaterial {
 	return all
 }
 
-// proofRequirements are what a signature of an authority has to come with: what the authority asks for,
+// proofRequirements are what a signature of an authority must come with: what the authority asks for,
 // what its kind of certificate needs, and all that is there and can be checked.
 type proofRequirements struct {
 	material root.TrustedMaterial

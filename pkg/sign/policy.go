@@ -202,7 +202,7 @@ func LoadTrustedRoot(data []byte) (*TrustedRoot, error) {
 // the certificates of the timestamp authorities themselves. There may be no timestamp
 // authorities.
 //
-// A certificate that one of them issued has to be valid now, or at a time that a timestamp
+// A certificate that one of them issued must be valid now, or at a time that a timestamp
 // proves.
 func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
 	m := &privateRoot{}

@@ -58,7 +58,7 @@ func (s *Signer) GetCertificate(context.Context, sigstore.Keypair, *sigstore.Cer
 }
 
 // WithCertificate returns a copy of the signer with a certificate of a private PKI for its key, and the
-// intermediates up to the root, both as PEM. The certificate has to be for code signing.
+// intermediates up to the root, both as PEM. The certificate must be for code signing.
 func (s *Signer) WithCertificate(certificate, chain []byte) (*Signer, error) {
 	leaves, err := parseCertificates(certificate)
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 )
 
-// stores are what the library has to work on: registries with the referrers API (one of them
+// stores are what the library must work on: registries with the referrers API (one of them
 // lists the config's media type as the artifact type), one without, and no registry at all.
 var stores = map[string]func(*testing.T) oras.GraphTarget{
 	"memory":               func(*testing.T) oras.GraphTarget { return memory.New() },

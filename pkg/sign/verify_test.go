@@ -653,7 +653,7 @@ func attachRaw(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor, pa
 	}), root)
 }
 
-// Referrers of other kinds, however many, do not keep anybody from verifying.
+// Referrers of other kinds, however many, do not keep anyone from verifying.
 func TestForeignReferrersDoNoHarm(t *testing.T) {
 	t.Parallel()
 	store := newLayout(t)
@@ -692,7 +692,7 @@ func flood(t *testing.T, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor
 	return listing{store, append(junk, found...)}
 }
 
-// What proves nothing does not displace what does, however much of it somebody attaches.
+// What proves nothing does not displace what does, however much of it someone attaches.
 func TestJunkDisplacesNothing(t *testing.T) {
 	t.Parallel()
 	const bundleType = "application/vnd.dev.sigstore.bundle.v0.3+json"

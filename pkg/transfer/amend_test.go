@@ -24,7 +24,7 @@ import (
 )
 
 // recorded is an amendment that remembers what is written to it: signatures are random, so
-// that the very same ones have to be attached elsewhere.
+// that the very same ones must be attached elsewhere.
 type recorded struct {
 	*archive.Amendment
 	writes []func(ctx context.Context, dst oras.GraphTarget) error

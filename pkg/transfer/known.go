@@ -88,7 +88,7 @@ type attachmentSearch struct {
 	// leftBehind counts the referrers that are not copied, apart from those that are too deep.
 	leftBehind int
 	hasDeeper  bool
-	// hasVerified says that some of what is copied was verified.
+	// hasVerified is set if some of what is copied was verified.
 	hasVerified bool
 }
 

@@ -25,7 +25,7 @@ import (
 
 const knownType = "application/vnd.in-toto+json"
 
-// pushy is a repository to which somebody attaches whatever is asked for.
+// pushy is a repository to which someone attaches whatever is asked for.
 type pushy struct {
 	oras.GraphTarget
 	artifactType string
@@ -145,7 +145,7 @@ func TestWhatStrangersAttach(t *testing.T) {
 	}
 }
 
-// What was verified comes along, however much more somebody attaches.
+// What was verified comes along, however much more someone attaches.
 func TestStrangersDisplaceNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -100,7 +100,7 @@ func TestPlatformArchive(t *testing.T) {
 	equal(t, contentOf(t, dir, root), contentOf(t, full, root))
 }
 
-// A root that has to be whole is not less so next to one that is limited.
+// A root that must be whole is not less so next to one that is limited.
 func TestLimitedBesideWhole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

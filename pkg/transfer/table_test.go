@@ -271,13 +271,13 @@ func TestFaults(t *testing.T) {
 	for _, c := range []struct {
 		name           string
 		source, target fault
-		// want are parts of the error; none when the copy has to succeed at once.
+		// want are parts of the error; none when the copy must succeed at once.
 		want []string
-		// within is how soon a hopeless copy has to end.
+		// within is how soon a hopeless copy must end.
 		within time.Duration
-		// again says that the second run, without faults, may send a blob again.
+		// again is set if the second run, without faults, may send a blob again.
 		again bool
-		// resent says that a blob is sent a second time before it is given up.
+		// resent is set if a blob is sent a second time before it is given up.
 		resent bool
 		// breaks is how often a download may be begun again for a fault of the target.
 		breaks int64

@@ -406,7 +406,7 @@ func TestImagesOfAllSorts(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		image func(t *testing.T, w *world) ocispec.Descriptor
-		// items are those of the image, note what has to be said.
+		// items are those of the image, note what must be said.
 		items int
 		note  string
 		to    []string

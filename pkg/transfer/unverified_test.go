@@ -131,7 +131,7 @@ func TestNothingIsWrittenBeforeItIsVerified(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		made made
-		// earlier says that an earlier version wrote it, whole that it is not a volume.
+		// earlier is set if an earlier version wrote it, whole that it is not a volume.
 		earlier, whole bool
 		options        transfer.Options
 		// how it comes; in every way when empty.
