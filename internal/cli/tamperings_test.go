@@ -346,7 +346,7 @@ var tamperings = []tampering{
 			f.t.Fatal(err)
 		}
 	}, "trust.yaml: no such file", nil, nil},
-	{"policy for other places", policy(func(s string) string { return strings.ReplaceAll(s, `"**"`, "registry.example/**") }), "local: no rule of trust.yaml is for it", nil, nil},
+	{"policy for other places", policy(func(s string) string { return strings.ReplaceAll(s, `"**"`, "registry.example/**") }), "local: no rule of trust.yaml matches", nil, nil},
 	{"policy wants two", func(f *forger) {
 		f.ok("keygen", "--output-key-prefix", "second")
 		f.write("trust.yaml", strings.Replace(strictPolicy, "rules:", "- {name: second, key: second.pub}\nrules:", 1)+"  threshold: 2\n")

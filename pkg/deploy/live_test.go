@@ -147,7 +147,7 @@ func TestForgottenNamespace(t *testing.T) {
 	if c, err = Connect(Config{Kubeconfig: r.kubeconfig, Namespace: "nowhere"}); err != nil {
 		t.Fatal(err)
 	}
-	if findings, err = c.Check(t.Context(), rt, CheckOptions{}); err != nil || RefuseFindings(findings) == nil || !strings.Contains(RefuseFindings(findings).Error(), "namespace nowhere, for the records, does not exist") {
+	if findings, err = c.Check(t.Context(), rt, CheckOptions{}); err != nil || RefuseFindings(findings) == nil || !strings.Contains(RefuseFindings(findings).Error(), "namespace nowhere for the records does not exist") {
 		t.Errorf("check without a namespace: %v, %v", findings, err)
 	}
 }
@@ -248,7 +248,7 @@ func TestRecordsRefused(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "configmaps of the records can't be written") || !strings.Contains(err.Error(), "records.gate.example") {
+		if err := RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "configmaps of the records cannot be written") || !strings.Contains(err.Error(), "records.gate.example") {
 			return fmt.Errorf("found %v", err)
 		}
 		return nil

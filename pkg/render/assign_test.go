@@ -70,9 +70,9 @@ func TestAssignmentsRefuse(t *testing.T) {
 	for text, want := range map[string]string{
 		"web":                `"web" is not an assignment: want bundle.key=value`,
 		"web=1":              `"web" is not a path to a value: want bundle.key or bundle.key.key`,
-		"web.=1":             `"web." is no path to a value`,
-		".a=1":               `".a" is no path to a value`,
-		"web..a=1":           `"web..a" is no path to a value`,
+		"web.=1":             `"web." is not a path to a value`,
+		".a=1":               `".a" is not a path to a value`,
+		"web..a=1":           `"web..a" is not a path to a value`,
 		"web.a={":            "web.a:",
 		"web.a={b: 1, b: 2}": `duplicate key "b"`,
 		"web.a=1\n---\n2":    "web.a: want a single document",
@@ -83,8 +83,8 @@ func TestAssignmentsRefuse(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"web.replicas.x=1": "web.replicas.x: web.replicas is no mapping",
-		"web.list.0=1":     "web.list.0: web.list is no mapping",
+		"web.replicas.x=1": "web.replicas.x: web.replicas is not a mapping",
+		"web.list.0=1":     "web.list.0: web.list is not a mapping",
 	} {
 		if _, err := assign(t, values(t, "web: {replicas: 1, list: [1]}\n"), assignment{text, false}); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", text, err, want)

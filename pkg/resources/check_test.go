@@ -49,7 +49,7 @@ func TestCheckRefuses(t *testing.T) {
 		"apiVersion: x/v1\nkind: WishList\nmetadata: {name: a}\nitems: [boat]\n":            "items member is not an object",
 		"apiVersion: x/v1\nkind: WishList\nmetadata: {name: a}\nitems: [{size: 1}]\n":       "f.yaml:4:9: a resource of a list has no kind or apiVersion, and kapp does not inherit them from the list",
 		"apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items: []\n": "f.yaml:4:3: a list inside a list, which kapp does not expand",
-		"apiVersion: v1\nkind: ConfigMapList\nitems:\n- metadata: {name: a}\n":              "f.yaml:4:3: a resource of a list has no kind or no apiVersion",
+		"apiVersion: v1\nkind: ConfigMapList\nitems:\n- metadata: {name: a}\n":              "f.yaml:4:3: a resource of a list has no kind or apiVersion",
 		"apiVersion: v1\nkind: List\nitems: {a: 1}\n":                                       "f.yaml:1:1: List has no metadata.name",
 		"apiVersion: v1\nkind: ConfigMap\n":                                                 "f.yaml:1:1: ConfigMap has no metadata.name",
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ''}\n":                           "f.yaml:1:1: ConfigMap has no metadata.name",

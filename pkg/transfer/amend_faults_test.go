@@ -100,7 +100,7 @@ func TestAmendAtOnce(t *testing.T) {
 		}
 		for i, a := range both {
 			if errs[i] != nil {
-				if !strings.Contains(errs[i].Error(), "changed by somebody else") {
+				if !strings.Contains(errs[i].Error(), "was changed meanwhile") {
 					t.Error(errs[i])
 				}
 				continue

@@ -271,7 +271,7 @@ func TestMemoryBombs(t *testing.T) {
 				text(".krtpkg/runtime.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: RuntimeLock\nmetadata: {name: edge, version: 1.0.0}\nbundles:\n"+bundles.String())), "1.0.0", ""))
 			b.layout(entries...)
 		}, func(dir string) error {
-			if err := openBomb(dir, "1.0.0", openArtifact); err == nil || !strings.Contains(err.Error(), "takes more than the 128 MiB") {
+			if err := openBomb(dir, "1.0.0", openArtifact); err == nil || !strings.Contains(err.Error(), "exceeds the memory limit of 128 MiB") {
 				return fmt.Errorf("opened: %v", err)
 			}
 			return openBomb(dir, "1.0.0", func(ctx context.Context, s *layout.Store, desc ocispec.Descriptor) error {
