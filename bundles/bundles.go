@@ -18,7 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
-// Files are the definitions with the files beside them. all: takes those whose names begin with
+// Files are the definitions with the files next to them. all: takes those whose names begin with
 // a dot or an underscore, too, which //go:embed leaves out otherwise.
 //
 //go:embed all:0-platform all:1-orchestration all:2-lifecycle all:3-cluster-services
@@ -35,7 +35,7 @@ type Ready struct {
 	Layer    int    `json:"layer"`
 	Category string `json:"category"`
 	// Product is the third part of the path: an id of the model, or the name of a bundle
-	// that is no product's.
+	// that is not a product's.
 	Product string `json:"product"`
 	Version string `json:"version"`
 	// Description says in a few words what it is.
@@ -45,7 +45,7 @@ type Ready struct {
 	Requires []string `json:"requires,omitempty"`
 }
 
-// All are the ready bundles, by path.
+// All returns the ready bundles, by path.
 func All() ([]Ready, error) {
 	var all []Ready
 	err := fs.WalkDir(Files, ".", func(name string, entry fs.DirEntry, err error) error {
@@ -72,7 +72,7 @@ func All() ([]Ready, error) {
 	return all, err
 }
 
-// FindByPath is the ready bundle of a path.
+// FindByPath returns the ready bundle of a path.
 func FindByPath(all []Ready, at string) (Ready, bool) {
 	i := slices.IndexFunc(all, func(r Ready) bool { return r.Path == at })
 	if i < 0 {
@@ -81,7 +81,7 @@ func FindByPath(all []Ready, at string) (Ready, bool) {
 	return all[i], true
 }
 
-// Runtimes are the names of the ready runtimes, which are folders of runtimes/.
+// Runtimes returns the names of the ready runtimes, which are folders of runtimes/.
 func Runtimes() ([]string, error) {
 	found, err := fs.Glob(Files, "runtimes/*/runtime.yaml")
 	for i, name := range found {
@@ -97,7 +97,7 @@ type Use struct {
 	Why string
 }
 
-// Runtime gives the bundles of a ready runtime, in its order.
+// Runtime returns the bundles of a ready runtime, in its order.
 func Runtime(name string, all []Ready) ([]Use, error) {
 	file := "runtimes/" + name + "/runtime.yaml"
 	data, err := Files.ReadFile(file)
@@ -128,7 +128,7 @@ func Runtime(name string, all []Ready) ([]Use, error) {
 // heading is how the comments of a runtime name its layers.
 var heading = regexp.MustCompile(`^Layer \d\. `)
 
-// commentAbove is the comment above an entry, as text.
+// commentAbove returns the comment above an entry, as text.
 func commentAbove(entry *yaml.Node) string {
 	comment := cmp.Or(entry.HeadComment, entry.Content[0].HeadComment)
 	var lines []string

@@ -31,16 +31,15 @@ func (a *app) initCommand() *cobra.Command {
 	var o initOptions
 	cmd := &cobra.Command{
 		Use:   "init [FOLDER]",
-		Short: "begin a runtime: decide what fills the layers, and write its definition",
-		Long: `Init writes runtime.yaml, which says of each bundle why it is there, the ready bundles that
-it names into bundles/, as the beginning of your own, and DECISIONS.md, with what was decided
-for each category of the layers and which questions are open.
+		Short: "start a runtime: choose products for the layers and write the definition",
+		Long: `Init writes runtime.yaml with a reason for each bundle, copies the ready bundles that it names to
+bundles/ as a start for your own, and writes DECISIONS.md with the decision for each category of
+the layers and the open questions.
 
-On a terminal it asks. Without one, or with --choose, --answers or --yes, it takes the ready
-runtime of --from with the decisions of --answers, and those of --choose before all. A product
-with no ready bundle is noted where its bundle belongs; one that is not a bundle at all, a service
-or software of the nodes, comes from outside (spec.provided). What bundles require is added
-where one ready bundle alone provides it.`,
+On a terminal it asks. Without one, or with --choose, --answers or --yes, it starts from the ready
+runtime of --from, and applies the decisions of --answers and then of --choose. A product without
+a ready bundle is noted where its bundle belongs; a service, or software of the nodes, comes from
+outside (spec.provided). Required bundles are added if exactly one ready bundle provides them.`,
 		Example: `  krtpkg init
   krtpkg init shop --from edge --choose networking=antrea --why 'networking=network policies'
   krtpkg init --from none --choose networking=outside --choose certificate-management=cert-manager
@@ -54,12 +53,12 @@ where one ready bundle alone provides it.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.name, "name", "", "the runtime's name (default: the folder's)")
 	flags.StringVar(&o.version, "version", "", "the runtime's version (default 0.1.0)")
-	flags.StringVar(&o.from, "from", "", "the ready runtime to begin with: edge (default), enterprise, air-gapped, or none")
+	flags.StringVar(&o.from, "from", "", "the ready runtime to start from: edge (default), enterprise, air-gapped, or none")
 	flags.StringVar(&o.answers, "answers", "", "file with decisions, as docs/LAYERS.md shows")
 	flags.StringArrayVar(&o.choose, "choose", nil, "decide as CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or CATEGORY=none")
 	flags.StringArrayVar(&o.because, "why", nil, "say why, as CATEGORY=TEXT")
 	flags.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
-	flags.BoolVar(&o.force, "force", false, "write over files that are there")
+	flags.BoolVar(&o.force, "force", false, "overwrite existing files")
 	o.model.addFlag(flags)
 	return cmd
 }
@@ -156,7 +155,7 @@ func writeFolder(folder string, files []starter.File, mode fs.FileMode, force bo
 						continue
 					}
 				}
-				return fmt.Errorf("%s is there already: take another folder, or write over it with --force", at)
+				return fmt.Errorf("%s already exists: choose another folder, or overwrite it with --force", at)
 			}
 		}
 	}
@@ -215,7 +214,7 @@ func (a *app) printNextSteps(folder string, s *starter.Start, files int) {
 		a.ui.Note("%s has no ready bundle: write it, see docs/DEFINITIONS.md", w.Product.Name)
 	}
 	for _, absent := range s.AbsentCapabilities() {
-		a.ui.Note("%v: choose a product, or --choose %s=outside if the platform brings it", absent, absent.Category)
+		a.ui.Note("%v: choose a product, or --choose %s=outside if the platform provides it", absent, absent.Category)
 	}
 	a.ui.Say("next: krtpkg layers check %[1]s, krtpkg build -f %[1]s", filepath.Join(folder, "runtime.yaml"))
 }

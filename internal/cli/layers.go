@@ -24,9 +24,8 @@ func (a *app) layersCommand() *cobra.Command {
 		Use:   "layers [LAYER|CATEGORY|PRODUCT]",
 		Short: "show the layers of a runtime, their categories, and the products that fill them",
 		Long: `Layers prints the model of a Kubernetes runtime: seven layers from the platform up to
-applications, the categories of each with the questions that a decision has to answer, and the
-products that fill them, with how each is delivered and which ready bundle there is for it, in
-the folder bundles/.`,
+applications, the categories of each with the questions to decide, and the products that fill
+them, with how each is delivered and its ready bundle in the folder bundles/.`,
 		Example: `  krtpkg layers
   krtpkg layers 3
   krtpkg layers service-proxy
@@ -44,7 +43,7 @@ the folder bundles/.`,
 				return err
 			}
 			if tables && (len(args) > 0 || format != "") {
-				return &usageError{errors.New("--markdown is the whole model: leave out what to show, and --output")}
+				return &usageError{errors.New("--markdown prints the whole model: it takes no argument and no --output")}
 			}
 			if tables {
 				a.ui.EndProgress(nil)
@@ -80,7 +79,7 @@ the folder bundles/.`,
 type modelFlag struct{ file string }
 
 func (f *modelFlag) addFlag(flags *pflag.FlagSet) {
-	flags.StringVar(&f.file, "model", "", "file with a site's own categories, products and rules besides those that are built in")
+	flags.StringVar(&f.file, "model", "", "file with a site's own categories, products and rules, added to the built-in ones")
 }
 
 func (f *modelFlag) loadModel() (*layers.Model, error) {

@@ -18,7 +18,7 @@ type Start struct {
 	Bundles []bundles.Use
 	// Outside is what the runtime says comes from outside, with the reason of each.
 	Outside []Outside
-	// Wanting are products that were chosen and have no ready bundle: theirs has to be written.
+	// Wanting are products that were chosen and have no ready bundle: theirs must be written.
 	Wanting []Chosen
 
 	model *layers.Model
@@ -40,7 +40,7 @@ type Chosen struct {
 }
 
 // StartRuntime works out what follows from answers. Bundles that others require are added where one
-// alone provides what is missing. Errors say what has to be decided first.
+// alone provides what is missing. Errors say what must be decided first.
 func StartRuntime(model *layers.Model, ready []bundles.Ready, a *Answers) (*Start, error) {
 	s := &Start{Answers: a, model: model, ready: ready}
 	if err := s.addReadyRuntime(); err != nil {
@@ -155,7 +155,7 @@ func (s *Start) supplyRequirement(by bundles.Ready, requirement string) error {
 			can = append(can, r)
 		}
 	}
-	// A category that is outside, or whose product has to be written, brings what its products do.
+	// A category that is outside, or whose product must be written, brings what its products do.
 	for number, l := range s.model.Layers {
 		for _, c := range l.Categories {
 			for _, p := range c.Products {

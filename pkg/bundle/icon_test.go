@@ -16,7 +16,7 @@ func TestCheckIcon(t *testing.T) {
 	for _, test := range []struct{ name, icon, problem string }{
 		{"a picture", "<?xml version=\"1.0\"?>\n<!-- made by hand -->\n" + svg(`<defs><path id="p" d="M0 0"/></defs><use href="#p"/>`), ""},
 		{"the largest", svg(strings.Repeat(" ", 32<<10-len(svg("")))), ""},
-		{"too large", svg(strings.Repeat(" ", 32<<10)), "over the limit of 32768"},
+		{"too large", svg(strings.Repeat(" ", 32<<10)), "the limit is 32768"},
 		{"empty", "", "it has no element"},
 		{"no XML", "GIF89a <", "not an SVG"},
 		{"cut off", "<svg xmlns=\"http://www.w3.org/2000/svg\"><g>", "not an SVG"},
@@ -44,7 +44,7 @@ func TestOpenRefusesIcon(t *testing.T) {
 	for icon, problem := range map[string]string{
 		`<svg xmlns="http://www.w3.org/2000/svg"/>`:                        "",
 		`<svg xmlns="http://www.w3.org/2000/svg"><script>1</script></svg>`: "an element script",
-		strings.Repeat(" ", 32<<10+1):                                      "over the limit of 32768",
+		strings.Repeat(" ", 32<<10+1):                                      "the limit is 32768",
 	} {
 		content, store := web(t), memory.New()
 		content.Bundle.Spec.Icon = icon

@@ -150,7 +150,7 @@ func TestPackKeepsToTheLimitsOfOpen(t *testing.T) {
 		big.Files = append(big.Files, bundle.File{Path: fmt.Sprint("config/", i), Data: data})
 	}
 	for _, c := range []*bundle.Content{many, big} {
-		if _, err := c.Pack(t.Context(), memory.New(), time.Time{}); err == nil || !strings.Contains(err.Error(), "over the limit of 100000 files and 536870912 bytes") {
+		if _, err := c.Pack(t.Context(), memory.New(), time.Time{}); err == nil || !strings.Contains(err.Error(), "the limit is 100000 files and 536870912 bytes") {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -312,11 +312,11 @@ func TestOpenRefusesHostileLayers(t *testing.T) {
 		{"name in another order", good().with("config/\u202elmay.a", "a"), `entry "config/\u202elmay.a" has non-printable characters in its name`},
 		{"name that is not text", good().with("config/\xff.yaml", "a"), `entry "config/\xff.yaml" has non-printable characters in its name`},
 		// Controllers apply what a kustomization names, and read more folders than krtpkg does.
-		{"manifest beside config", good().with("evil.yaml", "a"), `entry "evil.yaml" (made by a newer krtpkg?)`},
-		{"folder of its own", good().with("base/kustomization.yaml", "a"), `entry "base/kustomization.yaml" (made by a newer krtpkg?)`},
-		{"other name of a kustomization", good().with("kustomization.yml", "a"), `entry "kustomization.yml" (made by a newer krtpkg?)`},
-		{"file for Flux in a bundle", good().with("flux/a.yaml", "a"), `entry "flux/a.yaml" (made by a newer krtpkg?)`},
-		{"config that is a file", good().with("config", "a"), `entry "config" (made by a newer krtpkg?)`},
+		{"manifest beside config", good().with("evil.yaml", "a"), `unexpected entry "evil.yaml" (made by a newer krtpkg?)`},
+		{"folder of its own", good().with("base/kustomization.yaml", "a"), `unexpected entry "base/kustomization.yaml" (made by a newer krtpkg?)`},
+		{"other name of a kustomization", good().with("kustomization.yml", "a"), `unexpected entry "kustomization.yml" (made by a newer krtpkg?)`},
+		{"file for Flux in a bundle", good().with("flux/a.yaml", "a"), `unexpected entry "flux/a.yaml" (made by a newer krtpkg?)`},
+		{"config that is a file", good().with("config", "a"), `unexpected entry "config" (made by a newer krtpkg?)`},
 		{"kustomization of a URL", based("https://evil.example/x.yaml"), `kustomization.yaml: "https://evil.example/x.yaml" is not a manifest in config/`},
 		{"kustomization of a folder", based("config"), `kustomization.yaml: "config" is not a manifest in config/`},
 		{"kustomization of another way to a file", based("./config/a.yaml"), `kustomization.yaml: "./config/a.yaml" is not a manifest in config/`},
@@ -391,8 +391,8 @@ func TestOpenRefusesRuntimesThatContradictThemselves(t *testing.T) {
 		{"bundle of a layer too high", l(lock, strings.Replace(runtimeYAML, "layer: 6", "layer: 999999", 1)), "bundle web is of layer 999999, want 0 to 6"},
 		{"category with a line", l(lock, strings.Replace(runtimeYAML, "layer: 6", `layer: 6, category: "a\nb"`, 1)), `bundle web: category "a\nb" is not a category: want lower-case letters, digits and dashes`},
 		{"login in the source", l(lock, strings.Replace(runtimeYAML, "version: 1.0.0}", "version: 1.0.0, source: 'https://token@git.example/x'}", 1)), "source holds a login"},
-		{"manifests in a runtime", l(lock, runtimeYAML).with("config/a.yaml", "a"), `entry "config/a.yaml" (made by a newer krtpkg?)`},
-		{"kustomization in a runtime", l(lock, runtimeYAML).with("kustomization.yaml", "a"), `entry "kustomization.yaml" (made by a newer krtpkg?)`},
+		{"manifests in a runtime", l(lock, runtimeYAML).with("config/a.yaml", "a"), `unexpected entry "config/a.yaml" (made by a newer krtpkg?)`},
+		{"kustomization in a runtime", l(lock, runtimeYAML).with("kustomization.yaml", "a"), `unexpected entry "kustomization.yaml" (made by a newer krtpkg?)`},
 		{"no lock", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/runtime.yaml is missing in a runtime"},
 		{"field of a newer version", l(lock, runtimeYAML+"future: 1\n"), ".krtpkg/runtime.yaml: yaml: unmarshal errors:\n  line 5: field future not found in type bundle.RuntimeLock (made by a newer krtpkg?)"},
 	} {
@@ -454,7 +454,7 @@ func TestOpenChecksTheManifest(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	desc.Size = 5 << 20
-	if _, err := bundle.Open(t.Context(), store, desc); err == nil || !strings.Contains(err.Error(), "over the limit") {
+	if _, err := bundle.Open(t.Context(), store, desc); err == nil || !strings.Contains(err.Error(), "the limit is") {
 		t.Errorf("got %v", err)
 	}
 }

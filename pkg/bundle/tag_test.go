@@ -11,13 +11,13 @@ func TestCheckTag(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ tag, version, want string }{
 		{"1.0.0", "1.0.0", ""},
-		{"2.0.0", "1.0.0", "tag 2.0.0 leads to shop 1.0.0"},
+		{"2.0.0", "1.0.0", "tag 2.0.0 names shop 1.0.0"},
 		{"v1.0.0", "1.0.0", ""},
-		{"v2.0.0", "1.0.0", "tag v2.0.0 leads to shop 1.0.0"},
+		{"v2.0.0", "1.0.0", "tag v2.0.0 names shop 1.0.0"},
 		{"1.0.0_build.7", "1.0.0+build.7", ""},
-		{"1.0.0", "1.0.0+build.7", "tag 1.0.0 leads to shop 1.0.0+build.7"},
-		{"1.0.0_build.8", "1.0.0+build.7", "tag 1.0.0_build.8 leads to shop 1.0.0+build.7"},
-		{"1.0.0-rc.1", "1.0.0", "tag 1.0.0-rc.1 leads to shop 1.0.0"},
+		{"1.0.0", "1.0.0+build.7", "tag 1.0.0 names shop 1.0.0+build.7"},
+		{"1.0.0_build.8", "1.0.0+build.7", "tag 1.0.0_build.8 names shop 1.0.0+build.7"},
+		{"1.0.0-rc.1", "1.0.0", "tag 1.0.0-rc.1 names shop 1.0.0"},
 		{"", "1.0.0", ""},
 		{"stable", "1.0.0", ""},
 		{"edge", "1.0.0", ""},

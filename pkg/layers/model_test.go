@@ -279,7 +279,7 @@ func TestExtendRefuses(t *testing.T) {
 		{"questions again", in("3", "      - id: networking\n        questions: []"),
 			`site.yaml:5:20: category "networking" already exists, only products can be added to it`},
 		{"a category that was meant to be another", in("3", "      - id: netwroking"),
-			`site.yaml:4:9: category "netwroking" has no title (did you mean "networking"?)`},
+			`site.yaml:4:9: new category "netwroking" has no title (did you mean "networking"?)`},
 		{"no purpose", in("3", "      - {id: time, title: Time}"), `site.yaml:4:9: category "time" has no purpose`},
 		{"the title of another", in("3", "      - {id: time, title: Load Balancing, purpose: None.}"),
 			`site.yaml:4:27: title "Load Balancing" already names category "load-balancing", in layer 3`},

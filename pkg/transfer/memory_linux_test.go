@@ -215,7 +215,7 @@ func TestMemoryBombs(t *testing.T) {
 		}, "JSON of more than 750000 values: over the limit"},
 		{"a listed manifest of 61 MB", func(b bomb) {
 			b.layout(b.blob(ocispec.MediaTypeImageIndex, fmt.Appendf(nil, emptyEntries, strings.Repeat("{},", 61_000_000/3))))
-		}, predecessors, "manifest of 61000035 bytes, the limit is 4194304: over the limit"},
+		}, predecessors, "the manifest has 61000035 bytes, the limit is 4194304: over the limit"},
 		{"a listed manifest of 4 MB", func(b bomb) {
 			b.layout(b.blob(ocispec.MediaTypeImageIndex, fmt.Appendf(nil, emptyEntries, strings.Repeat("{},", 4_000_000/3))))
 		}, predecessors, "JSON of more than 250000 values: over the limit"},
@@ -240,7 +240,7 @@ func TestMemoryBombs(t *testing.T) {
 				text(".krtpkg/bundle.yaml", bundleYAML("web")+strings.Repeat("- a\n", 40_000_000))), "1.0.0", ""))
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
-		}, `entry ".krtpkg/bundle.yaml" of 160000129 bytes, the limit is 4194304: over the limit`},
+		}, `entry ".krtpkg/bundle.yaml" has 160000129 bytes, the limit is 4194304: over the limit`},
 		{"a bundle.yaml of 4 MB of letters", func(b bomb) {
 			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock),
 				text(".krtpkg/bundle.yaml", "spec: ["+strings.Repeat("a,", 2_000_000)+"]")), "1.0.0", ""))
