@@ -189,7 +189,7 @@ func TestExportRefuses(t *testing.T) {
 		"three stars":       {people + "rules:\n- match: ['r.io/***']\n", "the glob r.io/***: has ***", "has ***"},
 		"star and brace":    {people + "rules:\n- match: ['r.io/*{*,a}']\n", "has *{", "has *{"},
 		"many":              {people + "rules:\n- match: ['r.io/" + strings.Repeat("{a,b}", 8) + "']\n", "stands for more than 64", "stands for more than 64"},
-		"one certificate":   {two("{subjectRegExp: '.*@x', issuer: z}", "{subject: a@x, issuer: z}"), "one and two may be one", "one and two may be one"},
+		"one certificate":   {two("{subjectRegExp: '.*@x', issuer: z}", "{subject: a@x, issuer: z}"), "one and two may be the same signer", "one and two may be the same signer"},
 		"other subjects":    {two("{subject: b@x, issuer: z}", "{subject: a@x, issuer: z}"), passes, passes},
 		"other domains":     {two("{subjectRegExp: '.*@y', issuer: z}", "{subject: a@x, issuer: z}"), passes, passes},
 		"other issuers":     {two("{subjectRegExp: '.*', issuer: y}", "{subject: a@x, issuer: z}"), passes, passes},
