@@ -166,7 +166,10 @@ func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
 	if !named && s.odd {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s is not named by a manifest: %w", d, ErrOrder)
 	}
-	if !named || want != size {
+	if !named {
+		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s is not named by a manifest: %w", d, ErrDamaged)
+	}
+	if want != size {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s has %d bytes, other than its manifest declares: %w", d, size, ErrDamaged)
 	}
 	s.seen[d] = true
