@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -46,8 +47,10 @@ func (a *app) outdatedCommand() *cobra.Command {
 		Use:   "outdated -f DEFINITION",
 		Short: "list the sources and images of a definition with newer versions upstream",
 		Long: `Outdated lists what krtpkg update would change, and newer versions outside of the definition's
-range. It changes nothing.`,
-		Example: `  krtpkg outdated -f runtime.yaml`,
+range. It changes nothing. Of a folder without a definition it looks at all bundles below; if one
+of them cannot be looked up, the others are listed all the same.`,
+		Example: `  krtpkg outdated -f runtime.yaml
+  krtpkg outdated -f bundles`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -73,14 +76,14 @@ func (a *app) printMoves(ctx context.Context, format ui.Format, none string, fin
 	if err != nil {
 		return err
 	}
-	moves, err := find(ctx, o)
-	if err != nil {
-		return err
+	moves, failed := find(ctx, o)
+	if len(moves) == 0 && failed != nil {
+		return failed
 	}
 	if moves == nil {
 		moves = []build.Move{}
 	}
-	return a.ui.Result(format, moves, func(w io.Writer) {
+	err = a.ui.Result(format, moves, func(w io.Writer) {
 		if len(moves) == 0 {
 			ui.Fprintln(w, none)
 			return
@@ -90,6 +93,7 @@ func (a *app) printMoves(ctx context.Context, format ui.Format, none string, fin
 			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Bundle, m.Kind, m.Name, shortPin(m.From), shortPin(m.To), m.Newest)
 		}
 	})
+	return errors.Join(err, failed)
 }
 
 // shortPin returns a digest or a commit at a length that people compare; - when there is none.

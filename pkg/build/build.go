@@ -94,10 +94,7 @@ func (l definitionPath) folder() string { return filepath.Dir(l.file) }
 func readDefinition(definition string) (*bundle.Definition, definitionPath, error) {
 	file := definition
 	if info, err := os.Stat(file); err == nil && info.IsDir() {
-		i := slices.IndexFunc(definitionFiles, func(f string) bool {
-			info, err := os.Stat(filepath.Join(definition, f))
-			return err == nil && info.Mode().IsRegular()
-		})
+		i := slices.IndexFunc(definitionFiles, isDefinitionIn(definition))
 		if i < 0 {
 			return nil, definitionPath{}, fmt.Errorf("%s has no definition: want a file named runtime.yaml or bundle.yaml", definition)
 		}
@@ -112,6 +109,18 @@ func readDefinition(definition string) (*bundle.Definition, definitionPath, erro
 	}
 	d, err := bundle.Parse(filepath.ToSlash(file), data)
 	return d, definitionPath{file}, err
+}
+
+// hasDefinition reports whether a folder holds a definition.
+func hasDefinition(folder string) bool {
+	return slices.ContainsFunc(definitionFiles, isDefinitionIn(folder))
+}
+
+func isDefinitionIn(folder string) func(file string) bool {
+	return func(file string) bool {
+		info, err := os.Stat(filepath.Join(folder, file))
+		return err == nil && info.Mode().IsRegular()
+	}
 }
 
 // maxFile is how many bytes a definition, a lock or a manifest has.

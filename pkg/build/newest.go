@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -118,17 +119,29 @@ func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newes
 	return up, err
 }
 
+// released is a tag of a repository with several products: a name before the version.
+var released = regexp.MustCompile(`^(?:.*[-/])?(v?[0-9]+\.[0-9]+\.[0-9]+.*)$`)
+
 // newestTag returns the greatest version among tags that is not below the one in use; "" when that is
-// no version.
+// not a version. Where a name comes before it, as in chart-1.2.3, those of other names are not looked at.
 func newestTag(used string, tags []string) string {
+	name := ""
 	best, err := semver.NewVersion(used)
+	if parts := released.FindStringSubmatch(used); err != nil && parts != nil {
+		name = strings.TrimSuffix(used, parts[1])
+		best, err = semver.NewVersion(parts[1])
+	}
 	if err != nil {
 		return ""
 	}
 	newest := used
 	slices.Sort(tags)
 	for _, tag := range tags {
-		v, err := semver.NewVersion(tag)
+		version, named := strings.CutPrefix(tag, name)
+		if !named {
+			continue
+		}
+		v, err := semver.NewVersion(version)
 		if err == nil && v.Prerelease() == "" && v.GreaterThan(best) {
 			best, newest = v, tag
 		}

@@ -3,12 +3,16 @@ package build
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"golang.org/x/sync/errgroup"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
@@ -233,8 +237,16 @@ func digestOf(image string) string {
 }
 
 // ListOutdated lists what [Update] would change, and newer versions outside of the definition's
-// range. It changes nothing.
+// range. It changes nothing. Of a folder without a definition it looks at every bundle
+// below: what upstream does not answer for one is an error next to what it found for the others.
 func ListOutdated(ctx context.Context, definition string, o Options) ([]Move, error) {
+	below, err := findBundlesBelow(definition)
+	if err != nil {
+		return nil, err
+	}
+	if len(below) > 0 {
+		return o.listOutdatedBelow(ctx, below)
+	}
 	d, at, err := readDefinition(definition)
 	if err != nil {
 		return nil, err
@@ -258,6 +270,36 @@ func ListOutdated(ctx context.Context, definition string, o Options) ([]Move, er
 		moves = append(moves, inner...)
 	}
 	return moves, nil
+}
+
+// findBundlesBelow lists the definitions of bundles in the folders below one that holds no definition.
+func findBundlesBelow(folder string) ([]string, error) {
+	info, err := os.Stat(folder)
+	if err != nil || !info.IsDir() || hasDefinition(folder) {
+		return nil, nil // which read tells
+	}
+	var found []string
+	err = filepath.WalkDir(folder, func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() && entry.Name() == "bundle.yaml" {
+			found = append(found, name)
+		}
+		return err
+	})
+	return found, err
+}
+
+func (o Options) listOutdatedBelow(ctx context.Context, definitions []string) ([]Move, error) {
+	moves, failed := make([][]Move, len(definitions)), make([]error, len(definitions))
+	var group errgroup.Group
+	group.SetLimit(8) // so many ask upstream at a time
+	for i, definition := range definitions {
+		group.Go(func() error {
+			moves[i], failed[i] = ListOutdated(ctx, definition, o)
+			return nil
+		})
+	}
+	_ = group.Wait() // failed has the errors of all
+	return slices.Concat(moves...), errors.Join(failed...)
 }
 
 func (o Options) listOutdated(ctx context.Context, d *bundle.Definition, at definitionPath) ([]Move, error) {
