@@ -192,7 +192,7 @@ func pack(files fs.FS) ([]byte, error) {
 }
 
 // Applied are the ready runtimes that tests apply on a real control plane.
-var Applied = []string{"enterprise", "air-gapped"}
+var Applied = []string{"enterprise", "air-gapped", "observability", "delivery"}
 
 // Rest is the runtime of all bundles that no applied ready runtime has.
 const Rest = "rest"

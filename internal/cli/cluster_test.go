@@ -304,6 +304,10 @@ func (w *watcher) playOperators() {
 		{Group: "ceph.rook.io", Version: "v1", Resource: "cephobjectstores"}:              `{"status": {"phase": "Ready"}}`,
 		{Group: "ceph.rook.io", Version: "v1", Resource: "cephfilesystems"}:               `{"status": {"phase": "Ready"}}`,
 		{Group: "ceph.rook.io", Version: "v1", Resource: "cephfilesystemsubvolumegroups"}: `{"status": {"phase": "Ready"}}`,
+
+		{Group: "opentelemetry.io", Version: "v1beta1", Resource: "opentelemetrycollectors"}:     `{"status": {"version": "0.158.0"}}`,
+		{Group: "core.libopenstorage.org", Version: "v1", Resource: "storageclusters"}:           `{"status": {"phase": "Running"}}`,
+		{Group: "operators.coreos.com", Version: "v1alpha1", Resource: "clusterserviceversions"}: `{"status": {"phase": "Succeeded"}}`,
 	}
 	ctx := w.t.Context()
 	go func() {

@@ -53,7 +53,7 @@ outside (spec.provided). Required bundles are added if exactly one ready bundle 
 	flags := cmd.Flags()
 	flags.StringVar(&o.name, "name", "", "the runtime's name (default: the folder's)")
 	flags.StringVar(&o.version, "version", "", "the runtime's version (default 0.1.0)")
-	flags.StringVar(&o.from, "from", "", "the ready runtime to start from: edge (default), enterprise, air-gapped, or none")
+	flags.StringVar(&o.from, "from", "", "the ready runtime to start from: edge (default), enterprise, air-gapped, observability, delivery, or none")
 	flags.StringVar(&o.answers, "answers", "", "file with decisions, as docs/LAYERS.md shows")
 	flags.StringArrayVar(&o.choose, "choose", nil, "decide as CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or CATEGORY=none")
 	flags.StringArrayVar(&o.because, "why", nil, "say why, as CATEGORY=TEXT")

@@ -74,13 +74,34 @@ func TestEnterpriseRuntime(t *testing.T) {
 	}
 }
 
-// Every other bundle is applied, too, and leaves nothing when it is deleted. What requires something of
-// a layer above comes in a runtime of its own, after that.
+// The ready runtimes that have no test of their own, and then every bundle that is in none: all are
+// applied, and leave nothing when they are deleted. What requires something of a layer above comes in
+// a runtime of its own, after that.
 func TestReadyBundlesOnCluster(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)
+	r.labelNodes("node-role.kubernetes.io/control-plane", "") // where controllers of networks run
 	rest, later := restBundles(t)
 	before := r.everything()
+	for _, name := range []string{"observability", "delivery"} {
+		all, err := bundles.All()
+		if err != nil {
+			t.Fatal(err)
+		}
+		uses, err := bundles.Runtime(name, all)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, use := range uses {
+			names = append(names, use.Name)
+		}
+		r.applyReady(name, names)
+		r.ok("delete", name, "--yes", "--delete-foreign")
+		if diff := leftovers(before, r.everything()); len(diff) > 0 {
+			t.Errorf("%s: left behind or lost:\n%s", name, strings.Join(diff, "\n"))
+		}
+	}
 	r.applyRest("rest", rest)
 	r.applyRest("later", later)
 	for _, name := range []string{"later", "rest"} {
@@ -171,12 +192,18 @@ func (r *ready) applyRest(name string, list []bundles.Ready) {
 	if err := errors.Join(os.Mkdir(filepath.Dir(definition), 0o700), os.WriteFile(definition, []byte(text), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	reference := r.publish(name, "1.0.0", filepath.Dir(definition))
+	r.applyReady(name, names)
+}
+
+// applyReady brings a runtime of the workspace onto the cluster, with what its bundles ask of a site.
+func (r *ready) applyReady(name string, names []string) {
+	r.site.t.Helper()
+	reference := r.publish(name, "1.0.0", filepath.Join(r.workspace, "runtimes", name))
 	values := []string{"--values", name + ".values.yaml"}
 	r.write(values[1], bundletest.SiteValues(names...))
 	r.planned(reference, values...)
 	r.ok(append([]string{"apply", "--yes", "--key", "cosign.pub", reference, "--wait-timeout", "2m"}, values...)...)
-	r.healthy(name, len(list))
+	r.healthy(name, len(names))
 }
 
 // ready is a site that has the ready definitions, their sources, a vendor's registry with
