@@ -22,6 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -97,6 +98,8 @@ func explainError(ctx context.Context, err error) (code int, hint string) {
 		return exitUnverified, "signatures cover the version, not the tag: name it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose"
 	case errors.As(err, &mixedUp):
 		return exitUnverified, "if that is intended, pass --expect-name " + mixedUp.name
+	case errors.Is(err, render.ErrRunaway):
+		return exitFailure, "look for a loop, a recursion or a endless repetition in its templates"
 	case errors.As(err, &altered):
 		return exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it"
 	case errors.Is(err, trust.ErrRefused):

@@ -90,7 +90,7 @@ References name a place:
 		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(),
 		a.listCommand(), a.planCommand(), a.applyCommand(), a.statusCommand(), a.historyCommand(), a.valuesCommand(),
 		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(), a.packagesCommand(),
-		a.versionCommand(),
+		a.versionCommand(), a.renderWorkerCommand(),
 	)
 	for _, cmd := range root.Commands() {
 		cmd.Args = usageArgs(cmd.Args)

@@ -21,6 +21,7 @@ var order = []string{
 	"internal/doctor",
 	"internal/place",
 	"internal/registry",
+	"internal/worker",
 	"internal/layout",
 	"pkg/deploy",
 	"pkg/build",
@@ -60,13 +61,13 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":           {"internal/cli", "pkg/deploy"}, // kapp's defaults are flags
 	"golang.org/x/term":                {"internal/ui"},
 	"oras.land/oras-go/v2/content/oci": {},
-	"os/exec":                          {},
+	"os/exec":                          {"internal/worker"},
 	"log":                              {"pkg/render"}, // to keep helm and kustomize off it
 	"log/slog":                         {},
 }
 
 // forTests are packages that only tests, the demo and the benchmarks import.
-var forTests = []string{"internal/hack", "internal/sigstoretest", "internal/clustertest", "internal/kappctrltest", "internal/fluxtest", "internal/argocdtest", "internal/nodetest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/bundletest", "internal/peaktest", "internal/rules"}
+var forTests = []string{"internal/hack", "internal/sigstoretest", "internal/clustertest", "internal/kappctrltest", "internal/fluxtest", "internal/argocdtest", "internal/nodetest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/bundletest", "internal/peaktest", "internal/runawaytest", "internal/rules"}
 
 type pkg struct {
 	ImportPath string

@@ -281,8 +281,14 @@ func oneLine(err error, chartName string) error {
 	for _, dir := range []string{"templates/", "charts/"} {
 		text = strings.ReplaceAll(text, chartName+"/"+dir, dir)
 	}
+	if len(text) > maxErrorText { // a template that calls itself repeats all of its calls
+		text = strings.ToValidUTF8(text[:maxErrorText/2], "") + " … " + strings.ToValidUTF8(text[len(text)-maxErrorText/2:], "")
+	}
 	return errors.New(text)
 }
+
+// maxErrorText is how many bytes of an error of helm's are shown.
+const maxErrorText = 1000
 
 // fakeClockFuncs are template functions at another time, for a chart that has the time in it.
 func fakeClockFuncs() template.FuncMap {
