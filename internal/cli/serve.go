@@ -92,6 +92,7 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 		return &usageError{errors.Join(fmt.Errorf("--writable at %s: anyone who can reach it could push and delete; pass --htpasswd, or listen on 127.0.0.1", address), listener.Close())}
 	}
 	if f.writable {
+		a.ui.Note("note: what is pushed here is not verified, whatever a trust policy says: who uses it verifies it")
 		handler = serve.KeepOutPages(handler, login == nil)
 	}
 	a.announceServer(address, references, f, roots)
@@ -175,7 +176,7 @@ func (a *app) serveHandler(ctx context.Context, references []string, f serveFlag
 	if err := a.verifyTransfer(ctx, &f.trust, true, &guarded); err != nil {
 		return nil, err
 	}
-	return serve.NewServer(ctx, stores, serve.Options{Repository: f.repository, Verify: guarded.Verify})
+	return serve.NewServer(ctx, stores, serve.Options{Repository: f.repository, Verify: guarded.Verify, AllowRenamedTags: a.settings.allowRenamed})
 }
 
 // openWritableRegistry returns a registry that keeps each repository as a layout in a folder.

@@ -107,16 +107,23 @@ func joinSettings(flags []string, variable string, file []string) []string {
 	return append(all, file...)
 }
 
+// configPath returns where the config file is or would be; "" where nobody knows.
+func configPath(getenv func(string) string) string {
+	if path := getenv("KRTPKG_CONFIG"); path != "" {
+		return path
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "krtpkg", "config.yaml")
+}
+
 func readConfig(getenv func(string) string) (configFile, error) {
 	var config configFile
-	path := getenv("KRTPKG_CONFIG")
-	wanted := path != ""
-	if !wanted {
-		dir, err := os.UserConfigDir()
-		if err != nil {
-			return config, nil // no home, no file
-		}
-		path = filepath.Join(dir, "krtpkg", "config.yaml")
+	path, wanted := configPath(getenv), getenv("KRTPKG_CONFIG") != ""
+	if path == "" {
+		return config, nil // no home, no file
 	}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !wanted {

@@ -15,22 +15,61 @@ import (
 var systemPolicyFile = "/etc/krtpkg/trust.yaml"
 
 // systemPolicy reads the policy of the machine; nil where there is none. Who is not root must not be able
-// to change it.
+// to change it, nor a file that it names.
 func systemPolicy() (*trust.Policy, error) {
-	switch _, err := os.Stat(systemPolicyFile); {
-	case errors.Is(err, fs.ErrNotExist):
+	if _, err := os.Lstat(systemPolicyFile); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
-	case err != nil:
+	}
+	data, err := readOwned(systemPolicyFile)
+	if err != nil {
 		return nil, fmt.Errorf("trust policy of the machine: %w", err) // it may forbid something
 	}
-	for _, name := range []string{systemPolicyFile, filepath.Dir(systemPolicyFile)} {
-		info, err := os.Stat(name)
-		if err == nil {
+	policy, err := trust.ParsePolicy(systemPolicyFile, data, func(file string) ([]byte, error) {
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(filepath.Dir(systemPolicyFile), file)
+		}
+		return readOwned(file)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("trust policy of the machine: %w (%w)", err, trust.ErrRefused)
+	}
+	return policy, nil
+}
+
+// readOwned reads a regular file that nobody but the administrator can change or replace: itself, its
+// folder, and those above, through whatever links lead there.
+func readOwned(name string) ([]byte, error) {
+	at, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return nil, err
+	}
+	if at, err = filepath.Abs(at); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(at)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("it is not a regular file")
+	}
+	if err == nil {
+		err = ownedBySystem(info)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", at, err)
+	}
+	for dir, isNearest := filepath.Dir(at), true; ; dir, isNearest = filepath.Dir(dir), false {
+		info, err := os.Stat(dir)
+		switch {
+		case err != nil:
+		case isNearest:
 			err = ownedBySystem(info)
+		default:
+			err = keptBySystem(info)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("trust policy of the machine: %s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", dir, err)
+		}
+		if dir == filepath.Dir(dir) {
+			return os.ReadFile(at)
 		}
 	}
-	return trust.LoadPolicy(systemPolicyFile)
 }

@@ -138,18 +138,32 @@ func (a *app) policyFile(flag string) (string, error) {
 	}
 	config, err := readConfig(os.Getenv)
 	if err != nil || config.TrustPolicy != "" {
-		return config.TrustPolicy, err
+		return nextTo(configPath(os.Getenv), config.TrustPolicy), err
 	}
 	file := defaultPolicyFile()
 	if file == "" {
 		return "", &usageError{fmt.Errorf("trust policy: %w", errNoConfiguration)}
 	}
-	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+	// A link that leads nowhere is no absence: what it led to may forbid something.
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
 		return "", nil
-	} else if err != nil {
-		return "", fmt.Errorf("trust policy: %w", err) // it may forbid something
+	}
+	info, err := os.Stat(file)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", file)
+	}
+	if err != nil {
+		return "", fmt.Errorf("trust policy: %w", err)
 	}
 	return file, nil
+}
+
+// nextTo returns a path that a file names: of its own folder, whatever folder the command stands in.
+func nextTo(file, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(file), path)
 }
 
 func defaultPolicyFile() string {

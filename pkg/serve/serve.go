@@ -28,6 +28,8 @@ type Options struct {
 	Repository string
 	// Verify is called for every root before anything is served; nil verifies nothing.
 	Verify func(ctx context.Context, source transfer.Source) error
+	// AllowRenamedTags lets a tag that is a version lead to another one.
+	AllowRenamedTags bool
 }
 
 // Root is a bundle or a runtime that is served.
@@ -81,6 +83,11 @@ func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
 			set, err := bundle.OpenSet(ctx, s.stores, source.Root)
 			if err != nil {
 				return nil, err
+			}
+			for _, tag := range source.Tags {
+				if err := set.Root.Metadata().CheckTag(tag); err != nil && !o.AllowRenamedTags {
+					return nil, err
+				}
 			}
 			if err := s.addRoot(store, source, cmp.Or(o.Repository, set.Name())); err != nil {
 				return nil, err
