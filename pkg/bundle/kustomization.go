@@ -16,6 +16,9 @@ import (
 // kubectl apply -k.
 const fileKustomization = "kustomization.yaml"
 
+// localConfig is the annotation of what kustomize reads and does not put out.
+const localConfig = "config.kubernetes.io/local-config"
+
 // kappGroup is the API group of what configures kapp and is in no cluster.
 const kappGroup = "kapp.k14s.io/"
 
@@ -53,6 +56,9 @@ func (c *Content) findPlainFiles() (files []string, reason string) {
 			}
 			resources++
 			for _, r := range manifest.ListItems(doc) {
+				if notes := manifest.GetValue(manifest.GetValue(r, "metadata"), "annotations"); manifest.GetValue(notes, localConfig) != nil {
+					return nil, fmt.Sprintf("%s in %s has the annotation %s, and kustomize would leave it out", resourceIdentity(r), f.Path, localConfig)
+				}
 				id := resourceIdentity(r)
 				if first, twice := seen[id]; twice {
 					return nil, fmt.Sprintf("%s is both in %s and in %s", id, first, f.Path)

@@ -125,6 +125,8 @@ func TestNotPlain(t *testing.T) {
 		{"Pod web is both in config/m/a.yaml and in config/m/b.yaml", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod), file("config/m/b.yaml", pod))},
 		{"a patch of Pod web without a namespace is one of Pod web in other as well", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: web, namespace: other}", 1)), file("config/m/b.yaml", pod))},
+		{"Pod web in config/m/a.yaml has the annotation config.kubernetes.io/local-config, and kustomize would leave it out", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+			file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: web, annotations: {config.kubernetes.io/local-config: \"true\"}}", 1)))},
 		{"has no resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", "# nothing\n"))},
 		{"config/m/a.yaml:9: an image in merged YAML cannot be patched", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nx: &x {image: \"ghcr.io/example/web:1.0\"}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{<<: {image: \"ghcr.io/example/web:1.0\"}, name: p}]}\n"))},

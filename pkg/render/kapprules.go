@@ -18,6 +18,10 @@ import (
 // its label that hold one (carvel.dev/kapp/docs/latest/config).
 const kappGroup = "kapp.k14s.io"
 
+// rewriters are the API groups of what kbld reads from among manifests, where kapp-controller runs it: rules
+// for images, and locks of its own.
+var rewriters = []string{"kbld.k14s.io", "imgpkg.carvel.dev"}
+
 // changingRules are the rules of kapp's configuration that change resources, or what kapp takes for a
 // change, after images were relocated.
 var changingRules = []string{
@@ -32,6 +36,9 @@ func CheckKappRules(files []*manifest.File, found []images.Found) error {
 	for _, f := range files {
 		for _, doc := range f.Documents {
 			for _, item := range manifest.ListItems(doc) {
+				if group := apiGroup(item); slices.Contains(rewriters, group) {
+					return f.Errorf(item, "%s %s is not a manifest for a cluster: to kapp-controller it is a rule that could give a container another image than the locked one", group, manifest.GetText(item, "kind"))
+				}
 				config, err := kappConfig(item)
 				problem := imageRule(config, found)
 				if err != nil {
@@ -44,6 +51,16 @@ func CheckKappRules(files []*manifest.File, found []images.Found) error {
 		}
 	}
 	return nil
+}
+
+// apiGroup returns the API group of a resource, as a reader has it that carries out aliases and merges.
+func apiGroup(resource *yaml.Node) string {
+	var head struct {
+		APIVersion string `yaml:"apiVersion"`
+	}
+	_ = resource.Decode(&head) // what is of another type has none
+	group, _, _ := strings.Cut(head.APIVersion, "/")
+	return group
 }
 
 // kappConfig returns the configuration of kapp that a resource is or holds; nil where it does not. It is
