@@ -369,10 +369,15 @@ func judgeKind(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
 func (s *session) checkTwice(_ context.Context, in *clusterView) ([]Finding, error) {
 	var found []Finding
 	owners := map[ResourceID]string{}
+	kinds := s.knownPlurals(in)
 	for i, j := range s.jobs {
 		for _, r := range in.resources[i] {
 			key := r
 			key.APIVersion = r.apiGroup()
+			// What is in no namespace is one thing, whatever namespace is written there.
+			if kind, known := kinds[schema.GroupKind{Group: r.apiGroup(), Kind: r.Kind}]; known && !kind.namespaced {
+				key.Namespace = ""
+			}
 			bundle := j.newOutcome().Bundle
 			if owner, twice := owners[key]; twice && owner != bundle {
 				found = append(found, Finding{Severity: Wrong, Bundle: bundle, Resource: r.String(), Message: "bundle " + owner + " has it, too"})

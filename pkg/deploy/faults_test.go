@@ -529,12 +529,13 @@ func TestChecks(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
 	with := func(u Unit, kubernetes string) Unit { u.Kubernetes = kubernetes; return u }
+	const priority = "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: shared}\nvalue: 1"
 	rt := Runtime{Name: "checks", Units: []Unit{
 		with(unit(1, "old", "1", "apiVersion: policy/v1beta1\nkind: PodDisruptionBudget\nmetadata: {name: a}"), "<1.20"),
 		unit(1, "early", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: a}", configMap("same", "1")),
 		unit(2, "late", "1", crd("lates", "Late", "checks.example"), configMap("same", "1")),
-		unit(3, "fine", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: b}", defaultStorage("fine")),
-		unit(4, "other", "1", defaultStorage("other")),
+		unit(3, "fine", "1", "apiVersion: checks.example/v1\nkind: Late\nmetadata: {name: b}", defaultStorage("fine"), strings.Replace(priority, "name: shared", "name: shared, namespace: ignored", 1)),
+		unit(4, "other", "1", defaultStorage("other"), priority),
 	}}
 	classes := r.client.StorageV1().StorageClasses()
 	site := &storagev1.StorageClass{Provisioner: "site.example/disk", ObjectMeta: metav1.ObjectMeta{
@@ -558,6 +559,7 @@ func TestChecks(t *testing.T) {
 		"error (api): old, PodDisruptionBudget a (policy/v1beta1): policy/v1beta1 PodDisruptionBudget was removed in Kubernetes 1.25",
 		"error (api): early, Late a (checks.example/v1): the cluster does not serve checks.example/v1 Late, and no earlier bundle defines it; bundle late defines it, but later: require it",
 		"error (twice): late, ConfigMap same (v1): bundle early has it, too",
+		"error (twice): other, PriorityClass shared (scheduling.k8s.io/v1): bundle fine has it, too",
 		"error (defaults): other, StorageClass other (storage.k8s.io/v1): is a default class, and so is StorageClass fine (storage.k8s.io/v1) of bundle fine",
 		"warning (defaults): fine, StorageClass fine (storage.k8s.io/v1): is a default class, and so is StorageClass site of the cluster",
 		"error (platforms): fine: image arm is for linux/arm64, but there are nodes of linux/amd64",
@@ -566,7 +568,7 @@ func TestChecks(t *testing.T) {
 			t.Errorf("finding %d: want %s\nall:\n%s", i, want, strings.Join(got, "\n"))
 		}
 	}
-	if len(got) != 7 {
+	if len(got) != 8 {
 		t.Errorf("findings:\n%s", strings.Join(got, "\n"))
 	}
 	if findings, err = r.Check(t.Context(), rt, CheckOptions{Skip: Checks}); err != nil || len(findings) != 0 {

@@ -9,7 +9,9 @@ import (
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 // File is a file of manifests to check.
@@ -25,6 +27,11 @@ type File struct {
 // resources than are written there. Its errors are of type [*manifest.Error], with the place.
 func CheckFiles(files []File) error {
 	first := map[string]placedResource{}
+	var all []bundle.File
+	for _, f := range files {
+		all = append(all, bundle.File{Path: f.Name, Data: f.Data})
+	}
+	scopes := render.ScopesOf(all)
 	for _, f := range files {
 		written, err := f.writtenResources()
 		if err != nil {
@@ -40,6 +47,11 @@ func CheckFiles(files []File) error {
 			}
 			if isConfig(r) {
 				continue
+			}
+			// What is in no namespace is one thing, whatever namespace is written there.
+			if namespaced, known := scopes.ScopeOf(written[i]); known && !namespaced && r.Namespace() != "" {
+				r = r.DeepCopy()
+				r.RemoveNamespace()
 			}
 			key := kappres.NewUniqueResourceKey(r).String()
 			if other, twice := first[key]; twice && !other.Equal(r) {

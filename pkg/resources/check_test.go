@@ -24,6 +24,11 @@ func parse(t *testing.T, name, data string) resources.File {
 const (
 	one = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one}\ndata: {a: b}\n"
 	two = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: two}\n"
+
+	// These are in no namespace, and say that they are in NS.
+	service = "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.m.example, namespace: NS}\nspec: {group: m.example, version: v1, versionPriority: 1}\n"
+	widget  = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: widgets.m.example}\nspec: {group: m.example, scope: Cluster, names: {kind: Widget, plural: widgets}}\n"
+	thing   = "apiVersion: m.example/v1\nkind: Widget\nmetadata: {name: w, namespace: NS}\nspec: {x: 1}\n"
 )
 
 // What kapp would refuse at a site, read as something else, or lose without a word is refused.
@@ -62,7 +67,9 @@ func TestCheckRefuses(t *testing.T) {
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, annotations: {v: yes}}\n":     `f.yaml:3:38: metadata.annotations: v is not text (write it in quotes: "yes")`,
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: [v]}\n":               "f.yaml:3:29: metadata.labels is not a mapping",
 		one + "---\n" + strings.Replace(one, "a: b", "a: c", 1):                             "f.yaml:6:1: ConfigMap one occurs twice with different content, first at f.yaml:1",
-		one + "---\n" + strings.Replace(one, "v1", "v2", 1):                                 "f.yaml:6:1: ConfigMap one occurs twice with different content, first at f.yaml:1",
+		strings.ReplaceAll(service, "NS", "a") + "---\n" + strings.Replace(strings.ReplaceAll(service, "NS", "b"), "versionPriority: 1", "versionPriority: 2", 1): "f.yaml:6:1: APIService v1.m.example occurs twice with different content, first at f.yaml:1",
+		widget + "---\n" + strings.ReplaceAll(thing, "NS", "a") + "---\n" + strings.Replace(strings.ReplaceAll(thing, "NS", "b"), "x: 1", "x: 2", 1):              "f.yaml:11:1: Widget w occurs twice with different content, first at f.yaml:6",
+		one + "---\n" + strings.Replace(one, "v1", "v2", 1): "f.yaml:6:1: ConfigMap one occurs twice with different content, first at f.yaml:1",
 	} {
 		err := resources.CheckFiles([]resources.File{parse(t, "f.yaml", data)})
 		var placed *manifest.Error
