@@ -134,6 +134,11 @@ func holdsLogin(text string) bool {
 // checkRendering looks at the fields that say how the source is rendered.
 func (s *Source) checkRendering(report func(field, format string, args ...any)) {
 	engine := s.Template
+	for i, p := range s.Patches {
+		if p.Target != nil && *p.Target == (PatchTarget{}) {
+			report("patches", "the target of patches[%d] is empty, which selects every resource: leave it out where the patch names its own, or name a kind", i)
+		}
+	}
 	switch {
 	case s.Chart != "" && s.Template != TemplateHelm:
 		report("template", "template %s is not allowed for a chart, which helm renders", s.Template)
