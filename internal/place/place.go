@@ -62,6 +62,9 @@ func Parse(s string) (Place, error) {
 		p.File = filepath.Clean(file)
 		return p, nil
 	}
+	if file, _, err := split(s); err == nil && isFile(file, ".tar.gz", ".tgz") {
+		return Place{}, fmt.Errorf("%q is compressed by gzip, and archives are not: gunzip it to FILE.tar, or compress by zstd to FILE.tar.zst", s)
+	}
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/") {
 		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout; archives end in .tar", s, s)
 	}
@@ -88,9 +91,12 @@ func Parse(s string) (Place, error) {
 	return p, nil
 }
 
-// isArchive reports whether a name is an archive's: by its ending, unless it is a repository's.
-func isArchive(name string) bool {
-	if !strings.HasSuffix(name, ".tar") && !strings.HasSuffix(name, ".tar.zst") {
+// isArchive reports whether a name is an archive's.
+func isArchive(name string) bool { return isFile(name, ".tar", ".tar.zst") }
+
+// isFile reports whether a name is a file's by its ending, unless it is a repository's.
+func isFile(name string, endings ...string) bool {
+	if !slices.ContainsFunc(endings, func(ending string) bool { return strings.HasSuffix(name, ending) }) {
 		return false
 	}
 	host, _, hasPath := strings.Cut(filepath.ToSlash(name), "/")
