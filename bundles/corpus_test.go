@@ -68,7 +68,7 @@ func TestProductsOfTheCorpusAreReady(t *testing.T) {
 		}
 	}
 	seen := map[string]bool{}
-	for _, f := range corpus.All(t) {
+	for _, f := range corpus.ListAllFiles(t) {
 		product := f.Product()
 		if seen[product] {
 			continue
@@ -157,7 +157,7 @@ var unready = map[string]string{
 // cluster, has a ready bundle, or not for a reason.
 func TestProductsOfTheModelAreReady(t *testing.T) {
 	t.Parallel()
-	model, err := layers.Load()
+	model, err := layers.LoadModel()
 	if err != nil {
 		t.Fatal(err)
 	}
