@@ -186,7 +186,7 @@ func add(t *testing.T, to map[string]map[string]any, file string, data []byte) {
 				t.Fatal(err)
 			}
 			metadata, _ := r["metadata"].(map[string]any)
-			if metadata["annotations"] == nil {
+			if annotations, _ := metadata["annotations"].(map[string]any); len(annotations) == 0 {
 				delete(metadata, "annotations") // kustomize drops what is empty
 			}
 			if r["apiVersion"] == "kapp.k14s.io/v1alpha1" {

@@ -123,8 +123,8 @@ func TestAirGap(t *testing.T) {
 func (s *site) exportAirGapped(vendor string) {
 	s.t.Helper()
 	connected := *s
-	connected.env = append(slices.Clone(s.env), "KRTPKG_IMAGE_MIRROR=*="+vendor+"/mirror", bundletest.Variable(s.t))
-	definition := filepath.Join(bundletest.Workspace(s.t), "runtimes/air-gapped")
+	connected.env = append(slices.Clone(s.env), "KRTPKG_IMAGE_MIRROR=*="+vendor+"/mirror", bundletest.MirrorsVariable(s.t))
+	definition := filepath.Join(bundletest.CopyDefinitions(s.t), "runtimes/air-gapped")
 	connected.standIn(vendor+"/mirror", definition)
 	reference := vendor + "/krt/air-gapped:1.0.0"
 	for _, args := range [][]string{
