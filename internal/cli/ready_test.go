@@ -160,7 +160,7 @@ func provides(b bundles.Ready, what string) bool {
 func (r *ready) applyRest(name string, list []bundles.Ready) {
 	t := r.site.t
 	t.Helper()
-	model, err := layers.Load()
+	model, err := layers.LoadModel()
 	if err != nil {
 		t.Fatal(err)
 	}
