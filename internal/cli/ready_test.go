@@ -170,7 +170,7 @@ func (r *ready) applyRest(name string, list []bundles.Ready) {
 		names = append(names, b.Name)
 		text += "    - path: ../../" + b.Path + "\n"
 		for _, p := range b.Provides {
-			c, ruled := model.Capability(p)
+			c, ruled := model.FindCapability(p)
 			if ruled && c.Exclusive && !slices.Contains(exceptions, p) && slices.ContainsFunc(list[:i], func(b bundles.Ready) bool { return provides(b, p) }) {
 				exceptions = append(exceptions, p)
 			}
