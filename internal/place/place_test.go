@@ -193,7 +193,7 @@ func TestResolve(t *testing.T) {
 	if err := store.Tag(t.Context(), desc, "2.0.0"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := resolve("oci:" + dir); err == nil || !strings.Contains(err.Error(), "there are 2: 1.0.0, 2.0.0") {
+	if _, _, err := resolve("oci:" + dir); err == nil || !strings.Contains(err.Error(), "want one of 2: 1.0.0, 2.0.0") {
 		t.Errorf("two tags: %v", err)
 	}
 }

@@ -68,5 +68,5 @@ func isStream(e ast.Expr) bool {
 // isMarkdown reports whether a call writes the tables of the documentation, of what is compiled in.
 func isMarkdown(call *ast.CallExpr) bool {
 	name, is := call.Fun.(*ast.Ident)
-	return is && name.Name == "markdown"
+	return is && name.Name == "writeMarkdown"
 }

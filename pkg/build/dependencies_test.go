@@ -53,7 +53,7 @@ func TestChartsThatAChartNeeds(t *testing.T) {
 		"{name: common, archive: common.tar, sha256: " + strings.Repeat("a", 64) + "}": "common.tar has sha256 " + sum + ", want aaa",
 		"{name: common}": "dependency common: want exactly one of git, archive and repository",
 		"{name: common, archive: ../x.tar, sha256: " + sum + "}":                                  `dependency common: archive "../x.tar" leaves its folder`,
-		"{name: common, git: 'https://a:b@c.example/x', commit: " + strings.Repeat("a", 40) + "}": "dependency common: git holds a login",
+		"{name: common, git: 'https://a:b@c.example/x', commit: " + strings.Repeat("a", 40) + "}": "dependency common: git contains a login",
 	} {
 		define(dependency)
 		_, err := build.RenderManifests(t.Context(), dir, options())

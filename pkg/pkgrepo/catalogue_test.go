@@ -59,7 +59,7 @@ func TestCatalogueMergesByDigest(t *testing.T) {
 		t.Errorf("%d files, images %v, runtimes %+v", len(made.Files), made.Images, made.Catalogue)
 	}
 	_, err = pkgrepo.BuildCatalogue([]*bundle.Artifact{nested, version(t, "1.1.0", "krtpkg.invalid/bundles/web"+other)})
-	const want = "web.edge.krtpkg.dev/1.2.3 is sha256:f91f2ba0eb19 in edge 1.0.0, and sha256:111111111111 in 1.1.0: a version cannot have different content"
+	const want = "web.edge.krtpkg.dev/1.2.3 is sha256:f91f2ba0eb19 in edge 1.0.0, but sha256:111111111111 in 1.1.0: a version cannot have different content"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want %q", err, want)
 	}

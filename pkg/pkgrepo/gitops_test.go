@@ -86,7 +86,7 @@ func TestGitOpsOfCharts(t *testing.T) {
 			"", "it has hooks before all resources in namespace ns, which it creates itself"},
 		"for a while": {hookOf("Job", "one", "ns", "after-0", "post-install,post-upgrade", "ttlSecondsAfterFinished: 1"),
 			"hook Job one (post-install, post-upgrade) deletes itself when done, so Flux would run it again and again", ""},
-		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs in ns if it is namespaced, but no bundle of the runtime defines its kind", "Wheel one without a namespace belongs in ns if it is namespaced, but no bundle of the runtime defines its kind"},
+		"unknown": {pod + "---\napiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\n", "Wheel one without a namespace belongs to namespace ns if it is namespaced, but no bundle of the runtime defines its kind", "Wheel one without a namespace belongs to namespace ns if it is namespaced, but no bundle of the runtime defines its kind"},
 	} {
 		b := one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", c.file))
 		b.Manifest = plain(t).Manifest
@@ -123,7 +123,7 @@ func TestNotPlain(t *testing.T) {
 		{"config/m/a.yaml has rules for kapp next to resources", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", pod+"---\napiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n"))},
 		{"Pod web is both in config/m/a.yaml and in config/m/b.yaml", one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", pod), file("config/m/b.yaml", pod))},
-		{"a patch of Pod web without a namespace is one of Pod web in other as well", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
+		{"a patch of Pod web without a namespace also matches Pod web in other", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: web, namespace: other}", 1)), file("config/m/b.yaml", pod))},
 		{"Pod web in config/m/a.yaml has the annotation config.kubernetes.io/local-config, and kustomize would leave it out", one(t, "  layer: 6\n  sources: [{dir: m}]\n",
 			file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: web, annotations: {config.kubernetes.io/local-config: \"true\"}}", 1)))},

@@ -116,7 +116,7 @@ func TestLeft(t *testing.T) {
 			file("config/m/a.yaml", hook("post-upgrade", ""))}},
 		{"a hook that deletes itself", "hook Pod web (pre-install, pre-upgrade) deletes itself", "  layer: 6\n  sources: [{dir: m}]\n", []bundle.File{
 			file("config/m/a.yaml", hook("pre-install,pre-upgrade", "ttlSecondsAfterFinished: 5, "))}},
-		{"two namespaces", "resources without a namespace belong to its own and in ns", "  layer: 6\n  sources: [{dir: c, template: helm, render: target, helm: {namespace: ns}}, {dir: m}]\n", []bundle.File{
+		{"two namespaces", "resources without a namespace belong to its own and to ns", "  layer: 6\n  sources: [{dir: c, template: helm, render: target, helm: {namespace: ns}}, {dir: m}]\n", []bundle.File{
 			file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"), file("config/c/templates/a.yaml", pod), file("config/m/a.yaml", strings.Replace(pod, "{name: web}", "{name: other}", 1))}},
 		{"an image in the schema", "its values schema has the image", "  layer: 6\n  sources: [{dir: a, template: ytt}]\n", []bundle.File{
 			file("config/a/schema.yaml", "#@data/values-schema\n---\n#@schema/default [{\"image\": \"nginx\"}]\nall:\n- image: \"\"\n"), file("config/a/a.yaml", pod)}},

@@ -288,11 +288,11 @@ func TestRefused(t *testing.T) {
 	addBundle(t, one, "one", "1.0.0", nil)
 	addBundle(t, two, "two", "1.0.0", nil)
 	for want, repository := range map[string]string{
-		"krt/edge:1.0.0 is sha256:":       "krt/edge",
-		`"../edge" is not a name of a`:    "../edge",
-		`"krt/Edge" is not a name of a`:   "krt/Edge",
-		`"krt/edge:1" is not a name of a`: "krt/edge:1",
-		"is not a repository name":        strings.Repeat("x", 256),
+		"krt/edge:1.0.0 is both sha256:":        "krt/edge",
+		`"../edge" is not a repository name`:    "../edge",
+		`"krt/Edge" is not a repository name`:   "krt/Edge",
+		`"krt/edge:1" is not a repository name`: "krt/edge:1",
+		"is not a repository name":              strings.Repeat("x", 256),
 	} {
 		_, err := serve.NewServer(t.Context(), []serve.Store{one, two}, serve.Options{Repository: repository})
 		if err == nil || !strings.Contains(err.Error(), want) {
