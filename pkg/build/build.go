@@ -220,14 +220,14 @@ func (o Options) packContent(ctx context.Context, c *bundle.Content, bundles []*
 func (o Options) buildRuntime(ctx context.Context, d *bundle.Definition, at definitionPath) (*Built, error) {
 	sources := d.Runtime.Spec.Bundles
 	bundles := make([]*Built, len(sources))
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, s := range sources {
 		group.Go(func() (err error) {
 			if s.Path != "" {
-				bundles[i], err = o.buildNested(ctx, filepath.Join(at.folder(), filepath.FromSlash(s.Path)))
+				bundles[i], err = o.buildNested(groupCtx, filepath.Join(at.folder(), filepath.FromSlash(s.Path)))
 			} else {
-				bundles[i], err = o.fetchBundle(ctx, s.Ref, at.folder())
+				bundles[i], err = o.fetchBundle(groupCtx, s.Ref, at.folder())
 			}
 			if err != nil {
 				return placeError(d, []any{"spec", "bundles", i}, err)
