@@ -153,7 +153,7 @@ func TestHelmRefuses(t *testing.T) {
 		"no chart":       {[]string{"Chart.yaml", ""}, "", "chart.metadata.name is required"},
 		"a dependency":   {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ndependencies: [{name: redis, version: 20.x.x}]\n"}, "", "the chart needs redis 20.x.x, which is not under charts/: add it to dependencies, use the packed chart, or run helm dependency build"},
 		"a library":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\ntype: library\n"}, "", "chart c is of type library, which renders nothing"},
-		"a version":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\nkubeVersion: '>=1.99.0'\n"}, "", "chart c requires Kubernetes >=1.99.0 but gets v1.37.0: set helm.kubernetes"},
+		"a version":      {[]string{"Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\nkubeVersion: '>=1.99.0'\n"}, "", "chart c requires Kubernetes >=1.99.0, but gets v1.37.0: set helm.kubernetes"},
 		"a type":         {[]string{"values.schema.json", schema}, "tag: 1", "value tag: got number, want string (values.schema.json of the chart)"},
 		"a deeper type":  {[]string{"values.schema.json", schema}, "tag: a\nimage: {port: b}", "value image.port: got string, want integer (values.schema.json of the chart)"},
 		"a missing":      {[]string{"values.schema.json", schema}, "image: {port: 1}", "value tag: is missing (values.schema.json of the chart)"},
