@@ -94,7 +94,7 @@ func TestKustomizeRefuses(t *testing.T) {
 	}
 	in = kustomization("", "kustomization.yaml", "resources: [pod.yaml]\n", "pod.yaml", pod)
 	in.Values = [][]byte{[]byte("a: 1\n")}
-	if _, err := render.RenderSource(t.Context(), in); err == nil || !strings.Contains(err.Error(), "takes no values") {
+	if _, err := render.RenderSource(t.Context(), in); err == nil || !strings.Contains(err.Error(), "accepts no values") {
 		t.Errorf("got %v", err)
 	}
 }
