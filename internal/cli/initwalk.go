@@ -32,7 +32,7 @@ func (w *decisionWalk) askAll(ctx context.Context) error {
 		value    *string
 	}{
 		{"Name of the runtime", &w.answers.Name},
-		{"Ready runtime to begin with: edge, enterprise, air-gapped, observability, delivery or none", &w.answers.From},
+		{"Ready runtime to start from: edge, enterprise, air-gapped, observability, delivery or none", &w.answers.From},
 	} {
 		answer, err := w.ui.Ask(ctx, ui.Sprintf("%s [%s]:", field.question, *field.value))
 		if err != nil {

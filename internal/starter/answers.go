@@ -17,7 +17,7 @@ type Answers struct {
 	// Name and Version are the runtime's.
 	Name    string `yaml:"name"`
 	Version string `yaml:"version"`
-	// From is the ready runtime to begin with, or "" for none.
+	// From is the ready runtime to start from, or "" for none.
 	From string `yaml:"from"`
 	// Decisions are by the id of their category. What a category of From has stays where
 	// there is none.
