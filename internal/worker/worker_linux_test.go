@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 		return
 	case "parent":
 		ctx := render.WithRunner(context.Background(), worker.NewPool(options(render.Limits{})))
-		_, err := render.Render(ctx, runawaytest.Inputs()["ytt loops"])
+		_, err := render.RenderSource(ctx, runawaytest.Inputs()["ytt loops"])
 		fmt.Println(err)
 		return
 	}
@@ -54,13 +54,13 @@ func TestRunaways(t *testing.T) {
 	ctx := render.WithRunner(t.Context(), pool)
 	for name, in := range runawaytest.Inputs() {
 		start := time.Now()
-		_, err := render.Render(ctx, in)
+		_, err := render.RenderSource(ctx, in)
 		if took := time.Since(start); !errors.Is(err, render.ErrRunaway) || strings.Contains(err.Error(), "\n") || took > 20*time.Second {
 			t.Errorf("%s: after %s: %v", name, took, err)
 		} else {
 			t.Logf("%s: after %s: %v", name, took, err)
 		}
-		if _, err := render.Render(ctx, runawaytest.Chart("a: 1\n")); err != nil {
+		if _, err := render.RenderSource(ctx, runawaytest.Chart("a: 1\n")); err != nil {
 			t.Errorf("%s: and then: %v", name, err)
 		}
 	}
@@ -90,7 +90,7 @@ func TestSameAsInProcess(t *testing.T) {
 		do := func(r render.Runner) (o outcome) {
 			in := in
 			in.Note = func(note string) { o.notes = append(o.notes, note) }
-			files, err := render.Stable(render.WithRunner(t.Context(), r), in)
+			files, err := render.RenderStable(render.WithRunner(t.Context(), r), in)
 			o.files = files
 			var unstable *render.UnstableError
 			if errors.As(err, &unstable) {
@@ -112,7 +112,7 @@ func TestProcessesAreKept(t *testing.T) {
 	pool := newPool(t, render.Limits{})
 	ctx := render.WithRunner(t.Context(), pool)
 	for range 30 {
-		if _, err := render.Render(ctx, runawaytest.Chart("a: 1\n")); err != nil {
+		if _, err := render.RenderSource(ctx, runawaytest.Chart("a: 1\n")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,7 +122,7 @@ func TestProcessesAreKept(t *testing.T) {
 	var group sync.WaitGroup
 	for range 30 {
 		group.Go(func() {
-			if _, err := render.Render(ctx, runawaytest.Chart("a: 1\n")); err != nil {
+			if _, err := render.RenderSource(ctx, runawaytest.Chart("a: 1\n")); err != nil {
 				t.Error(err)
 			}
 		})
@@ -138,7 +138,7 @@ func TestInterruption(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	start := time.Now()
-	_, err := render.Render(render.WithRunner(ctx, newPool(t, render.Limits{})), runawaytest.Inputs()["ytt loops"])
+	_, err := render.RenderSource(render.WithRunner(ctx, newPool(t, render.Limits{})), runawaytest.Inputs()["ytt loops"])
 	if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took > 3*time.Second {
 		t.Errorf("after %s: %v", took, err)
 	}
