@@ -62,7 +62,7 @@ func Parse(s string) (Place, error) {
 		p.File = filepath.Clean(file)
 		return p, nil
 	}
-	if file, _, err := split(s); err == nil && isFile(file, ".tar.gz", ".tgz") {
+	if file, _, err := splitReference(s); err == nil && isFile(file, ".tar.gz", ".tgz") {
 		return Place{}, fmt.Errorf("%q is compressed by gzip, and archives are not: gunzip it to FILE.tar, or compress by zstd to FILE.tar.zst", s)
 	}
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/") {
