@@ -235,6 +235,9 @@ func (a *Artifact) parseFiles() error {
 		return fmt.Errorf("%s is missing in a runtime", fileRuntime)
 	}
 	var err error
+	if err = a.checkSizes(); err != nil {
+		return err
+	}
 	if a.Images, err = images.UnmarshalLock(fileImages, lock); err != nil {
 		return err
 	}

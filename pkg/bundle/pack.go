@@ -23,6 +23,8 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // File is a file of an artifact. Path is relative and has slashes.
@@ -68,6 +70,9 @@ func (c *Content) Metadata() Metadata {
 // and all times are created (the Unix epoch when zero), which goes into the image config
 // only when it is not zero.
 func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.Time) (ocispec.Descriptor, error) {
+	if err := c.checkSizes(); err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	files, err := c.layerFiles()
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -104,6 +109,23 @@ func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.T
 	}
 	root.ArtifactType = manifest.ArtifactType
 	return root, nil
+}
+
+// checkSizes refuses more manifests than can be parsed in the memory that a program has for them.
+func (c *Content) checkSizes() error {
+	nodes := 0
+	for _, f := range c.Files {
+		if ext := path.Ext(f.Path); ext != ".yaml" && ext != ".yml" && ext != ".json" {
+			continue
+		}
+		if err := manifest.CheckSize(f.Data); err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
+		}
+		if nodes += manifest.CountNodes(f.Data); nodes > oci.MaxBundleNodes {
+			return fmt.Errorf("the files of the bundle have more than %d keys and values: %w", oci.MaxBundleNodes, oci.ErrTooLarge)
+		}
+	}
+	return nil
 }
 
 func (c *Content) artifactType() string {

@@ -31,13 +31,7 @@ func checkMetadata(data []byte) error {
 	if len(data) > oci.MaxMetadataFile {
 		return fmt.Errorf("%d bytes, the limit is %d: %w", len(data), oci.MaxMetadataFile, oci.ErrTooLarge)
 	}
-	nodes := 0
-	for _, c := range data {
-		switch c {
-		case ',', ':', '-', '[', '{', '?':
-			nodes++ // each node but the first has one of these in front
-		}
-	}
+	nodes := CountNodes(data)
 	if nodes > oci.MaxMetadataNodes {
 		return fmt.Errorf("more than %d keys and values: %w", oci.MaxMetadataNodes, oci.ErrTooLarge)
 	}
@@ -52,6 +46,29 @@ func checkMetadata(data []byte) error {
 		return err
 	}
 	return checkShape(&doc, 0)
+}
+
+// CountNodes returns how many keys and values a YAML file has at most, without parsing it.
+func CountNodes(data []byte) (nodes int) {
+	for _, c := range data {
+		switch c {
+		case ',', ':', '-', '[', '{', '?':
+			nodes++ // each node but the first has one of these in front
+		}
+	}
+	return nodes
+}
+
+// CheckSize refuses a file that takes far more memory than its bytes when it is parsed. Errors:
+// [oci.ErrTooLarge].
+func CheckSize(data []byte) error {
+	if len(data) > oci.MaxManifestFile {
+		return fmt.Errorf("%d bytes, the limit for a file of manifests is %d (split it): %w", len(data), oci.MaxManifestFile, oci.ErrTooLarge)
+	}
+	if CountNodes(data) > oci.MaxManifestNodes {
+		return fmt.Errorf("more than %d keys and values, the limit for a file of manifests (split it): %w", oci.MaxManifestNodes, oci.ErrTooLarge)
+	}
+	return nil
 }
 
 func checkShape(node *yaml.Node, depth int) error {

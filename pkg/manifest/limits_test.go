@@ -12,7 +12,7 @@ import (
 func TestDepth(t *testing.T) {
 	t.Parallel()
 	var mapping strings.Builder
-	for i := range 9000 {
+	for i := range 8000 {
 		mapping.WriteString(strings.Repeat(" ", i) + "a:\n")
 	}
 	for name, text := range map[string]string{

@@ -66,9 +66,12 @@ func (e *Error) Error() string {
 
 // Parse reads a whole file, which is UTF-8. Its errors are of type [*Error]: invalid YAML, and
 // a key that a mapping has twice (YAML 1.2.2 §3.2.1.3), which readers resolve differently, and
-// aliases that stand for endlessly much.
+// aliases that stand for endlessly much, and what is over the limits of [CheckSize].
 // A File is for one goroutine at a time.
 func Parse(name string, data []byte) (*File, error) {
+	if err := CheckSize(data); err != nil {
+		return nil, &Error{File: name, Problem: err.Error(), Cause: err}
+	}
 	f := &File{Name: name, positionIndex: newPlaces(data), spelled: map[*yaml.Node]spelledScalar{}}
 	if err := f.checkCharacters(); err != nil {
 		return nil, err

@@ -122,7 +122,7 @@ func TestParseReadsDeepNesting(t *testing.T) {
 // A line of megabytes with many scalars takes no time that grows with its square.
 func TestLongLine(t *testing.T) {
 	t.Parallel()
-	const item, count = `{"é": "a\n", "image": "x.org/web:1.0", "n": [1, 'x']}, `, 180_000
+	const item, count = `{"é": "a\n", "image": "x.org/web:1.0", "n": [1, 'x']}, `, 40_000
 	data := "[" + strings.Repeat(item, count) + "]"
 	start := time.Now()
 	f := parse(t, data)
@@ -146,7 +146,7 @@ func TestLongLine(t *testing.T) {
 // One scalar of megabytes is read once, however many spans it has.
 func TestLongScalar(t *testing.T) {
 	t.Parallel()
-	const item, count = `{\"é\": \"a\\n\", \"image\": \"x.org/web:1.0\"}, `, 200_000
+	const item, count = `{\"é\": \"a\\n\", \"image\": \"x.org/web:1.0\"}, `, 60_000
 	data := `{"a": "` + strings.Repeat(item, count) + `"}`
 	f := parse(t, data)
 	parsed := time.Now()

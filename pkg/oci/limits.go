@@ -32,6 +32,13 @@ const (
 	MaxMetadataFile  = 4 << 20
 	MaxMetadataNodes = 250_000
 
+	// MaxManifestFile is how many bytes a file of Kubernetes manifests has, MaxManifestNodes how many
+	// keys and values, MaxBundleNodes how many all files of a bundle have: ten times what the largest
+	// known ones have. A parsed key or value takes some 350 bytes of memory.
+	MaxManifestFile  = 32 << 20
+	MaxManifestNodes = 500_000
+	MaxBundleNodes   = 1_000_000
+
 	// DefaultMemory is how much content an operation keeps in memory. With what decoding takes
 	// its process stays below 256 MiB above where it started.
 	DefaultMemory = 128 << 20

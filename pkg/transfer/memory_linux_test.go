@@ -247,6 +247,28 @@ func TestMemoryBombs(t *testing.T) {
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
 		}, ".krtpkg/bundle.yaml: more than 250000 keys and values: over the limit"},
+		{"manifests of 8 MB of numbers", func(b bomb) {
+			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock), text(".krtpkg/bundle.yaml", bundleYAML("web")),
+				text("config/big.yaml", "apiVersion: v1\nkind: Big\nmetadata: {name: big}\nspec: ["+strings.Repeat("1,", 4_000_000)+"1]")), "1.0.0", ""))
+		}, func(dir string) error {
+			return openBomb(dir, "1.0.0", openArtifact)
+		}, "config/big.yaml: more than 500000 keys and values"},
+		{"manifests of 60 MB of letters", func(b bomb) {
+			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock), text(".krtpkg/bundle.yaml", bundleYAML("web")),
+				text("config/big.yaml", "apiVersion: v1\nkind: Big\nmetadata: {name: big}\nspec: "+strings.Repeat("a", 60_000_000))), "1.0.0", ""))
+		}, func(dir string) error {
+			return openBomb(dir, "1.0.0", openArtifact)
+		}, "config/big.yaml: 60000053 bytes, the limit for a file of manifests is 33554432"},
+		{"many manifests of 400,000 values", func(b bomb) {
+			var files []lump
+			for i := range 5 {
+				files = append(files, text(fmt.Sprintf("config/%d.yaml", i), "apiVersion: v1\nkind: Big\nmetadata: {name: big}\nspec: ["+strings.Repeat("1,", 400_000)+"1]"))
+			}
+			files = append(files, text(".imgpkg/images.yml", emptyLock), text(".krtpkg/bundle.yaml", bundleYAML("web")))
+			b.layout(archive.NameDescriptor(b.bundle(bundle.TypeBundle, files...), "1.0.0", ""))
+		}, func(dir string) error {
+			return openBomb(dir, "1.0.0", openArtifact)
+		}, "the files of the bundle have more than 1000000 keys and values"},
 		{"an image lock of 100,000 keys", func(b bomb) {
 			var lock strings.Builder
 			for i := range 100_000 {
@@ -278,7 +300,7 @@ func TestMemoryBombs(t *testing.T) {
 				_, err := transfer.NewPlan(ctx, []transfer.Source{{Store: s, Root: desc}}, transfer.Options{})
 				return err
 			})
-		}, `entry "config/a.yaml": content exceeds the memory limit of 128 MiB of memory`},
+		}, `entry "config/a.yaml": content exceeds the memory limit of 128 MiB for one operation`},
 		{"an attestation of 12 MB of empty lists", func(b bomb) {
 			payload := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://krt.example","subject":[{"digest":{"sha256":%q}}],"predicate":{"a":[%s[]]}}`,
 				root.Digest.Encoded(), strings.Repeat("[],", 4_000_000))
