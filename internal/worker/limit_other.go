@@ -9,9 +9,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// limit has the collector keep to the memory; render's own watch ends what is over it.
-func limit(l render.Limits) {
+// limitProcess has the collector keep to the memory; render's own watch ends what is over it.
+func limitProcess(l render.Limits) {
 	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(l.Memory)))
 }
 
-func apart() *syscall.SysProcAttr { return nil }
+func newProcessGroup() *syscall.SysProcAttr { return nil }

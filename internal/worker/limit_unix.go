@@ -9,10 +9,10 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
-// limit has the collector keep to the memory; render's own watch ends what is over it.
-func limit(l render.Limits) {
+// limitProcess has the collector keep to the memory; render's own watch ends what is over it.
+func limitProcess(l render.Limits) {
 	debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), int64(l.Memory)))
 }
 
-// apart keeps signals of the terminal from the process: the one that started it hears them, and ends it.
-func apart() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+// newProcessGroup keeps signals of the terminal from the process: the one that started it hears them, and ends it.
+func newProcessGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -65,15 +65,15 @@ func (p *Pool) Run(ctx context.Context, job render.Job) (render.Result, error) {
 	case <-ctx.Done():
 		return render.Result{}, ctx.Err()
 	}
-	worker, err := p.take()
+	worker, err := p.takeProcess()
 	if err != nil {
 		return render.Result{}, fmt.Errorf("start the process that renders: %w", err)
 	}
-	result, err := worker.do(ctx, job, p.options.Limits)
+	result, err := worker.runJob(ctx, job, p.options.Limits)
 	if worker.isSpent {
-		p.drop(worker)
+		p.dropProcess(worker)
 	} else {
-		p.keep(worker)
+		p.keepProcess(worker)
 	}
 	return result, err
 }
@@ -88,12 +88,12 @@ func (p *Pool) Close() {
 	}
 	p.mu.Unlock()
 	for _, worker := range all {
-		p.drop(worker)
+		p.dropProcess(worker)
 	}
 }
 
-// take returns an idle process, or a new one.
-func (p *Pool) take() (*process, error) {
+// takeProcess returns an idle process, or a new one.
+func (p *Pool) takeProcess() (*process, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -104,22 +104,22 @@ func (p *Pool) take() (*process, error) {
 		p.idle = p.idle[:n-1]
 		return worker, nil
 	}
-	worker, err := start(p.options)
+	worker, err := startProcess(p.options)
 	if err == nil {
 		p.all[worker] = true
 	}
 	return worker, err
 }
 
-func (p *Pool) keep(worker *process) {
+func (p *Pool) keepProcess(worker *process) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.idle = append(p.idle, worker)
 }
 
-// drop ends a process and waits until it is gone.
-func (p *Pool) drop(worker *process) {
-	worker.kill()
+// dropProcess ends a process and waits until it is gone.
+func (p *Pool) dropProcess(worker *process) {
+	worker.killProcess()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.all, worker)
@@ -132,7 +132,7 @@ type process struct {
 	results *gob.Decoder
 	answers *io.LimitedReader
 	log     *head
-	ended   chan struct{}
+	ended   sync.Once
 	// isSpent says that it can do no other job.
 	isSpent bool
 }
@@ -151,11 +151,11 @@ type answer struct {
 	Failure *render.Failure
 }
 
-// start starts a process. It ends when the pipe to it does, and so with this process at the latest.
-func start(o Options) (*process, error) {
-	p := &process{cmd: exec.Command(o.Path), log: &head{}, ended: make(chan struct{})}
-	p.cmd.Args, p.cmd.Env, p.cmd.Stderr = o.Args, environment(), p.log
-	p.cmd.SysProcAttr = apart()
+// startProcess starts a process. It ends when the pipe to it does, and so with this process at the latest.
+func startProcess(o Options) (*process, error) {
+	p := &process{cmd: exec.Command(o.Path), log: &head{}}
+	p.cmd.Args, p.cmd.Env, p.cmd.Stderr = o.Args, workerEnvironment(), p.log
+	p.cmd.SysProcAttr = newProcessGroup()
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -170,15 +170,15 @@ func start(o Options) (*process, error) {
 	p.answers = &io.LimitedReader{R: out}
 	p.jobs, p.results = gob.NewEncoder(in), gob.NewDecoder(p.answers)
 	if err := p.jobs.Encode(hello{protocol, o.Limits}); err != nil {
-		p.kill()
+		p.killProcess()
 		return nil, err
 	}
 	return p, nil
 }
 
-// environment is what a process gets of this one's: nothing that templates or those who write them could
+// workerEnvironment is what a process gets of this one's: nothing that templates or those who write them could
 // be after.
-func environment() (kept []string) {
+func workerEnvironment() (kept []string) {
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); name == "TZ" || strings.HasPrefix(name, "GO") {
 			kept = append(kept, variable)
@@ -187,8 +187,8 @@ func environment() (kept []string) {
 	return kept
 }
 
-// do has the process do a job.
-func (p *process) do(ctx context.Context, job render.Job, limits render.Limits) (render.Result, error) {
+// runJob has the process do a job.
+func (p *process) runJob(ctx context.Context, job render.Job, limits render.Limits) (render.Result, error) {
 	type done struct {
 		answer
 		err error
@@ -215,7 +215,7 @@ func (p *process) do(ctx context.Context, job render.Job, limits render.Limits) 
 		case d.err != nil && ctx.Err() != nil:
 			return render.Result{}, ctx.Err()
 		case d.err != nil:
-			return render.Result{}, p.diagnose(d.err)
+			return render.Result{}, p.diagnoseEnd(d.err)
 		case d.Failure != nil:
 			p.isSpent = d.Failure.IsRunaway
 			return d.Result, d.Failure
@@ -225,30 +225,26 @@ func (p *process) do(ctx context.Context, job render.Job, limits render.Limits) 
 	}
 }
 
-// diagnose says why a process gave no answer: the runtime ends one that is out of memory or of stack,
+// diagnoseEnd says why a process gave no answer: the runtime ends one that is out of memory or of stack,
 // and the system one that takes the memory of others.
-func (p *process) diagnose(err error) error {
+func (p *process) diagnoseEnd(err error) error {
 	if p.answers.N <= 0 {
 		return fmt.Errorf("more than %d MiB of manifests: %w", maxResult>>20, render.ErrRunaway)
 	}
-	p.kill()
-	cause := p.log.cause()
+	p.killProcess()
+	cause := p.log.causeOfEnd()
 	if cause == "" {
 		cause = p.cmd.ProcessState.String()
 	}
 	return fmt.Errorf("the process that renders has ended (%s): %w", cause, render.ErrRunaway)
 }
 
-// kill ends the process and waits until it is gone.
-func (p *process) kill() {
-	select {
-	case <-p.ended:
-		return
-	default:
-	}
-	_ = p.cmd.Process.Kill() // it may have ended by itself
-	_ = p.cmd.Wait()
-	close(p.ended)
+// killProcess ends the process and waits until it is gone.
+func (p *process) killProcess() {
+	p.ended.Do(func() {
+		_ = p.cmd.Process.Kill() // it may have ended by itself
+		_ = p.cmd.Wait()
+	})
 }
 
 // head keeps the beginning of what a process writes to standard error.
@@ -267,8 +263,8 @@ func (h *head) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// cause is the line in which the Go runtime says why it ends, or the first one.
-func (h *head) cause() string {
+// causeOfEnd is the line in which the Go runtime says why it ends, or the first one.
+func (h *head) causeOfEnd() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	lines := strings.Split(strings.TrimSpace(string(h.text)), "\n")
@@ -289,7 +285,7 @@ func Serve(in io.Reader, out io.Writer) error {
 	if err := jobs.Decode(&said); err != nil || said.Protocol != protocol {
 		return errors.New("this is what krtpkg itself starts to render templates")
 	}
-	limit(said.Limits)
+	limitProcess(said.Limits)
 	next := make(chan render.Job)
 	go func() {
 		for {
