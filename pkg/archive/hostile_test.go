@@ -203,7 +203,7 @@ func TestHostile(t *testing.T) {
 		{name: "a layout file that is not JSON", change: func(f []file) []file { f[0] = regular("oci-layout", []byte("hello")); return f }, want: "oci-layout"},
 		{name: "no index", change: func(f []file) []file { return append(f[:1], f[2:]...) }, want: "index.json"},
 		{name: "an index that is not JSON", change: func(f []file) []file { f[1] = regular("index.json", []byte("{")); return f }, want: "index.json"},
-		{name: "an index of 100 MB", change: func(f []file) []file { f[1] = regular("index.json", bytes.Repeat([]byte{' '}, 100<<20)); return f }, want: "the limit is"},
+		{name: "an index of 100 MB", change: func(f []file) []file { f[1] = regular("index.json", bytes.Repeat([]byte{' '}, 100<<20)); return f }, want: "more than 33554432 bytes"},
 		{name: "an index of wrong digests", change: index(func(i *ocispec.Index) { i.Manifests[0].Digest = "sha256:abc" }), want: `"sha256:abc"`},
 		{name: "an index of a negative size", change: index(func(i *ocispec.Index) { i.Manifests[0].Size = -1 }), want: "-1 bytes"},
 		{name: "a negative number of manifests", change: index(func(i *ocispec.Index) { i.Annotations["dev.krtpkg.archive.manifests"] = "-1" }), want: `is "-1"`},
