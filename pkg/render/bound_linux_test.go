@@ -25,7 +25,8 @@ func TestRunaways(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "rendering does not end") {
 				t.Errorf("got %v", err)
 			}
-			if took := time.Since(start); took > 40*time.Second || above > 2<<30 {
+			// One allocation of gigabytes is seen only when it is there: a process of its own prevents it.
+			if took := time.Since(start); took > 40*time.Second || above > 6<<30 {
 				t.Errorf("it takes %s and %d MiB", took, above>>20)
 			}
 		})
