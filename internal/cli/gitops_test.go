@@ -48,6 +48,10 @@ func TestEdgeRuntimeByKappController(t *testing.T) {
 	kappctrltest.Start(t, r.cluster)
 	before := r.everything()
 	chart := filepath.Join(r.workspace, "4-security-and-observability/logging/fluent-bit")
+	copied, err := filepath.Glob(filepath.Join(chart, "source-*"))
+	if err != nil || len(copied) != 1 {
+		t.Fatalf("copies of the chart: %q, %v", copied, err)
+	}
 	for name, text := range map[string]string{
 		"namespace.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: logging}\n",
 		"bundle.yaml": `apiVersion: krtpkg.dev/v1alpha1
@@ -58,7 +62,7 @@ spec:
   category: logging
   sources:
     - file: namespace.yaml
-    - dir: fluent-bit
+    - dir: ` + filepath.Base(copied[0]) + `
       template: helm
       render: target
       values: {testFramework: {enabled: false}, podLabels: {of: the-bundle}}

@@ -93,7 +93,7 @@ func otherRuntime(s *site, reference, other string) {
 	}
 
 	s.ok("copy", other, reference)
-	said := "/site/settings leads to shop, but the cluster has settings from there"
+	said := "/site/settings is now shop, but the cluster has settings from there"
 	s.refused(3, said, "plan", "--key", "cosign.pub", reference)
 	s.refused(3, said, "apply", "--yes", "--key", "cosign.pub", reference)
 	s.refused(3, "signed as shop, want settings", "plan", "--key", "cosign.pub", "--expect-name", "settings", reference)

@@ -127,7 +127,7 @@ var tamperings = []tampering{
 		f.ok("build", "-f", ".")
 		f.ok("sign", "oci:dist:0.9.0", "--key", "cosign.key", "--builder-id", "https://ci.example")
 		f.retag("0.9.0")
-	}, "oci:dist: tag 1.0.0 leads to edge 0.9.0", nil, nil},
+	}, "oci:dist: tag 1.0.0 names edge 0.9.0", nil, nil},
 	{"tag of another runtime", func(f *forger) {
 		f.write("trust.yaml", strictPolicy+"  names: [edge]\n")
 		f.other()
@@ -350,7 +350,7 @@ var tamperings = []tampering{
 	{"policy wants two", func(f *forger) {
 		f.ok("keygen", "--output-key-prefix", "second")
 		f.write("trust.yaml", strings.Replace(strictPolicy, "rules:", "- {name: second, key: second.pub}\nrules:", 1)+"  threshold: 2\n")
-	}, "signed by release, and 2 have to sign", nil, nil},
+	}, "signed by release, but 2 signers are required", nil, nil},
 	{"key revoked", func(f *forger) {
 		id := strings.Fields(strings.Split(f.ok("trust", "show", "--policy", "trust.yaml"), "\n")[3])[1]
 		f.write("trust.yaml", strictPolicy+"revoked: {keys: ["+id+"]}\n")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -172,6 +173,7 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (templateStep, s
 					ytt.FileMarks = append(ytt.FileMarks, path.Base(at)+":type=yaml-plain")
 				}
 			}
+			slices.Sort(ytt.FileMarks) // a bundle that is opened has its files by path
 		}
 		return templateStep{Ytt: ytt}, ""
 	}

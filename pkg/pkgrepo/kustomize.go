@@ -59,11 +59,12 @@ func targetsOf(files []*manifest.File) (all patchTargets) {
 	return all
 }
 
-// plainFiles returns the files of a bundle's resources, which have their order; with the reason why there
-// are none.
+// plainFiles returns the files of a bundle's resources by path, as an opened bundle has them: what is
+// made of them is the same before a bundle is packed. It also returns the reason why there are none.
 func plainFiles(b *bundle.Content) (files []*manifest.File, reason string, err error) {
 	plain, reason := b.PlainFiles()
-	for _, f := range b.Files {
+	sorted := slices.SortedFunc(slices.Values(b.Files), func(a, b bundle.File) int { return strings.Compare(a.Path, b.Path) })
+	for _, f := range sorted {
 		if !slices.Contains(plain, f.Path) {
 			continue
 		}
