@@ -22,7 +22,7 @@ demo: build
 # Real registries, real clients and a real control plane: the first run on a machine
 # compiles them.
 test: tools
-	$(GO) test -p 2 -timeout 45m ./...
+	$(GO) test -p 2 -timeout 60m ./...
 
 tools:
 	$(GO) run ./hack/prebuild
