@@ -227,5 +227,5 @@ func discover(w http.ResponseWriter, at string) {
 
 func write(w http.ResponseWriter, value any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(value)
+	_ = json.NewEncoder(w).Encode(value) // the client may be gone
 }

@@ -136,7 +136,7 @@ type preparedRoot struct {
 	byController string
 }
 
-// requirePolicy gives whom to trust, which must be said; nil for nobody.
+// requirePolicy returns the policy that a command must have; nil if it may go on unverified.
 func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, error) {
 	if err := f.checkValues(); err != nil {
 		return nil, err

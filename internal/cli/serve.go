@@ -118,7 +118,7 @@ func (a *app) announceServer(address *net.TCPAddr, references []string, f serveF
 	}
 }
 
-// loadCertificate returns nil where there is none.
+// loadCertificate returns the server's TLS certificate; nil if none is configured.
 func (f serveFlags) loadCertificate() (*tls.Certificate, error) {
 	if (f.cert == "") != (f.key == "") {
 		return nil, &usageError{errors.New("--tls-cert and --tls-key must be used together")}

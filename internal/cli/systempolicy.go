@@ -14,7 +14,7 @@ import (
 // environment lead; what users have besides can only refuse more.
 var systemPolicyFile = "/etc/krtpkg/trust.yaml"
 
-// systemPolicy reads the policy of the machine; nil where there is none. Who is not root must not be able
+// systemPolicy reads the policy of the machine; nil if the file does not exist. Users other than root must not be able
 // to change it, nor a file that it names.
 func systemPolicy() (*trust.Policy, error) {
 	if _, err := os.Lstat(systemPolicyFile); errors.Is(err, fs.ErrNotExist) {

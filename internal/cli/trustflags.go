@@ -60,7 +60,7 @@ func (f *trustFlags) addUnsigned(cmd *cobra.Command, what string) {
 	cmd.Flags().BoolVar(&f.allowUnsigned, "allow-unsigned", false, what)
 }
 
-// isGiven reports whether a flag says whom to trust.
+// isGiven reports whether a flag names a trusted key, identity or policy.
 func (f *trustFlags) isGiven() bool {
 	return len(f.keys) > 0 || f.policy != "" || f.expectName != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
@@ -131,7 +131,7 @@ func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Pol
 // errNoConfiguration is the error of a command that cannot find the place of a policy.
 var errNoConfiguration = errors.New("no configuration folder: set HOME or XDG_CONFIG_HOME, or pass --policy, $" + policyVariable + ", --key or --certificate-identity")
 
-// policyFile returns where the policy is, or empty where there is none.
+// policyFile returns the path of the policy; empty if none is configured.
 func (a *app) policyFile(flag string) (string, error) {
 	if file := cmp.Or(flag, os.Getenv(policyVariable)); file != "" {
 		return file, nil
@@ -290,8 +290,8 @@ func (a *app) verifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, 
 	return policy.VerifyImages(ctx, store, set)
 }
 
-// verifyTransfer has a transfer verify its roots, if anything says by whom; strictly says that what
-// is configured counts too, and not only flags.
+// verifyTransfer has a transfer verify its roots if a flag names a signer, or strictly and a policy
+// is configured.
 func (a *app) verifyTransfer(ctx context.Context, f *trustFlags, strictly bool, o *transfer.Options) error {
 	if !strictly && !f.isGiven() {
 		return nil

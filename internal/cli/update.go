@@ -96,7 +96,7 @@ func (a *app) printMoves(ctx context.Context, format ui.Format, none string, fin
 	return errors.Join(err, failed)
 }
 
-// shortPin returns a digest or a commit at a length that people compare; - when there is none.
+// shortPin returns the first characters of a digest or a commit; - if it is empty.
 func shortPin(pin string) string {
 	switch {
 	case pin == "":

@@ -17,7 +17,7 @@ import (
 // use a freedom that it leaves them.
 type Quirk string
 
-// The referrers API is answered by another status than 404 where there is none. Each of these
+// The referrers API is answered by another status than 404 if it is not implemented. Each of these
 // takes the API away, whatever the kind of the registry.
 const (
 	Referrers400  Quirk = "referrers-400"

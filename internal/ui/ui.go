@@ -199,7 +199,7 @@ func (u *UI) Write(p []byte) (int, error) {
 }
 
 // Ask puts a question and returns the answer in lower case, without white space around it;
-// "" when there is none.
+// "" for an empty answer.
 func (u *UI) Ask(ctx context.Context, question string) (string, error) {
 	text, err := u.AskText(ctx, question)
 	return strings.ToLower(text), ignoreEOF(err)

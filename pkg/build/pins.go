@@ -58,7 +58,7 @@ func (l definitionPath) lockFile() string {
 	return strings.TrimSuffix(l.file, filepath.Ext(l.file)) + ".lock.yaml"
 }
 
-// readPins reads the lock file; nil when there is none.
+// readPins reads the lock file; nil if it does not exist.
 func (l definitionPath) readPins() (*lockedPins, error) {
 	file := l.lockFile()
 	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {

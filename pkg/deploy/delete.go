@@ -72,13 +72,9 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 
 // beforeDelete looks for what is not the runtime's but would go with it, and asks.
 func (s *session) beforeDelete(ctx context.Context, opts DeleteOptions) (*Plan, error) {
-	shared, err := s.cluster.newListings(ctx, s.leaving)
-	if err != nil {
-		return nil, err
-	}
-	s.engine.listings = shared
+	endListings := s.engine.shareListings(ctx, s.leaving)
 	plan, err := s.planDelete(ctx)
-	s.engine.listings = nil // what follows may write
+	endListings() // what follows may write
 	if err != nil {
 		return nil, err
 	}
@@ -157,13 +153,9 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, j *applyJourn
 			}
 		}
 		// Each app deletes only what it has itself, so that one listing holds for all.
-		shared, err := s.cluster.newListings(ctx, apps)
-		if err != nil {
-			return nil, err
-		}
-		s.engine.listings = shared
+		endListings := s.engine.shareListings(ctx, apps)
 		failed, _ = runScheduled(ctx, last, max(len(last), 1))
-		s.engine.listings = nil
+		endListings()
 	}
 	var outcomes []Outcome
 	for _, d := range deletions {

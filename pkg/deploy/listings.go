@@ -38,14 +38,12 @@ const (
 	listingPage   = 500
 )
 
-// newListings returns listings for some apps; nil, which shares nothing, for one.
-func (c *Cluster) newListings(ctx context.Context, apps []Installed) (*sharedListings, error) {
-	if len(apps) < 2 {
-		return nil, nil
-	}
-	objects, err := dynamic.NewForConfig(c.config)
-	if err != nil {
-		return nil, err
+// shareListings lists each kind once for some apps until the returned function is called, which must
+// be before anything is written that one app sees of another. Where it cannot, kapp lists for each app.
+func (e *engine) shareListings(ctx context.Context, apps []Installed) (end func()) {
+	objects, err := dynamic.NewForConfig(e.cluster.config)
+	if err != nil || len(apps) < 2 {
+		return func() {} // kapp meets the error too, and returns it
 	}
 	l := &sharedListings{ctx: ctx, objects: objects, listed: map[listingKey]func() (map[string][]unstructured.Unstructured, error){}}
 	for _, app := range apps {
@@ -53,7 +51,8 @@ func (c *Cluster) newListings(ctx context.Context, apps []Installed) (*sharedLis
 	}
 	slices.Sort(l.labels)
 	l.labels = slices.Compact(l.labels)
-	return l, nil
+	e.listings = l
+	return func() { e.listings = nil }
 }
 
 // findListed returns an app's resources of a kind. It reports false where only kapp's own way may find

@@ -105,10 +105,7 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 	if err != nil {
 		return nil, err
 	}
-	if s.engine.listings, err = s.cluster.newListings(ctx, s.allInstalled()); err != nil {
-		return nil, err
-	}
-	defer func() { s.engine.listings = nil }() // what follows may write
+	defer s.engine.shareListings(ctx, s.allInstalled())() // until what follows may write
 	found := make([]BundlePlan, len(s.jobs))
 	problems := make([]error, len(s.jobs))
 	tasks := make([]scheduledTask, len(s.jobs))

@@ -127,11 +127,8 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 			byName[runtime] = &RuntimeStatus{Runtime: runtime, Revision: revision}
 		}
 	}
-	shared, err := c.newListings(ctx, installed)
-	if err != nil {
-		return nil, err
-	}
-	e := &engine{cluster: c, served: &servedKinds{}, options: opts, listings: shared}
+	e := &engine{cluster: c, served: &servedKinds{}, options: opts}
+	defer e.shareListings(ctx, installed)()
 	found := make([]BundleStatus, len(installed))
 	tasks := make([]scheduledTask, len(installed))
 	for i, one := range installed {

@@ -37,7 +37,7 @@ func PlainJSON(data []byte) []byte {
 	return out
 }
 
-// decodeUTF16Escape returns the UTF-16 code unit of an escape, or 0 where there is none.
+// decodeUTF16Escape returns the UTF-16 code unit of an escape, or 0 if it is not one.
 func decodeUTF16Escape(data []byte) rune {
 	if len(data) < 6 || data[0] != '\\' || data[1] != 'u' {
 		return 0

@@ -151,7 +151,7 @@ func GetValue(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// GetText returns the scalar at a key of a mapping, "" where there is none.
+// GetText returns the scalar at a key of a mapping, "" if the key is not set.
 func GetText(mapping *yaml.Node, key string) string {
 	if n := GetValue(mapping, key); n != nil && n.Kind == yaml.ScalarNode {
 		return n.Value

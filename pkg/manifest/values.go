@@ -170,7 +170,7 @@ func OverlayValues(base, over *yaml.Node) *yaml.Node {
 }
 
 // FindValue returns the value of a key of a mapping, a key being the same where an engine takes it for
-// the same; nil where there is none.
+// the same; nil if the key is not set.
 func FindValue(mapping, key *yaml.Node) *yaml.Node {
 	if mapping == nil || mapping.Kind != yaml.MappingNode {
 		return nil

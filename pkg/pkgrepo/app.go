@@ -136,7 +136,7 @@ func appOf(b *Bundle) (appSpec, string) {
 	return app, ""
 }
 
-// findRendered returns the one source of a bundle that the target renders; nil where there is none.
+// findRendered returns the one source of a bundle that the target renders; nil if it renders none.
 func findRendered(b *bundle.Content) (*bundle.Source, string) {
 	var source *bundle.Source
 	for i := range b.Bundle.Spec.Sources {

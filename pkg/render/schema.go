@@ -17,7 +17,7 @@ import (
 )
 
 // ValuesSchema describes a source's values as YAML of an OpenAPI v3 schema: a ytt template's and
-// overlays' by their schema, a chart's by its values.schema.json. It is nil where there is none.
+// overlays' by their schema, a chart's by its values.schema.json. It is nil without a schema.
 func ValuesSchema(ctx context.Context, in Input) ([]byte, error) {
 	switch in.Source.Template {
 	case "":

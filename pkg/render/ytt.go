@@ -131,7 +131,7 @@ func withoutTrace(text string) string {
 }
 
 // yttCause is why ytt has panicked: a key that is not text, in the values or in what describes them. It
-// is err where there is none.
+// is err without one.
 func yttCause(inputs []*files.File, values [][]byte, err error) error {
 	find := func(name string, data []byte) error {
 		parsed, invalid := manifest.Parse(name, data)
