@@ -60,8 +60,8 @@ func (a *app) checkCommand() *cobra.Command {
 		Short: "verify every byte of an archive or of a runtime against its digest",
 		Long: `Check reads an archive, a single volume, or a bundle or runtime with all its images at any
 place, and verifies every byte against its digest. It needs no key: it shows that the content is
-complete, not who made it. For that, use verify. Several volumes of one
-archive have to be all of them.
+complete, not who made it. For that, use verify. If several volumes of an
+archive are given, none may be missing.
 
 The exit code is 3 if something is damaged, 4 if something is missing.`,
 		Example: `  krtpkg check edge-1.0.0.tar
