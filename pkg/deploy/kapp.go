@@ -3,12 +3,10 @@ package deploy
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"regexp"
 	"slices"
-	"sync"
 	"time"
 
 	kapp "carvel.dev/kapp/pkg/kapp/app"
@@ -24,7 +22,6 @@ import (
 	"carvel.dev/kapp/pkg/kapp/preflight"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/dynamic"
@@ -322,122 +319,6 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	return result, e.changeAdopting(ctx, a, steps, func() error { return e.applyChange(p, run, summarizeChanges(result.changes)) })
 }
 
-// wantedResources are the resources of an app by its manifests.
-type wantedResources struct {
-	resources []kappres.Resource
-	absent    []ResourceChange // of kinds that are not served yet
-	resting   []ResourceID     // hooks that do not run
-	releases  string           // of the hooks
-	jobs      doneJobs         // Jobs that will be done, with those that are
-	done      []ResourceID     // Jobs that have run before
-}
-
-// leaveOut leaves out resources that are to have a version which is not served yet: what would
-// change is not known, but not that they go.
-func (w *wantedResources) leaveOut(existing []kappres.Resource, namespace string) []kappres.Resource {
-	return slices.DeleteFunc(existing, func(r kappres.Resource) bool {
-		id := idOf(r)
-		i := slices.IndexFunc(w.absent, func(c ResourceChange) bool {
-			if c.Namespace == "" && id.Namespace != "" {
-				c.Namespace = namespace // which kapp has not set on those
-			}
-			return c.sameAs(id)
-		})
-		if i >= 0 {
-			w.absent[i].Op = Update
-		}
-		return i >= 0
-	})
-}
-
-func (e *engine) findWanted(p *kappParts, target kapp.App, a kappApp, flags *cmdapp.DeployOptions) (wantedResources, kappconfig.Conf, error) {
-	var w wantedResources
-	all, err := readResources(a.manifests)
-	if err != nil {
-		return w, kappconfig.Conf{}, err
-	}
-	resources, conf, err := withRules(all)
-	if err != nil {
-		return w, conf, err
-	}
-	if len(resources) == 0 {
-		return w, conf, errors.New("no resources: kapp would delete all resources of the app")
-	}
-	resources = slices.DeleteFunc(resources, func(r kappres.Resource) bool {
-		if !a.absent.Has(r.GroupVersion().WithKind(r.Kind())) {
-			return false
-		}
-		w.absent = append(w.absent, ResourceChange{ResourceID: idOf(r), Op: Create})
-		return true
-	})
-	if err := refuseGeneratedNames(resources); err != nil {
-		return w, conf, err
-	}
-	if w.jobs, err = passingJobs(resources, e.cluster.namespace); err != nil {
-		return w, conf, err
-	}
-	dropStatus(resources)
-	replaceJobs(resources)
-	w.releases = releasesOf(resources)
-	if err := a.moment.armHooks(resources); err != nil {
-		return w, conf, err
-	}
-	usedGVs, err := target.UsedGVs()
-	if err != nil {
-		return w, conf, err
-	}
-	p.failing.MarkRequiredGVs(usedGVs)
-	flags.DeployFlags.PrepareResourcesOpts.BeforeModificationFunc = func(rs []kappres.Resource) []kappres.Resource {
-		p.failing.MarkRequiredResources(rs)
-		return rs
-	}
-	resources, err = kapp.NewPreparation(p.types, flags.DeployFlags.PrepareResourcesOpts).PrepareResources(resources)
-	if err != nil {
-		return w, conf, err
-	}
-	resources, w.resting = a.moment.splitResting(resources)
-	resources, w.done = splitDone(resources, w.jobs, a.done)
-	selector, err := target.LabelSelector()
-	if err != nil {
-		return w, conf, err
-	}
-	w.resources = resources
-	err = kappres.NewLabeledResources(selector, p.found, logger.NewNoopLogger()).Prepare(resources,
-		conf.OwnershipLabelMods(), conf.LabelScopingMods(flags.DeployFlags.DefaultLabelScopingRules), conf.AdditionalLabels())
-	if err != nil {
-		return w, conf, err
-	}
-	return w, conf, recordApplied(resources)
-}
-
-// dropStatus removes what a manifest says of an object's status: controllers write that.
-func dropStatus(resources []kappres.Resource) {
-	for _, r := range resources {
-		delete(r.UnstructuredObject(), "status")
-	}
-}
-
-// replaceJobs has a Job that cannot be changed, since its pod template is immutable, replaced.
-func replaceJobs(resources []kappres.Resource) {
-	for _, r := range resources {
-		if r.Kind() != "Job" || r.APIGroup() != "batch" || r.Annotations()[updateStrategy] != "" {
-			continue
-		}
-		u := unstructured.Unstructured{Object: r.UnstructuredObject()}
-		annotations := u.GetAnnotations()
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[updateStrategy] = fallbackOnReplace
-		u.SetAnnotations(annotations)
-	}
-}
-
-const (
-	updateStrategy    = "kapp.k14s.io/update-strategy"
-	fallbackOnReplace = "fallback-on-replace"
-)
-
 // changeFactory compares resources by kapp's rules and fieldMerge.
 func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.ChangeFactory, error) {
 	usual, err := usualRules()
@@ -561,70 +442,6 @@ func (e *engine) applyChange(p *kappParts, run changeRun, summary string) error 
 		}
 		return run.target.UpdateUsedGVsAndGKs(p.failing.GVs(run.wanted, nil), cmdapp.NewUsedGKsScope(run.wanted).GKs())
 	})
-}
-
-// rules are for what kapp's own leave out: of a CustomResourceDefinition that is too large for
-// kapp to remember what was applied of it, what the API server fills in would differ each time;
-// and the tokens that the cluster puts into the Secrets of service accounts would be taken out.
-// Admission webhooks come as late as the pods that answer them: what these pods need may be among
-// what the webhooks guard, and nothing of that could be created before.
-const rules = `apiVersion: kapp.k14s.io/v1alpha1
-kind: Config
-rebaseRules:
-- path: [spec, conversion]
-  type: copy
-  sources: [new, existing]
-  resourceMatchers:
-  - apiVersionKindMatcher: {apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition}
-- paths:
-  - [data]
-  - [metadata, annotations, kubernetes.io/service-account.uid]
-  - [metadata, labels, kubernetes.io/legacy-token-last-used]
-  type: copy
-  sources: [new, existing]
-  resourceMatchers:
-  - andMatcher:
-      matchers:
-      - apiVersionKindMatcher: {apiVersion: v1, kind: Secret}
-      - hasAnnotationMatcher: {keys: [kubernetes.io/service-account.name]}
-changeRuleBindings:
-- rules:
-  - upsert after upserting change-groups.kapp.k14s.io/pod-related
-  - upsert after upserting change-groups.kapp.k14s.io/rbac
-  - upsert after upserting change-groups.kapp.k14s.io/storage-class
-  - upsert after upserting change-groups.kapp.k14s.io/storage
-  ignoreIfCyclical: true
-  resourceMatchers:
-  - apiGroupKindMatcher: {apiGroup: admissionregistration.k8s.io, kind: MutatingWebhookConfiguration}
-  - apiGroupKindMatcher: {apiGroup: admissionregistration.k8s.io, kind: ValidatingWebhookConfiguration}
-`
-
-// withRules reads the Config documents among resources, and adds rules.
-func withRules(resources []kappres.Resource) ([]kappres.Resource, kappconfig.Conf, error) {
-	if !slices.ContainsFunc(resources, func(r kappres.Resource) bool {
-		_, labelled := r.Labels()[configGroup+"/config"] // a ConfigMap that holds one
-		return labelled || r.APIGroup() == configGroup
-	}) {
-		// To parse kapp's own configuration again for each app takes a fifth of an apply.
-		conf, err := usualRules()
-		return resources, conf, err
-	}
-	return readRules(resources)
-}
-
-const configGroup = "kapp.k14s.io"
-
-var usualRules = sync.OnceValues(func() (kappconfig.Conf, error) {
-	_, conf, err := readRules(nil)
-	return conf, err
-})
-
-func readRules(resources []kappres.Resource) ([]kappres.Resource, kappconfig.Conf, error) {
-	own, err := kappres.NewResourceFromBytes([]byte(rules))
-	if err != nil {
-		return nil, kappconfig.Conf{}, err
-	}
-	return kappconfig.NewConfFromResourcesWithDefaults(append([]kappres.Resource{own}, resources...))
 }
 
 // kappError is an error of kapp without the blank lines in its text, which kapp's own CLI
