@@ -5,6 +5,7 @@ import (
 
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -24,6 +25,9 @@ type recordingResources struct {
 	manifests map[string]kappres.Resource
 	// changes compares resources. Until it is set kapp records all.
 	changes *diff.ChangeFactory
+	// approved are the changes that are to be written, by the same keys.
+	approved map[string]diff.Change
+	options  diff.ChangeSetOpts
 }
 
 const (
@@ -43,14 +47,57 @@ func (w *recordingResources) expectManifests(manifests []kappres.Resource, chang
 	}
 }
 
+// approveChanges tells what is about to be written.
+func (w *recordingResources) approveChanges(changes []diff.Change, options diff.ChangeSetOpts) {
+	w.options, w.approved = options, make(map[string]diff.Change, len(changes))
+	for _, change := range changes {
+		if change.Op() == diff.ChangeOpUpdate {
+			w.approved[kappres.NewUniqueResourceKey(change.NewResource()).String()] = change
+		}
+	}
+}
+
 // Create creates what is itself the manifest.
 func (w *recordingResources) Create(r kappres.Resource) (kappres.Resource, error) {
 	return w.writeRecorded(r, r, w.Resources.Create)
 }
 
-// Update writes what was merged from the manifest and the object on the cluster.
+// conflictTries is how often an object that others write meanwhile is merged again for each of
+// kapp's own ten tries.
+const conflictTries = 10
+
+// Update writes what was merged from the manifest and the object on the cluster. Kapp gives up after
+// ten conflicts, which a busy controller makes in a second: here it is merged again, too.
 func (w *recordingResources) Update(r kappres.Resource) (kappres.Resource, error) {
-	return w.writeRecorded(r, w.manifests[kappres.NewUniqueResourceKey(r).String()], w.Resources.Update)
+	manifest := w.manifests[kappres.NewUniqueResourceKey(r).String()]
+	answer, err := w.writeRecorded(r, manifest, w.Resources.Update)
+	for try := 0; try < conflictTries && apierrors.IsConflict(err) && !isRecorded(r); try++ {
+		merged := w.mergeAgain(r)
+		if merged == nil {
+			break // kapp tells why
+		}
+		answer, err = w.writeRecorded(merged, manifest, w.Resources.Update)
+	}
+	return answer, err
+}
+
+// mergeAgain merges what is to be written with the object as it is now. It returns nil if that
+// is not possible, or is another change than the approved one.
+func (w *recordingResources) mergeAgain(r kappres.Resource) kappres.Resource {
+	approved := w.approved[kappres.NewUniqueResourceKey(r).String()]
+	if approved == nil {
+		return nil
+	}
+	latest, err := w.Resources.Get(r)
+	if err != nil {
+		return nil
+	}
+	changes, err := diff.NewChangeSet([]kappres.Resource{latest}, []kappres.Resource{approved.AppliedResource()}, w.options, *w.changes).Calculate()
+	if err != nil || len(changes) != 1 || changes[0].Op() != diff.ChangeOpUpdate ||
+		changes[0].OpsDiff().MinimalMD5() != approved.OpsDiff().MinimalMD5() {
+		return nil
+	}
+	return changes[0].NewResource()
 }
 
 func (w *recordingResources) writeRecorded(r, manifest kappres.Resource, send func(kappres.Resource) (kappres.Resource, error)) (kappres.Resource, error) {

@@ -285,6 +285,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err != nil {
 		return callResult{}, err
 	}
+	p.recording.approveChanges(changes, flags.DiffFlags.ChangeSetOpts)
 	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
 	if err != nil {

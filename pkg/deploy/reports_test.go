@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
 var (
@@ -167,6 +170,41 @@ func TestWriteConflicts(t *testing.T) {
 	})
 	if data := fmt.Sprint(r.getObject(configMaps, r.namespace, "c0").Object["data"]); !strings.Contains(data, "leader") {
 		t.Errorf("what the controller set is gone: %s", data)
+	}
+}
+
+// TestConflictsInARow: somebody writes to an object between each look at it and the write.
+func TestConflictsInARow(t *testing.T) {
+	r := newRig(t)
+	first := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "app", "1", deployment("web", ""))}}
+	r.apply(first)
+	var conflicts atomic.Int64
+	proxy := newFaultyProxy(r, true, func(req *http.Request) fault {
+		if req.Method != http.MethodPut || !strings.HasSuffix(req.URL.Path, "/deployments/web") || req.URL.Query().Has("dryRun") {
+			return passes
+		}
+		if n := conflicts.Add(1); n <= 25 {
+			body := fmt.Sprintf(`{"metadata": {"annotations": {"beat": "%d"}}}`, n)
+			_, err := r.dynamic.Resource(deployments).Namespace(r.namespace).Patch(req.Context(), "web", types.MergePatchType, []byte(body), metav1.PatchOptions{FieldManager: "controller"})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return passes
+	})
+	second := Runtime{Name: "edge", Version: "2", Units: []Unit{unit(1, "app", "2", strings.Replace(deployment("web", ""), "app:1", "app:2", 1))}}
+	if _, err := proxy.connect(Config{Namespace: r.namespace}, &clientcmdapi.AuthInfo{}).Apply(t.Context(), second, ApplyOptions{Options: quick()}); err != nil {
+		t.Fatal(err)
+	}
+	if conflicts.Load() <= 25 {
+		t.Errorf("%d writes", conflicts.Load())
+	}
+	web := r.getObject(deployments, r.namespace, "web")
+	if beat := web.GetAnnotations()["beat"]; beat != "25" {
+		t.Errorf("what the controller set is gone: %q", beat)
+	}
+	if text := fmt.Sprint(web.Object["spec"]); !strings.Contains(text, "app:2") {
+		t.Errorf("not rolled out: %s", text)
 	}
 }
 
