@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -307,8 +308,12 @@ func (b *bench) runOnce(ctx context.Context, args []string, into *measured) erro
 }
 
 func printRow(job, program string, m measured, ratio string) {
-	fmt.Printf("| %s | %s | %.0f ms | %.0f ms | %d MiB | %d | %s |\n", job, program,
-		toMilliseconds(medianOf(m.wall)), toMilliseconds(medianOf(m.cpu)), medianOf(m.memory)/1024, medianOf(m.requests), ratio)
+	requests := "-" // nothing asked the registry of the benchmark
+	if n := medianOf(m.requests); n > 0 {
+		requests = strconv.FormatInt(n, 10)
+	}
+	fmt.Printf("| %s | %s | %.0f ms | %.0f ms | %d MiB | %s | %s |\n", job, program,
+		toMilliseconds(medianOf(m.wall)), toMilliseconds(medianOf(m.cpu)), medianOf(m.memory)/1024, requests, ratio)
 }
 
 func toMilliseconds(d time.Duration) float64 { return math.Round(float64(d.Microseconds()) / 1000) }
