@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -172,37 +171,6 @@ func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
 	options.UserAgent = "krtpkg/" + programVersion()
 	options.StateDir = registry.DefaultStateDir()
 	return registry.New(options)
-}
-
-// released is set by the linker in releases.
-var released string
-
-// programVersion returns the release, or what the toolchain knows of the build.
-func programVersion() string {
-	if released != "" {
-		return released
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
-
-func (a *app) versionCommand() *cobra.Command {
-	var format ui.Format
-	cmd := &cobra.Command{
-		Use:     "version",
-		Short:   "print the version",
-		Example: "  krtpkg version",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return a.ui.Result(format, map[string]string{"version": programVersion()}, func(w io.Writer) {
-				ui.Fprintf(w, "krtpkg %s\n", programVersion())
-			})
-		},
-	}
-	outputFlag(cmd, &format)
-	return cmd
 }
 
 func outputFlag(cmd *cobra.Command, format *ui.Format) {
