@@ -3,14 +3,14 @@
 GO ?= go
 BIN := bin/krtpkg
 
-.PHONY: all build install demo test tools fuzz recall lint names bench clean $(BIN)
+.PHONY: all build install demo test quick tools fuzz recall lint names bench release clean $(BIN)
 
 all: build
 
 build: $(BIN)
 
 $(BIN):
-	$(GO) build -trimpath -buildvcs=false -ldflags "-s -w" -o $@ ./cmd/krtpkg
+	$(GO) build -trimpath -buildvcs=auto -ldflags "-s -w" -o $@ ./cmd/krtpkg
 
 install:
 	$(GO) install ./cmd/krtpkg
@@ -53,6 +53,11 @@ names:
 
 bench: build
 	$(GO) run ./hack/bench -krtpkg $(BIN)
+
+# Programs, checksums, a bill of materials and an image for all platforms, in dist/release. With
+# KEY=cosign.key the image is signed. The same commit gives the same bytes.
+release:
+	$(GO) run ./hack/release -version "$(VERSION)" -key "$(KEY)"
 
 clean:
 	rm -rf bin dist

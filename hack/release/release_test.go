@@ -1,0 +1,111 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+// TestReleaseIsReproducible builds releases of the demo's program, which compiles in a moment, in two folders.
+func TestReleaseIsReproducible(t *testing.T) {
+	root, err := hack.FindRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(root)
+	private, _, err := sign.GenerateKeyPair([]byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("COSIGN_PASSWORD", "secret")
+	dir := t.TempDir()
+	key := filepath.Join(dir, "cosign.key")
+	if err := os.WriteFile(key, private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var sums [2]string
+	for i, name := range []string{"first", "a longer path/second"} {
+		r := release{
+			version: "1.2.3", program: "./hack/demo/hello", variable: "main.version", dir: filepath.Join(dir, name), key: key,
+			platforms: []string{"linux/amd64", "linux/arm64", "darwin/arm64", "windows/amd64"},
+		}
+		if err := r.build(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(filepath.Join(r.dir, "SHA256SUMS"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[i] = string(data) + imageDigest(t, r.imageDir())
+		checkRelease(t, r)
+	}
+	if sums[0] != sums[1] {
+		t.Errorf("two releases of one commit differ:\n%s\n%s", sums[0], sums[1])
+	}
+	for _, file := range []string{"hello-1.2.3-linux-amd64", "hello-1.2.3-windows-amd64.exe", "hello-1.2.3-cyclonedx.json"} {
+		if !strings.Contains(sums[0], "  "+file+"\n") {
+			t.Errorf("no checksum of %s:\n%s", file, sums[0])
+		}
+	}
+	again := release{version: "1.2.3", dir: filepath.Join(dir, "first")}
+	if err := again.build(t.Context()); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("wrote over a release: %v", err)
+	}
+}
+
+func checkRelease(t *testing.T, r release) {
+	t.Helper()
+	cmd := exec.CommandContext(context.Background(), "sha256sum", "-c", "SHA256SUMS")
+	cmd.Dir = r.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("sha256sum -c: %v\n%s", err, out)
+	}
+	index, err := layout.ImageIndexFromPath(r.imageDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags := map[string]bool{}
+	for _, m := range manifest.Manifests {
+		tags[m.Annotations["org.opencontainers.image.ref.name"]] = true
+	}
+	signature := strings.Replace(imageDigest(t, r.imageDir()), ":", "-", 1)
+	if !tags["1.2.3"] || !tags[signature+".sig"] || !tags[signature+".att"] {
+		t.Errorf("tags %v, want the version, its signature and its attestation", tags)
+	}
+	program, err := os.ReadFile(filepath.Join(r.dir, "hello-1.2.3-linux-amd64"))
+	if err != nil || !bytes.Contains(program, []byte("1.2.3")) {
+		t.Errorf("the program does not hold its version: %v", err)
+	}
+}
+
+func imageDigest(t *testing.T, dir string) string {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range manifest.Manifests {
+		if m.Annotations["org.opencontainers.image.ref.name"] == "1.2.3" {
+			return m.Digest.String()
+		}
+	}
+	t.Fatal("no image")
+	return ""
+}
