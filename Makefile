@@ -3,7 +3,7 @@
 GO ?= go
 BIN := bin/krtpkg
 
-.PHONY: all build install demo test quick tools fuzz recall lint names bench release clean $(BIN)
+.PHONY: all build install demo test quick tools fuzz recall lint names bench docs release clean $(BIN)
 
 all: build
 
@@ -53,6 +53,10 @@ names:
 
 bench: build
 	$(GO) run ./hack/bench -krtpkg $(BIN)
+
+# The reference of all commands in docs/cli, and manual pages in dist/man.
+docs:
+	$(GO) run ./hack/docs
 
 # Programs, checksums, a bill of materials and an image for all platforms, in dist/release. With
 # KEY=cosign.key the image is signed. The same commit gives the same bytes.

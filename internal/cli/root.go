@@ -40,6 +40,12 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	return code
 }
 
+// NewCommand returns the command line, for programs that document it.
+func NewCommand() *cobra.Command {
+	a := &app{ui: &ui.UI{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}}
+	return a.rootCommand()
+}
+
 // app is what commands share.
 type app struct {
 	ui       *ui.UI
