@@ -24,6 +24,10 @@ demo: build
 test: tools
 	$(GO) test -p 2 -timeout 60m ./...
 
+# What needs no Kubernetes and no program but krtpkg: for every change.
+quick:
+	$(GO) test -short ./...
+
 tools:
 	$(GO) run ./hack/prebuild
 

@@ -17,6 +17,7 @@ import (
 
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/bundletest"
+	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
@@ -114,6 +115,7 @@ func TestEveryCategoryHasAReadyBundle(t *testing.T) {
 // table of what is shown of each.
 func TestReadyBundlesBuild(t *testing.T) {
 	t.Parallel()
+	hack.SkipIfShort(t) // kustomize makes each of them, too
 	site := bundletest.CopyDefinitions(t)
 	all := all(t)
 	var shown table
@@ -152,6 +154,9 @@ func TestReadyRuntimesBuild(t *testing.T) {
 	t.Parallel()
 	site := bundletest.CopyDefinitions(t)
 	for runtime, least := range map[string]int{"edge": 8, "enterprise": 30, "air-gapped": 16} {
+		if testing.Short() && runtime != "edge" {
+			continue // they take a minute
+		}
 		t.Run(runtime, func(t *testing.T) {
 			t.Parallel()
 			definition := filepath.Join(site, "runtimes", runtime)

@@ -75,10 +75,7 @@ func kustomizes(t *testing.T, built *build.Built) string {
 	for _, f := range artifact.AllFiles() {
 		write(t, filepath.Join(dir, "base", f.Path), f.Data)
 	}
-	tool, err := hack.BuildProgram(t.Context(), "tools/kustomize")
-	if err != nil {
-		t.Fatal(err)
-	}
+	tool := hack.BuildForTest(t, "tools/kustomize")
 	got, want := map[string]map[string]any{}, map[string]map[string]any{}
 	for _, overlay := range overlays(t, files[0].Data, place) {
 		write(t, filepath.Join(dir, "kustomization.yaml"), overlay)

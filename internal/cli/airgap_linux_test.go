@@ -36,9 +36,7 @@ import (
 func TestAirGap(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"cluster", "tools/registry"} { // there is no network to build them with
-		if _, err := hack.BuildProgram(t.Context(), tool); err != nil {
-			t.Fatal(err)
-		}
+		hack.BuildForTest(t, tool)
 	}
 	s := newSite(t)
 	for _, reference := range []string{"ghcr.io/example/web:1.0", "ghcr.io/example/db:1.0"} {

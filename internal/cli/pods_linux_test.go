@@ -38,9 +38,7 @@ import (
 func TestRealPods(t *testing.T) {
 	t.Parallel()
 	for _, tool := range nodetest.Tools { // there is no network to build them with
-		if _, err := hack.BuildProgram(t.Context(), tool); err != nil {
-			t.Fatal(err)
-		}
+		hack.BuildForTest(t, tool)
 	}
 	s := newSite(t)
 	for _, reference := range []string{"ghcr.io/example/web:1.0", "registry.example/pause:1.0"} {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,7 +102,7 @@ func onRegistry(t *testing.T, scripts string, options registrytest.Options) {
 
 func params(dir string, setup func(*testscript.Env)) testscript.Params {
 	return testscript.Params{
-		Dir:                 dir,
+		Files:               listScripts(dir),
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       *update,
@@ -131,6 +132,21 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 			"sigstore": sigstore,
 		},
 	}
+}
+
+// needsProgram finds what can't run with -short: see make quick.
+var needsProgram = regexp.MustCompile(`(?m)^(tool|cluster)\b`)
+
+// listScripts returns the scripts in a folder; with -short those that need no other program.
+func listScripts(dir string) []string {
+	all, err := filepath.Glob(filepath.Join(dir, "*.txtar"))
+	if err != nil || len(all) == 0 {
+		panic(fmt.Sprintf("no scripts in %s: %v", dir, err))
+	}
+	return slices.DeleteFunc(all, func(path string) bool {
+		text, err := os.ReadFile(path)
+		return testing.Short() && err == nil && needsProgram.Match(text)
+	})
 }
 
 // images DIR REFERENCE...: stand-ins in an OCI layout, for --image-mirror '*=oci:DIR'.

@@ -21,10 +21,7 @@ type vault struct{ address, token string }
 
 func startVault(t *testing.T) *vault {
 	t.Helper()
-	program, err := hack.BuildProgram(t.Context(), "vault")
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := hack.BuildForTest(t, "vault")
 	v := &vault{token: "test-token"}
 	cmd := exec.Command(program, "-listen", "127.0.0.1:0", "-token", v.token)
 	stdout, err := cmd.StdoutPipe()

@@ -6,11 +6,14 @@ import (
 	"os"
 	"sync"
 	"testing"
+
+	"krtpkg.dev/krtpkg/internal/hack"
 )
 
 // Start starts a cluster for one test and ends it with the test.
 func Start(t testing.TB) *Cluster {
 	t.Helper()
+	hack.SkipIfShort(t)
 	c, err := Run(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -40,6 +43,7 @@ var shared struct {
 //	func TestMain(m *testing.M) { os.Exit(clustertest.Main(m)) }
 func Shared(t testing.TB) *Cluster {
 	t.Helper()
+	hack.SkipIfShort(t)
 	shared.Lock()
 	defer shared.Unlock()
 	if !shared.inMain {

@@ -15,6 +15,9 @@ import (
 // registry's process wrote is shown if the test fails.
 func StartRegistry(t testing.TB, o Options) *Registry {
 	t.Helper()
+	if programs[o.Kind] != "" {
+		hack.SkipIfShort(t)
+	}
 	r, err := RunRegistry(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -76,11 +79,7 @@ func writeJSON(t testing.TB, path string, v any) {
 // machine builds it.
 func BuildTool(t testing.TB, name string) string {
 	t.Helper()
-	bin, err := hack.BuildProgram(t.Context(), "tools/"+name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return bin
+	return hack.BuildForTest(t, "tools/"+name)
 }
 
 // RunTool runs a program, with env added to this process's environment and a home folder of its

@@ -1,7 +1,6 @@
 package build_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -176,10 +175,7 @@ func (e engine) exec(t *testing.T, args func(dir string) []string) map[string]an
 	for name, data := range e.files {
 		place(t, filepath.Join(dir, name), []byte(data))
 	}
-	program, err := hack.BuildProgram(context.Background(), "tools/"+e.name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := hack.BuildForTest(t, "tools/"+e.name)
 	cmd := exec.Command(program, args(dir)...)
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=/nowhere"}
 	out, err := cmd.Output()
@@ -502,10 +498,7 @@ func TestScalarsAsKustomizeHasThem(t *testing.T) {
 		place(t, filepath.Join(dir, "src", "r.yaml"), []byte(c.resource))
 		place(t, filepath.Join(dir, "src", "kustomization.yaml"), []byte(c.kustomization))
 		place(t, filepath.Join(dir, "bundle.yaml"), []byte("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: b, version: 1.0.0}\nspec:\n  layer: 6\n  sources:\n    - dir: src\n"+c.source))
-		program, err := hack.BuildProgram(context.Background(), "tools/kustomize")
-		if err != nil {
-			t.Fatal(err)
-		}
+		program := hack.BuildForTest(t, "tools/kustomize")
 		want, err := exec.Command(program, "build", filepath.Join(dir, "src")).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, want)

@@ -164,10 +164,7 @@ func (r *rig) there(namespace string) string {
 // namespace: the same Jobs in the same order at each moment, and the same objects after it.
 func TestHooksAsHelm(t *testing.T) {
 	r := newRig(t)
-	program, err := hack.BuildProgram(t.Context(), "tools/helm")
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := hack.BuildForTest(t, "tools/helm")
 	const theirs, ours = "hooks-of-helm", "hooks-of-krtpkg"
 	watched := map[string]*jobWatch{}
 	for _, name := range []string{theirs, ours} {
@@ -326,10 +323,7 @@ func TestHooksNotRun(t *testing.T) {
 // Helm's order, those of an install once, and none again where nothing is new.
 func TestHooksByKapp(t *testing.T) {
 	r := newRig(t)
-	program, err := hack.BuildProgram(t.Context(), "tools/kapp")
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := hack.BuildForTest(t, "tools/kapp")
 	created := r.watchJobs(r.namespace)
 	for _, step := range []struct{ version, want string }{{"1", "setup migrate seed check-a check-b"}, {"2", "migrate check-a check-b"}, {"2", ""}} {
 		u := rendered(t, map[string]string{

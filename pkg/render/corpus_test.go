@@ -2,7 +2,6 @@ package render_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,10 +17,7 @@ import (
 // tool returns a program of hack/tools.
 func tool(t *testing.T, name string) string {
 	t.Helper()
-	program, err := hack.BuildProgram(context.Background(), "tools/"+name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := hack.BuildForTest(t, "tools/"+name)
 	return program
 }
 

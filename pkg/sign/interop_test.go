@@ -35,10 +35,7 @@ func cosigns(t *testing.T) map[string]cosign {
 	t.Helper()
 	all := map[string]cosign{}
 	for _, name := range []string{"cosign2", "cosign3"} {
-		path, err := hack.BuildProgram(t.Context(), "tools/"+name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		path := hack.BuildForTest(t, "tools/"+name)
 		all[name] = cosign{path, t.TempDir(), map[string]string{}}
 	}
 	return all
