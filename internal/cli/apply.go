@@ -19,6 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/site"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
@@ -127,10 +128,12 @@ type preparedRoot struct {
 	*openedReference
 	set      *bundle.Set
 	verified string
-	images   *imageLocations
+	images   *site.Images
+	// ranBefore is set if the cluster has run the images before.
+	ranBefore bool
 	// lookForImages says to look whether the images are there.
 	lookForImages bool
-	// next to is the controller that has the rest; "" where all is applied.
+	// besideController is the controller that has the rest; "" where all is applied.
 	besideController string
 	// byController is the controller that has all of it, by manifests that are applied in its place.
 	byController string
@@ -154,20 +157,27 @@ func (a *app) prepareRoot(ctx context.Context, reference string, policy *trust.P
 	if err != nil {
 		return nil, err
 	}
-	verified, err := a.checkBeforeApply(ctx, at, policy, f.images)
+	root, err := a.openBeforeApply(ctx, at, policy, f.images)
 	if err != nil {
 		return nil, err
 	}
+	set := root.Set
 	if registry != "" {
-		if at, err = a.importFirst(ctx, at, registry, &f.trust); err != nil {
+		if at, err = a.importFirst(ctx, at, set, registry, &f.trust); err != nil {
+			return nil, err
+		}
+		if set, err = a.openSet(ctx, at); err != nil {
 			return nil, err
 		}
 	}
-	p := &preparedRoot{openedReference: at, verified: verified, besideController: f.beside, lookForImages: !slices.Contains(f.skip, deploy.CheckImages)}
-	if p.set, err = a.openSet(ctx, at); err != nil {
-		return nil, err
+	p := &preparedRoot{
+		openedReference: at, set: set, verified: "nobody (--allow-unsigned)",
+		besideController: f.beside, lookForImages: !slices.Contains(f.skip, deploy.CheckImages),
 	}
-	p.images, err = a.locateImages(ctx, at, p.set)
+	if root.Verified != nil {
+		p.verified = signerNames(root.Verified)
+	}
+	p.images, err = a.locateImages(ctx, at, set)
 	return p, err
 }
 
@@ -181,7 +191,7 @@ func (p *preparedRoot) lookAtRunning(ctx context.Context, a *app, cluster *deplo
 	if err != nil {
 		return nil, nil, err
 	}
-	return a.lookAtImages(ctx, p.set, p.images, secrets)
+	return a.probeImages(ctx, p, secrets)
 }
 
 // namesOf returns the names that a runtime's resources have and refer to by, which are no secret.
@@ -208,13 +218,9 @@ func namesOf(rt deploy.Runtime) []string {
 var nameLine = regexp.MustCompile(`(?m)^[ -]*(?:name|namespace|[a-z]+Name): *["']?([a-z0-9]([a-z0-9.-]*[a-z0-9])?)["']? *$`)
 
 // importFirst brings an archive to a registry and gives the same root there.
-func (a *app) importFirst(ctx context.Context, at *openedReference, registry string, t *trustFlags) (*openedReference, error) {
+func (a *app) importFirst(ctx context.Context, at *openedReference, set *bundle.Set, registry string, t *trustFlags) (*openedReference, error) {
 	if at.File == "" {
 		return nil, &usageError{fmt.Errorf("--registry is for archives only: copy %s there with krtpkg copy", at.Place)}
-	}
-	set, err := a.openSet(ctx, at)
-	if err != nil {
-		return nil, err
 	}
 	f := transferFlags{concurrency: 4, trust: *t}
 	target := strings.TrimSuffix(registry, "/") + "/" + set.Name()
@@ -247,27 +253,21 @@ func (a *app) importFirst(ctx context.Context, at *openedReference, registry str
 	return a.openReference(ctx, target+"@"+at.root.Digest.String())
 }
 
-// checkBeforeApply verifies the root and says who signed it, or loudly that nobody looked.
-func (a *app) checkBeforeApply(ctx context.Context, at *openedReference, policy *trust.Policy, images bool) (string, error) {
+// openBeforeApply verifies and opens the root, and says who signed it, or loudly that nobody looked.
+func (a *app) openBeforeApply(ctx context.Context, at *openedReference, policy *trust.Policy, images bool) (*site.Root, error) {
 	if policy == nil {
 		a.ui.Note("WARNING: applying %s without verifying signatures (--allow-unsigned)", at.pinnedReference())
-		return "nobody (--allow-unsigned)", nil
 	}
-	result, err := a.verifyRoot(ctx, at, policy)
-	if err != nil {
-		return "", err
+	root, err := a.openVerified(ctx, at, policy)
+	if err != nil || policy == nil {
+		return root, err
 	}
-	set, err := a.openSet(ctx, at)
-	if err != nil {
-		return "", err
+	m := root.Set.Root.Metadata()
+	a.ui.Say("verified %s, %s %s, signed by %s", at.pinnedReference(), m.Name, m.Version, signerNames(root.Verified))
+	if images {
+		_, err = a.verifyImages(ctx, at.store, root.Set, policy)
 	}
-	m := set.Root.Metadata()
-	a.ui.Say("verified %s, %s %s, signed by %s", at.pinnedReference(), m.Name, m.Version, signerNames(result))
-	if !images {
-		return signerNames(result), nil
-	}
-	_, err = a.verifyImages(ctx, at.store, set, policy)
-	return signerNames(result), err
+	return root, err
 }
 
 // renderRuntime returns what one cluster is to have, rendered with its values.
@@ -284,7 +284,7 @@ func (p *preparedRoot) renderWithValues(ctx context.Context, a *app, v render.Ke
 	if err != nil {
 		return deploy.Runtime{}, err
 	}
-	rt, err := rendered.deployRuntime()
+	rt, err := rendered.Runtime()
 	if err != nil {
 		return rt, err
 	}

@@ -2,14 +2,18 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/site"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
 // openedReference is what a reference on the command line leads to. Its tag has been resolved, once:
@@ -57,12 +61,34 @@ func (a *app) openSet(ctx context.Context, at *openedReference) (*bundle.Set, er
 	return set, err
 }
 
-func (a *app) checkTag(at *openedReference, set *bundle.Set) error {
+// openVerified verifies and opens what was resolved, without a policy as it is, and holds tag and repository to
+// it as [app.openSet] does.
+func (a *app) openVerified(ctx context.Context, at *openedReference, policy *trust.Policy) (*site.Root, error) {
+	src := site.Source{Store: at.store, Root: at.root, Tag: at.Tag, Repository: at.Repository}
+	root, err := site.Open(ctx, src, site.OpenOptions{Policy: policy, AllowUnsigned: policy == nil, AllowRenamedTag: a.settings.allowRenamed})
+	var renamed *bundle.TagError
+	switch {
+	case errors.As(err, &renamed):
+		return nil, fmt.Errorf("%s: %w", at.Location(), err)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), err)
+	}
+	a.noteOtherName(at, root.Set)
+	return root, nil
+}
+
+// noteOtherName tells once of a repository with another name than what it holds.
+func (a *app) noteOtherName(at *openedReference, set *bundle.Set) {
 	m := set.Root.Metadata()
 	if base := path.Base(at.Repository); at.IsRegistry() && base != m.Name && !at.noted {
 		at.noted = true
 		a.ui.Note("note: %s holds %s %s under another tag", at.Repository, m.Name, m.Version)
 	}
+}
+
+func (a *app) checkTag(at *openedReference, set *bundle.Set) error {
+	a.noteOtherName(at, set)
+	m := set.Root.Metadata()
 	if err := m.CheckTag(at.Tag); err != nil && !a.settings.allowRenamed {
 		return fmt.Errorf("%s: %w", at.Location(), err)
 	}
@@ -86,6 +112,11 @@ func (o *openedReference) pinnedReference() string {
 	p := o.Place
 	p.Digest = o.root.Digest
 	return p.String()
+}
+
+// unpinnedReference returns the reference without the digest that was resolved.
+func (o *openedReference) unpinnedReference() string {
+	return strings.TrimSuffix(o.pinnedReference(), "@"+o.root.Digest.String())
 }
 
 // versionTag returns the tag that a copy gets which is given none: the tag that was asked for, or

@@ -60,7 +60,7 @@ func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOpti
 	if o.follow && p.Tag == "" {
 		return &usageError{fmt.Errorf("--follow: %s has no tag", p.Place)}
 	}
-	if err := allBeside(p); err != nil {
+	if err := requireRelocated(p); err != nil {
 		return err
 	}
 	if _, err := a.leaveOut(ctx, p.set, "argocd", o.leave); err != nil {

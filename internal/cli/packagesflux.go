@@ -64,7 +64,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	if o.to.Ref, err = o.sourceRef(p); err != nil {
 		return err
 	}
-	if err := allBeside(p); err != nil {
+	if err := requireRelocated(p); err != nil {
 		return err
 	}
 	if _, err := a.leaveOut(ctx, p.set, "flux", o.leave); err != nil {
@@ -121,12 +121,10 @@ func (a *app) fluxTrust(p *preparedRoot, policy *trust.Policy, o *fluxOptions) e
 	return nil
 }
 
-// allBeside makes sure that all images of a runtime are in its own repository.
-func allBeside(p *preparedRoot) error {
-	for _, image := range imagesOf(p.set) {
-		if !p.images.beside[image.DigestStr()] {
-			return fmt.Errorf("%s is not in %s, from where the cluster would pull it: push it there without --only-bundles, or copy it there", image, p.Repository)
-		}
+// requireRelocated makes sure that all images of a runtime are in its own repository.
+func requireRelocated(p *preparedRoot) error {
+	if images := p.images.AtOrigin(); len(images) > 0 {
+		return fmt.Errorf("%s is not in %s, from where the cluster would pull it: push it there without --only-bundles, or copy it there", images[0], p.Repository)
 	}
 	return nil
 }

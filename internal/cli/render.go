@@ -101,13 +101,13 @@ func (a *app) runRender(ctx context.Context, reference string, values valuesFlag
 	if err != nil {
 		return err
 	}
-	for _, b := range rendered.bundles {
+	for _, b := range rendered.Bundles {
 		for _, h := range b.Hooks {
 			a.ui.Note("note: %s: hook %s is not applied", b.Metadata().Name, h)
 		}
 	}
 	var text bytes.Buffer
-	for _, b := range rendered.bundles {
+	for _, b := range rendered.Bundles {
 		for _, f := range b.Manifests.Files {
 			writeManifest(&text, b.Metadata().Name+"/"+f.Path, f.Data)
 		}

@@ -76,7 +76,7 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	if err != nil {
 		return err
 	}
-	p.images.ranBefore = true
+	p.ranBefore = true
 	if got := p.root.Digest.String(); got != target.Digest {
 		return fmt.Errorf("%s is %s, but revision %d of %s was %s", reference, got, target.Number, name, target.Digest)
 	}

@@ -267,7 +267,7 @@ func (a *app) verifyRoot(ctx context.Context, at *openedReference, policy *trust
 	}
 	result, err := policy.Verify(ctx, at.store, at.root, policyPlace(at.Place))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", strings.TrimSuffix(at.pinnedReference(), "@"+at.root.Digest.String()), err)
+		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), err)
 	}
 	return result, nil
 }

@@ -23,6 +23,7 @@ var order = []string{
 	"internal/registry",
 	"internal/worker",
 	"internal/layout",
+	"pkg/site",
 	"pkg/deploy",
 	"pkg/build",
 	"pkg/pkgrepo",

@@ -1,0 +1,184 @@
+// Package site takes a runtime from where it lies to what a cluster is to have. [Open] verifies it and opens it,
+// [LocateImages] finds out where its images are, and [Render] makes its manifests with the site's values;
+// [Rendered.Runtime] is then what deploy.Cluster plans and applies.
+//
+// Nothing is opened before it has been verified, unless [OpenOptions] say so by name. Everything goes by the descriptor
+// that the caller resolved: a tag that moves meanwhile changes nothing.
+package site
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"testing/fstest"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+// Source is a root, and where it lies.
+type Source struct {
+	// Store holds the root and all that belongs to it.
+	Store oras.ReadOnlyGraphTarget
+	// Root is what was resolved in Store.
+	Root ocispec.Descriptor
+	// Repository is HOST/PATH if Store is a repository of a registry. Default: it is not.
+	Repository string
+	// Tag is the tag that Root was resolved by. Default: none.
+	Tag string
+}
+
+// OpenOptions are for [Open]. One of Policy and AllowUnsigned must be set.
+type OpenOptions struct {
+	// Policy names who must have signed the root.
+	Policy *trust.Policy
+	// AllowUnsigned opens without verification.
+	AllowUnsigned bool
+	// AllowRenamedTag accepts a tag that is a version other than the signed one.
+	AllowRenamedTag bool
+}
+
+// ErrUnverified is the error of [Open] without a policy.
+var ErrUnverified = errors.New("verification required: set Policy (or AllowUnsigned)")
+
+// Root is an opened bundle or runtime.
+type Root struct {
+	Source
+	*bundle.Set
+	// Verified tells who signed the root; nil with AllowUnsigned.
+	Verified *sign.Result
+}
+
+// Open verifies a root and opens it with all its bundles. Errors: [ErrUnverified]; those of [trust.Policy.Verify],
+// which wrap trust.ErrRefused; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is another version than
+// what was signed.
+func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
+	root := &Root{Source: src}
+	switch {
+	case opts.Policy != nil && opts.AllowUnsigned:
+		return nil, errors.New("Policy and AllowUnsigned exclude each other")
+	case opts.Policy != nil:
+		where := src.Repository
+		if where == "" {
+			where = trust.Local
+		}
+		verified, err := opts.Policy.Verify(ctx, src.Store, src.Root, where)
+		if err != nil {
+			return nil, err
+		}
+		root.Verified = verified
+	case !opts.AllowUnsigned:
+		return nil, ErrUnverified
+	}
+	set, err := bundle.OpenSet(ctx, src.Store, src.Root)
+	if err != nil {
+		return nil, err
+	}
+	if err := set.Root.Metadata().CheckTag(src.Tag); err != nil && !opts.AllowRenamedTag {
+		return nil, err
+	}
+	root.Set = set
+	return root, nil
+}
+
+// Rendered is a root with the manifests of each bundle as they go onto a cluster.
+type Rendered struct {
+	Set *bundle.Set
+	// Bundles are in the order in which they are applied.
+	Bundles []RenderedBundle
+}
+
+// RenderedBundle is a bundle with its manifests.
+type RenderedBundle struct {
+	*bundle.Artifact
+	*render.Manifests
+}
+
+// Render renders all bundles of a set with the site's values, which may be nil. Images are named by where they are.
+func Render(ctx context.Context, set *bundle.Set, values *render.Values, images *Images) (*Rendered, error) {
+	rendered := &Rendered{Set: set}
+	for _, b := range set.Bundles {
+		manifests, err := render.RenderAll(ctx, &b.Content, values, images.Reference)
+		if err != nil {
+			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
+		rendered.Bundles = append(rendered.Bundles, RenderedBundle{b, manifests})
+	}
+	return rendered, nil
+}
+
+// Runtime returns what a cluster is to have: the manifests of each bundle as a file system in memory, the bundles that
+// it needs, and its later hooks. Origin and Values are the caller's to set, if they are to be recorded.
+func (r *Rendered) Runtime() (deploy.Runtime, error) {
+	m := r.Set.Root.Metadata()
+	runtime := deploy.Runtime{Name: m.Name, Version: m.Version, Digest: r.Set.Root.Descriptor.Digest.String()}
+	needs, err := r.requiredBundles()
+	if err != nil {
+		return runtime, err
+	}
+	for i, b := range r.Bundles {
+		manifests := fstest.MapFS{}
+		for _, f := range b.Manifests.Files {
+			manifests[path.Clean(f.Path)] = &fstest.MapFile{Data: f.Data, Mode: 0o444}
+		}
+		unit := deploy.Unit{
+			Version: b.Metadata().Version, Digest: b.Descriptor.Digest.String(),
+			Layer: b.Bundle.Spec.Layer, Kubernetes: b.Bundle.Spec.Kubernetes, Manifests: manifests, Namespaces: b.Namespaces,
+		}
+		if unit.Hooks, err = laterHooks(b.Manifests); err != nil {
+			return runtime, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
+		if r.Set.Root.Runtime != nil {
+			unit.Bundle, unit.Needs = b.Metadata().Name, needs[i]
+		}
+		runtime.Units = append(runtime.Units, unit)
+	}
+	return runtime, nil
+}
+
+// laterHooks returns the hooks of a bundle that run at a deletion or a rollback.
+func laterHooks(m *render.Manifests) ([]deploy.Hook, error) {
+	hooks, texts, err := render.ParseHooks(m.Later)
+	if err != nil {
+		return nil, err
+	}
+	var all []deploy.Hook
+	for i, h := range hooks {
+		all = append(all, deploy.Hook{Events: h.Events, Policies: h.Policies, Manifest: string(texts[i])})
+	}
+	return all, nil
+}
+
+// requiredBundles returns, for each bundle, those of its layer that it requires something of.
+func (r *Rendered) requiredBundles() ([][]string, error) {
+	if r.Set.Root.Runtime == nil {
+		return nil, nil
+	}
+	components := make([]layers.Component, len(r.Bundles))
+	for i, b := range r.Bundles {
+		components[i] = b.Bundle.Component()
+	}
+	indexes, err := layers.RequiredIndexes(components, r.Set.Root.Runtime.Provided...)
+	if err != nil {
+		return nil, err
+	}
+	names := make([][]string, len(components))
+	for i := range components {
+		for _, n := range indexes[i] {
+			if components[n].Layer == components[i].Layer && !slices.Contains(names[i], components[n].Name) {
+				names[i] = append(names[i], components[n].Name)
+			}
+		}
+		slices.Sort(names[i])
+	}
+	return names, nil
+}
