@@ -19,6 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/site"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -321,7 +322,7 @@ func (a *app) runApply(ctx context.Context, reference string, o applyOptions) er
 	if err != nil {
 		return err
 	}
-	return a.printDeployed(report, o.cluster)
+	return a.printDeployed(ctx, report, o.cluster)
 }
 
 // applyTo applies to one cluster.
@@ -384,9 +385,9 @@ func refuseDowngrade(findings []deploy.Finding) error {
 }
 
 // printDeployed prints what was done.
-func (a *app) printDeployed(report *deploy.Report, f clusterFlags) error {
+func (a *app) printDeployed(ctx context.Context, report *deploy.Report, f clusterFlags) error {
 	a.noteSkipped("", report)
-	return a.ui.Result(f.format, newDeployView(report), func(w io.Writer) {
+	return a.printResult(ctx, f.format, &result.Apply{Applied: describeDeployed(report)}, nil, func(w io.Writer) {
 		ui.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
 		for _, b := range report.Applied {
 			ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))
@@ -408,32 +409,18 @@ func (a *app) noteSkipped(label string, report *deploy.Report) {
 	}
 }
 
-// deployView is the result of apply and delete for programs.
-type deployView struct {
-	Runtime string        `json:"runtime"`
-	Applied []outcomeView `json:"applied"`
-	Deleted []outcomeView `json:"deleted"`
-	// Skipped are the hooks that were not run, as nothing said so.
-	Skipped []deploy.SkippedHook `json:"skippedHooks,omitempty"`
+// describeDeployed returns what results say of what was done to a cluster.
+func describeDeployed(r *deploy.Report) result.Applied {
+	return result.Applied{Name: r.Runtime, Applied: describeOutcomes(r.Applied), Deleted: describeOutcomes(r.Deleted), SkippedHooks: r.Skipped}
 }
 
-type outcomeView struct {
-	Bundle  string `json:"bundle"`
-	App     string `json:"app"`
-	Version string `json:"version,omitempty"`
-	Layer   int    `json:"layer"`
-	countView
-	Seconds float64 `json:"seconds"`
-}
-
-func newDeployView(r *deploy.Report) deployView {
-	return deployView{Runtime: r.Runtime, Applied: outcomeViews(r.Applied), Deleted: outcomeViews(r.Deleted), Skipped: r.Skipped}
-}
-
-func outcomeViews(list []deploy.Outcome) []outcomeView {
-	views := make([]outcomeView, len(list))
+func describeOutcomes(list []deploy.Outcome) []result.BundleOutcome {
+	all := make([]result.BundleOutcome, len(list))
 	for i, o := range list {
-		views[i] = outcomeView{o.Bundle, o.App, o.Version, o.Layer, countView(o.Changes), o.Elapsed.Round(time.Millisecond).Seconds()}
+		all[i] = result.BundleOutcome{
+			Name: o.Bundle, App: o.App, Version: o.Version, Layer: o.Layer, ChangeCounts: result.ChangeCounts(o.Changes),
+			Seconds: o.Elapsed.Round(time.Millisecond).Seconds(),
+		}
 	}
-	return views
+	return all
 }

@@ -129,7 +129,7 @@ func (a *app) runAttest(ctx context.Context, reference string, f *signFlags, pre
 		return err
 	}
 	options.Reference = nameOf(at, set)
-	return a.attachAndSave(ctx, at, f, func(store place.Target) ([]sign.Attached, error) {
+	return a.attachAndSave(ctx, at, set, f, func(store place.Target) ([]sign.Attached, error) {
 		return sign.Attest(ctx, store, at.root, []sign.Statement{{Type: predicateType, Predicate: data}}, options)
 	})
 }

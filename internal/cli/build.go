@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2/content"
@@ -21,6 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -112,7 +114,7 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 	for _, l := range built.LeftOut {
 		a.ui.Note("note: %s is not a package for kapp-controller: %s", l.Bundle, l.Reason)
 	}
-	return a.ui.Result(o.format, newBuiltView(to, built), func(w io.Writer) {
+	return a.printResult(ctx, o.format, newBuildResult(to, built), nil, func(w io.Writer) {
 		ui.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)
 	})
 }
@@ -182,47 +184,36 @@ func bundleOpener(client *registry.Client) func(context.Context, string, string)
 	}
 }
 
-// builtView is the result of build for programs.
-type builtView struct {
-	Reference string      `json:"reference"`
-	Digest    string      `json:"digest"`
-	Kind      string      `json:"kind"`
-	Name      string      `json:"name"`
-	Version   string      `json:"version"`
-	Bundles   []builtView `json:"bundles,omitempty"`
-	Images    int         `json:"images"`
-	// Packages are how many of the bundles kapp-controller can install, and Left the others.
-	Packages int        `json:"packages,omitempty"`
-	Left     []leftView `json:"left,omitempty"`
-}
-
-// leftView is a bundle that is not a package.
-type leftView struct {
-	Bundle string `json:"bundle"`
-	Reason string `json:"reason"`
-}
-
-func newBuiltView(at place.Place, b *build.Built) builtView {
-	m := b.Metadata()
-	v := builtView{Reference: at.String(), Digest: b.Descriptor.Digest.String(), Kind: bundle.KindBundle, Name: m.Name, Version: m.Version}
+func newBuildResult(at place.Place, b *build.Built) *result.Build {
+	at.Digest = b.Descriptor.Digest
+	r := &result.Build{Artifact: describeArtifact(b.Content, b.Descriptor.Digest, at.String()), Bundles: []result.BuiltBundle{}, LeftOut: []result.LeftOut{}}
 	if b.Runtime == nil {
-		v.Images = len(b.Images.DistinctImages())
-		return v
+		r.ImageCount = len(b.Images.DistinctImages())
+		return r
 	}
-	v.Kind = bundle.KindRuntime
 	seen := map[string]bool{}
 	for _, nested := range b.Bundles {
 		inner := at
 		inner.Tag, inner.Digest = "", nested.Descriptor.Digest
-		v.Bundles = append(v.Bundles, newBuiltView(inner, nested))
-		for _, d := range nested.Images.DistinctImages() {
+		locked := nested.Images.DistinctImages()
+		r.Bundles = append(r.Bundles, result.BuiltBundle{Artifact: describeArtifact(nested.Content, nested.Descriptor.Digest, inner.String()), ImageCount: len(locked)})
+		for _, d := range locked {
 			seen[d.DigestStr()] = true
 		}
 	}
-	v.Images = len(seen)
-	v.Packages = len(b.Bundles) - len(b.LeftOut)
+	r.ImageCount, r.PackageCount = len(seen), len(b.Bundles)-len(b.LeftOut)
 	for _, l := range b.LeftOut {
-		v.Left = append(v.Left, leftView(l))
+		r.LeftOut = append(r.LeftOut, result.LeftOut(l))
 	}
-	return v
+	return r
+}
+
+// describeArtifact returns what results say of a bundle or a runtime.
+func describeArtifact(c *bundle.Content, digest digest.Digest, reference string) result.Artifact {
+	m := c.Metadata()
+	d := result.Artifact{Reference: reference, Kind: bundle.KindBundle, Name: m.Name, Version: m.Version, Digest: digest.String()}
+	if c.Runtime != nil {
+		d.Kind = bundle.KindRuntime
+	}
+	return d
 }

@@ -12,6 +12,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) haveCommand() *cobra.Command {
@@ -79,29 +80,27 @@ The exit code is 3 if something is damaged, 4 if something is missing.`,
 }
 
 func (a *app) runCheck(ctx context.Context, references []string, f *transferFlags) error {
-	views := []checkView{}
+	var places []checkedPlace
+	found := &result.Check{Checked: []result.Checked{}}
 	for _, reference := range references {
-		view, err := a.checkOne(ctx, reference, f)
+		one, err := a.checkOne(ctx, reference, f)
 		if err != nil {
 			return fmt.Errorf("check %s: %w", reference, err)
 		}
-		views = append(views, *view)
+		places, found.Checked = append(places, *one), append(found.Checked, one.Checked)
 	}
-	err := a.ui.Result(f.format, views, func(w io.Writer) {
-		for _, v := range views {
-			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Name, countNoun(v.Items, "item"), ui.Bytes(v.Bytes), v.volumeText())
+	failed := requireWholeSets(places)
+	if failed != nil {
+		failed = fmt.Errorf("check %s: %w", strings.Join(references, ", "), failed)
+	}
+	return a.printResult(ctx, f.format, found, failed, func(w io.Writer) {
+		for _, v := range places {
+			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Reference, countNoun(int(v.Items), "item"), ui.Bytes(v.Bytes), v.volumeText())
 		}
 	})
-	if err != nil {
-		return err
-	}
-	if err := requireWholeSets(views); err != nil {
-		return fmt.Errorf("check %s: %w", strings.Join(references, ", "), err)
-	}
-	return nil
 }
 
-func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) (*checkView, error) {
+func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) (*checkedPlace, error) {
 	options, err := a.transferOptions(ctx, f, "check")
 	if err != nil {
 		return nil, err
@@ -114,7 +113,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 			return nil, err
 		}
 		items, bytes, err := plan.CheckContent(ctx)
-		return &checkView{Name: reference, Items: items, Bytes: bytes, Foreign: plan.Foreign()}, err
+		return &checkedPlace{Checked: result.Checked{Reference: reference, Items: int64(items), Bytes: bytes, ForeignItems: plan.Foreign()}}, err
 	}
 	var c *archive.CheckResult
 	if reference == "-" {
@@ -125,30 +124,21 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 	if err != nil {
 		return nil, err
 	}
-	return &checkView{
-		Name: reference, Items: c.Manifests + c.Blobs, Bytes: c.Bytes, Absent: c.Absent, Volume: c.Volume, Volumes: c.Volumes, set: c.Set, Base: c.Base, Platforms: c.Platforms, Foreign: c.Foreign,
-	}, nil
+	return &checkedPlace{set: c.Set, Checked: result.Checked{
+		Reference: reference, Items: int64(c.Manifests + c.Blobs), Bytes: c.Bytes, AbsentItems: c.Absent,
+		Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms, ForeignItems: c.Foreign,
+	}}, nil
 }
 
-// checkView is the result of check for programs.
-type checkView struct {
-	Name    string `json:"name"`
-	Items   int    `json:"items"`
-	Bytes   int64  `json:"bytes"`
-	Absent  int    `json:"absent"`
-	Volume  int    `json:"volume,omitempty"`
-	Volumes int    `json:"volumes,omitempty"`
+// checkedPlace is what was checked of one argument.
+type checkedPlace struct {
+	result.Checked
 	// set is the same for all volumes of an archive.
-	set  string
-	Base []string `json:"base,omitempty"`
-	// Foreign are layers that are at their URLs alone.
-	Foreign int `json:"foreign,omitempty"`
-	// Platforms are those to which it is limited.
-	Platforms []string `json:"platforms,omitempty"`
+	set string
 }
 
 // volumeText returns what an archive is a part of.
-func (v checkView) volumeText() string {
+func (v checkedPlace) volumeText() string {
 	var more strings.Builder
 	if v.Volumes > 0 {
 		fmt.Fprintf(&more, ", volume %d of %d", v.Volume, v.Volumes)
@@ -159,11 +149,11 @@ func (v checkView) volumeText() string {
 	if len(v.Platforms) > 0 {
 		fmt.Fprintf(&more, ", for %s only", strings.Join(v.Platforms, " and "))
 	}
-	if v.Foreign > 0 {
-		fmt.Fprintf(&more, "; %s available only at their URLs", countNoun(v.Foreign, "foreign layer"))
+	if v.ForeignItems > 0 {
+		fmt.Fprintf(&more, "; %s available only at their URLs", countNoun(v.ForeignItems, "foreign layer"))
 	}
-	if v.Absent > 0 {
-		fmt.Fprintf(&more, "; %s that it names are not included", countNoun(v.Absent, "blob"))
+	if v.AbsentItems > 0 {
+		fmt.Fprintf(&more, "; %s that it names are not included", countNoun(v.AbsentItems, "blob"))
 	}
 	return more.String()
 }

@@ -15,6 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // clusterFlags are the flags of commands that go to a cluster.
@@ -237,48 +238,19 @@ func describeOperation(c deploy.ResourceChange) string {
 	return string(c.Op)
 }
 
-// planView is a plan for programs.
-type planView struct {
-	Runtime  string           `json:"runtime"`
-	Version  string           `json:"version"`
-	Digest   string           `json:"digest"`
-	From     string           `json:"from,omitempty"`
-	Changes  bool             `json:"changes"`
-	Bundles  []bundlePlanView `json:"bundles"`
-	Findings []deploy.Finding `json:"findings"`
-	countView
-}
-
-type bundlePlanView struct {
-	Bundle    string                  `json:"bundle"`
-	Layer     int                     `json:"layer"`
-	Action    deploy.Action           `json:"action"`
-	Version   string                  `json:"version,omitempty"`
-	From      string                  `json:"from,omitempty"`
-	Resources []deploy.ResourceChange `json:"resources"`
-	countView
-}
-
-type countView struct {
-	Create int `json:"create"`
-	Update int `json:"update"`
-	Delete int `json:"delete"`
-	Wait   int `json:"wait"`
-	// Release counts what stays on the cluster without being the runtime's any more.
-	Release int `json:"release"`
-}
-
-func newPlanView(p *deploy.Plan) planView {
-	v := planView{
-		Runtime: p.Runtime, Version: p.Version, Digest: p.Digest, From: p.From, Changes: p.HasChanges(),
-		Bundles: []bundlePlanView{}, Findings: append([]deploy.Finding{}, p.Findings...), countView: countView(p.CountChanges()),
+// describePlan returns what results say of a plan.
+func describePlan(p *deploy.Plan) *result.Plan {
+	r := &result.Plan{
+		Name: p.Runtime, Version: p.Version, Digest: p.Digest, From: p.From, Changes: p.HasChanges(),
+		Bundles: []result.PlannedBundle{}, Findings: append([]deploy.Finding{}, p.Findings...), ChangeCounts: result.ChangeCounts(p.CountChanges()),
 	}
 	for _, b := range p.Bundles {
-		v.Bundles = append(v.Bundles, bundlePlanView{
-			b.Bundle, b.Layer, b.Action, b.Version, b.From, append([]deploy.ResourceChange{}, b.Changes...), countView(deploy.CountChanges(b.Changes)),
+		r.Bundles = append(r.Bundles, result.PlannedBundle{
+			Name: b.Bundle, Layer: b.Layer, Action: b.Action, Version: b.Version, From: b.From,
+			Resources: append([]deploy.ResourceChange{}, b.Changes...), ChangeCounts: result.ChangeCounts(deploy.CountChanges(b.Changes)),
 		})
 	}
-	return v
+	return r
 }
 
 // hideConfidential takes out of findings what errors must not quote.

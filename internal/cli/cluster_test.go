@@ -181,13 +181,13 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 // standIn puts images under the names that a definition's manifests have into a registry.
 func (s *site) standIn(prefix, definition string) {
 	s.t.Helper()
-	var found []struct{ Image string }
+	var found struct{ Images []struct{ Image string } }
 	out := s.ok("images", "-f", definition, "--offline", "-o", "json")
 	if err := json.Unmarshal([]byte(out), &found); err != nil {
 		s.t.Fatalf("%v:\n%s", err, out)
 	}
 	var images []string
-	for _, f := range found {
+	for _, f := range found.Images {
 		if !slices.Contains(images, f.Image) {
 			images = append(images, f.Image)
 		}

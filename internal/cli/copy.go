@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -193,49 +194,59 @@ With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md
 }
 
 func (a *app) runCopy(ctx context.Context, verb string, sources []string, target string, f *transferFlags) error {
+	r, err := a.copyTo(ctx, verb, sources, target, f)
+	if err != nil {
+		return err
+	}
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
+}
+
+// copyTo copies sources to a target, or compares them with it.
+func (a *app) copyTo(ctx context.Context, verb string, sources []string, target string, f *transferFlags) (*result.Transfer, error) {
 	to, err := place.Parse(target)
 	if err != nil {
-		return &usageError{err}
+		return nil, &usageError{err}
 	}
 	if to.File != "" {
 		if to.Tag != "" {
-			return &usageError{fmt.Errorf("%s: an archive keeps the tags of its content: name it without a tag", to)}
+			return nil, &usageError{fmt.Errorf("%s: an archive keeps the tags of its content: name it without a tag", to)}
 		}
-		return a.runExport(ctx, sources, to.File, exportFlags{transferFlags: *f})
+		return a.exportTo(ctx, sources, to.File, exportFlags{transferFlags: *f})
 	}
 	if to.Digest != "" {
-		return &usageError{fmt.Errorf("%s: a target cannot have a digest: name it by a tag", to)}
+		return nil, &usageError{fmt.Errorf("%s: a target cannot have a digest: name it by a tag", to)}
 	}
 	if to.Tag != "" && len(sources) > 1 {
-		return &usageError{fmt.Errorf("%s: several sources keep their tags: name the target without a tag", to)}
+		return nil, &usageError{fmt.Errorf("%s: several sources keep their tags: name the target without a tag", to)}
 	}
 	roots, err := a.openRoots(ctx, sources, to.Tag)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	options, err := a.transferOptions(ctx, f, verb)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	client, err := a.newClient()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	dst, err := to.Create(ctx, client)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if options.Preserve, err = f.preserveNames(to, client); err != nil {
-		return err
+		return nil, err
 	}
 	if f.dryRun {
-		return a.dryRun(ctx, roots, to, dst, options, f.format)
+		return compareWith(ctx, roots, to, dst, options)
 	}
 	report, err := transfer.Copy(ctx, roots, dst, options)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return a.printCopied(to, report, f.format)
+	a.ui.Say("%s", copySummary(report))
+	return describeCopy(to, report), nil
 }
 
 // openRoots open the sources of a transfer. Each gets its tag, or all get one.
@@ -262,42 +273,60 @@ func (a *app) openRoots(ctx context.Context, references []string, tag string) ([
 	return sources, nil
 }
 
-func (a *app) dryRun(ctx context.Context, roots []transfer.Source, to place.Place, dst oras.GraphTarget, o transfer.Options, format ui.Format) error {
+// compareWith returns what a copy would do.
+func compareWith(ctx context.Context, roots []transfer.Source, to place.Place, dst oras.GraphTarget, o transfer.Options) (*result.Transfer, error) {
 	plan, err := transfer.NewPlan(ctx, roots, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d, err := plan.Compare(ctx, dst)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	view := map[string]any{
-		"target": to.Location(), "items": d.Items, "bytes": d.Bytes, "presentItems": d.ThereItems, "presentBytes": d.ThereBytes,
-	}
-	return a.ui.Result(format, view, func(w io.Writer) {
-		ui.Fprintf(w, "would copy %s to %s: %s; %s (%s) present\n",
-			countNoun(d.Items-d.ThereItems, "item"), to.Location(), ui.Bytes(d.Bytes-d.ThereBytes), countNoun(d.ThereItems, "item"), ui.Bytes(d.ThereBytes))
-	})
+	return &result.Transfer{
+		DryRun: true, Roots: describeRoots(to, plan.Roots()), Items: int64(d.Items), Bytes: d.Bytes,
+		CopiedItems: int64(d.Items - d.ThereItems), CopiedBytes: d.Bytes - d.ThereBytes, PresentItems: int64(d.ThereItems), PresentBytes: d.ThereBytes,
+	}, nil
 }
 
-// printCopied shows what a copy did.
-func (a *app) printCopied(to place.Place, report *transfer.Report, format ui.Format) error {
-	a.ui.Say("%s", copySummary(report))
-	views := make([]copyView, len(report.Roots))
-	for i, r := range report.Roots {
-		at := to.WithTag(strings.Join(r.Tags, ","))
-		at.Digest = r.Root.Digest
-		views[i] = newCopyView(at, r, report)
-	}
-	var value any = views
-	if len(views) == 1 {
-		value = views[0]
-	}
-	return a.ui.Result(format, value, func(w io.Writer) {
-		for _, v := range views {
-			ui.Fprintln(w, v.Reference)
+// writeTransfer shows what a transfer did, or would do.
+func writeTransfer(w io.Writer, r *result.Transfer) {
+	switch {
+	case len(r.Files) > 0:
+		for _, file := range r.Files {
+			ui.Fprintf(w, "%s\t%s\n", file.Name, ui.Bytes(file.Bytes))
 		}
-	})
+	case r.DryRun:
+		ui.Fprintf(w, "would copy %s to %s: %s; %s (%s) present\n", countNoun(int(r.CopiedItems), "item"), locationOf(r),
+			ui.Bytes(r.CopiedBytes), countNoun(int(r.PresentItems), "item"), ui.Bytes(r.PresentBytes))
+	default:
+		for _, root := range r.Roots {
+			ui.Fprintln(w, root.Reference)
+		}
+	}
+}
+
+// locationOf returns where a transfer goes.
+func locationOf(r *result.Transfer) string {
+	var all []string
+	for _, root := range r.Roots {
+		if at, err := place.Parse(root.Reference); err == nil && !slices.Contains(all, at.Location()) {
+			all = append(all, at.Location())
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// describeCopy returns what results say of a copy.
+func describeCopy(to place.Place, report *transfer.Report) *result.Transfer {
+	r := &result.Transfer{
+		Roots: describeRoots(to, report.Roots), Items: report.Copied + report.Mounted + report.Present,
+		CopiedItems: report.Copied, CopiedBytes: report.CopiedBytes, MountedItems: report.Mounted, PresentItems: report.Present,
+	}
+	for _, d := range report.Attached {
+		r.Referrers = append(r.Referrers, d.Digest.String())
+	}
+	return r
 }
 
 func copySummary(r *transfer.Report) string {
@@ -318,30 +347,18 @@ func countNoun(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// copyView is the result of push and copy for programs.
-type copyView struct {
-	Reference   string   `json:"reference"`
-	Digest      string   `json:"digest"`
-	Closure     string   `json:"closure,omitempty"`
-	Bundles     int      `json:"bundles"`
-	Images      int      `json:"images"`
-	Attached    []string `json:"attached"`
-	Copied      int64    `json:"copied"`
-	CopiedBytes int64    `json:"copiedBytes"`
-	Mounted     int64    `json:"mounted"`
-	Present     int64    `json:"present"`
-}
-
-func newCopyView(to place.Place, root transfer.RootReport, r *transfer.Report) copyView {
-	v := copyView{
-		Reference: to.String(), Digest: root.Root.Digest.String(), Closure: root.Closure.Digest.String(),
-		Bundles: root.Bundles, Images: root.Images, Attached: []string{},
-		Copied: r.Copied, CopiedBytes: r.CopiedBytes, Mounted: r.Mounted, Present: r.Present,
+// describeRoots returns what results say of the roots of a transfer.
+func describeRoots(to place.Place, roots []transfer.RootReport) []result.Root {
+	all := make([]result.Root, len(roots))
+	for i, r := range roots {
+		at := to.WithTag(strings.Join(r.Tags, ","))
+		at.Digest = r.Root.Digest
+		all[i] = result.Root{
+			Artifact: result.Artifact{Reference: at.String(), Kind: r.Kind, Name: r.Metadata.Name, Version: r.Metadata.Version, Digest: r.Root.Digest.String()},
+			Tags:     append([]string{}, r.Tags...), Closure: r.Closure.Digest.String(), BundleCount: r.Bundles, ImageCount: r.Images,
+		}
 	}
-	for _, d := range r.Attached {
-		v.Attached = append(v.Attached, d.Digest.String())
-	}
-	return v
+	return all
 }
 
 var errNoArchive = errors.New("want an archive, FILE.tar or FILE.tar.zst, or - for a stream")

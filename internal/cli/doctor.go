@@ -12,6 +12,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/doctor"
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // errUnfit is the error of a registry that lacks what krtpkg needs.
@@ -64,7 +65,12 @@ func (a *app) runDoctor(ctx context.Context, reference string, format ui.Format)
 	if err != nil {
 		return err
 	}
-	err = a.ui.Result(format, report, func(w io.Writer) {
+	var failed error
+	if failing := report.FailedCapabilities(); len(failing) > 0 {
+		failed = fmt.Errorf("%w: no %s", errUnfit, strings.Join(failing, ", no "))
+	}
+	r := &result.Doctor{Findings: report.Findings, Deviations: append([]string{}, report.Deviations...), Left: report.Left}
+	err = a.printResult(ctx, format, r, failed, func(w io.Writer) {
 		for _, f := range report.Findings {
 			ui.Fprintf(w, "%s\t%s\t%s\n", findingWord(f), f.Capability, f.Meaning)
 			if f.Reason != "" {
@@ -75,14 +81,11 @@ func (a *app) runDoctor(ctx context.Context, reference string, format ui.Format)
 			ui.Fprintf(w, "note\t%s\n", d)
 		}
 	})
-	if err != nil {
-		return err
-	}
 	if len(report.Left) > 0 {
 		a.ui.Say("could not delete %s: the registry does not allow it", countNoun(len(report.Left), "tag or manifest"))
 	}
-	if failing := report.FailedCapabilities(); len(failing) > 0 {
-		return fmt.Errorf("%w: no %s", errUnfit, strings.Join(failing, ", no "))
+	if err != nil {
+		return err
 	}
 	if limits := report.SigningLimits(); len(limits) > 0 {
 		a.ui.Say("krtpkg works here with limits: %s", strings.Join(limits, "; "))
@@ -92,7 +95,7 @@ func (a *app) runDoctor(ctx context.Context, reference string, format ui.Format)
 	return nil
 }
 
-func findingWord(f doctor.Finding) string {
+func findingWord(f result.Capability) string {
 	switch {
 	case f.Works:
 		return "ok"

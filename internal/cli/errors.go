@@ -23,6 +23,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -47,8 +48,8 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-// explainError returns the one table from errors to exit codes and hints.
-func explainError(ctx context.Context, err error) (code int, hint string) {
+// explainError returns the one table from errors to codes, exit codes and hints. The message is left to whoever shows it.
+func explainError(ctx context.Context, err error) result.Error {
 	var (
 		usage      *usageError
 		incomplete *transfer.IncompleteError
@@ -75,96 +76,111 @@ func explainError(ctx context.Context, err error) (code int, hint string) {
 	)
 	switch {
 	case ctx.Err() != nil:
-		return exitInterrupted, ""
+		return failure(result.Interrupted, exitInterrupted, "", "")
 	case errors.As(err, &usage):
-		return exitUsage, ""
+		return failure(result.Usage, exitUsage, "", "")
 	case errors.Is(err, errChanges):
-		return exitChanges, ""
+		return failure(result.Changes, exitChanges, "", "")
+	case errors.Is(err, errUnfit):
+		return failure(result.UnfitRegistry, exitFailure, "", "")
 	case errors.As(err, &locked):
-		return exitFailure, "wait until it ends; the lock of a dead process expires, see --lock-timeout"
+		return failure(result.Locked, exitFailure, "wait until it ends; the lock of a dead process expires, see --lock-timeout", locked.Runtime)
 	case errors.As(err, &foreign):
-		return exitFailure, "move it elsewhere first, or delete it with --delete-foreign"
+		return failure(result.ForeignObjects, exitFailure, "move it elsewhere first, or delete it with --delete-foreign", foreign.Runtime)
 	case errors.Is(err, deploy.ErrOwned):
-		return exitFailure, "delete it there first, or take it over with --take-over"
+		return failure(result.Owned, exitFailure, "delete it there first, or take it over with --take-over", "")
 	case errors.Is(err, errDowngrade):
-		return exitFailure, "go back with krtpkg rollback, which restores the values too, or pass --allow-downgrade"
+		return failure(result.Downgrade, exitFailure, "go back with krtpkg rollback, which restores the values too, or pass --allow-downgrade", "")
 	case errors.As(err, &findings):
-		return exitFailure, skipHint(findings)
+		return failure(result.Findings, exitFailure, skipHint(findings), "")
 	case errors.Is(err, sign.ErrUnsigned):
-		return exitUnverified, "sign it with krtpkg sign, or pass --allow-unsigned"
+		return failure(result.Unsigned, exitUnverified, "sign it with krtpkg sign, or pass --allow-unsigned", "")
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):
-		return exitUnverified, "check --key or --certificate-identity; krtpkg inspect lists the signatures"
+		return failure(result.Unverified, exitUnverified, "check --key or --certificate-identity; krtpkg inspect lists the signatures", "")
 	case errors.As(err, &renamed):
-		return exitUnverified, "signatures cover the version, not the tag: name it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose"
+		return failure(result.RenamedTag, exitUnverified, "signatures cover the version, not the tag: name it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose", renamed.Tag)
 	case errors.As(err, &mixedUp):
-		return exitUnverified, "if that is intended, pass --expect-name " + mixedUp.name
+		return failure(result.OtherName, exitUnverified, "if that is intended, pass --expect-name "+mixedUp.name, mixedUp.repository)
 	case errors.Is(err, render.ErrRunaway):
-		return exitFailure, "look for a loop, a recursion or a endless repetition in its templates"
+		return failure(result.TemplateRunaway, exitFailure, "look for a loop, a recursion or a endless repetition in its templates", "")
 	case errors.As(err, &altered):
-		return exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it"
+		return failure(result.Altered, exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it", altered.Artifact)
 	case errors.Is(err, trust.ErrRefused):
-		return exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations"
+		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
-		return exitUnverified, "content does not match its digest: it was damaged or tampered with"
+		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with", "")
 	case errors.Is(err, layout.ErrAmbiguous):
-		return exitUnverified, "name it by digest, or create the archive or folder again"
+		return failure(result.Ambiguous, exitUnverified, "name it by digest, or create the archive or folder again", "")
 	case errors.Is(err, archive.ErrDamaged):
-		return exitUnverified, "copy the archive again from its origin; krtpkg check verifies all of it"
+		return failure(result.Damaged, exitUnverified, "copy the archive again from its origin; krtpkg check verifies all of it", "")
 	case errors.As(err, &memory):
-		return exitFailure, "to allow more, pass --memory 512MiB"
+		return failure(result.OverMemory, exitFailure, "to allow more, pass --memory 512MiB", "")
 	case errors.As(err, &unverified) && unverified.Limit > 0:
-		return exitUnverified, "import it from a file, which is read twice, or hold more in memory: --max-unverified 1GiB --memory 1GiB"
+		return failure(result.Unverified, exitUnverified, "import it from a file, which is read twice, or hold more in memory: --max-unverified 1GiB --memory 1GiB", "")
 	case errors.As(err, &unverified):
-		return exitUnverified, "import all volumes with one command, or pass --allow-unverified-volumes"
+		return failure(result.Unverified, exitUnverified, "import all volumes with one command, or pass --allow-unverified-volumes", "")
 	case errors.As(err, &attached):
-		return exitFailure, "copy only verified ones with --attached verified, or all with --attached all"
+		return failure(result.TooMuchAttached, exitFailure, "copy only verified ones with --attached verified, or all with --attached all", "")
 	case errors.As(err, &base):
-		return exitIncomplete, ""
+		return failure(result.AbsentBase, exitIncomplete, "", strings.Join(base.Base, ", "))
 	case errors.As(err, &other):
-		return exitFailure, other.Hint
+		return failure(result.ForeignArchive, exitFailure, other.Hint, "")
 	case errors.Is(err, archive.ErrOrder):
-		return exitFailure, "save it to a file first: files can be read in any order"
+		return failure(result.ArchiveOrder, exitFailure, "save it to a file first: files can be read in any order", "")
 	case errors.As(err, &volumes):
-		return exitIncomplete, "put it next to the others, or name all of them; the same export writes a lost volume again, byte for byte"
+		return failure(result.AbsentVolumes, exitIncomplete, "put it next to the others, or name all of them; the same export writes a lost volume again, byte for byte", strings.Join(volumes.Near, ", "))
 	case errors.As(err, &holes):
-		return exitIncomplete, "export it again; an older krtpkg did not record what --platform leaves out"
+		return failure(result.Incomplete, exitIncomplete, "export it again; an older krtpkg did not record what --platform leaves out", "")
 	case errors.As(err, &wrong):
-		return exitUnverified, "if the change is intended, put the new digest into the definition"
+		return failure(result.SourceChanged, exitUnverified, "if the change is intended, put the new digest into the definition", wrong.Source)
 	case errors.As(err, &moved):
-		return exitUnverified, "if the change is intended, run krtpkg update"
+		return failure(result.Moved, exitUnverified, "if the change is intended, run krtpkg update", moved.What)
 	case errors.As(err, &unpinned):
-		return exitFailure, "pin it with krtpkg update"
+		return failure(result.Unpinned, exitFailure, "pin it with krtpkg update", unpinned.Source)
 	case errors.Is(err, build.ErrSuspects):
-		return exitFailure, "add a search rule (searchRules), lock it (images) or allow it with a reason (notImages) in the definition; krtpkg images lists all"
+		return failure(result.Suspects, exitFailure, "add a search rule (searchRules), lock it (images) or allow it with a reason (notImages) in the definition; krtpkg images lists all", "")
 	case errors.As(err, &repository):
-		return exitFailure, createRepository(repository)
+		return failure(result.AbsentRepository, exitFailure, createRepository(repository), repository.Host+"/"+repository.Repository)
 	case errors.As(err, &fixed):
-		return exitFailure, moveTag(fixed)
+		return failure(result.ImmutableTag, exitFailure, moveTag(fixed), fixed.Host+": "+fixed.Tag)
 	case errors.As(err, &response) && response.Method == http.MethodPut && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {
 		return e.Code == errcode.ErrorCodeManifestBlobUnknown
 	}):
-		return exitFailure, "the registry accepts only complete indexes: copy without --platform, or lock single platforms with krtpkg build --platform"
+		return failure(result.IncompleteIndex, exitFailure, "the registry accepts only complete indexes: copy without --platform, or lock single platforms with krtpkg build --platform", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
-		return exitCode(err), "log in to " + response.URL.Host + ": docker login, podman login, or a credential helper in the docker config"
+		return failure(result.Unauthorized, exitCode(err), "log in to "+response.URL.Host+": docker login, podman login, or a credential helper in the docker config", response.URL.Host)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return exitCode(err), "log in to the registry: docker login, podman login, or a credential helper in the docker config"
+		return failure(result.Unauthorized, exitCode(err), "log in to the registry: docker login, podman login, or a credential helper in the docker config", "")
 	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
-		return exitCode(err), "the login for " + response.URL.Host + " lacks permission or is missing: run docker login or podman login"
+		return failure(result.Forbidden, exitCode(err), "the login for "+response.URL.Host+" lacks permission or is missing: run docker login or podman login", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:
-		return exitCode(err), response.URL.Host + " limits requests: run the same command again later to resume; logging in may raise the limit"
+		return failure(result.RateLimited, exitCode(err), response.URL.Host+" limits requests: run the same command again later to resume; logging in may raise the limit", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode >= http.StatusInternalServerError:
-		return exitCode(err), "the registry failed, see its log; run the same command again to resume"
+		return failure(result.RegistryFailed, exitCode(err), "the registry failed, see its log; run the same command again to resume", response.URL.Host)
 	case errors.Is(err, syscall.ENOSPC):
-		return exitCode(err), "free disk space and run the same command again to resume"
+		return failure(result.DiskFull, exitCode(err), "free disk space and run the same command again to resume", "")
 	case errors.As(err, &request) && strings.Contains(request.URL, "/v2/"):
-		return exitCode(err), unansweredHint(request)
+		return failure(result.Unreachable, exitCode(err), unansweredHint(request), hostOf(request))
 	case errors.As(err, &incomplete):
-		return exitIncomplete, "make the images reachable, or pass --image-mirror"
+		return failure(result.Incomplete, exitIncomplete, "make the images reachable, or pass --image-mirror", incomplete.Missing[0].Image)
 	case errors.Is(err, errdef.ErrNotFound):
-		return exitFailure, "list the versions with krtpkg list"
+		return failure(result.NotFound, exitFailure, "list the versions with krtpkg list", "")
 	}
-	return exitFailure, ""
+	return failure(result.Failed, exitFailure, "", "")
+}
+
+// failure is a row of the table.
+func failure(code result.Code, exit int, hint, object string) result.Error {
+	return result.Error{Code: code, ExitCode: exit, Hint: hint, Object: object}
+}
+
+// hostOf returns the registry that was asked.
+func hostOf(request *url.Error) string {
+	if at, err := url.Parse(request.URL); err == nil {
+		return at.Host
+	}
+	return ""
 }
 
 // skipHint offers to leave checks out if that is enough.

@@ -87,15 +87,15 @@ func TestExplain(t *testing.T) {
 		{"a cluster out of reach", &url.Error{Op: "Get", URL: "https://cluster.example/api", Err: syscall.ECONNREFUSED}, 1, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			code, hint := explainError(t.Context(), fmt.Errorf("while it was done: %w", c.err))
-			if code != c.code || !strings.Contains(hint, c.hint) || (hint == "") != (c.hint == "") {
-				t.Errorf("exit code %d and hint %q, want %d and %q", code, hint, c.code, c.hint)
+			got := explainError(t.Context(), fmt.Errorf("while it was done: %w", c.err))
+			if got.ExitCode != c.code || !strings.Contains(got.Hint, c.hint) || (got.Hint == "") != (c.hint == "") || got.Code == "" {
+				t.Errorf("%+v, want exit code %d and hint %q", got, c.code, c.hint)
 			}
 		})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if code, hint := explainError(ctx, status(401)); code != 130 || hint != "" {
-		t.Errorf("interrupted: exit code %d and hint %q", code, hint)
+	if got := explainError(ctx, status(401)); got.ExitCode != 130 || got.Hint != "" || got.Code != "interrupted" {
+		t.Errorf("interrupted: %+v", got)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -62,54 +63,63 @@ To resume an interrupted export, run it again.`,
 }
 
 func (a *app) runExport(ctx context.Context, references []string, file string, f exportFlags) error {
+	r, err := a.exportTo(ctx, references, file, f)
+	if err != nil || file == "-" {
+		return err
+	}
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
+}
+
+// exportTo writes an archive of what references lead to, as one file or several, or as a stream.
+func (a *app) exportTo(ctx context.Context, references []string, file string, f exportFlags) (*result.Transfer, error) {
 	limit, err := f.checkValues(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	roots, err := a.openRoots(ctx, references, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	options, err := a.transferOptions(ctx, &f.transferFlags, "export")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	plan, err := transfer.NewPlan(ctx, roots, options)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	has, base, err := a.readBases(ctx, f.bases, options)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	contents := plan.ArchiveContents(has, base)
 	if file == "-" {
 		options.Progress.Emit(plannedEvent(contents))
-		return archive.Write(ctx, a.ui.Out, contents, plan, archive.Options{Compress: f.zstd, Progress: options.Progress})
+		return nil, archive.Write(ctx, a.ui.Out, contents, plan, archive.Options{Compress: f.zstd, Progress: options.Progress})
 	}
 	volumes, names := []archive.Contents{contents}, []string{file}
 	if limit > 0 {
 		if volumes, err = contents.Split(limit); err != nil {
-			return err
+			return nil, err
 		}
 		names = archive.VolumeNames(file, len(volumes))
 	}
-	view := exportView{Roots: []string{}, Files: []fileView{}, Base: base, Bytes: plan.Size()}
-	for _, r := range roots {
-		view.Roots = append(view.Roots, fmt.Sprintf("%s@%s", r.Tags[0], r.Root.Digest))
+	r := &result.Transfer{DryRun: f.dryRun, Base: base, Bytes: plan.Size()}
+	for _, c := range volumes {
+		planned := plannedEvent(c)
+		r.CopiedItems, r.CopiedBytes = r.CopiedItems+int64(planned.Items), r.CopiedBytes+planned.Bytes
 	}
+	r.Items = int64(plan.Len())
+	r.PresentItems, r.PresentBytes = max(0, r.Items-r.CopiedItems), max(0, r.Bytes-r.CopiedBytes)
 	for i, name := range names {
 		written, err := a.writeArchive(ctx, name, volumes[i], plan, f, options.Progress)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		view.Files = append(view.Files, *written)
+		r.Files = append(r.Files, *written)
 	}
-	return a.ui.Result(f.format, view, func(w io.Writer) {
-		for _, file := range view.Files {
-			ui.Fprintf(w, "%s\t%s\n", file.Name, ui.Bytes(file.Size))
-		}
-	})
+	r.Roots = describeRoots(place.Place{File: names[0]}, plan.Roots())
+	return r, nil
 }
 
 func (f *exportFlags) checkValues(file string) (limit int64, err error) {
@@ -140,10 +150,10 @@ func plannedEvent(c archive.Contents) progress.Event {
 	return e
 }
 
-func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents, plan *transfer.Plan, f exportFlags, report progress.Func) (*fileView, error) {
+func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents, plan *transfer.Plan, f exportFlags, report progress.Func) (*result.File, error) {
 	if f.dryRun {
 		size, err := c.Size()
-		return &fileView{Name: name, Size: size}, err
+		return &result.File{Name: name, Bytes: size}, err
 	}
 	report.Emit(plannedEvent(c))
 	written, err := archive.WriteFile(ctx, name, c, plan, archive.Options{Compress: f.zstd, Progress: report})
@@ -153,22 +163,7 @@ func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents,
 	if written.Kept > 0 {
 		a.ui.Say("%s: %s of %s were already written", name, ui.Bytes(written.Kept), ui.Bytes(written.Size))
 	}
-	return &fileView{Name: name, Size: written.Size, Kept: written.Kept}, nil
-}
-
-// exportView is the result of export for programs.
-type exportView struct {
-	Roots []string   `json:"roots"`
-	Files []fileView `json:"files"`
-	Base  []string   `json:"base,omitempty"`
-	// Bytes are all that the roots have, with what the base has of it.
-	Bytes int64 `json:"bytes"`
-}
-
-type fileView struct {
-	Name string `json:"name"`
-	Size int64  `json:"size"`
-	Kept int64  `json:"kept"`
+	return &result.File{Name: name, Bytes: written.Size, KeptBytes: written.Kept}, nil
 }
 
 // readBases returns what a site has: a function that says of a blob whether it is there, and the names

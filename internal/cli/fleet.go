@@ -15,6 +15,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // fleetFlags are for a handful of clusters.
@@ -49,15 +50,6 @@ func (f *fleetFlags) checkValues(o *applyOptions) error {
 	return nil
 }
 
-// fleetView is the result for one cluster.
-type fleetView struct {
-	Context string      `json:"context"`
-	State   string      `json:"state"` // applied, failed or not begun
-	Error   string      `json:"error,omitempty"`
-	Seconds float64     `json:"seconds,omitempty"`
-	Report  *deployView `json:"report,omitempty"`
-}
-
 // applyFleet applies to several clusters what has been verified once.
 func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) error {
 	var clusters []*deploy.Cluster
@@ -71,13 +63,13 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) 
 		clusters = append(clusters, cluster)
 	}
 	var mu sync.Mutex
-	views := make([]fleetView, len(clusters))
+	views := make([]result.ClusterApply, len(clusters))
 	errs := make([]error, len(clusters))
 	failed := 0
 	var group errgroup.Group
 	group.SetLimit(o.fleet.maxParallel)
 	for i, cluster := range clusters {
-		views[i] = fleetView{Context: o.fleet.contexts[i], State: "not begun"}
+		views[i] = result.ClusterApply{Context: o.fleet.contexts[i], State: "not begun"}
 		group.Go(func() error {
 			mu.Lock()
 			stop := failed > o.fleet.maxUnavailable || ctx.Err() != nil
@@ -96,27 +88,27 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) 
 			if err != nil {
 				failed++
 				errs[i] = fmt.Errorf("cluster %s: %w", o.fleet.contexts[i], err)
-				views[i].State, views[i].Error = "failed", a.ui.ErrorText(err.Error())
+				views[i].State, views[i].Reason = "failed", a.ui.ErrorText(err.Error())
 				a.ui.Say("cluster %s: failed", o.fleet.contexts[i])
 				return nil
 			}
 			a.noteSkipped(one.cluster.label, report)
-			view := newDeployView(report)
+			view := describeDeployed(report)
 			views[i].Report = &view
 			a.ui.Say("cluster %s: applied", o.fleet.contexts[i])
 			return nil
 		})
 	}
 	_ = group.Wait() // errors are in errs
-	err := a.ui.Result(o.cluster.format, views, func(w io.Writer) {
+	if begun := slices.IndexFunc(views, func(v result.ClusterApply) bool { return v.State == "not begun" }); begun >= 0 {
+		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: the others were not begun", failed, o.fleet.maxUnavailable))
+	}
+	r := &result.Apply{Applied: result.Applied{Name: p.deployedName(), Applied: []result.BundleOutcome{}, Deleted: []result.BundleOutcome{}}, Clusters: views}
+	return a.printResult(ctx, o.cluster.format, r, errors.Join(errs...), func(w io.Writer) {
 		ui.Fprintf(w, "CONTEXT\tSTATE\tTIME\tREASON\n")
 		for _, v := range views {
-			reason, _, _ := strings.Cut(v.Error, "\n")
+			reason, _, _ := strings.Cut(v.Reason, "\n")
 			ui.Fprintf(w, "%s\t%s\t%.1fs\t%s\n", v.Context, v.State, v.Seconds, reason)
 		}
 	})
-	if begun := slices.IndexFunc(views, func(v fleetView) bool { return v.State == "not begun" }); begun >= 0 {
-		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: the others were not begun", failed, o.fleet.maxUnavailable))
-	}
-	return errors.Join(append(errs, err)...)
 }

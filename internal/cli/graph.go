@@ -16,6 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
@@ -70,7 +71,7 @@ With --cluster it shows the health of each bundle on a cluster.`,
 				}
 			}
 			if format != "" {
-				return a.ui.Result(format, g, nil)
+				return a.printResult(cmd.Context(), format, &result.Graph{Graph: g}, nil, nil)
 			}
 			if kind == "text" {
 				return a.ui.Result("", nil, func(w io.Writer) { io.WriteString(w, draw()) })

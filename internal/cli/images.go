@@ -13,6 +13,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) imagesCommand() *cobra.Command {
@@ -56,30 +57,6 @@ type imageList struct {
 	format               ui.Format
 }
 
-// imageUseView is a reference for programs.
-type imageUseView struct {
-	Image    string   `json:"image"`
-	State    string   `json:"state"`
-	Notes    []string `json:"notes,omitempty"`
-	How      string   `json:"how"`
-	Digest   string   `json:"digest,omitempty"`
-	Bundle   string   `json:"bundle,omitempty"`
-	Resource string   `json:"resource,omitempty"`
-	Path     string   `json:"path,omitempty"`
-	File     string   `json:"file"`
-	Line     int      `json:"line,omitempty"`
-	Column   int      `json:"column,omitempty"`
-	Reason   string   `json:"reason,omitempty"`
-	Error    string   `json:"error,omitempty"`
-	// Upstream are the fields of an image that still point upstream when it is relocated.
-	Upstream []string `json:"upstream,omitempty"`
-	// Settle is what to put into the definition for a suspect.
-	Settle  string   `json:"settle,omitempty"`
-	Context []string `json:"context,omitempty"`
-
-	contextLine int
-}
-
 func (a *app) runImages(ctx context.Context, list imageList) error {
 	o, err := a.buildOptions()
 	if err != nil {
@@ -89,14 +66,15 @@ func (a *app) runImages(ctx context.Context, list imageList) error {
 	if err != nil {
 		return err
 	}
-	views := make([]imageUseView, len(uses))
+	r := &result.Images{Images: make([]result.ImageUse, len(uses))}
+	views := r.Images
 	for i, u := range uses {
-		views[i] = imageUseView{
+		views[i] = result.ImageUse{
 			Image: u.Image, State: string(u.State), Notes: imageNotes(u), How: u.How, Digest: u.Digest, Bundle: u.Bundle,
 			Resource: u.Resource, Path: u.Path, File: u.File, Line: u.Line, Column: u.Column, Reason: u.Reason,
 		}
 		if u.Err != nil {
-			views[i].Error = u.Err.Error()
+			views[i].Unreachable = u.Err.Error()
 		}
 		if u.State == images.Image {
 			views[i].Upstream = u.KeptFields()
@@ -106,10 +84,10 @@ func (a *app) runImages(ctx context.Context, list imageList) error {
 			views[i].Settle = fmt.Sprintf("%s: [%s]", field, entry)
 		}
 		if list.withContext {
-			views[i].Context, views[i].contextLine = u.Context, u.ContextLine
+			views[i].Context, views[i].ContextLine = u.Context, u.ContextLine
 		}
 	}
-	return a.ui.Result(list.format, views, func(w io.Writer) {
+	return a.printResult(ctx, list.format, r, nil, func(w io.Writer) {
 		if len(views) == 0 {
 			ui.Fprintln(w, "no images")
 			return
@@ -128,19 +106,19 @@ func (a *app) runImages(ctx context.Context, list imageList) error {
 				said = strings.TrimPrefix(said+", points upstream: "+strings.Join(v.Upstream, ", "), ", ")
 			}
 			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", where, v.How, v.Image, shortPin(v.Digest), cmp.Or(said, "-"))
-			v.writeContext(w)
+			writeContext(w, v)
 		}
 	})
 }
 
 // writeContext shows the lines around a reference, and what settles it.
-func (v *imageUseView) writeContext(w io.Writer) {
+func writeContext(w io.Writer, v result.ImageUse) {
 	for i, line := range v.Context {
 		mark := " "
-		if v.contextLine+i == v.Line {
+		if v.ContextLine+i == v.Line {
 			mark = ">"
 		}
-		ui.Fprintf(w, "%s %5d  %s\n", mark, v.contextLine+i, strings.ReplaceAll(line, "\t", "  "))
+		ui.Fprintf(w, "%s %5d  %s\n", mark, v.ContextLine+i, strings.ReplaceAll(line, "\t", "  "))
 	}
 	if len(v.Context) > 0 && v.Settle != "" {
 		ui.Fprintf(w, "  %s\n", v.Settle)

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -85,12 +84,16 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 		return fmt.Errorf("import %s: %w", strings.Join(archives, ", "), err)
 	}
 	if len(imported.Absent) > 0 {
-		err := a.ui.Result(f.format, map[string]any{"absentVolumes": imported.Absent}, func(w io.Writer) {
+		r := describeCopy(to, imported.Report)
+		r.AbsentVolumes, r.Volumes = imported.Absent, imported.Volumes
+		failed := fmt.Errorf("import %s: %w", strings.Join(archives, ", "), imported.AbsentError())
+		return a.printResult(ctx, f.format, r, failed, func(w io.Writer) {
 			ui.Fprintf(w, "%s (%s) copied\n", countNoun(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes))
 		})
-		return cmp.Or(err, fmt.Errorf("import %s: %w", strings.Join(archives, ", "), imported.AbsentError()))
 	}
-	return a.printCopied(to, imported.Report, f.format)
+	a.ui.Say("%s", copySummary(imported.Report))
+	r := describeCopy(to, imported.Report)
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
 }
 
 func (a *app) importFrom(ctx context.Context, archives []string, dst place.Target, o transfer.Options) (*transfer.Imported, error) {

@@ -13,6 +13,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
@@ -32,48 +33,17 @@ signatures; use verify for that.`,
 			if err != nil {
 				return err
 			}
-			return a.ui.Result(format, view, view.writeText)
+			return a.printResult(cmd.Context(), format, view, nil, view.writeText)
 		},
 	}
 	outputFlag(cmd, &format)
 	return cmd
 }
 
-// rootView is what inspect and tree show.
-type rootView struct {
-	Reference   string            `json:"reference"`
-	Kind        string            `json:"kind"`
-	Digest      string            `json:"digest"`
-	Metadata    bundle.Metadata   `json:"metadata"`
-	Annotations map[string]string `json:"annotations"`
-	Bundles     []bundleView      `json:"bundles"`
-	Signatures  []signatureView   `json:"signatures"`
-}
+// inspection is what inspect and tree show.
+type inspection struct{ result.Inspect }
 
-type bundleView struct {
-	Name       string          `json:"name"`
-	Version    string          `json:"version"`
-	Digest     string          `json:"digest"`
-	Layer      int             `json:"layer"`
-	Category   string          `json:"category,omitempty"`
-	Kubernetes string          `json:"kubernetes,omitempty"`
-	Provides   []string        `json:"provides,omitempty"`
-	Requires   []string        `json:"requires,omitempty"`
-	Sources    []bundle.Source `json:"sources"`
-	Images     []imageView     `json:"images"`
-}
-
-type imageView struct {
-	Reference string `json:"reference"`
-	Image     string `json:"image"`
-}
-
-type signatureView struct {
-	Form   string `json:"form"`
-	Digest string `json:"digest"`
-}
-
-func (a *app) inspectRoot(ctx context.Context, reference string) (*rootView, error) {
+func (a *app) inspectRoot(ctx context.Context, reference string) (*inspection, error) {
 	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return nil, err
@@ -82,42 +52,38 @@ func (a *app) inspectRoot(ctx context.Context, reference string) (*rootView, err
 	if err != nil {
 		return nil, err
 	}
-	view := &rootView{
-		Reference: at.String(), Kind: bundle.KindBundle, Digest: at.root.Digest.String(),
+	view := &inspection{result.Inspect{
+		Artifact: describeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()),
 		Metadata: set.Root.Metadata(), Annotations: set.Root.Manifest.Annotations,
-		Signatures: []signatureView{},
-	}
-	if set.Root.Runtime != nil {
-		view.Kind = bundle.KindRuntime
-	}
+		Bundles: []result.Bundle{}, Signatures: []result.Signature{},
+	}}
 	for _, b := range set.Bundles {
-		view.Bundles = append(view.Bundles, newBundleView(b))
+		view.Bundles = append(view.Bundles, describeBundle(b))
 	}
 	found, err := sign.Find(ctx, at.store, at.root)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range found {
-		view.Signatures = append(view.Signatures, signatureView{string(s.Form), s.Manifest.String()})
+		view.Signatures = append(view.Signatures, result.Signature{Form: string(s.Form), Digest: s.Manifest.String()})
 	}
 	return view, nil
 }
 
-func newBundleView(b *bundle.Artifact) bundleView {
-	m, spec := b.Metadata(), b.Bundle.Spec
-	view := bundleView{
-		Name: m.Name, Version: m.Version, Digest: b.Descriptor.Digest.String(),
-		Layer: spec.Layer, Category: spec.Category, Kubernetes: spec.Kubernetes,
+func describeBundle(b *bundle.Artifact) result.Bundle {
+	spec := b.Bundle.Spec
+	view := result.Bundle{
+		Artifact: describeArtifact(&b.Content, b.Descriptor.Digest, ""), Layer: spec.Layer, Category: spec.Category, Kubernetes: spec.Kubernetes,
 		Provides: spec.Provides, Requires: spec.Requires, Sources: spec.Sources,
-		Images: []imageView{},
+		Images: []result.LockedImage{},
 	}
 	for _, locked := range b.Images {
-		view.Images = append(view.Images, imageView{locked.Reference, locked.Image.Name()})
+		view.Images = append(view.Images, result.LockedImage{Reference: locked.Reference, Image: locked.Image.Name(), Digest: locked.Image.DigestStr()})
 	}
 	return view
 }
 
-func (v *rootView) writeText(w io.Writer) {
+func (v *inspection) writeText(w io.Writer) {
 	m := v.Metadata
 	row := func(name, value string) {
 		if value != "" {
@@ -146,12 +112,12 @@ func (v *rootView) writeText(w io.Writer) {
 	ui.Fprintf(w, "\nIMAGE\tLOCKED TO\tBUNDLE\n")
 	for _, b := range v.Bundles {
 		for _, i := range b.Images {
-			ui.Fprintf(w, "%s\t%s\t%s\n", i.Reference, i.Image[strings.Index(i.Image, "@")+1:], b.Name)
+			ui.Fprintf(w, "%s\t%s\t%s\n", i.Reference, i.Digest, b.Name)
 		}
 	}
 }
 
-func (v *rootView) signatureForms() string {
+func (v *inspection) signatureForms() string {
 	if len(v.Signatures) == 0 {
 		return "none"
 	}

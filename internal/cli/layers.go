@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) layersCommand() *cobra.Command {
@@ -33,7 +34,7 @@ them, with how each is delivered and its ready bundle in the folder bundles/.`,
   krtpkg layers check runtime.yaml`,
 		GroupID: groupLook,
 		Args:    cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			model, err := model.loadModel()
 			if err != nil {
 				return err
@@ -51,17 +52,17 @@ them, with how each is delivered and its ready bundle in the folder bundles/.`,
 				return nil
 			}
 			if len(args) == 0 {
-				return a.ui.Result(format, model, func(w io.Writer) { writeOverview(w, model, ready) })
+				return a.printResult(cmd.Context(), format, &result.Layers{Layers: model.Layers}, nil, func(w io.Writer) { writeOverview(w, model, ready) })
 			}
 			found, err := model.FindPlaces(args[0])
 			if err != nil {
 				return &usageError{err}
 			}
-			views := make([]foundView, len(found))
-			for i, f := range found {
-				views[i] = newFoundView(f, ready)
+			r := &result.Layers{}
+			for _, f := range found {
+				r.Found = append(r.Found, describePlace(f, ready))
 			}
-			return a.ui.Result(format, views, func(w io.Writer) {
+			return a.printResult(cmd.Context(), format, r, nil, func(w io.Writer) {
 				for _, f := range found {
 					showFound(w, f, ready)
 				}
@@ -92,18 +93,6 @@ func (f *modelFlag) loadModel() (*layers.Model, error) {
 		return nil, err
 	}
 	return model, model.Extend(f.file, data)
-}
-
-// foundView is what was looked for, for programs: a layer with its categories, a category with
-// its products, or a product.
-type foundView struct {
-	Layer      int               `json:"layer"`
-	LayerName  string            `json:"layerName"`
-	Categories []layers.Category `json:"categories,omitempty"`
-	Category   string            `json:"category,omitempty"`
-	Product    *layers.Product   `json:"product,omitempty"`
-	// Ready are the bundles for what was found.
-	Ready []bundles.Ready `json:"ready"`
 }
 
 // readyList are the ready bundles by layer, category and product.
@@ -141,7 +130,7 @@ func (r readyList) String() string {
 	return strings.Join(names, ", ")
 }
 
-func newFoundView(f layers.ModelPlace, all readyList) foundView {
+func describePlace(f layers.ModelPlace, all readyList) result.FoundPlace {
 	category, product := "", ""
 	if f.Category != nil {
 		category = f.Category.ID
@@ -149,7 +138,7 @@ func newFoundView(f layers.ModelPlace, all readyList) foundView {
 	if f.Product != nil {
 		product = f.Product.ID
 	}
-	v := foundView{Layer: f.Layer.Number, LayerName: f.Layer.Name, Ready: all.filterBy(f.Layer.Number, category, product)}
+	v := result.FoundPlace{Layer: f.Layer.Number, LayerName: f.Layer.Name, Ready: all.filterBy(f.Layer.Number, category, product)}
 	switch {
 	case f.Product != nil:
 		v.Category, v.Product = f.Category.ID, f.Product

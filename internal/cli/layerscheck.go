@@ -11,6 +11,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) layersCheckCommand(model *modelFlag) *cobra.Command {
@@ -39,28 +40,20 @@ A definition is read without fetching its sources.`,
 			if err != nil {
 				return err
 			}
-			if err := a.ui.Result(format, view, func(w io.Writer) { showCoverage(w, view) }); err != nil {
-				return err
-			}
-			return errors.Join(view.problems...)
+			return a.printResult(cmd.Context(), format, view, errors.Join(view.problems...), func(w io.Writer) { showCoverage(w, view) })
 		},
 	}
 	outputFlag(cmd, &format)
 	return cmd
 }
 
-// coverageView is how a runtime fills the layers, for programs.
-type coverageView struct {
-	Name       string            `json:"name"`
-	Version    string            `json:"version"`
-	Categories []layers.Coverage `json:"categories"`
-	// Problems are the rules that are broken.
-	Problems []string `json:"problems"`
-
+// coverage is how a runtime fills the layers.
+type coverage struct {
+	result.LayersCheck
 	problems []error
 }
 
-func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string) (*coverageView, error) {
+func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string) (*coverage, error) {
 	all, err := readyBundles()
 	if err != nil {
 		return nil, err
@@ -73,10 +66,10 @@ func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string)
 		return nil, &usageError{fmt.Errorf("%s is a bundle: want a runtime", at)}
 	}
 	components := outline.Components()
-	v := &coverageView{
+	v := &coverage{LayersCheck: result.LayersCheck{
 		Name: outline.Metadata.Name, Version: outline.Metadata.Version,
 		Categories: model.CoverCategories(components, outline.Provided, all.productOf), Problems: []string{},
-	}
+	}}
 	v.problems = model.FindConflicts(components, outline.Exceptions...)
 	for _, absent := range model.FindAbsent(components, outline.Provided) {
 		v.problems = append(v.problems, fmt.Errorf("%w: add one of %s, or list %s in spec.provided if the platform provides it",
@@ -91,7 +84,7 @@ func (a *app) checkCoverage(ctx context.Context, model *layers.Model, at string)
 	return v, nil
 }
 
-func showCoverage(w io.Writer, v *coverageView) {
+func showCoverage(w io.Writer, v *coverage) {
 	count := map[layers.State]int{}
 	ui.Fprintf(w, "LAYER\tCATEGORY\tSTATE\tBY\n")
 	for _, c := range v.Categories {

@@ -12,6 +12,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) listCommand() *cobra.Command {
@@ -29,20 +30,12 @@ func (a *app) listCommand() *cobra.Command {
 	return cmd
 }
 
-type versionView struct {
-	Tag     string `json:"tag"`
-	Name    string `json:"name"`
-	Version string `json:"version"`
-	Kind    string `json:"kind"`
-	Digest  string `json:"digest"`
-}
-
 func (a *app) runList(ctx context.Context, reference string, format ui.Format) error {
 	at, err := a.openPlace(ctx, reference)
 	if err != nil {
 		return err
 	}
-	views := []versionView{}
+	found := &result.List{Versions: []result.ListedVersion{}}
 	err = at.store.Tags(ctx, "", func(tags []string) error {
 		for _, tag := range tags {
 			if strings.HasPrefix(tag, "sha256-") { // signatures and referrers
@@ -63,20 +56,21 @@ func (a *app) runList(ctx context.Context, reference string, format ui.Format) e
 			if m.ArtifactType == bundle.TypeRuntime {
 				kind = bundle.KindRuntime
 			}
-			view := versionView{tag, titleOf(m), m.Annotations[ocispec.AnnotationVersion], kind, desc.Digest.String()}
-			if err := (bundle.Metadata{Name: view.Name, Version: view.Version}).CheckTag(tag); err != nil {
+			at.Tag, at.root = tag, desc
+			one := result.Artifact{Reference: at.pinnedReference(), Kind: kind, Name: titleOf(m), Version: m.Annotations[ocispec.AnnotationVersion], Digest: desc.Digest.String()}
+			if err := (bundle.Metadata{Name: one.Name, Version: one.Version}).CheckTag(tag); err != nil {
 				a.ui.Note("note: %s: %v", at.Location(), err)
 			}
-			views = append(views, view)
+			found.Versions = append(found.Versions, result.ListedVersion{Tag: tag, Artifact: one})
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return a.ui.Result(format, views, func(w io.Writer) {
+	return a.printResult(ctx, format, found, nil, func(w io.Writer) {
 		ui.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
-		for _, v := range views {
+		for _, v := range found.Versions {
 			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, shortenDigest(v.Digest))
 		}
 	})

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // mirrorList is a file that says what to copy where.
@@ -119,12 +121,22 @@ func versionOf(tag string) *semver.Version {
 	return v
 }
 
-// copyList copies what a list says, one item after the other.
+// copyList copies what a list says, one item after the other. The result of one that fails is of those before.
 func (a *app) copyList(ctx context.Context, file string, f *transferFlags) error {
 	list, err := readMirrorList(file)
 	if err != nil {
 		return &usageError{err}
 	}
+	all := &result.Transfer{Roots: []result.Root{}, DryRun: f.dryRun}
+	failed := a.copyItems(ctx, file, list, f, all)
+	if failed != nil && len(all.Roots) == 0 {
+		return failed
+	}
+	return a.printResult(ctx, f.format, all, failed, func(w io.Writer) { writeTransfer(w, all) })
+}
+
+// copyItems copies the items of a list and adds up what it did.
+func (a *app) copyItems(ctx context.Context, file string, list *mirrorList, f *transferFlags, all *result.Transfer) error {
 	for _, item := range list.Copies {
 		from, err := a.openPlace(ctx, item.From)
 		if err != nil {
@@ -146,9 +158,13 @@ func (a *app) copyList(ctx context.Context, file string, f *transferFlags) error
 		for i, tag := range picked {
 			sources[i] = from.WithTag(tag).String()
 		}
-		if err := a.runCopy(ctx, "copy", sources, item.To, f); err != nil {
+		r, err := a.copyTo(ctx, "copy", sources, item.To, f)
+		if err != nil {
 			return err
 		}
+		all.Roots, all.Referrers, all.Files = append(all.Roots, r.Roots...), append(all.Referrers, r.Referrers...), append(all.Files, r.Files...)
+		all.Items, all.Bytes, all.CopiedItems, all.CopiedBytes = all.Items+r.Items, all.Bytes+r.Bytes, all.CopiedItems+r.CopiedItems, all.CopiedBytes+r.CopiedBytes
+		all.MountedItems, all.PresentItems, all.PresentBytes = all.MountedItems+r.MountedItems, all.PresentItems+r.PresentItems, all.PresentBytes+r.PresentBytes
 	}
 	return nil
 }

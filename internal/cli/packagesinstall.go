@@ -212,7 +212,7 @@ func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOpti
 	if err != nil {
 		return err
 	}
-	return a.printDeployed(report, o.cluster)
+	return a.printDeployed(ctx, report, o.cluster)
 }
 
 // unitsOf has a controller's manifests for bundles instead of the bundles' own, in the same order.

@@ -76,17 +76,12 @@ func (a *app) runPlan(ctx context.Context, reference string, o planOptions) erro
 	}
 	plan.Findings = append(found, plan.Findings...)
 	a.hideConfidential(plan.Findings)
-	if err := a.ui.Result(o.cluster.format, newPlanView(plan), func(w io.Writer) {
+	failed := deploy.RefuseFindings(plan.Findings)
+	if failed == nil && o.exitCode && plan.HasChanges() {
+		failed = errChanges
+	}
+	return a.printResult(ctx, o.cluster.format, describePlan(plan), failed, func(w io.Writer) {
 		writePlan(w, plan, o.cluster.full)
 		io.WriteString(w, plan.CountChanges().String()+"\n")
-	}); err != nil {
-		return err
-	}
-	if err := deploy.RefuseFindings(plan.Findings); err != nil {
-		return err
-	}
-	if o.exitCode && plan.HasChanges() {
-		return errChanges
-	}
-	return nil
+	})
 }

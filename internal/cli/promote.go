@@ -17,23 +17,12 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
 // typePromotion is the predicate type of what promote attests.
 const typePromotion = "https://krtpkg.dev/promotion/v1"
-
-// promotion is its predicate.
-type promotion struct {
-	// Channel is the tag that was moved, in Repository.
-	Channel    string `json:"channel"`
-	Repository string `json:"repository"`
-	Version    string `json:"version"`
-	// Previous is the digest that the channel stood for before; empty for the first.
-	Previous string    `json:"previous,omitempty"`
-	By       string    `json:"by"`
-	At       time.Time `json:"at"`
-}
 
 type promoteOptions struct {
 	signFlags
@@ -95,17 +84,17 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if at.File != "" {
 		return &usageError{fmt.Errorf("%s: an archive has no channels: promote in a registry or a folder", reference)}
 	}
-	result, err := a.verifyRoot(ctx, at, policy)
+	found, err := a.verifyRoot(ctx, at, policy)
 	if err != nil {
 		return err
 	}
-	a.ui.Say("verified %s, signed by %s", at.pinnedReference(), signerNames(result))
+	a.ui.Say("verified %s, signed by %s", at.pinnedReference(), signerNames(found))
 	set, err := a.openSet(ctx, at)
 	if err != nil {
 		return err
 	}
 	options.Reference = nameOf(at, set)
-	p := promotion{Channel: o.to, Repository: options.Reference, Version: set.Root.Metadata().Version, By: o.by, At: time.Now().UTC().Truncate(time.Second)}
+	p := result.Promotion{Channel: o.to, Repository: options.Reference, Version: set.Root.Metadata().Version, By: o.by, At: time.Now().UTC().Truncate(time.Second)}
 	if p.By == "" {
 		who, err := user.Current()
 		if err != nil {
@@ -120,7 +109,7 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 		return err
 	case before.Digest == at.root.Digest:
 		a.ui.Say("%s is at %s %s already", o.to, set.Name(), p.Version)
-		return a.printPromoted(at, o, p)
+		return a.printPromoted(ctx, at, set, o, p)
 	default:
 		p.Previous = before.Digest.String()
 		if err := refuseOlder(ctx, at, before, set, o); err != nil {
@@ -144,7 +133,7 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if err := store.Tag(ctx, at.root, o.to); err != nil {
 		return err
 	}
-	return a.printPromoted(at, o, p)
+	return a.printPromoted(ctx, at, set, o, p)
 }
 
 // refuseOlder refuses what would take a channel back, or over from another product.
@@ -170,12 +159,9 @@ func refuseOlder(ctx context.Context, at *openedReference, before ocispec.Descri
 	return nil
 }
 
-func (a *app) printPromoted(at *openedReference, o *promoteOptions, p promotion) error {
+func (a *app) printPromoted(ctx context.Context, at *openedReference, set *bundle.Set, o *promoteOptions, p result.Promotion) error {
 	channel := at.WithTag(o.to)
 	channel.Digest = at.root.Digest
-	view := struct {
-		Reference string `json:"reference"`
-		promotion
-	}{channel.String(), p}
-	return a.ui.Result(o.format, view, func(w io.Writer) { ui.Fprintln(w, channel) })
+	r := &result.Promote{Artifact: describeArtifact(&set.Root.Content, at.root.Digest, channel.String()), Promotion: p}
+	return a.printResult(ctx, o.format, r, nil, func(w io.Writer) { ui.Fprintln(w, channel) })
 }

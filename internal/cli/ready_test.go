@@ -34,7 +34,7 @@ func TestEnterpriseRuntime(t *testing.T) {
 	t.Run("the same again writes nothing", func(t *testing.T) {
 		var view struct {
 			Applied []struct {
-				Bundle                 string
+				Name                   string
 				Create, Update, Delete int
 			}
 		}

@@ -102,7 +102,7 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	if err != nil {
 		return err
 	}
-	return a.printDeployed(report, o.cluster)
+	return a.printDeployed(ctx, report, o.cluster)
 }
 
 // findEarlier finds the revision to go back to.

@@ -23,21 +23,22 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	a.ui.EndProgress(err)
 	if err == nil {
 		return 0
 	}
-	code, hint := explainError(ctx, err)
-	if code == exitInterrupted {
+	e := a.describeError(ctx, err)
+	a.printError(cmd, args, e)
+	if e.ExitCode == exitInterrupted {
 		a.ui.Note("interrupted")
-		return code
+		return e.ExitCode
 	}
 	a.ui.Error(err)
-	if hint != "" {
-		a.ui.Note("hint: %s", hint)
+	if e.Hint != "" {
+		a.ui.Note("hint: %s", e.Hint)
 	}
-	return code
+	return e.ExitCode
 }
 
 // NewCommand returns the command line, for programs that document it.
@@ -50,6 +51,9 @@ func NewCommand() *cobra.Command {
 type app struct {
 	ui       *ui.UI
 	settings settings
+	// args are the command's, and errorShown is set once a result says why it failed.
+	args       []string
+	errorShown bool
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -110,7 +114,8 @@ func (a *app) progressFlags(root *cobra.Command) {
 	flags.BoolVarP(&a.ui.Quiet, "quiet", "q", false, "no progress, only results, notes and errors: --progress none")
 	flags.Var(&a.ui.Mode, "progress", "how progress is shown on standard error: auto is tty on a terminal and plain elsewhere")
 	_ = root.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(ui.ListModes(), cobra.ShellCompDirectiveNoFileComp))
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		a.args = args
 		a.ui.Quiet = a.ui.Quiet || a.ui.Mode == ui.None
 		ctx, err := a.settings.withMemory(cmd.Context(), os.Getenv)
 		cmd.SetContext(ctx)

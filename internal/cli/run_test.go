@@ -68,7 +68,13 @@ func (s *site) run(args ...string) result {
 	if err != nil && !errors.As(err, &exit) {
 		s.t.Fatal(err)
 	}
-	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	r := result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	if verb := verbOf(args); verb != "" {
+		if err := checkResult(verb, stdout.Bytes(), r.code); err != nil {
+			s.t.Errorf("krtpkg %s: %v\n%s", strings.Join(args, " "), err, r.stdout)
+		}
+	}
+	return r
 }
 
 // ok runs a command that must succeed and returns its output.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
@@ -13,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // definitionKinds are the words that schema takes for a kind of definition.
@@ -27,26 +29,63 @@ func definitionSchema(kind string) ([]byte, error) {
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "schema bundle|runtime|model|REFERENCE",
-		Short: "print the schema of definitions, or of the values that an artifact takes",
+		Use:   "schema bundle|runtime|model|REFERENCE|events|result VERB",
+		Short: "print the schema of definitions, of an artifact's values, or of what -o json prints",
 		Long: `Schema prints the JSON schema of definitions, or of a site's extension of the layers, for editors.
 For a reference it prints the OpenAPI v3 schema of the site's values: of a bundle, or of a runtime
-by bundle, as in the file for apply --values.`,
-		Example:   "  krtpkg schema bundle > bundle.schema.json\n  krtpkg schema registry.example/krt/edge:1.0.0",
-		GroupID:   groupLook,
-		ValidArgs: definitionKinds,
-		Args:      cobra.ExactArgs(1),
+by bundle, as in the file for apply --values.
+
+Schema result prints the JSON schema of what a command prints with -o json, schema events that of
+a line of --progress json. Both only get further fields.`,
+		Example: `  krtpkg schema bundle > bundle.schema.json
+  krtpkg schema registry.example/krt/edge:1.0.0
+  krtpkg schema result build
+  krtpkg schema result layers check`,
+		GroupID:           groupLook,
+		ValidArgsFunction: completeSchema,
+		Args:              cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(definitionKinds, args[0]) {
+			schema, err := printedSchema(args)
+			if err == nil && schema == nil {
 				return a.valuesSchema(cmd.Context(), args[0])
 			}
-			schema, err := definitionSchema(args[0])
 			if err != nil {
 				return err
 			}
 			return a.ui.Data(schema)
 		},
 	}
+}
+
+// printedSchema returns a schema of the program's own, or nil for a reference.
+func printedSchema(args []string) ([]byte, error) {
+	if args[0] == "result" {
+		schema, err := result.Schema(strings.Join(args[1:], " "))
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		return schema, nil
+	}
+	switch {
+	case len(args) > 1:
+		return nil, &usageError{fmt.Errorf("%d arguments: want one, or result VERB", len(args))}
+	case args[0] == "events":
+		return result.EventSchema()
+	case slices.Contains(definitionKinds, args[0]):
+		return definitionSchema(args[0])
+	}
+	return nil, nil
+}
+
+// completeSchema completes the words that are not references.
+func completeSchema(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	switch {
+	case len(args) == 0:
+		return slices.Concat(definitionKinds, []string{"events", "result"}), cobra.ShellCompDirectiveNoFileComp
+	case args[0] == "result":
+		return result.Verbs(), cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
 // valuesSchema prints what a bundle or a runtime takes as values.

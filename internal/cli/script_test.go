@@ -130,6 +130,7 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 			"sameobj":  sameObjects,
 			"serving":  serving,
 			"sigstore": sigstore,
+			"json":     jsonResult,
 		},
 	}
 }

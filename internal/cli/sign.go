@@ -15,6 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
@@ -209,7 +210,7 @@ func (a *app) runSign(ctx context.Context, reference string, o *signOptions) err
 			return err
 		}
 	}
-	return a.attachAndSave(ctx, at, &o.signFlags, func(store place.Target) ([]sign.Attached, error) {
+	return a.attachAndSave(ctx, at, set, &o.signFlags, func(store place.Target) ([]sign.Attached, error) {
 		attached, err := sign.Sign(ctx, store, at.root, options)
 		if err != nil {
 			return attached, err
@@ -225,7 +226,7 @@ func nameOf(at *openedReference, set *bundle.Set) string {
 }
 
 // attachAndSave has something attached to what a reference leads to, and says what.
-func (a *app) attachAndSave(ctx context.Context, at *openedReference, f *signFlags, do func(place.Target) ([]sign.Attached, error)) error {
+func (a *app) attachAndSave(ctx context.Context, at *openedReference, set *bundle.Set, f *signFlags, do func(place.Target) ([]sign.Attached, error)) error {
 	store, save, err := a.openWritable(ctx, at)
 	if err != nil {
 		return err
@@ -242,9 +243,8 @@ func (a *app) attachAndSave(ctx context.Context, at *openedReference, f *signFla
 		return err
 	}
 	a.sayAttached(at, attached)
-	return a.ui.Result(f.format, map[string]any{"digest": at.root.Digest, "signatures": attached}, func(w io.Writer) {
-		ui.Fprintln(w, at.pinnedReference())
-	})
+	r := &result.Attach{Artifact: describeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()), Attached: append([]sign.Attached{}, attached...)}
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { ui.Fprintln(w, at.pinnedReference()) })
 }
 
 // sayAttached says what was attached: a line for what is in both forms.

@@ -283,16 +283,19 @@ func TestApplyToSeveralClusters(t *testing.T) {
 	s.env = append(s.env, "KUBECONFIG="+s.path("kubeconfig"), "KRTPKG_IMAGE_MIRROR=")
 
 	apply := []string{"apply", "stack.tar", "--registry", registry.Host + "/site", "--key", "cosign.pub", "--yes", "--wait-timeout", "1m", "-o", "json"}
-	var views []struct{ Context, State, Error string }
+	var views struct {
+		Clusters []struct{ Context, State, Reason string }
+	}
 	r := s.run(append(apply, "--contexts", "nowhere,north,south", "--max-unavailable", "0")...)
 	if err := json.Unmarshal([]byte(r.stdout), &views); err != nil || r.code != 1 {
 		t.Fatalf("exit code %d, %v\n%s%s", r.code, err, r.stdout, r.stderr)
 	}
-	if views[0].State != "failed" || views[1].State != "not begun" || views[2].State != "not begun" {
+	if clusters := views.Clusters; clusters[0].State != "failed" || clusters[1].State != "not begun" || clusters[2].State != "not begun" {
 		t.Errorf("%+v", views)
 	}
+	views.Clusters = nil
 	out := s.ok(append(apply, "--contexts", "north,south", "--max-parallel", "2")...)
-	if err := json.Unmarshal([]byte(out), &views); err != nil || len(views) != 2 || views[0].State != "applied" || views[1].State != "applied" {
+	if err := json.Unmarshal([]byte(out), &views); err != nil || len(views.Clusters) != 2 || views.Clusters[0].State != "applied" || views.Clusters[1].State != "applied" {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for _, cluster := range []*clustertest.Cluster{north, south} {
@@ -403,11 +406,13 @@ func TestRollbackFromCleanedRegistry(t *testing.T) {
 	refused("manifests that the image's index lists", 1, digest)
 	remove(digest)
 	refused("an image", 1, digest, "is not in "+registry.Host+"/site/shop")
-	var history []struct{ Version, Digest string }
+	var history struct {
+		Revisions []struct{ Version, Digest string }
+	}
 	if err := json.Unmarshal([]byte(s.ok("history", "shop", "-o", "json")), &history); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range history {
+	for _, h := range history.Revisions {
 		if h.Version == "1.0.0" {
 			remove(h.Digest)
 			refused("the bundle", 1, h.Digest)

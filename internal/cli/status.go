@@ -15,6 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -50,35 +51,6 @@ type statusOptions struct {
 	every                    time.Duration
 }
 
-type statusView struct {
-	Runtime  string             `json:"runtime"`
-	Version  string             `json:"version"`
-	Digest   string             `json:"digest"`
-	Health   deploy.Health      `json:"health"`
-	Drifted  bool               `json:"drifted"`
-	Revision deploy.Revision    `json:"revision"`
-	Newer    []string           `json:"newer"`
-	Bundles  []bundleStatusView `json:"bundles"`
-}
-
-type bundleStatusView struct {
-	Bundle    string                  `json:"bundle"`
-	Layer     int                     `json:"layer"`
-	Version   string                  `json:"version"`
-	Digest    string                  `json:"digest"`
-	App       string                  `json:"app"`
-	Health    deploy.Health           `json:"health"`
-	Reason    string                  `json:"reason,omitempty"`
-	Complete  bool                    `json:"complete"`
-	Stage     deploy.Stage            `json:"stage"`
-	Target    string                  `json:"target,omitempty"` // the version that is to be there
-	Changed   time.Time               `json:"changed,omitzero"`
-	Resources int                     `json:"resources"`
-	Done      []deploy.ResourceID     `json:"done"`
-	Unready   []deploy.ResourceStatus `json:"unready"`
-	Drift     []deploy.ResourceChange `json:"drift"`
-}
-
 func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clusterFlags) error {
 	if o.every < 100*time.Millisecond {
 		return &usageError{fmt.Errorf("--every %s: want at least 100ms", o.every)}
@@ -98,25 +70,28 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 		if err != nil {
 			return err
 		}
-		views, well := []statusView{}, true
+		views, well := []result.RuntimeStatus{}, true
 		for _, s := range all {
 			if _, asked := newer[s.Revision.Digest]; !asked && !o.offline {
 				newer[s.Revision.Digest] = a.newerVersions(ctx, s.Revision)
 			}
-			views = append(views, newStatusView(s, newer[s.Revision.Digest]))
+			views = append(views, describeStatus(s, newer[s.Revision.Digest]))
 			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
 		}
 		var text strings.Builder
 		writeStatus(&text, views, f.full)
 		if text.String() != last || !o.watch {
 			last, said = text.String(), time.Now()
-			if err := a.ui.Result(f.format, views, func(w io.Writer) { writeStatus(w, views, f.full) }); err != nil {
+			var failed error
+			if !o.watch && o.exitCode && !well {
+				failed = errChanges
+			}
+			r := &result.Status{Runtimes: views}
+			if err := a.printResult(ctx, f.format, r, failed, func(w io.Writer) { writeStatus(w, views, f.full) }); err != nil {
 				return err
 			}
 		}
 		switch {
-		case !o.watch && o.exitCode && !well:
-			return errChanges
 		case !o.watch || well:
 			return nil
 		}
@@ -133,40 +108,42 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 }
 
 // unhealthyBundles returns the bundles that are not healthy or not as they were applied.
-func unhealthyBundles(views []statusView) []string {
+func unhealthyBundles(views []result.RuntimeStatus) []string {
 	var names []string
 	for _, v := range views {
 		found := false
 		for _, b := range v.Bundles {
 			if b.Health != deploy.Healthy || len(b.Drift) > 0 {
-				names, found = append(names, b.Bundle), true
+				names, found = append(names, b.Name), true
 			}
 		}
 		if !found && v.Health != deploy.Healthy {
-			names = append(names, v.Runtime)
+			names = append(names, v.Name)
 		}
 	}
 	return names
 }
 
-func newStatusView(s deploy.RuntimeStatus, newer []string) statusView {
-	v := statusView{
-		Runtime: s.Runtime, Version: s.Revision.Version, Digest: s.Revision.Digest, Health: s.Health(), Drifted: s.HasDrifted(),
-		Revision: s.Revision, Newer: append([]string{}, newer...), Bundles: []bundleStatusView{},
+func describeStatus(s deploy.RuntimeStatus, newer []string) result.RuntimeStatus {
+	v := result.RuntimeStatus{
+		Name: s.Runtime, Version: s.Revision.Version, Digest: s.Revision.Digest, Health: s.Health(), Drifted: s.HasDrifted(),
+		Revision: s.Revision, Newer: append([]string{}, newer...), Bundles: []result.BundleStatus{},
 	}
 	for _, b := range s.Bundles {
 		target, _ := s.TargetBundle(b.App)
-		v.Bundles = append(v.Bundles, bundleStatusView{
-			b.Bundle, b.Layer, b.Version, b.Digest, b.App, b.Health, b.Reason, b.Complete, b.Stage, target.Version, b.Changed.UTC(), b.Resources, append([]deploy.ResourceID{}, b.Done...),
-			append([]deploy.ResourceStatus{}, b.Unready...), append([]deploy.ResourceChange{}, b.Drift...),
+		v.Bundles = append(v.Bundles, result.BundleStatus{
+			Name: b.Bundle, Layer: b.Layer, Version: b.Version, Digest: b.Digest, App: b.App, Health: b.Health, Reason: b.Reason,
+			Complete: b.Complete, Stage: b.Stage, Target: target.Version, Changed: b.Changed.UTC(), ResourceCount: b.Resources,
+			Done: append([]deploy.ResourceID{}, b.Done...), Unready: append([]deploy.ResourceStatus{}, b.Unready...),
+			Drift: append([]deploy.ResourceChange{}, b.Drift...),
 		})
 	}
 	return v
 }
 
-func writeStatus(w io.Writer, views []statusView, full bool) {
+func writeStatus(w io.Writer, views []result.RuntimeStatus, full bool) {
 	for _, v := range views {
-		ui.Fprintf(w, "%s %s  %s  %s\n", v.Runtime, v.Version, shortenDigest(v.Digest), v.Health)
+		ui.Fprintf(w, "%s %s  %s  %s\n", v.Name, v.Version, shortenDigest(v.Digest), v.Health)
 		if r := v.Revision; r.Number > 0 {
 			ui.Fprintf(w, "  revision %d %s, by %s, verified: %s\n", r.Number, strings.TrimSpace(string(r.State)+" "+r.Reason), r.By, cmp.Or(r.Verified, "not recorded"))
 		}
@@ -179,7 +156,7 @@ func writeStatus(w io.Writer, views []statusView, full bool) {
 			if !b.Changed.IsZero() {
 				changed = b.Changed.Format("2006-01-02 15:04Z")
 			}
-			ui.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Bundle, versionsOf(b), healthOf(b), b.Resources, formatDrift(b.Drift), changed)
+			ui.Fprintf(w, "  %d\t%s\t%s\t%s\t%d\t%s\t%s\n", b.Layer, b.Name, versionsOf(b), healthOf(b), b.ResourceCount, formatDrift(b.Drift), changed)
 		}
 		for _, b := range v.Bundles {
 			writeDetails(w, b, full)
@@ -188,7 +165,7 @@ func writeStatus(w io.Writer, views []statusView, full bool) {
 }
 
 // versionsOf returns the version that is there, and the one that is to be.
-func versionsOf(b bundleStatusView) string {
+func versionsOf(b result.BundleStatus) string {
 	if b.Target != "" && b.Version != "" && b.Target != b.Version {
 		return b.Version + " → " + b.Target
 	}
@@ -196,7 +173,7 @@ func versionsOf(b bundleStatusView) string {
 }
 
 // healthOf tells how a bundle is, and how far the newest revision is with it.
-func healthOf(b bundleStatusView) string {
+func healthOf(b result.BundleStatus) string {
 	switch {
 	case b.Stage == deploy.StageLeaving:
 		return string(b.Health) + ", to be deleted"
@@ -216,27 +193,27 @@ func formatDrift(changes []deploy.ResourceChange) string {
 }
 
 // writeDetails are what is wrong with a bundle; a few of them unless all are wanted.
-func writeDetails(w io.Writer, b bundleStatusView, full bool) {
+func writeDetails(w io.Writer, b result.BundleStatus, full bool) {
 	unready, drift := b.Unready, b.Drift
 	if b.Reason != "" {
-		ui.Fprintf(w, "  %s: %s\n", b.Bundle, b.Reason)
+		ui.Fprintf(w, "  %s: %s\n", b.Name, b.Reason)
 	}
 	if !full {
 		unready = unready[:min(len(unready), 5)]
 	}
 	if full {
 		for _, id := range b.Done {
-			ui.Fprintf(w, "  %s: %s has finished and was removed after its spec.ttlSecondsAfterFinished\n", b.Bundle, id)
+			ui.Fprintf(w, "  %s: %s has finished and was removed after its spec.ttlSecondsAfterFinished\n", b.Name, id)
 		}
 	}
 	for _, r := range unready {
-		ui.Fprintf(w, "  %s: %s is %s: %s\n", b.Bundle, r.ResourceID, r.Health, r.Reason)
+		ui.Fprintf(w, "  %s: %s is %s: %s\n", b.Name, r.ResourceID, r.Health, r.Reason)
 	}
 	for _, c := range drift {
 		if c.Op == deploy.Create {
 			continue // it is missing, which has been said
 		}
-		ui.Fprintf(w, "  %s: %s differs from what was applied\n", b.Bundle, c.ResourceID)
+		ui.Fprintf(w, "  %s: %s differs from what was applied\n", b.Name, c.ResourceID)
 		if full {
 			ui.WriteIndented(w, "    ", c.Diff)
 		}
@@ -299,7 +276,8 @@ func (a *app) historyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.ui.Result(f.format, all, func(w io.Writer) { writeHistory(w, all) })
+			r := &result.History{Name: args[0], Revisions: append([]deploy.Revision{}, all...)}
+			return a.printResult(cmd.Context(), f.format, r, nil, func(w io.Writer) { writeHistory(w, all) })
 		},
 	}
 	f.addConnection(cmd)

@@ -9,24 +9,25 @@ import (
 	"unicode/utf8"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // An upgrade that failed in the middle, as people read it.
 func TestStatusTable(t *testing.T) {
 	t.Parallel()
 	changed := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
-	v := statusView{Runtime: "edge", Version: "1.1.0", Digest: "sha256:0123456789abcdef", Health: deploy.Failing, Bundles: []bundleStatusView{
-		{Bundle: "kube-prometheus-stack", Layer: 2, Version: "1.1.0", Target: "1.1.0", Health: deploy.Healthy, Stage: deploy.StageComplete, Resources: 121, Changed: changed},
-		{Bundle: "ingress-nginx", Layer: 3, Version: "4.10.0", Target: "4.11.0", Health: deploy.Progressing, Stage: deploy.StageIncomplete, Resources: 12, Changed: changed,
+	v := result.RuntimeStatus{Name: "edge", Version: "1.1.0", Digest: "sha256:0123456789abcdef", Health: deploy.Failing, Bundles: []result.BundleStatus{
+		{Name: "kube-prometheus-stack", Layer: 2, Version: "1.1.0", Target: "1.1.0", Health: deploy.Healthy, Stage: deploy.StageComplete, ResourceCount: 121, Changed: changed},
+		{Name: "ingress-nginx", Layer: 3, Version: "4.10.0", Target: "4.11.0", Health: deploy.Progressing, Stage: deploy.StageIncomplete, ResourceCount: 12, Changed: changed,
 			Drift: []deploy.ResourceChange{{Op: deploy.Create}, {Op: deploy.Update}}},
-		{Bundle: "old", Layer: 3, Version: "1.0.0", Health: deploy.Healthy, Stage: deploy.StageLeaving, Changed: changed},
-		{Bundle: "shop", Layer: 6, Version: "1.0.0", Target: "1.1.0", Health: deploy.Healthy, Stage: deploy.StageNotBegun, Changed: changed},
-		{Bundle: "unread", Layer: 6, Version: "1.0.0", Target: "1.0.0", Health: deploy.Unknown, Stage: deploy.StageComplete, Reason: "the webhook is down", Changed: changed},
-		{Bundle: "new", Layer: 6, Target: "1.1.0", Health: deploy.NotBegun, Stage: deploy.StageNotBegun},
+		{Name: "old", Layer: 3, Version: "1.0.0", Health: deploy.Healthy, Stage: deploy.StageLeaving, Changed: changed},
+		{Name: "shop", Layer: 6, Version: "1.0.0", Target: "1.1.0", Health: deploy.Healthy, Stage: deploy.StageNotBegun, Changed: changed},
+		{Name: "unread", Layer: 6, Version: "1.0.0", Target: "1.0.0", Health: deploy.Unknown, Stage: deploy.StageComplete, Reason: "the webhook is down", Changed: changed},
+		{Name: "new", Layer: 6, Target: "1.1.0", Health: deploy.NotBegun, Stage: deploy.StageNotBegun},
 	}}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	writeStatus(w, []statusView{v}, false)
+	writeStatus(w, []result.RuntimeStatus{v}, false)
 	w.Flush()
 	for _, want := range []string{
 		"4.10.0 → 4.11.0  progressing, incomplete  12", "healthy, to be deleted", "1.0.0 → 1.1.0    healthy, not begun", "not begun                0",

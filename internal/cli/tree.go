@@ -5,12 +5,12 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) treeCommand() *cobra.Command {
@@ -26,16 +26,16 @@ func (a *app) treeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.ui.Result(format, view, view.writeTree)
+			return a.printResult(cmd.Context(), format, view, nil, view.writeTree)
 		},
 	}
 	outputFlag(cmd, &format)
 	return cmd
 }
 
-func (v *rootView) writeTree(w io.Writer) {
+func (v *inspection) writeTree(w io.Writer) {
 	ui.Fprintf(w, "%s %s  %s\n", v.Metadata.Name, v.Metadata.Version, shortenDigest(v.Digest))
-	byLayer := map[int][]bundleView{}
+	byLayer := map[int][]result.Bundle{}
 	for _, b := range v.Bundles {
 		byLayer[b.Layer] = append(byLayer[b.Layer], b)
 	}
@@ -45,7 +45,7 @@ func (v *rootView) writeTree(w io.Writer) {
 		for j, b := range byLayer[number] {
 			inner := drawBranch(w, stem, j == len(byLayer[number])-1, fmt.Sprintf("%s %s  %s", b.Name, b.Version, shortenDigest(b.Digest)))
 			for k, image := range b.Images {
-				drawBranch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, shortenDigest(image.Image[strings.Index(image.Image, "@")+1:])))
+				drawBranch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, shortenDigest(image.Digest)))
 			}
 		}
 	}

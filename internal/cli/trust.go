@@ -14,6 +14,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
@@ -164,13 +165,13 @@ func (a *app) trustShowCommand() *cobra.Command {
 		Short:   "show the trusted signers and rules of the policy",
 		Example: "  krtpkg trust show",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := a.loadPolicy(policy)
 			if err != nil {
 				return err
 			}
 			view := newPolicyView(p)
-			return a.ui.Result(format, view, view.writeText)
+			return a.printResult(cmd.Context(), format, view, nil, view.writeText)
 		},
 	}
 	policyFlag(cmd, &policy)
@@ -178,38 +179,13 @@ func (a *app) trustShowCommand() *cobra.Command {
 	return cmd
 }
 
-// policyView is a policy for programs.
-type policyView struct {
-	File        string          `json:"file"`
-	Authorities []authorityView `json:"authorities"`
-	Rules       []ruleView      `json:"rules"`
-	Images      []ruleView      `json:"images"`
-	Revoked     []string        `json:"revoked"`
-}
+// policyView is a policy as trust show shows it.
+type policyView struct{ result.Trust }
 
-type authorityView struct {
-	Name      string `json:"name"`
-	KeyID     string `json:"keyId,omitempty"`
-	Subject   string `json:"subject,omitempty"`
-	Issuer    string `json:"issuer,omitempty"`
-	NotBefore string `json:"notBefore,omitempty"`
-	NotAfter  string `json:"notAfter,omitempty"`
-	// Counts reports whether a signature of now does.
-	Counts bool `json:"counts"`
-}
-
-type ruleView struct {
-	Match        []string `json:"match"`
-	Authorities  []string `json:"authorities"`
-	Threshold    int      `json:"threshold"`
-	Attestations []string `json:"attestations"`
-	Names        []string `json:"names,omitempty"`
-}
-
-func newPolicyView(p *trust.Policy) policyView {
-	v := policyView{File: p.Name, Authorities: []authorityView{}, Rules: ruleViews(p, p.File.Rules), Images: ruleViews(p, p.File.Images), Revoked: []string{}}
+func newPolicyView(p *trust.Policy) *policyView {
+	v := &policyView{result.Trust{File: p.Name, Authorities: []result.Authority{}, Rules: describeRules(p, p.File.Rules), ImageRules: describeRules(p, p.File.Images), Revoked: []string{}}}
 	for _, a := range p.File.Authorities {
-		one := authorityView{Name: a.Name, KeyID: p.KeyID(a.Name), Counts: true}
+		one := result.Authority{Name: a.Name, KeyID: p.KeyID(a.Name), Counts: true}
 		if i := a.Identity; i != nil {
 			one.Subject, one.Issuer = i.Subject+i.SubjectRegExp, i.Issuer+i.IssuerRegExp
 		}
@@ -230,7 +206,7 @@ func newPolicyView(p *trust.Policy) policyView {
 }
 
 // ruleTarget returns what a rule is for.
-func ruleTarget(r ruleView) string {
+func ruleTarget(r result.TrustRule) string {
 	match := strings.Join(r.Match, ", ")
 	if len(r.Names) > 0 {
 		match += " named " + strings.Join(r.Names, ", ")
@@ -238,10 +214,10 @@ func ruleTarget(r ruleView) string {
 	return match
 }
 
-func ruleViews(p *trust.Policy, from []trust.Rule) []ruleView {
-	views := []ruleView{}
+func describeRules(p *trust.Policy, from []trust.Rule) []result.TrustRule {
+	views := []result.TrustRule{}
 	for _, r := range from {
-		v := ruleView{Match: r.Match, Authorities: r.Authorities, Threshold: max(r.Threshold, 1), Attestations: []string{}, Names: r.Names}
+		v := result.TrustRule{Match: append([]string{}, r.Match...), Authorities: append([]string{}, r.Authorities...), Threshold: max(r.Threshold, 1), Attestations: []string{}, Names: r.Names}
 		if len(v.Authorities) == 0 {
 			for _, a := range p.File.Authorities {
 				v.Authorities = append(v.Authorities, a.Name)
@@ -255,7 +231,7 @@ func ruleViews(p *trust.Policy, from []trust.Rule) []ruleView {
 	return views
 }
 
-func (v policyView) writeText(w io.Writer) {
+func (v *policyView) writeText(w io.Writer) {
 	ui.Fprintf(w, "%s\n\nAUTHORITY\tKEY OR IDENTITY\tFROM\tUNTIL\n", v.File)
 	for _, a := range v.Authorities {
 		who := a.KeyID
@@ -269,8 +245,8 @@ func (v policyView) writeText(w io.Writer) {
 	}
 	for _, list := range []struct {
 		title string
-		rules []ruleView
-	}{{"RULE FOR", v.Rules}, {"RULE FOR IMAGES", v.Images}} {
+		rules []result.TrustRule
+	}{{"RULE FOR", v.Rules}, {"RULE FOR IMAGES", v.ImageRules}} {
 		if len(list.rules) == 0 {
 			continue
 		}

@@ -2,13 +2,13 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 func (a *app) updateCommand() *cobra.Command {
@@ -80,10 +80,8 @@ func (a *app) printMoves(ctx context.Context, format ui.Format, none string, fin
 	if len(moves) == 0 && failed != nil {
 		return failed
 	}
-	if moves == nil {
-		moves = []build.Move{}
-	}
-	err = a.ui.Result(format, moves, func(w io.Writer) {
+	r := &result.Moves{Moves: append([]build.Move{}, moves...)}
+	return a.printResult(ctx, format, r, failed, func(w io.Writer) {
 		if len(moves) == 0 {
 			ui.Fprintln(w, none)
 			return
@@ -93,7 +91,6 @@ func (a *app) printMoves(ctx context.Context, format ui.Format, none string, fin
 			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Bundle, m.Kind, m.Name, shortPin(m.From), shortPin(m.To), m.Newest)
 		}
 	})
-	return errors.Join(err, failed)
 }
 
 // shortPin returns the first characters of a digest or a commit; - if it is empty.

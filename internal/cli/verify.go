@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -55,7 +57,7 @@ func (a *app) runVerify(ctx context.Context, reference string, o verifyOptions) 
 	if err != nil {
 		return err
 	}
-	result, err := a.verifyRoot(ctx, at, policy)
+	found, err := a.verifyRoot(ctx, at, policy)
 	if err != nil {
 		return err
 	}
@@ -63,23 +65,23 @@ func (a *app) runVerify(ctx context.Context, reference string, o verifyOptions) 
 	if err != nil {
 		return err
 	}
-	m := set.Root.Metadata()
-	view := verifyView{Reference: at.pinnedReference(), Name: m.Name, Version: m.Version, Result: result, Bundles: []string{}, Rejected: []string{}}
-	for _, b := range set.Bundles {
-		view.Bundles = append(view.Bundles, b.Descriptor.Digest.String())
-	}
-	for _, r := range result.Rejected {
-		view.Rejected = append(view.Rejected, fmt.Sprintf("%s: %v", r.Object, r.Err))
-	}
+	view := newVerification(at, set, found)
 	if o.images {
-		if view.Images, err = a.verifyImages(ctx, at.store, set, policy); err != nil {
+		if view.images, err = a.verifyImages(ctx, at.store, set, policy); err != nil {
 			return err
 		}
+		for _, image := range view.images {
+			one := result.VerifiedImage{Reference: image.Reference, Digest: image.Digest.String()}
+			if image.Result != nil {
+				one.Signatures = describeSignatures(image.Result)
+			}
+			view.Images = append(view.Images, one)
+		}
 	}
-	return a.ui.Result(o.format, view, view.writeText)
+	return a.printResult(ctx, o.format, view, nil, view.writeText)
 }
 
-func (v verifyView) writeText(w io.Writer) {
+func (v *verification) writeText(w io.Writer) {
 	ui.Fprintf(w, "%s\n  is\t%s %s\n", v.Reference, v.Name, v.Version)
 	for _, s := range v.Verified {
 		ui.Fprintf(w, "  signed by\t%s\n  stored as\t%s\n", signerName(s), s.Object)
@@ -97,13 +99,13 @@ func (v verifyView) writeText(w io.Writer) {
 		said[line] = true
 	}
 	for _, r := range v.Rejected {
-		ui.Fprintf(w, "  not counted\t%s\n", r)
+		ui.Fprintf(w, "  not counted\t%s: %s\n", r.Object, r.Reason)
 	}
-	if v.Unexamined > 0 {
-		ui.Fprintf(w, "  not looked at\t%d more, since these suffice\n", v.Unexamined)
+	if v.UnexaminedCount > 0 {
+		ui.Fprintf(w, "  not looked at\t%d more, since these suffice\n", v.UnexaminedCount)
 	}
 	ui.Fprintf(w, "  intact\t%s\n", countNoun(len(v.Bundles), "bundle"))
-	for _, image := range v.Images {
+	for _, image := range v.images {
 		if image.Result == nil {
 			ui.Fprintf(w, "  image\t%s: no matching rule\n", image.Reference)
 		} else {
@@ -132,14 +134,32 @@ func listClaims(v sign.Verified) []string {
 	return list
 }
 
-// verifyView is the result of verify for programs.
-type verifyView struct {
-	Reference string `json:"reference"`
-	// Name and Version are what was signed, whatever the reference says.
-	Name    string `json:"name"`
-	Version string `json:"version"`
-	*sign.Result
-	Rejected []string      `json:"rejected"`
-	Bundles  []string      `json:"bundles"`
-	Images   []trust.Image `json:"images,omitempty"`
+// verification is what verify shows.
+type verification struct {
+	result.Verify
+	// images are those of the result.
+	images []trust.Image
+}
+
+func newVerification(at *openedReference, set *bundle.Set, found *sign.Result) *verification {
+	v := &verification{Verify: result.Verify{
+		Artifact:   describeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()),
+		Signatures: *describeSignatures(found), Bundles: []result.Artifact{},
+	}}
+	for _, b := range set.Bundles {
+		v.Bundles = append(v.Bundles, describeArtifact(&b.Content, b.Descriptor.Digest, ""))
+	}
+	return v
+}
+
+// describeSignatures returns what results say of signatures that were looked at.
+func describeSignatures(found *sign.Result) *result.Signatures {
+	s := &result.Signatures{
+		Verified: append([]sign.Verified{}, found.Verified...), Attestations: append([]sign.Verified{}, found.Attestations...),
+		Rejected: []result.RejectedSignature{}, UnexaminedCount: found.Unexamined,
+	}
+	for _, r := range found.Rejected {
+		s.Rejected = append(s.Rejected, result.RejectedSignature{Object: r.Object, Reason: r.Err.Error()})
+	}
+	return s
 }

@@ -11,24 +11,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // released is set by the linker in releases.
 var released string
-
-// versionReport is what version prints.
-type versionReport struct {
-	Version string `json:"version"`
-	// Commit is the one that the program was built from, and Date when that was made, in RFC 3339.
-	Commit string `json:"commit,omitempty"`
-	Date   string `json:"date,omitempty"`
-	// Modified reports whether files differed from the commit.
-	Modified bool   `json:"modified,omitempty"`
-	Go       string `json:"go"`
-	Platform string `json:"platform"`
-	// Libraries are the versions of those whose behaviour a user sees, by name.
-	Libraries map[string]string `json:"libraries"`
-}
 
 // shownLibraries are the modules whose behaviour a user sees.
 var shownLibraries = map[string]string{
@@ -55,8 +42,8 @@ func programVersion() string {
 
 // newVersionReport tells of a build. The toolchain does not tell all of every build: of a test it
 // tells nothing.
-func newVersionReport(info *debug.BuildInfo) versionReport {
-	report := versionReport{
+func newVersionReport(info *debug.BuildInfo) *result.Version {
+	report := &result.Version{
 		Version: programVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Libraries: map[string]string{},
 	}
 	if info == nil {
@@ -80,7 +67,7 @@ func newVersionReport(info *debug.BuildInfo) versionReport {
 	return report
 }
 
-func (r versionReport) print(w io.Writer) {
+func writeVersion(w io.Writer, r *result.Version) {
 	ui.Fprintf(w, "krtpkg %s\n", r.Version)
 	commit := r.Commit
 	if r.Modified {
@@ -104,10 +91,10 @@ func (a *app) versionCommand() *cobra.Command {
 		Short:   "print the version, what it was built from, and the libraries in it",
 		Example: "  krtpkg version",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			info, _ := debug.ReadBuildInfo()
-			report := newVersionReport(info)
-			return a.ui.Result(format, report, report.print)
+			r := newVersionReport(info)
+			return a.printResult(cmd.Context(), format, r, nil, func(w io.Writer) { writeVersion(w, r) })
 		},
 	}
 	outputFlag(cmd, &format)

@@ -33,7 +33,7 @@ func TestVersionReport(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	report.print(&out)
+	writeVersion(&out, report)
 	for _, want := range []string{"commit                0123456789 (modified)\n", "date                  2026-01-02T03:04:05Z\n", "\n  kapp  "} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("want %q in\n%s", want, out.String())

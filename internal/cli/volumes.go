@@ -29,17 +29,17 @@ func oneReferenceAtMost(cmd *cobra.Command, args []string) error {
 }
 
 // requireWholeSets returns an error if volumes of an archive were checked together, but not all.
-func requireWholeSets(views []checkView) error {
+func requireWholeSets(places []checkedPlace) error {
 	var errs []error
-	for i, v := range views {
-		if v.Volume == 0 || slices.ContainsFunc(views[:i], func(other checkView) bool { return other.set == v.set }) {
+	for i, v := range places {
+		if v.Volume == 0 || slices.ContainsFunc(places[:i], func(other checkedPlace) bool { return other.set == v.set }) {
 			continue
 		}
 		var names []string
 		checked := map[int]bool{}
-		for _, other := range views {
+		for _, other := range places {
 			if other.set == v.set {
-				names, checked[other.Volume] = append(names, other.Name), true
+				names, checked[other.Volume] = append(names, other.Reference), true
 			}
 		}
 		var absent []int

@@ -23,28 +23,17 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
-
-// Finding is what was found of one capability.
-type Finding struct {
-	Capability string `json:"capability"`
-	// Works reports whether it does, and Needed whether krtpkg cannot do without.
-	Works  bool `json:"works"`
-	Needed bool `json:"needed"`
-	// Meaning is what follows from that for krtpkg.
-	Meaning string `json:"meaning"`
-	// Reason is what the registry answered where it does not work.
-	Reason string `json:"reason,omitempty"`
-}
 
 // Report is what was found of a registry.
 type Report struct {
-	Findings []Finding `json:"findings"`
+	Findings []result.Capability
 	// Deviations are what the registry does otherwise than the specification says, and what is
 	// done about it.
-	Deviations []string `json:"deviations"`
+	Deviations []string
 	// Left are the tags and manifests that the registry did not let go of.
-	Left []string `json:"left"`
+	Left []string
 }
 
 // FailedCapabilities returns the findings without which krtpkg does not work.
@@ -96,7 +85,7 @@ func Examine(ctx context.Context, repo, second *registry.Repository) (*Report, e
 		if ctx.Err() != nil {
 			return nil, errors.Join(ctx.Err(), e.deleteWritten(context.WithoutCancel(ctx), report))
 		}
-		f := Finding{Capability: c.name, Works: err == nil, Needed: c.needed, Meaning: c.good}
+		f := result.Capability{Capability: c.name, Works: err == nil, Needed: c.needed, Meaning: c.good}
 		if err != nil {
 			f.Meaning, f.Reason = c.bad, err.Error()
 		}

@@ -24,6 +24,7 @@ var order = []string{
 	"internal/worker",
 	"internal/layout",
 	"pkg/site",
+	"pkg/result",
 	"pkg/deploy",
 	"pkg/build",
 	"pkg/pkgrepo",

@@ -21,7 +21,7 @@ const (
 	TTY Mode = "tty"
 	// Plain is lines: what is planned, how far it is every now and then, the end.
 	Plain Mode = "plain"
-	// JSON is one object a line, for programs. All that is said becomes one; see [eventRecord].
+	// JSON is one object a line, for programs. All that is said becomes one; see [progress.Record].
 	JSON Mode = "json"
 	// None is no progress: notes and errors are all that is said.
 	None Mode = "none"
@@ -227,7 +227,7 @@ func (w *workProgress) showOnce() {
 func (w *workProgress) reportEvent(e progress.Event) {
 	switch {
 	case w.mode == JSON:
-		w.ui.writeRecord(eventRecord{Verb: w.verb, Event: events[e.Kind], Subject: e.Subject, Detail: e.Detail, Bytes: e.Bytes, Items: e.Items})
+		w.ui.writeRecord(progress.Record{Verb: w.verb, Event: events[e.Kind], Subject: e.Subject, Detail: e.Detail, Bytes: e.Bytes, Items: e.Items})
 	case e.Kind == progress.Note:
 		w.ui.Note("note: %s %s", e.Subject, e.Detail)
 	case e.Kind == progress.Done:
@@ -243,7 +243,7 @@ func (w *workProgress) finishPlan(err error) {
 	told := w.ended || w.start.IsZero()
 	w.ended = true
 	now := time.Now()
-	end := eventRecord{Verb: w.verb, Event: "done", Bytes: w.have, Items: w.done}
+	end := progress.Record{Verb: w.verb, Event: "done", Bytes: w.have, Items: w.done}
 	text := w.verb + " " + strings.Join(append(w.formatAmounts(), w.formatCounts(), "in "+formatDuration(now.Sub(w.start))), ", ")
 	if err != nil {
 		text = w.verb + " stopped at " + strings.Join(append(w.formatAmounts(), w.formatCounts()), ", ")

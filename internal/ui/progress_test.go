@@ -346,14 +346,14 @@ func TestConcurrent(t *testing.T) {
 }
 
 // records returns those of an event; every line must be one.
-func records(t *testing.T, text, event string) (list []eventRecord) {
+func records(t *testing.T, text, event string) (list []progress.Record) {
 	t.Helper()
 	for line := range strings.Lines(text) {
-		var r eventRecord
+		var r progress.Record
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Errorf("%q: %v", line, err)
 		}
 		list = append(list, r)
 	}
-	return slices.DeleteFunc(list, func(r eventRecord) bool { return r.Event != event })
+	return slices.DeleteFunc(list, func(r progress.Record) bool { return r.Event != event })
 }

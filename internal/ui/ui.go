@@ -30,6 +30,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
 	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
 // UI is how a command speaks to its user.
@@ -179,7 +181,7 @@ func (u *UI) writeMessage(event, exact, text string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.effectiveMode() == JSON {
-		u.recordLocked(eventRecord{Event: event, Text: u.maskHidden(exact)})
+		u.recordLocked(progress.Record{Event: event, Text: u.maskHidden(exact)})
 		return
 	}
 	u.writeAbove([]byte(escapeInvisible(u.maskHidden(text), "\n\t") + "\n"))

@@ -60,7 +60,7 @@ type Revision struct {
 
 // RevisionBundle is a bundle of a revision.
 type RevisionBundle struct {
-	Bundle  string `yaml:"bundle" json:"bundle"`
+	Bundle  string `yaml:"bundle" json:"name"`
 	App     string `yaml:"app" json:"app"`
 	Layer   int    `yaml:"layer" json:"layer"`
 	Version string `yaml:"version,omitempty" json:"version,omitempty"`

@@ -23,9 +23,9 @@ type Graph struct {
 	Version string `json:"version"`
 	Signed  Signed `json:"signed,omitempty"`
 	// Images and Bytes are those of all nodes, each image once; nil where that is not known.
-	Images *int   `json:"images,omitempty"`
+	Images *int   `json:"imageCount,omitempty"`
 	Bytes  *int64 `json:"bytes,omitempty"`
-	Nodes  []Node `json:"nodes"`
+	Nodes  []Node `json:"bundles"`
 }
 
 // Node is a bundle.
@@ -39,7 +39,7 @@ type Node struct {
 	Signed   Signed   `json:"signed,omitempty"`
 	// Images is how many there are, and Bytes what the bundle takes with them; nil where that
 	// is not known.
-	Images *int   `json:"images,omitempty"`
+	Images *int   `json:"imageCount,omitempty"`
 	Bytes  *int64 `json:"bytes,omitempty"`
 	Health Health `json:"health,omitempty"`
 }

@@ -22,7 +22,7 @@ var (
 type Object struct {
 	Form Form `json:"form"`
 	// Manifest is the manifest that holds the signature.
-	Manifest digest.Digest `json:"manifest"`
+	Manifest digest.Digest `json:"digest"`
 	// Layer is its place among the manifest's layers; only the Legacy and Referrer forms
 	// hold more than one.
 	Layer int `json:"layer,omitempty"`

@@ -482,6 +482,9 @@ func (p *Plan) addNode(n *planNode) {
 	}
 }
 
+// Len returns the number of items of the plan.
+func (p *Plan) Len() int { return len(p.nodes) }
+
 // Size returns the bytes of all items.
 func (p *Plan) Size() (total int64) {
 	for _, n := range p.nodes {

@@ -15,6 +15,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
@@ -90,6 +91,9 @@ type RootReport struct {
 	// Root is the bundle or runtime, Closure the index of everything copied; Closure is empty if
 	// images were left out.
 	Root, Closure ocispec.Descriptor
+	// Kind is [bundle.KindBundle] or [bundle.KindRuntime], Metadata what the root says of itself.
+	Kind     string
+	Metadata bundle.Metadata
 	// Tags are the tags that were set on the root.
 	Tags []string
 	// Bundles and Images count those of the root.
@@ -118,8 +122,21 @@ func (p *Plan) Copy(ctx context.Context, dst oras.GraphTarget) (*Report, error) 
 			return nil, err
 		}
 	}
-	for _, r := range p.roots {
-		c.report.Roots = append(c.report.Roots, RootReport{Root: r.desc, Tags: r.Tags, Closure: r.closure, Bundles: len(r.bundles), Images: r.imageCount})
-	}
+	c.report.Roots = p.Roots()
 	return &c.report, nil
+}
+
+// Roots describes the roots of the plan, in the order in which they were asked for.
+func (p *Plan) Roots() []RootReport {
+	reports := make([]RootReport, len(p.roots))
+	for i, r := range p.roots {
+		reports[i] = RootReport{
+			Root: r.desc, Kind: bundle.KindBundle, Metadata: r.artifact.Metadata(), Tags: r.Tags, Closure: r.closure,
+			Bundles: len(r.bundles), Images: r.imageCount,
+		}
+		if r.artifact.Runtime != nil {
+			reports[i].Kind = bundle.KindRuntime
+		}
+	}
+	return reports
 }

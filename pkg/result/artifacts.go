@@ -1,0 +1,378 @@
+package result
+
+import (
+	"time"
+
+	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/graph"
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+// Artifact names a bundle or a runtime.
+type Artifact struct {
+	// Reference is where it is, with its digest. It is absent for a bundle inside of a runtime.
+	Reference string `json:"reference,omitempty"`
+	// Kind is Bundle or Runtime.
+	Kind string `json:"kind"`
+	// Name is what its definition calls it.
+	Name string `json:"name"`
+	// Version is the one that was built, whatever its tag says.
+	Version string `json:"version"`
+	// Digest is that of its manifest.
+	Digest string `json:"digest"`
+}
+
+// Version is the result of krtpkg version.
+type Version struct {
+	Outcome
+	Version string `json:"version"`
+	// Commit is the one that the program was built from, and Date when that was made, in RFC 3339.
+	Commit string `json:"commit,omitempty"`
+	Date   string `json:"date,omitempty"`
+	// Modified reports whether files differed from the commit.
+	Modified bool   `json:"modified,omitempty"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+	// Libraries are the versions of those whose behaviour a user sees, by name.
+	Libraries map[string]string `json:"libraries"`
+}
+
+// Build is the result of krtpkg build.
+type Build struct {
+	Outcome
+	Artifact
+	// Bundles are those of a runtime, in the order of apply.
+	Bundles []BuiltBundle `json:"bundles"`
+	// ImageCount is how many images there are, each once.
+	ImageCount int `json:"imageCount"`
+	// PackageCount is how many of the bundles kapp-controller can install.
+	PackageCount int `json:"packageCount"`
+	// LeftOut are the bundles that it can't.
+	LeftOut []LeftOut `json:"leftOut"`
+}
+
+// BuiltBundle is a bundle of a runtime that was built.
+type BuiltBundle struct {
+	Artifact
+	// ImageCount is how many images it has, each once.
+	ImageCount int `json:"imageCount"`
+}
+
+// LeftOut is a bundle that is not a package.
+type LeftOut struct {
+	Bundle string `json:"bundle"`
+	Reason string `json:"reason"`
+}
+
+// List is the result of krtpkg list.
+type List struct {
+	Outcome
+	// Versions are sorted by tag.
+	Versions []ListedVersion `json:"versions"`
+}
+
+// ListedVersion is a tag and what it leads to.
+type ListedVersion struct {
+	Tag string `json:"tag"`
+	Artifact
+}
+
+// Inspect is the result of krtpkg inspect and krtpkg tree.
+type Inspect struct {
+	Outcome
+	Artifact
+	// Metadata is what the definition says of it.
+	Metadata    bundle.Metadata   `json:"metadata"`
+	Annotations map[string]string `json:"annotations"`
+	// Bundles are those of a runtime in the order of apply, or the bundle itself.
+	Bundles []Bundle `json:"bundles"`
+	// Signatures are those that are attached to it. None of them was verified.
+	Signatures []Signature `json:"signatures"`
+}
+
+// Bundle is a bundle and what is in it.
+type Bundle struct {
+	Artifact
+	// Layer is its layer, 0 to 6.
+	Layer      int             `json:"layer"`
+	Category   string          `json:"category,omitempty"`
+	Kubernetes string          `json:"kubernetes,omitempty"`
+	Provides   []string        `json:"provides,omitempty"`
+	Requires   []string        `json:"requires,omitempty"`
+	Sources    []bundle.Source `json:"sources"`
+	Images     []LockedImage   `json:"images"`
+}
+
+// LockedImage is an image of a bundle.
+type LockedImage struct {
+	// Reference is what its manifests call it.
+	Reference string `json:"reference"`
+	// Image is what it is locked to, a name with a digest.
+	Image string `json:"image"`
+	// Digest is that of Image.
+	Digest string `json:"digest"`
+}
+
+// Signature is something that is attached.
+type Signature struct {
+	// Form is how it is stored: legacy (cosign 2), bundle (cosign 3) or referrer.
+	Form string `json:"form"`
+	// Digest is that of the manifest that holds it.
+	Digest string `json:"digest"`
+}
+
+// Verify is the result of krtpkg verify.
+type Verify struct {
+	Outcome
+	Artifact
+	Signatures
+	// Bundles are those that were read and match the signed digest.
+	Bundles []Artifact `json:"bundles"`
+	// Images are what was verified of upstream's signatures, with --images.
+	Images []VerifiedImage `json:"images,omitempty"`
+}
+
+// Signatures is what was found out about signatures and attestations.
+type Signatures struct {
+	// Verified are the valid signatures of trusted authorities.
+	Verified []sign.Verified `json:"verified"`
+	// Attestations are what they attested.
+	Attestations []sign.Verified `json:"attestations"`
+	// Rejected are the others. They change nothing.
+	Rejected []RejectedSignature `json:"rejected"`
+	// UnexaminedCount is how many more there are that were not looked at, since these suffice.
+	UnexaminedCount int `json:"unexaminedCount,omitempty"`
+}
+
+// RejectedSignature is a signature or an attestation that does not count.
+type RejectedSignature struct {
+	sign.Object
+	// Reason is why not.
+	Reason string `json:"reason"`
+}
+
+// VerifiedImage is a workload image.
+type VerifiedImage struct {
+	// Reference is what the manifests call it.
+	Reference string `json:"reference"`
+	Digest    string `json:"digest"`
+	// Signatures are what was verified; absent if no rule of the policy matches the image.
+	Signatures *Signatures `json:"signatures,omitempty"`
+}
+
+// Attach is the result of krtpkg sign and krtpkg attest.
+type Attach struct {
+	Outcome
+	Artifact
+	// Attached are the signatures and attestations, also those that were there already.
+	Attached []sign.Attached `json:"attached"`
+}
+
+// Promote is the result of krtpkg promote.
+type Promote struct {
+	Outcome
+	Artifact
+	Promotion Promotion `json:"promotion"`
+}
+
+// Promotion is the predicate of what promote attests.
+type Promotion struct {
+	// Channel is the tag that was moved, in Repository.
+	Channel    string `json:"channel"`
+	Repository string `json:"repository"`
+	// Version is the one that was promoted.
+	Version string `json:"version"`
+	// Previous is the digest that the channel stood for before; empty for the first.
+	Previous string    `json:"previous,omitempty"`
+	By       string    `json:"by"`
+	At       time.Time `json:"at"`
+}
+
+// Transfer is the result of krtpkg push, copy, export and import. The counts are of manifests and blobs.
+type Transfer struct {
+	Outcome
+	// DryRun is set if nothing was written.
+	DryRun bool `json:"dryRun,omitempty"`
+	// Roots are the bundles and runtimes, at the target.
+	Roots []Root `json:"roots"`
+	// Referrers are the digests of the signatures and other referrers that were copied.
+	Referrers []string `json:"referrers,omitempty"`
+	// Items are how many items there are, and Bytes their size; absent where it is not known.
+	Items int64 `json:"items"`
+	Bytes int64 `json:"bytes,omitempty"`
+	// CopiedItems are those that were copied.
+	CopiedItems int64 `json:"copiedItems"`
+	CopiedBytes int64 `json:"copiedBytes"`
+	// MountedItems are those that the registry took from another of its repositories.
+	MountedItems int64 `json:"mountedItems"`
+	// PresentItems are those that the target had; PresentBytes are known of a dry run.
+	PresentItems int64 `json:"presentItems"`
+	PresentBytes int64 `json:"presentBytes,omitempty"`
+	// Files are those of an archive, of an export.
+	Files []File `json:"files,omitempty"`
+	// Base is what an archive builds on.
+	Base []string `json:"base,omitempty"`
+	// Volumes is how many volumes an archive has, and AbsentVolumes which of them are still to be imported.
+	Volumes       int   `json:"volumes,omitempty"`
+	AbsentVolumes []int `json:"absentVolumes,omitempty"`
+}
+
+// Root is a bundle or a runtime of a transfer.
+type Root struct {
+	Artifact
+	// Tags are those that it has at the target.
+	Tags []string `json:"tags"`
+	// Closure is the digest of the index of everything that was copied.
+	Closure string `json:"closure,omitempty"`
+	// BundleCount and ImageCount are how many it has.
+	BundleCount int `json:"bundleCount"`
+	ImageCount  int `json:"imageCount"`
+}
+
+// File is a file of an archive.
+type File struct {
+	Name string `json:"name"`
+	// Bytes is its size, and KeptBytes how much of it was written before.
+	Bytes     int64 `json:"bytes"`
+	KeptBytes int64 `json:"keptBytes"`
+}
+
+// Check is the result of krtpkg check.
+type Check struct {
+	Outcome
+	// Checked are what was given, each of them intact.
+	Checked []Checked `json:"checked"`
+}
+
+// Checked is an archive, a volume or what a reference leads to.
+type Checked struct {
+	// Reference is what was given.
+	Reference string `json:"reference"`
+	// Items are the manifests and blobs that were read, and Bytes their size.
+	Items int64 `json:"items"`
+	Bytes int64 `json:"bytes"`
+	// AbsentItems are blobs that an archive names and leaves out.
+	AbsentItems int `json:"absentItems"`
+	// Volume is the number of a volume, of Volumes.
+	Volume  int `json:"volume,omitempty"`
+	Volumes int `json:"volumes,omitempty"`
+	// Base is what an archive builds on.
+	Base []string `json:"base,omitempty"`
+	// ForeignItems are layers that are at their URLs alone.
+	ForeignItems int `json:"foreignItems,omitempty"`
+	// Platforms are those to which it is limited.
+	Platforms []string `json:"platforms,omitempty"`
+}
+
+// Images is the result of krtpkg images.
+type Images struct {
+	Outcome
+	Images []ImageUse `json:"images"`
+}
+
+// ImageUse is a reference to an image in manifests, or a string that looks like one.
+type ImageUse struct {
+	Image string `json:"image"`
+	// State is image, suspect or ignored.
+	State string `json:"state"`
+	// Notes are latest, unpinned, unreachable and the like.
+	Notes []string `json:"notes,omitempty"`
+	// How is how it was found.
+	How string `json:"how"`
+	// Digest is what it resolves to.
+	Digest   string `json:"digest,omitempty"`
+	Bundle   string `json:"bundle,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	Path     string `json:"path,omitempty"`
+	File     string `json:"file"`
+	Line     int    `json:"line,omitempty"`
+	Column   int    `json:"column,omitempty"`
+	// Reason is the definition's for one that is ignored.
+	Reason string `json:"reason,omitempty"`
+	// Unreachable is why no registry has it.
+	Unreachable string `json:"unreachable,omitempty"`
+	// Upstream are the fields of an image that still point upstream when it is relocated.
+	Upstream []string `json:"upstream,omitempty"`
+	// Settle is what to put into the definition for a suspect.
+	Settle string `json:"settle,omitempty"`
+	// Context is the lines around it, from ContextLine on, with --context.
+	Context     []string `json:"context,omitempty"`
+	ContextLine int      `json:"contextLine,omitempty"`
+}
+
+// Moves is the result of krtpkg outdated and krtpkg update.
+type Moves struct {
+	Outcome
+	// Moves are the sources, images and bundles that are outdated, or were updated.
+	Moves []build.Move `json:"moves"`
+}
+
+// Graph is the result of krtpkg graph.
+type Graph struct {
+	Outcome
+	*graph.Graph
+}
+
+// Trust is the result of krtpkg trust show.
+type Trust struct {
+	Outcome
+	// File is the policy file.
+	File        string      `json:"file"`
+	Authorities []Authority `json:"authorities"`
+	// Rules are for bundles and runtimes, ImageRules for workload images.
+	Rules      []TrustRule `json:"rules"`
+	ImageRules []TrustRule `json:"imageRules"`
+	// Revoked are key ids and digests.
+	Revoked []string `json:"revoked"`
+}
+
+// Authority is a trusted signer.
+type Authority struct {
+	Name    string `json:"name"`
+	KeyID   string `json:"keyId,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	Issuer  string `json:"issuer,omitempty"`
+	// NotBefore and NotAfter are when its signatures count.
+	NotBefore string `json:"notBefore,omitempty"`
+	NotAfter  string `json:"notAfter,omitempty"`
+	// Counts reports whether a signature of now does.
+	Counts bool `json:"counts"`
+}
+
+// TrustRule is a rule of a policy.
+type TrustRule struct {
+	// Match are the places that it is for.
+	Match       []string `json:"match"`
+	Authorities []string `json:"authorities"`
+	// Threshold is how many of them must have signed.
+	Threshold int `json:"threshold"`
+	// Attestations are the predicate types that must be attested.
+	Attestations []string `json:"attestations"`
+	// Names limits the names of what is signed.
+	Names []string `json:"names,omitempty"`
+}
+
+// Doctor is the result of krtpkg doctor.
+type Doctor struct {
+	Outcome
+	// Findings are what was tried.
+	Findings []Capability `json:"findings"`
+	// Deviations are what the registry does otherwise than the specification says, and what is
+	// done about it.
+	Deviations []string `json:"deviations"`
+	// Left are the tags and manifests that the registry did not let go of.
+	Left []string `json:"left"`
+}
+
+// Capability is what was found of one ability of a registry.
+type Capability struct {
+	Capability string `json:"capability"`
+	// Works reports whether it does, and Needed whether krtpkg cannot do without.
+	Works  bool `json:"works"`
+	Needed bool `json:"needed"`
+	// Meaning is what follows from that for krtpkg.
+	Meaning string `json:"meaning"`
+	// Reason is what the registry answered where it does not work.
+	Reason string `json:"reason,omitempty"`
+}
