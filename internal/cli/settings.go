@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/internal/gitcredential"
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/source"
@@ -91,6 +92,7 @@ func (s *settings) loadSettings(getenv func(string) string) error {
 	if s.sources.Logins, err = netrcLogins(getenv); err != nil {
 		return err
 	}
+	s.sources.Helper = &gitcredential.Helper{}
 	if cache, err := os.UserCacheDir(); err == nil {
 		s.sources.Cache = filepath.Join(cache, "krtpkg", "sources")
 	}

@@ -22,6 +22,7 @@ var order = []string{
 	"internal/place",
 	"internal/registry",
 	"internal/worker",
+	"internal/gitcredential",
 	"internal/layout",
 	"pkg/site",
 	"pkg/result",
@@ -63,7 +64,7 @@ var only = map[string][]string{
 	"github.com/spf13/cobra":           {"internal/cli", "pkg/deploy"}, // kapp's defaults are flags
 	"golang.org/x/term":                {"internal/ui"},
 	"oras.land/oras-go/v2/content/oci": {},
-	"os/exec":                          {"internal/worker"},
+	"os/exec":                          {"internal/worker", "internal/gitcredential"},
 	"log":                              {"pkg/render"}, // to keep helm and kustomize off it
 	"log/slog":                         {},
 }

@@ -12,6 +12,7 @@ import (
 	neturl "net/url"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/go-git/go-git/v5"
 	"github.com/go-git/go-git/v5/plumbing"
@@ -31,25 +32,16 @@ const (
 	maxObjects = 64 << 30 // all of them, unpacked
 )
 
-// openSession asks a git server for its refs. The user and token of the URL are sent, but never
-// appear in errors.
+// openSession asks a git server for its refs. The login is sent, but never appears in errors.
 func (f *Fetcher) openSession(ctx context.Context, from string) (transport.UploadPackSession, *packp.AdvRefs, error) {
-	endpoint, err := transport.NewEndpoint(from)
+	endpoint, client, err := f.newEndpoint(from)
 	if err != nil {
 		return nil, nil, redactError(err)
 	}
 	var s transport.UploadPackSession
 	switch endpoint.Protocol {
 	case "http", "https":
-		var auth transport.AuthMethod
-		if user, password, known := f.findLogin(endpoint.Protocol, endpoint.Host); known && endpoint.User+endpoint.Password == "" {
-			endpoint.User, endpoint.Password = user, password
-		}
-		if endpoint.User != "" || endpoint.Password != "" {
-			auth = &githttp.BasicAuth{Username: endpoint.User, Password: endpoint.Password}
-			endpoint.User, endpoint.Password = "", ""
-		}
-		s, err = githttp.NewClient(f.Client).NewUploadPackSession(endpoint, auth)
+		s, err = githttp.NewClient(client).NewUploadPackSession(endpoint, nil)
 	case "ssh":
 		s, err = gitssh.DefaultClient.NewUploadPackSession(endpoint, nil)
 	default:
@@ -59,10 +51,25 @@ func (f *Fetcher) openSession(ctx context.Context, from string) (transport.Uploa
 		return nil, nil, err
 	}
 	refs, err := s.AdvertisedReferencesContext(ctx)
+	if errors.Is(err, transport.ErrAuthenticationRequired) {
+		err = fmt.Errorf("%w: %w", transport.ErrAuthenticationRequired, errLoginRequired)
+	}
 	if err != nil {
 		return nil, nil, errors.Join(redactError(err), s.Close())
 	}
 	return s, refs, nil
+}
+
+// newEndpoint returns the place of a repository, and for http and https the client for it, which has the login.
+func (f *Fetcher) newEndpoint(from string) (*transport.Endpoint, *http.Client, error) {
+	url, err := neturl.Parse(from)
+	if err != nil || !strings.HasPrefix(url.Scheme, "http") {
+		endpoint, err := transport.NewEndpoint(from)
+		return endpoint, nil, err
+	}
+	client, bare := f.newClient(url)
+	endpoint, err := transport.NewEndpoint(bare.String())
+	return endpoint, client, err
 }
 
 // isTransient reports whether a retry may succeed after a git server's failure.

@@ -63,11 +63,3 @@ func netrcWords(text string) (words []string) {
 	}
 	return words
 }
-
-// findLogin returns that of a host, if there is one and the connection is private.
-func (f *Fetcher) findLogin(scheme, host string) (user, password string, ok bool) {
-	if f.Logins == nil || scheme != "https" {
-		return "", "", false
-	}
-	return f.Logins(host)
-}

@@ -76,6 +76,8 @@ type Fetcher struct {
 	Cache string
 	// Logins finds the login for a host, which URLs in definitions must not contain; nil for none.
 	Logins Logins
+	// Helper is asked for a login when a server wants one and Logins has none that it takes; nil for none.
+	Helper CredentialHelper
 	// Registry reaches artifacts and charts in registries.
 	Registry Registry
 }

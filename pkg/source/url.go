@@ -2,7 +2,6 @@ package source
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -245,22 +244,25 @@ func retryTransient(ctx context.Context, once func() (retry bool, err error)) er
 
 // getOnce makes one request; retry reports whether the failure may pass.
 func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) error) (retry bool, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	parsed, err := neturl.Parse(url)
 	if err != nil {
 		return false, redactError(err)
 	}
-	if user, password, known := f.findLogin(request.URL.Scheme, request.URL.Hostname()); known && request.URL.User == nil {
-		request.SetBasicAuth(user, password) // net/http drops it on a redirect to another host
+	client, bare := f.newClient(parsed)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, bare.String(), nil)
+	if err != nil {
+		return false, redactError(err)
 	}
 	// Otherwise content that is compressed in transit would be unpacked and have another digest.
 	request.Header.Set("Accept-Encoding", "identity")
-	client := *cmp.Or(f.Client, http.DefaultClient)
-	client.CheckRedirect = refuseInsecureRedirects(client.CheckRedirect)
 	response, err := client.Do(request)
 	if err != nil {
 		return !errors.Is(err, errInsecureURL), redactError(err)
 	}
 	defer response.Body.Close()
+	if response.StatusCode == http.StatusUnauthorized {
+		return false, fmt.Errorf("HTTP status %s: %w", response.Status, errLoginRequired)
+	}
 	if response.StatusCode != http.StatusOK {
 		retry := response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests
 		return retry, fmt.Errorf("HTTP status %s", response.Status)
