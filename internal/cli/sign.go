@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -139,7 +140,13 @@ func (f *signFlags) addCertificate(signer *sign.Signer, err error) (*sign.Signer
 			return nil, err
 		}
 	}
-	return signer.WithCertificate(certificate, chain)
+	if signer, err = signer.WithCertificate(certificate, chain); err == nil {
+		err = signer.CheckTime(time.Now())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--certificate %s: %w", f.certificate, err)
+	}
+	return signer, nil
 }
 
 // identityToken returns a token, one in a file, or the environment's.

@@ -138,6 +138,14 @@ func (s *Sigstore) IssueCertificate(subject string, key crypto.PublicKey, from, 
 	return toPEM(s.issueFrom(s.authority, leafTemplate("", subject, from, until), key))
 }
 
+// IssueChangedCertificate returns a certificate as IssueCertificate does, valid for an hour before and after, with
+// what change makes of it.
+func (s *Sigstore) IssueChangedCertificate(subject string, key crypto.PublicKey, change func(*x509.Certificate)) []byte {
+	template := leafTemplate("", subject, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	change(template)
+	return toPEM(s.issueFrom(s.authority, template, key))
+}
+
 // Authorities returns the root and the intermediate that certificates come from, as PEM.
 func (s *Sigstore) Authorities() []byte {
 	return append(toPEM(s.authority.root), toPEM(s.authority.intermediate)...)

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -77,6 +78,11 @@ func (p *Policy) verifyAuthority(a *Authority, e *envelope, leaf *x509.Certifica
 			return nil, &refusal{rankOtherSigner, err}
 		}
 		fact.KeyID = a.Key.ID()
+	}
+	if leaf != nil {
+		if err := checkCertificateUse(leaf); err != nil {
+			return nil, &refusal{rankUnproven, err}
+		}
 	}
 	proofs, err := a.requiredProofs(e, leaf)
 	if err != nil {
@@ -390,12 +396,33 @@ func verifyChain(m root.TrustedMaterial, leaf *x509.Certificate, t time.Time) (w
 	return why
 }
 
+// checkCertificateUse refuses a certificate whose key is not for signatures, and one with a name of one type that
+// reads like one of another: policies compare the text, whoever may have URIs certified must not get an e-mail
+// address by it, nor the other way round.
+func checkCertificateUse(leaf *x509.Certificate) error {
+	var problem string
+	switch {
+	case leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+		problem = "its key usage does not include digital signatures"
+	case len(leaf.URIs) > 0 && leaf.URIs[0].Scheme == "":
+		problem = "the URI in it has no scheme"
+	case len(leaf.URIs) == 0 && len(leaf.EmailAddresses) > 0 && !emailAddress.MatchString(leaf.EmailAddresses[0]):
+		problem = "the e-mail address in it is not one"
+	default:
+		return nil
+	}
+	return fmt.Errorf("certificate of %s: %s", certificateSubject(leaf), problem)
+}
+
+// emailAddress matches what is one and no URI.
+var emailAddress = regexp.MustCompile(`^[^@/:\s]+@[^@/:\s]+$`)
+
 func certificateSubject(leaf *x509.Certificate) string {
 	switch {
-	case len(leaf.EmailAddresses) > 0:
-		return leaf.EmailAddresses[0]
 	case len(leaf.URIs) > 0:
 		return leaf.URIs[0].String()
+	case len(leaf.EmailAddresses) > 0:
+		return leaf.EmailAddresses[0]
 	case len(leaf.DNSNames) > 0:
 		return leaf.DNSNames[0]
 	}

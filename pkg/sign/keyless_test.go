@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -317,6 +318,88 @@ func rewritten(change func(entry map[string]any)) func(*testing.T, *sigstoretest
 		m, b := bundled(t, s, "edge")
 		change(b["verificationMaterial"].(map[string]any)["tlogEntries"].([]any)[0].(map[string]any))
 		attachBundle(t, store, m, root, b)
+	}
+}
+
+// A certificate for something else than signatures, and one with a name of one type that reads like one of
+// another, neither signs nor counts.
+func TestCertificatesForOtherUses(t *testing.T) {
+	t.Parallel()
+	s := sigstoretest.StartSigstore(t)
+	named := func(uris, emails []string) func(*x509.Certificate) {
+		return func(c *x509.Certificate) {
+			c.URIs, c.EmailAddresses = nil, emails
+			for _, u := range uris {
+				c.URIs = append(c.URIs, &url.URL{Path: u})
+			}
+		}
+	}
+	usage := func(u x509.KeyUsage) func(*x509.Certificate) { return func(c *x509.Certificate) { c.KeyUsage = u } }
+	for name, c := range map[string]struct {
+		change  func(*x509.Certificate)
+		subject string
+		want    string
+	}{
+		"digital signatures":       {usage(x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment), "release@krt.example", ""},
+		"no key usage":             {usage(0), "release@krt.example", ""},
+		"encipherment alone":       {usage(x509.KeyUsageKeyEncipherment), "release@krt.example", "certificate of release@krt.example: its key usage does not include digital signatures"},
+		"key agreement alone":      {usage(x509.KeyUsageKeyAgreement), "release@krt.example", "its key usage does not include digital signatures"},
+		"URI like an address":      {named([]string{"release@krt.example"}, nil), "release@krt.example", "certificate of release@krt.example: the URI in it has no scheme"},
+		"URI before an address":    {named([]string{"release@krt.example"}, []string{"other@krt.example"}), "release@krt.example", "the URI in it has no scheme"},
+		"address like a URI":       {named(nil, []string{"https://ci.example/krt@x"}), "https://ci.example/krt@x", "the e-mail address in it is not one"},
+		"address like a SPIFFE id": {named(nil, []string{"spiffe:release@krt.example"}), "spiffe:release@krt.example", "the e-mail address in it is not one"},
+	} {
+		public := publicKey(t, "p256")
+		certificate := s.IssueChangedCertificate("release@krt.example", public, c.change)
+		by, err := signer(t, "p256").WithCertificate(certificate, s.Intermediate())
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: signs: got %v, want %s", name, err, c.want)
+			}
+			// Someone else's program signs with it all the same.
+			by, err = signer(t, "p256").WithCertificate(s.IssueCertificate(c.subject, public, hours(-1), hours(1)), s.Intermediate())
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		store := memory.New()
+		root := newRoot(t, store, "edge")
+		made := memory.New()
+		bundleBy(t, made, newRoot(t, made, "edge"), by, sign.Proofs{})
+		var b map[string]any
+		m := referrer(t, made, root)
+		fetchJSON(t, made, m.Layers[0], &b)
+		block, _ := pem.Decode(certificate)
+		b["verificationMaterial"].(map[string]any)["certificate"] = map[string]any{"rawBytes": base64.StdEncoding.EncodeToString(block.Bytes)}
+		attachBundle(t, store, m, root, b)
+		_, err = sign.Verify(t.Context(), store, root, sign.Policy{Authorities: []sign.Authority{
+			{Identity: &sign.Identity{Subject: c.subject}, Roots: privateRoot(t, s.Authorities(), nil)},
+		}})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: counts: got %v, want %s", name, err, c.want)
+		}
+	}
+}
+
+// Who signs with a certificate that is not valid now makes what can never be verified.
+func TestCheckTime(t *testing.T) {
+	t.Parallel()
+	s := sigstoretest.StartSigstore(t)
+	for _, c := range []struct {
+		from, until int
+		want        string
+	}{{-1, 1, ""}, {-48, -24, "the certificate of release@krt.example expired at "}, {24, 48, "the certificate of release@krt.example is not valid before "}} {
+		by, err := signer(t, "p256").WithCertificate(s.IssueCertificate("release@krt.example", publicKey(t, "p256"), hours(c.from), hours(c.until)), s.Intermediate())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := by.CheckTime(time.Now()); c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want)) {
+			t.Errorf("got %v, want %s", err, c.want)
+		}
+	}
+	if err := signer(t, "p256").CheckTime(time.Now()); err != nil {
+		t.Errorf("without a certificate: %v", err)
 	}
 }
 

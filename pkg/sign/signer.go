@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 	"github.com/sigstore/cosign/v2/pkg/cosign"
@@ -76,6 +77,8 @@ func (s *Signer) WithCertificate(certificate, chain []byte) (*Signer, error) {
 		return nil, fmt.Errorf("the certificate of %s is for another key (%s)", certificateSubject(leaf), id)
 	case !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
 		return nil, fmt.Errorf("the certificate of %s is not for code signing", certificateSubject(leaf))
+	case checkCertificateUse(leaf) != nil:
+		return nil, checkCertificateUse(leaf)
 	case len(leaf.EmailAddresses)+len(leaf.URIs)+len(leaf.DNSNames) == 0:
 		return nil, fmt.Errorf("the certificate of %s has no subject alternative name for a policy to match", certificateSubject(leaf))
 	}
@@ -88,6 +91,19 @@ func (s *Signer) WithCertificate(certificate, chain []byte) (*Signer, error) {
 	with := *s
 	with.certificate, with.chain = leaf, slices.Concat(encodePEM(leaves[1:]), chain)
 	return &with, nil
+}
+
+// CheckTime returns an error unless the signer's certificate is valid at t, if it has one: what is signed at another
+// time can never be verified, since a timestamp proves the time of the signature.
+func (s *Signer) CheckTime(t time.Time) error {
+	switch c := s.certificate; {
+	case c == nil:
+	case t.Before(c.NotBefore):
+		return fmt.Errorf("the certificate of %s is not valid before %s", certificateSubject(c), c.NotBefore.UTC().Format(time.RFC3339))
+	case t.After(c.NotAfter):
+		return fmt.Errorf("the certificate of %s expired at %s", certificateSubject(c), c.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 func encodePEM(certificates []*x509.Certificate) (out []byte) {
