@@ -3,6 +3,7 @@ package ui
 import (
 	"encoding/json"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -37,8 +38,48 @@ func (u *UI) ShowInErrors(texts ...string) {
 func (u *UI) ErrorText(text string) string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return newMask(slices.Concat(u.hidden, u.hiddenInErrors)).Replace(text)
+	return redactURLs(newMask(slices.Concat(u.hidden, u.hiddenInErrors)).Replace(text))
 }
+
+// linkPattern matches a URL within a text.
+var linkPattern = regexp.MustCompile(`[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>|\\^\x60]+`)
+
+// redactURLs takes logins and the values of queries out of the URLs in a text: a signed URL, as registries redirect
+// to, is a login while it lasts, and logs are read by many. The user of ssh stays.
+func redactURLs(text string) string {
+	if !strings.Contains(text, "://") {
+		return text
+	}
+	return linkPattern.ReplaceAllStringFunc(text, func(link string) string {
+		scheme, rest, _ := strings.Cut(link, "://")
+		end := authorityEnd(rest, 0)
+		if user, _, is := strings.Cut(rest[:end], ":"); is && !portNumber.MatchString(rest[len(user)+1:end]) && user != "[" {
+			end = authorityEnd(rest, max(end, strings.LastIndexByte(rest, '@'))) // a password with a slash
+		}
+		authority, rest := rest[:end], rest[end:]
+		if at := strings.LastIndexByte(authority, '@'); at >= 0 && (!strings.Contains(scheme, "ssh") || strings.Contains(authority[:at], ":")) {
+			authority = "***" + authority[at:]
+		}
+		path, query, _ := strings.Cut(rest, "?")
+		if query != "" {
+			path += "?" + queryValue.ReplaceAllString(query, "=***")
+		}
+		return scheme + "://" + authority + path
+	})
+}
+
+// authorityEnd returns where the authority of a URL ends, from a place in it on.
+func authorityEnd(rest string, from int) int {
+	if end := strings.IndexAny(rest[from:], "/?#"); end >= 0 {
+		return from + end
+	}
+	return len(rest)
+}
+
+var portNumber = regexp.MustCompile(`^[0-9]*[:,.)\]]*$`)
+
+// queryValue matches a value in a query; what ends a sentence stays.
+var queryValue = regexp.MustCompile(`=[^&;#]*[^&;#:,.)\]]`)
 
 // withForms adds texts, in the forms in which they may be written.
 func withForms(all, texts []string) []string {

@@ -2,6 +2,7 @@ package ui_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -35,5 +36,40 @@ func TestHiddenTextsAreNowhere(t *testing.T) {
 	}
 	if !strings.Contains(all, "the password is ***, two") || !strings.Contains(all, `"short": "abc"`) {
 		t.Errorf("too much is hidden:\n%s", all)
+	}
+}
+
+// Logins and the values of queries in URLs are in no message: a redirect of a registry has a signature there.
+func TestSecretsOfURLsAreInNoMessage(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"get http://127.0.0.2:80/b/x?X-Amz-Signature=SECRET: status 403":      "get http://127.0.0.2:80/b/x?X-Amz-Signature=***: status 403",
+		"Get \"https://h.example/x?a=SECRET&sig=SECRET%2B&c\": EOF":           "Get \"https://h.example/x?a=***&sig=***&c\": EOF",
+		"source mirror \"https://me:SECRET@h.example/x\": want PREFIX":        "source mirror \"https://***@h.example/x\": want PREFIX",
+		"https://SECRET@h.example, https://me:SECRET@h.example.":              "https://***@h.example, https://***@h.example.",
+		"key awskms://me:SECRET@h/y: no such key":                             "key awskms://***@h/y: no such key",
+		"clone ssh://git@h.example/x.git and ssh://git:SECRET@h.example/x":    "clone ssh://git@h.example/x.git and ssh://***@h.example/x",
+		"http://me:SEC/RET@h.example/x":                                       "http://***@h.example/x",
+		"http://me:SEC?RET@h.example/x":                                       "http://***@h.example/x",
+		"http://127.0.0.1:5000/x@sha256:00 and http://[::1]:5000/x@sha256:00": "http://127.0.0.1:5000/x@sha256:00 and http://[::1]:5000/x@sha256:00",
+		"http://127.0.0.1:5000: refused":                                      "http://127.0.0.1:5000: refused",
+		"see https://h.example/docs?page=SECRET#top":                          "see https://h.example/docs?page=***#top",
+		"(https://h.example/?q=SECRET)":                                       "(https://h.example/?q=***)",
+		"a://b?c=SECRET d://e?f=SECRET":                                       "a://b?c=*** d://e?f=***",
+		"nothing to hide? a=b":                                                "nothing to hide? a=b",
+	} {
+		var out, errOut bytes.Buffer
+		for _, mode := range []ui.Mode{ui.Plain, ui.JSON} {
+			u := &ui.UI{In: strings.NewReader(""), Out: &out, Err: &errOut, Mode: mode}
+			if got := u.ErrorText(text); got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+			u.Error(errors.New(text))
+			u.Note("note: %s", text)
+			u.Say("said: %s", text)
+		}
+		if strings.Contains(errOut.String(), "SEC") {
+			t.Errorf("shown:\n%s", errOut.String())
+		}
 	}
 }

@@ -178,6 +178,7 @@ func (u *UI) Say(format string, args ...any) {
 
 // writeMessage writes a message: exact for programs, text for people.
 func (u *UI) writeMessage(event, exact, text string) {
+	exact, text = redactURLs(exact), redactURLs(text)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.effectiveMode() == JSON {
