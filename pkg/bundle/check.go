@@ -22,8 +22,8 @@ func (d *Definition) checkRules() error {
 	if _, err := semver.StrictNewVersion(d.Metadata().Version); err != nil {
 		report([]any{"metadata", "version"}, "metadata.version %q %s", d.Metadata().Version, wanted["version"])
 	}
-	if holdsLogin(d.Metadata().Source) {
-		report([]any{"metadata", "source"}, "metadata.source contains a login, which would be published")
+	if secret := findSecret(d.Metadata().Source); secret != "" {
+		report([]any{"metadata", "source"}, "metadata.source contains %s, which would be published", secret)
 	}
 	if d.Bundle != nil {
 		d.checkBundle(report)

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -141,11 +142,13 @@ func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 			budget.Release(taken)
 		}
 	}()
-	zip, err := gzip.NewReader(r)
+	compressed := bufio.NewReader(r)
+	zip, err := gzip.NewReader(compressed)
 	if err != nil {
 		return nil, err
 	}
-	seen := map[string]bool{}
+	zip.Multistream(false)
+	names := entryNames{}
 	left := int64(maxContent)
 	// Folders and the archive's own headers take room as well.
 	stream := &io.LimitedReader{R: zip, N: maxStream}
@@ -153,7 +156,7 @@ func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 	for {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) && stream.N > 0 {
-			return files, nil
+			return files, checkEnd(stream, compressed)
 		}
 		if stream.N <= 0 {
 			return nil, fmt.Errorf("the archive has more than %d bytes", maxStream)
@@ -162,21 +165,30 @@ func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 			return nil, err
 		}
 		name := strings.TrimSuffix(header.Name, "/")
+		isFolder := header.Typeflag == tar.TypeDir
 		switch {
 		case !isConfined(name) || path.Clean(name) != name || name == "." && header.Typeflag != tar.TypeDir:
 			return nil, fmt.Errorf("entry %q leaves the bundle", header.Name)
 		case !isPrintable(name):
 			return nil, fmt.Errorf("entry %q has non-printable characters in its name", header.Name)
-		case header.Typeflag == tar.TypeDir:
-			continue
-		case header.Typeflag != tar.TypeReg:
+		case !isFolder && header.Typeflag != tar.TypeReg:
 			return nil, fmt.Errorf("entry %q is neither file nor folder", header.Name)
-		case seen[name]:
-			return nil, fmt.Errorf("duplicate entry %q", header.Name)
-		case header.Size > left || len(files) == maxFiles:
+		case !isFolder && (header.Size > left || len(files) == maxFiles):
 			return nil, fmt.Errorf("entry %q is over the limit of %d files and %d bytes", header.Name, maxFiles, maxContent)
 		}
-		seen[name] = true
+		folders, err := names.add(name, isFolder)
+		if err != nil {
+			return nil, err
+		}
+		if folders > 0 {
+			if err := budget.Take(int64(folders) * perFile); err != nil {
+				return nil, fmt.Errorf("entry %q: %w", header.Name, err)
+			}
+			taken += int64(folders) * perFile
+		}
+		if isFolder {
+			continue
+		}
 		left -= header.Size
 		if isMetadata(name) && header.Size > oci.MaxMetadataFile {
 			return nil, fmt.Errorf("entry %q has %d bytes, the limit is %d: %w", header.Name, header.Size, oci.MaxMetadataFile, oci.ErrTooLarge)
@@ -192,6 +204,22 @@ func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 		}
 		files = append(files, File{name, data})
 	}
+}
+
+// maxPadding is how many zeros may stand behind the end of an archive, as tar pads to whole records.
+const maxPadding = 1 << 20
+
+// checkEnd returns an error unless nothing but padding follows an archive: no reader looks at what stands there,
+// and the signature would cover it all the same.
+func checkEnd(archive io.Reader, compressed io.ByteReader) error {
+	rest, err := io.ReadAll(io.LimitReader(archive, maxPadding+1))
+	if err != nil {
+		return err
+	}
+	if _, after := compressed.ReadByte(); strings.Trim(string(rest), "\x00") != "" || len(rest) > maxPadding || !errors.Is(after, io.EOF) {
+		return errors.New("trailing data behind the end of the archive")
+	}
+	return nil
 }
 
 // isMetadata reports whether a file is one that is parsed as soon as an artifact is opened.
@@ -277,8 +305,8 @@ func (a *Artifact) checkConsistency() error {
 	if err := checkNamed("", m.Name, m.Version); err != nil {
 		return err
 	}
-	if holdsLogin(m.Source) {
-		return errors.New("source holds a login")
+	if secret := findSecret(m.Source); secret != "" {
+		return fmt.Errorf("metadata.source contains %s", secret)
 	}
 	locked := map[string]bool{}
 	for _, d := range a.Images.DistinctImages() {

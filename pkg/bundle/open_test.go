@@ -160,8 +160,10 @@ func TestPackKeepsToTheLimitsOfOpen(t *testing.T) {
 type layer struct {
 	entries []tar.Header
 	data    map[string]string
-	// after stands behind the end of the archive.
+	// after stands before the end of the archive.
 	after string
+	// change, if set, returns other bytes for the archive and its packed form.
+	change func(plain, packed []byte) []byte
 }
 
 const (
@@ -217,7 +219,18 @@ func (l layer) bytes(t *testing.T) []byte {
 	if err := errors.Join(err, archive.Close(), zip.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return out.Bytes()
+	if l.change == nil {
+		return out.Bytes()
+	}
+	unzip, err := gzip.NewReader(bytes.NewReader(out.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(unzip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.change(plain, out.Bytes())
 }
 
 // pack puts a layer into a store as an artifact of a type.
@@ -265,6 +278,44 @@ func based(resource string) layer {
 	return good().with("config/a.yaml", "a").with("kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: ["+resource+"]\n")
 }
 
+// behind returns a layer with other bytes, made of its archive and of its packed form.
+func behind(l layer, change func(plain, packed []byte) []byte) layer {
+	l.change = change
+	return l
+}
+
+func zipped(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	zip := gzip.NewWriter(&out)
+	_, err := zip.Write(data)
+	if err := errors.Join(err, zip.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// tarOf is an archive with one file.
+func tarOf(t *testing.T, name string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	archive := tar.NewWriter(&out)
+	h := file(name)
+	if err := errors.Join(archive.WriteHeader(&h), archive.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// locked is a bundle whose lock has an image, and the reference of its author unless that is "".
+func locked(image, reference string) layer {
+	entry := "{image: '" + image + "'}"
+	if reference != "" {
+		entry = "{image: '" + image + "', annotations: {kbld.carvel.dev/id: '" + reference + "'}}"
+	}
+	return good().with(".imgpkg/images.yml", strings.Replace(lockYAML, "[]", "["+entry+"]", 1))
+}
+
 // Whatever a registry sends, it is a message and nothing else.
 func TestOpenRefusesHostileLayers(t *testing.T) {
 	t.Parallel()
@@ -288,10 +339,34 @@ func TestOpenRefusesHostileLayers(t *testing.T) {
 		{"character device", entry(tar.TypeChar, "config/a"), `entry "config/a" is neither file nor folder`},
 		{"block device", entry(tar.TypeBlock, "config/a"), `entry "config/a" is neither file nor folder`},
 		{"pipe", entry(tar.TypeFifo, "config/a"), `entry "config/a" is neither file nor folder`},
+		// Whoever unpacks the layer anywhere gets the same files, and all of the layer was looked at.
+		{"another archive behind the end", behind(good(), func(plain, packed []byte) []byte { return zipped(t, append(plain, tarOf(t, "config/b.yaml")...)) }), "trailing data behind the end of the archive"},
+		{"another member of gzip", behind(good(), func(plain, packed []byte) []byte { return append(packed, zipped(t, tarOf(t, "config/b.yaml"))...) }), "trailing data behind the end of the archive"},
+		{"member of gzip with zeros", behind(good(), func(plain, packed []byte) []byte { return append(packed, zipped(t, make([]byte, 1024))...) }), "trailing data behind the end of the archive"},
+		{"something behind the end of gzip", behind(good(), func(plain, packed []byte) []byte { return append(packed, "garbage"...) }), "trailing data behind the end of the archive"},
+		{"endless padding", behind(good(), func(plain, packed []byte) []byte { return zipped(t, append(plain, make([]byte, 2<<20)...)) }), "trailing data behind the end of the archive"},
+		{"whiteout", good().with("config/.wh.a.yaml", ""+"x"), `entry "config/.wh.a.yaml": names that begin with .wh. remove files`},
+		{"opaque whiteout", good().with("config/.wh..wh..opq", "x"), `entry "config/.wh..wh..opq": names that begin with .wh. remove files`},
+		{"whiteout of a folder", good(tar.Header{Typeflag: tar.TypeDir, Name: ".wh.config/"}), `entry ".wh.config": names that begin with .wh. remove files`},
+		{"file and folder", good(file("config/a"), file("config/a/b.yaml")), `entry "config/a" is both a file and a folder`},
+		{"folder and file", good(file("config/a/b.yaml"), file("config/a")), `entry "config/a" is both a file and a folder`},
+		{"folder of an entry and file", good(tar.Header{Typeflag: tar.TypeDir, Name: "config/a/"}, file("config/a")), `entry "config/a" is both a file and a folder`},
+		{"files in upper and lower case", good(file("config/a.yaml"), file("config/A.yaml")), `entry "config/A.yaml" differs from "config/a.yaml" only in case`},
+		{"folders in upper and lower case", good(file("config/a.yaml"), file("Config/b.yaml")), `entry "Config" differs from "config" only in case`},
+		{"name of 300 characters", good(file("config/" + strings.Repeat("d", 300))), "a part of its name has 300 bytes, the limit is 255"},
+		{"path of 4,000 characters", good(file("config" + strings.Repeat("/dddddddddddd", 308))), "its name has 4010 bytes, the limit is 1024"},
 		{"twice", good(file(".krtpkg/bundle.yaml")), `duplicate entry ".krtpkg/bundle.yaml"`},
 		{"no image lock", good().with(".imgpkg/images.yml", ""), ".imgpkg/images.yml is missing"},
 		{"image lock of another kind", good().with(".imgpkg/images.yml", "kind: x"), ".imgpkg/images.yml: is  x, want imgpkg.carvel.dev/v1alpha1 ImagesLock"},
 		{"image without digest", good().with(".imgpkg/images.yml", strings.Replace(lockYAML, "[]", "[{image: web}]", 1)), ".imgpkg/images.yml: image \"web\" is not pinned by digest: a digest must contain exactly one '@' separator (e.g. registry/repository@digest) saw: web"},
+		{"image that leads out of its folder", locked("127.0.0.1:5000/../../evil/web@"+zeros, ""), `.imgpkg/images.yml: image "127.0.0.1:5000/../../evil/web@` + zeros + `": "../../evil/web" is not a repository`},
+		{"image that begins with dots", locked("../../x@"+zeros, ""), `"..": not a registry`},
+		{"image of a host of dots", locked("../x@"+zeros, ""), `"..": not a registry`},
+		{"image with dots inside", locked("a/../../../../x@"+zeros, ""), `"a/../../../../x" is not a repository`},
+		{"image with an empty part", locked("quay.io/x//y@"+zeros, ""), `"x//y" is not a repository`},
+		{"reference that leads out of its folder", locked("quay.io/x/y@"+zeros, "quay.io/../../krt/shop:stable"), `.imgpkg/images.yml: "quay.io/../../krt/shop:stable" is not an image reference: "../../krt/shop" is not a repository`},
+		{"reference with dots in its tag", locked("quay.io/x/y@"+zeros, "quay.io/x/y:../z"), `could not parse reference: quay.io/x/y:../z`},
+		{"reference with a digest that leads out", locked("quay.io/x/y@"+zeros, "quay.io/../y@"+zeros), `"../y" is not a repository`},
 		{"no definition", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/bundle.yaml is missing in a bundle"},
 		{"runtime in a bundle", good().with(".krtpkg/runtime.yaml", runtimeYAML), ".krtpkg/bundle.yaml is missing in a bundle"},
 		{"field of a newer version", good().with(".krtpkg/bundle.yaml", bundleYAML+"future: 1\n"), ".krtpkg/bundle.yaml: yaml: unmarshal errors:\n  line 5: field future not found in type bundle.Bundle (made by a newer krtpkg?)"},
@@ -306,7 +381,7 @@ func TestOpenRefusesHostileLayers(t *testing.T) {
 		{"source that leaves its folder", defined("{dir: m}", "{dir: m, path: ../m}"), `.krtpkg/bundle.yaml:4:43: path "../m" leaves its folder: want a relative path without ..`},
 		{"rule that is none", defined("layer: 6", "layer: 6, searchRules: [{}]"), ".krtpkg/bundle.yaml:4:31: spec.searchRules[0]: want keyMatcher, or valueMatcher with one of image and imageRepo, or both"},
 		{"icon with a script", defined("layer: 6", "layer: 6, icon: '<svg><script/></svg>'"), ".krtpkg/bundle.yaml:4:24: the icon is not an SVG: its root is \"svg\" in the namespace \"\""},
-		{"login in a source", defined("{dir: m}", "{url: 'https://me:secret@host.example/a.yaml'}"), ".krtpkg/bundle.yaml:4:34: url contains a login, which would be published: use ~/.netrc or --source-mirror"},
+		{"login in a source", defined("{dir: m}", "{url: 'https://me:secret@host.example/a.yaml'}"), ".krtpkg/bundle.yaml:4:34: url contains a login, which would be published: use ~/.netrc, git's credential helpers or --source-mirror"},
 		{"name with another manifest", good().with("config/a\n---\napiVersion: v1\nkind: Pod\n#.yaml", "a"), `entry "config/a\n---\napiVersion: v1\nkind: Pod\n#.yaml" has non-printable characters in its name`},
 		{"name that moves the cursor", good().with("config/\x1b[2Ka.yaml", "a"), `entry "config/\x1b[2Ka.yaml" has non-printable characters in its name`},
 		{"name in another order", good().with("config/\u202elmay.a", "a"), `entry "config/\u202elmay.a" has non-printable characters in its name`},
@@ -390,7 +465,7 @@ func TestOpenRefusesRuntimesThatContradictThemselves(t *testing.T) {
 		{"bundle of no layer", l(lock, strings.Replace(runtimeYAML, "layer: 6", "layer: -1", 1)), "bundle web is of layer -1, want 0 to 6"},
 		{"bundle of a layer too high", l(lock, strings.Replace(runtimeYAML, "layer: 6", "layer: 999999", 1)), "bundle web is of layer 999999, want 0 to 6"},
 		{"category with a line", l(lock, strings.Replace(runtimeYAML, "layer: 6", `layer: 6, category: "a\nb"`, 1)), `bundle web: category "a\nb" is not a category: want lower-case letters, digits and dashes`},
-		{"login in the source", l(lock, strings.Replace(runtimeYAML, "version: 1.0.0}", "version: 1.0.0, source: 'https://token@git.example/x'}", 1)), "source holds a login"},
+		{"login in the source", l(lock, strings.Replace(runtimeYAML, "version: 1.0.0}", "version: 1.0.0, source: 'https://token@git.example/x'}", 1)), "metadata.source contains a login"},
 		{"manifests in a runtime", l(lock, runtimeYAML).with("config/a.yaml", "a"), `unexpected entry "config/a.yaml" (made by a newer krtpkg?)`},
 		{"kustomization in a runtime", l(lock, runtimeYAML).with("kustomization.yaml", "a"), `unexpected entry "kustomization.yaml" (made by a newer krtpkg?)`},
 		{"no lock", good().with(".krtpkg/bundle.yaml", ""), ".krtpkg/runtime.yaml is missing in a runtime"},

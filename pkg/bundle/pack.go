@@ -168,6 +168,12 @@ func (c *Content) layerFiles() ([]File, error) {
 	if data != nil {
 		files = append(files, File{fileKustomization, data})
 	}
+	names := entryNames{}
+	for _, f := range files {
+		if _, err := names.add(f.Path, false); err != nil {
+			return nil, err
+		}
+	}
 	for _, f := range c.Files {
 		if !isConfined(f.Path) || path.Clean(f.Path) != f.Path {
 			return nil, fmt.Errorf("file %q is not allowed in a bundle", f.Path)

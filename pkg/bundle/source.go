@@ -2,7 +2,10 @@ package bundle
 
 import (
 	"cmp"
+	"fmt"
+	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -110,11 +113,35 @@ func (s *Source) checkOrigin(report func(field, format string, args ...any)) {
 	for _, c := range []struct{ field, url string }{
 		{"url", s.URL}, {"archive", s.Archive}, {"git", s.Git}, {"oci", s.OCI}, {"repository", s.Repository},
 	} {
-		if holdsLogin(c.url) {
-			report(c.field, "%s contains a login, which would be published: use ~/.netrc or --source-mirror", c.field)
+		if secret := findSecret(c.url); secret != "" {
+			report(c.field, "%s contains %s, which would be published: use ~/.netrc, git's credential helpers or --source-mirror", c.field, secret)
 		}
 	}
 }
+
+// findSecret returns what of a URL is not for the public, in words; "" for nothing.
+func findSecret(text string) string {
+	if holdsLogin(text) {
+		return "a login"
+	}
+	_, query, _ := strings.Cut(text, "?")
+	query, _, _ = strings.Cut(query, "#")
+	for _, part := range strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' }) {
+		name, value, _ := strings.Cut(part, "=")
+		if plain, err := url.QueryUnescape(name); err == nil {
+			name = plain
+		}
+		if value != "" && secretParameter.MatchString(name) {
+			return fmt.Sprintf("a secret (%s)", name)
+		}
+	}
+	return ""
+}
+
+// secretParameter matches the parameters by which URLs carry tokens, passwords and signatures: those of S3,
+// Google Cloud, Azure, CloudFront, GitLab, GitHub and Gitea, and what others call theirs.
+var secretParameter = regexp.MustCompile(`(?i)^(x-(amz|goog|oss)-(credential|signature|security-token)|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|` +
+	`sig|signature|(.*[-_.])?(token|secret|password|passwd|api[-_]?key|access[-_]?key)|apitoken|accesstoken|privatetoken|authorization)$`)
 
 // holdsLogin reports whether a URL has a name or a password in it. A name alone may be a token, but for
 // that of ssh. The text is taken apart by hand: what is not a URL may hold one all the same.

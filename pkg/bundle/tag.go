@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
@@ -29,10 +30,25 @@ func (e *TagError) Error() string {
 	return fmt.Sprintf("tag %s names %s %s", e.Tag, e.Name, e.Version)
 }
 
-// CheckTag holds the version that a tag claims against the artifact's own. Errors: [*TagError].
+// CheckTag holds the version that a tag claims against the artifact's own. A tag that people and tools read as a
+// version without being one, such as V1.2.3 or release-1.2.3, claims the version that it spells. Errors: [*TagError].
 func (m Metadata) CheckTag(tag string) error {
-	if version, claims := TaggedVersion(tag); claims && version != m.Version {
+	version, claims := TaggedVersion(tag)
+	if claims && version == m.Version {
+		return nil
+	}
+	if !claims && !strings.HasSuffix(tag, ".argocd") {
+		// The name may stand in front, as in archives of releases.
+		rest, named := strings.CutPrefix(tag, m.Name)
+		if found := versionLike.FindStringSubmatch(rest); found != nil && (named || !strings.ContainsAny(rest[:1], "-_.")) {
+			claims = found[1] != VersionTag(m.Version)
+		}
+	}
+	if claims {
 		return &TagError{tag, m.Name, m.Version}
 	}
 	return nil
 }
+
+// versionLike matches what is read as a version: three numbers, whatever follows, behind a word for it.
+var versionLike = regexp.MustCompile(`(?i)^[-_.]?(?:(?:version|ver|release|rel|v|r)[-_.]?)*([0-9]+\.[0-9]+\.[0-9]+.*)$`)

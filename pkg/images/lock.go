@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -69,7 +70,27 @@ func ParseReference(image string) (name.Reference, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%q is not an image reference: %w", image, err)
 	}
+	if err := checkRepository(ref.Context()); err != nil {
+		return nil, fmt.Errorf("%q is not an image reference: %w", image, err)
+	}
 	return ref, nil
+}
+
+// repositoryPath is how registries name repositories (distribution-spec v1.1, "Pulling manifests"). The parser of
+// references takes any of these characters in any order, such as two dots that lead out of a folder.
+var repositoryPath = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+
+// registryHost is a host that a reference may name.
+var registryHost = regexp.MustCompile(`^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?$`)
+
+func checkRepository(repository name.Repository) error {
+	if host := repository.RegistryStr(); !registryHost.MatchString(host) || strings.Contains(host, "..") {
+		return fmt.Errorf("%q: not a registry", host)
+	}
+	if path := repository.RepositoryStr(); !repositoryPath.MatchString(path) {
+		return fmt.Errorf("%q is not a repository", path)
+	}
+	return nil
 }
 
 // ResolveLock locks every wanted reference, each distinct one once and several at a time. Its error
@@ -210,7 +231,15 @@ func UnmarshalLock(file string, data []byte) (Lock, error) {
 		if err != nil {
 			return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("image %q is not pinned by digest: %v", image.Image, err)}
 		}
+		if err := checkRepository(digest.Context()); err != nil {
+			return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("image %q: %v", image.Image, err)}
+		}
 		reference := cmp.Or(image.Annotations[idAnnotation], image.Image)
+		if named, _, _ := strings.Cut(reference, "@"); named != "" {
+			if _, err := ParseReference(named); err != nil {
+				return nil, &manifest.Error{File: file, Problem: err.Error()}
+			}
+		}
 		if first, twice := locked[reference]; twice && first != digest.DigestStr() {
 			return nil, &manifest.Error{File: file, Problem: fmt.Sprintf("reference %q is locked to two images", reference)}
 		}

@@ -94,7 +94,7 @@ func TestLockRoundTrip(t *testing.T) {
 		{},
 		{{Image: digest(t, "index.docker.io/library/web@"+zeros), Reference: "web"}},
 		{
-			{Image: digest(t, "ghcr.io/a@"+ones), Reference: "# {odd}: 'reference'"},
+			{Image: digest(t, "ghcr.io/a@"+ones), Reference: "0x1f:1e3"},
 			{Image: digest(t, "ghcr.io/a@"+zeros), Reference: "ghcr.io/a:1"},
 			{Image: digest(t, "localhost:5000/a@"+zeros), Reference: "localhost:5000/a@" + zeros},
 		},
