@@ -82,7 +82,7 @@ func (s *Server) handleRequest(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch kind {
 	case "tags":
-		return listTags(w, r, name, repo)
+		return s.replyTags(w, r, name, repo)
 	case "manifests":
 		return s.handleManifest(w, r, repo, reference)
 	case "blobs":
@@ -130,8 +130,8 @@ func (s *Server) handleCatalog(w http.ResponseWriter, r *http.Request) error {
 	return replyPage(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
 }
 
-func listTags(w http.ResponseWriter, r *http.Request, name string, repo *repository) error {
-	tags, err := repo.listTags(r.Context())
+func (s *Server) replyTags(w http.ResponseWriter, r *http.Request, name string, repo *repository) error {
+	tags, err := s.listTags(r.Context(), repo)
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (s *Server) resolveReference(ctx context.Context, repo *repository, referen
 		}
 		d = desc.Digest
 	}
-	if d == "" {
+	if d == "" || !s.isServed(d) {
 		return ocispec.Descriptor{}, errdef.ErrNotFound
 	}
 	// Stores read what they are asked for as a manifest, and a layer may be asked for.
@@ -219,6 +219,9 @@ func (s *Server) resolveReference(ctx context.Context, repo *repository, referen
 func (s *Server) handleBlob(w http.ResponseWriter, r *http.Request, d digest.Digest) error {
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d}
 	var err error
+	if !s.isServed(d) {
+		return newUnknownError("BLOB_UNKNOWN", "blob "+d.String())
+	}
 	if desc.Size, err = s.stores.Stat(d); errors.Is(err, errdef.ErrNotFound) {
 		return newUnknownError("BLOB_UNKNOWN", "blob "+d.String())
 	}
@@ -247,6 +250,7 @@ func (s *Server) handleReferrers(w http.ResponseWriter, r *http.Request, d diges
 	if err != nil {
 		return err
 	}
+	found = slices.DeleteFunc(found, func(desc ocispec.Descriptor) bool { return !s.isServed(desc.Digest) })
 	if wanted := r.URL.Query().Get("artifactType"); wanted != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 		found = slices.DeleteFunc(found, func(desc ocispec.Descriptor) bool { return desc.ArtifactType != wanted })

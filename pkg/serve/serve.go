@@ -26,7 +26,8 @@ import (
 type Options struct {
 	// Repository is the name under which roots are found; each root's own when empty.
 	Repository string
-	// Verify is called for every root before anything is served; nil verifies nothing.
+	// Verify is called for every root before anything is served, and nothing but what belongs to them is served then;
+	// nil verifies nothing, and serves all that the stores hold.
 	Verify func(ctx context.Context, source transfer.Source) error
 	// AllowRenamedTags lets a tag that is a version lead to another one.
 	AllowRenamedTags bool
@@ -42,10 +43,13 @@ type Root struct {
 // Server serves what stores hold. It is an [net/http.Handler].
 //
 // Tags are those that the stores had when it was made. All content is found under each of its
-// repositories, by digest, as it is at the moment of the request.
+// repositories, by digest, as it is at the moment of the request; if roots were verified, of what belonged to them
+// when it was made.
 type Server struct {
 	stores storeList
 	roots  []Root
+	// verified is what belongs to roots that were verified; nil if nothing was.
+	verified closure
 	// repositories are those of the roots, and of images by upstream's names.
 	repositories map[string]*repository
 	// short are those of images by upstream's names without the registry.
@@ -67,6 +71,9 @@ func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
 	s := &Server{stores: list, repositories: map[string]*repository{}, short: map[string]*repository{}}
 	if err := s.stores.checkComplete(ctx); err != nil {
 		return nil, err
+	}
+	if o.Verify != nil {
+		s.verified = closure{}
 	}
 	var sets []*bundle.Set
 	for _, store := range list {
@@ -93,6 +100,12 @@ func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
 				return nil, err
 			}
 			sets = append(sets, set)
+			if s.verified == nil {
+				continue
+			}
+			if err := s.addSet(ctx, s.verified, set); err != nil {
+				return nil, err
+			}
 		}
 	}
 	// Roots come first: their names are theirs, whatever images are called.
@@ -172,13 +185,13 @@ func (s *Server) findRepository(name, ns string) *repository {
 }
 
 // listTags returns the tags in order, also those by which signatures are attached.
-func (r *repository) listTags(ctx context.Context) ([]string, error) {
+func (s *Server) listTags(ctx context.Context, r *repository) ([]string, error) {
 	all := maps.Clone(r.tags)
 	maps.DeleteFunc(all, func(_ string, d digest.Digest) bool { return d == "" })
 	for _, store := range r.stores {
 		err := store.Tags(ctx, "", func(page []string) error {
 			for _, tag := range page {
-				if isAttached(tag) {
+				if isAttached(tag) && s.isServedTag(tag) {
 					all[tag] = ""
 				}
 			}

@@ -26,6 +26,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/serve"
+	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
 const layer = "the content of a layer"
@@ -86,6 +87,18 @@ func attach(t *testing.T, store *layout.Store, subject ocispec.Descriptor, artif
 // addBundle makes a bundle of images, tagged with its version and other tags.
 func addBundle(t *testing.T, store *layout.Store, name, version string, lock images.Lock, tags ...string) ocispec.Descriptor {
 	t.Helper()
+	root := packBundle(t, store, name, version, lock)
+	for _, tag := range append(tags, version) {
+		if err := store.Tag(t.Context(), root, tag); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// packBundle makes a bundle without a tag.
+func packBundle(t *testing.T, store *layout.Store, name, version string, lock images.Lock) ocispec.Descriptor {
+	t.Helper()
 	c := &bundle.Content{
 		Bundle: &bundle.Bundle{
 			APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
@@ -96,11 +109,6 @@ func addBundle(t *testing.T, store *layout.Store, name, version string, lock ima
 	root, err := c.Pack(t.Context(), store, time.Time{})
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, tag := range append(tags, version) {
-		if err := store.Tag(t.Context(), root, tag); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return root
 }
@@ -135,6 +143,56 @@ func get(t *testing.T, method, url string, header ...string) (*http.Response, st
 		t.Fatal(err)
 	}
 	return response, string(body)
+}
+
+// Where roots were verified, nothing is served but what belongs to them: other roots, images and blobs of the same
+// folder are not there, by tag or by digest.
+func TestOnlyWhatWasVerifiedIsServed(t *testing.T) {
+	t.Parallel()
+	store := newLayout(t)
+	web := addImage(t, store, "registry.example/org/web:v1", layer)
+	root := addBundle(t, store, "edge", "1.0.0", images.Lock{web})
+	signature := attach(t, store, root, "application/vnd.cncf.notary.signature")
+	onSignature := attach(t, store, signature, "application/vnd.example.note")
+	legacy := attach(t, store, root, "application/vnd.example.legacy")
+	evil := addImage(t, store, "registry.example/org/evil:v1", "the content of an evil layer")
+	unsigned := packBundle(t, store, "edge", "2.0.0", images.Lock{evil})
+	onUnsigned := attach(t, store, unsigned, "application/vnd.cncf.notary.signature")
+	posing := pushManifest(t, store, ocispec.Manifest{
+		ArtifactType: bundle.TypeRuntime, Config: push(t, store, ocispec.MediaTypeEmptyJSON, []byte("{}")), Layers: []ocispec.Descriptor{},
+		Subject: &ocispec.Descriptor{MediaType: root.MediaType, Digest: root.Digest, Size: root.Size},
+	})
+	tagOf := func(desc ocispec.Descriptor) string {
+		return strings.Replace(desc.Digest.String(), ":", "-", 1) + ".sig"
+	}
+	if err := errors.Join(store.Tag(t.Context(), legacy, tagOf(root)), store.Tag(t.Context(), onUnsigned, tagOf(unsigned))); err != nil {
+		t.Fatal(err)
+	}
+	verified := 0
+	server := start(t, serve.Options{Verify: func(context.Context, transfer.Source) error { verified++; return nil }}, store)
+	all := start(t, serve.Options{}, store)
+	blob := digest.FromString(layer).String()
+	for path, served := range map[string]bool{
+		"manifests/1.0.0": true, "manifests/" + root.Digest.String(): true, "manifests/" + web.Image.DigestStr(): true, "blobs/" + blob: true,
+		"manifests/" + signature.Digest.String(): true, "manifests/" + onSignature.Digest.String(): true, "manifests/" + tagOf(root): true, "manifests/" + legacy.Digest.String(): true,
+		"manifests/" + unsigned.Digest.String(): false, "manifests/" + evil.Image.DigestStr(): false, "blobs/" + digest.FromString("the content of an evil layer").String(): false,
+		"blobs/" + evil.Image.DigestStr(): false, "manifests/" + onUnsigned.Digest.String(): false, "manifests/" + tagOf(unsigned): false, "manifests/" + posing.Digest.String(): false,
+	} {
+		got, body := get(t, "GET", server.URL+"/v2/edge/"+path)
+		if served != (got.StatusCode == 200) || !served && got.StatusCode != 404 {
+			t.Errorf("%s: got %d %s", path, got.StatusCode, body)
+		}
+		if got, _ := get(t, "GET", all.URL+"/v2/edge/"+path); got.StatusCode != 200 {
+			t.Errorf("%s: without verification: got %d", path, got.StatusCode)
+		}
+	}
+	_, tags := get(t, "GET", server.URL+"/v2/edge/tags/list")
+	_, onRoot := get(t, "GET", server.URL+"/v2/edge/referrers/"+root.Digest.String())
+	_, other := get(t, "GET", server.URL+"/v2/edge/referrers/"+unsigned.Digest.String())
+	if verified != 1 || !strings.Contains(tags, `"1.0.0"`) || !strings.Contains(tags, tagOf(root)) || strings.Contains(tags, tagOf(unsigned)) ||
+		!strings.Contains(onRoot, signature.Digest.String()) || strings.Contains(onRoot, posing.Digest.String()) || strings.Contains(other, onUnsigned.Digest.String()) {
+		t.Errorf("verified %d\n%s\n%s\n%s", verified, tags, onRoot, other)
+	}
 }
 
 func TestRequests(t *testing.T) {
