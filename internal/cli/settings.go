@@ -129,6 +129,9 @@ func readConfig(getenv func(string) string) (configFile, error) {
 	}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && !wanted {
+		if err := checkSpelling(path); err != nil {
+			return config, fmt.Errorf("config file: %w", err)
+		}
 		return config, nil
 	}
 	if err != nil {

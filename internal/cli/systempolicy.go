@@ -18,6 +18,9 @@ var systemPolicyFile = "/etc/krtpkg/trust.yaml"
 // to change it, nor a file that it names.
 func systemPolicy() (*trust.Policy, error) {
 	if _, err := os.Lstat(systemPolicyFile); errors.Is(err, fs.ErrNotExist) {
+		if err := checkSpelling(systemPolicyFile); err != nil {
+			return nil, fmt.Errorf("trust policy of the machine: %w (%w)", err, trust.ErrRefused)
+		}
 		return nil, nil
 	}
 	data, err := readOwned(systemPolicyFile)

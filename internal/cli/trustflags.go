@@ -146,6 +146,9 @@ func (a *app) policyFile(flag string) (string, error) {
 	}
 	// A link that leads nowhere is no absence: what it led to may forbid something.
 	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+		if err := checkSpelling(file); err != nil {
+			return "", fmt.Errorf("trust policy: %w (%w)", err, trust.ErrRefused)
+		}
 		return "", nil
 	}
 	info, err := os.Stat(file)
@@ -164,6 +167,20 @@ func nextTo(file, path string) string {
 		return path
 	}
 	return filepath.Join(filepath.Dir(file), path)
+}
+
+// checkSpelling returns an error if a file does not exist, but one next to it that was meant for it, as by .yml or in
+// other letters: it may forbid something.
+func checkSpelling(file string) error {
+	entries, _ := os.ReadDir(filepath.Dir(file)) // without a folder there is no other file
+	bare := strings.TrimSuffix(filepath.Base(file), ".yaml")
+	for _, e := range entries {
+		name := strings.ToLower(e.Name())
+		if name == bare+".yaml" || name == bare+".yml" || name == bare+".json" {
+			return fmt.Errorf("%s is not read: rename it to %s", filepath.Join(filepath.Dir(file), e.Name()), filepath.Base(file))
+		}
+	}
+	return nil
 }
 
 func defaultPolicyFile() string {

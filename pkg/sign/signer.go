@@ -79,8 +79,8 @@ func (s *Signer) WithCertificate(certificate, chain []byte) (*Signer, error) {
 		return nil, fmt.Errorf("the certificate of %s is not for code signing", certificateSubject(leaf))
 	case checkCertificateUse(leaf) != nil:
 		return nil, checkCertificateUse(leaf)
-	case len(leaf.EmailAddresses)+len(leaf.URIs)+len(leaf.DNSNames) == 0:
-		return nil, fmt.Errorf("the certificate of %s has no subject alternative name for a policy to match", certificateSubject(leaf))
+	case len(leaf.EmailAddresses)+len(leaf.URIs) == 0:
+		return nil, fmt.Errorf("the certificate of %s has no e-mail address or URI as a subject alternative name, which a policy could match", certificateSubject(leaf))
 	}
 	if _, ed := s.public.(ed25519.PublicKey); ed {
 		return nil, errors.New("certificates for Ed25519 keys are not supported, since verifiers disagree on them: use an ECDSA or RSA key")
