@@ -1,0 +1,110 @@
+package transfer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content/memory"
+
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+// noImages resolves none: the example runs none.
+type noImages struct{}
+
+func (noImages) Resolve(_ context.Context, ref name.Reference) (ocispec.Descriptor, error) {
+	return ocispec.Descriptor{}, fmt.Errorf("%s is unexpected", ref)
+}
+
+// buildExample builds a bundle of one ConfigMap, which runs no image, into a store in memory.
+func buildExample(ctx context.Context) (*memory.Store, ocispec.Descriptor) {
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	definition := "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: settings, version: 1.0.0}\n" +
+		"spec: {layer: 2, sources: [{file: settings.yaml}]}\n"
+	err = errors.Join(
+		os.WriteFile(filepath.Join(dir, "bundle.yaml"), []byte(definition), 0o644),
+		os.WriteFile(filepath.Join(dir, "settings.yaml"), []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\n"), 0o644),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	store := memory.New()
+	built, err := build.Build(ctx, dir, build.Options{Store: store, Images: noImages{}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return store, built.Descriptor
+}
+
+// A copy moves what is missing, the tag at last; the second one finds nothing to do.
+func ExampleCopy() {
+	ctx := context.Background()
+	store, root := buildExample(ctx)
+	target := memory.New() // or a repository of a registry, or a layout
+	for range 2 {
+		report, err := transfer.Copy(ctx, []transfer.Source{{Store: store, Root: root, Tags: []string{"1.0.0"}}}, target, transfer.Options{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Printf("copied %d, present %d\n", report.Copied, report.Present)
+	}
+	tagged, err := target.Resolve(ctx, "1.0.0")
+	fmt.Println(tagged.Digest == root.Digest, err)
+	// Output:
+	// copied 4, present 0
+	// copied 0, present 4
+	// true <nil>
+}
+
+// An air gap: a plan becomes an archive, and the archive fills a store behind the gap.
+func ExampleImport() {
+	ctx := context.Background()
+	store, root := buildExample(ctx)
+	plan, err := transfer.NewPlan(ctx, []transfer.Source{{Store: store, Root: root, Tags: []string{"1.0.0"}}}, transfer.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "example-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "settings-1.0.0.tar")
+	nothing := func(d digest.Digest) bool { return false } // is at the site
+	if _, err := archive.WriteFile(ctx, file, plan.ArchiveContents(nothing, nil), plan, archive.Options{}); err != nil {
+		log.Fatal(err)
+	}
+	checked, err := archive.CheckFile(ctx, file, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%d manifests, %d blobs, %d absent\n", checked.Manifests, checked.Blobs, checked.Absent)
+
+	opened, err := archive.Open(file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer opened.Close()
+	site := memory.New()
+	imported, err := transfer.Import(ctx, opened, site, transfer.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(imported.Roots[0].Tags, imported.Roots[0].Root.Digest == root.Digest)
+	// Output:
+	// 2 manifests, 2 blobs, 0 absent
+	// [1.0.0] true
+}
