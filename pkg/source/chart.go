@@ -129,10 +129,25 @@ func (f *Fetcher) ListChartVersions(ctx context.Context, repository, chart strin
 	if len(versions) == 0 {
 		return nil, fmt.Errorf("%s has no chart %s", redactURL(repository), chart)
 	}
-	slices.SortStableFunc(versions, func(a, b ChartVersion) int {
-		return semver.MustParse(b.Version).Compare(semver.MustParse(a.Version))
-	})
-	return versions, nil
+	return sortVersions(versions), nil
+}
+
+// sortVersions puts versions in order, the newest first. Each is parsed once: an index may list hundreds of
+// thousands.
+func sortVersions(versions []ChartVersion) []ChartVersion {
+	type parsedVersion struct {
+		ChartVersion
+		parsed *semver.Version
+	}
+	all := make([]parsedVersion, len(versions))
+	for i, v := range versions {
+		all[i] = parsedVersion{v, semver.MustParse(v.Version)}
+	}
+	slices.SortStableFunc(all, func(a, b parsedVersion) int { return b.parsed.Compare(a.parsed) })
+	for i, v := range all {
+		versions[i] = v.ChartVersion
+	}
+	return versions
 }
 
 // maxTags is the limit on the tags in a registry.
