@@ -33,10 +33,10 @@ const (
 )
 
 // openSession asks a git server for its refs. The login is sent, but never appears in errors.
-func (f *Fetcher) openSession(ctx context.Context, from string) (transport.UploadPackSession, *packp.AdvRefs, error) {
-	endpoint, client, err := f.newEndpoint(from)
+func (f *Fetcher) openSession(ctx context.Context, from string) (transport.UploadPackSession, *packp.AdvRefs, *answerGuard, error) {
+	endpoint, client, guard, err := f.newEndpoint(from)
 	if err != nil {
-		return nil, nil, redactError(err)
+		return nil, nil, nil, redactError(err)
 	}
 	var s transport.UploadPackSession
 	switch endpoint.Protocol {
@@ -48,34 +48,39 @@ func (f *Fetcher) openSession(ctx context.Context, from string) (transport.Uploa
 		err = errors.New("only https and ssh are allowed")
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	refs, err := s.AdvertisedReferencesContext(ctx)
 	if errors.Is(err, transport.ErrAuthenticationRequired) {
 		err = fmt.Errorf("%w: %w", transport.ErrAuthenticationRequired, errLoginRequired)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(redactError(err), s.Close())
+		return nil, nil, nil, errors.Join(redactError(err), s.Close())
 	}
-	return s, refs, nil
+	return s, refs, guard, nil
 }
 
-// newEndpoint returns the place of a repository, and for http and https the client for it, which has the login.
-func (f *Fetcher) newEndpoint(from string) (*transport.Endpoint, *http.Client, error) {
+// newEndpoint returns the place of a repository, and for http and https the client for it, which has the login, and the
+// guard of its answers.
+func (f *Fetcher) newEndpoint(from string) (*transport.Endpoint, *http.Client, *answerGuard, error) {
 	url, err := neturl.Parse(from)
 	if err != nil || !strings.HasPrefix(url.Scheme, "http") {
 		endpoint, err := transport.NewEndpoint(from)
-		return endpoint, nil, err
+		return endpoint, nil, &answerGuard{}, err
 	}
-	client, bare := f.newClient(url)
+	client, bare, guard := f.newClient(url)
+	guard.limit.Store(maxAnswer)
 	endpoint, err := transport.NewEndpoint(bare.String())
-	return endpoint, client, err
+	return endpoint, client, guard, err
 }
 
 // isTransient reports whether a retry may succeed after a git server's failure.
 func isTransient(err error) bool {
 	var status *githttp.Err
 	var network *neturl.Error
+	if errors.Is(err, errSlow) || errors.Is(err, errTooLong) {
+		return false
+	}
 	var wrapped *plumbing.UnexpectedError
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err // it does not unwrap
@@ -109,7 +114,7 @@ func (f *Fetcher) fetchCommitInto(ctx context.Context, dir, from string, commit 
 var errCommitRefused = errors.New("the server serves only branches and tags")
 
 func (f *Fetcher) fetchPack(ctx context.Context, repo *git.Repository, from string, commit plumbing.Hash, whole bool) (err error) {
-	s, refs, err := f.openSession(ctx, from)
+	s, refs, guard, err := f.openSession(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -142,9 +147,11 @@ func (f *Fetcher) fetchPack(ctx context.Context, repo *git.Repository, from stri
 			return err
 		}
 	}
+	guard.limit.Store(maxBeforePack)
 	response, err := s.UploadPack(ctx, request)
 	if err == nil {
 		defer response.Close()
+		guard.limit.Store(maxPack + maxPack/64) // what a channel takes besides, and messages
 		err = storePack(repo, demuxSideband(request.Capabilities, response))
 	}
 	if byID && err != nil && !isTransient(err) {
@@ -278,7 +285,7 @@ func (f *Fetcher) ListRefs(ctx context.Context, repository string) (map[string]s
 }
 
 func (f *Fetcher) readRemoteRefs(ctx context.Context, from string, commits map[string]string) error {
-	s, refs, err := f.openSession(ctx, from)
+	s, refs, _, err := f.openSession(ctx, from)
 	if err != nil {
 		return err
 	}

@@ -31,15 +31,16 @@ type CredentialHelper interface {
 // errLoginRequired is the error of a server that asks for a login which is not there.
 var errLoginRequired = errors.New("add a login for it to ~/.netrc or to git's credential helpers")
 
-// newClient returns a client for the requests for one URL, and the URL without its login. A login goes to the
+// newClient returns a client for the requests for one URL, the URL without its login, and the guard of its answers. A login goes to the
 // host of the URL and to no other that it redirects to: the login in the URL, or that of the netrc file, at once;
 // that of a helper when the server asks for it, over https.
-func (f *Fetcher) newClient(url *neturl.URL) (*http.Client, *neturl.URL) {
+func (f *Fetcher) newClient(url *neturl.URL) (*http.Client, *neturl.URL, *answerGuard) {
 	client := *cmp.Or(f.Client, http.DefaultClient)
-	t := &loginTransport{next: client.Transport, origin: url}
-	if t.next == nil {
-		t.next = http.DefaultTransport
+	guard := &answerGuard{next: client.Transport}
+	if guard.next == nil {
+		guard.next = http.DefaultTransport
 	}
+	t := &loginTransport{next: guard, origin: url}
 	password, whole := url.User.Password()
 	if url.User != nil {
 		t.setLogin(url.User.Username(), password)
@@ -53,7 +54,7 @@ func (f *Fetcher) newClient(url *neturl.URL) (*http.Client, *neturl.URL) {
 	client.CheckRedirect = refuseInsecureRedirects(client.CheckRedirect)
 	bare := *url
 	bare.User = nil
-	return &client, &bare
+	return &client, &bare, guard
 }
 
 // findLogin returns that of a host, if there is one and the connection is private.

@@ -345,7 +345,9 @@ func (c *picker) addFile(n *node, rel, name string) error {
 
 // checkPrintable refuses names that would make a listing, one line a file, ambiguous.
 func checkPrintable(rel string) error {
-	if !utf8.ValidString(rel) || strings.ContainsFunc(rel, unicode.IsControl) {
+	// Format characters change the order of a text or hide parts of it.
+	isHidden := func(r rune) bool { return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) }
+	if !utf8.ValidString(rel) || strings.ContainsFunc(rel, isHidden) {
 		return fmt.Errorf("%q is picked, but its name is not printable", rel)
 	}
 	return nil

@@ -248,7 +248,7 @@ func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) 
 	if err != nil {
 		return false, redactError(err)
 	}
-	client, bare := f.newClient(parsed)
+	client, bare, _ := f.newClient(parsed)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, bare.String(), nil)
 	if err != nil {
 		return false, redactError(err)
@@ -257,7 +257,7 @@ func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) 
 	request.Header.Set("Accept-Encoding", "identity")
 	response, err := client.Do(request)
 	if err != nil {
-		return !errors.Is(err, errInsecureURL), redactError(err)
+		return !errors.Is(err, errInsecureURL) && !errors.Is(err, errSlow), redactError(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode == http.StatusUnauthorized {
@@ -268,8 +268,8 @@ func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) 
 		return retry, fmt.Errorf("HTTP status %s", response.Status)
 	}
 	err = take(response.Body)
-	// Too much content does not shrink by another attempt.
-	return !errors.Is(err, errTooLong), err
+	// Too much content does not shrink by another attempt, and a slow server was waited for long enough.
+	return !errors.Is(err, errTooLong) && !errors.Is(err, errSlow), err
 }
 
 var errInsecureURL = errors.New("only https is allowed, also after a redirect")
