@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/rogpeppe/go-internal/lockedfile"
 	"oras.land/oras-go/v2/content"
@@ -90,9 +91,13 @@ func writeFile(ctx context.Context, name string, c Contents, from content.Fetche
 }
 
 // openPartial opens and locks a partial file. Whoever had the lock before may have given the
-// file its name: it is an archive then, and not to be written to.
+// file its name: it is an archive then, and not to be written to. What else is in the folder may be a stranger's: a link
+// is not followed, and a pipe not waited for.
 func openPartial(name string) (*lockedfile.File, error) {
 	for {
+		if err := checkRegular(name); err != nil {
+			return nil, err
+		}
 		file, err := lockedfile.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 		if err != nil {
 			return nil, err
@@ -101,7 +106,7 @@ func openPartial(name string) (*lockedfile.File, error) {
 		if err != nil {
 			return nil, errors.Join(err, file.Close())
 		}
-		now, err := os.Stat(name)
+		now, err := os.Lstat(name) // again: a link may have come in between
 		if err == nil && os.SameFile(locked, now) {
 			return file, nil
 		}
@@ -109,6 +114,18 @@ func openPartial(name string) (*lockedfile.File, error) {
 			return nil, errors.Join(err, closed)
 		}
 	}
+}
+
+// checkRegular returns an error if there is something of a name that is not a regular file.
+func checkRegular(name string) error {
+	info, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", name)
+	}
+	return err
 }
 
 // syncFolder makes a rename last, where folders can be synced at all.
@@ -126,7 +143,7 @@ func syncFolder(dir string) error {
 // isWhole reports whether a file is this very archive: of its size, and with its index and
 // headers. That its blobs are right is what Check is for.
 func isWhole(name string, all []archiveEntry, size int64) (bool, error) {
-	file, err := os.Open(name)
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would be waited for
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
