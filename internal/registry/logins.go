@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -9,7 +11,9 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +32,9 @@ type loginFile struct {
 	Auths   map[string]loginEntry `json:"auths"`
 	Helpers map[string]string     `json:"credHelpers"`
 	Store   string                `json:"credsStore"`
-	err     error
+	// isPodmans is set for a file that is not docker's: another one of Docker Hub's keys counts first.
+	isPodmans bool
+	err       error
 }
 
 type loginEntry struct {
@@ -72,21 +78,21 @@ func CheckLogin(config []byte) error {
 	return nil
 }
 
+// parseLogins reads a login file; an empty one has no logins, as with docker.
 func parseLogins(name string, data []byte) (*loginFile, error) {
 	file := &loginFile{name: name}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return file, nil
+	}
 	if err := json.Unmarshal(data, file); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return file, nil
 }
 
-// userLogins reads the files of docker and of podman.
+// userLogins reads the files of docker and of podman, and docker's variable (github.com/docker/cli 28.3).
 func userLogins() (files []*loginFile) {
-	read := func(name string, wanted bool) {
-		data, err := os.ReadFile(name)
-		if errors.Is(err, fs.ErrNotExist) && !wanted {
-			return
-		}
+	add := func(name string, data []byte, err error) *loginFile {
 		var file *loginFile
 		if err == nil {
 			file, err = parseLogins(name, data)
@@ -95,25 +101,50 @@ func userLogins() (files []*loginFile) {
 			file = &loginFile{err: err}
 		}
 		files = append(files, file)
+		return file
+	}
+	read := func(name string) *loginFile {
+		data, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return &loginFile{} // asked by nobody
+		}
+		return add(name, data, err)
 	}
 	if name := os.Getenv("REGISTRY_AUTH_FILE"); name != "" {
-		read(name, true)
+		data, err := os.ReadFile(name)
+		add(name, data, err).isPodmans = true
 	}
-	home, _ := os.UserHomeDir()
-	if dir := os.Getenv("DOCKER_CONFIG"); dir != "" {
-		read(filepath.Join(dir, "config.json"), false)
-	} else if home != "" {
-		read(filepath.Join(home, ".docker", "config.json"), false)
+	if text := os.Getenv("DOCKER_AUTH_CONFIG"); text != "" {
+		add("$DOCKER_AUTH_CONFIG", []byte(text), nil)
 	}
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-		read(filepath.Join(dir, "containers", "auth.json"), false)
-	} else {
-		read(filepath.Join("/run/containers", strconv.Itoa(os.Getuid()), "auth.json"), false)
-	}
-	if dir, err := os.UserConfigDir(); err == nil {
-		read(filepath.Join(dir, "containers", "auth.json"), false)
-	}
+	read(filepath.Join(cmp.Or(os.Getenv("DOCKER_CONFIG"), filepath.Join(homeDir(), ".docker")), "config.json"))
+	read(filepath.Join(runtimeDir(), "containers", "auth.json")).isPodmans = true
+	read(filepath.Join(configDir(), "containers", "auth.json")).isPodmans = true
 	return files
+}
+
+// homeDir returns the user's home, also where no variable names it, as in a unit of systemd.
+func homeDir() string {
+	if home, err := os.UserHomeDir(); err == nil && home != "" {
+		return home
+	}
+	if u, err := user.Current(); err == nil && u.HomeDir != "" {
+		return u.HomeDir
+	}
+	return "/nonexistent" // not the current folder, whose files may be anyone's
+}
+
+// configDir returns where podman has its configuration, on every system.
+func configDir() string {
+	return cmp.Or(os.Getenv("XDG_CONFIG_HOME"), filepath.Join(homeDir(), ".config"))
+}
+
+// runtimeDir returns where podman login keeps logins until the next start of the system, if it does.
+func runtimeDir() string {
+	if runtime.GOOS != "linux" {
+		return filepath.Join(homeDir(), ".config")
+	}
+	return cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), filepath.Join("/run/containers", strconv.Itoa(os.Getuid())))
 }
 
 func (l *loginSources) allFiles() []*loginFile { return slices.Concat(l.explicit, l.userFiles()) }
@@ -147,13 +178,13 @@ func (f *loginFile) findLogin(ctx context.Context, host, repository string) (aut
 	if f.err != nil {
 		return auth.EmptyCredential, f.err
 	}
-	for _, name := range hostNames(host) {
+	for _, name := range f.hostNames(host) {
 		if helper, ok := f.Helpers[name]; ok && helper != "" {
 			return queryHelper(ctx, helper, name)
 		}
 	}
 	if f.Store != "" {
-		found, err := queryHelper(ctx, f.Store, hostNames(host)[0])
+		found, err := queryHelper(ctx, f.Store, f.hostNames(host)[0])
 		if err != nil || found != auth.EmptyCredential {
 			return found, err
 		}
@@ -179,7 +210,7 @@ func queryHelper(ctx context.Context, helper, name string) (auth.Credential, err
 
 // findKey finds the entry for a repository: the one with the longest path, or else the registry's.
 func (f *loginFile) findKey(host, repository string) (string, bool) {
-	names := hostNames(host)
+	names := f.hostNames(host)
 	for path := "/" + repository; ; path = path[:strings.LastIndexByte(path, '/')] {
 		for _, name := range names {
 			if _, ok := f.Auths[name+path]; ok {
@@ -190,23 +221,32 @@ func (f *loginFile) findKey(host, repository string) (string, bool) {
 			break
 		}
 	}
-	// docker login used to write URLs.
+	// docker login used to write URLs, and takes them without a scheme.
 	for _, key := range slices.Sorted(maps.Keys(f.Auths)) {
 		_, rest, isURL := strings.Cut(key, "://")
-		if name, _, _ := strings.Cut(rest, "/"); isURL && slices.Contains(names, name) {
+		if !isURL {
+			rest = key
+		}
+		name, path, hasPath := strings.Cut(rest, "/")
+		isAddress := isURL || hasPath && slices.Contains([]string{"", "v1/", "v2/"}, path)
+		if isAddress && slices.Contains(names, name) {
 			return key, true
 		}
 	}
 	return "", false
 }
 
-// hostNames returns the keys for a registry. Docker Hub has several; docker login writes the first.
-func hostNames(host string) []string {
-	hub := []string{"https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"}
-	if slices.Contains(hub, host) {
-		return hub
+// hostNames returns the keys for a registry. Docker Hub has several; docker login writes the first, and podman
+// login the second.
+func (f *loginFile) hostNames(host string) []string {
+	hub := []string{"https://index.docker.io/v1/", "docker.io", "index.docker.io", "registry-1.docker.io"}
+	if !slices.Contains(hub, host) {
+		return []string{host}
 	}
-	return []string{host}
+	if f.isPodmans {
+		hub[0], hub[1] = hub[1], hub[0]
+	}
+	return hub
 }
 
 // decodeCredential returns the credential of an entry, which may be empty.

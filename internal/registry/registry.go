@@ -240,11 +240,7 @@ func (c *Client) tlsConfig(address string) (*tls.Config, error) {
 }
 
 func certDirs() []string {
-	dirs := []string{"/etc/docker/certs.d", "/etc/containers/certs.d"}
-	if config, err := os.UserConfigDir(); err == nil {
-		dirs = append(dirs, filepath.Join(config, "containers", "certs.d"))
-	}
-	return dirs
+	return []string{"/etc/docker/certs.d", "/etc/containers/certs.d", filepath.Join(configDir(), "containers", "certs.d")}
 }
 
 func isLoopback(address string) bool {
