@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
@@ -123,16 +124,21 @@ func (c *tolerantClient) completeHead(request *http.Request, response *http.Resp
 	}
 	refused := response.StatusCode
 	response.Body.Close()
-	get := request.Clone(request.Context())
-	get.Method = http.MethodGet
-	response, err := c.Client.Do(get)
-	if err != nil || response.StatusCode != http.StatusOK {
-		return response, err
+	for reread := false; ; reread = true {
+		get := request.Clone(request.Context())
+		get.Method = http.MethodGet
+		response, err := c.Client.Do(get)
+		if err != nil || response.StatusCode != http.StatusOK {
+			return response, err
+		}
+		if refused != http.StatusOK {
+			c.deviations.record("HEAD of a manifest is refused with %d: the manifest is read instead", refused)
+		}
+		described, err := c.completeDescription(request, response)
+		if reread || !errors.Is(err, content.ErrMismatchedDigest) && !isBrokenConnection(err) {
+			return described, err
+		}
 	}
-	if refused != http.StatusOK {
-		c.deviations.record("HEAD of a manifest is refused with %d: the manifest is read instead", refused)
-	}
-	return c.completeDescription(request, response)
 }
 
 // completeManifest makes an answer describe its manifest.
@@ -173,25 +179,40 @@ func hasMediaType(response *http.Response) bool {
 	return err == nil && strings.HasPrefix(mediaType, "application/vnd.")
 }
 
-// completeDescription reads the manifest of an answer and adds the missing headers.
+// completeDescription reads the manifest of an answer and adds the missing headers. A digest that the registry
+// or the request names stays, for the reader to hold the content against.
 func (c *tolerantClient) completeDescription(request *http.Request, response *http.Response) (*http.Response, error) {
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxManifest+1))
+	if err != nil {
+		err = markBroken(request.Context(), err)
+	}
 	if err = errors.Join(err, response.Body.Close()); err != nil {
 		return nil, fmt.Errorf("%s %q: %w", request.Method, request.URL, err)
 	}
 	if len(data) > maxManifest {
 		return nil, fmt.Errorf("%s %q: the manifest has more than %d bytes: %w", request.Method, request.URL, maxManifest, errdef.ErrSizeExceedsLimit)
 	}
-	algorithm := digest.SHA256
-	if d := requestedDigest(request); d != "" {
-		algorithm = d.Algorithm()
+	named := requestedDigest(request)
+	if d, err := digest.Parse(response.Header.Get("Docker-Content-Digest")); named == "" && err == nil {
+		named = d
+	}
+	isRight := named == "" || named.Algorithm().FromBytes(data) == named
+	if !isRight && request.Method == http.MethodHead {
+		return nil, fmt.Errorf("%s %q: %s: %w", request.Method, request.URL, named, content.ErrMismatchedDigest)
 	}
 	if !hasMediaType(response) {
-		if mediaType := layout.MediaTypeOf(data); mediaType != "" {
+		mediaType := layout.MediaTypeOf(data)
+		if !isRight {
+			mediaType, _, _ = strings.Cut(request.Header.Get("Accept"), ",") // the content says nothing
+		}
+		if mediaType != "" {
 			response.Header.Set("Content-Type", mediaType)
 		}
 	}
-	response.Header.Set("Docker-Content-Digest", algorithm.FromBytes(data).String())
+	if named == "" {
+		named = digest.FromBytes(data)
+	}
+	response.Header.Set("Docker-Content-Digest", named.String())
 	response.Header.Set("Content-Length", strconv.Itoa(len(data)))
 	response.ContentLength = int64(len(data))
 	response.Body = io.NopCloser(bytes.NewReader(data))

@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -165,9 +166,17 @@ func isTransientStatus(status int) bool {
 func isBrokenConnection(err error) bool {
 	var broken *brokenError
 	var network net.Error
-	return errors.As(err, &broken) || errors.As(err, &network) && network.Timeout() ||
+	return errors.As(err, &broken) || errors.As(err, &network) && network.Timeout() || isChangedRecord(err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// isChangedRecord reports whether a byte of a TLS record changed on the way to either side. crypto/tls does not
+// export what tells it from other alerts, which are for ever.
+func isChangedRecord(err error) bool {
+	var alert *net.OpError
+	return errors.As(err, &alert) && (alert.Op == "local error" || alert.Op == "remote error") &&
+		strings.HasSuffix(alert.Err.Error(), "bad record MAC")
 }
 
 func isStatus(err error, status int) bool {

@@ -396,6 +396,17 @@ func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, 
 // putManifest writes a manifest under its digest or a tag, and reports whether the registry has
 // processed its subject.
 func (r *Repository) putManifest(ctx context.Context, desc ocispec.Descriptor, data []byte, reference string) (processed bool, err error) {
+	processed, err = r.tryManifest(ctx, desc, data, reference)
+	isTag := digest.Digest(reference).Validate() != nil
+	if (errors.Is(err, content.ErrMismatchedDigest) || hasCode(err, errcode.ErrorCodeManifestInvalid) ||
+		isTag && hasCode(err, errcode.ErrorCodeManifestBlobUnknown)) && ctx.Err() == nil {
+		// A byte may have changed on the way. To a tag that is another manifest, which the tag names now.
+		return r.tryManifest(ctx, desc, data, reference)
+	}
+	return processed, err
+}
+
+func (r *Repository) tryManifest(ctx context.Context, desc ocispec.Descriptor, data []byte, reference string) (processed bool, err error) {
 	u := r.blobURL("", nil)
 	u.Path = "/v2/" + r.Reference.Repository + "/manifests/" + reference
 	response, err := r.sendRequest(ctx, http.MethodPut, u, bytes.NewReader(data), desc.Size, http.Header{"Content-Type": {desc.MediaType}})
@@ -404,10 +415,18 @@ func (r *Repository) putManifest(ctx context.Context, desc ocispec.Descriptor, d
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusCreated {
-		return false, r.interpretTagRefusal(ctx, desc, reference, responseError(response))
+		return false, r.interpretTagRefusal(ctx, desc, reference, markDigestError(responseError(response)))
 	}
-	if d, err := digest.Parse(response.Header.Get("Docker-Content-Digest")); err == nil && d != desc.Digest {
-		return false, fmt.Errorf("manifest %s: digest %s at %s", desc.Digest, d, r)
+	stored, err := digest.Parse(response.Header.Get("Docker-Content-Digest"))
+	if err != nil && digest.Digest(reference).Validate() != nil {
+		at, err := r.Resolve(ctx, reference)
+		if err != nil {
+			return false, fmt.Errorf("look for tag %s of %s: %w", reference, r, err)
+		}
+		stored = at.Digest
+	}
+	if stored != "" && stored != desc.Digest {
+		return false, fmt.Errorf("manifest %s is %s at %s: %w", desc.Digest, stored, r, content.ErrMismatchedDigest)
 	}
 	return response.Header.Get("OCI-Subject") != "", nil
 }
@@ -461,14 +480,14 @@ func mentionsImmutability(response *errcode.ErrorResponse) bool {
 
 // Tag sets a tag of a manifest in the repository.
 func (r *Repository) Tag(ctx context.Context, desc ocispec.Descriptor, reference string) error {
-	body, err := r.Repository.Fetch(ctx, desc)
+	if desc.Size > maxManifest {
+		return fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", desc.Digest, desc.Size, maxManifest, errdef.ErrSizeExceedsLimit)
+	}
+	body, err := r.Fetch(ctx, desc)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
-	if desc.Size > maxManifest {
-		return fmt.Errorf("manifest %s of %d bytes is over the limit of %d: %w", desc.Digest, desc.Size, maxManifest, errdef.ErrSizeExceedsLimit)
-	}
 	data, err := content.ReadAll(body, desc)
 	if err != nil {
 		return err

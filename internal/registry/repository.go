@@ -97,11 +97,14 @@ func (r *Repository) readWithRetries(ctx context.Context, open func() (ocispec.D
 	reread := false
 	for {
 		desc, body, err := open()
-		if err != nil {
+		if err != nil && !isBrokenConnection(err) {
 			return nil, err
 		}
-		data, err := content.ReadAll(body, desc)
-		body.Close()
+		var data []byte
+		if err == nil {
+			data, err = content.ReadAll(breakableReader{ctx, body}, desc)
+			body.Close()
+		}
 		switch {
 		case err == nil:
 			return data, nil
@@ -115,6 +118,30 @@ func (r *Repository) readWithRetries(ctx context.Context, open func() (ocispec.D
 			return nil, fmt.Errorf("%s at %s: %w", desc.Digest, r, err)
 		}
 	}
+}
+
+// breakableReader marks what breaks off: a byte that changed on the way ends a connection of TLS, and HTTP/2 ends
+// streams in ways of its own.
+type breakableReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (b breakableReader) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = markBroken(b.ctx, err)
+	}
+	return n, err
+}
+
+// markBroken makes the error of reading an answer a [*brokenError], unless it was ended on purpose.
+func markBroken(ctx context.Context, err error) error {
+	var slow *SlowError
+	if ctx.Err() != nil || errors.As(err, &slow) {
+		return err
+	}
+	return &brokenError{err}
 }
 
 // memoryReader is content in memory.

@@ -50,8 +50,10 @@ type uploadSession struct {
 }
 
 func (r *Repository) uploadBlob(ctx context.Context, desc ocispec.Descriptor, body io.Reader, begun *uploadSession) error {
+	var data []byte
 	if _, seeks := body.(io.Seeker); !seeks && desc.Size <= chunkSize {
-		data, err := io.ReadAll(io.LimitReader(body, desc.Size+1))
+		var err error
+		data, err = io.ReadAll(io.LimitReader(body, desc.Size+1))
 		if err != nil {
 			return err
 		}
@@ -62,9 +64,15 @@ func (r *Repository) uploadBlob(ctx context.Context, desc ocispec.Descriptor, bo
 	}
 	u := &blobUpload{Repository: r, desc: desc, body: body, session: begun, refusesChunks: r.deviations.takesNoParts()}
 	err := markDigestError(u.runUpload(ctx))
+	// Registries do not agree on a code for a wrong digest.
+	isWrong := errors.Is(err, content.ErrMismatchedDigest) || isStatus(err, http.StatusBadRequest)
 	// Do not resume an upload with wrong content.
-	if err == nil || errors.Is(err, errLost) || errors.Is(err, content.ErrMismatchedDigest) {
+	if err == nil || errors.Is(err, errLost) || isWrong {
 		r.sessions.removeSession(r, desc)
+	}
+	if isWrong && data != nil && desc.Digest.Algorithm().FromBytes(data) == desc.Digest && ctx.Err() == nil {
+		// A byte changed on the way, and the caller cannot read the content again.
+		return r.uploadBlob(ctx, desc, bytes.NewReader(data), nil)
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/rogpeppe/go-internal/lockedfile"
 	"oras.land/oras-go/v2/content"
 
@@ -68,9 +69,12 @@ func writeFile(ctx context.Context, name string, c Contents, from content.Fetche
 		written.Kept = kept
 		return err
 	}
-	if err = attempt(); errors.Is(err, content.ErrMismatchedDigest) && ctx.Err() == nil {
-		// A byte may have changed on the way: what is right is kept, and the rest read again.
-		kept := written.Kept
+	err = attempt()
+	reread := map[digest.Digest]bool{}
+	kept := written.Kept
+	for wrong := (*mismatchError)(nil); errors.As(err, &wrong) && !reread[wrong.digest] && ctx.Err() == nil; {
+		// A byte may have changed on the way: what is right is kept, and the rest read again, each blob once.
+		reread[wrong.digest] = true
 		err = attempt()
 		written.Kept = kept
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/content"
@@ -121,6 +122,12 @@ func (s *entryStream) runFetch(ctx context.Context, from content.Fetcher) {
 	}
 }
 
+// mismatchError is the [content.ErrMismatchedDigest] of an entry.
+type mismatchError struct{ digest digest.Digest }
+
+func (*mismatchError) Error() string { return content.ErrMismatchedDigest.Error() }
+func (*mismatchError) Unwrap() error { return content.ErrMismatchedDigest }
+
 func (s *entryStream) fetchContent(ctx context.Context, from content.Fetcher) error {
 	sum := s.start.hash
 	if sum == nil {
@@ -148,7 +155,7 @@ func (s *entryStream) fetchContent(ctx context.Context, from content.Fetcher) er
 		return err
 	}
 	if s.desc.Digest.Encoded() != fmt.Sprintf("%x", sum.Sum(nil)) {
-		return content.ErrMismatchedDigest
+		return &mismatchError{s.desc.Digest}
 	}
 	return nil
 }

@@ -278,6 +278,44 @@ func TestWriteFileReadsAgain(t *testing.T) {
 	}
 }
 
+// flippingAt changes a byte of one blob, when it is fetched for that many times.
+type flippingAt struct {
+	content.Fetcher
+	of      ocispec.Descriptor
+	at      int64
+	fetched atomic.Int64
+}
+
+func (f *flippingAt) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if desc.Digest != f.of.Digest || f.fetched.Add(1) != f.at {
+		return f.Fetcher.Fetch(ctx, desc)
+	}
+	once := &atomic.Int64{}
+	once.Store(1)
+	return flipping{f.Fetcher, f.of, once}.Fetch(ctx, desc)
+}
+
+// A byte of each blob may change once.
+func TestWriteFileReadsEachAgain(t *testing.T) {
+	t.Parallel()
+	contents, from := small(t)
+	if len(contents.Blobs) < 3 {
+		t.Fatalf("only %d blobs", len(contents.Blobs))
+	}
+	want := mustWrite(t, contents, from)
+	var wrong content.Fetcher = from
+	for i, blob := range contents.Blobs[:3] {
+		wrong = &flippingAt{Fetcher: wrong, of: blob, at: int64(i + 1)}
+	}
+	file := filepath.Join(t.TempDir(), "a.tar")
+	if _, err := archive.WriteFile(t.Context(), file, contents, wrong, archive.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(file); err != nil || !bytes.Equal(data, want) {
+		t.Errorf("other bytes, error %v", err)
+	}
+}
+
 // Volumes hold everything between them, none is larger than asked for, and what cannot go on
 // one is an error that says how large it would have to be.
 func TestSplit(t *testing.T) {

@@ -97,7 +97,20 @@ func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descr
 	return &m, nil
 }
 
-func (a *Artifact) readLayer(ctx context.Context, store content.Fetcher) (err error) {
+func (a *Artifact) readLayer(ctx context.Context, store content.Fetcher) error {
+	err := a.tryLayer(ctx, store)
+	if errors.Is(err, content.ErrMismatchedDigest) && ctx.Err() == nil {
+		// A byte may have changed on the way, which the reader of a large blob cannot mend.
+		err = a.tryLayer(ctx, store)
+	}
+	if err != nil {
+		return err
+	}
+	return a.parseFiles()
+}
+
+// tryLayer reads the files of the layer.
+func (a *Artifact) tryLayer(ctx context.Context, store content.Fetcher) (err error) {
 	layer := a.Manifest.Layers[0]
 	if layer.Size > maxLayer {
 		return fmt.Errorf("layer %s has %d bytes, the limit is %d", layer.Digest, layer.Size, maxLayer)
@@ -126,13 +139,19 @@ func (a *Artifact) readLayer(ctx context.Context, store content.Fetcher) (err er
 		return fmt.Errorf("read layer %s: %w", layer.Digest, err)
 	}
 	if err := verified.Verify(); err != nil {
+		for _, f := range a.all {
+			budget.Release(f.cost())
+		}
 		return fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}
-	return a.parseFiles()
+	return nil
 }
 
 // perFile is about what a file takes in memory besides its content.
 const perFile = 256
+
+// cost is what a file takes in memory.
+func (f File) cost() int64 { return int64(len(f.Data)+len(f.Path)) + perFile }
 
 // unpackLayer reads a tar+gzip stream into memory.
 func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
@@ -193,7 +212,7 @@ func unpackLayer(r io.Reader, budget *oci.Budget) (files []File, err error) {
 		if isMetadata(name) && header.Size > oci.MaxMetadataFile {
 			return nil, fmt.Errorf("entry %q has %d bytes, the limit is %d: %w", header.Name, header.Size, oci.MaxMetadataFile, oci.ErrTooLarge)
 		}
-		cost := header.Size + perFile + int64(len(name))
+		cost := File{Path: name}.cost() + header.Size
 		if err := budget.Take(cost); err != nil {
 			return nil, fmt.Errorf("entry %q: %w", header.Name, err)
 		}

@@ -16,12 +16,14 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 const (
@@ -516,6 +518,48 @@ func TestOpenChecksDigests(t *testing.T) {
 }
 
 // The same for the manifest itself.
+// flipping changes a byte of some fetches of what it is asked for.
+type flipping struct {
+	content.Fetcher
+	digest digest.Digest
+	left   int
+}
+
+func (f *flipping) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if desc.Digest != f.digest || f.left == 0 {
+		return f.Fetcher.Fetch(ctx, desc)
+	}
+	f.left--
+	data, err := content.FetchAll(ctx, f.Fetcher, desc)
+	if err == nil {
+		data[len(data)-20] ^= 1
+	}
+	return io.NopCloser(bytes.NewReader(data)), err
+}
+
+// A byte of a layer that changes once on the way is read again: the reader of a large blob cannot do that. What was
+// read in vain takes no room.
+func TestOpenReadsAgain(t *testing.T) {
+	t.Parallel()
+	store := memory.New()
+	large := web(t)
+	large.Files = append(large.Files, bundle.File{Path: "config/large.yaml", Data: bytes.Repeat([]byte("a: 1\n"), 200<<10)})
+	desc, err := large.Pack(t.Context(), store, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := bundle.ReadManifest(t.Context(), store, desc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for times, works := range map[int]bool{1: true, 2: false} {
+		_, err := bundle.Open(oci.WithMemory(t.Context(), 3<<19), &flipping{store, m.Layers[0].Digest, times}, desc)
+		if works != (err == nil) || err != nil && !errors.Is(err, content.ErrMismatchedDigest) {
+			t.Errorf("changed %d times: %v", times, err)
+		}
+	}
+}
+
 func TestOpenChecksTheManifest(t *testing.T) {
 	t.Parallel()
 	store := memory.New()

@@ -370,6 +370,9 @@ func fetchVerified(ctx context.Context, store content.Fetcher, desc ocispec.Desc
 		return nil, err
 	}
 	b, err := content.FetchAll(ctx, store, desc)
+	if errors.Is(err, content.ErrMismatchedDigest) && ctx.Err() == nil {
+		b, err = content.FetchAll(ctx, store, desc) // a byte may have changed on the way
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", desc.Digest, err)
 	}

@@ -128,6 +128,15 @@ func downloadBlob(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.D
 	case desc.Size < 0 || desc.Size > maxArchive:
 		return nil, "", fmt.Errorf("%d bytes are over the limit of %d", desc.Size, maxArchive)
 	}
+	file, sum, err := tryDownload(ctx, store, desc)
+	var wrong *DigestError
+	if errors.As(err, &wrong) && ctx.Err() == nil {
+		return tryDownload(ctx, store, desc) // a byte may have changed on the way
+	}
+	return file, sum, err
+}
+
+func tryDownload(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.Descriptor) (*os.File, string, error) {
 	from, err := store.Fetch(ctx, desc)
 	if err != nil {
 		return nil, "", err

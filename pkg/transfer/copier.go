@@ -269,13 +269,9 @@ func (c *copier) copyBlob(ctx context.Context, t topManifest) error {
 
 // sendBlob copies or mounts one blob.
 func (c *copier) sendBlob(ctx context.Context, n *planNode) error {
-	mounted, sent, err := c.tryBlob(ctx, n)
-	if _, streamed := n.from.(singleRead); err != nil && isWrongContent(err) && !streamed && ctx.Err() == nil {
-		// A byte may have changed in transit. If it happens again, find out on which side.
-		mounted, sent, err = c.tryBlobHashed(ctx, n)
-	}
+	mounted, err := c.tryBlobTwice(ctx, n)
 	if err != nil {
-		return c.attributeError(ctx, n, sent, err)
+		return err
 	}
 	c.mu.Lock()
 	c.present[n.desc.Digest] = true
@@ -287,6 +283,19 @@ func (c *copier) sendBlob(ctx context.Context, n *planNode) error {
 	c.countItem(&c.report.Copied, progress.Copied, n.desc)
 	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
 	return nil
+}
+
+// tryBlobTwice copies or mounts one blob, and reports on which side it failed.
+func (c *copier) tryBlobTwice(ctx context.Context, n *planNode) (mounted bool, err error) {
+	mounted, sent, err := c.tryBlob(ctx, n)
+	if _, streamed := n.from.(singleRead); err != nil && isWrongContent(err) && !streamed && ctx.Err() == nil {
+		// A byte may have changed in transit. If it happens again, find out on which side.
+		mounted, sent, err = c.tryBlobHashed(ctx, n)
+	}
+	if err != nil {
+		return false, c.attributeError(ctx, n, sent, err)
+	}
+	return mounted, nil
 }
 
 func (c *copier) tryBlob(ctx context.Context, n *planNode) (mounted bool, sent *transferBlob, err error) {
@@ -371,7 +380,9 @@ func (c *copier) attributeError(ctx context.Context, n *planNode, sent *transfer
 		if sent != nil {
 			right, known = sent.matchesDigest()
 		}
+		_, streamed := n.from.(singleRead)
 		switch {
+		case streamed: // a stream checks what it gives
 		case !known:
 			source = readWhole(ctx, n)
 		case !right:
@@ -469,8 +480,8 @@ func (c *copier) resendContent(ctx context.Context, n *planNode) error {
 			continue
 		}
 		if below.data == nil {
-			if _, sent, err := c.tryBlob(ctx, below); err != nil {
-				return c.attributeError(ctx, below, sent, err)
+			if _, err := c.tryBlobTwice(ctx, below); err != nil {
+				return err
 			}
 			continue
 		}

@@ -17,6 +17,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -259,6 +260,24 @@ const maxBufferedBlob = 1 << 20
 // ImportFile is [ImportStream] from a file that seeks. With [Options.Verify] it reads the file
 // twice: archives of earlier versions have their signatures anywhere.
 func ImportFile(ctx context.Context, file io.ReadSeeker, dst oras.GraphTarget, o Options) (*Imported, error) {
+	imported, err := importFile(ctx, file, dst, o)
+	if !isWrongBlob(err) || ctx.Err() != nil {
+		return imported, err
+	}
+	// A byte may have changed on the way. What has arrived is not sent again.
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return importFile(ctx, file, dst, o)
+}
+
+// isWrongBlob reports whether a target complains of the content of a blob, or may.
+func isWrongBlob(err error) bool {
+	var response *errcode.ErrorResponse
+	return isWrongContent(err) && (!errors.As(err, &response) || response.URL == nil || strings.Contains(response.URL.Path, "/blobs/"))
+}
+
+func importFile(ctx context.Context, file io.ReadSeeker, dst oras.GraphTarget, o Options) (*Imported, error) {
 	var first *archive.Stream
 	if o.Verify != nil {
 		var err error

@@ -7,6 +7,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +21,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -408,6 +411,64 @@ func TestFaults(t *testing.T) {
 			}
 			equal(t, contentOf(t, openImpatient(t, target.registry, repository), root), want)
 		})
+	}
+}
+
+// A byte of a large blob that changes on the way from a stream to the target is not the archive's fault, and a file
+// is read once more.
+func TestFlippedImport(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	noise := make([]byte, large)
+	rand.NewChaCha8([32]byte{3}).Read(noise)
+	root := w.bundle("first", w.imageOf(noise))
+	plan := planOf(t, w.dist, root, transfer.Options{Origins: w})
+	file := filepath.Join(t.TempDir(), "edge.tar.zst")
+	if _, err := archive.WriteFile(t.Context(), file, plan.ArchiveContents(nil, nil), plan, archive.Options{Compress: true}); err != nil {
+		t.Fatal(err)
+	}
+	target := newLine(t, registrytest.Options{Kind: registrytest.Distribution3})
+	isLarge := func(r *http.Request) bool { return r.Method == http.MethodPatch && r.ContentLength > large/8 }
+	for name, c := range map[string]struct {
+		times int64
+		load  func(*os.File, oras.GraphTarget) error
+		works bool
+	}{
+		"a-stream": {1, func(f *os.File, dst oras.GraphTarget) error {
+			stream, err := archive.OpenStream(f)
+			if err != nil {
+				return err
+			}
+			defer stream.Close()
+			_, err = transfer.ImportStream(t.Context(), stream, dst, transfer.Options{})
+			return err
+		}, false},
+		"a-file": {1, func(f *os.File, dst oras.GraphTarget) error {
+			_, err := transfer.ImportFile(t.Context(), f, dst, transfer.Options{})
+			return err
+		}, true},
+		"a-file-each-time": {100, func(f *os.File, dst oras.GraphTarget) error {
+			_, err := transfer.ImportFile(t.Context(), f, dst, transfer.Options{})
+			return err
+		}, false},
+	} {
+		target.set(name+"/edge", times(c.times, isLarge, changedBody))
+		dst := openImpatient(t, target.registry, name+"/edge")
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.load(f, dst)
+		f.Close()
+		if c.works != (err == nil) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if wanted := "write " + digestOf(string(noise)).String() + " to target"; err != nil && !strings.Contains(err.Error(), wanted) {
+			t.Errorf("%s: %v\nwant %s", name, err, wanted)
+		}
+		if err != nil {
+			noTag(t, dst)
+		}
 	}
 }
 
