@@ -56,7 +56,7 @@ var order = []string{
 var only = map[string][]string{
 	"github.com/sigstore/":             {"pkg/sign", "pkg/sign/kms"},
 	"carvel.dev/kapp":                  {"pkg/deploy", "pkg/resources"},
-	"k8s.io/":                          {"pkg/deploy"},
+	"k8s.io/":                          {"pkg/deploy", "pkg/resources"},
 	"carvel.dev/ytt":                   {"pkg/render"},
 	"helm.sh/helm":                     {"pkg/render"},
 	"sigs.k8s.io/kustomize":            {"pkg/render"},

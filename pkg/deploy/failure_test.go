@@ -18,6 +18,24 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+const config = "apiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n"
+
+// TestLongNames: what is in long groups, and in namespaces with long names, is applied; kapp orders it by names of its
+// own that are longer yet.
+func TestLongNames(t *testing.T) {
+	r := newRig(t)
+	long := r.namespace + strings.Repeat("-long", 8)
+	inside := strings.Replace(configMap("inside", "1"), "name: inside", "name: inside, namespace: "+long, 1)
+	const group, kind = "idp.supervisor.long.example", "ActiveDirectoryIdentityProviderOfALongName"
+	rt := Runtime{Name: "long", Version: "1", Units: []Unit{unit(1, "app", "1", namespaceManifest(long), inside, crd("providers", kind, group),
+		"apiVersion: "+group+"/v1\nkind: "+kind+"\nmetadata: {name: one}")}}
+	r.apply(rt)
+	r.wantNoChanges(rt)
+	if _, err := r.Delete(t.Context(), rt.Name, DeleteOptions{Options: quick()}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFailures(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -35,6 +53,13 @@ func TestFailures(t *testing.T) {
 		{"NoName", []string{"apiVersion: v1\nkind: ConfigMap\nmetadata: {}"},
 			[]string{"error (kapp): bad: ", "metadata.name", "file 'config/all.yaml' doc 1"}, true},
 		{"NotYAML", []string{"a: b: c"}, []string{"read bundle bad (layer 2): ", "mapping values are not allowed"}, true},
+		{"UnknownMatcher", []string{config + "waitRules: [{resourceMatchers: [{}]}]", configMap("bad", "1")},
+			[]string{"error (kapp): bad: ", "Config: rules for kapp: waitRules[0].resourceMatchers: a matcher of no kind that kapp knows"}, true},
+		{"NoContract", []string{config + "waitRules: [{ytt: {}, resourceMatchers: [{allMatcher: {}}]}]", configMap("bad", "1")},
+			[]string{"error (kapp): bad: ", "waitRules[0].ytt: no funcContractV1"}, true},
+		{"RuleThatPanics", []string{config + "waitRules:\n- resourceMatchers: [{allMatcher: {}}]\n  ytt:\n    funcContractV1:\n      resource.star: |\n" +
+			"        def is_done(resource):\n          return {\"done\": 1<<100}\n        end\n", configMap("slow", "1")},
+			[]string{"apply bundle bad (layer 2): ", "Applying ytt wait rule: Evaluating:", "not sure how to get int"}, false},
 		{"Empty", []string{"# nothing"}, []string{"error (kapp): bad: ", "kapp would delete all resources"}, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -59,6 +84,9 @@ func TestFailures(t *testing.T) {
 			}
 			if err == nil {
 				t.Fatal("no error")
+			}
+			if strings.Contains(err.Error(), "goroutine") {
+				t.Errorf("a stack trace: %v", err)
 			}
 			for _, text := range test.want {
 				if !strings.Contains(err.Error(), text) {

@@ -446,12 +446,17 @@ func (e *engine) applyChange(p *kappParts, run changeRun, summary string) error 
 }
 
 // kappError is an error of kapp without the blank lines in its text, which kapp's own CLI
-// would format.
+// would format, and without what its ytt says of a panic.
 type kappError struct{ error }
 
-var blankLines = regexp.MustCompile(`\n(\s*\n)+`)
+var (
+	blankLines = regexp.MustCompile(`\n(\s*\n)+`)
+	backtrace  = regexp.MustCompile(` \(backtrace: goroutine \d+ \[running\]:|\n +reason:\n +runtime/debug\.Stack\(\)(?:\n[ \t]+.*)*`)
+)
 
-func (e kappError) Error() string { return blankLines.ReplaceAllString(e.error.Error(), "\n") }
+func (e kappError) Error() string {
+	return blankLines.ReplaceAllString(backtrace.ReplaceAllString(e.error.Error(), ""), "\n")
+}
 
 func (e kappError) Unwrap() error { return e.error }
 

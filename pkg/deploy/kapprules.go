@@ -6,6 +6,8 @@ import (
 
 	kappconfig "carvel.dev/kapp/pkg/kapp/config"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // rules are for what kapp's own leave out: of a CustomResourceDefinition that is too large for
@@ -45,16 +47,20 @@ changeRuleBindings:
 `
 
 // withRules reads the Config documents among resources, and adds rules.
-func withRules(resources []kappres.Resource) ([]kappres.Resource, kappconfig.Conf, error) {
-	if !slices.ContainsFunc(resources, func(r kappres.Resource) bool {
+func withRules(all []kappres.Resource) ([]kappres.Resource, kappconfig.Conf, error) {
+	if !slices.ContainsFunc(all, func(r kappres.Resource) bool {
 		_, labelled := r.Labels()[configGroup+"/config"] // a ConfigMap that holds one
 		return labelled || r.APIGroup() == configGroup
 	}) {
 		// To parse kapp's own configuration again for each app takes a fifth of an apply.
 		conf, err := usualRules()
-		return resources, conf, err
+		return all, conf, err
 	}
-	return readRules(resources)
+	// A bundle may have been made by others, or have its rules from a site's values.
+	if err := resources.CheckRules(all); err != nil {
+		return nil, kappconfig.Conf{}, err
+	}
+	return readRules(all)
 }
 
 const configGroup = "kapp.k14s.io"

@@ -166,6 +166,7 @@ func findReason(lines []string) string {
 }
 
 func (m *messageTracker) noteWaiting(resource, reason string) {
+	reason = backtrace.ReplaceAllString(reason, "")
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i := slices.IndexFunc(m.waiting, func(w Waiting) bool { return w.Resource == resource })

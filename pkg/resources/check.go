@@ -27,6 +27,8 @@ type File struct {
 // resources than are written there. Its errors are of type [*manifest.Error], with the place.
 func CheckFiles(files []File) error {
 	first := map[string]placedResource{}
+	var ordered *manifest.Error // where the order is first decided upon
+	var together []kappres.Resource
 	var all []bundle.File
 	for _, f := range files {
 		all = append(all, bundle.File{Path: f.Name, Data: f.Data})
@@ -45,6 +47,15 @@ func CheckFiles(files []File) error {
 			if err := f.checkResource(written[i], r); err != nil {
 				return err
 			}
+			if err := f.checkForKapp(written[i], r); err != nil {
+				return err
+			}
+			if !f.Unset {
+				together = append(together, r)
+			}
+			if ordered == nil && isOrdered(r) {
+				ordered = f.Errorf(written[i], "")
+			}
 			if isConfig(r) {
 				continue
 			}
@@ -61,6 +72,27 @@ func CheckFiles(files []File) error {
 				first[key] = placedResource{r, fmt.Sprintf("%s:%d", at.File, at.Line)}
 			}
 		}
+	}
+	if ordered == nil {
+		return nil // kapp's own rules give way to each other
+	}
+	if err := checkOrder(together); err != nil {
+		ordered.Problem, ordered.Cause = "kapp finds no order: "+err.Error(), err
+		return ordered
+	}
+	return nil
+}
+
+// checkForKapp refuses what a resource asks of kapp and does not get.
+func (f File) checkForKapp(node *yaml.Node, r kappres.Resource) error {
+	if err := checkConfig(r); err != nil {
+		return f.Errorf(node, "rules for kapp: %v", err)
+	}
+	if f.Unset || isConfig(r) {
+		return nil
+	}
+	if err := checkAnnotations(r); err != nil {
+		return f.Errorf(node, "%s: %v", describeResource(r), err)
 	}
 	return nil
 }

@@ -83,6 +83,102 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
+const config = "apiVersion: kapp.k14s.io/v1alpha1\nkind: Config\n"
+
+func annotated(name string, annotations ...string) string {
+	text := "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: " + name + "\n  annotations:\n"
+	for _, a := range annotations {
+		text += "    kapp.k14s.io/" + a + "\n"
+	}
+	return text
+}
+
+// wrongRules are what kapp refuses at a site, or panics with there.
+var wrongRules = map[string]string{
+	config + "rebaseRules: 5\n": "f.yaml:1:1: rules for kapp: Unmarshaling",
+	config + "rebaseRules: [{path: [spec], type: cpoy, resourceMatchers: [{allMatcher: {}}]}]\n":                `f.yaml:1:1: rules for kapp: rebaseRules[0]: no type "cpoy": want copy or remove`,
+	config + "rebaseRules: [{type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":                              "Expected either path or paths to be specified",
+	config + "rebaseRules: [{path: [spec, {}], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":            "rebaseRules[0]: path[1] is neither a key nor an index",
+	config + "rebaseRules: [{path: [spec, ~], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":             "rebaseRules[0]: path[1] is null",
+	config + "rebaseRules: [{path: [{index: -1}], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":         "rebaseRules[0]: path[0] is a negative index",
+	config + "rebaseRules: [{path: [{regex: '('}], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":        "rebaseRules[0]: path[0] error parsing regexp",
+	config + "rebaseRules: [{paths: [[spec]], type: copy, resourceMatchers: [{alMatcher: {}}]}]\n":              "rebaseRules[0].resourceMatchers: a matcher of no kind that kapp knows",
+	config + "rebaseRules: [{ytt: {}, resourceMatchers: [{allMatcher: {}}]}]\n":                                 "rebaseRules[0].ytt: no overlayContractV1",
+	config + "waitRules: [{ytt: {}, resourceMatchers: [{allMatcher: {}}]}]\n":                                   "f.yaml:1:1: rules for kapp: waitRules[0].ytt: no funcContractV1",
+	config + "waitRules: [{}, {resourceMatchers: [{}]}]\n":                                                      "waitRules[1].resourceMatchers: a matcher of no kind that kapp knows",
+	config + "waitRules: [{resourceMatchers: [{notMatcher: {}}]}]\n":                                            "waitRules[0].resourceMatchers: a matcher of no kind that kapp knows",
+	config + "waitRules: [{resourceMatchers: [{andMatcher: {matchers: [{anyMatcher: {matchers: [{}]}}]}}]}]\n":  "waitRules[0].resourceMatchers: a matcher of no kind that kapp knows",
+	config + "waitRules: [{resourceMatchers: [{emptyFieldMatcher: {path: [{regex: a}]}}]}]\n":                   "waitRules[0]: path[0] is a regex, which only rebase rules take",
+	config + "waitRules: [{conditionMatchers: [{type: A, status: B, timeout: soon}], resourceMatchers: []}]\n":  `waitRules[0]: timeout "soon" is not a duration`,
+	config + "diffMaskRules: [{path: [{regex: a}], resourceMatchers: [{allMatcher: {}}]}]\n":                    "diffMaskRules[0]: path[0] is a regex",
+	config + "templateRules: [{resourceMatchers: [], affectedResources: {objectReferences: [{path: [{}]}]}}]\n": "templateRules[0]: path[0] is neither",
+	config + "ownershipLabelRules: [{path: [{regex: a}], resourceMatchers: [{allMatcher: {}}]}]\n":              "ownershipLabelRules[0]: path[0] is a regex",
+	config + "labelScopingRules: [{path: [{}], resourceMatchers: [{allMatcher: {}}]}]\n":                        "labelScopingRules[0]: path[0] is neither",
+	config + "diffAgainstLastAppliedFieldExclusionRules: [{path: [], resourceMatchers: [{}]}]\n":                "diffAgainstLastAppliedFieldExclusionRules[0].resourceMatchers: a matcher",
+	config + "diffAgainstExistingFieldExclusionRules: [{path: [~], resourceMatchers: [{allMatcher: {}}]}]\n":    "diffAgainstExistingFieldExclusionRules[0]: path[0] is null",
+	config + "changeGroupBindings: [{name: a, resourceMatchers: [{}]}]\n":                                       "changeGroupBindings[0].resourceMatchers: a matcher",
+	config + "changeRuleBindings: [{rules: [], resourceMatchers: [{}]}]\n":                                      "changeRuleBindings[0].resourceMatchers: a matcher",
+	config + "changeRuleBindings: [{rules: [upsert], resourceMatchers: [{allMatcher: {}}]}]\n---\n" + one:       "f.yaml:1:1: kapp finds no order: Resource configmap/one (v1) namespace: default",
+	config + "preflightRules: [{name: PermissionValidations}]\n":                                                `preflightRules[0]: no check "PermissionValidations": want PermissionValidation or CRDUpgradeSafety`,
+	config + "minimumRequiredVersion: v0.1\n":                                                                   "Must not have prefix 'v'",
+	strings.Replace(config, "Config", "Confg", 1) + "metadata: {name: a}\n":                                     "f.yaml:1:1: rules for kapp: Expected kapp config to have kind 'Config', but was 'Confg'",
+	strings.Replace(config, "v1alpha1", "v1", 1):                                                                "f.yaml:1:1: rules for kapp: Expected kapp config to have apiVersion 'kapp.k14s.io/v1alpha1'",
+	strings.Replace(one, "{name: one}", "{name: one, labels: {kapp.k14s.io/config: ''}}", 1):                    "f.yaml:1:1: rules for kapp: the ConfigMap has no data for config.yml",
+	"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {kapp.k14s.io/config: ''}}\ndata: {config.yml: '" + strings.TrimSpace(strings.ReplaceAll(config, "\n", "\n\n  ")) + "\n\n  waitRules: [{resourceMatchers: [{}]}]'}\n": "f.yaml:1:1: rules for kapp: waitRules[0]",
+	"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, labels: {kapp.k14s.io/config: ''}}\ndata: {config.yml: ''}\n":                                                                                                                 "config.yml is empty",
+	"apiVersion: v1\nkind: Secret\nmetadata: {name: a, labels: {kapp.k14s.io/config: ''}}\n":                                                                                                                                            "label kapp.k14s.io/config is not on a ConfigMap",
+	annotated("a", "change-rule: upsert after upsert x"):         "f.yaml:1:1: ConfigMap a: Resource configmap/a (v1)",
+	annotated("a", "change-rule: upsert after upserting"):        "Expected change rule annotation value to have format",
+	annotated("a", "change-rule.one: install after upserting x"): "Unknown change rule Action",
+	annotated("a", "change-group: ''"):                           "f.yaml:1:1: ConfigMap a: Expected non-empty group name",
+	annotated("a", "change-group: 'a b'"):                        "to be a qualified name",
+	annotated("a", "change-group.two: '{crd-kind}'"):             "Placeholder {crd-kind} does not have a value",
+	annotated("a", "change-group: a", "change-rule: upsert after upserting b") + "---\n" + annotated("b", "change-group: b", "change-rule: upsert after upserting a"): "f.yaml:1:1: kapp finds no order: Detected cycle while ordering changes: [configmap/a (v1)",
+	one + "---\n" + annotated("a", "change-group: a", "change-rule: upsert after upserting a"):                                                                        "f.yaml:6:1: ConfigMap a: Detected cycle",
+	annotated("a", "create-strategy: fallback"):                 `f.yaml:1:1: ConfigMap a: kapp.k14s.io/create-strategy is "fallback": want "" or "fallback-on-update" or "fallback-on-update-or-noop"`,
+	annotated("a", "update-strategy: replace"):                  `kapp.k14s.io/update-strategy is "replace": want`,
+	annotated("a", "delete-strategy: keep"):                     `kapp.k14s.io/delete-strategy is "keep": want "" or "orphan"`,
+	annotated("a", "disable-associated-resources-wait: 'true'"): `kapp.k14s.io/disable-associated-resources-wait is "true": want ""`,
+	annotated("a", "renew-duration: daily"):                     `kapp.k14s.io/renew-duration is "daily": want a duration`,
+	annotated("a", "versioned: ''", "num-versions: five"):       `kapp.k14s.io/num-versions is "five": want a number`,
+	annotated("a", "versioned: ''", "num-versions: '0'"):        `kapp.k14s.io/num-versions is "0": want a number`,
+}
+
+// What kapp would refuse of its own rules and annotations at a site, or panic with, is refused; in the Config
+// documents of a bundle that others have made also there.
+func TestCheckRules(t *testing.T) {
+	t.Parallel()
+	for data, want := range wrongRules {
+		err := resources.CheckFiles([]resources.File{parse(t, "f.yaml", data)})
+		var placed *manifest.Error
+		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &placed) || placed.Line == 0 {
+			t.Errorf("%s\n got %v\nwant %s", data, err, want)
+		}
+		if !strings.Contains(want, "rules for kapp") {
+			continue
+		}
+		read, err := resources.Read(fstest.MapFS{"f.yaml": {Data: []byte(data)}})
+		if err == nil {
+			err = resources.CheckRules(read)
+		}
+		if err == nil || !strings.Contains(err.Error(), want[strings.Index(want, "rules for kapp"):]) {
+			t.Errorf("at a site: %s\n got %v", data, err)
+		}
+	}
+	for _, data := range []string{
+		config + "rebaseRules: [{paths: [[spec, {allIndexes: true}, {index: 0}, {regex: '^a'}, a]], type: copy, sources: [new, existing], resourceMatchers: [{notMatcher: {matcher: {allMatcher: {}}}}]}]\n" +
+			"waitRules: [{supportsObservedGeneration: true, conditionMatchers: [{type: Ready, status: 'True', success: true, timeout: 5m}], resourceMatchers: [{hasNamespaceMatcher: {}}, {customResourceMatcher: {}}]}]\n" +
+			"preflightRules: [{name: PermissionValidation}]\nunknown: field\n",
+		annotated("a", "change-group: a/b", "change-rule: delete before deleting c", "num-versions: none", "create-strategy: ''", "update-strategy: skip", "delete-strategy: orphan", "renew-duration: 24h"),
+		annotated("a", "change-rule: upsert after upserting of-{namespace}"),
+		annotated("a", "change-group: '{name}'", "change-rule.x: upsert after upserting none", "change-rule.y: delete after deleting a") + "---\n" + annotated("b", "change-rule: upsert after upserting a"),
+	} {
+		if err := resources.CheckFiles([]resources.File{parse(t, "f.yaml", data)}); err != nil {
+			t.Errorf("%s\n%v", data, err)
+		}
+	}
+}
+
 // What kapp reads as it is written passes, however it is written.
 func TestCheckTakes(t *testing.T) {
 	t.Parallel()
