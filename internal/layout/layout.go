@@ -309,10 +309,15 @@ func (b folderBlobs) Stat(d digest.Digest) (int64, error) {
 
 // Tag names a manifest; a name that is taken moves.
 func (s *Store) Tag(ctx context.Context, desc ocispec.Descriptor, tag string) error {
-	return s.TagPlatforms(ctx, desc, tag, nil)
+	limit, err := s.PlatformsOf(desc.Digest)
+	if err != nil {
+		return err
+	}
+	return s.TagPlatforms(ctx, desc, tag, limit)
 }
 
-// TagPlatforms is [Store.Tag] of a root of which only some platforms are there.
+// TagPlatforms is [Store.Tag] of a root of which only some platforms are there, or all where none are given. It holds
+// for the other tags of the root too.
 func (s *Store) TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag string, platforms []string) error {
 	exists, err := s.Blobs.Exists(ctx, desc)
 	if err != nil {
@@ -332,6 +337,17 @@ func (s *Store) TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag s
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
 			return d.Annotations[ocispec.AnnotationRefName] == tag
 		})
+		for i, d := range index.Manifests {
+			if d.Digest != desc.Digest || d.Annotations[ocispec.AnnotationRefName] == "" {
+				continue
+			}
+			annotations := maps.Clone(d.Annotations)
+			delete(annotations, layout.AnnotationPlatforms)
+			if len(platforms) > 0 {
+				annotations[layout.AnnotationPlatforms] = named.Annotations[layout.AnnotationPlatforms]
+			}
+			index.Manifests[i].Annotations = annotations
+		}
 		index.Manifests = append(index.Manifests, named)
 	})
 }

@@ -326,9 +326,9 @@ func (a indexInfo) leavesOut(platform *ocispec.Platform) bool {
 }
 
 // isPlatform reports whether a platform is the one of os/architecture[/variant].
-func isPlatform(want string, p *ocispec.Platform) bool {
-	parts := strings.Split(want, "/")
-	return len(parts) >= 2 && p.OS == parts[0] && p.Architecture == parts[1] && (len(parts) < 3 || p.Variant == parts[2])
+func isPlatform(text string, p *ocispec.Platform) bool {
+	want, err := oci.ParsePlatform(text)
+	return err == nil && oci.MatchesPlatform(want, *p)
 }
 
 // limitedPlatforms returns those to which the roots are limited, in order.

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -36,11 +35,11 @@ func ForPlatforms(plain Resolver, origins Origins, store content.Storage, platfo
 	}
 	r := &platformResolver{origins: origins, store: store, notes: notes}
 	for _, text := range platforms {
-		p, err := v1.ParsePlatform(text)
-		if err != nil || p.OS == "" || p.Architecture == "" {
-			return nil, fmt.Errorf("platform %q: want os/arch or os/arch/variant", text)
+		p, err := oci.ParsePlatform(text)
+		if err != nil {
+			return nil, err
 		}
-		r.platforms = append(r.platforms, *p)
+		r.platforms = append(r.platforms, p)
 	}
 	return r, nil
 }
@@ -48,7 +47,7 @@ func ForPlatforms(plain Resolver, origins Origins, store content.Storage, platfo
 type platformResolver struct {
 	origins   Origins
 	store     content.Storage
-	platforms []v1.Platform
+	platforms []ocispec.Platform
 	notes     progress.Func
 }
 
@@ -79,7 +78,9 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 		r.note(ref, "is locked to %s as %s: upstream's index is %s, and its signatures do not cover this digest",
 			platformNames(locked), restricted.Digest, whole.Digest)
 	}
-	lacking := slices.DeleteFunc(slices.Clone(r.platforms), func(p v1.Platform) bool { return slices.ContainsFunc(locked, p.Equals) })
+	lacking := slices.DeleteFunc(slices.Clone(r.platforms), func(p ocispec.Platform) bool {
+		return slices.ContainsFunc(locked, func(has ocispec.Platform) bool { return oci.FormatPlatform(has) == oci.FormatPlatform(p) })
+	})
 	if err == nil && len(lacking) > 0 {
 		r.note(ref, "is not there for %s: nodes of that kind can't run it", platformNames(lacking))
 	}
@@ -90,16 +91,16 @@ func (r *platformResolver) note(ref name.Reference, format string, args ...any) 
 	r.notes.Emit(progress.Event{Kind: progress.Note, Subject: ref.Name(), Detail: fmt.Sprintf(format, args...)})
 }
 
-func platformNames(platforms []v1.Platform) string {
+func platformNames(platforms []ocispec.Platform) string {
 	names := make([]string, len(platforms))
 	for i, p := range platforms {
-		names[i] = p.String()
+		names[i] = oci.FormatPlatform(p)
 	}
 	return strings.Join(names, ", ")
 }
 
 // restrictIndex leaves the wanted platforms of an index, and lists those that it has.
-func (r *platformResolver) restrictIndex(ctx context.Context, whole ocispec.Descriptor, raw []byte) (restricted ocispec.Descriptor, locked []v1.Platform, err error) {
+func (r *platformResolver) restrictIndex(ctx context.Context, whole ocispec.Descriptor, raw []byte) (restricted ocispec.Descriptor, locked []ocispec.Platform, err error) {
 	var index ocispec.Index
 	if err := oci.UnmarshalJSON(raw, &index); err != nil {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("invalid index %s: %w", whole.Digest, err)
@@ -111,11 +112,10 @@ func (r *platformResolver) restrictIndex(ctx context.Context, whole ocispec.Desc
 		if m.Platform == nil {
 			continue
 		}
-		p := v1.Platform{OS: m.Platform.OS, Architecture: m.Platform.Architecture, Variant: m.Platform.Variant}
-		has = append(has, p.String())
+		has = append(has, oci.FormatPlatform(*m.Platform))
 		isWanted := false
 		for i, want := range r.platforms {
-			if p.Satisfies(want) {
+			if oci.MatchesPlatform(want, *m.Platform) {
 				isWanted, found[i] = true, true
 			}
 		}

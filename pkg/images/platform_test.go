@@ -170,7 +170,7 @@ func TestPlatformsLeaveSingleImages(t *testing.T) {
 func TestPlatformsAreParsed(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"linux", "", "linux/", "/amd64", "a/b/c/d"} {
-		if _, err := images.ForPlatforms(nil, nil, nil, []string{text}, nil); err == nil || !strings.Contains(err.Error(), "want os/arch or os/arch/variant") {
+		if _, err := images.ForPlatforms(nil, nil, nil, []string{text}, nil); err == nil || !strings.Contains(err.Error(), "want os/architecture[/variant]") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

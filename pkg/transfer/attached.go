@@ -134,14 +134,59 @@ func (c *copier) tagRoot(ctx context.Context, r *planRoot, tag string) error {
 		return setTag(ctx, c.dst, r.desc, tag)
 	}
 	at, err := c.dst.Resolve(ctx, tag)
-	limit, limitErr := dst.PlatformsOf(r.desc.Digest)
-	if err == nil && limitErr == nil && at.Digest == r.desc.Digest && slices.Equal(limit, r.platforms) {
+	before, limitErr := dst.PlatformsOf(r.desc.Digest)
+	limit := r.platforms
+	if len(limit) > 0 {
+		isWhole, err := c.hasWholeRoot(ctx, r)
+		if err != nil {
+			return err
+		}
+		limit = slices.Compact(slices.Sorted(slices.Values(slices.Concat(before, limit))))
+		if isWhole {
+			limit = nil
+		}
+	}
+	if err == nil && limitErr == nil && at.Digest == r.desc.Digest && slices.Equal(before, limit) {
 		return nil
 	}
-	if err := dst.TagPlatforms(ctx, r.desc, tag, r.platforms); err != nil {
+	if err := dst.TagPlatforms(ctx, r.desc, tag, limit); err != nil {
 		return fmt.Errorf("tag %s at target %s: %w", tag, storeName(c.dst), err)
 	}
 	return nil
+}
+
+// hasWholeRoot reports whether the target has the manifests of a limited root for all platforms: it had it before, or
+// the rest came from elsewhere.
+func (c *copier) hasWholeRoot(ctx context.Context, r *planRoot) (bool, error) {
+	look := []ocispec.Descriptor{r.desc}
+	look = append(look, r.bundles...)
+	for _, image := range r.images {
+		look = append(look, image.desc)
+	}
+	seen := map[digest.Digest]bool{}
+	for len(look) > 0 {
+		n := c.nodes[look[0].Digest]
+		look = look[1:]
+		if n == nil || n.data == nil || seen[n.desc.Digest] {
+			continue
+		}
+		seen[n.desc.Digest] = true
+		m, err := parseManifest(n.data)
+		if err != nil {
+			return false, fmt.Errorf("invalid manifest %s: %w", n.desc.Digest, err)
+		}
+		for _, next := range m.required(n.desc.MediaType) {
+			if !isManifest(next.MediaType) {
+				continue
+			}
+			there, err := c.dst.Exists(ctx, next)
+			if err != nil || !there {
+				return false, err
+			}
+			look = append(look, next)
+		}
+	}
+	return true, nil
 }
 
 // pushWithoutSubject writes a referrer to a registry that accepts none: without the fields of

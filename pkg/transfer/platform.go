@@ -7,34 +7,41 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/v1"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // ErrPlatform is the error of an image that has none of the requested platforms.
 var ErrPlatform = errors.New("none of the requested platforms")
 
 // platformSet holds the requested platforms; empty means all.
-type platformSet []v1.Platform
+type platformSet []ocispec.Platform
 
 func parsePlatforms(list []string) (parsed platformSet, err error) {
 	for _, text := range list {
-		platform, err := v1.ParsePlatform(text)
-		if err != nil || platform.OS == "" || platform.Architecture == "" {
-			return nil, fmt.Errorf("platform %q: want os/architecture[/variant], as in linux/arm64", text)
+		platform, err := oci.ParsePlatform(text)
+		if err != nil {
+			return nil, err
 		}
-		parsed = append(parsed, *platform)
+		parsed = append(parsed, platform)
 	}
 	return parsed, nil
 }
 
+// texts returns the platforms in order, each once.
+func (p platformSet) texts() (list []string) {
+	for _, platform := range p {
+		list = append(list, oci.FormatPlatform(platform))
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
 func (p platformSet) contains(d ocispec.Descriptor) bool {
-	return slices.ContainsFunc(p, func(want v1.Platform) bool {
-		return d.Platform.OS == want.OS && d.Platform.Architecture == want.Architecture &&
-			(want.Variant == "" || d.Platform.Variant == want.Variant)
-	})
+	return slices.ContainsFunc(p, func(want ocispec.Platform) bool { return oci.MatchesPlatform(want, *d.Platform) })
 }
 
 // attestedDigest is the annotation by which buildkit's attestations name the manifest of the index
@@ -75,7 +82,7 @@ func (p platformSet) lacking(desc ocispec.Descriptor, m manifest) (names []strin
 	}
 	for _, want := range p {
 		if !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil && platformSet{want}.contains(d) }) {
-			names = append(names, want.String())
+			names = append(names, oci.FormatPlatform(want))
 		}
 	}
 	return names
@@ -94,8 +101,8 @@ type platformLimiter interface {
 
 // platformLimitOf returns the platforms to which the copy of a root is limited.
 func (p *Plan) platformLimitOf(source Source) ([]string, error) {
-	if len(p.options.Platforms) > 0 {
-		return slices.Compact(slices.Sorted(slices.Values(p.options.Platforms))), nil
+	if len(p.platforms) > 0 {
+		return p.platforms.texts(), nil
 	}
 	store, ok := source.Store.(platformLimiter)
 	if !ok {

@@ -100,6 +100,89 @@ func TestPlatformArchive(t *testing.T) {
 	equal(t, contentOf(t, dir, root), contentOf(t, full, root))
 }
 
+// exportPlatforms returns an archive of a root limited to platforms.
+func exportPlatforms(t *testing.T, w *world, root ocispec.Descriptor, tag string, platforms ...string) (string, error) {
+	t.Helper()
+	plan, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{tag}}}, transfer.Options{Origins: w, Platforms: platforms, AllowRenamedTags: true})
+	if err != nil {
+		return "", err
+	}
+	return export(t, plan, plan.ArchiveContents(nil, nil)), nil
+}
+
+// A folder says what it has of a root, whatever archives that came from.
+func TestPlatformArchivesInOneFolder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.bundle("a", w.forPlatforms("first", "amd64", "arm64", "s390x"))
+	var files []string
+	for i, platforms := range [][]string{{"linux/amd64"}, {"linux/arm64"}, {"linux/s390x", "linux/amd64"}} {
+		file, err := exportPlatforms(t, w, root, []string{"1.0.0", "1.0.0", "latest"}[i], platforms...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	dir := newLayout(t)
+	for i, want := range []string{"linux/amd64", "linux/amd64,linux/arm64", ""} {
+		if _, err := transfer.Import(t.Context(), openArchive(t, files[i]), dir, transfer.Options{AllowRenamedTags: true}); err != nil {
+			t.Fatal(err)
+		}
+		limit, err := dir.PlatformsOf(root.Digest)
+		if got := strings.Join(limit, ","); err != nil || got != want {
+			t.Errorf("after %d archives it is limited to %q, error %v, want %q", i+1, got, err, want)
+		}
+		if _, _, err := planOf(t, dir, root, transfer.Options{}).CheckContent(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	whole := newLayout(t)
+	w.mustCopy(root, whole)
+	if _, err := transfer.Import(t.Context(), openArchive(t, files[0]), whole, transfer.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if limit, err := whole.PlatformsOf(root.Digest); err != nil || len(limit) > 0 {
+		t.Errorf("what was whole is limited to %q, error %v", limit, err)
+	}
+	equal(t, contentOf(t, dir, root), contentOf(t, whole, root))
+}
+
+// However a platform is written, the archive that it makes is whole to check and to import.
+func TestPlatformSpellings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	armed := w.image("base", "armed")
+	armed.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm"}
+	root := w.bundle("a", w.forPlatforms("first", "amd64", "arm64"), w.index(armed, w.image("base", "without a platform")))
+	for platform, want := range map[string]string{
+		"linux/arm64/v8": "", "Linux/ARM64": "", "linux/aarch64": "", "linux/x86_64": "", "linux/amd64/v1": "", "linux/amd64/": "",
+		"linux/arm64/v9": transfer.ErrPlatform.Error(), "windows/amd64:10.0": "want os/architecture", "linux/arm64,linux/amd64": "want os/architecture",
+	} {
+		file, err := exportPlatforms(t, w, root, "1.0.0", platform, "linux/arm/v7")
+		if want != "" {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %s", platform, err, want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", platform, err)
+			continue
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checked, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil)
+		if err != nil || checked.Absent > 0 {
+			t.Errorf("%s: check: %+v, error %v", platform, checked, err)
+		}
+		if _, err := transfer.Import(t.Context(), openArchive(t, file), newLayout(t), transfer.Options{}); err != nil {
+			t.Errorf("%s: import: %v", platform, err)
+		}
+	}
+}
+
 // A root that must be whole is not less so next to one that is limited.
 func TestLimitedBesideWhole(t *testing.T) {
 	t.Parallel()
