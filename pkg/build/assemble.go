@@ -190,6 +190,7 @@ func fetchSource(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*sou
 	if s.Template == bundle.TemplateKustomize {
 		// A kustomization reaches up to its bases.
 		pick.Root, pick.Lazy = "", true
+		pick.FindUsed = render.NewUsedFiles(s.Root).Find
 	}
 	switch {
 	case s.Dir != "":

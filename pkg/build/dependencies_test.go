@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -61,4 +63,45 @@ func TestChartsThatAChartNeeds(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", dependency, err, want)
 		}
 	}
+}
+
+// Of a source that is over limits, a kustomization takes what it uses.
+func TestKustomizationInALargeArchive(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	var packed bytes.Buffer
+	w := tar.NewWriter(&packed)
+	pack := func(name, data string) {
+		if err := errors.Join(w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(data))}), copyString(w, data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 20_001 {
+		pack(fmt.Sprintf("src/%d/%d.c", i%100, i), "")
+	}
+	pack("deploy/east/kustomization.yaml", "resources: [../base]\nnamePrefix: east-\n")
+	pack("deploy/base/kustomization.yaml", "resources: [pod.yaml]\n")
+	pack("deploy/base/pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: ghcr.io/example/web:1.0}]}\n")
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	place(t, filepath.Join(dir, "many.tar"), packed.Bytes())
+	define := func(source string) {
+		place(t, filepath.Join(dir, "bundle.yaml"), []byte("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: web, version: 1.0.0}\n"+
+			"spec:\n  layer: 6\n  sources: [{archive: many.tar, sha256: "+fmt.Sprintf("%x", sha256.Sum256(packed.Bytes()))+", "+source+"}]\n"))
+	}
+	define("root: deploy/east, template: kustomize")
+	files, err := build.RenderManifests(t.Context(), dir, options())
+	if err != nil || len(files) != 1 || !strings.Contains(string(files[0].Data), "name: east-a") {
+		t.Errorf("got %v, %v", files, err)
+	}
+	define("root: src, template: ytt")
+	if _, err := build.RenderManifests(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "more than 20000 files are picked") {
+		t.Errorf("all files of a folder are templates: got %v", err)
+	}
+}
+
+func copyString(w io.Writer, text string) error {
+	_, err := io.WriteString(w, text)
+	return err
 }

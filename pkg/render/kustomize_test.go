@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -182,6 +183,70 @@ func TestKustomizeReadsWhatItUses(t *testing.T) {
 
 // Generators, transformers, validators and components may be folders; what their kustomizations
 // make is looked through for what would be fetched.
+// What is found to be used of a source is enough to render it, and for what kustomize says of it.
+func TestUsedFilesAreEnough(t *testing.T) {
+	t.Parallel()
+	label := "apiVersion: builtin\nkind: PatchTransformer\nmetadata: {name: l}\npath: patches/label.yaml\ntarget: {kind: Pod}\n"
+	all := []string{
+		"over/east/kustomization.yaml", "resources: [../../base, own.yaml]\ncomponents: [../parts]\ntransformers: [plugins]\nconfigMapGenerator:\n- {name: c, files: ['key=data file.txt'], envs: [settings.env], options: {disableNameSuffixHash: true}}\n" +
+			"patches:\n- {path: patch.yaml}\nreplacements: [{path: replace.yaml}]\ncrds: [kind.json]\nconfigurations: [fields.yaml]\n",
+		"over/east/own.yaml", strings.ReplaceAll(pod, ": a", ": own"), "over/east/data file.txt", "text", "over/east/settings.env", "a=b\n",
+		"over/east/patch.yaml", pod + "spec: {hostNetwork: true}\n", "over/east/kind.json", "{}", "over/east/fields.yaml", "commonLabels: []\n",
+		"over/east/replace.yaml", "[{source: {kind: Pod, name: a, fieldPath: metadata.name}, targets: [{select: {kind: Pod, name: own}, fieldPaths: [metadata.annotations.of], options: {create: true}}]}]\n",
+		"over/east/plugins/kustomization.yaml", "resources: [label.yaml]\n", "over/east/plugins/label.yaml", label,
+		"over/east/patches/label.yaml", "- {op: add, path: /metadata/labels, value: {patched: here}}\n",
+		"over/parts/kustomization.yaml", "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nnamePrefix: p-\n",
+		"base/kustomization.yml", "resources: [pods/pod.yaml]\n", "base/pods/pod.yaml", pod,
+		"other/kustomization.yaml", "resources: [pod.yaml]\n", "other/pod.yaml", pod, "over/east/unused.txt", "", "README.md", "over/east",
+	}
+	in := kustomization("over/east", all...)
+	want, err := render.RenderStable(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrow := func(in render.Input) (kept []bundle.File) {
+		t.Helper()
+		content := map[string][]byte{}
+		for _, f := range in.Files {
+			content[f.Path] = f.Data
+		}
+		names, read := slices.Sorted(maps.Keys(content)), map[string][]byte{}
+		used := render.NewUsedFiles(in.Source.Root)
+		for {
+			found, err := used.Find(names, read)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(found) == len(read) {
+				break
+			}
+			for _, name := range found {
+				read[name] = content[name]
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(read)) {
+			kept = append(kept, bundle.File{Path: name, Data: read[name]})
+		}
+		return kept
+	}
+	kept := narrow(in)
+	if len(kept) != len(all)/2-4 {
+		t.Errorf("of %d files, these are used: %q", len(all)/2, kept)
+	}
+	in.Files = kept
+	if got, err := render.RenderStable(t.Context(), in); err != nil || text(got) != text(want) {
+		t.Errorf("%v\n%s\nwant\n%s", err, text(got), text(want))
+	}
+	for _, resources := range []string{"[missing.yaml]", "[../base]", "[../empty]", "[/etc/hostname]", "['https://127.0.0.1:1/x.yaml']", "[a", "[../../..]", "['.']"} {
+		in := kustomization("over", "over/kustomization.yaml", "resources: "+resources+"\n", "base/kustomization.yaml", "resources: [none.yaml]\n", "empty/a.txt", "", "z.yaml", pod)
+		_, want := render.RenderStable(t.Context(), in)
+		in.Files = narrow(in)
+		if _, err := render.RenderStable(t.Context(), in); err == nil || err.Error() != want.Error() {
+			t.Errorf("%s: got %v, want %v", resources, err, want)
+		}
+	}
+}
+
 func TestKustomizeTakesFoldersOfPlugins(t *testing.T) {
 	t.Parallel()
 	label := "apiVersion: builtin\nkind: LabelTransformer\nmetadata: {name: l}\nlabels: {from: folder}\nfieldSpecs: [{path: metadata/labels, create: true}]\n"

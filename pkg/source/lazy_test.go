@@ -2,6 +2,8 @@ package source_test
 
 import (
 	"archive/tar"
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -53,6 +55,76 @@ func TestLazyPickLeavesOutWhatCantBeHad(t *testing.T) {
 	_, err = fetcher.FetchCommit(t.Context(), gitURL, commit, source.Pick{All: true, Root: "gone"})
 	if err == nil || !strings.Contains(err.Error(), "gone/x.txt: object "+lost) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Files that are not used count against no limit of a lazy pick, and are not read.
+func TestLazyPickOfLargeTrees(t *testing.T) {
+	t.Parallel()
+	r := newRepository(t)
+	r.write("base/a.yaml", "b.yaml")
+	r.write("base/b.yaml", "c.yaml")
+	r.write("base/c.yaml", "")
+	link(t, "nowhere", filepath.Join(r.dir, "base", "dead.yaml"))
+	link(t, "nowhere", filepath.Join(r.dir, "dead.yaml"))
+	var packed []item
+	for i := range 20_000 {
+		name := fmt.Sprintf("many/%d/%d", i/1000, i)
+		packed = append(packed, item{name: name})
+		r.write(name, "")
+	}
+	packed = append(packed, item{name: "base/a.yaml", data: "b.yaml"}, item{name: "base/b.yaml", data: "c.yaml"}, item{name: "base/c.yaml"},
+		item{name: "base/dead.yaml", kind: tar.TypeSymlink, to: "nowhere"}, item{name: "dead.yaml", kind: tar.TypeSymlink, to: "nowhere"})
+	commit := r.commit()
+	git := &source.Fetcher{Mirrors: []source.Mirror{{Prefix: gitURL, Replacement: r.dir}}}
+	var calls int
+	pick := source.Pick{All: true, Lazy: true, FindUsed: func(names []string, read map[string][]byte) ([]string, error) {
+		calls++
+		if len(names) != 20_005 || !slices.IsSorted(names) {
+			t.Errorf("%d names", len(names))
+		}
+		used := []string{"base/a.yaml", "base/dead.yaml"}
+		for _, data := range read {
+			used = append(used, "base/"+string(data))
+		}
+		return used, nil
+	}}
+	for from, fetch := range map[string]func(source.Pick) (*source.Tree, error){
+		"git": func(pick source.Pick) (*source.Tree, error) {
+			return git.FetchCommit(t.Context(), gitURL, commit, pick)
+		},
+		"archive": func(pick source.Pick) (*source.Tree, error) {
+			return archived(t, tarOf(t, packed...)).FetchArchive(t.Context(), "a", "", pick)
+		},
+	} {
+		calls = 0
+		tree, err := fetch(pick)
+		if err != nil {
+			t.Errorf("%s: %v", from, err)
+			continue
+		}
+		if got := paths(tree); !slices.Equal(got, []string{"base/a.yaml", "base/b.yaml", "base/c.yaml"}) || calls != 4 {
+			t.Errorf("%s: got %q in %d calls", from, got, calls)
+		}
+		if len(tree.Absent) != 1 || !strings.Contains(tree.Absent["base/dead.yaml"], "leads to a missing file") {
+			t.Errorf("%s: left out are %v", from, tree.Absent)
+		}
+		for want, pick := range map[string]source.Pick{
+			"more than 20000 files are picked": {All: true, Lazy: true},
+			"more than 20000 files are used": {All: true, Lazy: true, FindUsed: func(names []string, _ map[string][]byte) ([]string, error) {
+				return names, nil
+			}},
+			"used files name others over 50 steps": {All: true, Lazy: true, FindUsed: func(names []string, read map[string][]byte) ([]string, error) {
+				return names[:len(read)+10], nil
+			}},
+			"what goes wrong": {All: true, Lazy: true, FindUsed: func([]string, map[string][]byte) ([]string, error) {
+				return nil, errors.New("what goes wrong")
+			}},
+		} {
+			if _, err := fetch(pick); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %v, want %s", from, err, want)
+			}
+		}
 	}
 }
 

@@ -22,6 +22,11 @@ type Pick struct {
 	// a circle, submodules, files in Git LFS, missing files and those over limits. [Tree.Absent] lists
 	// them.
 	Lazy bool
+	// FindUsed narrows a lazy pick to the files that are used, if all picked files of an archive, a commit
+	// or an artifact together are over a limit. It gets the names of all of them, sorted, and the content
+	// of those that were read, and returns the names that are used as far as these tell. It is called again
+	// until it returns no other ones. nil means that all files are used.
+	FindUsed func(names []string, read map[string][]byte) ([]string, error)
 }
 
 // validate checks the globs.

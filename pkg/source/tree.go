@@ -185,6 +185,9 @@ type picker struct {
 	pick          Pick
 	picked        []pickedFile
 	size          int64
+	walked        int
+	walkedNames   int
+	excess        error // the first limit that all picked files together are over
 	links         int
 	linkedFolders [][]string // the linked folders that the walk is in
 	tree          *Tree
@@ -209,6 +212,10 @@ func (t *entryTree) pickFiles(pick Pick) (*Tree, error) {
 		return nil, err
 	}
 	switch {
+	case c.excess != nil && !c.canNarrow():
+		return nil, c.excess
+	case c.excess != nil:
+		return c.readUsed()
 	case len(c.picked) > 0:
 		return c.readPicked()
 	case pick.All:
@@ -246,8 +253,10 @@ func (c *picker) walkFolder(dir *node, at []string, rel string) error {
 		n := dir.children[name]
 		rel := path.Join(rel, name)
 		here := append(slices.Clip(at), name)
-		var err error
+		err := c.countEntry(rel)
 		switch {
+		case err != nil:
+			return err
 		case n.kind == isFolder:
 			err = c.walkFolder(n, here, rel)
 		case matchesAny(rel, c.pick.Exclude):
@@ -280,13 +289,44 @@ func isLimitError(err error) bool {
 	return errors.As(err, &excess)
 }
 
+func (c *picker) canNarrow() bool { return c.pick.Lazy && c.pick.FindUsed != nil }
+
+// countEntry counts an entry that the walk comes to: linked folders may have it come to one again and again.
+func (c *picker) countEntry(rel string) error {
+	c.walked, c.walkedNames = c.walked+1, c.walkedNames+len(rel)
+	if c.walked > maxEntries || c.walkedNames > maxNames {
+		return errTooManyEntries
+	}
+	return nil
+}
+
+// checkTotal returns an error if all picked files are over limits together. Of a pick that can be narrowed it
+// only notes that: there a file that is not used does not count.
+func (c *picker) checkTotal(files, links int, size int64) error {
+	var err error
+	switch {
+	case files > maxFiles:
+		err = limitError(fmt.Sprintf("more than %d files are picked", maxFiles))
+	case links > maxFiles:
+		err = limitError(fmt.Sprintf("more than %d links are picked", maxFiles))
+	case size > maxTree:
+		err = limitError(fmt.Sprintf("picked files are over the limit of %d bytes", maxTree))
+	}
+	if c.canNarrow() {
+		c.excess = cmp.Or(c.excess, err)
+		return nil
+	}
+	return err
+}
+
 // addLink adds the file that a link leads to, or the files of a folder.
 func (c *picker) addLink(n *node, at []string, rel, name string) error {
 	if !c.pick.matches(rel) && !c.pick.mayMatchBelow(rel) {
 		return nil
 	}
-	if c.links++; c.links > maxFiles {
-		return limitError(fmt.Sprintf("more than %d links are picked", maxFiles))
+	c.links++
+	if err := c.checkTotal(0, c.links, 0); err != nil {
+		return err
 	}
 	if n.fromTop {
 		at = nil
@@ -330,10 +370,9 @@ func (c *picker) addFile(n *node, rel, name string) error {
 		return fmt.Errorf("entry %q is not a regular file", name)
 	case n.size > maxFile:
 		return fmt.Errorf("%s: %d bytes are over the limit of %d", name, n.size, maxFile)
-	case c.size+n.size > maxTree:
-		return limitError(fmt.Sprintf("picked files are over the limit of %d bytes", maxTree))
-	case len(c.picked) == maxFiles:
-		return limitError(fmt.Sprintf("more than %d files are picked", maxFiles))
+	}
+	if err := c.checkTotal(len(c.picked)+1, 0, c.size+n.size); err != nil {
+		return err
 	}
 	if err := checkPrintable(rel); err != nil {
 		return err
@@ -355,8 +394,62 @@ func checkPrintable(rel string) error {
 
 // readPicked reads the picked files.
 func (c *picker) readPicked() (*Tree, error) {
-	packs := map[contentReader]map[string][]byte{}
+	if err := c.readFiles(c.picked); err != nil {
+		return nil, err
+	}
+	return c.finishTree(), nil
+}
+
+// readUsed reads those of the picked files that are used.
+func (c *picker) readUsed() (*Tree, error) {
+	there := map[string]*node{}
 	for _, file := range c.picked {
+		there[file.path] = file.node
+	}
+	names := slices.AppendSeq(slices.Collect(maps.Keys(there)), maps.Keys(c.tree.Absent))
+	slices.Sort(names)
+	used, read := map[string]bool{}, map[string][]byte{}
+	var size int64
+	for range maxSteps {
+		list, err := c.pick.FindUsed(names, read)
+		if err != nil {
+			return nil, err
+		}
+		var next []pickedFile
+		for _, name := range list {
+			if n := there[name]; n != nil && !used[name] {
+				next = append(next, pickedFile{name, n})
+				size += n.size
+			}
+			used[name] = true
+		}
+		switch {
+		case len(next) == 0:
+			maps.DeleteFunc(c.tree.Absent, func(name, _ string) bool { return !used[name] })
+			return c.finishTree(), nil
+		case len(read)+len(next) > maxFiles:
+			return nil, fmt.Errorf("more than %d files are used", maxFiles)
+		case size > maxTree:
+			return nil, fmt.Errorf("used files are over the limit of %d bytes", maxTree)
+		}
+		before := len(c.tree.Files)
+		if err := c.readFiles(next); err != nil {
+			return nil, err
+		}
+		for _, file := range c.tree.Files[before:] {
+			read[file.Path] = file.Data
+		}
+	}
+	return nil, fmt.Errorf("used files name others over %d steps", maxSteps)
+}
+
+// maxSteps limits how often the files of a narrowed pick are read: an archive is unpacked each time.
+const maxSteps = 50
+
+// readFiles reads files into the tree.
+func (c *picker) readFiles(list []pickedFile) error {
+	packs := map[contentReader]map[string][]byte{}
+	for _, file := range list {
 		if packs[file.node.pack] == nil {
 			packs[file.node.pack] = map[string][]byte{}
 		}
@@ -365,28 +458,32 @@ func (c *picker) readPicked() (*Tree, error) {
 	missing := map[string]error{}
 	for p, files := range packs {
 		err := p.readFiles(files, func(key string, err error) error {
-			i := slices.IndexFunc(c.picked, func(f pickedFile) bool { return f.node.pack == p && f.node.key == key })
-			if err = fmt.Errorf("%s: %w", path.Join(c.pick.Root, c.picked[i].path), err); !c.pick.Lazy {
+			i := slices.IndexFunc(list, func(f pickedFile) bool { return f.node.pack == p && f.node.key == key })
+			if err = fmt.Errorf("%s: %w", path.Join(c.pick.Root, list[i].path), err); !c.pick.Lazy {
 				return err
 			}
 			missing[key] = err
 			return nil
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	tree := c.tree
-	for _, file := range c.picked {
+	for _, file := range list {
 		if err := missing[file.node.key]; err != nil {
-			if err := tree.leaveOut(c.pick, file.path, err); err != nil {
-				return nil, err
+			if err := c.tree.leaveOut(c.pick, file.path, err); err != nil {
+				return err
 			}
 			continue
 		}
-		tree.Files = append(tree.Files, File{file.path, packs[file.node.pack][file.node.key]})
+		c.tree.Files = append(c.tree.Files, File{file.path, packs[file.node.pack][file.node.key]})
 	}
-	slices.SortFunc(tree.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
-	tree.SHA256 = listingDigest(tree.Files)
-	return tree, nil
+	return nil
+}
+
+// finishTree returns the tree with all that was read, in order.
+func (c *picker) finishTree() *Tree {
+	slices.SortFunc(c.tree.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
+	c.tree.SHA256 = listingDigest(c.tree.Files)
+	return c.tree
 }
