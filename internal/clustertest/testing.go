@@ -2,8 +2,11 @@ package clustertest
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -26,13 +29,36 @@ func Start(t testing.TB) *Cluster {
 	return c
 }
 
-// shared is the cluster of this test binary. A failure to start is kept as well: the next
-// test would only wait for it again.
+// shared are the clusters of this test binary.
 var shared struct {
 	sync.Mutex
-	inMain  bool
+	inMain bool
+	// one is what Shared returns.
+	one sharedCluster
+	// free are those that Reserve gives out, the last one first: what runs comes before what does not.
+	free []*sharedCluster
+	some sync.Cond
+	all  []*sharedCluster
+}
+
+// sharedCluster is a cluster that its first use starts. A failure to start is kept as well: the next test would
+// only wait for it again.
+type sharedCluster struct {
+	once    sync.Once
 	cluster *Cluster
 	err     error
+}
+
+func (s *sharedCluster) start(t testing.TB) *Cluster {
+	t.Helper()
+	s.once.Do(func() { s.cluster, s.err = runShared(t) })
+	if s.err != nil {
+		t.Fatal(s.err)
+	}
+	if s.cluster == nil {
+		t.Fatal("the cluster of this package's tests did not start")
+	}
+	return s.cluster
 }
 
 // Shared returns the one cluster of this package's tests, which the first call starts.
@@ -43,19 +69,46 @@ var shared struct {
 //	func TestMain(m *testing.M) { os.Exit(clustertest.Main(m)) }
 func Shared(t testing.TB) *Cluster {
 	t.Helper()
-	hack.SkipIfShort(t)
+	checkMain(t)
+	return shared.one.start(t)
+}
+
+// reserved is how many clusters a package has at most for tests that reserve one.
+const reserved = 3
+
+// Reserve makes the test one that runs in parallel with others, and returns a cluster of this package's tests that
+// no other test uses until it ends, with what earlier tests have left there. Tests of clusters wait more than they
+// compute, so that as many run as there are clusters, unless -parallel says otherwise.
+//
+// A test that has reserved a cluster must not have subtests that do, too: they would wait for each other. The
+// package's TestMain is as for [Shared].
+func Reserve(t *testing.T) *Cluster {
+	t.Helper()
+	checkMain(t)
+	t.Parallel()
 	shared.Lock()
-	defer shared.Unlock()
+	for len(shared.free) == 0 {
+		shared.some.Wait()
+	}
+	last := len(shared.free) - 1
+	mine := shared.free[last]
+	shared.free = shared.free[:last]
+	shared.Unlock()
+	t.Cleanup(func() {
+		shared.Lock()
+		defer shared.Unlock()
+		shared.free = append(shared.free, mine)
+		shared.some.Signal()
+	})
+	return mine.start(t)
+}
+
+func checkMain(t testing.TB) {
+	t.Helper()
+	hack.SkipIfShort(t)
 	if !shared.inMain {
-		t.Fatal("clustertest.Shared needs a TestMain that calls clustertest.Main")
+		t.Fatal("shared clusters need a TestMain that calls clustertest.Main")
 	}
-	if shared.cluster == nil && shared.err == nil {
-		shared.cluster, shared.err = runShared(t)
-	}
-	if shared.err != nil {
-		t.Fatal(shared.err)
-	}
-	return shared.cluster
 }
 
 func runShared(t testing.TB) (*Cluster, error) {
@@ -70,17 +123,34 @@ func runShared(t testing.TB) (*Cluster, error) {
 	return c, nil
 }
 
-// Main runs the tests of a package, ends the cluster that Shared started, if any, and
-// returns the exit code.
+// Main runs the tests of a package, ends the clusters that [Shared] and [Reserve] started, and returns the exit
+// code.
 func Main(m *testing.M) int {
-	shared.inMain = true
-	code := m.Run()
-	if shared.cluster == nil {
-		return code
+	shared.inMain, shared.some.L = true, &shared.Mutex
+	for range reserved {
+		c := &sharedCluster{}
+		shared.free, shared.all = append(shared.free, c), append(shared.all, c)
 	}
-	if err := errors.Join(shared.cluster.Stop(), os.RemoveAll(shared.cluster.Dir)); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return max(code, 1)
+	flag.Parse()
+	isChosen := false
+	flag.Visit(func(f *flag.Flag) { isChosen = isChosen || f.Name == parallelFlag })
+	if !isChosen && runtime.GOMAXPROCS(0) < reserved {
+		if err := flag.Set(parallelFlag, strconv.Itoa(reserved)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	code := m.Run()
+	for _, s := range append(shared.all, &shared.one) {
+		if s.cluster == nil {
+			continue
+		}
+		if err := errors.Join(s.cluster.Stop(), os.RemoveAll(s.cluster.Dir)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
 	}
 	return code
 }
+
+const parallelFlag = "test.parallel"

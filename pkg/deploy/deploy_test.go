@@ -39,23 +39,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// rig is a cluster with a namespace for one test.
+// rig is a cluster for one test, with a namespace of its own.
 type rig struct {
 	*Cluster
-	t          testing.TB
-	kubeconfig string
-	dynamic    dynamic.Interface
+	t            testing.TB
+	controlPlane *clustertest.Cluster
+	kubeconfig   string
+	dynamic      dynamic.Interface
 }
 
-func newRig(t testing.TB) *rig {
+// newRig has the test run in parallel with others.
+func newRig(t *testing.T) *rig {
 	t.Helper()
-	shared := clustertest.Shared(t)
+	reserved := clustertest.Reserve(t)
 	name := strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
-	c, err := Connect(Config{Kubeconfig: shared.Kubeconfig, Namespace: name})
+	c, err := Connect(Config{Kubeconfig: reserved.Kubeconfig, Namespace: name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{Cluster: c, t: t, kubeconfig: shared.Kubeconfig, dynamic: dynamic.NewForConfigOrDie(c.config)}
+	r := &rig{Cluster: c, t: t, controlPlane: reserved, kubeconfig: reserved.Kubeconfig, dynamic: dynamic.NewForConfigOrDie(c.config)}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	if _, err := c.client.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -28,8 +28,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-
-	"krtpkg.dev/krtpkg/internal/clustertest"
 )
 
 // fault is what a faulty proxy does to one request.
@@ -213,7 +211,7 @@ func TestKilledServer(t *testing.T) {
 		}
 		if begun++; begun%4 == 0 {
 			time.AfterFunc(50*time.Millisecond, func() {
-				if err := clustertest.Shared(t).Signal("kube-apiserver", syscall.SIGKILL); err != nil {
+				if err := r.controlPlane.Signal("kube-apiserver", syscall.SIGKILL); err != nil {
 					t.Error(err)
 				}
 			})
