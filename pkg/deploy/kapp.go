@@ -390,7 +390,7 @@ func changeSet(p *kappParts, changes []diff.Change, factory diff.ChangeFactory, 
 	converged := clusterapply.NewConvergedResourceFactory(conf.WaitRules(), clusterapply.ConvergedResourceFactoryOpts{})
 	steps := clusterapply.NewClusterChangeFactory(apply.ClusterChangeOpts, p.found, factory,
 		diff.NewChangeSetFactory(opts, factory), converged, p.told, conf.DiffMaskRules())
-	return clusterapply.NewClusterChangeSet(changes, apply.ClusterChangeSetOpts, steps,
+	return clusterapply.NewClusterChangeSet(shortenDefinitions(changes), apply.ClusterChangeSetOpts, steps,
 		conf.ChangeGroupBindings(), conf.ChangeRuleBindings(), p.told, logger.NewNoopLogger())
 }
 
