@@ -1,6 +1,7 @@
 package pkgrepo
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -120,6 +121,10 @@ func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reaso
 	if reason != "" || err != nil {
 		return nil, reason, err
 	}
+	contents := map[string][]byte{}
+	for _, f := range b.Files {
+		contents[f.Path] = f.Data
+	}
 	all := targetsOf(files)
 	finder := b.Bundle.Spec.Finder()
 	locate := func(image name.Digest) string { return siteRepository + "@" + image.DigestStr() }
@@ -128,9 +133,11 @@ func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reaso
 		if err != nil {
 			return nil, "", err
 		}
-		after, err := manifest.Parse(before.Name, data)
-		if err != nil {
-			return nil, "", err
+		after := before
+		if !bytes.Equal(data, contents[before.Name]) {
+			if after, err = manifest.Parse(before.Name, data); err != nil {
+				return nil, "", err
+			}
 		}
 		for i, doc := range before.Documents {
 			items, changed := manifest.ListItems(doc), manifest.ListItems(after.Documents[i])
