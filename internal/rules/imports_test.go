@@ -36,6 +36,7 @@ var order = []string{
 	"pkg/transfer",
 	"pkg/archive",
 	"pkg/layout",
+	"pkg/delta",
 	"pkg/trust",
 	"pkg/sign/kms",
 	"pkg/sign",

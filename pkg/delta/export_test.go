@@ -1,0 +1,6 @@
+package delta
+
+var (
+	Candidates = candidates
+	CompressTo = compressTo
+)

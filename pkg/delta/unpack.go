@@ -1,0 +1,267 @@
+package delta
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+)
+
+// maxRatio is how many times its size a layer can have as a tar: deflate gives 1,032 at most.
+const maxRatio = 1100
+
+// maxTarSize returns how large the tar of a layer may be.
+func maxTarSize(size int64) int64 { return size*maxRatio + 1<<16 }
+
+// scratchFile is a temporary file, which is gone when it is closed.
+type scratchFile struct {
+	*os.File
+	size int64
+}
+
+func newScratchFile(dir string) (*scratchFile, error) {
+	file, err := os.CreateTemp(dir, "krtpkg-delta-*")
+	if err != nil {
+		return nil, err
+	}
+	return &scratchFile{File: file}, nil
+}
+
+func (f *scratchFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.size += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps [io.Copy] from passing by Write.
+func (f *scratchFile) ReadFrom(r io.Reader) (int64, error) {
+	n, err := f.File.ReadFrom(r)
+	f.size += n
+	return n, err
+}
+
+func (f *scratchFile) Close() error {
+	return errors.Join(f.File.Close(), os.Remove(f.Name()))
+}
+
+// section returns a range of the file.
+func (f *scratchFile) section(from, size int64) *io.SectionReader {
+	return io.NewSectionReader(f.File, from, size)
+}
+
+// load reads a range of the file.
+func (f *scratchFile) load(from, size int64) ([]byte, error) {
+	data := make([]byte, size)
+	_, err := io.ReadFull(f.section(from, size), data)
+	return data, err
+}
+
+// fetchLayer stores a layer in a temporary file and checks its digest.
+func fetchLayer(ctx context.Context, layer Layer, dir string) (_ *scratchFile, err error) {
+	body, err := layer.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	file, err := newScratchFile(dir)
+	if err != nil {
+		return nil, err
+	}
+	verifier := layer.Digest.Verifier()
+	_, err = io.Copy(io.MultiWriter(file, verifier), contextReader{ctx, io.LimitReader(body, layer.Size+1)})
+	if err == nil && (file.size != layer.Size || !verifier.Verified()) {
+		err = errMismatchedDigest
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+var errMismatchedDigest = errors.New("content does not match its digest")
+
+// Base is a layer that a delta names.
+type Base struct {
+	Digest digest.Digest `json:"digest"`
+	Size   int64         `json:"size"`
+	// TarSize is its size as a tar.
+	TarSize int64 `json:"tarSize"`
+}
+
+// baseSet are bases as tars, one after the other: a delta gives places in it.
+type baseSet struct {
+	bases []Base
+	tars  []*scratchFile
+	// starts are where each begins, and where the last ends.
+	starts []int64
+}
+
+// unpackBases undoes the compression of bases.
+func unpackBases(ctx context.Context, layers []Layer, dir string) (*baseSet, error) {
+	set := &baseSet{starts: []int64{0}}
+	for _, layer := range layers {
+		file, err := unpackLayer(ctx, layer, maxTarSize(layer.Size), dir)
+		if err != nil {
+			return nil, errors.Join(&BaseError{layer.Digest, err}, set.Close())
+		}
+		set.add(Base{layer.Digest, layer.Size, file.size}, file)
+	}
+	return set, nil
+}
+
+func (s *baseSet) add(base Base, file *scratchFile) {
+	s.bases, s.tars = append(s.bases, base), append(s.tars, file)
+	s.starts = append(s.starts, s.starts[len(s.starts)-1]+file.size)
+}
+
+func (s *baseSet) size() int64 { return s.starts[len(s.starts)-1] }
+
+// ReadAt reads across the bases.
+func (s *baseSet) ReadAt(p []byte, at int64) (n int, err error) {
+	for n < len(p) {
+		i := s.indexOf(at)
+		if i == len(s.tars) {
+			return n, io.EOF
+		}
+		part := p[n:]
+		if left := s.starts[i+1] - at; int64(len(part)) > left {
+			part = part[:left]
+		}
+		read, err := s.tars[i].ReadAt(part, at-s.starts[i])
+		n, at = n+read, at+int64(read)
+		if read < len(part) {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// indexOf returns the number of the base in which a place is.
+func (s *baseSet) indexOf(at int64) int {
+	i, found := slices.BinarySearch(s.starts, at)
+	if !found {
+		return i - 1
+	}
+	for i+1 < len(s.starts) && s.starts[i+1] == at {
+		i++ // a base without content
+	}
+	return i
+}
+
+// dropUnused leaves out the bases that no operation reads, changes the places in the operations
+// accordingly, and returns the bases that are left.
+func (s *baseSet) dropUnused(ops []op) []Base {
+	used := make([]bool, len(s.tars))
+	for _, o := range ops {
+		if o.kind == opExtra {
+			continue
+		}
+		for i := s.indexOf(o.old); i < len(s.tars) && s.starts[i] < o.old+o.size; i++ {
+			used[i] = true
+		}
+	}
+	shift := make([]int64, len(s.tars))
+	kept, dropped := &baseSet{starts: []int64{0}}, int64(0)
+	var left []*scratchFile
+	for i, file := range s.tars {
+		shift[i] = dropped
+		if used[i] {
+			kept.add(s.bases[i], file)
+		} else {
+			dropped += file.size
+			left = append(left, file)
+		}
+	}
+	for i := range ops {
+		if ops[i].kind != opExtra {
+			ops[i].old -= shift[s.indexOf(ops[i].old)]
+		}
+	}
+	for _, file := range left {
+		file.Close()
+	}
+	*s = *kept
+	return s.bases
+}
+
+func (s *baseSet) Close() error {
+	var errs []error
+	for _, file := range s.tars {
+		errs = append(errs, file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// unpackLayer writes a layer as a tar of at most limit bytes to a temporary file, and checks its
+// digest.
+func unpackLayer(ctx context.Context, layer Layer, limit int64, dir string) (_ *scratchFile, err error) {
+	body, err := layer.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	file, err := newScratchFile(dir)
+	if err != nil {
+		return nil, err
+	}
+	verifier := layer.Digest.Verifier()
+	counted := &countingWriter{w: verifier}
+	packed := io.TeeReader(contextReader{ctx, io.LimitReader(body, layer.Size+1)}, counted)
+	err = decompress(file, packed, limit)
+	// A decoder complains first of what is damaged: the digest tells.
+	_, drainErr := io.Copy(io.Discard, packed)
+	switch {
+	case drainErr != nil:
+		err = drainErr
+	case counted.n != layer.Size || !verifier.Verified():
+		err = errMismatchedDigest
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+var (
+	gzipMagic = []byte{0x1f, 0x8b}
+	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+)
+
+// decompress writes what a layer is without compression, whichever it has.
+func decompress(w io.Writer, packed io.Reader, limit int64) error {
+	buffered := bufio.NewReaderSize(packed, 1<<16)
+	magic, err := buffered.Peek(len(zstdMagic))
+	if err != nil && err != io.EOF {
+		return err
+	}
+	var r io.Reader = buffered
+	switch {
+	case bytes.HasPrefix(magic, gzipMagic):
+		unpacked, err := gzip.NewReader(buffered)
+		if err != nil {
+			return err
+		}
+		defer unpacked.Close()
+		r = unpacked
+	case bytes.Equal(magic, zstdMagic):
+		unpacked, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(32<<20), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return err
+		}
+		defer unpacked.Close()
+		r = unpacked
+	}
+	n, err := io.Copy(w, io.LimitReader(r, limit+1))
+	if err == nil && n > limit {
+		err = fmt.Errorf("unpacked it has more than %d bytes", limit)
+	}
+	return err
+}
