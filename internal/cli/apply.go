@@ -60,6 +60,7 @@ Values files replace all values; each is merged over those before it. Without --
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "stop when this layer is ready; the next apply continues")
 	addRunHooks(cmd, &o.runHooks, "run the deletion hooks of charts whose bundles are removed")
 	o.fleet.addFleetFlags(cmd)
+	cmd.MarkFlagsMutuallyExclusive("context", "contexts")
 	return cmd
 }
 

@@ -18,12 +18,13 @@ import (
 func (a *app) haveCommand() *cobra.Command {
 	var f transferFlags
 	cmd := &cobra.Command{
-		Use:   "have REFERENCE...",
-		Short: "write the inventory of a site as the base of an export",
-		Long: `Have writes the inventory of a site as JSON to standard output: its versions by digest, and eight
+		Use:     "inventory REFERENCE...",
+		Aliases: []string{"have"},
+		Short:   "write the inventory of a site as the base of an export",
+		Long: `Inventory writes what a site has as JSON to standard output: its versions by digest, and eight
 bytes for each blob of 4 KiB and more. It is small enough to carry back to the connected side,
 where export --base leaves out what it lists. A reference without a version means all versions.`,
-		Example: `  krtpkg have site.example/krt/edge > have.json
+		Example: `  krtpkg inventory site.example/krt/edge > have.json
   krtpkg export registry.example/krt/edge:1.1.0 --base have.json edge-1.1.0.tar`,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(1),

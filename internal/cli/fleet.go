@@ -38,8 +38,6 @@ func (f *fleetFlags) checkValues(o *applyOptions) error {
 	}
 	sorted := slices.Sorted(slices.Values(f.contexts))
 	switch {
-	case o.cluster.Context != "":
-		return &usageError{errors.New("--context and --contexts cannot be used together")}
 	case len(slices.Compact(sorted)) != len(f.contexts):
 		return &usageError{errors.New("--contexts names a cluster twice")}
 	case f.maxParallel < 1 || f.maxUnavailable < 0:

@@ -46,9 +46,6 @@ With --cluster it shows the health of each bundle on a cluster.`,
 		GroupID: groupLook,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if format != "" && cmd.Flags().Changed("format") {
-				return &usageError{errors.New("--format and --output cannot be used together")}
-			}
 			var g *graph.Graph
 			draw := map[string]func() string{
 				"text": func() string { return g.Text() }, "svg": func() string { return g.SVG() },
@@ -82,6 +79,7 @@ With --cluster it shows the health of each bundle on a cluster.`,
 	cmd.Flags().StringVar(&kind, "format", kind, strings.Join(graphKinds, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(graphKinds, cobra.ShellCompDirectiveNoFileComp))
 	outputFlag(cmd, &format)
+	cmd.MarkFlagsMutuallyExclusive("format", "output")
 	cmd.Flags().BoolVar(&coloured, "cluster", false, "also show the health of each bundle on a cluster")
 	f.addConnection(cmd)
 	return cmd

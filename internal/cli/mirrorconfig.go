@@ -35,7 +35,7 @@ mirrors the registries of the references' images, or those given by --registry.
 
 Images that a bundle names do not need it: apply relocates them. It is for operators that compute
 image names when they run.`,
-		Example: `  krtpkg mirror-config --for containerd --mirror site.example/krt/edge site.example/krt/edge:1.0.0 -o certs.d
+		Example: `  krtpkg mirror-config --for containerd --mirror site.example/krt/edge site.example/krt/edge:1.0.0 -d certs.d
   krtpkg mirror-config --for k3s --mirror site.example/krt/edge --registry quay.io --registry docker.io`,
 		GroupID: groupCarry,
 		Args:    cobra.ArbitraryArgs,
@@ -50,7 +50,7 @@ image names when they run.`,
 	flags.StringVar(&o.config.CAFile, "ca", "", "file on the nodes with the CA of the mirror's certificate")
 	flags.BoolVar(&o.config.PlainHTTP, "mirror-plain-http", false, "the mirror does not use TLS")
 	flags.BoolVar(&o.config.Fallback, "fallback", false, "let nodes ask upstream for images that the mirror lacks")
-	flags.StringVarP(&o.dir, "output-dir", "o", "", "folder to write to (default: one file to standard output)")
+	outputDirFlag(cmd, &o.dir, "folder to write to (default: one file to standard output)")
 	flags.BoolVar(&o.force, "force", false, "overwrite files in the folder")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(runtimes, cobra.ShellCompDirectiveNoFileComp))
 	requireFlags(cmd, "for", "mirror")

@@ -28,7 +28,7 @@ func (a *app) packagesCommand() *cobra.Command {
 		Short: "write what kapp-controller, Flux and Argo CD need to consume a runtime",
 		Long: `Packages writes manifests for controllers that reconcile from the registry. They fetch the runtime
 itself, which is verified first and named by digest: the controllers verify less, or nothing.`,
-		Example: "  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages",
+		Example: "  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -d packages",
 		GroupID: groupCluster,
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -53,7 +53,7 @@ func (f *controllerFlags) addControllerFlags(cmd *cobra.Command, unsigned string
 	f.site.trust.addTrustFlags(cmd)
 	f.site.trust.addUnsigned(cmd, unsigned)
 	cmd.Flags().BoolVar(&f.allowAltered, "allow-altered", false, "accept the runtime's files for the controller although this krtpkg would write others, as for a runtime that an older krtpkg built")
-	cmd.Flags().StringVarP(&f.dir, "output-dir", "o", "", "folder to write to (default: standard output)")
+	outputDirFlag(cmd, &f.dir, "folder to write to (default: standard output)")
 	cmd.Flags().BoolVar(&f.force, "force", false, "overwrite files in the folder")
 }
 

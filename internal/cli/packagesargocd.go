@@ -38,7 +38,7 @@ attached to the runtime and copied with it.
 Argo CD does not verify signatures and uses the digest verified here. With --follow it uses the tag
 TAG.argocd, which this command moves to TAG after verifying it.`,
 		Example: `  krtpkg packages argocd --key cosign.pub site.example/krt/edge:1.0.0 | kubectl apply -f -
-  krtpkg packages argocd --key cosign.pub site.example/krt/edge:stable --follow -o apps`,
+  krtpkg packages argocd --key cosign.pub site.example/krt/edge:stable --follow -d apps`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesArgoCD(cmd.Context(), args[0], o) },
 	}

@@ -37,7 +37,7 @@ It names the verified digest. With --follow Flux follows the reference's tag, an
 the newest version of a range: it accepts what those keys or identities have signed. A trust policy
 with further requirements is refused, since Flux would not check them.`,
 		Example: `  krtpkg packages flux --key cosign.pub site.example/krt/edge:1.0.0 | kubectl apply -f -
-  krtpkg packages flux --key cosign.pub site.example/krt/edge:stable --follow -o clusters/site-7
+  krtpkg packages flux --key cosign.pub site.example/krt/edge:stable --follow -d clusters/site-7
   krtpkg packages flux --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.packagesFlux(cmd.Context(), args[0], o) },
@@ -48,15 +48,13 @@ with further requirements is refused, since Flux would not check them.`,
 	flags.DurationVar(&o.interval, "interval", 10*time.Minute, "interval of Flux for the registry and the cluster")
 	flags.BoolVar(&o.follow, "follow", false, "follow the reference's tag")
 	flags.StringVar(&o.constraints, "constraints", "", "follow the newest version in a range, as in \">=1.0.0 <2.0.0\"")
+	cmd.MarkFlagsMutuallyExclusive("follow", "constraints")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux cannot apply, for krtpkg apply --beside")
 	return cmd
 }
 
 func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions) error {
-	if o.follow && o.constraints != "" {
-		return &usageError{errors.New("--follow and --constraints cannot be used together")}
-	}
 	p, policy, err := a.prepareForController(ctx, reference, "flux", &o.from)
 	if err != nil {
 		return err

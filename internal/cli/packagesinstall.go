@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,7 +46,7 @@ uses the values of the last apply if you give none.
 
 Without --apply use any tool: kapp applies them in the order of the layers, and kapp-controller
 retries what fails because something is missing.`,
-		Example: `  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -o packages
+		Example: `  krtpkg packages install --key cosign.pub registry.example/krt/edge:1.0.0 -d packages
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --values site.yaml --apply
   krtpkg packages install --key cosign.pub site.example/krt/edge:1.0.0 --constraints ">=1.0.0 <2.0.0"`,
 		Args: cobra.ExactArgs(1),
@@ -71,6 +70,8 @@ retries what fails because something is missing.`,
 	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that cannot be packages, for krtpkg apply --beside")
 	flags.BoolVar(&o.without, "without-repository", false, "leave out the PackageRepository, if krtpkg packages repo writes one")
 	flags.BoolVar(&o.apply, "apply", false, "apply them, and wait until everything is installed")
+	cmd.MarkFlagsMutuallyExclusive("apply", "output-dir")
+	cmd.MarkFlagsMutuallyExclusive("apply", "output")
 	o.cluster.addKubeconfig(cmd)
 	o.cluster.addParallel(cmd)
 	o.cluster.addWait(cmd)
@@ -81,11 +82,8 @@ retries what fails because something is missing.`,
 }
 
 func (o *installOptions) checkValues(a *app) error {
-	switch {
-	case !o.apply:
+	if !o.apply {
 		return nil
-	case o.from.dir != "":
-		return &usageError{errors.New("--apply and --output-dir cannot be used together")}
 	}
 	o.cluster.Namespace = o.to.Namespace
 	return cmp.Or(o.ahead.checkValues(), o.cluster.checkValues(a))

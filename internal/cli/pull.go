@@ -22,25 +22,27 @@ func (a *app) pullCommand() *cobra.Command {
 		force bool
 	}
 	cmd := &cobra.Command{
-		Use:   "pull REFERENCE -o FOLDER",
+		Use:   "pull REFERENCE -d FOLDER",
 		Short: "fetch the content of a bundle or a runtime into a folder",
 		Long: `Pull writes the files of a bundle into a folder; those of a runtime's bundles go into
 bundles/NAME below it. With --key, --certificate-identity or --policy the
 signature is verified first.
 
 The folder must be new or empty. It appears under its name when everything is in it.`,
-		Example: `  krtpkg pull registry.example/krt/edge:1.0.0 -o edge
-  krtpkg pull --key cosign.pub registry.example/krt/edge:1.0.0 -o edge`,
+		Example: `  krtpkg pull registry.example/krt/edge:1.0.0 -d edge
+  krtpkg pull --key cosign.pub registry.example/krt/edge:1.0.0 -d edge`,
 		GroupID: groupLook,
 		Args:    oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.dir == "" {
+				return &usageError{fmt.Errorf("--output-dir is missing\nusage: %s", cmd.UseLine())}
+			}
 			return a.runPull(cmd.Context(), args[0], o.dir, &o.trust)
 		},
 	}
-	cmd.Flags().StringVarP(&o.dir, "output", "o", "", "folder to write to")
+	outputDirFlag(cmd, &o.dir, "folder to write to")
 	o.trust.addTrustFlags(cmd)
 	o.trust.addUnsigned(cmd, "fetch what no policy file would let pass")
-	requireFlags(cmd, "output")
 	return cmd
 }
 

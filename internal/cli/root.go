@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/ui"
@@ -158,14 +159,30 @@ func requireFlags(cmd *cobra.Command, names ...string) {
 	}
 }
 
-// usageArgs makes a wrong number of arguments a usage error.
+// usageArgs makes a wrong number of arguments, and flags that exclude each other, usage errors.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
 			return &usageError{fmt.Errorf("%w\nusage: %s", err, cmd.UseLine())}
 		}
-		return nil
+		return checkExclusive(cmd)
 	}
+}
+
+// checkExclusive says in plain words what cobra says of flags that exclude each other, before cobra does.
+func checkExclusive(cmd *cobra.Command) error {
+	const groups = "cobra_annotation_mutually_exclusive" // cobra's own, see MarkFlagsMutuallyExclusive
+	var err error
+	cmd.Flags().Visit(func(flag *pflag.Flag) { // in the order of names
+		for _, group := range flag.Annotations[groups] {
+			for _, other := range strings.Fields(group) {
+				if err == nil && other != flag.Name && cmd.Flags().Changed(other) {
+					err = &usageError{fmt.Errorf("--%s and --%s cannot be used together", flag.Name, other)}
+				}
+			}
+		}
+	})
+	return err
 }
 
 // newClient reaches registries with the settings of the command line, the environment and the
@@ -187,4 +204,14 @@ func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
 func outputFlag(cmd *cobra.Command, format *ui.Format) {
 	cmd.Flags().VarP(format, "output", "o", "output format")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "text"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// outputDirFlag adds --output-dir. Its value may follow -o as well, as in older versions, which is not shown: all
+// other commands take a format there.
+func outputDirFlag(cmd *cobra.Command, dir *string, usage string) {
+	flags := cmd.Flags()
+	flags.StringVarP(dir, "output-dir", "d", "", usage)
+	flags.StringVarP(dir, "output", "o", "", usage)
+	_ = flags.MarkHidden("output") // which is there
+	_ = cmd.MarkFlagDirname("output-dir")
 }

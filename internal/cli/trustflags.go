@@ -53,6 +53,10 @@ func (f *trustFlags) addTrustFlags(cmd *cobra.Command) {
 	flags.StringVar(&f.caRoots, "ca-roots", "", "file of the certificate authorities of a private PKI, with their intermediates")
 	flags.StringVar(&f.expectName, "expect-name", "", "required name of the bundle or runtime, as in its definition")
 	flags.StringVar(&f.timestamps, "timestamp-certificate-chain", "", "file of the certificates of a timestamp authority")
+	cmd.MarkFlagsMutuallyExclusive("certificate-identity", "certificate-identity-regexp")
+	cmd.MarkFlagsMutuallyExclusive("certificate-oidc-issuer", "certificate-oidc-issuer-regexp")
+	cmd.MarkFlagsMutuallyExclusive("policy", "key")
+	cmd.MarkFlagsMutuallyExclusive("trusted-root", "ca-roots")
 }
 
 // addUnsigned adds the flag by which nothing is verified, in spite of a policy file.
@@ -83,8 +87,6 @@ func (a *app) loadTrust(ctx context.Context, f *trustFlags) (*trust.Policy, erro
 		return nil, &usageError{errors.New("--trusted-root cannot be used with --ca-roots and --timestamp-certificate-chain: it contains the authorities")}
 	case certificates == "" && f.issuer+f.issuerRegExp+f.caRoots != "":
 		return nil, &usageError{errors.New("the certificate flags require --certificate-identity")}
-	case f.identity != "" && f.identityRegExp != "", f.issuer != "" && f.issuerRegExp != "":
-		return nil, &usageError{errors.New("a flag and its -regexp variant cannot be used together")}
 	case certificates != "" && (f.trustedRoot == "") == (f.caRoots == ""):
 		return nil, &usageError{errors.New("--certificate-identity requires --trusted-root (Sigstore) or --ca-roots (a private PKI)")}
 	case f.trustedRoot != "" && certificates != "" && f.issuer+f.issuerRegExp == "":
