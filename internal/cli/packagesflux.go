@@ -12,6 +12,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/trust"
+	"krtpkg.dev/krtpkg/pkg/trust/export"
 )
 
 type fluxOptions struct {
@@ -104,9 +105,9 @@ func (a *app) fluxTrust(p *preparedRoot, policy *trust.Policy, o *fluxOptions) e
 		return nil
 	}
 	follows := o.follow || o.constraints != ""
-	trusted, err := policy.ExportFlux(p.Repository)
+	trusted, err := export.Flux(policy, p.Repository)
 	switch {
-	case errors.Is(err, trust.ErrInexpressible) && !follows:
+	case errors.Is(err, export.ErrInexpressible) && !follows:
 		a.ui.Note("note: Flux does not verify signatures, it uses the digest verified here: %v", err)
 		return nil
 	case err != nil:

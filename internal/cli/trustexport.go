@@ -6,11 +6,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/pkg/trust"
+	"krtpkg.dev/krtpkg/pkg/trust/export"
 )
 
 func (a *app) trustExportCommand() *cobra.Command {
 	var policy, format string
-	var o trust.ExportOptions
+	var o export.Options
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "write the policy as manifests for a cluster",
@@ -24,11 +25,11 @@ cluster enforces it for running images. Rules that they cannot express are error
 			if err != nil {
 				return err
 			}
-			write := map[string]func(trust.ExportOptions) ([]byte, error){"kyverno": p.ExportKyverno, "policy-controller": p.ExportPolicyController}[format]
+			write := map[string]func(*trust.Policy, export.Options) ([]byte, error){"kyverno": export.Kyverno, "policy-controller": export.PolicyController}[format]
 			if write == nil {
 				return &usageError{fmt.Errorf("--format %s: want kyverno or policy-controller", format)}
 			}
-			manifests, err := write(o)
+			manifests, err := write(p, o)
 			if err != nil {
 				return err
 			}

@@ -37,6 +37,7 @@ var order = []string{
 	"pkg/archive",
 	"pkg/layout",
 	"pkg/delta",
+	"pkg/trust/export",
 	"pkg/trust",
 	"pkg/sign/kms",
 	"pkg/sign",

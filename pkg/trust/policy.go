@@ -127,23 +127,28 @@ type Policy struct {
 	// combined must accept what this policy accepts; nil for none.
 	combined    *Policy
 	authorities map[string]*sign.Authority
-	rules       []*rule
-	images      []*rule
+	rules       []*ResolvedRule
+	images      []*ResolvedRule
 	revoked     map[digest.Digest]bool
 }
 
-// rule is a rule with its resolved signers.
-type rule struct {
+// ResolvedRule is a rule with the signers that its names stand for.
+type ResolvedRule struct {
 	*Rule
-	signers      []sign.Authority
-	attestations []requirement
+	// Signers are those who may sign.
+	Signers []sign.Authority
+	// Required are the attestations that it needs.
+	Required []ResolvedRequirement
 }
 
-type requirement struct {
+// ResolvedRequirement is an attestation that a rule needs, with the signers that its names stand for.
+type ResolvedRequirement struct {
 	*Requirement
-	predicateType string
-	attesters     []sign.Authority
-	condition     cel.Program
+	// PredicateType is a URI.
+	PredicateType string
+	Attesters     []sign.Authority
+
+	condition cel.Program
 }
 
 // shortTypes are cosign's names of predicate types.
@@ -373,23 +378,27 @@ func (r *policyReader) readTrustedRoot(a *Authority) (*sign.TrustedRoot, error) 
 	return sign.LoadCertificates(certificates, timestamps)
 }
 
-// readText returns the content of a field, or of the file that it names.
 func (r *policyReader) readText(value, inline string) ([]byte, error) {
-	if value == "" {
-		return nil, nil
-	}
-	if strings.Contains(value, inline) {
-		return []byte(value), nil
-	}
-	if r.readFile == nil {
-		return nil, fmt.Errorf("%s: files are not supported here", value)
-	}
-	return r.readFile(value)
+	return ReadText(value, inline, r.readFile)
 }
 
-func (r *policyReader) readRule(from *Rule, path ...any) (*rule, error) {
+// ReadText returns the content of a field of a policy file: the value itself if it contains inline, or what read
+// gives for the file that it names. An empty value is nothing.
+func ReadText(value, inline string, read func(file string) ([]byte, error)) ([]byte, error) {
+	switch {
+	case value == "":
+		return nil, nil
+	case strings.Contains(value, inline):
+		return []byte(value), nil
+	case read == nil:
+		return nil, fmt.Errorf("%s: files are not supported here", value)
+	}
+	return read(value)
+}
+
+func (r *policyReader) readRule(from *Rule, path ...any) (*ResolvedRule, error) {
 	at := func(fields ...any) []any { return append(slices.Clone(path), fields...) }
-	made := &rule{Rule: from}
+	made := &ResolvedRule{Rule: from}
 	if len(from.Match) == 0 {
 		return nil, r.errorAt(errors.New(`match is empty: want globs of REGISTRY/REPOSITORY, or local; "**" is everything`), at("match")...)
 	}
@@ -399,11 +408,11 @@ func (r *policyReader) readRule(from *Rule, path ...any) (*rule, error) {
 		}
 	}
 	var err error
-	if made.signers, err = r.authoritiesByName(from.Authorities, nil); err != nil {
+	if made.Signers, err = r.authoritiesByName(from.Authorities, nil); err != nil {
 		return nil, r.errorAt(err, at("authorities")...)
 	}
-	if from.Threshold < 0 || from.Threshold > len(made.signers) {
-		return nil, r.errorAt(fmt.Errorf("threshold is %d, but there are %d authorities", from.Threshold, len(made.signers)), at("threshold")...)
+	if from.Threshold < 0 || from.Threshold > len(made.Signers) {
+		return nil, r.errorAt(fmt.Errorf("threshold is %d, but there are %d authorities", from.Threshold, len(made.Signers)), at("threshold")...)
 	}
 	for i, glob := range from.Names {
 		if !doublestar.ValidatePattern(glob) || path[0] == "images" {
@@ -412,20 +421,20 @@ func (r *policyReader) readRule(from *Rule, path ...any) (*rule, error) {
 	}
 	for i := range from.Attestations {
 		q := &from.Attestations[i]
-		need := requirement{Requirement: q, predicateType: PredicateType(q.Type)}
-		if !strings.Contains(need.predicateType, ":") {
+		need := ResolvedRequirement{Requirement: q, PredicateType: PredicateType(q.Type)}
+		if !strings.Contains(need.PredicateType, ":") {
 			return nil, r.errorAt(fmt.Errorf("type %q is neither a URI nor one of cosign's names", q.Type), at("attestations", i, "type")...)
 		}
-		if need.attesters, err = r.authoritiesByName(q.Authorities, made.signers); err != nil {
+		if need.Attesters, err = r.authoritiesByName(q.Authorities, made.Signers); err != nil {
 			return nil, r.errorAt(err, at("attestations", i, "authorities")...)
 		}
-		if q.Threshold < 0 || q.Threshold > len(need.attesters) {
-			return nil, r.errorAt(fmt.Errorf("threshold is %d, but there are %d attesters", q.Threshold, len(need.attesters)), at("attestations", i, "threshold")...)
+		if q.Threshold < 0 || q.Threshold > len(need.Attesters) {
+			return nil, r.errorAt(fmt.Errorf("threshold is %d, but there are %d attesters", q.Threshold, len(need.Attesters)), at("attestations", i, "threshold")...)
 		}
 		if need.condition, err = compileCondition(q.Condition); err != nil {
 			return nil, r.errorAt(err, at("attestations", i, "condition")...)
 		}
-		made.attestations = append(made.attestations, need)
+		made.Required = append(made.Required, need)
 	}
 	return made, nil
 }
@@ -464,7 +473,7 @@ func (r *policyReader) authoritiesByName(names []string, byDefault []sign.Author
 
 // NewPolicy returns the policy that trusts any one of some authorities with everything.
 func NewPolicy(authorities ...sign.Authority) (*Policy, error) {
-	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*rule{{Rule: &Rule{Match: []string{"**"}}, signers: authorities}}}
+	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*ResolvedRule{{Rule: &Rule{Match: []string{"**"}}, Signers: authorities}}}
 	return p, (&sign.Policy{Authorities: authorities}).Validate()
 }
 
@@ -481,6 +490,15 @@ func (p *Policy) Combine(other *Policy) *Policy {
 	both.combined = p.combined.Combine(other)
 	return &both
 }
+
+// Rules returns the rules by place, in order.
+func (p *Policy) Rules() []*ResolvedRule { return p.rules }
+
+// ImageRules returns the rules for workload images, in order.
+func (p *Policy) ImageRules() []*ResolvedRule { return p.images }
+
+// Combined returns the policy that must accept what this one accepts; nil for none. See [Policy.Combine].
+func (p *Policy) Combined() *Policy { return p.combined }
 
 // HasImageRules reports whether there are rules for workload images.
 func (p *Policy) HasImageRules() bool {

@@ -38,15 +38,15 @@ func (r *refusal) Unwrap() error   { return r.cause }
 func newRefusal(format string, args ...any) error { return &refusal{fmt.Sprintf(format, args...), nil} }
 
 // FindRule returns the rule for a place, a repository or [Local].
-func (p *Policy) FindRule(where string) (*Rule, error) {
+func (p *Policy) FindRule(where string) (*ResolvedRule, error) {
 	if r := matchRule(p.rules, where); r != nil {
-		return r.Rule, nil
+		return r, nil
 	}
-	return nil, newRefusal("%s: no rule of %s matches", where, p.displayName())
+	return nil, newRefusal("%s: no rule of %s matches", where, p.DisplayName())
 }
 
 // matchRule returns the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
-func matchRule(rules []*rule, name string) *rule {
+func matchRule(rules []*ResolvedRule, name string) *ResolvedRule {
 	names := nameSpellings(name)
 	for _, r := range rules {
 		for _, glob := range r.Match {
@@ -62,7 +62,7 @@ func matchRule(rules []*rule, name string) *rule {
 	return nil
 }
 
-func (p *Policy) displayName() string { return cmp.Or(p.Name, "the trust policy") }
+func (p *Policy) DisplayName() string { return cmp.Or(p.Name, "the trust policy") }
 
 // Verify verifies a root at a place, a repository or [Local], by the rule for that place: the
 // signatures, the attestations, that neither the root nor a bundle or an image in its lock is
@@ -71,7 +71,7 @@ func (p *Policy) displayName() string { return cmp.Or(p.Name, "the trust policy"
 func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
 	r := matchRule(p.rules, where)
 	if r == nil {
-		return nil, newRefusal("%s: no rule of %s matches", where, p.displayName())
+		return nil, newRefusal("%s: no rule of %s matches", where, p.DisplayName())
 	}
 	result, err := p.verifyByRule(ctx, store, root, r, where, false)
 	if err == nil {
@@ -186,7 +186,7 @@ func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphT
 const maxManifest = 4 << 20
 
 // checkName checks the signed name of a root against the expected names.
-func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, where string) error {
+func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *ResolvedRule, where string) error {
 	if p.ExpectName == "" && len(r.Names) == 0 {
 		return nil
 	}
@@ -199,7 +199,7 @@ func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, 
 		return newRefusal("%s: signed as %s, want %s", where, name, p.ExpectName)
 	}
 	if len(r.Names) > 0 && !slices.ContainsFunc(r.Names, func(glob string) bool { return doublestar.MatchUnvalidated(glob, name) }) {
-		return newRefusal("%s: signed as %s, but the rule of %s is for %s", where, name, p.displayName(), strings.Join(r.Names, ", "))
+		return newRefusal("%s: signed as %s, but the rule of %s is for %s", where, name, p.DisplayName(), strings.Join(r.Names, ", "))
 	}
 	return nil
 }
@@ -218,7 +218,7 @@ type Image struct {
 // the rules of all its names: its upstream name, and the name in the manifests.
 func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarget, set *bundle.Set) ([]Image, error) {
 	var found []Image
-	rules := map[digest.Digest][]*rule{}
+	rules := map[digest.Digest][]*ResolvedRule{}
 	for _, b := range set.Bundles {
 		for _, image := range b.Images {
 			d := digest.Digest(image.Image.DigestStr())
@@ -263,14 +263,14 @@ func (p *Policy) VerifyImages(ctx context.Context, store oras.ReadOnlyGraphTarge
 	return found, err
 }
 
-func (p *Policy) verifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget, image *Image, r *rule) (*sign.Result, error) {
+func (p *Policy) verifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget, image *Image, r *ResolvedRule) (*sign.Result, error) {
 	desc, err := store.Resolve(ctx, image.Digest.String())
 	if err == nil && desc.Digest != image.Digest {
 		err = newRefusal("%s is given for %s", desc.Digest, image.Digest)
 	}
 	var result *sign.Result
 	if err == nil {
-		result, err = p.verifyByRule(ctx, store, desc, r, image.Reference, len(r.attestations) == 0)
+		result, err = p.verifyByRule(ctx, store, desc, r, image.Reference, len(r.Required) == 0)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", image.Reference, err)
@@ -279,21 +279,21 @@ func (p *Policy) verifyImage(ctx context.Context, store oras.ReadOnlyGraphTarget
 }
 
 // verifyByRule verifies something by a rule.
-func (p *Policy) verifyByRule(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *rule, what string, signaturesOnly bool) (*sign.Result, error) {
+func (p *Policy) verifyByRule(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *ResolvedRule, what string, signaturesOnly bool) (*sign.Result, error) {
 	if err := p.checkDigest(root.Digest, what); err != nil {
 		return nil, err
 	}
 	result, err := sign.Verify(ctx, store, root, sign.Policy{
-		Authorities: r.signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.allAttesters(),
+		Authorities: r.Signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.AllAttesters(),
 		SignaturesOnly: signaturesOnly,
 		Suffices: func(result *sign.Result) bool {
-			return !slices.ContainsFunc(r.attestations, func(q requirement) bool { return q.checkAttestations(result) != nil })
+			return !slices.ContainsFunc(r.Required, func(q ResolvedRequirement) bool { return q.checkAttestations(result) != nil })
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	for _, q := range r.attestations {
+	for _, q := range r.Required {
 		if err := q.checkAttestations(result); err != nil {
 			return nil, err
 		}
@@ -303,16 +303,16 @@ func (p *Policy) verifyByRule(ctx context.Context, store oras.ReadOnlyGraphTarge
 
 func (p *Policy) checkDigest(d digest.Digest, what string) error {
 	if p.revoked[d] {
-		return newRefusal("%s: %s is revoked by %s", what, d, p.displayName())
+		return newRefusal("%s: %s is revoked by %s", what, d, p.DisplayName())
 	}
 	return nil
 }
 
-// allAttesters returns all authorities whose attestations count for some requirement.
-func (r *rule) allAttesters() []sign.Authority {
-	all := slices.Clone(r.signers)
-	for _, q := range r.attestations {
-		for _, a := range q.attesters {
+// AllAttesters returns all authorities whose attestations count for some requirement.
+func (r *ResolvedRule) AllAttesters() []sign.Authority {
+	all := slices.Clone(r.Signers)
+	for _, q := range r.Required {
+		for _, a := range q.Attesters {
 			if !slices.ContainsFunc(all, func(b sign.Authority) bool { return a.Name == b.Name }) {
 				all = append(all, a)
 			}
@@ -322,11 +322,11 @@ func (r *rule) allAttesters() []sign.Authority {
 }
 
 // checkAttestations returns an error unless enough attestations meet the requirement.
-func (q *requirement) checkAttestations(result *sign.Result) error {
+func (q *ResolvedRequirement) checkAttestations(result *sign.Result) error {
 	var by, not []string
 	for _, v := range result.Attestations {
-		named := slices.ContainsFunc(q.attesters, func(a sign.Authority) bool { return a.Name == v.Authority })
-		if v.PredicateType != q.predicateType || !named || slices.Contains(by, v.Authority) {
+		named := slices.ContainsFunc(q.Attesters, func(a sign.Authority) bool { return a.Name == v.Authority })
+		if v.PredicateType != q.PredicateType || !named || slices.Contains(by, v.Authority) {
 			continue
 		}
 		yes, err := evaluateCondition(q.condition, v.Predicate)
@@ -346,7 +346,7 @@ func (q *requirement) checkAttestations(result *sign.Result) error {
 	for _, r := range result.Rejected {
 		not = append(not, fmt.Sprintf("%s: %v", r.Object, r.Err))
 	}
-	problem := fmt.Sprintf("%s: %d of %d attestations of %s by %s", result.Root, len(by), need, q.predicateType, authorityNames(q.attesters))
+	problem := fmt.Sprintf("%s: %d of %d attestations of %s by %s", result.Root, len(by), need, q.PredicateType, authorityNames(q.Attesters))
 	if q.Condition != "" {
 		problem += fmt.Sprintf(" for which %s", q.Condition)
 	}

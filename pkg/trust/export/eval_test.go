@@ -1,4 +1,4 @@
-package trust_test
+package export_test
 
 import (
 	"errors"
@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"krtpkg.dev/krtpkg/pkg/trust"
+	"krtpkg.dev/krtpkg/pkg/trust/export"
 )
 
 // kyverno evaluates what Kyverno does, as far as exports use it: its environment
@@ -169,13 +170,13 @@ func TestExportMatches(t *testing.T) {
 			rules += "- match: ['" + globs[i] + "']\n  authorities: [build]\n"
 		}
 		p := exportedPolicy(t, rules)
-		text, err := p.ExportKyverno(trust.ExportOptions{})
+		text, err := export.Kyverno(p, export.Options{})
 		if err != nil {
 			t.Fatalf("%q: %v", globs, err)
 		}
-		controller, err := p.ExportPolicyController(trust.ExportOptions{})
+		controller, err := export.PolicyController(p, export.Options{})
 		switch {
-		case errors.Is(err, trust.ErrInexpressible):
+		case errors.Is(err, export.ErrInexpressible):
 			refused++
 		case err != nil:
 			t.Fatal(err)
@@ -259,7 +260,7 @@ func TestExportValidates(t *testing.T) {
 		"two, and holds":         {rules: attested("    threshold: 2\n" + condition), signed: []string{"release"}, predicates: map[string]map[string]any{"build": good, "audit": good}, want: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := exportedPolicy(t, c.rules).ExportKyverno(trust.ExportOptions{Enforce: true})
+			text, err := export.Kyverno(exportedPolicy(t, c.rules), export.Options{Enforce: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -298,7 +299,7 @@ func TestExportThreshold(t *testing.T) {
 	everyone := []string{"build", "release", "audit", "large"}
 	for need := 1; need <= len(everyone); need++ {
 		p := exportedPolicy(t, fmt.Sprintf("rules:\n- match: [registry.example/**]\n  authorities: [%s]\n  threshold: %d\n", strings.Join(everyone, ", "), need))
-		text, err := p.ExportPolicyController(trust.ExportOptions{})
+		text, err := export.PolicyController(p, export.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package trust_test
+package export_test
 
 import (
 	"bytes"
@@ -18,7 +18,9 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/internal/sigstoretest"
+	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
+	"krtpkg.dev/krtpkg/pkg/trust/export"
 )
 
 var update = flag.Bool("update", false, "write the golden files of exports")
@@ -26,17 +28,20 @@ var update = flag.Bool("update", false, "write the golden files of exports")
 // exported reads a policy whose files are those in testdata/export.
 func exported(t *testing.T, text string, files map[string]string) *trust.Policy {
 	t.Helper()
-	p, err := trust.ParsePolicy("testdata/export/trust.yaml", []byte(head+text), func(name string) ([]byte, error) {
+	p, err := trust.ParsePolicy("testdata/trust.yaml", []byte(head+text), func(name string) ([]byte, error) {
 		if content, known := files[name]; known {
 			return []byte(content), nil
 		}
-		return os.ReadFile(filepath.Join("testdata/export", name))
+		return os.ReadFile(filepath.Join("testdata", name))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
+
+// head begins a policy file.
+const head = "apiVersion: krtpkg.dev/v1alpha1\nkind: TrustPolicy\n"
 
 const (
 	people = `
@@ -64,12 +69,12 @@ func TestExportGolden(t *testing.T) {
 	valid := validators(t)
 	for name, c := range map[string]struct {
 		policy  string
-		options trust.ExportOptions
+		options export.Options
 		// only is the target of what the other one cannot be told.
 		only string
 	}{
-		"key":       {policy: people + "rules:\n- match: ['**', local]\n  authorities: [build, large]\n- match: [local]\n", options: trust.ExportOptions{Enforce: true}},
-		"keyless":   {policy: people + "rules:\n- match: [registry.example/*/up]\n  authorities: [upstream]\n", options: trust.ExportOptions{Name: "site"}},
+		"key":       {policy: people + "rules:\n- match: ['**', local]\n  authorities: [build, large]\n- match: [local]\n", options: export.Options{Enforce: true}},
+		"keyless":   {policy: people + "rules:\n- match: [registry.example/*/up]\n  authorities: [upstream]\n", options: export.Options{Name: "site"}},
 		"threshold": {policy: people + "rules:\n- match: [registry.example/**]\n  authorities: [build, release, audit]\n  threshold: 2\n"},
 		"attestation": {policy: people + `rules:
 - match: [registry.example/**]
@@ -87,7 +92,7 @@ func TestExportGolden(t *testing.T) {
     authorities: [build, audit]
     condition: predicate.runDetails.builder.id.startsWith("https://ci.example/") // whose it is
 `},
-		"overlap": {only: "kyverno", policy: people + twoRules, options: trust.ExportOptions{Enforce: true}},
+		"overlap": {only: "kyverno", policy: people + twoRules, options: export.Options{Enforce: true}},
 		"images":  {policy: people + "rules:\n- match: [local]\nimages:\n- match: ['quay.io/{a,b}/**']\n  authorities: [audit]\n- match: [ghcr.io/**]\n  authorities: [build]\n"},
 		"log": {policy: `
 authorities:
@@ -103,15 +108,15 @@ authorities:
 rules:
 - match: [registry.example/**]
 `},
-		"revoked": {policy: people + "rules:\n- match: [registry.example/**]\n  authorities: [build, release]\nrevoked:\n  keys: [{build}]\n  digests: [sha256:" + strings.Repeat("ab", 32) + "]\n", options: trust.ExportOptions{Enforce: true}},
+		"revoked": {policy: people + "rules:\n- match: [registry.example/**]\n  authorities: [build, release]\nrevoked:\n  keys: [{build}]\n  digests: [sha256:" + strings.Repeat("ab", 32) + "]\n", options: export.Options{Enforce: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := exported(t, people+"rules:\n- match: [x/y]\n", nil).KeyID("build")
 			p := exported(t, strings.ReplaceAll(c.policy, "{build}", id), nil)
-			for target, export := range map[string]func(trust.ExportOptions) ([]byte, error){"kyverno": p.ExportKyverno, "policy-controller": p.ExportPolicyController} {
-				text, err := export(c.options)
+			for target, write := range map[string]func(*trust.Policy, export.Options) ([]byte, error){"kyverno": export.Kyverno, "policy-controller": export.PolicyController} {
+				text, err := write(p, c.options)
 				if c.only != "" && c.only != target {
-					if !errors.Is(err, trust.ErrInexpressible) {
+					if !errors.Is(err, export.ErrInexpressible) {
 						t.Errorf("%s: %v", target, err)
 					}
 					continue
@@ -120,7 +125,7 @@ rules:
 					t.Errorf("%s: %v", target, err)
 					continue
 				}
-				golden(t, fmt.Sprintf("testdata/export/%s.%s.yaml", name, target), text)
+				golden(t, fmt.Sprintf("testdata/%s.%s.yaml", name, target), text)
 				for _, document := range documents(t, text) {
 					for _, v := range valid[document["kind"].(string)] {
 						if err := v.Validate(document); err != nil {
@@ -133,7 +138,7 @@ rules:
 						delete(document["spec"].(map[string]any), "unknown")
 					}
 				}
-				if again, err := export(c.options); err != nil || !bytes.Equal(again, text) {
+				if again, err := write(p, c.options); err != nil || !bytes.Equal(again, text) {
 					t.Errorf("%s: another text the second time: %v", target, err)
 				}
 			}
@@ -142,7 +147,7 @@ rules:
 }
 
 func TestExportRefuses(t *testing.T) {
-	root, err := os.ReadFile("testdata/export/root.json")
+	root, err := os.ReadFile("testdata/root.json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,15 +206,15 @@ func TestExportRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := exported(t, c.policy, files)
-			o := trust.ExportOptions{ReadFile: func(name string) ([]byte, error) {
+			o := export.Options{ReadFile: func(name string) ([]byte, error) {
 				if text, known := files[name]; known {
 					return []byte(text), nil
 				}
-				return os.ReadFile(filepath.Join("testdata/export", name))
+				return os.ReadFile(filepath.Join("testdata", name))
 			}}
-			_, err := p.ExportKyverno(o)
+			_, err := export.Kyverno(p, o)
 			wantProblem(t, "Kyverno", err, c.kyverno)
-			_, err = p.ExportPolicyController(o)
+			_, err = export.PolicyController(p, o)
 			wantProblem(t, "policy-controller", err, c.controller)
 		})
 	}
@@ -220,7 +225,7 @@ func wantProblem(t *testing.T, target string, err error, want string) {
 	switch {
 	case want == "" && err != nil:
 		t.Errorf("%s: %v", target, err)
-	case want != "" && (!errors.Is(err, trust.ErrInexpressible) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "cannot be expressed for "+target)):
+	case want != "" && (!errors.Is(err, export.ErrInexpressible) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "cannot be expressed for "+target)):
 		t.Errorf("%s: %v, want %s", target, err, want)
 	}
 }
@@ -231,7 +236,11 @@ func manyKeys(t *testing.T, files map[string]string, count, need int) string {
 	text := "authorities:\n"
 	for i := range count {
 		file := fmt.Sprintf("many%d.pub", i)
-		_, files[file] = newKey(t)
+		_, public, err := sign.GenerateKeyPair(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[file] = string(public)
 		text += fmt.Sprintf("- {name: n%d, key: %s}\n", i, file)
 	}
 	return text + fmt.Sprintf("rules:\n- match: ['**']\n  threshold: %d\n", need)
@@ -242,22 +251,22 @@ func TestExportFails(t *testing.T) {
 	p := exported(t, people+twoRules, nil)
 	for name, c := range map[string]struct {
 		policy *trust.Policy
-		o      trust.ExportOptions
+		o      export.Options
 		want   string
 	}{
-		"name":        {p, trust.ExportOptions{Name: "Ünfit"}, "is not an object name"},
-		"gone":        {p, trust.ExportOptions{ReadFile: func(string) ([]byte, error) { return nil, os.ErrNotExist }}, "authority build: file does not exist"},
-		"another key": {p, trust.ExportOptions{ReadFile: func(string) ([]byte, error) { return os.ReadFile("testdata/export/d.pub") }}, "authority build: a.pub is no longer the key that it was"},
-		"no file":     {&trust.Policy{}, trust.ExportOptions{}, "was not read from a file"},
+		"name":        {p, export.Options{Name: "Ünfit"}, "is not an object name"},
+		"gone":        {p, export.Options{ReadFile: func(string) ([]byte, error) { return nil, os.ErrNotExist }}, "authority build: file does not exist"},
+		"another key": {p, export.Options{ReadFile: func(string) ([]byte, error) { return os.ReadFile("testdata/d.pub") }}, "authority build: a.pub is no longer the key that it was"},
+		"no file":     {&trust.Policy{}, export.Options{}, "was not read from a file"},
 		"unknown field": {exported(t, "authorities:\n- {name: one, trustedRoot: root.json, identity: {subject: x, issuer: y}}\nrules:\n- match: ['**']\n", nil),
-			trust.ExportOptions{ReadFile: func(string) ([]byte, error) {
-				root, err := os.ReadFile("testdata/export/root.json")
+			export.Options{ReadFile: func(string) ([]byte, error) {
+				root, err := os.ReadFile("testdata/root.json")
 				return bytes.Replace(root, []byte(`"uri"`), []byte(`"operator": "x", "URL": "y", "uri"`), 1), err
 			}}, "authority one: trusted root: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := c.policy.ExportKyverno(c.o)
-			if err == nil || text != nil || errors.Is(err, trust.ErrInexpressible) || !strings.Contains(err.Error(), c.want) {
+			text, err := export.Kyverno(c.policy, c.o)
+			if err == nil || text != nil || errors.Is(err, export.ErrInexpressible) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %s", err, c.want)
 			}
 		})
@@ -282,10 +291,10 @@ func TestExportRoots(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			files := map[string]string{"running.json": string(sigstore.TrustedRoot(c.parts))}
 			p := exported(t, "authorities:\n- {name: one, trustedRoot: running.json, identity: {subject: x, issuer: y}}\nrules:\n- match: ['**']\n", files)
-			o := trust.ExportOptions{ReadFile: func(name string) ([]byte, error) { return []byte(files[name]), nil }}
+			o := export.Options{ReadFile: func(name string) ([]byte, error) { return []byte(files[name]), nil }}
 			var all []map[string]any
-			for _, export := range []func(trust.ExportOptions) ([]byte, error){p.ExportKyverno, p.ExportPolicyController} {
-				text, err := export(o)
+			for _, write := range []func(*trust.Policy, export.Options) ([]byte, error){export.Kyverno, export.PolicyController} {
+				text, err := write(p, o)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -368,7 +377,7 @@ func asJSON(t *testing.T, value any) any {
 // the corpus has them.
 func validators(t *testing.T) map[string][]*jsonschema.Schema {
 	t.Helper()
-	data, err := os.ReadFile("testdata/export/shapes.yaml")
+	data, err := os.ReadFile("testdata/shapes.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,7 @@
-package trust
+// Package export says a trust policy in the terms of what guards a cluster: [Kyverno], Sigstore's
+// [PolicyController] and [Flux]. What a target cannot be told is [ErrInexpressible]: nothing is exported then, since the
+// cluster would accept more than the policy does.
+package export
 
 import (
 	"bytes"
@@ -19,19 +22,20 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
 // ErrInexpressible is the error of a rule that the target of an export cannot express. Nothing is
 // exported then, since the cluster would accept more than the policy does.
 var ErrInexpressible = errors.New("cannot be expressed")
 
-// ExportOptions configure the export of a policy as objects for a cluster.
-type ExportOptions struct {
+// Options configure the export of a policy as objects for a cluster.
+type Options struct {
 	// Name is prefix of the objects' names; "krtpkg" when empty.
 	Name string
 	// Enforce refuses what the policy does not let pass. Otherwise it is let pass and reported.
 	Enforce bool
-	// ReadFile reads the files that the policy names; when nil they are read as [LoadPolicy] does.
+	// ReadFile reads the files that the policy names; when nil they are read as [trust.LoadPolicy] does.
 	ReadFile func(name string) ([]byte, error)
 }
 
@@ -39,8 +43,8 @@ var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // exporter is a policy on its way to a target.
 type exporter struct {
-	*Policy
-	options ExportOptions
+	*trust.Policy
+	options Options
 	// target is the consumer of the export.
 	target string
 	// checkHolder adds what the target cannot be told about an authority.
@@ -54,7 +58,7 @@ type exporter struct {
 // holder is an authority with the content of the files that it names.
 type holder struct {
 	*sign.Authority
-	from *Authority
+	from *trust.Authority
 	// number is the authority's in the file, from 1 on.
 	number int
 	// key is PEM, hash what it signs the SHA of where that is not 256 bits.
@@ -74,7 +78,7 @@ func (h *holder) needsLog() bool { return h.Key != nil && h.RequireLog }
 
 // exportRule is the part of a rule that applies to images.
 type exportRule struct {
-	*rule
+	*trust.ResolvedRule
 	// name is that of its object, label what messages call it.
 	name, label string
 	globs       []glob
@@ -87,17 +91,17 @@ type exportRule struct {
 }
 
 type exportRequirement struct {
-	requirement
+	trust.ResolvedRequirement
 	label     string
 	attesters []*holder
 }
 
-func (r *rule) requiredSignatures() int          { return max(r.Threshold, 1) }
-func (q *requirement) requiredAttestations() int { return max(q.Threshold, 1) }
+func (r *exportRule) requiredSignatures() int          { return max(r.Threshold, 1) }
+func (q *exportRequirement) requiredAttestations() int { return max(q.Threshold, 1) }
 
 // recordProblem is something that the target cannot be told.
 func (e *exporter) recordProblem(format string, args ...any) {
-	err := fmt.Errorf("%s: %s: %w for %s", e.displayName(), fmt.Sprintf(format, args...), ErrInexpressible, e.target)
+	err := fmt.Errorf("%s: %s: %w for %s", e.DisplayName(), fmt.Sprintf(format, args...), ErrInexpressible, e.target)
 	if !slices.ContainsFunc(e.problems, func(p error) bool { return p.Error() == err.Error() }) {
 		e.problems = append(e.problems, err)
 	}
@@ -115,8 +119,8 @@ func (e *exporter) exportRules(emit func(*exportRule), notes func() []string, la
 	}
 	for _, list := range []struct {
 		name  string
-		rules []*rule
-	}{{"rule", e.rules}, {"image", e.images}} {
+		rules []*trust.ResolvedRule
+	}{{"rule", e.Rules()}, {"image", e.ImageRules()}} {
 		if err := e.exportList(list.name, list.rules, emit); err != nil {
 			return nil, fmt.Errorf("export: %w", err)
 		}
@@ -128,10 +132,10 @@ func (e *exporter) exportRules(emit func(*exportRule), notes func() []string, la
 	return e.writeDocuments(notes())
 }
 
-func (e *exporter) exportList(kind string, rules []*rule, emit func(*exportRule)) error {
+func (e *exporter) exportList(kind string, rules []*trust.ResolvedRule, emit func(*exportRule)) error {
 	var before []*exportRule
 	for i, from := range rules {
-		r := &exportRule{rule: from, name: fmt.Sprintf("%s-%s-%d", e.options.Name, kind, i+1)}
+		r := &exportRule{ResolvedRule: from, name: fmt.Sprintf("%s-%s-%d", e.options.Name, kind, i+1)}
 		r.label = fmt.Sprintf("%s %d (%s)", map[string]string{"rule": "rule", "image": "image rule"}[kind], i+1, strings.Join(from.Match, ", "))
 		if len(from.Names) > 0 {
 			e.recordProblem("%s: names of what is signed", r.label)
@@ -168,24 +172,24 @@ func (e *exporter) exportList(kind string, rules []*rule, emit func(*exportRule)
 
 // resolveSigners finds the signers of a rule.
 func (e *exporter) resolveSigners(r *exportRule) (err error) {
-	if r.signers, err = e.usableHolders(r.rule.signers, r.requiredSignatures(), r.label); err != nil {
+	if r.signers, err = e.usableHolders(r.ResolvedRule.Signers, r.requiredSignatures(), r.label); err != nil {
 		return err
 	}
 	apart := r.requiredSignatures() == 1
-	for i, q := range r.rule.attestations {
+	for i, q := range r.Required {
 		label := fmt.Sprintf("%s: attestation %d (%s)", r.label, i+1, q.Type)
-		made := exportRequirement{requirement: q, label: label}
-		if made.attesters, err = e.usableHolders(q.attesters, q.requiredAttestations(), label); err != nil {
+		made := exportRequirement{ResolvedRequirement: q, label: label}
+		if made.attesters, err = e.usableHolders(q.Attesters, made.requiredAttestations(), label); err != nil {
 			return err
 		}
 		r.attestations = append(r.attestations, made)
-		apart = apart && q.requiredAttestations() == 1 && slices.Equal(made.attesters, r.signers)
+		apart = apart && made.requiredAttestations() == 1 && slices.Equal(made.attesters, r.signers)
 	}
 	if apart {
 		return nil
 	}
 	// What a certificate signed is the first authority's that it fits, and no other's.
-	all := r.allAttesters()
+	all := r.AllAttesters()
 	for i := range all {
 		for j := range all[:i] {
 			if mayBeOne(all[j].Identity, all[i].Identity) {
@@ -262,7 +266,7 @@ func (e *exporter) readHolder(a *sign.Authority) (*holder, error) {
 	if h := e.holders[a.Name]; h != nil {
 		return h, nil
 	}
-	n := slices.IndexFunc(e.File.Authorities, func(f Authority) bool { return f.Name == a.Name })
+	n := slices.IndexFunc(e.File.Authorities, func(f trust.Authority) bool { return f.Name == a.Name })
 	h := &holder{Authority: a, from: &e.File.Authorities[n], number: n + 1}
 	e.holders[a.Name] = h
 	if h.leftOut = e.isExpiredOrRevoked(h); h.leftOut {
@@ -277,7 +281,7 @@ func (e *exporter) readHolder(a *sign.Authority) (*holder, error) {
 	}
 	if a.Identity != nil {
 		for _, id := range e.File.Revoked.Keys {
-			if !slices.ContainsFunc(e.File.Authorities, func(f Authority) bool { return e.KeyID(f.Name) == id }) {
+			if !slices.ContainsFunc(e.File.Authorities, func(f trust.Authority) bool { return e.KeyID(f.Name) == id }) {
 				e.recordProblem("authority %s: the revoked key %s, which may be of a certificate", a.Name, id)
 			}
 		}
@@ -307,17 +311,17 @@ func (e *exporter) checkPeriod(h *holder) {
 }
 
 func (e *exporter) readHolderFiles(h *holder) error {
-	r := &policyReader{readFile: e.options.ReadFile}
-	if r.readFile == nil {
-		r.readFile = func(file string) ([]byte, error) {
+	read := e.options.ReadFile
+	if read == nil {
+		read = func(file string) ([]byte, error) {
 			if !filepath.IsAbs(file) {
-				file = filepath.Join(filepath.Dir(e.Policy.Name), file)
+				file = filepath.Join(filepath.Dir(e.Name), file)
 			}
 			return os.ReadFile(file)
 		}
 	}
 	if h.Key != nil {
-		text, err := r.readText(h.from.Key, "-----BEGIN")
+		text, err := trust.ReadText(h.from.Key, "-----BEGIN", read)
 		if err != nil {
 			return err
 		}
@@ -333,14 +337,14 @@ func (e *exporter) readHolderFiles(h *holder) error {
 		}
 	}
 	if h.from.TrustedRoot != "" {
-		text, err := r.readText(h.from.TrustedRoot, "{")
+		text, err := trust.ReadText(h.from.TrustedRoot, "{", read)
 		if err != nil {
 			return err
 		}
 		h.root, h.rootText, err = parseTrustedRoot(text)
 		return err
 	}
-	text, err := r.readText(h.from.Certificates, "-----BEGIN")
+	text, err := trust.ReadText(h.from.Certificates, "-----BEGIN", read)
 	if err != nil {
 		return err
 	}
@@ -375,7 +379,7 @@ func publicPEM(text []byte) ([]byte, string, error) {
 // writeDocuments returns the objects as one text.
 func (e *exporter) writeDocuments(notes []string) ([]byte, error) {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# %s for %s. Images that nothing here matches are not judged.\n", filepath.Base(e.displayName()), e.target)
+	fmt.Fprintf(&b, "# %s for %s. Images that nothing here matches are not judged.\n", filepath.Base(e.DisplayName()), e.target)
 	for _, note := range notes {
 		fmt.Fprintf(&b, "# %s\n", note)
 	}

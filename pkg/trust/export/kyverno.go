@@ -1,4 +1,4 @@
-package trust
+package export
 
 import (
 	"fmt"
@@ -8,9 +8,11 @@ import (
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/ext"
 	"github.com/opencontainers/go-digest"
+
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
-// ExportKyverno returns the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
+// Kyverno returns the policy as Kyverno's ImageValidatingPolicy objects, one for each rule that is
 // for images, in YAML.
 //
 // If rules overlap, the later object excludes the images of the earlier one. Rules for workload
@@ -27,7 +29,7 @@ import (
 // requireTimestamp with a key, a private PKI, revoked keys that no authority of the policy has,
 // thresholds of identities of which a certificate could match two, and conditions with functions
 // that it lacks.
-func (p *Policy) ExportKyverno(o ExportOptions) ([]byte, error) {
+func Kyverno(p *trust.Policy, o Options) ([]byte, error) {
 	e := &exporter{Policy: p, options: o, target: "Kyverno"}
 	e.checkHolder = func(h *holder) {
 		switch {
@@ -165,7 +167,7 @@ func (e *exporter) exportKyvernoRule(r *exportRule) {
 	attest := append([]*holder{}, r.signers...)
 	for n, q := range r.attestations {
 		name := fmt.Sprintf("a%d", n+1)
-		spec.Attestations = append(spec.Attestations, kyvernoAttestation{name, kyvernoInToto{q.predicateType}})
+		spec.Attestations = append(spec.Attestations, kyvernoAttestation{name, kyvernoInToto{q.PredicateType}})
 		validate(fmt.Sprintf("%s: %d of %s have to attest", q.label, q.requiredAttestations(), nameAll(q.attesters)), "%s", e.attestationCondition(&q, name))
 		attest = append(attest, q.attesters...)
 	}
@@ -207,7 +209,7 @@ func matchExpression(globs []glob) string {
 // attestationCondition returns the condition of a requirement on the image i. Kyverno keeps one predicate of a
 // type, the last that it verified: so each authority is asked for its own.
 func (e *exporter) attestationCondition(q *exportRequirement, name string) string {
-	if q.condition == nil {
+	if q.Condition == "" {
 		return fmt.Sprintf("verifyAttestationSignatures(i, attestations.%s, [%s]) >= %d", name, attestorList(q.attesters), q.requiredAttestations())
 	}
 	if err := kyvernoHas(q.Condition); err != nil {

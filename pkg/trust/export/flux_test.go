@@ -1,4 +1,4 @@
-package trust_test
+package export_test
 
 import (
 	"errors"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"krtpkg.dev/krtpkg/pkg/trust"
+	"krtpkg.dev/krtpkg/pkg/trust/export"
 )
 
 // Flux is told whom to trust where one signature is enough, and nothing less than the policy asks for.
@@ -13,11 +14,11 @@ func TestFlux(t *testing.T) {
 	for name, test := range map[string]struct {
 		rules, where string
 		keys         int
-		identity     trust.FluxIdentity
+		identity     export.FluxIdentity
 		problem      string
 	}{
 		"keys":         {rules: twoRules, where: "registry.example/krt/edge", keys: 2},
-		"an identity":  {rules: twoRules, where: "registry.example/other", identity: trust.FluxIdentity{Issuer: `^https://token\.example$`, Subject: `^(?:https://github\.example/upstream/.*)$`}},
+		"an identity":  {rules: twoRules, where: "registry.example/other", identity: export.FluxIdentity{Issuer: `^https://token\.example$`, Subject: `^(?:https://github\.example/upstream/.*)$`}},
 		"two of them":  {rules: "rules: [{match: [\"**\"], authorities: [build, release], threshold: 2}]", where: "a/b", problem: "2 signatures"},
 		"both kinds":   {rules: "rules: [{match: [\"**\"], authorities: [build, upstream]}]", where: "a/b", problem: "keys next to identities"},
 		"SHA-384":      {rules: "rules: [{match: [\"**\"], authorities: [large]}]", where: "a/b", problem: "a key of a curve over 256 bits"},
@@ -25,9 +26,9 @@ func TestFlux(t *testing.T) {
 		"revoked":      {rules: "rules: [{match: [\"**\"], authorities: [build]}]\nrevoked: {digests: [\"sha256:" + strings.Repeat("0", 64) + "\"]}", where: "a/b", problem: "revoked digests"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			told, err := exported(t, people+test.rules+"\n", nil).ExportFlux(test.where)
+			told, err := export.Flux(exported(t, people+test.rules+"\n", nil), test.where)
 			if test.problem != "" {
-				if !errors.Is(err, trust.ErrInexpressible) || !strings.Contains(err.Error(), test.problem) {
+				if !errors.Is(err, export.ErrInexpressible) || !strings.Contains(err.Error(), test.problem) {
 					t.Fatalf("got %v, want %s", err, test.problem)
 				}
 				return
@@ -48,7 +49,7 @@ func TestFlux(t *testing.T) {
 			}
 		})
 	}
-	if _, err := exported(t, people+"rules: [{match: [only/this]}]\n", nil).ExportFlux("a/b"); !errors.Is(err, trust.ErrRefused) {
+	if _, err := export.Flux(exported(t, people+"rules: [{match: [only/this]}]\n", nil), "a/b"); !errors.Is(err, trust.ErrRefused) {
 		t.Errorf("where no rule matches: %v", err)
 	}
 }

@@ -1,15 +1,17 @@
-package trust
+package export
 
 import (
 	"errors"
 	"fmt"
 	"regexp"
 	"slices"
+
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
-// Flux lists the signers that Flux's source-controller trusts: holders of one of the keys, or,
+// FluxTrust lists the signers that Flux's source-controller trusts: holders of one of the keys, or,
 // without keys, of a certificate for one of the identities.
-type Flux struct {
+type FluxTrust struct {
 	// Keys are PEM.
 	Keys []string
 	// Identities are regular expressions for all of an issuer and of a subject.
@@ -21,17 +23,17 @@ type Flux struct {
 // FluxIdentity is an accepted identity of a certificate.
 type FluxIdentity struct{ Issuer, Subject string }
 
-// ExportFlux returns what Flux can verify of the rule for a repository. What Flux cannot express is
+// Flux returns what Flux can verify of the rule for a repository. What Flux cannot express is
 // [ErrInexpressible]: more than one signature, attestations, periods, a log or a timestamp
 // demanded of a key, SHA-384 and SHA-512, a private PKI, keys next to identities, revoked digests.
-func (p *Policy) ExportFlux(where string) (*Flux, error) {
-	r := matchRule(p.rules, where)
-	if r == nil {
-		return nil, newRefusal("%s: no rule of %s matches", where, p.displayName())
+func Flux(p *trust.Policy, where string) (*FluxTrust, error) {
+	r, err := p.FindRule(where)
+	if err != nil {
+		return nil, err
 	}
 	e := &exporter{Policy: p, target: "Flux"}
-	if p.combined != nil {
-		e.recordProblem("a second policy, %s", p.combined.displayName())
+	if second := p.Combined(); second != nil {
+		e.recordProblem("a second policy, %s", second.DisplayName())
 	}
 	if len(r.Names) > 0 {
 		e.recordProblem("names of what is signed")
@@ -39,15 +41,15 @@ func (p *Policy) ExportFlux(where string) (*Flux, error) {
 	if r.Threshold > 1 {
 		e.recordProblem("%d signatures", r.Threshold)
 	}
-	if len(r.attestations) > 0 {
+	if len(r.Required) > 0 {
 		e.recordProblem("attestations")
 	}
-	if len(p.revoked) > 0 {
+	if len(p.File.Revoked.Digests) > 0 {
 		e.recordProblem("revoked digests")
 	}
-	made := &Flux{}
-	for i := range r.signers {
-		a := &r.signers[i]
+	made := &FluxTrust{}
+	for i := range r.Signers {
+		a := &r.Signers[i]
 		name := a.Name
 		if name == "" {
 			name = fmt.Sprint(i + 1)

@@ -1,4 +1,4 @@
-package trust
+package export
 
 import (
 	"cmp"
@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
-// ExportPolicyController returns the policy as objects for Sigstore's policy-controller in YAML: a
+// PolicyController returns the policy as objects for Sigstore's policy-controller in YAML: a
 // TrustRoot for each authority that has one, and a ClusterImagePolicy for each rule that is for
 // images, for each attestation that it requires, and for the digests that are revoked.
 //
@@ -22,15 +24,15 @@ import (
 // proof of time.
 //
 // Rules that policy-controller cannot express are [ErrInexpressible]: in addition to those that
-// [Policy.ExportKyverno] lists, rules that overlap, conditions, globs with other wildcards than * and **, timestamps of
+// [Kyverno] lists, rules that overlap, conditions, globs with other wildcards than * and **, timestamps of
 // a private PKI, several timestamp authorities, and periods in a trusted root that have yet to
 // pass.
-func (p *Policy) ExportPolicyController(o ExportOptions) ([]byte, error) {
+func PolicyController(p *trust.Policy, o Options) ([]byte, error) {
 	e := &exporter{Policy: p, options: o, target: "policy-controller"}
 	e.checkHolder = e.trustRoot
 	notes := func() (all []string) {
-		for _, r := range slices.Concat(e.rules, e.images) {
-			if len(r.attestations) > 0 {
+		for _, r := range slices.Concat(e.Rules(), e.ImageRules()) {
+			if len(r.Required) > 0 {
 				return []string{"Leave enable-oci11 of policy-controller off: with it attestations are not verified."}
 			}
 		}
@@ -132,11 +134,11 @@ func (e *exporter) clusterImagePolicies(r *exportRule) {
 	}
 	e.exportThreshold(r.name, r.label, images, r.signers, r.requiredSignatures(), nil)
 	for i, q := range r.attestations {
-		if q.condition != nil {
+		if q.Condition != "" {
 			e.recordProblem("%s: a condition", q.label)
 		}
 		name := fmt.Sprintf("attestation-%d", i+1)
-		e.exportThreshold(r.name+"-"+name, q.label, images, q.attesters, q.requiredAttestations(), []controllerAttestation{{name, q.predicateType}})
+		e.exportThreshold(r.name+"-"+name, q.label, images, q.attesters, q.requiredAttestations(), []controllerAttestation{{name, q.PredicateType}})
 	}
 }
 
