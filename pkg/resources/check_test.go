@@ -96,13 +96,16 @@ func annotated(name string, annotations ...string) string {
 // wrongRules are what kapp refuses at a site, or panics with there.
 var wrongRules = map[string]string{
 	config + "rebaseRules: 5\n": "f.yaml:1:1: rules for kapp: Unmarshaling",
+	config + "evilRules: []\n":  `f.yaml:1:1: rules for kapp: unknown field "evilRules"`,
+	config + "waitRules: [{conditionMatcher: [], resourceMatchers: [{allMatcher: {}}]}]\n":                      `f.yaml:1:1: rules for kapp: unknown field "conditionMatcher"`,
+	config + "waitRules: [{resourceMatchers: [{allMatchers: {}}]}]\n":                                           `f.yaml:1:1: rules for kapp: unknown field "allMatchers"`,
 	config + "rebaseRules: [{path: [spec], type: cpoy, resourceMatchers: [{allMatcher: {}}]}]\n":                `f.yaml:1:1: rules for kapp: rebaseRules[0]: no type "cpoy": want copy or remove`,
 	config + "rebaseRules: [{type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":                              "Expected either path or paths to be specified",
 	config + "rebaseRules: [{path: [spec, {}], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":            "rebaseRules[0]: path[1] is neither a key nor an index",
 	config + "rebaseRules: [{path: [spec, ~], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":             "rebaseRules[0]: path[1] is null",
 	config + "rebaseRules: [{path: [{index: -1}], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":         "rebaseRules[0]: path[0] is a negative index",
 	config + "rebaseRules: [{path: [{regex: '('}], type: copy, resourceMatchers: [{allMatcher: {}}]}]\n":        "rebaseRules[0]: path[0] error parsing regexp",
-	config + "rebaseRules: [{paths: [[spec]], type: copy, resourceMatchers: [{alMatcher: {}}]}]\n":              "rebaseRules[0].resourceMatchers: a matcher of no kind that kapp knows",
+	config + "rebaseRules: [{paths: [[spec]], type: copy, resourceMatchers: [{alMatcher: {}}]}]\n":              `f.yaml:1:1: rules for kapp: unknown field "alMatcher"`,
 	config + "rebaseRules: [{ytt: {}, resourceMatchers: [{allMatcher: {}}]}]\n":                                 "rebaseRules[0].ytt: no overlayContractV1",
 	config + "waitRules: [{ytt: {}, resourceMatchers: [{allMatcher: {}}]}]\n":                                   "f.yaml:1:1: rules for kapp: waitRules[0].ytt: no funcContractV1",
 	config + "waitRules: [{}, {resourceMatchers: [{}]}]\n":                                                      "waitRules[1].resourceMatchers: a matcher of no kind that kapp knows",
@@ -168,7 +171,7 @@ func TestCheckRules(t *testing.T) {
 	for _, data := range []string{
 		config + "rebaseRules: [{paths: [[spec, {allIndexes: true}, {index: 0}, {regex: '^a'}, a]], type: copy, sources: [new, existing], resourceMatchers: [{notMatcher: {matcher: {allMatcher: {}}}}]}]\n" +
 			"waitRules: [{supportsObservedGeneration: true, conditionMatchers: [{type: Ready, status: 'True', success: true, timeout: 5m}], resourceMatchers: [{hasNamespaceMatcher: {}}, {customResourceMatcher: {}}]}]\n" +
-			"preflightRules: [{name: PermissionValidation}]\nunknown: field\n",
+			"preflightRules: [{name: PermissionValidation}]\nmetadata: {name: a, labels: {a: b}}\n",
 		annotated("a", "change-group: a/b", "change-rule: delete before deleting c", "num-versions: none", "create-strategy: ''", "update-strategy: skip", "delete-strategy: orphan", "renew-duration: 24h"),
 		annotated("a", "change-rule: upsert after upserting of-{namespace}"),
 		annotated("a", "change-group: '{name}'", "change-rule.x: upsert after upserting none", "change-rule.y: delete after deleting a") + "---\n" + annotated("b", "change-rule: upsert after upserting a"),

@@ -1,8 +1,11 @@
 package resources
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -53,7 +56,27 @@ func readConfig(r kappres.Resource) (*kappconfig.Config, error) {
 		return nil, nil
 	}
 	config, err := kappconfig.NewConfigFromResource(r)
+	if err == nil {
+		err = checkFields(r)
+	}
 	return &config, err
+}
+
+// checkFields refuses fields that kapp does not have and passes over without a word: the rule that was meant would
+// not be there.
+func checkFields(r kappres.Resource) error {
+	fields := maps.Clone(r.UnstructuredObject())
+	delete(fields, "metadata") // which is for names, and kapp does not read
+	data, err := json.Marshal(fields)
+	if err != nil {
+		return err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&kappconfig.Config{}); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return nil
 }
 
 // checkConfig refuses a resource whose configuration of kapp has a rule that kapp cannot carry out.
