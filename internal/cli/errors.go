@@ -66,6 +66,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		foreign    *deploy.ForeignError
 		findings   *deploy.FindingsError
 		repository *registry.MissingRepositoryError
+		untagged   *registry.NoReferrersError
 		fixed      *registry.ImmutableTagError
 		renamed    *bundle.TagError
 		mixedUp    *mixedUpError
@@ -142,6 +143,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Suspects, exitFailure, "add a search rule (searchRules), lock it (images) or allow it with a reason (notImages) in the definition; krtpkg images lists all", "")
 	case errors.As(err, &repository):
 		return failure(result.AbsentRepository, exitFailure, createRepository(repository), repository.Host+"/"+repository.Repository)
+	case errors.As(err, &untagged):
+		return failure(result.UnfitRegistry, exitFailure, "sign with --signature-format legacy there; krtpkg doctor lists what works", "")
 	case errors.As(err, &fixed):
 		return failure(result.ImmutableTag, exitFailure, moveTag(fixed), fixed.Host+": "+fixed.Tag)
 	case errors.As(err, &response) && response.Method == http.MethodPut && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {

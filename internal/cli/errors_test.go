@@ -65,6 +65,7 @@ func TestExplain(t *testing.T) {
 		{"missing, for want of a login", missing(status(401)), 4, "log in to registry.example:5000"},
 		{"lacks permission", status(403), 1, "lacks permission"},
 		{"a repository to create", &registry.MissingRepositoryError{Host: "1.dkr.ecr.eu-west-1.amazonaws.com", Repository: "krt/edge", Err: status(404)}, 1, "aws ecr create-repository --repository-name krt/edge"},
+		{"no place for referrers", &registry.NoReferrersError{Host: "registry.example", Repository: "krt/edge", Subject: "sha256:1"}, 1, "sign with --signature-format legacy there"},
 		{"a project to create", &registry.MissingRepositoryError{Host: "europe-docker.pkg.dev", Repository: "acme/krt/edge", Err: status(404)}, 1, "gcloud artifacts repositories create krt --project acme --repository-format docker --location europe"},
 		{"a repository to create anywhere", &registry.MissingRepositoryError{Host: "registry.example", Repository: "krt/edge", Err: status(404)}, 1, "create krt/edge at registry.example first"},
 		{"a tag that stays", &registry.ImmutableTagError{Host: "registry.example", Tag: "1.0.0", Err: status(403)}, 1, "use another tag"},

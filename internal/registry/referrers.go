@@ -40,6 +40,8 @@ type referrersAPI struct {
 	// have pushed, by subject.
 	gathering int
 	pending   map[digest.Digest][]ocispec.Descriptor
+	// tagged holds the subjects whose fallback tags can be set.
+	tagged map[digest.Digest]bool
 	// lists is held while lists under fallback tags are written.
 	lists sync.Mutex
 }
@@ -383,6 +385,11 @@ func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, 
 	if err != nil {
 		return fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
+	if subject != "" {
+		if err := r.checkFallbackTag(ctx, subject); err != nil {
+			return err
+		}
+	}
 	processed, err := r.putManifest(ctx, desc, data, reference)
 	if err != nil || subject == "" || processed {
 		return err
@@ -391,6 +398,44 @@ func (r *Repository) pushManifest(ctx context.Context, desc ocispec.Descriptor, 
 	r.referrers.mayMissReferrers = true
 	r.referrers.mu.Unlock()
 	return r.listReferrer(ctx, subject, *referrer)
+}
+
+// NoReferrersError is the error of a registry that has no place for referrers: neither the API, nor fallback tags, which
+// it takes for the digests that they are made of (github.com/oras-project/oras-go/issues/1396).
+type NoReferrersError struct {
+	Host, Repository string
+	Subject          digest.Digest
+}
+
+func (e *NoReferrersError) Error() string {
+	return fmt.Sprintf("registry %s has no place for what refers to %s in %s: it has no referrers API, and takes tag %s for the digest", e.Host, e.Subject, e.Repository, fallbackTag(e.Subject))
+}
+
+// Unwrap makes it an [errdef.ErrUnsupported].
+func (*NoReferrersError) Unwrap() error { return errdef.ErrUnsupported }
+
+// checkFallbackTag makes sure that a referrer of a subject can be listed: the list would be written, and never read.
+func (r *Repository) checkFallbackTag(ctx context.Context, subject digest.Digest) error {
+	r.referrers.mu.Lock()
+	known := r.referrers.tagged[subject]
+	r.referrers.mu.Unlock()
+	if known {
+		return nil
+	}
+	at, err := r.Resolve(ctx, fallbackTag(subject))
+	if err == nil && at.Digest == subject {
+		if listed, err := r.listsReferrersOf(ctx, subject); err == nil && !listed {
+			r.deviations.record("fallback tags are taken for digests, and there is no referrers API: nothing that refers to a manifest is accepted")
+			return &NoReferrersError{r.Reference.Registry, r.Reference.Repository, subject}
+		}
+	}
+	r.referrers.mu.Lock()
+	defer r.referrers.mu.Unlock()
+	if r.referrers.tagged == nil {
+		r.referrers.tagged = map[digest.Digest]bool{}
+	}
+	r.referrers.tagged[subject] = true
+	return nil
 }
 
 // putManifest writes a manifest under its digest or a tag, and reports whether the registry has

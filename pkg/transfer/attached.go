@@ -231,6 +231,9 @@ func (c *copier) pushWithoutSubject(ctx context.Context, n *planNode, refused er
 
 // isRefusal reports whether a registry understood a manifest and rejects it, whoever pushes it.
 func isRefusal(err error) bool {
+	if errors.Is(err, errdef.ErrUnsupported) {
+		return true
+	}
 	var response *errcode.ErrorResponse
 	if !errors.As(err, &response) {
 		return false
