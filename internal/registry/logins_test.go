@@ -122,6 +122,7 @@ func TestLogins(t *testing.T) {
 		{"$DOCKER_AUTH_CONFIG before docker's file", map[string]string{variable: auths("registry.example", basic("env")), config: auths("registry.example", basic("ann"))}, "registry.example/edge", login("env"), docker},
 		{"$DOCKER_AUTH_CONFIG before docker's helper", map[string]string{variable: auths("registry.example", basic("env")), config: `{"credsStore":"desk"}`}, "registry.example/edge", login("env"), docker},
 		{"$DOCKER_AUTH_CONFIG of another registry", map[string]string{variable: auths("other.example", basic("env")), config: auths("registry.example", basic("ann"))}, "registry.example/edge", login("ann"), docker},
+		{"empty fields, of secretgen-controller", map[string]string{config: auths("registry.example", `{"username":"","password":"","auth":""}`)}, "registry.example/edge", auth.EmptyCredential, both},
 		{"null for an entry", map[string]string{config: auths("registry.example", "null")}, "registry.example/edge", auth.EmptyCredential, both},
 
 		{"a path", map[string]string{runtime: auths("registry.example/org1", basic("one"), "registry.example/org2", basic("two"))}, "registry.example/org1/edge", login("one"), podman},
@@ -159,6 +160,7 @@ func TestLogins(t *testing.T) {
 		{"Docker Hub by two keys in docker's file", map[string]string{config: auths("docker.io", basic("pod"), "https://index.docker.io/v1/", basic("hub"))}, "docker.io/krt/edge", login("hub"), docker},
 		{"Docker Hub by two keys in Podman's file", map[string]string{runtime: auths("docker.io", basic("pod"), "https://index.docker.io/v1/", basic("hub"))}, "docker.io/krt/edge", login("pod"), podman},
 		{"Docker Hub by two keys in $REGISTRY_AUTH_FILE", map[string]string{explicit: auths("docker.io", basic("pod"), "https://index.docker.io/v1/", basic("hub"))}, "docker.io/krt/edge", login("pod"), podman},
+		{"Docker Hub by another URL", map[string]string{config: auths("https://index.docker.io/v2/", basic("hub"))}, "docker.io/krt/edge", login("hub"), podman},
 		{"Docker Hub by a path and a URL", map[string]string{runtime: auths("https://index.docker.io/v1/", basic("hub"), "docker.io/krt", basic("krt"))}, "docker.io/krt/edge", login("krt"), podman},
 		{"Docker Hub by another path and a URL", map[string]string{runtime: auths("https://index.docker.io/v1/", basic("hub"), "docker.io/krt", basic("krt"))}, "docker.io/other/edge", login("hub"), podman},
 		{"nobody at Docker Hub", map[string]string{config: auths("registry.example", basic("ann"))}, "docker.io/krt/edge", auth.EmptyCredential, both},

@@ -291,6 +291,9 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err != nil {
 		return callResult{}, err
 	}
+	if err := waitAgain(graph); err != nil {
+		return callResult{}, err
+	}
 	result := callResult{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
 	result.ran, result.releases, result.jobs = ranHooks(wanted.resources), wanted.releases, wanted.jobs
 	if len(wanted.done) > 0 {

@@ -731,3 +731,22 @@ func TestReplacedDefinition(t *testing.T) {
 	r.uidOf(gadgets, r.namespace, "own")
 	r.deleted("edge")
 }
+
+// TestWaitsAgain: what an apply that broke off was waiting for is waited for again before what comes after it
+// (carvel-dev/kapp issue 729).
+func TestWaitsAgain(t *testing.T) {
+	r := newRig(t)
+	first := strings.Replace(deployment("stuck", "no-such-label: here"), "metadata: {name: stuck}", "metadata: {name: stuck, annotations: {kapp.k14s.io/change-group: first}}", 1)
+	after := strings.Replace(configMap("after", "1"), "name: after", "name: after, annotations: {kapp.k14s.io/change-rule: upsert after upserting first}", 1)
+	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "app", "1", first, after)}}
+	for attempt := range 2 {
+		options := quick()
+		options.WaitTimeout = 2 * time.Second
+		if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: options}); err == nil || !strings.Contains(err.Error(), "stuck") {
+			t.Errorf("attempt %d: %v", attempt+1, err)
+		}
+		if r.exists(configMaps, "after") {
+			t.Fatalf("attempt %d: what comes after was applied before", attempt+1)
+		}
+	}
+}

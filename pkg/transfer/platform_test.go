@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,7 +154,12 @@ func TestPlatformSpellings(t *testing.T) {
 	w := newWorld(t)
 	armed := w.image("base", "armed")
 	armed.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm"}
-	root := w.bundle("a", w.forPlatforms("first", "amd64", "arm64"), w.index(armed, w.image("base", "without a platform")))
+	// Docker's images of Redis have the variant in the index, and not in the image (zarf issue 4108).
+	redis := w.image("base", "redis on arm64")
+	redis.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}
+	other := w.image("base", "redis on amd64")
+	other.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	root := w.bundle("a", w.forPlatforms("first", "amd64", "arm64"), w.index(armed, w.image("base", "without a platform")), w.index(redis, other))
 	for platform, want := range map[string]string{
 		"linux/arm64/v8": "", "Linux/ARM64": "", "linux/aarch64": "", "linux/x86_64": "", "linux/amd64/v1": "", "linux/amd64/": "",
 		"linux/arm64/v9": transfer.ErrPlatform.Error(), "windows/amd64:10.0": "want os/architecture", "linux/arm64,linux/amd64": "want os/architecture",
@@ -180,6 +186,29 @@ func TestPlatformSpellings(t *testing.T) {
 		if _, err := transfer.Import(t.Context(), openArchive(t, file), newLayout(t), transfer.Options{}); err != nil {
 			t.Errorf("%s: import: %v", platform, err)
 		}
+	}
+}
+
+// An index that has the wrong size of a manifest is named with its image; what has the right ones can be taken
+// (hauler issue 161).
+func TestWrongSizeInIndex(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	right, wrong := w.image("base", "right"), w.image("base", "wrong")
+	right.Platform, wrong.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}, &ocispec.Platform{OS: "linux", Architecture: "arm64"}
+	wrong.Size += 100
+	index := w.index(right, wrong)
+	root := w.bundle("a", index)
+	if _, err := exportPlatforms(t, w, root, "1.0.0"); err == nil || !strings.Contains(err.Error(), "origin.example/app@"+index.Digest.String()) ||
+		!strings.Contains(err.Error(), fmt.Sprintf("%s has %d bytes, want %d", wrong.Digest, wrong.Size-100, wrong.Size)) {
+		t.Errorf("got %v", err)
+	}
+	file, err := exportPlatforms(t, w, root, "1.0.0", "linux/amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := transfer.Import(t.Context(), openArchive(t, file), newLayout(t), transfer.Options{}); err != nil {
+		t.Error(err)
 	}
 }
 
