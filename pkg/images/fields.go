@@ -172,6 +172,26 @@ func (w *imageWalker) findInEnvironment(list *yaml.Node, at documentPlace) {
 	}
 }
 
+// findInPairs reports the values of names that say image, as of the parameters of Tekton and Argo Workflows: what is
+// done with them is not known.
+func (w *imageWalker) findInPairs(list *yaml.Node, at documentPlace) {
+	for i, item := range list.Content {
+		names := scalarsAt(item, []string{"name"}, map[*yaml.Node]bool{})
+		if len(names) == 0 {
+			continue
+		}
+		for _, field := range []string{"value", "default"} {
+			for _, node := range scalarsAt(item, []string{field}, map[*yaml.Node]bool{}) {
+				text := strings.TrimSpace(node.Value)
+				if state, ok := judgeValue(labelOf(names[0].Value), text); ok && state == Image && node.Tag == "!!str" && !w.taken[node] {
+					w.taken[node] = true
+					w.addFound(w.wholeScalar(node, at.atIndex(i).atKey(field), Suspect, howField))
+				}
+			}
+		}
+	}
+}
+
 // takeNamed takes what a value is whose name speaks of images: one, or several.
 func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, said nameLabel, how string) {
 	text, at := one.trimmedText(), f.place(one)

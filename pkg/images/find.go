@@ -322,6 +322,8 @@ func (w *imageWalker) walkNode(node *yaml.Node, at documentPlace) error {
 			w.findInArguments(node, at)
 		case "env":
 			w.findInEnvironment(node, at)
+		default:
+			w.findInPairs(node, at)
 		}
 		for i, item := range node.Content {
 			if err := w.walkNode(item, at.atIndex(i)); err != nil {
@@ -367,7 +369,7 @@ func (w *imageWalker) checkScalar(node *yaml.Node, at documentPlace) error {
 	case annotation && isProvenance(at.fieldName()):
 		w.reportSuspect(node, at, Ignored, howProvenance)
 		return nil
-	case w.secret && at.parentName() == "data":
+	case w.secret && at.parentName() == "data", w.config && at.pathText() == "binaryData."+at.fieldName():
 		return w.checkEncoded(node, at)
 	case w.schema:
 	case strings.Contains(text, "\n"), strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}"), strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]"):

@@ -49,6 +49,10 @@ var hidden = []struct {
 	{"no host", "values that a schema allows", schema("agentImage: {type: string, enum: ['org/a:1', 'org/a:2']}"), []string{"suspect org/a:1", "suspect org/a:2"}},
 	{"no host", "an object as the default of a schema", schema("agent: {type: object, default: {image: 'org/a:1'}}"), []string{"suspect org/a:1"}},
 
+	{"no host", "what a ConfigMap encodes", "kind: ConfigMap\nbinaryData: {a.yaml: " + base64("image: org/a:1\n") + "}\n", []string{"suspect org/a:1"}},
+	{"no host", "a parameter of a workflow", "kind: Workflow\nspec: {arguments: {parameters: [{name: image, value: 'org/a:1'}, {name: level, value: 'info:2'}]}}\n", []string{"suspect org/a:1"}},
+	{"no host", "the default of a parameter", "kind: Pipeline\nspec: {params: [{name: BUILDER_IMAGE, default: 'org/a:1'}]}\n", []string{"suspect org/a:1"}},
+
 	// A reference in several fields.
 	{"split", "base, image, tag", "kind: X\nspec: {base: quay.io/org, image: server, tag: v1}\n", []string{"suspect quay.io/org/server:v1"}},
 	{"split", "hub, image, tag", "kind: X\nspec: {hub: quay.io/org, image: server, tag: v1}\n", []string{"suspect quay.io/org/server:v1"}},
