@@ -17,6 +17,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/starter"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/trust"
@@ -155,11 +156,11 @@ func documentText(d pkgrepo.Document) ([]byte, error) {
 	var out bytes.Buffer
 	for _, r := range d.Resources {
 		fmt.Fprintln(&out, "---")
-		encoder := yaml.NewEncoder(&out)
-		encoder.SetIndent(2)
-		if err := errors.Join(encoder.Encode(r), encoder.Close()); err != nil {
+		text, err := manifest.EncodeYAML(r)
+		if err != nil {
 			return nil, err
 		}
+		out.Write(text)
 	}
 	return out.Bytes(), nil
 }

@@ -11,6 +11,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
 
@@ -74,11 +75,11 @@ func (a *app) runRBAC(ctx context.Context, reference, account, namespace string,
 		}
 		plainStyle(&node)
 		fmt.Fprintln(&text, "---")
-		encoder := yaml.NewEncoder(&text)
-		encoder.SetIndent(2)
-		if err := encoder.Encode(&node); err != nil {
+		one, err := manifest.EncodeYAML(&node)
+		if err != nil {
 			return err
 		}
+		text.Write(one)
 	}
 	return a.ui.Data(text.Bytes())
 }

@@ -20,10 +20,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-const (
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	artifactType   = "application/vnd.krtpkg.doctor.v1"
-)
+const artifactType = "application/vnd.krtpkg.doctor.v1"
 
 var octets = http.Header{"Content-Type": {"application/octet-stream"}}
 
@@ -42,7 +39,7 @@ var capabilities = []capability{
 		return err
 	}},
 	{"Docker's image manifests", false, "images in Docker's format are accepted", "images in Docker's format cannot be mirrored here", func(ctx context.Context, e *registryExam) error {
-		_, err := e.pushImage(ctx, dockerManifest, func(m *ocispec.Manifest) {
+		_, err := e.pushImage(ctx, oci.MediaTypeDockerManifest, func(m *ocispec.Manifest) {
 			m.Config.MediaType = "application/vnd.docker.container.image.v1+json"
 			m.Layers[0].MediaType = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 		})

@@ -133,7 +133,7 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 	if err := s.make(); err != nil {
 		return err
 	}
-	if !layout.IsManifest(desc.MediaType) {
+	if !oci.IsManifest(desc.MediaType) {
 		return s.ingestBlob(desc, r)
 	}
 	data, err := content.ReadAll(r, desc)

@@ -17,7 +17,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 
-	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Repository is a repository of a registry. oras-go handles manifests; this package uploads and
@@ -55,7 +55,7 @@ const maxBufferedBlob = 1 << 20
 func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	open := func() (io.ReadCloser, error) { return r.Repository.Fetch(ctx, desc) }
 	whole := desc.Size <= maxManifest
-	if !layout.IsManifest(desc.MediaType) {
+	if !oci.IsManifest(desc.MediaType) {
 		whole = desc.Size <= maxBufferedBlob
 		open = func() (io.ReadCloser, error) {
 			d := &download{repository: r, ctx: ctx, desc: desc, pace: paceMeter{window: 5 * r.stallTimeout}}
@@ -152,7 +152,7 @@ func (memoryReader) Close() error { return nil }
 // Push writes a manifest or a blob. If content seeks, only the missing rest is sent again when a
 // connection breaks, even by the next process; other content is sent in chunks.
 func (r *Repository) Push(ctx context.Context, desc ocispec.Descriptor, body io.Reader) error {
-	if layout.IsManifest(desc.MediaType) {
+	if oci.IsManifest(desc.MediaType) {
 		return r.pushManifest(ctx, desc, body, desc.Digest.String())
 	}
 	return r.uploadBlob(ctx, desc, body, nil)
@@ -199,7 +199,7 @@ func (r *Repository) Mount(ctx context.Context, desc ocispec.Descriptor, from st
 
 // Exists reports whether the repository has a manifest or a blob.
 func (r *Repository) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	if layout.IsManifest(desc.MediaType) {
+	if oci.IsManifest(desc.MediaType) {
 		return r.Repository.Exists(ctx, desc)
 	}
 	response, err := r.sendRequest(ctx, http.MethodHead, r.blobURL(desc.Digest.String(), nil), nil, 0, nil)

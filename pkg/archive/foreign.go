@@ -99,7 +99,7 @@ func (s *Store) looksLikeManifest(_ context.Context, d digest.Digest) (bool, err
 	if _, err := at.file.ReadAt(data, at.offset); err != nil {
 		return false, err
 	}
-	return layout.IsManifest(layout.MediaTypeOf(data)), nil
+	return oci.IsManifest(layout.MediaTypeOf(data)), nil
 }
 
 // CheckFile is [CheckStream] for a file, which may have its entries in any order.

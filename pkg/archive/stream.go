@@ -134,7 +134,7 @@ func (s *Stream) readNextManifest(left int64) (int64, error) {
 	if d != d.Algorithm().FromBytes(data) {
 		return 0, fmt.Errorf("manifest %s: %w", d, content.ErrMismatchedDigest)
 	}
-	s.odd = s.odd || !layout.IsManifest(layout.MediaTypeOf(data))
+	s.odd = s.odd || !oci.IsManifest(layout.MediaTypeOf(data))
 	if err := s.named.addManifest(d, data); err != nil && !json.Valid(data) {
 		return 0, fmt.Errorf("expected a manifest, found blob %s: %w", d, ErrOrder)
 	} else if err != nil {

@@ -89,7 +89,7 @@ func (c *Content) makeKustomization() ([]byte, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
-	return encodeYAML(base{baseVersion, baseKind, files})
+	return manifest.EncodeYAML(base{baseVersion, baseKind, files})
 }
 
 // base is all that the kustomization of a bundle says.

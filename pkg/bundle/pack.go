@@ -18,7 +18,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"gopkg.in/yaml.v3"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
@@ -157,7 +156,7 @@ func (c *Content) layerFiles() ([]File, error) {
 	case c.Catalogue != nil:
 		definition, name = c.Catalogue, fileCatalogue
 	}
-	data, err := encodeYAML(definition)
+	data, err := manifest.EncodeYAML(definition)
 	if err != nil {
 		return nil, err
 	}
@@ -204,21 +203,11 @@ func (c *Content) imgpkgMetadata() ([]byte, error) {
 	type named struct {
 		Name string `yaml:"name"`
 	}
-	return encodeYAML(struct {
+	return manifest.EncodeYAML(struct {
 		APIVersion string `yaml:"apiVersion"`
 		Kind       string `yaml:"kind"`
 		Metadata   named  `yaml:"metadata"`
 	}{"imgpkg.carvel.dev/v1alpha1", "Bundle", named{c.Metadata().Name}})
-}
-
-func encodeYAML(value any) ([]byte, error) {
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	if err := encoder.Encode(value); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), encoder.Close()
 }
 
 // compressLayer makes the layer and the digest of its tar stream.

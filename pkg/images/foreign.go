@@ -101,11 +101,8 @@ func (f *foreignLayers) find(ctx context.Context, desc ocispec.Descriptor, depth
 	if err != nil {
 		return fmt.Errorf("read manifest %s: %w", desc.Digest, err)
 	}
-	var m struct {
-		Layers    []ocispec.Descriptor `json:"layers"`
-		Manifests []ocispec.Descriptor `json:"manifests"`
-	}
-	if err := oci.UnmarshalJSON(data, &m); err != nil {
+	m, err := oci.ParseManifest(data)
+	if err != nil {
 		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
 	for _, layer := range m.Layers {

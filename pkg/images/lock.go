@@ -1,7 +1,6 @@
 package images
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -14,9 +13,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
-	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // Locked is one image of a [Lock].
@@ -142,9 +141,9 @@ func (l *Locked) resolveImage(ctx context.Context, resolver Resolver) error {
 
 // oldManifests are the kinds that no registry of today takes in, and some still give.
 var oldManifests = map[string]string{
-	"application/vnd.docker.distribution.manifest.v1+prettyjws": "a manifest of Docker's schema 1",
-	"application/vnd.docker.distribution.manifest.v1+json":      "a manifest of Docker's schema 1",
-	"application/vnd.oci.artifact.manifest.v1+json":             "an artifact manifest, which OCI took back",
+	oci.MediaTypeDockerSchema1:                      "a manifest of Docker's schema 1",
+	oci.MediaTypeDockerSchema1Unsigned:              "a manifest of Docker's schema 1",
+	"application/vnd.oci.artifact.manifest.v1+json": "an artifact manifest, which OCI took back",
 }
 
 // checkDigest holds a reference that has a digest to it: it is that image and no other.
@@ -201,13 +200,7 @@ func (l Lock) Marshal() ([]byte, error) {
 			Annotations: map[string]string{idAnnotation: locked.Reference},
 		})
 	}
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	if err := encoder.Encode(wire); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), encoder.Close()
+	return manifest.EncodeYAML(wire)
 }
 
 // UnmarshalLock reads an ImagesLock. An image without a digest is an error, and so is a reference

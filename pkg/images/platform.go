@@ -61,9 +61,7 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	switch whole.MediaType {
-	case ocispec.MediaTypeImageIndex, "application/vnd.docker.distribution.manifest.list.v2+json":
-	default:
+	if !oci.IsIndex(whole.MediaType) {
 		return whole, nil // one platform, whichever it is
 	}
 	if whole.Size > oci.MaxManifest {

@@ -62,7 +62,7 @@ func (v *View) existsWhole(ctx context.Context, desc ocispec.Descriptor, seen ma
 	}
 	seen[desc.Digest] = true
 	exists, err := v.Blobs.Exists(ctx, desc)
-	if err != nil || !exists || !isIndex(desc.MediaType) {
+	if err != nil || !exists || !oci.IsIndex(desc.MediaType) {
 		return exists, err
 	}
 	m, err := v.readManifest(ctx, desc)
@@ -164,7 +164,7 @@ func (v *View) Predecessors(ctx context.Context, node ocispec.Descriptor) ([]oci
 	candidates := slices.Clone(index.Manifests)
 	fallback := strings.ReplaceAll(node.Digest.String(), ":", "-")
 	for _, d := range index.Manifests {
-		if d.Annotations[ocispec.AnnotationRefName] == fallback && isIndex(d.MediaType) {
+		if d.Annotations[ocispec.AnnotationRefName] == fallback && oci.IsIndex(d.MediaType) {
 			m, err := v.readManifest(ctx, d)
 			if err != nil {
 				return nil, err
@@ -184,7 +184,7 @@ func (v *View) AllReferrers(ctx context.Context) (map[digest.Digest][]ocispec.De
 	}
 	candidates := slices.Clone(index.Manifests)
 	for _, d := range index.Manifests {
-		if isIndex(d.MediaType) && strings.HasPrefix(d.Annotations[ocispec.AnnotationRefName], "sha256-") {
+		if oci.IsIndex(d.MediaType) && strings.HasPrefix(d.Annotations[ocispec.AnnotationRefName], "sha256-") {
 			m, err := v.readManifest(ctx, d)
 			if err != nil {
 				return nil, err
@@ -203,7 +203,7 @@ func (v *View) groupBySubject(ctx context.Context, candidates []ocispec.Descript
 	seen := map[digest.Digest]bool{}
 	annotations := 0
 	for _, d := range candidates {
-		if seen[d.Digest] || !IsManifest(d.MediaType) {
+		if seen[d.Digest] || !oci.IsManifest(d.MediaType) {
 			continue
 		}
 		if len(seen) == oci.MaxListed {
@@ -255,7 +255,7 @@ func MediaTypeOf(manifest []byte) string {
 		return ""
 	}
 	if old.SchemaVersion == 1 && old.FSLayers != nil {
-		return "application/vnd.docker.distribution.manifest.v1+prettyjws"
+		return oci.MediaTypeDockerSchema1
 	}
 	return n.guessMediaType()
 }
@@ -340,13 +340,4 @@ func (v *View) readManifest(ctx context.Context, desc ocispec.Descriptor) (manif
 		return manifestFields{}, fmt.Errorf("%s: manifest %s: %w", v.Name, desc.Digest, err)
 	}
 	return n, nil
-}
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == "application/vnd.docker.distribution.manifest.list.v2+json"
-}
-
-// IsManifest is true of the media types of images and indexes, OCI's and Docker's.
-func IsManifest(mediaType string) bool {
-	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == "application/vnd.docker.distribution.manifest.v2+json"
 }

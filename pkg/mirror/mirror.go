@@ -11,7 +11,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
-	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // Config is what nodes are to do.
@@ -209,7 +210,7 @@ func (c Config) rancherFiles() ([]File, error) {
 		config.TLS.CAFile = c.CAFile
 		file.Configs = map[string]rancherConfig{c.mirrorHost(): config}
 	}
-	data, err := encodeYAML(file)
+	data, err := manifest.EncodeYAML(file)
 	if err == nil && !c.Fallback {
 		data = append([]byte("# So that nodes ask nobody else: disable-default-registry-endpoint: true in config.yaml.\n"), data...)
 	}
@@ -248,19 +249,11 @@ func (c Config) openshiftFiles() ([]File, error) {
 	} {
 		set := mirrorSet{APIVersion: "config.openshift.io/v1", Kind: kind.kind, Spec: map[string][]mirrorRule{kind.list: rules}}
 		set.Metadata.Name = "krtpkg"
-		data, err := encodeYAML(set)
+		data, err := manifest.EncodeYAML(set)
 		if err != nil {
 			return nil, err
 		}
 		out = append(append(out, "---\n"...), data...)
 	}
 	return []File{{"mirrors.yaml", out}}, nil
-}
-
-func encodeYAML(value any) ([]byte, error) {
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	err := encoder.Encode(value)
-	return out.Bytes(), err
 }

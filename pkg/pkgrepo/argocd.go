@@ -50,7 +50,7 @@ func ArgoCDFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, 
 		name  string
 		value any
 	}{{"Chart.yaml", chart}, {"bundles.yaml", all}, {"values.yaml", values}} {
-		data, err := encodeYAML(f.value)
+		data, err := manifest.EncodeYAML(f.value)
 		if err != nil {
 			return nil, nil, err
 		}

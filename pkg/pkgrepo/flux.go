@@ -253,7 +253,7 @@ func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manife
 func encodeDocuments(values ...any) ([]byte, error) {
 	var all []byte
 	for i, value := range values {
-		data, err := encodeYAML(value)
+		data, err := manifest.EncodeYAML(value)
 		if err != nil {
 			return nil, err
 		}

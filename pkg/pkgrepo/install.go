@@ -10,6 +10,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // Site says how a cluster consumes a runtime.
@@ -103,7 +104,7 @@ func InstallDocuments(runtime *bundle.RuntimeLock, bundles []Install, site Site)
 			install.Metadata.Annotations["ext.packaging.carvel.dev/fetch-0-secret-name"] = site.PullSecret
 		}
 		if b.Values != nil {
-			text, err := encodeYAML(b.Values)
+			text, err := manifest.EncodeYAML(b.Values)
 			if err != nil {
 				return nil, err
 			}

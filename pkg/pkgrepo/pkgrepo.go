@@ -26,6 +26,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/sbom"
 )
@@ -90,7 +91,7 @@ func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, release
 			{metadataFile, apiResource[metadataSpec]{apiVersion, "PackageMetadata", objectMeta{Name: spec.RefName}, metadataOf(b.Bundle, model)}},
 			{m.Version + ".yml", apiResource[packageSpec]{apiVersion, "Package", objectMeta{Name: spec.RefName + "." + m.Version}, spec}},
 		} {
-			data, err := encodeYAML(f.value)
+			data, err := manifest.EncodeYAML(f.value)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -121,16 +122,6 @@ func CheckFiles(runtime *bundle.Artifact, folder string, made []bundle.File) err
 		return &bundle.AlteredError{Artifact: runtime.Metadata().Name, File: missing}
 	}
 	return nil
-}
-
-func encodeYAML(value any) ([]byte, error) {
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	if err := encoder.Encode(value); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), encoder.Close()
 }
 
 // The resources, as far as they are written here.

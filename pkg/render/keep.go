@@ -1,7 +1,6 @@
 package render
 
 import (
-	"bytes"
 	"maps"
 	"regexp"
 	"slices"
@@ -84,11 +83,7 @@ func (k Kept) Encode() ([]byte, error) {
 	if secret := k.Secret.Node(); secret != nil {
 		kept.Secret = *secret
 	}
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	err := encoder.Encode(kept)
-	return out.Bytes(), err
+	return manifest.EncodeYAML(kept)
 }
 
 // DecodeKept reads what [Kept.Encode] has written. name is what errors call it.

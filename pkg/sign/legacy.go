@@ -22,6 +22,8 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // signatureType and attestationType mark the Referrer form; cosign 2 writes them as the artifact
@@ -143,7 +145,7 @@ func Merge(ctx context.Context, store oras.GraphTarget, tag string, other ocispe
 		return desc, nil
 	case len(subtractLayers(m.Layers, theirs.Layers)) == 0:
 		return other, store.Tag(ctx, other, tag)
-	case strings.HasSuffix(tag, ".sbom"), !isManifest(other.MediaType), !isImageConfig(m.Config.MediaType), !isImageConfig(theirs.Config.MediaType):
+	case strings.HasSuffix(tag, ".sbom"), !oci.IsImageManifest(other.MediaType), !isImageConfig(m.Config.MediaType), !isImageConfig(theirs.Config.MediaType):
 		// Whoever reads an SBOM by its tag takes it for one layer.
 		return desc, fmt.Errorf("merge %[2]s into %[1]s: not signatures that can be merged: delete one of them", desc.Digest, other.Digest)
 	case len(m.Layers)+len(added) > maxSignatures:

@@ -31,8 +31,6 @@ const (
 	maxExamined   = 5000
 )
 
-const mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-
 // signatureVisitor receives every signature and attestation found, or the error of one that cannot
 // be read. Its own error ends the walk.
 type signatureVisitor func(obj Object, e *envelope, err error) error
@@ -171,7 +169,8 @@ func fetchTaggedManifest(ctx context.Context, store oras.ReadOnlyTarget, tag str
 		return desc, nil, fmt.Errorf("manifest: %w", err)
 	}
 	defer rc.Close()
-	if !isManifest(desc.MediaType) {
+	// cosign 2 writes Docker's media type when COSIGN_DOCKER_MEDIA_TYPES is set.
+	if !oci.IsImageManifest(desc.MediaType) {
 		return desc, nil, fmt.Errorf("media type %q, want an image manifest", desc.MediaType)
 	}
 	if err := checkSizeLimit(desc, oci.MaxManifest); err != nil {
@@ -239,7 +238,7 @@ type candidate struct {
 func (w *signatureWalker) readCandidates(ctx context.Context, referrers []ocispec.Descriptor) (all []candidate, err error) {
 	limit, kept := w.examined(), int64(0)
 	for i, desc := range referrers {
-		if !isManifest(desc.MediaType) || desc.Digest.Validate() != nil {
+		if !oci.IsImageManifest(desc.MediaType) || desc.Digest.Validate() != nil {
 			continue
 		}
 		if len(all) >= limit {
@@ -395,10 +394,4 @@ func parseManifest(b []byte) (*ocispec.Manifest, error) {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
 	return &m, nil
-}
-
-// isManifest reports whether a media type is that of image manifests. cosign 2 writes Docker's type when
-// COSIGN_DOCKER_MEDIA_TYPES is set.
-func isManifest(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageManifest || mediaType == mediaTypeDockerManifest
 }

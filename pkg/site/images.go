@@ -175,11 +175,8 @@ func listPlatforms(ctx context.Context, store oras.ReadOnlyTarget, digest string
 	if err != nil {
 		return nil, err
 	}
-	var manifest struct {
-		Manifests []ocispec.Descriptor `json:"manifests"`
-		Config    *ocispec.Descriptor  `json:"config"`
-	}
-	if err := oci.UnmarshalJSON(data, &manifest); err != nil {
+	manifest, err := oci.ParseManifest(data)
+	if err != nil {
 		return nil, err
 	}
 	var all []string

@@ -3,7 +3,6 @@ package trust
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,6 +18,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
@@ -149,25 +149,21 @@ func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphT
 		if errors.Is(err, errdef.ErrNotFound) {
 			return nil
 		}
-		if err == nil && desc.Size > maxManifest {
-			err = fmt.Errorf("the manifest has %d bytes, the limit is %d", desc.Size, maxManifest)
+		if err == nil && desc.Size > oci.MaxManifest {
+			err = fmt.Errorf("the manifest has %d bytes, the limit is %d", desc.Size, oci.MaxManifest)
 		}
 		var data []byte
 		if err == nil {
 			data, err = content.FetchAll(ctx, store, desc)
 		}
-		var m struct {
-			Config    ocispec.Descriptor   `json:"config"`
-			Layers    []ocispec.Descriptor `json:"layers"`
-			Manifests []ocispec.Descriptor `json:"manifests"`
-		}
+		var m *oci.Manifest
 		if err == nil {
-			err = json.Unmarshal(data, &m)
+			m, err = oci.ParseManifest(data)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %s: %w", what, d, err)
 		}
-		for _, blob := range append(m.Layers, m.Config) {
+		for _, blob := range m.Blobs() {
 			if err := p.checkDigest(blob.Digest, what); err != nil {
 				return err
 			}
@@ -181,9 +177,6 @@ func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphT
 	}
 	return look(digest.Digest(image.Image.DigestStr()))
 }
-
-// maxManifest is the limit that registries have.
-const maxManifest = 4 << 20
 
 // checkName checks the signed name of a root against the expected names.
 func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, r *ResolvedRule, where string) error {

@@ -19,8 +19,7 @@ import (
 	"strings"
 	"time"
 
-	"gopkg.in/yaml.v3"
-
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -385,14 +384,11 @@ func (e *exporter) writeDocuments(notes []string) ([]byte, error) {
 	}
 	for _, document := range e.documents {
 		b.WriteString("---\n")
-		encoder := yaml.NewEncoder(&b)
-		encoder.SetIndent(2)
-		if err := encoder.Encode(document); err != nil {
+		text, err := manifest.EncodeYAML(document)
+		if err != nil {
 			return nil, fmt.Errorf("export: %w", err)
 		}
-		if err := encoder.Close(); err != nil {
-			return nil, fmt.Errorf("export: %w", err)
-		}
+		b.Write(text)
 	}
 	return b.Bytes(), nil
 }
