@@ -73,3 +73,21 @@ func TestSecretsOfURLsAreInNoMessage(t *testing.T) {
 		}
 	}
 }
+
+// A login in a URL is not shown, whatever surrounds it, and what was taken out once stays as it is.
+func FuzzErrorText(f *testing.F) {
+	f.Add("get ", ": EOF")
+	f.Add("\"", "\" ssh://")
+	f.Add("http://a?b=", "?c=d#e")
+	f.Add("x://y@", "@z")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		u := &ui.UI{}
+		got := u.ErrorText(before + " https://me:hunter22@h.example/x?sig=hunter22 " + after)
+		if strings.Contains(got, "hunter22") && !strings.Contains(before+after, "hunter22") {
+			t.Errorf("shown: %q", got)
+		}
+		if again := u.ErrorText(got); again != got {
+			t.Errorf("not the same again:\n%q\n%q", got, again)
+		}
+	})
+}

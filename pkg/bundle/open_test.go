@@ -198,7 +198,7 @@ func (l layer) with(name, data string) layer {
 	return l
 }
 
-func (l layer) bytes(t *testing.T) []byte {
+func (l layer) bytes(t testing.TB) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	zip := gzip.NewWriter(&out)
@@ -649,4 +649,46 @@ func TestOpenUnpacksNoBomb(t *testing.T) {
 
 func announce(w *tar.Writer, name string, size int64) error {
 	return w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size})
+}
+
+// Whatever a layer holds, opening it is an error or gives files whose names are as many anywhere.
+func FuzzOpen(f *testing.F) {
+	for _, l := range []layer{
+		good(), good().with("config/a.yaml", "a: 1\n"), good(file("config/a"), file("config/a/b.yaml")), good(file("config/a.yaml"), file("config/A.yaml")),
+		good().with("config/.wh.a.yaml", "x"), locked("quay.io/x/y@"+zeros, "quay.io/x/y:1"), locked("../../x@"+zeros, ""), based("config/a.yaml"),
+	} {
+		zip, err := gzip.NewReader(bytes.NewReader(l.bytes(f)))
+		if err != nil {
+			f.Fatal(err)
+		}
+		plain, err := io.ReadAll(zip)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(plain, "")
+		f.Add(plain, "behind")
+	}
+	f.Fuzz(func(t *testing.T, plain []byte, behind string) {
+		store := memory.New()
+		opened, err := bundle.Open(t.Context(), store, pack(t, store, bundle.TypeBundle, append(zipped(t, plain), behind...)))
+		if err != nil {
+			return
+		}
+		if behind != "" {
+			t.Errorf("%q behind the end opens", behind)
+		}
+		seen := map[string]bool{}
+		for _, file := range opened.AllFiles() {
+			folded := strings.ToLower(file.Path)
+			if seen[folded] || strings.Contains(folded, "..") && strings.Contains("/"+folded+"/", "/../") || len(file.Path) > 1024 {
+				t.Errorf("%q opens", file.Path)
+			}
+			seen[folded] = true
+		}
+		for _, image := range opened.Images {
+			if repository := image.Image.Context().RepositoryStr(); strings.Contains(repository, "..") || strings.Contains(repository, "//") {
+				t.Errorf("%q opens", image.Image)
+			}
+		}
+	})
 }
