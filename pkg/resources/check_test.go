@@ -171,7 +171,7 @@ func TestCheckRules(t *testing.T) {
 	for _, data := range []string{
 		config + "rebaseRules: [{paths: [[spec, {allIndexes: true}, {index: 0}, {regex: '^a'}, a]], type: copy, sources: [new, existing], resourceMatchers: [{notMatcher: {matcher: {allMatcher: {}}}}]}]\n" +
 			"waitRules: [{supportsObservedGeneration: true, conditionMatchers: [{type: Ready, status: 'True', success: true, timeout: 5m}], resourceMatchers: [{hasNamespaceMatcher: {}}, {customResourceMatcher: {}}]}]\n" +
-			"preflightRules: [{name: PermissionValidation}]\nmetadata: {name: a, labels: {a: b}}\n",
+			"preflightRules: [{name: PermissionValidation}]\nmetadata: {name: a, labels: {a: b}}\nadditionalLabels: {x: y, z: 1}\n",
 		annotated("a", "change-group: a/b", "change-rule: delete before deleting c", "num-versions: none", "create-strategy: ''", "update-strategy: skip", "delete-strategy: orphan", "renew-duration: 24h"),
 		annotated("a", "change-rule: upsert after upserting of-{namespace}"),
 		annotated("a", "change-group: '{name}'", "change-rule.x: upsert after upserting none", "change-rule.y: delete after deleting a") + "---\n" + annotated("b", "change-rule: upsert after upserting a"),

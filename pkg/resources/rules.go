@@ -1,8 +1,6 @@
 package resources
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +11,7 @@ import (
 
 	kappconfig "carvel.dev/kapp/pkg/kapp/config"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"sigs.k8s.io/yaml"
 )
 
 // kappGroup is the API group of kapp's configuration.
@@ -67,14 +66,13 @@ func readConfig(r kappres.Resource) (*kappconfig.Config, error) {
 func checkFields(r kappres.Resource) error {
 	fields := maps.Clone(r.UnstructuredObject())
 	delete(fields, "metadata") // which is for names, and kapp does not read
-	data, err := json.Marshal(fields)
+	data, err := yaml.Marshal(fields)
 	if err != nil {
 		return err
 	}
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&kappconfig.Config{}); err != nil {
-		return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	// As kapp reads it: labels that are not text are taken for text.
+	if err := yaml.UnmarshalStrict(data, &kappconfig.Config{}); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "error unmarshaling JSON: while decoding JSON: json: "))
 	}
 	return nil
 }
