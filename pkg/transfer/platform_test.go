@@ -189,6 +189,42 @@ func TestPlatformSpellings(t *testing.T) {
 	}
 }
 
+// An archive that lacks platforms says so after it was signed, too.
+func TestSignedPlatformArchive(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.bundle("a", w.forPlatforms("first", "amd64", "arm64"))
+	file, err := exportPlatforms(t, w, root, "1.0.0", "linux/amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := archive.OpenAmendment(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed(t, a, root, newSigner(t))
+	if _, err := a.Save(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checked, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil); err != nil || !slices.Equal(checked.Platforms, []string{"linux/amd64"}) {
+		t.Errorf("check: %+v, error %v", checked, err)
+	}
+	dir := newLayout(t)
+	if _, err := transfer.Import(t.Context(), openArchive(t, file), dir, transfer.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if limit, err := dir.PlatformsOf(root.Digest); err != nil || !slices.Equal(limit, []string{"linux/amd64"}) {
+		t.Errorf("limited to %q, error %v", limit, err)
+	}
+}
+
 // An index that has the wrong size of a manifest is named with its image; what has the right ones can be taken
 // (hauler issue 161).
 func TestWrongSizeInIndex(t *testing.T) {
