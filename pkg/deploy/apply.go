@@ -64,7 +64,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	s.engine.takeOver = opts.TakeOver
 	s.isRunningHooks, s.isRollback = opts.RunHooks, opts.Rollback
 	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
-	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
+	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, skip: opts.Skip})
 	if err != nil {
 		return report, err
 	}

@@ -62,13 +62,15 @@ const (
 	CheckImages     = "images"     // by the caller: that images are where the references point to
 	CheckPlatforms  = "platforms"  // images' platforms against those of the nodes
 	CheckDryRun     = "dry-run"    // what the API server would refuse, and what cannot be changed
-	CheckDowngrade  = "downgrade"  // an older version over a newer one: a warning
-	CheckNamespaces = "namespaces" // that they are there to stay, and take the records; not to be skipped
-	CheckForeign    = "foreign"    // by Plan: what others have put into what would be deleted
+	// by Plan: what changes of CustomResourceDefinitions do to resources that exist
+	CheckDefinitions = "definitions"
+	CheckDowngrade   = "downgrade"  // an older version over a newer one: a warning
+	CheckNamespaces  = "namespaces" // that they are there to stay, and take the records; not to be skipped
+	CheckForeign     = "foreign"    // by Plan: what others have put into what would be deleted
 )
 
 // Checks are all of them.
-var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckWorkloads, CheckImages, CheckPlatforms, CheckDryRun}
+var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckWorkloads, CheckImages, CheckPlatforms, CheckDryRun, CheckDefinitions}
 
 // CheckOptions are for Check and Plan. The zero value works.
 type CheckOptions struct {

@@ -1,11 +1,107 @@
 package deploy
 
 import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"carvel.dev/kapp/pkg/kapp/crdupgradesafety"
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"gopkg.in/yaml.v3"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
+
+// checkDefinitions finds what changes of CustomResourceDefinitions do to resources that exist. Where these lose
+// data it is wrong; where fewer values are valid from now on, it is a warning. kapp's own check refuses whatever it
+// does not know, a field's description too, and with that nearly every new version of a product.
+func checkDefinitions(changes []diff.Change) (findings []Finding) {
+	for _, c := range changes {
+		was, now := c.ClusterOriginalResource(), c.NewResource()
+		if c.Op() != diff.ChangeOpUpdate || was == nil || now == nil || !isDefinition(now) {
+			continue
+		}
+		var before, after apiextensionsv1.CustomResourceDefinition
+		if errors.Join(was.AsUncheckedTypedObj(&before), now.AsUncheckedTypedObj(&after)) != nil {
+			continue // the API server says what is wrong with it
+		}
+		f := Finding{Check: CheckDefinitions, Resource: idOf(now).String()}
+		if lost := findLosses(before, after); lost != "" {
+			f.Severity, f.Message = Wrong, lost+": resources that exist lose data (--skip-check "+CheckDefinitions+")"
+			findings = append(findings, f)
+		}
+		if narrowed := findNarrowed(before, after); len(narrowed) > 0 {
+			f.Severity, f.Message = Warning, "fewer values are valid: "+strings.Join(narrowed[:min(len(narrowed), maxNarrowed)], "; ")
+			if more := len(narrowed) - maxNarrowed; more > 0 {
+				f.Message += fmt.Sprintf("; and %d more", more)
+			}
+			findings = append(findings, f)
+		}
+	}
+	return findings
+}
+
+// maxNarrowed is how many fields a warning names.
+const maxNarrowed = 3
+
+// findLosses returns what of a definition's change loses data; "" for nothing.
+func findLosses(before, after apiextensionsv1.CustomResourceDefinition) string {
+	err := errors.Join(crdupgradesafety.NoScopeChange(before, after), crdupgradesafety.NoStoredVersionRemoved(before, after),
+		crdupgradesafety.NoExistingFieldRemoved(before, after))
+	if err == nil {
+		return ""
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
+
+// narrowings find, field by field, where fewer values are valid, or others come by themselves.
+var narrowings = []crdupgradesafety.ChangeValidation{
+	changeOfType,
+	crdupgradesafety.EnumChangeValidation, crdupgradesafety.RequiredFieldChangeValidation, crdupgradesafety.DefaultValueChangeValidation,
+	crdupgradesafety.MinimumChangeValidation, crdupgradesafety.MinimumItemsChangeValidation,
+	crdupgradesafety.MinimumLengthChangeValidation, crdupgradesafety.MinimumPropertiesChangeValidation,
+	crdupgradesafety.MaximumChangeValidation, crdupgradesafety.MaximumItemsChangeValidation,
+	crdupgradesafety.MaximumLengthChangeValidation, crdupgradesafety.MaximumPropertiesChangeValidation,
+}
+
+func changeOfType(d crdupgradesafety.FieldDiff) (bool, error) {
+	if d.Old.Type != d.New.Type && !d.New.XIntOrString {
+		return true, fmt.Errorf("type changed from %q to %q", d.Old.Type, d.New.Type)
+	}
+	return false, nil
+}
+
+func findNarrowed(before, after apiextensionsv1.CustomResourceDefinition) (all []string) {
+	for _, was := range before.Spec.Versions {
+		i := slices.IndexFunc(after.Spec.Versions, func(v apiextensionsv1.CustomResourceDefinitionVersion) bool { return v.Name == was.Name })
+		if i < 0 || was.Schema == nil || after.Spec.Versions[i].Schema == nil {
+			continue
+		}
+		flat := crdupgradesafety.FlattenSchema(was.Schema.OpenAPIV3Schema)
+		// A field that is removed is an error, and in findLosses.
+		next := crdupgradesafety.FlattenSchema(after.Spec.Versions[i].Schema.OpenAPIV3Schema)
+		maps.DeleteFunc(flat, func(field string, _ *apiextensionsv1.JSONSchemaProps) bool { return next[field] == nil })
+		changed, err := crdupgradesafety.CalculateFlatSchemaDiff(flat, next)
+		if err != nil {
+			continue
+		}
+		for _, field := range slices.Sorted(maps.Keys(changed)) {
+			for _, narrows := range narrowings {
+				if _, err := narrows(changed[field]); err != nil {
+					all = append(all, fmt.Sprintf("%s of %s: %v", strings.TrimPrefix(field, "^."), was.Name, err))
+				}
+			}
+		}
+	}
+	return all
+}
+
+func isDefinition(r kappres.Resource) bool {
+	return r.Kind() == "CustomResourceDefinition" && r.APIGroup() == "apiextensions.k8s.io"
+}
 
 // shortenDefinitions has kapp order changes without their schemas. To learn which kind a CustomResourceDefinition
 // defines, kapp encodes all of it and reads that again, for each group of changes and each rule: a third of the time
@@ -14,7 +110,7 @@ func shortenDefinitions(changes []diff.Change) []diff.Change {
 	all := make([]diff.Change, len(changes))
 	for i, c := range changes {
 		all[i] = c
-		if r := c.NewOrExistingResource(); r.Kind() == "CustomResourceDefinition" && r.APIGroup() == "apiextensions.k8s.io" {
+		if r := c.NewOrExistingResource(); isDefinition(r) {
 			all[i] = definitionChange{Change: c, ordered: shortDefinition{r}}
 		}
 	}

@@ -59,6 +59,8 @@ type kappApp struct {
 	ownKinds sets.Set[schema.GroupKind]
 	// rehearse sends what would be written to the API server as a dry run, when only looking.
 	rehearse bool
+	// compareDefinitions looks for what changes of definitions do to resources that exist, when only looking.
+	compareDefinitions bool
 	// moment says which of its hooks run.
 	moment lifecycleMoment
 	// done are Jobs that are not to run again.
@@ -306,6 +308,9 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	refused := cmp.Or(e.takenOver(steps), runPreflight(ctx, p, conf, graph))
 	if h == nil {
 		result.refused, result.findings = refused, terminatingFindings(going)
+		if a.compareDefinitions {
+			result.findings = append(result.findings, checkDefinitions(changes)...)
+		}
 		if a.rehearse && refused == nil {
 			result.findings = append(result.findings, rehearseChanges(ctx, a, p, steps, wanted.resources, &result)...)
 		}
@@ -397,18 +402,15 @@ func changeSet(p *kappParts, changes []diff.Change, factory diff.ChangeFactory, 
 		conf.ChangeGroupBindings(), conf.ChangeRuleBindings(), p.told, logger.NewNoopLogger())
 }
 
-// runPreflight runs kapp's own checks: that of CRD upgrades always, others if a Config document
-// of the bundle turns them on.
+// runPreflight runs kapp's own checks if a Config document of the bundle turns them on.
 func runPreflight(ctx context.Context, p *kappParts, conf kappconfig.Conf, graph *diffgraph.ChangeGraph) error {
-	upgrades := crdupgradesafety.NewPreflight(p.clients, true)
 	checks := preflight.NewRegistry(map[string]preflight.Check{
 		"PermissionValidation": permissions.NewPreflight(p.clients, false),
-		"CRDUpgradeSafety":     upgrades,
+		"CRDUpgradeSafety":     crdupgradesafety.NewPreflight(p.clients, false),
 	})
 	if err := checks.SetConfig(conf.PreflightRules()); err != nil {
 		return fmt.Errorf("kapp's preflight rules: %w", err)
 	}
-	upgrades.SetEnabled(true) // which the configuration has undone
 	return checks.Run(ctx, graph)
 }
 

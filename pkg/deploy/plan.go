@@ -80,7 +80,7 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 	}
 	s.engine.takeOver = opts.TakeOver
 	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
-	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, dryRun: !slices.Contains(opts.Skip, CheckDryRun)})
+	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, skip: opts.Skip})
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +92,8 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 type planOptions struct {
 	// deleteForeign makes a warning of what others would lose.
 	deleteForeign bool
-	// dryRun asks the API server of each change whether it would take it.
-	dryRun bool
+	// skip are checks that are not done.
+	skip []string
 }
 
 func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, error) {
@@ -113,7 +113,8 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 		tasks[i].run = func(ctx context.Context) error {
 			looked, err := s.engine.lookAhead(ctx, kappApp{
 				name: j.runtime.appName(j.unit), labels: j.appLabels(), manifests: j.unit.Manifests, absent: absent[i],
-				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, rehearse: opts.dryRun, moment: j.newMoment(s.isRollback), done: s.doneJobs(),
+				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, moment: j.newMoment(s.isRollback), done: s.doneJobs(),
+				rehearse: !slices.Contains(opts.skip, CheckDryRun), compareDefinitions: !slices.Contains(opts.skip, CheckDefinitions),
 			})
 			if ctx.Err() != nil {
 				return ctx.Err()
