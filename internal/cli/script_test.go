@@ -38,13 +38,19 @@ var update = flag.Bool("update", false, "write what commands print into the scri
 // The test binary is krtpkg too, for scripts and for tests that send it signals, and sites
 // behind an air gap.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"krtpkg": func() {
+	testscript.Main(waiting{m}, map[string]func(){"krtpkg": func() {
 		if policy := os.Getenv("KRTPKG_TEST_SYSTEM_POLICY"); policy != "" {
 			cli.SetSystemPolicy(policy)
 		}
 		cli.Main()
 	}, "krtpkg-site": runSite, "krtpkg-node": runNode})
 }
+
+// waiting are tests of which many wait for control planes.
+type waiting struct{ *testing.M }
+
+// Run implements [testscript.TestingM].
+func (m waiting) Run() int { return clustertest.RunWaiting(m.M) }
 
 // The scripts are what users type. Those in registries/ run against each kind of registry.
 func TestScripts(t *testing.T) {

@@ -131,16 +131,7 @@ func Main(m *testing.M) int {
 		c := &sharedCluster{}
 		shared.free, shared.all = append(shared.free, c), append(shared.all, c)
 	}
-	flag.Parse()
-	isChosen := false
-	flag.Visit(func(f *flag.Flag) { isChosen = isChosen || f.Name == parallelFlag })
-	if !isChosen && runtime.GOMAXPROCS(0) < reserved {
-		if err := flag.Set(parallelFlag, strconv.Itoa(reserved)); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-	}
-	code := m.Run()
+	code := RunWaiting(m)
 	for _, s := range append(shared.all, &shared.one) {
 		if s.cluster == nil {
 			continue
@@ -154,3 +145,18 @@ func Main(m *testing.M) int {
 }
 
 const parallelFlag = "test.parallel"
+
+// RunWaiting runs the tests of a package that wait more than they compute, for clusters above all: more of them in
+// parallel than there are processors, unless -parallel says how many.
+func RunWaiting(m interface{ Run() int }) int {
+	flag.Parse()
+	isChosen := false
+	flag.Visit(func(f *flag.Flag) { isChosen = isChosen || f.Name == parallelFlag })
+	if !isChosen && runtime.GOMAXPROCS(0) < reserved {
+		if err := flag.Set(parallelFlag, strconv.Itoa(reserved)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return m.Run()
+}
