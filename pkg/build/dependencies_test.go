@@ -82,6 +82,7 @@ func TestKustomizationInALargeArchive(t *testing.T) {
 	pack("deploy/east/kustomization.yaml", "resources: [../base]\nnamePrefix: east-\n")
 	pack("deploy/base/kustomization.yaml", "resources: [pod.yaml]\n")
 	pack("deploy/base/pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: ghcr.io/example/web:1.0}]}\n")
+	pack("plain/x.yaml", "apiVersion: x.example/v1\nkind: X\nmetadata: {name: x}\nspec: {plugin: ghcr.io/example/plugin:1.0}\n")
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +99,11 @@ func TestKustomizationInALargeArchive(t *testing.T) {
 	define("root: src, template: ytt")
 	if _, err := build.RenderManifests(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "more than 20000 files are picked") {
 		t.Errorf("all files of a folder are templates: got %v", err)
+	}
+	// A place in a source is that in the whole of it.
+	define("root: plain")
+	if _, err := build.Build(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "many.tar/plain/x.yaml:4:16: X x: spec.plugin") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -386,3 +386,37 @@ func FuzzFind(f *testing.F) {
 		}
 	})
 }
+
+// An allowance for a place is for no other, whatever value is there.
+func TestNotImagesOfOnePlace(t *testing.T) {
+	t.Parallel()
+	const value = "ghcr.io/a/b:1"
+	const data = "kind: X\nmetadata: {name: one}\nspec: {a: '" + value + "', b: '" + value + "'}\n---\nkind: X\nmetadata: {name: two}\nspec: {a: '" + value + "'}\n"
+	for _, c := range []struct {
+		allowed images.NotImage
+		ignored string
+	}{
+		{images.NotImage{Value: value}, "[X one spec.a X one spec.b X two spec.a]"},
+		{images.NotImage{Value: "*", Path: "spec.a"}, "[X one spec.a X two spec.a]"},
+		{images.NotImage{Value: value, Resource: "X one"}, "[X one spec.a X one spec.b]"},
+		{images.NotImage{Value: value, Resource: "X t*", Path: "spec.*"}, "[X two spec.a]"},
+		{images.NotImage{Value: "ghcr.io/a/c:*", Path: "spec.a"}, "[]"},
+		{images.NotImage{Value: value, Resource: "Y one"}, "[]"},
+	} {
+		c.allowed.Reason = "r"
+		finder := images.Finder{NotImages: []images.NotImage{c.allowed}}
+		found, err := finder.Find(parse(t, data))
+		if err != nil || len(found) != 3 {
+			t.Fatalf("found %+v, %v", found, err)
+		}
+		ignored := []string{}
+		for _, f := range found {
+			if f.State != images.Suspect {
+				ignored = append(ignored, f.Resource+" "+f.Path)
+			}
+		}
+		if got := fmt.Sprint(ignored); got != c.ignored {
+			t.Errorf("%+v: ignored %s, want %s", c.allowed, got, c.ignored)
+		}
+	}
+}
