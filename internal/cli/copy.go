@@ -344,6 +344,9 @@ func countNoun(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
+	if stem, is := strings.CutSuffix(what, "y"); is {
+		return fmt.Sprintf("%d %sies", n, stem)
+	}
 	return fmt.Sprintf("%d %ss", n, what)
 }
 

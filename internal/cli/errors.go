@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -74,6 +75,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		holes      *archive.IncompleteError
 		other      *archive.ForeignError
 		volumes    *archive.AbsentVolumesError
+		item       *transfer.ItemError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -110,7 +112,11 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
-		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with", "")
+		object := ""
+		if errors.As(err, &item) {
+			object = cmp.Or(item.Item, item.Digest.String())
+		}
+		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with; fetch it again from its origin", object)
 	case errors.Is(err, layout.ErrAmbiguous):
 		return failure(result.Ambiguous, exitUnverified, "name it by digest, or create the archive or folder again", "")
 	case errors.Is(err, archive.ErrDamaged):
@@ -152,11 +158,11 @@ func explainError(ctx context.Context, err error) result.Error {
 	}):
 		return failure(result.IncompleteIndex, exitFailure, "the registry accepts only complete indexes: copy without --platform, or lock single platforms with krtpkg build --platform", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
-		return failure(result.Unauthorized, exitCode(err), "log in to "+response.URL.Host+": docker login, podman login, or a credential helper in the docker config", response.URL.Host)
+		return failure(result.Unauthorized, exitCode(err), "log in with krtpkg login "+response.URL.Host+", docker login or podman login", response.URL.Host)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return failure(result.Unauthorized, exitCode(err), "log in to the registry: docker login, podman login, or a credential helper in the docker config", "")
+		return failure(result.Unauthorized, exitCode(err), "log in with krtpkg login REGISTRY, docker login or podman login", "")
 	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
-		return failure(result.Forbidden, exitCode(err), "the login for "+response.URL.Host+" lacks permission or is missing: run docker login or podman login", response.URL.Host)
+		return failure(result.Forbidden, exitCode(err), "the login for "+response.URL.Host+" lacks permission or is missing: log in with krtpkg login, docker login or podman login", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:
 		return failure(result.RateLimited, exitCode(err), response.URL.Host+" limits requests: run the same command again later to resume; logging in may raise the limit", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode >= http.StatusInternalServerError:
@@ -167,6 +173,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Unreachable, exitCode(err), unansweredHint(request), hostOf(request))
 	case errors.As(err, &incomplete):
 		return failure(result.Incomplete, exitIncomplete, "make the images reachable, or pass --image-mirror", incomplete.Missing[0].Image)
+	case errors.As(err, &item) && errors.Is(err, errdef.ErrNotFound):
+		return failure(result.Incomplete, exitIncomplete, "copy or import it there again from where it is complete: only what is missing moves", cmp.Or(item.Item, item.Digest.String()))
 	case errors.Is(err, errdef.ErrNotFound):
 		return failure(result.NotFound, exitFailure, "list the versions with krtpkg list", "")
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,6 +48,7 @@ completes it and sets the tags. Until then the exit code is 4. An import that br
 	cmd.Flags().StringVar(&f.maxUnverified, "max-unverified", "32MiB", "how much of a stream to hold in memory until its signatures arrive; current archives have them in front")
 	cmd.Flags().BoolVar(&f.unverifiedVolumes, "allow-unverified-volumes", false, "import a volume unverified if its signatures are on another one; the last volume is verified before tags are set")
 	f.addPaths(cmd)
+	f.addDryRun(cmd)
 	return cmd
 }
 
@@ -79,14 +81,17 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	if options.Preserve, err = f.preserveNames(to, client); err != nil {
 		return err
 	}
+	if f.dryRun {
+		return a.compareImport(ctx, archives, to, dst, options, f.format)
+	}
 	imported, err := a.importFrom(ctx, archives, dst, options)
 	if err != nil {
-		return fmt.Errorf("import %s: %w", strings.Join(archives, ", "), err)
+		return fmt.Errorf("import %s: %w", nameArchives(archives), err)
 	}
 	if len(imported.Absent) > 0 {
 		r := describeCopy(to, imported.Report)
 		r.AbsentVolumes, r.Volumes = imported.Absent, imported.Volumes
-		failed := fmt.Errorf("import %s: %w", strings.Join(archives, ", "), imported.AbsentError())
+		failed := fmt.Errorf("import %s: %w", nameArchives(archives), imported.AbsentError())
 		return a.printResult(ctx, f.format, r, failed, func(w io.Writer) {
 			ui.Fprintf(w, "%s (%s) copied\n", countNoun(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes))
 		})
@@ -128,4 +133,39 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 	}
 	defer store.Close()
 	return transfer.Import(ctx, store, dst, o)
+}
+
+// compareImport shows what an import would copy.
+func (a *app) compareImport(ctx context.Context, archives []string, to place.Place, dst place.Target, o transfer.Options, format ui.Format) error {
+	for _, name := range archives {
+		if name == "-" {
+			return &usageError{errors.New("--dry-run cannot be used with a stream: it would be read to its end")}
+		}
+	}
+	store, err := archive.Open(archives...)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if absent := store.AbsentVolumes(); len(absent) > 0 {
+		return fmt.Errorf("import %s: %w", nameArchives(archives), &archive.AbsentVolumesError{Volumes: absent, Of: store.Volumes(), Near: archives})
+	}
+	roots, err := transfer.FindRoots(ctx, store)
+	if err != nil {
+		return err
+	}
+	o.Fallback = dst
+	r, err := compareWith(ctx, roots, to, dst, o)
+	if err != nil {
+		return fmt.Errorf("import %s: %w", nameArchives(archives), err)
+	}
+	return a.printResult(ctx, format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
+}
+
+// nameArchives names what is imported in an error, which names the volume that it is about.
+func nameArchives(archives []string) string {
+	if len(archives) == 1 {
+		return archives[0]
+	}
+	return fmt.Sprintf("%d volumes", len(archives))
 }

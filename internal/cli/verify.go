@@ -25,11 +25,12 @@ func (a *app) verifyCommand() *cobra.Command {
 	var o verifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify REFERENCE",
-		Short: "verify the signatures and every byte of a bundle or a runtime",
+		Short: "verify who signed a bundle or a runtime, and what is attested",
 		Long: `Verify checks the signatures of the root against the trusted signers of the flags or the policy
 file, the attestations that the policy requires, and every byte of the root and its nested bundles
 against the signed digest. It contacts only the place of the reference: no log, no certificate
-authority and no other host.
+authority and no other host. It does not read the images, which the root names by digest: krtpkg
+check reads every byte of them.
 
 The exit code is 3 if verification fails.`,
 		Example: `  krtpkg verify --key cosign.pub registry.example/krt/edge:1.0.0

@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
+	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -80,10 +81,10 @@ func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*Check
 		event := progress.Event{Kind: progress.Began, Subject: desc.Digest.String(), Bytes: desc.Size}
 		report.Emit(event)
 		if _, err := io.Copy(io.Discard, blob); err != nil {
-			return nil, fmt.Errorf("blob %s: %w", desc.Digest, err)
+			return nil, s.blobError(desc.Digest, err)
 		}
 		if desc.Size == 0 && desc.Digest != desc.Digest.Algorithm().FromBytes(nil) {
-			return nil, fmt.Errorf("blob %s: %w", desc.Digest, content.ErrMismatchedDigest)
+			return nil, s.blobError(desc.Digest, content.ErrMismatchedDigest)
 		}
 		event.Kind = progress.Copied
 		report.Emit(event)
@@ -91,4 +92,12 @@ func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*Check
 		c.Bytes += desc.Size
 	}
 	return nil, ctx.Err()
+}
+
+// blobError returns the error of a blob, with what it belongs to.
+func (s *Stream) blobError(d digest.Digest, err error) error {
+	if item := layout.DescribeItems(s.info.Manifests, s.manifests)[d]; item != "" {
+		return fmt.Errorf("blob %s (%s): %w", d, item, err)
+	}
+	return fmt.Errorf("blob %s: %w", d, err)
 }

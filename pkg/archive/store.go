@@ -233,6 +233,14 @@ func (s *Store) VolumeOf(d digest.Digest) (n int) {
 	return n
 }
 
+// FileOf returns the file that has some content, or "".
+func (s *Store) FileOf(d digest.Digest) string {
+	if section, ok := s.blobs[d]; ok {
+		return section.file.Name()
+	}
+	return ""
+}
+
 // IsManifest reports whether content is one of the archive's manifests.
 func (s *Store) IsManifest(d digest.Digest) bool { return s.manifests[d] }
 

@@ -390,7 +390,7 @@ func (c *copier) attributeError(ctx context.Context, n *planNode, sent *transfer
 		}
 	}
 	if source != nil {
-		return fmt.Errorf("read %s from source %s: %w", n.desc.Digest, storeName(n.from), source)
+		return c.itemError(n, source)
 	}
 	return fmt.Errorf("write %s to target %s: %w", n.desc.Digest, storeName(c.dst), err)
 }

@@ -1,10 +1,14 @@
 package transfer
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"krtpkg.dev/krtpkg/pkg/layout"
 )
 
 // Missing is an item that was not found anywhere.
@@ -13,6 +17,42 @@ type Missing struct {
 	Image string
 	// Reason is the error of each place that was asked.
 	Reason error
+}
+
+// ItemError is the error of a manifest or a blob that a source does not have, or does not give as its digest says.
+type ItemError struct {
+	Digest digest.Digest
+	// Item is what it is, "layer of IMAGE", and Source where it was read; "" if not known.
+	Item, Source string
+	Err          error
+}
+
+func (e *ItemError) Error() string {
+	text := "read " + e.Digest.String() + " from source " + e.Source
+	if e.Item != "" {
+		text += " (" + e.Item + ")"
+	}
+	return text + ": " + e.Err.Error()
+}
+
+func (e *ItemError) Unwrap() error { return e.Err }
+
+// itemError returns the error of an item of the plan, with what it belongs to.
+func (p *Plan) itemError(n *planNode, err error) error {
+	manifests := map[digest.Digest][]byte{}
+	for d, known := range p.nodes {
+		if known.data != nil {
+			manifests[d] = known.data
+		}
+	}
+	source, from := storeName(n.from), n.from
+	if either, is := from.(*fallbackFetcher); is {
+		from = either.first
+	}
+	if files, is := from.(interface{ FileOf(digest.Digest) string }); is {
+		source = cmp.Or(files.FileOf(n.desc.Digest), source)
+	}
+	return &ItemError{n.desc.Digest, layout.DescribeItems(p.namedEntries(), manifests)[n.desc.Digest], source, err}
 }
 
 // IncompleteError is the error of a root that cannot be copied because parts of it are missing.

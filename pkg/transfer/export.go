@@ -3,17 +3,19 @@ package transfer
 import (
 	"cmp"
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/layout"
@@ -189,22 +191,35 @@ func (p *Plan) Compare(ctx context.Context, dst oras.GraphTarget) (*Difference, 
 	return d, err
 }
 
-// CheckContent reads every item of the plan and verifies its digest.
+// CheckContent reads every item of the plan and verifies its digest. What is missing or damaged is an [*ItemError]
+// each; it reads on after them, so that all are found at once.
 func (p *Plan) CheckContent(ctx context.Context) (items int, bytes int64, err error) {
 	p.options.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
+	var mu sync.Mutex
+	var found []error
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
 	for _, n := range p.nodes {
 		bytes += n.desc.Size
 		group.Go(func() error {
 			if err := p.checkItem(ctx, n); err != nil {
-				return fmt.Errorf("%s at %s: %w", n.desc.Digest, storeName(n.from), err)
+				if !errors.Is(err, errdef.ErrNotFound) && !errors.Is(err, content.ErrMismatchedDigest) {
+					return p.itemError(n, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				found = append(found, p.itemError(n, err))
+				return nil
 			}
 			p.options.Progress.Emit(progress.Event{Kind: progress.Copied, Subject: n.desc.Digest.String(), Bytes: n.desc.Size})
 			return nil
 		})
 	}
-	return len(p.nodes), bytes, group.Wait()
+	if err := group.Wait(); err != nil {
+		return 0, 0, err
+	}
+	slices.SortFunc(found, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
+	return len(p.nodes), bytes, errors.Join(found...)
 }
 
 func (p *Plan) checkItem(ctx context.Context, n *planNode) error {

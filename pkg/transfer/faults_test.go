@@ -233,6 +233,42 @@ func TestWrongBytes(t *testing.T) {
 	}
 }
 
+// A check tells of all that is gone or wrong at a registry, and which image it belongs to.
+func TestCheckOfAnIncompleteRegistry(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.edge()
+	gone, wrong := digestOf("web on arm64"), digestOf("web on amd64")
+	source, on := faulty(t, func(next http.Handler, rw http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, gone.String()):
+			http.NotFound(rw, r)
+		case strings.HasSuffix(r.URL.Path, wrong.String()):
+			io.WriteString(rw, "web on amd63")
+		default:
+			next.ServeHTTP(rw, r)
+		}
+	})
+	w.mustCopy(root, open(t, source, "krt/edge"))
+	on.Store(true)
+	plan, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: open(t, source, "krt/edge"), Root: root, Tags: []string{"1.0.0"}}}, transfer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = plan.CheckContent(t.Context())
+	if !errors.Is(err, errdef.ErrNotFound) || !errors.Is(err, content.ErrMismatchedDigest) {
+		t.Errorf("got %v", err)
+	}
+	for _, want := range []string{
+		"read " + gone.String() + " from source " + source.Host + "/krt/edge (layer of origin.example/app@sha256:",
+		"read " + wrong.String() + " from source " + source.Host + "/krt/edge (layer of origin.example/app@sha256:",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v\nwant %q", err, want)
+		}
+	}
+}
+
 // blind is a target that checks nothing.
 type blind struct {
 	oras.GraphTarget

@@ -48,7 +48,7 @@ func readManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descri
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read manifest %s from source %s: %w", desc.Digest, storeName(from), err)
+		return nil, &ItemError{Digest: desc.Digest, Item: "manifest", Source: storeName(from), Err: err}
 	}
 	return data, nil
 }

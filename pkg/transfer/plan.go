@@ -309,7 +309,7 @@ func (p *Plan) recordMissing(ctx context.Context, image name.Digest, reason erro
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.missing = append(p.missing, Missing{image.Name(), reason})
+	p.missing = append(p.missing, Missing{images.FamiliarName(image.Name()), reason})
 	return nil
 }
 
