@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -23,14 +24,16 @@ where it has a digest or a commit, and otherwise in the lock file next to it (bu
 bundle.yaml). It prints the changes. Commit both files.
 
 Charts move within the version range of the definition, git repositories with their tag or branch,
-images and artifacts with their tag. --latest changes the definition to the newest versions.`,
+images and artifacts with their tag. --latest changes the definition to the newest versions, and
+lists those of images, whose tags are in your manifests.`,
 		Example: `  krtpkg update -f bundle.yaml
   krtpkg update -f runtime.yaml --latest`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.printMoves(cmd.Context(), format, "nothing has moved", func(ctx context.Context, o build.Options) ([]build.Move, error) {
-				return build.Update(ctx, definition, latest, o)
+			return a.printMoves(cmd.Context(), format, "nothing has moved", false, func(ctx context.Context, o build.Options) (*build.Outdated, error) {
+				moves, err := build.Update(ctx, definition, latest, o)
+				return &build.Outdated{Moves: moves}, err
 			})
 		},
 	}
@@ -43,23 +46,25 @@ images and artifacts with their tag. --latest changes the definition to the newe
 func (a *app) outdatedCommand() *cobra.Command {
 	var definition string
 	var format ui.Format
+	var exitCode bool
 	cmd := &cobra.Command{
 		Use:   "outdated -f DEFINITION",
 		Short: "list the sources and images of a definition with newer versions upstream",
 		Long: `Outdated lists what krtpkg update would change, and newer versions outside of the definition's
-range. It changes nothing. Of a folder without a definition it looks at all bundles below; if one
+range, also of images: tags like the one in use with a greater version. It changes nothing. Of a folder without a definition it looks at all bundles below; if one
 of them cannot be looked up, the others are listed all the same.`,
 		Example: `  krtpkg outdated -f runtime.yaml
-  krtpkg outdated -f bundles`,
+  krtpkg outdated -f bundles --exit-code`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.printMoves(cmd.Context(), format, "everything is up to date", func(ctx context.Context, o build.Options) ([]build.Move, error) {
+			return a.printMoves(cmd.Context(), format, "everything is up to date", exitCode, func(ctx context.Context, o build.Options) (*build.Outdated, error) {
 				return build.ListOutdated(ctx, definition, o)
 			})
 		},
 	}
 	fileFlag(cmd, &definition)
+	cmd.Flags().BoolVar(&exitCode, "exit-code", false, "exit with code 5 if anything is outdated")
 	outputFlag(cmd, &format)
 	return cmd
 }
@@ -70,17 +75,25 @@ func fileFlag(cmd *cobra.Command, definition *string) {
 	requireFlags(cmd, "file")
 }
 
-// printMoves prints what is outdated or updated.
-func (a *app) printMoves(ctx context.Context, format ui.Format, none string, find func(context.Context, build.Options) ([]build.Move, error)) error {
+// printMoves prints what is outdated or updated; with exitCode anything that is fails.
+func (a *app) printMoves(ctx context.Context, format ui.Format, none string, exitCode bool, find func(context.Context, build.Options) (*build.Outdated, error)) error {
 	o, err := a.buildOptions()
 	if err != nil {
 		return err
 	}
-	moves, failed := find(ctx, o)
-	if len(moves) == 0 && failed != nil {
+	found, failed := find(ctx, o)
+	if failed != nil && (found == nil || len(found.Moves) == 0) {
 		return failed
 	}
-	r := &result.Moves{Moves: append([]build.Move{}, moves...)}
+	moves := found.Moves
+	if len(found.Unlocked) > 0 {
+		a.ui.Note("note: %s: no lock file, so images were not looked up; krtpkg update writes one", nameSome(found.Unlocked, "bundle"))
+		none = "no source has a newer version"
+	}
+	if failed == nil && exitCode && len(moves) > 0 {
+		failed = errChanges
+	}
+	r := &result.Moves{Moves: append([]build.Move{}, moves...), Unlocked: append([]string{}, found.Unlocked...)}
 	return a.printResult(ctx, format, r, failed, func(w io.Writer) {
 		if len(moves) == 0 {
 			ui.Fprintln(w, none)
@@ -91,6 +104,14 @@ func (a *app) printMoves(ctx context.Context, format ui.Format, none string, fin
 			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Bundle, m.Kind, m.Name, shortPin(m.From), shortPin(m.To), m.Newest)
 		}
 	})
+}
+
+// nameSome returns the names of a few things, or how many there are.
+func nameSome(names []string, what string) string {
+	if len(names) > 3 {
+		return countNoun(len(names), what)
+	}
+	return strings.Join(names, ", ")
 }
 
 // shortPin returns the first characters of a digest or a commit; - if it is empty.

@@ -55,9 +55,14 @@ func (o Options) assembleContent(ctx context.Context, d *bundle.Definition, at d
 	}
 	for i := range d.Bundle.Spec.Sources {
 		s := &d.Bundle.Spec.Sources[i]
+		written := s.SHA256
 		err := pin(ctx, &fetcher, s)
 		if err == nil {
 			err = a.addSource(ctx, &fetcher, s)
+		}
+		if wrong := (*source.DigestError)(nil); written == "" && errors.As(err, &wrong) && wrong.Want == s.SHA256 {
+			// The definition has no digest to change: the lock file has.
+			err = &MovedError{wrong.Source, "sha256:" + wrong.Got, "sha256:" + wrong.Want}
 		}
 		if err != nil {
 			return nil, placeError(d, []any{"spec", "sources", i}, err)

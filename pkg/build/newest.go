@@ -12,6 +12,8 @@ import (
 	"oras.land/oras-go/v2/registry"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
@@ -117,6 +119,56 @@ func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newes
 		})
 	}
 	return up, err
+}
+
+// imageVersion is a tag of an image that is a version: with or without v, of two numbers or more, and with what
+// tells variants apart, such as -alpine.
+var imageVersion = regexp.MustCompile(`^(v?)([0-9]+(?:\.[0-9]+){1,2})(-.*)?$`)
+
+// findNewestImage returns the tag of the newest version of an image, if that is not the one in use: of the same
+// variant, and of as many numbers, since a date is not a version. That a registry does not list its tags is noted.
+func (o Options) findNewestImage(ctx context.Context, ref name.Reference) string {
+	tag, tagged := ref.(name.Tag)
+	if !tagged || !imageVersion.MatchString(tag.TagStr()) || o.Sources.Registry == nil {
+		return ""
+	}
+	newest := tag.TagStr()
+	origin, _, err := o.Sources.Registry.Origin(ctx, ref)
+	if err == nil {
+		if lister, ok := origin.(registry.TagLister); ok {
+			err = lister.Tags(ctx, "", func(tags []string) error {
+				newest = newestImageTag(newest, tags)
+				return nil
+			})
+		}
+	}
+	if err != nil {
+		o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: images.FamiliarName(ref.Name()), Detail: "may have newer versions: " + err.Error()})
+	}
+	if newest == tag.TagStr() {
+		return ""
+	}
+	return newest
+}
+
+// newestImageTag returns the greatest of the tags that are versions like the one in use.
+func newestImageTag(used string, tags []string) string {
+	shape := imageVersion.FindStringSubmatch(used)
+	best, err := semver.NewVersion(shape[2])
+	if err != nil {
+		return used
+	}
+	newest := used
+	for _, tag := range tags {
+		parts := imageVersion.FindStringSubmatch(tag)
+		if parts == nil || parts[1] != shape[1] || parts[3] != shape[3] || strings.Count(parts[2], ".") != strings.Count(shape[2], ".") {
+			continue
+		}
+		if v, err := semver.NewVersion(parts[2]); err == nil && v.GreaterThan(best) {
+			best, newest = v, tag
+		}
+	}
+	return newest
 }
 
 // released is a tag of a repository with several products: a name before the version.

@@ -177,7 +177,7 @@ func (o Options) newLockResolver(p *lockedPins, at definitionPath) images.Resolv
 		case !known && o.Locked:
 			return ocispec.Descriptor{}, fmt.Errorf("not in %s: run krtpkg update", at.lockFile())
 		case !known:
-			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: ref.Name(), Detail: "is not in " + at.lockFile() + ": its tag decides"})
+			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: images.FamiliarName(ref.Name()), Detail: "is not in " + at.lockFile() + ": its tag decides"})
 			return o.Images.Resolve(ctx, ref)
 		case o.Locked:
 			now, err := o.upstreamResolver().Resolve(ctx, ref)
@@ -185,7 +185,7 @@ func (o Options) newLockResolver(p *lockedPins, at definitionPath) images.Resolv
 				return now, err
 			}
 			if now.Digest.String() != locked.DigestStr() {
-				return now, &MovedError{ref.Name(), now.Digest.String(), locked.DigestStr()}
+				return now, &MovedError{images.FamiliarName(ref.Name()), now.Digest.String(), locked.DigestStr()}
 			}
 			if _, pinned := ref.(name.Digest); pinned {
 				return now, nil

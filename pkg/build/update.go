@@ -137,6 +137,9 @@ func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at defi
 		return nil, err
 	}
 	moves := listMoves(d.Metadata().Name, from, old, p)
+	if latest {
+		moves = o.addNewestImages(ctx, d.Metadata().Name, moves, p)
+	}
 	if _, err := replaceFile(at.file, d.Bytes()); err != nil {
 		return nil, err
 	}
@@ -220,6 +223,27 @@ func listMoves(bundleName string, from []string, old, now *lockedPins) []Move {
 	return moves
 }
 
+// addNewestImages adds the newer versions of images, which are in manifests that are not this program's to change.
+func (o Options) addNewestImages(ctx context.Context, bundleName string, moves []Move, p *lockedPins) []Move {
+	for _, image := range p.Images {
+		ref, err := images.ParseReference(image.Reference)
+		if err != nil {
+			continue // it was locked by its digest
+		}
+		newest := o.findNewestImage(ctx, ref)
+		if newest == "" {
+			continue
+		}
+		i := slices.IndexFunc(moves, func(m Move) bool { return m.Kind == "image" && m.Name == image.Reference })
+		if i < 0 {
+			at := digestOf(image.Image)
+			moves, i = append(moves, Move{Bundle: bundleName, Kind: "image", Name: image.Reference, From: at, To: at}), len(moves)
+		}
+		moves[i].Newest = newest
+	}
+	return moves
+}
+
 // describePin returns what a source is pinned to, in the words of its kind.
 func (p *sourcePin) describePin() string {
 	switch {
@@ -236,10 +260,21 @@ func digestOf(image string) string {
 	return digest
 }
 
+// Outdated is what [ListOutdated] found.
+type Outdated struct {
+	Moves []Move
+	// Unlocked names the bundles without a lock file: their images were not looked up.
+	Unlocked []string
+}
+
+func (found *Outdated) add(other *Outdated) {
+	found.Moves, found.Unlocked = append(found.Moves, other.Moves...), append(found.Unlocked, other.Unlocked...)
+}
+
 // ListOutdated lists what [Update] would change, and newer versions outside of the definition's
 // range. It changes nothing. Of a folder without a definition it looks at every bundle
 // below: what upstream does not answer for one is an error next to what it found for the others.
-func ListOutdated(ctx context.Context, definition string, o Options) ([]Move, error) {
+func ListOutdated(ctx context.Context, definition string, o Options) (*Outdated, error) {
 	below, err := findBundlesBelow(definition)
 	if err != nil {
 		return nil, err
@@ -254,22 +289,22 @@ func ListOutdated(ctx context.Context, definition string, o Options) ([]Move, er
 	if d.Bundle != nil {
 		return o.listOutdated(ctx, d, at)
 	}
-	var moves []Move
+	found := &Outdated{}
 	for i, b := range d.Runtime.Spec.Bundles {
-		var inner []Move
+		inner := &Outdated{}
 		if b.Path != "" {
 			inner, err = ListOutdated(ctx, filepath.Join(at.folder(), filepath.FromSlash(b.Path)), o)
 		} else if move, failed := o.lookForBundle(ctx, d, b.Ref); move != nil {
-			inner = []Move{*move}
+			inner.Moves = []Move{*move}
 		} else {
 			err = failed
 		}
 		if err != nil {
 			return nil, placeError(d, []any{"spec", "bundles", i}, err)
 		}
-		moves = append(moves, inner...)
+		found.add(inner)
 	}
-	return moves, nil
+	return found, nil
 }
 
 // findBundlesBelow lists the definitions of bundles in the folders below one that holds no definition.
@@ -288,28 +323,34 @@ func findBundlesBelow(folder string) ([]string, error) {
 	return found, err
 }
 
-func (o Options) listOutdatedBelow(ctx context.Context, definitions []string) ([]Move, error) {
-	moves, failed := make([][]Move, len(definitions)), make([]error, len(definitions))
+func (o Options) listOutdatedBelow(ctx context.Context, definitions []string) (*Outdated, error) {
+	each, failed := make([]*Outdated, len(definitions)), make([]error, len(definitions))
 	var group errgroup.Group
 	group.SetLimit(8) // so many ask upstream at a time
 	for i, definition := range definitions {
 		group.Go(func() error {
-			moves[i], failed[i] = ListOutdated(ctx, definition, o)
+			each[i], failed[i] = ListOutdated(ctx, definition, o)
 			return nil
 		})
 	}
 	_ = group.Wait() // failed has the errors of all
-	return slices.Concat(moves...), errors.Join(failed...)
+	found := &Outdated{}
+	for i, one := range each {
+		if failed[i] == nil {
+			found.add(one)
+		}
+	}
+	return found, errors.Join(failed...)
 }
 
-func (o Options) listOutdated(ctx context.Context, d *bundle.Definition, at definitionPath) ([]Move, error) {
+func (o Options) listOutdated(ctx context.Context, d *bundle.Definition, at definitionPath) (*Outdated, error) {
 	p, err := at.readPins()
 	if err != nil {
 		return nil, err
 	}
 	fetcher := o.Sources
 	fetcher.Dir = at.folder()
-	var moves []Move
+	found := &Outdated{}
 	for i := range d.Bundle.Spec.Sources {
 		s := &d.Bundle.Spec.Sources[i]
 		up, err := findNewest(ctx, &fetcher, s)
@@ -324,11 +365,12 @@ func (o Options) listOutdated(ctx context.Context, d *bundle.Definition, at defi
 			move.Newest = up.newest
 		}
 		if move.From != move.To || move.Newest != "" {
-			moves = append(moves, move)
+			found.Moves = append(found.Moves, move)
 		}
 	}
 	if p == nil {
-		return moves, nil
+		found.Unlocked = []string{d.Metadata().Name}
+		return found, nil
 	}
 	for _, image := range p.Images {
 		ref, err := images.ParseReference(image.Reference)
@@ -339,11 +381,15 @@ func (o Options) listOutdated(ctx context.Context, d *bundle.Definition, at defi
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w", image.Reference, err)
 		}
-		if from := digestOf(image.Image); from != now.Digest.String() {
-			moves = append(moves, Move{Bundle: d.Metadata().Name, Kind: "image", Name: image.Reference, From: from, To: now.Digest.String()})
+		move := Move{
+			Bundle: d.Metadata().Name, Kind: "image", Name: image.Reference, From: digestOf(image.Image), To: now.Digest.String(),
+			Newest: o.findNewestImage(ctx, ref),
+		}
+		if move.From != move.To || move.Newest != "" {
+			found.Moves = append(found.Moves, move)
 		}
 	}
-	return moves, nil
+	return found, nil
 }
 
 // currentPin returns what a source is pinned to, in the definition or the lock file.

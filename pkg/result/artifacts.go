@@ -317,6 +317,8 @@ type Graph struct {
 // Trust is the result of krtpkg trust show.
 type Trust struct {
 	Outcome
+	// Unlocked are the bundles without a lock file, whose images outdated does not look up.
+	Unlocked []string `json:"unlocked"`
 	// File is the policy file.
 	File        string      `json:"file"`
 	Authorities []Authority `json:"authorities"`

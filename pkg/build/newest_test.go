@@ -1,0 +1,28 @@
+package build
+
+import "testing"
+
+// The newest version of an image is a tag of the same variant: neither another one, nor a date, nor a prerelease.
+func TestNewestImageTag(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		used string
+		tags []string
+		want string
+	}{
+		{"1.25", []string{"1.24", "1.25", "1.26", "1.9", "1.27-alpine", "1.26.3", "20240101", "latest"}, "1.26"},
+		{"1.25-alpine", []string{"1.26", "1.27-alpine", "1.28-alpine3.20"}, "1.27-alpine"},
+		{"v1.2.3", []string{"1.9.9", "v1.10.0", "v1.3.0", "v2.0.0-rc.1", "v1.2.3"}, "v1.10.0"},
+		{"1.2.3", []string{"v9.0.0", "1.2.3"}, "1.2.3"},
+		{"2.0.0-rc.1", []string{"2.0.0", "2.0.0-rc.2", "3.0.0-rc.1"}, "3.0.0-rc.1"},
+	} {
+		if got := newestImageTag(c.used, c.tags); got != c.want {
+			t.Errorf("%s among %q: got %s, want %s", c.used, c.tags, got, c.want)
+		}
+	}
+	for _, tag := range []string{"latest", "7", "20240101", "stable-1.2", "sha256-0"} {
+		if imageVersion.MatchString(tag) {
+			t.Errorf("%s is taken for a version", tag)
+		}
+	}
+}
