@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/retry"
@@ -296,7 +297,36 @@ func (c *Client) Origin(ctx context.Context, image name.Reference) (oras.ReadOnl
 		return store, image.Name(), err
 	}
 	repo, err := c.Repository(ctx, where)
-	return repo, image.Identifier(), err
+	older := fullHubName(image, where)
+	if err != nil || older == "" {
+		return repo, image.Identifier(), err
+	}
+	// A mirror of all has Docker Hub's images under either of its names.
+	if _, missing := repo.Resolve(ctx, image.Identifier()); errors.Is(missing, errdef.ErrNotFound) {
+		second, err := c.Repository(ctx, older)
+		if err != nil {
+			return nil, "", err
+		}
+		if _, err := second.Resolve(ctx, image.Identifier()); err == nil {
+			return second, image.Identifier(), nil
+		}
+	}
+	return repo, image.Identifier(), nil
+}
+
+const (
+	// hub is what people call Docker Hub, fullHub the name in full references.
+	hub     = "docker.io"
+	fullHub = name.DefaultRegistry
+)
+
+// fullHubName returns the name in a mirror of all by Docker Hub's full name; "" for what is not from there.
+func fullHubName(image name.Reference, where string) string {
+	at, mirrored := strings.CutSuffix(where, "/"+hub+"/"+image.Context().RepositoryStr())
+	if !mirrored || image.Context().RegistryStr() != fullHub {
+		return ""
+	}
+	return at + "/" + fullHub + "/" + image.Context().RepositoryStr()
 }
 
 func (c *Client) mirrorName(image name.Reference) string {
@@ -304,12 +334,15 @@ func (c *Client) mirrorName(image name.Reference) string {
 	where, longest := full, 0
 	for _, m := range c.options.Mirrors {
 		prefix := m.Prefix
-		if prefix == "docker.io" || strings.HasPrefix(prefix, "docker.io/") {
-			prefix = "index." + prefix // the full name
+		if prefix == hub || strings.HasPrefix(prefix, hub+"/") {
+			prefix = fullHub + strings.TrimPrefix(prefix, hub)
 		}
 		rest, matches := strings.CutPrefix(full, prefix)
 		if prefix == "*" {
 			rest, matches = "/"+full, true
+			if path, isHub := strings.CutPrefix(full, fullHub+"/"); isHub {
+				rest = "/" + hub + "/" + path
+			}
 		}
 		if !matches || rest != "" && rest[0] != '/' || len(prefix) <= longest {
 			continue

@@ -73,6 +73,7 @@ func TestMirrors(t *testing.T) {
 		{"in any order", "quay.io/a/b:1", "second.example/b", []string{"*=third.example", "quay.io/a=second.example", "quay.io=first.example"}},
 		{"the first of two for one prefix", "quay.io/a:1", "first.example/a", []string{"quay.io=first.example", "quay.io=second.example"}},
 		{"everything", "quay.io/a:1", "mirror.example/all/quay.io/a", []string{"*=mirror.example/all"}},
+		{"everything, of Docker Hub", "nginx:1", "mirror.example/docker.io/library/nginx", []string{"*=mirror.example"}},
 		{"everything else", "ghcr.io/a:1", "other.example/ghcr.io/a", []string{"*=other.example", "quay.io=mirror.example"}},
 		{"the first of two for everything", "quay.io/a:1", "first.example/quay.io/a", []string{"*=first.example", "*=second.example"}},
 		{"a short name", "nginx", "mirror.example/library/nginx", []string{"docker.io=mirror.example"}},
@@ -136,6 +137,17 @@ func TestOrigin(t *testing.T) {
 		if _, err := c.Resolve(t.Context(), mustParse(t, "quay.io/example/web:2.0")); err == nil || !strings.Contains(err.Error(), "not found") {
 			t.Errorf("%s: an image that is not there: %v", replacement, err)
 		}
+	}
+	// A mirror of all has Docker Hub's images by the name that people use, as preserved paths have them, or by the full one.
+	if err := imagetest.FillRegistry(t.Context(), r.Host+"/full", "docker.io/library/web:1.0"); err != nil {
+		t.Fatal(err)
+	}
+	full := newClient(t, Options{Mirrors: []Mirror{{"*", r.Host + "/full"}}})
+	if _, err := full.Resolve(t.Context(), mustParse(t, "web:1.0")); err != nil {
+		t.Errorf("by the full name: %v", err)
+	}
+	if _, err := full.Resolve(t.Context(), mustParse(t, "web:2.0")); err == nil || !strings.Contains(err.Error(), "/docker.io/library/web") {
+		t.Errorf("an image of Docker Hub that is not there: %v", err)
 	}
 	c := newClient(t, Options{Mirrors: []Mirror{{"*", "oci:" + filepath.Join(dir, "nowhere")}}})
 	if _, err := c.Resolve(t.Context(), mustParse(t, image)); err == nil || !strings.Contains(err.Error(), "nowhere is not an OCI layout") {
