@@ -13,6 +13,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -22,8 +23,8 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect REFERENCE",
 		Short: "show what is in a bundle or a runtime",
-		Long: `Inspect shows name, version, bundles by layer, sources, images and signatures. It does not verify
-signatures; use verify for that.`,
+		Long: `Inspect shows name, version, bundles by layer, sources, images, and what signatures and attestations
+claim: their keys, identities and times. It does not verify them; use verify for that.`,
 		Example: `  krtpkg inspect registry.example/krt/edge:1.0.0
   krtpkg inspect -o json oci:dist:1.0.0`,
 		GroupID: groupLook,
@@ -55,17 +56,21 @@ func (a *app) inspectRoot(ctx context.Context, reference string) (*inspection, e
 	view := &inspection{result.Inspect{
 		Artifact: describeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()),
 		Metadata: set.Root.Metadata(), Annotations: set.Root.Manifest.Annotations,
-		Bundles: []result.Bundle{}, Signatures: []result.Signature{},
+		Bundles: []result.Bundle{}, Signatures: []sign.Claim{}, Attestations: []sign.Claim{},
 	}}
 	for _, b := range set.Bundles {
 		view.Bundles = append(view.Bundles, describeBundle(b))
 	}
-	found, err := sign.Find(ctx, at.store, at.root)
+	found, err := sign.ListClaims(ctx, at.store, at.root)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range found {
-		view.Signatures = append(view.Signatures, result.Signature{Form: string(s.Form), Digest: s.Manifest.String()})
+	for _, c := range found {
+		if c.PredicateType != "" {
+			view.Attestations = append(view.Attestations, c)
+		} else {
+			view.Signatures = append(view.Signatures, c)
+		}
 	}
 	return view, nil
 }
@@ -78,7 +83,7 @@ func describeBundle(b *bundle.Artifact) result.Bundle {
 		Images: []result.LockedImage{},
 	}
 	for _, locked := range b.Images {
-		view.Images = append(view.Images, result.LockedImage{Reference: locked.Reference, Image: locked.Image.Name(), Digest: locked.Image.DigestStr()})
+		view.Images = append(view.Images, result.LockedImage{Reference: locked.Reference, Image: images.FamiliarName(locked.Image.Name()), Digest: locked.Image.DigestStr()})
 	}
 	return view
 }
@@ -99,6 +104,12 @@ func (v *inspection) writeText(w io.Writer) {
 	row("Source", m.Source)
 	row("Revision", m.Revision)
 	row("Signatures", v.signatureForms())
+	if claims := slices.Concat(v.Signatures, v.Attestations); len(claims) > 0 {
+		ui.Fprintf(w, "\nATTACHED\tFORM\tTIME\tBY (CLAIMED, NOT VERIFIED)\n")
+		for _, c := range claims {
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\n", claimType(c), c.Form, claimTime(c), claimant(c))
+		}
+	}
 	ui.Fprintf(w, "\nLAYER\tBUNDLE\tVERSION\tDIGEST\tREQUIRES\tIMAGES\n")
 	for _, b := range v.Bundles {
 		ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\n", b.Layer, b.Name, b.Version, shortenDigest(b.Digest), strings.Join(b.Requires, ","), len(b.Images))
@@ -123,7 +134,7 @@ func (v *inspection) signatureForms() string {
 	}
 	forms := make([]string, len(v.Signatures))
 	for i, s := range v.Signatures {
-		forms[i] = s.Form
+		forms[i] = string(s.Form)
 	}
 	return fmt.Sprintf("%d (%s), not verified here", len(forms), strings.Join(forms, ", "))
 }

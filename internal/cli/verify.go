@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -91,6 +93,9 @@ func (v *verification) writeText(w io.Writer) {
 			ui.Fprintf(w, "  claim\t%s\n", claim)
 		}
 	}
+	for _, p := range v.Promotions {
+		ui.Fprintf(w, "  promoted\tto %s by %s at %s\n", p.Channel, p.By, p.At.Format(time.RFC3339))
+	}
 	said := map[string]bool{} // in one form or in two
 	for _, s := range v.Attestations {
 		line := fmt.Sprintf("%s, by %s", s.PredicateType, signerName(s))
@@ -150,6 +155,14 @@ func newVerification(at *openedReference, set *bundle.Set, found *sign.Result) *
 	for _, b := range set.Bundles {
 		v.Bundles = append(v.Bundles, describeArtifact(&b.Content, b.Descriptor.Digest, ""))
 	}
+	for _, s := range found.Attestations {
+		var p result.Promotion
+		if s.PredicateType != typePromotion || json.Unmarshal(s.Predicate, &p) != nil || slices.Contains(v.Promotions, p) {
+			continue
+		}
+		v.Promotions = append(v.Promotions, p)
+	}
+	slices.SortFunc(v.Promotions, func(a, b result.Promotion) int { return a.At.Compare(b.At) })
 	return v
 }
 

@@ -87,8 +87,9 @@ type Inspect struct {
 	Annotations map[string]string `json:"annotations"`
 	// Bundles are those of a runtime in the order of apply, or the bundle itself.
 	Bundles []Bundle `json:"bundles"`
-	// Signatures are those that are attached to it. None of them was verified.
-	Signatures []Signature `json:"signatures"`
+	// Signatures and Attestations are what is attached to it, as it describes itself. None of it was verified.
+	Signatures   []sign.Claim `json:"signatures"`
+	Attestations []sign.Claim `json:"attestations"`
 }
 
 // Bundle is a bundle and what is in it.
@@ -114,12 +115,13 @@ type LockedImage struct {
 	Digest string `json:"digest"`
 }
 
-// Signature is something that is attached.
-type Signature struct {
-	// Form is how it is stored: legacy (cosign 2), bundle (cosign 3) or referrer.
-	Form string `json:"form"`
-	// Digest is that of the manifest that holds it.
-	Digest string `json:"digest"`
+// Attestations is the result of krtpkg attestation list.
+type Attestations struct {
+	Outcome
+	Artifact
+	// Verified reports whether those that are listed are by trusted signers; else they are what they claim.
+	Verified     bool         `json:"verified"`
+	Attestations []sign.Claim `json:"attestations"`
 }
 
 // Verify is the result of krtpkg verify.
@@ -129,6 +131,8 @@ type Verify struct {
 	Signatures
 	// Bundles are those that were read and match the signed digest.
 	Bundles []Artifact `json:"bundles"`
+	// Promotions are those that trusted signers attested, the latest last.
+	Promotions []Promotion `json:"promotions,omitempty"`
 	// Images are what was verified of upstream's signatures, with --images.
 	Images []VerifiedImage `json:"images,omitempty"`
 }

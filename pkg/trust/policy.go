@@ -9,6 +9,7 @@ package trust
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -162,8 +163,12 @@ var shortTypes = map[string]string{
 	"cyclonedx":        "https://cyclonedx.org/bom",
 	"vuln":             "https://cosign.sigstore.dev/attestation/vuln/v1",
 	"openvex":          "https://openvex.dev/ns",
+	"promotion":        "https://krtpkg.dev/promotion/v1",
 	"custom":           "https://cosign.sigstore.dev/attestation/v1",
 }
+
+// PredicateNames returns the short names of predicate types, sorted.
+func PredicateNames() []string { return slices.Sorted(maps.Keys(shortTypes)) }
 
 // PredicateType returns the URI that a short name of cosign stands for, or the name itself.
 func PredicateType(name string) string {
