@@ -90,6 +90,7 @@ Types are URIs, or cosign's names: slsaprovenance1, spdxjson, cyclonedx, vuln, o
 	o.addSignFlags(cmd)
 	cmd.Flags().StringVar(&o.predicateType, "type", "", "type of the predicate")
 	cmd.Flags().StringVar(&o.predicate, "predicate", "", "file of the predicate, JSON; - is standard input")
+	_ = cmd.RegisterFlagCompletionFunc("type", completeTypes)
 	requireFlags(cmd, "type", "predicate")
 	return cmd
 }

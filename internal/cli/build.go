@@ -112,7 +112,7 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 		return err
 	}
 	for _, l := range built.LeftOut {
-		a.ui.Note("note: %s is not a package for kapp-controller: %s", l.Bundle, l.Reason)
+		a.ui.Say("note: %s is not a package for kapp-controller: %s", l.Bundle, l.Reason)
 	}
 	return a.printResult(ctx, o.format, newBuildResult(to, built), nil, func(w io.Writer) {
 		ui.Fprintf(w, "%s@%s\n", to, built.Descriptor.Digest)

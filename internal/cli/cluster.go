@@ -35,6 +35,7 @@ func (f *clusterFlags) addKubeconfig(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
 	flags.StringVar(&f.Context, "context", "", "context of the kubeconfig (default: the current one)")
+	_ = cmd.RegisterFlagCompletionFunc("context", completeContexts(f))
 	flags.DurationVar(&f.RetryTimeout, "retry-timeout", 2*time.Minute, "how long to retry when the API server does not answer; 0 for no retries")
 }
 

@@ -102,6 +102,9 @@ func (a *app) runImages(ctx context.Context, list imageList) error {
 			if v.Reason != "" {
 				said = strings.TrimPrefix(said+": "+v.Reason, ": ")
 			}
+			if v.Unreachable != "" {
+				said += ": " + v.Unreachable
+			}
 			if len(v.Upstream) > 0 {
 				said = strings.TrimPrefix(said+", points upstream: "+strings.Join(v.Upstream, ", "), ", ")
 			}

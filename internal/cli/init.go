@@ -22,6 +22,7 @@ import (
 
 type initOptions struct {
 	name, version, from, answers string
+	bundle                       string
 	choose, because              []string
 	model                        modelFlag
 	yes, force                   bool
@@ -39,20 +40,29 @@ the layers and the open questions.
 On a terminal it asks. Without one, or with --choose, --answers or --yes, it starts from the ready
 runtime of --from, and applies the decisions of --answers and then of --choose. A product without
 a ready bundle is noted where its bundle belongs; a service, or software of the nodes, comes from
-outside (spec.provided). Required bundles are added if exactly one ready bundle provides them.`,
+outside (spec.provided). Required bundles are added if exactly one ready bundle provides them.
+
+With --bundle it writes bundle.yaml for one chart, or for manifests in a folder or a file below.`,
 		Example: `  krtpkg init
   krtpkg init shop --from edge --choose networking=antrea --why 'networking=network policies'
   krtpkg init --from none --choose networking=outside --choose certificate-management=cert-manager
-  krtpkg init --answers answers.yaml`,
+  krtpkg init --answers answers.yaml
+  krtpkg init queue --bundle https://charts.example/nats@1.x
+  krtpkg init web --bundle web/manifests`,
 		GroupID: groupMake,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runInit(cmd.Context(), filepath.Clean(cmp.Or(slices.Concat(args, []string{"."})[0], ".")), &o)
+			folder := filepath.Clean(cmp.Or(slices.Concat(args, []string{"."})[0], "."))
+			if o.bundle != "" {
+				return a.initBundle(folder, &o)
+			}
+			return a.runInit(cmd.Context(), folder, &o)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.name, "name", "", "the runtime's name (default: the folder's)")
-	flags.StringVar(&o.version, "version", "", "the runtime's version (default 0.1.0)")
+	flags.StringVar(&o.bundle, "bundle", "", "start a bundle, not a runtime: of a chart, https://REPOSITORY/CHART[@VERSIONS] or oci://REGISTRY/PATH/CHART[@VERSIONS], or of manifests below the folder")
+	flags.StringVar(&o.name, "name", "", "its name (default: the folder's, or the chart's)")
+	flags.StringVar(&o.version, "version", "", "its version (default 0.1.0)")
 	flags.StringVar(&o.from, "from", "", "the ready runtime to start from: edge (default), enterprise, air-gapped, observability, delivery, or none")
 	flags.StringVar(&o.answers, "answers", "", "file with decisions, as docs/LAYERS.md shows")
 	flags.StringArrayVar(&o.choose, "choose", nil, "decide as CATEGORY=PRODUCT[,PRODUCT], CATEGORY=outside or CATEGORY=none")
@@ -60,6 +70,8 @@ outside (spec.provided). Required bundles are added if exactly one ready bundle 
 	flags.BoolVarP(&o.yes, "yes", "y", false, "do not ask")
 	flags.BoolVar(&o.force, "force", false, "overwrite existing files")
 	o.model.addFlag(flags)
+	_ = cmd.RegisterFlagCompletionFunc("from", completeRuntimes)
+	_ = cmd.RegisterFlagCompletionFunc("choose", completeChoices)
 	return cmd
 }
 

@@ -34,6 +34,8 @@ them, with how each is delivered and its ready bundle in the folder bundles/.`,
   krtpkg layers check runtime.yaml`,
 		GroupID: groupLook,
 		Args:    cobra.MaximumNArgs(1),
+
+		ValidArgsFunction: completePlaces,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			model, err := model.loadModel()
 			if err != nil {

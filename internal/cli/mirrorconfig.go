@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/starter"
 	"krtpkg.dev/krtpkg/internal/ui"
@@ -63,6 +65,9 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 		if err != nil {
 			return err
 		}
+		if err := a.noteUnmirrored(ctx, c.Mirror, reference); err != nil {
+			return err
+		}
 		c.Registries = append(c.Registries, found...)
 	}
 	files, err := mirror.ConfigFiles(runtime, c)
@@ -89,6 +94,40 @@ func (a *app) mirrorConfig(ctx context.Context, runtime string, c mirror.Config,
 			ui.Fprintln(w, filepath.Join(dir, filepath.FromSlash(f.Name)))
 		}
 	})
+}
+
+// noteUnmirrored notes the images of a reference that a mirror does not have under their own names. A mirror
+// that cannot be asked from here is left alone: nodes may reach it.
+func (a *app) noteUnmirrored(ctx context.Context, mirrored, reference string) error {
+	at, err := a.openReference(ctx, reference)
+	if err != nil {
+		return err
+	}
+	set, err := a.openSet(ctx, at)
+	if err != nil {
+		return err
+	}
+	var absent []string
+	for _, b := range set.Bundles {
+		for _, locked := range b.Images {
+			ref, err := images.ParseReference(locked.Reference)
+			if err != nil {
+				continue // it has no name of its own
+			}
+			repository := mirrored + "/" + transfer.UpstreamRegistry(ref.Context()) + "/" + ref.Context().RepositoryStr()
+			store, err := at.client.Repository(ctx, repository)
+			if err == nil {
+				_, err = store.Resolve(ctx, locked.Image.DigestStr())
+			}
+			if errors.Is(err, errdef.ErrNotFound) && !slices.Contains(absent, repository) {
+				absent = append(absent, repository)
+			}
+		}
+	}
+	if len(absent) > 0 {
+		a.ui.Note("note: the mirror lacks %s: fill it with copy --paths preserve or import --paths preserve", nameSome(absent, "repository"))
+	}
+	return ctx.Err()
 }
 
 // registriesOf returns the registries of the images in the locks of what a reference names.

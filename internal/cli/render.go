@@ -41,7 +41,7 @@ and images as written; build may still refuse some of them.`,
 	cmd.Flags().StringVarP(&definition, "file", "f", "", "the definition of a bundle, or its folder")
 	values.addValuesFlags(cmd)
 	t.addTrustFlags(cmd)
-	for _, flag := range []string{"values", "data-value", "key", "policy"} {
+	for _, flag := range []string{"values", "data-value", "data-value-file", "key", "policy"} {
 		if cmd.Flags().Lookup(flag) != nil {
 			cmd.MarkFlagsMutuallyExclusive("file", flag)
 		}

@@ -79,9 +79,9 @@ References name a place:
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SuggestionsMinimumDistance = 2
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(flagError)
+	root.Version = programVersion()
+	root.SetVersionTemplate("krtpkg {{.Version}}\n")
 	a.settings.addGlobalFlags(root.PersistentFlags())
 	a.progressFlags(root)
 	root.AddGroup(
@@ -93,19 +93,18 @@ References name a place:
 	)
 	root.AddCommand(
 		a.initCommand(), a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
-		a.pushCommand(), a.copyCommand(), a.pullCommand(),
+		a.pushCommand(), a.copyCommand(), a.pullCommand(), a.tagCommand(),
 		a.exportCommand(), a.importCommand(), a.haveCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
-		a.doctorCommand(),
+		a.doctorCommand(), a.loginCommand(), a.logoutCommand(),
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.attestationCommand(), a.verifyCommand(), a.promoteCommand(), a.trustCommand(),
-		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(),
+		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(), a.showCommand(),
 		a.listCommand(), a.planCommand(), a.applyCommand(), a.statusCommand(), a.historyCommand(), a.valuesCommand(),
 		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(), a.packagesCommand(),
 		a.versionCommand(), a.renderWorkerCommand(),
 	)
-	for _, cmd := range root.Commands() {
-		cmd.Args = usageArgs(cmd.Args)
-	}
+	setUsageArgs(root)
 	setOnce(root)
+	a.completeReferences(root)
 	return root
 }
 
@@ -159,9 +158,20 @@ func requireFlags(cmd *cobra.Command, names ...string) {
 	}
 }
 
+// setUsageArgs makes a wrong number of arguments a usage error in all commands below one.
+func setUsageArgs(parent *cobra.Command) {
+	for _, cmd := range parent.Commands() {
+		cmd.Args = usageArgs(cmd.Args)
+		setUsageArgs(cmd)
+	}
+}
+
 // usageArgs makes a wrong number of arguments, and flags that exclude each other, usage errors.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
+		if check == nil {
+			check = cobra.ArbitraryArgs
+		}
 		if err := check(cmd, args); err != nil {
 			return &usageError{fmt.Errorf("%w\nusage: %s", err, cmd.UseLine())}
 		}

@@ -98,15 +98,9 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 	if err != nil {
 		return err
 	}
-	properties := map[string]*yaml.Node{}
-	for _, b := range set.Bundles {
-		schema, err := render.ValuesSchemas(ctx, &b.Content)
-		if err != nil {
-			return fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
-		}
-		if schema != nil {
-			properties[b.Metadata().Name] = schema
-		}
+	properties, err := valuesSchemas(ctx, set)
+	if err != nil {
+		return err
 	}
 	var whole any = map[string]any{"type": "object", "additionalProperties": false, "properties": properties}
 	if set.Root.Bundle != nil {
@@ -123,4 +117,19 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 		return err
 	}
 	return a.ui.Data(text.Bytes())
+}
+
+// valuesSchemas returns the schemas of values by bundle, of those that take any.
+func valuesSchemas(ctx context.Context, set *bundle.Set) (map[string]*yaml.Node, error) {
+	schemas := map[string]*yaml.Node{}
+	for _, b := range set.Bundles {
+		schema, err := render.ValuesSchemas(ctx, &b.Content)
+		if err != nil {
+			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
+		}
+		if schema != nil {
+			schemas[b.Metadata().Name] = schema
+		}
+	}
+	return schemas, nil
 }

@@ -21,6 +21,7 @@ import (
 type valuesFlags struct {
 	files        []string
 	texts, yamls []string
+	textFiles    []string
 	// from and reset are for commands that go to a cluster.
 	from  []string
 	reset bool
@@ -30,6 +31,7 @@ func (f *valuesFlags) addValuesFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.files, "values", nil, "file of the site's values: a mapping from bundle names to their values; given more than once, later files are merged over earlier ones")
 	flags.StringArrayVar(&f.texts, "data-value", nil, "a single string value that overrides the files, as BUNDLE.KEY=VALUE")
+	flags.StringArrayVar(&f.textFiles, "data-value-file", nil, "a single string value, the content of a file, that overrides the files, as BUNDLE.KEY=FILE")
 	flags.StringArrayVar(&f.yamls, "data-value-yaml", nil, "a single value that overrides the files, as BUNDLE.KEY=YAML")
 }
 
@@ -74,6 +76,21 @@ func (f *valuesFlags) applyAssignments(values *render.Values) (*render.Values, e
 	var assignments []render.Assignment
 	for i, text := range slices.Concat(f.texts, f.yamls) {
 		one, err := render.ParseAssignment(text, i >= len(f.texts))
+		if err != nil {
+			return nil, &usageError{err}
+		}
+		assignments = append(assignments, one)
+	}
+	for _, text := range f.textFiles {
+		name, file, found := strings.Cut(text, "=")
+		if !found {
+			return nil, &usageError{fmt.Errorf("--data-value-file %q: want BUNDLE.KEY=FILE", text)}
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("--data-value-file %s: %w", name, err)
+		}
+		one, err := render.ParseAssignment(name+"="+string(data), false)
 		if err != nil {
 			return nil, &usageError{err}
 		}

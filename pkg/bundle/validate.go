@@ -6,6 +6,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -157,7 +158,8 @@ func (d *Definition) explainViolation(e *jsonschema.ValidationError, schema *jso
 	case *kind.AdditionalProperties:
 		for _, unknown := range k.Properties {
 			problem := d.file.Errorf(keyNode(node, unknown), "unknown field %q", unknown)
-			if near := manifest.NearestName(unknown, knownFields(schema, e.InstanceLocation)); near != "" {
+			at := schemaAt(schema, e.InstanceLocation)
+			if near := cmp.Or(manifest.NearestName(unknown, knownFields(at)), findNested(at, unknown, maxNested)); near != "" {
 				problem.Hint = didYouMean(near)
 			}
 			*found = append(*found, problem)
@@ -202,8 +204,8 @@ var wanted = map[string]string{
 	"ref":        "is not pinned: want repository@sha256:… or oci:folder@sha256:…",
 }
 
-// knownFields returns the names that the schema knows at a place.
-func knownFields(schema *jsonschema.Schema, location []string) []string {
+// schemaAt returns the part of a schema for a place; nil if it has none.
+func schemaAt(schema *jsonschema.Schema, location []string) *jsonschema.Schema {
 	for _, token := range append([]string{""}, location...) {
 		if token != "" {
 			if item, isSchema := schema.Items2020, schema.Items2020 != nil; isSchema && isIndex(token) {
@@ -212,19 +214,53 @@ func knownFields(schema *jsonschema.Schema, location []string) []string {
 				schema = schema.Properties[token]
 			}
 		}
-		for schema != nil && schema.Ref != nil {
-			schema = schema.Ref
-		}
-		if schema == nil {
+		if schema = resolveSchema(schema); schema == nil {
 			return nil
 		}
 	}
-	names := make([]string, 0, len(schema.Properties))
-	for name := range schema.Properties {
-		names = append(names, name)
+	return schema
+}
+
+func resolveSchema(schema *jsonschema.Schema) *jsonschema.Schema {
+	for schema != nil && schema.Ref != nil {
+		schema = schema.Ref
 	}
-	slices.Sort(names)
-	return names
+	return schema
+}
+
+// knownFields returns the names that a schema knows, sorted.
+func knownFields(schema *jsonschema.Schema) []string {
+	if schema == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(schema.Properties))
+}
+
+// maxNested is how many levels below a place a field is looked for that is not known there.
+const maxNested = 3
+
+// findNested returns the path of a field of a name below a schema, "helm.namespace" or "sources[].helm.namespace":
+// the shortest, or "" for none.
+func findNested(schema *jsonschema.Schema, name string, levels int) (found string) {
+	if levels == 0 {
+		return ""
+	}
+	for _, field := range knownFields(schema) {
+		at, inner := field, resolveSchema(schema.Properties[field])
+		if inner != nil && inner.Items2020 != nil {
+			at, inner = field+"[]", resolveSchema(inner.Items2020)
+		}
+		path := ""
+		if inner != nil && inner.Properties[name] != nil {
+			path = at + "." + name
+		} else if deeper := findNested(inner, name, levels-1); deeper != "" {
+			path = at + "." + deeper
+		}
+		if path != "" && (found == "" || strings.Count(path, ".") < strings.Count(found, ".")) {
+			found = path
+		}
+	}
+	return found
 }
 
 func isIndex(token string) bool {

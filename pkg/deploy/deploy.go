@@ -21,6 +21,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -60,6 +62,17 @@ type Cluster struct {
 	retry     *retryTransport
 	// retryTimeout is how long an API server that does not answer is waited for.
 	retryTimeout time.Duration
+}
+
+// ListContexts returns the contexts of the kubeconfig, sorted; none if it cannot be read.
+func ListContexts(cfg Config) []string {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = cfg.Kubeconfig
+	config, err := rules.Load()
+	if err != nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(config.Contexts))
 }
 
 // Connect reads the kubeconfig. It makes no request.

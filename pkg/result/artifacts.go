@@ -173,6 +173,13 @@ type Attach struct {
 	Attached []sign.Attached `json:"attached"`
 }
 
+// Tag is the result of krtpkg tag.
+type Tag struct {
+	Outcome
+	Artifact
+	Tag string `json:"tag"`
+}
+
 // Promote is the result of krtpkg promote.
 type Promote struct {
 	Outcome
@@ -310,6 +317,8 @@ type Moves struct {
 	Outcome
 	// Moves are the sources, images and bundles that are outdated, or were updated.
 	Moves []build.Move `json:"moves"`
+	// Unlocked are the bundles without a lock file, whose images outdated does not look up.
+	Unlocked []string `json:"unlocked"`
 }
 
 // Graph is the result of krtpkg graph.
@@ -321,8 +330,6 @@ type Graph struct {
 // Trust is the result of krtpkg trust show.
 type Trust struct {
 	Outcome
-	// Unlocked are the bundles without a lock file, whose images outdated does not look up.
-	Unlocked []string `json:"unlocked"`
 	// File is the policy file.
 	File        string      `json:"file"`
 	Authorities []Authority `json:"authorities"`

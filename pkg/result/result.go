@@ -118,6 +118,7 @@ var verbs = map[string]func() Result{
 	"rollback":         func() Result { return new(Apply) },
 	"sign":             func() Result { return new(Attach) },
 	"status":           func() Result { return new(Status) },
+	"tag":              func() Result { return new(Tag) },
 	"tree":             func() Result { return new(Inspect) },
 	"trust show":       func() Result { return new(Trust) },
 	"update":           func() Result { return new(Moves) },

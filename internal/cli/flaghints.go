@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
+)
+
+// otherToolsFlags are flags that people bring from helm, kubectl, crane and skopeo, and what to type here.
+var otherToolsFlags = map[string]string{
+	"set":             "--data-value BUNDLE.KEY=TEXT, or --data-value-yaml BUNDLE.KEY=VALUE for numbers, switches and lists",
+	"set-string":      "--data-value BUNDLE.KEY=TEXT",
+	"set-json":        "--data-value-yaml BUNDLE.KEY=VALUE",
+	"set-file":        "--data-value-file BUNDLE.KEY=FILE",
+	"kube-context":    "--context",
+	"insecure":        "--plain-http, or --insecure-skip-tls-verify",
+	"tls-verify":      "--insecure-skip-tls-verify",
+	"src-tls-verify":  "--insecure-skip-tls-verify",
+	"dest-tls-verify": "--insecure-skip-tls-verify",
+	"all-platforms":   "nothing: all platforms are copied unless --platform limits them",
+	"recursive":       "nothing: signatures and other referrers come along, see --attached",
+	"atomic":          "nothing: a failed apply is taken back with krtpkg rollback",
+	"install":         "nothing: apply installs and upgrades",
+	"wait":            "nothing: apply waits until all is ready, see --wait-timeout",
+}
+
+// flagError is what is wrong with the flags of a command, with what may have been meant.
+func flagError(cmd *cobra.Command, err error) error {
+	if name, unknown := strings.CutPrefix(err.Error(), "unknown flag: --"); unknown {
+		if here := otherToolsFlags[name]; here != "" {
+			return &usageError{fmt.Errorf("%w: here it is %s (see %s --help)", err, here, cmd.CommandPath())}
+		}
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := manifest.NearestName(name, names); near != "" {
+			return &usageError{fmt.Errorf("%w: did you mean --%s? (see %s --help)", err, near, cmd.CommandPath())}
+		}
+	}
+	return &usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+}

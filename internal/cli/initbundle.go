@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/internal/starter"
+	"krtpkg.dev/krtpkg/pkg/bundle"
+)
+
+// newBundle is what init --bundle writes: fields in the order in which people read them.
+type newBundle struct {
+	APIVersion string `yaml:"apiVersion"`
+	Kind       string `yaml:"kind"`
+	Metadata   struct {
+		Name    string `yaml:"name"`
+		Version string `yaml:"version"`
+	} `yaml:"metadata"`
+	Spec struct {
+		Layer   int              `yaml:"layer"`
+		Sources []map[string]any `yaml:"sources"`
+	} `yaml:"spec"`
+}
+
+// initBundle writes the definition of one bundle: of a chart, or of manifests in the folder.
+func (a *app) initBundle(folder string, o *initOptions) error {
+	if len(o.choose)+len(o.because) > 0 || o.from != "" || o.answers != "" {
+		return &usageError{errors.New("--bundle starts a bundle: it cannot be used with --from, --answers, --choose and --why")}
+	}
+	source, name, err := bundleSource(folder, o.bundle)
+	if err != nil {
+		return err
+	}
+	absolute, err := filepath.Abs(folder)
+	if err != nil {
+		return err
+	}
+	var b newBundle
+	b.APIVersion, b.Kind = bundle.APIVersion, bundle.KindBundle
+	b.Metadata.Name = cmp.Or(o.name, name, runtimeName(filepath.Base(absolute)))
+	b.Metadata.Version = cmp.Or(o.version, "0.1.0")
+	b.Spec.Layer, b.Spec.Sources = 6, []map[string]any{source}
+	var text bytes.Buffer
+	encoder := yaml.NewEncoder(&text)
+	encoder.SetIndent(2)
+	if err := errors.Join(encoder.Encode(b), encoder.Close()); err != nil {
+		return err
+	}
+	if err := writeFolder(folder, []starter.File{{Path: "bundle.yaml", Data: text.Bytes()}}, 0o644, o.force); err != nil {
+		return err
+	}
+	a.ui.Say("wrote %s; it is in layer 6, applications: krtpkg layers tells what belongs where", filepath.Join(folder, "bundle.yaml"))
+	a.ui.Say("next: krtpkg update -f %[1]s, krtpkg images -f %[1]s, krtpkg build -f %[1]s", folder)
+	return nil
+}
+
+// bundleSource returns the source for a definition in a folder, and the name that it suggests.
+func bundleSource(folder, from string) (source map[string]any, name string, err error) {
+	for _, scheme := range []string{"https://", "oci://"} {
+		rest, is := strings.CutPrefix(from, scheme)
+		if !is {
+			continue
+		}
+		at, version, _ := strings.Cut(rest, "@")
+		chart := path.Base(at)
+		repository := strings.TrimSuffix(at, "/"+chart)
+		if repository == at || chart == "." {
+			return nil, "", &usageError{fmt.Errorf("--bundle %s: want REPOSITORY/CHART[@VERSIONS]", from)}
+		}
+		return map[string]any{"chart": chart, "repository": scheme + repository, "version": cmp.Or(version, "*")}, runtimeName(chart), nil
+	}
+	inside, err := filepath.Rel(folder, from)
+	if err != nil || strings.HasPrefix(filepath.ToSlash(inside), "../") || inside == ".." {
+		return nil, "", &usageError{fmt.Errorf("--bundle %s: want a chart, https://REPOSITORY/CHART or oci://REGISTRY/PATH/CHART, or manifests below %s", from, folder)}
+	}
+	info, err := os.Stat(from)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case inside == ".":
+		return nil, "", &usageError{fmt.Errorf("--bundle %s: put the manifests into a folder below %s, where bundle.yaml will be", from, folder)}
+	case info.IsDir():
+		return map[string]any{"dir": filepath.ToSlash(inside)}, "", nil
+	}
+	return map[string]any{"file": filepath.ToSlash(inside)}, "", nil
+}

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/internal/registry"
+)
+
+type loginOptions struct {
+	username string
+	stdin    bool
+}
+
+func (a *app) loginCommand() *cobra.Command {
+	var o loginOptions
+	cmd := &cobra.Command{
+		Use:   "login REGISTRY",
+		Short: "log in to a registry",
+		Long: `Login checks a user name and a password, or a token, at a registry and stores them where docker
+does: in the credential helper that docker's config file names, or else in that file
+($DOCKER_CONFIG/config.json or ~/.docker/config.json). docker, podman and other tools read them
+there, and krtpkg reads what those have stored.
+
+It asks for what is not given.`,
+		Example: `  krtpkg login registry.example
+  krtpkg login -u release --password-stdin registry.example < token`,
+		GroupID: groupCarry,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.runLogin(cmd.Context(), args[0], o) },
+	}
+	cmd.Flags().StringVarP(&o.username, "username", "u", "", "user name")
+	cmd.Flags().BoolVar(&o.stdin, "password-stdin", false, "read the password from standard input")
+	return cmd
+}
+
+func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
+	if strings.Contains(host, "/") {
+		return &usageError{fmt.Errorf("%q: want a registry, HOST[:PORT]", host)}
+	}
+	client, err := a.newClient()
+	if err != nil {
+		return err
+	}
+	if o.stdin && o.username == "" {
+		return &usageError{errors.New("--password-stdin requires --username")}
+	}
+	if o.username == "" {
+		if !a.ui.IsTerminal() {
+			return &usageError{errors.New("no terminal to ask: pass --username and --password-stdin")}
+		}
+		if o.username, err = a.ui.AskText(ctx, "User name for "+host+":"); err != nil {
+			return err
+		}
+	}
+	var password []byte
+	if o.stdin {
+		password, err = io.ReadAll(io.LimitReader(a.ui.In, 64<<10))
+	} else {
+		password, err = a.ui.Password("Password for " + host + ": ")
+	}
+	if err != nil {
+		return fmt.Errorf("password: %w: pass --password-stdin", err)
+	}
+	text := strings.TrimRight(string(password), "\r\n")
+	if text == "" {
+		return &usageError{errors.New("the password is empty")}
+	}
+	a.ui.HideTexts(text)
+	if err := client.Login(ctx, host, o.username, text); err != nil {
+		return fmt.Errorf("log in to %s: %w", host, err)
+	}
+	a.ui.Say("logged in to %s as %s", host, o.username)
+	return nil
+}
+
+func (a *app) logoutCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "logout REGISTRY",
+		Short:   "remove the login for a registry",
+		Long:    "Logout removes the login that docker's config file or its credential helper has for a registry.",
+		Example: "  krtpkg logout registry.example",
+		GroupID: groupCarry,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := registry.Logout(cmd.Context(), args[0]); err != nil {
+				return fmt.Errorf("log out of %s: %w", args[0], err)
+			}
+			a.ui.Say("logged out of %s", args[0])
+			return nil
+		},
+	}
+}
