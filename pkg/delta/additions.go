@@ -36,7 +36,7 @@ type additionCoder struct {
 }
 
 const (
-	zeroBits, valueBits = 18, 17
+	zeroBits, valueBits = 18, 18
 	// blockSize is how many zeros in a row are coded at once, if as many were before.
 	blockSize = 16
 	// codedAtOnce is how many additions of one operation belong together.
@@ -218,16 +218,25 @@ func (c *additionCoder) codeValue(old, addition byte) byte {
 		uint32(old)<<8 | uint32(c.old[0]) | 2<<24,
 		at<<16 | uint32(c.last[0])<<8 | before | 3<<24,
 	}
-	node := uint32(1)
-	for k := 7; k >= 0; k-- {
-		var slots [4]*uint16
+	half := uint32(1)
+	for shift := uint(4); ; shift = 0 {
+		// What one half of a byte needs stands together.
+		var slots [4]*[16]uint16
 		for i, context := range contexts {
-			slots[i] = &c.values[i][hashOf(context, node)>>(32-valueBits)]
+			slots[i] = (*[16]uint16)(c.values[i][hashOf(context, half)>>(32-valueBits+4)<<4:])
 		}
-		bit := c.codeMixed(int(addition>>k&1), &slots, &c.valueWeights[at<<3|uint32(k)], &[4]uint{4, 3, 4, 3})
-		node = node<<1 | uint32(bit)
+		node := uint32(1)
+		for k := uint32(4); k > 0; k-- {
+			one := [4]*uint16{&slots[0][node], &slots[1][node], &slots[2][node], &slots[3][node]}
+			bit := c.codeMixed(int(addition>>shift>>(k-1)&1), &one, &c.valueWeights[at<<3|uint32(shift)+k-1], &[4]uint{4, 3, 4, 3})
+			node = (node<<1 | uint32(bit)) & 31
+		}
+		half = half<<4 | node&15
+		if shift == 0 {
+			break
+		}
 	}
-	addition = byte(node)
+	addition = byte(half)
 	c.before[c.changed] = addition
 	c.last = [2]byte{addition, c.last[0]}
 	c.changed = min(c.changed+1, len(c.before)-1)

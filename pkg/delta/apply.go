@@ -54,7 +54,7 @@ func (d *Delta) openBases(ctx context.Context, open Source, dir string) (*baseSe
 		layer := Layer{base.Digest, base.Size, func(ctx context.Context) (io.ReadCloser, error) { return open(ctx, base) }}
 		file, err := unpackLayer(ctx, layer, base.TarSize, dir)
 		if err != nil {
-			return nil, errors.Join(&BaseError{base.Digest, err}, set.Close())
+			return nil, errors.Join(baseError(base.Digest, err), set.Close())
 		}
 		set.add(base, file)
 		if file.size != base.TarSize {

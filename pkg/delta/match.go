@@ -19,11 +19,13 @@ type seedIndex struct {
 	places []uint32
 }
 
-// newSeedIndex indexes content of less than 4 GiB.
-func newSeedIndex(old []byte) *seedIndex {
+// reset indexes content of less than 4 GiB.
+func (x *seedIndex) reset(old []byte) {
 	step := 1 + len(old)>>26 // at most 64 Mi places
 	width := min(max(bits.Len(uint(len(old)/step)), 10), 24)
-	x := &seedIndex{old: old, shift: uint(64 - width), starts: make([]uint32, 1<<width+1)}
+	x.old, x.shift = old, uint(64-width)
+	x.starts = resize(x.starts, 1<<width+2)
+	clear(x.starts)
 	each := func(do func(h uint32, at int)) {
 		for at := 0; at+seedSize <= len(old); at += step {
 			seed := binary.LittleEndian.Uint64(old[at:])
@@ -32,17 +34,16 @@ func newSeedIndex(old []byte) *seedIndex {
 			}
 		}
 	}
-	each(func(h uint32, _ int) { x.starts[h+1]++ })
+	// Two ahead, so that filling moves each start to its place.
+	each(func(h uint32, _ int) { x.starts[h+2]++ })
 	for i := 1; i < len(x.starts); i++ {
 		x.starts[i] += x.starts[i-1]
 	}
-	x.places = make([]uint32, x.starts[len(x.starts)-1])
-	next := slices.Clone(x.starts[:len(x.starts)-1])
+	x.places = resize(x.places, int64(x.starts[len(x.starts)-1]))
 	each(func(h uint32, at int) {
-		x.places[next[h]] = uint32(at)
-		next[h]++
+		x.places[x.starts[h+1]] = uint32(at)
+		x.starts[h+1]++
 	})
-	return x
 }
 
 // isRun reports whether a seed is one byte again and again, as padding is.
@@ -53,7 +54,7 @@ func (x *seedIndex) hash(seed uint64) uint32 {
 }
 
 // maxTried is how many places are tried for one seed: those nearest to where it is expected.
-const maxTried = 24
+const maxTried = 8
 
 // longest returns the longest match of the beginning of content, of those that are tried.
 func (x *seedIndex) longest(content []byte, expected int) (at, size int) {
@@ -108,23 +109,16 @@ func matchLength(a, b []byte) int {
 	return i
 }
 
-// addMatches adds the operations that make content of old content, which begins at base; offset is how
-// much later content is expected in it. It works as bsdiff does (Colin Percival, Naive differences of
-// executable code, 2003): exact matches are extended in both directions over what is similar, so that a
-// program whose addresses have changed becomes additions that are zero but for the addresses.
-func addMatches(ctx context.Context, list *opList, old, content []byte, base int64, offset int) error {
-	m := &matcher{list: list, old: old, content: content, base: base, lastOld: offset, offset: offset}
-	if !bytes.Equal(old, content) {
-		m.index = newSeedIndex(old)
-	}
-	return m.run(ctx)
-}
-
+// matcher adds the operations that make content of old content. It works as bsdiff does (Colin Percival,
+// Naive differences of executable code, 2003): exact matches are extended in both directions over what is
+// similar, so that a program whose addresses have changed becomes additions that are zero but for the
+// addresses.
 type matcher struct {
 	list         *opList
 	index        *seedIndex
 	old, content []byte
-	base         int64
+	// base is where the old content is in the bases.
+	base int64
 	// last is up to where operations are added; lastOld is where that is in the old content, and
 	// offset how far that is ahead.
 	last, lastOld, offset int
@@ -152,10 +146,11 @@ const (
 )
 
 func (m *matcher) run(ctx context.Context) error {
-	if m.index == nil {
+	if bytes.Equal(m.old, m.content) {
 		m.list.add(opCopy, int64(len(m.content)), m.base)
 		return nil
 	}
+	m.index.reset(m.old)
 	for scan := 0; scan < len(m.content); {
 		if err := ctx.Err(); err != nil {
 			return err

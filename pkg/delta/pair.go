@@ -216,6 +216,9 @@ type finder struct {
 	target    *scratchFile
 	maxMemory int64
 	list      opList
+	// have and want are contents that are compared, index is that of have: memory to be used again.
+	have, want []byte
+	index      seedIndex
 }
 
 func (f *finder) addEntry(ctx context.Context, p *pairing, e tarEntry) error {
@@ -272,17 +275,29 @@ func (f *finder) addChanged(ctx context.Context, e, relative tarEntry) error {
 			f.list.add(opExtra, e.size-at, 0)
 			return nil
 		}
-		have := make([]byte, min(relative.size-from, window+window/2))
-		if _, err := f.old.ReadAt(have, relative.content+from); err != nil {
+		f.have = resize(f.have, min(relative.size-from, window+window/2))
+		if _, err := f.old.ReadAt(f.have, relative.content+from); err != nil {
 			return err
 		}
-		want, err := f.target.load(e.content+at, size)
-		if err != nil {
+		f.want = resize(f.want, size)
+		if _, err := f.target.ReadAt(f.want, e.content+at); err != nil {
 			return err
 		}
-		if err := addMatches(ctx, &f.list, have, want, relative.content+from, int(at-from)); err != nil {
+		m := &matcher{
+			list: &f.list, index: &f.index, old: f.have, content: f.want,
+			base: relative.content + from, lastOld: int(at - from), offset: int(at - from),
+		}
+		if err := m.run(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// resize returns a slice of a size, in the memory of another one if that suffices.
+func resize[T any](s []T, size int64) []T {
+	if int64(cap(s)) < size {
+		return make([]T, size)
+	}
+	return s[:size]
 }

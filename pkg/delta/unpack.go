@@ -21,47 +21,64 @@ const maxRatio = 1100
 // maxTarSize returns how large the tar of a layer may be.
 func maxTarSize(size int64) int64 { return size*maxRatio + 1<<16 }
 
-// scratchFile is a temporary file, which is gone when it is closed.
+// scratchFile is a temporary file. It has no name where the system allows that, so that nothing is left of
+// a process that was killed.
 type scratchFile struct {
 	*os.File
 	size int64
+	// named is set if the file is to be removed when it is closed.
+	named bool
 }
 
 func newScratchFile(dir string) (*scratchFile, error) {
 	file, err := os.CreateTemp(dir, "krtpkg-delta-*")
 	if err != nil {
-		return nil, err
+		return nil, &scratchError{err}
 	}
-	return &scratchFile{File: file}, nil
+	return &scratchFile{File: file, named: os.Remove(file.Name()) != nil}, nil
 }
+
+// scratchError reports that a temporary file cannot be written: a full disk is not a damaged layer.
+type scratchError struct{ err error }
+
+func (e *scratchError) Error() string { return "temporary file: " + e.err.Error() }
+
+func (e *scratchError) Unwrap() error { return e.err }
 
 func (f *scratchFile) Write(p []byte) (int, error) {
 	n, err := f.File.Write(p)
 	f.size += int64(n)
+	if err != nil {
+		err = &scratchError{err}
+	}
 	return n, err
 }
 
 // ReadFrom keeps [io.Copy] from passing by Write.
 func (f *scratchFile) ReadFrom(r io.Reader) (int64, error) {
-	n, err := f.File.ReadFrom(r)
-	f.size += n
-	return n, err
+	return io.Copy(struct{ io.Writer }{f}, r)
 }
 
 func (f *scratchFile) Close() error {
-	return errors.Join(f.File.Close(), os.Remove(f.Name()))
+	err := f.File.Close()
+	if f.named {
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return err
+}
+
+// baseError returns the error of a base, unless it is one of a temporary file.
+func baseError(base digest.Digest, err error) error {
+	var scratch *scratchError
+	if errors.As(err, &scratch) {
+		return err
+	}
+	return &BaseError{base, err}
 }
 
 // section returns a range of the file.
 func (f *scratchFile) section(from, size int64) *io.SectionReader {
 	return io.NewSectionReader(f.File, from, size)
-}
-
-// load reads a range of the file.
-func (f *scratchFile) load(from, size int64) ([]byte, error) {
-	data := make([]byte, size)
-	_, err := io.ReadFull(f.section(from, size), data)
-	return data, err
 }
 
 // fetchLayer stores a layer in a temporary file and checks its digest.
@@ -110,7 +127,7 @@ func unpackBases(ctx context.Context, layers []Layer, dir string) (*baseSet, err
 	for _, layer := range layers {
 		file, err := unpackLayer(ctx, layer, maxTarSize(layer.Size), dir)
 		if err != nil {
-			return nil, errors.Join(&BaseError{layer.Digest, err}, set.Close())
+			return nil, errors.Join(baseError(layer.Digest, err), set.Close())
 		}
 		set.add(Base{layer.Digest, layer.Size, file.size}, file)
 	}
@@ -217,6 +234,10 @@ func unpackLayer(ctx context.Context, layer Layer, limit int64, dir string) (_ *
 	packed := io.TeeReader(contextReader{ctx, io.LimitReader(body, layer.Size+1)}, counted)
 	err = decompress(file, packed, limit)
 	// A decoder complains first of what is damaged: the digest tells.
+	var scratch *scratchError
+	if errors.As(err, &scratch) {
+		return nil, errors.Join(err, file.Close())
+	}
 	_, drainErr := io.Copy(io.Discard, packed)
 	switch {
 	case drainErr != nil:
