@@ -44,12 +44,15 @@ var jobs = []job{
 	{"cluster", benchCluster, false},
 	{"catalogue", benchCatalogue, false},
 	{"fleet", benchFleet, false},
+	{"delta", benchDelta, false},
 }
 
 func main() {
 	var all []string
 	for _, job := range jobs {
-		all = append(all, job.name)
+		if job.name != "delta" { // it downloads what it measures
+			all = append(all, job.name)
+		}
 	}
 	var o options
 	flag.StringVar(&o.krtpkg, "krtpkg", "bin/krtpkg", "the program to measure")
@@ -61,6 +64,7 @@ func main() {
 	from := flag.String("from", "", "where the floor moves them from")
 	to := flag.String("to", "", "where the floor moves them to")
 	corpus := flag.String("corpus", "", "put the images to mirror into this registry and end")
+	step := flag.String("delta", "", "do one step of a delta with the files that follow, and end: gzip, make or apply")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -68,6 +72,8 @@ func main() {
 	switch {
 	case *floor != "":
 		err = runFloor(ctx, *floor, *from, *to)
+	case *step != "":
+		err = runDelta(ctx, *step, flag.Args())
 	case *corpus != "":
 		err = runCorpus(ctx, *corpus, o.size)
 	default:

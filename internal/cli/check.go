@@ -127,7 +127,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 	}
 	return &checkedPlace{set: c.Set, Checked: result.Checked{
 		Reference: reference, Items: int64(c.Manifests + c.Blobs), Bytes: c.Bytes, AbsentItems: c.Absent,
-		Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms, ForeignItems: c.Foreign,
+		Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms, ForeignItems: c.Foreign, DeltaItems: c.Deltas,
 	}}, nil
 }
 
@@ -153,8 +153,11 @@ func (v checkedPlace) volumeText() string {
 	if v.ForeignItems > 0 {
 		fmt.Fprintf(&more, "; %s available only at their URLs", countNoun(v.ForeignItems, "foreign layer"))
 	}
-	if v.AbsentItems > 0 {
-		fmt.Fprintf(&more, "; %s that it names are not included", countNoun(v.AbsentItems, "blob"))
+	if v.DeltaItems > 0 {
+		fmt.Fprintf(&more, "; deltas of %s", countNoun(v.DeltaItems, "layer"))
+	}
+	if absent := v.AbsentItems - v.DeltaItems; absent > 0 {
+		fmt.Fprintf(&more, "; %s that it names are not included", countNoun(absent, "blob"))
 	}
 	return more.String()
 }

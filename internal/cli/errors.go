@@ -20,6 +20,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/build"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/delta"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
@@ -76,6 +77,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		other      *archive.ForeignError
 		volumes    *archive.AbsentVolumesError
 		item       *transfer.ItemError
+		baseLayer  *delta.BaseError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -110,6 +112,10 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Altered, exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it", altered.Artifact)
 	case errors.Is(err, trust.ErrRefused):
 		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
+	case errors.As(err, &baseLayer):
+		return failure(result.AbsentBase, exitIncomplete, "krtpkg check finds what the target lacks; an export without --delta needs nothing of it", "")
+	case errors.Is(err, delta.ErrMismatch):
+		return failure(result.Damaged, exitUnverified, "export it again, or without --delta", "")
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
 		object := ""
@@ -119,7 +125,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with; fetch it again from its origin", object)
 	case errors.Is(err, layout.ErrAmbiguous):
 		return failure(result.Ambiguous, exitUnverified, "name it by digest, or create the archive or folder again", "")
-	case errors.Is(err, archive.ErrDamaged):
+	case errors.Is(err, archive.ErrDamaged), errors.Is(err, delta.ErrDamaged):
 		return failure(result.Damaged, exitUnverified, "copy the archive again from its origin; krtpkg check verifies all of it", "")
 	case errors.As(err, &memory):
 		return failure(result.OverMemory, exitFailure, "to allow more, pass --memory 512MiB", "")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
@@ -26,6 +29,8 @@ type exportFlags struct {
 	bases      []string
 	volumeSize string
 	zstd       bool
+	delta      string
+	memory     string
 }
 
 func (a *app) exportCommand() *cobra.Command {
@@ -38,12 +43,15 @@ attached to them: an OCI image layout in a tar. The same content gives the same 
 standard output.
 
 With --base the archive leaves out what a site already has: a version that it runs, an earlier
-archive, or the inventory that "krtpkg have" wrote there. With --volume-size it is split into
+archive, or the inventory that "krtpkg have" wrote there. With --delta auto a changed layer travels as
+its difference from layers of the base where that is smaller; the import makes the same bytes of it
+again, so that digests and signatures stay. --dry-run shows it layer by layer. With --volume-size it is split into
 files that can be checked and imported one by one, in any order.
 
 To resume an interrupted export, run it again.`,
 		Example: `  krtpkg export registry.example/krt/edge:1.0.0 edge-1.0.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base registry.example/krt/edge:1.0.0 edge-1.1.0.tar
+  krtpkg export registry.example/krt/edge:1.1.0 --base have.json --delta auto edge-1.1.0.tar
   krtpkg export registry.example/krt/edge:1.0.0 --volume-size 4GB edge.tar
   krtpkg export registry.example/krt/edge:1.0.0 - | ssh site krtpkg import - site.example/krt/edge`,
 		GroupID: groupCarry,
@@ -57,10 +65,20 @@ To resume an interrupted export, run it again.`,
 	f.trust.addUnsigned(cmd, "export even if a policy file would refuse it")
 	f.addDryRun(cmd)
 	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out the content of a reference, an archive or an inventory (*.json); can be repeated")
+	cmd.Flags().StringVar(&f.delta, "delta", deltaOff, "changed layers as differences from those of --base: off, auto (where one saves a tenth or more) or force (wherever one is smaller)")
+	_ = cmd.RegisterFlagCompletionFunc("delta", cobra.FixedCompletions([]string{deltaOff, deltaAuto, deltaForce}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().StringVar(&f.memory, "delta-memory", "1GiB", "how much memory making a delta may take; with less, deltas of large files are larger")
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
 	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the whole archive; it can then only be imported (layers are compressed anyway)")
 	return cmd
 }
+
+// What --delta takes.
+const (
+	deltaOff   = "off"
+	deltaAuto  = "auto"
+	deltaForce = "force"
+)
 
 func (a *app) runExport(ctx context.Context, references []string, file string, f exportFlags) error {
 	r, err := a.exportTo(ctx, references, file, f)
@@ -71,7 +89,7 @@ func (a *app) runExport(ctx context.Context, references []string, file string, f
 }
 
 // exportTo writes an archive of what references lead to, as one file or several, or as a stream.
-func (a *app) exportTo(ctx context.Context, references []string, file string, f exportFlags) (*result.Transfer, error) {
+func (a *app) exportTo(ctx context.Context, references []string, file string, f exportFlags) (_ *result.Transfer, err error) {
 	limit, err := f.checkValues(file)
 	if err != nil {
 		return nil, err
@@ -88,14 +106,23 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 	if err != nil {
 		return nil, err
 	}
-	has, base, err := a.readBases(ctx, f.bases, options)
+	base, err := a.readBases(ctx, f.bases, roots, options)
 	if err != nil {
 		return nil, err
 	}
-	contents := plan.ArchiveContents(has, base)
+	contents := plan.ArchiveContents(base.has, base.names)
+	var from content.Fetcher = plan
+	var deltas *transfer.Deltas
+	if f.delta != deltaOff {
+		if deltas, err = a.makeDeltas(ctx, plan, base, f); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, deltas.Close()) }()
+		contents, from = deltas.AddTo(contents), deltas.WithDeltas(plan)
+	}
 	if file == "-" {
 		options.Progress.Emit(plannedEvent(contents))
-		return nil, archive.Write(ctx, a.ui.Out, contents, plan, archive.Options{Compress: f.zstd, Progress: options.Progress})
+		return nil, archive.Write(ctx, a.ui.Out, contents, from, archive.Options{Compress: f.zstd, Progress: options.Progress})
 	}
 	volumes, names := []archive.Contents{contents}, []string{file}
 	if limit > 0 {
@@ -104,7 +131,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 		}
 		names = archive.VolumeNames(file, len(volumes))
 	}
-	r := &result.Transfer{DryRun: f.dryRun, Base: base, Bytes: plan.Size()}
+	r := &result.Transfer{DryRun: f.dryRun, Base: base.names, Bytes: plan.Size(), Layers: describeLayers(deltas)}
 	for _, c := range volumes {
 		planned := plannedEvent(c)
 		r.CopiedItems, r.CopiedBytes = r.CopiedItems+int64(planned.Items), r.CopiedBytes+planned.Bytes
@@ -112,7 +139,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 	r.Items = int64(plan.Len())
 	r.PresentItems, r.PresentBytes = max(0, r.Items-r.CopiedItems), max(0, r.Bytes-r.CopiedBytes)
 	for i, name := range names {
-		written, err := a.writeArchive(ctx, name, volumes[i], plan, f, options.Progress)
+		written, err := a.writeArchive(ctx, name, volumes[i], from, f, options.Progress)
 		if err != nil {
 			return nil, err
 		}
@@ -122,9 +149,69 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 	return r, nil
 }
 
+// makeDeltas makes the deltas that --delta asks for.
+func (a *app) makeDeltas(ctx context.Context, plan *transfer.Plan, base *exportBase, f exportFlags) (*transfer.Deltas, error) {
+	memory, err := humanize.ParseBytes(f.memory)
+	if err != nil || memory == 0 || memory > 1<<40 {
+		return nil, &usageError{fmt.Errorf("--delta-memory %q: want a size such as 512MiB", f.memory)}
+	}
+	o := transfer.DeltaOptions{MaxMemory: int64(memory), Progress: a.ui.Progress("compare")}
+	if f.delta == deltaForce {
+		o.MinLayer, o.MaxShare = 1, 100
+	}
+	for _, name := range base.unread {
+		a.ui.Note("note: no deltas from %s: the source does not have it; name it with --base too", name)
+	}
+	deltas, err := plan.MakeDeltas(ctx, base.plans, base.has, o)
+	if err != nil {
+		return nil, err
+	}
+	a.ui.EndProgress(nil)
+	if saved := deltas.Saved(); saved > 0 {
+		a.ui.Say("deltas save %s", ui.Bytes(saved))
+	}
+	return deltas, nil
+}
+
+// describeLayers returns what results say of the layers that the base lacks.
+func describeLayers(deltas *transfer.Deltas) (layers []result.Layer) {
+	if deltas == nil {
+		return nil
+	}
+	for _, l := range deltas.Layers {
+		one := result.Layer{Image: l.Image, Digest: l.Layer.String(), Bytes: l.Size, DeltaBytes: l.DeltaSize, Encoder: l.Encoder, Reason: l.Why}
+		for _, base := range l.Bases {
+			one.DeltaFrom = append(one.DeltaFrom, base.String())
+		}
+		layers = append(layers, one)
+	}
+	return layers
+}
+
+// describeDelta returns how a layer travels, for people.
+func describeDelta(l result.Layer) string {
+	if l.Reason != "" {
+		return "whole: " + l.Reason
+	}
+	from := make([]string, len(l.DeltaFrom))
+	for i, d := range l.DeltaFrom {
+		from[i] = shortDigest(digest.Digest(d))
+	}
+	return fmt.Sprintf("delta of %s, %.1f %%, from %s", ui.Bytes(l.DeltaBytes), 100*float64(l.DeltaBytes)/float64(l.Bytes), strings.Join(from, " and "))
+}
+
+// shortDigest returns as much of a digest as people compare.
+func shortDigest(d digest.Digest) string { return d.Algorithm().String() + ":" + d.Encoded()[:12] }
+
 func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	if strings.HasSuffix(file, ".zst") {
 		f.zstd = true
+	}
+	switch {
+	case f.delta != deltaOff && f.delta != deltaAuto && f.delta != deltaForce:
+		return 0, &usageError{fmt.Errorf("--delta %q: want off, auto or force", f.delta)}
+	case f.delta != deltaOff && len(f.bases) == 0:
+		return 0, &usageError{fmt.Errorf("--delta %s: name what the site has with --base", f.delta)}
 	}
 	if p, err := place.Parse(file); file != "-" && (err != nil || p.File == "") {
 		return 0, &usageError{fmt.Errorf("%q: %w", file, errNoArchive)}
@@ -150,13 +237,13 @@ func plannedEvent(c archive.Contents) progress.Event {
 	return e
 }
 
-func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents, plan *transfer.Plan, f exportFlags, report progress.Func) (*result.File, error) {
+func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents, from content.Fetcher, f exportFlags, report progress.Func) (*result.File, error) {
 	if f.dryRun {
 		size, err := c.Size()
 		return &result.File{Name: name, Bytes: size}, err
 	}
 	report.Emit(plannedEvent(c))
-	written, err := archive.WriteFile(ctx, name, c, plan, archive.Options{Compress: f.zstd, Progress: report})
+	written, err := archive.WriteFile(ctx, name, c, from, archive.Options{Compress: f.zstd, Progress: report})
 	if err != nil {
 		return nil, err
 	}
@@ -166,37 +253,74 @@ func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents,
 	return &result.File{Name: name, Bytes: written.Size, KeptBytes: written.Kept}, nil
 }
 
-// readBases returns what a site has: a function that says of a blob whether it is there, and the names
-// of the roots.
-func (a *app) readBases(ctx context.Context, bases []string, o transfer.Options) (func(digest.Digest) bool, []string, error) {
+// exportBase is what a site has.
+type exportBase struct {
+	// has reports whether a blob is there; names are those of the roots.
+	has   func(digest.Digest) bool
+	names []string
+	// plans are the versions whose content can be read here; unread are the names of the others.
+	plans  []*transfer.Plan
+	unread []string
+}
+
+// readBases reads what --base names. The versions of an inventory are looked for where the roots of
+// the export are.
+func (a *app) readBases(ctx context.Context, bases []string, roots []transfer.Source, o transfer.Options) (*exportBase, error) {
+	b := &exportBase{}
 	var all []func(digest.Digest) bool
-	var names []string
-	for _, b := range bases {
-		if filepath.Ext(b) == ".json" {
-			inventory, err := readInventory(b)
+	for _, reference := range bases {
+		if filepath.Ext(reference) == ".json" {
+			inventory, err := readInventory(reference)
 			if err != nil {
-				return nil, nil, err
+				return nil, err
 			}
-			all, names = append(all, inventory.ContainsFunc()), append(names, inventory.Roots...)
+			all, b.names = append(all, inventory.ContainsFunc()), append(b.names, inventory.Roots...)
+			if err := b.findRoots(ctx, inventory.Roots, roots, o); err != nil {
+				return nil, err
+			}
 			continue
 		}
-		plan, err := a.planAll(ctx, []string{b}, o)
+		plan, err := a.planAll(ctx, []string{reference}, o)
 		if err != nil {
-			return nil, nil, fmt.Errorf("base %s: %w", b, err)
+			return nil, fmt.Errorf("base %s: %w", reference, err)
 		}
-		all, names = append(all, plan.ContainsFunc()), append(names, plan.Names()...)
+		all, b.names, b.plans = append(all, plan.ContainsFunc()), append(b.names, plan.Names()...), append(b.plans, plan)
 	}
-	if len(all) == 0 {
-		return nil, nil, nil
+	if len(all) > 0 {
+		b.has = func(d digest.Digest) bool {
+			return slices.ContainsFunc(all, func(has func(digest.Digest) bool) bool { return has(d) })
+		}
 	}
-	return func(d digest.Digest) bool {
-		for _, has := range all {
-			if has(d) {
-				return true
+	return b, nil
+}
+
+// findRoots plans the versions of an inventory that the source has too.
+func (b *exportBase) findRoots(ctx context.Context, names []string, roots []transfer.Source, o transfer.Options) error {
+	// What a delta makes is checked against the new version's digests: the old one needs no trust.
+	o.Verify, o.Accepts, o.Attached = nil, nil, transfer.AttachedKnown
+	for _, name := range names {
+		_, wanted, _ := strings.Cut(name, "@")
+		var found *transfer.Plan
+		for _, root := range roots {
+			desc, err := root.Store.Resolve(ctx, wanted)
+			if errors.Is(err, errdef.ErrNotFound) {
+				continue
 			}
+			if err == nil {
+				found, err = transfer.NewPlan(ctx, []transfer.Source{{Store: root.Store, Root: desc}}, o)
+			}
+			if err != nil {
+				return fmt.Errorf("base %s: %w", name, err)
+			}
+			break
 		}
-		return false
-	}, names, nil
+		if found == nil {
+			b.unread = append(b.unread, name)
+		} else {
+			b.plans = append(b.plans, found)
+		}
+	}
+	return nil
 }
 
 func readInventory(name string) (*transfer.Inventory, error) {

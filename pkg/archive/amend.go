@@ -234,7 +234,7 @@ func (a *Amendment) mergedContents(ctx context.Context) (Contents, error) {
 	if err != nil {
 		return Contents{}, err
 	}
-	c := Contents{Base: a.BaseReferences()}
+	c := Contents{Base: a.BaseReferences(), HasDeltas: a.info.Annotations[annotationRequires] != ""}
 	if c.Named, err = a.indexEntries(); err != nil {
 		return c, err
 	}

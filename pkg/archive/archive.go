@@ -36,6 +36,8 @@ const (
 	annotationVolumes = "dev.krtpkg.archive.volumes"
 	// annotationBase lists, one per line, what the target must have before an import.
 	annotationBase = "dev.krtpkg.archive.base"
+	// annotationRequires lists, parted by spaces, what a reader must know.
+	annotationRequires = "dev.krtpkg.archive.requires"
 	// annotationContainerd is the name that containerd gives an image
 	// (github.com/containerd/containerd: core/images/annotations.go).
 	annotationContainerd = "io.containerd.image.name"
@@ -54,6 +56,9 @@ type Contents struct {
 	Blobs []ocispec.Descriptor
 	// Base names what the archive builds on: a reference with its digest each.
 	Base []string
+	// HasDeltas is set if there is a manifest of deltas ([EncodeDeltas]): versions of krtpkg that do not
+	// know deltas then refuse the archive.
+	HasDeltas bool
 
 	// volume is this one's number from 1, or 0 where there is only one; starts are the first
 	// blobs of all volumes.
@@ -75,7 +80,14 @@ func NameDescriptor(desc ocispec.Descriptor, reference, full string) ocispec.Des
 func FullName(desc ocispec.Descriptor) string { return desc.Annotations[annotationContainerd] }
 
 func (c Contents) encodeIndex() ([]byte, error) {
-	annotations := map[string]string{annotationManifests: strconv.Itoa(len(c.Manifests))}
+	var requires []string
+	if c.HasDeltas {
+		requires = append(requires, featureDeltas)
+	}
+	annotations := map[string]string{annotationManifests: countText(len(c.Manifests), requires)}
+	if len(requires) > 0 {
+		annotations[annotationRequires] = strings.Join(requires, " ")
+	}
 	if len(c.Base) > 0 {
 		annotations[annotationBase] = strings.Join(c.Base, "\n")
 	}
@@ -204,7 +216,8 @@ func (c Contents) Split(limit int64) ([]Contents, error) {
 }
 
 func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
-	empty := Contents{Named: c.Named, Manifests: c.Manifests, Front: c.Front, Base: c.Base, volume: guess}
+	empty := c
+	empty.Blobs, empty.volume = nil, guess
 	for range guess {
 		empty.starts = append(empty.starts, digest.FromString(""))
 	}
@@ -225,7 +238,9 @@ func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
 		}
 		if left < size {
 			left = limit - fixed
-			volumes = append(volumes, Contents{Named: c.Named, Manifests: c.Manifests, Front: c.Front, Base: c.Base, volume: len(volumes) + 1})
+			next := c
+			next.Blobs, next.volume = nil, len(volumes)+1
+			volumes = append(volumes, next)
 		}
 		last := &volumes[len(volumes)-1]
 		last.Blobs = append(last.Blobs, desc)
@@ -235,7 +250,8 @@ func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
 		if fixed > limit {
 			return nil, &VolumeSizeError{Limit: limit, Need: fixed}
 		}
-		volumes = []Contents{{Named: c.Named, Manifests: c.Manifests, Base: c.Base, volume: 1}}
+		c.volume = 1
+		volumes = []Contents{c}
 	}
 	var starts []digest.Digest
 	for _, v := range volumes {

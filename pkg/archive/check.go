@@ -22,6 +22,8 @@ type CheckResult struct {
 	// Absent are how many of the blobs that the manifests name are not there: those of other
 	// volumes, of the base, of platforms that were left out, or foreign layers.
 	Absent int
+	// Deltas are how many of those are there as deltas.
+	Deltas int
 	// Foreign are how many foreign layers are not there, but at their URLs.
 	Foreign int
 	// Volume is which of Volumes this is; zeros where there is only one.
@@ -72,6 +74,7 @@ func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*Check
 			if err != nil {
 				return nil, err
 			}
+			c.Deltas = len(slices.DeleteFunc(s.Deltas(), func(d Delta) bool { return !s.seen[d.Blob.Digest] }))
 			c.Absent, c.Foreign = len(absent), s.named.countForeign(func(d digest.Digest) bool { return s.seen[d] })
 			return c, c.checkComplete(absent)
 		}

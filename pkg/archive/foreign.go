@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -151,6 +152,7 @@ func (s *Store) checkContents(ctx context.Context, report progress.Func) (*Check
 	}
 	absent := named.listLacking(s.info, s.hasBlob)
 	c.Absent, c.Foreign = len(absent), named.countForeign(s.hasBlob)
+	c.Deltas = len(slices.DeleteFunc(named.listDeltas(), func(d Delta) bool { return !s.hasBlob(d.Blob.Digest) }))
 	return c, c.checkComplete(absent)
 }
 

@@ -181,8 +181,14 @@ func parseIndex(r io.Reader) (a indexInfo, err error) {
 			return a, fmt.Errorf("%s names %q of %d bytes: %w", ocispec.ImageIndexFile, d.Digest, d.Size, ErrDamaged)
 		}
 	}
+	if err := checkFeatures(a.Annotations[annotationRequires]); err != nil {
+		return a, err
+	}
 	number := func(key string) (n int) {
 		if text, ok := a.Annotations[key]; ok && err == nil {
+			if key == annotationManifests && a.Annotations[annotationRequires] != "" {
+				text, _, _ = strings.Cut(text, ",")
+			}
 			if n, err = strconv.Atoi(text); err != nil || n < 0 {
 				err = fmt.Errorf("%s: %s is %q: %w", ocispec.ImageIndexFile, key, text, ErrDamaged)
 			}
@@ -240,18 +246,26 @@ type namedContent struct {
 	blobs map[digest.Digest]int64
 	// manifests are those that indexes name.
 	manifests map[digest.Digest]ocispec.Descriptor
+	// deltas are those of layers, by the layer; deltaBlobs are what their manifest names.
+	deltas     map[digest.Digest]Delta
+	deltaBlobs map[digest.Digest]int64
 }
 
 func newWanted() namedContent {
-	return namedContent{blobs: map[digest.Digest]int64{}, manifests: map[digest.Digest]ocispec.Descriptor{}}
+	return namedContent{
+		blobs: map[digest.Digest]int64{}, manifests: map[digest.Digest]ocispec.Descriptor{},
+		deltas: map[digest.Digest]Delta{}, deltaBlobs: map[digest.Digest]int64{},
+	}
 }
 
 // addManifest adds what a manifest names.
 func (w namedContent) addManifest(d digest.Digest, data []byte) error {
 	var m struct {
-		Config    *ocispec.Descriptor  `json:"config"`
-		Layers    []ocispec.Descriptor `json:"layers"`
-		Manifests []ocispec.Descriptor `json:"manifests"`
+		ArtifactType string               `json:"artifactType"`
+		Subject      *ocispec.Descriptor  `json:"subject"`
+		Config       *ocispec.Descriptor  `json:"config"`
+		Layers       []ocispec.Descriptor `json:"layers"`
+		Manifests    []ocispec.Descriptor `json:"manifests"`
 	}
 	sizes := w.blobs
 	if err := oci.UnmarshalJSON(data, &m); err != nil {
@@ -259,6 +273,9 @@ func (w namedContent) addManifest(d digest.Digest, data []byte) error {
 	}
 	if len(sizes)+len(w.manifests) > maxNamed {
 		return fmt.Errorf("the manifests name more than %d blobs: %w", maxNamed, ErrDamaged)
+	}
+	if m.ArtifactType == TypeDelta && m.Subject == nil {
+		return w.addDeltas(d, m.Config, m.Layers)
 	}
 	if m.Config != nil {
 		m.Layers = append(m.Layers, *m.Config)

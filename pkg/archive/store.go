@@ -254,6 +254,18 @@ func (s *Store) ListLacking(ctx context.Context) ([]ocispec.Descriptor, error) {
 	return named.listLacking(s.info, s.hasBlob), nil
 }
 
+// Deltas lists the layers that the archive has as deltas, less deltas on volumes that were not opened.
+func (s *Store) Deltas(ctx context.Context) ([]Delta, error) {
+	if s.info.Annotations[annotationRequires] == "" {
+		return nil, nil
+	}
+	named, err := s.namedContent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(named.listDeltas(), func(d Delta) bool { return !s.hasBlob(d.Blob.Digest) }), nil
+}
+
 // namedContent returns what the manifests name.
 func (s *Store) namedContent(ctx context.Context) (namedContent, error) {
 	named := newWanted()

@@ -163,6 +163,9 @@ func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
 	if want < 0 {
 		want = -1 - want // a foreign layer that came along
 	}
+	if !named {
+		want, named = s.named.deltaBlobs[d]
+	}
 	if !named && s.odd {
 		return ocispec.Descriptor{}, nil, fmt.Errorf("blob %s is not named by a manifest: %w", d, ErrOrder)
 	}
@@ -182,6 +185,9 @@ func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
 func (s *Stream) ListLacking(context.Context) ([]ocispec.Descriptor, error) {
 	return s.named.listLacking(s.info, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
 }
+
+// Deltas lists the layers that the archive has as deltas.
+func (s *Stream) Deltas() []Delta { return s.named.listDeltas() }
 
 // BaseReferences lists the references that a target must have before it imports this archive.
 func (s *Stream) BaseReferences() []string { return s.info.base }

@@ -224,6 +224,8 @@ type Transfer struct {
 	Files []File `json:"files,omitempty"`
 	// Base is what an archive builds on.
 	Base []string `json:"base,omitempty"`
+	// Layers are those that the base lacks, of an export with --delta.
+	Layers []Layer `json:"layers,omitempty"`
 	// Volumes is how many volumes an archive has, and AbsentVolumes which of them are still to be imported.
 	Volumes       int   `json:"volumes,omitempty"`
 	AbsentVolumes []int `json:"absentVolumes,omitempty"`
@@ -249,6 +251,20 @@ type File struct {
 	KeptBytes int64 `json:"keptBytes"`
 }
 
+// Layer is a layer that travels as a delta, or whole.
+type Layer struct {
+	Image  string `json:"image"`
+	Digest string `json:"digest"`
+	Bytes  int64  `json:"bytes"`
+	// DeltaBytes is the size of its delta, and DeltaFrom what that is made from; absent if it travels whole.
+	DeltaBytes int64    `json:"deltaBytes,omitempty"`
+	DeltaFrom  []string `json:"deltaFrom,omitempty"`
+	// Encoder is what made its gzip.
+	Encoder string `json:"encoder,omitempty"`
+	// Reason is why it travels whole.
+	Reason string `json:"reason,omitempty"`
+}
+
 // Check is the result of krtpkg check.
 type Check struct {
 	Outcome
@@ -272,6 +288,8 @@ type Checked struct {
 	Base []string `json:"base,omitempty"`
 	// ForeignItems are layers that are at their URLs alone.
 	ForeignItems int `json:"foreignItems,omitempty"`
+	// DeltaItems are layers that are there as deltas, from the base.
+	DeltaItems int `json:"deltaItems,omitempty"`
 	// Platforms are those to which it is limited.
 	Platforms []string `json:"platforms,omitempty"`
 }

@@ -10,8 +10,10 @@ package serve
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -31,6 +33,9 @@ type Options struct {
 	Verify func(ctx context.Context, source transfer.Source) error
 	// AllowRenamedTags lets a tag that is a version lead to another one.
 	AllowRenamedTags bool
+	// TemporaryDir is the folder in which layers are made that archives have as deltas; the system's
+	// when empty.
+	TemporaryDir string
 }
 
 // Root is a bundle or a runtime that is served.
@@ -50,6 +55,8 @@ type Server struct {
 	roots  []Root
 	// verified is what belongs to roots that were verified; nil if nothing was.
 	verified closure
+	// dir has the layers that deltas made.
+	dir string
 	// repositories are those of the roots, and of images by upstream's names.
 	repositories map[string]*repository
 	// short are those of images by upstream's names without the registry.
@@ -66,45 +73,63 @@ type repository struct {
 
 // NewServer returns a server of stores, each of which must name a bundle or a runtime. What one
 // leaves out must be in another. If two locks have different digests for an image's tag, the first
-// one counts. It returns [*LackingError].
+// one counts. The caller closes it. It returns [*LackingError].
 func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
-	s := &Server{stores: list, repositories: map[string]*repository{}, short: map[string]*repository{}}
+	s := &Server{stores: slices.Clone(list), repositories: map[string]*repository{}, short: map[string]*repository{}}
+	if err := s.open(ctx, o); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Close removes the layers that were made.
+func (s *Server) Close() error {
+	if s.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(s.dir)
+}
+
+func (s *Server) open(ctx context.Context, o Options) error {
+	if err := s.unpackDeltas(ctx, o); err != nil {
+		return err
+	}
 	if err := s.stores.checkComplete(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if o.Verify != nil {
 		s.verified = closure{}
 	}
 	var sets []*bundle.Set
-	for _, store := range list {
+	for _, store := range s.stores {
 		sources, err := transfer.FindRoots(ctx, store)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, source := range sources {
 			if o.Verify != nil {
 				if err := o.Verify(ctx, source); err != nil {
-					return nil, err
+					return err
 				}
 			}
 			set, err := bundle.OpenSet(ctx, s.stores, source.Root)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			for _, tag := range source.Tags {
 				if err := set.Root.Metadata().CheckTag(tag); err != nil && !o.AllowRenamedTags {
-					return nil, err
+					return err
 				}
 			}
 			if err := s.addRoot(store, source, cmp.Or(o.Repository, set.Name())); err != nil {
-				return nil, err
+				return err
 			}
 			sets = append(sets, set)
 			if s.verified == nil {
 				continue
 			}
 			if err := s.addSet(ctx, s.verified, set); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
@@ -117,7 +142,7 @@ func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
 	slices.SortFunc(s.roots, func(a, b Root) int {
 		return cmp.Or(cmp.Compare(a.Repository, b.Repository), cmp.Compare(a.Tag, b.Tag))
 	})
-	return s, nil
+	return nil
 }
 
 // Roots returns what is served, by name.

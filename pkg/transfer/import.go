@@ -81,28 +81,33 @@ const defaultUnverified = 32 << 20
 // written. It returns [*BaseError] and [*UnverifiedError] before anything is written.
 func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*Imported, error) {
 	o.setDefaults()
+	store, err := WithDeltas(ctx, from, dst, o)
+	if err != nil {
+		return nil, err
+	}
 	missing, err := findMissingBlobs(ctx, from.ListLacking, dst, o.Concurrency)
 	if err != nil {
 		return nil, err
 	}
+	missing = slices.DeleteFunc(missing, store.maker.makes)
 	if len(missing) > 0 {
 		if len(from.AbsentVolumes()) == 0 {
 			return nil, &BaseError{Base: from.BaseReferences(), Missing: missing}
 		}
-		allowed, err := verifyVolumes(ctx, from, dst, missing, o)
+		allowed, err := verifyVolumes(ctx, store, dst, missing, o)
 		if err != nil {
 			return nil, err
 		}
-		report, err := importBlobs(ctx, from, dst, allowed, o)
+		report, err := importBlobs(ctx, store, dst, allowed, o)
 		return &Imported{Report: report, Absent: from.AbsentVolumes(), Volumes: from.Volumes()}, err
 	}
-	report, err := importRoots(ctx, from, dst, o)
+	report, err := importRoots(ctx, store, dst, o)
 	return &Imported{Report: report}, err
 }
 
 // verifyVolumes verifies the roots of some volumes and returns the plan of what belongs to them, or
 // nil without [Options.Verify].
-func verifyVolumes(ctx context.Context, from *archive.Store, dst oras.GraphTarget, missing []digest.Digest, o Options) (*Plan, error) {
+func verifyVolumes(ctx context.Context, from *ArchiveWithDeltas, dst oras.GraphTarget, missing []digest.Digest, o Options) (*Plan, error) {
 	if o.Verify == nil {
 		return nil, nil
 	}
@@ -161,10 +166,16 @@ func findMissingBlobs(ctx context.Context, lacking lackingLister, dst content.Re
 }
 
 // importBlobs copies the blobs of some volumes that are in allowed, or all if allowed is nil.
-func importBlobs(ctx context.Context, from *archive.Store, dst oras.GraphTarget, allowed *Plan, o Options) (*Report, error) {
+func importBlobs(ctx context.Context, from *ArchiveWithDeltas, dst oras.GraphTarget, allowed *Plan, o Options) (*Report, error) {
 	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}}
 	var list []topManifest
 	for _, desc := range from.ListContents() {
+		if d, ok := from.maker.blobs[desc.Digest]; ok {
+			desc = d.Layer
+			if !from.maker.makes(desc.Digest) {
+				continue // the target has it
+			}
+		}
 		if !from.IsManifest(desc.Digest) && (allowed == nil || allowed.nodes[desc.Digest] != nil) {
 			p.nodes[desc.Digest] = &planNode{desc: desc, from: from}
 			list = append(list, topManifest{desc: desc})
@@ -341,8 +352,12 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 	if err := checkBase(ctx, from.BaseReferences(), dst); err != nil {
 		return nil, err
 	}
+	maker, err := newLayerMaker(ctx, from.Deltas(), from.BaseReferences(), dst, o)
+	if err != nil {
+		return nil, err
+	}
 	ctx, budget := oci.WithBudget(ctx)
-	s := &streamImport{from: from, dst: dst, options: o, budget: budget, front: digestSet(from.PendingFront())}
+	s := &streamImport{maker: maker, from: from, dst: dst, options: o, budget: budget, front: digestSet(from.PendingFront())}
 	if volume, _ := from.Volumes(); volume > 0 && o.UnverifiedVolumes {
 		s.unverified = true
 	}
@@ -383,6 +398,7 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 // streamImport is the state of an import from a stream.
 type streamImport struct {
 	from    *archive.Stream
+	maker   *layerMaker
 	dst     oras.GraphTarget
 	options Options
 	budget  *oci.Budget
@@ -450,7 +466,7 @@ func (s *streamImport) startPlan(ctx context.Context, c *copier, group *errgroup
 	if s.plan, err = planRoots(ctx, s.from, s.dst, s.options); err != nil {
 		return err
 	}
-	return s.sendKept(ctx, c, group, slices.DeleteFunc(kept, func(desc ocispec.Descriptor) bool { return s.plan.nodes[desc.Digest] == nil }))
+	return s.sendKept(ctx, c, group, slices.DeleteFunc(kept, func(desc ocispec.Descriptor) bool { return s.plan.nodes[s.target(desc).Digest] == nil }))
 }
 
 // sendKept sends the blobs that were kept.
@@ -460,11 +476,36 @@ func (s *streamImport) sendKept(ctx context.Context, c *copier, group *errgroup.
 		if err != nil {
 			return err
 		}
-		if err := c.receiveBlob(ctx, group, desc, body); err != nil {
+		if err := s.receive(ctx, c, group, desc, body); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// target returns what a target gets of a blob: a delta is for its layer.
+func (s *streamImport) target(desc ocispec.Descriptor) ocispec.Descriptor {
+	if d, ok := s.maker.blobs[desc.Digest]; ok {
+		return d.Layer
+	}
+	return desc
+}
+
+// receive passes a blob on to the target, or the layer that it is the delta of.
+func (s *streamImport) receive(ctx context.Context, c *copier, group *errgroup.Group, desc ocispec.Descriptor, body io.Reader) error {
+	layer := s.target(desc)
+	if layer.Digest == desc.Digest {
+		return c.receiveBlob(ctx, group, desc, body)
+	}
+	if !s.maker.makes(layer.Digest) {
+		c.countItem(&c.report.Present, progress.Skipped, layer)
+		return nil
+	}
+	made, err := s.maker.open(ctx, layer, io.NopCloser(body))
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.copyReceived(ctx, &planNode{desc: layer, from: singleRead{made}}), made.Close())
 }
 
 // handleBlob sends, keeps or skips a blob, depending on the state of the import.
@@ -472,15 +513,15 @@ func (s *streamImport) handleBlob(ctx context.Context, c *copier, group *errgrou
 	switch {
 	case s.from.IsKept(desc.Digest):
 		return nil // sent already, or will be
-	case s.plan != nil && s.plan.nodes[desc.Digest] == nil:
+	case s.plan != nil && s.plan.nodes[s.target(desc).Digest] == nil:
 		return nil // not part of the import
 	case s.plan != nil:
-		return c.receiveBlob(ctx, group, desc, body)
+		return s.receive(ctx, c, group, desc, body)
 	case s.front[desc.Digest]:
 		delete(s.front, desc.Digest)
 		return s.from.KeepBlob(desc, body, s.budget)
 	case s.options.Verify == nil || s.unverified:
-		return c.receiveBlob(ctx, group, desc, body)
+		return s.receive(ctx, c, group, desc, body)
 	}
 	if s.heldBytes += desc.Size; s.heldBytes > s.options.MaxUnverified {
 		return &UnverifiedError{Limit: s.options.MaxUnverified}

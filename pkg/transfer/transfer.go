@@ -67,6 +67,9 @@ type Options struct {
 	IsVerified func(manifest digest.Digest) bool
 	// NoImageSignatures leaves out what is attached to workload images.
 	NoImageSignatures bool
+	// TemporaryDir is the folder of the temporary files that an import makes layers with; the
+	// system's when empty.
+	TemporaryDir string
 	// Concurrency is how many items are copied at once; 4 when zero.
 	Concurrency int
 	// Progress receives events; nil drops them.
@@ -103,6 +106,10 @@ type RootReport struct {
 // Copy copies roots to a target. It returns [*IncompleteError] if something that they need is not
 // found, and [*bundle.TagError].
 func Copy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options) (*Report, error) {
+	sources, err := applyDeltas(ctx, sources, dst, o)
+	if err != nil {
+		return nil, err
+	}
 	p, err := makePlan(ctx, sources, dst, o)
 	if err != nil {
 		return nil, err
