@@ -133,6 +133,8 @@ func TestReadyBundlesBuild(t *testing.T) {
 					t.Errorf("want it to ask for its repository: %v", err)
 				}
 				shown.write(r, byHand...)
+				_, reason := bundletest.AppliedIn(t, r)
+				shown.leaveOut(r, "cluster", reason)
 				return
 			}
 			if err != nil {

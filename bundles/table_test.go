@@ -61,14 +61,25 @@ func (tb *table) add(t *testing.T, r bundles.Ready, built *build.Built, unkustom
 			shown = append(shown, what.name)
 			continue
 		}
-		tb.mu.Lock()
-		tb.left = append(tb.left, fmt.Sprintf("- %s %s, no %s: %s\n", r.Name, r.Version, what.name, what.without))
-		tb.mu.Unlock()
+		tb.leaveOut(r, what.name, what.without)
 	}
-	if where := bundletest.AppliedIn(t, r); where != "" {
+	where, reason := bundletest.AppliedIn(t, r)
+	if where != "" {
 		shown = append(shown, "cluster ("+where+")")
+	} else {
+		tb.leaveOut(r, "cluster", reason)
+	}
+	if was := bundletest.OlderVersion(r); was != "" {
+		shown = append(shown, "upgrade ("+was+")")
 	}
 	tb.write(r, fmt.Sprint(len(references)), fmt.Sprintf("%d KiB", (size+1023)/1024), siteValueNames(t, built), strings.Join(shown, ", "))
+}
+
+// leaveOut notes what is not shown of a bundle, and why.
+func (tb *table) leaveOut(r bundles.Ready, what, reason string) {
+	tb.mu.Lock()
+	defer tb.mu.Unlock()
+	tb.left = append(tb.left, fmt.Sprintf("- %s %s, no %s: %s\n", r.Name, r.Version, what, reason))
 }
 
 // write adds a row.

@@ -194,26 +194,29 @@ func pack(files fs.FS) ([]byte, error) {
 // Applied are the ready runtimes that tests apply on a real control plane.
 var Applied = []string{"enterprise", "air-gapped", "observability", "delivery"}
 
-// Rest is the runtime of all bundles that no applied ready runtime has.
-const Rest = "rest"
+// The runtimes of bundles that no applied ready runtime has: all of them, and one each.
+const (
+	Rest  = "rest"
+	Alone = "alone"
+)
 
-// elsewhere are the bundles that are not applied with the rest.
-var elsewhere = map[string]string{
-	"hello@1.0.0":           "upstream", // where 1.1.0 follows
-	"gvisor@1.0.0":          "",         // of APIs that Kubernetes 1.25 removed, as its range says: a plan refuses it
-	"knative-serving@1.0.0": "",         // likewise
-	// Not shown yet: three of its kinds were not established in time beside all the others.
-	"operator-lifecycle-manager@0.18.3": "",
+// elsewhere are the bundles that are not applied with the rest, by where they are, or why they are not.
+var elsewhere = map[string]struct{ where, reason string }{
+	"hello@1.0.0":           {where: "upstream"}, // where 1.1.0 follows
+	"gvisor@1.0.0":          {reason: "it is of APIs that Kubernetes 1.25 removed, as its range says, and a plan refuses it"},
+	"knative-serving@1.0.0": {reason: "it is of APIs that Kubernetes 1.25 removed, as its range says, and a plan refuses it"},
+	// An API server that has hundreds of definitions more needs minutes to serve its kinds.
+	"operator-lifecycle-manager@0.18.3": {where: Alone},
 }
 
-// AppliedIn returns the runtime in which tests apply a bundle on a real control plane; empty if none does.
-func AppliedIn(t testing.TB, r bundles.Ready) string {
+// AppliedIn returns the runtime in which tests apply a bundle on a real control plane, or why none does.
+func AppliedIn(t testing.TB, r bundles.Ready) (where, reason string) {
 	t.Helper()
-	if where, is := elsewhere[r.Name+"@"+r.Version]; is {
-		return where
+	if is, found := elsewhere[r.Name+"@"+r.Version]; found {
+		return is.where, is.reason
 	}
 	if _, absent := Absent[r.Name]; absent {
-		return ""
+		return "", "its repository is not in the test data"
 	}
 	all, err := bundles.All()
 	if err != nil {
@@ -225,10 +228,10 @@ func AppliedIn(t testing.TB, r bundles.Ready) string {
 			t.Fatal(err)
 		}
 		if slices.ContainsFunc(uses, func(u bundles.Use) bool { return u.Path == r.Path }) {
-			return runtime
+			return runtime, ""
 		}
 	}
-	return Rest
+	return Rest, ""
 }
 
 // byDigest are the bundles whose manifests name images by digest, which no stand-in can have. They are
@@ -261,8 +264,7 @@ func LoosenDigests(t testing.TB, workspace string) {
 		}
 		loosened := false
 		for i, f := range files {
-			loose := taggedDigests.ReplaceAll(f.Data, []byte("${1}"))
-			loose = digests.ReplaceAll(loose, []byte("${1}:stand-in"))
+			loose := loosenDigests(f.Data)
 			loosened = loosened || !bytes.Equal(loose, f.Data)
 			// In their order, as kapp's rules have it.
 			name := filepath.Join(dir, "loose", fmt.Sprintf("%d-%s", i, path.Base(f.Path)))
@@ -283,6 +285,87 @@ func LoosenDigests(t testing.TB, workspace string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// copyLoose copies a folder, with tags in place of digests.
+func copyLoose(to, from string) error {
+	return filepath.WalkDir(from, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		at := filepath.Join(to, strings.TrimPrefix(name, from))
+		return errors.Join(err, os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, loosenDigests(data), 0o600))
+	})
+}
+
+// older are older versions of ready bundles that the corpus has, by their names.
+var older = map[string]struct {
+	version, folder string
+	source          bundle.Source
+}{
+	"argo-cd":         {"3.1.16", "4-security-and-observability/gitops-and-registryops/argo-cd-rendered/manifests", bundle.Source{}},
+	"bamboo":          {"1.0.0", "0-platform/continuous-integration-and-delivery/bamboo-1/bamboo", bundle.Source{Template: bundle.TemplateHelm}},
+	"bitbucket":       {"1.1.0", "0-platform/source-control/bitbucket-1/bitbucket", bundle.Source{Template: bundle.TemplateHelm}},
+	"cert-manager":    {"1.8.0", "4-security-and-observability/certificate-management/cert-manager-rendered/bundle/config/upstream", bundle.Source{}},
+	"external-dns":    {"0.11.0", "3-cluster-services/external-dns/external-dns-rendered/bundle/config/upstream", bundle.Source{}},
+	"kapp-controller": {"0.35.0", "3-cluster-services/package-management/kapp-controller-rendered/bundle/config/upstream", bundle.Source{}},
+}
+
+// OlderVersion returns the version of a bundle from which tests upgrade it on a real control plane; empty if there
+// is none at hand.
+func OlderVersion(r bundles.Ready) string {
+	if r.Name == "hello" && r.Version == "1.1.0" {
+		return "1.0.0"
+	}
+	return older[r.Name].version
+}
+
+// AddOlder adds definitions of older versions to a workspace, and returns those of bundles in a list.
+func AddOlder(t testing.TB, workspace string, list []bundles.Ready) (added []bundles.Ready) {
+	t.Helper()
+	for _, r := range list {
+		o, has := older[r.Name]
+		if !has {
+			continue
+		}
+		d, err := readDefinition(filepath.Join(workspace, r.Path, "bundle.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := d.Bundle.Spec.Sources[0]
+		o.source.Dir, o.source.Patches = "source", was.Patches
+		if o.source.Template == bundle.TemplateHelm {
+			o.source.Helm = was.Helm
+		}
+		dir := filepath.Join(workspace, "older", r.Name)
+		sources := []bundle.Source{o.source}
+		for _, s := range d.Bundle.Spec.Sources[1:] { // what is ours, such as a namespace
+			if s.File == "" {
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(workspace, r.Path, s.File))
+			if err := errors.Join(err, os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, s.File), data, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			sources = append(sources, s)
+		}
+		d.Bundle.Metadata.Version, d.Bundle.Spec.Sources = o.version, sources
+		r.Path, r.Version = "older/"+r.Name, o.version
+		if err := copyLoose(filepath.Join(dir, "source"), located(t, o.folder)); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeDefinition(filepath.Join(dir, "bundle.yaml"), d); err != nil {
+			t.Fatal(err)
+		}
+		added = append(added, r)
+	}
+	return added
+}
+
+// loosenDigests gives images that are named by digest tags instead.
+func loosenDigests(text []byte) []byte {
+	return digests.ReplaceAll(taggedDigests.ReplaceAll(text, []byte("${1}")), []byte("${1}:stand-in"))
 }
 
 func readDefinition(file string) (*bundle.Definition, error) {

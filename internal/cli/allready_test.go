@@ -3,11 +3,15 @@ package cli_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/fstest"
 
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/bundletest"
@@ -74,43 +78,76 @@ func TestEnterpriseRuntime(t *testing.T) {
 	}
 }
 
-// The ready runtimes that have no test of their own, and then every bundle that is in none: all are
-// applied, and leave nothing when they are deleted. What requires something of a layer above comes in
-// a runtime of its own, after that.
+// The ready runtimes that have no test of their own are applied, and leave nothing when they are deleted.
+func TestReadyRuntimesOnCluster(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"observability", "delivery"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all, err := bundles.All()
+			if err != nil {
+				t.Fatal(err)
+			}
+			uses, err := bundles.Runtime(name, all)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, use := range uses {
+				names = append(names, use.Name)
+			}
+			r := newReady(t)
+			before := r.everything()
+			r.applyReady(name, "1.0.0", names)
+			r.deleted(before, name)
+			for _, b := range all {
+				if where, _ := bundletest.AppliedIn(t, b); where == bundletest.Alone && name == "delivery" {
+					r.applyRest(b.Name, "1.0.0", []bundles.Ready{b})
+					r.deleted(before, b.Name)
+				}
+			}
+		})
+	}
+}
+
+// Every ready bundle that is in no applied ready runtime is applied, those of which an older version is at hand as
+// an upgrade of that, and leaves nothing when it is deleted. What requires something of a layer above comes in a
+// runtime of its own, after that.
 func TestReadyBundlesOnCluster(t *testing.T) {
 	t.Parallel()
 	r := newReady(t)
 	r.labelNodes("node-role.kubernetes.io/control-plane", "") // where controllers of networks run
 	rest, later := restBundles(t)
 	before := r.everything()
-	for _, name := range []string{"observability", "delivery"} {
-		all, err := bundles.All()
-		if err != nil {
-			t.Fatal(err)
-		}
-		uses, err := bundles.Runtime(name, all)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var names []string
-		for _, use := range uses {
-			names = append(names, use.Name)
-		}
-		r.applyReady(name, names)
-		r.ok("delete", name, "--yes", "--delete-foreign")
-		if diff := leftovers(before, r.everything()); len(diff) > 0 {
-			t.Errorf("%s: left behind or lost:\n%s", name, strings.Join(diff, "\n"))
+	older := bundletest.AddOlder(t, r.workspace, rest)
+	r.applyRest("rest", "0.9.0", older)
+	upgraded := r.applyRest("rest", "1.0.0", rest)
+	for _, b := range older {
+		if changed := upgraded[b.Name]; changed.Update == 0 && changed.Delete == 0 {
+			t.Errorf("the upgrade of %s from %s did %+v", b.Name, b.Version, changed)
 		}
 	}
-	r.applyRest("rest", rest)
-	r.applyRest("later", later)
-	for _, name := range []string{"later", "rest"} {
-		r.ok("delete", name, "--yes", "--delete-foreign")
+	if len(older) < 5 {
+		t.Errorf("only %d bundles were upgraded", len(older))
 	}
+	r.applyRest("later", "1.0.0", later)
 	// Its chart says helm.sh/resource-policy: keep.
-	kept := []string{"+ CSIDriver /efs.csi.aws.com"}
-	if diff := leftovers(before, r.everything()); !slices.Equal(diff, kept) {
-		t.Errorf("left behind or lost:\n%s\nwant\n%s", strings.Join(diff, "\n"), strings.Join(kept, "\n"))
+	r.deleted(before, "later", "rest", "+ CSIDriver /efs.csi.aws.com")
+}
+
+// deleted deletes runtimes, and checks that this leaves nothing but what is said to be left, with a + before it.
+func (r *ready) deleted(before map[string]string, names ...string) {
+	r.site.t.Helper()
+	var left []string
+	for _, name := range names {
+		if strings.HasPrefix(name, "+ ") {
+			left = append(left, name)
+			continue
+		}
+		r.ok("delete", name, "--yes", "--delete-foreign")
+	}
+	if diff := leftovers(before, r.everything()); !slices.Equal(diff, left) {
+		r.site.t.Errorf("%s: left behind or lost:\n%s\nwant\n%s", names, strings.Join(diff, "\n"), strings.Join(left, "\n"))
 	}
 }
 
@@ -123,7 +160,7 @@ func restBundles(t *testing.T) (rest, later []bundles.Ready) {
 		t.Fatal(err)
 	}
 	for _, b := range all {
-		if bundletest.AppliedIn(t, b) == bundletest.Rest {
+		if where, _ := bundletest.AppliedIn(t, b); where == bundletest.Rest {
 			rest = append(rest, b)
 		}
 	}
@@ -157,16 +194,16 @@ func provides(b bundles.Ready, what string) bool {
 	return b.Name == what || slices.Contains(b.Provides, what)
 }
 
-// applyRest applies a runtime of bundles. Several of them may provide what a runtime has once, and some
-// may require what is on the cluster already.
-func (r *ready) applyRest(name string, list []bundles.Ready) {
+// applyRest applies a version of a runtime of bundles, and returns what that did. Several of them may provide what
+// a runtime has once, and some may require what is on the cluster already.
+func (r *ready) applyRest(name, version string, list []bundles.Ready) map[string]changed {
 	t := r.site.t
 	t.Helper()
 	model, err := layers.LoadModel()
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: " + name + ", version: 1.0.0}\nspec:\n  bundles:\n"
+	text := "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: " + name + ", version: " + version + "}\nspec:\n  bundles:\n"
 	var names, provided, exceptions []string
 	for i, b := range list {
 		names = append(names, b.Name)
@@ -191,21 +228,37 @@ func (r *ready) applyRest(name string, list []bundles.Ready) {
 	}
 	text += "  provided: [" + strings.Join(provided, ", ") + "]\n  exceptions: [" + strings.Join(exceptions, ", ") + "]\n"
 	definition := filepath.Join(r.workspace, "runtimes", name, "runtime.yaml")
-	if err := errors.Join(os.Mkdir(filepath.Dir(definition), 0o700), os.WriteFile(definition, []byte(text), 0o600)); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(definition), 0o700), os.WriteFile(definition, []byte(text), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	r.applyReady(name, names)
+	return r.applyReady(name, version, names)
 }
 
-// applyReady brings a runtime of the workspace onto the cluster, with what its bundles ask of a site.
-func (r *ready) applyReady(name string, names []string) {
+// changed counts what an apply did to a bundle.
+type changed struct {
+	Bundle                 string
+	Create, Update, Delete int
+}
+
+// applyReady brings a version of a runtime of the workspace onto the cluster, with what its bundles ask of a site,
+// and returns what that did by the names of bundles.
+func (r *ready) applyReady(name, version string, names []string) map[string]changed {
 	r.site.t.Helper()
-	reference := r.publish(name, "1.0.0", filepath.Join(r.workspace, "runtimes", name))
+	reference := r.publish(name, version, filepath.Join(r.workspace, "runtimes", name))
 	values := []string{"--values", name + ".values.yaml"}
 	r.write(values[1], bundletest.SiteValues(names...))
-	r.planned(reference, values...)
-	r.ok(append([]string{"apply", "--yes", "--key", "cosign.pub", reference, "--wait-timeout", "2m"}, values...)...)
+	// It refuses what a plan finds wrong.
+	out := r.ok(append([]string{"apply", "--yes", "--key", "cosign.pub", reference, "--wait-timeout", "2m", "-o", "json"}, values...)...)
 	r.healthy(name, len(names))
+	var view struct{ Applied []changed }
+	if err := json.Unmarshal([]byte(out), &view); err != nil {
+		r.site.t.Fatalf("%v:\n%s", err, out)
+	}
+	did := map[string]changed{}
+	for _, b := range view.Applied {
+		did[b.Bundle] = b
+	}
+	return did
 }
 
 // ready is a site that has the ready definitions, their sources, a vendor's registry with
@@ -222,16 +275,53 @@ func newReady(t *testing.T) *ready {
 	t.Helper()
 	cluster := clustertest.Start(t)
 	r := &ready{
-		cluster: cluster, site: newSite(t), watcher: newWatcher(t, cluster), workspace: bundletest.CopyDefinitions(t),
+		cluster: cluster, site: newSite(t), watcher: newWatcher(t, cluster), workspace: t.TempDir(),
 		vendor: registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3}),
 		edge:   registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg}),
 	}
 	r.env = append(r.env, "KUBECONFIG="+cluster.Kubeconfig, bundletest.MirrorsVariable(t), "KRTPKG_IMAGE_MIRROR=*="+r.vendor.Host+"/mirror")
-	bundletest.LoosenDigests(t, r.workspace)
+	if err := os.CopyFS(r.workspace, readyDefinitions(t)); err != nil {
+		t.Fatal(err)
+	}
 	r.playLoadBalancer()
 	r.playStorage()
 	r.playOperators()
 	return r
+}
+
+var loosened struct {
+	sync.Mutex
+	files fs.FS
+}
+
+// readyDefinitions returns the ready definitions that stand-ins do for; all tests share them.
+func readyDefinitions(t *testing.T) fs.FS {
+	t.Helper()
+	loosened.Lock()
+	defer loosened.Unlock()
+	if loosened.files != nil {
+		return loosened.files
+	}
+	dir := bundletest.CopyDefinitions(t)
+	bundletest.LoosenDigests(t, dir)
+	files := fstest.MapFS{}
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		relative, cut := strings.CutPrefix(name, dir+string(filepath.Separator))
+		if !cut {
+			return fmt.Errorf("%s is not below %s", name, dir)
+		}
+		files[filepath.ToSlash(relative)] = &fstest.MapFile{Data: data, Mode: 0o600}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	loosened.files = files
+	return files
 }
 
 // publish builds, pushes and signs a runtime, and mirrors it to the site.
