@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2"
 
@@ -298,7 +297,7 @@ func writeTransfer(w io.Writer, r *result.Transfer) {
 			ui.Fprintf(w, "%s\t%s\n", file.Name, ui.Bytes(file.Bytes))
 		}
 		for _, l := range r.Layers {
-			ui.Fprintf(w, "%s\t%s\t%s\t%s\n", l.Image, ui.Bytes(l.Bytes), shortDigest(digest.Digest(l.Digest)), describeDelta(l))
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\n", l.Image, ui.Bytes(l.Bytes), shortDigest(l.Digest), describeLayer(l))
 		}
 	case r.DryRun:
 		ui.Fprintf(w, "would copy %s to %s: %s; %s (%s) present\n", countNoun(int(r.CopiedItems), "item"), locationOf(r),

@@ -113,7 +113,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, trust.ErrRefused):
 		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
 	case errors.As(err, &baseLayer):
-		return failure(result.AbsentBase, exitIncomplete, "krtpkg check finds what the target lacks; an export without --delta needs nothing of it", "")
+		return failure(result.AbsentBase, exitIncomplete, "krtpkg check finds what the target lacks; an export without --delta needs nothing of it", baseLayer.Base.String())
 	case errors.Is(err, delta.ErrMismatch):
 		return failure(result.Damaged, exitUnverified, "export it again, or without --delta", "")
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),

@@ -106,7 +106,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 	if err != nil {
 		return nil, err
 	}
-	base, err := a.readBases(ctx, f.bases, roots, options)
+	base, err := a.readBases(ctx, f, roots, options)
 	if err != nil {
 		return nil, err
 	}
@@ -174,34 +174,36 @@ func (a *app) makeDeltas(ctx context.Context, plan *transfer.Plan, base *exportB
 }
 
 // describeLayers returns what results say of the layers that the base lacks.
-func describeLayers(deltas *transfer.Deltas) (layers []result.Layer) {
+func describeLayers(deltas *transfer.Deltas) (list []result.ExportedLayer) {
 	if deltas == nil {
 		return nil
 	}
 	for _, l := range deltas.Layers {
-		one := result.Layer{Image: l.Image, Digest: l.Layer.String(), Bytes: l.Size, DeltaBytes: l.DeltaSize, Encoder: l.Encoder, Reason: l.Why}
-		for _, base := range l.Bases {
-			one.DeltaFrom = append(one.DeltaFrom, base.String())
+		layer := result.ExportedLayer{
+			Image: l.Image, Digest: l.Layer.String(), Bytes: l.Size, DeltaBytes: l.DeltaSize, Encoder: l.Encoder, Reason: l.Why,
 		}
-		layers = append(layers, one)
+		for _, d := range l.Bases {
+			layer.From = append(layer.From, d.String())
+		}
+		list = append(list, layer)
 	}
-	return layers
+	return list
 }
 
-// describeDelta returns how a layer travels, for people.
-func describeDelta(l result.Layer) string {
+// describeLayer returns how a layer travels, for people.
+func describeLayer(l result.ExportedLayer) string {
 	if l.Reason != "" {
 		return "whole: " + l.Reason
 	}
-	from := make([]string, len(l.DeltaFrom))
-	for i, d := range l.DeltaFrom {
-		from[i] = shortDigest(digest.Digest(d))
+	from := make([]string, len(l.From))
+	for i, d := range l.From {
+		from[i] = shortDigest(d)
 	}
 	return fmt.Sprintf("delta of %s, %.1f %%, from %s", ui.Bytes(l.DeltaBytes), 100*float64(l.DeltaBytes)/float64(l.Bytes), strings.Join(from, " and "))
 }
 
 // shortDigest returns as much of a digest as people compare.
-func shortDigest(d digest.Digest) string { return d.Algorithm().String() + ":" + d.Encoded()[:12] }
+func shortDigest(d string) string { return d[:min(len(d), len("sha256:")+12)] }
 
 func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	if strings.HasSuffix(file, ".zst") {
@@ -263,20 +265,22 @@ type exportBase struct {
 	unread []string
 }
 
-// readBases reads what --base names. The versions of an inventory are looked for where the roots of
-// the export are.
-func (a *app) readBases(ctx context.Context, bases []string, roots []transfer.Source, o transfer.Options) (*exportBase, error) {
+// readBases reads what --base names. For deltas the versions of an inventory are looked for where the
+// roots of the export are.
+func (a *app) readBases(ctx context.Context, f exportFlags, roots []transfer.Source, o transfer.Options) (*exportBase, error) {
 	b := &exportBase{}
 	var all []func(digest.Digest) bool
-	for _, reference := range bases {
+	for _, reference := range f.bases {
 		if filepath.Ext(reference) == ".json" {
 			inventory, err := readInventory(reference)
 			if err != nil {
 				return nil, err
 			}
 			all, b.names = append(all, inventory.ContainsFunc()), append(b.names, inventory.Roots...)
-			if err := b.findRoots(ctx, inventory.Roots, roots, o); err != nil {
-				return nil, err
+			if f.delta != deltaOff {
+				if err := b.findRoots(ctx, inventory.Roots, roots, o); err != nil {
+					return nil, err
+				}
 			}
 			continue
 		}

@@ -224,8 +224,8 @@ type Transfer struct {
 	Files []File `json:"files,omitempty"`
 	// Base is what an archive builds on.
 	Base []string `json:"base,omitempty"`
-	// Layers are those that the base lacks, of an export with --delta.
-	Layers []Layer `json:"layers,omitempty"`
+	// Layers are those of images that the base lacks, of an export with --delta.
+	Layers []ExportedLayer `json:"layers,omitempty"`
 	// Volumes is how many volumes an archive has, and AbsentVolumes which of them are still to be imported.
 	Volumes       int   `json:"volumes,omitempty"`
 	AbsentVolumes []int `json:"absentVolumes,omitempty"`
@@ -243,26 +243,28 @@ type Root struct {
 	ImageCount  int `json:"imageCount"`
 }
 
+// ExportedLayer is a layer that the base lacks, and how it travels.
+type ExportedLayer struct {
+	// Image is the reference of the image that it is of.
+	Image  string `json:"image"`
+	Digest string `json:"digest"`
+	Bytes  int64  `json:"bytes"`
+	// DeltaBytes is the size of its delta, and From are the layers that this is made from; absent if it
+	// travels whole.
+	DeltaBytes int64    `json:"deltaBytes,omitempty"`
+	From       []string `json:"from,omitempty"`
+	// Encoder is how it is compressed, where that was found.
+	Encoder string `json:"encoder,omitempty"`
+	// Reason is why it travels whole.
+	Reason string `json:"reason,omitempty"`
+}
+
 // File is a file of an archive.
 type File struct {
 	Name string `json:"name"`
 	// Bytes is its size, and KeptBytes how much of it was written before.
 	Bytes     int64 `json:"bytes"`
 	KeptBytes int64 `json:"keptBytes"`
-}
-
-// Layer is a layer that travels as a delta, or whole.
-type Layer struct {
-	Image  string `json:"image"`
-	Digest string `json:"digest"`
-	Bytes  int64  `json:"bytes"`
-	// DeltaBytes is the size of its delta, and DeltaFrom what that is made from; absent if it travels whole.
-	DeltaBytes int64    `json:"deltaBytes,omitempty"`
-	DeltaFrom  []string `json:"deltaFrom,omitempty"`
-	// Encoder is what made its gzip.
-	Encoder string `json:"encoder,omitempty"`
-	// Reason is why it travels whole.
-	Reason string `json:"reason,omitempty"`
 }
 
 // Check is the result of krtpkg check.
@@ -288,7 +290,7 @@ type Checked struct {
 	Base []string `json:"base,omitempty"`
 	// ForeignItems are layers that are at their URLs alone.
 	ForeignItems int `json:"foreignItems,omitempty"`
-	// DeltaItems are layers that are there as deltas, from the base.
+	// DeltaItems are how many of the absent blobs an archive has as deltas.
 	DeltaItems int `json:"deltaItems,omitempty"`
 	// Platforms are those to which it is limited.
 	Platforms []string `json:"platforms,omitempty"`
