@@ -81,7 +81,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	)
 	switch {
 	case ctx.Err() != nil:
-		return failure(result.Interrupted, exitInterrupted, "", "")
+		return failure(result.Interrupted, exitInterrupted, "run the same command again: it goes on from what is there", "")
 	case errors.As(err, &usage):
 		return failure(result.Usage, exitUsage, "", "")
 	case errors.Is(err, errChanges):

@@ -98,7 +98,7 @@ func TestExplain(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if got := explainError(ctx, status(401)); got.ExitCode != 130 || got.Hint != "" || got.Code != "interrupted" {
+	if got := explainError(ctx, status(401)); got.ExitCode != 130 || !strings.Contains(got.Hint, "run the same command again") || got.Code != "interrupted" {
 		t.Errorf("interrupted: %+v", got)
 	}
 }

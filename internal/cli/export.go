@@ -121,6 +121,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 		contents, from = deltas.AddTo(contents), deltas.WithDeltas(plan)
 	}
 	if file == "-" {
+		options.Progress = plan.NameItems(options.Progress)
 		options.Progress.Emit(plannedEvent(contents))
 		return nil, archive.Write(ctx, a.ui.Out, contents, from, archive.Options{Compress: f.zstd, Progress: options.Progress})
 	}
@@ -132,14 +133,23 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 		names = archive.VolumeNames(file, len(volumes))
 	}
 	r := &result.Transfer{DryRun: f.dryRun, Base: base.names, Bytes: plan.Size(), Layers: describeLayers(deltas)}
+	whole := progress.Event{Kind: progress.Planned}
 	for _, c := range volumes {
 		planned := plannedEvent(c)
-		r.CopiedItems, r.CopiedBytes = r.CopiedItems+int64(planned.Items), r.CopiedBytes+planned.Bytes
+		whole.Items, whole.Bytes = whole.Items+planned.Items, whole.Bytes+planned.Bytes
+	}
+	r.CopiedItems, r.CopiedBytes = int64(whole.Items), whole.Bytes
+	report := plan.NameItems(options.Progress)
+	if !f.dryRun {
+		report.Emit(whole) // of all volumes, so that it does not begin again with each
 	}
 	r.Items = int64(plan.Len())
 	r.PresentItems, r.PresentBytes = max(0, r.Items-r.CopiedItems), max(0, r.Bytes-r.CopiedBytes)
 	for i, name := range names {
-		written, err := a.writeArchive(ctx, name, volumes[i], from, f, options.Progress)
+		if len(names) > 1 {
+			a.ui.Say("volume %d of %d: %s", i+1, len(names), name)
+		}
+		written, err := a.writeArchive(ctx, name, volumes[i], from, f, report)
 		if err != nil {
 			return nil, err
 		}
@@ -244,10 +254,14 @@ func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents,
 		size, err := c.Size()
 		return &result.File{Name: name, Bytes: size}, err
 	}
-	report.Emit(plannedEvent(c))
 	written, err := archive.WriteFile(ctx, name, c, from, archive.Options{Compress: f.zstd, Progress: report})
 	if err != nil {
 		return nil, err
+	}
+	if written.Kept == written.Size {
+		for _, desc := range slices.Concat(c.Manifests, c.Front, c.Blobs) {
+			report.Emit(progress.Event{Kind: progress.Skipped, Subject: desc.Digest.String(), Bytes: desc.Size})
+		}
 	}
 	if written.Kept > 0 {
 		a.ui.Say("%s: %s of %s were already written", name, ui.Bytes(written.Kept), ui.Bytes(written.Size))

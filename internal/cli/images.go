@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -102,7 +103,7 @@ func (a *app) runImages(ctx context.Context, list imageList) error {
 			if v.Reason != "" {
 				said = strings.TrimPrefix(said+": "+v.Reason, ": ")
 			}
-			if v.Unreachable != "" {
+			if v.Unreachable != "" && slices.Contains(v.Notes, "unreachable") {
 				said += ": " + v.Unreachable
 			}
 			if len(v.Upstream) > 0 {

@@ -51,6 +51,11 @@ func (c *CheckResult) checkComplete(absent []ocispec.Descriptor) error {
 // CheckStream reads an archive to its end and checks every byte of it. Errors: [ErrDamaged],
 // [content.ErrMismatchedDigest], [*IncompleteError].
 func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*CheckResult, error) {
+	return checkStream(ctx, r, nil, report)
+}
+
+// checkStream is CheckStream with what the archive holds, where that is known before.
+func checkStream(ctx context.Context, r io.Reader, held []ocispec.Descriptor, report progress.Func) (*CheckResult, error) {
 	s, err := OpenStream(r)
 	if err != nil {
 		return nil, err
@@ -66,7 +71,17 @@ func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*Check
 	for _, size := range s.named.blobs {
 		planned.Bytes += max(size, 0)
 	}
+	if held != nil {
+		planned.Items, planned.Bytes = len(held), 0
+		for _, desc := range held {
+			planned.Bytes += desc.Size
+		}
+	}
 	report.Emit(planned)
+	for d, data := range s.manifests {
+		report.Emit(progress.Event{Kind: progress.Copied, Subject: d.String(), Bytes: int64(len(data))})
+	}
+	items := layout.DescribeItems(s.info.Manifests, s.manifests)
 	for ctx.Err() == nil {
 		desc, blob, err := s.NextBlob()
 		if err == io.EOF {
@@ -81,13 +96,17 @@ func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*Check
 		if err != nil {
 			return nil, err
 		}
-		event := progress.Event{Kind: progress.Began, Subject: desc.Digest.String(), Bytes: desc.Size}
+		event := progress.Event{Kind: progress.Began, Subject: desc.Digest.String(), Detail: items[desc.Digest], Bytes: desc.Size}
 		report.Emit(event)
-		if _, err := io.Copy(io.Discard, blob); err != nil {
-			return nil, s.blobError(desc.Digest, err)
+		moved := progress.Event{Kind: progress.Moved, Subject: event.Subject}
+		if _, err := io.CopyBuffer(writerFunc(func(p []byte) {
+			moved.Bytes = int64(len(p))
+			report.Emit(moved)
+		}), blob, make([]byte, 256<<10)); err != nil {
+			return nil, blobError(items, desc.Digest, err)
 		}
 		if desc.Size == 0 && desc.Digest != desc.Digest.Algorithm().FromBytes(nil) {
-			return nil, s.blobError(desc.Digest, content.ErrMismatchedDigest)
+			return nil, blobError(items, desc.Digest, content.ErrMismatchedDigest)
 		}
 		event.Kind = progress.Copied
 		report.Emit(event)
@@ -98,9 +117,17 @@ func CheckStream(ctx context.Context, r io.Reader, report progress.Func) (*Check
 }
 
 // blobError returns the error of a blob, with what it belongs to.
-func (s *Stream) blobError(d digest.Digest, err error) error {
-	if item := layout.DescribeItems(s.info.Manifests, s.manifests)[d]; item != "" {
+func blobError(items map[digest.Digest]string, d digest.Digest, err error) error {
+	if item := items[d]; item != "" {
 		return fmt.Errorf("blob %s (%s): %w", d, item, err)
 	}
 	return fmt.Errorf("blob %s: %w", d, err)
+}
+
+// writerFunc is a writer that only looks at what is written.
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
 }

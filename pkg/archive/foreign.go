@@ -110,7 +110,15 @@ func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckRe
 		return nil, err
 	}
 	defer file.Close()
-	c, err := CheckStream(ctx, file, report)
+	var held []ocispec.Descriptor
+	// What cannot be opened, such as a compressed archive, is told by reading it.
+	if store, err := Open(name); err == nil {
+		held = store.ListContents()
+		if err := store.Close(); err != nil {
+			return nil, err
+		}
+	}
+	c, err := checkStream(ctx, file, held, report)
 	if !errors.Is(err, ErrOrder) {
 		return c, err
 	}

@@ -73,7 +73,15 @@ var definitionFiles = []string{"runtime.yaml", "runtime.yml", "bundle.yaml", "bu
 
 // Build builds the artifact of the definition at a path: a file, or a folder with bundle.yaml or
 // runtime.yaml.
+//
+// It returns an error that names the field if Store or Images of the options is nil.
 func Build(ctx context.Context, definition string, o Options) (*Built, error) {
+	switch {
+	case o.Store == nil:
+		return nil, errors.New("build: Options.Store is nil: want a store for the artifacts, such as memory.New()")
+	case o.Images == nil:
+		return nil, errors.New("build: Options.Images is nil: want a resolver of images")
+	}
 	d, at, err := readDefinition(definition)
 	if err != nil {
 		return nil, err

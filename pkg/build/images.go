@@ -92,6 +92,9 @@ func RenderManifests(ctx context.Context, at string, o Options) ([]bundle.File, 
 // YAML and JSON files at a path. With resolve it resolves their digests; an image that cannot be
 // resolved is not an error here.
 func ListImages(ctx context.Context, at string, resolve bool, o Options) ([]ImageUse, error) {
+	if resolve && o.upstreamResolver() == nil {
+		return nil, errors.New("list images: Options.Images is nil: want a resolver of images")
+	}
 	uses, err := o.listUses(ctx, at)
 	if err != nil || !resolve {
 		return uses, err

@@ -1,6 +1,28 @@
 package build
 
-import "testing"
+import (
+	"strings"
+	"testing"
+
+	"oras.land/oras-go/v2/content/memory"
+)
+
+// Whoever leaves out what a build needs is told which field it is.
+func TestRequiredOptions(t *testing.T) {
+	t.Parallel()
+	const definition = "../../testdata/upstream/etcd"
+	for want, call := range map[string]func() error{
+		"Options.Store is nil":                 func() error { _, err := Build(t.Context(), definition, Options{}); return err },
+		"Options.Images is nil":                func() error { _, err := Build(t.Context(), definition, Options{Store: memory.New()}); return err },
+		"update: Options.Images is nil":        func() error { _, err := Update(t.Context(), definition, false, Options{}); return err },
+		"list outdated: Options.Images is nil": func() error { _, err := ListOutdated(t.Context(), definition, Options{}); return err },
+		"list images: Options.Images is nil":   func() error { _, err := ListImages(t.Context(), definition, true, Options{}); return err },
+	} {
+		if err := call(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
 
 // The newest version of an image is a tag of the same variant: neither another one, nor a date, nor a prerelease.
 func TestNewestImageTag(t *testing.T) {

@@ -39,7 +39,12 @@ type Move struct {
 // definition where it has a pin, and otherwise in the lock file next to it. It also updates each
 // bundle that a runtime builds. With latest it changes the definition to the newest versions. It
 // returns the changes.
+//
+// It returns an error that names the field if Images of the options is nil.
 func Update(ctx context.Context, definition string, latest bool, o Options) ([]Move, error) {
+	if o.upstreamResolver() == nil {
+		return nil, errors.New("update: Options.Images is nil: want a resolver of images")
+	}
 	d, at, err := readDefinition(definition)
 	if err != nil {
 		return nil, err
@@ -274,7 +279,12 @@ func (found *Outdated) add(other *Outdated) {
 // ListOutdated lists what [Update] would change, and newer versions outside of the definition's
 // range. It changes nothing. Of a folder without a definition it looks at every bundle
 // below: what upstream does not answer for one is an error next to what it found for the others.
+//
+// It returns an error that names the field if Images of the options is nil.
 func ListOutdated(ctx context.Context, definition string, o Options) (*Outdated, error) {
+	if o.upstreamResolver() == nil {
+		return nil, errors.New("list outdated: Options.Images is nil: want a resolver of images")
+	}
 	below, err := findBundlesBelow(definition)
 	if err != nil {
 		return nil, err

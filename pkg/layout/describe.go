@@ -21,6 +21,7 @@ type describedManifest struct {
 	Config      *ocispec.Descriptor  `json:"config"`
 	Layers      []ocispec.Descriptor `json:"layers"`
 	Manifests   []ocispec.Descriptor `json:"manifests"`
+	Subject     *ocispec.Descriptor  `json:"subject"`
 }
 
 // DescribeItems returns what manifests and blobs are, for people: "layer of ghcr.io/org/app:1.0 for linux/amd64".
@@ -39,6 +40,18 @@ func DescribeItems(entries []ocispec.Descriptor, manifests map[digest.Digest][]b
 		m := d.read(found)
 		if title := m.Annotations[ocispec.AnnotationTitle]; title != "" {
 			d.describe(ocispec.Descriptor{Digest: found}, "manifest", strings.TrimSpace(title+" "+m.Annotations[ocispec.AnnotationVersion]), 0)
+		}
+	}
+	// Referrers go by what they are attached to, which may be a referrer itself.
+	for range maxDescribed {
+		for _, found := range slices.Sorted(maps.Keys(manifests)) {
+			subject := d.read(found).Subject
+			if subject == nil || d.described[found] != "" {
+				continue
+			}
+			if _, owner, known := strings.Cut(d.described[subject.Digest], " of "); known {
+				d.describe(ocispec.Descriptor{Digest: found}, "manifest", "a referrer of "+owner, 0)
+			}
 		}
 	}
 	return d.described

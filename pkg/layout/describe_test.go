@@ -33,6 +33,8 @@ func TestDescribeItems(t *testing.T) {
 	}})
 	signature := put(ocispec.Manifest{Layers: []ocispec.Descriptor{blob("signature")}})
 	signature.Annotations = map[string]string{ocispec.AnnotationRefName: "sha256-0.sig"}
+	review := put(ocispec.Manifest{Layers: []ocispec.Descriptor{blob("review")}, Subject: &bundle})
+	comment := put(ocispec.Manifest{Layers: []ocispec.Descriptor{blob("comment")}, Subject: &review})
 	// One that contains itself is not followed for ever.
 	loop := ocispec.Descriptor{Digest: digest.FromString("loop")}
 	manifests[loop.Digest] = []byte(`{"manifests": [{"digest": "` + loop.Digest.String() + `"}], "annotations": {"` + ocispec.AnnotationTitle + `": "loop"}}`)
@@ -41,7 +43,8 @@ func TestDescribeItems(t *testing.T) {
 	for item, want := range map[digest.Digest]string{
 		blob("layer").Digest: "layer of ghcr.io/example/web:1.0 for linux/arm64", config.Digest: "config of ghcr.io/example/web:1.0 for linux/arm64",
 		index.Digest: "manifest of ghcr.io/example/web:1.0", blob("files").Digest: "layer of web 1.0.0", bundle.Digest: "manifest of web 1.0.0",
-		blob("signature").Digest: "layer of sha256-0.sig", loop.Digest: "manifest of loop", blob("nothing").Digest: "",
+		review.Digest: "manifest of a referrer of web 1.0.0", blob("comment").Digest: "layer of a referrer of a referrer of web 1.0.0",
+		comment.Digest: "manifest of a referrer of a referrer of web 1.0.0", blob("signature").Digest: "layer of sha256-0.sig", loop.Digest: "manifest of loop", blob("nothing").Digest: "",
 	} {
 		if got[item] != want {
 			t.Errorf("got %q, want %q", got[item], want)

@@ -338,7 +338,7 @@ func (c *copier) openBlob(ctx context.Context, n *planNode) (io.ReadCloser, *tra
 	b.onProgress = func(bytes int64) {
 		c.options.Progress.Emit(progress.Event{Kind: progress.Moved, Subject: subject, Bytes: bytes})
 	}
-	c.options.Progress.Emit(progress.Event{Kind: progress.Began, Subject: subject, Bytes: n.desc.Size})
+	c.options.Progress.Emit(progress.Event{Kind: progress.Began, Subject: subject, Detail: c.describeItem(n.desc.Digest), Bytes: n.desc.Size})
 	_, seeks := b.body.(io.Seeker)
 	if _, checks := c.dst.(digestVerifier); !checks {
 		b.checker, seeks = n.desc.Digest.Verifier(), false
@@ -384,7 +384,7 @@ func (c *copier) attributeError(ctx context.Context, n *planNode, sent *transfer
 		switch {
 		case streamed: // a stream checks what it gives
 		case !known:
-			source = readWhole(ctx, n)
+			source = readWhole(ctx, n, func(int) {})
 		case !right:
 			source = content.ErrMismatchedDigest
 		}

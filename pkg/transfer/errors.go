@@ -9,6 +9,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
 // Missing is an item that was not found anywhere.
@@ -37,14 +38,35 @@ func (e *ItemError) Error() string {
 
 func (e *ItemError) Unwrap() error { return e.Err }
 
+// describeItem returns what an item of the plan is, "layer of IMAGE"; "" if it is not known.
+func (p *Plan) describeItem(d digest.Digest) string {
+	p.describeOnce.Do(func() {
+		manifests := map[digest.Digest][]byte{}
+		for d, known := range p.nodes {
+			if known.data != nil {
+				manifests[d] = known.data
+			}
+		}
+		p.described = layout.DescribeItems(p.namedEntries(), manifests)
+	})
+	return p.described[d]
+}
+
+// NameItems returns progress that says of each item what it is, as its detail.
+func (p *Plan) NameItems(report progress.Func) progress.Func {
+	if report == nil {
+		return nil
+	}
+	return func(e progress.Event) {
+		if e.Kind == progress.Began && e.Detail == "" {
+			e.Detail = p.describeItem(digest.Digest(e.Subject))
+		}
+		report(e)
+	}
+}
+
 // itemError returns the error of an item of the plan, with what it belongs to.
 func (p *Plan) itemError(n *planNode, err error) error {
-	manifests := map[digest.Digest][]byte{}
-	for d, known := range p.nodes {
-		if known.data != nil {
-			manifests[d] = known.data
-		}
-	}
 	source, from := storeName(n.from), n.from
 	if either, is := from.(*fallbackFetcher); is {
 		from = either.first
@@ -52,7 +74,7 @@ func (p *Plan) itemError(n *planNode, err error) error {
 	if files, is := from.(interface{ FileOf(digest.Digest) string }); is {
 		source = cmp.Or(files.FileOf(n.desc.Digest), source)
 	}
-	return &ItemError{n.desc.Digest, layout.DescribeItems(p.namedEntries(), manifests)[n.desc.Digest], source, err}
+	return &ItemError{n.desc.Digest, p.describeItem(n.desc.Digest), source, err}
 }
 
 // IncompleteError is the error of a root that cannot be copied because parts of it are missing.

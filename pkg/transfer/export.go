@@ -226,19 +226,40 @@ func (p *Plan) checkItem(ctx context.Context, n *planNode) error {
 	if n.data != nil {
 		return nil // read and verified for the plan
 	}
-	return withRetries(ctx, func() error { return readWhole(ctx, n) })
+	event := progress.Event{Kind: progress.Began, Subject: n.desc.Digest.String(), Detail: p.describeItem(n.desc.Digest), Bytes: n.desc.Size}
+	p.options.Progress.Emit(event)
+	event.Kind = progress.Moved
+	moved := int64(0)
+	return withRetries(ctx, func() error {
+		if event.Bytes = -moved; moved > 0 {
+			p.options.Progress.Emit(event) // it is read again
+		}
+		moved = 0
+		return readWhole(ctx, n, func(bytes int) {
+			moved, event.Bytes = moved+int64(bytes), int64(bytes)
+			p.options.Progress.Emit(event)
+		})
+	})
 }
 
-// readWhole reads an item and verifies its digest.
-func readWhole(ctx context.Context, n *planNode) error {
+// readWhole reads an item, tells how much has arrived, and verifies its digest.
+func readWhole(ctx context.Context, n *planNode, arrived func(bytes int)) error {
 	body, err := n.from.Fetch(ctx, n.desc)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
 	verified := content.NewVerifyReader(body, n.desc)
-	if _, err := io.Copy(io.Discard, verified); err != nil {
+	if _, err := io.CopyBuffer(countingWriter(arrived), verified, make([]byte, 256<<10)); err != nil {
 		return err
 	}
 	return verified.Verify()
+}
+
+// countingWriter drops what is written and tells how much it was.
+type countingWriter func(bytes int)
+
+func (w countingWriter) Write(p []byte) (int, error) {
+	w(len(p))
+	return len(p), nil
 }

@@ -14,12 +14,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -231,6 +234,92 @@ func TestWrongBytes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// eventTally adds up the events of one plan.
+type eventTally struct {
+	mu              sync.Mutex
+	planned, ended  progress.Event
+	names           map[string]bool
+	moved, unnamed  int64
+	begins, notDone int
+}
+
+func (e *eventTally) add(one progress.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch one.Kind {
+	case progress.Planned:
+		e.planned = one
+	case progress.Began:
+		e.begins++
+		if one.Detail == "" {
+			e.unnamed++
+		}
+	case progress.Moved:
+		e.moved += one.Bytes
+	case progress.Copied, progress.Skipped, progress.Mounted:
+		e.ended.Items++
+		e.ended.Bytes += one.Bytes
+	}
+}
+
+func (e *eventTally) checkComplete(t *testing.T, what string) {
+	t.Helper()
+	if e.planned.Items == 0 || e.planned.Items != e.ended.Items || e.planned.Bytes != e.ended.Bytes {
+		t.Errorf("%s: %d items of %d bytes were planned, %d of %d ended", what, e.planned.Items, e.planned.Bytes, e.ended.Items, e.ended.Bytes)
+	}
+	if e.begins == 0 || e.moved == 0 || e.unnamed > 0 {
+		t.Errorf("%s: %d items began, %d of them without a name, and %d bytes moved", what, e.begins, e.unnamed, e.moved)
+	}
+}
+
+// What a check plans is what it reads, so that its progress ends at 100 %: of a whole archive, of one on a base, of
+// each volume, and of a folder.
+func TestCheckReadsWhatItPlans(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := w.edge()
+	complete := newLayout(t)
+	w.mustCopy(root, complete)
+	sources := []transfer.Source{{Store: complete, Root: root, Tags: []string{"1.0.0"}}}
+	plan, err := transfer.NewPlan(t.Context(), sources, transfer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := plan.ArchiveContents(nil, nil)
+	absent := whole.Blobs[0].Digest
+	archives := map[string]archive.Contents{
+		"whole": whole, "on a base": plan.ArchiveContents(func(d digest.Digest) bool { return d == absent }, []string{"edge:0.9.0@" + absent.String()}),
+	}
+	size, err := whole.Size()
+	if err != nil {
+		t.Fatal(err)
+	}
+	volumes, err := whole.Split(size - 512)
+	if err != nil || len(volumes) < 2 {
+		t.Fatalf("%d volumes, error %v", len(volumes), err)
+	}
+	for i, v := range volumes {
+		archives[fmt.Sprintf("volume %d", i+1)] = v
+	}
+	for name, contents := range archives {
+		file := export(t, plan, contents)
+		var tally eventTally
+		if _, err := archive.CheckFile(t.Context(), file, tally.add); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		tally.checkComplete(t, name)
+	}
+	var tally eventTally
+	plan, err = transfer.NewPlan(t.Context(), sources, transfer.Options{Progress: tally.add})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := plan.CheckContent(t.Context()); err != nil {
+		t.Error(err)
+	}
+	tally.checkComplete(t, "a folder")
 }
 
 // A check tells of all that is gone or wrong at a registry, and which image it belongs to.

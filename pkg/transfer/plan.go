@@ -27,6 +27,10 @@ import (
 
 // Plan is the closure of some roots and what is attached to it: every item and its source.
 type Plan struct {
+	// described says what items are, once somebody asks.
+	describeOnce sync.Once
+	described    map[digest.Digest]string
+
 	roots    []*planRoot
 	attached []attachedItem
 
