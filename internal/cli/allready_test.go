@@ -236,7 +236,7 @@ func (r *ready) applyRest(name, version string, list []bundles.Ready) map[string
 
 // changed counts what an apply did to a bundle.
 type changed struct {
-	Bundle                 string
+	Name                   string
 	Create, Update, Delete int
 }
 
@@ -256,7 +256,7 @@ func (r *ready) applyReady(name, version string, names []string) map[string]chan
 	}
 	did := map[string]changed{}
 	for _, b := range view.Applied {
-		did[b.Bundle] = b
+		did[b.Name] = b
 	}
 	return did
 }
