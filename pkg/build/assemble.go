@@ -256,6 +256,9 @@ func (a *assembly) mergeValues(f *source.Fetcher, s *bundle.Source) ([][]byte, e
 			return nil, err
 		}
 	}
+	for _, key := range findSecretValues(merged) {
+		a.notes = append(a.notes, fmt.Sprintf("%s: values set %s, which everyone who pulls the bundle can read: leave it to the site (krtpkg apply --values-from secret/NAME)", s.Name(), key))
+	}
 	s.Values, s.ValuesFiles = manifest.NewValues(merged), nil
 	data, err := s.Values.Bytes()
 	if data == nil {

@@ -1,9 +1,11 @@
 package build
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	"gopkg.in/yaml.v3"
 	"oras.land/oras-go/v2/content/memory"
 )
 
@@ -46,5 +48,17 @@ func TestNewestImageTag(t *testing.T) {
 		if imageVersion.MatchString(tag) {
 			t.Errorf("%s is taken for a version", tag)
 		}
+	}
+}
+
+// What looks like a secret is told of; the name of a Secret, an empty value or a number is not.
+func TestFindSecretValues(t *testing.T) {
+	t.Parallel()
+	var document yaml.Node
+	if err := yaml.Unmarshal([]byte("auth: {password: hunter22, existingSecret: name, rootPassword: ''}\napiToken: abc\npasswordLength: 12\ntoken: 5\n"), &document); err != nil {
+		t.Fatal(err)
+	}
+	if got := findSecretValues(document.Content[0]); !slices.Equal(got, []string{"auth.password", "apiToken"}) {
+		t.Errorf("got %q", got)
 	}
 }

@@ -1,0 +1,27 @@
+package build
+
+import (
+	"regexp"
+
+	"gopkg.in/yaml.v3"
+)
+
+// secretValue is a key whose value is a secret itself, not the name of one.
+var secretValue = regexp.MustCompile(`(?i)(password|passphrase|token|apiKey|secretKey|accessKey|privateKey|clientSecret)$`)
+
+// findSecretValues returns the paths of values that set a secret, "auth.password".
+func findSecretValues(node *yaml.Node) (found []string) {
+	if node == nil || node.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i].Value, node.Content[i+1]
+		if value.Kind == yaml.ScalarNode && value.ShortTag() == "!!str" && value.Value != "" && secretValue.MatchString(key) {
+			found = append(found, key)
+		}
+		for _, inner := range findSecretValues(value) {
+			found = append(found, key+"."+inner)
+		}
+	}
+	return found
+}
