@@ -164,19 +164,19 @@ func explainError(ctx context.Context, err error) result.Error {
 	}):
 		return failure(result.IncompleteIndex, exitFailure, "the registry accepts only complete indexes: copy without --platform, or lock single platforms with krtpkg build --platform", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
-		return failure(result.Unauthorized, exitCode(err), "log in with krtpkg login "+response.URL.Host+", docker login or podman login", response.URL.Host)
+		return failure(result.Unauthorized, fetchExitCode(err), "log in with krtpkg login "+response.URL.Host+", docker login or podman login", response.URL.Host)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return failure(result.Unauthorized, exitCode(err), "log in with krtpkg login REGISTRY, docker login or podman login", "")
+		return failure(result.Unauthorized, fetchExitCode(err), "log in with krtpkg login REGISTRY, docker login or podman login", "")
 	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
-		return failure(result.Forbidden, exitCode(err), "the login for "+response.URL.Host+" lacks permission or is missing: log in with krtpkg login, docker login or podman login", response.URL.Host)
+		return failure(result.Forbidden, fetchExitCode(err), "the login for "+response.URL.Host+" lacks permission or is missing: log in with krtpkg login, docker login or podman login", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:
-		return failure(result.RateLimited, exitCode(err), response.URL.Host+" limits requests: run the same command again later to resume; logging in may raise the limit", response.URL.Host)
+		return failure(result.RateLimited, fetchExitCode(err), response.URL.Host+" limits requests: run the same command again later to resume; logging in may raise the limit", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode >= http.StatusInternalServerError:
-		return failure(result.RegistryFailed, exitCode(err), "the registry failed, see its log; run the same command again to resume", response.URL.Host)
+		return failure(result.RegistryFailed, fetchExitCode(err), "the registry failed, see its log; run the same command again to resume", response.URL.Host)
 	case errors.Is(err, syscall.ENOSPC):
-		return failure(result.DiskFull, exitCode(err), "free disk space and run the same command again to resume", "")
+		return failure(result.DiskFull, fetchExitCode(err), "free disk space and run the same command again to resume", "")
 	case errors.As(err, &request) && strings.Contains(request.URL, "/v2/"):
-		return failure(result.Unreachable, exitCode(err), unansweredHint(request), hostOf(request))
+		return failure(result.Unreachable, fetchExitCode(err), unansweredHint(request), hostOf(request))
 	case errors.As(err, &incomplete):
 		return failure(result.Incomplete, exitIncomplete, "make the images reachable, or pass --image-mirror", incomplete.Missing[0].Image)
 	case errors.As(err, &item) && errors.Is(err, errdef.ErrNotFound):
@@ -245,8 +245,8 @@ func unansweredHint(request *url.Error) string {
 	return "check the name and the network; --image-mirror takes images from elsewhere"
 }
 
-// exitCode returns that of a failure which may be why something is missing.
-func exitCode(err error) int {
+// fetchExitCode returns the exit code of a failed request: [exitIncomplete] if it left content missing.
+func fetchExitCode(err error) int {
 	var incomplete *transfer.IncompleteError
 	if errors.As(err, &incomplete) {
 		return exitIncomplete

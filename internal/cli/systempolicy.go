@@ -10,12 +10,12 @@ import (
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
-// systemPolicyFile is the policy of the machine. It counts for everyone, wherever HOME and the
-// environment lead; what users have besides can only refuse more.
+// systemPolicyFile is the machine policy. It applies to all users, whatever HOME and the environment
+// contain; policies of users can only restrict it further.
 var systemPolicyFile = "/etc/krtpkg/trust.yaml"
 
-// systemPolicy reads the policy of the machine; nil if the file does not exist. Users other than root must not be able
-// to change it, nor a file that it names.
+// systemPolicy reads the machine policy, nil if the file does not exist. It fails if users other than root can
+// change the file or a file that it names.
 func systemPolicy() (*trust.Policy, error) {
 	if _, err := os.Lstat(systemPolicyFile); errors.Is(err, fs.ErrNotExist) {
 		if err := checkSpelling(systemPolicyFile); err != nil {
@@ -23,7 +23,7 @@ func systemPolicy() (*trust.Policy, error) {
 		}
 		return nil, nil
 	}
-	data, err := readOwned(systemPolicyFile)
+	data, err := readSystemFile(systemPolicyFile)
 	if err != nil {
 		return nil, fmt.Errorf("trust policy of the machine: %w", err) // it may forbid something
 	}
@@ -31,7 +31,7 @@ func systemPolicy() (*trust.Policy, error) {
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(systemPolicyFile), file)
 		}
-		return readOwned(file)
+		return readSystemFile(file)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("trust policy of the machine: %w (%w)", err, trust.ErrRefused)
@@ -39,9 +39,9 @@ func systemPolicy() (*trust.Policy, error) {
 	return policy, nil
 }
 
-// readOwned reads a regular file that nobody but the administrator can change or replace: itself, its
-// folder, and those above, through whatever links lead there.
-func readOwned(name string) ([]byte, error) {
+// readSystemFile reads a regular file that only root can change or replace. It follows symbolic links
+// and checks the file, its folder and all parent folders.
+func readSystemFile(name string) ([]byte, error) {
 	at, err := filepath.EvalSymlinks(name)
 	if err != nil {
 		return nil, err
@@ -51,10 +51,10 @@ func readOwned(name string) ([]byte, error) {
 	}
 	info, err := os.Stat(at)
 	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("it is not a regular file")
+		err = errors.New("not a regular file")
 	}
 	if err == nil {
-		err = ownedBySystem(info)
+		err = checkFileOwner(info)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
@@ -64,9 +64,9 @@ func readOwned(name string) ([]byte, error) {
 		switch {
 		case err != nil:
 		case isNearest:
-			err = ownedBySystem(info)
+			err = checkFileOwner(info)
 		default:
-			err = keptBySystem(info)
+			err = checkParentOwner(info)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", dir, err)

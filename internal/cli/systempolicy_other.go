@@ -7,9 +7,9 @@ import (
 	"io/fs"
 )
 
-func keptBySystem(info fs.FileInfo) error { return ownedBySystem(info) }
+func checkParentOwner(info fs.FileInfo) error { return checkFileOwner(info) }
 
-// ownedBySystem says why others than the administrator could change a file: here that is not known.
-func ownedBySystem(fs.FileInfo) error {
+// checkFileOwner always fails: this system does not report who can change a file.
+func checkFileOwner(fs.FileInfo) error {
 	return errors.New("a machine policy requires file owners, as on Linux")
 }

@@ -9,26 +9,26 @@ import (
 	"syscall"
 )
 
-// systemOwner owns what counts for the whole machine.
+// systemOwner is the user that owns the machine policy.
 var systemOwner uint32
 
-// keptBySystem says why others than root could replace what is in a folder further up. Where all may
-// write, as in /tmp, its sticky bit keeps what is root's.
-func keptBySystem(info fs.FileInfo) error {
+// checkParentOwner returns an error if users other than root could replace the content of a parent folder.
+// In a folder that everybody may write to, such as /tmp, the sticky bit protects root's files.
+func checkParentOwner(info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok:
-		return errors.New("its owner is not known")
+		return errors.New("unknown owner")
 	case stat.Uid != systemOwner && stat.Uid != 0:
-		return fmt.Errorf("it belongs to user %d, want root", stat.Uid)
+		return fmt.Errorf("owned by user %d, want root", stat.Uid)
 	case info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0:
-		return fmt.Errorf("others can write to it (mode %04o): chmod go-w", info.Mode().Perm())
+		return fmt.Errorf("writable by others (mode %04o): run chmod go-w", info.Mode().Perm())
 	}
 	return nil
 }
 
-// ownedBySystem says why others than root could change a file.
-func ownedBySystem(info fs.FileInfo) error {
+// checkFileOwner returns an error if users other than root could change a file.
+func checkFileOwner(info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok:

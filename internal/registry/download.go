@@ -14,9 +14,9 @@ import (
 	"oras.land/oras-go/v2/errdef"
 )
 
-// download reads a blob. When the connection breaks it requests the rest; the reader verifies the
-// digest.
-type download struct {
+// resumableDownload reads a blob. If the connection breaks, it resumes with a range request; the
+// caller verifies the digest.
+type resumableDownload struct {
 	repository *Repository
 	ctx        context.Context
 	desc       ocispec.Descriptor
@@ -27,8 +27,8 @@ type download struct {
 	closed bool
 }
 
-// openRest requests the content from the current position.
-func (d *download) openRest() error {
+// openAtOffset requests the content from the current position to the end.
+func (d *resumableDownload) openAtOffset() error {
 	header := http.Header{}
 	if d.offset > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", d.offset, d.desc.Size-1))
@@ -45,9 +45,9 @@ func (d *download) openRest() error {
 	return nil
 }
 
-// checkResponse checks that an answer has the requested range. It skips to the current position in
-// an answer that has the whole blob.
-func (d *download) checkResponse(response *http.Response) error {
+// checkResponse checks that a response has the requested range. If it has the whole blob, checkResponse
+// skips to the current position.
+func (d *resumableDownload) checkResponse(response *http.Response) error {
 	switch response.StatusCode {
 	case http.StatusOK:
 		if n := response.ContentLength; n >= 0 && n != d.desc.Size {
@@ -68,7 +68,7 @@ func (d *download) checkResponse(response *http.Response) error {
 }
 
 // Read implements [io.Reader], over as many connections as needed.
-func (d *download) Read(p []byte) (int, error) {
+func (d *resumableDownload) Read(p []byte) (int, error) {
 	if d.closed {
 		return 0, errors.New("read of a closed blob")
 	}
@@ -92,9 +92,9 @@ func (d *download) Read(p []byte) (int, error) {
 }
 
 // readOnce reads once. After an error the connection is useless.
-func (d *download) readOnce(p []byte) (int, error) {
+func (d *resumableDownload) readOnce(p []byte) (int, error) {
 	if d.body == nil {
-		if err := d.openRest(); err != nil {
+		if err := d.openAtOffset(); err != nil {
 			return 0, err
 		}
 	}
@@ -119,7 +119,7 @@ func (d *download) readOnce(p []byte) (int, error) {
 }
 
 // readEnd returns io.EOF unless the registry sends more than it should.
-func (d *download) readEnd() (int, error) {
+func (d *resumableDownload) readEnd() (int, error) {
 	if d.body != nil && d.offset == d.desc.Size {
 		if n, _ := io.ReadFull(d.body, make([]byte, 1)); n > 0 {
 			return 0, fmt.Errorf("%s at %s: %w", d.desc.Digest, d.repository, content.ErrTrailingData)
@@ -129,7 +129,7 @@ func (d *download) readEnd() (int, error) {
 }
 
 // Seek implements [io.Seeker]; the next read requests the content at the new offset.
-func (d *download) Seek(offset int64, whence int) (int64, error) {
+func (d *resumableDownload) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
 		offset += d.offset
@@ -148,7 +148,7 @@ func (d *download) Seek(offset int64, whence int) (int64, error) {
 }
 
 // Close ends the connection.
-func (d *download) Close() error {
+func (d *resumableDownload) Close() error {
 	d.closed = true
 	if d.body == nil {
 		return nil

@@ -149,10 +149,11 @@ func runtimeDir() string {
 
 func (l *loginSources) allFiles() []*loginFile { return slices.Concat(l.explicit, l.userFiles()) }
 
-// findLogin finds the login for a repository. The error names the file, but no secret.
-func (l *loginSources) findLogin(ctx context.Context, host, repository string) (auth.Credential, error) {
+// findCredential returns the credential for a repository, empty if there is none. The error names the
+// file, but no secret.
+func (l *loginSources) findCredential(ctx context.Context, host, repository string) (auth.Credential, error) {
 	for _, file := range l.allFiles() {
-		found, err := file.findLogin(ctx, host, repository)
+		found, err := file.findCredential(ctx, host, repository)
 		if err != nil {
 			return auth.EmptyCredential, fmt.Errorf("credentials for %s: %w", host, err)
 		}
@@ -163,9 +164,9 @@ func (l *loginSources) findLogin(ctx context.Context, host, repository string) (
 	return auth.EmptyCredential, nil
 }
 
-// loginScope identifies the login of a repository: repositories of a host with the same login have
-// the same scope.
-func (l *loginSources) loginScope(host, repository string) string {
+// credentialScope identifies the credential of a repository: repositories of a host with the same
+// credential have the same scope.
+func (l *loginSources) credentialScope(host, repository string) string {
 	var keys []string
 	for _, file := range l.allFiles() {
 		key, _ := file.findKey(host, repository)
@@ -174,17 +175,17 @@ func (l *loginSources) loginScope(host, repository string) string {
 	return strings.Join(keys, "\n")
 }
 
-func (f *loginFile) findLogin(ctx context.Context, host, repository string) (auth.Credential, error) {
+func (f *loginFile) findCredential(ctx context.Context, host, repository string) (auth.Credential, error) {
 	if f.err != nil {
 		return auth.EmptyCredential, f.err
 	}
 	for _, name := range f.hostNames(host) {
 		if helper, ok := f.Helpers[name]; ok && helper != "" {
-			return queryHelper(ctx, helper, name)
+			return queryCredentialHelper(ctx, helper, name)
 		}
 	}
 	if f.Store != "" {
-		found, err := queryHelper(ctx, f.Store, f.hostNames(host)[0])
+		found, err := queryCredentialHelper(ctx, f.Store, f.hostNames(host)[0])
 		if err != nil || found != auth.EmptyCredential {
 			return found, err
 		}
@@ -200,7 +201,7 @@ func (f *loginFile) findLogin(ctx context.Context, host, repository string) (aut
 	return found, nil
 }
 
-func queryHelper(ctx context.Context, helper, name string) (auth.Credential, error) {
+func queryCredentialHelper(ctx context.Context, helper, name string) (auth.Credential, error) {
 	found, err := credentials.NewNativeStore(helper).Get(ctx, name)
 	if err != nil {
 		return found, fmt.Errorf("docker-credential-%s: %w", helper, err)

@@ -198,7 +198,7 @@ func TestLogins(t *testing.T) {
 			if host == "docker.io" {
 				host = "registry-1.docker.io" // as oras-go has it
 			}
-			got, err := l.findLogin(t.Context(), host, path)
+			got, err := l.findCredential(t.Context(), host, path)
 			if err != nil || got != c.want {
 				t.Errorf("%+v, error %v; want %+v", got, err, c.want)
 			}
@@ -243,14 +243,14 @@ func TestBadLogins(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = l.findLogin(t.Context(), "registry.example", "edge")
+			_, err = l.findCredential(t.Context(), "registry.example", "edge")
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "credentials for registry.example: ") || strings.Contains(err.Error(), "c2VjcmV0") {
 				t.Errorf("got %v", err)
 			}
 			if strings.Contains(name, "JSON") {
 				return
 			}
-			if _, err := l.findLogin(t.Context(), "other.example", "edge"); err != nil {
+			if _, err := l.findCredential(t.Context(), "other.example", "edge"); err != nil {
 				t.Errorf("for another registry: %v", err)
 			}
 		})
@@ -258,7 +258,7 @@ func TestBadLogins(t *testing.T) {
 	loginFiles(t, map[string]string{"$DOCKER_AUTH_CONFIG": "registry.example"})
 	if l, err := newLogins(nil); err != nil {
 		t.Fatal(err)
-	} else if _, err := l.findLogin(t.Context(), "registry.example", "edge"); err == nil || !strings.Contains(err.Error(), "$DOCKER_AUTH_CONFIG: invalid character") {
+	} else if _, err := l.findCredential(t.Context(), "registry.example", "edge"); err == nil || !strings.Contains(err.Error(), "$DOCKER_AUTH_CONFIG: invalid character") {
 		t.Errorf("a variable that is not JSON: %v", err)
 	}
 	loginFiles(t, map[string]string{})
@@ -267,7 +267,7 @@ func TestBadLogins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.findLogin(t.Context(), "registry.example", "edge"); err == nil || !strings.Contains(err.Error(), "gone.json") {
+	if _, err := l.findCredential(t.Context(), "registry.example", "edge"); err == nil || !strings.Contains(err.Error(), "gone.json") {
 		t.Errorf("a file that was named and is not there: %v", err)
 	}
 }

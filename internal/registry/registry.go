@@ -188,7 +188,7 @@ func (c *Client) probeHost(ctx context.Context, address string, h *hostState) er
 // clientFor returns the client with the login for a repository: the login of one organisation must
 // not be sent to the repository of another.
 func (c *Client) clientFor(h *hostState, address, repository string) *auth.Client {
-	scope := c.logins.loginScope(address, repository)
+	scope := c.logins.credentialScope(address, repository)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.clients[scope] == nil {
@@ -197,7 +197,7 @@ func (c *Client) clientFor(h *hostState, address, repository string) *auth.Clien
 			Cache:  auth.NewCache(),
 			Header: http.Header{},
 			Credential: func(ctx context.Context, _ string) (auth.Credential, error) {
-				return c.logins.findLogin(ctx, address, repository)
+				return c.logins.findCredential(ctx, address, repository)
 			},
 		}
 		if c.options.UserAgent != "" {

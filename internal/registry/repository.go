@@ -58,8 +58,8 @@ func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Rea
 	if !oci.IsManifest(desc.MediaType) {
 		whole = desc.Size <= maxBufferedBlob
 		open = func() (io.ReadCloser, error) {
-			d := &download{repository: r, ctx: ctx, desc: desc, pace: paceMeter{window: 5 * r.stallTimeout}}
-			return d, d.openRest()
+			d := &resumableDownload{repository: r, ctx: ctx, desc: desc, pace: paceMeter{window: 5 * r.stallTimeout}}
+			return d, d.openAtOffset()
 		}
 	}
 	if !whole {

@@ -101,15 +101,15 @@ func (c *Cluster) acquireLock(ctx context.Context, runtime string, lasts time.Du
 	now := metav1.NowMicro()
 	seconds, holder := int32(max(lasts/time.Second, 1)), holderName()
 	spec := coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now}
-	heard, cancel := withGracePeriod(ctx)
+	grace, cancel := withGracePeriod(ctx)
 	defer cancel()
 	switch {
 	case err == nil:
 		held.Spec = spec
-		held, err = leases.Update(withoutLogs(heard), held, metav1.UpdateOptions{})
+		held, err = leases.Update(withoutLogs(grace), held, metav1.UpdateOptions{})
 	case apierrors.IsNotFound(err):
 		labels := map[string]string{labelRuntime: runtime}
-		held, err = leases.Create(withoutLogs(heard), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+		held, err = leases.Create(withoutLogs(grace), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		if held, err := leases.Get(withoutLogs(ctx), name, metav1.GetOptions{}); err == nil {
@@ -117,7 +117,7 @@ func (c *Cluster) acquireLock(ctx context.Context, runtime string, lasts time.Du
 		}
 	}
 	if err != nil {
-		c.releaseUnheard(name, now)
+		c.releaseUnconfirmed(name, now)
 		return nil, fmt.Errorf("lock runtime %s by lease %s/%s: %w", runtime, c.namespace, name, err)
 	}
 	l := &runtimeLock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
@@ -129,16 +129,16 @@ func (c *Cluster) acquireLock(ctx context.Context, runtime string, lasts time.Du
 	return l, nil
 }
 
-// withGracePeriod returns a context that ends a moment after another: the API server may grant a lock although who
-// asked has gone, and then nobody would give it back.
+// withGracePeriod returns a context that ends a moment after ctx: the API server may still grant the lock of a
+// cancelled request, and then nothing would release it.
 func withGracePeriod(ctx context.Context) (context.Context, context.CancelFunc) {
-	heard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	grace, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(200*time.Millisecond, cancel) })
-	return heard, func() { stop(); cancel() }
+	return grace, func() { stop(); cancel() }
 }
 
-// releaseUnheard gives back a lock that may have been taken although nobody heard the answer.
-func (c *Cluster) releaseUnheard(name string, taken metav1.MicroTime) {
+// releaseUnconfirmed releases a lock that may have been granted in a response that was lost.
+func (c *Cluster) releaseUnconfirmed(name string, taken metav1.MicroTime) {
 	ctx, cancel := context.WithTimeout(context.Background(), endTime)
 	defer cancel()
 	leases := c.client.CoordinationV1().Leases(c.namespace)
@@ -252,7 +252,7 @@ func (l *runtimeLock) renewLease(ctx context.Context) error {
 	next.Spec.RenewTime = &now
 	updated, err := leases.Update(withoutLogs(ctx), next, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {
-		// An answer that nobody heard may have been to an update that was made.
+		// The update may have been made although its response was lost.
 		if updated, err = leases.Get(withoutLogs(ctx), next.Name, metav1.GetOptions{}); err == nil && !sameLock(updated, next) {
 			return ErrLockLost
 		}

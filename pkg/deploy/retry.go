@@ -48,8 +48,8 @@ const (
 // it restarts, is overloaded, a connection breaks, a token expires. It gives up when a request, or
 // all of them, have failed for limit. A server that has never answered is not waited for.
 //
-// A request that may have been carried out is sent again only if that does no harm; if the server
-// then says that its work is done already, the answer is the one that nobody heard.
+// A request that may have been carried out is sent again only if that does no harm. If the server
+// then reports a conflict because the first attempt succeeded, the caller gets a success.
 type retryTransport struct {
 	next  http.RoundTripper
 	limit time.Duration
@@ -91,7 +91,7 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 	}
 	return &rest.Config{
 		Host: host.String(), UserAgent: config.UserAgent, QPS: config.QPS, Burst: config.Burst,
-		ContentConfig: rest.ContentConfig{ContentType: "application/json"}, // which can be compared, see unheard
+		ContentConfig: rest.ContentConfig{ContentType: "application/json"}, // which can be compared, see confirmEarlierAttempt
 		Timeout:       config.Timeout, WarningHandler: config.WarningHandler, WarningHandlerWithContext: config.WarningHandlerWithContext,
 		Transport: retry,
 	}, retry, nil
@@ -138,7 +138,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		what, cause := t.judgeAttempt(req, resp, err, denials)
 		if what == settled {
 			if err == nil && doubt {
-				return t.resolveUnheard(req, resp)
+				return t.confirmEarlierAttempt(req, resp)
 			}
 			return resp, err
 		}
@@ -422,9 +422,9 @@ func isRepeatable(req *http.Request) bool {
 	return req.Method != http.MethodPatch || req.Header.Get("Content-Type") != string(types.JSONPatchType)
 }
 
-// resolveUnheard returns the answer to a request that was sent again, and that may have been carried out the
-// first time: if the cluster holds what was to be written, the writing was ours.
-func (t *retryTransport) resolveUnheard(req *http.Request, resp *http.Response) (*http.Response, error) {
+// confirmEarlierAttempt returns the response to a retried request that an earlier attempt may have carried out: if
+// the cluster holds what the request writes, that attempt succeeded.
+func (t *retryTransport) confirmEarlierAttempt(req *http.Request, resp *http.Response) (*http.Response, error) {
 	switch {
 	case req.Method == http.MethodDelete && resp.StatusCode == http.StatusNotFound:
 		body, err := json.Marshal(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess})

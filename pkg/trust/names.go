@@ -23,10 +23,10 @@ func nameSpellings(name string) []string {
 	return []string{strings.ToLower(host) + "/" + path, canonicalHost(host) + "/" + withLibrary(canonicalHost(host), path)}
 }
 
-// globSpellings returns those of a glob: its host is a place where it has no pattern.
+// globSpellings returns the spellings of a glob: as written and, if its host is not a pattern, canonical.
 func globSpellings(glob string) []string {
 	host, path, hasPath := strings.Cut(glob, "/")
-	// The brackets of an IPv6 address are no class of characters.
+	// The brackets of an IPv6 address are not a character class.
 	pattern := host
 	if strings.HasPrefix(host, "[") && strings.Contains(host, ":") {
 		pattern = strings.NewReplacer("[", "", "]", "").Replace(host)

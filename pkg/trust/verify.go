@@ -45,23 +45,32 @@ func (p *Policy) FindRule(where string) (*ResolvedRule, error) {
 	return nil, newRefusal("%s: no rule of %s matches", where, p.DisplayName())
 }
 
-// matchRule returns the first rule for a name, or nil: however the place is spelled, in the name and in the rule.
+// matchRule returns the first rule that matches a name, or nil.
 func matchRule(rules []*ResolvedRule, name string) *ResolvedRule {
-	names := nameSpellings(name)
 	for _, r := range rules {
 		for _, glob := range r.Match {
-			for _, glob := range globSpellings(glob) {
-				for _, name := range names {
-					if matched, err := doublestar.Match(glob, name); matched && err == nil {
-						return r
-					}
-				}
+			if matchesGlob(glob, name) {
+				return r
 			}
 		}
 	}
 	return nil
 }
 
+// matchesGlob reports whether a glob of a rule matches a name, in any spelling of either.
+func matchesGlob(glob, name string) bool {
+	names := nameSpellings(name)
+	for _, glob := range globSpellings(glob) {
+		for _, name := range names {
+			if matched, err := doublestar.Match(glob, name); matched && err == nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// DisplayName returns the name of the policy for messages.
 func (p *Policy) DisplayName() string { return cmp.Or(p.Name, "the trust policy") }
 
 // Verify verifies a root at a place, a repository or [Local], by the rule for that place: the
