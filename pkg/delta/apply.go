@@ -56,7 +56,7 @@ func (d *Delta) openBases(ctx context.Context, open Source, dir string) (*baseSe
 		if err != nil {
 			return nil, errors.Join(baseError(base.Digest, err), set.Close())
 		}
-		set.add(base, file)
+		set.addBase(base, file)
 		if file.size != base.TarSize {
 			return nil, errors.Join(fmt.Errorf("base layer %s has %d bytes as a tar, not %d: %w", base.Digest, file.size, base.TarSize, ErrDamaged), set.Close())
 		}

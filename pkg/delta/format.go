@@ -84,7 +84,7 @@ func writeDelta(ctx context.Context, w io.Writer, h Header, ops []op, old io.Rea
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := p.add(o); err != nil {
+		if err := p.writeOp(o); err != nil {
 			return err
 		}
 	}
@@ -108,8 +108,8 @@ type partWriter struct {
 	next int64
 }
 
-// add adds an operation, in as many pieces as parts have room for.
-func (p *partWriter) add(o op) error {
+// writeOp adds an operation, in as many pieces as parts have room for.
+func (p *partWriter) writeOp(o op) error {
 	for o.size > 0 {
 		piece := o
 		if o.kind != opCopy {

@@ -147,7 +147,7 @@ const (
 
 func (m *matcher) run(ctx context.Context) error {
 	if bytes.Equal(m.old, m.content) {
-		m.list.add(opCopy, int64(len(m.content)), m.base)
+		m.list.appendOp(opCopy, int64(len(m.content)), m.base)
 		return nil
 	}
 	m.index.reset(m.old)
@@ -215,7 +215,7 @@ func (m *matcher) addUpTo(next, at, size int) {
 		backward -= keep
 	}
 	m.addSimilar(forward)
-	m.list.add(opExtra, int64(next-backward-m.last-forward), 0)
+	m.list.appendOp(opExtra, int64(next-backward-m.last-forward), 0)
 	m.last, m.lastOld, m.offset = next-backward, at-backward, at-next
 	if size == 0 {
 		m.last = len(m.content)
@@ -276,13 +276,13 @@ func (m *matcher) addSimilar(size int) {
 	for i := 0; i < size; {
 		n := matchLength(m.old[m.lastOld+i:m.lastOld+size], m.content[m.last+i:m.last+size])
 		if n >= minCopy || n == size {
-			m.list.add(opAdd, int64(i-start), m.base+int64(m.lastOld+start))
-			m.list.add(opCopy, int64(n), m.base+int64(m.lastOld+i))
+			m.list.appendOp(opAdd, int64(i-start), m.base+int64(m.lastOld+start))
+			m.list.appendOp(opCopy, int64(n), m.base+int64(m.lastOld+i))
 			start = i + n
 		}
 		i += n + 1
 	}
 	if start < size {
-		m.list.add(opAdd, int64(size-start), m.base+int64(m.lastOld+start))
+		m.list.appendOp(opAdd, int64(size-start), m.base+int64(m.lastOld+start))
 	}
 }

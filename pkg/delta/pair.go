@@ -35,8 +35,8 @@ type opList struct {
 	end int64
 }
 
-// add appends an operation; what goes on where the last one ended is joined with it.
-func (l *opList) add(kind opKind, size, old int64) {
+// appendOp appends an operation; what goes on where the last one ended is joined with it.
+func (l *opList) appendOp(kind opKind, size, old int64) {
 	if size == 0 {
 		return
 	}
@@ -125,7 +125,7 @@ type pairing struct {
 	used    map[int]bool
 }
 
-func (p *pairing) add(e tarEntry) {
+func (p *pairing) addOldEntry(e tarEntry) {
 	i := len(p.entries)
 	p.entries = append(p.entries, e)
 	if e.size > 0 {
@@ -191,7 +191,7 @@ func findOps(ctx context.Context, old *baseSet, target *scratchFile, maxMemory i
 		}
 		for _, e := range entries {
 			e.start, e.content = e.start+old.starts[i], e.content+old.starts[i]
-			p.add(e)
+			p.addOldEntry(e)
 		}
 	}
 	entries, err := listEntries(ctx, target)
@@ -227,11 +227,11 @@ func (f *finder) addEntry(ctx context.Context, p *pairing, e tarEntry) error {
 		return err
 	}
 	if same, ok := p.sameContent(e); ok {
-		f.list.add(opCopy, e.size, same.content)
+		f.list.appendOp(opCopy, e.size, same.content)
 		return nil
 	}
 	if !related || relative.size == 0 {
-		f.list.add(opExtra, e.size, 0)
+		f.list.appendOp(opExtra, e.size, 0)
 		return nil
 	}
 	return f.addChanged(ctx, e, relative)
@@ -244,7 +244,7 @@ const maxHeaders = 64 << 10
 func (f *finder) addHeaders(e, relative tarEntry, related bool) error {
 	size := e.content - e.start
 	if !related || relative.content-relative.start < size || size > maxHeaders {
-		f.list.add(opExtra, size, 0)
+		f.list.appendOp(opExtra, size, 0)
 		return nil
 	}
 	// What stands before the headers differs in length, the headers are aligned at their end.
@@ -257,9 +257,9 @@ func (f *finder) addHeaders(e, relative tarEntry, related bool) error {
 		return err
 	}
 	if bytes.Equal(have, want) {
-		f.list.add(opCopy, size, from)
+		f.list.appendOp(opCopy, size, from)
 	} else {
-		f.list.add(opAdd, size, from)
+		f.list.appendOp(opAdd, size, from)
 	}
 	return nil
 }
@@ -272,7 +272,7 @@ func (f *finder) addChanged(ctx context.Context, e, relative tarEntry) error {
 		size := min(window, e.size-at)
 		from := max(0, at-window/4)
 		if from >= relative.size {
-			f.list.add(opExtra, e.size-at, 0)
+			f.list.appendOp(opExtra, e.size-at, 0)
 			return nil
 		}
 		f.have = resize(f.have, min(relative.size-from, window+window/2))

@@ -129,12 +129,12 @@ func unpackBases(ctx context.Context, layers []Layer, dir string) (*baseSet, err
 		if err != nil {
 			return nil, errors.Join(baseError(layer.Digest, err), set.Close())
 		}
-		set.add(Base{layer.Digest, layer.Size, file.size}, file)
+		set.addBase(Base{layer.Digest, layer.Size, file.size}, file)
 	}
 	return set, nil
 }
 
-func (s *baseSet) add(base Base, file *scratchFile) {
+func (s *baseSet) addBase(base Base, file *scratchFile) {
 	s.bases, s.tars = append(s.bases, base), append(s.tars, file)
 	s.starts = append(s.starts, s.starts[len(s.starts)-1]+file.size)
 }
@@ -191,7 +191,7 @@ func (s *baseSet) dropUnused(ops []op) []Base {
 	for i, file := range s.tars {
 		shift[i] = dropped
 		if used[i] {
-			kept.add(s.bases[i], file)
+			kept.addBase(s.bases[i], file)
 		} else {
 			dropped += file.size
 			left = append(left, file)
