@@ -105,6 +105,12 @@ func versions(t testing.TB) (before, after []byte) {
 	return before, after
 }
 
+// smallVersions returns two versions of a tar with one program, for what needs no more.
+func smallVersions(t testing.TB) (before, after []byte) {
+	t.Helper()
+	return packTar(t, file{"program", program(1, 600)}), packTar(t, file{"program", program(1, 600, 300)})
+}
+
 // encoders are the real ones, with what they are to be found as.
 var encoders = []struct {
 	name, want string
@@ -312,7 +318,7 @@ func TestDeltaInLittleMemory(t *testing.T) {
 // What cannot be compressed to the same bytes again travels whole.
 func TestUnknownEncoders(t *testing.T) {
 	t.Parallel()
-	before, after := versions(t)
+	before, after := smallVersions(t)
 	base := goGzip(t, before)
 	flushed := func(w io.Writer) (io.WriteCloser, error) {
 		z := stdgzip.NewWriter(w)

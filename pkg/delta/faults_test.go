@@ -132,7 +132,7 @@ func TestFaults(t *testing.T) {
 // A base that is absent or damaged is an error that names it, before anything is made.
 func TestAbsentAndDamagedBases(t *testing.T) {
 	t.Parallel()
-	before, after := versions(t)
+	before, after := smallVersions(t)
 	base, layer := goGzip(t, before), goGzip(t, after)
 	data, _ := makeDelta(t, layer, base)
 	damagedBase := func(change func([]byte) []byte) delta.Source {
@@ -184,7 +184,7 @@ func TestDamagedDeltas(t *testing.T) {
 // A reader that is closed early ends the work and removes its files.
 func TestCloseEarly(t *testing.T) {
 	t.Parallel()
-	before, after := versions(t)
+	before, after := smallVersions(t)
 	base, layer := goGzip(t, before), goGzip(t, after)
 	data, _ := makeDelta(t, layer, base)
 	dir := t.TempDir()
@@ -209,7 +209,7 @@ func TestCloseEarly(t *testing.T) {
 // Interrupted, nothing goes on.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
-	before, after := versions(t)
+	before, after := smallVersions(t)
 	base, layer := goGzip(t, before), goGzip(t, after)
 	data, _ := makeDelta(t, layer, base)
 	ctx, cancel := context.WithCancel(t.Context())
