@@ -43,7 +43,7 @@ fuzz:
 
 # How many of the images in real products' manifests are found, and what is found that is none.
 recall:
-	$(GO) test -count=1 -v -run '^TestCorpus(Finds|Has|Locks|Of|Recall|Relocates)' ./pkg/images ./pkg/build
+	$(GO) test -count=1 -v -run '^TestCorpus(Finds|Has|Locks|Of|Recall|Relocates)' ./pkg/images ./pkg/assemble
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt would change these"; exit 1; }

@@ -18,7 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/internal/hack"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/render"
@@ -127,7 +127,7 @@ func TestReadyBundlesBuild(t *testing.T) {
 	for _, r := range all {
 		t.Run(r.Name+"@"+r.Version, func(t *testing.T) {
 			t.Parallel()
-			built, err := build.Build(t.Context(), filepath.Join(site, r.Path), options(t))
+			built, err := assemble.Build(t.Context(), filepath.Join(site, r.Path), options(t))
 			if byHand, absent := bundletest.Absent[r.Name]; absent {
 				if err == nil || !strings.Contains(err.Error(), "/nowhere/") {
 					t.Errorf("want it to ask for its repository: %v", err)
@@ -162,7 +162,7 @@ func TestReadyRuntimesBuild(t *testing.T) {
 		t.Run(runtime, func(t *testing.T) {
 			t.Parallel()
 			definition := filepath.Join(site, "runtimes", runtime)
-			built, err := build.Build(t.Context(), definition, options(t))
+			built, err := assemble.Build(t.Context(), definition, options(t))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -217,7 +217,7 @@ func definition(t *testing.T, r bundles.Ready) *bundle.Definition {
 	return d
 }
 
-func renders(t *testing.T, built *build.Built) {
+func renders(t *testing.T, built *assemble.Built) {
 	t.Helper()
 	values, err := render.ParseValues("site.yaml", []byte(bundletest.SiteValues(built.Metadata().Name)))
 	if err != nil {
@@ -232,8 +232,8 @@ func renders(t *testing.T, built *build.Built) {
 	}
 }
 
-func options(t *testing.T) build.Options {
-	return build.Options{
+func options(t *testing.T) assemble.Options {
+	return assemble.Options{
 		Store: memory.New(), Images: standIns{},
 		Open: func(_ context.Context, ref, _ string) (content.Fetcher, ocispec.Descriptor, error) {
 			return nil, ocispec.Descriptor{}, fmt.Errorf("%s is not there", ref)

@@ -18,7 +18,7 @@ import (
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/internal/hack"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
@@ -36,7 +36,7 @@ const takesValues = "is a template, which the target renders with its values"
 
 // kustomizes holds what the real kustomize makes of a bundle, with the patches that Flux is given,
 // against what krtpkg renders. It returns why kustomize cannot have the bundle; nothing if it can.
-func kustomizes(t *testing.T, built *build.Built) string {
+func kustomizes(t *testing.T, built *assemble.Built) string {
 	t.Helper()
 	const place = "site.example/krt"
 	m := built.Metadata()

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"krtpkg.dev/krtpkg/internal/bundletest"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 )
 
 // The older versions that are upgraded on a control plane build.
@@ -17,7 +17,7 @@ func TestOlderBundlesBuild(t *testing.T) {
 		t.Errorf("only %d of them", len(older))
 	}
 	for _, r := range older {
-		built, err := build.Build(t.Context(), filepath.Join(site, r.Path), options(t))
+		built, err := assemble.Build(t.Context(), filepath.Join(site, r.Path), options(t))
 		if err != nil {
 			t.Errorf("%s %s: %v", r.Name, r.Version, err)
 			continue

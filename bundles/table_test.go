@@ -19,7 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/internal/hack"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
@@ -45,7 +45,7 @@ type row struct {
 func (r row) String() string { return fmt.Sprintf("%s %s |\n", r.cells, r.since) }
 
 // add adds the row of a bundle that was built and rendered; unkustomized is why kustomize cannot have it.
-func (tb *table) add(t *testing.T, r bundles.Ready, built *build.Built, unkustomized string) {
+func (tb *table) add(t *testing.T, r bundles.Ready, built *assemble.Built, unkustomized string) {
 	t.Helper()
 	size := 0
 	for _, f := range built.Files {
@@ -152,7 +152,7 @@ func cutLastCell(line string) (cells, last string, found bool) {
 }
 
 // unpackaged returns why kapp-controller gets no package of the bundle; empty if it does.
-func unpackaged(t *testing.T, built *build.Built) string {
+func unpackaged(t *testing.T, built *assemble.Built) string {
 	t.Helper()
 	image, err := name.NewDigest("site.example/krt@" + built.Descriptor.Digest.String())
 	if err != nil {
@@ -173,7 +173,7 @@ func unpackaged(t *testing.T, built *build.Built) string {
 
 // siteValueNames lists what a site may set, or has to, as schemas of the bundle's own have it. A chart
 // that the target renders takes the rest.
-func siteValueNames(t *testing.T, built *build.Built) string {
+func siteValueNames(t *testing.T, built *assemble.Built) string {
 	t.Helper()
 	own, definition := *built.Content, *built.Bundle
 	own.Bundle = &definition

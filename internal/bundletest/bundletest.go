@@ -22,7 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/internal/hack"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
@@ -258,7 +258,7 @@ func LoosenDigests(t testing.TB, workspace string) {
 	t.Helper()
 	for _, at := range byDigest {
 		dir := filepath.Join(workspace, filepath.FromSlash(at))
-		files, err := build.RenderManifests(t.Context(), dir, build.Options{Sources: source.Fetcher{Mirrors: CorpusMirrors(t)}})
+		files, err := assemble.RenderManifests(t.Context(), dir, assemble.Options{Sources: source.Fetcher{Mirrors: CorpusMirrors(t)}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/result"
@@ -90,7 +90,7 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 	}
 	options := a.buildOptionsWith(client)
 	options.Store, options.Images, options.Created, options.Locked = store, resolver, when, o.locked
-	built, err := build.Build(ctx, o.definition, options)
+	built, err := assemble.Build(ctx, o.definition, options)
 	if err != nil {
 		return err
 	}
@@ -120,18 +120,18 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 }
 
 // buildOptions returns the options of everything that reads a definition.
-func (a *app) buildOptions() (build.Options, error) {
+func (a *app) buildOptions() (assemble.Options, error) {
 	client, err := a.newClient()
 	if err != nil {
-		return build.Options{}, err
+		return assemble.Options{}, err
 	}
 	return a.buildOptionsWith(client), nil
 }
 
-func (a *app) buildOptionsWith(client *registry.Client) build.Options {
+func (a *app) buildOptionsWith(client *registry.Client) assemble.Options {
 	sources := a.settings.sources
 	sources.Registry = client
-	return build.Options{
+	return assemble.Options{
 		Store: memory.New(), Images: client, Upstream: client, Origins: client, Open: bundleOpener(client),
 		Sources: sources, Progress: a.ui.Progress("built"),
 	}
@@ -139,7 +139,7 @@ func (a *app) buildOptionsWith(client *registry.Client) build.Options {
 
 // tagLayout tags what was built, but takes no tag from another product: definitions that
 // are built into one folder often have equal versions.
-func tagLayout(ctx context.Context, store *layout.Store, to place.Place, built *build.Built) error {
+func tagLayout(ctx context.Context, store *layout.Store, to place.Place, built *assemble.Built) error {
 	at, err := store.Resolve(ctx, to.Tag)
 	if err != nil && !errors.Is(err, errdef.ErrNotFound) {
 		return err
@@ -184,7 +184,7 @@ func bundleOpener(client *registry.Client) func(context.Context, string, string)
 	}
 }
 
-func newBuildResult(at place.Place, b *build.Built) *result.Build {
+func newBuildResult(at place.Place, b *assemble.Built) *result.Build {
 	at.Digest = b.Descriptor.Digest
 	r := &result.Build{Artifact: describeArtifact(b.Content, b.Descriptor.Digest, at.String()), Bundles: []result.BuiltBundle{}, LeftOut: []result.LeftOut{}}
 	if b.Runtime == nil {

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
@@ -23,13 +23,13 @@ func isDefinition(at string) bool {
 }
 
 // readOutline returns what a definition says, or what an artifact says of its own.
-func (a *app) readOutline(ctx context.Context, at string) (*build.Outline, error) {
+func (a *app) readOutline(ctx context.Context, at string) (*assemble.Outline, error) {
 	if isDefinition(at) {
 		o, err := a.buildOptions()
 		if err != nil {
 			return nil, err
 		}
-		return build.Read(ctx, at, o)
+		return assemble.Read(ctx, at, o)
 	}
 	o, err := a.openReference(ctx, at)
 	if err != nil {
@@ -39,7 +39,7 @@ func (a *app) readOutline(ctx context.Context, at string) (*build.Outline, error
 	if err != nil {
 		return nil, err
 	}
-	outline := &build.Outline{Metadata: set.Root.Metadata(), Single: set.Root.Bundle != nil}
+	outline := &assemble.Outline{Metadata: set.Root.Metadata(), Single: set.Root.Bundle != nil}
 	if set.Root.Runtime != nil {
 		outline.Provided, outline.Exceptions = set.Root.Runtime.Provided, bundle.ExceptedCapabilities(set.Root.Runtime.Exceptions)
 	}

@@ -18,7 +18,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/archive"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/delta"
 	"krtpkg.dev/krtpkg/pkg/deploy"
@@ -56,8 +56,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		usage      *usageError
 		incomplete *transfer.IncompleteError
 		wrong      *source.DigestError
-		unpinned   *build.UnpinnedError
-		moved      *build.MovedError
+		unpinned   *assemble.UnpinnedError
+		moved      *assemble.MovedError
 		base       *transfer.BaseError
 		unverified *transfer.UnverifiedError
 		attached   *transfer.AttachedError
@@ -151,7 +151,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Moved, exitUnverified, "if the change is intended, run krtpkg update", moved.What)
 	case errors.As(err, &unpinned):
 		return failure(result.Unpinned, exitFailure, "pin it with krtpkg update", unpinned.Source)
-	case errors.Is(err, build.ErrSuspects):
+	case errors.Is(err, assemble.ErrSuspects):
 		return failure(result.Suspects, exitFailure, "add a search rule (searchRules), lock it (images) or allow it with a reason (notImages) in the definition; krtpkg images lists all", "")
 	case errors.As(err, &repository):
 		return failure(result.AbsentRepository, exitFailure, createRepository(repository), repository.Host+"/"+repository.Repository)

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
@@ -63,7 +63,7 @@ func (a *app) runImages(ctx context.Context, list imageList) error {
 	if err != nil {
 		return err
 	}
-	uses, err := build.ListImages(ctx, list.at, !list.offline, o)
+	uses, err := assemble.ListImages(ctx, list.at, !list.offline, o)
 	if err != nil {
 		return err
 	}
@@ -130,7 +130,7 @@ func writeContext(w io.Writer, v result.ImageUse) {
 }
 
 // imageNotes returns what to know of an image.
-func imageNotes(u build.ImageUse) []string {
+func imageNotes(u assemble.ImageUse) []string {
 	var list []string
 	if u.State != images.Image {
 		list = append(list, string(u.State))

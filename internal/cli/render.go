@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 )
 
 func (a *app) renderCommand() *cobra.Command {
@@ -56,7 +56,7 @@ func (a *app) renderDefinition(ctx context.Context, at string) error {
 	if err != nil {
 		return err
 	}
-	files, err := build.RenderManifests(ctx, at, o)
+	files, err := assemble.RenderManifests(ctx, at, o)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
 
@@ -31,9 +31,9 @@ lists those of images, whose tags are in your manifests.`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.printMoves(cmd.Context(), format, "nothing has moved", false, func(ctx context.Context, o build.Options) (*build.Outdated, error) {
-				moves, err := build.Update(ctx, definition, latest, o)
-				return &build.Outdated{Moves: moves}, err
+			return a.printMoves(cmd.Context(), format, "nothing has moved", false, func(ctx context.Context, o assemble.Options) (*assemble.Outdated, error) {
+				moves, err := assemble.Update(ctx, definition, latest, o)
+				return &assemble.Outdated{Moves: moves}, err
 			})
 		},
 	}
@@ -58,8 +58,8 @@ of them cannot be looked up, the others are listed all the same.`,
 		GroupID: groupMake,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.printMoves(cmd.Context(), format, "everything is up to date", exitCode, func(ctx context.Context, o build.Options) (*build.Outdated, error) {
-				return build.ListOutdated(ctx, definition, o)
+			return a.printMoves(cmd.Context(), format, "everything is up to date", exitCode, func(ctx context.Context, o assemble.Options) (*assemble.Outdated, error) {
+				return assemble.ListOutdated(ctx, definition, o)
 			})
 		},
 	}
@@ -76,7 +76,7 @@ func fileFlag(cmd *cobra.Command, definition *string) {
 }
 
 // printMoves prints what is outdated or updated; with exitCode anything that is fails.
-func (a *app) printMoves(ctx context.Context, format ui.Format, none string, exitCode bool, find func(context.Context, build.Options) (*build.Outdated, error)) error {
+func (a *app) printMoves(ctx context.Context, format ui.Format, none string, exitCode bool, find func(context.Context, assemble.Options) (*assemble.Outdated, error)) error {
 	o, err := a.buildOptions()
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func (a *app) printMoves(ctx context.Context, format ui.Format, none string, exi
 	if failed == nil && exitCode && len(moves) > 0 {
 		failed = errChanges
 	}
-	r := &result.Moves{Moves: append([]build.Move{}, moves...), Unlocked: append([]string{}, found.Unlocked...)}
+	r := &result.Moves{Moves: append([]assemble.Move{}, moves...), Unlocked: append([]string{}, found.Unlocked...)}
 	return a.printResult(ctx, format, r, failed, func(w io.Writer) {
 		if len(moves) == 0 {
 			ui.Fprintln(w, none)

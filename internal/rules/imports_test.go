@@ -27,7 +27,7 @@ var order = []string{
 	"pkg/site",
 	"pkg/result",
 	"pkg/deploy",
-	"pkg/build",
+	"pkg/assemble",
 	"pkg/pkgrepo",
 	"pkg/resources",
 	"pkg/render",

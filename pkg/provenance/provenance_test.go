@@ -23,7 +23,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/provenance"
@@ -217,7 +217,7 @@ const hello = "../../bundles/6-applications/demo/hello/1.0.0"
 // The digest of a folder is Go's Hash1, which in-toto calls dirHash.
 func TestFolderHasDirHash(t *testing.T) {
 	store := memory.New()
-	built, err := build.Build(t.Context(), hello, build.Options{Store: store, Images: resolver{}})
+	built, err := assemble.Build(t.Context(), hello, assemble.Options{Store: store, Images: resolver{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func TestFolderHasDirHash(t *testing.T) {
 
 func TestBuiltRuntime(t *testing.T) {
 	store := memory.New()
-	built, err := build.Build(t.Context(), "../../bundles/runtimes/demo/1.0.0", build.Options{Store: store, Images: resolver{}})
+	built, err := assemble.Build(t.Context(), "../../bundles/runtimes/demo/1.0.0", assemble.Options{Store: store, Images: resolver{}})
 	if err != nil {
 		t.Fatal(err)
 	}

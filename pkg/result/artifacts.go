@@ -3,7 +3,7 @@ package result
 import (
 	"time"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -336,7 +336,7 @@ type ImageUse struct {
 type Moves struct {
 	Outcome
 	// Moves are the sources, images and bundles that are outdated, or were updated.
-	Moves []build.Move `json:"moves"`
+	Moves []assemble.Move `json:"moves"`
 	// Unlocked are the bundles without a lock file, whose images outdated does not look up.
 	Unlocked []string `json:"unlocked"`
 }

@@ -11,7 +11,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 )
@@ -102,7 +102,7 @@ func (resolver) Resolve(_ context.Context, ref name.Reference) (ocispec.Descript
 func demo(t *testing.T) *bundle.Set {
 	t.Helper()
 	store := memory.New()
-	built, err := build.Build(t.Context(), "../../bundles/runtimes/demo/1.0.0", build.Options{Store: store, Images: resolver{}})
+	built, err := assemble.Build(t.Context(), "../../bundles/runtimes/demo/1.0.0", assemble.Options{Store: store, Images: resolver{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"krtpkg.dev/krtpkg/internal/layout"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/serve"
 )
 
@@ -46,7 +46,7 @@ func ExampleNewServer() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	built, err := build.Build(ctx, settings, build.Options{Store: store, Images: noImages{}})
+	built, err := assemble.Build(ctx, settings, assemble.Options{Store: store, Images: noImages{}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content/memory"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -78,7 +78,7 @@ func Example() {
 
 	// A release engineer builds and signs.
 	store := memory.New()
-	built, err := build.Build(ctx, dir, build.Options{Store: store, Images: inventedDigests{}})
+	built, err := assemble.Build(ctx, dir, assemble.Options{Store: store, Images: inventedDigests{}})
 	if err != nil {
 		log.Fatal(err)
 	}

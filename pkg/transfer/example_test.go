@@ -14,7 +14,7 @@ import (
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -42,7 +42,7 @@ func buildExample(ctx context.Context) (*memory.Store, ocispec.Descriptor) {
 		log.Fatal(err)
 	}
 	store := memory.New()
-	built, err := build.Build(ctx, dir, build.Options{Store: store, Images: noImages{}})
+	built, err := assemble.Build(ctx, dir, assemble.Options{Store: store, Images: noImages{}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"path/filepath"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
@@ -28,7 +28,7 @@ func TestTextBesideTemplates(t *testing.T) {
 				notes = append(notes, strings.TrimSpace(e.Subject+" "+e.Detail))
 			}
 		}
-		built, err := build.Build(t.Context(), dir, o)
+		built, err := assemble.Build(t.Context(), dir, o)
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}

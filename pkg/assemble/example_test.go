@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 
 	"oras.land/oras-go/v2/content/memory"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 )
 
 const examplePod = `apiVersion: v1
@@ -36,7 +36,7 @@ func ExampleBuild() {
 	ctx := context.Background()
 	var digests []string
 	for range 2 {
-		built, err := build.Build(ctx, dir, build.Options{Store: memory.New(), Images: resolver{}})
+		built, err := assemble.Build(ctx, dir, assemble.Options{Store: memory.New(), Images: resolver{}})
 		if err != nil {
 			log.Fatal(err)
 		}

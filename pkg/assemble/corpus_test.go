@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/internal/corpus"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
@@ -61,7 +61,7 @@ func goThrough(t *testing.T, d definition) *bundle.Artifact {
 	store := memory.New()
 	o := options()
 	o.Store = store
-	built, err := build.Build(t.Context(), d.file, o)
+	built, err := assemble.Build(t.Context(), d.file, o)
 	if err != nil {
 		t.Fatal(err)
 	}

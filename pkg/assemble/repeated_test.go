@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"path/filepath"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -25,7 +25,7 @@ func TestRepeatedKeysAreNoted(t *testing.T) {
 				notes = append(notes, strings.TrimSpace(e.Subject+" "+e.Detail))
 			}
 		}
-		built, err := build.Build(t.Context(), dir, o)
+		built, err := assemble.Build(t.Context(), dir, o)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,8 +1,8 @@
-// Package build makes artifacts of definitions: it fetches sources, finds and locks images,
+// Package assemble makes artifacts of definitions: it fetches sources, finds and locks images,
 // puts bundles in order and packs it all into a store.
 //
 // Call [Build] with a definition's path.
-package build
+package assemble
 
 import (
 	"cmp"

@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"archive/tar"
@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 )
 
 // A chart that another needs and does not have is taken from where the definition says, pinned.
@@ -43,11 +43,11 @@ func TestChartsThatAChartNeeds(t *testing.T) {
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256(packed.Bytes()))
 	define("{name: common, archive: common.tar, root: charts-1/common, sha256: " + sum + "}")
-	files, err := build.RenderManifests(t.Context(), dir, options())
+	files, err := assemble.RenderManifests(t.Context(), dir, options())
 	if err != nil || len(files) != 1 || !strings.Contains(string(files[0].Data), "name: from-common") {
 		t.Errorf("got %v, %v", files, err)
 	}
-	if _, err := build.Build(t.Context(), dir, options()); err != nil {
+	if _, err := assemble.Build(t.Context(), dir, options()); err != nil {
 		t.Error(err)
 	}
 	for dependency, want := range map[string]string{
@@ -58,7 +58,7 @@ func TestChartsThatAChartNeeds(t *testing.T) {
 		"{name: common, git: 'https://a:b@c.example/x', commit: " + strings.Repeat("a", 40) + "}": "dependency common: git contains a login",
 	} {
 		define(dependency)
-		_, err := build.RenderManifests(t.Context(), dir, options())
+		_, err := assemble.RenderManifests(t.Context(), dir, options())
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", dependency, err, want)
 		}
@@ -92,17 +92,17 @@ func TestKustomizationInALargeArchive(t *testing.T) {
 			"spec:\n  layer: 6\n  sources: [{archive: many.tar, sha256: "+fmt.Sprintf("%x", sha256.Sum256(packed.Bytes()))+", "+source+"}]\n"))
 	}
 	define("root: deploy/east, template: kustomize")
-	files, err := build.RenderManifests(t.Context(), dir, options())
+	files, err := assemble.RenderManifests(t.Context(), dir, options())
 	if err != nil || len(files) != 1 || !strings.Contains(string(files[0].Data), "name: east-a") {
 		t.Errorf("got %v, %v", files, err)
 	}
 	define("root: src, template: ytt")
-	if _, err := build.RenderManifests(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "more than 20000 files are picked") {
+	if _, err := assemble.RenderManifests(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "more than 20000 files are picked") {
 		t.Errorf("all files of a folder are templates: got %v", err)
 	}
 	// A place in a source is that in the whole of it.
 	define("root: plain")
-	if _, err := build.Build(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "many.tar/plain/x.yaml:4:16: X x: spec.plugin") {
+	if _, err := assemble.Build(t.Context(), dir, options()); err == nil || !strings.Contains(err.Error(), "many.tar/plain/x.yaml:4:16: X x: spec.plugin") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
@@ -130,7 +130,7 @@ func TestForeignLayersAreNoted(t *testing.T) {
 			if o.Images, err = images.ForPlatforms(resolving{from}, from, o.Store, platforms, nil); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := build.Build(t.Context(), dir, o); err != nil {
+			if _, err := assemble.Build(t.Context(), dir, o); err != nil {
 				t.Fatal(err)
 			}
 			if got := strings.Join(notes, "\n"); got != c.want {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package build_test
+package assemble_test
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 )
 
 // A stranger's folder keeps nobody waiting: devices and pipes in it are no definitions, locks or
@@ -44,7 +44,7 @@ func TestFoldersOfStrangers(t *testing.T) {
 			}
 			done := make(chan error, 1)
 			go func() {
-				_, err := build.Build(context.Background(), dir, build.Options{})
+				_, err := assemble.Build(context.Background(), dir, assemble.Options{})
 				done <- err
 			}()
 			select {

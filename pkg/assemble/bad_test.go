@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 
@@ -46,7 +46,7 @@ func TestBadDefinitions(t *testing.T) {
 			}
 			t.Chdir(t.TempDir())
 			want := unpack(t, archive)
-			_, err = build.Build(t.Context(), ".", options())
+			_, err = assemble.Build(t.Context(), ".", options())
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -103,8 +103,8 @@ func setError(t *testing.T, archive *txtar.Archive, file, message string) {
 }
 
 // options build into memory; images exist but for those of missing.example.
-func options() build.Options {
-	return build.Options{
+func options() assemble.Options {
+	return assemble.Options{
 		Store:  memory.New(),
 		Images: resolver{},
 		Open: func(_ context.Context, ref, _ string) (content.Fetcher, ocispec.Descriptor, error) {

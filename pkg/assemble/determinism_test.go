@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"archive/tar"
@@ -18,7 +18,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"oras.land/oras-go/v2/content/memory"
 
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
@@ -52,7 +52,7 @@ func write(t *testing.T, dir string, names []string, when time.Time) {
 
 func digestOf(t *testing.T, dir string) string {
 	t.Helper()
-	built, err := build.Build(t.Context(), dir, options())
+	built, err := assemble.Build(t.Context(), dir, options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestGivenTimeIsInTheDigest(t *testing.T) {
 			if o.Created = when; !when.IsZero() {
 				o.Created = when.In(zone)
 			}
-			built, err := build.Build(t.Context(), "../../bundles/runtimes/demo/1.0.0", o)
+			built, err := assemble.Build(t.Context(), "../../bundles/runtimes/demo/1.0.0", o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +141,7 @@ func TestGivenTimeIsInTheDigest(t *testing.T) {
 func TestGoldenDigests(t *testing.T) {
 	var got strings.Builder
 	for _, version := range []string{"1.0.0", "1.1.0"} {
-		built, err := build.Build(t.Context(), "../../bundles/runtimes/demo/"+version, options())
+		built, err := assemble.Build(t.Context(), "../../bundles/runtimes/demo/"+version, options())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -161,7 +161,7 @@ func TestGoldenDigests(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.String() != string(want) {
-		t.Errorf("the bytes of artifacts have changed. If bundles/, the format or the compressor in go.mod was meant to change: go test ./pkg/build -run Golden -update\ngot:\n%swant:\n%s", got.String(), want)
+		t.Errorf("the bytes of artifacts have changed. If bundles/, the format or the compressor in go.mod was meant to change: go test ./pkg/assemble -run Golden -update\ngot:\n%swant:\n%s", got.String(), want)
 	}
 }
 
@@ -171,7 +171,7 @@ func TestLayerHoldsNothingOfTheMachine(t *testing.T) {
 		store := memory.New()
 		o := options()
 		o.Store, o.Created = store, when
-		built, err := build.Build(t.Context(), "../../bundles/6-applications/demo/hello/1.0.0", o)
+		built, err := assemble.Build(t.Context(), "../../bundles/6-applications/demo/hello/1.0.0", o)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package build_test
+package assemble_test
 
 import (
 	"encoding/json"
@@ -17,7 +17,7 @@ import (
 	"oras.land/oras-go/v2/content/memory"
 
 	"krtpkg.dev/krtpkg/internal/hack"
-	"krtpkg.dev/krtpkg/pkg/build"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
@@ -283,7 +283,7 @@ func (e engine) build(t *testing.T, when, values, file string) (*bundle.Content,
 	o := options()
 	store := memory.New()
 	o.Store = store
-	built, err := build.Build(t.Context(), dir, o)
+	built, err := assemble.Build(t.Context(), dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -504,7 +504,7 @@ func TestScalarsAsKustomizeHasThem(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%v: %s", err, want)
 		}
-		built, err := build.Build(t.Context(), dir, options())
+		built, err := assemble.Build(t.Context(), dir, options())
 		if err != nil {
 			t.Fatal(err)
 		}
