@@ -245,7 +245,7 @@ func (a *app) copyTo(ctx context.Context, verb string, sources []string, target 
 	if err != nil {
 		return nil, err
 	}
-	a.ui.Say("%s", copySummary(report))
+	a.sayCopied(report)
 	return describeCopy(to, report), nil
 }
 
@@ -332,15 +332,15 @@ func describeCopy(to place.Place, report *transfer.Report) *result.Transfer {
 	return r
 }
 
-func copySummary(r *transfer.Report) string {
+// sayCopied says what was copied, and what had to move for it, on a line each: both fit on a terminal.
+func (a *app) sayCopied(r *transfer.Report) {
 	bundles, images := 0, 0
 	for _, root := range r.Roots {
 		bundles += root.Bundles
 		images += root.Images
 	}
-	return fmt.Sprintf("%s, %s, %s; %s (%s) copied, %d mounted, %d already present",
-		countNoun(bundles, "nested bundle"), countNoun(images, "image"), countNoun(len(r.Attached), "signature or other referrer"),
-		countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
+	a.ui.Say("%s, %s, %s", countNoun(bundles, "nested bundle"), countNoun(images, "image"), countNoun(len(r.Attached), "referrer"))
+	a.ui.Say("%s (%s) copied, %d mounted, %d already present", countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
 }
 
 func countNoun(n int, what string) string {

@@ -96,7 +96,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 			ui.Fprintf(w, "%s (%s) copied\n", countNoun(int(imported.Copied), "item"), ui.Bytes(imported.CopiedBytes))
 		})
 	}
-	a.ui.Say("%s", copySummary(imported.Report))
+	a.sayCopied(imported.Report)
 	r := describeCopy(to, imported.Report)
 	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
 }

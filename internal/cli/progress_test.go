@@ -30,8 +30,13 @@ func TestProgress(t *testing.T) {
 	auto, plain := push("auto"), push("plain", "--progress", "plain")
 	for _, text := range []string{auto, plain} {
 		lines := strings.Split(text, "\n")
-		if len(lines) != 4 || !strings.HasSuffix(lines[0], " in all") || !strings.Contains(lines[1], ", 100%, ") || !strings.Contains(lines[2], " copied, ") {
+		if len(lines) != 5 || !strings.HasSuffix(lines[0], " in all") || !strings.Contains(lines[1], ", 100%, ") || !strings.Contains(lines[3], " copied, ") {
 			t.Errorf("want the plan, the end and a summary, not\n%s", text)
+		}
+		for _, line := range lines {
+			if len(line) > 80 {
+				t.Errorf("%d columns: %s", len(line), line)
+			}
 		}
 	}
 	if text := push("tty", "--progress", "tty"); !strings.Contains(text, " copied, ") || strings.Contains(text, " in all") {
