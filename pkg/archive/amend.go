@@ -108,9 +108,7 @@ func (a *Amendment) Push(ctx context.Context, desc ocispec.Descriptor, r io.Read
 		return fmt.Errorf("%s: %w", desc.Digest, err)
 	}
 	a.added[desc.Digest] = data
-	switch desc.MediaType {
-	case ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex,
-		"application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json":
+	if oci.IsManifest(desc.MediaType) {
 		a.manifests[desc.Digest] = ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size}
 	}
 	return nil
@@ -288,19 +286,16 @@ func (a *Amendment) mergedContents(ctx context.Context) (Contents, error) {
 
 // manifestNode is a manifest and what it names.
 type manifestNode struct {
-	desc              ocispec.Descriptor
-	ArtifactType      string              `json:"artifactType"`
-	Subject           *ocispec.Descriptor `json:"subject"`
-	Config            *ocispec.Descriptor `json:"config"`
-	Layers, Manifests []ocispec.Descriptor
+	desc ocispec.Descriptor
+	*oci.Manifest
 }
 
 func parseNode(d digest.Digest, data []byte) (*manifestNode, error) {
-	var n manifestNode
-	if err := oci.UnmarshalJSON(data, &n); err != nil {
+	m, err := oci.ParseManifest(data)
+	if err != nil {
 		return nil, fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
 	}
-	return &n, nil
+	return &manifestNode{Manifest: m}, nil
 }
 
 // readManifests returns all manifests.

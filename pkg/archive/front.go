@@ -38,7 +38,7 @@ func findFront(named []ocispec.Descriptor, nodes map[digest.Digest]*manifestNode
 	}
 	sizes := map[digest.Digest]int64{}
 	add := func(n *manifestNode) {
-		for _, desc := range n.configAndLayers() {
+		for _, desc := range n.Blobs() {
 			if nodes[desc.Digest] == nil {
 				sizes[desc.Digest] = desc.Size
 			}
@@ -65,19 +65,11 @@ func findFront(named []ocispec.Descriptor, nodes map[digest.Digest]*manifestNode
 	return front
 }
 
-// configAndLayers returns what a manifest consists of, besides other manifests.
-func (n *manifestNode) configAndLayers() []ocispec.Descriptor {
-	if n.Config == nil {
-		return n.Layers
-	}
-	return append([]ocispec.Descriptor{*n.Config}, n.Layers...)
-}
-
 // isSignature reports whether a referrer is a signature or an attestation, in one of the forms of
 // cosign.
 func (n *manifestNode) isSignature() bool {
 	types := []string{n.ArtifactType}
-	for _, desc := range n.configAndLayers() {
+	for _, desc := range n.Blobs() {
 		types = append(types, desc.MediaType)
 	}
 	for _, t := range types {

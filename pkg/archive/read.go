@@ -260,15 +260,9 @@ func newWanted() namedContent {
 
 // addManifest adds what a manifest names.
 func (w namedContent) addManifest(d digest.Digest, data []byte) error {
-	var m struct {
-		ArtifactType string               `json:"artifactType"`
-		Subject      *ocispec.Descriptor  `json:"subject"`
-		Config       *ocispec.Descriptor  `json:"config"`
-		Layers       []ocispec.Descriptor `json:"layers"`
-		Manifests    []ocispec.Descriptor `json:"manifests"`
-	}
 	sizes := w.blobs
-	if err := oci.UnmarshalJSON(data, &m); err != nil {
+	m, err := oci.ParseManifest(data)
+	if err != nil {
 		return fmt.Errorf("manifest %s: %w: %w", d, err, ErrDamaged)
 	}
 	if len(sizes)+len(w.manifests) > maxNamed {
@@ -277,10 +271,7 @@ func (w namedContent) addManifest(d digest.Digest, data []byte) error {
 	if m.ArtifactType == TypeDelta && m.Subject == nil {
 		return w.addDeltas(d, m.Config, m.Layers)
 	}
-	if m.Config != nil {
-		m.Layers = append(m.Layers, *m.Config)
-	}
-	for _, named := range m.Layers {
+	for _, named := range m.Blobs() {
 		if err := named.Digest.Validate(); err != nil || named.Size < 0 {
 			return fmt.Errorf("manifest %s names %q of %d bytes: %w", d, named.Digest, named.Size, ErrDamaged)
 		}

@@ -62,15 +62,11 @@ func (s *Server) addManifest(ctx context.Context, c closure, d digest.Digest, de
 	if err != nil {
 		return fmt.Errorf("manifest %s: %w", d, err)
 	}
-	var m struct {
-		Config            ocispec.Descriptor
-		Manifests, Layers []ocispec.Descriptor
-	}
-	if err := oci.UnmarshalJSON(data, &m); err != nil {
+	m, err := oci.ParseManifest(data)
+	if err != nil {
 		return fmt.Errorf("manifest %s: %w", d, err)
 	}
-	c[m.Config.Digest] = true
-	for _, blob := range m.Layers {
+	for _, blob := range m.Blobs() {
 		c[blob.Digest] = true
 	}
 	for _, next := range m.Manifests {

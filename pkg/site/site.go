@@ -65,7 +65,7 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	root := &Root{Source: src}
 	switch {
 	case opts.Policy != nil && opts.AllowUnsigned:
-		return nil, errors.New("Policy and AllowUnsigned exclude each other")
+		return nil, errors.New("both Policy and AllowUnsigned are set")
 	case opts.Policy != nil:
 		where := src.Repository
 		if where == "" {

@@ -12,6 +12,8 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // attachedItem is attached to a manifest of the plan: a referrer, or the manifest under one of
@@ -156,7 +158,7 @@ func (g *attachmentSearch) findTagged(ctx context.Context, s attachSubject) (fou
 		if err != nil {
 			return nil, err
 		}
-		m, err := parseManifest(data)
+		m, err := oci.ParseManifest(data)
 		if err != nil {
 			return nil, fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 		}
@@ -182,14 +184,14 @@ func (g *attachmentSearch) addReferrer(ctx context.Context, from content.Fetcher
 	if err != nil {
 		return false, err
 	}
-	m, err := parseManifest(data)
+	m, err := oci.ParseManifest(data)
 	if err != nil {
 		return false, fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
 	if m.Subject == nil || m.Subject.Digest != subject.Digest || m.ArtifactType == closureType {
 		return false, nil
 	}
-	if (g.options.Attached == "" || g.options.Attached == AttachedKnown) && !m.isKnown() {
+	if (g.options.Attached == "" || g.options.Attached == AttachedKnown) && !isKnown(m) {
 		g.leftBehind++
 		return false, nil
 	}

@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -171,12 +172,12 @@ func (c *copier) hasWholeRoot(ctx context.Context, r *planRoot) (bool, error) {
 			continue
 		}
 		seen[n.desc.Digest] = true
-		m, err := parseManifest(n.data)
+		m, err := oci.ParseManifest(n.data)
 		if err != nil {
 			return false, fmt.Errorf("invalid manifest %s: %w", n.desc.Digest, err)
 		}
-		for _, next := range m.required(n.desc.MediaType) {
-			if !isManifest(next.MediaType) {
+		for _, next := range requiredBy(n.desc.MediaType, m) {
+			if !oci.IsManifest(next.MediaType) {
 				continue
 			}
 			there, err := c.dst.Exists(ctx, next)
@@ -193,7 +194,7 @@ func (c *copier) hasWholeRoot(ctx context.Context, r *planRoot) (bool, error) {
 // distribution-spec 1.1, under a tag that names its subject. A closure that is refused even then,
 // since it is an index of indexes, is left out. Either way a note reports it.
 func (c *copier) pushWithoutSubject(ctx context.Context, n *planNode, refused error) error {
-	m, err := parseManifest(n.data)
+	m, err := oci.ParseManifest(n.data)
 	if err != nil || m.Subject == nil {
 		return errors.Join(refused, err)
 	}

@@ -66,7 +66,7 @@ func (p *Plan) isComplete(ctx context.Context, r *planRoot, dst content.ReadOnly
 		if err != nil {
 			return false, err
 		}
-		m, err := parseManifest(data)
+		m, err := oci.ParseManifest(data)
 		if err != nil || m.ArtifactType != closureType || !r.isClosedBy(m) {
 			continue
 		}
@@ -85,7 +85,7 @@ func (p *Plan) isComplete(ctx context.Context, r *planRoot, dst content.ReadOnly
 }
 
 // isClosedBy reports whether an index names exactly the root, its bundles and its images.
-func (r *planRoot) isClosedBy(m manifest) bool {
+func (r *planRoot) isClosedBy(m *oci.Manifest) bool {
 	want := map[digest.Digest]bool{r.desc.Digest: true}
 	for _, b := range r.bundles {
 		want[b.Digest] = true

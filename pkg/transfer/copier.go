@@ -21,6 +21,7 @@ import (
 	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -459,7 +460,7 @@ func (c *copier) copyManifest(ctx context.Context, n *planNode) error {
 
 // hasSubject reports whether a manifest has a subject.
 func hasSubject(n *planNode) bool {
-	m, err := parseManifest(n.data)
+	m, err := oci.ParseManifest(n.data)
 	return err == nil && m.Subject != nil
 }
 

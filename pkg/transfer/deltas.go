@@ -198,11 +198,11 @@ func (p *Plan) addLayers(found map[string][]imageLayers, reference, key string, 
 	if n == nil || n.data == nil || depth > 2 {
 		return
 	}
-	m, err := parseManifest(n.data)
+	m, err := oci.ParseManifest(n.data)
 	if err != nil {
 		return // cannot happen: it was parsed for the plan
 	}
-	if !isIndex(n.desc.MediaType) {
+	if !oci.IsIndex(n.desc.MediaType) {
 		found[key] = append(found[key], imageLayers{reference, m.Layers})
 		return
 	}

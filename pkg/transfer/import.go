@@ -252,14 +252,14 @@ func FindRoots(ctx context.Context, store oras.ReadOnlyGraphTarget) (sources []S
 }
 
 func withArtifactType(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
-	if !isManifest(desc.MediaType) {
+	if !oci.IsManifest(desc.MediaType) {
 		return desc, nil
 	}
 	data, err := readManifest(ctx, store, desc)
 	if err != nil {
 		return desc, err
 	}
-	m, err := parseManifest(data)
+	m, err := oci.ParseManifest(data)
 	desc.ArtifactType = m.ArtifactType
 	return desc, err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -63,7 +64,7 @@ func isKnownType(artifactType string) bool {
 }
 
 // isKnown reports whether a referrer declares a well-known type.
-func (m manifest) isKnown() bool {
+func isKnown(m *oci.Manifest) bool {
 	artifactType := m.ArtifactType
 	if artifactType == "" && m.Config != nil {
 		artifactType = m.Config.MediaType
@@ -122,7 +123,7 @@ func (g *attachmentSearch) compareReferrers(a, b ocispec.Descriptor) int {
 
 // countIfRoom counts a manifest that is copied, and reports whether it does. Where something that comes
 // along was verified, the rest may stay behind: else whoever may push could keep it from coming along.
-func (g *attachmentSearch) countIfRoom(desc ocispec.Descriptor, m manifest) (bool, error) {
+func (g *attachmentSearch) countIfRoom(desc ocispec.Descriptor, m *oci.Manifest) (bool, error) {
 	if g.isVerified(desc) {
 		g.hasVerified = true
 		return true, nil
@@ -136,10 +137,10 @@ func (g *attachmentSearch) countIfRoom(desc ocispec.Descriptor, m manifest) (boo
 }
 
 // countManifest counts a manifest, and refuses what is over the limits.
-func (g *attachmentSearch) countManifest(desc ocispec.Descriptor, m manifest) error {
+func (g *attachmentSearch) countManifest(desc ocispec.Descriptor, m *oci.Manifest) error {
 	g.count++
 	g.bytes += desc.Size
-	for _, next := range m.required(desc.MediaType) {
+	for _, next := range requiredBy(desc.MediaType, m) {
 		g.bytes += max(next.Size, 0)
 	}
 	switch {

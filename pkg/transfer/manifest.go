@@ -10,31 +10,13 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// manifest holds the fields of all kinds of manifests.
-type manifest struct {
-	ArtifactType string               `json:"artifactType"`
-	Config       *ocispec.Descriptor  `json:"config"`
-	Layers       []ocispec.Descriptor `json:"layers"`
-	Manifests    []ocispec.Descriptor `json:"manifests"`
-	Subject      *ocispec.Descriptor  `json:"subject"`
-}
-
-func parseManifest(data []byte) (manifest, error) {
-	var m manifest
-	err := oci.UnmarshalJSON(data, &m)
-	return m, err
-}
-
-// required returns what a manifest needs to be complete. Its subject is not part of that: it need
+// requiredBy returns what a manifest needs to be complete. Its subject is not part of that: it need
 // not exist (image-spec v1.1, manifest.md).
-func (m manifest) required(mediaType string) []ocispec.Descriptor {
-	if isIndex(mediaType) {
+func requiredBy(mediaType string, m *oci.Manifest) []ocispec.Descriptor {
+	if oci.IsIndex(mediaType) {
 		return m.Manifests
 	}
-	if m.Config == nil {
-		return m.Layers
-	}
-	return append([]ocispec.Descriptor{*m.Config}, m.Layers...)
+	return m.Blobs()
 }
 
 // readManifest reads a manifest and verifies its digest.
@@ -51,17 +33,4 @@ func readManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descri
 		return nil, &ItemError{Digest: desc.Digest, Item: "manifest", Source: storeName(from), Err: err}
 	}
 	return data, nil
-}
-
-const (
-	mediaTypeDockerIndex    = "application/vnd.docker.distribution.manifest.list.v2+json"
-	mediaTypeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-)
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == mediaTypeDockerIndex
-}
-
-func isManifest(mediaType string) bool {
-	return isIndex(mediaType) || mediaType == ocispec.MediaTypeImageManifest || mediaType == mediaTypeDockerManifest
 }

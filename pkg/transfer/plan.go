@@ -375,10 +375,10 @@ func (p *Plan) addTree(ctx context.Context, from content.Fetcher, desc ocispec.D
 // addManifest adds a manifest that was read. It comes last, so that everything below a manifest of
 // the plan is in the plan.
 func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, data []byte) error {
-	if !isManifest(desc.MediaType) {
+	if !oci.IsManifest(desc.MediaType) {
 		return fmt.Errorf("manifest %s has media type %q, want an image or an index", desc.Digest, desc.MediaType)
 	}
-	m, err := parseManifest(data)
+	m, err := oci.ParseManifest(data)
 	if err != nil {
 		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
@@ -398,7 +398,7 @@ func (p *Plan) addManifest(ctx context.Context, from content.Fetcher, desc ocisp
 			return fmt.Errorf("invalid manifest %s: it refers to %q of %d bytes", desc.Digest, next.Digest, next.Size)
 		}
 		switch {
-		case isManifest(next.MediaType):
+		case oci.IsManifest(next.MediaType):
 			err := p.addTree(ctx, from, next)
 			if isAttestation(next) && errors.Is(err, errdef.ErrNotFound) {
 				if len(p.platforms) > 0 {
@@ -467,7 +467,7 @@ func (p *Plan) noteLacking(image namedImage) {
 	if len(p.platforms) == 0 || n == nil {
 		return
 	}
-	m, err := parseManifest(n.data)
+	m, err := oci.ParseManifest(n.data)
 	if lacking := p.platforms.lacking(n.desc, m); err == nil && len(lacking) > 0 {
 		p.note(image.reference, fmt.Sprintf("is not there for %s: nodes of that kind cannot run it", strings.Join(lacking, ", ")))
 	}

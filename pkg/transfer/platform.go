@@ -49,9 +49,9 @@ func (p platformSet) contains(d ocispec.Descriptor) bool {
 const attestedDigest = "vnd.docker.reference.digest"
 
 // requiredBy returns what a manifest needs on the requested platforms.
-func (p platformSet) requiredBy(desc ocispec.Descriptor, m manifest) ([]ocispec.Descriptor, error) {
-	needs := m.required(desc.MediaType)
-	if len(p) == 0 || !isIndex(desc.MediaType) {
+func (p platformSet) requiredBy(desc ocispec.Descriptor, m *oci.Manifest) ([]ocispec.Descriptor, error) {
+	needs := requiredBy(desc.MediaType, m)
+	if len(p) == 0 || !oci.IsIndex(desc.MediaType) {
 		return needs, nil
 	}
 	kept := map[string]bool{}
@@ -76,8 +76,8 @@ func (p platformSet) requiredBy(desc ocispec.Descriptor, m manifest) ([]ocispec.
 }
 
 // lacking returns the wanted platforms that an index has nothing for, of those that have any.
-func (p platformSet) lacking(desc ocispec.Descriptor, m manifest) (names []string) {
-	if !isIndex(desc.MediaType) || !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil }) {
+func (p platformSet) lacking(desc ocispec.Descriptor, m *oci.Manifest) (names []string) {
+	if !oci.IsIndex(desc.MediaType) || !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil }) {
 		return nil
 	}
 	for _, want := range p {
@@ -130,7 +130,7 @@ func (p *Plan) sourceLimitOf(r *planRoot) (platformSet, error) {
 // presentOf returns what an index needs on the platforms of a limited source, and of the rest what
 // the source has.
 func (p platformSet) presentOf(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, needs []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	if !isIndex(desc.MediaType) {
+	if !oci.IsIndex(desc.MediaType) {
 		return needs, nil
 	}
 	if o, ok := from.(*fallbackFetcher); ok {
