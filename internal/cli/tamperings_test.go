@@ -369,7 +369,7 @@ var tamperings = []tampering{
 		f.write("trust.yaml", strictPolicy+"revoked: {digests: ['"+f.digests["sig"]+"']}\n")
 	}, "{sig} is revoked by trust.yaml", onlyBundle, nil},
 	{"key has ended", policy(func(s string) string { return strings.Replace(s, "cosign.pub", "cosign.pub, notAfter: 2020-01-01", 1) }),
-		"no proof of the signing time: release counts until 2020-01-01", nil, nil},
+		"no proof of the signing time: release is trusted only until 2020-01-01", nil, nil},
 }
 
 func (f *forger) read(name string) string {

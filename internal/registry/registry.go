@@ -118,7 +118,7 @@ func addCertificateAuthorities(pool *x509.CertPool, file string) error {
 		return err
 	}
 	if !pool.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("%s holds no PEM certificate", file)
+		return fmt.Errorf("%s contains no PEM certificate", file)
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func lookForRef(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newes
 		}
 	}
 	if up.pin == nil {
-		return up, fmt.Errorf("git %s has no tag and no branch %s", s.Git, s.Ref)
+		return up, fmt.Errorf("git %s has no tag or branch %s", s.Git, s.Ref)
 	}
 	var tags []string
 	for full := range refs {

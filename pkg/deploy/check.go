@@ -91,7 +91,7 @@ type Image struct {
 }
 
 // ErrFindings means that a look before an apply has found something wrong.
-var ErrFindings = errors.New("the cluster is not ready for it")
+var ErrFindings = errors.New("the cluster is not ready")
 
 // FindingsError lists what keeps a runtime from being applied. It is [ErrFindings], and what it was
 // found from.

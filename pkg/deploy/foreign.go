@@ -153,7 +153,7 @@ func (d plannedDeletions) foreignOfKind(ctx context.Context, client metadata.Int
 		items, err = listNamespaces(ctx, client.Resource(gvr), d.namespaces)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for resources that would be deleted, too, %s: %w", gvr.GroupResource(), err)
+		return nil, fmt.Errorf("look for resources that would also be deleted, %s: %w", gvr.GroupResource(), err)
 	}
 	var found []Foreign
 	for _, item := range items {

@@ -263,7 +263,7 @@ func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unst
 			if time.Since(gone) < eventTimeout {
 				return false, nil
 			}
-			return false, errors.New("deleted itself without an event that it completed")
+			return false, errors.New("was deleted, but no event reports that it completed")
 		}
 		if err != nil {
 			return false, err

@@ -54,11 +54,11 @@ func readInventory(text string) ([]ResourceID, error) {
 	for line := range strings.Lines(text) {
 		fields := strings.Fields(line)
 		if len(fields) != 3 {
-			return nil, fmt.Errorf("line %q", line)
+			return nil, fmt.Errorf("invalid line %q", line)
 		}
 		namespace, name, found := strings.Cut(fields[2], "/")
 		if !found {
-			return nil, fmt.Errorf("line %q", line)
+			return nil, fmt.Errorf("invalid line %q", line)
 		}
 		all = append(all, ResourceID{APIVersion: fields[0], Kind: fields[1], Namespace: namespace, Name: name})
 	}

@@ -79,13 +79,13 @@ func (c *Cluster) List(ctx context.Context, name string) ([]Installed, error) {
 	}
 	found, err := c.configMaps().List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: selector.String()})
 	if err != nil {
-		return nil, fmt.Errorf("list what is installed, namespace %s: %w", c.namespace, err)
+		return nil, fmt.Errorf("list installed bundles in namespace %s: %w", c.namespace, err)
 	}
 	all := make([]Installed, 0, len(found.Items))
 	for _, cm := range found.Items {
 		one, err := readInstalled(&cm)
 		if err != nil {
-			return nil, fmt.Errorf("list what is installed, configmap %s/%s: %w", cm.Namespace, cm.Name, err)
+			return nil, fmt.Errorf("list installed bundles: configmap %s/%s: %w", cm.Namespace, cm.Name, err)
 		}
 		all = append(all, one)
 	}

@@ -229,7 +229,7 @@ func (c *Cluster) saveRevisions(ctx context.Context, runtime string, r *revision
 		cm, err = c.configMaps().Update(withoutLogs(ctx), cm, metav1.UpdateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("the record of runtime %s was changed meanwhile: apply again", runtime)
+		return fmt.Errorf("the record of runtime %s was changed in the meantime: apply again", runtime)
 	}
 	if err != nil {
 		return fmt.Errorf("record runtime %s in configmap %s/%s: %w", runtime, c.namespace, stateName(runtime), err)

@@ -41,7 +41,7 @@ func TestMemoryWatch(t *testing.T) {
 		t.Errorf("at first: %v", err)
 	}
 	held := make([]byte, 128<<20)
-	if err := w.check(); err == nil || !strings.Contains(err.Error(), "a rule for kapp in ytt (waitRules) has no end") {
+	if err := w.check(); err == nil || !strings.Contains(err.Error(), "a kapp wait rule in ytt (waitRules) does not end") {
 		t.Errorf("with 128 MiB: %v", err)
 	}
 	runtime.KeepAlive(held)

@@ -217,7 +217,7 @@ func (c *Cluster) checkFree(ctx context.Context, app string) error {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
 		_, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
 		if err == nil {
-			return fmt.Errorf("configmap %s/%s, which kapp needs for its state, exists and is not krtpkg's: delete it or use another name", c.namespace, name)
+			return fmt.Errorf("configmap %s/%s, which kapp needs for its state, exists, but krtpkg did not create it: delete it or use another name", c.namespace, name)
 		}
 		if !apierrors.IsNotFound(err) {
 			return fmt.Errorf("look for a kapp app named %s: %w", app, err)

@@ -62,7 +62,7 @@ func (w memoryWatch) check() error {
 	if heap <= w.heap && stacks <= w.stacks {
 		return nil
 	}
-	return fmt.Errorf("more than %d MiB of memory, or %d MiB of recursion: a rule for kapp in ytt (waitRules) has no end", w.heap>>20, w.stacks>>20)
+	return fmt.Errorf("more than %d MiB of memory, or %d MiB of recursion: a kapp wait rule in ytt (waitRules) does not end", w.heap>>20, w.stacks>>20)
 }
 
 func usedMemory() (heap, stacks uint64) {

@@ -271,11 +271,11 @@ var provenCases = map[string]proven{
 	}, byKey(func(*testing.T, *sigstoretest.Sigstore, *sign.Authority) {}), "timestamp: unable to verify signed timestamps"},
 	"retired key, signed while it counted": {withKey(-48, stamp), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotAfter = hours(-24) }), ""},
 	"retired key, signed since": {withKey(-12, stamp), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotAfter = hours(-24) }),
-		"signed at *: release counts until"},
+		"signed at *: release is trusted only until"},
 	"retired key, no proof of time": {withKey(-48, none), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotAfter = hours(-24) }),
-		"no proof of the signing time: release counts until"},
+		"no proof of the signing time: release is trusted only until"},
 	"key that does not count yet": {withKey(0, none), byKey(func(_ *testing.T, _ *sigstoretest.Sigstore, a *sign.Authority) { a.NotBefore = hours(24) }),
-		"release counts from"},
+		"release is trusted only from"},
 }
 
 func flipped(v any) string {

@@ -72,7 +72,7 @@ func KeyPolicy(keys ...*Key) (Policy, error) {
 // Validate returns an error if the policy trusts nobody or if nothing can satisfy it.
 func (p Policy) Validate() error {
 	if len(p.Authorities) == 0 {
-		return errors.New("the policy trusts nobody")
+		return errors.New("the policy trusts no signer")
 	}
 	for _, a := range slices.Concat(p.Authorities, p.Attesters) {
 		if err := a.validate(); err != nil {
@@ -115,13 +115,13 @@ func (a *Authority) displayName() string {
 	return ""
 }
 
-// checkTime returns an error unless a signature made at t counts.
+// checkTime returns an error unless the authority is trusted to sign at t.
 func (a *Authority) checkTime(t time.Time) error {
 	switch {
 	case !a.NotBefore.IsZero() && t.Before(a.NotBefore):
-		return fmt.Errorf("%s counts from %s on", a.displayName(), a.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%s is trusted only from %s", a.displayName(), a.NotBefore.UTC().Format(time.RFC3339))
 	case !a.NotAfter.IsZero() && t.After(a.NotAfter):
-		return fmt.Errorf("%s counts until %s", a.displayName(), a.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%s is trusted only until %s", a.displayName(), a.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -212,7 +212,7 @@ func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
 	}
 	roots, intermediates, leaves := splitCertificates(cas)
 	if len(leaves) > 0 {
-		return nil, fmt.Errorf("certificate authorities: %q is not one", leaves[0].Subject)
+		return nil, fmt.Errorf("certificate authorities: %q is not a certificate authority", leaves[0].Subject)
 	}
 	if len(roots) == 0 && len(timestamp) == 0 {
 		return nil, errors.New("certificate authorities: no self-signed certificate: the root is missing")

@@ -305,7 +305,7 @@ func (o SignOptions) validate(root ocispec.Descriptor) error {
 	}
 	for _, f := range o.Forms {
 		if f != Legacy && f != Bundle {
-			return fmt.Errorf("cannot write form %q", f)
+			return fmt.Errorf("unknown signature format %q", f)
 		}
 	}
 	return checkRootDigest(root)

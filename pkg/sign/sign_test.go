@@ -197,7 +197,7 @@ func TestSignRefuses(t *testing.T) {
 		want string
 	}{
 		"no signer":     {root, sign.SignOptions{}, "no signer"},
-		"referrer form": {root, sign.SignOptions{Signer: s, Forms: []sign.Form{sign.Referrer}}, `cannot write form "referrer"`},
+		"referrer form": {root, sign.SignOptions{Signer: s, Forms: []sign.Form{sign.Referrer}}, `unknown signature format "referrer"`},
 		"no digest":     {ocispec.Descriptor{}, sign.SignOptions{Signer: s}, `root digest "": invalid checksum digest format`},
 		"sha512":        {sha512, sign.SignOptions{Signer: s}, "root digest is sha512, want sha256"},
 	}
@@ -255,7 +255,7 @@ func TestKeyPolicy(t *testing.T) {
 	root := newRoot(t, store, "edge")
 	attach(t, store, root, sign.SignOptions{Signer: signer(t, "p256")})
 	_, err := sign.Verify(t.Context(), store, root, sign.Policy{})
-	checkError(t, err, "the policy trusts nobody")
+	checkError(t, err, "the policy trusts no signer")
 	if errors.Is(err, sign.ErrNotVerified) {
 		t.Errorf("%v is about the signatures", err)
 	}

@@ -256,7 +256,7 @@ func TestGitRefuses(t *testing.T) {
 		{"absolute link", gitURL, commit, source.Pick{Root: "absolute"}, "absolute/a.yaml is a link that leads out of the tree"},
 		{"link to nothing", gitURL, commit, source.Pick{Root: "nowhere"}, "nowhere/a.yaml is a link that leads to a missing file"},
 		{"link to a folder", gitURL, commit, source.Pick{Root: "folder"}, "folder/a is a link to a folder"},
-		{"no such root", gitURL, commit, source.Pick{Root: "deploy"}, "there is not a folder deploy: at the top are absolute, folder, lfs, mixed, nowhere, out, plain, submodule"},
+		{"no such root", gitURL, commit, source.Pick{Root: "deploy"}, "folder deploy not found: folders at the top are absolute, folder, lfs, mixed, nowhere, out, plain, submodule"},
 		{"no such commit", gitURL, strings.Repeat("1", 40), source.Pick{}, "commit not found"},
 		{"no commit", gitURL, tree, source.Pick{}, "commit not found"},
 		{"a branch", gitURL, "main", source.Pick{}, "want the full id of a commit, 40 hexadecimal digits"},

@@ -111,8 +111,8 @@ func TestHostileArchives(t *testing.T) {
 		{"bad glob", valid, source.Pick{Include: []string{"[a"}}, `invalid glob "[a"`},
 		{"nothing that is included", valid, source.Pick{Root: "e"}, "there is not YAML or JSON file that is included"},
 		{"nothing at all", valid, source.Pick{All: true, Exclude: []string{"**"}}, "there is not a file that is included"},
-		{"no such root", valid, source.Pick{Root: "deploy/x"}, "there is not a folder deploy/x: at the top are d, e"},
-		{"no such root below", valid, source.Pick{Root: "d/x"}, "there is not a folder d/x: in d is none"},
+		{"no such root", valid, source.Pick{Root: "deploy/x"}, "folder deploy/x not found: folders at the top are d, e"},
+		{"no such root below", valid, source.Pick{Root: "d/x"}, "folder d/x not found: no folder in d"},
 		{"root that is a file", valid, source.Pick{Root: "d/y.yaml"}, "d/y.yaml is not a folder"},
 		{"root outside", valid, source.Pick{Root: "d/../../x"}, "d/../../x leads out of the tree"},
 	} {

@@ -241,11 +241,11 @@ func (t *entryTree) missingFolderError(root string, at []string) error {
 	}
 	switch {
 	case len(there) == 0:
-		return fmt.Errorf("there is not a folder %s: %s is none", root, where)
+		return fmt.Errorf("folder %s not found: no folder %s", root, where)
 	case len(there) > 8:
 		there = append(there[:8], "…")
 	}
-	return fmt.Errorf("there is not a folder %s: %s are %s", root, where, strings.Join(there, ", "))
+	return fmt.Errorf("folder %s not found: folders %s are %s", root, where, strings.Join(there, ", "))
 }
 
 func (c *picker) walkFolder(dir *node, at []string, rel string) error {

@@ -298,7 +298,7 @@ func (r *policyReader) readAuthority(a *Authority, keys map[string]string, path 
 	case a.Name == "":
 		return r.errorAt(errors.New("an authority has no name"), path...)
 	case r.authorities[a.Name] != nil:
-		return r.errorAt(fmt.Errorf("the name %q is taken", a.Name), at("name")...)
+		return r.errorAt(fmt.Errorf("duplicate name %q", a.Name), at("name")...)
 	case (a.Key == "") == (a.Identity == nil):
 		return r.errorAt(fmt.Errorf("authority %s: want a key or an identity", a.Name), path...)
 	case a.TrustedRoot != "" && a.Certificates+a.Timestamps != "":

@@ -110,7 +110,7 @@ func TestParseRefuses(t *testing.T) {
 		"nobody":              {head + "rules:\n- match: [x]\n", "authorities is empty"},
 		"no rules":            {one, "rules is empty"},
 		"no name":             {head + "authorities:\n- key: a.pub\nrules:\n- match: [x]\n", "trust.yaml:4:3: an authority has no name"},
-		"a name twice":        {one + "- name: a\n  key: a.pub\nrules:\n- match: [x]\n", `trust.yaml:6:9: the name "a" is taken`},
+		"a name twice":        {one + "- name: a\n  key: a.pub\nrules:\n- match: [x]\n", `trust.yaml:6:9: duplicate name "a"`},
 		"a key twice":         {one + "- name: b\n  key: same.pub\nrules:\n- match: [x]\n", "trust.yaml:7:8: a has the same key: one holder would count twice"},
 		"neither":             {head + "authorities:\n- name: a\nrules:\n- match: [x]\n", "authority a: want a key or an identity"},
 		"both":                {head + "authorities:\n- name: a\n  key: a.pub\n  identity: {subject: x}\nrules:\n- match: [x]\n", "authority a: want a key or an identity"},

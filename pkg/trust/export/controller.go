@@ -340,13 +340,13 @@ func (e *exporter) sigstoreKeys(h *holder, keys *sigstoreKeys) (err error) {
 	}
 	switch {
 	case h.hasLog() && len(keys.TLogs) == 0:
-		e.recordProblem("authority %s: logs of which none has an ECDSA key and is trusted now", h.Name)
+		e.recordProblem("authority %s: no log with an ECDSA key is trusted now", h.Name)
 	case len(h.root.Ctlogs) > 0 && len(keys.CTLogs) == 0 && h.Key == nil:
-		e.recordProblem("authority %s: certificate logs of which none is trusted now", h.Name)
+		e.recordProblem("authority %s: no certificate log is trusted now", h.Name)
 	case !h.hasLog() && len(keys.Timestamps) != 1 && len(h.root.TimestampAuthorities) > 0:
-		e.recordProblem("authority %s: %d timestamp authorities that are trusted now", h.Name, len(keys.Timestamps))
+		e.recordProblem("authority %s: %d timestamp authorities are trusted now, want 1", h.Name, len(keys.Timestamps))
 	case len(keys.Authorities) == 0:
-		e.recordProblem("authority %s: a trusted root of which no certificate authority is trusted now", h.Name)
+		e.recordProblem("authority %s: no certificate authority of its trusted root is trusted now", h.Name)
 	}
 	return nil
 }

@@ -329,7 +329,7 @@ func (e *exporter) readHolderFiles(h *holder) error {
 			return err
 		}
 		if key.ID() != h.Key.ID() {
-			return fmt.Errorf("%s is no longer the key that it was", h.from.Key)
+			return fmt.Errorf("key %s has changed since the policy was read", h.from.Key)
 		}
 		if h.key, h.hash, err = publicPEM(text); err != nil {
 			return err

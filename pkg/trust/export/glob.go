@@ -1,6 +1,7 @@
 package export
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -70,7 +71,7 @@ func parseGlob(pattern string) ([]glob, error) {
 	for _, one := range expanded {
 		shapes, err := parsePattern(one, true)
 		if err != nil {
-			return nil, fmt.Errorf("the glob %s: %w", pattern, err)
+			return nil, fmt.Errorf("glob %s: %w", pattern, err)
 		}
 		for _, g := range shapes {
 			if g.overlapsWith(repository) {
@@ -78,7 +79,7 @@ func parseGlob(pattern string) ([]glob, error) {
 			}
 		}
 		if len(found) > maxGlobs {
-			return nil, fmt.Errorf("the glob %s stands for more than %d others", pattern, maxGlobs)
+			return nil, fmt.Errorf("glob %s expands to more than %d patterns", pattern, maxGlobs)
 		}
 	}
 	return found, nil
@@ -101,7 +102,7 @@ func expandAlternatives(pattern string) ([]string, error) {
 				open, commas = i, []int{i}
 			}
 			if i > 0 && pattern[i-1] == '*' {
-				return nil, fmt.Errorf("the glob %s has *{", pattern)
+				return nil, fmt.Errorf("glob %s contains *{", pattern)
 			}
 		case c == ',' && depth == 1:
 			commas = append(commas, i)
@@ -114,7 +115,7 @@ func expandAlternatives(pattern string) ([]string, error) {
 					return nil, err
 				}
 				if len(written) > maxGlobs {
-					return nil, fmt.Errorf("the glob %s stands for more than %d others", pattern, maxGlobs)
+					return nil, fmt.Errorf("glob %s expands to more than %d patterns", pattern, maxGlobs)
 				}
 			}
 			return written, nil
@@ -133,7 +134,7 @@ func parsePattern(pattern string, start bool) ([]glob, error) {
 	}
 	switch {
 	case strings.HasPrefix(pattern, "***"):
-		return nil, fmt.Errorf("has %s", "***")
+		return nil, errors.New("contains ***")
 	case isTail(pattern):
 		tail := []glob{{}}
 		if pattern == "/**" {
@@ -179,7 +180,7 @@ func parsePattern(pattern string, start bool) ([]glob, error) {
 		rest[0] = glob{notSlash} // a*/** is for ab, and not for a: so says doublestar
 	}
 	if len(rest) > maxGlobs {
-		return nil, fmt.Errorf("stands for more than %d others", maxGlobs)
+		return nil, fmt.Errorf("expands to more than %d patterns", maxGlobs)
 	}
 	return prependParts(rest, p), nil
 }
@@ -221,7 +222,7 @@ func parseClass(pattern string) (p globPart, length int, err error) {
 			high = next()
 		}
 		if high < low {
-			return p, 0, fmt.Errorf("has the range %c-%c, which is empty", low, high)
+			return p, 0, fmt.Errorf("contains the empty range %c-%c", low, high)
 		}
 		text += fmt.Sprintf(`\x{%x}-\x{%x}`, low, high)
 		p.set = p.set.addRange(low, high)
