@@ -36,9 +36,9 @@ layer in the order of requirements, independent bundles at the same time, and wa
 is ready. --yes skips the confirmation.
 
 Bundles that are no longer part of the runtime are deleted at the end. Resources that moved to
-another bundle are handed over. A namespace or a kind with resources of others is only deleted
+another bundle are handed over. Namespaces and kinds with resources of others are deleted only
 with --delete-foreign. Nothing is written if nothing differs. If a bundle fails, bundles that
-need it are not started and the others are finished; the next apply continues from there, also
+need it are not started and the others are finished; the next apply continues from there, even
 after an interruption.
 
 Values files replace all values; each is merged over those before it. Without --values and
@@ -95,7 +95,7 @@ func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
 	flags.BoolVar(&f.images, "images", false, "also verify upstream's signatures of workload images for which the policy has rules")
 	f.values.addCluster(cmd)
 	f.addSkip(cmd)
-	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that a controller cannot apply, as NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
+	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that this controller cannot apply, under the name NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("beside", cobra.FixedCompletions(controllerNames(), cobra.ShellCompDirectiveNoFileComp))
 	f.addOwnership(cmd)
 }
@@ -109,7 +109,7 @@ func (f *siteFlags) addSkip(cmd *cobra.Command) {
 // addOwnership adds what goes ahead where resources are not the runtime's.
 func (f *siteFlags) addOwnership(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources of Helm releases")
+	flags.BoolVar(&f.takeOver, "take-over", false, "take over resources that belong to Helm, Flux, Argo CD or another controller")
 	flags.BoolVar(&f.deleteForeign, "delete-foreign", false, "also delete resources of others in namespaces and of kinds that the new version no longer has")
 }
 

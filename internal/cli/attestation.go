@@ -156,7 +156,7 @@ func (a *app) showAttestation(ctx context.Context, reference, what string, t *tr
 	case len(found) == 0 && verified:
 		return fmt.Errorf("%s: %w: no attestation %s by a trusted signer", at.pinnedReference(), trust.ErrRefused, what)
 	case len(found) == 0:
-		return fmt.Errorf("%s: no attestation %s found: krtpkg attestation list shows what there is", at.pinnedReference(), what)
+		return fmt.Errorf("%s: no attestation %s found: list them with krtpkg attestation list", at.pinnedReference(), what)
 	case len(found) > 1:
 		digests := make([]string, len(found))
 		for i, c := range found {

@@ -52,7 +52,7 @@ func filesFor(ctx context.Context, set *bundle.Set, called string) ([]bundle.Fil
 		return nil, nil, &usageError{fmt.Errorf("%s is a bundle: controllers need a runtime", set.Name())}
 	}
 	if !slices.ContainsFunc(set.Root.AllFiles(), func(f bundle.File) bool { return strings.HasPrefix(f.Path, c.folder+"/") }) {
-		return nil, nil, fmt.Errorf("%s %s has no manifests for %s: it cannot apply any of the bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title)
+		return nil, nil, fmt.Errorf("%s %s has no manifests for %s: %s cannot apply any of its bundles, or an older krtpkg built it", set.Name(), set.Root.Metadata().Version, c.title, c.title)
 	}
 	byDigest := map[string]name.Digest{}
 	for _, d := range set.Root.Images.DistinctImages() {
@@ -126,7 +126,7 @@ func (p *preparedRoot) deployedName() string {
 func (p *preparedRoot) deployAs(name string) error {
 	part, _ := strings.CutPrefix(name, p.set.Name())
 	if by, is := strings.CutPrefix(part, bySeparator); is && controllers[by].title != "" {
-		return &usageError{fmt.Errorf("%s is for %s: krtpkg packages install --apply --downgradable takes it to an earlier version", name, controllers[by].title)}
+		return &usageError{fmt.Errorf("%s is applied by %s: to go back to an earlier version, use krtpkg packages install --apply --downgradable", name, controllers[by].title)}
 	}
 	if beside, is := strings.CutPrefix(part, besideSeparator); is && controllers[beside].title != "" {
 		p.besideController = beside

@@ -40,7 +40,7 @@ type transferFlags struct {
 func (f *transferFlags) addTransferFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.platforms, "platform", nil, "copy only these platforms of images, as os/architecture[/variant]; the target must accept incomplete indexes")
-	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out what is attached to upstream's images")
+	flags.BoolVar(&f.noImageSigs, "no-image-signatures", false, "leave out signatures and other referrers of upstream images")
 	f.addAttached(cmd)
 	f.addSpeed(cmd)
 }

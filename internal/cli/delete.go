@@ -17,8 +17,8 @@ func (a *app) deleteCommand() *cobra.Command {
 		Long: `Delete removes the bundles of a runtime in reverse order, and waits until the resources of each
 are gone before the next.
 
-It refuses to delete namespaces with resources of others, and the definitions of kinds of which
-others have created resources, unless you pass --delete-foreign.
+It refuses to delete namespaces with resources of others, and CustomResourceDefinitions of which others
+have created resources, unless you pass --delete-foreign.
 
 Deletion hooks of Helm charts (pre-delete, post-delete) run with --run-hooks, before and after the
 resources of their bundle are deleted. Without it they are listed and skipped.`,

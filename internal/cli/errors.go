@@ -91,9 +91,9 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &locked):
 		return failure(result.Locked, exitFailure, "wait until it ends; the lock of a dead process expires, see --lock-timeout", locked.Runtime)
 	case errors.As(err, &foreign):
-		return failure(result.ForeignObjects, exitFailure, "move it elsewhere first, or delete it with --delete-foreign", foreign.Runtime)
+		return failure(result.ForeignObjects, exitFailure, "move these resources first, or delete them with --delete-foreign", foreign.Runtime)
 	case errors.Is(err, deploy.ErrOwned):
-		return failure(result.Owned, exitFailure, "delete it there first, or take it over with --take-over", "")
+		return failure(result.Owned, exitFailure, "delete these resources there first, or pass --take-over", "")
 	case errors.Is(err, errDowngrade):
 		return failure(result.Downgrade, exitFailure, "go back with krtpkg rollback, which restores the values too, or pass --allow-downgrade", "")
 	case errors.As(err, &findings):
@@ -103,11 +103,11 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):
 		return failure(result.Unverified, exitUnverified, "check --key or --certificate-identity; krtpkg inspect lists the signatures", "")
 	case errors.As(err, &renamed):
-		return failure(result.RenamedTag, exitUnverified, "signatures cover the version, not the tag: name it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose", renamed.Tag)
+		return failure(result.RenamedTag, exitUnverified, "signatures cover the version, not the tag: refer to it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose", renamed.Tag)
 	case errors.As(err, &mixedUp):
 		return failure(result.OtherName, exitUnverified, "if that is intended, pass --expect-name "+mixedUp.name, mixedUp.repository)
 	case errors.Is(err, render.ErrRunaway):
-		return failure(result.TemplateRunaway, exitFailure, "look for a loop, a recursion or a endless repetition in its templates", "")
+		return failure(result.TemplateRunaway, exitFailure, "look for a loop, a recursion or an endless repetition in its templates", "")
 	case errors.As(err, &altered):
 		return failure(result.Altered, exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it", altered.Artifact)
 	case errors.Is(err, trust.ErrRefused):
@@ -124,7 +124,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		}
 		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with; fetch it again from its origin", object)
 	case errors.Is(err, layout.ErrAmbiguous):
-		return failure(result.Ambiguous, exitUnverified, "name it by digest, or create the archive or folder again", "")
+		return failure(result.Ambiguous, exitUnverified, "refer to it by digest, or create the archive or folder again", "")
 	case errors.Is(err, archive.ErrDamaged), errors.Is(err, delta.ErrDamaged):
 		return failure(result.Damaged, exitUnverified, "copy the archive again from its origin; krtpkg check verifies all of it", "")
 	case errors.As(err, &memory):
@@ -180,7 +180,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &incomplete):
 		return failure(result.Incomplete, exitIncomplete, "make the images reachable, or pass --image-mirror", incomplete.Missing[0].Image)
 	case errors.As(err, &item) && errors.Is(err, errdef.ErrNotFound):
-		return failure(result.Incomplete, exitIncomplete, "copy or import it there again from where it is complete: only what is missing moves", cmp.Or(item.Item, item.Digest.String()))
+		return failure(result.Incomplete, exitIncomplete, "copy or import it again from a complete source; only missing content is transferred", cmp.Or(item.Item, item.Digest.String()))
 	case errors.Is(err, errdef.ErrNotFound):
 		return failure(result.NotFound, exitFailure, "list the versions with krtpkg list", "")
 	}
@@ -230,7 +230,7 @@ func moveTag(fixed *registry.ImmutableTagError) string {
 	case strings.HasPrefix(fixed.Tag, "sha256-"):
 		return "the registry lists referrers under this tag: exempt tags that begin with sha256- from immutability, or sign and attest in one run before other referrers are attached"
 	}
-	return "use another tag, or allow at " + fixed.Host + " that tags are overwritten"
+	return "use another tag, or allow tags to be overwritten at " + fixed.Host
 }
 
 // unansweredHint returns what to do about a registry that gave no answer.

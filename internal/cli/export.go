@@ -43,10 +43,10 @@ attached to them: an OCI image layout in a tar. The same content gives the same 
 standard output.
 
 With --base the archive leaves out what a site already has: a version that it runs, an earlier
-archive, or the inventory that "krtpkg have" wrote there. With --delta auto a changed layer travels as
-its difference from layers of the base where that is smaller; the import makes the same bytes of it
-again, so that digests and signatures stay. --dry-run shows it layer by layer. With --volume-size it is split into
-files that can be checked and imported one by one, in any order.
+archive, or the inventory that "krtpkg inventory" wrote there. With --delta auto, a changed layer is
+written as its difference from layers of the base if that is smaller; the import restores the same
+bytes, so digests and signatures stay valid. --dry-run shows it layer by layer.
+With --volume-size the archive is split into files that can be checked and imported one by one, in any order.
 
 To resume an interrupted export, run it again.`,
 		Example: `  krtpkg export registry.example/krt/edge:1.0.0 edge-1.0.0.tar

@@ -99,7 +99,7 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) 
 	}
 	_ = group.Wait() // errors are in errs
 	if begun := slices.IndexFunc(views, func(v result.ClusterApply) bool { return v.State == "not begun" }); begun >= 0 {
-		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: the others were not begun", failed, o.fleet.maxUnavailable))
+		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: the others were not started", failed, o.fleet.maxUnavailable))
 	}
 	r := &result.Apply{Applied: result.Applied{Name: p.deployedName(), Applied: []result.BundleOutcome{}, Deleted: []result.BundleOutcome{}}, Clusters: views}
 	return a.printResult(ctx, o.cluster.format, r, errors.Join(errs...), func(w io.Writer) {

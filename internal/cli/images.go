@@ -32,8 +32,8 @@ its place, how it was found, what it resolves to, and notes:
                images or notImages of the definition decide
   ignored      a rule explains why it is not locked
 
-For an image made up of several fields, of which a search rule rewrites some, it lists the fields
-that still point upstream. It asks registries for digests unless you pass --offline.`,
+If an image is split over several fields and a search rule rewrites only some of them, it lists the
+fields that still point upstream. It asks registries for digests unless you pass --offline.`,
 		Example: `  krtpkg images -f bundle.yaml
   krtpkg images -f bundle.yaml --context
   krtpkg images -f manifests --offline -o json`,

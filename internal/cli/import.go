@@ -27,11 +27,13 @@ func (a *app) importCommand() *cobra.Command {
 import fails before anything is written and names the base. Use - for standard input.
 
 With trusted signers in flags or a policy, nothing is written before it is verified, even from a
-stream or a single volume: signatures stand in front. Archives of earlier versions have them
-anywhere; then a file is read twice, and a stream is held in memory up to --max-unverified.
+stream or a single volume: signatures come first in the archive. In archives of earlier versions they
+can be anywhere: such a file is read twice, and up to --max-unverified of such a stream is held in memory.
 
 The volumes of an archive can be imported together or one by one, in any order: the last one
-completes it and sets the tags. Until then the exit code is 4. An import that broke off goes on where it stopped when it is run again.`,
+completes the import and sets the tags. Until then the exit code is 4.
+
+To resume an interrupted import, run it again.`,
 		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
   krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge
   krtpkg export registry.example/krt/edge:1.0.0 - | krtpkg import - site.example/krt/edge`,
@@ -45,7 +47,7 @@ completes it and sets the tags. Until then the exit code is 4. An import that br
 	f.addAttached(cmd)
 	f.addSpeed(cmd)
 	f.trust.addUnsigned(cmd, "import even if a policy file would refuse it")
-	cmd.Flags().StringVar(&f.maxUnverified, "max-unverified", "32MiB", "how much of a stream to hold in memory until its signatures arrive; current archives have them in front")
+	cmd.Flags().StringVar(&f.maxUnverified, "max-unverified", "32MiB", "how much of a stream to hold in memory until its signatures arrive; current archives begin with them")
 	cmd.Flags().BoolVar(&f.unverifiedVolumes, "allow-unverified-volumes", false, "import a volume unverified if its signatures are on another one; the last volume is verified before tags are set")
 	f.addPaths(cmd)
 	f.addDryRun(cmd)

@@ -64,7 +64,7 @@ func (m mirrorItem) checkItem() error {
 		if p, err := place.Parse(reference); err != nil {
 			return err
 		} else if p.Tag != "" || p.Digest != "" {
-			return fmt.Errorf("%s: name versions in tags or versions", reference)
+			return fmt.Errorf("%s: want a repository: set tags or versions instead", reference)
 		}
 	}
 	for _, glob := range m.Tags {

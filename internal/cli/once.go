@@ -30,7 +30,7 @@ type onceValue struct {
 // Set implements [pflag.Value].
 func (v *onceValue) Set(text string) error {
 	if v.isSet && text != v.String() {
-		return fmt.Errorf("already set to %q, takes one value", v.String())
+		return fmt.Errorf("already set to %q: want a single value", v.String())
 	}
 	v.isSet = true
 	return v.Value.Set(text)

@@ -110,7 +110,7 @@ registry.`,
 					return fmt.Errorf("ca: %w", err)
 				}
 				if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-					return fmt.Errorf("ca: %s holds no PEM certificate", ca)
+					return fmt.Errorf("ca: %s contains no PEM certificate", ca)
 				}
 			}
 			if argoCD == "" {

@@ -123,7 +123,7 @@ func (a *app) fluxTrust(p *preparedRoot, policy *trust.Policy, o *fluxOptions) e
 // requireRelocated makes sure that all images of a runtime are in its own repository.
 func requireRelocated(p *preparedRoot) error {
 	if images := p.images.AtOrigin(); len(images) > 0 {
-		return fmt.Errorf("%s is not in %s, from where the cluster would pull it: push it there without --only-bundles, or copy it there", images[0], p.Repository)
+		return fmt.Errorf("%s is not in %s, from which the cluster would pull it: push it there without --only-bundles, or copy it there", images[0], p.Repository)
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 			first = p
 		}
 		if p.Repository != first.Repository {
-			return &usageError{fmt.Errorf("%s is in another repository than %s, from where the packages would be fetched: copy it there", p.Place, first.Place)}
+			return &usageError{fmt.Errorf("%s is not in the repository of %s, from which the cluster fetches the packages: copy it there", p.Place, first.Place)}
 		}
 		runtimes = append(runtimes, p.set.Root)
 	}

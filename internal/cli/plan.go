@@ -15,15 +15,14 @@ func (a *app) planCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan REFERENCE --key KEY",
 		Short: "show what an apply would change on a cluster, and what would keep it from that",
-		Long: `Plan does all that apply does but the change: it verifies, renders, looks whether the cluster
-is ready, and prints kapp's differences by layer and bundle. It writes nothing.
+		Long: `Plan does everything that apply does except the changes: it verifies, renders, checks that the
+cluster is ready, and prints kapp's diff by layer and bundle. It writes nothing.
 
-It looks at the cluster's version, at kinds that are not served, removed or deprecated, at
-upgrades of CustomResourceDefinitions that would lose data, at resources that have another
-owner, at what others would lose with what is deleted, at permissions, and at images: whether
-they are there, and for the platforms of the nodes. Each change is sent to the API server as a
-dry run, which finds immutable fields and what admission refuses. What is wrong is an error at
-the end.`,
+It checks the cluster's version, kinds that are not served, removed or deprecated, upgrades of
+CustomResourceDefinitions that would lose data, resources that have another owner, resources of
+others that would be deleted, permissions, and images: that they exist, and for the platforms of
+the nodes. It sends each change to the API server as a dry run, which finds immutable fields and
+changes that admission would refuse. All problems are reported as one error at the end.`,
 		Example: `  krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0
   krtpkg plan --key cosign.pub registry.example/krt/edge:1.1.0 --exit-code -o json`,
 		GroupID: groupCluster,

@@ -37,12 +37,12 @@ func (a *app) promoteCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote REFERENCE --to CHANNEL --key KEY",
 		Short: "move the tag of a channel, such as stable, to a verified version",
-		Long: `Promote verifies a bundle or a runtime, attests who promotes it to the channel and when, signed
-with the key, and moves the channel's tag to the very digest that was verified. Sites that
-follow the tag take it from there.
+		Long: `Promote verifies a bundle or a runtime, attaches a signed attestation of who promotes it to the
+channel and when, and moves the channel's tag to the verified digest. Sites that follow the tag
+then use this version.
 
-Whom to trust is in the policy file, or the keys of --trust-key; the attestation is signed with
---key, or keyless, as sign does. A channel does not go back to an older version without --back.`,
+The policy file or --trust-key defines the trusted signers; --key or --keyless signs the attestation,
+as with sign. A channel moves to an older version only with --back.`,
 		Example: `  krtpkg promote --trust-key cosign.pub --key cosign.key --to candidate registry.example/krt/edge:1.0.0
   krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate`,
 		GroupID: groupTrust,
@@ -51,7 +51,7 @@ Whom to trust is in the policy file, or the keys of --trust-key; the attestation
 	}
 	o.addSignFlags(cmd)
 	flags := cmd.Flags()
-	flags.StringArrayVar(&o.trust.keys, "trust-key", nil, "public key to trust; given more than once, any of them will do")
+	flags.StringArrayVar(&o.trust.keys, "trust-key", nil, "trusted public key; can be repeated, any of them may have signed")
 	flags.StringVar(&o.trust.policy, "policy", "", "trust policy file (also $"+policyVariable+", or trust.yaml next to the config file)")
 	flags.StringVar(&o.to, "to", "", "the channel: a tag that is not a version")
 	flags.StringVar(&o.by, "by", "", "who promotes (default: the user of this machine)")
@@ -98,7 +98,7 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if p.By == "" {
 		who, err := user.Current()
 		if err != nil {
-			return fmt.Errorf("who promotes is not known, say it with --by: %w", err)
+			return fmt.Errorf("promoter unknown: pass --by: %w", err)
 		}
 		p.By = who.Username
 	}
@@ -140,21 +140,21 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 func refuseOlder(ctx context.Context, at *openedReference, before ocispec.Descriptor, set *bundle.Set, o *promoteOptions) error {
 	m, err := bundle.ReadManifest(ctx, at.store, before)
 	if err != nil {
-		return fmt.Errorf("what %s is at: %w", o.to, err)
+		return fmt.Errorf("read channel %s: %w", o.to, err)
 	}
 	if titleOf(m) != set.Name() {
-		return fmt.Errorf("%s is a channel of %s, not of %s", o.to, titleOf(m), set.Name())
+		return fmt.Errorf("channel %s belongs to %s, not to %s", o.to, titleOf(m), set.Name())
 	}
 	was, err := semver.NewVersion(m.Annotations[ocispec.AnnotationVersion])
 	if err != nil {
-		return fmt.Errorf("what %s is at has no version: %w", o.to, err)
+		return fmt.Errorf("channel %s points to an artifact without a version: %w", o.to, err)
 	}
 	is, err := semver.NewVersion(set.Root.Metadata().Version)
 	if err != nil {
 		return err
 	}
 	if is.LessThan(was) && !o.back {
-		return fmt.Errorf("%s is at %s, which is newer than %s: --back takes it back", o.to, was, is)
+		return fmt.Errorf("channel %s is at %s, which is newer than %s: pass --back to go back", o.to, was, is)
 	}
 	return nil
 }

@@ -35,11 +35,11 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve ARCHIVE|oci:FOLDER...",
 		Short: "serve archives and folders as a registry, without unpacking them",
-		Long: `Serve is a read-only registry of archives and folders, for a site without a registry: krtpkg,
+		Long: `Serve runs a read-only registry of archives and folders, for a site without a registry: krtpkg,
 kapp-controller and the nodes pull from it. It serves roots under their own names, and images also
-under upstream's names, so that nodes can use it as a mirror. Serve an archive together with its base,
-and all volumes of an archive together. Layers that an archive has as deltas are made when it starts, in
-the folder for temporary files.
+under their upstream names, so that nodes can use it as a mirror. Serve an archive together with its base,
+and all volumes of an archive together. At the start it restores layers that an archive holds as deltas,
+in the folder for temporary files.
 
 With --writable it serves a folder as an ordinary registry that accepts pushes, for labs. Without
 --htpasswd it listens only on the loopback interface, and answers only to localhost.`,

@@ -49,7 +49,7 @@ func (s *settings) addGlobalFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&s.sourceMirrors, "source-mirror", nil, "fetch source URLs that start with PREFIX from REPLACEMENT, a URL or a folder, as PREFIX=REPLACEMENT (also $KRTPKG_SOURCE_MIRROR)")
 	flags.StringArrayVar(&s.imageMirrors, "image-mirror", nil, "fetch images whose name starts with PREFIX (* for all) from REPLACEMENT, a registry or oci:FOLDER, as PREFIX=REPLACEMENT (also $KRTPKG_IMAGE_MIRROR)")
 	flags.BoolVar(&s.allowRenamed, "allow-renamed-tag", false, "allow a version tag that names another version")
-	flags.StringVar(&s.registry.CAFile, "registry-ca", "", "file of certificate authorities to trust besides the system's (also $KRTPKG_REGISTRY_CA)")
+	flags.StringVar(&s.registry.CAFile, "registry-ca", "", "file of certificate authorities to trust in addition to the system's (also $KRTPKG_REGISTRY_CA)")
 	flags.StringVar(&s.memory, "memory", "", "memory limit for the content of artifacts in one operation, such as 512MiB (default 128MiB; also $KRTPKG_MEMORY)")
 	flags.BoolVar(&s.registry.PlainHTTP, "plain-http", false, "use HTTP without TLS for all registries")
 	flags.BoolVar(&s.registry.InsecureSkipTLSVerify, "insecure-skip-tls-verify", false, "accept any certificate of registries")

@@ -62,7 +62,7 @@ type signFlags struct {
 func (f *signFlags) addSignFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.key, "key", "", "private key: a file of cosign or any PEM, or a URI: hashivault://, awskms://, gcpkms://, azurekms://, pkcs11:")
-	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the passphrase of the key (default: $"+passwordVariable+", or asked for)")
+	flags.StringVar(&f.passwordFile, "password-file", "", "file that holds the passphrase of the key (default: $"+passwordVariable+", or a prompt)")
 	flags.StringVar(&f.certificate, "certificate", "", "file of a certificate for the key, of a private PKI")
 	flags.StringVar(&f.chain, "certificate-chain", "", "file of the intermediates of that certificate")
 	flags.BoolVar(&f.keyless, "keyless", false, "sign with a certificate of Fulcio for this run, and log the signature in Rekor")
@@ -181,7 +181,7 @@ runtime. Sign also attaches signed attestations: the SBOM (CycloneDX and SPDX) a
 (SLSA).
 
 By default both of cosign's formats are written: the tags of cosign 2 and the bundles of cosign 3.
-The passphrase of an encrypted key is taken from $COSIGN_PASSWORD or asked for.`,
+The passphrase of an encrypted key comes from $COSIGN_PASSWORD or a prompt.`,
 		Example: `  krtpkg sign --key cosign.key registry.example/krt/edge:1.0.0
   krtpkg sign --key hashivault://release -a stage=candidate registry.example/krt/edge:1.0.0
   krtpkg sign --key release.pem --certificate release.crt --certificate-chain ca.pem edge-1.0.0.tar

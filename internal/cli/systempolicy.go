@@ -19,13 +19,13 @@ var systemPolicyFile = "/etc/krtpkg/trust.yaml"
 func systemPolicy() (*trust.Policy, error) {
 	if _, err := os.Lstat(systemPolicyFile); errors.Is(err, fs.ErrNotExist) {
 		if err := checkSpelling(systemPolicyFile); err != nil {
-			return nil, fmt.Errorf("trust policy of the machine: %w (%w)", err, trust.ErrRefused)
+			return nil, fmt.Errorf("machine policy: %w (%w)", err, trust.ErrRefused)
 		}
 		return nil, nil
 	}
 	data, err := readSystemFile(systemPolicyFile)
 	if err != nil {
-		return nil, fmt.Errorf("trust policy of the machine: %w", err) // it may forbid something
+		return nil, fmt.Errorf("machine policy: %w", err) // it may forbid something
 	}
 	policy, err := trust.ParsePolicy(systemPolicyFile, data, func(file string) ([]byte, error) {
 		if !filepath.IsAbs(file) {
@@ -34,7 +34,7 @@ func systemPolicy() (*trust.Policy, error) {
 		return readSystemFile(file)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("trust policy of the machine: %w (%w)", err, trust.ErrRefused)
+		return nil, fmt.Errorf("machine policy: %w (%w)", err, trust.ErrRefused)
 	}
 	return policy, nil
 }

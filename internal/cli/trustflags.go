@@ -97,7 +97,7 @@ func (a *app) loadTrust(ctx context.Context, f *trustFlags) (*trust.Policy, erro
 	case err != nil:
 		return nil, err
 	case f.allowUnsigned && system != nil:
-		return nil, fmt.Errorf("--allow-unsigned: %w: %s is for everyone on this machine", trust.ErrRefused, systemPolicyFile)
+		return nil, fmt.Errorf("--allow-unsigned: %w: %s applies to everyone on this machine", trust.ErrRefused, systemPolicyFile)
 	case f.allowUnsigned:
 		return nil, nil
 	}

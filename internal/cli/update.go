@@ -50,9 +50,9 @@ func (a *app) outdatedCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "outdated -f DEFINITION",
 		Short: "list the sources and images of a definition with newer versions upstream",
-		Long: `Outdated lists what krtpkg update would change, and newer versions outside of the definition's
-range, also of images: tags like the one in use with a greater version. It changes nothing. Of a folder without a definition it looks at all bundles below; if one
-of them cannot be looked up, the others are listed all the same.`,
+		Long: `Outdated lists what krtpkg update would change, and newer versions outside the definition's range;
+for images, tags of the same form with a higher version. It changes nothing. In a folder without a
+definition it looks at all bundles below; if one of them cannot be looked up, it still lists the others.`,
 		Example: `  krtpkg outdated -f runtime.yaml
   krtpkg outdated -f bundles --exit-code`,
 		GroupID: groupMake,
