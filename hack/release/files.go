@@ -25,7 +25,7 @@ type program struct {
 }
 
 // compile builds the program for a platform. It depends on nothing of the machine: no C, no
-// paths, no build ID, no cache of the user's flags.
+// paths, no build ID, no settings of the user.
 func (r *release) compile(ctx context.Context, platform string) (program, error) {
 	system, arch, found := strings.Cut(platform, "/")
 	if !found {
@@ -38,7 +38,7 @@ func (r *release) compile(ctx context.Context, platform string) (program, error)
 	path := filepath.Join(r.dir, r.fileName(suffix))
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=auto",
 		"-ldflags", "-s -w -buildid= -X "+r.variable+"="+r.version, "-o", path, r.program)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOFLAGS=", "GOAMD64=v1", "GOARM64=v8.0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+arch, "GOFLAGS=", "GOENV=off", "GOEXPERIMENT=", "GOFIPS140=off", "GOAMD64=v1", "GOARM64=v8.0")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return program{}, fmt.Errorf("compile for %s: %w\n%s", platform, err, said)
 	}

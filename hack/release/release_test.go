@@ -33,7 +33,14 @@ func TestReleaseIsReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sums [2]string
+	settings := filepath.Join(dir, "goenv")
+	if err := os.WriteFile(settings, []byte("GOFLAGS=-gcflags=-N\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for i, name := range []string{"first", "a longer path/second"} {
+		if i == 1 {
+			t.Setenv("GOENV", settings) // a user's, which must not count
+		}
 		r := release{
 			version: "1.2.3", program: "./hack/demo/hello", variable: "main.version", dir: filepath.Join(dir, name), key: key,
 			platforms: []string{"linux/amd64", "linux/arm64", "darwin/arm64", "windows/amd64"},

@@ -1,6 +1,7 @@
 package assemble
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -114,7 +115,7 @@ func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newes
 	up := newestPin{pin: &sourcePin{Digest: desc.Digest.String()}}
 	if lister, ok := origin.(registry.TagLister); ok {
 		err = lister.Tags(ctx, "", func(tags []string) error {
-			up.newest = newestTag(max(up.newest, tag.TagStr()), tags)
+			up.newest = newestTag(cmp.Or(up.newest, tag.TagStr()), tags)
 			return nil
 		})
 	}

@@ -1,7 +1,9 @@
 package deploy
 
 import (
+	"math/rand/v2"
 	"sync"
+	"time"
 
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
@@ -63,8 +65,11 @@ func (w *recordingResources) Create(r kappres.Resource) (kappres.Resource, error
 }
 
 // conflictTries is how often an object that others write meanwhile is merged again for each of
-// kapp's own ten tries.
-const conflictTries = 10
+// kapp's own ten tries, and conflictPause about how long each of them waits.
+const (
+	conflictTries = 10
+	conflictPause = 20 * time.Millisecond
+)
 
 // Update writes what was merged from the manifest and the object on the cluster. Kapp gives up after
 // ten conflicts, which a busy controller makes in a second: here it is merged again, too.
@@ -72,6 +77,7 @@ func (w *recordingResources) Update(r kappres.Resource) (kappres.Resource, error
 	manifest := w.manifests[kappres.NewUniqueResourceKey(r).String()]
 	answer, err := w.writeRecorded(r, manifest, w.Resources.Update)
 	for try := 0; try < conflictTries && apierrors.IsConflict(err) && !isRecorded(r); try++ {
+		time.Sleep(conflictPause/2 + rand.N(conflictPause)) // so that it does not keep step with who writes
 		merged := w.mergeAgain(r)
 		if merged == nil {
 			break // kapp tells why

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"regexp"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	kapp "carvel.dev/kapp/pkg/kapp/app"
@@ -144,7 +145,7 @@ func (e *engine) runCancellable(ctx context.Context, h progressHooks, call func(
 	}()
 	stuck := make(chan error, 1)
 	go func() {
-		if err := e.watchProgress(bound, h.told); err != nil {
+		if err := e.watchProgress(bound, parts, h.told); err != nil {
 			stuck <- err
 		}
 	}()
@@ -175,6 +176,8 @@ type kappParts struct {
 	// recording and known are what found asks.
 	recording *recordingResources
 	known     *knownResources
+	// hasScripts is set while wait rules in ytt may run.
+	hasScripts atomic.Bool
 }
 
 func (e *engine) newParts(ctx context.Context, told *messageTracker) (*kappParts, error) {
@@ -266,6 +269,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err != nil {
 		return callResult{}, err
 	}
+	p.hasScripts.Store(slices.ContainsFunc(conf.WaitRules(), func(r kappconfig.WaitRule) bool { return r.Ytt != nil }))
 	existing, going, err := e.lasting(ctx, p, target, wanted.resources, flags, !there, h)
 	if err != nil {
 		return callResult{}, err

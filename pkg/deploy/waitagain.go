@@ -16,7 +16,7 @@ func waitAgain(graph *diffgraph.ChangeGraph) error {
 			continue // the graph holds of these only what is waited for
 		}
 		for _, change := range all {
-			if change.Change.Op() != diffgraph.ActualChangeOpUpsert || change.IsDirectlyWaitingFor(unready) || unready.IsTransitivelyWaitingFor(change) {
+			if change.Change.Op() != diffgraph.ActualChangeOpUpsert || change.IsDirectlyWaitingFor(unready) {
 				continue
 			}
 			after, err := hasRule(change, diffgraph.ChangeRuleOrderAfter, unready)

@@ -18,7 +18,7 @@ const watchdogGrace = 8 * time.Second
 //
 // Rules in ytt of a bundle run in this process while kapp waits: what has no end is over with the wait, and what
 // takes too much memory at once. Either goes on behind the error, until the program ends, as it should then.
-func (e *engine) watchProgress(ctx context.Context, told *messageTracker) error {
+func (e *engine) watchProgress(ctx context.Context, p *kappParts, told *messageTracker) error {
 	if told == nil {
 		return nil
 	}
@@ -31,7 +31,7 @@ func (e *engine) watchProgress(ctx context.Context, told *messageTracker) error 
 			return nil
 		case <-tick.C:
 		}
-		if err := memory.check(); err != nil {
+		if err := memory.check(); err != nil && p.hasScripts.Load() {
 			return err
 		}
 		if e.cluster.retry.isFailing() {

@@ -3,6 +3,7 @@ package resources
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +40,8 @@ var strategies = map[string][]string{
 // checkAnnotations refuses annotations that kapp would refuse, some of them in the middle of an apply.
 func checkAnnotations(r kappres.Resource) error {
 	annotations := r.Annotations()
-	for name, allowed := range strategies {
+	for _, name := range slices.Sorted(maps.Keys(strategies)) {
+		allowed := strategies[name]
 		if value, is := annotations[name]; is && !slices.Contains(allowed, value) {
 			return fmt.Errorf("%s is %q: want %s", name, value, strings.Join(quoteAll(allowed), " or "))
 		}
