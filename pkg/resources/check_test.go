@@ -2,10 +2,14 @@ package resources_test
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"carvel.dev/kapp/pkg/kapp/version"
 
 	"krtpkg.dev/krtpkg/internal/corpus"
 	"krtpkg.dev/krtpkg/pkg/manifest"
@@ -263,6 +267,27 @@ func TestReadEndsInNoPanic(t *testing.T) {
 		}
 		for _, r := range all {
 			_, _, _ = r.Description(), r.GroupKind(), r.APIGroup()
+		}
+	}
+}
+
+// TestKappVersion: the version that a program without build information assumes is that of go.mod.
+func TestKappVersion(t *testing.T) {
+	data, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "carvel.dev/kapp " + version.Version + "\n"; !strings.Contains(string(data), want) {
+		t.Errorf("go.mod does not have %q", want)
+	}
+	config := "apiVersion: kapp.k14s.io/v1alpha1\nkind: Config\nminimumRequiredVersion: "
+	for required, fits := range map[string]bool{"0.30.0": true, "99.0.0": false} {
+		r, err := kappres.NewResourceFromBytes([]byte(config + required + "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := resources.CheckRules([]kappres.Resource{r}); (err == nil) != fits {
+			t.Errorf("minimumRequiredVersion %s: %v", required, err)
 		}
 	}
 }

@@ -13,12 +13,24 @@ import (
 	"carvel.dev/kapp/pkg/kapp/diffgraph"
 	"carvel.dev/kapp/pkg/kapp/logger"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"carvel.dev/kapp/pkg/kapp/version"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// kapp takes groups with long names, as those of CustomResourceDefinitions of a long group and kind are: it leaves
+// kappVersion is the version of kapp in go.mod.
+const kappVersion = "v0.64.2"
+
+// What is mended of kapp here is for the whole process:
+//
+// It takes groups with long names, as those of CustomResourceDefinitions of a long group and kind are: it leaves
 // that problem out by its text, which a newer apimachinery words otherwise in one place.
+//
+// It knows its version from the program's build information. A program without, such as a test, has "develop", by
+// which no minimumRequiredVersion can be read.
 func init() {
+	if version.Version == "develop" {
+		version.Version = kappVersion
+	}
 	check := validation.IsQualifiedName
 	validation.IsQualifiedName = func(name string) []string {
 		problems := check(name)

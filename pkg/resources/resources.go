@@ -1,7 +1,8 @@
 // Package resources reads manifests as kapp does, and finds before a bundle is made what kapp would
 // refuse on a cluster, or read as something else than was written.
 //
-// Call [Read] for what is applied, and [CheckFiles] at a build.
+// Call [Read] for what is applied, and [CheckFiles] at a build. Importing the package mends two things of kapp for
+// the whole process, see init in order.go.
 package resources
 
 import (
