@@ -83,7 +83,7 @@ func (a *Amendment) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.Read
 	return a.Store.Fetch(ctx, desc)
 }
 
-// Exists reports whether content is there.
+// Exists reports whether the archive has some content, or it was added.
 func (a *Amendment) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	if _, ok := a.added[desc.Digest]; ok {
 		return true, nil
@@ -131,7 +131,7 @@ func (a *Amendment) Tag(ctx context.Context, desc ocispec.Descriptor, reference 
 	return nil
 }
 
-// Resolve finds what a tag or a digest means.
+// Resolve resolves a tag or a digest.
 func (a *Amendment) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
 	if desc, ok := a.manifests[digest.Digest(reference)]; ok {
 		return desc, nil
@@ -194,7 +194,7 @@ func (a *Amendment) Tags(ctx context.Context, last string, fn func([]string) err
 }
 
 // Save writes the archive again if anything was attached. The file has its old content until the
-// new one is whole; what an attempt that broke off has left next to it is gone on with.
+// new one is whole; an interrupted attempt is resumed.
 func (a *Amendment) Save(ctx context.Context, report progress.Func) (changed bool, err error) {
 	if len(a.added)+len(a.tags) == 0 {
 		return false, nil

@@ -50,11 +50,11 @@ type Contents struct {
 	Named []ocispec.Descriptor
 	// Manifests are all image manifests and indexes, children before parents.
 	Manifests []ocispec.Descriptor
-	// Front are the blobs that stand in front ([ListFront]), by digest.
+	// Front are the blobs that come first ([ListFront]), by digest.
 	Front []ocispec.Descriptor
 	// Blobs are everything else, by digest.
 	Blobs []ocispec.Descriptor
-	// Base names what the archive builds on: a reference with its digest each.
+	// Base names the roots that the archive builds on, as references with digests.
 	Base []string
 	// HasDeltas is set if there is a manifest of deltas ([EncodeDeltas]): versions of krtpkg that do not
 	// know deltas then refuse the archive.
@@ -191,7 +191,7 @@ func encodeHeader(name string, size int64) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// Size returns how many bytes the archive has.
+// Size returns the size of the archive in bytes.
 func (c Contents) Size() (int64, error) {
 	all, err := c.listEntries()
 	if err != nil {
@@ -269,7 +269,7 @@ func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
 
 // VolumeSizeError reports that volumes are too small for an item.
 type VolumeSizeError struct {
-	// Limit is the size of a volume, Need the smallest that would do for Blob, in bytes.
+	// Limit is the size of a volume, Need the smallest size that fits Blob, in bytes.
 	Limit, Need int64
 	// Blob is the item that is too large; without a digest it is the part that each volume has.
 	Blob ocispec.Descriptor
@@ -283,7 +283,7 @@ func (e *VolumeSizeError) Error() string {
 	return fmt.Sprintf("%s do not fit on a volume of %d bytes: %d needed", what, e.Limit, e.Need)
 }
 
-// SortBlobs puts blobs into the order that an archive has them in.
+// SortBlobs sorts blobs into the order in which an archive stores them.
 func SortBlobs(blobs []ocispec.Descriptor) {
 	slices.SortFunc(blobs, func(a, b ocispec.Descriptor) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
 }

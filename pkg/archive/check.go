@@ -19,16 +19,16 @@ type CheckResult struct {
 	// Manifests and Blobs count the items, Bytes is their size.
 	Manifests, Blobs int
 	Bytes            int64
-	// Absent are how many of the blobs that the manifests name are not there: those of other
+	// Absent counts the blobs that the manifests name but the archive lacks: those of other
 	// volumes, of the base, of platforms that were left out, or foreign layers.
 	Absent int
 	// Deltas are how many of those are there as deltas.
 	Deltas int
-	// Foreign are how many foreign layers are not there, but at their URLs.
+	// Foreign counts the foreign layers, which are only at their URLs.
 	Foreign int
-	// Volume is which of Volumes this is; zeros where there is only one.
+	// Volume is the number of this volume, of Volumes; both are zero for a single file.
 	Volume, Volumes int
-	// Set is the same for all volumes of an archive.
+	// Set identifies the archive; it is the same for all its volumes.
 	Set string
 	// Base lists what a target must have before an import.
 	Base []string

@@ -20,7 +20,7 @@ import (
 
 // WrittenFile describes a written file.
 type WrittenFile struct {
-	// Size is the archive's, Kept are the bytes of it that an earlier attempt had written.
+	// Size is the size of the archive, Kept the part that an earlier attempt had written.
 	Size, Kept int64
 }
 

@@ -18,13 +18,13 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// ErrOrder is the error of a stream with files in another order than [Write] writes, as after it was
+// ErrOrder reports a stream whose files are in another order than [Write] writes, as after it was
 // unpacked and packed again: reading in one pass relies on the order.
 var ErrOrder = errors.New("its files are not in krtpkg's order, so it cannot be read as a stream")
 
 // ForeignError reports that a file was not written by [WriteFile].
 type ForeignError struct {
-	// Is describes the file, and Hint what to do with it.
+	// Is describes the file, Hint what to do with it.
 	Is, Hint string
 }
 
@@ -41,7 +41,7 @@ var dockerLayer = regexp.MustCompile(`^[0-9a-f]{64}(/layer)?\.?(tar|json)?$`)
 // isDockerSave reports whether an archive without a layout is docker's, by the names in it.
 func isDockerSave(seen map[string]bool) bool { return seen["manifest.json"] || seen["repositories"] }
 
-// MadeBy returns which other tool has written a layout, or empty where krtpkg has.
+// MadeBy returns the name of the tool that wrote the layout, or "" for krtpkg.
 func (s *Store) MadeBy() string {
 	switch {
 	case s.info.hasOrder:

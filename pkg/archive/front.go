@@ -17,7 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// ListFront lists the blobs that stand in front of all others, by digest: the layers and configs of
+// ListFront lists the blobs that precede all others, by digest: the layers and configs of
 // bundles and runtimes, and their signatures and attestations. With them and the manifests a reader
 // can verify the archive, and knows what belongs to it, before anything else arrives. Named are the
 // entries of index.json. Entries that are not manifests are skipped.
@@ -119,7 +119,7 @@ func (s *Stream) KeptBlobs() (list []ocispec.Descriptor) {
 	return list
 }
 
-// CopyKept takes over the blobs that another stream of the same archive has kept.
+// CopyKept copies the blobs that another stream of the same archive keeps.
 func (s *Stream) CopyKept(other *Stream) {
 	for d, data := range other.kept {
 		s.kept[d] = data

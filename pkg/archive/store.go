@@ -21,7 +21,7 @@ import (
 )
 
 // Store is an archive, or several volumes of one, to read in place. It is an
-// [oras.land/oras-go/v2.ReadOnlyGraphTarget]; content that it gives seeks.
+// [oras.land/oras-go/v2.ReadOnlyGraphTarget]; its content implements [io.Seeker].
 type Store struct {
 	*layout.View
 	info    indexInfo
@@ -233,7 +233,7 @@ func (s *Store) VolumeOf(d digest.Digest) (n int) {
 	return n
 }
 
-// FileOf returns the file that has some content, or "".
+// FileOf returns the file that holds some content, or "".
 func (s *Store) FileOf(d digest.Digest) string {
 	if section, ok := s.blobs[d]; ok {
 		return section.file.Name()
@@ -304,7 +304,7 @@ type sectionCloser struct{ *io.SectionReader }
 
 func (sectionCloser) Close() error { return nil }
 
-// Exists reports whether content is there.
+// Exists reports whether the archive has some content, or it was added.
 func (b blobSections) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
 	_, ok := b[desc.Digest]
 	return ok, nil

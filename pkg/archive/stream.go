@@ -180,7 +180,7 @@ func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
 	return desc, &verifiedReader{r: s.scanner.tar, hash: d.Verifier(), left: size}, nil
 }
 
-// ListLacking lists what the manifests name and what did not come, less foreign layers and the
+// ListLacking lists what the manifests name but the stream did not contain, except foreign layers and the
 // platforms that a root is not limited to.
 func (s *Stream) ListLacking(context.Context) ([]ocispec.Descriptor, error) {
 	return s.named.listLacking(s.info, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil

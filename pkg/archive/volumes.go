@@ -40,8 +40,8 @@ var volumePattern = regexp.MustCompile(`^(.*)\.([0-9]+)-of-([0-9]+)(\.tar(?:\.zs
 // maxVolumes is how many volumes are looked for next to one.
 const maxVolumes = 10_000
 
-// Siblings returns the names that the volumes of an archive have, that of the given one among them.
-// It reports false if the name is not one of a volume.
+// Siblings returns the names of all volumes of an archive, given the name of one of them.
+// It reports false if name is not the name of a volume.
 func Siblings(name string) ([]string, bool) {
 	parts := volumePattern.FindStringSubmatch(name)
 	if parts == nil {

@@ -24,16 +24,16 @@ import (
 // parallelRequests is how many images are asked for at once.
 const parallelRequests = 8
 
-// Images tells where the images of a root are. The zero value has all of them at their origin.
+// Images holds the locations of a root's images. The zero value locates all of them at their origin.
 type Images struct {
 	repository string
 	all        []name.Digest
 	relocated  map[string]bool // by digest
 }
 
-// LocateImages finds out where the images of a set are: in the repository of the root, where push and copy put them
-// (imgpkg's rule, so that kapp-controller comes to the same references), or else at their origin. An empty repository,
-// of a root that is not on a registry, means the origin for all, without a request.
+// LocateImages locates the images of a set: in the repository of the root, where push and copy put them (imgpkg's
+// rule, so that kapp-controller derives the same references), or else at their origin. If repository is empty, because
+// the root is not in a registry, it locates all images at their origin without a request.
 func LocateImages(ctx context.Context, store content.Resolver, repository string, set *bundle.Set) (*Images, error) {
 	l := &Images{repository: repository, all: DistinctImages(set), relocated: map[string]bool{}}
 	if repository == "" {
@@ -61,7 +61,7 @@ func LocateImages(ctx context.Context, store content.Resolver, repository string
 	return l, nil
 }
 
-// AtOrigin returns the images that are not in the repository of the root; none if that is not on a registry.
+// AtOrigin returns the images that are not in the repository of the root; nil if the root is not in a registry.
 func (l *Images) AtOrigin() []name.Digest {
 	if l.repository == "" {
 		return nil
@@ -69,7 +69,7 @@ func (l *Images) AtOrigin() []name.Digest {
 	return slices.DeleteFunc(slices.Clone(l.all), func(image name.Digest) bool { return l.relocated[image.DigestStr()] })
 }
 
-// Reference returns the reference that a cluster pulls an image by.
+// Reference returns the reference by which a cluster pulls an image.
 func (l *Images) Reference(image name.Digest) string {
 	if l != nil && l.relocated[image.DigestStr()] {
 		return l.repository + "@" + image.DigestStr()
@@ -89,15 +89,15 @@ func DistinctImages(set *bundle.Set) []name.Digest {
 
 // ProbeOptions are for [Images.Probe].
 type ProbeOptions struct {
-	// Open opens a repository, HOST/PATH, with the logins that a cluster has. It is required.
+	// Open opens a repository, HOST/PATH, with the cluster's credentials. It is required.
 	Open func(ctx context.Context, repository string) (oras.ReadOnlyTarget, error)
-	// RanBefore is set if the cluster has run the images before: one that is no longer found anywhere is missing, and
-	// not merely out of reach from here.
+	// RanBefore is set if the cluster has run the images before. If an image has left the repository of the root and
+	// its origin does not answer, that is then an error instead of a warning.
 	RanBefore bool
 }
 
-// Probe finds out which images are where the cluster would pull them from, and for which platforms they are. One that is
-// not there is wrong; that a registry cannot be asked from here does not say that the nodes cannot.
+// Probe checks which images exist where the cluster would pull them, and for which platforms. An image that does not
+// exist is an error. A registry that does not answer is a warning, since the nodes may be able to reach it.
 func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) ([]deploy.Image, []deploy.Finding, error) {
 	var (
 		mu       sync.Mutex

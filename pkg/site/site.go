@@ -1,9 +1,9 @@
-// Package site takes a runtime from where it lies to what a cluster is to have. [Open] verifies it and opens it,
-// [LocateImages] finds out where its images are, and [Render] makes its manifests with the site's values;
-// [Rendered.Runtime] is then what deploy.Cluster plans and applies.
+// Package site turns a runtime in a store into the desired state of a cluster. [Open] verifies and opens it,
+// [LocateImages] finds its images, and [Render] renders its manifests with the site's values;
+// [Rendered.Runtime] returns what deploy.Cluster plans and applies.
 //
-// Nothing is opened before it has been verified, unless [OpenOptions] say so by name. Everything goes by the descriptor
-// that the caller resolved: a tag that moves meanwhile changes nothing.
+// Nothing is opened before it is verified, unless [OpenOptions.AllowUnsigned] is set. All functions use the descriptor
+// that the caller resolved, so a tag that moves in the meantime has no effect.
 package site
 
 import (
@@ -25,25 +25,25 @@ import (
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
-// Source is a root, and where it lies.
+// Source is a root and its location.
 type Source struct {
-	// Store holds the root and all that belongs to it.
+	// Store holds the root and everything that belongs to it.
 	Store oras.ReadOnlyGraphTarget
-	// Root is what was resolved in Store.
+	// Root is the descriptor that was resolved in Store.
 	Root ocispec.Descriptor
-	// Repository is HOST/PATH if Store is a repository of a registry. Default: it is not.
+	// Repository is HOST/PATH if Store is a repository of a registry; empty otherwise.
 	Repository string
-	// Tag is the tag that Root was resolved by. Default: none.
+	// Tag is the tag from which Root was resolved; empty if it was a digest.
 	Tag string
 }
 
 // OpenOptions are for [Open]. One of Policy and AllowUnsigned must be set.
 type OpenOptions struct {
-	// Policy names who must have signed the root.
+	// Policy defines the trusted signers.
 	Policy *trust.Policy
 	// AllowUnsigned opens without verification.
 	AllowUnsigned bool
-	// AllowRenamedTag accepts a tag that is a version other than the signed one.
+	// AllowRenamedTag accepts a version tag that differs from the signed version.
 	AllowRenamedTag bool
 }
 
@@ -54,13 +54,13 @@ var ErrUnverified = errors.New("verification required: set Policy (or AllowUnsig
 type Root struct {
 	Source
 	*bundle.Set
-	// Verified tells who signed the root; nil with AllowUnsigned.
+	// Verified holds the verified signatures; nil with AllowUnsigned.
 	Verified *sign.Result
 }
 
 // Open verifies a root and opens it with all its bundles. Errors: [ErrUnverified]; those of [trust.Policy.Verify],
-// which wrap trust.ErrRefused; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is another version than
-// what was signed.
+// which wrap trust.ErrRefused; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is a version other than
+// the signed one.
 func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	root := &Root{Source: src}
 	switch {
@@ -90,10 +90,10 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	return root, nil
 }
 
-// Rendered is a root with the manifests of each bundle as they go onto a cluster.
+// Rendered is a root with the rendered manifests of each bundle.
 type Rendered struct {
 	Set *bundle.Set
-	// Bundles are in the order in which they are applied.
+	// Bundles are the bundles in the order in which they are applied.
 	Bundles []RenderedBundle
 }
 
@@ -103,7 +103,8 @@ type RenderedBundle struct {
 	*render.Manifests
 }
 
-// Render renders all bundles of a set with the site's values, which may be nil. Images are named by where they are.
+// Render renders all bundles of a set with the site's values, which may be nil. It relocates images to the places
+// in images.
 func Render(ctx context.Context, set *bundle.Set, values *render.Values, images *Images) (*Rendered, error) {
 	rendered := &Rendered{Set: set}
 	for _, b := range set.Bundles {
@@ -116,8 +117,8 @@ func Render(ctx context.Context, set *bundle.Set, values *render.Values, images 
 	return rendered, nil
 }
 
-// Runtime returns what a cluster is to have: the manifests of each bundle as a file system in memory, the bundles that
-// it needs, and its later hooks. Origin and Values are the caller's to set, if they are to be recorded.
+// Runtime returns the desired state of a cluster: for each bundle its manifests as an in-memory file system, the bundles
+// that it requires, and its deletion and rollback hooks. Callers set Origin and Values if they want them recorded.
 func (r *Rendered) Runtime() (deploy.Runtime, error) {
 	m := r.Set.Root.Metadata()
 	runtime := deploy.Runtime{Name: m.Name, Version: m.Version, Digest: r.Set.Root.Descriptor.Digest.String()}

@@ -80,7 +80,7 @@ func (p *Plan) itemError(n *planNode, err error) error {
 // IncompleteError is the error of a root that cannot be copied because parts of it are missing.
 type IncompleteError struct {
 	Root ocispec.Descriptor
-	// Missing lists all of them, by name.
+	// Missing lists all missing items, by name.
 	Missing []Missing
 }
 
@@ -92,7 +92,7 @@ func (e *IncompleteError) Error() string {
 	return fmt.Sprintf("%s is incomplete: %d images not found:\n  %s", e.Root.Digest, len(lines), strings.Join(lines, "\n  "))
 }
 
-// Unwrap returns the reasons.
+// Unwrap returns the reasons for each missing item.
 func (e *IncompleteError) Unwrap() []error {
 	reasons := make([]error, len(e.Missing))
 	for i, m := range e.Missing {

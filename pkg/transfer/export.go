@@ -162,12 +162,12 @@ func (p *Plan) Names() []string {
 
 // Difference compares a plan with a target.
 type Difference struct {
-	// Items and Bytes count the whole plan, ThereItems and ThereBytes what the target has of it.
+	// Items and Bytes count the whole plan, ThereItems and ThereBytes the part that the target has.
 	Items, ThereItems int
 	Bytes, ThereBytes int64
 }
 
-// Compare finds out what a target has of the plan. It writes nothing.
+// Compare compares the plan with the content of a target. It writes nothing.
 func (p *Plan) Compare(ctx context.Context, dst oras.GraphTarget) (*Difference, error) {
 	c := newCopier(p, dst)
 	tops := c.topManifests()

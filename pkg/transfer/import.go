@@ -41,7 +41,7 @@ func (e *BaseError) Error() string {
 	return fmt.Sprintf("the archive builds on %s, which the target does not have: import that first", strings.Join(e.Base, ", "))
 }
 
-// Imported is the result of an import.
+// Imported is the result of an [Import].
 type Imported struct {
 	*Report
 	// Absent lists the volumes still to import, of Volumes: blobs were copied, but no tag was set.

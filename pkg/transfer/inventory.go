@@ -11,14 +11,15 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Inventory lists what a site has, small enough to carry back to where archives are made.
+// Inventory lists the content of a site, in a form small enough to carry back to where archives are made.
 type Inventory struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	// Roots are the complete bundles and runtimes, references with digests.
 	Roots []string `json:"roots"`
 	// Blobs are the blobs of 4 KiB and more: the first 8 bytes of each digest, sorted, as one base64
-	// string. Of two with the same prefix one could be left out; the import then names it.
+	// string. If two blobs share a prefix, an export may omit one of them;
+	// the import then reports it as missing.
 	Blobs string `json:"blobs"`
 }
 

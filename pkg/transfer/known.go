@@ -33,7 +33,7 @@ const (
 	maxAttachedDepth = 4
 )
 
-// AttachedError is the error of a manifest with too many attached artifacts.
+// AttachedError reports that a manifest has too many attached artifacts.
 type AttachedError struct {
 	Subject digest.Digest
 	// Limit is the limit in words, such as "64 MiB".

@@ -516,8 +516,8 @@ func (p *Plan) SizeOf(items ...digest.Digest) (total int64) {
 	return total
 }
 
-// Fetch returns what is in the plan, from wherever it is, unchecked; blobs of registries and
-// archives seek.
+// Fetch returns the content of an item from its source, without verifying it. Blobs of registries and
+// archives implement [io.Seeker].
 func (p *Plan) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	n, ok := p.nodes[desc.Digest]
 	if !ok {

@@ -14,7 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// ErrPlatform is the error of an image that has none of the requested platforms.
+// ErrPlatform reports that an image has none of the requested platforms.
 var ErrPlatform = errors.New("none of the requested platforms")
 
 // platformSet holds the requested platforms; empty means all.

@@ -12,13 +12,13 @@ import (
 	"oras.land/oras-go/v2"
 )
 
-// UpstreamPath returns where a mirror that keeps upstream's names has an image's repository: the
+// UpstreamPath returns the path of an image's repository in a mirror that keeps upstream names: the
 // registry as the first part of the path, with _ for the : before a port.
 func UpstreamPath(repository name.Repository) string {
 	return strings.ReplaceAll(UpstreamRegistry(repository), ":", "_") + "/" + repository.RepositoryStr()
 }
 
-// UpstreamRegistry returns a repository's registry as references spell it.
+// UpstreamRegistry returns a repository's registry as it is spelled in references.
 func UpstreamRegistry(repository name.Repository) string {
 	if registry := repository.RegistryStr(); registry != name.DefaultRegistry {
 		return registry

@@ -26,7 +26,7 @@ type Source struct {
 	Root  ocispec.Descriptor
 	// Tags are set on the root once everything is copied.
 	Tags []string
-	// From is the tag that the root was resolved from; may be empty.
+	// From is the tag from which the root was resolved; may be empty.
 	From string
 	// Where is the repository of the root for [Options.Verify]; may be empty.
 	Where string
@@ -83,18 +83,18 @@ type Report struct {
 	// Attached are the signatures and other referrers that were copied. Signatures under a tag that
 	// the target had too are merged into one manifest.
 	Attached []ocispec.Descriptor
-	// Copied, Mounted and Present count items by what was done with them; CopiedBytes is the size of
+	// Copied, Mounted and Present count items by how they got to the target; CopiedBytes is the size of
 	// the copied ones.
 	Copied, Mounted, Present int64
 	CopiedBytes              int64
 }
 
-// RootReport is about one root of a copy.
+// RootReport describes a copied root.
 type RootReport struct {
 	// Root is the bundle or runtime, Closure the index of everything copied; Closure is empty if
 	// images were left out.
 	Root, Closure ocispec.Descriptor
-	// Kind is [bundle.KindBundle] or [bundle.KindRuntime], Metadata what the root says of itself.
+	// Kind is [bundle.KindBundle] or [bundle.KindRuntime], Metadata the metadata in the root.
 	Kind     string
 	Metadata bundle.Metadata
 	// Tags are the tags that were set on the root.

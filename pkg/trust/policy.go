@@ -1,4 +1,4 @@
-// Package trust holds policies for what may be applied, imported and copied: who must have signed
+// Package trust holds policies that decide what may be applied, imported and copied: who must have signed
 // it, how many of them, and which attestations are required.
 //
 // Call [LoadPolicy] to read a policy file, or [KeyPolicy] and [NewPolicy] to make one, and
@@ -32,7 +32,7 @@ const (
 	Kind       = "TrustPolicy"
 )
 
-// Local is what rules call everything that is in no registry: folders and archives.
+// Local is the name in rules for everything outside a registry: folders and archives.
 const Local = "local"
 
 // File is a policy file.
@@ -53,7 +53,7 @@ type File struct {
 // Authority is a trusted signer: the holder of a key, or of a certificate for an identity. Keys and
 // certificates are PEM, in the file itself or in another file, named relative to it.
 type Authority struct {
-	// Name is what rules and results call it.
+	// Name is the name in rules and results.
 	Name string `yaml:"name"`
 	// Key is a public key.
 	Key string `yaml:"key,omitempty"`
@@ -99,7 +99,7 @@ type Rule struct {
 
 // Requirement is an attestation that a rule needs.
 type Requirement struct {
-	// Type is the predicate's, as a URI or by cosign's short name of it.
+	// Type is the predicate type, a URI or one of cosign's short names.
 	Type string `yaml:"type"`
 	// Authorities are the names of those who may attest; the rule's when empty.
 	Authorities []string `yaml:"authorities,omitempty"`
@@ -109,17 +109,17 @@ type Requirement struct {
 	Condition string `yaml:"condition,omitempty"`
 }
 
-// Revoked is what counts no more.
+// Revoked lists what is no longer trusted.
 type Revoked struct {
-	// Keys are ids of keys, of certificates' too: see [sign.Key.ID].
+	// Keys are ids of keys, including the keys of certificates: see [sign.Key.ID].
 	Keys []string `yaml:"keys,omitempty"`
-	// Digests are those of runtimes, bundles and images.
+	// Digests are digests of runtimes, bundles and images.
 	Digests []string `yaml:"digests,omitempty"`
 }
 
-// Policy is a policy that was read and checked.
+// Policy is a validated policy.
 type Policy struct {
-	// Name is what messages call it: the name of its file.
+	// Name is the name in messages: the name of its file.
 	Name string
 	File File
 	// ExpectName is the required signed name, in addition to the rules; any when empty.
@@ -178,8 +178,8 @@ func PredicateType(name string) string {
 	return name
 }
 
-// LoadPolicy reads a policy file and all that it names. A file that cannot be read lets nothing pass:
-// the error is [ErrRefused], and a [*manifest.Error] where it has a place in the file.
+// LoadPolicy reads a policy file and all files that it names. A file that cannot be read refuses
+// everything: the error is [ErrRefused], and a [*manifest.Error] if it concerns a position in the file.
 func LoadPolicy(name string) (*Policy, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
@@ -388,7 +388,7 @@ func (r *policyReader) readText(value, inline string) ([]byte, error) {
 }
 
 // ReadText returns the content of a field of a policy file: the value itself if it contains inline, or what read
-// gives for the file that it names. An empty value is nothing.
+// gives for the file that it names. If the value is empty, it returns nil.
 func ReadText(value, inline string, read func(file string) ([]byte, error)) ([]byte, error) {
 	switch {
 	case value == "":
@@ -476,7 +476,7 @@ func (r *policyReader) authoritiesByName(names []string, byDefault []sign.Author
 	return found, nil
 }
 
-// NewPolicy returns the policy that trusts any one of some authorities with everything.
+// NewPolicy returns a policy that accepts everything signed by at least one of the authorities.
 func NewPolicy(authorities ...sign.Authority) (*Policy, error) {
 	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*ResolvedRule{{Rule: &Rule{Match: []string{"**"}}, Signers: authorities}}}
 	return p, (&sign.Policy{Authorities: authorities}).Validate()

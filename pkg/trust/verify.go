@@ -22,7 +22,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// ErrRefused is the error of what a policy does not accept, in addition to those of [sign.Verify].
+// ErrRefused reports that a policy does not accept an artifact, in addition to the errors of [sign.Verify].
 var ErrRefused = errors.New("refused by the trust policy")
 
 // refusal is an error that is [ErrRefused].
@@ -120,8 +120,8 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 	return result, nil
 }
 
-// CheckRevoked returns an error if a digest is revoked. It is for everything that is copied with a
-// root.
+// CheckRevoked returns an error if a digest is revoked. Call it for everything that is copied
+// with a root.
 func (p *Policy) CheckRevoked(d digest.Digest) error {
 	if p.combined != nil {
 		if err := p.combined.CheckRevoked(d); err != nil {
@@ -208,7 +208,7 @@ func (p *Policy) checkName(ctx context.Context, store oras.ReadOnlyGraphTarget, 
 
 // Image is a workload image of a lock and the result of its verification.
 type Image struct {
-	// Reference is what the lock calls it.
+	// Reference is the name in the lock.
 	Reference string        `json:"reference"`
 	Digest    digest.Digest `json:"digest"`
 	// Result is what was verified; nil if no rule matches the image.
