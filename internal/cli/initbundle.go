@@ -57,7 +57,7 @@ func (a *app) initBundle(folder string, o *initOptions) error {
 	if err := writeFolder(folder, []starter.File{{Path: "bundle.yaml", Data: text.Bytes()}}, 0o644, o.force); err != nil {
 		return err
 	}
-	a.ui.Say("wrote %s; it is in layer 6, applications: krtpkg layers tells what belongs where", filepath.Join(folder, "bundle.yaml"))
+	a.ui.Say("wrote %s; it is in layer 6, applications: krtpkg layers lists what belongs where", filepath.Join(folder, "bundle.yaml"))
 	a.ui.Say("next: krtpkg update -f %[1]s, krtpkg images -f %[1]s, krtpkg build -f %[1]s", folder)
 	return nil
 }

@@ -93,7 +93,7 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 		return &usageError{errors.Join(fmt.Errorf("--writable at %s: anyone who can reach it could push and delete; pass --htpasswd, or listen on 127.0.0.1", address), listener.Close())}
 	}
 	if f.writable {
-		a.ui.Note("note: what is pushed here is not verified, whatever a trust policy says: who uses it verifies it")
+		a.ui.Note("note: pushed content is not verified, whatever the trust policy says; verify it where you use it")
 		handler = serve.KeepOutPages(handler, login == nil)
 	}
 	a.announceServer(address, references, f, roots)

@@ -181,7 +181,7 @@ func TestArtifactsThatAreRefused(t *testing.T) {
 		{"name in a layer", []blobOf{{mediaType: imageLayer, data: gz(item{name: "/x.yaml"})}}, `entry "/x.yaml" leaves the tree`},
 		{"no archive", []blobOf{{mediaType: imageLayer, data: bytes.Repeat([]byte("no"), 1000)}}, "not a tar or zip archive"},
 		{"link out", []blobOf{{mediaType: imageLayer, data: gz(item{name: "x.yaml", kind: tar.TypeSymlink, to: "/etc/x"})}}, "x.yaml is a link that leads out of the tree"},
-		{"no layer", nil, "there is not YAML or JSON file that is included"},
+		{"no layer", nil, "no YAML or JSON file is included"},
 		{"many layers", slices.Repeat([]blobOf{{mediaType: fluxLayer, data: gz(item{name: "x.yaml"})}}, 128), "128 layers of "},
 	} {
 		ref := artifact(t, r, c.layers...)

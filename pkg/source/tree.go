@@ -219,9 +219,9 @@ func (t *entryTree) pickFiles(pick Pick) (*Tree, error) {
 	case len(c.picked) > 0:
 		return c.readPicked()
 	case pick.All:
-		return nil, errors.New("there is not a file that is included")
+		return nil, errors.New("no file is included")
 	}
-	return nil, errors.New("there is not YAML or JSON file that is included")
+	return nil, errors.New("no YAML or JSON file is included")
 }
 
 // missingFolderError lists the folders that exist where one is missing.

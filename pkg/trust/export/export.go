@@ -211,7 +211,7 @@ func (e *exporter) usableHolders(authorities []sign.Authority, need int, label s
 		}
 	}
 	if len(found) < need {
-		e.recordProblem("%s: %d have to sign, and %d can: the others are revoked or have expired", label, need, len(found))
+		e.recordProblem("%s: threshold is %d, but only %d can sign: the others are revoked or have expired", label, need, len(found))
 	}
 	return found, nil
 }

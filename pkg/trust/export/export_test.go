@@ -173,7 +173,7 @@ func TestExportRefuses(t *testing.T) {
 	const passes = "" // what is not a problem
 	for name, c := range map[string]struct{ policy, kyverno, controller string }{
 		"until later":        {one("key: a.pub, notAfter: 2999-01-01"), "authority one: notAfter", "authority one: notAfter"},
-		"expired":            {one("key: a.pub, notAfter: 2020-01-01"), "rule 1 (**): 1 have to sign, and 0 can", "rule 1 (**): 1 have to sign, and 0 can"},
+		"expired":            {one("key: a.pub, notAfter: 2020-01-01"), "rule 1 (**): threshold is 1, but only 0 can sign", "rule 1 (**): threshold is 1, but only 0 can sign"},
 		"expired, with time": {one("key: a.pub, trustedRoot: root.json, notAfter: 2020-01-01"), "authority one: notAfter", "authority one: notAfter"},
 		"from later":         {one("key: a.pub, notBefore: 2999-01-01"), "authority one: notBefore", "authority one: notBefore"},
 		"since long":         {one("key: a.pub, notBefore: 2020-01-01"), passes, passes},
@@ -182,7 +182,7 @@ func TestExportRefuses(t *testing.T) {
 		"private PKI":        {one("certificates: ca.pem, identity: {subject: x}"), "authority one: certificates of a private PKI", passes},
 		"private timestamps": {one("certificates: ca.pem, timestamps: ca.pem, identity: {subject: x}"), "certificates of a private PKI", "authority one: timestamps of a private PKI"},
 		"key and PKI":        {one("certificates: ca.pem, key: a.pub"), passes, passes},
-		"revoked":            {one("key: a.pub") + "revoked: {keys: [" + exported(t, one("key: a.pub"), nil).KeyID("one") + "]}\n", "1 have to sign, and 0 can", "1 have to sign, and 0 can"},
+		"revoked":            {one("key: a.pub") + "revoked: {keys: [" + exported(t, one("key: a.pub"), nil).KeyID("one") + "]}\n", "threshold is 1, but only 0 can sign", "threshold is 1, but only 0 can sign"},
 		"revoked elsewhere":  {one("key: a.pub") + "revoked: {keys: [" + strings.Repeat("a", 64) + "]}\n", passes, passes},
 		"revoked certificate": {identity("subject: x, issuer: y") + "revoked: {keys: [" + strings.Repeat("a", 64) + "]}\n", "authority one: the revoked key aaaa",
 			"authority one: the revoked key aaaa"},
