@@ -44,7 +44,7 @@ func TestFoldersOfStrangers(t *testing.T) {
 			}
 			done := make(chan error, 1)
 			go func() {
-				_, err := assemble.Build(context.Background(), dir, assemble.Options{})
+				_, err := assemble.Build(context.Background(), dir, options())
 				done <- err
 			}()
 			select {
