@@ -3,9 +3,9 @@ package serve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,9 +15,37 @@ import (
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
-// unpackDeltas makes the layers that archives have as deltas of what is served with them, as files in
-// a folder: a registry answers for ranges, and to many at a time. Archives may build on one another.
-func (s *Server) unpackDeltas(ctx context.Context, o Options) error {
+// listDeltas returns the layers that archives say they have as deltas.
+func (s storeList) listDeltas(ctx context.Context) (map[digest.Digest]bool, error) {
+	layers := map[digest.Digest]bool{}
+	for _, store := range s {
+		from, ok := store.(*archive.Store)
+		if !ok {
+			continue
+		}
+		list, err := from.Deltas(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range list {
+			layers[d.Layer.Digest] = true
+		}
+	}
+	return layers, nil
+}
+
+// unpackDeltas makes the layers of roots that archives have as deltas of what is served with them, in a
+// file: a registry answers for ranges, and to many at a time. Archives may build on one another. What the
+// roots do not need is not made, whatever an archive says.
+func (s *Server) unpackDeltas(ctx context.Context, o Options, roots []openedRoot) error {
+	needed, err := s.listBlobs(ctx, roots)
+	if err != nil {
+		return err
+	}
+	bases := storage{s.stores, nil}
+	if o.Verify != nil {
+		bases.allowed = needed
+	}
 	for made := true; made; {
 		made = false
 		for i, store := range s.stores {
@@ -25,7 +53,7 @@ func (s *Server) unpackDeltas(ctx context.Context, o Options) error {
 			if !ok {
 				continue
 			}
-			with, err := transfer.WithDeltas(ctx, from, storage{s.stores}, transfer.Options{TemporaryDir: o.TemporaryDir})
+			with, err := transfer.WithDeltas(ctx, from, bases, transfer.Options{TemporaryDir: o.TemporaryDir})
 			var base *transfer.BaseError
 			if errors.As(err, &base) {
 				continue // another one may make it; if not, the archive is incomplete
@@ -33,11 +61,15 @@ func (s *Server) unpackDeltas(ctx context.Context, o Options) error {
 			if err != nil {
 				return err
 			}
-			if len(with.Layers()) == 0 {
+			layers, err := needed.pickLayers(with.Layers())
+			if err != nil {
+				return fmt.Errorf("archive %s: %w", from, err)
+			}
+			if len(layers) == 0 {
 				continue
 			}
-			if s.stores[i], err = s.unpackArchive(ctx, from, with, o); err != nil {
-				return err
+			if s.stores[i], err = s.unpackArchive(ctx, from, with, layers, o); err != nil {
+				return fmt.Errorf("archive %s: %w", from, err)
 			}
 			made = true
 		}
@@ -45,43 +77,86 @@ func (s *Server) unpackDeltas(ctx context.Context, o Options) error {
 	return nil
 }
 
-// unpackArchive makes the layers of one archive.
-func (s *Server) unpackArchive(ctx context.Context, from *archive.Store, with *transfer.ArchiveWithDeltas, o Options) (_ *unpackedArchive, err error) {
-	if s.dir == "" {
-		if s.dir, err = os.MkdirTemp(o.TemporaryDir, "krtpkg-serve-*"); err != nil {
-			return nil, err
+// pickLayers returns the layers that are needed. Their sizes must be those of the manifests.
+func (sizes blobSizes) pickLayers(layers []ocispec.Descriptor) (picked []ocispec.Descriptor, err error) {
+	for _, layer := range layers {
+		size, ok := sizes[layer.Digest]
+		if !ok {
+			continue
+		}
+		if size != layer.Size {
+			return nil, fmt.Errorf("delta of layer %s: it claims %d bytes, the manifest of the image %d: %w", layer.Digest, layer.Size, size, archive.ErrDamaged)
+		}
+		picked = append(picked, layer)
+	}
+	return picked, nil
+}
+
+// unpackArchive makes layers of one archive.
+func (s *Server) unpackArchive(ctx context.Context, from *archive.Store, with *transfer.ArchiveWithDeltas, layers []ocispec.Descriptor, o Options) (_ *unpackedArchive, err error) {
+	if s.layers == nil {
+		if s.layers, err = newLayerFile(o.TemporaryDir); err != nil {
+			return nil, fmt.Errorf("unpack deltas: %w: set TMPDIR to a folder with enough space", err)
 		}
 	}
-	unpacked := &unpackedArchive{Store: from, files: map[digest.Digest]layerFile{}}
-	for _, layer := range with.Layers() {
-		name := filepath.Join(s.dir, layer.Digest.Encoded())
-		if err := writeLayer(ctx, with, layer, name); err != nil {
+	unpacked := &unpackedArchive{Store: from, layers: map[digest.Digest]*io.SectionReader{}}
+	for _, layer := range layers {
+		if unpacked.layers[layer.Digest], err = s.layers.writeLayer(ctx, with, layer); err != nil {
 			return nil, err
 		}
-		unpacked.files[layer.Digest] = layerFile{name, layer.Size}
 	}
 	return unpacked, nil
 }
 
-// writeLayer writes a layer, which is checked as it is made.
-func writeLayer(ctx context.Context, from *transfer.ArchiveWithDeltas, layer ocispec.Descriptor, name string) error {
-	body, err := from.Fetch(ctx, layer)
-	if err != nil {
-		return err
-	}
-	defer body.Close()
-	file, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(file, body)
-	return errors.Join(err, file.Close())
+// layerFile is a temporary file of layers, one after the other. It has no name where the system allows
+// that, so that nothing is left of a process that was killed.
+type layerFile struct {
+	*os.File
+	size int64
+	// named is set if the file is to be removed when it is closed.
+	named bool
 }
 
-// storage is the list as storage.
-type storage struct{ storeList }
+func newLayerFile(dir string) (*layerFile, error) {
+	file, err := os.CreateTemp(dir, "krtpkg-serve-*")
+	if err != nil {
+		return nil, err
+	}
+	return &layerFile{File: file, named: os.Remove(file.Name()) != nil}, nil
+}
+
+// writeLayer appends a layer, which is checked as it is made.
+func (f *layerFile) writeLayer(ctx context.Context, from *transfer.ArchiveWithDeltas, layer ocispec.Descriptor) (*io.SectionReader, error) {
+	body, err := from.Fetch(ctx, layer)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	start := f.size
+	n, err := io.Copy(f.File, body)
+	f.size += n
+	return io.NewSectionReader(f.File, start, n), err
+}
+
+// Close removes the file.
+func (f *layerFile) Close() error {
+	err := f.File.Close()
+	if f.named {
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return err
+}
+
+// storage is the list as storage of what is allowed; of all if that is nil.
+type storage struct {
+	storeList
+	allowed blobSizes
+}
 
 func (s storage) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	if _, ok := s.allowed[desc.Digest]; !ok && s.allowed != nil {
+		return false, nil
+	}
 	_, err := s.Stat(desc.Digest)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return false, nil
@@ -89,27 +164,27 @@ func (s storage) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error
 	return err == nil, err
 }
 
-// unpackedArchive is an archive with the layers that its deltas make as files.
+// unpackedArchive is an archive with the layers that its deltas make.
 type unpackedArchive struct {
 	*archive.Store
-	files map[digest.Digest]layerFile
+	layers map[digest.Digest]*io.SectionReader
 }
 
-type layerFile struct {
-	name string
-	size int64
-}
+// layerReader is a layer that seeks, and that several read at a time.
+type layerReader struct{ *io.SectionReader }
+
+func (layerReader) Close() error { return nil }
 
 func (u *unpackedArchive) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	if file, ok := u.files[desc.Digest]; ok {
-		return os.Open(file.name)
+	if layer, ok := u.layers[desc.Digest]; ok {
+		return layerReader{io.NewSectionReader(layer, 0, layer.Size())}, nil
 	}
 	return u.Store.Fetch(ctx, desc)
 }
 
 // Exists reports whether content is there.
 func (u *unpackedArchive) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	if _, ok := u.files[desc.Digest]; ok {
+	if _, ok := u.layers[desc.Digest]; ok {
 		return true, nil
 	}
 	return u.Store.Exists(ctx, desc)
@@ -117,8 +192,8 @@ func (u *unpackedArchive) Exists(ctx context.Context, desc ocispec.Descriptor) (
 
 // Stat returns the size of content.
 func (u *unpackedArchive) Stat(d digest.Digest) (int64, error) {
-	if file, ok := u.files[d]; ok {
-		return file.size, nil
+	if layer, ok := u.layers[d]; ok {
+		return layer.Size(), nil
 	}
 	return u.Store.Stat(d)
 }

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -55,8 +54,8 @@ type Server struct {
 	roots  []Root
 	// verified is what belongs to roots that were verified; nil if nothing was.
 	verified closure
-	// dir has the layers that deltas made.
-	dir string
+	// layers has the layers that deltas made; nil if there are none.
+	layers *layerFile
 	// repositories are those of the roots, and of images by upstream's names.
 	repositories map[string]*repository
 	// short are those of images by upstream's names without the registry.
@@ -84,58 +83,50 @@ func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
 
 // Close removes the layers that were made.
 func (s *Server) Close() error {
-	if s.dir == "" {
+	if s.layers == nil {
 		return nil
 	}
-	return os.RemoveAll(s.dir)
+	return s.layers.Close()
 }
 
 func (s *Server) open(ctx context.Context, o Options) error {
-	if err := s.unpackDeltas(ctx, o); err != nil {
+	deltas, err := s.stores.listDeltas(ctx)
+	if err != nil {
 		return err
 	}
-	if err := s.stores.checkComplete(ctx); err != nil {
+	if err := s.stores.checkComplete(ctx, deltas); err != nil {
 		return err
+	}
+	opened, err := s.openRoots(ctx, o)
+	if err != nil {
+		return err
+	}
+	// Deltas write to disk, so they come after verification.
+	if len(deltas) > 0 {
+		if err := s.unpackDeltas(ctx, o, opened); err != nil {
+			return err
+		}
+		if err := s.stores.checkComplete(ctx, nil); err != nil {
+			return err
+		}
 	}
 	if o.Verify != nil {
 		s.verified = closure{}
 	}
-	var sets []*bundle.Set
-	for _, store := range s.stores {
-		sources, err := transfer.FindRoots(ctx, store)
-		if err != nil {
+	for _, root := range opened {
+		if err := s.addRoot(s.stores[root.store], root.source, cmp.Or(o.Repository, root.set.Name())); err != nil {
 			return err
 		}
-		for _, source := range sources {
-			if o.Verify != nil {
-				if err := o.Verify(ctx, source); err != nil {
-					return err
-				}
-			}
-			set, err := bundle.OpenSet(ctx, s.stores, source.Root)
-			if err != nil {
-				return err
-			}
-			for _, tag := range source.Tags {
-				if err := set.Root.Metadata().CheckTag(tag); err != nil && !o.AllowRenamedTags {
-					return err
-				}
-			}
-			if err := s.addRoot(store, source, cmp.Or(o.Repository, set.Name())); err != nil {
-				return err
-			}
-			sets = append(sets, set)
-			if s.verified == nil {
-				continue
-			}
-			if err := s.addSet(ctx, s.verified, set); err != nil {
-				return err
-			}
+		if s.verified == nil {
+			continue
+		}
+		if err := s.addSet(ctx, s.verified, root.set); err != nil {
+			return err
 		}
 	}
 	// Roots come first: their names are theirs, whatever images are called.
-	for _, set := range sets {
-		for _, b := range set.Bundles {
+	for _, root := range opened {
+		for _, b := range root.set.Bundles {
 			s.addImages(b.Images)
 		}
 	}
@@ -143,6 +134,42 @@ func (s *Server) open(ctx context.Context, o Options) error {
 		return cmp.Or(cmp.Compare(a.Repository, b.Repository), cmp.Compare(a.Tag, b.Tag))
 	})
 	return nil
+}
+
+// openedRoot is a root that was verified, if that was asked for.
+type openedRoot struct {
+	// store is the number of the store that names it.
+	store  int
+	source transfer.Source
+	set    *bundle.Set
+}
+
+// openRoots verifies and opens the roots of all stores.
+func (s *Server) openRoots(ctx context.Context, o Options) (opened []openedRoot, err error) {
+	for i, store := range s.stores {
+		sources, err := transfer.FindRoots(ctx, store)
+		if err != nil {
+			return nil, err
+		}
+		for _, source := range sources {
+			if o.Verify != nil {
+				if err := o.Verify(ctx, source); err != nil {
+					return nil, err
+				}
+			}
+			set, err := bundle.OpenSet(ctx, s.stores, source.Root)
+			if err != nil {
+				return nil, err
+			}
+			for _, tag := range source.Tags {
+				if err := set.Root.Metadata().CheckTag(tag); err != nil && !o.AllowRenamedTags {
+					return nil, err
+				}
+			}
+			opened = append(opened, openedRoot{i, source, set})
+		}
+	}
+	return opened, nil
 }
 
 // Roots returns what is served, by name.

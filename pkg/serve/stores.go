@@ -113,8 +113,9 @@ func (s storeList) Predecessors(ctx context.Context, node ocispec.Descriptor) ([
 	return all, nil
 }
 
-// checkComplete returns an error if a store lacks content that none of the others has.
-func (s storeList) checkComplete(ctx context.Context) error {
+// checkComplete returns an error if a store lacks content that none of the others has and that is not
+// one of promised.
+func (s storeList) checkComplete(ctx context.Context, promised map[digest.Digest]bool) error {
 	for _, store := range s {
 		partial, ok := store.(partialStore)
 		if !ok {
@@ -126,6 +127,9 @@ func (s storeList) checkComplete(ctx context.Context) error {
 		}
 		var missing []digest.Digest
 		for _, desc := range list {
+			if promised[desc.Digest] {
+				continue
+			}
 			_, err := s.Stat(desc.Digest)
 			if errors.Is(err, errdef.ErrNotFound) {
 				missing = append(missing, desc.Digest)
