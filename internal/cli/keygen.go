@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,20 +22,20 @@ $COSIGN_PASSWORD or asked for. Existing files are never overwritten.`,
 		Example: "  krtpkg keygen",
 		GroupID: groupTrust,
 		Args:    cobra.NoArgs,
-		RunE:    func(*cobra.Command, []string) error { return a.runKeygen(prefix) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runKeygen(cmd.Context(), prefix) },
 	}
 	cmd.Flags().StringVar(&prefix, "output-key-prefix", "cosign", "name of the files")
 	return cmd
 }
 
-func (a *app) runKeygen(prefix string) error {
+func (a *app) runKeygen(ctx context.Context, prefix string) error {
 	keyFile, pubFile := prefix+".key", prefix+".pub"
 	for _, file := range []string{keyFile, pubFile} {
 		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s already exists", file)
 		}
 	}
-	passphrase, err := a.newPassphrase()
+	passphrase, err := a.newPassphrase(ctx)
 	if err != nil {
 		return err
 	}
@@ -64,17 +65,17 @@ func createFile(name string, data []byte, mode fs.FileMode) error {
 	return errors.Join(err, file.Close())
 }
 
-func (a *app) newPassphrase() ([]byte, error) {
+func (a *app) newPassphrase(ctx context.Context) ([]byte, error) {
 	if text, set := os.LookupEnv(passwordVariable); set {
 		return []byte(text), nil
 	}
-	first, err := a.ui.Password("Passphrase for the new key: ")
+	first, err := a.askPassword(ctx, "Passphrase for the new key:", "set "+passwordVariable)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase: %w: set %s", err, passwordVariable)
+		return nil, fmt.Errorf("passphrase: %w", err)
 	}
-	second, err := a.ui.Password("Repeat the passphrase: ")
+	second, err := a.ui.Password(ctx, "Repeat the passphrase:")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("passphrase: %w", err)
 	}
 	if string(first) != string(second) {
 		return nil, fmt.Errorf("the passphrases differ")

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/registry"
+	"krtpkg.dev/krtpkg/internal/ui"
 )
 
 type loginOptions struct {
@@ -62,10 +63,10 @@ func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
 	if o.stdin {
 		password, err = io.ReadAll(io.LimitReader(a.ui.In, 64<<10))
 	} else {
-		password, err = a.ui.Password("Password for " + host + ": ")
+		password, err = a.askPassword(ctx, "Password for "+host+":", "pass --password-stdin")
 	}
 	if err != nil {
-		return fmt.Errorf("password: %w: pass --password-stdin", err)
+		return fmt.Errorf("password: %w", err)
 	}
 	text := strings.TrimRight(string(password), "\r\n")
 	if text == "" {
@@ -77,6 +78,15 @@ func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
 	}
 	a.ui.Say("logged in to %s as %s", host, o.username)
 	return nil
+}
+
+// askPassword asks for what is not to be shown; instead is the hint where there is nobody to ask.
+func (a *app) askPassword(ctx context.Context, prompt, instead string) ([]byte, error) {
+	password, err := a.ui.Password(ctx, prompt)
+	if errors.Is(err, ui.ErrNoTerminal) {
+		err = fmt.Errorf("%w: %s", err, instead)
+	}
+	return password, err
 }
 
 func (a *app) logoutCommand() *cobra.Command {

@@ -29,7 +29,7 @@ const (
 	publicRekor  = "https://rekor.sigstore.dev"
 )
 
-func (a *app) readPassphrase(file, passwordFile string) func() ([]byte, error) {
+func (a *app) readPassphrase(ctx context.Context, file, passwordFile string) func() ([]byte, error) {
 	return func() ([]byte, error) {
 		if passwordFile != "" {
 			data, err := os.ReadFile(passwordFile)
@@ -38,9 +38,9 @@ func (a *app) readPassphrase(file, passwordFile string) func() ([]byte, error) {
 		if text, set := os.LookupEnv(passwordVariable); set {
 			return []byte(text), nil
 		}
-		passphrase, err := a.ui.Password("Passphrase for " + file + ": ")
+		passphrase, err := a.askPassword(ctx, "Passphrase for "+file+":", "set "+passwordVariable)
 		if err != nil {
-			return nil, fmt.Errorf("passphrase of %s: %w: set %s", file, err, passwordVariable)
+			return nil, fmt.Errorf("passphrase of %s: %w", file, err)
 		}
 		return passphrase, nil
 	}
@@ -118,7 +118,7 @@ func (a *app) newSigner(ctx context.Context, f *signFlags) (*sign.Signer, error)
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
-	signer, err := sign.LoadSigner(pem, a.readPassphrase(f.key, f.passwordFile))
+	signer, err := sign.LoadSigner(pem, a.readPassphrase(ctx, f.key, f.passwordFile))
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", f.key, err)
 	}

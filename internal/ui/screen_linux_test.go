@@ -3,6 +3,7 @@ package ui
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -434,5 +435,66 @@ func TestColumns(t *testing.T) {
 		if width, height := (&UI{Err: io.Discard}).terminalSize(); width != want || height != 24 {
 			t.Errorf("COLUMNS=%s, no terminal: %d x %d, want %d x 24", columns, width, height, want)
 		}
+	}
+}
+
+// A password is not shown, and who interrupts the question has a terminal that shows what is typed again.
+func TestTerminalPassword(t *testing.T) {
+	x := newTerminal(t, 80, 24)
+	u := x.ui()
+	echoes := func() bool {
+		state, err := unix.IoctlGetTermios(int(x.user.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.Lflag&unix.ECHO != 0
+	}
+	type reply struct {
+		text []byte
+		err  error
+	}
+	replies := make(chan reply, 1)
+	ask := func(ctx context.Context) {
+		go func() {
+			text, err := u.Password(ctx, "Password for registry.example:")
+			replies <- reply{text, err}
+		}()
+		for echoes() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	answer := func() reply {
+		select {
+		case r := <-replies:
+			return r
+		case <-time.After(5 * time.Second):
+			t.Fatalf("no answer after 5 seconds; the terminal echoes: %v", echoes())
+			return reply{}
+		}
+	}
+	ask(t.Context())
+	if _, err := x.master.WriteString("secret\n"); err != nil {
+		t.Fatal(err)
+	}
+	if r := answer(); string(r.text) != "secret" || r.err != nil {
+		t.Errorf("got %q, %v", r.text, r.err)
+	}
+	same(t, x.sees(), "Password for registry.example: ")
+	ctx, interrupt := context.WithCancel(t.Context())
+	ask(ctx)
+	interrupt()
+	if r := answer(); !errors.Is(r.err, context.Canceled) || len(r.text) > 0 {
+		t.Errorf("interrupted: got %q, %v", r.text, r.err)
+	}
+	if !echoes() {
+		t.Error("the terminal does not show what is typed after the interruption")
+	}
+	u.Note("the display is free")
+	same(t, x.sees(), "Password for registry.example: \nPassword for registry.example: \nthe display is free")
+	if _, err := u.Password(ctx, "Password for registry.example:"); !errors.Is(err, context.Canceled) {
+		t.Errorf("asked after the interruption: %v", err)
+	}
+	if _, err := (&UI{In: strings.NewReader("secret\n")}).Password(t.Context(), ""); !errors.Is(err, ErrNoTerminal) {
+		t.Errorf("without a terminal: %v", err)
 	}
 }

@@ -262,19 +262,44 @@ func ignoreEOF(err error) error {
 	return err
 }
 
-// Password reads a password from the terminal without showing it.
-func (u *UI) Password(prompt string) ([]byte, error) {
+// ErrNoTerminal is the error of a question that only a person can answer.
+var ErrNoTerminal = errors.New("no terminal to ask for it")
+
+// Password reads a password from the terminal without showing it. Interrupted, it leaves the terminal as it
+// was.
+func (u *UI) Password(ctx context.Context, prompt string) ([]byte, error) {
 	file, ok := u.In.(*os.File)
 	if !ok || !u.IsTerminal() {
-		return nil, fmt.Errorf("no terminal to ask for it")
+		return nil, ErrNoTerminal
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.paintRows(nil)
-	fmt.Fprint(u.Err, EscapeLine(prompt))
-	password, err := term.ReadPassword(int(file.Fd()))
-	fmt.Fprintln(u.Err)
-	return password, err
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	terminal := int(file.Fd())
+	before, err := term.GetState(terminal)
+	if err != nil {
+		return nil, err
+	}
+	u.ask(EscapeLine(prompt))
+	defer u.answered()
+	type reply struct {
+		password []byte
+		err      error
+	}
+	// Reading cannot be interrupted; whoever interrupts ends the process.
+	replies := make(chan reply, 1)
+	go func() {
+		password, err := term.ReadPassword(terminal)
+		replies <- reply{password, err}
+	}()
+	select {
+	case r := <-replies:
+		fmt.Fprintln(u.Err)
+		return r.password, r.err
+	case <-ctx.Done():
+		fmt.Fprintln(u.Err)
+		return nil, errors.Join(ctx.Err(), term.Restore(terminal, before))
+	}
 }
 
 // Bytes returns a number of bytes for people.
