@@ -237,7 +237,7 @@ func TestInterruptAnywhere(t *testing.T) {
 		options := Options{OnEvent: func(Event) { out.Add(1) }, PollInterval: 50 * time.Millisecond}
 		began := time.Now()
 		err := do(ctx, options)
-		if late := time.Since(began) - limit; late > 300*time.Millisecond && err != nil {
+		if late := time.Since(began) - limit; late > time.Second && err != nil {
 			t.Errorf("%s interrupted after %s returned %s late", name, limit, late)
 		}
 		written := out.Load()
