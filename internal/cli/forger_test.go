@@ -62,12 +62,15 @@ func newForger(t *testing.T, with []string) *forger {
 	return f
 }
 
-// certify makes NAME.key and a certificate for it, and ca.pem of who issued it.
+// certify makes NAME.key, a certificate for it, NAME-ended.crt that has ended, and ca.pem of who issued them.
 func (f *forger) certify(name, subject string, pki *sigstoretest.Sigstore, until time.Duration) {
 	f.t.Helper()
 	f.pki = pki
 	private, public := newPEM(f.t)
-	f.write(name+".key", private, name+".crt", string(pki.IssueCertificate(subject, public, time.Now().Add(-2*time.Hour), time.Now().Add(until))))
+	certificate := func(until time.Duration) string {
+		return string(pki.IssueCertificate(subject, public, time.Now().Add(-2*time.Hour), time.Now().Add(until)))
+	}
+	f.write(name+".key", private, name+".crt", certificate(until), name+"-ended.crt", certificate(-time.Hour))
 	if name == "pki" {
 		f.write("ca.pem", string(pki.Authorities()))
 	}

@@ -300,8 +300,12 @@ var tamperings = []tampering{
 	}, "certificate of release@krt.example: x509: certificate signed by unknown authority", byPKI, trustsPKI},
 	{"certificate that has ended", func(f *forger) {
 		f.unsign()
-		f.certify("old", "release@krt.example", f.pki, -time.Hour)
+		f.certify("old", "release@krt.example", f.pki, time.Hour)
 		f.ok("sign", "oci:dist:1.0.0", "--key", "old.key", "--certificate", "old.crt", "--signature-format", "bundle")
+		der, _ := pem.Decode([]byte(f.read("old-ended.crt")))
+		f.forgeBundle(bundled(typeSign), func(b map[string]any) {
+			b["verificationMaterial"].(map[string]any)["certificate"] = map[string]any{"rawBytes": base64.StdEncoding.EncodeToString(der.Bytes)}
+		})
 	}, "certificate of release@krt.example: x509: certificate has expired", byPKI, trustsPKI},
 	{"certificate of another signature", func(f *forger) {
 		f.certify("second", "release@krt.example", f.pki, time.Hour)
