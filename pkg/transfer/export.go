@@ -93,6 +93,9 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 		}
 	}
 	for _, r := range p.roots {
+		if r.artifact == nil {
+			continue // an image that is copied under its upstream name
+		}
 		for _, tag := range r.Tags {
 			title := cmp.Or(r.title(), "bundle")
 			named := archive.NameDescriptor(r.desc, tag, title+":"+tag)
