@@ -110,7 +110,7 @@ func writeSchemaValue(w *bytes.Buffer, name string, schema *yaml.Node, indent, l
 	if notes := schemaNotes(schema); notes != "" {
 		ui.Fprintf(w, "%s# (%s)\n", margin, notes)
 	}
-	key, err := encodeKey(name)
+	key, err := encodeInline(&yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name})
 	if err != nil {
 		return err
 	}
@@ -121,13 +121,9 @@ func writeSchemaValue(w *bytes.Buffer, name string, schema *yaml.Node, indent, l
 	}
 	text := "null"
 	if value := manifest.GetValue(schema, "default"); value != nil {
-		flow := *value
-		flow.Style |= yaml.FlowStyle
-		data, err := yaml.Marshal(&flow)
-		if err != nil {
-			return err
+		if text, err = encodeInline(value); err != nil {
+			return fmt.Errorf("default of %s: %w", key, err)
 		}
-		text = strings.ReplaceAll(strings.TrimSpace(string(data)), "\n", " ")
 	}
 	ui.Fprintf(w, "%s# %s: %s\n", margin, key, text)
 	return nil
@@ -171,8 +167,29 @@ func sequenceOf(node *yaml.Node) []*yaml.Node {
 	return node.Content
 }
 
-// encodeKey returns a key as YAML.
-func encodeKey(key string) (string, error) {
-	data, err := yaml.Marshal(key)
-	return strings.TrimSpace(string(data)), err
+// encodeInline returns a node as YAML on one line.
+func encodeInline(node *yaml.Node) (string, error) {
+	inline, ok := manifest.ExpandAliases(node)
+	if !ok {
+		return "", fmt.Errorf("more than %d parts with its aliases expanded", manifest.MaxValues)
+	}
+	setInlineStyle(inline)
+	data, err := yaml.Marshal(inline)
+	return strings.TrimSuffix(string(data), "\n"), err
+}
+
+// setInlineStyle takes away what needs lines of its own. Where text is escaped when it is printed, it is quoted.
+func setInlineStyle(node *yaml.Node) {
+	node.HeadComment, node.LineComment, node.FootComment = "", "", ""
+	switch {
+	case node.Kind != yaml.ScalarNode:
+		node.Style |= yaml.FlowStyle
+	case ui.EscapeLine(node.Value) != node.Value:
+		node.Style = yaml.DoubleQuotedStyle
+	default:
+		node.Style &^= yaml.LiteralStyle | yaml.FoldedStyle
+	}
+	for _, child := range node.Content {
+		setInlineStyle(child)
+	}
 }

@@ -179,11 +179,28 @@ func TestRenderingChangesNothing(t *testing.T) {
 	}
 }
 
+// A bundle's name with nothing but comments below it, as show values prints it, sets nothing.
+func TestParseValuesOfNothing(t *testing.T) {
+	t.Parallel()
+	nothing := values(t, "web:\n  # replicas: 3\n")
+	if node := nothing.Node(); node != nil {
+		t.Errorf("got values %+v", node)
+	}
+	kept := nothing.Override(values(t, "web: {replicas: 2}\n")).Node()
+	if kept == nil || kept.Content[1].Content[1].Value != "2" {
+		t.Errorf("over other values: %+v", kept)
+	}
+	if err := values(t, "wbe:\n").CheckBundles([]string{"web"}); err == nil {
+		t.Error("a mistyped name of a bundle was taken")
+	}
+}
+
 func TestParseValuesRefuses(t *testing.T) {
 	t.Parallel()
 	for data, want := range map[string]string{
 		"- a\n":                 "site.yaml:1:1: values must be a mapping from bundle names to their values",
 		"web: 1\n":              `site.yaml:1:6: the values of bundle "web" are not a mapping`,
+		"web: ''\n":             `site.yaml:1:6: the values of bundle "web" are not a mapping`,
 		"web: {}\n---\nb: {}\n": "site.yaml:3:1: a values file must be a single document, this is the second",
 		"web: {}\nweb: {}\n":    `site.yaml:2:1: duplicate key "web", first at line 1`,
 		"web: &w {a: *w}\n":     `site.yaml:1:13: alias *w is inside its own anchor`,
@@ -203,7 +220,7 @@ func TestValuesAreForBundlesThatAreThere(t *testing.T) {
 	if err := values(t, "dns: {}\nwbe: {}\n").CheckBundles(bundles); err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
-	for _, data := range []string{"", "# nothing\n", "web: {}\n", "web: {}\ndns: {}\n"} {
+	for _, data := range []string{"", "# nothing\n", "web: {}\n", "web: {}\ndns: {}\n", "web:\n  # replicas: 3\ndns: ~\n"} {
 		if err := values(t, data).CheckBundles(slices.Clone(bundles)); err != nil {
 			t.Errorf("%q: %v", data, err)
 		}

@@ -49,6 +49,9 @@ func fromNode(file *manifest.File, root *yaml.Node) (*Values, error) {
 		if !ok {
 			return nil, file.Errorf(key, "the values of bundle %q have more than %d parts with their aliases expanded", key.Value, manifest.MaxValues)
 		}
+		if value.Kind == yaml.ScalarNode && value.ShortTag() == "!!null" {
+			continue // nothing is set, as where all that show values prints is still a comment
+		}
 		if value.Kind != yaml.MappingNode {
 			return nil, file.Errorf(value, "the values of bundle %q are not a mapping", key.Value)
 		}
