@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -142,16 +143,7 @@ func (a *app) showAttestation(ctx context.Context, reference, what string, t *tr
 	if err != nil {
 		return err
 	}
-	var found []sign.Claim
-	for _, c := range all {
-		if c.PredicateType != trust.PredicateType(what) && c.Manifest.String() != what {
-			continue
-		}
-		// Most are there in two forms.
-		if len(found) == 0 || !bytes.Equal(found[len(found)-1].Predicate, c.Predicate) {
-			found = append(found, c)
-		}
-	}
+	found := selectPredicates(all, what)
 	switch {
 	case len(found) == 0 && verified:
 		return fmt.Errorf("%s: %w: no attestation %s by a trusted signer", at.pinnedReference(), trust.ErrRefused, what)
@@ -167,6 +159,20 @@ func (a *app) showAttestation(ctx context.Context, reference, what string, t *tr
 		a.ui.Note("note: not verified: claimed by %s", claimant(found[0]))
 	}
 	return a.ui.Result("json", found[0].Predicate, nil)
+}
+
+// selectPredicates returns the attestations of a type, or that of a digest: one for each predicate, since most
+// are there in two forms.
+func selectPredicates(all []sign.Claim, what string) (found []sign.Claim) {
+	for _, c := range all {
+		if c.PredicateType != trust.PredicateType(what) && c.Manifest.String() != what {
+			continue
+		}
+		if !slices.ContainsFunc(found, func(other sign.Claim) bool { return bytes.Equal(other.Predicate, c.Predicate) }) {
+			found = append(found, c)
+		}
+	}
+	return found
 }
 
 // claimant returns who claims to have signed.

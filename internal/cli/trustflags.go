@@ -175,7 +175,7 @@ func nextTo(file, path string) string {
 // other letters: it may forbid something.
 func checkSpelling(file string) error {
 	entries, _ := os.ReadDir(filepath.Dir(file)) // without a folder there is no other file
-	bare := strings.TrimSuffix(filepath.Base(file), ".yaml")
+	bare := strings.TrimSuffix(strings.ToLower(filepath.Base(file)), ".yaml")
 	for _, e := range entries {
 		name := strings.ToLower(e.Name())
 		if name == bare+".yaml" || name == bare+".yml" || name == bare+".json" {
