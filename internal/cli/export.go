@@ -220,6 +220,10 @@ func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 		f.zstd = true
 	}
 	switch {
+	case file == "-" && f.format != "":
+		return 0, &usageError{errors.New("--output does not work with - (standard output): the archive is the result")}
+	case file == "-" && f.dryRun:
+		return 0, &usageError{errors.New("--dry-run does not work with - (standard output): name a file")}
 	case f.delta != deltaOff && f.delta != deltaAuto && f.delta != deltaForce:
 		return 0, &usageError{fmt.Errorf("--delta %q: want off, auto or force", f.delta)}
 	case f.delta != deltaOff && len(f.bases) == 0:
