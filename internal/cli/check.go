@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -82,18 +83,25 @@ The exit code is 3 if something is damaged, 4 if something is missing.`,
 
 func (a *app) runCheck(ctx context.Context, references []string, f *transferFlags) error {
 	var places []checkedPlace
+	var failures []error
 	found := &result.Check{Checked: []result.Checked{}}
 	for _, reference := range references {
 		one, err := a.checkOne(ctx, reference, f)
 		if err != nil {
-			return fmt.Errorf("check %s: %w", reference, err)
+			failures = append(failures, fmt.Errorf("check %s: %w", reference, err))
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		places, found.Checked = append(places, *one), append(found.Checked, one.Checked)
 	}
-	failed := requireWholeSets(places)
-	if failed != nil {
-		failed = fmt.Errorf("check %s: %w", strings.Join(references, ", "), failed)
+	if len(failures) == 0 { // which volume a damaged file is cannot be told
+		if err := requireWholeSets(places); err != nil {
+			failures = append(failures, fmt.Errorf("check %s: %w", strings.Join(references, ", "), err))
+		}
 	}
+	failed := errors.Join(failures...)
 	return a.printResult(ctx, f.format, found, failed, func(w io.Writer) {
 		for _, v := range places {
 			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Reference, countNoun(int(v.Items), "item"), ui.Bytes(v.Bytes), v.volumeText())

@@ -118,11 +118,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Damaged, exitUnverified, "export it again, or without --delta", "")
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
-		object := ""
-		if errors.As(err, &item) {
-			object = cmp.Or(item.Item, item.Digest.String())
-		}
-		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with; fetch it again from its origin", object)
+		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with; fetch it again from its origin",
+			itemWith(err, content.ErrMismatchedDigest, content.ErrInvalidDescriptorSize, content.ErrTrailingData))
 	case errors.Is(err, layout.ErrAmbiguous):
 		return failure(result.Ambiguous, exitUnverified, "refer to it by digest, or create the archive or folder again", "")
 	case errors.Is(err, archive.ErrDamaged), errors.Is(err, delta.ErrDamaged):
@@ -180,11 +177,31 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &incomplete):
 		return failure(result.Incomplete, exitIncomplete, "make the images reachable, or pass --image-mirror", incomplete.Missing[0].Image)
 	case errors.As(err, &item) && errors.Is(err, errdef.ErrNotFound):
-		return failure(result.Incomplete, exitIncomplete, "copy or import it again from a complete source; only missing content is transferred", cmp.Or(item.Item, item.Digest.String()))
+		return failure(result.Incomplete, exitIncomplete, "copy or import it again from a complete source; only missing content is transferred", itemWith(err, errdef.ErrNotFound))
 	case errors.Is(err, errdef.ErrNotFound):
 		return failure(result.NotFound, exitFailure, "list the versions with krtpkg list", "")
 	}
 	return failure(result.Failed, exitFailure, "", "")
+}
+
+// itemWith returns the first item, of all that an error is made of, whose own cause is one of these; "" if
+// there is none.
+func itemWith(err error, causes ...error) string {
+	switch e := err.(type) {
+	case *transfer.ItemError:
+		if slices.ContainsFunc(causes, func(cause error) bool { return errors.Is(e, cause) }) {
+			return cmp.Or(e.Item, e.Digest.String())
+		}
+	case interface{ Unwrap() error }:
+		return itemWith(e.Unwrap(), causes...)
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			if found := itemWith(one, causes...); found != "" {
+				return found
+			}
+		}
+	}
+	return ""
 }
 
 // failure is a row of the table.

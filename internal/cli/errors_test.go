@@ -26,6 +26,29 @@ import (
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
+// Of several errors the object is the one that the code is about.
+func TestExplainNamesItem(t *testing.T) {
+	t.Parallel()
+	lost := &transfer.ItemError{Digest: "sha256:1", Item: "lost layer", Err: fmt.Errorf("oci:a: %w", errdef.ErrNotFound)}
+	damaged := &transfer.ItemError{Digest: "sha256:2", Item: "damaged layer", Err: fmt.Errorf("oci:b: %w", content.ErrMismatchedDigest)}
+	unread := &transfer.ItemError{Digest: "sha256:3", Item: "unread layer", Err: errors.New("no answer")}
+	for _, c := range []struct {
+		err  error
+		code int
+		want string
+	}{
+		{errors.Join(fmt.Errorf("check a: %w", lost), fmt.Errorf("check b: %w", damaged)), 3, "damaged layer"},
+		{errors.Join(damaged, lost), 3, "damaged layer"},
+		{errors.Join(unread, fmt.Errorf("check a: %w", errors.Join(lost))), 4, "lost layer"},
+		{errors.Join(&transfer.ItemError{Digest: "sha256:4", Err: content.ErrTrailingData}, unread), 3, "sha256:4"},
+		{errors.Join(unread, content.ErrMismatchedDigest), 3, ""},
+	} {
+		if got := explainError(t.Context(), c.err); got.ExitCode != c.code || got.Object != c.want {
+			t.Errorf("%v: exit code %d, object %q; want %d, %q", c.err, got.ExitCode, got.Object, c.code, c.want)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	status := func(code int) error {
