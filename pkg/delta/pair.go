@@ -122,7 +122,6 @@ type pairing struct {
 	bySum   map[[sha256.Size]byte]int
 	byName  map[string]int
 	byStem  map[string]int
-	used    map[int]bool
 }
 
 func (p *pairing) addOldEntry(e tarEntry) {

@@ -238,11 +238,10 @@ func TestWrongBytes(t *testing.T) {
 
 // eventTally adds up the events of one plan.
 type eventTally struct {
-	mu              sync.Mutex
-	planned, ended  progress.Event
-	names           map[string]bool
-	moved, unnamed  int64
-	begins, notDone int
+	mu             sync.Mutex
+	planned, ended progress.Event
+	moved, unnamed int64
+	begins         int
 }
 
 func (e *eventTally) add(one progress.Event) {
