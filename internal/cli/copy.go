@@ -194,19 +194,19 @@ With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md
 }
 
 func (a *app) runCopy(ctx context.Context, verb string, sources []string, target string, f *transferFlags) error {
-	r, err := a.copyTo(ctx, verb, sources, target, f)
+	to, err := place.Parse(target)
+	if err != nil {
+		return &usageError{err}
+	}
+	r, err := a.copyTo(ctx, verb, sources, to, f)
 	if err != nil {
 		return err
 	}
-	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r, to.Location()) })
 }
 
 // copyTo copies sources to a target, or compares them with it.
-func (a *app) copyTo(ctx context.Context, verb string, sources []string, target string, f *transferFlags) (*result.Transfer, error) {
-	to, err := place.Parse(target)
-	if err != nil {
-		return nil, &usageError{err}
-	}
+func (a *app) copyTo(ctx context.Context, verb string, sources []string, to place.Place, f *transferFlags) (*result.Transfer, error) {
 	if to.File != "" {
 		if to.Tag != "" {
 			return nil, &usageError{fmt.Errorf("%s: an archive keeps the tags of its content: name it without a tag", to)}
@@ -239,7 +239,11 @@ func (a *app) copyTo(ctx context.Context, verb string, sources []string, target 
 		return nil, err
 	}
 	if f.dryRun {
-		return compareWith(ctx, roots, to, dst, options)
+		plan, err := transfer.PlanCopy(ctx, roots, dst, options)
+		if err != nil {
+			return nil, err
+		}
+		return comparePlan(ctx, plan, to, dst)
 	}
 	report, err := transfer.Copy(ctx, roots, dst, options)
 	if err != nil {
@@ -273,12 +277,8 @@ func (a *app) openRoots(ctx context.Context, references []string, tag string) ([
 	return sources, nil
 }
 
-// compareWith returns what a copy would do.
-func compareWith(ctx context.Context, roots []transfer.Source, to place.Place, dst oras.GraphTarget, o transfer.Options) (*result.Transfer, error) {
-	plan, err := transfer.NewPlan(ctx, roots, o)
-	if err != nil {
-		return nil, err
-	}
+// comparePlan returns what the copy of a plan would do.
+func comparePlan(ctx context.Context, plan *transfer.Plan, to place.Place, dst oras.GraphTarget) (*result.Transfer, error) {
 	d, err := plan.Compare(ctx, dst)
 	if err != nil {
 		return nil, err
@@ -289,8 +289,8 @@ func compareWith(ctx context.Context, roots []transfer.Source, to place.Place, d
 	}, nil
 }
 
-// writeTransfer shows what a transfer did, or would do.
-func writeTransfer(w io.Writer, r *result.Transfer) {
+// writeTransfer shows what a transfer did, or would do; to is where it goes.
+func writeTransfer(w io.Writer, r *result.Transfer, to string) {
 	switch {
 	case len(r.Files) > 0:
 		for _, file := range r.Files {
@@ -300,24 +300,17 @@ func writeTransfer(w io.Writer, r *result.Transfer) {
 			ui.Fprintf(w, "%s\t%s\t%s\t%s\n", l.Image, ui.Bytes(l.Bytes), shortDigest(l.Digest), describeLayer(l))
 		}
 	case r.DryRun:
-		ui.Fprintf(w, "would copy %s to %s: %s; %s (%s) present\n", countNoun(int(r.CopiedItems), "item"), locationOf(r),
+		ui.Fprintf(w, "would copy %s to %s: %s; %s (%s) present\n", countNoun(int(r.CopiedItems), "item"), to,
 			ui.Bytes(r.CopiedBytes), countNoun(int(r.PresentItems), "item"), ui.Bytes(r.PresentBytes))
 	default:
 		for _, root := range r.Roots {
+			if len(root.Tags) > 1 {
+				ui.Fprintf(w, "%s (also tagged %s)\n", root.Reference, strings.Join(root.Tags[1:], ", "))
+				continue
+			}
 			ui.Fprintln(w, root.Reference)
 		}
 	}
-}
-
-// locationOf returns where a transfer goes.
-func locationOf(r *result.Transfer) string {
-	var all []string
-	for _, root := range r.Roots {
-		if at, err := place.Parse(root.Reference); err == nil && !slices.Contains(all, at.Location()) {
-			all = append(all, at.Location())
-		}
-	}
-	return strings.Join(all, ", ")
 }
 
 // describeCopy returns what results say of a copy.
@@ -353,11 +346,14 @@ func countNoun(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// describeRoots returns what results say of the roots of a transfer.
+// describeRoots returns what results say of the roots of a transfer, each by the first of its tags.
 func describeRoots(to place.Place, roots []transfer.RootReport) []result.Root {
 	all := make([]result.Root, len(roots))
 	for i, r := range roots {
-		at := to.WithTag(strings.Join(r.Tags, ","))
+		at := to.WithTag("")
+		if len(r.Tags) > 0 {
+			at.Tag = r.Tags[0]
+		}
 		at.Digest = r.Root.Digest
 		all[i] = result.Root{
 			Artifact: result.Artifact{Reference: at.String(), Kind: r.Kind, Name: r.Metadata.Name, Version: r.Metadata.Version, Digest: r.Root.Digest.String()},

@@ -85,7 +85,7 @@ func (a *app) runExport(ctx context.Context, references []string, file string, f
 	if err != nil || file == "-" {
 		return err
 	}
-	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r, file) })
 }
 
 // exportTo writes an archive of what references lead to, as one file or several, or as a stream.

@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -100,7 +101,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	}
 	a.sayCopied(imported.Report)
 	r := describeCopy(to, imported.Report)
-	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r, to.Location()) })
 }
 
 func (a *app) importFrom(ctx context.Context, archives []string, dst place.Target, o transfer.Options) (*transfer.Imported, error) {
@@ -141,27 +142,35 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 func (a *app) compareImport(ctx context.Context, archives []string, to place.Place, dst place.Target, o transfer.Options, format ui.Format) error {
 	for _, name := range archives {
 		if name == "-" {
-			return &usageError{errors.New("--dry-run cannot be used with a stream: it would be read to its end")}
+			return &usageError{errors.New("import -: --dry-run needs an archive file that is not compressed: save the stream to a file first")}
 		}
 	}
-	store, err := archive.Open(archives...)
-	if err != nil {
-		return err
+	r, err := planImport(ctx, archives, to, dst, o)
+	if errors.Is(err, archive.ErrCompressed) {
+		return &usageError{fmt.Errorf("import %s: --dry-run needs an archive file that is not compressed: unpack it first with zstd -d", nameArchives(archives))}
 	}
-	defer store.Close()
-	if absent := store.AbsentVolumes(); len(absent) > 0 {
-		return fmt.Errorf("import %s: %w", nameArchives(archives), &archive.AbsentVolumesError{Volumes: absent, Of: store.Volumes(), Near: archives})
-	}
-	roots, err := transfer.FindRoots(ctx, store)
-	if err != nil {
-		return err
-	}
-	o.Fallback = dst
-	r, err := compareWith(ctx, roots, to, dst, o)
 	if err != nil {
 		return fmt.Errorf("import %s: %w", nameArchives(archives), err)
 	}
-	return a.printResult(ctx, format, r, nil, func(w io.Writer) { writeTransfer(w, r) })
+	return a.printResult(ctx, format, r, nil, func(w io.Writer) { writeTransfer(w, r, to.Location()) })
+}
+
+// planImport returns what an import would do.
+func planImport(ctx context.Context, archives []string, to place.Place, dst place.Target, o transfer.Options) (*result.Transfer, error) {
+	store, err := archive.Open(archives...)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	plan, err := transfer.PlanImport(ctx, store, dst, o)
+	var absent *archive.AbsentVolumesError
+	if errors.As(err, &absent) {
+		absent.Near = archives
+	}
+	if err != nil {
+		return nil, err
+	}
+	return comparePlan(ctx, plan, to, dst)
 }
 
 // nameArchives names what is imported in an error, which names the volume that it is about.

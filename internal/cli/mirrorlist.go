@@ -128,19 +128,19 @@ func (a *app) copyList(ctx context.Context, file string, f *transferFlags) error
 		return &usageError{err}
 	}
 	all := &result.Transfer{Roots: []result.Root{}, DryRun: f.dryRun}
-	failed := a.copyItems(ctx, file, list, f, all)
+	targets, failed := a.copyItems(ctx, file, list, f, all)
 	if failed != nil && len(all.Roots) == 0 {
 		return failed
 	}
-	return a.printResult(ctx, f.format, all, failed, func(w io.Writer) { writeTransfer(w, all) })
+	return a.printResult(ctx, f.format, all, failed, func(w io.Writer) { writeTransfer(w, all, strings.Join(targets, ", ")) })
 }
 
-// copyItems copies the items of a list and adds up what it did.
-func (a *app) copyItems(ctx context.Context, file string, list *mirrorList, f *transferFlags, all *result.Transfer) error {
+// copyItems copies the items of a list and adds up what it did. It returns where it copied to.
+func (a *app) copyItems(ctx context.Context, file string, list *mirrorList, f *transferFlags, all *result.Transfer) (targets []string, err error) {
 	for _, item := range list.Copies {
 		from, err := a.openPlace(ctx, item.From)
 		if err != nil {
-			return err
+			return targets, err
 		}
 		var tags []string
 		err = from.store.Tags(ctx, "", func(page []string) error {
@@ -148,23 +148,30 @@ func (a *app) copyItems(ctx context.Context, file string, list *mirrorList, f *t
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", item.From, err)
+			return targets, fmt.Errorf("%s: %w", item.From, err)
 		}
 		picked := item.pickTags(tags)
 		if len(picked) == 0 {
-			return fmt.Errorf("%s: none of its %d tags matches %s", item.From, len(tags), file)
+			return targets, fmt.Errorf("%s: none of its %d tags matches %s", item.From, len(tags), file)
 		}
 		sources := make([]string, len(picked))
 		for i, tag := range picked {
 			sources[i] = from.WithTag(tag).String()
 		}
-		r, err := a.copyTo(ctx, "copy", sources, item.To, f)
+		to, err := place.Parse(item.To)
 		if err != nil {
-			return err
+			return targets, &usageError{err}
+		}
+		r, err := a.copyTo(ctx, "copy", sources, to, f)
+		if err != nil {
+			return targets, err
+		}
+		if !slices.Contains(targets, to.Location()) {
+			targets = append(targets, to.Location())
 		}
 		all.Roots, all.Referrers, all.Files = append(all.Roots, r.Roots...), append(all.Referrers, r.Referrers...), append(all.Files, r.Files...)
 		all.Items, all.Bytes, all.CopiedItems, all.CopiedBytes = all.Items+r.Items, all.Bytes+r.Bytes, all.CopiedItems+r.CopiedItems, all.CopiedBytes+r.CopiedBytes
 		all.MountedItems, all.PresentItems, all.PresentBytes = all.MountedItems+r.MountedItems, all.PresentItems+r.PresentItems, all.PresentBytes+r.PresentBytes
 	}
-	return nil
+	return targets, nil
 }

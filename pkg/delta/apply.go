@@ -53,6 +53,10 @@ func (d *Delta) openBases(ctx context.Context, open Source, dir string) (*baseSe
 	for _, base := range d.Bases {
 		layer := Layer{base.Digest, base.Size, func(ctx context.Context) (io.ReadCloser, error) { return open(ctx, base) }}
 		file, err := unpackLayer(ctx, layer, base.TarSize, dir)
+		var larger *tarSizeError
+		if errors.As(err, &larger) {
+			return nil, errors.Join(fmt.Errorf("base layer %s: %w: %w", base.Digest, err, ErrDamaged), set.Close())
+		}
 		if err != nil {
 			return nil, errors.Join(baseError(base.Digest, err), set.Close())
 		}

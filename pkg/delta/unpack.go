@@ -256,6 +256,13 @@ var (
 	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 )
 
+// tarSizeError reports a layer whose tar is larger than it may be.
+type tarSizeError struct{ limit int64 }
+
+func (e *tarSizeError) Error() string {
+	return fmt.Sprintf("it has more than %d bytes as a tar", e.limit)
+}
+
 // decompress writes what a layer is without compression, whichever it has.
 func decompress(w io.Writer, packed io.Reader, limit int64) error {
 	buffered := bufio.NewReaderSize(packed, 1<<16)
@@ -282,7 +289,7 @@ func decompress(w io.Writer, packed io.Reader, limit int64) error {
 	}
 	n, err := io.Copy(w, io.LimitReader(r, limit+1))
 	if err == nil && n > limit {
-		err = fmt.Errorf("unpacked it has more than %d bytes", limit)
+		err = &tarSizeError{limit}
 	}
 	return err
 }

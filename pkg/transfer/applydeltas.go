@@ -71,11 +71,23 @@ func (m *layerMaker) makes(layer digest.Digest) bool {
 
 // open makes a layer from its delta, which is closed with it.
 func (m *layerMaker) open(ctx context.Context, layer ocispec.Descriptor, from io.ReadCloser) (io.ReadCloser, error) {
-	made, err := m.apply(ctx, layer, from)
+	var made io.ReadCloser
+	err := m.checkSize(layer)
+	if err == nil {
+		made, err = m.apply(ctx, layer, from)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("delta of layer %s: %w", layer.Digest, err), from.Close())
 	}
 	return madeLayer{made, from}, nil
+}
+
+// checkSize returns an error if a layer is to have another size than its delta claims.
+func (m *layerMaker) checkSize(layer ocispec.Descriptor) error {
+	if claimed := m.deltas[layer.Digest].Layer.Size; claimed != layer.Size {
+		return fmt.Errorf("it claims %d bytes, the manifest of the image %d: %w", claimed, layer.Size, archive.ErrDamaged)
+	}
+	return nil
 }
 
 func (m *layerMaker) apply(ctx context.Context, layer ocispec.Descriptor, from io.Reader) (io.ReadCloser, error) {

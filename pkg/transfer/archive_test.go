@@ -205,6 +205,9 @@ func TestBase(t *testing.T) {
 				if !errors.As(err, &base) || !strings.Contains(err.Error(), "edge:1.0.0@"+old.Digest.String()) {
 					t.Fatalf("got %v", err)
 				}
+				if _, err := transfer.PlanImport(t.Context(), openArchive(t, increment), dst, transfer.Options{}); !errors.As(err, &base) {
+					t.Errorf("plan: %v", err)
+				}
 				noTag(t, dst)
 				if _, err := dst.Resolve(t.Context(), new.Digest.String()); !errors.Is(err, errdef.ErrNotFound) {
 					t.Errorf("something was written: %v", err)

@@ -68,6 +68,9 @@ type Deltas struct {
 	dir      string
 	list     []archive.Delta
 	manifest []byte
+	// manifestDigest is that of manifest, layers what deltas make by their own digests.
+	manifestDigest digest.Digest
+	layers         map[digest.Digest]digest.Digest
 }
 
 // MakeDeltas makes deltas of the layers of images that has does not report, from layers of the base:
@@ -75,7 +78,7 @@ type Deltas struct {
 // the same deltas.
 func (p *Plan) MakeDeltas(ctx context.Context, base []*Plan, has func(digest.Digest) bool, o DeltaOptions) (_ *Deltas, err error) {
 	o.MinLayer, o.MaxShare = cmp.Or(o.MinLayer, defaultMinLayer), cmp.Or(o.MaxShare, defaultMaxShare)
-	d := &Deltas{}
+	d := &Deltas{layers: map[digest.Digest]digest.Digest{}}
 	if d.dir, err = os.MkdirTemp(o.Dir, "krtpkg-deltas-*"); err != nil {
 		return nil, err
 	}
@@ -108,6 +111,7 @@ func (p *Plan) MakeDeltas(ctx context.Context, base []*Plan, has func(digest.Dig
 	if d.manifest, err = archive.EncodeDeltas(d.list); err == nil && len(d.manifest) > oci.MaxManifest {
 		err = fmt.Errorf("%d deltas: their manifest has %d bytes, the limit is %d: export fewer versions at once", len(d.list), len(d.manifest), oci.MaxManifest)
 	}
+	d.manifestDigest = digest.FromBytes(d.manifest)
 	return d, err
 }
 
@@ -287,6 +291,7 @@ func (p *Plan) makeDelta(ctx context.Context, d *Deltas, l lackingLayer, o Delta
 		entry.Bases = append(entry.Bases, b.Digest)
 	}
 	d.list = append(d.list, entry)
+	d.layers[entry.Blob.Digest] = entry.Layer.Digest
 	result.DeltaSize, result.Bases, result.Encoder = made.Size, entry.Bases, made.Encoder.String()
 	return result, nil
 }
@@ -301,9 +306,11 @@ func (d *Deltas) AddTo(c archive.Contents) archive.Contents {
 		return c
 	}
 	c.HasDeltas = true
-	c.Blobs = slices.DeleteFunc(slices.Clone(c.Blobs), func(desc ocispec.Descriptor) bool {
-		return slices.ContainsFunc(d.list, func(l archive.Delta) bool { return l.Layer.Digest == desc.Digest })
-	})
+	made := map[digest.Digest]bool{}
+	for _, l := range d.list {
+		made[l.Layer.Digest] = true
+	}
+	c.Blobs = slices.DeleteFunc(slices.Clone(c.Blobs), func(desc ocispec.Descriptor) bool { return made[desc.Digest] })
 	has := func(list []ocispec.Descriptor, desc ocispec.Descriptor) bool {
 		return slices.ContainsFunc(list, func(other ocispec.Descriptor) bool { return other.Digest == desc.Digest })
 	}
@@ -331,13 +338,11 @@ type deltaFetcher struct {
 }
 
 func (f deltaFetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	for _, l := range f.list {
-		if l.Blob.Digest == desc.Digest {
-			return os.Open(filepath.Join(f.dir, l.Layer.Digest.Encoded()))
-		}
+	if layer, ok := f.layers[desc.Digest]; ok {
+		return os.Open(filepath.Join(f.dir, layer.Encoded()))
 	}
 	switch desc.Digest {
-	case digest.FromBytes(f.manifest):
+	case f.manifestDigest:
 		return newMemoryReader(f.manifest), nil
 	case ocispec.DescriptorEmptyJSON.Digest:
 		return newMemoryReader(ocispec.DescriptorEmptyJSON.Data), nil

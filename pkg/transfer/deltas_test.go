@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -13,9 +14,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/layout"
@@ -165,6 +168,20 @@ var importWays = map[string]func(t *testing.T, names []string, dst oras.GraphTar
 	},
 }
 
+// planWays plans an import and a copy of an archive.
+func planWays(t *testing.T, names []string, dst oras.GraphTarget, check func(way string, p *transfer.Plan, err error)) {
+	t.Helper()
+	store := openArchive(t, names...)
+	p, err := transfer.PlanImport(t.Context(), store, dst, transfer.Options{})
+	check("plan of an import", p, err)
+	sources, err := transfer.FindRoots(t.Context(), store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err = transfer.PlanCopy(t.Context(), sources, dst, transfer.Options{})
+	check("plan of a copy", p, err)
+}
+
 // An archive with deltas is smaller, the same bytes again, and gives every target what a copy gives it, from
 // a file, volumes and a stream; releases follow one another, or one is left out.
 func TestDeltas(t *testing.T) {
@@ -222,11 +239,24 @@ func TestDeltas(t *testing.T) {
 				if !errors.As(err, &base) || !strings.Contains(err.Error(), "edge:1.0.0@"+roots[0].Digest.String()) {
 					t.Fatalf("without the base: %v", err)
 				}
+				planWays(t, names, dst, func(way string, p *transfer.Plan, err error) {
+					if !errors.As(err, &base) {
+						t.Errorf("%s without the base: %v", way, err)
+					}
+				})
 				noTag(t, dst)
 				if _, err := dst.Resolve(t.Context(), roots[1].Digest.String()); !errors.Is(err, errdef.ErrNotFound) {
 					t.Errorf("something was written: %v", err)
 				}
 				w.mustCopy(roots[0], dst)
+				planWays(t, names, dst, func(way string, p *transfer.Plan, err error) {
+					if err != nil {
+						t.Fatalf("%s: %v", way, err)
+					}
+					if d, err := p.Compare(t.Context(), dst); err != nil || d.Bytes-d.ThereBytes < 200_000 {
+						t.Errorf("%s: %+v, %v", way, d, err)
+					}
+				})
 				for i, names := range [][]string{names, archives["1 to 2"]} {
 					if err := run(t, names, dst, o); err != nil {
 						t.Fatal(err)
@@ -246,6 +276,19 @@ func TestDeltas(t *testing.T) {
 			})
 		}
 	}
+}
+
+// addedManifest is a manifest next to other content.
+type addedManifest struct {
+	content.Fetcher
+	data []byte
+}
+
+func (a addedManifest) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if desc.Digest == digest.FromBytes(a.data) {
+		return io.NopCloser(bytes.NewReader(a.data)), nil
+	}
+	return a.Fetcher.Fetch(ctx, desc)
 }
 
 // What is not worth a delta, or cannot be one, travels whole, and why is said.
@@ -332,6 +375,27 @@ func TestDamagedDeltas(t *testing.T) {
 				t.Errorf("%s, %s: %v", name, way, err)
 			}
 			noFiles(t, o.TemporaryDir)
+		}
+	}
+	for i := range list {
+		list[i].Layer.Size++
+	}
+	manifest, err := archive.EncodeDeltas(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contents.Manifests, contents.Named = slices.Clone(contents.Manifests), slices.Clone(contents.Named)
+	contents.Manifests[0] = content.NewDescriptorFromBytes(ocispec.MediaTypeImageManifest, manifest)
+	contents.Named[0] = contents.Manifests[0]
+	larger := filepath.Join(t.TempDir(), "larger.tar")
+	if _, err := archive.WriteFile(t.Context(), larger, contents, addedManifest{deltas.WithDeltas(plan), manifest}, archive.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, way := range []string{"file", "copy", "stream"} {
+		dst := newLayout(t)
+		w.mustCopy(roots[0], dst)
+		if err := importWays[way](t, []string{larger}, dst, transfer.Options{}); !errors.Is(err, archive.ErrDamaged) {
+			t.Errorf("%s of deltas that claim another size: %v", way, err)
 		}
 	}
 	dir := filepath.Join(t.TempDir(), "layout")

@@ -81,19 +81,11 @@ const defaultUnverified = 32 << 20
 // written. It returns [*BaseError] and [*UnverifiedError] before anything is written.
 func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*Imported, error) {
 	o.setDefaults()
-	store, err := WithDeltas(ctx, from, dst, o)
+	store, missing, err := checkImport(ctx, from, dst, o)
 	if err != nil {
 		return nil, err
 	}
-	missing, err := findMissingBlobs(ctx, from.ListLacking, dst, o.Concurrency)
-	if err != nil {
-		return nil, err
-	}
-	missing = slices.DeleteFunc(missing, store.maker.makes)
 	if len(missing) > 0 {
-		if len(from.AbsentVolumes()) == 0 {
-			return nil, &BaseError{Base: from.BaseReferences(), Missing: missing}
-		}
 		allowed, err := verifyVolumes(ctx, store, dst, missing, o)
 		if err != nil {
 			return nil, err
@@ -101,8 +93,44 @@ func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Op
 		report, err := importBlobs(ctx, store, dst, allowed, o)
 		return &Imported{Report: report, Absent: from.AbsentVolumes(), Volumes: from.Volumes()}, err
 	}
-	report, err := importRoots(ctx, store, dst, o)
+	p, err := planRoots(ctx, store, dst, o)
+	if err != nil {
+		return nil, err
+	}
+	report, err := p.Copy(ctx, dst)
 	return &Imported{Report: report}, err
+}
+
+// PlanImport returns the plan that [Import] would carry out; it writes nothing. It returns the errors of
+// Import, and [*archive.AbsentVolumesError] where an import would not be complete without other volumes.
+func PlanImport(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*Plan, error) {
+	o.setDefaults()
+	store, missing, err := checkImport(ctx, from, dst, o)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 {
+		return nil, &archive.AbsentVolumesError{Volumes: from.AbsentVolumes(), Of: from.Volumes()}
+	}
+	return planRoots(ctx, store, dst, o)
+}
+
+// checkImport returns the archive with the layers that its deltas make, and the blobs that neither it nor
+// the target has. It returns [*BaseError] if no other volume can have those.
+func checkImport(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*ArchiveWithDeltas, []digest.Digest, error) {
+	store, err := WithDeltas(ctx, from, dst, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	missing, err := findMissingBlobs(ctx, from.ListLacking, dst, o.Concurrency)
+	if err != nil {
+		return nil, nil, err
+	}
+	missing = slices.DeleteFunc(missing, store.maker.makes)
+	if len(missing) > 0 && len(from.AbsentVolumes()) == 0 {
+		return nil, nil, &BaseError{Base: from.BaseReferences(), Missing: missing}
+	}
+	return store, missing, nil
 }
 
 // verifyVolumes verifies the roots of some volumes and returns the plan of what belongs to them, or
@@ -175,6 +203,7 @@ func importBlobs(ctx context.Context, from *ArchiveWithDeltas, dst oras.GraphTar
 			if !from.maker.makes(desc.Digest) {
 				continue // the target has it
 			}
+			desc = allowed.withSize(desc)
 		}
 		if !from.IsManifest(desc.Digest) && (allowed == nil || allowed.nodes[desc.Digest] != nil) {
 			p.nodes[desc.Digest] = &planNode{desc: desc, from: from}
@@ -185,15 +214,6 @@ func importBlobs(ctx context.Context, from *ArchiveWithDeltas, dst oras.GraphTar
 	c := newCopier(p, dst)
 	slices.SortStableFunc(list, func(a, b topManifest) int { return int(min(max(b.desc.Size-a.desc.Size, -1), 1)) })
 	return &c.report, c.forEach(ctx, list, c.copyBlob)
-}
-
-// importRoots copies the roots of an archive; their blobs are in the archive or at the target.
-func importRoots(ctx context.Context, from oras.ReadOnlyGraphTarget, dst oras.GraphTarget, o Options) (*Report, error) {
-	p, err := planRoots(ctx, from, dst, o)
-	if err != nil {
-		return nil, err
-	}
-	return p.Copy(ctx, dst)
 }
 
 // planRoots verifies the roots of an archive and plans what belongs to them.
@@ -486,7 +506,7 @@ func (s *streamImport) sendKept(ctx context.Context, c *copier, group *errgroup.
 // target returns what a target gets of a blob: a delta is for its layer.
 func (s *streamImport) target(desc ocispec.Descriptor) ocispec.Descriptor {
 	if d, ok := s.maker.blobs[desc.Digest]; ok {
-		return d.Layer
+		return s.plan.withSize(d.Layer)
 	}
 	return desc
 }

@@ -486,6 +486,14 @@ func (p *Plan) addNode(n *planNode) {
 	}
 }
 
+// withSize returns a descriptor with the size that the plan has for it. Without a plan it stays as it is.
+func (p *Plan) withSize(desc ocispec.Descriptor) ocispec.Descriptor {
+	if p != nil && p.nodes[desc.Digest] != nil {
+		desc.Size = p.nodes[desc.Digest].desc.Size
+	}
+	return desc
+}
+
 // Len returns the number of items of the plan.
 func (p *Plan) Len() int { return len(p.nodes) }
 

@@ -106,15 +106,20 @@ type RootReport struct {
 // Copy copies roots to a target. It returns [*IncompleteError] if something that they need is not
 // found, and [*bundle.TagError].
 func Copy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options) (*Report, error) {
-	sources, err := applyDeltas(ctx, sources, dst, o)
-	if err != nil {
-		return nil, err
-	}
-	p, err := makePlan(ctx, sources, dst, o)
+	p, err := PlanCopy(ctx, sources, dst, o)
 	if err != nil {
 		return nil, err
 	}
 	return p.Copy(ctx, dst)
+}
+
+// PlanCopy returns the plan that [Copy] would carry out; it writes nothing. It returns the errors of Copy.
+func PlanCopy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options) (*Plan, error) {
+	sources, err := applyDeltas(ctx, sources, dst, o)
+	if err != nil {
+		return nil, err
+	}
+	return makePlan(ctx, sources, dst, o)
 }
 
 // Copy copies the plan to a target.
