@@ -16,7 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/result"
 )
 
-func (a *app) haveCommand() *cobra.Command {
+func (a *app) inventoryCommand() *cobra.Command {
 	var f transferFlags
 	cmd := &cobra.Command{
 		Use:     "inventory REFERENCE...",
@@ -38,7 +38,7 @@ where export --base leaves out what it lists. A reference without a version mean
 }
 
 func (a *app) runInventory(ctx context.Context, references []string, f *transferFlags) error {
-	options, err := a.transferOptions(ctx, f, "have")
+	options, err := a.transferOptions(ctx, f, "inventory")
 	if err != nil {
 		return err
 	}

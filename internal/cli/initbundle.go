@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -10,10 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"gopkg.in/yaml.v3"
-
 	"krtpkg.dev/krtpkg/internal/starter"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // newBundle is what init --bundle writes: fields in the order in which people read them.
@@ -48,13 +46,11 @@ func (a *app) initBundle(folder string, o *initOptions) error {
 	b.Metadata.Name = cmp.Or(o.name, name, runtimeName(filepath.Base(absolute)))
 	b.Metadata.Version = cmp.Or(o.version, "0.1.0")
 	b.Spec.Layer, b.Spec.Sources = 6, []map[string]any{source}
-	var text bytes.Buffer
-	encoder := yaml.NewEncoder(&text)
-	encoder.SetIndent(2)
-	if err := errors.Join(encoder.Encode(b), encoder.Close()); err != nil {
+	text, err := manifest.EncodeYAML(b)
+	if err != nil {
 		return err
 	}
-	if err := writeFolder(folder, []starter.File{{Path: "bundle.yaml", Data: text.Bytes()}}, 0o644, o.force); err != nil {
+	if err := writeFolder(folder, []starter.File{{Path: "bundle.yaml", Data: text}}, 0o644, o.force); err != nil {
 		return err
 	}
 	a.ui.Say("wrote %s; it is in layer 6, applications: krtpkg layers lists what belongs where", filepath.Join(folder, "bundle.yaml"))
