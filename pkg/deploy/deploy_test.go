@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -48,6 +49,10 @@ type rig struct {
 	dynamic      dynamic.Interface
 }
 
+// rigNamespaces holds the namespaces of all rigs. Controllers go on working in those of tests that
+// have ended: an autoscaler may add a pod at any time.
+var rigNamespaces sync.Map
+
 // newRig has the test run in parallel with others.
 func newRig(t *testing.T) *rig {
 	t.Helper()
@@ -58,6 +63,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{Cluster: c, t: t, controlPlane: reserved, kubeconfig: reserved.Kubeconfig, dynamic: dynamic.NewForConfigOrDie(c.config)}
+	rigNamespaces.Store(name, true)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	if _, err := c.client.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -84,8 +90,8 @@ func (r *rig) eventually(what string, done func() error) {
 	r.t.Fatalf("waited for this: %s; but: %v", what, err)
 }
 
-// objects returns all objects of the cluster, with their resource versions, but for those that
-// come and go by themselves.
+// objects returns all objects of the cluster, with their resource versions, except those that
+// come and go by themselves and those in the namespaces of other tests.
 func (r *rig) objects() map[string]string {
 	r.t.Helper()
 	_, lists, err := r.client.Discovery().ServerGroupsAndResources()
@@ -114,6 +120,9 @@ func (r *rig) objects() map[string]string {
 				r.t.Fatal(err)
 			}
 			for _, item := range items.Items {
+				if _, ok := rigNamespaces.Load(item.GetNamespace()); ok && item.GetNamespace() != r.namespace {
+					continue
+				}
 				key := fmt.Sprintf("%s %s/%s", resource.Kind, item.GetNamespace(), item.GetName())
 				found[key] = item.GetResourceVersion()
 			}
