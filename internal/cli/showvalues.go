@@ -55,7 +55,7 @@ func (a *app) showValues(ctx context.Context, reference string) error {
 		return fmt.Errorf("%s takes no values", reference)
 	}
 	var text bytes.Buffer
-	for _, name := range bundleNames(set) { // in the order of apply
+	for _, name := range set.BundleNames() { // in the order of apply
 		schema := schemas[name]
 		if schema == nil {
 			continue

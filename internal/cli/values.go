@@ -1,20 +1,19 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/site"
 )
 
 // valuesFlags are a site's values: files, each over those before it, and single values over them.
@@ -42,37 +41,55 @@ func (f *valuesFlags) addCluster(cmd *cobra.Command) {
 	flags.BoolVar(&f.reset, "reset-values", false, "do not reuse the values of the last apply")
 }
 
-// readValues returns the values, which must be for bundles that there are.
+// readValues returns the values of the flags, without those on a cluster.
 func (f *valuesFlags) readValues(a *app, set *bundle.Set) (*render.Values, error) {
-	values, err := f.readFile(nil)
+	sources, err := f.readSources(a)
 	if err != nil {
 		return nil, err
 	}
-	if values, err = f.applyAssignments(values); err != nil {
-		return nil, err
-	}
+	values, err := sources.Merge(set.BundleNames())
 	a.ui.HideInErrors(values.ConfidentialTexts()...)
-	return values, values.CheckBundles(bundleNames(set))
+	return values, err
 }
 
-// readFile returns the values of the files over others.
-func (f *valuesFlags) readFile(values *render.Values) (*render.Values, error) {
+// siteValues returns the values for a runtime on a cluster. Texts from Secrets are hidden from now on.
+func (f *valuesFlags) siteValues(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (render.Kept, error) {
+	sources, err := f.readSources(a)
+	if err != nil {
+		return render.Kept{}, err
+	}
+	kept, err := sources.MergeWithCluster(ctx, cluster, runtime, set.BundleNames())
+	a.ui.HideInErrors(kept.All.ConfidentialTexts()...)
+	return kept, err
+}
+
+// readSources reads the files that the flags name, and parses the rest.
+func (f *valuesFlags) readSources(a *app) (*site.ValueSources, error) {
+	sources := &site.ValueSources{Reset: f.reset, OnSecret: func(texts []string) { a.ui.HideTexts(texts...) }}
+	for _, text := range f.from {
+		from, err := site.ParseClusterValues(text)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("--values-from %w", err)}
+		}
+		sources.Cluster = append(sources.Cluster, from)
+	}
 	for _, file := range f.files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("values: %w", err)
 		}
-		given, err := render.ParseValues(file, data)
+		values, err := render.ParseValues(file, data)
 		if err != nil {
 			return nil, err
 		}
-		values = given.Override(values)
+		sources.Files = append(sources.Files, values)
 	}
-	return values, nil
+	var err error
+	sources.Assignments, err = f.parseAssignments()
+	return sources, err
 }
 
-// applyAssignments returns the values with single ones over them.
-func (f *valuesFlags) applyAssignments(values *render.Values) (*render.Values, error) {
+func (f *valuesFlags) parseAssignments() ([]render.Assignment, error) {
 	var assignments []render.Assignment
 	for i, text := range slices.Concat(f.texts, f.yamls) {
 		one, err := render.ParseAssignment(text, i >= len(f.texts))
@@ -96,82 +113,7 @@ func (f *valuesFlags) applyAssignments(values *render.Values) (*render.Values, e
 		}
 		assignments = append(assignments, one)
 	}
-	return values.WithAssignments(assignments...)
-}
-
-func bundleNames(set *bundle.Set) []string {
-	names := make([]string, len(set.Bundles))
-	for i, b := range set.Bundles {
-		names[i] = b.Metadata().Name
-	}
-	return names
-}
-
-// siteValues returns the values for a cluster: those that are given, or, where none are, those of the
-// last apply; and single ones over either. What came from Secrets is hidden from now on.
-func (f *valuesFlags) siteValues(ctx context.Context, a *app, cluster *deploy.Cluster, runtime string, set *bundle.Set) (render.Kept, error) {
-	var v render.Kept
-	names := bundleNames(set)
-	switch {
-	case f.reset && len(f.from) == 0 && len(f.files) == 0:
-	case len(f.from) > 0 || len(f.files) > 0:
-		for _, from := range f.from {
-			given, secret, err := clusterValues(ctx, cluster, from)
-			if err != nil {
-				return v, err
-			}
-			v.All = given.Override(v.All)
-			if secret {
-				v.Secret = given.Override(v.Secret)
-				a.ui.HideTexts(given.ListTexts()...)
-			}
-		}
-		var err error
-		if v.All, err = f.readFile(v.All); err != nil {
-			return v, err
-		}
-	default:
-		kept, err := cluster.Values(ctx, runtime, 0)
-		if err != nil {
-			return v, err
-		}
-		if v, err = render.DecodeKept("the values of the last apply", kept); err != nil {
-			return v, err
-		}
-		// A bundle that left takes its values along.
-		v.All, v.Secret = v.All.SelectBundles(names), v.Secret.SelectBundles(names)
-	}
-	a.ui.HideTexts(v.Secret.ListTexts()...)
-	all, err := f.applyAssignments(v.All)
-	if err != nil {
-		return v, err
-	}
-	v.All = all
-	a.ui.HideInErrors(all.ConfidentialTexts()...)
-	return v, v.All.CheckBundles(names)
-}
-
-// clusterValues reads secret/NAME[:KEY] or configmap/NAME[:KEY].
-func clusterValues(ctx context.Context, cluster *deploy.Cluster, from string) (values *render.Values, secret bool, err error) {
-	kind, name, found := strings.Cut(from, "/")
-	name, key, _ := strings.Cut(name, ":")
-	secret = kind == "secret"
-	if !found || name == "" || !secret && kind != "configmap" {
-		return nil, false, &usageError{fmt.Errorf("--values-from %q: want secret/NAME[:KEY] or configmap/NAME[:KEY]", from)}
-	}
-	if key == "" {
-		key = "values.yaml"
-	}
-	data, err := cluster.Read(ctx, kind, name, key)
-	if err != nil {
-		return nil, false, fmt.Errorf("--values-from %s: %w", from, err)
-	}
-	values, err = render.ParseValues(from+":"+key, data)
-	if secret && err != nil {
-		// What is wrong with it may be part of the secret.
-		err = fmt.Errorf("--values-from %s: %s is not a mapping from bundle names to their values", from, key)
-	}
-	return values, secret, err
+	return assignments, nil
 }
 
 func (a *app) valuesCommand() *cobra.Command {
@@ -221,11 +163,9 @@ func (a *app) runValues(ctx context.Context, name string, revision int, show boo
 		a.ui.Note("%s was applied without values", name)
 		return nil
 	}
-	var text bytes.Buffer
-	encoder := yaml.NewEncoder(&text)
-	encoder.SetIndent(2)
-	if err := errors.Join(encoder.Encode(node), encoder.Close()); err != nil {
+	text, err := manifest.EncodeYAML(node)
+	if err != nil {
 		return err
 	}
-	return a.ui.Data(text.Bytes())
+	return a.ui.Data(text)
 }

@@ -30,6 +30,15 @@ type Set struct {
 // Name returns the name of the runtime or bundle.
 func (s *Set) Name() string { return s.Root.Metadata().Name }
 
+// BundleNames returns the names of the bundles in the order to apply them.
+func (s *Set) BundleNames() []string {
+	names := make([]string, len(s.Bundles))
+	for i, b := range s.Bundles {
+		names[i] = b.Metadata().Name
+	}
+	return names
+}
+
 // OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest. Every
 // byte of each is read: its config too, of which nothing is used here, and imgpkg the label. All
 // share the memory of one operation ([oci.WithBudget]).
