@@ -3,19 +3,17 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/result"
+	"krtpkg.dev/krtpkg/pkg/site"
 )
 
 // fleetFlags are for a handful of clusters.
@@ -50,7 +48,7 @@ func (f *fleetFlags) checkValues(o *applyOptions) error {
 
 // applyFleet applies to several clusters what has been verified once.
 func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) error {
-	var clusters []*deploy.Cluster
+	clusters := map[string]*deploy.Cluster{}
 	for _, name := range o.fleet.contexts {
 		at := o.cluster
 		at.Context, at.label = name, name+": "
@@ -58,51 +56,39 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) 
 		if err != nil {
 			return err
 		}
-		clusters = append(clusters, cluster)
+		clusters[name] = cluster
 	}
-	var mu sync.Mutex
-	views := make([]result.ClusterApply, len(clusters))
-	errs := make([]error, len(clusters))
-	failed := 0
-	var group errgroup.Group
-	group.SetLimit(o.fleet.maxParallel)
-	for i, cluster := range clusters {
-		views[i] = result.ClusterApply{Context: o.fleet.contexts[i], State: "not begun"}
-		group.Go(func() error {
-			mu.Lock()
-			stop := failed > o.fleet.maxUnavailable || ctx.Err() != nil
-			mu.Unlock()
-			if stop {
-				return nil
-			}
-			began := time.Now()
-			a.ui.Say("cluster %s: started", o.fleet.contexts[i])
-			one := *o
-			one.cluster.label = o.fleet.contexts[i] + ": "
-			report, err := a.applyTo(ctx, cluster, p, &one)
-			mu.Lock()
-			defer mu.Unlock()
-			views[i].State, views[i].Seconds = "applied", time.Since(began).Round(time.Millisecond).Seconds()
-			if err != nil {
-				failed++
-				errs[i] = fmt.Errorf("cluster %s: %w", o.fleet.contexts[i], err)
-				views[i].State, views[i].Reason = "failed", a.ui.ErrorText(err.Error())
-				a.ui.Say("cluster %s: failed", o.fleet.contexts[i])
-				return nil
-			}
-			a.noteSkipped(one.cluster.label, report)
-			view := describeDeployed(report)
+	options := site.FleetOptions{MaxParallel: o.fleet.maxParallel, MaxUnavailable: o.fleet.maxUnavailable}
+	outcomes, failed := site.ApplyFleet(ctx, o.fleet.contexts, options, func(ctx context.Context, name string) (*deploy.Report, error) {
+		a.ui.Say("cluster %s: started", name)
+		one := *o
+		one.cluster.label = name + ": "
+		report, err := a.applyTo(ctx, clusters[name], p, &one)
+		if err != nil {
+			a.ui.Say("cluster %s: failed", name)
+			return nil, err
+		}
+		a.noteSkipped(one.cluster.label, report)
+		a.ui.Say("cluster %s: applied", name)
+		return report, nil
+	})
+	return a.printFleet(ctx, p, o, outcomes, failed)
+}
+
+func (a *app) printFleet(ctx context.Context, p *preparedRoot, o *applyOptions, outcomes []site.FleetOutcome, failed error) error {
+	views := make([]result.ClusterApply, len(outcomes))
+	for i, outcome := range outcomes {
+		views[i] = result.ClusterApply{Context: outcome.Cluster, State: string(outcome.State), Seconds: outcome.Elapsed.Round(time.Millisecond).Seconds()}
+		switch outcome.State {
+		case site.FleetFailed:
+			views[i].Reason = a.ui.ErrorText(outcome.Err.Error())
+		case site.FleetApplied:
+			view := describeDeployed(outcome.Report)
 			views[i].Report = &view
-			a.ui.Say("cluster %s: applied", o.fleet.contexts[i])
-			return nil
-		})
-	}
-	_ = group.Wait() // errors are in errs
-	if begun := slices.IndexFunc(views, func(v result.ClusterApply) bool { return v.State == "not begun" }); begun >= 0 {
-		errs = append(errs, fmt.Errorf("%d clusters failed, more than --max-unavailable %d: the others were not started", failed, o.fleet.maxUnavailable))
+		}
 	}
 	r := &result.Apply{Applied: result.Applied{Name: p.deployedName(), Applied: []result.BundleOutcome{}, Deleted: []result.BundleOutcome{}}, Clusters: views}
-	return a.printResult(ctx, o.cluster.format, r, errors.Join(errs...), func(w io.Writer) {
+	return a.printResult(ctx, o.cluster.format, r, failed, func(w io.Writer) {
 		ui.Fprintf(w, "CONTEXT\tSTATE\tTIME\tREASON\n")
 		for _, v := range views {
 			reason, _, _ := strings.Cut(v.Reason, "\n")
