@@ -2,27 +2,17 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os/user"
-	"regexp"
-	"time"
 
-	"github.com/Masterminds/semver/v3"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
-	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/result"
-	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/site"
 )
-
-// typePromotion is the predicate type of what promote attests.
-const typePromotion = "https://krtpkg.dev/promotion/v1"
 
 type promoteOptions struct {
 	signFlags
@@ -60,11 +50,9 @@ as with sign. A channel moves to an older version only with --back.`,
 	return cmd
 }
 
-var tagRule = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9._-]{0,127}$`)
-
 func (a *app) runPromote(ctx context.Context, reference string, o *promoteOptions) error {
-	if _, err := semver.NewVersion(o.to); err == nil || !tagRule.MatchString(o.to) {
-		return &usageError{fmt.Errorf("--to %q: want the name of a channel, such as stable; versions never move", o.to)}
+	if err := site.ValidateChannel(o.to); err != nil {
+		return &usageError{fmt.Errorf("--to %w", err)}
 	}
 	policy, err := a.loadTrust(ctx, &o.trust)
 	if err != nil {
@@ -73,9 +61,16 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if policy == nil {
 		return &usageError{errors.New("verification required: pass --trust-key or --policy")}
 	}
-	options, err := a.signOptions(ctx, &o.signFlags)
-	if err != nil {
+	options := site.PromoteOptions{Channel: o.to, By: o.by, AllowOlder: o.back}
+	if options.Sign, err = a.signOptions(ctx, &o.signFlags); err != nil {
 		return err
+	}
+	if options.By == "" {
+		who, err := user.Current()
+		if err != nil {
+			return fmt.Errorf("promoter unknown: pass --by: %w", err)
+		}
+		options.By = who.Username
 	}
 	at, err := a.openReference(ctx, reference)
 	if err != nil {
@@ -84,84 +79,28 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if at.File != "" {
 		return &usageError{fmt.Errorf("%s: an archive has no channels: promote in a registry or a folder", reference)}
 	}
-	found, err := a.verifyRoot(ctx, at, policy)
+	root, err := a.openVerified(ctx, at, policy)
 	if err != nil {
 		return err
 	}
-	a.ui.Say("verified %s, signed by %s", at.pinnedReference(), signerNames(found))
-	set, err := a.openSet(ctx, at)
-	if err != nil {
-		return err
-	}
-	options.Reference = nameOf(at, set)
-	p := result.Promotion{Channel: o.to, Repository: options.Reference, Version: set.Root.Metadata().Version, By: o.by, At: time.Now().UTC().Truncate(time.Second)}
-	if p.By == "" {
-		who, err := user.Current()
-		if err != nil {
-			return fmt.Errorf("promoter unknown: pass --by: %w", err)
-		}
-		p.By = who.Username
-	}
-	before, err := at.store.Resolve(ctx, o.to)
-	switch {
-	case errors.Is(err, errdef.ErrNotFound):
-	case err != nil:
-		return err
-	case before.Digest == at.root.Digest:
-		a.ui.Say("%s is at %s %s already", o.to, set.Name(), p.Version)
-		return a.printPromoted(ctx, at, set, o, p)
-	default:
-		p.Previous = before.Digest.String()
-		if err := refuseOlder(ctx, at, before, set, o); err != nil {
-			return err
-		}
-	}
+	a.ui.Say("verified %s, signed by %s", at.pinnedReference(), signerNames(root.Verified))
 	store, err := at.Create(ctx, at.client)
 	if err != nil {
 		return err
 	}
-	predicate, err := json.Marshal(p)
+	promoted, err := site.Promote(ctx, store, root, options)
+	if older := (*site.OlderError)(nil); errors.As(err, &older) {
+		return fmt.Errorf("%w: pass --back to go back", err)
+	}
 	if err != nil {
 		return err
 	}
-	attached, err := sign.Attest(ctx, store, at.root, []sign.Statement{{Type: typePromotion, Predicate: predicate}}, options)
-	if err != nil {
-		return err
+	if promoted.Attached == nil {
+		a.ui.Say("%s is at %s %s already", o.to, root.Name(), promoted.Version)
 	}
-	a.sayAttached(at, attached)
-	// The tag last: who follows it finds the attestation.
-	if err := store.Tag(ctx, at.root, o.to); err != nil {
-		return err
-	}
-	return a.printPromoted(ctx, at, set, o, p)
-}
-
-// refuseOlder refuses what would take a channel back, or over from another product.
-func refuseOlder(ctx context.Context, at *openedReference, before ocispec.Descriptor, set *bundle.Set, o *promoteOptions) error {
-	m, err := bundle.ReadManifest(ctx, at.store, before)
-	if err != nil {
-		return fmt.Errorf("read channel %s: %w", o.to, err)
-	}
-	if titleOf(m) != set.Name() {
-		return fmt.Errorf("channel %s belongs to %s, not to %s", o.to, titleOf(m), set.Name())
-	}
-	was, err := semver.NewVersion(m.Annotations[ocispec.AnnotationVersion])
-	if err != nil {
-		return fmt.Errorf("channel %s points to an artifact without a version: %w", o.to, err)
-	}
-	is, err := semver.NewVersion(set.Root.Metadata().Version)
-	if err != nil {
-		return err
-	}
-	if is.LessThan(was) && !o.back {
-		return fmt.Errorf("channel %s is at %s, which is newer than %s: pass --back to go back", o.to, was, is)
-	}
-	return nil
-}
-
-func (a *app) printPromoted(ctx context.Context, at *openedReference, set *bundle.Set, o *promoteOptions, p result.Promotion) error {
+	a.sayAttached(at, promoted.Attached)
 	channel := at.WithTag(o.to)
 	channel.Digest = at.root.Digest
-	r := &result.Promote{Artifact: describeArtifact(&set.Root.Content, at.root.Digest, channel.String()), Promotion: p}
+	r := &result.Promote{Artifact: describeArtifact(&root.Set.Root.Content, at.root.Digest, channel.String()), Promotion: promoted.Promotion}
 	return a.printResult(ctx, o.format, r, nil, func(w io.Writer) { ui.Fprintln(w, channel) })
 }

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +12,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/site"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
@@ -155,14 +154,7 @@ func newVerification(at *openedReference, set *bundle.Set, found *sign.Result) *
 	for _, b := range set.Bundles {
 		v.Bundles = append(v.Bundles, describeArtifact(&b.Content, b.Descriptor.Digest, ""))
 	}
-	for _, s := range found.Attestations {
-		var p result.Promotion
-		if s.PredicateType != typePromotion || json.Unmarshal(s.Predicate, &p) != nil || slices.Contains(v.Promotions, p) {
-			continue
-		}
-		v.Promotions = append(v.Promotions, p)
-	}
-	slices.SortFunc(v.Promotions, func(a, b result.Promotion) int { return a.At.Compare(b.At) })
+	v.Promotions = site.ListPromotions(found)
 	return v
 }
 

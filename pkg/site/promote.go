@@ -1,0 +1,154 @@
+package site
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/result"
+	"krtpkg.dev/krtpkg/pkg/sign"
+)
+
+// PromotionType is the predicate type of the attestations of [Promote]; the predicate is a [result.Promotion].
+const PromotionType = "https://krtpkg.dev/promotion/v1"
+
+// PromoteOptions are for [Promote].
+type PromoteOptions struct {
+	// Channel is the tag to move. It is required; [ValidateChannel] lists the rules.
+	Channel string
+	// By is the person or the system that promotes. It is required.
+	By string
+	// AllowOlder moves a channel to an older version than the one it is at.
+	AllowOlder bool
+	// Sign signs the attestation. Its Reference defaults to the repository of the root, or else to its name.
+	Sign sign.SignOptions
+	// Time is the time of the promotion (default: now).
+	Time time.Time
+}
+
+// Promoted is what [Promote] did.
+type Promoted struct {
+	result.Promotion
+	// Attached are the attestations; nil if the channel was at the root already, and nothing was written.
+	Attached []sign.Attached
+}
+
+var channelPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9._-]{0,127}$`)
+
+// ValidateChannel refuses what is not the name of a channel: what is not a tag, and versions, since these never move.
+func ValidateChannel(name string) error {
+	if _, err := semver.NewVersion(name); err == nil || !channelPattern.MatchString(name) {
+		return fmt.Errorf("%q: want the name of a channel, such as stable; versions never move", name)
+	}
+	return nil
+}
+
+// Promote moves a channel, such as stable, to a verified root: it attaches a signed attestation of who promotes it and
+// when, and then moves the tag, so that sites that follow it find the attestation. Both are written to target, which
+// holds the same content as root.Store. A channel that is at the root already stays as it is.
+//
+// Errors: [ErrUnverified] if root was opened without verification; those of [ValidateChannel]; [*OlderError]; a
+// channel that belongs to something else.
+func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts PromoteOptions) (*Promoted, error) {
+	switch err := ValidateChannel(opts.Channel); {
+	case err != nil:
+		return nil, fmt.Errorf("channel %w", err)
+	case root.Verified == nil:
+		return nil, ErrUnverified
+	case opts.By == "":
+		return nil, errors.New("promoter required: set By")
+	}
+	if opts.Time.IsZero() {
+		opts.Time = time.Now()
+	}
+	opts.Sign.Reference = cmp.Or(opts.Sign.Reference, root.Repository, root.Set.Name())
+	p := &Promoted{Promotion: result.Promotion{
+		Channel: opts.Channel, Repository: opts.Sign.Reference, Version: root.Set.Root.Metadata().Version,
+		By: opts.By, At: opts.Time.UTC().Truncate(time.Second),
+	}}
+	before, err := root.Store.Resolve(ctx, opts.Channel)
+	switch {
+	case errors.Is(err, errdef.ErrNotFound):
+	case err != nil:
+		return nil, fmt.Errorf("resolve channel %s: %w", opts.Channel, err)
+	case before.Digest == root.Source.Root.Digest:
+		return p, nil
+	default:
+		p.Previous = before.Digest.String()
+		if err := root.checkChannel(ctx, before, opts); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.attachAndTag(ctx, target, root.Source.Root, opts.Sign)
+}
+
+func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, root ocispec.Descriptor, opts sign.SignOptions) error {
+	predicate, err := json.Marshal(p.Promotion)
+	if err != nil {
+		return err
+	}
+	if p.Attached, err = sign.Attest(ctx, target, root, []sign.Statement{{Type: PromotionType, Predicate: predicate}}, opts); err != nil {
+		return err
+	}
+	if err := target.Tag(ctx, root, p.Channel); err != nil {
+		return fmt.Errorf("move channel %s: %w", p.Channel, err)
+	}
+	return nil
+}
+
+// checkChannel refuses to move a channel away from another product, or to an older version.
+func (r *Root) checkChannel(ctx context.Context, before ocispec.Descriptor, opts PromoteOptions) error {
+	m, err := bundle.ReadManifest(ctx, r.Store, before)
+	if err != nil {
+		return fmt.Errorf("read channel %s: %w", opts.Channel, err)
+	}
+	if title := m.Annotations[ocispec.AnnotationTitle]; title != r.Set.Name() {
+		return fmt.Errorf("channel %s belongs to %s, not to %s", opts.Channel, cmp.Or(title, "an artifact without a name"), r.Set.Name())
+	}
+	was, err := semver.NewVersion(m.Annotations[ocispec.AnnotationVersion])
+	if err != nil {
+		return fmt.Errorf("channel %s points to an artifact without a version: %w", opts.Channel, err)
+	}
+	is, err := semver.NewVersion(r.Set.Root.Metadata().Version)
+	if err != nil {
+		return err
+	}
+	if is.LessThan(was) && !opts.AllowOlder {
+		return &OlderError{opts.Channel, was.String(), is.String()}
+	}
+	return nil
+}
+
+// OlderError reports a channel that would move to an older version.
+type OlderError struct {
+	// Current is the version of the channel, Version that of the root.
+	Channel, Current, Version string
+}
+
+func (e *OlderError) Error() string {
+	return fmt.Sprintf("channel %s is at %s, which is newer than %s", e.Channel, e.Current, e.Version)
+}
+
+// ListPromotions returns the promotions among verified attestations, the latest last.
+func ListPromotions(verified *sign.Result) []result.Promotion {
+	var all []result.Promotion
+	for _, s := range verified.Attestations {
+		var p result.Promotion
+		if s.PredicateType == PromotionType && json.Unmarshal(s.Predicate, &p) == nil && !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b result.Promotion) int { return a.At.Compare(b.At) })
+	return all
+}

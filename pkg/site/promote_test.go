@@ -1,0 +1,148 @@
+package site_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content/memory"
+
+	"krtpkg.dev/krtpkg/pkg/assemble"
+	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/site"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+// releases is a store of signed bundles.
+type releases struct {
+	t      *testing.T
+	store  *memory.Store
+	signer *sign.Signer
+	policy *trust.Policy
+}
+
+func newReleases(t *testing.T) *releases {
+	t.Helper()
+	private, public, err := sign.GenerateKeyPair(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := sign.LoadSigner(private, func() ([]byte, error) { return nil, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := sign.LoadPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := trust.NewPolicy(sign.Authority{Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &releases{t, memory.New(), signer, policy}
+}
+
+// release builds and signs a bundle, and opens it as a site does.
+func (r *releases) release(name, version string) *site.Root {
+	r.t.Helper()
+	dir := r.t.TempDir()
+	definition := fmt.Sprintf("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: %s, version: %s}\nspec:\n  layer: 6\n  sources: [{dir: ., exclude: [bundle.yaml]}]\n", name, version)
+	manifest := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "bundle.yaml"), []byte(definition), 0o644), os.WriteFile(filepath.Join(dir, "x.yaml"), []byte(manifest), 0o644)); err != nil {
+		r.t.Fatal(err)
+	}
+	built, err := assemble.Build(r.t.Context(), dir, assemble.Options{Store: r.store, Images: inventedDigests{}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := sign.Sign(r.t.Context(), r.store, built.Descriptor, sign.SignOptions{Signer: r.signer}); err != nil {
+		r.t.Fatal(err)
+	}
+	return r.open(built.Descriptor)
+}
+
+func (r *releases) open(desc ocispec.Descriptor) *site.Root {
+	r.t.Helper()
+	root, err := site.Open(r.t.Context(), site.Source{Store: r.store, Root: desc}, site.OpenOptions{Policy: r.policy})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return root
+}
+
+func (r *releases) promote(root *site.Root, opts site.PromoteOptions) (*site.Promoted, error) {
+	opts.By, opts.Sign = "release@example.com", sign.SignOptions{Signer: r.signer}
+	return site.Promote(context.Background(), r.store, root, opts)
+}
+
+func TestPromote(t *testing.T) {
+	t.Parallel()
+	r := newReleases(t)
+	first, second, other := r.release("web", "1.0.0"), r.release("web", "1.1.0"), r.release("dns", "2.0.0")
+	at := time.Date(2026, 1, 2, 3, 4, 5, 600, time.FixedZone("", 3600))
+	holds := func(want *site.Root) {
+		t.Helper()
+		if desc, err := r.store.Resolve(t.Context(), "stable"); err != nil || desc.Digest != want.Source.Root.Digest {
+			t.Errorf("stable is at %s, %v, want %s", desc.Digest, err, want.Source.Root.Digest)
+		}
+	}
+	p, err := r.promote(first, site.PromoteOptions{Channel: "stable", Time: at})
+	if err != nil || len(p.Attached) == 0 || p.Previous != "" || p.Version != "1.0.0" || !p.At.Equal(at.Truncate(time.Second)) {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	holds(first)
+	if p, err = r.promote(first, site.PromoteOptions{Channel: "stable"}); err != nil || p.Attached != nil {
+		t.Errorf("promoted twice: %+v, %v", p, err)
+	}
+	if p, err = r.promote(second, site.PromoteOptions{Channel: "stable", Time: at.Add(time.Hour)}); err != nil || p.Previous != first.Source.Root.Digest.String() {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	holds(second)
+
+	var older *site.OlderError
+	if _, err := r.promote(first, site.PromoteOptions{Channel: "stable"}); !errors.As(err, &older) || older.Current != "1.1.0" {
+		t.Errorf("back without AllowOlder: %v", err)
+	}
+	if _, err := r.promote(other, site.PromoteOptions{Channel: "stable"}); err == nil || !strings.Contains(err.Error(), "channel stable belongs to web, not to dns") {
+		t.Errorf("another product: %v", err)
+	}
+	holds(second)
+	if _, err := r.promote(first, site.PromoteOptions{Channel: "stable", AllowOlder: true, Time: at.Add(2 * time.Hour)}); err != nil {
+		t.Error(err)
+	}
+	holds(first)
+
+	// Who verifies sees each, the latest last.
+	promotions := site.ListPromotions(r.open(first.Source.Root).Verified)
+	if len(promotions) != 2 || promotions[0].Previous != "" || promotions[1].Previous != second.Source.Root.Digest.String() {
+		t.Errorf("%+v", promotions)
+	}
+}
+
+// Nothing is promoted unverified, or to a tag that has to stay.
+func TestPromoteRefuses(t *testing.T) {
+	t.Parallel()
+	r := newReleases(t)
+	root := r.release("web", "1.0.0")
+	for _, channel := range []string{"", "1.0.0", "v2", "1.2", "sta/ble", "-x", strings.Repeat("a", 129)} {
+		if _, err := r.promote(root, site.PromoteOptions{Channel: channel}); err == nil {
+			t.Errorf("channel %q is accepted", channel)
+		}
+	}
+	unverified, err := site.Open(t.Context(), root.Source, site.OpenOptions{AllowUnsigned: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.promote(unverified, site.PromoteOptions{Channel: "stable"}); !errors.Is(err, site.ErrUnverified) {
+		t.Errorf("unverified: %v", err)
+	}
+	if _, err := r.store.Resolve(t.Context(), "stable"); err == nil {
+		t.Error("a channel was written")
+	}
+}
