@@ -85,7 +85,8 @@ type siteFlags struct {
 	takeOver bool
 	// deleteForeign deletes what others have put into what the new version drops.
 	deleteForeign bool
-	beside        string
+	// leftOutBy is the name of a controller, to apply what it cannot apply.
+	leftOutBy string
 }
 
 func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
@@ -95,8 +96,11 @@ func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
 	flags.BoolVar(&f.images, "images", false, "also verify upstream's signatures of workload images for which the policy has rules")
 	f.values.addCluster(cmd)
 	f.addSkip(cmd)
-	flags.StringVar(&f.beside, "beside", "", "apply only the bundles that this controller cannot apply, under the name NAME-beside-CONTROLLER: "+strings.Join(controllerNames(), ", "))
-	_ = cmd.RegisterFlagCompletionFunc("beside", cobra.FixedCompletions(controllerNames(), cobra.ShellCompDirectiveNoFileComp))
+	flags.StringVar(&f.leftOutBy, "left-out-by", "", "apply only the bundles that this controller cannot apply, under the name NAME-beside-CONTROLLER: "+strings.Join(site.ControllerNames(), ", "))
+	_ = cmd.RegisterFlagCompletionFunc("left-out-by", cobra.FixedCompletions(site.ControllerNames(), cobra.ShellCompDirectiveNoFileComp))
+	flags.StringVar(&f.leftOutBy, "beside", "", "the old name of --left-out-by")
+	_ = flags.MarkHidden("beside")
+	cmd.MarkFlagsMutuallyExclusive("left-out-by", "beside")
 	f.addOwnership(cmd)
 }
 
@@ -119,8 +123,8 @@ func (f *siteFlags) checkValues() error {
 			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(deploy.Checks, ", "))}
 		}
 	}
-	if _, known := controllers[f.beside]; f.beside != "" && !known {
-		return &usageError{fmt.Errorf("--beside %q: want %s", f.beside, strings.Join(controllerNames(), ", "))}
+	if f.leftOutBy != "" && site.FindController(f.leftOutBy) == nil {
+		return &usageError{fmt.Errorf("--left-out-by %q: want %s", f.leftOutBy, strings.Join(site.ControllerNames(), ", "))}
 	}
 	return nil
 }
@@ -135,10 +139,10 @@ type preparedRoot struct {
 	ranBefore bool
 	// lookForImages says to look whether the images are there.
 	lookForImages bool
-	// besideController is the controller that has the rest; "" where all is applied.
-	besideController string
-	// byController is the controller that has all of it, by manifests that are applied in its place.
-	byController string
+	// leftOutBy is set to apply only the bundles that this controller cannot apply.
+	leftOutBy *site.Controller
+	// installedBy is set to apply manifests that make this controller install the bundles.
+	installedBy *site.Controller
 }
 
 // requirePolicy returns the policy that a command must have; nil if it may go on unverified.
@@ -174,7 +178,7 @@ func (a *app) prepareRoot(ctx context.Context, reference string, policy *trust.P
 	}
 	p := &preparedRoot{
 		openedReference: at, set: set, verified: "nobody (--allow-unsigned)",
-		besideController: f.beside, lookForImages: !slices.Contains(f.skip, deploy.CheckImages),
+		leftOutBy: site.FindController(f.leftOutBy), lookForImages: !slices.Contains(f.skip, deploy.CheckImages),
 	}
 	if root.Verified != nil {
 		p.verified = signerNames(root.Verified)
@@ -290,8 +294,10 @@ func (p *preparedRoot) renderWithValues(ctx context.Context, a *app, v render.Ke
 	if err != nil {
 		return rt, err
 	}
-	if p.besideController != "" {
-		if err := p.onlyLeft(ctx, &rt); err != nil {
+	if p.leftOutBy != nil {
+		if err := p.leftOutBy.SelectLeftOut(ctx, p.set, &rt); errors.Is(err, site.ErrNoRuntime) {
+			return rt, &usageError{err}
+		} else if err != nil {
 			return rt, err
 		}
 	}

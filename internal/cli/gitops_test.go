@@ -76,7 +76,7 @@ spec:
 	r.write("site.yaml", "fluent-bit: {logLevel: debug, podLabels: {at: the-site}}\n")
 	install := []string{"--yes", "--key", "cosign.pub", reference, "--values", "site.yaml", "--wait-timeout", "2m"}
 	r.ok(append([]string{"packages", "install", "--apply", "--leave-out"}, install...)...)
-	r.ok(append([]string{"apply", "--beside", "kapp-controller"}, install...)...)
+	r.ok(append([]string{"apply", "--left-out-by", "kapp-controller"}, install...)...)
 	r.healthy("edge-by-kapp-controller", 9)
 	r.workloadsReady(strings.TrimSuffix(reference, ":1.0.0") + "@sha256:")
 	byController := r.normal()
@@ -106,7 +106,7 @@ func (r *ready) byController(runtime, called string, count, left int, kind schem
 	applied, began := false, time.Now()
 	for {
 		if !applied { // what it needs is there once the controller has been at it
-			applied = r.run("apply", "--yes", "--key", "cosign.pub", reference, "--beside", called, "--values", runtime+".yaml", "--wait-timeout", "1m").code == 0
+			applied = r.run("apply", "--yes", "--key", "cosign.pub", reference, "--left-out-by", called, "--values", runtime+".yaml", "--wait-timeout", "1m").code == 0
 		}
 		list, err := c.at(kind, namespace).List(t.Context(), metav1.ListOptions{})
 		if err != nil {

@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,13 +11,12 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/starter"
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/site"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
@@ -59,7 +56,7 @@ func (f *controllerFlags) addControllerFlags(cmd *cobra.Command, unsigned string
 }
 
 // prepareForController verifies and opens a runtime that a controller is to fetch from a registry.
-func (a *app) prepareForController(ctx context.Context, reference, controller string, f *controllerFlags) (*preparedRoot, *trust.Policy, error) {
+func (a *app) prepareForController(ctx context.Context, reference string, controller *site.Controller, f *controllerFlags) (*preparedRoot, *trust.Policy, error) {
 	policy, err := a.requirePolicy(ctx, &f.site)
 	if err != nil {
 		return nil, nil, err
@@ -133,44 +130,12 @@ registry.`,
 	return cmd
 }
 
-// toNodes are Kubernetes' own types as YAML, without what only a server fills in.
-func toNodes(objects []any) ([]*yaml.Node, error) {
-	var all []*yaml.Node
-	for _, object := range objects {
-		data, err := json.Marshal(object)
-		if err != nil {
-			return nil, err
-		}
-		var doc yaml.Node
-		if err := yaml.Unmarshal(data, &doc); err != nil {
-			return nil, err
-		}
-		plainStyle(&doc)
-		all = append(all, doc.Content[0])
-	}
-	return all, nil
-}
-
-// documentText returns the manifests of a document.
-func documentText(d pkgrepo.Document) ([]byte, error) {
-	var out bytes.Buffer
-	for _, r := range d.Resources {
-		fmt.Fprintln(&out, "---")
-		text, err := manifest.EncodeYAML(r)
-		if err != nil {
-			return nil, err
-		}
-		out.Write(text)
-	}
-	return out.Bytes(), nil
-}
-
 // writeDocuments writes manifests into a folder, or one after the other to standard output.
 func (a *app) writeDocuments(f *controllerFlags, documents []pkgrepo.Document) error {
 	files := make([]starter.File, len(documents))
 	var all []byte
 	for i, d := range documents {
-		text, err := documentText(d)
+		text, err := d.Encode()
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/site"
 )
 
 type argoCDOptions struct {
@@ -48,12 +49,12 @@ TAG.argocd, which this command moves to TAG after verifying it.`,
 	flags.StringVar(&o.to.Project, "project", "default", "project of the Applications")
 	flags.StringVar(&o.to.Server, "server", "https://kubernetes.default.svc", "API server of the cluster, as Argo CD knows it")
 	flags.BoolVar(&o.follow, "follow", false, "follow the tag TAG.argocd of the reference's TAG, and move it")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD cannot apply, for krtpkg apply --beside")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Argo CD cannot apply, for krtpkg apply --left-out-by")
 	return cmd
 }
 
 func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOptions) error {
-	p, _, err := a.prepareForController(ctx, reference, "argocd", &o.from)
+	p, _, err := a.prepareForController(ctx, reference, site.ArgoCD, &o.from)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func (a *app) packagesArgoCD(ctx context.Context, reference string, o argoCDOpti
 	if err := requireRelocated(p); err != nil {
 		return err
 	}
-	if _, err := a.leaveOut(ctx, p.set, "argocd", o.leave); err != nil {
+	if _, err := a.leaveOut(ctx, p.set, site.ArgoCD, o.leave); err != nil {
 		return err
 	}
 	store, err := p.Create(ctx, p.client)

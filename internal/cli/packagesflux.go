@@ -11,6 +11,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/site"
 	"krtpkg.dev/krtpkg/pkg/trust"
 	"krtpkg.dev/krtpkg/pkg/trust/export"
 )
@@ -51,12 +52,12 @@ with further requirements is refused, since Flux would not check them.`,
 	flags.StringVar(&o.constraints, "constraints", "", "follow the newest version in a range, as in \">=1.0.0 <2.0.0\"")
 	cmd.MarkFlagsMutuallyExclusive("follow", "constraints")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux cannot apply, for krtpkg apply --beside")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that Flux cannot apply, for krtpkg apply --left-out-by")
 	return cmd
 }
 
 func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions) error {
-	p, policy, err := a.prepareForController(ctx, reference, "flux", &o.from)
+	p, policy, err := a.prepareForController(ctx, reference, site.Flux, &o.from)
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func (a *app) packagesFlux(ctx context.Context, reference string, o fluxOptions)
 	if err := requireRelocated(p); err != nil {
 		return err
 	}
-	if _, err := a.leaveOut(ctx, p.set, "flux", o.leave); err != nil {
+	if _, err := a.leaveOut(ctx, p.set, site.Flux, o.leave); err != nil {
 		return err
 	}
 	if err := a.fluxTrust(p, policy, &o); err != nil {

@@ -4,17 +4,14 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"testing/fstest"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
-	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
 	"krtpkg.dev/krtpkg/pkg/render"
+	"krtpkg.dev/krtpkg/pkg/site"
 )
 
 type installOptions struct {
@@ -67,7 +64,7 @@ retries what fails because something is missing.`,
 	flags.BoolVar(&o.to.Downgradable, "downgradable", false, "let packages go back to older versions")
 	flags.DurationVar(&o.period, "sync-period", 0, "sync period of the controller (default: its own, 10 minutes)")
 	flags.StringVar(&o.to.PullSecret, "pull-secret", "", "name of a Secret in the namespace with the login of the registry")
-	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that cannot be packages, for krtpkg apply --beside")
+	flags.BoolVar(&o.leave, "leave-out", false, "leave out bundles that cannot be packages, for krtpkg apply --left-out-by")
 	flags.BoolVar(&o.without, "without-repository", false, "leave out the PackageRepository, if krtpkg packages repo writes one")
 	flags.BoolVar(&o.apply, "apply", false, "apply them, and wait until everything is installed")
 	cmd.MarkFlagsMutuallyExclusive("apply", "output-dir")
@@ -93,7 +90,7 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	if err := cmp.Or(syncPeriod(o.period, &o.to), o.checkValues(a)); err != nil {
 		return err
 	}
-	p, _, err := a.prepareForController(ctx, reference, kappController, &o.from)
+	p, _, err := a.prepareForController(ctx, reference, site.KappController, &o.from)
 	if err != nil {
 		return err
 	}
@@ -110,75 +107,21 @@ func (a *app) packagesInstall(ctx context.Context, reference string, o installOp
 	if err != nil {
 		return err
 	}
-	documents, err := a.installDocuments(ctx, p, rt, render.Kept{All: values}, &o)
+	documents, err := a.installDocuments(ctx, p, rt, values, &o)
 	if err != nil {
 		return err
 	}
 	return a.writeDocuments(&o.from, documents)
 }
 
-// installDocuments returns the manifests for the bundles of a runtime that are packages.
-func (a *app) installDocuments(ctx context.Context, p *preparedRoot, rt deploy.Runtime, values render.Kept, o *installOptions) ([]pkgrepo.Document, error) {
-	root := p.set.Root
-	left, err := a.leaveOut(ctx, p.set, kappController, o.leave)
+// installDocuments returns the manifests that install the bundles of a runtime that are packages.
+func (a *app) installDocuments(ctx context.Context, p *preparedRoot, rt deploy.Runtime, values *render.Values, o *installOptions) ([]pkgrepo.Document, error) {
+	left, err := a.leaveOut(ctx, p.set, site.KappController, o.leave)
 	if err != nil {
 		return nil, err
 	}
-	made, err := namespacesOf(rt)
-	if err != nil {
-		return nil, err
-	}
-	defined := render.Scopes{}
-	for _, b := range p.set.Bundles {
-		maps.Copy(defined, render.ScopesOf(b.Content.Files))
-	}
-	var installs []pkgrepo.Install
-	for i, b := range p.set.Bundles {
-		bundleName := b.Metadata().Name
-		if slices.ContainsFunc(left, func(l pkgrepo.LeftOut) bool { return l.Bundle == bundleName }) {
-			continue
-		}
-		one := pkgrepo.Install{Bundle: b.Bundle, Account: root.Metadata().Name + "-" + bundleName}
-		if node := values.All.Node(); node != nil {
-			one.Values = manifest.GetValue(node, bundleName)
-		}
-		if one.DefaultNamespace, _, err = pkgrepo.DefaultNamespace(ctx, &b.Content, defined); err != nil {
-			return nil, err
-		}
-		unit := rt.Units[i]
-		unit.Bundle, unit.Needs = "", nil
-		access, err := deploy.LeastAccess(deploy.Runtime{Name: one.Account, Units: []deploy.Unit{unit}}, o.to.Namespace, one.Account)
-		if err != nil {
-			return nil, err
-		}
-		access.GrantEverywhere(made)
-		access.Namespaces = nil // they are there, or not ours: who deleted the manifests would delete them
-		if one.Access, err = toNodes(access.ListObjects()); err != nil {
-			return nil, err
-		}
-		installs = append(installs, one)
-	}
-	documents, err := pkgrepo.InstallDocuments(root.Runtime, installs, o.to)
-	if err == nil && o.without {
-		documents = documents[1:]
-	}
-	return documents, err
+	return site.InstallDocuments(ctx, p.set, rt, site.InstallOptions{Site: o.to, Values: values, LeftOut: left, WithoutRepository: o.without})
 }
-
-// namespacesOf returns the namespaces that a runtime's own bundles make.
-func namespacesOf(rt deploy.Runtime) (names []string, err error) {
-	for _, unit := range rt.Units {
-		made, err := deploy.DefinedNamespaces(unit)
-		if err != nil {
-			return nil, err
-		}
-		names = append(names, made...)
-	}
-	return names, nil
-}
-
-// repositoryUnit is what the PackageRepository is applied as, before all bundles.
-const repositoryUnit = "package-repository"
 
 // applyInstalls gives a cluster what makes kapp-controller install a runtime.
 func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOptions) error {
@@ -186,7 +129,7 @@ func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOpti
 	if err != nil {
 		return err
 	}
-	p.byController, p.lookForImages = kappController, false // the images are the controller's to find
+	p.installedBy, p.lookForImages = site.KappController, false // the images are the controller's to find
 	values, err := o.from.site.values.siteValues(ctx, a, cluster, p.deployedName(), p.set)
 	if err != nil {
 		return err
@@ -195,11 +138,11 @@ func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOpti
 	if err != nil {
 		return err
 	}
-	documents, err := a.installDocuments(ctx, p, rt, values, o)
+	documents, err := a.installDocuments(ctx, p, rt, values.All, o)
 	if err != nil {
 		return err
 	}
-	if rt.Units, err = unitsOf(documents, rt.Units); err != nil {
+	if rt.Units, err = site.InstallUnits(documents, rt.Units); err != nil {
 		return err
 	}
 	rt.Name = p.deployedName()
@@ -211,30 +154,4 @@ func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOpti
 		return err
 	}
 	return a.printDeployed(ctx, report, o.cluster)
-}
-
-// unitsOf has a controller's manifests for bundles instead of the bundles' own, in the same order.
-func unitsOf(documents []pkgrepo.Document, bundles []deploy.Unit) ([]deploy.Unit, error) {
-	var units []deploy.Unit
-	for _, d := range documents {
-		data, err := documentText(d)
-		if err != nil {
-			return nil, err
-		}
-		unit := deploy.Unit{Bundle: repositoryUnit, Layer: bundles[0].Layer}
-		if i := slices.IndexFunc(bundles, func(u deploy.Unit) bool { return u.Bundle == d.Bundle }); i >= 0 {
-			unit = bundles[i]
-		}
-		unit.Manifests, unit.Namespaces = fstest.MapFS{d.Name: {Data: data, Mode: 0o444}}, nil
-		units = append(units, unit)
-	}
-	for i := range units {
-		units[i].Needs = slices.DeleteFunc(units[i].Needs, func(name string) bool {
-			return !slices.ContainsFunc(units, func(u deploy.Unit) bool { return u.Bundle == name })
-		})
-		if first := &units[0]; first.Bundle == repositoryUnit && i > 0 && units[i].Layer == first.Layer {
-			units[i].Needs = append(units[i].Needs, repositoryUnit)
-		}
-	}
-	return units, nil
 }

@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/site"
 )
 
 type repoOptions struct {
@@ -53,7 +54,7 @@ func (a *app) packagesRepo(ctx context.Context, references []string, o repoOptio
 	var first *preparedRoot
 	var runtimes []*bundle.Artifact
 	for _, reference := range references {
-		p, _, err := a.prepareForController(ctx, reference, kappController, &o.from)
+		p, _, err := a.prepareForController(ctx, reference, site.KappController, &o.from)
 		if err != nil {
 			return err
 		}

@@ -1,14 +1,10 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/manifest"
@@ -63,31 +59,13 @@ func (a *app) runRBAC(ctx context.Context, reference, account, namespace string,
 	if len(access.Unknown) > 0 {
 		a.ui.Note("note: neither Kubernetes nor the runtime defines %s: guessing plurals and scopes", strings.Join(access.Unknown, ", "))
 	}
-	var text bytes.Buffer
-	for _, object := range access.ListObjects() {
-		data, err := json.Marshal(object)
-		if err != nil {
-			return err
-		}
-		var node yaml.Node
-		if err := yaml.Unmarshal(data, &node); err != nil {
-			return err
-		}
-		plainStyle(&node)
-		fmt.Fprintln(&text, "---")
-		one, err := manifest.EncodeYAML(&node)
-		if err != nil {
-			return err
-		}
-		text.Write(one)
+	nodes, err := access.ListNodes()
+	if err != nil {
+		return err
 	}
-	return a.ui.Data(text.Bytes())
-}
-
-// plainStyle undoes the quotes and braces of JSON.
-func plainStyle(n *yaml.Node) {
-	n.Style = 0
-	for _, child := range n.Content {
-		plainStyle(child)
+	text, err := manifest.EncodeDocuments(nodes...)
+	if err != nil {
+		return err
 	}
+	return a.ui.Data(text)
 }

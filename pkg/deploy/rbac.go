@@ -9,11 +9,14 @@ import (
 	"strings"
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+	"gopkg.in/yaml.v3"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
 // Access is the least that a user needs to apply a runtime, to upgrade and to delete it.
@@ -265,6 +268,19 @@ func (a *Access) ListObjects() []any {
 		all = append(all, &a.Roles[i], &a.Bindings[i])
 	}
 	return all
+}
+
+// ListNodes returns [Access.ListObjects] as YAML.
+func (a *Access) ListNodes() ([]*yaml.Node, error) {
+	objects := a.ListObjects()
+	nodes := make([]*yaml.Node, len(objects))
+	for i, object := range objects {
+		var err error
+		if nodes[i], err = manifest.ConvertObject(object); err != nil {
+			return nil, err
+		}
+	}
+	return nodes, nil
 }
 
 // DefinedNamespaces returns the names of those that a bundle's own manifests make.

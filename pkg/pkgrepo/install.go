@@ -53,6 +53,9 @@ type Document struct {
 	Resources []any
 }
 
+// Encode returns the resources as YAML documents.
+func (d Document) Encode() ([]byte, error) { return manifest.EncodeDocuments(d.Resources...) }
+
 // The annotations of kapp by which it orders what it applies, and what it waits for.
 const (
 	changeGroup = "kapp.k14s.io/change-group"

@@ -2,6 +2,9 @@
 // [LocateImages] finds its images, and [Render] renders its manifests with the site's values;
 // [Rendered.Runtime] returns what deploy.Cluster plans and applies.
 //
+// [ValueSources] merges the site's values, [ApplyFleet] applies to several clusters, [Promote] moves a channel such as
+// stable to a verified version, and a [Controller] is what consumes the runtime in place of krtpkg.
+//
 // Nothing is opened before it is verified, unless [OpenOptions.AllowUnsigned] is set. All functions use the descriptor
 // that the caller resolved, so a tag that moves in the meantime has no effect.
 package site
