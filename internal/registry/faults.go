@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
 // maxWait limits a single Retry-After of a registry.
@@ -48,17 +49,10 @@ func responseError(response *http.Response) error {
 
 // retryAfter returns how long a registry asks to wait (RFC 9110, 10.2.3), or 0.
 func retryAfter(response *http.Response) time.Duration {
-	text := response.Header.Get("Retry-After")
-	if response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusServiceUnavailable || text == "" {
+	if response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusServiceUnavailable {
 		return 0
 	}
-	if seconds, err := strconv.ParseInt(text, 10, 32); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(text); err == nil {
-		return max(0, time.Until(date))
-	}
-	return 0
+	return retry.ParseAfter(response.Header)
 }
 
 // WaitError is the error of a registry that asks to wait for longer than is allowed.

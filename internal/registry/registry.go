@@ -25,9 +25,10 @@ import (
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/retry"
+	remoteretry "oras.land/oras-go/v2/registry/remote/retry"
 
 	"krtpkg.dev/krtpkg/internal/layout"
+	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
 // Options configure how to reach registries. The zero value follows the ecosystem's defaults:
@@ -94,7 +95,7 @@ func New(options Options) (*Client, error) {
 		c.options.MetadataTimeout = 5 * time.Minute
 	}
 	if c.options.Backoff == nil {
-		c.options.Backoff = func(attempt int) time.Duration { return retry.DefaultBackoff(attempt, nil) }
+		c.options.Backoff = retry.Policy{Longest: maxPause}.Pause
 	}
 	sessionStore{options.StateDir}.removeExpired()
 	var err error
@@ -179,7 +180,7 @@ func (c *Client) probeHost(ctx context.Context, address string, h *hostState) er
 	if ctx.Err() != nil {
 		return ctx.Err() // found out nothing
 	}
-	retrying := &retry.Transport{Base: &wireTransport{transport}, Policy: func() retry.Policy { return retryPolicy{c.options.Backoff, h.waitBudget} }}
+	retrying := &remoteretry.Transport{Base: &wireTransport{transport}, Policy: func() remoteretry.Policy { return retryPolicy{c.options.Backoff, h.waitBudget} }}
 	h.transport = &challengeTransport{&timedTransport{retrying, c.options.MetadataTimeout}, &h.deviations}
 	h.clients = map[string]*auth.Client{}
 	return nil

@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
 // Repository is a repository of a registry. oras-go handles manifests; this package uploads and
@@ -299,14 +300,7 @@ func (r *Repository) waitBeforeRetry(ctx context.Context, attempt int, err error
 			return &WaitError{r.Reference.Host(), wait}
 		}
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return retry.Wait(ctx, wait)
 }
 
 // markDigestError wraps a registry's error about a wrong digest as [content.ErrMismatchedDigest].

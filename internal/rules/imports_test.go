@@ -51,6 +51,7 @@ var order = []string{
 	"pkg/layers",
 	"pkg/manifest",
 	"pkg/progress",
+	"pkg/retry",
 	"pkg/oci",
 }
 

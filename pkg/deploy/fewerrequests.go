@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -12,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
 // recordingResources records on an object what is applied of it in the same request that writes
@@ -76,8 +77,8 @@ const (
 func (w *recordingResources) Update(r kappres.Resource) (kappres.Resource, error) {
 	manifest := w.manifests[kappres.NewUniqueResourceKey(r).String()]
 	answer, err := w.writeRecorded(r, manifest, w.Resources.Update)
-	for try := 0; try < conflictTries && apierrors.IsConflict(err) && !isRecorded(r); try++ {
-		time.Sleep(conflictPause/2 + rand.N(conflictPause)) // so that it does not keep step with who writes
+	for attempt := 0; attempt < conflictTries && apierrors.IsConflict(err) && !isRecorded(r); attempt++ {
+		time.Sleep(retry.AddJitter(conflictPause)) // so that it does not keep step with who writes
 		merged := w.mergeAgain(r)
 		if merged == nil {
 			break // kapp tells why

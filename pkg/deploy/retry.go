@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"path"
 	"reflect"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,11 +22,14 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
+
+	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
+// requestPauses are the pauses between attempts of a request.
+var requestPauses = retry.Policy{First: 100 * time.Millisecond, Longest: 5 * time.Second}
+
 const (
-	firstPause = 100 * time.Millisecond
-	lastPause  = 5 * time.Second
 	// longestPause is how long the server may ask to stay away.
 	longestPause = 15 * time.Second
 	// kindTime is how long one kind may be unavailable on a server that answers otherwise.
@@ -85,7 +86,7 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 	if err != nil {
 		return nil, nil, err
 	}
-	retry := &retryTransport{
+	retrying := &retryTransport{
 		next: next, limit: limit, told: told, broken: map[string]time.Time{}, maxAnswer: maxAnswer, answerWindow: answerWindow,
 		renews: config.ExecProvider != nil || config.AuthProvider != nil || config.BearerTokenFile != "",
 	}
@@ -93,8 +94,8 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 		Host: host.String(), UserAgent: config.UserAgent, QPS: config.QPS, Burst: config.Burst,
 		ContentConfig: rest.ContentConfig{ContentType: "application/json"}, // which can be compared, see confirmEarlierAttempt
 		Timeout:       config.Timeout, WarningHandler: config.WarningHandler, WarningHandlerWithContext: config.WarningHandlerWithContext,
-		Transport: retry,
-	}, retry, nil
+		Transport: retrying,
+	}, retrying, nil
 }
 
 // isFailing reports whether no request is answered just now.
@@ -120,7 +121,6 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var (
 		ctx     = req.Context()
 		began   = time.Now()
-		pause   = firstPause
 		doubt   bool
 		denials int
 	)
@@ -152,13 +152,9 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if !repeatable || t.givesUp(began, cause) || resp != nil && t.isKindBroken(ctx, req, resp, began) {
 			return t.finalAnswer(resp, err, attempt, time.Since(began))
 		}
-		wait := min(max(pause, retryAfter(resp)), longestPause)
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait + rand.N(wait/2)):
+		if err := retry.Wait(ctx, max(requestPauses.Pause(attempt), requestedPause(resp))); err != nil {
+			return nil, err
 		}
-		pause = min(2*pause, lastPause)
 	}
 }
 
@@ -399,15 +395,12 @@ func isStream(req *http.Request) bool {
 	return strings.HasSuffix(req.URL.Path, "/log") || req.URL.Query().Get("watch") != ""
 }
 
-func retryAfter(resp *http.Response) time.Duration {
+// requestedPause returns how long the server asks to stay away, up to a limit.
+func requestedPause(resp *http.Response) time.Duration {
 	if resp == nil {
 		return 0
 	}
-	seconds, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-	if err != nil || seconds < 0 {
-		return 0
-	}
-	return min(time.Duration(seconds), longestPause) * time.Second
+	return retry.AddJitter(min(retry.ParseAfter(resp.Header), longestPause))
 }
 
 func isWrite(req *http.Request) bool {

@@ -99,10 +99,7 @@ func (f *Fetcher) fetchCommitInto(ctx context.Context, dir, from string, commit 
 		return nil, err
 	}
 	for _, whole := range []bool{false, true} {
-		err = retryTransient(ctx, func() (bool, error) {
-			err := f.fetchPack(ctx, repo, from, commit, whole)
-			return isTransient(err), err
-		})
+		err = requestPolicy.Do(ctx, isTransient, func() error { return f.fetchPack(ctx, repo, from, commit, whole) })
 		if err == nil || ctx.Err() != nil || !errors.Is(err, errCommitRefused) {
 			break
 		}
@@ -273,10 +270,7 @@ func (f *Fetcher) ListRefs(ctx context.Context, repository string) (map[string]s
 	case isLocal:
 		err = readLocalRefs(from, commits)
 	default:
-		err = retryTransient(ctx, func() (bool, error) {
-			err := f.readRemoteRefs(ctx, from, commits)
-			return isTransient(err), err
-		})
+		err = requestPolicy.Do(ctx, isTransient, func() error { return f.readRemoteRefs(ctx, from, commits) })
 	}
 	if err != nil {
 		return nil, fmt.Errorf("git %s: %w", describeURL(repository, f.mirrorURL(repository)), err)

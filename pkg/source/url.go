@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
 // maxArchive limits the size of a download to unpack.
@@ -212,38 +214,19 @@ func readLocal(name string, take func(io.Reader) error) (err error) {
 	return take(file)
 }
 
-// attempts limits the requests when the server or the network fails.
-const attempts = 4
+// requestPolicy is for requests to servers of sources.
+var requestPolicy = retry.Policy{Attempts: 4, First: time.Second}
 
 func (f *Fetcher) getWithRetry(ctx context.Context, url string, take func(io.Reader) error) error {
-	return retryTransient(ctx, func() (bool, error) { return f.getOnce(ctx, url, take) })
+	passes := false
+	return requestPolicy.Do(ctx, func(error) bool { return passes }, func() (err error) {
+		passes, err = f.getOnce(ctx, url, take)
+		return err
+	})
 }
 
-// retryTransient calls once until it succeeds or fails for good.
-func retryTransient(ctx context.Context, once func() (retry bool, err error)) error {
-	var failed error
-	for attempt := range attempts {
-		if attempt > 0 {
-			select {
-			case <-time.After(time.Duration(attempt) * time.Second):
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		retry, err := once()
-		if err == nil {
-			return nil
-		}
-		if !retry || ctx.Err() != nil {
-			return err
-		}
-		failed = err
-	}
-	return fmt.Errorf("%w (%d attempts)", failed, attempts)
-}
-
-// getOnce makes one request; retry reports whether the failure may pass.
-func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) error) (retry bool, err error) {
+// getOnce makes one request; passes reports whether another one may succeed after a failure.
+func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) error) (passes bool, err error) {
 	parsed, err := neturl.Parse(url)
 	if err != nil {
 		return false, redactError(err)
@@ -264,8 +247,8 @@ func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) 
 		return false, fmt.Errorf("HTTP status %s: %w", response.Status, errLoginRequired)
 	}
 	if response.StatusCode != http.StatusOK {
-		retry := response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests
-		return retry, fmt.Errorf("HTTP status %s", response.Status)
+		passes := response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests
+		return passes, fmt.Errorf("HTTP status %s", response.Status)
 	}
 	err = take(response.Body)
 	// Too much content does not shrink by another attempt, and a slow server was waited for long enough.

@@ -6,34 +6,23 @@ import (
 	"io"
 	"net"
 	"syscall"
-	"time"
 
-	"oras.land/oras-go/v2/registry/remote/retry"
+	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
-// maxAttempts limits the attempts for a manifest.
-const maxAttempts = 5
-
-// withRetries repeats f when a connection breaks, and once when content does not match its digest: a
+// withRetries repeats f when a connection breaks, and once at once when content does not match its digest: a
 // byte may have changed in transit. A registry's client repeats requests by itself, but it cannot
 // resume a manifest.
 func withRetries(ctx context.Context, f func() error) error {
-	again := false
-	for attempt := 0; ; attempt++ {
+	reread := false
+	return retry.Policy{}.Do(ctx, isBrokenConnection, func() error {
 		err := f()
-		if err != nil && !again && isWrongContent(err) && ctx.Err() == nil {
-			again = true
-			continue
+		if err != nil && !reread && isWrongContent(err) && ctx.Err() == nil {
+			reread = true
+			err = f()
 		}
-		if err == nil || ctx.Err() != nil || attempt+1 == maxAttempts || !isBrokenConnection(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(retry.DefaultBackoff(attempt, nil)):
-		}
-	}
+		return err
+	})
 }
 
 func isBrokenConnection(err error) bool {
