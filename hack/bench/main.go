@@ -20,7 +20,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"krtpkg.dev/krtpkg/internal/hack"
@@ -308,7 +307,7 @@ func (b *bench) runOnce(ctx context.Context, args []string, into *measured) erro
 	state := cmd.ProcessState
 	into.wall = append(into.wall, wall)
 	into.cpu = append(into.cpu, state.UserTime()+state.SystemTime())
-	into.memory = append(into.memory, state.SysUsage().(*syscall.Rusage).Maxrss)
+	into.memory = append(into.memory, peakMemory(state))
 	into.requests = append(into.requests, b.requests.Load()-before)
 	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"krtpkg.dev/krtpkg/internal/hack"
@@ -292,7 +291,7 @@ func (c *mirrorBench) runRound(ctx context.Context, p program, again, count bool
 	// The shell's children count as its own once it has waited for them.
 	into.wall = append(into.wall, wall)
 	into.cpu = append(into.cpu, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
-	into.memory = append(into.memory, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+	into.memory = append(into.memory, peakMemory(cmd.ProcessState))
 	into.requests = append(into.requests, c.requests.Load()-before)
 	return nil
 }
