@@ -3,7 +3,7 @@
 GO ?= go
 BIN := bin/krtpkg
 
-.PHONY: all build install demo test quick tools fuzz recall lint names bench docs release clean $(BIN)
+.PHONY: all build install demo test quick tools fuzz recall lint crosscheck names bench docs release clean $(BIN)
 
 all: build
 
@@ -50,6 +50,10 @@ lint:
 	$(GO) vet ./...
 	CGO_ENABLED=1 $(GO) vet -tags pkcs11key ./pkg/sign
 	$$($(GO) run ./hack/prebuild tools/staticcheck) ./...
+
+# That all packages and their tests compile for the other systems of a release.
+crosscheck:
+	$(GO) run ./hack/crosscheck
 
 # How much the names of functions say, per package and next to other codebases.
 names:

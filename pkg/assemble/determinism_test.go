@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -80,9 +79,7 @@ func TestSameDigestEverywhere(t *testing.T) {
 
 	other := filepath.Join(t.TempDir(), "some", "where else")
 	slices.Reverse(names)
-	was := syscall.Umask(0o077)
-	write(t, other, names, time.Now())
-	syscall.Umask(was)
+	withUmask(0o077, func() { write(t, other, names, time.Now()) })
 	check("another directory, umask, mtime and listing order", other)
 
 	t.Setenv("TZ", "Pacific/Kiritimati")
