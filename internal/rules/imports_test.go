@@ -27,6 +27,8 @@ var order = []string{
 	"pkg/site",
 	"pkg/result",
 	"pkg/deploy",
+	"pkg/deploy/merge",
+	"pkg/deploy/marks",
 	"pkg/assemble",
 	"pkg/pkgrepo",
 	"pkg/resources",
@@ -58,8 +60,8 @@ var order = []string{
 // only names the packages that may import a module: everything else goes through them.
 var only = map[string][]string{
 	"github.com/sigstore/":             {"pkg/sign", "pkg/sign/kms"},
-	"carvel.dev/kapp":                  {"pkg/deploy", "pkg/resources"},
-	"k8s.io/":                          {"pkg/deploy", "pkg/resources"},
+	"carvel.dev/kapp":                  {"pkg/deploy", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
+	"k8s.io/":                          {"pkg/deploy", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
 	"carvel.dev/ytt":                   {"pkg/render"},
 	"helm.sh/helm":                     {"pkg/render"},
 	"sigs.k8s.io/kustomize":            {"pkg/render"},

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // annotationAdopting names, on the ConfigMap of an app, the resources that the app is about to
@@ -25,7 +27,7 @@ func (e *engine) changeAdopting(ctx context.Context, a kappApp, steps []*cluster
 	var adopted []kappres.Resource
 	for _, s := range steps {
 		was := s.ClusterOriginalResource()
-		if was != nil && s.ApplyOp() == clusterapply.ClusterChangeApplyOpUpdate && was.Labels()[kappLabel] == "" {
+		if was != nil && s.ApplyOp() == clusterapply.ClusterChangeApplyOpUpdate && was.Labels()[marks.App] == "" {
 			adopted = append(adopted, was)
 		}
 	}
@@ -89,7 +91,7 @@ func (c *Cluster) giveBack(ctx context.Context, resources []kappres.Resource) er
 		client := objects.Resource(r.GroupVersionResource()).Namespace(r.Namespace())
 		now, err := client.Get(withoutLogs(ctx), r.Name(), metav1.GetOptions{})
 		switch {
-		case err == nil && (now.GetLabels()[kappLabel] == "" || string(now.GetUID()) != r.UID()):
+		case err == nil && (now.GetLabels()[marks.App] == "" || string(now.GetUID()) != r.UID()):
 			continue // it was not reached
 		case err == nil:
 			was := &unstructured.Unstructured{Object: r.DeepCopyRaw()}

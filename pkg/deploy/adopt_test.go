@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 const webService = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80}]}"
@@ -122,7 +124,7 @@ func TestAdoption(t *testing.T) {
 			if now := r.replicaSets(); now != sets {
 				t.Errorf("replica sets were %q and are %q: pods were restarted", sets, now)
 			}
-			if a := r.getObject(services, r.namespace, "web"); a.GetAnnotations()["meta.helm.sh/release-name"] != "" || a.GetLabels()[kappLabel] == "" {
+			if a := r.getObject(services, r.namespace, "web"); a.GetAnnotations()["meta.helm.sh/release-name"] != "" || a.GetLabels()[marks.App] == "" {
 				t.Errorf("adopted service has labels %v, annotations %v", a.GetLabels(), a.GetAnnotations())
 			}
 			if plan, err := r.Plan(t.Context(), rt, CheckOptions{Options: quick()}); err != nil || plan.HasChanges() {

@@ -10,6 +10,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/merge"
 )
 
 // patchObject changes an object as a user does.
@@ -56,8 +59,8 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 	live := r.getObject(secrets, r.namespace, "login")
 	for key, value := range live.GetAnnotations() {
 		text := value
-		if key == annotationApplied {
-			text = fmt.Sprint(unpackOutline(value))
+		if key == marks.Applied {
+			text = fmt.Sprint(merge.AppliedManifest(live.Object))
 		}
 		for _, clear := range []string{"opensesame", encoded, base64.StdEncoding.EncodeToString([]byte("opensesame-text"))} {
 			if strings.Contains(text, clear) {

@@ -9,15 +9,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// marks are the annotations that make a class the default of its kind.
-var marks = map[string]string{
+// defaultMarks are the annotations that make a class the default of its kind.
+var defaultMarks = map[string]string{
 	"StorageClass": "storageclass.kubernetes.io/is-default-class",
 	"IngressClass": "ingressclass.kubernetes.io/is-default-class",
 }
 
 // isDefault reports whether a resource is the default class of its kind.
 func isDefault(r kappres.Resource) bool {
-	mark, is := marks[r.Kind()]
+	mark, is := defaultMarks[r.Kind()]
 	return is && r.Annotations()[mark] == "true"
 }
 
@@ -66,7 +66,7 @@ type defaultClass struct {
 func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, error) {
 	all := map[string][]string{}
 	add := func(kind string, o metav1.Object) {
-		if o.GetAnnotations()[marks[kind]] == "true" {
+		if o.GetAnnotations()[defaultMarks[kind]] == "true" {
 			all[kind] = append(all[kind], o.GetName())
 		}
 	}

@@ -29,6 +29,8 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // a kubeconfig may ask for any of them
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // Config says which cluster, by kubectl's rules: the zero value is the current context of
@@ -49,9 +51,6 @@ type Config struct {
 	// reason and since when. Default: nobody is.
 	OnRetry func(cause error, failing time.Duration)
 }
-
-// fieldManager is the name under which the API server records who has set a field.
-const fieldManager = "krtpkg"
 
 // Cluster applies to one cluster and one namespace for kapp's state. It may be used by
 // several goroutines.
@@ -97,7 +96,7 @@ func Connect(cfg Config) (*Cluster, error) {
 	// kapp is bursts of small requests, which the API server knows to queue; client-go's
 	// default of 5 a second would slow it to a crawl.
 	config.QPS = -1
-	config.UserAgent = fieldManager // the API server records it as the owner of fields
+	config.UserAgent = marks.FieldManager // the API server records it as the owner of fields
 	// Without a handler client-go logs warnings on standard error.
 	config.WarningHandler = rest.NoWarnings{}
 	limit := max(cmp.Or(cfg.RetryTimeout, 2*time.Minute), 0)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/retry"
 )
 
@@ -32,12 +33,6 @@ type recordingResources struct {
 	approved map[string]diff.Change
 	options  diff.ChangeSetOpts
 }
-
-const (
-	// annotationOriginal is where kapp records what was applied.
-	annotationOriginal    = "kapp.k14s.io/original"
-	annotationOriginalMD5 = "kapp.k14s.io/original-diff-md5"
-)
 
 // noDifference is the checksum of two resources that do not differ.
 var noDifference = diff.OpsDiff(nil).MinimalMD5()
@@ -112,28 +107,28 @@ func (w *recordingResources) writeRecorded(r, manifest kappres.Resource, send fu
 		return send(r)
 	}
 	manifest = manifest.DeepCopy()
-	setAnnotations(manifest, map[string]string{annotationIdentity: ""})
+	setAnnotations(manifest, map[string]string{marks.Identity: ""})
 	text, err := manifest.AsCompactBytes()
 	if err != nil {
 		return nil, err
 	}
 	recorded := r.DeepCopy()
-	setAnnotations(recorded, map[string]string{annotationOriginal: string(text), annotationOriginalMD5: noDifference})
+	setAnnotations(recorded, map[string]string{marks.Original: string(text), marks.OriginalMD5: noDifference})
 	answer, err := send(recorded)
 	if err != nil {
 		return nil, err
 	}
 	change, err := w.changes.NewResourceWithHistory(answer).CalculateChange(manifest)
 	if err == nil && change.OpsDiff().MinimalMD5() == noDifference {
-		setAnnotations(answer, map[string]string{annotationDisableOriginal: "true"}) // in memory: kapp need not write again
+		setAnnotations(answer, map[string]string{marks.DisableOriginal: "true"}) // in memory: kapp need not write again
 	}
 	return answer, nil
 }
 
 // isRecorded reports whether a resource has the record, or is to have none of kapp's.
 func isRecorded(r kappres.Resource) bool {
-	_, disabled := r.Annotations()[annotationDisableOriginal]
-	return disabled || r.Annotations()[annotationOriginal] != ""
+	_, disabled := r.Annotations()[marks.DisableOriginal]
+	return disabled || r.Annotations()[marks.Original] != ""
 }
 
 // setAnnotations sets annotations of a resource in memory; an empty value removes one.

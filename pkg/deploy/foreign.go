@@ -13,10 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/metadata"
-)
 
-// kappLabel says which kapp app a resource belongs to.
-const kappLabel = "kapp.k14s.io/app"
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+)
 
 // ForeignError lists what a change would delete that is not the runtime's.
 type ForeignError struct {
@@ -194,7 +193,7 @@ func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error 
 	)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
-	options := metav1.ListOptions{LabelSelector: kappLabel + " in (" + strings.Join(values, ",") + ")"}
+	options := metav1.ListOptions{LabelSelector: marks.App + " in (" + strings.Join(values, ",") + ")"}
 	for gvk, r := range servedOnce(served) {
 		gvr := schema.GroupVersionResource{Group: r.Group, Version: r.Version, Resource: r.Name}
 		if !slices.Contains(r.Verbs, "list") || isTransientKind(gvr) {
@@ -209,7 +208,7 @@ func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error 
 			defer mu.Unlock()
 			for _, item := range items {
 				// Without kapp's mark it was made from a resource by a controller.
-				if item.Annotations[annotationIdentity] != "" && !isCopy(item.Annotations, item.Namespace, item.Name) && item.DeletionTimestamp == nil {
+				if item.Annotations[marks.Identity] != "" && !marks.IsCopy(item.Annotations, item.Namespace, item.Name) && item.DeletionTimestamp == nil {
 					left = append(left, "\n  "+ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}.String())
 				}
 			}

@@ -22,6 +22,8 @@ import (
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // objectClient reads and writes resources of any kind.
@@ -276,7 +278,7 @@ func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unst
 func (s *session) recreateNamespace(ctx context.Context, was *corev1.Namespace) (bool, error) {
 	again := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: was.Name, Labels: map[string]string{labelHook: s.runtime.Name}, Annotations: was.Annotations}}
 	for key, value := range was.Labels {
-		if key != kappLabel && !strings.HasPrefix(key, "kapp.k14s.io/") {
+		if key != marks.App && !strings.HasPrefix(key, "kapp.k14s.io/") {
 			again.Labels[key] = value
 		}
 	}

@@ -27,6 +27,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/dynamic"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/merge"
 	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
@@ -204,7 +206,7 @@ func (e *engine) newParts(ctx context.Context, told *messageTracker) (*kappParts
 	if e.listings != nil {
 		listing = listedResources{resources, e.listings}
 	}
-	recording := &recordingResources{Resources: originalResources{listing}}
+	recording := &recordingResources{Resources: marks.Originals{Resources: listing}}
 	known := newKnownResources(recording, e.claims.newNamespaces())
 	finished := finishedJobs{Resources: known, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
 	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
@@ -332,22 +334,22 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	return result, e.changeAdopting(ctx, a, steps, func() error { return e.applyChange(p, run, summarizeChanges(result.changes)) })
 }
 
-// changeFactory compares resources by kapp's rules and fieldMerge.
+// changeFactory compares resources by kapp's rules and merge.Rule.
 func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.ChangeFactory, error) {
 	usual, err := usualRules()
 	if err != nil {
 		return diff.ChangeFactory{}, err
 	}
-	merge := fieldMerge{unrecorded: sets.New[string]()}
+	rule := merge.Rule{Unrecorded: sets.New[string]()}
 	for _, r := range existing {
-		if r.Labels()[kappLabel] != "" && appliedManifest(r.UnstructuredObject()) == nil {
-			merge.unrecorded.Insert(r.UID())
+		if r.Labels()[marks.App] != "" && merge.AppliedManifest(r.UnstructuredObject()) == nil {
+			rule.Unrecorded.Insert(r.UID())
 		}
 	}
 	// kapp's own rules come first in a configuration, then ours and those of the bundle.
 	first := len(usual.RebaseMods())
-	rebase := slices.Insert(slices.Clone(conf.RebaseMods()), first, kappres.ResourceModWithMultiple(merge))
-	// kapp leaves status out of what it compares; fieldMerge keeps it as it is.
+	rebase := slices.Insert(slices.Clone(conf.RebaseMods()), first, kappres.ResourceModWithMultiple(rule))
+	// kapp leaves status out of what it compares; merge.Rule keeps it as it is.
 	exclude := conf.DiffAgainstExistingFieldExclusionMods()[len(usual.DiffAgainstExistingFieldExclusionMods()):]
 	return diff.NewChangeFactory(rebase, conf.DiffAgainstLastAppliedFieldExclusionMods(), exclude, diff.ChangeOpts{}), nil
 }

@@ -64,7 +64,7 @@ type Installed struct {
 	alone     bool
 	order     int
 	configMap string
-	label     string // the value of kappLabel on its resources
+	label     string // the value of kapp's label (marks.App) on its resources
 	change    string
 	labels    map[string]string
 	notes     map[string]string

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // sharedListings are the resources of all apps of a runtime, listed once for each kind while nothing is
@@ -20,7 +22,7 @@ import (
 type sharedListings struct {
 	ctx     context.Context // of the one look that they are for
 	objects dynamic.Interface
-	labels  []string // values of kappLabel, in order
+	labels  []string // values of marks.App, in order
 
 	mu     sync.Mutex
 	listed map[listingKey]func() (map[string][]unstructured.Unstructured, error)
@@ -77,7 +79,7 @@ func (l *sharedListings) findListed(kind schema.GroupVersionResource, label stri
 func (l *sharedListings) listKind(key listingKey) (map[string][]unstructured.Unstructured, error) {
 	first := key.part * listingLabels
 	values := l.labels[first:min(first+listingLabels, len(l.labels))]
-	options := metav1.ListOptions{LabelSelector: kappLabel + " in (" + strings.Join(values, ",") + ")", Limit: listingPage}
+	options := metav1.ListOptions{LabelSelector: marks.App + " in (" + strings.Join(values, ",") + ")", Limit: listingPage}
 	byLabel := map[string][]unstructured.Unstructured{}
 	for {
 		page, err := l.objects.Resource(key.GroupVersionResource).List(withoutLogs(l.ctx), options)
@@ -85,7 +87,7 @@ func (l *sharedListings) listKind(key listingKey) (map[string][]unstructured.Uns
 			return nil, err
 		}
 		for _, item := range page.Items {
-			label := item.GetLabels()[kappLabel]
+			label := item.GetLabels()[marks.App]
 			byLabel[label] = append(byLabel[label], item)
 		}
 		if options.Continue = page.GetContinue(); options.Continue == "" {
@@ -104,7 +106,7 @@ type listedResources struct {
 func (l listedResources) All(types []kappres.ResourceType, opts kappres.AllOpts) ([]kappres.Resource, error) {
 	label, byApp := "", false
 	if opts.ListOpts != nil {
-		label, byApp = strings.CutPrefix(opts.ListOpts.LabelSelector, kappLabel+"=")
+		label, byApp = strings.CutPrefix(opts.ListOpts.LabelSelector, marks.App+"=")
 	}
 	if !byApp {
 		return l.Resources.All(types, opts)

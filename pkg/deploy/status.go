@@ -15,6 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/merge"
 )
 
 // Health is how a bundle is, or a resource.
@@ -404,7 +407,7 @@ func drifted(factory diff.ChangeFactory, conf kappconfig.Conf, r kappres.Resourc
 // expectedOf returns the manifest that a resource should agree with; nil if it is known to, or
 // if nothing is recorded.
 func expectedOf(factory diff.ChangeFactory, r kappres.Resource) (kappres.Resource, error) {
-	if original := r.Annotations()[annotationOriginal]; original != "" {
+	if original := r.Annotations()[marks.Original]; original != "" {
 		if factory.NewResourceWithHistory(r).LastAppliedResource() != nil {
 			return nil, nil
 		}
@@ -415,11 +418,11 @@ func expectedOf(factory diff.ChangeFactory, r kappres.Resource) (kappres.Resourc
 		return applied, nil
 	}
 	live := r.DeepCopyRaw()
-	outline := appliedManifest(live)
+	outline := merge.AppliedManifest(live)
 	if outline == nil {
 		return nil, nil
 	}
-	data, err := json.Marshal(expandOutline(outline, live))
+	data, err := json.Marshal(merge.ExpandOutline(outline, live))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", idOf(r), err)
 	}

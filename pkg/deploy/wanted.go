@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	kapp "carvel.dev/kapp/pkg/kapp/app"
@@ -10,6 +11,8 @@ import (
 	"carvel.dev/kapp/pkg/kapp/logger"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/merge"
 )
 
 // wantedResources are the resources of an app by its manifests.
@@ -97,7 +100,12 @@ func (e *engine) findWanted(p *kappParts, target kapp.App, a kappApp, flags *cmd
 	if err != nil {
 		return w, conf, err
 	}
-	return w, conf, recordApplied(resources)
+	for _, r := range resources {
+		if err := merge.RecordApplied(r); err != nil {
+			return w, conf, fmt.Errorf("%s: %w", idOf(r), err)
+		}
+	}
+	return w, conf, nil
 }
 
 // dropStatus removes what a manifest says of an object's status: controllers write that.

@@ -1,4 +1,4 @@
-package deploy
+package merge
 
 import (
 	"bytes"
@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"maps"
 	"reflect"
@@ -15,17 +14,11 @@ import (
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
-// What was applied of an object is recorded on the object: kapp keeps the manifest in the
-// annotation kapp.k14s.io/original. For a Secret that would be its values in clear, where
-// kubectl describe prints them, and for an object of more than some 200 KiB there is no room in
-// annotations. For these krtpkg keeps the manifest's outline: of Secrets the names of keys, and
-// of others the manifest with digests in the place of long strings.
 const (
-	annotationApplied         = "krtpkg.dev/applied"
-	annotationDisableOriginal = "kapp.k14s.io/disable-original"
-
 	// annotationsLimit is Kubernetes' for all annotations of an object.
 	annotationsLimit = 256 << 10
 	// annotationsReserve is left for annotations that others add.
@@ -36,41 +29,42 @@ const (
 	outlineLimit = 8 << 20
 )
 
-// recordApplied decides for each resource how it is recorded what is applied.
-func recordApplied(resources []kappres.Resource) error {
-	for _, r := range resources {
-		object := r.UnstructuredObject()
-		isSecret := r.Kind() == "Secret" && r.APIGroup() == ""
-		if isSecret {
-			encodeStringData(object)
-			dropNullData(object)
-		}
-		compact, err := r.AsCompactBytes()
-		if err != nil {
-			return fmt.Errorf("%s: %w", idOf(r), err)
-		}
-		others := 0
-		for key, value := range r.Annotations() {
-			others += len(key) + len(value)
-		}
-		if !isSecret && len(compact)+others < annotationsLimit-annotationsReserve {
-			continue
-		}
-		u := unstructured.Unstructured{Object: object}
-		annotations := u.GetAnnotations()
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		packed, err := packOutline(outlineOf(object, isSecret))
-		if err != nil {
-			return fmt.Errorf("%s: %w", idOf(r), err)
-		}
-		annotations[annotationDisableOriginal] = ""
-		if len(packed)+others < annotationsLimit-annotationsReserve {
-			annotations[annotationApplied] = packed
-		}
-		u.SetAnnotations(annotations)
+// RecordApplied marks a resource, which is about to be applied, with the way in which its manifest is recorded on the
+// object. kapp keeps the manifest in the annotation kapp.k14s.io/original. For a Secret that would show its values in
+// kubectl describe, and a manifest of more than about 200 KiB does not fit into annotations. For these krtpkg records an
+// outline instead: of a Secret the names of its keys, of others the manifest with digests in place of long strings.
+func RecordApplied(r kappres.Resource) error {
+	object := r.UnstructuredObject()
+	isSecret := r.Kind() == "Secret" && r.APIGroup() == ""
+	if isSecret {
+		encodeStringData(object)
+		dropNullData(object)
 	}
+	compact, err := r.AsCompactBytes()
+	if err != nil {
+		return err
+	}
+	others := 0
+	for key, value := range r.Annotations() {
+		others += len(key) + len(value)
+	}
+	if !isSecret && len(compact)+others < annotationsLimit-annotationsReserve {
+		return nil
+	}
+	u := unstructured.Unstructured{Object: object}
+	annotations := u.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	packed, err := packOutline(outlineOf(object, isSecret))
+	if err != nil {
+		return err
+	}
+	annotations[marks.DisableOriginal] = ""
+	if len(packed)+others < annotationsLimit-annotationsReserve {
+		annotations[marks.Applied] = packed
+	}
+	u.SetAnnotations(annotations)
 	return nil
 }
 
@@ -149,10 +143,9 @@ func outlineValue(value any) any {
 // changedText stands for a string that is not the one that was applied.
 const changedText = "(changed)"
 
-// expandOutline returns the manifest behind an outline, with the live object's strings where
-// these are known to be the applied ones. A value of a Secret counts as changed if someone else
-// has written it since krtpkg last wrote the Secret.
-func expandOutline(outline, live map[string]any) map[string]any {
+// ExpandOutline returns the manifest of an outline, with the live object's strings where these are known to be the
+// applied ones. A value of a Secret counts as changed if someone else has written it since krtpkg last wrote the Secret.
+func ExpandOutline(outline, live map[string]any) map[string]any {
 	manifest := expandValue(outline, live).(map[string]any)
 	u := unstructured.Unstructured{Object: manifest}
 	annotations := u.GetAnnotations() // none where the manifest has null
@@ -160,7 +153,7 @@ func expandOutline(outline, live map[string]any) map[string]any {
 		annotations = map[string]string{}
 	}
 	now := (&unstructured.Unstructured{Object: live}).GetAnnotations()
-	for _, key := range []string{annotationApplied, annotationDisableOriginal} {
+	for _, key := range []string{marks.Applied, marks.DisableOriginal} {
 		if value, found := now[key]; found {
 			annotations[key] = value
 		}
@@ -278,14 +271,14 @@ func unpackOutline(text string) map[string]any {
 	return u.Object
 }
 
-// appliedManifest returns what is recorded of the manifest that was last applied; nil if
-// nothing is, or nothing that can be read.
-func appliedManifest(live map[string]any) map[string]any {
+// AppliedManifest returns what is recorded on an object of the manifest that was last applied: the manifest, or its
+// outline. It returns nil if nothing is recorded, or nothing that can be read.
+func AppliedManifest(live map[string]any) map[string]any {
 	annotations := (&unstructured.Unstructured{Object: live}).GetAnnotations()
-	if original := annotations[annotationOriginal]; original != "" {
+	if original := annotations[marks.Original]; original != "" {
 		return decodeManifest(original)
 	}
-	if packed := annotations[annotationApplied]; packed != "" {
+	if packed := annotations[marks.Applied]; packed != "" {
 		return unpackOutline(packed)
 	}
 	return nil
@@ -308,12 +301,12 @@ func decodeManifest(text string) map[string]any {
 // keepEqualRecord leaves the record on an object as it is if it says the same: how it is
 // compressed may differ from one version of krtpkg to the next.
 func keepEqualRecord(live, merged map[string]any) {
-	was := (&unstructured.Unstructured{Object: live}).GetAnnotations()[annotationApplied]
+	was := (&unstructured.Unstructured{Object: live}).GetAnnotations()[marks.Applied]
 	u := unstructured.Unstructured{Object: merged}
 	annotations := u.GetAnnotations()
-	now := annotations[annotationApplied]
+	now := annotations[marks.Applied]
 	if was != "" && now != "" && was != now && reflect.DeepEqual(unpackOutline(was), unpackOutline(now)) {
-		annotations[annotationApplied] = was
+		annotations[marks.Applied] = was
 		u.SetAnnotations(annotations)
 	}
 }

@@ -1,4 +1,7 @@
-package deploy
+// Package merge computes what is sent to the API server for an object that exists, by the rules of kubectl apply: [Rule]
+// is a rebase rule of kapp. [RecordApplied] records the manifest on the object for the next merge, and [AppliedManifest]
+// reads it.
+package merge
 
 import (
 	"fmt"
@@ -7,34 +10,34 @@ import (
 	"slices"
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes/scheme"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
-// fieldMerge makes of a manifest and the object on the cluster what is sent to the API server,
-// by the rules of kubectl apply: fields that the manifest sets are the manifest's, fields that
-// it set before and no longer sets go, and all others stay as the API server, a controller or
-// a user has set them. kapp by itself replaces the whole object.
+// Rule merges a manifest with the object on the cluster. Fields that the manifest sets get the manifest's values, fields
+// that it set before and no longer sets are removed, and all others stay as the API server, a controller or a user has
+// set them. kapp by itself replaces the whole object.
 //
 // Lists of Kubernetes' own kinds are merged by the keys that their types name; other lists are
 // taken whole from the manifest. It is one of kapp's rebase rules, after kapp's own and before
 // those of the bundle.
-type fieldMerge struct {
-	// unrecorded are UIDs of objects of this runtime for which nothing is recorded of what was
-	// applied: kapp's rules alone hold for these.
-	unrecorded sets.Set[string]
+type Rule struct {
+	// Unrecorded are the UIDs of objects that belong to the runtime and have no record of what was applied: only kapp's
+	// own rules apply to these.
+	Unrecorded sets.Set[string]
 }
 
-var _ kappres.ResourceModWithMultiple = fieldMerge{}
+var _ kappres.ResourceModWithMultiple = Rule{}
 
 // IsResourceMatching reports true: the rule is for every kind.
-func (fieldMerge) IsResourceMatching(kappres.Resource) bool { return true }
+func (Rule) IsResourceMatching(kappres.Resource) bool { return true }
 
 // ApplyFromMultiple changes result, which kapp's own rules have made of the manifest.
-func (m fieldMerge) ApplyFromMultiple(result kappres.Resource, sources map[kappres.FieldCopyModSource]kappres.Resource) error {
+func (m Rule) ApplyFromMultiple(result kappres.Resource, sources map[kappres.FieldCopyModSource]kappres.Resource) error {
 	existing := sources[kappres.FieldCopyModSourceExisting]
 	if existing == nil {
 		return nil
@@ -43,9 +46,9 @@ func (m fieldMerge) ApplyFromMultiple(result kappres.Resource, sources map[kappr
 	delete(desired, "status")
 	keepImmutableLabels(live, desired, existing.GroupKind())
 	merged := desired
-	if !m.unrecorded.Has(existing.UID()) {
-		applied := appliedManifest(live)
-		if existing.Labels()[kappLabel] == "" {
+	if !m.Unrecorded.Has(existing.UID()) {
+		applied := AppliedManifest(live)
+		if existing.Labels()[marks.App] == "" {
 			if applied == nil {
 				applied = kubectlManifest(live)
 			}
@@ -69,7 +72,7 @@ func (m fieldMerge) ApplyFromMultiple(result kappres.Resource, sources map[kappr
 // would be deleted.
 func dropController(object map[string]any) {
 	u := unstructured.Unstructured{Object: object}
-	others := slices.DeleteFunc(u.GetOwnerReferences(), func(o metav1.OwnerReference) bool { return valueOrZero(o.Controller) })
+	others := slices.DeleteFunc(u.GetOwnerReferences(), marks.IsController)
 	if len(others) == 0 {
 		others = nil // which removes the field
 	}
@@ -79,13 +82,13 @@ func dropController(object map[string]any) {
 // Annotations and labels that belong to a tool that manages the object, not to its content.
 var (
 	ownAnnotations = []string{
-		annotationOriginal, annotationOriginalMD5, "kapp.k14s.io/original-diff", "kapp.k14s.io/original-diff-full",
-		annotationDisableOriginal, annotationApplied, "meta.helm.sh/release-name", "meta.helm.sh/release-namespace",
-		argoTracking, "argocd.argoproj.io/installation-id",
+		marks.Original, marks.OriginalMD5, "kapp.k14s.io/original-diff", "kapp.k14s.io/original-diff-full",
+		marks.DisableOriginal, marks.Applied, marks.HelmRelease, marks.HelmNamespace,
+		marks.ArgoTracking, "argocd.argoproj.io/installation-id",
 	}
 	ownLabels = map[string]string{
-		"kapp.k14s.io/orphaned": "", "app.kubernetes.io/managed-by": "Helm",
-		fluxKustomization + "/name": "*", fluxKustomization + "/namespace": "*", fluxRelease + "/name": "*", fluxRelease + "/namespace": "*",
+		"kapp.k14s.io/orphaned": "", marks.ManagedBy: "Helm",
+		marks.FluxKustomization + "/name": "*", marks.FluxKustomization + "/namespace": "*", marks.FluxRelease + "/name": "*", marks.FluxRelease + "/namespace": "*",
 	}
 )
 

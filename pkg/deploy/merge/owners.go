@@ -1,4 +1,4 @@
-package deploy
+package merge
 
 import (
 	"encoding/json"
@@ -8,6 +8,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // ownedFields are the fields that managers other than krtpkg own, as trees in the form of
@@ -47,7 +49,7 @@ func laterOwners(object map[string]any) ownedFields {
 }
 
 // isOwnManager reports whether writes under this name are krtpkg's, or kapp's.
-func isOwnManager(manager string) bool { return manager == fieldManager || manager == "kapp" }
+func isOwnManager(manager string) bool { return manager == marks.FieldManager || manager == "kapp" }
 
 func (o ownedFields) hasField(key string) bool {
 	return slices.ContainsFunc(o, func(fields map[string]any) bool { _, found := fields["f:"+key]; return found })

@@ -1,4 +1,4 @@
-package deploy
+package merge
 
 import (
 	"encoding/json"

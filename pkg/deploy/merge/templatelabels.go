@@ -1,4 +1,4 @@
-package deploy
+package merge
 
 import (
 	"reflect"
@@ -7,6 +7,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // podTemplates are the places of pod templates by group and kind.
@@ -20,22 +22,22 @@ var podTemplates = map[schema.GroupKind][]string{
 }
 
 // templateLabels are those that kapp puts onto pods.
-var templateLabels = []string{kappLabel, "kapp.k14s.io/association"}
+var templateLabels = []string{marks.App, marks.Association}
 
 // keepImmutableLabels leaves kapp's label in a selector that has it, and with it in the pod
 // template: versions of krtpkg before 0.2 had kapp scope selectors, and they are immutable. The
 // same holds for the templates of a StatefulSet's claims.
 func keepImmutableLabels(live, desired map[string]any, kind schema.GroupKind) {
 	if place, isWorkload := podTemplates[kind]; isWorkload && kind.Kind != "CronJob" {
-		value, scoped, _ := unstructured.NestedString(live, "spec", "selector", "matchLabels", kappLabel)
+		value, scoped, _ := unstructured.NestedString(live, "spec", "selector", "matchLabels", marks.App)
 		selector, set, _ := unstructured.NestedStringMap(desired, "spec", "selector", "matchLabels")
 		if scoped && (set || kind.Kind != "Job") {
 			if selector == nil {
 				selector = map[string]string{}
 			}
-			selector[kappLabel] = value
+			selector[marks.App] = value
 			_ = unstructured.SetNestedStringMap(desired, selector, "spec", "selector", "matchLabels")
-			_ = unstructured.SetNestedField(desired, value, append(slices.Clone(place), "metadata", "labels", kappLabel)...)
+			_ = unstructured.SetNestedField(desired, value, append(slices.Clone(place), "metadata", "labels", marks.App)...)
 		}
 	}
 	if kind.Kind != "StatefulSet" {
