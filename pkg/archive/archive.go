@@ -8,7 +8,9 @@
 // The order is: oci-layout, index.json, the manifests with children before parents, the blobs of
 // bundles, runtimes and their signatures ([ListFront]), then all other blobs by digest. So a reader
 // knows who signed what arrives before most of it does. Every entry is a regular file of mode
-// 0644, time 0 and no owner. Archives of earlier versions have all blobs by digest.
+// 0644, time 0 and no owner. The header of index.json has its digest as a PAX comment: an archive whose
+// index does not match it is damaged, and one without it, as others write them, is read as it is.
+// Archives of earlier versions have no such comment, and the oldest have all blobs by digest.
 package archive
 
 import (
@@ -156,7 +158,11 @@ func (c Contents) listEntries() ([]archiveEntry, error) {
 	offset := int64(0)
 	add := func(name string, e archiveEntry) error {
 		e.offset = offset
-		if e.header, err = encodeHeader(name, e.contentSize()); err != nil {
+		var records map[string]string
+		if name == ocispec.ImageIndexFile {
+			records = checksumRecords(e.data)
+		}
+		if e.header, err = encodeHeader(name, e.contentSize(), records); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		all, offset = append(all, e), e.endOffset()
@@ -182,11 +188,12 @@ func blobPath(d digest.Digest) string {
 	return ocispec.ImageBlobsDir + "/" + d.Algorithm().String() + "/" + d.Encoded()
 }
 
-// encodeHeader returns an entry's header. One of 8 GiB and more takes three blocks (PAX), others one.
-func encodeHeader(name string, size int64) ([]byte, error) {
+// encodeHeader returns an entry's header. One of 8 GiB and more, or with records, takes three blocks
+// (PAX), others one.
+func encodeHeader(name string, size int64, records map[string]string) ([]byte, error) {
 	var out bytes.Buffer
 	err := tar.NewWriter(&out).WriteHeader(&tar.Header{
-		Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0),
+		Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0), PAXRecords: records,
 	})
 	return out.Bytes(), err
 }
@@ -228,7 +235,7 @@ func (c Contents) splitVolumes(limit int64, guess int) ([]Contents, error) {
 	var volumes []Contents
 	left := int64(-1)
 	for _, desc := range c.Blobs {
-		h, err := encodeHeader(blobPath(desc.Digest), desc.Size)
+		h, err := encodeHeader(blobPath(desc.Digest), desc.Size, nil)
 		if err != nil {
 			return nil, err
 		}

@@ -141,7 +141,9 @@ func TestReadersWithoutDeltas(t *testing.T) {
 	if _, err := strconv.Atoi(text); err == nil || !strings.Contains(text, "update krtpkg") {
 		t.Errorf("number of manifests: %q", text)
 	}
-	later := bytes.Replace(data, []byte(`requires":"deltas"`), []byte(`requires":"newest"`), 1)
+	files := entriesOf(t, bytes.NewReader(data))
+	files[1] = regular("index.json", bytes.Replace(files[1].data, []byte(`requires":"deltas"`), []byte(`requires":"newest"`), 1))
+	later := tarOf(t, files...)
 	var feature *archive.FeatureError
 	if _, err := openBytes(t, later); !errors.As(err, &feature) || !strings.Contains(err.Error(), "update krtpkg") {
 		t.Errorf("in place: %v", err)

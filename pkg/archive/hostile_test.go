@@ -90,8 +90,13 @@ func entries(t testing.TB) []file {
 	if err := archive.Write(t.Context(), &out, contents, from, archive.Options{}); err != nil {
 		t.Fatal(err)
 	}
+	return entriesOf(t, &out)
+}
+
+func entriesOf(t testing.TB, data io.Reader) []file {
+	t.Helper()
 	var files []file
-	for r := tar.NewReader(&out); ; {
+	for r := tar.NewReader(data); ; {
 		h, err := r.Next()
 		if err == io.EOF {
 			return files

@@ -41,6 +41,8 @@ type tarScanner struct {
 	seen map[string]bool
 	// end is where the last entry ends.
 	end int64
+	// records are the PAX records of the last entry.
+	records map[string]string
 }
 
 // countingReader counts what is read, and seeks if it can: archive/tar seeks over content then.
@@ -94,7 +96,7 @@ func (s *tarScanner) nextFile() (name string, offset, size int64, err error) {
 		if err != nil {
 			return "", 0, 0, fmt.Errorf("%w: %w", err, ErrDamaged)
 		}
-		s.end = s.read.n + roundUpToBlock(h.Size)
+		s.end, s.records = s.read.n+roundUpToBlock(h.Size), h.PAXRecords
 		if h.Typeflag == tar.TypeReg {
 			return name, s.read.n, h.Size, nil
 		}
@@ -172,9 +174,14 @@ type indexInfo struct {
 	starts   []string
 }
 
-func parseIndex(r io.Reader) (a indexInfo, err error) {
-	if a.Index, err = oci.ReadIndex(r); err != nil {
+// readIndex reads index.json, the entry that the scanner is at.
+func (s *tarScanner) readIndex() (a indexInfo, err error) {
+	sum := digest.Canonical.Digester()
+	if a.Index, err = oci.ReadIndex(io.TeeReader(s.tar, sum.Hash())); err != nil {
 		return a, fmt.Errorf("%s: %w: %w", ocispec.ImageIndexFile, err, ErrDamaged)
+	}
+	if err := checkChecksum(s.records, sum.Digest()); err != nil {
+		return a, err
 	}
 	for _, d := range a.Manifests {
 		if err := d.Digest.Validate(); err != nil || d.Size < 0 {

@@ -161,7 +161,7 @@ func (s *Store) scanFile(file *os.File) (*indexInfo, error) {
 				return nil, err
 			}
 		case name == ocispec.ImageIndexFile:
-			parsed, err := parseIndex(scanner.tar)
+			parsed, err := scanner.readIndex()
 			if err != nil {
 				return nil, err
 			}

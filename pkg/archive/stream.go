@@ -79,7 +79,7 @@ func (s *Stream) readStart() error {
 		return err
 	}
 	var err error
-	if s.info, err = parseIndex(s.scanner.tar); err != nil {
+	if s.info, err = s.scanner.readIndex(); err != nil {
 		return err
 	}
 	if s.info.manifests == 0 {

@@ -1,7 +1,9 @@
 package transfer_test
 
 import (
+	"archive/tar"
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,13 +75,46 @@ func TestAmendRefusesStrangers(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger := filepath.Join(t.TempDir(), "other.tar")
-	data = bytes.Replace(data, []byte("dev.krtpkg.archive.manifests"), []byte("org.example.made.by.somebody"), 1)
+	data = packAgain(t, data, []byte("dev.krtpkg.archive.manifests"), []byte("org.example.made.by.somebody"))
 	if err := os.WriteFile(stranger, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := archive.OpenAmendment(stranger); err == nil || !strings.Contains(err.Error(), "not made by krtpkg") || len(manifests) == 0 {
 		t.Errorf("got %v", err)
 	}
+}
+
+// packAgain returns an archive as another program packs it, with a text of index.json replaced.
+func packAgain(t *testing.T, data, old, replacement []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for r := tar.NewReader(bytes.NewReader(data)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name == ocispec.ImageIndexFile {
+			file = bytes.ReplaceAll(file, old, replacement)
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: h.Typeflag, Name: h.Name, Mode: h.Mode, Size: int64(len(file))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // Two who sign at once: one of them is told, and what the other attached is there.
