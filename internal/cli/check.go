@@ -105,6 +105,9 @@ func (a *app) runCheck(ctx context.Context, references []string, f *transferFlag
 	return a.printResult(ctx, f.format, found, failed, func(w io.Writer) {
 		for _, v := range places {
 			ui.Fprintf(w, "%s\tintact\t%s, %s%s\n", v.Reference, countNoun(int(v.Items), "item"), ui.Bytes(v.Bytes), v.volumeText())
+			for _, fact := range v.partFacts() {
+				ui.Fprintf(w, "\t\t%s\n", fact)
+			}
 		}
 	})
 }
@@ -146,26 +149,40 @@ type checkedPlace struct {
 	set string
 }
 
-// volumeText returns what an archive is a part of.
+// volumeText returns which volume it is.
 func (v checkedPlace) volumeText() string {
-	var more strings.Builder
-	if v.Volumes > 0 {
-		fmt.Fprintf(&more, ", volume %d of %d", v.Volume, v.Volumes)
+	if v.Volumes == 0 {
+		return ""
 	}
-	if len(v.Base) > 0 {
-		fmt.Fprintf(&more, ", builds on %s", strings.Join(v.Base, ", "))
+	return fmt.Sprintf(", volume %d of %d", v.Volume, v.Volumes)
+}
+
+// partFacts returns what an archive is a part of, and what it is not.
+func (v checkedPlace) partFacts() (facts []string) {
+	for _, base := range v.Base {
+		name, digest, hasDigest := strings.Cut(base, "@")
+		if hasDigest {
+			name += "@" + shortDigest(digest)
+		}
+		facts = append(facts, "builds on "+name)
 	}
 	if len(v.Platforms) > 0 {
-		fmt.Fprintf(&more, ", for %s only", strings.Join(v.Platforms, " and "))
+		facts = append(facts, "for "+strings.Join(v.Platforms, " and ")+" only")
 	}
 	if v.ForeignItems > 0 {
-		fmt.Fprintf(&more, "; %s available only at their URLs", countNoun(v.ForeignItems, "foreign layer"))
+		facts = append(facts, countNoun(v.ForeignItems, "foreign layer")+" available only at their URLs")
 	}
 	if v.DeltaItems > 0 {
-		fmt.Fprintf(&more, "; deltas of %s", countNoun(v.DeltaItems, "layer"))
+		facts = append(facts, "deltas of "+countNoun(v.DeltaItems, "layer"))
 	}
 	if absent := v.AbsentItems - v.DeltaItems; absent > 0 {
-		fmt.Fprintf(&more, "; %s that it names are not included", countNoun(absent, "blob"))
+		where := "in the base"
+		if v.Volumes > 1 && len(v.Base) > 0 {
+			where = "on other volumes or in the base"
+		} else if v.Volumes > 1 {
+			where = "on other volumes"
+		}
+		facts = append(facts, countNoun(absent, "blob")+" "+where)
 	}
-	return more.String()
+	return facts
 }

@@ -124,7 +124,7 @@ func unverifiedReason(allowed bool) string {
 	if allowed {
 		return "--allow-unsigned"
 	}
-	return "no trusted signers given (--key, --certificate-identity or --policy)"
+	return "pass --key, --certificate-identity or --policy"
 }
 
 func (a *app) pushCommand() *cobra.Command {
@@ -317,7 +317,7 @@ func writeTransfer(w io.Writer, r *result.Transfer, to string) {
 func describeCopy(to place.Place, report *transfer.Report) *result.Transfer {
 	r := &result.Transfer{
 		Roots: describeRoots(to, report.Roots), Items: report.Copied + report.Mounted + report.Present,
-		CopiedItems: report.Copied, CopiedBytes: report.CopiedBytes, MountedItems: report.Mounted, PresentItems: report.Present,
+		CopiedItems: report.Copied, CopiedBytes: report.CopiedBytes, MountedItems: report.Mounted, PresentItems: report.Present, PresentBytes: report.PresentBytes,
 	}
 	for _, d := range report.Attached {
 		r.Referrers = append(r.Referrers, d.Digest.String())
@@ -333,7 +333,7 @@ func (a *app) sayCopied(r *transfer.Report) {
 		images += root.Images
 	}
 	a.ui.Say("%s, %s, %s", countNoun(bundles, "nested bundle"), countNoun(images, "image"), countNoun(len(r.Attached), "referrer"))
-	a.ui.Say("%s (%s) copied, %d mounted, %d already present", countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present)
+	a.ui.Say("%s (%s) copied, %d mounted, %d (%s) already present", countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present, ui.Bytes(r.PresentBytes))
 }
 
 func countNoun(n int, what string) string {

@@ -92,6 +92,8 @@ type planTally struct {
 	// there than it had planned.
 	done int
 	have int64
+	// peak is the most that was there: what is lost on the way and sent again does not show.
+	peak int64
 	// active are the items that move, in the order in which they began.
 	active  []*activeItem
 	arrived transferRate
@@ -143,6 +145,8 @@ func (w *workProgress) countEvent(e progress.Event) (told progress.Event, news, 
 		w.active = append(w.active, &activeItem{e.Subject, itemName(e), e.Bytes, 0, now})
 	case progress.Moved:
 		e.Bytes, news = w.moveItem(e.Subject, e.Bytes, now)
+	case progress.Resumed:
+		w.resumeItem(e.Subject, e.Bytes)
 	case progress.Copied, progress.Skipped, progress.Mounted:
 		moved := w.dropItem(e.Subject)
 		w.have += e.Bytes
@@ -152,6 +156,7 @@ func (w *workProgress) countEvent(e progress.Event) (told progress.Event, news, 
 			w.arrived.addBytes(now.Sub(w.start), e.Bytes)
 		}
 	}
+	w.peak = max(w.peak, w.have)
 	return e, news, w.isComplete()
 }
 
@@ -184,6 +189,14 @@ func (t *planTally) moveItem(subject string, bytes int64, now time.Time) (moved 
 		it.recorded = now
 	}
 	return it.moved, news
+}
+
+// resumeItem adds to an item what was there before, which says nothing about the rate.
+func (t *planTally) resumeItem(subject string, bytes int64) {
+	if i := t.findItem(subject); i >= 0 {
+		t.active[i].moved += bytes
+		t.have += bytes
+	}
 }
 
 func (t *planTally) isComplete() bool {
@@ -260,15 +273,18 @@ func (w *workProgress) finishPlan(err error) {
 	}
 }
 
-// statusParts returns how far the work is, the most important first; nothing when it has ended.
+// statusParts returns how far the work is, the most important first; nothing when its end was told.
 func (w *workProgress) statusParts(now time.Time) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.start.IsZero() || w.isComplete() || w.mode == Plain && w.ended {
+	if w.start.IsZero() || w.mode != TTY && (w.isComplete() || w.ended) {
 		return nil
 	}
 	parts := w.formatAmounts()
 	parts[0] = w.verb + " " + parts[0]
+	if w.isComplete() {
+		return append(parts, w.formatCounts())
+	}
 	since := now.Sub(w.start)
 	if bytes, ok := w.arrived.bytesPerSecond(since, recent); ok {
 		parts = append(parts, Bytes(bytes)+"/s")
@@ -284,7 +300,7 @@ func (t *planTally) formatAmounts() []string {
 	if t.items == 0 {
 		return []string{Bytes(t.have)}
 	}
-	have := min(t.have, t.bytes)
+	have := min(t.peak, t.bytes)
 	return []string{Bytes(have) + " of " + Bytes(t.bytes), fmt.Sprintf("%d%%", percentOf(have, t.bytes))}
 }
 

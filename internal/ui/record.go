@@ -10,7 +10,7 @@ import (
 
 var events = map[progress.Kind]string{
 	progress.Started: "started", progress.Done: "done", progress.Planned: "planned", progress.Copied: "copied",
-	progress.Skipped: "skipped", progress.Mounted: "mounted", progress.Note: "note", progress.Began: "began", progress.Moved: "moved",
+	progress.Skipped: "skipped", progress.Mounted: "mounted", progress.Note: "note", progress.Began: "began", progress.Moved: "moved", progress.Resumed: "resumed",
 }
 
 // writeRecord writes a line for programs.

@@ -65,6 +65,7 @@ func (u *UI) EndProgress(err error) {
 func (u *UI) addWork(w *workProgress) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.dropComplete()
 	u.screen.works = append(u.screen.works, w)
 	every := map[Mode]time.Duration{TTY: redrawn, Plain: reported}[w.mode]
 	if u.screen.stop == nil && every > 0 {
@@ -109,13 +110,32 @@ func (u *UI) redrawScreen() {
 	if u.screen.inLine || u.screen.asking {
 		return
 	}
+	u.paintRows(u.displayRows())
+}
+
+// displayRows returns the rows of all work. The caller holds the lock.
+func (u *UI) displayRows() (rows []string) {
 	width, height := u.terminalSize()
-	var rows []string
 	for _, w := range u.screen.works {
 		rows = append(rows, w.progressRows(time.Now(), width-1)...)
 	}
 	// The cursor stands below, and what has left the top of a screen cannot be drawn again.
-	u.paintRows(rows[:min(len(rows), height-1)])
+	return rows[:min(len(rows), height-1)]
+}
+
+// dropComplete takes work that is complete off the display: it stays until there is something else to be
+// seen. It reports whether there was any. The caller holds the lock.
+func (u *UI) dropComplete() (dropped bool) {
+	u.screen.works = slices.DeleteFunc(u.screen.works, func(w *workProgress) bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.mode != TTY || !w.isComplete() {
+			return false
+		}
+		w.shown, dropped = false, true
+		return true
+	})
+	return dropped
 }
 
 // paintRows draws rows over those that stand there. The caller holds the lock.
@@ -151,6 +171,9 @@ func (u *UI) moveToTop() string {
 // writeAbove writes text above the display. The caller holds the lock.
 func (u *UI) writeAbove(text []byte) (int, error) {
 	rows := u.screen.rows
+	if u.dropComplete() {
+		rows = u.displayRows()
+	}
 	u.paintRows(nil)
 	n, err := u.Err.Write(text)
 	if len(text) > 0 {
@@ -175,6 +198,26 @@ func (u *UI) terminalSize() (width, height int) {
 		width = columns
 	}
 	return cmp.Or(width, 80), cmp.Or(height, 24)
+}
+
+// breakLines breaks lines between words so that they fit a width; what follows is indented. A word that is too
+// long has a line of its own.
+func breakLines(text string, width int) string {
+	var out strings.Builder
+	column := 0
+	for i, word := range strings.SplitAfter(text, " ") {
+		length := len(strings.TrimRight(word, " "))
+		if i > 0 && column+length > width && !strings.Contains(word, "\n") {
+			out.WriteString("\n  ")
+			column = len("  ")
+		}
+		out.WriteString(word)
+		if end := strings.LastIndexByte(word, '\n'); end >= 0 {
+			column, word = 0, word[end+1:]
+		}
+		column += len(word)
+	}
+	return strings.ReplaceAll(out.String(), " \n", "\n")
 }
 
 const (

@@ -1,196 +1,38 @@
 package ui
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"runtime"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"krtpkg.dev/krtpkg/internal/terminaltest"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
-// terminal is a pseudo terminal and what a person sees on it.
-type terminal struct {
-	t            *testing.T
-	master, user *os.File
-
-	mu            sync.Mutex
-	arrived       []byte
-	raw           strings.Builder
-	width, height int
-	// lines are all that there are, those that have left the screen at its top too.
-	lines            []string
-	top, row, column int
-}
+// terminal is one with a UI.
+type terminal struct{ *terminaltest.Terminal }
 
 func newTerminal(t *testing.T, width, height int) *terminal {
 	t.Helper()
 	t.Setenv("TERM", "xterm")
 	t.Setenv("COLUMNS", "")
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	user, err := os.OpenFile("/dev/pts/"+strconv.Itoa(number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { user.Close() })
-	term := &terminal{t: t, master: master, user: user, lines: []string{""}}
-	term.resize(width, height)
-	go term.read()
-	return term
+	return &terminal{terminaltest.New(t, width, height)}
 }
 
-func (x *terminal) ui() *UI { return &UI{In: x.user, Out: x.user, Err: x.user} }
-
-// resize breaks lines that became too long, as today's terminals do.
-func (x *terminal) resize(width, height int) {
-	x.t.Helper()
-	size := &unix.Winsize{Col: uint16(width), Row: uint16(height)}
-	if err := unix.IoctlSetWinsize(int(x.master.Fd()), unix.TIOCSWINSZ, size); err != nil {
-		x.t.Fatal(err)
-	}
-	x.width, x.height = width, height
-	var lines []string
-	for i, line := range x.lines {
-		if i == x.row {
-			x.row = len(lines)
-		}
-		for len(line) > width {
-			lines, line = append(lines, line[:width]), line[width:]
-		}
-		lines = append(lines, line)
-	}
-	x.lines = lines
-	x.top = max(0, x.row-height+1)
-}
-
-// read takes what was written, for a terminal holds little, until the last user closes it.
-func (x *terminal) read() {
-	var b [1024]byte
-	for {
-		n, err := x.master.Read(b[:])
-		x.mu.Lock()
-		x.arrived = append(x.arrived, b[:n]...)
-		x.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
-
-// sees returns the text on the terminal, once all that was written has arrived.
-func (x *terminal) sees() string {
-	x.t.Helper()
-	// What one end writes arrives at the other when the kernel finds the time, in order: a
-	// bell is the end of it.
-	if _, err := x.user.WriteString("\a"); err != nil {
-		x.t.Fatal(err)
-	}
-	for {
-		x.mu.Lock()
-		text, rest, found := bytes.Cut(x.arrived, []byte("\a"))
-		if found {
-			x.arrived = rest
-		}
-		x.mu.Unlock()
-		if found {
-			x.play(text)
-			return strings.TrimRight(strings.Join(x.lines, "\n"), "\n")
-		}
-		runtime.Gosched() // to sleep would be to sleep in the test's own time
-	}
-}
-
-// play does what the text says.
-func (x *terminal) play(text []byte) {
-	x.t.Helper()
-	x.raw.Write(text)
-	escape := ""
-	for _, b := range text {
-		switch {
-		case b == '\033' || escape != "":
-			escape += string(rune(b))
-			if b >= 'A' && b <= 'z' && b != '[' {
-				x.control(escape)
-				escape = ""
-			}
-		default:
-			x.put(b)
-		}
-	}
-}
-
-// control obeys what a display may say.
-func (x *terminal) control(escape string) {
-	x.t.Helper()
-	var up int
-	switch {
-	case escape == "\033[K":
-		x.lines[x.row] = x.lines[x.row][:min(x.column, len(x.lines[x.row]))]
-	case escape == "\033[J":
-		x.lines = append(x.lines[:x.row], x.lines[x.row][:min(x.column, len(x.lines[x.row]))])
-	case strings.HasSuffix(escape, "A"):
-		if _, err := fmt.Sscanf(escape, "\033[%dA", &up); err != nil {
-			x.t.Errorf("%q: %v", escape, err)
-		}
-		x.row -= up
-		if x.row < x.top {
-			x.t.Errorf("%q: the cursor leaves the screen", escape)
-			x.row = x.top
-		}
-	default:
-		x.t.Errorf("unexpected escape sequence %q", escape)
-	}
-}
-
-func (x *terminal) put(b byte) {
-	switch b {
-	case '\r':
-		x.column = 0
-		return
-	case '\n':
-		if x.row++; x.row == len(x.lines) {
-			x.lines = append(x.lines, "")
-		}
-		x.top = max(x.top, x.row-x.height+1)
-		return
-	}
-	if x.column == x.width {
-		x.column = 0
-		x.put('\n')
-	}
-	line := x.lines[x.row]
-	line += strings.Repeat(" ", max(0, x.column-len(line)))
-	x.lines[x.row] = line[:x.column] + string(rune(b)) + line[min(x.column+1, len(line)):]
-	x.column++
-}
+func (x *terminal) ui() *UI { return &UI{In: x.User, Out: x.User, Err: x.User} }
 
 // on runs a test on a terminal with a clock of its own.
 func on(t *testing.T, width, height int, test func(t *testing.T, x *terminal, u *UI)) {
 	x := newTerminal(t, width, height)
 	synctest.Test(t, func(t *testing.T) {
-		x.t = t
+		x.T = t
 		u := x.ui()
 		defer u.EndProgress(nil)
 		test(t, x, u)
@@ -213,35 +55,36 @@ func TestTerminal(t *testing.T) {
 		take(event(progress.Began, "sha256:0123456789abcdef0123456789abcdef", 30*mib))
 		take(event(progress.Began, "tiny", mib-1))
 		tick()
-		same(t, x.sees(), `$ krtpkg copy
+		same(t, x.Text(), `$ krtpkg copy
 copy 20 MiB of 100 MiB, 20%, 1 of 5 items
   ...manager-controller:v1.16.2 layer [>                      ]   0%      0 B of 40 MiB
   sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
 		stream(take, "a", 10)
 		tick()
-		same(t, x.sees(), `$ krtpkg copy
+		same(t, x.Text(), `$ krtpkg copy
 copy 30 MiB of 100 MiB, 30%, 1006 KiB/s, 1m11s left, 1 of 5 items
   ...manager-controller:v1.16.2 layer [=====>                 ]  25%   10 MiB of 40 MiB
   sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
 		take(progress.Event{Kind: progress.Note, Subject: "a", Detail: "is large"})
-		same(t, x.sees(), `$ krtpkg copy
+		same(t, x.Text(), `$ krtpkg copy
 note: a is large
 copy 30 MiB of 100 MiB, 30%, 1006 KiB/s, 1m11s left, 1 of 5 items
   ...manager-controller:v1.16.2 layer [=====>                 ]  25%   10 MiB of 40 MiB
   sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
 		take(event(progress.Copied, "a", 40*mib))
 		tick()
-		same(t, x.sees(), `$ krtpkg copy
+		same(t, x.Text(), `$ krtpkg copy
 note: a is large
 copy 60 MiB of 100 MiB, 60%, 982 KiB/s, 41s left, 2 of 5 items
   sha256:0123456789ab                 [>                      ]   0%      0 B of 30 MiB`)
 		take(event(progress.Copied, "sha256:0123456789abcdef0123456789abcdef", 30*mib))
 		take(event(progress.Copied, "tiny", mib-1))
 		take(event(progress.Copied, "rest", 9*mib+1))
-		same(t, x.sees(), "$ krtpkg copy\nnote: a is large")
+		same(t, x.Text(), "$ krtpkg copy\nnote: a is large\ncopy 100 MiB of 100 MiB, 100%, 5 of 5 items")
 		u.Say("5 items")
+		same(t, x.Text(), "$ krtpkg copy\nnote: a is large\n5 items")
 		err := u.Result("json", "result", nil)
-		same(t, x.sees(), "$ krtpkg copy\nnote: a is large\n5 items\n\"result\"")
+		same(t, x.Text(), "$ krtpkg copy\nnote: a is large\n5 items\n\"result\"")
 		if err != nil {
 			t.Error(err)
 		}
@@ -275,14 +118,14 @@ push 45 MiB of 100 MiB, 45%
 push 45 MiB of 100 MiB, 45%, 904 KiB/s, 57s left, 0 of 2 items
   large                           [========>        ]  50%   45 MiB of 90 MiB`},
 		} {
-			x.sees()
-			x.resize(step.width, 24)
+			x.Text()
+			x.Resize(step.width, 24)
 			tick()
-			same(t, x.sees(), step.want)
+			same(t, x.Text(), step.want)
 		}
-		x.resize(40, 24)
+		x.Resize(40, 24)
 		u.EndProgress(nil)
-		same(t, x.sees(), "$ krtpkg push")
+		same(t, x.Text(), "$ krtpkg push")
 	})
 }
 
@@ -297,16 +140,16 @@ func TestTerminalHeight(t *testing.T) {
 		}
 		tick()
 		tick()
-		if n := strings.Count(x.sees(), "item "); n != 2 {
-			t.Errorf("there are rows for %d items, not 2:\n%s", n, x.sees())
+		if n := strings.Count(x.Text(), "item "); n != 2 {
+			t.Errorf("there are rows for %d items, not 2:\n%s", n, x.Text())
 		}
-		x.resize(80, 50)
+		x.Resize(80, 50)
 		tick()
-		if n := strings.Count(x.sees(), "item "); n != shownItems {
-			t.Errorf("there are rows for %d items:\n%s", n, x.sees())
+		if n := strings.Count(x.Text(), "item "); n != shownItems {
+			t.Errorf("there are rows for %d items:\n%s", n, x.Text())
 		}
 		u.EndProgress(nil)
-		same(t, x.sees(), "1\n2\n3\n4\n5")
+		same(t, x.Text(), "1\n2\n3\n4\n5")
 	})
 }
 
@@ -317,14 +160,70 @@ func TestTerminalMore(t *testing.T) {
 		take(planned(1, mib))
 		take(event(progress.Copied, "planned", mib))
 		tick()
-		same(t, x.sees(), "")
+		same(t, x.Text(), "push 1.0 MiB of 1.0 MiB, 100%, 1 of 1 item")
 		take(event(progress.Began, "more", 4*mib))
 		tick()
-		same(t, x.sees(), `push 1.0 MiB of 1.0 MiB, 100%, 1 of 1 item
+		same(t, x.Text(), `push 1.0 MiB of 1.0 MiB, 100%, 1 of 1 item
   more                            [>                ]   0%      0 B of 4.0 MiB`)
 		u.EndProgress(nil)
-		same(t, x.sees(), "")
+		same(t, x.Text(), "")
 	})
+}
+
+// What has ended is seen until something else is said, or begins.
+func TestTerminalEnd(t *testing.T) {
+	on(t, 80, 24, func(t *testing.T, x *terminal, u *UI) {
+		end := func(verb string) (take progress.Func) {
+			take = u.Progress(verb)
+			take(planned(1, mib))
+			take(event(progress.Copied, verb, mib))
+			return take
+		}
+		first := end("lock")
+		same(t, x.Text(), "lock 1.0 MiB of 1.0 MiB, 100%, 1 of 1 item")
+		end("push")
+		tick()
+		same(t, x.Text(), "push 1.0 MiB of 1.0 MiB, 100%, 1 of 1 item")
+		u.Note("note: pushed")
+		tick()
+		same(t, x.Text(), "note: pushed")
+		first(planned(2, mib)) // it goes on with more
+		tick()
+		same(t, x.Text(), "note: pushed\nlock 0 B of 1.0 MiB, 0%, 0 of 2 items")
+	})
+}
+
+// What an earlier attempt had sent is no rate, and what is sent again does not show.
+func TestTerminalResumed(t *testing.T) {
+	on(t, 80, 24, func(t *testing.T, x *terminal, u *UI) {
+		take := u.Progress("copy")
+		take(planned(2, 100*mib))
+		take(event(progress.Began, "large", 90*mib))
+		take(event(progress.Resumed, "large", 60*mib))
+		time.Sleep(2 * time.Second)
+		tick()
+		same(t, x.Text(), "copy 60 MiB of 100 MiB, 60%, 0 of 2 items\n  large                           [===========>     ]  66%   60 MiB of 90 MiB")
+		stream(take, "large", 10)
+		take(event(progress.Moved, "large", -5*mib))
+		tick()
+		if text := x.Text(); !strings.HasPrefix(text, "copy 70 MiB of 100 MiB, 70%, 1006 KiB/s") {
+			t.Error(text)
+		}
+	})
+}
+
+// Lines of a summary are broken between words, notes are left to the terminal.
+func TestTerminalLines(t *testing.T) {
+	x := newTerminal(t, 30, 24)
+	u := x.ui()
+	u.Say("%s", "11 items (5.7 MiB) copied, 0 mounted, 0 already present")
+	u.Say("%s", "volume 1 of 2: "+strings.Repeat("x", 40)+" and more")
+	same(t, x.Text(), "11 items (5.7 MiB) copied, 0\n  mounted, 0 already present\nvolume 1 of 2:\n  "+strings.Repeat("x", 28)+"\n"+strings.Repeat("x", 12)+"\n  and more")
+	for text, want := range map[string]string{
+		"": "", "one": "one", "one two": "one\n  two", "a b\nc d": "a b\nc d", "  one": "  one", "seventeen": "seventeen", "a seventeen b": "a\n  seventeen\n  b",
+	} {
+		same(t, breakLines(text, 6), want)
+	}
 }
 
 // What drew often would be slow on a slow line.
@@ -338,18 +237,18 @@ func TestTerminalPace(t *testing.T) {
 			take(event(progress.Moved, "large", mib/2))
 		}
 		synctest.Wait()
-		x.sees()
-		if n := strings.Count(x.raw.String(), "large"); n < 9 || n > 10 {
+		x.Text()
+		if n := strings.Count(x.Written.String(), "large"); n < 9 || n > 10 {
 			t.Errorf("drawn %d times in a second", n)
 		}
 		time.Sleep(20 * time.Second) // nothing moves, and the time left is no longer known
 		synctest.Wait()
-		x.sees()
-		drawn := x.raw.Len()
+		x.Text()
+		drawn := x.Written.Len()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		x.sees()
-		if more := x.raw.Len() - drawn; more > 0 {
+		x.Text()
+		if more := x.Written.Len() - drawn; more > 0 {
 			t.Errorf("%d bytes more while nothing changed", more)
 		}
 	})
@@ -363,10 +262,10 @@ func TestTerminalHalfLine(t *testing.T) {
 		tick()
 		fmt.Fprint(u, "half a ")
 		tick()
-		same(t, x.sees(), "half a ")
+		same(t, x.Text(), "half a ")
 		fmt.Fprint(u, "line\n")
 		tick()
-		same(t, x.sees(), "half a line\npush 0 B of 1.0 MiB, 0%, 0 of 2 items")
+		same(t, x.Text(), "half a line\npush 0 B of 1.0 MiB, 0%, 0 of 2 items")
 	})
 }
 
@@ -378,23 +277,23 @@ func TestTerminalQuestion(t *testing.T) {
 	take := u.Progress("apply")
 	take(planned(2, mib))
 	u.redrawScreen()
-	same(t, x.sees(), "apply 0 B of 1.0 MiB, 0%, 0 of 2 items")
+	same(t, x.Text(), "apply 0 B of 1.0 MiB, 0%, 0 of 2 items")
 	answers := make(chan string)
 	go func() {
 		answer, err := u.Ask(context.Background(), "Go on? [y/N]")
 		answers <- fmt.Sprint(answer, err)
 	}()
-	for !strings.Contains(x.raw.String(), "Go on?") {
-		x.sees()
+	for !strings.Contains(x.Written.String(), "Go on?") {
+		x.Text()
 	}
 	u.redrawScreen()
-	same(t, x.sees(), "Go on? [y/N] ")
-	if _, err := x.master.WriteString("Yes\n"); err != nil {
+	same(t, x.Text(), "Go on? [y/N] ")
+	if _, err := x.Master.WriteString("Yes\n"); err != nil {
 		t.Fatal(err)
 	}
 	same(t, <-answers, "yes<nil>")
 	u.redrawScreen()
-	same(t, x.sees(), "Go on? [y/N] Yes\napply 0 B of 1.0 MiB, 0%, 0 of 2 items")
+	same(t, x.Text(), "Go on? [y/N] Yes\napply 0 B of 1.0 MiB, 0%, 0 of 2 items")
 }
 
 // Auto draws on a terminal only if it can move its cursor.
@@ -409,15 +308,15 @@ func TestAuto(t *testing.T) {
 	modes(TTY, x.ui())
 	modes(Plain, &UI{Err: io.Discard})
 	modes(TTY, &UI{Err: io.Discard, Mode: TTY})
-	modes(Plain, &UI{Err: x.user, Mode: Plain})
-	modes(None, &UI{Err: x.user, Quiet: true})
-	if !x.ui().Color(x.user) {
+	modes(Plain, &UI{Err: x.User, Mode: Plain})
+	modes(None, &UI{Err: x.User, Quiet: true})
+	if !x.ui().Color(x.User) {
 		t.Error("a terminal has no colours")
 	}
 	t.Setenv("TERM", "dumb")
 	modes(Plain, x.ui())
-	modes(TTY, &UI{Err: x.user, Mode: TTY})
-	if x.ui().Color(x.user) {
+	modes(TTY, &UI{Err: x.User, Mode: TTY})
+	if x.ui().Color(x.User) {
 		t.Error("a dumb terminal has colours")
 	}
 }
@@ -443,7 +342,7 @@ func TestTerminalPassword(t *testing.T) {
 	x := newTerminal(t, 80, 24)
 	u := x.ui()
 	echoes := func() bool {
-		state, err := unix.IoctlGetTermios(int(x.user.Fd()), unix.TCGETS)
+		state, err := unix.IoctlGetTermios(int(x.User.Fd()), unix.TCGETS)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -473,13 +372,13 @@ func TestTerminalPassword(t *testing.T) {
 		}
 	}
 	ask(t.Context())
-	if _, err := x.master.WriteString("secret\n"); err != nil {
+	if _, err := x.Master.WriteString("secret\n"); err != nil {
 		t.Fatal(err)
 	}
 	if r := answer(); string(r.text) != "secret" || r.err != nil {
 		t.Errorf("got %q, %v", r.text, r.err)
 	}
-	same(t, x.sees(), "Password for registry.example: ")
+	same(t, x.Text(), "Password for registry.example: ")
 	ctx, interrupt := context.WithCancel(t.Context())
 	ask(ctx)
 	interrupt()
@@ -490,7 +389,7 @@ func TestTerminalPassword(t *testing.T) {
 		t.Error("the terminal does not show what is typed after the interruption")
 	}
 	u.Note("the display is free")
-	same(t, x.sees(), "Password for registry.example: \nPassword for registry.example: \nthe display is free")
+	same(t, x.Text(), "Password for registry.example: \nPassword for registry.example: \nthe display is free")
 	if _, err := u.Password(ctx, "Password for registry.example:"); !errors.Is(err, context.Canceled) {
 		t.Errorf("asked after the interruption: %v", err)
 	}

@@ -185,7 +185,13 @@ func (u *UI) writeMessage(event, exact, text string) {
 		u.recordLocked(progress.Record{Event: event, Text: u.maskHidden(exact)})
 		return
 	}
-	u.writeAbove([]byte(escapeInvisible(u.maskHidden(text), "\n\t") + "\n"))
+	text = escapeInvisible(u.maskHidden(text), "\n\t")
+	if event == "summary" && isTerminal(u.Err) {
+		// Notes and hints stay in one piece: what they name is to be copied.
+		width, _ := u.terminalSize()
+		text = breakLines(text, width)
+	}
+	u.writeAbove([]byte(text + "\n"))
 }
 
 // Write makes the UI a writer of other programs' progress, on standard error.

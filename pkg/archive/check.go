@@ -10,7 +10,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
-	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -67,12 +66,13 @@ func checkStream(ctx context.Context, r io.Reader, held []ocispec.Descriptor, re
 	for _, data := range s.manifests {
 		c.Bytes += int64(len(data))
 	}
-	planned := progress.Event{Kind: progress.Planned, Items: len(s.manifests) + len(s.named.blobs), Bytes: c.Bytes}
-	for _, size := range s.named.blobs {
-		planned.Bytes += max(size, 0)
+	expected := s.ListExpected()
+	planned := progress.Event{Kind: progress.Planned, Items: len(s.manifests) + len(expected), Bytes: c.Bytes}
+	for _, desc := range expected {
+		planned.Bytes += desc.Size
 	}
 	if held != nil {
-		planned.Items, planned.Bytes = len(held), 0
+		expected, planned.Items, planned.Bytes = nil, len(held), 0
 		for _, desc := range held {
 			planned.Bytes += desc.Size
 		}
@@ -81,13 +81,18 @@ func checkStream(ctx context.Context, r io.Reader, held []ocispec.Descriptor, re
 	for d, data := range s.manifests {
 		report.Emit(progress.Event{Kind: progress.Copied, Subject: d.String(), Bytes: int64(len(data))})
 	}
-	items := layout.DescribeItems(s.info.Manifests, s.manifests)
+	items := s.DescribeItems()
 	for ctx.Err() == nil {
 		desc, blob, err := s.NextBlob()
 		if err == io.EOF {
 			absent, err := s.ListLacking(ctx)
 			if err != nil {
 				return nil, err
+			}
+			for _, desc := range expected {
+				if !s.seen[desc.Digest] { // only now it is known
+					report.Emit(progress.Event{Kind: progress.Skipped, Subject: desc.Digest.String(), Bytes: desc.Size})
+				}
 			}
 			c.Deltas = len(slices.DeleteFunc(s.Deltas(), func(d Delta) bool { return !s.seen[d.Blob.Digest] }))
 			c.Absent, c.Foreign = len(absent), s.named.countForeign(func(d digest.Digest) bool { return s.seen[d] })

@@ -224,8 +224,10 @@ func (s *Store) AbsentVolumes() (absent []int) {
 }
 
 // VolumeOf returns the number of the volume that should have a blob, or 0 for a single file.
-func (s *Store) VolumeOf(d digest.Digest) (n int) {
-	for i, start := range s.info.starts {
+func (s *Store) VolumeOf(d digest.Digest) (n int) { return s.info.volumeOf(d) }
+
+func (a indexInfo) volumeOf(d digest.Digest) (n int) {
+	for i, start := range a.starts {
 		if start <= d.String() {
 			n = i + 1
 		}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -184,6 +186,31 @@ func (s *Stream) NextBlob() (ocispec.Descriptor, io.Reader, error) {
 // platforms that a root is not limited to.
 func (s *Stream) ListLacking(context.Context) ([]ocispec.Descriptor, error) {
 	return s.named.listLacking(s.info, func(d digest.Digest) bool { return s.seen[d] || s.manifests[d] != nil || s.kept[d] != nil }), nil
+}
+
+// DescribeItems returns what the blobs that the manifests name are, such as "layer of IMAGE".
+func (s *Stream) DescribeItems() map[digest.Digest]string {
+	return layout.DescribeItems(s.info.Manifests, s.manifests)
+}
+
+// ListExpected lists the blobs that the rest of the stream should contain, by digest: all that the manifests
+// name, less those of other volumes, foreign layers and layers for which there are deltas. Those that a base has
+// are known only at the end.
+func (s *Stream) ListExpected() (list []ocispec.Descriptor) {
+	front := map[digest.Digest]bool{}
+	for _, desc := range ListFront(s.info.Manifests, maps.All(s.manifests)) {
+		front[desc.Digest] = true
+	}
+	for _, sizes := range []map[digest.Digest]int64{s.named.blobs, s.named.deltaBlobs} {
+		for d, size := range sizes {
+			_, isDelta := s.named.deltas[d]
+			if size >= 0 && !isDelta && (front[d] || s.info.volume == 0 || s.info.volumeOf(d) == s.info.volume) {
+				list = append(list, ocispec.Descriptor{MediaType: octets, Digest: d, Size: size})
+			}
+		}
+	}
+	SortBlobs(list)
+	return slices.CompactFunc(list, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest })
 }
 
 // Deltas lists the layers that the archive has as deltas.

@@ -229,6 +229,9 @@ func (s *entryStream) writeTo(ctx context.Context, w io.Writer, report progress.
 	}
 	subject := s.desc.Digest.String()
 	report.Emit(progress.Event{Kind: progress.Began, Subject: subject, Bytes: s.desc.Size})
+	if s.start.written > 0 {
+		report.Emit(progress.Event{Kind: progress.Resumed, Subject: subject, Bytes: s.start.written})
+	}
 	for part := range s.chunks {
 		if _, err := w.Write(part); err != nil {
 			return fmt.Errorf("write %s: %w", s.desc.Digest, err)

@@ -41,6 +41,8 @@ const (
 	// Moved says that Bytes more of an item have arrived. Where they are sent again it is
 	// emitted again, and with a negative number for what was lost.
 	Moved
+	// Resumed says that Bytes of an item that began are there from an earlier attempt.
+	Resumed
 )
 
 // Func receives events. Work calls it from several goroutines at once; a nil Func drops them.

@@ -7,7 +7,7 @@ type Record struct {
 	Time time.Time `json:"time"`
 	// Verb is the work: push, copy, lock. Notes that belong to none have none.
 	Verb string `json:"verb,omitempty"`
-	// Event is started, planned, began, moved, copied, skipped, mounted or note, as the
+	// Event is started, planned, began, moved, resumed, copied, skipped, mounted or note, as the
 	// kinds of events; done, of a subject or, without one, of all that was planned; summary,
 	// which is what a command says of its work; or output, a line of another program's.
 	Event   string `json:"event"`

@@ -217,7 +217,8 @@ type Transfer struct {
 	CopiedBytes int64 `json:"copiedBytes"`
 	// MountedItems are those that the registry took from another of its repositories.
 	MountedItems int64 `json:"mountedItems"`
-	// PresentItems are those that the target had; PresentBytes are known of a dry run.
+	// PresentItems are those that the target had; PresentBytes is their size, and that
+	// of the parts of items that an earlier attempt had sent, as far as it is known.
 	PresentItems int64 `json:"presentItems"`
 	PresentBytes int64 `json:"presentBytes,omitempty"`
 	// Files are those of an archive, of an export.

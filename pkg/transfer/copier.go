@@ -282,7 +282,6 @@ func (c *copier) sendBlob(ctx context.Context, n *planNode) error {
 		return nil
 	}
 	c.countItem(&c.report.Copied, progress.Copied, n.desc)
-	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
 	return nil
 }
 
@@ -338,6 +337,11 @@ func (c *copier) openBlob(ctx context.Context, n *planNode) (io.ReadCloser, *tra
 	subject := n.desc.Digest.String()
 	b.onProgress = func(bytes int64) {
 		c.options.Progress.Emit(progress.Event{Kind: progress.Moved, Subject: subject, Bytes: bytes})
+	}
+	b.onResumed = func(bytes int64) {
+		atomic.AddInt64(&c.report.PresentBytes, bytes)
+		atomic.AddInt64(&c.report.CopiedBytes, -bytes)
+		c.options.Progress.Emit(progress.Event{Kind: progress.Resumed, Subject: subject, Bytes: bytes})
 	}
 	c.options.Progress.Emit(progress.Event{Kind: progress.Began, Subject: subject, Detail: c.describeItem(n.desc.Digest), Bytes: n.desc.Size})
 	_, seeks := b.body.(io.Seeker)
@@ -405,6 +409,12 @@ func isWrongContent(err error) bool {
 
 func (c *copier) countItem(counter *int64, kind progress.Kind, desc ocispec.Descriptor) {
 	atomic.AddInt64(counter, 1)
+	switch kind {
+	case progress.Copied:
+		atomic.AddInt64(&c.report.CopiedBytes, desc.Size)
+	case progress.Skipped:
+		atomic.AddInt64(&c.report.PresentBytes, desc.Size)
+	}
 	c.options.Progress.Emit(progress.Event{Kind: kind, Subject: desc.Digest.String(), Bytes: desc.Size})
 }
 
@@ -454,7 +464,6 @@ func (c *copier) copyManifest(ctx context.Context, n *planNode) error {
 	c.present[n.desc.Digest] = true
 	c.mu.Unlock()
 	c.countItem(&c.report.Copied, progress.Copied, n.desc)
-	atomic.AddInt64(&c.report.CopiedBytes, n.desc.Size)
 	return nil
 }
 

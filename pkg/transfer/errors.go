@@ -52,6 +52,11 @@ func (p *Plan) describeItem(d digest.Digest) string {
 	return p.described[d]
 }
 
+// describeAs sets what items are, for a plan that does not hold the manifests.
+func (p *Plan) describeAs(described map[digest.Digest]string) {
+	p.describeOnce.Do(func() { p.described = described })
+}
+
 // NameItems returns progress that says of each item what it is, as its detail.
 func (p *Plan) NameItems(report progress.Func) progress.Func {
 	if report == nil {

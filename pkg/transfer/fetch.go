@@ -91,6 +91,8 @@ type transferBlob struct {
 	size int64
 	// onProgress receives the number of bytes read, negative when some are to be read again.
 	onProgress func(int64)
+	// onResumed receives the number of bytes that the target has from an earlier attempt.
+	onResumed func(int64)
 
 	// offset is the number of bytes read.
 	offset int64
@@ -165,8 +167,12 @@ func (b seekableBlob) Seek(offset int64, whence int) (int64, error) {
 		return 0, b.err
 	}
 	n, err := b.body.(io.Seeker).Seek(offset, io.SeekStart)
-	if err == nil {
+	if err == nil && n > b.offset {
+		b.onResumed(n - b.offset)
+	} else if err == nil {
 		b.onProgress(n - b.offset)
+	}
+	if err == nil {
 		b.offset, b.err = n, nil
 	}
 	return n, err

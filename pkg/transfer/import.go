@@ -369,6 +369,8 @@ func digestSet(list []ocispec.Descriptor) map[digest.Digest]bool {
 // the errors of [Import].
 func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarget, o Options) (*Imported, error) {
 	o.setDefaults()
+	account := &streamAccount{report: o.Progress, arrived: map[string]bool{}}
+	o.Progress = account.handleEvent
 	if err := checkBase(ctx, from.BaseReferences(), dst); err != nil {
 		return nil, err
 	}
@@ -412,6 +414,7 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 	report.Copied += s.report.Copied
 	report.CopiedBytes += s.report.CopiedBytes
 	report.Present = max(0, report.Present-s.report.Copied)
+	report.PresentBytes = max(0, report.PresentBytes-s.report.CopiedBytes)
 	return &Imported{Report: report}, nil
 }
 
@@ -434,7 +437,9 @@ type streamImport struct {
 
 // readStream reads the archive to its end.
 func (s *streamImport) readStream(ctx context.Context) error {
-	c := newCopier(&Plan{options: s.options, nodes: map[digest.Digest]*planNode{}}, s.dst)
+	blobs := &Plan{options: s.options, nodes: map[digest.Digest]*planNode{}}
+	blobs.describeAs(s.from.DescribeItems())
+	c := newCopier(blobs, s.dst)
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(s.options.Concurrency)
 	first := s.readEntries(groupCtx, c, group)
@@ -486,6 +491,7 @@ func (s *streamImport) startPlan(ctx context.Context, c *copier, group *errgroup
 	if s.plan, err = planRoots(ctx, s.from, s.dst, s.options); err != nil {
 		return err
 	}
+	s.announcePlan()
 	return s.sendKept(ctx, c, group, slices.DeleteFunc(kept, func(desc ocispec.Descriptor) bool { return s.plan.nodes[s.target(desc).Digest] == nil }))
 }
 

@@ -87,6 +87,9 @@ type Report struct {
 	// the copied ones.
 	Copied, Mounted, Present int64
 	CopiedBytes              int64
+	// PresentBytes is the size of what was there, items and the parts of items that an earlier attempt had
+	// sent, as far as it was looked at.
+	PresentBytes int64
 }
 
 // RootReport describes a copied root.
