@@ -2,6 +2,7 @@ package rules
 
 import (
 	"os"
+	"os/exec"
 	"path"
 	"strings"
 	"testing"
@@ -23,10 +24,35 @@ func TestDependenciesAreExplained(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Others could not "go install" a version of this module, nor would they get what is built here.
+	if len(mod.Replace)+len(mod.Exclude) > 0 {
+		t.Error("go.mod replaces or excludes modules")
+	}
 	for _, r := range mod.Require {
 		// Modules of one project share a line, where all but the first go by their last name.
 		if !r.Indirect && !strings.Contains(string(text), r.Mod.Path) && !strings.Contains(string(text), ", "+path.Base(r.Mod.Path)) {
 			t.Errorf("%s has no line in docs/DEPENDENCIES.md", r.Mod.Path)
+		}
+	}
+}
+
+// Each module of the graph was published, so that "go list -m all" and "go doc" work from an empty module cache, here
+// and for modules that require this one (internal/modules).
+func TestModulesArePublished(t *testing.T) {
+	list := exec.Command("go", "list", "-m", "all")
+	var stderr strings.Builder
+	list.Stderr = &stderr
+	out, err := list.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	modules := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(modules) < 100 {
+		t.Fatalf("only %d modules", len(modules))
+	}
+	for _, m := range modules {
+		if strings.HasSuffix(m, " v0.0.0") {
+			t.Errorf("%s was never published: require a version that was, in internal/modules", m)
 		}
 	}
 }
