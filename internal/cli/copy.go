@@ -12,8 +12,8 @@ import (
 	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/internal/place"
-	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )

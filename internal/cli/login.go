@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/registry"
 )
 
 type loginOptions struct {

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/pkgrepo"
+	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/site"
 	"krtpkg.dev/krtpkg/pkg/trust"
 	"krtpkg.dev/krtpkg/pkg/trust/export"

@@ -19,8 +19,8 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/gitcredential"
-	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
 

@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"krtpkg.dev/krtpkg/internal/doctor"
-	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/registry"
 )
 
 // examine returns what does not work on a registry.

@@ -19,9 +19,9 @@ import (
 	"oras.land/oras-go/v2/errdef"
 	remote "oras.land/oras-go/v2/registry"
 
-	"krtpkg.dev/krtpkg/internal/layout"
-	"krtpkg.dev/krtpkg/internal/registry"
 	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/layout"
+	"krtpkg.dev/krtpkg/pkg/registry"
 )
 
 // Place is a parsed reference:

@@ -1,6 +1,6 @@
-// Package layout reads an OCI image layout (image-spec v1.1, image-layout.md) whatever holds
-// its files: a [View] over a folder, or over an archive, resolves tags, lists them, and finds
-// referrers.
+// Package layout is the OCI image layout (image-spec v1.1, image-layout.md) as a store for oras-go:
+// [Open] a folder to read, [Create] one to write. A [View] reads a layout whatever holds its files, a
+// folder or an archive: it resolves tags, lists them, and finds referrers.
 package layout
 
 import (

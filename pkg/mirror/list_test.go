@@ -43,9 +43,9 @@ func TestParseList(t *testing.T) {
 	}
 	for text, fails := range map[string]string{
 		head + "copies: [{from: a.example/x, to: b.example/x, versions: \">=1.0.0\", newest: 3}]": "",
-		head: "",
+		head:                           "",
 		"apiVersion: v1\nkind: List\n": "list.yaml is v1 List, want krtpkg.dev/v1alpha1 MirrorList",
-		head + "copies: [{from: a.example/x, to: b.example/x, version: 1.0.0}]":   "version",
+		head + "copies: [{from: a.example/x, to: b.example/x, version: 1.0.0}]":    "version",
 		head + "copies: [{from: a.example/x}]":                                     "list.yaml: copies[0]: from and to are required",
 		head + "copies: [{from: a.example/x, to: b.example/x:1.0.0}]":              "list.yaml: copies[0]: want a repository",
 		head + "copies: [{from: a.example/x, to: b.example/x, tags: [\"[\"]}]":     `list.yaml: copies[0]: tag "["`,

@@ -23,9 +23,9 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/imagetest"
-	"krtpkg.dev/krtpkg/internal/layout"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/serve"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )

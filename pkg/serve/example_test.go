@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"krtpkg.dev/krtpkg/internal/layout"
 	"krtpkg.dev/krtpkg/pkg/assemble"
+	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/serve"
 )
 

@@ -21,7 +21,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
-	"krtpkg.dev/krtpkg/internal/layout"
+	"krtpkg.dev/krtpkg/pkg/layout"
 )
 
 // TestMain lets the test binary be a process of its own that pushes to a layout.

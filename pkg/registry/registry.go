@@ -27,7 +27,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	remoteretry "oras.land/oras-go/v2/registry/remote/retry"
 
-	"krtpkg.dev/krtpkg/internal/layout"
+	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/retry"
 )
 

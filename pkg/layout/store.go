@@ -1,9 +1,3 @@
-// Package layout is the OCI image layout on disk (image-spec v1.1, image-layout.md) as a
-// store for oras-go: [Open] one to read, [Create] one to write.
-//
-// oras-go's own store writes index.json in map order, again for every manifest, and lists
-// every manifest in it; this one lists what has a tag or a subject, sorted, so that the same
-// content is the same folder, and writes it once a call.
 package layout
 
 import (
@@ -29,13 +23,16 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
-	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
-// Store is a layout. It is an [oras.land/oras-go/v2.GraphTarget].
+// Store is a layout in a folder: [Open] one to read, [Create] one to write. It is an [oras.land/oras-go/v2.GraphTarget].
+//
+// oras-go's own store writes index.json in map order, again for every manifest, and lists
+// every manifest in it; this one lists what has a tag or a subject, sorted, so that the same
+// content is the same folder, and writes it once a call.
 type Store struct {
-	*layout.View
+	*View
 	folder *rootedFolder
 	// make turns a new folder into a layout, once.
 	make func() error
@@ -95,7 +92,7 @@ func isContent(entry fs.DirEntry) bool {
 
 func openStore(at *rootedFolder) *Store {
 	s := &Store{folder: at, make: func() error { return nil }}
-	s.View = &layout.View{Blobs: folderBlobs{at}, Index: s.loadIndex, Name: "oci:" + at.dir}
+	s.View = &View{Blobs: folderBlobs{at}, Index: s.loadIndex, Name: "oci:" + at.dir}
 	return s
 }
 
@@ -144,7 +141,7 @@ func (s *Store) Push(ctx context.Context, desc ocispec.Descriptor, r io.Reader) 
 	if there != nil && !errors.Is(there, errdef.ErrAlreadyExists) {
 		return there
 	}
-	listed, err := layout.DescribeReferrer(desc, data)
+	listed, err := DescribeReferrer(desc, data)
 	if err != nil || listed == nil {
 		return cmp.Or(err, there)
 	}
@@ -331,7 +328,7 @@ func (s *Store) TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag s
 		Annotations: map[string]string{ocispec.AnnotationRefName: tag},
 	}
 	if len(platforms) > 0 {
-		named.Annotations[layout.AnnotationPlatforms] = strings.Join(platforms, ",")
+		named.Annotations[AnnotationPlatforms] = strings.Join(platforms, ",")
 	}
 	return s.updateIndex(func(index *ocispec.Index) {
 		index.Manifests = slices.DeleteFunc(index.Manifests, func(d ocispec.Descriptor) bool {
@@ -342,9 +339,9 @@ func (s *Store) TagPlatforms(ctx context.Context, desc ocispec.Descriptor, tag s
 				continue
 			}
 			annotations := maps.Clone(d.Annotations)
-			delete(annotations, layout.AnnotationPlatforms)
+			delete(annotations, AnnotationPlatforms)
 			if len(platforms) > 0 {
-				annotations[layout.AnnotationPlatforms] = named.Annotations[layout.AnnotationPlatforms]
+				annotations[AnnotationPlatforms] = named.Annotations[AnnotationPlatforms]
 			}
 			index.Manifests[i].Annotations = annotations
 		}
