@@ -48,7 +48,7 @@ type Options struct {
 	// Locked refuses sources and images that differ from the lock file next to each definition.
 	Locked bool
 	// Open opens the store of a bundle that a runtime names by reference, and returns its descriptor.
-	// relativeTo is the folder of the runtime's definition.
+	// relativeTo is the folder of the runtime's definition. Where it is nil such a bundle is an error.
 	Open func(ctx context.Context, ref, relativeTo string) (content.Fetcher, ocispec.Descriptor, error)
 	// Sources are the settings of fetching; its Dir is set here.
 	Sources source.Fetcher
@@ -66,6 +66,14 @@ type Built struct {
 	Bundles []*Built
 	// LeftOut are the bundles of a runtime that kapp-controller gets no package of.
 	LeftOut []pkgrepo.LeftOut
+}
+
+// openByReference opens a bundle that a runtime names by reference.
+func (o Options) openByReference(ctx context.Context, ref, dir string) (content.Fetcher, ocispec.Descriptor, error) {
+	if o.Open == nil {
+		return nil, ocispec.Descriptor{}, fmt.Errorf("open %s: Options.Open is nil: want a function that opens bundles by reference", ref)
+	}
+	return o.Open(ctx, ref, dir)
 }
 
 // definitionFiles are looked for when a path is a folder.
@@ -363,7 +371,7 @@ func readBundle(definition string) (*bundle.Definition, definitionPath, error) {
 
 // fetchBundle brings a bundle that was built before into the store.
 func (o Options) fetchBundle(ctx context.Context, ref, dir string) (*Built, error) {
-	from, desc, err := o.Open(ctx, ref, dir)
+	from, desc, err := o.openByReference(ctx, ref, dir)
 	if err != nil {
 		return nil, err
 	}

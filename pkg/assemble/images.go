@@ -169,7 +169,7 @@ func (o Options) inBundle(ctx context.Context, d *bundle.Definition, at definiti
 
 // inLock lists the images of a bundle that was built before.
 func (o Options) inLock(ctx context.Context, ref, dir string) ([]ImageUse, error) {
-	from, desc, err := o.Open(ctx, ref, dir)
+	from, desc, err := o.openByReference(ctx, ref, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,15 @@
 package assemble
 
 import (
+	"context"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"gopkg.in/yaml.v3"
 	"oras.land/oras-go/v2/content/memory"
 )
@@ -13,9 +18,18 @@ import (
 func TestRequiredOptions(t *testing.T) {
 	t.Parallel()
 	const definition = "../../testdata/upstream/etcd"
+	byReference := filepath.Join(t.TempDir(), "runtime.yaml")
+	if err := os.WriteFile(byReference, []byte("apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: edge, version: 1.0.0}\n"+
+		"spec: {bundles: [{ref: 'example.com/web@sha256:"+strings.Repeat("a", 64)+"'}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for want, call := range map[string]func() error{
-		"Options.Store is nil":                 func() error { _, err := Build(t.Context(), definition, Options{}); return err },
-		"Options.Images is nil":                func() error { _, err := Build(t.Context(), definition, Options{Store: memory.New()}); return err },
+		"Options.Store is nil":  func() error { _, err := Build(t.Context(), definition, Options{}); return err },
+		"Options.Images is nil": func() error { _, err := Build(t.Context(), definition, Options{Store: memory.New()}); return err },
+		"Options.Open is nil": func() error {
+			_, err := Build(t.Context(), byReference, Options{Store: memory.New(), Images: nowhere{}})
+			return err
+		},
 		"update: Options.Images is nil":        func() error { _, err := Update(t.Context(), definition, false, Options{}); return err },
 		"list outdated: Options.Images is nil": func() error { _, err := ListOutdated(t.Context(), definition, Options{}); return err },
 		"list images: Options.Images is nil":   func() error { _, err := ListImages(t.Context(), definition, true, Options{}); return err },
@@ -24,6 +38,12 @@ func TestRequiredOptions(t *testing.T) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}
+}
+
+type nowhere struct{}
+
+func (nowhere) Resolve(_ context.Context, ref name.Reference) (ocispec.Descriptor, error) {
+	panic(ref)
 }
 
 // The newest version of an image is a tag of the same variant: neither another one, nor a date, nor a prerelease.

@@ -95,6 +95,9 @@ func checkRepository(repository name.Repository) error {
 // ResolveLock locks every wanted reference, each distinct one once and several at a time. Its error
 // is about all that cannot be locked, in the order of the references.
 func ResolveLock(ctx context.Context, wanted []WantedImage, resolver Resolver) (Lock, error) {
+	if resolver == nil && len(wanted) > 0 {
+		return nil, errors.New("lock images: resolver is nil")
+	}
 	first := map[string]string{}
 	for _, w := range wanted {
 		if _, known := first[w.Image]; !known {

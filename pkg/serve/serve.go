@@ -74,6 +74,11 @@ type repository struct {
 // leaves out must be in another. If two locks have different digests for an image's tag, the first
 // one counts. The caller closes it. It returns [*LackingError].
 func NewServer(ctx context.Context, list []Store, o Options) (*Server, error) {
+	for i, store := range list {
+		if store == nil {
+			return nil, fmt.Errorf("serve: store %d of %d is nil", i+1, len(list))
+		}
+	}
 	s := &Server{stores: slices.Clone(list), repositories: map[string]*repository{}, short: map[string]*repository{}}
 	if err := s.open(ctx, o); err != nil {
 		return nil, errors.Join(err, s.Close())

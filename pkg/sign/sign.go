@@ -301,7 +301,7 @@ const serviceRetries = 3
 
 func (o SignOptions) validate(root ocispec.Descriptor) error {
 	if o.Signer == nil {
-		return errors.New("no signer")
+		return errors.New("SignOptions.Signer is nil: want a signer, such as that of LoadSigner")
 	}
 	for _, f := range o.Forms {
 		if f != Legacy && f != Bundle {

@@ -196,7 +196,7 @@ func TestSignRefuses(t *testing.T) {
 		opts sign.SignOptions
 		want string
 	}{
-		"no signer":     {root, sign.SignOptions{}, "no signer"},
+		"no signer":     {root, sign.SignOptions{}, "SignOptions.Signer is nil"},
 		"referrer form": {root, sign.SignOptions{Signer: s, Forms: []sign.Form{sign.Referrer}}, `unknown signature format "referrer"`},
 		"no digest":     {ocispec.Descriptor{}, sign.SignOptions{Signer: s}, `root digest "": invalid checksum digest format`},
 		"sha512":        {sha512, sign.SignOptions{Signer: s}, "root digest is sha512, want sha256"},

@@ -104,6 +104,9 @@ func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) 
 		images   []deploy.Image
 		findings []deploy.Finding
 	)
+	if opts.Open == nil {
+		return nil, nil, errors.New("probe images: ProbeOptions.Open is nil: want a function that opens a repository")
+	}
 	owner := map[string]string{}
 	for _, b := range set.Bundles {
 		for _, image := range b.Images.DistinctImages() {

@@ -65,6 +65,9 @@ type Root struct {
 // which wrap trust.ErrRefused; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is a version other than
 // the signed one.
 func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
+	if src.Store == nil {
+		return nil, errors.New("open: Source.Store is nil: want the store that holds the root")
+	}
 	root := &Root{Source: src}
 	switch {
 	case opts.Policy != nil && opts.AllowUnsigned:

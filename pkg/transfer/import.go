@@ -80,6 +80,9 @@ const defaultUnverified = 32 << 20
 // verified before anything is written, and of a volume only what belongs to verified roots is
 // written. It returns [*BaseError] and [*UnverifiedError] before anything is written.
 func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*Imported, error) {
+	if dst == nil {
+		return nil, errNoTarget
+	}
 	o.setDefaults()
 	store, missing, err := checkImport(ctx, from, dst, o)
 	if err != nil {
@@ -104,6 +107,9 @@ func Import(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Op
 // PlanImport returns the plan that [Import] would carry out; it writes nothing. It returns the errors of
 // Import, and [*archive.AbsentVolumesError] where an import would not be complete without other volumes.
 func PlanImport(ctx context.Context, from *archive.Store, dst oras.GraphTarget, o Options) (*Plan, error) {
+	if dst == nil {
+		return nil, errNoTarget
+	}
 	o.setDefaults()
 	store, missing, err := checkImport(ctx, from, dst, o)
 	if err != nil {
@@ -368,6 +374,9 @@ func digestSet(list []ocispec.Descriptor) map[digest.Digest]bool {
 // arrive. Manifests and tags follow at the end, when the archive is known to be complete. It returns
 // the errors of [Import].
 func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarget, o Options) (*Imported, error) {
+	if dst == nil {
+		return nil, errNoTarget
+	}
 	o.setDefaults()
 	account := &streamAccount{report: o.Progress, arrived: map[string]bool{}}
 	o.Progress = account.handleEvent

@@ -101,8 +101,24 @@ const closureType = bundle.TypeClosure
 // NewPlan finds everything that sources need. It reads manifests, and of blobs only the layers of
 // bundles. It returns [*IncompleteError] and [*bundle.TagError].
 func NewPlan(ctx context.Context, sources []Source, o Options) (*Plan, error) {
+	if err := checkSources(sources); err != nil {
+		return nil, err
+	}
 	return makePlan(ctx, sources, nil, o)
 }
+
+// checkSources returns an error that names a field which is required and nil.
+func checkSources(sources []Source) error {
+	for i, source := range sources {
+		if source.Store == nil {
+			return fmt.Errorf("plan: Source.Store is nil in source %d of %d: want the store that holds the root", i+1, len(sources))
+		}
+	}
+	return nil
+}
+
+// errNoTarget is the error of a target that is nil.
+var errNoTarget = errors.New("dst is nil: want the store to copy to")
 
 // makePlan makes a plan, with a shortcut if the target has a root's closure.
 func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {

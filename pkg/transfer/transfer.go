@@ -118,6 +118,12 @@ func Copy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options
 
 // PlanCopy returns the plan that [Copy] would carry out; it writes nothing. It returns the errors of Copy.
 func PlanCopy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options) (*Plan, error) {
+	if err := checkSources(sources); err != nil {
+		return nil, err
+	}
+	if dst == nil {
+		return nil, errNoTarget
+	}
 	sources, err := applyDeltas(ctx, sources, dst, o)
 	if err != nil {
 		return nil, err
@@ -127,6 +133,9 @@ func PlanCopy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Opt
 
 // Copy copies the plan to a target.
 func (p *Plan) Copy(ctx context.Context, dst oras.GraphTarget) (*Report, error) {
+	if dst == nil {
+		return nil, errNoTarget
+	}
 	p.options.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
 	c := newCopier(p, dst)
 	if err := c.copyPlan(ctx); err != nil {
