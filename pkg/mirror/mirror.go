@@ -1,5 +1,5 @@
 // Package mirror writes what the nodes of a site need so that images are pulled, by upstream's
-// own names, from a mirror that keeps those names as paths ([transfer.UpstreamPath]):
+// own names, from a mirror that keeps those names as paths ([krtpkg.dev/krtpkg/pkg/transfer.UpstreamPath]):
 // quay.io/jetstack/app:v1 from MIRROR/quay.io/jetstack/app:v1. Call [ConfigFiles].
 //
 // It also reads lists of what to mirror: [ParseList] and [ListItem.PickTags].

@@ -30,7 +30,7 @@ func (o *Outcome) SetError(err *Error) { o.Error = err }
 
 // Error is why a command failed.
 type Error struct {
-	// Code is one word for the kind of failure, one of [Codes].
+	// Code is one word for the kind of failure, a constant of type [Code].
 	Code Code `json:"code"`
 	// ExitCode is that of the command.
 	ExitCode int `json:"exitCode"`

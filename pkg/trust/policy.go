@@ -1,7 +1,7 @@
 // Package trust holds policies that decide what may be applied, imported and copied: who must have signed
 // it, how many of them, and which attestations are required.
 //
-// Call [LoadPolicy] to read a policy file, or [KeyPolicy] and [NewPolicy] to make one, and
+// Call [LoadPolicy] to read a policy file, or [NewPolicy] to make one, and
 // [Policy.Verify] with a root. It returns the verified facts; [ErrRefused] is the error of what the
 // policy does not accept.
 package trust
