@@ -25,8 +25,8 @@ func (a *app) loginCommand() *cobra.Command {
 		Short: "log in to a registry",
 		Long: `Login checks a user name and a password, or a token, at a registry and stores them where docker
 does: in the credential helper that docker's config file names, or else in that file
-($DOCKER_CONFIG/config.json or ~/.docker/config.json). docker, podman and other tools read them
-there, and krtpkg reads what those have stored.
+($DOCKER_CONFIG/config.json or ~/.docker/config.json); or, as podman does, in $REGISTRY_AUTH_FILE.
+docker, podman and other tools read them there, and krtpkg reads what those have stored.
 
 It asks for what is not given.`,
 		Example: `  krtpkg login registry.example
@@ -41,8 +41,9 @@ It asks for what is not given.`,
 }
 
 func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
-	if strings.Contains(host, "/") {
-		return &usageError{fmt.Errorf("%q: want a registry, HOST[:PORT]", host)}
+	host, err := registry.ParseAddress(host)
+	if err != nil {
+		return &usageError{err}
 	}
 	client, err := a.newClient()
 	if err != nil {
@@ -93,15 +94,19 @@ func (a *app) logoutCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "logout REGISTRY",
 		Short:   "remove the login for a registry",
-		Long:    "Logout removes the login that docker's config file or its credential helper has for a registry.",
+		Long:    "Logout removes the login for a registry from where login stores it, and says if another file has one.",
 		Example: "  krtpkg logout registry.example",
 		GroupID: groupCarry,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := registry.Logout(cmd.Context(), args[0]); err != nil {
-				return fmt.Errorf("log out of %s: %w", args[0], err)
+			host, err := registry.ParseAddress(args[0])
+			if err != nil {
+				return &usageError{err}
 			}
-			a.ui.Say("logged out of %s", args[0])
+			if err := registry.Logout(cmd.Context(), host); err != nil {
+				return fmt.Errorf("log out of %s: %w", host, err)
+			}
+			a.ui.Say("logged out of %s", host)
 			return nil
 		},
 	}

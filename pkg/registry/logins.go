@@ -117,7 +117,7 @@ func userLogins() (files []*loginFile) {
 	if text := os.Getenv("DOCKER_AUTH_CONFIG"); text != "" {
 		add("$DOCKER_AUTH_CONFIG", []byte(text), nil)
 	}
-	read(filepath.Join(cmp.Or(os.Getenv("DOCKER_CONFIG"), filepath.Join(homeDir(), ".docker")), "config.json"))
+	read(dockerConfigFile())
 	read(filepath.Join(runtimeDir(), "containers", "auth.json")).isPodmans = true
 	read(filepath.Join(configDir(), "containers", "auth.json")).isPodmans = true
 	return files
