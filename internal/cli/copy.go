@@ -27,6 +27,10 @@ type transferFlags struct {
 	dryRun      bool
 	paths       string
 	attached    string
+	// layerDeltas is copy's --delta, deltaFrom and deltaMemory are push's.
+	layerDeltas string
+	deltaFrom   []string
+	deltaMemory string
 
 	// maxUnverified and unverifiedVolumes are import's.
 	maxUnverified     string
@@ -99,7 +103,10 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 	}
 	o := transfer.Options{
 		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs, AllowRenamedTags: a.settings.allowRenamed,
-		Concurrency: f.concurrency, Progress: a.ui.Progress(verb),
+		Concurrency: f.concurrency, Progress: a.ui.Progress(verb), WholeLayers: f.layerDeltas == deltaOff,
+	}
+	if f.layerDeltas != "" && f.layerDeltas != deltaAuto && f.layerDeltas != deltaOff {
+		return o, &usageError{fmt.Errorf("--delta %q: want auto or off", f.layerDeltas)}
 	}
 	switch o.Attached = transfer.Attached(f.attached); o.Attached {
 	case "", transfer.AttachedKnown, transfer.AttachedVerified, transfer.AttachedAll:
@@ -138,7 +145,8 @@ registries or from --image-mirror.
 
 The tag is set last, so it never names an incomplete runtime. To resume an interrupted push, run
 it again.`,
-		Example: "  krtpkg push oci:dist:1.0.0 registry.example/krt/edge:1.0.0",
+		Example: `  krtpkg push oci:dist:1.0.0 registry.example/krt/edge:1.0.0
+  krtpkg push oci:dist:1.1.0 registry.example/krt/edge --delta-from 1.0.0`,
 		GroupID: groupMake,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -149,6 +157,8 @@ it again.`,
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
+	cmd.Flags().StringSliceVar(&f.deltaFrom, "delta-from", nil, "tags of older versions at the target: publish what changed since, so that sites copy less (see krtpkg delta)")
+	addDeltaMemory(cmd.Flags(), &f.deltaMemory)
 	f.trust.addUnsigned(cmd, "push even if a policy file would refuse it, for example to sign it there")
 	return cmd
 }
@@ -161,6 +171,10 @@ func (a *app) copyCommand() *cobra.Command {
 		Long: `Copy copies bundles and runtimes with their nested bundles, images, signatures and other
 referrers from one place to another: to mirror them, to promote them, or to carry them in a folder
 or an archive. Without a tag, the target gets the tag of the source.
+
+Where deltas are published next to the source (see krtpkg delta), a changed layer is made from its
+difference and from what the target has, and checked against its digest. What is wrong with a delta is
+reported, and the layer is copied whole.
 
 To resume an interrupted copy, run it again; it continues even within a blob.
 
@@ -189,6 +203,8 @@ With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
 	f.trust.addUnsigned(cmd, "copy even if a policy file would refuse it")
+	cmd.Flags().StringVar(&f.layerDeltas, "delta", deltaAuto, "auto makes changed layers from published deltas, off copies them whole, which needs less CPU")
+	_ = cmd.RegisterFlagCompletionFunc("delta", cobra.FixedCompletions([]string{deltaAuto, deltaOff}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().StringVar(&f.list, "list", "", "file that lists what to copy, and to which target")
 	return cmd
 }
@@ -238,6 +254,10 @@ func (a *app) copyTo(ctx context.Context, verb string, sources []string, to plac
 	if options.Preserve, err = f.preserveNames(to, client); err != nil {
 		return nil, err
 	}
+	olds, err := a.prepareDeltas(ctx, to, f)
+	if err != nil {
+		return nil, err
+	}
 	if f.dryRun {
 		plan, err := transfer.PlanCopy(ctx, roots, dst, options)
 		if err != nil {
@@ -250,7 +270,9 @@ func (a *app) copyTo(ctx context.Context, verb string, sources []string, to plac
 		return nil, err
 	}
 	a.sayCopied(report)
-	return describeCopy(to, report), nil
+	r := describeCopy(to, report)
+	r.Deltas, err = a.publishPushed(ctx, roots, olds, dst, options, f)
+	return r, err
 }
 
 // openRoots open the sources of a transfer. Each gets its tag, or all get one.
@@ -286,6 +308,7 @@ func comparePlan(ctx context.Context, plan *transfer.Plan, to place.Place, dst o
 	return &result.Transfer{
 		DryRun: true, Roots: describeRoots(to, plan.Roots()), Items: int64(d.Items), Bytes: d.Bytes,
 		CopiedItems: int64(d.Items - d.ThereItems), CopiedBytes: d.Bytes - d.ThereBytes, PresentItems: int64(d.ThereItems), PresentBytes: d.ThereBytes,
+		MadeItems: d.MadeItems, MadeBytes: d.MadeBytes, DeltaBytes: d.DeltaBytes,
 	}, nil
 }
 
@@ -302,6 +325,9 @@ func writeTransfer(w io.Writer, r *result.Transfer, to string) {
 	case r.DryRun:
 		ui.Fprintf(w, "would copy %s to %s: %s; %s (%s) present\n", countNoun(int(r.CopiedItems), "item"), to,
 			ui.Bytes(r.CopiedBytes), countNoun(int(r.PresentItems), "item"), ui.Bytes(r.PresentBytes))
+		if r.MadeItems > 0 {
+			ui.Fprintln(w, describeMade(r))
+		}
 	default:
 		for _, root := range r.Roots {
 			if len(root.Tags) > 1 {
@@ -318,6 +344,7 @@ func describeCopy(to place.Place, report *transfer.Report) *result.Transfer {
 	r := &result.Transfer{
 		Roots: describeRoots(to, report.Roots), Items: report.Copied + report.Mounted + report.Present,
 		CopiedItems: report.Copied, CopiedBytes: report.CopiedBytes, MountedItems: report.Mounted, PresentItems: report.Present, PresentBytes: report.PresentBytes,
+		MadeItems: report.Made, MadeBytes: report.MadeBytes, DeltaBytes: report.DeltaBytes,
 	}
 	for _, d := range report.Attached {
 		r.Referrers = append(r.Referrers, d.Digest.String())
@@ -334,6 +361,14 @@ func (a *app) sayCopied(r *transfer.Report) {
 	}
 	a.ui.Say("%s, %s, %s", countNoun(bundles, "nested bundle"), countNoun(images, "image"), countNoun(len(r.Attached), "referrer"))
 	a.ui.Say("%s (%s) copied, %d mounted, %d (%s) already present", countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present, ui.Bytes(r.PresentBytes))
+	if r.Made > 0 {
+		a.ui.Say("%s", describeMade(&result.Transfer{MadeItems: r.Made, MadeBytes: r.MadeBytes, DeltaBytes: r.DeltaBytes}))
+	}
+}
+
+// describeMade returns what deltas saved, for people.
+func describeMade(r *result.Transfer) string {
+	return fmt.Sprintf("%s of these from deltas: %s read instead of %s, %s saved", countNoun(int(r.MadeItems), "layer"), ui.Bytes(r.DeltaBytes), ui.Bytes(r.MadeBytes), ui.Bytes(r.MadeBytes-r.DeltaBytes))
 }
 
 func countNoun(n int, what string) string {

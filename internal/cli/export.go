@@ -67,7 +67,7 @@ To resume an interrupted export, run it again.`,
 	cmd.Flags().StringArrayVar(&f.bases, "base", nil, "leave out the content of a reference, an archive or an inventory (*.json); can be repeated")
 	cmd.Flags().StringVar(&f.delta, "delta", deltaOff, "changed layers as differences from those of --base: off, auto (where one saves a tenth or more) or force (wherever one is smaller)")
 	_ = cmd.RegisterFlagCompletionFunc("delta", cobra.FixedCompletions([]string{deltaOff, deltaAuto, deltaForce}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.Flags().StringVar(&f.memory, "delta-memory", "1GiB", "how much memory making a delta may take; with less, deltas of large files are larger")
+	addDeltaMemory(cmd.Flags(), &f.memory)
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
 	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the whole archive; it can then only be imported (layers are compressed anyway)")
 	return cmd
@@ -161,13 +161,9 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 
 // makeDeltas makes the deltas that --delta asks for.
 func (a *app) makeDeltas(ctx context.Context, plan *transfer.Plan, base *exportBase, f exportFlags) (*transfer.Deltas, error) {
-	memory, err := humanize.ParseBytes(f.memory)
-	if err != nil || memory == 0 || memory > 1<<40 {
-		return nil, &usageError{fmt.Errorf("--delta-memory %q: want a size such as 512MiB", f.memory)}
-	}
-	o := transfer.DeltaOptions{MaxMemory: int64(memory), Progress: a.ui.Progress("compare")}
-	if f.delta == deltaForce {
-		o.MinLayer, o.MaxShare = 1, 100
+	o, err := a.deltaOptions(f.memory, f.delta == deltaForce)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range base.unread {
 		a.ui.Note("note: no deltas from %s: the source does not have it; name it with --base too", name)

@@ -93,7 +93,7 @@ References name a place:
 	)
 	root.AddCommand(
 		a.initCommand(), a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
-		a.pushCommand(), a.copyCommand(), a.pullCommand(), a.tagCommand(),
+		a.pushCommand(), a.deltaCommand(), a.copyCommand(), a.pullCommand(), a.tagCommand(),
 		a.exportCommand(), a.importCommand(), a.inventoryCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(), a.loginCommand(), a.logoutCommand(),
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.attestationCommand(), a.verifyCommand(), a.promoteCommand(), a.trustCommand(),

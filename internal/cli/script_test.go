@@ -158,9 +158,17 @@ func listScripts(dir string) []string {
 
 // images DIR REFERENCE...: stand-ins in an OCI layout, for --image-mirror '*=oci:DIR'.
 // REFERENCE=OTHER is a tag that has moved: the image that stands in for OTHER; REFERENCE+SIZE
-// has layers of that many bytes.
+// has layers of that many bytes, and of REFERENCE~SIZE those of two tags differ in a few bytes.
 func images(ts *testscript.TestScript, _ bool, args []string) {
 	for _, arg := range args[1:] {
+		if reference, size, sized := strings.Cut(arg, "~"); sized {
+			n, err := strconv.Atoi(size)
+			ts.Check(err)
+			image, err := imagetest.NewReleaseIndex(reference, n)
+			ts.Check(err)
+			ts.Check(imagetest.AddToLayout(ts.MkAbs(args[0]), reference, image))
+			continue
+		}
 		if reference, size, sized := strings.Cut(arg, "+"); sized {
 			n, err := strconv.Atoi(size)
 			ts.Check(err)

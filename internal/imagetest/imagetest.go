@@ -89,6 +89,21 @@ func NewSizedIndex(reference string, size int) (v1.ImageIndex, error) {
 	})
 }
 
+// NewReleaseIndex is [NewSizedIndex] of a program of which only a few bytes differ from tag to tag.
+func NewReleaseIndex(reference string, size int) (v1.ImageIndex, error) {
+	ref, err := name.ParseReference(reference)
+	if err != nil {
+		return nil, err
+	}
+	return NewIndex(func(p v1.Platform) (v1.Image, error) {
+		data := make([]byte, size)
+		seed := sha256.Sum256(fmt.Appendf(nil, "%s on %s", ref.Context(), p))
+		rand.NewChaCha8(seed).Read(data)
+		copy(data[size/2:], "this is release "+ref.Identifier())
+		return NewImage(p, "stands-in-for", 0o644, data, v1.Config{})
+	})
+}
+
 // FillLayout puts stand-ins into the OCI layout in a folder, each tagged with its full
 // reference: what --image-mirror '*=oci:FOLDER' reads.
 func FillLayout(dir string, references ...string) error {

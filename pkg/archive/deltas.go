@@ -39,37 +39,52 @@ func EncodeDeltas(deltas []Delta) ([]byte, error) {
 	}
 	m.Config.Data = nil
 	for _, d := range deltas {
-		from := make([]string, len(d.Bases))
-		for i, base := range d.Bases {
-			from[i] = base.String()
-		}
-		m.Layers = append(m.Layers, ocispec.Descriptor{
-			MediaType: TypeDelta, Digest: d.Blob.Digest, Size: d.Blob.Size,
-			Annotations: map[string]string{
-				annotationDeltaTo: d.Layer.Digest.String(), annotationDeltaSize: strconv.FormatInt(d.Layer.Size, 10),
-				annotationDeltaFrom: strings.Join(from, " "),
-			},
-		})
+		m.Layers = append(m.Layers, d.Describe())
 	}
 	return json.Marshal(m)
 }
 
-// parseDelta reads what a manifest of deltas says of one.
-func parseDelta(blob ocispec.Descriptor) (Delta, error) {
+// Describe returns the descriptor by which a manifest of deltas lists the delta.
+func (d Delta) Describe() ocispec.Descriptor {
+	from := make([]string, len(d.Bases))
+	for i, base := range d.Bases {
+		from[i] = base.String()
+	}
+	return ocispec.Descriptor{
+		MediaType: TypeDelta, Digest: d.Blob.Digest, Size: d.Blob.Size,
+		Annotations: map[string]string{
+			annotationDeltaTo: d.Layer.Digest.String(), annotationDeltaSize: strconv.FormatInt(d.Layer.Size, 10),
+			annotationDeltaFrom: strings.Join(from, " "),
+		},
+	}
+}
+
+// maxDeltaBases is how many layers a delta is made from at most (docs/DELTAS.md).
+const maxDeltaBases = 16
+
+// ParseDelta reads what a manifest of deltas says of one.
+func ParseDelta(blob ocispec.Descriptor) (Delta, error) {
+	if err := blob.Digest.Validate(); err != nil || blob.Size < 0 {
+		return Delta{}, fmt.Errorf("delta %q of %d bytes", blob.Digest, blob.Size)
+	}
 	d := Delta{
 		Blob:  ocispec.Descriptor{MediaType: octets, Digest: blob.Digest, Size: blob.Size},
 		Layer: ocispec.Descriptor{MediaType: octets, Digest: digest.Digest(blob.Annotations[annotationDeltaTo])},
 	}
 	var err error
 	if d.Layer.Size, err = strconv.ParseInt(blob.Annotations[annotationDeltaSize], 10, 64); err != nil || d.Layer.Size < 0 {
-		return d, fmt.Errorf("delta %s is of a layer of %q bytes: %w", blob.Digest, blob.Annotations[annotationDeltaSize], ErrDamaged)
+		return d, fmt.Errorf("delta %s is of a layer of %q bytes", blob.Digest, blob.Annotations[annotationDeltaSize])
 	}
-	for _, text := range strings.Fields(blob.Annotations[annotationDeltaFrom]) {
+	from := strings.Fields(blob.Annotations[annotationDeltaFrom])
+	if len(from) > maxDeltaBases {
+		return d, fmt.Errorf("delta %s names %d bases, at most %d", blob.Digest, len(from), maxDeltaBases)
+	}
+	for _, text := range from {
 		d.Bases = append(d.Bases, digest.Digest(text))
 	}
 	for _, named := range append([]digest.Digest{d.Layer.Digest}, d.Bases...) {
 		if err := named.Validate(); err != nil {
-			return d, fmt.Errorf("delta %s names %q: %w", blob.Digest, named, ErrDamaged)
+			return d, fmt.Errorf("delta %s names %q", blob.Digest, named)
 		}
 	}
 	return d, nil
@@ -82,12 +97,9 @@ func (w namedContent) addDeltas(manifest digest.Digest, config *ocispec.Descript
 		w.deltaBlobs[config.Digest] = config.Size
 	}
 	for _, blob := range blobs {
-		if err := blob.Digest.Validate(); err != nil || blob.Size < 0 {
-			return fmt.Errorf("manifest %s names %q of %d bytes: %w", manifest, blob.Digest, blob.Size, ErrDamaged)
-		}
-		d, err := parseDelta(blob)
+		d, err := ParseDelta(blob)
 		if err != nil {
-			return err
+			return fmt.Errorf("manifest %s: %w: %w", manifest, err, ErrDamaged)
 		}
 		w.deltaBlobs[blob.Digest] = blob.Size
 		w.deltas[d.Layer.Digest] = d

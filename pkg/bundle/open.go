@@ -29,6 +29,7 @@ var besides = map[string]string{
 	TypeCatalogue: "a catalogue of packages for kapp-controller: name one of its versions",
 	TypeClosure:   "the closure of a runtime: name the runtime",
 	TypeArgoCD:    "a manifest for Argo CD: name its runtime",
+	TypeDeltas:    "deltas of a runtime: name the runtime",
 }
 
 // Artifact is an opened bundle or runtime.

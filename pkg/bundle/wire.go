@@ -17,6 +17,8 @@ const (
 	// TypeArgoCD is the artifactType of the manifests by which Argo CD fetches what is in a
 	// bundle or a runtime, and of the index over them.
 	TypeArgoCD = "application/vnd.krtpkg.argocd.v1"
+	// TypeDeltas is the artifactType of a manifest of deltas that make layers of its subject.
+	TypeDeltas = "application/vnd.krtpkg.deltas.v1"
 
 	// mediaTypeLayer is Docker's: imgpkg copies no other, and every registry and client
 	// takes it in an OCI manifest.

@@ -215,6 +215,11 @@ type Transfer struct {
 	// CopiedItems are those that were copied.
 	CopiedItems int64 `json:"copiedItems"`
 	CopiedBytes int64 `json:"copiedBytes"`
+	// MadeItems are the copied layers that were made from published deltas, MadeBytes their size, and
+	// DeltaBytes the size of the deltas, which were read instead.
+	MadeItems  int64 `json:"madeItems,omitempty"`
+	MadeBytes  int64 `json:"madeBytes,omitempty"`
+	DeltaBytes int64 `json:"deltaBytes,omitempty"`
 	// MountedItems are those that the registry took from another of its repositories.
 	MountedItems int64 `json:"mountedItems"`
 	// PresentItems are those that the target had; PresentBytes is their size, and that
@@ -227,6 +232,8 @@ type Transfer struct {
 	Base []string `json:"base,omitempty"`
 	// Layers are those of images that the base lacks, of an export with --delta.
 	Layers []ExportedLayer `json:"layers,omitempty"`
+	// Deltas are what push --delta-from published.
+	Deltas []PublishedDeltas `json:"deltas,omitempty"`
 	// Volumes is how many volumes an archive has, and AbsentVolumes which of them are still to be imported.
 	Volumes       int   `json:"volumes,omitempty"`
 	AbsentVolumes []int `json:"absentVolumes,omitempty"`
@@ -242,6 +249,28 @@ type Root struct {
 	// BundleCount and ImageCount are how many it has.
 	BundleCount int `json:"bundleCount"`
 	ImageCount  int `json:"imageCount"`
+}
+
+// Delta is the result of krtpkg delta; it is of the new version.
+type Delta struct {
+	Outcome
+	// DryRun is set if nothing was published.
+	DryRun bool `json:"dryRun,omitempty"`
+	Artifact
+	// Deltas are what was published, from each of the old versions.
+	Deltas []PublishedDeltas `json:"deltas"`
+}
+
+// PublishedDeltas are the deltas from one version to another.
+type PublishedDeltas struct {
+	// From is the reference of the old version.
+	From string `json:"from"`
+	// Digest is that of the manifest that lists the deltas; absent if there is none.
+	Digest string `json:"digest,omitempty"`
+	// SavedBytes is how many bytes less a copy reads.
+	SavedBytes int64 `json:"savedBytes"`
+	// Layers are those that the old version lacks.
+	Layers []ExportedLayer `json:"layers"`
 }
 
 // ExportedLayer is a layer that the base lacks, and how it travels.

@@ -101,6 +101,7 @@ var verbs = map[string]func() Result{
 	"check":            func() Result { return new(Check) },
 	"copy":             func() Result { return new(Transfer) },
 	"delete":           func() Result { return new(Apply) },
+	"delta":            func() Result { return new(Delta) },
 	"doctor":           func() Result { return new(Doctor) },
 	"export":           func() Result { return new(Transfer) },
 	"graph":            func() Result { return new(Graph) },

@@ -91,13 +91,23 @@ func (m *layerMaker) checkSize(layer ocispec.Descriptor) error {
 }
 
 func (m *layerMaker) apply(ctx context.Context, layer ocispec.Descriptor, from io.Reader) (io.ReadCloser, error) {
+	return applyDelta(ctx, m.deltas[layer.Digest], layer, from, m.bases, m.dir)
+}
+
+// applyDelta returns the layer that a delta makes of those bases that its manifest names.
+func applyDelta(ctx context.Context, listed archive.Delta, layer ocispec.Descriptor, from io.Reader, bases content.Fetcher, dir string) (io.ReadCloser, error) {
 	d, err := delta.Open(from)
 	if err != nil {
 		return nil, err
 	}
+	for _, b := range d.Bases {
+		if !slices.Contains(listed.Bases, b.Digest) {
+			return nil, fmt.Errorf("it is made from %s, which its manifest does not name: %w", b.Digest, delta.ErrDamaged)
+		}
+	}
 	return d.Apply(ctx, layer.Digest, layer.Size, func(ctx context.Context, b delta.Base) (io.ReadCloser, error) {
-		return m.bases.Fetch(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: b.Digest, Size: b.Size})
-	}, delta.Options{Dir: m.dir})
+		return bases.Fetch(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: b.Digest, Size: b.Size})
+	}, delta.Options{Dir: dir})
 }
 
 type madeLayer struct {

@@ -13,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
@@ -117,6 +118,9 @@ func (g *attachmentSearch) search(ctx context.Context, s attachSubject, depth in
 		if desc.ArtifactType == closureType {
 			continue // every copy makes a new one
 		}
+		if desc.ArtifactType == bundle.TypeDeltas && g.leaveDeltas(desc, s.store) {
+			continue
+		}
 		if !g.isWanted(desc) {
 			g.leftBehind++
 			continue
@@ -189,6 +193,9 @@ func (g *attachmentSearch) addReferrer(ctx context.Context, from content.Fetcher
 		return false, fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
 	}
 	if m.Subject == nil || m.Subject.Digest != subject.Digest || m.ArtifactType == closureType {
+		return false, nil
+	}
+	if m.ArtifactType == bundle.TypeDeltas && g.leaveDeltas(desc, from) {
 		return false, nil
 	}
 	if (g.options.Attached == "" || g.options.Attached == AttachedKnown) && !isKnown(m) {

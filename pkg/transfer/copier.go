@@ -38,6 +38,8 @@ type copier struct {
 	present map[digest.Digest]bool
 	// referrersBefore holds the referrers that the target had before, by subject.
 	referrersBefore map[digest.Digest][]ocispec.Descriptor
+
+	deltas publishedDeltas
 }
 
 // Optional abilities of targets.
@@ -265,7 +267,11 @@ func (c *copier) copyBlob(ctx context.Context, t topManifest) error {
 		c.markPresent(t.desc)
 		return nil
 	}
-	return c.sendBlob(ctx, c.nodes[t.desc.Digest])
+	n := c.nodes[t.desc.Digest]
+	if made, err := c.sendFromDelta(ctx, n); made || err != nil {
+		return err
+	}
+	return c.sendBlob(ctx, n)
 }
 
 // sendBlob copies or mounts one blob.

@@ -65,6 +65,8 @@ type Deltas struct {
 	// Layers are all layers that the base lacks, the largest first.
 	Layers []LayerDelta
 
+	// from are the roots of the base.
+	from     []digest.Digest
 	dir      string
 	list     []archive.Delta
 	manifest []byte
@@ -79,6 +81,11 @@ type Deltas struct {
 func (p *Plan) MakeDeltas(ctx context.Context, base []*Plan, has func(digest.Digest) bool, o DeltaOptions) (_ *Deltas, err error) {
 	o.MinLayer, o.MaxShare = cmp.Or(o.MinLayer, defaultMinLayer), cmp.Or(o.MaxShare, defaultMaxShare)
 	d := &Deltas{layers: map[digest.Digest]digest.Digest{}}
+	for _, b := range base {
+		for _, r := range b.roots {
+			d.from = append(d.from, r.desc.Digest)
+		}
+	}
 	if d.dir, err = os.MkdirTemp(o.Dir, "krtpkg-deltas-*"); err != nil {
 		return nil, err
 	}

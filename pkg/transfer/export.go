@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -168,6 +169,9 @@ type Difference struct {
 	// Items and Bytes count the whole plan, ThereItems and ThereBytes the part that the target has.
 	Items, ThereItems int
 	Bytes, ThereBytes int64
+	// MadeItems count the layers that would be made from published deltas, MadeBytes is their size and
+	// DeltaBytes that of the deltas.
+	MadeItems, MadeBytes, DeltaBytes int64
 }
 
 // Compare compares the plan with the content of a target. It writes nothing.
@@ -177,14 +181,22 @@ func (p *Plan) Compare(ctx context.Context, dst oras.GraphTarget) (*Difference, 
 	if err := c.findPresent(ctx, tops); err != nil {
 		return nil, err
 	}
+	d := &Difference{Items: len(p.nodes), Bytes: p.Size()}
 	err := c.forEach(ctx, c.lackingItems(tops, false), func(ctx context.Context, t topManifest) error {
 		there, err := dst.Exists(ctx, t.desc)
 		if err == nil && there {
 			c.markPresent(t.desc)
 		}
-		return err
+		if err != nil || there {
+			return err
+		}
+		if made := c.findDelta(ctx, c.nodes[t.desc.Digest]); made != nil {
+			atomic.AddInt64(&d.MadeItems, 1)
+			atomic.AddInt64(&d.MadeBytes, t.desc.Size)
+			atomic.AddInt64(&d.DeltaBytes, made.Blob.Size)
+		}
+		return nil
 	})
-	d := &Difference{Items: len(p.nodes), Bytes: p.Size()}
 	for digest, n := range p.nodes {
 		if c.present[digest] {
 			d.ThereItems++

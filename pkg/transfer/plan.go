@@ -40,6 +40,8 @@ type Plan struct {
 	// for other platforms are copied if they exist.
 	sourceLimit platformSet
 	stores      storeCache
+	// deltaManifests are manifests of deltas that were found next to what is copied.
+	deltaManifests []deltaManifest
 
 	// budget limits the memory for the manifests and bundles of the plan.
 	budget *oci.Budget

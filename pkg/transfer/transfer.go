@@ -67,9 +67,11 @@ type Options struct {
 	IsVerified func(manifest digest.Digest) bool
 	// NoImageSignatures leaves out what is attached to workload images.
 	NoImageSignatures bool
-	// TemporaryDir is the folder of the temporary files that an import makes layers with; the
+	// TemporaryDir is the folder of the temporary files that layers are made with from deltas; the
 	// system's when empty.
 	TemporaryDir string
+	// WholeLayers copies layers whole, though deltas of them are published next to the root.
+	WholeLayers bool
 	// Concurrency is how many items are copied at once; 4 when zero.
 	Concurrency int
 	// Progress receives events; nil drops them.
@@ -90,6 +92,9 @@ type Report struct {
 	// PresentBytes is the size of what was there, items and the parts of items that an earlier attempt had
 	// sent, as far as it was looked at.
 	PresentBytes int64
+	// Made counts the copied layers that were made from published deltas, MadeBytes is their size and
+	// DeltaBytes that of the deltas, which were read instead.
+	Made, MadeBytes, DeltaBytes int64
 }
 
 // RootReport describes a copied root.
