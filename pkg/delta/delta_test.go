@@ -389,3 +389,26 @@ func TestVersion1IsRead(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A layer that is not a tar, and what follows the end of one, is made from its old version too, and is never taken
+// for other content of the same size.
+func TestLayersThatAreNotTars(t *testing.T) {
+	t.Parallel()
+	behind := func(seed uint64) []byte {
+		return append(packTar(t, file{"licence", text(1, 3000)}), program(seed, 30)...)
+	}
+	for name, pair := range map[string][2][]byte{
+		"another file":            {program(1, 60), program(1, 60, 7)},
+		"same size, other bytes":  {text(1, 3000), text(2, 3000)},
+		"behind the end of a tar": {behind(1), behind(2)},
+	} {
+		data, made := makeDelta(t, pair[1], pair[0])
+		got, err := apply(t, data, digest.FromBytes(pair[1]), int64(len(pair[1])), sourceOf(pair[0]))
+		if err != nil || !bytes.Equal(got, pair[1]) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name == "another file" && made.Size > int64(len(pair[1]))/5 {
+			t.Errorf("%s: delta of %d bytes for %d", name, made.Size, len(pair[1]))
+		}
+	}
+}

@@ -148,20 +148,20 @@ func (p *pgzipWriter) Close() error { return p.endBlock(true) }
 
 // undoneLayer is a layer as a tar, with what it takes to compress it again.
 type undoneLayer struct {
-	tar        *scratchFile
+	tar        *Scratch
 	encoder    Encoder
 	gzipHeader []byte
 }
 
 // undoCompression returns the tar of a layer and the encoder that gives the layer again.
-func undoCompression(ctx context.Context, packed *scratchFile, dir string) (_ *undoneLayer, err error) {
+func undoCompression(ctx context.Context, packed *Scratch, dir string) (_ *undoneLayer, err error) {
 	magic := make([]byte, len(zstdMagic))
 	if n, err := packed.ReadAt(magic, 0); err != nil && err != io.EOF {
 		return nil, err
 	} else if magic = magic[:n]; bytes.Equal(magic, zstdMagic) {
 		return nil, ErrEncoder
 	}
-	tar, err := newScratchFile(dir)
+	tar, err := NewScratch(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func readGzipHeader(r io.Reader) ([]byte, error) {
 const gzipTrailer = 8
 
 // inflate writes what a gzip stream has as its only member.
-func inflate(ctx context.Context, w io.Writer, packed *scratchFile, from int64) error {
+func inflate(ctx context.Context, w io.Writer, packed *Scratch, from int64) error {
 	in := bufio.NewReaderSize(contextReader{ctx, packed.section(from, packed.size-from)}, 1<<16)
 	unpacked := flate.NewReader(in)
 	defer unpacked.Close()
@@ -264,7 +264,7 @@ func inflate(ctx context.Context, w io.Writer, packed *scratchFile, from int64) 
 }
 
 // givesAgain reports whether an encoder compresses a tar to the bytes of a gzip stream.
-func givesAgain(ctx context.Context, encoder Encoder, tar, packed *scratchFile, from int64) (bool, error) {
+func givesAgain(ctx context.Context, encoder Encoder, tar, packed *Scratch, from int64) (bool, error) {
 	same := &comparingWriter{want: bufio.NewReaderSize(packed.section(from, packed.size-from), 1<<16)}
 	err := compressTo(ctx, same, encoder, tar.section(0, tar.size))
 	if err == nil {

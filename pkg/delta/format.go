@@ -23,7 +23,8 @@ const (
 	maxHeader = 64 << 10
 	maxBases  = 16
 	// maxPart is how large the control of a part, its additions and its extra bytes may be, each.
-	maxPart = 8 << 20
+	maxPart    = 8 << 20
+	copyBuffer = 256 << 10
 	// maxOp is the longest operation in a control.
 	maxOp = 3 * binary.MaxVarintLen64
 )
@@ -137,7 +138,7 @@ func (p *partWriter) writeOp(o op) error {
 // addBytes adds the bytes that an operation takes from the delta.
 func (p *partWriter) addBytes(o op) error {
 	if o.kind == opCopy {
-		return nil
+		return p.checkCopy(o)
 	}
 	data := make([]byte, o.size)
 	if _, err := p.target.ReadAt(data, o.new); err != nil {
@@ -159,6 +160,24 @@ func (p *partWriter) addBytes(o op) error {
 		n := min(len(data), codedAtOnce)
 		p.additions.codeBytes(have[:n], data[:n])
 		have, data = have[n:], data[n:]
+	}
+	return nil
+}
+
+// checkCopy returns an error if a copy would give other bytes than the tar has.
+func (p *partWriter) checkCopy(o op) error {
+	have, want := make([]byte, min(o.size, copyBuffer)), make([]byte, min(o.size, copyBuffer))
+	for at := int64(0); at < o.size; at += copyBuffer {
+		n := min(o.size-at, copyBuffer)
+		if _, err := p.old.ReadAt(have[:n], o.old+at); err != nil {
+			return err
+		}
+		if _, err := p.target.ReadAt(want[:n], o.new+at); err != nil {
+			return err
+		}
+		if !bytes.Equal(have[:n], want[:n]) {
+			return fmt.Errorf("copy of %d bytes at byte %d of the tar gives other bytes: please report this", o.size, o.new)
+		}
 	}
 	return nil
 }

@@ -57,7 +57,9 @@ type tarEntry struct {
 	name string
 	// start is where its headers begin, with what fills the block before them.
 	start, content, size int64
-	sum                  [sha256.Size]byte
+	// blank is set for a rest of a few zeros: that is at the end of every tar, and no reason to read a base.
+	blank bool
+	sum   [sha256.Size]byte
 }
 
 func (e tarEntry) end() int64 { return e.content + e.size }
@@ -66,8 +68,8 @@ func (e tarEntry) end() int64 { return e.content + e.size }
 const maxTarEntries = 1_000_000
 
 // listEntries returns the entries of a tar. Where it is not a tar, or no more, the rest is one entry
-// without a name.
-func listEntries(ctx context.Context, file *scratchFile) ([]tarEntry, error) {
+// without a name: the blocks at its end, or a layer that is another file.
+func listEntries(ctx context.Context, file *Scratch) ([]tarEntry, error) {
 	section := file.section(0, file.size)
 	reader := tar.NewReader(section)
 	var all []tarEntry
@@ -92,18 +94,36 @@ func listEntries(ctx context.Context, file *scratchFile) ([]tarEntry, error) {
 			break
 		}
 		if e.size > 0 {
-			sum := sha256.New()
-			if _, err := io.Copy(sum, file.section(e.content, e.size)); err != nil {
+			if err := e.hashContent(file); err != nil {
 				return nil, err
 			}
-			sum.Sum(e.sum[:0])
 		}
 		all, end = append(all, e), e.end()
 	}
 	if end < file.size {
-		all = append(all, tarEntry{start: end, content: end, size: file.size - end})
+		rest := tarEntry{start: end, content: end, size: file.size - end}
+		if err := rest.hashContent(file); err != nil {
+			return nil, err
+		}
+		if rest.size <= maxHeaders {
+			data := make([]byte, rest.size)
+			if _, err := file.ReadAt(data, rest.content); err != nil {
+				return nil, err
+			}
+			rest.blank = len(bytes.TrimLeft(data, "\x00")) == 0
+		}
+		all = append(all, rest)
 	}
 	return all, nil
+}
+
+func (e *tarEntry) hashContent(file *Scratch) error {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, file.section(e.content, e.size)); err != nil {
+		return err
+	}
+	sum.Sum(e.sum[:0])
+	return nil
 }
 
 // isSparse reports whether the content of an entry is not as long as it says.
@@ -130,10 +150,8 @@ func (p *pairing) addOldEntry(e tarEntry) {
 	if e.size > 0 {
 		keep(p.bySum, e.sum, i)
 	}
-	if e.name != "" {
-		keep(p.byName, e.name, i)
-		keep(p.byStem, stemOf(e.name), i)
-	}
+	keep(p.byName, e.name, i)
+	keep(p.byStem, stemOf(e.name), i)
 }
 
 // keep sets a key that is not set.
@@ -174,14 +192,14 @@ func (p *pairing) relative(e tarEntry) (tarEntry, bool) {
 	if !ok {
 		i, ok = p.byStem[stemOf(e.name)]
 	}
-	if !ok || e.name == "" {
+	if !ok {
 		return tarEntry{}, false
 	}
 	return p.entries[i], true
 }
 
 // findOps returns the operations that make a tar of bases.
-func findOps(ctx context.Context, old *baseSet, target *scratchFile, maxMemory int64) ([]op, error) {
+func findOps(ctx context.Context, old *baseSet, target *Scratch, maxMemory int64) ([]op, error) {
 	p := &pairing{bySum: map[[sha256.Size]byte]int{}, byName: map[string]int{}, byStem: map[string]int{}}
 	for i, file := range old.tars {
 		entries, err := listEntries(ctx, file)
@@ -212,7 +230,7 @@ func findOps(ctx context.Context, old *baseSet, target *scratchFile, maxMemory i
 // finder finds operations, one part of the tar after the other.
 type finder struct {
 	old       *baseSet
-	target    *scratchFile
+	target    *Scratch
 	maxMemory int64
 	list      opList
 	// have and want are contents that are compared, index is that of have: memory to be used again.
@@ -221,6 +239,10 @@ type finder struct {
 }
 
 func (f *finder) addEntry(ctx context.Context, p *pairing, e tarEntry) error {
+	if e.blank {
+		f.list.appendOp(opExtra, e.size, 0)
+		return nil
+	}
 	relative, related := p.relative(e)
 	if err := f.addHeaders(e, relative, related); err != nil {
 		return err

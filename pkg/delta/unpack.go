@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/klauspost/compress/gzip"
@@ -21,52 +20,6 @@ const maxRatio = 1100
 // maxTarSize returns how large the tar of a layer may be.
 func maxTarSize(size int64) int64 { return size*maxRatio + 1<<16 }
 
-// scratchFile is a temporary file. It has no name where the system allows that, so that nothing is left of
-// a process that was killed.
-type scratchFile struct {
-	*os.File
-	size int64
-	// named is set if the file is to be removed when it is closed.
-	named bool
-}
-
-func newScratchFile(dir string) (*scratchFile, error) {
-	file, err := os.CreateTemp(dir, "krtpkg-delta-*")
-	if err != nil {
-		return nil, &scratchError{err}
-	}
-	return &scratchFile{File: file, named: os.Remove(file.Name()) != nil}, nil
-}
-
-// scratchError reports that a temporary file cannot be written: a full disk is not a damaged layer.
-type scratchError struct{ err error }
-
-func (e *scratchError) Error() string { return "temporary file: " + e.err.Error() }
-
-func (e *scratchError) Unwrap() error { return e.err }
-
-func (f *scratchFile) Write(p []byte) (int, error) {
-	n, err := f.File.Write(p)
-	f.size += int64(n)
-	if err != nil {
-		err = &scratchError{err}
-	}
-	return n, err
-}
-
-// ReadFrom keeps [io.Copy] from passing by Write.
-func (f *scratchFile) ReadFrom(r io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{f}, r)
-}
-
-func (f *scratchFile) Close() error {
-	err := f.File.Close()
-	if f.named {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
-}
-
 // baseError returns the error of a base, unless it is one of a temporary file.
 func baseError(base digest.Digest, err error) error {
 	var scratch *scratchError
@@ -76,19 +29,14 @@ func baseError(base digest.Digest, err error) error {
 	return &BaseError{base, err}
 }
 
-// section returns a range of the file.
-func (f *scratchFile) section(from, size int64) *io.SectionReader {
-	return io.NewSectionReader(f.File, from, size)
-}
-
 // fetchLayer stores a layer in a temporary file and checks its digest.
-func fetchLayer(ctx context.Context, layer Layer, dir string) (_ *scratchFile, err error) {
+func fetchLayer(ctx context.Context, layer Layer, dir string) (_ *Scratch, err error) {
 	body, err := layer.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	file, err := newScratchFile(dir)
+	file, err := NewScratch(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +64,7 @@ type Base struct {
 // baseSet are bases as tars, one after the other: a delta gives places in it.
 type baseSet struct {
 	bases []Base
-	tars  []*scratchFile
+	tars  []*Scratch
 	// starts are where each begins, and where the last ends.
 	starts []int64
 }
@@ -134,7 +82,7 @@ func unpackBases(ctx context.Context, layers []Layer, dir string) (*baseSet, err
 	return set, nil
 }
 
-func (s *baseSet) addBase(base Base, file *scratchFile) {
+func (s *baseSet) addBase(base Base, file *Scratch) {
 	s.bases, s.tars = append(s.bases, base), append(s.tars, file)
 	s.starts = append(s.starts, s.starts[len(s.starts)-1]+file.size)
 }
@@ -187,7 +135,7 @@ func (s *baseSet) dropUnused(ops []op) []Base {
 	}
 	shift := make([]int64, len(s.tars))
 	kept, dropped := &baseSet{starts: []int64{0}}, int64(0)
-	var left []*scratchFile
+	var left []*Scratch
 	for i, file := range s.tars {
 		shift[i] = dropped
 		if used[i] {
@@ -219,13 +167,13 @@ func (s *baseSet) Close() error {
 
 // unpackLayer writes a layer as a tar of at most limit bytes to a temporary file, and checks its
 // digest.
-func unpackLayer(ctx context.Context, layer Layer, limit int64, dir string) (_ *scratchFile, err error) {
+func unpackLayer(ctx context.Context, layer Layer, limit int64, dir string) (_ *Scratch, err error) {
 	body, err := layer.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	file, err := newScratchFile(dir)
+	file, err := NewScratch(dir)
 	if err != nil {
 		return nil, err
 	}

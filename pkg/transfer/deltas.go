@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -25,7 +23,7 @@ import (
 
 // DeltaOptions are the parameters of [Plan.MakeDeltas].
 type DeltaOptions struct {
-	// Dir is the folder of the deltas and of temporary files; the system's when empty.
+	// Dir is the folder of the deltas and other temporary files; the system's when empty.
 	Dir string
 	// MinLayer is the size of layers from which on a delta is made, 64 KiB when zero.
 	MinLayer int64
@@ -67,28 +65,45 @@ type Deltas struct {
 
 	// from are the roots of the base.
 	from     []digest.Digest
-	dir      string
+	spool    *deltaSpool
 	list     []archive.Delta
 	manifest []byte
-	// manifestDigest is that of manifest, layers what deltas make by their own digests.
+	// manifestDigest is that of manifest.
 	manifestDigest digest.Digest
-	layers         map[digest.Digest]digest.Digest
+}
+
+// deltaSpool is a temporary file of deltas, one after the other.
+type deltaSpool struct {
+	file *delta.Scratch
+	end  int64
+	// starts are where deltas begin.
+	starts map[digest.Digest]int64
+}
+
+// keep keeps a delta that was written at the end.
+func (s *deltaSpool) keep(desc ocispec.Descriptor) {
+	if _, known := s.starts[desc.Digest]; !known {
+		s.starts[desc.Digest] = s.end
+		s.end += desc.Size
+	}
 }
 
 // MakeDeltas makes deltas of the layers of images that has does not report, from layers of the base:
-// plans of what the site has. They are files until the caller closes the result. The same layers give
+// plans of what the site has. They are in a file until the caller closes the result. The same layers give
 // the same deltas.
 func (p *Plan) MakeDeltas(ctx context.Context, base []*Plan, has func(digest.Digest) bool, o DeltaOptions) (_ *Deltas, err error) {
 	o.MinLayer, o.MaxShare = cmp.Or(o.MinLayer, defaultMinLayer), cmp.Or(o.MaxShare, defaultMaxShare)
-	d := &Deltas{layers: map[digest.Digest]digest.Digest{}}
+	d := &Deltas{}
 	for _, b := range base {
 		for _, r := range b.roots {
 			d.from = append(d.from, r.desc.Digest)
 		}
 	}
-	if d.dir, err = os.MkdirTemp(o.Dir, "krtpkg-deltas-*"); err != nil {
+	file, err := delta.NewScratch(o.Dir)
+	if err != nil {
 		return nil, err
 	}
+	d.spool = &deltaSpool{file: file, starts: map[digest.Digest]int64{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close())
@@ -122,8 +137,8 @@ func (p *Plan) MakeDeltas(ctx context.Context, base []*Plan, has func(digest.Dig
 	return d, err
 }
 
-// Close removes the files.
-func (d *Deltas) Close() error { return os.RemoveAll(d.dir) }
+// Close removes the deltas.
+func (d *Deltas) Close() error { return d.spool.file.Close() }
 
 // Saved returns how many bytes less the deltas have than their layers.
 func (d *Deltas) Saved() (saved int64) {
@@ -168,6 +183,8 @@ func (p *Plan) lackingLayers(base []*Plan, has func(digest.Digest) bool) []lacki
 	images := p.layersOfImages()
 	for _, key := range slices.Sorted(maps.Keys(images)) {
 		for _, image := range images[key] {
+			kept := digestSet(image.layers)
+			isKept := func(d digest.Digest) bool { return kept[d] }
 			for at, layer := range image.layers {
 				n := p.nodes[layer.Digest]
 				if n == nil || n.data != nil || has(layer.Digest) {
@@ -176,7 +193,7 @@ func (p *Plan) lackingLayers(base []*Plan, has func(digest.Digest) bool) []lacki
 				if byLayer[layer.Digest] == nil {
 					byLayer[layer.Digest] = &lackingLayer{desc: n.desc, image: image.image, from: n.from}
 				}
-				byLayer[layer.Digest].addRelatives(at, image.layers, old[key], stores)
+				byLayer[layer.Digest].addRelatives(at, isKept, old[key], stores)
 			}
 		}
 	}
@@ -228,29 +245,25 @@ func (p *Plan) addLayers(found map[string][]imageLayers, reference, key string, 
 
 // addRelatives adds the layers of earlier versions of an image that a layer may be made from: first
 // those that the image has no more, the nearest in place before others, then the rest.
-func (l *lackingLayer) addRelatives(at int, layers []ocispec.Descriptor, old []imageLayers, stores map[digest.Digest]content.Fetcher) {
-	distance := func(i int) int { return max(i-at, at-i) }
+func (l *lackingLayer) addRelatives(at int, isKept func(digest.Digest) bool, old []imageLayers, stores map[digest.Digest]content.Fetcher) {
 	for _, image := range old {
-		order := make([]int, len(image.layers))
-		for i := range order {
-			order[i] = i
-		}
-		isKept := func(i int) int {
-			if slices.ContainsFunc(layers, func(d ocispec.Descriptor) bool { return d.Digest == image.layers[i].Digest }) {
-				return 1
-			}
-			return 0
-		}
-		slices.SortStableFunc(order, func(a, b int) int {
-			return cmp.Or(cmp.Compare(isKept(a), isKept(b)), cmp.Compare(distance(a), distance(b)))
-		})
-		for _, i := range order {
-			desc := image.layers[i]
-			known := slices.ContainsFunc(l.relatives, func(r relativeLayer) bool { return r.desc.Digest == desc.Digest })
-			if from := stores[desc.Digest]; !known && from != nil && !oci.IsForeign(desc) && len(l.relatives) < maxRelatives {
-				l.relatives = append(l.relatives, relativeLayer{bareDescriptor(desc), from})
+		for _, kept := range []bool{false, true} {
+			for away := 0; away < max(len(image.layers), at+1) && len(l.relatives) < maxRelatives; away++ {
+				for _, i := range slices.Compact([]int{at - away, at + away}) {
+					if i >= 0 && i < len(image.layers) && isKept(image.layers[i].Digest) == kept {
+						l.addRelative(image.layers[i], stores[image.layers[i].Digest])
+					}
+				}
 			}
 		}
+	}
+}
+
+// addRelative adds a layer that can be read, unless it is known or there are enough.
+func (l *lackingLayer) addRelative(desc ocispec.Descriptor, from content.Fetcher) {
+	known := slices.ContainsFunc(l.relatives, func(r relativeLayer) bool { return r.desc.Digest == desc.Digest })
+	if !known && from != nil && !oci.IsForeign(desc) && len(l.relatives) < maxRelatives {
+		l.relatives = append(l.relatives, relativeLayer{bareDescriptor(desc), from})
 	}
 }
 
@@ -265,17 +278,13 @@ func (p *Plan) makeDelta(ctx context.Context, d *Deltas, l lackingLayer, o Delta
 		result.Why = "the base has no earlier version of the image"
 		return result, nil
 	}
-	file, err := os.Create(filepath.Join(d.dir, l.desc.Digest.Encoded()))
-	if err != nil {
-		return nil, err
-	}
 	var bases []delta.Layer
 	for _, relative := range l.relatives {
 		bases = append(bases, deltaLayer(relative.desc, relative.from))
 	}
 	hash := digest.Canonical.Digester()
-	made, err := delta.Make(ctx, io.MultiWriter(file, hash.Hash()), deltaLayer(l.desc, l.from), bases, delta.Options{Dir: d.dir, MaxMemory: o.MaxMemory})
-	err = errors.Join(err, file.Close())
+	out := io.MultiWriter(io.NewOffsetWriter(d.spool.file.File, d.spool.end), hash.Hash())
+	made, err := delta.Make(ctx, out, deltaLayer(l.desc, l.from), bases, delta.Options{Dir: o.Dir, MaxMemory: o.MaxMemory})
 	var base *delta.BaseError
 	switch {
 	case ctx.Err() != nil:
@@ -291,14 +300,14 @@ func (p *Plan) makeDelta(ctx context.Context, d *Deltas, l lackingLayer, o Delta
 		result.Why = fmt.Sprintf("a delta would have %d %% of it", made.Size*100/l.desc.Size)
 	}
 	if result.Why != "" {
-		return result, os.Remove(file.Name())
+		return result, nil
 	}
 	entry := archive.Delta{Layer: l.desc, Blob: ocispec.Descriptor{MediaType: archive.TypeDelta, Digest: hash.Digest(), Size: made.Size}}
 	for _, b := range made.Bases {
 		entry.Bases = append(entry.Bases, b.Digest)
 	}
 	d.list = append(d.list, entry)
-	d.layers[entry.Blob.Digest] = entry.Layer.Digest
+	d.spool.keep(entry.Blob)
 	result.DeltaSize, result.Bases, result.Encoder = made.Size, entry.Bases, made.Encoder.String()
 	return result, nil
 }
@@ -339,14 +348,18 @@ func (d *Deltas) AddTo(c archive.Contents) archive.Contents {
 // WithDeltas returns a source of contents with deltas; rest has everything else.
 func (d *Deltas) WithDeltas(rest content.Fetcher) content.Fetcher { return deltaFetcher{d, rest} }
 
+type spooledDelta struct{ *io.SectionReader }
+
+func (spooledDelta) Close() error { return nil }
+
 type deltaFetcher struct {
 	*Deltas
 	rest content.Fetcher
 }
 
 func (f deltaFetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	if layer, ok := f.layers[desc.Digest]; ok {
-		return os.Open(filepath.Join(f.dir, layer.Encoded()))
+	if start, ok := f.spool.starts[desc.Digest]; ok {
+		return spooledDelta{io.NewSectionReader(f.spool.file, start, desc.Size)}, nil
 	}
 	switch desc.Digest {
 	case f.manifestDigest:

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -414,4 +415,39 @@ func TestDamagedDeltas(t *testing.T) {
 	if _, err := dst.Resolve(t.Context(), roots[1].Digest.String()); !errors.Is(err, errdef.ErrNotFound) {
 		t.Error(err)
 	}
+}
+
+// A thousand deltas are made, listed, carried and applied, with as little memory and as few files as one.
+func TestThousandDeltas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	const count = 1000
+	layers := func(release int) (list [][]byte) {
+		for i := range count {
+			random := rand.New(rand.NewPCG(uint64(i), 0))
+			content := make([]byte, 2500)
+			for k := range content {
+				content[k] = byte(random.IntN(256))
+			}
+			copy(content[1000:], fmt.Sprint("release ", release))
+			list = append(list, content)
+		}
+		return list
+	}
+	old := w.runtime(w.bundle("a", w.imageOfLayers("amd64", layers(0)...)))
+	root := w.runtime(w.bundle("a", w.imageOfLayers("amd64", layers(1)...)))
+	complete, dst := newLayout(t), newLayout(t)
+	w.mustCopy(old, complete)
+	w.mustCopy(root, complete)
+	w.mustCopy(old, dst)
+	plan, base := planOf(t, complete, root, transfer.Options{}), planOf(t, complete, old, transfer.Options{})
+	deltas, contents := deltaArchive(t, plan, base, transfer.DeltaOptions{MinLayer: 1, MaxShare: 100})
+	names := writeDeltas(t, plan, deltas, contents)
+	if c, err := archive.CheckFile(t.Context(), names[0], nil); err != nil || c.Deltas != count {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	if err := importWays["file"](t, names, dst, transfer.Options{TemporaryDir: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, contentOf(t, dst, root), contentOf(t, complete, root))
 }
