@@ -357,6 +357,9 @@ func TestEncodersGiveTheSameBytes(t *testing.T) {
 	content := append(program(7, 150), text(1, 70_000)...)
 	all := sha256.New()
 	for _, e := range delta.Candidates() {
+		if e.Name == "zlib" || e.Name == "gnu" {
+			continue // see TestZlibVectors
+		}
 		var out bytes.Buffer
 		if err := delta.CompressTo(t.Context(), &out, e, bytes.NewReader(content)); err != nil {
 			t.Fatal(err)

@@ -19,7 +19,8 @@ import (
 type Encoder struct {
 	// Name is "go" for compress/flate of Go (docker, containerd, buildkit, ko, crane, kaniko),
 	// "klauspost" for github.com/klauspost/compress, "pgzip" for its blocks of
-	// github.com/klauspost/pgzip (buildah, podman), and "none" for a tar as it is.
+	// github.com/klauspost/pgzip (buildah, podman), "zlib" for that library (jib, bazel, Python), "gnu" for
+	// GNU gzip, and "none" for a tar as it is.
 	Name string `json:"name"`
 	// Level is the encoder's, -2 for Huffman codes alone.
 	Level int `json:"level,omitempty"`
@@ -45,6 +46,8 @@ const (
 	encoderGo        = "go"
 	encoderKlauspost = "klauspost"
 	encoderPgzip     = "pgzip"
+	encoderZlib      = "zlib"
+	encoderGNU       = "gnu"
 )
 
 // candidates returns all encoders, the frequent ones first.
@@ -57,9 +60,13 @@ func candidates() (all []Encoder) {
 	add(encoderGo, 0, 6, 1, 9)
 	add(encoderPgzip, 1<<20, 5, 6, 9, 1)
 	add(encoderKlauspost, 0, 5, 6, 9, 1)
+	add(encoderZlib, 0, 6, 9, 1)
+	add(encoderGNU, 0, 6, 9)
 	add(encoderGo, 0, 2, 3, 4, 5, 7, 8, stdflate.HuffmanOnly, stdflate.NoCompression)
 	add(encoderKlauspost, 0, 2, 3, 4, 7, 8, flate.HuffmanOnly)
 	add(encoderPgzip, 1<<20, 2, 3, 4, 7, 8, flate.HuffmanOnly)
+	add(encoderZlib, 0, 2, 3, 4, 5, 7, 8)
+	add(encoderGNU, 0, 1, 2, 3, 4, 5, 7, 8)
 	for _, block := range []int{100_000, 128 << 10, 250_000, 256 << 10, 500_000, 512 << 10, 1_000_000, 2 << 20, 4 << 20} {
 		add(encoderPgzip, block, 5, 6, 9, 1)
 	}
@@ -79,6 +86,11 @@ func (e Encoder) check() error {
 			return fmt.Errorf("encoder %s has blocks of %d bytes: %w", e.Name, e.Block, ErrDamaged)
 		}
 		return nil
+	case encoderZlib, encoderGNU:
+		if e.Level < 1 || e.Level >= len(zlibLevels) {
+			return fmt.Errorf("encoder %s has level %d: %w", e.Name, e.Level, ErrDamaged)
+		}
+		return nil
 	}
 	return &VersionError{fmt.Sprintf("encoder %q", e.Name)}
 }
@@ -90,6 +102,8 @@ func (e Encoder) newWriter(w io.Writer) (io.WriteCloser, error) {
 		return stdflate.NewWriter(w, e.Level)
 	case encoderKlauspost:
 		return flate.NewWriter(w, e.Level)
+	case encoderZlib, encoderGNU:
+		return newZlibWriter(w, e.Level, e.Name == encoderGNU), nil
 	case encoderPgzip:
 		encoder, err := flate.NewWriterDict(io.Discard, e.Level, nil)
 		return &pgzipWriter{w: w, encoder: encoder, block: make([]byte, 0, e.Block)}, err
