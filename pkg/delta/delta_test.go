@@ -135,6 +135,13 @@ var encoders = []struct {
 		}
 		return z, err
 	}},
+	{"zstd's default, as containerd and buildkit", "zstd -2", func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }},
+	{"zstd at its fastest", "zstd -1", func(w io.Writer) (io.WriteCloser, error) {
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	}},
+	{"zstd at its best", "zstd -4", func(w io.Writer) (io.WriteCloser, error) {
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
+	}},
 	{"no compression", "uncompressed", func(w io.Writer) (io.WriteCloser, error) { return nopCloser{w}, nil }},
 }
 
@@ -315,6 +322,21 @@ func TestDeltaInLittleMemory(t *testing.T) {
 	}
 }
 
+// zstdOfLibrary returns a frame as libzstd makes it, of one raw block and without a checksum.
+func zstdOfLibrary(t *testing.T) []byte {
+	t.Helper()
+	frame := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x20, 5, 1 | 5<<3, 0, 0, 'a', 't', 'a', 'r', '.'}
+	decoder, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer decoder.Close()
+	if got, err := decoder.DecodeAll(frame, nil); err != nil || string(got) != "atar." {
+		t.Fatalf("%q, %v", got, err)
+	}
+	return frame
+}
+
 // What cannot be compressed to the same bytes again travels whole.
 func TestUnknownEncoders(t *testing.T) {
 	t.Parallel()
@@ -333,7 +355,8 @@ func TestUnknownEncoders(t *testing.T) {
 		"flushed in between": compress(t, after[1000:], flushed),
 		"two members":        append(goGzip(t, after[:5000]), goGzip(t, after[5000:])...),
 		"something follows":  append(goGzip(t, after), 0),
-		"zstd":               encoder.EncodeAll(after, nil),
+		"zstd of two frames": append(encoder.EncodeAll(after[:5000], nil), encoder.EncodeAll(after[5000:], nil)...),
+		"zstd of another":    zstdOfLibrary(t),
 		"no trailer":         goGzip(t, after)[:100],
 		"other method":       append([]byte{0x1f, 0x8b, 7}, make([]byte, 30)...),
 		"header alone":       {0x1f, 0x8b, 8},
@@ -355,20 +378,24 @@ func TestUnknownEncoders(t *testing.T) {
 func TestEncodersGiveTheSameBytes(t *testing.T) {
 	t.Parallel()
 	content := append(program(7, 150), text(1, 70_000)...)
-	all := sha256.New()
-	for _, e := range delta.Candidates() {
-		if e.Name == "zlib" || e.Name == "gnu" {
-			continue // see TestZlibVectors
+	for want, encoders := range map[string][]delta.Encoder{
+		"7d7b79c2f5788ba5b6b5d5172343f120c148d49baeb8aba9941b3b86279cec15": delta.Candidates(),
+		"7baecf77a591ef029b6808b681510c713f39b261a003508d552531c6371998ac": delta.ZstdCandidates(),
+	} {
+		all := sha256.New()
+		for _, e := range encoders {
+			if e.Name == "zlib" || e.Name == "gnu" {
+				continue // see TestZlibVectors
+			}
+			var out bytes.Buffer
+			if err := delta.CompressTo(t.Context(), &out, e, bytes.NewReader(content)); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(all, "%s %x\n", e, sha256.Sum256(out.Bytes()))
 		}
-		var out bytes.Buffer
-		if err := delta.CompressTo(t.Context(), &out, e, bytes.NewReader(content)); err != nil {
-			t.Fatal(err)
+		if got := fmt.Sprintf("%x", all.Sum(nil)); got != want {
+			t.Errorf("got %s, want %s", got, want)
 		}
-		fmt.Fprintf(all, "%s %x\n", e, sha256.Sum256(out.Bytes()))
-	}
-	const want = "7d7b79c2f5788ba5b6b5d5172343f120c148d49baeb8aba9941b3b86279cec15"
-	if got := fmt.Sprintf("%x", all.Sum(nil)); got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Encoder is a way to compress a tar. Which bytes an encoder gives depends on its code:
@@ -20,9 +21,10 @@ type Encoder struct {
 	// Name is "go" for compress/flate of Go (docker, containerd, buildkit, ko, crane, kaniko),
 	// "klauspost" for github.com/klauspost/compress, "pgzip" for its blocks of
 	// github.com/klauspost/pgzip (buildah, podman), "zlib" for that library (jib, bazel, Python), "gnu" for
-	// GNU gzip, and "none" for a tar as it is.
+	// GNU gzip, "zstd" for github.com/klauspost/compress/zstd (containerd, buildkit, buildah), and "none" for a
+	// tar as it is.
 	Name string `json:"name"`
-	// Level is the encoder's, -2 for Huffman codes alone.
+	// Level is the encoder's, -2 for Huffman codes alone; of zstd 1 to 4, fastest to best.
 	Level int `json:"level,omitempty"`
 	// Block is the size of the blocks of pgzip.
 	Block int `json:"block,omitempty"`
@@ -48,7 +50,16 @@ const (
 	encoderPgzip     = "pgzip"
 	encoderZlib      = "zlib"
 	encoderGNU       = "gnu"
+	encoderZstd      = "zstd"
 )
+
+// zstdCandidates returns the encoders of zstd, the frequent ones first.
+func zstdCandidates() (all []Encoder) {
+	for _, level := range []zstd.EncoderLevel{zstd.SpeedDefault, zstd.SpeedBetterCompression, zstd.SpeedBestCompression, zstd.SpeedFastest} {
+		all = append(all, Encoder{Name: encoderZstd, Level: int(level)})
+	}
+	return all
+}
 
 // candidates returns all encoders, the frequent ones first.
 func candidates() (all []Encoder) {
@@ -91,11 +102,16 @@ func (e Encoder) check() error {
 			return fmt.Errorf("encoder %s has level %d: %w", e.Name, e.Level, ErrDamaged)
 		}
 		return nil
+	case encoderZstd:
+		if level := zstd.EncoderLevel(e.Level); level < zstd.SpeedFastest || level > zstd.SpeedBestCompression {
+			return fmt.Errorf("encoder %s has level %d: %w", e.Name, e.Level, ErrDamaged)
+		}
+		return nil
 	}
 	return &VersionError{fmt.Sprintf("encoder %q", e.Name)}
 }
 
-// newWriter returns a writer of deflate; closing it ends the stream.
+// newWriter returns a writer of deflate or zstd; closing it ends the stream.
 func (e Encoder) newWriter(w io.Writer) (io.WriteCloser, error) {
 	switch e.Name {
 	case encoderGo:
@@ -104,6 +120,8 @@ func (e Encoder) newWriter(w io.Writer) (io.WriteCloser, error) {
 		return flate.NewWriter(w, e.Level)
 	case encoderZlib, encoderGNU:
 		return newZlibWriter(w, e.Level, e.Name == encoderGNU), nil
+	case encoderZstd:
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevel(e.Level)), zstd.WithEncoderConcurrency(1))
 	case encoderPgzip:
 		encoder, err := flate.NewWriterDict(io.Discard, e.Level, nil)
 		return &pgzipWriter{w: w, encoder: encoder, block: make([]byte, 0, e.Block)}, err
@@ -172,8 +190,8 @@ func undoCompression(ctx context.Context, packed *Scratch, dir string) (_ *undon
 	magic := make([]byte, len(zstdMagic))
 	if n, err := packed.ReadAt(magic, 0); err != nil && err != io.EOF {
 		return nil, err
-	} else if magic = magic[:n]; bytes.Equal(magic, zstdMagic) {
-		return nil, ErrEncoder
+	} else {
+		magic = magic[:n]
 	}
 	tar, err := NewScratch(dir)
 	if err != nil {
@@ -184,18 +202,27 @@ func undoCompression(ctx context.Context, packed *Scratch, dir string) (_ *undon
 			err = errors.Join(err, tar.Close())
 		}
 	}()
-	if !bytes.HasPrefix(magic, gzipMagic) {
+	if !bytes.HasPrefix(magic, gzipMagic) && !bytes.Equal(magic, zstdMagic) {
 		_, err := io.Copy(tar, contextReader{ctx, packed.section(0, packed.size)})
 		return &undoneLayer{tar: tar, encoder: Encoder{Name: encoderNone}}, err
 	}
-	header, err := readGzipHeader(packed.section(0, packed.size))
-	if err != nil {
-		return nil, err
+	var header []byte
+	encoders := zstdCandidates()
+	if bytes.Equal(magic, zstdMagic) {
+		in := contextReader{ctx, packed.section(0, packed.size)}
+		if err := decompress(tar, in, maxTarSize(packed.size)); err != nil {
+			return nil, err
+		}
+	} else {
+		encoders = candidates()
+		if header, err = readGzipHeader(packed.section(0, packed.size)); err != nil {
+			return nil, err
+		}
+		if err := inflate(ctx, tar, packed, int64(len(header))); err != nil {
+			return nil, err
+		}
 	}
-	if err := inflate(ctx, tar, packed, int64(len(header))); err != nil {
-		return nil, err
-	}
-	for _, encoder := range candidates() {
+	for _, encoder := range encoders {
 		same, err := givesAgain(ctx, encoder, tar, packed, int64(len(header)))
 		if err != nil {
 			return nil, err
@@ -277,7 +304,7 @@ func inflate(ctx context.Context, w io.Writer, packed *Scratch, from int64) erro
 	return err
 }
 
-// givesAgain reports whether an encoder compresses a tar to the bytes of a gzip stream.
+// givesAgain reports whether an encoder compresses a tar to the bytes of a stream from a place on.
 func givesAgain(ctx context.Context, encoder Encoder, tar, packed *Scratch, from int64) (bool, error) {
 	same := &comparingWriter{want: bufio.NewReaderSize(packed.section(from, packed.size-from), 1<<16)}
 	err := compressTo(ctx, same, encoder, tar.section(0, tar.size))
@@ -293,7 +320,7 @@ func givesAgain(ctx context.Context, encoder Encoder, tar, packed *Scratch, from
 	return false, err
 }
 
-// compressTo writes a deflate stream and the trailer of gzip.
+// compressTo writes a deflate stream and the trailer of gzip, or a stream of zstd.
 func compressTo(ctx context.Context, w io.Writer, encoder Encoder, tar io.Reader) error {
 	out, err := encoder.newWriter(w)
 	if err != nil {
@@ -304,7 +331,7 @@ func compressTo(ctx context.Context, w io.Writer, encoder Encoder, tar io.Reader
 	if err != nil {
 		return err
 	}
-	if err := out.Close(); err != nil {
+	if err := out.Close(); err != nil || encoder.Name == encoderZstd {
 		return err
 	}
 	trailer := binary.LittleEndian.AppendUint32(nil, sum.Sum32())

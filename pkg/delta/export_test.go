@@ -1,6 +1,7 @@
 package delta
 
 var (
-	Candidates = candidates
-	CompressTo = compressTo
+	Candidates     = candidates
+	ZstdCandidates = zstdCandidates
+	CompressTo     = compressTo
 )
