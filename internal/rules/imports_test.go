@@ -31,6 +31,7 @@ var order = []string{
 	"pkg/pkgrepo",
 	"pkg/resources",
 	"pkg/render",
+	"pkg/gate",
 	"pkg/serve",
 	"pkg/mirror",
 	"pkg/transfer",
@@ -70,7 +71,7 @@ var only = map[string][]string{
 	"oras.land/oras-go/v2/content/oci": {},
 	"os/exec":                          {"internal/worker", "internal/gitcredential"},
 	"log":                              {"pkg/render"}, // to keep helm and kustomize off it
-	"log/slog":                         {},
+	"log/slog":                         {"internal/cli"},
 }
 
 // forTests are packages that only tests, the demo and the benchmarks import.

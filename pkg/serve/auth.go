@@ -38,16 +38,16 @@ func RequireLogin(next http.Handler, login Login) http.Handler {
 				client = r.RemoteAddr
 			}
 			if ok, err = login(r.Context(), client, user, password); err != nil {
-				refuseBody(w, r)
+				RefuseBody(w, r)
 				w.Header().Set("Retry-After", "1")
-				replyError(w, r, &registryError{http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many logins at once"})
+				ReplyError(w, r, &Error{http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many logins at once"})
 				return
 			}
 		}
 		if !ok {
-			refuseBody(w, r)
+			RefuseBody(w, r)
 			w.Header().Set("WWW-Authenticate", `Basic realm="krtpkg"`)
-			replyError(w, r, &registryError{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
+			ReplyError(w, r, &Error{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -61,11 +61,11 @@ func KeepOutPages(next http.Handler, local bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case isOfAnotherSite(r):
-			refuseBody(w, r)
-			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "access from other sites is not allowed"})
+			RefuseBody(w, r)
+			ReplyError(w, r, &Error{http.StatusForbidden, "DENIED", "access from other sites is not allowed"})
 		case local && !isLoopback(r.Host):
-			refuseBody(w, r)
-			replyError(w, r, &registryError{http.StatusForbidden, "DENIED", "this registry is only reachable as localhost"})
+			RefuseBody(w, r)
+			ReplyError(w, r, &Error{http.StatusForbidden, "DENIED", "this registry is only reachable as localhost"})
 		default:
 			next.ServeHTTP(w, r)
 		}

@@ -37,42 +37,43 @@ const (
 	refusedBody = 2 * time.Second
 )
 
-// registryError is an error as the specification has it.
-type registryError struct {
-	status        int
-	code, message string
+// Error is an error as the specification has it (distribution-spec v1.1, error codes).
+type Error struct {
+	// Status is HTTP's, Code the specification's.
+	Status        int
+	Code, Message string
 }
 
-func (p *registryError) Error() string { return p.message }
+func (e *Error) Error() string { return e.Message }
 
 func newUnknownError(code, what string) error {
-	return &registryError{http.StatusNotFound, code, what + " is not here"}
+	return &Error{http.StatusNotFound, code, what + " is not here"}
 }
 
 // ServeHTTP answers GET and HEAD.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	refuseBody(w, r)
+	RefuseBody(w, r)
 	if err := s.handleRequest(w, r); err != nil {
-		replyError(w, r, err)
+		ReplyError(w, r, err)
 	}
 }
 
 func (s *Server) handleRequest(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		return &registryError{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry is read-only"}
+		return &Error{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry is read-only"}
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/v2/")
 	switch {
 	case !ok && r.URL.Path != "/v2":
 		return newUnknownError("NAME_UNKNOWN", r.URL.Path)
 	case path == "" || !ok:
-		return replyData(w, r, "application/json", []byte("{}"))
+		return ReplyData(w, r, "application/json", []byte("{}"))
 	case path == "_catalog":
 		return s.handleCatalog(w, r)
 	}
-	name, kind, reference, err := parsePath(path)
+	name, kind, reference, err := ParsePath(path)
 	if err != nil {
 		return err
 	}
@@ -92,17 +93,17 @@ func (s *Server) handleRequest(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// parsePath takes a path apart: NAME/manifests/REFERENCE and so on. A name may have parts that are
-// called so too: the last one counts.
-func parsePath(path string) (name, kind, reference string, err error) {
+// ParsePath takes a path below /v2/ apart: NAME/manifests/REFERENCE and so on. A name may have parts that are
+// called so too: the last one counts. The error is an [*Error].
+func ParsePath(path string) (name, kind, reference string, err error) {
 	parts := strings.Split(path, "/")
 	if len(parts) < 3 {
 		return "", "", "", newUnknownError("NAME_UNKNOWN", path)
 	}
 	last := len(parts) - 1
 	name, kind, reference = strings.Join(parts[:last-1], "/"), parts[last-1], parts[last]
-	if !isRepository(name) {
-		return "", "", "", &registryError{http.StatusBadRequest, "NAME_INVALID", "invalid repository name"}
+	if !IsRepository(name) {
+		return "", "", "", &Error{http.StatusBadRequest, "NAME_INVALID", "invalid repository name"}
 	}
 	byDigest := digest.Digest(reference).Validate() == nil
 	switch {
@@ -110,14 +111,15 @@ func parsePath(path string) (name, kind, reference string, err error) {
 		(kind == "blobs" || kind == "referrers") && byDigest:
 		return name, kind, reference, nil
 	case kind == "blobs" || kind == "referrers":
-		return "", "", "", &registryError{http.StatusBadRequest, "DIGEST_INVALID", "invalid digest"}
+		return "", "", "", &Error{http.StatusBadRequest, "DIGEST_INVALID", "invalid digest"}
 	case kind == "manifests":
-		return "", "", "", &registryError{http.StatusBadRequest, "MANIFEST_INVALID", "invalid tag or digest"}
+		return "", "", "", &Error{http.StatusBadRequest, "MANIFEST_INVALID", "invalid tag or digest"}
 	}
 	return "", "", "", newUnknownError("NAME_UNKNOWN", path)
 }
 
-func isRepository(name string) bool { return len(name) <= maxName && repositoryName.MatchString(name) }
+// IsRepository reports whether a name is a repository's.
+func IsRepository(name string) bool { return len(name) <= maxName && repositoryName.MatchString(name) }
 
 func (s *Server) handleCatalog(w http.ResponseWriter, r *http.Request) error {
 	var list []string
@@ -127,7 +129,7 @@ func (s *Server) handleCatalog(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	slices.Sort(list)
-	return replyPage(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
+	return ReplyPage(w, r, list, func(page []string) any { return map[string]any{"repositories": page} })
 }
 
 func (s *Server) replyTags(w http.ResponseWriter, r *http.Request, name string, repo *repository) error {
@@ -135,11 +137,11 @@ func (s *Server) replyTags(w http.ResponseWriter, r *http.Request, name string, 
 	if err != nil {
 		return err
 	}
-	return replyPage(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
+	return ReplyPage(w, r, tags, func(page []string) any { return map[string]any{"name": name, "tags": page} })
 }
 
-// replyPage answers with a part of a list (distribution-spec v1.1, listing tags).
-func replyPage(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
+// ReplyPage answers with a part of a sorted list (distribution-spec v1.1, listing tags).
+func ReplyPage(w http.ResponseWriter, r *http.Request, list []string, view func([]string) any) error {
 	query := r.URL.Query()
 	if last := query.Get("last"); last != "" {
 		at, found := slices.BinarySearch(list, last)
@@ -151,7 +153,7 @@ func replyPage(w http.ResponseWriter, r *http.Request, list []string, view func(
 	if text := query.Get("n"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 {
-			return &registryError{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is not a number"}
+			return &Error{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is not a number"}
 		}
 		if n < len(list) {
 			list = list[:n]
@@ -168,7 +170,7 @@ func replyPage(w http.ResponseWriter, r *http.Request, list []string, view func(
 	if err != nil {
 		return err
 	}
-	return replyData(w, r, "application/json", data)
+	return ReplyData(w, r, "application/json", data)
 }
 
 // handleManifest sends a manifest that has been read, and is what its digest says.
@@ -186,7 +188,7 @@ func (s *Server) handleManifest(w http.ResponseWriter, r *http.Request, repo *re
 	}
 	w.Header().Set("Docker-Content-Digest", desc.Digest.String())
 	w.Header().Set("ETag", strconv.Quote(desc.Digest.String()))
-	return replyData(w, r, desc.MediaType, data)
+	return ReplyData(w, r, desc.MediaType, data)
 }
 
 func (s *Server) resolveReference(ctx context.Context, repo *repository, reference string) (ocispec.Descriptor, error) {
@@ -261,18 +263,19 @@ func (s *Server) handleReferrers(w http.ResponseWriter, r *http.Request, d diges
 	if err != nil {
 		return err
 	}
-	return replyData(w, r, ocispec.MediaTypeImageIndex, data)
+	return ReplyData(w, r, ocispec.MediaTypeImageIndex, data)
 }
 
-// refuseBody gives a body that nobody reads little time: who sends one slowly keeps no
+// RefuseBody gives the body of a request that nobody reads little time: who sends one slowly keeps no
 // connection by it.
-func refuseBody(w http.ResponseWriter, r *http.Request) {
+func RefuseBody(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBody)) // not every writer has one
 	}
 }
 
-func replyData(w http.ResponseWriter, r *http.Request, mediaType string, data []byte) error {
+// ReplyData answers with data, of which HEAD has only the size.
+func ReplyData(w http.ResponseWriter, r *http.Request, mediaType string, data []byte) error {
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.WriteHeader(http.StatusOK)
@@ -282,16 +285,17 @@ func replyData(w http.ResponseWriter, r *http.Request, mediaType string, data []
 	return nil
 }
 
-func replyError(w http.ResponseWriter, r *http.Request, err error) {
-	p := &registryError{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged or was removed"}
+// ReplyError answers with an error; one that is not an [*Error] says nothing of what is inside.
+func ReplyError(w http.ResponseWriter, r *http.Request, err error) {
+	p := &Error{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged or was removed"}
 	errors.As(err, &p)
-	data, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": p.code, "message": p.message}}})
+	data, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": p.Code, "message": p.Message}}})
 	if err != nil {
 		panic(err) // strings can be encoded
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
-	w.WriteHeader(p.status)
+	w.WriteHeader(p.Status)
 	if r.Method != http.MethodHead {
 		w.Write(data)
 	}

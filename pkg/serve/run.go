@@ -16,6 +16,11 @@ const moment = time.Second
 // accepts nothing new, waits a moment for running requests, and returns the context's error. It
 // always closes the listener.
 func Run(ctx context.Context, listener net.Listener, handler http.Handler, certificate *tls.Certificate) error {
+	return RunWithGrace(ctx, listener, handler, certificate, moment)
+}
+
+// RunWithGrace is [Run] with another time for running requests.
+func RunWithGrace(ctx context.Context, listener net.Listener, handler http.Handler, certificate *tls.Certificate, grace time.Duration) error {
 	// How long a transfer takes is not limited: layers are large and lines are thin.
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	ended := make(chan error, 1)
@@ -32,7 +37,7 @@ func Run(ctx context.Context, listener net.Listener, handler http.Handler, certi
 		return errors.Join(err, server.Close())
 	case <-ctx.Done():
 	}
-	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), moment)
+	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	if server.Shutdown(soon) != nil {
 		server.Close()

@@ -181,7 +181,7 @@ func (s *Server) openRoots(ctx context.Context, o Options) (opened []openedRoot,
 func (s *Server) Roots() []Root { return s.roots }
 
 func (s *Server) addRoot(store Store, source transfer.Source, name string) error {
-	if !isRepository(name) {
+	if !IsRepository(name) {
 		return fmt.Errorf("%q is not a repository name", name)
 	}
 	r := repositoryNamed(s.repositories, name)

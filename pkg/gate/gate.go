@@ -1,0 +1,265 @@
+// Package gate is a read-only registry in front of others that answers only what a trust policy accepts: what a
+// verified root is, what its lock names, and what is attached to that.
+//
+// Call [New] and serve the gate, which is an [net/http.Handler]. It keeps what tags lead to in a folder, so that they do
+// not go back over a restart, and blobs in another if one is given. [Gate.Close] ends it.
+//
+// # Promises
+//
+// A manifest is answered only if a verdict on it stands under the policy as it is now. Content is hashed by the gate before the last
+// of it is sent. The media type, the size and the digest of an answer come from the content, never from upstream's
+// headers. What cannot be decided, for whatever reason, is not answered.
+package gate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"oras.land/oras-go/v2"
+
+	"krtpkg.dev/krtpkg/pkg/serve"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+// Repository is a repository of a registry behind the gate. What it returns is not trusted.
+type Repository interface {
+	oras.ReadOnlyGraphTarget
+	// Tags calls fn with the tags after last, a page at a time.
+	Tags(ctx context.Context, last string, fn func(tags []string) error) error
+}
+
+// Upstream is a registry, or a part of one, behind the gate.
+type Upstream struct {
+	// Name is the first part of the names of its repositories at the gate; all names are of a single upstream
+	// without one.
+	Name string
+	// Prefix is REGISTRY[/PATH], to which the rest of the name is added.
+	Prefix string
+	// Open returns a repository, named REGISTRY/PATH.
+	Open func(ctx context.Context, repository string) (Repository, error)
+}
+
+// Options are the parameters of a gate.
+type Options struct {
+	// Upstreams are the registries behind the gate; at least one.
+	Upstreams []Upstream
+	// LoadPolicy loads the policy. It is called at the start, and again when one of the policy's files has changed. While
+	// it returns an error, or no policy, everything is refused.
+	LoadPolicy func(ctx context.Context) (*trust.Policy, error)
+	// PolicyFiles are watched in addition to the policy's own file and those that it names.
+	PolicyFiles []string
+	// StateDir is the folder for what tags lead to.
+	StateDir string
+	// CacheDir is the folder for blobs and manifests, CacheBytes its limit; nothing is kept on disk when empty.
+	CacheDir   string
+	CacheBytes int64
+	// Images has the policy's rules for images hold, too.
+	Images bool
+	// AllowRenamedTags lets a tag that is a version lead to another one.
+	AllowRenamedTags bool
+	// AllowDowngrade lets a tag go back to an older version, or over to other content of the same version or to
+	// another name.
+	AllowDowngrade bool
+	// Login is who may ask; everybody when nil.
+	Login serve.Login
+	// Refresh is how long answers of upstream that may change are kept, and refusals; 10 seconds when zero.
+	Refresh time.Duration
+	// Recheck is how long a verdict holds at most; 10 minutes when zero.
+	Recheck time.Duration
+	// Watch is how often the policy's files are looked at; 2 seconds when zero.
+	Watch time.Duration
+	// Timeout is how long upstream may take for an answer other than a blob; 10 seconds when zero.
+	Timeout time.Duration
+	// Report receives what happens; nil drops it. It is called from many goroutines.
+	Report func(Event)
+}
+
+// The kinds of events.
+const (
+	EventRefused  = "refused"  // something was asked for and not answered
+	EventVerified = "verified" // a root was verified
+	EventKept     = "kept"     // a tag stays where it was
+	EventMoved    = "moved"    // a tag leads to something new
+	EventPolicy   = "policy"   // the policy was loaded, or cannot be
+	EventUpstream = "upstream" // upstream fails, or answers again
+	EventState    = "state"    // the state or the cache cannot be written
+)
+
+// Event is something that happened.
+type Event struct {
+	Kind string
+	// Repository is the name upstream, Reference a tag or a digest, Digest what it leads to. Any may be empty.
+	Repository, Reference, Digest string
+	// Client is the address of who asked; empty where nobody did.
+	Client string
+	// Name and Version are the root's, Signers who signed it.
+	Name, Version, Signers string
+	// Err is why; nil for what went well.
+	Err error
+}
+
+// Gate answers requests. It is safe for concurrent use.
+type Gate struct {
+	o       Options
+	ruling  atomic.Pointer[ruling]
+	memory  *manifestMemory
+	cache   *blobCache
+	state   *stateFolder
+	metrics metrics
+	// health has that of each upstream.
+	health  []health
+	handler http.Handler
+	// verifying limits how many roots are verified at once, each of which takes memory.
+	verifying chan struct{}
+
+	ctx  context.Context
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	mu           sync.Mutex
+	repositories map[string]*repository
+	// recalled is when what is in the state was last verified, under recalledFor.
+	recalled    time.Time
+	recalledFor *ruling
+}
+
+const (
+	// maxRepositories is how many repositories are known at once.
+	maxRepositories = 10_000
+	// maxVerifying is how many roots are verified at once.
+	maxVerifying = 2
+)
+
+// New returns a gate. A policy that cannot be loaded is an error here, and refuses everything later.
+func New(ctx context.Context, o Options) (*Gate, error) {
+	o.Refresh = cmp.Or(o.Refresh, 10*time.Second)
+	o.Recheck = cmp.Or(o.Recheck, 10*time.Minute)
+	o.Watch = cmp.Or(o.Watch, 2*time.Second)
+	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
+	if o.Report == nil {
+		o.Report = func(Event) {}
+	}
+	if err := checkUpstreams(o.Upstreams); err != nil {
+		return nil, err
+	}
+	g := &Gate{o: o, memory: newManifestMemory(maxMemory), verifying: make(chan struct{}, maxVerifying), repositories: map[string]*repository{}, health: make([]health, len(o.Upstreams))}
+	var err error
+	if g.state, err = openState(o.StateDir); err != nil {
+		return nil, err
+	}
+	if o.CacheDir != "" {
+		if g.cache, err = openCache(o.CacheDir, o.CacheBytes); err != nil {
+			return nil, errors.Join(err, g.state.close())
+		}
+	}
+	g.ctx, g.stop = context.WithCancel(context.WithoutCancel(ctx))
+	first := g.loadRuling(ctx)
+	if first.err != nil {
+		return nil, errors.Join(first.err, g.Close())
+	}
+	g.ruling.Store(first)
+	g.handler = serve.RequireLogin(http.HandlerFunc(g.serveRegistry), o.Login)
+	g.done.Go(g.watchPolicy)
+	return g, nil
+}
+
+// Close ends what runs in the background.
+func (g *Gate) Close() error {
+	g.stop()
+	g.done.Wait()
+	if g.cache != nil {
+		g.cache.close()
+	}
+	return g.state.close()
+}
+
+func checkUpstreams(all []Upstream) error {
+	if len(all) == 0 {
+		return errors.New("no upstream registry")
+	}
+	seen := map[string]bool{}
+	for _, u := range all {
+		switch {
+		case u.Name == "" && len(all) > 1:
+			return fmt.Errorf("upstream %s: one of several needs a name", u.Prefix)
+		case u.Name != "" && !serve.IsRepository(u.Name):
+			return fmt.Errorf("upstream %s: %q is not a repository name", u.Prefix, u.Name)
+		case seen[u.Name]:
+			return fmt.Errorf("upstream %s: the name %s is taken", u.Prefix, u.Name)
+		}
+		seen[u.Name] = true
+	}
+	return nil
+}
+
+// findUpstream returns the number of the upstream of a name at the gate, -1 for none, that with the longest name if several match, and the
+// name there.
+func (g *Gate) findUpstream(name string) (number int, where string) {
+	number = -1
+	for i := range g.o.Upstreams {
+		u := &g.o.Upstreams[i]
+		rest := name
+		if u.Name != "" {
+			var matches bool
+			if rest, matches = strings.CutPrefix(name, u.Name+"/"); !matches {
+				continue
+			}
+		}
+		if number < 0 || len(u.Name) > len(g.o.Upstreams[number].Name) {
+			number, where = i, u.Prefix+"/"+rest
+		}
+	}
+	return number, where
+}
+
+// findRepository returns the repository of a name at the gate, or nil if the name is of no upstream.
+func (g *Gate) findRepository(name string) (*repository, error) {
+	number, where := g.findUpstream(name)
+	if number < 0 {
+		return nil, nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r := g.repositories[where]; r != nil {
+		return r, nil
+	}
+	saved, err := g.state.load(where)
+	if err != nil {
+		return nil, err
+	}
+	if len(g.repositories) >= maxRepositories {
+		g.dropRepository()
+	}
+	r := newRepository(g, name, where, number, saved)
+	g.repositories[where] = r
+	return r, nil
+}
+
+// dropRepository forgets a repository of which nothing was answered, or else any: what is lost is found again.
+func (g *Gate) dropRepository() {
+	var chosen string
+	for where, r := range g.repositories {
+		if chosen = where; r.isUnused() {
+			break
+		}
+	}
+	delete(g.repositories, chosen)
+}
+
+// listRepositories returns all that are known.
+func (g *Gate) listRepositories() []*repository {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all := make([]*repository, 0, len(g.repositories))
+	for _, r := range g.repositories {
+		all = append(all, r)
+	}
+	return all
+}

@@ -1,0 +1,422 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+	"krtpkg.dev/krtpkg/pkg/trust"
+)
+
+// role is what a digest is to a verified root. One digest may be several things.
+type role uint8
+
+const (
+	isRoot   role = 1 << iota // the root itself
+	isBundle                  // a bundle in its lock
+	isImage                   // an image in a lock, or the manifest of a platform
+	isBlob                    // a config or a layer of a root or a bundle
+	isImageBlob
+
+	anyManifest = isRoot | isBundle | isImage
+	anyBlob     = isBlob | isImageBlob
+	// fromAnywhere is what may be answered in any repository: what an image is does not depend on its name. A root or
+	// a bundle is accepted by the rule of its place.
+	fromAnywhere = isImage | isImageBlob
+)
+
+// item is a digest that a root names.
+type item struct {
+	role role
+	// size is by the manifest that names it; -1 if none does, but a lock.
+	size int64
+}
+
+// verdict is what the policy says of a root.
+type verdict struct {
+	root digest.Digest
+	// err is why it is refused; nil if it is accepted.
+	err error
+	// until is when it is looked at again.
+	until time.Time
+
+	name, version, signers string
+	// rootLayer is the layer of the root, by which its manifest for Argo CD is known.
+	rootLayer digest.Digest
+	// names are the images of the locks by their upstream names, REGISTRY/PATH:TAG.
+	names map[string]digest.Digest
+	// lookups are the names that were asked for to verify it.
+	lookups []string
+
+	mu       sync.Mutex
+	items    map[digest.Digest]item
+	expanded bool
+}
+
+func (v *verdict) add(d digest.Digest, role role, size int64) {
+	known, ok := v.items[d]
+	if !ok || known.size < 0 {
+		known.size = size
+	}
+	known.role |= role
+	v.items[d] = known
+}
+
+// addBlobs adds what a manifest names. Sizes that are not possible are refused when they are asked for.
+func (v *verdict) addBlobs(m *oci.Manifest, role role) {
+	for _, b := range m.Blobs() {
+		if b.Digest.Validate() == nil {
+			v.add(b.Digest, role, b.Size)
+		}
+	}
+}
+
+func (v *verdict) find(d digest.Digest) (item, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	found, ok := v.items[d]
+	return found, ok
+}
+
+// maxVerifyTime is how long the verification of a root may take.
+const maxVerifyTime = 10 * time.Minute
+
+// decide verifies a root under a ruling; last is an earlier verdict under the same one, or nil. An error that is not of the root, but
+// of upstream, is returned and no verdict.
+func (r *repository) decide(ctx context.Context, now *ruling, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
+	ctx, cancel := context.WithTimeout(ctx, maxVerifyTime)
+	defer cancel()
+	select {
+	case r.g.verifying <- struct{}{}:
+		defer func() { <-r.g.verifying }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	started := time.Now()
+	r.g.metrics.verifications.Add(1)
+	store := r.upstream.newAttempt()
+	v, err := r.verifyRoot(ctx, now, store, desc, last)
+	if err == nil {
+		v.until = now.nextChange(started, started.Add(r.g.o.Recheck))
+		v.lookups = store.names
+		store.save()
+		r.g.o.Report(Event{Kind: EventVerified, Repository: r.where, Digest: desc.Digest.String(), Name: v.name, Version: v.version, Signers: v.signers})
+		return v, nil
+	}
+	if store.failure != nil {
+		return nil, store.failure
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("verify %s: %w", desc.Digest, ctx.Err())
+	}
+	return &verdict{root: desc.Digest, err: &decidedError{err}, until: now.nextChange(started, started.Add(r.g.o.Refresh))}, nil
+}
+
+// verifyRoot verifies a root and opens its locks.
+func (r *repository) verifyRoot(ctx context.Context, now *ruling, store *attempt, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
+	if now.err != nil {
+		return nil, now.err
+	}
+	result, err := now.policy.Verify(ctx, store, desc, r.where)
+	if err != nil {
+		return nil, err
+	}
+	if last != nil && last.err == nil && !r.g.o.Images {
+		return last.copy(), nil // its locks are what they were
+	}
+	set, err := bundle.OpenSet(ctx, store, desc)
+	if err != nil {
+		return nil, err
+	}
+	if r.g.o.Images && now.policy.HasImageRules() {
+		if _, err := now.policy.VerifyImages(ctx, store, set); err != nil {
+			return nil, err
+		}
+	}
+	v := newVerdict(set)
+	v.signers = strings.Join(result.Authorities(), ", ")
+	return v, nil
+}
+
+// copy returns a verdict on the same root, to be given another time.
+func (v *verdict) copy() *verdict {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return &verdict{
+		root: v.root, name: v.name, version: v.version, signers: v.signers, rootLayer: v.rootLayer, names: v.names,
+		items: maps.Clone(v.items), expanded: v.expanded,
+	}
+}
+
+func newVerdict(set *bundle.Set) *verdict {
+	m := set.Root.Metadata()
+	v := &verdict{
+		root: set.Root.Descriptor.Digest, name: m.Name, version: m.Version,
+		names: map[string]digest.Digest{}, items: map[digest.Digest]item{},
+	}
+	v.rootLayer = set.Root.Manifest.Layers[0].Digest
+	addArtifact := func(a *bundle.Artifact, role role) {
+		v.add(a.Descriptor.Digest, role, a.Descriptor.Size)
+		for _, b := range append([]ocispec.Descriptor{a.Manifest.Config}, a.Manifest.Layers...) {
+			v.add(b.Digest, isBlob, b.Size)
+		}
+	}
+	addArtifact(set.Root, isRoot)
+	for _, b := range set.Bundles {
+		if b.Descriptor.Digest != v.root {
+			addArtifact(b, isBundle)
+		}
+		for _, locked := range b.Images {
+			d := digest.Digest(locked.Image.DigestStr())
+			v.add(d, isImage, -1)
+			if repository, tag := locked.CalledBy(); tag != "" {
+				v.names[transfer.UpstreamPath(repository)+":"+tag] = d
+			}
+		}
+	}
+	return v
+}
+
+// maxNesting is how deep manifests refer to each other.
+const maxNesting = 8
+
+// expand reads the manifests of the images, so that platforms and blobs are known that somebody asks for who has the manifests already.
+func (v *verdict) expand(ctx context.Context, upstream *upstreamClient) error {
+	v.mu.Lock()
+	done := v.expanded
+	var images []digest.Digest
+	for d, i := range v.items {
+		if i.role&isImage != 0 {
+			images = append(images, d)
+		}
+	}
+	v.mu.Unlock()
+	if done {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, d := range images {
+		group.Go(func() error { return v.expandImage(ctx, upstream, d, 0) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.expanded = true
+	return nil
+}
+
+// expandImage adds what an image is made of, as far as it is there.
+func (v *verdict) expandImage(ctx context.Context, upstream *upstreamClient, d digest.Digest, depth int) error {
+	if depth > maxNesting {
+		return nil
+	}
+	stored, err := upstream.readManifest(ctx, d)
+	if errors.Is(err, errdef.ErrNotFound) {
+		return nil // of a platform that was not copied
+	}
+	if err != nil {
+		return err
+	}
+	for _, next := range v.learn(stored.data) {
+		if err := v.expandImage(ctx, upstream, next, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learn adds what the manifest of an image names, and returns the manifests among that.
+func (v *verdict) learn(data []byte) (manifests []digest.Digest) {
+	m, err := oci.ParseManifest(data)
+	if err != nil {
+		return nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.addBlobs(m, isImageBlob)
+	for _, next := range m.Manifests {
+		if next.Digest.Validate() == nil {
+			v.add(next.Digest, isImage, next.Size)
+			manifests = append(manifests, next.Digest)
+		}
+	}
+	return manifests
+}
+
+// decidedError is the reason why a root is refused. That something is not found, say a signature, is among what was
+// decided on; it does not mean that the root is not there.
+type decidedError struct{ error }
+
+func (e *decidedError) Unwrap() error { return e.error }
+
+// Refusal is the error of what is not answered.
+type Refusal struct {
+	// Reference is what was asked for, REPOSITORY:TAG or REPOSITORY@DIGEST.
+	Reference string
+	Err       error
+}
+
+func (e *Refusal) Error() string { return e.Reference + ": " + e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *Refusal) Unwrap() error { return e.Err }
+
+// ErrNotNamed is the reason of a refusal: no verified root names what was asked for.
+var ErrNotNamed = errors.New("no verified root names it")
+
+// DowngradeError is the reason why a tag stays where it is.
+type DowngradeError struct {
+	// Name and Version are what the tag led to with Digest, NewName and so on what it leads to upstream.
+	Name, Version       string
+	Digest              digest.Digest
+	NewName, NewVersion string
+	NewDigest           digest.Digest
+}
+
+func (e *DowngradeError) Error() string {
+	led := fmt.Sprintf("it led to %s %s (%s)", e.Name, e.Version, e.Digest)
+	switch {
+	case e.NewName != e.Name:
+		return fmt.Sprintf("%s %s (%s) has another name: %s", e.NewName, e.NewVersion, e.NewDigest, led)
+	case e.NewVersion == e.Version:
+		return fmt.Sprintf("%s %s (%s) is the same version with another digest: %s", e.NewName, e.NewVersion, e.NewDigest, led)
+	}
+	return fmt.Sprintf("%s %s (%s) is older: %s", e.NewName, e.NewVersion, e.NewDigest, led)
+}
+
+// reasonOf names the reason of a refusal for the metrics.
+func reasonOf(err error) string {
+	var (
+		renamed   *bundle.TagError
+		downgrade *DowngradeError
+	)
+	switch {
+	case errors.Is(err, errNoPolicy):
+		return "no_policy"
+	case errors.As(err, &downgrade):
+		return "downgrade"
+	case errors.As(err, &renamed):
+		return "renamed_tag"
+	case errors.Is(err, sign.ErrUnsigned):
+		return "unsigned"
+	case errors.Is(err, sign.ErrNotVerified):
+		return "not_verified"
+	case errors.Is(err, trust.ErrRefused):
+		return "policy"
+	case errors.Is(err, ErrNotNamed):
+		return "not_named"
+	case errors.Is(err, errNotAttached):
+		return "attachment"
+	}
+	return "invalid"
+}
+
+// errNotAttached is the reason of a refusal of what is attached to something.
+var errNotAttached = errors.New("not answered as an attachment")
+
+// checkAttached decides on something that is attached to what is answered. Whoever can write upstream attaches what they
+// like, so it must be nothing that runs: no root, and no file system but those that are answered anyway.
+func (r *repository) checkAttached(ctx context.Context, stored storedManifest) error {
+	m, err := oci.ParseManifest(stored.data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotAttached, err)
+	}
+	switch m.ArtifactType {
+	case bundle.TypeRuntime, bundle.TypeBundle, bundle.TypeCatalogue:
+		return fmt.Errorf("%w: it is a %s and must be signed itself", errNotAttached, m.ArtifactType)
+	}
+	if oci.IsIndex(stored.mediaType) {
+		return r.checkAttachedIndex(ctx, m)
+	}
+	if len(m.Manifests) > 0 {
+		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
+	}
+	if isArgoCD(m) {
+		return r.checkArgoCD(m)
+	}
+	for _, l := range m.Layers {
+		if !isDocument(l.MediaType) {
+			return fmt.Errorf("%w: its layer %s is %q, which may be a file system", errNotAttached, l.Digest, l.MediaType)
+		}
+	}
+	return nil
+}
+
+// checkAttachedIndex accepts an index over what is answered anyway: the closure, and the manifests for Argo CD.
+func (r *repository) checkAttachedIndex(ctx context.Context, m *oci.Manifest) error {
+	if m.Config != nil || len(m.Layers) > 0 {
+		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
+	}
+	for _, next := range m.Manifests {
+		if _, _, found := r.g.findItem(r, next.Digest, anyManifest); found {
+			continue
+		}
+		stored, err := r.upstream.readManifest(ctx, next.Digest)
+		if errors.Is(err, errdef.ErrNotFound) {
+			return fmt.Errorf("%w: it names %s, which is not there", errNotAttached, next.Digest)
+		}
+		if err != nil {
+			return err
+		}
+		inner, err := oci.ParseManifest(stored.data)
+		if err == nil && !isArgoCD(inner) {
+			err = ErrNotNamed
+		}
+		if err == nil {
+			err = r.checkArgoCD(inner)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: it names %s: %w", errNotAttached, next.Digest, err)
+		}
+	}
+	return nil
+}
+
+func isArgoCD(m *oci.Manifest) bool {
+	return m.ArtifactType == bundle.TypeArgoCD && len(m.Manifests) == 0
+}
+
+// checkArgoCD accepts a manifest over the config and the layer of a root or a bundle that is answered.
+func (r *repository) checkArgoCD(m *oci.Manifest) error {
+	if m.Config == nil || len(m.Layers) != 1 {
+		return fmt.Errorf("%w: want one layer", errNotAttached)
+	}
+	for _, b := range m.Blobs() {
+		if _, found := r.findOwn(b.Digest, isBlob); !found {
+			return fmt.Errorf("%w: it names %s, which is not of a verified root or its bundles", errNotAttached, b.Digest)
+		}
+	}
+	return nil
+}
+
+// isDocument reports whether content of a media type is read, and not unpacked or run. Signatures, attestations
+// and SBOMs have no others.
+func isDocument(mediaType string) bool {
+	mediaType, _, _ = strings.Cut(strings.ToLower(mediaType), ";")
+	mediaType = strings.TrimSpace(mediaType)
+	return strings.HasSuffix(mediaType, "+json") || strings.HasSuffix(mediaType, "+xml") || strings.HasPrefix(mediaType, "text/") ||
+		slices.Contains(documentTypes, mediaType)
+}
+
+// documentTypes are those of signatures (github.com/notaryproject/specifications, PGP), and of documents without a suffix.
+var documentTypes = []string{
+	ocispec.MediaTypeEmptyJSON, "application/json", "application/xml", "application/jose", "application/cose", "application/pgp-signature",
+	"application/vnd.dev.sigstore.bundle.v0.3+json",
+}
