@@ -28,13 +28,14 @@ type serveFlags struct {
 	repository                  string
 	writable                    bool
 	trust                       trustFlags
+	gate                        gateFlags
 }
 
 func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
-		Use:   "serve ARCHIVE|oci:FOLDER...",
-		Short: "serve archives and folders as a registry, without unpacking them",
+		Use:   "serve ARCHIVE|oci:FOLDER...|--upstream REGISTRY",
+		Short: "serve archives and folders as a registry, or of another registry what a policy accepts",
 		Long: `Serve runs a read-only registry of archives and folders, for a site without a registry: krtpkg,
 kapp-controller and the nodes pull from it. It serves roots under their own names, and images also
 under their upstream names, so that nodes can use it as a mirror. Serve an archive together with its base,
@@ -42,13 +43,29 @@ and all volumes of an archive together. At the start it restores layers that an 
 in the folder for temporary files.
 
 With --writable it serves a folder as an ordinary registry that accepts pushes, for labs. Without
---htpasswd it listens only on the loopback interface, and answers only to localhost.`,
+--htpasswd it listens only on the loopback interface, and answers only to localhost.
+
+With --upstream it is a gate in front of a registry, for clients that verify nothing: it answers only
+what the policy accepts, and what the locks of verified runtimes name. Tags move on only to what
+verifies, and never back. The policy is read again when it changes.`,
 		Example: `  krtpkg serve edge-1.0.0.tar
   krtpkg serve --listen :5000 --tls-cert site.crt --tls-key site.key --htpasswd users edge-1.0.0.tar extras.tar
-  krtpkg serve --writable lab`,
+  krtpkg serve --writable lab
+  krtpkg serve --upstream registry.example/krt --policy trust.yaml --cache /var/cache/krtpkg --listen :5000 --tls-cert site.crt --tls-key site.key`,
 		GroupID: groupCarry,
-		Args:    cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(f.gate.upstreams) > 0 {
+				return nil
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := f.gate.checkGateFlags(cmd, args); err != nil {
+				return err
+			}
+			if len(f.gate.upstreams) > 0 {
+				return a.runGate(cmd.Context(), f)
+			}
 			return a.runServe(cmd.Context(), args, f)
 		},
 	}
@@ -61,6 +78,7 @@ With --writable it serves a folder as an ordinary registry that accepts pushes, 
 	f.trust.addTrustFlags(cmd)
 	f.trust.addUnsigned(cmd, "serve even if a policy file would refuse it")
 	flags.BoolVar(&f.writable, "writable", false, "accept pushes into the given folder")
+	f.gate.addGateFlags(cmd)
 	return cmd
 }
 

@@ -38,6 +38,9 @@ type repository struct {
 	refusals map[digest.Digest]refusedManifest
 	// answers are what tags lead to, for a while.
 	answers map[string]tagAnswer
+	// tags are those that would be answered, for a while.
+	tags      []string
+	tagsUntil time.Time
 	// searched is when the tags were last searched for roots.
 	searched time.Time
 
@@ -82,7 +85,7 @@ func newRepository(g *Gate, name, where string, number int, saved *savedReposito
 func (r *repository) current() *ruling {
 	now := r.g.ruling.Load()
 	if r.ruling != now {
-		r.ruling, r.searched = now, time.Time{}
+		r.ruling, r.searched, r.tagsUntil = now, time.Time{}, time.Time{}
 		r.verdicts, r.attached = map[digest.Digest]*verdict{}, map[digest.Digest]map[digest.Digest]int64{}
 		r.refusals, r.answers = map[digest.Digest]refusedManifest{}, map[string]tagAnswer{}
 	}
@@ -1009,7 +1012,15 @@ func (r *repository) describeReferrer(ctx context.Context, subject, d digest.Dig
 
 // listTags lists the tags that would be answered.
 func (r *repository) listTags(ctx context.Context) ([]string, error) {
+	r.mu.Lock()
+	r.current()
+	tags, until := r.tags, r.tagsUntil
+	r.mu.Unlock()
+	if time.Now().Before(until) {
+		return tags, nil
+	}
 	return share(ctx, r, "tags", func(ctx context.Context) ([]string, error) {
+		now := r.g.ruling.Load()
 		tags, err := r.upstream.listTags(ctx)
 		if err != nil {
 			return r.listSavedTags(ctx, err)
@@ -1037,6 +1048,11 @@ func (r *repository) listTags(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		slices.Sort(answered)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.current() == now {
+			r.tags, r.tagsUntil = answered, time.Now().Add(r.g.o.Refresh)
+		}
 		return answered, nil
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -217,7 +218,13 @@ type runtime struct {
 // pushRuntime makes a runtime and tags it; signed by nobody.
 func (w *world) pushRuntime(repo *registry.Repository, called, version, text string, tags ...string) runtime {
 	w.Helper()
-	r := runtime{image: w.pushImage(repo, text)}
+	return w.pushRuntimeOf(repo, called, version, text, w.pushImage(repo, text), tags...)
+}
+
+// pushRuntimeOf makes a runtime of an image that is there.
+func (w *world) pushRuntimeOf(repo *registry.Repository, called, version, text string, image ocispec.Descriptor, tags ...string) runtime {
+	w.Helper()
+	r := runtime{image: image}
 	locked, err := name.NewDigest("ghcr.io/example/web@" + r.image.Digest.String())
 	if err != nil {
 		w.Fatal(err)
@@ -408,4 +415,19 @@ func (w *world) readManifest(repo *registry.Repository, desc ocispec.Descriptor)
 		w.Fatal(err)
 	}
 	return m
+}
+
+// emptyRoot returns a trusted root of Sigstore with nothing in it.
+func (w *world) emptyRoot() string {
+	w.write("root.json", `{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}`)
+	return filepath.Join(w.dir, "root.json")
+}
+
+// runFailing runs a program that may fail, and returns what it says.
+func runFailing(t *testing.T, env []string, bin string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), bin, args...)
+	cmd.Env = append(append(os.Environ(), "HOME="+t.TempDir()), env...)
+	said, err := cmd.CombinedOutput()
+	return string(said), err
 }

@@ -3,6 +3,7 @@
 //
 //	readers import ARCHIVE                 the images that "ctr images import" finds, each with its digest
 //	readers copy ARCHIVE NAME DIR          "skopeo copy oci-archive:ARCHIVE:NAME dir:DIR"
+//	readers pull IMAGE DIR                 "skopeo copy --all --src-tls-verify=false docker://IMAGE dir:DIR"
 //	readers hosts DIR REGISTRY             where containerd looks for a registry's images
 //	readers registries FILE IMAGE          where CRI-O and Podman look for an image
 package main
@@ -20,6 +21,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.podman.io/image/v5/copy"
 	"go.podman.io/image/v5/directory"
+	"go.podman.io/image/v5/docker"
 	"go.podman.io/image/v5/docker/reference"
 	ociarchive "go.podman.io/image/v5/oci/archive"
 	"go.podman.io/image/v5/pkg/sysregistriesv2"
@@ -39,7 +41,17 @@ func run(ctx context.Context, args []string) error {
 	case len(args) == 2 && args[0] == "import":
 		return importArchive(ctx, args[1])
 	case len(args) == 4 && args[0] == "copy":
-		return copyImage(ctx, args[1], args[2], args[3])
+		from, err := ociarchive.NewReference(args[1], args[2])
+		if err != nil {
+			return err
+		}
+		return copyImage(ctx, from, args[3])
+	case len(args) == 3 && args[0] == "pull":
+		from, err := docker.ParseReference("//" + args[1])
+		if err != nil {
+			return err
+		}
+		return copyImage(ctx, from, args[2])
 	case len(args) == 3 && args[0] == "hosts":
 		return hosts(args[1], args[2])
 	case len(args) == 3 && args[0] == "registries":
@@ -97,12 +109,8 @@ func importArchive(ctx context.Context, name string) error {
 	return nil
 }
 
-func copyImage(ctx context.Context, file, name, dir string) error {
+func copyImage(ctx context.Context, from types.ImageReference, dir string) error {
 	policy, err := signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
-	if err != nil {
-		return err
-	}
-	from, err := ociarchive.NewReference(file, name)
 	if err != nil {
 		return err
 	}
@@ -110,7 +118,10 @@ func copyImage(ctx context.Context, file, name, dir string) error {
 	if err != nil {
 		return err
 	}
-	_, err = copy.Image(ctx, policy, to, from, &copy.Options{ImageListSelection: copy.CopyAllImages, PreserveDigests: true})
+	_, err = copy.Image(ctx, policy, to, from, &copy.Options{
+		ImageListSelection: copy.CopyAllImages, PreserveDigests: true,
+		SourceCtx: &types.SystemContext{DockerInsecureSkipTLSVerify: types.OptionalBoolTrue, SystemRegistriesConfPath: os.DevNull, SystemRegistriesConfDirPath: os.DevNull},
+	})
 	return err
 }
 
