@@ -539,6 +539,8 @@ func TestKappControllerFaults(t *testing.T) {
 			return err
 		})
 	}
+	// Through a gate it takes what is signed, and nothing older.
+	c.followsThroughGate(s, vendor.Host, reference)
 	// The registry is down when the next version comes: what runs, runs on, and the controller
 	// tries again by itself.
 	next := install("1.3.0", "30s")

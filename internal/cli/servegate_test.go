@@ -4,13 +4,19 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
@@ -152,4 +158,81 @@ func TestServeUpstream(t *testing.T) {
 	s.refused(2, "want text or json", "serve", "--key", "cosign.pub", "--upstream", registry.Host, "--log-format", "xml")
 	s.refused(2, "want a size", "serve", "--key", "cosign.pub", "--upstream", registry.Host, "--cache", "blobs", "--cache-size", "big")
 	s.refused(1, "the name apps is taken", "serve", "--key", "cosign.pub", "--upstream", "apps="+registry.Host, "--upstream", "apps="+registry.Host+"/krt")
+}
+
+// followsThroughGate has kapp-controller follow a tag through a gate: to what nobody signed it does not come, and says why;
+// to what was signed it does, and stays there when the tag moves back or on to what nobody signed.
+func (c *carvel) followsThroughGate(s *site, registry string, reference func(string) string) {
+	c.t.Helper()
+	s.ok("trust", "init", "--key", "cosign.pub", "--output", "gate.yaml")
+	gate := s.startGate("--upstream", registry+"/krt", "--policy", "gate.yaml", "--refresh", "100ms", "--cache", "gate-blobs")
+	defer gate.end()
+	c.apply("{apiVersion: v1, kind: Namespace, metadata: {name: by-gate}}")
+	period := 30
+	sync := func(succeeded bool) *unstructured.Unstructured {
+		c.t.Helper()
+		period++
+		c.apply(fmt.Sprintf("{apiVersion: packaging.carvel.dev/v1alpha1, kind: PackageRepository, metadata: {name: shop, namespace: by-gate}, spec: {syncPeriod: %ds, fetch: {imgpkgBundle: {image: %q}}}}",
+			period, gate.host+"/shop:gated"))
+		return c.reconciled(kindRepository, "by-gate", "shop", succeeded)
+	}
+	has := func(version string) {
+		c.t.Helper()
+		c.eventually("packages of "+version+" through the gate", func() error {
+			_, err := c.get(kindPackage, "by-gate", "web.shop.krtpkg.dev."+version)
+			return err
+		})
+	}
+	s.ok("copy", reference("1.2.0"), reference("gated"))
+	failed := sync(false)
+	if message, _, _ := unstructured.NestedString(failed.Object, "status", "usefulErrorMessage"); !strings.Contains(message, "DENIED") || !strings.Contains(message, "no signature found") {
+		c.t.Errorf("of what nobody signed it says %q", message)
+	}
+	s.ok("copy", reference("1.3.0"), reference("gated"))
+	sync(true)
+	has("1.3.0")
+	for _, moved := range []string{"1.0.0", "1.2.0"} { // older, and unsigned
+		s.ok("copy", reference(moved), reference("gated"))
+		sync(true)
+		has("1.3.0")
+		if _, err := c.get(kindPackage, "by-gate", "web.shop.krtpkg.dev."+moved); !apierrors.IsNotFound(err) {
+			c.t.Errorf("%s came through the gate: %v", moved, err)
+		}
+	}
+	before := gate.countUpstream(c.t)
+	sync(true)
+	// A plain pull-through cache passes 33 of the 65 requests of a sync.
+	if n := gate.countUpstream(c.t) - before; n > 6 {
+		c.t.Errorf("%d requests of a sync reach upstream", n)
+	} else {
+		c.t.Logf("%d requests of a sync reach upstream", n)
+	}
+	if err := c.at(kindRepository, "by-gate").Delete(c.t.Context(), "shop", metav1.DeleteOptions{}); err != nil {
+		c.t.Error(err)
+	}
+}
+
+// countUpstream returns how many requests have reached upstream.
+func (g *gateProcess) countUpstream(t testing.TB) (n int) {
+	t.Helper()
+	response, err := http.Get("http://" + g.host + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, is := strings.CutPrefix(line, "krtpkg_gate_upstream_requests_total{"); is {
+			_, value, _ := strings.Cut(strings.TrimSpace(rest), " ")
+			one, err := strconv.Atoi(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += one
+		}
+	}
+	return n
 }
