@@ -63,6 +63,11 @@ func TestArgoCD(t *testing.T) {
 	s.ok("packages", "argocd", "--key", "cosign.pub", repository+":stable", "--follow")
 	running("1.1.0", repository)
 
+	// Through a gate, whose tag goes on only to what is signed: the manifests for Argo CD are there already.
+	gate := s.startGate("--upstream", vendor.Host+"/krt", "--key", "cosign.pub", "--refresh", "1s")
+	argocd(gate.host + "/stall:1.1.0")
+	running("1.1.0", gate.host+"/stall")
+
 	// From the site's registry alone, behind a login and a private authority, which a copy has brought the
 	// manifests for Argo CD to.
 	s.env = append(s.env, mirror.Env(t)...)

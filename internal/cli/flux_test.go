@@ -153,6 +153,12 @@ func TestFlux(t *testing.T) {
 	c.ready(kindSource, fluxtest.Namespace, "stall", "True")
 	c.stallRuns("1.0.0", repository)
 
+	// Through a gate the newest of a range is the newest that is signed.
+	gate := s.startGate("--upstream", vendor.Host+"/krt", "--key", "cosign.pub", "--refresh", "1s")
+	flux(gate.host+"/stall:1.0.0", "--constraints", ">=1.0.0")
+	c.ready(kindSource, fluxtest.Namespace, "stall", "True")
+	c.stallRuns("1.1.0", gate.host+"/stall")
+
 	// From the site's registry alone, by the digest.
 	s.env = append(s.env, mirror.Env(t)...)
 	at := mirror.Host + "/mirror/stall"

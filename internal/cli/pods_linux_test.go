@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -132,9 +133,15 @@ func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, cluster.Stop()) }()
+	gate, stop, err := startNodeGate(ctx, registry.Host, key, dir)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	imported := len(registry.Requests())
 	node, err := nodetest.Start(ctx, nodetest.Options{
-		Dir: filepath.Join(dir, "node"), Kubeconfig: cluster.Kubeconfig, CA: filepath.Join(cluster.Dir, "pki", "ca.crt"),
+		Hosts: map[string]string{registry.Host: "[host.\"http://" + gate + "/v2\"]\n  capabilities = [\"pull\", \"resolve\"]\n  override_path = true\n"},
+		Dir:   filepath.Join(dir, "node"), Kubeconfig: cluster.Kubeconfig, CA: filepath.Join(cluster.Dir, "pki", "ca.crt"),
 		Sandbox: home + "@" + images["registry.example/pause"],
 	})
 	if err != nil {
@@ -161,7 +168,40 @@ func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error)
 			return fmt.Errorf("no node pulled %s (layer %s) from the site's registry", name, layer)
 		}
 	}
+	answer, err := http.Get("http://" + gate + "/metrics")
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	metrics, err := io.ReadAll(answer.Body)
+	if err != nil || !strings.Contains(string(metrics), `krtpkg_gate_answers_total{kind="blobs",status="200"} 4`) {
+		return fmt.Errorf("the node has not pulled two configs and two layers through the gate: %w\n%s", err, metrics)
+	}
 	return nil
+}
+
+// startNodeGate starts a gate in front of the site's registry.
+func startNodeGate(ctx context.Context, registry, key, dir string) (host string, stop func(), err error) {
+	cmd := exec.CommandContext(ctx, "krtpkg", "serve", "--listen", "127.0.0.1:0", "--upstream", registry, "--key", key, "--state", filepath.Join(dir, "gate"))
+	said, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	stop = func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	line, err := bufio.NewReader(said).ReadString('\n')
+	_, host, found := strings.Cut(strings.TrimSpace(line), "http://")
+	if err != nil || !found {
+		stop()
+		return "", nil, fmt.Errorf("the gate says %q: %w", line, err)
+	}
+	go io.Copy(io.Discard, said)
+	return host, stop, nil
 }
 
 // pulledLayer returns the digest of an image's one layer for this machine.

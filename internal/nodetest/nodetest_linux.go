@@ -34,6 +34,8 @@ type Options struct {
 	Dir string
 	// Kubeconfig is how it reaches the cluster, CA the file of the authority whose clients it obeys.
 	Kubeconfig, CA string
+	// Hosts are the hosts.toml of registries, by their addresses.
+	Hosts map[string]string
 	// Sandbox is the image whose container holds a pod's namespaces.
 	Sandbox string
 }
@@ -97,6 +99,12 @@ func (n *Node) writeFiles(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(n.filePath("cni"), 0o755); err != nil {
 		return err
 	}
+	for registry, hosts := range o.Hosts {
+		dir := filepath.Join(n.filePath("certs.d"), registry)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(hosts), 0o600)); err != nil {
+			return err
+		}
+	}
 	return errors.Join(
 		os.WriteFile(n.filePath("containerd.toml"), []byte(strings.NewReplacer("DIR", n.dir, "SANDBOX", o.Sandbox).Replace(containerdConfig)), 0o600),
 		os.WriteFile(n.filePath("kubelet.yaml"), []byte(strings.NewReplacer("DIR", n.dir, "CLIENTS", o.CA).Replace(kubeletConfig)), 0o600),
@@ -133,6 +141,8 @@ state = "DIR/containerd-state"
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "native"
   use_local_image_pull = true
+  [plugins."io.containerd.cri.v1.images".registry]
+    config_path = "DIR/certs.d"
   [plugins."io.containerd.cri.v1.images".pinned_images]
     sandbox = "SANDBOX"
 [plugins."io.containerd.cri.v1.runtime"]
