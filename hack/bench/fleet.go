@@ -129,7 +129,7 @@ func benchFleet(ctx context.Context, b *bench) (err error) {
 	}
 	defer func() { err = errors.Join(err, origin.Close()) }()
 	reference := origin.Host + "/krt/edge:1.0.0"
-	if err := b.prepareFleet(reference); err != nil {
+	if err := b.prepareFleet(reference, fleetBundles); err != nil {
 		return err
 	}
 	fmt.Printf("%s, %d cores, %s; %d sites, %d at once, distribution 3.1.2 on loopback; a runtime of %d bundles. What a site asks is what its controller asked.\n\n",
@@ -195,9 +195,9 @@ func (one *learned) replaySites(ctx context.Context, l *requestLog, origin, way 
 }
 
 // prepareFleet publishes a runtime of small bundles, signed.
-func (b *bench) prepareFleet(reference string) error {
+func (b *bench) prepareFleet(reference string, count int) error {
 	files, bundles := map[string]string{}, []string{}
-	for n := range fleetBundles {
+	for n := range count {
 		name := fmt.Sprintf("bundle-%02d", n)
 		files[name+"/all.yaml"] = fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: default}\ndata: {a: %q}\n", name, strings.Repeat("settings ", 50))
 		files[name+"/bundle.yaml"] = fmt.Sprintf("{apiVersion: krtpkg.dev/v1alpha1, kind: Bundle, metadata: {name: %s, version: 1.0.0}, spec: {layer: 6, sources: [{file: all.yaml}]}}\n", name)

@@ -43,6 +43,7 @@ var jobs = []job{
 	{"cluster", benchCluster, false},
 	{"catalogue", benchCatalogue, false},
 	{"fleet", benchFleet, false},
+	{"gate", benchGate, false},
 	{"delta", benchDelta, false},
 }
 
