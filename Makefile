@@ -3,7 +3,7 @@
 GO ?= go
 BIN := bin/krtpkg
 
-.PHONY: all build install demo test quick tools fuzz recall lint crosscheck names bench docs release clean $(BIN)
+.PHONY: all build install demo test quick tools fuzz recall lint crosscheck names bench docs release image clean $(BIN)
 
 all: build
 
@@ -70,6 +70,10 @@ docs:
 # KEY=cosign.key the image is signed. The same commit gives the same bytes.
 release:
 	$(GO) run ./hack/release -version "$(VERSION)" -key "$(KEY)"
+
+# krtpkg's own image for Linux alone, in dist/image, as an OCI layout: copy it with crane, oras or skopeo.
+image:
+	$(GO) run ./hack/release -version "$(VERSION)" -key "$(KEY)" -platforms linux/amd64,linux/arm64 -out dist/image
 
 clean:
 	rm -rf bin dist

@@ -26,7 +26,7 @@ import (
 )
 
 // own are the bundles that are no product's: what they hold is written here.
-var own = []string{"hello", "hello", "network-baseline", "priority-classes", "resource-quotas", "runtime-classes", "workload-policies"}
+var own = []string{"gate", "hello", "hello", "network-baseline", "priority-classes", "resource-quotas", "runtime-classes", "workload-policies"}
 
 // Every ready bundle is read strictly, lies where the model has its product, and has a name of
 // its own.

@@ -49,6 +49,7 @@ var siteValues = map[string]string{
 	"honeycomb-refinery":             "{apiKey: a-key}",
 	"infoblox-credentials":           "{host: infoblox.example.org, username: a-name, password: a-password}",
 	"jenkins":                        "{adminPassword: a-password}",
+	"krtpkg-gate":                    "{upstream: registry.example/krt, policy: a-policy}",
 	"linkerd":                        "{trustAnchor: {certificate: a-certificate, key: a-key}}",
 	"neuvector":                      "{adminPassword: a-password}",
 	"new-relic-collector":            "{licenseKey: a-key}",
