@@ -11,6 +11,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // ApplyOptions are for Apply. The zero value works.
@@ -82,7 +84,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	}
 	s.foreign = plan.foreign
 	s.keepIdle(plan)
-	ctx, cancel := context.WithCancelCause(withFence(ctx))
+	ctx, cancel := context.WithCancelCause(apiserver.WithFence(ctx))
 	defer cancel(nil)
 	j := &applyJournal{
 		cluster: c, runtime: rt.Name, record: s.record, next: s.recordedRevision(), values: rt.Values,

@@ -3,7 +3,6 @@ package deploy
 import (
 	"context"
 	"io"
-	"net/http"
 
 	cmdcore "carvel.dev/kapp/pkg/kapp/cmd/core"
 	"github.com/go-logr/logr"
@@ -16,6 +15,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/klog/v2"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // configMaps returns where kapp keeps its state.
@@ -40,10 +41,7 @@ var _ cmdcore.DepsFactory = (*kappClients)(nil)
 
 // newClients returns clients that work until ctx ends. Warnings of the API server go to out.
 func newClients(ctx context.Context, config *rest.Config, out io.Writer, served *servedKinds) *kappClients {
-	config = rest.CopyConfig(config)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return &boundTransport{ctx: ctx, next: next}
-	})
+	config = apiserver.BindContext(ctx, config)
 	warnings := rest.NewWarningWriter(out, rest.WarningWriterOptions{Deduplicate: true})
 	return &kappClients{config: config, warnings: warnings, served: served}
 }
@@ -74,42 +72,3 @@ func (c *kappClients) RESTMapper() (meta.RESTMapper, error) {
 
 // ConfigureWarnings is for kapp's flag, which no one sets here.
 func (c *kappClients) ConfigureWarnings(bool) {}
-
-// boundTransport refuses requests after ctx has ended, and cuts off those without an answer:
-// the API server may hold a write back for seconds, and it should not happen behind the back
-// of the next call. An answer that has begun is read to its end, because client-go logs an
-// error otherwise. boundTransport keeps a context because kapp passes none of ours.
-type boundTransport struct {
-	ctx  context.Context
-	next http.RoundTripper
-}
-
-func (t *boundTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	if err := t.ctx.Err(); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(sameFence(req.Context(), t.ctx))
-	stop := context.AfterFunc(t.ctx, cancel)
-	resp, err := t.next.RoundTrip(req.WithContext(ctx))
-	if !stop() && err == nil {
-		resp.Body.Close()
-		err = t.ctx.Err()
-	}
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	resp.Body = &boundBody{resp.Body, cancel}
-	return resp, nil
-}
-
-// boundBody ends its request's context when it is closed.
-type boundBody struct {
-	io.ReadCloser
-	cancel context.CancelFunc
-}
-
-func (b *boundBody) Close() error {
-	defer b.cancel()
-	return b.ReadCloser.Close()
-}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // DeleteOptions are for Delete. The zero value works.
@@ -54,7 +56,7 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 		return report, err
 	}
 	s.foreign = plan.foreign
-	ctx, cancel := context.WithCancelCause(withFence(ctx))
+	ctx, cancel := context.WithCancelCause(apiserver.WithFence(ctx))
 	defer cancel(nil)
 	held, err := c.acquireLock(ctx, name, opts.LockDuration, cancel)
 	if err != nil {

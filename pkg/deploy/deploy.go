@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
@@ -58,7 +59,7 @@ type Cluster struct {
 	config    *rest.Config
 	client    kubernetes.Interface
 	namespace string
-	retry     *retryTransport
+	retry     *apiserver.Transport
 	// retryTimeout is how long an API server that does not answer is waited for.
 	retryTimeout time.Duration
 }
@@ -100,7 +101,7 @@ func Connect(cfg Config) (*Cluster, error) {
 	// Without a handler client-go logs warnings on standard error.
 	config.WarningHandler = rest.NoWarnings{}
 	limit := max(cmp.Or(cfg.RetryTimeout, 2*time.Minute), 0)
-	config, retry, err := withRetries(config, limit, cfg.OnRetry)
+	config, retry, err := apiserver.WithRetries(config, limit, cfg.OnRetry)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}

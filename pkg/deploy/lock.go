@@ -13,6 +13,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // renewals is how often a lock's holder renews it in the time for which it lasts.
@@ -50,29 +52,9 @@ type runtimeLock struct {
 	renewed atomic.Pointer[time.Time] // when the API server last said that it is ours
 }
 
-// lockFence keeps the writes of a call back while it is not known that the lock is still its own: the
-// API server may have been away for longer than the lock lasts, and have given it to someone else.
-type lockFence struct{ lock atomic.Pointer[runtimeLock] }
-
-type fenceKey struct{}
-
-// withFence returns a context whose writes wait for the lock that is taken with it.
-func withFence(ctx context.Context) context.Context {
-	return context.WithValue(ctx, fenceKey{}, &lockFence{})
-}
-
-// sameFence returns a context the fence of another one, or none.
-func sameFence(ctx, as context.Context) context.Context {
-	return context.WithValue(ctx, fenceKey{}, as.Value(fenceKey{}))
-}
-
-// holdBack waits until the lock is known to be held, if the context has a fence and a lock.
-func holdBack(ctx context.Context) error {
-	f, _ := ctx.Value(fenceKey{}).(*lockFence)
-	if f == nil {
-		return nil
-	}
-	for l := f.lock.Load(); l != nil && time.Since(*l.renewed.Load()) > l.lasts; {
+// waitUntilHeld waits until the lock is known to be held: writes wait for it ([apiserver.SetFence]).
+func (l *runtimeLock) waitUntilHeld(ctx context.Context) error {
+	for time.Since(*l.renewed.Load()) > l.lasts {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -122,10 +104,8 @@ func (c *Cluster) acquireLock(ctx context.Context, runtime string, lasts time.Du
 	}
 	l := &runtimeLock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
 	l.renewed.Store(&now.Time)
-	if f, _ := ctx.Value(fenceKey{}).(*lockFence); f != nil {
-		f.lock.Store(l)
-	}
-	go l.keepRenewing(sameFence(context.WithoutCancel(ctx), context.Background()), lost)
+	apiserver.SetFence(ctx, l.waitUntilHeld)
+	go l.keepRenewing(apiserver.CopyFence(context.WithoutCancel(ctx), context.Background()), lost)
 	return l, nil
 }
 
@@ -211,7 +191,7 @@ func valueOrZero[T any](p *T) (value T) {
 }
 
 // keepRenewing renews the lock until it is released. While the API server does not answer nobody else can
-// take it, either; see [lockFence] for what comes after that.
+// take it, either; see [runtimeLock.waitUntilHeld] for what comes after that.
 func (l *runtimeLock) keepRenewing(ctx context.Context, lost func(error)) {
 	defer close(l.ended)
 	pause := l.lasts / renewals

@@ -37,7 +37,7 @@ func (e *engine) watchProgress(ctx context.Context, p *kappParts, told *messageT
 				return err
 			}
 		}
-		if e.cluster.retry.isFailing() {
+		if e.cluster.retry.IsFailing() {
 			told.noteProgress()
 		}
 		if since := told.sinceProgress(); since > e.options.WaitTimeout+watchdogGrace+2*e.options.PollInterval {

@@ -1,4 +1,7 @@
-package deploy
+// Package apiserver makes clients of an API server that get along with its outages: [WithRetries] sends requests again,
+// bounds answers in size and time, and holds writes back while a lock may be lost ([WithFence]); [BindContext] ends all
+// requests with a context.
+package apiserver
 
 import (
 	"bytes"
@@ -45,13 +48,13 @@ const (
 	toldEvery = 10 * time.Second
 )
 
-// retryTransport sends a request again while the API server does not answer or asks to come back:
-// it restarts, is overloaded, a connection breaks, a token expires. It gives up when a request, or
-// all of them, have failed for limit. A server that has never answered is not waited for.
+// Transport repeats a request while the API server does not answer or asks to come back: it restarts or is overloaded, a
+// connection breaks, a token expires. It gives up when a request, or all requests, have failed for limit. It does not
+// wait for a server that has never answered.
 //
-// A request that may have been carried out is sent again only if that does no harm. If the server
-// then reports a conflict because the first attempt succeeded, the caller gets a success.
-type retryTransport struct {
+// A request that may have been carried out is repeated only if that does no harm. If the server then reports a conflict
+// because the first attempt succeeded, the caller gets a success.
+type Transport struct {
 	next  http.RoundTripper
 	limit time.Duration
 	told  func(cause error, failing time.Duration)
@@ -69,9 +72,10 @@ type retryTransport struct {
 	broken   map[string]time.Time // kinds that were unavailable, and when
 }
 
-// withRetries returns the configuration of clients that send requests again, see [retryTransport].
-// Authentication is below that, so that a request gets the token of the moment each time.
-func withRetries(config *rest.Config, limit time.Duration, told func(error, time.Duration)) (*rest.Config, *retryTransport, error) {
+// WithRetries returns the configuration of clients that repeat requests for up to limit ([Transport]); told, which may be
+// nil, is called from time to time while nothing is answered. Authentication is below that, so that each attempt gets
+// the current token.
+func WithRetries(config *rest.Config, limit time.Duration, told func(error, time.Duration)) (*rest.Config, *Transport, error) {
 	inner := rest.CopyConfig(config)
 	if file := config.BearerTokenFile; file != "" {
 		// client-go's own way reads the file once a minute; this one does so when a token is refused, too.
@@ -86,7 +90,7 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 	if err != nil {
 		return nil, nil, err
 	}
-	retrying := &retryTransport{
+	retrying := &Transport{
 		next: next, limit: limit, told: told, broken: map[string]time.Time{}, maxAnswer: maxAnswer, answerWindow: answerWindow,
 		renews: config.ExecProvider != nil || config.AuthProvider != nil || config.BearerTokenFile != "",
 	}
@@ -98,8 +102,8 @@ func withRetries(config *rest.Config, limit time.Duration, told func(error, time
 	}, retrying, nil
 }
 
-// isFailing reports whether no request is answered just now.
-func (t *retryTransport) isFailing() bool {
+// IsFailing reports whether no request is answered just now.
+func (t *Transport) IsFailing() bool {
 	if t == nil {
 		return false
 	}
@@ -117,7 +121,8 @@ const (
 	doubtful                        // nobody knows
 )
 
-func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+// RoundTrip implements [http.RoundTripper].
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var (
 		ctx     = req.Context()
 		began   = time.Now()
@@ -126,7 +131,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	)
 	for attempt := 0; ; attempt++ {
 		if isWrite(req) {
-			if err := holdBack(ctx); err != nil {
+			if err := passFence(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -160,7 +165,7 @@ func (t *retryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // sendBounded sends a request and reads the answer, unless that may have no end. An answer must begin within
 // three windows: the API server itself ends a request after a minute.
-func (t *retryTransport) sendBounded(req *http.Request) (*http.Response, error) {
+func (t *Transport) sendBounded(req *http.Request) (*http.Response, error) {
 	if isStream(req) {
 		return t.next.RoundTrip(req)
 	}
@@ -184,7 +189,7 @@ func (t *retryTransport) sendBounded(req *http.Request) (*http.Response, error) 
 }
 
 // judgeAttempt tells what an attempt came to, and why it is not settled.
-func (t *retryTransport) judgeAttempt(req *http.Request, resp *http.Response, err error, denials int) (attemptVerdict, error) {
+func (t *Transport) judgeAttempt(req *http.Request, resp *http.Response, err error, denials int) (attemptVerdict, error) {
 	if err != nil {
 		what := judgeError(req, err)
 		t.mu.Lock()
@@ -239,7 +244,7 @@ func judgeError(req *http.Request, err error) attemptVerdict {
 
 // givesUp reports whether a request, or the server, has failed for too long; if not, it tells
 // about it from time to time.
-func (t *retryTransport) givesUp(began time.Time, cause error) bool {
+func (t *Transport) givesUp(began time.Time, cause error) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -260,7 +265,7 @@ func (t *retryTransport) givesUp(began time.Time, cause error) bool {
 // isKindBroken reports whether the request is for a kind that is unavailable while the server itself
 // answers: the server behind an API group may be down for good, or the webhook that converts a
 // kind.
-func (t *retryTransport) isKindBroken(ctx context.Context, req *http.Request, resp *http.Response, began time.Time) bool {
+func (t *Transport) isKindBroken(ctx context.Context, req *http.Request, resp *http.Response, began time.Time) bool {
 	kind := kindOf(req)
 	if kind == "" || resp.StatusCode == http.StatusUnauthorized {
 		return false
@@ -305,7 +310,7 @@ func kindOf(req *http.Request) string {
 }
 
 // finalAnswer returns the last answer, which is not to be asked for again by client-go.
-func (t *retryTransport) finalAnswer(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
+func (t *Transport) finalAnswer(resp *http.Response, err error, attempts int, after time.Duration) (*http.Response, error) {
 	if err == nil {
 		if t.limit > 0 {
 			resp.Header.Del("Retry-After")
@@ -343,7 +348,7 @@ func (e *slowAnswerError) Error() string {
 
 // readAll reads the body, so that a connection that breaks in it is a failure like any other. A body
 // that is too large or too slow is one, too.
-func (t *retryTransport) readAll(resp *http.Response) error {
+func (t *Transport) readAll(resp *http.Response) error {
 	var received atomic.Int64
 	var slow atomic.Pointer[slowAnswerError]
 	read := make(chan struct{})
@@ -417,7 +422,7 @@ func isRepeatable(req *http.Request) bool {
 
 // confirmEarlierAttempt returns the response to a retried request that an earlier attempt may have carried out: if
 // the cluster holds what the request writes, that attempt succeeded.
-func (t *retryTransport) confirmEarlierAttempt(req *http.Request, resp *http.Response) (*http.Response, error) {
+func (t *Transport) confirmEarlierAttempt(req *http.Request, resp *http.Response) (*http.Response, error) {
 	switch {
 	case req.Method == http.MethodDelete && resp.StatusCode == http.StatusNotFound:
 		body, err := json.Marshal(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess})
