@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +11,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layers"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
@@ -110,13 +109,11 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 		}
 		whole = own
 	}
-	var text bytes.Buffer
-	encoder := yaml.NewEncoder(&text)
-	encoder.SetIndent(2)
-	if err := errors.Join(encoder.Encode(whole), encoder.Close()); err != nil {
+	text, err := manifest.EncodeYAML(whole)
+	if err != nil {
 		return err
 	}
-	return a.ui.Data(text.Bytes())
+	return a.ui.Data(text)
 }
 
 // valuesSchemas returns the schemas of values by bundle, of those that take any.

@@ -160,12 +160,12 @@ var tamperings = []tampering{
 		f.unsign()
 		f.other(onlyLegacy...)
 		f.steal(tagged(".sig"))
-	}, "(legacy form): signed digest {other}, want {root}", nil, nil},
+	}, "(legacy format): signed digest {other}, want {root}", nil, nil},
 	{"signature of another artifact, bundle", func(f *forger) {
 		f.unsign()
 		f.other(onlyBundle...)
 		f.steal(bundled(typeSign))
-	}, "(bundle form): signed digest {other}, want {root}", nil, nil},
+	}, "(bundle format): signed digest {other}, want {root}", nil, nil},
 	{"only an attestation is left", func(f *forger) { f.drop(bundled(typeSign)) }, "{root}: no signature found", onlyBundle, nil},
 	{"an attestation in the signature's place", func(f *forger) {
 		att := f.find(tagged(".att"))
@@ -202,19 +202,19 @@ var tamperings = []tampering{
 		f.forge(tagged(".sig"), func(m map[string]any) {
 			f.rewrite(layerOf(m, 0)["digest"].(string), flipMiddle)
 		})
-	}, "(legacy form): payload: ", onlyLegacy, nil},
+	}, "(legacy format): payload: ", onlyLegacy, nil},
 	{"legacy claim of another root", func(f *forger) {
 		f.forgeLayer(tagged(".sig"), replace("docker-manifest-digest\":\"sha256:0", "docker-manifest-digest\":\"sha256:1"))
 		f.forgeLayer(tagged(".sig"), grow)
 	},
-		"(legacy form): " + untrusted, onlyLegacy, nil},
+		"(legacy format): " + untrusted, onlyLegacy, nil},
 	{"legacy signature", func(f *forger) {
 		f.forge(tagged(".sig"), func(m map[string]any) {
 			notes := layerOf(m, 0)["annotations"].(map[string]any)
 			raw, _ := base64.StdEncoding.DecodeString(notes["dev.cosignproject.cosign/signature"].(string))
 			notes["dev.cosignproject.cosign/signature"] = base64.StdEncoding.EncodeToString(flipLast(raw))
 		})
-	}, "(legacy form): " + untrusted, onlyLegacy, nil},
+	}, "(legacy format): " + untrusted, onlyLegacy, nil},
 	{"legacy signature left out", func(f *forger) {
 		f.forge(tagged(".sig"), func(m map[string]any) { delete(layerOf(m, 0), "annotations") })
 	}, "no annotation dev.cosignproject.cosign/signature", onlyLegacy, nil},
@@ -229,7 +229,7 @@ var tamperings = []tampering{
 			}
 			return all
 		})
-	}, "(legacy form): layer media type", onlyLegacy, nil},
+	}, "(legacy format): layer media type", onlyLegacy, nil},
 	{"oversized legacy signature", func(f *forger) {
 		f.forgeLayer(tagged(".sig"), func(b []byte) []byte { return append(b, make([]byte, 2<<20)...) })
 	}, "the limit is 1048576", onlyLegacy, nil},
@@ -246,7 +246,7 @@ var tamperings = []tampering{
 	{"bundle manifest", func(f *forger) { f.digests["sig"] = f.find(bundled(typeSign)); f.rewrite(f.digests["sig"], flipMiddle) }, "{sig}: mismatched digest", onlyBundle, nil},
 	{"bundle in place", func(f *forger) {
 		f.forge(bundled(typeSign), func(m map[string]any) { f.rewrite(layerOf(m, 0)["digest"].(string), flipMiddle) })
-	}, "(bundle form): bundle: ", onlyBundle, nil},
+	}, "(bundle format): bundle: ", onlyBundle, nil},
 	{"bundle's signature", func(f *forger) {
 		f.forgeBundle(bundled(typeSign), func(b map[string]any) { signatureOf(b, flipLast) })
 	}, "but the signature is not valid", onlyBundle, nil},

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -69,13 +69,11 @@ func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, outp
 	if err != nil {
 		return err
 	}
-	var text strings.Builder
-	encoder := yaml.NewEncoder(&text)
-	encoder.SetIndent(2)
-	if err := encoder.Encode(file); err != nil {
+	text, err := manifest.EncodeYAML(file)
+	if err != nil {
 		return err
 	}
-	if _, err := trust.ParsePolicy("trust.yaml", []byte(text.String()), nil); err != nil {
+	if _, err := trust.ParsePolicy("trust.yaml", text, nil); err != nil {
 		return err
 	}
 	if output == "" {
@@ -86,7 +84,7 @@ func (a *app) trustInit(ctx context.Context, f *trustFlags, match []string, outp
 			return err
 		}
 	}
-	if err := createFile(output, []byte(text.String()), 0o644); err != nil {
+	if err := createFile(output, text, 0o644); err != nil {
 		return err
 	}
 	a.ui.Say("wrote %s", output)

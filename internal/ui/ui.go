@@ -29,8 +29,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
-	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
@@ -117,18 +117,16 @@ func writeResult(out io.Writer, format Format, value any, text func(w io.Writer)
 		return encoder.Encode(value)
 	case "yaml":
 		// Through JSON, so that both have the same names.
-		data, err := json.Marshal(value)
+		node, err := manifest.ConvertObject(value)
 		if err != nil {
 			return err
 		}
-		var node yaml.Node
-		if err := yaml.Unmarshal(data, &node); err != nil {
+		data, err := manifest.EncodeYAML(node)
+		if err != nil {
 			return err
 		}
-		blockStyle(&node)
-		encoder := yaml.NewEncoder(out)
-		encoder.SetIndent(2)
-		return encoder.Encode(&node)
+		_, err = out.Write(data)
+		return err
 	}
 	shown := &visibleWriter{out: out}
 	w := tabwriter.NewWriter(shown, 0, 0, 2, ' ', 0)
@@ -148,14 +146,6 @@ func (u *UI) Data(data []byte) error {
 	}
 	_, err := io.WriteString(u.Out, text)
 	return err
-}
-
-// blockStyle undoes the quotes and braces of JSON.
-func blockStyle(n *yaml.Node) {
-	n.Style = 0
-	for _, child := range n.Content {
-		blockStyle(child)
-	}
 }
 
 // Note says something that the user should know. Arguments stay within their line, but for errors.

@@ -232,14 +232,12 @@ func newPins(written []bundle.Source, c *bundle.Content) *lockedPins {
 
 // writeFile replaces the lock file, whole or not at all, and reports whether it changed.
 func (p *lockedPins) writeFile(file string) (changed bool, err error) {
-	var out bytes.Buffer
-	out.WriteString("# Written by krtpkg update; krtpkg build takes images and sources from here.\n")
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	if err := errors.Join(encoder.Encode(p), encoder.Close()); err != nil {
+	text, err := manifest.EncodeYAML(p)
+	if err != nil {
 		return false, err
 	}
-	return replaceFile(file, out.Bytes())
+	const head = "# Written by krtpkg update; krtpkg build takes images and sources from here.\n"
+	return replaceFile(file, slices.Concat([]byte(head), text))
 }
 
 // replaceFile writes a file by renaming, unless it holds just that.

@@ -262,11 +262,11 @@ func encodeAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string,
 	}
 	entries, stamps := m.GetTlogEntries(), m.GetTimestampVerificationData().GetRfc3161Timestamps()
 	if len(entries) > 1 || len(stamps) > 1 {
-		return nil, fmt.Errorf("the legacy form holds one log entry and one timestamp, got %d and %d", len(entries), len(stamps))
+		return nil, fmt.Errorf("the legacy format holds one log entry and one timestamp, got %d and %d", len(entries), len(stamps))
 	}
 	for _, e := range entries {
 		if e.GetInclusionPromise() == nil {
-			return nil, errors.New("the legacy form needs a promise of inclusion (signed entry timestamp), which the log did not return")
+			return nil, errors.New("the legacy format needs a promise of inclusion (signed entry timestamp), which the log did not return")
 		}
 		text, err := json.Marshal(rekor.RekorBundle{
 			SignedEntryTimestamp: e.GetInclusionPromise().GetSignedEntryTimestamp(),

@@ -32,7 +32,7 @@ func (o Object) String() string {
 	if o.Layer > 0 {
 		return fmt.Sprintf("%s (%s form, layer %d)", o.Manifest, o.Form, o.Layer)
 	}
-	return fmt.Sprintf("%s (%s form)", o.Manifest, o.Form)
+	return fmt.Sprintf("%s (%s format)", o.Manifest, o.Form)
 }
 
 // Rejected is a signature that was found and not accepted.

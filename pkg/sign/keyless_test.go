@@ -200,9 +200,9 @@ var provenCases = map[string]proven{
 		a.Identity = &sign.Identity{SubjectRegExp: regexp.MustCompile(`https://ci\.example/krt/.*`), IssuerRegExp: regexp.MustCompile(`https://ci\..*`)}
 	}), ""},
 	"wrong issuer": {byThem(0, both), byCI(sigstoretest.Parts{}, func(a *sign.Authority) { a.Identity.Issuer = "https://other.example" }),
-		`(bundle form): signed by "` + subject + `" (issuer "` + issuer + `"), want "` + subject + `", issued by https://other.example`},
+		`(bundle format): signed by "` + subject + `" (issuer "` + issuer + `"), want "` + subject + `", issued by https://other.example`},
 	"wrong identity": {byThem(0, both), byCI(sigstoretest.Parts{}, func(a *sign.Authority) { a.Identity.Subject = "someone@krt.example" }),
-		`(bundle form): signed by "` + subject + `" (issuer "` + issuer + `"), want "someone@krt.example", issued by ` + issuer},
+		`(bundle format): signed by "` + subject + `" (issuer "` + issuer + `"), want "someone@krt.example", issued by ` + issuer},
 	"a pattern that matches within": {byThem(0, both), byCI(sigstoretest.Parts{}, func(a *sign.Authority) {
 		a.Identity = &sign.Identity{SubjectRegExp: regexp.MustCompile(`ci\.example/krt`), Issuer: issuer}
 	}), "signed by"},
@@ -247,7 +247,7 @@ var provenCases = map[string]proven{
 	"entry's body changed": {rewritten(func(e map[string]any) {
 		body, _ := base64.StdEncoding.DecodeString(e["canonicalizedBody"].(string))
 		e["canonicalizedBody"] = base64.StdEncoding.EncodeToString([]byte(strings.Replace(string(body), "sha256", "sha512", 1)))
-	}), byCI(sigstoretest.Parts{}, nil), "(bundle form): "},
+	}), byCI(sigstoretest.Parts{}, nil), "(bundle format): "},
 
 	"private PKI":                          {withPKI(-1, 1, 0, none), byPKI(false), ""},
 	"private PKI, expired":                 {withPKI(-9, -8, -8, none), byPKI(false), "certificate of release@krt.example: x509: certificate has expired"},

@@ -66,14 +66,14 @@ var rejections = map[string]scene{
 			attach(t, store, root, sign.SignOptions{Signer: signer(t, "p256"), Forms: []sign.Form{sign.Legacy}})
 			return store
 		},
-		want: "(legacy form): not signed by a trusted key, or changed after signing",
+		want: "(legacy format): not signed by a trusted key, or changed after signing",
 	},
 	"another key, bundle": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			attach(t, store, root, sign.SignOptions{Signer: signer(t, "p256"), Forms: []sign.Form{sign.Bundle}})
 			return store
 		},
-		want: "(bundle form): signed with key {p256}, which is not trusted",
+		want: "(bundle format): signed with key {p256}, which is not trusted",
 	},
 	"two signatures": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -89,7 +89,7 @@ var rejections = map[string]scene{
 			retag(t, store, sign.Tag(other.Digest), sign.Tag(root.Digest))
 			return store
 		},
-		want: "{root}: 1 signature, not valid: sha256:*(legacy form): signed digest {other}, want {root}",
+		want: "{root}: 1 signature, not valid: sha256:*(legacy format): signed digest {other}, want {root}",
 	},
 	"moved from another artifact, bundle": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -98,7 +98,7 @@ var rejections = map[string]scene{
 			putJSON(t, store, m.MediaType, m)
 			return store
 		},
-		want: "{root}: 1 signature, not valid: sha256:*(bundle form): signed digest {other}, want {root}",
+		want: "{root}: 1 signature, not valid: sha256:*(bundle format): signed digest {other}, want {root}",
 	},
 	"payload for this artifact under a signature for another": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -109,41 +109,41 @@ var rejections = map[string]scene{
 				m.Layers[0] = l
 			})
 		},
-		want: "(legacy form): not signed by a trusted key, or changed after signing",
+		want: "(legacy format): not signed by a trusted key, or changed after signing",
 	},
 	"payload of another type": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			attachRaw(t, store, root, `{"critical":{"image":{"docker-manifest-digest":"`+root.Digest.String()+`"},"type":"atomic container signature"}}`)
 			return store
 		},
-		want: `(legacy form): signed type "atomic container signature", want "cosign container image signature"`,
+		want: `(legacy format): signed type "atomic container signature", want "cosign container image signature"`,
 	},
 	"payload that is not JSON": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			attachRaw(t, store, root, `cosign container image signature `+root.Digest.String())
 			return store
 		},
-		want: "(legacy form): payload: invalid character",
+		want: "(legacy format): payload: invalid character",
 	},
 	"payload changed in place": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			attach(t, store, root, sign.SignOptions{Signer: signer(t, "cosign"), Forms: []sign.Form{sign.Legacy}})
 			return corrupt{store, tagged(t, store, sign.Tag(root.Digest)).Layers[0].Digest, flipLast}
 		},
-		want: "(legacy form): payload: sha256:*: mismatched digest",
+		want: "(legacy format): payload: sha256:*: mismatched digest",
 	},
 	"payload cut": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			attach(t, store, root, sign.SignOptions{Signer: signer(t, "cosign"), Forms: []sign.Form{sign.Legacy}})
 			return corrupt{store, tagged(t, store, sign.Tag(root.Digest)).Layers[0].Digest, func(b []byte) []byte { return b[:10] }}
 		},
-		want: "(legacy form): payload: sha256:*: read failed: expected content size of *, got 10",
+		want: "(legacy format): payload: sha256:*: read failed: expected content size of *, got 10",
 	},
 	"payload missing": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].Digest = digest.FromString("gone") })
 		},
-		want: "(legacy form): payload: " + digest.FromString("gone").String() + ": *not found",
+		want: "(legacy format): payload: " + digest.FromString("gone").String() + ": *not found",
 	},
 	"payload too large": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -153,7 +153,7 @@ var rejections = map[string]scene{
 				m.Layers[0] = l
 			})
 		},
-		want: "(legacy form): payload: sha256:*: 1048*bytes, the limit is 1048576: size exceeds limit",
+		want: "(legacy format): payload: sha256:*: 1048*bytes, the limit is 1048576: size exceeds limit",
 	},
 	"payload that claims to be vast": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -165,31 +165,31 @@ var rejections = map[string]scene{
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].Size = -1 })
 		},
-		want: "(legacy form): payload: sha256:*",
+		want: "(legacy format): payload: sha256:*",
 	},
 	"payload with a bad digest": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].Digest = "../../etc/passwd\x1b[2J" })
 		},
-		want: `(legacy form): payload: digest "../../etc/passwd\x1b[2J": invalid checksum digest format`,
+		want: `(legacy format): payload: digest "../../etc/passwd\x1b[2J": invalid checksum digest format`,
 	},
 	"layer of another type": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].MediaType = "text/plain" })
 		},
-		want: `(legacy form): layer media type "text/plain", want application/vnd.dev.cosign.simplesigning.v1+json`,
+		want: `(legacy format): layer media type "text/plain", want application/vnd.dev.cosign.simplesigning.v1+json`,
 	},
 	"no signature annotation": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].Annotations = nil })
 		},
-		want: "(legacy form): no annotation dev.cosignproject.cosign/signature",
+		want: "(legacy format): no annotation dev.cosignproject.cosign/signature",
 	},
 	"signature annotation is not base64": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].Annotations[signatureKey] = "%" })
 		},
-		want: "(legacy form): annotation dev.cosignproject.cosign/signature: illegal base64 data",
+		want: "(legacy format): annotation dev.cosignproject.cosign/signature: illegal base64 data",
 	},
 	"signature changed": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -198,20 +198,20 @@ var rejections = map[string]scene{
 				m.Layers[0].Annotations[signatureKey] = base64.StdEncoding.EncodeToString(flipLast(sig))
 			})
 		},
-		want: "(legacy form): not signed by a trusted key, or changed after signing",
+		want: "(legacy format): not signed by a trusted key, or changed after signing",
 	},
 	"signature empty": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return changeLegacy(t, store, root, func(m *ocispec.Manifest, _ []byte) { m.Layers[0].Annotations[signatureKey] = "" })
 		},
-		want: "(legacy form): not signed by a trusted key, or changed after signing",
+		want: "(legacy format): not signed by a trusted key, or changed after signing",
 	},
 	"tag names an index": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			retagTo(t, store, putJSON(t, store, ocispec.MediaTypeImageIndex, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}), root)
 			return store
 		},
-		want: `(legacy form): media type "application/vnd.oci.image.index.v1+json", want an image manifest`,
+		want: `(legacy format): media type "application/vnd.oci.image.index.v1+json", want an image manifest`,
 	},
 	"tag names a manifest that is gone": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -222,7 +222,7 @@ var rejections = map[string]scene{
 			}
 			return corrupt{store, desc.Digest, func([]byte) []byte { return nil }}
 		},
-		want: "(legacy form): manifest: read failed: expected content size of",
+		want: "(legacy format): manifest: read failed: expected content size of",
 	},
 	"manifest too large": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -230,13 +230,13 @@ var rejections = map[string]scene{
 				m.Annotations = map[string]string{"padding": strings.Repeat("x", 4<<20)}
 			})
 		},
-		want: "(legacy form): manifest: sha256:*: 419*bytes, the limit is 4194304: size exceeds limit",
+		want: "(legacy format): manifest: sha256:*: 419*bytes, the limit is 4194304: size exceeds limit",
 	},
 	"bundle changed in place": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return corrupt{store, signedBundle(t, store, root).Layers[0].Digest, flipLast}
 		},
-		want: "(bundle form): bundle: sha256:*: mismatched digest",
+		want: "(bundle format): bundle: sha256:*: mismatched digest",
 	},
 	"bundle with another statement": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -245,7 +245,7 @@ var rejections = map[string]scene{
 				b.DSSE.Payload = []byte(strings.ReplaceAll(string(b.DSSE.Payload), other.Digest.Encoded(), root.Digest.Encoded()))
 			})
 		},
-		want: "(bundle form): names the trusted key {cosign}, but the signature is not valid",
+		want: "(bundle format): names the trusted key {cosign}, but the signature is not valid",
 	},
 	"bundle with the wrong hint": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -255,7 +255,7 @@ var rejections = map[string]scene{
 				b.DSSE.Signatures[0]["sig"] = base64.StdEncoding.EncodeToString([]byte("sig"))
 			})
 		},
-		want: "(bundle form): signed with key e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, which is not trusted",
+		want: "(bundle format): signed with key e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855, which is not trusted",
 	},
 	"bundle without a hint": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -264,7 +264,7 @@ var rejections = map[string]scene{
 				b.DSSE.Signatures[0]["sig"] = ""
 			})
 		},
-		want: "(bundle form): not signed by a trusted key, or changed after signing",
+		want: "(bundle format): not signed by a trusted key, or changed after signing",
 	},
 	"bundle with two signatures": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -272,7 +272,7 @@ var rejections = map[string]scene{
 				b.DSSE.Signatures = append(b.DSSE.Signatures, b.DSSE.Signatures[0])
 			})
 		},
-		want: "(bundle form): names the trusted key {cosign}, but the signature is not valid",
+		want: "(bundle format): names the trusted key {cosign}, but the signature is not valid",
 	},
 	"bundle with a certificate": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -280,7 +280,7 @@ var rejections = map[string]scene{
 				b.Verification = json.RawMessage(`{"certificate":{"rawBytes":"AAAA"}}`)
 			})
 		},
-		want: "(bundle form): signed with a certificate, but only keys are trusted",
+		want: "(bundle format): signed with a certificate, but only keys are trusted",
 	},
 	"bundle of a later version": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -288,7 +288,7 @@ var rejections = map[string]scene{
 				b.MediaType = "application/vnd.dev.sigstore.bundle.v0.4+json"
 			})
 		},
-		want: "(bundle form): bundle: validation error: unsupported media type: bundle version v0.4 is not yet supported",
+		want: "(bundle format): bundle: validation error: unsupported media type: bundle version v0.4 is not yet supported",
 	},
 	"bundle without an envelope": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -299,7 +299,7 @@ var rejections = map[string]scene{
 			putJSON(t, store, m.MediaType, m)
 			return store
 		},
-		want: "(bundle form): bundle: no DSSE envelope",
+		want: "(bundle format): bundle: no DSSE envelope",
 	},
 	"bundle that is not JSON": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -309,7 +309,7 @@ var rejections = map[string]scene{
 			putJSON(t, store, m.MediaType, m)
 			return store
 		},
-		want: "(bundle form): bundle: *syntax error",
+		want: "(bundle format): bundle: *syntax error",
 	},
 	"bundle too large": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -317,7 +317,7 @@ var rejections = map[string]scene{
 				b.DSSE.Payload = make([]byte, 12<<20)
 			})
 		},
-		want: "(bundle form): bundle: sha256:*bytes, the limit is 16777216: size exceeds limit",
+		want: "(bundle format): bundle: sha256:*bytes, the limit is 16777216: size exceeds limit",
 	},
 	"bundle in two layers": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
@@ -327,7 +327,7 @@ var rejections = map[string]scene{
 			putJSON(t, store, m.MediaType, m)
 			return store
 		},
-		want: "(bundle form): 2 layers, want 1",
+		want: "(bundle format): 2 layers, want 1",
 	},
 	"attestation by the trusted key": {
 		// Signed provenance says where something comes from, not that it is released.
@@ -351,7 +351,7 @@ var rejections = map[string]scene{
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
 			return listing{store, []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("gone"), Size: 4}}}
 		},
-		want: "{root}: 1 signature, not valid: " + digest.FromString("gone").String() + " (referrer form): manifest: *not found",
+		want: "{root}: 1 signature, not valid: " + digest.FromString("gone").String() + " (referrer format): manifest: *not found",
 	},
 	"five thousand and one referrers": {
 		set: func(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) oras.ReadOnlyGraphTarget {
