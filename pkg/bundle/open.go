@@ -24,8 +24,8 @@ import (
 // ErrNotOurs reports that a manifest is neither a bundle nor a runtime.
 var ErrNotOurs = errors.New("is not a krtpkg bundle or runtime")
 
-// besides says what there is besides bundles and runtimes.
-var besides = map[string]string{
+// otherTypes names the other artifact types that krtpkg writes.
+var otherTypes = map[string]string{
 	TypeCatalogue: "a catalogue of packages for kapp-controller: name one of its versions",
 	TypeClosure:   "the closure of a runtime: name the runtime",
 	TypeArgoCD:    "a manifest for Argo CD: name its runtime",
@@ -87,7 +87,7 @@ func ReadManifest(ctx context.Context, store content.Fetcher, desc ocispec.Descr
 		return nil, fmt.Errorf("%s: invalid manifest: %w", desc.Digest, err)
 	}
 	if m.ArtifactType != TypeBundle && m.ArtifactType != TypeRuntime {
-		if of, known := besides[m.ArtifactType]; known {
+		if of, known := otherTypes[m.ArtifactType]; known {
 			return nil, fmt.Errorf("%s %w: it is %s", desc.Digest, ErrNotOurs, of)
 		}
 		return nil, fmt.Errorf("%s %w (artifactType %q, media type %s)", desc.Digest, ErrNotOurs, m.ArtifactType, desc.MediaType)
@@ -148,7 +148,7 @@ func (a *Artifact) tryLayer(ctx context.Context, store content.Fetcher) (err err
 	return nil
 }
 
-// perFile is about what a file takes in memory besides its content.
+// perFile is about what a file takes in memory otherTypes its content.
 const perFile = 256
 
 // cost is what a file takes in memory.

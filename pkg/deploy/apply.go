@@ -130,7 +130,7 @@ func (p *Plan) refuseChanges(deleteForeign bool) error {
 	return RefuseFindings(p.Findings)
 }
 
-// reportUnchanged tells of a runtime in which there is nothing to do.
+// reportUnchanged reports a runtime in which nothing changes.
 func (s *session) reportUnchanged(report *Report) {
 	for _, j := range s.jobs {
 		o := j.newOutcome()

@@ -125,7 +125,7 @@ func (w *recordingResources) writeRecorded(r, manifest kappres.Resource, send fu
 	return answer, nil
 }
 
-// isRecorded reports whether a resource has the record, or is to have none of kapp's.
+// isRecorded reports whether a resource has kapp's record, or must not get one.
 func isRecorded(r kappres.Resource) bool {
 	_, disabled := r.Annotations()[marks.DisableOriginal]
 	return disabled || r.Annotations()[marks.Original] != ""

@@ -289,7 +289,7 @@ func (s *session) recreateNamespace(ctx context.Context, was *corev1.Namespace) 
 	return err == nil, err
 }
 
-// newObject returns the hook's resource, with a label that tells of whom it is.
+// newObject returns the hook's resource, with a label that names its runtime.
 func (h Hook) newObject(runtime string) (*unstructured.Unstructured, error) {
 	r, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
 	if err != nil {

@@ -354,7 +354,7 @@ func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.Chan
 	return diff.NewChangeFactory(rebase, conf.DiffAgainstLastAppliedFieldExclusionMods(), exclude, diff.ChangeOpts{}), nil
 }
 
-// findExisting returns the resources on the cluster that are the app's, or are to be.
+// findExisting returns the resources on the cluster that belong to the app, or will belong to it.
 func (e *engine) findExisting(p *kappParts, target kapp.App, resources []kappres.Resource, flags *cmdapp.DeployOptions, isNew bool) ([]kappres.Resource, error) {
 	p.known.forgetNamespaces()
 	selector, options, err := p.appSelector(target, cmdapp.NewUsedGKsScope(resources).GKs(), namespacesOf(resources))

@@ -162,7 +162,7 @@ func (m lifecycleMoment) armHooks(resources []kappres.Resource) error {
 	return nil
 }
 
-// splitResting takes out the hooks that do not run now. What is there of them stays as it is.
+// splitResting takes out the hooks that do not run now. Their objects on the cluster stay as they are.
 func (m lifecycleMoment) splitResting(resources []kappres.Resource) (now []kappres.Resource, resting []ResourceID) {
 	for _, r := range resources {
 		if m.runsNow(r) {

@@ -57,7 +57,7 @@ func newMessages(tell func(Message)) *messageTracker {
 	return &messageTracker{tell: tell, hinted: map[string]bool{}}
 }
 
-// stopTelling makes messages forget whom they tell.
+// stopTelling stops the reports of messages.
 func (m *messageTracker) stopTelling() {
 	if m == nil {
 		return

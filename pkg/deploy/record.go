@@ -178,7 +178,7 @@ func (r *revisionRecord) newestRevision() Revision {
 	return r.revisions[0]
 }
 
-// holdsRevision reports whether the newest revision is what is to be applied, and has been.
+// holdsRevision reports whether the newest revision is the wanted one, and was applied.
 func (r *revisionRecord) holdsRevision(next Revision) bool {
 	n := r.newestRevision()
 	return n.State == Complete && n.sameAs(next)

@@ -308,7 +308,7 @@ func (p *svgPicture) boxTo(c *svgCanvas, i int, required []int) {
 	c.writeLine("</g>")
 }
 
-// tooltipText returns all that there is to say of a node, nothing shortened.
+// tooltipText returns the full description of a node.
 func (p *svgPicture) tooltipText(n *Node, required []int) string {
 	lines := append([]string{cleanText(n.Name)}, n.labelLines()...)
 	lines = append(lines, "layer "+layerName(n.Layer))

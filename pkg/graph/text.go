@@ -53,7 +53,7 @@ func (g *Graph) sortedNames(nodes []int) []string {
 	return names
 }
 
-// labelLines returns what is said of a node besides its name.
+// labelLines returns the lines of a node below its name.
 func (n *Node) labelLines() []string {
 	var lines []string
 	for _, line := range []string{n.Version, describeSize(n.Images, n.Bytes), string(n.Signed), string(n.Health)} {

@@ -48,7 +48,7 @@ func ParseList(name string, data []byte, checkRepository func(repository string)
 		return nil, fmt.Errorf("%s is %s %s, want %s %s", name, list.APIVersion, list.Kind, ListAPIVersion, ListKind)
 	}
 	for i, item := range list.Copies {
-		err := item.validate()
+		err := item.validateItem()
 		for _, repository := range []string{item.From, item.To} {
 			if err == nil && checkRepository != nil {
 				err = checkRepository(repository)
@@ -61,7 +61,7 @@ func ParseList(name string, data []byte, checkRepository func(repository string)
 	return &list, nil
 }
 
-func (m ListItem) validate() error {
+func (m ListItem) validateItem() error {
 	if m.From == "" || m.To == "" {
 		return errors.New("from and to are required")
 	}
