@@ -148,7 +148,7 @@ func (a *Artifact) tryLayer(ctx context.Context, store content.Fetcher) (err err
 	return nil
 }
 
-// perFile is about what a file takes in memory otherTypes its content.
+// perFile is about what a file takes in memory in addition to its content.
 const perFile = 256
 
 // cost is what a file takes in memory.
