@@ -53,7 +53,7 @@ func (f *Fetcher) copyLocal(name string) (file *os.File, sum string, err error) 
 		return nil, "", describeOpenError(name, err)
 	}
 	defer from.Close()
-	if file, err = os.CreateTemp("", "krtpkg-source-*"); err != nil {
+	if file, err = createTemporary(); err != nil {
 		return nil, "", err
 	}
 	if sum, err = copyWithDigest(file, from); err != nil {

@@ -180,7 +180,7 @@ func demuxSideband(capabilities *capability.List, r io.Reader) io.Reader {
 
 // storePack adds a pack to a repository.
 func storePack(repo *git.Repository, r io.Reader) (err error) {
-	pack, err := os.CreateTemp("", "krtpkg-source-*")
+	pack, err := createTemporary()
 	if err != nil {
 		return err
 	}

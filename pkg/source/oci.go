@@ -141,7 +141,7 @@ func tryDownload(ctx context.Context, store oras.ReadOnlyTarget, desc ocispec.De
 	if err != nil {
 		return nil, "", err
 	}
-	file, err := os.CreateTemp("", "krtpkg-source-*")
+	file, err := createTemporary()
 	if err != nil {
 		return nil, "", errors.Join(err, from.Close())
 	}

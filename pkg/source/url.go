@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	neturl "net/url"
 	"os"
@@ -86,7 +87,7 @@ func (f *Fetcher) download(ctx context.Context, url, want string) (*os.File, str
 	if file, ok := f.openCached(want); ok {
 		return file, want, nil
 	}
-	file, err := os.CreateTemp("", "krtpkg-source-*")
+	file, err := createTemporary()
 	if err != nil {
 		return nil, "", err
 	}
@@ -129,9 +130,21 @@ var errTooLong = errors.New("is over the limit")
 func closeTemporary(file *os.File) error {
 	err := file.Close()
 	if strings.HasPrefix(filepath.Base(file.Name()), "krtpkg-source-") {
-		err = errors.Join(err, os.Remove(file.Name()))
+		if removed := os.Remove(file.Name()); !errors.Is(removed, fs.ErrNotExist) {
+			err = errors.Join(err, removed)
+		}
 	}
 	return err
+}
+
+// createTemporary returns a new file for [closeTemporary]. It has no name where the system allows that, so that
+// nothing is left of a process that was killed.
+func createTemporary() (*os.File, error) {
+	file, err := os.CreateTemp("", "krtpkg-source-*")
+	if err == nil {
+		_ = os.Remove(file.Name()) // or else at its end
+	}
+	return file, err
 }
 
 func describeURL(url, from string) string {
