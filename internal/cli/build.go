@@ -41,7 +41,7 @@ images: push and copy do.`,
   krtpkg build -f runtime.yaml --to registry.example/krt/edge
   krtpkg build -f runtime.yaml --source-mirror https://github.com/=./mirror/`,
 		GroupID: groupMake,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runBuild(cmd.Context(), o) },
 	}
 	flags := cmd.Flags()

@@ -186,7 +186,7 @@ With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md
 		GroupID: groupMake,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if f.list != "" {
-				return cobra.NoArgs(cmd, args)
+				return noArguments(cmd, args)
 			}
 			return cobra.MinimumNArgs(2)(cmd, args)
 		},

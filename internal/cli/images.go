@@ -38,7 +38,7 @@ fields that still point upstream. It asks registries for digests unless you pass
   krtpkg images -f bundle.yaml --context
   krtpkg images -f manifests --offline -o json`,
 		GroupID: groupMake,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runImages(cmd.Context(), list)
 		},

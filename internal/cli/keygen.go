@@ -21,7 +21,7 @@ func (a *app) keygenCommand() *cobra.Command {
 $COSIGN_PASSWORD or asked for. Existing files are never overwritten.`,
 		Example: "  krtpkg keygen",
 		GroupID: groupTrust,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runKeygen(cmd.Context(), prefix) },
 	}
 	cmd.Flags().StringVar(&prefix, "output-key-prefix", "cosign", "name of the files")

@@ -93,7 +93,7 @@ registry.`,
 		Example: `  krtpkg packages config --ca site-ca.pem | kubectl apply --server-side --force-conflicts -f -
   krtpkg packages config --argocd argocd | kubectl apply --server-side --force-conflicts -f -
   krtpkg packages config --argocd argocd --ca site-ca.pem --registry site.example | kubectl apply --server-side -f -`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			var pem []byte
 			switch {

@@ -47,7 +47,7 @@ func (a *app) trustInitCommand() *cobra.Command {
 site. It never overwrites a file.`,
 		Example: `  krtpkg trust init --key cosign.pub
   krtpkg trust init --key cosign.pub --match 'registry.example/krt/**' --output trust.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.trustInit(cmd.Context(), &f, match, output) },
 	}
 	f.addTrustFlags(cmd)
@@ -162,7 +162,7 @@ func (a *app) trustShowCommand() *cobra.Command {
 		Use:     "show",
 		Short:   "show the trusted signers and rules of the policy",
 		Example: "  krtpkg trust show",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := a.loadPolicy(policy)
 			if err != nil {

@@ -19,7 +19,7 @@ func (a *app) trustExportCommand() *cobra.Command {
 cluster enforces it for running images. Rules that they cannot express are errors.`,
 		Example: `  krtpkg trust export --format kyverno | kubectl apply -f -
   krtpkg trust export --format policy-controller --enforce > policies.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			p, err := a.loadPolicy(policy)
 			if err != nil {

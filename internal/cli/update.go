@@ -29,7 +29,7 @@ lists those of images, whose tags are in your manifests.`,
 		Example: `  krtpkg update -f bundle.yaml
   krtpkg update -f runtime.yaml --latest`,
 		GroupID: groupMake,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.printMoves(cmd.Context(), format, "nothing has moved", false, func(ctx context.Context, o assemble.Options) (*assemble.Outdated, error) {
 				moves, err := assemble.Update(ctx, definition, latest, o)
@@ -56,7 +56,7 @@ definition it looks at all bundles below; if one of them cannot be looked up, it
 		Example: `  krtpkg outdated -f runtime.yaml
   krtpkg outdated -f bundles --exit-code`,
 		GroupID: groupMake,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.printMoves(cmd.Context(), format, "everything is up to date", exitCode, func(ctx context.Context, o assemble.Options) (*assemble.Outdated, error) {
 				return assemble.ListOutdated(ctx, definition, o)
