@@ -56,7 +56,6 @@ Values files replace all values; each is merged over those before it. Without --
 	o.cluster.addDiff(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&o.registry, "registry", "", "first import an archive into this registry, REGISTRY/FOLDER, and apply it from there")
-	flags.BoolVar(&o.allowDowngrade, "allow-downgrade", false, "with --yes: allow a version older than the one on the cluster")
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "stop when this layer is ready; the next apply continues")
 	addRunHooks(cmd, &o.runHooks, "run the deletion hooks of charts whose bundles are removed")
 	o.fleet.addFleetFlags(cmd)
@@ -71,9 +70,7 @@ type applyOptions struct {
 	pauseAfter int
 	runHooks   bool
 	isRollback bool
-	// allowDowngrade applies an older version although nobody is asked.
-	allowDowngrade bool
-	fleet          fleetFlags
+	fleet      fleetFlags
 }
 
 // siteFlags are what plan and apply need to know to come to the same manifests.
@@ -87,6 +84,8 @@ type siteFlags struct {
 	deleteForeign bool
 	// leftOutBy is the name of a controller, to apply what it cannot apply.
 	leftOutBy string
+	// allowDowngrade goes on with an older version than the cluster has, or with another build of its version.
+	allowDowngrade bool
 }
 
 func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
@@ -96,6 +95,7 @@ func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
 	flags.BoolVar(&f.images, "images", false, "also verify upstream's signatures of workload images for which the policy has rules")
 	f.values.addCluster(cmd)
 	f.addSkip(cmd)
+	flags.BoolVar(&f.allowDowngrade, "allow-downgrade", false, "go on with a version older than the one on the cluster, or another build of it")
 	flags.StringVar(&f.leftOutBy, "left-out-by", "", "apply only the bundles that this controller cannot apply, under the name NAME-beside-CONTROLLER: "+strings.Join(site.ControllerNames(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("left-out-by", cobra.FixedCompletions(site.ControllerNames(), cobra.ShellCompDirectiveNoFileComp))
 	flags.StringVar(&f.leftOutBy, "beside", "", "the old name of --left-out-by")
@@ -169,7 +169,7 @@ func (a *app) prepareRoot(ctx context.Context, reference string, policy *trust.P
 	}
 	set := root.Set
 	if registry != "" {
-		if at, err = a.importFirst(ctx, at, set, registry, &f.trust); err != nil {
+		if at, err = a.importFirst(ctx, at, set, registry, &f.trust, f.allowDowngrade); err != nil {
 			return nil, err
 		}
 		if set, err = a.openSet(ctx, at); err != nil {
@@ -224,11 +224,11 @@ func namesOf(rt deploy.Runtime) []string {
 var nameLine = regexp.MustCompile(`(?m)^[ -]*(?:name|namespace|[a-z]+Name): *["']?([a-z0-9]([a-z0-9.-]*[a-z0-9])?)["']? *$`)
 
 // importFirst brings an archive to a registry and gives the same root there.
-func (a *app) importFirst(ctx context.Context, at *openedReference, set *bundle.Set, registry string, t *trustFlags) (*openedReference, error) {
+func (a *app) importFirst(ctx context.Context, at *openedReference, set *bundle.Set, registry string, t *trustFlags, allowDowngrade bool) (*openedReference, error) {
 	if at.File == "" {
 		return nil, &usageError{fmt.Errorf("--registry is for archives only: copy %s there with krtpkg copy", at.Place)}
 	}
-	f := transferFlags{concurrency: 4, trust: *t}
+	f := transferFlags{concurrency: 4, trust: *t, moveTags: allowDowngrade}
 	target := strings.TrimSuffix(registry, "/") + "/" + set.Name()
 	options, err := a.transferOptions(ctx, &f, "import")
 	if err != nil {
@@ -362,7 +362,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 	if err := a.sayFindings(slices.Concat(found, findings)); err != nil {
 		return nil, err
 	}
-	if o.cluster.yes && !o.allowDowngrade {
+	if !o.isRollback && !o.site.allowDowngrade {
 		if err := refuseDowngrade(findings); err != nil {
 			return nil, err
 		}
@@ -378,10 +378,11 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 	return cluster.Apply(ctx, rt, apply)
 }
 
-// errDowngrade means that nobody was asked about a version older than what is there.
-var errDowngrade = errors.New("is older than the applied version")
+// errDowngrade is the error of a version that is older than the one on the cluster, or another build of it.
+var errDowngrade = errors.New("the cluster has a newer version or another build")
 
-// refuseDowngrade refuses an older version of the runtime, not of single bundles of a newer one.
+// refuseDowngrade returns an error if a runtime is older than the one on the cluster, or another build of its version.
+// Single bundles of a newer runtime may be older.
 func refuseDowngrade(findings []deploy.Finding) error {
 	for _, f := range findings {
 		if f.Check == deploy.CheckDowngrade && f.Bundle == "" {

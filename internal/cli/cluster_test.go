@@ -150,8 +150,9 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 			t.Errorf("kube-bench is still there, or the NFS driver is not")
 		}
 	})
-	t.Run("an older version is refused where nobody is asked", func(t *testing.T) {
-		s.refused(1, "--allow-downgrade", "apply", "--yes", "--key", "cosign.pub", reference("1.0.0"))
+	t.Run("an older version is refused", func(t *testing.T) {
+		s.refused(3, "--allow-downgrade", "plan", "--key", "cosign.pub", reference("1.0.0"))
+		s.refused(3, "--allow-downgrade", "apply", "--yes", "--key", "cosign.pub", reference("1.0.0"))
 	})
 	t.Run("a rollback goes back to all of it", func(t *testing.T) {
 		s.refused(3, "", "rollback", "upstream", "--yes", "--key", s.otherKey())

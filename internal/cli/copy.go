@@ -36,6 +36,9 @@ type transferFlags struct {
 	maxUnverified     string
 	unverifiedVolumes bool
 
+	// moveTags and allowDowngrade are what tags of the target may do besides going on to newer versions.
+	moveTags, allowDowngrade bool
+
 	list   string
 	trust  trustFlags
 	format ui.Format
@@ -83,6 +86,16 @@ func (f *transferFlags) addSpeed(cmd *cobra.Command) {
 	outputFlag(cmd, &f.format)
 }
 
+// addMoving adds the flags by which published tags move other than to newer versions.
+func (f *transferFlags) addMoving(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.moveTags, "move-tags", false, "move tags that name another build of the version, an older version or another name")
+}
+
+// addDowngrade adds the flag by which tags go back.
+func (f *transferFlags) addDowngrade(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.allowDowngrade, "allow-downgrade", false, "move tags back to an older version")
+}
+
 func (f *transferFlags) addBundles(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.onlyBundles, "only-bundles", false, "leave out workload images")
 }
@@ -102,7 +115,8 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 		return transfer.Options{}, &usageError{fmt.Errorf("--concurrency %d: want 1 to 64", f.concurrency)}
 	}
 	o := transfer.Options{
-		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs, AllowRenamedTags: a.settings.allowRenamed,
+		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs, MoveTags: f.moveTags,
+		AllowDowngrade: f.allowDowngrade, AllowRenamedTags: a.settings.allowRenamed,
 		Concurrency: f.concurrency, Progress: a.ui.Progress(verb), WholeLayers: f.layerDeltas == deltaOff,
 	}
 	if f.layerDeltas != "" && f.layerDeltas != deltaAuto && f.layerDeltas != deltaOff {
@@ -144,7 +158,7 @@ image, and what is attached to them. Images that the folder lacks are copied fro
 registries or from --image-mirror.
 
 The tag is set last, so it never names an incomplete runtime. To resume an interrupted push, run
-it again.`,
+it again. A published version stays: a tag moves only to a newer version, unless you pass --move-tags.`,
 		Example: `  krtpkg push oci:dist:1.0.0 registry.example/krt/edge:1.0.0
   krtpkg push oci:dist:1.1.0 registry.example/krt/edge --delta-from 1.0.0`,
 		GroupID: groupMake,
@@ -159,6 +173,7 @@ it again.`,
 	f.addDryRun(cmd)
 	cmd.Flags().StringSliceVar(&f.deltaFrom, "delta-from", nil, "tags of older versions at the target: publish what changed since, so that sites copy less (see krtpkg delta)")
 	addDeltaMemory(cmd.Flags(), &f.deltaMemory)
+	f.addMoving(cmd)
 	f.trust.addUnsigned(cmd, "push even if a policy file would refuse it, for example to sign it there")
 	return cmd
 }
@@ -176,7 +191,8 @@ Where deltas are published next to the source (see krtpkg delta), a changed laye
 difference and from what the target has, and checked against its digest. What is wrong with a delta is
 reported, and the layer is copied whole.
 
-To resume an interrupted copy, run it again; it continues even within a blob.
+To resume an interrupted copy, run it again; it continues even within a blob. A tag of the target
+moves only to a newer version, unless you pass --allow-downgrade or --move-tags.
 
 With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md).`,
 		Example: `  krtpkg copy registry.example/krt/edge:1.0.0 site.example/krt/edge:1.0.0
@@ -202,6 +218,8 @@ With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
+	f.addMoving(cmd)
+	f.addDowngrade(cmd)
 	f.trust.addUnsigned(cmd, "copy even if a policy file would refuse it")
 	cmd.Flags().StringVar(&f.layerDeltas, "delta", deltaAuto, "auto makes changed layers from published deltas, off copies them whole, which needs less CPU")
 	_ = cmd.RegisterFlagCompletionFunc("delta", cobra.FixedCompletions([]string{deltaAuto, deltaOff}, cobra.ShellCompDirectiveNoFileComp))

@@ -27,6 +27,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/site"
 	"krtpkg.dev/krtpkg/pkg/source"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 	"krtpkg.dev/krtpkg/pkg/trust"
@@ -78,6 +79,10 @@ func explainError(ctx context.Context, err error) result.Error {
 		volumes    *archive.AbsentVolumesError
 		item       *transfer.ItemError
 		baseLayer  *delta.BaseError
+		movedTag   *transfer.MovedTagError
+		downgrade  *transfer.DowngradeError
+		channel    *site.OlderError
+		overwrite  *otherArchiveError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -95,7 +100,15 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, deploy.ErrOwned):
 		return failure(result.Owned, exitFailure, "delete these resources there first, or pass --take-over", "")
 	case errors.Is(err, errDowngrade):
-		return failure(result.Downgrade, exitFailure, "go back with krtpkg rollback, which restores the values too, or pass --allow-downgrade", "")
+		return failure(result.Downgrade, exitUnverified, "go back with krtpkg rollback, which restores the values too, or pass --allow-downgrade", "")
+	case errors.As(err, &channel):
+		return failure(result.Downgrade, exitUnverified, "if the channel is meant to go back, pass --back", channel.Channel)
+	case errors.As(err, &downgrade):
+		return failure(result.Downgrade, exitUnverified, "if the site is meant to go back, pass --allow-downgrade", downgrade.New.Name)
+	case errors.As(err, &movedTag):
+		return failure(result.MovedTag, exitUnverified, movedTagHint(movedTag), movedTag.Target+":"+movedTag.Tag)
+	case errors.As(err, &overwrite):
+		return failure(result.OtherArchive, exitFailure, "write to another file, or pass --force to replace it", overwrite.file)
 	case errors.As(err, &findings):
 		return failure(result.Findings, exitFailure, skipHint(findings), "")
 	case errors.Is(err, sign.ErrUnsigned):

@@ -108,7 +108,7 @@ func TestExplain(t *testing.T) {
 		{"out of reach", unanswered(syscall.ECONNREFUSED), 1, "check the name and the network"},
 		{"missing, and out of reach", missing(unanswered(syscall.ECONNREFUSED)), 4, "check the name and the network"},
 		{"findings that can be skipped", found("images", "twice", "images"), 1, "--skip-check images,twice"},
-		{"an older version", refuseDowngrade([]deploy.Finding{{Check: deploy.CheckDowngrade, Message: "x"}}), 1, "--allow-downgrade"},
+		{"an older version", refuseDowngrade([]deploy.Finding{{Check: deploy.CheckDowngrade, Message: "x"}}), 3, "--allow-downgrade"},
 		{"a finding that can't be", found("images", "kapp"), 1, ""},
 		{"a cluster out of reach", &url.Error{Op: "Get", URL: "https://cluster.example/api", Err: syscall.ECONNREFUSED}, 1, ""},
 	} {

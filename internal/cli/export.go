@@ -31,6 +31,8 @@ type exportFlags struct {
 	zstd       bool
 	delta      string
 	memory     string
+	// force replaces an archive of other versions.
+	force bool
 }
 
 func (a *app) exportCommand() *cobra.Command {
@@ -48,7 +50,8 @@ written as its difference from layers of the base if that is smaller; the import
 bytes, so digests and signatures stay valid. --dry-run shows it layer by layer.
 With --volume-size the archive is split into files that can be checked and imported one by one, in any order.
 
-To resume an interrupted export, run it again.`,
+To resume an interrupted export, run it again. A file that holds other versions is replaced only with
+--force. What is older than the version of the base is exported only with --allow-downgrade.`,
 		Example: `  krtpkg export registry.example/krt/edge:1.0.0 edge-1.0.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base registry.example/krt/edge:1.0.0 edge-1.1.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base have.json --delta auto edge-1.1.0.tar
@@ -69,6 +72,8 @@ To resume an interrupted export, run it again.`,
 	_ = cmd.RegisterFlagCompletionFunc("delta", cobra.FixedCompletions([]string{deltaOff, deltaAuto, deltaForce}, cobra.ShellCompDirectiveNoFileComp))
 	addDeltaMemory(cmd.Flags(), &f.memory)
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
+	cmd.Flags().BoolVar(&f.force, "force", false, "replace a file that holds other versions, or is not an archive")
+	cmd.Flags().BoolVar(&f.allowDowngrade, "allow-downgrade", false, "export a version older than the one that --base names")
 	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the whole archive; it can then only be imported (layers are compressed anyway)")
 	return cmd
 }
@@ -110,6 +115,13 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 	if err != nil {
 		return nil, err
 	}
+	if !f.allowDowngrade {
+		for _, site := range base.sites {
+			if err := plan.CheckDowngrade(site.name, site.versions); err != nil {
+				return nil, fmt.Errorf("export: %w", err)
+			}
+		}
+	}
 	contents := plan.ArchiveContents(base.has, base.names)
 	var from content.Fetcher = plan
 	var deltas *transfer.Deltas
@@ -131,6 +143,13 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 			return nil, err
 		}
 		names = archive.VolumeNames(file, len(volumes))
+	}
+	if !f.force {
+		for _, name := range names {
+			if err := refuseOtherArchive(ctx, name, plan); err != nil {
+				return nil, err
+			}
+		}
 	}
 	r := &result.Transfer{DryRun: f.dryRun, Base: base.names, Bytes: plan.Size(), Layers: describeLayers(deltas)}
 	whole := progress.Event{Kind: progress.Planned}
@@ -277,6 +296,14 @@ type exportBase struct {
 	// plans are the versions whose content can be read here; unread are the names of the others.
 	plans  []*transfer.Plan
 	unread []string
+	// sites are the highest versions that each base has.
+	sites []siteVersions
+}
+
+// siteVersions are the highest versions of a site, and what it is called.
+type siteVersions struct {
+	name     string
+	versions []transfer.Release
 }
 
 // readBases reads what --base names. For deltas the versions of an inventory are looked for where the
@@ -290,6 +317,7 @@ func (a *app) readBases(ctx context.Context, f exportFlags, roots []transfer.Sou
 			if err != nil {
 				return nil, err
 			}
+			b.sites = append(b.sites, siteVersions{reference, inventory.Versions})
 			all, b.names = append(all, inventory.ContainsFunc()), append(b.names, inventory.Roots...)
 			if f.delta != deltaOff {
 				if err := b.findRoots(ctx, inventory.Roots, roots, o); err != nil {
@@ -302,6 +330,7 @@ func (a *app) readBases(ctx context.Context, f exportFlags, roots []transfer.Sou
 		if err != nil {
 			return nil, fmt.Errorf("base %s: %w", reference, err)
 		}
+		b.sites = append(b.sites, siteVersions{reference, plan.HighestVersions()})
 		all, b.names, b.plans = append(all, plan.ContainsFunc()), append(b.names, plan.Names()...), append(b.plans, plan)
 	}
 	if len(all) > 0 {

@@ -34,7 +34,8 @@ can be anywhere: such a file is read twice, and up to --max-unverified of such a
 The volumes of an archive can be imported together or one by one, in any order: the last one
 completes the import and sets the tags. Until then the exit code is 4.
 
-To resume an interrupted import, run it again.`,
+To resume an interrupted import, run it again. A tag of the target moves only to a newer version,
+unless you pass --allow-downgrade or --move-tags.`,
 		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
   krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge
   krtpkg export registry.example/krt/edge:1.0.0 - | krtpkg import - site.example/krt/edge`,
@@ -52,6 +53,8 @@ To resume an interrupted import, run it again.`,
 	cmd.Flags().BoolVar(&f.unverifiedVolumes, "allow-unverified-volumes", false, "import a volume unverified if its signatures are on another one; the last volume is verified before tags are set")
 	f.addPaths(cmd)
 	f.addDryRun(cmd)
+	f.addMoving(cmd)
+	f.addDowngrade(cmd)
 	return cmd
 }
 

@@ -147,8 +147,8 @@ func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOpti
 	}
 	rt.Name = p.deployedName()
 	report, err := a.applyRuntime(ctx, cluster, p, rt, &applyOptions{
-		cluster: o.cluster, pauseAfter: -1, allowDowngrade: o.to.Downgradable,
-		site: siteFlags{takeOver: o.ahead.takeOver, deleteForeign: o.ahead.deleteForeign, skip: o.ahead.skip},
+		cluster: o.cluster, pauseAfter: -1,
+		site: siteFlags{takeOver: o.ahead.takeOver, deleteForeign: o.ahead.deleteForeign, skip: o.ahead.skip, allowDowngrade: o.to.Downgradable},
 	})
 	if err != nil {
 		return err

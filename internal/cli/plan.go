@@ -76,6 +76,9 @@ func (a *app) runPlan(ctx context.Context, reference string, o planOptions) erro
 	plan.Findings = append(found, plan.Findings...)
 	a.hideConfidential(plan.Findings)
 	failed := deploy.RefuseFindings(plan.Findings)
+	if failed == nil && !o.site.allowDowngrade {
+		failed = refuseDowngrade(plan.Findings)
+	}
 	if failed == nil && o.exitCode && plan.HasChanges() {
 		failed = errChanges
 	}

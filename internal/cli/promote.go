@@ -32,7 +32,7 @@ channel and when, and moves the channel's tag to the verified digest. Sites that
 then use this version.
 
 The policy file or --trust-key defines the trusted signers; --key or --keyless signs the attestation,
-as with sign. A channel moves to an older version only with --back.`,
+as with sign. A channel moves to an older version, or to another build of its version, only with --back.`,
 		Example: `  krtpkg promote --trust-key cosign.pub --key cosign.key --to candidate registry.example/krt/edge:1.0.0
   krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate`,
 		GroupID: groupTrust,
@@ -45,7 +45,8 @@ as with sign. A channel moves to an older version only with --back.`,
 	flags.StringVar(&o.trust.policy, "policy", "", "trust policy file (also $"+policyVariable+", or trust.yaml next to the config file)")
 	flags.StringVar(&o.to, "to", "", "the channel: a tag that is not a version")
 	flags.StringVar(&o.by, "by", "", "who promotes (default: the user of this machine)")
-	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version")
+	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version, or move to another build of its version")
+	flags.BoolVar(&o.back, "allow-downgrade", false, "the same as --back")
 	requireFlags(cmd, "to")
 	return cmd
 }
@@ -89,9 +90,6 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 		return err
 	}
 	promoted, err := site.Promote(ctx, store, root, options)
-	if older := (*site.OlderError)(nil); errors.As(err, &older) {
-		return fmt.Errorf("%w: pass --back to go back", err)
-	}
 	if err != nil {
 		return err
 	}

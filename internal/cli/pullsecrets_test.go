@@ -87,12 +87,12 @@ func otherRuntime(s *site, reference, other string) {
 	s.write("settings/all.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: shop, labels: {a: b}}\n")
 	s.ok("build", "-f", "settings", "--to", "oci:rebuilt")
 	s.ok("sign", "--key", "cosign.key", "oci:rebuilt")
-	s.ok("copy", "oci:rebuilt", reference)
-	if r := s.run("plan", "--key", "cosign.pub", reference); r.code != 0 || !strings.Contains(r.stderr, "this is another build") {
+	s.ok("copy", "--move-tags", "oci:rebuilt", reference)
+	if r := s.run("plan", "--key", "cosign.pub", reference); r.code != 3 || !strings.Contains(r.stderr, "this is another build") {
 		s.t.Errorf("another build: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 
-	s.ok("copy", other, reference)
+	s.ok("copy", "--move-tags", other, reference)
 	said := "/site/settings is now shop, but the cluster has settings from there"
 	s.refused(3, said, "plan", "--key", "cosign.pub", reference)
 	s.refused(3, said, "apply", "--yes", "--key", "cosign.pub", reference)

@@ -8,13 +8,20 @@ import (
 )
 
 // checkDowngrade tells of versions older than those that are there: of the runtime, as recorded,
-// and of its bundles. Versions that are not semver cannot be compared.
+// and of its bundles; and of another build of the recorded version. Versions that are not semver cannot be compared.
 func (s *session) checkDowngrade(context.Context, *clusterView) ([]Finding, error) {
 	var found []Finding
 	for _, r := range s.record.revisions {
 		if isOlder(s.runtime.Version, r.Version) {
 			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
-				"%s %s is older than %s, revision %d on the cluster (%s)", s.runtime.Name, s.runtime.Version, r.Version, r.Number, r.State)})
+				"%s %s (%s) is older than %s (%s), revision %d on the cluster (%s)",
+				s.runtime.Name, s.runtime.Version, s.runtime.Digest, r.Version, r.Digest, r.Number, r.State)})
+			break
+		}
+		if r.Version == s.runtime.Version && r.Digest != s.runtime.Digest {
+			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
+				"%s %s (%s) is another build than %s, revision %d on the cluster (%s)",
+				s.runtime.Name, s.runtime.Version, s.runtime.Digest, r.Digest, r.Number, r.State)})
 			break
 		}
 		if r.State == Complete {

@@ -72,7 +72,7 @@ func TestClockAhead(t *testing.T) {
 func TestDowngrade(t *testing.T) {
 	r := newRig(t)
 	rt := func(version, bundle string) Runtime {
-		return Runtime{Name: "edge", Version: version, Units: []Unit{unit(1, "a", bundle, configMap("a", bundle))}}
+		return Runtime{Name: "edge", Version: version, Digest: "sha256:" + version, Units: []Unit{unit(1, "a", bundle, configMap("a", bundle))}}
 	}
 	warnings := func(rt Runtime) string {
 		t.Helper()
@@ -90,11 +90,16 @@ func TestDowngrade(t *testing.T) {
 	r.apply(rt("1.10.0", "3.1.0"))
 	for version, want := range map[string]string{
 		"1.10.0": "", "1.11.0-rc.1": "", "nightly": "",
-		"1.9.0": "warning (downgrade): edge 1.9.0 is older than 1.10.0, revision 2 on the cluster (complete)",
+		"1.9.0": "warning (downgrade): edge 1.9.0 (sha256:1.9.0) is older than 1.10.0 (sha256:1.10.0), revision 2 on the cluster (complete)",
 	} {
 		if got := warnings(rt(version, "3.1.0")); got != want {
 			t.Errorf("%s: %s", version, got)
 		}
+	}
+	rebuilt := rt("1.10.0", "3.1.0")
+	rebuilt.Digest = "sha256:other"
+	if got := warnings(rebuilt); got != "warning (downgrade): edge 1.10.0 (sha256:other) is another build than sha256:1.10.0, revision 2 on the cluster (complete)" {
+		t.Errorf("another build: %s", got)
 	}
 	if got := warnings(rt("1.11.0", "3.0.0")); got != "warning (downgrade): a: 3.0.0 is older than 3.1.0 on the cluster" {
 		t.Errorf("an older bundle of a newer runtime: %s", got)
@@ -102,7 +107,7 @@ func TestDowngrade(t *testing.T) {
 	failed := rt("2.0.0", "3.1.0")
 	failed.Units = append(failed.Units, unit(2, "b", "1", deployment("stuck", "no-such-label: here")))
 	r.failing(failed, time.Second, "stuck")
-	if got := warnings(rt("1.10.0", "3.1.0")); !strings.Contains(got, "edge 1.10.0 is older than 2.0.0, revision 3 on the cluster (failed)") {
+	if got := warnings(rt("1.10.0", "3.1.0")); !strings.Contains(got, "is older than 2.0.0 (sha256:2.0.0), revision 3 on the cluster (failed)") {
 		t.Errorf("over one that failed: %s", got)
 	}
 	r.deleted("edge")

@@ -84,8 +84,10 @@ const (
 	Locked           Code = "locked"         // another apply is at work on the cluster
 	ForeignObjects   Code = "foreignObjects" // what others made would be deleted
 	Owned            Code = "owned"          // another app owns a resource
-	Downgrade        Code = "downgrade"
-	Findings         Code = "findings" // a look at the cluster found what is wrong
+	Downgrade        Code = "downgrade"      // what is there is newer, or another build of the version
+	MovedTag         Code = "movedTag"       // a tag would move to something other than a newer version
+	OtherArchive     Code = "otherArchive"   // a file holds other versions
+	Findings         Code = "findings"       // a look at the cluster found what is wrong
 	UnfitRegistry    Code = "unfitRegistry"
 )
 

@@ -18,6 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
 // PromotionType is the predicate type of the attestations of [Promote]; the predicate is a [result.Promotion].
@@ -29,7 +30,7 @@ type PromoteOptions struct {
 	Channel string
 	// By is the person or the system that promotes. It is required.
 	By string
-	// AllowOlder moves a channel to an older version than the one it is at.
+	// AllowOlder moves a channel to an older version than the one it is at, or to another build of that version.
 	AllowOlder bool
 	// Sign signs the attestation. Its Reference defaults to the repository of the root, or else to its name.
 	Sign sign.SignOptions
@@ -107,7 +108,8 @@ func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, ro
 	return nil
 }
 
-// checkChannel refuses to move a channel away from another product, or to an older version.
+// checkChannel refuses to move a channel away from another product, to an older version or to another build of its
+// version.
 func (r *Root) checkChannel(ctx context.Context, before ocispec.Descriptor, opts PromoteOptions) error {
 	m, err := bundle.ReadManifest(ctx, r.Store, before)
 	if err != nil {
@@ -124,20 +126,21 @@ func (r *Root) checkChannel(ctx context.Context, before ocispec.Descriptor, opts
 	if err != nil {
 		return err
 	}
-	if is.LessThan(was) && !opts.AllowOlder {
-		return &OlderError{opts.Channel, was.String(), is.String()}
+	isBack := is.LessThan(was) || is.Equal(was) && is.Original() == was.Original()
+	if isBack && !opts.AllowOlder {
+		return &OlderError{Channel: opts.Channel, DowngradeError: transfer.DowngradeError{
+			Site: "channel " + opts.Channel,
+			Is:   transfer.Release{Name: r.Set.Name(), Version: was.Original(), Digest: before.Digest},
+			New:  transfer.Release{Name: r.Set.Name(), Version: is.Original(), Digest: r.Source.Root.Digest},
+		}}
 	}
 	return nil
 }
 
-// OlderError reports a channel that would move to an older version.
+// OlderError reports a channel that would move to an older version, or to another build of its version.
 type OlderError struct {
-	// Current is the version of the channel, Version that of the root.
-	Channel, Current, Version string
-}
-
-func (e *OlderError) Error() string {
-	return fmt.Sprintf("channel %s is at %s, which is newer than %s", e.Channel, e.Current, e.Version)
+	Channel string
+	transfer.DowngradeError
 }
 
 // ListPromotions returns the promotions among verified attestations, the latest last.

@@ -106,7 +106,7 @@ func TestPromote(t *testing.T) {
 	holds(second)
 
 	var older *site.OlderError
-	if _, err := r.promote(first, site.PromoteOptions{Channel: "stable"}); !errors.As(err, &older) || older.Current != "1.1.0" {
+	if _, err := r.promote(first, site.PromoteOptions{Channel: "stable"}); !errors.As(err, &older) || older.Is.Version != "1.1.0" {
 		t.Errorf("back without AllowOlder: %v", err)
 	}
 	if _, err := r.promote(other, site.PromoteOptions{Channel: "stable"}); err == nil || !strings.Contains(err.Error(), "channel stable belongs to web, not to dns") {

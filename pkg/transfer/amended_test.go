@@ -89,7 +89,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 				w.mustCopy(old, dst)
 			}
 			options := c.options
-			options.Fallback, options.AllowRenamedTags = complete, true
+			options.Fallback, options.AllowRenamedTags, options.MoveTags = complete, true, true
 			for _, root := range roots {
 				if _, err := transfer.Copy(t.Context(), []transfer.Source{{Store: openArchive(t, file), Root: root.Root, Tags: root.Tags}}, dst, options); err != nil {
 					t.Fatal(err)

@@ -103,7 +103,7 @@ func TestArchiveBetweenAllPairs(t *testing.T) {
 				return // it takes a blob of one media type for another than that of another type
 			}
 			dst := make(t)
-			if _, err := transfer.Import(t.Context(), openArchive(t, first), dst, transfer.Options{}); err != nil {
+			if _, err := transfer.Import(t.Context(), openArchive(t, first), dst, transfer.Options{MoveTags: true}); err != nil {
 				t.Fatal(err)
 			}
 			equal(t, contentOf(t, dst, root), want)
@@ -118,7 +118,7 @@ func TestArchiveBetweenAllPairs(t *testing.T) {
 			}
 			defer stream.Close()
 			dst = make(t)
-			if _, err := transfer.ImportStream(t.Context(), stream, dst, transfer.Options{}); err != nil {
+			if _, err := transfer.ImportStream(t.Context(), stream, dst, transfer.Options{MoveTags: true}); err != nil {
 				t.Fatal(err)
 			}
 			equal(t, contentOf(t, dst, root), want)
@@ -151,7 +151,7 @@ func TestVolumesInAnyOrder(t *testing.T) {
 				t.Parallel()
 				dst := kinds[kind](t)
 				for i, n := range order {
-					imported, err := transfer.Import(t.Context(), openArchive(t, names[n]), dst, transfer.Options{})
+					imported, err := transfer.Import(t.Context(), openArchive(t, names[n]), dst, transfer.Options{MoveTags: true})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -200,12 +200,12 @@ func TestBase(t *testing.T) {
 			}
 			for _, kind := range []string{"layout", "olareg"} {
 				dst := kinds[kind](t)
-				_, err := transfer.Import(t.Context(), openArchive(t, increment), dst, transfer.Options{})
+				_, err := transfer.Import(t.Context(), openArchive(t, increment), dst, transfer.Options{MoveTags: true})
 				var base *transfer.BaseError
 				if !errors.As(err, &base) || !strings.Contains(err.Error(), "edge:1.0.0@"+old.Digest.String()) {
 					t.Fatalf("got %v", err)
 				}
-				if _, err := transfer.PlanImport(t.Context(), openArchive(t, increment), dst, transfer.Options{}); !errors.As(err, &base) {
+				if _, err := transfer.PlanImport(t.Context(), openArchive(t, increment), dst, transfer.Options{MoveTags: true}); !errors.As(err, &base) {
 					t.Errorf("plan: %v", err)
 				}
 				noTag(t, dst)
@@ -213,7 +213,7 @@ func TestBase(t *testing.T) {
 					t.Errorf("something was written: %v", err)
 				}
 				w.mustCopy(old, dst)
-				if _, err := transfer.Import(t.Context(), openArchive(t, increment), dst, transfer.Options{}); err != nil {
+				if _, err := transfer.Import(t.Context(), openArchive(t, increment), dst, transfer.Options{MoveTags: true}); err != nil {
 					t.Fatal(err)
 				}
 				equal(t, contentOf(t, dst, new), contentOf(t, complete, new))

@@ -80,6 +80,12 @@ func (c *copier) copyPlan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.report.Copied > 0 {
+		// Somebody else may have published in the meantime.
+		if _, err := c.checkTags(ctx, c.dst); err != nil {
+			return err
+		}
+	}
 	for _, r := range c.roots {
 		for _, tag := range r.Tags {
 			if err := c.tagRoot(ctx, r, tag); err != nil {

@@ -173,13 +173,13 @@ var importWays = map[string]func(t *testing.T, names []string, dst oras.GraphTar
 func planWays(t *testing.T, names []string, dst oras.GraphTarget, check func(way string, p *transfer.Plan, err error)) {
 	t.Helper()
 	store := openArchive(t, names...)
-	p, err := transfer.PlanImport(t.Context(), store, dst, transfer.Options{})
+	p, err := transfer.PlanImport(t.Context(), store, dst, transfer.Options{MoveTags: true})
 	check("plan of an import", p, err)
 	sources, err := transfer.FindRoots(t.Context(), store)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err = transfer.PlanCopy(t.Context(), sources, dst, transfer.Options{})
+	p, err = transfer.PlanCopy(t.Context(), sources, dst, transfer.Options{MoveTags: true})
 	check("plan of a copy", p, err)
 }
 
@@ -233,7 +233,7 @@ func TestDeltas(t *testing.T) {
 				if strings.Contains(way, "volume") {
 					names = archives["volumes"]
 				}
-				o := transfer.Options{TemporaryDir: t.TempDir()}
+				o := transfer.Options{TemporaryDir: t.TempDir(), MoveTags: true}
 				dst := kinds[kind](t)
 				err := run(t, names, dst, o)
 				var base *transfer.BaseError
@@ -365,7 +365,7 @@ func TestDamagedDeltas(t *testing.T) {
 	}
 	for name, file := range files {
 		for _, way := range []string{"file", "stream"} {
-			o := transfer.Options{TemporaryDir: t.TempDir()}
+			o := transfer.Options{TemporaryDir: t.TempDir(), MoveTags: true}
 			dst := newLayout(t)
 			w.mustCopy(roots[0], dst)
 			err := importWays[way](t, []string{file}, dst, o)
@@ -395,7 +395,7 @@ func TestDamagedDeltas(t *testing.T) {
 	for _, way := range []string{"file", "copy", "stream"} {
 		dst := newLayout(t)
 		w.mustCopy(roots[0], dst)
-		if err := importWays[way](t, []string{larger}, dst, transfer.Options{}); !errors.Is(err, archive.ErrDamaged) {
+		if err := importWays[way](t, []string{larger}, dst, transfer.Options{MoveTags: true}); !errors.Is(err, archive.ErrDamaged) {
 			t.Errorf("%s of deltas that claim another size: %v", way, err)
 		}
 	}
@@ -408,7 +408,7 @@ func TestDamagedDeltas(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "blobs", "sha256", list[0].Bases[0].Encoded()), []byte("damaged"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err = transfer.Import(t.Context(), openArchive(t, file), dst, transfer.Options{})
+	_, err = transfer.Import(t.Context(), openArchive(t, file), dst, transfer.Options{MoveTags: true})
 	if err == nil || !strings.Contains(err.Error(), list[0].Bases[0].String()) {
 		t.Errorf("damaged base: %v", err)
 	}

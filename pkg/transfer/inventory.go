@@ -21,6 +21,8 @@ type Inventory struct {
 	// string. If two blobs share a prefix, an export may omit one of them;
 	// the import then reports it as missing.
 	Blobs string `json:"blobs"`
+	// Versions are the highest version of each name, sorted. Inventories of earlier versions have none.
+	Versions []Release `json:"versions,omitempty"`
 }
 
 const (
@@ -45,7 +47,8 @@ func (p *Plan) Inventory(roots []string) Inventory {
 	slices.SortFunc(list, bytes.Compare)
 	return Inventory{
 		APIVersion: inventoryAPIVersion, Kind: inventoryKind, Roots: roots,
-		Blobs: base64.StdEncoding.EncodeToString(bytes.Join(list, nil)),
+		Blobs:    base64.StdEncoding.EncodeToString(bytes.Join(list, nil)),
+		Versions: p.HighestVersions(),
 	}
 }
 
@@ -59,8 +62,7 @@ func digestPrefix(d digest.Digest) []byte {
 
 // ReadInventory reads an [Inventory] as JSON.
 func ReadInventory(r io.Reader) (*Inventory, error) {
-	decoder := json.NewDecoder(io.LimitReader(r, maxInventory))
-	decoder.DisallowUnknownFields()
+	decoder := json.NewDecoder(io.LimitReader(r, maxInventory)) // a later version may add fields
 	var i Inventory
 	if err := decoder.Decode(&i); err != nil {
 		return nil, fmt.Errorf("read inventory: %w", err)

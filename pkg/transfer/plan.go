@@ -161,8 +161,12 @@ func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage
 			}
 		}
 	}
-	if err := p.incompleteError(); err != nil {
+	moved, err := p.checkTags(ctx, dst)
+	if err := cmp.Or(err, p.incompleteError()); err != nil {
 		return nil, err
+	}
+	for _, m := range moved {
+		p.note("tag "+m.Tag, fmt.Sprintf("of %s moves from %s to %s", m.Target, m.Is, m.New))
 	}
 	for _, r := range p.roots {
 		if err := p.finishRoot(ctx, r); err != nil {

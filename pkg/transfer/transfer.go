@@ -46,6 +46,9 @@ type Options struct {
 	Accepts func(digest.Digest) error
 	// AllowRenamedTags allows a version tag that names another version; see [bundle.TagError].
 	AllowRenamedTags bool
+	// MoveTags moves tags of the target also to another build of the version that they name, to an older version and to
+	// another name; AllowDowngrade only to an older version. Without them that is a [*MovedTagError].
+	MoveTags, AllowDowngrade bool
 	// MaxUnverified is how many bytes of a stream an import holds before it can call Verify; 32 MiB
 	// when zero. Archives of current versions have signatures in front.
 	MaxUnverified int64
@@ -112,7 +115,7 @@ type RootReport struct {
 }
 
 // Copy copies roots to a target. It returns [*IncompleteError] if something that they need is not
-// found, and [*bundle.TagError].
+// found, [*bundle.TagError] and [*MovedTagError].
 func Copy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Options) (*Report, error) {
 	p, err := PlanCopy(ctx, sources, dst, o)
 	if err != nil {

@@ -238,7 +238,7 @@ func open(t *testing.T, r *registrytest.Registry, repository string) oras.GraphT
 }
 
 func (w *world) copy(root ocispec.Descriptor, dst oras.GraphTarget) (*transfer.Report, error) {
-	return transfer.Copy(w.t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{Origins: w})
+	return transfer.Copy(w.t.Context(), []transfer.Source{{Store: w.dist, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{Origins: w, MoveTags: true})
 }
 
 func (w *world) mustCopy(root ocispec.Descriptor, dst oras.GraphTarget) *transfer.Report {
@@ -250,9 +250,9 @@ func (w *world) mustCopy(root ocispec.Descriptor, dst oras.GraphTarget) *transfe
 	return report
 }
 
-// copyFrom copies from a place that has everything.
+// copyFrom copies from a place that has everything. All roots of these tests are builds of one version.
 func copyFrom(t *testing.T, src oras.ReadOnlyGraphTarget, root ocispec.Descriptor, dst oras.GraphTarget) (*transfer.Report, error) {
-	return transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{})
+	return transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"1.0.0"}}}, dst, transfer.Options{MoveTags: true})
 }
 
 // contentOf returns everything that a store has of a root, found without the code under test: each
