@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -13,7 +14,8 @@ func noArguments(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	err := fmt.Errorf("%s takes no arguments, but %q was given", cmd.CommandPath(), args[0])
-	if f := cmd.Flags().ShorthandLookup("f"); f != nil && len(args) == 1 {
+	isFile := !strings.ContainsAny(args[0], ":@") // a reference otherwise
+	if f := cmd.Flags().ShorthandLookup("f"); f != nil && len(args) == 1 && isFile {
 		err = fmt.Errorf("%w: name it with -f %s", err, args[0])
 	}
 	return err

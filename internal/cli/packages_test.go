@@ -531,7 +531,7 @@ func TestKappControllerFaults(t *testing.T) {
 	// unsigned or older.
 	c.apply("{apiVersion: v1, kind: Namespace, metadata: {name: by-tag}}")
 	for i, moved := range []string{"1.3.0", "1.2.0", "1.0.0"} {
-		s.ok("copy", reference(moved), reference("channel"))
+		s.ok("copy", "--move-tags", reference(moved), reference("channel"))
 		c.apply(fmt.Sprintf("{apiVersion: packaging.carvel.dev/v1alpha1, kind: PackageRepository, metadata: {name: shop, namespace: by-tag}, spec: {syncPeriod: %ds, fetch: {imgpkgBundle: {image: %q}}}}",
 			30+i, reference("channel")))
 		c.eventually("packages of "+moved+" by tag", func() error {

@@ -188,11 +188,11 @@ func (c *carvel) followsThroughGate(s *site, registry string, reference func(str
 	if message, _, _ := unstructured.NestedString(failed.Object, "status", "usefulErrorMessage"); !strings.Contains(message, "DENIED") || !strings.Contains(message, "no signature found") {
 		c.t.Errorf("of what nobody signed it says %q", message)
 	}
-	s.ok("copy", reference("1.3.0"), reference("gated"))
+	s.ok("copy", "--move-tags", reference("1.3.0"), reference("gated"))
 	sync(true)
 	has("1.3.0")
 	for _, moved := range []string{"1.0.0", "1.2.0"} { // older, and unsigned
-		s.ok("copy", reference(moved), reference("gated"))
+		s.ok("copy", "--move-tags", reference(moved), reference("gated"))
 		sync(true)
 		has("1.3.0")
 		if _, err := c.get(kindPackage, "by-gate", "web.shop.krtpkg.dev."+moved); !apierrors.IsNotFound(err) {

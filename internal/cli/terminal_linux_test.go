@@ -208,7 +208,7 @@ func TestProgressOnTerminals(t *testing.T) {
 				t.Errorf("interrupted: exit code %d\n%s", x.code, x.text)
 			}
 			x = run("copy", "--plain-http", "-j", "1", "oci:whole:1.0.0", site)
-			x.completes("copy", 3)
+			x.completes("copy", 1)
 			if rate := x.maxRate(); rate > linkSpeed*5/4 {
 				t.Errorf("%s: at most %.0f bytes a second, where the line has %d", x.name, rate, linkSpeed)
 			}

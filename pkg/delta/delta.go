@@ -22,6 +22,9 @@ import (
 var (
 	// ErrEncoder reports that no known encoder compresses a layer to the same bytes again.
 	ErrEncoder = errors.New("no known encoder gives its bytes again")
+	// ErrUnpack reports a layer with the right digest that cannot be unpacked here: it is damaged, its window is over the
+	// limit, or its tar is far larger than it.
+	ErrUnpack = errors.New("it cannot be unpacked here")
 	// ErrDamaged reports that a delta is damaged, or not a delta.
 	ErrDamaged = errors.New("damaged or not a delta")
 	// ErrMismatch reports that a delta gave other bytes than the layer's.

@@ -211,7 +211,7 @@ func undoCompression(ctx context.Context, packed *Scratch, dir string) (_ *undon
 	if bytes.Equal(magic, zstdMagic) {
 		in := contextReader{ctx, packed.section(0, packed.size)}
 		if err := decompress(tar, in, maxTarSize(packed.size)); err != nil {
-			return nil, err
+			return nil, unpackError(ctx, err)
 		}
 	} else {
 		encoders = candidates()

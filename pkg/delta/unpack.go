@@ -165,6 +165,15 @@ func (s *baseSet) Close() error {
 	return errors.Join(errs...)
 }
 
+// unpackError returns the error of a layer whose digest is right.
+func unpackError(ctx context.Context, err error) error {
+	var scratch *scratchError
+	if ctx.Err() != nil || errors.As(err, &scratch) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnpack, err)
+}
+
 // unpackLayer writes a layer as a tar of at most limit bytes to a temporary file, and checks its
 // digest.
 func unpackLayer(ctx context.Context, layer Layer, limit int64, dir string) (_ *Scratch, err error) {
@@ -192,6 +201,8 @@ func unpackLayer(ctx context.Context, layer Layer, limit int64, dir string) (_ *
 		err = drainErr
 	case counted.n != layer.Size || !verifier.Verified():
 		err = errMismatchedDigest
+	case err != nil:
+		err = unpackError(ctx, err)
 	}
 	if err != nil {
 		return nil, errors.Join(err, file.Close())

@@ -33,9 +33,11 @@ type repository struct {
 	ruling   *ruling
 	verdicts map[digest.Digest]*verdict
 	// attached are manifests that are answered because of what they are attached to, with the sizes of their blobs.
-	attached map[digest.Digest]map[digest.Digest]int64
+	attached map[digest.Digest]attachment
 	// refusals are decisions on other manifests, for a while.
 	refusals map[digest.Digest]refusedManifest
+	// blobRefusals are those on blobs: the same digest may be asked for as either.
+	blobRefusals map[digest.Digest]refusedManifest
 	// answers are what tags lead to, for a while.
 	answers map[string]tagAnswer
 	// tags are those that would be answered, for a while.
@@ -86,8 +88,9 @@ func (r *repository) current() *ruling {
 	now := r.g.ruling.Load()
 	if r.ruling != now {
 		r.ruling, r.searched, r.tagsUntil = now, time.Time{}, time.Time{}
-		r.verdicts, r.attached = map[digest.Digest]*verdict{}, map[digest.Digest]map[digest.Digest]int64{}
-		r.refusals, r.answers = map[digest.Digest]refusedManifest{}, map[string]tagAnswer{}
+		r.verdicts, r.attached = map[digest.Digest]*verdict{}, map[digest.Digest]attachment{}
+		r.refusals, r.blobRefusals = map[digest.Digest]refusedManifest{}, map[digest.Digest]refusedManifest{}
+		r.answers = map[string]tagAnswer{}
 	}
 	return now
 }
@@ -332,7 +335,7 @@ func (g *Gate) recall(ctx context.Context) (failure error) {
 		r.saving.Lock()
 		roots := map[digest.Digest]bool{}
 		for _, t := range r.saved.Tags {
-			if t.Name != "" {
+			if t.Name != "" && !t.Gone {
 				roots[t.Digest] = true
 			}
 		}
@@ -450,12 +453,28 @@ func (r *repository) resolveTag(ctx context.Context, tag string) (tagAnswer, err
 	return answer, err
 }
 
-func (r *repository) decideTag(ctx context.Context, tag string) tagAnswer {
-	if now := r.g.ruling.Load(); now.err != nil {
+// errPolicyChanged reports a decision under a policy that is not the current one any more.
+var errPolicyChanged = errors.New("the policy has changed")
+
+func (r *repository) decideTag(ctx context.Context, tag string) (answer tagAnswer) {
+	for range 3 {
+		if answer = r.decideTagOnce(ctx, tag); !errors.Is(answer.err, errPolicyChanged) {
+			break
+		}
+	}
+	return answer
+}
+
+func (r *repository) decideTagOnce(ctx context.Context, tag string) tagAnswer {
+	now := r.g.ruling.Load()
+	if now.err != nil {
 		return tagAnswer{err: now.err}
 	}
 	d, err := r.upstream.resolveTag(ctx, tag)
 	if errors.Is(err, errdef.ErrNotFound) {
+		if saveErr := r.forgetTag(tag); saveErr != nil {
+			return tagAnswer{err: saveErr}
+		}
 		return tagAnswer{err: err}
 	}
 	var found tagged
@@ -463,10 +482,13 @@ func (r *repository) decideTag(ctx context.Context, tag string) tagAnswer {
 		found, err = r.checkTag(ctx, tag, d)
 	}
 	if err == nil {
-		err = r.moveTag(tag, found)
+		err = r.moveTag(tag, found, now)
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		return tagAnswer{digest: found.digest}
+	case errors.Is(err, errPolicyChanged):
+		return tagAnswer{err: err}
 	}
 	return r.keepTag(ctx, tag, d, err)
 }
@@ -476,7 +498,7 @@ func (r *repository) keepTag(ctx context.Context, tag string, upstream digest.Di
 	r.saving.Lock()
 	last, known := r.saved.Tags[tag]
 	r.saving.Unlock()
-	if !known || last.Digest == upstream {
+	if !known || last.Digest == upstream || last.Gone && upstream == "" {
 		return tagAnswer{err: reason}
 	}
 	if _, err := r.checkTag(ctx, tag, last.Digest); err != nil {
@@ -614,23 +636,52 @@ func (g *Gate) namesImage(r *repository, tag string, d digest.Digest) bool {
 	return false
 }
 
-// moveTag records what a tag leads to, unless it would go back.
-func (r *repository) moveTag(tag string, found tagged) error {
+// moveTag records what a tag leads to, as decided under a policy, unless it would go back. It may go back if the policy
+// revokes what it led to.
+func (r *repository) moveTag(tag string, found tagged, decidedBy *ruling) error {
 	r.saving.Lock()
 	defer r.saving.Unlock()
+	if r.g.ruling.Load() != decidedBy {
+		return errPolicyChanged
+	}
 	last, known := r.saved.Tags[tag]
-	if known && last.Digest == found.digest {
+	if known && !last.Gone && last.Digest == found.digest {
 		return nil
 	}
-	if known && !r.g.o.AllowDowngrade {
+	mayGoBack := r.g.o.AllowDowngrade || known && (last.Digest == found.digest || decidedBy.policy.CheckRevoked(last.Digest) != nil)
+	if known && !mayGoBack {
 		if err := checkDowngrade(last, found); err != nil {
 			return err
 		}
 	}
+	if err := r.saveTag(tag, savedTag{Digest: found.digest, Name: found.name, Version: found.version, Since: time.Now().UTC()}, found); err != nil {
+		return err
+	}
+	r.g.metrics.moved.Add(1)
+	r.g.o.Report(Event{Kind: EventMoved, Repository: r.where, Reference: tag, Digest: found.digest.String(), Name: found.name, Version: found.version})
+	return nil
+}
+
+// forgetTag records that a tag is removed upstream: it is not answered from what was saved while upstream fails.
+func (r *repository) forgetTag(tag string) error {
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	last, known := r.saved.Tags[tag]
+	if !known || last.Gone {
+		return nil
+	}
+	last.Gone = true
+	return r.saveTag(tag, last, tagged{})
+}
+
+// saveTag saves what a tag leads to. The lock for saving is held.
+func (r *repository) saveTag(tag string, t savedTag, found tagged) error {
 	next := *r.saved
 	next.Repository, next.Name = r.where, r.name
-	next.Tags = maps.Clone(r.saved.Tags)
-	next.Tags[tag] = savedTag{found.digest, found.name, found.version, time.Now().UTC()}
+	if next.Tags = maps.Clone(r.saved.Tags); next.Tags == nil {
+		next.Tags = map[string]savedTag{}
+	}
+	next.Tags[tag] = t
 	next.Lookups = r.collectLookups(found)
 	if err := r.g.state.save(&next); err != nil {
 		r.g.metrics.stateErrors.Add(1)
@@ -638,8 +689,6 @@ func (r *repository) moveTag(tag string, found tagged) error {
 		return &StateError{err}
 	}
 	r.saved = &next
-	r.g.metrics.moved.Add(1)
-	r.g.o.Report(Event{Kind: EventMoved, Repository: r.where, Reference: tag, Digest: found.digest.String(), Name: found.name, Version: found.version})
 	return nil
 }
 
@@ -708,13 +757,15 @@ func (r *repository) checkRevoked(d digest.Digest) error {
 
 // acceptManifest returns a manifest by digest if it is accepted.
 func (r *repository) acceptManifest(ctx context.Context, d digest.Digest) (storedManifest, error) {
+	now := r.g.ruling.Load()
 	if err := r.checkRevoked(d); err != nil {
 		return storedManifest{}, err
 	}
 	v, found, ok := r.g.findItem(r, d, anyManifest)
 	if !ok {
 		if r.isAttached(d) {
-			return r.upstream.readManifest(ctx, d)
+			stored, err := r.upstream.readManifest(ctx, d)
+			return stored, errors.Join(err, r.checkStillUnder(now))
 		}
 		var err error
 		if v, found, err = r.searchManifest(ctx, d); err != nil {
@@ -728,7 +779,18 @@ func (r *repository) acceptManifest(ctx context.Context, d digest.Digest) (store
 	if err == nil && r.g.cache != nil {
 		r.g.cache.put(d, stored.data)
 	}
+	if err == nil {
+		err = r.checkStillUnder(now)
+	}
 	return stored, err
+}
+
+// checkStillUnder returns an error if the policy has changed since a decision was begun: the client asks again.
+func (r *repository) checkStillUnder(began *ruling) error {
+	if r.g.ruling.Load() != began {
+		return &UpstreamError{r.where, errPolicyChanged}
+	}
+	return nil
 }
 
 // searchManifest finds out whether a manifest is accepted of which nothing is known.
@@ -816,8 +878,16 @@ func (r *repository) isAttached(d digest.Digest) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.current()
-	_, ok := r.attached[d]
-	return ok
+	a, ok := r.attached[d]
+	return ok && time.Now().Before(a.until)
+}
+
+// attachment is what is answered of a manifest because of what it is attached to.
+type attachment struct {
+	// blobs are the sizes of the blobs.
+	blobs map[digest.Digest]int64
+	// until is when it is looked at again, as verdicts are.
+	until time.Time
 }
 
 // acceptAttached accepts a manifest that says itself what it is attached to, or for Argo CD of what it is made, or
@@ -872,7 +942,8 @@ func (r *repository) recordAttached(ctx context.Context, d digest.Digest, stored
 	if len(r.attached) >= maxAttached {
 		clear(r.attached)
 	}
-	r.attached[d] = blobs
+	began := time.Now()
+	r.attached[d] = attachment{blobs, now.nextChange(began, began.Add(r.g.o.Recheck))}
 	return nil
 }
 
@@ -889,8 +960,9 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		for _, blobs := range r.attached {
-			if size, ok := blobs[d]; ok {
+		now := time.Now()
+		for _, a := range r.attached {
+			if size, ok := a.blobs[d]; ok && now.Before(a.until) {
 				desc.Size = size
 				return true
 			}
@@ -901,11 +973,12 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 		return desc, nil
 	}
 	r.mu.Lock()
-	refused, known := r.refusals[d]
+	refused, known := r.blobRefusals[d]
 	r.mu.Unlock()
 	if known && time.Now().Before(refused.until) {
 		return desc, refused.err
 	}
+	now := r.g.ruling.Load()
 	found, err := r.search(ctx, isFound)
 	switch {
 	case found:
@@ -913,13 +986,17 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 	case err == nil:
 		err = fmt.Errorf("%s: %w", d, ErrNotNamed)
 	}
+	if ctx.Err() != nil {
+		return desc, err // of this client, and of no other
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.current()
-	if len(r.refusals) >= maxRefusals {
-		clear(r.refusals)
+	if r.current() == now {
+		if len(r.blobRefusals) >= maxRefusals {
+			clear(r.blobRefusals)
+		}
+		r.blobRefusals[d] = refusedManifest{err, time.Now().Add(r.g.refusalTime(err))}
 	}
-	r.refusals[d] = refusedManifest{err, time.Now().Add(r.g.refusalTime(err))}
 	return desc, err
 }
 

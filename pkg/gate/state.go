@@ -21,6 +21,8 @@ type savedTag struct {
 	Name    string    `json:"name,omitempty"`
 	Version string    `json:"version,omitempty"`
 	Since   time.Time `json:"since"`
+	// Gone tells that the tag was removed upstream: it is not answered, and still never comes back older.
+	Gone bool `json:"gone,omitempty"`
 }
 
 // savedRepository is what is kept of a repository.

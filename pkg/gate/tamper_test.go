@@ -202,6 +202,16 @@ var tamperings = []tampering{
 		s.isEdge()
 		s.is(s.get(manifestPath("edge", evil.Digest)), denied, "which may be a file system")
 	}},
+	{"layers with suffixes that runtimes unpack", func(s *scene) {
+		s.isEdge()
+		for _, mediaType := range []string{
+			ocispec.MediaTypeImageLayer + "+json", ocispec.MediaTypeImageLayerZstd + "+json", "Application/vnd.oci.image.layer.v1.tar+xml; x=y",
+			"application/vnd.docker.image.rootfs.diff.tar.gzip+json", "application/vnd.erofs.layer.v1+json",
+		} {
+			evil := s.attach(s.repo, s.good.root, "application/vnd.example.sbom", mediaType, "a file system of "+mediaType)
+			s.is(s.get(manifestPath("edge", evil.Digest)), denied, "which may be a file system")
+		}
+	}},
 	{"runtime with an accepted subject", func(s *scene) {
 		evil := s.attach(s.repo, s.good.root, bundle.TypeRuntime, "application/json", "{}")
 		s.isEdge()
@@ -375,6 +385,8 @@ var tamperings = []tampering{
 		s.leadsTo(manifestPath("edge", "stable"), newer.root.Digest)
 		s.replace(http.MethodHead, "/manifests/stable", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) })
 		s.is(s.get(manifestPath("edge", "stable")), 404, "MANIFEST_UNKNOWN")
+		s.setFault(func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(500); return true })
+		s.is(s.get(manifestPath("edge", "stable")), 503, "") // what was removed does not come back while upstream is down
 		s.setFault(func(http.ResponseWriter, *http.Request) bool { return false })
 		s.tag(s.repo, s.good.root, "stable")
 		s.leadsTo(manifestPath("edge", "stable"), newer.root.Digest)
@@ -700,6 +712,9 @@ var tamperings = []tampering{
 		change := func(d digest.Digest) {
 			file := filepath.Join(s.dir, "cache", "sha256", d.Encoded())
 			data, err := os.ReadFile(file)
+			for began := time.Now(); err != nil && time.Since(began) < 5*time.Second; data, err = os.ReadFile(file) {
+				time.Sleep(10 * time.Millisecond) // it is stored beside the answer
+			}
 			if err == nil {
 				err = os.WriteFile(file, []byte(strings.Repeat("e", len(data))), 0o600)
 			}

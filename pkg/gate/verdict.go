@@ -411,9 +411,18 @@ func (r *repository) checkArgoCD(m *oci.Manifest) error {
 func isDocument(mediaType string) bool {
 	mediaType, _, _ = strings.Cut(strings.ToLower(mediaType), ";")
 	mediaType = strings.TrimSpace(mediaType)
+	for _, prefix := range layerTypes {
+		if strings.HasPrefix(mediaType, prefix) {
+			return false
+		}
+	}
 	return strings.HasSuffix(mediaType, "+json") || strings.HasSuffix(mediaType, "+xml") || strings.HasPrefix(mediaType, "text/") ||
 		slices.Contains(documentTypes, mediaType)
 }
+
+// layerTypes begin the media types that runtimes unpack, whatever suffix follows: containerd takes
+// "application/vnd.oci.image.layer.v1.tar+json" for a tar.
+var layerTypes = []string{"application/vnd.oci.image.", "application/vnd.docker.", "application/vnd.erofs."}
 
 // documentTypes are those of signatures (github.com/notaryproject/specifications, PGP), and of documents without a suffix.
 var documentTypes = []string{

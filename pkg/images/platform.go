@@ -33,9 +33,6 @@ func ForPlatforms(plain Resolver, origins Origins, store content.Storage, platfo
 	if len(platforms) == 0 {
 		return plain, nil
 	}
-	if origins == nil || store == nil {
-		return nil, errors.New("restrict images to platforms: origins and a store are required, neither may be nil")
-	}
 	r := &platformResolver{origins: origins, store: store, notes: notes}
 	for _, text := range platforms {
 		p, err := oci.ParsePlatform(text)
@@ -43,6 +40,9 @@ func ForPlatforms(plain Resolver, origins Origins, store content.Storage, platfo
 			return nil, err
 		}
 		r.platforms = append(r.platforms, p)
+	}
+	if origins == nil || store == nil {
+		return nil, errors.New("restrict images to platforms: origins and a store are required, neither may be nil")
 	}
 	return r, nil
 }

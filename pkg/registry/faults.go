@@ -34,7 +34,9 @@ func (e *rateLimitError) Unwrap() error { return e.error }
 
 // responseError returns the error in an answer.
 func responseError(response *http.Response) error {
-	err := &errcode.ErrorResponse{Method: response.Request.Method, URL: response.Request.URL, StatusCode: response.StatusCode}
+	at := *response.Request.URL
+	at.User, at.RawQuery = nil, "" // storage behind a registry is asked with signed URLs
+	err := &errcode.ErrorResponse{Method: response.Request.Method, URL: &at, StatusCode: response.StatusCode}
 	var body struct {
 		Errors errcode.Errors `json:"errors"`
 	}

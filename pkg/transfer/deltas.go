@@ -291,6 +291,10 @@ func (p *Plan) makeDelta(ctx context.Context, d *Deltas, l lackingLayer, o Delta
 		return nil, ctx.Err()
 	case errors.Is(err, delta.ErrEncoder):
 		result.Why = delta.ErrEncoder.Error()
+	case errors.As(err, &base) && errors.Is(err, delta.ErrUnpack):
+		result.Why = fmt.Sprintf("base layer %s cannot be unpacked here", base.Base)
+	case errors.Is(err, delta.ErrUnpack):
+		result.Why = delta.ErrUnpack.Error()
 	case errors.As(err, &base) && errors.Is(err, errdef.ErrNotFound):
 		result.Why = fmt.Sprintf("base layer %s is not there to read", base.Base)
 	case err != nil:

@@ -446,7 +446,7 @@ func TestThousandDeltas(t *testing.T) {
 	if c, err := archive.CheckFile(t.Context(), names[0], nil); err != nil || c.Deltas != count {
 		t.Fatalf("%+v, %v", c, err)
 	}
-	if err := importWays["file"](t, names, dst, transfer.Options{TemporaryDir: t.TempDir()}); err != nil {
+	if err := importWays["file"](t, names, dst, transfer.Options{MoveTags: true, TemporaryDir: t.TempDir()}); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, contentOf(t, dst, root), contentOf(t, complete, root))

@@ -107,7 +107,7 @@ func TestPublishedDeltas(t *testing.T) {
 				w.mustCopy(has, dst)
 				return dst
 			}
-			o := transfer.Options{TemporaryDir: t.TempDir()}
+			o := transfer.Options{MoveTags: true, TemporaryDir: t.TempDir()}
 			copyRoot := func(from oras.ReadOnlyGraphTarget, dst oras.GraphTarget, root ocispec.Descriptor, o transfer.Options) *transfer.Report {
 				t.Helper()
 				source := []transfer.Source{{Store: from, Root: root, Tags: []string{"1.0.0"}}}
@@ -143,7 +143,7 @@ func TestPublishedDeltas(t *testing.T) {
 				{chain, roots[1], 0, o},
 				{chain, roots[2], 2, o},
 				{direct, roots[2], 2, o},
-				{whole, roots[2], 0, transfer.Options{WholeLayers: true}},
+				{whole, roots[2], 0, transfer.Options{MoveTags: true, WholeLayers: true}},
 				{kinds[c.to](t), roots[2], 0, o},
 			} {
 				report := copyRoot(src, step.dst, step.root, step.o)
@@ -158,7 +158,7 @@ func TestPublishedDeltas(t *testing.T) {
 			}
 			// A registry in between takes deltas along if it is asked to.
 			between := site(roots[0])
-			copyRoot(src, between, roots[1], transfer.Options{Attached: transfer.AttachedAll})
+			copyRoot(src, between, roots[1], transfer.Options{MoveTags: true, Attached: transfer.AttachedAll})
 			if report := copyRoot(between, site(roots[0]), roots[1], o); report.Made != 2 {
 				t.Errorf("on from a mirror: %d made", report.Made)
 			}
@@ -339,8 +339,8 @@ func TestWrongPublishedDeltas(t *testing.T) {
 			mu.Unlock()
 			dst, said := newLayout(t), &notes{}
 			w.mustCopy(roots[0], dst)
-			o := transfer.Options{TemporaryDir: t.TempDir(), Progress: said.add}
-			report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: roots[1], Tags: []string{"1.0.0"}}}, dst, o)
+			o := transfer.Options{MoveTags: true, TemporaryDir: t.TempDir(), Progress: said.add}
+			report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: roots[1], Tags: []string{"next"}}}, dst, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -375,7 +375,7 @@ func TestWrongPublishedDeltas(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "blobs", "sha256", parsed.Bases[0].Encoded()), []byte("damaged"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		copyWhole(t, src, dst, roots[1], parsed.Bases[0].String(), transfer.Options{TemporaryDir: t.TempDir()})
+		copyWhole(t, src, dst, roots[1], parsed.Bases[0].String(), transfer.Options{MoveTags: true, TemporaryDir: t.TempDir()})
 	})
 	t.Run("a full disk", func(t *testing.T) {
 		t.Parallel()
@@ -386,7 +386,7 @@ func TestWrongPublishedDeltas(t *testing.T) {
 		listed(good)(t, src)
 		dst := newLayout(t)
 		w.mustCopy(roots[0], dst)
-		copyWhole(t, src, dst, roots[1], "temporary file", transfer.Options{TemporaryDir: filepath.Join(t.TempDir(), "missing")})
+		copyWhole(t, src, dst, roots[1], "temporary file", transfer.Options{MoveTags: true, TemporaryDir: filepath.Join(t.TempDir(), "missing")})
 	})
 }
 
@@ -395,7 +395,7 @@ func copyWhole(t *testing.T, src oras.ReadOnlyGraphTarget, dst oras.GraphTarget,
 	t.Helper()
 	said := &notes{}
 	o.Progress = said.add
-	report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"1.0.0"}}}, dst, o)
+	report, err := transfer.Copy(t.Context(), []transfer.Source{{Store: src, Root: root, Tags: []string{"next"}}}, dst, o)
 	if err != nil || report.Made != 0 {
 		t.Fatalf("%+v, %v", report, err)
 	}
