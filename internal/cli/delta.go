@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -255,6 +256,14 @@ func (a *app) publishPushed(ctx context.Context, roots []transfer.Source, olds [
 	if err != nil {
 		return nil, err
 	}
+	// A tag such as latest leads to the new version once that is pushed: the same command goes on.
+	olds = slices.DeleteFunc(olds, func(old *openedReference) bool {
+		isNew := old.root.Digest == plan.Roots()[0].Root.Digest
+		if isNew {
+			a.ui.Note("%s: is the new version itself: no deltas from it", old.unpinnedReference())
+		}
+		return isNew
+	})
 	p := deltaPublisher{app: a, options: o, made: made, dst: dst}
 	list, err := p.publishAll(ctx, plan, olds)
 	for _, d := range list {
