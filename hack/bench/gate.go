@@ -210,7 +210,7 @@ func (b *bench) startPlainCache(ctx context.Context, origin string) (*front, err
 
 // listChildren returns the processes that this one has started.
 func listChildren() (pids []int) {
-	all, _ := filepath.Glob("/proc/[0-9]*/stat") // where there is none the memory is not known
+	all, _ := filepath.Glob("/proc/[0-9]*/stat") // without procfs, the memory is unknown
 	for _, file := range all {
 		text, err := os.ReadFile(file)
 		if err != nil {

@@ -24,7 +24,7 @@ type zlibWriter struct {
 	empty bool
 
 	window [2*zlibWindow + zlibMaxMatch]byte
-	// head are the latest places of each hash, and prev those before each place; 0 is none.
+	// head holds the latest position of each hash, prev the position before each position; 0 means no position.
 	head [1 << zlibHashBits]uint16
 	prev [zlibWindow]uint16
 	// at is the place in the window, ahead how much follows it, blockStart where the block began.

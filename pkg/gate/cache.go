@@ -150,7 +150,7 @@ func (c *blobCache) drop(d digest.Digest) {
 	os.Remove(c.path(d)) // if it stays, the next start finds it
 }
 
-// openFile opens a complete file that is what its digest says; nil if there is none.
+// openFile opens a complete file whose content has its digest. It returns nil if the cache has no such file.
 func (c *blobCache) openFile(d digest.Digest) *os.File {
 	c.mu.Lock()
 	e := c.entries[d]

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -30,8 +31,24 @@ type UpstreamError struct {
 	Err        error
 }
 
+// Error returns the message without logins and queries of URLs, since clients and logs see it: storage behind a registry
+// is asked with signed URLs.
 func (e *UpstreamError) Error() string {
-	return fmt.Sprintf("upstream %s: %v", e.Repository, e.Err)
+	text := e.Err.Error()
+	var failed *url.Error
+	if errors.As(e.Err, &failed) && failed.URL != "" {
+		text = strings.ReplaceAll(text, failed.URL, publicURL(failed.URL))
+	}
+	return fmt.Sprintf("upstream %s: %s", e.Repository, text)
+}
+
+func publicURL(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "its storage"
+	}
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
 }
 
 // Unwrap returns the cause.

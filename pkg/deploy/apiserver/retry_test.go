@@ -10,7 +10,7 @@ import (
 )
 
 // An answer of the API server that does not come to an end, in bytes or in time, is an error and no
-// more memory; one that is slow for a while and goes on is none.
+// more memory; one that is slow for a while and goes on is not an error.
 func TestAnswersWithoutEnd(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
