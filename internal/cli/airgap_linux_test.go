@@ -96,7 +96,7 @@ func TestAirGap(t *testing.T) {
 	for waiting := true; waiting; {
 		select {
 		case err := <-ended:
-			t.Fatalf("the site ended: %v\n%s", err, &said)
+			t.Fatalf("the site ended: %v: %s\n%s", err, siteError(said.String()), &said)
 		case <-time.After(100 * time.Millisecond):
 			_, err := os.Stat(filepath.Join(media, "have.json"))
 			waiting = errors.Is(err, fs.ErrNotExist)
@@ -108,13 +108,18 @@ func TestAirGap(t *testing.T) {
 		t.Errorf("the update has %d bytes, the first version %d: what the site has went along", size, whole)
 	}
 	if err := <-ended; err != nil {
-		t.Errorf("the site: %v\n%s", err, &said)
+		t.Errorf("the site: %v: %s\n%s", err, siteError(said.String()), &said)
 	}
 	for _, want := range []string{"no way to the vendor", "signed by", "logged", "1.0.0 runs from the site's registry: web", "1.1.0 runs from the site's registry: db web", "air-gapped is healthy", "air-gapped is gone"} {
 		if !strings.Contains(said.String(), want) {
 			t.Errorf("no %q in:\n%s", want, &said)
 		}
 	}
+}
+
+// siteError returns what the site's process said last, for the first line of a failure: long logs are cut.
+func siteError(said string) string {
+	return strings.TrimSpace(said[max(0, strings.LastIndex(said, "\nsite: ")):])
 }
 
 // exportAirGapped builds the ready air-gapped runtime and puts it on the media, with what a site has to say.
@@ -292,7 +297,7 @@ func airGappedSide(ctx context.Context, cluster *clustertest.Cluster, home, medi
 	if err := krtpkg("delete", "air-gapped", "--yes", "--delete-foreign", kubeconfig); err != nil {
 		return err
 	}
-	if diff := leftovers(before, w.everything()); len(diff) > 0 {
+	if diff := w.leftovers(before); len(diff) > 0 {
 		return fmt.Errorf("left behind or lost:\n%s", strings.Join(diff, "\n"))
 	}
 	fmt.Println("air-gapped is gone")

@@ -73,7 +73,7 @@ func TestEnterpriseRuntime(t *testing.T) {
 		r.healthy("enterprise", 35)
 	})
 	r.ok("delete", "enterprise", "--yes", "--delete-foreign")
-	if diff := leftovers(before, r.everything()); len(diff) > 0 {
+	if diff := r.leftovers(before); len(diff) > 0 {
 		t.Errorf("left behind or lost:\n%s", strings.Join(diff, "\n"))
 	}
 }
@@ -146,7 +146,7 @@ func (r *ready) deleted(before map[string]string, names ...string) {
 		}
 		r.ok("delete", name, "--yes", "--delete-foreign")
 	}
-	if diff := leftovers(before, r.everything()); !slices.Equal(diff, left) {
+	if diff := r.leftovers(before, left...); !slices.Equal(diff, left) {
 		r.site.t.Errorf("%s: left behind or lost:\n%s\nwant\n%s", names, strings.Join(diff, "\n"), strings.Join(left, "\n"))
 	}
 }

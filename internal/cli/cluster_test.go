@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -172,7 +173,7 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 		w.foreign("velero")
 		s.refused(1, "ConfigMap someone-elses (v1) in namespace velero, with Namespace velero", "delete", "upstream", "--yes")
 		s.ok("delete", "upstream", "--yes", "--delete-foreign")
-		if diff := leftovers(before, w.everything()); len(diff) > 0 {
+		if diff := w.leftovers(before); len(diff) > 0 {
 			t.Errorf("left behind or lost:\n%s", strings.Join(diff, "\n"))
 		}
 		s.refused(1, "not installed", "delete", "upstream", "--yes")
@@ -364,6 +365,10 @@ func (w *watcher) everything() map[string]string {
 func (w *watcher) objects() map[string]unstructured.Unstructured {
 	w.t.Helper()
 	lists, err := w.discovery.ServerPreferredResources()
+	for deadline := time.Now().Add(settleTime); err != nil && time.Now().Before(deadline); { // an API that goes away
+		time.Sleep(200 * time.Millisecond)
+		lists, err = w.discovery.ServerPreferredResources()
+	}
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -378,6 +383,9 @@ func (w *watcher) objects() map[string]unstructured.Unstructured {
 				continue
 			}
 			objects, err := w.dynamic.Resource(gv.WithResource(r.Name)).List(w.t.Context(), metav1.ListOptions{})
+			if apierrors.IsNotFound(err) {
+				continue // its definition has just gone
+			}
 			if err != nil {
 				w.t.Fatalf("list %s: %v", r.Name, err)
 			}
@@ -391,6 +399,20 @@ func (w *watcher) objects() map[string]unstructured.Unstructured {
 
 func volatile(group, kind string) bool {
 	return group == "events.k8s.io" || slices.Contains([]string{"Event", "Lease", "Node", "EndpointSlice", "Endpoints", "ComponentStatus"}, kind)
+}
+
+// settleTime is what controllers get to finish what a command has set off.
+const settleTime = 30 * time.Second
+
+// leftovers waits until the cluster differs from before by want alone, as [leftovers] lists it, and returns the
+// last differences.
+func (w *watcher) leftovers(before map[string]string, want ...string) []string {
+	w.t.Helper()
+	for deadline := time.Now().Add(settleTime); ; time.Sleep(200 * time.Millisecond) {
+		if diff := leftovers(before, w.everything()); slices.Equal(diff, want) || time.Now().After(deadline) {
+			return diff
+		}
+	}
 }
 
 // leftovers lists what there is of one and not of the other.

@@ -82,7 +82,7 @@ spec:
 	byController := r.normal()
 	r.ok("delete", "edge-beside-kapp-controller", "--yes", "--delete-foreign")
 	r.ok("delete", "edge-by-kapp-controller", "--yes")
-	if diff := leftovers(before, r.everything()); len(diff) > 0 {
+	if diff := r.leftovers(before); len(diff) > 0 {
 		t.Errorf("left behind or lost:\n%s", strings.Join(diff, "\n"))
 	}
 	r.ok(append([]string{"apply"}, install...)...)
