@@ -25,6 +25,7 @@ var order = []string{
 	"pkg/site",
 	"pkg/result",
 	"pkg/deploy",
+	"pkg/deploy/records",
 	"pkg/deploy/apiserver",
 	"pkg/deploy/merge",
 	"pkg/deploy/marks",
@@ -62,7 +63,7 @@ var order = []string{
 var only = map[string][]string{
 	"github.com/sigstore/":             {"pkg/sign", "pkg/sign/kms"},
 	"carvel.dev/kapp":                  {"pkg/deploy", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
-	"k8s.io/":                          {"pkg/deploy", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
+	"k8s.io/":                          {"pkg/deploy", "pkg/deploy/records", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
 	"carvel.dev/ytt":                   {"pkg/render"},
 	"helm.sh/helm":                     {"pkg/render"},
 	"sigs.k8s.io/kustomize":            {"pkg/render"},

@@ -10,6 +10,8 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // Verbs that kapp needs of what it applies: of the kind, and of the resource by its name.
@@ -99,7 +101,7 @@ func (a *permissionChecker) isAllowed(ctx context.Context, want authorizationv1.
 	rules, known := a.rules[namespace]
 	if !known {
 		review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}
-		answer, err := a.cluster.client.AuthorizationV1().SelfSubjectRulesReviews().Create(withoutLogs(ctx), review, metav1.CreateOptions{})
+		answer, err := a.cluster.client.AuthorizationV1().SelfSubjectRulesReviews().Create(apiserver.WithoutLogs(ctx), review, metav1.CreateOptions{})
 		if err != nil {
 			return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
 		}
@@ -124,7 +126,7 @@ func (a *permissionChecker) isAllowed(ctx context.Context, want authorizationv1.
 // askServer asks for one permission.
 func (a *permissionChecker) askServer(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &want}}
-	answer, err := a.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(withoutLogs(ctx), review, metav1.CreateOptions{})
+	answer, err := a.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(apiserver.WithoutLogs(ctx), review, metav1.CreateOptions{})
 	if err != nil {
 		return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
 	}

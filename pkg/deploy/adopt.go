@@ -14,7 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // annotationAdopting names, on the ConfigMap of an app, the resources that the app is about to
@@ -42,7 +44,7 @@ func (e *engine) changeAdopting(ctx context.Context, a kappApp, steps []*cluster
 		return e.cluster.noteAdoption(ctx, a.name, nil)
 	}
 	// The apply may have been interrupted; what it has begun is undone all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), records.EndTime)
 	defer cancel()
 	if undo := e.cluster.giveBack(ctx, adopted); undo != nil {
 		return errors.Join(err, undo)
@@ -66,7 +68,7 @@ func (c *Cluster) noteAdoption(ctx context.Context, app string, resources []Reso
 // appConfigMap returns the ConfigMap of a kapp app.
 func (c *Cluster) appConfigMap(ctx context.Context, app string) (*corev1.ConfigMap, error) {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
-		cm, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
+		cm, err := c.configMaps().Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			continue
 		}
@@ -89,7 +91,7 @@ func (c *Cluster) giveBack(ctx context.Context, resources []kappres.Resource) er
 	var errs []error
 	for _, r := range resources {
 		client := objects.Resource(r.GroupVersionResource()).Namespace(r.Namespace())
-		now, err := client.Get(withoutLogs(ctx), r.Name(), metav1.GetOptions{})
+		now, err := client.Get(apiserver.WithoutLogs(ctx), r.Name(), metav1.GetOptions{})
 		switch {
 		case err == nil && (now.GetLabels()[marks.App] == "" || string(now.GetUID()) != r.UID()):
 			continue // it was not reached
@@ -97,9 +99,9 @@ func (c *Cluster) giveBack(ctx context.Context, resources []kappres.Resource) er
 			was := &unstructured.Unstructured{Object: r.DeepCopyRaw()}
 			was.SetResourceVersion(now.GetResourceVersion())
 			was.SetManagedFields(nil)
-			_, err = client.Update(withoutLogs(ctx), was, metav1.UpdateOptions{})
+			_, err = client.Update(apiserver.WithoutLogs(ctx), was, metav1.UpdateOptions{})
 		}
-		if err := ignoreNotFound(err); err != nil {
+		if err := apiserver.IgnoreNotFound(err); err != nil {
 			errs = append(errs, fmt.Errorf("restore %s, which could not be adopted: %w", idOf(r), err))
 		}
 	}

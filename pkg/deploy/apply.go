@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // ApplyOptions are for Apply. The zero value works.
@@ -86,9 +87,9 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	s.keepIdle(plan)
 	ctx, cancel := context.WithCancelCause(apiserver.WithFence(ctx))
 	defer cancel(nil)
-	j := &applyJournal{
-		cluster: c, runtime: rt.Name, record: s.record, next: s.recordedRevision(), values: rt.Values,
-		lasts: s.opts.LockDuration, lost: cancel,
+	j := &records.Journal{
+		Store: c.records(), Runtime: rt.Name, History: s.record, Next: s.recordedRevision(), Values: rt.Values,
+		LockDuration: s.opts.LockDuration, OnLost: cancel,
 	}
 	state, err := s.applyAll(ctx, j, opts.PauseAfter, report)
 	report.Skipped = s.skipped
@@ -104,7 +105,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	if opts.Censor != nil {
 		reason = opts.Censor(reason)
 	}
-	return report, errors.Join(err, j.endChange(ctx, state, reason))
+	return report, errors.Join(err, j.End(ctx, state, reason))
 }
 
 // keepIdle notes for which bundles the plan has found nothing to do. Where something is deleted, what
@@ -148,10 +149,10 @@ func notConfirmed(err error) error {
 }
 
 // applyAll applies the jobs, and deletes what left.
-func (s *session) applyAll(ctx context.Context, j *applyJournal, pauseAfter *int, report *Report) (State, error) {
-	if !s.record.holdsRevision(j.next) {
+func (s *session) applyAll(ctx context.Context, j *records.Journal, pauseAfter *int, report *Report) (State, error) {
+	if !s.record.Holds(j.Next) {
 		// That there is something to record is reason enough to lock.
-		if err := j.beginChange(ctx); err != nil {
+		if err := j.Begin(ctx); err != nil {
 			return Incomplete, err
 		}
 	}
@@ -225,7 +226,7 @@ func joinErrors(ctx context.Context, failed map[int]error) error {
 	return errors.Join(errs...)
 }
 
-func (s *session) applyBundle(ctx context.Context, j job, journal *applyJournal) (Outcome, error) {
+func (s *session) applyBundle(ctx context.Context, j job, journal *records.Journal) (Outcome, error) {
 	var found callResult
 	outcome, err := s.trackPhases(ctx, "apply", Applying, j.newOutcome(), func(told *messageTracker) (_ Changes, _ Phase, err error) {
 		found, err = s.applyJob(ctx, j, journal, told)
@@ -279,10 +280,10 @@ func (s *session) emitEvent(e Event) {
 	s.opts.OnEvent(e)
 }
 
-func (s *session) applyJob(ctx context.Context, j job, journal *applyJournal, told *messageTracker) (callResult, error) {
+func (s *session) applyJob(ctx context.Context, j job, journal *records.Journal, told *messageTracker) (callResult, error) {
 	a := kappApp{name: j.runtime.appName(j.unit), labels: j.appLabels(), manifests: j.unit.Manifests, moment: j.newMoment(s.isRollback), done: s.doneJobs()}
 	if j.was != nil && !containsAll(j.was.labels, a.labels) {
-		if err := journal.beginChange(ctx); err != nil {
+		if err := journal.Begin(ctx); err != nil {
 			return callResult{}, err
 		}
 		if err := s.cluster.relabelApp(ctx, j.was, a.labels); err != nil {
@@ -294,10 +295,10 @@ func (s *session) applyJob(ctx context.Context, j job, journal *applyJournal, to
 		return callResult{}, err
 	}
 	if was := j.was; was == nil && kept != nil || was != nil && was.notes[annotationHooks] != digest {
-		if err := journal.beginChange(ctx); err != nil {
+		if err := journal.Begin(ctx); err != nil {
 			return callResult{}, err
 		}
-		if err := s.cluster.keepHooks(ctx, j.runtime.Name, j.newOutcome().Bundle, kept); err != nil {
+		if err := s.cluster.records().KeepHooks(ctx, j.runtime.Name, j.newOutcome().Bundle, kept); err != nil {
 			return callResult{}, err
 		}
 	}
@@ -305,7 +306,7 @@ func (s *session) applyJob(ctx context.Context, j job, journal *applyJournal, to
 		if j.idle != nil {
 			return *j.idle, nil
 		}
-		return s.engine.deployAndWait(ctx, a, progressHooks{begin: journal.beginChange, told: told})
+		return s.engine.deployAndWait(ctx, a, progressHooks{begin: journal.Begin, told: told})
 	})
 	if err != nil {
 		return found, err
@@ -323,14 +324,14 @@ func (c *Cluster) relabelApp(ctx context.Context, was *Installed, labels map[str
 }
 
 // recordDone records what has been applied, if that is news.
-func (c *Cluster) recordDone(ctx context.Context, j job, found callResult, hooks string, journal *applyJournal) error {
+func (c *Cluster) recordDone(ctx context.Context, j job, found callResult, hooks string, journal *records.Journal) error {
 	news := j.appAnnotations()
 	news[annotationResources], news[annotationDone] = encodeInventory(found.resources), found.jobs.String()
 	news[annotationReleases], news[annotationHooks] = found.releases, hooks
 	if len(found.changes) == 0 && j.was != nil && j.was.Complete && containsAll(j.was.notes, news) {
 		return nil
 	}
-	if err := journal.beginChange(ctx); err != nil {
+	if err := journal.Begin(ctx); err != nil {
 		return err
 	}
 	// Not j.was: kapp has created or renamed it, or begun a change.
@@ -351,7 +352,7 @@ func (c *Cluster) patchConfigMap(ctx context.Context, configMap string, metadata
 	if err != nil {
 		return err
 	}
-	_, err = c.configMaps().Patch(withoutLogs(ctx), configMap, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = c.configMaps().Patch(apiserver.WithoutLogs(ctx), configMap, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
 		return fmt.Errorf("record on configmap %s/%s: %w", c.namespace, configMap, err)
 	}

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // Severity is how bad a finding is.
@@ -256,7 +258,7 @@ func (s *session) servedKinds(ctx context.Context) (map[schema.GroupVersionKind]
 }
 
 func (s *session) checkVersion(ctx context.Context, _ *clusterView) ([]Finding, error) {
-	info, err := s.cluster.client.Discovery().ServerVersionWithContext(withoutLogs(ctx))
+	info, err := s.cluster.client.Discovery().ServerVersionWithContext(apiserver.WithoutLogs(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its version: %w", s.cluster.Server(), err)
 	}
@@ -408,7 +410,7 @@ func (s *session) checkPlatforms(ctx context.Context, images []Image) ([]Finding
 	if len(images) == 0 {
 		return nil, nil
 	}
-	nodes, err := s.cluster.client.CoreV1().Nodes().List(withoutLogs(ctx), metav1.ListOptions{})
+	nodes, err := s.cluster.client.CoreV1().Nodes().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{})
 	if apierrors.IsForbidden(err) {
 		return []Finding{{Severity: Warning, Message: "this user may not list nodes, so their platforms are unknown"}}, nil
 	}

@@ -12,6 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // checkNamespaces looks at the namespaces that the runtime needs: that of the records must be
@@ -35,7 +39,7 @@ func (s *session) checkNamespaces(ctx context.Context, in *clusterView) ([]Findi
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(used)) {
-		namespace, err := s.cluster.client.CoreV1().Namespaces().Get(withoutLogs(ctx), name, metav1.GetOptions{})
+		namespace, err := s.cluster.client.CoreV1().Namespaces().Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 			continue // the runtime may bring it
 		}
@@ -48,8 +52,8 @@ func (s *session) checkNamespaces(ctx context.Context, in *clusterView) ([]Findi
 			found = append(found, f)
 		}
 	}
-	if len(s.allInstalled()) == 0 && len(s.record.revisions) == 0 {
-		if others := s.cluster.otherNamespaces(ctx, s.runtime.Name); len(others) > 0 {
+	if len(s.allInstalled()) == 0 && len(s.record.Revisions) == 0 {
+		if others := s.cluster.records().OtherNamespaces(ctx, s.runtime.Name); len(others) > 0 {
 			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
 				"%s is installed in namespace %s; this would install it in namespace %s, too. To upgrade it, pass --namespace %s",
 				s.runtime.Name, listSome(others), s.cluster.namespace, others[0])})
@@ -63,7 +67,7 @@ func heldBy(namespace *corev1.Namespace) string {
 	var why []string
 	for _, c := range namespace.Status.Conditions {
 		if c.Status == corev1.ConditionTrue && c.Message != "" {
-			why = append(why, oneLine(c.Message))
+			why = append(why, records.OneLine(c.Message))
 		}
 	}
 	if len(why) == 0 {
@@ -78,25 +82,25 @@ func formatTime(t *metav1.Time) string { return t.UTC().Format("2006-01-02T15:04
 // quota be used up, the namespace be missing.
 func (s *session) checkRecords(ctx context.Context) ([]Finding, error) {
 	c, dry := s.cluster, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	meta := metav1.ObjectMeta{Name: stateName(s.runtime.Name) + ".probe", Labels: map[string]string{labelRuntime: s.runtime.Name}}
+	meta := metav1.ObjectMeta{Name: records.Name(s.runtime.Name) + ".probe", Labels: map[string]string{marks.Runtime: s.runtime.Name}}
 	var found []Finding
 	for _, one := range []struct {
 		kind string
 		try  func() error
 	}{
 		{"leases", func() error {
-			_, err := c.client.CoordinationV1().Leases(c.namespace).Create(withoutLogs(ctx), &coordinationv1.Lease{ObjectMeta: meta}, dry)
+			_, err := c.client.CoordinationV1().Leases(c.namespace).Create(apiserver.WithoutLogs(ctx), &coordinationv1.Lease{ObjectMeta: meta}, dry)
 			return err
 		}},
 		{"configmaps", func() error {
-			_, err := c.configMaps().Create(withoutLogs(ctx), &corev1.ConfigMap{ObjectMeta: meta}, dry)
+			_, err := c.configMaps().Create(apiserver.WithoutLogs(ctx), &corev1.ConfigMap{ObjectMeta: meta}, dry)
 			return err
 		}},
 		{"secrets", func() error {
 			if len(s.runtime.Values) == 0 {
 				return nil
 			}
-			_, err := c.client.CoreV1().Secrets(c.namespace).Create(withoutLogs(ctx), &corev1.Secret{ObjectMeta: meta}, dry)
+			_, err := c.client.CoreV1().Secrets(c.namespace).Create(apiserver.WithoutLogs(ctx), &corev1.Secret{ObjectMeta: meta}, dry)
 			return err
 		}},
 	} {
@@ -115,7 +119,7 @@ func (s *session) checkRecords(ctx context.Context) ([]Finding, error) {
 			continue
 		}
 		found = append(found, Finding{Severity: Wrong, Message: fmt.Sprintf(
-			"%s of the records cannot be written in namespace %s: %s", one.kind, c.namespace, oneLine(err.Error()))})
+			"%s of the records cannot be written in namespace %s: %s", one.kind, c.namespace, records.OneLine(err.Error()))})
 	}
 	return found, nil
 }
@@ -124,32 +128,6 @@ func (s *session) checkRecords(ctx context.Context) ([]Finding, error) {
 func isAdmission(err error) bool {
 	text := err.Error()
 	return strings.Contains(text, "exceeded quota") || strings.Contains(text, "denied the request") || strings.Contains(text, "webhook")
-}
-
-// otherNamespaces returns the other namespaces that have a record of a runtime; none of those that this user
-// may not see.
-func (c *Cluster) otherNamespaces(ctx context.Context, runtime string) []string {
-	all, err := c.client.CoreV1().ConfigMaps("").List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime," + labelRuntime + "=" + runtime})
-	if err != nil {
-		return nil
-	}
-	var namespaces []string
-	for _, cm := range all.Items {
-		if cm.Namespace != c.namespace {
-			namespaces = append(namespaces, cm.Namespace)
-		}
-	}
-	slices.Sort(namespaces)
-	return namespaces
-}
-
-// notInstalled says where a runtime is that is not in this namespace.
-func (c *Cluster) notInstalled(ctx context.Context, runtime string) error {
-	err := fmt.Errorf("%s, namespace %s: %w", runtime, c.namespace, ErrNotInstalled)
-	if others := c.otherNamespaces(ctx, runtime); len(others) > 0 {
-		err = fmt.Errorf("%w: it is in namespace %s (--namespace %s)", err, listSome(others), others[0])
-	}
-	return err
 }
 
 // listSome names the first few.
@@ -163,7 +141,7 @@ func listSome(names []string) string {
 
 // appOf finds the app that a label of kapp belongs to, in whichever namespace.
 func (c *Cluster) appOf(ctx context.Context, key, value string) (app, namespace string) {
-	all, err := c.client.CoreV1().ConfigMaps("").List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: kapp.KappIsAppLabelKey})
+	all, err := c.client.CoreV1().ConfigMaps("").List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: kapp.KappIsAppLabelKey})
 	if err != nil {
 		return "", ""
 	}

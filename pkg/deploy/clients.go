@@ -5,7 +5,6 @@ import (
 	"io"
 
 	cmdcore "carvel.dev/kapp/pkg/kapp/cmd/core"
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -14,7 +13,6 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"k8s.io/klog/v2"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
@@ -22,11 +20,6 @@ import (
 // configMaps returns where kapp keeps its state.
 func (c *Cluster) configMaps() typedcorev1.ConfigMapInterface {
 	return c.client.CoreV1().ConfigMaps(c.namespace)
-}
-
-// withoutLogs keeps client-go from logging that a request was cut off.
-func withoutLogs(ctx context.Context) context.Context {
-	return klog.NewContext(ctx, logr.Discard())
 }
 
 // kappClients makes kapp's clients. kapp's own factory would read KAPP_* variables, and list

@@ -7,6 +7,8 @@ import (
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // defaultMarks are the annotations that make a class the default of its kind.
@@ -70,7 +72,7 @@ func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, erro
 			all[kind] = append(all[kind], o.GetName())
 		}
 	}
-	storage, err := c.client.StorageV1().StorageClasses().List(withoutLogs(ctx), metav1.ListOptions{})
+	storage, err := c.client.StorageV1().StorageClasses().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("list the storage classes: %w", err)
 	}
@@ -79,7 +81,7 @@ func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, erro
 			add("StorageClass", &storage.Items[i])
 		}
 	}
-	ingress, err := c.client.NetworkingV1().IngressClasses().List(withoutLogs(ctx), metav1.ListOptions{})
+	ingress, err := c.client.NetworkingV1().IngressClasses().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("list the ingress classes: %w", err)
 	}

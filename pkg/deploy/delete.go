@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // DeleteOptions are for Delete. The zero value works.
@@ -45,10 +46,10 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 	if s.leaving, err = c.List(ctx, name); err != nil {
 		return report, err
 	}
-	if s.record, err = c.readRevisions(ctx, name); err != nil {
+	if s.record, err = c.records().Read(ctx, name); err != nil {
 		return report, err
 	}
-	if len(s.leaving) == 0 && len(s.record.revisions) == 0 {
+	if len(s.leaving) == 0 && len(s.record.Revisions) == 0 {
 		return report, c.notInstalled(ctx, name)
 	}
 	plan, err := s.beforeDelete(ctx, opts)
@@ -58,18 +59,18 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 	s.foreign = plan.foreign
 	ctx, cancel := context.WithCancelCause(apiserver.WithFence(ctx))
 	defer cancel(nil)
-	held, err := c.acquireLock(ctx, name, opts.LockDuration, cancel)
+	held, err := c.records().AcquireLock(ctx, name, opts.LockDuration, cancel)
 	if err != nil {
 		return report, err
 	}
-	defer held.releaseLease()
+	defer held.Release()
 	if report.Deleted, err = s.deleteAll(ctx, s.leaving, nil); err != nil {
 		if cause := context.Cause(ctx); errors.Is(cause, ErrLockLost) {
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
 		return report, err
 	}
-	return report, c.removeRecords(ctx, name)
+	return report, c.records().Remove(ctx, name)
 }
 
 // beforeDelete looks for what is not the runtime's but would go with it, and asks.
@@ -126,7 +127,7 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 // deleteAll deletes apps, each after those that need it. Namespaces go last, all at the same
 // time, since each takes seconds; only if something foreign is deleted, whose controller may be
 // among the apps, does each go with its app.
-func (s *session) deleteAll(ctx context.Context, apps []Installed, j *applyJournal) ([]Outcome, error) {
+func (s *session) deleteAll(ctx context.Context, apps []Installed, j *records.Journal) ([]Outcome, error) {
 	apps = slices.Clone(apps)
 	slices.Reverse(apps)
 	deletions := make([]appDeletion, len(apps))
@@ -139,7 +140,7 @@ func (s *session) deleteAll(ctx context.Context, apps []Installed, j *applyJourn
 		}
 		tasks[i].run = func(ctx context.Context) error {
 			if j != nil {
-				if err := j.beginChange(ctx); err != nil {
+				if err := j.Begin(ctx); err != nil {
 					return err
 				}
 			}

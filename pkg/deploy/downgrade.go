@@ -11,7 +11,7 @@ import (
 // and of its bundles; and of another build of the recorded version. Versions that are not semver cannot be compared.
 func (s *session) checkDowngrade(context.Context, *clusterView) ([]Finding, error) {
 	var found []Finding
-	for _, r := range s.record.revisions {
+	for _, r := range s.record.Revisions {
 		if isOlder(s.runtime.Version, r.Version) {
 			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf(
 				"%s %s (%s) is older than %s (%s), revision %d on the cluster (%s)",

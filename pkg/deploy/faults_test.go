@@ -19,8 +19,12 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // failing applies a runtime that must fail with all of some texts, and gives the report.
@@ -104,7 +108,7 @@ func TestFailureInAGraph(t *testing.T) {
 func TestLock(t *testing.T) {
 	r := newRig(t)
 	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("a", "1"))}}
-	held, err := r.acquireLock(t.Context(), "edge", time.Minute, func(error) {})
+	held, err := r.records().AcquireLock(t.Context(), "edge", time.Minute, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,21 +116,17 @@ func TestLock(t *testing.T) {
 	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); !errors.As(err, &locked) {
 		t.Fatalf("apply while somebody else does: %v", err)
 	}
-	if locked.Holder != holderName() || time.Since(locked.Since) > time.Minute {
+	if locked.Holder != records.HolderName() || time.Since(locked.Since) > time.Minute {
 		t.Errorf("%+v", locked)
 	}
 	if r.exists(configMaps, "a") {
 		t.Error("applied without the lock")
 	}
-	held.releaseLease()
+	held.Release()
 	r.apply(rt)
 
 	// A holder that died renews nothing.
-	dead, err := r.acquireLock(t.Context(), "edge", time.Second, func(error) {})
-	if err != nil {
-		t.Fatal(err)
-	}
-	close(dead.stop)
+	r.dieWithLock("edge", time.Second)
 	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{Options: quick()}); !errors.As(err, &locked) {
 		t.Errorf("delete while somebody else does: %v", err)
 	}
@@ -134,25 +134,40 @@ func TestLock(t *testing.T) {
 	r.deleted("edge")
 
 	// An answer that nobody heard does not cost the lock.
-	if held, err = r.acquireLock(t.Context(), "edge", 10*time.Second, func(error) {}); err != nil {
+	config := rest.CopyConfig(r.config)
+	unheard := false
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := next.RoundTrip(req)
+			if err == nil && req.Method == http.MethodPut && !unheard {
+				unheard = true
+				resp.Body.Close()
+				return nil, errors.New("the answer was lost")
+			}
+			return resp, err
+		})
+	})
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
 		t.Fatal(err)
 	}
-	before := held.lease.DeepCopy()
-	if err := held.renewLease(t.Context()); err != nil {
-		t.Error(err)
+	store := r.records()
+	store.Client = client
+	if held, err = store.AcquireLock(t.Context(), "edge", time.Second, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
 	}
-	held.lease = before
-	if err := held.renewLease(t.Context()); err != nil {
-		t.Errorf("renewal of a lease that was renewed unheard: %v", err)
+	time.Sleep(1500 * time.Millisecond) // it is renewed three times a second
+	held.Release()
+	if !unheard {
+		t.Error("no renewal was unheard")
 	}
-	held.releaseLease()
 
 	// Who loses the lock stops.
 	lost := make(chan struct{})
-	if held, err = r.acquireLock(t.Context(), "edge", time.Second, func(error) { close(lost) }); err != nil {
+	if held, err = r.records().AcquireLock(t.Context(), "edge", time.Second, func(error) { close(lost) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.client.CoordinationV1().Leases(r.namespace).Delete(t.Context(), stateName("edge"), metav1.DeleteOptions{}); err != nil {
+	if err := r.client.CoordinationV1().Leases(r.namespace).Delete(t.Context(), records.Name("edge"), metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -160,13 +175,13 @@ func TestLock(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("a lock that is gone was not noticed")
 	}
-	held.releaseLease()
+	held.Release()
 }
 
 func TestHistoryIsBounded(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
-	for i := range historyLimit + 3 {
+	for i := range records.Limit + 3 {
 		rt := Runtime{
 			Name: "edge", Version: fmt.Sprintf("1.0.%d", i), Digest: fmt.Sprint("sha256:", i), Values: fmt.Appendf(nil, "v: %d", i/2),
 			Units: []Unit{unit(1, "a", "1", configMap("a", fmt.Sprint(i)))},
@@ -175,7 +190,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		r.apply(rt)
 	}
 	history, err := r.History(t.Context(), "edge")
-	if err != nil || len(history) != historyLimit || history[0].Number != historyLimit+3 || history[0].Version != "1.0.12" || history[9].Number != 4 {
+	if err != nil || len(history) != records.Limit || history[0].Number != records.Limit+3 || history[0].Version != "1.0.12" || history[9].Number != 4 {
 		t.Errorf("history %+v, %v", history, err)
 	}
 	secrets, err := r.client.CoreV1().Secrets(r.namespace).List(t.Context(), metav1.ListOptions{})
@@ -416,13 +431,13 @@ func TestStatusOfRevision(t *testing.T) {
 	r.failing(v2, time.Second, "bundle stuck")
 
 	// A record of before bundles were recorded.
-	cm, err := r.configMaps().Get(t.Context(), stateName("edge"), metav1.GetOptions{})
+	cm, err := r.client.CoreV1().ConfigMaps(r.namespace).Get(t.Context(), records.Name("edge"), metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, after, _ := strings.Cut(cm.Data[recordKey], "  bundles:\n")
+	before, after, _ := strings.Cut(cm.Data["revisions.yaml"], "  bundles:\n")
 	_, after, _ = strings.Cut(after, "- revision: 1")
-	cm.Data[recordKey] = before + "- revision: 1" + after
+	cm.Data["revisions.yaml"] = before + "- revision: 1" + after
 	if _, err := r.configMaps().Update(t.Context(), cm, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
@@ -82,7 +83,7 @@ func (o *objectClient) removeAndWait(ctx context.Context, id ResourceID) error {
 		return err
 	}
 	policy := metav1.DeletePropagationBackground
-	err = at.Delete(withoutLogs(ctx), id.Name, metav1.DeleteOptions{PropagationPolicy: &policy})
+	err = at.Delete(apiserver.WithoutLogs(ctx), id.Name, metav1.DeleteOptions{PropagationPolicy: &policy})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -90,7 +91,7 @@ func (o *objectClient) removeAndWait(ctx context.Context, id ResourceID) error {
 		return fmt.Errorf("delete hook %s: %w", id, err)
 	}
 	return o.waitFor(ctx, "delete hook "+id.String()+": still exists", func() (bool, error) {
-		_, err := at.Get(withoutLogs(ctx), id.Name, metav1.GetOptions{})
+		_, err := at.Get(apiserver.WithoutLogs(ctx), id.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
 		}
@@ -161,7 +162,7 @@ func (s *session) endHooks(ctx context.Context, ran []ranHook, failed bool) erro
 			if err != nil {
 				continue // its kind was not there yet
 			}
-			u, err := at.Get(withoutLogs(ctx), h.Name, metav1.GetOptions{})
+			u, err := at.Get(apiserver.WithoutLogs(ctx), h.Name, metav1.GetOptions{})
 			if err != nil || h.Kind != "Job" && h.Kind != "Pod" {
 				continue
 			}
@@ -244,7 +245,7 @@ func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unst
 	if err != nil {
 		return err
 	}
-	if _, err := at.Create(withoutLogs(ctx), u, metav1.CreateOptions{FieldManager: "krtpkg"}); err != nil {
+	if _, err := at.Create(apiserver.WithoutLogs(ctx), u, metav1.CreateOptions{FieldManager: "krtpkg"}); err != nil {
 		return err
 	}
 	job, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
@@ -254,7 +255,7 @@ func (o *objectClient) runHook(ctx context.Context, h Hook, u *unstructured.Unst
 	job.SetNamespace(cmp.Or(id.Namespace, o.namespace))
 	var gone time.Time
 	return o.waitFor(ctx, "has not ended", func() (bool, error) {
-		now, err := at.Get(withoutLogs(ctx), id.Name, metav1.GetOptions{})
+		now, err := at.Get(apiserver.WithoutLogs(ctx), id.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) && isPassing(job) {
 			if gone.IsZero() {
 				gone = time.Now()
@@ -282,7 +283,7 @@ func (s *session) recreateNamespace(ctx context.Context, was *corev1.Namespace) 
 			again.Labels[key] = value
 		}
 	}
-	_, err := s.cluster.client.CoreV1().Namespaces().Create(withoutLogs(ctx), again, metav1.CreateOptions{})
+	_, err := s.cluster.client.CoreV1().Namespaces().Create(apiserver.WithoutLogs(ctx), again, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return false, nil
 	}

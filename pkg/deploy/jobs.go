@@ -15,6 +15,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // A Job with spec.ttlSecondsAfterFinished is deleted by Kubernetes some time after it ended. That
@@ -148,7 +150,7 @@ func (f finishedJobs) Get(r kappres.Resource) (kappres.Resource, error) {
 func (f finishedJobs) hasCompleted(r kappres.Resource) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), symptomTime) // kapp has no context to give
 	defer cancel()
-	events, err := f.cluster.client.CoreV1().Events(r.Namespace()).List(withoutLogs(ctx), metav1.ListOptions{
+	events, err := f.cluster.client.CoreV1().Events(r.Namespace()).List(apiserver.WithoutLogs(ctx), metav1.ListOptions{
 		FieldSelector: "involvedObject.kind=Job,reason=Completed,involvedObject.name=" + r.Name(),
 	})
 	return err == nil && slices.ContainsFunc(events.Items, func(e corev1.Event) bool { return !eventTime(&e).Before(f.since) })

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // deleteApp is kapp delete; without hooks it only looks.
@@ -103,7 +105,7 @@ func (e *engine) deleteRecord(ctx context.Context, target kapp.App) error {
 	if err != nil {
 		return err
 	}
-	if err := ignoreNotFound(e.cluster.configMaps().Delete(withoutLogs(ctx), configMap.Name, metav1.DeleteOptions{})); err != nil {
+	if err := apiserver.IgnoreNotFound(e.cluster.configMaps().Delete(apiserver.WithoutLogs(ctx), configMap.Name, metav1.DeleteOptions{})); err != nil {
 		return fmt.Errorf("delete kapp's record of %s: %w", target.Name(), err)
 	}
 	return nil
@@ -142,11 +144,11 @@ func (e *engine) deleteAgain(ctx context.Context, deleted []kappres.Resource) er
 				continue
 			}
 			looked = true
-			role, err := roles.Get(withoutLogs(ctx), r.Name(), metav1.GetOptions{})
+			role, err := roles.Get(apiserver.WithoutLogs(ctx), r.Name(), metav1.GetOptions{})
 			if err == nil && len(role.Labels) == 0 {
-				err = roles.Delete(withoutLogs(ctx), r.Name(), metav1.DeleteOptions{})
+				err = roles.Delete(apiserver.WithoutLogs(ctx), r.Name(), metav1.DeleteOptions{})
 			}
-			if err := ignoreNotFound(err); err != nil {
+			if err := apiserver.IgnoreNotFound(err); err != nil {
 				return fmt.Errorf("%s, which was created again after its deletion: %w", idOf(r), err)
 			}
 		}

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // The moments of Helm at which hooks run.
@@ -48,10 +50,6 @@ const (
 	annotationHooks = "krtpkg.dev/hooks"
 	// labelHook is on what a hook of a deletion or a rollback has made, with the runtime's name.
 	labelHook = "krtpkg.dev/hook-of"
-
-	hooksKey    = "hooks.yaml"
-	hooksSource = "krtpkg.dev/hooks"
-	hooksLimit  = 1 << 20 // of a Secret
 )
 
 // Hook is a resource that is created at a moment of a bundle's life, and is not part of what is
@@ -264,7 +262,7 @@ func (s *session) beforeDeletion(ctx context.Context, d *appDeletion) error {
 			return err
 		}
 		if name := u.GetNamespace(); name != "" && h.runsAt(postDelete) {
-			if ns, err := s.cluster.client.CoreV1().Namespaces().Get(withoutLogs(ctx), name, metav1.GetOptions{}); err == nil {
+			if ns, err := s.cluster.client.CoreV1().Namespaces().Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{}); err == nil {
 				d.namespaces[name] = ns
 			}
 		}
@@ -278,12 +276,12 @@ func (s *session) afterDeletion(ctx context.Context, d *appDeletion) error {
 	d.hooks = nil
 	return errors.Join(
 		s.runHooks(ctx, d.outcome, Deleting, hooks, postDelete, d.namespaces),
-		s.cluster.keepHooks(ctx, s.runtime.Name, d.outcome.Bundle, nil),
+		s.cluster.records().KeepHooks(ctx, s.runtime.Name, d.outcome.Bundle, nil),
 	)
 }
 
 // rollBack applies a job between the hooks of a rollback, if there is anything to do.
-func (s *session) rollBack(ctx context.Context, j job, a kappApp, journal *applyJournal, apply func() (callResult, error)) (callResult, error) {
+func (s *session) rollBack(ctx context.Context, j job, a kappApp, journal *records.Journal, apply func() (callResult, error)) (callResult, error) {
 	hooks := slices.DeleteFunc(slices.Clone(j.unit.Hooks), func(h Hook) bool { return !h.runsAt(preRollback, postRollback) })
 	if !s.isRollback || len(hooks) == 0 {
 		return apply()
@@ -300,7 +298,7 @@ func (s *session) rollBack(ctx context.Context, j job, a kappApp, journal *apply
 		s.skipHooks(o.Bundle, hooks, preRollback, postRollback)
 		return apply()
 	}
-	if err := journal.beginChange(ctx); err != nil {
+	if err := journal.Begin(ctx); err != nil {
 		return callResult{}, err
 	}
 	if err := s.runHooks(ctx, o, Applying, hooks, preRollback, nil); err != nil {

@@ -14,6 +14,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // Labels of an app's ConfigMap are there from its first moment, because kapp creates it
@@ -21,10 +24,8 @@ import (
 // Label values are too short for a digest and too narrow for all versions, so what is known
 // of the last success is in annotations.
 const (
-	labelRuntime = "krtpkg.dev/runtime"
-	labelBundle  = "krtpkg.dev/bundle" // absent for a bundle applied without a runtime
-	labelLayer   = "krtpkg.dev/layer"
-	labelOrder   = "krtpkg.dev/order" // the place in the runtime, padded so that it sorts as text
+	labelLayer = "krtpkg.dev/layer"
+	labelOrder = "krtpkg.dev/order" // the place in the runtime, padded so that it sorts as text
 
 	annotationVersion        = "krtpkg.dev/version"
 	annotationDigest         = "krtpkg.dev/digest"
@@ -77,7 +78,7 @@ func (c *Cluster) List(ctx context.Context, name string) ([]Installed, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := c.configMaps().List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: selector.String()})
+	found, err := c.configMaps().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: selector.String()})
 	if err != nil {
 		return nil, fmt.Errorf("list installed bundles in namespace %s: %w", c.namespace, err)
 	}
@@ -98,9 +99,9 @@ func appSelector(runtime string) (labels.Selector, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := labels.NewRequirement(labelRuntime, selection.Exists, nil)
+	ours, err := labels.NewRequirement(marks.Runtime, selection.Exists, nil)
 	if runtime != "" {
-		ours, err = labels.NewRequirement(labelRuntime, selection.Equals, []string{runtime})
+		ours, err = labels.NewRequirement(marks.Runtime, selection.Equals, []string{runtime})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("runtime %q: %w", runtime, err)
@@ -121,7 +122,7 @@ func readInstalled(cm *corev1.ConfigMap) (Installed, error) {
 	if err != nil {
 		return Installed{}, fmt.Errorf("label %s: %w", labelOrder, err)
 	}
-	runtime, bundle := cm.Labels[labelRuntime], cm.Labels[labelBundle]
+	runtime, bundle := cm.Labels[marks.Runtime], cm.Labels[marks.Bundle]
 	return Installed{
 		Runtime:        runtime,
 		Bundle:         cmp.Or(bundle, runtime),

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
@@ -82,7 +83,7 @@ func (l *sharedListings) listKind(key listingKey) (map[string][]unstructured.Uns
 	options := metav1.ListOptions{LabelSelector: marks.App + " in (" + strings.Join(values, ",") + ")", Limit: listingPage}
 	byLabel := map[string][]unstructured.Unstructured{}
 	for {
-		page, err := l.objects.Resource(key.GroupVersionResource).List(withoutLogs(l.ctx), options)
+		page, err := l.objects.Resource(key.GroupVersionResource).List(apiserver.WithoutLogs(l.ctx), options)
 		if err != nil {
 			return nil, err
 		}

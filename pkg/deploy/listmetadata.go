@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/metadata"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // metadataPage is how many objects are listed at a time.
@@ -23,7 +25,7 @@ func listMetadata(ctx context.Context, client metadata.ResourceInterface, option
 func listPages(ctx context.Context, client metadata.ResourceInterface, options metav1.ListOptions, pages int) (items []metav1.PartialObjectMetadata, complete bool, err error) {
 	options.Limit = metadataPage
 	for read := 1; ; read++ {
-		list, err := client.List(withoutLogs(ctx), options)
+		list, err := client.List(apiserver.WithoutLogs(ctx), options)
 		if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
 			return items, true, nil
 		}

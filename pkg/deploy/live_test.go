@@ -11,12 +11,34 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
+
+// dieWithLock takes the lock of a runtime as a process does that dies at once.
+func (r *rig) dieWithLock(runtime string, lasts time.Duration) {
+	r.t.Helper()
+	now, holder, seconds := metav1.NowMicro(), "someone else", int32(lasts/time.Second)
+	lease := &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Name: records.Name(runtime)},
+		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now},
+	}
+	leases := r.client.CoordinationV1().Leases(r.namespace)
+	if err := apiserver.IgnoreNotFound(leases.Delete(r.t.Context(), lease.Name, metav1.DeleteOptions{})); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := leases.Create(r.t.Context(), lease, metav1.CreateOptions{}); err != nil {
+		r.t.Fatal(err)
+	}
+}
 
 // A holder whose clock is an hour ahead: dead it is outlived in the time that its lock lasts, alive
 // it is not.
@@ -25,16 +47,11 @@ func TestClockAhead(t *testing.T) {
 	rt := Runtime{Name: "edge", Units: []Unit{unit(1, "a", "1", configMap("a", "1"))}}
 	take := func() {
 		t.Helper()
-		held, err := r.acquireLock(t.Context(), "edge", 2*time.Second, func(error) {})
-		if err != nil {
-			t.Fatal(err)
-		}
-		close(held.stop)
-		<-held.ended
+		r.dieWithLock("edge", 2*time.Second)
 	}
 	leases := r.client.CoordinationV1().Leases(r.namespace)
 	renew := func(by time.Duration) {
-		lease, err := leases.Get(t.Context(), stateName("edge"), metav1.GetOptions{})
+		lease, err := leases.Get(t.Context(), records.Name("edge"), metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +160,7 @@ func TestForgottenNamespace(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	if all, err := r.client.CoreV1().ConfigMaps(other).List(t.Context(), metav1.ListOptions{LabelSelector: labelRuntime}); err != nil || len(all.Items) > 0 {
+	if all, err := r.client.CoreV1().ConfigMaps(other).List(t.Context(), metav1.ListOptions{LabelSelector: marks.Runtime}); err != nil || len(all.Items) > 0 {
 		t.Errorf("left behind: %v, %v", all.Items, err)
 	}
 	r.deleted("lost")

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"carvel.dev/kapp/pkg/kapp/clusterapply"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 var ansiColor = regexp.MustCompile("\x1b\\[[0-9;]*m")
@@ -150,17 +152,17 @@ func findReason(lines []string) string {
 		switch {
 		case !is && child != "":
 			child += ": " + line // of the child that was named before
-			return why + "; " + oneLine(child)
+			return why + "; " + records.OneLine(child)
 		case !is && why == "":
 			why = line
 		case is && child == "" && !strings.HasPrefix(below, "ok: "):
 			_, child, _ = strings.Cut(below, ": waiting on ")
 		case is && child != "":
-			return why + "; " + oneLine(child)
+			return why + "; " + records.OneLine(child)
 		}
 	}
 	if child != "" {
-		why += "; " + oneLine(child)
+		why += "; " + records.OneLine(child)
 	}
 	return why
 }

@@ -12,6 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // PullSecret is a Secret with logins to registries.
@@ -38,7 +40,7 @@ func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, er
 	for account := range p.by {
 		names, ours := p.accounts[account]
 		if !ours {
-			there, err := c.client.CoreV1().ServiceAccounts(account.namespace).Get(withoutLogs(ctx), account.name, metav1.GetOptions{})
+			there, err := c.client.CoreV1().ServiceAccounts(account.namespace).Get(apiserver.WithoutLogs(ctx), account.name, metav1.GetOptions{})
 			if isUnreadable(err) {
 				continue
 			}
@@ -55,7 +57,7 @@ func (c *Cluster) PullSecrets(ctx context.Context, rt Runtime) ([]PullSecret, er
 	for _, at := range sortedNames(p.wanted) {
 		login, ours := p.secrets[at]
 		if !ours {
-			there, err := c.client.CoreV1().Secrets(at.namespace).Get(withoutLogs(ctx), at.name, metav1.GetOptions{})
+			there, err := c.client.CoreV1().Secrets(at.namespace).Get(apiserver.WithoutLogs(ctx), at.name, metav1.GetOptions{})
 			if isUnreadable(err) {
 				continue
 			}

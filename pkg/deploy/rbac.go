@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -231,7 +232,7 @@ func (a *Access) addRoleGrants(r kappres.Resource, whole, to grantSet) error {
 
 func (a *Access) bindRoles(rt Runtime, subject rbacv1.Subject, whole grantSet, byNamespace map[string]grantSet) {
 	name := "krtpkg:" + rt.Name
-	label := map[string]string{labelRuntime: rt.Name}
+	label := map[string]string{marks.Runtime: rt.Name}
 	kinds := func(kind string) metav1.TypeMeta {
 		return metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: kind}
 	}

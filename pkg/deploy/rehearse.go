@@ -16,6 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes/scheme"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // rehearsals is how many dry runs of a bundle are sent at a time.
@@ -80,9 +83,9 @@ func dryRun(ctx context.Context, p *kappParts, op clusterapply.ClusterChangeAppl
 		return decodeStrict(object) // the API server would say only that there is no such namespace
 	}
 	if op == clusterapply.ClusterChangeApplyOpAdd {
-		_, err = client.Create(withoutLogs(ctx), object, metav1.CreateOptions{DryRun: all})
+		_, err = client.Create(apiserver.WithoutLogs(ctx), object, metav1.CreateOptions{DryRun: all})
 	} else {
-		_, err = client.Update(withoutLogs(ctx), object, metav1.UpdateOptions{DryRun: all})
+		_, err = client.Update(apiserver.WithoutLogs(ctx), object, metav1.UpdateOptions{DryRun: all})
 	}
 	return err
 }
@@ -164,11 +167,11 @@ func isValidByItself(ctx context.Context, p *kappParts, r kappres.Resource) bool
 func refusalText(err error) string {
 	status, is := err.(apierrors.APIStatus)
 	if !is || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {
-		return oneLine(err.Error())
+		return records.OneLine(err.Error())
 	}
 	var causes []string
 	for _, cause := range status.Status().Details.Causes {
-		causes = append(causes, oneLine(strings.TrimSpace(cause.Field+": "+withoutQuotedValue(cause.Message))))
+		causes = append(causes, records.OneLine(strings.TrimSpace(cause.Field+": "+withoutQuotedValue(cause.Message))))
 	}
 	return strings.Join(causes, "; ")
 }

@@ -28,6 +28,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // fault is what a faulty proxy does to one request.
@@ -186,7 +188,7 @@ func TestOutages(t *testing.T) {
 			if _, err := c.Delete(t.Context(), "edge", DeleteOptions{Options: quick()}); err != nil {
 				t.Errorf("delete: %v", err)
 			}
-			if _, err := r.client.CoordinationV1().Leases(r.namespace).Get(t.Context(), stateName("edge"), metav1.GetOptions{}); err == nil {
+			if _, err := r.client.CoordinationV1().Leases(r.namespace).Get(t.Context(), records.Name("edge"), metav1.GetOptions{}); err == nil {
 				t.Error("the lock is still there")
 			}
 			r.wantBack(before)
@@ -277,14 +279,14 @@ func TestLongOutage(t *testing.T) {
 		away.Store(true)
 		go func() {
 			time.Sleep(1500 * time.Millisecond)
-			held, err := r.acquireLock(t.Context(), "edge", time.Minute, func(error) {})
+			held, err := r.records().AcquireLock(t.Context(), "edge", time.Minute, func(error) {})
 			if err != nil {
 				t.Error(err)
 			}
 			after = writes.Load()
 			away.Store(false)
 			time.Sleep(2 * time.Second)
-			held.releaseLease()
+			held.Release()
 		}()
 	})
 	if _, err := c.Apply(t.Context(), outageRuntime("3.0.0"), ApplyOptions{Options: options}); !errors.Is(err, ErrLockLost) {

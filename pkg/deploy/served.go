@@ -16,6 +16,8 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // servedKinds remembers which kinds the API server has, for the first look of each app: to ask for
@@ -50,7 +52,7 @@ func (s *servedKinds) askKinds(ctx context.Context, d discovery.DiscoveryInterfa
 	if s.resources != nil {
 		return s.groups, s.resources, s.failing
 	}
-	groups, resources, err := d.ServerGroupsAndResourcesWithContext(withoutLogs(ctx))
+	groups, resources, err := d.ServerGroupsAndResourcesWithContext(apiserver.WithoutLogs(ctx))
 	if err == nil || discovery.IsGroupDiscoveryFailedError(err) && len(resources) > 0 {
 		s.groups, s.resources, s.failing = groups, resources, err
 	}

@@ -14,6 +14,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // session is one call that holds a runtime against the cluster.
@@ -22,7 +26,7 @@ type session struct {
 	opts    Options
 	engine  *engine
 	runtime Runtime
-	record  *revisionRecord
+	record  *records.History
 	jobs    []job
 	leaving []Installed
 	foreign []Foreign // what is deleted although it is not of the runtime
@@ -49,7 +53,7 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	if err := c.checkNames(ctx, rt, installed); err != nil {
 		return nil, err
 	}
-	if s.record, err = c.readRevisions(ctx, rt.Name); err != nil {
+	if s.record, err = c.records().Read(ctx, rt.Name); err != nil {
 		return nil, err
 	}
 	if rt.Units, err = s.placeResources(ctx, rt.Units); err != nil {
@@ -72,7 +76,7 @@ func (s *session) recordedRevision() Revision {
 	r.Values = s.runtime.valuesDigest()
 	for _, j := range s.jobs {
 		o := j.newOutcome()
-		r.Bundles = append(r.Bundles, RevisionBundle{o.Bundle, o.App, o.Layer, o.Version, j.unit.Digest})
+		r.Bundles = append(r.Bundles, RevisionBundle{Bundle: o.Bundle, App: o.App, Layer: o.Layer, Version: o.Version, Digest: j.unit.Digest})
 	}
 	return r
 }
@@ -215,7 +219,7 @@ func (c *Cluster) checkNames(ctx context.Context, rt Runtime, installed []Instal
 // checkFree looks for both names that kapp may give an app's ConfigMap.
 func (c *Cluster) checkFree(ctx context.Context, app string) error {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
-		_, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
+		_, err := c.configMaps().Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 		if err == nil {
 			return fmt.Errorf("configmap %s/%s, which kapp needs for its state, exists, but krtpkg did not create it: delete it or use another name", c.namespace, name)
 		}
@@ -229,12 +233,12 @@ func (c *Cluster) checkFree(ctx context.Context, app string) error {
 // appLabels hold the order with leading zeros so that kubectl sorts by it.
 func (j job) appLabels() map[string]string {
 	labels := map[string]string{
-		labelRuntime: j.runtime.Name,
-		labelLayer:   fmt.Sprint(j.unit.Layer),
-		labelOrder:   fmt.Sprintf("%04d", j.order),
+		marks.Runtime: j.runtime.Name,
+		labelLayer:    fmt.Sprint(j.unit.Layer),
+		labelOrder:    fmt.Sprintf("%04d", j.order),
 	}
 	if j.unit.Bundle != "" {
-		labels[labelBundle] = j.unit.Bundle
+		labels[marks.Bundle] = j.unit.Bundle
 	}
 	return labels
 }

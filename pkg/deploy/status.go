@@ -16,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/deploy/merge"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // Health is how a bundle is, or a resource.
@@ -124,7 +126,7 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	byName := map[string]*RuntimeStatus{}
 	for runtime, revision := range records {
 		if name == "" || name == runtime {
-			if revision, err = c.settleState(ctx, runtime, revision); err != nil {
+			if revision, err = c.records().Settle(ctx, runtime, revision); err != nil {
 				return nil, err
 			}
 			byName[runtime] = &RuntimeStatus{Runtime: runtime, Revision: revision}
@@ -231,7 +233,7 @@ func (e *engine) bundleStatus(ctx context.Context, i Installed) (BundleStatus, e
 		return s, ctx.Err()
 	}
 	if err != nil { // no reason to be silent about the others
-		s.Health, s.Reason = Unknown, oneLine(kappError{err}.Error())
+		s.Health, s.Reason = Unknown, records.OneLine(kappError{err}.Error())
 	}
 	return s, nil
 }
@@ -270,7 +272,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 		}
 		if one.Health != Healthy {
 			if one.Reason == "" && len(messages) > 0 {
-				one.Reason = oneLine(ansiColor.ReplaceAllString(messages[0], ""))
+				one.Reason = records.OneLine(ansiColor.ReplaceAllString(messages[0], ""))
 			}
 			s.Unready = append(s.Unready, one)
 		}
@@ -287,7 +289,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 	done := readDoneJobs(s.notes[annotationDone])
 	for _, id := range applied {
 		if err := unread[schema.GroupKind{Group: id.apiGroup(), Kind: id.Kind}]; err != nil {
-			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: oneLine(err.Error())})
+			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: records.OneLine(err.Error())})
 			continue
 		}
 		if there[ResourceID{id.apiGroup(), id.Kind, id.Namespace, id.Name}] {
@@ -355,7 +357,7 @@ func (p *kappParts) withConverter(gk schema.GroupKind, err error) error {
 	}
 	name := types[i].APIResource.Name + "." + gk.Group
 	at := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-	definition, failed := p.objects.Resource(at).Get(withoutLogs(p.ctx), name, metav1.GetOptions{})
+	definition, failed := p.objects.Resource(at).Get(apiserver.WithoutLogs(p.ctx), name, metav1.GetOptions{})
 	if failed != nil {
 		return err
 	}

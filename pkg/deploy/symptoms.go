@@ -14,6 +14,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
 // What is read of the cluster to say why something failed.
@@ -37,9 +40,9 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 		return nil
 	}
 	options := metav1.ListOptions{LabelSelector: selector}
-	pods, err := c.client.CoreV1().Pods("").List(withoutLogs(ctx), options)
+	pods, err := c.client.CoreV1().Pods("").List(apiserver.WithoutLogs(ctx), options)
 	if err != nil {
-		pods, err = c.client.CoreV1().Pods(c.namespace).List(withoutLogs(ctx), options)
+		pods, err = c.client.CoreV1().Pods(c.namespace).List(apiserver.WithoutLogs(ctx), options)
 	}
 	if err != nil {
 		return nil
@@ -73,12 +76,12 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 		if kind != "deployment" {
 			continue
 		}
-		sets, err := c.client.AppsV1().ReplicaSets(namespace).List(withoutLogs(ctx), options)
+		sets, err := c.client.AppsV1().ReplicaSets(namespace).List(apiserver.WithoutLogs(ctx), options)
 		if err != nil {
 			continue
 		}
 		for _, r := range sets.Items {
-			if strings.HasPrefix(r.Name, name+"-") && r.Status.Replicas < valueOrZero(r.Spec.Replicas) {
+			if strings.HasPrefix(r.Name, name+"-") && r.Spec.Replicas != nil && r.Status.Replicas < *r.Spec.Replicas {
 				found = append(found, c.events(ctx, namespace, "type=Warning,involvedObject.uid="+string(r.UID))...)
 			}
 		}
@@ -94,7 +97,7 @@ func (s *session) unavailable(ctx context.Context) []string {
 	}
 	var found []string
 	for gv, err := range s.engine.served.failedGroups() {
-		found = append(found, fmt.Sprintf("  API group %s does not answer, which keeps namespaces from ending: %s", gv, oneLine(err.Error())))
+		found = append(found, fmt.Sprintf("  API group %s does not answer, which keeps namespaces from ending: %s", gv, records.OneLine(err.Error())))
 	}
 	slices.Sort(found)
 	return found
@@ -116,7 +119,7 @@ func (s *session) conditions(ctx context.Context, resource string) []string {
 		condition, _ := one.(map[string]any)
 		message, _ := condition["message"].(string)
 		if condition["status"] == bad && message != "" {
-			found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], oneLine(message)))
+			found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], records.OneLine(message)))
 		}
 	}
 	return found
@@ -125,7 +128,7 @@ func (s *session) conditions(ctx context.Context, resource string) []string {
 // selectorOf returns the label that kapp gives an app's resources; "" if the app is not there.
 func (c *Cluster) selectorOf(ctx context.Context, app string) string {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
-		cm, err := c.configMaps().Get(withoutLogs(ctx), name, metav1.GetOptions{})
+		cm, err := c.configMaps().Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 		if err != nil {
 			continue
 		}
@@ -164,7 +167,7 @@ func podReason(p *corev1.Pod) string {
 
 // events returns the last of an object.
 func (c *Cluster) events(ctx context.Context, namespace, selector string) []string {
-	list, err := c.client.CoreV1().Events(namespace).List(withoutLogs(ctx), metav1.ListOptions{FieldSelector: selector, Limit: 100})
+	list, err := c.client.CoreV1().Events(namespace).List(apiserver.WithoutLogs(ctx), metav1.ListOptions{FieldSelector: selector, Limit: 100})
 	if err != nil {
 		return nil
 	}
@@ -172,7 +175,7 @@ func (c *Cluster) events(ctx context.Context, namespace, selector string) []stri
 	items := list.Items[max(0, len(list.Items)-symptomEvents):]
 	said := make([]string, len(items))
 	for i, e := range items {
-		said[i] = fmt.Sprintf("  event: %s: %s", e.Reason, oneLine(e.Message))
+		said[i] = fmt.Sprintf("  event: %s: %s", e.Reason, records.OneLine(e.Message))
 	}
 	return said
 }
@@ -195,7 +198,7 @@ func (c *Cluster) logs(ctx context.Context, p *corev1.Pod) []string {
 		limit := int64(symptomBytes)
 		body, err := c.client.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
 			Container: s.Name, TailLines: &lines, LimitBytes: &limit, Previous: s.State.Waiting != nil && s.RestartCount > 0,
-		}).Stream(withoutLogs(ctx))
+		}).Stream(apiserver.WithoutLogs(ctx))
 		if err != nil {
 			return nil
 		}
@@ -203,7 +206,7 @@ func (c *Cluster) logs(ctx context.Context, p *corev1.Pod) []string {
 		body.Close()
 		var said []string
 		for scanner := bufio.NewScanner(bytes.NewReader(data)); scanner.Scan(); {
-			said = append(said, fmt.Sprintf("  log of %s: %s", s.Name, oneLine(scanner.Text())))
+			said = append(said, fmt.Sprintf("  log of %s: %s", s.Name, records.OneLine(scanner.Text())))
 		}
 		return said
 	}

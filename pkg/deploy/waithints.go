@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
 // hintAfter is after which time of waiting it is looked for what would never end by itself.
@@ -71,7 +73,7 @@ func (s *session) liveObject(ctx context.Context, resource string) *unstructured
 		if strings.ToLower(gvk.Kind) != kind || !strings.Contains(what, "("+gvk.GroupVersion().String()+")") {
 			continue
 		}
-		object, err := objects.Resource(gvk.GroupVersion().WithResource(r.Name)).Namespace(namespace).Get(withoutLogs(ctx), name, metav1.GetOptions{})
+		object, err := objects.Resource(gvk.GroupVersion().WithResource(r.Name)).Namespace(namespace).Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 		if err != nil {
 			return nil
 		}

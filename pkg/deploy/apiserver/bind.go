@@ -5,8 +5,24 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 )
+
+// WithoutLogs keeps client-go from logging that a request was cut off.
+func WithoutLogs(ctx context.Context) context.Context {
+	return klog.NewContext(ctx, logr.Discard())
+}
+
+// IgnoreNotFound returns nil for the error of an object that does not exist, and any other error as it is.
+func IgnoreNotFound(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
 
 // BindContext returns the configuration of clients whose requests end with ctx. It is for code that passes no context of
 // its own, such as kapp's.

@@ -30,6 +30,10 @@ const (
 	// Applied is krtpkg's annotation with the outline of the manifest that was applied, where Original has no room, or
 	// would show the values of a Secret.
 	Applied = "krtpkg.dev/applied"
+	// Runtime and Bundle are krtpkg's labels on what it keeps of a runtime; a bundle that was applied without a runtime
+	// has no Bundle.
+	Runtime = "krtpkg.dev/runtime"
+	Bundle  = "krtpkg.dev/bundle"
 )
 
 // The marks of other tools.

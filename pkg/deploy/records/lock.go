@@ -1,4 +1,4 @@
-package deploy
+package records
 
 import (
 	"cmp"
@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
 // renewals is how often a lock's holder renews it in the time for which it lasts.
@@ -42,9 +43,9 @@ func (e *LockedError) Error() string {
 // ErrLockLost means that the lock could not be renewed, so that someone else may have it.
 var ErrLockLost = errors.New("lost the lock on the runtime")
 
-// runtimeLock is a Lease that its holder renews.
-type runtimeLock struct {
-	cluster *Cluster
+// Lock is a Lease that its holder renews.
+type Lock struct {
+	store   Store
 	lease   *coordinationv1.Lease
 	lasts   time.Duration
 	stop    chan struct{}
@@ -53,7 +54,7 @@ type runtimeLock struct {
 }
 
 // waitUntilHeld waits until the lock is known to be held: writes wait for it ([apiserver.SetFence]).
-func (l *runtimeLock) waitUntilHeld(ctx context.Context) error {
+func (l *Lock) waitUntilHeld(ctx context.Context) error {
 	for time.Since(*l.renewed.Load()) > l.lasts {
 		select {
 		case <-ctx.Done():
@@ -66,43 +67,43 @@ func (l *runtimeLock) waitUntilHeld(ctx context.Context) error {
 	return nil
 }
 
-// acquireLock takes the Lease of a runtime, which lasts for a time unless it is renewed; lost is called
+// AcquireLock takes the Lease of a runtime, which lasts for a time unless it is renewed; lost is called
 // once if it cannot be renewed any more. A lock whose holder gave no sign of life for as long as
 // it lasts, by the holder's clock and while we look, is taken over.
 //
 // Errors: [*LockedError].
-func (c *Cluster) acquireLock(ctx context.Context, runtime string, lasts time.Duration, lost func(error)) (*runtimeLock, error) {
-	leases := c.client.CoordinationV1().Leases(c.namespace)
-	name := stateName(runtime)
-	held, err := leases.Get(withoutLogs(ctx), name, metav1.GetOptions{})
+func (s Store) AcquireLock(ctx context.Context, runtime string, lasts time.Duration, lost func(error)) (*Lock, error) {
+	leases := s.Client.CoordinationV1().Leases(s.Namespace)
+	name := Name(runtime)
+	held, err := leases.Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 	if err == nil {
-		if held, err = c.waitForExpiry(ctx, runtime, held); err != nil {
+		if held, err = s.waitForExpiry(ctx, runtime, held); err != nil {
 			return nil, err
 		}
 	}
 	now := metav1.NowMicro()
-	seconds, holder := int32(max(lasts/time.Second, 1)), holderName()
+	seconds, holder := int32(max(lasts/time.Second, 1)), HolderName()
 	spec := coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now}
 	grace, cancel := withGracePeriod(ctx)
 	defer cancel()
 	switch {
 	case err == nil:
 		held.Spec = spec
-		held, err = leases.Update(withoutLogs(grace), held, metav1.UpdateOptions{})
+		held, err = leases.Update(apiserver.WithoutLogs(grace), held, metav1.UpdateOptions{})
 	case apierrors.IsNotFound(err):
-		labels := map[string]string{labelRuntime: runtime}
-		held, err = leases.Create(withoutLogs(grace), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
+		labels := map[string]string{marks.Runtime: runtime}
+		held, err = leases.Create(apiserver.WithoutLogs(grace), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}, metav1.CreateOptions{})
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		if held, err := leases.Get(withoutLogs(ctx), name, metav1.GetOptions{}); err == nil {
+		if held, err := leases.Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{}); err == nil {
 			return nil, lockedBy(runtime, held)
 		}
 	}
 	if err != nil {
-		c.releaseUnconfirmed(name, now)
-		return nil, fmt.Errorf("lock runtime %s by lease %s/%s: %w", runtime, c.namespace, name, err)
+		s.releaseUnconfirmed(name, now)
+		return nil, fmt.Errorf("lock runtime %s by lease %s/%s: %w", runtime, s.Namespace, name, err)
 	}
-	l := &runtimeLock{cluster: c, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
+	l := &Lock{store: s, lease: held, lasts: lasts, stop: make(chan struct{}), ended: make(chan struct{})}
 	l.renewed.Store(&now.Time)
 	apiserver.SetFence(ctx, l.waitUntilHeld)
 	go l.keepRenewing(apiserver.CopyFence(context.WithoutCancel(ctx), context.Background()), lost)
@@ -118,29 +119,29 @@ func withGracePeriod(ctx context.Context) (context.Context, context.CancelFunc) 
 }
 
 // releaseUnconfirmed releases a lock that may have been granted in a response that was lost.
-func (c *Cluster) releaseUnconfirmed(name string, taken metav1.MicroTime) {
-	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+func (s Store) releaseUnconfirmed(name string, taken metav1.MicroTime) {
+	ctx, cancel := context.WithTimeout(context.Background(), EndTime)
 	defer cancel()
-	leases := c.client.CoordinationV1().Leases(c.namespace)
-	l, err := leases.Get(withoutLogs(ctx), name, metav1.GetOptions{})
-	holder := holderName()
+	leases := s.Client.CoordinationV1().Leases(s.Namespace)
+	l, err := leases.Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
+	holder := HolderName()
 	mine := &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder, AcquireTime: &taken}}
 	if err != nil || !sameLock(l, mine) {
 		return
 	}
-	_ = leases.Delete(withoutLogs(ctx), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}})
+	_ = leases.Delete(apiserver.WithoutLogs(ctx), name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.ResourceVersion}})
 }
 
 // waitForExpiry waits for the end of a lock that looks dead, and refuses one that is not.
-func (c *Cluster) waitForExpiry(ctx context.Context, runtime string, held *coordinationv1.Lease) (*coordinationv1.Lease, error) {
-	s := held.Spec
-	if valueOrZero(s.HolderIdentity) == "" || s.RenewTime == nil {
+func (s Store) waitForExpiry(ctx context.Context, runtime string, held *coordinationv1.Lease) (*coordinationv1.Lease, error) {
+	spec := held.Spec
+	if valueOrZero(spec.HolderIdentity) == "" || spec.RenewTime == nil {
 		return held, nil
 	}
 	// Clocks differ: the holder's may be behind ours, so that it looks dead, or ahead, so that it
 	// would look alive for as long as that. One that lives renews the lock while we look.
 	lasts := leaseDuration(held)
-	age := time.Since(s.RenewTime.Time)
+	age := time.Since(spec.RenewTime.Time)
 	look := lasts / 2
 	switch {
 	case age < -lasts:
@@ -153,9 +154,9 @@ func (c *Cluster) waitForExpiry(ctx context.Context, runtime string, held *coord
 		return nil, ctx.Err()
 	case <-time.After(look):
 	}
-	now, err := c.client.CoordinationV1().Leases(c.namespace).Get(withoutLogs(ctx), held.Name, metav1.GetOptions{})
+	now, err := s.Client.CoordinationV1().Leases(s.Namespace).Get(apiserver.WithoutLogs(ctx), held.Name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("look at lease %s/%s: %w", c.namespace, held.Name, err)
+		return nil, fmt.Errorf("look at lease %s/%s: %w", s.Namespace, held.Name, err)
 	}
 	if now.ResourceVersion != held.ResourceVersion {
 		return nil, lockedBy(runtime, now)
@@ -191,8 +192,8 @@ func valueOrZero[T any](p *T) (value T) {
 }
 
 // keepRenewing renews the lock until it is released. While the API server does not answer nobody else can
-// take it, either; see [runtimeLock.waitUntilHeld] for what comes after that.
-func (l *runtimeLock) keepRenewing(ctx context.Context, lost func(error)) {
+// take it, either; see [Lock.waitUntilHeld] for what comes after that.
+func (l *Lock) keepRenewing(ctx context.Context, lost func(error)) {
 	defer close(l.ended)
 	pause := l.lasts / renewals
 	for {
@@ -210,7 +211,7 @@ func (l *runtimeLock) keepRenewing(ctx context.Context, lost func(error)) {
 		case errors.Is(err, ErrLockLost):
 			lost(err)
 			return
-		case time.Since(*l.renewed.Load()) > l.lasts+l.cluster.retryTimeout:
+		case time.Since(*l.renewed.Load()) > l.lasts+l.store.RetryTimeout:
 			since := time.Since(*l.renewed.Load()).Round(time.Second)
 			lost(fmt.Errorf("%w: no answer from the API server for %s", ErrLockLost, since))
 			return
@@ -223,17 +224,17 @@ func (l *runtimeLock) keepRenewing(ctx context.Context, lost func(error)) {
 // renewLease renews the lease.
 //
 // Errors: [ErrLockLost] if the lock is someone else's, or gone.
-func (l *runtimeLock) renewLease(ctx context.Context) error {
+func (l *Lock) renewLease(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.lasts/renewals)
 	defer cancel()
-	leases := l.cluster.client.CoordinationV1().Leases(l.cluster.namespace)
+	leases := l.store.Client.CoordinationV1().Leases(l.store.Namespace)
 	now := metav1.NowMicro()
 	next := l.lease.DeepCopy()
 	next.Spec.RenewTime = &now
-	updated, err := leases.Update(withoutLogs(ctx), next, metav1.UpdateOptions{})
+	updated, err := leases.Update(apiserver.WithoutLogs(ctx), next, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {
 		// The update may have been made although its response was lost.
-		if updated, err = leases.Get(withoutLogs(ctx), next.Name, metav1.GetOptions{}); err == nil && !sameLock(updated, next) {
+		if updated, err = leases.Get(apiserver.WithoutLogs(ctx), next.Name, metav1.GetOptions{}); err == nil && !sameLock(updated, next) {
 			return ErrLockLost
 		}
 	}
@@ -252,23 +253,23 @@ func sameLock(a, b *coordinationv1.Lease) bool {
 	return same && a.Spec.AcquireTime.Time.Truncate(time.Microsecond).Equal(b.Spec.AcquireTime.Time.Truncate(time.Microsecond))
 }
 
-// releaseLease gives the lock back. It works also after the end of the context that it was taken
+// Release gives the lock back. It works also after the end of the context that it was taken
 // with; if the API server cannot be reached, the lock ends by itself.
-func (l *runtimeLock) releaseLease() {
+func (l *Lock) Release() {
 	if l == nil {
 		return
 	}
 	close(l.stop)
 	<-l.ended
-	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	ctx, cancel := context.WithTimeout(context.Background(), EndTime)
 	defer cancel()
 	version := l.lease.ResourceVersion
-	_ = l.cluster.client.CoordinationV1().Leases(l.cluster.namespace).Delete(withoutLogs(ctx), l.lease.Name,
+	_ = l.store.Client.CoordinationV1().Leases(l.store.Namespace).Delete(apiserver.WithoutLogs(ctx), l.lease.Name,
 		metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &version}})
 }
 
-// holderName returns who holds a lock and who made a change: user@host, and the process.
-func holderName() string {
+// HolderName returns who holds a lock and who made a change: user@host, and the process.
+func HolderName() string {
 	name := os.Getenv("USER")
 	if u, err := user.Current(); err == nil {
 		name = u.Username

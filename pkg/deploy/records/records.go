@@ -1,0 +1,276 @@
+// Package records keeps what a cluster knows of its runtimes besides what is applied: the revisions of each, their
+// values, the hooks that run when a bundle is deleted, and the lock that lets one process at a time change a runtime.
+//
+// The revisions of a runtime are in a ConfigMap "<runtime>.krtpkg.dev", the values and the hooks in Secrets next to it, the
+// lock is a Lease of that name. Any kubectl can read them. Call [Store.Read] to begin, and [Journal] to change
+// a runtime: it takes the lock and records how the change began and ended.
+package records
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+)
+
+// Store is where the records of one namespace are.
+type Store struct {
+	Client    kubernetes.Interface
+	Namespace string
+	// RetryTimeout is how long an API server that does not answer is waited for at the end of a change.
+	RetryTimeout time.Duration
+}
+
+// State is how far a revision came.
+type State string
+
+// The states of a revision.
+const (
+	InProgress State = "in progress" // or its apply was killed
+	Complete   State = "complete"
+	Incomplete State = "failed" // the next apply goes on
+	Paused     State = "paused"
+	// Interrupted is never recorded: it is what InProgress means once nobody holds the lock.
+	Interrupted State = "interrupted"
+)
+
+// Origin is what is known of a runtime besides what is in it. It is recorded with the revision.
+type Origin struct {
+	// Reference is where it came from, by digest: REGISTRY/REPOSITORY@DIGEST.
+	Reference string `yaml:"reference,omitempty" json:"reference,omitempty"`
+	// Verified says who signed it, and by which key or identity that was seen.
+	Verified string `yaml:"verified,omitempty" json:"verified,omitempty"`
+}
+
+// Revision is one version of a runtime, with one set of values, that was put onto the cluster.
+type Revision struct {
+	Number  int    `yaml:"revision" json:"revision"`
+	Version string `yaml:"version" json:"version"`
+	Digest  string `yaml:"digest" json:"digest"`
+	Origin  `yaml:",inline"`
+	// Values is the digest of the values, "" if there are none.
+	Values string `yaml:"values,omitempty" json:"values,omitempty"`
+	State  State  `yaml:"state" json:"state"`
+	// Reason is why it failed or where it paused.
+	Reason  string    `yaml:"reason,omitempty" json:"reason,omitempty"`
+	Started time.Time `yaml:"started" json:"started"`
+	Ended   time.Time `yaml:"ended,omitempty" json:"ended,omitzero"`
+	By      string    `yaml:"by" json:"by"`
+	// Alone is true for a bundle that was applied without a runtime.
+	Alone bool `yaml:"alone,omitempty" json:"alone,omitempty"`
+	// Bundles are those of the revision, in order. Only of the newest it is known, and only if
+	// it was recorded since this is.
+	Bundles []RevisionBundle `yaml:"bundles,omitempty" json:"bundles,omitempty"`
+}
+
+// RevisionBundle is a bundle of a revision.
+type RevisionBundle struct {
+	Bundle  string `yaml:"bundle" json:"name"`
+	App     string `yaml:"app" json:"app"`
+	Layer   int    `yaml:"layer" json:"layer"`
+	Version string `yaml:"version,omitempty" json:"version,omitempty"`
+	Digest  string `yaml:"digest,omitempty" json:"digest,omitempty"`
+}
+
+// Limit is how many revisions of a runtime are kept.
+const Limit = 10
+
+// labelRecord is on what is not an app: "runtime", "values" or "hooks".
+const labelRecord = "krtpkg.dev/record"
+
+// revisionsKey is the key of the ConfigMap with the revisions, as YAML.
+const revisionsKey = "revisions.yaml"
+
+// Name returns the name of the ConfigMap and the Lease of a runtime and, with a suffix, of its Secrets. It cannot
+// be that of a kapp app, which has at most one dot.
+func Name(runtime string) string { return runtime + ".krtpkg.dev" }
+
+// History is the record of a runtime as it is on the cluster; an empty one for a runtime without a record.
+type History struct {
+	Revisions []Revision // the newest first
+	configMap *corev1.ConfigMap
+}
+
+// Settle returns the newest revision with its state settled: an apply that was interrupted is told from one that goes on.
+func (s Store) Settle(ctx context.Context, runtime string, newest Revision) (Revision, error) {
+	if newest.State != InProgress {
+		return newest, nil
+	}
+	held, err := s.Client.CoordinationV1().Leases(s.Namespace).Get(apiserver.WithoutLogs(ctx), Name(runtime), metav1.GetOptions{})
+	if err == nil && !isExpired(held) || apierrors.IsForbidden(err) {
+		return newest, nil
+	}
+	if apiserver.IgnoreNotFound(err) != nil {
+		return newest, fmt.Errorf("look at lease %s/%s: %w", s.Namespace, Name(runtime), err)
+	}
+	// It may have ended between the two looks: how it ended is recorded first.
+	now, err := s.Read(ctx, runtime)
+	if err != nil {
+		return newest, err
+	}
+	if now.Newest().State != InProgress {
+		return now.Newest(), nil
+	}
+	newest.State = Interrupted
+	return newest, nil
+}
+
+// Runtimes returns the newest revision of every runtime in the namespace, by name.
+func (s Store) Runtimes(ctx context.Context) (map[string]Revision, error) {
+	all, err := s.configMaps().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime"})
+	if err != nil {
+		return nil, fmt.Errorf("list runtimes, namespace %s: %w", s.Namespace, err)
+	}
+	found := map[string]Revision{}
+	for _, cm := range all.Items {
+		r, err := readRecord(&cm)
+		if err != nil {
+			return nil, err
+		}
+		if len(r.Revisions) > 0 {
+			found[cm.Labels[marks.Runtime]] = r.Revisions[0]
+		}
+	}
+	return found, nil
+}
+
+func (s Store) configMaps() typedcorev1.ConfigMapInterface {
+	return s.Client.CoreV1().ConfigMaps(s.Namespace)
+}
+
+// Read returns the record of a runtime.
+func (s Store) Read(ctx context.Context, runtime string) (*History, error) {
+	cm, err := s.configMaps().Get(apiserver.WithoutLogs(ctx), Name(runtime), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return &History{}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the record of runtime %s: %w", runtime, err)
+	}
+	return readRecord(cm)
+}
+
+func readRecord(cm *corev1.ConfigMap) (*History, error) {
+	r := &History{configMap: cm}
+	if err := yaml.Unmarshal([]byte(cm.Data[revisionsKey]), &r.Revisions); err != nil {
+		return nil, fmt.Errorf("configmap %s/%s, %s: %w", cm.Namespace, cm.Name, revisionsKey, err)
+	}
+	return r, nil
+}
+
+// Newest returns the last revision; the zero one if there is none.
+func (r *History) Newest() Revision {
+	if len(r.Revisions) == 0 {
+		return Revision{}
+	}
+	return r.Revisions[0]
+}
+
+// Holds reports whether the newest revision is the wanted one, and was applied.
+func (r *History) Holds(next Revision) bool {
+	n := r.Newest()
+	return n.State == Complete && n.sameAs(next)
+}
+
+func (r Revision) sameAs(o Revision) bool {
+	return r.Digest == o.Digest && r.Values == o.Values && r.Version == o.Version && r.Origin == o.Origin
+}
+
+// with returns the revisions with a next one, which replaces the newest if it is the same.
+func (r *History) with(next Revision) []Revision {
+	rest := r.Revisions
+	next.Number = 1
+	if n := r.Newest(); n.Number > 0 {
+		next.Number = n.Number + 1
+		if n.sameAs(next) {
+			next.Number, rest = n.Number, rest[1:]
+		}
+	}
+	all := append([]Revision{next}, rest...)
+	for i := range all[1:] {
+		all[i+1].Bundles = nil // the room of a record has an end
+	}
+	return all[:min(len(all), Limit)]
+}
+
+// save writes the revisions, unless someone else has written meanwhile, and forgets values
+// that no revision has any more.
+func (s Store) save(ctx context.Context, runtime string, r *History, revisions []Revision) error {
+	data, err := yaml.Marshal(revisions)
+	if err != nil {
+		return err
+	}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Name: Name(runtime), Namespace: s.Namespace,
+		Labels: map[string]string{marks.Runtime: runtime, labelRecord: "runtime"},
+	}}
+	if r.configMap != nil {
+		cm = r.configMap.DeepCopy()
+	}
+	newest := revisions[0]
+	cm.Data = map[string]string{
+		revisionsKey: string(data), "version": newest.Version, "digest": newest.Digest, "state": string(newest.State),
+	}
+	if r.configMap == nil {
+		cm, err = s.configMaps().Create(apiserver.WithoutLogs(ctx), cm, metav1.CreateOptions{})
+	} else {
+		cm, err = s.configMaps().Update(apiserver.WithoutLogs(ctx), cm, metav1.UpdateOptions{})
+	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("the record of runtime %s was changed in the meantime: apply again", runtime)
+	}
+	if err != nil {
+		return fmt.Errorf("record runtime %s in configmap %s/%s: %w", runtime, s.Namespace, Name(runtime), err)
+	}
+	r.configMap, r.Revisions = cm, revisions
+	return s.forgetValues(ctx, runtime, func(d string) bool {
+		return slices.ContainsFunc(revisions, func(v Revision) bool { return v.Values == d })
+	})
+}
+
+// Remove removes all that is recorded of a runtime.
+func (s Store) Remove(ctx context.Context, runtime string) error {
+	return errors.Join(
+		s.forgetValues(ctx, runtime, func(string) bool { return false }),
+		s.forgetHooks(ctx, runtime),
+		apiserver.IgnoreNotFound(s.configMaps().Delete(apiserver.WithoutLogs(ctx), Name(runtime), metav1.DeleteOptions{})),
+	)
+}
+
+// OtherNamespaces returns the other namespaces that have a record of a runtime; none of those that this user
+// may not see.
+func (s Store) OtherNamespaces(ctx context.Context, runtime string) []string {
+	all, err := s.Client.CoreV1().ConfigMaps("").List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime," + marks.Runtime + "=" + runtime})
+	if err != nil {
+		return nil
+	}
+	var namespaces []string
+	for _, cm := range all.Items {
+		if cm.Namespace != s.Namespace {
+			namespaces = append(namespaces, cm.Namespace)
+		}
+	}
+	slices.Sort(namespaces)
+	return namespaces
+}
+
+// OneLine keeps a reason short enough for a record.
+func OneLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	if runes := []rune(line); len(runes) > 300 {
+		line = string(runes[:300]) + "…"
+	}
+	return line
+}
