@@ -72,7 +72,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		untagged   *registry.NoReferrersError
 		fixed      *registry.ImmutableTagError
 		renamed    *bundle.TagError
-		mixedUp    *mixedUpError
+		mixedUp    *site.MixedUpError
 		altered    *bundle.AlteredError
 		holes      *archive.IncompleteError
 		other      *archive.ForeignError
@@ -118,7 +118,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &renamed):
 		return failure(result.RenamedTag, exitUnverified, "signatures cover the version, not the tag: refer to it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose", renamed.Tag)
 	case errors.As(err, &mixedUp):
-		return failure(result.OtherName, exitUnverified, "if that is intended, pass --expect-name "+mixedUp.name, mixedUp.repository)
+		return failure(result.OtherName, exitUnverified, "if that is intended, pass --expect-name "+mixedUp.Name, mixedUp.Repository)
 	case errors.Is(err, render.ErrRunaway):
 		return failure(result.TemplateRunaway, exitFailure, "look for a loop, a recursion or an endless repetition in its templates", "")
 	case errors.As(err, &altered):
