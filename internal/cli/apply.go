@@ -152,7 +152,7 @@ func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, e
 	}
 	policy, err := a.loadTrust(ctx, &f.trust)
 	if err == nil && policy == nil && !f.trust.allowUnsigned {
-		err = &usageError{fmt.Errorf("%w (or --allow-unsigned)", errNobody)}
+		err = &usageError{fmt.Errorf("%w (or --allow-unsigned)", errNoTrust)}
 	}
 	return policy, err
 }

@@ -188,7 +188,7 @@ func (w *progressWatch) remindWaiting() {
 	}
 }
 
-// confirmPlan shows a plan and asks about it; nil if nobody is to be asked.
+// confirmPlan returns a function that shows a plan and asks for confirmation; nil with --yes.
 func (f *clusterFlags) confirmPlan(a *app, cluster *deploy.Cluster, question string) func(context.Context, *deploy.Plan) (bool, error) {
 	if f.yes {
 		return nil

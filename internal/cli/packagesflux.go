@@ -100,7 +100,7 @@ func (o *fluxOptions) sourceRef(p *preparedRoot) (map[string]string, error) {
 	return map[string]string{"digest": p.root.Digest.String()}, nil
 }
 
-// fluxTrust is whom Flux trusts, as far as it can be told.
+// fluxTrust sets the keys and identities that Flux trusts, as far as it supports the policy.
 func (a *app) fluxTrust(p *preparedRoot, policy *trust.Policy, o *fluxOptions) error {
 	if policy == nil {
 		return nil

@@ -115,7 +115,7 @@ func (a *app) gateOptions(ctx context.Context, f serveFlags) (o gate.Options, er
 		return o, err
 	}
 	if policy == nil {
-		return o, &usageError{errNobody}
+		return o, &usageError{errNoTrust}
 	}
 	o.LoadPolicy = func(ctx context.Context) (*trust.Policy, error) { return a.loadTrust(ctx, &f.trust) }
 	o.PolicyFiles = []string{systemPolicyFile}

@@ -69,8 +69,8 @@ func (f *trustFlags) isGiven() bool {
 	return len(f.keys) > 0 || f.policy != "" || f.expectName != "" || f.identity+f.identityRegExp+f.issuer+f.issuerRegExp+f.trustedRoot+f.caRoots+f.timestamps != ""
 }
 
-// errNobody is the error of a command that must verify and is not told by whom.
-var errNobody = errors.New("verification required: pass --key, --certificate-identity or --policy")
+// errNoTrust is the error of a command that must verify and has no key, identity or policy.
+var errNoTrust = errors.New("verification required: pass --key, --certificate-identity or --policy")
 
 // loadTrust returns the policy that the flags, the environment or the configuration say, or nil where
 // nothing does.
@@ -282,7 +282,7 @@ func policyPlace(p place.Place) string { return cmp.Or(p.Repository, trust.Local
 // verifyRoot verifies what a reference leads to.
 func (a *app) verifyRoot(ctx context.Context, at *openedReference, policy *trust.Policy) (*sign.Result, error) {
 	if policy == nil {
-		return nil, &usageError{errNobody}
+		return nil, &usageError{errNoTrust}
 	}
 	result, err := policy.Verify(ctx, at.store, at.root, policyPlace(at.Place))
 	if err != nil {
@@ -291,7 +291,7 @@ func (a *app) verifyRoot(ctx context.Context, at *openedReference, policy *trust
 	return result, nil
 }
 
-// verifiedIf verifies what a reference leads to if flags or the configuration say by whom.
+// verifiedIf verifies what a reference leads to if flags or the configuration name a key, an identity or a policy.
 func (a *app) verifiedIf(ctx context.Context, at *openedReference, f *trustFlags) error {
 	policy, err := a.loadTrust(ctx, f)
 	if err != nil || policy == nil {

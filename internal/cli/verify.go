@@ -53,7 +53,7 @@ func (a *app) runVerify(ctx context.Context, reference string, o verifyOptions) 
 		return err
 	}
 	if policy == nil {
-		return &usageError{errNobody}
+		return &usageError{errNoTrust}
 	}
 	at, err := a.openReference(ctx, reference)
 	if err != nil {

@@ -4,8 +4,8 @@
 // referrers API.
 //
 // A test calls [StartRegistry], a program [RunRegistry]. [AllOptions] is the matrix that a conformance run covers.
-// Real clients are had by [BuildTool] and driven by [RunTool] with the environment of
-// [Registry.Env], this project's own code through [Registry.Repository].
+// [BuildTool] builds real clients, [RunTool] runs them with the environment of [Registry.Env]; this project's own
+// code goes through [Registry.Repository].
 package registrytest
 
 import (

@@ -1,10 +1,10 @@
-// Package ui is all that knows a terminal: results go to standard output, everything else
+// Package ui is the only package that knows terminals: results go to standard output, everything else
 // (progress, notes, questions, errors) to standard error, so that output can be piped.
 //
 // The display of progress is its own, some 200 lines in screen.go, and not mpb's, for three
 // reasons. Questions, passwords and the half lines of other programs come while work goes on, so
-// the display must vanish at any time and come back, under the one lock through which all that
-// is written goes; mpb writes from a goroutine of its own, cannot take its bars away for a while,
+// the display must vanish at any time and come back, under the one lock that guards all
+// output; mpb writes from a goroutine of its own, cannot take its bars away for a while,
 // and puts only whole lines above them. The sums, rates and times left, which are most
 // of the code, are needed anyway for logs and programs, which mpb does not serve. And rows are
 // plain ASCII, so the widths of characters, which mpb brings modules for, do not matter.

@@ -99,7 +99,7 @@ func requestedVersion(s *bundle.Source) string {
 	return strings.TrimSpace(s.Name() + " " + cmp.Or(s.Version, s.Ref))
 }
 
-// pinOf returns the pin of a source; nil if there is none for the requested version.
+// pinOf returns the pin of a source, or nil if the requested version is not pinned.
 func (p *lockedPins) pinOf(s *bundle.Source) *sourcePin {
 	if p == nil {
 		return nil

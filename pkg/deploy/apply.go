@@ -19,9 +19,8 @@ import (
 // ApplyOptions are for Apply. The zero value works.
 type ApplyOptions struct {
 	Options
-	// Confirm is asked once before the cluster is changed, with all that would change. False
-	// ends the call with ErrNotConfirmed. It is not asked if nothing would. Default: nobody is
-	// asked.
+	// Confirm is called once before the cluster is changed, with all that would change; not if nothing
+	// would change. If it returns false, the call ends with ErrNotConfirmed. Optional.
 	Confirm func(context.Context, *Plan) (bool, error)
 	// PauseAfter ends the call when this layer is ready. Default: all layers.
 	PauseAfter *int

@@ -369,7 +369,7 @@ func judgeKind(gvk schema.GroupVersionKind, served bool) (Finding, bool) {
 	return Finding{}, false
 }
 
-// checkTwice refuses what two bundles would change by turns.
+// checkTwice finds resources that are in two bundles, each of which would undo what the other does.
 func (s *session) checkTwice(_ context.Context, in *clusterView) ([]Finding, error) {
 	var found []Finding
 	owners := map[ResourceID]string{}

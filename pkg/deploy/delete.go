@@ -16,8 +16,8 @@ import (
 // DeleteOptions are for Delete. The zero value works.
 type DeleteOptions struct {
 	Options
-	// Confirm is asked once before anything is deleted. False ends the call with
-	// ErrNotConfirmed. Default: nobody is asked.
+	// Confirm is called once before anything is deleted. If it returns false, the call ends with
+	// ErrNotConfirmed. Optional.
 	Confirm func(context.Context, *Plan) (bool, error)
 	// DeleteForeign deletes also what others have put into namespaces of the runtime, and made
 	// of its kinds. Default: that is an error.

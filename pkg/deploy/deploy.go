@@ -48,8 +48,8 @@ type Config struct {
 	// refuses for now. Only a server that has answered once is waited for. Whole seconds make
 	// sense. Default: two minutes; less than zero: requests are sent once.
 	RetryTimeout time.Duration
-	// OnRetry is told every few seconds while the API server does not answer, with the last
-	// reason and since when. Default: nobody is.
+	// OnRetry is called every few seconds while the API server does not answer, with the last
+	// reason and the time since the last answer. Optional.
 	OnRetry func(cause error, failing time.Duration)
 }
 
@@ -157,7 +157,7 @@ type Unit struct {
 
 // Options are how a call tells of itself and how long it waits. The zero value works.
 type Options struct {
-	// OnEvent is told what happens, one call at a time. Default: nobody is.
+	// OnEvent is called with what happens, one call at a time. Optional.
 	OnEvent func(Event)
 	// Parallel is how many bundles are worked on at a time, as far as they are independent.
 	// Default: 8.

@@ -72,8 +72,8 @@ func (o *objectClient) resourceClient(apiVersion, kind, namespace string) (dynam
 	return o.client.Resource(mapping.Resource).Namespace(namespace), nil
 }
 
-// removeAndWait deletes a resource with what was made of it and waits until it is gone. Kinds stay, as with
-// Helm: all resources of theirs would go along.
+// removeAndWait deletes a resource and its dependents and waits until it is gone. CustomResourceDefinitions
+// stay, as with Helm: all their resources would be deleted, too.
 func (o *objectClient) removeAndWait(ctx context.Context, id ResourceID) error {
 	if id.Kind == "CustomResourceDefinition" {
 		return nil

@@ -84,7 +84,7 @@ func (m *messageTracker) NotifySection(format string, args ...any) {
 	section := fmt.Sprintf(format, args...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// What it does to them by turns is no progress, but their number is.
+	// Which one it waits for changes all the time and is no progress; a changed number is.
 	if _, counts, found := strings.Cut(section, "["); found && counts != m.section {
 		m.section, m.progressed = counts, time.Now()
 	}

@@ -298,9 +298,9 @@ func DefinedNamespaces(u Unit) (names []string, err error) {
 	return names, nil
 }
 
-// GrantEverywhere gives what is granted in some namespaces for all of them: no role can be made in a
-// namespace that is not there yet, and one that what is applied makes itself, with kapp, must not
-// be another's. What is granted by name stays so.
+// GrantEverywhere turns rules for some namespaces into rules for the whole cluster: no role can be created in a
+// namespace that does not exist yet, and a namespace that the runtime brings must be created by kapp, which
+// refuses to take over what someone else has created. Rules for named resources stay as they are.
 func (a *Access) GrantEverywhere(namespaces []string) {
 	in := func(namespace string) bool { return slices.Contains(namespaces, namespace) }
 	for _, role := range a.Roles {

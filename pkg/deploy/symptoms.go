@@ -89,8 +89,8 @@ func (s *session) symptoms(ctx context.Context, app string, waiting []Waiting) [
 	return found
 }
 
-// unavailable returns the API groups that do not answer: Kubernetes ends no namespace until it knows
-// that nothing of theirs is in it.
+// unavailable returns the API groups that do not answer: Kubernetes does not finish deleting a namespace until
+// it knows that it holds no resource of any group.
 func (s *session) unavailable(ctx context.Context) []string {
 	if _, err := s.servedKinds(ctx); err != nil {
 		return nil

@@ -37,7 +37,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveReadiness says whether anything can be answered.
+// serveReadiness reports whether the gate can answer requests.
 func (g *Gate) serveReadiness(w http.ResponseWriter) {
 	switch {
 	case g.ruling.Load().err != nil:

@@ -38,7 +38,7 @@ const Top = 6
 // ListLayers returns the layers from the bottom up.
 func ListLayers() []Layer { return slices.Clone(all) }
 
-// LayerName returns the name of a layer, or "" for a number that is none.
+// LayerName returns the name of a layer, or "" if the number is out of range.
 func LayerName(number int) string {
 	if number < 0 || number > Top {
 		return ""

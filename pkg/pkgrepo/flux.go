@@ -95,15 +95,15 @@ type FluxSite struct {
 	Authorities string
 	// Insecure says that the registry speaks HTTP.
 	Insecure bool
-	// Keys are public keys in PEM, of which one must have signed, and Identities whom a
-	// certificate of Sigstore's may be for instead. With neither, Flux verifies nothing.
+	// Keys are public keys in PEM, Identities are the identities in certificates of Sigstore. One key or identity
+	// must have signed. With neither, Flux verifies nothing.
 	Keys       []string
 	Identities []FluxIdentity
 	// TrustedRoot is that of Sigstore which issues the certificates, as JSON.
 	TrustedRoot string
 }
 
-// FluxIdentity are regular expressions for whom a certificate is for.
+// FluxIdentity holds regular expressions for the issuer and the subject of a certificate.
 type FluxIdentity struct {
 	Issuer  string `yaml:"issuer"`
 	Subject string `yaml:"subject"`

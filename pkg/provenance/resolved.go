@@ -115,8 +115,8 @@ func newImage(l images.Locked) *buildDependency {
 	return &buildDependency{id: l.Image.DigestStr(), uri: sbom.ImageURL(l), digests: digestMap(l.Image.DigestStr())}
 }
 
-// newSource returns a source with the digest of what its URI names. That is the source's own for a
-// file, packed or not, and for a folder; a commit and an artifact have digests of theirs.
+// newSource returns a source with the digest of what its URI names: for a file, packed or not, and for a folder
+// the digest of the source, for a commit and an artifact their own.
 func newSource(s *bundle.Source, name string) (*buildDependency, error) {
 	uri, err := sbom.SourceURI(s)
 	if err != nil {

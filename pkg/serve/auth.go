@@ -143,8 +143,8 @@ func LoadPasswords(r io.Reader) (Login, error) {
 
 type passwordLogins struct {
 	hashes map[string][]byte
-	// costs are those of the hashes, nobody is one of each, to compare with where the user has
-	// another cost, or is not there.
+	// costs are the costs of the hashes. dummyHashes has one hash of each cost, to compare with if the user does
+	// not exist or has a hash of another cost, so that the time tells nothing.
 	costs       []int
 	dummyHashes map[int][]byte
 	// turn lets one login at a time be compared.

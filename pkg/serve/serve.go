@@ -200,8 +200,8 @@ func (s *Server) addRoot(store Store, source transfer.Source, name string) error
 	return nil
 }
 
-// addImages makes images known by upstream's names, with the registry (as a mirror that keeps
-// upstream's paths has them) and without (as a user may ask whom that name tells enough).
+// addImages registers images under their upstream names, with the registry (as in a mirror that keeps upstream's
+// paths) and without (for users who leave the registry out).
 func (s *Server) addImages(lock images.Lock) {
 	for _, locked := range lock {
 		repository, tag := locked.CalledBy()

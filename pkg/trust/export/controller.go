@@ -351,7 +351,7 @@ func (e *exporter) sigstoreKeys(h *holder, keys *sigstoreKeys) (err error) {
 	return nil
 }
 
-// isUsablePeriod reports whether a part of a trusted root is to be taken: what has ended is not.
+// isUsablePeriod reports whether a part of a trusted root is still valid.
 func (e *exporter) isUsablePeriod(h *holder, p validityPeriod, what string) bool {
 	ended := !p.End.IsZero() && e.now.After(p.End)
 	if !ended && !p.End.IsZero() || p.Start.After(e.now) {
