@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -326,106 +325,4 @@ func reasonOf(err error) string {
 		return "attachment"
 	}
 	return "invalid"
-}
-
-// errNotAttached is the reason of a refusal of what is attached to something.
-var errNotAttached = errors.New("not answered as an attachment")
-
-// checkAttached decides on something that is attached to what is answered. Whoever can write upstream attaches what they
-// like, so it must be nothing that runs: no root, and no file system but those that are answered anyway.
-func (r *repository) checkAttached(ctx context.Context, stored storedManifest) error {
-	m, err := oci.ParseManifest(stored.data)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNotAttached, err)
-	}
-	switch m.ArtifactType {
-	case bundle.TypeRuntime, bundle.TypeBundle, bundle.TypeCatalogue:
-		return fmt.Errorf("%w: it is a %s and must be signed itself", errNotAttached, m.ArtifactType)
-	}
-	if oci.IsIndex(stored.mediaType) {
-		return r.checkAttachedIndex(ctx, m)
-	}
-	if len(m.Manifests) > 0 {
-		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
-	}
-	if isArgoCD(m) {
-		return r.checkArgoCD(m)
-	}
-	for _, l := range m.Layers {
-		if !isDocument(l.MediaType) {
-			return fmt.Errorf("%w: its layer %s is %q, which may be a file system", errNotAttached, l.Digest, l.MediaType)
-		}
-	}
-	return nil
-}
-
-// checkAttachedIndex accepts an index over what is answered anyway: the closure, and the manifests for Argo CD.
-func (r *repository) checkAttachedIndex(ctx context.Context, m *oci.Manifest) error {
-	if m.Config != nil || len(m.Layers) > 0 {
-		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
-	}
-	for _, next := range m.Manifests {
-		if _, _, found := r.g.findItem(r, next.Digest, anyManifest); found {
-			continue
-		}
-		stored, err := r.upstream.readManifest(ctx, next.Digest)
-		if errors.Is(err, errdef.ErrNotFound) {
-			return fmt.Errorf("%w: it names %s, which is not there", errNotAttached, next.Digest)
-		}
-		if err != nil {
-			return err
-		}
-		inner, err := oci.ParseManifest(stored.data)
-		if err == nil && !isArgoCD(inner) {
-			err = ErrNotNamed
-		}
-		if err == nil {
-			err = r.checkArgoCD(inner)
-		}
-		if err != nil {
-			return fmt.Errorf("%w: it names %s: %w", errNotAttached, next.Digest, err)
-		}
-	}
-	return nil
-}
-
-func isArgoCD(m *oci.Manifest) bool {
-	return m.ArtifactType == bundle.TypeArgoCD && len(m.Manifests) == 0
-}
-
-// checkArgoCD accepts a manifest over the config and the layer of a root or a bundle that is answered.
-func (r *repository) checkArgoCD(m *oci.Manifest) error {
-	if m.Config == nil || len(m.Layers) != 1 {
-		return fmt.Errorf("%w: want one layer", errNotAttached)
-	}
-	for _, b := range m.Blobs() {
-		if _, found := r.findOwn(b.Digest, isBlob); !found {
-			return fmt.Errorf("%w: it names %s, which is not of a verified root or its bundles", errNotAttached, b.Digest)
-		}
-	}
-	return nil
-}
-
-// isDocument reports whether content of a media type is read, and not unpacked or run. Signatures, attestations
-// and SBOMs have no others.
-func isDocument(mediaType string) bool {
-	mediaType, _, _ = strings.Cut(strings.ToLower(mediaType), ";")
-	mediaType = strings.TrimSpace(mediaType)
-	for _, prefix := range layerTypes {
-		if strings.HasPrefix(mediaType, prefix) {
-			return false
-		}
-	}
-	return strings.HasSuffix(mediaType, "+json") || strings.HasSuffix(mediaType, "+xml") || strings.HasPrefix(mediaType, "text/") ||
-		slices.Contains(documentTypes, mediaType)
-}
-
-// layerTypes begin the media types that runtimes unpack, whatever suffix follows: containerd takes
-// "application/vnd.oci.image.layer.v1.tar+json" for a tar.
-var layerTypes = []string{"application/vnd.oci.image.", "application/vnd.docker.", "application/vnd.erofs."}
-
-// documentTypes are those of signatures (github.com/notaryproject/specifications, PGP), and of documents without a suffix.
-var documentTypes = []string{
-	ocispec.MediaTypeEmptyJSON, "application/json", "application/xml", "application/jose", "application/cose", "application/pgp-signature",
-	"application/vnd.dev.sigstore.bundle.v0.3+json",
 }

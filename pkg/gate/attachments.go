@@ -1,0 +1,279 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/oci"
+)
+
+// attachment is what is answered of a manifest because of what it is attached to.
+type attachment struct {
+	// blobs are the sizes of the blobs.
+	blobs map[digest.Digest]int64
+	// until is when it is looked at again, as verdicts are.
+	until time.Time
+}
+
+// maxAttachedLevels is how many times something is attached to something attached.
+const maxAttachedLevels = 4
+
+// absentFor is how long it is remembered what is attached to something, and that nothing is.
+const absentFor = time.Minute
+
+func (r *repository) isAttached(d digest.Digest) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current()
+	a, ok := r.attached[d]
+	return ok && time.Now().Before(a.until)
+}
+
+// acceptAttached accepts a manifest that says itself what it is attached to, or for Argo CD of what it is made, or
+// to which a tag leads that says so.
+func (r *repository) acceptAttached(ctx context.Context, d digest.Digest, stored storedManifest, m *oci.Manifest) error {
+	for _, subject := range r.upstream.subjectsOf(d) {
+		if r.isAnswered(subject, maxAttachedLevels) {
+			return r.recordAttached(ctx, d, stored)
+		}
+	}
+	if m.Subject == nil && !isArgoCD(m) {
+		return fmt.Errorf("%w: it has no subject", errNotAttached)
+	}
+	if m.Subject != nil && !r.isAnswered(m.Subject.Digest, maxAttachedLevels) {
+		return fmt.Errorf("%w: its subject %s is not answered", errNotAttached, m.Subject.Digest)
+	}
+	return r.recordAttached(ctx, d, stored)
+}
+
+// isAnswered reports whether a manifest is known to be accepted, as a root, in a lock, or attached.
+func (r *repository) isAnswered(d digest.Digest, levels int) bool {
+	if _, _, ok := r.g.findItem(r, d, anyManifest); ok {
+		return true
+	}
+	return levels > 0 && r.isAttached(d)
+}
+
+// recordAttached accepts a manifest whose subject is answered, if it is one that may be attached.
+func (r *repository) recordAttached(ctx context.Context, d digest.Digest, stored storedManifest) error {
+	now := r.g.ruling.Load()
+	if err := r.checkAttached(ctx, stored); err != nil {
+		return err
+	}
+	m, err := oci.ParseManifest(stored.data)
+	if err != nil {
+		return err
+	}
+	blobs := map[digest.Digest]int64{}
+	for _, b := range m.Blobs() {
+		if b.Digest.Validate() == nil {
+			blobs[b.Digest] = b.Size
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current() != now {
+		return fmt.Errorf("%w: the policy has changed", errNotAttached)
+	}
+	if len(r.attached) >= maxAttached {
+		clear(r.attached)
+	}
+	began := time.Now()
+	r.attached[d] = attachment{blobs, now.nextChange(began, began.Add(r.g.o.Recheck))}
+	return nil
+}
+
+// acceptAttachedTag returns what a tag that attaches something leads to.
+func (r *repository) acceptAttachedTag(ctx context.Context, tag string, subject digest.Digest, suffix string) (digest.Digest, error) {
+	if suffix == "" {
+		// The list of the referrers tag schema: it is not needed where there is the API.
+		return "", fmt.Errorf("%s:%s: %w", r.where, tag, errdef.ErrNotFound)
+	}
+	if !r.isAnswered(subject, maxAttachedLevels) {
+		if _, err := r.acceptManifest(ctx, subject); err != nil {
+			return "", err
+		}
+	}
+	d, err := r.upstream.findAttachedTag(ctx, tag, absentFor)
+	if err != nil {
+		return "", err
+	}
+	if err := r.checkRevoked(d); err != nil {
+		return "", err
+	}
+	stored, err := r.upstream.readManifest(ctx, d)
+	if err == nil {
+		err = r.recordAttached(ctx, d, stored)
+	}
+	return d, err
+}
+
+// listReferrers lists what is attached to a manifest and would be answered. The descriptors are made of the content.
+func (r *repository) listReferrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	if !r.isAnswered(subject, maxAttachedLevels) {
+		var refused *UpstreamError
+		if _, err := r.acceptManifest(ctx, subject); errors.As(err, &refused) {
+			return nil, err
+		} else if err != nil {
+			return nil, nil // nothing is attached to what is not answered
+		}
+	}
+	found, err := r.upstream.listReferrers(ctx, subject, absentFor)
+	if err != nil {
+		return nil, err
+	}
+	listed := []ocispec.Descriptor{}
+	for _, desc := range found {
+		described, err := r.describeReferrer(ctx, subject, desc.Digest)
+		var failed *UpstreamError
+		if errors.As(err, &failed) {
+			return nil, err
+		}
+		if err == nil {
+			listed = append(listed, described)
+		}
+	}
+	return listed, nil
+}
+
+func (r *repository) describeReferrer(ctx context.Context, subject, d digest.Digest) (ocispec.Descriptor, error) {
+	stored, err := r.upstream.readManifest(ctx, d)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	m, err := oci.ParseManifest(stored.data)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if m.Subject == nil || m.Subject.Digest != subject {
+		return ocispec.Descriptor{}, fmt.Errorf("%w: its subject is another one", errNotAttached)
+	}
+	if err := r.checkRevoked(d); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	isARoot := m.ArtifactType == bundle.TypeRuntime || m.ArtifactType == bundle.TypeBundle
+	if isARoot {
+		if _, err := r.acceptManifest(ctx, d); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	} else if err := r.recordAttached(ctx, d, stored); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc := describe(d, stored)
+	desc.ArtifactType, desc.Annotations = m.ArtifactType, m.Annotations
+	if desc.ArtifactType == "" && m.Config != nil {
+		desc.ArtifactType = m.Config.MediaType
+	}
+	return desc, nil
+}
+
+// errNotAttached is the reason of a refusal of what is attached to something.
+var errNotAttached = errors.New("not answered as an attachment")
+
+// checkAttached decides on something that is attached to what is answered. Whoever can write upstream attaches what they
+// like, so it must be nothing that runs: no root, and no file system but those that are answered anyway.
+func (r *repository) checkAttached(ctx context.Context, stored storedManifest) error {
+	m, err := oci.ParseManifest(stored.data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNotAttached, err)
+	}
+	switch m.ArtifactType {
+	case bundle.TypeRuntime, bundle.TypeBundle, bundle.TypeCatalogue:
+		return fmt.Errorf("%w: it is a %s and must be signed itself", errNotAttached, m.ArtifactType)
+	}
+	if oci.IsIndex(stored.mediaType) {
+		return r.checkAttachedIndex(ctx, m)
+	}
+	if len(m.Manifests) > 0 {
+		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
+	}
+	if isArgoCD(m) {
+		return r.checkArgoCD(m)
+	}
+	for _, l := range m.Layers {
+		if !isDocument(l.MediaType) {
+			return fmt.Errorf("%w: its layer %s is %q, which may be a file system", errNotAttached, l.Digest, l.MediaType)
+		}
+	}
+	return nil
+}
+
+// checkAttachedIndex accepts an index over what is answered anyway: the closure, and the manifests for Argo CD.
+func (r *repository) checkAttachedIndex(ctx context.Context, m *oci.Manifest) error {
+	if m.Config != nil || len(m.Layers) > 0 {
+		return fmt.Errorf("%w: it is an image and an index in one", errNotAttached)
+	}
+	for _, next := range m.Manifests {
+		if _, _, found := r.g.findItem(r, next.Digest, anyManifest); found {
+			continue
+		}
+		stored, err := r.upstream.readManifest(ctx, next.Digest)
+		if errors.Is(err, errdef.ErrNotFound) {
+			return fmt.Errorf("%w: it names %s, which is not there", errNotAttached, next.Digest)
+		}
+		if err != nil {
+			return err
+		}
+		inner, err := oci.ParseManifest(stored.data)
+		if err == nil && !isArgoCD(inner) {
+			err = ErrNotNamed
+		}
+		if err == nil {
+			err = r.checkArgoCD(inner)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: it names %s: %w", errNotAttached, next.Digest, err)
+		}
+	}
+	return nil
+}
+
+func isArgoCD(m *oci.Manifest) bool {
+	return m.ArtifactType == bundle.TypeArgoCD && len(m.Manifests) == 0
+}
+
+// checkArgoCD accepts a manifest over the config and the layer of a root or a bundle that is answered.
+func (r *repository) checkArgoCD(m *oci.Manifest) error {
+	if m.Config == nil || len(m.Layers) != 1 {
+		return fmt.Errorf("%w: want one layer", errNotAttached)
+	}
+	for _, b := range m.Blobs() {
+		if _, found := r.findOwn(b.Digest, isBlob); !found {
+			return fmt.Errorf("%w: it names %s, which is not of a verified root or its bundles", errNotAttached, b.Digest)
+		}
+	}
+	return nil
+}
+
+// isDocument reports whether content of a media type is read, and not unpacked or run. Signatures, attestations
+// and SBOMs have no others.
+func isDocument(mediaType string) bool {
+	mediaType, _, _ = strings.Cut(strings.ToLower(mediaType), ";")
+	mediaType = strings.TrimSpace(mediaType)
+	for _, prefix := range layerTypes {
+		if strings.HasPrefix(mediaType, prefix) {
+			return false
+		}
+	}
+	return strings.HasSuffix(mediaType, "+json") || strings.HasSuffix(mediaType, "+xml") || strings.HasPrefix(mediaType, "text/") ||
+		slices.Contains(documentTypes, mediaType)
+}
+
+// layerTypes begin the media types that runtimes unpack, whatever suffix follows: containerd takes
+// "application/vnd.oci.image.layer.v1.tar+json" for a tar.
+var layerTypes = []string{"application/vnd.oci.image.", "application/vnd.docker.", "application/vnd.erofs."}
+
+// documentTypes are those of signatures (github.com/notaryproject/specifications, PGP), and of documents without a suffix.
+var documentTypes = []string{
+	ocispec.MediaTypeEmptyJSON, "application/json", "application/xml", "application/jose", "application/cose", "application/pgp-signature",
+	"application/vnd.dev.sigstore.bundle.v0.3+json",
+}

@@ -1,0 +1,345 @@
+package gate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/oci"
+)
+
+// findOwn finds a digest in the roots of this repository that are accepted now.
+func (r *repository) findOwn(d digest.Digest, want role) (*verdict, bool) {
+	v, _, found := r.findIn(d, want)
+	return v, found
+}
+
+func (r *repository) findIn(d digest.Digest, want role) (*verdict, item, bool) {
+	now := time.Now()
+	r.mu.Lock()
+	r.current()
+	var accepted []*verdict
+	for _, v := range r.verdicts {
+		if v.err == nil && now.Before(v.until) {
+			accepted = append(accepted, v)
+		}
+	}
+	r.mu.Unlock()
+	for _, v := range accepted {
+		if found, ok := v.find(d); ok && found.role&want != 0 {
+			return v, found, true
+		}
+	}
+	return nil, item{}, false
+}
+
+// findItem finds a digest in the accepted roots of a repository, and what images are made of in those of all.
+func (g *Gate) findItem(r *repository, d digest.Digest, want role) (*verdict, item, bool) {
+	if v, found, ok := r.findIn(d, want); ok {
+		return v, found, true
+	}
+	if want &= fromAnywhere; want == 0 {
+		return nil, item{}, false
+	}
+	for _, other := range g.listRepositories() {
+		if other == r {
+			continue
+		}
+		if v, found, ok := other.findIn(d, want); ok {
+			return v, found, true
+		}
+	}
+	return nil, item{}, false
+}
+
+// renew renews verdicts that have ended, of all repositories: something was not found, and may be of one of them.
+func (g *Gate) renew(ctx context.Context) error {
+	var failure error
+	for _, r := range g.listRepositories() {
+		now := time.Now()
+		var ended []digest.Digest
+		r.mu.Lock()
+		r.current()
+		for d, v := range r.verdicts {
+			if v.err == nil && !now.Before(v.until) {
+				ended = append(ended, d)
+			}
+		}
+		r.mu.Unlock()
+		for _, d := range ended {
+			if err := r.renewVerdict(ctx, d); err != nil {
+				failure = err
+			}
+		}
+	}
+	return failure
+}
+
+// renewVerdict decides on a root again.
+func (r *repository) renewVerdict(ctx context.Context, d digest.Digest) error {
+	stored, err := r.upstream.readManifest(ctx, d)
+	if err == nil {
+		_, err = r.verdictOn(ctx, ocispec.Descriptor{MediaType: stored.mediaType, Digest: d, Size: int64(len(stored.data))})
+	}
+	if errors.Is(err, errdef.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// search looks for the root that names something: among verdicts that have ended, among the images of accepted roots, and last among
+// what tags lead to. It reports whether isFound is true after that.
+func (r *repository) search(ctx context.Context, isFound func() bool) (bool, error) {
+	if isFound() {
+		return true, nil
+	}
+	failure := r.g.renew(ctx)
+	for _, step := range []func(context.Context) error{r.g.recall, r.g.expandAll, r.searchTags} {
+		if isFound() {
+			return true, nil
+		}
+		if err := step(ctx); err != nil {
+			failure = err
+		}
+	}
+	if isFound() {
+		return true, nil
+	}
+	if err := r.g.expandAll(ctx); err != nil {
+		failure = err
+	}
+	if isFound() {
+		return true, nil
+	}
+	return false, failure
+}
+
+// expandAll expands all roots that are accepted.
+func (g *Gate) expandAll(ctx context.Context) (failure error) {
+	for _, r := range g.listRepositories() {
+		now := time.Now()
+		r.mu.Lock()
+		r.current()
+		var accepted []*verdict
+		for _, v := range r.verdicts {
+			if v.err == nil && now.Before(v.until) {
+				accepted = append(accepted, v)
+			}
+		}
+		r.mu.Unlock()
+		for _, v := range accepted {
+			v.mu.Lock()
+			done := v.expanded
+			v.mu.Unlock()
+			if done {
+				continue
+			}
+			_, err := share(ctx, r, "expand "+v.root.String(), func(ctx context.Context) (any, error) {
+				return nil, v.expand(ctx, r.upstream)
+			})
+			if err != nil {
+				failure = err
+			}
+		}
+	}
+	return failure
+}
+
+// recall verifies what tags led to before the gate was started, or before the policy changed, no more often than
+// Refresh.
+func (g *Gate) recall(ctx context.Context) (failure error) {
+	now := g.ruling.Load()
+	g.mu.Lock()
+	recent := g.recalledFor == now && time.Since(g.recalled) < g.o.Refresh
+	g.mu.Unlock()
+	if recent {
+		return nil
+	}
+	defer func() {
+		if failure == nil {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.recalledFor, g.recalled = now, time.Now()
+		}
+	}()
+	for _, name := range g.state.listNames() {
+		r, err := g.findRepository(name)
+		if err != nil || r == nil {
+			failure = errors.Join(failure, err)
+			continue
+		}
+		r.saving.Lock()
+		roots := map[digest.Digest]bool{}
+		for _, t := range r.saved.Tags {
+			if t.Name != "" && !t.Gone {
+				roots[t.Digest] = true
+			}
+		}
+		r.saving.Unlock()
+		for d := range roots {
+			r.mu.Lock()
+			r.current()
+			known := r.verdicts[d]
+			r.mu.Unlock()
+			if known != nil && time.Now().Before(known.until) {
+				continue
+			}
+			if err := r.renewVerdict(ctx, d); err != nil {
+				failure = err
+			}
+		}
+	}
+	return failure
+}
+
+// searchTags verifies the roots that the repository's tags lead to, no more often than Refresh.
+func (r *repository) searchTags(ctx context.Context) error {
+	r.mu.Lock()
+	r.current()
+	recent := time.Since(r.searched) < r.g.o.Refresh
+	r.mu.Unlock()
+	if recent {
+		return nil
+	}
+	_, err := share(ctx, r, "search", func(ctx context.Context) (any, error) {
+		tags, err := r.upstream.listTags(ctx)
+		if errors.Is(err, errdef.ErrNotFound) {
+			err = nil
+		}
+		if err == nil {
+			err = r.verifyTags(ctx, newestTags(tags))
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err == nil {
+			r.searched = time.Now()
+		}
+		return nil, err
+	})
+	return err
+}
+
+// verifyTags verifies the roots that tags lead to.
+func (r *repository) verifyTags(ctx context.Context, tags []string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for _, tag := range tags {
+		group.Go(func() error {
+			_, err := r.resolveTag(ctx, tag)
+			var failed *UpstreamError
+			if errors.As(err, &failed) {
+				return err
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// newestTags returns the tags of roots, the highest versions first, and no more than are looked at.
+func newestTags(tags []string) []string {
+	tags = slices.DeleteFunc(slices.Clone(tags), func(tag string) bool {
+		_, _, attached := attachedTag(tag)
+		return attached
+	})
+	version := func(tag string) *semver.Version {
+		v, err := semver.NewVersion(strings.TrimSuffix(strings.ReplaceAll(tag, "_", "+"), argoCDSuffix))
+		if err != nil {
+			return &semver.Version{}
+		}
+		return v
+	}
+	slices.SortStableFunc(tags, func(a, b string) int { return version(b).Compare(version(a)) })
+	return tags[:min(len(tags), maxSearched)]
+}
+
+// searchManifest finds out whether a manifest is accepted of which nothing is known.
+func (r *repository) searchManifest(ctx context.Context, d digest.Digest) (*verdict, item, error) {
+	type result struct {
+		verdict *verdict
+		item    item
+	}
+	r.mu.Lock()
+	r.current()
+	refused, known := r.refusals[d]
+	r.mu.Unlock()
+	if known && time.Now().Before(refused.until) {
+		return nil, item{}, refused.err
+	}
+	found, err := share(ctx, r, "manifest "+d.String(), func(ctx context.Context) (result, error) {
+		now := r.g.ruling.Load()
+		v, i, err := r.searchManifestOnce(ctx, d)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err != nil && r.current() == now {
+			if len(r.refusals) >= maxRefusals {
+				clear(r.refusals)
+			}
+			r.refusals[d] = refusedManifest{err, time.Now().Add(r.g.refusalTime(err))}
+		}
+		return result{v, i}, err
+	})
+	return found.verdict, found.item, err
+}
+
+// refusalTime returns how long a refusal is remembered: what fails may work soon.
+func (g *Gate) refusalTime(err error) time.Duration {
+	var failed *UpstreamError
+	if errors.As(err, &failed) {
+		return min(g.o.Refresh, 2*time.Second)
+	}
+	return g.o.Refresh
+}
+
+func (r *repository) searchManifestOnce(ctx context.Context, d digest.Digest) (*verdict, item, error) {
+	stored, err := r.upstream.readManifest(ctx, d)
+	if err != nil {
+		return nil, item{}, err
+	}
+	m, err := oci.ParseManifest(stored.data)
+	if err != nil {
+		return nil, item{}, fmt.Errorf("%s: %w", d, err)
+	}
+	reason := fmt.Errorf("%s: %w", d, ErrNotNamed)
+	isARoot := m.ArtifactType == bundle.TypeRuntime || m.ArtifactType == bundle.TypeBundle
+	if isARoot {
+		v, err := r.verdictOn(ctx, describe(d, stored))
+		if err != nil {
+			return nil, item{}, err
+		}
+		if v.err == nil {
+			found, _ := v.find(d)
+			return v, found, nil
+		}
+		reason = v.err // unless a lock names it
+	}
+	var v *verdict
+	var found item
+	isFound := func() (ok bool) {
+		if v, found, ok = r.g.findItem(r, d, anyManifest); ok {
+			return true
+		}
+		v = nil
+		return !isARoot && r.acceptAttached(ctx, d, stored, m) == nil
+	}
+	ok, err := r.search(ctx, isFound)
+	switch {
+	case ok:
+		return v, found, nil
+	case err != nil:
+		return nil, item{}, err
+	case !isARoot && (m.Subject != nil || isArgoCD(m)):
+		return nil, item{}, fmt.Errorf("%s: %w", d, r.acceptAttached(ctx, d, stored, m))
+	}
+	return nil, item{}, reason
+}
