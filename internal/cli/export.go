@@ -19,6 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -303,7 +304,7 @@ type exportBase struct {
 // siteVersions are the highest versions of a site, and what it is called.
 type siteVersions struct {
 	name     string
-	versions []transfer.Release
+	versions []bundle.Release
 }
 
 // readBases reads what --base names. For deltas the versions of an inventory are looked for where the

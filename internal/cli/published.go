@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
@@ -69,7 +70,7 @@ func movedTagHint(e *transfer.MovedTagError) string {
 	switch {
 	case e.IsDowngrade():
 		return "if it is meant to go back, pass --allow-downgrade (push: --move-tags)"
-	case e.Is.Name == e.New.Name && e.Is.Version == e.New.Version:
+	case e.New.Compare(e.Is) == bundle.OtherBuild:
 		return "a published version stays as it is: set a new version in the definition and build it, or pass --move-tags (apply: --allow-downgrade) to replace it"
 	}
 	return "use another tag or repository, or pass --move-tags to replace it"

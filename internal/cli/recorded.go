@@ -15,7 +15,7 @@ func (a *app) checkRecord(ctx context.Context, cluster *deploy.Cluster, p *prepa
 	}
 	other, err := site.CheckRecord(ctx, cluster, rt, p.Repository, p.set.Name(), expected)
 	if other != nil {
-		a.ui.Note("note: %s %s was %s when revision %d was applied: this is another build", rt.Name, rt.Version, other.Digest, other.Number)
+		a.ui.Note("note: %s %s was %s when revision %d was applied: this is another build", rt.Name, other.Version, other.Digest, other.Number)
 	}
 	return err
 }

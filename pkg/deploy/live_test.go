@@ -107,7 +107,8 @@ func TestDowngrade(t *testing.T) {
 	r.apply(rt("1.10.0", "3.1.0"))
 	for version, want := range map[string]string{
 		"1.10.0": "", "1.11.0-rc.1": "", "nightly": "",
-		"1.9.0": "warning (downgrade): edge 1.9.0 (sha256:1.9.0) is older than 1.10.0 (sha256:1.10.0), revision 2 on the cluster (complete)",
+		"1.10.0+1": "warning (downgrade): edge 1.10.0+1 (sha256:1.10.0+1) is another build than 1.10.0 (sha256:1.10.0), revision 2 on the cluster (complete)",
+		"1.9.0":    "warning (downgrade): edge 1.9.0 (sha256:1.9.0) is older than 1.10.0 (sha256:1.10.0), revision 2 on the cluster (complete)",
 	} {
 		if got := warnings(rt(version, "3.1.0")); got != want {
 			t.Errorf("%s: %s", version, got)

@@ -10,13 +10,13 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Masterminds/semver/v3"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
 // argoCDSuffix ends the tag of a manifest for Argo CD.
@@ -341,16 +341,9 @@ func checkDowngrade(last savedTag, found tagged) error {
 	if last.Name == "" && found.name == "" {
 		return nil
 	}
-	e := &DowngradeError{last.Name, last.Version, last.Digest, found.name, found.version, found.digest}
-	if found.name != last.Name || found.version == last.Version {
-		return e
-	}
-	before, err1 := semver.NewVersion(last.Version)
-	after, err2 := semver.NewVersion(found.version)
-	if err1 == nil && err2 == nil && !after.GreaterThan(before) {
-		return e
-	}
-	return nil
+	return transfer.CheckRelease("the tag",
+		bundle.Release{Name: last.Name, Version: last.Version, Digest: last.Digest},
+		bundle.Release{Name: found.name, Version: found.version, Digest: found.digest})
 }
 
 // listTags lists the tags that would be answered.

@@ -348,7 +348,7 @@ var tamperings = []tampering{
 		s.leadsTo(manifestPath("edge", "stable"), newer.root.Digest)
 		s.tag(s.repo, s.good.root, "stable")
 		a := s.leadsTo(manifestPath("edge", "stable"), newer.root.Digest)
-		if !strings.Contains(a.header.Get("Warning"), "edge 1.0.0 ("+s.good.root.Digest.String()+") is older: it led to edge 1.1.0 ("+newer.root.Digest.String()+")") {
+		if !strings.Contains(a.header.Get("Warning"), "edge 1.0.0, "+s.good.root.Digest.String()+" is older than edge 1.1.0, "+newer.root.Digest.String()+", which the tag has") {
 			s.Error(a.header)
 		}
 		s.leadsTo(manifestPath("edge", s.good.root.Digest), s.good.root.Digest) // pinned it is answered
@@ -366,8 +366,21 @@ var tamperings = []tampering{
 		again := s.pushRuntime(s.repo, "edge", "1.0.0", "again", "1.0.0")
 		s.sign(s.repo, again.root)
 		a := s.leadsTo(manifestPath("edge", "1.0.0"), s.good.root.Digest)
-		if !strings.Contains(a.header.Get("Warning"), "is the same version with another digest") {
+		if !strings.Contains(a.header.Get("Warning"), "is another build of edge 1.0.0, "+s.good.root.Digest.String()) {
 			s.Error(a.header)
+		}
+	}},
+	{"same version with other build metadata", func(s *scene) {
+		first := s.pushRuntime(s.repo, "edge", "1.2.0+2", "first", "stable")
+		s.sign(s.repo, first.root)
+		s.leadsTo(manifestPath("edge", "stable"), first.root.Digest)
+		for _, version := range []string{"1.2.0+1", "1.2.0+3", "1.2.0"} {
+			other := s.pushRuntime(s.repo, "edge", version, "other", "stable")
+			s.sign(s.repo, other.root)
+			a := s.leadsTo(manifestPath("edge", "stable"), first.root.Digest)
+			if !strings.Contains(a.header.Get("Warning"), "is another build of edge 1.2.0+2, "+first.root.Digest.String()) {
+				s.Error(a.header)
+			}
 		}
 	}},
 	{"signed runtime of another name", func(s *scene) {
@@ -375,7 +388,7 @@ var tamperings = []tampering{
 		shop := s.pushRuntime(s.repo, "shop", "9.0.0", "shop", "stable")
 		s.sign(s.repo, shop.root)
 		a := s.leadsTo(manifestPath("edge", "stable"), s.good.root.Digest)
-		if !strings.Contains(a.header.Get("Warning"), "has another name") {
+		if !strings.Contains(a.header.Get("Warning"), "has another name than edge 1.0.0, "+s.good.root.Digest.String()+", which the tag has") {
 			s.Error(a.header)
 		}
 	}},

@@ -280,31 +280,11 @@ func (e *Refusal) Unwrap() error { return e.Err }
 // ErrNotNamed is the reason of a refusal: no verified root names what was asked for.
 var ErrNotNamed = errors.New("no verified root names it")
 
-// DowngradeError is the reason why a tag stays where it is.
-type DowngradeError struct {
-	// Name and Version are what the tag led to with Digest, NewName and so on what it leads to upstream.
-	Name, Version       string
-	Digest              digest.Digest
-	NewName, NewVersion string
-	NewDigest           digest.Digest
-}
-
-func (e *DowngradeError) Error() string {
-	led := fmt.Sprintf("it led to %s %s (%s)", e.Name, e.Version, e.Digest)
-	switch {
-	case e.NewName != e.Name:
-		return fmt.Sprintf("%s %s (%s) has another name: %s", e.NewName, e.NewVersion, e.NewDigest, led)
-	case e.NewVersion == e.Version:
-		return fmt.Sprintf("%s %s (%s) is the same version with another digest: %s", e.NewName, e.NewVersion, e.NewDigest, led)
-	}
-	return fmt.Sprintf("%s %s (%s) is older: %s", e.NewName, e.NewVersion, e.NewDigest, led)
-}
-
 // reasonOf names the reason of a refusal for the metrics.
 func reasonOf(err error) string {
 	var (
 		renamed   *bundle.TagError
-		downgrade *DowngradeError
+		downgrade *transfer.DowngradeError
 	)
 	switch {
 	case errors.Is(err, errNoPolicy):

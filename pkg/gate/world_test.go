@@ -232,7 +232,7 @@ func (w *world) pushRuntimeOf(repo *registry.Repository, called, version, text s
 	b := &bundle.Content{
 		Bundle: &bundle.Bundle{APIVersion: bundle.APIVersion, Kind: bundle.KindBundle, Metadata: bundle.Metadata{Name: "web", Version: version},
 			Spec: bundle.BundleSpec{Layer: 6, Sources: []bundle.Source{{Dir: "config", Path: "config"}}}},
-		Images: images.Lock{{Image: locked, Reference: "ghcr.io/example/web:" + version}},
+		Images: images.Lock{{Image: locked, Reference: "ghcr.io/example/web:" + bundle.VersionTag(version)}},
 		Files:  []bundle.File{{Path: "config/a.yaml", Data: []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata: {text: \"" + text + "\"}\n")}},
 	}
 	if r.inner, err = b.Pack(w.Context(), repo, time.Time{}); err != nil {

@@ -7,6 +7,9 @@ import (
 	"path"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -53,8 +56,9 @@ func CheckRecord(ctx context.Context, cluster HistoryReader, rt deploy.Runtime, 
 	if err != nil {
 		return nil, err
 	}
+	release := bundle.Release{Name: rt.Name, Version: rt.Version, Digest: digest.Digest(rt.Digest)}
 	for i, r := range history {
-		if r.Version == rt.Version && r.Digest != rt.Digest {
+		if release.Compare(bundle.Release{Name: rt.Name, Version: r.Version, Digest: digest.Digest(r.Digest)}) == bundle.OtherBuild {
 			return &history[i], nil
 		}
 	}

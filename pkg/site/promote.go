@@ -118,21 +118,12 @@ func (r *Root) checkChannel(ctx context.Context, before ocispec.Descriptor, opts
 	if title := m.Annotations[ocispec.AnnotationTitle]; title != r.Set.Name() {
 		return fmt.Errorf("channel %s belongs to %s, not to %s", opts.Channel, cmp.Or(title, "an artifact without a name"), r.Set.Name())
 	}
-	was, err := semver.NewVersion(m.Annotations[ocispec.AnnotationVersion])
-	if err != nil {
-		return fmt.Errorf("channel %s points to an artifact without a version: %w", opts.Channel, err)
-	}
-	is, err := semver.NewVersion(r.Set.Root.Metadata().Version)
-	if err != nil {
-		return err
-	}
-	isBack := is.LessThan(was) || is.Equal(was) && is.Original() == was.Original()
-	if isBack && !opts.AllowOlder {
-		return &OlderError{Channel: opts.Channel, DowngradeError: transfer.DowngradeError{
-			Site: "channel " + opts.Channel,
-			Is:   transfer.Release{Name: r.Set.Name(), Version: was.Original(), Digest: before.Digest},
-			New:  transfer.Release{Name: r.Set.Name(), Version: is.Original(), Digest: r.Source.Root.Digest},
-		}}
+	err = transfer.CheckRelease("channel "+opts.Channel,
+		bundle.Release{Name: r.Set.Name(), Version: m.Annotations[ocispec.AnnotationVersion], Digest: before.Digest},
+		bundle.Release{Name: r.Set.Name(), Version: r.Set.Root.Metadata().Version, Digest: r.Source.Root.Digest})
+	var back *transfer.DowngradeError
+	if errors.As(err, &back) && !opts.AllowOlder {
+		return &OlderError{opts.Channel, *back}
 	}
 	return nil
 }

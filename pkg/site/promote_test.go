@@ -118,6 +118,17 @@ func TestPromote(t *testing.T) {
 	}
 	holds(first)
 
+	// Build metadata has no order: to and fro is another build.
+	for _, pair := range [][2]string{{"3.0.0+1", "3.0.0+2"}, {"3.1.0+2", "3.1.0+1"}, {"3.2.0", "3.2.0+1"}} {
+		before, after := r.release("web", pair[0]), r.release("web", pair[1])
+		if _, err := r.promote(before, site.PromoteOptions{Channel: "built"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.promote(after, site.PromoteOptions{Channel: "built"}); !errors.As(err, &older) || !strings.Contains(err.Error(), "is another build of web "+pair[0]) {
+			t.Errorf("%s to %s: %v", pair[0], pair[1], err)
+		}
+	}
+
 	// Who verifies sees each, the latest last.
 	promotions := site.ListPromotions(r.open(first.Source.Root).Verified)
 	if len(promotions) != 2 || promotions[0].Previous != "" || promotions[1].Previous != second.Source.Root.Digest.String() {

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
 // Inventory lists the content of a site, in a form small enough to carry back to where archives are made.
@@ -21,8 +23,8 @@ type Inventory struct {
 	// string. If two blobs share a prefix, an export may omit one of them;
 	// the import then reports it as missing.
 	Blobs string `json:"blobs"`
-	// Versions are the highest version of each name, sorted. Inventories of earlier versions have none.
-	Versions []Release `json:"versions,omitempty"`
+	// Versions are the highest version of each name, sorted, and all builds of it. Inventories of earlier versions have none.
+	Versions []bundle.Release `json:"versions,omitempty"`
 }
 
 const (

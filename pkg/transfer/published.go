@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
-	"github.com/Masterminds/semver/v3"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -17,35 +14,13 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
-// Release is a build of a version.
-type Release struct {
-	Name    string        `json:"name"`
-	Version string        `json:"version"`
-	Digest  digest.Digest `json:"digest"`
-}
-
-// String returns what errors call a release.
-func (r Release) String() string {
-	if r.Name == "" {
-		return "something that is neither a bundle nor a runtime, " + r.Digest.String()
-	}
-	return fmt.Sprintf("%s %s, %s", r.Name, r.Version, r.Digest)
-}
-
-// IsOlder reports whether both are versions of the same name, and r is the older one.
-func (r Release) IsOlder(than Release) bool {
-	a, err := semver.NewVersion(r.Version)
-	b, otherErr := semver.NewVersion(than.Version)
-	return r.Name == than.Name && err == nil && otherErr == nil && a.LessThan(b)
-}
-
 // MovedTagError reports a tag of the target that would move to something other than a newer version: to another build of
 // the version that it names, to an older version, or to another name.
 type MovedTagError struct {
 	// Target is the repository or folder.
 	Target, Tag string
 	// Is is what the tag names there, New what it would name.
-	Is, New Release
+	Is, New bundle.Release
 }
 
 func (e *MovedTagError) Error() string {
@@ -53,12 +28,12 @@ func (e *MovedTagError) Error() string {
 }
 
 // IsDowngrade reports whether the tag would go back to an older version.
-func (e *MovedTagError) IsDowngrade() bool { return e.New.IsOlder(e.Is) }
+func (e *MovedTagError) IsDowngrade() bool { return e.New.Compare(e.Is) == bundle.OlderVersion }
 
 // release returns the release that a root is.
-func (r *planRoot) release() Release {
+func (r *planRoot) release() bundle.Release {
 	m := r.artifact.Metadata()
-	return Release{m.Name, m.Version, r.desc.Digest}
+	return bundle.Release{Name: m.Name, Version: m.Version, Digest: r.desc.Digest}
 }
 
 // tagTarget is a target with tags.
@@ -106,15 +81,15 @@ func (p *Plan) findMovedTag(ctx context.Context, dst tagTarget, r *planRoot, tag
 		return nil, fmt.Errorf("target %s: read tag %s: %w", storeName(dst), tag, err)
 	}
 	moved := &MovedTagError{Target: storeName(dst), Tag: tag, Is: is, New: r.release()}
-	if is.IsOlder(moved.New) {
+	if isForward(moved.New.Compare(is)) {
 		return nil, nil
 	}
 	return moved, nil
 }
 
 // readRelease returns the release that a target has; its name is empty if it is neither a bundle nor a runtime.
-func readRelease(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (Release, error) {
-	release := Release{Digest: desc.Digest}
+func readRelease(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) (bundle.Release, error) {
+	release := bundle.Release{Digest: desc.Digest}
 	m, err := bundle.ReadManifest(ctx, from, desc)
 	if errors.Is(err, bundle.ErrNotOurs) {
 		return release, nil
@@ -126,44 +101,80 @@ func readRelease(ctx context.Context, from content.Fetcher, desc ocispec.Descrip
 	return release, nil
 }
 
-// HighestVersions returns the highest version of each name among the roots, sorted by name.
-func (p *Plan) HighestVersions() []Release {
-	highest := map[string]Release{}
+// HighestVersions returns the highest version of each name among the roots, sorted by name. Builds that have no order are
+// all in it.
+func (p *Plan) HighestVersions() []bundle.Release {
+	var highest []bundle.Release
 	for _, r := range p.roots {
 		release := r.release()
-		known, there := highest[release.Name]
-		if !there || known.IsOlder(release) {
-			highest[release.Name] = release
+		isHigher := true
+		highest = slices.DeleteFunc(highest, func(known bundle.Release) bool {
+			order := release.Compare(known)
+			isHigher = isHigher && order != bundle.OlderVersion && order != bundle.SameContent
+			return order == bundle.NewerVersion
+		})
+		if isHigher {
+			highest = append(highest, release)
 		}
 	}
-	all := slices.Collect(maps.Values(highest))
-	slices.SortFunc(all, func(a, b Release) int { return cmp.Compare(a.Name, b.Name) })
-	return all
+	slices.SortFunc(highest, func(a, b bundle.Release) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Digest, b.Digest))
+	})
+	return highest
 }
 
-// DowngradeError reports a version that is older than what a site has, or another build of the same version.
+// isForward reports whether who has one release may get another one without being asked: the same content, or a newer
+// version.
+func isForward(order bundle.Order) bool {
+	return order == bundle.SameContent || order == bundle.NewerVersion
+}
+
+// DowngradeError reports a release that is no newer version than what a site has: an older one, another build of the same
+// version, or something else.
 type DowngradeError struct {
-	// Site is where that is known from: the cluster, or an inventory.
+	// Site is where that is known from: the cluster, a tag, or an inventory.
 	Site    string
-	Is, New Release
+	Is, New bundle.Release
 }
 
 func (e *DowngradeError) Error() string {
-	if e.New.IsOlder(e.Is) {
-		return fmt.Sprintf("%s is older than %s, which %s has", e.New, e.Is, e.Site)
+	how, note := "is not a newer version than", ""
+	switch e.New.Compare(e.Is) {
+	case bundle.OlderVersion:
+		how = "is older than"
+	case bundle.OtherBuild:
+		how = "is another build of"
+		if e.New.Version != e.Is.Version {
+			note = ": build metadata makes no version newer"
+		}
+	case bundle.OtherName:
+		how = "has another name than"
 	}
-	return fmt.Sprintf("%s is another build of %s, which %s has", e.New, e.Is, e.Site)
+	return fmt.Sprintf("%s %s %s, which %s has%s", e.New, how, e.Is, e.Site, note)
+}
+
+// CheckRelease returns a [*DowngradeError] unless a release is what a site has, or a newer version of it.
+func CheckRelease(site string, is, next bundle.Release) error {
+	if isForward(next.Compare(is)) {
+		return nil
+	}
+	return &DowngradeError{Site: site, Is: is, New: next}
 }
 
 // CheckDowngrade returns a [*DowngradeError] if a root of the plan is an older version than the one that a site has, or
-// another build of it.
-func (p *Plan) CheckDowngrade(site string, has []Release) error {
+// another build of it. What the site has several builds of may be each of them.
+func (p *Plan) CheckDowngrade(site string, has []bundle.Release) error {
 	for _, r := range p.roots {
 		release := r.release()
+		if slices.ContainsFunc(has, func(is bundle.Release) bool { return release.Compare(is) == bundle.SameContent }) {
+			continue
+		}
 		for _, is := range has {
-			rebuilt := is.Name == release.Name && is.Version == release.Version && is.Digest != release.Digest
-			if release.IsOlder(is) || rebuilt {
-				return &DowngradeError{Site: site, Is: is, New: release}
+			if is.Name != release.Name {
+				continue
+			}
+			if err := CheckRelease(site, is, release); err != nil {
+				return err
 			}
 		}
 	}

@@ -52,6 +52,7 @@ func TestTagsMoveOnlyToNewerVersions(t *testing.T) {
 		{"latest goes back", one, older, "latest", "this is web 0.9.0, " + older.Digest.String(), true},
 		{"a release follows its candidate", candidate, one, "stable", "", false},
 		{"a candidate follows its release", one, candidate, "stable", "this is web 1.0.0-rc.1", true},
+		{"other build metadata", w.release("web", "1.2.0+1", ""), w.release("web", "1.2.0+2", ""), "latest", "this is web 1.2.0+2", false},
 		{"another name", one, other, "latest", "this is db 2.0.0", false},
 		{"an image", foreign, one, "latest", "something that is neither a bundle nor a runtime, " + foreign.Digest.String(), false},
 	} {
@@ -155,7 +156,7 @@ func TestInventoryKnowsVersions(t *testing.T) {
 		return p
 	}
 	has := plan(newer, one, db).Inventory(nil).Versions
-	want := []transfer.Release{{Name: "db", Version: "0.1.0", Digest: db.Digest}, {Name: "web", Version: "1.10.0", Digest: newer.Digest}}
+	want := []bundle.Release{{Name: "db", Version: "0.1.0", Digest: db.Digest}, {Name: "web", Version: "1.10.0", Digest: newer.Digest}}
 	if len(has) != 2 || has[0] != want[0] || has[1] != want[1] {
 		t.Errorf("got %v, want %v", has, want)
 	}
@@ -173,6 +174,21 @@ func TestInventoryKnowsVersions(t *testing.T) {
 		if got := errorOf(err); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
 		}
+	}
+	// Builds of one version have no order: a site that has several of the highest has them all.
+	first, second, third := w.release("web", "3.0.0+1", ""), w.release("web", "3.0.0+2", ""), w.release("web", "3.0.0+3", "")
+	has = plan(first, newer, second).Inventory(nil).Versions
+	if len(has) != 2 || has[0].Digest != first.Digest || has[1].Digest != second.Digest {
+		t.Errorf("got %v", has)
+	}
+	for _, root := range []ocispec.Descriptor{first, second} {
+		if err := plan(root).CheckDowngrade("have.json", has); err != nil {
+			t.Error(err)
+		}
+	}
+	want3 := "web 3.0.0+3, " + third.Digest.String() + " is another build of web 3.0.0+1, " + first.Digest.String() + ", which have.json has: build metadata makes no version newer"
+	if got := errorOf(plan(third).CheckDowngrade("have.json", has)); got != want3 {
+		t.Errorf("got %q, want %q", got, want3)
 	}
 	for _, text := range []string{
 		`{"apiVersion": "krtpkg.dev/v1alpha1", "kind": "Inventory", "roots": [], "blobs": ""}`,
