@@ -14,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
@@ -157,8 +156,17 @@ func (a *app) requirePolicy(ctx context.Context, f *siteFlags) (*trust.Policy, e
 	return policy, err
 }
 
-// prepareRoot verifies and opens.
-func (a *app) prepareRoot(ctx context.Context, reference string, policy *trust.Policy, f *siteFlags, registry string) (*preparedRoot, error) {
+// prepareRoot verifies and opens, and finds the images.
+func (a *app) prepareRoot(ctx context.Context, reference string, policy *trust.Policy, f *siteFlags) (*preparedRoot, error) {
+	p, err := a.openRoot(ctx, reference, policy, f)
+	if err == nil {
+		p.images, err = a.locateImages(ctx, p.openedReference, p.set)
+	}
+	return p, err
+}
+
+// openRoot verifies and opens.
+func (a *app) openRoot(ctx context.Context, reference string, policy *trust.Policy, f *siteFlags) (*preparedRoot, error) {
 	at, err := a.openReference(ctx, reference)
 	if err != nil {
 		return nil, err
@@ -167,24 +175,14 @@ func (a *app) prepareRoot(ctx context.Context, reference string, policy *trust.P
 	if err != nil {
 		return nil, err
 	}
-	set := root.Set
-	if registry != "" {
-		if at, err = a.importFirst(ctx, at, set, registry, &f.trust, f.allowDowngrade); err != nil {
-			return nil, err
-		}
-		if set, err = a.openSet(ctx, at); err != nil {
-			return nil, err
-		}
-	}
 	p := &preparedRoot{
-		openedReference: at, set: set, verified: "nobody (--allow-unsigned)",
+		openedReference: at, set: root.Set, verified: "nobody (--allow-unsigned)",
 		leftOutBy: site.FindController(f.leftOutBy), lookForImages: !slices.Contains(f.skip, deploy.CheckImages),
 	}
 	if root.Verified != nil {
 		p.verified = signerNames(root.Verified)
 	}
-	p.images, err = a.locateImages(ctx, at, set)
-	return p, err
+	return p, nil
 }
 
 // lookAtRunning returns what a look at the images found, with the logins of a cluster.
@@ -222,42 +220,6 @@ func namesOf(rt deploy.Runtime) []string {
 
 // nameLine is a line of YAML with the name of something, as names of resources are.
 var nameLine = regexp.MustCompile(`(?m)^[ -]*(?:name|namespace|[a-z]+Name): *["']?([a-z0-9]([a-z0-9.-]*[a-z0-9])?)["']? *$`)
-
-// importFirst brings an archive to a registry and gives the same root there.
-func (a *app) importFirst(ctx context.Context, at *openedReference, set *bundle.Set, registry string, t *trustFlags, allowDowngrade bool) (*openedReference, error) {
-	if at.File == "" {
-		return nil, &usageError{fmt.Errorf("--registry is for archives only: copy %s there with krtpkg copy", at.Place)}
-	}
-	f := transferFlags{concurrency: 4, trust: *t, moveTags: allowDowngrade}
-	target := strings.TrimSuffix(registry, "/") + "/" + set.Name()
-	options, err := a.transferOptions(ctx, &f, "import")
-	if err != nil {
-		return nil, err
-	}
-	options.Origins = nil
-	to, err := place.Parse(target)
-	if err != nil {
-		return nil, &usageError{err}
-	}
-	client, err := a.newClient()
-	if err != nil {
-		return nil, err
-	}
-	dst, err := to.Create(ctx, client)
-	if err != nil {
-		return nil, err
-	}
-	imported, err := a.importFrom(ctx, []string{at.File}, dst, options)
-	if err != nil {
-		return nil, fmt.Errorf("import %s: %w", at.File, err)
-	}
-	a.ui.EndProgress(nil)
-	if len(imported.Absent) > 0 {
-		return nil, fmt.Errorf("import %s: %w", at.File, imported.AbsentError())
-	}
-	a.ui.Say("imported %s to %s", at.File, target)
-	return a.openReference(ctx, target+"@"+at.root.Digest.String())
-}
 
 // openBeforeApply verifies and opens the root, and says who signed it, or loudly that nobody looked.
 func (a *app) openBeforeApply(ctx context.Context, at *openedReference, policy *trust.Policy, images bool) (*site.Root, error) {
@@ -314,22 +276,52 @@ func (a *app) runApply(ctx context.Context, reference string, o applyOptions) er
 	if err := cmp.Or(err, o.cluster.checkValues(a), o.fleet.checkValues(&o)); err != nil {
 		return err
 	}
-	p, err := a.prepareRoot(ctx, reference, policy, &o.site, o.registry)
+	p, err := a.openRoot(ctx, reference, policy, &o.site)
 	if err != nil {
+		return err
+	}
+	if o.registry != "" && p.File == "" {
+		return &usageError{fmt.Errorf("--registry is for archives only: copy %s there with krtpkg copy", p.Place)}
+	}
+	clusters, err := a.connectClusters(&o)
+	if err != nil {
+		return err
+	}
+	if o.registry != "" {
+		if err := a.importFirst(ctx, p, clusters, &o); err != nil {
+			return err
+		}
+	}
+	if p.images, err = a.locateImages(ctx, p.openedReference, p.set); err != nil {
 		return err
 	}
 	if len(o.fleet.contexts) > 0 {
-		return a.applyFleet(ctx, p, &o)
+		return a.applyFleet(ctx, p, clusters, &o)
 	}
-	cluster, err := o.cluster.connectCluster(a)
-	if err != nil {
-		return err
-	}
-	report, err := a.applyTo(ctx, cluster, p, &o)
+	report, err := a.applyTo(ctx, clusters[0], p, &o)
 	if err != nil {
 		return err
 	}
 	return a.printDeployed(ctx, report, o.cluster)
+}
+
+// connectClusters connects to the clusters to apply to, in the order of the contexts.
+func (a *app) connectClusters(o *applyOptions) ([]*deploy.Cluster, error) {
+	if len(o.fleet.contexts) == 0 {
+		cluster, err := o.cluster.connectCluster(a)
+		return []*deploy.Cluster{cluster}, err
+	}
+	var clusters []*deploy.Cluster
+	for _, name := range o.fleet.contexts {
+		at := o.cluster
+		at.Context, at.label = name, name+": "
+		cluster, err := at.connectCluster(a)
+		if err != nil {
+			return nil, err
+		}
+		clusters = append(clusters, cluster)
+	}
+	return clusters, nil
 }
 
 // applyTo applies to one cluster.

@@ -80,6 +80,13 @@ func TestApplyDeltas(t *testing.T) {
 	if image := deployedImage(t, cluster); !strings.HasPrefix(image, registry.Host+"/site/app@sha256:") {
 		t.Errorf("image %s", image)
 	}
+	// What the cluster refuses is refused before it is imported.
+	s.ok("export", "oci:whole:1.0.0", "older.tar")
+	older := []string{"apply", "older.tar", "--key", "cosign.pub", "--yes", "--registry", registry.Host + "/older"}
+	s.refused(3, "app 1.0.0 (", older...)
+	if isTagged(t, "http://"+registry.Host+"/v2/older/app/manifests/1.0.0") {
+		t.Error("a refused version was imported")
+	}
 	// Nodes have to pull from somewhere else then.
 	s.ok(apply...)
 	if image := deployedImage(t, cluster); strings.HasPrefix(image, registry.Host) {

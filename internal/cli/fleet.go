@@ -47,16 +47,10 @@ func (f *fleetFlags) checkValues(o *applyOptions) error {
 }
 
 // applyFleet applies to several clusters what has been verified once.
-func (a *app) applyFleet(ctx context.Context, p *preparedRoot, o *applyOptions) error {
+func (a *app) applyFleet(ctx context.Context, p *preparedRoot, connected []*deploy.Cluster, o *applyOptions) error {
 	clusters := map[string]*deploy.Cluster{}
-	for _, name := range o.fleet.contexts {
-		at := o.cluster
-		at.Context, at.label = name, name+": "
-		cluster, err := at.connectCluster(a)
-		if err != nil {
-			return err
-		}
-		clusters[name] = cluster
+	for i, name := range o.fleet.contexts {
+		clusters[name] = connected[i]
 	}
 	options := site.FleetOptions{MaxParallel: o.fleet.maxParallel, MaxUnavailable: o.fleet.maxUnavailable}
 	outcomes, failed := site.ApplyFleet(ctx, o.fleet.contexts, options, func(ctx context.Context, name string) (*deploy.Report, error) {

@@ -61,7 +61,7 @@ func (a *app) prepareForController(ctx context.Context, reference string, contro
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := a.prepareRoot(ctx, reference, policy, &f.site, "")
+	p, err := a.prepareRoot(ctx, reference, policy, &f.site)
 	switch {
 	case err != nil:
 		return nil, nil, err

@@ -47,7 +47,7 @@ func (a *app) runPlan(ctx context.Context, reference string, o planOptions) erro
 	if err := cmp.Or(err, o.cluster.checkValues(a)); err != nil {
 		return err
 	}
-	p, err := a.prepareRoot(ctx, reference, policy, &o.site, "")
+	p, err := a.prepareRoot(ctx, reference, policy, &o.site)
 	if err != nil {
 		return err
 	}

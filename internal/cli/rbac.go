@@ -40,7 +40,7 @@ func (a *app) runRBAC(ctx context.Context, reference, account, namespace string,
 	if err != nil {
 		return err
 	}
-	p, err := a.prepareRoot(ctx, reference, policy, o, "")
+	p, err := a.prepareRoot(ctx, reference, policy, o)
 	if err != nil {
 		return err
 	}

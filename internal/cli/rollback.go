@@ -72,7 +72,7 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	if reference == "" {
 		return fmt.Errorf("revision %d of %s has no recorded place: pass --from", target.Number, name)
 	}
-	p, err := a.prepareRoot(ctx, reference, policy, &o.site, "")
+	p, err := a.prepareRoot(ctx, reference, policy, &o.site)
 	if err != nil {
 		return err
 	}

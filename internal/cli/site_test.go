@@ -198,6 +198,8 @@ func TestApplyToSeveralClusters(t *testing.T) {
 	north, south := clustertest.Start(t), clustertest.Start(t)
 	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	s := newSite(t, "ghcr.io/example/web:1.0")
+	s.stack("0.9.0")
+	s.ok("export", "oci:dist:0.9.0", "older.tar")
 	s.stack("1.0.0")
 	s.ok("export", "oci:dist:1.0.0", "stack.tar")
 	s.contexts(map[string]*clustertest.Cluster{"north": north, "south": south})
@@ -228,6 +230,12 @@ func TestApplyToSeveralClusters(t *testing.T) {
 	status := s.ok("status", "stack", "--context", "south", "-o", "json")
 	if !strings.Contains(status, `"reference": "`+registry.Host+`/site/stack@sha256:`) || !strings.Contains(status, `"health": "healthy"`) {
 		t.Errorf("status:\n%s", status)
+	}
+	// What a cluster refuses is refused before it is imported, if no cluster may fail.
+	older := []string{"apply", "older.tar", "--registry", registry.Host + "/older", "--key", "cosign.pub", "--yes", "--contexts", "nowhere,south,north"}
+	s.refused(3, "cluster south: the cluster has a newer version or another build: stack 0.9.0 (", older...)
+	if isTagged(t, "http://"+registry.Host+"/v2/older/stack/manifests/0.9.0") {
+		t.Error("a refused version was imported")
 	}
 	s.refused(2, "cannot be used together", append(apply, "--contexts", "north", "--context", "south")...)
 	s.refused(2, "--registry is for archives", "apply", "oci:dist:1.0.0", "--registry", "x/y", "--key", "cosign.pub", "--yes")

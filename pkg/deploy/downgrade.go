@@ -7,33 +7,48 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
-// checkDowngrade tells of versions older than those that are there: of the runtime, as recorded,
-// and of its bundles; and of another build of the recorded version. Versions that are not semver cannot be compared.
-func (s *session) checkDowngrade(context.Context, *clusterView) ([]Finding, error) {
-	var found []Finding
-	is := newRelease(s.runtime.Name, s.runtime.Version, s.runtime.Digest)
-	for _, r := range s.record.Revisions {
+// CheckRelease holds a release against what the cluster has recorded of a runtime, by the release's name. It is one of the
+// checks of [Cluster.Check], for those who have to know before they render anything. It writes nothing.
+func (c *Cluster) CheckRelease(ctx context.Context, release bundle.Release) ([]Finding, error) {
+	r, err := c.records().Read(ctx, release.Name)
+	if err != nil {
+		return nil, err
+	}
+	return findDowngrade(r, release), nil
+}
+
+// findDowngrade tells of a release that is older than the recorded ones, or another build of one. Versions that are not semver
+// cannot be compared.
+func findDowngrade(r *records.History, release bundle.Release) []Finding {
+	for _, was := range r.Revisions {
 		how := ""
-		switch is.Compare(newRelease(s.runtime.Name, r.Version, r.Digest)) {
+		switch release.Compare(newRelease(release.Name, was.Version, was.Digest)) {
 		case bundle.OlderVersion:
-			how = fmt.Sprintf("is older than %s (%s)", r.Version, r.Digest)
+			how = fmt.Sprintf("is older than %s (%s)", was.Version, was.Digest)
 		case bundle.OtherBuild:
-			how = "is another build than " + r.Digest
-			if r.Version != s.runtime.Version {
-				how = fmt.Sprintf("is another build than %s (%s)", r.Version, r.Digest)
+			how = "is another build than " + was.Digest
+			if was.Version != release.Version {
+				how = fmt.Sprintf("is another build than %s (%s)", was.Version, was.Digest)
 			}
 		}
 		if how != "" {
-			found = append(found, Finding{Severity: Warning, Message: fmt.Sprintf("%s %s (%s) %s, revision %d on the cluster (%s)",
-				s.runtime.Name, s.runtime.Version, s.runtime.Digest, how, r.Number, r.State)})
-			break
+			return []Finding{{Severity: Warning, Check: CheckDowngrade, Message: fmt.Sprintf("%s %s (%s) %s, revision %d on the cluster (%s)",
+				release.Name, release.Version, release.Digest, how, was.Number, was.State)}}
 		}
-		if r.State == Complete {
+		if was.State == Complete {
 			break // what was before it is gone
 		}
 	}
+	return nil
+}
+
+// checkDowngrade tells of versions older than those that are there: of the runtime, as recorded, and of its bundles; and of
+// another build of the recorded version.
+func (s *session) checkDowngrade(context.Context, *clusterView) ([]Finding, error) {
+	found := findDowngrade(s.record, newRelease(s.runtime.Name, s.runtime.Version, s.runtime.Digest))
 	for _, j := range s.jobs {
 		if j.was != nil && newRelease("", j.unit.Version, "").Compare(newRelease("", j.was.Version, "")) == bundle.OlderVersion {
 			found = append(found, Finding{Severity: Warning, Bundle: j.newOutcome().Bundle, Message: fmt.Sprintf(
