@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -16,7 +17,7 @@ type Source func(ctx context.Context, base Base) (io.ReadCloser, error)
 // Apply returns the layer that the delta makes of bases. Bases are unpacked to temporary files before
 // it returns; the layer is made as it is read. Its reader fails before its end unless the content has
 // the wanted digest and size: nothing that the delta says of itself is believed. The caller closes it.
-// A delta is applied once. Errors: [*BaseError], [ErrDamaged], [ErrMismatch], [*VersionError].
+// A delta is applied once. Errors: [*BaseError], [ErrDamaged], [ErrMismatch], [ErrWork], [*VersionError].
 func (d *Delta) Apply(ctx context.Context, want digest.Digest, size int64, open Source, o Options) (io.ReadCloser, error) {
 	if err := want.Validate(); err != nil {
 		return nil, err
@@ -28,7 +29,8 @@ func (d *Delta) Apply(ctx context.Context, want digest.Digest, size int64, open 
 	if err != nil {
 		return nil, err
 	}
-	parts, err := newPartReader(d.r)
+	clock := startClock(size, o)
+	parts, err := newPartReader(bufio.NewReaderSize(waitingReader{clock, d.r}, 1<<16))
 	if err != nil {
 		return nil, errors.Join(err, old.Close())
 	}
@@ -38,7 +40,8 @@ func (d *Delta) Apply(ctx context.Context, want digest.Digest, size int64, open 
 	go func() {
 		defer close(a.done)
 		defer parts.close()
-		err := d.makeLayer(ctx, w, newTarMaker(old, old.size(), parts, d.Layer.TarSize))
+		tar := &workingReader{workClock: clock, r: newTarMaker(old, old.size(), parts, d.Layer.TarSize)}
+		err := d.makeLayer(ctx, waitingWriter{clock, w}, tar)
 		if errors.Is(err, io.ErrClosedPipe) {
 			err = context.Canceled
 		}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -64,6 +65,9 @@ type Options struct {
 	// MaxMemory is how much [Make] may take to find what is similar, 1 GiB when zero. With less,
 	// deltas of large files become larger.
 	MaxMemory int64
+	// MaxTime is how long finding the encoder may take, or making the layer, waiting not counted. When zero it is half a
+	// minute, and a second more for each 128 KiB of the layer.
+	MaxTime time.Duration
 }
 
 const defaultMemory = 1 << 30
@@ -81,7 +85,7 @@ type Made struct {
 }
 
 // Make writes the delta that turns bases into a layer. The same layers give the same bytes. It returns
-// [ErrEncoder] if the layer must travel whole, and [*BaseError] if a base cannot be read.
+// [ErrEncoder] or [ErrWork] if the layer must travel whole, and [*BaseError] if a base cannot be read.
 func Make(ctx context.Context, w io.Writer, layer Layer, bases []Layer, o Options) (*Made, error) {
 	if o.MaxMemory <= 0 {
 		o.MaxMemory = defaultMemory
@@ -94,12 +98,13 @@ func Make(ctx context.Context, w io.Writer, layer Layer, bases []Layer, o Option
 		return nil, fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}
 	defer packed.Close()
-	made, err := undoCompression(ctx, packed, o.Dir)
+	made, err := undoCompression(ctx, packed, o)
 	if err != nil {
 		return nil, fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}
 	defer made.tar.Close()
-	old, err := unpackBases(ctx, bases, o.Dir)
+	target := Base{Digest: layer.Digest, Size: layer.Size, TarSize: made.tar.size}
+	old, err := unpackBases(ctx, target, bases, o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +114,7 @@ func Make(ctx context.Context, w io.Writer, layer Layer, bases []Layer, o Option
 		return nil, fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}
 	header := Header{
-		Layer:   Base{Digest: layer.Digest, Size: layer.Size, TarSize: made.tar.size},
-		Encoder: made.encoder, GzipHeader: made.gzipHeader, Bases: old.dropUnused(ops),
+		Layer: target, Encoder: made.encoder, GzipHeader: made.gzipHeader, Bases: old.dropUnused(ops),
 	}
 	counted := &countingWriter{w: w}
 	if err := writeDelta(ctx, counted, header, ops, old, made.tar); err != nil {

@@ -186,14 +186,14 @@ type undoneLayer struct {
 }
 
 // undoCompression returns the tar of a layer and the encoder that gives the layer again.
-func undoCompression(ctx context.Context, packed *Scratch, dir string) (_ *undoneLayer, err error) {
+func undoCompression(ctx context.Context, packed *Scratch, o Options) (_ *undoneLayer, err error) {
 	magic := make([]byte, len(zstdMagic))
 	if n, err := packed.ReadAt(magic, 0); err != nil && err != io.EOF {
 		return nil, err
 	} else {
 		magic = magic[:n]
 	}
-	tar, err := NewScratch(dir)
+	tar, err := NewScratch(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func undoCompression(ctx context.Context, packed *Scratch, dir string) (_ *undon
 	encoders := zstdCandidates()
 	if bytes.Equal(magic, zstdMagic) {
 		in := contextReader{ctx, packed.section(0, packed.size)}
-		if err := decompress(tar, in, maxTarSize(packed.size)); err != nil {
+		if err := decompress(tar, in, allowedTarSize(packed.size)); err != nil {
 			return nil, unpackError(ctx, err)
 		}
 	} else {
@@ -222,8 +222,9 @@ func undoCompression(ctx context.Context, packed *Scratch, dir string) (_ *undon
 			return nil, err
 		}
 	}
+	clock := startClock(packed.size, o)
 	for _, encoder := range encoders {
-		same, err := givesAgain(ctx, encoder, tar, packed, int64(len(header)))
+		same, err := givesAgain(ctx, clock, encoder, tar, packed, int64(len(header)))
 		if err != nil {
 			return nil, err
 		}
@@ -292,22 +293,28 @@ func inflate(ctx context.Context, w io.Writer, packed *Scratch, from int64) erro
 	in := bufio.NewReaderSize(contextReader{ctx, packed.section(from, packed.size-from)}, 1<<16)
 	unpacked := flate.NewReader(in)
 	defer unpacked.Close()
-	limit := maxTarSize(packed.size)
+	limit := allowedTarSize(packed.size)
 	n, err := io.Copy(w, io.LimitReader(unpacked, limit+1))
+	if err == nil && n > limit {
+		err = unpackError(ctx, &tarSizeError{limit})
+	}
 	if err != nil {
 		return err
 	}
 	rest, err := io.Copy(io.Discard, in)
-	if err == nil && (rest != gzipTrailer || n > limit) {
+	if err == nil && rest != gzipTrailer {
 		err = ErrEncoder // several members, or something after the end
 	}
 	return err
 }
 
 // givesAgain reports whether an encoder compresses a tar to the bytes of a stream from a place on.
-func givesAgain(ctx context.Context, encoder Encoder, tar, packed *Scratch, from int64) (bool, error) {
+func givesAgain(ctx context.Context, clock *workClock, encoder Encoder, tar, packed *Scratch, from int64) (bool, error) {
 	same := &comparingWriter{want: bufio.NewReaderSize(packed.section(from, packed.size-from), 1<<16)}
-	err := compressTo(ctx, same, encoder, tar.section(0, tar.size))
+	err := clock.check()
+	if err == nil {
+		err = compressTo(ctx, same, encoder, &workingReader{workClock: clock, r: tar.section(0, tar.size)})
+	}
 	if err == nil {
 		_, err = same.want.ReadByte()
 		if err == io.EOF {

@@ -7,9 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -96,6 +99,12 @@ func TestFaults(t *testing.T) {
 		"base without a digest":  {pack(t, 1, good(func(h *delta.Header) { h.Bases[0].Digest = "sha256:no" }), whole, end), delta.ErrDamaged, "sha256:no"},
 		"base of negative size":  {pack(t, 1, good(func(h *delta.Header) { h.Bases[0].Size = -1 }), whole, end), delta.ErrDamaged, ""},
 		"tar beyond any deflate": {pack(t, 1, good(func(h *delta.Header) { h.Layer.TarSize = 1 << 40 }), whole, end), delta.ErrDamaged, "as a tar"},
+		"tar far larger":         {pack(t, 1, good(func(h *delta.Header) { h.Layer.Size, h.Layer.TarSize = 1<<30, 33<<30 }), whole, end), delta.ErrWork, "for a layer of"},
+		"far larger base":        {pack(t, 1, good(func(h *delta.Header) { h.Bases[0].Size, h.Bases[0].TarSize = 1<<29, 1<<29 }), whole, end), delta.ErrWork, "for a layer of 24"},
+		"base far larger as tar": {pack(t, 1, good(func(h *delta.Header) { h.Bases[0].Size, h.Bases[0].TarSize = 1<<21, 1<<31 }), whole, end), delta.ErrWork, "for a layer of 24"},
+		"large bases": {pack(t, 1, good(func(h *delta.Header) {
+			h.Bases = slices.Repeat([]delta.Base{{Digest: h.Bases[0].Digest, Size: 17 << 20, TarSize: 68 << 20}}, 16)
+		}), whole, end), delta.ErrWork, "for a layer of 24"},
 		"for another layer":      {pack(t, 1, good(func(h *delta.Header) { h.Layer.Digest = digest.FromBytes(base) }), whole, end), delta.ErrMismatch, ""},
 		"gives other bytes":      {pack(t, 1, good(nil), part(t, control(1, 24, 0), nil, nil), end), delta.ErrMismatch, ""},
 		"no end":                 {pack(t, 1, good(nil), whole), delta.ErrDamaged, ""},
@@ -126,6 +135,99 @@ func TestFaults(t *testing.T) {
 		if got, err := apply(t, pack(t, 1, good(nil), rest, end), digest.FromBytes(layer), int64(len(layer)), sourceOf(base)); err != nil || !bytes.Equal(got, layer) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// slowContent returns what level 9 takes long for: much is similar, nothing is equal.
+func slowContent(size int) []byte {
+	random := rand.New(rand.NewPCG(1, 1))
+	out := make([]byte, size)
+	for i := range out {
+		out[i] = byte('a' + random.IntN(2))
+	}
+	return out
+}
+
+// A layer that takes too long to make is refused, on both sides. What is waited for does not count.
+func TestSlowLayers(t *testing.T) {
+	t.Parallel()
+	base := text(1, 5000)
+	for _, encoder := range []delta.Encoder{{Name: "go", Level: 9}, {Name: "klauspost", Level: 9}, {Name: "pgzip", Level: 9, Block: 1 << 20}, {Name: "zlib", Level: 9}, {Name: "gnu", Level: 9}, {Name: "zstd", Level: 4}, {Name: "none"}} {
+		content := slowContent(300_000)
+		if encoder.Name == "none" {
+			content = bytes.Repeat(content, 10)
+		}
+		h := headerFor(content, int64(len(content)), base)
+		h.Encoder = encoder
+		// The operations have a byte each, from both ends of the base.
+		ops := append(control(1, 1, 0), bytes.Repeat(append(control(1, 1, 4998), control(1, 1, -5000)...), 100_000)...)
+		ops = append(ops, control(0, uint64(len(content)-200_001))...)
+		data := pack(t, 1, h, part(t, ops, nil, content[200_001:]), []byte{0})
+		d, err := delta.Open(bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := d.Apply(t.Context(), h.Layer.Digest, h.Layer.Size, sourceOf(base), delta.Options{MaxTime: time.Microsecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.Copy(io.Discard, body)
+		if err = errors.Join(err, body.Close()); !errors.Is(err, delta.ErrWork) || !strings.Contains(err.Error(), h.Layer.Digest.String()) {
+			t.Errorf("%s: %v", encoder, err)
+		}
+	}
+	layer := goGzip(t, slowContent(300_000))
+	dir := t.TempDir()
+	_, err := delta.Make(t.Context(), io.Discard, layerOf(layer), []delta.Layer{layerOf(base)}, delta.Options{Dir: dir, MaxTime: time.Microsecond})
+	if !errors.Is(err, delta.ErrWork) {
+		t.Errorf("make: %v", err)
+	}
+	if err := leftOver(dir); err != nil {
+		t.Error(err)
+	}
+	data, _ := makeDelta(t, layer, base)
+	const limit = 2 * time.Second
+	d, err := delta.Open(&slowReader{bytes.NewReader(data), limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := d.Apply(t.Context(), digest.FromBytes(layer), int64(len(layer)), sourceOf(base), delta.Options{MaxTime: limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	if got, err := io.ReadAll(&slowReader{body, limit}); err != nil || !bytes.Equal(got, layer) {
+		t.Errorf("%d bytes: %v", len(got), err)
+	}
+}
+
+// slowReader waits after the first read.
+type slowReader struct {
+	io.Reader
+	pause time.Duration
+}
+
+func (r *slowReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p[:min(len(p), 1000)])
+	time.Sleep(r.pause)
+	r.pause = 0
+	return n, err
+}
+
+// A base that is far larger than its layer is not read: Make keeps to what Apply refuses.
+func TestBasesThatAreTooLarge(t *testing.T) {
+	t.Parallel()
+	before, after := smallVersions(t)
+	base, layer := goGzip(t, before), goGzip(t, after)
+	huge := layerOf(make([]byte, 1<<20))
+	huge.Size = 1 << 40
+	var out bytes.Buffer
+	made, err := delta.Make(t.Context(), &out, layerOf(layer), []delta.Layer{huge, layerOf(base)}, delta.Options{})
+	if err != nil || len(made.Bases) != 1 {
+		t.Fatalf("%+v, %v", made, err)
+	}
+	if got, err := apply(t, out.Bytes(), digest.FromBytes(layer), int64(len(layer)), sourceOf(base)); err != nil || !bytes.Equal(got, layer) {
+		t.Error(err)
 	}
 }
 
@@ -247,7 +349,7 @@ func FuzzApply(f *testing.F) {
 		if err != nil || d.Layer.Size > 1<<20 {
 			return // the caller's descriptor is the cap
 		}
-		body, err := d.Apply(t.Context(), d.Layer.Digest, d.Layer.Size, sourceOf(base), delta.Options{})
+		body, err := d.Apply(t.Context(), d.Layer.Digest, d.Layer.Size, sourceOf(base), delta.Options{MaxTime: time.Second})
 		if err != nil {
 			return
 		}

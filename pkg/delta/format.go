@@ -60,7 +60,7 @@ func (h Header) check() error {
 			return fmt.Errorf("layer %s of %d bytes has %d bytes as a tar: %w", b.Digest, b.Size, b.TarSize, ErrDamaged)
 		}
 	}
-	return nil
+	return h.checkWork()
 }
 
 // writeDelta writes a delta of operations.
@@ -211,7 +211,7 @@ type Delta struct {
 	r *bufio.Reader
 }
 
-// Open reads the beginning of a delta. It returns [ErrDamaged] and [*VersionError].
+// Open reads the beginning of a delta. It returns [ErrDamaged], [ErrWork] and [*VersionError].
 func Open(r io.Reader) (*Delta, error) {
 	in := bufio.NewReaderSize(r, 1<<16)
 	start := make([]byte, len(magic)+1)

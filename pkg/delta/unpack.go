@@ -14,12 +14,6 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// maxRatio is how many times its size a layer can have as a tar: deflate gives 1,032 at most.
-const maxRatio = 1100
-
-// maxTarSize returns how large the tar of a layer may be.
-func maxTarSize(size int64) int64 { return size*maxRatio + 1<<16 }
-
 // baseError returns the error of a base, unless it is one of a temporary file.
 func baseError(base digest.Digest, err error) error {
 	var scratch *scratchError
@@ -69,15 +63,25 @@ type baseSet struct {
 	starts []int64
 }
 
-// unpackBases undoes the compression of bases.
-func unpackBases(ctx context.Context, layers []Layer, dir string) (*baseSet, error) {
+// unpackBases undoes the compression of those bases of a layer that it may be made from: what would take more than
+// [ErrWork] allows is left out.
+func unpackBases(ctx context.Context, of Base, layers []Layer, dir string) (*baseSet, error) {
 	set := &baseSet{starts: []int64{0}}
+	left, leftAsTar := of.allowedBases()
 	for _, layer := range layers {
-		file, err := unpackLayer(ctx, layer, maxTarSize(layer.Size), dir)
+		if layer.Size > left {
+			continue
+		}
+		file, err := unpackLayer(ctx, layer, min(maxTarSize(layer.Size), leftAsTar), dir)
+		var larger *tarSizeError
+		if errors.As(err, &larger) && larger.limit == leftAsTar {
+			continue
+		}
 		if err != nil {
 			return nil, errors.Join(baseError(layer.Digest, err), set.Close())
 		}
 		set.addBase(Base{layer.Digest, layer.Size, file.size}, file)
+		left, leftAsTar = left-layer.Size, leftAsTar-file.size
 	}
 	return set, nil
 }

@@ -291,6 +291,8 @@ func (p *Plan) makeDelta(ctx context.Context, d *Deltas, l lackingLayer, o Delta
 		return nil, ctx.Err()
 	case errors.Is(err, delta.ErrEncoder):
 		result.Why = delta.ErrEncoder.Error()
+	case errors.Is(err, delta.ErrWork):
+		result.Why = "making it again takes " + delta.ErrWork.Error()
 	case errors.As(err, &base) && errors.Is(err, delta.ErrUnpack):
 		result.Why = fmt.Sprintf("base layer %s cannot be unpacked here", base.Base)
 	case errors.Is(err, delta.ErrUnpack):

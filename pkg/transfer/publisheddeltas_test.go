@@ -2,6 +2,8 @@ package transfer_test
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -21,6 +23,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/registrytest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/delta"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
@@ -290,6 +293,22 @@ func TestWrongPublishedDeltas(t *testing.T) {
 			}
 			putDeltas(t, src, roots[1], many...)
 		}, made: 1},
+		"more work than the layer can need": {publish: changed(func(b []byte) []byte {
+			return withHeader(t, b, func(h *delta.Header) { h.Bases[0].Size, h.Bases[0].TarSize = 1<<40, 1<<40 })
+		}), note: delta.ErrWork.Error() + "; no other delta is used"},
+		"more candidates than are looked at": {publish: func(t *testing.T, src oras.GraphTarget) {
+			put(t, src, archive.TypeDelta, right)
+			var many []ocispec.Descriptor
+			for i := range 16 {
+				of := annotated(put(t, src, archive.TypeDelta, []byte(fmt.Sprint(i))), "from", digest.FromString(fmt.Sprint(i)).String())
+				many = append(many, annotated(annotated(of, "to", parsed.Layer.Digest.String()), "size", strconv.FormatInt(parsed.Layer.Size, 10)))
+			}
+			putDeltas(t, src, roots[1], append(many, good)...)
+		}},
+		"as many candidates as are looked at": {publish: func(t *testing.T, src oras.GraphTarget) {
+			put(t, src, archive.TypeDelta, right)
+			putDeltas(t, src, roots[1], annotated(good, "from", digest.FromString("another").String()), good)
+		}, made: 1},
 		"more manifests than are read": {publish: func(t *testing.T, src oras.GraphTarget) {
 			for i := range 101 {
 				of := annotated(put(t, src, archive.TypeDelta, []byte(fmt.Sprint(i))), "to", digest.FromString(fmt.Sprint(i)).String())
@@ -388,6 +407,58 @@ func TestWrongPublishedDeltas(t *testing.T) {
 		w.mustCopy(roots[0], dst)
 		copyWhole(t, src, dst, roots[1], "temporary file", transfer.Options{MoveTags: true, TemporaryDir: filepath.Join(t.TempDir(), "missing")})
 	})
+}
+
+// withHeader returns a delta with a changed header.
+func withHeader(t *testing.T, data []byte, change func(*delta.Header)) []byte {
+	t.Helper()
+	const magic = len("krtdelta") + 1
+	size, n := binary.Uvarint(data[magic:])
+	from := magic + n
+	var h delta.Header
+	if err := json.Unmarshal(data[from:from+int(size)], &h); err != nil {
+		t.Fatal(err)
+	}
+	change(&h)
+	header, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Concat(binary.AppendUvarint(bytes.Clone(data[:magic]), uint64(len(header))), header, data[from+int(size):])
+}
+
+// A delta that takes more work than its layer can need ends the use of deltas: there may be one for each layer.
+func TestDeltasThatKeepASiteBusy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root := func(release int) ocispec.Descriptor {
+		return w.runtime(w.bundle("a", w.imageOfLayers("amd64", releaseLayer(t, 1, release), releaseLayer(t, 2, release))))
+	}
+	before, after := root(0), root(1)
+	src := open(t, registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg}), "krt/edge")
+	w.mustCopy(before, src)
+	w.mustCopy(after, src)
+	manifest := publishDeltas(t, src, before, after)
+	var hostile []ocispec.Descriptor
+	for _, good := range listDeltas(t, src, manifest) {
+		data, err := content.FetchAll(t.Context(), src, good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		desc := put(t, src, archive.TypeDelta, withHeader(t, data, func(h *delta.Header) { h.Bases[0].TarSize = 2 << 30; h.Bases[0].Size = 2 << 30 }))
+		desc.Annotations = good.Annotations
+		hostile = append(hostile, desc)
+	}
+	if len(hostile) != 2 {
+		t.Fatalf("%d deltas", len(hostile))
+	}
+	putDeltas(t, src, after, hostile...)
+	if err := src.(content.Deleter).Delete(t.Context(), manifest); err != nil {
+		t.Fatal(err)
+	}
+	dst := newLayout(t)
+	w.mustCopy(before, dst)
+	copyWhole(t, src, dst, after, "no other delta is used", transfer.Options{MoveTags: true, Concurrency: 1, TemporaryDir: t.TempDir()})
 }
 
 // copyWhole copies a root of which no delta can be used.

@@ -17,6 +17,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/delta"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
@@ -26,6 +27,10 @@ import (
 const (
 	maxDeltaManifests     = 100
 	maxDeltaManifestBytes = 16 << 20
+	// maxLayerDeltas is how many deltas of one layer are looked at, the smallest first, and maxDeltaBases for how many
+	// bases the target is asked in all.
+	maxLayerDeltas = 16
+	maxDeltaBases  = 2000
 )
 
 // deltaManifest is a referrer that lists deltas.
@@ -59,6 +64,8 @@ type publishedDeltas struct {
 	mu sync.Mutex
 	// there tells which bases the target has, of those that it was asked for.
 	there map[digest.Digest]bool
+	// stopped is set once a delta took too much work: no other is used then.
+	stopped bool
 }
 
 // sendFromDelta makes a layer that the target lacks from a published delta and what the target has. Nothing
@@ -80,7 +87,13 @@ func (c *copier) sendFromDelta(ctx context.Context, n *planNode) (bool, error) {
 		if sent != nil && sent.offset > 0 {
 			sent.onProgress(-sent.offset)
 		}
-		c.emitNote(n.desc, fmt.Sprintf("is copied whole: its delta %s cannot be used: %v", d.Blob.Digest, err))
+		note := fmt.Sprintf("is copied whole: its delta %s cannot be used: %v", d.Blob.Digest, err)
+		if errors.Is(err, delta.ErrWork) {
+			// Whoever publishes one that keeps sites busy may have published one for each layer.
+			c.deltas.stop()
+			note += "; no other delta is used"
+		}
+		c.emitNote(n.desc, note)
 		return false, nil
 	}
 	c.mu.Lock()
@@ -104,12 +117,22 @@ func (c *copier) findDelta(ctx context.Context, n *planNode) *publishedDelta {
 		return nil
 	}
 	c.deltas.once.Do(func() { c.readDeltas(ctx) })
-	for _, d := range c.deltas.byLayer[n.desc.Digest] {
+	for i, d := range c.deltas.byLayer[n.desc.Digest] {
+		if i == maxLayerDeltas {
+			break
+		}
 		if c.hasBases(ctx, d.Bases) {
 			return &d
 		}
 	}
 	return nil
+}
+
+// stop has no other delta be used.
+func (d *publishedDeltas) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopped = true
 }
 
 // isRemote reports whether content comes from a registry: reading a folder costs less than making a layer.
@@ -125,9 +148,12 @@ func isRemote(from content.Fetcher) bool {
 func (c *copier) hasBases(ctx context.Context, bases []digest.Digest) bool {
 	c.deltas.mu.Lock()
 	defer c.deltas.mu.Unlock()
+	if c.deltas.stopped {
+		return false
+	}
 	for _, base := range bases {
 		there, known := c.deltas.there[base]
-		if !known {
+		if !known && len(c.deltas.there) < maxDeltaBases {
 			var err error
 			there, err = c.dst.Exists(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: base})
 			there = there && err == nil
