@@ -151,7 +151,8 @@ type memoryReader struct{ *bytes.Reader }
 func (memoryReader) Close() error { return nil }
 
 // Push writes a manifest or a blob. If content seeks, only the missing rest is sent again when a
-// connection breaks, even by the next process; other content is sent in chunks.
+// connection breaks, even by the next process; other content is sent in chunks. See [Tentative] for content that
+// may prove wrong.
 func (r *Repository) Push(ctx context.Context, desc ocispec.Descriptor, body io.Reader) error {
 	if oci.IsManifest(desc.MediaType) {
 		return r.pushManifest(ctx, desc, body, desc.Digest.String())

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -36,6 +37,17 @@ type blobUpload struct {
 	furthest int64
 	// refusesChunks is set if the registry accepts no chunks.
 	refusesChunks bool
+	// tentative is set for [Tentative] content.
+	tentative bool
+}
+
+// Tentative is content that only its end tells to be right, such as a layer that is made from a delta. If its upload
+// fails, [Repository.Push] removes that from the registry, and it is never recorded to be resumed: other content must
+// not go on where wrong content ended.
+type Tentative interface {
+	io.Reader
+	// IsTentative reports whether that is so.
+	IsTentative() bool
 }
 
 // uploadSession is an upload in progress.
@@ -63,11 +75,17 @@ func (r *Repository) uploadBlob(ctx context.Context, desc ocispec.Descriptor, bo
 		body = bytes.NewReader(data)
 	}
 	u := &blobUpload{Repository: r, desc: desc, body: body, session: begun, refusesChunks: r.deviations.takesNoParts()}
+	if t, ok := body.(Tentative); ok {
+		u.tentative = t.IsTentative()
+	}
 	err := markDigestError(u.runUpload(ctx))
 	// Registries do not agree on a code for a wrong digest.
 	isWrong := errors.Is(err, content.ErrMismatchedDigest) || isStatus(err, http.StatusBadRequest)
-	// Do not resume an upload with wrong content.
-	if err == nil || errors.Is(err, errLost) || isWrong {
+	if err != nil && (isWrong || u.tentative) {
+		u.cancelUpload(ctx)
+	}
+	// Do not resume an upload with wrong content. What is recorded is never tentative.
+	if err == nil || !u.tentative && (errors.Is(err, errLost) || isWrong) {
 		r.sessions.removeSession(r, desc)
 	}
 	if isWrong && data != nil && desc.Digest.Algorithm().FromBytes(data) == desc.Digest && ctx.Err() == nil {
@@ -75,6 +93,29 @@ func (r *Repository) uploadBlob(ctx context.Context, desc ocispec.Descriptor, bo
 		return r.uploadBlob(ctx, desc, bytes.NewReader(data), nil)
 	}
 	return err
+}
+
+// cancelTime is how long the removal of an upload may take.
+const cancelTime = 10 * time.Second
+
+// cancelUpload removes an upload with wrong content from the registry, also when ctx has ended. Registries that do not
+// let it be removed do so themselves after some days.
+func (u *blobUpload) cancelUpload(ctx context.Context) {
+	if u.session == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
+	defer cancel()
+	if response, err := u.sendRequest(ctx, http.MethodDelete, u.session.url, nil, 0, nil); err == nil {
+		response.Body.Close()
+	}
+}
+
+// saveSession records the session for the next process to resume.
+func (u *blobUpload) saveSession() {
+	if !u.tentative {
+		u.sessions.saveSession(u.Repository, u.desc, u.session)
+	}
 }
 
 // errLost is the error of an upload that cannot be resumed.
@@ -171,7 +212,7 @@ func (u *blobUpload) beginUpload(ctx context.Context) error {
 	if u.session, err = u.parseSession(response); err != nil {
 		return err
 	}
-	u.sessions.saveSession(u.Repository, u.desc, u.session)
+	u.saveSession()
 	return nil
 }
 
@@ -310,7 +351,7 @@ func (u *blobUpload) advanceSession(next *uploadSession, offset int64) {
 	next.offset = offset
 	u.furthest = max(u.furthest, offset)
 	u.session = next
-	u.sessions.saveSession(u.Repository, u.desc, next)
+	u.saveSession()
 }
 
 // finishUpload finishes the upload, with all of the content or with none.

@@ -153,6 +153,12 @@ func (b *transferBlob) matchesDigest() (right, known bool) {
 	return b.verifier.Verified(), true
 }
 
+// IsTentative reports whether only the end of the content tells that it is right; a registry must not resume it then.
+func (b *transferBlob) IsTentative() bool {
+	_, made := b.body.(madeLayer)
+	return made
+}
+
 func (b *transferBlob) Close() error { return b.body.Close() }
 
 // seekableBlob is a blob with a source that seeks, so that a target can resume.

@@ -616,6 +616,9 @@ func (c *copier) copyReceived(ctx context.Context, n *planNode) error {
 type singleRead struct{ io.Reader }
 
 func (o singleRead) Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
+	if made, ok := o.Reader.(madeLayer); ok {
+		return made, nil
+	}
 	return io.NopCloser(o.Reader), nil
 }
 
