@@ -31,10 +31,7 @@ const maxAttachedLevels = 4
 const absentFor = time.Minute
 
 func (r *repository) isAttached(d digest.Digest) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.current()
-	a, ok := r.attached[d]
+	a, ok := r.decided().attached.find(r.at(d.String()))
 	return ok && time.Now().Before(a.until)
 }
 
@@ -79,17 +76,9 @@ func (r *repository) recordAttached(ctx context.Context, d digest.Digest, stored
 			blobs[b.Digest] = b.Size
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.current() != now {
-		return fmt.Errorf("%w: the policy has changed", errNotAttached)
-	}
-	if len(r.attached) >= maxAttached {
-		clear(r.attached)
-	}
 	began := time.Now()
-	r.attached[d] = attachment{blobs, now.nextChange(began, began.Add(r.g.o.Recheck))}
-	return nil
+	now.decided.attached.keepAttachment(r.at(d.String()), attachment{blobs, now.nextChange(began, began.Add(r.g.o.Recheck))})
+	return r.checkStillUnder(now)
 }
 
 // acceptAttachedTag returns what a tag that attaches something leads to.

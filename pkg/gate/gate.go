@@ -22,6 +22,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/pkg/serve"
@@ -77,6 +79,9 @@ type Options struct {
 	Watch time.Duration
 	// Timeout is how long upstream may take for an answer other than a blob; 10 seconds when zero.
 	Timeout time.Duration
+	// MemoryBytes is about how much memory is used for manifests, verdicts, refusals, tags and the like, of all
+	// repositories together; 256 MiB when zero. What does not fit is found again when it is asked for.
+	MemoryBytes int64
 	// Report receives what happens; nil drops it. It is called from many goroutines.
 	Report func(Event)
 }
@@ -107,12 +112,18 @@ type Event struct {
 
 // Gate answers requests. It is safe for concurrent use.
 type Gate struct {
-	o       Options
-	ruling  atomic.Pointer[ruling]
-	memory  *manifestMemory
-	cache   *blobCache
-	state   *stateFolder
-	metrics metrics
+	o      Options
+	ruling atomic.Pointer[ruling]
+	// manifests are those that were read, lookups what upstream said of names, subjects to what manifests are attached by tags.
+	manifests manifestMemory
+	lookups   *memory[place, lookup]
+	subjects  *memory[place, digest.Digest]
+	// repositories are by their names upstream. What is forgotten is made again.
+	repositories *memory[string, *repository]
+	flights      singleflight.Group
+	cache        *blobCache
+	state        *stateFolder
+	metrics      metrics
 	// health has that of each upstream.
 	health  []health
 	handler http.Handler
@@ -123,16 +134,15 @@ type Gate struct {
 	stop context.CancelFunc
 	done sync.WaitGroup
 
-	mu           sync.Mutex
-	repositories map[string]*repository
+	mu sync.Mutex
 	// recalled is when what is in the state was last verified, under recalledFor.
 	recalled    time.Time
 	recalledFor *ruling
 }
 
 const (
-	// maxRepositories is how many repositories are known at once.
-	maxRepositories = 10_000
+	// repositorySize is about what a repository takes with what asks upstream for it.
+	repositorySize = 8 << 10
 	// maxVerifying is how many roots are verified at once.
 	maxVerifying = 2
 )
@@ -143,20 +153,25 @@ func New(ctx context.Context, o Options) (*Gate, error) {
 	o.Recheck = cmp.Or(o.Recheck, 10*time.Minute)
 	o.Watch = cmp.Or(o.Watch, 2*time.Second)
 	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
+	o.MemoryBytes = cmp.Or(o.MemoryBytes, 256<<20)
 	if o.Report == nil {
 		o.Report = func(Event) {}
 	}
 	if err := checkUpstreams(o.Upstreams); err != nil {
 		return nil, err
 	}
-	g := &Gate{o: o, memory: newManifestMemory(maxMemory), verifying: make(chan struct{}, maxVerifying), repositories: map[string]*repository{}, health: make([]health, len(o.Upstreams))}
+	g := &Gate{
+		o: o, verifying: make(chan struct{}, maxVerifying), health: make([]health, len(o.Upstreams)),
+		manifests: manifestMemory{newMemory[digest.Digest, storedManifest](o.MemoryBytes / 4)}, lookups: newMemory[place, lookup](o.MemoryBytes / 16),
+		subjects: newMemory[place, digest.Digest](o.MemoryBytes / 32), repositories: newMemory[string, *repository](o.MemoryBytes / 32),
+	}
 	var err error
-	if g.state, err = openState(o.StateDir); err != nil {
+	if g.state, err = openState(o.StateDir, o.MemoryBytes/8); err != nil {
 		return nil, err
 	}
 	if o.CacheDir != "" {
 		if g.cache, err = openCache(o.CacheDir, o.CacheBytes); err != nil {
-			return nil, errors.Join(err, g.state.close())
+			return nil, err
 		}
 	}
 	g.ctx, g.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -177,7 +192,7 @@ func (g *Gate) Close() error {
 	if g.cache != nil {
 		g.cache.close()
 	}
-	return g.state.close()
+	return nil
 }
 
 func checkUpstreams(all []Upstream) error {
@@ -220,46 +235,31 @@ func (g *Gate) findUpstream(name string) (number int, where string) {
 }
 
 // findRepository returns the repository of a name at the gate, or nil if the name is of no upstream.
-func (g *Gate) findRepository(name string) (*repository, error) {
+func (g *Gate) findRepository(name string) *repository {
 	number, where := g.findUpstream(name)
 	if number < 0 {
-		return nil, nil
+		return nil
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if r := g.repositories[where]; r != nil {
-		return r, nil
+	if r, ok := g.repositories.find(where); ok {
+		return r
 	}
-	saved, err := g.state.load(where)
-	if err != nil {
-		return nil, err
-	}
-	if len(g.repositories) >= maxRepositories {
-		g.dropRepository()
-	}
-	r := newRepository(g, name, where, number, saved)
-	g.repositories[where] = r
-	return r, nil
+	r := newRepository(g, name, where, number)
+	g.repositories.keep(where, r, repositorySize)
+	return r
 }
 
-// dropRepository forgets a repository of which nothing was answered, or else any: what is lost is found again.
-func (g *Gate) dropRepository() {
-	var chosen string
-	for where, r := range g.repositories {
-		if chosen = where; r.isUnused() {
-			break
+// countAccepted counts the roots that are accepted, also if they are to be looked at again.
+func (g *Gate) countAccepted() (n int) {
+	for _, v := range g.ruling.Load().decided.verdicts.list("") {
+		if v.err == nil {
+			n++
 		}
 	}
-	delete(g.repositories, chosen)
+	return n
 }
 
-// listRepositories returns all that are known.
-func (g *Gate) listRepositories() []*repository {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	all := make([]*repository, 0, len(g.repositories))
-	for _, r := range g.repositories {
-		all = append(all, r)
-	}
-	return all
+// memorySize returns about how many bytes are used for what is known.
+func (g *Gate) memorySize() int64 {
+	return g.ruling.Load().decided.totalSize() + g.manifests.totalSize() + g.lookups.totalSize() + g.subjects.totalSize() +
+		g.repositories.totalSize() + g.state.known.totalSize()
 }

@@ -166,10 +166,7 @@ func (g *Gate) handle(w http.ResponseWriter, r *http.Request) (kind string, err 
 	if err != nil {
 		return "other", err
 	}
-	repository, err := g.findRepository(name)
-	if err != nil {
-		return kind, &StateError{err}
-	}
+	repository := g.findRepository(name)
 	if repository == nil {
 		return kind, &serve.Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: "no upstream has repositories of this name"}
 	}

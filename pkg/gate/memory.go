@@ -7,8 +7,90 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// maxMemory is how many bytes of manifests are kept in memory.
-const maxMemory = 64 << 20
+// memory keeps values within a limit of bytes: the latest used, of all repositories together, so that nobody who asks for
+// many names makes it grow.
+type memory[K comparable, V any] struct {
+	limit int64
+	// onDrop is called with the lock held when a value goes; nil for nothing.
+	onDrop func(K, V)
+
+	mu     sync.Mutex
+	size   int64
+	order  *list.List // of *remembered[K, V], the latest used first
+	places map[K]*list.Element
+}
+
+// remembered is a value, and about how many bytes it takes.
+type remembered[K comparable, V any] struct {
+	key   K
+	value V
+	size  int64
+}
+
+// entrySize is what a value takes beside its texts.
+const entrySize = 400
+
+func newMemory[K comparable, V any](limit int64) *memory[K, V] {
+	return &memory[K, V]{limit: limit, order: list.New(), places: map[K]*list.Element{}}
+}
+
+func (m *memory[K, V]) find(key K) (value V, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	place, ok := m.places[key]
+	if ok {
+		m.order.MoveToFront(place)
+		value = place.Value.(*remembered[K, V]).value
+	}
+	return value, ok
+}
+
+// keep remembers a value and forgets those that were not used for the longest time. What is larger than the whole memory
+// is not kept.
+func (m *memory[K, V]) keep(key K, value V, size int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.put(key, value, size)
+}
+
+// put is keep with the lock held. It reports whether the value is kept.
+func (m *memory[K, V]) put(key K, value V, size int64) bool {
+	m.drop(key)
+	if size += entrySize; size > m.limit {
+		return false
+	}
+	m.places[key] = m.order.PushFront(&remembered[K, V]{key, value, size})
+	m.size += size
+	m.shrink()
+	return true
+}
+
+// shrink makes it fit. The lock is held.
+func (m *memory[K, V]) shrink() {
+	for m.size > m.limit {
+		m.drop(m.order.Back().Value.(*remembered[K, V]).key)
+	}
+}
+
+// drop forgets a value. The lock is held.
+func (m *memory[K, V]) drop(key K) {
+	place, ok := m.places[key]
+	if !ok {
+		return
+	}
+	gone := m.order.Remove(place).(*remembered[K, V])
+	delete(m.places, key)
+	m.size -= gone.size
+	if m.onDrop != nil {
+		m.onDrop(key, gone.value)
+	}
+}
+
+func (m *memory[K, V]) totalSize() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.size
+}
 
 // storedManifest is a manifest that was hashed, or a small blob.
 type storedManifest struct {
@@ -17,47 +99,14 @@ type storedManifest struct {
 	data      []byte
 }
 
-// manifestMemory keeps manifests by digest, the latest used ones.
+// manifestMemory keeps manifests by digest.
 type manifestMemory struct {
-	limit int64
-
-	mu     sync.Mutex
-	size   int64
-	order  *list.List // of digest.Digest, the latest used first
-	places map[digest.Digest]*list.Element
-	kept   map[digest.Digest]storedManifest
+	*memory[digest.Digest, storedManifest]
 }
 
-func newManifestMemory(limit int64) *manifestMemory {
-	return &manifestMemory{limit: limit, order: list.New(), places: map[digest.Digest]*list.Element{}, kept: map[digest.Digest]storedManifest{}}
-}
-
-func (m *manifestMemory) find(d digest.Digest) (storedManifest, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	found, ok := m.kept[d]
-	if ok {
-		m.order.MoveToFront(m.places[d])
+func (m manifestMemory) keepManifest(d digest.Digest, s storedManifest) {
+	if known, ok := m.find(d); ok && known.mediaType != "" {
+		return // the same bytes
 	}
-	return found, ok
-}
-
-func (m *manifestMemory) keep(d digest.Digest, s storedManifest) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if known, ok := m.kept[d]; ok {
-		if known.mediaType == "" {
-			m.kept[d] = s // the same bytes
-		}
-		return
-	}
-	m.kept[d], m.places[d] = s, m.order.PushFront(d)
-	m.size += int64(len(s.data))
-	for m.size > m.limit && m.order.Len() > 1 {
-		last := m.order.Back()
-		d := m.order.Remove(last).(digest.Digest)
-		m.size -= int64(len(m.kept[d].data))
-		delete(m.kept, d)
-		delete(m.places, d)
-	}
+	m.keep(d, s, int64(len(s.data)))
 }

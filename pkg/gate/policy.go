@@ -24,6 +24,8 @@ type ruling struct {
 	files []string
 	sum   [sha256.Size]byte
 	at    time.Time
+	// decided is what was decided under it.
+	decided *decisions
 }
 
 // errNoPolicy is the error of a gate without a policy.
@@ -31,9 +33,9 @@ var errNoPolicy = errors.New("no trust policy: everything is refused")
 
 // loadRuling loads the policy. It was read between two looks at its files that show the same.
 func (g *Gate) loadRuling(ctx context.Context) *ruling {
-	r := &ruling{}
+	var r *ruling
 	for range 5 {
-		r = &ruling{at: time.Now()}
+		r = &ruling{at: time.Now(), decided: newDecisions(g.o.MemoryBytes / 2)}
 		r.policy, r.err = g.o.LoadPolicy(ctx)
 		if r.err == nil && r.policy == nil {
 			r.err = errNoPolicy

@@ -4,102 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/singleflight"
 )
 
-// repository is what is known of a repository. What was decided belongs to a ruling, and is forgotten with it.
+// repository is a repository at the gate. What is known of it is in the memories of all.
 type repository struct {
 	g *Gate
 	// name is what it is called at the gate, where upstream.
 	name, where string
 	upstream    *upstreamClient
-	flights     singleflight.Group
-
-	mu       sync.Mutex
-	ruling   *ruling
-	verdicts map[digest.Digest]*verdict
-	// attached are manifests that are answered because of what they are attached to, with the sizes of their blobs.
-	attached map[digest.Digest]attachment
-	// refusals are decisions on other manifests, for a while.
-	refusals map[digest.Digest]refusedManifest
-	// blobRefusals are those on blobs: the same digest may be asked for as either.
-	blobRefusals map[digest.Digest]refusedManifest
-	// answers are what tags lead to, for a while.
-	answers map[string]tagAnswer
-	// tags are those that would be answered, for a while.
-	tags      []string
-	tagsUntil time.Time
-	// searched is when the tags were last searched for roots.
-	searched time.Time
-
-	// saving is held while the state is written.
-	saving sync.Mutex
-	saved  *savedRepository
 }
 
-type refusedManifest struct {
-	err   error
-	until time.Time
-}
+// maxSearched is how many tags of a repository are looked at for roots.
+const maxSearched = 1_000
 
-// The limits on what is remembered of a repository. What is over them is forgotten and found again.
-const (
-	maxVerdicts = 500
-	maxAttached = 20_000
-	maxRefusals = 20_000
-	maxAnswers  = 20_000
-	// maxSearched is how many tags are looked at for roots.
-	maxSearched = 1_000
-)
-
-func newRepository(g *Gate, name, where string, number int, saved *savedRepository) *repository {
-	r := &repository{g: g, name: name, where: where, saved: saved, upstream: &upstreamClient{
-		g: g, where: where, open: g.o.Upstreams[number].Open, health: &g.health[number], lookups: map[string]lookup{},
+func newRepository(g *Gate, name, where string, number int) *repository {
+	return &repository{g: g, name: name, where: where, upstream: &upstreamClient{
+		g: g, where: where, open: g.o.Upstreams[number].Open, health: &g.health[number],
 	}}
-	r.upstream.importLookups(saved.Lookups)
-	return r
 }
 
-// current returns the ruling, and forgets what was decided under another one. The lock is held.
-func (r *repository) current() *ruling {
-	now := r.g.ruling.Load()
-	if r.ruling != now {
-		r.ruling, r.searched, r.tagsUntil = now, time.Time{}, time.Time{}
-		r.verdicts, r.attached = map[digest.Digest]*verdict{}, map[digest.Digest]attachment{}
-		r.refusals, r.blobRefusals = map[digest.Digest]refusedManifest{}, map[digest.Digest]refusedManifest{}
-		r.answers = map[string]tagAnswer{}
-	}
-	return now
-}
+// at returns the place of a name in the repository.
+func (r *repository) at(name string) place { return place{r.where, name} }
 
-func (r *repository) isUnused() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.verdicts)+len(r.attached) == 0
-}
-
-func (r *repository) countAccepted() (n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.current()
-	for _, v := range r.verdicts {
-		if v.err == nil {
-			n++
-		}
-	}
-	return n
-}
+// decided returns what was decided under the ruling of now.
+func (r *repository) decided() *decisions { return r.g.ruling.Load().decided }
 
 // share does work once for all who want the same at the same time. It goes on if one of them goes away.
 func share[T any](ctx context.Context, r *repository, key string, work func(context.Context) (T, error)) (T, error) {
 	// Under a new policy it is other work.
-	key = fmt.Sprintf("%p %s", r.g.ruling.Load(), key)
-	done := r.flights.DoChan(key, func() (any, error) {
+	key = fmt.Sprintf("%p %s %s", r.g.ruling.Load(), r.where, key)
+	done := r.g.flights.DoChan(key, func() (any, error) {
 		return work(r.g.ctx)
 	})
 	select {
@@ -114,11 +52,8 @@ func share[T any](ctx context.Context, r *repository, key string, work func(cont
 
 // verdictOn returns what the policy says of a root now.
 func (r *repository) verdictOn(ctx context.Context, desc ocispec.Descriptor) (*verdict, error) {
-	r.mu.Lock()
-	r.current()
-	v := r.verdicts[desc.Digest]
-	r.mu.Unlock()
-	if v != nil && time.Now().Before(v.until) {
+	v, ok := r.decided().verdicts.find(r.at(desc.Digest.String()))
+	if ok && time.Now().Before(v.until) {
 		return v, nil
 	}
 	return share(ctx, r, "verdict "+desc.Digest.String(), func(ctx context.Context) (*verdict, error) {
@@ -126,32 +61,14 @@ func (r *repository) verdictOn(ctx context.Context, desc ocispec.Descriptor) (*v
 		if now.err != nil {
 			return nil, now.err
 		}
-		next, err := r.decide(ctx, now, desc, v)
+		last, _ := now.decided.verdicts.find(r.at(desc.Digest.String()))
+		next, err := r.decide(ctx, now, desc, last)
 		if err != nil {
 			return nil, err
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.current() == now {
-			r.makeRoomForVerdict()
-			r.verdicts[desc.Digest] = next
-		}
+		now.decided.verdicts.keepVerdict(next)
 		return next, nil
 	})
-}
-
-// makeRoomForVerdict forgets the verdict that ends first. The lock is held.
-func (r *repository) makeRoomForVerdict() {
-	if len(r.verdicts) < maxVerdicts {
-		return
-	}
-	var oldest *verdict
-	for _, v := range r.verdicts {
-		if oldest == nil || v.until.Before(oldest.until) {
-			oldest = v
-		}
-	}
-	delete(r.verdicts, oldest.root)
 }
 
 func describe(d digest.Digest, stored storedManifest) ocispec.Descriptor {
@@ -187,6 +104,7 @@ func (r *repository) acceptManifest(ctx context.Context, d digest.Digest) (store
 	stored, err := r.upstream.readManifest(ctx, d)
 	if err == nil && v != nil && found.role&isImage != 0 {
 		v.learn(stored.data)
+		now.decided.verdicts.measure(v)
 	}
 	if err == nil && r.g.cache != nil {
 		r.g.cache.put(d, stored.data)
@@ -216,27 +134,20 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 			desc.Size = found.size
 			return true
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		now := time.Now()
-		for _, a := range r.attached {
-			if size, ok := a.blobs[d]; ok && now.Before(a.until) {
-				desc.Size = size
-				return true
-			}
+		size, ok := r.decided().attached.findBlob(r.at(d.String()))
+		if ok {
+			desc.Size = size
 		}
-		return false
+		return ok
 	}
 	if isFound() {
 		return desc, nil
 	}
-	r.mu.Lock()
-	refused, known := r.blobRefusals[d]
-	r.mu.Unlock()
+	decided := r.decided()
+	refused, known := decided.blobRefusals.find(r.at(d.String()))
 	if known && time.Now().Before(refused.until) {
 		return desc, refused.err
 	}
-	now := r.g.ruling.Load()
 	found, err := r.search(ctx, isFound)
 	switch {
 	case found:
@@ -247,13 +158,6 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 	if ctx.Err() != nil {
 		return desc, err // of this client, and of no other
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.current() == now {
-		if len(r.blobRefusals) >= maxRefusals {
-			clear(r.blobRefusals)
-		}
-		r.blobRefusals[d] = refusedManifest{err, time.Now().Add(r.g.refusalTime(err))}
-	}
+	keepRefusal(decided.blobRefusals, r.at(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})
 	return desc, err
 }

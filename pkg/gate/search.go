@@ -25,18 +25,15 @@ func (r *repository) findOwn(d digest.Digest, want role) (*verdict, bool) {
 }
 
 func (r *repository) findIn(d digest.Digest, want role) (*verdict, item, bool) {
-	now := time.Now()
-	r.mu.Lock()
-	r.current()
-	var accepted []*verdict
-	for _, v := range r.verdicts {
-		if v.err == nil && now.Before(v.until) {
-			accepted = append(accepted, v)
-		}
-	}
-	r.mu.Unlock()
-	for _, v := range accepted {
+	return r.decided().findIn(r.where, d, want)
+}
+
+// findIn finds a digest in the accepted roots of a repository; of all if where is empty.
+func (decided *decisions) findIn(where string, d digest.Digest, want role) (*verdict, item, bool) {
+	for _, v := range decided.verdicts.listAccepted(where) {
 		if found, ok := v.find(d); ok && found.role&want != 0 {
+			v.used.Store(time.Now().UnixNano())
+			decided.verdicts.find(v.repository.at(v.root.String())) // it was used
 			return v, found, true
 		}
 	}
@@ -45,39 +42,32 @@ func (r *repository) findIn(d digest.Digest, want role) (*verdict, item, bool) {
 
 // findItem finds a digest in the accepted roots of a repository, and what images are made of in those of all.
 func (g *Gate) findItem(r *repository, d digest.Digest, want role) (*verdict, item, bool) {
-	if v, found, ok := r.findIn(d, want); ok {
+	decided := r.decided()
+	if v, found, ok := decided.findIn(r.where, d, want); ok {
 		return v, found, true
 	}
 	if want &= fromAnywhere; want == 0 {
 		return nil, item{}, false
 	}
-	for _, other := range g.listRepositories() {
-		if other == r {
-			continue
-		}
-		if v, found, ok := other.findIn(d, want); ok {
-			return v, found, true
-		}
-	}
-	return nil, item{}, false
+	return decided.findIn("", d, want)
 }
 
-// renew renews verdicts that have ended, of all repositories: something was not found, and may be of one of them.
+// unusedFor is how long verdicts are renewed that nobody asks for.
+const unusedFor = time.Hour
+
+// renew renews verdicts that have ended, of all repositories: something was not found, and may be of one of them. Those
+// that were not used for long make room.
 func (g *Gate) renew(ctx context.Context) error {
 	var failure error
-	for _, r := range g.listRepositories() {
+	verdicts := g.ruling.Load().decided.verdicts
+	for _, v := range verdicts.list("") {
 		now := time.Now()
-		var ended []digest.Digest
-		r.mu.Lock()
-		r.current()
-		for d, v := range r.verdicts {
-			if v.err == nil && !now.Before(v.until) {
-				ended = append(ended, d)
-			}
-		}
-		r.mu.Unlock()
-		for _, d := range ended {
-			if err := r.renewVerdict(ctx, d); err != nil {
+		switch {
+		case now.Before(v.until):
+		case v.err != nil || now.Sub(time.Unix(0, v.used.Load())) > unusedFor:
+			verdicts.forget(v)
+		default:
+			if err := v.repository.renewVerdict(ctx, v.root); err != nil {
 				failure = err
 			}
 		}
@@ -124,32 +114,25 @@ func (r *repository) search(ctx context.Context, isFound func() bool) (bool, err
 	return false, failure
 }
 
-// expandAll expands all roots that are accepted.
+// expandAll expands all roots that are accepted, as far as there is room.
 func (g *Gate) expandAll(ctx context.Context) (failure error) {
-	for _, r := range g.listRepositories() {
-		now := time.Now()
-		r.mu.Lock()
-		r.current()
-		var accepted []*verdict
-		for _, v := range r.verdicts {
-			if v.err == nil && now.Before(v.until) {
-				accepted = append(accepted, v)
-			}
+	verdicts := g.ruling.Load().decided.verdicts
+	for _, v := range verdicts.listAccepted("") {
+		v.mu.Lock()
+		done := v.expanded
+		v.mu.Unlock()
+		if done {
+			continue
 		}
-		r.mu.Unlock()
-		for _, v := range accepted {
-			v.mu.Lock()
-			done := v.expanded
-			v.mu.Unlock()
-			if done {
-				continue
-			}
-			_, err := share(ctx, r, "expand "+v.root.String(), func(ctx context.Context) (any, error) {
-				return nil, v.expand(ctx, r.upstream)
-			})
-			if err != nil {
-				failure = err
-			}
+		if !verdicts.hasRoom() {
+			break
+		}
+		_, err := share(ctx, v.repository, "expand "+v.root.String(), func(ctx context.Context) (any, error) {
+			defer verdicts.measure(v)
+			return nil, v.expand(ctx, v.repository.upstream)
+		})
+		if err != nil {
+			failure = err
 		}
 	}
 	return failure
@@ -173,26 +156,22 @@ func (g *Gate) recall(ctx context.Context) (failure error) {
 		}
 	}()
 	for _, name := range g.state.listNames() {
-		r, err := g.findRepository(name)
-		if err != nil || r == nil {
+		r := g.findRepository(name)
+		if r == nil {
+			continue // of an upstream that is not there any more
+		}
+		saved, err := g.state.find(r.where)
+		if err != nil {
 			failure = errors.Join(failure, err)
 			continue
 		}
-		r.saving.Lock()
-		roots := map[digest.Digest]bool{}
-		for _, t := range r.saved.Tags {
-			if t.Name != "" && !t.Gone {
-				roots[t.Digest] = true
-			}
-		}
-		r.saving.Unlock()
-		for d := range roots {
-			r.mu.Lock()
-			r.current()
-			known := r.verdicts[d]
-			r.mu.Unlock()
-			if known != nil && time.Now().Before(known.until) {
+		for d := range saved.listRoots() {
+			known, ok := now.decided.verdicts.find(r.at(d.String()))
+			if ok && time.Now().Before(known.until) {
 				continue
+			}
+			if !now.decided.verdicts.hasRoom() {
+				return failure
 			}
 			if err := r.renewVerdict(ctx, d); err != nil {
 				failure = err
@@ -204,14 +183,11 @@ func (g *Gate) recall(ctx context.Context) (failure error) {
 
 // searchTags verifies the roots that the repository's tags lead to, no more often than Refresh.
 func (r *repository) searchTags(ctx context.Context) error {
-	r.mu.Lock()
-	r.current()
-	recent := time.Since(r.searched) < r.g.o.Refresh
-	r.mu.Unlock()
-	if recent {
+	if at, ok := r.decided().searched.find(r.where); ok && time.Since(at) < r.g.o.Refresh {
 		return nil
 	}
 	_, err := share(ctx, r, "search", func(ctx context.Context) (any, error) {
+		now := r.g.ruling.Load()
 		tags, err := r.upstream.listTags(ctx)
 		if errors.Is(err, errdef.ErrNotFound) {
 			err = nil
@@ -219,22 +195,23 @@ func (r *repository) searchTags(ctx context.Context) error {
 		if err == nil {
 			err = r.verifyTags(ctx, newestTags(tags))
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
 		if err == nil {
-			r.searched = time.Now()
+			now.decided.searched.keep(r.where, time.Now(), 0)
 		}
 		return nil, err
 	})
 	return err
 }
 
-// verifyTags verifies the roots that tags lead to.
+// verifyTags verifies the roots that tags lead to, as far as there is room.
 func (r *repository) verifyTags(ctx context.Context, tags []string) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for _, tag := range tags {
 		group.Go(func() error {
+			if !r.decided().verdicts.hasRoom() {
+				return nil
+			}
 			_, err := r.resolveTag(ctx, tag)
 			var failed *UpstreamError
 			if errors.As(err, &failed) {
@@ -269,23 +246,15 @@ func (r *repository) searchManifest(ctx context.Context, d digest.Digest) (*verd
 		verdict *verdict
 		item    item
 	}
-	r.mu.Lock()
-	r.current()
-	refused, known := r.refusals[d]
-	r.mu.Unlock()
+	refused, known := r.decided().refusals.find(r.at(d.String()))
 	if known && time.Now().Before(refused.until) {
 		return nil, item{}, refused.err
 	}
 	found, err := share(ctx, r, "manifest "+d.String(), func(ctx context.Context) (result, error) {
 		now := r.g.ruling.Load()
 		v, i, err := r.searchManifestOnce(ctx, d)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if err != nil && r.current() == now {
-			if len(r.refusals) >= maxRefusals {
-				clear(r.refusals)
-			}
-			r.refusals[d] = refusedManifest{err, time.Now().Add(r.g.refusalTime(err))}
+		if err != nil {
+			keepRefusal(now.decided.refusals, r.at(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})
 		}
 		return result{v, i}, err
 	})

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -35,24 +38,43 @@ type savedRepository struct {
 	Lookups map[string]lookup `json:"lookups,omitempty"`
 }
 
-// stateFolder has a file for each repository.
-type stateFolder struct{ dir string }
+// listRoots returns the roots that tags lead to.
+func (s *savedRepository) listRoots() map[digest.Digest]bool {
+	roots := map[digest.Digest]bool{}
+	for _, t := range s.Tags {
+		if t.Name != "" && !t.Gone {
+			roots[t.Digest] = true
+		}
+	}
+	return roots
+}
+
+// stateFolder has a file for each repository. What was read is never changed, but replaced.
+type stateFolder struct {
+	dir string
+	// known are those that were read or written last.
+	known *memory[string, *savedRepository]
+	// locks are for the repositories, several of which may share one.
+	locks [64]sync.Mutex
+
+	mu sync.Mutex
+	// names are the names at the gate of the repositories with a file; nil until the folder was read.
+	names map[string]bool
+}
 
 // maxState is how many bytes the state of a repository has.
 const maxState = 64 << 20
 
-func openState(dir string) (*stateFolder, error) {
+func openState(dir string, bytes int64) (*stateFolder, error) {
 	if dir == "" {
 		return nil, errors.New("state: no folder is given")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	s := &stateFolder{dir}
+	s := &stateFolder{dir: dir, known: newMemory[string, *savedRepository](bytes)}
 	return s, s.check()
 }
-
-func (*stateFolder) close() error { return nil }
 
 // check makes sure that the folder can be written.
 func (s *stateFolder) check() error {
@@ -68,11 +90,28 @@ func (s *stateFolder) path(where string) string {
 	return filepath.Join(s.dir, fmt.Sprintf("%x.json", sha256.Sum256([]byte(where))))
 }
 
-// load reads what is kept of a repository. A file that is damaged is an error: without it tags could go back.
-func (s *stateFolder) load(where string) (*savedRepository, error) {
+// lock makes others wait who read or write the state of a repository. What it returns unlocks it.
+func (s *stateFolder) lock(where string) (unlock func()) {
+	sum := sha256.Sum256([]byte(where))
+	lock := &s.locks[int(sum[0])%len(s.locks)]
+	lock.Lock()
+	return lock.Unlock
+}
+
+// find returns what is kept of a repository.
+func (s *stateFolder) find(where string) (*savedRepository, error) {
+	defer s.lock(where)()
+	return s.read(where)
+}
+
+// read is find for who holds the lock. A file that is damaged is an error: without it tags could go back.
+func (s *stateFolder) read(where string) (*savedRepository, error) {
+	if known, ok := s.known.find(where); ok {
+		return known, nil
+	}
 	saved, err := readState(s.path(where))
 	if errors.Is(err, fs.ErrNotExist) {
-		return &savedRepository{Repository: where, Tags: map[string]savedTag{}}, nil
+		saved, err = &savedRepository{Repository: where, Tags: map[string]savedTag{}}, nil
 	}
 	if err == nil && saved.Repository != where {
 		err = fmt.Errorf("%s: is of repository %s", s.path(where), saved.Repository)
@@ -80,7 +119,19 @@ func (s *stateFolder) load(where string) (*savedRepository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state of %s: %w", where, err)
 	}
+	s.known.keep(where, saved, saved.size())
 	return saved, nil
+}
+
+// size returns about how many bytes it takes.
+func (s *savedRepository) size() (n int64) {
+	for tag, t := range s.Tags {
+		n += entrySize + int64(len(tag)+len(t.Name)+len(t.Version))
+	}
+	for name, l := range s.Lookups {
+		n += int64(len(name)) + l.size()
+	}
+	return n
 }
 
 func readState(name string) (*savedRepository, error) {
@@ -134,20 +185,31 @@ func (s *stateFolder) save(saved *savedRepository) error {
 		os.Remove(file.Name())
 		return fmt.Errorf("state: %w", err)
 	}
+	s.known.keep(saved.Repository, saved, saved.size())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names != nil {
+		s.names[saved.Name] = true
+	}
 	return nil
 }
 
 // listNames returns the names at the gate of all repositories of which something is kept. A damaged file is
 // reported when its repository is asked for.
-func (s *stateFolder) listNames() (names []string) {
-	entries, _ := os.ReadDir(s.dir) // without it there are none
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") {
-			continue
-		}
-		if saved, err := readState(filepath.Join(s.dir, e.Name())); err == nil {
-			names = append(names, saved.Name)
+func (s *stateFolder) listNames() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.names == nil {
+		s.names = map[string]bool{}
+		entries, _ := os.ReadDir(s.dir) // without it there are none
+		for _, e := range entries {
+			if !strings.HasSuffix(e.Name(), ".json") {
+				continue
+			}
+			if saved, err := readState(filepath.Join(s.dir, e.Name())); err == nil {
+				s.names[saved.Name] = true
+			}
 		}
 	}
-	return names
+	return slices.Sorted(maps.Keys(s.names))
 }

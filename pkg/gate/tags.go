@@ -38,12 +38,17 @@ type tagAnswer struct {
 	until   time.Time
 }
 
+func (a tagAnswer) size() int64 {
+	n := int64(len(a.warning))
+	if a.err != nil {
+		n += int64(len(a.err.Error()))
+	}
+	return n
+}
+
 // resolveTag returns what a tag leads to: what it leads to upstream if that is accepted, or else what it led to before.
 func (r *repository) resolveTag(ctx context.Context, tag string) (tagAnswer, error) {
-	r.mu.Lock()
-	r.current()
-	known, ok := r.answers[tag]
-	r.mu.Unlock()
+	known, ok := r.decided().answers.find(r.at(tag))
 	if ok && time.Now().Before(known.until) {
 		return known, known.err
 	}
@@ -51,14 +56,7 @@ func (r *repository) resolveTag(ctx context.Context, tag string) (tagAnswer, err
 		now := r.g.ruling.Load()
 		answer := r.decideTag(ctx, tag)
 		answer.until = time.Now().Add(r.g.o.Refresh)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.current() == now {
-			if len(r.answers) >= maxAnswers {
-				clear(r.answers)
-			}
-			r.answers[tag] = answer
-		}
+		now.decided.answers.keep(r.at(tag), answer, answer.size())
 		return answer, answer.err
 	})
 	return answer, err
@@ -106,9 +104,11 @@ func (r *repository) decideTagOnce(ctx context.Context, tag string) tagAnswer {
 
 // keepTag answers what a tag led to before, if that is still accepted.
 func (r *repository) keepTag(ctx context.Context, tag string, upstream digest.Digest, reason error) tagAnswer {
-	r.saving.Lock()
-	last, known := r.saved.Tags[tag]
-	r.saving.Unlock()
+	saved, err := r.g.state.find(r.where)
+	if err != nil {
+		return tagAnswer{err: errors.Join(reason, &StateError{err})}
+	}
+	last, known := saved.Tags[tag]
 	if !known || last.Digest == upstream || last.Gone && upstream == "" {
 		return tagAnswer{err: reason}
 	}
@@ -194,12 +194,8 @@ func (r *repository) checkArgoCDTag(ctx context.Context, tag string, d digest.Di
 }
 
 func (r *repository) findRootWithLayer(layer digest.Digest) *verdict {
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.current()
-	for _, v := range r.verdicts {
-		if v.err == nil && v.rootLayer == layer && now.Before(v.until) {
+	for _, v := range r.decided().verdicts.listAccepted(r.where) {
+		if v.rootLayer == layer {
 			return v
 		}
 	}
@@ -227,20 +223,10 @@ func (g *Gate) namesImage(r *repository, tag string, d digest.Digest) bool {
 		_, _, found := g.findItem(r, d, isImage)
 		return found
 	}
-	now := time.Now()
-	for _, other := range g.listRepositories() {
-		other.mu.Lock()
-		other.current()
-		accepted := slices.Collect(maps.Values(other.verdicts))
-		other.mu.Unlock()
-		for _, v := range accepted {
-			if v.err != nil || !now.Before(v.until) {
-				continue
-			}
-			for path := r.name; path != ""; _, path, _ = strings.Cut(path, "/") {
-				if v.names[path+":"+tag] == d {
-					return true
-				}
+	for _, v := range r.decided().verdicts.listAccepted("") {
+		for path := r.name; path != ""; _, path, _ = strings.Cut(path, "/") {
+			if v.names[path+":"+tag] == d {
+				return true
 			}
 		}
 	}
@@ -250,12 +236,15 @@ func (g *Gate) namesImage(r *repository, tag string, d digest.Digest) bool {
 // moveTag records what a tag leads to, as decided under a policy, unless it would go back. It may go back if the policy
 // revokes what it led to.
 func (r *repository) moveTag(tag string, found tagged, decidedBy *ruling) error {
-	r.saving.Lock()
-	defer r.saving.Unlock()
+	defer r.g.state.lock(r.where)()
 	if r.g.ruling.Load() != decidedBy {
 		return errPolicyChanged
 	}
-	last, known := r.saved.Tags[tag]
+	saved, err := r.g.state.read(r.where)
+	if err != nil {
+		return &StateError{err}
+	}
+	last, known := saved.Tags[tag]
 	if known && !last.Gone && last.Digest == found.digest {
 		return nil
 	}
@@ -265,7 +254,7 @@ func (r *repository) moveTag(tag string, found tagged, decidedBy *ruling) error 
 			return err
 		}
 	}
-	if err := r.saveTag(tag, savedTag{Digest: found.digest, Name: found.name, Version: found.version, Since: time.Now().UTC()}, found); err != nil {
+	if err := r.saveTag(saved, tag, savedTag{Digest: found.digest, Name: found.name, Version: found.version, Since: time.Now().UTC()}, found); err != nil {
 		return err
 	}
 	r.g.metrics.moved.Add(1)
@@ -275,56 +264,63 @@ func (r *repository) moveTag(tag string, found tagged, decidedBy *ruling) error 
 
 // forgetTag records that a tag is removed upstream: it is not answered from what was saved while upstream fails.
 func (r *repository) forgetTag(tag string) error {
-	r.saving.Lock()
-	defer r.saving.Unlock()
-	last, known := r.saved.Tags[tag]
+	defer r.g.state.lock(r.where)()
+	saved, err := r.g.state.read(r.where)
+	if err != nil {
+		return &StateError{err}
+	}
+	last, known := saved.Tags[tag]
 	if !known || last.Gone {
 		return nil
 	}
 	last.Gone = true
-	return r.saveTag(tag, last, tagged{})
+	return r.saveTag(saved, tag, last, tagged{})
 }
 
-// saveTag saves what a tag leads to. The lock for saving is held.
-func (r *repository) saveTag(tag string, t savedTag, found tagged) error {
-	next := *r.saved
-	next.Repository, next.Name = r.where, r.name
-	if next.Tags = maps.Clone(r.saved.Tags); next.Tags == nil {
-		next.Tags = map[string]savedTag{}
-	}
+// saveTag saves what a tag leads to, beside all that was saved. The lock of the state is held.
+func (r *repository) saveTag(saved *savedRepository, tag string, t savedTag, found tagged) error {
+	next := &savedRepository{Repository: r.where, Name: r.name, Tags: maps.Clone(saved.Tags)}
 	next.Tags[tag] = t
-	next.Lookups = r.collectLookups(found)
-	if err := r.g.state.save(&next); err != nil {
+	next.Lookups = r.collectLookups(next.Tags, saved.Lookups, found)
+	if err := r.g.state.save(next); err != nil {
 		r.g.metrics.stateErrors.Add(1)
 		r.g.o.Report(Event{Kind: EventState, Repository: r.where, Reference: tag, Err: err})
 		return &StateError{err}
 	}
-	r.saved = &next
 	return nil
 }
 
-// collectLookups returns the answers by which the roots were verified that tags lead to.
-func (r *repository) collectLookups(found tagged) map[string]lookup {
-	var names []string
-	r.mu.Lock()
-	for _, t := range r.saved.Tags {
-		if v := r.verdicts[t.Digest]; v != nil {
-			names = append(names, v.lookups...)
-		}
-	}
-	r.mu.Unlock()
-	if found.root != nil {
-		names = append(names, found.root.lookups...)
-	}
+// collectLookups returns the answers by which the roots were verified that tags lead to: those that are known now, and
+// else those that were saved.
+func (r *repository) collectLookups(tags map[string]savedTag, saved map[string]lookup, found tagged) map[string]lookup {
 	all := map[string]lookup{}
-	for _, t := range r.saved.Tags {
-		for name, l := range r.saved.Lookups {
-			if strings.Contains(name, t.Digest.Encoded()) {
+	collect := func(v *verdict) {
+		for _, name := range v.lookups {
+			if l, ok := r.g.lookups.find(r.at(name)); ok {
+				all[name] = l
+			} else if l, ok := saved[name]; ok {
 				all[name] = l
 			}
 		}
 	}
-	maps.Copy(all, r.upstream.exportLookups(names))
+	roots := map[digest.Digest]bool{}
+	for _, t := range tags {
+		roots[t.Digest] = true
+	}
+	verdicts := r.decided().verdicts
+	for d := range roots {
+		if v, ok := verdicts.find(r.at(d.String())); ok {
+			collect(v)
+		}
+	}
+	if found.root != nil {
+		collect(found.root)
+	}
+	for name, l := range saved {
+		if _, ok := all[name]; !ok && roots[lookedUpOf(name)] {
+			all[name] = l
+		}
+	}
 	return all
 }
 
@@ -348,12 +344,8 @@ func checkDowngrade(last savedTag, found tagged) error {
 
 // listTags lists the tags that would be answered.
 func (r *repository) listTags(ctx context.Context) ([]string, error) {
-	r.mu.Lock()
-	r.current()
-	tags, until := r.tags, r.tagsUntil
-	r.mu.Unlock()
-	if time.Now().Before(until) {
-		return tags, nil
+	if known, ok := r.decided().lists.find(r.where); ok && time.Now().Before(known.until) {
+		return known.tags, nil
 	}
 	return share(ctx, r, "tags", func(ctx context.Context) ([]string, error) {
 		now := r.g.ruling.Load()
@@ -384,11 +376,8 @@ func (r *repository) listTags(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		slices.Sort(answered)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.current() == now {
-			r.tags, r.tagsUntil = answered, time.Now().Add(r.g.o.Refresh)
-		}
+		l := tagList{answered, time.Now().Add(r.g.o.Refresh)}
+		now.decided.lists.keep(r.where, l, l.size())
 		return answered, nil
 	})
 }
@@ -399,9 +388,11 @@ func (r *repository) listSavedTags(ctx context.Context, failure error) ([]string
 	if !errors.As(failure, &failed) {
 		return nil, failure
 	}
-	r.saving.Lock()
-	tags := slices.Sorted(maps.Keys(r.saved.Tags))
-	r.saving.Unlock()
+	saved, err := r.g.state.find(r.where)
+	if err != nil {
+		return nil, &StateError{err}
+	}
+	tags := slices.Sorted(maps.Keys(saved.Tags))
 	if len(tags) == 0 {
 		return nil, failure
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -65,20 +64,30 @@ type upstreamClient struct {
 
 	mu         sync.Mutex
 	repository Repository
-	// lookups are answers to questions by name: tags of signatures, and referrers. They are kept a while, and when upstream
-	// fails for as long as need be.
-	lookups map[string]lookup
 }
 
-// lookup is what upstream said of a name.
+// lookup is what upstream said of a name: a tag of signatures, or referrers. It is kept a while, and when upstream fails
+// for as long as need be.
 type lookup struct {
 	// Found is empty for what was not there.
 	Found []ocispec.Descriptor `json:"found"`
 	At    time.Time            `json:"at"`
 }
 
-// maxLookups is how many answers of one repository are kept.
-const maxLookups = 20_000
+// size returns about how many bytes it takes.
+func (l lookup) size() int64 {
+	n := int64(entrySize)
+	for _, d := range l.Found {
+		n += entrySize + int64(len(d.MediaType)+len(d.ArtifactType)+len(d.Data))
+		for key, value := range d.Annotations {
+			n += 64 + int64(len(key)+len(value))
+		}
+		for _, u := range d.URLs {
+			n += 16 + int64(len(u))
+		}
+	}
+	return n
+}
 
 // ask asks upstream in a limited time, and counts it. The error is an [*UpstreamError], or [errdef.ErrNotFound].
 func (c *upstreamClient) ask(ctx context.Context, kind requestKind, question func(context.Context, Repository) error) error {
@@ -156,7 +165,7 @@ type fetcherByReference interface {
 
 // readManifest returns a manifest by digest: from memory, the cache, or upstream.
 func (c *upstreamClient) readManifest(ctx context.Context, d digest.Digest) (storedManifest, error) {
-	if found, ok := c.g.memory.find(d); ok && found.mediaType != "" {
+	if found, ok := c.g.manifests.find(d); ok && found.mediaType != "" {
 		return found, nil
 	}
 	var data []byte
@@ -176,7 +185,7 @@ func (c *upstreamClient) readManifest(ctx context.Context, d digest.Digest) (sto
 	if !oci.IsManifest(stored.mediaType) {
 		return stored, fmt.Errorf("%s: is not a manifest", d)
 	}
-	c.g.memory.keep(d, stored)
+	c.g.manifests.keepManifest(d, stored)
 	return stored, nil
 }
 
@@ -211,9 +220,7 @@ func fetchManifest(ctx context.Context, repository Repository, d digest.Digest) 
 
 // lookUp asks upstream for something by name, or takes an answer that is fresh enough.
 func (c *upstreamClient) lookUp(ctx context.Context, name string, fresh time.Duration, kind requestKind, question func(context.Context, Repository) ([]ocispec.Descriptor, error)) ([]ocispec.Descriptor, error) {
-	c.mu.Lock()
-	known, ok := c.lookups[name]
-	c.mu.Unlock()
+	known, ok := c.g.lookups.find(place{c.where, name})
 	if ok && time.Since(known.At) < fresh {
 		return known.Found, nil
 	}
@@ -229,18 +236,30 @@ func (c *upstreamClient) lookUp(ctx context.Context, name string, fresh time.Dur
 	switch {
 	case errors.Is(err, errdef.ErrNotFound):
 		found = nil
-	case ok && errors.As(err, &failed):
+	case errors.As(err, &failed):
+		if !ok {
+			known, ok = c.findSavedLookup(name)
+		}
+		if !ok {
+			return nil, err
+		}
 		return known.Found, nil // the last answer is good until upstream answers again
 	case err != nil:
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.lookups) >= maxLookups {
-		clear(c.lookups)
-	}
-	c.lookups[name] = lookup{found, time.Now()}
+	l := lookup{found, time.Now()}
+	c.g.lookups.keep(place{c.where, name}, l, int64(len(name))+l.size())
 	return found, nil
+}
+
+// findSavedLookup returns an answer that an earlier process saved.
+func (c *upstreamClient) findSavedLookup(name string) (lookup, bool) {
+	saved, err := c.g.state.find(c.where)
+	if err != nil {
+		return lookup{}, false // who moves a tag is told
+	}
+	l, ok := saved.Lookups[name]
+	return l, ok
 }
 
 // The prefixes of names that are looked up.
@@ -263,6 +282,9 @@ func (c *upstreamClient) findAttachedTag(ctx context.Context, tag string, fresh 
 	}
 	if len(found) == 0 {
 		return "", fmt.Errorf("%s:%s: %w", c.where, tag, errdef.ErrNotFound)
+	}
+	if subject, suffix, is := attachedTag(tag); is && suffix != "" {
+		c.g.subjects.keep(place{c.where, found[0].Digest.String()}, subject, 0)
 	}
 	return found[0].Digest, nil
 }
@@ -397,7 +419,7 @@ func (a *attempt) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 		a.remember(desc.Digest, stored.data)
 		return io.NopCloser(bytes.NewReader(stored.data)), nil
 	}
-	if stored, ok := a.g.memory.find(desc.Digest); ok && stored.mediaType == "" {
+	if stored, ok := a.g.manifests.find(desc.Digest); ok && stored.mediaType == "" {
 		return io.NopCloser(bytes.NewReader(stored.data)), nil
 	}
 	body, err := a.openBlob(ctx, desc)
@@ -413,7 +435,7 @@ func (a *attempt) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	if err = errors.Join(err, noted.Close()); err != nil {
 		return nil, err
 	}
-	a.g.memory.keep(desc.Digest, storedManifest{"", data})
+	a.g.manifests.keepManifest(desc.Digest, storedManifest{"", data})
 	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
@@ -454,39 +476,31 @@ func (a *attempt) save() {
 
 // subjectsOf returns what a manifest is attached to by tags that are known to lead to it.
 func (c *upstreamClient) subjectsOf(d digest.Digest) (subjects []digest.Digest) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name, l := range c.lookups {
-		tag, isTag := strings.CutPrefix(name, tagLookup)
-		if !isTag || len(l.Found) != 1 || l.Found[0].Digest != d {
-			continue
-		}
-		if subject, suffix, is := attachedTag(tag); is && suffix != "" {
+	if subject, ok := c.g.subjects.find(place{c.where, d.String()}); ok {
+		subjects = append(subjects, subject)
+	}
+	saved, err := c.g.state.find(c.where)
+	if err != nil {
+		return subjects // who moves a tag is told
+	}
+	for name, l := range saved.Lookups {
+		if subject := lookedUpOf(name); strings.HasPrefix(name, tagLookup) && subject != "" && len(l.Found) == 1 && l.Found[0].Digest == d {
 			subjects = append(subjects, subject)
 		}
 	}
 	return subjects
 }
 
-// exportLookups returns the answers of those names.
-func (c *upstreamClient) exportLookups(names []string) map[string]lookup {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	all := map[string]lookup{}
-	for _, name := range names {
-		if l, known := c.lookups[name]; known {
-			all[name] = l
-		}
+// lookedUpOf returns the digest to which something is attached that was looked up by a name; "" for none.
+func lookedUpOf(name string) digest.Digest {
+	if text, is := strings.CutPrefix(name, referrerLookup); is {
+		return digest.Digest(text)
 	}
-	return all
-}
-
-// importLookups takes answers of an earlier process, as stale ones.
-func (c *upstreamClient) importLookups(saved map[string]lookup) {
-	for name, l := range maps.All(saved) {
-		l.At = time.Time{}
-		c.lookups[name] = l
+	subject, suffix, is := attachedTag(strings.TrimPrefix(name, tagLookup))
+	if !is || suffix == "" {
+		return ""
 	}
+	return subject
 }
 
 // attachedTag takes a tag apart that attaches something to a digest: cosign's, krtpkg's, and that of the

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -47,11 +48,14 @@ type item struct {
 
 // verdict is what the policy says of a root.
 type verdict struct {
-	root digest.Digest
+	// repository is where it was verified.
+	repository *repository
+	root       digest.Digest
 	// err is why it is refused; nil if it is accepted.
 	err error
-	// until is when it is looked at again.
+	// until is when it is looked at again, used when it was last asked for, in Unix nanoseconds.
 	until time.Time
+	used  atomic.Int64
 
 	name, version, signers string
 	// rootLayer is the layer of the root, by which its manifest for Argo CD is known.
@@ -91,6 +95,26 @@ func (v *verdict) find(d digest.Digest) (item, bool) {
 	return found, ok
 }
 
+// isAccepted reports whether it accepts a root at a time.
+func (v *verdict) isAccepted(now time.Time) bool { return v.err == nil && now.Before(v.until) }
+
+// size returns about how many bytes it takes.
+func (v *verdict) size() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := 160 * int64(len(v.items))
+	for path := range v.names {
+		n += 160 + int64(len(path))
+	}
+	for _, name := range v.lookups {
+		n += 16 + int64(len(name))
+	}
+	if v.err != nil {
+		n += int64(len(v.err.Error()))
+	}
+	return n
+}
+
 // maxVerifyTime is how long the verification of a root may take.
 const maxVerifyTime = 10 * time.Minute
 
@@ -111,7 +135,11 @@ func (r *repository) decide(ctx context.Context, now *ruling, desc ocispec.Descr
 	v, err := r.verifyRoot(ctx, now, store, desc, last)
 	if err == nil {
 		v.until = now.nextChange(started, started.Add(r.g.o.Recheck))
-		v.lookups = store.names
+		v.lookups, v.repository = store.names, r
+		v.used.Store(started.UnixNano())
+		if last != nil {
+			v.used.Store(last.used.Load())
+		}
 		store.save()
 		r.g.o.Report(Event{Kind: EventVerified, Repository: r.where, Digest: desc.Digest.String(), Name: v.name, Version: v.version, Signers: v.signers})
 		return v, nil
@@ -122,7 +150,7 @@ func (r *repository) decide(ctx context.Context, now *ruling, desc ocispec.Descr
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("verify %s: %w", desc.Digest, ctx.Err())
 	}
-	return &verdict{root: desc.Digest, err: &decidedError{err}, until: now.nextChange(started, started.Add(r.g.o.Refresh))}, nil
+	return &verdict{repository: r, root: desc.Digest, err: &decidedError{err}, until: now.nextChange(started, started.Add(r.g.o.Refresh))}, nil
 }
 
 // verifyRoot verifies a root and opens its locks.
