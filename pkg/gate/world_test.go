@@ -53,7 +53,9 @@ type world struct {
 
 	mu       sync.Mutex
 	requests []string
-	events   []gate.Event
+	// headers are the values of all headers that the registry got.
+	headers map[string]bool
+	events  []gate.Event
 }
 
 func newKey(t testing.TB) (*sign.Signer, []byte) {
@@ -87,7 +89,7 @@ rules:
 
 func newWorld(t *testing.T, o registrytest.Options) *world {
 	t.Helper()
-	w := &world{T: t, dir: t.TempDir()}
+	w := &world{T: t, dir: t.TempDir(), headers: map[string]bool{}}
 	o.Middleware = w.watch
 	w.upstream = registrytest.StartRegistry(t, o)
 	client, err := registry.New(registry.Options{
@@ -116,6 +118,11 @@ func (w *world) watch(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		w.requests = append(w.requests, r.Method+" "+r.URL.Path)
+		for _, values := range r.Header {
+			for _, value := range values {
+				w.headers[value] = true
+			}
+		}
 		w.mu.Unlock()
 		if fault := w.fault.Load(); fault != nil && (*fault)(rw, r) {
 			return
