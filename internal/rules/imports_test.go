@@ -43,6 +43,7 @@ var order = []string{
 	"pkg/delta",
 	"pkg/trust/export",
 	"pkg/trust",
+	"pkg/receipt",
 	"pkg/sign/kms",
 	"pkg/sign",
 	"pkg/provenance",

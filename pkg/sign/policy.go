@@ -181,10 +181,14 @@ type TrustedRoot struct {
 	// time shows that one was valid.
 	shortLived bool
 	json       []byte
+	source     []byte
 }
 
 // JSON returns the trusted root as Sigstore's JSON; nil if it was not loaded from that.
 func (r *TrustedRoot) JSON() []byte { return r.json }
+
+// Source returns what the trusted root was loaded from: Sigstore's JSON, or the certificates in PEM.
+func (r *TrustedRoot) Source() []byte { return r.source }
 
 // LoadTrustedRoot reads a trusted root of Sigstore (protobuf-specs: sigstore_trustroot.proto),
 // as JSON. A certificate that one of its authorities issued needs a proof of time by one of
@@ -194,7 +198,7 @@ func LoadTrustedRoot(data []byte) (*TrustedRoot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("trusted root: %w", err)
 	}
-	return &TrustedRoot{r, len(r.RekorLogs())+len(r.TimestampingAuthorities()) > 0, data}, nil
+	return &TrustedRoot{r, len(r.RekorLogs())+len(r.TimestampingAuthorities()) > 0, data, data}, nil
 }
 
 // LoadCertificates reads the certificate authorities of a private PKI, and its timestamp
@@ -236,7 +240,7 @@ func LoadCertificates(authorities, timestamp []byte) (*TrustedRoot, error) {
 	if len(tsas) > 0 && len(roots) == 0 {
 		return nil, errors.New("timestamp authorities: no self-signed certificate: the root is missing")
 	}
-	return &TrustedRoot{material: m}, nil
+	return &TrustedRoot{material: m, source: slices.Concat(authorities, timestamp)}, nil
 }
 
 // privateRoot is a private PKI.

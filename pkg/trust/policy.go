@@ -122,6 +122,9 @@ type Policy struct {
 	// Name is the name in messages: the name of its file.
 	Name string
 	File File
+	// Digest is the SHA-256 of the file, followed by the files that it names, in the order of its authorities. Of a policy
+	// without a file it is that of its signers: their keys as PEM, their identities and trusted certificates.
+	Digest digest.Digest
 	// ExpectName is the required signed name, in addition to the rules; any when empty.
 	ExpectName string
 
@@ -204,8 +207,19 @@ func ParsePolicy(name string, data []byte, read func(string) ([]byte, error)) (*
 	if err != nil {
 		return nil, err
 	}
+	content := digest.SHA256.Digester()
+	content.Hash().Write(data)
 	r := &policyReader{Policy: p, file: file, root: file.Documents[0], readFile: read}
-	return p, r.validateFile()
+	if read != nil {
+		r.readFile = func(file string) ([]byte, error) {
+			data, err := read(file)
+			content.Hash().Write(data)
+			return data, err
+		}
+	}
+	err = r.validateFile()
+	p.Digest = content.Digest()
+	return p, err
 }
 
 // policyReader makes a policy of a file.
@@ -479,7 +493,26 @@ func (r *policyReader) authoritiesByName(names []string, byDefault []sign.Author
 // NewPolicy returns a policy that accepts everything signed by at least one of the authorities.
 func NewPolicy(authorities ...sign.Authority) (*Policy, error) {
 	p := &Policy{revoked: map[digest.Digest]bool{}, rules: []*ResolvedRule{{Rule: &Rule{Match: []string{"**"}}, Signers: authorities}}}
-	return p, (&sign.Policy{Authorities: authorities}).Validate()
+	if err := (&sign.Policy{Authorities: authorities}).Validate(); err != nil {
+		return nil, err
+	}
+	content := digest.SHA256.Digester()
+	for _, a := range authorities {
+		if a.Key != nil {
+			pem, err := a.Key.PEM()
+			if err != nil {
+				return nil, err
+			}
+			content.Hash().Write(pem)
+		} else {
+			fmt.Fprintln(content.Hash(), a.Identity)
+		}
+		if a.Roots != nil {
+			content.Hash().Write(a.Roots.Source())
+		}
+	}
+	p.Digest = content.Digest()
+	return p, nil
 }
 
 // Combine returns a policy that accepts what both policies accept. Either may be nil, which accepts
@@ -494,6 +527,14 @@ func (p *Policy) Combine(other *Policy) *Policy {
 	both := *p
 	both.combined = p.combined.Combine(other)
 	return &both
+}
+
+// All returns the policy, and those that must accept what it accepts.
+func (p *Policy) All() []*Policy {
+	if p == nil {
+		return nil
+	}
+	return append([]*Policy{p}, p.combined.All()...)
 }
 
 // Rules returns the rules by place, in order.
