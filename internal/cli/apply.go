@@ -57,6 +57,7 @@ Values files replace all values; each is merged over those before it. Without --
 	flags.StringVar(&o.registry, "registry", "", "first import an archive into this registry, REGISTRY/FOLDER, and apply it from there")
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "stop when this layer is ready; the next apply continues")
 	addRunHooks(cmd, &o.runHooks, "run the deletion hooks of charts whose bundles are removed")
+	o.receipt.addReceiptFlags(cmd, "write a signed receipt of what was applied to this file; with --contexts to this folder, one file per cluster")
 	o.fleet.addFleetFlags(cmd)
 	cmd.MarkFlagsMutuallyExclusive("context", "contexts")
 	return cmd
@@ -69,6 +70,7 @@ type applyOptions struct {
 	pauseAfter int
 	runHooks   bool
 	isRollback bool
+	receipt    receiptFlags
 	fleet      fleetFlags
 }
 
@@ -133,6 +135,7 @@ type preparedRoot struct {
 	*openedReference
 	set      *bundle.Set
 	verified string
+	policy   *trust.Policy
 	images   *site.Images
 	// ranBefore is set if the cluster has run the images before.
 	ranBefore bool
@@ -176,7 +179,7 @@ func (a *app) openRoot(ctx context.Context, reference string, policy *trust.Poli
 		return nil, err
 	}
 	p := &preparedRoot{
-		openedReference: at, set: root.Set, verified: "nobody (--allow-unsigned)",
+		openedReference: at, set: root.Set, verified: "nobody (--allow-unsigned)", policy: policy,
 		leftOutBy: site.FindController(f.leftOutBy), lookForImages: !slices.Contains(f.skip, deploy.CheckImages),
 	}
 	if root.Verified != nil {
@@ -276,6 +279,9 @@ func (a *app) runApply(ctx context.Context, reference string, o applyOptions) er
 	if err := cmp.Or(err, o.cluster.checkValues(a), o.fleet.checkValues(&o)); err != nil {
 		return err
 	}
+	if err := o.receipt.prepare(ctx, a, o.fleet.contexts); err != nil {
+		return err
+	}
 	p, err := a.openRoot(ctx, reference, policy, &o.site)
 	if err != nil {
 		return err
@@ -298,11 +304,11 @@ func (a *app) runApply(ctx context.Context, reference string, o applyOptions) er
 	if len(o.fleet.contexts) > 0 {
 		return a.applyFleet(ctx, p, clusters, &o)
 	}
-	report, err := a.applyTo(ctx, clusters[0], p, &o)
+	report, written, err := a.applyTo(ctx, clusters[0], p, &o)
 	if err != nil {
 		return err
 	}
-	return a.printDeployed(ctx, report, o.cluster)
+	return a.printDeployed(ctx, report, written, o.cluster)
 }
 
 // connectClusters connects to the clusters to apply to, in the order of the contexts.
@@ -324,13 +330,16 @@ func (a *app) connectClusters(o *applyOptions) ([]*deploy.Cluster, error) {
 	return clusters, nil
 }
 
-// applyTo applies to one cluster.
-func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, o *applyOptions) (*deploy.Report, error) {
-	rt, err := p.renderRuntime(ctx, a, cluster, &o.site.values)
-	if err != nil {
-		return nil, err
-	}
-	return a.applyRuntime(ctx, cluster, p, rt, o)
+// applyTo applies to one cluster, and writes the receipt.
+func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, o *applyOptions) (*deploy.Report, *result.ReceiptFile, error) {
+	return o.receipt.record(ctx, a, cluster, p, func() (deploy.Runtime, *deploy.Report, error) {
+		rt, err := p.renderRuntime(ctx, a, cluster, &o.site.values)
+		if err != nil {
+			return rt, nil, err
+		}
+		report, err := a.applyRuntime(ctx, cluster, p, rt, o)
+		return rt, report, err
+	})
 }
 
 func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {
@@ -385,9 +394,11 @@ func refuseDowngrade(findings []deploy.Finding) error {
 }
 
 // printDeployed prints what was done.
-func (a *app) printDeployed(ctx context.Context, report *deploy.Report, f clusterFlags) error {
+func (a *app) printDeployed(ctx context.Context, report *deploy.Report, written *result.ReceiptFile, f clusterFlags) error {
 	a.noteSkipped("", report)
-	return a.printResult(ctx, f.format, &result.Apply{Applied: describeDeployed(report)}, nil, func(w io.Writer) {
+	r := &result.Apply{Applied: describeDeployed(report)}
+	r.Receipt = written
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) {
 		ui.Fprintf(w, "LAYER\tBUNDLE\tVERSION\tCHANGES\tTIME\n")
 		for _, b := range report.Applied {
 			ui.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", b.Layer, b.Bundle, b.Version, b.Changes, b.Elapsed.Round(time.Millisecond*100))

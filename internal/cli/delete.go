@@ -58,5 +58,5 @@ func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions
 		return err
 	}
 	stop()
-	return a.printDeployed(ctx, report, f)
+	return a.printDeployed(ctx, report, nil, f)
 }

@@ -83,6 +83,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		downgrade  *transfer.DowngradeError
 		channel    *site.OlderError
 		overwrite  *otherArchiveError
+		refused    *refusedReceiptsError
+		absent     *absentReceiptsError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -107,6 +109,10 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Downgrade, exitUnverified, "if the site is meant to go back, pass --allow-downgrade", downgrade.New.Name)
 	case errors.As(err, &movedTag):
 		return failure(result.MovedTag, exitUnverified, movedTagHint(movedTag), movedTag.Target+":"+movedTag.Tag)
+	case errors.As(err, &refused):
+		return failure(result.RefusedReceipts, exitUnverified, "ask the site for a new receipt: krtpkg apply --receipt writes one even if nothing changes", refused.refused[0].File)
+	case errors.As(err, &absent):
+		return failure(result.AbsentReceipts, exitIncomplete, "fetch it from the site: krtpkg apply --receipt writes one even if nothing changes", absent.first.Receipt.Cluster)
 	case errors.As(err, &overwrite):
 		return failure(result.OtherArchive, exitFailure, "write to another file, or pass --force to replace it", overwrite.file)
 	case errors.As(err, &findings):

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,11 +54,16 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, connected []*depl
 		clusters[name] = connected[i]
 	}
 	options := site.FleetOptions{MaxParallel: o.fleet.maxParallel, MaxUnavailable: o.fleet.maxUnavailable}
+	var mu sync.Mutex
+	written := map[string]*result.ReceiptFile{}
 	outcomes, failed := site.ApplyFleet(ctx, o.fleet.contexts, options, func(ctx context.Context, name string) (*deploy.Report, error) {
 		a.ui.Say("cluster %s: started", name)
 		one := *o
-		one.cluster.label = name + ": "
-		report, err := a.applyTo(ctx, clusters[name], p, &one)
+		one.cluster.label, one.receipt = name+": ", o.receipt.inFolder(name)
+		report, file, err := a.applyTo(ctx, clusters[name], p, &one)
+		mu.Lock()
+		written[name] = file
+		mu.Unlock()
 		if err != nil {
 			a.ui.Say("cluster %s: failed", name)
 			return nil, err
@@ -66,10 +72,10 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, connected []*depl
 		a.ui.Say("cluster %s: applied", name)
 		return report, nil
 	})
-	return a.printFleet(ctx, p, o, outcomes, failed)
+	return a.printFleet(ctx, p, o, outcomes, written, failed)
 }
 
-func (a *app) printFleet(ctx context.Context, p *preparedRoot, o *applyOptions, outcomes []site.FleetOutcome, failed error) error {
+func (a *app) printFleet(ctx context.Context, p *preparedRoot, o *applyOptions, outcomes []site.FleetOutcome, written map[string]*result.ReceiptFile, failed error) error {
 	views := make([]result.ClusterApply, len(outcomes))
 	for i, outcome := range outcomes {
 		views[i] = result.ClusterApply{Context: outcome.Cluster, State: string(outcome.State), Seconds: outcome.Elapsed.Round(time.Millisecond).Seconds()}
@@ -78,6 +84,7 @@ func (a *app) printFleet(ctx context.Context, p *preparedRoot, o *applyOptions, 
 			views[i].Reason = a.ui.ErrorText(outcome.Err.Error())
 		case site.FleetApplied:
 			view := describeDeployed(outcome.Report)
+			view.Receipt = written[outcome.Cluster]
 			views[i].Report = &view
 		}
 	}

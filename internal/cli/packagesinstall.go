@@ -153,5 +153,5 @@ func (a *app) applyInstalls(ctx context.Context, p *preparedRoot, o *installOpti
 	if err != nil {
 		return err
 	}
-	return a.printDeployed(ctx, report, o.cluster)
+	return a.printDeployed(ctx, report, nil, o.cluster)
 }

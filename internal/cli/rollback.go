@@ -43,6 +43,7 @@ Rollback hooks of Helm charts (pre-rollback, post-rollback) of the target versio
 	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "skip a check before the apply, as with krtpkg apply")
 	o.site.addOwnership(cmd)
 	addRunHooks(cmd, &o.runHooks, "run rollback hooks of charts, and deletion hooks of removed bundles")
+	o.receipt.addReceiptFlags(cmd, "write a signed receipt of what was applied to this file")
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
 	return cmd
@@ -51,6 +52,9 @@ Rollback hooks of Helm charts (pre-rollback, post-rollback) of the target versio
 func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOptions) error {
 	policy, err := a.requirePolicy(ctx, &o.site)
 	if err := cmp.Or(err, o.cluster.checkValues(a)); err != nil {
+		return err
+	}
+	if err := o.receipt.prepare(ctx, a, nil); err != nil {
 		return err
 	}
 	cluster, err := o.cluster.connectCluster(a)
@@ -98,11 +102,14 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 		return err
 	}
 	a.ui.Say("going back to revision %d: %s %s", target.Number, name, target.Version)
-	report, err := a.applyRuntime(ctx, cluster, p, rt, o)
+	report, written, err := o.receipt.record(ctx, a, cluster, p, func() (deploy.Runtime, *deploy.Report, error) {
+		report, err := a.applyRuntime(ctx, cluster, p, rt, o)
+		return rt, report, err
+	})
 	if err != nil {
 		return err
 	}
-	return a.printDeployed(ctx, report, o.cluster)
+	return a.printDeployed(ctx, report, written, o.cluster)
 }
 
 // findEarlier finds the revision to go back to.

@@ -96,7 +96,7 @@ References name a place:
 		a.pushCommand(), a.deltaCommand(), a.copyCommand(), a.pullCommand(), a.tagCommand(),
 		a.exportCommand(), a.importCommand(), a.inventoryCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(), a.loginCommand(), a.logoutCommand(),
-		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.attestationCommand(), a.verifyCommand(), a.promoteCommand(), a.trustCommand(),
+		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.attestationCommand(), a.verifyCommand(), a.promoteCommand(), a.trustCommand(), a.receiptsCommand(),
 		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(), a.showCommand(),
 		a.listCommand(), a.planCommand(), a.applyCommand(), a.statusCommand(), a.historyCommand(), a.valuesCommand(),
 		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(), a.packagesCommand(),

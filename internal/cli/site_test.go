@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -217,7 +219,7 @@ func TestApplyToSeveralClusters(t *testing.T) {
 		t.Errorf("%+v", views)
 	}
 	views.Clusters = nil
-	out := s.ok(append(apply, "--contexts", "north,south", "--max-parallel", "2")...)
+	out := s.ok(append(apply, "--contexts", "north,south", "--max-parallel", "2", "--receipt", "receipts", "--receipt-key", "cosign.key")...)
 	if err := json.Unmarshal([]byte(out), &views); err != nil || len(views.Clusters) != 2 || views.Clusters[0].State != "applied" || views.Clusters[1].State != "applied" {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -238,7 +240,71 @@ func TestApplyToSeveralClusters(t *testing.T) {
 		t.Error("a refused version was imported")
 	}
 	s.refused(2, "cannot be used together", append(apply, "--contexts", "north", "--context", "south")...)
+	s.receipts(north, south, apply)
 	s.refused(2, "--registry is for archives", "apply", "oci:dist:1.0.0", "--registry", "x/y", "--key", "cosign.pub", "--yes")
+}
+
+// receipts has two clusters tell what runs on them, and verifies that.
+func (s *site) receipts(north, south *clustertest.Cluster, apply []string) {
+	s.t.Helper()
+	id := func(c *clustertest.Cluster) string {
+		namespace, err := newWatcher(s.t, c).client.CoreV1().Namespaces().Get(s.t.Context(), "kube-system", metav1.GetOptions{})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return string(namespace.UID)
+	}
+	s.write("fleet.yaml", fmt.Sprintf("apiVersion: krtpkg.dev/v1alpha1\nkind: Fleet\nclusters:\n- {name: north, id: %s}\n- {name: south, id: %s, runtimes: [stack]}\n", id(north), id(south)))
+	verify := []string{"receipts", "verify", "receipts", "--key", "cosign.pub", "--fleet", "fleet.yaml"}
+	var view struct {
+		Receipts []struct {
+			Cluster, ClusterID, Name, Version, Digest, State, Outcome, Failure string
+			Policies                                                           []struct{ Name, Digest string }
+			Bundles                                                            struct{ Applied []string }
+		}
+	}
+	last := s.ok(append(verify, "-o", "json")...)
+	if err := json.Unmarshal([]byte(last), &view); err != nil || len(view.Receipts) != 2 {
+		s.t.Fatalf("%v\n%s", err, last)
+	}
+	public, err := os.ReadFile(s.path("cosign.pub"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for i, name := range []string{"north", "south"} {
+		r := view.Receipts[i]
+		if r.Cluster != name || r.Name != "stack" || r.Version != "1.0.0" || r.State != "current" || r.Outcome != "applied" || len(r.Bundles.Applied) == 0 ||
+			len(r.Policies) != 1 || r.Policies[0].Digest != digest.FromBytes(public).String() {
+			s.t.Errorf("%+v", r)
+		}
+	}
+	s.write("last.json", last)
+	older, err := os.ReadFile(s.path("receipts/north.json"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	// An apply that fails says so, too, and is newer.
+	one := append(slices.Clone(apply), "--context", "north", "--receipt", "receipts/north.json", "--receipt-key", "cosign.key")
+	s.refused(1, "nowhere", append(one, "--data-value", "nowhere.key=value")...)
+	table := s.ok(append(verify, "--previous", "last.json")...)
+	if !regexp.MustCompile(`(?m)^north +stack +1\.0\.0 .* failed +\d+s +current$`).MatchString(table) || !regexp.MustCompile(`(?m)^south .* applied `).MatchString(table) {
+		s.t.Errorf("table:\n%s", table)
+	}
+	s.write("last.json", s.ok(append(verify, "-o", "json")...))
+	s.write("receipts/north.json", string(older))
+	s.refused(3, "was seen before", append(verify, "--previous", "last.json")...)
+	s.write("receipts/north.json", strings.Replace(string(older), "eyJ", "eyA", 1))
+	s.refused(3, "the signature is not valid", verify...)
+	s.write("receipts/south.json", string(older))
+	s.refused(3, "receipts/south.json: it is of cluster north, but south is", verify...)
+	s.refused(2, "not a receipt", append(slices.Clone(apply), "--context", "north", "--receipt", "cosign.pub", "--receipt-key", "cosign.key")...)
+	s.refused(3, "not signed by a trusted key", "receipts", "verify", "receipts/south.json", "--key", s.otherKey())
+	if err := os.RemoveAll(s.path("receipts/south.json")); err != nil {
+		s.t.Fatal(err)
+	}
+	s.write("receipts/north.json", string(older))
+	s.refused(4, "1 missing, the first of cluster south", verify...)
+	s.refused(4, "older than 1s", "receipts", "verify", "receipts", "--key", "cosign.pub", "--max-age", "1s")
 }
 
 // contexts writes a kubeconfig of several clusters, and of one that is not there.

@@ -65,6 +65,8 @@ type Applied struct {
 	Deleted []BundleOutcome `json:"deleted"`
 	// SkippedHooks were not run, as nothing said so.
 	SkippedHooks []deploy.SkippedHook `json:"skippedHooks,omitempty"`
+	// Receipt is what --receipt wrote.
+	Receipt *ReceiptFile `json:"receipt,omitempty"`
 }
 
 // BundleOutcome is what was done to a bundle.

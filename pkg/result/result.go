@@ -89,6 +89,8 @@ const (
 	OtherArchive     Code = "otherArchive"   // a file holds other versions
 	Findings         Code = "findings"       // a look at the cluster found what is wrong
 	UnfitRegistry    Code = "unfitRegistry"
+	RefusedReceipts  Code = "refusedReceipts" // forged, altered, replayed or of another cluster
+	AbsentReceipts   Code = "absentReceipts"  // missing or old
 )
 
 // Result is a result of a verb.
@@ -118,6 +120,7 @@ var verbs = map[string]func() Result{
 	"plan":             func() Result { return new(Plan) },
 	"promote":          func() Result { return new(Promote) },
 	"push":             func() Result { return new(Transfer) },
+	"receipts verify":  func() Result { return new(Receipts) },
 	"rollback":         func() Result { return new(Apply) },
 	"sign":             func() Result { return new(Attach) },
 	"status":           func() Result { return new(Status) },
