@@ -18,6 +18,8 @@ import (
 	"github.com/docker/distribution/configuration"
 	"github.com/docker/distribution/context"
 	"github.com/docker/distribution/registry/handlers"
+	"github.com/docker/distribution/registry/storage"
+	"github.com/docker/distribution/registry/storage/driver/factory"
 	"github.com/docker/distribution/version"
 	"github.com/sirupsen/logrus"
 
@@ -45,8 +47,28 @@ func run(args []string) error {
 			return err
 		}
 		return serve(config)
+	case len(args) == 2 && args[0] == "garbage-collect":
+		config, err := load(args[1])
+		if err != nil {
+			return err
+		}
+		return collectGarbage(config)
 	}
-	return errors.New("usage: registry2 serve CONFIG | registry2 --version")
+	return errors.New("usage: registry2 serve CONFIG | registry2 garbage-collect CONFIG | registry2 --version")
+}
+
+// collectGarbage removes the blobs that no manifest names, as upstream's command does.
+func collectGarbage(config *configuration.Configuration) error {
+	ctx := context.Background()
+	driver, err := factory.Create(config.Storage.Type(), config.Storage.Parameters())
+	if err != nil {
+		return err
+	}
+	registry, err := storage.NewRegistry(ctx, driver)
+	if err != nil {
+		return err
+	}
+	return storage.MarkAndSweep(ctx, driver, registry, storage.GCOpts{})
 }
 
 func load(path string) (*configuration.Configuration, error) {

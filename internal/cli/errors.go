@@ -71,6 +71,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		repository *registry.MissingRepositoryError
 		untagged   *registry.NoReferrersError
 		fixed      *registry.ImmutableTagError
+		keeping    *registry.NoDeletesError
 		renamed    *bundle.TagError
 		mixedUp    *site.MixedUpError
 		altered    *bundle.AlteredError
@@ -173,6 +174,10 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.AbsentRepository, exitFailure, createRepository(repository), repository.Host+"/"+repository.Repository)
 	case errors.As(err, &untagged):
 		return failure(result.UnfitRegistry, exitFailure, "sign with --signature-format legacy there; krtpkg doctor lists what works", "")
+	case errors.As(err, &keeping):
+		return failure(result.UnfitRegistry, exitFailure, allowDeletes(keeping), keeping.Host)
+	case errors.Is(err, transfer.ErrChanged):
+		return failure(result.Failed, exitFailure, "run the same command again to see the new plan", "")
 	case errors.As(err, &fixed):
 		return failure(result.ImmutableTag, exitFailure, moveTag(fixed), fixed.Host+": "+fixed.Tag)
 	case errors.As(err, &response) && response.Method == http.MethodPut && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {

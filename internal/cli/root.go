@@ -94,7 +94,7 @@ References name a place:
 	root.AddCommand(
 		a.initCommand(), a.buildCommand(), a.imagesCommand(), a.outdatedCommand(), a.updateCommand(),
 		a.pushCommand(), a.deltaCommand(), a.copyCommand(), a.pullCommand(), a.tagCommand(),
-		a.exportCommand(), a.importCommand(), a.inventoryCommand(), a.checkCommand(), a.serveCommand(), a.mirrorConfigCommand(),
+		a.exportCommand(), a.importCommand(), a.inventoryCommand(), a.checkCommand(), a.pruneCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(), a.loginCommand(), a.logoutCommand(),
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.attestationCommand(), a.verifyCommand(), a.promoteCommand(), a.trustCommand(), a.receiptsCommand(),
 		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(), a.showCommand(),

@@ -116,7 +116,10 @@ var capabilities = []capability{
 		}
 		return err
 	}},
-	{"deletes", false, "the doctor's blobs and manifests are removed", "nothing can be deleted, neither the doctor's content nor old versions", func(ctx context.Context, e *registryExam) error {
+	{"deletes of tags", false, "krtpkg prune deletes tags before anything else", "tags are deleted along with what they name", func(ctx context.Context, e *registryExam) error {
+		return e.repo.DeleteTag(ctx, e.versionTag())
+	}},
+	{"deletes", false, "krtpkg prune deletes old versions", "krtpkg prune does not work, and the doctor's content stays: Distribution needs REGISTRY_STORAGE_DELETE_ENABLED=true", func(ctx context.Context, e *registryExam) error {
 		last := len(e.written) - 1
 		_, err := e.sendRequest(ctx, http.MethodDelete, "manifests/"+e.written[last].Digest.String(), nil, nil, http.StatusAccepted, http.StatusOK, http.StatusNoContent)
 		return err

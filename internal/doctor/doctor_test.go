@@ -60,7 +60,7 @@ func TestRealRegistries(t *testing.T) {
 	}{
 		{registrytest.Options{Kind: registrytest.Distribution3}, []string{"referrers API", "indexes that lack a manifest"}},
 		{registrytest.Options{Kind: registrytest.Distribution3, TLS: true}, []string{"referrers API", "indexes that lack a manifest"}},
-		{registrytest.Options{Kind: registrytest.Distribution2}, []string{"referrers API", "indexes that lack a manifest"}},
+		{registrytest.Options{Kind: registrytest.Distribution2}, []string{"referrers API", "indexes that lack a manifest", "deletes of tags"}},
 		{registrytest.Options{Kind: registrytest.Olareg}, []string{"indexes that lack a manifest"}},
 		{registrytest.Options{Kind: registrytest.Olareg, NoReferrers: true}, []string{"referrers API", "indexes that lack a manifest"}},
 		{registrytest.Options{Kind: registrytest.GGCR}, []string{"status of uploads", "mounts across repositories", "indexes that lack a manifest"}},

@@ -96,12 +96,12 @@ func (r *Registry) newHandler(tokens *tokenServer) http.Handler {
 }
 
 func newOlareg(o Options) *olareg.Server {
-	yes, referrers := true, o.HasReferrers()
+	deletes, referrers := !o.NoDeletes, o.HasReferrers()
 	conf := config.Config{
 		Storage: config.ConfigStorage{StoreType: config.StoreMem},
 		API: config.ConfigAPI{
-			DeleteEnabled: &yes,
-			Blob:          config.ConfigAPIBlob{DeleteEnabled: &yes},
+			DeleteEnabled: &deletes,
+			Blob:          config.ConfigAPIBlob{DeleteEnabled: &deletes},
 			Referrer:      config.ConfigAPIReferrer{Enabled: &referrers},
 		},
 	}

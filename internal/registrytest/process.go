@@ -96,7 +96,7 @@ func (r *Registry) writeConfig(certs *certificates, tokens *tokenServer) (string
 		"http": server,
 		"storage": object{
 			"filesystem": object{"rootdirectory": content},
-			"delete":     object{"enabled": true},
+			"delete":     object{"enabled": !r.Options.NoDeletes},
 		},
 	}
 	if r.Options.Proxy != "" {

@@ -95,6 +95,8 @@ type Options struct {
 	Dir string
 	// Proxy makes a Distribution kind a pull-through cache of the registry at this URL.
 	Proxy string
+	// NoDeletes makes it refuse to delete anything, as Distribution does unless it is told otherwise.
+	NoDeletes bool
 	// Record makes [Registry.Requests] tell what was asked and answered.
 	Record bool
 	// Middleware wraps the registry, in order to inject faults or to count. It sees every
@@ -118,6 +120,9 @@ func (o Options) String() string {
 	}
 	if o.NoReferrers {
 		parts = append(parts, "noreferrers")
+	}
+	if o.NoDeletes {
+		parts = append(parts, "nodeletes")
 	}
 	for _, quirk := range o.Quirks {
 		parts = append(parts, string(quirk))

@@ -119,6 +119,7 @@ var verbs = map[string]func() Result{
 	"outdated":         func() Result { return new(Moves) },
 	"plan":             func() Result { return new(Plan) },
 	"promote":          func() Result { return new(Promote) },
+	"prune":            func() Result { return new(Prune) },
 	"push":             func() Result { return new(Transfer) },
 	"receipts verify":  func() Result { return new(Receipts) },
 	"rollback":         func() Result { return new(Apply) },
