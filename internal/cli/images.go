@@ -20,8 +20,8 @@ import (
 func (a *app) imagesCommand() *cobra.Command {
 	var list imageList
 	cmd := &cobra.Command{
-		Use:   "images -f DEFINITION|FILE|FOLDER",
-		Short: "list the images in manifests, and strings that look like one",
+		Use:   "images (-f DEFINITION|FILE|FOLDER | --cluster | --from-cluster)",
+		Short: "list the images in manifests, strings that look like one, or what a cluster runs",
 		Long: `Images lists each image reference of a definition's manifests, or of any YAML and JSON files:
 its place, how it was found, what it resolves to, and notes:
 
@@ -33,20 +33,39 @@ its place, how it was found, what it resolves to, and notes:
   ignored      a rule explains why it is not locked
 
 If an image is split over several fields and a search rule rewrites only some of them, it lists the
-fields that still point upstream. It asks registries for digests unless you pass --offline.`,
+fields that still point upstream. It asks registries for digests unless you pass --offline.
+
+With --cluster it compares what all pods run (init and ephemeral containers, static pods and image volumes
+too, by the digests that the nodes report) with the locks of what krtpkg applied, and lists:
+
+  notLocked    no lock has it: an operator's program knows it, or somebody else made the pod
+  otherDigest  the lock has another digest for the name
+  elsewhere    the name is not of a registry that something was applied from; --allow-registry adds others
+
+For each it names the owner of the pods, up to the operator's resource, and what to put into which definition
+so that the next build locks it. With --from-cluster, nothing needs to be applied: it lists what a runtime for
+this cluster would have to carry.`,
 		Example: `  krtpkg images -f bundle.yaml
   krtpkg images -f bundle.yaml --context
-  krtpkg images -f manifests --offline -o json`,
+  krtpkg images -f manifests --offline -o json
+  krtpkg images --cluster --exit-code
+  krtpkg images --from-cluster --contexts north`,
 		GroupID: groupMake,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case list.onCluster == (list.at != "") && !list.fromCluster, list.fromCluster && (list.onCluster || list.at != ""):
+				return &usageError{fmt.Errorf("want one of --file, --cluster and --from-cluster\nusage: %s", cmd.UseLine())}
+			case list.at == "":
+				return a.runRunningImages(cmd.Context(), list)
+			}
 			return a.runImages(cmd.Context(), list)
 		},
 	}
 	cmd.Flags().StringVarP(&list.at, "file", "f", "", "a definition, or manifests: a file or a folder")
 	cmd.Flags().BoolVar(&list.offline, "offline", false, "do not ask registries for digests")
 	cmd.Flags().BoolVar(&list.withContext, "context", false, "show the rendered lines around each image")
-	requireFlags(cmd, "file")
+	list.addClusterFlags(cmd)
 	outputFlag(cmd, &list.format)
 	return cmd
 }
@@ -56,6 +75,8 @@ type imageList struct {
 	at                   string
 	offline, withContext bool
 	format               ui.Format
+
+	runningImages
 }
 
 func (a *app) runImages(ctx context.Context, list imageList) error {

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
@@ -42,6 +45,7 @@ func TestUpkeepOfSite(t *testing.T) {
 		}
 	}
 	t.Run("prune", func(t *testing.T) { pruneSite(t, s, edge, repository) })
+	t.Run("images", func(t *testing.T) { auditImages(t, s, newWatcher(t, cluster), repository) })
 }
 
 // pruneSite deletes what neither the cluster nor anybody else needs: what stays works with every tool.
@@ -92,15 +96,141 @@ func pruneSite(t *testing.T, s *site, edge *registrytest.Registry, repository st
 		s.ok("verify", "--key", "cosign.pub", repository+":"+version)
 	}
 	registrytest.RunTool(t, nil, registrytest.BuildTool(t, "imgpkg"), "copy", "-b", repository+":3.0.0", "--to-tar", s.path("shop.tar"), "--registry-insecure")
-	registrytest.RunTool(t, append(edge.Env(t), "COSIGN_PASSWORD=secret"), registrytest.BuildTool(t, "cosign2"), "verify", "--key", s.path("cosign.pub"), "--insecure-ignore-tlog", "--new-bundle-format=false", "--allow-http-registry", repository+":1.0.0")
+	registrytest.RunTool(t, edge.Env(t), registrytest.BuildTool(t, "cosign3"), "verify", "--key", s.path("cosign.pub"), "--insecure-ignore-tlog", "--allow-http-registry", repository+":1.0.0")
 	s.ok("rollback", "shop", "--key", "cosign.pub", "--to", "1.0.0", "--yes", "--wait-timeout", "1m")
 	if out := s.ok("prune", repository, "--keep-versions", "1", "--cluster", "--yes", "-o", "json"); !strings.Contains(out, `"tags": []`) {
 		t.Errorf("there is more to delete:\n%s", out)
 	}
 	// A folder frees its disk space at once.
-	s.ok("prune", "oci:dist", "--keep", "3.0.0", "--yes")
-	s.ok("check", "oci:dist:3.0.0")
-	if entries, err := os.ReadDir(s.path("dist/blobs/sha256")); err != nil || len(entries) > 12 {
-		t.Errorf("%d files are left, %v", len(entries), err)
+	s.ok("copy", repository+":1.0.0", repository+":2.0.0", "oci:media", "--key", "cosign.pub")
+	all, err := filepath.Glob(s.path("media/blobs/sha256/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ok("prune", "oci:media", "--keep", "2.0.0", "--yes")
+	s.ok("check", "oci:media:2.0.0")
+	if left, err := filepath.Glob(s.path("media/blobs/sha256/*")); err != nil || len(left) > len(all)*2/3 {
+		t.Errorf("%d of %d files are left, %v", len(left), len(all), err)
+	}
+}
+
+// shopDefinition is the kind of an operator in the bundle, and a resource of it that names an image in a field.
+const shopDefinition = `---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: shops.shop.example.com}
+spec:
+  group: shop.example.com
+  scope: Namespaced
+  names: {plural: shops, singular: shop, kind: Shop}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+---
+apiVersion: shop.example.com/v1
+kind: Shop
+metadata: {name: demo, namespace: default}
+spec: {engine: {sidecar: "ghcr.io/example/sidecar:1.0"}}
+`
+
+// auditImages finds what pods run that no lock has: an image that only an operator's program knows, one that its resource
+// names, another digest, and one of Docker Hub. What it proposes makes the next build lock it.
+func auditImages(t *testing.T, s *site, w *watcher, repository string) {
+	ctx := t.Context()
+	apply := func(version string, spec string) {
+		s.shopVersion(version, "ghcr.io/example/web:1.0.0", spec)
+		manifests, err := os.ReadFile(s.path("shop/all.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.write("shop/all.yaml", string(manifests)+shopDefinition)
+		s.ok("build", "-f", "shop")
+	}
+	apply("4.0.0", "  notImages: [{value: \"ghcr.io/example/sidecar:*\", reason: nobody runs it}]\n")
+	s.ok("push", "oci:dist:4.0.0", repository)
+	s.ok("sign", "--key", "cosign.key", repository+":4.0.0")
+	s.ok("apply", repository+":4.0.0", "--key", "cosign.pub", "--yes", "--wait-timeout", "1m")
+	if out := s.ok("images", "--cluster", "--exit-code"); !strings.Contains(out, "all images run as they were locked") {
+		t.Errorf("before anything is wrong:\n%s", out)
+	}
+	shop, err := w.dynamic.Resource(gvr("shop.example.com", "v1", "shops")).Namespace("default").Get(ctx, "demo", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web, err := w.client.AppsV1().Deployments("default").Get(ctx, "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked := web.Spec.Template.Spec.Containers[0].Image
+	owner := []metav1.OwnerReference{{APIVersion: "shop.example.com/v1", Kind: "Shop", Name: "demo", UID: shop.GetUID()}}
+	other := "sha256:" + strings.Repeat("ab", 32)
+	w.pod("engine", owner, "ghcr.io/example/engine:1.0", "ghcr.io/example/engine@"+other)
+	w.pod("sidecar", owner, "ghcr.io/example/sidecar:1.0", "ghcr.io/example/sidecar@"+other)
+	w.pod("mutated", nil, locked, repository+"@"+other)
+	w.pod("hub", nil, "nginx:1.27", "docker.io/library/nginx@"+other)
+	r := s.run("images", "--cluster", "--exit-code", "-o", "json")
+	if r.code != 5 {
+		t.Fatalf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	var list results.Images
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]results.RunningImage{}
+	for _, one := range list.Running {
+		if len(one.Findings) > 0 {
+			got[one.Containers[0].Pod] = one
+		}
+	}
+	for pod, want := range map[string]struct{ findings, owner, bundle, settle string }{
+		"engine":  {"notLocked elsewhere", "Shop default/demo", "shop", `images: [{image: "ghcr.io/example/engine:1.0", reason: "Shop default/demo runs it"}]`},
+		"sidecar": {"notLocked elsewhere", "Shop default/demo", "shop", "searchRules: [{keyMatcher: {path: [spec, engine, sidecar]}}]"},
+		"mutated": {"otherDigest", "Pod default/mutated", "shop", ""},
+		"hub":     {"notLocked elsewhere", "Pod default/hub", "", `images: [{image: "docker.io/library/nginx:1.27", reason: "container main of pod default/hub runs it"}]`},
+	} {
+		one := got[pod]
+		if strings.Join(one.Findings, " ") != want.findings || one.Owner != want.owner || one.Bundle != want.bundle || one.Settle != want.settle {
+			t.Errorf("%s: %+v, want %+v", pod, one, want)
+		}
+	}
+	if _, digest, _ := strings.Cut(locked, "@"); len(got) != 4 || got["mutated"].Locked != digest || got["mutated"].Digest != other {
+		t.Errorf("%d findings, %+v", len(got), got["mutated"])
+	}
+	if out := s.ok("images", "--cluster", "--allow-registry", "docker.io/library", "--allow-registry", "ghcr.io", "-o", "json"); strings.Contains(out, "elsewhere") {
+		t.Errorf("allowed registries are reported:\n%s", out)
+	}
+	if out := s.ok("images", "--from-cluster"); !strings.Contains(out, "nginx:1.27") || !strings.Contains(out, "Deployment default/web > ReplicaSet default/web-") {
+		t.Errorf("what the cluster runs:\n%s", out)
+	}
+	// What was proposed, pasted.
+	if err := imagetest.FillLayout(s.path("img"), "ghcr.io/example/engine:1.0", "ghcr.io/example/sidecar:1.0", "nginx:1.27"); err != nil {
+		t.Fatal(err)
+	}
+	hub := strings.TrimSuffix(strings.TrimPrefix(got["hub"].Settle, "images: ["), "]")
+	apply("5.0.0", "  "+strings.TrimSuffix(got["engine"].Settle, "]")+", "+hub+"]\n  "+got["sidecar"].Settle+"\n")
+	tree := s.ok("inspect", "oci:dist:5.0.0", "-o", "json")
+	for _, image := range []string{"ghcr.io/example/engine:1.0", "ghcr.io/example/sidecar:1.0", "docker.io/library/nginx:1.27"} {
+		if !strings.Contains(tree, `"reference": "`+image+`"`) {
+			t.Errorf("%s is not locked:\n%s", image, tree)
+		}
+	}
+}
+
+// pod makes a pod that no node runs, and says what one would report of it.
+func (w *watcher) pod(name string, owners []metav1.OwnerReference, image, imageID string) {
+	w.t.Helper()
+	pods := w.client.CoreV1().Pods("default")
+	made, err := pods.Create(w.t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: owners},
+		Spec:       corev1.PodSpec{SchedulerName: "nobody", Containers: []corev1.Container{{Name: "main", Image: image}}},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		made.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", Image: image, ImageID: imageID}}
+		_, err = pods.UpdateStatus(w.t.Context(), made, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		w.t.Fatal(err)
 	}
 }

@@ -330,6 +330,8 @@ type Checked struct {
 type Images struct {
 	Outcome
 	Images []ImageUse `json:"images"`
+	// Running are what pods run, with --cluster and --from-cluster.
+	Running []RunningImage `json:"running,omitempty"`
 }
 
 // ImageUse is a reference to an image in manifests, or a string that looks like one.
