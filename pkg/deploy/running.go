@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 )
 
@@ -71,7 +72,7 @@ func (c *Cluster) RunningContainers(ctx context.Context, namespace string) ([]Ru
 	var all []RunningContainer
 	options := metav1.ListOptions{Limit: podPage}
 	for {
-		pods, err := c.client.CoreV1().Pods(namespace).List(withoutLogs(ctx), options)
+		pods, err := c.client.CoreV1().Pods(namespace).List(apiserver.WithoutLogs(ctx), options)
 		if err != nil {
 			return nil, fmt.Errorf("list pods: %w", err)
 		}
@@ -154,7 +155,7 @@ func (c *Cluster) newOwnerFinder(ctx context.Context) (*ownerFinder, error) {
 	if err != nil {
 		return nil, err
 	}
-	apps, err := c.client.CoreV1().ConfigMaps(AllNamespaces).List(withoutLogs(ctx), metav1.ListOptions{LabelSelector: selector.String()})
+	apps, err := c.client.CoreV1().ConfigMaps(AllNamespaces).List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: selector.String()})
 	if apierrors.IsForbidden(err) {
 		return f, nil // the owners are found all the same
 	}
@@ -218,7 +219,7 @@ func (f *ownerFinder) readOwner(ctx context.Context, namespace string, reference
 		found.Namespace = namespace
 		client = f.objects.Resource(mapping.Resource).Namespace(namespace)
 	}
-	object, err := client.Get(withoutLogs(ctx), reference.Name, metav1.GetOptions{})
+	object, err := client.Get(apiserver.WithoutLogs(ctx), reference.Name, metav1.GetOptions{})
 	if err != nil {
 		return found, ignoreUnreadable(err)
 	}
@@ -261,7 +262,7 @@ func (f *ownerFinder) definingBundle(ctx context.Context, resource schema.GroupR
 		return known, nil
 	}
 	definitions := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
-	object, err := f.objects.Resource(definitions).Get(withoutLogs(ctx), resource.String(), metav1.GetOptions{})
+	object, err := f.objects.Resource(definitions).Get(apiserver.WithoutLogs(ctx), resource.String(), metav1.GetOptions{})
 	if err != nil {
 		return Installed{}, ignoreUnreadable(err)
 	}

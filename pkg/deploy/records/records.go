@@ -7,6 +7,7 @@
 package records
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,20 +130,48 @@ func (s Store) Settle(ctx context.Context, runtime string, newest Revision) (Rev
 
 // Runtimes returns the newest revision of every runtime in the namespace, by name.
 func (s Store) Runtimes(ctx context.Context) (map[string]Revision, error) {
-	all, err := s.configMaps().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime"})
+	all, err := s.List(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list runtimes, namespace %s: %w", s.Namespace, err)
+		return nil, err
 	}
 	found := map[string]Revision{}
-	for _, cm := range all.Items {
+	for _, r := range all {
+		if len(r.Revisions) > 0 {
+			found[r.Name] = r.Revisions[0]
+		}
+	}
+	return found, nil
+}
+
+// Runtime is the history of a runtime.
+type Runtime struct {
+	Namespace, Name string
+	// Revisions are the newest first.
+	Revisions []Revision
+}
+
+// List returns the histories of all runtimes in the namespace, or in all namespaces if it is "", by namespace and name.
+// A record that cannot be read is an error: nothing is known of what it names.
+func (s Store) List(ctx context.Context) ([]Runtime, error) {
+	all, err := s.configMaps().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime"})
+	if err != nil {
+		where := "all namespaces"
+		if s.Namespace != "" {
+			where = "namespace " + s.Namespace
+		}
+		return nil, fmt.Errorf("list the records of runtimes in %s: %w", where, err)
+	}
+	found := make([]Runtime, len(all.Items))
+	for i, cm := range all.Items {
 		r, err := readRecord(&cm)
 		if err != nil {
 			return nil, err
 		}
-		if len(r.Revisions) > 0 {
-			found[cm.Labels[marks.Runtime]] = r.Revisions[0]
-		}
+		found[i] = Runtime{cm.Namespace, cm.Labels[marks.Runtime], r.Revisions}
 	}
+	slices.SortFunc(found, func(a, b Runtime) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	return found, nil
 }
 
