@@ -49,7 +49,7 @@ var siteValues = map[string]string{
 	"honeycomb-refinery":             "{apiKey: a-key}",
 	"infoblox-credentials":           "{host: infoblox.example.org, username: a-name, password: a-password}",
 	"jenkins":                        "{adminPassword: a-password}",
-	"krtpkg-gate":                    "{upstream: registry.example/krt, policy: a-policy}",
+	"krtpkg-gate":                    gateValues,
 	"linkerd":                        "{trustAnchor: {certificate: a-certificate, key: a-key}}",
 	"neuvector":                      "{adminPassword: a-password}",
 	"new-relic-collector":            "{licenseKey: a-key}",
@@ -76,6 +76,22 @@ const harborValues = `
   registryLogin: {password: a-password, htpasswd: "harbor_registry_user:$2y$05$hash"}
   tls: {certificate: a-certificate, key: a-key}
   token: {certificate: a-certificate, key: a-key}`
+
+// gateValues have a whole policy, of a key that nobody has.
+const gateValues = `
+  upstream: registry.example/krt
+  policy: |
+    apiVersion: krtpkg.dev/v1alpha1
+    kind: TrustPolicy
+    authorities:
+    - name: release
+      key: |
+        -----BEGIN PUBLIC KEY-----
+        MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEDEvbhd68oUsPR5V12YDvBjv5QLyt
+        usQ/aiXMBpCekNqTPo+3G6G1KeC+ACVMZK9J/t/I/5OmrLSHPnZ7+/l4FQ==
+        -----END PUBLIC KEY-----
+    rules:
+    - match: ["registry.example/krt/**"]`
 
 // SiteValues returns a file of values with what a site has to say to bundles, as far as they ask.
 func SiteValues(names ...string) string {

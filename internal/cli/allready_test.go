@@ -130,6 +130,7 @@ func TestReadyBundlesOnCluster(t *testing.T) {
 	if len(older) < 5 {
 		t.Errorf("only %d bundles were upgraded", len(older))
 	}
+	r.checkGate()
 	r.applyRest("later", "1.0.0", later)
 	// Its chart says helm.sh/resource-policy: keep.
 	r.deleted(before, "later", "rest", "+ CSIDriver /efs.csi.aws.com")
