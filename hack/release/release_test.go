@@ -1,17 +1,24 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 
 	"krtpkg.dev/krtpkg/internal/hack"
+	"krtpkg.dev/krtpkg/internal/registrytest"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
@@ -55,6 +62,7 @@ func TestReleaseIsReproducible(t *testing.T) {
 		sums[i] = string(data) + imageDigest(t, r.imageDir())
 		checkRelease(t, r)
 	}
+	checkLoaded(t, filepath.Join(dir, "first", "image"))
 	if sums[0] != sums[1] {
 		t.Errorf("two releases of one commit differ:\n%s\n%s", sums[0], sums[1])
 	}
@@ -95,6 +103,59 @@ func checkRelease(t *testing.T, r release) {
 	program, err := os.ReadFile(filepath.Join(r.dir, "hello-1.2.3-linux-amd64"))
 	if err != nil || !bytes.Contains(program, []byte("1.2.3")) {
 		t.Errorf("the program does not hold its version: %v", err)
+	}
+}
+
+// checkLoaded has real clients bring the image to a registry and take it from there, for both platforms.
+func checkLoaded(t *testing.T, dir string) {
+	t.Helper()
+	registry := registrytest.StartRegistry(t, registrytest.Options{})
+	at := registry.Host + "/hello:1.2.3"
+	registrytest.RunTool(t, nil, registrytest.BuildTool(t, "oras"), "cp", "--from-oci-layout", dir+":1.2.3", "--to-plain-http", at)
+	crane := registrytest.BuildTool(t, "crane")
+	for _, arch := range []string{"amd64", "arm64"} {
+		platform := "linux/" + arch
+		var config v1.ConfigFile
+		text := registrytest.RunTool(t, nil, crane, "config", "--insecure", "--platform", platform, at)
+		if err := json.Unmarshal([]byte(text), &config); err != nil {
+			t.Fatal(err)
+		}
+		c := config.Config
+		if config.OS != "linux" || config.Architecture != arch || !slices.Equal(c.Entrypoint, []string{"/usr/local/bin/hello"}) || len(c.Cmd) > 0 ||
+			c.User != "65532:65532" || c.Labels["org.opencontainers.image.version"] != "1.2.3" || c.Labels["org.opencontainers.image.title"] != "hello" {
+			t.Errorf("%s: %s", platform, text)
+		}
+		modes := map[string]int64{}
+		files := tar.NewReader(strings.NewReader(registrytest.RunTool(t, nil, crane, "export", "--insecure", "--platform", platform, at, "-")))
+		for {
+			header, err := files.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			modes[strings.TrimSuffix(header.Name, "/")] = header.Mode
+			data, err := io.ReadAll(files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wrong := header.Uid != 0 || header.Gid != 0
+			switch header.Name {
+			case "usr/local/bin/hello":
+				wrong = wrong || !bytes.Contains(data, []byte("1.2.3"))
+			case "etc/ssl/certs/ca-certificates.crt":
+				wrong = wrong || !x509.NewCertPool().AppendCertsFromPEM(data)
+			}
+			if wrong {
+				t.Errorf("%s: %s is of %d:%d, with %d bytes", platform, header.Name, header.Uid, header.Gid, len(data))
+			}
+		}
+		for name, mode := range map[string]int64{"usr/local/bin/hello": 0o755, "etc/ssl/certs/ca-certificates.crt": 0o644, "tmp": 0o1777} {
+			if modes[name] != mode {
+				t.Errorf("%s: %s has mode %o of %v", platform, name, modes[name], modes)
+			}
+		}
 	}
 }
 
