@@ -1,15 +1,19 @@
 package gate
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -116,22 +120,43 @@ func (r *repository) listReferrers(ctx context.Context, subject digest.Digest) (
 			return nil, nil // nothing is attached to what is not answered
 		}
 	}
-	found, err := r.upstream.listReferrers(ctx, subject, absentFor)
-	if err != nil {
-		return nil, err
-	}
-	listed := []ocispec.Descriptor{}
-	for _, desc := range found {
-		described, err := r.describeReferrer(ctx, subject, desc.Digest)
-		var failed *UpstreamError
-		if errors.As(err, &failed) {
+	return share(ctx, r, "referrers "+subject.String(), func(ctx context.Context) ([]ocispec.Descriptor, error) {
+		found, err := r.upstream.listReferrers(ctx, subject, absentFor)
+		if err != nil {
 			return nil, err
 		}
-		if err == nil {
-			listed = append(listed, described)
+		if len(found) > maxReferrers {
+			return nil, &UpstreamError{r.where, fmt.Errorf("%d referrers of %s, want at most %d: %w", len(found), subject, maxReferrers, oci.ErrTooLarge)}
 		}
+		return r.describeReferrers(ctx, subject, found)
+	})
+}
+
+// maxReferrers is how many are listed of one manifest: each is read.
+const maxReferrers = 5_000
+
+// describeReferrers describes those that would be answered, in their order.
+func (r *repository) describeReferrers(ctx context.Context, subject digest.Digest, found []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	all := make([]ocispec.Descriptor, len(found))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i, desc := range found {
+		group.Go(func() error {
+			described, err := r.describeReferrer(ctx, subject, desc.Digest)
+			var failed *UpstreamError
+			if errors.As(err, &failed) || ctx.Err() != nil {
+				return err
+			}
+			if err == nil {
+				all[i] = described
+			}
+			return nil
+		})
 	}
-	return listed, nil
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(d ocispec.Descriptor) bool { return d.Digest == "" }), nil
 }
 
 func (r *repository) describeReferrer(ctx context.Context, subject, d digest.Digest) (ocispec.Descriptor, error) {
@@ -172,6 +197,9 @@ var errNotAttached = errors.New("not answered as an attachment")
 // like, so it must be nothing that runs: no root, and no file system but those that are answered anyway.
 func (r *repository) checkAttached(ctx context.Context, stored storedManifest) error {
 	m, err := oci.ParseManifest(stored.data)
+	if err == nil {
+		err = checkKeys(stored.data)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNotAttached, err)
 	}
@@ -224,6 +252,52 @@ func (r *repository) checkAttachedIndex(ctx context.Context, m *oci.Manifest) er
 		}
 	}
 	return nil
+}
+
+// checkKeys refuses JSON with a key twice, in whatever letters: some clients take the first "layers", others the last, and
+// others again "Layers", as Go does, which would read another document than was checked.
+func checkKeys(data []byte) error {
+	type level struct {
+		keys  map[string]bool // nil in a list
+		isKey bool
+	}
+	var levels []*level
+	d := json.NewDecoder(bytes.NewReader(data))
+	for {
+		token, err := d.Token()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var in *level
+		if len(levels) > 0 {
+			in = levels[len(levels)-1]
+		}
+		if key, is := token.(string); is && in != nil && in.keys != nil && in.isKey {
+			folded := strings.ToLower(strings.ToUpper(key))
+			if in.keys[folded] {
+				return fmt.Errorf("key %q is there twice", key)
+			}
+			in.keys[folded], in.isKey = true, false
+			continue
+		}
+		switch token {
+		case json.Delim('}'), json.Delim(']'):
+			levels = levels[:len(levels)-1]
+			continue
+		}
+		if in != nil {
+			in.isKey = true // after this value
+		}
+		switch token {
+		case json.Delim('{'):
+			levels = append(levels, &level{map[string]bool{}, true})
+		case json.Delim('['):
+			levels = append(levels, &level{})
+		}
+	}
 }
 
 func isArgoCD(m *oci.Manifest) bool {

@@ -125,10 +125,9 @@ type Gate struct {
 	state        *stateFolder
 	metrics      metrics
 	// health has that of each upstream.
-	health  []health
-	handler http.Handler
-	// verifying limits how many roots are verified at once, each of which takes memory.
-	verifying chan struct{}
+	health    []health
+	handler   http.Handler
+	verifying *verifyLimit
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -140,12 +139,8 @@ type Gate struct {
 	recalledFor *ruling
 }
 
-const (
-	// repositorySize is about what a repository takes with what asks upstream for it.
-	repositorySize = 8 << 10
-	// maxVerifying is how many roots are verified at once.
-	maxVerifying = 2
-)
+// repositorySize is about what a repository takes with what asks upstream for it.
+const repositorySize = 8 << 10
 
 // New returns a gate. A policy that cannot be loaded is an error here, and refuses everything later.
 func New(ctx context.Context, o Options) (*Gate, error) {
@@ -161,7 +156,7 @@ func New(ctx context.Context, o Options) (*Gate, error) {
 		return nil, err
 	}
 	g := &Gate{
-		o: o, verifying: make(chan struct{}, maxVerifying), health: make([]health, len(o.Upstreams)),
+		o: o, verifying: newVerifyLimit(), health: make([]health, len(o.Upstreams)),
 		manifests: manifestMemory{newMemory[digest.Digest, storedManifest](o.MemoryBytes / 4)}, lookups: newMemory[place, lookup](o.MemoryBytes / 16),
 		subjects: newMemory[place, digest.Digest](o.MemoryBytes / 32), repositories: newMemory[string, *repository](o.MemoryBytes / 32),
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -811,7 +812,7 @@ func TestTampering(t *testing.T) {
 	if len(tamperings) < 40 {
 		t.Errorf("only %d rows", len(tamperings))
 	}
-	for _, c := range tamperings {
+	for _, c := range slices.Concat(tamperings, hostilities) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, registrytest.Options{})

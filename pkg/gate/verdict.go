@@ -123,12 +123,11 @@ const maxVerifyTime = 10 * time.Minute
 func (r *repository) decide(ctx context.Context, now *ruling, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxVerifyTime)
 	defer cancel()
-	select {
-	case r.g.verifying <- struct{}{}:
-		defer func() { <-r.g.verifying }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	done, err := r.g.verifying.wait(ctx, r.where, last != nil && last.err == nil)
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	started := time.Now()
 	r.g.metrics.verifications.Add(1)
 	store := r.upstream.newAttempt()
