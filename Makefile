@@ -71,7 +71,7 @@ docs:
 release:
 	$(GO) run ./hack/release -version "$(VERSION)" -key "$(KEY)"
 
-# krtpkg's own image for Linux alone, in dist/image, as an OCI layout: copy it with crane, oras or skopeo.
+# krtpkg's own image for Linux alone, in dist/image/image, as an OCI layout: copy it with crane, oras or skopeo.
 image:
 	$(GO) run ./hack/release -version "$(VERSION)" -key "$(KEY)" -platforms linux/amd64,linux/arm64 -out dist/image
 
