@@ -21,8 +21,8 @@ func Run(ctx context.Context, listener net.Listener, handler http.Handler, certi
 
 // RunWithGrace is [Run] with another time for running requests.
 func RunWithGrace(ctx context.Context, listener net.Listener, handler http.Handler, certificate *tls.Certificate, grace time.Duration) error {
-	// How long a transfer takes is not limited: layers are large and lines are thin.
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	// How long a transfer takes is not limited, as long as something of it is taken: layers are large and lines are thin.
+	server := &http.Server{Handler: limitStalls(handler, stallTimeout), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	ended := make(chan error, 1)
 	go func() {
 		if certificate == nil {
