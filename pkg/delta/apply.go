@@ -40,14 +40,46 @@ func (d *Delta) Apply(ctx context.Context, want digest.Digest, size int64, open 
 	go func() {
 		defer close(a.done)
 		defer parts.close()
-		tar := &workingReader{workClock: clock, r: newTarMaker(old, old.size(), parts, d.Layer.TarSize)}
-		err := d.makeLayer(ctx, waitingWriter{clock, w}, tar)
+		tar := readAhead(clock, newTarMaker(old, old.size(), parts, d.Layer.TarSize))
+		err := d.makeLayer(ctx, startClock(size, o), w, tar)
+		tar.stop()
 		if errors.Is(err, io.ErrClosedPipe) {
 			err = context.Canceled
 		}
 		w.CloseWithError(err)
 	}()
 	return a, nil
+}
+
+// aheadReader is a reader of what another goroutine reads.
+type aheadReader struct {
+	*io.PipeReader
+	done chan struct{}
+}
+
+// readAhead reads a tar while what was read before is compressed: each has a core where there are two.
+func readAhead(clock *workClock, tar io.Reader) *aheadReader {
+	r, w := io.Pipe()
+	a := &aheadReader{r, make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		out := bufio.NewWriterSize(waitingWriter{clock, w}, aheadBuffer)
+		_, err := io.Copy(out, &workingReader{workClock: clock, r: tar})
+		if err == nil {
+			err = out.Flush()
+		}
+		w.CloseWithError(err)
+	}()
+	return a
+}
+
+// aheadBuffer is how much is read ahead, and how much of the layer is passed on at once.
+const aheadBuffer = 128 << 10
+
+// stop ends the reading and waits for that.
+func (a *aheadReader) stop() {
+	a.Close()
+	<-a.done
 }
 
 // openBases unpacks the bases, each checked.
@@ -72,15 +104,22 @@ func (d *Delta) openBases(ctx context.Context, open Source, dir string) (*baseSe
 }
 
 // makeLayer writes the compressed layer.
-func (d *Delta) makeLayer(ctx context.Context, w io.Writer, tar io.Reader) error {
+func (d *Delta) makeLayer(ctx context.Context, clock *workClock, w io.Writer, tar io.Reader) error {
+	out := bufio.NewWriterSize(waitingWriter{clock, w}, aheadBuffer)
+	tar = &workingReader{workClock: clock, r: waitingReader{clock, tar}}
 	if d.Encoder.Name == encoderNone {
-		_, err := io.Copy(w, contextReader{ctx, tar})
+		if _, err := io.Copy(out, contextReader{ctx, tar}); err != nil {
+			return err
+		}
+		return out.Flush()
+	}
+	if _, err := out.Write(d.GzipHeader); err != nil {
 		return err
 	}
-	if _, err := w.Write(d.GzipHeader); err != nil {
+	if err := compressTo(ctx, out, d.Encoder, tar); err != nil {
 		return err
 	}
-	return compressTo(ctx, w, d.Encoder, tar)
+	return out.Flush()
 }
 
 // applied is a layer that is made as it is read.
