@@ -68,8 +68,8 @@ func (c *cluster) path(name ...string) string {
 	return filepath.Join(append([]string{c.dir}, name...)...)
 }
 
-func (c *cluster) start(ctx context.Context, nodes int) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready after %s", startLimit))
+func (c *cluster) start(run context.Context, nodes int) error {
+	ctx, cancel := context.WithTimeoutCause(run, startLimit, fmt.Errorf("not ready after %s", startLimit))
 	defer cancel()
 
 	if err := c.prepareDir(); err != nil {
@@ -110,6 +110,9 @@ func (c *cluster) start(ctx context.Context, nodes int) error {
 		return err
 	}
 	if err := createNodes(ctx, client, nodes); err != nil {
+		return err
+	}
+	if err := deleteNamespaces(run, config, client); err != nil {
 		return err
 	}
 	if err := c.run("kwok", c.kwokFlags()); err != nil {
