@@ -10,9 +10,9 @@ import (
 	"carvel.dev/kapp/pkg/kapp/crdupgradesafety"
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
-	"gopkg.in/yaml.v3"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // checkDefinitions finds what changes of CustomResourceDefinitions do to resources that exist. Where these lose
@@ -21,7 +21,7 @@ import (
 func checkDefinitions(changes []diff.Change) (findings []Finding) {
 	for _, c := range changes {
 		was, now := c.ClusterOriginalResource(), c.NewResource()
-		if c.Op() != diff.ChangeOpUpdate || was == nil || now == nil || !isDefinition(now) {
+		if c.Op() != diff.ChangeOpUpdate || was == nil || now == nil || !resources.IsDefinition(now) {
 			continue
 		}
 		var before, after apiextensionsv1.CustomResourceDefinition
@@ -99,19 +99,14 @@ func findNarrowed(before, after apiextensionsv1.CustomResourceDefinition) (all [
 	return all
 }
 
-func isDefinition(r kappres.Resource) bool {
-	return r.Kind() == "CustomResourceDefinition" && r.APIGroup() == "apiextensions.k8s.io"
-}
-
-// shortenDefinitions has kapp order changes without their schemas. To learn which kind a CustomResourceDefinition
-// defines, kapp encodes all of it and reads that again, for each group of changes and each rule: a third of the time
-// that a delete computes. What kapp writes and compares is whole.
+// shortenDefinitions has kapp order changes without the schemas of definitions, which is a third of the time that a
+// delete computes (see [resources.ShortenDefinition]). What kapp writes and compares is whole.
 func shortenDefinitions(changes []diff.Change) []diff.Change {
 	all := make([]diff.Change, len(changes))
 	for i, c := range changes {
 		all[i] = c
-		if r := c.NewOrExistingResource(); isDefinition(r) {
-			all[i] = definitionChange{Change: c, ordered: shortDefinition{r}}
+		if r := c.NewOrExistingResource(); resources.IsDefinition(r) {
+			all[i] = definitionChange{Change: c, ordered: resources.ShortenDefinition(r)}
 		}
 	}
 	return all
@@ -120,25 +115,8 @@ func shortenDefinitions(changes []diff.Change) []diff.Change {
 // definitionChange is the change of a definition.
 type definitionChange struct {
 	diff.Change
-	ordered shortDefinition
+	ordered kappres.Resource
 }
 
 // NewOrExistingResource implements [diff.Change]: kapp orders changes by this resource.
 func (c definitionChange) NewOrExistingResource() kappres.Resource { return c.ordered }
-
-// shortDefinition is a definition whose YAML is that of its names alone.
-type shortDefinition struct{ kappres.Resource }
-
-// AsYAMLBytes implements [kappres.Resource].
-func (d shortDefinition) AsYAMLBytes() ([]byte, error) {
-	object := d.UnstructuredObject() // a view: it is not changed
-	spec := map[string]any{}
-	for _, field := range []string{"group", "scope", "version", "names"} {
-		if value, found, _ := unstructured.NestedFieldNoCopy(object, "spec", field); found {
-			spec[field] = value
-		}
-	}
-	return yaml.Marshal(map[string]any{
-		"apiVersion": d.APIVersion(), "kind": d.Kind(), "metadata": map[string]any{"name": d.Name()}, "spec": spec,
-	})
-}

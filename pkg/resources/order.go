@@ -104,7 +104,7 @@ func orderChanges(all []kappres.Resource, groups []kappconfig.ChangeGroupBinding
 			r = r.DeepCopy()
 			r.SetNamespace("default") // as at the site, where rules name it
 		}
-		changes[i] = creation{r}
+		changes[i] = creation{ShortenDefinition(r)}
 	}
 	_, err := diffgraph.NewChangeGraph(changes, groups, rules, logger.NewNoopLogger())
 	if err != nil {
