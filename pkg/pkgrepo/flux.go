@@ -222,12 +222,13 @@ func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manife
 	var alone []*bundle.Bundle
 	known := scopesOf(bundles)
 	for _, b := range bundles {
-		patches, reason, err := sitePatches(b.Content, known)
+		var patches []patch
+		files, reason, err := plainFiles(b.Content)
 		if reason == "" && err == nil {
-			var files []*manifest.File
-			if files, _, err = plainFiles(b.Content); err == nil {
-				reason = hooks(files)
-			}
+			patches, reason, err = sitePatches(b.Content, files, known)
+		}
+		if reason == "" && err == nil {
+			reason = hooks(files)
 		}
 		switch {
 		case err != nil:

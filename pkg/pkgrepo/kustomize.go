@@ -112,15 +112,11 @@ type patchOperation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// sitePatches returns what makes the plain resources of a bundle those that [render.RenderBundle] and kapp come
+// sitePatches returns what makes the plain files of a bundle the resources that [render.RenderBundle] and kapp come
 // to at a site: the locked images as the site has them, the namespace where a resource names none,
 // and nothing where a custom resource has null, which API servers refuse in what is applied by
 // them. The reason says why they cannot be.
-func sitePatches(b *bundle.Content, known render.Scopes) (patches []patch, reason string, err error) {
-	files, reason, err := plainFiles(b)
-	if reason != "" || err != nil {
-		return nil, reason, err
-	}
+func sitePatches(b *bundle.Content, files []*manifest.File, known render.Scopes) (patches []patch, reason string, err error) {
 	contents := map[string][]byte{}
 	for _, f := range b.Files {
 		contents[f.Path] = f.Data
