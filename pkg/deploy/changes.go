@@ -90,7 +90,9 @@ type ResourceChange struct {
 	Diff string `json:"diff,omitempty"`
 }
 
-func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf) []ResourceChange {
+// resourceChanges returns what steps change. The diffs, which take longer than all else that kapp computes, are for
+// who looks before: without hooks.
+func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf, h *progressHooks) []ResourceChange {
 	var changes []ResourceChange
 	for _, s := range steps {
 		c := ResourceChange{ResourceID: idOf(s.Resource()), Op: Wait}
@@ -110,7 +112,7 @@ func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf) 
 		if s.Resource().Transient() {
 			continue // it goes with its owner
 		}
-		if c.Op != Wait {
+		if c.Op != Wait && h == nil {
 			view := diff.NewTextDiffView(s.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
 			c.Diff = ansiColor.ReplaceAllString(view.String(), "")
 		}

@@ -293,6 +293,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err != nil {
 		return callResult{}, err
 	}
+	changes = compareChanges(changes)
 	p.recording.approveChanges(changes, flags.DiffFlags.ChangeSetOpts)
 	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
@@ -302,7 +303,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err := waitAgain(graph); err != nil {
 		return callResult{}, err
 	}
-	result := callResult{changes: append(resourceChanges(steps, conf), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
+	result := callResult{changes: append(resourceChanges(steps, conf, h), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
 	result.ran, result.releases, result.jobs = ranHooks(wanted.resources), wanted.releases, wanted.jobs
 	if len(wanted.done) > 0 {
 		result.resources = append(result.resources, wanted.done...)

@@ -61,7 +61,7 @@ func (e *engine) deleteApp(ctx context.Context, p *kappParts, name string, names
 	}
 	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
-	result := callResult{changes: resourceChanges(steps, conf), resources: listIDs(existing)}
+	result := callResult{changes: resourceChanges(steps, conf, h), resources: listIDs(existing)}
 	if err != nil || h == nil {
 		return result, err
 	}

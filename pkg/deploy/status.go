@@ -399,7 +399,7 @@ func drifted(factory diff.ChangeFactory, conf kappconfig.Conf, r kappres.Resourc
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", idOf(r), err)
 	}
-	if change.Op() != diff.ChangeOpUpdate {
+	if compareChange(change).Op() != diff.ChangeOpUpdate {
 		return nil, nil
 	}
 	view := diff.NewTextDiffView(change.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
