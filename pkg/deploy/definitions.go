@@ -24,24 +24,75 @@ func checkDefinitions(changes []diff.Change) (findings []Finding) {
 		if c.Op() != diff.ChangeOpUpdate || was == nil || now == nil || !resources.IsDefinition(now) {
 			continue
 		}
-		var before, after apiextensionsv1.CustomResourceDefinition
-		if errors.Join(was.AsUncheckedTypedObj(&before), now.AsUncheckedTypedObj(&after)) != nil {
+		found, err := compareDefinitions(was, now)
+		if err != nil {
 			continue // the API server says what is wrong with it
 		}
-		f := Finding{Check: CheckDefinitions, Resource: idOf(now).String()}
-		if lost := findLosses(before, after); lost != "" {
-			f.Severity, f.Message = Wrong, lost+": resources that exist lose data (--skip-check "+CheckDefinitions+")"
-			findings = append(findings, f)
-		}
-		if narrowed := findNarrowed(before, after); len(narrowed) > 0 {
-			f.Severity, f.Message = Warning, "fewer values are valid: "+strings.Join(narrowed[:min(len(narrowed), maxNarrowed)], "; ")
-			if more := len(narrowed) - maxNarrowed; more > 0 {
-				f.Message += fmt.Sprintf("; and %d more", more)
-			}
-			findings = append(findings, f)
-		}
+		findings = append(findings, found...)
 	}
 	return findings
+}
+
+// maxDefinitionValues is how many parts a definition has that is compared: more than an API server takes.
+const maxDefinitionValues = 200_000
+
+// compareDefinitions is checkDefinitions for one definition. It returns an error for one that cannot be read.
+func compareDefinitions(was, now kappres.Resource) (findings []Finding, err error) {
+	for _, r := range []kappres.Resource{was, now} {
+		if countValues(r.UnstructuredObject()) > maxDefinitionValues {
+			return nil, fmt.Errorf("it has more than %d values", maxDefinitionValues)
+		}
+	}
+	var before, after apiextensionsv1.CustomResourceDefinition
+	if err := errors.Join(was.AsUncheckedTypedObj(&before), now.AsUncheckedTypedObj(&after)); err != nil {
+		return nil, err
+	}
+	f := Finding{Check: CheckDefinitions, Resource: idOf(now).String()}
+	if lost := findLosses(before, after); lost != "" {
+		f.Severity, f.Message = Wrong, lost+": resources that exist lose data (--skip-check "+CheckDefinitions+")"
+		findings = append(findings, f)
+	}
+	if unserved := findUnserved(before, after); len(unserved) > 0 {
+		f.Severity, f.Message = Warning, "no longer served: "+strings.Join(unserved, ", ")+"; who still uses it fails"
+		findings = append(findings, f)
+	}
+	if narrowed := findNarrowed(before, after); len(narrowed) > 0 {
+		f.Severity, f.Message = Warning, "fewer values are valid: "+strings.Join(narrowed[:min(len(narrowed), maxNarrowed)], "; ")
+		if more := len(narrowed) - maxNarrowed; more > 0 {
+			f.Message += fmt.Sprintf("; and %d more", more)
+		}
+		findings = append(findings, f)
+	}
+	return findings, nil
+}
+
+// countValues returns how many values an object has with all that is in it.
+func countValues(value any) int {
+	n := 1
+	switch v := value.(type) {
+	case map[string]any:
+		for _, one := range v {
+			n += countValues(one)
+		}
+	case []any:
+		for _, one := range v {
+			n += countValues(one)
+		}
+	}
+	return n
+}
+
+// findUnserved returns the versions that were served and are not any more.
+func findUnserved(before, after apiextensionsv1.CustomResourceDefinition) (names []string) {
+	for _, was := range before.Spec.Versions {
+		isServed := slices.ContainsFunc(after.Spec.Versions, func(v apiextensionsv1.CustomResourceDefinitionVersion) bool {
+			return v.Name == was.Name && v.Served
+		})
+		if was.Served && !isServed {
+			names = append(names, was.Name)
+		}
+	}
+	return names
 }
 
 // maxNarrowed is how many fields a warning names.
