@@ -161,12 +161,12 @@ func (l *Images) findPlatforms(ctx context.Context, image name.Digest, open func
 	if err != nil {
 		return nil, err
 	}
-	return listPlatforms(ctx, store, image.DigestStr())
+	return ListPlatforms(ctx, store, image.DigestStr())
 }
 
-// listPlatforms returns the platforms of an image: of its index, as far as their manifests are there, or of its
-// config.
-func listPlatforms(ctx context.Context, store oras.ReadOnlyTarget, digest string) ([]string, error) {
+// ListPlatforms returns the platforms of an image: of its index, as far as their manifests are there, or of its
+// config. The error wraps errdef.ErrNotFound if the store does not have the image.
+func ListPlatforms(ctx context.Context, store oras.ReadOnlyTarget, digest string) ([]string, error) {
 	desc, err := store.Resolve(ctx, digest)
 	if err != nil {
 		return nil, err
