@@ -42,12 +42,8 @@ func (a *app) printError(cmd *cobra.Command, args []string, e *result.Error) {
 // requestedFormat returns the format for programs that a command line asks for, also one that is not valid
 // as a whole.
 func requestedFormat(cmd *cobra.Command, args []string) ui.Format {
-	flag := cmd.Flags().Lookup("output")
-	if flag == nil {
-		return ""
-	}
-	format, is := flag.Value.(*ui.Format)
-	if !is {
+	format := formatOf(cmd)
+	if format == nil {
 		return ""
 	}
 	if *format != "" {
@@ -67,4 +63,19 @@ func requestedFormat(cmd *cobra.Command, args []string) ui.Format {
 		}
 	}
 	return found
+}
+
+// formatOf returns the format of a command that prints results for programs; nil for another.
+func formatOf(cmd *cobra.Command) *ui.Format {
+	flag := cmd.Flags().Lookup("output")
+	if flag == nil {
+		return nil
+	}
+	switch format := flag.Value.(type) {
+	case *ui.Format:
+		return format
+	case *ui.DocumentFormat:
+		return &format.Format
+	}
+	return nil
 }

@@ -97,7 +97,7 @@ References name a place:
 		a.exportCommand(), a.importCommand(), a.inventoryCommand(), a.checkCommand(), a.pruneCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(), a.loginCommand(), a.logoutCommand(),
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.attestationCommand(), a.verifyCommand(), a.promoteCommand(), a.trustCommand(), a.receiptsCommand(),
-		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(), a.showCommand(),
+		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.diffCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(), a.showCommand(),
 		a.listCommand(), a.planCommand(), a.applyCommand(), a.statusCommand(), a.historyCommand(), a.valuesCommand(),
 		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(), a.packagesCommand(),
 		a.versionCommand(), a.renderWorkerCommand(),
@@ -214,6 +214,12 @@ func (a *app) clientWith(logins [][]byte) (*registry.Client, error) {
 func outputFlag(cmd *cobra.Command, format *ui.Format) {
 	cmd.Flags().VarP(format, "output", "o", "output format")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "text"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// documentFlag is outputFlag for what is read as Markdown too.
+func documentFlag(cmd *cobra.Command, format *ui.DocumentFormat) {
+	cmd.Flags().VarP(format, "output", "o", "output format")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "yaml", "markdown", "text"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // outputDirFlag adds --output-dir. Its value may follow -o as well, as in older versions, which is not shown: all

@@ -13,10 +13,8 @@ import (
 func ListPrintingVerbs() (verbs []string) {
 	var visit func(cmd *cobra.Command)
 	visit = func(cmd *cobra.Command) {
-		if flag := cmd.Flags().Lookup("output"); flag != nil {
-			if _, prints := flag.Value.(*ui.Format); prints {
-				verbs = append(verbs, strings.TrimPrefix(cmd.CommandPath(), "krtpkg "))
-			}
+		if formatOf(cmd) != nil {
+			verbs = append(verbs, strings.TrimPrefix(cmd.CommandPath(), "krtpkg "))
 		}
 		for _, sub := range cmd.Commands() {
 			visit(sub)

@@ -106,6 +106,7 @@ var verbs = map[string]func() Result{
 	"copy":             func() Result { return new(Transfer) },
 	"delete":           func() Result { return new(Apply) },
 	"delta":            func() Result { return new(Delta) },
+	"diff":             func() Result { return new(Diff) },
 	"doctor":           func() Result { return new(Doctor) },
 	"export":           func() Result { return new(Transfer) },
 	"graph":            func() Result { return new(Graph) },

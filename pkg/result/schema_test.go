@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the generated files instead of co
 func TestSchemasAreCurrent(t *testing.T) {
 	reflector := &jsonschema.Reflector{AllowAdditionalProperties: true}
 	for from, dir := range map[string]string{
-		"pkg/result": ".", "pkg/assemble": "../assemble", "pkg/bundle": "../bundle", "pkg/deploy": "../deploy", "pkg/graph": "../graph",
+		"pkg/result": ".", "pkg/assemble": "../assemble", "pkg/bundle": "../bundle", "pkg/compare": "../compare", "pkg/deploy": "../deploy", "pkg/graph": "../graph",
 		"pkg/layers": "../layers", "pkg/progress": "../progress", "pkg/sign": "../sign", "bundles": "../../bundles",
 	} {
 		if err := reflector.AddGoComments("krtpkg.dev/krtpkg/"+from, dir); err != nil {
