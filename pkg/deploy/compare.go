@@ -17,6 +17,9 @@ import (
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"golang.org/x/sync/errgroup"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // BundleManifests are what a bundle renders to, for [CompareManifests].
@@ -86,12 +89,12 @@ func CompareManifests(ctx context.Context, before, after []BundleManifests) (*Co
 	}
 	for i := range c.Changes {
 		change := &c.Changes[i]
-		if change.Op != Update || !isDefinition(change.now) {
+		if change.Op != Update || !resources.IsDefinition(change.now) {
 			continue
 		}
 		found, err := compareDefinitions(withStoredVersions(change.was), change.now)
 		if err != nil {
-			found = []Finding{{Severity: Wrong, Check: CheckDefinitions, Resource: change.ResourceID.String(), Message: "cannot be compared: " + oneLine(err.Error())}}
+			found = []Finding{{Severity: Wrong, Check: CheckDefinitions, Resource: change.ResourceID.String(), Message: "cannot be compared: " + records.OneLine(err.Error())}}
 		}
 		for _, f := range found {
 			f.Bundle = change.Bundle
@@ -294,12 +297,12 @@ func pairResources(old, current []ManifestChange) []ManifestChange {
 		c.Op, c.was, c.now, c.Before, c.After = Delete, c.now, nil, c.After, nil
 		gone = append(gone, c)
 	}
-	slices.SortStableFunc(current, compareChanges)
-	slices.SortStableFunc(gone, compareChanges)
+	slices.SortStableFunc(current, compareByOrder)
+	slices.SortStableFunc(gone, compareByOrder)
 	return slices.Concat(current, gone)
 }
 
-func compareChanges(a, b ManifestChange) int {
+func compareByOrder(a, b ManifestChange) int {
 	return cmp.Or(cmp.Compare(a.order, b.order), compareIDs(a.ResourceID, b.ResourceID))
 }
 
@@ -358,7 +361,7 @@ func diffResource(c *ManifestChange) (text string) {
 	}()
 	was, now, err := maskValues(c.was, c.now, c.maskRules)
 	if err != nil {
-		return "  … not shown: what must be masked cannot be found: " + oneLine(err.Error()) + "\n"
+		return "  … not shown: what must be masked cannot be found: " + records.OneLine(err.Error()) + "\n"
 	}
 	shown := diff.NewConfigurableTextDiff(was, now, false, diff.ChangeOpts{AllowAnchoredDiff: true})
 	view := diff.NewTextDiffView(shown, nil, diff.TextDiffViewOpts{Context: 2})
