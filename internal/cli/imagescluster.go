@@ -82,7 +82,11 @@ func (a *app) listRunning(ctx context.Context, name string, r runningImages) ([]
 	if err != nil {
 		return nil, err
 	}
-	options := site.CompareOptions{Registries: r.registries, WithoutLocks: r.fromCluster}
+	client, err := a.newClient()
+	if err != nil {
+		return nil, err
+	}
+	options := site.CompareOptions{Registries: r.registries, WithoutLocks: r.fromCluster, Origins: client, Progress: a.ui.Progress("images")}
 	var applied []site.Applied
 	if !r.fromCluster {
 		runtimes, err := cluster.RecordedRuntimes(ctx, r.cluster.Namespace)

@@ -21,12 +21,14 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
 // Applied is a revision of a runtime that is on a cluster, and where its images are.
 type Applied struct {
 	*bundle.Set
-	// Repository is where it was applied from, as host/path; pods pull from there.
+	// Repository is where it was applied from, as host/path; pods pull from there. It is empty for a folder: pods pull
+	// from the images' origins then.
 	Repository string
 	Store      bundle.ReadStore
 }
@@ -70,6 +72,10 @@ type CompareOptions struct {
 	Registries []string
 	// WithoutLocks proposes an entry for each image and finds nothing, for a cluster that nothing was applied to.
 	WithoutLocks bool
+	// Origins finds locked images that are not where something was applied from; nil for none.
+	Origins images.Origins
+	// Progress receives notes about locked images that cannot be read; nil drops them.
+	Progress progress.Func
 }
 
 // CompareImages compares what containers run with the locks of what is applied. It reads the manifests of locked images
@@ -99,6 +105,7 @@ func CompareImages(ctx context.Context, containers []deploy.RunningContainer, ap
 type lockedIn struct {
 	images.Locked
 	runtime, bundle string
+	repository      string
 	store           bundle.ReadStore
 }
 
@@ -117,10 +124,12 @@ type imageComparer struct {
 func newImageComparer(applied []Applied, o CompareOptions) *imageComparer {
 	c := &imageComparer{options: o, byDigest: map[digest.Digest]lockedIn{}, byName: map[string]lockedIn{}, byPart: map[digest.Digest]lockedIn{}}
 	for _, a := range applied {
-		c.repositories = append(c.repositories, a.Repository)
+		if a.Repository != "" {
+			c.repositories = append(c.repositories, a.Repository)
+		}
 		for _, b := range a.Bundles {
 			for _, locked := range b.Images {
-				in := lockedIn{locked, a.Name(), b.Metadata().Name, a.Store}
+				in := lockedIn{locked, a.Name(), b.Metadata().Name, a.Repository, a.Store}
 				c.byDigest[digest.Digest(locked.Image.DigestStr())] = in
 				if ref, err := images.ParseReference(locked.Reference); err == nil {
 					c.byName[ref.Name()] = in
@@ -174,7 +183,8 @@ func (c *imageComparer) compare(ctx context.Context, container deploy.RunningCon
 		one.Findings = append(one.Findings, NotLocked)
 		one.Field, one.Entry = proposeEntry(container, ref)
 	}
-	if !c.isFromSite(ref) {
+	staysAtOrigin := isLocked && locked.repository == "" || isNamed && named.repository == ""
+	if len(c.repositories) > 0 && !staysAtOrigin && !c.isFromSite(ref) {
 		one.Findings = append(one.Findings, Elsewhere)
 	}
 	return one, nil
@@ -200,14 +210,33 @@ func (c *imageComparer) findLocked(ctx context.Context, d digest.Digest) (locked
 	}
 	if !c.expanded {
 		for _, locked := range slices.Sorted(maps.Keys(c.byDigest)) {
-			if err := c.expand(ctx, locked, c.byDigest[locked], 0); err != nil {
-				return lockedIn{}, false, fmt.Errorf("image %s: %w", c.byDigest[locked].Reference, err)
+			in := c.byDigest[locked]
+			err := c.expand(ctx, locked, in, 0)
+			if errors.Is(err, errdef.ErrNotFound) && c.options.Origins != nil {
+				err = c.expandAtOrigin(ctx, locked, in)
+			}
+			if ctx.Err() != nil {
+				return lockedIn{}, false, ctx.Err()
+			}
+			if err != nil {
+				c.options.Progress.Emit(progress.Event{Kind: progress.Note, Subject: in.Reference,
+					Detail: fmt.Sprintf("cannot be read, so the digest of one of its platforms is taken for another image: %v", err)})
 			}
 		}
 		c.expanded = true
 	}
 	in, is := c.byPart[d]
 	return in, is, nil
+}
+
+// expandAtOrigin is expand for an image that is only at its origin.
+func (c *imageComparer) expandAtOrigin(ctx context.Context, d digest.Digest, in lockedIn) error {
+	store, _, err := c.options.Origins.Origin(ctx, in.Image)
+	if err != nil {
+		return err
+	}
+	in.store = store
+	return c.expand(ctx, d, in, 0)
 }
 
 // maxIndexDepth is how deep indexes lie in each other.
