@@ -149,6 +149,7 @@ func (a *app) runPrune(ctx context.Context, reference string, o *pruneOptions) e
 	}
 	if !o.yes {
 		show(a.ui)
+		show = func(io.Writer) {} // it was just read
 		answer, err := a.ui.Ask(ctx, fmt.Sprintf("delete %s from %s: %s [y/N]", countPruned(r), at.Location(), ui.Bytes(r.Bytes)))
 		if err != nil || answer != "y" && answer != "yes" {
 			return errors.Join(err, errors.New("prune "+at.Location()+": nothing was deleted: not confirmed"))

@@ -584,7 +584,15 @@ func (p *PrunePlan) Prune(ctx context.Context) (*Pruned, error) {
 	if err := p.checkUnchanged(ctx); err != nil {
 		return done, err
 	}
-	p.options.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.Manifests)})
+	items := p.Manifests
+	if _, isFolder := p.store.(folderPruner); isFolder {
+		items = slices.Concat(p.Manifests, p.Blobs)
+	}
+	planned := progress.Event{Kind: progress.Planned, Items: len(items)}
+	for _, desc := range items {
+		planned.Bytes += desc.Size
+	}
+	p.options.Progress.Emit(planned)
 	var err error
 	if folder, is := p.store.(folderPruner); is {
 		err = p.pruneFolder(ctx, folder, done)
@@ -622,15 +630,18 @@ func (p *PrunePlan) pruneRepository(ctx context.Context, store repositoryPruner,
 		done.Tags++
 	}
 	for _, desc := range p.Manifests {
-		p.options.Progress.Emit(progress.Event{Kind: progress.Began, Subject: desc.Digest.String(), Bytes: desc.Size})
 		if err := store.DeleteManifest(ctx, desc.Digest); err != nil {
 			return fmt.Errorf("delete manifest %s: %w", desc.Digest, err)
 		}
 		done.Manifests++
-		p.options.Progress.Emit(progress.Event{Kind: progress.Copied, Subject: desc.Digest.String(), Bytes: desc.Size})
+		p.emitDeleted(desc)
 	}
 	done.Tags = len(p.Tags)
 	return nil
+}
+
+func (p *PrunePlan) emitDeleted(desc ocispec.Descriptor) {
+	p.options.Progress.Emit(progress.Event{Kind: progress.Copied, Subject: desc.Digest.String(), Bytes: desc.Size})
 }
 
 func (p *PrunePlan) pruneFolder(ctx context.Context, folder folderPruner, done *Pruned) error {
@@ -651,6 +662,7 @@ func (p *PrunePlan) pruneFolder(ctx context.Context, folder folderPruner, done *
 		if err := folder.Remove(ctx, desc.Digest); err != nil {
 			return fmt.Errorf("delete %s: %w", desc.Digest, err)
 		}
+		p.emitDeleted(desc)
 		if i < len(p.Manifests) {
 			done.Manifests++
 		} else {

@@ -1,7 +1,9 @@
 package transfer_test
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"os"
@@ -416,6 +418,72 @@ func TestPruneKeepsUnknown(t *testing.T) {
 			checkAll(t, dst, roots["1.2.0"])
 		})
 	}
+}
+
+// A bundle that imgpkg has made names images by its lock alone; they stay with it.
+func TestPruneKeepsWhatOtherLocksName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dst := newLayout(t)
+	image := w.image("base", "shared with a bundle of imgpkg")
+	w.publish(dst, w.version("1.0.0", image, w.image("base", "not shared")), "1.0.0")
+	w.publish(dst, w.version("2.0.0", w.image("base", "new")), "2.0.0")
+	lock, err := lockOf(t, "registry.example/app", image).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layer bytes.Buffer
+	zip := gzip.NewWriter(&layer)
+	archive := tar.NewWriter(zip)
+	err = archive.WriteHeader(&tar.Header{Name: ".imgpkg/images.yml", Mode: 0o644, Size: int64(len(lock)), Typeflag: tar.TypeReg})
+	if err == nil {
+		_, err = archive.Write(lock)
+	}
+	if err := errors.Join(err, archive.Close(), zip.Close()); err != nil {
+		t.Fatal(err)
+	}
+	theirs := put(t, dst, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: put(t, dst, ocispec.MediaTypeImageConfig, map[string]any{"config": map[string]any{"Labels": map[string]string{"dev.carvel.imgpkg.bundle": "true"}}}),
+		Layers: []ocispec.Descriptor{put(t, dst, dockerLayer, layer.Bytes())},
+	})
+	if err := dst.Tag(t.Context(), theirs, "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	if err := dst.Tag(t.Context(), image, cosignTag(image, ".imgpkg")); err != nil { // as imgpkg does
+		t.Fatal(err)
+	}
+	plan := prune(t, dst, transfer.PruneOptions{KeepVersions: 1})
+	if at, err := dst.Resolve(t.Context(), cosignTag(image, ".imgpkg")); err != nil || at.Digest != image.Digest {
+		t.Errorf("the image of imgpkg's bundle: %v, %v", at, err)
+	}
+	if len(plan.Unknown) != 1 || plan.Unknown[0].Tag != "theirs" {
+		t.Errorf("unknown %+v", plan.Unknown)
+	}
+	prune(t, dst, transfer.PruneOptions{KeepVersions: 1, DeleteUnknown: true})
+	isGone(t, dst, "the image", image.Digest)
+}
+
+// A manifest that names more than fits into memory ends the prune before it deletes anything.
+func TestPruneWithinMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dst := newLayout(t)
+	roots := w.threeVersions(dst)
+	huge := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	for i := range 5000 {
+		huge.Manifests = append(huge.Manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(strings.Repeat("x", i)), Size: 1})
+	}
+	if err := dst.Tag(t.Context(), put(t, dst, ocispec.MediaTypeImageIndex, huge), "huge"); err != nil {
+		t.Fatal(err)
+	}
+	var over *oci.BudgetError
+	_, err := transfer.PlanPrune(oci.WithMemory(t.Context(), 2<<20), dst, transfer.PruneOptions{KeepVersions: 1})
+	if !errors.As(err, &over) {
+		t.Errorf("error %v", err)
+	}
+	prune(t, dst, transfer.PruneOptions{KeepVersions: 1})
+	checkAll(t, dst, roots["1.2.0"])
 }
 
 // breakingStore fails after some deletions, as if the process had been killed.

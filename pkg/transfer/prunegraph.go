@@ -124,6 +124,9 @@ func (g *pruneGraph) readNode(ctx context.Context, d digest.Digest) (*pruneNode,
 	case errors.Is(err, errdef.ErrNotFound):
 		// Something can be attached to what does not exist: a registry lists that, too.
 		n.absent = true
+		if err := g.budget.Take(memoryPerNode); err != nil {
+			return nil, err
+		}
 	case err != nil:
 		return nil, err
 	default:
