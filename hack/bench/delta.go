@@ -19,6 +19,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/pkg/delta"
 )
 
@@ -53,12 +54,13 @@ var releases = []release{
 	{"Rust", "@turbo/linux-64", "2.11.10", "2.11.11"},
 	{"Rust", "@biomejs/cli-linux-x64", "2.6.7", "2.6.8"},
 	{"files", "next", "16.4.5", "16.4.6"},
+	{"Debian", "debian", "12u7", "12u14"},
 	{"C++", "@cloudflare/workerd-linux-64", "1.20261110.1", "1.20261117.1"},
 }
 
 // title returns the name as people write it.
 func (r release) title() string {
-	name := r.name
+	name := strings.TrimPrefix(r.name, "@")
 	if strings.Contains(name, ".") {
 		if name = path.Base(name); len(name) == 2 {
 			name = path.Base(path.Dir(r.name))
@@ -77,28 +79,43 @@ func benchDelta(ctx context.Context, b *bench) error {
 	if c.self, err = os.Executable(); err != nil {
 		return err
 	}
+	if c.tarDiff, err = hack.BuildProgram(ctx, "peers/tar-diff"); err != nil {
+		return err
+	}
+	measured := slices.DeleteFunc(slices.Clone(releases), func(r release) bool {
+		return !slices.ContainsFunc(strings.Split(b.releases, ","), func(name string) bool { return strings.Contains(r.name, name) })
+	})
 	fmt.Printf("%s, %d cores, %s; layers by Go's gzip -6; times are CPU.\n\n", runtime.Version(), runtime.NumCPU(), processorName())
-	fmt.Println("| release | kind | layer | krtpkg | zstd patch on the blob | xdelta3 on the tar | bsdiff on the tar | gzip -6 | make | memory | apply | memory |")
-	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|---|")
-	for _, r := range releases {
+	fmt.Println("| release | kind | layer | krtpkg | zstd patch on the blob | xdelta3 on the tar | bsdiff on the tar | tar-diff | gzip -6 | make | memory | apply | memory |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+	for _, r := range measured {
 		if err := c.measure(ctx, r); err != nil {
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 	}
-	for _, kind := range []string{"Go", "Rust", "C++", "files", ""} {
+	for _, kind := range []string{"Go", "Rust", "C++", "files", "Debian", ""} {
 		if shares := c.shares[kind]; len(shares) > 0 {
 			slices.Sort(shares)
 			fmt.Printf("\n%s: median %.1f %% of the layer, from %.2f to %.1f %%, %d releases\n", cmp.Or(kind, "all"), shares[len(shares)/2], shares[0], shares[len(shares)-1], len(shares))
 		}
 	}
-	return nil
+	if b.svg != "" {
+		if err := os.WriteFile(b.svg, []byte(drawShares(c.rows)), 0o644); err != nil {
+			return err
+		}
+	}
+	return c.measureEncoders(ctx, measured)
 }
 
 type deltaBench struct {
 	*bench
-	cache, self string
-	shares      map[string][]float64
+	cache, self, tarDiff string
+	shares               map[string][]float64
+	rows                 []deltaRow
 }
+
+// maxBsdiff is the size of a tar up to which bsdiff, and tar-diff with its code, end in time.
+const maxBsdiff = 30 << 20
 
 // measure measures one release.
 func (c *deltaBench) measure(ctx context.Context, r release) error {
@@ -122,24 +139,24 @@ func (c *deltaBench) measure(ctx context.Context, r release) error {
 	if err != nil {
 		return err
 	}
-	share := func(name string, args ...string) string {
-		if _, err := exec.LookPath(name); err != nil {
-			return ""
-		}
+	share := func(name string, args ...string) float64 {
 		if _, err := c.run(ctx, "", name, args...); err != nil {
-			return "failed"
+			return 0
 		}
 		n, err := sizeOf(out)
 		if err != nil {
-			return "failed"
+			return 0
 		}
-		return fmt.Sprintf("%.1f %%", 100*float64(n)/float64(size))
+		return 100 * float64(n) / float64(size)
 	}
-	zstd := share("zstd", "-q", "-f", "-9", "--long=27", "--patch-from="+oldLayer, newLayer, "-o", out)
-	xdelta := share("xdelta3", "-9", "-e", "-f", "-B", "536870912", "-s", before, after, out)
-	bsdiff := "not run"
-	if n, err := sizeOf(after); err == nil && n < 30<<20 {
-		bsdiff = share("bsdiff", before, after, out)
+	row := deltaRow{
+		title:  fmt.Sprintf("%s %s → %s", r.title(), strings.TrimPrefix(r.before, "v"), strings.TrimPrefix(r.after, "v")),
+		zstd:   share("zstd", "-q", "-f", "-9", "--long=27", "--patch-from="+oldLayer, newLayer, "-o", out),
+		xdelta: share("xdelta3", "-9", "-e", "-f", "-B", "536870912", "-s", before, after, out),
+	}
+	if n, err := sizeOf(after); err == nil && n < maxBsdiff {
+		row.bsdiff = share("bsdiff", before, after, out)
+		row.tardiff = share(c.tarDiff, oldLayer, newLayer, out)
 	}
 	made, err := c.run(ctx, out, c.self, "-delta", "make", oldLayer, newLayer)
 	if err != nil {
@@ -153,15 +170,24 @@ func (c *deltaBench) measure(ctx context.Context, r release) error {
 	if err != nil {
 		return err
 	}
-	part := 100 * float64(n) / float64(size)
+	row.krtpkg = 100 * float64(n) / float64(size)
+	c.rows = append(c.rows, row)
 	if c.shares == nil {
 		c.shares = map[string][]float64{}
 	}
-	c.shares[r.kind], c.shares[""] = append(c.shares[r.kind], part), append(c.shares[""], part)
-	fmt.Printf("| %s %s → %s | %s | %.1f MB | **%.2f %%** | %s | %s | %s | %.1f s | %.1f s | %d MiB | %.1f s | %d MiB |\n",
-		r.title(), strings.TrimPrefix(r.before, "v"), strings.TrimPrefix(r.after, "v"), r.kind, float64(size)/1e6, part, zstd, xdelta, bsdiff,
+	c.shares[r.kind], c.shares[""] = append(c.shares[r.kind], row.krtpkg), append(c.shares[""], row.krtpkg)
+	fmt.Printf("| %s | %s | %.1f MB | **%.2f %%** | %s | %s | %s | %s | %.1f s | %.1f s | %d MiB | %.1f s | %d MiB |\n",
+		row.title, r.kind, float64(size)/1e6, row.krtpkg, formatShare(row.zstd), formatShare(row.xdelta), formatShare(row.bsdiff), formatShare(row.tardiff),
 		packed.cpu.Seconds(), made.cpu.Seconds(), made.memory>>10, applied.cpu.Seconds(), applied.memory>>10)
 	return nil
+}
+
+// formatShare returns a share for the table.
+func formatShare(percent float64) string {
+	if percent == 0 {
+		return "not run"
+	}
+	return fmt.Sprintf("%.1f %%", percent)
 }
 
 // usage is what a process took.
@@ -211,9 +237,12 @@ func (c *deltaBench) makeTar(ctx context.Context, r release, version string) (st
 	if err := os.MkdirAll(c.cache, 0o755); err != nil {
 		return "", err
 	}
-	if strings.Contains(r.name, ".") {
+	switch {
+	case r.kind == "Debian":
+		err = unpackDebian(ctx, dir, name, version)
+	case strings.Contains(r.name, "."):
 		err = buildGo(ctx, dir, name, r.name+"@"+version)
-	} else {
+	default:
 		err = fetchPackage(ctx, dir, name, r.name+"@"+version)
 	}
 	return name, err
@@ -268,15 +297,8 @@ func fetchPackage(ctx context.Context, dir, name, spec string) error {
 // runDelta is a process of its own for one step.
 func runDelta(ctx context.Context, step string, files []string) error {
 	switch {
-	case step == "gzip" && len(files) == 1:
-		in, err := os.Open(files[0])
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		z := gzip.NewWriter(os.Stdout)
-		_, err = io.Copy(z, in)
-		return errors.Join(err, z.Close())
+	case len(files) == 1:
+		return compressFile(step, files[0])
 	case step == "make" && len(files) == 2:
 		before, after, err := layersOf(files)
 		if err == nil {

@@ -57,14 +57,15 @@ func main() {
 	var o options
 	flag.StringVar(&o.krtpkg, "krtpkg", "bin/krtpkg", "the program to measure")
 	flag.IntVar(&o.rounds, "rounds", 9, "counted rounds, after one that is not")
-	flag.StringVar(&o.svg, "svg", "", "file for the curve of the scale job")
+	flag.StringVar(&o.svg, "svg", "", "file for the picture of the scale job or the delta job")
+	flag.StringVar(&o.releases, "releases", "", "measure deltas only of releases with one of these in their name, by commas")
 	flag.Float64Var(&o.size, "scale", 1, "size of the layers to mirror, of 1.8 GB in all")
 	wanted := flag.String("jobs", strings.Join(all, ","), "what to measure")
 	floor := flag.String("floor", "", "move the blobs that this file lists and end: what a copy cannot be faster than")
 	from := flag.String("from", "", "where the floor moves them from")
 	to := flag.String("to", "", "where the floor moves them to")
 	corpus := flag.String("corpus", "", "put the images to mirror into this registry and end")
-	step := flag.String("delta", "", "do one step of a delta with the files that follow, and end: gzip, make or apply")
+	step := flag.String("delta", "", "do one step of a delta with the files that follow, and end: gzip, gzip1, pgzip, zstd, make or apply")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -117,7 +118,9 @@ type options struct {
 	krtpkg string
 	rounds int
 	svg    string
-	size   float64
+	// releases are parts of names, by commas.
+	releases string
+	size     float64
 }
 
 // bench is what the measured commands share.
