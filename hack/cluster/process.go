@@ -13,9 +13,9 @@ import (
 // stopLimit is how long a component gets to end by itself.
 const stopLimit = 5 * time.Second
 
-// collectAt is by how many percent a component's memory grows until its garbage is collected. A fifth of the API
-// server's time would be that by default.
-const collectAt = "400"
+// collectAt is by how many percent a component's memory grows until its garbage is collected, and memoryLimit is from
+// how much memory on that happens more often. A fifth of the API server's time would be that by default.
+const collectAt, memoryLimit = "400", "1536MiB"
 
 // process is a running component.
 type process struct {
@@ -41,7 +41,7 @@ func startProcess(dir, log, component string, flags []string) (*process, error) 
 
 	cmd := exec.Command(exe, append([]string{component}, flags...)...)
 	cmd.Dir = dir
-	cmd.Env = []string{"HOME=" + dir, "TMPDIR=" + dir, "GOGC=" + collectAt}
+	cmd.Env = []string{"HOME=" + dir, "TMPDIR=" + dir, "GOGC=" + collectAt, "GOMEMLIMIT=" + memoryLimit}
 	if component == "kube-apiserver" {
 		// Webhooks that name no authority are trusted by the system's, which are ours alone.
 		cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+filepath.Join(dir, "pki", "ca.crt"))
