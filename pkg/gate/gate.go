@@ -125,9 +125,10 @@ type Gate struct {
 	state        *stateFolder
 	metrics      metrics
 	// health has that of each upstream.
-	health    []health
-	handler   http.Handler
-	verifying *verifyLimit
+	health  []health
+	handler http.Handler
+	// verifying limits new roots, renewing those that were accepted before and are not to wait for new ones.
+	verifying, renewing *verifyLimit
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -156,7 +157,7 @@ func New(ctx context.Context, o Options) (*Gate, error) {
 		return nil, err
 	}
 	g := &Gate{
-		o: o, verifying: newVerifyLimit(), health: make([]health, len(o.Upstreams)),
+		o: o, verifying: newVerifyLimit(2, 3), renewing: newVerifyLimit(1, 2), health: make([]health, len(o.Upstreams)),
 		manifests: manifestMemory{newMemory[digest.Digest, storedManifest](o.MemoryBytes / 4)}, lookups: newMemory[place, lookup](o.MemoryBytes / 16),
 		subjects: newMemory[place, digest.Digest](o.MemoryBytes / 32), repositories: newMemory[string, *repository](o.MemoryBytes / 32),
 	}

@@ -123,7 +123,11 @@ const maxVerifyTime = 10 * time.Minute
 func (r *repository) decide(ctx context.Context, now *ruling, desc ocispec.Descriptor, last *verdict) (*verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, maxVerifyTime)
 	defer cancel()
-	done, err := r.g.verifying.wait(ctx, r.where, last != nil && last.err == nil)
+	limit := r.g.verifying
+	if last != nil && last.err == nil {
+		limit = r.g.renewing
+	}
+	done, err := limit.wait(ctx, r.where)
 	if err != nil {
 		return nil, err
 	}

@@ -6,33 +6,23 @@ import (
 )
 
 // verifyLimit limits how many roots are verified at once, each of which takes memory. A repository whose roots take long, which
-// anybody can see to who may push there, holds up no other one, and new roots hold up none that was accepted before.
+// anybody can see to who may push there, holds up no other one.
 type verifyLimit struct {
-	all, renewals chan struct{}
+	all chan struct{}
 	// each is for the repositories, several of which may share one.
 	each [64]chan struct{}
 }
 
-const (
-	// maxVerifying is how many new roots are verified at once, of one repository and of all.
-	maxVerifyingOfOne, maxVerifying = 2, 3
-	// maxRenewing is how many are verified again.
-	maxRenewing = 1
-)
-
-func newVerifyLimit() *verifyLimit {
-	l := &verifyLimit{all: make(chan struct{}, maxVerifying), renewals: make(chan struct{}, maxRenewing)}
+func newVerifyLimit(ofOne, ofAll int) *verifyLimit {
+	l := &verifyLimit{all: make(chan struct{}, ofAll)}
 	for i := range l.each {
-		l.each[i] = make(chan struct{}, maxVerifyingOfOne)
+		l.each[i] = make(chan struct{}, ofOne)
 	}
 	return l
 }
 
 // wait waits for a place, to be left by calling done.
-func (l *verifyLimit) wait(ctx context.Context, where string, isRenewal bool) (done func(), err error) {
-	if isRenewal {
-		return occupy(ctx, l.renewals)
-	}
+func (l *verifyLimit) wait(ctx context.Context, where string) (done func(), err error) {
 	sum := fnv.New32a()
 	sum.Write([]byte(where)) // a hash takes everything
 	leaveOne, err := occupy(ctx, l.each[sum.Sum32()%uint32(len(l.each))])
