@@ -52,8 +52,9 @@ func metric(t *testing.T, body, name string) (value float64) {
 
 // Who asks for any number of repositories, tags and digests makes the gate remember no more than its limit, and
 // forget nothing of what was verified.
+//
+// It is not parallel: the memory is that of the whole process.
 func TestMemoryHasALimit(t *testing.T) {
-	t.Parallel()
 	const limit, asked = 4 << 20, 12_000
 	w := newWorld(t, registrytest.Options{})
 	repo := w.repository("krt/edge")
