@@ -37,17 +37,38 @@ func (m Metadata) CheckTag(tag string) error {
 	if claims && version == m.Version {
 		return nil
 	}
-	if !claims && !strings.HasSuffix(tag, ".argocd") {
-		// The name may stand in front, as in archives of releases.
-		rest, named := strings.CutPrefix(tag, m.Name)
-		if found := versionLike.FindStringSubmatch(rest); found != nil && (named || !strings.ContainsAny(rest[:1], "-_.")) {
-			claims = found[1] != VersionTag(m.Version)
-		}
+	if !claims {
+		spelled, spells := m.spelledVersion(tag)
+		claims = spells && spelled != VersionTag(m.Version)
 	}
 	if claims {
 		return &TagError{tag, m.Name, m.Version}
 	}
 	return nil
+}
+
+// IsVersionTag reports whether a tag of the artifact claims a version, which [Metadata.CheckTag] compares with its own.
+// Other tags are channels, which move.
+func (m Metadata) IsVersionTag(tag string) bool {
+	_, claims := TaggedVersion(tag)
+	if !claims {
+		_, claims = m.spelledVersion(tag)
+	}
+	return claims
+}
+
+// spelledVersion returns what a tag that is not a version is read as by people and tools.
+func (m Metadata) spelledVersion(tag string) (version string, spells bool) {
+	if strings.HasSuffix(tag, ".argocd") {
+		return "", false
+	}
+	// The name may stand in front, as in archives of releases.
+	rest, named := strings.CutPrefix(tag, m.Name)
+	found := versionLike.FindStringSubmatch(rest)
+	if found == nil || !named && strings.ContainsAny(rest[:1], "-_.") {
+		return "", false
+	}
+	return found[1], true
 }
 
 // versionLike matches what is read as a version: three numbers, whatever follows, behind a word for it.

@@ -160,6 +160,10 @@ func (r *repository) checkVersionTag(tag string, found tagged) (tagged, error) {
 	if err := metadata.CheckTag(tag); err != nil && !r.g.o.AllowRenamedTags {
 		return tagged{}, err
 	}
+	// Who only warns of stale channels has them answered.
+	if stale := found.root.channels.Check(metadata, tag, time.Now()); stale != nil && stale.Refused {
+		return tagged{}, stale
+	}
 	return found, nil
 }
 

@@ -58,6 +58,8 @@ type verdict struct {
 	used  atomic.Int64
 
 	name, version, signers string
+	// channels are what the policy says of tags that lead to the root.
+	channels *trust.Channels
 	// rootLayer is the layer of the root, by which its manifest for Argo CD is known.
 	rootLayer digest.Digest
 	// names are the images of the locks by their upstream names, REGISTRY/PATH:TAG.
@@ -161,12 +163,14 @@ func (r *repository) verifyRoot(ctx context.Context, now *ruling, store *attempt
 	if now.err != nil {
 		return nil, now.err
 	}
-	result, err := now.policy.Verify(ctx, store, desc, r.where)
+	result, channels, err := now.policy.VerifyChannels(ctx, store, desc, r.where)
 	if err != nil {
 		return nil, err
 	}
 	if last != nil && last.err == nil && !r.g.o.Images {
-		return last.copy(), nil // its locks are what they were
+		v := last.copy() // its locks are what they were
+		v.channels = channels
+		return v, nil
 	}
 	set, err := bundle.OpenSet(ctx, store, desc)
 	if err != nil {
@@ -178,7 +182,7 @@ func (r *repository) verifyRoot(ctx context.Context, now *ruling, store *attempt
 		}
 	}
 	v := newVerdict(set)
-	v.signers = strings.Join(result.Authorities(), ", ")
+	v.signers, v.channels = strings.Join(result.Authorities(), ", "), channels
 	return v, nil
 }
 
@@ -314,6 +318,7 @@ var ErrNotNamed = errors.New("no verified root names it")
 // reasonOf names the reason of a refusal for the metrics.
 func reasonOf(err error) string {
 	var (
+		stale     *trust.StaleError
 		renamed   *bundle.TagError
 		downgrade *transfer.DowngradeError
 	)
@@ -328,6 +333,8 @@ func reasonOf(err error) string {
 		return "unsigned"
 	case errors.Is(err, sign.ErrNotVerified):
 		return "not_verified"
+	case errors.As(err, &stale):
+		return "stale_channel"
 	case errors.Is(err, trust.ErrRefused):
 		return "policy"
 	case errors.Is(err, ErrNotNamed):

@@ -198,6 +198,8 @@ type Promotion struct {
 	Previous string    `json:"previous,omitempty"`
 	By       string    `json:"by"`
 	At       time.Time `json:"at"`
+	// Expires is when the channel is stale, unless it is promoted again before.
+	Expires time.Time `json:"expires,omitzero"`
 }
 
 // Transfer is the result of krtpkg push, copy, export and import. The counts are of manifests and blobs.
@@ -382,8 +384,9 @@ type Graph struct {
 // Trust is the result of krtpkg trust show.
 type Trust struct {
 	Outcome
-	// File is the policy file.
+	// File is the policy file, and Digest that of the file with the files that it names, as receipts have it.
 	File        string      `json:"file"`
+	Digest      string      `json:"digest"`
 	Authorities []Authority `json:"authorities"`
 	// Rules are for bundles and runtimes, ImageRules for workload images.
 	Rules      []TrustRule `json:"rules"`
@@ -416,6 +419,18 @@ type TrustRule struct {
 	Attestations []string `json:"attestations"`
 	// Names limits the names of what is signed.
 	Names []string `json:"names,omitempty"`
+	// MinAge is how long ago each must have signed.
+	MinAge string `json:"minAge,omitempty"`
+	// Channels say how fresh channels must be.
+	Channels *ChannelRule `json:"channels,omitempty"`
+}
+
+// ChannelRule says how fresh channels must be.
+type ChannelRule struct {
+	// MaxAge is how old the newest promotion of a channel may be.
+	MaxAge string `json:"maxAge,omitempty"`
+	// Stale is warn or refuse.
+	Stale string `json:"stale"`
 }
 
 // Doctor is the result of krtpkg doctor.

@@ -108,6 +108,8 @@ type RuntimeStatus struct {
 	Drifted bool `json:"drifted"`
 	// Revision is the newest one.
 	Revision deploy.Revision `json:"revision"`
+	// Stale is why the channels that it was promoted to are stale, if all are, by the trust policy.
+	Stale string `json:"stale,omitempty"`
 	// Newer are the newer versions in its registry.
 	Newer   []string       `json:"newer"`
 	Bundles []BundleStatus `json:"bundles"`

@@ -119,7 +119,7 @@ func (p *Policy) verifyAuthority(a *Authority, e *envelope, leaf *x509.Certifica
 func (v *Verified) checkTimes(a *Authority, verified []verify.TimestampVerificationResult, now time.Time) error {
 	proven := false
 	for _, t := range verified {
-		source := map[string]string{"Tlog": "transparency log", "TimestampAuthority": "timestamp authority"}[t.Type]
+		source := map[string]string{"Tlog": sourceLog, "TimestampAuthority": sourceTimestamp}[t.Type]
 		if source == "" {
 			continue
 		}

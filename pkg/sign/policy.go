@@ -97,10 +97,16 @@ func (a *Authority) validate() error {
 		return errors.New("an identity has no subject")
 	case a.RequireLog && (a.Roots == nil || len(a.Roots.material.RekorLogs()) == 0):
 		return fmt.Errorf("%s: a log entry is required, but no log is trusted", a.displayName())
-	case a.RequireTimestamp && (a.Roots == nil || len(a.Roots.material.RekorLogs())+len(a.Roots.material.TimestampingAuthorities()) == 0):
+	case a.RequireTimestamp && !a.CanProveTime():
 		return fmt.Errorf("%s: a timestamp is required, but no timestamp authority is trusted", a.displayName())
 	}
 	return nil
+}
+
+// CanProveTime reports whether the authority trusts anyone who proves when a signature was made: a log or a timestamp
+// authority.
+func (a *Authority) CanProveTime() bool {
+	return a.Roots != nil && len(a.Roots.material.RekorLogs())+len(a.Roots.material.TimestampingAuthorities()) > 0
 }
 
 func (a *Authority) displayName() string {

@@ -55,6 +55,15 @@ type Time struct {
 	URI    string `json:"uri,omitempty"`
 }
 
+// The sources of proofs of time.
+const (
+	sourceLog       = "transparency log"
+	sourceTimestamp = "timestamp authority"
+)
+
+// IsProof reports whether a log or a timestamp authority vouches for the time.
+func (t Time) IsProof() bool { return t.Source == sourceLog || t.Source == sourceTimestamp }
+
 // LogEntry is the place of a signature in a transparency log.
 type LogEntry struct {
 	// LogID is the SHA-256 of the log's key, in hex.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/errdef"
@@ -19,10 +20,11 @@ import (
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
 // PromotionType is the predicate type of the attestations of [Promote]; the predicate is a [result.Promotion].
-const PromotionType = "https://krtpkg.dev/promotion/v1"
+const PromotionType = trust.PromotionType
 
 // PromoteOptions are for [Promote].
 type PromoteOptions struct {
@@ -32,6 +34,11 @@ type PromoteOptions struct {
 	By string
 	// AllowOlder moves a channel to an older version than the one it is at, or to another build of that version.
 	AllowOlder bool
+	// Expires is how long the promotion makes the channel fresh; for ever when zero, and as long as the newest promotion
+	// did with Refresh.
+	Expires time.Duration
+	// Refresh renews the promotion of a channel that is at the root already.
+	Refresh bool
 	// Sign signs the attestation. Its Reference defaults to the repository of the root, or else to its name.
 	Sign sign.SignOptions
 	// Time is the time of the promotion (default: now).
@@ -57,7 +64,8 @@ func ValidateChannel(name string) error {
 
 // Promote moves a channel, such as stable, to a verified root: it attaches a signed attestation of who promotes it and
 // when, and then moves the tag, so that sites that follow it find the attestation. Both are written to target, which
-// holds the same content as root.Store. A channel that is at the root already stays as it is.
+// holds the same content as root.Store. A channel that is at the root already stays as it is, and with Refresh gets
+// a new attestation.
 //
 // Errors: [ErrUnverified] if root was opened without verification; those of [ValidateChannel]; [*OlderError]; a
 // channel that belongs to something else.
@@ -79,11 +87,22 @@ func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts Prom
 		By: opts.By, At: opts.Time.UTC().Truncate(time.Second),
 	}}
 	before, err := root.Store.Resolve(ctx, opts.Channel)
+	atRoot := err == nil && before.Digest == root.Source.Root.Digest
+	if opts.Expires == 0 && opts.Refresh {
+		opts.Expires = validity(ListPromotions(root.Verified), opts.Channel)
+	}
+	if opts.Expires > 0 {
+		p.Expires = p.At.Add(opts.Expires)
+	}
 	switch {
+	case atRoot && opts.Refresh:
+	case opts.Refresh && (err == nil || errors.Is(err, errdef.ErrNotFound)):
+		return nil, &NotPromotedError{Channel: opts.Channel, Version: p.Version, Digest: root.Source.Root.Digest}
 	case errors.Is(err, errdef.ErrNotFound):
 	case err != nil:
 		return nil, fmt.Errorf("resolve channel %s: %w", opts.Channel, err)
-	case before.Digest == root.Source.Root.Digest:
+	case atRoot:
+		p.Expires = time.Time{}
 		return p, nil
 	default:
 		p.Previous = before.Digest.String()
@@ -91,16 +110,42 @@ func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts Prom
 			return nil, err
 		}
 	}
-	return p, p.attachAndTag(ctx, target, root.Source.Root, opts.Sign)
+	return p, p.attachAndTag(ctx, target, root.Source.Root, opts.Sign, opts.Refresh)
 }
 
-func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, root ocispec.Descriptor, opts sign.SignOptions) error {
+// validity returns how long the newest promotion to a channel is valid; 0 if that is for ever.
+func validity(all []result.Promotion, channel string) (d time.Duration) {
+	for _, one := range all { // the latest last
+		if one.Channel != channel {
+			continue
+		}
+		if d = 0; !one.Expires.IsZero() {
+			d = one.Expires.Sub(one.At)
+		}
+	}
+	return d
+}
+
+// NotPromotedError reports a channel that is not at the version for which it was to be renewed.
+type NotPromotedError struct {
+	Channel, Version string
+	Digest           digest.Digest
+}
+
+func (e *NotPromotedError) Error() string {
+	return fmt.Sprintf("renew channel %s: it is not at %s (%s)", e.Channel, e.Version, e.Digest)
+}
+
+func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, root ocispec.Descriptor, opts sign.SignOptions, isRefresh bool) error {
 	predicate, err := json.Marshal(p.Promotion)
 	if err != nil {
 		return err
 	}
 	if p.Attached, err = sign.Attest(ctx, target, root, []sign.Statement{{Type: PromotionType, Predicate: predicate}}, opts); err != nil {
 		return err
+	}
+	if isRefresh {
+		return nil
 	}
 	if err := target.Tag(ctx, root, p.Channel); err != nil {
 		return fmt.Errorf("move channel %s: %w", p.Channel, err)

@@ -136,6 +136,50 @@ func TestPromote(t *testing.T) {
 	}
 }
 
+// A promotion may expire, and is renewed with a new record; the channel stays where it is.
+func TestRefreshPromotion(t *testing.T) {
+	t.Parallel()
+	r := newReleases(t)
+	first, second := r.release("web", "1.0.0"), r.release("web", "1.1.0")
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	const month = 30 * 24 * time.Hour
+	var not *site.NotPromotedError
+	if _, err := r.promote(first, site.PromoteOptions{Channel: "stable", Refresh: true}); !errors.As(err, &not) {
+		t.Errorf("renewed what is not there: %v", err)
+	}
+	p, err := r.promote(first, site.PromoteOptions{Channel: "stable", Time: at, Expires: month})
+	if err != nil || !p.Expires.Equal(at.Add(month)) {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if p, err = r.promote(first, site.PromoteOptions{Channel: "stable", Expires: 2 * month}); err != nil || p.Attached != nil || !p.Expires.IsZero() {
+		t.Errorf("renewed without Refresh: %+v, %v", p, err)
+	}
+	if _, err := r.promote(second, site.PromoteOptions{Channel: "stable", Refresh: true}); !errors.As(err, &not) || not.Version != "1.1.0" {
+		t.Errorf("renewed for another version: %v", err)
+	}
+	later := at.Add(month)
+	if p, err = r.promote(r.open(first.Source.Root), site.PromoteOptions{Channel: "stable", Time: later, Refresh: true}); err != nil || len(p.Attached) == 0 || !p.Expires.Equal(later.Add(month)) || p.Previous != "" {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if desc, err := r.store.Resolve(t.Context(), "stable"); err != nil || desc.Digest != first.Source.Root.Digest {
+		t.Errorf("stable is at %s, %v", desc.Digest, err)
+	}
+	root := r.open(first.Source.Root)
+	if all := site.ListPromotions(root.Verified); len(all) != 2 || !all[1].Expires.Equal(later.Add(month)) {
+		t.Errorf("%+v", all)
+	}
+	// It expired long ago by the clock of this test: a warning, unless a digest led to it.
+	source := root.Source
+	source.Tag = "stable"
+	if root, err = site.Open(t.Context(), source, site.OpenOptions{Policy: r.policy}); err != nil || root.Stale == nil || root.Stale.Refused {
+		t.Errorf("stale channel: %v, %v", root.Stale, err)
+	}
+	source.Pinned = true
+	if root, err = site.Open(t.Context(), source, site.OpenOptions{Policy: r.policy}); err != nil || root.Stale != nil {
+		t.Errorf("pinned: %v, %v", root.Stale, err)
+	}
+}
+
 // Nothing is promoted unverified, or to a tag that has to stay.
 func TestPromoteRefuses(t *testing.T) {
 	t.Parallel()

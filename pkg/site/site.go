@@ -16,6 +16,7 @@ import (
 	"path"
 	"slices"
 	"testing/fstest"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
@@ -38,6 +39,8 @@ type Source struct {
 	Repository string
 	// Tag is the tag from which Root was resolved; empty if it was a digest.
 	Tag string
+	// Pinned is set if a digest led to Root, and Tag only goes with it: then it does not matter how fresh a channel is.
+	Pinned bool
 }
 
 // OpenOptions are for [Open]. One of Policy and AllowUnsigned must be set.
@@ -48,6 +51,8 @@ type OpenOptions struct {
 	AllowUnsigned bool
 	// AllowRenamedTag accepts a version tag that differs from the signed version.
 	AllowRenamedTag bool
+	// AllowStale accepts a stale channel that the policy refuses, for those who renew it.
+	AllowStale bool
 }
 
 // ErrUnverified is the error of [Open] without a policy.
@@ -59,11 +64,14 @@ type Root struct {
 	*bundle.Set
 	// Verified holds the verified signatures; nil with AllowUnsigned.
 	Verified *sign.Result
+	// Channels are what the policy says of tags that lead to the root, and Stale is set if Source.Tag is a stale channel.
+	Channels *trust.Channels
+	Stale    *trust.StaleError
 }
 
 // Open verifies a root and opens it with all its bundles. Errors: [ErrUnverified]; those of [trust.Policy.Verify],
 // which wrap trust.ErrRefused; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is a version other than
-// the signed one.
+// the signed one; [*trust.StaleError] if it is a channel that the policy refuses.
 func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	if src.Store == nil {
 		return nil, errors.New("open: Source.Store is nil: want the store that holds the root")
@@ -77,11 +85,10 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 		if where == "" {
 			where = trust.Local
 		}
-		verified, err := opts.Policy.Verify(ctx, src.Store, src.Root, where)
-		if err != nil {
+		var err error
+		if root.Verified, root.Channels, err = opts.Policy.VerifyChannels(ctx, src.Store, src.Root, where); err != nil {
 			return nil, err
 		}
-		root.Verified = verified
 	case !opts.AllowUnsigned:
 		return nil, ErrUnverified
 	}
@@ -91,6 +98,12 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	}
 	if err := set.Root.Metadata().CheckTag(src.Tag); err != nil && !opts.AllowRenamedTag {
 		return nil, err
+	}
+	if !src.Pinned {
+		root.Stale = root.Channels.Check(set.Root.Metadata(), src.Tag, time.Now())
+	}
+	if root.Stale != nil && root.Stale.Refused && !opts.AllowStale {
+		return nil, root.Stale
 	}
 	root.Set = set
 	return root, nil

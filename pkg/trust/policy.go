@@ -92,6 +92,11 @@ type Rule struct {
 	Threshold int `yaml:"threshold,omitempty"`
 	// Attestations are the required attestations.
 	Attestations []Requirement `yaml:"attestations,omitempty"`
+	// MinAge is how long ago each required signer must have signed, by a log or a timestamp authority that its authority
+	// trusts. Signatures without such a proof do not count.
+	MinAge Age `yaml:"minAge,omitempty"`
+	// Channels say how fresh channels must be; nil for only what promotions say themselves.
+	Channels *ChannelRule `yaml:"channels,omitempty"`
 	// Names are globs of the names that a runtime or a bundle may have there, as it was signed; any
 	// when empty.
 	Names []string `yaml:"names,omitempty"`
@@ -127,6 +132,8 @@ type Policy struct {
 	Digest digest.Digest
 	// ExpectName is the required signed name, in addition to the rules; any when empty.
 	ExpectName string
+	// Now is the time by which signatures are valid and old enough; the clock's when zero.
+	Now time.Time
 
 	// combined must accept what this policy accepts; nil for none.
 	combined    *Policy
@@ -166,7 +173,7 @@ var shortTypes = map[string]string{
 	"cyclonedx":        "https://cyclonedx.org/bom",
 	"vuln":             "https://cosign.sigstore.dev/attestation/vuln/v1",
 	"openvex":          "https://openvex.dev/ns",
-	"promotion":        "https://krtpkg.dev/promotion/v1",
+	"promotion":        PromotionType,
 	"custom":           "https://cosign.sigstore.dev/attestation/v1",
 }
 
@@ -433,6 +440,15 @@ func (r *policyReader) readRule(from *Rule, path ...any) (*ResolvedRule, error) 
 	if from.Threshold < 0 || from.Threshold > len(made.Signers) {
 		return nil, r.errorAt(fmt.Errorf("threshold is %d, but there are %d authorities", from.Threshold, len(made.Signers)), at("threshold")...)
 	}
+	if err := made.checkProofs(); err != nil {
+		return nil, r.errorAt(err, at("minAge")...)
+	}
+	if err := from.Channels.validate(); err != nil {
+		return nil, r.errorAt(err, at("channels", "stale")...)
+	}
+	if from.Channels != nil && path[0] == "images" {
+		return nil, r.errorAt(errors.New("channels: want them in rules: images are named by digest"), at("channels")...)
+	}
 	for i, glob := range from.Names {
 		if !doublestar.ValidatePattern(glob) || path[0] == "images" {
 			return nil, r.errorAt(fmt.Errorf("names: %q: want the name of a runtime or a bundle, in rules", glob), at("names", i)...)
@@ -535,6 +551,13 @@ func (p *Policy) All() []*Policy {
 		return nil
 	}
 	return append([]*Policy{p}, p.combined.All()...)
+}
+
+func (p *Policy) currentTime() time.Time {
+	if p.Now.IsZero() {
+		return time.Now()
+	}
+	return p.Now
 }
 
 // Rules returns the rules by place, in order.

@@ -77,47 +77,65 @@ func (p *Policy) DisplayName() string { return cmp.Or(p.Name, "the trust policy"
 // signatures, the attestations, that neither the root nor a bundle or an image in its lock is
 // revoked, and that its name is expected there. It returns the errors of [sign.Verify] and
 // [ErrRefused].
+//
+// A tag that led to the root is another matter: see [Policy.VerifyChannels].
 func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, error) {
+	result, _, err := p.VerifyChannels(ctx, store, root, where)
+	return result, err
+}
+
+// VerifyChannels is [Policy.Verify] that also returns what the policy says of tags that lead to the root: whoever follows
+// a tag calls [Channels.Check].
+func (p *Policy) VerifyChannels(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, *Channels, error) {
 	r := matchRule(p.rules, where)
 	if r == nil {
-		return nil, newRefusal("%s: no rule of %s matches", where, p.DisplayName())
+		return nil, nil, newRefusal("%s: no rule of %s matches", where, p.DisplayName())
 	}
 	result, err := p.verifyByRule(ctx, store, root, r, where, false)
 	if err == nil {
 		err = p.checkName(ctx, store, root, r, where)
 	}
+	channels := &Channels{}
 	if err == nil && p.combined != nil {
-		_, err = p.combined.Verify(ctx, store, root, where)
+		_, channels, err = p.combined.VerifyChannels(ctx, store, root, where)
+	}
+	if err == nil {
+		err = p.checkRevoked(ctx, store, root, where, result)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	return result, &Channels{append([]channelView{p.readChannels(r, result)}, channels.views...)}, nil
+}
+
+// checkRevoked looks for what is revoked in a root and all that its lock names.
+func (p *Policy) checkRevoked(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string, result *sign.Result) error {
 	if len(p.revoked) == 0 {
-		return result, nil
+		return nil
 	}
 	set, err := bundle.OpenSet(ctx, store, root)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, v := range slices.Concat(result.Verified, result.Attestations) {
 		if err := p.checkDigest(v.Manifest, "what is signed or attested"); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := p.checkArtifactDigests(set.Root, where); err != nil {
-		return nil, err
+		return err
 	}
 	for _, b := range set.Bundles {
 		if err := p.checkArtifactDigests(b, "bundle "+b.Metadata().Name); err != nil {
-			return nil, err
+			return err
 		}
 		for _, image := range b.Images {
 			if err := p.checkImageDigest(ctx, store, image); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return result, nil
+	return nil
 }
 
 // CheckRevoked returns an error if a digest is revoked. Call it for everything that is copied
@@ -285,13 +303,18 @@ func (p *Policy) verifyByRule(ctx context.Context, store oras.ReadOnlyGraphTarge
 	if err := p.checkDigest(root.Digest, what); err != nil {
 		return nil, err
 	}
+	now := p.currentTime()
 	result, err := sign.Verify(ctx, store, root, sign.Policy{
-		Authorities: r.Signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.AllAttesters(),
+		Now: now, Authorities: r.Signers, Threshold: r.Threshold, Revoked: p.File.Revoked.Keys, Attesters: r.AllAttesters(),
 		SignaturesOnly: signaturesOnly,
 		Suffices: func(result *sign.Result) bool {
-			return !slices.ContainsFunc(r.Required, func(q ResolvedRequirement) bool { return q.checkAttestations(result) != nil })
+			return r.checkAge(result, "", "", now) == nil &&
+				!slices.ContainsFunc(r.Required, func(q ResolvedRequirement) bool { return q.checkAttestations(result) != nil })
 		},
 	})
+	if err == nil {
+		err = r.checkAge(result, what, p.DisplayName(), now)
+	}
 	if err != nil {
 		return nil, err
 	}

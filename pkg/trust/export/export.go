@@ -139,6 +139,12 @@ func (e *exporter) exportList(kind string, rules []*trust.ResolvedRule, emit fun
 		if len(from.Names) > 0 {
 			e.recordProblem("%s: names of what is signed", r.label)
 		}
+		if from.MinAge != 0 {
+			e.recordProblem("%s: the age of signatures (minAge)", r.label)
+		}
+		if from.Channels != nil && from.Channels.Stale == trust.RefuseStale {
+			e.recordProblem("%s: the freshness of channels", r.label)
+		}
 		for _, pattern := range from.Match {
 			globs, err := parseGlob(pattern)
 			if err != nil {

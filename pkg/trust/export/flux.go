@@ -38,6 +38,12 @@ func Flux(p *trust.Policy, where string) (*FluxTrust, error) {
 	if len(r.Names) > 0 {
 		e.recordProblem("names of what is signed")
 	}
+	if r.MinAge != 0 {
+		e.recordProblem("the age of signatures (minAge)")
+	}
+	if r.Channels != nil && r.Channels.Stale == trust.RefuseStale {
+		e.recordProblem("the freshness of channels")
+	}
 	if r.Threshold > 1 {
 		e.recordProblem("%d signatures", r.Threshold)
 	}
