@@ -86,6 +86,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		overwrite  *otherArchiveError
 		refused    *refusedReceiptsError
 		absent     *absentReceiptsError
+		young      *trust.TooYoungError
+		stale      *trust.StaleError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -130,6 +132,12 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.TemplateRunaway, exitFailure, "look for a loop, a recursion or an endless repetition in its templates", "")
 	case errors.As(err, &altered):
 		return failure(result.Altered, exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it", altered.Artifact)
+	case errors.As(err, &stale):
+		return failure(result.StaleChannel, exitUnverified, "renew it with krtpkg promote --refresh, or name a version or a digest instead of the channel", stale.Channel)
+	case errors.As(err, &young) && young.From.IsZero():
+		return failure(result.TooYoung, exitUnverified, "sign it again with a proof of time: krtpkg sign --timestamp-server-url or --rekor-url", young.What)
+	case errors.As(err, &young):
+		return failure(result.TooYoung, exitUnverified, "wait until then, or lower minAge in "+young.Policy, young.What)
 	case errors.Is(err, trust.ErrRefused):
 		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
 	case errors.As(err, &baseLayer):

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -23,6 +24,8 @@ type openedReference struct {
 	client *registry.Client
 	store  place.Store
 	root   ocispec.Descriptor
+	// allowStale is set if a channel that the policy refuses as stale is accepted.
+	allowStale bool
 	// noted is set if the user knows of a repository with another name.
 	noted bool
 }
@@ -64,8 +67,8 @@ func (a *app) openSet(ctx context.Context, at *openedReference) (*bundle.Set, er
 // openVerified verifies and opens what was resolved, without a policy as it is, and holds tag and repository to
 // it as [app.openSet] does.
 func (a *app) openVerified(ctx context.Context, at *openedReference, policy *trust.Policy) (*site.Root, error) {
-	src := site.Source{Store: at.store, Root: at.root, Tag: at.Tag, Repository: at.Repository}
-	root, err := site.Open(ctx, src, site.OpenOptions{Policy: policy, AllowUnsigned: policy == nil, AllowRenamedTag: a.settings.allowRenamed})
+	src := site.Source{Store: at.store, Root: at.root, Tag: at.Tag, Repository: at.Repository, Pinned: at.Digest != ""}
+	root, err := site.Open(ctx, src, site.OpenOptions{Policy: policy, AllowUnsigned: policy == nil, AllowRenamedTag: a.settings.allowRenamed, AllowStale: at.allowStale})
 	var renamed *bundle.TagError
 	switch {
 	case errors.As(err, &renamed):
@@ -74,7 +77,40 @@ func (a *app) openVerified(ctx context.Context, at *openedReference, policy *tru
 		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), err)
 	}
 	a.noteOtherName(at, root.Set)
+	if root.Stale != nil {
+		a.noteStale(at, root.Stale)
+	}
 	return root, nil
+}
+
+// noteStale warns of a channel that may be held back.
+func (a *app) noteStale(at *openedReference, stale *trust.StaleError) {
+	a.ui.Note("WARNING: %s: %v", at.unpinnedReference(), stale)
+}
+
+// checkChannel warns of a stale channel, or refuses it as the policy says.
+func (a *app) checkChannel(ctx context.Context, at *openedReference, channels *trust.Channels) error {
+	if at.Tag == "" || at.Digest != "" {
+		return nil
+	}
+	m, err := bundle.ReadManifest(ctx, at.store, at.root)
+	if err != nil {
+		return err
+	}
+	stale := channels.Check(metadataOf(m), at.Tag, time.Now())
+	if stale == nil {
+		return nil
+	}
+	if stale.Refused {
+		return stale
+	}
+	a.noteStale(at, stale)
+	return nil
+}
+
+// metadataOf returns the name and the version that a manifest is annotated with.
+func metadataOf(m *ocispec.Manifest) bundle.Metadata {
+	return bundle.Metadata{Name: titleOf(m), Version: m.Annotations[ocispec.AnnotationVersion]}
 }
 
 // noteOtherName tells once of a repository with another name than what it holds.

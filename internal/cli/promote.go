@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/user"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,9 @@ type promoteOptions struct {
 	to    string
 	by    string
 	back  bool
+	// expires is how long the promotion counts, refresh renews that of a channel that is there.
+	expires dayDuration
+	refresh bool
 }
 
 func (a *app) promoteCommand() *cobra.Command {
@@ -32,9 +36,14 @@ channel and when, and moves the channel's tag to the verified digest. Sites that
 then use this version.
 
 The policy file or --trust-key defines the trusted signers; --key or --keyless signs the attestation,
-as with sign. A channel moves to an older version, or to another build of its version, only with --back.`,
+as with sign. A channel moves to an older version, or to another build of its version, only with --back.
+
+With --expires the channel is stale from then on, unless --refresh renews its record in time or another
+version is promoted: sites warn of stale channels, or refuse them if their policy says so.`,
 		Example: `  krtpkg promote --trust-key cosign.pub --key cosign.key --to candidate registry.example/krt/edge:1.0.0
-  krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate`,
+  krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate
+  krtpkg promote --trust-key cosign.pub --key cosign.key --to stable --expires 30d registry.example/krt/edge:candidate
+  krtpkg promote --trust-key cosign.pub --key cosign.key --to stable --refresh registry.example/krt/edge:stable`,
 		GroupID: groupTrust,
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runPromote(cmd.Context(), args[0], &o) },
@@ -47,6 +56,8 @@ as with sign. A channel moves to an older version, or to another build of its ve
 	flags.StringVar(&o.by, "by", "", "who promotes (default: the user of this machine)")
 	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version, or move to another build of its version")
 	flags.BoolVar(&o.back, "allow-downgrade", false, "the same as --back")
+	flags.Var(&o.expires, "expires", "how long the channel is fresh by this promotion, such as 30d (default: for ever; with --refresh as long as before)")
+	flags.BoolVar(&o.refresh, "refresh", false, "renew the promotion of a channel that is at this version")
 	requireFlags(cmd, "to")
 	return cmd
 }
@@ -62,7 +73,7 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if policy == nil {
 		return &usageError{errors.New("verification required: pass --trust-key or --policy")}
 	}
-	options := site.PromoteOptions{Channel: o.to, By: o.by, AllowOlder: o.back}
+	options := site.PromoteOptions{Channel: o.to, By: o.by, AllowOlder: o.back, Expires: time.Duration(o.expires), Refresh: o.refresh}
 	if options.Sign, err = a.signOptions(ctx, &o.signFlags); err != nil {
 		return err
 	}
@@ -80,6 +91,7 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if at.File != "" {
 		return &usageError{fmt.Errorf("%s: an archive has no channels: promote in a registry or a folder", reference)}
 	}
+	at.allowStale = true // it may be what is renewed
 	root, err := a.openVerified(ctx, at, policy)
 	if err != nil {
 		return err
@@ -95,6 +107,12 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	}
 	if promoted.Attached == nil {
 		a.ui.Say("%s is at %s %s already", o.to, root.Name(), promoted.Version)
+		if o.expires > 0 {
+			a.ui.Note("note: nothing was written, and --expires did not count: renew the promotion with --refresh")
+		}
+	}
+	if !promoted.Expires.IsZero() {
+		a.ui.Say("%s is fresh until %s", o.to, promoted.Expires.Format(time.RFC3339))
 	}
 	a.sayAttached(at, promoted.Attached)
 	channel := at.WithTag(o.to)

@@ -241,6 +241,19 @@ func TestApplyToSeveralClusters(t *testing.T) {
 	}
 	s.refused(2, "cannot be used together", append(apply, "--contexts", "north", "--context", "south")...)
 	s.receipts(north, south, apply)
+
+	// What runs came by a channel that nobody renewed: status says so if a policy is configured.
+	s.ok("promote", "--trust-key", "cosign.pub", "--key", "cosign.key", "--to", "stable", "--expires", "1s", registry.Host+"/site/stack:1.0.0")
+	s.ok("trust", "init", "--key", "cosign.pub", "--output", "policy.yaml")
+	time.Sleep(time.Second)
+	if r := s.run("status", "stack", "--context", "south"); strings.Contains(r.stderr, "stale") {
+		t.Errorf("stale without a policy:\n%s", r.stderr)
+	}
+	s.env = append(s.env, "KRTPKG_TRUST_POLICY="+s.path("policy.yaml"))
+	r = s.run("status", "stack", "--context", "south", "-o", "json")
+	if r.code != 0 || !strings.Contains(r.stderr, "WARNING: "+registry.Host+"/site/stack@sha256:") || !strings.Contains(r.stdout, `"stale": "channel stable is stale: its newest promotion`) {
+		t.Errorf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
 	s.refused(2, "--registry is for archives", "apply", "oci:dist:1.0.0", "--registry", "x/y", "--key", "cosign.pub", "--yes")
 }
 

@@ -16,6 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/result"
+	"krtpkg.dev/krtpkg/pkg/trust"
 )
 
 func (a *app) statusCommand() *cobra.Command {
@@ -62,7 +63,7 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 	if err != nil {
 		return err
 	}
-	newer := map[string][]string{}
+	newer, stale := map[string][]string{}, map[string]string{}
 	began := time.Now()
 	said := began
 	for last := ""; ; {
@@ -74,8 +75,11 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 		for _, s := range all {
 			if _, asked := newer[s.Revision.Digest]; !asked && !o.offline {
 				newer[s.Revision.Digest] = a.newerVersions(ctx, s.Revision)
+				stale[s.Revision.Digest] = a.staleChannels(ctx, s.Revision)
 			}
-			views = append(views, describeStatus(s, newer[s.Revision.Digest]))
+			view := describeStatus(s, newer[s.Revision.Digest])
+			view.Stale = stale[s.Revision.Digest]
+			views = append(views, view)
 			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
 		}
 		var text strings.Builder
@@ -256,6 +260,34 @@ func (a *app) newerVersions(ctx context.Context, r deploy.Revision) []string {
 	}
 	a.ui.Note("note: look for newer versions at %s: %v", p.Repository, err)
 	return nil
+}
+
+// staleChannels returns why all channels are stale that a revision was promoted to, by the configured policy; "" if one
+// is not, or nothing is known. That they cannot be looked up is not an error of the status.
+func (a *app) staleChannels(ctx context.Context, r deploy.Revision) string {
+	policy, err := a.loadTrust(ctx, &trustFlags{})
+	if err != nil || policy == nil || r.Reference == "" {
+		return ""
+	}
+	p, err := place.Parse(r.Reference)
+	if err != nil || !p.IsRegistry() {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	at, err := a.openReference(ctx, r.Reference)
+	if err == nil {
+		var channels *trust.Channels
+		if _, channels, err = policy.VerifyChannels(ctx, at.store, at.root, policyPlace(at.Place)); err == nil {
+			if stale := channels.CheckAll(time.Now()); stale != nil {
+				a.ui.Note("WARNING: %s: %v", r.Reference, stale)
+				return stale.Error()
+			}
+			return ""
+		}
+	}
+	a.ui.Note("note: look for promotions of %s: %v", r.Reference, err)
+	return ""
 }
 
 func (a *app) historyCommand() *cobra.Command {

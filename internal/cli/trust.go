@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -181,7 +182,7 @@ func (a *app) trustShowCommand() *cobra.Command {
 type policyView struct{ result.Trust }
 
 func newPolicyView(p *trust.Policy) *policyView {
-	v := &policyView{result.Trust{File: p.Name, Authorities: []result.Authority{}, Rules: describeRules(p, p.File.Rules), ImageRules: describeRules(p, p.File.Images), Revoked: []string{}}}
+	v := &policyView{result.Trust{File: p.Name, Digest: p.Digest.String(), Authorities: []result.Authority{}, Rules: describeRules(p, p.File.Rules), ImageRules: describeRules(p, p.File.Images), Revoked: []string{}}}
 	for _, a := range p.File.Authorities {
 		one := result.Authority{Name: a.Name, KeyID: p.KeyID(a.Name), Counts: true}
 		if i := a.Identity; i != nil {
@@ -209,6 +210,15 @@ func ruleTarget(r result.TrustRule) string {
 	if len(r.Names) > 0 {
 		match += " named " + strings.Join(r.Names, ", ")
 	}
+	if r.MinAge != "" {
+		match += " signed " + r.MinAge + " ago"
+	}
+	if c := r.Channels; c != nil {
+		match += ", stale channels: " + c.Stale
+		if c.MaxAge != "" {
+			match += " after " + c.MaxAge
+		}
+	}
 	return match
 }
 
@@ -223,6 +233,15 @@ func describeRules(p *trust.Policy, from []trust.Rule) []result.TrustRule {
 		}
 		for _, q := range r.Attestations {
 			v.Attestations = append(v.Attestations, trust.PredicateType(q.Type))
+		}
+		if r.MinAge != 0 {
+			v.MinAge = r.MinAge.String()
+		}
+		if c := r.Channels; c != nil {
+			v.Channels = &result.ChannelRule{Stale: cmp.Or(c.Stale, trust.WarnStale)}
+			if c.MaxAge != 0 {
+				v.Channels.MaxAge = c.MaxAge.String()
+			}
 		}
 		views = append(views, v)
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -284,7 +285,10 @@ func (a *app) verifyRoot(ctx context.Context, at *openedReference, policy *trust
 	if policy == nil {
 		return nil, &usageError{errNoTrust}
 	}
-	result, err := policy.Verify(ctx, at.store, at.root, policyPlace(at.Place))
+	result, channels, err := policy.VerifyChannels(ctx, at.store, at.root, policyPlace(at.Place))
+	if err == nil {
+		err = a.checkChannel(ctx, at, channels)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), err)
 	}
@@ -328,11 +332,14 @@ func (a *app) verifyTransfer(ctx context.Context, f *trustFlags, strictly bool, 
 	}
 	o.Accepts = policy.CheckRevoked
 	o.Verify = func(ctx context.Context, source transfer.Source) error {
-		result, err := policy.Verify(ctx, source.Store, source.Root, cmp.Or(source.Where, trust.Local))
+		result, channels, err := policy.VerifyChannels(ctx, source.Store, source.Root, cmp.Or(source.Where, trust.Local))
 		if err != nil {
 			return err
 		}
 		m, err := bundle.ReadManifest(ctx, source.Store, source.Root)
+		if err == nil {
+			err = a.checkChannels(source, channels, metadataOf(m))
+		}
 		if err == nil {
 			mu.Lock()
 			for _, v := range slices.Concat(result.Verified, result.Attestations) {
@@ -342,6 +349,26 @@ func (a *app) verifyTransfer(ctx context.Context, f *trustFlags, strictly bool, 
 			a.ui.Say("verified %s, %s %s, signed by %s", source.Root.Digest, titleOf(m), m.Annotations[ocispec.AnnotationVersion], signerNames(result))
 		}
 		return err
+	}
+	return nil
+}
+
+// checkChannels warns of stale channels among the tags that a transfer goes by, or refuses them as the policy says: the tag
+// that was asked for, or those that an archive or a folder has.
+func (a *app) checkChannels(source transfer.Source, channels *trust.Channels, m bundle.Metadata) error {
+	tags := source.Tags
+	if source.From != "" {
+		tags = []string{source.From}
+	}
+	for _, tag := range tags {
+		stale := channels.Check(m, tag, time.Now())
+		switch {
+		case stale == nil:
+		case stale.Refused:
+			return stale
+		default:
+			a.ui.Note("WARNING: %s %s: %v", m.Name, m.Version, stale)
+		}
 	}
 	return nil
 }

@@ -93,7 +93,11 @@ func (v *verification) writeText(w io.Writer) {
 		}
 	}
 	for _, p := range v.Promotions {
-		ui.Fprintf(w, "  promoted\tto %s by %s at %s\n", p.Channel, p.By, p.At.Format(time.RFC3339))
+		until := ""
+		if !p.Expires.IsZero() {
+			until = ", until " + p.Expires.Format(time.RFC3339)
+		}
+		ui.Fprintf(w, "  promoted\tto %s by %s at %s%s\n", p.Channel, p.By, p.At.Format(time.RFC3339), until)
 	}
 	said := map[string]bool{} // in one form or in two
 	for _, s := range v.Attestations {
