@@ -98,7 +98,7 @@ type rights map[string]right
 // right is a level, of which a higher one is more.
 type right struct {
 	level    int
-	severity Severity
+	severity RiskLevel
 	// text says what the pod may do; of a limited right, what it may do when that is no longer limited.
 	text string
 }
@@ -291,7 +291,7 @@ func containerRights(pod *foundPod, c *container) rights {
 		return r
 	}
 	name := c.kind + " " + c.Name
-	set := func(about string, level int, severity Severity, format string, args ...any) {
+	set := func(about string, level int, severity RiskLevel, format string, args ...any) {
 		r[name+" "+about] = right{level, severity, name + " " + fmt.Sprintf(format, args...)}
 	}
 	for _, p := range c.Ports {
@@ -339,7 +339,7 @@ func containerRights(pod *foundPod, c *container) rights {
 }
 
 // setUser sets whether a container runs as root: with a user or not, as its own or its pod's settings say.
-func setUser(pod *foundPod, s *corev1.SecurityContext, set func(string, int, Severity, string, ...any)) {
+func setUser(pod *foundPod, s *corev1.SecurityContext, set func(string, int, RiskLevel, string, ...any)) {
 	user, nonRoot := s.RunAsUser, s.RunAsNonRoot
 	if p := pod.SecurityContext; p != nil {
 		user, nonRoot = cmp.Or(user, p.RunAsUser), cmp.Or(nonRoot, p.RunAsNonRoot)
@@ -353,7 +353,7 @@ func setUser(pod *foundPod, s *corev1.SecurityContext, set func(string, int, Sev
 }
 
 // setProfiles sets what of the kernel a container is kept from.
-func setProfiles(pod *foundPod, c *container, s *corev1.SecurityContext, set func(string, int, Severity, string, ...any)) {
+func setProfiles(pod *foundPod, c *container, s *corev1.SecurityContext, set func(string, int, RiskLevel, string, ...any)) {
 	seccomp, apparmor, selinux := s.SeccompProfile, s.AppArmorProfile, s.SELinuxOptions
 	if p := pod.SecurityContext; p != nil {
 		seccomp, apparmor, selinux = cmp.Or(seccomp, p.SeccompProfile), cmp.Or(apparmor, p.AppArmorProfile), cmp.Or(selinux, p.SELinuxOptions)

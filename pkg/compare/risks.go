@@ -9,15 +9,15 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy"
 )
 
-// Severity is how dangerous a risk is.
-type Severity string
+// RiskLevel is how dangerous a risk is.
+type RiskLevel string
 
 // The severities.
 const (
 	// Critical is what gives control of a cluster or a node, loses data, or keeps the new version from being applied.
-	Critical Severity = "critical"
+	Critical RiskLevel = "critical"
 	// Notable is any other right that is new, and what gets narrower.
-	Notable Severity = "notable"
+	Notable RiskLevel = "notable"
 )
 
 // Area is what a risk is about.
@@ -35,9 +35,9 @@ const (
 
 // Risk is a change that deserves a look first.
 type Risk struct {
-	Severity Severity `json:"severity"`
-	Area     Area     `json:"area"`
-	Bundle   string   `json:"bundle"`
+	Severity RiskLevel `json:"severity"`
+	Area     Area      `json:"area"`
+	Bundle   string    `json:"bundle"`
 	// Resource is absent for what is not of a resource.
 	Resource *deploy.ResourceID `json:"resource,omitempty"`
 	Text     string             `json:"text"`
@@ -61,7 +61,7 @@ func (c *Comparison) findRisks(all *deploy.Comparison) {
 		f.lookAt()
 	}
 	c.Risks = append(c.Risks, f.risks...)
-	add := func(severity Severity, area Area, bundleName, format string, args ...any) {
+	add := func(severity RiskLevel, area Area, bundleName, format string, args ...any) {
 		c.Risks = append(c.Risks, Risk{Severity: severity, Area: area, Bundle: bundleName, Text: fmt.Sprintf(format, args...)})
 	}
 	for _, v := range c.Values {
@@ -97,7 +97,7 @@ type riskFinder struct {
 	bound map[string][]string
 }
 
-func (f *riskFinder) add(severity Severity, area Area, format string, args ...any) {
+func (f *riskFinder) add(severity RiskLevel, area Area, format string, args ...any) {
 	f.risks = append(f.risks, Risk{
 		Severity: severity, Area: area, Bundle: f.change.Bundle, Resource: &f.change.ResourceID, Text: fmt.Sprintf(format, args...),
 	})

@@ -3,14 +3,18 @@ package result
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/invopop/jsonschema"
+	validator "github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 
 	"krtpkg.dev/krtpkg/pkg/progress"
 )
@@ -19,7 +23,17 @@ var update = flag.Bool("update", false, "write the generated files instead of co
 
 // The committed schemas are what the Go types say today. What git shows of them is a change of what is promised.
 func TestSchemasAreCurrent(t *testing.T) {
-	reflector := &jsonschema.Reflector{AllowAdditionalProperties: true}
+	names := map[string]reflect.Type{}
+	reflector := &jsonschema.Reflector{AllowAdditionalProperties: true, Namer: func(of reflect.Type) string {
+		if of == reflect.TypeFor[time.Time]() {
+			return "date-time" // which types of ours may be called, too
+		}
+		if other := names[of.Name()]; other != nil && other != of && of.Name() != "" {
+			t.Errorf("%v and %v have one name in schemas", of, other)
+		}
+		names[of.Name()] = of
+		return ""
+	}}
 	for from, dir := range map[string]string{
 		"pkg/result": ".", "pkg/assemble": "../assemble", "pkg/bundle": "../bundle", "pkg/compare": "../compare", "pkg/deploy": "../deploy", "pkg/graph": "../graph",
 		"pkg/layers": "../layers", "pkg/progress": "../progress", "pkg/sign": "../sign", "bundles": "../../bundles",
@@ -34,6 +48,7 @@ func TestSchemasAreCurrent(t *testing.T) {
 	}
 	for name, value := range types {
 		file := "schema/" + name + ".json"
+		clear(names)
 		schema := reflector.Reflect(value)
 		if _, fails := value.(Result); fails {
 			// A command that fails may know nothing but why.
@@ -65,6 +80,92 @@ func TestSchemasAreCurrent(t *testing.T) {
 		if types[strings.TrimSuffix(filepath.Base(file), ".json")] == nil {
 			t.Errorf("%s is no verb's", file)
 		}
+	}
+}
+
+// A result with all fields filled in is valid by the schema of its verb.
+func TestFullResultsAreValid(t *testing.T) {
+	for _, verb := range Verbs() {
+		value := New(verb)
+		fillValue(reflect.ValueOf(value).Elem(), 0)
+		text, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		instance, err := validator.UnmarshalJSON(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		schema, err := Schema(verb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		document, err := validator.UnmarshalJSON(bytes.NewReader(schema))
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiler := validator.NewCompiler()
+		if err := compiler.AddResource("result.json", document); err != nil {
+			t.Fatal(err)
+		}
+		compiled, err := compiler.Compile("result.json")
+		if err != nil {
+			t.Fatalf("%s: %v", verb, err)
+		}
+		var invalid *validator.ValidationError
+		if errors.As(compiled.Validate(instance), &invalid) {
+			for _, place := range listWrongTypes(invalid) {
+				t.Errorf("%s: %s", verb, place)
+			}
+		}
+	}
+}
+
+// listWrongTypes lists the places where a value has another type than its schema says. What it may be is another matter.
+func listWrongTypes(e *validator.ValidationError) (places []string) {
+	if _, is := e.ErrorKind.(*kind.Type); is {
+		places = append(places, e.Error())
+	}
+	for _, cause := range e.Causes {
+		places = append(places, listWrongTypes(cause)...)
+	}
+	return places
+}
+
+// fillValue sets all that a value holds; what contains itself ends after some levels.
+func fillValue(v reflect.Value, level int) {
+	if level > 12 {
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fillValue(v.Elem(), level+1)
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			v.Set(reflect.ValueOf(time.Unix(0, 0).UTC()))
+			return
+		}
+		for i := range v.NumField() {
+			if v.Field(i).CanSet() {
+				fillValue(v.Field(i), level+1)
+			}
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		fillValue(v.Index(0), level+1)
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fillValue(key, level+1)
+		fillValue(value, level+1)
+		v.SetMapIndex(key, value)
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64, reflect.Int32:
+		v.SetInt(1)
 	}
 }
 
