@@ -65,7 +65,7 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 		return ocispec.Descriptor{}, err
 	}
 	if !oci.IsIndex(whole.MediaType) {
-		return whole, nil // one platform, whichever it is
+		return whole, r.noteSingle(ctx, ref, origin, whole)
 	}
 	if whole.Size > oci.MaxManifest {
 		return ocispec.Descriptor{}, fmt.Errorf("the index has %d bytes, the limit is %d", whole.Size, oci.MaxManifest)
@@ -86,6 +86,30 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 		r.note(ref, "is not there for %s: nodes of that kind can't run it", platformNames(lacking))
 	}
 	return restricted, err
+}
+
+// noteSingle notes which of the platforms an image is not there for that has one, whichever that is.
+func (r *platformResolver) noteSingle(ctx context.Context, ref name.Reference, from content.Fetcher, desc ocispec.Descriptor) error {
+	if desc.Size > oci.MaxManifest {
+		return fmt.Errorf("the manifest has %d bytes, the limit is %d", desc.Size, oci.MaxManifest)
+	}
+	raw, err := content.FetchAll(ctx, from, desc)
+	if err != nil {
+		return err
+	}
+	m, err := oci.ParseManifest(raw)
+	if err != nil {
+		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
+	}
+	has, known, err := oci.ReadPlatform(ctx, from, m)
+	if err != nil || !known {
+		return err
+	}
+	lacking := slices.DeleteFunc(slices.Clone(r.platforms), func(p ocispec.Platform) bool { return oci.MatchesPlatform(p, has) })
+	if len(lacking) > 0 {
+		r.note(ref, "is not there for %s, only for %s: nodes of another kind can't run it", platformNames(lacking), oci.FormatPlatform(has))
+	}
+	return nil
 }
 
 func (r *platformResolver) note(ref name.Reference, format string, args ...any) {

@@ -123,6 +123,38 @@ func TestPlatformsChooseFromAnIndex(t *testing.T) {
 	}
 }
 
+// An image that is not an index has one platform, which its config names.
+func TestPlatformsOfSingleImages(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ config, platforms, want string }{
+		{`{"os": "linux", "architecture": "amd64"}`, "linux/arm64", "ghcr.io/a/b:1 is not there for linux/arm64, only for linux/amd64: nodes of another kind can't run it"},
+		{`{"os": "linux", "architecture": "amd64"}`, "linux/arm64 linux/amd64", "ghcr.io/a/b:1 is not there for linux/arm64, only for linux/amd64: nodes of another kind can't run it"},
+		{`{"os": "linux", "architecture": "arm64", "variant": "v8"}`, "linux/arm64", ""},
+		{`{}`, "linux/arm64", ""},
+	} {
+		store := memory.New()
+		config, err := oras.PushBytes(t.Context(), store, ocispec.MediaTypeImageConfig, []byte(c.config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		image, err := oras.PackManifest(t.Context(), store, oras.PackManifestVersion1_1, "", oras.PackManifestOptions{ConfigDescriptor: &config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := ""
+		r, err := images.ForPlatforms(nil, origin{store, image}, memory.New(), strings.Fields(c.platforms), func(e progress.Event) {
+			notes += fmt.Sprint(e.Subject, " ", e.Detail)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.Resolve(t.Context(), name.MustParseReference("ghcr.io/a/b:1"))
+		if err != nil || got.Digest != image.Digest || notes != c.want {
+			t.Errorf("%s for %s: %v, error %v, noted %q, want %q", c.config, c.platforms, got.Digest, err, notes, c.want)
+		}
+	}
+}
+
 // checkIndex looks into an index: the same but for the manifests that are left out. It lies
 // in the store when it was made here.
 func checkIndex(t *testing.T, from origin, store *memory.Store, got ocispec.Descriptor, whole ocispec.Index, kept []int) {

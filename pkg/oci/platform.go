@@ -1,11 +1,13 @@
 package oci
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 )
 
 // platformText is os/architecture[/variant]. Versions of an OS cannot be chosen.
@@ -23,6 +25,29 @@ func ParsePlatform(text string) (ocispec.Platform, error) {
 		p.Variant = parts[2]
 	}
 	return canonicalPlatform(p), nil
+}
+
+// dockerConfig is the media type of the config of docker's images.
+const dockerConfig = "application/vnd.docker.container.image.v1+json"
+
+// ReadPlatform returns the platform of an image that is not an index, which its config names; false for what names
+// none, such as an artifact.
+func ReadPlatform(ctx context.Context, from content.Fetcher, m *Manifest) (ocispec.Platform, bool, error) {
+	if m.Config == nil || m.Config.MediaType != ocispec.MediaTypeImageConfig && m.Config.MediaType != dockerConfig {
+		return ocispec.Platform{}, false, nil
+	}
+	if m.Config.Size > MaxManifest {
+		return ocispec.Platform{}, false, fmt.Errorf("config %s has %d bytes, the limit is %d", m.Config.Digest, m.Config.Size, MaxManifest)
+	}
+	data, err := content.FetchAll(ctx, from, *m.Config)
+	if err != nil {
+		return ocispec.Platform{}, false, fmt.Errorf("read config %s: %w", m.Config.Digest, err)
+	}
+	var config ocispec.Platform
+	if err := UnmarshalJSON(data, &config); err != nil {
+		return ocispec.Platform{}, false, fmt.Errorf("invalid config %s: %w", m.Config.Digest, err)
+	}
+	return config, config.OS != "" && config.Architecture != "", nil
 }
 
 // FormatPlatform returns a platform as os/architecture[/variant].

@@ -308,7 +308,7 @@ func (p *Plan) addImages(ctx context.Context, r *planRoot) error {
 				err = p.addTree(ctx, from, desc)
 			}
 			if err == nil {
-				p.noteLacking(r.images[i])
+				err = p.noteLacking(ctx, from, r.images[i])
 			}
 			if errors.Is(err, ErrPlatform) {
 				return fmt.Errorf("image %s: %w", r.images[i].reference, err)
@@ -343,7 +343,9 @@ func (p *Plan) incompleteError() error {
 	if len(p.missing) == 0 {
 		return nil
 	}
-	slices.SortFunc(p.missing, func(a, b Missing) int { return cmp.Compare(a.Image, b.Image) })
+	slices.SortStableFunc(p.missing, func(a, b Missing) int { return cmp.Compare(a.Image, b.Image) })
+	// Several roots, such as a runtime and its bundles, have the same images.
+	p.missing = slices.CompactFunc(p.missing, func(a, b Missing) bool { return a.Image == b.Image && a.Reason.Error() == b.Reason.Error() })
 	return &IncompleteError{Root: p.roots[0].desc, Missing: p.missing}
 }
 
@@ -482,17 +484,22 @@ func (p *Plan) noteForeign() {
 func (p *Plan) Foreign() int { return len(p.foreign) }
 
 // noteLacking notes of which wanted platforms an image has nothing.
-func (p *Plan) noteLacking(image namedImage) {
+func (p *Plan) noteLacking(ctx context.Context, from content.Fetcher, image namedImage) error {
 	p.mu.Lock()
 	n := p.nodes[image.desc.Digest]
 	p.mu.Unlock()
 	if len(p.platforms) == 0 || n == nil {
-		return
+		return nil
 	}
 	m, err := oci.ParseManifest(n.data)
-	if lacking := p.platforms.lacking(n.desc, m); err == nil && len(lacking) > 0 {
+	if err != nil {
+		return err
+	}
+	lacking, err := p.platforms.lacking(ctx, from, n.desc, m)
+	if len(lacking) > 0 {
 		p.note(image.reference, fmt.Sprintf("is not there for %s: nodes of that kind cannot run it", strings.Join(lacking, ", ")))
 	}
+	return err
 }
 
 func (p *Plan) note(subject, text string) {

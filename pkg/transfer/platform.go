@@ -75,17 +75,30 @@ func (p platformSet) requiredBy(desc ocispec.Descriptor, m *oci.Manifest) ([]oci
 	}), nil
 }
 
-// lacking returns the wanted platforms that an index has nothing for, of those that have any.
-func (p platformSet) lacking(desc ocispec.Descriptor, m *oci.Manifest) (names []string) {
-	if !oci.IsIndex(desc.MediaType) || !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil }) {
-		return nil
+// lacking returns the wanted platforms that an image has nothing for, if it says which it has: an index in its
+// entries, another image in its config.
+func (p platformSet) lacking(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, m *oci.Manifest) (names []string, err error) {
+	var has []ocispec.Platform
+	for _, d := range m.Manifests {
+		if d.Platform != nil {
+			has = append(has, *d.Platform)
+		}
+	}
+	if !oci.IsIndex(desc.MediaType) {
+		one, known, err := oci.ReadPlatform(ctx, from, m)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			has = []ocispec.Platform{one}
+		}
 	}
 	for _, want := range p {
-		if !slices.ContainsFunc(m.Manifests, func(d ocispec.Descriptor) bool { return d.Platform != nil && platformSet{want}.contains(d) }) {
+		if len(has) > 0 && !slices.ContainsFunc(has, func(one ocispec.Platform) bool { return oci.MatchesPlatform(want, one) }) {
 			names = append(names, oci.FormatPlatform(want))
 		}
 	}
-	return names
+	return names, nil
 }
 
 // isAttestation reports whether a manifest in an index is one of buildkit's about another one there,
