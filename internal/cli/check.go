@@ -14,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/result"
+	"krtpkg.dev/krtpkg/pkg/transfer"
 )
 
 func (a *app) inventoryCommand() *cobra.Command {
@@ -24,7 +25,9 @@ func (a *app) inventoryCommand() *cobra.Command {
 		Short:   "write the inventory of a site as the base of an export",
 		Long: `Inventory writes what a site has as JSON to standard output: its versions by digest, and eight
 bytes for each blob of 4 KiB and more. It is small enough to carry back to the connected side,
-where export --base leaves out what it lists. A reference without a version means all versions.`,
+where export --base leaves out what it lists. A reference without a version means all versions.
+
+It asks the site for every blob, without reading it: what was lost there is reported and not listed.`,
 		Example: `  krtpkg inventory site.example/krt/edge > have.json
   krtpkg export registry.example/krt/edge:1.1.0 --base have.json edge-1.1.0.tar`,
 		GroupID: groupCarry,
@@ -42,10 +45,19 @@ func (a *app) runInventory(ctx context.Context, references []string, f *transfer
 	if err != nil {
 		return err
 	}
-	options.Origins = nil // only what is there counts
-	plan, err := a.planAll(ctx, references, options)
+	plan, err := a.planPlaced(ctx, references, options)
 	if err != nil {
 		return err
+	}
+	lost, err := plan.DropLost(ctx)
+	if err != nil {
+		return err
+	}
+	for _, item := range lost {
+		a.ui.Note("warning: lost at the site, and not in the inventory: %s", item)
+	}
+	if len(lost) > 0 {
+		a.ui.Note("hint: %s; the next export brings it as well", repairHint)
 	}
 	names := plan.Names()
 	data, err := json.Marshal(plan.Inventory(names))
@@ -54,6 +66,17 @@ func (a *app) runInventory(ctx context.Context, references []string, f *transfer
 	}
 	a.ui.Say("%s, %s", countNoun(len(names), "version"), ui.Bytes(int64(len(data)+1)))
 	return a.ui.Data(append(data, '\n'))
+}
+
+// planPlaced plans what places have themselves: what a root there needs and they lack is lost.
+func (a *app) planPlaced(ctx context.Context, references []string, o transfer.Options) (*transfer.Plan, error) {
+	o.Origins = nil // only what is there counts
+	sources, err := a.findSources(ctx, references)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := transfer.NewPlan(ctx, sources, o)
+	return plan, asLost(err)
 }
 
 func (a *app) checkCommand() *cobra.Command {
@@ -119,8 +142,7 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 	}
 	p, parseErr := place.Parse(reference)
 	if reference != "-" && (parseErr != nil || p.File == "" || p.Tag != "" || p.Digest != "") {
-		options.Origins = nil
-		plan, err := a.planAll(ctx, []string{reference}, options)
+		plan, err := a.planPlaced(ctx, []string{reference}, options)
 		if err != nil {
 			return nil, err
 		}

@@ -36,6 +36,9 @@ type transferFlags struct {
 	maxUnverified     string
 	unverifiedVolumes bool
 
+	// checkTarget asks the target for every item.
+	checkTarget bool
+
 	// moveTags and allowDowngrade are what tags of the target may do besides going on to newer versions.
 	moveTags, allowDowngrade bool
 
@@ -100,6 +103,11 @@ func (f *transferFlags) addBundles(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.onlyBundles, "only-bundles", false, "leave out workload images")
 }
 
+// addCheck adds the flag that repairs a target.
+func (f *transferFlags) addCheck(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.checkTarget, "check", false, "ask the target for every manifest and blob, and send what it has lost; without it a version that is there counts as complete")
+}
+
 func (f *transferFlags) addDryRun(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "show what would be copied without copying")
 }
@@ -117,7 +125,7 @@ func (a *app) transferOptions(ctx context.Context, f *transferFlags, verb string
 	o := transfer.Options{
 		Origins: client, Platforms: f.platforms, OnlyBundles: f.onlyBundles, NoImageSignatures: f.noImageSigs, MoveTags: f.moveTags,
 		AllowDowngrade: f.allowDowngrade, AllowRenamedTags: a.settings.allowRenamed,
-		Concurrency: f.concurrency, Progress: a.ui.Progress(verb), WholeLayers: f.layerDeltas == deltaOff,
+		Concurrency: f.concurrency, Progress: a.ui.Progress(verb), WholeLayers: f.layerDeltas == deltaOff, CheckTarget: f.checkTarget,
 	}
 	if f.layerDeltas != "" && f.layerDeltas != deltaAuto && f.layerDeltas != deltaOff {
 		return o, &usageError{fmt.Errorf("--delta %q: want auto or off", f.layerDeltas)}
@@ -171,6 +179,7 @@ it again. A published version stays: a tag moves only to a newer version, unless
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
+	f.addCheck(cmd)
 	cmd.Flags().StringSliceVar(&f.deltaFrom, "delta-from", nil, "tags of older versions at the target: publish what changed since, so that sites copy less (see krtpkg delta)")
 	addDeltaMemory(cmd.Flags(), &f.deltaMemory)
 	f.addMoving(cmd)
@@ -191,7 +200,8 @@ Where deltas are published next to the source (see krtpkg delta), a changed laye
 difference and from what the target has, and checked against its digest. What is wrong with a delta is
 reported, and the layer is copied whole.
 
-To resume an interrupted copy, run it again; it continues even within a blob. A tag of the target
+To resume an interrupted copy, run it again; it continues even within a blob. To repair a registry that
+lost content, copy with --check, which asks it for every item and sends what is missing. A tag of the target
 moves only to a newer version, unless you pass --allow-downgrade or --move-tags.
 
 With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md).`,
@@ -218,6 +228,7 @@ With --list, a file names sources, versions, tags and targets (docs/MIRRORING.md
 	f.addPaths(cmd)
 	f.addBundles(cmd)
 	f.addDryRun(cmd)
+	f.addCheck(cmd)
 	f.addMoving(cmd)
 	f.addDowngrade(cmd)
 	f.trust.addUnsigned(cmd, "copy even if a policy file would refuse it")

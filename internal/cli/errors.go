@@ -88,6 +88,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		absent     *absentReceiptsError
 		young      *trust.TooYoungError
 		stale      *trust.StaleError
+		lost       *lostError
 	)
 	switch {
 	case ctx.Err() != nil:
@@ -141,9 +142,11 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, trust.ErrRefused):
 		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
 	case errors.As(err, &baseLayer):
-		return failure(result.AbsentBase, exitIncomplete, "krtpkg check finds what the target lacks; an export without --delta needs nothing of it", baseLayer.Base.String())
+		return failure(result.AbsentBase, exitIncomplete, "import the version that it builds on again, which brings back what the target lost; an export without --delta needs nothing of it", baseLayer.Base.String())
 	case errors.Is(err, delta.ErrMismatch):
 		return failure(result.Damaged, exitUnverified, "export it again, or without --delta", "")
+	case errors.As(err, &item) && item.File != "" && errors.Is(item, content.ErrMismatchedDigest):
+		return failure(result.Damaged, exitUnverified, item.File+" is damaged: copy it again from its origin; krtpkg check verifies all of a file", itemWith(err, content.ErrMismatchedDigest))
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
 		errors.Is(err, content.ErrTrailingData):
 		return failure(result.Damaged, exitUnverified, "content does not match its digest: it was damaged or tampered with; fetch it again from its origin",
@@ -206,10 +209,12 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.DiskFull, fetchExitCode(err), "free disk space and run the same command again to resume", "")
 	case errors.As(err, &request) && strings.Contains(request.URL, "/v2/"):
 		return failure(result.Unreachable, fetchExitCode(err), unansweredHint(request), hostOf(request))
+	case errors.As(err, &lost):
+		return failure(result.Incomplete, exitIncomplete, repairHint, lostItem(err))
 	case errors.As(err, &incomplete):
 		return failure(result.Incomplete, exitIncomplete, "make the images reachable, or pass --image-mirror", incomplete.Missing[0].Image)
 	case errors.As(err, &item) && errors.Is(err, errdef.ErrNotFound):
-		return failure(result.Incomplete, exitIncomplete, "copy or import it again from a complete source; only missing content is transferred", itemWith(err, errdef.ErrNotFound))
+		return failure(result.Incomplete, exitIncomplete, repairHint, itemWith(err, errdef.ErrNotFound))
 	case errors.Is(err, errdef.ErrNotFound):
 		return failure(result.NotFound, exitFailure, "list the versions with krtpkg list", "")
 	}
@@ -234,6 +239,15 @@ func itemWith(err error, causes ...error) string {
 		}
 	}
 	return ""
+}
+
+// lostItem returns what was lost, as far as the error tells.
+func lostItem(err error) string {
+	var incomplete *transfer.IncompleteError
+	if errors.As(err, &incomplete) {
+		return incomplete.Missing[0].Image
+	}
+	return itemWith(err, errdef.ErrNotFound)
 }
 
 // failure is a row of the table.

@@ -82,7 +82,7 @@ func TestExplain(t *testing.T) {
 		{"wrong bytes", content.ErrMismatchedDigest, 3, "damaged or tampered with"},
 		{"a changed source", &source.DigestError{}, 3, "new digest"},
 		{"not there", errdef.ErrNotFound, 1, "krtpkg list"},
-		{"a layer that is gone", &transfer.ItemError{Err: errdef.ErrNotFound}, 4, "copy or import it again"},
+		{"a layer that is gone", &transfer.ItemError{Err: errdef.ErrNotFound}, 4, "krtpkg copy --check"},
 		{"a layer that is damaged", &transfer.ItemError{Err: content.ErrMismatchedDigest}, 3, "fetch it again"},
 		{"missing", missing(errdef.ErrNotFound), 4, "--image-mirror"},
 		{"not logged in", status(401), 1, "krtpkg login registry.example:5000"},

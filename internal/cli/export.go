@@ -386,6 +386,15 @@ func readInventory(name string) (*transfer.Inventory, error) {
 
 // planAll plans what references name, or all that is there where one names no version.
 func (a *app) planAll(ctx context.Context, references []string, o transfer.Options) (*transfer.Plan, error) {
+	sources, err := a.findSources(ctx, references)
+	if err != nil {
+		return nil, err
+	}
+	return transfer.NewPlan(ctx, sources, o)
+}
+
+// findSources returns the roots that references name: without a version, all of a place.
+func (a *app) findSources(ctx context.Context, references []string) ([]transfer.Source, error) {
 	var sources []transfer.Source
 	for _, reference := range references {
 		at, err := a.openPlace(ctx, reference)
@@ -404,5 +413,5 @@ func (a *app) planAll(ctx context.Context, references []string, o transfer.Optio
 		}
 		sources = append(sources, found...)
 	}
-	return transfer.NewPlan(ctx, sources, o)
+	return sources, nil
 }

@@ -58,10 +58,10 @@ func (a *app) openPlace(ctx context.Context, reference string) (*openedReference
 // name of its repository to what it is: a registry can put any tag on anything that was signed.
 func (a *app) openSet(ctx context.Context, at *openedReference) (*bundle.Set, error) {
 	set, err := bundle.OpenSet(ctx, at.store, at.root)
-	if err == nil {
-		err = a.checkTag(at, set)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), asLost(err))
 	}
-	return set, err
+	return set, a.checkTag(at, set)
 }
 
 // openVerified verifies and opens what was resolved, without a policy as it is, and holds tag and repository to
@@ -74,7 +74,7 @@ func (a *app) openVerified(ctx context.Context, at *openedReference, policy *tru
 	case errors.As(err, &renamed):
 		return nil, fmt.Errorf("%s: %w", at.Location(), err)
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), err)
+		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), asLost(err))
 	}
 	a.noteOtherName(at, root.Set)
 	if root.Stale != nil {
@@ -135,7 +135,7 @@ func (a *app) checkTag(at *openedReference, set *bundle.Set) error {
 func (a *app) lookInto(ctx context.Context, at *openedReference) (*bundle.Set, error) {
 	set, err := bundle.OpenSet(ctx, at.store, at.root)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), asLost(err))
 	}
 	if err := set.Root.Metadata().CheckTag(at.Tag); err != nil {
 		a.ui.Note("note: %s: %v", at.Location(), err)

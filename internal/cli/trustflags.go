@@ -290,7 +290,7 @@ func (a *app) verifyRoot(ctx context.Context, at *openedReference, policy *trust
 		err = a.checkChannel(ctx, at, channels)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), err)
+		return nil, fmt.Errorf("%s: %w", at.unpinnedReference(), asLost(err))
 	}
 	return result, nil
 }

@@ -114,6 +114,9 @@ func (v *verification) writeText(w io.Writer) {
 		ui.Fprintf(w, "  not looked at\t%d more, since these suffice\n", v.UnexaminedCount)
 	}
 	ui.Fprintf(w, "  intact\t%s\n", countNoun(len(v.Bundles), "bundle"))
+	if v.imageCount > 0 {
+		ui.Fprintf(w, "  not read\t%s: krtpkg check reads every byte\n", countNoun(v.imageCount, "image"))
+	}
 	for _, image := range v.images {
 		if image.Result == nil {
 			ui.Fprintf(w, "  image\t%s: no matching rule\n", image.Reference)
@@ -148,6 +151,8 @@ type verification struct {
 	result.Verify
 	// images are those of the result.
 	images []trust.Image
+	// imageCount is how many images the bundles name, none of which was read.
+	imageCount int
 }
 
 func newVerification(at *openedReference, set *bundle.Set, found *sign.Result) *verification {
@@ -158,6 +163,13 @@ func newVerification(at *openedReference, set *bundle.Set, found *sign.Result) *
 	for _, b := range set.Bundles {
 		v.Bundles = append(v.Bundles, describeArtifact(&b.Content, b.Descriptor.Digest, ""))
 	}
+	digests := map[string]bool{}
+	for _, b := range set.Bundles {
+		for _, image := range b.Images {
+			digests[image.Image.DigestStr()] = true
+		}
+	}
+	v.imageCount = len(digests)
 	v.Promotions = site.ListPromotions(found)
 	return v
 }

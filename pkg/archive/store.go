@@ -256,6 +256,18 @@ func (s *Store) ListLacking(ctx context.Context) ([]ocispec.Descriptor, error) {
 	return named.listLacking(s.info, s.hasBlob), nil
 }
 
+// DescribeItems returns what the items of the archive are, and those that its manifests name, such as
+// "layer of IMAGE". What cannot be read is left out.
+func (s *Store) DescribeItems(ctx context.Context) map[digest.Digest]string {
+	manifests := map[digest.Digest][]byte{}
+	for d := range s.manifests {
+		if data, err := s.readManifest(ctx, d); err == nil {
+			manifests[d] = data
+		}
+	}
+	return layout.DescribeItems(s.info.Manifests, manifests)
+}
+
 // Deltas lists the layers that the archive has as deltas, less deltas on volumes that were not opened.
 func (s *Store) Deltas(ctx context.Context) ([]Delta, error) {
 	if s.info.Annotations[annotationRequires] == "" {

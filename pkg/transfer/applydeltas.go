@@ -58,7 +58,7 @@ func newLayerMaker(ctx context.Context, deltas []archive.Delta, base []string, d
 	needed = slices.CompactFunc(needed, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest })
 	missing, err := findMissingBlobs(ctx, list(needed), dst, o.Concurrency)
 	if err == nil && len(missing) > 0 {
-		err = &BaseError{Base: base, Missing: missing}
+		err = newBaseError(ctx, base, missing, func() map[digest.Digest]string { return nil }, dst)
 	}
 	return m, err
 }

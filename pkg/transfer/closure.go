@@ -48,7 +48,7 @@ func (p *Plan) buildClosure(r *planRoot) error {
 // the target has everything, since a registry accepts no index before its manifests and no manifest
 // before its blobs. This saves a request for each image.
 func (p *Plan) isComplete(ctx context.Context, r *planRoot, dst content.ReadOnlyStorage) (bool, error) {
-	if dst == nil || len(r.platforms) > 0 || p.options.Preserve != nil {
+	if dst == nil || p.options.CheckTarget || len(r.platforms) > 0 || p.options.Preserve != nil {
 		return false, nil
 	}
 	referrers, err := p.stores.listReferrers(ctx, r.Store, r.desc, true)
@@ -82,6 +82,38 @@ func (p *Plan) isComplete(ctx context.Context, r *planRoot, dst content.ReadOnly
 		}
 	}
 	return false, nil
+}
+
+// reopenLost doubts the closures of roots that the target lacks: it has lost more than the closures
+// tell, so it is asked for everything.
+func (p *Plan) reopenLost(ctx context.Context, dst content.ReadOnlyStorage) error {
+	for _, r := range p.roots {
+		if !r.complete || r.tagged {
+			continue
+		}
+		there, err := dst.Exists(ctx, r.desc)
+		if err != nil {
+			return fmt.Errorf("target %s: %w", storeName(dst), err)
+		}
+		if !there {
+			p.note(r.release().String(), fmt.Sprintf("was lost by %s, which is asked for everything", storeName(dst)))
+			p.options.CheckTarget = true
+		}
+	}
+	if !p.options.CheckTarget {
+		return nil
+	}
+	for _, r := range p.roots {
+		if !r.complete {
+			continue
+		}
+		r.complete, r.imageCount = false, 0
+		delete(p.nodes, r.closure.Digest)
+		if err := p.addImages(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // isClosedBy reports whether an index names exactly the root, its bundles and its images.

@@ -34,6 +34,8 @@ type copier struct {
 	report Report
 
 	mu sync.Mutex
+	// checkAll is set if every item is asked for: by option, or since the target has lost something.
+	checkAll bool
 	// present holds the items that the target has by now.
 	present map[digest.Digest]bool
 	// referrersBefore holds the referrers that the target had before, by subject.
@@ -55,7 +57,7 @@ type (
 )
 
 func newCopier(p *Plan, dst oras.GraphTarget) *copier {
-	return &copier{Plan: p, dst: dst, present: map[digest.Digest]bool{}, referrersBefore: map[digest.Digest][]ocispec.Descriptor{}}
+	return &copier{Plan: p, dst: dst, checkAll: p.options.CheckTarget, present: map[digest.Digest]bool{}, referrersBefore: map[digest.Digest][]ocispec.Descriptor{}}
 }
 
 func (c *copier) copyPlan(ctx context.Context) error {
@@ -144,9 +146,12 @@ func (c *copier) findPresent(ctx context.Context, tops []topManifest) error {
 		err := c.forEach(ctx, part, func(ctx context.Context, t topManifest) error {
 			there := t.known
 			var err error
-			if there {
+			switch {
+			case there:
 				c.markPresent(t.desc)
-			} else {
+			case t.subject != "" && !t.attached:
+				there, err = c.hasClosure(ctx, t)
+			default:
 				there, err = c.hasManifest(ctx, t.desc)
 			}
 			if err == nil && there && t.subject != "" {
@@ -163,8 +168,29 @@ func (c *copier) findPresent(ctx context.Context, tops []topManifest) error {
 	return nil
 }
 
-// hasManifest reports whether the target has a manifest. If it lacks an index, it asks for the
-// manifests of the index.
+// hasClosure reports whether the target has a closure. Without its root the closure proves nothing:
+// the target has lost something, and is asked for everything.
+func (c *copier) hasClosure(ctx context.Context, t topManifest) (bool, error) {
+	there, err := c.dst.Exists(ctx, t.desc)
+	if err == nil && there && !c.options.CheckTarget {
+		var whole bool
+		if whole, err = c.dst.Exists(ctx, c.nodes[t.subject].desc); err == nil && !whole {
+			c.mu.Lock()
+			c.checkAll = true
+			c.mu.Unlock()
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("target %s: look for the closure %s: %w", storeName(c.dst), t.desc.Digest, err)
+	}
+	if there {
+		c.markPresent(t.desc)
+	}
+	return there, nil
+}
+
+// hasManifest reports whether the target has a manifest. If it lacks an index, or may have lost
+// something, it asks for the manifests of the index.
 func (c *copier) hasManifest(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	c.mu.Lock()
 	there := c.present[desc.Digest]
@@ -178,10 +204,9 @@ func (c *copier) hasManifest(ctx context.Context, desc ocispec.Descriptor) (bool
 	}
 	if there {
 		c.markPresent(desc)
-		return true, nil
 	}
-	if desc.Digest == c.closureOf(desc.Digest) {
-		return false, nil // its manifests are asked for anyway
+	if there && !c.checkAll {
+		return true, nil
 	}
 	for _, next := range c.nodes[desc.Digest].required {
 		if c.nodes[next.Digest].data != nil {
@@ -190,7 +215,7 @@ func (c *copier) hasManifest(ctx context.Context, desc ocispec.Descriptor) (bool
 			}
 		}
 	}
-	return false, nil
+	return there, nil
 }
 
 func (c *copier) closureOf(d digest.Digest) digest.Digest {
@@ -202,10 +227,10 @@ func (c *copier) closureOf(d digest.Digest) digest.Digest {
 	return ""
 }
 
-// markPresent records that the target has a manifest and everything below it.
+// markPresent records that the target has an item, and everything below it unless that is asked for.
 func (c *copier) markPresent(desc ocispec.Descriptor) {
 	c.mu.Lock()
-	known := c.present[desc.Digest]
+	known, alone := c.present[desc.Digest], c.checkAll
 	c.present[desc.Digest] = true
 	c.mu.Unlock()
 	if known {
@@ -217,6 +242,9 @@ func (c *copier) markPresent(desc ocispec.Descriptor) {
 		return
 	}
 	c.countItem(&c.report.Present, progress.Skipped, desc)
+	if alone {
+		return
+	}
 	for _, next := range n.required {
 		c.markPresent(next)
 	}
@@ -229,14 +257,14 @@ func (c *copier) lackingItems(tops []topManifest, manifests bool) (list []topMan
 	var visit func(d digest.Digest)
 	visit = func(d digest.Digest) {
 		n := c.nodes[d]
-		if n == nil || seen[d] || c.present[d] {
+		if n == nil || seen[d] || c.present[d] && !c.checkAll {
 			return
 		}
 		seen[d] = true
 		for _, next := range n.required {
 			visit(next.Digest)
 		}
-		if manifests == (n.data != nil) {
+		if !c.present[d] && manifests == (n.data != nil) {
 			list = append(list, topManifest{desc: n.desc})
 		}
 	}

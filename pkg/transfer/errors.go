@@ -25,7 +25,9 @@ type ItemError struct {
 	Digest digest.Digest
 	// Item is what it is, "layer of IMAGE", and Source where it was read; "" if not known.
 	Item, Source string
-	Err          error
+	// File is the file of an archive that has it; "" for other sources.
+	File string
+	Err  error
 }
 
 func (e *ItemError) Error() string {
@@ -76,10 +78,11 @@ func (p *Plan) itemError(n *planNode, err error) error {
 	if either, is := from.(*fallbackFetcher); is {
 		from = either.first
 	}
+	file := ""
 	if files, is := from.(interface{ FileOf(digest.Digest) string }); is {
-		source = cmp.Or(files.FileOf(n.desc.Digest), source)
+		file = files.FileOf(n.desc.Digest)
 	}
-	return &ItemError{n.desc.Digest, p.describeItem(n.desc.Digest), source, err}
+	return &ItemError{n.desc.Digest, p.describeItem(n.desc.Digest), cmp.Or(file, source), file, err}
 }
 
 // IncompleteError is the error of a root that cannot be copied because parts of it are missing.

@@ -30,15 +30,45 @@ type BaseError struct {
 	// Base lists the references, with digests, that must be imported first; empty if the archive
 	// names none.
 	Base []string
-	// Missing are blobs that are neither in the archive nor at the target.
+	// Missing are blobs that are neither in the archive nor at the target, Item is what the first of
+	// them is, "layer of IMAGE"; "" if that is not known.
 	Missing []digest.Digest
+	Item    string
+	// IsLost is set if the target has the roots of Base, but lost some of their content.
+	IsLost bool
 }
 
 func (e *BaseError) Error() string {
+	first, more := "", ""
+	if len(e.Missing) > 0 {
+		first = e.Missing[0].String()
+	}
+	if e.Item != "" {
+		first += " (" + e.Item + ")"
+	}
+	if len(e.Missing) > 1 {
+		more = fmt.Sprintf(" and %d more", len(e.Missing)-1)
+	}
 	if len(e.Base) == 0 {
-		return fmt.Sprintf("%d blobs are neither in the archive nor at the target, the first is %s", len(e.Missing), e.Missing[0])
+		return fmt.Sprintf("neither the archive nor the target has %s%s", first, more)
+	}
+	if e.IsLost {
+		return fmt.Sprintf("the archive builds on %s, of which the target lacks %s%s: import that version again", strings.Join(e.Base, ", "), first, more)
 	}
 	return fmt.Sprintf("the archive builds on %s, which the target does not have: import that first", strings.Join(e.Base, ", "))
+}
+
+// newBaseError returns the error of blobs that neither an archive nor the target has: of a base that
+// the target does not have, or of one that lost something.
+func newBaseError(ctx context.Context, base []string, missing []digest.Digest, describe func() map[digest.Digest]string, dst content.ReadOnlyStorage) error {
+	e := &BaseError{Base: base, Missing: missing, Item: describe()[missing[0]]}
+	if target, resolves := dst.(content.Resolver); resolves && len(base) > 0 {
+		if err := checkBase(ctx, base, target); err != nil {
+			return err
+		}
+		e.IsLost = true
+	}
+	return e
 }
 
 // Imported is the result of an [Import].
@@ -134,7 +164,7 @@ func checkImport(ctx context.Context, from *archive.Store, dst oras.GraphTarget,
 	}
 	missing = slices.DeleteFunc(missing, store.maker.makes)
 	if len(missing) > 0 && len(from.AbsentVolumes()) == 0 {
-		return nil, nil, &BaseError{Base: from.BaseReferences(), Missing: missing}
+		return nil, nil, newBaseError(ctx, from.BaseReferences(), missing, func() map[digest.Digest]string { return from.DescribeItems(ctx) }, dst)
 	}
 	return store, missing, nil
 }
@@ -202,6 +232,7 @@ func findMissingBlobs(ctx context.Context, lacking lackingLister, dst content.Re
 // importBlobs copies the blobs of some volumes that are in allowed, or all if allowed is nil.
 func importBlobs(ctx context.Context, from *ArchiveWithDeltas, dst oras.GraphTarget, allowed *Plan, o Options) (*Report, error) {
 	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}}
+	p.describeAs(from.DescribeItems(ctx))
 	var list []topManifest
 	for _, desc := range from.ListContents() {
 		if d, ok := from.maker.blobs[desc.Digest]; ok {
@@ -228,7 +259,7 @@ func planRoots(ctx context.Context, from oras.ReadOnlyGraphTarget, dst oras.Grap
 	if err != nil {
 		return nil, err
 	}
-	o.Fallback = dst
+	o.Fallback, o.CheckTarget = dst, true
 	return makePlan(ctx, sources, dst, o)
 }
 
@@ -409,7 +440,7 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 		return imported, nil
 	}
 	if len(missing) > 0 {
-		return nil, &BaseError{Base: from.BaseReferences(), Missing: missing}
+		return nil, newBaseError(ctx, from.BaseReferences(), missing, from.DescribeItems, dst)
 	}
 	if s.plan == nil {
 		if s.plan, err = planRoots(ctx, from, dst, o); err != nil {
@@ -565,7 +596,7 @@ func (s *streamImport) handleBlob(ctx context.Context, c *copier, group *errgrou
 }
 
 // checkBase returns an error early if the target lacks what the archive builds on.
-func checkBase(ctx context.Context, base []string, dst oras.GraphTarget) error {
+func checkBase(ctx context.Context, base []string, dst content.Resolver) error {
 	var missing []string
 	for _, reference := range base {
 		_, d, _ := strings.Cut(reference, "@")

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -9,8 +10,11 @@ import (
 	"slices"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/progress"
 )
 
 // Inventory lists the content of a site, in a form small enough to carry back to where archives are made.
@@ -52,6 +56,51 @@ func (p *Plan) Inventory(roots []string) Inventory {
 		Blobs:    base64.StdEncoding.EncodeToString(bytes.Join(list, nil)),
 		Versions: p.HighestVersions(),
 	}
+}
+
+// DropLost asks the sources for every blob of the plan and leaves out of the plan what they lost. It
+// returns what that is, sorted, "sha256:… (layer of IMAGE)".
+func (p *Plan) DropLost(ctx context.Context) ([]string, error) {
+	var lost []*planNode
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(p.options.Concurrency)
+	for _, n := range p.nodes {
+		from := n.from
+		if first, is := from.(*fallbackFetcher); is {
+			from = first.first
+		}
+		store, asks := from.(content.ReadOnlyStorage)
+		if n.data != nil || !asks {
+			continue // a manifest was read
+		}
+		group.Go(func() error {
+			there, err := store.Exists(ctx, n.desc)
+			if err != nil {
+				return p.itemError(n, err)
+			}
+			p.options.Progress.Emit(progress.Event{Kind: progress.Skipped, Subject: n.desc.Digest.String(), Bytes: n.desc.Size})
+			if !there {
+				p.mu.Lock()
+				lost = append(lost, n)
+				p.mu.Unlock()
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, n := range lost {
+		text := n.desc.Digest.String()
+		if item := p.describeItem(n.desc.Digest); item != "" {
+			text += " (" + item + ")"
+		}
+		names = append(names, text)
+		delete(p.nodes, n.desc.Digest)
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 func digestPrefix(d digest.Digest) []byte {

@@ -72,6 +72,8 @@ type planRoot struct {
 	// complete is set if the target has the closure and so everything in it. Images are not read
 	// then.
 	complete bool
+	// tagged is set if a tag of the target names the root, which is then there.
+	tagged bool
 }
 
 // namedImage is a workload image and a name that the lock has for it.
@@ -162,6 +164,9 @@ func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage
 		}
 	}
 	moved, err := p.checkTags(ctx, dst)
+	if err == nil {
+		err = p.reopenLost(ctx, dst)
+	}
 	if err := cmp.Or(err, p.incompleteError()); err != nil {
 		return nil, err
 	}

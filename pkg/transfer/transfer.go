@@ -75,6 +75,10 @@ type Options struct {
 	TemporaryDir string
 	// WholeLayers copies layers whole, though deltas of them are published next to the root.
 	WholeLayers bool
+	// CheckTarget asks the target for every manifest and blob. Without it a closure or a manifest at the
+	// target proves that everything below is there too, which saves most requests, but does not see what
+	// the target has lost. An import always asks.
+	CheckTarget bool
 	// Concurrency is how many items are copied at once; 4 when zero.
 	Concurrency int
 	// Progress receives events; nil drops them.
