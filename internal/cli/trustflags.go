@@ -119,7 +119,11 @@ func (a *app) loadTrust(ctx context.Context, f *trustFlags) (*trust.Policy, erro
 // configuration is to be found it may be that it would forbid something, unless there is one of the system.
 func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Policy) (*trust.Policy, error) {
 	if len(f.keys) > 0 || f.identity+f.identityRegExp != "" {
-		return a.trustFlagged(ctx, f)
+		policy, err := a.trustFlagged(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		return a.withRevoked(policy)
 	}
 	file, err := a.policyFile(f.policy)
 	if errors.Is(err, errNoConfiguration) && system != nil {
@@ -129,6 +133,20 @@ func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Pol
 		return nil, err
 	}
 	return trust.LoadPolicy(file)
+}
+
+// withRevoked adds what the user's policy file revokes to the signers that flags name: the flags choose
+// who may sign, not what is forbidden.
+func (a *app) withRevoked(policy *trust.Policy) (*trust.Policy, error) {
+	file, err := a.policyFile("")
+	if errors.Is(err, errNoConfiguration) || err == nil && file == "" {
+		return policy, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	configured, err := trust.LoadPolicy(file)
+	return policy.WithRevoked(configured), err
 }
 
 // errNoConfiguration is the error of a command that cannot find the place of a policy.

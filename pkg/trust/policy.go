@@ -141,6 +141,8 @@ type Policy struct {
 	rules       []*ResolvedRule
 	images      []*ResolvedRule
 	revoked     map[digest.Digest]bool
+	// revoker is the policy that revokes, if that is another one.
+	revoker string
 }
 
 // ResolvedRule is a rule with the signers that its names stand for.

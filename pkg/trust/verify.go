@@ -328,7 +328,7 @@ func (p *Policy) verifyByRule(ctx context.Context, store oras.ReadOnlyGraphTarge
 
 func (p *Policy) checkDigest(d digest.Digest, what string) error {
 	if p.revoked[d] {
-		return newRefusal("%s: %s is revoked by %s", what, d, p.DisplayName())
+		return newRefusal("%s: %s is revoked by %s", what, d, cmp.Or(p.revoker, p.DisplayName()))
 	}
 	return nil
 }

@@ -226,3 +226,32 @@ func TestNew(t *testing.T) {
 		t.Errorf("in an empty store: %v", err)
 	}
 }
+
+// What another policy revokes is refused in addition, and named as what that policy revokes.
+func TestWithRevoked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.sign(t, "build", w.root)
+	flagged, err := trust.NewPolicy(sign.Authority{Key: w.signers["build"].Key()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for revoked, want := range map[string]string{
+		"": "",
+		"revoked: {keys: [" + w.signers["build"].Key().ID() + "]}\n": "which is revoked",
+		"revoked: {digests: ['" + w.root.Digest.String() + "']}\n":   "is revoked by trust.yaml",
+	} {
+		configured, err := parse(t, authorities+"rules:\n- match: [registry.example/**]\n  authorities: [release]\n"+revoked, w.keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		policy := flagged.WithRevoked(configured)
+		_, err = policy.Verify(t.Context(), w.store, w.root, trust.Local)
+		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", revoked, err, want)
+		}
+		if same := policy.Digest == flagged.Digest; same != (want == "") {
+			t.Errorf("%q: the digest of the policy stays: %v", revoked, same)
+		}
+	}
+}
