@@ -47,7 +47,7 @@ Values files replace all values; each is merged over those before it. Without --
   krtpkg apply --key cosign.pub edge-1.0.0.tar --registry site.example/krt
   krtpkg apply --key cosign.pub registry.example/krt/edge:1.0.0 --contexts north,south --yes`,
 		GroupID: groupCluster,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneReference,
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runApply(cmd.Context(), args[0], o) },
 	}
 	o.site.addSiteFlags(cmd)

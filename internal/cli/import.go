@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -31,10 +32,11 @@ With trusted signers in flags or a policy, nothing is written before it is verif
 stream or a single volume: signatures come first in the archive. In archives of earlier versions they
 can be anywhere: such a file is read twice, and up to --max-unverified of such a stream is held in memory.
 
-The volumes of an archive can be imported together or one by one, in any order: the last one
-completes the import and sets the tags. Until then the exit code is 4.
+The volumes of an archive can be imported together or one by one, in any order: volumes next to the
+named one are imported with it, and the last one sets the tags. Until then the exit code is 4.
 
-To resume an interrupted import, run it again. A tag of the target moves only to a newer version,
+To resume an interrupted import, or to repair a registry that lost content, run it again: it asks the
+target for every item and sends what is missing. A tag of the target moves only to a newer version,
 unless you pass --allow-downgrade or --move-tags.`,
 		Example: `  krtpkg import edge-1.0.0.tar site.example/krt/edge
   krtpkg import --key cosign.pub edge.1-of-2.tar edge.2-of-2.tar site.example/krt/edge
@@ -85,6 +87,9 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 		return err
 	}
 	if options.Preserve, err = f.preserveNames(to, client); err != nil {
+		return err
+	}
+	if archives, err = findVolumes(archives); err != nil {
 		return err
 	}
 	if f.dryRun {
@@ -174,6 +179,14 @@ func planImport(ctx context.Context, archives []string, to place.Place, dst plac
 		return nil, err
 	}
 	return comparePlan(ctx, plan, to, dst)
+}
+
+// findVolumes adds the volumes next to those that are named. What is read as a stream stays alone.
+func findVolumes(archives []string) ([]string, error) {
+	if slices.ContainsFunc(archives, func(name string) bool { return name == "-" || strings.HasSuffix(name, ".zst") }) {
+		return archives, nil
+	}
+	return archive.AddSiblings(archives...)
 }
 
 // nameArchives names what is imported in an error, which names the volume that it is about.

@@ -37,9 +37,13 @@ func (a *app) importFirst(ctx context.Context, p *preparedRoot, clusters []*depl
 	if err != nil {
 		return err
 	}
-	imported, err := a.importFrom(ctx, []string{p.File}, dst, options)
+	volumes, err := findVolumes([]string{p.File})
 	if err != nil {
-		return fmt.Errorf("import %s: %w", p.File, err)
+		return err
+	}
+	imported, err := a.importFrom(ctx, volumes, dst, options)
+	if err != nil {
+		return fmt.Errorf("import %s: %w", nameArchives(volumes), err)
 	}
 	a.ui.EndProgress(nil)
 	if len(imported.Absent) > 0 {

@@ -55,25 +55,39 @@ func Siblings(name string) ([]string, bool) {
 	return names, slices.Contains(names, name)
 }
 
-// OpenSet opens an archive. If it is a volume, it also opens the others next to it under the names
-// that an export gives them. It returns the errors of [Open].
+// OpenSet opens an archive. If it is a volume, it also opens the others next to it ([AddSiblings]). It
+// returns the errors of [Open].
 func OpenSet(name string) (*Store, error) {
-	siblings, isVolume := Siblings(name)
-	if !isVolume {
-		return Open(name)
-	}
-	names := []string{name}
-	for _, sibling := range siblings {
-		if sibling == name {
-			continue
-		}
-		if _, err := os.Lstat(sibling); err == nil {
-			names = append(names, sibling)
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+	names, err := AddSiblings(name)
+	if err != nil {
+		return nil, err
 	}
 	return Open(names...)
+}
+
+// AddSiblings adds to the names of volumes those of the same archives that are next to them, under the
+// names that an export gives them. Other names stay as they are.
+func AddSiblings(names ...string) ([]string, error) {
+	all := slices.Clone(names)
+	named := map[string]bool{}
+	for _, name := range names {
+		named[filepath.Clean(name)] = true
+	}
+	for _, name := range names {
+		siblings, _ := Siblings(name)
+		for _, sibling := range siblings {
+			if named[filepath.Clean(sibling)] {
+				continue
+			}
+			named[filepath.Clean(sibling)] = true
+			if _, err := os.Lstat(sibling); err == nil {
+				all = append(all, sibling)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
 }
 
 // AbsentVolumesError reports that required volumes of an archive are missing.
