@@ -67,7 +67,7 @@ func (a *app) probeImages(ctx context.Context, p *preparedRoot, secrets []deploy
 		Open: func(ctx context.Context, repository string) (oras.ReadOnlyTarget, error) {
 			return client.Repository(ctx, repository)
 		},
-		RanBefore: p.ranBefore,
+		RanBefore: p.ranBefore, IsArchive: p.File != "",
 	})
 	findings = append(findings, unread...)
 	slices.SortFunc(findings, func(a, b deploy.Finding) int { return cmp.Compare(a.Message, b.Message) })

@@ -15,6 +15,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
@@ -94,10 +95,14 @@ type ProbeOptions struct {
 	// RanBefore is set if the cluster has run the images before. If an image has left the repository of the root and
 	// its origin does not answer, that is then an error instead of a warning.
 	RanBefore bool
+	// IsArchive is set if the root is in an archive, which no cluster pulls from: that an origin does not answer is then
+	// an error, too.
+	IsArchive bool
 }
 
 // Probe checks which images exist where the cluster would pull them, and for which platforms. An image that does not
-// exist is an error. A registry that does not answer is a warning, since the nodes may be able to reach it.
+// exist is an error. A registry that does not answer is a warning, since the nodes may be able to reach it, unless the
+// image should be elsewhere: in the repository of the root, or out of an archive.
 func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) ([]deploy.Image, []deploy.Finding, error) {
 	var (
 		mu       sync.Mutex
@@ -127,7 +132,7 @@ func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) 
 			if err == nil {
 				images = append(images, one)
 			} else {
-				findings = append(findings, l.explainAbsence(image, one, err, opts.RanBefore))
+				findings = append(findings, l.explainAbsence(image, one, err, opts))
 			}
 			return nil
 		})
@@ -140,16 +145,31 @@ func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) 
 	return images, findings, nil
 }
 
-func (l *Images) explainAbsence(image name.Digest, one deploy.Image, err error, ranBefore bool) deploy.Finding {
+func (l *Images) explainAbsence(image name.Digest, one deploy.Image, err error, opts ProbeOptions) deploy.Finding {
 	f := deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages, Bundle: one.Bundle,
 		Message: fmt.Sprintf("look for image %s: %v", one.Name, err)}
+	var refused *errcode.ErrorResponse // the nodes may have the login that this user lacks
 	switch {
 	case errors.Is(err, errdef.ErrNotFound):
 		f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s not found", one.Name)
-	case ranBefore && l.repository != "" && !l.relocated[image.DigestStr()]:
+	case l.relocated[image.DigestStr()]:
+	case l.repository != "" && (opts.RanBefore || l.isMirror() && !errors.As(err, &refused)):
 		f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not in %s, and its origin does not answer: %v", one.Name, l.repository, err)
+	case opts.IsArchive && !errors.As(err, &refused):
+		f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("the origin of image %s does not answer, and a cluster does not pull from an archive (--registry imports it first): %v", one.Name, err)
 	}
 	return f
+}
+
+// isMirror reports whether the repository of the root has images of it: one that it lacks is then lost rather than
+// left out.
+func (l *Images) isMirror() bool {
+	for _, there := range l.relocated {
+		if there {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *Images) findPlatforms(ctx context.Context, image name.Digest, open func(context.Context, string) (oras.ReadOnlyTarget, error)) ([]string, error) {
