@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -123,10 +124,10 @@ func (a *app) valuesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "values NAME",
 		Short: "show the values that a runtime was applied with",
-		Long: `Values prints the values of the last apply in the form of --values. Values from Secrets are masked
-unless you pass --show-secrets.`,
+		Long: `Values prints the values of the last apply in the form of --values. Values from Secrets, and
+texts whose key looks like password, are masked unless you pass --show-secrets.`,
 		Example: `  krtpkg values edge
-  krtpkg values edge --revision 2 > site.yaml`,
+  krtpkg values edge --revision 2 --show-secrets > site.yaml`,
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -135,7 +136,7 @@ unless you pass --show-secrets.`,
 	}
 	f.addConnection(cmd)
 	cmd.Flags().IntVar(&revision, "revision", 0, "a revision of krtpkg history (default: the last one)")
-	cmd.Flags().BoolVar(&show, "show-secrets", false, "also print values from Secrets")
+	cmd.Flags().BoolVar(&show, "show-secrets", false, "also print secrets")
 	return cmd
 }
 
@@ -155,9 +156,6 @@ func (a *app) runValues(ctx context.Context, name string, revision int, show boo
 	if err != nil {
 		return err
 	}
-	if !show {
-		v.All = v.All.MaskSecrets(v.Secret)
-	}
 	node := v.All.Node()
 	if node == nil {
 		a.ui.Note("%s was applied without values", name)
@@ -167,5 +165,15 @@ func (a *app) runValues(ctx context.Context, name string, revision int, show boo
 	if err != nil {
 		return err
 	}
-	return a.ui.Data(text)
+	if show {
+		return a.ui.Data(text)
+	}
+	masked, err := manifest.EncodeYAML(v.All.MaskConfidential().MaskSecrets(v.Secret).Node())
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(masked, text) {
+		a.ui.Note("note: secrets are masked, so that this is no file for --values: pass --show-secrets to print them")
+	}
+	return a.ui.Data(masked)
 }

@@ -68,6 +68,11 @@ func TestMaskedValues(t *testing.T) {
 	if got := blocks(t, all.MaskSecrets(secret)); got != want {
 		t.Errorf("got\n%s", got)
 	}
+	keyed := values(t, "web: {auth: {enabled: true, adminPassword: hunter22, pin: 1234, existingSecret: admin}, secretName: tls, host: example.org}\n")
+	want = "web:\n    auth:\n        enabled: true\n        adminPassword: (hidden)\n        pin: (hidden)\n        existingSecret: admin\n    secretName: tls\n    host: example.org\n"
+	if got := blocks(t, keyed.MaskConfidential()); got != want {
+		t.Errorf("got\n%s", got)
+	}
 	if got := secret.ListTexts(); len(got) != 2 || got[0] != "hunter22" || got[1] != "opensesame" {
 		t.Errorf("texts %q", got)
 	}
