@@ -120,6 +120,9 @@ func (f *siteFlags) addOwnership(cmd *cobra.Command) {
 
 func (f *siteFlags) checkValues() error {
 	for _, name := range f.skip {
+		if name == deploy.CheckNamespaces || name == deploy.CheckForeign {
+			return &usageError{fmt.Errorf("--skip-check %s: this check cannot be skipped", name)}
+		}
 		if !slices.Contains(deploy.Checks, name) {
 			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(deploy.Checks, ", "))}
 		}
@@ -368,10 +371,14 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 			return nil, err
 		}
 	}
+	verb := "apply "
+	if o.isRollback {
+		verb = "go back to "
+	}
 	apply := deploy.ApplyOptions{
 		Options: options, Skip: o.site.skip, TakeOver: o.site.takeOver, DeleteForeign: o.site.deleteForeign, Censor: a.ui.ErrorText,
 		RunHooks: o.runHooks, Rollback: o.isRollback,
-		Confirm: o.cluster.confirmPlan(a, cluster, "apply "+rt.Version+" of"),
+		Confirm: o.cluster.confirmPlan(a, cluster, verb+rt.Version+" of"),
 	}
 	if o.pauseAfter >= 0 {
 		apply.PauseAfter = &o.pauseAfter

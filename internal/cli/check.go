@@ -23,8 +23,8 @@ func (a *app) inventoryCommand() *cobra.Command {
 		Use:     "inventory REFERENCE...",
 		Aliases: []string{"have"},
 		Short:   "write the inventory of a site as the base of an export",
-		Long: `Inventory writes what a site has as JSON to standard output: its versions by digest, and eight
-bytes for each blob of 4 KiB and more. It is small enough to carry back to the connected side,
+		Long: `Inventory writes what a site has as JSON to standard output: its versions by digest, and eleven
+characters for each blob of 4 KiB and more. It is small enough to carry back to the connected side,
 where export --base leaves out what it lists. A reference without a version means all versions.
 
 It asks the site for every blob, without reading it: what was lost there is reported and not listed.`,
@@ -124,6 +124,7 @@ func (a *app) runCheck(ctx context.Context, references []string, f *transferFlag
 			failures = append(failures, fmt.Errorf("check %s: %w", strings.Join(references, ", "), err))
 		}
 	}
+	markWholeSets(places)
 	failed := errors.Join(failures...)
 	return a.printResult(ctx, f.format, found, failed, func(w io.Writer) {
 		for _, v := range places {
@@ -169,6 +170,8 @@ type checkedPlace struct {
 	result.Checked
 	// set is the same for all volumes of an archive.
 	set string
+	// isWhole is set if all volumes of the archive were checked.
+	isWhole bool
 }
 
 // volumeText returns which volume it is.
@@ -197,7 +200,10 @@ func (v checkedPlace) partFacts() (facts []string) {
 	if v.DeltaItems > 0 {
 		facts = append(facts, "deltas of "+countNoun(v.DeltaItems, "layer"))
 	}
-	if absent := v.AbsentItems - v.DeltaItems; absent > 0 {
+	if v.isWhole {
+		facts = append(facts, fmt.Sprintf("all %d volumes are here", v.Volumes))
+	}
+	if absent := v.AbsentItems - v.DeltaItems; absent > 0 && (!v.isWhole || len(v.Base) > 0) {
 		where := "in the base"
 		if v.Volumes > 1 && len(v.Base) > 0 {
 			where = "on other volumes or in the base"

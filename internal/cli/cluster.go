@@ -205,6 +205,9 @@ func (f *clusterFlags) confirmPlan(a *app, cluster *deploy.Cluster, question str
 
 // writePlan writes a plan for people.
 func writePlan(w io.Writer, p *deploy.Plan, full bool) {
+	if p.From != "" && p.From != p.Version {
+		ui.Fprintf(w, "%s %s → %s\n", p.Runtime, p.From, p.Version)
+	}
 	for _, b := range p.Bundles {
 		version := b.Version
 		if b.From != "" && b.From != b.Version {
@@ -226,6 +229,16 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 	for _, f := range p.Findings {
 		ui.Fprintf(w, "%s\n", f)
 	}
+}
+
+// summarizePlan returns the last line of a plan. A version without another resource is still a change: it
+// is recorded.
+func summarizePlan(p *deploy.Plan) string {
+	count := p.CountChanges()
+	if p.HasChanges() && !count.HasAny() {
+		return "no resource changes, only the record of what is applied"
+	}
+	return count.String()
 }
 
 // describeOperation returns what is done to a resource, in a word or a few.

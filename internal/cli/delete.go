@@ -13,9 +13,10 @@ func (a *app) deleteCommand() *cobra.Command {
 	var foreign, hooks bool
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
-		Short: "delete a runtime or a single bundle from a cluster",
+		Short: "delete a runtime from a cluster, or a bundle that was applied by itself",
 		Long: `Delete removes the bundles of a runtime in reverse order, and waits until the resources of each
-are gone before the next.
+are gone before the next. NAME is a name that krtpkg status lists. A bundle of a runtime cannot be deleted
+alone: apply a version without it.
 
 It refuses to delete namespaces with resources of others, and CustomResourceDefinitions of which others
 have created resources, unless you pass --delete-foreign.

@@ -84,6 +84,6 @@ func (a *app) runPlan(ctx context.Context, reference string, o planOptions) erro
 	}
 	return a.printResult(ctx, o.cluster.format, describePlan(plan), failed, func(w io.Writer) {
 		writePlan(w, plan, o.cluster.full)
-		io.WriteString(w, plan.CountChanges().String()+"\n")
+		io.WriteString(w, summarizePlan(plan)+"\n")
 	})
 }

@@ -82,6 +82,9 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 			views = append(views, view)
 			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
 		}
+		if len(views) == 0 && !o.watch {
+			a.ui.Note("note: nothing is applied in namespace %s", f.Namespace)
+		}
 		var text strings.Builder
 		writeStatus(&text, views, f.full)
 		if text.String() != last || !o.watch {

@@ -54,3 +54,22 @@ func requireWholeSets(places []checkedPlace) error {
 	}
 	return errors.Join(errs...)
 }
+
+// markWholeSets marks the volumes of each archive of which all were checked.
+func markWholeSets(places []checkedPlace) {
+	seen := map[string]map[int]bool{}
+	for i, v := range places {
+		if v.Volume == 0 {
+			continue
+		}
+		if seen[v.set] == nil {
+			seen[v.set] = map[int]bool{}
+		}
+		if seen[v.set][v.Volume] = true; len(seen[v.set]) < v.Volumes || v.Volumes < 2 {
+			continue
+		}
+		for k := range places[:i+1] {
+			places[k].isWhole = places[k].isWhole || places[k].set == v.set
+		}
+	}
+}

@@ -283,11 +283,11 @@ type VolumeSizeError struct {
 }
 
 func (e *VolumeSizeError) Error() string {
-	what := "the manifests, bundles and signatures, which every volume contains,"
+	what := "the manifests, bundles and signatures, which every volume contains, do"
 	if e.Blob.Digest != "" {
-		what = "blob " + e.Blob.Digest.String()
+		what = "blob " + e.Blob.Digest.String() + " does"
 	}
-	return fmt.Sprintf("%s do not fit on a volume of %d bytes: %d needed", what, e.Limit, e.Need)
+	return fmt.Sprintf("%s not fit on a volume of %d bytes: %d needed", what, e.Limit, e.Need)
 }
 
 // SortBlobs sorts blobs into the order in which an archive stores them.

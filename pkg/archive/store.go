@@ -95,7 +95,7 @@ func (s *Store) openFile(name string) error {
 		s.info = *a
 	}
 	if len(s.files) > 1 && (a.volume == 0 || s.info.archiveID() != a.archiveID()) {
-		return fmt.Errorf("not a volume of the same archive as %s", s.files[0].Name())
+		return fmt.Errorf("not a volume of the same archive as %s: open other archives one at a time", s.files[0].Name())
 	}
 	if other := s.volumes[a.volume]; other != "" {
 		return fmt.Errorf("volume %d was given twice: %s is the same volume", a.volume, other)

@@ -97,7 +97,11 @@ func (e *IncompleteError) Error() string {
 	for i, m := range e.Missing {
 		lines[i] = fmt.Sprintf("%s: %v", m.Image, m.Reason)
 	}
-	return fmt.Sprintf("%s is incomplete: %d images not found:\n  %s", e.Root.Digest, len(lines), strings.Join(lines, "\n  "))
+	noun := "images"
+	if len(lines) == 1 {
+		noun = "image"
+	}
+	return fmt.Sprintf("%s is incomplete: %d %s not found:\n  %s", e.Root.Digest, len(lines), noun, strings.Join(lines, "\n  "))
 }
 
 // Unwrap returns the reasons for each missing item.

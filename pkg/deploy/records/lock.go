@@ -25,8 +25,8 @@ const renewals = 3
 type LockedError struct {
 	Runtime, Holder string
 	Since           time.Time
-	// Renewed is when the holder was last known to be alive.
-	Renewed time.Time
+	// Renewed is when the holder was last known to be alive, Expires when others may take the lock of a dead one.
+	Renewed, Expires time.Time
 }
 
 func (e *LockedError) Error() string {
@@ -35,7 +35,7 @@ func (e *LockedError) Error() string {
 		text += " since " + e.Since.UTC().Format(time.RFC3339)
 	}
 	if !e.Renewed.IsZero() {
-		text += " (last renewed " + e.Renewed.UTC().Format(time.RFC3339) + ")"
+		text += " (last renewed " + e.Renewed.UTC().Format(time.RFC3339) + ", expires " + e.Expires.UTC().Format(time.RFC3339) + ")"
 	}
 	return text
 }
@@ -180,6 +180,7 @@ func lockedBy(runtime string, l *coordinationv1.Lease) error {
 	}
 	if l.Spec.RenewTime != nil {
 		e.Renewed = l.Spec.RenewTime.Time
+		e.Expires = e.Renewed.Add(leaseDuration(l))
 	}
 	return e
 }
