@@ -127,7 +127,7 @@ var tamperings = []tampering{
 		f.ok("build", "-f", ".")
 		f.ok("sign", "oci:dist:0.9.0", "--key", "cosign.key", "--builder-id", "https://ci.example")
 		f.retag("0.9.0")
-	}, "oci:dist: tag 1.0.0 names edge 0.9.0", nil, nil},
+	}, "oci:dist: tag 1.0.0 is not the version of edge 0.9.0", nil, nil},
 	{"tag of another runtime", func(f *forger) {
 		f.write("trust.yaml", strictPolicy+"  names: [edge]\n")
 		f.other()

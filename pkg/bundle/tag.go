@@ -27,7 +27,7 @@ type TagError struct {
 }
 
 func (e *TagError) Error() string {
-	return fmt.Sprintf("tag %s names %s %s", e.Tag, e.Name, e.Version)
+	return fmt.Sprintf("tag %s is not the version of %s %s", e.Tag, e.Name, e.Version)
 }
 
 // CheckTag holds the version that a tag claims against the artifact's own. A tag that people and tools read as a

@@ -324,13 +324,13 @@ var tamperings = []tampering{
 		s.push(s.repo, second.MediaType, data)
 		s.tag(s.repo, second, "2.0.0.argocd")
 		s.isEdge()
-		s.is(s.get(manifestPath("edge", "2.0.0.argocd")), denied, "tag 2.0.0 names edge 1.0.0")
+		s.is(s.get(manifestPath("edge", "2.0.0.argocd")), denied, "tag 2.0.0 is not the version of edge 1.0.0")
 	}},
 
 	// Tags that move.
 	{"version's tag on another version", func(s *scene) {
 		s.tag(s.repo, s.good.root, "2.0.0")
-		s.is(s.get(manifestPath("edge", "2.0.0")), denied, "tag 2.0.0 names edge 1.0.0")
+		s.is(s.get(manifestPath("edge", "2.0.0")), denied, "tag 2.0.0 is not the version of edge 1.0.0")
 	}},
 	{"tag moves to what nobody signed", func(s *scene) {
 		s.isEdge()

@@ -583,7 +583,7 @@ func TestTagsAreTheSignedVersion(t *testing.T) {
 			dst := newLayout(t)
 			err := c.copy(dst, transfer.Options{})
 			var renamed *bundle.TagError
-			if !errors.As(err, &renamed) || err.Error() != "tag 2.0.0 names edge 1.0.0" {
+			if !errors.As(err, &renamed) || err.Error() != "tag 2.0.0 is not the version of edge 1.0.0" {
 				t.Errorf("got %v", err)
 			}
 			if there, err := dst.Exists(t.Context(), root); there || err != nil {
