@@ -107,7 +107,7 @@ func New(options Options) (*Client, error) {
 	}
 	if options.CAFile != "" {
 		if err := addCertificateAuthorities(c.roots, options.CAFile); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("registry CA: %w", err)
 		}
 	}
 	return c, nil
@@ -298,6 +298,9 @@ func (c *Client) Origin(ctx context.Context, image name.Reference) (oras.ReadOnl
 		return store, image.Name(), err
 	}
 	repo, err := c.Repository(ctx, where)
+	if err != nil && where != image.Context().Name() {
+		err = fmt.Errorf("image mirror of %s: %w", image.Context().Name(), err)
+	}
 	older := fullHubName(image, where)
 	if err != nil || older == "" {
 		return repo, image.Identifier(), err
@@ -340,10 +343,12 @@ func (c *Client) mirrorName(image name.Reference) string {
 		}
 		rest, matches := strings.CutPrefix(full, prefix)
 		if prefix == "*" {
-			rest, matches = "/"+full, true
-			if path, isHub := strings.CutPrefix(full, fullHub+"/"); isHub {
-				rest = "/" + hub + "/" + path
+			// As copy --paths preserve writes it: a path has no colon.
+			host, path, _ := strings.Cut(full, "/")
+			if host == fullHub {
+				host = hub
 			}
+			rest, matches = "/"+strings.ReplaceAll(host, ":", "_")+"/"+path, true
 		}
 		if !matches || rest != "" && rest[0] != '/' || len(prefix) <= longest {
 			continue

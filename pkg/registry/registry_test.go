@@ -83,6 +83,8 @@ func TestMirrors(t *testing.T) {
 		{"no other docker.io", "docker.io.example/a:1", "docker.io.example/a", []string{"docker.io=mirror.example"}},
 		{"by digest", "quay.io/a@sha256:" + strings.Repeat("0", 64), "mirror.example/a", []string{"quay.io=mirror.example"}},
 		{"a layout", "quay.io/a/b:1", "oci:/media/images", []string{"quay.io=oci:/media/images"}},
+		{"everything, of a port", "quay.io:443/a:1", "mirror.example/all/quay.io_443/a", []string{"*=mirror.example/all"}},
+		{"everything but one registry", "quay.io:443/a:1", "quay.io:443/a", []string{"*=mirror.example/all", "quay.io:443=quay.io:443"}},
 		{"a layout for everything", "quay.io/a/b:1", "oci:images", []string{"*=oci:images/"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
