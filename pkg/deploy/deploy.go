@@ -22,6 +22,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -85,7 +87,7 @@ func Connect(cfg Config) (*Cluster, error) {
 
 	config, err := loader.ClientConfig()
 	if clientcmd.IsEmptyConfig(err) {
-		return nil, errors.New("no cluster configured: set KUBECONFIG or create ~/.kube/config")
+		return nil, noClusterError(rules)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
@@ -110,6 +112,23 @@ func Connect(cfg Config) (*Cluster, error) {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
 	return &Cluster{config: config, client: client, namespace: namespace, retry: retry, retryTimeout: limit}, nil
+}
+
+// noClusterError returns where a cluster was looked for.
+func noClusterError(rules *clientcmd.ClientConfigLoadingRules) error {
+	files := os.Getenv(clientcmd.RecommendedConfigPathEnvVar)
+	switch {
+	case rules.ExplicitPath != "":
+		return fmt.Errorf("kubeconfig %s: no cluster in it", rules.ExplicitPath)
+	case files == "":
+		return errors.New("no cluster configured: set KUBECONFIG or create ~/.kube/config")
+	}
+	for _, file := range filepath.SplitList(files) {
+		if _, err := os.Stat(file); err != nil && file != "" {
+			return fmt.Errorf("no cluster configured: KUBECONFIG names %s: %w", file, err)
+		}
+	}
+	return fmt.Errorf("no cluster configured: KUBECONFIG names %s, which has none", files)
 }
 
 // Server returns the address of the API server.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -310,6 +312,24 @@ func TestConnect(t *testing.T) {
 		}
 		if c.Server() != test.server || c.Namespace() != test.namespace {
 			t.Errorf("%+v: %s, %s", test.cfg, c.Server(), c.Namespace())
+		}
+	}
+}
+
+// Where no cluster is configured, the error says where it was looked for.
+func TestConnectNamesTheFile(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, []byte("apiVersion: v1\nkind: Config\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ variable, file, want string }{
+		{"/nope", "", "KUBECONFIG names /nope: stat /nope: no such file or directory"},
+		{empty, "", "KUBECONFIG names " + empty + ", which has none"},
+		{"/nope", empty, "kubeconfig " + empty + ": no cluster in it"},
+	} {
+		t.Setenv("KUBECONFIG", c.variable)
+		if _, err := Connect(Config{Kubeconfig: c.file}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("KUBECONFIG=%s, file %q: %v, want %q", c.variable, c.file, err, c.want)
 		}
 	}
 }
