@@ -213,8 +213,11 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 		if b.From != "" && b.From != b.Version {
 			version = strings.TrimSuffix(b.From+" → "+b.Version, " → ")
 		}
-		count := deploy.CountChanges(b.Changes)
-		ui.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.LayerName(b.Layer), b.Action, b.Bundle, version, count)
+		outcome := deploy.CountChanges(b.Changes).String()
+		if b.Action == deploy.Unplanned {
+			outcome = "changes unknown"
+		}
+		ui.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.LayerName(b.Layer), b.Action, b.Bundle, version, outcome)
 		for _, c := range b.Changes {
 			whole := c.Op == deploy.Create || c.Op == deploy.Delete || c.Op == deploy.Release
 			if c.Op == deploy.Create && b.Action != deploy.Change && !full {
@@ -227,7 +230,9 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 		}
 	}
 	for _, f := range p.Findings {
-		ui.Fprintf(w, "%s\n", f)
+		if f.Severity != deploy.Wrong { // which the error says
+			ui.WriteIndented(w, "", f.String())
+		}
 	}
 }
 

@@ -36,6 +36,8 @@ const (
 	Change  Action = "change"
 	Keep    Action = "keep"
 	Remove  Action = "remove"
+	// Unplanned is a bundle of which a finding says why its changes are not known.
+	Unplanned Action = "unplanned"
 )
 
 // BundlePlan is what would be done to one bundle.
@@ -143,6 +145,7 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 	plan.Bundles = found
 	for i, err := range problems {
 		if err != nil {
+			found[i].Action = Unplanned
 			plan.Findings = append(plan.Findings, Finding{
 				Severity: Wrong, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(), cause: err,
 			})

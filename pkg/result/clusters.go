@@ -28,7 +28,7 @@ type Plan struct {
 type PlannedBundle struct {
 	Name  string `json:"name"`
 	Layer int    `json:"layer"`
-	// Action is install, change, keep or remove.
+	// Action is install, change, keep, remove, or unplanned, of which a finding says why.
 	Action  deploy.Action `json:"action"`
 	Version string        `json:"version,omitempty"`
 	// From is the version that is there.
