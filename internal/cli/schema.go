@@ -105,7 +105,7 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 	if set.Root.Bundle != nil {
 		own, takes := properties[set.Root.Metadata().Name]
 		if !takes {
-			return fmt.Errorf("%s takes no values", reference)
+			return fmt.Errorf("%s takes no values: %s", reference, render.ExplainNoValues(set.Root.Bundle))
 		}
 		whole = own
 	}
@@ -120,7 +120,7 @@ func (a *app) valuesSchema(ctx context.Context, reference string) error {
 func valuesSchemas(ctx context.Context, set *bundle.Set) (map[string]*yaml.Node, error) {
 	schemas := map[string]*yaml.Node{}
 	for _, b := range set.Bundles {
-		schema, err := render.ValuesSchemas(ctx, &b.Content)
+		schema, err := render.DescribeValues(ctx, &b.Content)
 		if err != nil {
 			return nil, fmt.Errorf("bundle %s: %w", b.Metadata().Name, err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 func (a *app) showCommand() *cobra.Command {
@@ -52,7 +53,10 @@ func (a *app) showValues(ctx context.Context, reference string) error {
 		return err
 	}
 	if len(schemas) == 0 {
-		return fmt.Errorf("%s takes no values", reference)
+		if set.Root.Bundle == nil {
+			return fmt.Errorf("%s takes no values: none of its bundles is a template that the site renders", reference)
+		}
+		return fmt.Errorf("%s takes no values: %s", reference, render.ExplainNoValues(set.Root.Bundle))
 	}
 	var text bytes.Buffer
 	for _, name := range set.BundleNames() { // in the order of apply

@@ -202,7 +202,7 @@ func renderTemplates(ctx context.Context, b *bundle.Content, values []byte, unse
 		}
 	}
 	if len(values) > 0 && !takes {
-		return nil, errors.New("accepts no values: none of its sources is a template")
+		return nil, errors.New("accepts no values: " + ExplainNoValues(b.Bundle))
 	}
 	m, err := finishRendered(&b.Bundle.Spec, rendered, slices.Concat(rendered, b.Files))
 	if err != nil {
@@ -259,22 +259,56 @@ func splitTargets(b *bundle.Content) (inputs []templateTarget, rest []bundle.Fil
 // ValuesSchemas describes the values that a bundle takes, as an OpenAPI v3 schema in YAML: that of
 // its one template, or all of them, of which each must hold. It is nil where nothing does.
 func ValuesSchemas(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
+	return describeSources(b, func(in Input) (*yaml.Node, error) { return in.readSchema(ctx) })
+}
+
+// DescribeValues is [ValuesSchemas] for people: it has what counts where a site sets nothing, a chart's own values
+// and those of the definition, as defaults, and a property for each of them.
+func DescribeValues(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
+	return describeSources(b, func(in Input) (*yaml.Node, error) {
+		schema, err := in.readSchema(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defaults, err := in.readDefaults()
+		if err != nil || schema == nil && in.Source.Template != bundle.TemplateHelm {
+			return schema, err
+		}
+		if schema == nil {
+			schema = newMapping()
+		}
+		addDefaults(schema, defaults)
+		return schema, nil
+	})
+}
+
+// readSchema returns [ValuesSchema] as a node; nil without a schema.
+func (in Input) readSchema(ctx context.Context) (*yaml.Node, error) {
+	data, err := ValuesSchema(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil || doc.Kind != yaml.DocumentNode {
+		return nil, err
+	}
+	return doc.Content[0], nil
+}
+
+// describeSources puts together what describes each source that the target renders.
+func describeSources(b *bundle.Content, describe func(Input) (*yaml.Node, error)) (*yaml.Node, error) {
 	inputs, _, err := splitTargets(b)
 	if err != nil {
 		return nil, err
 	}
 	var all []*yaml.Node
 	for _, in := range inputs {
-		data, err := ValuesSchema(ctx, in.Input)
+		schema, err := describe(in.Input)
 		if err != nil {
 			return nil, fmt.Errorf("schema of %s: %w", in.at, err)
 		}
-		var doc yaml.Node
-		if err := yaml.Unmarshal(data, &doc); err != nil {
-			return nil, err
-		}
-		if doc.Kind == yaml.DocumentNode {
-			all = append(all, doc.Content[0])
+		if schema != nil {
+			all = append(all, schema)
 		}
 	}
 	switch len(all) {
@@ -286,6 +320,16 @@ func ValuesSchemas(ctx context.Context, b *bundle.Content) (*yaml.Node, error) {
 	each := newMapping()
 	each.Content = []*yaml.Node{{Kind: yaml.ScalarNode, Value: "allOf"}, {Kind: yaml.SequenceNode, Content: all}}
 	return each, nil
+}
+
+// ExplainNoValues returns why a bundle takes no values from a site.
+func ExplainNoValues(b *bundle.Bundle) string {
+	if slices.ContainsFunc(b.Spec.Sources, func(s bundle.Source) bool {
+		return s.Template == bundle.TemplateHelm || s.Template == bundle.TemplateYTT
+	}) {
+		return "its templates are rendered at the build; render: target in the definition leaves that to the site"
+	}
+	return "none of its sources is a template"
 }
 
 // splitAt takes the files at and below a path out of others.

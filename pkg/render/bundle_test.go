@@ -64,7 +64,7 @@ func TestRenderedTakesNoValues(t *testing.T) {
 	t.Parallel()
 	content := built(t)
 	content.Bundle.Spec.Sources = content.Bundle.Spec.Sources[1:2]
-	if _, err := render.RenderTemplates(t.Context(), content, []byte("c: 2\n")); err == nil || err.Error() != "accepts no values: none of its sources is a template" {
+	if _, err := render.RenderTemplates(t.Context(), content, []byte("c: 2\n")); err == nil || err.Error() != "accepts no values: its templates are rendered at the build; render: target in the definition leaves that to the site" {
 		t.Errorf("got %v", err)
 	}
 	if got, err := render.RenderTemplates(t.Context(), content, nil); err != nil || strings.Contains(text(got), "overlays/") {

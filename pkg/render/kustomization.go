@@ -182,7 +182,11 @@ func (t *kustomizationTree) checkReference(name, dir string, r kustomizeReferenc
 	if why := t.absent[at]; why != "" {
 		return t.errorAt(name, r.path, r.path+" cannot be read from the source: "+why, "")
 	}
-	return t.errorAt(name, r.path, r.path+" is not in the source", "")
+	hint := ""
+	if at == ".." || strings.HasPrefix(at, "../") {
+		hint = "it is above the source: take the folder that holds both as the source, and set root to this one"
+	}
+	return t.errorAt(name, r.path, r.path+" is not in the source", hint)
 }
 
 const notFetched = "remote resources are not fetched: add it as a separate source"
