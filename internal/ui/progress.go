@@ -242,6 +242,10 @@ func (w *workProgress) reportEvent(e progress.Event) {
 	case w.mode == JSON:
 		w.ui.writeRecord(progress.Record{Verb: w.verb, Event: events[e.Kind], Subject: e.Subject, Detail: e.Detail, Bytes: e.Bytes, Items: e.Items})
 	case e.Kind == progress.Note:
+		if e.Detail == "" {
+			w.ui.Note("note: %s", e.Subject)
+			break
+		}
 		w.ui.Note("note: %s %s", e.Subject, e.Detail)
 	case e.Kind == progress.Done:
 		w.ui.Say("%s %s %s", w.verb, e.Subject, e.Detail)

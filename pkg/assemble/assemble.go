@@ -26,6 +26,8 @@ type assembly struct {
 	definition *bundle.Definition
 	// names are what the definition's author calls the files of the content, for errors.
 	names map[string]string
+	// templates are the same of files that the target renders.
+	templates map[string]string
 	// plainFiles are the files that nothing renders.
 	plainFiles map[string]bool
 	// texts are the rendered manifests, by the names that errors have for them.
@@ -46,7 +48,7 @@ type pinFunc func(ctx context.Context, fetcher *source.Fetcher, s *bundle.Source
 func (o Options) assembleContent(ctx context.Context, d *bundle.Definition, at definitionPath, pin pinFunc) (*assembly, error) {
 	a := &assembly{
 		Content: &bundle.Content{Bundle: d.Bundle}, definition: d,
-		names: map[string]string{}, plainFiles: map[string]bool{}, texts: map[string][]byte{},
+		names: map[string]string{}, templates: map[string]string{}, plainFiles: map[string]bool{}, texts: map[string][]byte{},
 	}
 	fetcher := o.Sources
 	fetcher.Dir = at.folder()
@@ -70,6 +72,9 @@ func (o Options) assembleContent(ctx context.Context, d *bundle.Definition, at d
 	}
 	var err error
 	if a.tests, err = render.FinishBuilt(a.Content); err != nil {
+		if placed := (*manifest.Error)(nil); errors.As(err, &placed) {
+			placed.File = cmp.Or(a.names[placed.File], placed.File)
+		}
 		return nil, placeError(d, []any{"spec", "sources"}, err)
 	}
 	return a, nil
@@ -85,8 +90,13 @@ func (a *assembly) addSource(ctx context.Context, fetcher *source.Fetcher, s *bu
 		return &source.DigestError{Source: s.Name(), Got: tree.SHA256, Want: s.SHA256}
 	}
 	s.SHA256 = tree.SHA256
+	if s.Template == "" && s.IsTree() {
+		if err := checkUnrendered(fetcher, s, tree.Files); err != nil {
+			return err
+		}
+	}
 	in := render.Input{Source: s, Name: a.Bundle.Metadata.Name, Absent: tree.Absent, Note: func(note string) {
-		a.notes = append(a.notes, s.Name()+": "+note)
+		a.noteSource(s, note)
 	}}
 	for _, f := range tree.Files {
 		in.Files = append(in.Files, bundle.File{Path: cmp.Or(f.Path, path.Base(s.Path)), Data: f.Data})
@@ -115,6 +125,10 @@ func (a *assembly) addSource(ctx context.Context, fetcher *source.Fetcher, s *bu
 		}
 	} else if s.IsRendered() {
 		if out, err = render.RenderStable(ctx, in); err != nil {
+			placeInSource(err, fetcher, s, in.Files)
+			if unstable := (*render.UnstableError)(nil); errors.As(err, &unstable) {
+				err = fmt.Errorf("%w, or leave them to the site with render: target", err)
+			}
 			return fmt.Errorf("render %s: %w", s.Name(), err)
 		}
 	}
@@ -130,9 +144,16 @@ func (a *assembly) addSource(ctx context.Context, fetcher *source.Fetcher, s *bu
 			a.names[target] = authorPath(fetcher, s, f.Path)
 		case !s.AtTarget():
 			a.names[target] = authorPath(fetcher, s, f.Path) + " (rendered)"
+		default:
+			a.templates[target] = authorPath(fetcher, s, f.Path)
 		}
 	}
 	return nil
+}
+
+// noteSource notes something of a source. In a runtime the bundle is part of its name.
+func (a *assembly) noteSource(s *bundle.Source, note string) {
+	a.notes = append(a.notes, a.Metadata().Name+": "+s.Name()+": "+note)
 }
 
 // noteAsked notes what a chart asks the cluster for, and what a site must settle of one that is
@@ -149,7 +170,7 @@ func (a *assembly) noteAsked(ctx context.Context, s *bundle.Source, in render.In
 		}
 	}
 	for _, note := range notes {
-		a.notes = append(a.notes, s.Name()+": "+note)
+		a.noteSource(s, note)
 	}
 	if errors.Is(err, render.ErrRunaway) {
 		return err
@@ -175,6 +196,23 @@ func addDependencies(ctx context.Context, fetcher *source.Fetcher, s *bundle.Sou
 		}
 	}
 	return nil
+}
+
+// placeInSource has an error name a file of a source as the definition's author calls it.
+func placeInSource(err error, fetcher *source.Fetcher, s *bundle.Source, files []bundle.File) {
+	placed := (*manifest.Error)(nil)
+	if !errors.As(err, &placed) || !slices.ContainsFunc(files, func(f bundle.File) bool { return f.Path == placed.File }) {
+		return
+	}
+	file := placed.File
+	if s.Template == bundle.TemplateKustomize && s.Dir == "" && s.Root != "" { // it is read from above its root
+		inRoot, below := strings.CutPrefix(file, s.Root+"/")
+		if !below {
+			return
+		}
+		file = inRoot
+	}
+	placed.File = authorPath(fetcher, s, file)
 }
 
 // authorPath returns what the definition's author calls a file of a source.
@@ -222,8 +260,12 @@ func fetchSource(ctx context.Context, f *source.Fetcher, s *bundle.Source) (*sou
 // document. The definition's own values override those of files, later files earlier ones.
 func (a *assembly) mergeValues(f *source.Fetcher, s *bundle.Source) ([][]byte, error) {
 	var merged *yaml.Node
+	places := map[string]string{} // where each secret is set last
 	over := func(name string, node *yaml.Node) error {
 		merged = manifest.OverlayValues(merged, node)
+		for _, key := range findSecretValues(node) {
+			places[key] = fmt.Sprintf("%s:%d", name, findLine(node, key))
+		}
 		if s.Template != bundle.TemplateYTT {
 			return nil
 		}
@@ -256,8 +298,12 @@ func (a *assembly) mergeValues(f *source.Fetcher, s *bundle.Source) ([][]byte, e
 			return nil, err
 		}
 	}
+	leave := "leave it to the site"
+	if !s.AtTarget() {
+		leave = "set render: target, and " + leave
+	}
 	for _, key := range findSecretValues(merged) {
-		a.notes = append(a.notes, fmt.Sprintf("%s: values set %s, which everyone who pulls the bundle can read: leave it to the site (krtpkg apply --values-from secret/NAME)", s.Name(), key))
+		a.notes = append(a.notes, fmt.Sprintf("%s: %s: values set %s, which everyone who pulls the bundle can read: %s (krtpkg apply --values-from secret/NAME)", a.Metadata().Name, places[key], key, leave))
 	}
 	s.Values, s.ValuesFiles = manifest.NewValues(merged), nil
 	data, err := s.Values.Bytes()

@@ -70,6 +70,9 @@ type Built struct {
 
 // openByReference opens a bundle that a runtime names by reference.
 func (o Options) openByReference(ctx context.Context, ref, dir string) (content.Fetcher, ocispec.Descriptor, error) {
+	if !strings.HasPrefix(ref, "oci:") && !strings.Contains(ref, "@") {
+		return nil, ocispec.Descriptor{}, &UnpinnedError{Source: ref, Wanted: "digest"}
+	}
 	if o.Open == nil {
 		return nil, ocispec.Descriptor{}, fmt.Errorf("open %s: Options.Open is nil: want a function that opens bundles by reference", ref)
 	}
@@ -98,6 +101,15 @@ func Build(ctx context.Context, definition string, o Options) (*Built, error) {
 		return o.buildBundle(ctx, d, at)
 	}
 	return o.buildRuntime(ctx, d, at)
+}
+
+// ReadMetadata returns what the definition at a path says of itself. It fetches nothing.
+func ReadMetadata(definition string) (bundle.Metadata, error) {
+	d, _, err := readDefinition(definition)
+	if err != nil {
+		return bundle.Metadata{}, err
+	}
+	return d.Metadata(), nil
 }
 
 // definitionPath is where a definition is.
@@ -163,7 +175,7 @@ func (o Options) buildBundle(ctx context.Context, d *bundle.Definition, at defin
 		return nil, err
 	}
 	if o.Locked && pins == nil {
-		return nil, &manifest.Error{File: at.file, Problem: "there is no " + at.lockFile() + " to hold it to", Hint: "krtpkg update writes it"}
+		return nil, &manifest.Error{File: at.file, Problem: "there is no " + at.lockFile() + " to hold it to", Hint: "krtpkg update writes it", Cause: ErrNotLocked}
 	}
 	a, err := o.assembleContent(ctx, d, at, sourcePinner{pins, o.Locked}.pinSource)
 	if err != nil {

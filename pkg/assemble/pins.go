@@ -117,6 +117,9 @@ type sourcePinner struct {
 	strict bool
 }
 
+// ErrNotLocked reports that a locked build needs what the lock file does not have.
+var ErrNotLocked = errors.New("not in the lock file")
+
 // UnpinnedError is the error of a remote source without a pin.
 type UnpinnedError struct{ Source, Wanted string }
 
@@ -127,7 +130,7 @@ func (e *UnpinnedError) Error() string {
 func (p sourcePinner) pinSource(_ context.Context, _ *source.Fetcher, s *bundle.Source) error {
 	pin := p.pinOf(s)
 	if pin == nil && p.strict {
-		return fmt.Errorf("source %s is not in the lock file: run krtpkg update", s.Name())
+		return fmt.Errorf("source %s: %w", s.Name(), ErrNotLocked)
 	}
 	local := s.Dir != "" || s.File != "" || s.Archive != "" && !strings.HasPrefix(s.Archive, "https://")
 	if pin != nil {
@@ -175,7 +178,7 @@ func (o Options) newLockResolver(p *lockedPins, at definitionPath) images.Resolv
 		locked, known := p.byName[ref.Name()]
 		switch {
 		case !known && o.Locked:
-			return ocispec.Descriptor{}, fmt.Errorf("not in %s: run krtpkg update", at.lockFile())
+			return ocispec.Descriptor{}, fmt.Errorf("%w %s", ErrNotLocked, at.lockFile())
 		case !known:
 			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: images.FamiliarName(ref.Name()), Detail: "is not in " + at.lockFile() + ": its tag decides"})
 			return o.Images.Resolve(ctx, ref)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -38,7 +39,7 @@ func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
 			continue
 		}
 		inConfig := path.Join(bundle.ConfigDir, strings.TrimPrefix(f.Path, bundle.HooksDir+"/"))
-		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], a.names[inConfig], f.Path+" (rendered)"), f.Data)
+		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], a.names[inConfig], a.renderedName(f.Path)), f.Data)
 		if err != nil {
 			return nil, err
 		}
@@ -167,6 +168,20 @@ func checkManifest(f *manifest.File, doc *yaml.Node) error {
 	}
 	problem.Hint = "leave it out with exclude"
 	return problem
+}
+
+// renderedName returns what a file that the target renders is called: the template that it is made of, or, as of a
+// chart, the folder of templates.
+func (a *assembly) renderedName(file string) string {
+	if written := a.templates[file]; written != "" {
+		return written + " (rendered)"
+	}
+	for _, template := range slices.Sorted(maps.Keys(a.templates)) {
+		if folder, is := strings.CutSuffix(template, "/"+chartFile); is && path.Dir(file) == folder {
+			return path.Join(path.Dir(a.templates[template]), path.Base(file)) + " (rendered)"
+		}
+	}
+	return file + " (rendered)"
 }
 
 // checkPlain reports whether a file that will not be rendered is a ytt template: each value that

@@ -2,6 +2,7 @@ package assemble
 
 import (
 	"regexp"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -24,4 +25,20 @@ func findSecretValues(node *yaml.Node) (found []string) {
 		}
 	}
 	return found
+}
+
+// findLine returns the line of a value by its path, as [findSecretValues] has it; 0 if it is not there.
+func findLine(node *yaml.Node, keys string) int {
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		key, value := node.Content[i], node.Content[i+1]
+		if key.Value == keys {
+			return key.Line
+		}
+		if rest, below := strings.CutPrefix(keys, key.Value+"."); below && value.Kind == yaml.MappingNode {
+			if line := findLine(value, rest); line > 0 {
+				return line
+			}
+		}
+	}
+	return 0
 }

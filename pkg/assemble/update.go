@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -86,7 +87,13 @@ func (o Options) lookForBundle(ctx context.Context, d *bundle.Definition, ref st
 	if err != nil || strings.HasPrefix(ref, "oci:") {
 		return nil, nil
 	}
-	now, err := o.upstreamResolver().Resolve(ctx, tag)
+	// As a build opens it: mirrors are of images.
+	var now ocispec.Descriptor
+	if o.Open != nil {
+		_, now, err = o.Open(ctx, tagged, "")
+	} else {
+		now, err = o.upstreamResolver().Resolve(ctx, tag)
+	}
 	if err != nil || now.Digest.String() == pinned {
 		return nil, err
 	}

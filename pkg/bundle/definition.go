@@ -286,8 +286,8 @@ type BundleSource struct {
 	// relative to the runtime's own definition.
 	Path string `json:"path,omitempty" yaml:"path,omitempty"`
 	// Ref is a bundle that was built before, pinned by digest: registry/repository@sha256:…,
-	// or oci:folder@sha256:….
-	Ref string `json:"ref,omitempty" yaml:"ref,omitempty" jsonschema:"pattern=@sha256:[0-9a-f]{64}$"`
+	// or oci:folder@sha256:…. krtpkg update adds the digest to registry/repository:tag.
+	Ref string `json:"ref,omitempty" yaml:"ref,omitempty" jsonschema:"pattern=^oci:.*@sha256:[0-9a-f]{64}$|^([[][0-9a-fA-F:]+[]]|[^/@:[]+)(:[0-9]+)?/[^@]+(@sha256:[0-9a-f]{64}|:[^/@:]+(@sha256:[0-9a-f]{64})?)$"`
 }
 
 // RuntimeLock is what a built runtime holds as .krtpkg/runtime.yaml: the bundles by digest

@@ -197,11 +197,11 @@ var wanted = map[string]string{
 	"url":        "is no https URL",
 	"sha256":     "is not a sha256 digest: want 64 hexadecimal digits in lower case",
 	"commit":     "is not a commit: want its full id, 40 hexadecimal digits in lower case",
-	"chart":      "is not a chart name",
+	"chart":      "is not a chart name: a chart in a folder is dir: FOLDER with template: helm",
 	"repository": "is not a chart repository: want https://… or oci://…",
 	"release":    "is not a release name: want lower-case letters, digits and dashes, at most 53",
 	"namespace":  "is not a namespace: want lower-case letters, digits and dashes",
-	"ref":        "is not pinned: want repository@sha256:… or oci:folder@sha256:…",
+	"ref":        "is not a reference: want registry/repository:tag, to which krtpkg update adds the digest, or oci:folder@sha256:…",
 }
 
 // schemaAt returns the part of a schema for a place; nil if it has none.
