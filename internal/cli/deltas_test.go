@@ -87,8 +87,9 @@ func TestApplyDeltas(t *testing.T) {
 	if isTagged(t, "http://"+registry.Host+"/v2/older/app/manifests/1.0.0") {
 		t.Error("a refused version was imported")
 	}
-	// Nodes have to pull from somewhere else then.
-	s.ok(apply...)
+	// Without a registry nodes have to pull from somewhere else, which whoever applies it has to say.
+	s.refused(1, "--registry imports it first", apply...)
+	s.ok(append(apply, "--skip-check", "images")...)
 	if image := deployedImage(t, cluster); strings.HasPrefix(image, registry.Host) {
 		t.Errorf("image %s", image)
 	}
