@@ -89,8 +89,11 @@ func explainError(ctx context.Context, err error) result.Error {
 		young      *trust.TooYoungError
 		stale      *trust.StaleError
 		lost       *lostError
+		stopped    *stoppedError
 	)
 	switch {
+	case ctx.Err() != nil && errors.As(err, &stopped):
+		return failure(result.Interrupted, exitInterrupted, "", "")
 	case ctx.Err() != nil:
 		return failure(result.Interrupted, exitInterrupted, "run the same command again: it goes on from what is there", "")
 	case errors.As(err, &usage):

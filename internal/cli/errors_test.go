@@ -124,4 +124,7 @@ func TestExplain(t *testing.T) {
 	if got := explainError(ctx, status(401)); got.ExitCode != 130 || !strings.Contains(got.Hint, "run the same command again") || got.Code != "interrupted" {
 		t.Errorf("interrupted: %+v", got)
 	}
+	if got := explainError(ctx, fmt.Errorf("password: %w", asStopped(ctx.Err()))); got.ExitCode != 130 || got.Hint != "" {
+		t.Errorf("stopped: %+v", got)
+	}
 }

@@ -57,7 +57,7 @@ func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
 			return &usageError{errors.New("no terminal to ask: pass --username and --password-stdin")}
 		}
 		if o.username, err = a.ui.AskText(ctx, "User name for "+host+":"); err != nil {
-			return err
+			return asStopped(err)
 		}
 	}
 	var password []byte
@@ -67,7 +67,7 @@ func (a *app) runLogin(ctx context.Context, host string, o loginOptions) error {
 		password, err = a.askPassword(ctx, "Password for "+host+":", "pass --password-stdin")
 	}
 	if err != nil {
-		return fmt.Errorf("password: %w", err)
+		return fmt.Errorf("password: %w", asStopped(err))
 	}
 	text := strings.TrimRight(string(password), "\r\n")
 	if text == "" {

@@ -32,7 +32,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	e := a.describeError(ctx, err)
 	a.printError(cmd, args, e)
 	if e.ExitCode == exitInterrupted {
-		a.ui.Note("interrupted: %s", e.Hint)
+		a.ui.Note("%s", strings.TrimSuffix("interrupted: "+e.Hint, ": "))
 		return e.ExitCode
 	}
 	a.ui.Error(err)

@@ -115,7 +115,7 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 		handler = serve.KeepOutPages(handler, login == nil)
 	}
 	a.announceServer(address, references, f, roots)
-	return serve.Run(ctx, listener, serve.RequireLogin(handler, login), certificate)
+	return asStopped(serve.Run(ctx, listener, serve.RequireLogin(handler, login), certificate))
 }
 
 // announceServer says what is served where, and who may reach it.

@@ -93,7 +93,7 @@ func (a *app) runGate(ctx context.Context, f serveFlags) (err error) {
 		return err
 	}
 	a.announceServer(listener.Addr().(*net.TCPAddr), f.gate.upstreams, f, nil)
-	return serve.RunWithGrace(ctx, listener, g, certificate, f.gate.grace)
+	return asStopped(serve.RunWithGrace(ctx, listener, g, certificate, f.gate.grace))
 }
 
 func (a *app) gateOptions(ctx context.Context, f serveFlags) (o gate.Options, err error) {
