@@ -79,7 +79,7 @@ space at once, a registry with its own garbage collection. Copy nothing to the s
 	return cmd
 }
 
-func (o *pruneOptions) checkValues(a *app, at place.Place) error {
+func (o *pruneOptions) checkPruneFlags(a *app, at place.Place) error {
 	switch {
 	case at.Tag != "" || at.Digest != "":
 		return &usageError{fmt.Errorf("%s: want a place without a tag: name what stays with --keep", at)}
@@ -109,7 +109,7 @@ func (a *app) runPrune(ctx context.Context, reference string, o *pruneOptions) e
 	if err != nil {
 		return err
 	}
-	if err := o.checkValues(a, at.Place); err != nil {
+	if err := o.checkPruneFlags(a, at.Place); err != nil {
 		return err
 	}
 	store, err := at.Create(ctx, at.client)
@@ -127,7 +127,7 @@ func (a *app) runPrune(ctx context.Context, reference string, o *pruneOptions) e
 		return err
 	}
 	leftovers := pruneJournal(at.Location())
-	if options.Leftovers, err = leftovers.read(); err != nil {
+	if options.Leftovers, err = leftovers.readLeft(); err != nil {
 		return err
 	}
 	plan, err := transfer.PlanPrune(ctx, store, options)

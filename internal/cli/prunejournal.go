@@ -33,8 +33,8 @@ func pruneJournal(location string) pruneRecord {
 	return pruneRecord{filepath.Join(filepath.Dir(state), "prunes", digest.FromString(location).Encoded()+".json")}
 }
 
-// read returns what the last prune of the place was about to delete, if it did not end.
-func (r pruneRecord) read() (left []digest.Digest, err error) {
+// readLeft returns what the last prune of the place was about to delete, if it did not end.
+func (r pruneRecord) readLeft() (left []digest.Digest, err error) {
 	if r.file == "" {
 		return nil, nil
 	}

@@ -128,7 +128,7 @@ type predicate struct {
 // Sign returns the receipt as a signed file. Times are rounded to milliseconds.
 func (r Receipt) Sign(ctx context.Context, signer *sign.Signer) ([]byte, error) {
 	r.Started, r.Finished = r.Started.UTC().Truncate(time.Millisecond), r.Finished.UTC().Truncate(time.Millisecond)
-	if err := r.validate(); err != nil {
+	if err := r.validateFields(); err != nil {
 		return nil, fmt.Errorf("sign receipt: %w", err)
 	}
 	payload, err := json.Marshal(statement{
@@ -184,7 +184,7 @@ func parseStatement(kind string, payload []byte) (*Receipt, error) {
 		Cluster: p.Cluster, Policies: p.Policies, Values: p.Values, Outcome: p.Outcome, Failure: p.Failure, Bundles: p.Bundles,
 		Started: p.Started.UTC(), Finished: p.Finished.UTC(), Program: p.Program,
 	}
-	return r, r.validate()
+	return r, r.validateFields()
 }
 
 var (
@@ -196,7 +196,7 @@ var (
 // maxText is how many bytes a version or a file's name has.
 const maxText = 255
 
-func (r *Receipt) validate() error {
+func (r *Receipt) validateFields() error {
 	switch {
 	case !bundleName.MatchString(r.Name):
 		return fmt.Errorf("%q is not the name of a runtime", r.Name)

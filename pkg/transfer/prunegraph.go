@@ -130,15 +130,15 @@ func (g *pruneGraph) readNode(ctx context.Context, d digest.Digest) (*pruneNode,
 	case err != nil:
 		return nil, err
 	default:
-		if err := g.readManifest(ctx, n, desc); err != nil {
+		if err := g.readChildren(ctx, n, desc); err != nil {
 			return nil, err
 		}
 	}
 	return n, g.readAttached(ctx, n)
 }
 
-// readManifest reads what a manifest names, in whichever field: one whose type says image may list manifests.
-func (g *pruneGraph) readManifest(ctx context.Context, n *pruneNode, desc ocispec.Descriptor) error {
+// readNode reads what a manifest names, in whichever field: one whose type says image may list manifests.
+func (g *pruneGraph) readChildren(ctx context.Context, n *pruneNode, desc ocispec.Descriptor) error {
 	n.desc = bareDescriptor(desc)
 	data, err := readManifest(ctx, g.store, desc)
 	if err != nil {

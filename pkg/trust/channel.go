@@ -30,7 +30,7 @@ const (
 	RefuseStale = "refuse"
 )
 
-func (c *ChannelRule) validate() error {
+func (c *ChannelRule) validateRule() error {
 	switch {
 	case c == nil:
 	case c.Stale != "" && c.Stale != WarnStale && c.Stale != RefuseStale:

@@ -445,7 +445,7 @@ func (r *policyReader) readRule(from *Rule, path ...any) (*ResolvedRule, error) 
 	if err := made.checkProofs(); err != nil {
 		return nil, r.errorAt(err, at("minAge")...)
 	}
-	if err := from.Channels.validate(); err != nil {
+	if err := from.Channels.validateRule(); err != nil {
 		return nil, r.errorAt(err, at("channels", "stale")...)
 	}
 	if from.Channels != nil && path[0] == "images" {
