@@ -137,7 +137,7 @@ func (g *pruneGraph) readNode(ctx context.Context, d digest.Digest) (*pruneNode,
 	return n, g.readAttached(ctx, n)
 }
 
-// readNode reads what a manifest names, in whichever field: one whose type says image may list manifests.
+// readChildren reads what a manifest names, in whichever field: one whose type says image may list manifests.
 func (g *pruneGraph) readChildren(ctx context.Context, n *pruneNode, desc ocispec.Descriptor) error {
 	n.desc = bareDescriptor(desc)
 	data, err := readManifest(ctx, g.store, desc)
