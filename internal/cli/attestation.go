@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -146,9 +147,9 @@ func (a *app) showAttestation(ctx context.Context, reference, what string, t *tr
 	found := selectPredicates(all, what)
 	switch {
 	case len(found) == 0 && verified:
-		return fmt.Errorf("%s: %w: no attestation %s by a trusted signer", at.pinnedReference(), trust.ErrRefused, what)
+		return &absentAttestationError{fmt.Sprintf("%s: no attestation %s by a trusted signer, only %s", at.pinnedReference(), what, listTypes(all))}
 	case len(found) == 0:
-		return fmt.Errorf("%s: no attestation %s found: list them with krtpkg attestation list", at.pinnedReference(), what)
+		return fmt.Errorf("%s: no attestation %s found, only %s", at.pinnedReference(), what, listTypes(all))
 	case len(found) > 1:
 		digests := make([]string, len(found))
 		for i, c := range found {
@@ -159,6 +160,24 @@ func (a *app) showAttestation(ctx context.Context, reference, what string, t *tr
 		a.ui.Note("note: not verified: claimed by %s", claimant(found[0]))
 	}
 	return a.ui.Result("json", found[0].Predicate, nil)
+}
+
+// absentAttestationError is the error of what no trusted signer has attested.
+type absentAttestationError struct{ text string }
+
+func (e *absentAttestationError) Error() string { return e.text }
+
+func (e *absentAttestationError) Unwrap() error { return trust.ErrRefused }
+
+// listTypes returns the types of attestations, each once, in words.
+func listTypes(all []sign.Claim) string {
+	var types []string
+	for _, c := range all {
+		if kind := claimType(c); !slices.Contains(types, kind) {
+			types = append(types, kind)
+		}
+	}
+	return cmp.Or(strings.Join(types, ", "), "none")
 }
 
 // selectPredicates returns the attestations of a type, or that of a digest: one for each predicate, since most

@@ -23,7 +23,8 @@ type completer = func(cmd *cobra.Command, args []string, typed string) ([]string
 // completeReferences completes the tag of a reference from what is there, in all commands that take one.
 func (a *app) completeReferences(root *cobra.Command) {
 	for _, cmd := range root.Commands() {
-		if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 && strings.Contains(cmd.Use, "REFERENCE") {
+		takes := slices.ContainsFunc([]string{"REFERENCE", "SOURCE", "TARGET", "REPOSITORY"}, func(word string) bool { return strings.Contains(cmd.Use, word) })
+		if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 && takes {
 			cmd.ValidArgsFunction = a.completeReference
 		}
 		a.completeReferences(cmd)

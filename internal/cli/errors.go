@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/url"
@@ -11,11 +12,13 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -51,7 +54,54 @@ type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
 
-// explainError returns the one table from errors to codes, exit codes and hints. The message is left to whoever shows it.
+// situation is what a command was asked to do when it failed. The zero value is any command.
+type situation struct {
+	cmd  *cobra.Command
+	args []string
+	// policyFile is set if a file says who is trusted.
+	policyFile bool
+}
+
+// explainError is the table of errors with the hint for what was typed.
+func (s situation) explainError(ctx context.Context, err error) result.Error {
+	e := explainError(ctx, err)
+	if hint := s.otherHint(err, e); hint != "" {
+		e.Hint = hint
+	}
+	if s.cmd != nil {
+		e.Hint = fitHint(s.cmd, e.Hint)
+	}
+	return e
+}
+
+// otherHint returns the hint where another one than usual helps, for what the command does; "" elsewhere.
+func (s situation) otherHint(err error, e result.Error) string {
+	var renamed *bundle.TagError
+	var request *url.Error
+	name := ""
+	if s.cmd != nil {
+		name = s.cmd.Name()
+	}
+	switch {
+	case e.Code == result.Refused && !s.policyFile:
+		return "krtpkg inspect lists the signatures and attestations that there are"
+	case e.Code == result.Unauthorized && name == "login":
+		return "check the user name and the password, or the token"
+	case e.Code == result.Incomplete && name == "inventory":
+		return "inventory lists what is there: bring the images there first with krtpkg copy"
+	case (name == "tag" || name == "build") && errors.As(err, &renamed):
+		return "its version's tag is " + bundle.VersionTag(renamed.Version) + "; a channel is a word, such as stable"
+	case e.Code == result.Unreachable && errors.As(err, &request):
+		if slices.ContainsFunc(s.args, func(arg string) bool { return arg == hostOf(request) || strings.HasPrefix(arg, hostOf(request)+"/") }) {
+			before, _, _ := strings.Cut(e.Hint, "|")
+			return before
+		}
+	}
+	return ""
+}
+
+// explainError returns the one table from errors to codes, exit codes and hints for any command, in clauses as
+// [fitHint] takes them. The message is left to whoever shows it.
 func explainError(ctx context.Context, err error) result.Error {
 	var (
 		usage      *usageError
@@ -90,6 +140,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		stale      *trust.StaleError
 		lost       *lostError
 		stopped    *stoppedError
+		nothing    *place.NotFoundError
 	)
 	switch {
 	case ctx.Err() != nil && errors.As(err, &stopped):
@@ -103,13 +154,13 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, errUnfit):
 		return failure(result.UnfitRegistry, exitFailure, "", "")
 	case errors.As(err, &locked):
-		return failure(result.Locked, exitFailure, "wait until it ends; the lock of a dead process expires, see --lock-timeout", locked.Runtime)
+		return failure(result.Locked, exitFailure, "wait until it ends; the lock of a dead process expires|, see --lock-timeout", locked.Runtime)
 	case errors.As(err, &foreign):
-		return failure(result.ForeignObjects, exitFailure, "move these resources first, or delete them with --delete-foreign", foreign.Runtime)
+		return failure(result.ForeignObjects, exitFailure, "move these resources first|, or delete them with --delete-foreign", foreign.Runtime)
 	case errors.Is(err, deploy.ErrOwned):
-		return failure(result.Owned, exitFailure, "delete these resources there first, or pass --take-over", "")
+		return failure(result.Owned, exitFailure, "delete these resources there first|, or pass --take-over", "")
 	case errors.Is(err, errDowngrade):
-		return failure(result.Downgrade, exitUnverified, "go back with krtpkg rollback, which restores the values too, or pass --allow-downgrade", "")
+		return failure(result.Downgrade, exitUnverified, "go back with krtpkg rollback, which restores the values too|, or pass --allow-downgrade", "")
 	case errors.As(err, &channel):
 		return failure(result.Downgrade, exitUnverified, "if the channel is meant to go back, pass --back", channel.Channel)
 	case errors.As(err, &downgrade):
@@ -121,21 +172,21 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &absent):
 		return failure(result.AbsentReceipts, exitIncomplete, "fetch it from the site: krtpkg apply --receipt writes one even if nothing changes", absent.first.Receipt.Cluster)
 	case errors.As(err, &overwrite):
-		return failure(result.OtherArchive, exitFailure, "write to another file, or pass --force to replace it", overwrite.file)
+		return failure(result.OtherArchive, exitFailure, "write to another file|, or pass --force to replace it", overwrite.file)
 	case errors.As(err, &findings):
 		return failure(result.Findings, exitFailure, skipHint(findings), "")
 	case errors.Is(err, sign.ErrUnsigned):
-		return failure(result.Unsigned, exitUnverified, "sign it with krtpkg sign, or pass --allow-unsigned", "")
+		return failure(result.Unsigned, exitUnverified, "sign it with krtpkg sign|, or pass --allow-unsigned", "")
 	case errors.Is(err, sign.ErrNotVerified), errors.Is(err, sign.ErrTooMany):
-		return failure(result.Unverified, exitUnverified, "check --key or --certificate-identity; krtpkg inspect lists the signatures", "")
+		return failure(result.Unverified, exitUnverified, "check --trust-key//check --key or --certificate-identity//check the policy|; krtpkg inspect lists the signatures", "")
 	case errors.As(err, &renamed):
-		return failure(result.RenamedTag, exitUnverified, "signatures cover the version, not the tag: refer to it by digest, or pass --allow-renamed-tag if the tag was renamed on purpose", renamed.Tag)
+		return failure(result.RenamedTag, exitUnverified, "signatures cover the version, not the tag: refer to it by digest|, or pass --allow-renamed-tag if the tag was renamed on purpose", renamed.Tag)
 	case errors.As(err, &mixedUp):
 		return failure(result.OtherName, exitUnverified, "if that is intended, pass --expect-name "+mixedUp.Name, mixedUp.Repository)
 	case errors.Is(err, render.ErrRunaway):
 		return failure(result.TemplateRunaway, exitFailure, "look for a loop, a recursion or an endless repetition in its templates", "")
 	case errors.As(err, &altered):
-		return failure(result.Altered, exitUnverified, "build it again with this krtpkg, or pass --allow-altered if an older krtpkg built it", altered.Artifact)
+		return failure(result.Altered, exitUnverified, "build it again with this krtpkg|, or pass --allow-altered if an older version built it", altered.Artifact)
 	case errors.As(err, &stale):
 		return failure(result.StaleChannel, exitUnverified, "renew it with krtpkg promote --refresh, or name a version or a digest instead of the channel", stale.Channel)
 	case errors.As(err, &young) && young.From.IsZero():
@@ -145,9 +196,9 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, trust.ErrRefused):
 		return failure(result.Refused, exitUnverified, "see krtpkg trust show for the policy, and krtpkg verify for signatures and attestations", "")
 	case errors.As(err, &baseLayer):
-		return failure(result.AbsentBase, exitIncomplete, "import the version that it builds on again, which brings back what the target lost; an export without --delta needs nothing of it", baseLayer.Base.String())
+		return failure(result.AbsentBase, exitIncomplete, "import the version that it builds on again, which brings back what the target lost; krtpkg export without --delta needs nothing of it", baseLayer.Base.String())
 	case errors.Is(err, delta.ErrMismatch):
-		return failure(result.Damaged, exitUnverified, "export it again, or without --delta", "")
+		return failure(result.Damaged, exitUnverified, "export it again; krtpkg export without --delta avoids it", "")
 	case errors.As(err, &item) && item.File != "" && errors.Is(item, content.ErrMismatchedDigest):
 		return failure(result.Damaged, exitUnverified, item.File+" is damaged: copy it again from its origin; krtpkg check verifies all of a file", itemWith(err, content.ErrMismatchedDigest))
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrInvalidDescriptorSize),
@@ -161,11 +212,11 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &memory):
 		return failure(result.OverMemory, exitFailure, "to allow more, pass --memory 512MiB", "")
 	case errors.As(err, &unverified) && unverified.Limit > 0:
-		return failure(result.Unverified, exitUnverified, "import it from a file, which is read twice, or hold more in memory: --max-unverified 1GiB --memory 1GiB", "")
+		return failure(result.Unverified, exitUnverified, "import it from a file, which is read twice|, or hold more in memory: --max-unverified 1GiB --memory 1GiB", "")
 	case errors.As(err, &unverified):
-		return failure(result.Unverified, exitUnverified, "import all volumes with one command, or pass --allow-unverified-volumes", "")
+		return failure(result.Unverified, exitUnverified, "import all volumes with one command|, or pass --allow-unverified-volumes", "")
 	case errors.As(err, &attached):
-		return failure(result.TooMuchAttached, exitFailure, "copy only verified ones with --attached verified, or all with --attached all", "")
+		return failure(result.TooMuchAttached, exitFailure, "copy only verified ones with --attached verified, or all with --attached all//krtpkg copy --attached verified copies only verified ones", "")
 	case errors.As(err, &base):
 		return failure(result.AbsentBase, exitIncomplete, "", strings.Join(base.Base, ", "))
 	case errors.As(err, &other):
@@ -173,13 +224,15 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.Is(err, archive.ErrOrder):
 		return failure(result.ArchiveOrder, exitFailure, "save it to a file first: files can be read in any order", "")
 	case errors.As(err, &volumes):
-		return failure(result.AbsentVolumes, exitIncomplete, "put it next to the others, or name all of them; the same export writes a lost volume again, byte for byte", strings.Join(volumes.Near, ", "))
+		return failure(result.AbsentVolumes, exitIncomplete, "put all volumes into one folder, or name all of them; the same export writes a lost volume again, byte for byte", strings.Join(volumes.Near, ", "))
 	case errors.As(err, &holes):
-		return failure(result.Incomplete, exitIncomplete, "export it again; an older krtpkg did not record what --platform leaves out", "")
+		return failure(result.Incomplete, exitIncomplete, "export it again: older versions did not record what krtpkg export --platform leaves out", "")
 	case errors.As(err, &wrong):
 		return failure(result.SourceChanged, exitUnverified, "if the change is intended, put the new digest into the definition", wrong.Source)
 	case errors.As(err, &moved):
 		return failure(result.Moved, exitUnverified, "if the change is intended, run krtpkg update", moved.What)
+	case errors.Is(err, assemble.ErrNotLocked):
+		return failure(result.Unpinned, exitUnverified, "pin it with krtpkg update", "")
 	case errors.As(err, &unpinned):
 		return failure(result.Unpinned, exitFailure, "pin it with krtpkg update", unpinned.Source)
 	case errors.Is(err, assemble.ErrSuspects):
@@ -187,7 +240,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &repository):
 		return failure(result.AbsentRepository, exitFailure, createRepository(repository), repository.Host+"/"+repository.Repository)
 	case errors.As(err, &untagged):
-		return failure(result.UnfitRegistry, exitFailure, "sign with --signature-format legacy there; krtpkg doctor lists what works", "")
+		return failure(result.UnfitRegistry, exitFailure, "sign with krtpkg sign --signature-format legacy there; krtpkg doctor lists what works", "")
 	case errors.As(err, &keeping):
 		return failure(result.UnfitRegistry, exitFailure, allowDeletes(keeping), keeping.Host)
 	case errors.Is(err, transfer.ErrChanged):
@@ -197,7 +250,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &response) && response.Method == http.MethodPut && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool {
 		return e.Code == errcode.ErrorCodeManifestBlobUnknown
 	}):
-		return failure(result.IncompleteIndex, exitFailure, "the registry accepts only complete indexes: copy without --platform, or lock single platforms with krtpkg build --platform", response.URL.Host)
+		return failure(result.IncompleteIndex, exitFailure, "the registry accepts only complete indexes: copy all platforms, or lock single ones with krtpkg build --platform", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusUnauthorized:
 		return failure(result.Unauthorized, fetchExitCode(err), "log in with krtpkg login "+response.URL.Host+", docker login or podman login", response.URL.Host)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
@@ -215,11 +268,15 @@ func explainError(ctx context.Context, err error) result.Error {
 	case errors.As(err, &lost):
 		return failure(result.Incomplete, exitIncomplete, repairHint, lostItem(err))
 	case errors.As(err, &incomplete):
-		return failure(result.Incomplete, exitIncomplete, "make the images reachable, or pass --image-mirror", incomplete.Missing[0].Image)
+		return failure(result.Incomplete, exitIncomplete, "make the images reachable|, or pass --image-mirror", incomplete.Missing[0].Image)
 	case errors.As(err, &item) && errors.Is(err, errdef.ErrNotFound):
 		return failure(result.Incomplete, exitIncomplete, repairHint, itemWith(err, errdef.ErrNotFound))
+	case errors.As(err, &nothing):
+		return failure(result.NotFound, exitFailure, "list the versions with krtpkg list "+nothing.Place.Location(), nothing.Place.String())
 	case errors.Is(err, errdef.ErrNotFound):
-		return failure(result.NotFound, exitFailure, "list the versions with krtpkg list", "")
+		return failure(result.NotFound, exitFailure, "check the name and the tag|; --image-mirror takes images from elsewhere", "")
+	case errors.As(err, &response) && response.StatusCode == http.StatusNotFound:
+		return failure(result.NotFound, exitFailure, "check the name of the repository", response.URL.Host)
 	}
 	return failure(result.Failed, exitFailure, "", "")
 }
@@ -292,7 +349,8 @@ func createRepository(missing *registry.MissingRepositoryError) string {
 func moveTag(fixed *registry.ImmutableTagError) string {
 	switch {
 	case strings.HasSuffix(fixed.Tag, ".sig") || strings.HasSuffix(fixed.Tag, ".att"):
-		return "attach it only as a referrer with --signature-format bundle, or exempt tags that begin with sha256- from immutability"
+		return "attach it only as a referrer with --signature-format bundle, or exempt tags that begin with sha256- from immutability" +
+			"//attach it only as a referrer with krtpkg sign --signature-format bundle, or exempt tags that begin with sha256- from immutability"
 	case strings.HasPrefix(fixed.Tag, "sha256-"):
 		return "the registry lists referrers under this tag: exempt tags that begin with sha256- from immutability, or sign and attest in one run before other referrers are attached"
 	}
@@ -302,13 +360,16 @@ func moveTag(fixed *registry.ImmutableTagError) string {
 // unansweredHint returns what to do about a registry that gave no answer.
 func unansweredHint(request *url.Error) string {
 	var certificate *tls.CertificateVerificationError
+	var otherName x509.HostnameError
 	switch {
+	case errors.As(request, &otherName):
+		return "the certificate is for other names: use one of those"
 	case errors.Is(request, http.ErrSchemeMismatch):
 		return "the registry does not use TLS: pass --plain-http to allow that"
 	case errors.As(request, &certificate):
 		return "if you trust the certificate, pass its authority with --registry-ca FILE"
 	}
-	return "check the name and the network; --image-mirror takes images from elsewhere"
+	return "check the name and the network|; --image-mirror takes images from elsewhere"
 }
 
 // fetchExitCode returns the exit code of a failed request: [exitIncomplete] if it left content missing.

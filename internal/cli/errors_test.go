@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
+	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/registry"
@@ -81,7 +82,9 @@ func TestExplain(t *testing.T) {
 		{"another key", sign.ErrNotVerified, 3, "check --key or --certificate-identity"},
 		{"wrong bytes", content.ErrMismatchedDigest, 3, "damaged or tampered with"},
 		{"a changed source", &source.DigestError{}, 3, "new digest"},
-		{"not there", errdef.ErrNotFound, 1, "krtpkg list"},
+		{"not there", errdef.ErrNotFound, 1, "check the name"},
+		{"a version that is not there", &place.NotFoundError{}, 1, "krtpkg list"},
+		{"a repository that is not there", status(404), 1, "name of the repository"},
 		{"a layer that is gone", &transfer.ItemError{Err: errdef.ErrNotFound}, 4, "krtpkg copy --check"},
 		{"a layer that is damaged", &transfer.ItemError{Err: content.ErrMismatchedDigest}, 3, "fetch it again"},
 		{"missing", missing(errdef.ErrNotFound), 4, "--image-mirror"},
@@ -90,13 +93,13 @@ func TestExplain(t *testing.T) {
 		{"missing, for want of a login", missing(status(401)), 4, "krtpkg login registry.example:5000"},
 		{"lacks permission", status(403), 1, "lacks permission"},
 		{"a repository to create", &registry.MissingRepositoryError{Host: "1.dkr.ecr.eu-west-1.amazonaws.com", Repository: "krt/edge", Err: status(404)}, 1, "aws ecr create-repository --repository-name krt/edge"},
-		{"no place for referrers", &registry.NoReferrersError{Host: "registry.example", Repository: "krt/edge", Subject: "sha256:1"}, 1, "sign with --signature-format legacy there"},
+		{"no place for referrers", &registry.NoReferrersError{Host: "registry.example", Repository: "krt/edge", Subject: "sha256:1"}, 1, "--signature-format legacy there"},
 		{"a project to create", &registry.MissingRepositoryError{Host: "europe-docker.pkg.dev", Repository: "acme/krt/edge", Err: status(404)}, 1, "gcloud artifacts repositories create krt --project acme --repository-format docker --location europe"},
 		{"a repository to create anywhere", &registry.MissingRepositoryError{Host: "registry.example", Repository: "krt/edge", Err: status(404)}, 1, "create krt/edge at registry.example first"},
 		{"a tag that stays", &registry.ImmutableTagError{Host: "registry.example", Tag: "1.0.0", Err: status(403)}, 1, "use another tag"},
 		{"a signature's tag that stays", &registry.ImmutableTagError{Tag: "sha256-0.att", Err: status(400)}, 1, "--signature-format bundle"},
 		{"a list that stays", &registry.ImmutableTagError{Tag: "sha256-0", Err: status(400)}, 1, "exempt tags that begin with sha256-"},
-		{"an index with holes", &errcode.ErrorResponse{Method: http.MethodPut, URL: &url.URL{Host: "registry.example"}, StatusCode: 404, Errors: errcode.Errors{{Code: errcode.ErrorCodeManifestBlobUnknown}}}, 1, "without --platform"},
+		{"an index with holes", &errcode.ErrorResponse{Method: http.MethodPut, URL: &url.URL{Host: "registry.example"}, StatusCode: 404, Errors: errcode.Errors{{Code: errcode.ErrorCodeManifestBlobUnknown}}}, 1, "krtpkg build --platform"},
 		{"another tool's archive", &archive.ForeignError{Is: "something else", Hint: "do this"}, 1, "do this"},
 		{"an archive in another order", archive.ErrOrder, 1, "save it to a file"},
 		{"an archive with holes", &archive.IncompleteError{Missing: []ocispec.Descriptor{{}}}, 4, "export it again"},

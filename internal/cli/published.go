@@ -69,9 +69,9 @@ func listArchive(ctx context.Context, name string) ([]transfer.Source, error) {
 func movedTagHint(e *transfer.MovedTagError) string {
 	switch {
 	case e.IsDowngrade():
-		return "if it is meant to go back, pass --allow-downgrade (push: --move-tags)"
+		return "if it is meant to go back, pass --allow-downgrade//if it is meant to go back, pass --move-tags"
 	case e.New.Compare(e.Is) == bundle.OtherBuild:
-		return "a published version stays as it is: set a new version in the definition and build it, or pass --move-tags (apply: --allow-downgrade) to replace it"
+		return "a published version stays as it is: set a new version in the definition and build it|, or pass --move-tags to replace it//, or pass --allow-downgrade to replace it"
 	}
-	return "use another tag or repository, or pass --move-tags to replace it"
+	return "use another tag or repository|, or pass --move-tags to replace it"
 }

@@ -24,7 +24,7 @@ func (a *app) printResult(ctx context.Context, format ui.Format, value result.Re
 
 // describeError returns why a command failed, for programs.
 func (a *app) describeError(ctx context.Context, err error) *result.Error {
-	e := explainError(ctx, err)
+	e := situation{a.command, a.args, a.usesPolicyFile}.explainError(ctx, err)
 	e.Message = a.ui.ErrorText(err.Error())
 	if e.Object == "" && len(a.args) == 1 {
 		e.Object = a.args[0]

@@ -24,8 +24,12 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	cmd, err := root.ExecuteContextC(ctx)
+	cmd, err := root, checkHelp(root, args)
+	if err == nil {
+		cmd, err = root.ExecuteContextC(ctx)
+	}
 	a.ui.EndProgress(err)
+	a.command = cmd
 	if err == nil {
 		return 0
 	}
@@ -55,6 +59,9 @@ type app struct {
 	// args are the command's, and errorShown is set once a result says why it failed.
 	args       []string
 	errorShown bool
+	// command is the one that runs, and usesPolicyFile is set if a file says who is trusted.
+	command        *cobra.Command
+	usesPolicyFile bool
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -115,7 +122,7 @@ func (a *app) progressFlags(root *cobra.Command) {
 	flags.Var(&a.ui.Mode, "progress", "how progress is shown on standard error: auto is tty on a terminal and plain elsewhere")
 	_ = root.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(ui.ListModes(), cobra.ShellCompDirectiveNoFileComp))
 	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
-		a.args = args
+		a.args, a.command = args, cmd
 		a.ui.Quiet = a.ui.Quiet || a.ui.Mode == ui.None
 		ctx, err := a.settings.withMemory(cmd.Context(), os.Getenv)
 		cmd.SetContext(ctx)
@@ -130,18 +137,6 @@ const (
 	groupLook    = "look"
 	groupCluster = "cluster"
 )
-
-// knownCommand refuses arguments of the root: they are commands that do not exist.
-func knownCommand(root *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	err := fmt.Errorf("unknown command %q", args[0])
-	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
-		err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(near, " or "))
-	}
-	return &usageError{err}
-}
 
 // requireFlags makes the absence of flags a usage error.
 func requireFlags(cmd *cobra.Command, names ...string) {

@@ -102,6 +102,7 @@ func (a *app) loadTrust(ctx context.Context, f *trustFlags) (*trust.Policy, erro
 	case f.allowUnsigned:
 		return nil, nil
 	}
+	a.usesPolicyFile = system != nil
 	policy, err := a.chosenPolicy(ctx, f, system)
 	policy = system.Combine(policy)
 	switch {
@@ -125,6 +126,7 @@ func (a *app) chosenPolicy(ctx context.Context, f *trustFlags, system *trust.Pol
 		}
 		return a.withRevoked(policy)
 	}
+	a.usesPolicyFile = true
 	file, err := a.policyFile(f.policy)
 	if errors.Is(err, errNoConfiguration) && system != nil {
 		return nil, nil

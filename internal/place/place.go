@@ -53,8 +53,33 @@ type Target interface {
 	content.Tagger
 }
 
+// What references are, for who writes something else.
+const (
+	anyForm    = "REGISTRY/REPOSITORY:TAG, oci:FOLDER:TAG or FILE.tar"
+	targetForm = "oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]"
+)
+
 // Parse reads a reference.
-func Parse(s string) (Place, error) {
+func Parse(s string) (Place, error) { return parse(s, anyForm) }
+
+// ParseTarget reads where to put what is built: a registry's repository or a folder, with or without a tag.
+func ParseTarget(s string) (Place, error) {
+	p, err := parse(s, targetForm)
+	switch {
+	case err != nil:
+		return Place{}, err
+	case p.File != "":
+		return Place{}, fmt.Errorf("%q is an archive: want %s; krtpkg export writes archives", s, targetForm)
+	case p.Digest != "":
+		return Place{}, fmt.Errorf("%q has a digest: want %s", s, targetForm)
+	}
+	return p, nil
+}
+
+func parse(s, form string) (Place, error) {
+	if rest, ok := strings.CutPrefix(s, "oci://"); ok {
+		return Place{}, fmt.Errorf("%q is a URL: write %s for a registry; a folder is oci:FOLDER, with one slash if it is absolute", s, rest)
+	}
 	if rest, ok := strings.CutPrefix(s, "oci:"); ok {
 		return parseLayout(s, rest)
 	}
@@ -68,12 +93,12 @@ func Parse(s string) (Place, error) {
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "/") {
 		return Place{}, fmt.Errorf("%q is a path: write oci:%s for an OCI layout; archives end in .tar", s, s)
 	}
-	if strings.Contains(s, "://") {
-		return Place{}, fmt.Errorf("%q is a URL: write it without the scheme, REGISTRY/REPOSITORY:TAG", s)
+	if _, rest, ok := strings.Cut(s, "://"); ok {
+		return Place{}, fmt.Errorf("%q is a URL: write it without the scheme, %s", s, rest)
 	}
 	host, _, hasPath := strings.Cut(s, "/")
 	if !hasPath || !isHost(host) {
-		return Place{}, fmt.Errorf("%q is not a reference: want REGISTRY/REPOSITORY:TAG, oci:FOLDER:TAG or FILE.tar", s)
+		return Place{}, fmt.Errorf("%q is not a reference: want %s", s, form)
 	}
 	repository, p, err := splitReference(s)
 	if err != nil {
@@ -117,6 +142,9 @@ func splitReference(s string) (string, Place, error) {
 	if i := strings.Index(s[last:], "@"); i >= 0 {
 		var err error
 		if p.Digest, err = digest.Parse(s[last+i+1:]); err != nil {
+			if errors.Is(err, digest.ErrDigestInvalidLength) {
+				err = fmt.Errorf("%w: krtpkg inspect prints the whole digest", err)
+			}
 			return "", p, fmt.Errorf("digest %q: %w", s[last+i+1:], err)
 		}
 		s = s[:last+i]
@@ -142,6 +170,13 @@ func parseLayout(s, rest string) (Place, error) {
 	p.Dir = filepath.Clean(dir)
 	return p, nil
 }
+
+// NotFoundError is the error of a place where nothing is. It is [errdef.ErrNotFound].
+type NotFoundError struct{ Place Place }
+
+func (e *NotFoundError) Error() string { return e.Place.String() + ": " + errdef.ErrNotFound.Error() }
+
+func (e *NotFoundError) Unwrap() error { return errdef.ErrNotFound }
 
 // String returns the reference as one would type it.
 func (p Place) String() string {
@@ -241,7 +276,7 @@ func (p *Place) Resolve(ctx context.Context, store Store) (ocispec.Descriptor, e
 	}
 	desc, err := store.Resolve(ctx, reference)
 	if errors.Is(err, errdef.ErrNotFound) {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", p, errdef.ErrNotFound)
+		return ocispec.Descriptor{}, &NotFoundError{*p}
 	}
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("resolve %s: %w", p, err)

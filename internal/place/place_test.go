@@ -2,6 +2,7 @@ package place
 
 import (
 	"bytes"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -65,7 +66,10 @@ func TestParse(t *testing.T) {
 		{"./dist:1", Place{}},
 		{"../dist", Place{}},
 		{"https://registry.example/edge", Place{}},
-		{"oci://dist", Place{Dir: "/dist"}},
+		{"oci://dist", Place{}}, // Helm's spelling of a registry
+		{"oci://registry.example:5000/krt/edge:1.0.0", Place{}},
+		{"oci:///srv/dist:1", Place{}},
+		{"docker://registry.example/krt/edge:1.0.0", Place{}},
 		{"oci:", Place{}},
 		{"oci::1", Place{}},
 		{"oci:dist:", Place{}},
@@ -97,6 +101,23 @@ func TestParse(t *testing.T) {
 		}
 		if again, err := Parse(got.String()); err != nil || again != got {
 			t.Errorf("%q is %q, which is %+v, error %v", c.text, got, again, err)
+		}
+	}
+}
+
+func TestParseTarget(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"oci:dist:1.0.0":                  "",
+		"registry.example/krt/edge":       "",
+		"dist":                            `"dist" is not a reference: want oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]`,
+		"edge.tar":                        `"edge.tar" is an archive: want oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]; krtpkg export writes archives`,
+		"./edge.tar.zst":                  `"./edge.tar.zst" is an archive: want oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]; krtpkg export writes archives`,
+		"oci:dist@" + pin:                 `"oci:dist@` + pin + `" has a digest: want oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]`,
+		"oci://registry.example/krt/edge": `"oci://registry.example/krt/edge" is a URL: write registry.example/krt/edge for a registry; a folder is oci:FOLDER, with one slash if it is absolute`,
+	} {
+		if _, err := ParseTarget(text); fmt.Sprint(err) != want && (err != nil || want != "") {
+			t.Errorf("%s: %v, want %q", text, err, want)
 		}
 	}
 }
