@@ -34,8 +34,8 @@ func (a *app) buildCommand() *cobra.Command {
 		Long: `Build fetches the sources of a definition, finds and locks the images, and packs everything
 into an artifact that has the same bytes on every machine.
 
-It tags the result with its version and prints its reference with the digest. It does not copy
-images: push and copy do.`,
+It tags the result with its version and prints its reference with the digest. To a folder it copies
+no images: push and copy do; to a registry it copies them too.`,
 		Example: `  krtpkg build -f runtime.yaml
   krtpkg build -f bundles/contour --to oci:dist
   krtpkg build -f runtime.yaml --to registry.example/krt/edge
@@ -61,9 +61,9 @@ type buildOptions struct {
 }
 
 func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
-	to, err := place.Parse(o.to)
-	if err != nil || to.Digest != "" {
-		return &usageError{errors.Join(err, fmt.Errorf("--to %s: want oci:FOLDER[:TAG] or REGISTRY/REPOSITORY[:TAG]", o.to))}
+	to, err := place.ParseTarget(o.to)
+	if err != nil {
+		return &usageError{fmt.Errorf("--to %w", err)}
 	}
 	client, err := a.newClient()
 	if err != nil {
@@ -72,6 +72,16 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 	when, err := createdTime(os.Getenv)
 	if err != nil {
 		return err
+	}
+	metadata, err := assemble.ReadMetadata(o.definition)
+	if err != nil {
+		return err
+	}
+	if err := metadata.CheckTag(to.Tag); err != nil && !a.settings.allowRenamed {
+		return fmt.Errorf("build %s: %w", o.definition, err)
+	}
+	if to.Tag == "" {
+		to.Tag = bundle.VersionTag(metadata.Version)
 	}
 	dir := to.Dir
 	if to.IsRegistry() {
@@ -84,6 +94,11 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if !to.IsRegistry() {
+		if err := checkOwner(ctx, store, to, metadata.Name); err != nil {
+			return err
+		}
+	}
 	resolver, err := images.ForPlatforms(client, client, store, o.platforms, a.ui.Progress("lock"))
 	if err != nil {
 		return &usageError{err}
@@ -93,9 +108,6 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 	built, err := assemble.Build(ctx, o.definition, options)
 	if err != nil {
 		return err
-	}
-	if to.Tag == "" {
-		to.Tag = bundle.VersionTag(built.Metadata().Version)
 	}
 	if to.IsRegistry() {
 		target, err := to.Create(ctx, client)
@@ -108,7 +120,7 @@ func (a *app) runBuild(ctx context.Context, o buildOptions) (err error) {
 		if err != nil {
 			return err
 		}
-	} else if err := tagLayout(ctx, store, to, built); err != nil {
+	} else if err := store.Tag(ctx, built.Descriptor, to.Tag); err != nil {
 		return err
 	}
 	for _, l := range built.LeftOut {
@@ -137,24 +149,24 @@ func (a *app) buildOptionsWith(client *registry.Client) assemble.Options {
 	}
 }
 
-// tagLayout tags what was built, but takes no tag from another product: definitions that
-// are built into one folder often have equal versions.
-func tagLayout(ctx context.Context, store *layout.Store, to place.Place, built *assemble.Built) error {
+// checkOwner takes no tag of a folder from another product: definitions that are built into one folder
+// often have equal versions.
+func checkOwner(ctx context.Context, store *layout.Store, to place.Place, name string) error {
 	at, err := store.Resolve(ctx, to.Tag)
-	if err != nil && !errors.Is(err, errdef.ErrNotFound) {
+	if errors.Is(err, errdef.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if err == nil && at.Digest != built.Descriptor.Digest {
-		m, err := bundle.ReadManifest(ctx, store, at)
-		if err != nil && !errors.Is(err, bundle.ErrNotOurs) {
-			return err
-		}
-		if other := titleOf(m); other != built.Metadata().Name {
-			return fmt.Errorf("%s belongs to %s: build %s to another target, such as --to oci:%s:%s-%s",
-				to, other, built.Metadata().Name, to.Dir, built.Metadata().Name, to.Tag)
-		}
+	m, err := bundle.ReadManifest(ctx, store, at)
+	if err != nil && !errors.Is(err, bundle.ErrNotOurs) {
+		return err
 	}
-	return store.Tag(ctx, built.Descriptor, to.Tag)
+	if other := titleOf(m); other != name {
+		return fmt.Errorf("%s belongs to %s: build %s to another target, such as --to oci:%s:%s-%s", to, other, name, to.Dir, name, to.Tag)
+	}
+	return nil
 }
 
 func titleOf(m *ocispec.Manifest) string {

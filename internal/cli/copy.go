@@ -172,6 +172,9 @@ it again. A published version stays: a tag moves only to a newer version, unless
 		GroupID: groupMake,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if to, err := place.Parse(args[1]); err == nil && !to.IsRegistry() {
+				return &usageError{fmt.Errorf("push to %s: want REGISTRY/REPOSITORY[:TAG]; krtpkg copy writes folders and archives", args[1])}
+			}
 			return a.runCopy(cmd.Context(), "push", args[:1], args[1], &f)
 		},
 	}
@@ -255,6 +258,9 @@ func (a *app) copyTo(ctx context.Context, verb string, sources []string, to plac
 	if to.File != "" {
 		if to.Tag != "" {
 			return nil, &usageError{fmt.Errorf("%s: an archive keeps the tags of its content: name it without a tag", to)}
+		}
+		if _, err := f.preserveNames(to, nil); err != nil {
+			return nil, err
 		}
 		return a.exportTo(ctx, sources, to.File, exportFlags{transferFlags: *f})
 	}

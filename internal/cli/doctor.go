@@ -91,7 +91,7 @@ func (a *app) runDoctor(ctx context.Context, reference string, format ui.Format)
 		a.ui.Say("krtpkg works here with limits: %s", strings.Join(limits, "; "))
 		return nil
 	}
-	a.ui.Say("everything works that krtpkg needs")
+	a.ui.Say("everything that krtpkg needs works")
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,8 +31,9 @@ type exportFlags struct {
 	bases      []string
 	volumeSize string
 	zstd       bool
-	delta      string
-	memory     string
+	// delta is off where it is empty.
+	delta  string
+	memory string
 	// force replaces an archive of other versions.
 	force bool
 }
@@ -235,6 +237,7 @@ func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	if strings.HasSuffix(file, ".zst") {
 		f.zstd = true
 	}
+	f.delta = cmp.Or(f.delta, deltaOff)
 	switch {
 	case file == "-" && f.format != "":
 		return 0, &usageError{errors.New("--output does not work with - (standard output): the archive is the result")}

@@ -51,7 +51,13 @@ this cluster would have to carry.`,
   krtpkg images --cluster --exit-code
   krtpkg images --from-cluster --contexts north`,
 		GroupID: groupMake,
-		Args:    noArguments,
+		Args: func(cmd *cobra.Command, args []string) error {
+			err := noArguments(cmd, args)
+			if err != nil && strings.ContainsAny(args[0], ":@") {
+				err = fmt.Errorf("%w: krtpkg tree %s lists what an artifact has", err, args[0])
+			}
+			return err
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
 			case list.onCluster == (list.at != "") && !list.fromCluster, list.fromCluster && (list.onCluster || list.at != ""):

@@ -126,12 +126,12 @@ func (o *initOptions) readAnswers(model *layers.Model, folder string) (*starter.
 	}
 	for _, text := range o.choose {
 		if err := answers.AddChoice(text, model); err != nil {
-			return nil, &usageError{fmt.Errorf("--choose %w", err)}
+			return nil, &usageError{fmt.Errorf("--choose: %w", err)}
 		}
 	}
 	for _, text := range o.because {
 		if err := answers.AddReason(text, model); err != nil {
-			return nil, &usageError{fmt.Errorf("--why %w", err)}
+			return nil, &usageError{fmt.Errorf("--why: %w", err)}
 		}
 	}
 	absolute, err := filepath.Abs(folder)

@@ -1,15 +1,18 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"krtpkg.dev/krtpkg/internal/starter"
+	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
@@ -58,6 +61,41 @@ func (a *app) initBundle(folder string, o *initOptions) error {
 	return nil
 }
 
+// aboveFolder finds what a kustomization names above its folder.
+var aboveFolder = regexp.MustCompile(`(?m)(^|[\s"'\[,])\.\./`)
+
+// folderSource returns the source for a folder: of a chart, a kustomization, ytt templates or manifests.
+func folderSource(folder, inside string) (map[string]any, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	isYTT, reachesUp := false, false
+	for _, e := range entries {
+		names = append(names, e.Name())
+		if !e.Type().IsRegular() || assemble.DetectTemplate([]string{e.Name()}) == "" && !bundle.IsManifestName(e.Name()) {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(folder, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		isYTT = isYTT || bytes.HasPrefix(text, []byte("#@")) || bytes.Contains(text, []byte("\n#@"))
+		reachesUp = reachesUp || assemble.DetectTemplate([]string{e.Name()}) == bundle.TemplateKustomize && aboveFolder.Match(text)
+	}
+	source := map[string]any{"dir": inside}
+	switch template := assemble.DetectTemplate(names); {
+	case template == bundle.TemplateKustomize && reachesUp:
+		return map[string]any{"dir": ".", "root": inside, "template": template}, nil
+	case template != "":
+		source["template"] = template
+	case isYTT:
+		source["template"] = bundle.TemplateYTT
+	}
+	return source, nil
+}
+
 // bundleSource returns the source for a definition in a folder, and the name that it suggests.
 func bundleSource(folder, from string) (source map[string]any, name string, err error) {
 	for _, scheme := range []string{"https://", "oci://"} {
@@ -84,7 +122,10 @@ func bundleSource(folder, from string) (source map[string]any, name string, err 
 	case inside == ".":
 		return nil, "", &usageError{fmt.Errorf("--bundle %s: put the manifests into a folder below %s, where bundle.yaml will be", from, folder)}
 	case info.IsDir():
-		return map[string]any{"dir": filepath.ToSlash(inside)}, "", nil
+		source, err := folderSource(from, filepath.ToSlash(inside))
+		return source, "", err
+	case !bundle.IsManifestName(from):
+		return nil, "", &usageError{fmt.Errorf("--bundle %s: want a folder, or a YAML or JSON file: unpack archives first", from)}
 	}
 	return map[string]any{"file": filepath.ToSlash(inside)}, "", nil
 }

@@ -32,7 +32,7 @@ func (a *app) runKeygen(ctx context.Context, prefix string) error {
 	keyFile, pubFile := prefix+".key", prefix+".pub"
 	for _, file := range []string{keyFile, pubFile} {
 		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("%s already exists", file)
+			return fmt.Errorf("%s already exists: name other files with --output-key-prefix", file)
 		}
 	}
 	passphrase, err := a.newPassphrase(ctx)
@@ -71,7 +71,7 @@ func (a *app) newPassphrase(ctx context.Context) ([]byte, error) {
 	}
 	first, err := a.askPassword(ctx, "Passphrase for the new key:", "set "+passwordVariable)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase: %w", err)
+		return nil, err
 	}
 	second, err := a.ui.Password(ctx, "Repeat the passphrase:")
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +31,9 @@ and images as written; build may still refuse some of them.`,
 		Args:    oneReferenceAtMost,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) > 0) == (definition != "") {
+				if len(args) > 0 {
+					return &usageError{fmt.Errorf("-f names a definition, and %s is a reference: pass values with --values %s", args[0], definition)}
+				}
 				return &usageError{errors.New("want a reference, or a definition with -f")}
 			}
 			if definition != "" {

@@ -1,12 +1,10 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,9 +14,9 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/pflag"
-	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/internal/gitcredential"
+	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/source"
@@ -47,7 +45,7 @@ type configFile struct {
 
 func (s *settings) addGlobalFlags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&s.sourceMirrors, "source-mirror", nil, "fetch source URLs that start with PREFIX from REPLACEMENT, a URL or a folder, as PREFIX=REPLACEMENT (also $KRTPKG_SOURCE_MIRROR)")
-	flags.StringArrayVar(&s.imageMirrors, "image-mirror", nil, "fetch images whose name starts with PREFIX (* for all) from REPLACEMENT, a registry or oci:FOLDER, as PREFIX=REPLACEMENT (also $KRTPKG_IMAGE_MIRROR)")
+	flags.StringArrayVar(&s.imageMirrors, "image-mirror", nil, "fetch images, and charts and artifacts in registries, whose name starts with PREFIX (* for all) from REPLACEMENT, a registry or oci:FOLDER, as PREFIX=REPLACEMENT (also $KRTPKG_IMAGE_MIRROR)")
 	flags.BoolVar(&s.allowRenamed, "allow-renamed-tag", false, "allow a version tag that names another version")
 	flags.StringVar(&s.registry.CAFile, "registry-ca", "", "file of certificate authorities to trust in addition to the system's (also $KRTPKG_REGISTRY_CA)")
 	flags.StringVar(&s.memory, "memory", "", "memory limit for the content of artifacts in one operation, such as 512MiB (default 128MiB; also $KRTPKG_MEMORY)")
@@ -137,10 +135,12 @@ func readConfig(getenv func(string) string) (configFile, error) {
 	if err != nil {
 		return config, fmt.Errorf("config file: %w", err)
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&config); err != nil && !errors.Is(err, io.EOF) {
-		return config, fmt.Errorf("config file %s: %w", path, err)
+	file, err := manifest.Parse(path, data)
+	if err == nil && len(file.Documents) > 0 {
+		_, err = manifest.ParseStrict(path, data, &config)
+	}
+	if err != nil {
+		return config, fmt.Errorf("config file: %w", err)
 	}
 	return config, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"oras.land/oras-go/v2/errdef"
@@ -51,6 +52,9 @@ func (a *app) runTag(ctx context.Context, reference, tag string, o tagOptions) e
 		return &usageError{fmt.Errorf("%s: an archive keeps its tags: tag it in a registry or a folder", reference)}
 	}
 	named := at.WithTag(tag)
+	if strings.ContainsAny(tag, "/:@") {
+		return &usageError{fmt.Errorf("%q is not a tag: want the tag alone, as in krtpkg tag %s stable", tag, reference)}
+	}
 	if _, err := place.Parse(named.String()); err != nil {
 		return &usageError{err}
 	}

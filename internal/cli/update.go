@@ -23,8 +23,8 @@ func (a *app) updateCommand() *cobra.Command {
 where it has a digest or a commit, and otherwise in the lock file next to it (bundle.lock.yaml for
 bundle.yaml). It prints the changes. Commit both files.
 
-Charts move within the version range of the definition, git repositories with their tag or branch,
-images and artifacts with their tag. --latest changes the definition to the newest versions, and
+Charts move within the version range of the definition, git repositories with the tag or branch
+in ref, images and artifacts with their tag. --latest changes the definition to the newest versions, and
 lists those of images, whose tags are in your manifests.`,
 		Example: `  krtpkg update -f bundle.yaml
   krtpkg update -f runtime.yaml --latest`,
