@@ -35,7 +35,7 @@ func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
 		Use:   "serve ARCHIVE|oci:FOLDER...|--upstream REGISTRY",
-		Short: "serve archives and folders as a registry, or of another registry what a policy accepts",
+		Short: "serve archives or folders as a registry, or another registry as far as a policy accepts it",
 		Long: `Serve runs a read-only registry of archives and folders, for a site without a registry: krtpkg,
 kapp-controller and the nodes pull from it. It serves roots under their own names, and images also
 under their upstream names, so that nodes can use it as a mirror. Serve an archive together with its base,

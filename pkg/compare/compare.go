@@ -1,6 +1,6 @@
 // Package compare finds how two versions of a runtime or a bundle differ, for whoever has to approve a change.
 //
-// Open both versions, verified or not, and call [Compare]: it renders what is not the same in both and returns what
+// Open both versions with site.Open, or bundle.OpenSet if they need no verification, and call [Compare]: it renders what is not the same in both and returns what
 // was added, removed and changed, and in [Comparison.Risks] what deserves a look first. It needs no cluster.
 package compare
 

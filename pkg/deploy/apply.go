@@ -31,8 +31,8 @@ type ApplyOptions struct {
 	// DeleteForeign also deletes what others have put into namespaces, and made of kinds, that
 	// the new version no longer has. Default: that is an error.
 	DeleteForeign bool
-	// RunHooks runs the hooks of bundles that leave and, if Rollback, those of a rollback. Default:
-	// the report names them.
+	// RunHooks runs the hooks of bundles that leave and, if Rollback, those of a rollback. If it is false,
+	// they are not run and [Report.Skipped] lists them.
 	RunHooks bool
 	// Rollback tells that this goes back to an earlier revision: no hook of an install or an upgrade
 	// runs.
@@ -47,8 +47,8 @@ type ApplyOptions struct {
 // bundles that the runtime had and has no more. Before the first write it plans, and refuses what
 // [Cluster.Plan] finds wrong. Nothing is written if nothing differs. A
 // resource that belongs to another kapp app is an error that names the owner; from one bundle
-// of the runtime to another it may move, and is not deleted on the way. What others have put
-// into a namespace that would be deleted, or made of a kind, is an error too.
+// of the runtime to another it may move, and is not deleted on the way. It is also an
+// error if a namespace or a CustomResourceDefinition to be deleted holds resources that are not the runtime's.
 //
 // If a bundle fails, what is independent of it is finished, and what needs it is not begun;
 // what is done stays, and another Apply goes on from there. When ctx ends, Apply returns

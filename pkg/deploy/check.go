@@ -71,7 +71,7 @@ const (
 	CheckForeign     = "foreign"    // by Plan: what others have put into what would be deleted
 )
 
-// Checks are all of them.
+// Checks are those that can be skipped.
 var Checks = []string{CheckKubernetes, CheckAPI, CheckAccess, CheckTwice, CheckDefaults, CheckWorkloads, CheckImages, CheckPlatforms, CheckDryRun, CheckDefinitions}
 
 // CheckOptions are for Check and Plan. The zero value works.

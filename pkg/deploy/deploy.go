@@ -13,7 +13,8 @@
 // wrote them; only kapp.k14s.io/deploy-logs has no effect, since kapp would print on the
 // standard output of the process.
 //
-// This is the only package that imports kapp or client-go.
+// This package and those below it are the only ones that import kapp or client-go. Types such as [Revision] are defined
+// in pkg/deploy/records; programs read them with [Cluster.History], [Cluster.Values] and [Cluster.Runtimes].
 package deploy
 
 import (

@@ -42,8 +42,8 @@ type messageTracker struct {
 	progressed time.Time // since when it is that far; zero before it has begun
 }
 
-// Message is what there is to tell of a bundle while it is worked on: that it waits for
-// something, or for something else than before; that a resource which was waited for is ready;
+// Message is what there is to tell of a bundle while it is worked on: what it waits for
+// now; that a resource which was waited for is ready;
 // a warning of the API server; or that a hook runs.
 type Message struct {
 	Waiting *Waiting

@@ -69,8 +69,8 @@ func (p *Plan) CountChanges() Changes {
 
 // Plan looks at what Apply would do, and at what would keep it from that. It writes nothing.
 //
-// What a bundle needs of an earlier one that is not there yet counts as created; whether the
-// cluster would take it is not known before.
+// What a bundle needs from bundles that are not yet applied is assumed to exist, so the API server cannot validate
+// what depends on it.
 func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Plan, error) {
 	s, err := c.newSession(ctx, rt, opts.Options)
 	if err != nil {

@@ -62,7 +62,7 @@ type Options struct {
 	// CacheDir is the folder for blobs and manifests, CacheBytes its limit; nothing is kept on disk when empty.
 	CacheDir   string
 	CacheBytes int64
-	// Images has the policy's rules for images hold, too.
+	// Images also enforces the policy's rules for images.
 	Images bool
 	// AllowRenamedTags lets a tag that is a version lead to another one.
 	AllowRenamedTags bool
@@ -143,7 +143,7 @@ type Gate struct {
 // repositorySize is about what a repository takes with what asks upstream for it.
 const repositorySize = 8 << 10
 
-// New returns a gate. A policy that cannot be loaded is an error here, and refuses everything later.
+// New returns a gate. It fails if the policy cannot be loaded; if a later reload fails, the gate refuses everything.
 func New(ctx context.Context, o Options) (*Gate, error) {
 	o.Refresh = cmp.Or(o.Refresh, 10*time.Second)
 	o.Recheck = cmp.Or(o.Recheck, 10*time.Minute)

@@ -75,7 +75,7 @@ type Receipt struct {
 	Outcome Outcome
 	Failure string
 	Bundles Bundles
-	// Started and Finished are by the clock of whoever applied, in milliseconds.
+	// Started and Finished are by the clock of whoever applied, rounded to milliseconds.
 	Started, Finished time.Time
 	// Program is the version of krtpkg.
 	Program string

@@ -55,7 +55,7 @@ type Options struct {
 	// StallTimeout is how long a connection may stall; 2 minutes when zero.
 	StallTimeout time.Duration
 	// MetadataTimeout is how long an answer other than a blob may take from its first byte to its
-	// last, and a third of what a listing may take; 5 minutes when zero.
+	// last; a listing may take three times as long. 5 minutes when zero.
 	MetadataTimeout time.Duration
 	// Backoff returns how long to wait before another attempt, which counts from 0; nil for a quarter
 	// of a second that doubles. A registry may ask for longer.

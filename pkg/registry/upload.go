@@ -41,7 +41,7 @@ type blobUpload struct {
 	tentative bool
 }
 
-// Tentative is content that only its end tells to be right, such as a layer that is made from a delta. If its upload
+// Tentative is content that can be verified only once all of it is read, such as a layer that is made from a delta. If its upload
 // fails, [Repository.Push] removes that from the registry, and it is never recorded to be resumed: other content must
 // not go on where wrong content ended.
 type Tentative interface {

@@ -27,8 +27,8 @@ type Manifests struct {
 	Hooks, Tests []Hook
 	// Notes are what the user should know of.
 	Notes []string
-	// Namespaces are, by paths of Files, where resources belong that name no namespace and are of a
-	// kind of which only the cluster knows whether it is in namespaces.
+	// Namespaces maps a path in Files to the namespace for resources that name none and whose scope only the
+	// cluster knows.
 	Namespaces map[string]string
 }
 
@@ -107,13 +107,14 @@ func RenderTemplates(ctx context.Context, b *bundle.Content, values []byte) ([]b
 	return m.Files, nil
 }
 
-// RenderDefaults is [RenderTemplates] for a build: values that a site must set, because a rule of the
-// schema refuses their defaults, have those, and a chart may be one that only they settle.
+// RenderDefaults is [RenderTemplates] for a build, which has no values of a site: values that the schema wants a site
+// to set keep their defaults, and a chart that renders differently each time is accepted, since a site's values may fix
+// that.
 func RenderDefaults(ctx context.Context, b *bundle.Content) (*Manifests, error) {
 	return renderTemplates(ctx, b, nil, true)
 }
 
-// FinishBuilt makes of the files that were rendered at the build those of a bundle: resources are in the
+// FinishBuilt turns the files that the build rendered into files of a bundle: resources are in the
 // namespace of their source, and hooks of Helm are told to kapp, or lie apart in [bundle.HooksDir].
 // What the target renders is left to it. It returns the tests of Helm that it has left out.
 func FinishBuilt(b *bundle.Content) (tests []Hook, err error) {

@@ -54,7 +54,7 @@ func (r Rejected) MarshalJSON() ([]byte, error) {
 }
 
 // VerifyError is the error of [Verify] if too few authorities have signed.
-// It is ErrUnsigned if there was nothing, else ErrNotVerified, and it is each of the reasons.
+// errors.Is matches ErrUnsigned if there were no signatures, otherwise ErrNotVerified and each reason for a rejection.
 type VerifyError struct {
 	Root     digest.Digest `json:"root"`
 	Rejected []Rejected    `json:"rejected,omitempty"`

@@ -114,7 +114,7 @@ func authorityNames(facts []Verified) (names []string) {
 }
 
 // Verify reads the signatures and attestations of root that store has, in all three forms, and
-// checks each against policy: all up to a thousand, and up to five thousand while those do not suffice. As many authorities as the policy asks for must have signed;
+// checks each against policy: up to 1,000 signatures, and up to 5,000 if the first 1,000 do not satisfy it. As many authorities as the policy asks for must have signed;
 // otherwise the error is a [*VerifyError], which is [ErrUnsigned] or [ErrNotVerified].
 // Attestations never count as signatures. A signature that cannot be read is rejected with that
 // reason; a store that cannot list signatures is an error.

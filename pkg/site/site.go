@@ -69,8 +69,7 @@ type Root struct {
 	Stale    *trust.StaleError
 }
 
-// Open verifies a root and opens it with all its bundles. Errors: [ErrUnverified]; those of [trust.Policy.Verify],
-// which wrap trust.ErrRefused; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is a version other than
+// Open verifies a root and opens it with all its bundles. Errors: [ErrUnverified]; those of [trust.Policy.Verify]; those of [bundle.OpenSet]; [*bundle.TagError] if the tag is a version other than
 // the signed one; [*trust.StaleError] if it is a channel that the policy refuses.
 func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	if src.Store == nil {

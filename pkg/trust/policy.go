@@ -2,8 +2,8 @@
 // it, how many of them, and which attestations are required.
 //
 // Call [LoadPolicy] to read a policy file, or [NewPolicy] to make one, and
-// [Policy.Verify] with a root. It returns the verified facts; [ErrRefused] is the error of what the
-// policy does not accept.
+// [Policy.Verify] with a root. It returns the verified facts. Its errors are those of [sign.Verify], and [ErrRefused]
+// for what is signed but not accepted by a rule.
 package trust
 
 import (

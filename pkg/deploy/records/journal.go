@@ -25,7 +25,7 @@ type Journal struct {
 	lock  *Lock
 }
 
-// EndTime is how long an apply that was interrupted takes at most to say so.
+// EndTime is the maximum time that an interrupted change spends on recording how it ended.
 const EndTime = 5 * time.Second
 
 // Begin takes the lock and records that a change has begun, once for all that call it.

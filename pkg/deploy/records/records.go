@@ -71,8 +71,8 @@ type Revision struct {
 	By      string    `yaml:"by" json:"by"`
 	// Alone is true for a bundle that was applied without a runtime.
 	Alone bool `yaml:"alone,omitempty" json:"alone,omitempty"`
-	// Bundles are those of the revision, in order. Only of the newest it is known, and only if
-	// it was recorded since this is.
+	// Bundles are the bundles of the revision, in order. They are set only in the newest revision, and only if a
+	// version of krtpkg recorded it that knows this field.
 	Bundles []RevisionBundle `yaml:"bundles,omitempty" json:"bundles,omitempty"`
 }
 
