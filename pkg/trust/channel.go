@@ -3,6 +3,7 @@ package trust
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -65,8 +66,8 @@ type Channels struct{ views []channelView }
 type channelView struct {
 	policy string
 	rule   *ChannelRule
-	// newest are the newest promotions by channel.
-	newest map[string]promotion
+	// promotions are those of trusted promoters, by channel.
+	promotions map[string][]promotion
 	// notBefore is a time that has passed, whatever the clock says: a log or a timestamp authority vouches for it.
 	notBefore time.Time
 }
@@ -82,7 +83,7 @@ type promotion struct {
 
 // readChannels returns the channels of a root that was verified by a rule.
 func (p *Policy) readChannels(r *ResolvedRule, result *sign.Result) channelView {
-	view := channelView{policy: p.DisplayName(), rule: r.Channels, newest: map[string]promotion{}}
+	view := channelView{policy: p.DisplayName(), rule: r.Channels, promotions: map[string][]promotion{}}
 	promoters := r.promoters()
 	for _, v := range slices.Concat(result.Verified, result.Attestations) {
 		for _, t := range v.Times {
@@ -110,9 +111,7 @@ func (p *Policy) readChannels(r *ResolvedRule, result *sign.Result) channelView 
 				}
 			}
 		}
-		if was, seen := view.newest[found.Channel]; !seen || was.At.Before(found.At) || was.At.Equal(found.At) && was.Expires.Before(found.Expires) {
-			view.newest[found.Channel] = found
-		}
+		view.promotions[found.Channel] = append(view.promotions[found.Channel], found)
 	}
 	return view
 }
@@ -153,21 +152,71 @@ func (c *Channels) CheckAll(now time.Time) *StaleError {
 	}
 	var warning *StaleError
 	for _, view := range c.views {
-		var newest promotion
-		for _, found := range view.newest {
-			if found.stale(view.rule, view.now(now)) == "" {
-				newest = promotion{}
-				break
-			}
-			if newest.At.Before(found.At) || newest.At.Equal(found.At) && found.Channel < newest.Channel {
-				newest = found
-			}
-		}
-		if newest.Channel != "" && warning == nil {
-			warning = view.checkChannel(newest.Channel, now)
+		if stale := view.checkAll(now); stale != nil && warning == nil {
+			warning = stale
 		}
 	}
 	return warning
+}
+
+// checkAll returns why the channel is stale that the root was promoted to last; nil if one channel is fresh.
+func (v *channelView) checkAll(clock time.Time) (last *StaleError) {
+	var at time.Time
+	for _, channel := range slices.Sorted(maps.Keys(v.promotions)) {
+		stale := v.checkChannel(channel, clock)
+		if stale == nil {
+			return nil
+		}
+		if newest, _ := v.findNewest(channel, v.now(clock)); last == nil || at.Before(newest.At) {
+			last, at = stale, newest.At
+		}
+	}
+	return last
+}
+
+// FindPromotion returns how long the newest promotion of the root to a channel is valid, 0 if that is for ever. It returns a
+// [*StaleError] if the channel is stale at a time, or no trusted promoter has promoted the root to it.
+func (c *Channels) FindPromotion(channel string, now time.Time) (validity time.Duration, err error) {
+	var newest promotion
+	if c != nil {
+		for _, view := range c.views {
+			if stale := view.checkChannel(channel, now); stale != nil {
+				return 0, stale
+			}
+			if found, promoted := view.findNewest(channel, view.now(now)); promoted && newest.isBefore(found) {
+				newest = found
+			}
+		}
+	}
+	switch {
+	case newest.At.IsZero():
+		return 0, &StaleError{Channel: channel, Problem: notPromoted}
+	case newest.Expires.IsZero():
+		return 0, nil
+	}
+	return newest.Expires.Sub(newest.At), nil
+}
+
+// notPromoted is the problem of a channel without a promotion.
+const notPromoted = "no trusted signer has promoted this version to it"
+
+// maxClockSkew is how far the clock of who promotes may be ahead. A promotion dated later, without a proof of time, would
+// keep a channel fresh until then.
+const maxClockSkew = 5 * time.Minute
+
+// findNewest returns the newest promotion to a channel that is not dated in the future.
+func (v *channelView) findNewest(channel string, now time.Time) (newest promotion, promoted bool) {
+	for _, p := range v.promotions[channel] {
+		if !p.At.After(now.Add(maxClockSkew)) && newest.isBefore(p) {
+			newest, promoted = p, true
+		}
+	}
+	return newest, promoted
+}
+
+// isBefore reports whether another promotion counts instead.
+func (p promotion) isBefore(next promotion) bool {
+	return p.At.Before(next.At) || p.At.Equal(next.At) && p.Expires.Before(next.Expires)
 }
 
 // now returns the time, or a later one that has passed for sure.
@@ -179,13 +228,16 @@ func (v *channelView) now(clock time.Time) time.Time {
 }
 
 func (v *channelView) checkChannel(tag string, clock time.Time) *StaleError {
-	found, promoted := v.newest[tag]
+	now := v.now(clock)
+	newest, promoted := v.findNewest(tag, now)
 	problem := ""
 	switch {
 	case promoted:
-		problem = found.stale(v.rule, v.now(clock))
+		problem = newest.stale(v.rule, now)
+	case len(v.promotions[tag]) > 0:
+		problem = "its promotion is dated in the future: check the clocks of this machine and of who promotes"
 	case v.rule != nil:
-		problem = "no trusted signer has promoted this version to it"
+		problem = notPromoted
 	}
 	if problem == "" {
 		return nil

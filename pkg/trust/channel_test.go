@@ -59,6 +59,9 @@ func TestChannels(t *testing.T) {
 		{name: "the manifest for Argo CD", records: []record{expired}, rule: refuse30, tag: "stable.argocd", want: "by release, expired at ", refused: true},
 		{name: "a promoter's clock that is ahead", records: []record{{by: "release", channel: "stable", ago: -900 * day, stamped: 31 * day}}, rule: refuse30, want: "is older than 30d (maxAge)", refused: true},
 		{name: "an expiry by a promoter's clock that is ahead", records: []record{{by: "release", channel: "stable", ago: -900 * day, valid: 30 * day, stamped: 31 * day}}, want: "by release, expired at "},
+		{name: "dated in the future without a proof", records: []record{{by: "release", channel: "stable", ago: -900 * day}}, rule: refuse30, want: "is dated in the future", refused: true},
+		{name: "dated in the future next to what counts", records: []record{expired, {by: "release", channel: "stable", ago: -900 * day, valid: day}}, rule: refuse30, want: "by release, expired at ", refused: true},
+		{name: "a clock that is a little ahead", records: []record{{by: "release", channel: "stable", ago: -time.Minute}}, rule: refuse30},
 		// A clock that was set back makes stale channels fresh, but not to before a time that has passed for sure.
 		{name: "the clock is behind", records: []record{expired}, clock: -2 * day, rule: refuse30},
 		{name: "the clock is behind a proof", records: []record{expired, {by: "release", channel: "candidate", ago: 0, stamped: time.Hour}}, clock: -2 * day, rule: refuse30, want: "by release, expired at ", refused: true},
