@@ -92,11 +92,7 @@ func CompareManifests(ctx context.Context, before, after []BundleManifests) (*Co
 		if change.Op != Update || !resources.IsDefinition(change.now) {
 			continue
 		}
-		found, err := compareDefinitions(withStoredVersions(change.was), change.now)
-		if err != nil {
-			found = []Finding{{Severity: Wrong, Check: CheckDefinitions, Resource: change.ResourceID.String(), Message: "cannot be compared: " + records.OneLine(err.Error())}}
-		}
-		for _, f := range found {
+		for _, f := range findDefinitionChanges(withStoredVersions(change.was), change.now) {
 			f.Bundle = change.Bundle
 			c.Findings = append(c.Findings, f)
 		}
@@ -127,6 +123,9 @@ func dropSameDocuments(before, after fs.FS) (old, current fs.FS) {
 	}
 	was, now := splitFiles(before), splitFiles(after)
 	for name := range was {
+		if _, isSplit := now[name]; !isSplit {
+			continue // only the old version has it, or it is read as a whole
+		}
 		common := map[string]int{}
 		for _, d := range now[name] {
 			if !strings.Contains(d, "rbac.authorization.k8s.io") && !strings.Contains(d, configGroup) {
@@ -215,26 +214,27 @@ func readVersion(ctx context.Context, bundles []BundleManifests) ([]ManifestChan
 }
 
 func readBundle(b BundleManifests, order int) ([]ManifestChange, error) {
-	var all []ManifestChange
-	for _, part := range []struct {
-		files fs.FS
-		hook  bool
-	}{{b.Applied, false}, {b.Hooks, true}} {
-		if part.files == nil {
+	var read [2][]kappres.Resource // what is applied, and the hooks
+	for i, files := range []fs.FS{b.Applied, b.Hooks} {
+		if files == nil {
 			continue
 		}
-		read, err := readResources(part.files)
-		if err != nil {
+		var err error
+		if read[i], err = readResources(files); err != nil {
 			return nil, err
 		}
-		_, conf, err := withRules(slices.Clone(read))
-		if err != nil {
-			return nil, err
-		}
-		dropStatus(read)
-		for _, r := range read {
+	}
+	// What a bundle masks is masked in its hooks too.
+	_, conf, err := withRules(slices.Concat(read[0], read[1]))
+	if err != nil {
+		return nil, err
+	}
+	var all []ManifestChange
+	for i, part := range read {
+		dropStatus(part)
+		for _, r := range part {
 			all = append(all, ManifestChange{
-				ResourceChange: ResourceChange{ResourceID: idOf(r)}, Bundle: b.Bundle, Hook: part.hook, order: order,
+				ResourceChange: ResourceChange{ResourceID: idOf(r)}, Bundle: b.Bundle, Hook: i == 1, order: order,
 				now: r, After: r.UnstructuredObject(), maskRules: conf.DiffMaskRules(),
 			})
 		}

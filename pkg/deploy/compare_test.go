@@ -37,8 +37,7 @@ data: {token: TOKEN}
 // other kinds.
 func TestComparedSecretsAreMasked(t *testing.T) {
 	t.Parallel()
-	rule := `---
-apiVersion: kapp.k14s.io/v1alpha1
+	const rule = `apiVersion: kapp.k14s.io/v1alpha1
 kind: Config
 diffMaskRules:
 - path: [spec]
@@ -50,7 +49,7 @@ metadata: {name: own}
 spec: {password: PASSWORD}
 `
 	version := func(password, more string) string {
-		return strings.NewReplacer("PASSWORD", password, "MORE", more, "TOKEN", "c3dvcmRmaXNo").Replace(loginSecret + rule)
+		return strings.NewReplacer("PASSWORD", password, "MORE", more, "TOKEN", "c3dvcmRmaXNo").Replace(loginSecret + "---\n" + rule)
 	}
 	c := compareTexts(t, version("hunter2", "one"), version("hunter3", "two"))
 	if len(c.Changes) != 2 || c.Changes[0].Kind != "Secret" && c.Changes[1].Kind != "Secret" {
@@ -69,6 +68,16 @@ spec: {password: PASSWORD}
 		if !strings.Contains(all.String(), line) {
 			t.Errorf("want %q in\n%s", line, &all)
 		}
+	}
+	// What a bundle masks is masked in its hooks too.
+	rules, login, _ := strings.Cut(rule, "\n---\n")
+	side := func(password string) []BundleManifests {
+		hook := strings.ReplaceAll(login, "PASSWORD", password)
+		return []BundleManifests{{Bundle: "one", Applied: manifestsOf("", rules).Applied, Hooks: manifestsOf("", hook).Applied}}
+	}
+	c, err := CompareManifests(t.Context(), side("hunter2"), side("hunter3"))
+	if err != nil || len(c.Changes) != 1 || strings.Contains(c.Changes[0].Diff, "hunter") {
+		t.Errorf("hooks: %+v, error %v", c, err)
 	}
 	// Where the values cannot be found, nothing is shown.
 	c = compareTexts(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: odd}\ndata: hunter2\n", "apiVersion: v1\nkind: Secret\nmetadata: {name: odd}\ndata: hunter3\n")
@@ -103,6 +112,31 @@ func TestComparedResources(t *testing.T) {
 	}
 	if _, err := CompareManifests(t.Context(), before, []BundleManifests{manifestsOf("broken", "a: [")}); err == nil || !strings.Contains(err.Error(), "new version: bundle broken: all.yaml") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A file that is not split into documents because of a line like a directive is compared as a whole.
+func TestComparedFilesWithDirectives(t *testing.T) {
+	t.Parallel()
+	plain := configMap("m", "1")
+	odd := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata:\n  key: \"x\n% y\"\n---\n" + configMap("fresh", "1")
+	for _, c := range []struct{ before, after, want string }{
+		{plain, odd, "create fresh, update m"},
+		{odd, plain, "update m, delete fresh"},
+		{odd, odd, ""},
+		{plain, plain, ""},
+	} {
+		var got []string
+		for _, change := range compareTexts(t, c.before, c.after).Changes {
+			got = append(got, string(change.Op)+" "+change.Name)
+		}
+		if strings.Join(got, ", ") != c.want {
+			t.Errorf("%q to %q: got %q, want %q", c.before, c.after, got, c.want)
+		}
+	}
+	broken := manifestsOf("one", plain+"\n---\na: [\n% b\n")
+	if c, err := CompareManifests(t.Context(), []BundleManifests{manifestsOf("one", plain)}, []BundleManifests{broken}); err == nil {
+		t.Errorf("a file that is not YAML: %+v", c.Changes)
 	}
 }
 

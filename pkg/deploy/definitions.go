@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
@@ -24,20 +26,32 @@ func checkDefinitions(changes []diff.Change) (findings []Finding) {
 		if c.Op() != diff.ChangeOpUpdate || was == nil || now == nil || !resources.IsDefinition(now) {
 			continue
 		}
-		found, err := compareDefinitions(was, now)
-		if err != nil {
-			continue // the API server says what is wrong with it
-		}
-		findings = append(findings, found...)
+		findings = append(findings, findDefinitionChanges(was, now)...)
 	}
 	return findings
+}
+
+// findDefinitionChanges is compareDefinitions, of which an error is a finding as well: nobody knows then what is lost.
+func findDefinitionChanges(was, now kappres.Resource) []Finding {
+	found, err := compareDefinitions(was, now)
+	if err != nil {
+		message := "cannot be compared: " + records.OneLine(err.Error()) + " (--skip-check " + CheckDefinitions + ")"
+		return []Finding{{Severity: Wrong, Check: CheckDefinitions, Resource: idOf(now).String(), Message: message}}
+	}
+	return found
 }
 
 // maxDefinitionValues is how many parts a definition has that is compared: more than an API server takes.
 const maxDefinitionValues = 200_000
 
-// compareDefinitions is checkDefinitions for one definition. It returns an error for one that cannot be read.
+// compareDefinitions is checkDefinitions for one definition. It returns an error for one that cannot be read,
+// that has no schema to compare, or that kapp panics over.
 func compareDefinitions(was, now kappres.Resource) (findings []Finding, err error) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			findings, err = nil, fmt.Errorf("kapp cannot compare it: %v", problem)
+		}
+	}()
 	for _, r := range []kappres.Resource{was, now} {
 		if countValues(r.UnstructuredObject()) > maxDefinitionValues {
 			return nil, fmt.Errorf("it has more than %d values", maxDefinitionValues)
@@ -45,6 +59,9 @@ func compareDefinitions(was, now kappres.Resource) (findings []Finding, err erro
 	}
 	var before, after apiextensionsv1.CustomResourceDefinition
 	if err := errors.Join(was.AsUncheckedTypedObj(&before), now.AsUncheckedTypedObj(&after)); err != nil {
+		return nil, err
+	}
+	if err := cmp.Or(checkSchemas("old", before), checkSchemas("new", after)); err != nil {
 		return nil, err
 	}
 	f := Finding{Check: CheckDefinitions, Resource: idOf(now).String()}
@@ -64,6 +81,16 @@ func compareDefinitions(was, now kappres.Resource) (findings []Finding, err erro
 		findings = append(findings, f)
 	}
 	return findings, nil
+}
+
+// checkSchemas returns an error if a version of a definition has no schema.
+func checkSchemas(side string, definition apiextensionsv1.CustomResourceDefinition) error {
+	for _, v := range definition.Spec.Versions {
+		if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
+			return fmt.Errorf("version %q of the %s definition has no schema", v.Name, side)
+		}
+	}
+	return nil
 }
 
 // countValues returns how many values an object has with all that is in it.
