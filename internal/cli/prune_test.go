@@ -170,6 +170,7 @@ func auditImages(t *testing.T, s *site, w *watcher, repository string) {
 	w.pod("sidecar", owner, "ghcr.io/example/sidecar:1.0", "ghcr.io/example/sidecar@"+other)
 	w.pod("mutated", nil, locked, repository+"@"+other)
 	w.pod("hub", nil, "nginx:1.27", "docker.io/library/nginx@"+other)
+	w.podOfEveryKind("every", locked, other)
 	r := s.run("images", "--cluster", "--exit-code", "-o", "json")
 	if r.code != 5 {
 		t.Fatalf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
@@ -180,28 +181,46 @@ func auditImages(t *testing.T, s *site, w *watcher, repository string) {
 	}
 	got := map[string]results.RunningImage{}
 	for _, one := range list.Running {
-		if len(one.Findings) > 0 {
-			got[one.Containers[0].Pod] = one
+		if len(one.Findings) == 0 {
+			continue
 		}
+		first := one.Containers[0]
+		row := first.Pod
+		if row == "every" {
+			row = first.Kind
+		}
+		if got[row].Image != "" || len(one.Containers) > 1 {
+			t.Errorf("more than one row: %+v and %+v", one, got[row])
+		}
+		got[row] = one
 	}
-	for pod, want := range map[string]struct{ findings, owner, bundle, settle string }{
-		"engine":  {"notLocked elsewhere", "Shop default/demo", "shop", `images: [{image: "ghcr.io/example/engine:1.0", reason: "Shop default/demo runs it"}]`},
-		"sidecar": {"notLocked elsewhere", "Shop default/demo", "shop", "searchRules: [{keyMatcher: {path: [spec, engine, sidecar]}}]"},
-		"mutated": {"otherDigest", "Pod default/mutated", "shop", ""},
-		"hub":     {"notLocked elsewhere", "Pod default/hub", "", `images: [{image: "docker.io/library/nginx:1.27", reason: "container main of pod default/hub runs it"}]`},
+	const every = "Pod default/every"
+	for row, want := range map[string]struct{ findings, owner, bundle, settle string }{
+		"engine":              {"notLocked elsewhere", "Shop default/demo", "shop", `images: [{image: "ghcr.io/example/engine:1.0", reason: "Shop default/demo runs it"}]`},
+		"sidecar":             {"notLocked elsewhere", "Shop default/demo", "shop", "searchRules: [{keyMatcher: {path: [spec, engine, sidecar]}}]"},
+		"mutated":             {"otherDigest", "Pod default/mutated", "shop", ""},
+		"hub":                 {"notLocked elsewhere", "Pod default/hub", "", `images: [{image: "docker.io/library/nginx:1.27", reason: "container main of pod default/hub runs it"}]`},
+		"init container":      {"notLocked elsewhere", every, "", `images: [{image: "ghcr.io/example/first:1.0", reason: "init container first of pod default/every runs it"}]`},
+		"ephemeral container": {"notLocked elsewhere", every, "", `images: [{image: "ghcr.io/example/debug:1.0", reason: "ephemeral container debug of pod default/every runs it"}]`},
+		"image volume":        {"notLocked elsewhere", every, "", `images: [{image: "ghcr.io/example/model:1.0", reason: "image volume model of pod default/every runs it"}]`},
 	} {
-		one := got[pod]
+		one := got[row]
 		if strings.Join(one.Findings, " ") != want.findings || one.Owner != want.owner || one.Bundle != want.bundle || one.Settle != want.settle {
-			t.Errorf("%s: %+v, want %+v", pod, one, want)
+			t.Errorf("%s: %+v, want %+v", row, one, want)
 		}
 	}
-	if _, digest, _ := strings.Cut(locked, "@"); len(got) != 4 || got["mutated"].Locked != digest || got["mutated"].Digest != other {
+	if _, digest, _ := strings.Cut(locked, "@"); len(got) != 7 || got["mutated"].Locked != digest || got["mutated"].Digest != other {
 		t.Errorf("%d findings, %+v", len(got), got["mutated"])
+	}
+	// Nodes report the digests of containers, also of those that were added later.
+	if got["init container"].Digest != other || got["ephemeral container"].Digest != other || got["image volume"].Digest != "" {
+		t.Errorf("digests of %+v", got)
 	}
 	if out := s.ok("images", "--cluster", "--allow-registry", "docker.io/library", "--allow-registry", "ghcr.io", "-o", "json"); strings.Contains(out, "elsewhere") {
 		t.Errorf("allowed registries are reported:\n%s", out)
 	}
-	if out := s.ok("images", "--from-cluster"); !strings.Contains(out, "nginx:1.27") || !strings.Contains(out, "Deployment default/web > ReplicaSet default/web-") {
+	if out := s.ok("images", "--from-cluster"); !strings.Contains(out, "nginx:1.27") || !strings.Contains(out, "Deployment default/web > ReplicaSet default/web-") ||
+		!strings.Contains(out, "image volume model of pod default/every") || !strings.Contains(out, "ephemeral container debug of pod default/every") {
 		t.Errorf("what the cluster runs:\n%s", out)
 	}
 	// What was proposed, pasted.
@@ -228,6 +247,39 @@ func (w *watcher) pod(name string, owners []metav1.OwnerReference, image, imageI
 	}, metav1.CreateOptions{})
 	if err == nil {
 		made.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "main", Image: image, ImageID: imageID}}
+		_, err = pods.UpdateStatus(w.t.Context(), made, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// podOfEveryKind makes a pod that has an image in each way that a pod can have one: main is that of its container.
+func (w *watcher) podOfEveryKind(name, main, digest string) {
+	w.t.Helper()
+	pods := w.client.CoreV1().Pods("default")
+	reported := func(name string) []corev1.ContainerStatus {
+		return []corev1.ContainerStatus{{Name: name, Image: name, ImageID: "ghcr.io/example/" + name + "@" + digest}}
+	}
+	made, err := pods.Create(w.t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			SchedulerName:  "nobody",
+			InitContainers: []corev1.Container{{Name: "first", Image: "ghcr.io/example/first:1.0"}},
+			Containers:     []corev1.Container{{Name: "main", Image: main, VolumeMounts: []corev1.VolumeMount{{Name: "model", MountPath: "/model"}}}},
+			Volumes: []corev1.Volume{{Name: "model", VolumeSource: corev1.VolumeSource{
+				Image: &corev1.ImageVolumeSource{Reference: "ghcr.io/example/model:1.0"},
+			}}},
+		},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		made.Spec.EphemeralContainers = []corev1.EphemeralContainer{{
+			EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: "ghcr.io/example/debug:1.0", TerminationMessagePolicy: corev1.TerminationMessageReadFile},
+		}}
+		made, err = pods.UpdateEphemeralContainers(w.t.Context(), name, made, metav1.UpdateOptions{})
+	}
+	if err == nil {
+		made.Status.InitContainerStatuses, made.Status.EphemeralContainerStatuses = reported("first"), reported("debug")
 		_, err = pods.UpdateStatus(w.t.Context(), made, metav1.UpdateOptions{})
 	}
 	if err != nil {
