@@ -72,6 +72,7 @@ func TestEnterpriseRuntime(t *testing.T) {
 		}
 		r.healthy("enterprise", 35)
 	})
+	t.Run("a diff tells of changes of every kind", func(t *testing.T) { r.diffPlanted() })
 	r.ok("delete", "enterprise", "--yes", "--delete-foreign")
 	if diff := r.leftovers(before); len(diff) > 0 {
 		t.Errorf("left behind or lost:\n%s", strings.Join(diff, "\n"))
