@@ -137,6 +137,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		refused    *refusedReceiptsError
 		absent     *absentReceiptsError
 		young      *trust.TooYoungError
+		renewal    *site.NotPromotedError
 		stale      *trust.StaleError
 		lost       *lostError
 		stopped    *stoppedError
@@ -187,8 +188,10 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.TemplateRunaway, exitFailure, "look for a loop, a recursion or an endless repetition in its templates", "")
 	case errors.As(err, &altered):
 		return failure(result.Altered, exitUnverified, "build it again with this krtpkg|, or pass --allow-altered if an older version built it", altered.Artifact)
+	case errors.As(err, &renewal) && renewal.Err != nil:
+		return failure(result.StaleChannel, exitUnverified, "if this version is meant, promote it again by its version or digest, without --refresh", renewal.Channel)
 	case errors.As(err, &stale):
-		return failure(result.StaleChannel, exitUnverified, "renew it with krtpkg promote --refresh, or name a version or a digest instead of the channel", stale.Channel)
+		return failure(result.StaleChannel, exitUnverified, "promote it again with krtpkg promote, or name a version or a digest instead of the channel", stale.Channel)
 	case errors.As(err, &young) && young.From.IsZero():
 		return failure(result.TooYoung, exitUnverified, "sign it again with a proof of time: krtpkg sign --timestamp-server-url or --rekor-url", young.What)
 	case errors.As(err, &young):

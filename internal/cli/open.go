@@ -24,8 +24,6 @@ type openedReference struct {
 	client *registry.Client
 	store  place.Store
 	root   ocispec.Descriptor
-	// allowStale is set if a channel that the policy refuses as stale is accepted.
-	allowStale bool
 	// noted is set if the user knows of a repository with another name.
 	noted bool
 }
@@ -68,7 +66,7 @@ func (a *app) openSet(ctx context.Context, at *openedReference) (*bundle.Set, er
 // it as [app.openSet] does.
 func (a *app) openVerified(ctx context.Context, at *openedReference, policy *trust.Policy) (*site.Root, error) {
 	src := site.Source{Store: at.store, Root: at.root, Tag: at.Tag, Repository: at.Repository, Pinned: at.Digest != ""}
-	root, err := site.Open(ctx, src, site.OpenOptions{Policy: policy, AllowUnsigned: policy == nil, AllowRenamedTag: a.settings.allowRenamed, AllowStale: at.allowStale})
+	root, err := site.Open(ctx, src, site.OpenOptions{Policy: policy, AllowUnsigned: policy == nil, AllowRenamedTag: a.settings.allowRenamed})
 	var renamed *bundle.TagError
 	switch {
 	case errors.As(err, &renamed):

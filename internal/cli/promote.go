@@ -39,11 +39,13 @@ The policy file or --trust-key defines the trusted signers; --key or --keyless s
 as with sign. A channel moves to an older version, or to another build of its version, only with --back.
 
 With --expires the channel is stale from then on, unless --refresh renews its record in time or another
-version is promoted: sites warn of stale channels, or refuse them if their policy says so.`,
+version is promoted: sites warn of stale channels, or refuse them if their policy says so. A job that
+renews names a version or a digest, since the registry says where a channel leads. A stale channel is
+promoted again without --refresh.`,
 		Example: `  krtpkg promote --trust-key cosign.pub --key cosign.key --to candidate registry.example/krt/edge:1.0.0
   krtpkg promote --policy trust.yaml --keyless --to stable registry.example/krt/edge:candidate
   krtpkg promote --trust-key cosign.pub --key cosign.key --to stable --expires 30d registry.example/krt/edge:candidate
-  krtpkg promote --trust-key cosign.pub --key cosign.key --to stable --refresh registry.example/krt/edge:stable`,
+  krtpkg promote --trust-key cosign.pub --key cosign.key --to stable --refresh registry.example/krt/edge:1.0.0`,
 		GroupID: groupTrust,
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.runPromote(cmd.Context(), args[0], &o) },
@@ -57,7 +59,7 @@ version is promoted: sites warn of stale channels, or refuse them if their polic
 	flags.BoolVar(&o.back, "back", false, "let the channel go back to an older version, or move to another build of its version")
 	flags.BoolVar(&o.back, "allow-downgrade", false, "the same as --back")
 	flags.Var(&o.expires, "expires", "how long the channel is fresh by this promotion, such as 30d (default: for ever; with --refresh as long as before)")
-	flags.BoolVar(&o.refresh, "refresh", false, "renew the promotion of a channel that is at this version")
+	flags.BoolVar(&o.refresh, "refresh", false, "renew the promotion of a channel that is at this version, and is not stale")
 	requireFlags(cmd, "to")
 	return cmd
 }
@@ -91,7 +93,6 @@ func (a *app) runPromote(ctx context.Context, reference string, o *promoteOption
 	if at.File != "" {
 		return &usageError{fmt.Errorf("%s: an archive has no channels: promote in a registry or a folder", reference)}
 	}
-	at.allowStale = true // it may be what is renewed
 	root, err := a.openVerified(ctx, at, policy)
 	if err != nil {
 		return err

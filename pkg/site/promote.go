@@ -37,7 +37,8 @@ type PromoteOptions struct {
 	// Expires is how long the promotion makes the channel fresh; for ever when zero, and as long as the newest promotion
 	// did with Refresh.
 	Expires time.Duration
-	// Refresh renews the promotion of a channel that is at the root already.
+	// Refresh renews the promotion of a channel that is at the root already, by one whose promotions count, and is not
+	// stale. Who does so by a schedule names the root by a version or a digest: the channel says what its registry wants.
 	Refresh bool
 	// Sign signs the attestation. Its Reference defaults to the repository of the root, or else to its name.
 	Sign sign.SignOptions
@@ -64,11 +65,11 @@ func ValidateChannel(name string) error {
 
 // Promote moves a channel, such as stable, to a verified root: it attaches a signed attestation of who promotes it and
 // when, and then moves the tag, so that sites that follow it find the attestation. Both are written to target, which
-// holds the same content as root.Store. A channel that is at the root already stays as it is, and with Refresh gets
-// a new attestation.
+// holds the same content as root.Store. A channel that is at the root already stays as it is, unless it is stale, or
+// renewed by Refresh: then there is a new attestation.
 //
-// Errors: [ErrUnverified] if root was opened without verification; those of [ValidateChannel]; [*OlderError]; a
-// channel that belongs to something else.
+// Errors: [ErrUnverified] if root was opened without verification; those of [ValidateChannel]; [*OlderError];
+// [*NotPromotedError]; a channel that belongs to something else.
 func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts PromoteOptions) (*Promoted, error) {
 	switch err := ValidateChannel(opts.Channel); {
 	case err != nil:
@@ -88,16 +89,23 @@ func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts Prom
 	}}
 	before, err := root.Store.Resolve(ctx, opts.Channel)
 	atRoot := err == nil && before.Digest == root.Source.Root.Digest
+	validity, stale := root.Channels.FindPromotion(opts.Channel, opts.Time)
 	if opts.Expires == 0 && opts.Refresh {
-		opts.Expires = validity(ListPromotions(root.Verified), opts.Channel)
+		opts.Expires = validity
 	}
 	if opts.Expires > 0 {
 		p.Expires = p.At.Add(opts.Expires)
 	}
+	not := &NotPromotedError{Channel: opts.Channel, Version: p.Version, Digest: root.Source.Root.Digest}
+	// By the channel alone nobody says which version is meant: its registry does.
+	isNamed := root.Pinned || root.Tag != opts.Channel
 	switch {
-	case atRoot && opts.Refresh:
-	case opts.Refresh && (err == nil || errors.Is(err, errdef.ErrNotFound)):
-		return nil, &NotPromotedError{Channel: opts.Channel, Version: p.Version, Digest: root.Source.Root.Digest}
+	case opts.Refresh && (err == nil && !atRoot || errors.Is(err, errdef.ErrNotFound)):
+		return nil, not
+	case atRoot && stale != nil && (opts.Refresh || !isNamed):
+		not.Err = stale
+		return nil, not
+	case atRoot && (opts.Refresh || stale != nil):
 	case errors.Is(err, errdef.ErrNotFound):
 	case err != nil:
 		return nil, fmt.Errorf("resolve channel %s: %w", opts.Channel, err)
@@ -110,33 +118,29 @@ func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts Prom
 			return nil, err
 		}
 	}
-	return p, p.attachAndTag(ctx, target, root.Source.Root, opts.Sign, opts.Refresh)
+	return p, p.attachAndTag(ctx, target, root.Source.Root, opts.Sign, atRoot)
 }
 
-// validity returns how long the newest promotion to a channel is valid; 0 if that is for ever.
-func validity(all []result.Promotion, channel string) (d time.Duration) {
-	for _, one := range all { // the latest last
-		if one.Channel != channel {
-			continue
-		}
-		if d = 0; !one.Expires.IsZero() {
-			d = one.Expires.Sub(one.At)
-		}
-	}
-	return d
-}
-
-// NotPromotedError reports a channel that is not at the version for which it was to be renewed.
+// NotPromotedError reports a channel that is not at the version for which it was to be renewed, or whose promotion does
+// not count any more.
 type NotPromotedError struct {
 	Channel, Version string
 	Digest           digest.Digest
+	// Err is a [*trust.StaleError]; nil if the channel is not at the version.
+	Err error
 }
 
+// Unwrap returns the cause.
+func (e *NotPromotedError) Unwrap() error { return e.Err }
+
 func (e *NotPromotedError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("renew channel %s at %s (%s): %v", e.Channel, e.Version, e.Digest, e.Err)
+	}
 	return fmt.Sprintf("renew channel %s: it is not at %s (%s)", e.Channel, e.Version, e.Digest)
 }
 
-func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, root ocispec.Descriptor, opts sign.SignOptions, isRefresh bool) error {
+func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, root ocispec.Descriptor, opts sign.SignOptions, isThere bool) error {
 	predicate, err := json.Marshal(p.Promotion)
 	if err != nil {
 		return err
@@ -144,7 +148,7 @@ func (p *Promoted) attachAndTag(ctx context.Context, target oras.GraphTarget, ro
 	if p.Attached, err = sign.Attest(ctx, target, root, []sign.Statement{{Type: PromotionType, Predicate: predicate}}, opts); err != nil {
 		return err
 	}
-	if isRefresh {
+	if isThere {
 		return nil
 	}
 	if err := target.Tag(ctx, root, p.Channel); err != nil {

@@ -24,6 +24,7 @@ type releases struct {
 	t      *testing.T
 	store  *memory.Store
 	signer *sign.Signer
+	public []byte
 	policy *trust.Policy
 }
 
@@ -45,7 +46,7 @@ func newReleases(t *testing.T) *releases {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &releases{t, memory.New(), signer, policy}
+	return &releases{t, memory.New(), signer, public, policy}
 }
 
 // release builds and signs a bundle, and opens it as a site does.
@@ -97,7 +98,7 @@ func TestPromote(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	holds(first)
-	if p, err = r.promote(first, site.PromoteOptions{Channel: "stable"}); err != nil || p.Attached != nil {
+	if p, err = r.promote(r.open(first.Source.Root), site.PromoteOptions{Channel: "stable"}); err != nil || p.Attached != nil {
 		t.Errorf("promoted twice: %+v, %v", p, err)
 	}
 	if p, err = r.promote(second, site.PromoteOptions{Channel: "stable", Time: at.Add(time.Hour)}); err != nil || p.Previous != first.Source.Root.Digest.String() {
@@ -151,13 +152,14 @@ func TestRefreshPromotion(t *testing.T) {
 	if err != nil || !p.Expires.Equal(at.Add(month)) {
 		t.Fatalf("%+v, %v", p, err)
 	}
-	if p, err = r.promote(first, site.PromoteOptions{Channel: "stable", Expires: 2 * month}); err != nil || p.Attached != nil || !p.Expires.IsZero() {
+	first = r.open(first.Source.Root)
+	if p, err = r.promote(first, site.PromoteOptions{Channel: "stable", Time: at.Add(time.Hour), Expires: 2 * month}); err != nil || p.Attached != nil || !p.Expires.IsZero() {
 		t.Errorf("renewed without Refresh: %+v, %v", p, err)
 	}
 	if _, err := r.promote(second, site.PromoteOptions{Channel: "stable", Refresh: true}); !errors.As(err, &not) || not.Version != "1.1.0" {
 		t.Errorf("renewed for another version: %v", err)
 	}
-	later := at.Add(month)
+	later := at.Add(month - time.Hour)
 	if p, err = r.promote(r.open(first.Source.Root), site.PromoteOptions{Channel: "stable", Time: later, Refresh: true}); err != nil || len(p.Attached) == 0 || !p.Expires.Equal(later.Add(month)) || p.Previous != "" {
 		t.Fatalf("%+v, %v", p, err)
 	}
@@ -178,6 +180,94 @@ func TestRefreshPromotion(t *testing.T) {
 	if root, err = site.Open(t.Context(), source, site.OpenOptions{Policy: r.policy}); err != nil || root.Stale != nil {
 		t.Errorf("pinned: %v, %v", root.Stale, err)
 	}
+}
+
+// Who renews a channel signs only what somebody whose promotions count has promoted to it: the registry may have moved it.
+func TestRefreshOnlyPromoted(t *testing.T) {
+	t.Parallel()
+	r, other := newReleases(t), newReleases(t)
+	const day = 24 * time.Hour
+	at := time.Now()
+	policy := func(promoters string) *trust.Policy {
+		return parsePolicy(t, "rules:\n- match: ['**']\n  authorities: [release]\n"+promoters, r, other)
+	}
+	root := r.release("web", "1.0.0")
+	attest := func(signer *sign.Signer, channel string, valid time.Duration) {
+		t.Helper()
+		predicate := fmt.Sprintf(`{"channel":%q,"at":%q,"expires":%q}`, channel, at.Add(-2*day).UTC().Format(time.RFC3339), at.Add(valid-2*day).UTC().Format(time.RFC3339))
+		if _, err := sign.Attest(t.Context(), r.store, root.Source.Root, []sign.Statement{{Type: site.PromotionType, Predicate: []byte(predicate)}}, sign.SignOptions{Signer: signer}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refresh := func(tag string, p *trust.Policy) (*site.Promoted, error) {
+		t.Helper()
+		opened, err := site.Open(t.Context(), site.Source{Store: r.store, Root: root.Source.Root, Tag: tag}, site.OpenOptions{Policy: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.promote(opened, site.PromoteOptions{Channel: "stable", Refresh: true, Time: at})
+	}
+	refused := func(what, reason string, p *trust.Policy) {
+		t.Helper()
+		var not *site.NotPromotedError
+		if _, err := refresh("stable", p); !errors.As(err, &not) || !strings.Contains(err.Error(), reason) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := r.store.Tag(t.Context(), root.Source.Root, "stable"); err != nil { // as the registry's operator does
+		t.Fatal(err)
+	}
+	refused("never promoted", "no trusted signer has promoted", r.policy)
+	attest(r.signer, "candidate", 30*day)
+	refused("promoted to another channel", "no trusted signer has promoted", r.policy)
+	attest(r.signer, "stable", day)
+	refused("expired", "expired at", r.policy)
+	attest(r.signer, "stable", 30*day)
+	delegated := policy("  attestations: [{type: promotion, authorities: [other]}]\n")
+	attest(other.signer, "candidate", 30*day) // the policy wants some promotion
+	refused("promoted by one whose promotions do not count", "no trusted signer has promoted", delegated)
+
+	// How long it lasts is what the one who counts said, whatever others say later.
+	if p, err := refresh("1.0.0", r.policy); err != nil || p.Expires.Sub(p.At) != 30*day {
+		t.Errorf("%+v, %v", p, err)
+	}
+	attest(other.signer, "stable", 10*day)
+	if p, err := refresh("1.0.0", delegated); err != nil || p.Expires.Sub(p.At) != 10*day {
+		t.Errorf("validity of another: %+v, %v", p, err)
+	}
+}
+
+// A stale channel is made fresh by promoting a version to it again, and not by its own name.
+func TestPromoteStaleChannel(t *testing.T) {
+	t.Parallel()
+	r := newReleases(t)
+	root := r.release("web", "1.0.0")
+	at := time.Now().AddDate(0, -2, 0)
+	if _, err := r.promote(root, site.PromoteOptions{Channel: "stable", Time: at, Expires: 24 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	root = r.open(root.Source.Root)
+	var not *site.NotPromotedError
+	root.Tag = "stable"
+	if _, err := r.promote(root, site.PromoteOptions{Channel: "stable"}); !errors.As(err, &not) {
+		t.Errorf("by its own name: %v", err)
+	}
+	root.Tag = "1.0.0"
+	if p, err := r.promote(root, site.PromoteOptions{Channel: "stable", Expires: time.Hour}); err != nil || len(p.Attached) == 0 || p.Previous != "" || p.Expires.IsZero() {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// parsePolicy reads a policy with the keys of two as authorities, release and other.
+func parsePolicy(t *testing.T, rules string, release, other *releases) *trust.Policy {
+	t.Helper()
+	keys := map[string][]byte{"release.pub": release.public, "other.pub": other.public}
+	text := "apiVersion: krtpkg.dev/v1alpha1\nkind: TrustPolicy\nauthorities:\n- {name: release, key: release.pub}\n- {name: other, key: other.pub}\n" + rules
+	policy, err := trust.ParsePolicy("trust.yaml", []byte(text), func(name string) ([]byte, error) { return keys[name], nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return policy
 }
 
 // Nothing is promoted unverified, or to a tag that has to stay.

@@ -51,8 +51,6 @@ type OpenOptions struct {
 	AllowUnsigned bool
 	// AllowRenamedTag accepts a version tag that differs from the signed version.
 	AllowRenamedTag bool
-	// AllowStale accepts a stale channel that the policy refuses, for those who renew it.
-	AllowStale bool
 }
 
 // ErrUnverified is the error of [Open] without a policy.
@@ -101,7 +99,7 @@ func Open(ctx context.Context, src Source, opts OpenOptions) (*Root, error) {
 	if !src.Pinned {
 		root.Stale = root.Channels.Check(set.Root.Metadata(), src.Tag, time.Now())
 	}
-	if root.Stale != nil && root.Stale.Refused && !opts.AllowStale {
+	if root.Stale != nil && root.Stale.Refused {
 		return nil, root.Stale
 	}
 	root.Set = set
