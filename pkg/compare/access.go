@@ -43,7 +43,11 @@ func (f *riskFinder) learnRole(c *deploy.ManifestChange) {
 	for _, rule := range r.Rules {
 		isCritical = isCritical || len(dangersOf(rule)) > 0
 	}
-	f.roles[roleKey{c.Kind, c.Namespace, c.Name}] = isCritical
+	key := roleKey{c.Kind, c.Namespace, c.Name}
+	f.roles[key] = isCritical
+	if r.AggregationRule != nil {
+		f.aggregated[key] = true
+	}
 }
 
 // maxAtoms is how many single rights are compared; a rule may stand for any number.
@@ -53,6 +57,17 @@ const maxAtoms = 50_000
 func countAtoms(rules []rbacv1.PolicyRule) (n float64) {
 	for _, r := range rules {
 		n += float64(len(r.Verbs)) * (float64(len(r.APIGroups))*float64(len(r.Resources))*float64(max(len(r.ResourceNames), 1)) + float64(len(r.NonResourceURLs)))
+	}
+	return n
+}
+
+// maxComparedTexts is how many texts of the old rules are read to compare a role, all rights together.
+const maxComparedTexts = 20_000_000
+
+// countTexts returns how many texts rules have.
+func countTexts(rules []rbacv1.PolicyRule) (n float64) {
+	for _, r := range rules {
+		n += float64(1 + len(r.Verbs) + len(r.APIGroups) + len(r.Resources) + len(r.ResourceNames) + len(r.NonResourceURLs))
 	}
 	return n
 }
@@ -68,7 +83,7 @@ func (f *riskFinder) lookAtRole() {
 		f.add(Critical, AreaAccess, "cannot be read: %v", err)
 		return
 	}
-	if atoms := countAtoms(now.Rules); atoms*float64(len(was.Rules)+1) > 100*maxAtoms || atoms > maxAtoms {
+	if atoms := countAtoms(now.Rules); atoms > maxAtoms || atoms*countTexts(was.Rules) > maxComparedTexts {
 		f.add(Critical, AreaAccess, "has rules for %.0f single rights, too many to compare: see its difference", atoms)
 		return
 	}
@@ -81,13 +96,18 @@ func (f *riskFinder) lookAtRole() {
 			others = append(others, grant.String())
 		}
 	}
-	if more := len(others) - maxGrants; more > 0 {
-		others = append(others[:maxGrants], fmt.Sprintf("and %d more", more))
-	}
 	if len(others) > 0 {
-		f.add(Notable, AreaAccess, "may now %s", strings.Join(others, "; "))
+		f.add(Notable, AreaAccess, "may now %s", strings.Join(shortenList(others), "; "))
 	}
 	f.lookAtAggregation(was, now)
+}
+
+// shortenList returns the first texts of a list, and how many more it has.
+func shortenList(texts []string) []string {
+	if more := len(texts) - maxGrants; more > 0 {
+		return append(texts[:maxGrants:maxGrants], fmt.Sprintf("and %d more", more))
+	}
+	return texts
 }
 
 // aggregates begin the labels by which a ClusterRole becomes part of another.
@@ -118,21 +138,19 @@ type grant struct {
 
 // groupGrants collects single rights by what they are for.
 func groupGrants(atoms []rbacv1.PolicyRule) []grant {
-	all := map[string]*grant{}
+	all, verbs := map[string]*grant{}, map[string]map[string]bool{}
 	for _, a := range atoms {
 		g := grant{group: first(a.APIGroups), resource: first(a.Resources), resourceName: first(a.ResourceNames), url: first(a.NonResourceURLs)}
 		key := strings.Join([]string{g.resource, g.group, g.resourceName, g.url}, "\x00")
 		if all[key] == nil {
-			all[key] = &g
+			all[key], verbs[key] = &g, map[string]bool{}
 		}
-		if verb := first(a.Verbs); !slices.Contains(all[key].verbs, verb) {
-			all[key].verbs = append(all[key].verbs, verb)
-		}
+		verbs[key][first(a.Verbs)] = true
 	}
 	var grants []grant
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		g := *all[key]
-		slices.Sort(g.verbs)
+		g.verbs = slices.Sorted(maps.Keys(verbs[key]))
 		grants = append(grants, g)
 	}
 	return grants
@@ -178,28 +196,36 @@ var reads = []string{"get", "list", "watch", "*"}
 
 // danger is a right by which its owner can get others: Kubernetes, "Role Based Access Control Good Practices".
 type danger struct {
-	group, resource string
-	verbs           []string
-	text            string
+	group     string
+	resources []string
+	verbs     []string
+	text      string
+	// despiteNames is set where the right is as dangerous for objects that are named.
+	despiteNames bool
 }
 
 var dangers = []danger{
-	{"", "secrets", reads, "reads credentials"},
-	{"", "nodes/proxy", []string{"get", "create", "*"}, "runs commands in all pods of a node"},
-	{"", "pods/exec", []string{"get", "create", "*"}, "runs commands in pods"},
-	{"", "pods/attach", []string{"get", "create", "*"}, "reaches into pods"},
-	{"", "pods/ephemeralcontainers", writes, "runs commands in pods"},
-	{"", "serviceaccounts/token", []string{"create", "*"}, "makes tokens of others"},
-	{"", "persistentvolumes", writes, "reaches the files of nodes"},
-	{"rbac.authorization.k8s.io", "roles", writes, "changes roles"},
-	{"rbac.authorization.k8s.io", "clusterroles", writes, "changes roles"},
-	{"rbac.authorization.k8s.io", "rolebindings", writes, "binds roles"},
-	{"rbac.authorization.k8s.io", "clusterrolebindings", writes, "binds roles"},
-	{"admissionregistration.k8s.io", "mutatingwebhookconfigurations", writes, "sees and changes all requests"},
-	{"admissionregistration.k8s.io", "validatingwebhookconfigurations", writes, "sees and refuses all requests"},
-	{"certificates.k8s.io", "certificatesigningrequests/approval", []string{"update", "patch", "*"}, "approves certificates"},
-	{"certificates.k8s.io", "signers", []string{"approve", "sign", "*"}, "signs certificates"},
+	{"", []string{"secrets"}, reads, "reads credentials", false},
+	{"", []string{"nodes/proxy"}, []string{"get", "create", "*"}, "runs commands in all pods of a node", true},
+	{"", []string{"pods/exec"}, []string{"get", "create", "*"}, "runs commands in pods", false},
+	{"", []string{"pods/attach"}, []string{"get", "create", "*"}, "reaches into pods", false},
+	{"", []string{"pods/ephemeralcontainers"}, writes, "runs commands in pods", false},
+	{"", []string{"pods", "podtemplates", "replicationcontrollers"}, writes, makesPods, false},
+	{"apps", []string{"deployments", "daemonsets", "statefulsets", "replicasets"}, writes, makesPods, false},
+	{"batch", []string{"jobs", "cronjobs"}, writes, makesPods, false},
+	{"", []string{"namespaces"}, []string{"update", "patch", "*"}, "changes what namespaces allow their pods", false},
+	{"", []string{"serviceaccounts/token"}, []string{"create", "*"}, "makes tokens of others", true},
+	{"", []string{"persistentvolumes"}, writes, "reaches the files of nodes", false},
+	{rbacv1.GroupName, []string{"roles", "clusterroles"}, writes, "changes roles", true},
+	{rbacv1.GroupName, []string{"rolebindings", "clusterrolebindings"}, writes, "binds roles", true},
+	{"admissionregistration.k8s.io", []string{"mutatingwebhookconfigurations"}, writes, "sees and changes all requests", true},
+	{"admissionregistration.k8s.io", []string{"validatingwebhookconfigurations"}, writes, "sees and refuses all requests", true},
+	{"certificates.k8s.io", []string{"certificatesigningrequests/approval"}, []string{"update", "patch", "*"}, "approves certificates", false},
+	{"certificates.k8s.io", []string{"signers"}, []string{"approve", "sign", "*"}, "signs certificates", true},
 }
+
+// makesPods is why it is dangerous to write workloads.
+const makesPods = "runs pods with any service account and Secret of the namespace"
 
 // dangersOf returns why a rule gives control of a cluster; none if it doesn't.
 func dangersOf(rule rbacv1.PolicyRule) (texts []string) {
@@ -236,10 +262,11 @@ func dangersOf(rule rbacv1.PolicyRule) (texts []string) {
 		}
 	}
 	for _, d := range dangers {
-		if len(rule.ResourceNames) > 0 {
-			break // few objects are not control
+		if len(rule.ResourceNames) > 0 && !d.despiteNames {
+			continue // few objects are not control
 		}
-		if hasVerb(d.verbs...) && slices.Contains(rule.APIGroups, d.group) && slices.Contains(rule.Resources, d.resource) {
+		isMeant := func(resource string) bool { return slices.Contains(d.resources, resource) }
+		if hasVerb(d.verbs...) && slices.Contains(rule.APIGroups, d.group) && slices.ContainsFunc(rule.Resources, isMeant) {
 			add(d.text)
 		}
 	}
@@ -298,6 +325,8 @@ func (f *riskFinder) lookAtBinding() {
 			severity = Critical
 		} else if !f.isKnownRole(now.RoleRef) {
 			text += ", a role that did not change here: look at what it allows"
+		} else if f.aggregated[f.keyOf(now.RoleRef)] {
+			text += ", a role that takes its rules from others: look at what it allows"
 		}
 		if isEveryone(s) {
 			severity, text = Critical, text+": that is everyone"
@@ -311,15 +340,36 @@ func (f *riskFinder) lookAtBinding() {
 
 // isCriticalRole reports whether a role gives control: one of the cluster's own, or of the runtime.
 func (f *riskFinder) isCriticalRole(ref rbacv1.RoleRef) bool {
-	if ref.Kind == "ClusterRole" && slices.Contains([]string{"cluster-admin", "admin", "system:node", "system:masters"}, ref.Name) {
-		return true
+	isCritical, isOwn := f.roles[f.keyOf(ref)]
+	if ref.Kind != "ClusterRole" {
+		return isCritical
 	}
-	return f.roles[f.keyOf(ref)]
+	switch {
+	case slices.Contains([]string{"cluster-admin", "admin", "edit"}, ref.Name):
+		return true
+	case slices.Contains(harmlessRoles, ref.Name), !strings.HasPrefix(ref.Name, "system:"):
+		return isCritical
+	case isOwn && !slices.ContainsFunc(systemRoles, func(prefix string) bool { return strings.HasPrefix(ref.Name, prefix) }):
+		return isCritical
+	}
+	return true
 }
 
-// isKnownRole reports whether a role is one of Kubernetes' own, or among what was compared.
+// harmlessRoles are those that Kubernetes has for its own parts and that give no control.
+var harmlessRoles = []string{
+	"system:discovery", "system:basic-user", "system:public-info-viewer", "system:auth-delegator", "system:monitoring",
+	"system:service-account-issuer-discovery",
+}
+
+// systemRoles begin the names of roles to which an API server adds again what a manifest takes from them.
+var systemRoles = []string{
+	"system:controller:", "system:kube-", "system:node", "system:kubelet-api-admin", "system:certificates.k8s.io:",
+	"system:persistent-volume-provisioner", "system:volume-scheduler",
+}
+
+// isKnownRole reports whether it is known what a role allows: one of Kubernetes' own, or among what was compared.
 func (f *riskFinder) isKnownRole(ref rbacv1.RoleRef) bool {
-	if ref.Kind == "ClusterRole" && (ref.Name == "view" || ref.Name == "edit" || strings.HasPrefix(ref.Name, "system:")) {
+	if ref.Kind == "ClusterRole" && (ref.Name == "view" || slices.Contains(harmlessRoles, ref.Name)) {
 		return true
 	}
 	_, is := f.roles[f.keyOf(ref)]

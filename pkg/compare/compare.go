@@ -157,7 +157,9 @@ func Compare(ctx context.Context, before, after Version) (*Comparison, error) {
 	if c.Images, err = compareImages(ctx, pairs, before.Platforms, after.Platforms); err != nil {
 		return nil, err
 	}
-	c.findRisks(compared)
+	if err := c.findRisks(ctx, compared); err != nil {
+		return nil, err
+	}
 	return c, ctx.Err()
 }
 

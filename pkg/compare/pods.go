@@ -14,7 +14,7 @@ import (
 // next to others of its own.
 var podFields = []string{
 	"containers", "initContainers", "ephemeralContainers", "volumes", "hostNetwork", "hostPID", "hostIPC", "hostUsers",
-	"shareProcessNamespace", "securityContext", "serviceAccountName", "automountServiceAccountToken", "runtimeClassName",
+	"shareProcessNamespace", "securityContext", "serviceAccountName", "serviceAccount", "automountServiceAccountToken", "runtimeClassName",
 }
 
 // foundPod is the specification of a pod in an object.
@@ -41,11 +41,13 @@ func walkPods(at any, path string, annotations map[string]any, found map[string]
 	case map[string]any:
 		if isPod(value) {
 			found[path] = readPod(value, annotations)
-			return
 		}
 		metadata, _ := value["metadata"].(map[string]any)
 		own, _ := metadata["annotations"].(map[string]any)
 		for key, child := range value {
+			if found[path] != nil && slices.Contains(podFields, key) {
+				continue // read above
+			}
 			of := map[string]any(nil)
 			if key == "spec" {
 				of = own
@@ -115,21 +117,27 @@ func (f *riskFinder) lookAtPods() {
 	was, now := findPods(f.change.Before), findPods(f.change.After)
 	for _, at := range slices.Sorted(maps.Keys(now)) {
 		pod := now[at]
-		for _, problem := range pod.problems {
-			f.add(Critical, AreaWorkload, "%s: %s", at, problem)
-		}
 		before, isKnown := was[at]
 		if !isKnown {
 			before = &foundPod{}
+		}
+		for _, problem := range pod.problems {
+			if !slices.Contains(before.problems, problem) {
+				f.add(Critical, AreaWorkload, "%s: %s", at, problem)
+			}
 		}
 		f.compareRights(podRights(before), podRights(pod))
 		if isKnown {
 			f.compareAccounts(before, pod)
 		}
-		containers := containersOf(before)
-		for _, name := range sortedNames(containersOf(pod)) {
-			c := containersOf(pod)[name]
-			f.compareContainers(containerRights(before, containers[name]), containerRights(pod, c), c)
+		containers, current := containersOf(before), containersOf(pod)
+		for _, name := range sortedNames(current) {
+			c := current[name]
+			was := containers[name]
+			if was == nil { // under another name, it would have had what its pod says
+				was = &container{corev1.Container{Name: c.Name}, c.kind}
+			}
+			f.compareContainers(containerRights(before, was), containerRights(pod, c), c)
 		}
 	}
 	f.compareFlags()
@@ -168,7 +176,8 @@ func mergeRights(a, b rights) rights {
 }
 
 func (f *riskFinder) compareAccounts(was, now *foundPod) {
-	before, after := cmp.Or(was.ServiceAccountName, "default"), cmp.Or(now.ServiceAccountName, "default")
+	before := cmp.Or(was.ServiceAccountName, was.DeprecatedServiceAccount, "default")
+	after := cmp.Or(now.ServiceAccountName, now.DeprecatedServiceAccount, "default")
 	if before != after {
 		f.add(Notable, AreaWorkload, "runs as service account %s, was %s", after, before)
 	}
@@ -284,12 +293,9 @@ func isReadOnly(pod *foundPod, volume string) bool {
 	return true
 }
 
-// containerRights returns what one container may do; nil is one that is not there, and as usual.
+// containerRights returns what one container may do.
 func containerRights(pod *foundPod, c *container) rights {
 	r := rights{}
-	if c == nil {
-		return r
-	}
 	name := c.kind + " " + c.Name
 	set := func(about string, level int, severity RiskLevel, format string, args ...any) {
 		r[name+" "+about] = right{level, severity, name + " " + fmt.Sprintf(format, args...)}
@@ -398,10 +404,11 @@ func findFlags(at any, path string, found map[string]bool) {
 			findFlags(item, fmt.Sprintf("%s[%d]", path, i), found)
 		}
 	case map[string]any:
-		if isPod(value) {
-			return
-		}
+		isRead := isPod(value)
 		for key, child := range value {
+			if isRead && slices.Contains(podFields, key) {
+				continue // lookAtPods finds what these say
+			}
 			below := strings.TrimPrefix(path+"."+key, ".")
 			if child == true && slices.Contains(powerFlags, key) {
 				found[below] = true

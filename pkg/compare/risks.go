@@ -2,6 +2,7 @@ package compare
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -52,11 +53,14 @@ func (r Risk) String() string {
 	return at + ": " + r.Text
 }
 
-// findRisks looks at all that was compared.
-func (c *Comparison) findRisks(all *deploy.Comparison) {
-	f := riskFinder{roles: map[roleKey]bool{}, bound: map[string][]string{}}
+// findRisks looks at all that was compared. Its only error is that of the context.
+func (c *Comparison) findRisks(ctx context.Context, all *deploy.Comparison) error {
+	f := riskFinder{roles: map[roleKey]bool{}, aggregated: map[roleKey]bool{}, bound: map[string][]string{}}
 	f.learn(all)
 	for i := range all.Changes {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		f.change = &all.Changes[i]
 		f.lookAt()
 	}
@@ -85,6 +89,7 @@ func (c *Comparison) findRisks(all *deploy.Comparison) {
 		}
 	}
 	slices.SortStableFunc(c.Risks, func(a, b Risk) int { return cmp.Compare(a.Severity, b.Severity) }) // critical before notable
+	return nil
 }
 
 // riskFinder collects the risks of resources.
@@ -93,6 +98,8 @@ type riskFinder struct {
 	change *deploy.ManifestChange
 	// roles are those that the new version has: whether they give control of the cluster.
 	roles map[roleKey]bool
+	// aggregated are those of them that take over the rules of others.
+	aggregated map[roleKey]bool
 	// bound are the namespaces in which the old version bound a role to a subject.
 	bound map[string][]string
 }
@@ -144,6 +151,12 @@ func (f *riskFinder) lookAt() {
 		f.lookAtNamespace()
 	case group == "" && c.Kind == "ServiceAccount":
 		f.lookAtAccount()
+	case group == "" && c.Kind == "PersistentVolume":
+		f.lookAtVolume()
+	case group == "admissionregistration.k8s.io" && strings.HasSuffix(c.Kind, "WebhookConfiguration"):
+		f.lookAtWebhooks()
+	case group == "apiregistration.k8s.io" && c.Kind == "APIService":
+		f.lookAtService()
 	default:
 		f.lookAtPods()
 	}
@@ -156,16 +169,13 @@ var podSecurity = map[string]int{"restricted": 0, "baseline": 1, "privileged": 2
 func (f *riskFinder) lookAtNamespace() {
 	const label = "pod-security.kubernetes.io/enforce"
 	now := textAt(f.change.After, "metadata", "labels", label)
-	if f.change.Before == nil {
-		if now == "privileged" {
-			f.add(Notable, AreaNamespace, "allows privileged pods")
-		}
-		return
-	}
 	was := textAt(f.change.Before, "metadata", "labels", label)
 	before, held := podSecurity[was]
 	after, holds := podSecurity[now]
-	if held && (!holds || after > before) {
+	switch {
+	case was == "" && now == "privileged":
+		f.add(Notable, AreaNamespace, "allows privileged pods")
+	case held && before < podSecurity["privileged"] && (!holds || after > before):
 		f.add(Critical, AreaNamespace, "allows its pods more: %s is %s, was %s", label, cmp.Or(now, "not set"), was)
 	}
 }

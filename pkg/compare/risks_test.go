@@ -20,7 +20,9 @@ func risksOf(t *testing.T, before, after string) string {
 		t.Fatal(err)
 	}
 	c := &Comparison{}
-	c.findRisks(compared)
+	if err := c.findRisks(t.Context(), compared); err != nil {
+		t.Fatal(err)
+	}
 	var text strings.Builder
 	for _, r := range c.Risks {
 		fmt.Fprintf(&text, "%s: %s\n", r.Severity, r.Text)
@@ -46,7 +48,7 @@ func TestWidenedAccess(t *testing.T) {
 		{"the same, split", roleText(`{apiGroups: [""], resources: [pods, services], verbs: [get, list]}`),
 			roleText(`{apiGroups: [""], resources: [services], verbs: [list, get]}, {apiGroups: [""], resources: [pods], verbs: [get]}, {apiGroups: [""], resources: [pods], verbs: [list]}`), ""},
 		{"narrower than a wildcard", roleText(`{apiGroups: ["*"], resources: ["*"], verbs: ["*"]}`), roleText(`{apiGroups: [""], resources: [secrets], verbs: [get]}`), ""},
-		{"a verb", roleText(`{apiGroups: [apps], resources: [deployments], verbs: [get]}`), roleText(`{apiGroups: [apps], resources: [deployments], verbs: [get, patch]}`), "notable: may now patch on deployments (apps)"},
+		{"a verb", roleText(`{apiGroups: [apps], resources: [deployments], verbs: [get]}`), roleText(`{apiGroups: [apps], resources: [deployments], verbs: [get, patch]}`), "critical: may now patch on deployments (apps): runs pods with any service account and Secret of the namespace"},
 		{"a name less", roleText(`{apiGroups: [""], resources: [secrets], resourceNames: [one], verbs: [get]}`), roleText(`{apiGroups: [""], resources: [secrets], verbs: [get]}`), "critical: may now get on secrets (core): reads credentials"},
 		{"a name more", roleText(`{apiGroups: [""], resources: [secrets], resourceNames: [one], verbs: [get]}`), roleText(`{apiGroups: [""], resources: [secrets], resourceNames: [one, two], verbs: [get]}`), "notable: may now get on secrets two (core)"},
 		{"any verb", roleText(``), roleText(`{apiGroups: [""], resources: [configmaps], verbs: ["*"]}`), "critical: may now * on configmaps (core): any verb"},
@@ -62,6 +64,17 @@ func TestWidenedAccess(t *testing.T) {
 		{"the same subject", bindingText("RoleBinding", "", "view", account), bindingText("RoleBinding", "", "view", account+", "+account), ""},
 		{"another role", bindingText("ClusterRoleBinding", "", "view", account), bindingText("ClusterRoleBinding", "", "cluster-admin", account), "critical: ServiceAccount shop/a gets ClusterRole cluster-admin in the whole cluster"},
 		{"everyone", bindingText("ClusterRoleBinding", "", "view", ""), bindingText("ClusterRoleBinding", "", "view", "{kind: Group, name: 'system:unauthenticated'}"), "critical: Group system:unauthenticated gets ClusterRole view in the whole cluster: that is everyone"},
+		{"a workload by name", roleText(``), roleText(`{apiGroups: [apps], resources: [deployments], resourceNames: [own], verbs: [patch]}`), "notable: may now patch on deployments own (apps)"},
+		{"labels of namespaces", roleText(``), roleText(`{apiGroups: [""], resources: [namespaces], verbs: [patch]}`), "critical: may now patch on namespaces (core): changes what namespaces allow their pods"},
+		{"a signer by name", roleText(``), roleText(`{apiGroups: [certificates.k8s.io], resources: [signers], resourceNames: [kubernetes.io/kube-apiserver-client], verbs: [approve]}`), "critical: may now approve on signers kubernetes.io/kube-apiserver-client (certificates.k8s.io): signs certificates"},
+		{"a role by name", roleText(``), roleText(`{apiGroups: [rbac.authorization.k8s.io], resources: [clusterroles], resourceNames: [own], verbs: [update]}`), "critical: may now update on clusterroles own (rbac.authorization.k8s.io): changes roles"},
+		{"a webhook by name", roleText(``), roleText(`{apiGroups: [admissionregistration.k8s.io], resources: [mutatingwebhookconfigurations], resourceNames: [own], verbs: [patch]}`), "critical: may now patch on mutatingwebhookconfigurations own"},
+		{"tokens by name", roleText(``), roleText(`{apiGroups: [""], resources: [serviceaccounts/token], resourceNames: [admin], verbs: [create]}`), "critical: may now create on serviceaccounts/token admin (core): makes tokens of others"},
+		{"the role edit", bindingText("RoleBinding", "", "edit", ""), bindingText("RoleBinding", "", "edit", account), "critical: ServiceAccount shop/a gets ClusterRole edit in namespace of the runtime\n"},
+		{"a role of a controller", bindingText("RoleBinding", "", "view", ""), bindingText("RoleBinding", "", "'system:controller:clusterrole-aggregation-controller'", account), "critical: ServiceAccount shop/a gets ClusterRole system:controller:"},
+		{"a harmless role of Kubernetes", bindingText("RoleBinding", "", "view", ""), bindingText("RoleBinding", "", "'system:auth-delegator'", account), "notable: ServiceAccount shop/a gets ClusterRole system:auth-delegator in namespace of the runtime\n"},
+		{"a role that takes over others", "", strings.Replace(roleText(``), "rules: []", "rules: []\naggregationRule: {clusterRoleSelectors: [{matchLabels: {a: b}}]}", 1) + "---\n" + bindingText("ClusterRoleBinding", "", "r", account),
+			"notable: ServiceAccount shop/a gets ClusterRole r in the whole cluster, a role that takes its rules from others"},
 		{"a role of the runtime that gives control", roleText(`{apiGroups: [""], resources: [secrets], verbs: [get]}`), roleText(`{apiGroups: [""], resources: [secrets], verbs: [get]}`) + "---\n" + bindingText("ClusterRoleBinding", "", "r", account), "critical: ServiceAccount shop/a gets ClusterRole r"},
 	} {
 		checkRisks(t, c.name, risksOf(t, c.before, c.after), c.want)
@@ -80,6 +93,50 @@ func checkRisks(t *testing.T, name, got, want string) {
 	t.Helper()
 	if want == "" && got != "" || !strings.Contains(got, want) {
 		t.Errorf("%s: got\n%swant %q", name, got, want)
+	}
+}
+
+// serverText is a kind of an operator with fields of its specification, in flow style.
+func serverText(fields string) string {
+	return "apiVersion: example.com/v1\nkind: Server\nmetadata: {name: s}\nspec: {" + fields + "}\n"
+}
+
+// A namespace, a volume, a webhook or an API says by itself what it allows.
+func TestClusterwideRisks(t *testing.T) {
+	t.Parallel()
+	const label = "pod-security.kubernetes.io/enforce"
+	namespace := func(labels string) string {
+		return "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, labels: {" + labels + "}}\n"
+	}
+	volume := func(source string) string {
+		return "apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: v}\nspec: {" + source + "}\n"
+	}
+	webhooks := func(kind, list string) string {
+		return "apiVersion: admissionregistration.k8s.io/v1\nkind: " + kind + "WebhookConfiguration\nmetadata: {name: w}\nwebhooks: [" + list + "]\n"
+	}
+	api := func(spec string) string {
+		return "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.x}\nspec: {group: x, version: v1" + spec + "}\n"
+	}
+	const pods = "{name: a.x, rules: [{resources: [pods]}], clientConfig: {caBundle: b25l}}"
+	for _, c := range []struct{ name, before, after, want string }{
+		{"a label that is new", namespace("a: b"), namespace(label + ": privileged"), "notable: allows privileged pods"},
+		{"a new namespace", "", namespace(label + ": privileged"), "notable: allows privileged pods"},
+		{"a label that is gone and limited nothing", namespace(label + ": privileged"), namespace("a: b"), ""},
+		{"a label that is gone", namespace(label + ": baseline"), namespace("a: b"), "critical: allows its pods more: " + label + " is not set, was baseline"},
+		{"a lower level", namespace(label + ": restricted"), namespace(label + ": baseline"), "critical: allows its pods more"},
+		{"a higher level", namespace(label + ": privileged"), namespace(label + ": baseline"), ""},
+		{"a volume of a node", volume("nfs: {path: /}"), volume("hostPath: {path: /etc}"), "critical: gives pods /etc of a node (hostPath)"},
+		{"a new local volume", "", volume("local: {path: /d}"), "critical: gives pods /d of a node (local)"},
+		{"the same volume", volume("local: {path: /d}"), volume("local: {path: /d}, volumeMode: Block"), ""},
+		{"a new webhook", "", webhooks("Mutating", pods), "notable: sees and changes requests by new webhooks: a.x\n"},
+		{"a wider webhook", webhooks("Validating", pods), webhooks("Validating", strings.Replace(pods, "pods", "'*'", 1)), "notable: sees and refuses other requests by webhook a.x: changed rules\n"},
+		{"another certificate", webhooks("Mutating", pods), webhooks("Mutating", strings.Replace(pods, "b25l", "dHdv", 1)), ""},
+		{"a new API", "", api(", service: {namespace: ns, name: s}"), "notable: has Service ns/s answer all requests for v1 of API group x\n"},
+		{"an API of another", api(", service: {namespace: ns, name: s}"), api(", service: {namespace: ns, name: t}"), "notable: has Service ns/t"},
+		{"an API without verification", api(", service: {namespace: ns, name: s}"), api(", service: {namespace: ns, name: s}, insecureSkipTLSVerify: true"), "notable: does not verify who serves its API"},
+		{"an API of the cluster", "", api(""), ""},
+	} {
+		checkRisks(t, c.name, risksOf(t, c.before, c.after), c.want)
 	}
 }
 
@@ -121,6 +178,13 @@ func TestNewRights(t *testing.T) {
 		{"a new pod", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n", podText("", ""), ""},
 		{"an operator's kind with containers", "apiVersion: example.com/v1\nkind: Server\nmetadata: {name: s}\nspec: {pool: {volumes: 3, containers: [{name: c}]}}\n",
 			"apiVersion: example.com/v1\nkind: Server\nmetadata: {name: s}\nspec: {pool: {volumes: 3, containers: [{name: c, securityContext: {privileged: true}}]}}\n", "critical: container c is privileged"},
+		{"an operator's flag next to containers", serverText("containers: [{name: c}], settings: {privileged: false}"), serverText("containers: [{name: c}], settings: {privileged: true}"), "critical: sets spec.settings.privileged: true"},
+		{"an operator's pod next to containers", serverText("containers: [{name: c}], agent: {containers: [{name: a}]}"), serverText("containers: [{name: c}], agent: {hostPID: true, containers: [{name: a}]}"), "critical: sees the processes of its node"},
+		{"a renamed container", podText("securityContext: {runAsNonRoot: true}, ", ""), strings.Replace(podText("", ""), "name: c", "name: e", 1), "critical: container e may run as root"},
+		{"a renamed container in a limited pod", podText("securityContext: {runAsNonRoot: true}, ", ""), strings.Replace(podText("securityContext: {runAsNonRoot: true}, ", ""), "name: c", "name: e", 1), ""},
+		{"an account by its old name", podText("", ""), podText("serviceAccount: two, ", ""), "notable: runs as service account two, was default"},
+		{"an account by either name", podText("serviceAccount: two, ", ""), podText("serviceAccountName: two, ", ""), ""},
+		{"a flag that was text before", podText("hostNetwork: 'true', ", ""), podText("hostNetwork: 'true', dnsPolicy: Default, ", ""), ""},
 		{"an operator's flag", "apiVersion: example.com/v1\nkind: Server\nmetadata: {name: s}\nspec: {nodes: [{hostNetwork: false}]}\n",
 			"apiVersion: example.com/v1\nkind: Server\nmetadata: {name: s}\nspec: {nodes: [{hostNetwork: true}]}\n", "critical: sets spec.nodes[0].hostNetwork: true"},
 	} {
