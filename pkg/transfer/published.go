@@ -70,7 +70,9 @@ func (p *Plan) checkTags(ctx context.Context, dst any) (moved []*MovedTagError, 
 // findMovedTag returns how a tag would move; nil if it is new, stays, or goes on to a newer version.
 func (p *Plan) findMovedTag(ctx context.Context, dst tagTarget, r *planRoot, tag string) (*MovedTagError, error) {
 	desc, err := dst.Resolve(ctx, tag)
-	if r.tagged = r.tagged || err == nil && desc.Digest == r.desc.Digest; r.tagged || errors.Is(err, errdef.ErrNotFound) {
+	isSame := err == nil && desc.Digest == r.desc.Digest
+	r.tagged = r.tagged || isSame
+	if isSame || errors.Is(err, errdef.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {

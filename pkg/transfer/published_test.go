@@ -206,3 +206,24 @@ func errorOf(err error) string {
 	}
 	return err.Error()
 }
+
+// A tag that already names a release says nothing about the other tags of the same copy.
+func TestEachTagIsCheckedForItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	older, newer := w.release("web", "1.0.0", ""), w.release("web", "1.1.0", "")
+	for _, tags := range [][]string{{"1.0.0", "stable"}, {"stable", "1.0.0"}} {
+		dst := newLayout(t)
+		w.publish(dst, older, "1.0.0")
+		w.publish(dst, newer, "stable")
+		sources := []transfer.Source{{Store: w.dist, Root: older, Tags: tags}}
+		_, err := transfer.Copy(t.Context(), sources, dst, transfer.Options{})
+		var moved *transfer.MovedTagError
+		if !errors.As(err, &moved) || moved.Tag != "stable" || !moved.IsDowngrade() {
+			t.Errorf("tags %q: error %v, want one for stable", tags, err)
+		}
+		if at, err := dst.Resolve(t.Context(), "stable"); err != nil || at.Digest != newer.Digest {
+			t.Errorf("tags %q: stable names %s, %v", tags, at.Digest, err)
+		}
+	}
+}
