@@ -23,7 +23,8 @@ func limitStalls(next http.Handler, within time.Duration) http.Handler {
 	})
 }
 
-// pacedWriter sets a deadline for each part of an answer.
+// pacedWriter sets a deadline for each part of an answer, and none while no part is written: with HTTP 2 a deadline ends the
+// answer when it passes, even if it is the handler that waits, for what it has to send.
 type pacedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
@@ -33,14 +34,19 @@ type pacedWriter struct {
 // extend begins the time for the next part. Where there are no deadlines there is no connection either.
 func (w *pacedWriter) extend() { _ = w.control.SetWriteDeadline(time.Now().Add(w.within)) }
 
+// rest ends the time for a part that was written.
+func (w *pacedWriter) rest() { _ = w.control.SetWriteDeadline(time.Time{}) }
+
 // WriteHeader implements [http.ResponseWriter].
 func (w *pacedWriter) WriteHeader(status int) {
 	w.extend()
+	defer w.rest()
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements [http.ResponseWriter].
 func (w *pacedWriter) Write(p []byte) (total int, err error) {
+	defer w.rest()
 	for {
 		w.extend()
 		n, err := w.ResponseWriter.Write(p[:min(len(p), stallBytes)])
@@ -66,12 +72,20 @@ func (w *pacedWriter) ReadFrom(r io.Reader) (total int64, err error) {
 		size := part.N
 		w.extend()
 		n, err := to.ReadFrom(part)
+		w.rest()
 		total, whole.N = total+n, whole.N-n
 		if err != nil || n < size {
 			return total, err
 		}
 	}
 	return total, nil
+}
+
+// FlushError is for [http.ResponseController], too.
+func (w *pacedWriter) FlushError() error {
+	w.extend()
+	defer w.rest()
+	return w.control.Flush()
 }
 
 // Unwrap is for [http.ResponseController].
