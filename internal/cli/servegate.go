@@ -124,6 +124,13 @@ func (a *app) gateOptions(ctx context.Context, f serveFlags) (o gate.Options, er
 			o.PolicyFiles = append(o.PolicyFiles, file)
 		}
 	}
+	if f.trust.policy == "" {
+		configured, err := a.listConfiguredPolicies()
+		if err != nil {
+			return o, err
+		}
+		o.PolicyFiles = append(o.PolicyFiles, configured...)
+	}
 	if o.StateDir, err = f.gate.stateDir(); err != nil {
 		return o, err
 	}
@@ -137,6 +144,17 @@ func (a *app) gateOptions(ctx context.Context, f serveFlags) (o gate.Options, er
 	o.Images, o.AllowDowngrade, o.AllowRenamedTags = f.gate.images, f.gate.allowDowngrade, a.settings.allowRenamed
 	o.Refresh, o.Report = f.gate.refresh, a.gateLog(f.gate.logLines)
 	return o, nil
+}
+
+// listConfiguredPolicies returns the files that say which policy applies without --policy, and what it revokes with --key:
+// one that is absent may come.
+func (a *app) listConfiguredPolicies() ([]string, error) {
+	chosen, err := a.policyFile("")
+	if err != nil && !errors.Is(err, errNoConfiguration) {
+		return nil, err
+	}
+	files := []string{configPath(os.Getenv), defaultPolicyFile(), chosen}
+	return slices.DeleteFunc(files, func(file string) bool { return file == "" }), nil
 }
 
 func (f *gateFlags) stateDir() (string, error) {
