@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -32,11 +33,12 @@ func RenderWithoutValues(ctx context.Context, b *bundle.Content, locate func(nam
 type ValueField struct {
 	// Type is that of the schema; of a chart without one that of the default. It may be empty.
 	Type string
-	// Default is the default as JSON, cut to some 200 bytes; empty if there is none.
+	// Default is the default as JSON; empty if there is none. A long one is cut to some 200 bytes, and ends with the
+	// digest of all of it, so that two of them can be compared.
 	Default string
 	// Required reports whether a site must set it: it has no default that the schema accepts.
 	Required bool
-	// Allowed are the values that it can have, as JSON; nil if there are no such limits.
+	// Allowed are the values that it can have, as JSON, cut like Default; nil if there are no such limits.
 	Allowed []string
 }
 
@@ -51,7 +53,7 @@ func ListValues(ctx context.Context, b *bundle.Content) (map[string]ValueField, 
 	if err != nil {
 		return nil, err
 	}
-	l := valueLister{fields: map[string]ValueField{}, left: manifest.MaxValues}
+	l := valueLister{fields: map[string]ValueField{}, objects: map[string]bool{}, left: manifest.MaxValues}
 	for _, in := range inputs {
 		if in.Source.Template == bundle.TemplateHelm {
 			if err := l.addChartDefaults(in.Input); err != nil {
@@ -60,7 +62,7 @@ func ListValues(ctx context.Context, b *bundle.Content) (map[string]ValueField, 
 		}
 	}
 	if schema != nil {
-		l.addSchema("", schema)
+		l.addSchema("", schema, true)
 	}
 	if l.left < 0 {
 		return nil, fmt.Errorf("the bundle takes more than %d values", manifest.MaxValues)
@@ -74,7 +76,9 @@ func ListValues(ctx context.Context, b *bundle.Content) (map[string]ValueField, 
 // valueLister collects values by their paths.
 type valueLister struct {
 	fields map[string]ValueField
-	left   int // parts that may still come
+	// objects are the paths of the mappings that a chart has by itself.
+	objects map[string]bool
+	left    int // parts that may still come
 }
 
 // addChartDefaults adds what a chart's values.yaml and the definition set.
@@ -114,6 +118,9 @@ func (l *valueLister) addDefaults(at string, values *yaml.Node) {
 	if l.left--; l.left < 0 {
 		return
 	}
+	if values.Kind == yaml.MappingNode {
+		l.objects[at] = true
+	}
 	if values.Kind != yaml.MappingNode || len(values.Content) == 0 {
 		l.fields[at] = ValueField{Type: nodeType(values), Default: inlineJSON(values)}
 		return
@@ -123,8 +130,8 @@ func (l *valueLister) addDefaults(at string, values *yaml.Node) {
 	}
 }
 
-// addSchema adds what the schema of an object says of its values.
-func (l *valueLister) addSchema(at string, schema *yaml.Node) {
+// addSchema adds what the schema of an object says of its values. One that need not be there requires none of them.
+func (l *valueLister) addSchema(at string, schema *yaml.Node, isThere bool) {
 	if l.left--; l.left < 0 {
 		return
 	}
@@ -133,7 +140,7 @@ func (l *valueLister) addSchema(at string, schema *yaml.Node) {
 	}
 	if parts := manifest.GetValue(schema, "allOf"); parts != nil {
 		for _, part := range parts.Content {
-			l.addSchema(at, part)
+			l.addSchema(at, part, isThere)
 		}
 	}
 	required := map[string]bool{}
@@ -153,10 +160,11 @@ func (l *valueLister) addSchema(at string, schema *yaml.Node) {
 		}
 		below := manifest.GetValue(property, "properties")
 		if below != nil && len(below.Content) > 0 {
-			l.addSchema(joinKey(at, key), property)
+			hasDefault := l.objects[joinKey(at, key)] || manifest.GetValue(property, "default") != nil
+			l.addSchema(joinKey(at, key), property, isThere && (required[key] || hasDefault))
 			continue
 		}
-		l.addField(joinKey(at, key), property, required[key])
+		l.addField(joinKey(at, key), property, isThere && required[key])
 	}
 }
 
@@ -208,7 +216,7 @@ func nodeType(value *yaml.Node) string {
 // maxDefault is how much is shown of a default.
 const maxDefault = 200
 
-// inlineJSON returns a value as JSON, on one line.
+// inlineJSON returns a value as JSON, on one line. A long one is cut, and differs from others by its digest.
 func inlineJSON(value *yaml.Node) string {
 	var decoded any
 	text := []byte(value.Value)
@@ -218,7 +226,7 @@ func inlineJSON(value *yaml.Node) string {
 		}
 	}
 	if more := len(text) - maxDefault; more > 0 {
-		return strings.ToValidUTF8(string(text[:maxDefault]), "") + fmt.Sprintf("… and %d more bytes", more)
+		return strings.ToValidUTF8(string(text[:maxDefault]), "") + fmt.Sprintf("… and %d more bytes (all: %s)", more, digest.FromBytes(text))
 	}
 	return string(text)
 }

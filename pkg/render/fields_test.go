@@ -31,11 +31,15 @@ func TestListValues(t *testing.T) {
 				empty: object {}
 				none:  null`},
 		{"a chart's schema", bundle.Source{Path: "c", Template: bundle.TemplateHelm, Render: bundle.RenderTarget},
-			files(chart, "apiVersion: v2\nname: c\nversion: 1.0.0\n", "config/c/values.yaml", "size: 3\n", "config/c/values.schema.json",
+			files(chart, "apiVersion: v2\nname: c\nversion: 1.0.0\n", "config/c/values.yaml", "size: 3\nhas: {}\n", "config/c/values.schema.json",
 				`{"type": "object", "required": ["host", "size"], "properties": {"host": {"type": "string"}, "size": {"type": "integer"},
-				"mode": {"type": ["string", "null"], "enum": ["b", "a"], "default": "a"}, "in": {"type": "object", "required": ["x"], "properties": {"x": {"type": "boolean"}}}}}`), `
+				"mode": {"type": ["string", "null"], "enum": ["b", "a"], "default": "a"}, "in": {"type": "object", "required": ["x"], "properties": {"x": {"type": "boolean"}}},
+				"has": {"type": "object", "required": ["x", "in"], "properties": {"x": {"type": "boolean"}, "in": {"type": "object", "required": ["y"], "properties": {"y": {"type": "string"}}}}}}}`), `
+				has: object {}
+				has.in.y: string  required
+				has.x: boolean  required
 				host: string  required
-				in.x: boolean  required
+				in.x: boolean 
 				mode: string or null "a" ["a" "b"]
 				size: integer 3`},
 		{"a template's schema", bundle.Source{Path: "c", Template: bundle.TemplateYTT},
@@ -66,6 +70,19 @@ func TestListValues(t *testing.T) {
 		if strings.Join(lines, "\n") != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", c.name, strings.Join(lines, "\n"), want)
 		}
+	}
+	long := strings.Repeat("x", 300)
+	defaultOf := func(value string) string {
+		content := &bundle.Content{Bundle: &bundle.Bundle{Metadata: bundle.Metadata{Name: "c"}, Spec: bundle.BundleSpec{Sources: []bundle.Source{{Path: "c", Template: bundle.TemplateHelm, Render: bundle.RenderTarget}}}},
+			Files: files(chart, "apiVersion: v2\nname: c\nversion: 1.0.0\n", "config/c/values.yaml", "a: "+value+"\n")}
+		got, err := render.ListValues(t.Context(), content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got["a"].Default
+	}
+	if one, two := defaultOf(long+"1"), defaultOf(long+"2"); one == two || len(one) > 350 || !strings.Contains(one, "… and 103 more bytes (all: sha256:") {
+		t.Errorf("long defaults: %s and %s", one, two)
 	}
 	many := "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n"
 	content := &bundle.Content{Bundle: &bundle.Bundle{Metadata: bundle.Metadata{Name: "c"}, Spec: bundle.BundleSpec{Sources: []bundle.Source{{Path: "c", Template: bundle.TemplateHelm, Render: bundle.RenderTarget}}}},
