@@ -65,7 +65,8 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 		return ocispec.Descriptor{}, err
 	}
 	if !oci.IsIndex(whole.MediaType) {
-		return whole, r.noteSingle(ctx, ref, origin, whole)
+		r.noteSingle(ctx, ref, origin, whole)
+		return whole, ctx.Err()
 	}
 	if whole.Size > oci.MaxManifest {
 		return ocispec.Descriptor{}, fmt.Errorf("the index has %d bytes, the limit is %d", whole.Size, oci.MaxManifest)
@@ -88,28 +89,28 @@ func (r *platformResolver) Resolve(ctx context.Context, ref name.Reference) (oci
 	return restricted, err
 }
 
-// noteSingle notes which of the platforms an image is not there for that has one, whichever that is.
-func (r *platformResolver) noteSingle(ctx context.Context, ref name.Reference, from content.Fetcher, desc ocispec.Descriptor) error {
+// noteSingle notes which of the platforms an image is not there for that has one, whichever that is. One that
+// cannot be read has none: whoever copies the image finds what is wrong with it.
+func (r *platformResolver) noteSingle(ctx context.Context, ref name.Reference, from content.Fetcher, desc ocispec.Descriptor) {
 	if desc.Size > oci.MaxManifest {
-		return fmt.Errorf("the manifest has %d bytes, the limit is %d", desc.Size, oci.MaxManifest)
+		return
 	}
 	raw, err := content.FetchAll(ctx, from, desc)
 	if err != nil {
-		return err
+		return
 	}
 	m, err := oci.ParseManifest(raw)
 	if err != nil {
-		return fmt.Errorf("invalid manifest %s: %w", desc.Digest, err)
+		return
 	}
 	has, known, err := oci.ReadPlatform(ctx, from, m)
 	if err != nil || !known {
-		return err
+		return
 	}
 	lacking := slices.DeleteFunc(slices.Clone(r.platforms), func(p ocispec.Platform) bool { return oci.MatchesPlatform(p, has) })
 	if len(lacking) > 0 {
 		r.note(ref, "is not there for %s, only for %s: nodes of another kind can't run it", platformNames(lacking), oci.FormatPlatform(has))
 	}
-	return nil
 }
 
 func (r *platformResolver) note(ref name.Reference, format string, args ...any) {

@@ -188,14 +188,20 @@ func checkIndex(t *testing.T, from origin, store *memory.Store, got ocispec.Desc
 func TestPlatformsLeaveSingleImages(t *testing.T) {
 	t.Parallel()
 	from, index := newOrigin(t, "linux/amd64")
-	from.image = index.Manifests[0]
-	r, err := images.ForPlatforms(nil, from, memory.New(), []string{"linux/arm64"}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := r.Resolve(t.Context(), name.MustParseReference("ghcr.io/a/b:1"))
-	if err != nil || got.Digest != from.image.Digest {
-		t.Errorf("got %v, %v", got, err)
+	config := content.NewDescriptorFromBytes(ocispec.MediaTypeImageConfig, []byte("{}"))
+	for about, image := range map[string]ocispec.Descriptor{
+		"an image": index.Manifests[0],
+		"one of which the registry has no config": from.push(t, ocispec.MediaTypeImageManifest, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config}),
+		"one that is not found":                   content.NewDescriptorFromBytes(ocispec.MediaTypeImageManifest, []byte("gone")),
+	} {
+		r, err := images.ForPlatforms(nil, origin{from.Store, image}, memory.New(), []string{"linux/arm64"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := r.Resolve(t.Context(), name.MustParseReference("ghcr.io/a/b:1"))
+		if err != nil || got.Digest != image.Digest {
+			t.Errorf("%s: got %v, %v", about, got, err)
+		}
 	}
 }
 
