@@ -42,11 +42,13 @@ type (
 	}
 )
 
-// PruneOptions say what stays. What no option names is deleted, so the zero value deletes all versions.
+// PruneOptions say what stays. What no option names is deleted, so the zero value is refused.
 type PruneOptions struct {
-	// KeepTags are globs; what a tag names that one of them matches stays.
+	// KeepTags are globs; what a tag names that one of them matches stays. Each must match a tag. A tag of something that
+	// belongs to a version, such as stable.argocd, keeps that version, too.
 	KeepTags []string
-	// KeepVersions is how many versions of each name stay, the newest.
+	// KeepVersions is how many versions of each name stay, the newest. What says that it is another version than all of
+	// its tags stays if it seems to be new, but counts for none. Signatures are not verified.
 	KeepVersions int
 	// KeepDigests are versions that stay, with the reason, such as the revisions that clusters may roll back to.
 	KeepDigests map[digest.Digest]string
@@ -59,6 +61,8 @@ type PruneOptions struct {
 	Leftovers []digest.Digest
 	// Concurrency is how many manifests are read at once; 4 when zero.
 	Concurrency int
+	// BeforeDelete is called after the tags were checked again, before anything is deleted; its error ends the prune.
+	BeforeDelete func() error
 	// Progress receives events; nil drops them.
 	Progress progress.Func
 }
@@ -69,9 +73,9 @@ type PrunePlan struct {
 	Versions []PruneVersion
 	// Unknown are the tags that name something else, by tag.
 	Unknown []PruneUnknown
-	// Tags are deleted first. The registry deletes them along with Manifests at the latest.
+	// Tags are deleted first, in the order of what they name. The registry deletes them along with Manifests at the latest.
 	Tags []string
-	// Manifests are deleted in this order, each before all that it names.
+	// Manifests are deleted in this order, each before all that it names and all that is attached to it.
 	Manifests []ocispec.Descriptor
 	// Blobs are what then nothing names any more. Registries free them with their garbage collection.
 	Blobs []ocispec.Descriptor
@@ -129,7 +133,7 @@ func (p *PrunePlan) Digests() (all []digest.Digest) {
 		}
 		all = append(all, p.leftoverBlobs...)
 	}
-	return all
+	return sortedDigests(all)
 }
 
 // PlanPrune finds out what a repository or folder does not need any more. It reads every manifest that a tag leads to, and
@@ -137,9 +141,14 @@ func (p *PrunePlan) Digests() (all []digest.Digest) {
 // deleted only if a version that does not stay, or a leftover, leads to it, and nothing that stays names it. An
 // error to read any of it ends the search: what cannot be read may name what would be deleted.
 //
-// It returns [*registry.NoDeletesError] as the store does, with the plan.
+// It returns [ErrKeepsNothing] if the options name nothing that stays, and [*registry.NoDeletesError] as the store does,
+// with the plan.
 func PlanPrune(ctx context.Context, store PruneStore, o PruneOptions) (*PrunePlan, error) {
 	o.Concurrency = cmp.Or(o.Concurrency, 4)
+	if len(o.KeepTags)+len(o.KeepDigests) == 0 && o.KeepVersions <= 0 {
+		return nil, fmt.Errorf("prune %s: %w", storeName(store), ErrKeepsNothing)
+	}
+	o.Leftovers = sortedDigests(o.Leftovers)
 	for _, pattern := range o.KeepTags {
 		if _, err := path.Match(pattern, ""); err != nil {
 			return nil, fmt.Errorf("pattern %q: %w", pattern, err)
@@ -156,6 +165,9 @@ func PlanPrune(ctx context.Context, store PruneStore, o PruneOptions) (*PrunePla
 	if err != nil {
 		return nil, fmt.Errorf("prune %s: %w", storeName(store), err)
 	}
+	if err := checkPatterns(o.KeepTags, entries); err != nil {
+		return nil, fmt.Errorf("prune %s: %w", storeName(store), err)
+	}
 	p := &pruner{pruneGraph: g, plan: &PrunePlan{store: store, options: o, entries: entries}}
 	if err := p.makePlan(ctx, entries); err != nil {
 		return nil, fmt.Errorf("prune %s: %w", storeName(store), err)
@@ -168,6 +180,25 @@ func PlanPrune(ctx context.Context, store PruneStore, o PruneOptions) (*PrunePla
 	return p.plan, nil
 }
 
+// ErrKeepsNothing reports a prune that would delete every version: what was to stay is not there.
+var ErrKeepsNothing = errors.New("no version would stay")
+
+// checkPatterns makes sure that each pattern matches a tag: one that was mistyped would keep nothing.
+func checkPatterns(patterns []string, entries []pruneEntry) error {
+	for _, pattern := range patterns {
+		matches := func(e pruneEntry) bool { return e.tag != "" && matchTag([]string{pattern}, e.tag) != "" }
+		if !slices.ContainsFunc(entries, matches) {
+			return fmt.Errorf("keep %s: no tag matches: %w", pattern, errdef.ErrNotFound)
+		}
+	}
+	return nil
+}
+
+// sortedDigests returns digests in order, each once.
+func sortedDigests(list []digest.Digest) []digest.Digest {
+	return slices.Compact(slices.Sorted(slices.Values(list)))
+}
+
 // pruner makes a plan.
 type pruner struct {
 	*pruneGraph
@@ -176,6 +207,10 @@ type pruner struct {
 	versions map[digest.Digest]*PruneVersion
 	// others are entries that are not versions, nor attached by their tag.
 	others []pruneEntry
+	// belonging are entries that are attached to a version, by their tag or by what they are.
+	belonging []pruneEntry
+	// keptEntries are those of belonging that stay for their tag.
+	keptEntries []pruneEntry
 	// kept and dropped are the manifests that what stays leads to, and the rest, with what led there.
 	kept, dropped map[digest.Digest]string
 }
@@ -197,6 +232,10 @@ func (p *pruner) makePlan(ctx context.Context, entries []pruneEntry) error {
 		return err
 	}
 	p.fillPlan()
+	stays := func(v PruneVersion) bool { return len(v.Reasons) > 0 }
+	if len(p.plan.Versions) > 0 && !slices.ContainsFunc(p.plan.Versions, stays) {
+		return ErrKeepsNothing
+	}
 	return nil
 }
 
@@ -209,6 +248,7 @@ func (p *pruner) sortEntries(ctx context.Context, entries []pruneEntry) error {
 		byTag[e.tag] = e.desc.Digest
 		if subject, is := taggedSubject(e.tag); is {
 			p.attachedTags[subject] = append(p.attachedTags[subject], e)
+			p.belonging = append(p.belonging, e)
 		} else {
 			rest = append(rest, e)
 		}
@@ -259,14 +299,19 @@ func (p *pruner) sortEntry(e pruneEntry, n *pruneNode, byTag map[string]digest.D
 			v.Tags = append(v.Tags, e.tag)
 		}
 	case isFollower && byTag[followed] != "":
+		p.belonging = append(p.belonging, e)
 	case n.isAttachment() || e.tag == "" && n.subject != "":
 		// A registry lists it as a referrer, but a folder of another tool need not.
 		p.attachedTags[n.subject] = append(p.attachedTags[n.subject], e)
+		p.belonging = append(p.belonging, e)
 		if subject := p.nodes[n.subject]; subject != nil {
 			subject.attached = append(subject.attached, e.desc.Digest)
 		}
 	default:
 		p.others = append(p.others, e)
+		if n.artifactType == bundle.TypeArgoCD {
+			p.belonging = append(p.belonging, e)
+		}
 	}
 }
 
@@ -279,14 +324,8 @@ func (p *pruner) chooseVersions() {
 			v.Reasons = append(v.Reasons, reason)
 		}
 		for _, tag := range v.Tags {
-			_, isVersion := bundle.TaggedVersion(tag)
-			switch pattern := matchTag(p.options.KeepTags, tag); {
-			case pattern == tag:
-				v.Reasons = append(v.Reasons, "tag "+tag)
-			case pattern != "":
-				v.Reasons = append(v.Reasons, fmt.Sprintf("tag %s matches %s", tag, pattern))
-			case !isVersion && !p.options.DeleteChannels:
-				v.Reasons = append(v.Reasons, "channel "+tag)
+			if reason := p.reasonOfTag(tag); reason != "" {
+				v.Reasons = append(v.Reasons, reason)
 			}
 		}
 		if len(v.Tags) > 0 {
@@ -295,16 +334,92 @@ func (p *pruner) chooseVersions() {
 	}
 	for _, versions := range byName {
 		slices.SortFunc(versions, compareVersions)
-		count, last := 0, ""
 		for _, v := range versions {
-			if v.Version != last || count == 0 {
-				count, last = count+1, v.Version
-			}
-			if count <= p.options.KeepVersions {
+			if countNewer(versions, v) < p.options.KeepVersions {
 				v.Reasons = append(v.Reasons, newestReason(p.options.KeepVersions))
 			}
 		}
 	}
+	for _, e := range p.belonging {
+		p.keepOwners(e)
+	}
+}
+
+// countNewer returns how many versions are newer than one, of those that have a tag of their version. Builds of one
+// version count once.
+func countNewer(versions []*PruneVersion, than *PruneVersion) int {
+	var newer []*PruneVersion
+	for _, v := range versions {
+		isSame := func(known *PruneVersion) bool { return v.release().Compare(known.release()) == bundle.OtherBuild }
+		if v.isTagged() && isNewer(v, than) && !slices.ContainsFunc(newer, isSame) {
+			newer = append(newer, v)
+		}
+	}
+	return len(newer)
+}
+
+// isNewer reports whether a version comes before another one; of those that semver cannot order, each that is
+// sorted first.
+func isNewer(v, than *PruneVersion) bool {
+	switch v.release().Compare(than.release()) {
+	case bundle.NewerVersion:
+		return true
+	case bundle.Unordered:
+		return compareVersions(v, than) < 0
+	}
+	return false
+}
+
+func (v *PruneVersion) release() bundle.Release {
+	return bundle.Release{Name: v.Name, Version: v.Version, Digest: v.Digest}
+}
+
+// isTagged reports whether a tag claims the version that the manifest says.
+func (v *PruneVersion) isTagged() bool {
+	m := bundle.Metadata{Name: v.Name, Version: v.Version}
+	return slices.ContainsFunc(v.Tags, func(tag string) bool { return m.IsVersionTag(tag) && m.CheckTag(tag) == nil })
+}
+
+// reasonOfTag returns why what a tag names stays, or "".
+func (p *pruner) reasonOfTag(tag string) string {
+	pattern := matchTag(p.options.KeepTags, tag)
+	followed, _ := argoCDTag(tag)
+	_, isVersion := bundle.TaggedVersion(followed)
+	_, isAttached := taggedSubject(tag)
+	switch {
+	case pattern == tag:
+		return "tag " + tag
+	case pattern != "":
+		return fmt.Sprintf("tag %s matches %s", tag, pattern)
+	case !isVersion && !isAttached && !p.options.DeleteChannels:
+		return "channel " + tag
+	}
+	return ""
+}
+
+// keepOwners gives the versions that a tagged entry belongs to the reason that its tag gives.
+func (p *pruner) keepOwners(e pruneEntry) {
+	if e.tag == "" {
+		return
+	}
+	reason := p.reasonOfTag(e.tag)
+	if reason == "" {
+		return
+	}
+	owners := map[digest.Digest]bool{}
+	if subject, is := taggedSubject(e.tag); is {
+		owners[subject] = true
+	}
+	n := p.nodes[e.desc.Digest] // not of a tag that is made of a digest
+	if n != nil && n.subject != "" {
+		owners[n.subject] = true
+	}
+	for d, v := range p.versions {
+		if len(v.Reasons) == 0 && (owners[d] || n != nil && n.isSecondOf(p.nodes[d])) {
+			v.Reasons = append(v.Reasons, reason)
+		}
+	}
+	p.keptEntries = append(p.keptEntries, e)
 }
 
 func newestReason(count int) string {
@@ -351,6 +466,15 @@ func (p *pruner) walkKept(ctx context.Context) error {
 	}
 	for _, d := range slices.Sorted(maps.Keys(p.options.KeepDigests)) {
 		if err := p.walk(ctx, []digest.Digest{d}, p.kept, p.nodes[d].label()); err != nil {
+			return err
+		}
+	}
+	for _, e := range p.keptEntries {
+		starts := []digest.Digest{e.desc.Digest}
+		if subject, is := taggedSubject(e.tag); is {
+			starts = append(starts, subject)
+		}
+		if err := p.walk(ctx, starts, p.kept, "tag "+e.tag); err != nil {
 			return err
 		}
 	}
@@ -443,11 +567,22 @@ func (p *pruner) settle(ctx context.Context) error {
 				}
 			}
 		}
+		// What is attached to something that stays, under a tag of a tool that is not known.
+		for _, e := range p.others {
+			subject, _ := suffixedSubject(e.tag)
+			if _, isKept := p.kept[subject]; isKept && p.isHere(subject) {
+				if err := p.walk(ctx, []digest.Digest{e.desc.Digest}, p.kept, "tag "+e.tag); err != nil {
+					return err
+				}
+			}
+		}
 		named := p.namedBy(p.kept)
+		seconds := p.secondManifests()
 		for _, d := range slices.Sorted(maps.Keys(p.dropped)) {
 			_, isKept := p.kept[d]
 			_, subjectIsKept := p.kept[p.nodes[d].subject]
-			if !isKept && (named[d] || subjectIsKept && !p.nodes[p.nodes[d].subject].absent) {
+			hasSecond := p.nodes[d].isVersion() && seconds[p.nodes[d].contentKey()]
+			if !isKept && (named[d] || hasSecond || subjectIsKept && !p.nodes[p.nodes[d].subject].absent) {
 				if err := p.walk(ctx, []digest.Digest{d}, p.kept, p.nodes[d].label()); err != nil {
 					return err
 				}
@@ -457,6 +592,18 @@ func (p *pruner) settle(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// secondManifests returns the content of the manifests for Argo CD that stay: each needs its bundle or runtime, whose
+// signatures and images it has.
+func (p *pruner) secondManifests() map[string]bool {
+	seconds := map[string]bool{}
+	for d := range p.kept {
+		if n := p.nodes[d]; n.artifactType == bundle.TypeArgoCD && len(n.blobs) > 0 {
+			seconds[n.contentKey()] = true
+		}
+	}
+	return seconds
 }
 
 // isHere reports whether a subject that was visited, or none that was, exists.
@@ -494,10 +641,15 @@ func (p *pruner) fillPlan() {
 		}
 	}
 	p.addBlobs(blobs)
+	tags := map[digest.Digest][]string{}
 	for _, e := range p.plan.entries {
-		if deleted[e.desc.Digest] && e.tag != "" {
-			p.plan.Tags = append(p.plan.Tags, e.tag)
+		if e.tag != "" {
+			tags[e.desc.Digest] = append(tags[e.desc.Digest], e.tag)
 		}
+	}
+	// In the order of their manifests: some registries delete the manifest with its tag.
+	for _, desc := range p.plan.Manifests {
+		p.plan.Tags = append(p.plan.Tags, tags[desc.Digest]...)
 	}
 	p.describeVersions(deleted)
 	p.describeUnknown(deleted)
@@ -583,6 +735,11 @@ func (p *PrunePlan) Prune(ctx context.Context) (*Pruned, error) {
 	done := &Pruned{}
 	if err := p.checkUnchanged(ctx); err != nil {
 		return done, err
+	}
+	if p.options.BeforeDelete != nil {
+		if err := p.options.BeforeDelete(); err != nil {
+			return done, fmt.Errorf("prune %s: %w", storeName(p.store), err)
+		}
 	}
 	items := p.Manifests
 	if _, isFolder := p.store.(folderPruner); isFolder {

@@ -94,6 +94,9 @@ func (g *pruneGraph) walk(ctx context.Context, starts []digest.Digest, reached m
 			}
 			next = append(next, n.manifests...)
 			next = append(next, n.attached...)
+			if label != "" && n.artifactType == bundle.TypeArgoCD && n.subject != "" {
+				next = append(next, n.subject) // whose images it leads to
+			}
 		}
 	}
 	return nil
@@ -162,7 +165,11 @@ func (g *pruneGraph) readChildren(ctx context.Context, n *pruneNode, desc ocispe
 		}
 		n.blobs = append(n.blobs, next.Digest)
 	}
-	lock, err := bundle.ReadLock(ctx, g.store, m)
+	locking := *m
+	if m.ArtifactType == bundle.TypeArgoCD && len(m.Manifests) == 0 {
+		locking.ArtifactType = bundle.TypeRuntime // it has the same layer, with the same lock
+	}
+	lock, err := bundle.ReadLock(ctx, g.store, &locking)
 	var refused *errcode.ErrorResponse
 	if err != nil {
 		err = fmt.Errorf("read its image lock: %w", err)
@@ -194,7 +201,8 @@ func (g *pruneGraph) recordSizes(desc ocispec.Descriptor, named []ocispec.Descri
 	return g.budget.Take(int64(added+1)*memoryPerNode + int64(references)*memoryPerDigest)
 }
 
-// readAttached finds what is attached to a manifest. Whoever lists a referrer is believed only if that says the same.
+// readAttached finds what is attached to a manifest. Whoever lists a referrer is believed: a false one only leads to more
+// that is looked at, and what stays or is named by what stays is never deleted.
 func (g *pruneGraph) readAttached(ctx context.Context, n *pruneNode) error {
 	for _, entry := range g.attachedTags[n.desc.Digest] {
 		n.attached = append(n.attached, entry.desc.Digest)
@@ -228,6 +236,14 @@ func (n *pruneNode) isAttachment() bool {
 	return false
 }
 
+// contentKey returns what the manifest of a version and its manifest for Argo CD have in common.
+func (n *pruneNode) contentKey() string { return fmt.Sprint(n.blobs) }
+
+// isSecondOf reports whether a manifest is that for Argo CD of a version.
+func (n *pruneNode) isSecondOf(version *pruneNode) bool {
+	return n.artifactType == bundle.TypeArgoCD && len(n.blobs) > 0 && version != nil && n.contentKey() == version.contentKey()
+}
+
 // label returns what to call a manifest.
 func (n *pruneNode) label() string {
 	if n.isVersion() && n.name != "" {
@@ -249,20 +265,24 @@ func taggedSubject(tag string) (digest.Digest, bool) {
 	return digest.NewDigestFromEncoded(digest.SHA256, parts[1]), true
 }
 
+// suffixedTag are tags that other tools may make of a digest. They attach to what stays, but do not go with what goes.
+var suffixedTag = regexp.MustCompile(`^sha256-([0-9a-f]{64})[^0-9a-f]`)
+
+// suffixedSubject returns the digest that the tag of any tool is made of.
+func suffixedSubject(tag string) (digest.Digest, bool) {
+	parts := suffixedTag.FindStringSubmatch(tag)
+	if parts == nil {
+		return "", false
+	}
+	return digest.NewDigestFromEncoded(digest.SHA256, parts[1]), true
+}
+
 // listEntries lists the tags with what they name, and of a folder what index.json lists without a tag.
 func (g *pruneGraph) listEntries(ctx context.Context) (entries []pruneEntry, err error) {
-	var tags []string
-	err = g.store.Tags(ctx, "", func(page []string) error {
-		if tags = append(tags, page...); len(tags) > maxTags {
-			return fmt.Errorf("list tags: %w", errTooManyTags)
-		}
-		return nil
-	})
+	tags, err := g.listTags(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list tags: %w", err)
+		return nil, err
 	}
-	slices.Sort(tags)
-	tags = slices.Compact(tags)
 	entries = make([]pruneEntry, len(tags))
 	group, resolving := errgroup.WithContext(ctx)
 	group.SetLimit(g.options.Concurrency)
@@ -270,7 +290,7 @@ func (g *pruneGraph) listEntries(ctx context.Context) (entries []pruneEntry, err
 		group.Go(func() error {
 			desc, err := g.store.Resolve(resolving, tag)
 			if errors.Is(err, errdef.ErrNotFound) {
-				return nil // deleted since it was listed, or listed only
+				return nil // deleted since it was listed
 			}
 			if err != nil {
 				return fmt.Errorf("resolve tag %s: %w", tag, err)
@@ -282,9 +302,51 @@ func (g *pruneGraph) listEntries(ctx context.Context) (entries []pruneEntry, err
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	if err := g.checkMissing(ctx, tags, entries); err != nil {
+		return nil, err
+	}
 	entries = slices.DeleteFunc(entries, func(e pruneEntry) bool { return e.tag == "" })
 	untagged, err := listUntagged(g.store)
 	return append(entries, untagged...), err
+}
+
+// listTags lists the tags in order.
+func (g *pruneGraph) listTags(ctx context.Context) (tags []string, err error) {
+	err = g.store.Tags(ctx, "", func(page []string) error {
+		if tags = append(tags, page...); len(tags) > maxTags {
+			return errTooManyTags
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tags: %w", err)
+	}
+	slices.Sort(tags)
+	return slices.Compact(tags), nil
+}
+
+// checkMissing makes sure that the tags without an entry are not listed any more: what a tag names that the registry hides
+// must not be deleted.
+func (g *pruneGraph) checkMissing(ctx context.Context, tags []string, entries []pruneEntry) error {
+	var missing []string
+	for i, e := range entries {
+		if e.tag == "" {
+			missing = append(missing, tags[i])
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	again, err := g.listTags(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tag := range missing {
+		if _, isListed := slices.BinarySearch(again, tag); isListed {
+			return fmt.Errorf("resolve tag %s: it is listed, but what it names cannot be read: %w", tag, errdef.ErrNotFound)
+		}
+	}
+	return nil
 }
 
 // listUntagged returns what index.json of a folder lists without a tag.
@@ -318,7 +380,8 @@ func (g *pruneGraph) namedBy(reached map[digest.Digest]string) map[digest.Digest
 	return named
 }
 
-// sortParentsFirst orders manifests so that each comes before all that it names.
+// sortParentsFirst orders manifests so that each comes before all that it names, and before all that is attached to it:
+// a signature goes after what it signs. Of a closure, which names its subject, either goes first.
 func (g *pruneGraph) sortParentsFirst(manifests map[digest.Digest]bool) []digest.Digest {
 	var order []digest.Digest // children first
 	seen := map[digest.Digest]bool{}
@@ -331,7 +394,7 @@ func (g *pruneGraph) sortParentsFirst(manifests map[digest.Digest]bool) []digest
 			continue
 		}
 		seen[start] = true
-		stack := []step{{start, g.nodes[start].manifests}}
+		stack := []step{{start, g.nodes[start].namedAndAttached()}}
 		for len(stack) > 0 {
 			top := &stack[len(stack)-1]
 			if len(top.left) == 0 {
@@ -343,13 +406,15 @@ func (g *pruneGraph) sortParentsFirst(manifests map[digest.Digest]bool) []digest
 			top.left = top.left[1:]
 			if manifests[next] && !seen[next] {
 				seen[next] = true
-				stack = append(stack, step{next, g.nodes[next].manifests})
+				stack = append(stack, step{next, g.nodes[next].namedAndAttached()})
 			}
 		}
 	}
 	slices.Reverse(order)
 	return order
 }
+
+func (n *pruneNode) namedAndAttached() []digest.Digest { return slices.Concat(n.manifests, n.attached) }
 
 // argoCDTag returns the tag that the tag of an index for Argo CD follows.
 func argoCDTag(tag string) (string, bool) { return strings.CutSuffix(tag, ".argocd") }
