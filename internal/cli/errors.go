@@ -246,6 +246,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.UnfitRegistry, exitFailure, "sign with krtpkg sign --signature-format legacy there; krtpkg doctor lists what works", "")
 	case errors.As(err, &keeping):
 		return failure(result.UnfitRegistry, exitFailure, allowDeletes(keeping), keeping.Host)
+	case errors.Is(err, transfer.ErrKeepsNothing):
+		return failure(result.Failed, exitFailure, "name what stays with --keep, such as --keep stable, or --keep-versions N", "")
 	case errors.Is(err, transfer.ErrChanged):
 		return failure(result.Failed, exitFailure, "run the same command again to see the new plan", "")
 	case errors.As(err, &fixed):

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"path"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
@@ -26,6 +28,9 @@ type pruneOptions struct {
 	onCluster    bool
 	contexts     []string
 	cluster      clusterFlags
+
+	// allowNoRevisions lets a cluster have nothing recorded.
+	allowNoRevisions bool
 
 	deleteChannels, deleteUnknown bool
 
@@ -49,8 +54,11 @@ What stays, with all that it names and all that is attached to any of it:
   channels            tags that are not a version, unless you pass --delete-channels
   unknown tags        what is neither a bundle nor a runtime, unless you pass --delete-unknown
 
-At least one of the first three is needed. Something is deleted only if a version that does not stay leads to
-it, and nothing that stays names it. Other repositories are not touched, not even those that copy --paths
+At least one of the first three is needed, each pattern must match a tag, each cluster must have a revision
+recorded, and at least one version must stay. Versions are compared as their tags and manifests claim them;
+no signature is verified, so who may push a version makes an older one go. Something is deleted only if a version that does not stay leads to
+it, and nothing that stays names it. A dry run asks the registry to delete a manifest that does not exist, to
+find out whether you may. Other repositories are not touched, not even those that copy --paths
 preserve has made. What refers to a digest here from elsewhere is not seen: name it with --keep.
 
 The plan is shown first. Tags are deleted before manifests, and manifests before what they name, so an
@@ -70,6 +78,7 @@ space at once, a registry with its own garbage collection. Copy nothing to the s
 	flags.StringSliceVar(&o.contexts, "contexts", nil, "the same for the clusters of these kubeconfig contexts")
 	o.cluster.addKubeconfig(cmd)
 	flags.StringVarP(&o.cluster.Namespace, "namespace", "n", "", "look for records only in this namespace (default: all namespaces)")
+	flags.BoolVar(&o.allowNoRevisions, "allow-no-revisions", false, "go on if a cluster has no revision recorded")
 	flags.BoolVar(&o.deleteChannels, "delete-channels", false, "also delete versions that a channel names, a tag that is not a version")
 	flags.BoolVar(&o.deleteUnknown, "delete-unknown", false, "also delete tags that name neither a bundle nor a runtime, and what only they need")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "show what would be deleted without deleting")
@@ -87,6 +96,8 @@ func (o *pruneOptions) checkPruneFlags(a *app, at place.Place) error {
 		return &usageError{fmt.Errorf("%s is an archive, which cannot be changed", at)}
 	case len(o.keep) == 0 && o.keepVersions == 0 && !o.reachesClusters():
 		return &usageError{errors.New("what stays? pass --keep PATTERN, --keep-versions N, --cluster or several of them")}
+	case !o.onCluster && (o.cluster.Context != "" || !o.reachesClusters() && (o.cluster.Kubeconfig != "" || o.cluster.Namespace != "" || o.allowNoRevisions)):
+		return &usageError{errors.New("--context, --kubeconfig, --namespace and --allow-no-revisions are about a cluster, and none is asked: add --cluster")}
 	case o.keepVersions < 0:
 		return &usageError{fmt.Errorf("--keep-versions %d: want 1 or more", o.keepVersions)}
 	case o.concurrency < 1 || o.concurrency > 64:
@@ -130,7 +141,9 @@ func (a *app) runPrune(ctx context.Context, reference string, o *pruneOptions) e
 	if options.Leftovers, err = leftovers.readLeft(); err != nil {
 		return err
 	}
-	plan, err := transfer.PlanPrune(ctx, store, options)
+	var plan *transfer.PrunePlan
+	options.BeforeDelete = func() error { return leftovers.write(append(plan.Digests(), options.Leftovers...)) }
+	plan, err = transfer.PlanPrune(ctx, store, options)
 	if plan == nil {
 		return err
 	}
@@ -155,19 +168,26 @@ func (a *app) runPrune(ctx context.Context, reference string, o *pruneOptions) e
 			return errors.Join(err, errors.New("prune "+at.Location()+": nothing was deleted: not confirmed"))
 		}
 	}
-	if err := leftovers.write(append(plan.Digests(), options.Leftovers...)); err != nil {
-		return err
-	}
 	done, err := plan.Prune(ctx)
 	r.DeletedTagCount, r.DeletedManifestCount = done.Tags, done.Manifests
-	if err == nil {
+	switch {
+	case err == nil:
 		err = leftovers.remove()
+	case isRefusedPrune(done, err):
+		err = errors.Join(err, leftovers.write(options.Leftovers))
 	}
 	if err := a.printResult(ctx, o.format, r, err, show); err != nil {
 		return err
 	}
 	a.sayPruned(r, false)
 	return nil
+}
+
+// isRefusedPrune reports whether the registry refused the first deletion, so that nothing is left over.
+func isRefusedPrune(done *transfer.Pruned, err error) bool {
+	var response *errcode.ErrorResponse
+	return *done == transfer.Pruned{} && errors.As(err, &response) &&
+		(response.StatusCode == http.StatusUnauthorized || response.StatusCode == http.StatusForbidden)
 }
 
 // resolvePatterns sorts what is to stay into digests and globs. A tag or a digest that does not exist is an error: it was
@@ -190,6 +210,9 @@ func (o *pruneOptions) resolvePatterns(ctx context.Context, store place.Store, o
 	}
 	return nil
 }
+
+// errNoRevisions reports a cluster that has nothing recorded, which would keep nothing.
+var errNoRevisions = errors.New("no revision is recorded there: check --context and --namespace, or pass --allow-no-revisions")
 
 // keepRecorded adds what the revisions recorded on the clusters may roll back to, wherever it came from: rollback --from
 // finds it by its digest.
@@ -216,6 +239,9 @@ func (o *pruneOptions) keepRecorded(ctx context.Context, a *app, keep map[digest
 		count := 0
 		for _, rt := range runtimes {
 			count += keepRevisions(keep, rt, where)
+		}
+		if count == 0 && !o.allowNoRevisions {
+			return fmt.Errorf("prune: cluster %s: %w", where, errNoRevisions)
 		}
 		a.ui.Say("%s: %s of %s recorded", where, countNoun(count, "revision"), countNoun(len(runtimes), "runtime"))
 	}

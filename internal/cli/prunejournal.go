@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -56,11 +57,12 @@ func (r pruneRecord) readLeft() (left []digest.Digest, err error) {
 	return left, nil
 }
 
+// write records what a prune is about to delete; nothing removes the record.
 func (r pruneRecord) write(left []digest.Digest) error {
-	if r.file == "" {
-		return nil
+	if r.file == "" || len(left) == 0 {
+		return r.remove()
 	}
-	data, err := json.Marshal(left)
+	data, err := json.Marshal(slices.Compact(slices.Sorted(slices.Values(left))))
 	if err != nil {
 		return err
 	}
