@@ -279,12 +279,12 @@ func TestMemoryBombs(t *testing.T) {
 		}, func(dir string) error {
 			return openBomb(dir, "1.0.0", openArtifact)
 		}, ".imgpkg/images.yml: a mapping of more than 10000 keys: over the limit"},
-		{"ten layers of 40 MB of blanks", func(b bomb) {
+		{"ten layers of 30 MB of blanks", func(b bomb) {
 			var bundles, lock strings.Builder
 			var entries []ocispec.Descriptor
 			for i := range 10 {
 				name := fmt.Sprint("web", i)
-				desc := b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock), text(".krtpkg/bundle.yaml", bundleYAML(name)), lump{"config/a.yaml", "", 40 << 20})
+				desc := b.bundle(bundle.TypeBundle, text(".imgpkg/images.yml", emptyLock), text(".krtpkg/bundle.yaml", bundleYAML(name)), lump{"config/a.yaml", "", 30 << 20})
 				entries = append(entries, desc)
 				fmt.Fprintf(&bundles, "- {name: %s, version: 1.0.0, layer: 6, digest: '%s'}\n", name, desc.Digest)
 				fmt.Fprintf(&lock, "- image: krtpkg.invalid/bundles/%s@%s\n", name, desc.Digest)
