@@ -4,6 +4,7 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
@@ -20,4 +21,14 @@ func (c *Cluster) RecordedRuntimes(ctx context.Context, namespace string) ([]Rec
 	store := c.records()
 	store.Namespace = namespace
 	return store.List(ctx)
+}
+
+// ReadableRuntimes is [Cluster.RecordedRuntimes] of all namespaces, or of one where others may not be read. Without a
+// namespace, that they may not be read is an error.
+func (c *Cluster) ReadableRuntimes(ctx context.Context, namespace string) ([]RecordedRuntime, error) {
+	all, err := c.RecordedRuntimes(ctx, AllNamespaces)
+	if apierrors.IsForbidden(err) && namespace != AllNamespaces {
+		return c.RecordedRuntimes(ctx, namespace)
+	}
+	return all, err
 }

@@ -241,7 +241,7 @@ func ignoreUnreadable(err error) error {
 func (f *ownerFinder) describeOwner(ctx context.Context, found *foundOwner, object *unstructured.Unstructured, resource schema.GroupResource) error {
 	installed, is := f.bundles[object.GetLabels()[marks.App]]
 	found.IsApplied = is
-	isCustom := strings.Contains(resource.Group, ".") && !strings.HasSuffix(resource.Group, ".k8s.io")
+	isCustom := strings.Contains(resource.Group, ".") // of Kubernetes' own, a definition isn't found
 	if isCustom {
 		found.Object = object.Object
 	}
@@ -263,8 +263,12 @@ func (f *ownerFinder) definingBundle(ctx context.Context, resource schema.GroupR
 	}
 	definitions := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 	object, err := f.objects.Resource(definitions).Get(apiserver.WithoutLogs(ctx), resource.String(), metav1.GetOptions{})
+	if isUnreadable(err) {
+		f.kinds[resource] = Installed{}
+		return Installed{}, nil
+	}
 	if err != nil {
-		return Installed{}, ignoreUnreadable(err)
+		return Installed{}, err
 	}
 	f.kinds[resource] = f.bundles[cmp.Or(object.GetLabels()[marks.App], "-")]
 	return f.kinds[resource], nil
