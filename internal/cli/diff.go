@@ -90,8 +90,12 @@ func (a *app) runDiff(ctx context.Context, oldReference, newReference string, f 
 	bundles := slices.Concat(versions[0].Set.BundleNames(), versions[1].Set.BundleNames())
 	slices.Sort(bundles)
 	bundles = slices.Compact(bundles)
+	common, err := f.values.readSources(a) // once: a pipe has nothing to read the second time
+	if err != nil {
+		return err
+	}
 	for i, files := range [][]string{f.oldFiles, f.newFiles} {
-		if versions[i].Values, err = f.values.withFiles(files).mergeValues(a, bundles); err != nil {
+		if versions[i].Values, err = a.mergeValues(common, files, bundles); err != nil {
 			return err
 		}
 	}
@@ -127,18 +131,14 @@ func (a *app) runDiff(ctx context.Context, oldReference, newReference string, f 
 	})
 }
 
-// withFiles returns the flags with more files of values.
-func (f valuesFlags) withFiles(files []string) *valuesFlags {
-	f.files = slices.Concat(f.files, files)
-	return &f
-}
-
-// mergeValues returns the values of the flags for any of some bundles.
-func (f *valuesFlags) mergeValues(a *app, bundles []string) (*render.Values, error) {
-	sources, err := f.readSources(a)
+// mergeValues returns the values of sources with more files over theirs, for any of some bundles.
+func (a *app) mergeValues(common *site.ValueSources, files, bundles []string) (*render.Values, error) {
+	own, err := (&valuesFlags{files: files}).readSources(a)
 	if err != nil {
 		return nil, err
 	}
+	sources := *common
+	sources.Files = slices.Concat(common.Files, own.Files)
 	values, err := sources.Merge(bundles)
 	a.ui.HideInErrors(values.ConfidentialTexts()...)
 	return values, err
