@@ -83,7 +83,7 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
 		}
 		if len(views) == 0 && !o.watch {
-			a.ui.Note("note: nothing is applied in namespace %s", f.Namespace)
+			a.ui.Note("note: nothing is applied in namespace %s", cluster.Namespace())
 		}
 		var text strings.Builder
 		writeStatus(&text, views, f.full)
