@@ -106,6 +106,7 @@ func explainError(ctx context.Context, err error) result.Error {
 	var (
 		usage      *usageError
 		incomplete *transfer.IncompleteError
+		unread     *unreadLocksError
 		wrong      *source.DigestError
 		unpinned   *assemble.UnpinnedError
 		moved      *assemble.MovedError
@@ -150,6 +151,10 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Interrupted, exitInterrupted, "run the same command again: it goes on from what is there", "")
 	case errors.As(err, &usage):
 		return failure(result.Usage, exitUsage, "", "")
+	case errors.As(err, &unread):
+		cause := explainError(ctx, unread.error)
+		hint := cmp.Or(cause.Hint, "make the places reachable that these runtimes were applied from")
+		return failure(result.Incomplete, exitIncomplete, hint, cause.Object)
 	case errors.Is(err, errChanges):
 		return failure(result.Changes, exitChanges, "", "")
 	case errors.Is(err, errUnfit):

@@ -59,6 +59,9 @@ this cluster would have to carry.`,
 			return err
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkImagesFlags(cmd, list); err != nil {
+				return err
+			}
 			switch {
 			case list.onCluster == (list.at != "") && !list.fromCluster, list.fromCluster && (list.onCluster || list.at != ""):
 				return &usageError{fmt.Errorf("want one of --file, --cluster and --from-cluster\nusage: %s", cmd.UseLine())}
@@ -74,6 +77,26 @@ this cluster would have to carry.`,
 	list.addClusterFlags(cmd)
 	outputFlag(cmd, &list.format)
 	return cmd
+}
+
+// checkImagesFlags refuses flags that would do nothing.
+func checkImagesFlags(cmd *cobra.Command, list imageList) error {
+	refuse := func(why string, names ...string) error {
+		for _, flag := range names {
+			if cmd.Flags().Changed(flag) {
+				return &usageError{fmt.Errorf("--%s %s", flag, why)}
+			}
+		}
+		return nil
+	}
+	switch {
+	case list.at != "":
+		return cmp.Or(refuse("is for --cluster", "exit-code", "allow-registry"),
+			refuse("is for --cluster and --from-cluster", "contexts", "kubeconfig", "namespace", "retry-timeout"))
+	case list.fromCluster:
+		return refuse("is for --cluster", "exit-code", "allow-registry")
+	}
+	return nil
 }
 
 // imageList is what is listed, and how.

@@ -33,7 +33,7 @@ func (r *runningImages) addClusterFlags(cmd *cobra.Command) {
 	flags.BoolVar(&r.fromCluster, "from-cluster", false, "list what pods run, for a runtime that does not exist yet")
 	flags.StringSliceVar(&r.contexts, "contexts", nil, "the clusters of these kubeconfig contexts (default: the current one)")
 	flags.StringVar(&r.cluster.Kubeconfig, "kubeconfig", "", "kubeconfig file (default: $KUBECONFIG, then ~/.kube/config)")
-	flags.StringVarP(&r.cluster.Namespace, "namespace", "n", "", "look only into this namespace (default: all namespaces)")
+	flags.StringVarP(&r.cluster.Namespace, "namespace", "n", "", "look only at the pods of this namespace (default: all namespaces)")
 	flags.DurationVar(&r.cluster.RetryTimeout, "retry-timeout", 2*time.Minute, "how long to retry when the API server does not answer; 0 for no retries")
 	flags.StringSliceVar(&r.registries, "allow-registry", nil, "pods may also pull from this registry, HOST or HOST/PATH, such as upstream names that nodes take from a mirror")
 	flags.BoolVar(&r.exitCode, "exit-code", false, "exit with code 5 if --cluster finds anything")
@@ -48,11 +48,17 @@ func (a *app) runRunningImages(ctx context.Context, list imageList) error {
 	if len(contexts) == 0 {
 		contexts = []string{""}
 	}
+	var unread []error
+	var none *unreadLocksError
 	for _, name := range contexts {
-		found, err := a.listRunning(ctx, name, list.runningImages)
+		found, failures, err := a.listRunning(ctx, name, list.runningImages)
+		if errors.As(err, &none) && len(contexts) > 1 {
+			failures, err = []error{none.error}, nil
+		}
 		if err != nil {
 			return err
 		}
+		unread = append(unread, failures...)
 		for _, one := range found {
 			r.Running = append(r.Running, describeRunning(one, name))
 		}
@@ -64,7 +70,10 @@ func (a *app) runRunningImages(ctx context.Context, list imageList) error {
 		}
 	}
 	var failed error
-	if findings > 0 && list.exitCode {
+	switch {
+	case len(unread) > 0:
+		failed = &unreadLocksError{errors.Join(unread...)}
+	case findings > 0 && list.exitCode:
 		failed = errChanges
 	}
 	err := a.printResult(ctx, list.format, r, failed, func(w io.Writer) { writeRunning(w, r.Running, list.fromCluster) })
@@ -74,41 +83,54 @@ func (a *app) runRunningImages(ctx context.Context, list imageList) error {
 	return err
 }
 
-// listRunning lists what runs on one cluster.
-func (a *app) listRunning(ctx context.Context, name string, r runningImages) ([]site.RunningImage, error) {
+// unreadLocksError is that of runtimes of which nobody could read the lock, and that nothing was compared with.
+type unreadLocksError struct{ error }
+
+func (e *unreadLocksError) Unwrap() error { return e.error }
+
+// listRunning lists what runs on one cluster. What could not be compared is in failures, unless that is all.
+func (a *app) listRunning(ctx context.Context, name string, r runningImages) (found []site.RunningImage, failures []error, err error) {
 	flags := r.cluster
 	flags.Context = name
 	cluster, err := flags.connectCluster(a)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	client, err := a.newClient()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	options := site.CompareOptions{Registries: r.registries, WithoutLocks: r.fromCluster, Origins: client, Progress: a.ui.Progress("images")}
 	var applied []site.Applied
 	if !r.fromCluster {
-		runtimes, err := cluster.RecordedRuntimes(ctx, r.cluster.Namespace)
+		runtimes, err := cluster.ReadableRuntimes(ctx, r.cluster.Namespace) // pods of a namespace may be of any
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(runtimes) == 0 {
-			return nil, fmt.Errorf("compare images on %s: nothing was applied there: pass --from-cluster to list what runs", cluster.Server())
+			return nil, nil, fmt.Errorf("compare images on %s: nothing was applied there: pass --from-cluster to list what runs", cluster.Server())
 		}
 		for _, rt := range runtimes {
 			opened, err := a.openApplied(ctx, rt)
+			if ctx.Err() != nil {
+				return nil, nil, ctx.Err()
+			}
 			if err != nil {
-				return nil, fmt.Errorf("read the lock of runtime %s: %w", rt.Name, err)
+				failures = append(failures, fmt.Errorf("read the lock of runtime %s on %s: %w", rt.Name, cluster.Server(), err))
+				continue
 			}
 			applied = append(applied, opened...)
+		}
+		if len(applied) == 0 {
+			return nil, nil, &unreadLocksError{errors.Join(failures...)}
 		}
 	}
 	containers, err := cluster.RunningContainers(ctx, r.cluster.Namespace)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return site.CompareImages(ctx, containers, applied, options)
+	found, err = site.CompareImages(ctx, containers, applied, options)
+	return found, failures, err
 }
 
 // openApplied opens the newest revision of a runtime, and the last complete one if that is another: pods of both run.
