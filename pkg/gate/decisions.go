@@ -24,6 +24,8 @@ type decisions struct {
 	lists *memory[string, tagList]
 	// searched is when the tags of a repository were last searched for roots.
 	searched *memory[string, time.Time]
+	// recalled is until when what tags of a repository led to before is not verified again, and what failed.
+	recalled *memory[string, refusal]
 }
 
 func newDecisions(bytes int64) *decisions {
@@ -32,14 +34,14 @@ func newDecisions(bytes int64) *decisions {
 		attached: newAttachmentMemory(bytes / 8),
 		refusals: newMemory[place, refusal](bytes / 16), blobRefusals: newMemory[place, refusal](bytes / 16),
 		answers: newMemory[place, tagAnswer](bytes / 16), lists: newMemory[string, tagList](bytes / 16),
-		searched: newMemory[string, time.Time](bytes / 32),
+		searched: newMemory[string, time.Time](bytes / 32), recalled: newMemory[string, refusal](bytes / 32),
 	}
 }
 
 // totalSize returns about how many bytes are used.
 func (d *decisions) totalSize() int64 {
 	return d.verdicts.totalSize() + d.attached.totalSize() + d.refusals.totalSize() + d.blobRefusals.totalSize() +
-		d.answers.totalSize() + d.lists.totalSize() + d.searched.totalSize()
+		d.answers.totalSize() + d.lists.totalSize() + d.searched.totalSize() + d.recalled.totalSize()
 }
 
 // refusal is why something is not answered.

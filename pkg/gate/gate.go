@@ -133,11 +133,6 @@ type Gate struct {
 	ctx  context.Context
 	stop context.CancelFunc
 	done sync.WaitGroup
-
-	mu sync.Mutex
-	// recalled is when what is in the state was last verified, under recalledFor.
-	recalled    time.Time
-	recalledFor *ruling
 }
 
 // repositorySize is about what a repository takes with what asks upstream for it.

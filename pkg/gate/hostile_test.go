@@ -9,10 +9,13 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"krtpkg.dev/krtpkg/internal/registrytest"
 )
 
 // sendGzip sends content that the transport unpacks by itself.
@@ -183,32 +186,74 @@ var hostilities = []tampering{
 		}
 		s.is(s.get(blobPath("edge", layer.Digest), "Range", "bytes=-5"), http.StatusPartialContent, "amd64")
 	}},
-	{"slow roots of another repository", func(s *scene) {
-		// Somebody may push to a repository of theirs what takes long to verify: the others go on.
-		theirs := s.repository("krt/theirs")
-		for i := range 4 {
-			version := fmt.Sprintf("1.%d.0", i)
-			s.pushRuntime(theirs, "theirs", version, version, version)
-		}
-		s.setFault(func(w http.ResponseWriter, r *http.Request) bool {
-			if strings.Contains(r.URL.Path, "/krt/theirs/referrers/") || strings.Contains(r.URL.Path, "/krt/theirs/manifests/sha256-") {
-				select {
-				case <-r.Context().Done():
-				case <-s.Context().Done():
-				case <-time.After(3 * time.Second):
-				}
+}
+
+// holdUp has upstream not answer what is attached to the roots of a repository until release is called, or for a minute, which is an
+// error.
+func (w *world) holdUp(name string) (release func()) {
+	released := make(chan struct{})
+	timeout := time.AfterFunc(time.Minute, func() {
+		w.Errorf("nobody is answered while %s is slow", name)
+		close(released)
+	})
+	w.setFault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/krt/"+name+"/referrers/") || strings.Contains(r.URL.Path, "/krt/"+name+"/manifests/sha256-") {
+			select {
+			case <-r.Context().Done():
+			case <-released:
 			}
-			return false
-		})
-		for i := range 4 {
-			go http.Get(s.url + manifestPath("theirs", fmt.Sprintf("1.%d.0", i)))
 		}
-		s.until("verifications of theirs", func() bool { return !strings.Contains(s.get("/metrics").body, "krtpkg_gate_verifications_total 0\n") })
-		time.Sleep(200 * time.Millisecond)
-		began := time.Now()
-		s.isEdge()
-		if took := time.Since(began); took > 2*time.Second {
-			s.Errorf("it took %s", took)
+		return false
+	})
+	return func() {
+		if timeout.Stop() {
+			close(released)
 		}
-	}},
+	}
+}
+
+// Somebody may push to a repository of theirs what takes long to verify: the others go on.
+func TestSlowRoots(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, registrytest.Options{})
+	edge, theirs := w.repository("krt/edge"), w.repository("krt/theirs")
+	ours := w.pushRuntime(edge, "edge", "1.0.0", "first", "1.0.0")
+	w.sign(edge, ours.root)
+	for i := range 4 {
+		version := fmt.Sprintf("1.%d.0", i)
+		w.pushRuntime(theirs, "theirs", version, version, version)
+	}
+	o := w.quick()
+	o.Timeout = 5 * time.Minute
+	s := w.serve(o)
+	release := w.holdUp("theirs")
+	defer release()
+	for i := range 4 {
+		go http.Get(s.url + manifestPath("theirs", fmt.Sprintf("1.%d.0", i)))
+	}
+	s.until("verifications of theirs", func() bool {
+		return strings.Contains(s.get("/metrics").body, "krtpkg_gate_verifications_total 2\n")
+	})
+	s.leadsTo(manifestPath("edge", "1.0.0"), ours.root.Digest)
+}
+
+// A repository whose verdicts take long to renew holds up no other one, by whatever it is asked for.
+func TestSlowRenewal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, registrytest.Options{})
+	edge, theirs := w.repository("krt/edge"), w.repository("krt/theirs")
+	ours, slow := w.pushRuntime(edge, "edge", "1.0.0", "first", "1.0.0"), w.pushRuntime(theirs, "theirs", "1.0.0", "second", "1.0.0")
+	w.sign(edge, ours.root)
+	w.sign(theirs, slow.root)
+	o := w.quick()
+	o.Recheck, o.Timeout = time.Second, 5*time.Minute
+	s := w.serve(o)
+	s.leadsTo(manifestPath("edge", "1.0.0"), ours.root.Digest)
+	s.leadsTo(manifestPath("theirs", "1.0.0"), slow.root.Digest)
+	release := w.holdUp("theirs")
+	defer release()
+	for _, d := range []digest.Digest{ours.image.Digest, ours.inner.Digest, ours.root.Digest} {
+		time.Sleep(o.Recheck * 5 / 4)
+		s.leadsTo(manifestPath("edge", d), d)
+	}
 }

@@ -1,11 +1,13 @@
 package gate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
@@ -55,22 +57,73 @@ func (g *Gate) findItem(r *repository, d digest.Digest, want role) (*verdict, it
 // unusedFor is how long verdicts are renewed that nobody asks for.
 const unusedFor = time.Hour
 
-// renew renews verdicts that have ended, of all repositories: something was not found, and may be of one of them. Those
-// that were not used for long make room.
-func (g *Gate) renew(ctx context.Context) error {
-	var failure error
-	verdicts := g.ruling.Load().decided.verdicts
-	for _, v := range verdicts.list("") {
+// renewRoots verifies roots again whose verdicts have ended, and those that tags led to before the gate was started or the policy
+// changed: first of this repository, and then of all, since an image may be named in any. It ends when isFound is true,
+// so that nobody waits for repositories that take long.
+func (r *repository) renewRoots(ctx context.Context, isFound func() bool) error {
+	failure := r.renewOwnRoots(ctx, isFound)
+	if isFound() {
+		return nil
+	}
+	others := map[string]*repository{}
+	for _, v := range r.decided().verdicts.list("") {
+		others[v.repository.where] = v.repository
+	}
+	for _, name := range r.g.state.listNames() {
+		if other := r.g.findRepository(name); other != nil { // its upstream may be gone
+			others[other.where] = other
+		}
+	}
+	delete(others, r.where)
+	searching, found := context.WithCancel(ctx)
+	defer found()
+	var mu sync.Mutex
+	isFoundNow := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return isFound()
+	}
+	var group errgroup.Group
+	group.SetLimit(maxRenewed)
+	for _, other := range others {
+		group.Go(func() error {
+			if searching.Err() != nil {
+				return nil
+			}
+			err := other.renewOwnRoots(searching, isFoundNow)
+			if isFoundNow() {
+				found()
+				return nil
+			}
+			return err
+		})
+	}
+	return cmp.Or(group.Wait(), failure)
+}
+
+// maxRenewed is in how many repositories a search renews verdicts at once.
+const maxRenewed = 16
+
+// renewOwnRoots is renewRoots of this repository. Verdicts that were not used for long make room.
+func (r *repository) renewOwnRoots(ctx context.Context, isFound func() bool) (failure error) {
+	verdicts := r.decided().verdicts
+	for _, v := range verdicts.list(r.where) {
 		now := time.Now()
 		switch {
 		case now.Before(v.until):
 		case v.err != nil || now.Sub(time.Unix(0, v.used.Load())) > unusedFor:
 			verdicts.forget(v)
 		default:
-			if err := v.repository.renewVerdict(ctx, v.root); err != nil {
+			if err := r.renewVerdict(ctx, v.root); err != nil {
 				failure = err
 			}
+			if isFound() {
+				return nil
+			}
 		}
+	}
+	if err := r.recall(ctx, isFound); err != nil {
+		failure = err
 	}
 	return failure
 }
@@ -93,8 +146,8 @@ func (r *repository) search(ctx context.Context, isFound func() bool) (bool, err
 	if isFound() {
 		return true, nil
 	}
-	failure := r.g.renew(ctx)
-	for _, step := range []func(context.Context) error{r.g.recall, r.g.expandAll, r.searchTags} {
+	failure := r.renewRoots(ctx, isFound)
+	for _, step := range []func(context.Context) error{r.g.expandAll, r.searchTags} {
 		if isFound() {
 			return true, nil
 		}
@@ -138,45 +191,34 @@ func (g *Gate) expandAll(ctx context.Context) (failure error) {
 	return failure
 }
 
-// recall verifies what tags led to before the gate was started, or before the policy changed, no more often than
-// Refresh.
-func (g *Gate) recall(ctx context.Context) (failure error) {
-	now := g.ruling.Load()
-	g.mu.Lock()
-	recent := g.recalledFor == now && time.Since(g.recalled) < g.o.Refresh
-	g.mu.Unlock()
-	if recent {
-		return nil
+// recall verifies what tags of the repository led to before the gate was started, or before the policy changed, no more
+// often than Refresh, or soon again if that failed.
+func (r *repository) recall(ctx context.Context, isFound func() bool) (failure error) {
+	decided := r.decided()
+	if last, ok := decided.recalled.find(r.where); ok && time.Now().Before(last.until) {
+		return last.err
 	}
-	defer func() {
-		if failure == nil {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.recalledFor, g.recalled = now, time.Now()
-		}
-	}()
-	for _, name := range g.state.listNames() {
-		r := g.findRepository(name)
-		if r == nil {
-			continue // of an upstream that is not there any more
-		}
-		saved, err := g.state.find(r.where)
-		if err != nil {
-			failure = errors.Join(failure, err)
+	saved, err := r.g.state.find(r.where)
+	if err != nil {
+		return err
+	}
+	for d := range saved.listRoots() {
+		known, ok := decided.verdicts.find(r.at(d.String()))
+		if ok && time.Now().Before(known.until) {
 			continue
 		}
-		for d := range saved.listRoots() {
-			known, ok := now.decided.verdicts.find(r.at(d.String()))
-			if ok && time.Now().Before(known.until) {
-				continue
-			}
-			if !now.decided.verdicts.hasRoom() {
-				return failure
-			}
-			if err := r.renewVerdict(ctx, d); err != nil {
-				failure = err
-			}
+		if !decided.verdicts.hasRoom() {
+			return failure
 		}
+		if err := r.renewVerdict(ctx, d); err != nil {
+			failure = err
+		}
+		if isFound() {
+			return nil
+		}
+	}
+	if ctx.Err() == nil {
+		decided.recalled.keep(r.where, refusal{failure, time.Now().Add(r.g.refusalTime(failure))}, 0)
 	}
 	return failure
 }

@@ -212,7 +212,7 @@ func (r *repository) checkImageTag(ctx context.Context, tag string, d digest.Dig
 	if isFound() {
 		return tagged{digest: d}, nil
 	}
-	if err := errors.Join(r.g.renew(ctx), r.g.recall(ctx)); err != nil && !isFound() {
+	if err := r.renewRoots(ctx, isFound); err != nil && !isFound() {
 		return tagged{}, err
 	}
 	if !isFound() {
