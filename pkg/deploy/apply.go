@@ -140,12 +140,21 @@ func (s *session) reportUnchanged(report *Report) {
 	}
 }
 
+// notConfirmed makes any end of a question but yes [ErrNotConfirmed].
 func notConfirmed(err error) error {
 	if err == nil {
-		err = ErrNotConfirmed
+		return ErrNotConfirmed
 	}
-	return err
+	return &unansweredError{err}
 }
+
+// unansweredError is why a question has no answer, such as an interruption. It is [ErrNotConfirmed].
+type unansweredError struct{ cause error }
+
+func (e *unansweredError) Error() string { return e.cause.Error() }
+
+// Unwrap returns the cause, and what it means.
+func (e *unansweredError) Unwrap() []error { return []error{e.cause, ErrNotConfirmed} }
 
 // applyAll applies the jobs, and deletes what left.
 func (s *session) applyAll(ctx context.Context, j *records.Journal, pauseAfter *int, report *Report) (State, error) {

@@ -56,7 +56,7 @@ type Event struct {
 }
 
 var (
-	// ErrNotConfirmed means that Confirm said no.
+	// ErrNotConfirmed means that Confirm said no, or failed.
 	ErrNotConfirmed = errors.New("not confirmed")
 	// ErrNotInstalled means that nothing on the cluster has the given name.
 	ErrNotInstalled = errors.New("not installed")
