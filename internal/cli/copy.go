@@ -329,7 +329,7 @@ func (a *app) openRoots(ctx context.Context, references []string, tag string) ([
 			return nil, &usageError{fmt.Errorf("%s and %s would both get tag %s", other, reference, version)}
 		}
 		taken[version] = reference
-		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}, From: from.Tag, Where: from.Repository})
+		sources = append(sources, transfer.Source{Store: from.store, Root: from.root, Tags: []string{version}, From: from.Tag, Pinned: from.Digest != "", Where: from.Repository})
 	}
 	return sources, nil
 }

@@ -179,7 +179,7 @@ func (a *app) measureCarry(ctx context.Context, at *openedReference, bases []str
 	if err != nil {
 		return nil, err
 	}
-	roots := []transfer.Source{{Store: at.store, Root: at.root, Tags: []string{tag}, From: at.Tag, Where: at.Repository}}
+	roots := []transfer.Source{{Store: at.store, Root: at.root, Tags: []string{tag}, From: at.Tag, Pinned: at.Digest != "", Where: at.Repository}}
 	plan, err := transfer.NewPlan(ctx, roots, options)
 	if err != nil {
 		return nil, err

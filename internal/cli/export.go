@@ -409,7 +409,7 @@ func (a *app) findSources(ctx context.Context, references []string) ([]transfer.
 			found, err = transfer.FindRoots(ctx, at.store)
 		} else {
 			at.root, err = at.Resolve(ctx, at.store)
-			found = []transfer.Source{{Store: at.store, Root: at.root, Tags: []string{at.Tag}}}
+			found = []transfer.Source{{Store: at.store, Root: at.root, Tags: []string{at.Tag}, Pinned: at.Digest != ""}}
 		}
 		if err != nil {
 			return nil, err

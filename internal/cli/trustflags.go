@@ -376,6 +376,9 @@ func (a *app) verifyTransfer(ctx context.Context, f *trustFlags, strictly bool, 
 // checkChannels warns of stale channels among the tags that a transfer goes by, or refuses them as the policy says: the tag
 // that was asked for, or those that an archive or a folder has.
 func (a *app) checkChannels(source transfer.Source, channels *trust.Channels, m bundle.Metadata) error {
+	if source.Pinned {
+		return nil
+	}
 	tags := source.Tags
 	if source.From != "" {
 		tags = []string{source.From}

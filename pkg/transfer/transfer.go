@@ -28,6 +28,8 @@ type Source struct {
 	Tags []string
 	// From is the tag from which the root was resolved; may be empty.
 	From string
+	// Pinned is set if a digest led to the root, whatever From leads to.
+	Pinned bool
 	// Where is the repository of the root for [Options.Verify]; may be empty.
 	Where string
 }
