@@ -181,12 +181,17 @@ const maxPrevious = 128 << 20
 
 // readPrevious reads the result of an earlier run.
 func readPrevious(name string) ([]receipt.Line, error) {
-	data, err := os.ReadFile(name)
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("--previous: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxPrevious+1))
 	if err != nil {
 		return nil, fmt.Errorf("--previous: %w", err)
 	}
 	if len(data) > maxPrevious {
-		return nil, fmt.Errorf("--previous %s: %d bytes: %w", name, len(data), oci.ErrTooLarge)
+		return nil, fmt.Errorf("--previous %s: more than %d bytes: %w", name, maxPrevious, oci.ErrTooLarge)
 	}
 	var was result.Receipts
 	if err := json.Unmarshal(data, &was); err != nil {

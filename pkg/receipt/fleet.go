@@ -2,6 +2,7 @@ package receipt
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -48,7 +49,7 @@ type Cluster struct {
 
 // LoadFleet reads a fleet file and the keys that it names.
 func LoadFleet(file string) (*Fleet, error) {
-	data, err := os.ReadFile(file)
+	data, err := readFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("fleet: %w", err)
 	}
@@ -56,8 +57,25 @@ func LoadFleet(file string) (*Fleet, error) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(file), name)
 		}
-		return os.ReadFile(name)
+		return readFile(name)
 	})
+}
+
+// maxFleetFile is how many bytes a fleet file has, or a key: that of 100,000 clusters.
+const maxFleetFile = 16 << 20
+
+// readFile reads a file that is not too large.
+func readFile(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFleetFile+1))
+	if err == nil && len(data) > maxFleetFile {
+		err = fmt.Errorf("%s: more than %d bytes", name, maxFleetFile)
+	}
+	return data, err
 }
 
 var clusterName = regexp.MustCompile(`^[^\x00-\x1f]{1,253}$`)

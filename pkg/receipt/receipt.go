@@ -213,9 +213,9 @@ func (r *Receipt) validateFields() error {
 	case r.Values != "" && r.Values.Validate() != nil:
 		return fmt.Errorf("values: %w", r.Values.Validate())
 	case len(r.Version) > maxText || len(r.Program) > maxText:
-		return fmt.Errorf("a version of more than %d bytes", maxText)
+		return fmt.Errorf("version or program: more than %d bytes", maxText)
 	case r.Started.IsZero() || r.Finished.Before(r.Started):
-		return errors.New("it finished before it started")
+		return errors.New("want the time of its start, and of an end that is not earlier")
 	}
 	for _, p := range r.Policies {
 		if err := p.Digest.Validate(); err != nil || p.Name == "" || len(p.Name) > maxText {
