@@ -28,9 +28,6 @@ type attachment struct {
 	until time.Time
 }
 
-// maxAttachedLevels is how many times something is attached to something attached.
-const maxAttachedLevels = 4
-
 // absentFor is how long it is remembered what is attached to something, and that nothing is.
 const absentFor = time.Minute
 
@@ -43,25 +40,25 @@ func (r *repository) isAttached(d digest.Digest) bool {
 // to which a tag leads that says so.
 func (r *repository) acceptAttached(ctx context.Context, d digest.Digest, stored storedManifest, m *oci.Manifest) error {
 	for _, subject := range r.upstream.subjectsOf(d) {
-		if r.isAnswered(subject, maxAttachedLevels) {
+		if r.isAnswered(subject) {
 			return r.recordAttached(ctx, d, stored)
 		}
 	}
 	if m.Subject == nil && !isArgoCD(m) {
 		return fmt.Errorf("%w: it has no subject", errNotAttached)
 	}
-	if m.Subject != nil && !r.isAnswered(m.Subject.Digest, maxAttachedLevels) {
+	if m.Subject != nil && !r.isAnswered(m.Subject.Digest) {
 		return fmt.Errorf("%w: its subject %s is not answered", errNotAttached, m.Subject.Digest)
 	}
 	return r.recordAttached(ctx, d, stored)
 }
 
 // isAnswered reports whether a manifest is known to be accepted, as a root, in a lock, or attached.
-func (r *repository) isAnswered(d digest.Digest, levels int) bool {
+func (r *repository) isAnswered(d digest.Digest) bool {
 	if _, _, ok := r.g.findItem(r, d, anyManifest); ok {
 		return true
 	}
-	return levels > 0 && r.isAttached(d)
+	return r.isAttached(d)
 }
 
 // recordAttached accepts a manifest whose subject is answered, if it is one that may be attached.
@@ -91,7 +88,7 @@ func (r *repository) acceptAttachedTag(ctx context.Context, tag string, subject 
 		// The list of the referrers tag schema: it is not needed where there is the API.
 		return "", fmt.Errorf("%s:%s: %w", r.where, tag, errdef.ErrNotFound)
 	}
-	if !r.isAnswered(subject, maxAttachedLevels) {
+	if !r.isAnswered(subject) {
 		if _, err := r.acceptManifest(ctx, subject); err != nil {
 			return "", err
 		}
@@ -112,7 +109,7 @@ func (r *repository) acceptAttachedTag(ctx context.Context, tag string, subject 
 
 // listReferrers lists what is attached to a manifest and would be answered. The descriptors are made of the content.
 func (r *repository) listReferrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
-	if !r.isAnswered(subject, maxAttachedLevels) {
+	if !r.isAnswered(subject) {
 		var refused *UpstreamError
 		if _, err := r.acceptManifest(ctx, subject); errors.As(err, &refused) {
 			return nil, err
