@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/opencontainers/go-digest"
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/images"
@@ -16,7 +17,8 @@ import (
 
 // ReadLock reads the image lock of a bundle, a runtime or any other imgpkg bundle, and nothing else of it: versions of
 // krtpkg that put other files into one can be read, too. A manifest that is not an imgpkg bundle has no lock, which is
-// not an error. Each byte is checked against its digest.
+// not an error. Each byte is checked against its digest. The error is a [*LockError] if the bytes are right and the lock is
+// not.
 func ReadLock(ctx context.Context, store content.Fetcher, m *oci.Manifest) (images.Lock, error) {
 	if is, err := hasLock(ctx, store, m); !is || err != nil {
 		return nil, err
@@ -40,27 +42,44 @@ func ReadLock(ctx context.Context, store content.Fetcher, m *oci.Manifest) (imag
 		return nil, fmt.Errorf("layer %s: %w", layer.Digest, err)
 	}
 	if unpackErr != nil {
-		return nil, fmt.Errorf("layer %s: %w", layer.Digest, unpackErr)
+		return nil, &LockError{layer.Digest, unpackErr}
 	}
-	return images.UnmarshalLock(fileImages, data)
+	lock, err := images.UnmarshalLock(fileImages, data)
+	if err != nil {
+		return nil, &LockError{layer.Digest, err}
+	}
+	return lock, nil
 }
 
-// maxConfig is how large the config of an imgpkg bundle may be, which is a few labels.
-const maxConfig = 1 << 20
+// LockError reports a layer that matches its digest and has no image lock that can be read: reading it again does not help.
+type LockError struct {
+	Layer digest.Digest
+	Err   error
+}
+
+func (e *LockError) Error() string { return fmt.Sprintf("layer %s: %v", e.Layer, e.Err) }
+
+func (e *LockError) Unwrap() error { return e.Err }
+
+// maxConfig is how large the config may be of what can be an imgpkg bundle, whose own is a few labels.
+const maxConfig = oci.MaxManifest
 
 // hasLock reports whether a manifest is an imgpkg bundle: by its type, or by the label in its config.
 func hasLock(ctx context.Context, store content.Fetcher, m *oci.Manifest) (bool, error) {
-	if len(m.Layers) != 1 || m.Config == nil {
-		return false, nil
-	}
 	switch m.ArtifactType {
 	case TypeBundle, TypeRuntime, TypeCatalogue:
+		if len(m.Layers) != 1 {
+			return false, fmt.Errorf("%s has %d layers, want 1", m.ArtifactType, len(m.Layers))
+		}
 		return true, nil
 	case TypeArgoCD, TypeClosure, TypeDeltas:
 		return false, nil
 	}
-	if m.Config.Size <= 2 || m.Config.Size > maxConfig {
+	if len(m.Layers) != 1 || m.Config == nil || m.Config.Size <= 2 {
 		return false, nil
+	}
+	if m.Config.Size > maxConfig {
+		return false, fmt.Errorf("config %s has %d bytes, the limit is %d: %w", m.Config.Digest, m.Config.Size, maxConfig, oci.ErrTooLarge)
 	}
 	data, err := content.FetchAll(ctx, store, *m.Config)
 	if err != nil {

@@ -2,9 +2,11 @@ package layout
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -268,4 +270,37 @@ func TestDockerHubsNames(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A manifest that cannot be read is not one that is missing: whoever believes that may delete what it needs.
+func TestUnreadableIsNotMissing(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	data := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`)
+	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageIndex, data)
+	unreadable := errors.New("input/output error")
+	view := &View{Blobs: failingBlobs{size: desc.Size, err: unreadable}, Index: func() (ocispec.Index, error) { return ocispec.Index{}, nil }, Name: s.String()}
+	if _, err := view.Resolve(t.Context(), desc.Digest.String()); !errors.Is(err, unreadable) || errors.Is(err, errdef.ErrNotFound) {
+		t.Errorf("error %v", err)
+	}
+	other := content.NewDescriptorFromBytes("text/plain", []byte("not a manifest"))
+	if err := s.Push(t.Context(), other, strings.NewReader("not a manifest")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Resolve(t.Context(), other.Digest.String()); !errors.Is(err, errdef.ErrNotFound) {
+		t.Errorf("text: error %v", err)
+	}
+}
+
+// failingBlobs has content on a disk that does not give it.
+type failingBlobs struct {
+	Blobs
+	size int64
+	err  error
+}
+
+func (f failingBlobs) Stat(digest.Digest) (int64, error) { return f.size, nil }
+
+func (f failingBlobs) Fetch(context.Context, ocispec.Descriptor) (io.ReadCloser, error) {
+	return nil, f.err
 }

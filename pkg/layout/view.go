@@ -135,18 +135,20 @@ func (v *View) findManifest(index ocispec.Index, reference string, isMeant func(
 	return found, nil
 }
 
-// byDigest describes a manifest that the index does not list, from its bytes.
+// byDigest describes a manifest that the index does not list, from its bytes. The error is [errdef.ErrNotFound] for what is
+// not here, and for content that is not a manifest; what cannot be read may be one.
 func (v *View) byDigest(ctx context.Context, d digest.Digest) (ocispec.Descriptor, error) {
 	size, err := v.Stat(d)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %s: %w", v.Name, d, err)
 	}
 	desc := ocispec.Descriptor{Digest: d, Size: size}
-	m, err := v.readManifest(ctx, desc)
-	if errors.Is(err, content.ErrMismatchedDigest) {
+	data, err := v.fetchManifest(ctx, desc)
+	if err != nil && !errors.Is(err, oci.ErrTooLarge) {
 		return ocispec.Descriptor{}, err
 	}
-	if err != nil || m.guessMediaType() == "" {
+	var m manifestFields
+	if err != nil || oci.UnmarshalJSON(data, &m) != nil || m.guessMediaType() == "" {
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %s is not a manifest: %w", v.Name, d, errdef.ErrNotFound)
 	}
 	desc.MediaType, desc.ArtifactType = m.guessMediaType(), m.ArtifactType
@@ -327,13 +329,21 @@ func (n manifestFields) guessMediaType() string {
 	return ocispec.MediaTypeImageManifest
 }
 
-func (v *View) readManifest(ctx context.Context, desc ocispec.Descriptor) (manifestFields, error) {
+func (v *View) fetchManifest(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
 	if desc.Size > oci.MaxManifest {
-		return manifestFields{}, fmt.Errorf("%s: the manifest has %d bytes, the limit is %d: %w", desc.Digest, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
+		return nil, fmt.Errorf("%s: the manifest has %d bytes, the limit is %d: %w", desc.Digest, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
 	}
 	data, err := content.FetchAll(ctx, v, desc)
 	if err != nil {
-		return manifestFields{}, fmt.Errorf("%s: %s: %w", v.Name, desc.Digest, err)
+		return nil, fmt.Errorf("%s: %s: %w", v.Name, desc.Digest, err)
+	}
+	return data, nil
+}
+
+func (v *View) readManifest(ctx context.Context, desc ocispec.Descriptor) (manifestFields, error) {
+	data, err := v.fetchManifest(ctx, desc)
+	if err != nil {
+		return manifestFields{}, err
 	}
 	var n manifestFields
 	if err := oci.UnmarshalJSON(data, &n); err != nil {

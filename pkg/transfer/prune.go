@@ -231,6 +231,9 @@ func (p *pruner) makePlan(ctx context.Context, entries []pruneEntry) error {
 	if err := p.settle(ctx); err != nil {
 		return err
 	}
+	if err := p.checkReadable(); err != nil {
+		return err
+	}
 	p.fillPlan()
 	stays := func(v PruneVersion) bool { return len(v.Reasons) > 0 }
 	if len(p.plan.Versions) > 0 && !slices.ContainsFunc(p.plan.Versions, stays) {
@@ -592,6 +595,18 @@ func (p *pruner) settle(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// checkReadable makes sure that what stays was read as far as it says that it leads.
+func (p *pruner) checkReadable() error {
+	for _, d := range slices.Sorted(maps.Keys(p.kept)) {
+		for _, next := range p.nodes[d].expected {
+			if n := p.nodes[next]; n != nil && n.isOpaque {
+				return fmt.Errorf("find out what %s names, which %s needs: it is here, but cannot be read as a manifest", next, p.nodes[d].label())
+			}
+		}
+	}
+	return nil
 }
 
 // secondManifests returns the content of the manifests for Argo CD that stay: each needs its bundle or runtime, whose

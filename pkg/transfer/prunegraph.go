@@ -43,12 +43,16 @@ type pruneEntry struct {
 	desc ocispec.Descriptor
 }
 
-// pruneNode is a manifest and all that it names. Of a manifest that does not exist only absent is set.
+// pruneNode is a manifest and all that it names. Of a manifest that does not exist absent is set.
 type pruneNode struct {
 	desc   ocispec.Descriptor
 	absent bool
 	// manifests are named by its fields and, by digest alone, by its image lock; blobs are its config and layers.
 	manifests, blobs []digest.Digest
+	// expected are those that its fields say are manifests.
+	expected []digest.Digest
+	// isOpaque is set, with absent, for content that is here and cannot be read as a manifest.
+	isOpaque bool
 	// attached are its referrers, and what its tags hold.
 	attached []digest.Digest
 	subject  digest.Digest
@@ -127,6 +131,10 @@ func (g *pruneGraph) readNode(ctx context.Context, d digest.Digest) (*pruneNode,
 	case errors.Is(err, errdef.ErrNotFound):
 		// Something can be attached to what does not exist: a registry lists that, too.
 		n.absent = true
+		if folder, is := g.store.(folderPruner); is {
+			_, err := folder.Stat(d)
+			n.isOpaque = err == nil
+		}
 		if err := g.budget.Take(memoryPerNode); err != nil {
 			return nil, err
 		}
@@ -158,22 +166,28 @@ func (g *pruneGraph) readChildren(ctx context.Context, n *pruneNode, desc ocispe
 	}
 	for _, next := range m.Manifests {
 		n.manifests = append(n.manifests, next.Digest)
+		if oci.IsManifest(next.MediaType) {
+			n.expected = append(n.expected, next.Digest)
+		}
 	}
 	for _, next := range m.Blobs() {
 		if oci.IsManifest(next.MediaType) {
+			n.expected = append(n.expected, next.Digest)
 			n.manifests = append(n.manifests, next.Digest)
 		}
 		n.blobs = append(n.blobs, next.Digest)
 	}
 	locking := *m
-	if m.ArtifactType == bundle.TypeArgoCD && len(m.Manifests) == 0 {
+	if m.ArtifactType == bundle.TypeArgoCD && len(m.Layers) == 1 {
 		locking.ArtifactType = bundle.TypeRuntime // it has the same layer, with the same lock
 	}
 	lock, err := bundle.ReadLock(ctx, g.store, &locking)
 	var refused *errcode.ErrorResponse
+	var damaged *bundle.LockError
 	if err != nil {
+		isDamaged := errors.As(err, &damaged) // also if it ends too early, as a broken connection does
 		err = fmt.Errorf("read its image lock: %w", err)
-		if ctx.Err() != nil || isBrokenConnection(err) || errors.As(err, &refused) {
+		if ctx.Err() != nil || !isDamaged && isBrokenConnection(err) || errors.As(err, &refused) {
 			return err
 		}
 		n.unreadable = err
@@ -181,6 +195,7 @@ func (g *pruneGraph) readChildren(ctx context.Context, n *pruneNode, desc ocispe
 	}
 	for _, locked := range lock {
 		n.manifests = append(n.manifests, digest.Digest(locked.Image.DigestStr()))
+		n.expected = append(n.expected, digest.Digest(locked.Image.DigestStr()))
 	}
 	isInvalid := func(d digest.Digest) bool { return d.Validate() != nil } // names nothing that could exist
 	n.manifests, n.blobs = slices.DeleteFunc(n.manifests, isInvalid), slices.DeleteFunc(n.blobs, isInvalid)

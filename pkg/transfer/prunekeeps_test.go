@@ -264,3 +264,59 @@ func TestPruneOrder(t *testing.T) {
 		t.Errorf("%d bytes of leftovers listed twice, %d of leftovers listed once", rest.Bytes(), once.Bytes())
 	}
 }
+
+// What stays is read whole, or nothing is deleted; what goes need not be.
+func TestPruneReadsWhatStays(t *testing.T) {
+	t.Parallel()
+	damagedLayer := func(w *world, dst *layout.Store) []ocispec.Descriptor {
+		return []ocispec.Descriptor{put(w.t, dst, dockerLayer, []byte{})} // of which gzip says EOF
+	}
+	for name, c := range map[string]struct {
+		layers func(w *world, dst *layout.Store) []ocispec.Descriptor
+		want   string
+	}{
+		"no layer": {func(*world, *layout.Store) []ocispec.Descriptor { return []ocispec.Descriptor{} }, "has 0 layers, want 1"},
+		"two layers": {func(w *world, dst *layout.Store) []ocispec.Descriptor {
+			l := damagedLayer(w, dst)
+			return append(l, l...)
+		}, "has 2 layers, want 1"},
+		"empty": {damagedLayer, "EOF"},
+	} {
+		w := newWorld(t)
+		dst := newLayout(t)
+		roots := w.threeVersions(dst)
+		odd := put(t, dst, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			MediaType: ocispec.MediaTypeImageManifest, ArtifactType: bundle.TypeRuntime,
+			Config: put(t, dst, ocispec.MediaTypeImageConfig, []byte("{}")), Layers: c.layers(w, dst),
+			Annotations: map[string]string{ocispec.AnnotationTitle: "edge", ocispec.AnnotationVersion: "0.1.0"},
+		})
+		if err := dst.Tag(t.Context(), odd, "0.1.0"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := transfer.PlanPrune(t.Context(), dst, transfer.PruneOptions{KeepTags: []string{"0.1.0"}})
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "edge 0.1.0 names, which stays") {
+			t.Errorf("%s, kept: error %v", name, err)
+		}
+		prune(t, dst, transfer.PruneOptions{KeepVersions: 1})
+		isGone(t, dst, name, odd.Digest)
+		checkAll(t, dst, roots["1.2.0"])
+	}
+}
+
+// A folder can hold more than a registry takes: what stays and is too large to read ends the prune.
+func TestPruneOfOversizedManifests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dst := newLayout(t)
+	w.threeVersions(dst)
+	large := put(t, dst, "application/octet-stream", []byte(`{"schemaVersion":2,"mediaType":"`+ocispec.MediaTypeImageIndex+`","manifests":[]`+strings.Repeat(" ", 5<<20)+"}"))
+	large.MediaType = ocispec.MediaTypeImageIndex
+	index := put(t, dst, ocispec.MediaTypeImageIndex, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{large}})
+	if err := dst.Tag(t.Context(), index, "large"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := transfer.PlanPrune(t.Context(), dst, transfer.PruneOptions{KeepVersions: 1})
+	if err == nil || !strings.Contains(err.Error(), "cannot be read as a manifest") {
+		t.Errorf("error %v", err)
+	}
+}
