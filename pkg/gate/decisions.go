@@ -1,6 +1,8 @@
 package gate
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -75,7 +77,8 @@ type attachmentMemory struct {
 
 // attachedBlob is a blob of attachments, of which there are so many.
 type attachedBlob struct {
-	size        int64
+	// sizes are how many give it which size: whoever may push may give any.
+	sizes       map[int64]int
 	until       time.Time
 	attachments int
 }
@@ -83,9 +86,12 @@ type attachedBlob struct {
 func newAttachmentMemory(limit int64) *attachmentMemory {
 	m := &attachmentMemory{newMemory[place, attachment](limit), map[place]attachedBlob{}}
 	m.onDrop = func(at place, a attachment) {
-		for d := range a.blobs {
+		for d, size := range a.blobs {
 			key := place{at.where, d.String()}
 			b := m.blobs[key]
+			if b.sizes[size]--; b.sizes[size] == 0 {
+				delete(b.sizes, size)
+			}
 			if b.attachments--; b.attachments == 0 {
 				delete(m.blobs, key)
 			} else {
@@ -104,16 +110,21 @@ func (m *attachmentMemory) keepAttachment(at place, a attachment) {
 	}
 	for d, size := range a.blobs {
 		key := place{at.where, d.String()}
-		m.blobs[key] = attachedBlob{size, a.until, m.blobs[key].attachments + 1}
+		b := m.blobs[key]
+		if b.sizes == nil {
+			b.sizes = map[int64]int{}
+		}
+		b.sizes[size]++
+		m.blobs[key] = attachedBlob{b.sizes, a.until, b.attachments + 1}
 	}
 }
 
-// findBlob returns the size of a blob of something attached.
-func (m *attachmentMemory) findBlob(at place) (size int64, ok bool) {
+// findBlob returns the sizes that are given to a blob of something attached, the least first.
+func (m *attachmentMemory) findBlob(at place) (sizes []int64, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b, ok := m.blobs[at]
-	return b.size, ok && time.Now().Before(b.until)
+	return slices.Sorted(maps.Keys(b.sizes)), ok && time.Now().Before(b.until)
 }
 
 // verdictMemory keeps verdicts, and finds those of a repository.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry"
 )
 
 // repository is a repository at the gate. What is known of it is in the memories of all.
@@ -129,19 +130,27 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 		return ocispec.Descriptor{}, err
 	}
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d}
+	isDisputed := false
 	isFound := func() bool {
+		isDisputed = false
 		if _, found, ok := r.g.findItem(r, d, anyBlob); ok {
 			desc.Size = found.size
 			return true
 		}
-		size, ok := r.decided().attached.findBlob(r.at(d.String()))
+		sizes, ok := r.decided().attached.findBlob(r.at(d.String()))
 		if ok {
-			desc.Size = size
+			desc.Size, isDisputed = sizes[0], len(sizes) > 1
 		}
 		return ok
 	}
+	settle := func() (_ ocispec.Descriptor, err error) {
+		if isDisputed {
+			desc.Size, err = r.measureBlob(ctx, desc)
+		}
+		return desc, err
+	}
 	if isFound() {
-		return desc, nil
+		return settle()
 	}
 	decided := r.decided()
 	refused, known := decided.blobRefusals.find(r.at(d.String()))
@@ -151,7 +160,7 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 	found, err := r.search(ctx, isFound)
 	switch {
 	case found:
-		return desc, nil
+		return settle()
 	case err == nil:
 		err = fmt.Errorf("%s: %w", d, ErrNotNamed)
 	}
@@ -160,4 +169,29 @@ func (r *repository) acceptBlob(ctx context.Context, d digest.Digest) (ocispec.D
 	}
 	keepRefusal(decided.blobRefusals, r.at(d.String()), refusal{err, time.Now().Add(r.g.refusalTime(err))})
 	return desc, err
+}
+
+// measureBlob returns the size of a blob to which attachments give several: that of the cache, or upstream's. The digest is
+// checked as ever.
+func (r *repository) measureBlob(ctx context.Context, desc ocispec.Descriptor) (size int64, err error) {
+	if c := r.g.cache; c != nil {
+		if file := c.openFile(desc.Digest); file != nil {
+			defer file.Close()
+			info, err := file.Stat()
+			if err != nil {
+				return 0, err
+			}
+			return info.Size(), nil
+		}
+	}
+	err = r.upstream.ask(ctx, askBlob, func(ctx context.Context, repository Repository) error {
+		size = desc.Size
+		if r, ok := repository.(interface{ Blobs() registry.BlobStore }); ok {
+			found, err := r.Blobs().Resolve(ctx, desc.Digest.String())
+			size = found.Size
+			return err
+		}
+		return nil
+	})
+	return size, err
 }
