@@ -65,8 +65,8 @@ func ValidateChannel(name string) error {
 
 // Promote moves a channel, such as stable, to a verified root: it attaches a signed attestation of who promotes it and
 // when, and then moves the tag, so that sites that follow it find the attestation. Both are written to target, which
-// holds the same content as root.Store. A channel that is at the root already stays as it is, unless it is stale, or
-// renewed by Refresh: then there is a new attestation.
+// holds the same content as root.Store. A channel that is at the root already stays as it is, unless its promotion has
+// ended, or Refresh renews it: then there is a new attestation. A stale channel is not renewed by its own name.
 //
 // Errors: [ErrUnverified] if root was opened without verification; those of [ValidateChannel]; [*OlderError];
 // [*NotPromotedError]; a channel that belongs to something else.
@@ -99,13 +99,16 @@ func Promote(ctx context.Context, target oras.GraphTarget, root *Root, opts Prom
 	not := &NotPromotedError{Channel: opts.Channel, Version: p.Version, Digest: root.Source.Root.Digest}
 	// By the channel alone nobody says which version is meant: its registry does.
 	isNamed := root.Pinned || root.Tag != opts.Channel
+	// A promotion that does not count for this policy may count for another one: it is not repeated unasked.
+	var ended *trust.StaleError
+	hasEnded := errors.As(stale, &ended) && !ended.IsUnpromoted()
 	switch {
 	case opts.Refresh && (err == nil && !atRoot || errors.Is(err, errdef.ErrNotFound)):
 		return nil, not
-	case atRoot && stale != nil && (opts.Refresh || !isNamed):
+	case atRoot && stale != nil && !isNamed && (opts.Refresh || hasEnded):
 		not.Err = stale
 		return nil, not
-	case atRoot && (opts.Refresh || stale != nil):
+	case atRoot && (opts.Refresh || hasEnded):
 	case errors.Is(err, errdef.ErrNotFound):
 	case err != nil:
 		return nil, fmt.Errorf("resolve channel %s: %w", opts.Channel, err)

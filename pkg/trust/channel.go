@@ -55,6 +55,9 @@ func (e *StaleError) Error() string {
 	return fmt.Sprintf("channel %s is stale: %s", e.Channel, e.Problem)
 }
 
+// IsUnpromoted reports whether no promotion of the version to the channel counts, rather than one that has ended.
+func (e *StaleError) IsUnpromoted() bool { return e.Problem == notPromoted }
+
 // Is makes it a refusal if the policy says so.
 func (e *StaleError) Is(err error) bool { return err == ErrRefused && e.Refused }
 
