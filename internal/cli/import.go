@@ -89,7 +89,7 @@ func (a *app) importArchives(ctx context.Context, archives []string, target stri
 	if options.Preserve, err = f.preserveNames(to, client); err != nil {
 		return err
 	}
-	if archives, err = findVolumes(archives); err != nil {
+	if archives, err = a.findVolumes(archives); err != nil {
 		return err
 	}
 	if f.dryRun {
@@ -181,12 +181,37 @@ func planImport(ctx context.Context, archives []string, to place.Place, dst plac
 	return comparePlan(ctx, plan, to, dst)
 }
 
-// findVolumes adds the volumes next to those that are named. What is read as a stream stays alone.
-func findVolumes(archives []string) ([]string, error) {
+// findVolumes adds the volumes next to those that are named. One that does not open with them is left out with a note: it
+// may still be on its way, or be of another export. What is read as a stream stays alone.
+func (a *app) findVolumes(archives []string) ([]string, error) {
 	if slices.ContainsFunc(archives, func(name string) bool { return name == "-" || strings.HasSuffix(name, ".zst") }) {
 		return archives, nil
 	}
-	return archive.AddSiblings(archives...)
+	all, err := archive.AddSiblings(archives...)
+	switch {
+	case err != nil, len(all) == len(archives), tryVolumes(all) == nil:
+		return all, err
+	case tryVolumes(archives) != nil:
+		return archives, nil // the import says why
+	}
+	usable := slices.Clone(archives)
+	for _, sibling := range all[len(archives):] {
+		if err := tryVolumes(append(slices.Clone(archives), sibling)); err != nil {
+			a.ui.Note("note: %s is left out: %v", sibling, err)
+			continue
+		}
+		usable = append(usable, sibling)
+	}
+	return usable, nil
+}
+
+// tryVolumes reports why volumes cannot be opened together.
+func tryVolumes(names []string) error {
+	s, err := archive.Open(names...)
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }
 
 // nameArchives names what is imported in an error, which names the volume that it is about.

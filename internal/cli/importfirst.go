@@ -37,7 +37,7 @@ func (a *app) importFirst(ctx context.Context, p *preparedRoot, clusters []*depl
 	if err != nil {
 		return err
 	}
-	volumes, err := findVolumes([]string{p.File})
+	volumes, err := a.findVolumes([]string{p.File})
 	if err != nil {
 		return err
 	}
