@@ -173,7 +173,7 @@ func (a *app) runValues(ctx context.Context, name string, revision int, show boo
 		return err
 	}
 	if !bytes.Equal(masked, text) {
-		a.ui.Note("note: secrets are masked, so that this is no file for --values: pass --show-secrets to print them")
+		a.ui.Note("note: secrets are masked, so this output cannot be passed to --values: --show-secrets prints them")
 	}
 	return a.ui.Data(masked)
 }

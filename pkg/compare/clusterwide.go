@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// mappingAt returns the mapping at a path of an object; nil if there is none.
+// mappingAt returns the mapping at a path of an object, or nil if the path has no mapping.
 func mappingAt(object map[string]any, path ...string) map[string]any {
 	for _, key := range path {
 		object, _ = object[key].(map[string]any)

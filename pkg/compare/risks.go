@@ -190,7 +190,7 @@ func (f *riskFinder) lookAtAccount() {
 	}
 }
 
-// textAt returns the text at a path of an object; "" if there is none.
+// textAt returns the text at a path of an object, or "" if the path has no text.
 func textAt(object map[string]any, path ...string) string {
 	var at any = object
 	for _, key := range path {

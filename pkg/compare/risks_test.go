@@ -101,7 +101,7 @@ func serverText(fields string) string {
 	return "apiVersion: example.com/v1\nkind: Server\nmetadata: {name: s}\nspec: {" + fields + "}\n"
 }
 
-// A namespace, a volume, a webhook or an API says by itself what it allows.
+// What a namespace, a volume, a webhook or an API service allows is seen without the resources that use it.
 func TestClusterwideRisks(t *testing.T) {
 	t.Parallel()
 	const label = "pod-security.kubernetes.io/enforce"

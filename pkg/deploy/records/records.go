@@ -61,7 +61,7 @@ type Revision struct {
 	Version string `yaml:"version" json:"version"`
 	Digest  string `yaml:"digest" json:"digest"`
 	Origin  `yaml:",inline"`
-	// Values is the digest of the values, "" if there are none.
+	// Values is the digest of the values, or "" for a revision without values.
 	Values string `yaml:"values,omitempty" json:"values,omitempty"`
 	State  State  `yaml:"state" json:"state"`
 	// Reason is why it failed or where it paused.
