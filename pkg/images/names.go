@@ -31,7 +31,7 @@ var (
 
 // labelOf reads a name.
 func labelOf(name string) nameLabel {
-	name = strings.ToLower(name)
+	name = spellOut(strings.ToLower(name))
 	speaks := strings.Contains(name, "image")
 	switch {
 	case containsAny(name, policyWords), endsIn(name, propertyWords), endsIn(strings.TrimSuffix(name, "s"), propertyWords):
@@ -48,6 +48,16 @@ func labelOf(name string) nameLabel {
 	}
 	return mentions
 }
+
+// spellOut writes image for the words img and imgs of a name in lower case.
+func spellOut(name string) string {
+	if !strings.Contains(name, "img") {
+		return name
+	}
+	return shortWord.ReplaceAllString(name, "${1}image${2}")
+}
+
+var shortWord = regexp.MustCompile(`(^|[._-])img(s?(?:$|[._-]))`)
 
 func endsIn(name string, words []string) bool {
 	return slices.ContainsFunc(words, func(w string) bool { return strings.HasSuffix(name, w) })

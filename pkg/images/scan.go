@@ -59,12 +59,13 @@ func standsAlone(text string, m textMatch) bool {
 }
 
 // scanLoose finds what only looks like references in a text: the values of names that say image,
-// without a host too, repositories of registries, and references of which a part is a variable.
+// without a host too, the neighbors of full references in a list, repositories of registries, and references of which a part is a variable.
 func scanLoose(text string) []textMatch {
 	found := scanNamed(text)
 	if !strings.Contains(text, "/") {
 		return found
 	}
+	found = append(found, scanLists(text)...)
 	for _, scheme := range pointers {
 		for i := strings.Index(text, scheme); i >= 0; {
 			end := wordEnd(text, i, elementEnds)
@@ -90,13 +91,33 @@ func scanLoose(text string) []textMatch {
 	return found
 }
 
+// scanLists finds the references without a host that a list in a text has next to full ones:
+// ghcr.io/a/b:1,redis:7.
+func scanLists(text string) []textMatch {
+	var found []textMatch
+	last := 0
+	for _, m := range scanText(text) {
+		if m.start < last {
+			continue // in the list before
+		}
+		start := last + strings.LastIndexAny(text[last:m.start], wordEnds+"=") + 1
+		last = wordEnd(text, m.end, wordEnds)
+		for _, e := range splitElements(text[start:last]) {
+			if e.start, e.end = start+e.start, start+e.end; isComplete(text[e.start:e.end]) {
+				found = append(found, e)
+			}
+		}
+	}
+	return found
+}
+
 func hostOf(text string) string {
 	host, _, _ := strings.Cut(text, "/")
 	return host
 }
 
 // imageWord is in each name that says image.
-var imageWord = regexp.MustCompile(`(?i)image`)
+var imageWord = regexp.MustCompile(`(?i)image|\bimgs?\b|_imgs?\b|\bimgs?_`)
 
 // nameCharacters are those of fields, flags and variables.
 const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
