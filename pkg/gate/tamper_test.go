@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/gate"
 	"krtpkg.dev/krtpkg/pkg/registry"
@@ -115,7 +116,7 @@ var tamperings = []tampering{
 	}},
 	{"signed by a stranger", func(s *scene) {
 		evil := s.pushEvil("6.6.6")
-		s.signer, _ = newKey(s)
+		s.signer, _ = signtest.NewSignerWithKey(s)
 		s.sign(s.repo, evil.root)
 		s.is(s.get(manifestPath("edge", "6.6.6")), denied, "none valid")
 	}},
@@ -631,7 +632,7 @@ var tamperings = []tampering{
 	}},
 	{"policy's key is another one", func(s *scene) {
 		s.isEdge()
-		_, public := newKey(s)
+		_, public := signtest.NewSignerWithKey(s)
 		s.write("release.pub", string(public))
 		s.until("a refusal", func() bool { return s.get(manifestPath("edge", "1.0.0")).status == denied })
 	}},

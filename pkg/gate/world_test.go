@@ -3,12 +3,7 @@ package gate_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +26,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/gate"
 	"krtpkg.dev/krtpkg/pkg/images"
@@ -58,26 +54,6 @@ type world struct {
 	events  []gate.Event
 }
 
-func newKey(t testing.TB) (*sign.Signer, []byte) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := sign.LoadSigner(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if der, err = x509.MarshalPKIXPublicKey(private.Public()); err != nil {
-		t.Fatal(err)
-	}
-	return s, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
-}
-
 // policyText is a policy for the repositories below krt/ at any registry.
 const policyText = `apiVersion: krtpkg.dev/v1alpha1
 kind: TrustPolicy
@@ -100,7 +76,7 @@ func newWorld(t *testing.T, o registrytest.Options) *world {
 	}
 	w.client = client
 	var public []byte
-	w.signer, public = newKey(t)
+	w.signer, public = signtest.NewSignerWithKey(t)
 	w.write("release.pub", string(public))
 	w.write("trust.yaml", policyText)
 	return w

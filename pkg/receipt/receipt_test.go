@@ -2,13 +2,8 @@ package receipt_test
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/receipt"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -27,23 +23,6 @@ const (
 )
 
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
-
-func newSigner(t testing.TB) *sign.Signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := sign.LoadSigner(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
 
 // applied is a receipt of a cluster, so many days old.
 func applied(cluster string, days int) receipt.Receipt {
@@ -76,7 +55,7 @@ func verifier(t testing.TB, opts receipt.Options) *receipt.Verifier {
 
 // What a site signs is what the other side reads.
 func TestRoundTrip(t *testing.T) {
-	s := newSigner(t)
+	s := signtest.NewSigner(t)
 	r := applied(north, 1)
 	r.Outcome, r.Failure = receipt.Failed, "findings"
 	r.Bundles = receipt.Bundles{Applied: []string{"a"}, Unchanged: []string{"b"}, Deleted: []string{"c"}, Failed: []string{"d"}, Blocked: []string{"e"}, NotBegun: []string{"f"}}
@@ -127,7 +106,7 @@ func TestSize(t *testing.T) {
 	for i := range 40 {
 		r.Bundles.Applied = append(r.Bundles.Applied, fmt.Sprintf("%s-%d", []string{"cert-manager", "kube-prometheus-stack", "metallb", "csi-driver-nfs"}[i%4], i))
 	}
-	size := len(signed(t, r, newSigner(t)))
+	size := len(signed(t, r, signtest.NewSigner(t)))
 	t.Logf("%d bundles: %d bytes", len(r.Bundles.Applied), size)
 	if size > receipt.MaxQRCode {
 		t.Errorf("%d bytes, more than the %d of a QR code", size, receipt.MaxQRCode)
@@ -135,7 +114,7 @@ func TestSize(t *testing.T) {
 }
 
 func TestSignRefuses(t *testing.T) {
-	s := newSigner(t)
+	s := signtest.NewSigner(t)
 	for name, change := range map[string]func(*receipt.Receipt){
 		"no cluster":            func(r *receipt.Receipt) { r.Cluster = "" },
 		"no digest":             func(r *receipt.Receipt) { r.Digest = "" },
@@ -178,7 +157,7 @@ func fleet(t testing.TB, rest string, keys map[string]*sign.Signer) *receipt.Fle
 
 // Each receipt that does not count is refused for its reason, and all others count.
 func TestRefused(t *testing.T) {
-	site, foreign, northern := newSigner(t), newSigner(t), newSigner(t)
+	site, foreign, northern := signtest.NewSigner(t), signtest.NewSigner(t), signtest.NewSigner(t)
 	both := "- {name: north, id: " + north + "}\n- {name: south, id: " + south + "}\n"
 	envelope := func(kind, payload string, by *sign.Signer) []byte {
 		data, err := sign.SignEnvelope(t.Context(), by, kind, []byte(payload))
@@ -264,7 +243,7 @@ func TestRefused(t *testing.T) {
 
 // What is missing and what is old is told, and a history of receipts counts once.
 func TestState(t *testing.T) {
-	s := newSigner(t)
+	s := signtest.NewSigner(t)
 	third, fourth := strings.Replace(north, "a01", "a03", 1), strings.Replace(north, "a01", "a04", 1)
 	f := fleet(t, "- {name: west, id: "+fourth+"}\n- {name: north, id: "+north+", runtimes: [edge, shop]}\n- {name: south, id: "+south+"}\n- {name: east, id: "+third+"}\n", nil)
 	v := verifier(t, receipt.Options{Keys: []*sign.Key{s.Key()}, Fleet: f, MaxAge: 30 * 24 * time.Hour, Previous: []receipt.Line{
@@ -320,7 +299,7 @@ func TestFileName(t *testing.T) {
 			t.Errorf("%s: %s", name, file)
 		}
 		names[file] = true
-		s := newSigner(t)
+		s := signtest.NewSigner(t)
 		v := verifier(t, receipt.Options{Keys: []*sign.Key{s.Key()}, Fleet: fleet(t, fmt.Sprintf("- {name: '%s', id: %s}\n", name, south), nil)})
 		var refused *receipt.RefusedError
 		if err := v.Add("receipts", "receipts/"+file, signed(t, applied(north, 0), s)); !errors.As(err, &refused) || refused.Reason != receipt.OtherCluster || !strings.Contains(err.Error(), "but "+name+" is") {
@@ -335,7 +314,7 @@ func BenchmarkVerify(b *testing.B) {
 	keys, files := map[string]*sign.Signer{}, map[string][]byte{}
 	for i := range 1000 {
 		name, id := fmt.Sprintf("site-%d", i), fmt.Sprintf("7f0c3f0e-6d0f-4c43-9c2e-%012d", i)
-		keys[name] = newSigner(b)
+		keys[name] = signtest.NewSigner(b)
 		fmt.Fprintf(&yaml, "- {name: %s, id: %s, key: %s}\n", name, id, name)
 		r := applied(id, 1)
 		for j := range 30 {
@@ -359,7 +338,7 @@ func BenchmarkVerify(b *testing.B) {
 
 // Whatever a receipt is made of: it is refused, or is valid and can be signed again.
 func FuzzAdd(f *testing.F) {
-	s := newSigner(f)
+	s := signtest.NewSigner(f)
 	data := signed(f, applied(north, 1), s)
 	var envelope struct{ Payload []byte }
 	if err := json.Unmarshal(data, &envelope); err != nil {

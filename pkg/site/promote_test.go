@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content/memory"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/site"
@@ -30,14 +31,7 @@ type releases struct {
 
 func newReleases(t *testing.T) *releases {
 	t.Helper()
-	private, public, err := sign.GenerateKeyPair(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := sign.LoadSigner(private, func() ([]byte, error) { return nil, nil })
-	if err != nil {
-		t.Fatal(err)
-	}
+	signer, public := signtest.NewSignerWithKey(t)
 	key, err := sign.LoadPublicKey(public)
 	if err != nil {
 		t.Fatal(err)

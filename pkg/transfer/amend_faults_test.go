@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -37,7 +38,7 @@ func signable(t *testing.T, store func(w *world, root ocispec.Descriptor)) (file
 func TestAmendJoinsDockerTypes(t *testing.T) {
 	t.Parallel()
 	file, root := signable(t, func(w *world, root ocispec.Descriptor) {
-		signed(t, w.dist, root, newSigner(t))
+		signed(t, w.dist, root, signtest.NewSigner(t))
 		desc, err := w.dist.Resolve(t.Context(), cosignTag(root, ".sig"))
 		if err != nil {
 			t.Fatal(err)
@@ -52,7 +53,7 @@ func TestAmendJoinsDockerTypes(t *testing.T) {
 		}
 	})
 	a := amend(t, file)
-	signed(t, a, root, newSigner(t))
+	signed(t, a, root, signtest.NewSigner(t))
 	if _, err := a.Save(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +127,7 @@ func TestAmendAtOnce(t *testing.T) {
 		var errs [2]error
 		var group sync.WaitGroup
 		for i, a := range both {
-			signed(t, a, root, newSigner(t))
+			signed(t, a, root, signtest.NewSigner(t))
 			group.Go(func() { _, errs[i] = a.Save(t.Context(), nil) })
 		}
 		group.Wait()
@@ -158,7 +159,7 @@ func TestAmendTwice(t *testing.T) {
 	file, root := signable(t, nil)
 	a := amend(t, file)
 	for range 2 {
-		signed(t, a, root, newSigner(t))
+		signed(t, a, root, signtest.NewSigner(t))
 		if changed, err := a.Save(t.Context(), nil); !changed || err != nil {
 			t.Fatalf("changed %v, %v", changed, err)
 		}
@@ -175,7 +176,7 @@ func TestAmendThroughLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := amend(t, link)
-	signed(t, a, root, newSigner(t))
+	signed(t, a, root, signtest.NewSigner(t))
 	if _, err := a.Save(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

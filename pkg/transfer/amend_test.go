@@ -17,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -139,7 +140,7 @@ func TestAmendIsSignThenExport(t *testing.T) {
 			}
 			file := exported()
 			for range 2 { // the second signer joins the first
-				signer := newSigner(t)
+				signer := signtest.NewSigner(t)
 				a := amend(t, file)
 				for _, desc := range append(slices.Clone(c.roots), bundles[0]) {
 					attested(t, a, desc, signer)
@@ -209,7 +210,7 @@ func TestAmendWritesNothingForNothing(t *testing.T) {
 	root := w.edge()
 	complete := newLayout(t)
 	w.mustCopy(root, complete)
-	signer := newSigner(t)
+	signer := signtest.NewSigner(t)
 	signed(t, complete, root, signer)
 	plan := planOf(t, complete, root, transfer.Options{})
 	file := export(t, plan, plan.ArchiveContents(nil, nil))
@@ -281,7 +282,7 @@ func TestAmendBreaksOff(t *testing.T) {
 			file := export(t, plan, plan.ArchiveContents(nil, nil))
 			was := sum(t, file)
 			a := amend(t, file)
-			signed(t, a, root, newSigner(t))
+			signed(t, a, root, signtest.NewSigner(t))
 			if err := c.save(t, a, file); err == nil {
 				t.Fatal("it was saved")
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -25,7 +26,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 	complete := newLayout(t)
 	w.mustCopy(old, complete)
 	w.mustCopy(new, complete)
-	signed(t, complete, old, newSigner(t)) // one already exists
+	signed(t, complete, old, signtest.NewSigner(t)) // one already exists
 	before := planOf(t, complete, old, transfer.Options{})
 	both, err := transfer.NewPlan(t.Context(), []transfer.Source{
 		{Store: complete, Root: old, Tags: []string{"1.0.0"}}, {Store: complete, Root: new, Tags: []string{"1.1.0", "stable"}},
@@ -55,7 +56,7 @@ func TestAmendedArchiveIsAnExport(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 { // the second time joins the first under the tags
-				signer := newSigner(t)
+				signer := signtest.NewSigner(t)
 				for _, root := range roots {
 					a, err := archive.OpenAmendment(file)
 					if err != nil {
@@ -151,7 +152,7 @@ func TestAmendRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeBody(t, a)
-	signed(t, a, root, newSigner(t))
+	signed(t, a, root, signtest.NewSigner(t))
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := a.Save(cancelled, nil); err == nil {

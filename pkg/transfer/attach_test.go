@@ -17,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -48,7 +49,7 @@ func TestSignaturesAreMerged(t *testing.T) {
 			root := w.bundle("a", w.image("1"))
 			dst := kinds[kind](t)
 			w.mustCopy(root, dst)
-			vendor, site := newSigner(t), newSigner(t)
+			vendor, site := signtest.NewSigner(t), signtest.NewSigner(t)
 			signed(t, dst, root, site)
 			attach(t, dst, root, ".att", "ours", "common")
 			signed(t, w.dist, root, vendor)
@@ -87,7 +88,7 @@ func TestSignaturesAreMerged(t *testing.T) {
 			equal(t, contentOf(t, dst, root), before)
 
 			// What the source has signed since comes along.
-			signed(t, w.dist, root, newSigner(t))
+			signed(t, w.dist, root, signtest.NewSigner(t))
 			w.mustCopy(root, dst)
 			if n := len(layersOf(t, dst, root, ".sig")); n != 3 {
 				t.Errorf("%d signatures, want 3", n)

@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -184,7 +185,7 @@ func TestOnlyVerifiedSignatures(t *testing.T) {
 	if err != nil || len(want) != 2 {
 		t.Fatalf("%v, %v", want, err)
 	}
-	signed(t, w.dist, root, newSigner(t))
+	signed(t, w.dist, root, signtest.NewSigner(t))
 	isVerified := func(d digest.Digest) bool {
 		return slices.ContainsFunc(want, func(o sign.Object) bool { return o.Form == sign.Bundle && o.Manifest == d })
 	}

@@ -16,6 +16,7 @@ import (
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/progress"
@@ -202,7 +203,7 @@ func TestSignedPlatformArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed(t, a, root, newSigner(t))
+	signed(t, a, root, signtest.NewSigner(t))
 	if _, err := a.Save(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

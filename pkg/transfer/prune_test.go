@@ -20,6 +20,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
@@ -44,7 +45,7 @@ func (w *world) version(version string, images ...ocispec.Descriptor) ocispec.De
 		},
 		Images: lockOf(w.t, "krtpkg.invalid/bundles/any", web),
 	})
-	signed(w.t, w.dist, root, newSigner(w.t))
+	signed(w.t, w.dist, root, signtest.NewSigner(w.t))
 	sbom := refer(w.t, w.dist, root, "application/spdx+json", "an SBOM of "+version)
 	attach(w.t, w.dist, sbom, ".sbom", "an SBOM of the SBOM of "+version)
 	return root

@@ -12,6 +12,7 @@ import (
 	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -19,7 +20,7 @@ import (
 // release signs a root and attests three things of it, as one run of the sign command does.
 func release(t *testing.T, store oras.GraphTarget, root ocispec.Descriptor) (*sign.Signer, error) {
 	t.Helper()
-	signer := newSigner(t)
+	signer := signtest.NewSigner(t)
 	options := sign.SignOptions{Signer: signer}
 	var statements []sign.Statement
 	for _, name := range []string{"a", "b", "c"} {

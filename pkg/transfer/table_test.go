@@ -20,6 +20,7 @@ import (
 	"oras.land/oras-go/v2"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -265,7 +266,7 @@ func TestFaults(t *testing.T) {
 	rand.NewChaCha8([32]byte{1}).Read(noise)
 	layer := string(noise)
 	root := w.runtime(w.bundle("first", w.index(w.imageOf(noise), w.image("base", "arm64"))), w.bundle("second", w.image("base", "more")))
-	signed(t, w.dist, root, newSigner(t))
+	signed(t, w.dist, root, signtest.NewSigner(t))
 	big := digestOf(layer).String()
 	// One of each for all rows, which have a repository of their own.
 	source, target := newLine(t, registrytest.Options{Kind: registrytest.Distribution3}), newLine(t, registrytest.Options{Kind: registrytest.Distribution3})

@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -95,7 +96,7 @@ func TestNothingIsWrittenBeforeItIsVerified(t *testing.T) {
 	w := newWorld(t)
 	large := func(text string) ocispec.Descriptor { return w.imageOf(bytes.Repeat([]byte(text), 300<<10/len(text))) }
 	root := w.runtime(w.bundle("a", large("one"), large("two")), w.bundle("b", large("three")))
-	signer, stranger := newSigner(t), newSigner(t)
+	signer, stranger := signtest.NewSigner(t), signtest.NewSigner(t)
 	policy, err := sign.KeyPolicy(signer.Key())
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +223,7 @@ func TestVerifiedVolumesOneByOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	root := w.runtime(w.bundle("a", w.imageOf(bytes.Repeat([]byte("one"), 100<<10)), w.imageOf(bytes.Repeat([]byte("two"), 100<<10))))
-	complete, signer := newLayout(t), newSigner(t)
+	complete, signer := newLayout(t), signtest.NewSigner(t)
 	w.mustCopy(root, complete)
 	signed(t, complete, root, signer)
 	policy, err := sign.KeyPolicy(signer.Key())

@@ -3,12 +3,7 @@ package transfer_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"io"
 	"maps"
@@ -28,6 +23,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/layout"
@@ -155,7 +151,7 @@ func (w *world) edge() ocispec.Descriptor {
 	web := w.index(w.image("base", "web on amd64"), w.image("base", "web on arm64"))
 	first, second := w.bundle("first", base, web), w.bundle("second", web)
 	root := w.runtime(first, second)
-	signer := newSigner(w.t)
+	signer := signtest.NewSigner(w.t)
 	for _, desc := range []ocispec.Descriptor{root, first} {
 		signed(w.t, w.dist, desc, signer)
 	}
@@ -165,23 +161,6 @@ func (w *world) edge() ocispec.Descriptor {
 	attach(w.t, w.dist, root, ".att", "an attestation")
 	attach(w.t, w.dist, sbom, ".sbom", "an SBOM of the SBOM")
 	return root
-}
-
-func newSigner(t *testing.T) *sign.Signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := sign.LoadSigner(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer
 }
 
 func signed(t *testing.T, store oras.GraphTarget, desc ocispec.Descriptor, signer *sign.Signer) {

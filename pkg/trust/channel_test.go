@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/internal/sigstoretest"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -154,13 +155,13 @@ func TestCheckAll(t *testing.T) {
 }
 
 func TestChannelRule(t *testing.T) {
-	_, public := newKey(t)
+	_, public := signtest.NewSignerWithKey(t)
 	for rules, want := range map[string]string{
 		"rules:\n- match: ['**']\n  channels: {stale: no}\n":                            `stale is "no", want warn or refuse`,
 		"rules:\n- match: ['**']\n  channels: {maxAge: 30}\n":                           `"30" is not an age`,
 		"rules:\n- match: ['**']\nimages:\n- match: ['**']\n  channels: {maxAge: 1d}\n": "want them in rules",
 	} {
-		_, err := parse(t, head+"\nauthorities:\n- {name: build, key: build.pub}\n"+rules, map[string]string{"build.pub": public})
+		_, err := parse(t, head+"\nauthorities:\n- {name: build, key: build.pub}\n"+rules, map[string]string{"build.pub": string(public)})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %s", rules, err, want)
 		}

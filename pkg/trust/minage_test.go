@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/internal/sigstoretest"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
@@ -85,14 +86,14 @@ func TestMinAge(t *testing.T) {
 
 // A policy that nothing can satisfy, or with an age that is none, is refused when it is read.
 func TestMinAgeOfPolicy(t *testing.T) {
-	_, public := newKey(t)
+	_, public := signtest.NewSignerWithKey(t)
 	for rule, want := range map[string]string{
 		"minAge: 72h": "minAge: no proof of time is possible",
 		"minAge: 3":   `"3" is not an age`,
 		"minAge: -1h": `"-1h" is not an age`,
 		"minAge: 0d":  `"0d" is not an age`,
 	} {
-		_, err := parse(t, head+"\nauthorities:\n- {name: build, key: build.pub}\nrules:\n- match: ['**']\n  "+rule+"\n", map[string]string{"build.pub": public})
+		_, err := parse(t, head+"\nauthorities:\n- {name: build, key: build.pub}\nrules:\n- match: ['**']\n  "+rule+"\n", map[string]string{"build.pub": string(public)})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %s", rule, err, want)
 		}

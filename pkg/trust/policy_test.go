@@ -1,41 +1,15 @@
 package trust_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/manifest"
-	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
-
-// newKey returns a key pair: the signer, and the public key as PEM.
-func newKey(t *testing.T) (*sign.Signer, string) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := sign.LoadSigner(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if der, err = x509.MarshalPKIXPublicKey(private.Public()); err != nil {
-		t.Fatal(err)
-	}
-	return s, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-}
 
 // indented is text for a block scalar of YAML.
 func indented(text string) string {
@@ -56,12 +30,12 @@ func parse(t *testing.T, text string, keys map[string]string) (*trust.Policy, er
 }
 
 func TestParse(t *testing.T) {
-	_, a := newKey(t)
+	_, a := signtest.NewSignerWithKey(t)
 	p, err := parse(t, head+`
 authorities:
 - name: release
   key: |
-`+indented(a)+`
+`+indented(string(a))+`
   notAfter: 2030-01-01T00:00:00Z
 rules:
 - match: [registry.example/krt/**, local]
@@ -93,8 +67,8 @@ rules:
 }
 
 func TestParseRefuses(t *testing.T) {
-	_, a := newKey(t)
-	keys := map[string]string{"a.pub": a, "same.pub": a, "text": "no key"}
+	_, a := signtest.NewSignerWithKey(t)
+	keys := map[string]string{"a.pub": string(a), "same.pub": string(a), "text": "no key"}
 	one := head + "authorities:\n- name: a\n  key: a.pub\n"
 	for name, c := range map[string]struct{ text, want string }{
 		"no document":         {"", "trust.yaml: the file is empty"},

@@ -13,6 +13,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/memory"
 
+	"krtpkg.dev/krtpkg/internal/signtest"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -81,8 +82,8 @@ func newWorld(t *testing.T) *world {
 	w.image = image(t, w.store, "web")
 	w.root, w.inner = packed(t, w.store, w.image)
 	for _, name := range []string{"build", "release", "upstream"} {
-		s, public := newKey(t)
-		w.signers[name], w.keys[name+".pub"] = s, public
+		s, public := signtest.NewSignerWithKey(t)
+		w.signers[name], w.keys[name+".pub"] = s, string(public)
 	}
 	return w
 }
