@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -179,5 +183,42 @@ func TestSchema(t *testing.T) {
 	}
 	if _, err := Schema("bulid"); err == nil || !strings.Contains(err.Error(), ", build,") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Every code of a failure is documented, and nothing else is.
+func TestCodesAreDocumented(t *testing.T) {
+	t.Parallel()
+	file, err := parser.ParseFile(token.NewFileSet(), "result.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var codes []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.ValueSpec); ok {
+			if of, ok := spec.Type.(*ast.Ident); ok && of.Name == "Code" {
+				codes = append(codes, strings.Trim(spec.Values[0].(*ast.BasicLit).Value, `"`))
+			}
+		}
+		return true
+	})
+	text, err := os.ReadFile("../../docs/JSON.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| exit code | codes |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := map[string]bool{}
+	for _, found := range regexp.MustCompile("`([a-z][A-Za-z]+)`").FindAllStringSubmatch(table, -1) {
+		documented[found[1]] = true
+	}
+	for _, code := range codes {
+		if !documented[code] {
+			t.Errorf("docs/JSON.md does not list the code %s", code)
+		}
+		delete(documented, code)
+	}
+	if len(codes) == 0 || len(documented) > 0 {
+		t.Errorf("%d codes; docs/JSON.md lists %v, which are not codes", len(codes), documented)
 	}
 }
