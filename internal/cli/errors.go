@@ -24,6 +24,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/delta"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/gate"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/registry"
@@ -265,6 +266,8 @@ func explainError(ctx context.Context, err error) result.Error {
 		return failure(result.Unauthorized, fetchExitCode(err), "log in with krtpkg login "+response.URL.Host+", docker login or podman login", response.URL.Host)
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		return failure(result.Unauthorized, fetchExitCode(err), "log in with krtpkg login REGISTRY, docker login or podman login", "")
+	case errors.As(err, &response) && slices.ContainsFunc(response.Errors, func(e errcode.Error) bool { return e.Detail == gate.RefusedByPolicy }):
+		return failure(result.Refused, exitUnverified, "a gate answers only what its trust policy accepts: sign and attest it as that demands, or ask whoever runs "+response.URL.Host, response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusForbidden:
 		return failure(result.Forbidden, fetchExitCode(err), "the login for "+response.URL.Host+" lacks permission or is missing: log in with krtpkg login, docker login or podman login", response.URL.Host)
 	case errors.As(err, &response) && response.StatusCode == http.StatusTooManyRequests:

@@ -125,7 +125,7 @@ func TestServeUpstream(t *testing.T) {
 		}
 		body = string(data)
 	}
-	if !strings.Contains(body, `"code":"DENIED"`) || !strings.Contains(body, digest+" is revoked by") {
+	if !strings.Contains(body, `"code":"DENIED","detail":"refused by the trust policy of a gate"`) || !strings.Contains(body, digest+" is revoked by") {
 		t.Error(body)
 	}
 	if code := gate.end(); code != 130 {

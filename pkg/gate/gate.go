@@ -151,6 +151,9 @@ func New(ctx context.Context, o Options) (*Gate, error) {
 	if err := checkUpstreams(o.Upstreams); err != nil {
 		return nil, err
 	}
+	if o.LoadPolicy == nil {
+		return nil, errors.New("Options.LoadPolicy is nil: want a function that loads the trust policy")
+	}
 	g := &Gate{
 		o: o, verifying: newVerifyLimit(2, 3), renewing: newVerifyLimit(1, 2), health: make([]health, len(o.Upstreams)),
 		manifests: manifestMemory{newMemory[digest.Digest, storedManifest](o.MemoryBytes / 4)}, lookups: newMemory[place, lookup](o.MemoryBytes / 16),
@@ -193,6 +196,8 @@ func checkUpstreams(all []Upstream) error {
 	seen := map[string]bool{}
 	for _, u := range all {
 		switch {
+		case u.Open == nil:
+			return fmt.Errorf("upstream %s: Upstream.Open is nil: want a function that opens its repositories", u.Prefix)
 		case u.Name == "" && len(all) > 1:
 			return fmt.Errorf("upstream %s: one of several needs a name", u.Prefix)
 		case u.Name != "" && !serve.IsRepository(u.Name):

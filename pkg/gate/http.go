@@ -129,7 +129,7 @@ func (g *Gate) explain(r *http.Request, err error) error {
 	}
 	repository, reference, _ := cutReference(refusal.Reference)
 	g.o.Report(Event{Kind: EventRefused, Repository: repository, Reference: reference, Client: client, Err: refusal.Err})
-	return &serve.Error{Status: http.StatusForbidden, Code: "DENIED", Message: refusal.Error()}
+	return &serve.Error{Status: http.StatusForbidden, Code: "DENIED", Message: refusal.Error(), Detail: RefusedByPolicy}
 }
 
 // isWrongContent reports whether upstream answered with something else than what it was asked for.

@@ -312,6 +312,9 @@ func (e *Refusal) Error() string { return e.Reference + ": " + e.Err.Error() }
 // Unwrap returns the reason.
 func (e *Refusal) Unwrap() error { return e.Err }
 
+// RefusedByPolicy is the detail of the answer DENIED for a [Refusal]: another login would not help.
+const RefusedByPolicy = "refused by the trust policy of a gate"
+
 // ErrNotNamed is the reason of a refusal: no verified root names what was asked for.
 var ErrNotNamed = errors.New("no verified root names it")
 

@@ -40,14 +40,14 @@ func RequireLogin(next http.Handler, login Login) http.Handler {
 			if ok, err = login(r.Context(), client, user, password); err != nil {
 				RefuseBody(w, r)
 				w.Header().Set("Retry-After", "1")
-				ReplyError(w, r, &Error{http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many logins at once"})
+				ReplyError(w, r, &Error{Status: http.StatusTooManyRequests, Code: "TOOMANYREQUESTS", Message: "too many logins at once"})
 				return
 			}
 		}
 		if !ok {
 			RefuseBody(w, r)
 			w.Header().Set("WWW-Authenticate", `Basic realm="krtpkg"`)
-			ReplyError(w, r, &Error{http.StatusUnauthorized, "UNAUTHORIZED", "log in"})
+			ReplyError(w, r, &Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Message: "log in"})
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -62,10 +62,10 @@ func KeepOutPages(next http.Handler, local bool) http.Handler {
 		switch {
 		case isOfAnotherSite(r):
 			RefuseBody(w, r)
-			ReplyError(w, r, &Error{http.StatusForbidden, "DENIED", "access from other sites is not allowed"})
+			ReplyError(w, r, &Error{Status: http.StatusForbidden, Code: "DENIED", Message: "access from other sites is not allowed"})
 		case local && !isLoopback(r.Host):
 			RefuseBody(w, r)
-			ReplyError(w, r, &Error{http.StatusForbidden, "DENIED", "this registry is only reachable as localhost"})
+			ReplyError(w, r, &Error{Status: http.StatusForbidden, Code: "DENIED", Message: "this registry is only reachable as localhost"})
 		default:
 			next.ServeHTTP(w, r)
 		}

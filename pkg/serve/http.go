@@ -42,12 +42,14 @@ type Error struct {
 	// Status is HTTP's, Code the specification's.
 	Status        int
 	Code, Message string
+	// Detail is more that clients may read, if set.
+	Detail string
 }
 
 func (e *Error) Error() string { return e.Message }
 
 func newUnknownError(code, what string) error {
-	return &Error{http.StatusNotFound, code, what + " is not here"}
+	return &Error{Status: http.StatusNotFound, Code: code, Message: what + " is not here"}
 }
 
 // ServeHTTP answers GET and HEAD.
@@ -62,7 +64,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) handleRequest(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		return &Error{http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry is read-only"}
+		return &Error{Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED", Message: "this registry is read-only"}
 	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/v2/")
 	switch {
@@ -103,7 +105,7 @@ func ParsePath(path string) (name, kind, reference string, err error) {
 	last := len(parts) - 1
 	name, kind, reference = strings.Join(parts[:last-1], "/"), parts[last-1], parts[last]
 	if !IsRepository(name) {
-		return "", "", "", &Error{http.StatusBadRequest, "NAME_INVALID", "invalid repository name"}
+		return "", "", "", &Error{Status: http.StatusBadRequest, Code: "NAME_INVALID", Message: "invalid repository name"}
 	}
 	byDigest := digest.Digest(reference).Validate() == nil
 	switch {
@@ -111,9 +113,9 @@ func ParsePath(path string) (name, kind, reference string, err error) {
 		(kind == "blobs" || kind == "referrers") && byDigest:
 		return name, kind, reference, nil
 	case kind == "blobs" || kind == "referrers":
-		return "", "", "", &Error{http.StatusBadRequest, "DIGEST_INVALID", "invalid digest"}
+		return "", "", "", &Error{Status: http.StatusBadRequest, Code: "DIGEST_INVALID", Message: "invalid digest"}
 	case kind == "manifests":
-		return "", "", "", &Error{http.StatusBadRequest, "MANIFEST_INVALID", "invalid tag or digest"}
+		return "", "", "", &Error{Status: http.StatusBadRequest, Code: "MANIFEST_INVALID", Message: "invalid tag or digest"}
 	}
 	return "", "", "", newUnknownError("NAME_UNKNOWN", path)
 }
@@ -153,7 +155,7 @@ func ReplyPage(w http.ResponseWriter, r *http.Request, list []string, view func(
 	if text := query.Get("n"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 {
-			return &Error{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n is not a number"}
+			return &Error{Status: http.StatusBadRequest, Code: "PAGINATION_NUMBER_INVALID", Message: "n is not a number"}
 		}
 		if n < len(list) {
 			list = list[:n]
@@ -287,9 +289,13 @@ func ReplyData(w http.ResponseWriter, r *http.Request, mediaType string, data []
 
 // ReplyError answers with an error; one that is not an [*Error] says nothing of what is inside.
 func ReplyError(w http.ResponseWriter, r *http.Request, err error) {
-	p := &Error{http.StatusInternalServerError, "UNKNOWN", "the content cannot be read: it is damaged or was removed"}
+	p := &Error{Status: http.StatusInternalServerError, Code: "UNKNOWN", Message: "the content cannot be read: it is damaged or was removed"}
 	errors.As(err, &p)
-	data, err := json.Marshal(map[string]any{"errors": []map[string]string{{"code": p.Code, "message": p.Message}}})
+	answer := map[string]string{"code": p.Code, "message": p.Message}
+	if p.Detail != "" {
+		answer["detail"] = p.Detail
+	}
+	data, err := json.Marshal(map[string]any{"errors": []map[string]string{answer}})
 	if err != nil {
 		panic(err) // strings can be encoded
 	}
