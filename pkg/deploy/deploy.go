@@ -145,7 +145,8 @@ type Runtime struct {
 	// Version and Digest are recorded with each bundle. Both may be empty.
 	Version, Digest string
 	Origin
-	// Values are what the manifests were rendered with. They are kept in a Secret.
+	// Values are what the manifests were rendered with, as render.Kept.Encode writes them, which "krtpkg values" and
+	// rollbacks read. They are kept in a Secret.
 	Values []byte
 	// Units are the bundles in the order to apply them.
 	Units []Unit

@@ -86,7 +86,7 @@ func (k Kept) Encode() ([]byte, error) {
 	return manifest.EncodeYAML(kept)
 }
 
-// DecodeKept reads what [Kept.Encode] has written. name is what errors call it.
+// DecodeKept reads what [Kept.Encode] has written, and no other form of values. name is what errors call it.
 func DecodeKept(name string, data []byte) (k Kept, err error) {
 	file, err := manifest.Parse(name, data)
 	if err != nil || len(file.Documents) == 0 {
@@ -98,9 +98,14 @@ func DecodeKept(name string, data []byte) (k Kept, err error) {
 		}
 	}
 	if secret := manifest.GetValue(file.Documents[0], "fromSecrets"); secret != nil {
-		k.Secret, err = fromNode(file, secret)
+		if k.Secret, err = fromNode(file, secret); err != nil {
+			return k, err
+		}
 	}
-	return k, err
+	if k.All == nil {
+		return k, file.Errorf(file.Documents[0], "want the recorded values of a runtime below the key %q", "values")
+	}
+	return k, nil
 }
 
 // ListTexts returns all scalars of the values that are not empty.

@@ -120,8 +120,15 @@ type RenderedBundle struct {
 }
 
 // Render renders all bundles of a set with the site's values, which may be nil. It relocates images to the places
-// in images.
+// in images. Values for a bundle that the set does not have are an error.
 func Render(ctx context.Context, set *bundle.Set, values *render.Values, images *Images) (*Rendered, error) {
+	names := make([]string, len(set.Bundles))
+	for i, b := range set.Bundles {
+		names[i] = b.Metadata().Name
+	}
+	if err := values.CheckBundles(names); err != nil {
+		return nil, err
+	}
 	rendered := &Rendered{Set: set}
 	for _, b := range set.Bundles {
 		manifests, err := render.RenderAll(ctx, &b.Content, values, images.Reference)

@@ -18,6 +18,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
@@ -121,11 +122,29 @@ func checkSources(sources []Source) error {
 	return nil
 }
 
+// validateOptions returns an error for values that would be taken for others.
+func validateOptions(sources []Source, o Options) error {
+	if kinds := []Attached{"", AttachedKnown, AttachedVerified, AttachedAll}; !slices.Contains(kinds, o.Attached) {
+		return fmt.Errorf("plan: Options.Attached is %q: want known, verified or all", o.Attached)
+	}
+	for _, source := range sources {
+		for _, tag := range source.Tags {
+			if err := (registry.Reference{Reference: tag}).ValidateReferenceAsTag(); err != nil {
+				return fmt.Errorf("plan: tag %q: %w", tag, err)
+			}
+		}
+	}
+	return nil
+}
+
 // errNoTarget is the error of a target that is nil.
 var errNoTarget = errors.New("dst is nil: want the store to copy to")
 
 // makePlan makes a plan, with a shortcut if the target has a root's closure.
 func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage, o Options) (*Plan, error) {
+	if err := validateOptions(sources, o); err != nil {
+		return nil, err
+	}
 	o.setDefaults()
 	ctx, budget := oci.WithBudget(ctx)
 	p := &Plan{options: o, nodes: map[digest.Digest]*planNode{}, foreign: map[digest.Digest]string{}, budget: budget}

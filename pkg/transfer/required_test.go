@@ -38,3 +38,22 @@ func TestRequiredFields(t *testing.T) {
 		}
 	}
 }
+
+// A value that would be taken for another one is refused.
+func TestUnknownOptions(t *testing.T) {
+	t.Parallel()
+	for want, call := range map[string]func() error{
+		`Options.Attached is "none": want known, verified or all`: func() error {
+			_, err := transfer.NewPlan(t.Context(), nil, transfer.Options{Attached: "none"})
+			return err
+		},
+		`tag "1.0.0+b7": invalid reference`: func() error {
+			_, err := transfer.NewPlan(t.Context(), []transfer.Source{{Store: memory.New(), Tags: []string{"1.0.0+b7"}}}, transfer.Options{})
+			return err
+		},
+	} {
+		if err := call(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
