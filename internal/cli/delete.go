@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -10,7 +11,7 @@ import (
 
 func (a *app) deleteCommand() *cobra.Command {
 	var f clusterFlags
-	var foreign, hooks bool
+	var foreign, hooks, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "delete a runtime from a cluster, or a bundle that was applied by itself",
@@ -23,19 +24,21 @@ have created resources, unless you pass --delete-foreign.
 
 Deletion hooks of Helm charts (pre-delete, post-delete) run with --run-hooks, before and after the
 resources of their bundle are deleted. Without it they are listed and skipped.`,
-		Example: `  krtpkg delete edge
+		Example: `  krtpkg delete edge --dry-run
+  krtpkg delete edge
   krtpkg delete edge --yes
   krtpkg delete edge --run-hooks`,
 		GroupID: groupCluster,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runDelete(cmd.Context(), args[0], deploy.DeleteOptions{DeleteForeign: foreign, RunHooks: hooks}, f)
+			return a.runDelete(cmd.Context(), args[0], deploy.DeleteOptions{DeleteForeign: foreign, RunHooks: hooks}, dryRun, f)
 		},
 	}
 	f.addChanging(cmd)
 	f.addDiff(cmd)
 	cmd.Flags().BoolVar(&foreign, "delete-foreign", false, "also delete resources of others in the runtime's namespaces and of its kinds")
 	addRunHooks(cmd, &hooks, "run the deletion hooks of charts")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be deleted, as krtpkg plan prints it, and delete nothing")
 	return cmd
 }
 
@@ -43,7 +46,7 @@ func addRunHooks(cmd *cobra.Command, run *bool, usage string) {
 	cmd.Flags().BoolVar(run, "run-hooks", false, usage)
 }
 
-func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions, f clusterFlags) error {
+func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions, dryRun bool, f clusterFlags) error {
 	if err := f.checkValues(a); err != nil {
 		return err
 	}
@@ -54,7 +57,21 @@ func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions
 	options, stop := f.deployOptions(a)
 	defer stop()
 	o.Options, o.Confirm = options, f.confirmPlan(a, cluster, "delete")
+	var planned *deploy.Plan
+	switch {
+	case dryRun:
+		o.Confirm = func(_ context.Context, p *deploy.Plan) (bool, error) {
+			planned = p
+			return false, nil
+		}
+	case f.yes:
+		// Nobody is asked, but what others lose is said.
+		o.Confirm = func(_ context.Context, p *deploy.Plan) (bool, error) { return true, a.sayFindings(p.Findings) }
+	}
 	report, err := cluster.Delete(ctx, name, o)
+	if planned != nil && errors.Is(err, deploy.ErrNotConfirmed) {
+		return a.printPlan(ctx, planned, f, nil)
+	}
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func (a *app) runList(ctx context.Context, reference string, format ui.Format) e
 	return a.printResult(ctx, format, found, nil, func(w io.Writer) {
 		ui.Fprintf(w, "TAG\tNAME\tVERSION\tKIND\tDIGEST\n")
 		for _, v := range found.Versions {
-			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, shortenDigest(v.Digest))
+			ui.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", v.Tag, v.Name, v.Version, v.Kind, v.Digest)
 		}
 	})
 }

@@ -82,8 +82,13 @@ func (a *app) runPlan(ctx context.Context, reference string, o planOptions) erro
 	if failed == nil && o.exitCode && plan.HasChanges() {
 		failed = errChanges
 	}
-	return a.printResult(ctx, o.cluster.format, describePlan(plan), failed, func(w io.Writer) {
-		writePlan(w, plan, o.cluster.full)
+	return a.printPlan(ctx, plan, o.cluster, failed)
+}
+
+// printPlan prints a plan, and returns why it cannot be carried out, if so.
+func (a *app) printPlan(ctx context.Context, plan *deploy.Plan, f clusterFlags, failed error) error {
+	return a.printResult(ctx, f.format, describePlan(plan), failed, func(w io.Writer) {
+		writePlan(w, plan, f.full)
 		io.WriteString(w, summarizePlan(plan)+"\n")
 	})
 }

@@ -97,12 +97,12 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	}
 	a.ui.HideTexts(values.Secret.ListTexts()...)
 	a.ui.HideInErrors(values.All.ConfidentialTexts()...)
-	rt, err := p.renderWithValues(ctx, a, values)
-	if err != nil {
-		return err
-	}
 	a.ui.Say("going back to revision %d: %s %s", target.Number, name, target.Version)
 	report, written, err := o.receipt.record(ctx, a, cluster, p, func() (deploy.Runtime, *deploy.Report, error) {
+		rt, err := p.renderWithValues(ctx, a, values)
+		if err != nil {
+			return rt, nil, err
+		}
 		report, err := a.applyRuntime(ctx, cluster, p, rt, o)
 		return rt, report, err
 	})
