@@ -109,6 +109,10 @@ func (p *Plan) reopenLost(ctx context.Context, dst content.ReadOnlyStorage) erro
 		}
 		r.complete, r.imageCount = false, 0
 		delete(p.nodes, r.closure.Digest)
+		var err error
+		if p.sourceLimit, err = p.sourceLimitOf(r); err != nil {
+			return err
+		}
 		if err := p.addImages(ctx, r); err != nil {
 			return err
 		}

@@ -142,30 +142,54 @@ func (c *copier) findPresent(ctx context.Context, tops []topManifest) error {
 	for closures < len(tops) && tops[closures].subject != "" && !tops[closures].attached {
 		closures++
 	}
-	for _, part := range [][]topManifest{tops[:closures], tops[closures:]} {
-		err := c.forEach(ctx, part, func(ctx context.Context, t topManifest) error {
-			there := t.known
-			var err error
-			switch {
-			case there:
-				c.markPresent(t.desc)
-			case t.subject != "" && !t.attached:
-				there, err = c.hasClosure(ctx, t)
-			default:
-				there, err = c.hasManifest(ctx, t.desc)
-			}
-			if err == nil && there && t.subject != "" {
-				c.mu.Lock()
-				c.referrersBefore[t.subject] = append(c.referrersBefore[t.subject], t.desc)
-				c.mu.Unlock()
-			}
-			return err
-		})
-		if err != nil {
-			return err
+	if err := c.findClosures(ctx, tops[:closures]); err != nil {
+		return err
+	}
+	return c.forEach(ctx, tops[closures:], func(ctx context.Context, t topManifest) error {
+		if t.known {
+			c.markPresent(t.desc)
+			return nil
+		}
+		there, err := c.hasManifest(ctx, t.desc)
+		if err == nil && there && t.subject != "" {
+			c.addReferrerBefore(t)
+		}
+		return err
+	})
+}
+
+// findClosures finds the closures that the target has. What they name counts as present only once all were looked
+// at: one that proves nothing puts the others in doubt.
+func (c *copier) findClosures(ctx context.Context, closures []topManifest) error {
+	there := make([]bool, len(closures))
+	numbers := map[digest.Digest]int{}
+	for i, t := range closures {
+		numbers[t.desc.Digest] = i
+	}
+	err := c.forEach(ctx, closures, func(ctx context.Context, t topManifest) (err error) {
+		has := t.known
+		if !has {
+			has, err = c.hasClosure(ctx, t)
+		}
+		there[numbers[t.desc.Digest]] = has
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, t := range closures {
+		if there[i] {
+			c.markPresent(t.desc)
+			c.addReferrerBefore(t)
 		}
 	}
 	return nil
+}
+
+func (c *copier) addReferrerBefore(t topManifest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.referrersBefore[t.subject] = append(c.referrersBefore[t.subject], t.desc)
 }
 
 // hasClosure reports whether the target has a closure. Without its root the closure proves nothing:
@@ -182,9 +206,6 @@ func (c *copier) hasClosure(ctx context.Context, t topManifest) (bool, error) {
 	}
 	if err != nil {
 		return false, fmt.Errorf("target %s: look for the closure %s: %w", storeName(c.dst), t.desc.Digest, err)
-	}
-	if there {
-		c.markPresent(t.desc)
 	}
 	return there, nil
 }

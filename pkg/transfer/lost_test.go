@@ -230,3 +230,34 @@ func TestLostInventory(t *testing.T) {
 		}
 	}
 }
+
+// One root that is lost puts in doubt what the closures of the others name, too.
+func TestLostRootOfSeveral(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	shared := w.image("base", "app")
+	roots := []ocispec.Descriptor{w.bundle("first", shared), w.bundle("second", shared)}
+	s := &site{w: w, registry: registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})}
+	complete := newLayout(t)
+	var sources []transfer.Source
+	for i, root := range roots {
+		w.mustCopy(root, complete)
+		sources = append(sources, transfer.Source{Store: complete, Root: root, Tags: []string{[]string{"first-1.0.0", "second-1.0.0"}[i]}})
+	}
+	dst := open(t, s.registry, "site/several")
+	if _, err := transfer.Copy(t.Context(), sources, dst, transfer.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	s.lose(t, "site/several", roots[0])
+	s.lose(t, "site/several", shared)
+	plan, err := transfer.NewPlan(t.Context(), sources, transfer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plan.Copy(t.Context(), dst); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range roots {
+		equal(t, contentOf(t, dst, root), contentOf(t, complete, root))
+	}
+}
