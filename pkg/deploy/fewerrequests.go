@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -57,7 +58,26 @@ func (w *recordingResources) approveChanges(changes []diff.Change, options diff.
 
 // Create creates what is itself the manifest.
 func (w *recordingResources) Create(r kappres.Resource) (kappres.Resource, error) {
-	return w.writeRecorded(r, r, w.Resources.Create)
+	return w.writeRecorded(r, r, w.createOnceServed)
+}
+
+// servedTimeout bounds how long a kind may take from its definition to the API server's list of kinds, and servedPause
+// is how often it is looked up.
+const (
+	servedTimeout = 30 * time.Second
+	servedPause   = 200 * time.Millisecond
+)
+
+// createOnceServed creates a resource. The plan had its kind, or its definition: where the kind is not in the list of
+// kinds, a busy API server is late with it. Kapp looks twice, one right after the other.
+func (w *recordingResources) createOnceServed(r kappres.Resource) (kappres.Resource, error) {
+	for end := time.Now().Add(servedTimeout); ; time.Sleep(servedPause) {
+		created, err := w.Resources.Create(r)
+		var unknown kappres.ResourceTypesUnknownTypeErr
+		if !errors.As(err, &unknown) || time.Now().After(end) {
+			return created, err
+		}
+	}
 }
 
 // conflictTries is how often an object that others write meanwhile is merged again for each of

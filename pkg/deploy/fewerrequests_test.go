@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
@@ -102,5 +103,28 @@ func TestUndecodableInNewNamespace(t *testing.T) {
 	}
 	if RefuseFindings(plan.Findings) == nil {
 		t.Error("apply would go ahead")
+	}
+}
+
+// lateKinds are the resources of an API server that is late with its list of kinds.
+type lateKinds struct {
+	kappres.Resources
+	late int
+}
+
+func (l *lateKinds) Create(r kappres.Resource) (kappres.Resource, error) {
+	if l.late--; l.late >= 0 {
+		return nil, kappres.ResourceTypesUnknownTypeErr{}
+	}
+	return r, nil
+}
+
+// A kind that was defined just before may be missing in the list of kinds for a while.
+func TestCreateOfLateKind(t *testing.T) {
+	t.Parallel()
+	resource := kappres.MustNewResourceFromBytes([]byte("apiVersion: krt.example/v1\nkind: Gadget\nmetadata: {name: a}\n"))
+	w := &recordingResources{Resources: &lateKinds{late: 3}}
+	if created, err := w.Create(resource); err != nil || created == nil {
+		t.Errorf("%v, %v", created, err)
 	}
 }
