@@ -42,7 +42,7 @@ func buildAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := []string{"cluster", "registry2", "vault", "runc", "argocd"}
+	names := []string{"cluster", "registry2", "vault", "runc", "argocd", "collector"}
 	for _, module := range modules {
 		names = append(names, "tools/"+filepath.Base(filepath.Dir(module)))
 	}

@@ -57,6 +57,7 @@ Values files replace all values; each is merged over those before it. Without --
 	flags.StringVar(&o.registry, "registry", "", "first import an archive into this registry, REGISTRY/FOLDER, and apply it from there")
 	flags.IntVar(&o.pauseAfter, "pause-after", -1, "stop when this layer is ready; the next apply continues")
 	addRunHooks(cmd, &o.runHooks, "run the deletion hooks of charts whose bundles are removed")
+	o.metrics.addMetricsFlags(cmd, "write how it ended to this file, for the textfile collector of Prometheus' node exporter; with --contexts to this folder")
 	o.receipt.addReceiptFlags(cmd, "write a signed receipt of what was applied to this file; with --contexts to this folder, one file per cluster")
 	o.fleet.addFleetFlags(cmd)
 	cmd.MarkFlagsMutuallyExclusive("context", "contexts")
@@ -71,6 +72,7 @@ type applyOptions struct {
 	runHooks   bool
 	isRollback bool
 	receipt    receiptFlags
+	metrics    metricsFlags
 	fleet      fleetFlags
 }
 
@@ -282,7 +284,7 @@ func (a *app) runApply(ctx context.Context, reference string, o applyOptions) er
 	if err := cmp.Or(err, o.cluster.checkValues(a), o.fleet.checkValues(&o)); err != nil {
 		return err
 	}
-	if err := o.receipt.prepare(ctx, a, o.fleet.contexts); err != nil {
+	if err := cmp.Or(o.receipt.prepare(ctx, a, o.fleet.contexts), o.metrics.prepare(o.fleet.contexts)); err != nil {
 		return err
 	}
 	p, err := a.openRoot(ctx, reference, policy, &o.site)
@@ -335,14 +337,14 @@ func (a *app) connectClusters(o *applyOptions) ([]*deploy.Cluster, error) {
 
 // applyTo applies to one cluster, and writes the receipt.
 func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, o *applyOptions) (*deploy.Report, *result.ReceiptFile, error) {
-	return o.receipt.record(ctx, a, cluster, p, func() (deploy.Runtime, *deploy.Report, error) {
+	return o.receipt.record(ctx, a, cluster, p, o.metrics.measure(p, func() (deploy.Runtime, *deploy.Report, error) {
 		rt, err := p.renderRuntime(ctx, a, cluster, &o.site.values)
 		if err != nil {
 			return rt, nil, err
 		}
 		report, err := a.applyRuntime(ctx, cluster, p, rt, o)
 		return rt, report, err
-	})
+	}))
 }
 
 func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {

@@ -47,6 +47,7 @@ func addRunHooks(cmd *cobra.Command, run *bool, usage string) {
 }
 
 func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions, dryRun bool, f clusterFlags) error {
+	f.yes = f.yes || dryRun // which asks nobody
 	if err := f.checkValues(a); err != nil {
 		return err
 	}

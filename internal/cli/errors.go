@@ -84,7 +84,7 @@ func (s situation) otherHint(err error, e result.Error) string {
 		name = s.cmd.Name()
 	}
 	switch {
-	case e.Code == result.Refused && !s.policyFile:
+	case errors.Is(err, trust.ErrRefused) && !s.policyFile:
 		return "krtpkg inspect lists the signatures and attestations that there are"
 	case e.Code == result.Unauthorized && name == "login":
 		return "check the user name and the password, or the token"

@@ -59,7 +59,7 @@ func (a *app) applyFleet(ctx context.Context, p *preparedRoot, connected []*depl
 	outcomes, failed := site.ApplyFleet(ctx, o.fleet.contexts, options, func(ctx context.Context, name string) (*deploy.Report, error) {
 		a.ui.Say("cluster %s: started", name)
 		one := *o
-		one.cluster.label, one.receipt = name+": ", o.receipt.inFolder(name)
+		one.cluster.label, one.receipt, one.metrics = name+": ", o.receipt.inFolder(name), o.metrics.inFolder(name)
 		report, file, err := a.applyTo(ctx, clusters[name], p, &one)
 		mu.Lock()
 		written[name] = file

@@ -134,7 +134,7 @@ func (f *receiptFlags) write(ctx context.Context, a *app, r receipt.Receipt) (*r
 	defer cancel()
 	data, err := r.Sign(ctx, f.signer)
 	if err == nil {
-		err = writeReceiptFile(f.file, data)
+		err = replaceWholeFile(f.file, data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("receipt %s: %w", f.file, err)
@@ -147,9 +147,9 @@ func (f *receiptFlags) write(ctx context.Context, a *app, r receipt.Receipt) (*r
 	return &result.ReceiptFile{File: f.file, Bytes: len(data)}, nil
 }
 
-// writeReceiptFile writes a file whole or not at all.
-func writeReceiptFile(name string, data []byte) error {
-	file, err := os.CreateTemp(filepath.Dir(name), ".receipt-*")
+// replaceWholeFile writes a file whole or not at all.
+func replaceWholeFile(name string, data []byte) error {
+	file, err := os.CreateTemp(filepath.Dir(name), ".krtpkg-*")
 	if err != nil {
 		return err
 	}

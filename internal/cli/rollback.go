@@ -43,6 +43,7 @@ Rollback hooks of Helm charts (pre-rollback, post-rollback) of the target versio
 	flags.StringSliceVar(&o.site.skip, "skip-check", nil, "skip a check before the apply, as with krtpkg apply")
 	o.site.addOwnership(cmd)
 	addRunHooks(cmd, &o.runHooks, "run rollback hooks of charts, and deletion hooks of removed bundles")
+	o.metrics.addMetricsFlags(cmd, "write how it ended to this file, for the textfile collector of Prometheus' node exporter")
 	o.receipt.addReceiptFlags(cmd, "write a signed receipt of what was applied to this file")
 	o.cluster.addChanging(cmd)
 	o.cluster.addDiff(cmd)
@@ -54,7 +55,7 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	if err := cmp.Or(err, o.cluster.checkValues(a)); err != nil {
 		return err
 	}
-	if err := o.receipt.prepare(ctx, a, nil); err != nil {
+	if err := cmp.Or(o.receipt.prepare(ctx, a, nil), o.metrics.prepare(nil)); err != nil {
 		return err
 	}
 	cluster, err := o.cluster.connectCluster(a)
@@ -98,14 +99,14 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	a.ui.HideTexts(values.Secret.ListTexts()...)
 	a.ui.HideInErrors(values.All.ConfidentialTexts()...)
 	a.ui.Say("going back to revision %d: %s %s", target.Number, name, target.Version)
-	report, written, err := o.receipt.record(ctx, a, cluster, p, func() (deploy.Runtime, *deploy.Report, error) {
+	report, written, err := o.receipt.record(ctx, a, cluster, p, o.metrics.measure(p, func() (deploy.Runtime, *deploy.Report, error) {
 		rt, err := p.renderWithValues(ctx, a, values)
 		if err != nil {
 			return rt, nil, err
 		}
 		report, err := a.applyRuntime(ctx, cluster, p, rt, o)
 		return rt, report, err
-	})
+	}))
 	if err != nil {
 		return err
 	}

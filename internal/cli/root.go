@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"krtpkg.dev/krtpkg/internal/telemetry"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/registry"
 )
@@ -26,14 +27,17 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetErr(errOut)
 	cmd, err := root, checkHelp(root, args)
 	if err == nil {
+		ctx = a.startTelemetry(ctx, args)
 		cmd, err = root.ExecuteContextC(ctx)
 	}
 	a.ui.EndProgress(err)
 	a.command = cmd
 	if err == nil {
+		a.endTelemetry(ctx, nil)
 		return 0
 	}
 	e := a.describeError(ctx, err)
+	a.endTelemetry(ctx, e)
 	a.printError(cmd, args, e)
 	if e.ExitCode == exitInterrupted {
 		a.ui.Note("%s", strings.TrimSuffix("interrupted: "+e.Hint, ": "))
@@ -62,6 +66,8 @@ type app struct {
 	// command is the one that runs, and usesPolicyFile is set if a file says who is trusted.
 	command        *cobra.Command
 	usesPolicyFile bool
+	// telemetry tells of the command; nil if nobody is to be told.
+	telemetry *telemetry.Session
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -123,6 +129,7 @@ func (a *app) progressFlags(root *cobra.Command) {
 	_ = root.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(ui.ListModes(), cobra.ShellCompDirectiveNoFileComp))
 	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
 		a.args, a.command = args, cmd
+		a.telemetry.SetCommand(cmd.CommandPath())
 		a.ui.Quiet = a.ui.Quiet || a.ui.Mode == ui.None
 		ctx, err := a.settings.withMemory(cmd.Context(), os.Getenv)
 		cmd.SetContext(ctx)

@@ -45,6 +45,8 @@ in the folder for temporary files.
 With --writable it serves a folder as an ordinary registry that accepts pushes, for labs. Without
 --htpasswd it listens only on the loopback interface, and answers only to localhost.
 
+It answers /healthz, and /metrics for Prometheus, without a login.
+
 With --upstream it is a gate in front of a registry, for clients that verify nothing: it answers only
 what the policy accepts, and what the locks of verified runtimes name. Tags move on only to what
 verifies, and never back. The policy is read again when it changes.`,
@@ -115,7 +117,8 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 		handler = serve.KeepOutPages(handler, login == nil)
 	}
 	a.announceServer(address, references, f, roots)
-	return asStopped(serve.Run(ctx, listener, serve.RequireLogin(handler, login), certificate))
+	monitor := &serve.Monitor{Registry: serve.RequireLogin(handler, login), Report: a.logRequest(f.gate.logLines)}
+	return asStopped(serve.Run(ctx, listener, monitor, certificate))
 }
 
 // announceServer says what is served where, and who may reach it.

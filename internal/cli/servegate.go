@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,7 +34,7 @@ type gateFlags struct {
 
 // onlyForGate are the flags that need --upstream, withoutGate those that cannot be used with it.
 var (
-	onlyForGate = []string{"cache", "cache-size", "state", "log-format", "images", "allow-downgrade", "refresh", "grace"}
+	onlyForGate = []string{"cache", "cache-size", "state", "images", "allow-downgrade", "refresh", "grace"}
 	withoutGate = []string{"writable", "repository", "allow-unsigned"}
 )
 
@@ -43,7 +44,7 @@ func (f *gateFlags) addGateFlags(cmd *cobra.Command) {
 	flags.StringVar(&f.cache, "cache", "", "with --upstream: folder that keeps blobs and manifests; without it they are passed through")
 	flags.StringVar(&f.cacheSize, "cache-size", "10GiB", "with --upstream: size limit of the cache")
 	flags.StringVar(&f.state, "state", "", "with --upstream: folder that keeps what tags led to (default gate in krtpkg's cache folder)")
-	flags.StringVar(&f.logLines, "log-format", "text", "with --upstream: text|json")
+	flags.StringVar(&f.logLines, "log-format", "text", "text|json: with json, a line of JSON for each event, and without --upstream for each request")
 	flags.BoolVar(&f.images, "images", false, "with --upstream: verify upstream's signatures of images by the policy's rules for images")
 	flags.BoolVar(&f.allowDowngrade, "allow-downgrade", false, "with --upstream: let tags go back to older versions")
 	flags.DurationVar(&f.refresh, "refresh", 10*time.Second, "with --upstream: how long to keep what a tag leads to, and a refusal")
@@ -192,12 +193,30 @@ func parseUpstreams(all []string, open func(context.Context, string) (gate.Repos
 	return upstreams, nil
 }
 
+// newLog returns a log of JSON lines on standard error.
+func (a *app) newLog() *slog.Logger { return slog.New(slog.NewJSONHandler(a.ui, nil)) }
+
+// logRequest returns what writes a line for each answer of a registry; nil unless JSON is wanted.
+func (a *app) logRequest(format string) func(*http.Request, *serve.Recorder) {
+	if format != "json" {
+		return nil
+	}
+	log := a.newLog()
+	return func(r *http.Request, answer *serve.Recorder) {
+		level := slog.LevelInfo
+		if answer.Status >= http.StatusInternalServerError {
+			level = slog.LevelWarn
+		}
+		log.Log(context.Background(), level, "request", "method", r.Method, "path", r.URL.Path, "status", answer.Status, "bytes", answer.Bytes, "client", r.RemoteAddr)
+	}
+}
+
 // gateLog returns what writes a line for each event.
 func (a *app) gateLog(format string) func(gate.Event) {
 	if format != "json" {
 		return a.noteGateEvent
 	}
-	log := slog.New(slog.NewJSONHandler(a.ui, nil))
+	log := a.newLog()
 	return func(e gate.Event) {
 		level := slog.LevelInfo
 		if e.Err != nil {

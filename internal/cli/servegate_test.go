@@ -100,7 +100,7 @@ func TestServeUpstream(t *testing.T) {
 	s.ok("trust", "init", "--key", "cosign.pub", "--output", "trust.yaml")
 	gate := s.startGate("--upstream", "apps="+registry.Host+"/krt", "--policy", "trust.yaml", "--log-format", "json", "--refresh", "10ms", "--cache", "blobs", "--cache-size", "1GiB")
 	through := gate.host + "/apps/edge:1.0.0"
-	s.refused(1, "no signature found", "inspect", through)
+	s.refused(3, "no signature found", "inspect", through)
 	s.ok("sign", "--key", "cosign.key", published+":1.0.0")
 	s.ok("verify", "--key", "cosign.pub", through)
 	s.ok("copy", "--key", "cosign.pub", through, registry.Host+"/copied/edge:1.0.0")

@@ -22,6 +22,7 @@ var order = []string{
 	"internal/place",
 	"internal/worker",
 	"internal/gitcredential",
+	"internal/telemetry",
 	"pkg/site",
 	"pkg/result",
 	"pkg/compare",
@@ -57,6 +58,7 @@ var order = []string{
 	"pkg/layers",
 	"pkg/manifest",
 	"pkg/progress",
+	"pkg/tracing",
 	"pkg/retry",
 	"pkg/oci",
 }
@@ -74,6 +76,7 @@ var only = map[string][]string{
 	"sigs.k8s.io/kustomize":            {"pkg/render"},
 	"github.com/go-git":                {"pkg/source"},
 	"github.com/spf13/cobra":           {"internal/cli", "pkg/deploy"}, // kapp's defaults are flags
+	"go.opentelemetry.io/otel/sdk":     {"internal/telemetry"},
 	"golang.org/x/term":                {"internal/ui"},
 	"oras.land/oras-go/v2/content/oci": {},
 	"os/exec":                          {"internal/worker", "internal/gitcredential"},

@@ -14,6 +14,7 @@ import (
 	"oras.land/oras-go/v2/content"
 
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // Options are the parameters of writing.
@@ -62,7 +63,9 @@ type entryProgress struct {
 const window = 4
 
 // writeEntries writes entries, the first from where it stopped.
-func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from content.Fetcher, report progress.Func, first entryProgress) error {
+func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from content.Fetcher, report progress.Func, first entryProgress) (err error) {
+	ctx, end := tracing.Start(ctx, "write archive", tracing.Items(len(all)))
+	defer func() { end(err) }()
 	ctx, cancel := context.WithCancel(ctx)
 	var fetches sync.WaitGroup
 	defer fetches.Wait()
@@ -93,7 +96,7 @@ func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from con
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := w.Write(trailer)
+	_, err = w.Write(trailer)
 	return err
 }
 
@@ -117,9 +120,11 @@ type entryStream struct {
 
 func (s *entryStream) runFetch(ctx context.Context, from content.Fetcher) {
 	defer close(s.chunks)
+	ctx, end := tracing.Start(ctx, "read blob", tracing.Digest(s.desc.Digest), tracing.Bytes(s.desc.Size))
 	if s.err = s.fetchContent(ctx, from); s.err != nil {
 		s.err = fmt.Errorf("read %s: %w", s.desc.Digest, s.err)
 	}
+	end(s.err)
 }
 
 // mismatchError is the [content.ErrMismatchedDigest] of an entry.

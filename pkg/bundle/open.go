@@ -19,6 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // ErrNotOurs reports that a manifest is neither a bundle nor a runtime.
@@ -59,7 +60,9 @@ func (a *Artifact) Created() (time.Time, error) {
 // it returns can be trusted as far as the descriptor is. Content is capped at 512 MiB and
 // 100,000 files, and by what memory the operation has ([oci.WithBudget]); anything but regular files
 // and folders with confined names is an error.
-func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (*Artifact, error) {
+func Open(ctx context.Context, store content.Fetcher, desc ocispec.Descriptor) (_ *Artifact, err error) {
+	ctx, end := tracing.Start(ctx, "open bundle", tracing.Digest(desc.Digest))
+	defer func() { end(err) }()
 	ctx, _ = oci.WithBudget(ctx)
 	m, err := ReadManifest(ctx, store, desc)
 	if err != nil {

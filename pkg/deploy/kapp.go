@@ -30,6 +30,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/deploy/merge"
 	"krtpkg.dev/krtpkg/pkg/resources"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // engine does to kapp's apps what its commands deploy and delete do, from the same parts, and
@@ -98,12 +99,16 @@ type callResult struct {
 }
 
 // lookAhead returns what deploy would do. It writes nothing.
-func (e *engine) lookAhead(ctx context.Context, a kappApp) (callResult, error) {
+func (e *engine) lookAhead(ctx context.Context, a kappApp) (_ callResult, err error) {
+	ctx, end := tracing.Start(ctx, "plan app", tracing.App(a.name))
+	defer func() { end(err) }()
 	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, nil) })
 }
 
 // deployAndWait makes the cluster hold an app's manifests, and waits until they are ready.
-func (e *engine) deployAndWait(ctx context.Context, a kappApp, h progressHooks) (callResult, error) {
+func (e *engine) deployAndWait(ctx context.Context, a kappApp, h progressHooks) (_ callResult, err error) {
+	ctx, end := tracing.Start(ctx, "apply app", tracing.App(a.name))
+	defer func() { end(err) }()
 	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deployApp(ctx, parts, a, &h) })
 }
 
@@ -115,7 +120,9 @@ func (e *engine) lookDelete(ctx context.Context, name string) (callResult, error
 // deleteAndWait deletes an app with its resources, and waits until they are gone. One that is not
 // there is no error.
 // If namespacesLater, the app's namespaces are left, and with them the app.
-func (e *engine) deleteAndWait(ctx context.Context, name string, namespacesLater bool, h progressHooks) (callResult, error) {
+func (e *engine) deleteAndWait(ctx context.Context, name string, namespacesLater bool, h progressHooks) (_ callResult, err error) {
+	ctx, end := tracing.Start(ctx, "delete app", tracing.App(name))
+	defer func() { end(err) }()
 	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, name, namespacesLater, &h) })
 }
 

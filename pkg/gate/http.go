@@ -54,7 +54,7 @@ func (g *Gate) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	serve.RefuseBody(w, r)
-	counted := &countedWriter{ResponseWriter: w, status: http.StatusOK}
+	counted := serve.NewRecorder(w)
 	kind, err := g.handle(counted, r)
 	switch {
 	case errors.Is(err, http.ErrAbortHandler):
@@ -63,39 +63,8 @@ func (g *Gate) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		serve.ReplyError(counted, r, g.explain(r, err))
 	}
-	g.metrics.countAnswer(kind, counted.status)
+	g.metrics.countAnswer(kind, counted.Status)
 }
-
-// countedWriter records the status of an answer.
-type countedWriter struct {
-	http.ResponseWriter
-	status int
-	begun  bool
-}
-
-func (w *countedWriter) WriteHeader(status int) {
-	if !w.begun {
-		w.status, w.begun = status, true
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *countedWriter) Write(p []byte) (int, error) {
-	w.begun = true
-	return w.ResponseWriter.Write(p)
-}
-
-// ReadFrom lets the system send files by itself.
-func (w *countedWriter) ReadFrom(r io.Reader) (int64, error) {
-	w.begun = true
-	if to, ok := w.ResponseWriter.(io.ReaderFrom); ok {
-		return to.ReadFrom(r)
-	}
-	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, r)
-}
-
-// Unwrap is for [http.ResponseController].
-func (w *countedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // explain turns an error into one for clients.
 func (g *Gate) explain(r *http.Request, err error) error {

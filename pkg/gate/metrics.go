@@ -2,13 +2,13 @@ package gate
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"krtpkg.dev/krtpkg/pkg/serve"
 )
 
 // requestKind is what upstream is asked for.
@@ -70,17 +70,11 @@ func (m *metrics) countRefusal(reason string) {
 	m.refusals[reason]++
 }
 
-// serveMetrics writes the metrics in Prometheus' text format
-// (prometheus.io/docs/instrumenting/exposition_formats). Labels are of this package alone: what clients ask for is
+// serveMetrics answers with the metrics. Labels are of this package alone: what clients ask for is
 // none, or they could make as many as they like.
 func (g *Gate) serveMetrics(w http.ResponseWriter) {
-	var b strings.Builder
-	write := func(name, kind, help string, samples ...string) {
-		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
-		for _, s := range samples {
-			fmt.Fprintf(&b, "%s%s\n", name, s)
-		}
-	}
+	var text serve.MetricsText
+	write := text.Add
 	single := func(v any) string { return fmt.Sprintf(" %v", v) }
 	m := &g.metrics
 	m.mu.Lock()
@@ -126,6 +120,5 @@ func (g *Gate) serveMetrics(w http.ResponseWriter) {
 		valid = 0
 	}
 	write("krtpkg_gate_policy_valid", "gauge", "1 if there is a policy, 0 if everything is refused.", single(valid))
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	io.WriteString(w, b.String()) // who went away needs no answer
+	text.Reply(w)
 }

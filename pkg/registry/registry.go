@@ -29,6 +29,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/retry"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // Options configure how to reach registries. The zero value follows the ecosystem's defaults:
@@ -180,8 +181,8 @@ func (c *Client) probeHost(ctx context.Context, address string, h *hostState) er
 	if ctx.Err() != nil {
 		return ctx.Err() // found out nothing
 	}
-	retrying := &remoteretry.Transport{Base: &wireTransport{transport}, Policy: func() remoteretry.Policy { return retryPolicy{c.options.Backoff, h.waitBudget} }}
-	h.transport = &challengeTransport{&timedTransport{retrying, c.options.MetadataTimeout}, &h.deviations}
+	retrying := &remoteretry.Transport{Base: &wireTransport{&tracing.Transport{Base: transport}}, Policy: func() remoteretry.Policy { return retryPolicy{c.options.Backoff, h.waitBudget} }}
+	h.transport = &challengeTransport{&timedTransport{&tracing.Attempts{Base: retrying}, c.options.MetadataTimeout}, &h.deviations}
 	h.clients = map[string]*auth.Client{}
 	return nil
 }

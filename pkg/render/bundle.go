@@ -15,6 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // Manifests are what a bundle comes to at a target.
@@ -45,7 +46,9 @@ func RenderBundle(ctx context.Context, b *bundle.Content, values *Values, locate
 }
 
 // RenderAll is [RenderBundle] with what the target does not apply with the rest.
-func RenderAll(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) (*Manifests, error) {
+func RenderAll(ctx context.Context, b *bundle.Content, values *Values, locate func(name.Digest) string) (_ *Manifests, err error) {
+	ctx, end := tracing.Start(ctx, "render bundle", tracing.Bundle(b.Bundle.Metadata.Name))
+	defer func() { end(err) }()
 	if err := values.checkKeys(b.Bundle); err != nil {
 		return nil, err
 	}

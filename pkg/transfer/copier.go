@@ -24,6 +24,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // copier carries out a plan: it finds out what the target has, copies blobs, the largest first,
@@ -313,7 +314,9 @@ func (c *copier) forEach(ctx context.Context, list []topManifest, do func(contex
 }
 
 // copyBlob copies one blob to the target unless it is there.
-func (c *copier) copyBlob(ctx context.Context, t topManifest) error {
+func (c *copier) copyBlob(ctx context.Context, t topManifest) (err error) {
+	ctx, end := tracing.Start(ctx, "copy blob", tracing.Digest(t.desc.Digest), tracing.Bytes(t.desc.Size))
+	defer func() { end(err) }()
 	there, err := c.dst.Exists(ctx, t.desc)
 	if err != nil {
 		return fmt.Errorf("target %s: look for %s: %w", storeName(c.dst), t.desc.Digest, err)
@@ -507,8 +510,10 @@ func (c *copier) copyManifests(ctx context.Context, tops []topManifest) error {
 }
 
 // copyManifest writes one manifest.
-func (c *copier) copyManifest(ctx context.Context, n *planNode) error {
-	err := c.pushManifest(ctx, n)
+func (c *copier) copyManifest(ctx context.Context, n *planNode) (err error) {
+	ctx, end := tracing.Start(ctx, "copy manifest", tracing.Digest(n.desc.Digest), tracing.Bytes(n.desc.Size))
+	defer func() { end(err) }()
+	err = c.pushManifest(ctx, n)
 	if err != nil && isMissingContent(err) {
 		// The target claimed content that it does not have, or has lost.
 		if err = c.resendContent(ctx, n); err == nil {

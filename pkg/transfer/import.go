@@ -23,6 +23,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // BaseError is the error of an archive that builds on content that the target does not have.
@@ -631,7 +632,9 @@ func (c *copier) receiveBlob(ctx context.Context, group *errgroup.Group, desc oc
 	return c.copyReceived(ctx, n)
 }
 
-func (c *copier) copyReceived(ctx context.Context, n *planNode) error {
+func (c *copier) copyReceived(ctx context.Context, n *planNode) (err error) {
+	ctx, end := tracing.Start(ctx, "copy blob", tracing.Digest(n.desc.Digest), tracing.Bytes(n.desc.Size))
+	defer func() { end(err) }()
 	there, err := c.dst.Exists(ctx, n.desc)
 	if err != nil {
 		return fmt.Errorf("target %s: look for %s: %w", storeName(c.dst), n.desc.Digest, err)

@@ -24,6 +24,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // Plan is the closure of some roots and what is attached to it: every item and its source.
@@ -210,6 +211,8 @@ func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage
 
 // addRoot adds the bundles of a root, and its images unless the target has all of it.
 func (p *Plan) addRoot(ctx context.Context, r *planRoot, dst content.ReadOnlyStorage) (err error) {
+	ctx, end := tracing.Start(ctx, "plan root", tracing.Digest(r.desc.Digest))
+	defer func() { end(err) }()
 	if p.sourceLimit, err = p.sourceLimitOf(r); err != nil {
 		return err
 	}

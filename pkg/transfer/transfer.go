@@ -18,6 +18,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // Source is a bundle or a runtime to transfer.
@@ -146,10 +147,12 @@ func PlanCopy(ctx context.Context, sources []Source, dst oras.GraphTarget, o Opt
 }
 
 // Copy copies the plan to a target.
-func (p *Plan) Copy(ctx context.Context, dst oras.GraphTarget) (*Report, error) {
+func (p *Plan) Copy(ctx context.Context, dst oras.GraphTarget) (_ *Report, err error) {
 	if dst == nil {
 		return nil, errNoTarget
 	}
+	ctx, end := tracing.Start(ctx, "copy plan", tracing.Items(len(p.nodes)), tracing.Bytes(p.Size()))
+	defer func() { end(err) }()
 	p.options.Progress.Emit(progress.Event{Kind: progress.Planned, Items: len(p.nodes), Bytes: p.Size()})
 	c := newCopier(p, dst)
 	if err := c.copyPlan(ctx); err != nil {

@@ -20,6 +20,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/sign"
+	"krtpkg.dev/krtpkg/pkg/tracing"
 )
 
 // ErrRefused reports that a policy does not accept an artifact, in addition to the errors of [sign.Verify].
@@ -86,7 +87,9 @@ func (p *Policy) Verify(ctx context.Context, store oras.ReadOnlyGraphTarget, roo
 
 // VerifyChannels is [Policy.Verify] that also returns what the policy says of tags that lead to the root: whoever follows
 // a tag calls [Channels.Check].
-func (p *Policy) VerifyChannels(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (*sign.Result, *Channels, error) {
+func (p *Policy) VerifyChannels(ctx context.Context, store oras.ReadOnlyGraphTarget, root ocispec.Descriptor, where string) (_ *sign.Result, _ *Channels, err error) {
+	ctx, end := tracing.Start(ctx, "verify", tracing.Digest(root.Digest))
+	defer func() { end(err) }()
 	r := matchRule(p.rules, where)
 	if r == nil {
 		return nil, nil, newRefusal("%s: no rule of %s matches", where, p.DisplayName())
