@@ -17,6 +17,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/site"
@@ -109,8 +110,8 @@ func (f *siteFlags) addSiteFlags(cmd *cobra.Command) {
 
 // addSkip adds what leaves checks out.
 func (f *siteFlags) addSkip(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&f.skip, "skip-check", nil, "skip a check before the apply: "+strings.Join(deploy.Checks, ", "))
-	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(deploy.Checks, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().StringSliceVar(&f.skip, "skip-check", nil, "skip a check before the apply: "+strings.Join(preflight.Checks, ", "))
+	_ = cmd.RegisterFlagCompletionFunc("skip-check", cobra.FixedCompletions(preflight.Checks, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // addOwnership adds what goes ahead where resources are not the runtime's.
@@ -122,11 +123,11 @@ func (f *siteFlags) addOwnership(cmd *cobra.Command) {
 
 func (f *siteFlags) checkValues() error {
 	for _, name := range f.skip {
-		if name == deploy.CheckNamespaces || name == deploy.CheckForeign {
+		if name == preflight.CheckNamespaces || name == preflight.CheckForeign {
 			return &usageError{fmt.Errorf("--skip-check %s: this check cannot be skipped", name)}
 		}
-		if !slices.Contains(deploy.Checks, name) {
-			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(deploy.Checks, ", "))}
+		if !slices.Contains(preflight.Checks, name) {
+			return &usageError{fmt.Errorf("--skip-check %q: want %s", name, strings.Join(preflight.Checks, ", "))}
 		}
 	}
 	if f.leftOutBy != "" && site.FindController(f.leftOutBy) == nil {
@@ -185,7 +186,7 @@ func (a *app) openRoot(ctx context.Context, reference string, policy *trust.Poli
 	}
 	p := &preparedRoot{
 		openedReference: at, set: root.Set, verified: "nobody (--allow-unsigned)", policy: policy,
-		leftOutBy: site.FindController(f.leftOutBy), lookForImages: !slices.Contains(f.skip, deploy.CheckImages),
+		leftOutBy: site.FindController(f.leftOutBy), lookForImages: !slices.Contains(f.skip, preflight.CheckImages),
 	}
 	if root.Verified != nil {
 		p.verified = signerNames(root.Verified)
@@ -194,7 +195,7 @@ func (a *app) openRoot(ctx context.Context, reference string, policy *trust.Poli
 }
 
 // lookAtRunning returns what a look at the images found, with the logins of a cluster.
-func (p *preparedRoot) lookAtRunning(ctx context.Context, a *app, cluster *deploy.Cluster, rt deploy.Runtime) ([]deploy.Image, []deploy.Finding, error) {
+func (p *preparedRoot) lookAtRunning(ctx context.Context, a *app, cluster *deploy.Cluster, rt deploy.Runtime) ([]preflight.Image, []preflight.Finding, error) {
 	a.ui.ShowInErrors(namesOf(rt)...)
 	if !p.lookForImages {
 		return nil, nil, nil
@@ -359,7 +360,7 @@ func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *prep
 	}
 	skip := slices.Clone(o.site.skip)
 	if o.isRollback {
-		skip = append(skip, deploy.CheckDowngrade) // it is what was asked for
+		skip = append(skip, preflight.CheckDowngrade) // it is what was asked for
 	}
 	findings, err := cluster.Check(ctx, rt, deploy.CheckOptions{Options: options, Skip: skip, Images: images})
 	if err != nil {
@@ -393,9 +394,9 @@ var errDowngrade = errors.New("the cluster has a newer version or another build"
 
 // refuseDowngrade returns an error if a runtime is older than the one on the cluster, or another build of its version.
 // Single bundles of a newer runtime may be older.
-func refuseDowngrade(findings []deploy.Finding) error {
+func refuseDowngrade(findings []preflight.Finding) error {
 	for _, f := range findings {
-		if f.Check == deploy.CheckDowngrade && f.Bundle == "" {
+		if f.Check == preflight.CheckDowngrade && f.Bundle == "" {
 			return fmt.Errorf("%w: %s", errDowngrade, f.Message)
 		}
 	}

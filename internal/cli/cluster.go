@@ -14,6 +14,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/layers"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
@@ -230,7 +231,7 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 		}
 	}
 	for _, f := range p.Findings {
-		if f.Severity != deploy.Wrong { // which the error says
+		if f.Severity != preflight.SeverityError { // which the error says
 			ui.WriteIndented(w, "", f.String())
 		}
 	}
@@ -261,7 +262,7 @@ func describeOperation(c deploy.ResourceChange) string {
 func describePlan(p *deploy.Plan) *result.Plan {
 	r := &result.Plan{
 		Name: p.Runtime, Version: p.Version, Digest: p.Digest, From: p.From, Changes: p.HasChanges(),
-		Bundles: []result.PlannedBundle{}, Findings: append([]deploy.Finding{}, p.Findings...), ChangeCounts: result.ChangeCounts(p.CountChanges()),
+		Bundles: []result.PlannedBundle{}, Findings: append([]preflight.Finding{}, p.Findings...), ChangeCounts: result.ChangeCounts(p.CountChanges()),
 	}
 	for _, b := range p.Bundles {
 		r.Bundles = append(r.Bundles, result.PlannedBundle{
@@ -273,19 +274,19 @@ func describePlan(p *deploy.Plan) *result.Plan {
 }
 
 // hideConfidential takes out of findings what errors must not quote.
-func (a *app) hideConfidential(findings []deploy.Finding) {
+func (a *app) hideConfidential(findings []preflight.Finding) {
 	for i := range findings {
 		findings[i].Message = a.ui.ErrorText(findings[i].Message)
 	}
 }
 
 // sayFindings notes warnings, and gives what is wrong as an error.
-func (a *app) sayFindings(findings []deploy.Finding) error {
-	slices.SortStableFunc(findings, func(x, y deploy.Finding) int { return cmp.Compare(x.Check, y.Check) })
+func (a *app) sayFindings(findings []preflight.Finding) error {
+	slices.SortStableFunc(findings, func(x, y preflight.Finding) int { return cmp.Compare(x.Check, y.Check) })
 	for _, f := range findings {
-		if f.Severity == deploy.Warning {
+		if f.Severity == preflight.SeverityWarning {
 			a.ui.Note("%s", a.ui.ErrorText(f.String()))
 		}
 	}
-	return deploy.RefuseFindings(findings)
+	return preflight.RefuseFindings(findings)
 }

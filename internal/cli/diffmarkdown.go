@@ -8,6 +8,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/compare"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
 
@@ -36,7 +37,7 @@ func writeMarkdownDiff(r *result.Diff) string {
 	risks := splitRisks(r.Risks)
 	markdownList(w, "⚠ Not compared", r.Unrendered, func(n compare.Note) string { return n.String() })
 	markdownList(w, "⚠ Critical", risks[0], compare.Risk.String)
-	markdownList(w, "CustomResourceDefinitions", r.Definitions, deploy.Finding.String)
+	markdownList(w, "CustomResourceDefinitions", r.Definitions, preflight.Finding.String)
 	markdownList(w, "Notable", risks[1], compare.Risk.String)
 	markdownTable(w, "Values", []string{"", "value", "old", "new"}, r.Values, func(v compare.ValueChange) []string {
 		return []string{string(v.Change), v.Bundle + "." + v.Value, describeIf(v.Old, describeValueState), describeIf(v.New, describeValueState)}

@@ -9,6 +9,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/compare"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
 
@@ -39,7 +40,7 @@ func writeDiff(out io.Writer, r *result.Diff, full bool) {
 	writeEntries(w, "Not compared", r.Unrendered, func(n compare.Note) { w.line("! %s", n) })
 	risks := splitRisks(r.Risks)
 	writeEntries(w, "Critical", risks[0], func(risk compare.Risk) { w.line("! %s", risk) })
-	writeEntries(w, "Definitions", r.Definitions, func(f deploy.Finding) { w.line("%s", f) })
+	writeEntries(w, "Definitions", r.Definitions, func(f preflight.Finding) { w.line("%s", f) })
 	writeEntries(w, "Notable", risks[1], func(risk compare.Risk) { w.line("- %s", risk) })
 	writeEntries(w, "Values", r.Values, func(v compare.ValueChange) { w.line("%s %s", changeMark(v.Change), describeValue(v)) })
 	writeEntries(w, "Kubernetes", r.Kubernetes, func(k compare.KubernetesChange) {

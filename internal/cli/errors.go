@@ -24,6 +24,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/delta"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/gate"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/oci"
@@ -119,7 +120,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		request    *url.Error
 		locked     *deploy.LockedError
 		foreign    *deploy.ForeignError
-		findings   *deploy.FindingsError
+		findings   *preflight.FindingsError
 		repository *registry.MissingRepositoryError
 		untagged   *registry.NoReferrersError
 		fixed      *registry.ImmutableTagError
@@ -337,7 +338,7 @@ func hostOf(request *url.Error) string {
 }
 
 // skipHint offers to leave checks out if that is enough.
-func skipHint(e *deploy.FindingsError) string {
+func skipHint(e *preflight.FindingsError) string {
 	if names := e.SkippableChecks(); len(names) > 0 {
 		return "to apply anyway, pass --skip-check " + strings.Join(names, ",")
 	}

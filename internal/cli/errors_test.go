@@ -20,7 +20,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/archive"
-	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/gate"
 	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/sign"
@@ -65,11 +65,11 @@ func TestExplain(t *testing.T) {
 		return &transfer.IncompleteError{Missing: []transfer.Missing{{Image: "web", Reason: reason}}}
 	}
 	found := func(checks ...string) error {
-		var findings []deploy.Finding
+		var findings []preflight.Finding
 		for _, check := range checks {
-			findings = append(findings, deploy.Finding{Severity: deploy.Wrong, Check: check})
+			findings = append(findings, preflight.Finding{Severity: preflight.SeverityError, Check: check})
 		}
-		return deploy.RefuseFindings(findings)
+		return preflight.RefuseFindings(findings)
 	}
 	for _, c := range []struct {
 		name string
@@ -113,7 +113,7 @@ func TestExplain(t *testing.T) {
 		{"out of reach", unanswered(syscall.ECONNREFUSED), 1, "check the name and the network"},
 		{"missing, and out of reach", missing(unanswered(syscall.ECONNREFUSED)), 4, "check the name and the network"},
 		{"findings that can be skipped", found("images", "twice", "images"), 1, "--skip-check images,twice"},
-		{"an older version", refuseDowngrade([]deploy.Finding{{Check: deploy.CheckDowngrade, Message: "x"}}), 3, "--allow-downgrade"},
+		{"an older version", refuseDowngrade([]preflight.Finding{{Check: preflight.CheckDowngrade, Message: "x"}}), 3, "--allow-downgrade"},
 		{"a finding that can't be", found("images", "kapp"), 1, ""},
 		{"a cluster out of reach", &url.Error{Op: "Get", URL: "https://cluster.example/api", Err: syscall.ECONNREFUSED}, 1, ""},
 	} {

@@ -10,6 +10,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // importFirst brings an archive to a registry, and makes the same root there the one to apply. What the clusters would
@@ -60,7 +61,7 @@ func (a *app) importFirst(ctx context.Context, p *preparedRoot, clusters []*depl
 // refuseDowngrades returns an error if clusters have a newer version or another build, more of them than may be unavailable. A
 // cluster of several that does not answer fails later, by itself.
 func (a *app) refuseDowngrades(ctx context.Context, p *preparedRoot, clusters []*deploy.Cluster, o *applyOptions) error {
-	if o.site.allowDowngrade || slices.Contains(o.site.skip, deploy.CheckDowngrade) {
+	if o.site.allowDowngrade || slices.Contains(o.site.skip, preflight.CheckDowngrade) {
 		return nil
 	}
 	release := bundle.Release{Name: p.deployedName(), Version: p.set.Root.Metadata().Version, Digest: p.root.Digest}

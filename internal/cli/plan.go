@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 func (a *app) planCommand() *cobra.Command {
@@ -75,7 +76,7 @@ func (a *app) runPlan(ctx context.Context, reference string, o planOptions) erro
 	}
 	plan.Findings = append(found, plan.Findings...)
 	a.hideConfidential(plan.Findings)
-	failed := deploy.RefuseFindings(plan.Findings)
+	failed := preflight.RefuseFindings(plan.Findings)
 	if failed == nil && !o.site.allowDowngrade {
 		failed = refuseDowngrade(plan.Findings)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/site"
@@ -46,14 +47,14 @@ func (a *app) locateImages(ctx context.Context, at *openedReference, set *bundle
 }
 
 // probeImages finds out which images are where the cluster would pull them from, with its logins before this user's.
-func (a *app) probeImages(ctx context.Context, p *preparedRoot, secrets []deploy.PullSecret) ([]deploy.Image, []deploy.Finding, error) {
+func (a *app) probeImages(ctx context.Context, p *preparedRoot, secrets []deploy.PullSecret) ([]preflight.Image, []preflight.Finding, error) {
 	var (
 		logins [][]byte
-		unread []deploy.Finding
+		unread []preflight.Finding
 	)
 	for _, s := range secrets {
 		if err := registry.CheckLogin(s.Config); err != nil {
-			unread = append(unread, deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages,
+			unread = append(unread, preflight.Finding{Severity: preflight.SeverityWarning, Check: preflight.CheckImages,
 				Message: fmt.Sprintf("pull secret %s in namespace %s cannot be read: %v", s.Name, s.Namespace, err)})
 			continue
 		}
@@ -70,6 +71,6 @@ func (a *app) probeImages(ctx context.Context, p *preparedRoot, secrets []deploy
 		RanBefore: p.ranBefore, IsArchive: p.File != "",
 	})
 	findings = append(findings, unread...)
-	slices.SortFunc(findings, func(a, b deploy.Finding) int { return cmp.Compare(a.Message, b.Message) })
+	slices.SortFunc(findings, func(a, b preflight.Finding) int { return cmp.Compare(a.Message, b.Message) })
 	return images, findings, err
 }

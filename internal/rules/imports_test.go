@@ -27,6 +27,7 @@ var order = []string{
 	"pkg/result",
 	"pkg/compare",
 	"pkg/deploy",
+	"pkg/deploy/preflight",
 	"pkg/deploy/records",
 	"pkg/deploy/apiserver",
 	"pkg/deploy/merge",
@@ -66,10 +67,10 @@ var order = []string{
 // only names the packages that may import a module: everything else goes through them.
 var only = map[string][]string{
 	"github.com/sigstore/":             {"pkg/sign", "pkg/sign/kms"},
-	"carvel.dev/kapp":                  {"pkg/deploy", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
-	"k8s.io/":                          {"pkg/deploy", "pkg/deploy/records", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
-	"k8s.io/api/":                      {"pkg/deploy", "pkg/deploy/records", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources", "pkg/compare"},
-	"k8s.io/apimachinery/":             {"pkg/deploy", "pkg/deploy/records", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources", "pkg/compare"},
+	"carvel.dev/kapp":                  {"pkg/deploy", "pkg/deploy/preflight", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
+	"k8s.io/":                          {"pkg/deploy", "pkg/deploy/preflight", "pkg/deploy/records", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources"},
+	"k8s.io/api/":                      {"pkg/deploy", "pkg/deploy/preflight", "pkg/deploy/records", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources", "pkg/compare"},
+	"k8s.io/apimachinery/":             {"pkg/deploy", "pkg/deploy/preflight", "pkg/deploy/records", "pkg/deploy/apiserver", "pkg/deploy/merge", "pkg/deploy/marks", "pkg/resources", "pkg/compare"},
 	"k8s.io/component-helpers/":        {"pkg/compare"},
 	"carvel.dev/ytt":                   {"pkg/render"},
 	"helm.sh/helm":                     {"pkg/render"},

@@ -21,6 +21,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
@@ -42,7 +43,7 @@ type Comparison struct {
 	// Risks are rights that are new, and other changes that deserve a look first.
 	Risks []Risk `json:"risks"`
 	// Definitions are what a plan would find of changed CustomResourceDefinitions on a cluster that has the old version.
-	Definitions []deploy.Finding `json:"definitions"`
+	Definitions []preflight.Finding `json:"definitions"`
 	// Values are the values that a site can set which were added, removed or changed.
 	Values []ValueChange `json:"values"`
 	// Kubernetes are the bundles that run on other versions of Kubernetes than before.
@@ -115,7 +116,7 @@ func Compare(ctx context.Context, before, after Version) (*Comparison, error) {
 	}
 	pairs := pairBundles(before, after)
 	c := &Comparison{
-		Risks: []Risk{}, Definitions: []deploy.Finding{}, Values: []ValueChange{}, Kubernetes: []KubernetesChange{},
+		Risks: []Risk{}, Definitions: []preflight.Finding{}, Values: []ValueChange{}, Kubernetes: []KubernetesChange{},
 		Bundles: []BundleChange{}, Images: []ImageChange{}, Resources: []deploy.ManifestChange{}, Notes: []Note{}, Unrendered: []Note{},
 	}
 	group, rendering := errgroup.WithContext(ctx)
@@ -153,7 +154,7 @@ func Compare(ctx context.Context, before, after Version) (*Comparison, error) {
 	}
 	c.Resources = append(c.Resources, compared.Changes...)
 	c.Definitions = append(c.Definitions, compared.Findings...)
-	slices.SortStableFunc(c.Definitions, func(a, b deploy.Finding) int { return cmp.Compare(a.Severity, b.Severity) }) // errors first
+	slices.SortStableFunc(c.Definitions, func(a, b preflight.Finding) int { return cmp.Compare(a.Severity, b.Severity) }) // errors first
 	if c.Images, err = compareImages(ctx, pairs, before.Platforms, after.Platforms); err != nil {
 		return nil, err
 	}

@@ -120,7 +120,7 @@ func (c *Cluster) adoptedInPart(ctx context.Context, app string) (func(kappres.R
 	}
 	return func(r kappres.Resource) bool {
 		for _, id := range ids {
-			if id.sameAs(idOf(r)) {
+			if id.IsSame(idOf(r)) {
 				return true
 			}
 		}

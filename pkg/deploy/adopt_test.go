@@ -177,7 +177,7 @@ func TestFailedAdoption(t *testing.T) {
 	t.Log("one that was killed in the middle is known")
 	rt.Units = []Unit{unit(1, "app", "1", changed, webService, configMap("mine", "1"))}
 	r.apply(rt)
-	ids := []ResourceID{{"apps/v1", "Deployment", r.namespace, "web"}, {"v1", "Service", r.namespace, "web"}}
+	ids := []ResourceID{{APIVersion: "apps/v1", Kind: "Deployment", Namespace: r.namespace, Name: "web"}, {APIVersion: "v1", Kind: "Service", Namespace: r.namespace, Name: "web"}}
 	if err := r.noteAdoption(t.Context(), "edge.app", ids); err != nil {
 		t.Fatal(err)
 	}

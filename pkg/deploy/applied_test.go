@@ -13,6 +13,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/deploy/merge"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // patchObject changes an object as a user does.
@@ -131,7 +132,7 @@ func TestJobsAreReplaced(t *testing.T) {
 	first := r.uidOf(jobs, r.namespace, "migrate")
 	rt = Runtime{Name: "edge", Version: "2", Units: []Unit{unit(1, "app", "2", job("registry.example/app:2"))}}
 	plan, err := r.Plan(t.Context(), rt, CheckOptions{Options: quick()})
-	if err != nil || RefuseFindings(plan.Findings) != nil || len(plan.Bundles[0].Changes) != 1 || !plan.Bundles[0].Changes[0].Replace {
+	if err != nil || preflight.RefuseFindings(plan.Findings) != nil || len(plan.Bundles[0].Changes) != 1 || !plan.Bundles[0].Changes[0].Replace {
 		t.Errorf("plan %+v, error %v", plan, err)
 	}
 	r.apply(rt)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
@@ -56,7 +57,7 @@ type ApplyOptions struct {
 // It cannot undo a request that had been sent.
 //
 // The report is never nil. Errors: [*Error] for each bundle at fault, [*LockedError],
-// [ErrNotConfirmed]; before anything is written [*ForeignError] and [*FindingsError].
+// [ErrNotConfirmed]; before anything is written [*ForeignError] and [*preflight.FindingsError].
 func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Report, error) {
 	report := &Report{Runtime: rt.Name}
 	s, err := c.newSession(ctx, rt, opts.Options)
@@ -65,7 +66,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 	}
 	s.engine.takeOver = opts.TakeOver
 	s.isRunningHooks, s.isRollback = opts.RunHooks, opts.Rollback
-	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
+	s.assumeKinds = slices.Contains(opts.Skip, preflight.CheckAPI)
 	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, skip: opts.Skip})
 	if err != nil {
 		return report, err
@@ -127,7 +128,7 @@ func (p *Plan) refuseChanges(deleteForeign bool) error {
 	if len(p.foreign) > 0 && !deleteForeign {
 		return &ForeignError{Runtime: p.Runtime, Foreign: p.foreign}
 	}
-	return RefuseFindings(p.Findings)
+	return preflight.RefuseFindings(p.Findings)
 }
 
 // reportUnchanged reports a runtime in which nothing changes.

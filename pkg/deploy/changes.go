@@ -10,52 +10,24 @@ import (
 	kappconfig "carvel.dev/kapp/pkg/kapp/config"
 	"carvel.dev/kapp/pkg/kapp/diff"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
+
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // ResourceID says which resource of a cluster is meant.
-type ResourceID struct {
-	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
-	Namespace  string `json:"namespace,omitempty"`
-	Name       string `json:"name"`
-}
-
-// String is like "Deployment web (apps/v1) in namespace shop".
-func (r ResourceID) String() string {
-	text := fmt.Sprintf("%s %s (%s)", r.Kind, r.Name, r.APIVersion)
-	if r.Namespace != "" {
-		text += " in namespace " + r.Namespace
-	}
-	return text
-}
-
-// apiGroup returns the API group, "" for the core one.
-func (r ResourceID) apiGroup() string {
-	group, _, found := strings.Cut(r.APIVersion, "/")
-	if !found {
-		return ""
-	}
-	return group
-}
-
-// sameAs looks away from the version in which a resource was written.
-func (r ResourceID) sameAs(o ResourceID) bool {
-	return r.apiGroup() == o.apiGroup() && r.Kind == o.Kind && r.Namespace == o.Namespace && r.Name == o.Name
-}
+type ResourceID = resources.ResourceID
 
 func compareIDs(a, b ResourceID) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name),
 		cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.APIVersion, b.APIVersion))
 }
 
-func idOf(r kappres.Resource) ResourceID {
-	return ResourceID{APIVersion: r.APIVersion(), Kind: r.Kind(), Namespace: r.Namespace(), Name: r.Name()}
-}
+func idOf(r kappres.Resource) ResourceID { return resources.IDOf(r) }
 
 // listIDs leaves out what others have made of the resources, such as pods.
-func listIDs(resources []kappres.Resource) []ResourceID {
-	ids := make([]ResourceID, 0, len(resources))
-	for _, r := range resources {
+func listIDs(all []kappres.Resource) []ResourceID {
+	ids := make([]ResourceID, 0, len(all))
+	for _, r := range all {
 		if !r.Transient() {
 			ids = append(ids, idOf(r))
 		}

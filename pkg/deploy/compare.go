@@ -18,6 +18,7 @@ import (
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"golang.org/x/sync/errgroup"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/deploy/records"
 	"krtpkg.dev/krtpkg/pkg/resources"
 )
@@ -36,7 +37,7 @@ type Comparison struct {
 	// Kept are roles and bindings that are the same in both, and what else of that was read.
 	Kept []ManifestChange
 	// Findings are what [Cluster.Plan] would find of changed definitions on a cluster that has the old version.
-	Findings []Finding
+	Findings []preflight.Finding
 }
 
 // ManifestChange is a resource that two versions do not have alike.
@@ -92,7 +93,7 @@ func CompareManifests(ctx context.Context, before, after []BundleManifests) (*Co
 		if change.Op != Update || !resources.IsDefinition(change.now) {
 			continue
 		}
-		for _, f := range findDefinitionChanges(withStoredVersions(change.was), change.now) {
+		for _, f := range preflight.FindDefinitionChanges(withStoredVersions(change.was), change.now) {
 			f.Bundle = change.Bundle
 			c.Findings = append(c.Findings, f)
 		}
@@ -254,7 +255,7 @@ type resourceKey struct {
 func keyResources(all []ManifestChange) (keys []resourceKey) {
 	seen := map[resourceKey]int{}
 	for _, r := range all {
-		key := resourceKey{group: r.apiGroup(), kind: r.Kind, namespace: r.Namespace, name: r.Name, hook: r.Hook}
+		key := resourceKey{group: r.APIGroup(), kind: r.Kind, namespace: r.Namespace, name: r.Name, hook: r.Hook}
 		number := seen[key]
 		seen[key]++
 		key.number = number

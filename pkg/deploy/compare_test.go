@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // manifestsOf returns the manifests of a bundle, for a comparison.
@@ -199,9 +201,9 @@ func TestComparisonSaysWhatPlanSays(t *testing.T) {
 	}
 	old, current := version("1", before), version("2", after)
 	r.apply(old)
-	var planned []Finding
+	var planned []preflight.Finding
 	for _, f := range r.plan(current).Findings {
-		if f.Check == CheckDefinitions {
+		if f.Check == preflight.CheckDefinitions {
 			planned = append(planned, f)
 		}
 	}
@@ -215,8 +217,8 @@ func TestComparisonSaysWhatPlanSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sort := func(all []Finding) {
-		slices.SortFunc(all, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
+	sort := func(all []preflight.Finding) {
+		slices.SortFunc(all, func(a, b preflight.Finding) int { return strings.Compare(a.String(), b.String()) })
 	}
 	sort(planned)
 	sort(compared.Findings)
@@ -226,7 +228,7 @@ func TestComparisonSaysWhatPlanSays(t *testing.T) {
 	r.deleted("compared")
 }
 
-func joinFindings(all []Finding) string {
+func joinFindings(all []preflight.Finding) string {
 	var text strings.Builder
 	for _, f := range all {
 		fmt.Fprintln(&text, f)

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 var (
@@ -126,7 +128,7 @@ func TestUpgradeDeletesNothingOfOthers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if RefuseFindings(plan.Findings) == nil {
+			if preflight.RefuseFindings(plan.Findings) == nil {
 				t.Errorf("plan has no error: %v", plan.Findings)
 			}
 			for _, want := range step.wants {
@@ -148,7 +150,7 @@ func TestUpgradeDeletesNothingOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := RefuseFindings(plan.Findings); err != nil || !strings.Contains(fmt.Sprint(plan.Findings), "PersistentVolumeClaim volume") {
+	if err := preflight.RefuseFindings(plan.Findings); err != nil || !strings.Contains(fmt.Sprint(plan.Findings), "PersistentVolumeClaim volume") {
 		t.Errorf("plan with DeleteForeign: %v, findings %v", err, plan.Findings)
 	}
 	if _, err := r.Apply(t.Context(), v2, ApplyOptions{Options: quick(), DeleteForeign: true}); err != nil {
@@ -293,7 +295,7 @@ func TestOwnershipIsHandedOver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := plan.CountChanges().Delete; n > 0 || RefuseFindings(plan.Findings) != nil {
+			if n := plan.CountChanges().Delete; n > 0 || preflight.RefuseFindings(plan.Findings) != nil {
 				t.Errorf("plan deletes %d: %s; findings %v", n, planned(plan), plan.Findings)
 			}
 			if _, err := r.Apply(t.Context(), next, ApplyOptions{Options: quick()}); err != nil {

@@ -14,7 +14,8 @@
 // standard output of the process.
 //
 // This package and those below it are the only ones that import kapp or client-go. Types such as [Revision] are defined
-// in pkg/deploy/records; programs read them with [Cluster.History], [Cluster.Values] and [Cluster.Runtimes].
+// in pkg/deploy/records; programs read them with [Cluster.History], [Cluster.Values] and [Cluster.Runtimes]. What is checked
+// before an apply is in pkg/deploy/preflight; [Cluster.Check] and [Cluster.Plan] return its findings.
 package deploy
 
 import (

@@ -24,6 +24,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/yaml"
 
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
@@ -52,7 +53,7 @@ func (r *rig) refused(rt Runtime, texts ...string) {
 	r.t.Helper()
 	before := r.objects()
 	_, err := r.Apply(r.t.Context(), rt, ApplyOptions{Options: quick()})
-	if !errors.Is(err, ErrFindings) {
+	if !errors.Is(err, preflight.ErrFindings) {
 		r.t.Errorf("not refused: %v", err)
 		return
 	}
@@ -370,7 +371,7 @@ func TestOwners(t *testing.T) {
 	rt.Units = append(rt.Units, unit(2, "b", "1", configMap("helms", "1")))
 	r.refused(rt, "ConfigMap helms (v1) in namespace testowners belongs to release ops/shop of Helm")
 	plan, err := r.Plan(t.Context(), rt, CheckOptions{})
-	if err != nil || !errors.Is(RefuseFindings(plan.Findings), ErrFindings) {
+	if err != nil || !errors.Is(preflight.RefuseFindings(plan.Findings), preflight.ErrFindings) {
 		t.Errorf("plan: %v, findings %v", err, plan.Findings)
 	}
 	if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick(), TakeOver: true}); err != nil {
@@ -507,7 +508,7 @@ func TestPlanFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	definitions := r.dynamic.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
-	options := ApplyOptions{Options: quick(), Skip: []string{CheckAPI}}
+	options := ApplyOptions{Options: quick(), Skip: []string{preflight.CheckAPI}}
 	options.OnEvent = func(e Event) {
 		if e.Phase == Applied && e.Bundle == "base" {
 			if _, err := definitions.Create(t.Context(), operator, metav1.CreateOptions{}); err != nil {
@@ -529,7 +530,7 @@ func TestPlanFirst(t *testing.T) {
 	rt.Units[0] = unit(1, "base", "2", configMap("base", "1"), next)
 	rt.Units[1] = unit(3, "app", "2", "apiVersion: first.example/v2\nkind: Plug\nmetadata: {name: a}\nspec: {new: true}", "apiVersion: late.example/v1\nkind: Late\nmetadata: {name: a}")
 	plan, err := r.Plan(t.Context(), rt, CheckOptions{})
-	if err != nil || RefuseFindings(plan.Findings) != nil || planned(plan) != "change base: update 1; change app: update 1" {
+	if err != nil || preflight.RefuseFindings(plan.Findings) != nil || planned(plan) != "change base: update 1; change app: update 1" {
 		t.Errorf("plan of a version that is not served yet: %s, findings %v, %v", planned(plan), plan.Findings, err)
 	}
 	r.apply(rt)
@@ -564,7 +565,7 @@ func TestChecks(t *testing.T) {
 	if _, err := classes.Create(t.Context(), site, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	findings, err := r.Check(t.Context(), rt, CheckOptions{Images: []Image{
+	findings, err := r.Check(t.Context(), rt, CheckOptions{Images: []preflight.Image{
 		{Bundle: "fine", Name: "arm", Platforms: []string{"linux/arm64"}}, {Bundle: "fine", Name: "all", Platforms: []string{"linux/amd64", "linux/arm64"}},
 	}})
 	if err != nil {
@@ -591,7 +592,7 @@ func TestChecks(t *testing.T) {
 	if len(got) != 8 {
 		t.Errorf("findings:\n%s", strings.Join(got, "\n"))
 	}
-	if findings, err = r.Check(t.Context(), rt, CheckOptions{Skip: Checks}); err != nil || len(findings) != 0 {
+	if findings, err = r.Check(t.Context(), rt, CheckOptions{Skip: preflight.Checks}); err != nil || len(findings) != 0 {
 		t.Errorf("skipped checks: %v, %v", findings, err)
 	}
 	if err := classes.Delete(t.Context(), "site", metav1.DeleteOptions{}); err != nil {
@@ -603,7 +604,7 @@ func TestChecks(t *testing.T) {
 	r.apply(Runtime{Name: "data", Units: []Unit{unit(1, "crds", "1", crd("files", "File", "checks.example"))}})
 	narrower := Runtime{Name: "data", Version: "2", Units: []Unit{unit(1, "crds", "2", strings.Replace(crd("files", "File", "checks.example"), "scope: Namespaced", "scope: Cluster", 1))}}
 	plan, err := r.Plan(t.Context(), narrower, CheckOptions{})
-	if err != nil || RefuseFindings(plan.Findings) == nil || !strings.Contains(RefuseFindings(plan.Findings).Error(), "scope") {
+	if err != nil || preflight.RefuseFindings(plan.Findings) == nil || !strings.Contains(preflight.RefuseFindings(plan.Findings).Error(), "scope") {
 		t.Errorf("plan of a CRD that changes its scope: %v, findings %v", err, plan.Findings)
 	}
 	r.refused(narrower, "files.checks.example", "scope")

@@ -9,6 +9,8 @@ import (
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // requestLog counts requests by what they do: "POST configmaps", "GET configmaps/name".
@@ -101,7 +103,7 @@ func TestUndecodableInNewNamespace(t *testing.T) {
 	if got := plan.lines(); !strings.Contains(got, "ConfigMap wrong") || !strings.Contains(got, "cannot be handled as a ConfigMap") || strings.Contains(got, "right") {
 		t.Errorf("findings %q", got)
 	}
-	if RefuseFindings(plan.Findings) == nil {
+	if preflight.RefuseFindings(plan.Findings) == nil {
 		t.Error("apply would go ahead")
 	}
 }

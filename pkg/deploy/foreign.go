@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/metadata"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // ForeignError lists what a change would delete that is not the runtime's.
@@ -42,13 +43,13 @@ func (e *ForeignError) Error() string {
 }
 
 // foreignFindings says of each what would be lost.
-func foreignFindings(foreign []Foreign, allowed bool) []Finding {
-	var findings []Finding
+func foreignFindings(foreign []Foreign, allowed bool) []preflight.Finding {
+	var findings []preflight.Finding
 	for _, f := range foreign {
-		one := Finding{Severity: Wrong, Check: CheckForeign, Resource: f.ResourceID.String(),
+		one := preflight.Finding{Severity: preflight.SeverityError, Check: preflight.CheckForeign, Resource: f.ResourceID.String(),
 			Message: fmt.Sprintf("is not part of the runtime, but would be deleted with %s %s", f.With.Kind, f.With.Name)}
 		if allowed {
-			one.Severity = Warning
+			one.Severity = preflight.SeverityWarning
 		}
 		findings = append(findings, one)
 	}
@@ -79,7 +80,7 @@ func deletionsOf(plan *Plan) plannedDeletions {
 				d.replaced.Insert(claimKey(c.ResourceID))
 			}
 			switch {
-			case c.Kind == "Namespace" && c.apiGroup() == "":
+			case c.Kind == "Namespace" && c.APIGroup() == "":
 				d.namespaces.Insert(c.Name)
 			case c.Kind == "CustomResourceDefinition":
 				plural, group, _ := strings.Cut(c.Name, ".")
@@ -134,7 +135,7 @@ func (s *session) findForeign(ctx context.Context, plan *Plan, tolerant bool) ([
 	err = group.Wait()
 	slices.SortFunc(all, func(a, b Foreign) int { return compareIDs(a.ResourceID, b.ResourceID) })
 	// One resource may be served in several groups.
-	all = slices.CompactFunc(all, func(a, b Foreign) bool { return a.sameAs(b.ResourceID) })
+	all = slices.CompactFunc(all, func(a, b Foreign) bool { return a.IsSame(b.ResourceID) })
 	return all, err
 }
 
@@ -156,7 +157,7 @@ func (d plannedDeletions) foreignOfKind(ctx context.Context, client metadata.Int
 	}
 	var found []Foreign
 	for _, item := range items {
-		id := ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}
+		id := ResourceID{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind, Namespace: item.Namespace, Name: item.Name}
 		if d.resources.Has(claimKey(id)) || len(item.OwnerReferences) > 0 || inEveryNamespace(gvk, item.Name) {
 			continue
 		}
@@ -209,7 +210,7 @@ func (s *session) checkNothingLeft(ctx context.Context, apps []Installed) error 
 			for _, item := range items {
 				// Without kapp's mark it was made from a resource by a controller.
 				if item.Annotations[marks.Identity] != "" && !marks.IsCopy(item.Annotations, item.Namespace, item.Name) && item.DeletionTimestamp == nil {
-					left = append(left, "\n  "+ResourceID{gvk.GroupVersion().String(), gvk.Kind, item.Namespace, item.Name}.String())
+					left = append(left, "\n  "+ResourceID{APIVersion: gvk.GroupVersion().String(), Kind: gvk.Kind, Namespace: item.Namespace, Name: item.Name}.String())
 				}
 			}
 			return nil

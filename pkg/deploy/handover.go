@@ -19,7 +19,7 @@ type resourceClaims struct {
 
 // claimKey identifies a resource whatever the version it is written in.
 func claimKey(id ResourceID) ResourceID {
-	id.APIVersion = id.apiGroup()
+	id.APIVersion = id.APIGroup()
 	return id
 }
 

@@ -198,7 +198,7 @@ func (s *session) runHooks(ctx context.Context, outcome Outcome, phase Phase, ho
 		if err != nil {
 			return fmt.Errorf("%s hook: %w", event, err)
 		}
-		id := ResourceID{u.GetAPIVersion(), u.GetKind(), u.GetNamespace(), u.GetName()}
+		id := ResourceID{APIVersion: u.GetAPIVersion(), Kind: u.GetKind(), Namespace: u.GetNamespace(), Name: u.GetName()}
 		s.emitEvent(Event{Phase: phase, Outcome: outcome, Message: Message{Hook: fmt.Sprintf("%s %s (%s)", id.Kind, id.Name, event)}})
 		if ns := namespaces[id.Namespace]; ns != nil {
 			is, err := s.recreateNamespace(ctx, ns)

@@ -47,7 +47,7 @@ func (d doneJobs) String() string {
 
 // hasDone reports whether a resource that was applied is a Job that is done.
 func (d doneJobs) hasDone(id ResourceID) bool {
-	return id.Kind == "Job" && id.apiGroup() == batchv1.GroupName && d[id.Namespace+"/"+id.Name] != ""
+	return id.Kind == "Job" && id.APIGroup() == batchv1.GroupName && d[id.Namespace+"/"+id.Name] != ""
 }
 
 // doneJobs returns those of all bundles of the runtime: one may have moved.

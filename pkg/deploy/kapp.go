@@ -20,7 +20,7 @@ import (
 	"carvel.dev/kapp/pkg/kapp/diffgraph"
 	"carvel.dev/kapp/pkg/kapp/logger"
 	"carvel.dev/kapp/pkg/kapp/permissions"
-	"carvel.dev/kapp/pkg/kapp/preflight"
+	kapppreflight "carvel.dev/kapp/pkg/kapp/preflight"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -29,6 +29,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/deploy/merge"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/resources"
 	"krtpkg.dev/krtpkg/pkg/tracing"
 )
@@ -93,7 +94,7 @@ type callResult struct {
 	// refused is why a change that was only looked at would not be made.
 	refused error
 	// findings are what a dry run has found.
-	findings []Finding
+	findings []preflight.Finding
 	// namespacesLeft tells that the namespaces of a deleted app are still there.
 	namespacesLeft bool
 }
@@ -323,7 +324,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if h == nil {
 		result.refused, result.findings = refused, terminatingFindings(going)
 		if a.compareDefinitions {
-			result.findings = append(result.findings, checkDefinitions(changes)...)
+			result.findings = append(result.findings, findDefinitionChanges(changes)...)
 		}
 		if a.rehearse && refused == nil {
 			result.findings = append(result.findings, rehearseChanges(ctx, a, p, steps, wanted.resources, &result)...)
@@ -418,7 +419,7 @@ func changeSet(p *kappParts, changes []diff.Change, factory diff.ChangeFactory, 
 
 // runPreflight runs kapp's own checks if a Config document of the bundle turns them on.
 func runPreflight(ctx context.Context, p *kappParts, conf kappconfig.Conf, graph *diffgraph.ChangeGraph) error {
-	checks := preflight.NewRegistry(map[string]preflight.Check{
+	checks := kapppreflight.NewRegistry(map[string]kapppreflight.Check{
 		"PermissionValidation": permissions.NewPreflight(p.clients, false),
 		"CRDUpgradeSafety":     crdupgradesafety.NewPreflight(p.clients, false),
 	})

@@ -178,7 +178,7 @@ func excludeResources(resources []kappres.Resource, ids []ResourceID) []kappres.
 		return resources
 	}
 	return slices.DeleteFunc(slices.Clone(resources), func(r kappres.Resource) bool {
-		return slices.ContainsFunc(ids, idOf(r).sameAs)
+		return slices.ContainsFunc(ids, idOf(r).IsSame)
 	})
 }
 

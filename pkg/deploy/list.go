@@ -155,3 +155,17 @@ func applyOrder(a, b Installed) int {
 		cmp.Compare(a.App, b.App),
 	)
 }
+
+// appOf finds the app that a label of kapp belongs to, in whichever namespace.
+func (c *Cluster) appOf(ctx context.Context, key, value string) (app, namespace string) {
+	all, err := c.client.CoreV1().ConfigMaps("").List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: kapp.KappIsAppLabelKey})
+	if err != nil {
+		return "", ""
+	}
+	for _, cm := range all.Items {
+		if meta, err := kapp.NewAppMetaFromData(cm.Data); err == nil && meta.LabelKey == key && meta.LabelValue == value {
+			return strings.TrimSuffix(cm.Name, kapp.AppSuffix), cm.Namespace
+		}
+	}
+	return "", ""
+}

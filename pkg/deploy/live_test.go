@@ -20,6 +20,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/deploy/records"
 )
 
@@ -146,11 +147,11 @@ func TestForgottenNamespace(t *testing.T) {
 	}
 	rt.Version = "2"
 	_, err = c.Apply(t.Context(), rt, ApplyOptions{Options: quick()})
-	if !errors.Is(err, ErrFindings) || !strings.Contains(err.Error(), "app 'lost.base' namespace: "+r.namespace) || !strings.Contains(err.Error(), "--namespace "+r.namespace) {
+	if !errors.Is(err, preflight.ErrFindings) || !strings.Contains(err.Error(), "app 'lost.base' namespace: "+r.namespace) || !strings.Contains(err.Error(), "--namespace "+r.namespace) {
 		t.Errorf("apply: %v", err)
 	}
 	findings, err := c.Check(t.Context(), rt, CheckOptions{})
-	if err != nil || len(findings) != 1 || findings[0].Severity != Warning || !strings.Contains(findings[0].Message, "lost is installed in namespace "+r.namespace) {
+	if err != nil || len(findings) != 1 || findings[0].Severity != preflight.SeverityWarning || !strings.Contains(findings[0].Message, "lost is installed in namespace "+r.namespace) {
 		t.Errorf("check: %v, %v", findings, err)
 	}
 	_, e1 := c.Status(t.Context(), "lost", quick())
@@ -170,7 +171,7 @@ func TestForgottenNamespace(t *testing.T) {
 	if c, err = Connect(Config{Kubeconfig: r.kubeconfig, Namespace: "nowhere"}); err != nil {
 		t.Fatal(err)
 	}
-	if findings, err = c.Check(t.Context(), rt, CheckOptions{}); err != nil || RefuseFindings(findings) == nil || !strings.Contains(RefuseFindings(findings).Error(), "namespace nowhere for the records does not exist") {
+	if findings, err = c.Check(t.Context(), rt, CheckOptions{}); err != nil || preflight.RefuseFindings(findings) == nil || !strings.Contains(preflight.RefuseFindings(findings).Error(), "namespace nowhere for the records does not exist") {
 		t.Errorf("check without a namespace: %v, %v", findings, err)
 	}
 }
@@ -199,7 +200,7 @@ func TestTerminatingNamespace(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "error (namespaces): space, ConfigMap a (v1) in namespace "+name+": namespace "+name+" is being deleted, since") ||
+		if err := preflight.RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "error (namespaces): space, ConfigMap a (v1) in namespace "+name+": namespace "+name+" is being deleted, since") ||
 			!strings.Contains(err.Error(), "live.example/held") {
 			return fmt.Errorf("found %v", err)
 		}
@@ -273,7 +274,7 @@ func TestRecordsRefused(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "configmaps of the records cannot be written") || !strings.Contains(err.Error(), "records.gate.example") {
+		if err := preflight.RefuseFindings(findings); err == nil || !strings.Contains(err.Error(), "configmaps of the records cannot be written") || !strings.Contains(err.Error(), "records.gate.example") {
 			return fmt.Errorf("found %v", err)
 		}
 		return nil

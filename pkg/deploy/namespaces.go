@@ -11,6 +11,8 @@ import (
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // placeResources puts the resources of units that name no namespace where the units say. Which kinds
@@ -33,16 +35,16 @@ func (s *session) placeResources(ctx context.Context, units []Unit) ([]Unit, err
 
 func placeUnits(units []Unit, scopes map[schema.GroupKind]bool) ([]Unit, error) {
 	for _, u := range units {
-		resources, err := readResources(u.Manifests)
+		all, err := readResources(u.Manifests)
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
 		}
-		defined, err := readDefinitions(resources)
+		defined, err := resources.ReadDefinitions(all)
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: u.Bundle, Layer: u.Layer, Err: err}
 		}
 		for _, d := range defined {
-			scopes[d.GroupKind] = d.namespaced
+			scopes[d.GroupKind] = d.Namespaced
 		}
 	}
 	placed := slices.Clone(units)
@@ -69,12 +71,12 @@ func placeUnits(units []Unit, scopes map[schema.GroupKind]bool) ([]Unit, error) 
 
 // placeFile returns the resources of a file, as kapp reads them.
 func placeFile(data []byte, namespace string, scopes map[schema.GroupKind]bool) ([]byte, error) {
-	resources, err := kappres.NewFileResource(kappres.NewBytesSource(data)).Resources()
+	all, err := kappres.NewFileResource(kappres.NewBytesSource(data)).Resources()
 	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer
-	for _, r := range resources {
+	for _, r := range all {
 		if r.Namespace() == "" && scopes[r.GroupKind()] && r.APIGroup() != configGroup {
 			r.SetNamespace(namespace)
 		}

@@ -3,13 +3,12 @@ package deploy
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 
-	kappres "carvel.dev/kapp/pkg/kapp/resources"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // Plan is what Apply or Delete would do.
@@ -20,7 +19,7 @@ type Plan struct {
 	// Bundles are in the order in which they would be applied, and then deleted.
 	Bundles []BundlePlan
 	// Findings are what is wrong, or may be.
-	Findings []Finding
+	Findings []preflight.Finding
 	// records tells whether there is something to record although no resource changes.
 	records bool
 	// foreign is what would go with what is deleted.
@@ -81,7 +80,7 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 		return nil, err
 	}
 	s.engine.takeOver = opts.TakeOver
-	s.assumeKinds = slices.Contains(opts.Skip, CheckAPI)
+	s.assumeKinds = slices.Contains(opts.Skip, preflight.CheckAPI)
 	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, skip: opts.Skip})
 	if err != nil {
 		return nil, err
@@ -116,7 +115,7 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 			looked, err := s.engine.lookAhead(ctx, kappApp{
 				name: j.runtime.appName(j.unit), labels: j.appLabels(), manifests: j.unit.Manifests, absent: absent[i],
 				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, moment: j.newMoment(s.isRollback), done: s.doneJobs(),
-				rehearse: !slices.Contains(opts.skip, CheckDryRun), compareDefinitions: !slices.Contains(opts.skip, CheckDefinitions),
+				rehearse: !slices.Contains(opts.skip, preflight.CheckDryRun), compareDefinitions: !slices.Contains(opts.skip, preflight.CheckDefinitions),
 			})
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -146,8 +145,8 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 	for i, err := range problems {
 		if err != nil {
 			found[i].Action = Unplanned
-			plan.Findings = append(plan.Findings, Finding{
-				Severity: Wrong, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(), cause: err,
+			plan.Findings = append(plan.Findings, preflight.Finding{
+				Severity: preflight.SeverityError, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(), Cause: err,
 			})
 		}
 		for _, f := range found[i].found.findings {
@@ -183,44 +182,6 @@ func (s *session) isUpToDate(plan *Plan) bool {
 	return true
 }
 
-// kindDefinition is what a CustomResourceDefinition says of its kind.
-type kindDefinition struct {
-	schema.GroupKind
-	plural     string
-	namespaced bool
-	versions   []string // those that are served
-}
-
-// readDefinitions returns those of a bundle. One that names no kind is an error.
-func readDefinitions(resources []kappres.Resource) ([]kindDefinition, error) {
-	var all []kindDefinition
-	for _, r := range resources {
-		if r.Kind() != "CustomResourceDefinition" || r.APIGroup() != "apiextensions.k8s.io" {
-			continue
-		}
-		raw := r.DeepCopyRaw()
-		d := kindDefinition{}
-		d.Group, _, _ = unstructured.NestedString(raw, "spec", "group")
-		d.Kind, _, _ = unstructured.NestedString(raw, "spec", "names", "kind")
-		d.plural, _, _ = unstructured.NestedString(raw, "spec", "names", "plural")
-		if d.Group == "" || d.Kind == "" || d.plural == "" {
-			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing or not text", idOf(r))
-		}
-		scope, _, _ := unstructured.NestedString(raw, "spec", "scope")
-		d.namespaced = scope != "Cluster"
-		versions, _, _ := unstructured.NestedSlice(raw, "spec", "versions")
-		for _, v := range versions {
-			one, _ := v.(map[string]any)
-			name, _, _ := unstructured.NestedString(one, "name")
-			if served, _, _ := unstructured.NestedBool(one, "served"); served {
-				d.versions = append(d.versions, name)
-			}
-		}
-		all = append(all, d)
-	}
-	return all, nil
-}
-
 // absentKinds returns, for each job, the kinds in the versions that earlier bundles bring and the
 // cluster does not serve yet, and all kinds that the runtime defines.
 func (s *session) absentKinds(ctx context.Context) ([]sets.Set[schema.GroupVersionKind], sets.Set[schema.GroupKind], error) {
@@ -232,17 +193,13 @@ func (s *session) absentKinds(ctx context.Context) ([]sets.Set[schema.GroupVersi
 	brought, ownKinds := sets.New[schema.GroupVersionKind](), sets.New[schema.GroupKind]()
 	for i, j := range s.jobs {
 		all[i] = brought.Clone()
-		resources, err := readResources(j.unit.Manifests)
+		resources, defined, err := j.readManifests()
 		if err != nil {
-			return nil, nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
-		}
-		defined, err := readDefinitions(resources)
-		if err != nil {
-			return nil, nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
+			return nil, nil, err
 		}
 		for _, d := range defined {
 			ownKinds.Insert(d.GroupKind)
-			for _, version := range d.versions {
+			for _, version := range d.Versions {
 				brought.Insert(d.WithVersion(version))
 			}
 		}

@@ -18,6 +18,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // Access is the least that a user needs to apply a runtime, to upgrade and to delete it.
@@ -123,11 +124,11 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 	}
 	var all []kappres.Resource
 	for _, u := range rt.Units {
-		resources, err := readResources(u.Manifests)
+		read, err := readResources(u.Manifests)
 		if err != nil {
 			return nil, &Error{Op: "read", Bundle: cmp.Or(u.Bundle, rt.Name), Layer: u.Layer, Err: err}
 		}
-		all = append(all, resources...)
+		all = append(all, read...)
 		for _, h := range u.Hooks {
 			r, err := kappres.NewResourceFromBytes([]byte(h.Manifest))
 			if err != nil {
@@ -136,8 +137,8 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 			all = append(all, r)
 		}
 	}
-	defined := map[schema.GroupKind]kindDefinition{}
-	known, err := readDefinitions(all)
+	defined := map[schema.GroupKind]resources.Definition{}
+	known, err := resources.ReadDefinitions(all)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +147,7 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 	}
 	access := &Access{}
 	for _, r := range all {
-		if r.APIGroup() == configGroup && r.Kind() == "Config" {
+		if resources.IsConfig(r) {
 			continue
 		}
 		plural, namespaced, known := access.resourceOf(r, defined)
@@ -188,10 +189,10 @@ func LeastAccess(rt Runtime, namespace, account string) (*Access, error) {
 }
 
 // resourceOf returns the plural of a resource's kind, and whether it has a namespace.
-func (a *Access) resourceOf(r kappres.Resource, defined map[schema.GroupKind]kindDefinition) (plural string, namespaced, known bool) {
+func (a *Access) resourceOf(r kappres.Resource, defined map[schema.GroupKind]resources.Definition) (plural string, namespaced, known bool) {
 	gk := r.GroupKind()
 	if d, is := defined[gk]; is {
-		return d.plural, d.namespaced, true
+		return d.Plural, d.Namespaced, true
 	}
 	guess, _ := meta.UnsafeGuessKindToResource(gk.WithVersion(r.GroupVersion().Version))
 	own := gk.Group == "" || strings.HasSuffix(gk.Group, ".k8s.io") || !strings.Contains(gk.Group, ".")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"carvel.dev/kapp/pkg/kapp/clusterapply"
@@ -18,7 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
-	"krtpkg.dev/krtpkg/pkg/deploy/records"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // rehearsals is how many dry runs of a bundle are sent at a time.
@@ -29,10 +28,10 @@ const rehearsals = 8
 // replaced then are marked in result.
 //
 // What is refused only because something is missing that the runtime brings is not a finding.
-func rehearseChanges(ctx context.Context, a kappApp, p *kappParts, steps []*clusterapply.ClusterChange, wanted []kappres.Resource, result *callResult) []Finding {
+func rehearseChanges(ctx context.Context, a kappApp, p *kappParts, steps []*clusterapply.ClusterChange, wanted []kappres.Resource, result *callResult) []preflight.Finding {
 	var (
 		mu       sync.Mutex
-		findings []Finding
+		findings []preflight.Finding
 		group    errgroup.Group
 	)
 	group.SetLimit(rehearsals)
@@ -54,7 +53,8 @@ func rehearseChanges(ctx context.Context, a kappApp, p *kappParts, steps []*clus
 				result.markReplaced(idOf(r))
 				return nil
 			}
-			if f, is := a.judgeRefusal(op, r, err); is {
+			refusal := preflight.Refusal{Resource: r, IsCreate: op == clusterapply.ClusterChangeApplyOpAdd, Err: err}
+			if f, is := refusal.Judge(preflight.Brought{Namespaces: a.newNamespaces, Kinds: a.ownKinds}); is {
 				if isFixed {
 					f.Message += "; annotate it with " + updateStrategy + ": " + fallbackOnReplace + " to have it deleted and created again"
 				}
@@ -106,47 +106,16 @@ func decodeStrict(object *unstructured.Unstructured) error {
 // markReplaced notes that a resource will be deleted and created.
 func (d *callResult) markReplaced(id ResourceID) {
 	for i, c := range d.changes {
-		if c.sameAs(id) {
+		if c.IsSame(id) {
 			d.changes[i].Replace = true
 		}
 	}
 }
 
-// judgeRefusal decides what a refused dry run means for the apply.
-func (a kappApp) judgeRefusal(op clusterapply.ClusterChangeApplyOp, r kappres.Resource, err error) (Finding, bool) {
-	f := Finding{Severity: Wrong, Check: CheckDryRun, Resource: idOf(r).String(), Message: refusalText(err)}
-	isCreate := op == clusterapply.ClusterChangeApplyOpAdd
-	ownDefinition := a.ownKinds.Has(r.GroupKind())
-	switch {
-	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
-		return f, false // it changes just now; kapp tries again
-	case strings.Contains(err.Error(), "does not support dry run"), apierrors.IsMethodNotSupported(err):
-		return f, false
-	case apierrors.IsNotFound(err) && a.newNamespaces.Has(r.Namespace()):
-		return f, false
-	case apierrors.IsNotFound(err) && isCreate && namespaceIsMissing(err, r.Namespace()):
-		f.Message = fmt.Sprintf("namespace %s does not exist, and no bundle creates it", r.Namespace())
-	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-		if ownDefinition {
-			f.Severity = Warning // its definition may be about to change
-		}
-	case strings.Contains(err.Error(), "admission webhook") && strings.Contains(err.Error(), "denied the request"),
-		strings.Contains(err.Error(), "exceeded quota"), strings.Contains(err.Error(), "is being terminated"):
-	case apierrors.IsForbidden(err) && !isCreate:
-	default: // what it refers to may come with the runtime; a webhook may be down for the moment
-		f.Severity = Warning
-	}
-	return f, true
-}
-
-func namespaceIsMissing(err error, namespace string) bool {
-	return strings.Contains(err.Error(), fmt.Sprintf("namespaces %q not found", namespace))
-}
-
 // manifestOf returns what kapp creates where it replaces a resource: the manifest, without what was
 // merged into it. A versioned resource has no other.
 func manifestOf(r kappres.Resource, wanted []kappres.Resource) kappres.Resource {
-	if i := slices.IndexFunc(wanted, func(w kappres.Resource) bool { return idOf(w).sameAs(idOf(r)) }); i >= 0 {
+	if i := slices.IndexFunc(wanted, func(w kappres.Resource) bool { return idOf(w).IsSame(idOf(r)) }); i >= 0 {
 		return wanted[i]
 	}
 	return r
@@ -161,29 +130,4 @@ func isValidByItself(ctx context.Context, p *kappParts, r kappres.Resource) bool
 	}
 	err := dryRun(ctx, p, clusterapply.ClusterChangeApplyOpAdd, r)
 	return err == nil || apierrors.IsAlreadyExists(err) // which it says after all else
-}
-
-// refusalText returns what the API server says, without the values that it quotes: a Secret's among them.
-func refusalText(err error) string {
-	status, is := err.(apierrors.APIStatus)
-	if !is || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {
-		return records.OneLine(err.Error())
-	}
-	var causes []string
-	for _, cause := range status.Status().Details.Causes {
-		causes = append(causes, records.OneLine(strings.TrimSpace(cause.Field+": "+withoutQuotedValue(cause.Message))))
-	}
-	return strings.Join(causes, "; ")
-}
-
-// withoutQuotedValue shortens "Invalid value: {…}: field is immutable" to what follows the value.
-func withoutQuotedValue(message string) string {
-	prefix, rest, found := strings.Cut(message, ": ")
-	if !found || prefix != "Invalid value" && prefix != "Unsupported value" {
-		return message
-	}
-	if i := strings.LastIndex(rest, ": "); i >= 0 && len(rest) > 80 {
-		return prefix + ": " + rest[i+2:]
-	}
-	return message
 }

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 var (
@@ -291,7 +293,7 @@ func TestRemovedVersions(t *testing.T) {
 		unit(1, "kinds", "2", twoVersions("gadgets", "Gadget", group, "served: false, storage: false", "served: true, storage: true")), unit(2, "app", "2", object("v1"))}}
 	for _, rt := range []Runtime{v2, v1, v2} {
 		plan := r.plan(rt)
-		if plan.CountChanges().Delete+plan.CountChanges().Create > 0 || RefuseFindings(plan.Findings) != nil {
+		if plan.CountChanges().Delete+plan.CountChanges().Create > 0 || preflight.RefuseFindings(plan.Findings) != nil {
 			t.Errorf("plan of version %s: %s\n%s", rt.Version, planned(plan), plan.lines())
 		}
 		if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); err != nil {
@@ -307,7 +309,7 @@ func TestRemovedVersions(t *testing.T) {
 	t.Log("objects are still stored in the old version")
 	v3 := Runtime{Name: "edge", Version: "3", Units: []Unit{unit(1, "kinds", "3", crd("gadgets", "Gadget", group)), v2.Units[1]}}
 	plan := r.plan(v3)
-	if err := RefuseFindings(plan.Findings); err == nil || !strings.Contains(err.Error(), "v1alpha1") {
+	if err := preflight.RefuseFindings(plan.Findings); err == nil || !strings.Contains(err.Error(), "v1alpha1") {
 		t.Errorf("plan of a version that drops a stored version: %v", err)
 	}
 	if _, err := r.Delete(t.Context(), "edge", DeleteOptions{Options: quick(), DeleteForeign: true}); err != nil {
@@ -328,7 +330,7 @@ func TestServiceTypes(t *testing.T) {
 		"internalTrafficPolicy: Local", "type: LoadBalancer, loadBalancerClass: b.example/lb", "sessionAffinity: ClientIP", "type: ClusterIP",
 	} {
 		rt := service(spec)
-		if err := RefuseFindings(r.plan(rt).Findings); err != nil {
+		if err := preflight.RefuseFindings(r.plan(rt).Findings); err != nil {
 			t.Errorf("plan of %s: %v", spec, err)
 		}
 		if _, err := r.Apply(t.Context(), rt, ApplyOptions{Options: quick()}); err != nil {
@@ -410,7 +412,7 @@ spec:
 		for _, f := range plan.Findings {
 			if strings.HasPrefix(f.Resource, what) {
 				found = true
-				if f.Severity != Wrong || !strings.Contains(f.Message, updateStrategy) || strings.Contains(f.Message, "opensesame") {
+				if f.Severity != preflight.SeverityError || !strings.Contains(f.Message, updateStrategy) || strings.Contains(f.Message, "opensesame") {
 					t.Errorf("finding: %s", f)
 				}
 			}
@@ -518,7 +520,7 @@ func TestDisruptionBudgets(t *testing.T) {
 			t.Errorf("no finding of %s", want)
 		}
 	}
-	if strings.Contains(plan.lines(), "Budget fine") || RefuseFindings(plan.Findings) != nil {
+	if strings.Contains(plan.lines(), "Budget fine") || preflight.RefuseFindings(plan.Findings) != nil {
 		t.Errorf("findings:\n%s", plan.lines())
 	}
 	r.apply(rt)
@@ -554,22 +556,6 @@ func TestDisruptionBudgets(t *testing.T) {
 	r.deleted("edge")
 }
 
-// TestScaledTwice: a number of replicas in a manifest and an autoscaler exclude each other.
-func TestScaledTwice(t *testing.T) {
-	r := newRig(t)
-	scaler := func(name string) string {
-		return fmt.Sprintf("apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: %[1]s}\nspec: {maxReplicas: 3, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %[1]s}}", name)
-	}
-	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{
-		unit(1, "app", "1", deployment("web", ""), strings.Replace(deployment("free", ""), "  replicas: 2\n", "", 1)),
-		unit(2, "scale", "1", scaler("web"), scaler("free")),
-	}}
-	plan := r.plan(rt)
-	if !strings.Contains(plan.lines(), "Deployment web (apps/v1)") || strings.Contains(plan.lines(), "Deployment free") || RefuseFindings(plan.Findings) != nil {
-		t.Errorf("findings:\n%s", plan.lines())
-	}
-}
-
 // TestOtherManagers: what Flux, Argo CD or a controller manages is not adopted by the way.
 func TestOtherManagers(t *testing.T) {
 	r := newRig(t)
@@ -587,7 +573,7 @@ func TestOtherManagers(t *testing.T) {
 	}
 	rt := Runtime{Name: "edge", Version: "1", Units: []Unit{unit(1, "app", "1", docs...)}}
 	plan := r.plan(rt)
-	err := RefuseFindings(plan.Findings)
+	err := preflight.RefuseFindings(plan.Findings)
 	for _, want := range []string{"Kustomization flux-system/apps of Flux", "HelmRelease flux-system/shop of Flux", "application shop of Argo CD", "ConfigMap owner"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("plan does not say %q: %v", want, err)
@@ -659,7 +645,7 @@ func TestSameNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := RefuseFindings(plan.Findings); err == nil || !strings.Contains(err.Error(), "first.app") || !strings.Contains(err.Error(), "namespace: "+r.namespace) {
+	if err := preflight.RefuseFindings(plan.Findings); err == nil || !strings.Contains(err.Error(), "first.app") || !strings.Contains(err.Error(), "namespace: "+r.namespace) {
 		t.Errorf("a role of a runtime that is recorded in another namespace: %v", err)
 	}
 	r.uidOf(clusterRoles, "", r.namespace)

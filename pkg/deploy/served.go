@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
@@ -57,6 +58,28 @@ func (s *servedKinds) askKinds(ctx context.Context, d discovery.DiscoveryInterfa
 		s.groups, s.resources, s.failing = groups, resources, err
 	}
 	return groups, resources, err
+}
+
+// servedKinds returns all that the API server has now.
+func (s *session) servedKinds(ctx context.Context) (map[schema.GroupVersionKind]metav1.APIResource, error) {
+	_, lists, err := s.engine.served.askKinds(ctx, s.cluster.client.Discovery())
+	if err != nil && len(lists) == 0 {
+		return nil, fmt.Errorf("discover the APIs of %s: %w", s.cluster.Server(), err)
+	}
+	served := map[schema.GroupVersionKind]metav1.APIResource{}
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			continue
+		}
+		for _, r := range list.APIResources {
+			if !strings.Contains(r.Name, "/") {
+				r.Group, r.Version = gv.Group, gv.Version
+				served[gv.WithKind(r.Kind)] = r
+			}
+		}
+	}
+	return served, nil
 }
 
 // failedGroups returns the groups that do not answer, with the reasons.

@@ -258,7 +258,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 			continue
 		}
 		id := idOf(r)
-		there[ResourceID{id.apiGroup(), id.Kind, id.Namespace, id.Name}] = true
+		there[claimKey(id)] = true
 		s.Resources++
 		state, messages, err := converged.New(r, associated(all)).IsDoneApplying()
 		one := ResourceStatus{ResourceID: id, Health: Healthy, Reason: state.Message}
@@ -288,11 +288,11 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 	}
 	done := readDoneJobs(s.notes[annotationDone])
 	for _, id := range applied {
-		if err := unread[schema.GroupKind{Group: id.apiGroup(), Kind: id.Kind}]; err != nil {
+		if err := unread[schema.GroupKind{Group: id.APIGroup(), Kind: id.Kind}]; err != nil {
 			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: records.OneLine(err.Error())})
 			continue
 		}
-		if there[ResourceID{id.apiGroup(), id.Kind, id.Namespace, id.Name}] {
+		if there[claimKey(id)] {
 			continue
 		}
 		if done.hasDone(id) {

@@ -11,6 +11,8 @@ import (
 	cmdapp "carvel.dev/kapp/pkg/kapp/cmd/app"
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"k8s.io/apimachinery/pkg/util/sets"
+
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // lasting returns the resources of [engine.findExisting] without those that are being deleted although the
@@ -75,10 +77,10 @@ func terminating(r kappres.Resource) string {
 }
 
 // terminatingFindings say of each that an apply waits for its end.
-func terminatingFindings(going []kappres.Resource) []Finding {
-	var findings []Finding
+func terminatingFindings(going []kappres.Resource) []preflight.Finding {
+	var findings []preflight.Finding
 	for _, r := range going {
-		findings = append(findings, Finding{Severity: Warning, Check: CheckDryRun, Resource: idOf(r).String(),
+		findings = append(findings, preflight.Finding{Severity: preflight.SeverityWarning, Check: preflight.CheckDryRun, Resource: idOf(r).String(),
 			Message: terminating(r) + "; apply waits until it is gone, and creates it again"})
 	}
 	return findings

@@ -34,7 +34,7 @@ func (w *wantedResources) leaveOut(existing []kappres.Resource, namespace string
 			if c.Namespace == "" && id.Namespace != "" {
 				c.Namespace = namespace // which kapp has not set on those
 			}
-			return c.sameAs(id)
+			return c.IsSame(id)
 		})
 		if i >= 0 {
 			w.absent[i].Op = Update

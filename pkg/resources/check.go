@@ -56,7 +56,7 @@ func CheckFiles(files []File) error {
 			if ordered == nil && isOrdered(r) {
 				ordered = f.Errorf(written[i], "")
 			}
-			if isConfig(r) {
+			if IsConfig(r) {
 				continue
 			}
 			// What is in no namespace is one thing, whatever namespace is written there.
@@ -88,7 +88,7 @@ func (f File) checkForKapp(node *yaml.Node, r kappres.Resource) error {
 	if err := checkConfig(r); err != nil {
 		return f.Errorf(node, "rules for kapp: %v", err)
 	}
-	if f.Unset || isConfig(r) {
+	if f.Unset || IsConfig(r) {
 		return nil
 	}
 	if err := checkAnnotations(r); err != nil {
@@ -177,7 +177,7 @@ func (f File) checkResource(node *yaml.Node, r kappres.Resource) error {
 	switch {
 	case r.Kind() == "" || r.APIVersion() == "":
 		return f.Errorf(node, "a resource of a list has no kind or apiVersion, and kapp does not inherit them from the list")
-	case isConfig(r):
+	case IsConfig(r):
 		return nil
 	case hasName(r):
 	case findValue(metadata, "generateName") != nil:
@@ -225,8 +225,8 @@ func notText(problem *manifest.Error, node *yaml.Node) error {
 	return problem
 }
 
-// isConfig reports whether a resource configures kapp and is not applied.
-func isConfig(r kappres.Resource) bool { return r.APIGroup() == "kapp.k14s.io" && r.Kind() == "Config" }
+// IsConfig reports whether a resource configures kapp and is not applied.
+func IsConfig(r kappres.Resource) bool { return r.APIGroup() == "kapp.k14s.io" && r.Kind() == "Config" }
 
 func hasName(r kappres.Resource) bool {
 	metadata, _ := r.UnstructuredObject()["metadata"].(map[string]any)

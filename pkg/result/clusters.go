@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 )
 
 // Plan is the result of krtpkg plan.
@@ -20,7 +21,7 @@ type Plan struct {
 	// Bundles are in the order in which they would be applied, and then deleted.
 	Bundles []PlannedBundle `json:"bundles"`
 	// Findings are what is wrong, or may be.
-	Findings []deploy.Finding `json:"findings"`
+	Findings []preflight.Finding `json:"findings"`
 	ChangeCounts
 }
 

@@ -40,7 +40,7 @@ func TestSchemasAreCurrent(t *testing.T) {
 	}}
 	for from, dir := range map[string]string{
 		"pkg/result": ".", "pkg/assemble": "../assemble", "pkg/bundle": "../bundle", "pkg/compare": "../compare", "pkg/deploy": "../deploy", "pkg/graph": "../graph",
-		"pkg/layers": "../layers", "pkg/progress": "../progress", "pkg/sign": "../sign", "bundles": "../../bundles",
+		"pkg/layers": "../layers", "pkg/progress": "../progress", "pkg/resources": "../resources", "pkg/sign": "../sign", "bundles": "../../bundles",
 	} {
 		if err := reflector.AddGoComments("krtpkg.dev/krtpkg/"+from, dir); err != nil {
 			t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
-	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
@@ -103,11 +103,11 @@ type ProbeOptions struct {
 // Probe checks which images exist where the cluster would pull them, and for which platforms. An image that does not
 // exist is an error. A registry that does not answer is a warning, since the nodes may be able to reach it, unless the
 // image should be elsewhere: in the repository of the root, or out of an archive.
-func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) ([]deploy.Image, []deploy.Finding, error) {
+func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) ([]preflight.Image, []preflight.Finding, error) {
 	var (
 		mu       sync.Mutex
-		images   []deploy.Image
-		findings []deploy.Finding
+		images   []preflight.Image
+		findings []preflight.Finding
 	)
 	if opts.Open == nil {
 		return nil, nil, errors.New("probe images: ProbeOptions.Open is nil: want a function that opens a repository")
@@ -122,7 +122,7 @@ func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) 
 	group.SetLimit(parallelRequests)
 	for _, image := range DistinctImages(set) {
 		group.Go(func() error {
-			one := deploy.Image{Bundle: owner[image.DigestStr()], Name: l.Reference(image)}
+			one := preflight.Image{Bundle: owner[image.DigestStr()], Name: l.Reference(image)}
 			var err error
 			if one.Platforms, err = l.findPlatforms(ctx, image, opts.Open); ctx.Err() != nil {
 				return ctx.Err()
@@ -140,23 +140,23 @@ func (l *Images) Probe(ctx context.Context, set *bundle.Set, opts ProbeOptions) 
 	if err := group.Wait(); err != nil {
 		return nil, nil, err
 	}
-	slices.SortFunc(images, func(a, b deploy.Image) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(findings, func(a, b deploy.Finding) int { return cmp.Compare(a.Message, b.Message) })
+	slices.SortFunc(images, func(a, b preflight.Image) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(findings, func(a, b preflight.Finding) int { return cmp.Compare(a.Message, b.Message) })
 	return images, findings, nil
 }
 
-func (l *Images) explainAbsence(image name.Digest, one deploy.Image, err error, opts ProbeOptions) deploy.Finding {
-	f := deploy.Finding{Severity: deploy.Warning, Check: deploy.CheckImages, Bundle: one.Bundle,
+func (l *Images) explainAbsence(image name.Digest, one preflight.Image, err error, opts ProbeOptions) preflight.Finding {
+	f := preflight.Finding{Severity: preflight.SeverityWarning, Check: preflight.CheckImages, Bundle: one.Bundle,
 		Message: fmt.Sprintf("look for image %s: %v", one.Name, err)}
 	var refused *errcode.ErrorResponse // the nodes may have the login that this user lacks
 	switch {
 	case errors.Is(err, errdef.ErrNotFound):
-		f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s not found", one.Name)
+		f.Severity, f.Message = preflight.SeverityError, fmt.Sprintf("image %s not found", one.Name)
 	case l.relocated[image.DigestStr()]:
 	case l.repository != "" && (opts.RanBefore || l.isMirror() && !errors.As(err, &refused)):
-		f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("image %s is not in %s, and its origin does not answer: %v", one.Name, l.repository, err)
+		f.Severity, f.Message = preflight.SeverityError, fmt.Sprintf("image %s is not in %s, and its origin does not answer: %v", one.Name, l.repository, err)
 	case opts.IsArchive && !errors.As(err, &refused):
-		f.Severity, f.Message = deploy.Wrong, fmt.Sprintf("the origin of image %s does not answer, and a cluster does not pull from an archive (--registry imports it first): %v", one.Name, err)
+		f.Severity, f.Message = preflight.SeverityError, fmt.Sprintf("the origin of image %s does not answer, and a cluster does not pull from an archive (--registry imports it first): %v", one.Name, err)
 	}
 	return f
 }

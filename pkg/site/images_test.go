@@ -15,7 +15,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
-	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/preflight"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/site"
 )
@@ -77,7 +77,7 @@ func TestProbeUnreachable(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range findings {
-			if isWrong := f.Severity == deploy.Wrong; isWrong != (c.want != "") || !strings.Contains(f.Message, c.want) {
+			if isWrong := f.Severity == preflight.SeverityError; isWrong != (c.want != "") || !strings.Contains(f.Message, c.want) {
 				t.Errorf("%s: %s, want %q", what, f, c.want)
 			}
 		}

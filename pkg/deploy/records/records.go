@@ -295,6 +295,15 @@ func (s Store) OtherNamespaces(ctx context.Context, runtime string) []string {
 	return namespaces
 }
 
+// NameSome returns the first few of some names, and how many more there are.
+func NameSome(names []string) string {
+	text := strings.Join(names[:min(len(names), 3)], ", ")
+	if more := len(names) - 3; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
 // OneLine keeps a reason short enough for a record.
 func OneLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")

@@ -1,4 +1,4 @@
-package deploy
+package preflight
 
 import (
 	"cmp"
@@ -26,13 +26,14 @@ const confirmations = 100
 
 // permissionChecker finds out what this user may.
 type permissionChecker struct {
-	cluster *Cluster
+	cluster Cluster
 	rules   map[string][]authorizationv1.ResourceRule // by namespace
 	left    int
 }
 
-func (s *session) checkAccess(ctx context.Context, in *clusterView) ([]Finding, error) {
-	ask := &permissionChecker{cluster: s.cluster, rules: map[string][]authorizationv1.ResourceRule{}, left: confirmations}
+func (in *inspection) checkAccess(ctx context.Context) ([]Finding, error) {
+	home := in.cluster.Namespace
+	ask := &permissionChecker{cluster: in.cluster, rules: map[string][]authorizationv1.ResourceRule{}, left: confirmations}
 	if all, err := ask.askServer(ctx, authorizationv1.ResourceAttributes{Verb: "*", Group: "*", Version: "*", Resource: "*"}); err != nil || all {
 		return nil, err
 	}
@@ -54,25 +55,25 @@ func (s *session) checkAccess(ctx context.Context, in *clusterView) ([]Finding, 
 		}
 		return nil
 	}
-	for _, state := range []place{{"", "", "configmaps", s.cluster.namespace}, {"", "", "secrets", s.cluster.namespace}} {
+	for _, state := range []place{{"", "", "configmaps", home}, {"", "", "secrets", home}} {
 		if err := check(state, "", slices.Concat(kindVerbs, nameVerbs)); err != nil {
 			return nil, err
 		}
 	}
-	leases := place{"", "coordination.k8s.io", "leases", s.cluster.namespace}
+	leases := place{"", "coordination.k8s.io", "leases", home}
 	if err := check(leases, "", []string{"get", "create", "update", "delete"}); err != nil {
 		return nil, err
 	}
-	plurals := s.knownPlurals(in)
-	for i, j := range s.jobs {
-		for _, r := range in.resources[i] {
-			kind, known := plurals[schema.GroupKind{Group: r.apiGroup(), Kind: r.Kind}]
+	kinds := in.knownKinds()
+	for _, b := range in.bundles {
+		for _, r := range b.resources {
+			kind, known := kinds[schema.GroupKind{Group: r.APIGroup(), Kind: r.Kind}]
 			if !known {
 				continue // checkAPI says so
 			}
-			p := place{bundle: j.newOutcome().Bundle, group: r.apiGroup(), resource: kind.plural}
-			if kind.namespaced {
-				p.namespace = cmp.Or(r.Namespace, s.cluster.namespace)
+			p := place{bundle: b.Name, group: r.APIGroup(), resource: kind.Plural}
+			if kind.Namespaced {
+				p.namespace = cmp.Or(r.Namespace, home)
 			}
 			if err := check(p, "", kindVerbs); err != nil {
 				return nil, err
@@ -89,7 +90,7 @@ func (s *session) checkAccess(ctx context.Context, in *clusterView) ([]Finding, 
 			where = "in namespace " + p.namespace
 		}
 		what := schema.GroupResource{Group: p.group, Resource: p.resource}
-		found = append(found, Finding{Severity: Warning, Bundle: p.bundle,
+		found = append(found, Finding{Severity: SeverityWarning, Bundle: p.bundle,
 			Message: fmt.Sprintf("this user may not %s %s %s; krtpkg rbac prints the required role", strings.Join(lacking[p], ", "), what, where)})
 	}
 	return found, nil
@@ -97,13 +98,13 @@ func (s *session) checkAccess(ctx context.Context, in *clusterView) ([]Finding, 
 
 // isAllowed looks into the user's rules, and asks where they do not say yes.
 func (a *permissionChecker) isAllowed(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
-	namespace := cmp.Or(want.Namespace, a.cluster.namespace)
+	namespace := cmp.Or(want.Namespace, a.cluster.Namespace)
 	rules, known := a.rules[namespace]
 	if !known {
 		review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace}}
-		answer, err := a.cluster.client.AuthorizationV1().SelfSubjectRulesReviews().Create(apiserver.WithoutLogs(ctx), review, metav1.CreateOptions{})
+		answer, err := a.cluster.Client.AuthorizationV1().SelfSubjectRulesReviews().Create(apiserver.WithoutLogs(ctx), review, metav1.CreateOptions{})
 		if err != nil {
-			return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
+			return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server, err)
 		}
 		rules = answer.Status.ResourceRules
 		a.rules[namespace] = rules
@@ -126,9 +127,9 @@ func (a *permissionChecker) isAllowed(ctx context.Context, want authorizationv1.
 // askServer asks for one permission.
 func (a *permissionChecker) askServer(ctx context.Context, want authorizationv1.ResourceAttributes) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &want}}
-	answer, err := a.cluster.client.AuthorizationV1().SelfSubjectAccessReviews().Create(apiserver.WithoutLogs(ctx), review, metav1.CreateOptions{})
+	answer, err := a.cluster.Client.AuthorizationV1().SelfSubjectAccessReviews().Create(apiserver.WithoutLogs(ctx), review, metav1.CreateOptions{})
 	if err != nil {
-		return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server(), err)
+		return false, fmt.Errorf("ask %s for permissions: %w", a.cluster.Server, err)
 	}
 	return answer.Status.Allowed, nil
 }

@@ -1,4 +1,4 @@
-package deploy
+package preflight
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // defaultMarks are the annotations that make a class the default of its kind.
@@ -23,26 +24,20 @@ func isDefault(r kappres.Resource) bool {
 	return is && r.Annotations()[mark] == "true"
 }
 
+// defaultClass is a default class of the runtime.
+type defaultClass struct {
+	bundle string
+	id     resources.ResourceID
+}
+
 // checkDefaults refuses two default classes of a kind in a runtime: which one holds would depend
 // on which is newer. One that the cluster has besides may be what the runtime is to replace.
-func (s *session) checkDefaults(ctx context.Context, in *clusterView) ([]Finding, error) {
-	var found []Finding
-	first := map[string]defaultClass{}
-	for i, j := range s.jobs {
-		for _, r := range in.defaults[i] {
-			bundle := j.newOutcome().Bundle
-			if other, there := first[r.Kind]; there && other.id.Name != r.Name {
-				found = append(found, Finding{Severity: Wrong, Bundle: bundle, Resource: r.String(), Message: fmt.Sprintf(
-					"is a default class, and so is %s of bundle %s", other.id, other.bundle)})
-				continue
-			}
-			first[r.Kind] = defaultClass{bundle: bundle, id: r}
-		}
-	}
+func (in *inspection) checkDefaults(ctx context.Context) ([]Finding, error) {
+	first, found := firstDefaults(in.bundles)
 	if len(first) == 0 {
 		return found, nil
 	}
-	there, err := s.cluster.defaultClasses(ctx)
+	there, err := in.cluster.listDefaults(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +45,7 @@ func (s *session) checkDefaults(ctx context.Context, in *clusterView) ([]Finding
 		ours, is := first[kind]
 		for _, name := range there[kind] {
 			if is && name != ours.id.Name {
-				found = append(found, Finding{Severity: Warning, Bundle: ours.bundle, Resource: ours.id.String(), Message: fmt.Sprintf(
+				found = append(found, Finding{Severity: SeverityWarning, Bundle: ours.bundle, Resource: ours.id.String(), Message: fmt.Sprintf(
 					"is a default class, and so is %s %s of the cluster", kind, name)})
 			}
 		}
@@ -58,21 +53,32 @@ func (s *session) checkDefaults(ctx context.Context, in *clusterView) ([]Finding
 	return found, nil
 }
 
-type defaultClass struct {
-	bundle string
-	id     ResourceID
+// firstDefaults returns the first default class of each kind, and findings of the others.
+func firstDefaults(bundles []inspectedBundle) (first map[string]defaultClass, found []Finding) {
+	first = map[string]defaultClass{}
+	for _, b := range bundles {
+		for _, r := range b.defaults {
+			if other, there := first[r.Kind]; there && other.id.Name != r.Name {
+				found = append(found, Finding{Severity: SeverityError, Bundle: b.Name, Resource: r.String(), Message: fmt.Sprintf(
+					"is a default class, and so is %s of bundle %s", other.id, other.bundle)})
+				continue
+			}
+			first[r.Kind] = defaultClass{bundle: b.Name, id: r}
+		}
+	}
+	return first, found
 }
 
-// defaultClasses returns the names of the cluster's default classes, by kind; none of those that
+// listDefaults returns the names of the cluster's default classes, by kind; none of those that
 // this user may not list.
-func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, error) {
+func (c Cluster) listDefaults(ctx context.Context) (map[string][]string, error) {
 	all := map[string][]string{}
 	add := func(kind string, o metav1.Object) {
 		if o.GetAnnotations()[defaultMarks[kind]] == "true" {
 			all[kind] = append(all[kind], o.GetName())
 		}
 	}
-	storage, err := c.client.StorageV1().StorageClasses().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{})
+	storage, err := c.Client.StorageV1().StorageClasses().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("list the storage classes: %w", err)
 	}
@@ -81,7 +87,7 @@ func (c *Cluster) defaultClasses(ctx context.Context) (map[string][]string, erro
 			add("StorageClass", &storage.Items[i])
 		}
 	}
-	ingress, err := c.client.NetworkingV1().IngressClasses().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{})
+	ingress, err := c.Client.NetworkingV1().IngressClasses().List(apiserver.WithoutLogs(ctx), metav1.ListOptions{})
 	if err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("list the ingress classes: %w", err)
 	}

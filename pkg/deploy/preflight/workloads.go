@@ -1,4 +1,4 @@
-package deploy
+package preflight
 
 import (
 	"cmp"
@@ -13,34 +13,20 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // checkWorkloads warns of what fits together in no apply, but does harm later: replicas that two
 // set, and budgets that keep nodes from being drained. It looks at the runtime alone.
-func (s *session) checkWorkloads(context.Context, *clusterView) ([]Finding, error) {
+func (in *inspection) checkWorkloads(context.Context) ([]Finding, error) {
 	var (
 		workloads []*workload
 		scalers   []scaler
 		budgets   []budget
 	)
-	for _, j := range s.jobs {
-		resources, err := readResources(j.unit.Manifests)
-		if err != nil {
-			return nil, &Error{Op: "read", Bundle: j.newOutcome().Bundle, Layer: j.unit.Layer, Err: err}
-		}
-		for _, r := range resources {
-			p := placed{bundle: j.newOutcome().Bundle, namespace: cmp.Or(r.Namespace(), s.cluster.namespace), id: idOf(r)}
-			object := r.DeepCopyRaw()
-			if w := workloadOf(p, object); w != nil {
-				workloads = append(workloads, w)
-			}
-			if c := scalerOf(p, object); c != nil {
-				scalers = append(scalers, *c)
-			}
-			if b := budgetOf(p, r, object); b != nil {
-				budgets = append(budgets, *b)
-			}
-		}
+	for _, b := range in.bundles {
+		workloads, scalers, budgets = append(workloads, b.workloads...), append(scalers, b.scalers...), append(budgets, b.budgets...)
 	}
 	var found []Finding
 	for _, c := range scalers {
@@ -50,7 +36,7 @@ func (s *session) checkWorkloads(context.Context, *clusterView) ([]Finding, erro
 			}
 			w.isScaled = true
 			if w.setsReplicas {
-				found = append(found, Finding{Severity: Warning, Bundle: w.bundle, Resource: w.id.String(), Message: fmt.Sprintf(
+				found = append(found, Finding{Severity: SeverityWarning, Bundle: w.bundle, Resource: w.id.String(), Message: fmt.Sprintf(
 					"sets spec.replicas, but %s scales it: each apply undoes the scaling; remove spec.replicas", c.id)})
 			}
 		}
@@ -58,10 +44,25 @@ func (s *session) checkWorkloads(context.Context, *clusterView) ([]Finding, erro
 	return append(found, judgeBudgets(budgets, workloads)...), nil
 }
 
+// addWorkload adds what a resource says of pods, if it says any.
+func (b *inspectedBundle) addWorkload(r kappres.Resource, namespace string) {
+	p := placed{bundle: b.Name, namespace: cmp.Or(r.Namespace(), namespace), id: resources.IDOf(r)}
+	object := r.UnstructuredObject() // a view: it is not changed
+	if w := workloadOf(p, object); w != nil {
+		b.workloads = append(b.workloads, w)
+	}
+	if c := scalerOf(p, object); c != nil {
+		b.scalers = append(b.scalers, *c)
+	}
+	if one := budgetOf(p, r, object); one != nil {
+		b.budgets = append(b.budgets, *one)
+	}
+}
+
 // placed is a resource of a bundle.
 type placed struct {
 	bundle, namespace string
-	id                ResourceID
+	id                resources.ResourceID
 }
 
 // workload is a resource that makes pods.
@@ -80,7 +81,7 @@ func workloadOf(p placed, object map[string]any) *workload {
 	default:
 		return nil
 	}
-	if p.id.apiGroup() != "apps" {
+	if p.id.APIGroup() != "apps" {
 		return nil
 	}
 	w := &workload{placed: p, replicas: 1}
@@ -102,7 +103,7 @@ type scaler struct {
 }
 
 func scalerOf(p placed, object map[string]any) *scaler {
-	switch (schema.GroupKind{Group: p.id.apiGroup(), Kind: p.id.Kind}) {
+	switch (schema.GroupKind{Group: p.id.APIGroup(), Kind: p.id.Kind}) {
 	case schema.GroupKind{Group: "autoscaling", Kind: "HorizontalPodAutoscaler"}, schema.GroupKind{Group: "keda.sh", Kind: "ScaledObject"}:
 	default:
 		return nil
@@ -117,7 +118,7 @@ func scalerOf(p placed, object map[string]any) *scaler {
 }
 
 func (c *scaler) scales(w *workload) bool {
-	return c.namespace == w.namespace && c.name == w.id.Name && c.target == schema.GroupKind{Group: w.id.apiGroup(), Kind: w.id.Kind}
+	return c.namespace == w.namespace && c.name == w.id.Name && c.target == schema.GroupKind{Group: w.id.APIGroup(), Kind: w.id.Kind}
 }
 
 // budget is a PodDisruptionBudget.
@@ -150,7 +151,7 @@ func judgeBudgets(budgets []budget, workloads []*workload) []Finding {
 	for _, b := range budgets {
 		pods, isScaled := 0, false
 		warn := func(format string, args ...any) {
-			found = append(found, Finding{Severity: Warning, Bundle: b.bundle, Resource: b.id.String(), Message: fmt.Sprintf(format, args...)})
+			found = append(found, Finding{Severity: SeverityWarning, Bundle: b.bundle, Resource: b.id.String(), Message: fmt.Sprintf(format, args...)})
 		}
 		said := false
 		for _, w := range workloads {
