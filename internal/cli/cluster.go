@@ -215,13 +215,13 @@ func writePlan(w io.Writer, p *deploy.Plan, full bool) {
 			version = strings.TrimSuffix(b.From+" → "+b.Version, " → ")
 		}
 		outcome := deploy.CountChanges(b.Changes).String()
-		if b.Action == deploy.Unplanned {
+		if b.Action == deploy.ActionUnplanned {
 			outcome = "changes unknown"
 		}
 		ui.Fprintf(w, "layer %d %s: %s %s %s: %s\n", b.Layer, layers.LayerName(b.Layer), b.Action, b.Bundle, version, outcome)
 		for _, c := range b.Changes {
-			whole := c.Op == deploy.Create || c.Op == deploy.Delete || c.Op == deploy.Release
-			if c.Op == deploy.Create && b.Action != deploy.Change && !full {
+			whole := c.Op == deploy.OpCreate || c.Op == deploy.OpDelete || c.Op == deploy.OpRelease
+			if c.Op == deploy.OpCreate && b.Action != deploy.ActionChange && !full {
 				continue // the count says it
 			}
 			ui.Fprintf(w, "  %s %s\n", describeOperation(c), c.ResourceID)
@@ -252,7 +252,7 @@ func describeOperation(c deploy.ResourceChange) string {
 	switch {
 	case c.Replace:
 		return "replace (delete and create)"
-	case c.Op == deploy.Release:
+	case c.Op == deploy.OpRelease:
 		return "release (keep on the cluster)"
 	}
 	return string(c.Op)

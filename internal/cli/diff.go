@@ -160,7 +160,7 @@ func unrenderedError(all []compare.Note) error {
 	errs := make([]error, len(all))
 	for i, n := range all {
 		flag := "--values-b"
-		if n.Side == compare.Old {
+		if n.Side == compare.SideOld {
 			flag = "--values-a"
 		}
 		errs[i] = fmt.Errorf("render bundle %s of the %s version with the values of --values and %s: %s", n.Bundle, n.Side, flag, n.Text)

@@ -21,12 +21,12 @@ func TestLargeDiffsAreCut(t *testing.T) {
 	for i := range 10_000 {
 		id := deploy.ResourceID{APIVersion: "v1", Kind: "ConfigMap", Name: fmt.Sprint("m", i, hostile)}
 		r.Resources = append(r.Resources, deploy.ManifestChange{Bundle: "b", ResourceChange: deploy.ResourceChange{
-			ResourceID: id, Op: deploy.Update, Diff: strings.Repeat("+ "+strings.Repeat("x", 10_000)+"\n", 5) + "- " + hostile + "\n" + strings.Repeat("+ y\n", 500),
+			ResourceID: id, Op: deploy.OpUpdate, Diff: strings.Repeat("+ "+strings.Repeat("x", 10_000)+"\n", 5) + "- " + hostile + "\n" + strings.Repeat("+ y\n", 500),
 		}})
 		r.Risks = append(r.Risks, compare.Risk{Severity: compare.Notable, Bundle: "b", Resource: &id, Text: strings.Repeat(hostile, 10)})
 		r.Values = append(r.Values, compare.ValueChange{Bundle: "b", Value: hostile, Change: compare.Removed, Old: &compare.ValueState{Default: hostile}})
 		r.Images = append(r.Images, compare.ImageChange{Bundle: "b", Change: compare.Added, New: &compare.ImageState{Reference: hostile}})
-		r.Notes = append(r.Notes, compare.Note{Bundle: "b", Side: compare.Old, Text: hostile})
+		r.Notes = append(r.Notes, compare.Note{Bundle: "b", Side: compare.SideOld, Text: hostile})
 	}
 	r.Risks = append([]compare.Risk{{Severity: compare.Critical, Bundle: "b", Text: "escalate"}}, r.Risks...)
 

@@ -119,7 +119,7 @@ func (w *markdownWriter) writeResources(all []deploy.ManifestChange) {
 	w.WriteString("\n### Resources\n\n")
 	w.writeUpTo(maxMarkdown, len(all), func(i int) string {
 		text := "- " + ui.MarkdownCode(cutText(describeResourceChange(all[i]))) + "\n"
-		if all[i].Op == deploy.Update && all[i].Diff != "" {
+		if all[i].Op == deploy.OpUpdate && all[i].Diff != "" {
 			text += "\n" + indentBlock(ui.MarkdownBlock("diff", cutLines(all[i].Diff, maxDiffLines))) + "\n"
 		}
 		return text

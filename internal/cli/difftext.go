@@ -82,7 +82,7 @@ func writeEntries[T any](w diffWriter, title string, all []T, write func(T)) {
 // writeResource writes a resource, and its difference if both versions have it.
 func (w diffWriter) writeResource(c deploy.ManifestChange) {
 	w.line("%s", describeResourceChange(c))
-	if c.Op == deploy.Update || w.full {
+	if c.Op == deploy.OpUpdate || w.full {
 		ui.WriteIndented(w, "      ", w.cutDiff(c.Diff))
 	}
 }

@@ -217,7 +217,7 @@ func writeDetails(w io.Writer, b result.BundleStatus, full bool) {
 		ui.Fprintf(w, "  %s: %s is %s: %s\n", b.Name, r.ResourceID, r.Health, r.Reason)
 	}
 	for _, c := range drift {
-		if c.Op == deploy.Create {
+		if c.Op == deploy.OpCreate {
 			continue // it is missing, which has been said
 		}
 		ui.Fprintf(w, "  %s: %s differs from what was applied\n", b.Name, c.ResourceID)

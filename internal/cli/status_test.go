@@ -19,7 +19,7 @@ func TestStatusTable(t *testing.T) {
 	v := result.RuntimeStatus{Name: "edge", Version: "1.1.0", Digest: "sha256:0123456789abcdef", Health: deploy.Failing, Bundles: []result.BundleStatus{
 		{Name: "kube-prometheus-stack", Layer: 2, Version: "1.1.0", Target: "1.1.0", Health: deploy.Healthy, Stage: deploy.StageComplete, ResourceCount: 121, Changed: changed},
 		{Name: "ingress-nginx", Layer: 3, Version: "4.10.0", Target: "4.11.0", Health: deploy.Progressing, Stage: deploy.StageIncomplete, ResourceCount: 12, Changed: changed,
-			Drift: []deploy.ResourceChange{{Op: deploy.Create}, {Op: deploy.Update}}},
+			Drift: []deploy.ResourceChange{{Op: deploy.OpCreate}, {Op: deploy.OpUpdate}}},
 		{Name: "old", Layer: 3, Version: "1.0.0", Health: deploy.Healthy, Stage: deploy.StageLeaving, Changed: changed},
 		{Name: "shop", Layer: 6, Version: "1.0.0", Target: "1.1.0", Health: deploy.Healthy, Stage: deploy.StageNotBegun, Changed: changed},
 		{Name: "unread", Layer: 6, Version: "1.0.0", Target: "1.0.0", Health: deploy.Unknown, Stage: deploy.StageComplete, Reason: "the webhook is down", Changed: changed},

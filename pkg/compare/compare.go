@@ -66,8 +66,8 @@ type Side string
 
 // The sides.
 const (
-	Old Side = "old"
-	New Side = "new"
+	SideOld Side = "old"
+	SideNew Side = "new"
 )
 
 // Note is something about a bundle of one version.
@@ -193,8 +193,8 @@ func pairBundles(before, after Version) (pairs []bundlePair) {
 	}
 	add := func(bundleName string, was, now *bundle.Artifact) {
 		p := bundlePair{name: bundleName}
-		p.old = renderedSide{side: Old, artifact: was, values: before.Values.SelectBundles([]string{bundleName})}
-		p.new = renderedSide{side: New, artifact: now, values: after.Values.SelectBundles([]string{bundleName})}
+		p.old = renderedSide{side: SideOld, artifact: was, values: before.Values.SelectBundles([]string{bundleName})}
+		p.new = renderedSide{side: SideNew, artifact: now, values: after.Values.SelectBundles([]string{bundleName})}
 		p.isSame = was != nil && now != nil && was.Descriptor.Digest == now.Descriptor.Digest && sameValues(p.old.values, p.new.values)
 		pairs = append(pairs, p)
 	}

@@ -112,7 +112,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 // they have may go with it.
 func (s *session) keepIdle(plan *Plan) {
 	for _, b := range plan.Bundles {
-		if slices.ContainsFunc(b.Changes, func(c ResourceChange) bool { return c.Op == Delete || c.Replace }) {
+		if slices.ContainsFunc(b.Changes, func(c ResourceChange) bool { return c.Op == OpDelete || c.Replace }) {
 			return
 		}
 	}

@@ -41,12 +41,12 @@ type Op string
 
 // The operations.
 const (
-	Create Op = "create"
-	Update Op = "update"
-	Delete Op = "delete"
-	Wait   Op = "wait" // it needs no change, but it is not ready
-	// Release is for what is no longer wanted, but says that it is to be kept.
-	Release Op = "release"
+	OpCreate Op = "create"
+	OpUpdate Op = "update"
+	OpDelete Op = "delete"
+	OpWait   Op = "wait" // it needs no change, but it is not ready
+	// OpRelease is for what is no longer wanted, but says that it is to be kept.
+	OpRelease Op = "release"
 )
 
 // ResourceChange is what is to be done to one resource, or what was.
@@ -67,24 +67,24 @@ type ResourceChange struct {
 func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf, h *progressHooks) []ResourceChange {
 	var changes []ResourceChange
 	for _, s := range steps {
-		c := ResourceChange{ResourceID: idOf(s.Resource()), Op: Wait}
+		c := ResourceChange{ResourceID: idOf(s.Resource()), Op: OpWait}
 		switch s.ApplyOp() {
 		case clusterapply.ClusterChangeApplyOpAdd:
-			c.Op = Create
+			c.Op = OpCreate
 		case clusterapply.ClusterChangeApplyOpUpdate:
-			c.Op = Update
+			c.Op = OpUpdate
 			strategy, err := s.ApplyStrategyOp()
 			c.Replace = err == nil && strategy == alwaysReplace
 		case clusterapply.ClusterChangeApplyOpDelete:
-			c.Op = Delete
+			c.Op = OpDelete
 			if strategy, err := s.ApplyStrategyOp(); err == nil && strategy == orphan {
-				c.Op = Release
+				c.Op = OpRelease
 			}
 		}
 		if s.Resource().Transient() {
 			continue // it goes with its owner
 		}
-		if c.Op != Wait && h == nil {
+		if c.Op != OpWait && h == nil {
 			view := diff.NewTextDiffView(s.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
 			c.Diff = ansiColor.ReplaceAllString(view.String(), "")
 		}
@@ -108,13 +108,13 @@ func CountChanges(all []ResourceChange) Changes {
 	var c Changes
 	for _, one := range all {
 		switch one.Op {
-		case Create:
+		case OpCreate:
 			c.Create++
-		case Update:
+		case OpUpdate:
 			c.Update++
-		case Delete:
+		case OpDelete:
 			c.Delete++
-		case Release:
+		case OpRelease:
 			c.Release++
 		default:
 			c.Wait++

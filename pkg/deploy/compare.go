@@ -90,7 +90,7 @@ func CompareManifests(ctx context.Context, before, after []BundleManifests) (*Co
 	}
 	for i := range c.Changes {
 		change := &c.Changes[i]
-		if change.Op != Update || !resources.IsDefinition(change.now) {
+		if change.Op != OpUpdate || !resources.IsDefinition(change.now) {
 			continue
 		}
 		for _, f := range preflight.FindDefinitionChanges(withStoredVersions(change.was), change.now) {
@@ -276,7 +276,7 @@ func pairResources(old, current []ManifestChange) []ManifestChange {
 		c := &current[i]
 		was := before[key]
 		if was == nil {
-			c.Op = Create
+			c.Op = OpCreate
 			continue
 		}
 		delete(before, key)
@@ -286,7 +286,7 @@ func pairResources(old, current []ManifestChange) []ManifestChange {
 			c.From = was.Bundle
 		}
 		if c.From != "" || !reflect.DeepEqual(c.Before, c.After) {
-			c.Op = Update
+			c.Op = OpUpdate
 		}
 	}
 	var gone []ManifestChange
@@ -295,7 +295,7 @@ func pairResources(old, current []ManifestChange) []ManifestChange {
 			continue
 		}
 		c := old[i]
-		c.Op, c.was, c.now, c.Before, c.After = Delete, c.now, nil, c.After, nil
+		c.Op, c.was, c.now, c.Before, c.After = OpDelete, c.now, nil, c.After, nil
 		gone = append(gone, c)
 	}
 	slices.SortStableFunc(current, compareByOrder)

@@ -110,7 +110,7 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 			}
 			found[i] = BundlePlan{
 				Bundle: app.Bundle, App: app.App, Layer: app.Layer, From: app.Version,
-				Action: Remove, Changes: looked.changes, found: looked,
+				Action: ActionRemove, Changes: looked.changes, found: looked,
 			}
 			return nil
 		}

@@ -72,7 +72,7 @@ func deletionsOf(plan *Plan) plannedDeletions {
 	d := plannedDeletions{resources: sets.New[ResourceID](), replaced: sets.New[ResourceID](), namespaces: sets.New[string](), kinds: map[schema.GroupResource]ResourceID{}}
 	for _, b := range plan.Bundles {
 		for _, c := range b.Changes {
-			if c.Op != Delete && !c.Replace {
+			if c.Op != OpDelete && !c.Replace {
 				continue
 			}
 			d.resources.Insert(claimKey(c.ResourceID))

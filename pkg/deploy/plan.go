@@ -31,12 +31,12 @@ type Action string
 
 // The actions.
 const (
-	Install Action = "install"
-	Change  Action = "change"
-	Keep    Action = "keep"
-	Remove  Action = "remove"
-	// Unplanned is a bundle of which a finding says why its changes are not known.
-	Unplanned Action = "unplanned"
+	ActionInstall Action = "install"
+	ActionChange  Action = "change"
+	ActionKeep    Action = "keep"
+	ActionRemove  Action = "remove"
+	// ActionUnplanned is a bundle of which a finding says why its changes are not known.
+	ActionUnplanned Action = "unplanned"
 )
 
 // BundlePlan is what would be done to one bundle.
@@ -123,13 +123,13 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 			o := j.newOutcome()
 			problems[i] = cmp.Or(err, looked.refused)
 			found[i] = BundlePlan{
-				Bundle: o.Bundle, App: o.App, Layer: o.Layer, Version: o.Version, Changes: looked.changes, Action: Keep, found: looked,
+				Bundle: o.Bundle, App: o.App, Layer: o.Layer, Version: o.Version, Changes: looked.changes, Action: ActionKeep, found: looked,
 			}
 			switch {
 			case j.was == nil:
-				found[i].Action = Install
+				found[i].Action = ActionInstall
 			case CountChanges(looked.changes).HasAny():
-				found[i].Action = Change
+				found[i].Action = ActionChange
 			}
 			if j.was != nil {
 				found[i].From = j.was.Version
@@ -144,7 +144,7 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 	plan.Bundles = found
 	for i, err := range problems {
 		if err != nil {
-			found[i].Action = Unplanned
+			found[i].Action = ActionUnplanned
 			plan.Findings = append(plan.Findings, preflight.Finding{
 				Severity: preflight.SeverityError, Check: "kapp", Bundle: found[i].Bundle, Message: kappError{err}.Error(), Cause: err,
 			})

@@ -300,7 +300,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 			s.Done = append(s.Done, id)
 		} else {
 			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Missing, Reason: "was applied, but is missing"})
-			s.Drift = append(s.Drift, ResourceChange{ResourceID: id, Op: Create})
+			s.Drift = append(s.Drift, ResourceChange{ResourceID: id, Op: OpCreate})
 		}
 	}
 	for _, one := range s.Unready {
@@ -403,7 +403,7 @@ func drifted(factory diff.ChangeFactory, conf kappconfig.Conf, r kappres.Resourc
 		return nil, nil
 	}
 	view := diff.NewTextDiffView(change.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
-	return []ResourceChange{{ResourceID: idOf(r), Op: Update, Diff: ansiColor.ReplaceAllString(view.String(), "")}}, nil
+	return []ResourceChange{{ResourceID: idOf(r), Op: OpUpdate, Diff: ansiColor.ReplaceAllString(view.String(), "")}}, nil
 }
 
 // expectedOf returns the manifest that a resource should agree with; nil if it is known to, or

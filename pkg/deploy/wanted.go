@@ -37,7 +37,7 @@ func (w *wantedResources) leaveOut(existing []kappres.Resource, namespace string
 			return c.IsSame(id)
 		})
 		if i >= 0 {
-			w.absent[i].Op = Update
+			w.absent[i].Op = OpUpdate
 		}
 		return i >= 0
 	})
@@ -60,7 +60,7 @@ func (e *engine) findWanted(p *kappParts, target kapp.App, a kappApp, flags *cmd
 		if !a.absent.Has(r.GroupVersion().WithKind(r.Kind())) {
 			return false
 		}
-		w.absent = append(w.absent, ResourceChange{ResourceID: idOf(r), Op: Create})
+		w.absent = append(w.absent, ResourceChange{ResourceID: idOf(r), Op: OpCreate})
 		return true
 	})
 	if err := refuseGeneratedNames(resources); err != nil {
