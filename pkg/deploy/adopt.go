@@ -44,7 +44,7 @@ func (e *engine) changeAdopting(ctx context.Context, a kappApp, steps []*cluster
 		return e.cluster.noteAdoption(ctx, a.name, nil)
 	}
 	// The apply may have been interrupted; what it has begun is undone all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), records.EndTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), records.EndTimeout)
 	defer cancel()
 	if undo := e.cluster.giveBack(ctx, adopted); undo != nil {
 		return errors.Join(err, undo)

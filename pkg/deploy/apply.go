@@ -159,7 +159,7 @@ func (e *unansweredError) Unwrap() []error { return []error{e.cause, ErrNotConfi
 
 // applyAll applies the jobs, and deletes what left.
 func (s *session) applyAll(ctx context.Context, j *records.Journal, pauseAfter *int, report *Report) (State, error) {
-	if !s.record.Holds(j.Next) {
+	if !s.record.IsApplied(j.Next) {
 		// That there is something to record is reason enough to lock.
 		if err := j.Begin(ctx); err != nil {
 			return Incomplete, err
@@ -307,7 +307,7 @@ func (s *session) applyJob(ctx context.Context, j job, journal *records.Journal,
 		if err := journal.Begin(ctx); err != nil {
 			return callResult{}, err
 		}
-		if err := s.cluster.records().KeepHooks(ctx, j.runtime.Name, j.newOutcome().Bundle, kept); err != nil {
+		if err := s.cluster.storeHooks(ctx, j, kept); err != nil {
 			return callResult{}, err
 		}
 	}

@@ -362,7 +362,7 @@ func diffResource(c *ManifestChange) (text string) {
 	}()
 	was, now, err := maskValues(c.was, c.now, c.maskRules)
 	if err != nil {
-		return "  … not shown: what must be masked cannot be found: " + records.OneLine(err.Error()) + "\n"
+		return "  … not shown: what must be masked cannot be found: " + records.ShortenReason(err.Error()) + "\n"
 	}
 	shown := diff.NewConfigurableTextDiff(was, now, false, diff.ChangeOpts{AllowAnchoredDiff: true})
 	view := diff.NewTextDiffView(shown, nil, diff.TextDiffViewOpts{Context: 2})

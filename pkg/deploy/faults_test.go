@@ -171,7 +171,7 @@ func TestLock(t *testing.T) {
 	if held, err = r.records().AcquireLock(t.Context(), "edge", time.Second, func(error) { close(lost) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.client.CoordinationV1().Leases(r.namespace).Delete(t.Context(), records.Name("edge"), metav1.DeleteOptions{}); err != nil {
+	if err := r.client.CoordinationV1().Leases(r.namespace).Delete(t.Context(), records.ObjectName("edge"), metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -185,7 +185,7 @@ func TestLock(t *testing.T) {
 func TestHistoryIsBounded(t *testing.T) {
 	r := newRig(t)
 	before := r.objects()
-	for i := range records.Limit + 3 {
+	for i := range records.MaxRevisions + 3 {
 		rt := Runtime{
 			Name: "edge", Version: fmt.Sprintf("1.0.%d", i), Digest: fmt.Sprint("sha256:", i), Values: fmt.Appendf(nil, "v: %d", i/2),
 			Units: []Unit{unit(1, "a", "1", configMap("a", fmt.Sprint(i)))},
@@ -194,7 +194,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		r.apply(rt)
 	}
 	history, err := r.History(t.Context(), "edge")
-	if err != nil || len(history) != records.Limit || history[0].Number != records.Limit+3 || history[0].Version != "1.0.12" || history[9].Number != 4 {
+	if err != nil || len(history) != records.MaxRevisions || history[0].Number != records.MaxRevisions+3 || history[0].Version != "1.0.12" || history[9].Number != 4 {
 		t.Errorf("history %+v, %v", history, err)
 	}
 	secrets, err := r.client.CoreV1().Secrets(r.namespace).List(t.Context(), metav1.ListOptions{})
@@ -435,7 +435,7 @@ func TestStatusOfRevision(t *testing.T) {
 	r.failing(v2, time.Second, "bundle stuck")
 
 	// A record of before bundles were recorded.
-	cm, err := r.client.CoreV1().ConfigMaps(r.namespace).Get(t.Context(), records.Name("edge"), metav1.GetOptions{})
+	cm, err := r.client.CoreV1().ConfigMaps(r.namespace).Get(t.Context(), records.ObjectName("edge"), metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -276,7 +276,7 @@ func (s *session) afterDeletion(ctx context.Context, d *appDeletion) error {
 	d.hooks = nil
 	return errors.Join(
 		s.runHooks(ctx, d.outcome, Deleting, hooks, postDelete, d.namespaces),
-		s.cluster.records().KeepHooks(ctx, s.runtime.Name, d.outcome.Bundle, nil),
+		s.cluster.records().RemoveHooks(ctx, s.runtime.Name, d.outcome.Bundle),
 	)
 }
 

@@ -29,7 +29,7 @@ func (r *rig) dieWithLock(runtime string, lasts time.Duration) {
 	r.t.Helper()
 	now, holder, seconds := metav1.NowMicro(), "someone else", int32(lasts/time.Second)
 	lease := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: records.Name(runtime)},
+		ObjectMeta: metav1.ObjectMeta{Name: records.ObjectName(runtime)},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now},
 	}
 	leases := r.client.CoordinationV1().Leases(r.namespace)
@@ -52,7 +52,7 @@ func TestClockAhead(t *testing.T) {
 	}
 	leases := r.client.CoordinationV1().Leases(r.namespace)
 	renew := func(by time.Duration) {
-		lease, err := leases.Get(t.Context(), records.Name("edge"), metav1.GetOptions{})
+		lease, err := leases.Get(t.Context(), records.ObjectName("edge"), metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

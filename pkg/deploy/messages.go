@@ -152,17 +152,17 @@ func findReason(lines []string) string {
 		switch {
 		case !is && child != "":
 			child += ": " + line // of the child that was named before
-			return why + "; " + records.OneLine(child)
+			return why + "; " + records.ShortenReason(child)
 		case !is && why == "":
 			why = line
 		case is && child == "" && !strings.HasPrefix(below, "ok: "):
 			_, child, _ = strings.Cut(below, ": waiting on ")
 		case is && child != "":
-			return why + "; " + records.OneLine(child)
+			return why + "; " + records.ShortenReason(child)
 		}
 	}
 	if child != "" {
-		why += "; " + records.OneLine(child)
+		why += "; " + records.ShortenReason(child)
 	}
 	return why
 }

@@ -100,7 +100,7 @@ type planOptions struct {
 func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, error) {
 	plan := &Plan{
 		Runtime: s.runtime.Name, Version: s.runtime.Version, Digest: s.runtime.Digest,
-		From: s.record.Newest().Version, records: !s.record.Holds(s.recordedRevision()),
+		From: s.record.Newest().Version, records: !s.record.IsApplied(s.recordedRevision()),
 	}
 	absent, ownKinds, err := s.absentKinds(ctx)
 	if err != nil {

@@ -47,7 +47,7 @@ func (c *Cluster) History(ctx context.Context, runtime string) ([]Revision, erro
 	if err != nil {
 		return nil, err
 	}
-	if r.Revisions[0], err = c.records().Settle(ctx, runtime, r.Revisions[0]); err != nil {
+	if r.Revisions[0], err = c.records().SettleState(ctx, runtime, r.Revisions[0]); err != nil {
 		return nil, err
 	}
 	return r.Revisions, nil

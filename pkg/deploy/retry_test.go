@@ -188,7 +188,7 @@ func TestOutages(t *testing.T) {
 			if _, err := c.Delete(t.Context(), "edge", DeleteOptions{Options: quick()}); err != nil {
 				t.Errorf("delete: %v", err)
 			}
-			if _, err := r.client.CoordinationV1().Leases(r.namespace).Get(t.Context(), records.Name("edge"), metav1.GetOptions{}); err == nil {
+			if _, err := r.client.CoordinationV1().Leases(r.namespace).Get(t.Context(), records.ObjectName("edge"), metav1.GetOptions{}); err == nil {
 				t.Error("the lock is still there")
 			}
 			r.wantBack(before)

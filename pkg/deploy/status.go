@@ -126,7 +126,7 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 	byName := map[string]*RuntimeStatus{}
 	for runtime, revision := range records {
 		if name == "" || name == runtime {
-			if revision, err = c.records().Settle(ctx, runtime, revision); err != nil {
+			if revision, err = c.records().SettleState(ctx, runtime, revision); err != nil {
 				return nil, err
 			}
 			byName[runtime] = &RuntimeStatus{Runtime: runtime, Revision: revision}
@@ -233,7 +233,7 @@ func (e *engine) bundleStatus(ctx context.Context, i Installed) (BundleStatus, e
 		return s, ctx.Err()
 	}
 	if err != nil { // no reason to be silent about the others
-		s.Health, s.Reason = Unknown, records.OneLine(kappError{err}.Error())
+		s.Health, s.Reason = Unknown, records.ShortenReason(kappError{err}.Error())
 	}
 	return s, nil
 }
@@ -272,7 +272,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 		}
 		if one.Health != Healthy {
 			if one.Reason == "" && len(messages) > 0 {
-				one.Reason = records.OneLine(ansiColor.ReplaceAllString(messages[0], ""))
+				one.Reason = records.ShortenReason(ansiColor.ReplaceAllString(messages[0], ""))
 			}
 			s.Unready = append(s.Unready, one)
 		}
@@ -289,7 +289,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 	done := readDoneJobs(s.notes[annotationDone])
 	for _, id := range applied {
 		if err := unread[schema.GroupKind{Group: id.APIGroup(), Kind: id.Kind}]; err != nil {
-			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: records.OneLine(err.Error())})
+			s.Unready = append(s.Unready, ResourceStatus{ResourceID: id, Health: Unknown, Reason: records.ShortenReason(err.Error())})
 			continue
 		}
 		if there[claimKey(id)] {

@@ -97,7 +97,7 @@ func (s *session) unavailable(ctx context.Context) []string {
 	}
 	var found []string
 	for gv, err := range s.engine.served.failedGroups() {
-		found = append(found, fmt.Sprintf("  API group %s does not answer, which keeps namespaces from ending: %s", gv, records.OneLine(err.Error())))
+		found = append(found, fmt.Sprintf("  API group %s does not answer, which keeps namespaces from ending: %s", gv, records.ShortenReason(err.Error())))
 	}
 	slices.Sort(found)
 	return found
@@ -119,7 +119,7 @@ func (s *session) conditions(ctx context.Context, resource string) []string {
 		condition, _ := one.(map[string]any)
 		message, _ := condition["message"].(string)
 		if condition["status"] == bad && message != "" {
-			found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], records.OneLine(message)))
+			found = append(found, fmt.Sprintf("  condition %v: %s", condition["type"], records.ShortenReason(message)))
 		}
 	}
 	return found
@@ -175,7 +175,7 @@ func (c *Cluster) events(ctx context.Context, namespace, selector string) []stri
 	items := list.Items[max(0, len(list.Items)-symptomEvents):]
 	said := make([]string, len(items))
 	for i, e := range items {
-		said[i] = fmt.Sprintf("  event: %s: %s", e.Reason, records.OneLine(e.Message))
+		said[i] = fmt.Sprintf("  event: %s: %s", e.Reason, records.ShortenReason(e.Message))
 	}
 	return said
 }
@@ -206,7 +206,7 @@ func (c *Cluster) logs(ctx context.Context, p *corev1.Pod) []string {
 		body.Close()
 		var said []string
 		for scanner := bufio.NewScanner(bytes.NewReader(data)); scanner.Scan(); {
-			said = append(said, fmt.Sprintf("  log of %s: %s", s.Name, records.OneLine(scanner.Text())))
+			said = append(said, fmt.Sprintf("  log of %s: %s", s.Name, records.ShortenReason(scanner.Text())))
 		}
 		return said
 	}

@@ -23,7 +23,7 @@ import (
 func FindDefinitionChanges(was, now kappres.Resource) []Finding {
 	found, err := compareDefinitions(was, now)
 	if err != nil {
-		message := "cannot be compared: " + records.OneLine(err.Error()) + " (--skip-check " + CheckDefinitions + ")"
+		message := "cannot be compared: " + records.ShortenReason(err.Error()) + " (--skip-check " + CheckDefinitions + ")"
 		return []Finding{{Severity: SeverityError, Check: CheckDefinitions, Resource: resources.IDOf(now).String(), Message: message}}
 	}
 	return found

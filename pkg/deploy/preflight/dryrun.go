@@ -63,11 +63,11 @@ func namespaceIsMissing(err error, namespace string) bool {
 func refusalText(err error) string {
 	status, is := err.(apierrors.APIStatus)
 	if !is || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {
-		return records.OneLine(err.Error())
+		return records.ShortenReason(err.Error())
 	}
 	var causes []string
 	for _, cause := range status.Status().Details.Causes {
-		causes = append(causes, records.OneLine(strings.TrimSpace(cause.Field+": "+withoutQuotedValue(cause.Message))))
+		causes = append(causes, records.ShortenReason(strings.TrimSpace(cause.Field+": "+withoutQuotedValue(cause.Message))))
 	}
 	return strings.Join(causes, "; ")
 }

@@ -67,7 +67,7 @@ func heldBy(namespace *corev1.Namespace) string {
 	var why []string
 	for _, c := range namespace.Status.Conditions {
 		if c.Status == corev1.ConditionTrue && c.Message != "" {
-			why = append(why, records.OneLine(c.Message))
+			why = append(why, records.ShortenReason(c.Message))
 		}
 	}
 	if len(why) == 0 {
@@ -82,7 +82,7 @@ func formatTime(t *metav1.Time) string { return t.UTC().Format("2006-01-02T15:04
 // quota be used up, the namespace be missing.
 func (in *inspection) checkRecords(ctx context.Context) ([]Finding, error) {
 	c, dry := in.cluster, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	meta := metav1.ObjectMeta{Name: records.Name(in.runtime.Name) + ".probe", Labels: map[string]string{marks.Runtime: in.runtime.Name}}
+	meta := metav1.ObjectMeta{Name: records.ObjectName(in.runtime.Name) + ".probe", Labels: map[string]string{marks.Runtime: in.runtime.Name}}
 	var found []Finding
 	for _, one := range []struct {
 		kind string
@@ -119,7 +119,7 @@ func (in *inspection) checkRecords(ctx context.Context) ([]Finding, error) {
 			continue
 		}
 		found = append(found, Finding{Severity: SeverityError, Message: fmt.Sprintf(
-			"%s of the records cannot be written in namespace %s: %s", one.kind, c.Namespace, records.OneLine(err.Error()))})
+			"%s of the records cannot be written in namespace %s: %s", one.kind, c.Namespace, records.ShortenReason(err.Error()))})
 	}
 	return found, nil
 }

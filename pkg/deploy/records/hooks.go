@@ -19,19 +19,16 @@ const (
 	hooksType = "krtpkg.dev/hooks" // of the Secrets
 )
 
-// HooksLimit is the largest size of a bundle's hooks, that of a Secret.
-const HooksLimit = 1 << 20
+// MaxHooksSize is the largest size of a bundle's hooks, that of a Secret.
+const MaxHooksSize = 1 << 20
 
 // hooksName returns the name of the Secret with the hooks of a bundle that run when it is deleted.
-func hooksName(runtime, bundle string) string { return Name(runtime) + ".hooks." + bundle }
+func hooksName(runtime, bundle string) string { return ObjectName(runtime) + ".hooks." + bundle }
 
-// KeepHooks makes sure that a bundle's hooks of a deletion are on the cluster: it is deleted without the
-// artifact that it came from.
-func (s Store) KeepHooks(ctx context.Context, runtime, bundle string, data []byte) error {
+// StoreHooks keeps a bundle's hooks of a deletion on the cluster: it is deleted without the artifact that it came
+// from.
+func (s Store) StoreHooks(ctx context.Context, runtime, bundle string, data []byte) error {
 	secrets, name := s.Client.CoreV1().Secrets(s.Namespace), hooksName(runtime, bundle)
-	if data == nil {
-		return apiserver.IgnoreNotFound(secrets.Delete(apiserver.WithoutLogs(ctx), name, metav1.DeleteOptions{}))
-	}
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{marks.Runtime: runtime, marks.Bundle: bundle, labelRecord: "hooks"}},
 		Type:       hooksType, Data: map[string][]byte{hooksKey: data},
@@ -50,8 +47,14 @@ func (s Store) KeepHooks(ctx context.Context, runtime, bundle string, data []byt
 	return nil
 }
 
-// forgetHooks removes the hooks of all bundles of a runtime.
-func (s Store) forgetHooks(ctx context.Context, runtime string) error {
+// RemoveHooks removes the hooks of a bundle, if it has any.
+func (s Store) RemoveHooks(ctx context.Context, runtime, bundle string) error {
+	secrets := s.Client.CoreV1().Secrets(s.Namespace)
+	return apiserver.IgnoreNotFound(secrets.Delete(apiserver.WithoutLogs(ctx), hooksName(runtime, bundle), metav1.DeleteOptions{}))
+}
+
+// removeAllHooks removes the hooks of all bundles of a runtime.
+func (s Store) removeAllHooks(ctx context.Context, runtime string) error {
 	secrets := s.Client.CoreV1().Secrets(s.Namespace)
 	all, err := secrets.List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: marks.Runtime + "=" + runtime + "," + labelRecord + "=hooks"})
 	if err != nil {
@@ -64,9 +67,9 @@ func (s Store) forgetHooks(ctx context.Context, runtime string) error {
 	return errors.Join(errs...)
 }
 
-// KeptHooks returns the hooks of a bundle that run when it is deleted, as they were given to [Store.KeepHooks], and the
+// ReadHooks returns the hooks of a bundle that run when it is deleted, as they were given to [Store.StoreHooks], and the
 // name of the object that has them; nothing for a bundle without hooks.
-func (s Store) KeptHooks(ctx context.Context, runtime, bundle string) (data []byte, object string, err error) {
+func (s Store) ReadHooks(ctx context.Context, runtime, bundle string) (data []byte, object string, err error) {
 	name := hooksName(runtime, bundle)
 	secret, err := s.Client.CoreV1().Secrets(s.Namespace).Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -25,8 +25,8 @@ type Journal struct {
 	lock  *Lock
 }
 
-// EndTime is the maximum time that an interrupted change spends on recording how it ended.
-const EndTime = 5 * time.Second
+// EndTimeout is the maximum time that an interrupted change spends on recording how it ended.
+const EndTimeout = 5 * time.Second
 
 // Begin takes the lock and records that a change has begun, once for all that call it.
 func (j *Journal) Begin(ctx context.Context) error {
@@ -43,11 +43,11 @@ func (j *Journal) writeBegin(ctx context.Context) error {
 	if j.lock, err = j.Store.AcquireLock(ctx, j.Runtime, j.LockDuration, j.OnLost); err != nil {
 		return err
 	}
-	if err := j.Store.keepValues(ctx, j.Runtime, j.Values); err != nil {
+	if err := j.Store.storeValues(ctx, j.Runtime, j.Values); err != nil {
 		return err
 	}
 	j.Next.State, j.Next.Started, j.Next.By = InProgress, currentTime(), HolderName()
-	return j.Store.save(ctx, j.Runtime, j.History, j.History.with(j.Next))
+	return j.Store.saveRevisions(ctx, j.Runtime, j.History, j.History.addRevision(j.Next))
 }
 
 // End records how it ended, if it began, and gives the lock back. It works after the end of the
@@ -59,15 +59,15 @@ func (j *Journal) End(ctx context.Context, state State, reason string) error {
 	if !j.begun || j.err != nil {
 		return nil // an error was that of the apply
 	}
-	limit := EndTime
+	limit := EndTimeout
 	if ctx.Err() == nil {
 		limit += j.Store.RetryTimeout
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	revisions := slices.Clone(j.History.Revisions)
-	revisions[0].State, revisions[0].Reason, revisions[0].Ended = state, OneLine(reason), currentTime()
-	return j.Store.save(ctx, j.Runtime, j.History, revisions)
+	revisions[0].State, revisions[0].Reason, revisions[0].Ended = state, ShortenReason(reason), currentTime()
+	return j.Store.saveRevisions(ctx, j.Runtime, j.History, revisions)
 }
 
 func currentTime() time.Time { return time.Now().UTC().Truncate(time.Second) }

@@ -74,7 +74,7 @@ func (l *Lock) waitUntilHeld(ctx context.Context) error {
 // Errors: [*LockedError].
 func (s Store) AcquireLock(ctx context.Context, runtime string, lasts time.Duration, lost func(error)) (*Lock, error) {
 	leases := s.Client.CoordinationV1().Leases(s.Namespace)
-	name := Name(runtime)
+	name := ObjectName(runtime)
 	held, err := leases.Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 	if err == nil {
 		if held, err = s.waitForExpiry(ctx, runtime, held); err != nil {
@@ -120,7 +120,7 @@ func withGracePeriod(ctx context.Context) (context.Context, context.CancelFunc) 
 
 // releaseUnconfirmed releases a lock that may have been granted in a response that was lost.
 func (s Store) releaseUnconfirmed(name string, taken metav1.MicroTime) {
-	ctx, cancel := context.WithTimeout(context.Background(), EndTime)
+	ctx, cancel := context.WithTimeout(context.Background(), EndTimeout)
 	defer cancel()
 	leases := s.Client.CoordinationV1().Leases(s.Namespace)
 	l, err := leases.Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
@@ -262,7 +262,7 @@ func (l *Lock) Release() {
 	}
 	close(l.stop)
 	<-l.ended
-	ctx, cancel := context.WithTimeout(context.Background(), EndTime)
+	ctx, cancel := context.WithTimeout(context.Background(), EndTimeout)
 	defer cancel()
 	version := l.lease.ResourceVersion
 	_ = l.store.Client.CoordinationV1().Leases(l.store.Namespace).Delete(apiserver.WithoutLogs(ctx), l.lease.Name,

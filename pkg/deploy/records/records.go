@@ -85,8 +85,8 @@ type RevisionBundle struct {
 	Digest  string `yaml:"digest,omitempty" json:"digest,omitempty"`
 }
 
-// Limit is how many revisions of a runtime are kept.
-const Limit = 10
+// MaxRevisions is how many revisions of a runtime are kept.
+const MaxRevisions = 10
 
 // labelRecord is on what is not an app: "runtime", "values" or "hooks".
 const labelRecord = "krtpkg.dev/record"
@@ -94,9 +94,9 @@ const labelRecord = "krtpkg.dev/record"
 // revisionsKey is the key of the ConfigMap with the revisions, as YAML.
 const revisionsKey = "revisions.yaml"
 
-// Name returns the name of the ConfigMap and the Lease of a runtime and, with a suffix, of its Secrets. It cannot
+// ObjectName returns the name of the ConfigMap and the Lease of a runtime and, with a suffix, of its Secrets. It cannot
 // be that of a kapp app, which has at most one dot.
-func Name(runtime string) string { return runtime + ".krtpkg.dev" }
+func ObjectName(runtime string) string { return runtime + ".krtpkg.dev" }
 
 // History is the record of a runtime as it is on the cluster; an empty one for a runtime without a record.
 type History struct {
@@ -104,17 +104,17 @@ type History struct {
 	configMap *corev1.ConfigMap
 }
 
-// Settle returns the newest revision with its state settled: an apply that was interrupted is told from one that goes on.
-func (s Store) Settle(ctx context.Context, runtime string, newest Revision) (Revision, error) {
+// SettleState returns the newest revision with its state settled: an apply that was interrupted is told from one that goes on.
+func (s Store) SettleState(ctx context.Context, runtime string, newest Revision) (Revision, error) {
 	if newest.State != InProgress {
 		return newest, nil
 	}
-	held, err := s.Client.CoordinationV1().Leases(s.Namespace).Get(apiserver.WithoutLogs(ctx), Name(runtime), metav1.GetOptions{})
+	held, err := s.Client.CoordinationV1().Leases(s.Namespace).Get(apiserver.WithoutLogs(ctx), ObjectName(runtime), metav1.GetOptions{})
 	if err == nil && !isExpired(held) || apierrors.IsForbidden(err) {
 		return newest, nil
 	}
 	if apiserver.IgnoreNotFound(err) != nil {
-		return newest, fmt.Errorf("look at lease %s/%s: %w", s.Namespace, Name(runtime), err)
+		return newest, fmt.Errorf("look at lease %s/%s: %w", s.Namespace, ObjectName(runtime), err)
 	}
 	// It may have ended between the two looks: how it ended is recorded first.
 	now, err := s.Read(ctx, runtime)
@@ -181,7 +181,7 @@ func (s Store) configMaps() typedcorev1.ConfigMapInterface {
 
 // Read returns the record of a runtime.
 func (s Store) Read(ctx context.Context, runtime string) (*History, error) {
-	cm, err := s.configMaps().Get(apiserver.WithoutLogs(ctx), Name(runtime), metav1.GetOptions{})
+	cm, err := s.configMaps().Get(apiserver.WithoutLogs(ctx), ObjectName(runtime), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return &History{}, nil
 	}
@@ -207,8 +207,8 @@ func (r *History) Newest() Revision {
 	return r.Revisions[0]
 }
 
-// Holds reports whether the newest revision is the wanted one, and was applied.
-func (r *History) Holds(next Revision) bool {
+// IsApplied reports whether the newest revision is the wanted one, and was applied.
+func (r *History) IsApplied(next Revision) bool {
 	n := r.Newest()
 	return n.State == Complete && n.sameAs(next)
 }
@@ -217,8 +217,8 @@ func (r Revision) sameAs(o Revision) bool {
 	return r.Digest == o.Digest && r.Values == o.Values && r.Version == o.Version && r.Origin == o.Origin
 }
 
-// with returns the revisions with a next one, which replaces the newest if it is the same.
-func (r *History) with(next Revision) []Revision {
+// addRevision returns the revisions with a next one, which replaces the newest if it is the same.
+func (r *History) addRevision(next Revision) []Revision {
 	rest := r.Revisions
 	next.Number = 1
 	if n := r.Newest(); n.Number > 0 {
@@ -231,18 +231,18 @@ func (r *History) with(next Revision) []Revision {
 	for i := range all[1:] {
 		all[i+1].Bundles = nil // the room of a record has an end
 	}
-	return all[:min(len(all), Limit)]
+	return all[:min(len(all), MaxRevisions)]
 }
 
-// save writes the revisions, unless someone else has written meanwhile, and forgets values
+// saveRevisions writes the revisions, unless someone else has written meanwhile, and forgets values
 // that no revision has any more.
-func (s Store) save(ctx context.Context, runtime string, r *History, revisions []Revision) error {
+func (s Store) saveRevisions(ctx context.Context, runtime string, r *History, revisions []Revision) error {
 	data, err := yaml.Marshal(revisions)
 	if err != nil {
 		return err
 	}
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
-		Name: Name(runtime), Namespace: s.Namespace,
+		Name: ObjectName(runtime), Namespace: s.Namespace,
 		Labels: map[string]string{marks.Runtime: runtime, labelRecord: "runtime"},
 	}}
 	if r.configMap != nil {
@@ -261,10 +261,10 @@ func (s Store) save(ctx context.Context, runtime string, r *History, revisions [
 		return fmt.Errorf("the record of runtime %s was changed in the meantime: apply again", runtime)
 	}
 	if err != nil {
-		return fmt.Errorf("record runtime %s in configmap %s/%s: %w", runtime, s.Namespace, Name(runtime), err)
+		return fmt.Errorf("record runtime %s in configmap %s/%s: %w", runtime, s.Namespace, ObjectName(runtime), err)
 	}
 	r.configMap, r.Revisions = cm, revisions
-	return s.forgetValues(ctx, runtime, func(d string) bool {
+	return s.removeValues(ctx, runtime, func(d string) bool {
 		return slices.ContainsFunc(revisions, func(v Revision) bool { return v.Values == d })
 	})
 }
@@ -272,9 +272,9 @@ func (s Store) save(ctx context.Context, runtime string, r *History, revisions [
 // Remove removes all that is recorded of a runtime.
 func (s Store) Remove(ctx context.Context, runtime string) error {
 	return errors.Join(
-		s.forgetValues(ctx, runtime, func(string) bool { return false }),
-		s.forgetHooks(ctx, runtime),
-		apiserver.IgnoreNotFound(s.configMaps().Delete(apiserver.WithoutLogs(ctx), Name(runtime), metav1.DeleteOptions{})),
+		s.removeValues(ctx, runtime, func(string) bool { return false }),
+		s.removeAllHooks(ctx, runtime),
+		apiserver.IgnoreNotFound(s.configMaps().Delete(apiserver.WithoutLogs(ctx), ObjectName(runtime), metav1.DeleteOptions{})),
 	)
 }
 
@@ -304,8 +304,8 @@ func NameSome(names []string) string {
 	return text
 }
 
-// OneLine keeps a reason short enough for a record.
-func OneLine(text string) string {
+// ShortenReason keeps a reason short enough for a record.
+func ShortenReason(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
 	if runes := []rune(line); len(runes) > 300 {
 		line = string(runes[:300]) + "…"

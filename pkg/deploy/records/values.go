@@ -21,7 +21,7 @@ const (
 
 // valuesName returns the name of the Secret with the values of a digest.
 func valuesName(runtime string, d digest.Digest) string {
-	return Name(runtime) + ".values." + d.Encoded()[:16]
+	return ObjectName(runtime) + ".values." + d.Encoded()[:16]
 }
 
 // Values returns the values of a revision of a runtime, as they were written; of the newest for
@@ -62,8 +62,8 @@ func (s Store) readValues(ctx context.Context, runtime string, d digest.Digest) 
 	return data, nil
 }
 
-// keepValues makes sure that values are on the cluster, in a Secret named by their digest.
-func (s Store) keepValues(ctx context.Context, runtime string, values []byte) error {
+// storeValues makes sure that values are on the cluster, in a Secret named by their digest.
+func (s Store) storeValues(ctx context.Context, runtime string, values []byte) error {
 	if len(values) == 0 {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (s Store) keepValues(ctx context.Context, runtime string, values []byte) er
 	return nil
 }
 
-func (s Store) forgetValues(ctx context.Context, runtime string, needed func(digest string) bool) error {
+func (s Store) removeValues(ctx context.Context, runtime string, needed func(digest string) bool) error {
 	secrets := s.Client.CoreV1().Secrets(s.Namespace)
 	all, err := secrets.List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: marks.Runtime + "=" + runtime + "," + labelRecord + "=values"})
 	if err != nil {
