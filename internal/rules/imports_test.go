@@ -44,6 +44,7 @@ var order = []string{
 	"pkg/registry",
 	"pkg/layout",
 	"pkg/delta",
+	"pkg/parity",
 	"pkg/trust/export",
 	"pkg/trust",
 	"pkg/receipt",
