@@ -233,6 +233,9 @@ func (a *Amendment) mergedContents(ctx context.Context) (Contents, error) {
 		return Contents{}, err
 	}
 	c := Contents{Base: a.BaseReferences(), HasDeltas: a.info.Annotations[annotationRequires] != ""}
+	if healed, ok := a.files[0].(*healedFile); ok {
+		c.Parity = healed.reader.Geometry.Percent
+	}
 	if c.Named, err = a.indexEntries(); err != nil {
 		return c, err
 	}

@@ -11,6 +11,9 @@
 // 0644, time 0 and no owner. The header of index.json has its digest as a PAX comment: an archive whose
 // index does not match it is damaged, and one without it, as others write them, is read as it is.
 // Archives of earlier versions have no such comment, and the oldest have all blobs by digest.
+//
+// With [Contents.Parity] an archive heals: two more entries hold parity of all the others (pkg/parity), and other
+// programs leave them alone.
 package archive
 
 import (
@@ -26,6 +29,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"krtpkg.dev/krtpkg/pkg/parity"
 )
 
 // What an archive says of itself, as annotations of its index.json.
@@ -61,6 +66,11 @@ type Contents struct {
 	// HasDeltas is set if there is a manifest of deltas ([EncodeDeltas]): versions of krtpkg that do not
 	// know deltas then refuse the archive.
 	HasDeltas bool
+	// Parity is the size of the parity in percent of the archive, 1 to 100: a file then heals damage ([Open],
+	// [Repair]). 0 adds none.
+	Parity int
+	// ParityVolumes is how many volumes of parity [Contents.Split] leaves room for.
+	ParityVolumes int
 
 	// volume is this one's number from 1, or 0 where there is only one; starts are the first
 	// blobs of all volumes.
@@ -154,19 +164,19 @@ func (c Contents) listEntries() ([]archiveEntry, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := make([]archiveEntry, 0, 2+len(c.Manifests)+len(c.Front)+len(c.Blobs))
-	offset := int64(0)
-	add := func(name string, e archiveEntry) error {
-		e.offset = offset
+	all := make([]archiveEntry, 0, 3+len(c.Manifests)+len(c.Front)+len(c.Blobs))
+	add := func(name string, e archiveEntry) (err error) {
 		var records map[string]string
 		if name == ocispec.ImageIndexFile {
 			records = checksumRecords(e.data)
 		}
-		if e.header, err = encodeHeader(name, e.contentSize(), records); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		all, err = appendEntry(all, name, e, records)
+		return err
+	}
+	if c.Parity > 0 {
+		if err := add(parityGeometry, archiveEntry{data: make([]byte, parity.SectorSize)}); err != nil {
+			return nil, err
 		}
-		all, offset = append(all, e), e.endOffset()
-		return nil
 	}
 	if err := add(ocispec.ImageLayoutFile, archiveEntry{data: layout}); err != nil {
 		return nil, err
@@ -200,17 +210,20 @@ func encodeHeader(name string, size int64, records map[string]string) ([]byte, e
 
 // Size returns the size of the archive in bytes.
 func (c Contents) Size() (int64, error) {
-	all, err := c.listEntries()
+	file, err := c.layOutFile()
 	if err != nil {
 		return 0, err
 	}
-	return all[len(all)-1].endOffset() + int64(len(trailer)), nil
+	return file.size(), nil
 }
 
 // Split divides the contents into volumes of at most limit bytes. Each has all manifests and the
 // front, so that it can be verified and checked on its own; the other blobs are distributed in
 // order. A blob that is larger than a volume is an error.
 func (c Contents) Split(limit int64) ([]Contents, error) {
+	if c.Parity > 0 {
+		return c.splitProtected(limit)
+	}
 	// The index is largest where it names all volumes, of which there are at most as many as
 	// blobs: what is reserved for it is right for the number that comes out.
 	for guess := 1; ; {

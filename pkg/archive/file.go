@@ -37,14 +37,21 @@ func WriteFile(ctx context.Context, name string, c Contents, from content.Fetche
 
 // writeFile asks, while it alone may write, whether the file is still to be replaced.
 func writeFile(ctx context.Context, name string, c Contents, from content.Fetcher, o Options, still func() error) (*WrittenFile, error) {
-	all, err := c.listEntries()
+	if c.Parity > 0 && o.Compress {
+		return nil, errParityStream
+	}
+	layout, err := c.layOutFile()
 	if err != nil {
 		return nil, err
 	}
-	size := all[len(all)-1].endOffset() + int64(len(trailer))
+	return writeLayout(ctx, name, layout, from, o, still)
+}
+
+func writeLayout(ctx context.Context, name string, layout fileLayout, from content.Fetcher, o Options, still func() error) (*WrittenFile, error) {
+	all := layout.entries
 	if !o.Compress {
-		if done, err := isWhole(name, all, size); done || err != nil {
-			return &WrittenFile{Size: size, Kept: size}, err
+		if done, err := isWhole(name, layout); done || err != nil {
+			return &WrittenFile{Size: layout.size(), Kept: layout.size()}, err
 		}
 	}
 	file, err := openPartial(name + partial)
@@ -77,6 +84,9 @@ func writeFile(ctx context.Context, name string, c Contents, from content.Fetche
 		reread[wrong.digest] = true
 		err = attempt()
 		written.Kept = kept
+	}
+	if err == nil {
+		err = layout.writeParity(ctx, file, o.Progress)
 	}
 	if err == nil {
 		err = file.Sync()
@@ -146,7 +156,7 @@ func syncFolder(dir string) error {
 
 // isWhole reports whether a file is this very archive: of its size, and with its index and
 // headers. That its blobs are right is what Check is for.
-func isWhole(name string, all []archiveEntry, size int64) (bool, error) {
+func isWhole(name string, layout fileLayout) (bool, error) {
 	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would be waited for
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -159,10 +169,13 @@ func isWhole(name string, all []archiveEntry, size int64) (bool, error) {
 	if err != nil || !info.Mode().IsRegular() {
 		return false, errors.Join(err, fmt.Errorf("%s is not a file", name))
 	}
-	if info.Size() != size {
+	if info.Size() != layout.size() {
 		return false, nil
 	}
-	for _, e := range all {
+	if has, err := layout.hasParity(file); !has {
+		return false, err
+	}
+	for _, e := range layout.entries {
 		if same, err := hasAt(file, e.offset, e.header); !same {
 			return false, err
 		}

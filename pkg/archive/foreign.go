@@ -31,8 +31,9 @@ type ForeignError struct {
 func (e *ForeignError) Error() string { return "it is " + e.Is }
 
 var (
-	errGzip       = &ForeignError{"compressed with gzip, which krtpkg does not read", "decompress it with gunzip first"}
-	errDockerSave = &ForeignError{"an archive of docker save or podman save, not of krtpkg export", "krtpkg reads archives of krtpkg export; push single images with docker load and docker push, and build with --image-mirror"}
+	errGzip         = &ForeignError{"compressed with gzip, which krtpkg does not read", "decompress it with gunzip first"}
+	errParityVolume = &ForeignError{"a volume of parity, from which other volumes are restored", "name one of the other volumes: krtpkg finds this one next to it"}
+	errDockerSave   = &ForeignError{"an archive of docker save or podman save, not of krtpkg export", "krtpkg reads archives of krtpkg export; push single images with docker load and docker push, and build with --image-mirror"}
 )
 
 // dockerLayer is what docker save calls layers, some of which are links.
@@ -103,13 +104,17 @@ func (s *Store) looksLikeManifest(_ context.Context, d digest.Digest) (bool, err
 	return oci.IsManifest(layout.MediaTypeOf(data)), nil
 }
 
-// CheckFile is [CheckStream] for a file, which may have its entries in any order.
+// CheckFile is [CheckStream] for a file, which may have its entries in any order. If the file has parity and is damaged, it
+// returns [*DamageError] even where all can be healed.
 func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckResult, error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
+	if damage, err := surveyFile(ctx, name, report); err != nil || damage != nil {
+		return nil, errors.Join(err, asError(damage))
+	}
 	var held []ocispec.Descriptor
 	// What cannot be opened, such as a compressed archive, is told by reading it.
 	if store, err := Open(name); err == nil {

@@ -97,7 +97,7 @@ func (s *tarScanner) nextFile() (name string, offset, size int64, err error) {
 			return "", 0, 0, fmt.Errorf("%w: %w", err, ErrDamaged)
 		}
 		s.end, s.records = s.read.n+roundUpToBlock(h.Size), h.PAXRecords
-		if h.Typeflag == tar.TypeReg {
+		if h.Typeflag == tar.TypeReg && !isParity(name) {
 			return name, s.read.n, h.Size, nil
 		}
 	}

@@ -26,13 +26,16 @@ type Store struct {
 	*layout.View
 	info    indexInfo
 	volumes map[int]string
-	files   []*os.File
+	files   []archiveFile
 	blobs   blobSections
 	// manifests are the entries that stand where manifests do.
 	manifests map[digest.Digest]bool
 	// inOrder is set if every file begins as krtpkg writes it; dockerManifest that there is a
 	// file by which docker reads it too.
 	inOrder, dockerManifest bool
+	// remade are the numbers of volumes that are read from the others, by volumes.
+	remade []int
+	set    *volumeSet
 	// referrers are all there are, found once.
 	referrers func() (map[digest.Digest][]ocispec.Descriptor, error)
 }
@@ -41,12 +44,14 @@ type Store struct {
 type blobSections map[digest.Digest]fileSection
 
 type fileSection struct {
-	file         *os.File
+	file         archiveFile
 	offset, size int64
 }
 
 // Open opens an archive, or some volumes of one. It looks at every entry, so damaged archives and
 // unexpected entries are errors here; contents are checked as they are read. It returns [ErrDamaged].
+// What has parity is healed as it is read, and volumes that are lost are read from the others where volumes of parity are
+// next to them ([Store.Survey], [Store.Remade]).
 func Open(names ...string) (_ *Store, err error) {
 	s := &Store{blobs: blobSections{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, inOrder: true}
 	defer func() {
@@ -58,6 +63,9 @@ func Open(names ...string) (_ *Store, err error) {
 		if err := s.openFile(name); err != nil {
 			return nil, fmt.Errorf("archive %s: %w", name, err)
 		}
+	}
+	if err := s.openLostVolumes(names); err != nil {
+		return nil, err
 	}
 	s.View = &layout.View{
 		Blobs: setBlobs{s.blobs, s}, Name: strings.Join(names, ", "),
@@ -75,22 +83,40 @@ func Open(names ...string) (_ *Store, err error) {
 }
 
 func (s *Store) openFile(name string) error {
-	// A pipe would keep us waiting, and cannot be read in place.
-	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	file, err := openArchiveFile(name)
 	if err != nil {
-		return err
-	}
-	s.files = append(s.files, file)
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return errors.Join(err, errors.New("it is not a file"))
-	}
-	if err := refuseCompressed(file); err != nil {
 		return err
 	}
 	a, err := s.scanFile(file)
+	if errors.Is(err, ErrDamaged) {
+		if healed, searchErr := searchParity(context.Background(), name); searchErr == nil {
+			s.forgetFile(file)
+			if closeErr := file.Close(); closeErr != nil {
+				return errors.Join(closeErr, healed.Close())
+			}
+			file = healed
+			a, err = s.scanFile(file)
+		}
+	}
+	s.files = append(s.files, file)
 	if err != nil {
 		return err
 	}
+	return s.addVolume(name, a)
+}
+
+// forgetFile forgets what was found in a file.
+func (s *Store) forgetFile(file archiveFile) {
+	for d, section := range s.blobs {
+		if section.file == file {
+			delete(s.blobs, d)
+			delete(s.manifests, d)
+		}
+	}
+}
+
+// addVolume notes the last file as a volume, if it is one of the same archive as the others.
+func (s *Store) addVolume(name string, a *indexInfo) error {
 	if len(s.files) == 1 {
 		s.info = *a
 	}
@@ -126,11 +152,26 @@ func refuseCompressed(file io.ReaderAt) error {
 	return nil
 }
 
+// openRegular opens a file. A pipe would keep us waiting, and cannot be read in place.
+func openRegular(name string) (*os.File, error) {
+	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, errors.New("it is not a file"), file.Close())
+	}
+	return file, nil
+}
+
 // scanFile finds where everything is.
-func (s *Store) scanFile(file *os.File) (*indexInfo, error) {
+func (s *Store) scanFile(file archiveFile) (*indexInfo, error) {
+	if err := refuseCompressed(file); err != nil {
+		return nil, err
+	}
 	var a *indexInfo
 	hasLayout := false
-	scanner := newScanner(file)
+	scanner := newScanner(io.NewSectionReader(file, 0, file.size()))
 	for n := 0; ; n++ {
 		name, offset, size, err := scanner.nextFile()
 		if err == io.EOF {
@@ -172,6 +213,9 @@ func (s *Store) scanFile(file *os.File) (*indexInfo, error) {
 	if (!hasLayout || a == nil) && isDockerSave(scanner.seen) {
 		return nil, errDockerSave
 	}
+	if scanner.seen[paritySet] {
+		return nil, errParityVolume
+	}
 	if !hasLayout || a == nil {
 		return nil, fmt.Errorf("%s or %s is missing: %w", ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ErrDamaged)
 	}
@@ -203,6 +247,9 @@ func (s *Store) Close() error {
 	var errs []error
 	for _, file := range s.files {
 		errs = append(errs, file.Close())
+	}
+	if s.set != nil {
+		errs = append(errs, s.set.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -68,7 +68,11 @@ func OpenSet(name string) (*Store, error) {
 // AddSiblings adds to the names of volumes those of the same archives that are next to them, under the
 // names that an export gives them. Other names stay as they are.
 func AddSiblings(names ...string) ([]string, error) {
-	all := slices.Clone(names)
+	// Volumes of parity are found next to the others.
+	all := slices.DeleteFunc(slices.Clone(names), IsParityVolume)
+	if len(all) == 0 {
+		all = slices.Clone(names)
+	}
 	named := map[string]bool{}
 	for _, name := range names {
 		named[filepath.Clean(name)] = true

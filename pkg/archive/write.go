@@ -29,6 +29,9 @@ type Options struct {
 // Write writes an archive in one pass. It verifies content on the way; after an error w has the
 // beginning of an archive, which every reader recognizes as incomplete.
 func Write(ctx context.Context, w io.Writer, c Contents, from content.Fetcher, o Options) error {
+	if c.Parity > 0 {
+		return errParityStream
+	}
 	all, err := c.listEntries()
 	if err != nil {
 		return err

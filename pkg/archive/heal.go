@@ -1,0 +1,401 @@
+package archive
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"krtpkg.dev/krtpkg/pkg/parity"
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// DamageError reports a damaged archive that has parity. It is [ErrDamaged].
+type DamageError struct {
+	// File is the file, or the volume.
+	File string
+	// Damage is what is damaged, and what of it cannot be healed.
+	Damage parity.Damage
+	// Items are what the lost parts belong to, such as "layer of IMAGE".
+	Items []string
+}
+
+func (e *DamageError) Error() string {
+	if len(e.Damage.Content) == 0 && e.Damage.Unknown > 0 {
+		return fmt.Sprintf("%s of its parity are damaged, too much to heal anything; the content is intact", formatBytes(e.Damage.Parity))
+	}
+	if len(e.Damage.Content) == 0 {
+		return fmt.Sprintf("the content is intact, but %s of its parity are damaged", formatBytes(e.Damage.Parity))
+	}
+	text := fmt.Sprintf("%s in %s are damaged", formatBytes(parity.CountBytes(e.Damage.Content)), countPlaces(len(e.Damage.Content)))
+	if e.IsHealable() {
+		return text + ", and its parity can heal all of it"
+	}
+	text += fmt.Sprintf(", of which %s cannot be healed", formatBytes(parity.CountBytes(e.Damage.Lost)))
+	if len(e.Items) > 0 {
+		text += ": " + strings.Join(e.Items, ", ")
+	}
+	return text
+}
+
+func (e *DamageError) Unwrap() error { return ErrDamaged }
+
+// IsHealable reports whether everything can be healed.
+func (e *DamageError) IsHealable() bool { return len(e.Damage.Lost) == 0 }
+
+func formatBytes(n int64) string { return humanize.IBytes(uint64(n)) }
+
+func countPlaces(n int) string {
+	if n == 1 {
+		return "1 place"
+	}
+	return humanize.Comma(int64(n)) + " places"
+}
+
+// Survey reads all files that have parity, and heals what is damaged; what was healed is in the folder for temporary
+// files until the store is closed. It returns what was damaged, file by file, and a [*DamageError] for the first file
+// that has more damage than can be healed.
+func (s *Store) Survey(ctx context.Context, report progress.Func) ([]DamageError, error) {
+	var all []DamageError
+	for _, file := range s.files {
+		healed, ok := file.(*healedFile)
+		if !ok {
+			continue
+		}
+		found, err := healed.survey(ctx, report)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file.Name(), err)
+		}
+		if found == nil {
+			continue
+		}
+		if found.Damage.Unknown > 0 {
+			if err := s.findLost(ctx, file, found); err != nil {
+				return nil, err
+			}
+		}
+		if !found.IsHealable() {
+			found.Items = s.nameLost(ctx, file, found.Damage.Lost)
+			return nil, found
+		}
+		all = append(all, *found)
+	}
+	return all, nil
+}
+
+// HealedBytes returns how much was healed so far of what was read, by file.
+func (s *Store) HealedBytes() map[string]int64 {
+	bytes := map[string]int64{}
+	for _, file := range s.files {
+		if healed, ok := file.(*healedFile); ok && healed.reader.HealedBytes() > 0 {
+			bytes[file.Name()] = healed.reader.HealedBytes()
+		}
+	}
+	return bytes
+}
+
+// survey returns what of a file is damaged; nil if nothing is.
+func (f *healedFile) survey(ctx context.Context, report progress.Func) (*DamageError, error) {
+	report.Emit(progress.Event{Kind: progress.Planned, Items: 1, Bytes: f.size()})
+	event := progress.Event{Kind: progress.Began, Subject: f.Name(), Detail: "parity", Bytes: f.size()}
+	report.Emit(event)
+	event.Kind = progress.Moved
+	damage, err := f.reader.Survey(ctx, func(bytes int64) {
+		event.Bytes = bytes
+		report.Emit(event)
+	})
+	if err != nil {
+		return nil, err
+	}
+	event.Kind, event.Bytes = progress.Copied, f.size()
+	report.Emit(event)
+	// The end of the tar, which nothing else covers.
+	end := make([]byte, len(trailer))
+	if n, err := f.File.ReadAt(end, f.reader.Geometry.End()); n < len(end) || err != nil && err != io.EOF || !slices.Equal(end, trailer) {
+		damage.Parity += int64(len(end))
+	}
+	if damage.IsNone() {
+		return nil, nil
+	}
+	return &DamageError{File: f.Name(), Damage: *damage}, nil
+}
+
+// findLost finds what of a file is lost by its digest, where its checksums are.
+func (s *Store) findLost(ctx context.Context, file archiveFile, found *DamageError) error {
+	var lost []parity.Range
+	for _, desc := range s.ListContents() {
+		section := s.blobs[desc.Digest]
+		if section.file != file {
+			continue
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := s.verifyBlob(ctx, desc); err != nil {
+			lost = append(lost, parity.Range{Offset: section.offset, Length: section.size})
+		}
+	}
+	slices.SortFunc(lost, func(a, b parity.Range) int { return cmp.Compare(a.Offset, b.Offset) })
+	found.Damage.Content, found.Damage.Lost = append(found.Damage.Content, lost...), append(found.Damage.Lost, lost...)
+	return nil
+}
+
+// maxNamedLost is how many items are named of those that cannot be healed.
+const maxNamedLost = 10
+
+// nameLost returns what parts of a file belong to.
+func (s *Store) nameLost(ctx context.Context, file archiveFile, lost []parity.Range) (names []string) {
+	described := s.DescribeItems(ctx)
+	for _, desc := range s.ListContents() {
+		section := s.blobs[desc.Digest]
+		if section.file != file || !slices.ContainsFunc(lost, func(part parity.Range) bool {
+			return part.Offset < section.offset+section.size && section.offset < part.End()
+		}) {
+			continue
+		}
+		name := desc.Digest.String()
+		if item := described[desc.Digest]; item != "" {
+			name = item
+		}
+		names = append(names, name)
+	}
+	if more := len(names) - maxNamedLost; more > 0 {
+		names = append(names[:maxNamedLost], fmt.Sprintf("and %d more", more))
+	}
+	return names
+}
+
+// surveyFile returns what of a file with parity is damaged; nil if nothing is, or if it has no parity.
+func surveyFile(ctx context.Context, name string, report progress.Func) (*DamageError, error) {
+	if store, err := Open(name); err == nil {
+		defer store.Close()
+		found, err := store.Survey(ctx, report)
+		var damage *DamageError
+		if errors.As(err, &damage) || err != nil || len(found) == 0 {
+			return damage, dropDamage(err)
+		}
+		return &found[0], nil
+	}
+	file, err := openProtected(ctx, name)
+	if err != nil || file == nil {
+		return nil, nil //nolint:nilerr // the check that follows says what is wrong with it
+	}
+	defer file.Close()
+	found, err := file.survey(ctx, report)
+	if found != nil && !found.IsHealable() && !IsParityVolume(name) {
+		found.Items = []string{"the headers and index.json, without which nothing of it can be read"}
+	}
+	return found, err
+}
+
+// dropDamage returns an error that is not a [*DamageError].
+func dropDamage(err error) error {
+	var damage *DamageError
+	if errors.As(err, &damage) {
+		return nil
+	}
+	return err
+}
+
+// openProtected opens a file that has parity, wherever in it something tells of it; nil if it has none.
+func openProtected(ctx context.Context, name string) (*healedFile, error) {
+	file, err := openArchiveFile(name)
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		return nil, err
+	}
+	if healed, ok := file.(*healedFile); ok {
+		return healed, nil
+	}
+	if file != nil {
+		if err := file.Close(); err != nil {
+			return nil, err
+		}
+	}
+	found, searchErr := searchParity(ctx, name)
+	if errors.Is(searchErr, parity.ErrNotFound) {
+		return nil, err
+	}
+	if searchErr != nil {
+		return nil, searchErr
+	}
+	return found.(*healedFile), nil
+}
+
+// RepairOptions are the parameters of [Repair].
+type RepairOptions struct {
+	// Dir is the folder for the healed file; empty for its own, where it replaces the damaged one.
+	Dir string
+	// Progress receives events; nil drops them.
+	Progress progress.Func
+}
+
+// Repaired is the result of [Repair].
+type Repaired struct {
+	// File is the healed file; it is empty if nothing was damaged.
+	File string
+	// Healed is how many bytes of the content were damaged, Parity how many of the parity.
+	Healed, Parity int64
+	// IsRemade is set if the file was lost as a whole.
+	IsRemade bool
+}
+
+// ErrNoParity is the error of a damaged file that nothing can heal.
+var ErrNoParity = errors.New("it has no parity, so damage cannot be healed")
+
+// Repair heals a file with parity, or makes a lost volume from the others. The healed file is written next to the
+// damaged one, checked, and then gets its name; a file that is intact stays as it is. It returns [*DamageError] if there
+// is more damage than can be healed, and [ErrNoParity].
+func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error) {
+	target := name
+	if o.Dir != "" {
+		target = filepath.Join(o.Dir, filepath.Base(name))
+	}
+	if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) {
+		return remakeVolume(ctx, name, target, o)
+	}
+	file, err := openProtected(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if file == nil {
+		return nil, ErrNoParity
+	}
+	defer file.Close()
+	found, err := surveyFile(ctx, name, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return &Repaired{}, nil
+	}
+	if !found.IsHealable() {
+		return nil, found
+	}
+	r := &Repaired{File: target, Healed: parity.CountBytes(found.Damage.Content), Parity: found.Damage.Parity}
+	return r, writeHealed(ctx, file, file.reader.Geometry, target, o)
+}
+
+// remakeVolume makes a lost volume.
+func remakeVolume(ctx context.Context, name, target string, o RepairOptions) (_ *Repaired, err error) {
+	set, err := openVolumeSet(name)
+	if err != nil {
+		return nil, fmt.Errorf("restore %s: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, set.Close()) }()
+	if set.lacking > 0 {
+		return nil, fmt.Errorf("restore %s: %d more of the other volumes needed", name, set.lacking)
+	}
+	file, err := set.openRemade(slices.Index(set.names, name))
+	if err != nil {
+		return nil, fmt.Errorf("restore %s: %w", name, err)
+	}
+	r := &Repaired{File: target, Healed: file.geometry.Size, IsRemade: true}
+	return r, writeHealed(ctx, file, file.geometry, target, o)
+}
+
+// LostVolumes returns the names of the volumes that are missing next to one, if they can be made of the others.
+func LostVolumes(name string) ([]string, error) {
+	set, err := openVolumeSet(name)
+	if errors.Is(err, errNoSet) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var lost []string
+	for _, name := range set.names {
+		if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) && set.lacking <= 0 {
+			lost = append(lost, name)
+		}
+	}
+	return lost, set.Close()
+}
+
+// writeHealed writes a file as it was before it was damaged: the content as it is read, and the parity made again.
+func writeHealed(ctx context.Context, from io.ReaderAt, g parity.Geometry, target string, o RepairOptions) (err error) {
+	temporary := target + ".healed"
+	if err := checkRegular(temporary); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temporary))
+		}
+	}()
+	_, err = io.CopyBuffer(struct{ io.Writer }{file}, contextReader{ctx, struct{ io.Reader }{io.NewSectionReader(from, 0, g.Size)}}, make([]byte, 1<<20))
+	if err == nil {
+		err = parity.Write(ctx, file, g, nil)
+	}
+	if err == nil {
+		_, err = file.WriteAt(trailer, g.End())
+	}
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	if err := checkHealed(ctx, temporary, o.Progress); err != nil {
+		return fmt.Errorf("check what was healed: %w", err)
+	}
+	if err := os.Rename(temporary, target); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(target))
+}
+
+// checkHealed checks every byte of a healed file.
+func checkHealed(ctx context.Context, name string, report progress.Func) error {
+	if IsParityVolume(strings.TrimSuffix(name, ".healed")) {
+		_, err := CheckParityVolume(ctx, name, report)
+		return err
+	}
+	_, err := CheckFile(ctx, name, report)
+	return err
+}
+
+// CheckParityVolume checks every byte of a volume of parity and returns its size. Errors: [*DamageError], [ErrDamaged].
+func CheckParityVolume(ctx context.Context, name string, report progress.Func) (int64, error) {
+	file, err := openProtected(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	if file == nil {
+		return 0, ErrDamaged
+	}
+	defer file.Close()
+	found, err := file.survey(ctx, report)
+	if err == nil && found != nil {
+		err = found
+	}
+	return file.size(), err
+}
+
+// contextReader ends with its context.
+type contextReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
+// asError returns damage as an error, nil for none.
+func asError(damage *DamageError) error {
+	if damage == nil {
+		return nil
+	}
+	return damage
+}

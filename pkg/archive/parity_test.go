@@ -1,0 +1,392 @@
+package archive_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/memory"
+
+	"krtpkg.dev/krtpkg/pkg/archive"
+)
+
+// layers returns the contents of an archive of one image with random layers.
+func layers(t testing.TB, sizes ...int) (archive.Contents, content.Fetcher) {
+	t.Helper()
+	store, random := memory.New(), rand.NewChaCha8([32]byte{9})
+	push := func(mediaType string, data []byte) ocispec.Descriptor {
+		desc := content.NewDescriptorFromBytes(mediaType, data)
+		if err := store.Push(context.Background(), desc, bytes.NewReader(data)); err != nil {
+			t.Fatal(err)
+		}
+		return desc
+	}
+	manifest := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: push(ocispec.MediaTypeImageConfig, []byte("{}")),
+	}
+	for _, size := range sizes {
+		data := make([]byte, size)
+		_, _ = random.Read(data) // it never fails
+		manifest.Layers = append(manifest.Layers, push(ocispec.MediaTypeImageLayerGzip, data))
+	}
+	data, err := json.Marshal(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	desc := push(ocispec.MediaTypeImageManifest, data)
+	blobs := append([]ocispec.Descriptor{manifest.Config}, manifest.Layers...)
+	archive.SortBlobs(blobs)
+	return archive.Contents{
+		Named: []ocispec.Descriptor{archive.NameDescriptor(desc, "1.0.0", "example.test/app:1.0.0")}, Manifests: []ocispec.Descriptor{desc}, Blobs: blobs,
+	}, store
+}
+
+// writeProtected writes an archive with parity.
+func writeProtected(t testing.TB, c archive.Contents, from content.Fetcher) (name string, data []byte) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "app.tar")
+	written, err := archive.WriteFile(t.Context(), name, c, from, archive.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err = os.ReadFile(name); err != nil {
+		t.Fatal(err)
+	}
+	if size, err := c.Size(); err != nil || size != int64(len(data)) || written.Size != size {
+		t.Errorf("%d bytes, want %d; written %+v, error %v", len(data), size, written, err)
+	}
+	return name, data
+}
+
+// readEverything reads all content in place and verifies it.
+func readEverything(ctx context.Context, name string) error {
+	store, err := archive.Open(name)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	for _, desc := range store.ListContents() {
+		body, err := store.Fetch(ctx, desc)
+		if err != nil {
+			return err
+		}
+		verified := content.NewVerifyReader(body, desc)
+		if _, err := io.Copy(io.Discard, verified); err != nil {
+			return err
+		}
+		if err := verified.Verify(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// An archive with parity is a layout as before: the same bytes twice, a tar that other programs read, a stream.
+func TestParityIsAnArchive(t *testing.T) {
+	t.Parallel()
+	contents, from := layers(t, 300_000, 70_000)
+	contents.Parity = 10
+	name, data := writeProtected(t, contents, from)
+	if _, again := writeProtected(t, contents, from); !bytes.Equal(again, data) {
+		t.Error("not the same twice")
+	}
+	result, err := archive.CheckFile(t.Context(), name, nil)
+	if err != nil || result.Manifests != 1 || result.Blobs != 3 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if _, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil); err != nil {
+		t.Errorf("as a stream: %v", err)
+	}
+	var names []string
+	for r := tar.NewReader(bytes.NewReader(data)); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+	}
+	if names[0] != "krtpkg-parity/geometry" || names[1] != "oci-layout" || names[2] != "index.json" || names[len(names)-1] != "krtpkg-parity/blocks" {
+		t.Errorf("entries are %v", names)
+	}
+	// What broke off is gone on with, also in the parity.
+	for _, left := range []int{100, len(data) / 2, len(data) - 20_000, len(data) - 1} {
+		resumed := filepath.Join(t.TempDir(), "app.tar")
+		if err := os.WriteFile(resumed+".partial", data[:left], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := archive.WriteFile(t.Context(), resumed, contents, from, archive.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(resumed); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("after %d bytes: differs, error %v", left, err)
+		}
+	}
+	if err := archive.Write(t.Context(), io.Discard, contents, from, archive.Options{}); err == nil {
+		t.Error("parity in a stream")
+	}
+	if _, err := archive.WriteFile(t.Context(), name, contents, from, archive.Options{Compress: true}); err == nil {
+		t.Error("parity in a compressed archive")
+	}
+}
+
+// What is damaged is read healed, told, and repaired to the same bytes; more than that is named.
+func TestParityHeals(t *testing.T) {
+	t.Parallel()
+	contents, from := layers(t, 3<<20, 700_000, 1)
+	contents.Parity = 10
+	_, whole := writeProtected(t, contents, from)
+	end := len(whole)
+	zero := func(from, to int) func([]byte) []byte {
+		return func(data []byte) []byte { clear(data[from:to]); return data }
+	}
+	for _, c := range []struct {
+		name   string
+		damage func([]byte) []byte
+		lost   string
+	}{
+		{"tar headers and index.json", zero(0, 8192), ""},
+		{"the beginning and the end", func(data []byte) []byte { clear(data[:20_000]); clear(data[end-20_000:]); return data }, ""},
+		{"a hole in a layer", zero(1_000_000, 1_250_000), ""},
+		{"something behind the end", func(data []byte) []byte { data[end-5] = 7; return data }, ""},
+		{"the header of the parity", func(data []byte) []byte {
+			at := bytes.Index(data, []byte("krtpkg-parity/blocks"))
+			clear(data[at : at+512])
+			return data
+		}, ""},
+		{"cut off in the parity", func(data []byte) []byte { return data[:end-50_000] }, ""},
+		{"an intact archive with a name in the index changed", func(data []byte) []byte {
+			return bytes.Replace(data, []byte(`ref.name":"1.0.0`), []byte(`ref.name":"6.6.6`), 1)
+		}, ""},
+		{"all parity, and a bit of a layer", func(data []byte) []byte {
+			clear(data[bytes.Index(data, []byte("krtpkg-parity/blocks"))+512 : end-1024-2048])
+			data[500_000] ^= 1
+			return data
+		}, "layer of example.test/app:1.0.0"},
+		{"a hole of a fifth", zero(1_000_000, 1_900_000), "layer of example.test/app:1.0.0"},
+		{"a beginning of a fifth", zero(0, 900_000), "headers and index.json"},
+	} {
+		name := filepath.Join(t.TempDir(), "app.tar")
+		if err := os.WriteFile(name, c.damage(slices.Clone(whole)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := archive.CheckFile(t.Context(), name, nil)
+		var damage *archive.DamageError
+		if !errors.As(err, &damage) || damage.IsHealable() != (c.lost == "") || !errors.Is(err, archive.ErrDamaged) {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		t.Logf("%s: %v", c.name, err)
+		repaired, err := archive.Repair(t.Context(), name, archive.RepairOptions{})
+		if c.lost != "" {
+			if !errors.As(err, &damage) || readEverything(t.Context(), name) == nil {
+				t.Errorf("%s: repaired: %v", c.name, err)
+			}
+			if !strings.Contains(damage.Error(), c.lost) {
+				t.Errorf("%s: %v, want %s", c.name, damage, c.lost)
+			}
+			continue
+		}
+		if err != nil || repaired.File != name {
+			t.Errorf("%s: %+v, %v", c.name, repaired, err)
+		}
+		if err := readEverything(t.Context(), name); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, whole) {
+			t.Errorf("%s: repaired to other bytes, error %v", c.name, err)
+		}
+		// Read in place without a repair.
+		if err := os.WriteFile(name, c.damage(slices.Clone(whole)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := readEverything(t.Context(), name); err != nil {
+			t.Errorf("%s, in place: %v", c.name, err)
+		}
+	}
+	name := filepath.Join(t.TempDir(), "app.tar")
+	if err := os.WriteFile(name, whole, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if repaired, err := archive.Repair(t.Context(), name, archive.RepairOptions{}); err != nil || repaired.File != "" {
+		t.Errorf("of an intact archive: %+v, %v", repaired, err)
+	}
+	contents.Parity = 0
+	plain, _ := writeProtected(t, contents, from)
+	if _, err := archive.Repair(t.Context(), plain, archive.RepairOptions{}); !errors.Is(err, archive.ErrNoParity) {
+		t.Errorf("without parity: %v", err)
+	}
+}
+
+// Volumes: lost ones are read from the others and restored, and so is what one cannot heal itself.
+func TestParityVolumes(t *testing.T) {
+	t.Parallel()
+	sizes := make([]int, 10)
+	for i := range sizes {
+		sizes[i] = 190_000 + i
+	}
+	contents, from := layers(t, sizes...)
+	contents.Parity, contents.ParityVolumes = 10, 2
+	const limit = 300_000
+	volumes, err := contents.Split(limit)
+	if err != nil || len(volumes) != 10 {
+		t.Fatalf("%d volumes, %v", len(volumes), err)
+	}
+	whole := map[string][]byte{}
+	write := func(t *testing.T) (names, parityNames []string) {
+		dir := t.TempDir()
+		names, parityNames = archive.VolumeNames(filepath.Join(dir, "app.tar"), 10), archive.ParityVolumeNames(filepath.Join(dir, "app.tar"), 2)
+		if len(whole) > 0 {
+			for name, data := range whole {
+				if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return names, parityNames
+		}
+		for i, name := range names {
+			if _, err := archive.WriteFile(t.Context(), name, volumes[i], from, archive.Options{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		written, err := archive.WriteParityVolumes(t.Context(), names, parityNames, volumes, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		planned, err := archive.PlanParityVolumes(volumes)
+		if err != nil || planned[1] != written[1].Size {
+			t.Errorf("planned %v, written %v, error %v", planned, written, err)
+		}
+		for _, name := range slices.Concat(names, parityNames) {
+			data, err := os.ReadFile(name)
+			if err != nil || len(data) > limit {
+				t.Errorf("%s: %d bytes, error %v", name, len(data), err)
+			}
+			whole[filepath.Base(name)] = data
+		}
+		return names, parityNames
+	}
+	readSet := func(name string) error {
+		names, err := archive.AddSiblings(name)
+		if err != nil {
+			return err
+		}
+		store, err := archive.Open(names...)
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		if absent := store.AbsentVolumes(); len(absent) > 0 {
+			return &archive.AbsentVolumesError{Volumes: absent, Of: store.Volumes()}
+		}
+		if _, err := store.Survey(t.Context(), nil); err != nil {
+			return err
+		}
+		for _, desc := range store.ListContents() {
+			if _, err := content.FetchAll(t.Context(), store, desc); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	write(t)
+	for _, c := range []struct {
+		name string
+		// gone are volumes, from 0, and from 10 on those of parity; torn are damaged too much to heal themselves.
+		gone, torn []int
+		works      bool
+	}{
+		{"nothing", nil, nil, true},
+		{"one volume", []int{3}, nil, true},
+		{"the first and the last volume", []int{0, 9}, nil, true},
+		{"a volume and one of parity", []int{5, 10}, nil, true},
+		{"both of parity", []int{10, 11}, nil, true},
+		{"a volume, and another one torn", []int{5}, []int{7}, true},
+		{"two volumes torn", nil, []int{2, 7}, true},
+		{"three volumes", []int{1, 2, 3}, nil, false},
+		{"two volumes, and one torn", []int{1, 2}, []int{3}, false},
+	} {
+		names, parityNames := write(t)
+		all := slices.Concat(names, parityNames)
+		for _, i := range c.torn {
+			data := slices.Clone(whole[filepath.Base(all[i])])
+			clear(data[100_000:180_000])
+			if err := os.WriteFile(all[i], data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, i := range c.gone {
+			if err := os.Remove(all[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := readSet(names[4])
+		if (err == nil) != c.works {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		t.Logf("%s: %v", c.name, err)
+		if !c.works {
+			continue
+		}
+		lost, err := archive.LostVolumes(names[4])
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		for _, i := range c.torn {
+			lost = append(lost, names[i])
+		}
+		for _, name := range lost {
+			repaired, err := archive.Repair(t.Context(), name, archive.RepairOptions{})
+			if err != nil || repaired.File != name {
+				t.Errorf("%s: %+v, %v", c.name, repaired, err)
+			}
+		}
+		for _, name := range names {
+			if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, whole[filepath.Base(name)]) {
+				t.Errorf("%s: %s was restored to other bytes: %v", c.name, name, err)
+			}
+		}
+	}
+	// A volume of parity is no archive, and heals itself.
+	names, parityNames := write(t)
+	var foreign *archive.ForeignError
+	if _, err := archive.Open(parityNames[0]); !errors.As(err, &foreign) {
+		t.Errorf("opened: %v", err)
+	}
+	if _, err := archive.CheckParityVolume(t.Context(), parityNames[0], nil); err != nil {
+		t.Error(err)
+	}
+	damaged := slices.Clone(whole[filepath.Base(parityNames[0])])
+	clear(damaged[:5000])
+	if err := os.WriteFile(parityNames[0], damaged, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := archive.Repair(t.Context(), parityNames[0], archive.RepairOptions{}); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(parityNames[0]); err != nil || !bytes.Equal(got, whole[filepath.Base(parityNames[0])]) {
+		t.Errorf("the volume of parity was repaired to other bytes: %v", err)
+	}
+	if all, err := archive.AddSiblings(slices.Concat(names, parityNames)...); err != nil || len(all) != 10 {
+		t.Errorf("got %v, %v", all, err)
+	}
+	var tooSmall *archive.VolumeSizeError
+	if _, err := contents.Split(150_000); !errors.As(err, &tooSmall) || tooSmall.Limit != 150_000 {
+		t.Errorf("got %v", err)
+	}
+}
