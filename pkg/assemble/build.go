@@ -192,6 +192,9 @@ func (o Options) buildBundle(ctx context.Context, d *bundle.Definition, at defin
 	if a.Images, err = images.ResolveLock(ctx, wanted, images.NoteForeign(o.newLockResolver(pins, at), o.Origins, o.Store, o.Progress)); err != nil {
 		return nil, err
 	}
+	if err := o.addCargo(ctx, a, at, sourcePinner{pins, o.Locked}); err != nil {
+		return nil, err
+	}
 	return o.packContent(ctx, a.Content, nil)
 }
 
@@ -256,6 +259,7 @@ func (o Options) buildRuntime(ctx context.Context, d *bundle.Definition, at defi
 				bundles[i], err = o.buildNested(groupCtx, filepath.Join(at.folder(), filepath.FromSlash(s.Path)))
 			} else {
 				bundles[i], err = o.fetchBundle(groupCtx, s.Ref, at.folder())
+				err = cmp.Or(err, o.fetchCargo(groupCtx, s.Ref, at.folder(), bundles[i]))
 			}
 			if err != nil {
 				return placeError(d, []any{"spec", "bundles", i}, err)

@@ -31,6 +31,8 @@ type lockedPins struct {
 	Kind       string      `yaml:"kind"`
 	Sources    []sourcePin `yaml:"sources"`
 	Images     []imagePin  `yaml:"images"`
+	Files      []filePin   `yaml:"files,omitempty"`
+	Charts     []chartPin  `yaml:"charts,omitempty"`
 
 	byName map[string]name.Digest // by the whole name of the reference
 }

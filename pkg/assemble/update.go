@@ -24,7 +24,7 @@ import (
 type Move struct {
 	// Bundle is the name of the bundle or the runtime that it belongs to.
 	Bundle string `json:"bundle"`
-	// Kind is source, image or bundle.
+	// Kind is source, image, file, chart or bundle.
 	Kind string `json:"kind"`
 	// Name is what the definition calls it.
 	Name string `json:"name"`
@@ -144,7 +144,12 @@ func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at defi
 	if a.Images, err = images.ResolveLock(ctx, wanted, o.upstreamResolver()); err != nil {
 		return nil, err
 	}
+	cargo, err := o.findCargo(ctx, d, at, old, latest)
+	if err != nil {
+		return nil, err
+	}
 	p := newPins(written, a.Content)
+	p.Files, p.Charts = cargo.files, cargo.charts
 	if err := rewritePins(d, written, a.Bundle.Spec.Sources); err != nil {
 		return nil, err
 	}
@@ -152,6 +157,7 @@ func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at defi
 	if latest {
 		moves = o.addNewestImages(ctx, d.Metadata().Name, moves, p)
 	}
+	moves = append(moves, cargo.moves...)
 	if _, err := replaceFile(at.file, d.Bytes()); err != nil {
 		return nil, err
 	}
@@ -385,6 +391,11 @@ func (o Options) listOutdated(ctx context.Context, d *bundle.Definition, at defi
 			found.Moves = append(found.Moves, move)
 		}
 	}
+	cargo, err := o.findCargo(ctx, d, at, p, false)
+	if err != nil {
+		return nil, err
+	}
+	found.Moves = append(found.Moves, cargo.moves...)
 	if p == nil {
 		found.Unlocked = []string{d.Metadata().Name}
 		return found, nil

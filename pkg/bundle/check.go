@@ -73,6 +73,7 @@ func (d *Definition) checkBundle(report func([]any, string, ...any)) {
 		}
 		paths = append(paths, s.Path)
 	}
+	d.checkCargo(report)
 	if err := images.CheckRules(spec.SearchRules); err != nil {
 		report([]any{"spec", "searchRules"}, "spec.%v", err)
 	}

@@ -74,8 +74,12 @@ type BundleSpec struct {
 	Icon string `json:"icon,omitempty" yaml:"icon,omitempty"`
 	// IconFile is a file below the definition's folder that holds the icon.
 	IconFile string `json:"iconFile,omitempty" yaml:"iconFile,omitempty"`
-	// Sources are where the manifests come from.
-	Sources []Source `json:"sources" yaml:"sources" jsonschema:"minItems=1"`
+	// Sources are where the manifests come from. A bundle that carries files or charts may have none.
+	Sources []Source `json:"sources,omitempty" yaml:"sources,omitempty" jsonschema:"minItems=1"`
+	// Files are carried as they are, for nodes: binaries, packages, disk images.
+	Files []CargoFile `json:"files,omitempty" yaml:"files,omitempty"`
+	// Charts are carried whole, for helm at the site.
+	Charts []CargoChart `json:"charts,omitempty" yaml:"charts,omitempty"`
 	// Images names images that no manifest mentions, such as those an operator starts.
 	Images []ExtraImage `json:"images,omitempty" yaml:"images,omitempty"`
 	// SearchRules say where else in the manifests images are, as the searchRules of kbld do.

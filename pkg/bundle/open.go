@@ -31,6 +31,7 @@ var otherTypes = map[string]string{
 	TypeClosure:   "the closure of a runtime: name the runtime",
 	TypeArgoCD:    "a manifest for Argo CD: name its runtime",
 	TypeDeltas:    "deltas of a runtime: name the runtime",
+	TypeFile:      "a file of a bundle: name the bundle",
 }
 
 // Artifact is an opened bundle or runtime.
@@ -285,11 +286,14 @@ func (a *Artifact) parseFiles() error {
 	case a.Manifest.ArtifactType == TypeRuntime && (a.Runtime == nil || a.Bundle != nil):
 		return fmt.Errorf("%s is missing in a runtime", fileRuntime)
 	}
-	var err error
-	if err = a.checkSizes(); err != nil {
+	if err := a.checkSizes(); err != nil {
 		return err
 	}
-	if a.Images, err = images.UnmarshalLock(fileImages, lock); err != nil {
+	all, err := images.UnmarshalLock(fileImages, lock)
+	if err != nil {
+		return err
+	}
+	if err := a.splitCargo(all); err != nil {
 		return err
 	}
 	return a.checkConsistency()

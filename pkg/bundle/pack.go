@@ -44,6 +44,8 @@ type Content struct {
 	// Images are the workload images of a bundle, or the nested bundles of a runtime or a
 	// catalogue.
 	Images images.Lock
+	// Cargo are the files and charts of a bundle, by the digests of their manifests.
+	Cargo images.Lock
 	// Files are what the target renders, below config/ and overlays/, and hooks of Helm that it
 	// does not apply, below hooks/; of a runtime what controllers take, below packages/, flux/
 	// and argocd/.
@@ -139,7 +141,7 @@ func (c *Content) artifactType() string {
 
 // layerFiles returns every file of the layer, sorted by path.
 func (c *Content) layerFiles() ([]File, error) {
-	lock, err := c.Images.Marshal()
+	lock, err := c.Images.Merge(c.Cargo).Marshal()
 	if err != nil {
 		return nil, err
 	}

@@ -214,7 +214,7 @@ func newVerdict(set *bundle.Set) *verdict {
 		if b.Descriptor.Digest != v.root {
 			addArtifact(b, isBundle)
 		}
-		for _, locked := range b.Images {
+		for _, locked := range b.Images.Merge(b.Cargo) {
 			d := digest.Digest(locked.Image.DigestStr())
 			v.add(d, isImage, -1)
 			if repository, tag := locked.CalledBy(); tag != "" {

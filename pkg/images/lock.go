@@ -162,6 +162,16 @@ func (l Lock) sortByReference() {
 	slices.SortFunc(l, func(a, b Locked) int { return cmp.Compare(a.Reference, b.Reference) })
 }
 
+// Merge returns the lock with what another one has, ordered by Reference.
+func (l Lock) Merge(other Lock) Lock {
+	if len(other) == 0 {
+		return l
+	}
+	all := slices.Concat(l, other)
+	all.sortByReference()
+	return all
+}
+
 // DistinctImages returns the distinct images, in order of their names.
 func (l Lock) DistinctImages() []name.Digest {
 	var digests []name.Digest

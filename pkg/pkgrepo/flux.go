@@ -222,6 +222,9 @@ func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manife
 	var alone []*bundle.Bundle
 	known := scopesOf(bundles)
 	for _, b := range bundles {
+		if !b.Bundle.HasManifests() {
+			continue // there is nothing to apply
+		}
 		var patches []patch
 		files, reason, err := plainFiles(b.Content)
 		if reason == "" && err == nil {

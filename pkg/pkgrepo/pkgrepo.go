@@ -57,7 +57,7 @@ func RefName(bundle, runtime string) string { return bundle + "." + runtime + ".
 
 // PackageFiles returns the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
 // Package of its version. Bundles that cannot be packages are left out, and returned with the
-// reason. released is when the runtime was; zero when that is unknown.
+// reason; those without manifests are passed over. released is when the runtime was; zero when that is unknown.
 func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []LeftOut, error) {
 	model, err := layers.LoadModel()
 	if err != nil {
@@ -67,6 +67,9 @@ func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, release
 	var left []LeftOut
 	defined := scopesOf(bundles)
 	for _, b := range bundles {
+		if !b.Bundle.HasManifests() {
+			continue // there is nothing to install
+		}
 		m := b.Metadata()
 		spec, reason, err := packageOf(ctx, &b)
 		if err == nil && reason == "" {

@@ -33,7 +33,7 @@ func listManifests(set *bundle.Set) []digest.Digest {
 	all := []digest.Digest{set.Root.Descriptor.Digest}
 	for _, b := range set.Bundles {
 		all = append(all, b.Descriptor.Digest)
-		for _, locked := range b.Images {
+		for _, locked := range b.Images.Merge(b.Cargo) {
 			all = append(all, digest.Digest(locked.Image.DigestStr()))
 		}
 	}

@@ -132,7 +132,7 @@ func (s *Server) open(ctx context.Context, o Options) error {
 	// Roots come first: their names are theirs, whatever images are called.
 	for _, root := range opened {
 		for _, b := range root.set.Bundles {
-			s.addImages(b.Images)
+			s.addImages(b.Images.Merge(b.Cargo))
 		}
 	}
 	slices.SortFunc(s.roots, func(a, b Root) int {
@@ -204,6 +204,9 @@ func (s *Server) addRoot(store Store, source transfer.Source, name string) error
 // paths) and without (for users who leave the registry out).
 func (s *Server) addImages(lock images.Lock) {
 	for _, locked := range lock {
+		if bundle.IsFile(locked.Image) {
+			continue // nobody asks for it by a name
+		}
 		repository, tag := locked.CalledBy()
 		full := repositoryNamed(s.repositories, transfer.UpstreamPath(repository))
 		short := repositoryNamed(s.short, repository.RepositoryStr())

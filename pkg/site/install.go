@@ -27,7 +27,7 @@ type InstallOptions struct {
 
 // InstallDocuments returns the manifests that make kapp-controller install a runtime: those of
 // [pkgrepo.InstallDocuments], with a service account for each bundle that has the permissions for the bundle's
-// resources and no more. rt is the rendered runtime, with its units in the order of the set's bundles.
+// resources and no more. rt is the rendered runtime.
 func InstallDocuments(ctx context.Context, set *bundle.Set, rt deploy.Runtime, opts InstallOptions) ([]pkgrepo.Document, error) {
 	namespaces, err := listDefinedNamespaces(rt)
 	if err != nil {
@@ -38,7 +38,11 @@ func InstallDocuments(ctx context.Context, set *bundle.Set, rt deploy.Runtime, o
 		maps.Copy(scopes, render.ScopesOf(b.Content.Files))
 	}
 	var installs []pkgrepo.Install
-	for i, b := range set.Bundles {
+	for _, b := range set.Bundles {
+		i := slices.IndexFunc(rt.Units, func(u deploy.Unit) bool { return u.Bundle == b.Metadata().Name })
+		if i < 0 {
+			continue // it has no manifests
+		}
 		if slices.ContainsFunc(opts.LeftOut, func(l pkgrepo.LeftOut) bool { return l.Bundle == b.Metadata().Name }) {
 			continue
 		}

@@ -150,6 +150,9 @@ func (r *Rendered) Runtime() (deploy.Runtime, error) {
 		return runtime, err
 	}
 	for i, b := range r.Bundles {
+		if !b.Bundle.HasManifests() {
+			continue
+		}
 		manifests := fstest.MapFS{}
 		for _, f := range b.Manifests.Files {
 			manifests[path.Clean(f.Path)] = &fstest.MapFile{Data: f.Data, Mode: 0o444}
@@ -165,6 +168,9 @@ func (r *Rendered) Runtime() (deploy.Runtime, error) {
 			unit.Bundle, unit.Needs = b.Metadata().Name, needs[i]
 		}
 		runtime.Units = append(runtime.Units, unit)
+	}
+	if len(runtime.Units) == 0 && len(r.Bundles) > 0 {
+		return runtime, fmt.Errorf("%s %s has no manifests to apply, only files and charts: krtpkg files get fetches them", m.Name, m.Version)
 	}
 	return runtime, nil
 }
@@ -198,7 +204,7 @@ func (r *Rendered) requiredBundles() ([][]string, error) {
 	names := make([][]string, len(components))
 	for i := range components {
 		for _, n := range indexes[i] {
-			if components[n].Layer == components[i].Layer && !slices.Contains(names[i], components[n].Name) {
+			if components[n].Layer == components[i].Layer && r.Bundles[n].Bundle.HasManifests() && !slices.Contains(names[i], components[n].Name) {
 				names[i] = append(names[i], components[n].Name)
 			}
 		}

@@ -32,13 +32,7 @@ type ChartVersion struct {
 // repository names. The chart's own folder is the root of the tree.
 func (f *Fetcher) FetchChart(ctx context.Context, repository, chart, version, want string) (tree *Tree, err error) {
 	label := strings.TrimSuffix(redactURL(repository), "/") + "/" + chart + " " + version
-	var file *os.File
-	var sum string
-	if strings.HasPrefix(repository, "oci://") {
-		file, sum, err = f.pullChart(ctx, repository, chart, version, want)
-	} else {
-		file, sum, err = f.downloadChart(ctx, repository, chart, version, want)
-	}
+	file, sum, err := f.openChart(ctx, repository, chart, version, want)
 	if err != nil {
 		return nil, fmt.Errorf("chart %s: %w", label, err)
 	}
@@ -55,6 +49,14 @@ func (f *Fetcher) FetchChart(ctx context.Context, repository, chart, version, wa
 	}
 	tree.SHA256 = sum
 	return tree, nil
+}
+
+// openChart fetches a packed chart into a temporary file and returns its digest. Close it with [closeTemporary].
+func (f *Fetcher) openChart(ctx context.Context, repository, chart, version, want string) (*os.File, string, error) {
+	if strings.HasPrefix(repository, "oci://") {
+		return f.pullChart(ctx, repository, chart, version, want)
+	}
+	return f.downloadChart(ctx, repository, chart, version, want)
 }
 
 func (f *Fetcher) downloadChart(ctx context.Context, repository, chart, version, want string) (*os.File, string, error) {

@@ -263,7 +263,7 @@ func (f *Fetcher) getOnce(ctx context.Context, url string, take func(io.Reader) 
 		passes := response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests
 		return passes, fmt.Errorf("HTTP status %s", response.Status)
 	}
-	err = take(response.Body)
+	err = take(sizedReader{response.Body, response.ContentLength})
 	// Too much content does not shrink by another attempt, and a slow server was waited for long enough.
 	return !errors.Is(err, errTooLong) && !errors.Is(err, errSlow), err
 }

@@ -75,7 +75,7 @@ func (p *Plan) isComplete(ctx context.Context, r *planRoot, dst content.ReadOnly
 			return false, fmt.Errorf("target %s: %w", storeName(dst), err)
 		}
 		if there {
-			r.imageCount = len(m.Manifests) - 1 - len(r.bundles)
+			r.imageCount = len(m.Manifests) - 1 - len(r.bundles) - r.countCargo()
 			r.closure = bareDescriptor(desc)
 			p.addNode(&planNode{desc: r.closure, data: data, required: m.Manifests})
 			return true, nil
@@ -113,7 +113,7 @@ func (p *Plan) reopenLost(ctx context.Context, dst content.ReadOnlyStorage) erro
 		if p.sourceLimit, err = p.sourceLimitOf(r); err != nil {
 			return err
 		}
-		if err := p.addImages(ctx, r); err != nil {
+		if err := p.addImages(ctx, r, r.lockedImages()); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/delta"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
@@ -214,6 +215,10 @@ func (p *Plan) layersOfImages() map[string][]imageLayers {
 	for _, r := range p.roots {
 		for _, image := range r.images {
 			repository, _ := image.locked().CalledBy()
+			if bundle.IsFile(image.image) {
+				p.addLayers(found, image.cargo, image.cargo, image.desc, 0) // its name
+				continue
+			}
 			p.addLayers(found, image.reference, repository.Name(), image.desc, 0)
 		}
 	}

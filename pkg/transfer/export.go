@@ -111,6 +111,9 @@ func (p *Plan) namedEntries() (entries []ocispec.Descriptor) {
 			add(closure)
 		}
 		for _, image := range r.images {
+			if image.cargo != "" {
+				continue // the closure names it: containerd would take it for an image
+			}
 			// containerd finds images by their full names alone, and what is pinned by its digest.
 			repository, tag := image.locked().CalledBy()
 			full := UpstreamRegistry(repository) + "/" + repository.RepositoryStr()

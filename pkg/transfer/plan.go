@@ -66,7 +66,7 @@ type planRoot struct {
 	opened []*bundle.Artifact
 	// closure names everything; it is empty if images are left out.
 	closure ocispec.Descriptor
-	// imageCount counts the images, images lists them by each of their names.
+	// imageCount counts the images, images lists them by each of their names, with the files and charts of bundles.
 	imageCount int
 	images     []namedImage
 	// platforms limits the copy, as requested or as the source is limited; empty for all.
@@ -83,6 +83,16 @@ type namedImage struct {
 	desc      ocispec.Descriptor
 	image     name.Digest
 	reference string
+	// cargo is what errors call a file or a chart; "" for an image.
+	cargo string
+}
+
+// label returns what errors call the image.
+func (n namedImage) label() string {
+	if n.cargo != "" {
+		return n.cargo
+	}
+	return images.FamiliarName(n.image.Name())
 }
 
 func (n namedImage) locked() images.Locked {
@@ -231,12 +241,13 @@ func (p *Plan) addRoot(ctx context.Context, r *planRoot, dst content.ReadOnlySto
 		}
 	}
 	if p.options.OnlyBundles {
-		return nil
+		// Files and charts have no origin where they could stay.
+		return p.addImages(ctx, r, slices.DeleteFunc(r.lockedImages(), func(n namedImage) bool { return n.cargo == "" }))
 	}
 	if r.complete, err = p.isComplete(ctx, r, dst); err != nil || r.complete {
 		return err
 	}
-	return p.addImages(ctx, r)
+	return p.addImages(ctx, r, r.lockedImages())
 }
 
 // finishRoot builds the closure of a root and finds what is attached to it.
@@ -279,7 +290,7 @@ func (p *Plan) addNestedBundles(ctx context.Context, r *planRoot, runtime *bundl
 		group.Go(func() error {
 			from, desc, err := p.locateImage(ctx, r.Store, d)
 			if err != nil {
-				return p.recordMissing(ctx, d, err)
+				return p.recordMissing(ctx, images.FamiliarName(d.Name()), err)
 			}
 			b, err := p.openBundle(ctx, from, desc)
 			if err != nil {
@@ -304,12 +315,16 @@ func (p *Plan) addNestedBundles(ctx context.Context, r *planRoot, runtime *bundl
 	return opened, nil
 }
 
-// lockedImages returns the images in the locks of a root's bundles, by digest and by each name.
+// lockedImages returns the images in the locks of a root's bundles, by digest and by each name, with their files and
+// charts.
 func (r *planRoot) lockedImages() []namedImage {
 	var all []namedImage
 	for _, b := range r.opened {
 		for _, locked := range b.Images {
 			all = append(all, namedImage{image: locked.Image, reference: locked.Reference})
+		}
+		for _, locked := range b.Cargo {
+			all = append(all, namedImage{image: locked.Image, reference: locked.Reference, cargo: b.DescribeCargo(locked.Image)})
 		}
 	}
 	slices.SortFunc(all, func(a, b namedImage) int {
@@ -318,8 +333,20 @@ func (r *planRoot) lockedImages() []namedImage {
 	return all
 }
 
-func (p *Plan) addImages(ctx context.Context, r *planRoot) error {
-	r.images = r.lockedImages()
+// countCargo returns how many artifacts the files and charts of a root's bundles are.
+func (r *planRoot) countCargo() int {
+	seen := map[string]bool{}
+	for _, b := range r.opened {
+		for _, locked := range b.Cargo {
+			seen[locked.Image.DigestStr()] = true
+		}
+	}
+	return len(seen)
+}
+
+// addImages adds images to a root.
+func (p *Plan) addImages(ctx context.Context, r *planRoot, locked []namedImage) error {
+	r.images = locked
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.Concurrency)
 	for i := range r.images {
@@ -327,7 +354,9 @@ func (p *Plan) addImages(ctx context.Context, r *planRoot) error {
 		if i > 0 && r.images[i].image.DigestStr() == r.images[i-1].image.DigestStr() {
 			continue
 		}
-		r.imageCount++
+		if r.images[i].cargo == "" {
+			r.imageCount++
+		}
 		group.Go(func() error {
 			from, desc, err := p.locateImage(ctx, r.Store, r.images[i].image)
 			if err == nil {
@@ -338,10 +367,10 @@ func (p *Plan) addImages(ctx context.Context, r *planRoot) error {
 				err = p.noteLacking(ctx, from, r.images[i])
 			}
 			if errors.Is(err, ErrPlatform) {
-				return fmt.Errorf("image %s: %w", r.images[i].reference, err)
+				return fmt.Errorf("%s: %w", cmp.Or(r.images[i].cargo, "image "+r.images[i].reference), err)
 			}
 			if err != nil {
-				return p.recordMissing(ctx, r.images[i].image, err)
+				return p.recordMissing(ctx, r.images[i].label(), err)
 			}
 			return nil
 		})
@@ -356,13 +385,13 @@ func (p *Plan) addImages(ctx context.Context, r *planRoot) error {
 }
 
 // recordMissing records a missing image. The search goes on, so that the error names all of them.
-func (p *Plan) recordMissing(ctx context.Context, image name.Digest, reason error) error {
+func (p *Plan) recordMissing(ctx context.Context, image string, reason error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.missing = append(p.missing, Missing{images.FamiliarName(image.Name()), reason})
+	p.missing = append(p.missing, Missing{image, reason})
 	return nil
 }
 
@@ -524,7 +553,7 @@ func (p *Plan) noteLacking(ctx context.Context, from content.Fetcher, image name
 	}
 	lacking, err := p.platforms.lacking(ctx, from, n.desc, m)
 	if len(lacking) > 0 {
-		p.note(image.reference, fmt.Sprintf("is not there for %s: nodes of that kind cannot run it", strings.Join(lacking, ", ")))
+		p.note(cmp.Or(image.cargo, image.reference), fmt.Sprintf("is not there for %s: nodes of that kind cannot run it", strings.Join(lacking, ", ")))
 	}
 	return err
 }

@@ -10,11 +10,16 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2"
+
+	"krtpkg.dev/krtpkg/pkg/bundle"
 )
 
 // UpstreamPath returns the path of an image's repository in a mirror that keeps upstream names: the
-// registry as the first part of the path, with _ for the : before a port.
+// registry as the first part of the path, with _ for the : before a port. Charts are below charts/.
 func UpstreamPath(repository name.Repository) string {
+	if path, is := bundle.ChartRepository(repository); is {
+		return path
+	}
 	return strings.ReplaceAll(UpstreamRegistry(repository), ":", "_") + "/" + repository.RepositoryStr()
 }
 
@@ -69,6 +74,9 @@ func (p *Plan) upstreamImages() (list []*upstreamImage) {
 	known := map[string]*upstreamImage{}
 	for _, r := range p.roots {
 		for _, n := range r.images {
+			if bundle.IsFile(n.image) {
+				continue // nobody asks for it by a name
+			}
 			repository, tag := n.locked().CalledBy()
 			key := repository.Name() + "@" + n.desc.Digest.String()
 			if known[key] == nil {

@@ -61,7 +61,7 @@ type Options struct {
 	// Platforms selects the platforms of an index to copy, as os/architecture[/variant]; all when
 	// empty. The registry must then accept an index with missing manifests.
 	Platforms []string
-	// OnlyBundles leaves out the workload images.
+	// OnlyBundles leaves out the workload images. Files and charts of bundles go along.
 	OnlyBundles bool
 	// Preserve opens a repository by path; if set, a copy also writes every image under its upstream
 	// name ([UpstreamPath]).
@@ -117,8 +117,8 @@ type RootReport struct {
 	Metadata bundle.Metadata
 	// Tags are the tags that were set on the root.
 	Tags []string
-	// Bundles and Images count those of the root.
-	Bundles, Images int
+	// Bundles and Images count those of the root, and Cargo its files and charts.
+	Bundles, Images, Cargo int
 }
 
 // Copy copies roots to a target. It returns [*IncompleteError] if something that they need is not
@@ -173,7 +173,7 @@ func (p *Plan) Roots() []RootReport {
 	for i, r := range p.roots {
 		reports[i] = RootReport{
 			Root: r.desc, Kind: bundle.KindBundle, Metadata: r.artifact.Metadata(), Tags: r.Tags, Closure: r.closure,
-			Bundles: len(r.bundles), Images: r.imageCount,
+			Bundles: len(r.bundles), Images: r.imageCount, Cargo: r.countCargo(),
 		}
 		if r.artifact.Runtime != nil {
 			reports[i].Kind = bundle.KindRuntime

@@ -1,0 +1,116 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// sizedReader is the body of an answer with its size, which is -1 if the server does not tell it.
+type sizedReader struct {
+	io.Reader
+	size int64
+}
+
+// StreamURL passes the content of a URL, or of its mirror, to take as a stream of any length, with its size or -1 if
+// that is not known; once more if the connection breaks. An error of take that is not of the stream ends it at once.
+// Nothing is kept, in memory or on disk.
+func (f *Fetcher) StreamURL(ctx context.Context, url string, take func(r io.Reader, size int64) error) error {
+	var refused error
+	err := f.fetchWithMirrors(ctx, url, func(r io.Reader) error {
+		stream := &brokenReader{Reader: r}
+		err := take(stream, streamSize(r))
+		if err != nil && stream.err == nil {
+			refused = err // and would be next time
+			return nil
+		}
+		return err
+	})
+	if err == nil && refused != nil {
+		return fmt.Errorf("fetch %s: %w", describeURL(url, f.mirrorURL(url)), refused)
+	}
+	return err
+}
+
+// brokenReader remembers what ended a stream too early.
+type brokenReader struct {
+	io.Reader
+	err error
+}
+
+func (r *brokenReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}
+
+// streamSize returns the size of what a reader of a URL or of a mirror's file gives; -1 if that is not known.
+func streamSize(r io.Reader) int64 {
+	switch of := r.(type) {
+	case sizedReader:
+		return of.size
+	case interface{ Stat() (fs.FileInfo, error) }:
+		if info, err := of.Stat(); err == nil {
+			return info.Size()
+		}
+	}
+	return -1
+}
+
+// DigestURL returns the sha256, in hex, and the size of the current content of a URL, of any length.
+func (f *Fetcher) DigestURL(ctx context.Context, url string) (sum string, size int64, err error) {
+	err = f.StreamURL(ctx, url, func(r io.Reader, _ int64) (err error) {
+		sum, size, err = digestStream(r)
+		return err
+	})
+	return sum, size, err
+}
+
+// DigestFile returns the sha256, in hex, and the size of a file below the folder of the definition.
+func (f *Fetcher) DigestFile(name string) (sum string, size int64, err error) {
+	err = f.StreamFile(name, func(r io.Reader, _ int64) (err error) {
+		sum, size, err = digestStream(r)
+		return err
+	})
+	return sum, size, err
+}
+
+func digestStream(r io.Reader) (sum string, size int64, err error) {
+	hash := sha256.New()
+	size, err = io.Copy(hash, r)
+	return fmt.Sprintf("%x", hash.Sum(nil)), size, err
+}
+
+// StreamFile passes the content of a file below the folder of the definition to take, with its size.
+func (f *Fetcher) StreamFile(name string, take func(r io.Reader, size int64) error) error {
+	root, err := os.OpenRoot(f.Dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name = filepath.FromSlash(name)
+	info, err := root.Stat(name)
+	switch {
+	case err != nil:
+		return describeOpenError(name, err)
+	case info.IsDir():
+		return fmt.Errorf("%s is a folder, want a file", name)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file", name)
+	}
+	file, err := root.Open(name)
+	if err != nil {
+		return describeOpenError(name, err)
+	}
+	defer file.Close()
+	if err := take(file, info.Size()); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
