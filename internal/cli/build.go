@@ -200,20 +200,25 @@ func newBuildResult(at place.Place, b *assemble.Built) *result.Build {
 	at.Digest = b.Descriptor.Digest
 	r := &result.Build{Artifact: describeArtifact(b.Content, b.Descriptor.Digest, at.String()), Bundles: []result.BuiltBundle{}, LeftOut: []result.LeftOut{}}
 	if b.Runtime == nil {
-		r.ImageCount = len(b.Images.DistinctImages())
+		r.ImageCount, r.CargoCount = len(b.Images.DistinctImages()), len(b.ListCargo())
 		return r
 	}
 	seen := map[string]bool{}
+	withoutManifests := 0
 	for _, nested := range b.Bundles {
+		if !nested.Bundle.HasManifests() {
+			withoutManifests++
+		}
 		inner := at
 		inner.Tag, inner.Digest = "", nested.Descriptor.Digest
 		locked := nested.Images.DistinctImages()
 		r.Bundles = append(r.Bundles, result.BuiltBundle{Artifact: describeArtifact(nested.Content, nested.Descriptor.Digest, inner.String()), ImageCount: len(locked)})
+		r.CargoCount += len(nested.ListCargo())
 		for _, d := range locked {
 			seen[d.DigestStr()] = true
 		}
 	}
-	r.ImageCount, r.PackageCount = len(seen), len(b.Bundles)-len(b.LeftOut)
+	r.ImageCount, r.PackageCount = len(seen), len(b.Bundles)-len(b.LeftOut)-withoutManifests
 	for _, l := range b.LeftOut {
 		r.LeftOut = append(r.LeftOut, result.LeftOut(l))
 	}

@@ -389,12 +389,20 @@ func describeCopy(to place.Place, report *transfer.Report) *result.Transfer {
 
 // sayCopied says what was copied, and what had to move for it, on a line each: both fit on a terminal.
 func (a *app) sayCopied(r *transfer.Report) {
-	bundles, images := 0, 0
+	bundles, images, cargo := 0, 0, 0
 	for _, root := range r.Roots {
 		bundles += root.Bundles
 		images += root.Images
+		cargo += root.Cargo
 	}
-	a.ui.Say("%s, %s, %s", countNoun(bundles, "nested bundle"), countNoun(images, "image"), countNoun(len(r.Attached), "referrer"))
+	carried := ""
+	if cargo > 0 {
+		carried = countNoun(cargo, "file or chart") + ", "
+		if cargo > 1 {
+			carried = fmt.Sprintf("%d files and charts, ", cargo)
+		}
+	}
+	a.ui.Say("%s, %s, %s%s", countNoun(bundles, "nested bundle"), countNoun(images, "image"), carried, countNoun(len(r.Attached), "referrer"))
 	a.ui.Say("%s (%s) copied, %d mounted, %d (%s) already present", countNoun(int(r.Copied), "item"), ui.Bytes(r.CopiedBytes), r.Mounted, r.Present, ui.Bytes(r.PresentBytes))
 	if r.Made > 0 {
 		a.ui.Say("%s", describeMade(&result.Transfer{MadeItems: r.Made, MadeBytes: r.MadeBytes, DeltaBytes: r.DeltaBytes}))
@@ -427,7 +435,7 @@ func describeRoots(to place.Place, roots []transfer.RootReport) []result.Root {
 		at.Digest = r.Root.Digest
 		all[i] = result.Root{
 			Artifact: result.Artifact{Reference: at.String(), Kind: r.Kind, Name: r.Metadata.Name, Version: r.Metadata.Version, Digest: r.Root.Digest.String()},
-			Tags:     append([]string{}, r.Tags...), Closure: r.Closure.Digest.String(), BundleCount: r.Bundles, ImageCount: r.Images,
+			Tags:     append([]string{}, r.Tags...), Closure: r.Closure.Digest.String(), BundleCount: r.Bundles, ImageCount: r.Images, CargoCount: r.Cargo,
 		}
 	}
 	return all

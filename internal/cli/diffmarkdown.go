@@ -57,6 +57,10 @@ func writeMarkdownDiff(r *result.Diff) string {
 	markdownTable(w, "Images", []string{"", "bundle", "old", "new"}, r.Images, func(i compare.ImageChange) []string {
 		return []string{string(i.Change), i.Bundle, describeIf(i.Old, image), describeIf(i.New, image)}
 	})
+	cargo := func(c *compare.CargoState) string { return describeCargoState(c) }
+	markdownTable(w, "Files and charts", []string{"", "bundle", "name", "old", "new"}, r.Cargo, func(c compare.CargoChange) []string {
+		return []string{string(c.Change), c.Bundle, strings.TrimSpace(c.Name + " " + c.Platform), describeIf(c.Old, cargo), describeIf(c.New, cargo)}
+	})
 	if r.Carry != nil {
 		ui.Fprintf(w, "\n### To carry\n\n%s\n", ui.MarkdownCode(cutText(describeCarry(r.Carry))))
 	}

@@ -48,6 +48,7 @@ func writeDiff(out io.Writer, r *result.Diff, full bool) {
 	})
 	writeEntries(w, "Bundles", r.Bundles, func(b compare.BundleChange) { w.line("%s %s", changeMark(b.Change), describeBundleChange(b)) })
 	writeEntries(w, "Images", r.Images, func(i compare.ImageChange) { w.line("%s %s", changeMark(i.Change), describeImageChange(i)) })
+	writeEntries(w, "Files and charts", r.Cargo, func(c compare.CargoChange) { w.line("%s %s", changeMark(c.Change), describeCargoChange(c)) })
 	writeEntries(w, "Resources", r.Resources, w.writeResource)
 	writeEntries(w, "Notes", r.Notes, func(n compare.Note) { w.line("%s", n) })
 	if r.Carry != nil {

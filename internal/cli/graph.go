@@ -148,9 +148,10 @@ func (a *app) drawGraph(ctx context.Context, at string) (*graph.Graph, error) {
 	for _, b := range set.Bundles {
 		components = append(components, b.Bundle.Component())
 		node := newNode(b.Bundle)
-		own := digestsOf(b.Images.DistinctImages())
-		node.Images, node.Signed, node.Bytes = countDistinct(own), signed, weigh(append(own, b.Descriptor.Digest))
-		all, everything = append(all, own...), append(append(everything, own...), b.Descriptor.Digest)
+		own := digestsOf(b.Images.Merge(b.Cargo).DistinctImages())
+		node.Images, node.Signed, node.Bytes = countDistinct(digestsOf(b.Images.DistinctImages())), signed, weigh(append(own, b.Descriptor.Digest))
+		everything = append(append(everything, own...), b.Descriptor.Digest)
+		all = append(all, digestsOf(b.Images.DistinctImages())...)
 		g.Nodes = append(g.Nodes, node)
 	}
 	g.Images, g.Bytes = countDistinct(all), weigh(append(everything, o.root.Digest))

@@ -79,8 +79,11 @@ func describeBundle(b *bundle.Artifact) result.Bundle {
 	spec := b.Bundle.Spec
 	view := result.Bundle{
 		Artifact: describeArtifact(&b.Content, b.Descriptor.Digest, ""), Layer: spec.Layer, Category: spec.Category, Kubernetes: spec.Kubernetes,
-		Provides: spec.Provides, Requires: spec.Requires, Sources: spec.Sources,
+		Provides: spec.Provides, Requires: spec.Requires, Sources: append([]bundle.Source{}, spec.Sources...),
 		Images: []result.LockedImage{},
+	}
+	for _, item := range b.ListCargo() {
+		view.Cargo = append(view.Cargo, describeCargo(item))
 	}
 	for _, locked := range b.Images {
 		view.Images = append(view.Images, result.LockedImage{Reference: locked.Reference, Image: images.FamiliarName(locked.Image.Name()), Digest: locked.Image.DigestStr()})
@@ -126,6 +129,18 @@ func (v *inspection) writeText(w io.Writer) {
 			ui.Fprintf(w, "%s\t%s\t%s\n", i.Reference, i.Digest, b.Name)
 		}
 	}
+	if cargo := v.listCargo(); len(cargo) > 0 {
+		ui.Fprintf(w, "\n")
+		writeCargo(w, cargo)
+	}
+}
+
+// listCargo returns the files and charts of all bundles.
+func (v *inspection) listCargo() (all []result.Cargo) {
+	for _, b := range v.Bundles {
+		all = append(all, b.Cargo...)
+	}
+	return all
 }
 
 func (v *inspection) signatureForms() string {

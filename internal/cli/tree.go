@@ -17,7 +17,7 @@ func (a *app) treeCommand() *cobra.Command {
 	var format ui.Format
 	cmd := &cobra.Command{
 		Use:     "tree REFERENCE",
-		Short:   "show a runtime as a tree of layers, bundles and images",
+		Short:   "show a runtime as a tree of layers, bundles, images, files and charts",
 		Example: `  krtpkg tree registry.example/krt/edge:1.0.0`,
 		GroupID: groupLook,
 		Args:    oneReference,
@@ -45,7 +45,10 @@ func (v *inspection) writeTree(w io.Writer) {
 		for j, b := range byLayer[number] {
 			inner := drawBranch(w, stem, j == len(byLayer[number])-1, fmt.Sprintf("%s %s  %s", b.Name, b.Version, shortenDigest(b.Digest)))
 			for k, image := range b.Images {
-				drawBranch(w, inner, k == len(b.Images)-1, fmt.Sprintf("%s  %s", image.Reference, shortenDigest(image.Digest)))
+				drawBranch(w, inner, k == len(b.Images)+len(b.Cargo)-1, fmt.Sprintf("%s  %s", image.Reference, shortenDigest(image.Digest)))
+			}
+			for k, item := range b.Cargo {
+				drawBranch(w, inner, k == len(b.Cargo)-1, describeCargoLine(item))
 			}
 		}
 	}

@@ -53,6 +53,8 @@ type Comparison struct {
 	UnchangedBundles int            `json:"unchangedBundleCount"`
 	// Images are the images that were added, removed or changed, by bundle.
 	Images []ImageChange `json:"images"`
+	// Cargo are the files and charts that were added, removed or changed, by bundle.
+	Cargo []CargoChange `json:"cargo,omitempty"`
 	// Resources are those that were added, removed or changed. What Secrets hold is masked.
 	Resources []deploy.ManifestChange `json:"resources"`
 	// Notes are what the reader should know of how the bundles were rendered.
@@ -105,7 +107,7 @@ type BundleChange struct {
 
 // HasChanges reports whether anything differs.
 func (c *Comparison) HasChanges() bool {
-	return len(c.Bundles)+len(c.Resources)+len(c.Images)+len(c.Values)+len(c.Kubernetes)+len(c.Unrendered) > 0
+	return len(c.Bundles)+len(c.Resources)+len(c.Images)+len(c.Cargo)+len(c.Values)+len(c.Kubernetes)+len(c.Unrendered) > 0
 }
 
 // Compare compares two versions. Bundles that have one digest and the same values in both are not rendered. A bundle
@@ -158,6 +160,7 @@ func Compare(ctx context.Context, before, after Version) (*Comparison, error) {
 	if c.Images, err = compareImages(ctx, pairs, before.Platforms, after.Platforms); err != nil {
 		return nil, err
 	}
+	c.Cargo = compareCargo(pairs)
 	if err := c.findRisks(ctx, compared); err != nil {
 		return nil, err
 	}

@@ -75,6 +75,14 @@ func resolveDependencies(set *bundle.Set) ([]*attestation.ResourceDescriptor, er
 				all = append(all, d)
 			}
 		}
+		for _, item := range b.ListCargo() {
+			d, err := newCargo(item)
+			if err != nil {
+				return nil, fmt.Errorf("bundle %s: %w", name, err)
+			}
+			d.indirect = indirect
+			all = append(all, d)
+		}
 		for _, l := range b.Images {
 			d := newImage(l)
 			d.uses, d.references, d.indirect = []any{map[string]any{"bundle": name}}, []any{l.Reference}, indirect
@@ -138,6 +146,24 @@ func newSource(s *bundle.Source, name string) (*buildDependency, error) {
 	maps.DeleteFunc(d.digests, func(_, digest string) bool { return digest == "" })
 	maps.DeleteFunc(use, func(_ string, v any) bool { return v == "" || v == nil })
 	d.id, d.uses = fmt.Sprintf("%s %v", uri, d.digests), []any{use}
+	return d, nil
+}
+
+// newCargo returns a file or a chart that a bundle carries. Its digest is that of the file, or of the packed chart.
+func newCargo(item bundle.CargoItem) (*buildDependency, error) {
+	from := &bundle.Source{File: item.Origin}
+	switch {
+	case item.Chart != nil:
+		from = item.Chart.Source()
+	case strings.HasPrefix(item.Origin, "https://"):
+		from = &bundle.Source{URL: item.Origin}
+	}
+	uri, err := sbom.SourceURI(from)
+	if err != nil {
+		return nil, err
+	}
+	d := &buildDependency{uri: uri, digests: digestMap(item.Content.Digest.String())}
+	d.id, d.uses = fmt.Sprintf("%s %v", uri, d.digests), []any{map[string]any{"bundle": item.Bundle}}
 	return d, nil
 }
 

@@ -46,6 +46,8 @@ type Build struct {
 	Bundles []BuiltBundle `json:"bundles"`
 	// ImageCount is how many images there are, each once.
 	ImageCount int `json:"imageCount"`
+	// CargoCount is how many files and charts there are; a file for several platforms counts once for each.
+	CargoCount int `json:"cargoCount,omitempty"`
 	// PackageCount is how many of the bundles kapp-controller can install.
 	PackageCount int `json:"packageCount"`
 	// LeftOut are the bundles that it can't.
@@ -103,6 +105,8 @@ type Bundle struct {
 	Requires   []string        `json:"requires,omitempty"`
 	Sources    []bundle.Source `json:"sources"`
 	Images     []LockedImage   `json:"images"`
+	// Cargo are the files and charts that it carries.
+	Cargo []Cargo `json:"cargo,omitempty"`
 }
 
 // LockedImage is an image of a bundle.
@@ -248,6 +252,8 @@ type Root struct {
 	Tags []string `json:"tags"`
 	// Closure is the digest of the index of everything that was copied.
 	Closure string `json:"closure,omitempty"`
+	// CargoCount is how many files and charts it carries; a file for several platforms counts once.
+	CargoCount int `json:"cargoCount,omitempty"`
 	// BundleCount and ImageCount are how many it has.
 	BundleCount int `json:"bundleCount"`
 	ImageCount  int `json:"imageCount"`

@@ -111,6 +111,8 @@ var verbs = map[string]func() Result{
 	"diff":             func() Result { return new(Diff) },
 	"doctor":           func() Result { return new(Doctor) },
 	"export":           func() Result { return new(Transfer) },
+	"files get":        func() Result { return new(Files) },
+	"files list":       func() Result { return new(Files) },
 	"graph":            func() Result { return new(Graph) },
 	"history":          func() Result { return new(History) },
 	"images":           func() Result { return new(Images) },

@@ -46,6 +46,7 @@ var componentTypes = map[elementKind]cyclonedx.ComponentType{
 	isImage:   cyclonedx.ComponentTypeContainer,
 	isFile:    cyclonedx.ComponentTypeFile,
 	isTree:    cyclonedx.ComponentTypeData,
+	isCargo:   cyclonedx.ComponentTypeFile,
 }
 
 func toComponent(e *element) cyclonedx.Component {
@@ -83,7 +84,7 @@ func toComponent(e *element) cyclonedx.Component {
 func externalReferences(e *element) []cyclonedx.ExternalReference {
 	var refs []cyclonedx.ExternalReference
 	switch {
-	case e.repository != "" && e.kind == isFile:
+	case e.repository != "" && (e.kind == isFile || e.kind == isCargo):
 		refs = append(refs, cyclonedx.ExternalReference{Type: cyclonedx.ERTypeDistribution, URL: e.repository})
 	case e.repository != "":
 		refs = append(refs, cyclonedx.ExternalReference{Type: cyclonedx.ERTypeVCS, URL: e.repository})

@@ -36,8 +36,9 @@ const (
 	isRuntime elementKind = iota
 	isBundle
 	isImage
-	isFile // a source that is a file, or comes packed as one
-	isTree // a source that is a folder of files
+	isFile  // a source that is a file, or comes packed as one
+	isTree  // a source that is a folder of files
+	isCargo // a file or a chart that a bundle carries
 )
 
 // element is one line of the bill.
@@ -77,6 +78,8 @@ const (
 	propertyInclude    = "dev.krtpkg.include"
 	propertyExclude    = "dev.krtpkg.exclude"
 	propertyRepository = "dev.krtpkg.repository"
+	propertyCargo      = "dev.krtpkg.cargo" // file or chart
+	propertyPlatform   = "dev.krtpkg.platform"
 )
 
 func (e *element) addProperty(name string, values ...string) {
@@ -190,6 +193,12 @@ func (inv *billOfMaterials) addContent(set *bundle.Set, b *bundle.Artifact, e *e
 		s.ref = fmt.Sprintf("source-%s-%d", b.Metadata().Name, i+1)
 		e.generatedFrom = append(e.generatedFrom, s.ref)
 		inv.rest = append(inv.rest, s)
+	}
+	for i, item := range b.ListCargo() {
+		c := newCargo(item)
+		c.ref = fmt.Sprintf("cargo-%s-%d", b.Metadata().Name, i+1)
+		e.contains = append(e.contains, c.ref)
+		inv.rest = append(inv.rest, c)
 	}
 	for _, need := range b.Bundle.Spec.Requires {
 		found := false
@@ -314,6 +323,21 @@ func newSource(s *bundle.Source) (*element, error) {
 	return e, nil
 }
 
+// newCargo returns the element of a file or a chart that a bundle carries.
+func newCargo(item bundle.CargoItem) *element {
+	e := &element{kind: isCargo, name: item.Name, sha256: item.Content.Digest.Encoded(), download: publicURL(item.Origin)}
+	if c := item.Chart; c != nil {
+		e.name, e.version, e.repository = c.Chart, c.Version, publicURL(c.Repository)
+		if e.repository != "" {
+			e.download = ""
+		}
+		e.addProperty(propertyRepository, e.repository)
+	}
+	e.addProperty(propertyCargo, string(item.Kind))
+	e.addProperty(propertyPlatform, item.Platform)
+	return e
+}
+
 func newTree(s *bundle.Source, uri string) (*element, error) {
 	e := &element{name: s.Dir}
 	what := "dir"
@@ -360,8 +384,8 @@ type Software struct {
 	At string
 }
 
-// ListSoftware returns the sources of a bundle that come from elsewhere, in the definition's order, and then the
-// images that it runs, in the lock's.
+// ListSoftware returns the sources of a bundle that come from elsewhere, its files and its charts, in the definition's
+// order, and then the images that it runs, in the lock's.
 func ListSoftware(b *bundle.Content) ([]Software, error) {
 	var all []Software
 	add := func(e *element, purls ...string) {
@@ -375,6 +399,9 @@ func ListSoftware(b *bundle.Content) ([]Software, error) {
 			return nil, err
 		}
 		add(e)
+	}
+	for _, item := range b.ListCargo() {
+		add(newCargo(item))
 	}
 	for _, l := range b.Images {
 		e, err := newImage(l)

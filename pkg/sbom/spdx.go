@@ -52,7 +52,7 @@ func SPDX(set *bundle.Set) ([]byte, error) {
 }
 
 var purposes = map[elementKind]string{
-	isRuntime: "APPLICATION", isBundle: "APPLICATION", isImage: "CONTAINER", isFile: "SOURCE", isTree: "SOURCE",
+	isRuntime: "APPLICATION", isBundle: "APPLICATION", isImage: "CONTAINER", isFile: "SOURCE", isTree: "SOURCE", isCargo: "FILE",
 }
 
 func spdxPackage(e *element, when string) *spdx.Package {
