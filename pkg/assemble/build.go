@@ -305,15 +305,8 @@ func (o Options) buildRuntime(ctx context.Context, d *bundle.Definition, at defi
 		packaged[i] = pkgrepo.Bundle{Content: b.Content, Image: image, Manifest: made}
 	}
 	var left []pkgrepo.LeftOut
-	if built.Files, left, err = pkgrepo.PackageFiles(ctx, lock.Metadata.Name, packaged, o.Created); err != nil {
+	if built.Files, left, err = pkgrepo.RuntimeFiles(ctx, lock, packaged, o.Created); err != nil {
 		return nil, err
-	}
-	for _, files := range []func(*bundle.RuntimeLock, []pkgrepo.Bundle) ([]bundle.File, []pkgrepo.LeftOut, error){pkgrepo.FluxFiles, pkgrepo.ArgoCDFiles} {
-		more, _, err := files(lock, packaged)
-		if err != nil {
-			return nil, err
-		}
-		built.Files = append(built.Files, more...)
 	}
 	made, err := o.packContent(ctx, built, sorted)
 	if err == nil {

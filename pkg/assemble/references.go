@@ -1,6 +1,7 @@
 package assemble
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -31,6 +32,10 @@ func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
 	a.applied, a.later = nil, nil
 	a.hooks, a.tests = rendered.Hooks, append(a.tests, rendered.Tests...)
 	a.notes = append(a.notes, rendered.Notes...)
+	own, parsedAs := map[string][]byte{}, map[string]*manifest.File{}
+	for _, f := range a.Files {
+		own[f.Path] = f.Data
+	}
 	var all []images.Found
 	var left []string
 	for i, f := range slices.Concat(rendered.Files, rendered.Later) {
@@ -58,6 +63,9 @@ func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
 			return nil, err
 		}
 		files, all = append(files, parsed), append(all, found...)
+		if data, is := own[f.Path]; is && bytes.Equal(data, f.Data) {
+			parsedAs[f.Path] = parsed
+		}
 		checked := resources.File{File: parsed, Data: f.Data, Unset: a.names[f.Path] == "" && a.names[inConfig] == ""}
 		if i < len(rendered.Files) {
 			a.applied = append(a.applied, checked)
@@ -66,6 +74,7 @@ func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
 		}
 		a.texts[parsed.Name] = f.Data
 	}
+	a.UseParsed(parsedAs)
 	if len(left) > 0 {
 		a.notes = append(a.notes, "rendered, and not applied for their names: "+strings.Join(left, ", "))
 	}

@@ -26,14 +26,42 @@ const kappGroup = "kapp.k14s.io/"
 // for anyone to take as they are. Otherwise it gives the reason: something must be rendered at
 // the target, or kustomize would stop at it.
 func (c *Content) PlainFiles() (files []string, reason string) {
-	files, reason = c.findPlainFiles()
+	plain, reason := c.readPlainFiles(nil)
+	return pathsOf(plain), reason
+}
+
+// ParsePlainFiles is [Content.PlainFiles] with what is in the files. Those in parsed, by their paths, were parsed from the
+// same bytes and are not parsed again.
+func (c *Content) ParsePlainFiles(parsed map[string]*manifest.File) (files []*manifest.File, reason string) {
+	plain, reason := c.readPlainFiles(parsed)
+	for _, f := range plain {
+		files = append(files, f.File)
+	}
+	return files, reason
+}
+
+func (c *Content) readPlainFiles(parsed map[string]*manifest.File) (files []plainFile, reason string) {
+	files, reason = c.findPlainFiles(parsed)
 	if reason == "" && c.opened && c.base == nil {
 		return nil, "was built by an older krtpkg and lacks  " + fileKustomization
 	}
 	return files, reason
 }
 
-func (c *Content) findPlainFiles() (files []string, reason string) {
+// plainFile is a file of resources.
+type plainFile struct {
+	*manifest.File
+	path string
+}
+
+func pathsOf(files []plainFile) (paths []string) {
+	for _, f := range files {
+		paths = append(paths, f.path)
+	}
+	return paths
+}
+
+func (c *Content) findPlainFiles(known map[string]*manifest.File) (files []plainFile, reason string) {
 	for i := range c.Bundle.Spec.Sources {
 		if s := &c.Bundle.Spec.Sources[i]; s.AtTarget() {
 			return nil, fmt.Sprintf("its source %s is a template, which the target renders with its values", s.Path)
@@ -44,9 +72,12 @@ func (c *Content) findPlainFiles() (files []string, reason string) {
 		if !strings.HasPrefix(f.Path, ConfigDir+"/") || !slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(f.Path)) {
 			continue
 		}
-		parsed, err := manifest.Parse(f.Path, f.Data)
-		if err != nil {
-			return nil, err.Error()
+		parsed := known[f.Path]
+		if parsed == nil {
+			var err error
+			if parsed, err = manifest.Parse(f.Path, f.Data); err != nil {
+				return nil, err.Error()
+			}
 		}
 		resources, rules := 0, 0
 		for _, doc := range parsed.Documents {
@@ -70,13 +101,13 @@ func (c *Content) findPlainFiles() (files []string, reason string) {
 		case resources > 0 && rules > 0:
 			return nil, f.Path + " has rules for kapp next to resources"
 		case resources > 0:
-			files = append(files, f.Path)
+			files = append(files, plainFile{parsed, f.Path})
 		}
 	}
 	if len(files) == 0 {
 		return nil, "has no resources"
 	}
-	slices.Sort(files)
+	slices.SortFunc(files, func(a, b plainFile) int { return strings.Compare(a.path, b.path) })
 	return files, ""
 }
 
@@ -85,11 +116,11 @@ func (c *Content) makeKustomization() ([]byte, error) {
 	if c.Bundle == nil {
 		return nil, nil
 	}
-	files, _ := c.findPlainFiles()
+	files, _ := c.findPlainFiles(c.parsed)
 	if len(files) == 0 {
 		return nil, nil
 	}
-	return manifest.EncodeYAML(base{baseVersion, baseKind, files})
+	return manifest.EncodeYAML(base{baseVersion, baseKind, pathsOf(files)})
 }
 
 // base is all that the kustomization of a bundle says.

@@ -53,7 +53,12 @@ type Content struct {
 	// opened is set if it was read from an artifact, and base is the kustomization there; nil for none.
 	opened bool
 	base   []byte
+	// parsed are files that were parsed before it is packed, by their paths.
+	parsed map[string]*manifest.File
 }
+
+// UseParsed tells the next [Content.Pack] what files were parsed to, by their paths, so that it does not parse them again.
+func (c *Content) UseParsed(parsed map[string]*manifest.File) { c.parsed = parsed }
 
 // Metadata returns the content's name and version.
 func (c *Content) Metadata() Metadata {
@@ -75,6 +80,7 @@ func (c *Content) Pack(ctx context.Context, store content.Pusher, created time.T
 		return ocispec.Descriptor{}, err
 	}
 	files, err := c.layerFiles()
+	c.parsed = nil
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}

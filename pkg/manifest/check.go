@@ -77,8 +77,14 @@ func (f *File) checkNodes(root *yaml.Node) error {
 	return check(root, 1)
 }
 
+// fewKeys is up to how many keys of a mapping are compared with each other, which takes less than an index of them.
+const fewKeys = 16
+
 func (f *File) checkKeys(mapping *yaml.Node) error {
-	seen := make(map[keyName]*yaml.Node, len(mapping.Content)/2)
+	var seen map[keyName]*yaml.Node
+	if len(mapping.Content) > 2*fewKeys {
+		seen = make(map[keyName]*yaml.Node, len(mapping.Content)/2)
+	}
 	for i := 0; i < len(mapping.Content); i += 2 {
 		node := mapping.Content[i]
 		if tag := keyTag(node); tag != "" {
@@ -90,10 +96,26 @@ func (f *File) checkKeys(mapping *yaml.Node) error {
 		if key == (keyName{}) {
 			continue
 		}
-		if first, twice := seen[key]; twice {
+		first := seen[key]
+		if seen == nil {
+			first = findKey(mapping.Content[:i], key)
+		}
+		if first != nil {
 			return f.Errorf(node, "duplicate key %q, first at line %d", key.value, first.Line)
 		}
-		seen[key] = node
+		if seen != nil {
+			seen[key] = node
+		}
+	}
+	return nil
+}
+
+// findKey returns the key of a mapping's content that has a name, or nil.
+func findKey(content []*yaml.Node, name keyName) *yaml.Node {
+	for i := 0; i < len(content); i += 2 {
+		if nameOf(content[i]) == name {
+			return content[i]
+		}
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ func TestParseErrorsHaveAPlace(t *testing.T) {
 		{"tab", "a:\n\tb: 1\n", "f.yaml:2: invalid YAML: found character that cannot start any token (a tab indents here, YAML wants spaces)"},
 		{"character that starts nothing", "a:\n  b: %c\n", "f.yaml:2: invalid YAML: found character that cannot start any token"},
 		{"key twice", "a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", `f.yaml:5:3: duplicate key "c", first at line 3`},
+		{"key twice of many", "a: 1\n" + manyKeys(40) + "k7: 2\n", `f.yaml:42:1: duplicate key "k7", first at line 9`},
 		{"key twice in a flow", "a: {b: 1, b: 2}\n", `f.yaml:1:11: duplicate key "b", first at line 1`},
 		{"key twice in JSON", `{"a": [{"b": 1, "b": 2}]}`, `f.yaml:1:17: duplicate key "b", first at line 1`},
 		{"key twice, once in quotes", "a: 1\n\"a\": 2\n", `f.yaml:2:1: duplicate key "a", first at line 1`},
@@ -175,4 +176,13 @@ func scalars(node *yaml.Node, yield func(*yaml.Node)) {
 			scalars(node.Content[i], yield)
 		}
 	}
+}
+
+// manyKeys returns a mapping of keys k0, k1 and so on.
+func manyKeys(count int) string {
+	var text strings.Builder
+	for i := range count {
+		fmt.Fprintf(&text, "k%d: 1\n", i)
+	}
+	return text.String()
 }

@@ -1,6 +1,7 @@
 package pkgrepo
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -203,27 +204,78 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (templateStep, s
 	return templateStep{Helm: helm}, ""
 }
 
+// renderedBundle is what a bundle renders to with the defaults of its values. Each file is parsed, and searched for images,
+// once, when that is first needed.
+type renderedBundle struct {
+	*render.Manifests
+	content *bundle.Content
+	parsed  []*manifest.File
+	found   map[*manifest.File][]images.Found
+}
+
+func renderDefaults(ctx context.Context, b *bundle.Content) (*renderedBundle, error) {
+	m, err := render.RenderDefaults(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	return &renderedBundle{m, b, make([]*manifest.File, len(m.Files)), map[*manifest.File][]images.Found{}}, nil
+}
+
+// parseFile returns a file of the bundle by its index.
+func (r *renderedBundle) parseFile(i int) (parsed *manifest.File, err error) {
+	if r.parsed[i] == nil {
+		r.parsed[i], err = manifest.Parse(r.Files[i].Path, r.Files[i].Data)
+	}
+	return r.parsed[i], err
+}
+
+// findImages returns what is found in a parsed file, of which r may know it already. r may be nil.
+func (r *renderedBundle) findImages(parsed *manifest.File, finder *images.Finder) (found []images.Found, err error) {
+	if r == nil {
+		return finder.Find(parsed)
+	}
+	found, known := r.found[parsed]
+	if !known {
+		if found, err = finder.Find(parsed); err == nil {
+			r.found[parsed] = found
+		}
+	}
+	return found, err
+}
+
+// plainFiles returns the files that were parsed as they are in the bundle, by their paths. r may be nil.
+func (r *renderedBundle) plainFiles() map[string]*manifest.File {
+	if r == nil {
+		return nil
+	}
+	own := map[string][]byte{}
+	for _, f := range r.content.Files {
+		own[f.Path] = f.Data
+	}
+	plain := map[string]*manifest.File{}
+	for i, f := range r.Files {
+		if data, is := own[f.Path]; is && r.parsed[i] != nil && bytes.Equal(data, f.Data) {
+			plain[f.Path] = r.parsed[i]
+		}
+	}
+	return plain
+}
+
 // checkRewritable looks whether kbld, which replaces the values of keys called image, replaces what
 // krtpkg does: all images, and nothing else, since it would look for that in a registry; and whether
 // its hooks run as they are to.
-func checkRewritable(ctx context.Context, b *bundle.Content) (string, error) {
-	files, err := render.RenderDefaults(ctx, b)
-	if err != nil {
-		return "", err
-	}
+func (r *renderedBundle) checkRewritable() (string, error) {
 	locked := map[string]bool{}
-	for _, l := range b.Images {
+	for _, l := range r.content.Images {
 		locked[l.Reference] = true
 	}
-	var all []*manifest.File
-	finder := b.Bundle.Spec.Finder()
-	for _, f := range files.Files {
-		parsed, err := manifest.Parse(f.Path, f.Data)
+	finder := r.content.Bundle.Spec.Finder()
+	for i, f := range r.Files {
+		parsed, err := r.parseFile(i)
 		if err != nil {
 			return "", err
 		}
-		all = append(all, parsed)
-		found, err := finder.Find(parsed)
+		found, err := r.findImages(parsed, finder)
 		if err != nil {
 			return "", err
 		}
@@ -239,7 +291,7 @@ func checkRewritable(ctx context.Context, b *bundle.Content) (string, error) {
 			}
 		}
 	}
-	return packageHooks(all), nil
+	return packageHooks(r.parsed), nil
 }
 
 // imageKey returns the value of some key called image that is a string.

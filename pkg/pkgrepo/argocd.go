@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"net/url"
 	"path"
+	"slices"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
@@ -18,7 +19,15 @@ var applications string
 // bundle, by the digest of its second manifest, in waves by which those that it stands on come
 // before it. Bundles that Argo CD cannot apply are left out, and returned with the reason.
 func ArgoCDFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []LeftOut, error) {
-	plain, left, err := plainOf(runtime, bundles, earlyHooks)
+	contents, err := readAllPlain(bundles)
+	if err != nil {
+		return nil, nil, err
+	}
+	return argoCDFiles(runtime, contents)
+}
+
+func argoCDFiles(runtime *bundle.RuntimeLock, contents []plainContent) ([]bundle.File, []LeftOut, error) {
+	plain, left, err := selectPlain(runtime, contents, func(c *plainContent) string { return c.argoCDReason })
 	if err != nil || len(plain) == 0 {
 		return nil, left, err
 	}
@@ -31,11 +40,7 @@ func ArgoCDFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, 
 		if err != nil {
 			return nil, nil, err
 		}
-		hooks, err := hooksOf(b.Content)
-		if err != nil {
-			return nil, nil, err
-		}
-		one := argoBundle{Name: b.Metadata().Name, Revision: desc.Digest.String(), Patches: append(b.patches, hooks...)}
+		one := argoBundle{Name: b.Metadata().Name, Revision: desc.Digest.String(), Patches: slices.Concat(b.patches, b.argoCDHooks)}
 		for _, other := range b.needs { // which come before it
 			one.Wave = max(one.Wave, waves[other]+1)
 		}
@@ -59,10 +64,9 @@ func ArgoCDFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, 
 	return append(files, bundle.File{Path: path.Join(bundle.ArgoCDDir, "templates/applications.yaml"), Data: []byte(applications)}), left, nil
 }
 
-// hooksOf make hooks of the Jobs of a bundle that delete themselves when they are done: Argo CD would
+// argoCDHooks make hooks of the Jobs of a bundle that delete themselves when they are done: Argo CD would
 // make them again for ever (argo-cd.readthedocs.io/en/stable/user-guide/resource_hooks).
-func hooksOf(b *bundle.Content) (hooks []patch, err error) {
-	files, _, err := plainFiles(b)
+func argoCDHooks(files []*manifest.File) (hooks []patch, err error) {
 	for job := range allResources(files) {
 		if manifest.GetText(job, "kind") != "Job" || manifest.GetValue(manifest.GetValue(job, "spec"), "ttlSecondsAfterFinished") == nil {
 			continue

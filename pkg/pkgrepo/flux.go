@@ -1,6 +1,7 @@
 package pkgrepo
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
+	"krtpkg.dev/krtpkg/pkg/render"
 )
 
 // The API versions of Flux, as of its 2.6.
@@ -27,7 +29,15 @@ const fluxTimeout = "10m"
 // a Kustomization that applies it when those that it stands on are ready. Bundles that Flux cannot
 // apply are left out, and returned with the reason.
 func FluxFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []LeftOut, error) {
-	plain, left, err := plainOf(runtime, bundles, fluxHooks)
+	contents, err := readAllPlain(bundles)
+	if err != nil {
+		return nil, nil, err
+	}
+	return fluxFiles(runtime, contents)
+}
+
+func fluxFiles(runtime *bundle.RuntimeLock, contents []plainContent) ([]bundle.File, []LeftOut, error) {
+	plain, left, err := selectPlain(runtime, contents, func(c *plainContent) string { return c.fluxReason })
 	if err != nil {
 		return nil, nil, err
 	}
@@ -43,17 +53,12 @@ func FluxFiles(runtime *bundle.RuntimeLock, bundles []Bundle) ([]bundle.File, []
 		for _, other := range b.needs {
 			after = append(after, nameReference{last[other]})
 		}
-		contents, _, err := plainFiles(b.Content)
-		if err != nil {
-			return nil, nil, err
-		}
-		stages := fluxStages(contents)
-		for _, stage := range stages {
+		for _, stage := range b.fluxStages {
 			apply := apiResource[fluxKustomizeSpec]{fluxKustomize, "Kustomization", objectMeta{Name: name + stage.suffix}, fluxKustomizeSpec{
 				Interval: "10m", RetryInterval: "1m", Timeout: fluxTimeout, Path: "./", Prune: true, Wait: true, Force: len(stage.hooks) > 0,
 				SourceRef: fluxReference{"OCIRepository", name}, DependsOn: after,
 			}}
-			own, err := stage.stagePatches(stages)
+			own, err := stage.stagePatches(b.fluxStages)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -208,40 +213,69 @@ type fluxPostBuild struct {
 	Substitute map[string]string `yaml:"substitute"`
 }
 
-// plainBundle is a bundle of plain resources, with what puts a site's images into them.
-type plainBundle struct {
+// plainContent is what controllers have to know of a bundle to apply its files as they are, but for their images.
+type plainContent struct {
 	Bundle
+	// reason is why no controller can; fluxReason and argoCDReason are why one of them cannot.
+	reason, fluxReason, argoCDReason string
+	// patches put a site's images into the files.
 	patches []patch
+	// fluxStages are the parts in which Flux applies them.
+	fluxStages []fluxStage
+	// argoCDHooks make hooks of Argo CD of Jobs that delete themselves.
+	argoCDHooks []patch
+}
+
+// readAllPlain reads the bundles of a runtime.
+func readAllPlain(bundles []Bundle) ([]plainContent, error) {
+	bundles = withManifests(bundles)
+	defined, contents := scopesOf(bundles), make([]plainContent, len(bundles))
+	err := visitBundles(bundles, func(i int, b *Bundle) (err error) {
+		contents[i], err = readPlain(b, nil, defined)
+		return err
+	})
+	return contents, err
+}
+
+// readPlain reads a bundle, of which rendered is nil or what it renders to. defined are the kinds of its runtime.
+func readPlain(b *Bundle, rendered *renderedBundle, defined render.Scopes) (plainContent, error) {
+	c := plainContent{Bundle: *b}
+	// An opened bundle has its files in this order, too: what is made of them is the same before it is packed.
+	files, reason := b.ParsePlainFiles(rendered.plainFiles())
+	if reason != "" {
+		c.reason = reason
+		return c, nil
+	}
+	var err error
+	if c.patches, c.reason, err = sitePatches(b.Content, files, rendered, defined); c.reason == "" && err == nil {
+		c.fluxReason, c.argoCDReason, c.fluxStages = fluxHooks(files), earlyHooks(files), fluxStages(files)
+		c.argoCDHooks, err = argoCDHooks(files)
+	}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", b.Metadata().Name, err)
+	}
+	return c, nil
+}
+
+// plainBundle is a bundle that a controller applies.
+type plainBundle struct {
+	plainContent
 	// needs are the names of those that must be there before, of the plain ones.
 	needs []string
 }
 
-// plainOf returns the bundles of a runtime that can be applied as they are, but for their images. hooks
-// gives the reason why the hooks among them cannot be.
-func plainOf(runtime *bundle.RuntimeLock, bundles []Bundle, hooks func([]*manifest.File) string) (plain []plainBundle, left []LeftOut, err error) {
+// selectPlain returns the bundles of a runtime that a controller can apply. lacks gives the reason why it cannot, if there
+// is none for all controllers.
+func selectPlain(runtime *bundle.RuntimeLock, contents []plainContent, lacks func(*plainContent) string) (plain []plainBundle, left []LeftOut, err error) {
 	var alone []*bundle.Bundle
-	known := scopesOf(bundles)
-	for _, b := range bundles {
-		if !b.Bundle.HasManifests() {
-			continue // there is nothing to apply
+	for i := range contents {
+		c := &contents[i]
+		if reason := cmp.Or(c.reason, lacks(c)); reason != "" {
+			left = append(left, LeftOut{c.Metadata().Name, reason})
+			continue
 		}
-		var patches []patch
-		files, reason, err := plainFiles(b.Content)
-		if reason == "" && err == nil {
-			patches, reason, err = sitePatches(b.Content, files, known)
-		}
-		if reason == "" && err == nil {
-			reason = hooks(files)
-		}
-		switch {
-		case err != nil:
-			return nil, nil, fmt.Errorf("%s: %w", b.Metadata().Name, err)
-		case reason != "":
-			left = append(left, LeftOut{b.Metadata().Name, reason})
-		default:
-			plain = append(plain, plainBundle{Bundle: b, patches: patches})
-			alone = append(alone, b.Bundle)
-		}
+		plain = append(plain, plainBundle{plainContent: *c})
+		alone = append(alone, c.Bundle.Bundle)
 	}
 	needs, err := waitLists(runtime, alone)
 	if err != nil {

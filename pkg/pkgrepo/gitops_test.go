@@ -2,8 +2,11 @@ package pkgrepo_test
 
 import (
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -136,5 +139,44 @@ func TestNotPlain(t *testing.T) {
 		if err != nil || len(left) != 1 || left[0].Reason != test.reason {
 			t.Errorf("left %+v, %v; want %s", left, err, test.reason)
 		}
+	}
+}
+
+// What is made for all controllers at once is what is made for each of them.
+func TestRuntimeFiles(t *testing.T) {
+	lock := &bundle.RuntimeLock{Metadata: bundle.Metadata{Name: "edge", Version: "1.0.0"}}
+	var bundles []pkgrepo.Bundle
+	for name, b := range map[string]pkgrepo.Bundle{
+		"plain":  plain(t),
+		"chart":  one(t, "  layer: 6\n  sources: [{dir: c, template: helm, render: target}]\n", file("config/c/Chart.yaml", "apiVersion: v2\nname: c\nversion: 1.0.0\n"), file("config/c/templates/a.yaml", pod)),
+		"placed": one(t, "  layer: 6\n  sources: [{dir: m, template: helm, helm: {namespace: ns}}]\n", file("config/m/a.yaml", "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: thing}\n---\n"+pod)),
+		"hooked": one(t, "  layer: 6\n  sources: [{dir: m}]\n", file("config/m/a.yaml", hook("post-upgrade", "")), file("config/m/b.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\n")),
+		"other":  one(t, "  layer: 6\n  sources: [{dir: a}, {dir: m}]\n", file("config/a/a.yaml", "apiVersion: other.example/v1\nkind: Wheel\nmetadata: {name: one}\nspec: {image: \"ghcr.io/example/web:1.0\"}\n"), file("config/m/b.yaml", pod)),
+	} {
+		b.Bundle.Metadata.Name, b.Manifest = name, plain(t).Manifest
+		bundles = append(bundles, b)
+	}
+	slices.SortFunc(bundles, func(a, b pkgrepo.Bundle) int { return strings.Compare(a.Metadata().Name, b.Metadata().Name) })
+	got, left, err := pkgrepo.RuntimeFiles(t.Context(), lock, bundles, time.Unix(1700000000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages, leftByPackages, err := pkgrepo.PackageFiles(t.Context(), "edge", bundles, time.Unix(1700000000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flux, leftByFlux, err := pkgrepo.FluxFiles(lock, bundles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	argoCD, leftByArgoCD, err := pkgrepo.ArgoCDFiles(lock, bundles)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := slices.Concat(packages, flux, argoCD); !reflect.DeepEqual(got, want) || !reflect.DeepEqual(left, leftByPackages) {
+		t.Errorf("got\n%s\nleft %v, want\n%s\nleft %v", got, left, want, leftByPackages)
+	}
+	if len(packages) == 0 || len(flux) < 2 || len(leftByPackages) == 0 || len(leftByFlux) == 0 || len(leftByArgoCD) == 0 {
+		t.Errorf("the bundles show too little: %d files of packages, %d of Flux, left out %v, %v, %v", len(packages), len(flux), leftByPackages, leftByFlux, leftByArgoCD)
 	}
 }

@@ -234,25 +234,30 @@ func packageHooks(files []*manifest.File) string {
 // DefaultNamespace returns where a PackageInstall of a bundle puts resources that name no namespace; "" for
 // its own. The reason says why it cannot be one for all.
 func DefaultNamespace(ctx context.Context, b *bundle.Content, defined render.Scopes) (namespace, reason string, err error) {
-	m, err := render.RenderDefaults(ctx, b)
+	rendered, err := renderDefaults(ctx, b)
 	if err != nil {
 		return "", "", err
 	}
+	return rendered.findNamespace(defined)
+}
+
+// findNamespace is [DefaultNamespace] of a bundle that is rendered.
+func (r *renderedBundle) findNamespace(defined render.Scopes) (namespace, reason string, err error) {
 	places := map[string]bool{}
-	for i := range b.Bundle.Spec.Sources {
-		if s := &b.Bundle.Spec.Sources[i]; s.AtTarget() && s.Helm != nil && s.Helm.Namespace != "" {
+	for i := range r.content.Bundle.Spec.Sources {
+		if s := &r.content.Bundle.Spec.Sources[i]; s.AtTarget() && s.Helm != nil && s.Helm.Namespace != "" {
 			places[s.Helm.Namespace] = true
 		}
 	}
-	for _, f := range m.Files {
-		parsed, err := manifest.Parse(f.Path, f.Data)
+	for i, f := range r.Files {
+		parsed, err := r.parseFile(i)
 		if err != nil {
 			return "", "", err
 		}
 		for _, doc := range parsed.Documents {
-			for _, r := range manifest.ListItems(doc) {
-				if namespaced, known := defined.ScopeOf(r); manifest.GetText(manifest.GetValue(r, "metadata"), "namespace") == "" && (namespaced || !known) {
-					places[m.Namespaces[f.Path]] = true
+			for _, item := range manifest.ListItems(doc) {
+				if namespaced, known := defined.ScopeOf(item); manifest.GetText(manifest.GetValue(item, "metadata"), "namespace") == "" && (namespaced || !known) {
+					places[r.Namespaces[f.Path]] = true
 				}
 			}
 		}

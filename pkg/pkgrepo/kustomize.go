@@ -9,7 +9,6 @@ import (
 	"maps"
 	"path"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -60,24 +59,6 @@ func targetsOf(files []*manifest.File) (all patchTargets) {
 	return all
 }
 
-// plainFiles returns the files of a bundle's resources by path, as an opened bundle has them: what is
-// made of them is the same before a bundle is packed. It also returns the reason why there are none.
-func plainFiles(b *bundle.Content) (files []*manifest.File, reason string, err error) {
-	plain, reason := b.PlainFiles()
-	sorted := slices.SortedFunc(slices.Values(b.Files), func(a, b bundle.File) int { return strings.Compare(a.Path, b.Path) })
-	for _, f := range sorted {
-		if !slices.Contains(plain, f.Path) {
-			continue
-		}
-		parsed, err := manifest.Parse(f.Path, f.Data)
-		if err != nil {
-			return nil, "", err
-		}
-		files = append(files, parsed)
-	}
-	return files, reason, nil
-}
-
 // allResources returns those in files, and in lists there.
 func allResources(files []*manifest.File) iter.Seq[*yaml.Node] {
 	return func(yield func(*yaml.Node) bool) {
@@ -115,8 +96,8 @@ type patchOperation struct {
 // sitePatches returns what makes the plain files of a bundle the resources that [render.RenderBundle] and kapp come
 // to at a site: the locked images as the site has them, the namespace where a resource names none,
 // and nothing where a custom resource has null, which API servers refuse in what is applied by
-// them. The reason says why they cannot be.
-func sitePatches(b *bundle.Content, files []*manifest.File, known render.Scopes) (patches []patch, reason string, err error) {
+// them. The reason says why they cannot be. rendered is nil or what the bundle renders to.
+func sitePatches(b *bundle.Content, files []*manifest.File, rendered *renderedBundle, known render.Scopes) (patches []patch, reason string, err error) {
 	contents := map[string][]byte{}
 	for _, f := range b.Files {
 		contents[f.Path] = f.Data
@@ -125,7 +106,11 @@ func sitePatches(b *bundle.Content, files []*manifest.File, known render.Scopes)
 	finder := b.Bundle.Spec.Finder()
 	locate := func(image name.Digest) string { return siteRepository + "@" + image.DigestStr() }
 	for _, before := range files {
-		data, err := b.Images.Relocate(before, finder, locate)
+		found, err := rendered.findImages(before, finder)
+		if err != nil {
+			return nil, "", err
+		}
+		data, err := b.Images.RelocateFound(before, found, locate)
 		if err != nil {
 			return nil, "", err
 		}

@@ -2,8 +2,8 @@
 // of them in a runtime's artifact, and what a cluster must be given to consume it. It does no I/O
 // and knows no cluster.
 //
-// Call [PackageFiles], [FluxFiles] and [ArgoCDFiles] with the bundles of a runtime to get what goes below packages/,
-// flux/ and argocd/; [InstallDocuments], [FluxDocuments] and [ArgoCDDocuments] for what a cluster is given;
+// Call [RuntimeFiles] with the bundles of a runtime to get what goes below packages/, flux/ and argocd/, or
+// [PackageFiles], [FluxFiles] or [ArgoCDFiles] for one of them; [InstallDocuments], [FluxDocuments] and [ArgoCDDocuments] for what a cluster is given;
 // [BuildCatalogue] for the packages of several versions. [CheckFiles] tells whether what lies in a runtime is
 // what these make of its bundles.
 package pkgrepo
@@ -16,12 +16,14 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -55,31 +57,69 @@ type LeftOut struct {
 // RefName returns what the packages of a bundle of a runtime are called, for all their versions.
 func RefName(bundle, runtime string) string { return bundle + "." + runtime + "." + domain }
 
+// RuntimeFiles returns what [PackageFiles], [FluxFiles] and [ArgoCDFiles] return of a runtime, and the bundles that
+// cannot be packages. It reads each bundle once for all of them.
+func RuntimeFiles(ctx context.Context, lock *bundle.RuntimeLock, bundles []Bundle, released time.Time) ([]bundle.File, []LeftOut, error) {
+	bundles = withManifests(bundles)
+	defined := scopesOf(bundles)
+	packages, contents := make([]packagedBundle, len(bundles)), make([]plainContent, len(bundles))
+	err := visitBundles(bundles, func(i int, b *Bundle) error {
+		p, rendered, err := packageOf(ctx, b, defined)
+		if err == nil {
+			packages[i] = p
+			contents[i], err = readPlain(b, rendered, defined)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	files, left, err := packageFiles(lock.Metadata.Name, packages, released)
+	if err != nil {
+		return nil, nil, err
+	}
+	flux, _, err := fluxFiles(lock, contents)
+	if err != nil {
+		return nil, nil, err
+	}
+	argoCD, _, err := argoCDFiles(lock, contents)
+	return slices.Concat(files, flux, argoCD), left, err
+}
+
 // PackageFiles returns the files below packages/ of a runtime: of each bundle a PackageMetadata, and a
 // Package of its version. Bundles that cannot be packages are left out, and returned with the
 // reason; those without manifests are passed over. released is when the runtime was; zero when that is unknown.
 func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, released time.Time) ([]bundle.File, []LeftOut, error) {
+	bundles = withManifests(bundles)
+	defined, packages := scopesOf(bundles), make([]packagedBundle, len(bundles))
+	err := visitBundles(bundles, func(i int, b *Bundle) (err error) {
+		packages[i], _, err = packageOf(ctx, b, defined)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return packageFiles(runtime, packages, released)
+}
+
+// packagedBundle is a bundle as a Package, or the reason why it is none.
+type packagedBundle struct {
+	*Bundle
+	spec   packageSpec
+	reason string
+}
+
+func packageFiles(runtime string, packages []packagedBundle, released time.Time) ([]bundle.File, []LeftOut, error) {
 	model, err := layers.LoadModel()
 	if err != nil {
 		return nil, nil, err
 	}
 	var files []bundle.File
 	var left []LeftOut
-	defined := scopesOf(bundles)
-	for _, b := range bundles {
-		if !b.Bundle.HasManifests() {
-			continue // there is nothing to install
-		}
-		m := b.Metadata()
-		spec, reason, err := packageOf(ctx, &b)
-		if err == nil && reason == "" {
-			_, reason, err = DefaultNamespace(ctx, b.Content, defined)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("package of %s: %w", m.Name, err)
-		}
-		if reason != "" {
-			left = append(left, LeftOut{m.Name, reason})
+	for _, b := range packages {
+		m, spec := b.Metadata(), b.spec
+		if b.reason != "" {
+			left = append(left, LeftOut{m.Name, b.reason})
 			continue
 		}
 		spec.RefName = RefName(m.Name, runtime)
@@ -91,7 +131,7 @@ func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, release
 			name  string
 			value any
 		}{
-			{metadataFile, apiResource[metadataSpec]{apiVersion, "PackageMetadata", objectMeta{Name: spec.RefName}, metadataOf(b.Bundle, model)}},
+			{metadataFile, apiResource[metadataSpec]{apiVersion, "PackageMetadata", objectMeta{Name: spec.RefName}, metadataOf(b.Bundle.Bundle, model)}},
 			{m.Version + ".yml", apiResource[packageSpec]{apiVersion, "Package", objectMeta{Name: spec.RefName + "." + m.Version}, spec}},
 		} {
 			data, err := manifest.EncodeYAML(f.value)
@@ -103,6 +143,27 @@ func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, release
 	}
 	slices.SortFunc(files, func(a, b bundle.File) int { return cmp.Compare(a.Path, b.Path) })
 	return files, left, nil
+}
+
+// withManifests returns the bundles of which there is something to apply.
+func withManifests(bundles []Bundle) []Bundle {
+	return slices.DeleteFunc(slices.Clone(bundles), func(b Bundle) bool { return !b.Bundle.HasManifests() })
+}
+
+// visitBundles calls a function for each bundle of a runtime, for as many at once as there are processors, and returns the
+// error of the first bundle that has one.
+func visitBundles(bundles []Bundle, read func(i int, b *Bundle) error) error {
+	problems := make([]error, len(bundles))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range bundles {
+		group.Go(func() error {
+			problems[i] = read(i, &bundles[i])
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return cmp.Or(problems...)
 }
 
 // CheckFiles holds what lies in a folder of a runtime against what was made of its bundles: a controller
@@ -211,50 +272,66 @@ func metadataOf(b *bundle.Bundle, model *layers.Model) metadataSpec {
 	return spec
 }
 
-// packageOf returns a bundle as a Package, or the reason why it is none.
-func packageOf(ctx context.Context, b *Bundle) (packageSpec, string, error) {
-	m := b.Metadata()
-	spec := packageSpec{Version: m.Version, ReleaseNotes: b.Bundle.Spec.ReleaseNotes}
-	included, err := sbom.ListSoftware(b.Content)
-	if err != nil {
-		return spec, "", err
-	}
-	for _, s := range included {
-		spec.IncludedSoftware = append(spec.IncludedSoftware, includedSoftware{s.Name, s.Version, s.At})
-	}
-	if m.Licenses != "" {
-		spec.Licenses = []string{m.Licenses}
-	}
-	if m.Source != "" && spec.ReleaseNotes == "" {
-		spec.ReleaseNotes = m.Source
-		if m.Revision != "" {
-			spec.ReleaseNotes += " at " + m.Revision
-		}
-	}
-	if b.Bundle.Spec.Kubernetes != "" {
-		constraints, err := convertConstraints(b.Bundle.Spec.Kubernetes)
+// packageOf returns a bundle as a Package, and what it renders to if that had to be known. defined are the kinds of its
+// runtime.
+func packageOf(ctx context.Context, b *Bundle, defined render.Scopes) (p packagedBundle, rendered *renderedBundle, err error) {
+	p.Bundle = b
+	defer func() {
 		if err != nil {
-			return spec, fmt.Sprintf("its range of Kubernetes versions cannot be expressed for kapp-controller: %v", err), nil
+			err = fmt.Errorf("package of %s: %w", b.Metadata().Name, err)
 		}
-		spec.Kubernetes = &versionSelection{constraints}
+	}()
+	if p.reason, err = p.describe(); p.reason != "" || err != nil {
+		return p, nil, err
 	}
-	var reason string
-	if spec.Template.Spec, reason = appOf(b); reason != "" {
-		return spec, reason, nil
+	if rendered, err = renderDefaults(ctx, b.Content); err != nil {
+		return p, nil, err
 	}
-	reason, err = checkRewritable(ctx, b.Content)
-	if reason != "" || err != nil {
-		return spec, reason, err
+	if p.reason, err = rendered.checkRewritable(); p.reason != "" || err != nil {
+		return p, rendered, err
 	}
 	node, err := render.ValuesSchemas(ctx, b.Content)
 	if err != nil {
-		return spec, "", err
+		return p, rendered, err
 	}
 	if node != nil {
 		if at := imageKey(node); at != nil {
-			return spec, fmt.Sprintf("its values schema has the image %q as a default, which kapp-controller would fetch", at.Value), nil
+			p.reason = fmt.Sprintf("its values schema has the image %q as a default, which kapp-controller would fetch", at.Value)
+			return p, rendered, nil
 		}
-		spec.ValuesSchema = &valuesSchema{node}
+		p.spec.ValuesSchema = &valuesSchema{node}
 	}
-	return spec, "", nil
+	_, p.reason, err = rendered.findNamespace(defined)
+	return p, rendered, err
+}
+
+// describe sets what the definition says of the package, or returns the reason why it cannot be one.
+func (p *packagedBundle) describe() (reason string, err error) {
+	m, spec := p.Metadata(), p.Bundle.Bundle.Spec
+	p.spec = packageSpec{Version: m.Version, ReleaseNotes: spec.ReleaseNotes}
+	included, err := sbom.ListSoftware(p.Content)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range included {
+		p.spec.IncludedSoftware = append(p.spec.IncludedSoftware, includedSoftware{s.Name, s.Version, s.At})
+	}
+	if m.Licenses != "" {
+		p.spec.Licenses = []string{m.Licenses}
+	}
+	if m.Source != "" && p.spec.ReleaseNotes == "" {
+		p.spec.ReleaseNotes = m.Source
+		if m.Revision != "" {
+			p.spec.ReleaseNotes += " at " + m.Revision
+		}
+	}
+	if spec.Kubernetes != "" {
+		constraints, err := convertConstraints(spec.Kubernetes)
+		if err != nil {
+			return fmt.Sprintf("its range of Kubernetes versions cannot be expressed for kapp-controller: %v", err), nil
+		}
+		p.spec.Kubernetes = &versionSelection{constraints}
+	}
+	p.spec.Template.Spec, reason = appOf(p.Bundle)
+	return reason, nil
 }

@@ -24,15 +24,20 @@ func ScopesOf(files []bundle.File) Scopes {
 		if err != nil {
 			continue // a template
 		}
-		for _, doc := range parsed.Documents {
-			for _, item := range manifest.ListItems(doc) {
-				if spec := manifest.GetValue(item, "spec"); manifest.GetText(item, "kind") == "CustomResourceDefinition" {
-					all[manifest.GetText(manifest.GetValue(spec, "names"), "kind")+"."+manifest.GetText(spec, "group")] = manifest.GetText(spec, "scope") == "Namespaced"
-				}
+		all.AddDefined(parsed)
+	}
+	return all
+}
+
+// AddDefined adds the kinds that CustomResourceDefinitions in a file define.
+func (s Scopes) AddDefined(file *manifest.File) {
+	for _, doc := range file.Documents {
+		for _, item := range manifest.ListItems(doc) {
+			if spec := manifest.GetValue(item, "spec"); manifest.GetText(item, "kind") == "CustomResourceDefinition" {
+				s[manifest.GetText(manifest.GetValue(spec, "names"), "kind")+"."+manifest.GetText(spec, "group")] = manifest.GetText(spec, "scope") == "Namespaced"
 			}
 		}
 	}
-	return all
 }
 
 // ScopeOf reports whether a resource is in a namespace; known is false for a kind that is neither one of

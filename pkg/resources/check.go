@@ -9,7 +9,6 @@ import (
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"gopkg.in/yaml.v3"
 
-	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
@@ -29,11 +28,10 @@ func CheckFiles(files []File) error {
 	first := map[string]placedResource{}
 	var ordered *manifest.Error // where the order is first decided upon
 	var together []kappres.Resource
-	var all []bundle.File
+	scopes := render.Scopes{}
 	for _, f := range files {
-		all = append(all, bundle.File{Path: f.Name, Data: f.Data})
+		scopes.AddDefined(f.File)
 	}
-	scopes := render.ScopesOf(all)
 	for _, f := range files {
 		written, err := f.writtenResources()
 		if err != nil {
