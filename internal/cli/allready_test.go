@@ -3,7 +3,6 @@ package cli_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/fstest"
 
 	"krtpkg.dev/krtpkg/bundles"
 	"krtpkg.dev/krtpkg/internal/bundletest"
@@ -301,29 +299,12 @@ func readyDefinitions(t *testing.T) fs.FS {
 	t.Helper()
 	loosened.Lock()
 	defer loosened.Unlock()
-	if loosened.files != nil {
-		return loosened.files
+	if loosened.files == nil {
+		dir := bundletest.CopyDefinitions(t)
+		bundletest.LoosenDigests(t, dir)
+		loosened.files = readFolder(t, dir)
 	}
-	dir := bundletest.CopyDefinitions(t)
-	bundletest.LoosenDigests(t, dir)
-	files := fstest.MapFS{}
-	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		data, err := os.ReadFile(name)
-		relative, cut := strings.CutPrefix(name, dir+string(filepath.Separator))
-		if !cut {
-			return fmt.Errorf("%s is not below %s", name, dir)
-		}
-		files[filepath.ToSlash(relative)] = &fstest.MapFile{Data: data, Mode: 0o600}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	loosened.files = files
-	return files
+	return loosened.files
 }
 
 // publish builds, pushes and signs a runtime, and mirrors it to the site.

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
 
 	"krtpkg.dev/krtpkg/internal/bundletest"
 	"krtpkg.dev/krtpkg/internal/clustertest"
@@ -31,7 +32,7 @@ import (
 // under the products' own names in a local registry, and KWOK plays the pods.
 func TestUpstreamRuntimeOnCluster(t *testing.T) {
 	t.Parallel()
-	cluster := clustertest.Start(t)
+	cluster := clustertest.Borrow(t)
 	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	edge := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})
 	s := newSite(t)
@@ -211,6 +212,7 @@ type watcher struct {
 	t         testing.TB
 	client    *kubernetes.Clientset
 	dynamic   dynamic.Interface
+	metadata  metadata.Interface
 	discovery discovery.DiscoveryInterface
 }
 
@@ -228,7 +230,11 @@ func newWatcher(t testing.TB, c *clustertest.Cluster) *watcher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &watcher{t, client, objects, client.Discovery()}
+	names, err := metadata.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &watcher{t, client, objects, names, client.Discovery()}
 }
 
 // playLoadBalancer gives an address to each Service that wants one, as the platform under a
@@ -354,9 +360,18 @@ func (w *watcher) labelNodes(key, value string) {
 // move or come and go by themselves.
 func (w *watcher) everything() map[string]string {
 	w.t.Helper()
+	leaveOut := func(group string, r metav1.APIResource) bool { return volatile(group, r.Kind) }
+	all, err := clustertest.ListObjects(w.t.Context(), w.discovery, w.metadata, leaveOut)
+	for deadline := time.Now().Add(settleTime); err != nil && time.Now().Before(deadline); { // an API that goes away
+		time.Sleep(200 * time.Millisecond)
+		all, err = clustertest.ListObjects(w.t.Context(), w.discovery, w.metadata, leaveOut)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	found := map[string]string{}
-	for name, o := range w.objects() {
-		found[name] = o.GetResourceVersion()
+	for o, m := range all {
+		found[o.String()] = m.ResourceVersion
 	}
 	return found
 }

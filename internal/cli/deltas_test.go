@@ -63,7 +63,7 @@ func (s *site) exportDeltas() {
 // An archive with deltas is applied: with the images that a site's registry makes of it, and without a registry.
 func TestApplyDeltas(t *testing.T) {
 	t.Parallel()
-	cluster := clustertest.Start(t)
+	cluster := clustertest.Borrow(t)
 	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	s := releaseSite(t)
 	s.exportDeltas()

@@ -86,7 +86,7 @@ func play(t *testing.T, root string, blocks [][]string) {
 		s.env = append(s.env, "VAULT_ADDR="+v.address, "VAULT_TOKEN="+v.token)
 	}
 	if strings.Contains(text.String(), "krtpkg apply") {
-		cluster := clustertest.Start(t)
+		cluster := clustertest.Borrow(t)
 		s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
 		newWatcher(t, cluster).playLoadBalancer()
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,23 +44,50 @@ rules:
 
 // newForger signs a runtime, by default in both forms with the key of cosign.
 func newForger(t *testing.T, with []string) *forger {
-	f := &forger{site: newSite(t, "ghcr.io/example/web:1.0"), t: t, digests: map[string]string{}}
-	f.write(web...)
-	f.write("trust.yaml", strictPolicy)
-	f.ok("build", "-f", ".")
-	args := []string{"sign", "oci:dist:1.0.0", "--builder-id", "https://ci.example"}
-	if !strings.Contains(strings.Join(with, " "), "--key") {
-		args = append(args, "--key", "cosign.key")
-	} else {
-		f.certify("pki", "release@krt.example", sigstoretest.StartSigstore(t), time.Hour)
+	t.Helper()
+	f := &forger{t: t, digests: map[string]string{}}
+	build := func() *site {
+		s := newSite(t, "ghcr.io/example/web:1.0")
+		s.write(web...)
+		s.write("trust.yaml", strictPolicy)
+		s.ok("build", "-f", ".")
+		return s
 	}
-	f.ok(append(args, with...)...)
-	root, layer := artifact(t, f.site, "oci:dist:1.0.0", "")
+	args := append([]string{"sign", "oci:dist:1.0.0", "--builder-id", "https://ci.example"}, with...)
+	if slices.Contains(with, "--key") {
+		f.site = build()
+		f.certify("pki", "release@krt.example", sigstoretest.StartSigstore(t), time.Hour)
+		f.ok(args...)
+		f.findDigests()
+	} else {
+		f.site = copyOnce(t, "runtime signed with "+strings.Join(with, " "), func() *site {
+			s := build()
+			s.ok(append(args, "--key", "cosign.key")...)
+			s.ok("verify", "oci:dist:1.0.0", "--policy", "trust.yaml")
+			first := &forger{site: s, t: t, digests: map[string]string{}}
+			first.findDigests()
+			text, err := json.Marshal(first.digests)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.write("digests.json", string(text))
+			return s
+		})
+		if err := json.Unmarshal(readFile(t, f.path("digests.json")), &f.digests); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+// findDigests reads the digests of the runtime's parts.
+func (f *forger) findDigests() {
+	f.t.Helper()
+	root, layer := artifact(f.t, f.site, "oci:dist:1.0.0", "")
 	f.digests["root"], f.digests["layer"] = root, layer
-	bundle, bundleLayer := artifact(t, f.site, "oci:dist:1.0.0", "web")
+	bundle, bundleLayer := artifact(f.t, f.site, "oci:dist:1.0.0", "web")
 	f.digests["bundle"], f.digests["bundleLayer"] = bundle, bundleLayer
 	f.digests["config"], f.digests["bundleConfig"] = f.config(root), f.config(bundle)
-	return f
 }
 
 // certify makes NAME.key, a certificate for it, NAME-ended.crt that has ended, and ca.pem of who issued them.

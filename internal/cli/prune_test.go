@@ -30,7 +30,7 @@ func (s *site) shopVersion(version, image string, more ...string) {
 // What operators of a site do every week, on one cluster.
 func TestUpkeepOfSite(t *testing.T) {
 	t.Parallel()
-	cluster := clustertest.Start(t)
+	cluster := clustertest.Borrow(t)
 	edge := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	s := newSite(t)
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)

@@ -16,7 +16,7 @@ import (
 func TestPullSecrets(t *testing.T) {
 	t.Parallel()
 	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg, Auth: registrytest.Basic})
-	cluster := clustertest.Start(t)
+	cluster := clustertest.Borrow(t)
 	w := newWatcher(t, cluster)
 	s := newSite(t, "ghcr.io/example/web:1.0")
 	s.env = append(append(s.env, registry.Env(t)...), "KUBECONFIG="+cluster.Kubeconfig)

@@ -3,16 +3,19 @@ package cli_test
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/fstest"
 
 	"krtpkg.dev/krtpkg/internal/imagetest"
 )
 
-// site is a folder to work in, as a user has one, with stand-ins for images and a key pair.
+// site is a folder to work in, as a user has one, with stand-ins for images and a key pair, the same for all.
 type site struct {
 	t   *testing.T
 	dir string
@@ -27,15 +30,78 @@ type result struct {
 
 func newSite(t *testing.T, images ...string) *site {
 	t.Helper()
+	s := newFolder(t)
+	if err := imagetest.FillLayout(s.path("img"), images...); err != nil {
+		t.Fatal(err)
+	}
+	keys := copyOnce(t, "key pair", func() *site {
+		made := newFolder(t)
+		made.ok("keygen")
+		return made
+	})
+	for _, key := range []string{"cosign.key", "cosign.pub"} {
+		if err := os.Rename(keys.path(key), s.path(key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// newFolder is a site with nothing in it.
+func newFolder(t *testing.T) *site {
+	t.Helper()
 	s := &site{t: t, dir: t.TempDir()}
 	s.env = append(os.Environ(),
 		"HOME="+s.dir, "XDG_CACHE_HOME="+s.path("cache"), "XDG_CONFIG_HOME="+s.path("config"),
 		"COSIGN_PASSWORD=secret", "KRTPKG_IMAGE_MIRROR=*=oci:"+s.path("img"), "KUBECONFIG="+s.path("no-kubeconfig"))
-	if err := imagetest.FillLayout(s.path("img"), images...); err != nil {
+	return s
+}
+
+// copyOnce returns a site that has a copy of what make puts into one. The first test that names it makes it; tests that
+// change the copy differently share the rest.
+func copyOnce(t *testing.T, name string, make func() *site) *site {
+	t.Helper()
+	entry, _ := madeOnce.LoadOrStore(name, &madeFolder{})
+	made := entry.(*madeFolder)
+	made.once.Do(func() { made.files = readFolder(t, make().dir) })
+	if made.files == nil {
+		t.Fatalf("%s could not be made", name)
+	}
+	s := newFolder(t)
+	if err := os.CopyFS(s.dir, made.files); err != nil {
 		t.Fatal(err)
 	}
-	s.ok("keygen")
 	return s
+}
+
+// madeOnce has a *madeFolder for each name.
+var madeOnce sync.Map
+
+type madeFolder struct {
+	once  sync.Once
+	files fs.FS
+}
+
+// readFolder reads a folder into memory.
+func readFolder(t *testing.T, dir string) fs.FS {
+	t.Helper()
+	files, root := fstest.MapFS{}, os.DirFS(dir)
+	err := fs.WalkDir(root, ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		data, err := fs.ReadFile(root, name)
+		files[name] = &fstest.MapFile{Data: data, Mode: info.Mode()}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
 
 func (s *site) path(name string) string { return filepath.Join(s.dir, name) }

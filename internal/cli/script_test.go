@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 type waiting struct{ *testing.M }
 
 // Run implements [testscript.TestingM].
-func (m waiting) Run() int { return clustertest.RunWaiting(m.M) }
+func (m waiting) Run() int { return clustertest.Main(m.M) }
 
 // The scripts are what users type. Those in registries/ run against each kind of registry.
 func TestScripts(t *testing.T) {

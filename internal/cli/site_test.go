@@ -67,7 +67,7 @@ func (w *watcher) reachable() {
 // recorded, not in logs.
 func TestSecretValues(t *testing.T) {
 	t.Parallel()
-	cluster := clustertest.Start(t)
+	cluster := clustertest.Borrow(t)
 	s := newSite(t)
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)
 	s.write("bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: db, version: 1.0.0}\nspec: {layer: 5, sources: [{dir: config, template: ytt}]}\n",
@@ -197,7 +197,7 @@ func (w *watcher) contents() map[string]string {
 // From an archive to a site's registry and several clusters in one step.
 func TestApplyToSeveralClusters(t *testing.T) {
 	t.Parallel()
-	north, south := clustertest.Start(t), clustertest.Start(t)
+	north, south := clustertest.Borrow(t), clustertest.Borrow(t)
 	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	s := newSite(t, "ghcr.io/example/web:1.0")
 	s.stack("0.9.0")
@@ -348,7 +348,7 @@ func gvr(group, version, resource string) schema.GroupVersionResource {
 // clean-up by tags or by age does. A rollback says what is missing, and writes nothing.
 func TestRollbackFromCleanedRegistry(t *testing.T) {
 	t.Parallel()
-	cluster := clustertest.Start(t)
+	cluster := clustertest.Borrow(t)
 	registry := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Olareg})
 	s := newSite(t, "ghcr.io/example/web:1.0", "ghcr.io/example/web:2.0")
 	s.env = append(s.env, "KUBECONFIG="+cluster.Kubeconfig)

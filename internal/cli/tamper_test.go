@@ -46,10 +46,10 @@ func TestApplyRefusesWhatWasTamperedWith(t *testing.T) {
 			requests := f.watchedCluster()
 			trusts := c.trusts
 			if trusts == nil {
-				trusts = []string{"--policy", "trust.yaml"}
+				trusts = []string{"--policy", "trust.yaml"} // by which the very same passed before
+			} else {
+				f.ok(append([]string{"verify", "oci:dist:1.0.0"}, trusts...)...)
 			}
-			// The very same passes before.
-			f.ok(append([]string{"verify", "oci:dist:1.0.0"}, trusts...)...)
 			c.do(f)
 			message := f.named(c.message)
 			f.refused(3, message, append([]string{"apply", "oci:dist:1.0.0", "--yes"}, trusts...)...)

@@ -3,8 +3,8 @@
 // two nodes and the pods on them. Whatever needs containers that run is out of its reach;
 // pods become ready and complete without.
 //
-// A test calls [Start], or [Shared] if its package has more tests that can do with one
-// cluster; a program calls [Run].
+// A test calls [Borrow], [Reserve] if its package has many tests that can do with what others
+// leave on a cluster, or [Start] for one of its own; a program calls [Run].
 //
 // The cluster is hack/cluster. The first use on a machine builds Kubernetes, which takes
 // minutes; after that, a start takes seconds.

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -28,7 +30,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
 
 func TestNodesAreReady(t *testing.T) {
-	client := newClient(t, Shared(t))
+	client := newClient(t, Borrow(t))
 	nodes, err := client.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +49,7 @@ func TestNodesAreReady(t *testing.T) {
 
 // krtpkg knows of each kind that a cluster serves and keeps whether it is in namespaces, without a cluster.
 func TestScopesAreKnown(t *testing.T) {
-	_, lists, err := newClient(t, Shared(t)).Discovery().ServerGroupsAndResources()
+	_, lists, err := newClient(t, Borrow(t)).Discovery().ServerGroupsAndResources()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +75,7 @@ func TestScopesAreKnown(t *testing.T) {
 }
 
 func TestVersionIsStamped(t *testing.T) {
-	version, err := newClient(t, Shared(t)).Discovery().ServerVersion()
+	version, err := newClient(t, Borrow(t)).Discovery().ServerVersion()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +88,7 @@ func TestVersionIsStamped(t *testing.T) {
 // to the end.
 func TestWorkloads(t *testing.T) {
 	ctx := t.Context()
-	client := newClient(t, Shared(t))
+	client := newClient(t, Borrow(t))
 	const ns = "workloads"
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}
 	if _, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
@@ -163,6 +165,60 @@ func TestWorkloads(t *testing.T) {
 	pods, err := client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
 	if err != nil || len(pods.Items) > 0 {
 		t.Errorf("pods left: %v, error %v", pods.Items, err)
+	}
+}
+
+// A borrowed cluster has nothing of the test that borrowed it before.
+func TestBorrowAgain(t *testing.T) {
+	var first *Cluster
+	t.Run("leave something everywhere", func(t *testing.T) {
+		first = Borrow(t)
+		client, ctx := newClient(t, first), t.Context()
+		_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "left"}}, metav1.CreateOptions{})
+		for _, namespace := range []string{"left", "default"} {
+			_, created := client.AppsV1().Deployments(namespace).Create(ctx, deployment("left", 1), metav1.CreateOptions{})
+			err = errors.Join(err, created)
+		}
+		role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "left"}}
+		_, created := client.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{})
+		// It refuses that the rest is deleted.
+		url, none := "https://127.0.0.1:1/", admissionv1.SideEffectClassNone
+		_, refused := client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(ctx, &admissionv1.ValidatingWebhookConfiguration{
+			ObjectMeta: metav1.ObjectMeta{Name: "left"},
+			Webhooks: []admissionv1.ValidatingWebhook{{
+				Name: "left.krtpkg.dev", ClientConfig: admissionv1.WebhookClientConfig{URL: &url}, SideEffects: &none, AdmissionReviewVersions: []string{"v1"},
+				Rules: []admissionv1.RuleWithOperations{{
+					Operations: []admissionv1.OperationType{admissionv1.Delete}, Rule: admissionv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"}},
+				}},
+			}},
+		}, metav1.CreateOptions{})
+		if err := errors.Join(err, created, refused); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the webhook refuses", func() error {
+			err := client.AppsV1().Deployments("default").Delete(ctx, "left", metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}})
+			if err == nil {
+				return errors.New("it does not")
+			}
+			return nil
+		})
+	})
+	again := Borrow(t)
+	if again != first {
+		t.Errorf("another cluster was started, in %s", again.Dir)
+	}
+	client, ctx := newClient(t, again), t.Context()
+	_, namespace := client.CoreV1().Namespaces().Get(ctx, "left", metav1.GetOptions{})
+	_, workload := client.AppsV1().Deployments("default").Get(ctx, "left", metav1.GetOptions{})
+	_, role := client.RbacV1().ClusterRoles().Get(ctx, "left", metav1.GetOptions{})
+	for what, err := range map[string]error{"namespace": namespace, "workload": workload, "role": role} {
+		if !apierrors.IsNotFound(err) {
+			t.Errorf("%s: error %v, want that it is not found", what, err)
+		}
+	}
+	pods, err := client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil || len(pods.Items) > 0 {
+		t.Errorf("%d pods are left, error %v", len(pods.Items), err)
 	}
 }
 

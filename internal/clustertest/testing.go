@@ -33,8 +33,6 @@ func Start(t testing.TB) *Cluster {
 var shared struct {
 	sync.Mutex
 	inMain bool
-	// one is what Shared returns.
-	one sharedCluster
 	// free are those that Reserve gives out, the last one first: what runs comes before what does not.
 	free []*sharedCluster
 	some sync.Cond
@@ -61,18 +59,6 @@ func (s *sharedCluster) start(t testing.TB) *Cluster {
 	return s.cluster
 }
 
-// Shared returns the one cluster of this package's tests, which the first call starts.
-// What a test creates is there for the others, so each should use a namespace of its own.
-//
-// The package's TestMain must be
-//
-//	func TestMain(m *testing.M) { os.Exit(clustertest.Main(m)) }
-func Shared(t testing.TB) *Cluster {
-	t.Helper()
-	checkMain(t)
-	return shared.one.start(t)
-}
-
 // reserved is how many clusters a package has at most for tests that reserve one.
 const reserved = 3
 
@@ -81,7 +67,9 @@ const reserved = 3
 // compute, so that as many run as there are clusters, unless -parallel says otherwise.
 //
 // A test that has reserved a cluster must not have subtests that do, too: they would wait for each other. The
-// package's TestMain is as for [Shared].
+// package's TestMain must be
+//
+//	func TestMain(m *testing.M) { os.Exit(clustertest.Main(m)) }
 func Reserve(t *testing.T) *Cluster {
 	t.Helper()
 	checkMain(t)
@@ -123,16 +111,16 @@ func runShared(t testing.TB) (*Cluster, error) {
 	return c, nil
 }
 
-// Main runs the tests of a package, ends the clusters that [Shared] and [Reserve] started, and returns the exit
-// code.
-func Main(m *testing.M) int {
+// Main runs the tests of a package, ends the clusters that [Reserve] and [Borrow] started, and returns the
+// exit code.
+func Main(m interface{ Run() int }) int {
 	shared.inMain, shared.some.L = true, &shared.Mutex
 	for range reserved {
 		c := &sharedCluster{}
 		shared.free, shared.all = append(shared.free, c), append(shared.all, c)
 	}
-	code := RunWaiting(m)
-	for _, s := range append(shared.all, &shared.one) {
+	code := runWaiting(m)
+	for _, s := range shared.all {
 		if s.cluster == nil {
 			continue
 		}
@@ -141,14 +129,18 @@ func Main(m *testing.M) int {
 			code = max(code, 1)
 		}
 	}
+	if err := lent.endAll(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
 	return code
 }
 
 const parallelFlag = "test.parallel"
 
-// RunWaiting runs the tests of a package that wait more than they compute, for clusters above all: more of them in
+// runWaiting runs the tests of a package that wait more than they compute, for clusters above all: more of them in
 // parallel than there are processors, unless -parallel says how many.
-func RunWaiting(m interface{ Run() int }) int {
+func runWaiting(m interface{ Run() int }) int {
 	flag.Parse()
 	isChosen := false
 	flag.Visit(func(f *flag.Flag) { isChosen = isChosen || f.Name == parallelFlag })
