@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -56,7 +55,7 @@ type lending struct {
 }
 
 // unusedLimit is how long a cluster waits for the next test: it takes processor time even if nobody uses it.
-const unusedLimit = 20 * time.Second
+const unusedLimit = 10 * time.Second
 
 func (l *lending) takeUnused() *borrowed {
 	l.Lock()
@@ -159,48 +158,78 @@ func (b *borrowed) deleteLeftovers() error {
 	ctx, cancel := context.WithTimeout(context.Background(), leftoversLimit)
 	defer cancel()
 	for {
-		left, err := b.deleteOnce(ctx)
+		left, err := b.listLeftovers(ctx, nil)
 		if err == nil && len(left) == 0 {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("left behind: %s: %w", left, cmp.Or(err, ctx.Err()))
-		case <-time.After(100 * time.Millisecond):
+		// To look at all kinds again and again would be most of the work.
+		for len(left) > 0 && err == nil {
+			kinds := b.deleteOnce(ctx, left)
+			if err = pause(ctx); err == nil {
+				left, err = b.listLeftovers(ctx, kinds)
+			}
+		}
+		if err != nil && cmp.Or(pause(ctx), ctx.Err()) != nil {
+			return fmt.Errorf("left behind: %s: %w", slices.Collect(maps.Keys(left)), err)
 		}
 	}
 }
 
-// deleteOnce has everything deleted that a new cluster does not have, and returns what that is.
-func (b *borrowed) deleteOnce(ctx context.Context) (left []Object, err error) {
-	found, err := b.listObjects(ctx)
-	if err != nil {
-		return nil, err
+// pause waits a moment, or returns the error of a context that has ended.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(200 * time.Millisecond):
+		return nil
+	}
+}
+
+// listLeftovers returns what a new cluster does not have of some kinds, or of all if kinds is nil.
+func (b *borrowed) listLeftovers(ctx context.Context, kinds map[schema.GroupVersionResource]string) (map[Object]metav1.PartialObjectMetadata, error) {
+	found := map[Object]metav1.PartialObjectMetadata{}
+	if kinds == nil {
+		all, err := b.listObjects(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found = all
+	}
+	for resource, kind := range kinds {
+		if err := listKind(ctx, b.objects, resource, kind, found); err != nil {
+			return nil, err
+		}
+		maps.DeleteFunc(found, isMadeByItself)
 	}
 	maps.DeleteFunc(found, func(o Object, _ metav1.PartialObjectMetadata) bool { return b.own[o] })
-	// A webhook of a test may refuse that the rest is deleted.
-	left = slices.SortedFunc(maps.Keys(found), func(x, y Object) int {
-		isWebhook := func(o Object) int {
-			if o.Resource.Group == "admissionregistration.k8s.io" {
-				return 0
-			}
-			return 1
+	return found, nil
+}
+
+// deleteOnce has all that is left deleted, and returns the kinds of what to wait for: the rest goes with its namespace. What
+// cannot be deleted now may be later.
+func (b *borrowed) deleteOnce(ctx context.Context, left map[Object]metav1.PartialObjectMetadata) map[schema.GroupVersionResource]string {
+	isWebhook := func(o Object) int {
+		if o.Resource.Group == "admissionregistration.k8s.io" {
+			return 0
 		}
+		return 1
+	}
+	// A webhook of a test may refuse that the rest is deleted.
+	sorted := slices.SortedFunc(maps.Keys(left), func(x, y Object) int {
 		return cmp.Or(cmp.Compare(isWebhook(x), isWebhook(y)), cmp.Compare(x.String(), y.String()))
 	})
-	var problems []error
-	for _, o := range left {
-		namespace := Object{namespaces, "Namespace", "", o.Namespace}
-		if m := found[o]; m.DeletionTimestamp != nil || len(m.OwnerReferences) > 0 || slices.Contains(left, namespace) {
-			continue // it goes by itself, or with its owner or its namespace
+	kinds := map[schema.GroupVersionResource]string{}
+	background := metav1.DeletePropagationBackground
+	for _, o := range sorted {
+		if _, goes := left[Object{namespaces, "Namespace", "", o.Namespace}]; goes {
+			continue
 		}
-		background := metav1.DeletePropagationBackground
-		err := b.objects.Resource(o.Resource).Namespace(o.Namespace).Delete(ctx, o.Name, metav1.DeleteOptions{PropagationPolicy: &background})
-		if err != nil && !apierrors.IsNotFound(err) {
-			problems = append(problems, fmt.Errorf("delete %s: %w", o, err))
+		kinds[o.Resource] = o.Kind
+		if m := left[o]; m.DeletionTimestamp == nil && len(m.OwnerReferences) == 0 {
+			_ = b.objects.Resource(o.Resource).Namespace(o.Namespace).Delete(ctx, o.Name, metav1.DeleteOptions{PropagationPolicy: &background})
 		}
 	}
-	return left, errors.Join(problems...)
+	return kinds
 }
 
 // listObjects returns the objects of the cluster, without those that it makes by itself at any time.

@@ -37,18 +37,25 @@ func ListObjects(ctx context.Context, kinds discovery.DiscoveryInterface, object
 			if !slices.Contains(r.Verbs, "list") || leaveOut(gv.Group, r) {
 				continue
 			}
-			resource := gv.WithResource(r.Name)
-			some, err := objects.Resource(resource).List(ctx, metav1.ListOptions{})
-			if apierrors.IsNotFound(err) {
-				continue // its definition has just gone
-			}
-			if err != nil {
-				return nil, fmt.Errorf("list %s: %w", r.Name, err)
-			}
-			for _, m := range some.Items {
-				found[Object{resource, r.Kind, m.Namespace, m.Name}] = m
+			if err := listKind(ctx, objects, gv.WithResource(r.Name), r.Kind, found); err != nil {
+				return nil, err
 			}
 		}
 	}
 	return found, nil
+}
+
+// listKind adds the objects of a kind to those that were found.
+func listKind(ctx context.Context, objects metadata.Interface, resource schema.GroupVersionResource, kind string, found map[Object]metav1.PartialObjectMetadata) error {
+	some, err := objects.Resource(resource).List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil // its definition has just gone
+	}
+	if err != nil {
+		return fmt.Errorf("list %s: %w", resource.Resource, err)
+	}
+	for _, m := range some.Items {
+		found[Object{resource, kind, m.Namespace, m.Name}] = m
+	}
+	return nil
 }
