@@ -13,7 +13,7 @@ func (g *Graph) Mermaid() string {
 	for at, b := range slices.Backward(g.layerBands()) {
 		fmt.Fprintf(&out, "  subgraph layer%d[\"%s\"]\n", at, mermaidText(layerName(b.layer)))
 		for _, i := range b.nodes {
-			text := "<b>" + mermaidText(cleanText(g.Nodes[i].Name)) + "</b>"
+			text := "<b>" + mermaidText(CleanText(g.Nodes[i].Name)) + "</b>"
 			for _, line := range g.Nodes[i].labelLines() {
 				text += "<br>" + mermaidText(line)
 			}
@@ -46,7 +46,7 @@ func (g *Graph) DOT() string {
 		fmt.Fprintf(&out, "  subgraph cluster_layer%d {\n    label=%s;\n", at, quoteDOT(layerName(b.layer)))
 		for _, i := range b.nodes {
 			n := &g.Nodes[i]
-			fmt.Fprintf(&out, "    n%d [label=%s];\n", i, quoteDOT(append([]string{cleanText(n.Name)}, n.labelLines()...)...))
+			fmt.Fprintf(&out, "    n%d [label=%s];\n", i, quoteDOT(append([]string{CleanText(n.Name)}, n.labelLines()...)...))
 		}
 		out.WriteString("  }\n")
 	}

@@ -111,7 +111,7 @@ func (g *Graph) requiredIndexes() [][]int {
 }
 
 // titleText returns what the graph is of.
-func (g *Graph) titleText() string { return cleanText(strings.TrimSpace(g.Name + " " + g.Version)) }
+func (g *Graph) titleText() string { return CleanText(strings.TrimSpace(g.Name + " " + g.Version)) }
 
 // summaryText returns the graph in a line.
 func (g *Graph) summaryText() string {
@@ -120,7 +120,7 @@ func (g *Graph) summaryText() string {
 		parts = append(parts, what)
 	}
 	if g.Signed != "" {
-		parts = append(parts, cleanText(string(g.Signed)))
+		parts = append(parts, CleanText(string(g.Signed)))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -150,9 +150,9 @@ func countNoun(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// cleanText replaces what is not text: control characters, which terminals obey and XML cannot hold,
+// CleanText returns a text with what is not text replaced: control characters, which terminals obey and XML cannot hold,
 // and those that turn the direction of what follows them.
-func cleanText(s string) string {
+func CleanText(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == '\ufffe' || r == '\uffff' ||
 			r == '\u2028' || r == '\u2029' {

@@ -39,9 +39,10 @@ type nodeBox struct {
 // svgPicture is a graph with a place for everything.
 type svgPicture struct {
 	*Graph
-	grid   *nodeGrid
-	routes *edgeRoutes
-	boxes  []nodeBox
+	options SVGOptions
+	grid    *nodeGrid
+	routes  *edgeRoutes
+	boxes   []nodeBox
 
 	width, height, boxWidth int
 	rowHeight               []int
@@ -55,10 +56,26 @@ type svgPicture struct {
 	bandBottom  map[int]int
 }
 
+// SVGOptions say how a picture is part of a page. The zero value is for a file of its own.
+type SVGOptions struct {
+	// Link returns the URL that the box of a node leads to, or "". Default: nil, and no box is a link.
+	Link func(n *Node) string
+	// ID is what the ids of the picture's elements begin with, for a page with several.
+	ID string
+	// NoStyle leaves out the style sheet, for a page that has [StyleSheet].
+	NoStyle bool
+}
+
 // SVG returns the graph as a picture: the layers from the bottom up, and a line from each bundle to
 // what it requires. It has a light and a dark form, as the reader's preference is.
-func (g *Graph) SVG() string {
-	p := &svgPicture{Graph: g, boxes: make([]nodeBox, len(g.Nodes))}
+func (g *Graph) SVG() string { return g.DrawSVG(SVGOptions{}) }
+
+// StyleSheet returns the style sheet of pictures, for pages that have them without it.
+func StyleSheet() string { return style }
+
+// DrawSVG is [Graph.SVG] for a picture that is part of a page.
+func (g *Graph) DrawSVG(o SVGOptions) string {
+	p := &svgPicture{Graph: g, options: o, boxes: make([]nodeBox, len(g.Nodes))}
 	required := g.requiredIndexes()
 	p.grid = newGrid(g, required)
 	p.routes = newRoutes(p.grid, required)
@@ -73,10 +90,10 @@ func (p *svgPicture) measureBoxes() {
 	p.rowHeight = make([]int, len(p.grid.rows))
 	for i := range p.Nodes {
 		n, b := &p.Nodes[i], &p.boxes[i]
-		b.name = wrapText(cleanText(n.Name), nameSize, mostName, 3)
-		b.detail = append(b.detail, [2]string{shortenText(cleanText(n.Version), textSize, mostText/2), cleanText(string(n.Signed))})
+		b.name = wrapText(CleanText(n.Name), nameSize, mostName, 3)
+		b.detail = append(b.detail, [2]string{shortenText(CleanText(n.Version), textSize, mostText/2), CleanText(string(n.Signed))})
 		if what := describeSize(n.Images, n.Bytes); what != "" || n.Health != "" {
-			b.detail = append(b.detail, [2]string{what, cleanText(string(n.Health))})
+			b.detail = append(b.detail, [2]string{what, CleanText(string(n.Health))})
 		}
 		for _, line := range b.name {
 			p.boxWidth = max(p.boxWidth, textWidth(line, nameSize)+2*pad)
@@ -207,10 +224,16 @@ func escapeXML(s string) string {
 
 func (p *svgPicture) writeSVG(required [][]int) string {
 	c := &svgCanvas{}
-	c.writeLine(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-labelledby="title desc">`, p.width, p.height, p.width, p.height)
-	c.writeLine(`<title id="title">%s</title>`, escapeXML(p.titleText()))
-	c.writeLine(`<desc id="desc">%s, in their layers with what they require</desc>`, escapeXML(p.summaryText()))
-	c.writeLine("<style>%s</style>", style)
+	role, id := "img", escapeXML(p.options.ID)
+	if p.options.Link != nil {
+		role = "group" // what is in a picture is not reached
+	}
+	c.writeLine(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="%s" aria-labelledby="%stitle %sdesc">`, p.width, p.height, p.width, p.height, role, id, id)
+	c.writeLine(`<title id="%stitle">%s</title>`, id, escapeXML(p.titleText()))
+	c.writeLine(`<desc id="%sdesc">%s, in their layers with what they require</desc>`, id, escapeXML(p.summaryText()))
+	if !p.options.NoStyle {
+		c.writeLine("<style>%s</style>", style)
+	}
 	c.writeLine(`<rect class="page" width="%d" height="%d"/>`, p.width, p.height)
 	y := margin + titleSize - 4
 	for i, line := range p.head {
@@ -285,7 +308,13 @@ func (p *svgPicture) netTo(c *svgCanvas, i int, n *edgeNet) {
 func (p *svgPicture) boxTo(c *svgCanvas, i int, required []int) {
 	n, b := &p.Nodes[i], &p.boxes[i]
 	height := p.rowHeight[p.grid.at[i].row]
-	c.writeLine("<g>")
+	open, end := "<g>", "</g>"
+	if p.options.Link != nil {
+		if url := p.options.Link(n); url != "" {
+			open, end = `<a href="`+escapeXML(url)+`">`, "</a>"
+		}
+	}
+	c.writeLine("%s", open)
 	c.writeLine("<title>%s</title>", escapeXML(p.tooltipText(n, required)))
 	c.writeLine(`<rect class="box" x="%d" y="%d" width="%d" height="%d" rx="6"/>`, b.x, b.y, p.boxWidth, height)
 	if state := class[string(n.Health)]; state != "" {
@@ -305,15 +334,15 @@ func (p *svgPicture) boxTo(c *svgCanvas, i int, required []int) {
 		}
 		y += textLine
 	}
-	c.writeLine("</g>")
+	c.writeLine("%s", end)
 }
 
 // tooltipText returns the full description of a node.
 func (p *svgPicture) tooltipText(n *Node, required []int) string {
-	lines := append([]string{cleanText(n.Name)}, n.labelLines()...)
+	lines := append([]string{CleanText(n.Name)}, n.labelLines()...)
 	lines = append(lines, "layer "+layerName(n.Layer))
 	if n.Category != "" {
-		lines = append(lines, cleanText(n.Category))
+		lines = append(lines, CleanText(n.Category))
 	}
 	if len(required) > 0 {
 		lines = append(lines, "requires "+strings.Join(p.sortedNames(required), ", "))

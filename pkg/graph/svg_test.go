@@ -248,3 +248,26 @@ func steps(t *testing.T, path string) (parts []rect) {
 	}
 	return parts
 }
+
+// A picture that is part of a page has links, ids of its own, and the page's style sheet.
+func TestPictureInPage(t *testing.T) {
+	t.Parallel()
+	g := runtime(5)
+	got := g.DrawSVG(graph.SVGOptions{ID: "a-", NoStyle: true, Link: func(n *graph.Node) string {
+		if n.Name == g.Nodes[0].Name {
+			return ""
+		}
+		return "x.html?a=1&b=\"" + n.Name
+	}})
+	if links := strings.Count(got, `<a href="x.html?a=1&amp;b=&#34;`); links != 4 || strings.Count(got, "</a>") != 4 {
+		t.Errorf("%d links:\n%s", links, got)
+	}
+	for text, want := range map[string]int{"<style>": 0, `role="group" aria-labelledby="a-title a-desc"`: 1, `<title id="a-title">`: 1, `<desc id="a-desc">`: 1} {
+		if n := strings.Count(got, text); n != want {
+			t.Errorf("%s: %d times", text, n)
+		}
+	}
+	if plain := g.SVG(); g.DrawSVG(graph.SVGOptions{}) != plain || !strings.Contains(plain, "<style>"+graph.StyleSheet()+"</style>") {
+		t.Error("the picture without options is another")
+	}
+}

@@ -16,7 +16,7 @@ func (g *Graph) Text() string {
 	rows := map[int][]string{} // the cells of each node
 	var widths []int
 	for i, n := range g.Nodes {
-		cells := []string{cleanText(n.Name), cleanText(n.Version), describeSize(n.Images, n.Bytes), cleanText(string(n.Signed)), cleanText(string(n.Health))}
+		cells := []string{CleanText(n.Name), CleanText(n.Version), describeSize(n.Images, n.Bytes), CleanText(string(n.Signed)), CleanText(string(n.Health))}
 		for len(widths) < len(cells) {
 			widths = append(widths, 0)
 		}
@@ -47,7 +47,7 @@ func (g *Graph) Text() string {
 func (g *Graph) sortedNames(nodes []int) []string {
 	names := make([]string, len(nodes))
 	for i, n := range nodes {
-		names[i] = cleanText(g.Nodes[n].Name)
+		names[i] = CleanText(g.Nodes[n].Name)
 	}
 	slices.Sort(names)
 	return names
@@ -58,7 +58,7 @@ func (n *Node) labelLines() []string {
 	var lines []string
 	for _, line := range []string{n.Version, describeSize(n.Images, n.Bytes), string(n.Signed), string(n.Health)} {
 		if line != "" {
-			lines = append(lines, cleanText(line))
+			lines = append(lines, CleanText(line))
 		}
 	}
 	return lines

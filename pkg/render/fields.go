@@ -40,6 +40,8 @@ type ValueField struct {
 	Required bool
 	// Allowed are the values that it can have, as JSON, cut like Default; nil if there are no such limits.
 	Allowed []string
+	// Description is what the schema says of it.
+	Description string
 }
 
 // ListValues returns the values that a bundle takes by their paths, as assignments have them (KEY.KEY): by the schema
@@ -190,6 +192,7 @@ func (l *valueLister) addField(at string, schema *yaml.Node, required bool) {
 	length, _ := strconv.Atoi(manifest.GetText(schema, "minLength"))
 	tooShort := value != nil && value.Kind == yaml.ScalarNode && utf8.RuneCountInString(value.Value) < length
 	f.Required = required && f.Default == "" || tooShort
+	f.Description = strings.TrimSpace(manifest.GetText(schema, "description"))
 	l.fields[at] = f
 }
 
