@@ -46,7 +46,7 @@ func TestSchemasAreCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	types := map[string]any{"event": &progress.Record{}}
+	types := map[string]any{"event": &progress.Record{}, "catalog": &Catalog{}}
 	for _, verb := range Verbs() {
 		types[schemaName(New(verb))] = New(verb)
 	}
