@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/catalog"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
@@ -195,17 +196,7 @@ func selectPredicates(all []sign.Claim, what string) (found []sign.Claim) {
 }
 
 // claimant returns who claims to have signed.
-func claimant(c sign.Claim) string {
-	switch {
-	case c.Subject != "" && c.Issuer != "":
-		return c.Subject + " (" + c.Issuer + ")"
-	case c.Subject != "":
-		return c.Subject
-	case c.KeyID != "":
-		return "key " + c.KeyID
-	}
-	return "a key that is not recorded"
-}
+func claimant(c sign.Claim) string { return catalog.DescribeClaimant(c) }
 
 // claimType returns what a claim is: a signature, or the type of its predicate.
 func claimType(c sign.Claim) string {

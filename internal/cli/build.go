@@ -19,6 +19,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/assemble"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/catalog"
 	"krtpkg.dev/krtpkg/pkg/images"
 	"krtpkg.dev/krtpkg/pkg/layout"
 	"krtpkg.dev/krtpkg/pkg/registry"
@@ -227,10 +228,5 @@ func newBuildResult(at place.Place, b *assemble.Built) *result.Build {
 
 // describeArtifact returns what results say of a bundle or a runtime.
 func describeArtifact(c *bundle.Content, digest digest.Digest, reference string) result.Artifact {
-	m := c.Metadata()
-	d := result.Artifact{Reference: reference, Kind: bundle.KindBundle, Name: m.Name, Version: m.Version, Digest: digest.String()}
-	if c.Runtime != nil {
-		d.Kind = bundle.KindRuntime
-	}
-	return d
+	return catalog.DescribeArtifact(c, digest, reference)
 }

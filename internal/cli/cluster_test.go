@@ -127,7 +127,10 @@ func TestUpstreamRuntimeOnCluster(t *testing.T) {
 	})
 	t.Run("drift is seen, and mended by the next apply", func(t *testing.T) {
 		w.damage("hello")
-		r := s.run("status", "upstream", "--exit-code", "--full")
+		r := s.run("status", "upstream", "--exit-code", "--full", "--html", "status.html")
+		if page := string(readFile(t, s.path("status.html"))); !strings.Contains(page, "differs from what was applied") || !strings.Contains(page, ">drifted</text>") || !strings.Contains(page, `class="net `) {
+			t.Errorf("page of the status:\n%s", page)
+		}
 		if drawn := s.ok("graph", reference("1.1.0"), "--cluster"); !strings.Contains(drawn, "drifted") || strings.Count(drawn, "absent") != 1 {
 			t.Errorf("graph of another version:\n%s", drawn)
 		}

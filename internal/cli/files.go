@@ -12,6 +12,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/catalog"
 	"krtpkg.dev/krtpkg/pkg/compare"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/result"
@@ -98,27 +99,15 @@ func listSetCargo(set *bundle.Set) (all []bundle.CargoItem) {
 }
 
 func newFilesResult(at *openedReference, set *bundle.Set, items []bundle.CargoItem) *result.Files {
-	r := &result.Files{Artifact: describeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()), Cargo: []result.Cargo{}}
+	r := &result.Files{Artifact: catalog.DescribeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()), Cargo: []result.Cargo{}}
 	for _, item := range items {
-		c := describeCargo(item)
+		c := catalog.DescribeCargo(item)
 		if item.Chart != nil && at.IsRegistry() {
 			c.Helm = "oci://" + at.Repository + "@" + c.Artifact
 		}
 		r.Cargo = append(r.Cargo, c)
 	}
 	return r
-}
-
-// describeCargo returns what results say of a file or a chart.
-func describeCargo(item bundle.CargoItem) result.Cargo {
-	c := result.Cargo{
-		Bundle: item.Bundle, Kind: item.Kind, Name: item.Name, Platform: item.Platform, Mode: fmt.Sprintf("%04o", item.Mode),
-		Size: item.Content.Size, SHA256: item.Content.Digest.Encoded(), Origin: item.Origin, Artifact: item.Artifact.String(),
-	}
-	if item.Chart != nil {
-		c.Chart, c.Version = item.Chart.Chart, item.Chart.Version
-	}
-	return c
 }
 
 // writeCargo writes files and charts as a table, and after it what helm takes.

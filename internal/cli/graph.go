@@ -7,12 +7,12 @@ import (
 	"io"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/catalog"
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/layers"
@@ -91,28 +91,8 @@ func onCluster(ctx context.Context, g *graph.Graph, cluster *deploy.Cluster) err
 	if err != nil {
 		return err
 	}
-	health := map[string]graph.Health{}
-	for _, b := range all[0].Bundles {
-		switch {
-		case b.Health == deploy.Healthy && len(b.Drift) > 0:
-			health[b.Bundle] = graph.Drifted
-		case b.Health == deploy.Missing:
-			health[b.Bundle] = graph.Drifted
-		case b.Health == deploy.NotBegun:
-			health[b.Bundle] = graph.Absent
-		case b.Health == deploy.Unknown:
-			health[b.Bundle] = "" // as for a cluster that nobody asked
-		default:
-			health[b.Bundle] = graph.Health(b.Health)
-		}
-	}
-	for i := range g.Nodes {
-		h, known := health[g.Nodes[i].Name]
-		if !known {
-			h = graph.Absent
-		}
-		g.Nodes[i].Health = h
-	}
+	view := describeStatus(all[0], nil)
+	catalog.SetHealth(g, &view)
 	return nil
 }
 
@@ -137,60 +117,29 @@ func (a *app) drawGraph(ctx context.Context, at string) (*graph.Graph, error) {
 	if len(found) > 0 {
 		signed = graph.WithSignature
 	}
-	m := set.Root.Metadata()
-	g := &graph.Graph{Name: m.Name, Version: m.Version, Signed: signed}
 	weigh, err := sizeFunc(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	var components []layers.Component
-	var all, everything []digest.Digest
-	for _, b := range set.Bundles {
-		components = append(components, b.Bundle.Component())
-		node := newNode(b.Bundle)
-		own := digestsOf(b.Images.Merge(b.Cargo).DistinctImages())
-		node.Images, node.Signed, node.Bytes = countDistinct(digestsOf(b.Images.DistinctImages())), signed, weigh(append(own, b.Descriptor.Digest))
-		everything = append(append(everything, own...), b.Descriptor.Digest)
-		all = append(all, digestsOf(b.Images.DistinctImages())...)
-		g.Nodes = append(g.Nodes, node)
-	}
-	g.Images, g.Bytes = countDistinct(all), weigh(append(everything, o.root.Digest))
-	var provided []string
-	if set.Root.Runtime != nil {
-		provided = set.Root.Runtime.Provided
-	}
-	return g, connectNodes(g, components, provided, set.Root.Bundle != nil)
+	return catalog.DrawGraph(set, signed, weigh)
 }
 
 // sizeFunc returns the bytes of images and bundles, or nil where not all of them are in one place.
-func sizeFunc(ctx context.Context, o *openedReference) (func([]digest.Digest) *int64, error) {
+func sizeFunc(ctx context.Context, o *openedReference) (func(...string) *int64, error) {
 	source := transfer.Source{Store: o.store, Root: o.root}
 	plan, err := transfer.NewPlan(ctx, []transfer.Source{source}, transfer.Options{Concurrency: 8, NoImageSignatures: true})
 	var incomplete *transfer.IncompleteError
 	if errors.As(err, &incomplete) {
-		return func([]digest.Digest) *int64 { return nil }, nil
+		return func(...string) *int64 { return nil }, nil
 	}
-	return func(items []digest.Digest) *int64 {
-		size := plan.SizeOf(items...)
+	return func(items ...string) *int64 {
+		digests := make([]digest.Digest, len(items))
+		for i, item := range items {
+			digests[i] = digest.Digest(item)
+		}
+		size := plan.SizeOf(digests...)
 		return &size
 	}, err
-}
-
-func digestsOf(images []name.Digest) (all []digest.Digest) {
-	for _, image := range images {
-		all = append(all, digest.Digest(image.DigestStr()))
-	}
-	return all
-}
-
-// countDistinct returns how many digests there are, each once.
-func countDistinct(list []digest.Digest) *int {
-	different := map[digest.Digest]bool{}
-	for _, d := range list {
-		different[d] = true
-	}
-	n := len(different)
-	return &n
 }
 
 func (a *app) definitionGraph(ctx context.Context, at string) (*graph.Graph, error) {

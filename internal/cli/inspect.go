@@ -12,8 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"krtpkg.dev/krtpkg/internal/ui"
-	"krtpkg.dev/krtpkg/pkg/bundle"
-	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/catalog"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -53,42 +52,11 @@ func (a *app) inspectRoot(ctx context.Context, reference string) (*inspection, e
 	if err != nil {
 		return nil, err
 	}
-	view := &inspection{result.Inspect{
-		Artifact: describeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()),
-		Metadata: set.Root.Metadata(), Annotations: set.Root.Manifest.Annotations,
-		Bundles: []result.Bundle{}, Signatures: []sign.Claim{}, Attestations: []sign.Claim{},
-	}}
-	for _, b := range set.Bundles {
-		view.Bundles = append(view.Bundles, describeBundle(b))
-	}
 	found, err := sign.ListClaims(ctx, at.store, at.root)
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range found {
-		if c.PredicateType != "" {
-			view.Attestations = append(view.Attestations, c)
-		} else {
-			view.Signatures = append(view.Signatures, c)
-		}
-	}
-	return view, nil
-}
-
-func describeBundle(b *bundle.Artifact) result.Bundle {
-	spec := b.Bundle.Spec
-	view := result.Bundle{
-		Artifact: describeArtifact(&b.Content, b.Descriptor.Digest, ""), Layer: spec.Layer, Category: spec.Category, Kubernetes: spec.Kubernetes,
-		Provides: spec.Provides, Requires: spec.Requires, Sources: append([]bundle.Source{}, spec.Sources...),
-		Images: []result.LockedImage{},
-	}
-	for _, item := range b.ListCargo() {
-		view.Cargo = append(view.Cargo, describeCargo(item))
-	}
-	for _, locked := range b.Images {
-		view.Images = append(view.Images, result.LockedImage{Reference: locked.Reference, Image: images.FamiliarName(locked.Image.Name()), Digest: locked.Image.DigestStr()})
-	}
-	return view
+	return &inspection{*catalog.DescribeRoot(set, at.pinnedReference(), found)}, nil
 }
 
 func (v *inspection) writeText(w io.Writer) {

@@ -179,26 +179,35 @@ func readReceipt(name string) ([]byte, error) {
 // maxPrevious is how many bytes an earlier result has: that of 100,000 lines.
 const maxPrevious = 128 << 20
 
-// readPrevious reads the result of an earlier run.
-func readPrevious(name string) ([]receipt.Line, error) {
+// readReceiptsResult reads what receipts verify printed, from the file of a flag.
+func readReceiptsResult(flag, name string) (*result.Receipts, error) {
 	file, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("--previous: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, maxPrevious+1))
 	if err != nil {
-		return nil, fmt.Errorf("--previous: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	if len(data) > maxPrevious {
-		return nil, fmt.Errorf("--previous %s: more than %d bytes: %w", name, maxPrevious, oci.ErrTooLarge)
+		return nil, fmt.Errorf("%s %s: more than %d bytes: %w", flag, name, maxPrevious, oci.ErrTooLarge)
 	}
 	var was result.Receipts
 	if err := json.Unmarshal(data, &was); err != nil {
-		return nil, fmt.Errorf("--previous %s: %w", name, err)
+		return nil, fmt.Errorf("%s %s: %w", flag, name, err)
 	}
 	if was.Receipts == nil {
-		return nil, &usageError{fmt.Errorf("--previous %s: not a result of krtpkg receipts verify -o json", name)}
+		return nil, &usageError{fmt.Errorf("%s %s: not a result of krtpkg receipts verify -o json", flag, name)}
+	}
+	return &was, nil
+}
+
+// readPrevious reads the result of an earlier run.
+func readPrevious(name string) ([]receipt.Line, error) {
+	was, err := readReceiptsResult("--previous", name)
+	if err != nil {
+		return nil, err
 	}
 	var lines []receipt.Line
 	for _, one := range was.Receipts {

@@ -110,7 +110,7 @@ References name a place:
 		a.exportCommand(), a.importCommand(), a.inventoryCommand(), a.checkCommand(), a.pruneCommand(), a.serveCommand(), a.mirrorConfigCommand(),
 		a.doctorCommand(), a.loginCommand(), a.logoutCommand(),
 		a.keygenCommand(), a.signCommand(), a.attestCommand(), a.attestationCommand(), a.verifyCommand(), a.promoteCommand(), a.trustCommand(), a.receiptsCommand(),
-		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.filesCommand(), a.diffCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(), a.showCommand(),
+		a.layersCommand(), a.inspectCommand(), a.treeCommand(), a.filesCommand(), a.catalogCommand(), a.diffCommand(), a.graphCommand(), a.sbomCommand(), a.provenanceCommand(), a.renderCommand(), a.schemaCommand(), a.showCommand(),
 		a.listCommand(), a.planCommand(), a.applyCommand(), a.statusCommand(), a.historyCommand(), a.valuesCommand(),
 		a.rollbackCommand(), a.deleteCommand(), a.rbacCommand(), a.packagesCommand(),
 		a.versionCommand(), a.renderWorkerCommand(),

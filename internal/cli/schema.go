@@ -28,14 +28,15 @@ func definitionSchema(kind string) ([]byte, error) {
 
 func (a *app) schemaCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "schema bundle|runtime|model|REFERENCE|events|result VERB",
+		Use:   "schema bundle|runtime|model|REFERENCE|events|catalog|result VERB",
 		Short: "print the schema of definitions, of an artifact's values, or of what -o json prints",
 		Long: `Schema prints the JSON schema of definitions, or of a site's extension of the layers, for editors.
 For a reference it prints the OpenAPI v3 schema of the site's values: of a bundle, or of a runtime
 by bundle, as in the file for apply --values.
 
 Schema result prints the JSON schema of what a command prints with -o json, schema events that of
-a line of --progress json. Both only get further fields.`,
+a line of --progress json, schema catalog that of the catalog.json of krtpkg catalog. All only get further
+fields.`,
 		Example: `  krtpkg schema bundle > bundle.schema.json
   krtpkg schema registry.example/krt/edge:1.0.0
   krtpkg schema result build
@@ -70,6 +71,8 @@ func printedSchema(args []string) ([]byte, error) {
 		return nil, &usageError{fmt.Errorf("%d arguments: want one, or result VERB", len(args))}
 	case args[0] == "events":
 		return result.EventSchema()
+	case args[0] == "catalog":
+		return result.CatalogSchema()
 	case slices.Contains(definitionKinds, args[0]):
 		return definitionSchema(args[0])
 	}
@@ -80,7 +83,7 @@ func printedSchema(args []string) ([]byte, error) {
 func completeSchema(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	switch {
 	case len(args) == 0:
-		return slices.Concat(definitionKinds, []string{"events", "result"}), cobra.ShellCompDirectiveNoFileComp
+		return slices.Concat(definitionKinds, []string{"events", "catalog", "result"}), cobra.ShellCompDirectiveNoFileComp
 	case args[0] == "result":
 		return result.Verbs(), cobra.ShellCompDirectiveNoFileComp
 	}

@@ -26,7 +26,7 @@ import (
 type serveFlags struct {
 	listen, cert, key, htpasswd string
 	repository                  string
-	writable                    bool
+	writable, ui                bool
 	trust                       trustFlags
 	gate                        gateFlags
 }
@@ -47,11 +47,15 @@ With --writable it serves a folder as an ordinary registry that accepts pushes, 
 
 It answers /healthz, and /metrics for Prometheus, without a login.
 
+With --ui it also serves pages of what it serves, for browsers: the address without a path. They are made
+at the start; krtpkg catalog writes the same into a folder.
+
 With --upstream it is a gate in front of a registry, for clients that verify nothing: it answers only
 what the policy accepts, and what the locks of verified runtimes name. Tags move on only to what
 verifies, and never back. The policy is read again when it changes.`,
 		Example: `  krtpkg serve edge-1.0.0.tar
   krtpkg serve --listen :5000 --tls-cert site.crt --tls-key site.key --htpasswd users edge-1.0.0.tar extras.tar
+  krtpkg serve --ui edge-1.0.0.tar
   krtpkg serve --writable lab
   krtpkg serve --upstream registry.example/krt --policy trust.yaml --cache /var/cache/krtpkg --listen :5000 --tls-cert site.crt --tls-key site.key`,
 		GroupID: groupCarry,
@@ -79,6 +83,7 @@ verifies, and never back. The policy is read again when it changes.`,
 	flags.StringVar(&f.repository, "repository", "", "repository name of the roots, as in krt/edge")
 	f.trust.addTrustFlags(cmd)
 	f.trust.addUnsigned(cmd, "serve even if a policy file would refuse it")
+	flags.BoolVar(&f.ui, "ui", false, "also serve pages of what is served, for browsers")
 	flags.BoolVar(&f.writable, "writable", false, "accept pushes into the given folder")
 	f.gate.addGateFlags(cmd)
 	return cmd
@@ -112,6 +117,11 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 	if f.writable && login == nil && !address.IP.IsLoopback() {
 		return &usageError{errors.Join(fmt.Errorf("--writable at %s: anyone who can reach it could push and delete; pass --htpasswd, or listen on 127.0.0.1", address), listener.Close())}
 	}
+	if f.ui {
+		if handler, err = a.addPages(ctx, address, handler.(*serve.Server), &f.trust); err != nil {
+			return errors.Join(err, listener.Close())
+		}
+	}
 	if f.writable {
 		a.ui.Note("note: pushed content is not verified, whatever the trust policy says; verify it where you use it")
 		handler = serve.KeepOutPages(handler, login == nil)
@@ -131,6 +141,9 @@ func (a *app) announceServer(address *net.TCPAddr, references []string, f serveF
 		a.ui.Note("note: no TLS (--tls-cert, --tls-key): anyone on the network to %s can read and change traffic", address)
 	}
 	a.ui.Note("serving %s at %s://%s", strings.Join(references, ", "), scheme, address)
+	if f.ui {
+		a.ui.Note("  pages for browsers: %s://%s/", scheme, address)
+	}
 	host := address.String()
 	if address.IP.IsUnspecified() {
 		host = net.JoinHostPort("localhost", strconv.Itoa(address.Port))
@@ -174,6 +187,9 @@ func (f serveFlags) loadLogin() (serve.Login, error) {
 
 func (a *app) serveHandler(ctx context.Context, references []string, f serveFlags) (http.Handler, error) {
 	if f.writable {
+		if f.ui {
+			return nil, &usageError{errors.New("--ui shows what does not change: it cannot be used with --writable; krtpkg catalog writes pages of a registry")}
+		}
 		if len(references) > 1 || f.repository != "" {
 			return nil, &usageError{errors.New("--writable takes a single folder, with a layout for each repository")}
 		}

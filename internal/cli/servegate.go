@@ -35,7 +35,7 @@ type gateFlags struct {
 // onlyForGate are the flags that need --upstream, withoutGate those that cannot be used with it.
 var (
 	onlyForGate = []string{"cache", "cache-size", "state", "images", "allow-downgrade", "refresh", "grace"}
-	withoutGate = []string{"writable", "repository", "allow-unsigned"}
+	withoutGate = []string{"writable", "ui", "repository", "allow-unsigned"}
 )
 
 func (f *gateFlags) addGateFlags(cmd *cobra.Command) {

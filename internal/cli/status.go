@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -27,10 +28,14 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "show the health and the drift of applied runtimes",
 		Long: `Status prints the health of every runtime by layer and bundle, the drift (changes on the cluster
 since the apply, by kapp's diff), and newer versions in its registry. --watch prints it again on
-every change until all bundles are healthy.`,
+every change until all bundles are healthy.
+
+--html also writes a page of the same for browsers: the layers as a picture coloured by health and drift,
+and the revisions. --receipts adds what sites say they applied.`,
 		Example: `  krtpkg status
   krtpkg status edge -o json
-  krtpkg status edge --watch`,
+  krtpkg status edge --watch
+  krtpkg status --html status.html`,
 		GroupID: groupCluster,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -43,6 +48,8 @@ every change until all bundles are healthy.`,
 	flags.BoolVarP(&o.watch, "watch", "w", false, "watch until all bundles are healthy")
 	flags.DurationVar(&o.every, "every", 2*time.Second, "interval of --watch")
 	flags.BoolVar(&o.offline, "no-registry", false, "do not ask the registry for newer versions")
+	flags.StringVar(&o.page, "html", "", "file of a page to write, for browsers")
+	flags.StringVar(&o.receipts, "receipts", "", "with --html: result of krtpkg receipts verify -o json to show")
 	flags.BoolVar(&o.exitCode, "exit-code", false, "exit with code 5 if anything is unhealthy or has drifted")
 	return cmd
 }
@@ -50,11 +57,16 @@ every change until all bundles are healthy.`,
 type statusOptions struct {
 	watch, offline, exitCode bool
 	every                    time.Duration
+	// page is a file to write a page to, and receipts one of what it also shows.
+	page, receipts string
 }
 
 func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clusterFlags) error {
 	if o.every < 100*time.Millisecond {
 		return &usageError{fmt.Errorf("--every %s: want at least 100ms", o.every)}
+	}
+	if o.receipts != "" && o.page == "" {
+		return &usageError{errors.New("--receipts requires --html")}
 	}
 	if err := f.checkValues(a); err != nil {
 		return err
@@ -84,6 +96,11 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 		}
 		if len(views) == 0 && !o.watch {
 			a.ui.Note("note: nothing is applied in namespace %s", cluster.Namespace())
+		}
+		if o.page != "" {
+			if err := a.writeStatusPage(ctx, cluster, views, o, f.Context); err != nil {
+				return err
+			}
 		}
 		var text strings.Builder
 		writeStatus(&text, views, f.full)

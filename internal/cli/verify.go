@@ -10,6 +10,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/catalog"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/site"
@@ -75,7 +76,7 @@ func (a *app) runVerify(ctx context.Context, reference string, o verifyOptions) 
 		for _, image := range view.images {
 			one := result.VerifiedImage{Reference: image.Reference, Digest: image.Digest.String()}
 			if image.Result != nil {
-				one.Signatures = describeSignatures(image.Result)
+				one.Signatures = catalog.DescribeSignatures(image.Result)
 			}
 			view.Images = append(view.Images, one)
 		}
@@ -158,7 +159,7 @@ type verification struct {
 func newVerification(at *openedReference, set *bundle.Set, found *sign.Result) *verification {
 	v := &verification{Verify: result.Verify{
 		Artifact:   describeArtifact(&set.Root.Content, at.root.Digest, at.pinnedReference()),
-		Signatures: *describeSignatures(found), Bundles: []result.Artifact{},
+		Signatures: *catalog.DescribeSignatures(found), Bundles: []result.Artifact{},
 	}}
 	for _, b := range set.Bundles {
 		v.Bundles = append(v.Bundles, describeArtifact(&b.Content, b.Descriptor.Digest, ""))
@@ -172,16 +173,4 @@ func newVerification(at *openedReference, set *bundle.Set, found *sign.Result) *
 	v.imageCount = len(digests)
 	v.Promotions = site.ListPromotions(found)
 	return v
-}
-
-// describeSignatures returns what results say of signatures that were looked at.
-func describeSignatures(found *sign.Result) *result.Signatures {
-	s := &result.Signatures{
-		Verified: append([]sign.Verified{}, found.Verified...), Attestations: append([]sign.Verified{}, found.Attestations...),
-		Rejected: []result.RejectedSignature{}, UnexaminedCount: found.Unexamined,
-	}
-	for _, r := range found.Rejected {
-		s.Rejected = append(s.Rejected, result.RejectedSignature{Object: r.Object, Reason: r.Err.Error()})
-	}
-	return s
 }

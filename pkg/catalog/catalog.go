@@ -367,6 +367,9 @@ func DrawGraph(set *bundle.Set, signed graph.Signed, sizeOf func(digests ...stri
 			count[image.DigestStr()] = true
 		}
 		images := len(own) - 1
+		for _, item := range b.Cargo.DistinctImages() {
+			own = append(own, item.DigestStr())
+		}
 		g.Nodes = append(g.Nodes, graph.Node{
 			Name: b.Metadata().Name, Version: b.Metadata().Version, Layer: b.Bundle.Spec.Layer, Category: b.Bundle.Spec.Category,
 			Images: &images, Bytes: sizeOf(own...), Signed: signed,

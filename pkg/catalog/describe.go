@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"fmt"
+
 	"github.com/opencontainers/go-digest"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
@@ -43,13 +45,28 @@ func describeBundle(b *bundle.Artifact) result.Bundle {
 	spec := b.Bundle.Spec
 	view := result.Bundle{
 		Artifact: DescribeArtifact(&b.Content, b.Descriptor.Digest, ""), Layer: spec.Layer, Category: spec.Category, Kubernetes: spec.Kubernetes,
-		Provides: spec.Provides, Requires: spec.Requires, Sources: spec.Sources,
+		Provides: spec.Provides, Requires: spec.Requires, Sources: append([]bundle.Source{}, spec.Sources...),
 		Images: []result.LockedImage{},
+	}
+	for _, item := range b.ListCargo() {
+		view.Cargo = append(view.Cargo, DescribeCargo(item))
 	}
 	for _, locked := range b.Images {
 		view.Images = append(view.Images, result.LockedImage{Reference: locked.Reference, Image: images.FamiliarName(locked.Image.Name()), Digest: locked.Image.DigestStr()})
 	}
 	return view
+}
+
+// DescribeCargo returns what results say of a file or a chart.
+func DescribeCargo(item bundle.CargoItem) result.Cargo {
+	c := result.Cargo{
+		Bundle: item.Bundle, Kind: item.Kind, Name: item.Name, Platform: item.Platform, Mode: fmt.Sprintf("%04o", item.Mode),
+		Size: item.Content.Size, SHA256: item.Content.Digest.Encoded(), Origin: item.Origin, Artifact: item.Artifact.String(),
+	}
+	if item.Chart != nil {
+		c.Chart, c.Version = item.Chart.Chart, item.Chart.Version
+	}
+	return c
 }
 
 // DescribeSignatures returns what results say of signatures that were looked at.
