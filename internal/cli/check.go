@@ -81,6 +81,7 @@ func (a *app) planPlaced(ctx context.Context, references []string, o transfer.Op
 
 func (a *app) checkCommand() *cobra.Command {
 	var f transferFlags
+	var repair repairFlags
 	cmd := &cobra.Command{
 		Use:   "check ARCHIVE|-|REFERENCE...",
 		Short: "verify every byte of an archive or of a runtime against its digest",
@@ -89,24 +90,41 @@ place, and verifies every byte against its digest. It needs no key: it shows tha
 complete, not who made it. For that, use verify. If several volumes of an
 archive are given, none may be missing.
 
+Of an archive that was exported with --parity it says how much is damaged, and whether that can be healed.
+--repair heals it in place, --repair-to writes the healed file into another folder, and both restore volumes that are
+lost from the others if there are enough volumes of parity.
+
 The exit code is 3 if something is damaged, 4 if something is missing.`,
 		Example: `  krtpkg check edge-1.0.0.tar
   krtpkg check edge.*-of-4.tar
+  krtpkg check --repair edge-1.0.0.tar
+  krtpkg check --repair-to healed edge.1-of-4.tar
   krtpkg check site.example/krt/edge:1.0.0`,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runCheck(cmd.Context(), args, &f)
+			return a.runCheck(cmd.Context(), args, &f, &repair)
 		},
 	}
 	cmd.Flags().IntVarP(&f.concurrency, "concurrency", "j", 4, "number of blobs to read in parallel")
+	repair.addFlags(cmd.Flags())
 	outputFlag(cmd, &f.format)
 	return cmd
 }
 
-func (a *app) runCheck(ctx context.Context, references []string, f *transferFlags) error {
+func (a *app) runCheck(ctx context.Context, references []string, f *transferFlags, repair *repairFlags) error {
 	var places []checkedPlace
 	var failures []error
+	if repair.isSet() {
+		options, err := a.transferOptions(ctx, f, "repair")
+		if err != nil {
+			return err
+		}
+		if references, err = a.repairArchives(ctx, references, repair, options.Progress); err != nil {
+			return err
+		}
+		a.ui.EndProgress(nil)
+	}
 	found := &result.Check{Checked: []result.Checked{}}
 	for _, reference := range references {
 		one, err := a.checkOne(ctx, reference, f)
@@ -151,6 +169,10 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 		return &checkedPlace{Checked: result.Checked{Reference: reference, Items: int64(items), Bytes: bytes, ForeignItems: plan.Foreign()}}, err
 	}
 	var c *archive.CheckResult
+	if archive.IsParityVolume(p.File) {
+		size, err := archive.CheckParityVolume(ctx, p.File, options.Progress)
+		return &checkedPlace{Checked: result.Checked{Reference: reference, Items: 1, Bytes: size}}, err
+	}
 	if reference == "-" {
 		c, err = archive.CheckStream(ctx, a.ui.In, options.Progress)
 	} else {

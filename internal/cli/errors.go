@@ -129,6 +129,7 @@ func explainError(ctx context.Context, err error) result.Error {
 		mixedUp    *site.MixedUpError
 		altered    *bundle.AlteredError
 		holes      *archive.IncompleteError
+		damaged    *archive.DamageError
 		other      *archive.ForeignError
 		volumes    *archive.AbsentVolumesError
 		item       *transfer.ItemError
@@ -217,6 +218,10 @@ func explainError(ctx context.Context, err error) result.Error {
 			itemWith(err, content.ErrMismatchedDigest, content.ErrInvalidDescriptorSize, content.ErrTrailingData))
 	case errors.Is(err, layout.ErrAmbiguous):
 		return failure(result.Ambiguous, exitUnverified, "refer to it by digest, or create the archive or folder again", "")
+	case errors.As(err, &damaged) && damaged.IsHealable():
+		return failure(result.Damaged, exitUnverified, "krtpkg check --repair "+damaged.File+" heals it, and krtpkg check --repair-to FOLDER heals a copy", damaged.File)
+	case errors.As(err, &damaged):
+		return failure(result.Damaged, exitUnverified, "copy it again from its origin, with ddrescue from a medium with read errors; the same export writes the same bytes", damaged.File)
 	case errors.Is(err, archive.ErrDamaged), errors.Is(err, delta.ErrDamaged):
 		return failure(result.Damaged, exitUnverified, "copy the archive again from its origin; krtpkg check verifies all of it", "")
 	case errors.As(err, &memory):

@@ -34,6 +34,9 @@ type exportFlags struct {
 	// delta is off where it is empty.
 	delta  string
 	memory string
+	parity parityFlags
+	// nodes is the kind of nodes that get image archives instead; "" for an archive.
+	nodes string
 	// force replaces an archive of other versions.
 	force bool
 }
@@ -41,7 +44,7 @@ type exportFlags struct {
 func (a *app) exportCommand() *cobra.Command {
 	var f exportFlags
 	cmd := &cobra.Command{
-		Use:   "export REFERENCE... FILE.tar|-",
+		Use:   "export REFERENCE... FILE.tar|-|FOLDER",
 		Short: "write bundles and runtimes with all their images into an archive",
 		Long: `Export writes an archive of bundles and runtimes with everything that they need and what is
 attached to them: an OCI image layout in a tar. The same content gives the same bytes. Use - for
@@ -53,17 +56,28 @@ written as its difference from layers of the base if that is smaller; the import
 bytes, so digests and signatures stay valid. --dry-run shows it layer by layer.
 With --volume-size the archive is split into files that can be checked and imported one by one, in any order.
 
+With --parity 10%, damage of up to a tenth of a file is healed when it is imported, or by "krtpkg check --repair":
+bad sectors, scratches, a destroyed beginning. With --parity-volumes as many whole volumes can be lost.
+
+With --for, a folder gets the images of each bundle as nodes take them without a registry, under the names
+that pods have when a runtime is applied from an archive.
+
 To resume an interrupted export, run it again. A file that holds other versions is replaced only with
 --force. What is older than the version of the base is exported only with --allow-downgrade.`,
 		Example: `  krtpkg export registry.example/krt/edge:1.0.0 edge-1.0.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base registry.example/krt/edge:1.0.0 edge-1.1.0.tar
   krtpkg export registry.example/krt/edge:1.1.0 --base have.json --delta auto edge-1.1.0.tar
   krtpkg export registry.example/krt/edge:1.0.0 --volume-size 4GB edge.tar
+  krtpkg export registry.example/krt/edge:1.0.0 --volume-size 4GB --parity 10% --parity-volumes 1 edge.tar
+  krtpkg export registry.example/krt/edge:1.0.0 --for k3s --platform linux/arm64 images
   krtpkg export registry.example/krt/edge:1.0.0 - | ssh site krtpkg import - site.example/krt/edge`,
 		GroupID: groupCarry,
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			last := len(args) - 1
+			if f.nodes != "" {
+				return a.exportForNodes(cmd.Context(), args[:last], args[last], f)
+			}
 			return a.runExport(cmd.Context(), args[:last], args[last], f)
 		},
 	}
@@ -75,6 +89,8 @@ To resume an interrupted export, run it again. A file that holds other versions 
 	_ = cmd.RegisterFlagCompletionFunc("delta", cobra.FixedCompletions([]string{deltaOff, deltaAuto, deltaForce}, cobra.ShellCompDirectiveNoFileComp))
 	addDeltaMemory(cmd.Flags(), &f.memory)
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
+	f.parity.addFlags(cmd.Flags())
+	addNodes(cmd, &f.nodes)
 	cmd.Flags().BoolVar(&f.force, "force", false, "replace a file that holds other versions, or is not an archive")
 	cmd.Flags().BoolVar(&f.allowDowngrade, "allow-downgrade", false, "export a version older than the one that --base names")
 	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the whole archive; it can then only be checked and imported (layers are compressed anyway)")
@@ -126,6 +142,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 		}
 	}
 	contents := plan.ArchiveContents(base.has, base.names)
+	contents.Parity, contents.ParityVolumes = f.parity.percent, f.parity.volumes
 	var from content.Fetcher = plan
 	var deltas *transfer.Deltas
 	if f.delta != deltaOff {
@@ -176,6 +193,13 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 			return nil, err
 		}
 		r.Files = append(r.Files, *written)
+	}
+	if f.parity.volumes > 0 {
+		files, err := a.writeParityVolumes(ctx, file, names, volumes, f, report)
+		if err != nil {
+			return nil, err
+		}
+		r.Files = append(r.Files, files...)
 	}
 	r.Roots = describeRoots(place.Place{File: names[0]}, plan.Roots())
 	return r, nil
@@ -250,6 +274,9 @@ func (f *exportFlags) checkValues(file string) (limit int64, err error) {
 	}
 	if p, err := place.Parse(file); file != "-" && (err != nil || p.File == "") {
 		return 0, &usageError{fmt.Errorf("%q: %w", file, errNoArchive)}
+	}
+	if err := f.parity.parsePercent(file == "-" || f.zstd, f.volumeSize != ""); err != nil {
+		return 0, err
 	}
 	if f.volumeSize == "" {
 		return 0, nil

@@ -35,6 +35,9 @@ can be anywhere: such a file is read twice, and up to --max-unverified of such a
 The volumes of an archive can be imported together or one by one, in any order: volumes next to the
 named one are imported with it, and the last one sets the tags. Until then the exit code is 4.
 
+An archive with parity is read once before anything is written, and damage is healed as it is read. If there is more
+of it than can be healed, nothing is written.
+
 To resume an interrupted import, or to repair a registry that lost content, run it again: it asks the
 target for every item and sends what is missing. A tag of the target moves only to a newer version,
 unless you pass --allow-downgrade or --move-tags.`,
@@ -143,6 +146,9 @@ func (a *app) importFrom(ctx context.Context, archives []string, dst place.Targe
 		return nil, err
 	}
 	defer store.Close()
+	if err := a.healArchive(ctx, store, a.ui.Progress("check")); err != nil {
+		return nil, err
+	}
 	return transfer.Import(ctx, store, dst, o)
 }
 

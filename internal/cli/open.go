@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"krtpkg.dev/krtpkg/internal/place"
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/site"
@@ -49,6 +50,9 @@ func (a *app) openPlace(ctx context.Context, reference string) (*openedReference
 		return nil, err
 	}
 	store, err := p.Open(ctx, client)
+	if opened, isArchive := store.(*archive.Store); isArchive && err == nil {
+		a.archives = append(a.archives, opened)
+	}
 	return &openedReference{Place: p, client: client, store: store}, err
 }
 

@@ -35,14 +35,15 @@ import (
 
 // Real pods: a node with a kubelet, containerd and runc is in a network of its own, with the
 // site's registry and nothing else. An archive is imported there and applied, the node pulls the
-// images that the bundle locks, and the program in them runs.
+// images that the bundle locks, and the program in them runs. Then a bundle comes whose images no registry has there:
+// containerd imports the archive that an export for nodes wrote.
 func TestRealPods(t *testing.T) {
 	t.Parallel()
-	for _, tool := range nodetest.Tools { // there is no network to build them with
+	for _, tool := range append([]string{"tools/ctr"}, nodetest.Tools...) { // there is no network to build them with
 		hack.BuildForTest(t, tool)
 	}
 	s := newSite(t)
-	for _, reference := range []string{"ghcr.io/example/web:1.0", "registry.example/pause:1.0"} {
+	for _, reference := range []string{"ghcr.io/example/web:1.0", "registry.example/pause:1.0", "ghcr.io/example/alone:1.0"} {
 		if err := imagetest.AddToLayout(s.path("img"), reference, podImage(t, reference)); err != nil {
 			t.Fatal(err)
 		}
@@ -51,16 +52,25 @@ func TestRealPods(t *testing.T) {
 		"  images: [{image: 'registry.example/pause:1.0', reason: what nodes hold the namespaces of pods with}]\n",
 		"web/web.yaml", strings.Replace(deploymentOf("web"), "image: 'ghcr.io/example/web:1.0'",
 			"image: 'ghcr.io/example/web:1.0', args: [the bundle runs], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}", 1))
+	s.write("alone/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: alone, version: 1.0.0}\nspec:\n  layer: 6\n  sources: [{file: alone.yaml}]\n",
+		"alone/alone.yaml", strings.Replace(deploymentOf("alone"), "image: 'ghcr.io/example/alone:1.0'",
+			"image: 'ghcr.io/example/alone:1.0', args: [no registry], readinessProbe: {httpGet: {port: 8080}, periodSeconds: 1}", 1))
 	vendor := registrytest.StartRegistry(t, registrytest.Options{Kind: registrytest.Distribution3})
 	reference := vendor.Host + "/krt/web:1.0.0"
 	s.ok("build", "-f", "web")
 	s.ok("push", "oci:dist:1.0.0", reference)
 	s.ok("sign", "--key", "cosign.key", reference)
 	s.ok("export", reference, "web-1.0.0.tar")
+	alone := vendor.Host + "/krt/alone:1.0.0"
+	s.ok("build", "-f", "alone", "--to", "oci:dist-alone")
+	s.ok("push", "oci:dist-alone:1.0.0", alone)
+	s.ok("sign", "--key", "cosign.key", alone)
+	s.ok("export", alone, "alone-1.0.0.tar")
+	s.ok("export", alone, "--key", "cosign.pub", "--for", "containerd", "--platform", "linux/"+runtime.GOARCH, "images")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	site := exec.CommandContext(ctx, "krtpkg-node", s.path("web-1.0.0.tar"), s.path("cosign.pub"), vendor.Host, t.TempDir())
+	site := exec.CommandContext(ctx, "krtpkg-node", s.path("web-1.0.0.tar"), s.path("cosign.pub"), vendor.Host, t.TempDir(), s.path("alone-1.0.0.tar"), s.path("images/alone-linux-"+runtime.GOARCH+".tar"))
 	site.Env = append(s.env, "KRTPKG_IMAGE_MIRROR=", "HOME="+os.Getenv("HOME"), "XDG_CACHE_HOME="+os.Getenv("XDG_CACHE_HOME"))
 	site.SysProcAttr = &syscall.SysProcAttr{Cloneflags: nodetest.Namespaces, Pdeathsig: syscall.SIGKILL}
 	t.Cleanup(nodetest.RemoveGroups)
@@ -68,7 +78,7 @@ func TestRealPods(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the site, which takes root: %v\n%s", err, out)
 	}
-	for _, want := range []string{"no way to the vendor", "signed by", "the pod says: the bundle runs"} {
+	for _, want := range []string{"no way to the vendor", "signed by", "the pod says: the bundle runs", "the pod says: no registry"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}
@@ -103,15 +113,15 @@ func podImage(t *testing.T, reference string) v1.ImageIndex {
 	return index
 }
 
-// runNode is the site's side, a process in namespaces of its own: krtpkg-node ARCHIVE KEY VENDOR DIR.
+// runNode is the site's side, a process in namespaces of its own: krtpkg-node ARCHIVE KEY VENDOR DIR ALONE IMAGES.
 func runNode() {
-	if err := nodeSide(context.Background(), os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+	if err := nodeSide(context.Background(), os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5:]); err != nil {
 		fmt.Println("site:", err)
 		os.Exit(1)
 	}
 }
 
-func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error) {
+func nodeSide(ctx context.Context, archive, key, vendor, dir string, alone []string) (err error) {
 	if err := cutOff(vendor); err != nil {
 		return err
 	}
@@ -177,7 +187,32 @@ func nodeSide(ctx context.Context, archive, key, vendor, dir string) (err error)
 	if err != nil || !strings.Contains(string(metrics), `krtpkg_gate_answers_total{kind="blobs",status="200"} 4`) {
 		return fmt.Errorf("the node has not pulled two configs and two layers through the gate: %w\n%s", err, metrics)
 	}
-	return nil
+	if err := krtpkg("delete", "--yes", "web", "--kubeconfig", cluster.Kubeconfig); err != nil {
+		return err
+	}
+	return runAlone(ctx, cluster, key, alone[0], alone[1], filepath.Join(dir, "node", "containerd.sock"))
+}
+
+// runAlone applies an archive whose images no registry has here: the node got them from a file. k3s, RKE2 and k0s
+// import such files by the same code of containerd (k3s-io/k3s: pkg/agent/containerd, k0sproject/k0s:
+// pkg/component/worker/ocibundle.go).
+func runAlone(ctx context.Context, cluster *clustertest.Cluster, key, archive, images, socket string) error {
+	ctr, err := hack.BuildProgram(ctx, "tools/ctr")
+	if err != nil {
+		return err
+	}
+	// The node has no overlayfs, to which ctr unpacks; the kubelet's own unpacking is what counts.
+	if out, err := exec.Command(ctr, "-a", socket, "-n", "k8s.io", "images", "import", "--no-unpack", images).CombinedOutput(); err != nil {
+		return fmt.Errorf("import %s: %w\n%s", images, err, out)
+	}
+	if err := krtpkg("apply", "--yes", "--key", key, "--skip-check", "images", archive, "--kubeconfig", cluster.Kubeconfig, "--wait-timeout", "90s"); err != nil {
+		return err
+	}
+	locked, err := lockedImages(archive)
+	if err != nil {
+		return err
+	}
+	return podRuns(ctx, cluster, "ghcr.io/example/alone@"+locked["ghcr.io/example/alone"])
 }
 
 // startNodeGate starts a gate in front of the site's registry.
@@ -242,8 +277,8 @@ func lockedImages(reference string) (map[string]string, error) {
 			_, all[name], _ = strings.Cut(image.Image, "@")
 		}
 	}
-	if len(all) != 2 {
-		return nil, fmt.Errorf("%d images are locked:\n%s", len(all), out)
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no images are locked:\n%s", out)
 	}
 	return all, nil
 }
@@ -260,6 +295,9 @@ func podRuns(ctx context.Context, cluster *clustertest.Cluster, image string) er
 		return err
 	}
 	pods, err := client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{})
+	if err == nil { // deleted ones take a moment to end
+		pods.Items = slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool { return pod.DeletionTimestamp != nil })
+	}
 	if err != nil || len(pods.Items) != 1 {
 		return fmt.Errorf("%d pods: %w", len(pods.Items), err)
 	}

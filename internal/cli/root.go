@@ -14,6 +14,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/telemetry"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/registry"
 )
 
@@ -31,6 +32,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		cmd, err = root.ExecuteContextC(ctx)
 	}
 	a.ui.EndProgress(err)
+	a.noteHealed()
 	a.command = cmd
 	if err == nil {
 		a.endTelemetry(ctx, nil)
@@ -68,6 +70,8 @@ type app struct {
 	usesPolicyFile bool
 	// telemetry tells of the command; nil if nobody is to be told.
 	telemetry *telemetry.Session
+	// archives are those that were opened to read in place.
+	archives []*archive.Store
 }
 
 func (a *app) rootCommand() *cobra.Command {

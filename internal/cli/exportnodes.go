@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
+	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/result"
+	"krtpkg.dev/krtpkg/pkg/transfer"
+)
+
+// nodeKind is a kind of nodes that take images from files.
+type nodeKind struct {
+	// usage says what to do with the files on each node; FOLDER is where they were written to.
+	usage string
+	// takesZstd is set if the files may be compressed.
+	takesZstd bool
+}
+
+// nodeKinds are those that --for takes. Where each looks, and what it reads there, is by its own code:
+// k3s-io/k3s and rancher/rke2 (pkg/agent/containerd), k0sproject/k0s (pkg/component/worker/ocibundle.go),
+// siderolabs/talos (pkg/imager/cache).
+var nodeKinds = map[string]nodeKind{
+	"containerd": {"on each node: ctr -n k8s.io images import FILE", true},
+	"k3s":        {"copy the files to /var/lib/rancher/k3s/agent/images/ on each node", true},
+	"rke2":       {"copy the files to /var/lib/rancher/rke2/agent/images/ on each node", true},
+	"k0s":        {"copy the files to /var/lib/k0s/images/ on each worker", false},
+	talosNodes:   {"put manifests/ and blob/ into the image cache of each node: the partition IMAGECACHE, or /imagecache of its ISO", false},
+}
+
+const talosNodes = "talos"
+
+func addNodes(cmd *cobra.Command, kind *string) {
+	names := slices.Sorted(maps.Keys(nodeKinds))
+	cmd.Flags().StringVar(kind, "for", "", "write image archives that nodes take by themselves, without a registry, into a folder: "+strings.Join(names, ", ")+"; needs --platform")
+	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// checkNodes returns a usage error for what does not go with --for.
+func (f *exportFlags) checkNodes(dir string) error {
+	kind, known := nodeKinds[f.nodes]
+	switch {
+	case !known:
+		return &usageError{fmt.Errorf("--for %q: want %s", f.nodes, strings.Join(slices.Sorted(maps.Keys(nodeKinds)), ", "))}
+	case len(f.platforms) != 1:
+		return &usageError{fmt.Errorf("--for %s needs one --platform, that of the nodes, such as linux/amd64", f.nodes)}
+	case len(f.bases) > 0 || f.delta != "" && f.delta != deltaOff || f.volumeSize != "" || f.parity.parity != "" || f.parity.volumes > 0 || f.onlyBundles:
+		return &usageError{errors.New("--for writes what nodes read: --base, --delta, --volume-size, --parity and --only-bundles do not go with it")}
+	case f.zstd && !kind.takesZstd:
+		return &usageError{fmt.Errorf("--zstd: %s reads archives that are not compressed; layers are compressed anyway", f.nodes)}
+	case dir == "-":
+		return &usageError{errors.New("--for writes a file for each bundle: name a folder")}
+	}
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return &usageError{fmt.Errorf("--for writes a file for each bundle: %s is not a folder", dir)}
+	}
+	return nil
+}
+
+// exportForNodes writes the images of each bundle for nodes.
+func (a *app) exportForNodes(ctx context.Context, references []string, dir string, f exportFlags) error {
+	if err := f.checkNodes(dir); err != nil {
+		return err
+	}
+	roots, err := a.openRoots(ctx, references, "")
+	if err != nil {
+		return err
+	}
+	options, err := a.transferOptions(ctx, &f.transferFlags, "export")
+	if err != nil {
+		return err
+	}
+	plan, err := transfer.NewPlan(ctx, roots, options)
+	if err != nil {
+		return err
+	}
+	archives := plan.NodeArchives()
+	if len(archives) == 0 {
+		return fmt.Errorf("export for %s: no bundle has images", f.nodes)
+	}
+	report := plan.NameItems(options.Progress)
+	whole := progress.Event{Kind: progress.Planned}
+	for _, one := range archives {
+		planned := plannedEvent(one.Contents)
+		whole.Items, whole.Bytes = whole.Items+planned.Items, whole.Bytes+planned.Bytes
+	}
+	if !f.dryRun {
+		report.Emit(whole)
+	}
+	r := &result.Transfer{DryRun: f.dryRun, Items: int64(whole.Items), CopiedItems: int64(whole.Items), Bytes: whole.Bytes, CopiedBytes: whole.Bytes}
+	if f.nodes == talosNodes {
+		r.Files, err = a.writeImageCache(ctx, dir, archives, plan, f, report)
+	} else {
+		r.Files, err = a.writeNodeArchives(ctx, dir, archives, plan, f, report)
+	}
+	if err != nil {
+		return fmt.Errorf("export for %s: %w", f.nodes, err)
+	}
+	r.Roots = []result.Root{}
+	a.ui.EndProgress(nil)
+	a.ui.Say("%s", nodeKinds[f.nodes].usage)
+	return a.printResult(ctx, f.format, r, nil, func(w io.Writer) { writeTransfer(w, r, dir) })
+}
+
+// writeNodeArchives writes an archive for each bundle. Its name has no version, so that the next one replaces it; one
+// that stays the same is not touched.
+func (a *app) writeNodeArchives(ctx context.Context, dir string, archives []transfer.NodeArchive, plan *transfer.Plan, f exportFlags, report progress.Func) (files []result.File, err error) {
+	if !f.dryRun {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	platform, err := oci.ParsePlatform(f.platforms[0])
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	suffix := "-" + strings.ReplaceAll(oci.FormatPlatform(platform), "/", "-") + ".tar"
+	if f.zstd {
+		suffix += ".zst"
+	}
+	written := map[string]bool{}
+	for _, one := range archives {
+		name := filepath.Join(dir, one.Bundle.Name+suffix)
+		if written[name] {
+			return nil, fmt.Errorf("two versions of bundle %s: export them into two folders", one.Bundle.Name)
+		}
+		written[name] = true
+		file, err := a.writeArchive(ctx, name, one.Contents, plan, f, report)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, *file)
+	}
+	others, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+	for _, other := range others {
+		if !written[other] {
+			a.ui.Note("note: %s is of no bundle of this version: remove it here and on the nodes if no other runtime needs it", other)
+		}
+	}
+	return files, err
+}
+
+// writeImageCache writes the image cache of Talos.
+func (a *app) writeImageCache(ctx context.Context, dir string, archives []transfer.NodeArchive, plan *transfer.Plan, f exportFlags, report progress.Func) ([]result.File, error) {
+	if f.dryRun {
+		return []result.File{{Name: dir}}, nil
+	}
+	written, err := transfer.WriteImageCache(ctx, dir, archives, plan, report)
+	return []result.File{{Name: dir, Bytes: written}}, err
+}

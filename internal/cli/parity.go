@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/archive"
+	"krtpkg.dev/krtpkg/pkg/parity"
+	"krtpkg.dev/krtpkg/pkg/progress"
+	"krtpkg.dev/krtpkg/pkg/result"
+)
+
+// parityFlags are what an export adds so that damage can be healed.
+type parityFlags struct {
+	parity  string
+	volumes int
+	// percent is what parity says.
+	percent int
+}
+
+func (f *parityFlags) addFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&f.parity, "parity", "", "add so much parity, such as 10%, to each file, from which damage is healed")
+	flags.IntVar(&f.volumes, "parity-volumes", 0, "with --volume-size and --parity: write this many more volumes, from which as many lost ones are restored")
+}
+
+// parsePercent reads the percentage. It returns a usage error for what does not go together.
+func (f *parityFlags) parsePercent(isStream, isSplit bool) (err error) {
+	switch {
+	case f.volumes < 0:
+		return &usageError{fmt.Errorf("--parity-volumes %d: want a number of volumes", f.volumes)}
+	case f.volumes > 0 && (f.parity == "" || !isSplit):
+		return &usageError{errors.New("--parity-volumes needs --volume-size and --parity: a volume is restored from parts of the others that are known to be right")}
+	case f.parity == "":
+		return nil
+	case isStream:
+		return &usageError{errors.New("--parity does not work with - (standard output) or compression: parity is made of the finished file")}
+	}
+	if f.percent, err = strconv.Atoi(strings.TrimSuffix(f.parity, "%")); err != nil || f.percent < 1 || f.percent > 100 {
+		return &usageError{fmt.Errorf("--parity %q: want a percentage from 1%% to 100%%", f.parity)}
+	}
+	return nil
+}
+
+// writeParityVolumes writes the volumes of parity, or only plans them.
+func (a *app) writeParityVolumes(ctx context.Context, file string, names []string, volumes []archive.Contents, f exportFlags, report progress.Func) (files []result.File, err error) {
+	parityNames := archive.ParityVolumeNames(file, f.parity.volumes)
+	if f.dryRun {
+		sizes, err := archive.PlanParityVolumes(volumes)
+		for i, size := range sizes {
+			files = append(files, result.File{Name: parityNames[i], Bytes: size})
+		}
+		return files, err
+	}
+	if !f.force {
+		for _, name := range parityNames {
+			if info, err := os.Lstat(name); err == nil && info.Size() > 0 && !archive.HoldsParity(name) {
+				return nil, &otherArchiveError{name, "something other than a volume of parity"}
+			}
+		}
+	}
+	a.ui.Say("parity of %s: %s", countNoun(len(names), "volume"), strings.Join(parityNames, ", "))
+	written, err := archive.WriteParityVolumes(ctx, names, parityNames, volumes, report)
+	for i, file := range written {
+		files = append(files, result.File{Name: parityNames[i], Bytes: file.Size})
+	}
+	return files, err
+}
+
+// noteHealed tells what was healed in archives that were read in place.
+func (a *app) noteHealed() {
+	for _, store := range a.archives {
+		for file, bytes := range store.HealedBytes() {
+			a.ui.Note("note: %s is damaged: %s were healed while it was read; krtpkg check --repair %s heals the file", file, ui.Bytes(bytes), file)
+		}
+		a.noteRemade(store)
+	}
+}
+
+// noteRemade tells which volumes are read from the others.
+func (a *app) noteRemade(store *archive.Store) {
+	for _, number := range store.Remade() {
+		a.ui.Note("note: volume %d of %d is lost, and is read from the others", number, store.Volumes())
+	}
+}
+
+// healArchive heals what an archive needs before anything of it is written elsewhere, and says so. More damage than can
+// be healed is an error.
+func (a *app) healArchive(ctx context.Context, store *archive.Store, report progress.Func) error {
+	healed, err := store.Survey(ctx, report)
+	if err != nil {
+		return err
+	}
+	for _, damage := range healed {
+		a.ui.Note("note: %s: %s; krtpkg check --repair %s heals the file", damage.File, healedText(damage), damage.File)
+	}
+	a.noteRemade(store)
+	return nil
+}
+
+// healedText says what was healed while a file is read.
+func healedText(damage archive.DamageError) string {
+	if n := parity.CountBytes(damage.Damage.Content); n > 0 {
+		return ui.Bytes(n) + " are damaged and were healed while it is read"
+	}
+	return damage.Error()
+}
+
+// repairFlags are those of check.
+type repairFlags struct {
+	repair bool
+	to     string
+}
+
+func (f *repairFlags) addFlags(flags *pflag.FlagSet) {
+	flags.BoolVar(&f.repair, "repair", false, "heal archives that have parity, and restore lost volumes; each file is replaced once the healed one was checked")
+	flags.StringVar(&f.to, "repair-to", "", "as --repair, but write healed files into this folder, for media that cannot be written to")
+}
+
+func (f *repairFlags) isSet() bool { return f.repair || f.to != "" }
+
+// repairArchives heals files, and returns those to check then: what is intact stays where it is.
+func (a *app) repairArchives(ctx context.Context, references []string, f *repairFlags, report progress.Func) ([]string, error) {
+	if f.to != "" {
+		if err := os.MkdirAll(f.to, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	files := references
+	seen := map[string]bool{}
+	for _, reference := range references {
+		seen[filepath.Clean(reference)] = true
+	}
+	for _, reference := range references {
+		lost, err := archive.LostVolumes(filepath.Clean(reference))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range lost {
+			if !seen[name] {
+				seen[name] = true
+				files = append(files, name)
+			}
+		}
+	}
+	var failures []error
+	checked := make([]string, len(files))
+	for i, file := range files {
+		repaired, err := archive.Repair(ctx, filepath.Clean(file), archive.RepairOptions{Dir: f.to, Progress: report})
+		checked[i] = file
+		switch {
+		case errors.Is(err, archive.ErrNoParity):
+			continue // the check says whether it needs any
+		case err != nil:
+			failures = append(failures, fmt.Errorf("repair %s: %w", file, err))
+			continue
+		case repaired.File == "":
+			continue
+		}
+		checked[i] = repaired.File
+		a.ui.Say("%s", repairedText(repaired))
+	}
+	return checked, errors.Join(failures...)
+}
+
+// repairedText says what was repaired.
+func repairedText(r *archive.Repaired) string {
+	if r.IsRemade {
+		return fmt.Sprintf("restored %s from the other volumes", r.File)
+	}
+	text := "healed " + r.File + ": "
+	if r.Healed > 0 {
+		text += ui.Bytes(r.Healed) + " of content"
+	}
+	if r.Healed > 0 && r.Parity > 0 {
+		text += ", "
+	}
+	if r.Parity > 0 {
+		text += ui.Bytes(r.Parity) + " of parity"
+	}
+	return text
+}
