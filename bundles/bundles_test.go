@@ -140,8 +140,7 @@ func TestReadyBundlesBuild(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			renders(t, built)
-			shown.add(t, r, built, kustomizes(t, built))
+			shown.add(t, r, built, kustomizes(t, built, renders(t, built)))
 			for _, image := range built.Images {
 				if ref, err := name.ParseReference(image.Reference); err != nil || ref.Identifier() == "latest" {
 					t.Errorf("it runs %s, which is no version: %v", image.Reference, err)
@@ -217,19 +216,24 @@ func definition(t *testing.T, r bundles.Ready) *bundle.Definition {
 	return d
 }
 
-func renders(t *testing.T, built *assemble.Built) {
+// place is the repository of images at the site.
+const place = "site.example/krt"
+
+// renders returns what a bundle renders to at a site.
+func renders(t *testing.T, built *assemble.Built) []bundle.File {
 	t.Helper()
 	values, err := render.ParseValues("site.yaml", []byte(bundletest.SiteValues(built.Metadata().Name)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := render.RenderBundle(t.Context(), built.Content, values, func(d name.Digest) string { return "site.example/krt@" + d.DigestStr() })
+	files, err := render.RenderBundle(t.Context(), built.Content, values, func(d name.Digest) string { return place + "@" + d.DigestStr() })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(files) == 0 {
 		t.Error("nothing is rendered")
 	}
+	return files
 }
 
 func options(t *testing.T) assemble.Options {

@@ -41,3 +41,20 @@ type definitionChange struct {
 
 // NewOrExistingResource implements [diff.Change]: kapp orders changes by this resource.
 func (c definitionChange) NewOrExistingResource() kappres.Resource { return c.ordered }
+
+// shortenAll takes the schemas out of the definitions in a list. kapp looks into all of them for which kinds are in
+// namespaces, which would be an eighth of what an apply computes.
+func shortenAll(list []kappres.Resource) []kappres.Resource {
+	for i, r := range list {
+		list[i] = resources.ShortenDefinition(r)
+	}
+	return list
+}
+
+// restoreAll undoes [shortenAll].
+func restoreAll(list []kappres.Resource) []kappres.Resource {
+	for i, r := range list {
+		list[i] = resources.RestoreDefinition(r)
+	}
+	return list
+}

@@ -16,11 +16,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
 	"k8s.io/klog/v2"
 
 	"krtpkg.dev/krtpkg/internal/clustertest"
@@ -94,38 +94,20 @@ func (r *rig) eventually(what string, done func() error) {
 // come and go by themselves and those in the namespaces of other tests.
 func (r *rig) objects() map[string]string {
 	r.t.Helper()
-	_, lists, err := r.client.Discovery().ServerGroupsAndResources()
+	names, err := metadata.NewForConfig(r.config)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	all, err := clustertest.ListObjects(r.t.Context(), r.client.Discovery(), names, func(_ string, resource metav1.APIResource) bool {
+		return slices.Contains([]string{"events", "leases", "nodes", "componentstatuses", "ipaddresses", "endpoints"}, resource.Name)
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	found := map[string]string{}
-	for _, list := range lists {
-		gv, err := schema.ParseGroupVersion(list.GroupVersion)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		for _, resource := range list.APIResources {
-			switch resource.Name {
-			case "events", "leases", "nodes", "componentstatuses", "ipaddresses", "endpoints":
-				continue
-			}
-			if !slices.Contains(resource.Verbs, "list") {
-				continue
-			}
-			items, err := r.dynamic.Resource(gv.WithResource(resource.Name)).List(r.t.Context(), metav1.ListOptions{})
-			if apierrors.IsNotFound(err) {
-				continue // an earlier test's kind, which has just gone
-			}
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			for _, item := range items.Items {
-				if _, ok := rigNamespaces.Load(item.GetNamespace()); ok && item.GetNamespace() != r.namespace {
-					continue
-				}
-				key := fmt.Sprintf("%s %s/%s", resource.Kind, item.GetNamespace(), item.GetName())
-				found[key] = item.GetResourceVersion()
-			}
+	for o, m := range all {
+		if _, ok := rigNamespaces.Load(o.Namespace); !ok || o.Namespace == r.namespace {
+			found[o.String()] = m.ResourceVersion
 		}
 	}
 	return found

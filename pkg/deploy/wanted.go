@@ -82,13 +82,13 @@ func (e *engine) findWanted(p *kappParts, target kapp.App, a kappApp, flags *cmd
 	p.failing.MarkRequiredGVs(usedGVs)
 	flags.DeployFlags.PrepareResourcesOpts.BeforeModificationFunc = func(rs []kappres.Resource) []kappres.Resource {
 		p.failing.MarkRequiredResources(rs)
-		return rs
+		return shortenAll(rs)
 	}
 	resources, err = kapp.NewPreparation(p.types, flags.DeployFlags.PrepareResourcesOpts).PrepareResources(resources)
 	if err != nil {
 		return w, conf, err
 	}
-	resources, w.resting = a.moment.splitResting(resources)
+	resources, w.resting = a.moment.splitResting(restoreAll(resources))
 	resources, w.done = splitDone(resources, w.jobs, a.done)
 	selector, err := target.LabelSelector()
 	if err != nil {

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"encoding/json"
 	"fmt"
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
@@ -54,8 +55,8 @@ func IsDefinition(r kappres.Resource) bool {
 }
 
 // ShortenDefinition returns what kapp orders a resource by: a CustomResourceDefinition without its schemas. To learn
-// which kind one defines, kapp encodes all of it and reads that again, for each group of changes and each rule. What
-// is written or compared must be the whole resource.
+// which kind one defines, kapp encodes all of it and reads that again, for each group of changes and each rule, and to
+// learn which kinds are in namespaces. What is written or compared must be the whole resource: see [RestoreDefinition].
 func ShortenDefinition(r kappres.Resource) kappres.Resource {
 	if IsDefinition(r) {
 		return shortDefinition{r}
@@ -63,11 +64,36 @@ func ShortenDefinition(r kappres.Resource) kappres.Resource {
 	return r
 }
 
-// shortDefinition is a definition whose YAML is that of its names alone.
+// RestoreDefinition returns the resource that [ShortenDefinition] was given, with what was changed in it since.
+func RestoreDefinition(r kappres.Resource) kappres.Resource {
+	if short, is := r.(shortDefinition); is {
+		return short.Resource
+	}
+	return r
+}
+
+// shortDefinition is a definition whose YAML is that of its names alone, and whose typed form has the names of its
+// versions besides.
 type shortDefinition struct{ kappres.Resource }
 
 // AsYAMLBytes implements [kappres.Resource].
-func (d shortDefinition) AsYAMLBytes() ([]byte, error) {
+func (d shortDefinition) AsYAMLBytes() ([]byte, error) { return yaml.Marshal(d.shortObject()) }
+
+// AsUncheckedTypedObj implements [kappres.Resource].
+func (d shortDefinition) AsUncheckedTypedObj(into any) error {
+	short := d.shortObject()
+	if versions, found, _ := unstructured.NestedFieldNoCopy(d.UnstructuredObject(), "spec", "versions"); found {
+		short["spec"].(map[string]any)["versions"] = shortVersions(versions)
+	}
+	data, err := json.Marshal(short)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, into)
+}
+
+// shortObject returns the definition without its versions. It shares values with the whole one and is not to be changed.
+func (d shortDefinition) shortObject() map[string]any {
 	object := d.UnstructuredObject() // a view: it is not changed
 	spec := map[string]any{}
 	for _, field := range []string{"group", "scope", "version", "names"} {
@@ -75,7 +101,24 @@ func (d shortDefinition) AsYAMLBytes() ([]byte, error) {
 			spec[field] = value
 		}
 	}
-	return yaml.Marshal(map[string]any{
+	return map[string]any{
 		"apiVersion": d.APIVersion(), "kind": d.Kind(), "metadata": map[string]any{"name": d.Name()}, "spec": spec,
-	})
+	}
+}
+
+// shortVersions returns versions of a definition with their names alone. What is not a version stays, and is an error for
+// kapp as it is in the whole definition.
+func shortVersions(versions any) any {
+	list, is := versions.([]any)
+	if !is {
+		return versions
+	}
+	short := make([]any, len(list))
+	for i, v := range list {
+		short[i] = v
+		if version, is := v.(map[string]any); is {
+			short[i] = map[string]any{"name": version["name"]}
+		}
+	}
+	return short
 }
