@@ -1,6 +1,9 @@
 package delta
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"sync"
+)
 
 // additionCoder codes additions, most of which are zero: what is not is mostly addresses in programs, which
 // stand at places that the old bytes before them tell, and change by the same distances again and again. Each
@@ -43,10 +46,23 @@ const (
 	codedAtOnce = 64 << 10
 )
 
-func newAdditionCoder(decoding bool) *additionCoder {
-	c := &additionCoder{decoding: decoding, zeros: 255, blocks: filled(1<<16, 1<<12)}
+// additionCoders are coders that are no longer used, with their tables of 4 MiB: layers are often smaller.
+var additionCoders = sync.Pool{New: func() any {
+	c := &additionCoder{blocks: make([]uint16, 1<<16)}
 	for i := range c.zeroes {
-		c.zeroes[i], c.values[i] = filled(1<<zeroBits, 1<<13), filled(1<<valueBits, 1<<15)
+		c.zeroes[i], c.values[i] = make([]uint16, 1<<zeroBits), make([]uint16, 1<<valueBits)
+	}
+	return c
+}}
+
+// newAdditionCoder returns a coder that has learned nothing. Call release when it is no longer used.
+func newAdditionCoder(decoding bool) *additionCoder {
+	c := additionCoders.Get().(*additionCoder)
+	*c = additionCoder{decoding: decoding, zeros: 255, out: c.out[:0], blocks: c.blocks, zeroes: c.zeroes, values: c.values}
+	fillTable(c.blocks, 1<<12)
+	for i := range c.zeroes {
+		fillTable(c.zeroes[i], 1<<13)
+		fillTable(c.values[i], 1<<15)
 	}
 	for i := range c.isBlock {
 		c.isBlock[i] = 1 << 14
@@ -60,12 +76,18 @@ func newAdditionCoder(decoding bool) *additionCoder {
 	return c
 }
 
-func filled(n int, value uint16) []uint16 {
-	list := make([]uint16, n)
-	for i := range list {
-		list[i] = value
+// release gives the coder to the next delta.
+func (c *additionCoder) release() {
+	c.in = nil
+	additionCoders.Put(c)
+}
+
+// fillTable sets all of a table, most of it by copying: that is many times as fast.
+func fillTable(table []uint16, value uint16) {
+	table[0] = value
+	for n := 1; n < len(table); n *= 2 {
+		copy(table[n:], table[:n])
 	}
-	return list
 }
 
 // begin starts a section; what was learned stays. A decoder reads from in.

@@ -40,7 +40,9 @@ func (d *Delta) Apply(ctx context.Context, want digest.Digest, size int64, open 
 	go func() {
 		defer close(a.done)
 		defer parts.close()
-		tar := readAhead(clock, newTarMaker(old, old.size(), parts, d.Layer.TarSize))
+		maker := newTarMaker(old, old.size(), parts, d.Layer.TarSize)
+		defer maker.additions.release()
+		tar := readAhead(clock, maker)
 		err := d.makeLayer(ctx, startClock(size, o), w, tar)
 		tar.stop()
 		if errors.Is(err, io.ErrClosedPipe) {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -74,12 +75,13 @@ func writeDelta(ctx context.Context, w io.Writer, h Header, ops []op, old io.Rea
 	if _, err := w.Write(append(start, header...)); err != nil {
 		return err
 	}
-	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(maxPart))
+	encoder, err := newPartEncoder()
 	if err != nil {
 		return err
 	}
-	defer encoder.Close()
+	defer partEncoders.Put(encoder)
 	p := &partWriter{w: w, encoder: encoder, additions: newAdditionCoder(false), old: old, target: target}
+	defer p.additions.release()
 	p.additions.begin(nil)
 	for _, o := range ops {
 		if err := ctx.Err(); err != nil {
@@ -94,6 +96,17 @@ func writeDelta(ctx context.Context, w io.Writer, h Header, ops []op, old io.Rea
 	}
 	_, err = w.Write([]byte{0})
 	return err
+}
+
+// partEncoders are encoders that are no longer used, with their tables of 40 MiB. What one has encoded does not matter to
+// what it encodes next.
+var partEncoders sync.Pool
+
+func newPartEncoder() (*zstd.Encoder, error) {
+	if used, ok := partEncoders.Get().(*zstd.Encoder); ok {
+		return used, nil
+	}
+	return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithWindowSize(maxPart))
 }
 
 // partWriter collects operations with their bytes, and writes them part by part.
