@@ -1,5 +1,5 @@
 # Everything is built from pinned Go modules; nothing else has to be on the machine but
-# Go, gcc, git and make.
+# Go, gcc, git and make; the tests of pages also open them in Chromium.
 GO ?= go
 BIN := bin/krtpkg
 

@@ -42,7 +42,7 @@ func buildAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := []string{"cluster", "registry2", "vault", "runc", "argocd", "collector"}
+	names := []string{"cluster", "registry2", "vault", "runc", "argocd", "collector", "browser"}
 	for _, module := range modules {
 		names = append(names, "tools/"+filepath.Base(filepath.Dir(module)))
 	}
