@@ -22,7 +22,7 @@ func clusterState() *catalog.ClusterState {
 		return result.BundleStatus{Name: name, Layer: layer, Version: "1.0.0", Health: health, Changed: at, ResourceCount: 3}
 	}
 	drifted, failing := bundle("network", 3, deploy.Healthy), bundle("web", 6, deploy.Failing)
-	drifted.Drift = []deploy.ResourceChange{{ResourceID: deploy.ResourceID{APIVersion: "v1", Kind: "ConfigMap", Name: "network"}, Op: deploy.Update, Diff: "  1,1   data:\n- a: 1\n+ a: 2\n"}}
+	drifted.Drift = []deploy.ResourceChange{{ResourceID: deploy.ResourceID{APIVersion: "v1", Kind: "ConfigMap", Name: "network"}, Op: deploy.OpUpdate, Diff: "  1,1   data:\n- a: 1\n+ a: 2\n"}}
 	failing.Unready = []deploy.ResourceStatus{{ResourceID: deploy.ResourceID{APIVersion: "apps/v1", Kind: "Deployment", Name: "web", Namespace: "web"}, Health: deploy.Failing, Reason: "no image"}}
 	return &catalog.ClusterState{
 		Cluster: "north", Status: result.Status{Runtimes: []result.RuntimeStatus{{
