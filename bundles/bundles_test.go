@@ -2,7 +2,9 @@ package bundles_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -140,13 +142,56 @@ func TestReadyBundlesBuild(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			shown.add(t, r, built, kustomizes(t, built, renders(t, built)))
+			var rendered []bundle.File
+			if built.Bundle.HasManifests() {
+				rendered = renders(t, built)
+			}
+			shown.add(t, r, built, kustomizes(t, built, rendered))
 			for _, image := range built.Images {
 				if ref, err := name.ParseReference(image.Reference); err != nil || ref.Identifier() == "latest" {
 					t.Errorf("it runs %s, which is no version: %v", image.Reference, err)
 				}
 			}
 		})
+	}
+}
+
+// Files of ready bundles have digests that somebody published, for both architectures, and no other file is taken.
+func TestReadyFiles(t *testing.T) {
+	t.Parallel()
+	mirror := t.TempDir()
+	if err := os.WriteFile(filepath.Join(mirror, "file"), []byte("something else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, r := range all(t) {
+		platforms := map[string][]string{}
+		for _, f := range definition(t, r).Bundle.Spec.Files {
+			count++
+			platforms[f.Name] = append(platforms[f.Name], f.Platform)
+			if f.SHA256 == "" || !strings.HasPrefix(f.URL, "https://") {
+				t.Errorf("%s: file %s is not pinned: %+v", r.Path, f.Name, f)
+			}
+			dir := t.TempDir()
+			text := fmt.Sprintf("apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: one, version: 1.0.0}\nspec: {layer: 1, files: [{url: %q, sha256: %s}]}\n", f.URL, f.SHA256)
+			if err := os.WriteFile(filepath.Join(dir, "bundle.yaml"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			o := options(t)
+			o.Sources.Mirrors = []source.Mirror{{Prefix: f.URL, Replacement: filepath.Join(mirror, "file")}}
+			var wrong *source.DigestError
+			if _, err := assemble.Build(t.Context(), dir, o); !errors.As(err, &wrong) || wrong.Want != f.SHA256 {
+				t.Errorf("%s: file %s of other content: %v", r.Path, f.Name, err)
+			}
+		}
+		for name, has := range platforms {
+			if slices.Sort(has); !slices.Equal(has, []string{"linux/amd64", "linux/arm64"}) {
+				t.Errorf("%s: file %s is for %v", r.Path, name, has)
+			}
+		}
+	}
+	if count < 18 {
+		t.Errorf("%d files, want 18 or more", count)
 	}
 }
 
