@@ -1,53 +1,10 @@
 package resources
 
 import (
-	"encoding/json"
-	"fmt"
-
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"gopkg.in/yaml.v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
-
-// Definition is what a CustomResourceDefinition says of its kind.
-type Definition struct {
-	schema.GroupKind
-	Plural     string
-	Namespaced bool
-	// Versions are those that are served.
-	Versions []string
-}
-
-// ReadDefinitions returns the definitions among resources. One that names no kind is an error.
-func ReadDefinitions(all []kappres.Resource) ([]Definition, error) {
-	var definitions []Definition
-	for _, r := range all {
-		if !IsDefinition(r) {
-			continue
-		}
-		raw := r.DeepCopyRaw()
-		d := Definition{}
-		d.Group, _, _ = unstructured.NestedString(raw, "spec", "group")
-		d.Kind, _, _ = unstructured.NestedString(raw, "spec", "names", "kind")
-		d.Plural, _, _ = unstructured.NestedString(raw, "spec", "names", "plural")
-		if d.Group == "" || d.Kind == "" || d.Plural == "" {
-			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing or not text", IDOf(r))
-		}
-		scope, _, _ := unstructured.NestedString(raw, "spec", "scope")
-		d.Namespaced = scope != "Cluster"
-		versions, _, _ := unstructured.NestedSlice(raw, "spec", "versions")
-		for _, v := range versions {
-			one, _ := v.(map[string]any)
-			name, _, _ := unstructured.NestedString(one, "name")
-			if served, _, _ := unstructured.NestedBool(one, "served"); served {
-				d.Versions = append(d.Versions, name)
-			}
-		}
-		definitions = append(definitions, d)
-	}
-	return definitions, nil
-}
 
 // IsDefinition reports whether a resource is a CustomResourceDefinition.
 func IsDefinition(r kappres.Resource) bool {
@@ -72,28 +29,11 @@ func RestoreDefinition(r kappres.Resource) kappres.Resource {
 	return r
 }
 
-// shortDefinition is a definition whose YAML is that of its names alone, and whose typed form has the names of its
-// versions besides.
+// shortDefinition is a definition whose YAML has its names and those of its versions alone.
 type shortDefinition struct{ kappres.Resource }
 
 // AsYAMLBytes implements [kappres.Resource].
-func (d shortDefinition) AsYAMLBytes() ([]byte, error) { return yaml.Marshal(d.shortObject()) }
-
-// AsUncheckedTypedObj implements [kappres.Resource].
-func (d shortDefinition) AsUncheckedTypedObj(into any) error {
-	short := d.shortObject()
-	if versions, found, _ := unstructured.NestedFieldNoCopy(d.UnstructuredObject(), "spec", "versions"); found {
-		short["spec"].(map[string]any)["versions"] = shortVersions(versions)
-	}
-	data, err := json.Marshal(short)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(data, into)
-}
-
-// shortObject returns the definition without its versions. It shares values with the whole one and is not to be changed.
-func (d shortDefinition) shortObject() map[string]any {
+func (d shortDefinition) AsYAMLBytes() ([]byte, error) {
 	object := d.UnstructuredObject() // a view: it is not changed
 	spec := map[string]any{}
 	for _, field := range []string{"group", "scope", "version", "names"} {
@@ -101,9 +41,12 @@ func (d shortDefinition) shortObject() map[string]any {
 			spec[field] = value
 		}
 	}
-	return map[string]any{
-		"apiVersion": d.APIVersion(), "kind": d.Kind(), "metadata": map[string]any{"name": d.Name()}, "spec": spec,
+	if versions, found, _ := unstructured.NestedFieldNoCopy(object, "spec", "versions"); found {
+		spec["versions"] = shortVersions(versions)
 	}
+	return yaml.Marshal(map[string]any{
+		"apiVersion": d.APIVersion(), "kind": d.Kind(), "metadata": map[string]any{"name": d.Name()}, "spec": spec,
+	})
 }
 
 // shortVersions returns versions of a definition with their names alone. What is not a version stays, and is an error for
