@@ -1,6 +1,7 @@
 // Command demo shows the main job from end to end on defaults that it brings along: two
 // registries in this process, a key pair that lives as long as it does, and a real control
-// plane. It types what a user would type, and leaves nothing behind.
+// plane. It types what a user would type, and leaves nothing behind. The control plane is
+// prepared during the steps that need none.
 //
 // With KUBECONFIG set it goes to that cluster instead; KRTPKG_DEMO_SITE then names the
 // repository of a registry that the cluster's nodes can pull from.
@@ -50,7 +51,8 @@ func main() {
 type demo struct {
 	krtpkg     string
 	dir        string
-	kubeconfig string
+	cluster    *preparedCluster
+	kubeconfig string // "" while no step needs the cluster
 	vendor     string // repository where the runtime is published
 	site       string // repository where the cluster pulls from
 	steps      int
@@ -66,18 +68,17 @@ func runDemo(ctx context.Context, krtpkg string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
 
-	d.printStep("Set the stage: a vendor's registry, a site's registry, a cluster")
+	d.printStep("Set the stage: a vendor's registry, a site's registry")
 	closeRegistries, err := d.startRegistries()
 	if err != nil {
 		return err
 	}
 	defer closeRegistries()
-	stopCluster, err := d.startCluster(ctx)
-	if err != nil {
+	fmt.Printf("   vendor   %s\n   site     %s\n", d.vendor, d.site)
+	if d.cluster, err = d.prepareCluster(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stopCluster()) }()
-	fmt.Printf("   vendor   %s\n   site     %s\n   cluster  %s\n", d.vendor, d.site, d.kubeconfig)
+	defer func() { err = errors.Join(err, d.cluster.stop()) }()
 	return d.playDemo(ctx)
 }
 
@@ -112,8 +113,8 @@ func (d *demo) playDemo(ctx context.Context) error {
 			{"copy", d.vendor + ":1.0.0", first},
 			{"tree", first},
 		}, nil},
-		{"Verify it there, and apply it layer by layer with the site's values", [][]string{
-			{"verify", "--key", d.filePath("cosign.pub"), first},
+		{"Verify it there", [][]string{{"verify", "--key", d.filePath("cosign.pub"), first}}, d.awaitCluster},
+		{"Apply it layer by layer with the site's values", [][]string{
 			{"apply", "--key", d.filePath("cosign.pub"), first, "--values", values, "--yes", "--quiet"},
 		}, d.showWorkloads},
 		{"Again: nothing differs, so nothing is written", [][]string{
@@ -228,22 +229,60 @@ func serveRegistry() (address string, stop func(), err error) {
 	return listener.Addr().String(), func() { server.Close(); registry.Close() }, nil
 }
 
-// startCluster returns the user's own, or a control plane that ends with the demo.
-func (d *demo) startCluster(ctx context.Context) (func() error, error) {
-	if d.kubeconfig = os.Getenv("KUBECONFIG"); d.kubeconfig != "" {
+// preparedCluster is a control plane that starts, or compiles, while the demo goes on.
+type preparedCluster struct {
+	ready      chan struct{} // closed when the fields below are set
+	kubeconfig string
+	err        error
+	// stop gives the start up, or ends the cluster.
+	stop func() error
+}
+
+// prepareCluster returns the user's own cluster, or a control plane that ends with the demo.
+func (d *demo) prepareCluster(ctx context.Context) (*preparedCluster, error) {
+	p := &preparedCluster{ready: make(chan struct{}), kubeconfig: os.Getenv("KUBECONFIG"), stop: func() error { return nil }}
+	if p.kubeconfig != "" {
 		if os.Getenv("KRTPKG_DEMO_SITE") == "" {
 			return nil, errors.New("your cluster (KUBECONFIG) cannot pull from a registry on this machine's loopback: " +
 				"set KRTPKG_DEMO_SITE to a repository that it can pull from, or unset KUBECONFIG")
 		}
-		return func() error { return nil }, nil
+		close(p.ready)
+		return p, nil
 	}
-	fmt.Println("   (the first run on a machine compiles Kubernetes, which takes some minutes)")
-	cluster, err := clustertest.Run(ctx, d.filePath("cluster"))
-	if err != nil {
-		return nil, err
+	fmt.Println("   cluster  starts during the next steps (the first run on a machine compiles Kubernetes, which takes some minutes)")
+	ctx, cancel := context.WithCancel(ctx)
+	var cluster *clustertest.Cluster
+	go func() {
+		defer close(p.ready)
+		if cluster, p.err = clustertest.Run(ctx, d.filePath("cluster")); p.err == nil {
+			p.kubeconfig = cluster.Kubeconfig
+		}
+	}()
+	p.stop = func() error {
+		cancel()
+		<-p.ready
+		if cluster == nil {
+			return nil
+		}
+		return cluster.Stop()
 	}
-	d.kubeconfig = cluster.Kubeconfig
-	return cluster.Stop, nil
+	return p, nil
+}
+
+// awaitCluster returns when there is a cluster for the steps that follow.
+func (d *demo) awaitCluster(ctx context.Context) error {
+	select {
+	case <-d.cluster.ready:
+	default:
+		fmt.Printf("\n   The next step needs the cluster, which is not ready yet.\n")
+		select {
+		case <-d.cluster.ready:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	d.kubeconfig = d.cluster.kubeconfig
+	return d.cluster.err
 }
 
 // showWorkloads lists what runs, as the API server has it.
