@@ -3,6 +3,12 @@
 GO ?= go
 BIN := bin/krtpkg
 
+# Without kustomize's plugins in Go, which krtpkg never loads. With cgo the linker keeps every exported method for them:
+# 141 MB instead of 101, and twice the time to link. Releases are built without cgo.
+TAGS := kustomize_disable_go_plugin_support
+# Tests need no debugger's tables.
+TESTFLAGS := -tags $(TAGS) -ldflags "-s -w"
+
 .PHONY: all build install demo test quick tools fuzz recall lint crosscheck names bench docs release image clean $(BIN)
 
 all: build
@@ -10,10 +16,10 @@ all: build
 build: $(BIN)
 
 $(BIN):
-	$(GO) build -trimpath -buildvcs=auto -ldflags "-s -w" -o $@ ./cmd/krtpkg
+	$(GO) build -trimpath -buildvcs=auto -tags $(TAGS) -ldflags "-s -w" -o $@ ./cmd/krtpkg
 
 install:
-	$(GO) install ./cmd/krtpkg
+	$(GO) install -tags $(TAGS) ./cmd/krtpkg
 
 # The main job from end to end, on embedded defaults.
 demo: build
@@ -22,11 +28,11 @@ demo: build
 # Real registries, real clients and a real control plane: the first run on a machine
 # compiles them.
 test: tools
-	$(GO) test -p 2 -timeout 60m ./...
+	$(GO) test $(TESTFLAGS) -p 2 -timeout 60m ./...
 
 # What needs no Kubernetes and no program but krtpkg: for every change.
 quick:
-	$(GO) test -short ./...
+	$(GO) test $(TESTFLAGS) -short ./...
 
 tools:
 	$(GO) run ./hack/prebuild
@@ -47,9 +53,9 @@ recall:
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "gofmt would change these"; exit 1; }
-	$(GO) vet ./...
+	$(GO) vet -tags $(TAGS) ./...
 	CGO_ENABLED=1 $(GO) vet -tags pkcs11key ./pkg/sign
-	$$($(GO) run ./hack/prebuild tools/staticcheck) ./...
+	$$($(GO) run ./hack/prebuild tools/staticcheck) -tags $(TAGS) ./...
 
 # That all packages and their tests compile for the other systems of a release.
 crosscheck:
