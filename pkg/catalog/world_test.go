@@ -84,15 +84,10 @@ func (w *world) build(definition, tag string, mirrors ...source.Mirror) ocispec.
 	return w.buildWhole(definition, tag, mirrors...).Descriptor
 }
 
-// buildWhole is [world.build] that also returns the bundles. A bundle by reference is one that was built before.
+// buildWhole is [world.build] that also returns the bundles.
 func (w *world) buildWhole(definition, tag string, mirrors ...source.Mirror) *assemble.Built {
 	w.Helper()
-	open := func(ctx context.Context, ref, _ string) (content.Fetcher, ocispec.Descriptor, error) {
-		_, digest, _ := strings.Cut(ref, "@")
-		desc, err := w.store.Resolve(ctx, digest)
-		return w.store, desc, err
-	}
-	built, err := assemble.Build(w.Context(), definition, assemble.Options{Store: w.store, Images: w.images, Sources: source.Fetcher{Mirrors: mirrors}, Open: open})
+	built, err := w.make(definition, mirrors...)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -101,6 +96,11 @@ func (w *world) buildWhole(definition, tag string, mirrors ...source.Mirror) *as
 	}
 	w.roots = append(w.roots, catalog.Root{Descriptor: built.Descriptor, Tags: []string{tag}})
 	return built
+}
+
+// make builds a definition, and nothing more.
+func (w *world) make(definition string, mirrors ...source.Mirror) (*assemble.Built, error) {
+	return assemble.Build(w.Context(), definition, assemble.Options{Store: w.store, Images: w.images, Sources: source.Fetcher{Mirrors: mirrors}})
 }
 
 func (w *world) sign(root ocispec.Descriptor) {
