@@ -96,7 +96,7 @@ func (a *app) runCatalog(ctx context.Context, references []string, f *catalogFla
 // collectPages reads what pages show. What could not be read is in them, and in the error.
 func (a *app) collectPages(ctx context.Context, places []catalog.Place, policy *trust.Policy) (*result.Catalog, error) {
 	return catalog.Collect(ctx, places, catalog.Options{
-		Policy: policy,
+		Policy: policy, AllowRenamedTags: a.settings.allowRenamed,
 		Report: func(reference string, err error) { a.ui.Note("WARNING: %s: %v", reference, err) },
 	})
 }

@@ -97,15 +97,15 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 		if len(views) == 0 && !o.watch {
 			a.ui.Note("note: nothing is applied in namespace %s", cluster.Namespace())
 		}
-		if o.page != "" {
-			if err := a.writeStatusPage(ctx, cluster, views, o, f.Context); err != nil {
-				return err
-			}
-		}
 		var text strings.Builder
 		writeStatus(&text, views, f.full)
 		if text.String() != last || !o.watch {
 			last, said = text.String(), time.Now()
+			if o.page != "" {
+				if err := a.writeStatusPage(ctx, cluster, views, o, f.Context); err != nil {
+					return err
+				}
+			}
 			var failed error
 			if !o.watch && o.exitCode && !well {
 				failed = errChanges

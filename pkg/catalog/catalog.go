@@ -77,6 +77,8 @@ type Options struct {
 	Policy *trust.Policy
 	// PolicyName is what pages call the policy.
 	PolicyName string
+	// AllowRenamedTags lets a tag that is a version lead to another one. Without it that is an error of the version.
+	AllowRenamedTags bool
 	// Report is called with what should be known of a version, and of what could not be read; nil drops it.
 	Report func(reference string, err error)
 }
@@ -304,9 +306,10 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 	if v.Created, err = set.Root.Created(); err != nil {
 		return set, err
 	}
+	var renamed error
 	for _, tag := range root.Tags {
-		if err := set.Root.Metadata().CheckTag(tag); err != nil {
-			return set, err
+		if err := set.Root.Metadata().CheckTag(tag); err != nil && !r.options.AllowRenamedTags {
+			renamed = errors.Join(renamed, err)
 		}
 	}
 	r.verify(ctx, root.Descriptor, v)
@@ -335,7 +338,7 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 	if r.before != nil {
 		v.Changes = r.compareBefore(ctx, set)
 	}
-	return set, ctx.Err()
+	return set, errors.Join(renamed, ctx.Err())
 }
 
 // dropPredicates lets go of what attestations hold: it was read, and is not part of the document.

@@ -167,14 +167,28 @@ func TestDamagedVersion(t *testing.T) {
 	}
 	files := writeSite(t, c)
 	checkLinks(t, files)
-	if !bytes.Contains(files["runtimes/edge/"+"1.1.0.html"], []byte("cannot be read")) && !slices.ContainsFunc(slices.Collect(maps.Values(files)), func(data []byte) bool {
-		return bytes.Contains(data, []byte("It cannot be read whole"))
+	if !slices.ContainsFunc(slices.Collect(maps.Values(files)), func(data []byte) bool {
+		return bytes.Contains(data, []byte("Something is wrong with it: "))
 	}) {
 		t.Error("no page says that a version cannot be read")
 	}
 	// Those next to it are compared with each other.
 	if got := c.Runtimes[0].Versions[0].Changes; got == nil || got.From != "1.0.0" {
 		t.Errorf("changes of 1.10.0: %+v", got)
+	}
+}
+
+// A tag that lies is told of, next to all else of its version.
+func TestRenamedTag(t *testing.T) {
+	w := small(t)
+	w.roots[2].Tags = []string{"9.9.9"}
+	place := []catalog.Place{{Name: "oci:dist", Store: w.store, Roots: w.roots}}
+	c, err := catalog.Collect(t.Context(), place, catalog.Options{})
+	if v := c.Runtimes[0].Versions[0]; err == nil || v.Error == nil || !strings.Contains(v.Error.Message, "9.9.9") || v.Graph == nil || v.Changes == nil {
+		t.Errorf("error %v, of %+v", err, v.Error)
+	}
+	if _, err := catalog.Collect(t.Context(), place, catalog.Options{AllowRenamedTags: true}); err != nil {
+		t.Error(err)
 	}
 }
 
