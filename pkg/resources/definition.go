@@ -1,10 +1,52 @@
 package resources
 
 import (
+	"fmt"
+
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
 	"gopkg.in/yaml.v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
+
+// Definition is what a CustomResourceDefinition says of its kind.
+type Definition struct {
+	schema.GroupKind
+	Plural     string
+	Namespaced bool
+	// Versions are those that are served.
+	Versions []string
+}
+
+// ReadDefinitions returns the definitions among resources. One that names no kind is an error.
+func ReadDefinitions(all []kappres.Resource) ([]Definition, error) {
+	var definitions []Definition
+	for _, r := range all {
+		if !IsDefinition(r) {
+			continue
+		}
+		raw := r.DeepCopyRaw()
+		d := Definition{}
+		d.Group, _, _ = unstructured.NestedString(raw, "spec", "group")
+		d.Kind, _, _ = unstructured.NestedString(raw, "spec", "names", "kind")
+		d.Plural, _, _ = unstructured.NestedString(raw, "spec", "names", "plural")
+		if d.Group == "" || d.Kind == "" || d.Plural == "" {
+			return nil, fmt.Errorf("%s: spec.group, spec.names.kind or spec.names.plural is missing or not text", IDOf(r))
+		}
+		scope, _, _ := unstructured.NestedString(raw, "spec", "scope")
+		d.Namespaced = scope != "Cluster"
+		versions, _, _ := unstructured.NestedSlice(raw, "spec", "versions")
+		for _, v := range versions {
+			one, _ := v.(map[string]any)
+			name, _, _ := unstructured.NestedString(one, "name")
+			if served, _, _ := unstructured.NestedBool(one, "served"); served {
+				d.Versions = append(d.Versions, name)
+			}
+		}
+		definitions = append(definitions, d)
+	}
+	return definitions, nil
+}
 
 // IsDefinition reports whether a resource is a CustomResourceDefinition.
 func IsDefinition(r kappres.Resource) bool {
