@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/parity"
@@ -128,6 +129,11 @@ func (f *repairFlags) isSet() bool { return f.repair || f.to != "" }
 
 // repairArchives heals files, and returns those to check then: what is intact stays where it is.
 func (a *app) repairArchives(ctx context.Context, references []string, f *repairFlags, report progress.Func) ([]string, error) {
+	for _, reference := range references {
+		if p, err := place.Parse(reference); err != nil || p.File == "" || p.Tag != "" || p.Digest != "" {
+			return nil, &usageError{fmt.Errorf("--repair heals archives: %s is not a file of one; krtpkg copy --check brings back what a registry or a folder lost", reference)}
+		}
+	}
 	if f.to != "" {
 		if err := os.MkdirAll(f.to, 0o755); err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -285,6 +286,9 @@ func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error
 // remakeVolume makes a lost volume.
 func remakeVolume(ctx context.Context, name, target string, o RepairOptions) (_ *Repaired, err error) {
 	set, err := openVolumeSet(name)
+	if errors.Is(err, errNoSet) {
+		return nil, fmt.Errorf("%s, with %w: %w", name, errNoSet, fs.ErrNotExist)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("restore %s: %w", name, err)
 	}

@@ -112,7 +112,11 @@ func (g Geometry) End() int64 { return g.tailOffset() + SectorSize }
 // ParitySize returns how many bytes [Write] writes.
 func (g Geometry) ParitySize() int64 { return g.End() - g.Size }
 
-// The descriptor of a geometry: magic and version, numbers, checksum. A sector is full of copies of it.
+// The descriptor of a geometry, of which a sector is full: magic and version (bytes 0-7), the size of a block (8-11), how many
+// data and parity blocks a stripe has and the percentage (12, 13, 14), how much is protected (16-23), and the checksum of
+// all that (60-63). What follows the content is: zeros up to a sector, a sector of descriptors, the table, zeros up to a
+// sector, the parity blocks stripe by stripe of each row, the parity of the table, zeros up to a sector, a sector of
+// descriptors. Each block of the table has 127 checksums and its own.
 const (
 	descriptorSize  = 64
 	descriptorMagic = "krtpkgP\x01"
