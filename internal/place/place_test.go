@@ -218,3 +218,19 @@ func TestResolve(t *testing.T) {
 		t.Errorf("two tags: %v", err)
 	}
 }
+
+// The volumes of one archive are one reference, and those of parity go along.
+func TestSingle(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ args, want string }{
+		{"registry.example/krt/edge:1", "registry.example/krt/edge:1"},
+		{"edge.1-of-2.tar edge.2-of-2.tar:1.0.0", "edge.1-of-2.tar:1.0.0"},
+		{"edge.1-of-2.tar edge.2-of-2.tar edge.parity-1-of-1.tar", "edge.1-of-2.tar"},
+		{"edge.parity-1-of-2.tar edge.parity-2-of-2.tar", ""},
+		{"edge.1-of-2.tar other.2-of-2.tar", ""},
+	} {
+		if got, err := Single(strings.Fields(c.args)); got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: got %q, %v", c.args, got, err)
+		}
+	}
+}
