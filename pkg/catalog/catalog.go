@@ -313,7 +313,7 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 		}
 	}
 	r.verify(ctx, root.Descriptor, v)
-	if err := r.images.read(ctx, set); err != nil {
+	if err := r.images.readImages(ctx, set); err != nil {
 		return set, err
 	}
 	for _, problem := range r.images.listProblems(set) {

@@ -46,8 +46,8 @@ func newImageReader(ctx context.Context, store Store) *imageReader {
 	return &imageReader{store: store, budget: budget, known: map[string]*knownImage{}, bundles: map[string]map[digest.Digest]int64{}}
 }
 
-// read reads the images of a version that are not known. Its error is that of the context, or that a limit was met.
-func (r *imageReader) read(ctx context.Context, set *bundle.Set) error {
+// readImages reads the images of a version that are not known. Its error is that of the context, or that a limit was met.
+func (r *imageReader) readImages(ctx context.Context, set *bundle.Set) error {
 	r.addArtifact(set.Root)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)

@@ -34,7 +34,7 @@ func countLicenses(set *bundle.Set, claims []sign.Claim) []result.CatalogLicense
 	c := &licenseCounter{seen: map[string]bool{}, components: map[string][]string{}}
 	for _, b := range set.Bundles {
 		m := b.Metadata()
-		c.add(m.Name, m.Version, m.Licenses)
+		c.addComponent(m.Name, m.Version, m.Licenses)
 	}
 	// The root's own is that of the definition, which need not be that of what it is made of.
 	c.seen[set.Root.Metadata().Name+" "+set.Root.Metadata().Version] = true
@@ -57,7 +57,7 @@ func countLicenses(set *bundle.Set, claims []sign.Claim) []result.CatalogLicense
 	return all
 }
 
-func (c *licenseCounter) add(name, version, license string) {
+func (c *licenseCounter) addComponent(name, version, license string) {
 	key := strings.TrimSpace(name + " " + version)
 	if name == "" || c.seen[key] {
 		return
@@ -89,7 +89,7 @@ func (c *licenseCounter) addCycloneDX(predicate []byte) {
 			}
 		}
 		if len(names) > 0 {
-			c.add(component.Name, component.Version, strings.Join(names, " AND "))
+			c.addComponent(component.Name, component.Version, strings.Join(names, " AND "))
 		}
 	}
 }
@@ -105,7 +105,7 @@ func (c *licenseCounter) addSPDX(predicate []byte) {
 	for _, p := range document.Packages {
 		for _, license := range []string{p.LicenseConcluded, p.LicenseDeclared} {
 			if license != "" && license != "NOASSERTION" && license != "NONE" {
-				c.add(p.Name, p.VersionInfo, license)
+				c.addComponent(p.Name, p.VersionInfo, license)
 				break
 			}
 		}

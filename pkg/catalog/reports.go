@@ -41,7 +41,7 @@ func (r *placeReader) listReports(v *result.CatalogVersion, claims []sign.Claim)
 		}
 	}
 	m := &reportMaker{reports: []result.CatalogReport{}, statuses: map[string][2]string{}}
-	m.add("", v.Digest, claims, trusted)
+	m.addReports("", v.Digest, claims, trusted)
 	seen := map[string]bool{}
 	for _, b := range v.Bundles {
 		for _, image := range b.Images {
@@ -50,7 +50,7 @@ func (r *placeReader) listReports(v *result.CatalogVersion, claims []sign.Claim)
 				continue
 			}
 			seen[image.Digest] = true
-			m.add(image.Reference, image.Digest, known.Attached, nil)
+			m.addReports(image.Reference, image.Digest, known.Attached, nil)
 		}
 	}
 	m.markStatuses()
@@ -64,9 +64,9 @@ type reportMaker struct {
 	statuses map[string][2]string
 }
 
-// add adds the reports among what is attached to a version, or to an image of it. The same predicate counts once, since
+// addReports adds the reports among what is attached to a version, or to an image of it. The same predicate counts once, since
 // most are there in two forms.
-func (m *reportMaker) add(subject, digest string, claims []sign.Claim, trusted map[sign.Object]bool) {
+func (m *reportMaker) addReports(subject, digest string, claims []sign.Claim, trusted map[sign.Object]bool) {
 	var read [][]byte
 	for _, c := range claims {
 		if !isReport(c.PredicateType) || slices.ContainsFunc(read, func(other []byte) bool { return bytes.Equal(other, c.Predicate) }) {

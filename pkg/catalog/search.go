@@ -20,7 +20,7 @@ type searchEntry [5]string
 // maxSearchText is how much is searched of a text.
 const maxSearchText = 300
 
-func (x *searchIndex) add(kind, name, detail, link string, more ...string) {
+func (x *searchIndex) addEntry(kind, name, detail, link string, more ...string) {
 	for i := range more {
 		more[i] = cutText(maxSearchText, more[i])
 	}
@@ -28,9 +28,9 @@ func (x *searchIndex) add(kind, name, detail, link string, more ...string) {
 }
 
 func (x *searchIndex) addVersion(r *result.CatalogRuntime, v *versionView) {
-	x.add(strings.ToLower(v.Kind), strings.TrimSpace(r.Name+" "+v.Version), v.Metadata.Description, v.Link, v.Digest, r.Place, strings.Join(v.Tags, " "))
+	x.addEntry(strings.ToLower(v.Kind), strings.TrimSpace(r.Name+" "+v.Version), v.Metadata.Description, v.Link, v.Digest, r.Place, strings.Join(v.Tags, " "))
 	for _, l := range v.Licenses {
-		x.add("licence", l.License, fmt.Sprintf("%s of %s %s", countNoun(l.Count, "component"), r.Name, v.Version), v.Link+"#licences")
+		x.addEntry("licence", l.License, fmt.Sprintf("%s of %s %s", countNoun(l.Count, "component"), r.Name, v.Version), v.Link+"#licences")
 	}
 }
 
@@ -45,7 +45,7 @@ func (x *searchIndex) addBundle(r *result.CatalogRuntime, b *bundleView) {
 			more = append(more, v.Value)
 		}
 	}
-	x.add("bundle", strings.TrimSpace(b.Name+" "+b.Version), detail, b.Link, more...)
+	x.addEntry("bundle", strings.TrimSpace(b.Name+" "+b.Version), detail, b.Link, more...)
 }
 
 // addImages adds each image once, on the page of the newest version that has it.
@@ -57,7 +57,7 @@ func (x *searchIndex) addImages(b *runtimeBuilder) {
 				continue
 			}
 			seen[image.Digest] = true
-			x.add("image", strings.Join(image.References, ", "), image.Digest, image.Link, image.Image, strings.Join(image.Platforms, " "))
+			x.addEntry("image", strings.Join(image.References, ", "), image.Digest, image.Link, image.Image, strings.Join(image.Platforms, " "))
 		}
 	}
 }
@@ -72,7 +72,7 @@ func (x *searchIndex) addFindings(r *result.CatalogRuntime, v *versionView) {
 		if i < maxFindings {
 			link += "#" + f.Anchor
 		}
-		x.add("vulnerability", f.ID, strings.TrimSpace(fmt.Sprintf("%s in %s %s, %s %s", f.Severity, f.Package, f.Version, r.Name, v.Version)), link, f.Title)
+		x.addEntry("vulnerability", f.ID, strings.TrimSpace(fmt.Sprintf("%s in %s %s, %s %s", f.Severity, f.Package, f.Version, r.Name, v.Version)), link, f.Title)
 	}
 }
 
