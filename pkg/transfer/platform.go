@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 
+	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
@@ -67,7 +68,8 @@ func (p platformSet) requiredBy(desc ocispec.Descriptor, m *oci.Manifest) ([]oci
 			others = append(others, d.Platform.OS+"/"+d.Platform.Architecture)
 		}
 	}
-	if !platformed && len(others) > 0 {
+	// A node runs without a file that is for other platforms, which is noted, but not without an image.
+	if !platformed && len(others) > 0 && m.ArtifactType != bundle.TypeFile {
 		return nil, fmt.Errorf("index %s has %w, only %s", desc.Digest, ErrPlatform, strings.Join(others, ", "))
 	}
 	return slices.DeleteFunc(slices.Clone(needs), func(d ocispec.Descriptor) bool {
