@@ -34,10 +34,11 @@ spec:
     First line.
     Second line.
   icon: <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><path fill="#0969da" d="M0 0h8v8H0z"/></svg>
+  files: [{path: firmware.bin}]
   sources: [{dir: config, template: ytt}]
 `
 	w.write(dir, "base/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: base, version: 1.0.0, licenses: Apache-2.0}\nspec: {layer: 1, provides: [namespace], sources: [{file: all.yaml}]}\n",
-		"base/all.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n",
+		"web/firmware.bin", "what a device runs", "base/all.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n",
 		"web/config/schema.yaml", "#@data/values-schema\n---\n#@schema/desc \"How many run at once\"\nreplicas: 2\n#@schema/validation min_len=1\nhost: ''\n")
 	for i, version := range []string{"1.0.0", "1.1.0", "1.10.0"} {
 		w.write(dir, "runtime.yaml", strings.ReplaceAll(runtime, "VERSION", version), "web/bundle.yaml", strings.ReplaceAll(web, "VERSION", version),
@@ -83,7 +84,7 @@ func TestPages(t *testing.T) {
 			bundlePage = string(data)
 		}
 	}
-	for _, told := range []string{"The Web Team", "Ask the web team.", "Second line.", "How many run at once", "must be set", `<img class="icon" src="data:image/svg&#43;xml;base64,`} {
+	for _, told := range []string{"The Web Team", "Ask the web team.", "Second line.", "How many run at once", "must be set", "firmware.bin", `<img class="icon" src="data:image/svg&#43;xml;base64,`} {
 		if !strings.Contains(bundlePage, told) {
 			t.Errorf("the page of the bundle does not tell of %q", told)
 		}

@@ -34,6 +34,8 @@ type imageReader struct {
 type knownImage struct {
 	result.CatalogImage
 	items map[digest.Digest]int64
+	// isCargo is set for a file or a chart that a bundle carries, of which only the size is of interest.
+	isCargo bool
 	// isReported is set once its problem was.
 	isReported bool
 }
@@ -53,12 +55,12 @@ func (r *imageReader) readImages(ctx context.Context, set *bundle.Set) error {
 	group.SetLimit(parallel)
 	for _, b := range set.Bundles {
 		r.addArtifact(b)
-		for _, image := range b.Images.DistinctImages() {
+		for i, image := range slices.Concat(b.Images.DistinctImages(), b.Cargo.DistinctImages()) {
 			d := image.DigestStr()
 			if r.known[d] != nil {
 				continue
 			}
-			one := &knownImage{CatalogImage: result.CatalogImage{Digest: d, Platforms: []string{}, Attached: []sign.Claim{}}, items: map[digest.Digest]int64{}}
+			one := &knownImage{isCargo: i >= len(b.Images.DistinctImages()), CatalogImage: result.CatalogImage{Digest: d, Platforms: []string{}, Attached: []sign.Claim{}}, items: map[digest.Digest]int64{}}
 			r.known[d] = one
 			group.Go(func() error { return r.readImage(ctx, one) })
 		}
@@ -88,7 +90,7 @@ func (r *imageReader) readImage(ctx context.Context, image *knownImage) error {
 	if err == nil {
 		err = r.readTree(ctx, image, desc, nil, 0)
 	}
-	if err == nil {
+	if err == nil && !image.isCargo {
 		image.Attached, err = r.listAttached(ctx, desc)
 	}
 	for _, size := range image.items {
@@ -209,7 +211,7 @@ func (r *imageReader) platforms(digest string) []string {
 // listProblems returns why images of a version could not be read, each digest once.
 func (r *imageReader) listProblems(set *bundle.Set) (problems []error) {
 	for _, b := range set.Bundles {
-		for _, locked := range b.Images {
+		for _, locked := range slices.Concat(b.Images, b.Cargo) {
 			image := r.known[locked.Image.DigestStr()]
 			if image != nil && image.Problem != "" && !image.isReported {
 				image.isReported = true
@@ -224,6 +226,9 @@ func (r *imageReader) listProblems(set *bundle.Set) (problems []error) {
 func (r *imageReader) list() []result.CatalogImage {
 	var all []result.CatalogImage
 	for _, d := range slices.Sorted(maps.Keys(r.known)) {
+		if r.known[d].isCargo {
+			continue
+		}
 		image := r.known[d].CatalogImage
 		for i := range image.Attached {
 			image.Attached[i].Predicate = nil
@@ -265,12 +270,12 @@ func (r *imageReader) sizeFunc() func(digests ...string) *int64 {
 	}
 }
 
-// digestsOf returns the digests of a version, its bundles and its images.
+// digestsOf returns the digests of a version, its bundles, its images, and the files that these carry.
 func digestsOf(set *bundle.Set) []string {
 	all := []string{set.Root.Descriptor.Digest.String()}
 	for _, b := range set.Bundles {
 		all = append(all, b.Descriptor.Digest.String())
-		for _, image := range b.Images.DistinctImages() {
+		for _, image := range slices.Concat(b.Images.DistinctImages(), b.Cargo.DistinctImages()) {
 			all = append(all, image.DigestStr())
 		}
 	}

@@ -37,6 +37,9 @@ func (x *searchIndex) addVersion(r *result.CatalogRuntime, v *versionView) {
 func (x *searchIndex) addBundle(r *result.CatalogRuntime, b *bundleView) {
 	more := []string{b.Digest, b.Category, r.Name}
 	more = append(more, b.Provides...)
+	for _, item := range b.Cargo {
+		more = append(more, item.Name, item.SHA256)
+	}
 	detail := ""
 	if d := b.Detail; d != nil {
 		detail = d.Metadata.Description
