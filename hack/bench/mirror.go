@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,6 +59,8 @@ type mirrorBench struct {
 	images []string
 	floor  string // the file that lists the blobs
 	self   string
+	// collector is the address that traces are sent to.
+	collector string
 }
 
 // program is one that does a job: its command, given the target's host and a folder that is
@@ -85,6 +88,11 @@ func benchMirror(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer c.source.Close()
+	endCollector, err := c.startCollector(ctx)
+	if err != nil {
+		return err
+	}
+	defer endCollector()
 	unique, err := c.prepareSource(ctx)
 	if err != nil {
 		return err
@@ -93,6 +101,37 @@ func benchMirror(ctx context.Context, b *bench) (err error) {
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | / floor | / imgpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	return c.runMirrorJobs(ctx)
+}
+
+// startCollector starts what traces are sent to, which drops them.
+func (c *mirrorBench) startCollector(ctx context.Context) (end func(), err error) {
+	path, err := hack.BuildProgram(ctx, "collector")
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, path)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	lines := bufio.NewReader(stdout)
+	address, err := lines.ReadString('\n')
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("collector: %w", err), stdin.Close(), cmd.Wait())
+	}
+	c.collector = strings.TrimSpace(address)
+	go io.Copy(io.Discard, lines)
+	return func() {
+		stdin.Close()
+		cmd.Wait()
+	}, nil
 }
 
 // prepareSource fills the source: the images, and a bundle that names them, pushed with all of them.
@@ -147,6 +186,9 @@ func (c *mirrorBench) runMirrorJobs(ctx context.Context) error {
 		}},
 		{"krtpkg", func(host, _ string) string {
 			return fmt.Sprintf("%s copy -q %s %s/krt/bench", c.krtpkg, from, host)
+		}},
+		{"krtpkg, traced", func(host, _ string) string {
+			return fmt.Sprintf("OTEL_EXPORTER_OTLP_ENDPOINT=http://%s %s copy -q %s %s/krt/bench", c.collector, c.krtpkg, from, host)
 		}},
 		{"imgpkg", func(host, _ string) string {
 			return fmt.Sprintf("%s copy -b %s --to-repo %s/krt/bench --registry-insecure", c.tools["imgpkg"], from, host)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"krtpkg.dev/krtpkg/internal/clustertest"
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/registrytest"
 )
@@ -121,6 +122,11 @@ func TestTraces(t *testing.T) {
 	s.write(web...)
 	s.ok("build", "-f", ".")
 	s.ok("sign", "--key", "cosign.key", "oci:dist:1.0.0")
+	s.write("note/bundle.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Bundle\nmetadata: {name: note, version: 1.0.0}\nspec: {layer: 2, sources: [{file: note.yaml}]}\n",
+		"note/note.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: note}\n")
+	s.ok("build", "-f", "note", "--to", "oci:notes")
+	s.ok("sign", "--key", "cosign.key", "oci:notes:1.0.0")
+	cluster := clustertest.Borrow(t)
 
 	const trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 	s.env = append(s.env, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+c.address, "TRACEPARENT=00-"+trace+"-"+parent+"-01", "OTEL_BSP_SCHEDULE_DELAY=50")
@@ -130,6 +136,8 @@ func TestTraces(t *testing.T) {
 	s.ok("verify", "--key", "cosign.pub", at)
 	s.ok("import", "--key", "cosign.pub", "edge.tar", registry.Host+"/site/edge")
 	s.ok("render", "--key", "cosign.pub", at)
+	s.ok("apply", "--key", "cosign.pub", "oci:notes:1.0.0", "--yes", "--kubeconfig", cluster.Kubeconfig)
+	s.ok("delete", "note", "--yes", "--kubeconfig", cluster.Kubeconfig)
 	s.refused(1, "not found", "verify", "--key", "cosign.pub", registry.Host+"/krt/edge:9.9.9")
 
 	spans := c.readSpans(t)
@@ -152,6 +160,7 @@ func TestTraces(t *testing.T) {
 		"krtpkg copy > verify", "krtpkg copy > plan root > open bundle", "krtpkg copy > copy plan > copy blob > HTTP PUT", "krtpkg copy > copy plan > copy manifest > HTTP PUT",
 		"krtpkg export > plan root > open bundle > HTTP GET", "krtpkg export > write archive > read blob > HTTP GET",
 		"krtpkg verify > verify > HTTP GET", "krtpkg import > ", "krtpkg import > copy plan > copy blob > HTTP PUT", "krtpkg render > render bundle",
+		"krtpkg apply > verify", "krtpkg apply > render bundle", "krtpkg apply > plan app", "krtpkg apply > apply app", "krtpkg delete > delete app",
 	} {
 		if !slices.ContainsFunc(paths, func(p string) bool { return strings.HasPrefix(p, want) }) {
 			t.Errorf("no span %s in\n%s", want, strings.Join(paths, "\n"))
