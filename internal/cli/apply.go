@@ -338,14 +338,16 @@ func (a *app) connectClusters(o *applyOptions) ([]*deploy.Cluster, error) {
 
 // applyTo applies to one cluster, and writes the receipt.
 func (a *app) applyTo(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, o *applyOptions) (*deploy.Report, *result.ReceiptFile, error) {
-	return o.receipt.record(ctx, a, cluster, p, o.metrics.measure(p, func() (deploy.Runtime, *deploy.Report, error) {
-		rt, err := p.renderRuntime(ctx, a, cluster, &o.site.values)
-		if err != nil {
-			return rt, nil, err
+	var rt deploy.Runtime
+	began := time.Now()
+	report, written, err := o.receipt.record(ctx, a, cluster, p, func() (_ deploy.Runtime, report *deploy.Report, err error) {
+		if rt, err = p.renderRuntime(ctx, a, cluster, &o.site.values); err == nil {
+			report, err = a.applyRuntime(ctx, cluster, p, rt, o)
 		}
-		report, err := a.applyRuntime(ctx, cluster, p, rt, o)
 		return rt, report, err
-	}))
+	})
+	a.writeMetrics(&o.metrics, p, rt, report, err, began)
+	return report, written, err
 }
 
 func (a *app) applyRuntime(ctx context.Context, cluster *deploy.Cluster, p *preparedRoot, rt deploy.Runtime, o *applyOptions) (*deploy.Report, error) {

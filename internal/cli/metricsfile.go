@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy"
 	"krtpkg.dev/krtpkg/pkg/receipt"
 	"krtpkg.dev/krtpkg/pkg/serve"
+	"krtpkg.dev/krtpkg/pkg/site"
 )
 
 // metricsFlags say where the metrics of an apply go.
@@ -34,12 +37,40 @@ func (f *metricsFlags) prepare(clusters []string) error {
 		}
 		return nil
 	}
+	return f.checkFile()
+}
+
+// checkFile returns an error unless metrics can be written to the file, which replaces only those of an earlier apply.
+func (f *metricsFlags) checkFile() error {
+	info, err := os.Stat(f.file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("--metrics-file: %w", err)
+	case !info.Mode().IsRegular():
+		return &usageError{fmt.Errorf("--metrics-file %s: not a file", f.file)}
+	case info.Size() > 0:
+		file, err := os.Open(f.file)
+		if err != nil {
+			return fmt.Errorf("--metrics-file: %w", err)
+		}
+		start, err := io.ReadAll(io.LimitReader(file, int64(len(metricsHead))))
+		if err := errors.Join(err, file.Close()); err != nil {
+			return fmt.Errorf("--metrics-file: %w", err)
+		}
+		if string(start) != metricsHead {
+			return &usageError{fmt.Errorf("--metrics-file %s: the file exists and has no metrics of an apply: name another", f.file)}
+		}
+	}
 	probe, err := os.CreateTemp(filepath.Dir(f.file), ".krtpkg-*")
 	if err != nil {
 		return fmt.Errorf("--metrics-file: %w", err)
 	}
 	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
+
+// metricsHead is how a file of metrics begins.
+const metricsHead = "# HELP krtpkg_apply_success "
 
 // inFolder returns the flags for one of several clusters.
 func (f metricsFlags) inFolder(cluster string) metricsFlags {
@@ -49,24 +80,16 @@ func (f metricsFlags) inFolder(cluster string) metricsFlags {
 	return f
 }
 
-// measure returns do with metrics of how it ended, for the textfile collector of Prometheus' node exporter, which wants files to
-// be replaced as a whole. There are none of what nobody confirmed.
-func (f *metricsFlags) measure(p *preparedRoot, do func() (deploy.Runtime, *deploy.Report, error)) func() (deploy.Runtime, *deploy.Report, error) {
-	if f.file == "" {
-		return do
+// writeMetrics writes how an apply to a cluster ended, for the textfile collector of Prometheus' node exporter, which wants files
+// to be replaced as a whole. There are no metrics of what nobody confirmed, and that they cannot be written changes nothing
+// of how it ended.
+func (a *app) writeMetrics(f *metricsFlags, p *preparedRoot, rt deploy.Runtime, report *deploy.Report, failed error, began time.Time) {
+	if f.file == "" || errors.Is(failed, deploy.ErrNotConfirmed) {
+		return
 	}
-	return func() (deploy.Runtime, *deploy.Report, error) {
-		began := time.Now()
-		rt, report, failed := do()
-		if errors.Is(failed, deploy.ErrNotConfirmed) {
-			return rt, report, failed
-		}
-		rt.Name, rt.Version, rt.Digest = cmp.Or(rt.Name, p.deployedName()), p.set.Root.Metadata().Version, p.root.Digest.String()
-		err := replaceWholeFile(f.file, []byte(describeApply(rt, report, failed, began, time.Now())))
-		if err != nil {
-			err = fmt.Errorf("--metrics-file: %w", err)
-		}
-		return rt, report, errors.Join(failed, err)
+	rt.Name, rt.Version, rt.Digest = cmp.Or(rt.Name, p.deployedName()), p.set.Root.Metadata().Version, p.root.Digest.String()
+	if err := replaceWholeFile(f.file, []byte(describeApply(rt, report, failed, began, time.Now()))); err != nil {
+		a.ui.Note("WARNING: --metrics-file: %v", err)
 	}
 }
 
@@ -76,11 +99,15 @@ func describeApply(rt deploy.Runtime, report *deploy.Report, failed error, began
 	var text serve.MetricsText
 	runtime := fmt.Sprintf("{runtime=%q}", rt.Name)
 	number := func(n float64) string { return fmt.Sprintf("%s %g", runtime, n) }
-	succeeded := 1.0
-	if failed != nil {
-		succeeded = 0
+	outcome := site.NewReceipt(rt, report, failed).Outcome
+	is := func(one receipt.Outcome) string {
+		if outcome == one {
+			return number(1)
+		}
+		return number(0)
 	}
-	text.Add("krtpkg_apply_success", "gauge", "1 if the last apply succeeded, 0 if it failed.", number(succeeded))
+	text.Add("krtpkg_apply_success", "gauge", "1 if the last apply succeeded, 0 if it failed or paused.", is(receipt.Applied))
+	text.Add("krtpkg_apply_paused", "gauge", "1 if the last apply paused after a layer.", is(receipt.Paused))
 	text.Add("krtpkg_apply_info", "gauge", "The version that the last apply was of.", fmt.Sprintf("{runtime=%q,version=%q,digest=%q} 1", rt.Name, rt.Version, rt.Digest))
 	text.Add("krtpkg_apply_finished_timestamp_seconds", "gauge", "When the last apply ended, as Unix time.", fmt.Sprintf("%s %d", runtime, ended.Unix()))
 	text.Add("krtpkg_apply_duration_seconds", "gauge", "How long the last apply took.", number(max(ended.Sub(began).Seconds(), 0)))

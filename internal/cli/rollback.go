@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -99,14 +100,15 @@ func (a *app) runRollback(ctx context.Context, name, to, from string, o *applyOp
 	a.ui.HideTexts(values.Secret.ListTexts()...)
 	a.ui.HideInErrors(values.All.ConfidentialTexts()...)
 	a.ui.Say("going back to revision %d: %s %s", target.Number, name, target.Version)
-	report, written, err := o.receipt.record(ctx, a, cluster, p, o.metrics.measure(p, func() (deploy.Runtime, *deploy.Report, error) {
-		rt, err := p.renderWithValues(ctx, a, values)
-		if err != nil {
-			return rt, nil, err
+	var rt deploy.Runtime
+	began := time.Now()
+	report, written, err := o.receipt.record(ctx, a, cluster, p, func() (_ deploy.Runtime, report *deploy.Report, err error) {
+		if rt, err = p.renderWithValues(ctx, a, values); err == nil {
+			report, err = a.applyRuntime(ctx, cluster, p, rt, o)
 		}
-		report, err := a.applyRuntime(ctx, cluster, p, rt, o)
 		return rt, report, err
-	}))
+	})
+	a.writeMetrics(&o.metrics, p, rt, report, err, began)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -28,8 +30,8 @@ func (t *Attempts) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // Transport makes a span of each request, which ends with the content of its answer. Attributes are those of HTTP clients
-// (OpenTelemetry semantic conventions 1.43), but of a URL only host and path: the query of a redirected request is a
-// credential. Nothing of the trace is sent along: registries have no business with it.
+// (OpenTelemetry semantic conventions 1.43), but of a URL only the host, and the path of the distribution-spec: where a registry
+// redirects to, the path or the query is a credential. Nothing of the trace is sent along: registries have no business with it.
 type Transport struct{ Base http.RoundTripper }
 
 // blobOrManifest finds the digest in the path of a request to a registry.
@@ -40,8 +42,12 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !trace.SpanFromContext(r.Context()).IsRecording() {
 		return t.Base.RoundTrip(r)
 	}
-	attributes := []attribute.KeyValue{
-		attribute.String("http.request.method", r.Method), attribute.String("server.address", r.URL.Host), attribute.String("url.path", r.URL.Path),
+	attributes := []attribute.KeyValue{attribute.String("http.request.method", r.Method), attribute.String("server.address", r.URL.Hostname())}
+	if port, err := strconv.Atoi(r.URL.Port()); err == nil {
+		attributes = append(attributes, attribute.Int("server.port", port))
+	}
+	if strings.HasPrefix(r.URL.Path, "/v2/") {
+		attributes = append(attributes, attribute.String("url.path", r.URL.Path))
 	}
 	if found := blobOrManifest.FindStringSubmatch(r.URL.Path); found != nil {
 		attributes = append(attributes, Digest(digest.Digest(found[1])))
@@ -54,7 +60,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.ContentLength > 0 {
 		attributes = append(attributes, attribute.Int64("http.request.body.size", r.ContentLength))
 	}
-	ctx, end := Start(r.Context(), "HTTP "+r.Method, attributes...)
+	ctx, end := startSpan(r.Context(), "HTTP "+r.Method, trace.WithAttributes(attributes...), trace.WithSpanKind(trace.SpanKindClient))
 	response, err := t.Base.RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		end(err)
@@ -95,7 +101,7 @@ func (b *tracedBody) endSpan(err error) {
 	b.once.Do(func() {
 		b.span.SetAttributes(attribute.Int64("http.response.body.size", b.read))
 		if b.status >= http.StatusBadRequest {
-			b.span.SetAttributes(attribute.Int("error.type", b.status))
+			b.span.SetAttributes(attribute.String("error.type", strconv.Itoa(b.status)))
 		}
 		if err == io.EOF {
 			err = nil

@@ -47,11 +47,15 @@ func App(name string) attribute.KeyValue { return keyApp.String(name) }
 // end is called once, with the error that it ended with. A span has the type of its error and not the text, which may quote
 // what is confidential.
 func Start(ctx context.Context, name string, attributes ...attribute.KeyValue) (_ context.Context, end func(error)) {
+	return startSpan(ctx, name, trace.WithAttributes(attributes...))
+}
+
+func startSpan(ctx context.Context, name string, options ...trace.SpanStartOption) (_ context.Context, end func(error)) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.IsRecording() {
 		return ctx, func(error) {}
 	}
-	ctx, span := parent.TracerProvider().Tracer(scope).Start(ctx, name, trace.WithAttributes(attributes...))
+	ctx, span := parent.TracerProvider().Tracer(scope).Start(ctx, name, options...)
 	return ctx, func(err error) {
 		if err != nil {
 			span.SetStatus(codes.Error, "")
