@@ -35,11 +35,16 @@ func Borrow(t testing.TB) *Cluster {
 		}
 	}
 	t.Cleanup(func() {
-		if err := b.deleteLeftovers(); err != nil {
-			t.Errorf("reuse cluster in %s: %v", b.Dir, errors.Join(err, b.Stop(), os.RemoveAll(b.Dir)))
+		err := b.deleteLeftovers()
+		if err == nil {
+			lent.giveBack(b)
 			return
 		}
-		lent.giveBack(b)
+		// Whether what was left goes away in time is not what the test is about.
+		t.Logf("cluster in %s is not lent again: %v", b.Dir, err)
+		if err := errors.Join(b.Stop(), os.RemoveAll(b.Dir)); err != nil {
+			t.Errorf("stop cluster in %s: %v", b.Dir, err)
+		}
 	})
 	return b.Cluster
 }

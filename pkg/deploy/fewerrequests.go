@@ -61,22 +61,23 @@ func (w *recordingResources) Create(r kappres.Resource) (kappres.Resource, error
 	return w.writeRecorded(r, r, w.createOnceServed)
 }
 
-// servedTimeout bounds how long a kind may take from its definition to the API server's list of kinds, and servedPause
-// is how often it is looked up.
-const (
-	servedTimeout = 30 * time.Second
-	servedPause   = 200 * time.Millisecond
-)
+// servedTimeout bounds how long a kind may take from its definition to the API server's list of kinds.
+const servedTimeout = 30 * time.Second
+
+// servedPolicy has growing pauses between looks: each reads all lists, and the server is busy.
+var servedPolicy = retry.Policy{Longest: 4 * time.Second}
 
 // createOnceServed creates a resource. The plan had its kind, or its definition: where the kind is not in the list of
 // kinds, a busy API server is late with it. Kapp looks twice, one right after the other.
 func (w *recordingResources) createOnceServed(r kappres.Resource) (kappres.Resource, error) {
-	for end := time.Now().Add(servedTimeout); ; time.Sleep(servedPause) {
+	end := time.Now().Add(servedTimeout)
+	for attempt := 0; ; attempt++ {
 		created, err := w.Resources.Create(r)
 		var unknown kappres.ResourceTypesUnknownTypeErr
 		if !errors.As(err, &unknown) || time.Now().After(end) {
 			return created, err
 		}
+		time.Sleep(servedPolicy.Pause(attempt))
 	}
 }
 
