@@ -35,6 +35,7 @@ quick:
 	$(GO) test $(TESTFLAGS) -short ./...
 
 tools:
+	./hack/browser/install.sh
 	$(GO) run ./hack/prebuild
 
 # Each fuzz target for a while, beside its seeds, which run with the tests.
