@@ -452,13 +452,15 @@ func (o Options) fetchCargo(ctx context.Context, ref, dir string, b *Built) erro
 	if !ok {
 		return fmt.Errorf("bundle %s: its store does not find files by their digests", ref)
 	}
+	carried := b.CargoByArtifact()
 	for _, image := range b.Cargo.DistinctImages() {
 		desc, err := src.Resolve(ctx, image.DigestStr())
 		if err == nil {
 			err = oras.CopyGraph(ctx, src, o.Store, desc, oras.CopyGraphOptions{})
 		}
 		if err != nil {
-			return fmt.Errorf("bundle %s: copy %s: %w", ref, b.DescribeCargo(image), err)
+			item := carried[image.DigestStr()]
+			return fmt.Errorf("bundle %s: copy %s: %w", ref, item.String(), err)
 		}
 	}
 	return nil

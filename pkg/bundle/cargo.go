@@ -16,10 +16,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 
@@ -110,8 +112,12 @@ func ChartRepository(repository name.Repository) (string, bool) {
 	return repository.RepositoryStr(), repository.RegistryStr() == Nowhere && strings.HasPrefix(repository.Name(), chartsRepository)
 }
 
-// defaultMode is the mode of files without one.
-const defaultMode = "0644"
+const (
+	// defaultMode is the mode of files without one.
+	defaultMode = "0644"
+	// othersWrite are the bits of modes by which others than the owner may write.
+	othersWrite fs.FileMode = 0o022
+)
 
 // FileMode returns the mode that the file gets.
 func (f *CargoFile) FileMode() fs.FileMode {
@@ -161,7 +167,7 @@ func (d *Definition) checkCargo(report func([]any, string, ...any)) {
 		c := &spec.Charts[i]
 		at := []any{"spec", "charts", i}
 		c.checkRules(func(field, format string, args ...any) { report(fieldBelow(at, field), format, args...) })
-		if key := c.Chart + " " + c.Version; c.Chart != "" && versions[key] {
+		if key := path.Base(c.Chart) + " " + c.Version; c.Chart != "" && c.Version != "" && versions[key] {
 			report(at, "duplicate chart %s", key)
 		} else {
 			versions[key] = true
@@ -198,6 +204,9 @@ func (f *CargoFile) checkRules(report func(field, format string, args ...any)) {
 	}
 	if !fileName.MatchString(f.Name) {
 		report("name", "name %q is not the name of a file: want letters, digits and ._+~%%@-, and not one of these first", f.Name)
+	}
+	if f.FileMode()&othersWrite != 0 {
+		report("mode", "mode %q lets others than its owner write to the file: want at most 0755", f.Mode)
 	}
 	if f.Platform == "" {
 		return
@@ -263,64 +272,78 @@ func PackFiles(ctx context.Context, store content.Pusher, files []CargoFile) (im
 		}
 	}
 	var lock images.Lock
-	packed := map[string]bool{}
+	err := eachFileArtifact(files, func(of []int, blobs []jsonBlob, locked images.Locked) error {
+		for _, blob := range blobs {
+			if err := pushBytes(ctx, store, blob.desc, blob.data); err != nil {
+				return err
+			}
+		}
+		for _, i := range of {
+			files[i].Artifact = locked.Image.DigestStr()
+		}
+		lock = append(lock, locked)
+		return nil
+	})
+	return lock, err
+}
+
+// eachFileArtifact passes what files are packed as to take, once for all files of a name: their indexes, the manifests
+// with the artifact last, and the lock of it.
+func eachFileArtifact(files []CargoFile, take func(of []int, blobs []jsonBlob, locked images.Locked) error) error {
+	variants := map[string][]int{}
 	for i := range files {
-		if packed[files[i].Name] {
+		variants[files[i].Name] = append(variants[files[i].Name], i)
+	}
+	for i := range files {
+		of := variants[files[i].Name]
+		if of[0] != i {
 			continue
 		}
-		packed[files[i].Name] = true
-		artifact, err := packVariants(ctx, store, files, files[i].Name)
-		if err != nil {
-			return nil, fmt.Errorf("file %s: %w", files[i].Name, err)
+		blobs, err := packVariants(files, of)
+		if err == nil {
+			var locked images.Locked
+			if locked, err = lockCargo(filesRepository, "", blobs[len(blobs)-1].desc.Digest); err == nil {
+				err = take(of, blobs, locked)
+			}
 		}
-		locked, err := lockCargo(filesRepository, "", artifact)
+		if err != nil {
+			return fmt.Errorf("file %s: %w", files[i].Name, err)
+		}
+	}
+	return nil
+}
+
+// packVariants returns the manifest of a file, or those of each platform and the index of them.
+func packVariants(files []CargoFile, of []int) (blobs []jsonBlob, err error) {
+	index := ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, ArtifactType: TypeFile,
+		Annotations: map[string]string{ocispec.AnnotationTitle: files[of[0]].Name},
+	}
+	for _, i := range of {
+		f := &files[i]
+		blob, err := marshalBlob(ocispec.MediaTypeImageManifest, f.manifest())
 		if err != nil {
 			return nil, err
 		}
-		lock = append(lock, locked)
-	}
-	return lock, nil
-}
-
-// packVariants writes the manifest of a file, or those of each platform and the index of them.
-func packVariants(ctx context.Context, store content.Pusher, files []CargoFile, called string) (digest.Digest, error) {
-	index := ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, ArtifactType: TypeFile,
-		Annotations: map[string]string{ocispec.AnnotationTitle: called},
-	}
-	var desc ocispec.Descriptor
-	var err error
-	for _, f := range files {
-		if f.Name != called {
-			continue
-		}
-		if desc, err = pushJSON(ctx, store, ocispec.MediaTypeImageManifest, f.manifest()); err != nil {
-			return "", err
-		}
+		blobs = append(blobs, blob)
 		if f.Platform == "" {
 			continue
 		}
 		p, err := oci.ParsePlatform(f.Platform)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		desc.Platform, desc.ArtifactType = &p, TypeFile
-		index.Manifests = append(index.Manifests, desc)
+		blob.desc.Platform, blob.desc.ArtifactType = &p, TypeFile
+		index.Manifests = append(index.Manifests, blob.desc)
 	}
-	if len(index.Manifests) > 0 {
-		slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int {
-			return cmp.Compare(oci.FormatPlatform(*a.Platform), oci.FormatPlatform(*b.Platform))
-		})
-		if desc, err = pushJSON(ctx, store, ocispec.MediaTypeImageIndex, index); err != nil {
-			return "", err
-		}
+	if len(index.Manifests) == 0 {
+		return blobs, nil
 	}
-	for i := range files {
-		if files[i].Name == called {
-			files[i].Artifact = desc.Digest.String()
-		}
-	}
-	return desc.Digest, nil
+	slices.SortFunc(index.Manifests, func(a, b ocispec.Descriptor) int {
+		return cmp.Compare(oci.FormatPlatform(*a.Platform), oci.FormatPlatform(*b.Platform))
+	})
+	blob, err := marshalBlob(ocispec.MediaTypeImageIndex, index)
+	return append(blobs, blob), err
 }
 
 func (f *CargoFile) manifest() ocispec.Manifest {
@@ -371,13 +394,80 @@ func (c *CargoChart) Pack(ctx context.Context, store content.Pusher, packed *Pac
 	if err := errors.Join(pushBytes(ctx, store, m.Config, packed.Metadata), pushBytes(ctx, store, m.Layers[0], packed.Data)); err != nil {
 		return nil, err
 	}
-	desc, err := pushJSON(ctx, store, ocispec.MediaTypeImageManifest, m)
+	blob, err := marshalBlob(ocispec.MediaTypeImageManifest, m)
+	if err == nil {
+		err = pushBytes(ctx, store, blob.desc, blob.data)
+	}
 	if err != nil {
 		return nil, err
 	}
-	c.Artifact = desc.Digest.String()
-	locked, err := lockCargo(chartsRepository+packed.Name, c.Tag(), desc.Digest)
+	c.Artifact = blob.desc.Digest.String()
+	locked, err := c.lock()
 	return images.Lock{locked}, err
+}
+
+// lock locks the artifact of the chart.
+func (c *CargoChart) lock() (images.Locked, error) {
+	return lockCargo(chartsRepository+path.Base(c.Chart), c.Tag(), digest.Digest(c.Artifact))
+}
+
+// packedName is what the packed chart is called where it is fetched to, as helm pull names it.
+func (c *CargoChart) packedName() string {
+	return fmt.Sprintf("%s-%s.tgz", path.Base(c.Chart), c.Version)
+}
+
+// CheckManifest returns an error unless the manifest of the chart's artifact holds the packed chart and nothing else.
+// Any other would be an image that goes by the name of a chart.
+func (c *CargoChart) CheckManifest(m *oci.Manifest) error {
+	want := c.Content()
+	if m.Config != nil && m.Config.MediaType == mediaTypeChartConfig && len(m.Layers) == 1 {
+		if got := m.Layers[0]; got.MediaType == want.MediaType && got.Digest == want.Digest && got.Size == want.Size {
+			return nil
+		}
+	}
+	return fmt.Errorf("chart %s: manifest %s does not hold the packed chart %s", c.packedName(), c.Artifact, want.Digest)
+}
+
+// checkChartManifests holds the manifests of a bundle's charts to its definition, as far as they are there.
+func (c *Content) checkChartManifests(ctx context.Context, store ReadStore) error {
+	if c.Bundle == nil {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	for i := range c.Bundle.Spec.Charts {
+		chart := &c.Bundle.Spec.Charts[i]
+		group.Go(func() error {
+			m, err := readSmallManifest(ctx, store, chart.Artifact)
+			if errors.Is(err, errdef.ErrNotFound) {
+				return nil
+			}
+			if err != nil {
+				return fmt.Errorf("chart %s: %w", chart.packedName(), err)
+			}
+			return chart.CheckManifest(m)
+		})
+	}
+	return group.Wait()
+}
+
+// readSmallManifest reads a manifest by its digest.
+func readSmallManifest(ctx context.Context, store ReadStore, of string) (*oci.Manifest, error) {
+	desc, err := store.Resolve(ctx, of)
+	if err != nil {
+		return nil, err
+	}
+	if desc.Digest.String() != of {
+		return nil, fmt.Errorf("got %s for %s: %w", desc.Digest, of, content.ErrMismatchedDigest)
+	}
+	if desc.Size > oci.MaxManifest {
+		return nil, fmt.Errorf("manifest %s has %d bytes, the limit is %d: %w", of, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
+	}
+	data, err := content.FetchAll(ctx, store, desc)
+	if err != nil {
+		return nil, err
+	}
+	return oci.ParseManifest(data)
 }
 
 // lockCargo locks an artifact under a name that no registry has.
@@ -393,13 +483,15 @@ func lockCargo(repository, tag string, artifact digest.Digest) (images.Locked, e
 	return images.Locked{Image: image, Reference: reference}, nil
 }
 
-func pushJSON(ctx context.Context, store content.Pusher, mediaType string, value any) (ocispec.Descriptor, error) {
+// jsonBlob is a manifest as it is written.
+type jsonBlob struct {
+	desc ocispec.Descriptor
+	data []byte
+}
+
+func marshalBlob(mediaType string, value any) (jsonBlob, error) {
 	data, err := json.Marshal(value)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	desc := content.NewDescriptorFromBytes(mediaType, data)
-	return desc, pushBytes(ctx, store, desc, data)
+	return jsonBlob{content.NewDescriptorFromBytes(mediaType, data), data}, err
 }
 
 func pushBytes(ctx context.Context, store content.Pusher, desc ocispec.Descriptor, data []byte) error {
@@ -410,36 +502,77 @@ func pushBytes(ctx context.Context, store content.Pusher, desc ocispec.Descripto
 	return nil
 }
 
-// splitCargo parts the locked files and charts from the images. Each file and chart must be locked, and nothing else
-// may have their place in the lock.
+// splitCargo parts the locked files and charts from the images. The lock has exactly what a build locks for the
+// definition: what has another name or other content would be an image that nothing checks as one.
 func (c *Content) splitCargo(all images.Lock) error {
 	if c.Bundle == nil {
 		c.Images = all
 		return nil
 	}
-	isCarried := map[string]bool{}
-	for _, item := range c.ListCargo() {
-		isCarried[item.Artifact.String()] = true
+	if err := c.checkBuiltCargo(); err != nil {
+		return err
 	}
-	isLocked := map[string]bool{}
+	expected, err := c.listLocks()
+	if err != nil {
+		return err
+	}
+	unlocked := make(map[string]bool, len(expected))
+	for _, e := range expected {
+		unlocked[e.key] = true
+	}
 	c.Images = make(images.Lock, 0, len(all))
 	for _, locked := range all {
 		if !IsCargo(locked.Image) {
+			if at, _ := locked.CalledBy(); at.RegistryStr() == Nowhere {
+				return fmt.Errorf("%s locks %s as %s, a name of files and charts", fileImages, locked.Image, locked.Reference)
+			}
 			c.Images = append(c.Images, locked)
 			continue
 		}
-		if !isCarried[locked.Image.DigestStr()] {
-			return fmt.Errorf("%s locks %s, which is not a file or a chart of the bundle", fileImages, locked.Image)
+		key := lockKey(locked)
+		if !unlocked[key] {
+			return fmt.Errorf("%s locks %s as %s, which is not a file or a chart of the bundle", fileImages, locked.Image, locked.Reference)
 		}
-		isLocked[locked.Image.DigestStr()] = true
+		delete(unlocked, key)
 		c.Cargo = append(c.Cargo, locked)
 	}
-	for _, item := range c.ListCargo() {
-		if !isLocked[item.Artifact.String()] {
-			return fmt.Errorf("%s %s is not in %s", item.Kind, item.Name, fileImages)
+	for _, e := range expected {
+		if unlocked[e.key] {
+			return fmt.Errorf("%s is not in %s", e.what, fileImages)
 		}
 	}
-	return c.checkBuiltCargo()
+	return nil
+}
+
+// expectedLock is what the lock has of a file or a chart.
+type expectedLock struct{ key, what string }
+
+func lockKey(locked images.Locked) string { return locked.Image.Name() + " " + locked.Reference }
+
+// listLocks returns what the lock has of each file and chart. The artifacts of files follow from the definition.
+func (c *Content) listLocks() (all []expectedLock, err error) {
+	spec := &c.Bundle.Spec
+	err = eachFileArtifact(spec.Files, func(of []int, _ []jsonBlob, locked images.Locked) error {
+		for _, i := range of {
+			if got, want := spec.Files[i].Artifact, locked.Image.DigestStr(); got != want {
+				return fmt.Errorf("its artifact is %q, want %s", got, want)
+			}
+		}
+		all = append(all, expectedLock{lockKey(locked), "file " + spec.Files[of[0]].Name})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range spec.Charts {
+		chart := &spec.Charts[i]
+		locked, err := chart.lock()
+		if err != nil {
+			return nil, fmt.Errorf("chart %s: %w", chart.packedName(), err)
+		}
+		all = append(all, expectedLock{lockKey(locked), "chart " + chart.packedName()})
+	}
+	return all, nil
 }
 
 // checkBuiltCargo holds files and charts to what a build sets.
@@ -449,12 +582,33 @@ func (c *Content) checkBuiltCargo() error {
 			return fmt.Errorf("file %s has no sha256", f.Name)
 		}
 	}
-	for i := range c.Bundle.Spec.Charts {
-		if chart := &c.Bundle.Spec.Charts[i]; chart.SHA256 == "" || chart.Chart == "" || chart.Version == "" {
-			return fmt.Errorf("chart %s has no sha256, name or version", chart.Origin())
-		}
+	_, err := c.Bundle.Spec.CheckBuiltCharts()
+	return err
+}
+
+// CheckBuiltCharts checks the charts of a bundle that is built: each has what a build sets, and a name of its own among
+// the charts and files that are fetched. The error is about the chart with index i.
+func (s *BundleSpec) CheckBuiltCharts() (i int, err error) {
+	taken := map[string]string{}
+	for _, f := range s.Files {
+		taken[strings.ToLower(f.Name)] = "a file"
 	}
-	return nil
+	for i := range s.Charts {
+		c := &s.Charts[i]
+		if c.SHA256 == "" || c.Chart == "" || c.Version == "" {
+			return i, fmt.Errorf("chart %s has no sha256, name or version", c.Origin())
+		}
+		called := c.packedName()
+		if _, err := semver.NewVersion(c.Version); err != nil || !fileName.MatchString(called) {
+			return i, fmt.Errorf("chart %s has version %q, want a version such as 1.2.0", c.Origin(), c.Version)
+		}
+		if first := taken[strings.ToLower(called)]; first != "" {
+			return i, fmt.Errorf("chart %s %s from %s is fetched as %s, and so is %s: remove one, or give it another name or version",
+				path.Base(c.Chart), c.Version, c.Origin(), called, first)
+		}
+		taken[strings.ToLower(called)] = "the chart from " + c.Origin()
+	}
+	return 0, nil
 }
 
 // CargoKind is what an item of cargo is.
@@ -501,21 +655,26 @@ func (c *Content) ListCargo() (items []CargoItem) {
 	for i := range c.Bundle.Spec.Charts {
 		chart := &c.Bundle.Spec.Charts[i]
 		items = append(items, CargoItem{
-			Kind: ChartCargo, Bundle: c.Bundle.Metadata.Name, Name: fmt.Sprintf("%s-%s.tgz", path.Base(chart.Chart), chart.Version), Mode: 0o644,
+			Kind: ChartCargo, Bundle: c.Bundle.Metadata.Name, Name: chart.packedName(), Mode: 0o644,
 			Origin: chart.Origin(), Chart: chart, Content: chart.Content(), Artifact: digest.Digest(chart.Artifact),
 		})
 	}
 	return items
 }
 
-// DescribeCargo returns what errors call the file or the chart that a locked artifact stands for.
-func (c *Content) DescribeCargo(image name.Digest) string {
+// String returns what errors call the file or the chart.
+func (i *CargoItem) String() string { return string(i.Kind) + " " + i.Name }
+
+// CargoByArtifact returns the files and charts by the digests of their artifacts; of files for several platforms the
+// first.
+func (c *Content) CargoByArtifact() map[string]CargoItem {
+	byArtifact := map[string]CargoItem{}
 	for _, item := range c.ListCargo() {
-		if item.Artifact.String() == image.DigestStr() {
-			return string(item.Kind) + " " + item.Name
+		if _, is := byArtifact[item.Artifact.String()]; !is {
+			byArtifact[item.Artifact.String()] = item
 		}
 	}
-	return image.Name()
+	return byArtifact
 }
 
 // CopyTo writes the content of a file or a chart, and returns an error unless it has the size and the digest that the

@@ -10,10 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/memory"
+	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/images"
 )
@@ -51,7 +53,8 @@ func TestCargoIsReadStrictly(t *testing.T) {
 		"  charts: [{archive: 'https://a.example/x?token=abc'}]":                           "archive contains a secret",
 		"  charts: [{chart: Web, repository: 'https://a.example', version: 1.0.0}]":        "chart",
 		"  charts: [{chart: a..b, repository: 'https://a.example', version: 1.0.0}]":       "is not a name that registries take",
-		"  charts: [{chart: web, repository: 'https://a.example', version: 1.0.0}, {chart: web, repository: 'https://b.example', version: 1.0.0}]": "duplicate chart web 1.0.0",
+		"  charts: [{chart: web, repository: 'https://a.example', version: 1.0.0}, {chart: team/web, repository: 'oci://b.example', version: 1.0.0}]": "duplicate chart web 1.0.0",
+		"  files: [{path: x, mode: '0775'}]": `mode "0775" lets others than its owner write`,
 	} {
 		_, err := Parse("bundle.yaml", []byte(headOfCargo+text+"\n"))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "bundle.yaml:") {
@@ -181,18 +184,43 @@ func describe(t *testing.T, store *memory.Store, wanted string) ocispec.Descript
 // A definition and a lock that contradict each other are refused, whichever of them was changed.
 func TestCargoMustBeLocked(t *testing.T) {
 	t.Parallel()
+	other := digest.FromString("another artifact")
+	lockAs := func(repository, reference string) func(c *Content) {
+		return func(c *Content) {
+			image, err := name.NewDigest(repository + "@" + other.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Bundle.Spec.Charts[0].Artifact = other.String()
+			c.Cargo[0] = images.Locked{Image: image, Reference: reference}
+		}
+	}
+	const notCarried = "which is not a file or a chart of the bundle"
 	for name, of := range map[string]struct {
 		change func(c *Content)
 		want   string
 	}{
 		"a file that is not locked":   {func(c *Content) { c.Cargo = c.Cargo[:1] }, "is not in .imgpkg/images.yml"},
-		"a locked file of no bundle":  {func(c *Content) { c.Bundle.Spec.Files = c.Bundle.Spec.Files[:2] }, "which is not a file or a chart of the bundle"},
-		"another artifact":            {func(c *Content) { c.Bundle.Spec.Files[2].Artifact = "sha256:" + strings.Repeat("0", 64) }, "which is not a file or a chart of the bundle"},
-		"no artifact":                 {func(c *Content) { c.Bundle.Spec.Files[2].Artifact = "" }, "which is not a file or a chart of the bundle"},
+		"a locked file of no bundle":  {func(c *Content) { c.Bundle.Spec.Files = c.Bundle.Spec.Files[:2] }, notCarried},
+		"another artifact":            {func(c *Content) { c.Bundle.Spec.Files[2].Artifact = other.String() }, "file nic.bin: its artifact is"},
+		"no artifact":                 {func(c *Content) { c.Bundle.Spec.Files[2].Artifact = "" }, "file nic.bin: its artifact is"},
+		"other content":               {func(c *Content) { c.Bundle.Spec.Files[2].SHA256 = other.Encoded() }, "file nic.bin: its artifact is"},
 		"a file without a digest":     {func(c *Content) { c.Bundle.Spec.Files[2].SHA256 = "" }, "file nic.bin has no sha256"},
 		"a chart without a version":   {func(c *Content) { c.Bundle.Spec.Charts[0].Version = "" }, "chart web has no sha256, name or version"},
+		"a version with a path":       {func(c *Content) { c.Bundle.Spec.Charts[0].Version = "1.0.0/../x\n" }, `has version "1.0.0/../x\n"`},
 		"a chart that is not locked":  {func(c *Content) { c.Cargo = c.Cargo[1:] }, "chart web-1.2.0+x.tgz is not in"},
 		"a name that leaves a folder": {func(c *Content) { c.Bundle.Spec.Files[2].Name = "../nic.bin" }, "name"},
+		"a file as packed chart":      {func(c *Content) { c.Bundle.Spec.Files[2].Name = "Web-1.2.0+x.tgz" }, "and so is a file"},
+		"a chart twice": {func(c *Content) {
+			c.Bundle.Spec.Charts = append(c.Bundle.Spec.Charts, c.Bundle.Spec.Charts[0])
+		}, "duplicate chart web 1.2.0+x"},
+		"a chart called by an image's name":  {lockAs("krtpkg.invalid/charts/web", "registry.k8s.io/pause:3.10"), notCarried},
+		"a chart called by another version":  {lockAs("krtpkg.invalid/charts/web", "krtpkg.invalid/charts/web:1.3.0"), notCarried},
+		"a chart at another chart's place":   {lockAs("krtpkg.invalid/charts/db", "krtpkg.invalid/charts/web:1.2.0_x"), notCarried},
+		"a chart at the place of files":      {lockAs("krtpkg.invalid/files", "krtpkg.invalid/files@"+other.String()), notCarried},
+		"an image called by a chart's name":  {lockAs("ghcr.io/example/web", "krtpkg.invalid/charts/web:1.2.0_x"), "a name of files and charts"},
+		"a file called by an image's name":   {func(c *Content) { c.Cargo[1].Reference = "registry.k8s.io/pause:3.10" }, notCarried},
+		"a file that everybody may write to": {func(c *Content) { c.Bundle.Spec.Files[2].Mode = "0666" }, `mode "0666" lets others`},
 	} {
 		store := memory.New()
 		c := newNode(t, store)
@@ -204,6 +232,68 @@ func TestCargoMustBeLocked(t *testing.T) {
 		if _, err := Open(t.Context(), store, root); err == nil || !strings.Contains(err.Error(), of.want) {
 			t.Errorf("%s: %v, want %s", name, err, of.want)
 		}
+	}
+}
+
+// A file without a name is called by the last part of its origin, in a bundle as in a definition.
+func TestOpenedFilesHaveNames(t *testing.T) {
+	t.Parallel()
+	store := memory.New()
+	c := newNode(t, store)
+	c.Bundle.Spec.Files[2].Name = ""
+	root, err := c.Pack(t.Context(), store, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := Open(t.Context(), store, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := a.ListCargo()[2].Name; got != "nic.bin" {
+		t.Errorf("the file is called %q", got)
+	}
+}
+
+// byDigest is a store in memory that finds manifests by their digests.
+type byDigest struct{ *memory.Store }
+
+func (s byDigest) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
+	for size := int64(1); size < 2000; size++ {
+		desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.Digest(reference), Size: size}
+		if there, err := s.Exists(ctx, desc); err != nil || there {
+			return desc, err
+		}
+	}
+	return ocispec.Descriptor{}, errdef.ErrNotFound
+}
+
+// The artifact of a chart is the chart: an image in its place would be one that nothing checks.
+func TestChartArtifactIsTheChart(t *testing.T) {
+	t.Parallel()
+	store := memory.New()
+	c := newNode(t, store)
+	root, err := c.Pack(t.Context(), store, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSet(t.Context(), byDigest{store}, root); err != nil {
+		t.Error(err)
+	}
+	image := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[]}`)
+	desc := content.NewDescriptorFromBytes(ocispec.MediaTypeImageManifest, image)
+	if err := store.Push(t.Context(), desc, bytes.NewReader(image)); err != nil {
+		t.Fatal(err)
+	}
+	chart := &c.Bundle.Spec.Charts[0]
+	chart.Artifact = desc.Digest.String()
+	if c.Cargo[0], err = chart.lock(); err != nil {
+		t.Fatal(err)
+	}
+	if root, err = c.Pack(t.Context(), store, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSet(t.Context(), byDigest{store}, root); err == nil || !strings.Contains(err.Error(), "does not hold the packed chart") {
+		t.Errorf("an image as a chart: %v", err)
 	}
 }
 

@@ -264,8 +264,7 @@ func (a *Artifact) parseFiles() error {
 		case fileBundle:
 			a.Bundle = &Bundle{}
 			if err = decodeFile(f, a.Bundle); err == nil {
-				// What a definition must be, a bundle is; what is missing was set by the build.
-				_, err = Parse(f.Path, f.Data)
+				err = a.checkDefinition(f)
 			}
 		case fileRuntime:
 			a.Runtime = &RuntimeLock{}
@@ -297,6 +296,20 @@ func (a *Artifact) parseFiles() error {
 		return err
 	}
 	return a.checkConsistency()
+}
+
+// checkDefinition holds a bundle to what a definition must be; what is missing was set by the build. Of files it takes
+// the names and platforms that were checked.
+func (a *Artifact) checkDefinition(f File) error {
+	d, err := Parse(f.Path, f.Data)
+	if err != nil {
+		return err
+	}
+	if d.Bundle == nil {
+		return fmt.Errorf("%s is not the definition of a bundle", f.Path)
+	}
+	a.Bundle.Spec.Files = d.Bundle.Spec.Files
+	return nil
 }
 
 // keep takes a file that has a place in an artifact of its type. Any other is refused: nothing here looks

@@ -40,8 +40,8 @@ func (s *Set) BundleNames() []string {
 }
 
 // OpenSet opens a root and, for a runtime, every bundle that its lock names, by digest. Every
-// byte of each is read: its config too, of which nothing is used here, and imgpkg the label. All
-// share the memory of one operation ([oci.WithBudget]).
+// byte of each is read: its config too, of which nothing is used here, and imgpkg the label. Manifests of charts that are
+// in the store must hold the charts. All share the memory of one operation ([oci.WithBudget]).
 func OpenSet(ctx context.Context, store ReadStore, root ocispec.Descriptor) (*Set, error) {
 	ctx, _ = oci.WithBudget(ctx)
 	opened, err := openWhole(ctx, store, root)
@@ -100,6 +100,9 @@ func openWhole(ctx context.Context, store ReadStore, desc ocispec.Descriptor) (*
 	}
 	if _, err := content.FetchAll(ctx, store, config); err != nil {
 		return nil, fmt.Errorf("%s: read config %s: %w", desc.Digest, config.Digest, err)
+	}
+	if err := a.checkChartManifests(ctx, store); err != nil {
+		return nil, fmt.Errorf("%s: %w", desc.Digest, err)
 	}
 	return a, nil
 }

@@ -85,6 +85,8 @@ type namedImage struct {
 	reference string
 	// cargo is what errors call a file or a chart; "" for an image.
 	cargo string
+	// chart is set of a chart.
+	chart *bundle.CargoChart
 }
 
 // label returns what errors call the image.
@@ -323,8 +325,10 @@ func (r *planRoot) lockedImages() []namedImage {
 		for _, locked := range b.Images {
 			all = append(all, namedImage{image: locked.Image, reference: locked.Reference})
 		}
+		carried := b.CargoByArtifact()
 		for _, locked := range b.Cargo {
-			all = append(all, namedImage{image: locked.Image, reference: locked.Reference, cargo: b.DescribeCargo(locked.Image)})
+			item := carried[locked.Image.DigestStr()]
+			all = append(all, namedImage{image: locked.Image, reference: locked.Reference, cargo: item.String(), chart: item.Chart})
 		}
 	}
 	slices.SortFunc(all, func(a, b namedImage) int {
@@ -381,7 +385,25 @@ func (p *Plan) addImages(ctx context.Context, r *planRoot, locked []namedImage) 
 			r.images[i].desc = r.images[i-1].desc
 		}
 	}
-	return err
+	return cmp.Or(err, p.checkCharts(r))
+}
+
+// checkCharts holds the manifests of charts to the definitions of their bundles.
+func (p *Plan) checkCharts(r *planRoot) error {
+	for _, image := range r.images {
+		n := p.nodes[image.desc.Digest]
+		if image.chart == nil || n == nil || n.data == nil {
+			continue // or missing
+		}
+		m, err := oci.ParseManifest(n.data)
+		if err == nil {
+			err = image.chart.CheckManifest(m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // recordMissing records a missing image. The search goes on, so that the error names all of them.
@@ -553,7 +575,11 @@ func (p *Plan) noteLacking(ctx context.Context, from content.Fetcher, image name
 	}
 	lacking, err := p.platforms.lacking(ctx, from, n.desc, m)
 	if len(lacking) > 0 {
-		p.note(cmp.Or(image.cargo, image.reference), fmt.Sprintf("is not there for %s: nodes of that kind cannot run it", strings.Join(lacking, ", ")))
+		so := "nodes of that kind cannot run it"
+		if image.cargo != "" {
+			so = "it is left out for nodes of that kind"
+		}
+		p.note(cmp.Or(image.cargo, image.reference), fmt.Sprintf("is not there for %s: %s", strings.Join(lacking, ", "), so))
 	}
 	return err
 }
