@@ -196,6 +196,11 @@ func makePlan(ctx context.Context, sources []Source, dst content.ReadOnlyStorage
 		}
 	}
 	moved, err := p.checkTags(ctx, dst)
+	if err == nil && o.Preserve != nil && len(p.missing) == 0 {
+		var charts []*MovedTagError
+		charts, err = p.checkChartTags(ctx)
+		moved = append(moved, charts...)
+	}
 	if err == nil {
 		err = p.reopenLost(ctx, dst)
 	}

@@ -50,6 +50,9 @@ func (p *Plan) checkTags(ctx context.Context, dst any) (moved []*MovedTagError, 
 		return nil, nil // a plan without a target
 	}
 	for _, r := range p.roots {
+		if r.artifact == nil {
+			continue // an image under its upstream name: its tags move as they do upstream
+		}
 		for _, tag := range r.Tags {
 			found, err := p.findMovedTag(ctx, target, r, tag)
 			if err != nil {
