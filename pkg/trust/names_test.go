@@ -129,6 +129,33 @@ func TestRevokedWithinAnImage(t *testing.T) {
 	}
 }
 
+// Files and charts can be revoked as images can: by their artifacts and by their content.
+func TestRevokedCargo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	f := bundle.CargoFile{Name: "tool", Path: "tool", SHA256: digest.FromString("a tool").Encoded(), Size: 6}
+	files := []bundle.CargoFile{f}
+	cargo, err := bundle.PackFiles(t.Context(), w.store, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bundle.Content{
+		Bundle: &bundle.Bundle{APIVersion: bundle.APIVersion, Kind: bundle.KindBundle, Metadata: bundle.Metadata{Name: "node", Version: "1.0.0"},
+			Spec: bundle.BundleSpec{Layer: 1, Files: files}},
+		Images: images.Lock{}, Cargo: cargo,
+	}
+	if w.root, err = b.Pack(t.Context(), w.store, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	w.sign(t, "build", w.root)
+	for what, d := range map[string]string{"artifact": files[0].Artifact, "content": "sha256:" + f.SHA256} {
+		_, err := w.verify(t, "rules:\n- match: ['**']\nrevoked: {digests: ['"+d+"']}\n", "registry.example/krt/node")
+		if want := "file tool: " + d + " is revoked by trust.yaml"; err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", what, err, want)
+		}
+	}
+}
+
 // An image satisfies the rule of every name that it has.
 func TestEveryNameOfAnImageCounts(t *testing.T) {
 	t.Parallel()

@@ -133,9 +133,12 @@ func (p *Policy) checkRevoked(ctx context.Context, store oras.ReadOnlyGraphTarge
 			return err
 		}
 		for _, image := range b.Images {
-			if err := p.checkImageDigest(ctx, store, image); err != nil {
+			if err := p.checkImageDigest(ctx, store, image, "image "+image.Reference); err != nil {
 				return err
 			}
+		}
+		if err := p.checkCargoDigests(ctx, store, b); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -162,10 +165,28 @@ func (p *Policy) checkArtifactDigests(a *bundle.Artifact, what string) error {
 	return nil
 }
 
+// checkCargoDigests looks at the files and charts of a bundle, wherever they are: its lock and its definition name their
+// artifacts and their content.
+func (p *Policy) checkCargoDigests(ctx context.Context, store oras.ReadOnlyGraphTarget, b *bundle.Artifact) error {
+	for _, item := range b.ListCargo() {
+		if err := p.checkDigest(item.Content.Digest, item.String()); err != nil {
+			return err
+		}
+	}
+	carried := b.CargoByArtifact()
+	for _, locked := range b.Cargo {
+		item := carried[locked.Image.DigestStr()]
+		if err := p.checkImageDigest(ctx, store, locked, item.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkImageDigest looks at an image and at everything in it: the manifests of an index, and what these
 // name. An image that is elsewhere is looked at by its own digest alone.
-func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphTarget, image images.Locked) error {
-	what, seen := "image "+image.Reference, map[digest.Digest]bool{}
+func (p *Policy) checkImageDigest(ctx context.Context, store oras.ReadOnlyGraphTarget, image images.Locked, what string) error {
+	seen := map[digest.Digest]bool{}
 	var look func(d digest.Digest) error
 	look = func(d digest.Digest) error {
 		if seen[d] {
