@@ -13,6 +13,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/serve"
 )
 
+// registryPolicy is the Content-Security-Policy of what the registry answers: next to pages, nothing that others wrote may run.
+const registryPolicy = "default-src 'none'; sandbox"
+
 // NewHandler returns a handler that serves the pages of a document, and everything below /v2 by a registry.
 func NewHandler(c *result.Catalog, registry http.Handler) (http.Handler, error) {
 	h := &pageHandler{files: map[string]servedFile{}, registry: registry}
@@ -42,6 +45,8 @@ var mediaTypes = map[string]string{
 
 func (h *pageHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
+		w.Header().Set("Content-Security-Policy", registryPolicy)
+		w.Header().Set("X-Content-Type-Options", "nosniff")
 		h.registry.ServeHTTP(w, r)
 		return
 	}

@@ -19,6 +19,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // The grammar of names and tags (distribution-spec v1.1, pulling manifests).
@@ -55,6 +57,7 @@ func newUnknownError(code, what string) error {
 // ServeHTTP answers GET and HEAD.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	RefuseBody(w, r)
 	if err := s.handleRequest(w, r); err != nil {
 		ReplyError(w, r, err)
@@ -183,6 +186,10 @@ func (s *Server) handleManifest(w http.ResponseWriter, r *http.Request, repo *re
 	}
 	if err != nil {
 		return err
+	}
+	// A layout takes the type from the content: the author of a config could make it a page for browsers.
+	if !oci.IsManifest(desc.MediaType) {
+		return newUnknownError("MANIFEST_UNKNOWN", "manifest "+reference)
 	}
 	data, err := content.FetchAll(r.Context(), s.stores, desc)
 	if err != nil {

@@ -205,6 +205,7 @@ func TestRequests(t *testing.T) {
 	server := start(t, serve.Options{AllowRenamedTags: true}, store)
 	image := web.Image.DigestStr()
 	blob := digest.FromString(layer).String()
+	config := push(t, store, ocispec.MediaTypeImageConfig, []byte(`{"mediaType":"text/html","os":"linux","x":"<script>alert(1)</script>"}`)).Digest.String()
 	absent := digest.FromString("absent").String()
 	for _, c := range []struct {
 		request string
@@ -228,6 +229,8 @@ func TestRequests(t *testing.T) {
 		{"GET /v2/edge/manifests/" + absent, nil, 404, "MANIFEST_UNKNOWN"},
 		{"GET /v2/edge/manifests/" + blob, nil, 404, "MANIFEST_UNKNOWN"},
 		{"GET /v2/edge/manifests/" + large.Digest.String(), nil, 404, "MANIFEST_UNKNOWN"},
+		{"GET /v2/edge/manifests/" + config, nil, 404, "MANIFEST_UNKNOWN"},
+		{"GET /v2/edge/blobs/" + config, nil, 200, "<script>"},
 		{"GET /v2/edge/manifests/sha256-abc.sig", nil, 404, "MANIFEST_UNKNOWN"},
 		{"GET /v2/edge/manifests/..%2f..%2fetc", nil, 400, "NAME_INVALID"},
 		{"GET /v2/edge/manifests/-x", nil, 400, "MANIFEST_INVALID"},
@@ -267,6 +270,9 @@ func TestRequests(t *testing.T) {
 		response, body := get(t, method, server.URL+path, c.header...)
 		if response.StatusCode != c.status || !strings.Contains(body, c.want) || c.want == "" && method == "HEAD" && body != "" {
 			t.Errorf("%s: %d %.200s, want %d %q", c.request, response.StatusCode, body, c.status, c.want)
+		}
+		if kind := response.Header.Get("Content-Type"); strings.Contains(kind, "html") || response.Header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: browsers take it for %q, by %v", c.request, kind, response.Header)
 		}
 	}
 	response, _ := get(t, "HEAD", server.URL+"/v2/edge/manifests/"+image)
