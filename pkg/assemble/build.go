@@ -270,6 +270,9 @@ func (o Options) buildRuntime(ctx context.Context, d *bundle.Definition, at defi
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	if err := checkSharedCharts(d, bundles); err != nil {
+		return nil, err
+	}
 	order, err := layers.OrderComponents(componentsOf(bundles), d.Runtime.Spec.Provided...)
 	if err != nil {
 		return nil, placeOrderError(d, err)
@@ -350,7 +353,7 @@ func checkConflicts(d *bundle.Definition, components []layers.Component) error {
 // nestedRepository stands in the lock for the repository of a bundle that has been built
 // along with its runtime and has none of its own. No host is ever called so (RFC 2606):
 // the bundle is where the runtime is, by its digest.
-const nestedRepository = "krtpkg.invalid/bundles/"
+const nestedRepository = bundle.Nowhere + "/bundles/"
 
 func nestedImage(b *Built, s bundle.BundleSource) (name.Digest, error) {
 	repository := nestedRepository + b.Bundle.Metadata.Name

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -94,7 +95,7 @@ func (p sourcePinner) pinFile(f *bundle.CargoFile) error {
 // pinChart sets the pins of a chart by the lock file.
 func (p sourcePinner) pinChart(c *bundle.CargoChart) error {
 	pin := p.pinOfChart(c)
-	isRemote := c.Repository != "" || strings.HasPrefix(c.Archive, "https://")
+	isRemote := isRemoteChart(c)
 	switch {
 	case pin == nil && p.strict:
 		return fmt.Errorf("chart %s: %w", c.Origin(), ErrNotLocked)
@@ -119,14 +120,15 @@ func (o Options) addCargo(ctx context.Context, a *assembly, at definitionPath, p
 		f := &spec.Files[i]
 		written := *f
 		err := pins.pinFile(f)
+		isLocked := written.Size == 0 && f.Size > 0 // by the lock file
 		if err == nil && written.Artifact != "" {
 			err = fmt.Errorf("file %s: artifact is for the build to set", f.Name)
 		}
 		if err == nil {
 			err = o.storeFile(ctx, &fetcher, f)
 		}
-		if wrong := (*fileSizeError)(nil); written.Size == 0 && errors.As(err, &wrong) {
-			err = &MovedError{f.Origin(), fmt.Sprintf("%d bytes", wrong.got), fmt.Sprintf("%d bytes", wrong.want)}
+		if wrong := (*fileSizeError)(nil); isLocked && errors.As(err, &wrong) {
+			err = &MovedError{f.Origin(), wrong.describeSize(), fmt.Sprintf("%d bytes", wrong.want)}
 		}
 		if err != nil {
 			return placeError(a.definition, []any{"spec", "files", i}, movedIfLocked(err, written.SHA256))
@@ -142,6 +144,9 @@ func (o Options) addCargo(ctx context.Context, a *assembly, at definitionPath, p
 		if err != nil {
 			return placeError(a.definition, []any{"spec", "charts", i}, movedIfLocked(err, written))
 		}
+	}
+	if i, err := spec.CheckBuiltCharts(); err != nil {
+		return placeError(a.definition, []any{"spec", "charts", i}, err)
 	}
 	lock, err := bundle.PackFiles(ctx, o.Store, spec.Files)
 	if err != nil {
@@ -179,7 +184,10 @@ func (o Options) storeFile(ctx context.Context, fetcher *source.Fetcher, f *bund
 	}
 	if f.Size > 0 {
 		there, err := o.Store.Exists(ctx, f.Content())
-		if err != nil || there {
+		if err == nil && there {
+			return o.checkStored(ctx, f)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -205,14 +213,41 @@ func checkFileSize(f *bundle.CargoFile, size int64) error {
 	return nil
 }
 
-// fileSizeError reports a file of another size than the one that the definition or the lock file has.
+// checkStored holds a file that the store has to its size: a store finds content by its digest, whatever its size.
+func (o Options) checkStored(ctx context.Context, f *bundle.CargoFile) (err error) {
+	blob, err := o.Store.Fetch(ctx, f.Content())
+	if err != nil {
+		return fmt.Errorf("%s should have %d bytes: %w", f.Origin(), f.Size, err)
+	}
+	defer func() { err = errors.Join(err, blob.Close()) }()
+	var size int64
+	if seeker, seeks := blob.(io.Seeker); seeks {
+		size, err = seeker.Seek(0, io.SeekEnd)
+	} else {
+		size, err = io.Copy(io.Discard, blob)
+	}
+	if err == nil && size != f.Size {
+		err = &fileSizeError{f.Origin(), size, f.Size}
+	}
+	return err
+}
+
+// fileSizeError reports a file of another size than the one that the definition, the lock file or its server tells. The
+// size is -1 of a file that goes on after it.
 type fileSizeError struct {
 	origin    string
 	got, want int64
 }
 
 func (e *fileSizeError) Error() string {
-	return fmt.Sprintf("%s has %d bytes, want %d", e.origin, e.got, e.want)
+	return fmt.Sprintf("%s has %s, want %d", e.origin, e.describeSize(), e.want)
+}
+
+func (e *fileSizeError) describeSize() string {
+	if e.got < 0 {
+		return fmt.Sprintf("more than %d bytes", e.want)
+	}
+	return fmt.Sprintf("%d bytes", e.got)
 }
 
 // spoolFile pushes a stream of unknown size by way of a temporary file: a store wants the size first.
@@ -222,7 +257,7 @@ func (o Options) spoolFile(ctx context.Context, f *bundle.CargoFile, r io.Reader
 		return err
 	}
 	defer func() { err = errors.Join(err, spool.Close(), os.Remove(spool.Name())) }()
-	size, err := io.Copy(spool, r)
+	size, err := io.Copy(spool, source.CapUnsized(r))
 	if err != nil {
 		return err
 	}
@@ -234,17 +269,22 @@ func (o Options) spoolFile(ctx context.Context, f *bundle.CargoFile, r io.Reader
 }
 
 // pushFile writes a file into the store, which checks its digest on the way. The error is a [*source.DigestError] if
-// it has another one.
+// it has another one, or a [*fileSizeError].
 func (o Options) pushFile(ctx context.Context, f *bundle.CargoFile, r io.Reader) error {
 	event := progress.Event{Kind: progress.Began, Subject: f.Name, Bytes: f.Size}
 	o.Progress.Emit(event)
-	hash := digest.SHA256.Digester()
-	err := o.Store.Push(ctx, f.Content(), io.TeeReader(r, hash.Hash()))
+	hash, counted := digest.SHA256.Digester(), &countedReader{Reader: r}
+	hashed := io.TeeReader(counted, hash.Hash())
+	err := o.Store.Push(ctx, f.Content(), hashed)
 	switch {
 	case errors.Is(err, errdef.ErrAlreadyExists):
-		err = nil
+		err = o.checkStored(ctx, f)
 	case errors.Is(err, content.ErrMismatchedDigest), errors.Is(err, content.ErrTrailingData):
-		_, _ = io.Copy(hash.Hash(), r)
+		// What goes on after the size may not end.
+		_, _ = io.CopyN(io.Discard, hashed, f.Size+1-counted.count)
+		if counted.count > f.Size {
+			return &fileSizeError{f.Origin(), -1, f.Size}
+		}
 		return &source.DigestError{Source: f.Origin(), Got: hash.Digest().Encoded(), Want: f.SHA256}
 	}
 	if err == nil {
@@ -252,6 +292,18 @@ func (o Options) pushFile(ctx context.Context, f *bundle.CargoFile, r io.Reader)
 		o.Progress.Emit(event)
 	}
 	return err
+}
+
+// countedReader counts what is read.
+type countedReader struct {
+	io.Reader
+	count int64
+}
+
+func (r *countedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.count += int64(n)
+	return n, err
 }
 
 // storeChart fetches or packs a chart and writes it into the store.
@@ -314,6 +366,8 @@ type cargoUpdate struct {
 	files  []filePin
 	charts []chartPin
 	moves  []Move
+	// unlocked are the moves of what lies next to a definition without a lock file: there is nothing that it differs from.
+	unlocked []Move
 }
 
 // findCargo asks upstream for files and charts. A file with a sha256 in the definition stays that file: its author
@@ -333,7 +387,8 @@ func (o Options) findCargo(ctx context.Context, d *bundle.Definition, at definit
 		if was := old.pinOfFile(f); was != nil {
 			from = was.SHA256
 		}
-		up.addMove(Move{Bundle: d.Metadata().Name, Kind: "file", Name: strings.TrimSpace(f.Name + " " + f.Platform), From: withAlgorithm(from), To: withAlgorithm(pin.SHA256)})
+		move := Move{Bundle: d.Metadata().Name, Kind: "file", Name: strings.TrimSpace(f.Name + " " + f.Platform), From: withAlgorithm(from), To: withAlgorithm(pin.SHA256)}
+		up.addMove(move, old == nil && f.Path != "")
 	}
 	for i := range d.Bundle.Spec.Charts {
 		c := d.Bundle.Spec.Charts[i] // a copy, with the pins of upstream
@@ -350,7 +405,7 @@ func (o Options) findCargo(ctx context.Context, d *bundle.Definition, at definit
 			}
 		}
 		move.Bundle = d.Metadata().Name
-		up.addMove(*move)
+		up.addMove(*move, old == nil && !isRemoteChart(&requested))
 		if requested.SHA256 != "" && requested.SHA256 != c.SHA256 {
 			if err := d.SetField(append(at, "sha256"), c.SHA256); err != nil {
 				return nil, err
@@ -365,10 +420,19 @@ func (o Options) findCargo(ctx context.Context, d *bundle.Definition, at definit
 	return up, nil
 }
 
-func (up *cargoUpdate) addMove(m Move) {
-	if m.From != m.To || m.Newest != "" {
+func (up *cargoUpdate) addMove(m Move, isUnlocked bool) {
+	switch {
+	case m.From == m.To && m.Newest == "":
+	case m.From == "" && isUnlocked:
+		up.unlocked = append(up.unlocked, m)
+	default:
 		up.moves = append(up.moves, m)
 	}
+}
+
+// isRemoteChart reports whether a chart is not next to the definition.
+func isRemoteChart(c *bundle.CargoChart) bool {
+	return c.Repository != "" || strings.HasPrefix(c.Archive, "https://")
 }
 
 func withAlgorithm(sum string) string {
@@ -399,7 +463,8 @@ func findFile(ctx context.Context, fetcher *source.Fetcher, f *bundle.CargoFile,
 }
 
 // findChart sets the version and the digest of a chart to those of the newest version in the range of its definition,
-// or with latest to those of the newest of all.
+// or with latest to those of the newest of all. Other content of the same version is a move, and a [*source.DigestError]
+// if the definition has the digest.
 func findChart(ctx context.Context, fetcher *source.Fetcher, c *bundle.CargoChart, old *lockedPins, latest bool) (*Move, error) {
 	move := &Move{Kind: "chart", Name: requestedChart(c)}
 	was, written := old.pinOfChart(c), *c
@@ -427,15 +492,45 @@ func findChart(ctx context.Context, fetcher *source.Fetcher, c *bundle.CargoChar
 		version = c.Version
 	}
 	move.To = cmp.Or(version, withAlgorithm(c.SHA256))
+	from := chartPin{Version: written.Version, SHA256: written.SHA256}
+	if was != nil {
+		from = *was
+	}
+	isSameVersion := version == "" || version == from.Version
 	switch {
-	case was != nil && was.SHA256 == c.SHA256, was == nil && written.SHA256 == c.SHA256:
+	case isSameVersion && written.SHA256 != "" && written.SHA256 != c.SHA256:
+		// Its author has the digest from whoever publishes the chart, as that of a file.
+		return nil, &source.DigestError{Source: strings.TrimSpace(c.Origin() + " " + version), Got: c.SHA256, Want: written.SHA256}
+	case from.SHA256 == "":
+	case from.SHA256 == c.SHA256:
 		move.From = move.To
-	case was != nil:
-		move.From = cmp.Or(was.Version, withAlgorithm(was.SHA256))
-	case written.SHA256 != "":
-		move.From = cmp.Or(written.Version, withAlgorithm(written.SHA256))
+	case isSameVersion: // published again
+		move.From, move.To = withAlgorithm(from.SHA256), withAlgorithm(c.SHA256)
+	default:
+		move.From = cmp.Or(from.Version, withAlgorithm(from.SHA256))
 	}
 	return move, nil
+}
+
+// checkSharedCharts refuses bundles of a runtime with other content for one version of a chart: a site has one
+// place for it.
+func checkSharedCharts(d *bundle.Definition, bundles []*Built) error {
+	type carried struct{ digest, by string }
+	taken := map[string]carried{}
+	for i, b := range bundles {
+		for _, locked := range b.Cargo {
+			if bundle.IsFile(locked.Image) {
+				continue
+			}
+			this := carried{locked.Image.DigestStr(), b.Metadata().Name}
+			if first, is := taken[locked.Reference]; is && first.digest != this.digest {
+				chart := strings.Replace(path.Base(locked.Reference), ":", " ", 1)
+				return d.Errorf([]any{"spec", "bundles", i}, "bundles %s and %s have chart %s with different content: give one of them another version", first.by, this.by, chart)
+			}
+			taken[locked.Reference] = this
+		}
+	}
+	return nil
 }
 
 // fetchCargo brings the files and charts of a bundle that was built before into the store: they have no origin where a

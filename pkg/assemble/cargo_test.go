@@ -316,3 +316,101 @@ func TestRuntimeTakesCargoOfBuiltBundles(t *testing.T) {
 		t.Errorf("what controllers get: %v, left out %v", built.Files, built.LeftOut)
 	}
 }
+
+// What a rebuild finds in its store counts by the size that is there, not by the one that a server or a definition tells.
+func TestRebuildKeepsSizes(t *testing.T) {
+	t.Parallel()
+	u := newUpstream(t, map[string]string{"tool": "a tool"})
+	dir := t.TempDir()
+	define := func(size string) {
+		writeTree(t, dir, "bundle.yaml", cargoHead+"  files: [{url: '"+u.URL+"/tool', sha256: "+sumOf("a tool")+size+"}]\n")
+	}
+	define("")
+	o := cargoOptions(t, filepath.Join(dir, "dist"), u)
+	if _, err := assemble.Build(t.Context(), dir, o); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range []struct {
+		page, size string
+		chunked    bool
+		want       string
+	}{
+		{"<html>Sorry</html>", "", false, "has 6 bytes, want 18"},
+		{"<html>Sorry</html>", "", true, "has 6 bytes, want 18"},
+		{"", "", false, "has 6 bytes, want 0"},
+		{"a tool", ", size: 5", false, "has 6 bytes, want 5"},
+		{"a tool", ", size: 7", false, "has 6 bytes, want 7"},
+	} {
+		u.files["tool"], u.chunked = of.page, of.chunked
+		define(of.size)
+		if _, err := assemble.Build(t.Context(), dir, o); err == nil || !strings.Contains(err.Error(), of.want) {
+			t.Errorf("%+v: %v", of, err)
+		}
+	}
+	// A stream need not end.
+	u.files["tool"], u.chunked = "a tool and more", true
+	define(", size: 6")
+	if _, err := assemble.Build(t.Context(), dir, cargoOptions(t, filepath.Join(dir, "other"), u)); err == nil || !strings.Contains(err.Error(), "tool has more than 6 bytes, want 6") {
+		t.Errorf("a longer stream: %v", err)
+	}
+}
+
+// Two charts or a chart and a file that would be one at the site are refused where the definition has them, since no
+// bundle with both can be opened.
+func TestBuildRefusesChartsOfOneName(t *testing.T) {
+	t.Parallel()
+	const web = "apiVersion: v2\nname: web\nversion: 1.2.0\n"
+	for spec, want := range map[string]string{
+		"  charts: [{dir: a}, {dir: b}]":                         "chart web 1.2.0 from b is fetched as web-1.2.0.tgz, and so is the chart from a",
+		"  files: [{path: web-1.2.0.tgz}]\n  charts: [{dir: a}]": "and so is a file",
+		"  charts: [{dir: needy}]":                               "needs db 1.0.0, which is not under charts/",
+	} {
+		dir := t.TempDir()
+		writeTree(t, dir, "bundle.yaml", cargoHead+spec+"\n", "a/Chart.yaml", web, "b/Chart.yaml", web+"description: another\n", "web-1.2.0.tgz", "",
+			"needy/Chart.yaml", web+"dependencies: [{name: db, version: 1.0.0, condition: db.enabled}]\n", "needy/values.yaml", "db: {enabled: false}\n")
+		_, err := assemble.Build(t.Context(), dir, cargoOptions(t, filepath.Join(dir, "dist"), nil))
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "bundle.yaml:") {
+			t.Errorf("%s: %v, want %s", spec, err, want)
+		}
+	}
+	dir := t.TempDir()
+	writeTree(t, dir, "runtime.yaml", "apiVersion: krtpkg.dev/v1alpha1\nkind: Runtime\nmetadata: {name: edge, version: 1.0.0}\nspec: {provided: [cni], bundles: [{path: a}, {path: b}]}\n",
+		"a/bundle.yaml", cargoHead+"  charts: [{dir: web}]\n", "a/web/Chart.yaml", web,
+		"b/bundle.yaml", strings.Replace(cargoHead, "node", "other", 1)+"  charts: [{dir: web}]\n", "b/web/Chart.yaml", web+"description: another\n")
+	_, err := assemble.Build(t.Context(), dir, cargoOptions(t, filepath.Join(dir, "dist"), nil))
+	if err == nil || !strings.Contains(err.Error(), "bundles node and other have chart web 1.2.0 with different content") {
+		t.Errorf("a runtime with two charts of one name: %v", err)
+	}
+}
+
+// A chart that is published again under its version is a move, and an error if its author has its digest. What lies next
+// to a definition without a lock file is not outdated.
+func TestUpdateRepublishedChart(t *testing.T) {
+	t.Parallel()
+	publish := func(description string) map[string]string {
+		packed := packChart(t, "apiVersion: v2\nname: web\nversion: 1.2.0\ndescription: "+description+"\n")
+		return map[string]string{"web-1.2.0.tgz": packed, "index.yaml": "apiVersion: v1\nentries:\n  web:\n  - {version: 1.2.0, urls: [web-1.2.0.tgz]}\n"}
+	}
+	u := newUpstream(t, publish("one"))
+	old := "sha256:" + sumOf(u.files["web-1.2.0.tgz"])
+	dir := t.TempDir()
+	chart := "  charts: [{chart: web, repository: '" + u.URL + "', version: 1.2.0"
+	writeTree(t, dir, "bundle.yaml", cargoHead+"  files: [{path: nic.bin}]\n"+chart+"}, {dir: local}]\n", "nic.bin", "a firmware", "local/Chart.yaml", "apiVersion: v2\nname: local\nversion: 1.0.0\n")
+	o := cargoOptions(t, filepath.Join(dir, "dist"), u)
+	if found, err := assemble.ListOutdated(t.Context(), dir, o); err != nil || len(found.Moves) != 1 || found.Moves[0].To != "1.2.0" {
+		t.Errorf("outdated without a lock file: %+v, %v", found, err)
+	}
+	if moves, err := assemble.Update(t.Context(), dir, false, o); err != nil || len(moves) != 3 {
+		t.Fatalf("%+v, %v", moves, err)
+	}
+	u.files = publish("two")
+	now := "sha256:" + sumOf(u.files["web-1.2.0.tgz"])
+	if moves, err := assemble.Update(t.Context(), dir, false, o); err != nil || len(moves) != 1 || moves[0].From != old || moves[0].To != now {
+		t.Errorf("published again: %+v, %v", moves, err)
+	}
+	writeTree(t, dir, "bundle.yaml", cargoHead+chart+", sha256: "+strings.TrimPrefix(old, "sha256:")+"}]\n")
+	var other *source.DigestError
+	if moves, err := assemble.Update(t.Context(), dir, false, o); !errors.As(err, &other) || !strings.Contains(err.Error(), "web 1.2.0 has sha256") {
+		t.Errorf("a digest of its author: %+v, %v", moves, err)
+	}
+}

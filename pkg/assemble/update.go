@@ -157,7 +157,7 @@ func (o Options) updateBundle(ctx context.Context, d *bundle.Definition, at defi
 	if latest {
 		moves = o.addNewestImages(ctx, d.Metadata().Name, moves, p)
 	}
-	moves = append(moves, cargo.moves...)
+	moves = slices.Concat(moves, cargo.moves, cargo.unlocked)
 	if _, err := replaceFile(at.file, d.Bytes()); err != nil {
 		return nil, err
 	}

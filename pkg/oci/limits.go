@@ -43,6 +43,10 @@ const (
 	// its process stays below 256 MiB above where it started.
 	DefaultMemory = 128 << 20
 
+	// MaxUnsizedFile is how many bytes a file has that a bundle carries and whose size neither its definition nor its
+	// server tells: a build keeps it in a temporary file.
+	MaxUnsizedFile = 16 << 30
+
 	// MaxPages is how many pages a listing of tags or referrers has, MaxListed how many entries
 	// in all.
 	MaxPages  = 1_000

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	chart "helm.sh/helm/v4/pkg/chart/v2"
@@ -19,7 +20,7 @@ import (
 )
 
 // PackChart packs the folder of a chart as helm package does, but to the same bytes anywhere: without what its
-// .helmignore names, sorted, and without times.
+// .helmignore names, sorted, and without times. Charts that it depends on must be in it.
 func PackChart(files []bundle.File) (*bundle.PackedChart, error) {
 	rules, err := helmIgnore(Input{Source: &bundle.Source{}, Files: files})
 	if err != nil {
@@ -31,6 +32,9 @@ func PackChart(files []bundle.File) (*bundle.PackedChart, error) {
 	}
 	packed, err := DescribeChart(files[i].Data)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkPackedDependencies(files); err != nil {
 		return nil, err
 	}
 	kept := slices.DeleteFunc(slices.Clone(files), func(f bundle.File) bool { return isIgnored(rules, f.Path) })
@@ -62,6 +66,24 @@ func PackChart(files []bundle.File) (*bundle.PackedChart, error) {
 	}
 	packed.Data = out.Bytes()
 	return packed, nil
+}
+
+// checkPackedDependencies returns an error unless all charts that a chart depends on are in it, whatever values enable.
+func checkPackedDependencies(files []bundle.File) error {
+	c, err := loadChart(Input{Source: &bundle.Source{}, Files: files})
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, d := range c.Metadata.Dependencies {
+		if !slices.ContainsFunc(c.Dependencies(), func(sub *chart.Chart) bool { return sub.Name() == d.Name }) {
+			missing = append(missing, strings.TrimSpace(d.Name+" "+d.Version))
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("it needs %s, which is not under charts/: use the packed chart, or run helm dependency build", strings.Join(missing, " and "))
+	}
+	return nil
 }
 
 // DescribeChart returns what the Chart.yaml of a chart says, without the packed chart.

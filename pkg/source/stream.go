@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
 // sizedReader is the body of an answer with its size, which is -1 if the server does not tell it.
@@ -65,11 +67,32 @@ func streamSize(r io.Reader) int64 {
 
 // DigestURL returns the sha256, in hex, and the size of the current content of a URL, of any length.
 func (f *Fetcher) DigestURL(ctx context.Context, url string) (sum string, size int64, err error) {
-	err = f.StreamURL(ctx, url, func(r io.Reader, _ int64) (err error) {
+	err = f.StreamURL(ctx, url, func(r io.Reader, told int64) (err error) {
+		if told < 0 {
+			r = CapUnsized(r)
+		}
 		sum, size, err = digestStream(r)
 		return err
 	})
 	return sum, size, err
+}
+
+// CapUnsized returns a reader of a stream of unknown size that fails over the limit for one ([oci.MaxUnsizedFile]): it
+// may not end.
+func CapUnsized(r io.Reader) io.Reader { return &cappedReader{r, oci.MaxUnsizedFile} }
+
+// cappedReader fails where a stream goes on over its limit.
+type cappedReader struct {
+	io.Reader
+	left int64
+}
+
+func (r *cappedReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p[:min(int64(len(p)), r.left+1)])
+	if r.left -= int64(n); r.left < 0 {
+		return 0, fmt.Errorf("it goes on over the limit for a file whose size the server does not tell (set size and sha256 in the definition): %w", oci.ErrTooLarge)
+	}
+	return n, err
 }
 
 // DigestFile returns the sha256, in hex, and the size of a file below the folder of the definition.
