@@ -117,7 +117,7 @@ func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckRe
 	}
 	var held []ocispec.Descriptor
 	// What cannot be opened, such as a compressed archive, is told by reading it.
-	if store, err := Open(name); err == nil {
+	if store, err := openAlone(name); err == nil {
 		held = store.ListContents()
 		if err := store.Close(); err != nil {
 			return nil, err
@@ -127,7 +127,7 @@ func CheckFile(ctx context.Context, name string, report progress.Func) (*CheckRe
 	if !errors.Is(err, ErrOrder) {
 		return c, err
 	}
-	store, err := Open(name)
+	store, err := openAlone(name)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -26,20 +27,35 @@ type DamageError struct {
 	Damage parity.Damage
 	// Items are what the lost parts belong to, such as "layer of IMAGE".
 	Items []string
+	// IsVerified is set if what has lost its checksums matches its digests.
+	IsVerified bool
 }
 
 func (e *DamageError) Error() string {
-	if len(e.Damage.Content) == 0 && e.Damage.Unknown > 0 {
+	content, unknown := parity.CountBytes(e.Damage.Content), parity.CountBytes(e.Damage.Unknown)
+	if e.IsVerified {
+		unknown = 0
+	}
+	text := ""
+	switch {
+	case content == 0 && unknown > 0:
+		text = fmt.Sprintf("%s of its parity are damaged, and without it %s of the content cannot be checked", formatBytes(e.Damage.Parity), formatBytes(unknown))
+	case content == 0 && len(e.Damage.Unknown) > 0:
 		return fmt.Sprintf("%s of its parity are damaged, too much to heal anything; the content is intact", formatBytes(e.Damage.Parity))
-	}
-	if len(e.Damage.Content) == 0 {
+	case content == 0:
 		return fmt.Sprintf("the content is intact, but %s of its parity are damaged", formatBytes(e.Damage.Parity))
+	default:
+		text = fmt.Sprintf("%s in %s are damaged", formatBytes(content), countPlaces(len(e.Damage.Content)))
+		if e.IsHealable() {
+			return text + ", and its parity can heal all of it"
+		}
+		if lost := parity.CountBytes(e.Damage.Lost); lost > 0 {
+			text += fmt.Sprintf(", of which %s cannot be healed", formatBytes(lost))
+		}
+		if unknown > 0 {
+			text += fmt.Sprintf(", and %s more cannot be checked", formatBytes(unknown))
+		}
 	}
-	text := fmt.Sprintf("%s in %s are damaged", formatBytes(parity.CountBytes(e.Damage.Content)), countPlaces(len(e.Damage.Content)))
-	if e.IsHealable() {
-		return text + ", and its parity can heal all of it"
-	}
-	text += fmt.Sprintf(", of which %s cannot be healed", formatBytes(parity.CountBytes(e.Damage.Lost)))
 	if len(e.Items) > 0 {
 		text += ": " + strings.Join(e.Items, ", ")
 	}
@@ -48,8 +64,10 @@ func (e *DamageError) Error() string {
 
 func (e *DamageError) Unwrap() error { return ErrDamaged }
 
-// IsHealable reports whether everything can be healed.
-func (e *DamageError) IsHealable() bool { return len(e.Damage.Lost) == 0 }
+// IsHealable reports whether everything can be healed. What has neither a checksum nor a digest cannot.
+func (e *DamageError) IsHealable() bool {
+	return len(e.Damage.Lost) == 0 && (len(e.Damage.Unknown) == 0 || e.IsVerified)
+}
 
 func formatBytes(n int64) string { return humanize.IBytes(uint64(n)) }
 
@@ -60,12 +78,17 @@ func countPlaces(n int) string {
 	return humanize.Comma(int64(n)) + " places"
 }
 
-// Survey reads all files that have parity, and heals what is damaged; what was healed is in the folder for temporary
-// files until the store is closed. It returns what was damaged, file by file, and a [*DamageError] for the first file
+// Survey reads all files that have parity, and volumes that are read from them, and heals what is damaged; what was healed
+// is in the folder for temporary files until the store is closed. It returns what was damaged, file by file, and a [*DamageError] for the first file
 // that has more damage than can be healed.
 func (s *Store) Survey(ctx context.Context, report progress.Func) ([]DamageError, error) {
 	var all []DamageError
 	for _, file := range s.files {
+		if remade, ok := file.(*remadeFile); ok {
+			if err := remade.readWhole(ctx, report); err != nil {
+				return nil, err
+			}
+		}
 		healed, ok := file.(*healedFile)
 		if !ok {
 			continue
@@ -77,7 +100,7 @@ func (s *Store) Survey(ctx context.Context, report progress.Func) ([]DamageError
 		if found == nil {
 			continue
 		}
-		if found.Damage.Unknown > 0 {
+		if len(found.Damage.Unknown) > 0 && s.whole[file] {
 			if err := s.findLost(ctx, file, found); err != nil {
 				return nil, err
 			}
@@ -128,24 +151,37 @@ func (f *healedFile) survey(ctx context.Context, report progress.Func) (*DamageE
 	return &DamageError{File: f.Name(), Damage: *damage}, nil
 }
 
-// findLost finds what of a file is lost by its digest, where its checksums are.
+// findLost finds what of a file is lost by its digest, where its checksums are. Names and sizes have checksums in the tar,
+// and index.json has one of its own.
 func (s *Store) findLost(ctx context.Context, file archiveFile, found *DamageError) error {
-	var lost []parity.Range
 	for _, desc := range s.ListContents() {
 		section := s.blobs[desc.Digest]
 		if section.file != file {
+			continue
+		}
+		var unknown []parity.Range
+		for _, part := range found.Damage.Unknown {
+			from, to := max(part.Offset, section.offset), min(part.End(), section.offset+section.size)
+			if from < to {
+				unknown = append(unknown, parity.Range{Offset: from, Length: to - from})
+			}
+		}
+		if len(unknown) == 0 {
 			continue
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err := s.verifyBlob(ctx, desc); err != nil {
-			lost = append(lost, parity.Range{Offset: section.offset, Length: section.size})
+			found.Damage.Lost = append(found.Damage.Lost, unknown...)
+			found.Damage.Content = append(found.Damage.Content, unknown...)
 		}
 	}
-	slices.SortFunc(lost, func(a, b parity.Range) int { return cmp.Compare(a.Offset, b.Offset) })
-	found.Damage.Content, found.Damage.Lost = append(found.Damage.Content, lost...), append(found.Damage.Lost, lost...)
-	return nil
+	byOffset := func(a, b parity.Range) int { return cmp.Compare(a.Offset, b.Offset) }
+	slices.SortFunc(found.Damage.Lost, byOffset)
+	slices.SortFunc(found.Damage.Content, byOffset)
+	found.IsVerified = true
+	return ctx.Err()
 }
 
 // maxNamedLost is how many items are named of those that cannot be healed.
@@ -175,7 +211,7 @@ func (s *Store) nameLost(ctx context.Context, file archiveFile, lost []parity.Ra
 
 // surveyFile returns what of a file with parity is damaged; nil if nothing is, or if it has no parity.
 func surveyFile(ctx context.Context, name string, report progress.Func) (*DamageError, error) {
-	if store, err := Open(name); err == nil {
+	if store, err := openAlone(name); err == nil {
 		defer store.Close()
 		found, err := store.Survey(ctx, report)
 		var damage *DamageError
@@ -207,26 +243,14 @@ func dropDamage(err error) error {
 
 // openProtected opens a file that has parity, wherever in it something tells of it; nil if it has none.
 func openProtected(ctx context.Context, name string) (*healedFile, error) {
-	file, err := openArchiveFile(name)
-	if err != nil && !errors.Is(err, ErrDamaged) {
+	file, err := openArchiveFile(ctx, name)
+	if err != nil {
 		return nil, err
 	}
 	if healed, ok := file.(*healedFile); ok {
 		return healed, nil
 	}
-	if file != nil {
-		if err := file.Close(); err != nil {
-			return nil, err
-		}
-	}
-	found, searchErr := searchParity(ctx, name)
-	if errors.Is(searchErr, parity.ErrNotFound) {
-		return nil, err
-	}
-	if searchErr != nil {
-		return nil, searchErr
-	}
-	return found.(*healedFile), nil
+	return nil, file.Close()
 }
 
 // RepairOptions are the parameters of [Repair].
@@ -250,22 +274,38 @@ type Repaired struct {
 // ErrNoParity is the error of a damaged file that nothing can heal.
 var ErrNoParity = errors.New("it has no parity, so damage cannot be healed")
 
-// Repair heals a file with parity, or makes a lost volume from the others. The healed file is written next to the
-// damaged one, checked, and then gets its name; a file that is intact stays as it is. It returns [*DamageError] if there
-// is more damage than can be healed, and [ErrNoParity].
+// Repair heals a file with parity, or makes a volume from the others that is lost, or too damaged to heal itself. The
+// healed file is written next to the damaged one, checked, and then gets its name; a file that is intact stays as it is. It
+// returns [*DamageError] if there is more damage than can be healed, [*AbsentVolumesError] if too few other volumes are
+// there, and [ErrNoParity].
 func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error) {
 	target := name
 	if o.Dir != "" {
 		target = filepath.Join(o.Dir, filepath.Base(name))
-	}
-	if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) {
-		return remakeVolume(ctx, name, target, o)
+	} else if linked, err := filepath.EvalSymlinks(name); err == nil {
+		target = linked // a link stays one
 	}
 	file, err := openProtected(ctx, name)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r, err := remakeVolume(ctx, name, target, o)
+		if errors.Is(err, errNoSet) {
+			err = fmt.Errorf("%s, with %w: %w", name, errNoSet, fs.ErrNotExist)
+		}
+		return r, err
+	case errors.Is(err, ErrDamaged), err == nil && file == nil && isDamaged(name):
+		// Cut off, empty, or overwritten as a whole.
+		r, remakeErr := remakeVolume(ctx, name, target, o)
+		switch {
+		case !errors.Is(remakeErr, errNoSet):
+			return r, remakeErr
+		case err == nil:
+			return nil, ErrNoParity
+		}
 		return nil, err
-	}
-	if file == nil {
+	case err != nil:
+		return nil, err
+	case file == nil:
 		return nil, ErrNoParity
 	}
 	defer file.Close()
@@ -280,31 +320,41 @@ func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error
 		return nil, found
 	}
 	r := &Repaired{File: target, Healed: parity.CountBytes(found.Damage.Content), Parity: found.Damage.Parity}
-	return r, writeHealed(ctx, file, file.reader.Geometry, target, o)
+	return r, writeHealed(ctx, file, file.reader.Geometry, name, target, o)
 }
 
-// remakeVolume makes a lost volume.
+// isDamaged reports whether a file without parity cannot be opened as an archive since it is damaged.
+func isDamaged(name string) bool {
+	store, err := openAlone(name)
+	if err == nil {
+		err = store.Close()
+	}
+	return errors.Is(err, ErrDamaged)
+}
+
+// remakeVolume makes a volume from the others.
 func remakeVolume(ctx context.Context, name, target string, o RepairOptions) (_ *Repaired, err error) {
 	set, err := openVolumeSet(name)
 	if errors.Is(err, errNoSet) {
-		return nil, fmt.Errorf("%s, with %w: %w", name, errNoSet, fs.ErrNotExist)
+		return nil, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("restore %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, set.Close()) }()
 	if set.lacking > 0 {
-		return nil, fmt.Errorf("restore %s: %d more of the other volumes needed", name, set.lacking)
+		return nil, set.absentError()
 	}
 	file, err := set.openRemade(slices.Index(set.names, name))
 	if err != nil {
 		return nil, fmt.Errorf("restore %s: %w", name, err)
 	}
 	r := &Repaired{File: target, Healed: file.geometry.Size, IsRemade: true}
-	return r, writeHealed(ctx, file, file.geometry, target, o)
+	return r, writeHealed(ctx, file, file.geometry, name, target, o)
 }
 
-// LostVolumes returns the names of the volumes that are missing next to one, if they can be made of the others.
+// LostVolumes returns the names of the volumes next to one that are missing, or too damaged to tell what they are, if they
+// can be made of the others.
 func LostVolumes(name string) ([]string, error) {
 	set, err := openVolumeSet(name)
 	if errors.Is(err, errNoSet) {
@@ -314,55 +364,96 @@ func LostVolumes(name string) ([]string, error) {
 		return nil, err
 	}
 	var lost []string
-	for _, name := range set.names {
-		if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) && set.lacking <= 0 {
+	for i, name := range set.names {
+		if !set.present[i] && set.lacking <= 0 {
 			lost = append(lost, name)
 		}
 	}
 	return lost, set.Close()
 }
 
-// writeHealed writes a file as it was before it was damaged: the content as it is read, and the parity made again.
-func writeHealed(ctx context.Context, from io.ReaderAt, g parity.Geometry, target string, o RepairOptions) (err error) {
-	temporary := target + ".healed"
-	if err := checkRegular(temporary); err != nil {
-		return err
-	}
-	file, err := os.OpenFile(temporary, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+// writeHealed writes a file as it was before it was damaged: the content as it is read, and the parity made again. Only
+// the damaged file itself is replaced.
+func writeHealed(ctx context.Context, from io.ReaderAt, g parity.Geometry, name, target string, o RepairOptions) (err error) {
+	mode, err := checkTarget(name, target)
 	if err != nil {
 		return err
 	}
+	temporary := target + ".healed"
+	file, err := openPartial(temporary)
+	if err != nil {
+		return err
+	}
+	isOpen, isRenamed := true, false
+	closeFile := func() error {
+		if !isOpen {
+			return nil
+		}
+		isOpen = false
+		return file.Close()
+	}
 	defer func() {
-		if err != nil {
+		err = errors.Join(err, closeFile())
+		if err != nil && !isRenamed {
 			err = errors.Join(err, os.Remove(temporary))
 		}
 	}()
-	_, err = io.CopyBuffer(struct{ io.Writer }{file}, contextReader{ctx, struct{ io.Reader }{io.NewSectionReader(from, 0, g.Size)}}, make([]byte, 1<<20))
+	if err := file.Truncate(0); err != nil {
+		return err
+	}
+	_, err = io.CopyBuffer(io.NewOffsetWriter(file, 0), contextReader{ctx, struct{ io.Reader }{io.NewSectionReader(from, 0, g.Size)}}, make([]byte, 1<<20))
 	if err == nil {
 		err = parity.Write(ctx, file, g, nil)
 	}
 	if err == nil {
 		_, err = file.WriteAt(trailer, g.End())
 	}
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+	if err == nil {
+		err = errors.Join(file.Chmod(mode), file.Sync())
+	}
+	if err != nil {
 		return err
 	}
-	if err := checkHealed(ctx, temporary, o.Progress); err != nil {
+	if runtime.GOOS == "windows" { // where a locked file cannot be read by another name of it
+		if err := closeFile(); err != nil {
+			return err
+		}
+	}
+	if err := checkHealed(ctx, name, temporary, o.Progress); err != nil {
 		return fmt.Errorf("check what was healed: %w", err)
 	}
 	if err := os.Rename(temporary, target); err != nil {
 		return err
 	}
+	isRenamed = true
 	return syncFolder(filepath.Dir(target))
 }
 
+// checkTarget returns an error if the target is there and is not the file that is healed, and the mode for it.
+func checkTarget(name, target string) (fs.FileMode, error) {
+	was, err := os.Stat(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	there, err := os.Lstat(target)
+	switch {
+	case err == nil && (was == nil || !os.SameFile(was, there)):
+		return 0, fmt.Errorf("%s exists already: move it away, or name another folder", target)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return 0, err
+	case was != nil:
+		return was.Mode().Perm(), nil
+	}
+	return 0o644, nil
+}
+
 // checkHealed checks every byte of a healed file.
-func checkHealed(ctx context.Context, name string, report progress.Func) error {
-	if IsParityVolume(strings.TrimSuffix(name, ".healed")) {
-		_, err := CheckParityVolume(ctx, name, report)
+func checkHealed(ctx context.Context, name, healed string, report progress.Func) error {
+	if IsParityVolume(name) {
+		_, err := CheckParityVolume(ctx, healed, report)
 		return err
 	}
-	_, err := CheckFile(ctx, name, report)
+	_, err := CheckFile(ctx, healed, report)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -186,7 +187,7 @@ func (f *healedFile) ReadAt(p []byte, offset int64) (int, error) {
 }
 
 // openArchiveFile opens a file to read in place. What has parity is healed on the way.
-func openArchiveFile(name string) (archiveFile, error) {
+func openArchiveFile(ctx context.Context, name string) (archiveFile, error) {
 	file, err := openRegular(name)
 	if err != nil {
 		return nil, err
@@ -195,38 +196,52 @@ func openArchiveFile(name string) (archiveFile, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	reader, err := parity.Open(file, info.Size(), geometryOffset)
+	reader, err := openParity(ctx, file)
 	if errors.Is(err, parity.ErrNotFound) {
 		return plainFile{file, info.Size()}, nil
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", err, ErrDamaged), file.Close())
+		return nil, errors.Join(err, file.Close())
 	}
 	return newHealedFile(file, reader, info.Size()), nil
 }
 
-// searchParity opens a file again of which even the ends are damaged, if there is parity in it.
-func searchParity(ctx context.Context, name string) (archiveFile, error) {
-	file, err := openRegular(name)
+// openParity opens the parity of a file, wherever in it something tells of it. Errors: [parity.ErrNotFound], [ErrDamaged].
+func openParity(ctx context.Context, file *os.File) (*parity.Reader, error) {
+	info, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
+	reader, err := parity.Open(file, info.Size(), geometryOffset)
+	if errors.Is(err, parity.ErrNotFound) && !beginsWithoutParity(file) {
+		reader, err = parity.Search(ctx, file, info.Size(), geometryOffset)
 	}
-	reader, err := parity.Search(ctx, file, info.Size(), geometryOffset)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
+	if err != nil && !errors.Is(err, parity.ErrNotFound) && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", err, ErrDamaged)
 	}
-	return newHealedFile(file, reader, info.Size()), nil
+	return reader, err
+}
+
+// beginsWithoutParity reports whether the beginning of a file shows that it has no parity, so that not all of it has to be
+// searched: what has some begins with the entry of its geometry.
+func beginsWithoutParity(file io.ReaderAt) bool {
+	if refuseCompressed(file) != nil {
+		return true
+	}
+	h, err := tar.NewReader(io.NewSectionReader(file, 0, 1<<20)).Next()
+	return err == nil && !isParity(h.Name)
 }
 
 func newHealedFile(file *os.File, reader *parity.Reader, size int64) *healedFile {
 	f := &healedFile{File: file, reader: reader, bytes: size}
-	if siblings, isVolume := Siblings(file.Name()); isVolume {
-		f.set = &lazySet{name: file.Name(), number: slices.Index(siblings, file.Name())}
-		reader.Fallback = f.set
+	if _, isVolume := Siblings(file.Name()); isVolume {
+		f.shareSet(&lazySet{name: file.Name()})
 	}
 	return f
+}
+
+// shareSet lets a volume be healed from the others of a set.
+func (f *healedFile) shareSet(set *lazySet) {
+	siblings, _ := Siblings(f.Name())
+	f.set, f.reader.Fallback = set, setVolume{set, slices.Index(siblings, f.Name())}
 }

@@ -180,6 +180,16 @@ func TestParityHeals(t *testing.T) {
 		}, "layer of example.test/app:1.0.0"},
 		{"a hole of a fifth", zero(1_000_000, 1_900_000), "layer of example.test/app:1.0.0"},
 		{"a beginning of a fifth", zero(0, 900_000), "headers and index.json"},
+		{"all parity and the headers", func(data []byte) []byte {
+			clear(data[bytes.Index(data, []byte("krtpkg-parity/blocks"))+512 : end-1024-2048])
+			clear(data[2560:8192])
+			return data
+		}, "cannot be checked: the headers and index.json"},
+		{"all parity, and the last headers", func(data []byte) []byte {
+			at := bytes.Index(data, []byte("krtpkg-parity/blocks"))
+			clear(data[at-100_000 : end-1024-2048])
+			return data
+		}, "cannot be"},
 	} {
 		name := filepath.Join(t.TempDir(), "app.tar")
 		if err := os.WriteFile(name, c.damage(slices.Clone(whole)), 0o644); err != nil {
@@ -219,9 +229,39 @@ func TestParityHeals(t *testing.T) {
 			t.Errorf("%s, in place: %v", c.name, err)
 		}
 	}
+	// All parity, and nothing else: each item is verified by its digest, and the parity is made again.
 	name := filepath.Join(t.TempDir(), "app.tar")
-	if err := os.WriteFile(name, whole, 0o644); err != nil {
+	bare := slices.Clone(whole)
+	clear(bare[bytes.Index(bare, []byte("krtpkg-parity/blocks"))+512 : end-1024-2048])
+	if err := os.WriteFile(name, bare, 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := archive.CheckFile(t.Context(), name, nil); err == nil || !strings.Contains(err.Error(), "the content is intact") {
+		t.Errorf("got %v", err)
+	}
+	// A folder gets what is healed, but nothing there is replaced.
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "app.tar"), []byte("precious"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := archive.Repair(t.Context(), name, archive.RepairOptions{Dir: folder}); err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Errorf("repaired over another file: %v", err)
+	}
+	if got, err := os.ReadFile(filepath.Join(folder, "app.tar")); err != nil || string(got) != "precious" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	link := filepath.Join(folder, "link.tar")
+	if err := os.Symlink(name, link); err != nil {
+		t.Fatal(err)
+	}
+	if repaired, err := archive.Repair(t.Context(), link, archive.RepairOptions{}); err != nil || repaired.File == link {
+		t.Errorf("got %+v, %v", repaired, err)
+	}
+	if got, err := os.ReadFile(name); err != nil || !bytes.Equal(got, whole) {
+		t.Errorf("repaired to other bytes: %v", err)
+	}
+	if info, err := os.Stat(name); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got %v, %v", info.Mode(), err)
 	}
 	if repaired, err := archive.Repair(t.Context(), name, archive.RepairOptions{}); err != nil || repaired.File != "" {
 		t.Errorf("of an intact archive: %+v, %v", repaired, err)
@@ -362,6 +402,96 @@ func TestParityVolumes(t *testing.T) {
 			}
 		}
 	}
+	// Volumes that are cut off, empty or overwritten are restored like lost ones.
+	for _, c := range []struct {
+		name  string
+		spoil func([]byte) []byte
+	}{
+		{"cut off", func(data []byte) []byte { return data[:len(data)/2] }},
+		{"empty", func([]byte) []byte { return nil }},
+		{"zeros", func(data []byte) []byte { return make([]byte, len(data)) }},
+		{"the second half zeros", func(data []byte) []byte { clear(data[len(data)/2:]); return data }},
+	} {
+		names, _ := write(t)
+		if err := os.WriteFile(names[1], c.spoil(slices.Clone(whole[filepath.Base(names[1])])), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(names[6]); err != nil {
+			t.Fatal(err)
+		}
+		if err := readSet(names[0]); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		for _, i := range []int{1, 6} {
+			if repaired, err := archive.Repair(t.Context(), names[i], archive.RepairOptions{}); err != nil || repaired.File != names[i] {
+				t.Errorf("%s: %+v, %v", c.name, repaired, err)
+			}
+			if got, err := os.ReadFile(names[i]); err != nil || !bytes.Equal(got, whole[filepath.Base(names[i])]) {
+				t.Errorf("%s: %s was restored to other bytes: %v", c.name, names[i], err)
+			}
+		}
+	}
+	// A volume that cannot be restored leaves the others as they are.
+	some, _ := write(t)
+	torn := slices.Clone(whole[filepath.Base(some[3])])
+	clear(torn[:120_000])
+	if err := errors.Join(os.Remove(some[1]), os.Remove(some[2]), os.WriteFile(some[3], torn, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	store, err := archive.Open(some[4])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if absent := store.AbsentVolumes(); len(absent) != 9 {
+		t.Errorf("%v are absent", absent)
+	}
+	if err := store.Close(); err != nil {
+		t.Error(err)
+	}
+	var absent *archive.AbsentVolumesError
+	if err := os.Remove(some[3]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := archive.Repair(t.Context(), some[2], archive.RepairOptions{}); !errors.As(err, &absent) || !slices.Equal(absent.Volumes, []int{2, 3, 4}) {
+		t.Errorf("got %v", err)
+	}
+	// Parity is not made of what is damaged, and a set of another export is not taken for the right one.
+	some, parities := write(t)
+	clear(torn[:])
+	copy(torn, whole[filepath.Base(some[3])])
+	clear(torn[100_000:200_000])
+	if err := errors.Join(os.WriteFile(some[3], torn, 0o644), os.Remove(parities[1])); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := archive.WriteParityVolumes(t.Context(), some, parities, volumes, nil); !errors.Is(err, archive.ErrDamaged) || !strings.Contains(err.Error(), some[3]) {
+		t.Errorf("got %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(filepath.Dir(some[0]), "*.partial")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	some, parities = write(t)
+	stale, staleFrom := layers(t, 190_001, 190_002, 190_003, 190_004, 190_005, 190_006, 190_007, 190_008, 190_009, 150_000)
+	stale.Parity, stale.ParityVolumes = 10, 1
+	others, err := stale.Split(limit)
+	if err != nil || len(others) != 10 {
+		t.Fatalf("%d volumes, %v", len(others), err)
+	}
+	dir := t.TempDir()
+	staleNames := archive.VolumeNames(filepath.Join(dir, "app.tar"), 10)
+	for i, name := range staleNames {
+		if _, err := archive.WriteFile(t.Context(), name, others[i], staleFrom, archive.Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := archive.WriteParityVolumes(t.Context(), staleNames, archive.ParityVolumeNames(filepath.Join(filepath.Dir(some[0]), "app.tar"), 1), others, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(some[5]); err != nil {
+		t.Fatal(err)
+	}
+	if err := readSet(some[0]); err != nil {
+		t.Errorf("with a stale volume of parity: %v", err)
+	}
 	// A volume of parity is no archive, and heals itself.
 	names, parityNames := write(t)
 	var foreign *archive.ForeignError
@@ -378,6 +508,18 @@ func TestParityVolumes(t *testing.T) {
 	}
 	if _, err := archive.Repair(t.Context(), parityNames[0], archive.RepairOptions{}); err != nil {
 		t.Error(err)
+	}
+	half := slices.Clone(whole[filepath.Base(parityNames[1])])
+	clear(half[len(half)/2:])
+	if err := os.WriteFile(parityNames[1], half, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var damage *archive.DamageError
+	if repaired, err := archive.Repair(t.Context(), parityNames[1], archive.RepairOptions{}); !errors.As(err, &damage) {
+		t.Errorf("half a volume of parity was repaired: %+v, %v", repaired, err)
+	}
+	if got, err := os.ReadFile(parityNames[1]); err != nil || !bytes.Equal(got, half) {
+		t.Errorf("half a volume of parity was replaced: %v", err)
 	}
 	if got, err := os.ReadFile(parityNames[0]); err != nil || !bytes.Equal(got, whole[filepath.Base(parityNames[0])]) {
 		t.Errorf("the volume of parity was repaired to other bytes: %v", err)

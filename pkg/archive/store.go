@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,8 @@ type Store struct {
 	// inOrder is set if every file begins as krtpkg writes it; dockerManifest that there is a
 	// file by which docker reads it too.
 	inOrder, dockerManifest bool
+	// whole are the files whose entries were read up to the last one, that with the parity.
+	whole map[archiveFile]bool
 	// remade are the numbers of volumes that are read from the others, by volumes.
 	remade []int
 	set    *volumeSet
@@ -50,30 +53,61 @@ type fileSection struct {
 
 // Open opens an archive, or some volumes of one. It looks at every entry, so damaged archives and
 // unexpected entries are errors here; contents are checked as they are read. It returns [ErrDamaged].
-// What has parity is healed as it is read, and volumes that are lost are read from the others where volumes of parity are
-// next to them ([Store.Survey], [Store.Remade]).
-func Open(names ...string) (_ *Store, err error) {
-	s := &Store{blobs: blobSections{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, inOrder: true}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.Close())
-		}
-	}()
-	for _, name := range names {
-		if err := s.openFile(name); err != nil {
-			return nil, fmt.Errorf("archive %s: %w", name, err)
-		}
-	}
-	if err := s.openLostVolumes(names); err != nil {
+// What has parity is healed as it is read, and volumes that are lost, or too damaged to be opened, are read from the others
+// where volumes of parity are next to them ([Store.Survey], [Store.Remade]).
+func Open(names ...string) (*Store, error) {
+	s, damaged, err := openFiles(names)
+	if err != nil {
 		return nil, err
 	}
+	lost := s.openLostVolumes(names)
+	for name, err := range damaged {
+		if !s.hasVolume(name) {
+			return nil, errors.Join(err, lost, s.Close())
+		}
+	}
+	return s.finish(names)
+}
+
+// openAlone is [Open] without volumes that were not named.
+func openAlone(name string) (*Store, error) {
+	s, damaged, err := openFiles([]string{name})
+	if err != nil {
+		return nil, err
+	}
+	if err := damaged[name]; err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s.finish([]string{name})
+}
+
+// openFiles opens files, and returns the errors of volumes that are damaged: others may restore them.
+func openFiles(names []string) (_ *Store, damaged map[string]error, err error) {
+	s := &Store{blobs: blobSections{}, manifests: map[digest.Digest]bool{}, volumes: map[int]string{}, whole: map[archiveFile]bool{}, inOrder: true}
+	damaged = map[string]error{}
+	for _, name := range names {
+		err := s.openFile(name)
+		if err != nil {
+			err = fmt.Errorf("archive %s: %w", name, err)
+		}
+		if _, isVolume := Siblings(name); isVolume && errors.Is(err, ErrDamaged) {
+			damaged[name] = err
+		} else if err != nil {
+			return nil, nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, damaged, nil
+}
+
+// finish returns the store, or closes it.
+func (s *Store) finish(names []string) (*Store, error) {
 	s.View = &layout.View{
 		Blobs: setBlobs{s.blobs, s}, Name: strings.Join(names, ", "),
 		Index: func() (ocispec.Index, error) { return s.info.Index, nil },
 	}
 	if s.info.hasOrder {
 		if err := s.detectManifests(context.Background()); err != nil {
-			return nil, fmt.Errorf("archive %s: %w", s.Name, err)
+			return nil, errors.Join(fmt.Errorf("archive %s: %w", s.Name, err), s.Close())
 		}
 	}
 	s.referrers = sync.OnceValues(func() (map[digest.Digest][]ocispec.Descriptor, error) {
@@ -83,36 +117,62 @@ func Open(names ...string) (_ *Store, err error) {
 }
 
 func (s *Store) openFile(name string) error {
-	file, err := openArchiveFile(name)
+	file, err := openArchiveFile(context.Background(), name)
 	if err != nil {
 		return err
 	}
-	a, err := s.scanFile(file)
-	if errors.Is(err, ErrDamaged) {
-		if healed, searchErr := searchParity(context.Background(), name); searchErr == nil {
-			s.forgetFile(file)
-			if closeErr := file.Close(); closeErr != nil {
-				return errors.Join(closeErr, healed.Close())
-			}
-			file = healed
-			a, err = s.scanFile(file)
+	healed, isHealed := file.(*healedFile)
+	shared := s.findSet(name)
+	if isHealed && shared != nil {
+		healed.shareSet(shared)
+	}
+	found, err := s.scanFile(file)
+	if err != nil {
+		if isHealed && shared != nil {
+			healed.set = nil // the others still need it
 		}
+		return errors.Join(err, file.Close())
 	}
-	s.files = append(s.files, file)
-	if err != nil {
-		return err
-	}
-	return s.addVolume(name, a)
+	return s.addFile(name, found)
 }
 
-// forgetFile forgets what was found in a file.
-func (s *Store) forgetFile(file archiveFile) {
-	for d, section := range s.blobs {
-		if section.file == file {
-			delete(s.blobs, d)
-			delete(s.manifests, d)
+// findSet returns the set that the other volumes of an archive are healed from; nil if none is open.
+func (s *Store) findSet(name string) *lazySet {
+	for _, file := range s.files {
+		if healed, ok := file.(*healedFile); ok && healed.set != nil && isSibling(healed.Name(), name) {
+			return healed.set
 		}
 	}
+	return nil
+}
+
+// isSibling reports whether a file is a volume of the same archive as another, by their names.
+func isSibling(name, other string) bool {
+	siblings, isVolume := Siblings(name)
+	return isVolume && slices.Contains(siblings, other)
+}
+
+// hasVolume reports whether the volume of a name is open.
+func (s *Store) hasVolume(name string) bool {
+	for _, volume := range s.volumes {
+		if filepath.Clean(volume) == filepath.Clean(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// addFile adds what was found in a file, which is closed with the others from now on.
+func (s *Store) addFile(name string, found *scannedFile) error {
+	s.files = append(s.files, found.file)
+	if err := s.addVolume(name, found.index); err != nil {
+		return err
+	}
+	maps.Copy(s.blobs, found.blobs)
+	maps.Copy(s.manifests, found.manifests)
+	s.inOrder, s.dockerManifest = s.inOrder && found.inOrder, s.dockerManifest || found.dockerManifest
+	s.whole[found.file] = found.isWhole
+	return nil
 }
 
 // addVolume notes the last file as a volume, if it is one of the same archive as the others.
@@ -164,13 +224,23 @@ func openRegular(name string) (*os.File, error) {
 	return file, nil
 }
 
+// scannedFile is what was found in a file; its fields are as those of [Store].
+type scannedFile struct {
+	file                             archiveFile
+	index                            *indexInfo
+	blobs                            blobSections
+	manifests                        map[digest.Digest]bool
+	inOrder, dockerManifest, isWhole bool
+}
+
 // scanFile finds where everything is.
-func (s *Store) scanFile(file archiveFile) (*indexInfo, error) {
+func (s *Store) scanFile(file archiveFile) (*scannedFile, error) {
 	if err := refuseCompressed(file); err != nil {
 		return nil, err
 	}
 	var a *indexInfo
 	hasLayout := false
+	found := &scannedFile{file: file, blobs: blobSections{}, manifests: map[digest.Digest]bool{}, inOrder: true}
 	scanner := newScanner(io.NewSectionReader(file, 0, file.size()))
 	for n := 0; ; n++ {
 		name, offset, size, err := scanner.nextFile()
@@ -178,7 +248,7 @@ func (s *Store) scanFile(file archiveFile) (*indexInfo, error) {
 			break
 		}
 		if n < 2 && name != []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile}[n] {
-			s.inOrder = false
+			found.inOrder = false
 		}
 		if err != nil {
 			return nil, err
@@ -191,10 +261,10 @@ func (s *Store) scanFile(file archiveFile) (*indexInfo, error) {
 			if known, twice := s.blobs[d]; twice && known.size != size {
 				return nil, fmt.Errorf("%s has %d bytes, but %d in another volume: %w", d, size, known.size, ErrDamaged)
 			}
-			s.blobs[d] = fileSection{file, offset, size}
+			found.blobs[d] = fileSection{file, offset, size}
 			if a != nil && a.manifests > 0 {
 				a.manifests--
-				s.manifests[d] = true
+				found.manifests[d] = true
 			}
 		case name == ocispec.ImageLayoutFile:
 			hasLayout = true
@@ -209,7 +279,7 @@ func (s *Store) scanFile(file archiveFile) (*indexInfo, error) {
 			a = &parsed
 		}
 	}
-	s.dockerManifest = s.dockerManifest || scanner.seen["manifest.json"]
+	found.dockerManifest, found.isWhole = scanner.seen["manifest.json"], scanner.seen[parityBlocks]
 	if (!hasLayout || a == nil) && isDockerSave(scanner.seen) {
 		return nil, errDockerSave
 	}
@@ -219,7 +289,8 @@ func (s *Store) scanFile(file archiveFile) (*indexInfo, error) {
 	if !hasLayout || a == nil {
 		return nil, fmt.Errorf("%s or %s is missing: %w", ocispec.ImageLayoutFile, ocispec.ImageIndexFile, ErrDamaged)
 	}
-	return a, nil
+	found.index = a
+	return found, nil
 }
 
 // archiveID tells volumes of one archive from those of another.

@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/rogpeppe/go-internal/lockedfile"
 
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/parity"
@@ -52,7 +53,7 @@ func (c Contents) splitProtected(limit int64) ([]Contents, error) {
 		g, err := parity.NewGeometry(max(1, content), c.Parity)
 		return g.End() + int64(len(trailer)), err
 	}
-	room := limit
+	room := min(limit, parity.MaxSize)
 	for room > 0 {
 		size, err := sizeOf(room)
 		if err != nil {
@@ -70,19 +71,44 @@ func (c Contents) splitProtected(limit int64) ([]Contents, error) {
 	}
 	plain := c
 	plain.Parity, plain.ParityVolumes = 0, 0
-	volumes, err := plain.Split(max(1, room))
-	var tooSmall *VolumeSizeError
-	if errors.As(err, &tooSmall) {
-		need, sizeErr := sizeOf(tooSmall.Need + parityVolumeRoom)
-		return nil, errors.Join(&VolumeSizeError{Limit: limit, Need: need, Blob: tooSmall.Blob}, sizeErr)
+	for {
+		volumes, err := plain.Split(max(1, room))
+		var tooSmall *VolumeSizeError
+		if errors.As(err, &tooSmall) {
+			need, sizeErr := sizeOf(tooSmall.Need + parityVolumeRoom)
+			return nil, errors.Join(&VolumeSizeError{Limit: limit, Need: need, Blob: tooSmall.Blob}, sizeErr)
+		}
+		if err != nil {
+			return nil, err
+		}
+		for i := range volumes {
+			volumes[i].Parity, volumes[i].ParityVolumes = c.Parity, c.ParityVolumes
+		}
+		// A few bytes less can take more parity, where stripes get longer.
+		largest, err := largestVolume(volumes)
+		if err != nil || largest <= limit {
+			return volumes, err
+		}
+		room -= max(block, largest-limit)
 	}
-	if err != nil {
-		return nil, err
+}
+
+// largestVolume returns the size of the largest volume, of those of parity too.
+func largestVolume(volumes []Contents) (largest int64, err error) {
+	var sizes []int64
+	if volumes[0].ParityVolumes > 0 {
+		if sizes, err = PlanParityVolumes(volumes); err != nil {
+			return 0, err
+		}
 	}
-	for i := range volumes {
-		volumes[i].Parity, volumes[i].ParityVolumes = c.Parity, c.ParityVolumes
+	for _, volume := range volumes {
+		size, err := volume.Size()
+		if err != nil {
+			return 0, err
+		}
+		sizes = append(sizes, size)
 	}
-	return volumes, nil
+	return slices.Max(sizes), nil
 }
 
 // ParityVolumeNames returns the names of the volumes of parity of a file: edge.tar has edge.parity-1-of-2.tar and so on.
@@ -155,7 +181,7 @@ func layOutParityVolume(info setInfo, percent int) (fileLayout, error) {
 
 // WriteParityVolumes writes the volumes of parity of volumes that are written, next to them: as many lost volumes can be
 // read from the others. names are those of the volumes, parityNames those of the volumes of parity. A file that is there
-// already is replaced at the end.
+// already is replaced at the end. A volume that is damaged is healed as it is read; more damage than that is [ErrDamaged].
 func WriteParityVolumes(ctx context.Context, names, parityNames []string, volumes []Contents, report progress.Func) (_ []WrittenFile, err error) {
 	info, err := describeSet(volumes)
 	if err != nil {
@@ -165,16 +191,20 @@ func WriteParityVolumes(ctx context.Context, names, parityNames []string, volume
 	var outputs []*parityOutput
 	defer func() {
 		for _, output := range outputs {
-			err = errors.Join(err, output.file.Close())
+			err = errors.Join(err, output.Close())
 		}
 	}()
-	for _, name := range names {
-		file, err := openRegular(name)
+	for i, name := range names {
+		file, err := openProtected(ctx, name)
+		if err == nil && (file == nil || file.reader.Geometry.Size != info.Volumes[i]) {
+			err = errors.Join(ErrDamaged, closeProtected(file))
+		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read volume %s: %w", name, err)
 		}
 		defer file.Close()
-		files = append(files, file)
+		// An export keeps what it finds written, so it may be damaged since.
+		files = append(files, namedReader{file.reader.Strict(), name})
 	}
 	var writers []io.WriterAt
 	for j, name := range parityNames {
@@ -210,11 +240,35 @@ func WriteParityVolumes(ctx context.Context, names, parityNames []string, volume
 	return written, nil
 }
 
+// namedReader names a volume that cannot be read.
+type namedReader struct {
+	io.ReaderAt
+	name string
+}
+
+func (r namedReader) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(p, offset)
+	if errors.Is(err, parity.ErrLost) {
+		err = fmt.Errorf("volume %s: %w: %w", r.name, err, ErrDamaged)
+	}
+	return n, err
+}
+
+// closeProtected closes a file, nil for none.
+func closeProtected(file *healedFile) error {
+	if file == nil {
+		return nil
+	}
+	return file.Close()
+}
+
 // parityOutput is a volume of parity that is being written.
 type parityOutput struct {
 	name   string
 	layout fileLayout
-	file   *os.File
+	file   *lockedfile.File
+	// isFinished is set once the file has its name.
+	isFinished bool
 }
 
 func createParityVolume(name string, info setInfo, percent int) (*parityOutput, error) {
@@ -222,19 +276,30 @@ func createParityVolume(name string, info setInfo, percent int) (*parityOutput, 
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRegular(name + partial); err != nil {
-		return nil, err
-	}
-	file, err := os.OpenFile(name+partial, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o644)
+	file, err := openPartial(name + partial)
 	if err != nil {
 		return nil, err
 	}
+	o := &parityOutput{name: name, layout: layout, file: file}
+	err = file.Truncate(0)
 	for _, e := range layout.entries {
-		if _, err := file.WriteAt(append(e.header, e.data...), e.offset); err != nil {
-			return nil, errors.Join(err, file.Close())
+		if err == nil {
+			_, err = file.WriteAt(append(e.header, e.data...), e.offset)
 		}
 	}
-	return &parityOutput{name, layout, file}, nil
+	if err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	return o, nil
+}
+
+// Close closes the file, and removes it if it is not finished: it cannot be gone on with.
+func (o *parityOutput) Close() error {
+	err := o.file.Close()
+	if !o.isFinished {
+		err = errors.Join(err, os.Remove(o.name+partial))
+	}
+	return err
 }
 
 // WriteAt writes to the entry with the parity of the volumes.
@@ -249,6 +314,7 @@ func (o *parityOutput) finish(ctx context.Context, report progress.Func) error {
 	if err := os.Rename(o.name+partial, o.name); err != nil {
 		return err
 	}
+	o.isFinished = true
 	return syncFolder(filepath.Dir(o.name))
 }
 
@@ -278,23 +344,28 @@ func openVolumeSet(name string) (_ *volumeSet, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	shards, err := s.openParityVolumes(volumePattern.FindStringSubmatch(name)[1])
-	if err != nil {
-		return nil, err
-	}
-	files := make([]io.ReaderAt, len(names))
-	s.lacking = len(names)
+	readers, sizes := make([]*parity.Reader, len(names)), make([]int64, len(names))
 	for i, name := range names {
 		file, err := openRegular(name)
 		if err != nil {
 			continue // lost, for whatever reason
 		}
 		s.closers = append(s.closers, file)
-		reader, err := openParity(file)
-		if err != nil || reader.Geometry.Size != s.info.Volumes[i] {
+		if reader, err := openParity(context.Background(), file); err == nil {
+			s.closers = append(s.closers, reader)
+			readers[i], sizes[i] = reader, reader.Geometry.Size
+		}
+	}
+	shards, err := s.openParityVolumes(volumePattern.FindStringSubmatch(name)[1], sizes)
+	if err != nil {
+		return nil, err
+	}
+	files := make([]io.ReaderAt, len(names))
+	s.lacking = len(names)
+	for i, reader := range readers {
+		if reader == nil || sizes[i] != s.info.Volumes[i] {
 			continue
 		}
-		s.closers = append(s.closers, reader)
 		files[i], s.present[i] = reader.Strict(), true
 		s.lacking--
 	}
@@ -307,26 +378,19 @@ func openVolumeSet(name string) (_ *volumeSet, err error) {
 	return s, err
 }
 
-// openParity opens the parity of a file, wherever in it something tells of it.
-func openParity(file *os.File) (*parity.Reader, error) {
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	reader, err := parity.Open(file, info.Size(), geometryOffset)
-	if errors.Is(err, parity.ErrNotFound) {
-		return parity.Search(context.Background(), file, info.Size(), geometryOffset)
-	}
-	return reader, err
-}
-
-// openParityVolumes opens the volumes of parity that belong to the volumes of a stem.
-func (s *volumeSet) openParityVolumes(stem string) ([]io.ReaderAt, error) {
+// openParityVolumes opens the volumes of parity that belong to the volumes of a stem. Those of several exports may be
+// there: it takes the set that fits most of the volumes, by how many bytes of them are protected.
+func (s *volumeSet) openParityVolumes(stem string, sizes []int64) ([]io.ReaderAt, error) {
 	entries, err := os.ReadDir(cmp.Or(filepath.Dir(stem), "."))
 	if err != nil {
 		return nil, err
 	}
-	var shards []io.ReaderAt
+	type paritySet struct {
+		info   setInfo
+		shards []io.ReaderAt
+		fits   int
+	}
+	var sets []*paritySet
 	for _, entry := range entries {
 		name := filepath.Join(filepath.Dir(stem), entry.Name())
 		if !IsParityVolume(name) || parityVolumePattern.ReplaceAllString(name, "") != filepath.Clean(stem) {
@@ -336,17 +400,26 @@ func (s *volumeSet) openParityVolumes(stem string) ([]io.ReaderAt, error) {
 		if err != nil || len(info.Volumes) != len(s.names) {
 			continue // of another export, or damaged
 		}
-		if shards == nil {
-			s.info, shards = info, make([]io.ReaderAt, info.Parity)
+		at := slices.IndexFunc(sets, func(set *paritySet) bool {
+			return slices.Equal(info.Volumes, set.info.Volumes) && info.Parity == set.info.Parity
+		})
+		if at < 0 {
+			set := &paritySet{info: info, shards: make([]io.ReaderAt, info.Parity)}
+			for i, size := range sizes {
+				if size == info.Volumes[i] {
+					set.fits++
+				}
+			}
+			at, sets = len(sets), append(sets, set)
 		}
-		if slices.Equal(info.Volumes, s.info.Volumes) && info.Parity == s.info.Parity {
-			shards[info.Number-1] = shard
-		}
+		sets[at].shards[info.Number-1] = shard
 	}
-	if shards == nil {
+	if len(sets) == 0 {
 		return nil, errNoSet
 	}
-	return shards, nil
+	best := slices.MaxFunc(sets, func(a, b *paritySet) int { return cmp.Compare(a.fits, b.fits) })
+	s.info = best.info
+	return best.shards, nil
 }
 
 // openParityVolume opens a volume of parity, and what it holds.
@@ -356,7 +429,7 @@ func (s *volumeSet) openParityVolume(name string) (info setInfo, shard io.Reader
 		return info, nil, err
 	}
 	s.closers = append(s.closers, file)
-	reader, err := openParity(file)
+	reader, err := openParity(context.Background(), file)
 	if err != nil {
 		return info, nil, err
 	}
@@ -414,7 +487,7 @@ func (s *volumeSet) openRemade(i int) (*remadeFile, error) {
 	content := s.reader.File(i)
 	sector := make([]byte, parity.SectorSize)
 	if _, err := content.ReadAt(sector, geometryOffset); err != nil {
-		return nil, err
+		return nil, (&remadeFile{name: s.names[i]}).explain(err)
 	}
 	g, err := parity.ParseSector(sector)
 	if err != nil || g.Size != s.info.Volumes[i] {
@@ -439,7 +512,7 @@ func (f *remadeFile) ReadAt(p []byte, offset int64) (int, error) {
 	inside := max(0, min(n, f.geometry.Size-offset))
 	if inside > 0 {
 		if _, err := f.content.ReadAt(p[:inside], offset); err != nil {
-			return 0, err
+			return 0, f.explain(err)
 		}
 	}
 	clear(p[inside:n])
@@ -449,73 +522,143 @@ func (f *remadeFile) ReadAt(p []byte, offset int64) (int, error) {
 	return int(n), nil
 }
 
+// explain returns the error of a read: what cannot be restored is damaged.
+func (f *remadeFile) explain(err error) error {
+	if errors.Is(err, parity.ErrLost) {
+		return fmt.Errorf("volume %s %w: %w", f.name, err, ErrDamaged)
+	}
+	return err
+}
+
+// readWhole reads all of it, so that it is known whether it can be restored.
+func (f *remadeFile) readWhole(ctx context.Context, report progress.Func) error {
+	event := progress.Event{Kind: progress.Planned, Items: 1, Bytes: f.geometry.Size}
+	report.Emit(event)
+	event = progress.Event{Kind: progress.Began, Subject: f.name, Detail: "parity", Bytes: f.geometry.Size}
+	report.Emit(event)
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, contextReader{ctx, io.NewSectionReader(f, 0, f.geometry.Size)}, make([]byte, 1<<20)); err != nil {
+		return err
+	}
+	event.Kind = progress.Copied
+	report.Emit(event)
+	return nil
+}
+
 func (f *remadeFile) Name() string               { return f.name }
 func (f *remadeFile) Close() error               { return nil }
 func (f *remadeFile) Stat() (fs.FileInfo, error) { return nil, fs.ErrNotExist }
 func (f *remadeFile) size() int64                { return f.geometry.End() + int64(len(trailer)) }
 
 // openLostVolumes adds the volumes that are not among the files but can be read from them and from volumes of parity next
-// to them.
+// to them. What cannot be read so stays absent, and whoever needs it says so; the error tells why.
 func (s *Store) openLostVolumes(names []string) error {
 	absent := s.AbsentVolumes()
 	if len(absent) == 0 {
 		return nil
 	}
 	set, err := openVolumeSet(names[0])
-	if err != nil {
-		return nil // they stay absent, and whoever needs one says so
-	}
-	s.set = set
-	if set.lacking > 0 || len(set.names) != s.Volumes() {
+	if errors.Is(err, errNoSet) {
 		return nil
 	}
+	if err != nil {
+		return err
+	}
+	s.set = set
+	if len(set.names) != s.Volumes() {
+		return nil
+	}
+	if set.lacking > 0 {
+		return set.absentError()
+	}
+	var failures []error
 	for _, number := range absent {
 		if set.present[number-1] {
 			continue // it was left out on purpose
 		}
-		file, err := set.openRemade(number - 1)
-		if err != nil {
-			return fmt.Errorf("archive %s: restore volume %d: %w", names[0], number, err)
-		}
-		s.files = append(s.files, file)
-		a, err := s.scanFile(file)
-		if err != nil {
-			return fmt.Errorf("archive %s: restore volume %d: %w", names[0], number, err)
-		}
-		if err := s.addVolume(file.name, a); err != nil {
-			return fmt.Errorf("archive %s: restore volume %d: %w", names[0], number, err)
+		if err := s.openLostVolume(number); err != nil {
+			failures = append(failures, fmt.Errorf("restore volume %d: %w", number, err))
+			continue
 		}
 		s.remade = append(s.remade, number)
 	}
-	return nil
+	return errors.Join(failures...)
+}
+
+// openLostVolume adds a volume that is read from the others.
+func (s *Store) openLostVolume(number int) error {
+	file, err := s.set.openRemade(number - 1)
+	if err != nil {
+		return err
+	}
+	found, err := s.scanFile(file)
+	if err != nil {
+		return err
+	}
+	if found.index.volume != number || s.info.archiveID() != found.index.archiveID() {
+		return fmt.Errorf("%s: the parity of the volumes does not fit: %w", file.name, ErrDamaged)
+	}
+	return s.addFile(file.name, found)
+}
+
+// absentError is the error of too few files to restore one.
+func (s *volumeSet) absentError() error {
+	e := &AbsentVolumesError{Of: len(s.names)}
+	for i, isPresent := range s.present {
+		if isPresent {
+			e.Near = append(e.Near, filepath.Base(s.names[i]))
+		} else {
+			e.Volumes = append(e.Volumes, i+1)
+		}
+	}
+	return fmt.Errorf("%d more files needed to restore a volume: %w", s.lacking, e)
 }
 
 // Remade returns the numbers of the volumes that were lost and are read from the others.
 func (s *Store) Remade() []int { return s.remade }
 
-// lazySet opens the other volumes once something of one has to be restored from them.
+// lazySet opens the volumes of an archive once something of one has to be restored from the others.
 type lazySet struct {
-	name   string
-	number int
+	// name is that of one of the volumes.
+	name string
 
-	once sync.Once
-	set  *volumeSet
-	err  error
+	mu  sync.Mutex
+	set *volumeSet
+	err error
 }
 
-// ReadAt reads the volume as it is made of the others.
-func (l *lazySet) ReadAt(p []byte, offset int64) (int, error) {
-	l.once.Do(func() { l.set, l.err = openVolumeSet(l.name) })
-	if l.err != nil {
-		return 0, l.err
+// open returns the volumes.
+func (l *lazySet) open() (*volumeSet, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.set == nil && l.err == nil {
+		l.set, l.err = openVolumeSet(l.name)
 	}
-	return l.set.reader.File(l.number).ReadAt(p, offset)
+	return l.set, l.err
 }
 
-// Close closes the other volumes.
+// Close closes the volumes. Each that shares them does.
 func (l *lazySet) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.set == nil {
 		return nil
 	}
-	return l.set.Close()
+	set := l.set
+	l.set, l.err = nil, os.ErrClosed
+	return set.Close()
+}
+
+// setVolume is a volume as it is made of the others.
+type setVolume struct {
+	set    *lazySet
+	number int
+}
+
+// ReadAt implements [io.ReaderAt].
+func (v setVolume) ReadAt(p []byte, offset int64) (int, error) {
+	set, err := v.set.open()
+	if err != nil {
+		return 0, err
+	}
+	return set.reader.File(v.number).ReadAt(p, offset)
 }

@@ -15,7 +15,17 @@ type code struct {
 	// multipliers are those of the dual code: the sum of multiplier*point^l*value over all shards is 0 for each l
 	// below parity.
 	multipliers []byte
+	// failures counts the columns that could not be corrected.
+	failures int
 }
+
+const (
+	// sampledColumns is how many columns of a stripe are looked at first. If none of them can be corrected, the others are
+	// not tried: that takes seconds for each megabyte.
+	sampledColumns = 32
+	// maxFailures is how many columns are tried in vain, of all stripes, before only whole shards are restored.
+	maxFailures = 256 << 10
+)
 
 func newCode(data, parity int) (*code, error) {
 	matrix := parityMatrix(data, parity)
@@ -36,27 +46,25 @@ func newCode(data, parity int) (*code, error) {
 	return c, nil
 }
 
-// heal restores the shards of a stripe in place and reports whether it could. intact are the shards that are known to
+// heal restores the shards of a stripe in place. intact are the shards that are known to
 // be right; isRight reports whether content is that of a shard. A shard that is lost as a whole takes one parity
 // shard. Where there are too many of them, single wrong bytes are looked for first: in each column half as many as
 // there are parity shards are found.
-func (c *code) heal(shards [][]byte, intact []bool, isRight func(i int, content []byte) bool) bool {
+func (c *code) heal(shards [][]byte, intact []bool, isRight func(i int, content []byte) bool) {
 	if c.countLost(intact) > c.parity {
 		c.correctColumns(shards, intact)
 		for i, shard := range shards {
 			intact[i] = intact[i] || isRight(i, shard)
 		}
 	}
-	lost := c.countLost(intact)
-	if lost == 0 || lost > c.parity {
-		return lost == 0
+	if lost := c.countLost(intact); lost > 0 && lost <= c.parity {
+		_ = c.restoreShards(shards, intact) // what stays lost is not intact
 	}
-	return c.restoreLost(shards, intact) == nil
 }
 
-// restoreLost restores shards that are not intact, at most as many as there are parity shards. It solves only for
+// restoreShards restores shards that are not intact, at most as many as there are parity shards. It solves only for
 // those: each stripe lost others, and to invert the matrix of all shards each time takes longer.
-func (c *code) restoreLost(shards [][]byte, intact []bool) error {
+func (c *code) restoreShards(shards [][]byte, intact []bool) error {
 	var lost, rows []int
 	for i := range c.data {
 		if !intact[i] {
@@ -138,12 +146,12 @@ func (c *code) correctColumns(shards [][]byte, intact []bool) {
 			factors[j][l] = multiply(c.multipliers[c.data+j], raise(evaluationPoint(c.data+j), l))
 		}
 	}
-	for column := range width {
+	correct := func(column int) (isWrong, isCorrected bool) {
 		for j := range c.parity {
 			differences[j] = shards[c.data+j][column] ^ expected[j][column]
 		}
 		if bytes.Equal(differences, none) {
-			continue
+			return false, false
 		}
 		clear(syndromes)
 		for j, difference := range differences {
@@ -153,16 +161,37 @@ func (c *code) correctColumns(shards [][]byte, intact []bool) {
 				}
 			}
 		}
-		c.correctColumn(shards, intact, column, syndromes)
+		return true, c.correctColumn(shards, intact, column, syndromes)
+	}
+	step, wrong, corrected := max(1, width/sampledColumns), 0, 0
+	for _, isSample := range []bool{true, false} {
+		for column := range width {
+			if (column%step == 0) != isSample || c.failures >= maxFailures {
+				continue
+			}
+			isWrong, isCorrected := correct(column)
+			if isWrong {
+				wrong++
+			}
+			if isCorrected {
+				corrected++
+			} else if isWrong {
+				c.failures++
+			}
+		}
+		if isSample && wrong > 0 && corrected == 0 {
+			return
+		}
 	}
 }
 
-// correctColumn finds the wrong bytes of one column by its syndromes (Berlekamp, Massey, Chien, Forney).
-func (c *code) correctColumn(shards [][]byte, intact []bool, column int, syndromes []byte) {
+// correctColumn corrects the wrong bytes of one column, which it finds by its syndromes (Berlekamp, Massey, Chien, Forney).
+// It reports whether it could.
+func (c *code) correctColumn(shards [][]byte, intact []bool, column int, syndromes []byte) bool {
 	locator := findLocator(syndromes)
 	count := len(locator) - 1
 	if count < 1 || 2*count > c.parity {
-		return
+		return false
 	}
 	type wrongByte struct {
 		shard int
@@ -175,21 +204,22 @@ func (c *code) correctColumn(shards [][]byte, intact []bool, column int, syndrom
 			continue
 		}
 		if intact[i] || len(found) == count {
-			return
+			return false
 		}
 		value, slope := c.forney(syndromes, locator, inverse)
 		if slope == 0 {
-			return
+			return false
 		}
 		by := multiply(multiply(value, evaluationPoint(i)), invert(multiply(slope, c.multipliers[i])))
 		found = append(found, wrongByte{i, by})
 	}
 	if len(found) != count {
-		return
+		return false
 	}
 	for _, wrong := range found {
 		shards[wrong.shard][column] ^= wrong.by
 	}
+	return true
 }
 
 // forney returns the values of the error evaluator and of the locator's derivative.

@@ -38,8 +38,8 @@ const (
 	maxShards  = 255
 	// minParity is how many blocks of parity content of a single stripe has.
 	minParity = 8
-	// maxSize is 4 TiB.
-	maxSize = maxBlocks * maxBlock
+	// MaxSize is how many bytes can be protected, 4 TiB.
+	MaxSize = maxBlocks * maxBlock
 
 	// A block of the table is a run of checksums and its own checksum.
 	tableBlock, tablePayload = 512, 508
@@ -50,8 +50,8 @@ const (
 // NewGeometry returns the geometry for a number of bytes to protect and the size of the parity, in percent of
 // them, 1 to 100.
 func NewGeometry(size int64, percent int) (Geometry, error) {
-	if size < 1 || size > maxSize {
-		return Geometry{}, fmt.Errorf("parity for %d bytes: want 1 to %d", size, int64(maxSize))
+	if size < 1 || size > MaxSize {
+		return Geometry{}, fmt.Errorf("parity for %d bytes: want 1 to %d", size, int64(MaxSize))
 	}
 	if percent < 1 || percent > 100 {
 		return Geometry{}, fmt.Errorf("parity of %d %%: want 1 to 100", percent)
@@ -138,18 +138,15 @@ func (g Geometry) Sector() []byte {
 
 var errGeometry = errors.New("no valid geometry")
 
-// parseDescriptor reads a descriptor. What it says is bounded: it comes from outside.
+// parseDescriptor reads a descriptor. It comes from outside, so its numbers have to be those of [NewGeometry]: others could
+// ask for a table that is thousands of times larger than the file.
 func parseDescriptor(one []byte) (Geometry, error) {
 	if !bytes.HasPrefix(one, []byte(descriptorMagic)) || binary.BigEndian.Uint32(one[descriptorSize-4:]) != crc32.Checksum(one[:descriptorSize-4], castagnoli) {
 		return Geometry{}, errGeometry
 	}
 	block, size := binary.BigEndian.Uint32(one[8:]), binary.BigEndian.Uint64(one[16:])
 	g := Geometry{Size: int64(size), Block: int(block), Data: int(one[12]), Parity: int(one[13]), Percent: int(one[14])}
-	switch {
-	case block < minBlock || block > maxBlock || block&(block-1) != 0,
-		size < 1 || size > maxSize,
-		g.Percent < 1 || g.Percent > 100, g.Data < 1 || g.Parity < 1 || g.Parity > g.Data || g.Data+g.Parity > maxShards,
-		g.blocks() > maxBlocks:
+	if want, err := NewGeometry(g.Size, g.Percent); err != nil || g != want {
 		return Geometry{}, errGeometry
 	}
 	return g, nil

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"slices"
@@ -145,8 +147,8 @@ func TestHealing(t *testing.T) {
 			if lost < c.lost || lost > 2*c.lost {
 				t.Errorf("%d bytes lost, want %d", lost, c.lost)
 			}
-			if (found.Unknown > 0) != strings.HasPrefix(c.name, "all parity") {
-				t.Errorf("nothing is known of %d bytes", found.Unknown)
+			if (len(found.Unknown) > 0) != strings.HasPrefix(c.name, "all parity") {
+				t.Errorf("nothing is known of %v", found.Unknown)
 			}
 			if found.IsNone() != (c.name == "nothing") {
 				t.Errorf("found %+v", found)
@@ -220,6 +222,8 @@ func TestHostileGeometry(t *testing.T) {
 		{Size: 4096, Block: 512, Data: 200, Parity: 0, Percent: 10}, {Size: 4096, Block: 512, Data: 200, Parity: 200, Percent: 10},
 		{Size: 4096, Block: 512, Data: 200, Parity: 20, Percent: 0}, {Size: 0, Block: 512, Data: 200, Parity: 20, Percent: 10},
 		{Size: -5, Block: 512, Data: 200, Parity: 20, Percent: 10},
+		// Small, but with stripes of 255 MiB.
+		{Size: 4096, Block: 1 << 20, Data: 128, Parity: 127, Percent: 100},
 	} {
 		f := &memoryFile{data: append(g.Sector(), make([]byte, 64<<10)...)}
 		if _, err := openAny(t.Context(), f); !errors.Is(err, parity.ErrNotFound) {
@@ -241,7 +245,6 @@ func TestHostileGeometry(t *testing.T) {
 	if r, err := openAny(t.Context(), f); !errors.Is(err, parity.ErrNotFound) {
 		t.Errorf("got %v, %v", r, err)
 	}
-	// A table that lies heals nothing: what it calls wrong cannot be restored as it says.
 	g, err := parity.NewGeometry(100_000, 10)
 	if err != nil {
 		t.Fatal(err)
@@ -254,6 +257,69 @@ func TestHostileGeometry(t *testing.T) {
 	}
 	if _, err := parity.ParseSector(g.Sector()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A table that lies changes nothing: what it calls wrong is restored to what was there, which is not what it says either.
+func TestLyingTable(t *testing.T) {
+	whole, g := protect(t, 100_000, 10)
+	lying := &memoryFile{data: slices.Clone(whole.data)}
+	at := (g.Size+parity.SectorSize-1)/parity.SectorSize*parity.SectorSize + parity.SectorSize
+	table := lying.data[at : at+512]
+	binary.BigEndian.PutUint32(table[4*3:], 0x1234)
+	binary.BigEndian.PutUint32(table[508:], crc32.Checksum(table[:508], crc32.MakeTable(crc32.Castagnoli)))
+	r, err := openAny(t.Context(), lying)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	found, err := r.Survey(t.Context(), nil)
+	if want := []parity.Range{{Offset: 3 * 512, Length: 512}}; err != nil || !slices.Equal(found.Lost, want) {
+		t.Errorf("got %+v, %v", found, err)
+	}
+	got := make([]byte, g.Size)
+	if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, whole.data[:g.Size]) {
+		t.Errorf("changed: %v", err)
+	}
+	if _, err := r.Strict().ReadAt(got[:10], 3*512); !errors.Is(err, parity.ErrLost) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// countdown is a context that ends after so many questions whether it did.
+type countdown struct {
+	context.Context
+	left int
+}
+
+func (c *countdown) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Healing that broke off is gone on with, and gives the same.
+func TestHealingGoesOn(t *testing.T) {
+	whole, g := protect(t, 1<<20, 10)
+	damaged := &memoryFile{data: slices.Clone(whole.data)}
+	for at := int64(0); at < g.Size; at += 50_000 {
+		damaged.zero(at, 700)
+	}
+	r, err := openAny(t.Context(), damaged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	stopped := 0
+	for left := 5; left < 20; left++ {
+		if _, err := r.Survey(&countdown{t.Context(), left}, nil); errors.Is(err, context.Canceled) && r.HealedBytes() > 0 {
+			stopped++
+		}
+	}
+	got := make([]byte, g.Size)
+	if _, err := r.ReadAt(got, 0); err != nil || !bytes.Equal(got, whole.data[:g.Size]) || stopped == 0 {
+		t.Errorf("stopped %d times, then healed to other bytes, error %v", stopped, err)
 	}
 }
 
@@ -342,6 +408,30 @@ func TestSet(t *testing.T) {
 		if _, err := opened[2].ReadAt(got, 0); err != nil || bytes.Equal(got, files[2].data[:set.Sizes[2]]) == c.lost {
 			t.Errorf("third at %d: %v", c.third, err)
 		}
+	}
+	// One whose second half is zeros, and its checksums with it: nothing of it may be taken for right unseen.
+	torn := &memoryFile{data: slices.Clone(files[1].data)}
+	torn.zero(100_000, int64(len(torn.data))-100_000)
+	opened, err := openAny(t.Context(), torn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	there := slices.Clone(readers)
+	there[0], there[1] = nil, opened.Strict()
+	r, err := parity.OpenSet(set, there, []io.ReaderAt{shards[0], shards[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened.Fallback = r.File(1)
+	for i, file := range map[int]io.ReaderAt{0: r.File(0), 1: opened} {
+		got := make([]byte, set.Sizes[i])
+		if _, err := file.ReadAt(got, 0); err != nil || !bytes.Equal(got, files[i].data[:set.Sizes[i]]) {
+			t.Errorf("file %d differs: %v", i, err)
+		}
+	}
+	if found, err := opened.Survey(t.Context(), nil); err != nil || len(found.Lost) > 0 || len(found.Unknown) > 0 || parity.CountBytes(found.Content) < 90_000 {
+		t.Errorf("got %+v, %v", found, err)
 	}
 	for _, bad := range []parity.Set{{}, {Sizes: []int64{1}}, {Sizes: []int64{0}, Parity: 1}, {Sizes: []int64{1 << 60}, Parity: 1}, {Sizes: make([]int64, 255), Parity: 1}} {
 		if _, err := parity.OpenSet(bad, nil, nil); err == nil {

@@ -2,6 +2,7 @@ package parity
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,9 @@ import (
 	"slices"
 	"sync"
 )
+
+// inPlace is the slot of a block that is right where it is.
+const inPlace = -1
 
 // ErrNotFound is the error of a file without parity.
 var ErrNotFound = errors.New("no parity found")
@@ -34,18 +38,21 @@ type Reader struct {
 	badTable int
 
 	mu sync.Mutex
-	// tried are the groups of stripes that were healed as far as possible; slots are where the healed blocks are.
+	// tried are the groups of stripes that were healed as far as possible; slots are where the healed blocks are, and
+	// inPlace for those that turned out to be right; kept is how many are in the temporary file.
 	tried  map[int64]bool
 	slots  map[int64]int64
+	kept   int64
 	healed *os.File
-	// runs are where stripes are read to that are healed.
-	runs [][]byte
 	// isUnlinked is set if the file has no name any more.
 	isUnlinked bool
 }
 
+// ErrCutOff is the error of a file that ends before its parity.
+var ErrCutOff = errors.New("it is cut off before its parity")
+
 // Open opens a file with parity of so many bytes. head is where its content has [Geometry.Sector]. It looks there and
-// at the end. Errors: [ErrNotFound]; a file that was cut off before its parity.
+// at the end. Errors: [ErrNotFound], [ErrCutOff].
 func Open(file io.ReaderAt, size, head int64) (*Reader, error) {
 	for _, from := range []int64{head, max(0, size-8*SectorSize)} {
 		g, err := findGeometry(file, from, min(size, from+8*SectorSize), head)
@@ -120,7 +127,7 @@ func readSectors(file io.ReaderAt, offset int64, to []byte) {
 
 func openGeometry(file io.ReaderAt, size int64, g Geometry) (*Reader, error) {
 	if size <= g.tableOffset() {
-		return nil, fmt.Errorf("cut off at byte %d, before its parity, which ends at byte %d", size, g.End())
+		return nil, fmt.Errorf("%w, at byte %d of %d", ErrCutOff, size, g.End())
 	}
 	code, err := newCode(g.Data, g.Parity)
 	if err != nil {
@@ -202,7 +209,7 @@ func (r *Reader) isRight(block int64, content []byte) bool {
 	return r.isKnown(block) && r.sums[block] == crc32.Checksum(content, castagnoli)
 }
 
-// isSuspect reports whether the table tells that a block is wrong; what it does not know is left to others to check.
+// isSuspect reports whether the table tells that a block is wrong.
 func (r *Reader) isSuspect(block int64, content []byte) bool {
 	return r.isKnown(block) && r.sums[block] != crc32.Checksum(content, castagnoli)
 }
@@ -221,7 +228,7 @@ func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
 		return 0, io.EOF
 	}
 	content := max(0, min(n, r.Geometry.Size-offset))
-	if err := r.readContent(p[:content], offset, r.acceptLost); err != nil {
+	if err := r.readContent(p[:content], offset, r.Fallback, isUnknown); err != nil {
 		return 0, err
 	}
 	readSectors(r.file, offset+content, p[content:n])
@@ -231,30 +238,59 @@ func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
 	return int(n), nil
 }
 
-// acceptLost leaves what nothing can restore as it is, if it can be read: who knows its digest tells whether it is right.
-func (r *Reader) acceptLost(block int64, content []byte, unread error) error {
-	if r.restoreLost(block, content) {
+// verdict is what becomes of a block that does not match its checksum, or has none.
+type verdict uint8
+
+const (
+	// isIntact is a block that is right as it stands there, isHealed one that was restored.
+	isIntact verdict = iota
+	isHealed
+	// isUnknown is a block that nothing is known of, isLost one that is wrong, or cannot be read.
+	isUnknown
+	isLost
+)
+
+// healBlock restores a block in place, from its stripe or from a fallback if there is one.
+func (r *Reader) healBlock(ctx context.Context, block int64, content []byte, unread error, fallback io.ReaderAt) (verdict, error) {
+	slot, err := r.findSlot(ctx, block)
+	if err != nil {
+		return isLost, err
+	}
+	if slot != nil && *slot != inPlace {
+		_, err := r.healed.ReadAt(content, *slot*int64(len(content)))
+		return isHealed, err
+	}
+	if slot != nil {
+		return isIntact, nil
+	}
+	if restored := r.readFallback(block, fallback); restored != nil {
+		if unread == nil && bytes.Equal(restored, content) {
+			return isIntact, nil
+		}
+		copy(content, restored)
+		return isHealed, nil
+	}
+	if unread == nil && !r.isKnown(block) {
+		return isUnknown, nil
+	}
+	return isLost, nil
+}
+
+// readFallback reads a block where the file cannot heal itself; nil if it is not there either.
+func (r *Reader) readFallback(block int64, fallback io.ReaderAt) []byte {
+	if fallback == nil {
 		return nil
 	}
-	return unread
-}
-
-// restoreLost reads a block where the file cannot heal itself.
-func (r *Reader) restoreLost(block int64, content []byte) bool {
-	if r.Fallback == nil {
-		return false
-	}
-	size := int64(len(content))
+	size := int64(r.Geometry.Block)
 	restored := make([]byte, size)
 	n := min(size, r.Geometry.Size-block*size)
-	if _, err := r.Fallback.ReadAt(restored[:n], block*size); err != nil || r.isSuspect(block, restored) {
-		return false
+	if _, err := fallback.ReadAt(restored[:n], block*size); err != nil || r.isSuspect(block, restored) {
+		return nil
 	}
-	copy(content, restored)
-	return true
+	return restored
 }
 
-// Strict returns the content to read, with [ErrLost] for what cannot be healed.
+// Strict returns the content to read, with [ErrLost] for what is not known to be right and cannot be healed.
 func (r *Reader) Strict() io.ReaderAt { return strictReader{r} }
 
 type strictReader struct{ r *Reader }
@@ -264,8 +300,7 @@ func (s strictReader) ReadAt(p []byte, offset int64) (int, error) {
 		return 0, io.EOF
 	}
 	// What the others are read for must not be read from them.
-	alone := func(int64, []byte, error) error { return ErrLost }
-	if err := s.r.readContent(p, offset, alone); err != nil {
+	if err := s.r.readContent(p, offset, nil, isHealed); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -274,8 +309,9 @@ func (s strictReader) ReadAt(p []byte, offset int64) (int, error) {
 // runSize is how much is read at once.
 const runSize = 256 << 10
 
-// readContent reads content; lost decides what becomes of a block that cannot be healed.
-func (r *Reader) readContent(p []byte, offset int64, lost func(block int64, content []byte, unread error) error) error {
+// readContent reads content that is not worse than accepted. What is lost is left as it is where unknown content is
+// accepted, if it can be read: who knows its digest tells whether it is right.
+func (r *Reader) readContent(p []byte, offset int64, fallback io.ReaderAt, accepted verdict) error {
 	size := int64(r.Geometry.Block)
 	run := make([]byte, min(roundUp(offset%size+int64(len(p)), size), max(size, runSize)))
 	for len(p) > 0 {
@@ -284,15 +320,15 @@ func (r *Reader) readContent(p []byte, offset int64, lost func(block int64, cont
 		unread := r.readRun(first, run)
 		for k := range int64(len(run)) / size {
 			block := run[k*size : (k+1)*size]
-			if unread[k] == nil && !r.isSuspect(first+k, block) {
+			if unread[k] == nil && r.isRight(first+k, block) {
 				continue
 			}
-			isHealed, err := r.readHealed(first+k, block)
-			if err == nil && !isHealed {
-				err = lost(first+k, block, unread[k])
-			}
+			found, err := r.healBlock(context.Background(), first+k, block, unread[k], fallback)
 			if err != nil {
 				return err
+			}
+			if found > accepted && (accepted != isUnknown || unread[k] != nil) {
+				return cmp.Or(unread[k], ErrLost)
 			}
 		}
 		n := copy(p, run[offset%size:])
@@ -327,38 +363,39 @@ func (r *Reader) readParts(offset int64, to []byte, unread []error) {
 	}
 }
 
-// readHealed reads a block that was healed, and heals its stripe first where nobody has tried to.
-func (r *Reader) readHealed(block int64, to []byte) (bool, error) {
+// findSlot returns where a healed block is, nil for one that is not. It heals the stripe first where nobody has tried to.
+func (r *Reader) findSlot(ctx context.Context, block int64) (*int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	group := block % r.Geometry.stripes() / r.stripesAtOnce()
 	if !r.tried[group] {
-		if err := r.healGroup(group); err != nil {
-			return false, err
+		if err := r.healGroup(ctx, group); err != nil {
+			return nil, err
 		}
 		r.tried[group] = true
 	}
-	slot, ok := r.slots[block]
-	if !ok {
-		return false, nil
+	if slot, ok := r.slots[block]; ok {
+		return &slot, nil
 	}
-	_, err := r.healed.ReadAt(to, slot*int64(r.Geometry.Block))
-	return err == nil, err
+	return nil, nil
 }
 
-// takeRuns returns memory for the parts of stripes. It is the same each time: the reader is locked.
-func (r *Reader) takeRuns(width int64) [][]byte {
-	runs := make([][]byte, r.Geometry.Data+r.Geometry.Parity)
-	if r.runs == nil {
-		r.runs = make([][]byte, len(runs))
-		for i := range r.runs {
-			r.runs[i] = make([]byte, r.stripesAtOnce()*int64(r.Geometry.Block))
-		}
+// stripeMemory is where stripes are read to that are healed, for all readers in turn.
+var stripeMemory sync.Pool
+
+// takeStripes returns memory for the parts of stripes, and what gives it back.
+func (r *Reader) takeStripes(width int64) (runs [][]byte, free func()) {
+	runs = make([][]byte, r.Geometry.Data+r.Geometry.Parity)
+	need := width * int64(len(runs))
+	memory, _ := stripeMemory.Get().(*[]byte)
+	if memory == nil || int64(len(*memory)) < need {
+		fresh := make([]byte, need)
+		memory = &fresh
 	}
-	for i := range runs {
-		runs[i] = r.runs[i][:width]
+	for i := range int64(len(runs)) {
+		runs[i] = (*memory)[i*width : (i+1)*width : (i+1)*width]
 	}
-	return runs
+	return runs, func() { stripeMemory.Put(memory) }
 }
 
 // healMemory is what the stripes that are healed at once take, unless one takes more.
@@ -370,11 +407,13 @@ func (r *Reader) stripesAtOnce() int64 {
 }
 
 // healGroup heals neighboring stripes and keeps the blocks of the content that were wrong.
-func (r *Reader) healGroup(group int64) error {
+func (r *Reader) healGroup(ctx context.Context, group int64) error {
 	g, size := r.Geometry, int64(r.Geometry.Block)
 	first := group * r.stripesAtOnce()
 	count := min(r.stripesAtOnce(), g.stripes()-first)
-	runs, unread := r.takeRuns(count*size), make([][]error, g.Data+g.Parity)
+	runs, free := r.takeStripes(count * size)
+	defer free()
+	unread := make([][]error, g.Data+g.Parity)
 	for i := range runs {
 		if i < g.Data {
 			unread[i] = r.readRun(int64(i)*g.stripes()+first, runs[i])
@@ -384,6 +423,9 @@ func (r *Reader) healGroup(group int64) error {
 		r.readParts(g.parityOffset()+(int64(i-g.Data)*g.stripes()+first)*size, runs[i], unread[i])
 	}
 	for k := range count {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		stripe := first + k
 		blockOf := func(i int) int64 {
 			if i < g.Data {
@@ -402,21 +444,34 @@ func (r *Reader) healGroup(group int64) error {
 			shards[i] = run[k*size : (k+1)*size]
 			intact[i] = unread[i][k] == nil && isRight(i, shards[i])
 		}
-		wrong := slices.Clone(intact)
+		before, sums := slices.Clone(intact), make([]uint32, g.Data)
+		for i := range g.Data {
+			if !intact[i] {
+				sums[i] = crc32.Checksum(shards[i], castagnoli)
+			}
+		}
 		r.code.heal(shards, intact, isRight)
 		for i := range g.Data {
-			if !wrong[i] && intact[i] && !r.isSuspect(blockOf(i), shards[i]) {
-				if err := r.keepHealed(blockOf(i), shards[i]); err != nil {
-					return err
-				}
+			if before[i] || !intact[i] || r.isSuspect(blockOf(i), shards[i]) {
+				continue
+			}
+			if unread[i][k] == nil && crc32.Checksum(shards[i], castagnoli) == sums[i] {
+				r.slots[blockOf(i)] = inPlace // only its checksum was lost
+				continue
+			}
+			if err := r.keepHealed(blockOf(i), shards[i]); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-// keepHealed keeps a healed block in a temporary file.
+// keepHealed keeps a healed block in a temporary file. One that is there stays: a group can be healed again after an error.
 func (r *Reader) keepHealed(block int64, content []byte) error {
+	if _, isKept := r.slots[block]; isKept {
+		return nil
+	}
 	if r.healed == nil {
 		file, err := os.CreateTemp("", "krtpkg-healed-*")
 		if err != nil {
@@ -425,11 +480,11 @@ func (r *Reader) keepHealed(block int64, content []byte) error {
 		// Where that works, nothing is left behind by a process that is killed.
 		r.healed, r.isUnlinked = file, os.Remove(file.Name()) == nil
 	}
-	slot := int64(len(r.slots))
-	if _, err := r.healed.WriteAt(content, slot*int64(r.Geometry.Block)); err != nil {
+	if _, err := r.healed.WriteAt(content, r.kept*int64(r.Geometry.Block)); err != nil {
 		return fmt.Errorf("keep what is healed: %w", err)
 	}
-	r.slots[block] = slot
+	r.slots[block] = r.kept
+	r.kept++
 	return nil
 }
 
@@ -437,5 +492,5 @@ func (r *Reader) keepHealed(block int64, content []byte) error {
 func (r *Reader) HealedBytes() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return int64(len(r.slots)) * int64(r.Geometry.Block)
+	return r.kept * int64(r.Geometry.Block)
 }

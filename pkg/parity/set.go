@@ -26,8 +26,8 @@ func (s Set) Check() error {
 		return fmt.Errorf("%d files with %d of parity: want 1 of each or more, at most %d in all", len(s.Sizes), s.Parity, maxShards)
 	}
 	for _, size := range s.Sizes {
-		if size < 1 || size > maxSize {
-			return fmt.Errorf("a file of %d bytes: want 1 to %d", size, int64(maxSize))
+		if size < 1 || size > MaxSize {
+			return fmt.Errorf("a file of %d bytes: want 1 to %d", size, int64(MaxSize))
 		}
 	}
 	return nil

@@ -16,14 +16,14 @@ func (r Range) End() int64 { return r.Offset + r.Length }
 type Damage struct {
 	// Content are the parts of the content that are damaged, in blocks; Lost are those that cannot be healed.
 	Content, Lost []Range
-	// Unknown is how many bytes of the content nothing is known about: too many of the checksums are damaged.
-	Unknown int64
+	// Unknown are the parts of the content that nothing is known of, in blocks: too many of the checksums are damaged.
+	Unknown []Range
 	// Parity is how many bytes of the parity are damaged, in blocks.
 	Parity int64
 }
 
 // IsNone reports whether nothing is damaged.
-func (d *Damage) IsNone() bool { return len(d.Content) == 0 && d.Unknown == 0 && d.Parity == 0 }
+func (d *Damage) IsNone() bool { return len(d.Content) == 0 && len(d.Unknown) == 0 && d.Parity == 0 }
 
 // CountBytes returns how much some parts of a file are.
 func CountBytes(parts []Range) (n int64) {
@@ -46,11 +46,8 @@ func (r *Reader) Survey(ctx context.Context, report func(bytes int64)) (*Damage,
 		run := run[:min(int64(len(run)), (g.blocks()-first)*size)]
 		unread := r.readRun(first, run)
 		for k := range int64(len(run)) / size {
-			switch {
-			case unread[k] != nil || r.isSuspect(first+k, run[k*size:(k+1)*size]):
+			if unread[k] != nil || !r.isRight(first+k, run[k*size:(k+1)*size]) {
 				bad = append(bad, first+k)
-			case !r.isKnown(first + k):
-				found.Unknown += min(size, g.Size-(first+k)*size)
 			}
 		}
 		if report != nil {
@@ -64,22 +61,29 @@ func (r *Reader) Survey(ctx context.Context, report func(bytes int64)) (*Damage,
 	order := slices.Clone(bad)
 	slices.SortFunc(order, func(a, b int64) int { return int(a%g.stripes() - b%g.stripes()) })
 	block := make([]byte, size)
-	lost := map[int64]bool{}
+	verdicts := make([]verdict, g.blocks())
 	for _, at := range order {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		isHealed, err := r.readHealed(at, block)
+		unread := r.readRun(at, block)[0]
+		found, err := r.healBlock(ctx, at, block, unread, r.Fallback)
 		if err != nil {
 			return nil, err
 		}
-		lost[at] = !isHealed && !r.restoreLost(at, block)
+		verdicts[at] = found
 	}
 	for _, at := range bad {
 		part := Range{at * size, min(size, g.Size-at*size)}
-		found.Content = appendRange(found.Content, part)
-		if lost[at] {
+		switch verdicts[at] {
+		case isIntact:
+		case isUnknown:
+			found.Unknown = appendRange(found.Unknown, part)
+		case isLost:
 			found.Lost = appendRange(found.Lost, part)
+			fallthrough
+		case isHealed:
+			found.Content = appendRange(found.Content, part)
 		}
 	}
 	return found, nil
