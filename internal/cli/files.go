@@ -49,17 +49,17 @@ in a registry it shows what helm pull takes.`,
   krtpkg files list ./edge-1.0.0.tar --platform linux/arm64 -o json`,
 		Args: oneReference,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			want, err := parseCargoPlatform(o.platform)
+			if err != nil {
+				return err
+			}
 			at, set, err := a.openForFiles(cmd.Context(), args[0], &o.trust)
 			if err != nil {
 				return err
 			}
 			items := listSetCargo(set)
-			if o.platform != "" {
-				want, err := oci.ParsePlatform(o.platform)
-				if err != nil {
-					return &usageError{fmt.Errorf("--platform: %w", err)}
-				}
-				items = slices.DeleteFunc(items, func(i bundle.CargoItem) bool { return !isForPlatform(i, want) })
+			if want != nil {
+				items = slices.DeleteFunc(items, func(i bundle.CargoItem) bool { return !isForPlatform(i, *want) })
 			}
 			r := newFilesResult(at, set, items)
 			return a.printResult(cmd.Context(), o.format, r, nil, func(w io.Writer) { writeCargo(w, r.Cargo) })
@@ -75,6 +75,18 @@ in a registry it shows what helm pull takes.`,
 // platformFlag adds --platform for one platform.
 func platformFlag(cmd *cobra.Command, platform *string, usage string) {
 	cmd.Flags().StringVar(platform, "platform", "", usage)
+}
+
+// parseCargoPlatform parses --platform; nil if it is not set.
+func parseCargoPlatform(text string) (*platform, error) {
+	if text == "" {
+		return nil, nil
+	}
+	parsed, err := oci.ParsePlatform(text)
+	if err != nil {
+		return nil, &usageError{fmt.Errorf("--platform: %w", err)}
+	}
+	return &parsed, nil
 }
 
 // openForFiles verifies and opens what a reference leads to.
@@ -159,5 +171,9 @@ func describeCargoChange(c compare.CargoChange) string {
 }
 
 func describeCargoState(s *compare.CargoState) string {
-	return strings.TrimSpace(fmt.Sprintf("%s %s (%s)", s.Version, shortenDigest(s.Digest), ui.Bytes(s.Size)))
+	size := ui.Bytes(s.Size)
+	if s.Mode != "" {
+		size += ", " + s.Mode
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %s (%s)", s.Version, shortenDigest(s.Digest), size))
 }
