@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -59,13 +60,9 @@ type filesGetOptions struct {
 }
 
 func (a *app) runFilesGet(ctx context.Context, reference string, names []string, o *filesGetOptions) error {
-	var want *platform
-	if o.platform != "" {
-		parsed, err := oci.ParsePlatform(o.platform)
-		if err != nil {
-			return &usageError{fmt.Errorf("--platform: %w", err)}
-		}
-		want = &parsed
+	want, err := parseCargoPlatform(o.platform)
+	if err != nil {
+		return err
 	}
 	at, set, err := a.openForFiles(ctx, reference, &o.trust)
 	if err != nil {
@@ -144,7 +141,7 @@ func chooseCargo(items []bundle.CargoItem, names []string, want *platform) (chos
 // isCalled reports whether a user means a file or a chart by a name.
 func isCalled(item bundle.CargoItem, wanted string) bool {
 	wanted = strings.TrimPrefix(wanted, item.Bundle+"/")
-	return wanted == item.Name || item.Chart != nil && wanted == item.Chart.Chart
+	return wanted == item.Name || item.Chart != nil && (wanted == item.Chart.Chart || wanted == path.Base(item.Chart.Chart))
 }
 
 // otherPlatformError reports a file that is for other platforms only.
@@ -209,7 +206,11 @@ func writeCargoFiles(ctx context.Context, store content.Fetcher, chosen []bundle
 	}
 	report.Emit(planned)
 	for _, item := range chosen {
-		if hasFile(root, item) {
+		there, err := hasFile(ctx, root, item)
+		if err != nil {
+			return err
+		}
+		if there {
 			report.Emit(progress.Event{Kind: progress.Skipped, Subject: item.Name, Bytes: item.Content.Size})
 			if err := root.Chmod(item.Name, item.Mode); err != nil {
 				return err
@@ -223,20 +224,20 @@ func writeCargoFiles(ctx context.Context, store content.Fetcher, chosen []bundle
 	return nil
 }
 
-// hasFile reports whether a folder has a file already, byte for byte.
-func hasFile(root *os.Root, item bundle.CargoItem) bool {
+// hasFile reports whether a folder has a file already, byte for byte. It returns the error of ctx.
+func hasFile(ctx context.Context, root *os.Root, item bundle.CargoItem) (bool, error) {
 	info, err := root.Lstat(item.Name)
 	if err != nil || !info.Mode().IsRegular() || info.Size() != item.Content.Size {
-		return false
+		return false, nil
 	}
 	file, err := root.Open(item.Name)
 	if err != nil {
-		return false
+		return false, nil
 	}
 	defer file.Close()
 	hash := sha256.New()
-	_, err = io.Copy(hash, file)
-	return err == nil && fmt.Sprintf("%x", hash.Sum(nil)) == item.Content.Digest.Encoded()
+	_, err = io.Copy(hash, oci.StopReader(ctx, file))
+	return err == nil && fmt.Sprintf("%x", hash.Sum(nil)) == item.Content.Digest.Encoded(), ctx.Err()
 }
 
 func writeCargoFile(ctx context.Context, store content.Fetcher, item bundle.CargoItem, root *os.Root, report progress.Func) (err error) {

@@ -17,6 +17,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/render"
 	"krtpkg.dev/krtpkg/pkg/source"
@@ -169,7 +170,7 @@ func movedIfLocked(err error, written string) error {
 func (o Options) storeFile(ctx context.Context, fetcher *source.Fetcher, f *bundle.CargoFile) error {
 	if f.Path != "" {
 		// The digest comes first in a manifest, so a local file is read twice.
-		sum, size, err := fetcher.DigestFile(f.Path)
+		sum, size, err := fetcher.DigestFile(ctx, f.Path)
 		if err != nil {
 			return err
 		}
@@ -273,7 +274,7 @@ func (o Options) spoolFile(ctx context.Context, f *bundle.CargoFile, r io.Reader
 func (o Options) pushFile(ctx context.Context, f *bundle.CargoFile, r io.Reader) error {
 	event := progress.Event{Kind: progress.Began, Subject: f.Name, Bytes: f.Size}
 	o.Progress.Emit(event)
-	hash, counted := digest.SHA256.Digester(), &countedReader{Reader: r}
+	hash, counted := digest.SHA256.Digester(), &countedReader{Reader: oci.StopReader(ctx, r)}
 	hashed := io.TeeReader(counted, hash.Hash())
 	err := o.Store.Push(ctx, f.Content(), hashed)
 	switch {
@@ -448,7 +449,7 @@ func findFile(ctx context.Context, fetcher *source.Fetcher, f *bundle.CargoFile,
 	var err error
 	switch {
 	case f.Path != "":
-		pin.SHA256, pin.Size, err = fetcher.DigestFile(f.Path)
+		pin.SHA256, pin.Size, err = fetcher.DigestFile(ctx, f.Path)
 		if err == nil && f.SHA256 != "" && f.SHA256 != pin.SHA256 {
 			err = &source.DigestError{Source: f.Path, Got: pin.SHA256, Want: f.SHA256}
 		}

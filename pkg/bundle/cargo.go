@@ -678,7 +678,7 @@ func (c *Content) CargoByArtifact() map[string]CargoItem {
 }
 
 // CopyTo writes the content of a file or a chart, and returns an error unless it has the size and the digest that the
-// definition has. What was written before that error is not to be used.
+// definition has. What was written before that error is not to be used. It ends with ctx.
 func (i *CargoItem) CopyTo(ctx context.Context, store content.Fetcher, w io.Writer) (err error) {
 	blob, err := store.Fetch(ctx, i.Content)
 	if err != nil {
@@ -686,7 +686,7 @@ func (i *CargoItem) CopyTo(ctx context.Context, store content.Fetcher, w io.Writ
 	}
 	defer func() { err = errors.Join(err, blob.Close()) }()
 	verified := content.NewVerifyReader(blob, i.Content)
-	if _, err := io.Copy(w, verified); err != nil {
+	if _, err := io.Copy(w, oci.StopReader(ctx, verified)); err != nil {
 		return fmt.Errorf("read %s %s: %w", i.Kind, i.Name, err)
 	}
 	if err := verified.Verify(); err != nil {

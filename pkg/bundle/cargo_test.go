@@ -326,4 +326,9 @@ func TestCargoIsVerified(t *testing.T) {
 	if !errors.Is(err, content.ErrMismatchedDigest) {
 		t.Errorf("wrong bytes: %v", err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := item.CopyTo(ctx, store, &bytes.Buffer{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
 }

@@ -96,9 +96,9 @@ func (r *cappedReader) Read(p []byte) (int, error) {
 }
 
 // DigestFile returns the sha256, in hex, and the size of a file below the folder of the definition.
-func (f *Fetcher) DigestFile(name string) (sum string, size int64, err error) {
+func (f *Fetcher) DigestFile(ctx context.Context, name string) (sum string, size int64, err error) {
 	err = f.StreamFile(name, func(r io.Reader, _ int64) (err error) {
-		sum, size, err = digestStream(r)
+		sum, size, err = digestStream(oci.StopReader(ctx, r))
 		return err
 	})
 	return sum, size, err
