@@ -21,7 +21,7 @@ import (
 )
 
 // siteRepository stands for the repository in which a site has a runtime, until that is known.
-const siteRepository = "krtpkg.invalid/site"
+const siteRepository = bundle.Nowhere + "/site"
 
 // patch puts the images of a site into one resource, as kustomize takes it in a kustomization, in
 // a Kustomization of Flux and in an Application of Argo CD.

@@ -100,10 +100,6 @@ func resolveDependencies(set *bundle.Set) ([]*attestation.ResourceDescriptor, er
 	return list, nil
 }
 
-// nowhere is the host that a runtime's lock gives to the bundles that were built along with it,
-// and to those taken from a folder, which cannot be told from them.
-const nowhere = "krtpkg.invalid"
-
 // prebuiltBundles returns the bundles that the runtime took from a registry, by digest.
 func prebuiltBundles(set *bundle.Set) map[string]images.Locked {
 	found := map[string]images.Locked{}
@@ -111,7 +107,7 @@ func prebuiltBundles(set *bundle.Set) map[string]images.Locked {
 		return found
 	}
 	for _, l := range set.Root.Images {
-		if l.Image.RegistryStr() != nowhere {
+		if l.Image.RegistryStr() != bundle.Nowhere {
 			found[l.Image.DigestStr()] = l
 		}
 	}

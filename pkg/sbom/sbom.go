@@ -145,15 +145,12 @@ func repositoryBundles(root *bundle.Artifact) map[string]images.Locked {
 		return found
 	}
 	for _, locked := range root.Images {
-		if locked.Image.RegistryStr() != nowhere {
+		if locked.Image.RegistryStr() != bundle.Nowhere {
 			found[locked.Image.DigestStr()] = locked
 		}
 	}
 	return found
 }
-
-// nowhere is the host that a lock gives to bundles without a repository.
-const nowhere = "krtpkg.invalid"
 
 func newArtifact(a *bundle.Artifact) (*element, error) {
 	d := a.Descriptor.Digest
