@@ -463,6 +463,11 @@ func readSmallManifest(ctx context.Context, store ReadStore, of string) (*oci.Ma
 	if desc.Size > oci.MaxManifest {
 		return nil, fmt.Errorf("manifest %s has %d bytes, the limit is %d: %w", of, desc.Size, oci.MaxManifest, oci.ErrTooLarge)
 	}
+	_, budget := oci.WithBudget(ctx) // several are read at once
+	if err := budget.Take(desc.Size); err != nil {
+		return nil, err
+	}
+	defer budget.Release(desc.Size)
 	data, err := content.FetchAll(ctx, store, desc)
 	if err != nil {
 		return nil, err
