@@ -51,8 +51,7 @@ func (e *DamageError) Error() string {
 		}
 		if lost := parity.CountBytes(e.Damage.Lost); lost > 0 {
 			text += fmt.Sprintf(", of which %s cannot be healed", formatBytes(lost))
-		}
-		if unknown > 0 {
+		} else {
 			text += fmt.Sprintf(", and %s more cannot be checked", formatBytes(unknown))
 		}
 	}
@@ -100,7 +99,7 @@ func (s *Store) Survey(ctx context.Context, report progress.Func) ([]DamageError
 		if found == nil {
 			continue
 		}
-		if len(found.Damage.Unknown) > 0 && s.whole[file] {
+		if len(found.Damage.Unknown) > 0 {
 			if err := s.findLost(ctx, file, found); err != nil {
 				return nil, err
 			}
@@ -180,7 +179,7 @@ func (s *Store) findLost(ctx context.Context, file archiveFile, found *DamageErr
 	byOffset := func(a, b parity.Range) int { return cmp.Compare(a.Offset, b.Offset) }
 	slices.SortFunc(found.Damage.Lost, byOffset)
 	slices.SortFunc(found.Damage.Content, byOffset)
-	found.IsVerified = true
+	found.IsVerified = s.whole[file] // behind what ends too early can be more
 	return ctx.Err()
 }
 

@@ -17,7 +17,7 @@ type File interface {
 const groupMemory = 16 << 20
 
 // Write writes the parity of the first g.Size bytes of a file behind them, up to [Geometry.End]. It reads each byte
-// once, in long runs, and takes 32 MiB of memory at most but for the checksums, four bytes a block. report receives
+// once, in long runs, and takes 32 MiB of memory at most but for the checksums and their parity, twelve bytes a block. report receives
 // how many bytes were read, or is nil.
 func Write(ctx context.Context, file File, g Geometry, report func(bytes int64)) error {
 	code, err := newCode(g.Data, g.Parity)
@@ -96,10 +96,6 @@ func writeTable(file io.WriterAt, g Geometry, sums []uint32) error {
 	if err != nil {
 		return err
 	}
-	payload := make([]byte, g.tableBlocks()*tablePayload)
-	for i, sum := range sums {
-		binary.BigEndian.PutUint32(payload[4*i:], sum)
-	}
 	table := make([]byte, g.tableBlocks()*tableBlock)
 	tableParity := make([]byte, g.tableStripes()*int64(parity)*tableBlock)
 	for stripe := range g.tableStripes() {
@@ -107,7 +103,10 @@ func writeTable(file io.WriterAt, g Geometry, sums []uint32) error {
 		for i := range shards {
 			shards[i] = make([]byte, tablePayload)
 			if block := int64(i)*g.tableStripes() + stripe; i < data && block < g.tableBlocks() {
-				copy(shards[i], payload[block*tablePayload:])
+				first := block * tablePayload / 4
+				for k, sum := range sums[first:min(int64(len(sums)), first+tablePayload/4)] {
+					binary.BigEndian.PutUint32(shards[i][4*k:], sum)
+				}
 				sealTableBlock(table[block*tableBlock:], shards[i])
 			}
 		}
