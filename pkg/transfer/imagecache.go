@@ -24,7 +24,7 @@ import (
 //	manifests/REGISTRY/REPOSITORY/digest/sha256-…   the same by its digest, and those of an index
 //	blob/sha256-…                                   configs and layers
 //
-// A port of the registry is written _PORT_. What is there already stays, so that an update adds what is new. It returns how
+// A port of the registry is written _PORT_. What is there already stays if it matches its digest, so that an update adds what is new. It returns how
 // many bytes were written.
 func WriteImageCache(ctx context.Context, dir string, archives []NodeArchive, from content.Fetcher, report progress.Func) (written int64, err error) {
 	root, err := openFolder(dir)
@@ -86,8 +86,8 @@ func cacheName(d digest.Digest) string { return d.Algorithm().String() + "-" + d
 
 func (c *imageCache) writeBlob(ctx context.Context, desc ocispec.Descriptor) error {
 	name := filepath.Join("blob", cacheName(desc.Digest))
-	if info, err := c.root.Stat(name); err == nil && info.Size() == desc.Size {
-		return nil
+	if isKept, err := c.hasBlob(ctx, name, desc); isKept || err != nil {
+		return err
 	}
 	body, err := c.from.Fetch(ctx, desc)
 	if err != nil {
@@ -101,6 +101,24 @@ func (c *imageCache) writeBlob(ctx context.Context, desc ocispec.Descriptor) err
 		}
 		return verified.Verify()
 	})
+}
+
+// hasBlob reports whether a blob is there, whole: the node verifies nothing.
+func (c *imageCache) hasBlob(ctx context.Context, name string, desc ocispec.Descriptor) (bool, error) {
+	info, err := c.root.Lstat(name)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != desc.Size {
+		return false, nil // written, or its error shows there
+	}
+	file, err := c.root.Open(name)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	verified := content.NewVerifyReader(file, desc)
+	if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{verified}, make([]byte, 256<<10)); err != nil {
+		return false, nil // it is damaged, and replaced
+	}
+	return verified.Verify() == nil, ctx.Err()
 }
 
 // writeManifests writes the manifest of an image by a name of it, and what an index has below it.
@@ -158,7 +176,11 @@ func (c *imageCache) replaceFile(name string, write func(io.Writer) error) error
 		return err
 	}
 	counted := &countedWriter{Writer: file}
-	if err := errors.Join(write(counted), file.Close()); err != nil {
+	err = write(counted)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
 		return errors.Join(err, c.root.Remove(partial))
 	}
 	c.written += counted.n

@@ -15,8 +15,9 @@ import (
 
 // NodeArchive are the images of one bundle for nodes that have no registry to pull them from.
 type NodeArchive struct {
-	// Bundle is the bundle's name and version.
+	// Bundle is the bundle's name and version, Digest that of the bundle.
 	Bundle bundle.Metadata
+	Digest digest.Digest
 	// Contents are its images on the platforms of the plan, by the names that pods have for them: the origin's, with the
 	// digest of the lock, and with the tag if there is one. containerd keeps images under exactly these names.
 	Contents archive.Contents
@@ -40,7 +41,7 @@ func (i NodeImage) Name() string {
 }
 
 // NodeArchives returns the images of each bundle that has some, in the order of the bundles' names. What two bundles
-// share is in both, so that an update of one changes no other.
+// share is in both, so that an update of one changes no other. Two builds of a version are two archives.
 func (p *Plan) NodeArchives() []NodeArchive {
 	var all []NodeArchive
 	for _, r := range p.roots {
@@ -52,7 +53,7 @@ func (p *Plan) NodeArchives() []NodeArchive {
 			if b.Bundle == nil || len(b.Images) == 0 {
 				continue
 			}
-			a := NodeArchive{Bundle: b.Bundle.Metadata}
+			a := NodeArchive{Bundle: b.Bundle.Metadata, Digest: b.Descriptor.Digest}
 			for _, locked := range b.Images {
 				desc := found[digest.Digest(locked.Image.DigestStr())]
 				// What a render names an image, and what its author called it, differ where it was locked from a mirror.
@@ -69,11 +70,9 @@ func (p *Plan) NodeArchives() []NodeArchive {
 		}
 	}
 	slices.SortFunc(all, func(x, y NodeArchive) int {
-		return cmp.Or(strings.Compare(x.Bundle.Name, y.Bundle.Name), strings.Compare(x.Bundle.Version, y.Bundle.Version))
+		return cmp.Or(strings.Compare(x.Bundle.Name, y.Bundle.Name), strings.Compare(x.Bundle.Version, y.Bundle.Version), cmp.Compare(x.Digest, y.Digest))
 	})
-	return slices.CompactFunc(all, func(x, y NodeArchive) bool { // a runtime and a bundle of it
-		return x.Bundle.Name == y.Bundle.Name && x.Bundle.Version == y.Bundle.Version
-	})
+	return slices.CompactFunc(all, func(x, y NodeArchive) bool { return x.Digest == y.Digest }) // a runtime and a bundle of it
 }
 
 func (a *NodeArchive) addName(image NodeImage) {

@@ -122,4 +122,34 @@ func TestNodeArchives(t *testing.T) {
 	if written, err := transfer.WriteImageCache(t.Context(), dir, archives, plan, nil); err != nil || written > 1<<20 {
 		t.Errorf("again: %d bytes, %v", written, err)
 	}
+	// A blob that was damaged since, with the same size, is written again.
+	blob := filepath.Join(dir, "blob", "sha256-"+archives[0].Contents.Blobs[0].Digest.Encoded())
+	right, err := os.ReadFile(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := slices.Clone(right)
+	wrong[0] ^= 1
+	if err := os.WriteFile(blob, wrong, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := transfer.WriteImageCache(t.Context(), dir, archives, plan, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(blob); err != nil || !slices.Equal(got, right) {
+		t.Errorf("a damaged blob stays: %v", err)
+	}
+
+	// A runtime and a bundle of it are the same bundle, two builds of a version are not.
+	other := packed("one", lockOf("registry.example:8443/plain"))
+	var sources []transfer.Source
+	for _, desc := range []ocispec.Descriptor{root, one, other} {
+		sources = append(sources, transfer.Source{Store: w.dist, Root: desc})
+	}
+	if plan, err = transfer.NewPlan(t.Context(), sources, transfer.Options{Origins: w, Platforms: []string{"linux/arm64"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := plan.NodeArchives(); len(got) != 3 || got[0].Bundle.Name != "one" || got[1].Bundle.Name != "one" || got[0].Digest == got[1].Digest {
+		t.Errorf("%d archives", len(got))
+	}
 }
