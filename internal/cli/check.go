@@ -120,9 +120,7 @@ func (a *app) runCheck(ctx context.Context, references []string, f *transferFlag
 		if err != nil {
 			return err
 		}
-		if references, err = a.repairArchives(ctx, references, repair, options.Progress); err != nil {
-			return err
-		}
+		references, failures = a.repairArchives(ctx, references, repair, options.Progress)
 		a.ui.EndProgress(nil)
 	}
 	found := &result.Check{Checked: []result.Checked{}}

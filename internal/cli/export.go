@@ -170,6 +170,9 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 				return nil, err
 			}
 		}
+		if err := refuseOtherParity(file, f.parity.volumes); err != nil {
+			return nil, err
+		}
 	}
 	r := &result.Transfer{DryRun: f.dryRun, Base: base.names, Bytes: plan.Size(), Layers: describeLayers(deltas)}
 	whole := progress.Event{Kind: progress.Planned}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"krtpkg.dev/krtpkg/pkg/archive"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/result"
@@ -130,24 +132,60 @@ func (a *app) writeNodeArchives(ctx context.Context, dir string, archives []tran
 	}
 	written := map[string]bool{}
 	for _, one := range archives {
-		name := filepath.Join(dir, one.Bundle.Name+suffix)
+		name := one.Bundle.Name + suffix
 		if written[name] {
-			return nil, fmt.Errorf("two versions of bundle %s: export them into two folders", one.Bundle.Name)
+			return nil, fmt.Errorf("two versions or builds of bundle %s: export them into two folders", one.Bundle.Name)
 		}
 		written[name] = true
-		file, err := a.writeArchive(ctx, name, one.Contents, plan, f, report)
+		if f.force {
+			continue
+		}
+		if err := refuseOtherImages(ctx, filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	for _, one := range archives {
+		file, err := a.writeArchive(ctx, filepath.Join(dir, one.Bundle.Name+suffix), one.Contents, plan, f, report)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, *file)
 	}
-	others, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
-	for _, other := range others {
-		if !written[other] {
-			a.ui.Note("note: %s is of no bundle of this version: remove it here and on the nodes if no other runtime needs it", other)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) && f.dryRun {
+		return files, nil
+	}
+	for _, entry := range entries {
+		if strings.HasSuffix(entry.Name(), suffix) && !written[entry.Name()] {
+			a.ui.Note("note: %s is of no bundle of this version: remove it here and on the nodes if no other runtime needs it", filepath.Join(dir, entry.Name()))
 		}
 	}
 	return files, err
+}
+
+// refuseOtherImages returns an error if a file is not an archive of images, such as an earlier export for nodes wrote.
+func refuseOtherImages(ctx context.Context, name string) error {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (!info.Mode().IsRegular() || info.Size() == 0) {
+		return nil // what writes it knows what to do
+	}
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	stream, err := archive.OpenStream(file)
+	if err != nil {
+		return &otherArchiveError{name, fmt.Sprintf("something other than images for nodes (%v)", err)}
+	}
+	defer stream.Close()
+	if roots, err := transfer.FindRoots(ctx, stream); err == nil {
+		return &otherArchiveError{name, strings.Join(roots[0].Tags, ", ") + ", " + roots[0].Root.Digest.String()}
+	}
+	return nil
 }
 
 // writeImageCache writes the image cache of Talos.

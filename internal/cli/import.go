@@ -193,6 +193,11 @@ func (a *app) findVolumes(archives []string) ([]string, error) {
 	if slices.ContainsFunc(archives, func(name string) bool { return name == "-" || strings.HasSuffix(name, ".zst") }) {
 		return archives, nil
 	}
+	if len(archives) > 1 { // volumes of parity are found next to the others
+		if others := slices.DeleteFunc(slices.Clone(archives), archive.IsParityVolume); len(others) > 0 {
+			archives = others
+		}
+	}
 	all, err := archive.AddSiblings(archives...)
 	switch {
 	case err != nil, len(all) == len(archives), tryVolumes(all) == nil:

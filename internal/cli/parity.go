@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/pflag"
 
@@ -18,6 +22,9 @@ import (
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
+
+// maxParityVolumes is how many there can be next to a single other one.
+const maxParityVolumes = 254
 
 // parityFlags are what an export adds so that damage can be healed.
 type parityFlags struct {
@@ -35,8 +42,8 @@ func (f *parityFlags) addFlags(flags *pflag.FlagSet) {
 // parsePercent reads the percentage. It returns a usage error for what does not go together.
 func (f *parityFlags) parsePercent(isStream, isSplit bool) (err error) {
 	switch {
-	case f.volumes < 0:
-		return &usageError{fmt.Errorf("--parity-volumes %d: want a number of volumes", f.volumes)}
+	case f.volumes < 0 || f.volumes > maxParityVolumes:
+		return &usageError{fmt.Errorf("--parity-volumes %d: want a number of volumes up to %d", f.volumes, maxParityVolumes)}
 	case f.volumes > 0 && (f.parity == "" || !isSplit):
 		return &usageError{errors.New("--parity-volumes needs --volume-size and --parity: a volume is restored from parts of the others that are known to be right")}
 	case f.parity == "":
@@ -60,25 +67,33 @@ func (a *app) writeParityVolumes(ctx context.Context, file string, names []strin
 		}
 		return files, err
 	}
-	if !f.force {
-		for _, name := range parityNames {
-			if info, err := os.Lstat(name); err == nil && info.Size() > 0 && !archive.HoldsParity(name) {
-				return nil, &otherArchiveError{name, "something other than a volume of parity"}
-			}
-		}
-	}
 	a.ui.Say("parity of %s: %s", countNoun(len(names), "volume"), strings.Join(parityNames, ", "))
 	written, err := archive.WriteParityVolumes(ctx, names, parityNames, volumes, report)
+	if errors.Is(err, archive.ErrDamaged) {
+		return nil, fmt.Errorf("%w: heal it with krtpkg check --repair, or remove it and export again", err)
+	}
 	for i, file := range written {
 		files = append(files, result.File{Name: parityNames[i], Bytes: file.Size})
 	}
 	return files, err
 }
 
+// refuseOtherParity returns an error if there is something else where volumes of parity are to be written.
+func refuseOtherParity(file string, n int) error {
+	for _, name := range archive.ParityVolumeNames(file, n) {
+		if info, err := os.Lstat(name); err == nil && info.Size() > 0 && !archive.HoldsParity(name) {
+			return &otherArchiveError{name, "something other than a volume of parity"}
+		}
+	}
+	return nil
+}
+
 // noteHealed tells what was healed in archives that were read in place.
 func (a *app) noteHealed() {
 	for _, store := range a.archives {
-		for file, bytes := range store.HealedBytes() {
+		healed := store.HealedBytes()
+		for _, file := range slices.Sorted(maps.Keys(healed)) {
+			bytes := healed[file]
 			a.ui.Note("note: %s is damaged: %s were healed while it was read; krtpkg check --repair %s heals the file", file, ui.Bytes(bytes), file)
 		}
 		a.noteRemade(store)
@@ -127,53 +142,81 @@ func (f *repairFlags) addFlags(flags *pflag.FlagSet) {
 
 func (f *repairFlags) isSet() bool { return f.repair || f.to != "" }
 
-// repairArchives heals files, and returns those to check then: what is intact stays where it is.
-func (a *app) repairArchives(ctx context.Context, references []string, f *repairFlags, report progress.Func) ([]string, error) {
+// repairArchives heals files, and returns those to check then: what is intact stays where it is. One that cannot be
+// healed holds up no other: it is among the failures, and is not checked.
+func (a *app) repairArchives(ctx context.Context, references []string, f *repairFlags, report progress.Func) (checked []string, failures []error) {
 	for _, reference := range references {
 		if p, err := place.Parse(reference); err != nil || p.File == "" || p.Tag != "" || p.Digest != "" {
-			return nil, &usageError{fmt.Errorf("--repair heals archives: %s is not a file of one; krtpkg copy --check brings back what a registry or a folder lost", reference)}
+			return nil, []error{&usageError{fmt.Errorf("--repair heals archives: %s is not a file of one; krtpkg copy --check brings back what a registry or a folder lost", reference)}}
 		}
 	}
+	files, failures := addLostVolumes(references)
 	if f.to != "" {
+		if err := refuseEqualNames(files); err != nil {
+			return nil, []error{err}
+		}
 		if err := os.MkdirAll(f.to, 0o755); err != nil {
-			return nil, err
+			return nil, []error{err}
 		}
 	}
-	files := references
+	for _, file := range files {
+		if ctx.Err() != nil {
+			return nil, append(failures, ctx.Err())
+		}
+		repaired, err := archive.Repair(ctx, file, archive.RepairOptions{Dir: f.to, Progress: report})
+		if f.to == "" && (errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)) {
+			err = fmt.Errorf("%w: pass --repair-to FOLDER to heal a copy", err)
+		}
+		switch {
+		case errors.Is(err, archive.ErrNoParity):
+			checked = append(checked, file) // the check says whether it needs any
+		case err != nil:
+			failures = append(failures, fmt.Errorf("repair %s: %w", file, err))
+		case repaired.File == "":
+			checked = append(checked, file)
+		default:
+			checked = append(checked, repaired.File)
+			a.ui.Say("%s", repairedText(repaired))
+		}
+	}
+	return checked, failures
+}
+
+// addLostVolumes returns files, each once, with the volumes that are lost next to them.
+func addLostVolumes(references []string) (files []string, failures []error) {
 	seen := map[string]bool{}
+	add := func(file string) {
+		if !seen[file] {
+			seen[file] = true
+			files = append(files, file)
+		}
+	}
 	for _, reference := range references {
-		seen[filepath.Clean(reference)] = true
+		add(filepath.Clean(reference))
 	}
 	for _, reference := range references {
 		lost, err := archive.LostVolumes(filepath.Clean(reference))
 		if err != nil {
-			return nil, err
+			failures = append(failures, fmt.Errorf("find volumes of %s: %w", reference, err))
 		}
-		for _, name := range lost {
-			if !seen[name] {
-				seen[name] = true
-				files = append(files, name)
-			}
+		for _, file := range lost {
+			add(file)
 		}
 	}
-	var failures []error
-	checked := make([]string, len(files))
-	for i, file := range files {
-		repaired, err := archive.Repair(ctx, filepath.Clean(file), archive.RepairOptions{Dir: f.to, Progress: report})
-		checked[i] = file
-		switch {
-		case errors.Is(err, archive.ErrNoParity):
-			continue // the check says whether it needs any
-		case err != nil:
-			failures = append(failures, fmt.Errorf("repair %s: %w", file, err))
-			continue
-		case repaired.File == "":
-			continue
+	return files, failures
+}
+
+// refuseEqualNames returns a usage error for files that would be the same in one folder.
+func refuseEqualNames(files []string) error {
+	byName := map[string]string{}
+	for _, file := range files {
+		name := filepath.Base(file)
+		if other, is := byName[name]; is {
+			return &usageError{fmt.Errorf("--repair-to: %s and %s have the same name: repair them one by one, into two folders", other, file)}
 		}
-		checked[i] = repaired.File
-		a.ui.Say("%s", repairedText(repaired))
+		byName[name] = file
 	}
-	return checked, errors.Join(failures...)
+	return nil
 }
 
 // repairedText says what was repaired.
