@@ -315,6 +315,11 @@ func Repair(ctx context.Context, name string, o RepairOptions) (*Repaired, error
 	if found == nil {
 		return &Repaired{}, nil
 	}
+	if !found.IsHealable() && IsParityVolume(name) {
+		if r, err := remakeParityVolume(ctx, name, target, o); !errors.Is(err, errNoSet) && !errors.Is(err, ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
+			return r, err
+		}
+	}
 	if !found.IsHealable() {
 		return nil, found
 	}
@@ -333,6 +338,9 @@ func isDamaged(name string) bool {
 
 // remakeVolume makes a volume from the others.
 func remakeVolume(ctx context.Context, name, target string, o RepairOptions) (_ *Repaired, err error) {
+	if IsParityVolume(name) {
+		return remakeParityVolume(ctx, name, target, o)
+	}
 	set, err := openVolumeSet(name)
 	if errors.Is(err, errNoSet) {
 		return nil, err

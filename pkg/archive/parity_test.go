@@ -514,12 +514,30 @@ func TestParityVolumes(t *testing.T) {
 	if err := os.WriteFile(parityNames[1], half, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	// One that is not is made again of the volumes, or stays as it is without them.
+	if err := os.Rename(names[3], names[3]+".away"); err != nil {
+		t.Fatal(err)
+	}
 	var damage *archive.DamageError
 	if repaired, err := archive.Repair(t.Context(), parityNames[1], archive.RepairOptions{}); !errors.As(err, &damage) {
 		t.Errorf("half a volume of parity was repaired: %+v, %v", repaired, err)
 	}
 	if got, err := os.ReadFile(parityNames[1]); err != nil || !bytes.Equal(got, half) {
 		t.Errorf("half a volume of parity was replaced: %v", err)
+	}
+	if err := os.Rename(names[3]+".away", names[3]); err != nil {
+		t.Fatal(err)
+	}
+	for _, spoil := range []func() error{func() error { return nil }, func() error { return os.Remove(parityNames[1]) }, func() error { return os.Truncate(parityNames[1], 0) }} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		if repaired, err := archive.Repair(t.Context(), parityNames[1], archive.RepairOptions{}); err != nil || !repaired.IsRemade {
+			t.Errorf("got %+v, %v", repaired, err)
+		}
+		if got, err := os.ReadFile(parityNames[1]); err != nil || !bytes.Equal(got, whole[filepath.Base(parityNames[1])]) {
+			t.Errorf("the volume of parity was made again with other bytes: %v", err)
+		}
 	}
 	if got, err := os.ReadFile(parityNames[0]); err != nil || !bytes.Equal(got, whole[filepath.Base(parityNames[0])]) {
 		t.Errorf("the volume of parity was repaired to other bytes: %v", err)
