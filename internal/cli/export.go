@@ -90,7 +90,7 @@ To resume an interrupted export, run it again. A file that holds other versions 
 	addDeltaMemory(cmd.Flags(), &f.memory)
 	cmd.Flags().StringVar(&f.volumeSize, "volume-size", "", "write files of at most this size, such as 4GB or 700MiB")
 	f.parity.addFlags(cmd.Flags())
-	addNodes(cmd, &f.nodes)
+	addNodeFlag(cmd, &f.nodes)
 	cmd.Flags().BoolVar(&f.force, "force", false, "replace a file that holds other versions, or is not an archive")
 	cmd.Flags().BoolVar(&f.allowDowngrade, "allow-downgrade", false, "export a version older than the one that --base names")
 	cmd.Flags().BoolVar(&f.zstd, "zstd", false, "compress the whole archive; it can then only be checked and imported (layers are compressed anyway)")

@@ -42,14 +42,14 @@ var nodeKinds = map[string]nodeKind{
 
 const talosNodes = "talos"
 
-func addNodes(cmd *cobra.Command, kind *string) {
+func addNodeFlag(cmd *cobra.Command, kind *string) {
 	names := slices.Sorted(maps.Keys(nodeKinds))
 	cmd.Flags().StringVar(kind, "for", "", "write image archives that nodes take by themselves, without a registry, into a folder: "+strings.Join(names, ", ")+"; needs --platform")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// checkNodes returns a usage error for what does not go with --for.
-func (f *exportFlags) checkNodes(dir string) error {
+// checkNodeFlags returns a usage error for what does not go with --for.
+func (f *exportFlags) checkNodeFlags(dir string) error {
 	kind, known := nodeKinds[f.nodes]
 	switch {
 	case !known:
@@ -71,7 +71,7 @@ func (f *exportFlags) checkNodes(dir string) error {
 
 // exportForNodes writes the images of each bundle for nodes.
 func (a *app) exportForNodes(ctx context.Context, references []string, dir string, f exportFlags) error {
-	if err := f.checkNodes(dir); err != nil {
+	if err := f.checkNodeFlags(dir); err != nil {
 		return err
 	}
 	roots, err := a.openRoots(ctx, references, "")
