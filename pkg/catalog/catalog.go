@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -156,7 +157,8 @@ func listTags(ctx context.Context, store Store, most int) (tags []listedTag, old
 // Collect reads the versions at places. What cannot be read of a version is in the document, reported, and in the
 // error, with which the document is complete but for that.
 func Collect(ctx context.Context, places []Place, o Options) (*result.Catalog, error) {
-	c := &collector{options: o, catalog: &result.Catalog{Runtimes: []result.CatalogRuntime{}, Icons: map[string]string{}}}
+	_, budget := oci.WithBudget(ctx)
+	c := &collector{options: o, budget: budget, findingRoom: maxFindingBytes, catalog: &result.Catalog{Runtimes: []result.CatalogRuntime{}, Icons: map[string]string{}}}
 	if o.Policy != nil {
 		c.catalog.Policy = &result.ReceiptPolicy{Name: cmp.Or(o.PolicyName, o.Policy.DisplayName()), Digest: o.Policy.Digest.String()}
 	}
@@ -179,6 +181,9 @@ type collector struct {
 	options Options
 	catalog *result.Catalog
 	failed  []error
+	// budget is for what is kept of images and of what is attached, and findingRoom how many more bytes findings may take.
+	budget      *oci.Budget
+	findingRoom int64
 }
 
 func (c *collector) report(reference string, err error) {
@@ -221,17 +226,20 @@ func (c *collector) addPlace(ctx context.Context, place *Place) error {
 		}
 		byName[found.name] = append(byName[found.name], found)
 	}
-	for name, roots := range byName {
+	older := place.OlderCount
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		roots := byName[name]
 		slices.SortStableFunc(roots, func(a, b foundRoot) int {
 			return cmp.Or(compareVersions(a.version, b.version), cmp.Compare(a.Descriptor.Digest, b.Descriptor.Digest))
 		})
 		r := &placeReader{
-			collector: c, place: place, bundles: map[string]bool{}, images: newImageReader(ctx, place.Store),
+			collector: c, place: place, bundles: map[string]bool{}, images: newImageReader(place.Store, c.budget),
 			runtime: &result.CatalogRuntime{
-				Name: name, Place: place.Name, OlderCount: place.OlderCount,
+				Name: name, Place: place.Name, OlderCount: older,
 				Versions: []result.CatalogVersion{}, Bundles: []result.CatalogBundle{}, Images: []result.CatalogImage{},
 			},
 		}
+		older = 0 // of all that is at the place
 		for _, root := range roots {
 			if err := r.addVersion(ctx, root); err != nil {
 				return err
@@ -302,6 +310,11 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 	if err != nil {
 		return set, err
 	}
+	for i := range claims {
+		if err := r.budget.Take(claimMemory(&claims[i])); err != nil {
+			return set, fmt.Errorf("signatures and attestations: %w", err)
+		}
+	}
 	v.Inspect = *DescribeRoot(set, reference, claims)
 	if v.Created, err = set.Root.Created(); err != nil {
 		return set, err
@@ -312,7 +325,7 @@ func (r *placeReader) readVersion(ctx context.Context, root foundRoot, reference
 			renamed = errors.Join(renamed, err)
 		}
 	}
-	r.verify(ctx, root.Descriptor, v)
+	r.verify(ctx, root.Root, set.Root.Metadata(), v)
 	if err := r.images.readImages(ctx, set); err != nil {
 		return set, err
 	}
@@ -471,13 +484,13 @@ func (r *placeReader) compareBefore(ctx context.Context, set *bundle.Set) *resul
 }
 
 // verify holds a version against the policy.
-func (r *placeReader) verify(ctx context.Context, root ocispec.Descriptor, v *result.CatalogVersion) {
+func (r *placeReader) verify(ctx context.Context, root Root, m bundle.Metadata, v *result.CatalogVersion) {
 	policy := r.options.Policy
 	if policy == nil {
 		return
 	}
 	v.Verdict = &result.CatalogVerdict{}
-	found, channels, err := policy.VerifyChannels(ctx, r.place.Store, root, cmp.Or(r.place.Repository, trust.Local))
+	found, channels, err := policy.VerifyChannels(ctx, r.place.Store, root.Descriptor, cmp.Or(r.place.Repository, trust.Local))
 	if err != nil {
 		v.Verdict.Reason = err.Error()
 		return
@@ -490,5 +503,10 @@ func (r *placeReader) verify(ctx context.Context, root ocispec.Descriptor, v *re
 	v.Verdict.Promotions = site.ListPromotions(found)
 	if stale := channels.CheckAll(now); stale != nil {
 		v.Verdict.Stale = stale.Error()
+	}
+	for _, tag := range root.Tags {
+		if stale := channels.Check(m, tag, now); stale != nil {
+			v.Verdict.StaleTags = append(v.Verdict.StaleTags, result.StaleTag{Tag: tag, Reason: stale.Error(), Refused: stale.Refused})
+		}
 	}
 }

@@ -309,7 +309,7 @@ func TestHostileSources(t *testing.T) {
 		w.attest(root, typeVuln, report)
 	}
 	w.roots[1].Tags = append(w.roots[1].Tags, at["tag"])
-	c, err := catalog.Collect(t.Context(), []catalog.Place{{Name: "registry.example/edge", Store: brokenStore{w.store, w.resolve("ghcr.io/example/three:1.0").Digest.String(), at["error of the registry"]}, Roots: w.roots}}, catalog.Options{})
+	c, err := catalog.Collect(t.Context(), []catalog.Place{{Name: "registry.example/edge", Store: brokenStore{w.store, w.resolve("ghcr.io/example/three:1.0").Digest.String(), errors.New(at["error of the registry"])}, Roots: w.roots}}, catalog.Options{})
 	if err == nil || !strings.Contains(err.Error(), "error of the registry") {
 		t.Errorf("error %v", err)
 	}
@@ -382,12 +382,13 @@ func (w *world) hostileImages(at map[string]string) {
 // brokenStore fails to find an image, with an error that a registry wrote.
 type brokenStore struct {
 	catalog.Store
-	digest, text string
+	digest string
+	err    error
 }
 
 func (s brokenStore) Resolve(ctx context.Context, reference string) (ocispec.Descriptor, error) {
 	if reference == s.digest {
-		return ocispec.Descriptor{}, errors.New(s.text)
+		return ocispec.Descriptor{}, s.err
 	}
 	return s.Store.Resolve(ctx, reference)
 }

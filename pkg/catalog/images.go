@@ -22,7 +22,8 @@ import (
 
 // imageReader reads what a place has of images: each digest once, whatever versions and bundles it is of.
 type imageReader struct {
-	store  Store
+	store Store
+	// budget is that of all places.
 	budget *oci.Budget
 
 	known map[string]*knownImage
@@ -38,17 +39,22 @@ type knownImage struct {
 	isCargo bool
 	// isReported is set once its problem was.
 	isReported bool
+	// listed is how many manifests its indexes list.
+	listed int
 }
 
-// maxImageLevels is how deep indexes are nested.
-const maxImageLevels = 4
+const (
+	// maxImageLevels is how deep indexes are nested.
+	maxImageLevels = 4
+	// maxImageManifests is how many manifests indexes of an image list: each is a request.
+	maxImageManifests = 1000
+)
 
-func newImageReader(ctx context.Context, store Store) *imageReader {
-	_, budget := oci.WithBudget(ctx)
+func newImageReader(store Store, budget *oci.Budget) *imageReader {
 	return &imageReader{store: store, budget: budget, known: map[string]*knownImage{}, bundles: map[string]map[digest.Digest]int64{}}
 }
 
-// readImages reads the images of a version that are not known. Its error is that of the context, or that a limit was met.
+// readImages reads the images of a version that are not known. Its error is that of the context.
 func (r *imageReader) readImages(ctx context.Context, set *bundle.Set) error {
 	r.addArtifact(set.Root)
 	group, ctx := errgroup.WithContext(ctx)
@@ -93,19 +99,19 @@ func (r *imageReader) readImage(ctx context.Context, image *knownImage) error {
 	if err == nil && !image.isCargo {
 		image.Attached, err = r.listAttached(ctx, desc)
 	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		// What was read until then is less than there is.
+		image.Problem, image.Platforms, image.items = err.Error(), []string{}, nil
+		return nil
+	}
 	for _, size := range image.items {
 		image.Bytes += size
 	}
 	slices.Sort(image.Platforms)
 	image.Platforms = slices.Compact(image.Platforms)
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.Is(err, oci.ErrTooLarge):
-		return fmt.Errorf("image %s: %w", image.Digest, err)
-	case err != nil:
-		image.Problem = err.Error()
-	}
 	return nil
 }
 
@@ -116,18 +122,48 @@ func (r *imageReader) listAttached(ctx context.Context, desc ocispec.Descriptor)
 		return []sign.Claim{}, err
 	}
 	for i := range found {
-		// Reports are read at once, since their text may be long.
-		if !isReport(found[i].PredicateType) {
-			found[i].Predicate = nil
-		} else if err := r.budget.Take(int64(len(found[i].Predicate))); err != nil {
-			return nil, err
+		c := &found[i]
+		c.Annotations = nil // of an image they are of no interest
+		if !isReport(c.PredicateType) {
+			c.Predicate = nil
+		}
+		if err := r.budget.Take(int64(len(c.Predicate)) + claimMemory(c)); err != nil {
+			return []sign.Claim{}, err
 		}
 	}
 	return append([]sign.Claim{}, found...), nil
 }
 
-// memoryPerItem is about what an item of an image takes in memory.
-const memoryPerItem = 128
+const (
+	// memoryPerItem is about what an item of an image takes in memory.
+	memoryPerItem = 128
+	// memoryPerClaim is about what a claim takes without its texts.
+	memoryPerClaim = 400
+)
+
+// claimMemory returns about what a claim takes in memory without its predicate.
+func claimMemory(c *sign.Claim) int64 {
+	texts := len(c.KeyID) + len(c.Subject) + len(c.Issuer) + len(c.Reference) + len(c.PredicateType) + len(c.Problem)
+	return int64(memoryPerClaim+texts) + valueMemory(c.Annotations)
+}
+
+// valueMemory returns about what decoded JSON takes in memory.
+func valueMemory(value any) (bytes int64) {
+	const perValue = 48
+	switch v := value.(type) {
+	case string:
+		return perValue + int64(len(v))
+	case map[string]any:
+		for key, one := range v {
+			bytes += perValue + int64(len(key)) + valueMemory(one)
+		}
+	case []any:
+		for _, one := range v {
+			bytes += valueMemory(one)
+		}
+	}
+	return perValue + bytes
+}
 
 // readTree reads a manifest and those that it lists. Platform is what an index says of it.
 func (r *imageReader) readTree(ctx context.Context, image *knownImage, desc ocispec.Descriptor, platform *ocispec.Platform, level int) error {
@@ -151,6 +187,9 @@ func (r *imageReader) readTree(ctx context.Context, image *knownImage, desc ocis
 	blobs := m.Blobs()
 	if err := r.budget.Take(int64(1+len(blobs)+len(m.Manifests)) * memoryPerItem); err != nil {
 		return err
+	}
+	if image.listed += len(m.Manifests); image.listed > maxImageManifests {
+		return fmt.Errorf("its indexes list more than %d manifests: %w", maxImageManifests, oci.ErrTooLarge)
 	}
 	image.items[desc.Digest] = desc.Size
 	for _, blob := range blobs {
@@ -202,7 +241,7 @@ func (image *knownImage) addPlatform(p *ocispec.Platform) {
 
 // platforms returns those of an image; nil if they are not known.
 func (r *imageReader) platforms(digest string) []string {
-	if image := r.known[digest]; image != nil {
+	if image := r.known[digest]; image != nil && image.Problem == "" {
 		return image.Platforms
 	}
 	return nil

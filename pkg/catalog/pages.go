@@ -100,7 +100,7 @@ func styleSheet() ([]byte, error) {
 func parseTemplates() *template.Template {
 	functions := template.FuncMap{
 		"bytes": formatBytes, "short": shortenDigest, "date": formatTime, "datetime": formatDatetime, "cut": cutText,
-		"count": countNoun, "layer": layerName, "weblink": webLink, "join": strings.Join, "slug": slugText, "lower": strings.ToLower,
+		"count": graph.CountNoun, "layer": layerName, "weblink": webLink, "join": strings.Join, "slug": slugText, "lower": strings.ToLower,
 		"claimant": DescribeClaimant, "kind": describeKind, "resource": describeChange, "difflines": diffLines, "mark": changeMark, "anchor": imageAnchor,
 		"value": describeState, "move": describeMove, "list": func(all ...string) []string { return all },
 	}
@@ -119,13 +119,22 @@ type siteWriter struct {
 	versions []map[string]string
 }
 
+// versionEndings are those of the files that a version has besides its page, in lower case.
+var versionEndings = []string{".changes", ".vulnerabilities", ".cdx"}
+
 // nameFiles gives each version its file: by the names that people know, which differ in any file system.
 func (s *siteWriter) nameFiles() {
 	taken := map[string]bool{}
-	free := func(name string) string {
+	free := func(name string, endings ...string) string {
 		for n, is := 2, name; ; n++ {
-			if key := strings.ToLower(is); !taken[key] {
-				taken[key] = true
+			keys := []string{strings.ToLower(is)}
+			for _, ending := range endings {
+				keys = append(keys, keys[0]+ending)
+			}
+			if !slices.ContainsFunc(keys, func(key string) bool { return taken[key] }) {
+				for _, key := range keys {
+					taken[key] = true
+				}
 				return is
 			}
 			is = fmt.Sprintf("%s-%d", name, n)
@@ -135,7 +144,7 @@ func (s *siteWriter) nameFiles() {
 		folder := free("runtimes/" + slugText(r.Name))
 		names := map[string]string{}
 		for _, v := range r.Versions {
-			names[v.Digest] = free(folder + "/" + slugText(cmp.Or(v.Version, shortenDigest(v.Digest))))
+			names[v.Digest] = free(folder+"/"+slugText(cmp.Or(v.Version, shortenDigest(v.Digest))), versionEndings...)
 		}
 		s.folders, s.versions = append(s.folders, folder), append(s.versions, names)
 	}
@@ -186,7 +195,9 @@ type versionView struct {
 	// Findings are those of all reports.
 	Findings     []findingView
 	FindingCount int
-	Commands     []command
+	// UnreadCount is how many reports cannot be read: what they list is not known.
+	UnreadCount int
+	Commands    []command
 	// Before is the page of the version before.
 	Before     string
 	TrustWords []string
@@ -278,9 +289,15 @@ type runtimeBuilder struct {
 	views []*versionView
 }
 
+// cutDigest returns as much of a digest as nobody can make another content have.
+func cutDigest(digest string) string {
+	_, encoded, _ := strings.Cut(digest, ":")
+	return encoded[:min(len(encoded), 32)]
+}
+
 // bundleLink returns the page of a bundle, from the top of the site.
 func (b *runtimeBuilder) bundleLink(one *result.Bundle) string {
-	return fmt.Sprintf("%s/bundles/%s-%s-%s.html", b.folders[b.at], slugText(one.Name), slugText(one.Version), slugText(strings.TrimPrefix(shortenDigest(one.Digest), "sha256:")))
+	return fmt.Sprintf("%s/bundles/%s-%s-%s.html", b.folders[b.at], slugText(one.Name), slugText(one.Version), slugText(cutDigest(one.Digest)))
 }
 
 // iconURL returns the picture of a bundle: only ever shown as an image, in which nothing runs.
@@ -297,6 +314,7 @@ func (b *runtimeBuilder) viewVersion(at int) *versionView {
 	view := &versionView{CatalogVersion: v, Runtime: b.runtime, Policy: b.catalog.Policy, File: b.versions[b.at][v.Digest]}
 	view.Link = view.File + ".html"
 	counts := map[string]*result.SeverityCounts{}
+	view.UnreadCount = countUnread(v.Reports)
 	for i := range v.Reports {
 		report := &v.Reports[i]
 		addCounts(&view.Counts, report.SeverityCounts)
@@ -372,6 +390,22 @@ func (b *runtimeBuilder) viewVersion(at int) *versionView {
 	return view
 }
 
+// TagState returns refused or stale for a tag that is a channel, and that the policy does not follow or warns of.
+func (v *versionView) TagState(tag string) string {
+	if v.Verdict == nil {
+		return ""
+	}
+	for _, stale := range v.Verdict.StaleTags {
+		if stale.Tag == tag {
+			if stale.Refused {
+				return "refused"
+			}
+			return "stale"
+		}
+	}
+	return ""
+}
+
 func addCounts(all *result.SeverityCounts, more result.SeverityCounts) {
 	all.CriticalCount += more.CriticalCount
 	all.HighCount += more.HighCount
@@ -385,6 +419,16 @@ func countAll(c *result.SeverityCounts) int {
 	return c.CriticalCount + c.HighCount + c.MediumCount + c.LowCount + c.UnknownCount
 }
 
+// countUnread returns how many reports cannot be read.
+func countUnread(reports []result.CatalogReport) (n int) {
+	for i := range reports {
+		if reports[i].Problem != "" && countAll(&reports[i].SeverityCounts) == 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // addFindings puts the findings of all reports together, the most severe first.
 func (v *versionView) addFindings() {
 	for _, report := range v.Reports {
@@ -395,7 +439,7 @@ func (v *versionView) addFindings() {
 	slices.SortStableFunc(v.Findings, func(a, b findingView) int {
 		return cmp.Or(cmp.Compare(severityRank(a.Severity), severityRank(b.Severity)), cmp.Compare(a.ID, b.ID))
 	})
-	v.FindingCount = len(v.Findings)
+	v.FindingCount = countAll(&v.Counts)
 	named := map[string]bool{}
 	for i := range v.Findings {
 		if anchor := slugText(v.Findings[i].ID); !named[anchor] {
@@ -468,7 +512,7 @@ func (s *siteWriter) overview() *overviewData {
 			for _, report := range v.Reports {
 				addCounts(&row.Counts, report.SeverityCounts)
 			}
-			row.FindingCount = countAll(&row.Counts)
+			row.FindingCount, row.UnreadCount = countAll(&row.Counts), countUnread(v.Reports)
 			view.Rows = append(view.Rows, row)
 		}
 		o.Runtimes = append(o.Runtimes, view)
@@ -514,6 +558,13 @@ func describeTrust(v *result.CatalogVersion, policy *result.ReceiptPolicy) (atta
 		}
 		if verdict.Stale != "" {
 			words = append(words, "Stale: "+verdict.Stale)
+		}
+		for _, tag := range verdict.StaleTags {
+			if tag.Refused {
+				words = append(words, fmt.Sprintf("The policy refuses to follow the tag %s: %s", tag.Tag, tag.Reason))
+			} else {
+				words = append(words, fmt.Sprintf("The tag %s: %s", tag.Tag, tag.Reason))
+			}
 		}
 	}
 	for _, c := range slices.Concat(v.Signatures, v.Attestations) {

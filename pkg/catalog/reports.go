@@ -1,8 +1,8 @@
 package catalog
 
 import (
-	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +40,7 @@ func (r *placeReader) listReports(v *result.CatalogVersion, claims []sign.Claim)
 			trusted[s.Object] = true
 		}
 	}
-	m := &reportMaker{reports: []result.CatalogReport{}, statuses: map[string][2]string{}}
+	m := &reportMaker{reports: []result.CatalogReport{}, statuses: map[string][]*vexClaim{}, left: maxVersionFindings, room: &r.findingRoom, steps: maxSteps}
 	m.addReports("", v.Digest, claims, trusted)
 	seen := map[string]bool{}
 	for _, b := range v.Bundles {
@@ -57,29 +57,67 @@ func (r *placeReader) listReports(v *result.CatalogVersion, claims []sign.Claim)
 	return m.reports
 }
 
+// The limits on findings that are kept. All are counted.
+const (
+	maxVersionFindings = 20_000    // of a version
+	maxFindingBytes    = 256 << 20 // of all versions in memory
+	memoryPerFinding   = 160
+	// maxStatements is how many OpenVEX statements are read of a version, and maxSteps how many of their products are
+	// compared with findings.
+	maxStatements = 20_000
+	maxSteps      = 20_000_000
+)
+
 // reportMaker collects reports.
 type reportMaker struct {
 	reports []result.CatalogReport
-	// statuses are what OpenVEX documents say of vulnerabilities, and who says so, by the subject and the id.
-	statuses map[string][2]string
+	// statuses are what OpenVEX documents say of vulnerabilities, by the id.
+	statuses map[string][]*vexClaim
+	// left is how many more findings of the version are kept, and room how many bytes those of all versions may take.
+	left int
+	room *int64
+	// statementCount counts OpenVEX statements, and steps is how many more products are compared.
+	statementCount, steps int
 }
 
-// addReports adds the reports among what is attached to a version, or to an image of it. The same predicate counts once, since
-// most are there in two forms.
+// addReports adds the reports among what is attached to a version, or to an image of it: those of trusted signers first, which
+// others then cannot take the place of. The same predicate counts once, since most are there in two forms.
 func (m *reportMaker) addReports(subject, digest string, claims []sign.Claim, trusted map[sign.Object]bool) {
-	var read [][]byte
+	claims = slices.Clone(claims)
+	slices.SortStableFunc(claims, func(a, b sign.Claim) int { return cmp.Compare(btoi(trusted[b.Object]), btoi(trusted[a.Object])) })
+	read := map[[sha256.Size]byte]bool{}
 	for _, c := range claims {
-		if !isReport(c.PredicateType) || slices.ContainsFunc(read, func(other []byte) bool { return bytes.Equal(other, c.Predicate) }) {
+		sum := sha256.Sum256(c.Predicate)
+		if !isReport(c.PredicateType) || read[sum] {
 			continue
 		}
-		read = append(read, c.Predicate)
+		read[sum] = true
 		if isVEX(c.PredicateType) {
-			m.addStatuses(subject, c)
+			m.addStatuses(subject, digest, c, trusted[c.Object])
 			continue
 		}
 		report := readReport(c)
 		report.Subject, report.Digest, report.By, report.Verified = subject, digest, DescribeClaimant(c), trusted[c.Object]
+		m.keepFindings(&report)
 		m.reports = append(m.reports, report)
+	}
+}
+
+// keepFindings drops the findings of a report for which there is no room, and says so. They stay counted.
+func (m *reportMaker) keepFindings(report *result.CatalogReport) {
+	kept := 0
+	for _, f := range report.Findings {
+		size := int64(memoryPerFinding + len(f.ID) + len(f.Package) + len(f.Version) + len(f.Fixed) + len(f.Title) + len(f.Image))
+		if m.left == 0 || size > *m.room {
+			report.Problem = fmt.Sprintf("only the first %d of its %d findings are shown", kept, len(report.Findings))
+			break
+		}
+		m.left--
+		*m.room -= size
+		kept++
+	}
+	if kept < len(report.Findings) {
+		report.Findings = slices.Clone(report.Findings[:kept]) // so that the others go
 	}
 }
 
@@ -94,50 +132,6 @@ func DescribeClaimant(c sign.Claim) string {
 		return "key " + c.KeyID
 	}
 	return "a key that is not recorded"
-}
-
-// addStatuses reads an OpenVEX document (openvex.dev/ns/v0.2.0).
-func (m *reportMaker) addStatuses(subject string, c sign.Claim) {
-	var document struct {
-		Statements []struct {
-			Vulnerability json.RawMessage
-			Status        string
-			Justification string
-		}
-	}
-	if json.Unmarshal(c.Predicate, &document) != nil {
-		m.reports = append(m.reports, result.CatalogReport{Subject: subject, By: DescribeClaimant(c), Findings: []result.CatalogFinding{}, Problem: "the OpenVEX document cannot be read"})
-		return
-	}
-	for _, s := range document.Statements {
-		var named struct{ Name string }
-		var id string
-		if json.Unmarshal(s.Vulnerability, &named) != nil {
-			_ = json.Unmarshal(s.Vulnerability, &id) // as in version 0.0.1
-		}
-		status := s.Status
-		if s.Justification != "" {
-			status += ": " + s.Justification
-		}
-		if id = cmp.Or(named.Name, id); id != "" && status != "" {
-			m.statuses[subject+" "+id] = [2]string{status, DescribeClaimant(c)}
-		}
-	}
-}
-
-// markStatuses says of each finding what was said of it: for its image, or for the version as a whole.
-func (m *reportMaker) markStatuses() {
-	for i := range m.reports {
-		report := &m.reports[i]
-		for k := range report.Findings {
-			f := &report.Findings[k]
-			status, said := m.statuses[report.Subject+" "+f.ID]
-			if !said {
-				status = m.statuses[" "+f.ID]
-			}
-			f.Status, f.StatusBy = status[0], status[1]
-		}
-	}
 }
 
 // scanReport is what is read of a predicate: cosign's and in-toto's envelopes, and the reports of Trivy and Grype in them,
@@ -252,8 +246,8 @@ func parseInTotoResult(native json.RawMessage, report *result.CatalogReport) boo
 		ID       string
 		Severity []struct{ Method, Score string }
 	}
-	if json.Unmarshal(native, &list) != nil {
-		return false
+	if json.Unmarshal(native, &list) != nil || list == nil {
+		return false // null is not a list of nothing
 	}
 	for _, one := range list {
 		f := result.CatalogFinding{ID: one.ID, Severity: "unknown"}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/result"
 )
 
@@ -30,7 +31,7 @@ func (x *searchIndex) addEntry(kind, name, detail, link string, more ...string) 
 func (x *searchIndex) addVersion(r *result.CatalogRuntime, v *versionView) {
 	x.addEntry(strings.ToLower(v.Kind), strings.TrimSpace(r.Name+" "+v.Version), v.Metadata.Description, v.Link, v.Digest, r.Place, strings.Join(v.Tags, " "))
 	for _, l := range v.Licenses {
-		x.addEntry("licence", l.License, fmt.Sprintf("%s of %s %s", countNoun(l.Count, "component"), r.Name, v.Version), v.Link+"#licences")
+		x.addEntry("licence", l.License, fmt.Sprintf("%s of %s %s", graph.CountNoun(l.Count, "component"), r.Name, v.Version), v.Link+"#licences")
 	}
 }
 

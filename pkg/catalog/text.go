@@ -112,14 +112,6 @@ func formatTime(t time.Time) string {
 // formatDatetime returns a time for programs.
 func formatDatetime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// countNoun returns a number of things.
-func countNoun(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // layerName returns the number of a layer and its name.
 func layerName(number int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", number, layers.LayerName(number)))

@@ -115,7 +115,7 @@ func (g *Graph) titleText() string { return CleanText(strings.TrimSpace(g.Name +
 
 // summaryText returns the graph in a line.
 func (g *Graph) summaryText() string {
-	parts := []string{countNoun(len(g.Nodes), "bundle")}
+	parts := []string{CountNoun(len(g.Nodes), "bundle")}
 	if what := describeSize(g.Images, g.Bytes); what != "" {
 		parts = append(parts, what)
 	}
@@ -138,14 +138,18 @@ func describeSize(images *int, bytes *int64) string {
 	case *images == 0:
 		return "no images"
 	case bytes == nil:
-		return countNoun(*images, "image")
+		return CountNoun(*images, "image")
 	}
-	return countNoun(*images, "image") + ", " + humanize.IBytes(uint64(max(*bytes, 0)))
+	return CountNoun(*images, "image") + ", " + humanize.IBytes(uint64(max(*bytes, 0)))
 }
 
-func countNoun(n int, what string) string {
+// CountNoun returns a number of things, for people.
+func CountNoun(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
+	}
+	if stem, is := strings.CutSuffix(what, "y"); is {
+		return fmt.Sprintf("%d %sies", n, stem)
 	}
 	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -27,7 +27,7 @@ type CatalogRuntime struct {
 	Place string `json:"place"`
 	// Versions are those that are shown, the newest first.
 	Versions []CatalogVersion `json:"versions"`
-	// OlderCount is how many more tags of older versions the place has that are not shown.
+	// OlderCount is how many more tags of older versions the place has that are not shown, at the first of its runtimes.
 	OlderCount int `json:"olderCount,omitempty"`
 	// Bundles are what all versions are made of, and Images the images that they run, each digest once.
 	Bundles []CatalogBundle `json:"bundles"`
@@ -66,6 +66,16 @@ type CatalogVerdict struct {
 	Promotions []Promotion `json:"promotions,omitempty"`
 	// Stale is why the channels are stale that it was promoted to, if all are.
 	Stale string `json:"stale,omitempty"`
+	// StaleTags are the tags that lead to it and are channels that are stale.
+	StaleTags []StaleTag `json:"staleTags,omitempty"`
+}
+
+// StaleTag is a channel of which nothing shows that it is still what should run.
+type StaleTag struct {
+	Tag    string `json:"tag"`
+	Reason string `json:"reason"`
+	// Refused is set if the policy refuses to follow it.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // CatalogLicense is a licence, and what has it.
@@ -92,7 +102,7 @@ type CatalogReport struct {
 	SeverityCounts
 	// Findings are the vulnerabilities, the most severe first.
 	Findings []CatalogFinding `json:"findings"`
-	// Problem is why it cannot be read.
+	// Problem is why it cannot be read, or why not all of its findings are listed.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -118,9 +128,11 @@ type CatalogFinding struct {
 	Title string `json:"title,omitempty"`
 	// Image is the one that a report of several has it in.
 	Image string `json:"image,omitempty"`
-	// Status is what an attached OpenVEX document says of it, such as not_affected, and StatusBy who claims to have signed that.
-	Status   string `json:"status,omitempty"`
-	StatusBy string `json:"statusBy,omitempty"`
+	// Status is what an attached OpenVEX document says of it, such as not_affected, StatusBy who claims to have signed that,
+	// and StatusVerified reports whether the trust policy accepts them.
+	Status         string `json:"status,omitempty"`
+	StatusBy       string `json:"statusBy,omitempty"`
+	StatusVerified bool   `json:"statusVerified,omitempty"`
 }
 
 // CatalogChanges is how a version differs from the one before.
