@@ -60,6 +60,9 @@ type report struct {
 
 type hit struct{ Name, Link string }
 
+// patience is how long a start, a page or a search may take: tests of clusters run next to it.
+const patience = 2 * time.Minute
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -78,7 +81,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(j.Chromium), chromedp.Flag("hide-scrollbars", true))
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(j.Chromium), chromedp.Flag("hide-scrollbars", true), chromedp.WSURLReadTimeout(patience))
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox) // which root cannot have
 	}
@@ -150,7 +153,7 @@ type visitor struct {
 
 func (v *visitor) open(ctx context.Context, url string) error {
 	v.setPage(url)
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := chromedp.Run(ctx, chromedp.Navigate(url), chromedp.WaitReady("body")); err != nil {
 		return fmt.Errorf("open %s: %w", url, err)
@@ -263,7 +266,7 @@ func (v *visitor) search(ctx context.Context, j *job) error {
 		}
 		var hits []hit
 		var typed, said string
-		limited, cancel := context.WithTimeout(ctx, 20*time.Second)
+		limited, cancel := context.WithTimeout(ctx, patience)
 		err := chromedp.Run(limited,
 			// It leads into the field, and is not typed there: one event, since a second would be for the field.
 			input.DispatchKeyEvent(input.KeyDown).WithKey("/").WithCode("Slash").WithText("/").WithWindowsVirtualKeyCode(191),
