@@ -16,6 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/trust"
 )
@@ -76,6 +77,7 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 		return err
 	}
 	newer, stale := map[string][]string{}, map[string]string{}
+	pages := &statusPages{app: a, graphs: map[string]*graph.Graph{}}
 	began := time.Now()
 	said := began
 	for last := ""; ; {
@@ -102,7 +104,7 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 		if text.String() != last || !o.watch {
 			last, said = text.String(), time.Now()
 			if o.page != "" {
-				if err := a.writeStatusPage(ctx, cluster, views, o, f.Context); err != nil {
+				if err := pages.writeStatusPage(ctx, cluster, views, o, f.Context); err != nil {
 					return err
 				}
 			}

@@ -14,8 +14,14 @@ import (
 	"krtpkg.dev/krtpkg/pkg/result"
 )
 
-// writeStatusPage writes a page of what is on a cluster.
-func (a *app) writeStatusPage(ctx context.Context, cluster *deploy.Cluster, views []result.RuntimeStatus, o statusOptions, name string) error {
+// statusPages writes a page of what is on a cluster, whenever that changes.
+type statusPages struct {
+	*app
+	// graphs are the pictures of revisions by their digests, nil for what cannot be read: each is asked for once.
+	graphs map[string]*graph.Graph
+}
+
+func (a *statusPages) writeStatusPage(ctx context.Context, cluster *deploy.Cluster, views []result.RuntimeStatus, o statusOptions, name string) error {
 	state := &catalog.ClusterState{Cluster: name, Status: result.Status{Runtimes: views}, Graphs: map[string]*graph.Graph{}}
 	for _, view := range views {
 		revisions, err := cluster.History(ctx, view.Name)
@@ -24,7 +30,12 @@ func (a *app) writeStatusPage(ctx context.Context, cluster *deploy.Cluster, view
 		}
 		state.Histories = append(state.Histories, result.History{Name: view.Name, Revisions: revisions})
 		if !o.offline {
-			if g := a.revisionGraph(ctx, view.Revision); g != nil {
+			g, asked := a.graphs[view.Revision.Digest]
+			if !asked {
+				g = a.revisionGraph(ctx, view.Revision)
+				a.graphs[view.Revision.Digest] = g
+			}
+			if g != nil {
 				state.Graphs[view.Name] = g
 			}
 		}
