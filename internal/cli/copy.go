@@ -13,6 +13,7 @@ import (
 
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
+	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/registry"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -414,15 +415,7 @@ func describeMade(r *result.Transfer) string {
 	return fmt.Sprintf("%s of these from deltas: %s read instead of %s, %s saved", countNoun(int(r.MadeItems), "layer"), ui.Bytes(r.DeltaBytes), ui.Bytes(r.MadeBytes), ui.Bytes(r.MadeBytes-r.DeltaBytes))
 }
 
-func countNoun(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	if stem, is := strings.CutSuffix(what, "y"); is {
-		return fmt.Sprintf("%d %sies", n, stem)
-	}
-	return fmt.Sprintf("%d %ss", n, what)
-}
+func countNoun(n int, what string) string { return graph.CountNoun(n, what) }
 
 // describeRoots returns what results say of the roots of a transfer, each by the first of its tags.
 func describeRoots(to place.Place, roots []transfer.RootReport) []result.Root {
