@@ -1,20 +1,17 @@
 package cli
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -181,6 +178,11 @@ func writePages(dir string, document *result.Catalog) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(dir, pageList), err)
 	}
+	list, err := openPageList(root, before)
+	if err != nil {
+		return err
+	}
+	defer list.Close()
 	written := map[string]bool{}
 	var names []string
 	err = catalog.WriteSite(document, func(f catalog.File) error {
@@ -188,10 +190,8 @@ func writePages(dir string, document *result.Catalog) error {
 		written[f.Path] = true
 		names = append(names, f.Path)
 		// Before it is written, so that one who comes after an interruption knows what to delete.
-		if len(names) == 1 {
-			if err := savePageList(root, append(slices.Clone(before), f.Path)); err != nil {
-				return err
-			}
+		if _, err := list.WriteString(f.Path + "\n"); err != nil {
+			return err
 		}
 		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return fmt.Errorf("write %s: %w", filepath.Join(dir, name), err)
@@ -230,13 +230,25 @@ func readPageList(root *os.Root) (names []string, err error) {
 		return nil, err
 	}
 	defer file.Close()
-	lines := bufio.NewScanner(io.LimitReader(file, oci.MaxIndex))
-	for lines.Scan() {
-		if name := lines.Text(); name != "" && name != "." && fs.ValidPath(name) {
+	data, err := io.ReadAll(io.LimitReader(file, oci.MaxIndex))
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(data)) {
+		name, isWhole := strings.CutSuffix(line, "\n") // or what wrote it was interrupted
+		if name = strings.TrimSuffix(name, "\r"); isWhole && name != "" && name != "." && fs.ValidPath(name) {
 			names = append(names, name)
 		}
 	}
-	return names, lines.Err()
+	return names, nil
+}
+
+// openPageList saves the list of pages, and opens it for more.
+func openPageList(root *os.Root, names []string) (*os.File, error) {
+	if err := savePageList(root, names); err != nil {
+		return nil, err
+	}
+	return root.OpenFile(pageList, os.O_WRONLY|os.O_APPEND, 0)
 }
 
 func savePageList(root *os.Root, names []string) error {
@@ -250,11 +262,7 @@ func savePageList(root *os.Root, names []string) error {
 }
 
 // addPages returns a handler that serves pages of what a registry serves next to it.
-func (a *app) addPages(ctx context.Context, address *net.TCPAddr, server *serve.Server, t *trustFlags) (http.Handler, error) {
-	host := address.String()
-	if address.IP.IsUnspecified() {
-		host = net.JoinHostPort("localhost", strconv.Itoa(address.Port))
-	}
+func (a *app) addPages(ctx context.Context, host string, server *serve.Server, t *trustFlags) (http.Handler, error) {
 	var places []catalog.Place
 	for _, root := range server.Roots() {
 		name := host + "/" + root.Repository

@@ -62,3 +62,22 @@ func TestServePages(t *testing.T) {
 	}
 	cmd.Wait()
 }
+
+// After an interruption the next call deletes the pages that no longer are, and nothing by a line that was cut.
+func TestInterruptedPages(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "ghcr.io/example/web:1.0")
+	s.write(web...)
+	s.ok("build", "-f", ".")
+	s.ok("catalog", "oci:dist", "-o", "pages")
+	list := s.path("pages/.krtpkg-pages")
+	whole := string(readFile(t, list))
+	s.write("pages/runtimes/old/1.0.0.html", "a page of before", "pages/.krtpkg-pages", whole+"runtimes/old/1.0.0.html\nruntimes")
+	s.ok("catalog", "oci:dist", "-o", "pages")
+	if again := string(readFile(t, list)); again != whole {
+		t.Errorf("the list is another one:\n%s\n%s", again, whole)
+	}
+	if _, err := os.Stat(s.path("pages/runtimes/old")); !os.IsNotExist(err) {
+		t.Errorf("a page of before is still there: %v", err)
+	}
+}

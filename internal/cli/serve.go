@@ -48,7 +48,7 @@ With --writable it serves a folder as an ordinary registry that accepts pushes, 
 It answers /healthz, and /metrics for Prometheus, without a login.
 
 With --ui it also serves pages of what it serves, for browsers: the address without a path. They are made
-at the start; krtpkg catalog writes the same into a folder.
+at the start, before it answers; krtpkg catalog writes the same into a folder.
 
 With --upstream it is a gate in front of a registry, for clients that verify nothing: it answers only
 what the policy accepts, and what the locks of verified runtimes name. Tags move on only to what
@@ -118,7 +118,7 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 		return &usageError{errors.Join(fmt.Errorf("--writable at %s: anyone who can reach it could push and delete; pass --htpasswd, or listen on 127.0.0.1", address), listener.Close())}
 	}
 	if f.ui {
-		if handler, err = a.addPages(ctx, address, handler.(*serve.Server), &f.trust); err != nil {
+		if handler, err = a.addPages(ctx, serverName(address, certificate), handler.(*serve.Server), &f.trust); err != nil {
 			return errors.Join(err, listener.Close())
 		}
 	}
@@ -126,13 +126,13 @@ func (a *app) runServe(ctx context.Context, references []string, f serveFlags) (
 		a.ui.Note("note: pushed content is not verified, whatever the trust policy says; verify it where you use it")
 		handler = serve.KeepOutPages(handler, login == nil)
 	}
-	a.announceServer(address, references, f, roots)
+	a.announceServer(address, serverName(address, certificate), references, f, roots)
 	monitor := &serve.Monitor{Registry: serve.RequireLogin(handler, login), Report: a.logRequest(f.gate.logLines)}
 	return asStopped(serve.Run(ctx, listener, monitor, certificate))
 }
 
 // announceServer says what is served where, and who may reach it.
-func (a *app) announceServer(address *net.TCPAddr, references []string, f serveFlags, roots []serve.Root) {
+func (a *app) announceServer(address *net.TCPAddr, host string, references []string, f serveFlags, roots []serve.Root) {
 	scheme := "https"
 	if f.cert == "" {
 		scheme = "http"
@@ -144,13 +144,27 @@ func (a *app) announceServer(address *net.TCPAddr, references []string, f serveF
 	if f.ui {
 		a.ui.Note("  pages for browsers: %s://%s/", scheme, address)
 	}
-	host := address.String()
-	if address.IP.IsUnspecified() {
-		host = net.JoinHostPort("localhost", strconv.Itoa(address.Port))
-	}
 	for _, root := range roots {
 		a.ui.Note("  %s/%s:%s@%s", host, root.Repository, root.Tag, root.Digest)
 	}
+}
+
+// serverName returns by which name and port clients reach a server: one that listens on all addresses by the first name
+// of its certificate, and without one as localhost, since no other name is known.
+func serverName(address *net.TCPAddr, certificate *tls.Certificate) string {
+	if !address.IP.IsUnspecified() {
+		return address.String()
+	}
+	name := "localhost"
+	if certificate != nil && certificate.Leaf != nil {
+		for _, known := range certificate.Leaf.DNSNames {
+			if !strings.Contains(known, "*") {
+				name = known
+				break
+			}
+		}
+	}
+	return net.JoinHostPort(name, strconv.Itoa(address.Port))
 }
 
 // loadCertificate returns the server's TLS certificate; nil if none is configured.

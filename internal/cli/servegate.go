@@ -93,7 +93,8 @@ func (a *app) runGate(ctx context.Context, f serveFlags) (err error) {
 	if err != nil {
 		return err
 	}
-	a.announceServer(listener.Addr().(*net.TCPAddr), f.gate.upstreams, f, nil)
+	address := listener.Addr().(*net.TCPAddr)
+	a.announceServer(address, serverName(address, certificate), f.gate.upstreams, f, nil)
 	return asStopped(serve.RunWithGrace(ctx, listener, g, certificate, f.gate.grace))
 }
 
