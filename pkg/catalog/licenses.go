@@ -3,6 +3,7 @@ package catalog
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -17,8 +18,12 @@ const (
 	typeSPDX      = "https://spdx.dev/Document"
 )
 
-// maxLicensed is how many names are listed of what has a licence.
-const maxLicensed = 50
+const (
+	// maxLicensed is how many names are listed of what has a licence.
+	maxLicensed = 50
+	// maxLicenses is how many licences of a version are listed; the others are counted as one.
+	maxLicenses = 1000
+)
 
 // noLicense stands for what says nothing of its licence.
 const noLicense = "not stated"
@@ -49,21 +54,28 @@ func countLicenses(set *bundle.Set, claims []sign.Claim) []result.CatalogLicense
 	all := []result.CatalogLicense{}
 	for license, names := range c.components {
 		slices.Sort(names)
-		all = append(all, result.CatalogLicense{License: license, Count: len(names), Components: names[:min(len(names), maxLicensed)]})
+		all = append(all, result.CatalogLicense{License: license, Count: len(names), Components: slices.Clone(names[:min(len(names), maxLicensed)])})
 	}
 	slices.SortFunc(all, func(a, b result.CatalogLicense) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.License, b.License))
 	})
+	if len(all) > maxLicenses {
+		others := result.CatalogLicense{License: fmt.Sprintf("%d further licences", len(all)-maxLicenses), Components: []string{}}
+		for _, l := range all[maxLicenses:] {
+			others.Count += l.Count
+		}
+		all = append(slices.Clone(all[:maxLicenses]), others)
+	}
 	return all
 }
 
 func (c *licenseCounter) addComponent(name, version, license string) {
-	key := strings.TrimSpace(name + " " + version)
+	key := cutText(300, strings.TrimSpace(name+" "+version))
 	if name == "" || c.seen[key] {
 		return
 	}
 	c.seen[key] = true
-	license = cmp.Or(strings.Join(strings.Fields(license), " "), noLicense)
+	license = cmp.Or(cutText(1000, strings.Join(strings.Fields(license), " ")), noLicense)
 	c.components[license] = append(c.components[license], key)
 }
 

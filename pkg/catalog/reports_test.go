@@ -141,6 +141,11 @@ func TestFloods(t *testing.T) {
 	w := newWorld(t)
 	root := w.buildWeb("web", "1.0.0")
 	w.attest(root, typeVuln, trivyReport("", make([]map[string]any, 25_000)...))
+	var components []any
+	for i := range 1100 {
+		components = append(components, map[string]any{"name": fmt.Sprint("part-", i), "licenses": []any{map[string]any{"expression": fmt.Sprint("LicenseRef-", i)}}})
+	}
+	w.attest(root, "https://cyclonedx.org/bom", map[string]any{"components": components})
 	image := w.resolve(webImage)
 	opts := sign.SignOptions{Signer: w.signer, Annotations: map[string]string{"note": strings.Repeat("long ", 1000)}}
 	if _, err := sign.Sign(t.Context(), w.store, image, opts); err != nil {
@@ -150,6 +155,9 @@ func TestFloods(t *testing.T) {
 	report := c.Runtimes[0].Versions[0].Reports[0]
 	if report.UnknownCount != 25_000 || len(report.Findings) != 20_000 || report.Problem != "only the first 20000 of its 25000 findings are shown" {
 		t.Errorf("%d findings of %d: %q", len(report.Findings), report.UnknownCount, report.Problem)
+	}
+	if all := c.Runtimes[0].Versions[0].Licenses; len(all) != 1001 || all[1000].License != "101 further licences" || all[1000].Count != 101 {
+		t.Errorf("%d licences, the last is %+v", len(all), all[len(all)-1])
 	}
 	for _, claim := range c.Runtimes[0].Images[0].Attached {
 		if claim.Annotations != nil {
