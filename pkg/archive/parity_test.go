@@ -549,4 +549,35 @@ func TestParityVolumes(t *testing.T) {
 	if _, err := contents.Split(150_000); !errors.As(err, &tooSmall) || tooSmall.Limit != 150_000 {
 		t.Errorf("got %v", err)
 	}
+	// No volume is larger than asked for, though a few bytes less can take more parity; and more than there can be is fine.
+	for _, percent := range []int{1, 10, 37, 100} {
+		contents.Parity = percent
+		for limit := int64(500_000); limit < 1_900_000; limit += 7001 {
+			volumes, err := contents.Split(limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sizes, err := archive.PlanParityVolumes(volumes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, volume := range volumes {
+				size, err := volume.Size()
+				if err != nil {
+					t.Fatal(err)
+				}
+				sizes = append(sizes, size)
+			}
+			if largest := slices.Max(sizes); largest > limit {
+				t.Errorf("%d %%: %d bytes, limit %d", percent, largest, limit)
+			}
+		}
+	}
+	if volumes, err := contents.Split(5e12); err != nil || len(volumes) != 1 {
+		t.Errorf("%d volumes, %v", len(volumes), err)
+	}
+	contents.ParityVolumes = 300
+	if _, err := contents.Split(500_000); err == nil {
+		t.Error("300 volumes of parity")
+	}
 }

@@ -53,6 +53,8 @@ func (c Contents) splitProtected(limit int64) ([]Contents, error) {
 		g, err := parity.NewGeometry(max(1, content), c.Parity)
 		return g.End() + int64(len(trailer)), err
 	}
+	// What has to go of the content for so much to go of the file.
+	shrink := func(excess int64) int64 { return excess / int64(100+c.Parity) * 100 }
 	room := min(limit, parity.MaxSize)
 	for room > 0 {
 		size, err := sizeOf(room)
@@ -62,7 +64,7 @@ func (c Contents) splitProtected(limit int64) ([]Contents, error) {
 		if size <= limit {
 			break
 		}
-		room -= max(block, size-limit)
+		room -= max(block, shrink(size-limit))
 	}
 	// What the parity adds to the entries: its own two, and the other end.
 	room -= int64(2*block + parity.SectorSize + 3*block - len(trailer))
@@ -89,7 +91,7 @@ func (c Contents) splitProtected(limit int64) ([]Contents, error) {
 		if err != nil || largest <= limit {
 			return volumes, err
 		}
-		room -= max(block, largest-limit)
+		room -= max(block, shrink(largest-limit))
 	}
 }
 
