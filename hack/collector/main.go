@@ -76,4 +76,3 @@ func printSpans(_ context.Context, spans ptrace.Traces) error {
 	}
 	return err
 }
-

@@ -469,7 +469,7 @@ func TestParityVolumes(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(some[0]), "*.partial")); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
-	some, parities = write(t)
+	some, _ = write(t)
 	stale, staleFrom := layers(t, 190_001, 190_002, 190_003, 190_004, 190_005, 190_006, 190_007, 190_008, 190_009, 150_000)
 	stale.Parity, stale.ParityVolumes = 10, 1
 	others, err := stale.Split(limit)

@@ -26,7 +26,7 @@ func PackChart(files []bundle.File) (*bundle.PackedChart, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(files, func(f bundle.File) bool { return f.Path == "Chart.yaml" })
+	i := slices.IndexFunc(files, func(f bundle.File) bool { return f.Path == chartFile })
 	if i < 0 {
 		return nil, fmt.Errorf("it is not a Helm chart: it has no Chart.yaml")
 	}
@@ -86,25 +86,28 @@ func checkPackedDependencies(files []bundle.File) error {
 	return nil
 }
 
+// chartFile is the file of a chart that describes it.
+const chartFile = "Chart.yaml"
+
 // DescribeChart returns what the Chart.yaml of a chart says, without the packed chart.
 func DescribeChart(data []byte) (*bundle.PackedChart, error) {
 	var plain any
 	if err := yaml.Unmarshal(data, &plain); err != nil {
-		return nil, fmt.Errorf("Chart.yaml: %w", err)
+		return nil, fmt.Errorf("%s: %w", chartFile, err)
 	}
 	text, err := json.Marshal(plain)
 	if err != nil {
-		return nil, fmt.Errorf("Chart.yaml: %w", err)
+		return nil, fmt.Errorf("%s: %w", chartFile, err)
 	}
 	m := &chart.Metadata{}
 	if err := json.Unmarshal(text, m); err != nil {
-		return nil, fmt.Errorf("Chart.yaml: %w", err)
+		return nil, fmt.Errorf("%s: %w", chartFile, err)
 	}
 	if m.APIVersion == "" {
 		m.APIVersion = chart.APIVersionV1 // as helm reads it
 	}
 	if err := m.Validate(); err != nil {
-		return nil, fmt.Errorf("Chart.yaml: %w", err)
+		return nil, fmt.Errorf("%s: %w", chartFile, err)
 	}
 	if text, err = json.Marshal(m); err != nil {
 		return nil, err
