@@ -40,7 +40,7 @@ func writeMarkdownDiff(r *result.Diff) string {
 	markdownList(w, "CustomResourceDefinitions", r.Definitions, preflight.Finding.String)
 	markdownList(w, "Notable", risks[1], compare.Risk.String)
 	markdownTable(w, "Values", []string{"", "value", "old", "new"}, r.Values, func(v compare.ValueChange) []string {
-		return []string{string(v.Change), v.Bundle + "." + v.Value, describeIf(v.Old, describeValueState), describeIf(v.New, describeValueState)}
+		return []string{string(v.Change), v.Bundle + "." + v.Value, describeIf(v.Old, (*compare.ValueState).Describe), describeIf(v.New, (*compare.ValueState).Describe)}
 	})
 	markdownTable(w, "Kubernetes", []string{"bundle", "old", "new"}, r.Kubernetes, func(k compare.KubernetesChange) []string {
 		return []string{k.Bundle, cmp.Or(k.Old, "any"), cmp.Or(k.New, "any")}
@@ -122,7 +122,7 @@ func (w *markdownWriter) writeResources(all []deploy.ManifestChange) {
 	}
 	w.WriteString("\n### Resources\n\n")
 	w.writeUpTo(maxMarkdown, len(all), func(i int) string {
-		text := "- " + ui.MarkdownCode(cutText(describeResourceChange(all[i]))) + "\n"
+		text := "- " + ui.MarkdownCode(cutText(all[i].Describe())) + "\n"
 		if all[i].Op == deploy.OpUpdate && all[i].Diff != "" {
 			text += "\n" + indentBlock(ui.MarkdownBlock("diff", cutLines(all[i].Diff, maxDiffLines))) + "\n"
 		}

@@ -82,7 +82,7 @@ func writeEntries[T any](w diffWriter, title string, all []T, write func(T)) {
 
 // writeResource writes a resource, and its difference if both versions have it.
 func (w diffWriter) writeResource(c deploy.ManifestChange) {
-	w.line("%s", describeResourceChange(c))
+	w.line("%s", c.Describe())
 	if c.Op == deploy.OpUpdate || w.full {
 		ui.WriteIndented(w, "      ", w.cutDiff(c.Diff))
 	}
@@ -208,34 +208,9 @@ func describePlatforms(platforms []string) string {
 func describeValue(v compare.ValueChange) string {
 	name := v.Bundle + "." + v.Value
 	if v.Old == nil || v.New == nil {
-		return name + ": " + describeValueState(cmp.Or(v.Old, v.New))
+		return name + ": " + cmp.Or(v.Old, v.New).Describe()
 	}
-	return name + ": " + describeMove(describeValueState(v.Old), describeValueState(v.New))
-}
-
-func describeValueState(v *compare.ValueState) string {
-	text := cmp.Or(v.Type, "any type")
-	if v.Default != "" {
-		text += ", default " + v.Default
-	}
-	if len(v.Allowed) > 0 {
-		text += ", one of " + strings.Join(v.Allowed, " ")
-	}
-	if v.Required {
-		text += ", must be set"
-	}
-	return text
-}
-
-func describeResourceChange(c deploy.ManifestChange) string {
-	text := fmt.Sprintf("%s: %s %s", c.Bundle, c.Op, c.ResourceID)
-	if c.From != "" {
-		text += ", of bundle " + c.From + " before"
-	}
-	if c.Hook {
-		text += " (hook)"
-	}
-	return text
+	return name + ": " + describeMove(v.Old.Describe(), v.New.Describe())
 }
 
 func describeCarry(c *result.Carry) string {

@@ -169,7 +169,7 @@ func (a *app) repairArchives(ctx context.Context, references []string, f *repair
 		}
 		switch {
 		case errors.Is(err, archive.ErrNoParity):
-			checked = append(checked, file) // the check says whether it needs any
+			checked = append(checked, file) // the check tells whether it needs healing
 		case err != nil:
 			failures = append(failures, fmt.Errorf("repair %s: %w", file, err))
 		case repaired.File == "":

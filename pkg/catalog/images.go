@@ -228,7 +228,7 @@ func (r *imageReader) readPlatform(ctx context.Context, config ocispec.Descripto
 	}
 	var p ocispec.Platform
 	if json.Unmarshal(data, &p) != nil {
-		return nil, nil // an artifact that is no image
+		return nil, nil // an artifact other than an image
 	}
 	return &p, nil
 }

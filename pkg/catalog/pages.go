@@ -101,8 +101,8 @@ func parseTemplates() *template.Template {
 	functions := template.FuncMap{
 		"bytes": formatBytes, "short": shortenDigest, "date": formatTime, "datetime": formatDatetime, "cut": cutText,
 		"count": graph.CountNoun, "layer": layerName, "weblink": webLink, "join": strings.Join, "slug": slugText, "lower": strings.ToLower,
-		"claimant": DescribeClaimant, "kind": describeKind, "resource": describeChange, "difflines": diffLines, "mark": changeMark, "anchor": imageAnchor,
-		"value": describeState, "move": describeMove, "list": func(all ...string) []string { return all },
+		"claimant": DescribeClaimant, "kind": describeKind, "resource": func(c deploy.ManifestChange) string { return c.Describe() }, "difflines": diffLines, "mark": changeMark, "anchor": imageAnchor,
+		"value": (*compare.ValueState).Describe, "move": describeMove, "list": func(all ...string) []string { return all },
 	}
 	return template.Must(template.New("").Funcs(functions).ParseFS(templateFiles, "templates/*.html"))
 }
@@ -642,36 +642,6 @@ func describeMove(was, is string) string {
 		return is
 	}
 	return was + " → " + is
-}
-
-// describeState returns what a value is.
-func describeState(v *compare.ValueState) string {
-	if v == nil {
-		return "none"
-	}
-	text := cmp.Or(v.Type, "any type")
-	if v.Default != "" {
-		text += ", default " + v.Default
-	}
-	if len(v.Allowed) > 0 {
-		text += ", one of " + strings.Join(v.Allowed, " ")
-	}
-	if v.Required {
-		text += ", must be set"
-	}
-	return text
-}
-
-// describeChange returns what happens to a resource.
-func describeChange(c deploy.ManifestChange) string {
-	text := fmt.Sprintf("%s: %s %s", c.Bundle, c.Op, c.ResourceID)
-	if c.From != "" {
-		text += ", of bundle " + c.From + " before"
-	}
-	if c.Hook {
-		text += " (hook)"
-	}
-	return text
 }
 
 // diffLine is a line of a difference.

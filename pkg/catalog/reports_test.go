@@ -31,7 +31,7 @@ func (w *world) buildWeb(bundle, version string) ocispec.Descriptor {
 	return root
 }
 
-// as returns the world of another signer, whom the policy does not trust.
+// as returns the world of another signer, which the policy does not trust.
 func (w *world) as(signer *sign.Signer) *world {
 	other := *w
 	other.signer = signer

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/Masterminds/semver/v3"
 	"golang.org/x/sync/errgroup"
@@ -37,6 +38,24 @@ type ValueState struct {
 	Required bool `json:"required,omitempty"`
 	// Allowed are the only values that it can have, as JSON.
 	Allowed []string `json:"allowed,omitempty"`
+}
+
+// Describe returns the state in words, "none" for a value that is not there.
+func (v *ValueState) Describe() string {
+	if v == nil {
+		return "none"
+	}
+	text := cmp.Or(v.Type, "any type")
+	if v.Default != "" {
+		text += ", default " + v.Default
+	}
+	if len(v.Allowed) > 0 {
+		text += ", one of " + strings.Join(v.Allowed, " ")
+	}
+	if v.Required {
+		text += ", must be set"
+	}
+	return text
 }
 
 // compareValues compares what a bundle takes, if both versions have it or only the new one.

@@ -57,6 +57,18 @@ type ManifestChange struct {
 	maskRules []kappconfig.DiffMaskRule
 }
 
+// Describe returns what happens to the resource, in words.
+func (c *ManifestChange) Describe() string {
+	text := fmt.Sprintf("%s: %s %s", c.Bundle, c.Op, c.ResourceID)
+	if c.From != "" {
+		text += ", of bundle " + c.From + " before"
+	}
+	if c.Hook {
+		text += " (hook)"
+	}
+	return text
+}
+
 // The limits on what a comparison holds in differences: a line, one resource, all of them.
 const (
 	maxDiffLine  = 2 << 10

@@ -264,8 +264,8 @@ type plainBundle struct {
 	needs []string
 }
 
-// selectPlain returns the bundles of a runtime that a controller can apply. lacks gives the reason why it cannot, if there
-// is none for all controllers.
+// selectPlain returns the bundles of a runtime that a controller can apply. lacks returns a reason why this controller
+// cannot, and is asked where nothing keeps all controllers from it.
 func selectPlain(runtime *bundle.RuntimeLock, contents []plainContent, lacks func(*plainContent) string) (plain []plainBundle, left []LeftOut, err error) {
 	var alone []*bundle.Bundle
 	for i := range contents {

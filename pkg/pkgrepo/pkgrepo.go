@@ -102,7 +102,7 @@ func PackageFiles(ctx context.Context, runtime string, bundles []Bundle, release
 	return packageFiles(runtime, packages, released)
 }
 
-// packagedBundle is a bundle as a Package, or the reason why it is none.
+// packagedBundle is a bundle as a Package, or the reason why it cannot be one.
 type packagedBundle struct {
 	*Bundle
 	spec   packageSpec

@@ -114,7 +114,7 @@ func (m *Monitor) countAnswer(r *http.Request, answer *Recorder) {
 	m.bytes += answer.Bytes
 }
 
-// kindOf returns what a path of the distribution-spec asks for. Names of clients' choice are none, or they could make
+// kindOf returns what a path of the distribution-spec asks for. Nothing that clients choose becomes a label, or they could make
 // as many metrics as they like.
 func kindOf(path string) string {
 	parts := strings.Split(path, "/")
