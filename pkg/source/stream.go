@@ -119,13 +119,8 @@ func (f *Fetcher) StreamFile(name string, take func(r io.Reader, size int64) err
 	defer root.Close()
 	name = filepath.FromSlash(name)
 	info, err := root.Stat(name)
-	switch {
-	case err != nil:
-		return describeOpenError(name, err)
-	case info.IsDir():
-		return fmt.Errorf("%s is a folder, want a file", name)
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is not a regular file", name)
+	if err := checkRegular(name, info, err); err != nil {
+		return err
 	}
 	file, err := root.Open(name)
 	if err != nil {

@@ -208,9 +208,8 @@ func localPath(from string) (string, bool) {
 	return from, !strings.Contains(from, "://")
 }
 
-// readLocal reads a file of a mirror's folder, following links.
-func readLocal(name string, take func(io.Reader) error) (err error) {
-	info, err := os.Stat(name)
+// checkRegular returns an error unless a look at a path, with its error, found a regular file.
+func checkRegular(name string, info os.FileInfo, err error) error {
 	switch {
 	case err != nil:
 		return describeOpenError(name, err)
@@ -218,6 +217,15 @@ func readLocal(name string, take func(io.Reader) error) (err error) {
 		return fmt.Errorf("%s is a folder, want a file", name)
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%s is not a regular file", name)
+	}
+	return nil
+}
+
+// readLocal reads a file of a mirror's folder, following links.
+func readLocal(name string, take func(io.Reader) error) (err error) {
+	info, err := os.Stat(name)
+	if err := checkRegular(name, info, err); err != nil {
+		return err
 	}
 	file, err := os.Open(name)
 	if err != nil {
