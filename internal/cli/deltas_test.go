@@ -178,22 +178,7 @@ func TestDeltasKilled(t *testing.T) {
 				most = kills / 2 // what makes layers was killed by then
 			}
 			for killed := 0; killed < most; {
-				cmd, _, stderr := s.command(c.args(round)...)
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				ended := make(chan error, 1)
-				go func() { ended <- cmd.Wait() }()
-				select {
-				case err := <-ended:
-					if err != nil {
-						t.Fatalf("%v\n%s", err, stderr)
-					}
-				case <-time.After(whole/6 + time.Duration(moments.Int64N(int64(whole*3/4)))):
-					if err := cmd.Process.Kill(); err != nil {
-						t.Fatal(err)
-					}
-					<-ended
+				if s.killAfter(whole/6+time.Duration(moments.Int64N(int64(whole*3/4))), c.args(round)...) {
 					killed++
 				}
 				if c.done(round) {

@@ -124,31 +124,15 @@ func TestKilled(t *testing.T) {
 			moments := rand.New(rand.NewPCG(1, uint64(len(c.name))))
 			killed := 0
 			for killed < kills {
-				cmd, _, stderr := s.command(c.args...)
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
+				if !s.killAfter(50*time.Millisecond+time.Duration(moments.Int64N(int64(200*time.Millisecond))), c.args...) {
+					break // it was whole before it could be killed again
 				}
-				ended := make(chan error, 1)
-				go func() { ended <- cmd.Wait() }()
-				select {
-				case err := <-ended:
-					if err != nil {
-						t.Fatalf("%v\n%s", err, stderr)
+				killed++
+				if c.early() {
+					if result := s.run(c.check...); result.code != 0 {
+						t.Fatalf("after %d kills it has its name and is not whole: %s", killed, result.stderr)
 					}
-				case <-time.After(50*time.Millisecond + time.Duration(moments.Int64N(int64(200*time.Millisecond)))):
-					if err := cmd.Process.Kill(); err != nil {
-						t.Fatal(err)
-					}
-					<-ended
-					killed++
-					if c.early() {
-						if result := s.run(c.check...); result.code != 0 {
-							t.Fatalf("after %d kills it has its name and is not whole: %s", killed, result.stderr)
-						}
-					}
-					continue
 				}
-				break // it was whole before it could be killed again
 			}
 			if killed < kills {
 				t.Errorf("it was killed %d times only", killed)

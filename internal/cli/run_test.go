@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"krtpkg.dev/krtpkg/internal/imagetest"
 )
@@ -141,6 +142,22 @@ func (s *site) run(args ...string) result {
 		}
 	}
 	return r
+}
+
+// killAfter starts a command that must succeed, kills it after the delay, and reports whether it was killed before it ended.
+func (s *site) killAfter(delay time.Duration, args ...string) bool {
+	s.t.Helper()
+	cmd, _, stderr := s.command(args...)
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	timer := time.AfterFunc(delay, func() { cmd.Process.Kill() }) // it may have ended just before
+	defer timer.Stop()
+	err := cmd.Wait()
+	if err != nil && cmd.ProcessState.ExitCode() >= 0 { // it ended by itself
+		s.t.Fatalf("krtpkg %s: %v\n%s", strings.Join(args, " "), err, stderr)
+	}
+	return err != nil
 }
 
 // ok runs a command that must succeed and returns its output.
