@@ -3,13 +3,14 @@
 // them. Pods are scheduled, become ready, complete when a Job owns them and go away when
 // deleted, but no container ever runs.
 //
-//	cluster up --dir RUNDIR [--nodes 2]
+//	cluster up --dir RUNDIR [--nodes 2] [--components DIR]
 //
 // starts one of each and prints the path of its kubeconfig when the nodes are ready. It
 // ends them all on SIGINT, SIGTERM or SIGHUP, or when its standard input is a pipe and the
 // other end closes it, so that a program that started it can neither forget it nor die
 // before it. Each run wants a folder of its own, which is made if missing and holds
-// everything: keys, data and the logs, one for each component under logs/.
+// everything: keys, data and the logs, one for each component under logs/. Components of which the folder of
+// --components has a program are not those of this binary; built with the tag "published" it has KWOK alone.
 //
 //	cluster kube-apiserver --help
 //
@@ -30,7 +31,7 @@ import (
 )
 
 const usage = `Usage:
-  cluster up --dir RUNDIR [--nodes 2]
+  cluster up --dir RUNDIR [--nodes 2] [--components DIR]
   cluster {etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kwok} [FLAGS]`
 
 func main() {
@@ -63,6 +64,7 @@ func runUp(args []string) error {
 	flags := flag.NewFlagSet("cluster up", flag.ExitOnError)
 	dir := flags.String("dir", "", "folder for everything that belongs to this run")
 	nodes := flags.Int("nodes", 2, "number of nodes")
+	programs := flags.String("components", "", "folder of programs to run instead of those in here")
 	flags.Parse(args)
 	if *dir == "" || flags.NArg() > 0 {
 		return errors.New(usage)
@@ -77,7 +79,7 @@ func runUp(args []string) error {
 			cancel()
 		}()
 	}
-	return up(ctx, *dir, *nodes, os.Stdout)
+	return up(ctx, *dir, *programs, *nodes, os.Stdout)
 }
 
 // isPipe tells a standard input that someone holds open from one that means nothing: a

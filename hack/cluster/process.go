@@ -26,20 +26,16 @@ type process struct {
 	err   error         // how it ended, to be read after that
 }
 
-// startProcess runs a component of this binary in dir, without the environment of the
+// startProcess runs the command of a component in dir, without the environment of the
 // user: etcd and KWOK read settings from there and from the home folder.
-func startProcess(dir, log, component string, flags []string) (*process, error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
+func startProcess(dir, log, component string, command []string) (*process, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
 
-	cmd := exec.Command(exe, append([]string{component}, flags...)...)
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = dir
 	cmd.Env = []string{"HOME=" + dir, "TMPDIR=" + dir, "GOGC=" + collectAt, "GOMEMLIMIT=" + memoryLimit}
 	if component == "kube-apiserver" {

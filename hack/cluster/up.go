@@ -26,13 +26,13 @@ const startLimit = 2 * time.Minute
 
 // up runs a cluster until ctx ends or one of its components does. It writes the path of
 // the kubeconfig to ready when the cluster can be used.
-func up(ctx context.Context, dir string, nodes int, ready io.Writer) error {
+func up(ctx context.Context, dir, programs string, nodes int, ready io.Writer) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
 	ctx, fail := context.WithCancelCause(ctx)
-	c := &cluster{dir: dir, fail: fail}
+	c := &cluster{dir: dir, programs: programs, fail: fail}
 	defer c.stop()
 
 	if err := c.start(ctx, nodes); err != nil {
@@ -54,8 +54,9 @@ func up(ctx context.Context, dir string, nodes int, ready io.Writer) error {
 
 // cluster is the state of one run.
 type cluster struct {
-	dir  string
-	fail context.CancelCauseFunc // takes the reason why the run cannot go on
+	dir      string
+	programs string                  // the folder of components that are not in this binary
+	fail     context.CancelCauseFunc // takes the reason why the run cannot go on
 
 	answering func() error // ends the services
 
@@ -170,11 +171,25 @@ func (c *cluster) prepareDir() error {
 	return os.WriteFile(c.path("kwok.yaml"), []byte(strings.Join(stages, "\n---\n")), 0o600)
 }
 
+// command returns the program of a component and its first arguments.
+func (c *cluster) command(component string) ([]string, error) {
+	published := filepath.Join(c.programs, component)
+	if info, err := os.Stat(published); err == nil && c.programs != "" && info.Mode().IsRegular() {
+		return []string{published}, nil
+	}
+	exe, err := os.Executable()
+	return []string{exe, component}, err
+}
+
 // run starts a component. If it ends before it is told to, the whole run does; but an API server
 // that was killed is started again, as a kubelet would do. The process id is in the pids folder.
 func (c *cluster) run(component string, flags []string) error {
 	log := c.path("logs", component+".log")
-	p, err := startProcess(c.dir, log, component, flags)
+	command, err := c.command(component)
+	if err != nil {
+		return err
+	}
+	p, err := startProcess(c.dir, log, component, append(command, flags...))
 	if err != nil {
 		return err
 	}

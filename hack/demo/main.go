@@ -229,7 +229,7 @@ func serveRegistry() (address string, stop func(), err error) {
 	return listener.Addr().String(), func() { server.Close(); registry.Close() }, nil
 }
 
-// preparedCluster is a control plane that starts, or compiles, while the demo goes on.
+// preparedCluster is a control plane that is downloaded or compiled, and starts, while the demo goes on.
 type preparedCluster struct {
 	ready      chan struct{} // closed when the fields below are set
 	kubeconfig string
@@ -249,7 +249,7 @@ func (d *demo) prepareCluster(ctx context.Context) (*preparedCluster, error) {
 		close(p.ready)
 		return p, nil
 	}
-	fmt.Println("   cluster  starts during the next steps (the first run on a machine compiles Kubernetes, which takes some minutes)")
+	fmt.Println("   cluster  starts during the next steps (the first run on a machine downloads Kubernetes, or compiles it where there is no network)")
 	ctx, cancel := context.WithCancel(ctx)
 	var cluster *clustertest.Cluster
 	go func() {

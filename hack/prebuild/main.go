@@ -1,4 +1,4 @@
-// Command prebuild builds every program of hack/ that tests need, one after the other, and
+// Command prebuild downloads or builds every program of hack/ that tests need, one after the other, and
 // says what it does: on a new machine that takes minutes, and a test would look stuck. With
 // arguments it builds these alone and prints their paths.
 package main
@@ -42,7 +42,12 @@ func buildAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := []string{"cluster", "registry2", "vault", "runc", "argocd", "collector", "browser"}
+	names := []string{"registry2", "vault", "runc", "argocd", "collector", "browser"}
+	start := time.Now()
+	if _, err := hack.PrepareControlPlane(ctx, func(what string) { fmt.Println("cluster:", what) }); err != nil {
+		return err
+	}
+	printTime("cluster", start)
 	for _, module := range modules {
 		names = append(names, "tools/"+filepath.Base(filepath.Dir(module)))
 	}
@@ -51,7 +56,11 @@ func buildAll(ctx context.Context) error {
 		if _, err := hack.BuildProgram(ctx, name); err != nil {
 			return err
 		}
-		fmt.Printf("%-20s %s\n", name, time.Since(start).Round(time.Second/10))
+		printTime(name, start)
 	}
 	return nil
+}
+
+func printTime(name string, start time.Time) {
+	fmt.Printf("%-20s %s\n", name, time.Since(start).Round(time.Second/10))
 }

@@ -6,8 +6,8 @@
 // A test calls [Borrow], [Reserve] if its package has many tests that can do with what others
 // leave on a cluster, or [Start] for one of its own; a program calls [Run].
 //
-// The cluster is hack/cluster. The first use on a machine builds Kubernetes, which takes
-// minutes; after that, a start takes seconds.
+// The cluster is hack/cluster. The first use on a machine downloads what Kubernetes publishes, or compiles it where that
+// is not possible, which takes minutes; after that, a start takes seconds. See [hack.ControlPlaneVariable].
 package clustertest
 
 import (
@@ -56,15 +56,22 @@ func Run(ctx context.Context, dir string) (*Cluster, error) { return RunNodes(ct
 
 // RunNodes is [Run] with a number of nodes that KWOK plays; real ones can join.
 func RunNodes(ctx context.Context, dir string, nodes int) (*Cluster, error) {
-	program, err := hack.BuildProgram(ctx, "cluster")
+	plane, err := hack.PrepareControlPlane(ctx, reportPreparation)
 	if err != nil {
 		return nil, err
 	}
-	dir, err = filepath.Abs(dir)
+	return RunControlPlane(ctx, plane, dir, nodes)
+}
+
+func reportPreparation(what string) { fmt.Fprintln(os.Stderr, "control plane:", what) }
+
+// RunControlPlane is [RunNodes] with given programs.
+func RunControlPlane(ctx context.Context, plane *hack.ControlPlane, dir string, nodes int) (*Cluster, error) {
+	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Dir: dir, cmd: exec.Command(program, "up", "--dir", dir, "--nodes", strconv.Itoa(nodes)), stderr: new(bytes.Buffer)}
+	c := &Cluster{Dir: dir, cmd: exec.Command(plane.Program, "up", "--dir", dir, "--nodes", strconv.Itoa(nodes), "--components", plane.Components), stderr: new(bytes.Buffer)}
 	c.stop = sync.OnceValue(c.endProcesses)
 	c.cmd.Stderr = c.stderr
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {

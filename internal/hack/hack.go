@@ -30,40 +30,68 @@ import (
 // package of its go.mod's tool directive is. A file named ldflags adds linker flags, one
 // named tags build tags, and one named cgo says that C is a part of it.
 func BuildProgram(ctx context.Context, name string) (string, error) {
-	root, err := FindRoot()
+	p, err := findProgram(name)
 	if err != nil {
 		return "", err
+	}
+	return p.build(ctx)
+}
+
+// program is a program of hack/ and where it is kept.
+type program struct {
+	name string
+	dir  string   // its module
+	path string   // of the binary
+	tags []string // of this variant, on top of those that the module always has
+}
+
+func findProgram(name string, tags ...string) (*program, error) {
+	root, err := FindRoot()
+	if err != nil {
+		return nil, err
 	}
 	dir := filepath.Join(root, "hack", filepath.FromSlash(name))
 	sum, err := hashInputs(dir)
 	if err != nil {
-		return "", fmt.Errorf("hack/%s: %w", name, err)
+		return nil, fmt.Errorf("hack/%s: %w", name, err)
 	}
+	cache, err := cacheDir()
+	if err != nil {
+		return nil, err
+	}
+	base := filepath.Base(dir)
+	// A folder of its own for each build, so that the program keeps its plain name.
+	folder := strings.Join(append([]string{base, sum[:16]}, tags...), "-")
+	return &program{name: name, dir: dir, path: filepath.Join(cache, folder, base), tags: tags}, nil
+}
+
+// cacheDir returns the folder of what is built and downloaded, and makes it.
+func cacheDir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
 	cache = filepath.Join(cache, "krtpkg", "hack")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return "", err
-	}
-	base := filepath.Base(dir)
-	// A folder of its own for each build, so that the program keeps its plain name.
-	out := filepath.Join(cache, base+"-"+sum[:16], base)
+	return cache, os.MkdirAll(cache, 0o755)
+}
 
+func (p *program) isBuilt() bool { return isFile(p.path) }
+
+// build returns the path of the binary, which it builds unless it is there.
+func (p *program) build(ctx context.Context) (string, error) {
 	// Test packages run side by side: one of them builds, the others wait for it.
-	unlock, err := lockedfile.MutexAt(filepath.Join(cache, base+".lock")).Lock()
+	unlock, err := lockedfile.MutexAt(filepath.Join(filepath.Dir(filepath.Dir(p.path)), filepath.Base(p.dir)+".lock")).Lock()
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if _, err := os.Stat(out); err == nil {
-		return out, nil
+	if p.isBuilt() {
+		return p.path, nil
 	}
-	if err := runBuild(ctx, dir, out); err != nil {
-		return "", fmt.Errorf("hack/%s: %w", name, err)
+	if err := p.runBuild(ctx); err != nil {
+		return "", fmt.Errorf("hack/%s: %w", p.name, err)
 	}
-	return out, nil
+	return p.path, nil
 }
 
 // FindRoot returns the top of the checkout: the nearest folder above the working directory that
@@ -103,35 +131,35 @@ func ModuleDir(ctx context.Context, name, module string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-func runBuild(ctx context.Context, dir, out string) error {
-	pkg, err := buildTarget(dir)
+func (p *program) runBuild(ctx context.Context) error {
+	target, err := buildTarget(p.dir)
 	if err != nil {
 		return err
 	}
 	flags := "-s -w"
-	if extra, err := os.ReadFile(filepath.Join(dir, "ldflags")); err == nil {
+	if extra, err := os.ReadFile(filepath.Join(p.dir, "ldflags")); err == nil {
 		flags += " " + strings.Join(strings.Fields(string(extra)), " ")
 	}
-	tags := ""
-	if list, err := os.ReadFile(filepath.Join(dir, "tags")); err == nil {
-		tags = strings.Join(strings.Fields(string(list)), ",")
+	tags := p.tags
+	if list, err := os.ReadFile(filepath.Join(p.dir, "tags")); err == nil {
+		tags = append(strings.Fields(string(list)), tags...)
 	}
-	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", tags, "-ldflags", flags, "-o", out+".tmp", pkg)
-	cmd.Dir = dir
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-tags", strings.Join(tags, ","), "-ldflags", flags, "-o", p.path+".tmp", target)
+	cmd.Dir = p.dir
 	cgo := "CGO_ENABLED=0"
-	if isFile(filepath.Join(dir, "cgo")) {
+	if isFile(filepath.Join(p.dir, "cgo")) {
 		cgo = "CGO_ENABLED=1"
 	}
 	cmd.Env = append(os.Environ(), cgo, "GOWORK=off")
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("go build %s: %w\n%s", pkg, err, said.Bytes())
+		return fmt.Errorf("go build %s: %w\n%s", target, err, said.Bytes())
 	}
-	return os.Rename(out+".tmp", out)
+	return os.Rename(p.path+".tmp", p.path)
 }
 
 // buildTarget returns what go build is given: the folder itself, or the module's one tool.

@@ -22,8 +22,8 @@ import (
 	"krtpkg.dev/krtpkg/internal/hack"
 )
 
-// Tools are the programs that a node is made of, by their names in hack/.
-var Tools = []string{"cluster", "tools/containerd", "tools/containerd-shim-runc-v2", "runc", "tools/runc", "tools/ptp", "tools/host-local"}
+// Tools are the programs that a node is made of besides the kubelet, by their names in hack/.
+var Tools = []string{"tools/containerd", "tools/containerd-shim-runc-v2", "runc", "tools/runc", "tools/ptp", "tools/host-local"}
 
 // Namespaces are those that a process runs a node in.
 const Namespaces = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET
@@ -49,14 +49,19 @@ type Node struct {
 // Start starts a node called localhost. It becomes ready in the seconds after that.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	n := &Node{dir: o.Dir}
+	plane, err := hack.PrepareControlPlane(ctx, func(string) {})
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	kubelet := plane.Command("kubelet")
 	if err := n.writeFiles(ctx, o); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
 	if err := errors.Join(
-		n.startProgram("containerd", "--config", n.filePath("containerd.toml")),
+		n.startProgram("containerd", n.filePath("bin/containerd"), "--config", n.filePath("containerd.toml")),
 		n.waitForSocket(ctx, n.filePath("containerd.sock")),
-		n.startProgram("cluster", "kubelet", "--config="+n.filePath("kubelet.yaml"), "--kubeconfig="+o.Kubeconfig, "--root-dir="+n.filePath("kubelet"),
-			"--cert-dir="+n.filePath("kubelet-pki"), "--hostname-override=localhost"),
+		n.startProgram("kubelet", append(kubelet, "--config="+n.filePath("kubelet.yaml"), "--kubeconfig="+o.Kubeconfig, "--root-dir="+n.filePath("kubelet"),
+			"--cert-dir="+n.filePath("kubelet-pki"), "--hostname-override=localhost")...),
 	); err != nil {
 		return nil, errors.Join(fmt.Errorf("node: %w", err), n.Stop())
 	}
@@ -194,13 +199,13 @@ const podNetwork = `{
 }
 `
 
-func (n *Node) startProgram(program string, args ...string) error {
-	log, err := os.Create(n.filePath(program + ".log"))
+func (n *Node) startProgram(name string, command ...string) error {
+	log, err := os.Create(n.filePath(name + ".log"))
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(n.filePath("bin"), program), args...)
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = []string{"PATH=" + n.filePath("bin") + ":" + os.Getenv("PATH"), "HOME=" + n.dir, "TMPDIR=" + n.dir}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = n.dir, log, log
 	if err := cmd.Start(); err != nil {
@@ -226,7 +231,7 @@ func (n *Node) waitForSocket(ctx context.Context, socket string) error {
 // Logs returns the ends of what the programs wrote.
 func (n *Node) Logs() string {
 	var all strings.Builder
-	for _, name := range []string{"containerd", "cluster"} {
+	for _, name := range []string{"containerd", "kubelet"} {
 		data, _ := os.ReadFile(n.filePath(name + ".log"))
 		lines := bytes.Split(data, []byte("\n"))
 		fmt.Fprintf(&all, "%s:\n%s\n", name, bytes.Join(lines[max(0, len(lines)-40):], []byte("\n")))
