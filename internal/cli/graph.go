@@ -91,7 +91,7 @@ func onCluster(ctx context.Context, g *graph.Graph, cluster *deploy.Cluster) err
 	if err != nil {
 		return err
 	}
-	view := describeStatus(all[0], nil)
+	view := describeStatus(cluster.Namespace(), all[0], nil)
 	catalog.SetHealth(g, &view)
 	return nil
 }

@@ -44,6 +44,14 @@ func TestUpkeepOfSite(t *testing.T) {
 			s.ok("apply", repository+":"+version, "--key", "cosign.pub", "--yes", "--wait-timeout", "1m")
 		}
 	}
+	if status := s.ok("status", "--all-namespaces", "--no-registry"); !strings.Contains(status, "shop 2.0.0") || !strings.Contains(status, "healthy  (namespace default)\n") {
+		t.Errorf("status of all namespaces:\n%s", status)
+	}
+	elsewhere := s.run("status", "--namespace", "kube-system")
+	if elsewhere.code != 0 || !strings.Contains(elsewhere.stderr, "nothing is applied in namespace kube-system: there are runtimes in default (--namespace default, or -A for all)") {
+		t.Errorf("status of another namespace: exit code %d\n%s", elsewhere.code, elsewhere.stderr)
+	}
+	s.refused(1, "shopping: not installed in any namespace", "status", "shopping", "-A")
 	t.Run("prune", func(t *testing.T) { pruneSite(t, s, edge, repository) })
 	t.Run("images", func(t *testing.T) { auditImages(t, s, newWatcher(t, cluster), repository) })
 }

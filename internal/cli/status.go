@@ -16,6 +16,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/place"
 	"krtpkg.dev/krtpkg/internal/ui"
 	"krtpkg.dev/krtpkg/pkg/deploy"
+	"krtpkg.dev/krtpkg/pkg/deploy/records"
 	"krtpkg.dev/krtpkg/pkg/graph"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/trust"
@@ -34,6 +35,7 @@ every change until all bundles are healthy.
 --html also writes a page of the same for browsers: the layers as a picture coloured by health and drift,
 and the revisions. --receipts adds what sites say they applied.`,
 		Example: `  krtpkg status
+  krtpkg status --all-namespaces
   krtpkg status edge -o json
   krtpkg status edge --watch
   krtpkg status --html status.html`,
@@ -46,18 +48,21 @@ and the revisions. --receipts adds what sites say they applied.`,
 	f.addClusterFlags(cmd)
 	flags := cmd.Flags()
 	flags.BoolVar(&f.full, "full", false, "print all drift and all unhealthy resources")
+	flags.BoolVarP(&o.everywhere, "all-namespaces", "A", false, "show the runtimes whose records are in any namespace")
 	flags.BoolVarP(&o.watch, "watch", "w", false, "watch until all bundles are healthy")
 	flags.DurationVar(&o.every, "every", 2*time.Second, "interval of --watch")
 	flags.BoolVar(&o.offline, "no-registry", false, "do not ask the registry for newer versions")
 	flags.StringVar(&o.page, "html", "", "file of a page to write, for browsers")
 	flags.StringVar(&o.receipts, "receipts", "", "with --html: result of krtpkg receipts verify -o json to show")
 	flags.BoolVar(&o.exitCode, "exit-code", false, "exit with code 5 if anything is unhealthy or has drifted")
+	cmd.MarkFlagsMutuallyExclusive("all-namespaces", "namespace")
+	cmd.MarkFlagsMutuallyExclusive("all-namespaces", "html")
 	return cmd
 }
 
 type statusOptions struct {
-	watch, offline, exitCode bool
-	every                    time.Duration
+	watch, offline, exitCode, everywhere bool
+	every                                time.Duration
 	// page is a file to write a page to, and receipts one of what it also shows.
 	page, receipts string
 }
@@ -81,7 +86,7 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 	began := time.Now()
 	said := began
 	for last := ""; ; {
-		all, err := cluster.Status(ctx, name, deploy.Options{Parallel: f.parallel})
+		all, err := a.listStatus(ctx, cluster, name, o.everywhere, f.parallel)
 		if err != nil {
 			return err
 		}
@@ -91,16 +96,16 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 				newer[s.Revision.Digest] = a.newerVersions(ctx, s.Revision)
 				stale[s.Revision.Digest] = a.staleChannels(ctx, s.Revision)
 			}
-			view := describeStatus(s, newer[s.Revision.Digest])
+			view := describeStatus(s.namespace, s.RuntimeStatus, newer[s.Revision.Digest])
 			view.Stale = stale[s.Revision.Digest]
 			views = append(views, view)
 			well = well && s.Health() == deploy.Healthy && !s.HasDrifted()
 		}
 		if len(views) == 0 && !o.watch {
-			a.ui.Note("note: nothing is applied in namespace %s", cluster.Namespace())
+			a.noteNothingApplied(ctx, cluster, o.everywhere)
 		}
 		var text strings.Builder
-		writeStatus(&text, views, f.full)
+		writeStatus(&text, views, f.full, o.everywhere)
 		if text.String() != last || !o.watch {
 			last, said = text.String(), time.Now()
 			if o.page != "" {
@@ -113,7 +118,7 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 				failed = errChanges
 			}
 			r := &result.Status{Runtimes: views}
-			if err := a.printResult(ctx, f.format, r, failed, func(w io.Writer) { writeStatus(w, views, f.full) }); err != nil {
+			if err := a.printResult(ctx, f.format, r, failed, func(w io.Writer) { writeStatus(w, views, f.full, o.everywhere) }); err != nil {
 				return err
 			}
 		}
@@ -133,6 +138,50 @@ func (a *app) runStatus(ctx context.Context, name string, o statusOptions, f clu
 	}
 }
 
+// placedStatus is the status of a runtime in a namespace.
+type placedStatus struct {
+	deploy.RuntimeStatus
+	namespace string
+}
+
+// listStatus returns the status of a runtime, or of all for "", in the cluster's namespace or everywhere.
+func (a *app) listStatus(ctx context.Context, cluster *deploy.Cluster, name string, everywhere bool, parallel int) ([]placedStatus, error) {
+	namespaces := []string{cluster.Namespace()}
+	if everywhere {
+		var err error
+		if namespaces, err = cluster.ListNamespaces(ctx, name); err != nil {
+			return nil, err
+		}
+		if len(namespaces) == 0 && name != "" {
+			return nil, fmt.Errorf("%s: %w in any namespace", name, deploy.ErrNotInstalled)
+		}
+	}
+	var found []placedStatus
+	for _, namespace := range namespaces {
+		all, err := cluster.WithNamespace(namespace).Status(ctx, name, deploy.Options{Parallel: parallel})
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range all {
+			found = append(found, placedStatus{s, namespace})
+		}
+	}
+	return found, nil
+}
+
+// noteNothingApplied also tells where there are runtimes, if this user may see that.
+func (a *app) noteNothingApplied(ctx context.Context, cluster *deploy.Cluster, everywhere bool) {
+	if everywhere {
+		a.ui.Note("note: nothing is applied in any namespace")
+		return
+	}
+	elsewhere := ""
+	if namespaces, err := cluster.ListNamespaces(ctx, ""); err == nil && len(namespaces) > 0 {
+		elsewhere = fmt.Sprintf(": there are runtimes in %s (--namespace %s, or -A for all)", records.NameSome(namespaces), namespaces[0])
+	}
+	a.ui.Note("note: nothing is applied in namespace %s%s", cluster.Namespace(), elsewhere)
+}
+
 // unhealthyBundles returns the bundles that are not healthy or not as they were applied.
 func unhealthyBundles(views []result.RuntimeStatus) []string {
 	var names []string
@@ -150,9 +199,9 @@ func unhealthyBundles(views []result.RuntimeStatus) []string {
 	return names
 }
 
-func describeStatus(s deploy.RuntimeStatus, newer []string) result.RuntimeStatus {
+func describeStatus(namespace string, s deploy.RuntimeStatus, newer []string) result.RuntimeStatus {
 	v := result.RuntimeStatus{
-		Name: s.Runtime, Version: s.Revision.Version, Digest: s.Revision.Digest, Health: s.Health(), Drifted: s.HasDrifted(),
+		Name: s.Runtime, Namespace: namespace, Version: s.Revision.Version, Digest: s.Revision.Digest, Health: s.Health(), Drifted: s.HasDrifted(),
 		Revision: s.Revision, Newer: append([]string{}, newer...), Bundles: []result.BundleStatus{},
 	}
 	for _, b := range s.Bundles {
@@ -167,9 +216,13 @@ func describeStatus(s deploy.RuntimeStatus, newer []string) result.RuntimeStatus
 	return v
 }
 
-func writeStatus(w io.Writer, views []result.RuntimeStatus, full bool) {
+func writeStatus(w io.Writer, views []result.RuntimeStatus, full, withNamespaces bool) {
 	for _, v := range views {
-		ui.Fprintf(w, "%s %s  %s  %s\n", v.Name, v.Version, shortenDigest(v.Digest), v.Health)
+		ui.Fprintf(w, "%s %s  %s  %s", v.Name, v.Version, shortenDigest(v.Digest), v.Health)
+		if withNamespaces {
+			ui.Fprintf(w, "  (namespace %s)", v.Namespace)
+		}
+		ui.Fprintf(w, "\n")
 		if r := v.Revision; r.Number > 0 {
 			ui.Fprintf(w, "  revision %d %s, by %s, verified: %s\n", r.Number, strings.TrimSpace(string(r.State)+" "+r.Reason), r.By, cmp.Or(r.Verified, "not recorded"))
 		}

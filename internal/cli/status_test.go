@@ -27,7 +27,7 @@ func TestStatusTable(t *testing.T) {
 	}}
 	var out bytes.Buffer
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
-	writeStatus(w, []result.RuntimeStatus{v}, false)
+	writeStatus(w, []result.RuntimeStatus{v}, false, false)
 	w.Flush()
 	for _, want := range []string{
 		"4.10.0 → 4.11.0  progressing, incomplete  12", "healthy, to be deleted", "1.0.0 → 1.1.0    healthy, not begun", "not begun                0",

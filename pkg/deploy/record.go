@@ -58,6 +58,19 @@ func (c *Cluster) Runtimes(ctx context.Context) (map[string]Revision, error) {
 	return c.records().Runtimes(ctx)
 }
 
+// ListNamespaces returns the namespaces that a runtime is in, or any runtime for "", in order. The user must be allowed to list
+// ConfigMaps in all namespaces.
+func (c *Cluster) ListNamespaces(ctx context.Context, runtime string) ([]string, error) {
+	return c.records().ListNamespaces(ctx, runtime)
+}
+
+// WithNamespace returns the cluster with another namespace for records, and for resources without one.
+func (c *Cluster) WithNamespace(namespace string) *Cluster {
+	other := *c
+	other.namespace = namespace
+	return &other
+}
+
 // Values returns the values of a revision of a runtime, as they were written; of the newest for
 // 0. It returns nothing for a revision without values, and for a runtime that is not installed.
 func (c *Cluster) Values(ctx context.Context, runtime string, revision int) ([]byte, error) {

@@ -101,10 +101,12 @@ type Status struct {
 
 // RuntimeStatus is how a runtime is on a cluster.
 type RuntimeStatus struct {
-	Name    string        `json:"name"`
-	Version string        `json:"version"`
-	Digest  string        `json:"digest"`
-	Health  deploy.Health `json:"health"`
+	Name string `json:"name"`
+	// Namespace is where its records are.
+	Namespace string        `json:"namespace,omitempty"`
+	Version   string        `json:"version"`
+	Digest    string        `json:"digest"`
+	Health    deploy.Health `json:"health"`
 	// Drifted reports whether the cluster differs from what was applied.
 	Drifted bool `json:"drifted"`
 	// Revision is the newest one.

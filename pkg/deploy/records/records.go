@@ -281,18 +281,30 @@ func (s Store) Remove(ctx context.Context, runtime string) error {
 // OtherNamespaces returns the other namespaces that have a record of a runtime; none of those that this user
 // may not see.
 func (s Store) OtherNamespaces(ctx context.Context, runtime string) []string {
-	all, err := s.Client.CoreV1().ConfigMaps("").List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: labelRecord + "=runtime," + marks.Runtime + "=" + runtime})
+	namespaces, err := s.ListNamespaces(ctx, runtime)
 	if err != nil {
 		return nil
 	}
+	return slices.DeleteFunc(namespaces, func(namespace string) bool { return namespace == s.Namespace })
+}
+
+// ListNamespaces returns the namespaces that have a record of a runtime, or of any for "", in order. The user must be allowed
+// to list ConfigMaps in all namespaces.
+func (s Store) ListNamespaces(ctx context.Context, runtime string) ([]string, error) {
+	selector := labelRecord + "=runtime"
+	if runtime != "" {
+		selector += "," + marks.Runtime + "=" + runtime
+	}
+	all, err := s.Client.CoreV1().ConfigMaps("").List(apiserver.WithoutLogs(ctx), metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, fmt.Errorf("list runtimes in all namespaces: %w", err)
+	}
 	var namespaces []string
 	for _, cm := range all.Items {
-		if cm.Namespace != s.Namespace {
-			namespaces = append(namespaces, cm.Namespace)
-		}
+		namespaces = append(namespaces, cm.Namespace)
 	}
 	slices.Sort(namespaces)
-	return namespaces
+	return slices.Compact(namespaces), nil
 }
 
 // NameSome returns the first few of some names, and how many more there are.
