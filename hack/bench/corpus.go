@@ -15,6 +15,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // assemblyContests returns the job of building one bundle of all the manifests of the upstream corpus, with
@@ -25,7 +26,8 @@ func (b *bench) assemblyContests(ctx context.Context) ([]contest, error) {
 		return nil, err
 	}
 	count, size := 0, 0
-	for _, f := range all {
+	for i := range b.share(len(all)) {
+		f := all[i*len(all)/b.share(len(all))]
 		if !f.IsManifests() {
 			continue
 		}
@@ -60,13 +62,13 @@ func (b *bench) findCorpusImages(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	var found []struct{ Image, State string }
+	var found result.Images
 	if err := json.Unmarshal(out, &found); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("decode images: %w", err)
 	}
 	spec := bundle.BundleSpec{Sources: []bundle.Source{{Dir: "manifests"}}}
 	references := map[string]bool{}
-	for _, f := range found {
+	for _, f := range found.Images {
 		// A digest cannot be stood in for.
 		isTag := !strings.Contains(f.Image, "@")
 		switch state := images.State(f.State); {

@@ -46,7 +46,7 @@ func benchGate(ctx context.Context, b *bench) (err error) {
 	}
 	defer func() { err = errors.Join(err, origin.Close()) }()
 	reference := origin.Host + "/krt/edge:1.0.0"
-	if err := b.prepareFleet(reference, gateBundles); err != nil {
+	if err := b.prepareFleet(reference, b.share(gateBundles)); err != nil {
 		return err
 	}
 	if b.imgpkg, err = hack.BuildProgram(ctx, "tools/imgpkg"); err != nil {
@@ -58,7 +58,7 @@ func benchGate(ctx context.Context, b *bench) (err error) {
 	}
 	l.keep = false
 	fmt.Printf("%s, %d cores, %s, load %s; %d sites, %d at once, distribution 3.1.2 on loopback; a runtime of %d bundles. A new version is %d requests, a look at the tag %d, as imgpkg asks.\n\n",
-		runtime.Version(), runtime.NumCPU(), processorName(), systemLoad(), fleetSites, fleetAtOnce, gateBundles, len(first), len(look))
+		runtime.Version(), runtime.NumCPU(), processorName(), systemLoad(), b.share(fleetSites), fleetAtOnce, b.share(gateBundles), len(first), len(look))
 	fmt.Println("| by way of | what | took | p50 | p99 | requests at the registry | sent by it | memory after 10 sites | after all |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	for _, start := range []func(context.Context, string) (*front, error){b.startGate, b.startPlainCache} {
@@ -99,7 +99,7 @@ func (b *bench) learnPulls(l *requestLog, reference string) (look, first []asked
 		}
 		first = append(first, more...)
 	}
-	if len(first) < 3*gateBundles {
+	if len(first) < 3*b.share(gateBundles) {
 		return nil, nil, fmt.Errorf("imgpkg asked %d times for all bundles", len(first))
 	}
 	return look, first, nil
@@ -111,11 +111,12 @@ func (b *bench) playFront(ctx context.Context, l *requestLog, origin string, sta
 		return err
 	}
 	defer func() { err = errors.Join(err, f.stop()) }()
+	takers := b.share(gateTakers)
 	for _, round := range []struct {
 		name     string
 		requests []asked
 		sites    int
-	}{{"one site, nothing known yet", first, 1}, {strconv.Itoa(gateTakers) + " sites take a new version", first, gateTakers}, {"all sites look at the tag", look, fleetSites}} {
+	}{{"one site, nothing known yet", first, 1}, {strconv.Itoa(takers) + " sites take a new version", first, takers}, {"all sites look at the tag", look, b.share(fleetSites)}} {
 		few := ""
 		if round.sites > 1 {
 			if _, err := timeSites(ctx, f.host, round.requests, 10); err != nil {

@@ -91,7 +91,7 @@ func writeSynthetic(ctx context.Context, dir string, bundles int) error {
 		c := &bundle.Content{
 			Bundle: &bundle.Bundle{
 				APIVersion: bundle.APIVersion, Kind: bundle.KindBundle,
-				Metadata: bundle.Metadata{Name: fmt.Sprintf("bundle-%d", b), Version: "1.0.0"}, Spec: bundle.BundleSpec{Layer: 6},
+				Metadata: bundle.Metadata{Name: fmt.Sprintf("bundle-%d", b), Version: "1.0.0"}, Spec: bundle.BundleSpec{Layer: 6, Sources: []bundle.Source{{Dir: "config"}}},
 			},
 			Images: locked,
 		}
@@ -129,7 +129,7 @@ func benchScale(ctx context.Context, b *bench) error {
 	fmt.Println("| bundles | images | blobs | job | wall | CPU | peak memory | requests |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	var curve []point
-	for _, bundles := range []int{scaleBundles / 4, scaleBundles / 2, scaleBundles} {
+	for _, bundles := range []int{b.share(scaleBundles / 4), b.share(scaleBundles / 2), b.share(scaleBundles)} {
 		p, err := c.measureSize(ctx, bundles)
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/pkg/result"
 )
 
 // The runtime to verify: so many bundles with so many images in all.
@@ -33,8 +35,9 @@ func benchVerify(ctx context.Context, b *bench) (err error) {
 	if err := b.prepareVerify(); err != nil {
 		return err
 	}
+	bundles := b.share(verifyBundles)
 	fmt.Printf("%s, %d cores, %s; a runtime of %d bundles and %d images, distribution 3.1.2 on loopback; medians of %d rounds in turn.\n\n",
-		runtime.Version(), runtime.NumCPU(), processorName(), verifyBundles, verifyImages, b.rounds)
+		runtime.Version(), runtime.NumCPU(), processorName(), bundles, b.share(verifyImages), b.rounds)
 	fmt.Println("| job | program | wall | CPU | peak memory | requests | wall / krtpkg |")
 	fmt.Println("|---|---|---|---|---|---|---|")
 	reference := b.host + "/krt/edge:1.0.0"
@@ -52,8 +55,8 @@ func benchVerify(ctx context.Context, b *bench) (err error) {
 			return err
 		}
 		command := fmt.Sprintf("for i in $(seq %d); do %s verify --insecure-ignore-tlog --trusted-root %s --key %s --allow-http-registry %s >/dev/null 2>&1 || exit 1; done",
-			verifyBundles, cosign, b.filePath("root.json"), b.filePath("cosign.pub"), reference)
-		programs = append(programs, program{fmt.Sprintf("%d times %s verify", verifyBundles, name), []string{"sh", "-c", command}})
+			bundles, cosign, b.filePath("root.json"), b.filePath("cosign.pub"), reference)
+		programs = append(programs, program{fmt.Sprintf("%d times %s verify", bundles, name), []string{"sh", "-c", command}})
 	}
 	figures := make([]measured, len(programs))
 	for round := range b.rounds + 1 {
@@ -76,7 +79,7 @@ func benchVerify(ctx context.Context, b *bench) (err error) {
 // prepareVerify publishes the runtime, signed, with signed images.
 func (b *bench) prepareVerify() error {
 	var references, bundles []string
-	for i := range verifyImages {
+	for i := range b.share(verifyImages) {
 		references = append(references, fmt.Sprintf("ghcr.io/bench/app-%02d:1.0", i))
 	}
 	if err := imagetest.FillLayout(b.filePath("img"), references...); err != nil {
@@ -87,10 +90,10 @@ func (b *bench) prepareVerify() error {
 		"trust.yaml": `{apiVersion: krtpkg.dev/v1alpha1, kind: TrustPolicy, authorities: [{name: us, key: cosign.pub}],
   rules: [{match: ["**"]}], images: [{match: ["ghcr.io/bench/**"]}]}`,
 	}
-	for n := range verifyBundles {
+	for n := range b.share(verifyBundles) {
 		name := fmt.Sprintf("bundle-%02d", n)
 		var manifests strings.Builder
-		for i := n; i < verifyImages; i += verifyBundles {
+		for i := n; i < len(references); i += b.share(verifyBundles) {
 			fmt.Fprintf(&manifests, "---\napiVersion: v1\nkind: Pod\nmetadata: {name: app-%02d}\nspec: {containers: [{name: app, image: %q}]}\n", i, references[i])
 		}
 		files[name+"/bundle.yaml"] = fmt.Sprintf("{apiVersion: krtpkg.dev/v1alpha1, kind: Bundle, metadata: {name: %s, version: 1.0.0}, spec: {layer: 6, sources: [{file: all.yaml}]}}\n", name)
@@ -120,23 +123,32 @@ func (b *bench) prepareVerify() error {
 
 // signImages signs the images where the runtime is, as upstream does before they are copied.
 func (b *bench) signImages() error {
-	out, err := exec.Command(b.krtpkg, "inspect", "-o", "json", b.host+"/krt/edge:1.0.0").Output()
+	reference := b.host + "/krt/edge:1.0.0"
+	out, err := exec.Command(b.krtpkg, "inspect", "-o", "json", reference).Output()
 	if err != nil {
 		return err
+	}
+	var inspected result.Inspect
+	if err := json.Unmarshal(out, &inspected); err != nil {
+		return fmt.Errorf("decode inspection: %w", err)
 	}
 	cosign, err := hack.BuildProgram(context.Background(), "tools/cosign3")
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(out)) {
-		_, digest, found := strings.Cut(strings.TrimSpace(line), "@sha256:")
-		if !found || !strings.Contains(line, `"image": "ghcr.io/bench/`) {
-			continue
+	signed := 0
+	for _, bundle := range inspected.Bundles {
+		for _, locked := range bundle.Images {
+			_, digest, _ := strings.Cut(locked.Image, "@")
+			image := b.host + "/krt/edge@" + digest
+			if err := b.mustRun(cosign, "sign", "--yes", "--key", "cosign.key", "--tlog-upload=false", "--use-signing-config=false", "--allow-http-registry", image); err != nil {
+				return err
+			}
+			signed++
 		}
-		image := b.host + "/krt/edge@sha256:" + strings.Trim(digest, `",`)
-		if err := b.mustRun(cosign, "sign", "--yes", "--key", "cosign.key", "--tlog-upload=false", "--use-signing-config=false", "--allow-http-registry", image); err != nil {
-			return err
-		}
+	}
+	if want := b.share(verifyImages); signed != want {
+		return fmt.Errorf("sign images of %s: inspect lists %d, want %d", reference, signed, want)
 	}
 	return nil
 }
