@@ -108,7 +108,7 @@ func (o Options) listUses(ctx context.Context, at string) ([]ImageUse, error) {
 		return nil, err
 	}
 	if !isDefinition {
-		return o.inFiles(at)
+		return o.inFiles(ctx, at)
 	}
 	d, where, err := readDefinition(at)
 	if err != nil {
@@ -212,10 +212,9 @@ func holdsDefinition(at string) (bool, error) {
 
 // inFiles lists the images of manifests. In a folder, what is not YAML is passed over, and noted:
 // templates lie next to manifests.
-func (o Options) inFiles(at string) ([]ImageUse, error) {
-	var uses []ImageUse
-	shown := contexts{}
-	err := filepath.WalkDir(at, func(file string, entry fs.DirEntry, err error) error {
+func (o Options) inFiles(ctx context.Context, at string) ([]ImageUse, error) {
+	var files []string
+	walkError := filepath.WalkDir(at, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -226,27 +225,53 @@ func (o Options) inFiles(at string) ([]ImageUse, error) {
 		if file != at && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(file)) {
 			return nil
 		}
-		data, err := readFile(file)
-		if err != nil {
-			return err
-		}
-		parsed, err := manifest.Parse(filepath.ToSlash(file), data)
-		if err != nil && file != at {
-			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: err.Error(), Detail: "(not listed)"})
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		found, err := new(images.Finder).Find(parsed)
-		for _, f := range found {
-			use := ImageUse{Found: f}
-			shown.addContextLines(&use, data)
-			uses = append(uses, use)
-		}
-		return err
+		files = append(files, file)
+		return nil
 	})
-	return uses, err
+	listed := make([]listedFile, len(files))
+	manifest.ReadConcurrently(len(files), func(i int) {
+		if listed[i].err = ctx.Err(); listed[i].err == nil {
+			listed[i] = listFile(files[i])
+		}
+	})
+	var uses []ImageUse
+	for i, l := range listed {
+		switch {
+		case l.err == nil:
+			uses = append(uses, l.uses...)
+		case l.isUnparsable && files[i] != at:
+			o.Progress.Emit(progress.Event{Kind: progress.Note, Subject: l.err.Error(), Detail: "(not listed)"})
+		default:
+			return nil, l.err
+		}
+	}
+	return uses, walkError
+}
+
+// listedFile is what a file of manifests names, or why that is unknown: isUnparsable is set if it is not YAML.
+type listedFile struct {
+	uses         []ImageUse
+	isUnparsable bool
+	err          error
+}
+
+// listFile lists the images of a file of manifests.
+func listFile(file string) listedFile {
+	data, err := readFile(file)
+	if err != nil {
+		return listedFile{err: err}
+	}
+	parsed, err := manifest.Parse(filepath.ToSlash(file), data)
+	if err != nil {
+		return listedFile{isUnparsable: true, err: err}
+	}
+	found, err := new(images.Finder).Find(parsed)
+	uses, shown := make([]ImageUse, len(found)), contexts{}
+	for i, f := range found {
+		uses[i] = ImageUse{Found: f}
+		shown.addContextLines(&uses[i], data)
+	}
+	return listedFile{uses: uses, err: err}
 }
 
 // resolveAll asks for the digest of each distinct image.

@@ -38,35 +38,22 @@ func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
 	}
 	var all []images.Found
 	var left []string
-	for i, f := range slices.Concat(rendered.Files, rendered.Later) {
-		if !bundle.IsManifestName(f.Path) {
+	every := slices.Concat(rendered.Files, rendered.Later)
+	read, err := a.readAll(ctx, every, finder)
+	if err != nil {
+		return nil, err
+	}
+	for i, f := range every {
+		parsed := read[i].parsed
+		if parsed == nil {
 			left = append(left, strings.TrimPrefix(f.Path, bundle.ConfigDir+"/"))
 			continue
 		}
-		inConfig := path.Join(bundle.ConfigDir, strings.TrimPrefix(f.Path, bundle.HooksDir+"/"))
-		parsed, err := manifest.Parse(cmp.Or(a.names[f.Path], a.names[inConfig], a.renderedName(f.Path)), f.Data)
-		if err != nil {
-			return nil, err
-		}
-		if a.plainFiles[f.Path] {
-			if err := checkPlain(parsed); err != nil {
-				return nil, err
-			}
-		}
-		for _, doc := range parsed.Documents {
-			if err := checkManifest(parsed, doc); err != nil {
-				return nil, err
-			}
-		}
-		found, err := finder.Find(parsed)
-		if err != nil {
-			return nil, err
-		}
-		files, all = append(files, parsed), append(all, found...)
+		files, all = append(files, parsed), append(all, read[i].found...)
 		if data, is := own[f.Path]; is && bytes.Equal(data, f.Data) {
 			parsedAs[f.Path] = parsed
 		}
-		checked := resources.File{File: parsed, Data: f.Data, Unset: a.names[f.Path] == "" && a.names[inConfig] == ""}
+		checked := resources.File{File: parsed, Data: f.Data, Unset: a.isUnnamed(f.Path)}
 		if i < len(rendered.Files) {
 			a.applied = append(a.applied, checked)
 		} else {
@@ -82,6 +69,59 @@ func (a *assembly) findImages(ctx context.Context) ([]images.Found, error) {
 		a.notes = append(a.notes, noteOperands(operands))
 	}
 	return all, render.CheckKappRules(files, all)
+}
+
+// readManifest is a rendered file as it was read: parsed is nil if its name is not that of a manifest.
+type readManifest struct {
+	parsed *manifest.File
+	found  []images.Found
+	err    error
+}
+
+// readAll reads rendered files. The error is that of the first file that has one, whichever is read first.
+func (a *assembly) readAll(ctx context.Context, files []bundle.File, finder *images.Finder) ([]readManifest, error) {
+	read := make([]readManifest, len(files))
+	manifest.ReadConcurrently(len(files), func(i int) {
+		if read[i].err = ctx.Err(); read[i].err == nil && bundle.IsManifestName(files[i].Path) {
+			read[i] = a.readFile(files[i], finder)
+		}
+	})
+	for _, r := range read {
+		if r.err != nil {
+			return nil, r.err
+		}
+	}
+	return read, nil
+}
+
+// readFile parses a rendered file, checks each document and finds the images.
+func (a *assembly) readFile(f bundle.File, finder *images.Finder) (read readManifest) {
+	name := cmp.Or(a.names[f.Path], a.names[configPath(f.Path)], a.renderedName(f.Path))
+	if read.parsed, read.err = manifest.Parse(name, f.Data); read.err != nil {
+		return read
+	}
+	if a.plainFiles[f.Path] {
+		if read.err = checkPlain(read.parsed); read.err != nil {
+			return read
+		}
+	}
+	for _, doc := range read.parsed.Documents {
+		if read.err = checkManifest(read.parsed, doc); read.err != nil {
+			return read
+		}
+	}
+	read.found, read.err = finder.Find(read.parsed)
+	return read
+}
+
+// configPath returns where a hook would be if it were applied with the rest.
+func configPath(file string) string {
+	return path.Join(bundle.ConfigDir, strings.TrimPrefix(file, bundle.HooksDir+"/"))
+}
+
+// isUnnamed reports whether a file is made by a template alone.
+func (a *assembly) isUnnamed(file string) bool {
+	return a.names[file] == "" && a.names[configPath(file)] == ""
 }
 
 // checkReading refuses what kapp would refuse at the site, or read as something else. Hooks that are

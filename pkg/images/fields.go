@@ -196,8 +196,11 @@ func (w *imageWalker) findInPairs(list *yaml.Node, at documentPlace) {
 func (w *imageWalker) takeNamed(f *fieldGroup, one *namedField, said nameLabel, how string) {
 	text, at := one.trimmedText(), f.place(one)
 	whole := one.asPiece(whole)
-	inner := splitElements(text)
-	if said >= mentions && (len(inner) > 1 || len(inner) == 1 && inner[0].end-inner[0].start < len(text)) {
+	var inner []textMatch
+	if said >= mentions {
+		inner = splitElements(text)
+	}
+	if len(inner) > 1 || len(inner) == 1 && inner[0].end-inner[0].start < len(text) {
 		for _, m := range inner {
 			state, ok := judgeValue(said, text[m.start:m.end])
 			if !ok || !isComplete(text[m.start:m.end]) && !strings.Contains(text[m.start:m.end], "/") {

@@ -32,12 +32,13 @@ func CheckFiles(files []File) error {
 	for _, f := range files {
 		scopes.AddDefined(f.File)
 	}
-	for _, f := range files {
+	readings := readFiles(files)
+	for n, f := range files {
 		written, err := f.writtenResources()
 		if err != nil {
 			return err
 		}
-		read, err := readFile(f.Name, f.Data)
+		read, err := readings[n].read, readings[n].err
 		if err := f.compareReading(written, read, err); err != nil {
 			return err
 		}
@@ -79,6 +80,21 @@ func CheckFiles(files []File) error {
 		return ordered
 	}
 	return nil
+}
+
+// reading is what kapp reads of a file.
+type reading struct {
+	read []kappres.Resource
+	err  error
+}
+
+// readFiles reads files as kapp does.
+func readFiles(files []File) []reading {
+	readings := make([]reading, len(files))
+	manifest.ReadConcurrently(len(files), func(i int) {
+		readings[i].read, readings[i].err = readFile(files[i].Name, files[i].Data)
+	})
+	return readings
 }
 
 // checkForKapp refuses what a resource asks of kapp and does not get.
