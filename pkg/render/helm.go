@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -13,15 +14,16 @@ import (
 	"text/template"
 	"time"
 
-	"helm.sh/helm/v4/pkg/action"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/loader/archive"
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	chartutil "helm.sh/helm/v4/pkg/chart/v2/util"
+	"helm.sh/helm/v4/pkg/engine"
 	"helm.sh/helm/v4/pkg/ignore"
 	release "helm.sh/helm/v4/pkg/release/v1"
+	releaseutil "helm.sh/helm/v4/pkg/release/v1/util"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 )
@@ -80,37 +82,62 @@ func helmTemplate(in Input, functions template.FuncMap) ([]bundle.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := &action.Configuration{CustomTemplateFuncs: functions}
-	config.SetLogger(nil) // drops it all
-	install := action.NewInstall(config)
-	install.DryRunStrategy = action.DryRunClient
-	install.Replace = true
-	install.IncludeCRDs = true
-	install.ReleaseName = cmp.Or(options.Release, in.Name)
-	install.Namespace = cmp.Or(options.Namespace, "default")
-	install.KubeVersion = kubernetes
-	install.APIVersions = options.APIVersions
-	// checkChart has done so, without fetching what a schema refers to.
-	install.SkipSchemaValidation = true
-	released, err := install.Run(c, values)
+	namespace := cmp.Or(options.Namespace, "default")
+	capabilities := common.DefaultCapabilities.Copy()
+	capabilities.KubeVersion = *kubernetes
+	capabilities.APIVersions = append(capabilities.APIVersions, options.APIVersions...)
+	hooks, written, err := renderChart(c, values, functions, capabilities, common.ReleaseOptions{
+		Name: cmp.Or(options.Release, in.Name), Namespace: namespace, Revision: 1, IsInstall: true,
+	})
 	if err != nil {
 		return nil, oneLine(err, c.Name())
 	}
-	r, ok := released.(*release.Release)
-	if !ok {
-		return nil, fmt.Errorf("helm made a %T of the chart", released)
-	}
 	var out bytes.Buffer
 	if options.CreateNamespace {
-		fmt.Fprintf(&out, "---\n# Source: helm.createNamespace\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: %s\n", install.Namespace)
+		fmt.Fprintf(&out, "---\n# Source: helm.createNamespace\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: %s\n", namespace)
 	}
-	fmt.Fprintln(&out, strings.TrimSpace(r.Manifest))
-	for _, hook := range r.Hooks {
+	fmt.Fprintln(&out, strings.TrimSpace(written))
+	for _, hook := range hooks {
 		if slices.ContainsFunc(hook.Events, func(e release.HookEvent) bool { return e != release.HookTest }) {
 			fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", hook.Path, hook.Manifest)
 		}
 	}
 	return []bundle.File{{Path: manifests, Data: out.Bytes()}}, nil
+}
+
+// renderChart renders a chart as helm's package action does for `helm template`, with the chart's CRDs before its
+// manifests. That package brings a client of clusters, a database, a runtime for WebAssembly and 300 more packages, none
+// of which rendering needs.
+func renderChart(c *chart.Chart, values map[string]any, functions template.FuncMap, capabilities *common.Capabilities, as common.ReleaseOptions) (hooks []*release.Hook, written string, err error) {
+	if err := chartutil.ValidateReleaseName(as.Name); err != nil {
+		return nil, "", fmt.Errorf("release name check failed: release name %q: %w", as.Name, err)
+	}
+	if err := chartutil.ProcessDependencies(c, values); err != nil {
+		return nil, "", fmt.Errorf("chart dependencies processing failed: %w", err)
+	}
+	// checkChart has held the values to the schema, without fetching what a schema refers to.
+	const skipSchemaValidation = true
+	all, err := util.ToRenderValuesWithSchemaValidation(c, values, as, capabilities, skipSchemaValidation)
+	if err != nil {
+		return nil, "", err
+	}
+	files, err := engine.Engine{CustomTemplateFuncs: functions}.Render(c, all)
+	if err != nil {
+		return nil, "", err
+	}
+	maps.DeleteFunc(files, func(name, _ string) bool { return strings.HasSuffix(name, "NOTES.txt") })
+	hooks, sorted, err := releaseutil.SortManifests(files, nil, releaseutil.InstallOrder)
+	if err != nil {
+		return nil, "", err
+	}
+	var out strings.Builder
+	for _, definition := range c.CRDObjects() {
+		fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", definition.Filename, definition.File.Data)
+	}
+	for _, m := range sorted {
+		fmt.Fprintf(&out, "---\n# Source: %s\n%s\n", m.Name, m.Content)
+	}
+	return hooks, out.String(), nil
 }
 
 // loadChart reads the chart of a source again: rendering changes it.

@@ -10,8 +10,6 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
-	rekor "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
-	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	protodsse "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
@@ -158,13 +156,13 @@ func parseDSSEContent(raw []byte) (*protobundle.Bundle_DsseEnvelope, error) {
 }
 
 func decodeSignature(l ocispec.Descriptor) ([]byte, error) {
-	s, ok := l.Annotations[static.SignatureAnnotationKey]
+	s, ok := l.Annotations[annotationSignature]
 	if !ok {
-		return nil, fmt.Errorf("no annotation %s", static.SignatureAnnotationKey)
+		return nil, fmt.Errorf("no annotation %s", annotationSignature)
 	}
 	sig, err := base64.StdEncoding.DecodeString(s)
 	if err != nil {
-		return nil, fmt.Errorf("annotation %s: %w", static.SignatureAnnotationKey, err)
+		return nil, fmt.Errorf("annotation %s: %w", annotationSignature, err)
 	}
 	return sig, nil
 }
@@ -178,9 +176,9 @@ func readVerificationMaterial(l ocispec.Descriptor) (*protobundle.VerificationMa
 		key  string
 		read func(*protobundle.VerificationMaterial, string) error
 	}{
-		{static.CertificateAnnotationKey, readCertificate},
-		{static.BundleAnnotationKey, readLogEntry},
-		{static.RFC3161TimestampAnnotationKey, readTimestamp},
+		{annotationCertificate, readCertificate},
+		{annotationLogEntry, readLogEntry},
+		{annotationTimestamp, readTimestamp},
 	} {
 		if text := l.Annotations[a.key]; text != "" {
 			if err := a.read(m, text); err != nil {
@@ -206,15 +204,7 @@ func readCertificate(m *protobundle.VerificationMaterial, text string) error {
 
 // readLogEntry reads a log entry and the log's promise of inclusion, the signed entry timestamp.
 func readLogEntry(m *protobundle.VerificationMaterial, text string) error {
-	var entry struct {
-		SignedEntryTimestamp []byte
-		Payload              struct {
-			Body           []byte `json:"body"`
-			IntegratedTime int64  `json:"integratedTime"`
-			LogIndex       int64  `json:"logIndex"`
-			LogID          string `json:"logID"`
-		}
-	}
+	var entry legacyLogEntry
 	if err := json.Unmarshal([]byte(text), &entry); err != nil {
 		return err
 	}
@@ -241,7 +231,7 @@ func readLogEntry(m *protobundle.VerificationMaterial, text string) error {
 }
 
 func readTimestamp(m *protobundle.VerificationMaterial, text string) error {
-	var t rekor.RFC3161Timestamp
+	var t legacyTimestamp
 	if err := json.Unmarshal([]byte(text), &t); err != nil {
 		return err
 	}
@@ -257,8 +247,8 @@ func encodeAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string,
 	annotations := map[string]string{}
 	m := pb.GetVerificationMaterial()
 	if c := m.GetCertificate(); c != nil {
-		annotations[static.CertificateAnnotationKey] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.GetRawBytes()}))
-		annotations[static.ChainAnnotationKey] = string(chain)
+		annotations[annotationCertificate] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.GetRawBytes()}))
+		annotations[annotationChain] = string(chain)
 	}
 	entries, stamps := m.GetTlogEntries(), m.GetTimestampVerificationData().GetRfc3161Timestamps()
 	if len(entries) > 1 || len(stamps) > 1 {
@@ -268,9 +258,9 @@ func encodeAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string,
 		if e.GetInclusionPromise() == nil {
 			return nil, errors.New("the legacy format needs a promise of inclusion (signed entry timestamp), which the log did not return")
 		}
-		text, err := json.Marshal(rekor.RekorBundle{
+		text, err := json.Marshal(legacyLogEntry{
 			SignedEntryTimestamp: e.GetInclusionPromise().GetSignedEntryTimestamp(),
-			Payload: rekor.RekorPayload{
+			Payload: legacyLogPayload{
 				Body: e.GetCanonicalizedBody(), IntegratedTime: e.GetIntegratedTime(), LogIndex: e.GetLogIndex(),
 				LogID: hex.EncodeToString(e.GetLogId().GetKeyId()),
 			},
@@ -278,14 +268,14 @@ func encodeAnnotations(pb *protobundle.Bundle, chain []byte) (map[string]string,
 		if err != nil {
 			return nil, err
 		}
-		annotations[static.BundleAnnotationKey] = string(text)
+		annotations[annotationLogEntry] = string(text)
 	}
 	for _, s := range stamps {
-		text, err := json.Marshal(rekor.RFC3161Timestamp{SignedRFC3161Timestamp: s.GetSignedTimestamp()})
+		text, err := json.Marshal(legacyTimestamp{SignedRFC3161Timestamp: s.GetSignedTimestamp()})
 		if err != nil {
 			return nil, err
 		}
-		annotations[static.RFC3161TimestampAnnotationKey] = string(text)
+		annotations[annotationTimestamp] = string(text)
 	}
 	return annotations, nil
 }

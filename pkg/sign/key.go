@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -15,7 +16,8 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/sigstore/cosign/v2/pkg/cosign"
+	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/options"
 )
@@ -28,12 +30,32 @@ var ErrPassphrase = errors.New("wrong passphrase, or the key is damaged")
 // own encryption, the public key as PKIX, both in PEM. An empty passphrase encrypts with the
 // empty passphrase, which protects nothing.
 func GenerateKeyPair(passphrase []byte) (private, public []byte, err error) {
-	keys, err := cosign.GenerateKeyPair(func(bool) ([]byte, error) { return passphrase, nil })
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("generate key pair: %w", err)
 	}
-	return keys.PrivateBytes, keys.PublicBytes, nil
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("generate key pair: %w", err)
+	}
+	if der, err = encrypted.Encrypt(der, passphrase); err != nil {
+		return nil, nil, fmt.Errorf("encrypt key: %w", err)
+	}
+	if public, err = cryptoutils.MarshalPublicKeyToPEM(key.Public()); err != nil {
+		return nil, nil, fmt.Errorf("generate key pair: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: pemSigstoreKey, Bytes: der}), public, nil
 }
+
+// The PEM types of private keys: cosign's own encryption, under its name of today and that of before version 2, and
+// the plain forms.
+const (
+	pemSigstoreKey = "ENCRYPTED SIGSTORE PRIVATE KEY"
+	pemCosignKey   = "ENCRYPTED COSIGN PRIVATE KEY"
+	pemKey         = "PRIVATE KEY"
+	pemECKey       = "EC PRIVATE KEY"
+	pemRSAKey      = "RSA PRIVATE KEY"
+)
 
 // Key is a public key.
 type Key struct {
@@ -165,8 +187,7 @@ func describePEMType(pemType string) string {
 	switch pemType {
 	case "PUBLIC KEY", "RSA PUBLIC KEY":
 		return "a public key"
-	case cosign.CosignPrivateKeyPemType, cosign.SigstorePrivateKeyPemType, cosign.PrivateKeyPemType,
-		cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
+	case pemCosignKey, pemSigstoreKey, pemKey, pemECKey, pemRSAKey:
 		return "a private key"
 	case "ENCRYPTED PRIVATE KEY", "OPENSSH PRIVATE KEY":
 		return "a private key in a format that is not supported"

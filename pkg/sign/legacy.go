@@ -15,8 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	rekor "github.com/sigstore/cosign/v2/pkg/cosign/bundle"
-	"github.com/sigstore/cosign/v2/pkg/oci/static"
 	"github.com/sigstore/cosign/v2/pkg/types"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
 	"oras.land/oras-go/v2"
@@ -32,6 +30,32 @@ const (
 	artifactTypeSignature   = "application/vnd.dev.cosign.artifact.sig.v1+json"
 	artifactTypeAttestation = "application/vnd.dev.cosign.artifact.att.v1+json"
 )
+
+// Annotations of a layer in the legacy form: the signature, and what it is verified with.
+const (
+	annotationSignature   = "dev.cosignproject.cosign/signature"
+	annotationCertificate = "dev.sigstore.cosign/certificate"
+	annotationChain       = "dev.sigstore.cosign/chain"
+	annotationLogEntry    = "dev.sigstore.cosign/bundle"
+	annotationTimestamp   = "dev.sigstore.cosign/rfc3161timestamp"
+)
+
+// legacyLogEntry is what annotationLogEntry holds, as JSON: an entry of the log and the log's promise of inclusion, the signed
+// entry timestamp.
+type legacyLogEntry struct {
+	SignedEntryTimestamp []byte
+	Payload              legacyLogPayload
+}
+
+type legacyLogPayload struct {
+	Body           []byte `json:"body"`
+	IntegratedTime int64  `json:"integratedTime"`
+	LogIndex       int64  `json:"logIndex"`
+	LogID          string `json:"logID"`
+}
+
+// legacyTimestamp is what annotationTimestamp holds, as JSON: a TimeStampResp in DER (RFC 3161, section 2.4.2).
+type legacyTimestamp struct{ SignedRFC3161Timestamp []byte }
 
 const mediaTypeDockerConfig = "application/vnd.docker.container.image.v1+json"
 
@@ -114,12 +138,12 @@ func (o SignOptions) signLayer(ctx context.Context, store content.Pusher, add *s
 			return layer, err
 		}
 		annotations["predicateType"] = add.predicateType
-		annotations[static.SignatureAnnotationKey] = ""
+		annotations[annotationSignature] = ""
 		if err := o.timestampEnvelope(ctx, data, annotations); err != nil {
 			return layer, err
 		}
 	} else {
-		annotations[static.SignatureAnnotationKey] = base64.StdEncoding.EncodeToString(pb.GetMessageSignature().GetSignature())
+		annotations[annotationSignature] = base64.StdEncoding.EncodeToString(pb.GetMessageSignature().GetSignature())
 	}
 	layer, err = pushBytes(ctx, store, add.mediaType, data)
 	layer.Annotations = annotations
@@ -179,8 +203,8 @@ func (o SignOptions) timestampEnvelope(ctx context.Context, envelope []byte, ann
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(rekor.RFC3161Timestamp{SignedRFC3161Timestamp: stamp})
-	annotations[static.RFC3161TimestampAnnotationKey] = string(text)
+	text, err := json.Marshal(legacyTimestamp{SignedRFC3161Timestamp: stamp})
+	annotations[annotationTimestamp] = string(text)
 	return err
 }
 

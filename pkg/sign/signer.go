@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
-	"github.com/sigstore/cosign/v2/pkg/cosign"
 	"github.com/sigstore/cosign/v2/pkg/providers"
 	_ "github.com/sigstore/cosign/v2/pkg/providers/envvar"
 	_ "github.com/sigstore/cosign/v2/pkg/providers/filesystem"
@@ -202,19 +201,19 @@ func parsePrivateKey(block *pem.Block, passphrase func() ([]byte, error)) (crypt
 		err error
 	)
 	switch block.Type {
-	case cosign.CosignPrivateKeyPemType, cosign.SigstorePrivateKeyPemType:
+	case pemCosignKey, pemSigstoreKey:
 		der, err := decryptPrivateKey(block.Bytes, passphrase)
 		if err != nil {
 			return nil, err
 		}
-		return parsePrivateKey(&pem.Block{Type: cosign.PrivateKeyPemType, Bytes: der}, nil)
-	case cosign.PrivateKeyPemType:
+		return parsePrivateKey(&pem.Block{Type: pemKey, Bytes: der}, nil)
+	case pemKey:
 		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	case cosign.ECPrivateKeyPemType, cosign.RSAPrivateKeyPemType:
+	case pemECKey, pemRSAKey:
 		if block.Headers["DEK-Info"] != "" {
 			return nil, errors.New("old PEM encryption is not supported; import it with cosign import-key-pair")
 		}
-		if block.Type == cosign.ECPrivateKeyPemType {
+		if block.Type == pemECKey {
 			key, err = x509.ParseECPrivateKey(block.Bytes)
 		} else {
 			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
