@@ -18,6 +18,13 @@ import (
 
 // Read reads the YAML and JSON files of a file system as kapp does. An error names the file.
 func Read(manifests fs.FS) ([]kappres.Resource, error) {
+	if parsed, is := manifests.(*parsedFiles); is {
+		return parsed.readParsed()
+	}
+	return readFiles(manifests)
+}
+
+func readFiles(manifests fs.FS) ([]kappres.Resource, error) {
 	var all []kappres.Resource
 	err := fs.WalkDir(manifests, ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || !slices.Contains([]string{".json", ".yaml", ".yml"}, path.Ext(name)) {
