@@ -28,15 +28,17 @@ type kappClients struct {
 	config   *rest.Config
 	warnings rest.WarningHandler
 	served   *servedKinds
+	records  *appRecords
 }
 
 var _ cmdcore.DepsFactory = (*kappClients)(nil)
 
-// newClients returns clients that work until ctx ends. Warnings of the API server go to out.
-func newClients(ctx context.Context, config *rest.Config, out io.Writer, served *servedKinds) *kappClients {
+// newClients returns clients that work until ctx ends. Warnings of the API server go to out. With records they are for
+// a call that only looks.
+func newClients(ctx context.Context, config *rest.Config, out io.Writer, served *servedKinds, records *appRecords) *kappClients {
 	config = apiserver.BindContext(ctx, config)
 	warnings := rest.NewWarningWriter(out, rest.WarningWriterOptions{Deduplicate: true})
-	return &kappClients{config: config, warnings: warnings, served: served}
+	return &kappClients{config: config, warnings: warnings, served: served, records: records}
 }
 
 func (c *kappClients) DynamicClient(opts cmdcore.DynamicClientOpts) (dynamic.Interface, error) {
@@ -52,7 +54,7 @@ func (c *kappClients) CoreClient() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newRememberingClient(client, c.served), nil
+	return newRememberingClient(client, c.served, c.records), nil
 }
 
 func (c *kappClients) RESTMapper() (meta.RESTMapper, error) {

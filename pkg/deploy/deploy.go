@@ -188,7 +188,8 @@ type Options struct {
 	// delete, goes away. For a limit to the whole call give ctx a deadline. Default: 15
 	// minutes.
 	WaitTimeout time.Duration
-	// PollInterval is the time between two looks at what is not ready. Default: half a second.
+	// PollInterval is the longest time between two looks at what is not ready; the first follow each other faster.
+	// Default: half a second.
 	PollInterval time.Duration
 	// LockDuration is the lease duration: how long a lock without renewal blocks
 	// others. Whole seconds. Default: 30 seconds.

@@ -29,7 +29,7 @@ type recordingResources struct {
 	// manifests are what is wanted, by kapp's key of each resource.
 	manifests map[string]kappres.Resource
 	// changes compares resources. Until it is set kapp records all.
-	changes *diff.ChangeFactory
+	changes *comparison
 	// approved are the changes that are to be written, by the same keys.
 	approved map[string]diff.Change
 	options  diff.ChangeSetOpts
@@ -38,8 +38,8 @@ type recordingResources struct {
 // noDifference is the checksum of two resources that do not differ.
 var noDifference = diff.OpsDiff(nil).MinimalMD5()
 
-func (w *recordingResources) expectManifests(manifests []kappres.Resource, changes diff.ChangeFactory) {
-	w.changes = &changes
+func (w *recordingResources) expectManifests(manifests []kappres.Resource, changes *comparison) {
+	w.changes = changes
 	w.manifests = make(map[string]kappres.Resource, len(manifests))
 	for _, r := range manifests {
 		w.manifests[kappres.NewUniqueResourceKey(r).String()] = r
@@ -115,7 +115,7 @@ func (w *recordingResources) mergeAgain(r kappres.Resource) kappres.Resource {
 	if err != nil {
 		return nil
 	}
-	changes, err := diff.NewChangeSet([]kappres.Resource{latest}, []kappres.Resource{approved.AppliedResource()}, w.options, *w.changes).Calculate()
+	changes, err := diff.NewChangeSet([]kappres.Resource{latest}, []kappres.Resource{approved.AppliedResource()}, w.options, w.changes.ChangeFactory).Calculate()
 	if err != nil || len(changes) != 1 || changes[0].Op() != diff.ChangeOpUpdate ||
 		changes[0].OpsDiff().MinimalMD5() != approved.OpsDiff().MinimalMD5() {
 		return nil
@@ -139,8 +139,7 @@ func (w *recordingResources) writeRecorded(r, manifest kappres.Resource, send fu
 	if err != nil {
 		return nil, err
 	}
-	change, err := w.changes.NewResourceWithHistory(answer).CalculateChange(manifest)
-	if err == nil && change.OpsDiff().MinimalMD5() == noDifference {
+	if w.changes.isAsApplied(answer, manifest) {
 		setAnnotations(answer, map[string]string{marks.DisableOriginal: "true"}) // in memory: kapp need not write again
 	}
 	return answer, nil

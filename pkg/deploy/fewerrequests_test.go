@@ -28,6 +28,9 @@ func (l *requestLog) record(request *http.Request) fault {
 		resource = parts[len(parts)-2] + "/name"
 	}
 	key := request.Method + " " + resource
+	if len(parts) == 3 {
+		key += " everywhere"
+	}
 	if request.URL.Query().Has("dryRun") {
 		key += " dry"
 	}
@@ -75,6 +78,9 @@ func TestRequestsOfAnApply(t *testing.T) {
 	if created := first["POST configmaps"]; created < bundles*objects || created > bundles*objects+bundles*2+2 {
 		t.Errorf("%d ConfigMaps were created: %v", created, first)
 	}
+	if listed := first["GET configmaps everywhere selected"]; listed > 0 {
+		t.Errorf("kapp looked %d times into all namespaces: %v", listed, first)
+	}
 	if dry := first["POST configmaps dry"]; dry >= objects {
 		t.Errorf("%d dry runs in namespaces that are not there: %v", dry, first)
 	}
@@ -82,7 +88,12 @@ func TestRequestsOfAnApply(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := log.take()
-	if listed := again["GET namespaces selected"]; listed != 1 {
+	for b := range bundles {
+		if asked := again[fmt.Sprintf("GET edge.b%d", b)]; asked > 0 {
+			t.Errorf("kapp's record of b%d was read %d times, after it had been listed: %v", b, asked, again)
+		}
+	}
+	if listed := again["GET namespaces everywhere selected"]; listed != 1 {
 		t.Errorf("namespaces were listed %d times for %d bundles: %v", listed, bundles, again)
 	}
 	if again["POST configmaps"]+again["GET configmaps/name"] > 0 {

@@ -45,6 +45,8 @@ type engine struct {
 	family []string
 	// listings are what all apps have, while nothing is written. Default: kapp lists for each app.
 	listings *sharedListings
+	// records are kapp's own of the apps, while nothing is written. Default: kapp asks for each.
+	records *appRecords
 	// takeOver takes resources from Helm.
 	takeOver bool
 	// claims are what the runtime is to have; nil where all of it goes.
@@ -183,6 +185,8 @@ type kappParts struct {
 	apps    kapp.Apps
 	failing *cmdapp.FailingAPIServicesPolicy
 	told    *messageTracker
+	// pollInterval is the longest pause between two looks at what is not ready.
+	pollInterval time.Duration
 	// recording and known are what found asks.
 	recording *recordingResources
 	known     *knownResources
@@ -191,7 +195,11 @@ type kappParts struct {
 }
 
 func (e *engine) newParts(ctx context.Context, told *messageTracker) (*kappParts, error) {
-	deps := newClients(ctx, e.cluster.config, told, e.served)
+	var records *appRecords
+	if told == nil { // it only looks
+		records = e.records
+	}
+	deps := newClients(ctx, e.cluster.config, told, e.served, records)
 	core, err := deps.CoreClient()
 	if err != nil {
 		return nil, err
@@ -219,7 +227,7 @@ func (e *engine) newParts(ctx context.Context, told *messageTracker) (*kappParts
 	finished := finishedJobs{Resources: known, cluster: e.cluster, since: time.Now().Truncate(time.Second)}
 	found := kappres.NewIdentifiedResources(core, types, finished, options.FallbackAllowedNamespaces, silent)
 	return &kappParts{
-		ctx: ctx, cluster: e.cluster, clients: deps, objects: muted, types: types, found: found, failing: failing, told: told,
+		ctx: ctx, cluster: e.cluster, clients: deps, objects: muted, types: types, found: found, failing: failing, told: told, pollInterval: e.options.PollInterval,
 		recording: recording, known: known,
 		apps: kapp.NewApps(e.cluster.namespace, core, found, silent),
 	}, nil
@@ -249,7 +257,7 @@ func (e *engine) deleteFlags() *cmdapp.DeleteOptions {
 
 func (e *engine) setLimits(f *cmdapp.ApplyFlags) {
 	f.WaitingChangesOpts.Timeout = e.options.WaitTimeout
-	f.WaitingChangesOpts.CheckInterval = e.options.PollInterval
+	f.WaitingChangesOpts.CheckInterval = 0 // see pacedWait
 	f.ApplyingChangesOpts.Timeout = e.options.WaitTimeout
 }
 
@@ -291,19 +299,17 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err := diff.NewRenewableResources(existing, wanted.resources).Prepare(); err != nil {
 		return callResult{}, err
 	}
-	factory, err := changeFactory(conf, existing)
+	compare, err := newComparison(conf, existing)
 	if err != nil {
 		return callResult{}, err
 	}
-	p.recording.expectManifests(wanted.resources, factory)
-	changes, err := diff.NewChangeSetWithVersionedRs(existing, wanted.resources, conf.TemplateRules(),
-		flags.DiffFlags.ChangeSetOpts, factory).Calculate()
+	p.recording.expectManifests(wanted.resources, compare)
+	changes, err := compare.calculateChanges(existing, wanted.resources, conf, flags.DiffFlags.ChangeSetOpts)
 	if err != nil {
 		return callResult{}, err
 	}
-	changes = compareChanges(changes)
 	p.recording.approveChanges(changes, flags.DiffFlags.ChangeSetOpts)
-	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
+	set := changeSet(p, changes, compare.ChangeFactory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
 	if err != nil {
 		return callResult{}, err
@@ -343,11 +349,11 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	return result, e.changeAdopting(ctx, a, steps, func() error { return e.applyChange(p, run, summarizeChanges(result.changes)) })
 }
 
-// changeFactory compares resources by kapp's rules and merge.Rule.
-func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.ChangeFactory, error) {
+// newComparison compares resources by kapp's rules and merge.Rule.
+func newComparison(conf kappconfig.Conf, existing []kappres.Resource) (*comparison, error) {
 	usual, err := usualRules()
 	if err != nil {
-		return diff.ChangeFactory{}, err
+		return nil, err
 	}
 	rule := merge.Rule{Unrecorded: sets.New[string]()}
 	for _, r := range existing {
@@ -356,11 +362,15 @@ func changeFactory(conf kappconfig.Conf, existing []kappres.Resource) (diff.Chan
 		}
 	}
 	// kapp's own rules come first in a configuration, then ours and those of the bundle.
-	first := len(usual.RebaseMods())
-	rebase := slices.Insert(slices.Clone(conf.RebaseMods()), first, kappres.ResourceModWithMultiple(rule))
+	all, own := conf.RebaseMods(), usual.RebaseMods()
+	rebase := slices.Insert(quickRules(all, own), len(own), kappres.ResourceModWithMultiple(rule))
 	// kapp leaves status out of what it compares; merge.Rule keeps it as it is.
 	exclude := conf.DiffAgainstExistingFieldExclusionMods()[len(usual.DiffAgainstExistingFieldExclusionMods()):]
-	return diff.NewChangeFactory(rebase, conf.DiffAgainstLastAppliedFieldExclusionMods(), exclude, diff.ChangeOpts{}), nil
+	excludeApplied := conf.DiffAgainstLastAppliedFieldExclusionMods()
+	return &comparison{
+		ChangeFactory: diff.NewChangeFactory(rebase, excludeApplied, exclude, diff.ChangeOpts{}), rebase: rebase,
+		isUsual: len(all) == len(own) && len(exclude) == 0 && len(excludeApplied) == len(usual.DiffAgainstLastAppliedFieldExclusionMods()),
+	}, nil
 }
 
 // findExisting returns the resources on the cluster that belong to the app, or will belong to it.
@@ -411,10 +421,11 @@ func (p *kappParts) appsByLabel() map[string]string {
 
 func changeSet(p *kappParts, changes []diff.Change, factory diff.ChangeFactory, conf kappconfig.Conf, opts diff.ChangeSetOpts, apply cmdapp.ApplyFlags) clusterapply.ClusterChangeSet {
 	converged := clusterapply.NewConvergedResourceFactory(conf.WaitRules(), clusterapply.ConvergedResourceFactoryOpts{})
+	wait := &pacedWait{UI: p.told, ctx: p.ctx, longest: p.pollInterval}
 	steps := clusterapply.NewClusterChangeFactory(apply.ClusterChangeOpts, p.found, factory,
 		diff.NewChangeSetFactory(opts, factory), converged, p.told, conf.DiffMaskRules())
 	return clusterapply.NewClusterChangeSet(shortenDefinitions(changes), apply.ClusterChangeSetOpts, steps,
-		conf.ChangeGroupBindings(), conf.ChangeRuleBindings(), p.told, logger.NewNoopLogger())
+		conf.ChangeGroupBindings(), conf.ChangeRuleBindings(), wait, logger.NewNoopLogger())
 }
 
 // runPreflight runs kapp's own checks if a Config document of the bundle turns them on.

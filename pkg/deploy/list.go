@@ -69,6 +69,7 @@ type Installed struct {
 	change    string
 	labels    map[string]string
 	notes     map[string]string
+	record    *corev1.ConfigMap
 }
 
 // List returns the bundles of the runtime with this name, or of all for "", in the order in
@@ -142,6 +143,7 @@ func readInstalled(cm *corev1.ConfigMap) (Installed, error) {
 		change:         meta.LastChangeName,
 		labels:         cm.Labels,
 		notes:          cm.Annotations,
+		record:         cm,
 	}, nil
 }
 

@@ -9,14 +9,9 @@ import (
 	"sync"
 
 	kappres "carvel.dev/kapp/pkg/kapp/resources"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/kubernetes"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
@@ -121,87 +116,6 @@ func (s *servedKinds) groupFailure(group string) error {
 	}
 	return nil
 }
-
-// rememberingClient answers the first question for what is served from memory, and those that
-// come after it, which kapp asks when it misses something, from the server.
-// It does not ask again for a ConfigMap that is not there.
-type rememberingClient struct {
-	kubernetes.Interface
-	discovery *rememberingDiscovery
-	missing   *missingNames
-}
-
-func newRememberingClient(client kubernetes.Interface, s *servedKinds) kubernetes.Interface {
-	return &rememberingClient{client, &rememberingDiscovery{DiscoveryInterfaces: client.Discovery(), served: s}, &missingNames{}}
-}
-
-// CoreV1 is for ConfigMaps, in which kapp keeps its state.
-func (c *rememberingClient) CoreV1() typedcorev1.CoreV1Interface {
-	return rememberingCore{c.Interface.CoreV1(), c.missing}
-}
-
-// missingNames are ConfigMaps that a call has not found: kapp looks for an app under two names, at
-// each step again.
-type missingNames struct {
-	mu    sync.Mutex
-	names sets.Set[string]
-}
-
-func (m *missingNames) hasName(name string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.names.Has(name)
-}
-
-func (m *missingNames) addName(name string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.names == nil {
-		m.names = sets.New[string]()
-	}
-	m.names.Insert(name)
-}
-
-func (m *missingNames) forgetNames() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.names = nil
-}
-
-type rememberingCore struct {
-	typedcorev1.CoreV1Interface
-	missing *missingNames
-}
-
-// ConfigMaps returns a client that does not ask twice for what is not there.
-func (c rememberingCore) ConfigMaps(namespace string) typedcorev1.ConfigMapInterface {
-	return rememberingConfigMaps{c.CoreV1Interface.ConfigMaps(namespace), namespace, c.missing}
-}
-
-type rememberingConfigMaps struct {
-	typedcorev1.ConfigMapInterface
-	namespace string
-	missing   *missingNames
-}
-
-func (c rememberingConfigMaps) Get(ctx context.Context, name string, opts metav1.GetOptions) (*corev1.ConfigMap, error) {
-	key := c.namespace + "/" + name
-	if c.missing.hasName(key) {
-		return nil, apierrors.NewNotFound(corev1.Resource("configmaps"), name)
-	}
-	found, err := c.ConfigMapInterface.Get(ctx, name, opts)
-	if apierrors.IsNotFound(err) {
-		c.missing.addName(key)
-	}
-	return found, err
-}
-
-func (c rememberingConfigMaps) Create(ctx context.Context, configMap *corev1.ConfigMap, opts metav1.CreateOptions) (*corev1.ConfigMap, error) {
-	c.missing.forgetNames()
-	return c.ConfigMapInterface.Create(ctx, configMap, opts)
-}
-
-func (c *rememberingClient) Discovery() discovery.DiscoveryInterfaces { return c.discovery }
 
 type rememberingDiscovery struct {
 	discovery.DiscoveryInterfaces

@@ -13,11 +13,13 @@ import (
 	"github.com/opencontainers/go-digest"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 	"krtpkg.dev/krtpkg/pkg/deploy/marks"
 	"krtpkg.dev/krtpkg/pkg/deploy/records"
+	"krtpkg.dev/krtpkg/pkg/resources"
 )
 
 // session is one call that holds a runtime against the cluster.
@@ -50,7 +52,7 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	if err != nil {
 		return nil, err
 	}
-	if err := c.checkNames(ctx, rt, installed); err != nil {
+	if s.engine.records, err = c.checkNames(ctx, rt, installed); err != nil {
 		return nil, err
 	}
 	if s.record, err = c.records().Read(ctx, rt.Name); err != nil {
@@ -58,6 +60,10 @@ func (c *Cluster) newSession(ctx context.Context, rt Runtime, opts Options) (*se
 	}
 	if rt.Units, err = s.placeResources(ctx, rt.Units); err != nil {
 		return nil, err
+	}
+	rt.Units = slices.Clone(rt.Units)
+	for i, u := range rt.Units {
+		rt.Units[i].Manifests = resources.Once(u.Manifests)
 	}
 	s.runtime = rt
 	s.jobs, s.leaving = assignJobs(rt, installed)
@@ -192,33 +198,42 @@ func (u Unit) validate(only bool) error {
 
 // checkNames refuses to make something of what is not ours: kapp would take a foreign app of
 // that name and delete what it has; and a bundle that is applied alone would make all bundles
-// of a runtime of its name leave.
-func (c *Cluster) checkNames(ctx context.Context, rt Runtime, installed []Installed) error {
-	known := map[string]bool{}
+// of a runtime of its name leave. It returns what it has found out of kapp's records.
+func (c *Cluster) checkNames(ctx context.Context, rt Runtime, installed []Installed) (*appRecords, error) {
+	known := newAppRecords(installed)
+	apps := sets.New[string]()
 	for _, i := range installed {
-		known[i.App] = true
+		apps.Insert(i.App)
 		if i.alone && !rt.isSingleBundle() {
-			return fmt.Errorf("%s is installed as a single bundle, not as a runtime: delete it or use another name", rt.Name)
+			return nil, fmt.Errorf("%s is installed as a single bundle, not as a runtime: delete it or use another name", rt.Name)
 		}
 		if !i.alone && rt.isSingleBundle() {
-			return fmt.Errorf("%s is installed as a runtime, not as a single bundle: delete it or use another name", rt.Name)
+			return nil, fmt.Errorf("%s is installed as a runtime, not as a single bundle: delete it or use another name", rt.Name)
 		}
+	}
+	var err error
+	if known.names, err = c.listConfigMaps(ctx); err != nil {
+		return nil, err
 	}
 	for _, u := range rt.Units {
 		name := rt.appName(u)
-		if known[name] {
+		if apps.Has(name) {
 			continue
 		}
-		if err := c.checkFree(ctx, name); err != nil {
-			return err
+		if err := c.checkFree(ctx, name, known.names); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return known, nil
 }
 
-// checkFree looks for both names that kapp may give an app's ConfigMap.
-func (c *Cluster) checkFree(ctx context.Context, app string) error {
+// checkFree looks for both names that kapp may give an app's ConfigMap: among the names of all, or without these on the
+// cluster.
+func (c *Cluster) checkFree(ctx context.Context, app string, names sets.Set[string]) error {
 	for _, name := range []string{app, app + kapp.AppSuffix} {
+		if names != nil && !names.Has(name) {
+			continue
+		}
 		_, err := c.configMaps().Get(apiserver.WithoutLogs(ctx), name, metav1.GetOptions{})
 		if err == nil {
 			return fmt.Errorf("configmap %s/%s, which kapp needs for its state, exists, but krtpkg did not create it: delete it or use another name", c.namespace, name)

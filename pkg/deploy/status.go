@@ -132,7 +132,7 @@ func (c *Cluster) Status(ctx context.Context, name string, opts Options) ([]Runt
 			byName[runtime] = &RuntimeStatus{Runtime: runtime, Revision: revision}
 		}
 	}
-	e := &engine{cluster: c, served: &servedKinds{}, options: opts}
+	e := &engine{cluster: c, served: &servedKinds{}, options: opts, records: newAppRecords(installed)}
 	defer e.shareListings(ctx, installed)()
 	found := make([]BundleStatus, len(installed))
 	tasks := make([]scheduledTask, len(installed))
@@ -247,7 +247,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 	if err != nil {
 		return err
 	}
-	factory, err := changeFactory(conf, all)
+	compare, err := newComparison(conf, all)
 	if err != nil {
 		return err
 	}
@@ -276,7 +276,7 @@ func (s *BundleStatus) readResources(p *kappParts, target kapp.App, served *serv
 			}
 			s.Unready = append(s.Unready, one)
 		}
-		drift, err := drifted(factory, conf, r)
+		drift, err := drifted(compare.ChangeFactory, conf, r)
 		if err != nil {
 			return err
 		}
