@@ -37,8 +37,12 @@ type copier struct {
 	mu sync.Mutex
 	// checkAll is set if every item is asked for: by option, or since the target has lost something.
 	checkAll bool
+	// isCompared is set if nothing is written: every image is asked for.
+	isCompared bool
 	// present holds the items that the target has by now.
 	present map[digest.Digest]bool
+	// blobStreak decides which blobs to ask for, imageStreak which images.
+	blobStreak, imageStreak lackingStreak
 	// referrersBefore holds the referrers that the target had before, by subject.
 	referrersBefore map[digest.Digest][]ocispec.Descriptor
 
@@ -109,6 +113,8 @@ type topManifest struct {
 	attached bool
 	// known is set if the target is known to have it.
 	known bool
+	// image is set of an image of a root.
+	image bool
 }
 
 // topManifests lists the plan's top manifests. Closures come first: a target that has one has all
@@ -124,7 +130,7 @@ func (c *copier) topManifests() (list []topManifest) {
 			list = append(list, topManifest{desc: c.nodes[desc.Digest].desc, known: r.complete})
 		}
 		for _, image := range r.images {
-			list = append(list, topManifest{desc: c.nodes[image.desc.Digest].desc})
+			list = append(list, topManifest{desc: c.nodes[image.desc.Digest].desc, image: true})
 		}
 	}
 	for _, a := range c.attached {
@@ -151,7 +157,13 @@ func (c *copier) findPresent(ctx context.Context, tops []topManifest) error {
 			c.markPresent(t.desc)
 			return nil
 		}
+		if t.image && !c.isCompared && c.skipsAsking() && !c.imageStreak.shouldAsk() {
+			return nil // what it needs is asked for, or sent
+		}
 		there, err := c.hasManifest(ctx, t.desc)
+		if err == nil && t.image {
+			c.imageStreak.addAnswer(there)
+		}
 		if err == nil && there && t.subject != "" {
 			c.addReferrerBefore(t)
 		}
@@ -317,9 +329,9 @@ func (c *copier) forEach(ctx context.Context, list []topManifest, do func(contex
 func (c *copier) copyBlob(ctx context.Context, t topManifest) (err error) {
 	ctx, end := tracing.Start(ctx, "copy blob", tracing.Digest(t.desc.Digest), tracing.Bytes(t.desc.Size))
 	defer func() { end(err) }()
-	there, err := c.dst.Exists(ctx, t.desc)
+	there, err := c.hasBlob(ctx, t.desc)
 	if err != nil {
-		return fmt.Errorf("target %s: look for %s: %w", storeName(c.dst), t.desc.Digest, err)
+		return err
 	}
 	if there {
 		c.markPresent(t.desc)

@@ -180,6 +180,7 @@ type Difference struct {
 // Compare compares the plan with the content of a target. It writes nothing.
 func (p *Plan) Compare(ctx context.Context, dst oras.GraphTarget) (*Difference, error) {
 	c := newCopier(p, dst)
+	c.isCompared = true
 	tops := c.topManifests()
 	if err := c.findPresent(ctx, tops); err != nil {
 		return nil, err

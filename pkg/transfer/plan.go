@@ -295,11 +295,11 @@ func (p *Plan) addNestedBundles(ctx context.Context, r *planRoot, runtime *bundl
 	group.SetLimit(p.options.Concurrency)
 	for i, d := range digests {
 		group.Go(func() error {
-			from, desc, err := p.locateImage(ctx, r.Store, d)
+			found, err := p.locateImage(ctx, r.Store, d)
 			if err != nil {
 				return p.recordMissing(ctx, images.FamiliarName(d.Name()), err)
 			}
-			b, err := p.openBundle(ctx, from, desc)
+			b, err := p.openBundle(ctx, found.from, found.desc)
 			if err != nil {
 				return err
 			}
@@ -307,7 +307,7 @@ func (p *Plan) addNestedBundles(ctx context.Context, r *planRoot, runtime *bundl
 				return fmt.Errorf("%s is not a bundle, but the lock of runtime %s names it as one", d, runtime.Descriptor.Digest)
 			}
 			opened[i] = b
-			return p.addTree(ctx, from, desc)
+			return p.addLocated(ctx, found)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -367,13 +367,13 @@ func (p *Plan) addImages(ctx context.Context, r *planRoot, locked []namedImage) 
 			r.imageCount++
 		}
 		group.Go(func() error {
-			from, desc, err := p.locateImage(ctx, r.Store, r.images[i].image)
+			found, err := p.locateImage(ctx, r.Store, r.images[i].image)
 			if err == nil {
-				r.images[i].desc = bareDescriptor(desc)
-				err = p.addTree(ctx, from, desc)
+				r.images[i].desc = bareDescriptor(found.desc)
+				err = p.addLocated(ctx, found)
 			}
 			if err == nil {
-				err = p.noteLacking(ctx, from, r.images[i])
+				err = p.noteLacking(ctx, found.from, r.images[i])
 			}
 			if errors.Is(err, ErrPlatform) {
 				return fmt.Errorf("%s: %w", cmp.Or(r.images[i].cargo, "image "+r.images[i].reference), err)
@@ -432,44 +432,86 @@ func (p *Plan) incompleteError() error {
 	return &IncompleteError{Root: p.roots[0].desc, Missing: p.missing}
 }
 
+// locatedImage is an image and where it is.
+type locatedImage struct {
+	desc ocispec.Descriptor
+	from content.Fetcher
+	// data is the manifest if it was read with the same request; nil if not.
+	data []byte
+}
+
 // locateImage finds an image in its bundle's store, or else at its origin.
-func (p *Plan) locateImage(ctx context.Context, src oras.ReadOnlyTarget, image name.Digest) (content.Fetcher, ocispec.Descriptor, error) {
+func (p *Plan) locateImage(ctx context.Context, src oras.ReadOnlyTarget, image name.Digest) (locatedImage, error) {
 	origins := p.options.Origins
 	if strings.HasSuffix(image.RegistryStr(), ".invalid") {
 		origins = nil // a bundle without a repository
 	}
-	desc, err := src.Resolve(ctx, image.DigestStr())
+	desc, data, err := resolveImage(ctx, src, image.DigestStr())
 	if err == nil && desc.Digest.String() != image.DigestStr() {
-		return nil, desc, fmt.Errorf("source %s returns %s: %w", storeName(src), desc.Digest, content.ErrMismatchedDigest)
+		return locatedImage{}, fmt.Errorf("source %s returns %s: %w", storeName(src), desc.Digest, content.ErrMismatchedDigest)
 	}
 	if err == nil {
-		return &fallbackFetcher{first: src, fallback: p.options.Fallback, image: image, origins: origins}, desc, nil
+		return locatedImage{desc, &fallbackFetcher{first: src, fallback: p.options.Fallback, image: image, origins: origins}, data}, nil
 	}
 	if !errors.Is(err, errdef.ErrNotFound) {
-		return nil, desc, fmt.Errorf("source %s: %w", storeName(src), err)
+		return locatedImage{}, fmt.Errorf("source %s: %w", storeName(src), err)
 	}
 	if origins == nil {
-		return nil, desc, fmt.Errorf("not found next to the bundle: %w", err)
+		return locatedImage{}, fmt.Errorf("not found next to the bundle: %w", err)
 	}
 	from, reference, err := origins.Origin(ctx, image)
 	if err != nil {
-		return nil, desc, err
+		return locatedImage{}, err
 	}
-	if desc, err = from.Resolve(ctx, reference); err != nil {
-		return nil, desc, fmt.Errorf("not found next to the bundle, and %s: %w", storeName(from), err)
+	if desc, data, err = resolveImage(ctx, from, reference); err != nil {
+		return locatedImage{}, fmt.Errorf("not found next to the bundle, and %s: %w", storeName(from), err)
 	}
 	if desc.Digest.String() != image.DigestStr() {
-		return nil, desc, fmt.Errorf("%s returns %s: %w", storeName(from), desc.Digest, content.ErrMismatchedDigest)
+		return locatedImage{}, fmt.Errorf("%s returns %s: %w", storeName(from), desc.Digest, content.ErrMismatchedDigest)
 	}
-	return from, desc, nil
+	return locatedImage{desc, from, data}, nil
+}
+
+// resolveImage resolves a reference, and reads its manifest with the same request if the store is a registry.
+func resolveImage(ctx context.Context, from oras.ReadOnlyTarget, reference string) (desc ocispec.Descriptor, data []byte, err error) {
+	if registry, ok := from.(registry.ReferenceFetcher); ok {
+		err = withRetries(ctx, func() (err error) {
+			var body io.ReadCloser
+			if desc, body, err = registry.FetchReference(ctx, reference); err != nil {
+				return err
+			}
+			defer body.Close()
+			data, err = content.ReadAll(body, desc)
+			return err
+		})
+		if !errors.Is(err, content.ErrMismatchedDigest) && !errors.Is(err, errdef.ErrSizeExceedsLimit) {
+			return desc, data, err
+		}
+	}
+	// Who reads what is damaged says what that is.
+	desc, err = from.Resolve(ctx, reference)
+	return desc, nil, err
+}
+
+// addLocated adds an image and everything that it needs to the plan.
+func (p *Plan) addLocated(ctx context.Context, image locatedImage) error {
+	if image.data == nil || p.knowsManifest(image.desc.Digest) {
+		return p.addTree(ctx, image.from, image.desc)
+	}
+	return p.addManifest(ctx, image.from, image.desc, image.data)
+}
+
+// knowsManifest reports whether the plan has a manifest, and with it everything below.
+func (p *Plan) knowsManifest(d digest.Digest) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.nodes[d]
+	return n != nil && n.data != nil
 }
 
 // addTree adds a manifest and everything that it needs to the plan.
 func (p *Plan) addTree(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) error {
-	p.mu.Lock()
-	n := p.nodes[desc.Digest]
-	p.mu.Unlock()
-	if n != nil && n.data != nil {
+	if p.knowsManifest(desc.Digest) {
 		return nil
 	}
 	data, err := readManifest(ctx, from, desc)

@@ -39,9 +39,9 @@ func (c *copier) receiveBlob(ctx context.Context, group *errgroup.Group, desc oc
 func (c *copier) copyReceived(ctx context.Context, n *planNode) (err error) {
 	ctx, end := tracing.Start(ctx, "copy blob", tracing.Digest(n.desc.Digest), tracing.Bytes(n.desc.Size))
 	defer func() { end(err) }()
-	there, err := c.dst.Exists(ctx, n.desc)
+	there, err := c.hasBlob(ctx, n.desc)
 	if err != nil {
-		return fmt.Errorf("target %s: look for %s: %w", storeName(c.dst), n.desc.Digest, err)
+		return err
 	}
 	if there {
 		c.countItem(&c.report.Present, progress.Skipped, n.desc)

@@ -96,7 +96,8 @@ type Report struct {
 	// the target had too are merged into one manifest.
 	Attached []ocispec.Descriptor
 	// Copied, Mounted and Present count items by how they got to the target; CopiedBytes is the size of
-	// the copied ones.
+	// the copied ones. A registry is not asked for each small item while it lacks everything: if it has one after all, that
+	// counts as copied.
 	Copied, Mounted, Present int64
 	CopiedBytes              int64
 	// PresentBytes is the size of what was there, items and the parts of items that an earlier attempt had
