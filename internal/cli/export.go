@@ -155,7 +155,7 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 	if file == "-" {
 		options.Progress = plan.NameItems(options.Progress)
 		options.Progress.Emit(plannedEvent(contents))
-		return nil, archive.Write(ctx, a.ui.Out, contents, from, archive.Options{Compress: f.zstd, Progress: options.Progress})
+		return nil, archive.Write(ctx, a.ui.Out, contents, from, archive.Options{Compress: f.zstd, Concurrency: f.concurrency, Progress: options.Progress})
 	}
 	volumes, names := []archive.Contents{contents}, []string{file}
 	if limit > 0 {
@@ -307,7 +307,7 @@ func (a *app) writeArchive(ctx context.Context, name string, c archive.Contents,
 		size, err := c.Size()
 		return &result.File{Name: name, Bytes: size}, err
 	}
-	written, err := archive.WriteFile(ctx, name, c, from, archive.Options{Compress: f.zstd, Progress: report})
+	written, err := archive.WriteFile(ctx, name, c, from, archive.Options{Compress: f.zstd, Concurrency: f.concurrency, Progress: report})
 	if err != nil {
 		return nil, err
 	}

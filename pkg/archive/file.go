@@ -69,10 +69,10 @@ func writeLayout(ctx context.Context, name string, layout fileLayout, from conte
 		if o.Compress {
 			_, err := file.Seek(0, io.SeekStart)
 			return errors.Join(err, file.Truncate(0), withCompression(file, true, func(w io.Writer) error {
-				return writeEntries(ctx, w, all, from, o.Progress, entryProgress{})
+				return writeEntries(ctx, w, all, from, o, entryProgress{})
 			}))
 		}
-		kept, err := resumeFile(ctx, file, all, from, o.Progress)
+		kept, err := resumeFile(ctx, file, all, from, o)
 		written.Kept = kept
 		return err
 	}
@@ -197,8 +197,8 @@ func hasAt(file io.ReaderAt, offset int64, want []byte) (bool, error) {
 }
 
 // resumeFile writes what a file lacks.
-func resumeFile(ctx context.Context, file *lockedfile.File, all []archiveEntry, from content.Fetcher, report progress.Func) (kept int64, err error) {
-	next, first, err := findResumePoint(ctx, file, all, report)
+func resumeFile(ctx context.Context, file *lockedfile.File, all []archiveEntry, from content.Fetcher, o Options) (kept int64, err error) {
+	next, first, err := findResumePoint(ctx, file, all, o.Progress)
 	if err != nil {
 		return 0, err
 	}
@@ -216,7 +216,7 @@ func resumeFile(ctx context.Context, file *lockedfile.File, all []archiveEntry, 
 	if _, err := file.Seek(kept, io.SeekStart); err != nil {
 		return 0, err
 	}
-	return kept, writeEntries(ctx, file, all[next:], from, report, first)
+	return kept, writeEntries(ctx, file, all[next:], from, o, first)
 }
 
 // findResumePoint finds the first entry that is not there whole, and how much of it is.

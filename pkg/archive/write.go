@@ -1,7 +1,9 @@
 package archive
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -22,6 +24,8 @@ type Options struct {
 	// Compress makes it a zstd stream. Layers are compressed already, so that this saves
 	// little, and such an archive cannot be read in place.
 	Compress bool
+	// Concurrency is how many items are read at once, ahead of the one that is being written; 4 when zero.
+	Concurrency int
 	// Progress receives events; nil drops them.
 	Progress progress.Func
 }
@@ -37,7 +41,7 @@ func Write(ctx context.Context, w io.Writer, c Contents, from content.Fetcher, o
 		return err
 	}
 	return withCompression(w, o.Compress, func(w io.Writer) error {
-		return writeEntries(ctx, w, all, from, o.Progress, entryProgress{})
+		return writeEntries(ctx, w, all, from, o, entryProgress{})
 	})
 }
 
@@ -62,13 +66,22 @@ type entryProgress struct {
 	hash    hash.Hash
 }
 
-// window is how many entries are fetched at once, ahead of the one that is being written.
-const window = 4
+const (
+	chunk = 256 << 10
+	// chunksAhead of all entries wait to be written: 8 MiB.
+	chunksAhead = 32
+	// defaultConcurrency is how many entries are fetched at once.
+	defaultConcurrency = 4
+)
 
 // writeEntries writes entries, the first from where it stopped.
-func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from content.Fetcher, report progress.Func, first entryProgress) (err error) {
+func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from content.Fetcher, o Options, first entryProgress) (err error) {
 	ctx, end := tracing.Start(ctx, "write archive", tracing.Items(len(all)))
 	defer func() { end(err) }()
+	gathered := &gatheredWriter{to: w}
+	// What an error leaves is where the next attempt goes on.
+	defer func() { err = errors.Join(err, gathered.flush()) }()
+	window := cmp.Or(o.Concurrency, defaultConcurrency)
 	ctx, cancel := context.WithCancel(ctx)
 	var fetches sync.WaitGroup
 	defer fetches.Wait()
@@ -77,7 +90,7 @@ func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from con
 	fetches.Go(func() {
 		defer close(queue)
 		for i, e := range all {
-			s := &entryStream{archiveEntry: e, chunks: make(chan []byte, chunksAhead)}
+			s := &entryStream{archiveEntry: e, chunks: make(chan []byte, max(1, chunksAhead/window))}
 			if i == 0 {
 				s.start = first
 			}
@@ -92,22 +105,47 @@ func writeEntries(ctx context.Context, w io.Writer, all []archiveEntry, from con
 		}
 	})
 	for s := range queue {
-		if err := s.writeTo(ctx, w, report); err != nil {
+		if err := s.writeTo(ctx, gathered, o.Progress); err != nil {
 			return err
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err = w.Write(trailer)
+	_, err = gathered.Write(trailer)
 	return err
 }
 
-const (
-	chunk = 256 << 10
-	// chunksAhead of each entry wait to be written: 2 MiB.
-	chunksAhead = 8
-)
+// gatheredWriter gathers short writes: a header and padding around each of many small blobs.
+type gatheredWriter struct {
+	to   io.Writer
+	held []byte
+}
+
+// maxGathered is how much is gathered.
+const maxGathered = 64 << 10
+
+func (g *gatheredWriter) Write(p []byte) (int, error) {
+	if len(g.held)+len(p) > maxGathered {
+		if err := g.flush(); err != nil {
+			return 0, err
+		}
+	}
+	if len(p) >= maxGathered/2 {
+		return g.to.Write(p)
+	}
+	g.held = append(g.held, p...)
+	return len(p), nil
+}
+
+func (g *gatheredWriter) flush() error {
+	if len(g.held) == 0 {
+		return nil
+	}
+	_, err := g.to.Write(g.held)
+	g.held = g.held[:0]
+	return err
+}
 
 var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
 
@@ -141,7 +179,35 @@ func (s *entryStream) fetchContent(ctx context.Context, from content.Fetcher) er
 	if sum == nil {
 		sum = s.desc.Digest.Algorithm().Hash()
 	}
-	// One goroutine reads, another hashes: together they are slower than a disk.
+	if s.desc.Size-s.start.written <= chunk {
+		if err := s.readPart(ctx, from, sum); err != nil {
+			return err
+		}
+	} else if err := s.readParts(ctx, from, sum); err != nil {
+		return err
+	}
+	if s.desc.Digest.Encoded() != fmt.Sprintf("%x", sum.Sum(nil)) {
+		return &mismatchError{s.desc.Digest}
+	}
+	return nil
+}
+
+// readPart reads and hashes content that fits into one chunk.
+func (s *entryStream) readPart(ctx context.Context, from content.Fetcher, sum hash.Hash) error {
+	read := make(chan []byte, 1)
+	if err := s.readRest(ctx, from, read); err != nil {
+		return err
+	}
+	close(read)
+	for part := range read {
+		sum.Write(part)
+		s.chunks <- part
+	}
+	return nil
+}
+
+// readParts reads and hashes content. One goroutine reads, another hashes: together they are slower than a disk.
+func (s *entryStream) readParts(ctx context.Context, from content.Fetcher, sum hash.Hash) error {
 	read := make(chan []byte, 2)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -159,13 +225,7 @@ func (s *entryStream) fetchContent(ctx context.Context, from content.Fetcher) er
 		}
 		return nil
 	})
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if s.desc.Digest.Encoded() != fmt.Sprintf("%x", sum.Sum(nil)) {
-		return &mismatchError{s.desc.Digest}
-	}
-	return nil
+	return group.Wait()
 }
 
 // readRest reads what is missing of the content, and makes sure that it ends there.

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -305,5 +307,69 @@ func TestSplit(t *testing.T) {
 		if blobs != len(contents.Blobs) {
 			t.Errorf("%d: %d blobs", limit, blobs)
 		}
+	}
+}
+
+// barrierFetcher holds the first fetches until as many are under way.
+type barrierFetcher struct {
+	content.Fetcher
+	fetches atomic.Int64
+	atOnce  int64
+	reached chan struct{}
+}
+
+func (b *barrierFetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	n := b.fetches.Add(1)
+	if n == b.atOnce {
+		close(b.reached)
+	}
+	if n < b.atOnce {
+		select {
+		case <-b.reached:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%d are fetched at once: %w", b.fetches.Load(), ctx.Err())
+		}
+	}
+	return b.Fetcher.Fetch(ctx, desc)
+}
+
+// writeCounter counts how often it is written to.
+type writeCounter struct {
+	bytes.Buffer
+	writes int
+}
+
+func (w *writeCounter) Write(p []byte) (int, error) {
+	w.writes++
+	return w.Buffer.Write(p)
+}
+
+// Many small blobs are read at once, as many as is asked for, and written together.
+func TestWriteManySmallBlobs(t *testing.T) {
+	t.Parallel()
+	const blobs, atOnce = 320, 32
+	contents, store := small(t)
+	want := mustWrite(t, contents, store)
+	for i := range blobs {
+		data := fmt.Appendf(nil, "blob %d", i)
+		desc := content.NewDescriptorFromBytes("application/octet-stream", data)
+		if err := store.(content.Pusher).Push(t.Context(), desc, bytes.NewReader(data)); err != nil {
+			t.Fatal(err)
+		}
+		contents.Blobs = append(contents.Blobs, desc)
+	}
+	archive.SortBlobs(contents.Blobs)
+	from := &barrierFetcher{Fetcher: store, atOnce: atOnce, reached: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var out writeCounter
+	if err := archive.Write(ctx, &out, contents, from, archive.Options{Concurrency: atOnce}); err != nil {
+		t.Fatal(err)
+	}
+	if out.Len() < len(want)+blobs*1024 || out.writes > out.Len()/(32<<10)+2 {
+		t.Errorf("%d bytes were written at %d times", out.Len(), out.writes)
+	}
+	if !bytes.Equal(out.Bytes(), mustWrite(t, contents, store)) {
+		t.Error("the bytes depend on how many are read at once")
 	}
 }
