@@ -1,0 +1,154 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/rogpeppe/go-internal/lockedfile"
+
+	"krtpkg.dev/krtpkg/pkg/parity"
+	"krtpkg.dev/krtpkg/pkg/progress"
+)
+
+// WriteParityVolumes writes the volumes of parity of volumes that are written, next to them: as many lost volumes can be
+// read from the others. names are those of the volumes, parityNames those of the volumes of parity. A file that is there
+// already is replaced at the end. A volume that is damaged is healed as it is read; more damage than that is [ErrDamaged].
+func WriteParityVolumes(ctx context.Context, names, parityNames []string, volumes []Contents, report progress.Func) (_ []WrittenFile, err error) {
+	info, err := describeSet(volumes)
+	if err != nil {
+		return nil, err
+	}
+	var files []io.ReaderAt
+	var outputs []*parityOutput
+	defer func() {
+		for _, output := range outputs {
+			err = errors.Join(err, output.Close())
+		}
+	}()
+	for i, name := range names {
+		file, err := openProtected(ctx, name)
+		if err == nil && (file == nil || file.reader.Geometry.Size != info.Volumes[i]) {
+			err = errors.Join(ErrDamaged, closeProtected(file))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read volume %s: %w", name, err)
+		}
+		defer file.Close()
+		// An export keeps what it finds written, so it may be damaged since.
+		files = append(files, namedReader{file.reader.Strict(), name})
+	}
+	var writers []io.WriterAt
+	for j, name := range parityNames {
+		info.Number = j + 1
+		output, err := createParityVolume(name, info, volumes[0].Parity)
+		if err != nil {
+			return nil, err
+		}
+		outputs, writers = append(outputs, output), append(writers, output)
+	}
+	event := progress.Event{Kind: progress.Began, Subject: parityVolume, Detail: "parity of all volumes"}
+	for _, size := range info.Volumes {
+		event.Bytes += size
+	}
+	report.Emit(event)
+	all := event.Bytes
+	event.Kind = progress.Moved
+	if err := parity.WriteSet(ctx, info.set(), files, writers, func(bytes int64) {
+		event.Bytes = bytes
+		report.Emit(event)
+	}); err != nil {
+		return nil, fmt.Errorf("write the parity of all volumes: %w", err)
+	}
+	event.Kind, event.Bytes = progress.Copied, all
+	report.Emit(event)
+	written := make([]WrittenFile, len(outputs))
+	for j, output := range outputs {
+		if err := output.finish(ctx, report); err != nil {
+			return nil, err
+		}
+		written[j].Size = output.layout.size()
+	}
+	return written, nil
+}
+
+// namedReader names a volume that cannot be read.
+type namedReader struct {
+	io.ReaderAt
+	name string
+}
+
+func (r namedReader) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(p, offset)
+	if errors.Is(err, parity.ErrLost) {
+		err = fmt.Errorf("volume %s: %w: %w", r.name, err, ErrDamaged)
+	}
+	return n, err
+}
+
+// closeProtected closes a file, nil for none.
+func closeProtected(file *healedFile) error {
+	if file == nil {
+		return nil
+	}
+	return file.Close()
+}
+
+// parityOutput is a volume of parity that is being written.
+type parityOutput struct {
+	name   string
+	layout fileLayout
+	file   *lockedfile.File
+	// isFinished is set once the file has its name.
+	isFinished bool
+}
+
+func createParityVolume(name string, info setInfo, percent int) (*parityOutput, error) {
+	layout, err := layOutParityVolume(info, percent)
+	if err != nil {
+		return nil, err
+	}
+	file, err := openPartial(name + partial)
+	if err != nil {
+		return nil, err
+	}
+	o := &parityOutput{name: name, layout: layout, file: file}
+	err = file.Truncate(0)
+	for _, e := range layout.entries {
+		if err == nil {
+			_, err = file.WriteAt(append(e.header, e.data...), e.offset)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, o.Close())
+	}
+	return o, nil
+}
+
+// Close closes the file, and removes it if it is not finished: it cannot be gone on with.
+func (o *parityOutput) Close() error {
+	err := o.file.Close()
+	if !o.isFinished {
+		err = errors.Join(err, os.Remove(o.name+partial))
+	}
+	return err
+}
+
+// WriteAt writes to the entry with the parity of the volumes.
+func (o *parityOutput) WriteAt(p []byte, offset int64) (int, error) {
+	return o.file.WriteAt(p, o.layout.entries[len(o.layout.entries)-1].contentOffset()+offset)
+}
+
+func (o *parityOutput) finish(ctx context.Context, report progress.Func) error {
+	if err := errors.Join(o.layout.writeParity(ctx, o.file, report), o.file.Sync()); err != nil {
+		return fmt.Errorf("write %s: %w", o.name, err)
+	}
+	if err := os.Rename(o.name+partial, o.name); err != nil {
+		return err
+	}
+	o.isFinished = true
+	return syncFolder(filepath.Dir(o.name))
+}
