@@ -42,7 +42,7 @@ func buildAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := []string{"registry2", "vault", "runc", "argocd", "collector", "browser"}
+	names := []string{"registry2", "vault", "runc", "argocd", "collector", "browser", "resident/krtpkg"}
 	start := time.Now()
 	if _, err := hack.PrepareControlPlane(ctx, func(what string) { fmt.Println("cluster:", what) }); err != nil {
 		return err

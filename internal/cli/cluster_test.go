@@ -206,7 +206,7 @@ func (s *site) standIn(prefix, definition string) {
 // otherKey returns the public part of a key that signed nothing.
 func (s *site) otherKey() string {
 	s.t.Helper()
-	s.ok("keygen", "--output-key-prefix", "other")
+	s.makeKeyPair("other")
 	return "other.pub"
 }
 

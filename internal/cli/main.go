@@ -57,11 +57,12 @@ func Main() {
 			os.Exit(exitInterrupted)
 		})
 	})
-	code := exitFailure
-	func() {
-		engines := worker.NewPool(worker.Options{Path: ownPath(), Args: []string{os.Args[0], renderWorker}})
-		defer engines.Close()
-		code = Run(render.WithRunner(ctx, engines), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	}()
-	os.Exit(code)
+	os.Exit(runArgs(ctx))
+}
+
+// runArgs runs the command line of the process with template engines in processes of their own, and returns the exit code.
+func runArgs(ctx context.Context) int {
+	engines := worker.NewPool(worker.Options{Path: ownPath(), Args: []string{os.Args[0], renderWorker}})
+	defer engines.Close()
+	return Run(render.WithRunner(ctx, engines), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,13 +15,23 @@ import (
 	"time"
 
 	"krtpkg.dev/krtpkg/internal/imagetest"
+	"krtpkg.dev/krtpkg/internal/signtest"
 )
 
-// site is a folder to work in, as a user has one, with stand-ins for images and a key pair, the same for all.
+// site is a folder to work in, as a user has one, with stand-ins for images and a key pair.
 type site struct {
 	t   *testing.T
 	dir string
 	env []string
+	// resident runs commands that nobody sends signals to.
+	resident *resident
+}
+
+// resident is what [startResident] returned for a site, once a command has run there.
+type resident struct {
+	starting  sync.Mutex
+	client    string
+	variables []string
 }
 
 // result is what a command left.
@@ -35,23 +46,30 @@ func newSite(t *testing.T, images ...string) *site {
 	if err := imagetest.FillLayout(s.path("img"), images...); err != nil {
 		t.Fatal(err)
 	}
-	keys := copyOnce(t, "key pair", func() *site {
-		made := newFolder(t)
-		made.ok("keygen")
-		return made
-	})
-	for _, key := range []string{"cosign.key", "cosign.pub"} {
-		if err := os.Rename(keys.path(key), s.path(key)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.makeKeyPair("cosign")
 	return s
+}
+
+// makeKeyPair writes prefix.key, which has no passphrase, and prefix.pub.
+func (s *site) makeKeyPair(prefix string) {
+	s.t.Helper()
+	if err := writeKeyPair(s.path(prefix)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func writeKeyPair(prefix string) error {
+	private, public, err := signtest.GenerateKeyPair()
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(prefix+".key", private, 0o600), os.WriteFile(prefix+".pub", public, 0o644))
 }
 
 // newFolder is a site with nothing in it.
 func newFolder(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir()}
+	s := &site{t: t, dir: t.TempDir(), resident: &resident{}}
 	s.env = append(os.Environ(),
 		"HOME="+s.dir, "XDG_CACHE_HOME="+s.path("cache"), "XDG_CONFIG_HOME="+s.path("config"),
 		"COSIGN_PASSWORD=secret", "KRTPKG_IMAGE_MIRROR=*=oci:"+s.path("img"), "KUBECONFIG="+s.path("no-kubeconfig"))
@@ -127,9 +145,31 @@ func (s *site) command(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer)
 	return cmd, &stdout, &stderr
 }
 
-func (s *site) run(args ...string) result {
+// clientCommand is [site.command] for one that only runs and ends, which does not have to be a process of its own.
+func (s *site) clientCommand(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer) {
 	s.t.Helper()
 	cmd, stdout, stderr := s.command(args...)
+	s.resident.starting.Lock()
+	defer s.resident.starting.Unlock()
+	if s.resident.client == "" {
+		client, variables, stop, err := startResident(s.env)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.resident.client, s.resident.variables = client, variables
+		s.t.Cleanup(func() {
+			if err := stop(); err != nil {
+				s.t.Logf("end krtpkg-resident: %v", err)
+			}
+		})
+	}
+	cmd.Path, cmd.Err, cmd.Env = s.resident.client, nil, slices.Concat(s.env, s.resident.variables)
+	return cmd, stdout, stderr
+}
+
+func (s *site) run(args ...string) result {
+	s.t.Helper()
+	cmd, stdout, stderr := s.clientCommand(args...)
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -30,6 +30,7 @@ import (
 	"krtpkg.dev/krtpkg/internal/hack"
 	"krtpkg.dev/krtpkg/internal/imagetest"
 	"krtpkg.dev/krtpkg/internal/registrytest"
+	"krtpkg.dev/krtpkg/internal/residenttest"
 	"krtpkg.dev/krtpkg/internal/sigstoretest"
 )
 
@@ -43,7 +44,23 @@ func TestMain(m *testing.M) {
 			cli.SetSystemPolicy(policy)
 		}
 		cli.Main()
-	}, "krtpkg-site": runSite, "krtpkg-node": runNode})
+	}, "krtpkg-resident": func() { residenttest.Serve(cli.RunArgs) }, "krtpkg-site": runSite, "krtpkg-node": runNode})
+}
+
+// Commands that only run and end share a process, unless -processes is set: to start one takes longer than most commands.
+var processes = flag.Bool("processes", false, "run each command in a process of its own")
+
+// startResident returns the program to run in place of krtpkg, and variables that it wants. stop ends what was started.
+func startResident(env []string) (client string, variables []string, stop func() error, err error) {
+	if *processes {
+		client, err = exec.LookPath("krtpkg")
+		return client, nil, func() error { return nil }, err
+	}
+	r, err := residenttest.Start(context.Background(), "krtpkg-resident", "krtpkg", env)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	return r.Client, r.Env, r.Close, nil
 }
 
 // waiting are tests of which many wait for control planes.
@@ -125,10 +142,22 @@ func params(dir string, setup func(*testscript.Env)) testscript.Params {
 			if setup != nil {
 				setup(e)
 			}
+			client, variables, stop, err := startResident(e.Vars)
+			if err != nil {
+				return err
+			}
+			e.Defer(func() {
+				if err := stop(); err != nil {
+					e.T().Log("end krtpkg-resident:", err)
+				}
+			})
+			e.Vars = append(e.Vars, variables...)
+			e.Setenv("PATH", filepath.Dir(client)+string(filepath.ListSeparator)+e.Getenv("PATH"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"images":   images,
+			"keypair":  keypair,
 			"exits":    exits,
 			"registry": registry,
 			"tool":     tool,
@@ -185,6 +214,14 @@ func images(ts *testscript.TestScript, _ bool, args []string) {
 		image, err := imagetest.StandIn(other)
 		ts.Check(err)
 		ts.Check(imagetest.AddToLayout(ts.MkAbs(args[0]), reference, image))
+	}
+}
+
+// keypair PREFIX...: writes PREFIX.key and PREFIX.pub for each, as krtpkg keygen does, but without a passphrase: with one
+// each signature would take longer than all other commands of a script.
+func keypair(ts *testscript.TestScript, _ bool, args []string) {
+	for _, prefix := range args {
+		ts.Check(writeKeyPair(ts.MkAbs(prefix)))
 	}
 }
 

@@ -60,7 +60,7 @@ func replace(old, new string) func([]byte) []byte {
 func mallory(with ...string) func(*forger) {
 	return func(f *forger) {
 		f.unsign()
-		f.ok("keygen", "--output-key-prefix", "mallory")
+		f.makeKeyPair("mallory")
 		f.ok(append([]string{"sign", "oci:dist:1.0.0", "--key", "mallory.key", "--builder-id", "https://ci.example"}, with...)...)
 	}
 }
@@ -334,13 +334,13 @@ var tamperings = []tampering{
 	}, "condition not met", onlyBundle, nil},
 	{"attestation by another key", func(f *forger) {
 		f.drop(bundled(typeSLSA))
-		f.ok("keygen", "--output-key-prefix", "mallory")
+		f.makeKeyPair("mallory")
 		f.ok("sign", "oci:dist:1.0.0", "--key", "mallory.key", "--builder-id", "https://ci.example", "--signature-format", "bundle")
 	}, "0 of 1 attestations of " + typeSLSA, onlyBundle, nil},
 
 	// The policy.
 	{"policy with another key", func(f *forger) {
-		f.ok("keygen", "--output-key-prefix", "mallory")
+		f.makeKeyPair("mallory")
 		f.write("trust.yaml", strings.ReplaceAll(strictPolicy, "cosign.pub", "mallory.pub"))
 	}, "{root}: 2 signatures, none valid", nil, nil},
 	{"policy's key changed", func(f *forger) { flipFile(f.t, f.path("cosign.pub")) }, "trust.yaml:4:", nil, nil},
@@ -352,7 +352,7 @@ var tamperings = []tampering{
 	}, "trust.yaml: no such file", nil, nil},
 	{"policy for other places", policy(func(s string) string { return strings.ReplaceAll(s, `"**"`, "registry.example/**") }), "local: no rule of trust.yaml matches", nil, nil},
 	{"policy wants two", func(f *forger) {
-		f.ok("keygen", "--output-key-prefix", "second")
+		f.makeKeyPair("second")
 		f.write("trust.yaml", strings.Replace(strictPolicy, "rules:", "- {name: second, key: second.pub}\nrules:", 1)+"  threshold: 2\n")
 	}, "signed by release, but 2 signers are required", nil, nil},
 	{"key revoked", func(f *forger) {

@@ -88,7 +88,7 @@ var only = map[string][]string{
 }
 
 // forTests are packages that only tests, the demo and the benchmarks import.
-var forTests = []string{"internal/hack", "internal/sigstoretest", "internal/signtest", "internal/clustertest", "internal/kappctrltest", "internal/fluxtest", "internal/argocdtest", "internal/nodetest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/bundletest", "internal/peaktest", "internal/runawaytest", "internal/terminaltest", "internal/browsertest", "internal/rules"}
+var forTests = []string{"internal/hack", "internal/sigstoretest", "internal/signtest", "internal/clustertest", "internal/kappctrltest", "internal/fluxtest", "internal/argocdtest", "internal/nodetest", "internal/registrytest", "internal/imagetest", "internal/corpus", "internal/bundletest", "internal/peaktest", "internal/residenttest", "internal/runawaytest", "internal/terminaltest", "internal/browsertest", "internal/rules"}
 
 type pkg struct {
 	ImportPath string

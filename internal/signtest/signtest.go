@@ -1,4 +1,5 @@
 // Package signtest makes keys and signers for tests. Call [NewSigner], or [NewKeyPair] where a test wants the files.
+// None of the keys has a passphrase, which takes longer to open than most commands to run.
 package signtest
 
 import (
@@ -12,23 +13,30 @@ import (
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
 
-// NewKeyPair returns a new ECDSA P-256 key as PEM: the private half as PKCS #8 without a passphrase, which takes no time to
-// open, and the public half as PKIX.
+// NewKeyPair is [GenerateKeyPair] for a test.
 func NewKeyPair(t testing.TB) (private, public []byte) {
 	t.Helper()
+	private, public, err := GenerateKeyPair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return private, public
+}
+
+// GenerateKeyPair returns a new ECDSA P-256 key as PEM: the private half as PKCS #8 without a passphrase, which takes no
+// time to open, and the public half as PKIX.
+func GenerateKeyPair() (private, public []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	privateDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
-	private = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if der, err = x509.MarshalPKIXPublicKey(key.Public()); err != nil {
-		t.Fatal(err)
-	}
-	return private, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	publicDER, err := x509.MarshalPKIXPublicKey(key.Public())
+	private = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER})
+	return private, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER}), err
 }
 
 // NewSigner returns a signer with a new key.

@@ -1,0 +1,26 @@
+//go:build !unix
+
+package residenttest
+
+import (
+	"context"
+	"os/exec"
+)
+
+// Resident is none here: each command is a process of its own.
+type Resident struct {
+	Client string
+	Env    []string
+}
+
+// Start finds the program.
+func Start(_ context.Context, _, program string, _ []string) (*Resident, error) {
+	path, err := exec.LookPath(program)
+	return &Resident{Client: path}, err
+}
+
+// Close does nothing.
+func (r *Resident) Close() error { return nil }
+
+// Serve is not called here.
+func Serve(func(context.Context) int) {}
