@@ -32,7 +32,7 @@ func CheckFiles(files []File) error {
 	for _, f := range files {
 		scopes.AddDefined(f.File)
 	}
-	readings := readFiles(files)
+	readings := readEachFile(files)
 	for n, f := range files {
 		written, err := f.writtenResources()
 		if err != nil {
@@ -88,8 +88,8 @@ type reading struct {
 	err  error
 }
 
-// readFiles reads files as kapp does.
-func readFiles(files []File) []reading {
+// readEachFile reads files as kapp does.
+func readEachFile(files []File) []reading {
 	readings := make([]reading, len(files))
 	manifest.ReadConcurrently(len(files), func(i int) {
 		readings[i].read, readings[i].err = readFile(files[i].Name, files[i].Data)
