@@ -61,6 +61,7 @@ require (
 	k8s.io/kube-proxy v0.37.1
 	k8s.io/kube-scheduler v0.37.1
 	k8s.io/kubelet v0.37.1
+	k8s.io/metrics v0.37.1
 	k8s.io/mount-utils v0.37.1
 	k8s.io/pod-security-admission v0.37.1
 	k8s.io/sample-apiserver v0.37.1

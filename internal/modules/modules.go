@@ -19,6 +19,7 @@ import (
 	_ "k8s.io/kube-proxy"
 	_ "k8s.io/kube-scheduler"
 	_ "k8s.io/kubelet"
+	_ "k8s.io/metrics/pkg/apis/metrics"
 	_ "k8s.io/mount-utils"
 	_ "k8s.io/pod-security-admission"
 	_ "k8s.io/sample-apiserver/pkg/apis/wardle"
