@@ -64,6 +64,7 @@ var order = []string{
 	"pkg/tracing",
 	"pkg/retry",
 	"pkg/oci",
+	"pkg/lazyregexp",
 }
 
 // only names the packages that may import a module: everything else goes through them.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/progress"
 	"krtpkg.dev/krtpkg/pkg/source"
 )
@@ -124,7 +124,7 @@ func lookForTag(ctx context.Context, f *source.Fetcher, s *bundle.Source) (newes
 
 // imageVersion is a tag of an image that is a version: with or without v, of two numbers or more, and with what
 // tells variants apart, such as -alpine.
-var imageVersion = regexp.MustCompile(`^(v?)([0-9]+(?:\.[0-9]+){1,2})(-.*)?$`)
+var imageVersion = lazyregexp.New(`^(v?)([0-9]+(?:\.[0-9]+){1,2})(-.*)?$`)
 
 // findNewestImage returns the tag of the newest version of an image, if that is not the one in use: of the same
 // variant, and of as many numbers, since a date is not a version. That a registry does not list its tags is noted.
@@ -154,14 +154,14 @@ func (o Options) findNewestImage(ctx context.Context, ref name.Reference) string
 
 // newestImageTag returns the greatest of the tags that are versions like the one in use.
 func newestImageTag(used string, tags []string) string {
-	shape := imageVersion.FindStringSubmatch(used)
+	shape := imageVersion.Get().FindStringSubmatch(used)
 	best, err := semver.NewVersion(shape[2])
 	if err != nil {
 		return used
 	}
 	newest := used
 	for _, tag := range tags {
-		parts := imageVersion.FindStringSubmatch(tag)
+		parts := imageVersion.Get().FindStringSubmatch(tag)
 		if parts == nil || parts[1] != shape[1] || parts[3] != shape[3] || strings.Count(parts[2], ".") != strings.Count(shape[2], ".") {
 			continue
 		}
@@ -173,14 +173,14 @@ func newestImageTag(used string, tags []string) string {
 }
 
 // released is a tag of a repository with several products: a name before the version.
-var released = regexp.MustCompile(`^(?:.*[-/])?(v?[0-9]+\.[0-9]+\.[0-9]+.*)$`)
+var released = lazyregexp.New(`^(?:.*[-/])?(v?[0-9]+\.[0-9]+\.[0-9]+.*)$`)
 
 // newestTag returns the greatest version among tags that is not below the one in use; "" when that is
 // not a version. Where a name comes before it, as in chart-1.2.3, those of other names are not looked at.
 func newestTag(used string, tags []string) string {
 	name := ""
 	best, err := semver.NewVersion(used)
-	if parts := released.FindStringSubmatch(used); err != nil && parts != nil {
+	if parts := released.Get().FindStringSubmatch(used); err != nil && parts != nil {
 		name = strings.TrimSuffix(used, parts[1])
 		best, err = semver.NewVersion(parts[1])
 	}

@@ -1,14 +1,15 @@
 package assemble
 
 import (
-	"regexp"
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // secretValue is a key whose value is a secret itself, not the name of one.
-var secretValue = regexp.MustCompile(`(?i)(password|passphrase|token|apiKey|secretKey|accessKey|privateKey|clientSecret)$`)
+var secretValue = lazyregexp.New(`(?i)(password|passphrase|token|apiKey|secretKey|accessKey|privateKey|clientSecret)$`)
 
 // findSecretValues returns the paths of values that set a secret, "auth.password".
 func findSecretValues(node *yaml.Node) (found []string) {

@@ -3,10 +3,10 @@ package bundle
 import (
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/oci"
 )
 
@@ -44,7 +44,7 @@ func fieldBelow(at []any, field string) []any {
 }
 
 // fileName is what a file may be called: one name, that no shell and no folder takes for something else.
-var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+~%@-]{0,254}$`)
+var fileName = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9._+~%@-]{0,254}$`)
 
 func (f *CargoFile) checkRules(report func(field, format string, args ...any)) {
 	if countSet(f.URL, f.Path) != 1 {
@@ -104,7 +104,7 @@ func (f *CargoFile) checkUnique(taken map[string]string, report func(format stri
 }
 
 // chartName is a name of a chart that registries take.
-var chartName = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$`)
+var chartName = lazyregexp.New(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$`)
 
 func (c *CargoChart) checkRules(report func(field, format string, args ...any)) {
 	if countSet(c.Repository, c.Dir, c.Archive) != 1 {

@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
 
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // Name returns what errors call the source: where it comes from.
@@ -140,7 +140,7 @@ func findSecret(text string) string {
 
 // secretParameter matches the parameters by which URLs carry tokens, passwords and signatures: those of S3,
 // Google Cloud, Azure, CloudFront, GitLab, GitHub and Gitea, and what others call theirs.
-var secretParameter = regexp.MustCompile(`(?i)^(x-(amz|goog|oss)-(credential|signature|security-token)|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|` +
+var secretParameter = lazyregexp.New(`(?i)^(x-(amz|goog|oss)-(credential|signature|security-token)|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|` +
 	`sig|signature|(.*[-_.])?(token|secret|password|passwd|api[-_]?key|access[-_]?key)|apitoken|accesstoken|privatetoken|authorization)$`)
 
 // holdsLogin reports whether a URL has a name or a password in it. A name alone may be a token, but for

@@ -2,10 +2,11 @@ package bundle
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // VersionTag returns the tag of a version: + is not a character of tags, and _ stands for it, as in Helm.
@@ -64,7 +65,7 @@ func (m Metadata) spelledVersion(tag string) (version string, spells bool) {
 	}
 	// The name may stand in front, as in archives of releases.
 	rest, named := strings.CutPrefix(tag, m.Name)
-	found := versionLike.FindStringSubmatch(rest)
+	found := versionLike.Get().FindStringSubmatch(rest)
 	if found == nil || !named && strings.ContainsAny(rest[:1], "-_.") {
 		return "", false
 	}
@@ -72,4 +73,4 @@ func (m Metadata) spelledVersion(tag string) (version string, spells bool) {
 }
 
 // versionLike matches what is read as a version: three numbers, whatever follows, behind a word for it.
-var versionLike = regexp.MustCompile(`(?i)^[-_.]?(?:(?:version|ver|release|rel|v|r)[-_.]?)*([0-9]+\.[0-9]+\.[0-9]+.*)$`)
+var versionLike = lazyregexp.New(`(?i)^[-_.]?(?:(?:version|ver|release|rel|v|r)[-_.]?)*([0-9]+\.[0-9]+\.[0-9]+.*)$`)

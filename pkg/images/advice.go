@@ -3,8 +3,9 @@ package images
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strings"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // SuggestEntry returns what an author can put into the spec of a definition to settle a suspect: a field, and
@@ -41,7 +42,7 @@ func (f *Found) ruleSteps() (steps []string) {
 }
 
 // plainYAML are texts that are themselves in a flow of YAML.
-var plainYAML = regexp.MustCompile(`^[A-Za-z./_][A-Za-z0-9./_-]*(?::[A-Za-z0-9._-]+)?$`)
+var plainYAML = lazyregexp.New(`^[A-Za-z./_][A-Za-z0-9./_-]*(?::[A-Za-z0-9._-]+)?$`)
 
 func quoteYAML(text string) string {
 	if plainYAML.MatchString(text) && !isConstant(text) {

@@ -1,9 +1,10 @@
 package images
 
 import (
-	"regexp"
 	"slices"
 	"strings"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // nameLabel is how much a name says of its value: a field's key, a flag, a variable.
@@ -54,10 +55,10 @@ func spellOut(name string) string {
 	if !strings.Contains(name, "img") {
 		return name
 	}
-	return shortWord.ReplaceAllString(name, "${1}image${2}")
+	return shortWord.Get().ReplaceAllString(name, "${1}image${2}")
 }
 
-var shortWord = regexp.MustCompile(`(^|[._-])img(s?(?:$|[._-]))`)
+var shortWord = lazyregexp.New(`(^|[._-])img(s?(?:$|[._-]))`)
 
 func endsIn(name string, words []string) bool {
 	return slices.ContainsFunc(words, func(w string) bool { return strings.HasSuffix(name, w) })
@@ -137,7 +138,7 @@ var schemaWords = map[string]bool{"default": true, "enum": true, "properties": t
 
 // registryHosts are hosts that hold images and nothing else: what lies there is one without a
 // tag too.
-var registryHosts = regexp.MustCompile(`^(?:docker\.io|index\.docker\.io|registry-1\.docker\.io|quay\.io|ghcr\.io|gcr\.io|(?:us|eu|asia|mirror|k8s|marketplace)\.gcr\.io|[a-z0-9-]+-docker\.pkg\.dev|nvcr\.io|mcr\.microsoft\.com|[a-z0-9]+\.azurecr\.io|public\.ecr\.aws|[0-9]{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?|cr\.[a-z0-9.-]+\.[a-z]+|registry\.[a-z0-9.-]+\.[a-z]+|icr\.io|[a-z]+\.icr\.io)(?::[0-9]+)?/`)
+var registryHosts = lazyregexp.New(`^(?:docker\.io|index\.docker\.io|registry-1\.docker\.io|quay\.io|ghcr\.io|gcr\.io|(?:us|eu|asia|mirror|k8s|marketplace)\.gcr\.io|[a-z0-9-]+-docker\.pkg\.dev|nvcr\.io|mcr\.microsoft\.com|[a-z0-9]+\.azurecr\.io|public\.ecr\.aws|[0-9]{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com(?:\.cn)?|cr\.[a-z0-9.-]+\.[a-z]+|registry\.[a-z0-9.-]+\.[a-z]+|icr\.io|[a-z]+\.icr\.io)(?::[0-9]+)?/`)
 
 // inRegistry reports whether a text is a repository of a host that holds nothing but images.
 func inRegistry(text string) bool { return registryHosts.MatchString(text) && isRepository(text) }
@@ -156,7 +157,7 @@ func isComplete(text string) bool {
 // isToDo reports whether a tag is a note of what will be filled in, as in TAG_OF_THE_RELEASE.
 func isToDo(tag string) bool { return toDo.MatchString(tag) }
 
-var toDo = regexp.MustCompile(`^[A-Z]+_[A-Z_]+$`)
+var toDo = lazyregexp.New(`^[A-Z]+_[A-Z_]+$`)
 
 // judgeValue decides on a value that a name speaks of. A tag is never guessed: what has none is
 // looked at by people, and so is what is not a reference where there should be one.
@@ -188,24 +189,24 @@ func judgeInText(said nameLabel, text string) (State, bool) {
 		return state, ok && (isComplete(text) || strings.Contains(text, "/"))
 	}
 	// A part of it is put in later, and a part of it is there.
-	rest := variable.ReplaceAllString(text, "")
+	rest := variable.Get().ReplaceAllString(text, "")
 	return Suspect, said == denotes && rest != text && strings.Contains(rest, "/") && lettered.MatchString(rest)
 }
 
 var (
 	// variable is what something else is put in the place of: by shells and Kubernetes, by Go
 	// templates, by sed.
-	variable = regexp.MustCompile(`\{\{[^{}]*\}\}|\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Za-z_][A-Za-z0-9_]*|%\{[^{}]*\}%?|%[A-Z_]+%|<[A-Za-z_-]+>`)
+	variable = lazyregexp.New(`\{\{[^{}]*\}\}|\$\{[^{}]*\}|\$\([^()]*\)|\$[A-Za-z_][A-Za-z0-9_]*|%\{[^{}]*\}%?|%[A-Z_]+%|<[A-Za-z_-]+>`)
 	// elsewhere begins what is not an image that a registry holds: a URL, a path, a colour.
-	elsewhere = regexp.MustCompile(`^(?:[a-z]+:|[./#~-])`)
+	elsewhere = lazyregexp.New(`^(?:[a-z]+:|[./#~-])`)
 	// lettered is a text with a word in it.
-	lettered = regexp.MustCompile(`[A-Za-z]{2}`)
-	constant = regexp.MustCompile(`^(?:true|false|yes|no|on|off|null|none|[0-9.]+)$`)
+	lettered = lazyregexp.New(`[A-Za-z]{2}`)
+	constant = lazyregexp.New(`^(?:true|false|yes|no|on|off|null|none|[0-9.]+)$`)
 )
 
 // isPlaceholder reports whether a text could have been written where an image is filled in later.
 func isPlaceholder(text string) bool {
-	rest := variable.ReplaceAllString(text, "")
+	rest := variable.Get().ReplaceAllString(text, "")
 	return len(text) < 256 && !strings.ContainsAny(rest, " \t\r\n") && (!elsewhere.MatchString(text) || isPointer(text)) &&
 		!isConstant(text) && !isPicture(text) && strings.Trim(text, plainJunk) != ""
 }

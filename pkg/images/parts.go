@@ -1,11 +1,12 @@
 package images
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // A namedField is a named value: of a mapping, an environment or a command line.
@@ -164,7 +165,7 @@ func (f *fieldGroup) findHost(of string, is partRole, one *namedField) (host *na
 	return host, steps
 }
 
-var tagText = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?:@sha256:[0-9a-f]{64})?$`)
+var tagText = lazyregexp.New(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?:@sha256:[0-9a-f]{64})?$`)
 
 // canBe reports whether a text can be a part of a reference.
 func canBe(is partRole, text string) bool {

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 const (
@@ -15,10 +17,10 @@ const (
 var (
 	// full is a reference that nothing else looks like: a host, a path, and a tag or a digest
 	// (github.com/distribution/reference, "Grammar").
-	full = regexp.MustCompile(hostPattern + pathPattern +
+	full = lazyregexp.New(hostPattern + pathPattern +
 		`(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(?:@sha256:[0-9a-f]{64})?|@sha256:[0-9a-f]{64})`)
 	// bare is a repository with its host.
-	bare = regexp.MustCompile(hostPattern + pathPattern)
+	bare = lazyregexp.New(hostPattern + pathPattern)
 )
 
 // The characters that a reference in a text stands between.
@@ -65,7 +67,7 @@ func scanText(text string) []textMatch {
 		return nil
 	}
 	var found []textMatch
-	for _, m := range findInWords(full, text) {
+	for _, m := range findInWords(full.Get(), text) {
 		// What ends a sentence is not part of a tag.
 		m.end = m.start + len(strings.TrimRight(text[m.start:m.end], ".-_"))
 		if standsAlone(text, m) && isWord(text[m.start:m.end]) {
@@ -98,7 +100,7 @@ func scanLoose(text string) []textMatch {
 			}
 		}
 	}
-	for _, m := range findInWords(bare, text) {
+	for _, m := range findInWords(bare.Get(), text) {
 		switch {
 		case standsAlone(text, m) && inRegistry(text[m.start:m.end]):
 			found = append(found, m)
@@ -138,7 +140,7 @@ func hostOf(text string) string {
 }
 
 // imageWord is in each name that says image.
-var imageWord = regexp.MustCompile(`(?i)image|\bimgs?\b|_imgs?\b|\bimgs?_`)
+var imageWord = lazyregexp.New(`(?i)image|\bimgs?\b|_imgs?\b|\bimgs?_`)
 
 // mayHaveImageWord reports whether a text has the two letters that imageWord begins with. Few have them, and a look at
 // two bytes costs a hundredth of what the expression does.
@@ -164,7 +166,7 @@ func scanNamed(text string) []textMatch {
 		if !mayHaveImageWord(text[i:]) {
 			break
 		}
-		at := imageWord.FindStringIndex(text[i:])
+		at := imageWord.Get().FindStringIndex(text[i:])
 		if at == nil {
 			break
 		}
@@ -243,12 +245,12 @@ func wordEnd(text string, i int, ends string) int {
 	for i < len(text) {
 		switch text[i] {
 		case '{', '$', '%':
-			if m := variable.FindStringIndex(text[i:min(len(text), i+maxVariable)]); m != nil && m[0] == 0 {
+			if m := variable.Get().FindStringIndex(text[i:min(len(text), i+maxVariable)]); m != nil && m[0] == 0 {
 				i += m[1]
 				continue
 			}
 		case '[':
-			if at := bracketed.FindString(text[i:min(len(text), i+maxVariable)]); at != "" {
+			if at := bracketed.Get().FindString(text[i:min(len(text), i+maxVariable)]); at != "" {
 				i += len(at)
 				continue
 			}
@@ -262,7 +264,7 @@ func wordEnd(text string, i int, ends string) int {
 }
 
 // bracketed is the host of a registry at an IPv6 address.
-var bracketed = regexp.MustCompile(`^\[[0-9a-fA-F]*:[0-9a-fA-F:]+\](?::[0-9]{1,5})?/`)
+var bracketed = lazyregexp.New(`^\[[0-9a-fA-F]*:[0-9a-fA-F:]+\](?::[0-9]{1,5})?/`)
 
 // maxVariable bounds how far the end of a variable is looked for.
 const maxVariable = 256

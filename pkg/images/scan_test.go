@@ -25,7 +25,7 @@ func TestScanFindsWhatExpressionsFind(t *testing.T) {
 			text.WriteString(pieces[random.IntN(len(pieces))])
 		}
 		s := text.String()
-		for _, expression := range []*regexp.Regexp{full, bare} {
+		for _, expression := range []*regexp.Regexp{full.Get(), bare.Get()} {
 			var want []textMatch
 			for _, at := range expression.FindAllStringIndex(s, -1) {
 				want = append(want, textMatch{start: at[0], end: at[1]})
@@ -42,10 +42,10 @@ func TestScanFindsWhatExpressionsFind(t *testing.T) {
 			t.Fatalf("mayHaveImageWord(%q) = false", s)
 		}
 		for i := range s {
-			if at := bracketed.FindString(s[i:]); at != "" && s[i] != '[' {
+			if at := bracketed.Get().FindString(s[i:]); at != "" && s[i] != '[' {
 				t.Fatalf("bracketed begins with %q", s[i])
 			}
-			if at := variable.FindStringIndex(s[i:]); at != nil && at[0] == 0 && !strings.ContainsRune("{$%<", rune(s[i])) {
+			if at := variable.Get().FindStringIndex(s[i:]); at != nil && at[0] == 0 && !strings.ContainsRune("{$%<", rune(s[i])) {
 				t.Fatalf("variable begins with %q", s[i])
 			}
 		}

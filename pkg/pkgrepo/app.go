@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/render"
 )
@@ -154,7 +154,7 @@ func findRendered(b *bundle.Content) (*bundle.Source, string) {
 }
 
 // lifecycle matches what marks hooks in charts, and what is to stay on a cluster.
-var lifecycle = regexp.MustCompile(`helm\.sh/(hook|resource-policy)["']?\s*:`)
+var lifecycle = lazyregexp.New(`helm\.sh/(hook|resource-policy)["']?\s*:`)
 
 // engineOf returns the step that renders a source.
 func engineOf(b *bundle.Content, s *bundle.Source, root string) (templateStep, string) {
@@ -186,7 +186,7 @@ func engineOf(b *bundle.Content, s *bundle.Source, root string) (templateStep, s
 		return templateStep{}, "a chart that the target renders has helm.createNamespace, which kapp-controller does not support"
 	}
 	for _, f := range b.Files {
-		if match := lifecycle.FindSubmatch(f.Data); match != nil && strings.HasPrefix(f.Path, at+"/") && strings.Contains(f.Path, "/templates/") {
+		if match := lifecycle.Get().FindSubmatch(f.Data); match != nil && strings.HasPrefix(f.Path, at+"/") && strings.Contains(f.Path, "/templates/") {
 			what := "hooks or tests, which kapp-controller would install like resources"
 			if string(match[1]) == "resource-policy" {
 				what = "resources to keep, which kapp-controller would delete"

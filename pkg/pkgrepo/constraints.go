@@ -2,16 +2,17 @@ package pkgrepo
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // comparator is an operator and a version, of which parts may be missing.
-var comparator = regexp.MustCompile(`^(=|==|>|>=|=>|<|<=|=<|~|~>|\^|)\s*v?(\d+)(?:\.(\d+|[xX*]))?(?:\.(\d+|[xX*]))?$`)
+var comparator = lazyregexp.New(`^(=|==|>|>=|=>|<|<=|=<|~|~>|\^|)\s*v?(\d+)(?:\.(\d+|[xX*]))?(?:\.(\d+|[xX*]))?$`)
 
 // glued takes out the space after operators.
-var glued = regexp.MustCompile(`([=<>~^])\s+`)
+var glued = lazyregexp.New(`([=<>~^])\s+`)
 
 // convertConstraints says a range of versions as definitions have it, which is Helm's, in the language
 // of kapp-controller: whole versions, compared with each other.
@@ -19,9 +20,9 @@ func convertConstraints(from string) (string, error) {
 	var alternatives []string
 	for alternative := range strings.SplitSeq(from, "||") {
 		var all []string
-		text := glued.ReplaceAllString(strings.ReplaceAll(alternative, ",", " "), "$1")
+		text := glued.Get().ReplaceAllString(strings.ReplaceAll(alternative, ",", " "), "$1")
 		for field := range strings.FieldsSeq(text) {
-			match := comparator.FindStringSubmatch(field)
+			match := comparator.Get().FindStringSubmatch(field)
 			if match == nil {
 				return "", fmt.Errorf("%q", field)
 			}

@@ -5,12 +5,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -78,7 +78,7 @@ func readFile(name string) ([]byte, error) {
 	return data, err
 }
 
-var clusterName = regexp.MustCompile(`^[^\x00-\x1f]{1,253}$`)
+var clusterName = lazyregexp.New(`^[^\x00-\x1f]{1,253}$`)
 
 // ParseFleet reads a fleet; read reads the files that it names.
 func ParseFleet(file string, data []byte, read func(string) ([]byte, error)) (*Fleet, error) {

@@ -23,11 +23,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/oci"
 	"krtpkg.dev/krtpkg/pkg/sign"
 )
@@ -188,9 +188,9 @@ func parseStatement(kind string, payload []byte) (*Receipt, error) {
 }
 
 var (
-	bundleName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
-	clusterID  = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]{0,63}$`)
-	codeWord   = regexp.MustCompile(`^[a-zA-Z]{0,64}$`)
+	bundleName = lazyregexp.New(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+	clusterID  = lazyregexp.New(`^[0-9A-Za-z][0-9A-Za-z-]{0,63}$`)
+	codeWord   = lazyregexp.New(`^[a-zA-Z]{0,64}$`)
 )
 
 // maxText is how many bytes a version or a file's name has.

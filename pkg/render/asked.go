@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -14,12 +13,13 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // asksCluster is in templates that ask the cluster for what is there or can be there.
 var (
-	asksCluster = regexp.MustCompile(`\blookup\b|\.APIVersions\b`)
-	askedAPI    = regexp.MustCompile(`\.APIVersions\.Has\s+\(?\s*["` + "`" + `]([^"` + "`" + `\s]+)["` + "`" + `]`)
+	asksCluster = lazyregexp.New(`\blookup\b|\.APIVersions\b`)
+	askedAPI    = lazyregexp.New(`\.APIVersions\.Has\s+\(?\s*["` + "`" + `]([^"` + "`" + `\s]+)["` + "`" + `]`)
 )
 
 // maxAPIs is how many APIs are tried for whether a chart renders otherwise with them.
@@ -45,7 +45,7 @@ func (in Input) findQuestions() (notes []string, err error) {
 		return nil, err
 	}
 	texts := templatesOf(c)
-	if !slices.ContainsFunc(texts, asksCluster.Match) {
+	if !slices.ContainsFunc(texts, asksCluster.Get().Match) {
 		return nil, nil
 	}
 	looked := map[string]bool{}
@@ -88,7 +88,7 @@ func (in Input) decidingAPIs(texts [][]byte, without []bundle.File) (deciding []
 	known = append(known, options.APIVersions...)
 	var asked []string
 	for _, text := range texts {
-		for _, m := range askedAPI.FindAllSubmatch(text, -1) {
+		for _, m := range askedAPI.Get().FindAllSubmatch(text, -1) {
 			api := string(m[1])
 			if !slices.Contains(known, api) && !slices.Contains(asked, api) && len(asked) < maxAPIs {
 				asked = append(asked, api)

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -26,6 +25,7 @@ import (
 	releaseutil "helm.sh/helm/v4/pkg/release/v1/util"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // manifests is the one file that helm and kustomize render to.
@@ -52,11 +52,11 @@ func renderHelm(in Input, functions template.FuncMap) (rendered []bundle.File, e
 }
 
 // logged begins a line of package log or slog.
-var logged = regexp.MustCompile(`^[0-9/]+ [0-9:.]+ `)
+var logged = lazyregexp.New(`^[0-9/]+ [0-9:.]+ `)
 
 // helmWarning returns what a line of helm's log warns of, if it does.
 func helmWarning(line string) (note string, ok bool) {
-	line = logged.ReplaceAllString(line, "")
+	line = logged.Get().ReplaceAllString(line, "")
 	for _, level := range []string{"WARN ", "warning: ", "Warning: ", "WARNING: "} {
 		if note, ok := strings.CutPrefix(line, level); ok {
 			return oneLineWarning(note), true

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	releaseutil "helm.sh/helm/v4/pkg/release/v1/util"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -113,7 +113,7 @@ func UnknownHooks(files []bundle.File) (notes []string) {
 		if !strings.Contains("/"+f.Path, "/templates/") || !isManifest(f.Path) {
 			continue
 		}
-		for _, match := range hookLine.FindAllSubmatch(f.Data, -1) {
+		for _, match := range hookLine.Get().FindAllSubmatch(f.Data, -1) {
 			for _, event := range splitWords(string(match[1])) {
 				if !slices.Contains(known, event) {
 					notes = append(notes, fmt.Sprintf("%s: Helm knows no hook %q and leaves the resource out", f.Path, event))
@@ -124,7 +124,7 @@ func UnknownHooks(files []bundle.File) (notes []string) {
 	return slices.Compact(notes)
 }
 
-var hookLine = regexp.MustCompile(`helm\.sh/hook["']?\s*:\s*["']?([a-z][a-z, -]*)`)
+var hookLine = lazyregexp.New(`helm\.sh/hook["']?\s*:\s*["']?([a-z][a-z, -]*)`)
 
 func splitWords(list string) []string {
 	var all []string

@@ -2,13 +2,13 @@ package render
 
 import (
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/images"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -125,7 +125,7 @@ func (v *Values) ListTexts() []string {
 const shortestConfidential = 6
 
 // secretKey matches keys of values that are kept from others.
-var secretKey = regexp.MustCompile(`(?i)pass|secret|token|credential|private|api_?key|auth`)
+var secretKey = lazyregexp.New(`(?i)pass|secret|token|credential|private|api_?key|auth`)
 
 // ConfidentialTexts returns the texts among the values that should not be quoted in errors: all but numbers,
 // switches, short words and images, and whatever has a key that says so.

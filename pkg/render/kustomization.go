@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"sigs.k8s.io/kustomize/api/types"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -192,7 +192,7 @@ func (t *kustomizationTree) checkReference(name, dir string, r kustomizeReferenc
 const notFetched = "remote resources are not fetched: add it as a separate source"
 
 // scp is how git, and kustomize, write a repository that is reached by ssh.
-var scp = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)
+var scp = lazyregexp.New(`^[a-zA-Z][a-zA-Z0-9-]*@`)
 
 // isRemote reports whether kustomize takes a path for something to fetch.
 func isRemote(reference string) bool {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
 	"sync"
 
@@ -14,6 +13,7 @@ import (
 	"sigs.k8s.io/kustomize/api/resmap"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // kustomizeAtATime guards kustomize, which keeps the schema of resources in a variable of a
@@ -82,7 +82,7 @@ func runKustomize(files []bundle.File, root string, order krusty.ReorderOption) 
 func kustomizeError(err error) error {
 	text := strings.Join(strings.Fields(err.Error()), " ")
 	folder := ""
-	for _, step := range recursed.FindAllStringSubmatch(text, -1) {
+	for _, step := range recursed.Get().FindAllStringSubmatch(text, -1) {
 		folder = strings.TrimPrefix(step[1], "/") + ": "
 	}
 	if i := strings.LastIndex(text, attempt); i >= 0 {
@@ -96,4 +96,4 @@ func kustomizeError(err error) error {
 
 const attempt = "accumulation err='"
 
-var recursed = regexp.MustCompile(`recursed accumulation of path '([^']*)'`)
+var recursed = lazyregexp.New(`recursed accumulation of path '([^']*)'`)

@@ -1,14 +1,15 @@
 package render
 
 import (
-	"regexp"
 	"slices"
 
 	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // namesSecret matches keys that name a Secret instead of holding one.
-var namesSecret = regexp.MustCompile(`(?i)(name|ref|existing_?secret)$`)
+var namesSecret = lazyregexp.New(`(?i)(name|ref|existing_?secret)$`)
 
 // MaskConfidential returns the values with every text and number hidden whose key, or that of a mapping around it, says that it is
 // kept from others.

@@ -3,17 +3,18 @@ package render
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 var (
 	// randomFunction is in templates that render differently each time.
-	randomFunction = regexp.MustCompile(`\b(?:rand[A-Z]\w*|randBytes|uuidv4|gen[A-Z]\w*|now|ago|htpasswd|bcrypt|shuffle)\b`)
-	valueName      = regexp.MustCompile(`\.Values((?:\.[A-Za-z_][A-Za-z0-9_]*)+)`)
+	randomFunction = lazyregexp.New(`\b(?:rand[A-Z]\w*|randBytes|uuidv4|gen[A-Z]\w*|now|ago|htpasswd|bcrypt|shuffle)\b`)
+	valueName      = lazyregexp.New(`\.Values((?:\.[A-Za-z_][A-Za-z0-9_]*)+)`)
 )
 
 // maxProbes is how many values are tried for whether they settle a chart.
@@ -40,14 +41,14 @@ func (in Input) unstableError(out, again []byte) error {
 func (in Input) settlingValues(differences int) (names []string) {
 	var tried []string
 	for _, f := range in.Files {
-		if !strings.Contains(f.Path, "templates/") || !randomFunction.Match(f.Data) {
+		if !strings.Contains(f.Path, "templates/") || !randomFunction.Get().Match(f.Data) {
 			continue
 		}
 		under := ""
 		if chart, _, ok := strings.Cut(strings.TrimPrefix(f.Path, "charts/"), "/templates/"); ok && strings.HasPrefix(f.Path, "charts/") {
 			under = chart + "."
 		}
-		for _, m := range valueName.FindAllSubmatch(f.Data, -1) {
+		for _, m := range valueName.Get().FindAllSubmatch(f.Data, -1) {
 			name := under + string(m[1][1:])
 			if slices.Contains(tried, name) || len(tried) == maxProbes {
 				continue

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 )
 
@@ -124,10 +124,10 @@ func runYTT(inputs []*files.File, values [][]byte, options *template.Options) (o
 }
 
 // trace matches what ytt puts into an error where one of its functions has panicked.
-var trace = regexp.MustCompile(` \(backtrace: goroutine \d+ \[running\]:|\n {4}reason:\n {5}runtime/debug\.Stack\(\)\n(?: {5}.*\n?)*`)
+var trace = lazyregexp.New(` \(backtrace: goroutine \d+ \[running\]:|\n {4}reason:\n {5}runtime/debug\.Stack\(\)\n(?: {5}.*\n?)*`)
 
 func withoutTrace(text string) string {
-	return strings.TrimSpace(strings.ReplaceAll(trace.ReplaceAllString(text, ""), "- (p) ", "- "))
+	return strings.TrimSpace(strings.ReplaceAll(trace.Get().ReplaceAllString(text, ""), "- (p) ", "- "))
 }
 
 // yttCause is why ytt has panicked: a key that is not text, in the values or in what describes them. It

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
@@ -17,6 +16,8 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature/payload"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // verifyEnvelope verifies an envelope against all trusted authorities. On failure
@@ -415,7 +416,7 @@ func checkCertificateUse(leaf *x509.Certificate) error {
 }
 
 // emailAddress matches what is one and no URI.
-var emailAddress = regexp.MustCompile(`^[^@/:\s]+@[^@/:\s]+$`)
+var emailAddress = lazyregexp.New(`^[^@/:\s]+@[^@/:\s]+$`)
 
 func certificateSubject(leaf *x509.Certificate) string {
 	switch {

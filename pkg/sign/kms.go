@@ -5,13 +5,14 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/sigstore/cosign/v2/pkg/cosign/pkcs11key"
 	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/sigstore/sigstore/pkg/signature/kms"
+
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 )
 
 // IsKeyURI reports whether name refers to a key in a key management service or a token instead
@@ -27,17 +28,17 @@ func IsKeyURI(name string) bool {
 func OpenSigner(ctx context.Context, uri string) (*Signer, error) {
 	sv, err := openKeyURI(ctx, uri)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", pinValue.ReplaceAllString(uri, "pin-value=…"), err)
+		return nil, fmt.Errorf("key %s: %w", pinValue.Get().ReplaceAllString(uri, "pin-value=…"), err)
 	}
 	s, err := newKMSSigner(sv)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", pinValue.ReplaceAllString(uri, "pin-value=…"), err)
+		return nil, fmt.Errorf("key %s: %w", pinValue.Get().ReplaceAllString(uri, "pin-value=…"), err)
 	}
 	return s, nil
 }
 
 // pinValue is the secret in a PKCS #11 URI (RFC 7512), which messages must not show.
-var pinValue = regexp.MustCompile(`pin-value=[^&;?]*`)
+var pinValue = lazyregexp.New(`pin-value=[^&;?]*`)
 
 // OpenPublicKey fetches the public key of a key that [IsKeyURI] accepts.
 func OpenPublicKey(ctx context.Context, uri string) (*Key, error) {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"krtpkg.dev/krtpkg/pkg/bundle"
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/result"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/transfer"
@@ -53,7 +53,7 @@ type Promoted struct {
 	Attached []sign.Attached
 }
 
-var channelPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9._-]{0,127}$`)
+var channelPattern = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9._-]{0,127}$`)
 
 // ValidateChannel refuses what is not the name of a channel: what is not a tag, and versions, since these never move.
 func ValidateChannel(name string) error {

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"krtpkg.dev/krtpkg/pkg/lazyregexp"
 	"krtpkg.dev/krtpkg/pkg/manifest"
 	"krtpkg.dev/krtpkg/pkg/sign"
 	"krtpkg.dev/krtpkg/pkg/trust"
@@ -38,7 +39,7 @@ type Options struct {
 	ReadFile func(name string) ([]byte, error)
 }
 
-var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+var objectName = lazyregexp.New(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // exporter is a policy on its way to a target.
 type exporter struct {
