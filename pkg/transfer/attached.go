@@ -16,6 +16,7 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"krtpkg.dev/krtpkg/pkg/oci"
@@ -124,6 +125,25 @@ func setTag(ctx context.Context, dst oras.Target, desc ocispec.Descriptor, tag s
 	return nil
 }
 
+// moveTag sets a tag of a root at a registry, which was asked what the tag names after everything was copied, just before.
+// The manifest is at hand: it is sent once more, rather than read back.
+func (c *copier) moveTag(ctx context.Context, r *planRoot, tag string) error {
+	before, isKnown := r.tagsBefore[tag]
+	dst, takesManifest := c.dst.(registry.ReferencePusher)
+	data := c.nodes[r.desc.Digest].data
+	if c.report.Copied == 0 || !isKnown || !takesManifest || data == nil {
+		return setTag(ctx, c.dst, r.desc, tag)
+	}
+	if before == r.desc.Digest {
+		return nil
+	}
+	err := withRetries(ctx, func() error { return dst.PushReference(ctx, r.desc, bytes.NewReader(data), tag) })
+	if err != nil {
+		return fmt.Errorf("tag %s at target %s: %w", tag, storeName(c.dst), err)
+	}
+	return nil
+}
+
 // tagRoot sets a tag of a root. A folder records the platforms that the root is limited to.
 func (c *copier) tagRoot(ctx context.Context, r *planRoot, tag string) error {
 	type folder interface {
@@ -132,7 +152,7 @@ func (c *copier) tagRoot(ctx context.Context, r *planRoot, tag string) error {
 	}
 	dst, ok := c.dst.(folder)
 	if !ok {
-		return setTag(ctx, c.dst, r.desc, tag)
+		return c.moveTag(ctx, r, tag)
 	}
 	at, err := c.dst.Resolve(ctx, tag)
 	before, limitErr := dst.PlatformsOf(r.desc.Digest)

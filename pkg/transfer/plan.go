@@ -73,6 +73,8 @@ type planRoot struct {
 	complete bool
 	// tagged is set if a tag of the target names the root, which is then there.
 	tagged bool
+	// tagsBefore is what tags named at the target when it was asked last; empty for a tag that it did not have.
+	tagsBefore map[string]digest.Digest
 }
 
 const closureType = bundle.TypeClosure

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -73,6 +74,12 @@ func (p *Plan) checkTags(ctx context.Context, dst any) (moved []*MovedTagError, 
 // findMovedTag returns how a tag would move; nil if it is new, stays, or goes on to a newer version.
 func (p *Plan) findMovedTag(ctx context.Context, dst tagTarget, r *planRoot, tag string) (*MovedTagError, error) {
 	desc, err := dst.Resolve(ctx, tag)
+	if err == nil || errors.Is(err, errdef.ErrNotFound) {
+		if r.tagsBefore == nil {
+			r.tagsBefore = map[string]digest.Digest{}
+		}
+		r.tagsBefore[tag] = desc.Digest
+	}
 	isSame := err == nil && desc.Digest == r.desc.Digest
 	r.tagged = r.tagged || isSame
 	if isSame || errors.Is(err, errdef.ErrNotFound) {

@@ -129,6 +129,19 @@ func TestTagMovesLast(t *testing.T) {
 			if n := strings.Count(strings.Join(list, "\n"), tag); n != 1 || list[len(list)-1] != tag {
 				t.Errorf("the tag was written %d times, and not last:\n%s", n, strings.Join(list, "\n"))
 			}
+			// For the plan, and once everything is there.
+			asked := 0
+			for _, request := range r.Requests() {
+				switch line := request.Method + " " + request.Path; line {
+				case "HEAD /v2/krt/edge/manifests/1.0.0":
+					asked++
+				case "GET /v2/krt/edge/manifests/" + root.Digest.String():
+					t.Error("the manifest was read back to be sent again")
+				}
+			}
+			if asked > 2 {
+				t.Errorf("what the tag names was asked %d times", asked)
+			}
 		})
 	}
 }
