@@ -21,6 +21,10 @@ func (f *File) checkCharacters() error {
 		return f.Errorf(nil, "is UTF-16, want UTF-8")
 	}
 	for at := len(f.data) - len(rest); at < len(f.data); {
+		if c := f.data[at]; c >= ' ' && c < 0x7F || c == '\n' {
+			at++ // nearly all
+			continue
+		}
 		character, size := utf8.DecodeRune(f.data[at:])
 		switch {
 		case character == utf8.RuneError && size == 1:

@@ -33,6 +33,10 @@ func newPlaces(data []byte) positionIndex {
 		if i%stride == 0 {
 			p.counts = append(p.counts, characters)
 		}
+		if data[i] >= ' ' && data[i] < utf8.RuneSelf {
+			characters++ // nearly all
+			continue
+		}
 		if utf8.RuneStart(data[i]) {
 			characters++
 		}
