@@ -46,6 +46,11 @@ type Store interface {
 	Tags(ctx context.Context, last string, fn func(tags []string) error) error
 }
 
+// manifestResolver is a store that returns what a reference names and its manifest in one answer.
+type manifestResolver interface {
+	ResolveToRead(ctx context.Context, reference string) (ocispec.Descriptor, error)
+}
+
 // Target is the content of a place that can be written to.
 type Target interface {
 	Store
@@ -280,7 +285,11 @@ func (p *Place) Resolve(ctx context.Context, store Store) (ocispec.Descriptor, e
 	if p.Digest != "" {
 		reference = p.Digest.String()
 	}
-	desc, err := store.Resolve(ctx, reference)
+	resolve := store.Resolve
+	if registry, is := store.(manifestResolver); is {
+		resolve = registry.ResolveToRead
+	}
+	desc, err := resolve(ctx, reference)
 	if errors.Is(err, errdef.ErrNotFound) {
 		return ocispec.Descriptor{}, &NotFoundError{*p}
 	}

@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
@@ -33,6 +35,27 @@ type Repository struct {
 	// metadataTimeout is how long an answer other than a blob may take, stallTimeout how long a
 	// connection may stall.
 	metadataTimeout, stallTimeout time.Duration
+	resolved                      resolvedManifest
+}
+
+// resolvedManifest is the manifest that [Repository.ResolveToRead] returned last.
+type resolvedManifest struct {
+	mu     sync.Mutex
+	digest digest.Digest
+	data   []byte
+}
+
+func (m *resolvedManifest) keep(d digest.Digest, data []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.digest, m.data = d, data
+}
+
+// find returns the manifest of a digest if it is the one that is kept.
+func (m *resolvedManifest) find(d digest.Digest) ([]byte, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.data, m.data != nil && m.digest == d
 }
 
 // String returns the repository's name, host/path.
@@ -54,6 +77,9 @@ const maxBufferedBlob = 1 << 20
 // read again once when it is not what its digest says: a byte may have changed on the way. A
 // larger blob is an [io.ReadSeekCloser] that asks again, for the rest, when its connection breaks.
 func (r *Repository) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if data, is := r.resolved.find(desc.Digest); is && int64(len(data)) == desc.Size {
+		return memoryReader{bytes.NewReader(data)}, nil
+	}
 	open := func() (io.ReadCloser, error) { return r.Repository.Fetch(ctx, desc) }
 	whole := desc.Size <= maxManifest
 	if !oci.IsManifest(desc.MediaType) {
@@ -89,6 +115,22 @@ func (r *Repository) FetchReference(ctx context.Context, reference string) (desc
 		return ocispec.Descriptor{}, nil, r.hideForbiddenTag(ctx, reference, err)
 	}
 	return desc, memoryReader{bytes.NewReader(data)}, nil
+}
+
+// ResolveToRead is [Repository.Resolve] for a manifest that will be read: it is asked for once, and [Repository.Fetch]
+// returns it until another one is resolved so.
+func (r *Repository) ResolveToRead(ctx context.Context, reference string) (ocispec.Descriptor, error) {
+	desc, body, err := r.FetchReference(ctx, reference)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer body.Close()
+	data, err := content.ReadAll(body, desc)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	r.resolved.keep(desc.Digest, data)
+	return desc, nil
 }
 
 // readWithRetries reads content, again while connections break, and once more if it does not match
