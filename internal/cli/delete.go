@@ -67,6 +67,7 @@ func (a *app) runDelete(ctx context.Context, name string, o deploy.DeleteOptions
 		}
 	case f.yes:
 		// Nobody is asked, but what others lose is said.
+		o.WithoutDiffs = true
 		o.Confirm = func(_ context.Context, p *deploy.Plan) (bool, error) { return true, a.sayFindings(p.Findings) }
 	}
 	report, err := cluster.Delete(ctx, name, o)

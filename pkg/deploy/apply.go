@@ -65,7 +65,7 @@ func (c *Cluster) Apply(ctx context.Context, rt Runtime, opts ApplyOptions) (*Re
 		return report, err
 	}
 	s.engine.takeOver = opts.TakeOver
-	s.isRunningHooks, s.isRollback = opts.RunHooks, opts.Rollback
+	s.isRunningHooks, s.isRollback, s.withDiffs = opts.RunHooks, opts.Rollback, opts.Confirm != nil
 	s.assumeKinds = slices.Contains(opts.Skip, preflight.CheckAPI)
 	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, skip: opts.Skip})
 	if err != nil {

@@ -58,13 +58,13 @@ type ResourceChange struct {
 	Replace bool `json:"replace,omitempty"`
 	// Diff is kapp's, a line for each line of YAML: "-" and what was, "+" and what is to be,
 	// and unchanged lines around them. What Secrets hold is masked. It is empty for a kind
-	// that the cluster does not know yet, and where nothing changes.
+	// that the cluster does not know yet, where nothing changes, and in what nobody looks at before it is done.
 	Diff string `json:"diff,omitempty"`
 }
 
-// resourceChanges returns what steps change. The diffs, which take longer than all else that kapp computes, are for
-// who looks before: without hooks.
-func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf, h *progressHooks) []ResourceChange {
+// resourceChanges returns what steps change, with diffs if someone is to see them: these take longer than all else that
+// kapp computes.
+func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf, diffs bool) []ResourceChange {
 	var changes []ResourceChange
 	for _, s := range steps {
 		c := ResourceChange{ResourceID: idOf(s.Resource()), Op: OpWait}
@@ -84,7 +84,7 @@ func resourceChanges(steps []*clusterapply.ClusterChange, conf kappconfig.Conf, 
 		if s.Resource().Transient() {
 			continue // it goes with its owner
 		}
-		if c.Op != OpWait && h == nil {
+		if c.Op != OpWait && diffs {
 			view := diff.NewTextDiffView(s.ConfigurableTextDiff(), conf.DiffMaskRules(), diff.TextDiffViewOpts{Context: 2, Mask: true})
 			c.Diff = ansiColor.ReplaceAllString(view.String(), "")
 		}

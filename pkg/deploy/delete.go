@@ -19,6 +19,8 @@ type DeleteOptions struct {
 	// Confirm is called once before anything is deleted. If it returns false, the call ends with
 	// ErrNotConfirmed. Optional.
 	Confirm func(context.Context, *Plan) (bool, error)
+	// WithoutDiffs leaves the diffs out of what Confirm gets: for those who don't show them.
+	WithoutDiffs bool
 	// DeleteForeign deletes also what others have put into namespaces of the runtime, and made
 	// of its kinds. Default: that is an error.
 	DeleteForeign bool
@@ -40,7 +42,7 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 	opts.setDefaults()
 	s := &session{cluster: c, opts: opts.Options, runtime: Runtime{Name: name}}
 	s.engine = &engine{cluster: c, served: &servedKinds{}, options: opts.Options}
-	s.isRunningHooks = opts.RunHooks
+	s.isRunningHooks, s.withDiffs = opts.RunHooks, opts.Confirm != nil && !opts.WithoutDiffs
 	defer func() { report.Skipped = s.skipped }()
 	var err error
 	if s.leaving, err = c.List(ctx, name); err != nil {
@@ -104,7 +106,7 @@ func (s *session) planDelete(ctx context.Context) (*Plan, error) {
 	tasks := make([]scheduledTask, len(s.leaving))
 	for i, app := range s.leaving {
 		tasks[i].run = func(ctx context.Context) error {
-			looked, err := s.engine.lookDelete(ctx, app.App)
+			looked, err := s.engine.lookDelete(ctx, app.App, s.withDiffs)
 			if err != nil {
 				return &Error{Op: "delete", Bundle: app.Bundle, Layer: app.Layer, Err: err}
 			}

@@ -368,9 +368,14 @@ func TestConfirm(t *testing.T) {
 	if !r.exists(configMaps, "one") || !r.exists(configMaps, "two") {
 		t.Error("refused delete has deleted")
 	}
-	answer = true
+	answer, deletion.WithoutDiffs = true, true
 	if _, err := r.Delete(t.Context(), "edge", deletion); err != nil {
 		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false} {
+		if got := asked[i].Bundles[0].Changes[0].Diff != ""; got != want {
+			t.Errorf("plan %d of a delete has diffs: %t, want %t", i, got, want)
+		}
 	}
 	r.wantBack(before)
 	if got := planned(asked[1]); len(asked) != 2 || got != "remove three: delete 1; remove one: delete 2" {

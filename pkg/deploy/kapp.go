@@ -64,6 +64,8 @@ type kappApp struct {
 	newNamespaces sets.Set[string]
 	// ownKinds are those whose definitions the runtime has.
 	ownKinds sets.Set[schema.GroupKind]
+	// diffs has changes come with their diffs, when only looking.
+	diffs bool
 	// rehearse sends what would be written to the API server as a dry run, when only looking.
 	rehearse bool
 	// compareDefinitions looks for what changes of definitions do to resources that exist, when only looking.
@@ -116,8 +118,10 @@ func (e *engine) deployAndWait(ctx context.Context, a kappApp, h progressHooks) 
 }
 
 // lookDelete returns what delete would do. It writes nothing.
-func (e *engine) lookDelete(ctx context.Context, name string) (callResult, error) {
-	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, name, false, nil) })
+func (e *engine) lookDelete(ctx context.Context, name string, diffs bool) (callResult, error) {
+	return e.runCancellable(ctx, progressHooks{}, func(parts *kappParts) (callResult, error) {
+		return e.deleteApp(ctx, parts, appDelete{name: name, diffs: diffs}, nil)
+	})
 }
 
 // deleteAndWait deletes an app with its resources, and waits until they are gone. One that is not
@@ -126,7 +130,9 @@ func (e *engine) lookDelete(ctx context.Context, name string) (callResult, error
 func (e *engine) deleteAndWait(ctx context.Context, name string, namespacesLater bool, h progressHooks) (_ callResult, err error) {
 	ctx, end := tracing.Start(ctx, "delete app", tracing.App(name))
 	defer func() { end(err) }()
-	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) { return e.deleteApp(ctx, parts, name, namespacesLater, &h) })
+	return e.runCancellable(ctx, h, func(parts *kappParts) (callResult, error) {
+		return e.deleteApp(ctx, parts, appDelete{name: name, namespacesLater: namespacesLater}, &h)
+	})
 }
 
 // runCancellable calls kapp, which takes no context, in a goroutine. When ctx ends, run returns at
@@ -317,7 +323,7 @@ func (e *engine) deployApp(ctx context.Context, p *kappParts, a kappApp, h *prog
 	if err := waitAgain(graph); err != nil {
 		return callResult{}, err
 	}
-	result := callResult{changes: append(resourceChanges(steps, conf, h), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
+	result := callResult{changes: append(resourceChanges(steps, conf, a.diffs), wanted.absent...), resources: listIDs(notHooks(wanted.resources))}
 	result.ran, result.releases, result.jobs = ranHooks(wanted.resources), wanted.releases, wanted.jobs
 	if len(wanted.done) > 0 {
 		result.resources = append(result.resources, wanted.done...)

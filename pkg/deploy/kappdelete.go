@@ -18,10 +18,19 @@ import (
 	"krtpkg.dev/krtpkg/pkg/deploy/apiserver"
 )
 
+// appDelete is what kapp delete wants to know.
+type appDelete struct {
+	name string
+	// namespacesLater leaves the app's namespaces, and with them the app.
+	namespacesLater bool
+	// diffs has changes come with their diffs, when only looking.
+	diffs bool
+}
+
 // deleteApp is kapp delete; without hooks it only looks.
-func (e *engine) deleteApp(ctx context.Context, p *kappParts, name string, namespacesLater bool, h *progressHooks) (callResult, error) {
+func (e *engine) deleteApp(ctx context.Context, p *kappParts, a appDelete, h *progressHooks) (callResult, error) {
 	flags := e.deleteFlags()
-	target, err := p.apps.Find(name)
+	target, err := p.apps.Find(a.name)
 	if err != nil {
 		return callResult{}, err
 	}
@@ -43,8 +52,8 @@ func (e *engine) deleteApp(ctx context.Context, p *kappParts, name string, names
 			r.MarkTransient(false)
 		}
 	}
-	existing, _ = e.splitHandedOver(name, existing)
-	inPart, err := e.cluster.adoptedInPart(ctx, name)
+	existing, _ = e.splitHandedOver(a.name, existing)
+	inPart, err := e.cluster.adoptedInPart(ctx, a.name)
 	if err != nil {
 		return callResult{}, err
 	}
@@ -61,7 +70,7 @@ func (e *engine) deleteApp(ctx context.Context, p *kappParts, name string, names
 	}
 	set := changeSet(p, changes, factory, conf, flags.DiffFlags.ChangeSetOpts, flags.ApplyFlags)
 	steps, graph, err := set.Calculate()
-	result := callResult{changes: resourceChanges(steps, conf, h), resources: listIDs(existing)}
+	result := callResult{changes: resourceChanges(steps, conf, a.diffs), resources: listIDs(existing)}
 	if err != nil || h == nil {
 		return result, err
 	}
@@ -72,7 +81,7 @@ func (e *engine) deleteApp(ctx context.Context, p *kappParts, name string, names
 	}
 	now := slices.DeleteFunc(slices.Clone(changes), func(c diff.Change) bool {
 		r := c.ExistingResource()
-		later := namespacesLater && r.Kind() == "Namespace" && r.APIGroup() == "" && r.Annotations()[deleteStrategy] != orphan
+		later := a.namespacesLater && r.Kind() == "Namespace" && r.APIGroup() == "" && r.Annotations()[deleteStrategy] != orphan
 		result.namespacesLeft = result.namespacesLeft || later
 		return later
 	})

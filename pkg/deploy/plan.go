@@ -79,7 +79,7 @@ func (c *Cluster) Plan(ctx context.Context, rt Runtime, opts CheckOptions) (*Pla
 	if err != nil {
 		return nil, err
 	}
-	s.engine.takeOver = opts.TakeOver
+	s.engine.takeOver, s.withDiffs = opts.TakeOver, true
 	s.assumeKinds = slices.Contains(opts.Skip, preflight.CheckAPI)
 	plan, err := s.planChanges(ctx, planOptions{deleteForeign: opts.DeleteForeign, skip: opts.Skip})
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *session) planChanges(ctx context.Context, opts planOptions) (*Plan, err
 			looked, err := s.engine.lookAhead(ctx, kappApp{
 				name: j.runtime.appName(j.unit), labels: j.appLabels(), manifests: j.unit.Manifests, absent: absent[i],
 				newNamespaces: s.engine.claims.namespaces, ownKinds: ownKinds, moment: j.newMoment(s.isRollback), done: s.doneJobs(),
-				rehearse: !slices.Contains(opts.skip, preflight.CheckDryRun), compareDefinitions: !slices.Contains(opts.skip, preflight.CheckDefinitions),
+				diffs: s.withDiffs, rehearse: !slices.Contains(opts.skip, preflight.CheckDryRun), compareDefinitions: !slices.Contains(opts.skip, preflight.CheckDefinitions),
 			})
 			if ctx.Err() != nil {
 				return ctx.Err()

@@ -37,7 +37,9 @@ type session struct {
 	assumeKinds bool
 
 	isRunningHooks, isRollback bool
-	skipped                    []SkippedHook
+	// withDiffs has the plan come with diffs.
+	withDiffs bool
+	skipped   []SkippedHook
 
 	mu sync.Mutex // of events, and of the report
 }
