@@ -78,8 +78,10 @@ func (c *Cluster) Delete(ctx context.Context, name string, opts DeleteOptions) (
 // beforeDelete looks for what is not the runtime's but would go with it, and asks.
 func (s *session) beforeDelete(ctx context.Context, opts DeleteOptions) (*Plan, error) {
 	endListings := s.engine.shareListings(ctx, s.leaving)
+	s.engine.records = newAppRecords(s.leaving)
 	plan, err := s.planDelete(ctx)
 	endListings() // what follows may write
+	s.engine.records = nil
 	if err != nil {
 		return nil, err
 	}

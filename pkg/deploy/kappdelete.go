@@ -64,6 +64,9 @@ func (e *engine) deleteApp(ctx context.Context, p *kappParts, a appDelete, h *pr
 		return callResult{}, err
 	}
 	factory := diff.NewChangeFactory(nil, nil, nil, diff.ChangeOpts{})
+	// Without rules no record of what was applied ever counts, and to find that out was a quarter of what a delete
+	// computes.
+	flags.DiffFlags.ChangeSetOpts.AgainstLastApplied = false
 	changes, err := diff.NewChangeSetFactory(flags.DiffFlags.ChangeSetOpts, factory).New(existing, nil).Calculate()
 	if err != nil {
 		return callResult{}, err
