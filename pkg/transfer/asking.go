@@ -47,10 +47,10 @@ func (s *lackingStreak) addAnswer(there bool) {
 	}
 }
 
-// skipsAsking reports whether the target may be sent what it has: a registry, unless every item is to be asked for.
+// skipsAsking reports whether the target may be sent what it has: a registry, unless nothing is to be written.
 func (c *copier) skipsAsking() bool {
 	_, isRegistry := c.dst.(registryRepository)
-	return isRegistry && !c.checkAll
+	return isRegistry && !c.isCompared
 }
 
 // hasBlob reports whether the target is known to have a blob. It does not ask for small blobs while the target lacks

@@ -78,7 +78,7 @@ type Options struct {
 	TemporaryDir string
 	// WholeLayers copies layers whole, though deltas of them are published next to the root.
 	WholeLayers bool
-	// CheckTarget asks the target for every manifest and blob. Without it a closure or a manifest at the
+	// CheckTarget asks the target for every manifest and blob, or sends it. Without it a closure or a manifest at the
 	// target proves that everything below is there too, which saves most requests, but does not see what
 	// the target has lost. An import always asks.
 	CheckTarget bool
