@@ -175,6 +175,11 @@ func (a *app) exportTo(ctx context.Context, references []string, file string, f 
 		}
 	}
 	r := &result.Transfer{DryRun: f.dryRun, Base: base.names, Bytes: plan.Size(), Layers: describeLayers(deltas)}
+	if !f.dryRun && !f.zstd {
+		if err := archive.CheckSpace(names, volumes); err != nil {
+			return nil, fmt.Errorf("export %s: %w", file, err)
+		}
+	}
 	whole := progress.Event{Kind: progress.Planned}
 	for _, c := range volumes {
 		planned := plannedEvent(c)

@@ -161,28 +161,34 @@ func readFile(t *testing.T, name string) []byte {
 	return data
 }
 
-// A disk that is full ends a copy, an export and an import with a word about it; with room the
-// same command goes on. The disk is a small tmpfs in a namespace of its own.
+// A disk that is too small ends a copy, an export and an import before anything is written, and one that fills up in the middle
+// where it stops; with room the same command goes on. The disk is a small tmpfs in a namespace of its own.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	s, _ := fatSite(t)
 	s.ok("export", "oci:whole:1.0.0", "whole.tar")
-	for _, c := range []struct{ name, command, check string }{
-		{"copy", "copy oci:whole:1.0.0 oci:small/copied", "check oci:small/copied:1.0.0"},
-		{"export", "export oci:whole:1.0.0 small/exported.tar", "check small/exported.tar"},
-		{"import", "import whole.tar oci:small/imported", "check oci:small/imported:1.0.0"},
+	const tooSmall, fillsUp = "size=10m", "size=64m,nr_inodes=10"
+	for _, c := range []struct{ name, disk, command, check, says string }{
+		{"copy", tooSmall, "copy oci:whole:1.0.0 oci:small/copied", "check oci:small/copied:1.0.0", " free in small/copied: "},
+		{"export", tooSmall, "export oci:whole:1.0.0 small/exported.tar", "check small/exported.tar", " free in small: "},
+		{"import", tooSmall, "import whole.tar oci:small/imported", "check oci:small/imported:1.0.0", " free in small/imported: "},
+		{"import of a stream", tooSmall, "import - oci:small/imported < whole.tar", "check oci:small/imported:1.0.0", " free in small/imported: "},
+		{"copy in the middle", fillsUp, "copy oci:whole:1.0.0 oci:small/copied", "check oci:small/copied:1.0.0", ""},
+		{"export in the middle", tooSmall, "export --zstd oci:whole:1.0.0 small/exported.tar", "check small/exported.tar", ""},
+		{"import in the middle", fillsUp, "import whole.tar oci:small/imported", "check oci:small/imported:1.0.0", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			script := fmt.Sprintf(`mkdir -p small && mount -t tmpfs -o size=10m disk small || exit 99
+			script := fmt.Sprintf(`mkdir -p small && mount -t tmpfs -o %[3]s disk small || exit 99
 krtpkg %[1]s; code=$?
 test $code = 1 || { echo "it ended with $code"; exit 98; }
 test -e small/exported.tar && { echo "the archive has its name"; exit 97; }
-mount -o remount,size=64m small || exit 96
-krtpkg %[1]s && krtpkg %[2]s`, c.command, c.check)
+test -n "%[4]s" -a -n "$(ls small)" && { echo "files are left"; exit 95; }
+mount -o remount,size=64m,nr_inodes=0 small || exit 96
+krtpkg %[1]s && krtpkg %[2]s`, c.command, c.check, c.disk, c.says)
 			cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script)
 			cmd.Dir, cmd.Env = s.dir, s.env
 			out, err := cmd.CombinedOutput()
-			if err != nil || !strings.Contains(string(out), "no space left on device") || !strings.Contains(string(out), "free disk space and run the same command again") {
+			if err != nil || !strings.Contains(string(out), "no space left on device") || !strings.Contains(string(out), "free disk space and run the same command again") || !strings.Contains(string(out), c.says) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})

@@ -53,6 +53,9 @@ func writeLayout(ctx context.Context, name string, layout fileLayout, from conte
 		if done, err := isWhole(name, layout); done || err != nil {
 			return &WrittenFile{Size: layout.size(), Kept: layout.size()}, err
 		}
+		if err := checkFileSpace(name, layout); err != nil {
+			return nil, fmt.Errorf("write %s: %w", name, err)
+		}
 	}
 	file, err := openPartial(name + partial)
 	if err != nil {

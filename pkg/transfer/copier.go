@@ -70,7 +70,11 @@ func (c *copier) copyPlan(ctx context.Context) error {
 	if err := c.findPresent(ctx, tops); err != nil {
 		return err
 	}
-	if err := c.forEach(ctx, c.lackingItems(tops, false), c.copyBlob); err != nil {
+	lacking := c.lackingItems(tops, false)
+	if err := checkSpace(ctx, c.dst, descriptorsOf(lacking)); err != nil {
+		return err
+	}
+	if err := c.forEach(ctx, lacking, c.copyBlob); err != nil {
 		return err
 	}
 	inside := slices.DeleteFunc(tops, func(t topManifest) bool { return t.attached })
@@ -157,7 +161,7 @@ func (c *copier) findPresent(ctx context.Context, tops []topManifest) error {
 			c.markPresent(t.desc)
 			return nil
 		}
-		if t.image && !c.isCompared && c.skipsAsking() && !c.imageStreak.shouldAsk() {
+		if t.image && c.skipsAsking() && !c.imageStreak.shouldAsk() {
 			return nil // what it needs is asked for, or sent
 		}
 		there, err := c.hasManifest(ctx, t.desc)

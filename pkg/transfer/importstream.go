@@ -40,6 +40,9 @@ func ImportStream(ctx context.Context, from *archive.Stream, dst oras.GraphTarge
 	if volume, _ := from.Volumes(); volume > 0 && o.UnverifiedVolumes {
 		s.unverified = true
 	}
+	if err := checkSpace(ctx, dst, from.ListExpected()); err != nil {
+		return nil, err
+	}
 	if err := s.readStream(ctx); err != nil {
 		return nil, err
 	}
