@@ -179,10 +179,19 @@ func (a *app) checkOne(ctx context.Context, reference string, f *transferFlags) 
 	if err != nil {
 		return nil, err
 	}
-	return &checkedPlace{set: c.Set, Checked: result.Checked{
+	checked := &checkedPlace{set: c.Set, Checked: result.Checked{
 		Reference: reference, Items: int64(c.Manifests + c.Blobs), Bytes: c.Bytes, AbsentItems: c.Absent,
 		Volume: c.Volume, Volumes: c.Volumes, Base: c.Base, Platforms: c.Platforms, ForeignItems: c.Foreign, DeltaItems: c.Deltas,
-	}}, nil
+	}}
+	if c.Volumes == 0 || reference == "-" {
+		return checked, nil
+	}
+	set, err := archive.InspectSet(p.File)
+	if err != nil || set == nil {
+		return checked, err
+	}
+	checked.ParityVolumes, checked.LostVolumes, checked.LackingFiles = set.Parity, set.Absent, set.Lacking
+	return checked, nil
 }
 
 // checkedPlace is what was checked of one argument.
@@ -220,6 +229,9 @@ func (v checkedPlace) partFacts() (facts []string) {
 	if v.DeltaItems > 0 {
 		facts = append(facts, "deltas of "+countNoun(v.DeltaItems, "layer"))
 	}
+	if v.ParityVolumes > 0 {
+		facts = append(facts, v.parityFact())
+	}
 	if v.isWhole {
 		facts = append(facts, fmt.Sprintf("all %d volumes are here", v.Volumes))
 	}
@@ -233,4 +245,17 @@ func (v checkedPlace) partFacts() (facts []string) {
 		facts = append(facts, countNoun(absent, "blob")+" "+where)
 	}
 	return facts
+}
+
+// parityFact returns what volumes of parity restore.
+func (v checkedPlace) parityFact() string {
+	here := countNoun(v.ParityVolumes, "volume") + " of parity here: "
+	lost := archive.FormatVolumes(v.LostVolumes)
+	switch {
+	case len(v.LostVolumes) == 0:
+		return here + "any " + countNoun(v.ParityVolumes, "lost volume") + " can be restored"
+	case v.LackingFiles == 0:
+		return here + lost + " can be restored with --repair"
+	}
+	return here + countNoun(v.LackingFiles, "more file") + " needed to restore " + lost
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -429,6 +430,36 @@ func TestParityVolumes(t *testing.T) {
 			if got, err := os.ReadFile(names[i]); err != nil || !bytes.Equal(got, whole[filepath.Base(names[i])]) {
 				t.Errorf("%s: %s was restored to other bytes: %v", c.name, names[i], err)
 			}
+		}
+	}
+	// One volume is enough to tell what can be restored.
+	for _, c := range []struct {
+		lost, lostParity []int
+		want             archive.SetState
+	}{
+		{nil, nil, archive.SetState{Parity: 2}},
+		{[]int{2, 7}, nil, archive.SetState{Absent: []int{3, 8}, Parity: 2}},
+		{[]int{2, 7}, []int{1}, archive.SetState{Absent: []int{3, 8}, Parity: 1, Lacking: 1}},
+	} {
+		names, parityNames := write(t)
+		for _, i := range c.lost {
+			if err := os.Remove(names[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, i := range c.lostParity {
+			if err := os.Remove(parityNames[i]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if state, err := archive.InspectSet(names[0]); err != nil || !reflect.DeepEqual(state, &c.want) {
+			t.Errorf("without volumes %v and %v of parity: %+v, %v", c.lost, c.lostParity, state, err)
+		}
+		for _, name := range parityNames {
+			os.Remove(name)
+		}
+		if state, err := archive.InspectSet(names[0]); err != nil || state != nil {
+			t.Errorf("without parity: %+v, %v", state, err)
 		}
 	}
 	// A volume that cannot be restored leaves the others as they are.

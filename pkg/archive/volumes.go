@@ -106,11 +106,11 @@ type AbsentVolumesError struct {
 }
 
 func (e *AbsentVolumesError) Error() string {
-	noun, verb := "volume ", " is "
+	verb := " is "
 	if len(e.Volumes) > 1 {
-		noun, verb = "volumes ", " are "
+		verb = " are "
 	}
-	text := noun + formatNumbers(e.Volumes) + " of " + strconv.Itoa(e.Of) + verb + "missing"
+	text := FormatVolumes(e.Volumes) + " of " + strconv.Itoa(e.Of) + verb + "missing"
 	if len(e.Near) > 0 {
 		text += " (present: " + strings.Join(e.Near, ", ") + ")"
 	}
@@ -118,6 +118,14 @@ func (e *AbsentVolumesError) Error() string {
 }
 
 func (e *AbsentVolumesError) Unwrap() error { return e.cause }
+
+// FormatVolumes names volumes by their numbers, "volume 2" or "volumes 1, 3-5".
+func FormatVolumes(numbers []int) string {
+	if len(numbers) == 1 {
+		return "volume " + formatNumbers(numbers)
+	}
+	return "volumes " + formatNumbers(numbers)
+}
 
 // formatNumbers writes numbers with ranges, "1, 3-5".
 func formatNumbers(numbers []int) string {

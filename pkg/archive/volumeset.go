@@ -23,6 +23,8 @@ type volumeSet struct {
 	// present are the volumes that are there, lacking is how many files too few there are to restore one.
 	present []bool
 	lacking int
+	// parity is how many volumes of parity are there.
+	parity  int
 	reader  *parity.SetReader
 	closers []io.Closer
 }
@@ -70,10 +72,39 @@ func openVolumeSet(name string) (_ *volumeSet, err error) {
 	for _, shard := range shards {
 		if shard != nil {
 			s.lacking--
+			s.parity++
 		}
 	}
 	s.reader, err = parity.OpenSet(s.info.set(), files, shards)
 	return s, err
+}
+
+// SetState is what is there of an archive that has volumes of parity.
+type SetState struct {
+	// Absent are the numbers of the volumes that are not there, or too damaged for others to be restored from them.
+	Absent []int
+	// Parity is how many volumes of parity are there.
+	Parity int
+	// Lacking is how many more files are needed to restore what is absent; 0 if it can be restored.
+	Lacking int
+}
+
+// InspectSet looks for the volumes next to one, without reading their content. It returns nil if there is no volume of parity.
+func InspectSet(name string) (*SetState, error) {
+	s, err := openVolumeSet(name)
+	if errors.Is(err, errNoSet) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	state := &SetState{Parity: s.parity, Lacking: max(0, s.lacking)}
+	for i, isPresent := range s.present {
+		if !isPresent {
+			state.Absent = append(state.Absent, i+1)
+		}
+	}
+	return state, s.Close()
 }
 
 // openParityVolumes opens the volumes of parity that belong to the volumes of a stem. Those of several exports may be
