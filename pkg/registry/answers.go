@@ -34,6 +34,8 @@ type deviationLog struct {
 	seen map[string]bool
 	// noParts is set if of an upload in parts all but the first one are dropped.
 	noParts atomic.Bool
+	// singlePost is whether small blobs are taken with one request.
+	singlePost singlePost
 }
 
 // takeNoParts records that uploads are to be sent in one piece.

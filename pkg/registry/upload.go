@@ -37,6 +37,8 @@ type blobUpload struct {
 	furthest int64
 	// refusesChunks is set if the registry accepts no chunks.
 	refusesChunks bool
+	// triedPost is set once the content was sent with the request that begins the upload.
+	triedPost bool
 	// tentative is set for [Tentative] content.
 	tentative bool
 }
@@ -167,6 +169,11 @@ func (u *blobUpload) ignoreIfPresent(ctx context.Context, err error) error {
 }
 
 func (u *blobUpload) tryUpload(ctx context.Context, seeks bool) error {
+	if u.session == nil && seeks {
+		if done, err := u.uploadAtOnce(ctx); done || err != nil {
+			return err
+		}
+	}
 	if u.session == nil {
 		if err := u.beginUpload(ctx); err != nil {
 			return err
@@ -200,6 +207,7 @@ func (u *blobUpload) beginUpload(ctx context.Context) error {
 	case http.StatusAccepted:
 	case http.StatusOK, http.StatusCreated:
 		u.deviations.record("an upload begins with %d instead of 202: accepted", response.StatusCode)
+		u.deviations.singlePost.refuse()
 	case http.StatusNotFound:
 		err := responseError(response)
 		if hasCode(err, errcode.ErrorCodeNameUnknown) {

@@ -20,7 +20,7 @@ func countBlobRequests(requests []registrytest.Request) (asked, sent int) {
 		switch {
 		case r.Method == http.MethodHead && strings.Contains(r.Path, "/blobs/"):
 			asked++
-		case r.Method == http.MethodPut && strings.Contains(r.Path, "/blobs/uploads/"):
+		case r.Method == http.MethodPut && strings.Contains(r.Path, "/blobs/uploads/"), r.Method == http.MethodPost && r.Query.Has("digest"):
 			sent++
 		}
 	}
