@@ -126,12 +126,13 @@ type gatheredWriter struct {
 const maxGathered = 64 << 10
 
 func (g *gatheredWriter) Write(p []byte) (int, error) {
-	if len(g.held)+len(p) > maxGathered {
+	isLong := len(p) >= maxGathered/2
+	if isLong || len(g.held)+len(p) > maxGathered {
 		if err := g.flush(); err != nil {
 			return 0, err
 		}
 	}
-	if len(p) >= maxGathered/2 {
+	if isLong {
 		return g.to.Write(p)
 	}
 	g.held = append(g.held, p...)

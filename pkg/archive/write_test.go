@@ -344,6 +344,23 @@ func (w *writeCounter) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
+// What is gathered and what is not stay in order, whatever follows what.
+func TestWriteSizes(t *testing.T) {
+	t.Parallel()
+	var sizes []int
+	for _, size := range []int{1, 511, 512, 20_000, 32 << 10, 35_000, 50_000, 64<<10 - 1, 64 << 10, 100_000, 256 << 10, 600_000} {
+		sizes = append(sizes, size, size+3, size+7)
+	}
+	contents, from := layers(t, sizes...)
+	data := mustWrite(t, contents, from)
+	if size, err := contents.Size(); err != nil || size != int64(len(data)) {
+		t.Errorf("%d bytes, want %d; error %v", len(data), size, err)
+	}
+	if found, err := archive.CheckStream(t.Context(), bytes.NewReader(data), nil); err != nil || found.Blobs < len(sizes) {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
 // Many small blobs are read at once, as many as is asked for, and written together.
 func TestWriteManySmallBlobs(t *testing.T) {
 	t.Parallel()
