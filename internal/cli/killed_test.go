@@ -24,6 +24,14 @@ const (
 	kills = 20
 )
 
+// fewerIfShort returns how often something is killed: with -short less often, and at each kind of moment once at least.
+func fewerIfShort(kills int) int {
+	if testing.Short() {
+		return kills * 2 / 5
+	}
+	return kills
+}
+
 // fatSite has a bundle with images of some size in a folder that needs no origin.
 func fatSite(t *testing.T) (s *site, size int64) {
 	t.Helper()

@@ -14,13 +14,25 @@ import (
 )
 
 func main() {
-	code, err := askResident(os.Getenv("KRTPKG_TEST_RESIDENT"))
-	if err == nil {
-		os.Exit(code)
+	// A terminal belongs to processes of its session.
+	if !isTerminal(os.Stdin) && !isTerminal(os.Stdout) && !isTerminal(os.Stderr) {
+		if code, err := askResident(os.Getenv("KRTPKG_TEST_RESIDENT")); err == nil {
+			os.Exit(code)
+		}
 	}
-	err = syscall.Exec(os.Getenv("KRTPKG_TEST_PROGRAM"), append([]string{"krtpkg"}, os.Args[1:]...), os.Environ())
+	err := syscall.Exec(os.Getenv("KRTPKG_TEST_PROGRAM"), append([]string{"krtpkg"}, os.Args[1:]...), os.Environ())
 	fmt.Fprintln(os.Stderr, "start krtpkg:", err)
 	os.Exit(126)
+}
+
+// isTerminal reports whether a file is a device other than the one for nothing.
+func isTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
 
 // askResident returns the exit code of the command, or an error if it was not run.
