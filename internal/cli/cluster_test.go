@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -344,19 +345,30 @@ func (w *watcher) playOperators() {
 	}()
 }
 
-// labelNodes gives every node a label.
+// labelNodes gives every node a label until the test ends.
 func (w *watcher) labelNodes(key, value string) {
 	w.t.Helper()
-	nodes, err := w.client.CoreV1().Nodes().List(w.t.Context(), metav1.ListOptions{})
-	if err != nil {
+	if err := w.patchNodes(w.t.Context(), fmt.Appendf(nil, `{"metadata": {"labels": {%q: %q}}}`, key, value)); err != nil {
 		w.t.Fatal(err)
 	}
-	patch := fmt.Appendf(nil, `{"metadata": {"labels": {%q: %q}}}`, key, value)
+	w.t.Cleanup(func() {
+		if err := w.patchNodes(context.Background(), fmt.Appendf(nil, `{"metadata": {"labels": {%q: null}}}`, key)); err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+func (w *watcher) patchNodes(ctx context.Context, patch []byte) error {
+	nodes, err := w.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
 	for _, node := range nodes.Items {
-		if _, err := w.client.CoreV1().Nodes().Patch(w.t.Context(), node.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-			w.t.Fatal(err)
+		if _, err := w.client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // everything returns each object on the cluster with its resource version, but for those that

@@ -69,7 +69,7 @@ func TestInterruptedPush(t *testing.T) {
 // An interrupted apply ends at once with 130, and the next one completes it.
 func TestInterruptedApply(t *testing.T) {
 	t.Parallel()
-	cluster := clustertest.Start(t) // whose nodes are labeled
+	cluster := clustertest.Borrow(t)
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		name := map[os.Signal]string{os.Interrupt: "sigint", syscall.SIGTERM: "sigterm"}[signal]
 		t.Run(name, func(t *testing.T) {

@@ -157,9 +157,13 @@ func (s *site) clientCommand(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.B
 			s.t.Fatal(err)
 		}
 		s.resident.client, s.resident.variables = client, variables
-		s.t.Cleanup(func() {
+		t := s.t // a part of a test may have started it
+		t.Cleanup(func() {
+			s.resident.starting.Lock()
+			defer s.resident.starting.Unlock()
+			s.resident.client = ""
 			if err := stop(); err != nil {
-				s.t.Logf("end krtpkg-resident: %v", err)
+				t.Logf("end krtpkg-resident: %v", err)
 			}
 		})
 	}
