@@ -59,8 +59,9 @@ type lending struct {
 	ending   sync.WaitGroup
 }
 
-// unusedLimit is how long a cluster waits for the next test: it takes processor time even if nobody uses it.
-const unusedLimit = 10 * time.Second
+// unusedLimit is how long a cluster waits for the next test: even if nobody uses it, it takes processor time, in forty seconds
+// as much as the start of another one.
+const unusedLimit = 30 * time.Second
 
 func (l *lending) takeUnused() *borrowed {
 	l.Lock()

@@ -64,7 +64,7 @@ const reserved = 3
 
 // Reserve makes the test one that runs in parallel with others, and returns a cluster of this package's tests that
 // no other test uses until it ends, with what earlier tests have left there. Tests of clusters wait more than they
-// compute, so that as many run as there are clusters, unless -parallel says otherwise.
+// compute, so that more run in parallel than there are processors, unless -parallel says how many.
 //
 // A test that has reserved a cluster must not have subtests that do, too: they would wait for each other. The
 // package's TestMain must be
@@ -138,14 +138,17 @@ func Main(m interface{ Run() int }) int {
 
 const parallelFlag = "test.parallel"
 
+// waiting is how many tests that wait for clusters, registries and controllers keep two processors busy.
+const waiting = 5
+
 // runWaiting runs the tests of a package that wait more than they compute, for clusters above all: more of them in
 // parallel than there are processors, unless -parallel says how many.
 func runWaiting(m interface{ Run() int }) int {
 	flag.Parse()
 	isChosen := false
 	flag.Visit(func(f *flag.Flag) { isChosen = isChosen || f.Name == parallelFlag })
-	if !isChosen && runtime.GOMAXPROCS(0) < reserved {
-		if err := flag.Set(parallelFlag, strconv.Itoa(reserved)); err != nil {
+	if !isChosen && runtime.GOMAXPROCS(0) < waiting {
+		if err := flag.Set(parallelFlag, strconv.Itoa(waiting)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
